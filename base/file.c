@@ -1,0 +1,126 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static enum status fail_errno(const char *what, const char *path)
+{
+    return fail(ERR_IO, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+enum status file_map_open(struct file_map *m, const char *path)
+{
+    *m = (struct file_map){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail_errno("open", path);
+    struct stat info;
+    enum status st = OK;
+    if (fstat(fd, &info) < 0) {
+        st = fail_errno("stat", path);
+    } else if (S_ISDIR(info.st_mode)) {
+        st = fail(ERR_IO, "%s: is a directory, expected a file", path);
+    } else if (info.st_size > 0) {
+        void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (p == MAP_FAILED)
+            st = fail_errno("map", path);
+        else
+            *m = (struct file_map){p, (size_t)info.st_size};
+    }
+    close(fd);
+    return st;
+}
+
+void file_map_close(struct file_map *m)
+{
+    if (m->data) munmap((void *)m->data, m->size);
+    *m = (struct file_map){0};
+}
+
+enum status file_read(struct str *out, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail_errno("open", path);
+    enum status st = OK;
+    for (;;) {
+        str_reserve(out, 1 << 16);
+        ssize_t n = read(fd, out->data + out->len, 1 << 16);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) st = fail_errno("read", path);
+        if (n <= 0) break;
+        out->len += (size_t)n;
+    }
+    close(fd);
+    if (out->data) out->data[out->len] = 0;
+    return st;
+}
+
+static enum status write_all(int fd, const char *path, const char *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, data, size);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail_errno("write", path);
+        data += n;
+        size -= (size_t)n;
+    }
+    return fsync(fd) < 0 && errno != EINVAL ? fail_errno("sync", path) : OK;
+}
+
+enum status file_write_atomic(const char *path, const void *data, size_t size)
+{
+    char *tmp = str_format("%s.tmp%ld", path, (long)getpid());
+    enum status st;
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        st = fail_errno("create", path);
+    } else {
+        st = write_all(fd, tmp, data, size);
+        if (close(fd) < 0 && st == OK) st = fail_errno("close", tmp);
+        if (st == OK && rename(tmp, path) < 0) st = fail_errno("rename a new version to", path);
+        if (st != OK) unlink(tmp);
+    }
+    free(tmp);
+    return st;
+}
+
+enum status file_make_dirs(const char *path)
+{
+    char *copy = str_dup(path);
+    enum status st = OK;
+    for (char *p = copy + 1; st == OK; p++) {
+        if (*p != '/' && *p != 0) continue;
+        char keep = *p;
+        *p = 0;
+        if (mkdir(copy, 0777) < 0 && errno != EEXIST) st = fail_errno("make the directory", copy);
+        *p = keep;
+        if (!keep) break;
+    }
+    if (st == OK && !file_is_dir(path)) st = fail(ERR_IO, "%s: exists and is not a directory", path);
+    free(copy);
+    return st;
+}
+
+bool file_exists(const char *path) { return access(path, F_OK) == 0; }
+
+bool file_is_dir(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+char *path_join(const char *dir, const char *name)
+{
+    return str_format(str_ends_with(dir, "/") ? "%s%s" : "%s/%s", dir, name);
+}
+
+const char *path_base(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}

@@ -1,0 +1,42 @@
+/* Files: read-only maps, whole reads, atomic writes, paths.
+ *
+ * Messages of failures name the path and what the operating system said.
+ */
+#ifndef SG_BASE_FILE_H
+#define SG_BASE_FILE_H
+
+#include "base/status.h"
+#include "base/str.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A whole file mapped read-only and shared; pages come in as they are touched. */
+struct file_map {
+    const uint8_t *data; /* NULL for an empty file */
+    size_t size;         /* bytes */
+};
+
+enum status file_map_open(struct file_map *m, const char *path) MUST_USE;
+void file_map_close(struct file_map *m);
+
+/* Append the whole file to `out`. */
+enum status file_read(struct str *out, const char *path) MUST_USE;
+
+/* Write through a temporary file beside `path`, fsync, rename: readers see the old content or the new,
+ * never a part. */
+enum status file_write_atomic(const char *path, const void *data, size_t size) MUST_USE;
+
+/* Create a directory and its parents; an existing one is fine. */
+enum status file_make_dirs(const char *path) MUST_USE;
+
+bool file_exists(const char *path);
+bool file_is_dir(const char *path);
+
+/* "dir/name" as a heap string; the caller frees it. */
+char *path_join(const char *dir, const char *name);
+/* The part behind the last slash; points into `path`. */
+const char *path_base(const char *path);
+
+#endif

@@ -1,0 +1,43 @@
+/* Reading JSON with errors a person can act on; the parser itself is cJSON.
+ *
+ * A `struct json_in` carries the name of the file so that every getter can say
+ * "config.json: field rope_scaling.factor: found a string, expected a number".
+ */
+#ifndef SG_BASE_JSON_H
+#define SG_BASE_JSON_H
+
+#include "base/status.h"
+#include "base/str.h"
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct json_in {
+    const cJSON *node; /* borrowed */
+    const char *file;  /* borrowed, for messages */
+    const char *path;  /* borrowed, where `node` stands in the file, "" for the root */
+};
+
+/* Parse `text` (len bytes; trailing spaces allowed, anything else behind the value refused).
+ * On OK the caller frees *root with cJSON_Delete. A failure names file, line and column. */
+enum status json_parse(cJSON **root, const char *file, const char *text, size_t len) MUST_USE;
+/* The same for a whole file. */
+enum status json_read_file(cJSON **root, const char *path) MUST_USE;
+
+/* Getters of one field of an object. `required` false: a missing or null field leaves *out untouched. */
+enum status json_get_int(struct json_in in, const char *field, bool required, int64_t lo, int64_t hi,
+                         int64_t *out) MUST_USE;
+enum status json_get_double(struct json_in in, const char *field, bool required, double lo, double hi,
+                            double *out) MUST_USE;
+enum status json_get_bool(struct json_in in, const char *field, bool required, bool *out) MUST_USE;
+/* *out borrows from the tree. */
+enum status json_get_string(struct json_in in, const char *field, bool required, const char **out) MUST_USE;
+
+/* "a string", "a number", … for messages; NULL gives "nothing". */
+const char *json_kind(const cJSON *node);
+
+/* Write a tree, indented by two spaces, atomically. Numbers are printed so that they read back equal. */
+enum status json_write_file(const char *path, const cJSON *root) MUST_USE;
+
+#endif

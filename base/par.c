@@ -1,0 +1,144 @@
+#include "base/par.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct par {
+    int n_threads;
+    pthread_t *threads; /* n_threads - 1 of them */
+    pthread_mutex_t lock;
+    pthread_cond_t wake, idle;
+    unsigned generation; /* of the loop, under lock */
+    int n_active;        /* workers still inside the present loop, under lock */
+    int closing;
+    int n;
+    par_body *body;
+    void *ctx;
+    atomic_int next;
+};
+
+struct worker_arg {
+    struct par *p;
+    int worker;
+};
+
+static _Thread_local int inside_loop;
+
+static void drain(struct par *p, int worker)
+{
+    inside_loop = 1;
+    for (int i; (i = atomic_fetch_add(&p->next, 1)) < p->n;) p->body(p->ctx, i, worker);
+    inside_loop = 0;
+}
+
+static void *worker_main(void *opaque)
+{
+    struct worker_arg arg = *(struct worker_arg *)opaque;
+    free(opaque);
+    struct par *p = arg.p;
+    unsigned seen = 0;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->generation == seen && !p->closing) pthread_cond_wait(&p->wake, &p->lock);
+        if (p->closing) break;
+        seen = p->generation;
+        pthread_mutex_unlock(&p->lock);
+        drain(p, arg.worker);
+        pthread_mutex_lock(&p->lock);
+        if (--p->n_active == 0) pthread_cond_signal(&p->idle);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+/* cgroup v2 quota in whole processors, 0 when there is none. */
+static int cgroup_cpus(void)
+{
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (!f) return 0;
+    long quota = 0, period = 0;
+    int got = fscanf(f, "%ld %ld", &quota, &period);
+    fclose(f);
+    return got == 2 && quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
+}
+
+int par_cpu_count(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    int quota = cgroup_cpus();
+    return quota > 0 && quota < n ? quota : n;
+}
+
+enum status par_open(struct par **out, int n_threads)
+{
+    *out = NULL;
+    if (n_threads <= 0) n_threads = par_cpu_count();
+    struct par *p = calloc(1, sizeof *p);
+    pthread_t *threads = calloc((size_t)n_threads, sizeof *threads);
+    if (!p || !threads) {
+        free(p);
+        free(threads);
+        return fail(ERR_MEMORY, "no memory for a pool of %d threads", n_threads);
+    }
+    p->threads = threads;
+    p->n_threads = 1;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->idle, NULL);
+    for (int i = 1; i < n_threads; i++) {
+        struct worker_arg *arg = malloc(sizeof *arg);
+        if (arg) *arg = (struct worker_arg){p, i};
+        if (!arg || pthread_create(&p->threads[i - 1], NULL, worker_main, arg) != 0) {
+            free(arg);
+            par_close(&p);
+            return fail(ERR_MEMORY, "cannot start thread %d of %d; ask for fewer with --threads", i + 1, n_threads);
+        }
+        p->n_threads = i + 1;
+    }
+    *out = p;
+    return OK;
+}
+
+void par_close(struct par **pp)
+{
+    struct par *p = *pp;
+    if (!p) return;
+    pthread_mutex_lock(&p->lock);
+    p->closing = 1;
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    for (int i = 0; i + 1 < p->n_threads; i++) pthread_join(p->threads[i], NULL);
+    pthread_cond_destroy(&p->idle);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+    free(p->threads);
+    free(p);
+    *pp = NULL;
+}
+
+int par_threads(const struct par *p) { return p ? p->n_threads : 1; }
+
+void par_for(struct par *p, int n, par_body *body, void *ctx)
+{
+    if (!p || p->n_threads == 1 || n <= 1 || inside_loop) {
+        for (int i = 0; i < n; i++) body(ctx, i, 0);
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->n = n;
+    p->body = body;
+    p->ctx = ctx;
+    atomic_store(&p->next, 0);
+    p->n_active = p->n_threads - 1;
+    p->generation++;
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    drain(p, 0);
+    pthread_mutex_lock(&p->lock);
+    while (p->n_active > 0) pthread_cond_wait(&p->idle, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}

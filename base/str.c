@@ -1,0 +1,88 @@
+#include "base/str.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void str_clear(struct str *s)
+{
+    free(s->data);
+    *s = (struct str){0};
+}
+
+void str_reset(struct str *s)
+{
+    s->len = 0;
+    if (s->data) s->data[0] = 0;
+}
+
+void str_reserve(struct str *s, size_t extra)
+{
+    size_t need = s->len + extra + 1;
+    if (need <= s->cap) return;
+    size_t cap = s->cap ? s->cap : 64;
+    while (cap < need) cap *= 2;
+    char *p = realloc(s->data, cap);
+    if (!p) {
+        fprintf(stderr, "sparsegauge: out of memory (string of %zu bytes)\n", cap);
+        abort();
+    }
+    s->data = p;
+    s->cap = cap;
+}
+
+void str_add_bytes(struct str *s, const void *bytes, size_t len)
+{
+    str_reserve(s, len);
+    if (len) memcpy(s->data + s->len, bytes, len);
+    s->len += len;
+    s->data[s->len] = 0;
+}
+
+void str_add(struct str *s, const char *text) { str_add_bytes(s, text, strlen(text)); }
+void str_add_char(struct str *s, char c) { str_add_bytes(s, &c, 1); }
+const char *str_get(const struct str *s) { return s->data ? s->data : ""; }
+
+static void addv(struct str *s, const char *fmt, va_list ap)
+{
+    va_list again;
+    va_copy(again, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    if (n > 0) {
+        str_reserve(s, (size_t)n);
+        vsnprintf(s->data + s->len, (size_t)n + 1, fmt, again);
+        s->len += (size_t)n;
+    }
+    va_end(again);
+}
+
+void str_addf(struct str *s, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    addv(s, fmt, ap);
+    va_end(ap);
+}
+
+bool str_starts_with(const char *s, const char *prefix) { return strncmp(s, prefix, strlen(prefix)) == 0; }
+
+bool str_ends_with(const char *s, const char *suffix)
+{
+    size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && memcmp(s + n - m, suffix, m) == 0;
+}
+
+char *str_format(const char *fmt, ...)
+{
+    struct str s = {0};
+    str_reserve(&s, 0);
+    s.data[0] = 0;
+    va_list ap;
+    va_start(ap, fmt);
+    addv(&s, fmt, ap);
+    va_end(ap);
+    return s.data;
+}
+
+char *str_dup(const char *s) { return str_format("%s", s); }

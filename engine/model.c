@@ -1,0 +1,40 @@
+#include "engine/engine.h"
+
+#include "base/file.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static char *directory_name(const char *dir)
+{
+    char *real = realpath(dir, NULL);
+    char *name = str_dup(path_base(real ? real : dir));
+    free(real);
+    return name;
+}
+
+enum status model_open(struct model *m, const char *dir, struct par *par)
+{
+    *m = (struct model){0};
+    enum status st;
+    TRY_GOTO(st, bad, weights_open(&m->weights, dir));
+    TRY_GOTO(st, bad, tokenizer_open(&m->tokenizer, dir));
+    int vocab = m->weights.config.vocab_size, ids = tokenizer_vocab_size(m->tokenizer);
+    if (ids > vocab)
+        TRY_GOTO(st, bad, fail(ERR_FORMAT, "%s: tokenizer.json has %d ids, config.json: vocab_size is %d; they belong to "
+                               "different models", dir, ids, vocab));
+    TRY_GOTO(st, bad, weights_fingerprint(&m->weights, false, par, m->fingerprint));
+    m->name = directory_name(dir);
+    return OK;
+bad:
+    model_close(m);
+    return st;
+}
+
+void model_close(struct model *m)
+{
+    weights_close(&m->weights);
+    tokenizer_close(&m->tokenizer);
+    free(m->name);
+    *m = (struct model){0};
+}

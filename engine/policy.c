@@ -1,0 +1,141 @@
+#include "engine/policy.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool runs_sparse(const struct sparse_policy *p) { return p->method != NULL; }
+
+enum status policy_init(struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads)
+{
+    *p = (struct sparse_policy){
+        .method = method,
+        .block = {128, 64},
+        .smooth_k = SMOOTH_K_RUNNING,
+        .min_sparse_tokens = MIN_SPARSE_TOKENS,
+        .n_layers = n_layers,
+        .n_heads = n_heads,
+        .layer_on = malloc((size_t)n_layers),
+        .heads = malloc((size_t)n_layers * (size_t)n_heads * sizeof(struct head_params)),
+    };
+    if (!p->layer_on || !p->heads) {
+        policy_clear(p);
+        return fail(ERR_MEMORY, "no memory for the thresholds of %d layers x %d heads", n_layers, n_heads);
+    }
+    memset(p->layer_on, runs_sparse(p), (size_t)n_layers);
+    policy_set_thresholds(p, .6f, .98f, 50);
+    return OK;
+}
+
+void policy_clear(struct sparse_policy *p)
+{
+    free(p->layer_on);
+    free(p->heads);
+    *p = (struct sparse_policy){0};
+}
+
+enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *from)
+{
+    TRY(policy_init(to, from->method, from->n_layers, from->n_heads));
+    uint8_t *layer_on = to->layer_on;
+    struct head_params *heads = to->heads;
+    *to = *from;
+    to->layer_on = layer_on;
+    to->heads = heads;
+    memcpy(layer_on, from->layer_on, (size_t)from->n_layers);
+    memcpy(heads, from->heads, (size_t)from->n_layers * (size_t)from->n_heads * sizeof *heads);
+    return OK;
+}
+
+void policy_set_thresholds(struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd)
+{
+    for (int i = 0; i < p->n_layers * p->n_heads; i++)
+        p->heads[i] = (struct head_params){simthreshd1, cdfthreshd, pvthreshd, runs_sparse(p)};
+}
+
+static enum status bad_layers(const char *text, int n_layers)
+{
+    return fail(ERR_ARG,
+                "--layers: found \"%s\", expected all, none, a layer \"7\", a range \"8-15\", the guide's \"16,32\" "
+                "(16 to 31), or several joined by +; this model has layers 0 to %d",
+                text, n_layers - 1);
+}
+
+enum status policy_set_layers(struct sparse_policy *p, const char *text)
+{
+    bool all = strcmp(text, "all") == 0, none = strcmp(text, "none") == 0;
+    memset(p->layer_on, all && runs_sparse(p), (size_t)p->n_layers);
+    if (all || none) return OK;
+    for (const char *s = text;;) {
+        char *end;
+        long first = strtol(s, &end, 10), last = first;
+        if (end == s) return bad_layers(text, p->n_layers);
+        if (*end == '-' || *end == ',') {
+            bool half_open = *end == ',';
+            s = end + 1;
+            last = strtol(s, &end, 10) - half_open;
+            if (end == s) return bad_layers(text, p->n_layers);
+        }
+        if (first < 0 || last < first || last >= p->n_layers) return bad_layers(text, p->n_layers);
+        memset(p->layer_on + first, runs_sparse(p), (size_t)(last - first + 1));
+        if (*end == 0) return OK;
+        if (*end != '+') return bad_layers(text, p->n_layers);
+        s = end + 1;
+    }
+}
+
+char *policy_layers_text(const struct sparse_policy *p, char *out, size_t size)
+{
+    size_t at = 0;
+    int on = 0;
+    out[0] = 0;
+    for (int l = 0; l < p->n_layers; l++) on += p->layer_on[l];
+    if (on == p->n_layers || on == 0) {
+        snprintf(out, size, on ? "all" : "none");
+        return out;
+    }
+    for (int l = 0; l < p->n_layers; l++) {
+        if (!p->layer_on[l]) continue;
+        int first = l;
+        while (l + 1 < p->n_layers && p->layer_on[l + 1]) l++;
+        int n = snprintf(out + at, size - at, l > first ? "%s%d-%d" : "%s%d", at ? "+" : "", first, l);
+        if (n < 0 || (size_t)n >= size - at) break;
+        at += (size_t)n;
+    }
+    return out;
+}
+
+int policy_first_sparse_layer(const struct sparse_policy *p)
+{
+    int l = 0;
+    while (l < p->n_layers && !p->layer_on[l]) l++;
+    return l;
+}
+
+enum status block_shape_parse(const char *text, struct block_shape *out)
+{
+    int q = 0, k = 0, used = 0;
+    bool ok = sscanf(text, "%dx%d%n", &q, &k, &used) == 2 && text[used] == 0;
+    if (!ok || (q != 64 && q != 128) || (k != 64 && k != 128))
+        return fail(ERR_ARG, "--block: found \"%s\", expected 128x64, 64x64, 64x128 or 128x128 (query x key rows)", text);
+    *out = (struct block_shape){q, k};
+    return OK;
+}
+
+void policy_hash(const struct sparse_policy *p, struct hash *h)
+{
+    hash_add_str(h, p->method ? p->method->name : "dense");
+    if (!p->method) return;
+    hash_add_u64(h, (uint64_t)p->block.q << 32 | (uint64_t)p->block.k);
+    hash_add_str(h, smooth_k_name(p->smooth_k));
+    hash_add_u64(h, (uint64_t)p->min_sparse_tokens);
+    hash_add(h, &p->topk, sizeof p->topk);
+    hash_add_u64(h, (uint64_t)p->window);
+    hash_add(h, p->layer_on, (size_t)p->n_layers);
+    for (int i = 0; i < p->n_layers * p->n_heads; i++) {
+        const struct head_params *head = &p->heads[i];
+        float thresholds[3] = {head->simthreshd1, head->cdfthreshd, head->pvthreshd};
+        hash_add(h, thresholds, sizeof thresholds);
+        hash_add_u64(h, head->is_sparse);
+    }
+}

@@ -1,0 +1,50 @@
+/* Which layers and heads run sparse, by which method and with which thresholds. */
+#ifndef SG_ENGINE_POLICY_H
+#define SG_ENGINE_POLICY_H
+
+#include "base/hash.h"
+#include "base/status.h"
+#include "kernels/mask.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { MIN_SPARSE_TOKENS = 256 }; /* default: shorter sequences run dense and are counted as such */
+
+struct sparse_policy {
+    const struct mask_method *method; /* NULL: dense everywhere */
+    struct block_shape block;
+    enum smooth_k smooth_k;
+    int min_sparse_tokens;
+    float topk;                       /* 0: thresholds; else the kept fraction, in (0, 1] */
+    int window;                       /* tokens, for the method "window" */
+    int n_layers, n_heads;
+    uint8_t *layer_on;                /* [n_layers], owned; 0: outside the layer range, dense */
+    struct head_params *heads;        /* [n_layers, n_heads], owned */
+};
+
+/* All layers on, every head sparse with simthreshd1 .6, cdfthreshd .98, pvthreshd 50 (the tuning guide's
+ * "before"), blocks 128x64, running smooth_k. method NULL makes a dense policy. */
+enum status policy_init(struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads) MUST_USE;
+void policy_clear(struct sparse_policy *p);
+enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *from) MUST_USE;
+
+/* The same thresholds for every head. */
+void policy_set_thresholds(struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd);
+
+/* "all", "none", "7", "16,32" (the guide's form: layers 16 … 31), "8-15", or a list of ranges and single layers
+ * joined by "+", as in "0-3+12". ERR_ARG for layers the model lacks. */
+enum status policy_set_layers(struct sparse_policy *p, const char *text) MUST_USE;
+/* Canonical text of the layers that are on: "all", "none", "16-31", "0-3+12". out: at least 256 bytes. */
+char *policy_layers_text(const struct sparse_policy *p, char *out, size_t size);
+
+/* The first layer that is on; n_layers when none is. */
+int policy_first_sparse_layer(const struct sparse_policy *p);
+
+/* "64x64", "128x64", "64x128", "128x128" */
+enum status block_shape_parse(const char *text, struct block_shape *out) MUST_USE;
+
+/* Everything that changes what is computed goes into the hash. */
+void policy_hash(const struct sparse_policy *p, struct hash *h);
+
+#endif

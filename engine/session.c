@@ -1,0 +1,410 @@
+#include "engine/session.h"
+
+#include "base/str.h"
+#include "engine/rope.h"
+#include "kernels/cpu_ops.h"
+#include "kernels/registry.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MLP_ROWS = 1024, /* gate and up exist for so many rows at a time */
+    ROW_TASK = 32,   /* rows per task in the element-wise steps */
+    DEFAULT_CHUNK = 8192,
+};
+
+struct session {
+    const struct weights *w;
+    struct par *par;
+    const char *impl;
+    struct session_plan plan;
+    int position;
+    float *kv;          /* [n_layers][2][n_kv_heads][capacity][head_dim] */
+    float *x, *norm;    /* [chunk, hidden] residual stream and normed copy */
+    float *q, *attn;    /* [chunk, n_heads * head_dim] */
+    float *kv_rows;     /* [chunk, n_kv_heads * head_dim] on the way to the cache */
+    float *gate, *up;   /* [MLP_ROWS, intermediate] */
+    float *cosine, *sine; /* [chunk, head_dim / 2] */
+    float *inv_freq;    /* [head_dim / 2] */
+    void *linear_ws;
+    void *slab;
+    void *scratch;      /* attention and prediction, grows to the largest call */
+    size_t scratch_bytes;
+    struct str impls;
+};
+
+static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
+struct slab_layout {
+    size_t kv, x, norm, q, attn, kv_rows, gate, up, cosine, sine, inv_freq, linear, end;
+};
+
+static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, int n_threads)
+{
+    struct slab_layout l = {0};
+    size_t at = 0, f = sizeof(float), rows = (size_t)chunk, d = (size_t)c->head_dim;
+    size_t q_dim = (size_t)c->n_heads * d, kv_dim = (size_t)c->n_kv_heads * d, hidden = (size_t)c->hidden_size;
+    size_t mlp_rows = chunk < MLP_ROWS ? rows : MLP_ROWS, inter = (size_t)c->intermediate_size;
+    size_t widest = hidden > inter ? hidden : inter;
+    if (q_dim > widest) widest = q_dim;
+#define PUT(field, bytes) (l.field = at, at += align64(bytes))
+    PUT(kv, f * 2 * (size_t)c->n_layers * kv_dim * (size_t)capacity);
+    PUT(x, f * rows * hidden);
+    PUT(norm, f * rows * hidden);
+    PUT(q, f * rows * q_dim);
+    PUT(attn, f * rows * q_dim);
+    PUT(kv_rows, f * rows * kv_dim);
+    PUT(gate, f * mlp_rows * inter);
+    PUT(up, f * mlp_rows * inter);
+    PUT(cosine, f * rows * d / 2);
+    PUT(sine, f * rows * d / 2);
+    PUT(inv_freq, f * d / 2);
+    PUT(linear, linear_workspace((int)widest, n_threads));
+#undef PUT
+    l.end = at;
+    return l;
+}
+
+struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+{
+    if (chunk <= 0) chunk = capacity < DEFAULT_CHUNK ? capacity : DEFAULT_CHUNK;
+    struct slab_layout l = lay_out(c, capacity, chunk, n_threads);
+    return (struct session_plan){.kv_bytes = l.x, .activation_bytes = l.linear - l.x, .linear_bytes = l.end - l.linear,
+                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk};
+}
+
+enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                         const char *impl)
+{
+    *out = NULL;
+    struct session *s = calloc(1, sizeof *s);
+    if (!s) return fail(ERR_MEMORY, "no memory for a session");
+    s->w = w;
+    s->par = par;
+    s->impl = impl;
+    s->plan = session_plan(&w->config, capacity, chunk, par_threads(par));
+    s->slab = aligned_alloc(64, s->plan.total_bytes);
+    if (!s->slab) {
+        enum status st = fail(ERR_MEMORY, "a session of %d tokens needs %.2f GiB (KV cache %.2f GiB); lower --max-length",
+                              capacity, (double)s->plan.total_bytes / 0x1p30, (double)s->plan.kv_bytes / 0x1p30);
+        free(s);
+        return st;
+    }
+    struct slab_layout l = lay_out(&w->config, capacity, s->plan.chunk, par_threads(par));
+    char *base = s->slab;
+    s->kv = (float *)(base + l.kv);
+    s->x = (float *)(base + l.x);
+    s->norm = (float *)(base + l.norm);
+    s->q = (float *)(base + l.q);
+    s->attn = (float *)(base + l.attn);
+    s->kv_rows = (float *)(base + l.kv_rows);
+    s->gate = (float *)(base + l.gate);
+    s->up = (float *)(base + l.up);
+    s->cosine = (float *)(base + l.cosine);
+    s->sine = (float *)(base + l.sine);
+    s->inv_freq = (float *)(base + l.inv_freq);
+    s->linear_ws = base + l.linear;
+    *out = s;
+    return OK;
+}
+
+void session_close(struct session **sp)
+{
+    struct session *s = *sp;
+    if (!s) return;
+    free(s->slab);
+    free(s->scratch);
+    str_clear(&s->impls);
+    free(s);
+    *sp = NULL;
+}
+
+void session_reset(struct session *s) { s->position = 0; }
+int session_position(const struct session *s) { return s->position; }
+const struct weights *session_weights(const struct session *s) { return s->w; }
+struct par *session_par(const struct session *s) { return s->par; }
+const char *session_impls(const struct session *s) { return str_get(&s->impls); }
+
+static enum status scratch(struct session *s, size_t bytes)
+{
+    if (bytes <= s->scratch_bytes) return OK;
+    free(s->scratch);
+    s->scratch_bytes = 0;
+    s->scratch = aligned_alloc(64, align64(bytes));
+    if (!s->scratch) return fail(ERR_MEMORY, "attention needs %.2f GiB of scratch; lower --max-length",
+                                 (double)bytes / 0x1p30);
+    s->scratch_bytes = align64(bytes);
+    return OK;
+}
+
+/* Element-wise steps, cut by rows. */
+struct rows_job {
+    struct session *s;
+    const float *weight;
+    const int32_t *tokens;
+    int n, position, layer;
+    float *from, *to;
+    bool rotate;
+};
+
+static void for_rows(struct session *s, struct rows_job *j, par_body *body)
+{
+    par_for(s->par, (j->n + ROW_TASK - 1) / ROW_TASK, body, j);
+}
+
+#define EACH_ROW(j, item, r)                                                                    \
+    for (int r = (item) * ROW_TASK, end_ = r + ROW_TASK < (j)->n ? r + ROW_TASK : (j)->n; r < end_; r++)
+
+static void embed_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t h = (size_t)j->s->w->config.hidden_size;
+    EACH_ROW(j, item, r)
+        widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype, j->to + (size_t)r * h, h);
+}
+
+static void norm_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    const struct llama_config *c = &j->s->w->config;
+    size_t h = (size_t)c->hidden_size;
+    EACH_ROW(j, item, r)
+        cpu_ops()->rmsnorm(j->from + (size_t)r * h, j->weight, (float)c->rms_norm_eps, c->hidden_size,
+                           j->to + (size_t)r * h);
+}
+
+static void angle_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    int half = j->s->w->config.head_dim / 2;
+    float scaling = rope_attention_scaling(&j->s->w->config);
+    EACH_ROW(j, item, r)
+        for (int i = 0; i < half; i++) {
+            float angle = (float)(j->position + r) * j->s->inv_freq[i];
+            j->s->cosine[r * half + i] = cosf(angle) * scaling;
+            j->s->sine[r * half + i] = sinf(angle) * scaling;
+        }
+}
+
+static void rotate(float *x, const float *cosine, const float *sine, int half)
+{
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static void rotate_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    const struct llama_config *c = &j->s->w->config;
+    int d = c->head_dim, half = d / 2;
+    EACH_ROW(j, item, r)
+        for (int h = 0; h < c->n_heads; h++)
+            rotate(j->to + ((size_t)r * (size_t)c->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
+                   j->s->sine + r * half, half);
+}
+
+static float *cache_of(const struct session *s, int layer, int value)
+{
+    const struct llama_config *c = &s->w->config;
+    size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
+    return s->kv + ((size_t)layer * 2 + (size_t)value) * plane;
+}
+
+static void cache_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    const struct llama_config *c = &j->s->w->config;
+    size_t d = (size_t)c->head_dim;
+    int half = c->head_dim / 2;
+    EACH_ROW(j, item, r)
+        for (int h = 0; h < c->n_kv_heads; h++) {
+            float *to = j->to + ((size_t)h * (size_t)j->s->plan.capacity + (size_t)(j->position + r)) * d;
+            memcpy(to, j->from + ((size_t)r * (size_t)c->n_kv_heads + (size_t)h) * d, d * sizeof *to);
+            if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
+        }
+}
+
+static void silu_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t inter = (size_t)j->s->w->config.intermediate_size;
+    EACH_ROW(j, item, r) cpu_ops()->silu_mul(j->to + (size_t)r * inter, j->from + (size_t)r * inter, inter);
+}
+
+static void note_impl(struct session *s, const struct attn_impl *impl)
+{
+    if (!strstr(str_get(&s->impls), impl->name))
+        str_addf(&s->impls, "%s%s", s->impls.len ? "+" : "", impl->name);
+}
+
+/* True when the whole layer runs dense; counts why, head by head. */
+static bool count_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
+{
+    const struct sparse_policy *p = f->policy;
+    if (!p || !p->method) return true;
+    bool outside = !p->layer_on[layer];
+    bool small = total_len < p->min_sparse_tokens || f->n == 1 || q_start % p->block.q != 0;
+    int n_sparse = 0;
+    for (int h = 0; h < n_heads; h++) {
+        bool head_dense = !p->heads[layer * n_heads + h].is_sparse;
+        n_sparse += !head_dense;
+        if (!f->ledger) continue;
+        struct head_ledger *l = &f->ledger[layer * n_heads + h];
+        if (outside) l->calls_dense_layer++;
+        else if (small) l->calls_dense_short++;
+        else if (head_dense) l->calls_dense_head++;
+        else l->calls_sparse++;
+    }
+    return outside || small || n_sparse == 0;
+}
+
+static enum status attend(struct session *s, const struct forward_args *f, int layer, int n, int position, int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    int d = c->head_dim;
+    ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d, row = (ptrdiff_t)c->n_heads * d;
+    struct attn_args a = {
+        .dtype = DTYPE_F32, .n_q = n, .q_start = position, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
+        .head_dim = d, .scale = (float)(1 / sqrt((double)d)), .q = s->q, .k = cache_of(s, layer, 0),
+        .v = cache_of(s, layer, 1), .o = s->attn, .q_row = row, .q_head = d, .k_row = d, .k_head = head, .v_row = d,
+        .v_head = head, .o_row = row, .o_head = d, .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
+        .ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL,
+    };
+    struct tile_map map;
+    float lambda[1024];
+    uint8_t sparse[1024];
+    if (c->n_heads > 1024) return fail(ERR_UNSUPPORTED, "%d heads, at most 1024 are offered", c->n_heads);
+    size_t map_bytes = 0, mask_bytes = 0;
+    struct mask_args m = {.attn = &a};
+    bool dense = count_dense(f, layer, c->n_heads, total_len, position);
+    if (!dense) {
+        const struct sparse_policy *p = f->policy;
+        m.heads = p->heads + layer * c->n_heads;
+        m.smooth_k = p->smooth_k;
+        m.topk = p->topk;
+        m.window = p->window;
+        map = tile_map_shape(p->block, c->n_heads, position, n);
+        map_bytes = align64(tile_map_bytes(&map));
+        mask_bytes = mask_workspace(p->method, &m, par_threads(s->par));
+        for (int h = 0; h < c->n_heads; h++) {
+            lambda[h] = m.heads[h].pvthreshd;
+            sparse[h] = m.heads[h].is_sparse;
+        }
+        a.tiles = &map;
+        a.pv_threshold = lambda;
+        a.head_sparse = sparse;
+    }
+    const struct attn_impl *impl;
+    TRY(attn_choose(&a, s->impl, &impl));
+    note_impl(s, impl);
+    size_t work = impl->workspace(&a);
+    TRY(scratch(s, map_bytes + (mask_bytes > work ? mask_bytes : work)));
+    if (!dense) {
+        map.bits = s->scratch;
+        TRY(mask_predict(f->policy->method, &m, &map, (char *)s->scratch + map_bytes, s->par));
+    }
+    TRY(impl->run(&a, (char *)s->scratch + map_bytes, s->par, NULL));
+    if (f->hook) TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles}));
+    return OK;
+}
+
+static void normalise(struct session *s, int n, const float *weight, float *from, float *to)
+{
+    for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
+}
+
+static void project(struct session *s, const struct linear *l, int n, const float *x, float *y, bool add)
+{
+    linear_run(l, n, x, l->k, y, l->m, add, s->linear_ws, s->par);
+}
+
+static void mlp(struct session *s, const struct layer_weights *lw, int n)
+{
+    size_t h = (size_t)s->w->config.hidden_size;
+    normalise(s, n, lw->mlp_norm, s->x, s->norm);
+    for (int row = 0; row < n; row += MLP_ROWS) {
+        int rows = n - row < MLP_ROWS ? n - row : MLP_ROWS;
+        const float *x = s->norm + (size_t)row * h;
+        project(s, &lw->gate, rows, x, s->gate, false);
+        project(s, &lw->up, rows, x, s->up, false);
+        for_rows(s, &(struct rows_job){.s = s, .n = rows, .from = s->up, .to = s->gate}, silu_task);
+        project(s, &lw->down, rows, s->gate, s->x + (size_t)row * h, true);
+    }
+}
+
+static enum status layer_forward(struct session *s, const struct forward_args *f, int layer, int n, int position,
+                                 int total_len)
+{
+    const struct layer_weights *lw = &s->w->layers[layer];
+    normalise(s, n, lw->attn_norm, s->x, s->norm);
+    project(s, &lw->q, n, s->norm, s->q, false);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .to = s->q}, rotate_task);
+    for (int value = 0; value < 2; value++) {
+        project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .from = s->kv_rows,
+                                       .to = cache_of(s, layer, value), .rotate = !value}, cache_task);
+    }
+    TRY(attend(s, f, layer, n, position, total_len));
+    project(s, &lw->o, n, s->attn, s->x, true);
+    mlp(s, lw, n);
+    return OK;
+}
+
+static enum status chunk_forward(struct session *s, const struct forward_args *f, int begin, int n, int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    int position = s->position + begin;
+    size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h, bytes = (size_t)n * h * sizeof(float);
+    struct rows_job rows = {.s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
+    for_rows(s, &rows, angle_task);
+    if (f->residual_in)
+        memcpy(s->x, f->residual_in + offset, bytes);
+    else
+        for_rows(s, &rows, embed_task);
+    for (int l = f->residual_in ? f->first_layer : 0; l <= c->n_layers; l++) {
+        if (f->residual_out && l == f->capture_layer) memcpy(f->residual_out + offset, s->x, bytes);
+        if (l == c->n_layers) break;
+        if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
+        TRY(layer_forward(s, f, l, n, position, total_len));
+    }
+    if (f->hidden) normalise(s, n, s->w->final_norm, s->x, f->hidden + offset);
+    if (f->last_hidden && begin + n == f->n)
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size,
+                           f->last_hidden);
+    return OK;
+}
+
+enum status session_forward(struct session *s, const struct forward_args *f)
+{
+    const struct llama_config *c = &s->w->config;
+    if (f->n < 1 || s->position + f->n > s->plan.capacity)
+        return fail(ERR_ARG, "%d more tokens behind %d, expected 1 to %d in all", f->n, s->position, s->plan.capacity);
+    for (int i = 0; i < f->n; i++)
+        if (f->tokens[i] < 0 || f->tokens[i] >= c->vocab_size)
+            return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
+                        f->tokens[i], c->vocab_size - 1);
+    int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
+    rope_frequencies(c, total_len, s->inv_freq);
+    for (int begin = 0; begin < f->n; begin += s->plan.chunk) {
+        int n = f->n - begin < s->plan.chunk ? f->n - begin : s->plan.chunk;
+        TRY(chunk_forward(s, f, begin, n, total_len));
+    }
+    s->position += f->n;
+    return OK;
+}
+
+void session_logits(struct session *s, const float *hidden, float *logits)
+{
+    project(s, &s->w->head, 1, hidden, logits, false);
+}

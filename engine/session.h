@@ -1,0 +1,78 @@
+/* One sequence running through the model: KV cache, activations, dense or sparse attention.
+ *
+ * Everything is f32. The residual stream, norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
+ */
+#ifndef SG_ENGINE_SESSION_H
+#define SG_ENGINE_SESSION_H
+
+#include "base/par.h"
+#include "base/status.h"
+#include "engine/policy.h"
+#include "engine/weights.h"
+
+#include <stdint.h>
+
+struct session; /* opaque */
+
+/* Bytes a session will take, known before anything is allocated. */
+struct session_plan {
+    size_t kv_bytes, activation_bytes, linear_bytes, total_bytes;
+    int capacity, chunk;
+};
+
+/* capacity: most tokens of a sequence. chunk: most tokens computed at once, a multiple of 128; 0 picks one. */
+struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads);
+
+/* Borrows weights and par. ERR_MEMORY with what is needed. impl names the attention implementation, NULL the
+ * best one. */
+enum status session_open(struct session **s, const struct weights *w, struct par *par, int capacity, int chunk,
+                         const char *impl) MUST_USE;
+void session_close(struct session **s);
+
+/* Forget the sequence. */
+void session_reset(struct session *s);
+int session_position(const struct session *s); /* tokens so far */
+
+/* What one layer's attention saw, for those who look inside. Valid during the call only. */
+struct layer_view {
+    int layer, n_layers;
+    const struct attn_args *attn;     /* q, k after RoPE, v, and o as computed */
+    const struct tile_map *tiles;     /* NULL when the layer ran dense */
+};
+/* Called after the attention of each layer; an error stops the forward pass and is returned from it. */
+typedef enum status layer_hook(void *ctx, const struct layer_view *view);
+
+struct forward_args {
+    const int32_t *tokens;              /* [n], appended to the sequence */
+    int n;
+    int total_len;                      /* length the sequence will have when all its chunks are in; 0: with this
+                                           call. Only rope "dynamic" and min_sparse_tokens look at it. */
+    const struct sparse_policy *policy; /* NULL: dense */
+    struct head_ledger *ledger;         /* [n_layers, n_heads], counted into; may be NULL */
+    float *hidden;                      /* [n, hidden_size] behind the final norm; may be NULL */
+    float *last_hidden;                 /* [hidden_size] of the last token; may be NULL */
+
+    int first_layer;                    /* start here … */
+    const float *residual_in;           /* … from this [n, hidden_size] stream; NULL: from the embeddings */
+    int capture_layer;                  /* copy the stream as it enters this layer (n_layers: as it leaves the last) */
+    float *residual_out;                /* [n, hidden_size]; NULL: no copy */
+
+    layer_hook *hook;                   /* may be NULL */
+    void *hook_ctx;
+    bool (*stop)(void *);               /* asked between layers; true ends with ERR_CANCELLED. May be NULL */
+    void *stop_ctx;
+};
+
+/* Append tokens and run them. A token outside the vocabulary is ERR_ARG, a sequence over capacity ERR_ARG.
+ * When this fails the sequence is as before the call. */
+enum status session_forward(struct session *s, const struct forward_args *a) MUST_USE;
+
+/* Logits [vocab] of one hidden row. */
+void session_logits(struct session *s, const float *hidden, float *logits);
+
+const struct weights *session_weights(const struct session *s);
+struct par *session_par(const struct session *s);
+/* Names of the attention implementations used so far, joined by "+". */
+const char *session_impls(const struct session *s);
+
+#endif

@@ -1,0 +1,44 @@
+/* A command is a file: one function and a line in the table of main.c. Only commands print and choose exit codes. */
+#ifndef SG_HARNESS_COMMAND_H
+#define SG_HARNESS_COMMAND_H
+
+#include "base/par.h"
+#include "base/status.h"
+
+#include <stdbool.h>
+
+enum exit_code {
+    EXIT_PASS = 0,
+    EXIT_GATE = 1,    /* a bound was broken */
+    EXIT_USAGE = 2,   /* the command line makes no sense */
+    EXIT_RUN = 3,     /* a run failed */
+    EXIT_INVALID = 4, /* ambiguous or invalid measurement */
+};
+
+struct command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv); /* arguments behind the command's name; returns an exit code */
+};
+
+/* Prints "sparsegauge: error: message" to stderr; returns the exit code that fits the status. */
+int report_failure(enum status st);
+
+/* True once the user has asked to stop (Ctrl-C); a second Ctrl-C ends the process at once. */
+void cancel_install(void);
+bool cancel_requested(void *unused);
+
+int cmd_info(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_list(int argc, char **argv);
+int cmd_show(int argc, char **argv);
+int cmd_compare(int argc, char **argv);
+int cmd_gate(int argc, char **argv);
+int cmd_report(int argc, char **argv);
+int cmd_suite(int argc, char **argv);
+int cmd_synth(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_explain(int argc, char **argv);
+
+#endif

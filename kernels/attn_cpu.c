@@ -1,0 +1,196 @@
+/* Attention on the CPU: packs K once, then one task per (head, query block), each walking its key blocks. */
+#include "kernels/cpu_ops.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MAX_BLOCK = 128,
+    DECODE_ROWS = 8, /* up to this many rows, packing K would cost more than it saves */
+};
+
+static const char *refuses(const struct attn_args *a)
+{
+    if (a->dtype != DTYPE_F32) return "the CPU path takes f32";
+    if (a->head_dim < 1 || a->head_dim > 256) return "head_dim over 256";
+    if (a->block.q % PV_UNIT_ROWS || a->block.k % 64 || a->block.q > MAX_BLOCK || a->block.k > MAX_BLOCK)
+        return "blocks are 64 or 128";
+    if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
+    return NULL;
+}
+
+static int n_kblocks(const struct attn_args *a) { return (attn_n_kv(a) + a->block.k - 1) / a->block.k; }
+
+static bool decodes(const struct attn_args *a) { return !a->tiles && a->n_q <= DECODE_ROWS; }
+
+static size_t packed_floats(const struct attn_args *a)
+{
+    return (size_t)a->n_kv_heads * (size_t)n_kblocks(a) * (size_t)a->block.k * (size_t)a->head_dim;
+}
+
+
+static size_t workspace(const struct attn_args *a)
+{
+    size_t floats = decodes(a) ? (size_t)a->n_heads * (size_t)attn_n_kv(a) : packed_floats(a);
+    return (sizeof(float) * floats + 63) / 64 * 64;
+}
+
+struct walk {
+    const struct attn_args *a;
+    const struct cpu_ops *ops;
+    float *kt;
+    int n_qblocks;
+};
+
+static void pack_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct walk *w = ctx;
+    const struct attn_args *a = w->a;
+    int nb = n_kblocks(a), kv = item / nb, jb = item % nb, j0 = jb * a->block.k;
+    int n = attn_n_kv(a) - j0 < a->block.k ? attn_n_kv(a) - j0 : a->block.k;
+    w->ops->pack_keys((const float *)a->k + kv * a->k_head + j0 * a->k_row, a->k_row, n, a->head_dim, a->block.k,
+                      w->kt + (size_t)item * (size_t)a->block.k * (size_t)a->head_dim);
+}
+
+/* Exp and P·V of the whole unit can be skipped (METHOD 3). A row whose sum is still empty needs them. */
+static bool skip_pv(const struct attn_unit *u, const float *m_local, float lambda)
+{
+    float worst = -INFINITY;
+    for (int r = 0; r < u->n_rows; r++) {
+        if (u->l[r] == 0) return false;
+        float m_new = m_local[r] > u->m[r] ? m_local[r] : u->m[r];
+        if (m_local[r] > -INFINITY && m_local[r] - m_new > worst) worst = m_local[r] - m_new;
+    }
+    return worst + lambda <= 0;
+}
+
+/* The running maximum moves on although nothing is added. */
+static void raise_max(struct attn_unit *u, const float *m_local)
+{
+    for (int r = 0; r < u->n_rows; r++) {
+        if (!(m_local[r] > u->m[r])) continue;
+        float shrink = exp2f(u->m[r] - m_local[r]);
+        u->m[r] = m_local[r];
+        u->l[r] *= shrink;
+        for (int i = 0; i < u->head_dim; i++) u->o[r * u->head_dim + i] *= shrink;
+    }
+}
+
+static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const uint64_t *tiles,
+                      struct head_ledger *count, bool last_of_block)
+{
+    const struct attn_args *a = w->a;
+    int kv = head / (a->n_heads / a->n_kv_heads), n_kv = attn_n_kv(a), last_pos = u->first_pos + u->n_rows - 1;
+    const float *v = (const float *)a->v + kv * a->v_head;
+    size_t tile = (size_t)a->block.k * (size_t)a->head_dim;
+    float m_local[PV_UNIT_ROWS];
+    int nb = last_pos / a->block.k + 1;
+    for (int jb = 0; jb < nb; jb++) {
+        if (tiles && !(tiles[jb / 64] >> (jb % 64) & 1)) continue;
+        int pos = jb * a->block.k, n_keys = n_kv - pos < a->block.k ? n_kv - pos : a->block.k;
+        const float *kt = w->kt + ((size_t)kv * (size_t)n_kblocks(a) + (size_t)jb) * tile;
+        w->ops->unit_scores(u, kt, a->block.k, pos, n_keys, m_local);
+        count->tiles_computed += last_of_block;
+        if (tiles && a->pv_threshold && skip_pv(u, m_local, a->pv_threshold[head])) {
+            raise_max(u, m_local);
+        } else {
+            w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
+            count->pv_units_computed++;
+        }
+    }
+    count->pv_units_possible += (uint64_t)nb;
+    count->tiles_possible += last_of_block ? (uint64_t)nb : 0;
+}
+
+static void ledger_add_atomic(struct head_ledger *to, const struct head_ledger *from)
+{
+    __atomic_fetch_add(&to->tiles_possible, from->tiles_possible, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&to->tiles_computed, from->tiles_computed, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&to->pv_units_possible, from->pv_units_possible, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&to->pv_units_computed, from->pv_units_computed, __ATOMIC_RELAXED);
+}
+
+static void block_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct walk *w = ctx;
+    const struct attn_args *a = w->a;
+    /* Long rows first, heads of one query block together: the last tasks are the short ones. */
+    int qb = w->n_qblocks - 1 - item / a->n_heads, head = item % a->n_heads;
+    int first_block = a->q_start / a->block.q;
+    int row0 = qb ? (first_block + qb) * a->block.q - a->q_start : 0;
+    int row1 = (first_block + qb + 1) * a->block.q - a->q_start;
+    if (row1 > a->n_q) row1 = a->n_q;
+    bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[head]);
+    const uint64_t *tiles = sparse ? tile_map_row(a->tiles, head, qb) : NULL;
+    struct head_ledger count = {0};
+    float buffer[PV_UNIT_ROWS * (2 * 256 + MAX_BLOCK)] __attribute__((aligned(64))); /* 160 KiB of stack */
+    struct attn_unit u = {.head_dim = a->head_dim, .q = buffer};
+    u.o = u.q + PV_UNIT_ROWS * a->head_dim;
+    u.s = u.o + PV_UNIT_ROWS * a->head_dim;
+    for (int row = row0; row < row1;) {
+        int pos = a->q_start + row, end = (pos / PV_UNIT_ROWS + 1) * PV_UNIT_ROWS - a->q_start;
+        u.n_rows = (end < row1 ? end : row1) - row;
+        u.first_pos = pos;
+        w->ops->unit_begin(&u, (const float *)a->q + row * a->q_row + head * a->q_head, a->q_row, a->scale);
+        walk_unit(w, &u, head, tiles, &count, row + u.n_rows == row1);
+        w->ops->unit_end(&u, (float *)a->o + row * a->o_row + head * a->o_head, a->o_row);
+        row += u.n_rows;
+    }
+    if (a->ledger) ledger_add_atomic(&a->ledger[head], &count);
+}
+
+static void decode_task(void *ctx, int head, int worker)
+{
+    (void)worker;
+    const struct walk *w = ctx;
+    const struct attn_args *a = w->a;
+    int kv = head / (a->n_heads / a->n_kv_heads);
+    const float *k = (const float *)a->k + kv * a->k_head, *v = (const float *)a->v + kv * a->v_head;
+    float *scores = w->kt + (size_t)head * (size_t)attn_n_kv(a);
+    struct head_ledger count = {0};
+    for (int row = 0; row < a->n_q; row++) {
+        int n = a->q_start + row + 1;
+        w->ops->attend_row((const float *)a->q + row * a->q_row + head * a->q_head, a->scale, k, a->k_row, v, a->v_row,
+                           n, a->head_dim, scores, (float *)a->o + row * a->o_row + head * a->o_head);
+        bool ends_unit = row + 1 == a->n_q || n % PV_UNIT_ROWS == 0, ends_block = row + 1 == a->n_q || n % a->block.q == 0;
+        uint64_t nb = (uint64_t)((n - 1) / a->block.k + 1);
+        count.pv_units_possible += ends_unit ? nb : 0;
+        count.tiles_possible += ends_block ? nb : 0;
+    }
+    count.tiles_computed = count.tiles_possible;
+    count.pv_units_computed = count.pv_units_possible;
+    if (a->ledger) ledger_add_atomic(&a->ledger[head], &count);
+}
+
+static enum status run_with(const struct cpu_ops *ops, const struct attn_args *a, void *ws, struct par *par)
+{
+    struct walk w = {a, ops, ws, 0};
+    if (decodes(a)) {
+        par_for(par, a->n_heads, decode_task, &w);
+        return OK;
+    }
+    w.n_qblocks = (attn_n_kv(a) - 1) / a->block.q - a->q_start / a->block.q + 1;
+    par_for(par, a->n_kv_heads * n_kblocks(a), pack_task, &w);
+    par_for(par, a->n_heads * w.n_qblocks, block_task, &w);
+    return OK;
+}
+
+#define CPU_IMPL(isa)                                                                                              \
+    static const char *refuses_##isa(const struct attn_args *a)                                                    \
+    {                                                                                                              \
+        return cpu_ops_find(#isa) ? refuses(a) : #isa " is not in this processor or was masked off";                                     \
+    }                                                                                                              \
+    static enum status run_##isa(const struct attn_args *a, void *ws, struct par *par, struct stream *s)           \
+    {                                                                                                              \
+        (void)s;                                                                                                   \
+        return run_with(&cpu_ops_##isa, a, ws, par);                                                               \
+    }                                                                                                              \
+    const struct attn_impl attn_cpu_##isa = {"attn_" #isa "_f32", refuses_##isa, workspace, run_##isa};
+
+CPU_IMPL(avx512)
+CPU_IMPL(avx2)
+CPU_IMPL(base)

@@ -1,0 +1,127 @@
+/* The definition, one row at a time in fp64: what every other implementation is held against. */
+#include "kernels/attn.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+static const char *refuses(const struct attn_args *a)
+{
+    if (a->dtype != DTYPE_F32) return "the reference takes f32";
+    if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
+    return NULL;
+}
+
+/* scores [64, n_kv], then per row: o [64, head_dim], m, l */
+static size_t workspace(const struct attn_args *a)
+{
+    size_t bytes = sizeof(double) * PV_UNIT_ROWS * ((size_t)attn_n_kv(a) + (size_t)a->head_dim + 2);
+    return (bytes + 63) / 64 * 64;
+}
+
+struct rows {
+    int n, first_pos;
+    double *s, *o, *m, *l;
+};
+
+static void score_block(const struct attn_args *a, const struct rows *u, int head, int row0, int j0, int j1)
+{
+    const float *q = (const float *)a->q + head * a->q_head;
+    const float *k = (const float *)a->k + head / (a->n_heads / a->n_kv_heads) * a->k_head;
+    for (int r = 0; r < u->n; r++)
+        for (int j = j0; j < j1; j++) {
+            double dot = 0;
+            for (int i = 0; i < a->head_dim; i++)
+                dot += (double)q[(row0 + r) * a->q_row + i] * (double)k[j * a->k_row + i];
+            u->s[r * attn_n_kv(a) + j] = j <= u->first_pos + r ? dot * (double)a->scale : -INFINITY;
+        }
+}
+
+/* True when the whole unit skips exp and P·V of this block: METHOD 3. A row whose sum is still empty needs them. */
+static bool skip_pv(const struct attn_args *a, const struct rows *u, int head, int j0, int j1)
+{
+    if (!a->pv_threshold || !a->tiles) return false;
+    double worst = -INFINITY;
+    for (int r = 0; r < u->n; r++) {
+        double local = -INFINITY;
+        for (int j = j0; j < j1; j++) local = fmax(local, u->s[r * attn_n_kv(a) + j]);
+        if (u->l[r] == 0) return false;
+        if (local > -INFINITY) worst = fmax(worst, local - fmax(local, u->m[r]));
+    }
+    return worst * 1.4426950408889634 + (double)a->pv_threshold[head] <= 0;
+}
+
+static void take_block(const struct attn_args *a, struct rows *u, int head, int j0, int j1, bool skip)
+{
+    const float *v = (const float *)a->v + head / (a->n_heads / a->n_kv_heads) * a->v_head;
+    int d = a->head_dim;
+    for (int r = 0; r < u->n; r++) {
+        const double *s = u->s + r * attn_n_kv(a);
+        double m = u->m[r];
+        for (int j = j0; j < j1; j++) m = fmax(m, s[j]);
+        if (m == -INFINITY) continue;
+        double shrink = exp(u->m[r] - m);
+        u->m[r] = m;
+        u->l[r] *= shrink;
+        for (int i = 0; i < d; i++) u->o[r * d + i] *= shrink;
+        for (int j = j0; j < j1 && !skip; j++) {
+            double p = exp(s[j] - m);
+            u->l[r] += p;
+            for (int i = 0; i < d; i++) u->o[r * d + i] += p * (double)v[j * a->v_row + i];
+        }
+    }
+}
+
+static void attend_unit(const struct attn_args *a, struct rows *u, int head, int row0, const uint64_t *tiles,
+                        struct head_ledger *count, bool last_of_block)
+{
+    int d = a->head_dim, n_kv = attn_n_kv(a), last_pos = u->first_pos + u->n - 1;
+    memset(u->o, 0, sizeof(double) * PV_UNIT_ROWS * (size_t)d);
+    for (int r = 0; r < u->n; r++) {
+        u->m[r] = -INFINITY;
+        u->l[r] = 0;
+    }
+    for (int jb = 0; jb * a->block.k <= last_pos; jb++) {
+        int j0 = jb * a->block.k, j1 = j0 + a->block.k < n_kv ? j0 + a->block.k : n_kv;
+        count->pv_units_possible++;
+        count->tiles_possible += last_of_block;
+        if (tiles && !(tiles[jb / 64] >> jb % 64 & 1)) continue;
+        score_block(a, u, head, row0, j0, j1);
+        count->tiles_computed += last_of_block;
+        bool skip = tiles && skip_pv(a, u, head, j0, j1);
+        take_block(a, u, head, j0, j1, skip);
+        count->pv_units_computed += !skip;
+    }
+    float *o = (float *)a->o + head * a->o_head;
+    for (int r = 0; r < u->n; r++)
+        for (int i = 0; i < d; i++) o[(row0 + r) * a->o_row + i] = (float)(u->o[r * d + i] / u->l[r]);
+}
+
+static enum status run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)par;
+    (void)stream;
+    struct rows u = {.s = ws};
+    u.o = u.s + (size_t)PV_UNIT_ROWS * (size_t)attn_n_kv(a);
+    u.m = u.o + PV_UNIT_ROWS * a->head_dim;
+    u.l = u.m + PV_UNIT_ROWS;
+    for (int h = 0; h < a->n_heads; h++) {
+        struct head_ledger count = {0};
+        bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[h]);
+        /* Units never straddle a query block; blocks are cut at absolute positions. */
+        for (int row = 0; row < a->n_q;) {
+            int pos = a->q_start + row;
+            int unit_end = (pos / PV_UNIT_ROWS + 1) * PV_UNIT_ROWS;
+            u.n = unit_end - pos < a->n_q - row ? unit_end - pos : a->n_q - row;
+            u.first_pos = pos;
+            bool last = row + u.n == a->n_q || (pos + u.n) % a->block.q == 0;
+            const uint64_t *tiles = sparse ? tile_map_row(a->tiles, h, row / a->block.q) : NULL;
+            attend_unit(a, &u, h, row, tiles, &count, last);
+            row += u.n;
+        }
+        if (a->ledger) head_ledger_add(&a->ledger[h], &count);
+    }
+    return OK;
+}
+
+const struct attn_impl attn_ref = {"attn_ref_fp64", refuses, workspace, run};

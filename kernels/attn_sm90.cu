@@ -1,0 +1,716 @@
+/* Causal attention for Hopper, dense and block-sparse, bf16 in and out, fp32 accumulation.
+ *
+ * One CTA per multiprocessor takes (query block, head) items from a counter, longest rows first. A producer warp
+ * turns the tile bits into copies and hides the list from the consumers: they see a stream of 128-key tiles, of
+ * which only the last ones need the triangle. With 64-key blocks a tile is any two kept blocks side by side, so
+ * both shapes run the same matrix instructions. Each consumer warpgroup owns 64 query rows, which is also the
+ * unit of stage 2. Q·Kᵀ of the next tile is issued before P·V of the present one, and the softmax runs under both.
+ *
+ * Sources: FlashAttention-3 (arXiv 2407.08608) for the overlap and the two-warpgroup turn taking;
+ * SpargeAttn (arXiv 2502.18137) for stage 2.
+ */
+extern "C" {
+#include "kernels/attn.h"
+#include "kernels/device_cuda.h"
+}
+#include "kernels/cuda_check.cuh"
+#include "kernels/sm90.cuh"
+
+#include <cuda_runtime.h>
+#include <math.h>
+
+namespace {
+
+using namespace sm90;
+
+enum { TILE_KEYS = 128, WG_ROWS = 64, WG_THREADS = 128, PANEL = 64, PANEL_BYTES = 128 };
+enum keys { KEYS_DENSE, KEYS_128, KEYS_64 };
+
+/* A row's running maximum may grow by this much (log2) before the accumulators are rescaled: 2^8 leaves bf16
+ * and fp32 all their precision, and most tiles then cost no rescaling at all. */
+constexpr float LAZY_LOG2 = 8.0f;
+
+struct params {
+    int n_q, q_start, n_kv, n_heads, group; /* group: query heads per kv head */
+    int n_rows, first_row;                  /* query blocks of this call; first row of the first, ≤ q_start */
+    int heads_together;                     /* heads walked side by side so that their K and V stay in L2 */
+    float scale_log2;
+    int count_q, count_k;                   /* block shape the ledger counts in */
+    int words_per_row, n_map_rows;
+    const uint64_t *bits;
+    const uint8_t *head_sparse;
+    const float *pv_threshold;
+    struct head_ledger *ledger;
+    int *next_item;
+};
+
+template <int D, int WGS, keys KEYS, bool SKIP> struct shape {
+    static constexpr int rows = WGS * WG_ROWS;
+    static constexpr int panels = D / PANEL;
+    static constexpr int stages = D == 128 ? 2 : 4;
+    static constexpr int q_bytes = rows * D * 2;
+    static constexpr int kv_bytes = TILE_KEYS * D * 2;
+    static constexpr int bytes = 1024 + 2 * q_bytes + 2 * stages * kv_bytes + 256;
+    static constexpr int threads = (WGS + 1) * WG_THREADS;
+    /* 64 K registers: what the producer gives back, the consumers share. */
+    static constexpr int producer_regs = WGS == 3 ? 32 : 40;
+    static constexpr int consumer_regs = WGS == 3 ? 160 : 232;
+};
+
+struct work {
+    int row0;  /* absolute first row; -1: no more */
+    int head;
+    int tiles;
+    int clear; /* the first `clear` tiles need no triangle */
+    int half;  /* the second half of tile 0 holds nothing */
+};
+
+template <int STAGES> struct barriers {
+    uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+};
+
+__device__ int item_head(const params &p, int t, int *block)
+{
+    int chunk = p.heads_together * p.n_rows;
+    int first = t / chunk * p.heads_together, heads = min(p.heads_together, p.n_heads - first);
+    int r = t % chunk;
+    *block = p.n_rows - 1 - r / heads;
+    return first + r % heads;
+}
+
+__device__ void count(uint64_t *counter, int by)
+{
+    if (by) atomicAdd((unsigned long long *)counter, (unsigned long long)by);
+}
+
+/* Key blocks (of `k` keys) that rows up to min(last, n_kv - 1) may see. */
+__device__ int blocks_seen(const params &p, int last, int k) { return min(last, p.n_kv - 1) / k + 1; }
+
+__device__ void count_item(const params &p, int head, int row0, int rows, int tiles_kept, bool sparse, bool skip)
+{
+    struct head_ledger *l = &p.ledger[head];
+    int possible = 0, units = 0, units_done = 0;
+    int from = max(row0, p.q_start), to = min(row0 + rows, p.n_kv);
+    /* A tile row belongs to the item its first row of this call lies in. */
+    for (int i = from / p.count_q; i * p.count_q < to; i++)
+        if (max(i * p.count_q, p.q_start) >= from) possible += blocks_seen(p, (i + 1) * p.count_q - 1, p.count_k);
+    for (int u = row0; u < to; u += WG_ROWS) {
+        if (u + WG_ROWS <= p.q_start) continue;
+        int seen = blocks_seen(p, u + WG_ROWS - 1, p.count_k);
+        units += seen;
+        units_done += sparse ? tiles_kept - (blocks_seen(p, row0 + rows - 1, p.count_k) - seen) : seen;
+    }
+    count(&l->tiles_possible, possible);
+    count(&l->tiles_computed, sparse ? tiles_kept : possible);
+    count(&l->pv_units_possible, units);
+    if (!skip) count(&l->pv_units_computed, units_done);
+}
+
+/* The kept key blocks of one row of the map, in increasing order; below `end` only. */
+struct walk {
+    const uint64_t *row;
+    uint64_t word, ahead;
+    int at, end;
+
+    __device__ uint64_t fetch(int i) const
+    {
+        if (i * 64 >= end) return 0;
+        uint64_t w = __ldg((const unsigned long long *)row + i);
+        int left = end - i * 64;
+        return left < 64 ? w & ((1ull << left) - 1) : w;
+    }
+    __device__ void open(const uint64_t *bits, int stop)
+    {
+        row = bits, end = stop, at = 0;
+        word = fetch(0);
+        ahead = fetch(1);
+    }
+    /* The caller knows that there is one. */
+    __device__ int next()
+    {
+        while (word == 0) {
+            at++;
+            word = ahead;
+            ahead = fetch(at + 1);
+        }
+        int j = at * 64 + __ffsll((long long)word) - 1;
+        word &= word - 1;
+        return j;
+    }
+};
+
+template <int D, int WGS, keys KEYS, bool SKIP>
+__device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMap *mk, const CUtensorMap *mv,
+                        uint8_t *q, uint8_t *k, uint8_t *v, barriers<shape<D, WGS, KEYS, SKIP>::stages> *bar,
+                        work *out)
+{
+    using S = shape<D, WGS, KEYS, SKIP>;
+    const int lane = threadIdx.x % 32;
+    const int n_items = p.n_rows * p.n_heads;
+    uint32_t nk = 0, nv = 0, nq = 0;
+    int item = blockIdx.x;
+
+    while (item < n_items) {
+        int following = 0, block;
+        if (lane == 0) following = (int)gridDim.x + atomicAdd(p.next_item, 1);
+        int head = item_head(p, item, &block);
+        int row0 = p.first_row + block * S::rows;
+        int seen = blocks_seen(p, row0 + S::rows - 1, TILE_KEYS), clear = (row0 + 1) / TILE_KEYS;
+        int tiles = seen, kept = 0;
+        bool sparse = KEYS != KEYS_DENSE && (p.head_sparse == NULL || p.head_sparse[head]);
+        const uint64_t *row = NULL;
+        bool half = false;
+        int diagonal = 0; /* key blocks below it are walked; it and what follows make the last tile */
+        if (sparse) {
+            row = p.bits + ((size_t)head * (size_t)p.n_map_rows + (size_t)block) * (size_t)p.words_per_row;
+            diagonal = KEYS == KEYS_64 ? row0 / 64 : row0 / 128;
+            int words = (diagonal + 63) / 64;
+            for (int w = lane; w < words; w += 32) {
+                uint64_t bits = __ldg((const unsigned long long *)row + w);
+                if (diagonal - w * 64 < 64) bits &= (1ull << (diagonal - w * 64)) - 1;
+                kept += __popcll(bits);
+            }
+            kept = __reduce_add_sync(0xffffffffu, kept);
+            half = KEYS == KEYS_64 && kept % 2 == 1;
+            clear = KEYS == KEYS_64 ? (kept + 1) / 2 : kept;
+            tiles = clear + 1;
+        }
+        if (lane == 0) {
+            if (p.ledger != NULL)
+                count_item(p, head, row0, S::rows,
+                           kept + blocks_seen(p, row0 + S::rows - 1, p.count_k) - diagonal, sparse, SKIP);
+            mbar_wait(&bar->q_empty, (nq & 1) ^ 1);
+            *out = {row0, head, tiles, clear, (int)half};
+            mbar_expect(&bar->q_full, S::q_bytes);
+            tma_load(q, mq, &bar->q_full, 0, row0 - p.q_start, 0, head);
+
+            walk w;
+            if (sparse) w.open(row, diagonal);
+            int kv_head = head / p.group, a = 0, b = 0, va = 0, vb = 0;
+            for (int j = 0; j <= tiles; j++) {
+                if (j < tiles) {
+                    if (!sparse) {
+                        a = 2 * j, b = a + 1;
+                    } else if (j == tiles - 1) {
+                        a = row0 / 64, b = a + 1;
+                    } else if (KEYS == KEYS_64) {
+                        a = w.next();
+                        b = half && j == 0 ? a : w.next();
+                    } else {
+                        a = 2 * w.next();
+                    }
+                    uint32_t s = nk % S::stages;
+                    mbar_wait(&bar->k_empty[s], (nk / S::stages & 1) ^ 1);
+                    nk++;
+                    uint8_t *to = k + s * S::kv_bytes;
+                    mbar_expect(&bar->k_full[s], S::kv_bytes);
+                    if (KEYS == KEYS_64) {
+                        for (int c = 0; c < S::panels; c++) {
+                            uint8_t *panel = to + c * TILE_KEYS * PANEL_BYTES;
+                            tma_load(panel, mk, &bar->k_full[s], 0, a * 64, c, kv_head);
+                            tma_load(panel + 64 * PANEL_BYTES, mk, &bar->k_full[s], 0, b * 64, c, kv_head);
+                        }
+                    } else {
+                        tma_load(to, mk, &bar->k_full[s], 0, a * 64, 0, kv_head);
+                    }
+                }
+                if (j > 0) {
+                    uint32_t s = nv % S::stages;
+                    mbar_wait(&bar->v_empty[s], (nv / S::stages & 1) ^ 1);
+                    nv++;
+                    uint8_t *to = v + s * S::kv_bytes;
+                    mbar_expect(&bar->v_full[s], S::kv_bytes);
+                    if (KEYS == KEYS_64) {
+                        for (int c = 0; c < S::panels; c++) {
+                            uint8_t *panel = to + c * TILE_KEYS * PANEL_BYTES;
+                            tma_load(panel, mv, &bar->v_full[s], 0, va * 64, c, kv_head);
+                            tma_load(panel + 64 * PANEL_BYTES, mv, &bar->v_full[s], 0, vb * 64, c, kv_head);
+                        }
+                    } else {
+                        tma_load(to, mv, &bar->v_full[s], 0, va * 64, 0, kv_head);
+                    }
+                }
+                va = a, vb = b;
+            }
+        }
+        nq++;
+        __syncwarp();
+        item = __shfl_sync(0xffffffffu, following, 0);
+    }
+    if (lane == 0) {
+        mbar_wait(&bar->q_empty, (nq & 1) ^ 1);
+        out->row0 = -1;
+        mbar_arrive(&bar->q_full);
+    }
+}
+
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct consumer {
+    using S = shape<D, WGS, KEYS, SKIP>;
+    static constexpr int UNITS = SKIP && KEYS == KEYS_64 ? 2 : 1; /* decisions of stage 2 per tile */
+    static constexpr int UNIT_REGS = 64 / UNITS;
+
+    const params &p;
+    const CUtensorMap *map_o;
+    uint8_t *q, *k, *v, *o_stage;
+    barriers<S::stages> *bar;
+    int wg, warp, lane, thread;
+    uint32_t nk = 0, nv = 0;
+
+    float o[D / 2], s[64];
+    uint32_t prob[32];
+    float top[2], sum[2];  /* reference of the exponent, raw score units; running sums of this thread's columns */
+    float true_top[2];     /* SKIP: the running maximum that stage 2 speaks of */
+    float lambda;
+    int live;              /* SKIP: bit u is set when unit u of the tile in `prob` was computed */
+    int units;
+    int limit[2];          /* this thread's two rows minus the first key of the diagonal tile under way */
+    bool row_valid[2], empty[2];
+
+    __device__ __forceinline__ void issue_qk(uint64_t desc_q)
+    {
+        uint64_t desc_k = tile_descriptor(k + (nk % S::stages) * S::kv_bytes, 1024, 16);
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            int panel = i / 4, step = (i % 4) * 2;
+            mma_ss(s, desc_q + (uint64_t)(panel * (S::rows * PANEL_BYTES / 16) + step),
+                   desc_k + (uint64_t)(panel * (TILE_KEYS * PANEL_BYTES / 16) + step), i > 0);
+        }
+        mma_commit();
+    }
+
+    __device__ __forceinline__ void issue_pv()
+    {
+        uint64_t desc_v = tile_descriptor(v + (nv % S::stages) * S::kv_bytes, 1024, TILE_KEYS * PANEL_BYTES);
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) {
+            if (SKIP && !(live >> u & 1)) continue;
+            mma_fence(o);
+#pragma unroll
+            for (int i = u * 8 / UNITS; i < (u + 1) * 8 / UNITS; i++)
+                mma_rs(o, prob[4 * i], prob[4 * i + 1], prob[4 * i + 2], prob[4 * i + 3],
+                       desc_v + (uint64_t)(i * 16 * PANEL_BYTES / 16));
+        }
+        mma_commit();
+    }
+
+    __device__ __forceinline__ void mask_triangle()
+    {
+        int col = lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 64; i++)
+            if (col + i / 4 * 8 + i % 2 > limit[i / 2 % 2]) s[i] = -INFINITY;
+    }
+
+    __device__ __forceinline__ void mask_half()
+    {
+#pragma unroll
+        for (int i = 32; i < 64; i++) s[i] = -INFINITY;
+    }
+
+    static __device__ __forceinline__ float quad_max(float x)
+    {
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+        return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+    }
+
+    /* 2^x on the FMA pipe for x in [-126, 16]: split off the nearest integer, cubic on the rest
+     * (relative error 1e-4, a twentieth of a bf16 ulp). Takes load off the special-function unit. */
+    static __device__ __forceinline__ float exp2_poly(float x)
+    {
+        x = fmaxf(x, -126.0f);
+        float shifted = x + 12582912.0f;
+        float rest = x - (shifted - 12582912.0f);
+        float y = fmaf(0.0555041f, rest, 0.2402265f);
+        y = fmaf(y, rest, 0.6931472f);
+        y = fmaf(y, rest, 1.0f);
+        return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
+    }
+
+    /* Turn scores into probabilities in place. Returns whether o must be multiplied by alpha. */
+    template <bool FIRST, bool MASKED> __device__ __forceinline__ bool softmax(float (&alpha)[2])
+    {
+        float local[UNITS][2], now[2];
+        bool grown = false;
+        int keep = (1 << UNITS) - 1;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) {
+                float even = s[u * UNIT_REGS + 2 * r], odd = s[u * UNIT_REGS + 2 * r + 1];
+#pragma unroll
+                for (int i = 4; i < UNIT_REGS; i += 4) {
+                    even = fmaxf(even, s[u * UNIT_REGS + i + 2 * r]);
+                    odd = fmaxf(odd, s[u * UNIT_REGS + i + 2 * r + 1]);
+                }
+                local[u][r] = quad_max(fmaxf(even, odd));
+            }
+        }
+        if (SKIP) {
+            keep = 0;
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) {
+                bool wanted = false;
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    true_top[r] = fmaxf(true_top[r], local[u][r]);
+                    /* A row whose sum is still empty needs its first unit. */
+                    wanted |= row_valid[r] && (empty[r] || (local[u][r] - true_top[r]) * p.scale_log2 + lambda > 0.0f);
+                }
+                if (named_any(4 + wg, WG_THREADS, wanted)) {
+                    keep |= 1 << u;
+                    empty[0] &= local[u][0] == -INFINITY, empty[1] &= local[u][1] == -INFINITY;
+                }
+            }
+            units += __popc(keep);
+            live = keep;
+            now[0] = true_top[0], now[1] = true_top[1];
+        } else {
+#pragma unroll
+            for (int r = 0; r < 2; r++) now[r] = FIRST ? local[0][r] : fmaxf(top[r], local[0][r]);
+        }
+        if (FIRST) {
+            top[0] = now[0], top[1] = now[1];
+        } else {
+            grown = (now[0] - top[0]) * p.scale_log2 > LAZY_LOG2 || (now[1] - top[1]) * p.scale_log2 > LAZY_LOG2;
+            grown = __any_sync(0xffffffffu, grown);
+            if (grown) {
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    float base = now[r] == -INFINITY ? 0.0f : now[r];
+                    alpha[r] = exp2_fast((top[r] - base) * p.scale_log2);
+                    top[r] = now[r];
+                    sum[r] *= alpha[r];
+                }
+            }
+        }
+        float minus[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            bool nothing = (MASKED || SKIP) && top[r] == -INFINITY;
+            minus[r] = nothing ? 0.0f : -top[r] * p.scale_log2;
+        }
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) {
+            if (SKIP && !(keep >> u & 1)) continue;
+#pragma unroll
+            for (int i = u * UNIT_REGS; i < (u + 1) * UNIT_REGS; i++) {
+                float x = fmaf(s[i], p.scale_log2, minus[i / 2 % 2]);
+                s[i] = EMULATE > 0 && !MASKED && i % (EMULATE > 0 ? EMULATE : 1) == 0 ? exp2_poly(x) : exp2_fast(x);
+                sum[i / 2 % 2] += s[i];
+            }
+        }
+        return grown;
+    }
+
+    __device__ __forceinline__ void pack()
+    {
+#pragma unroll
+        for (int i = 0; i < 32; i++) prob[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+    }
+
+    __device__ __forceinline__ void release(uint64_t *empty)
+    {
+        if (lane == 0) mbar_arrive(empty);
+    }
+
+    template <bool MASKED> __device__ __forceinline__ void step(uint64_t desc_q, bool last)
+    {
+        mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
+        if (TURNS) named_sync(1 + wg, 2 * WG_THREADS);
+        mma_fence(s);
+        issue_qk(desc_q);
+        mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
+        issue_pv();
+        if (TURNS) named_arrive(1 + (wg + 1) % WGS, 2 * WG_THREADS);
+        mma_wait<1>(s);
+        release(&bar->k_empty[nk % S::stages]);
+        if (last) release(&bar->q_empty);
+        nk++;
+        if (MASKED) {
+            mask_triangle();
+            limit[0] -= TILE_KEYS, limit[1] -= TILE_KEYS;
+        }
+        float alpha[2] = {1.0f, 1.0f};
+        bool grown = softmax<false, MASKED>(alpha);
+        mma_wait<0>(o);
+        release(&bar->v_empty[nv % S::stages]);
+        nv++;
+        pack();
+        if (grown) {
+#pragma unroll
+            for (int i = 0; i < D / 2; i++) o[i] *= alpha[i / 2 % 2];
+        }
+    }
+
+    __device__ __forceinline__ void store(int row0, int head)
+    {
+        float inverse[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
+            sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
+            inverse[r] = sum[r] > 0.0f ? 1.0f / sum[r] : 0.0f;
+        }
+        uint8_t *stage = o_stage + wg * WG_ROWS * D * 2;
+        if (thread == 0) tma_store_drained();
+        named_sync(4 + wg, WG_THREADS);
+        int row = warp * 16 + lane / 4;
+#pragma unroll
+        for (int i = 0; i < D / 8; i++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                int at = i / 8 * WG_ROWS * PANEL_BYTES + (row + 8 * r) * PANEL_BYTES + (((i % 8) ^ (row % 8)) << 4) +
+                         lane % 4 * 4;
+                *(uint32_t *)(stage + at) =
+                    pack_bf16(o[4 * i + 2 * r] * inverse[r], o[4 * i + 2 * r + 1] * inverse[r]);
+            }
+        proxy_fence();
+        named_sync(4 + wg, WG_THREADS);
+        if (thread == 0) {
+            tma_store(map_o, stage, 0, row0 + wg * WG_ROWS - p.q_start, 0, head);
+            tma_store_commit();
+        }
+    }
+
+    __device__ __forceinline__ void run(const work *in)
+    {
+        if (TURNS && wg == 0) named_arrive(1, 2 * WG_THREADS);
+        uint64_t desc_q = tile_descriptor(q + wg * WG_ROWS * PANEL_BYTES, 1024, 16);
+        for (uint32_t nq = 0;; nq++) {
+            mbar_wait(&bar->q_full, nq & 1);
+            work w = *in;
+            if (w.row0 < 0) break;
+            int row = w.row0 + wg * WG_ROWS + warp * 16 + lane / 4;
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                sum[r] = 0.0f, true_top[r] = -INFINITY, empty[r] = true;
+                row_valid[r] = row + 8 * r < p.n_kv && row + 8 * r >= p.q_start;
+                limit[r] = row + 8 * r - w.row0 / TILE_KEYS * TILE_KEYS;
+            }
+            if (SKIP) {
+                lambda = p.pv_threshold[w.head];
+                units = 0;
+                if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head]) lambda = INFINITY;
+            }
+#pragma unroll
+            for (int i = 0; i < D / 2; i++) o[i] = 0.0f;
+
+            mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
+            mma_fence(s);
+            issue_qk(desc_q);
+            mma_wait<0>(s);
+            release(&bar->k_empty[nk % S::stages]);
+            if (w.tiles == 1) release(&bar->q_empty);
+            nk++;
+            if (KEYS == KEYS_64 && w.half) mask_half();
+            if (w.clear == 0) {
+                mask_triangle();
+                limit[0] -= TILE_KEYS, limit[1] -= TILE_KEYS;
+            }
+            float alpha[2];
+            softmax<true, true>(alpha);
+            pack();
+            int j = 1;
+            for (; j < w.clear; j++) step<false>(desc_q, false);
+            for (; j < w.tiles; j++) step<true>(desc_q, j == w.tiles - 1);
+
+            mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
+            issue_pv();
+            mma_wait<0>(o);
+            release(&bar->v_empty[nv % S::stages]);
+            nv++;
+            store(w.row0, w.head);
+            if (SKIP && thread == 0 && p.ledger != NULL) count(&p.ledger[w.head].pv_units_computed, units);
+        }
+        if (TURNS && wg == 0) named_sync(1, 2 * WG_THREADS);
+        if (thread == 0) tma_store_drained();
+    }
+};
+
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE>
+__global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const __grid_constant__ CUtensorMap mq,
+                                                                         const __grid_constant__ CUtensorMap mk,
+                                                                         const __grid_constant__ CUtensorMap mv,
+                                                                         const __grid_constant__ CUtensorMap mo,
+                                                                         const __grid_constant__ params p)
+{
+    using S = shape<D, WGS, KEYS, SKIP>;
+    extern __shared__ uint8_t raw[];
+    uint8_t *base = raw + ((1024 - shared_address(raw) % 1024) % 1024);
+    uint8_t *q = base, *k = q + S::q_bytes, *v = k + S::stages * S::kv_bytes, *o = v + S::stages * S::kv_bytes;
+    auto *bar = (barriers<S::stages> *)(o + S::q_bytes);
+    work *shared_work = (work *)(bar + 1);
+    static_assert(sizeof(*bar) + sizeof(work) <= 256, "barriers outgrew their room");
+
+    if (threadIdx.x == 0) {
+        mbar_init(&bar->q_full, 1);
+        mbar_init(&bar->q_empty, WGS * 4);
+        for (int i = 0; i < S::stages; i++) {
+            mbar_init(&bar->k_full[i], 1);
+            mbar_init(&bar->v_full[i], 1);
+            mbar_init(&bar->k_empty[i], WGS * 4);
+            mbar_init(&bar->v_empty[i], WGS * 4);
+        }
+        mbar_init_fence();
+        tma_prefetch_map(&mq);
+        tma_prefetch_map(&mk);
+        tma_prefetch_map(&mv);
+        tma_prefetch_map(&mo);
+    }
+    __syncthreads();
+    int wg = __shfl_sync(0xffffffffu, (int)threadIdx.x / WG_THREADS, 0);
+    if (wg == 0) {
+        registers_shrink<S::producer_regs>();
+        if (threadIdx.x < 32) produce<D, WGS, KEYS, SKIP>(p, &mq, &mk, &mv, q, k, v, bar, shared_work);
+    } else {
+        registers_grow<S::consumer_regs>();
+        int thread = threadIdx.x % WG_THREADS;
+        consumer<D, WGS, KEYS, SKIP, TURNS, EMULATE> c = {p, &mo, q, k, v, o, bar, wg - 1, thread / 32, thread % 32,
+                                                         thread};
+        c.run(shared_work);
+    }
+}
+
+enum status map_tensor(CUtensorMap *map, const char *what, const void *at, int head_dim, int rows, int heads,
+                       ptrdiff_t row_stride, ptrdiff_t head_stride, int box_rows, int box_panels)
+{
+    cuda_encode_tiled encode;
+    TRY(cuda_encode_tiled_find(&encode));
+    cuuint64_t dims[4] = {PANEL, (cuuint64_t)rows, (cuuint64_t)(head_dim / PANEL), (cuuint64_t)heads};
+    cuuint64_t strides[3] = {(cuuint64_t)row_stride * 2, PANEL_BYTES, (cuuint64_t)head_stride * 2};
+    cuuint32_t box[4] = {PANEL, (cuuint32_t)box_rows, (cuuint32_t)box_panels, 1}, steps[4] = {1, 1, 1, 1};
+    CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)at, dims, strides, box, steps,
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (r != CUDA_SUCCESS)
+        return fail(ERR_DEVICE, "tensor map of %s: driver error %d (%d rows of stride %td, %d heads of stride %td)",
+                    what, (int)r, rows, row_stride, heads, head_stride);
+    return OK;
+}
+
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE>
+enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
+{
+    using S = shape<D, WGS, KEYS, SKIP>;
+    CUtensorMap q, k, v, o;
+    int n_kv = attn_n_kv(a), box = KEYS == KEYS_64 ? 64 : TILE_KEYS, box_panels = KEYS == KEYS_64 ? 1 : S::panels;
+    TRY(map_tensor(&q, "q", a->q, D, a->n_q, a->n_heads, a->q_row, a->q_head, S::rows, S::panels));
+    TRY(map_tensor(&k, "k", a->k, D, n_kv, a->n_kv_heads, a->k_row, a->k_head, box, box_panels));
+    TRY(map_tensor(&v, "v", a->v, D, n_kv, a->n_kv_heads, a->v_row, a->v_head, box, box_panels));
+    TRY(map_tensor(&o, "o", a->o, D, a->n_q, a->n_heads, a->o_row, a->o_head, WG_ROWS, S::panels));
+
+    params p = {};
+    p.n_q = a->n_q, p.q_start = a->q_start, p.n_kv = n_kv, p.n_heads = a->n_heads;
+    p.group = a->n_heads / a->n_kv_heads;
+    p.first_row = a->q_start / S::rows * S::rows;
+    p.n_rows = (n_kv - p.first_row + S::rows - 1) / S::rows;
+    /* K and V of the heads that run side by side should stay in L2 (50 or 60 MB, half of it near each
+     * multiprocessor); 32 MB of them leaves room for Q and O. */
+    double kv_head_bytes = 4.0 * D * n_kv;
+    int kv_together = (int)(32e6 / kv_head_bytes);
+    if (kv_together < 1) kv_together = 1;
+    p.heads_together = kv_together >= a->n_kv_heads ? a->n_heads : kv_together * p.group;
+    p.scale_log2 = a->scale * 1.44269504f;
+    p.count_q = a->block.q ? a->block.q : 128, p.count_k = a->block.k ? a->block.k : 128;
+    if (KEYS != KEYS_DENSE) {
+        p.bits = a->tiles->bits, p.words_per_row = a->tiles->words_per_row, p.n_map_rows = a->tiles->n_qblocks;
+        p.head_sparse = a->head_sparse;
+    }
+    p.pv_threshold = a->pv_threshold;
+    p.ledger = a->ledger;
+    p.next_item = (int *)ws;
+
+    auto *kernel = attn_kernel<D, WGS, KEYS, SKIP, TURNS, EMULATE>;
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes));
+    int device, sms;
+    CUDA_TRY(cudaGetDevice(&device));
+    CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+    CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int), stream));
+    int items = p.n_rows * p.n_heads;
+    kernel<<<items < sms ? items : sms, S::threads, S::bytes, stream>>>(q, k, v, o, p);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
+bool aligned(const void *at, ptrdiff_t row, ptrdiff_t head)
+{
+    return (uintptr_t)at % 16 == 0 && row % 8 == 0 && head % 8 == 0 && row > 0 && head > 0;
+}
+
+const char *refuses_common(const struct attn_args *a)
+{
+    if (a->dtype != DTYPE_BF16) return "takes bf16 only";
+    if (a->head_dim != 64 && a->head_dim != 128) return "head_dim is not 64 or 128";
+    if (a->n_q < 1 || a->q_start < 0) return "no query rows";
+    if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
+    if (!(a->scale > 0)) return "scale is not positive";
+    if (!aligned(a->q, a->q_row, a->q_head) || !aligned(a->k, a->k_row, a->k_head) ||
+        !aligned(a->v, a->v_row, a->v_head) || !aligned(a->o, a->o_row, a->o_head))
+        return "pointers and strides are not multiples of 16 bytes";
+    if (cuda_current_sm() != 90) return "the current device is not compute capability 9.0";
+    return NULL;
+}
+
+const char *dense_refuses(const struct attn_args *a)
+{
+    if (a->tiles != NULL) return "given a tile map";
+    return refuses_common(a);
+}
+
+const char *sparse_refuses(const struct attn_args *a)
+{
+    if (a->tiles == NULL) return "no tile map";
+    if (a->tiles->block.q != 128 || (a->tiles->block.k != 64 && a->tiles->block.k != 128))
+        return "block shape is not 128x64 or 128x128";
+    if (a->block.q != a->tiles->block.q || a->block.k != a->tiles->block.k)
+        return "block shape of the call and of its map differ";
+    if (a->q_start % 128 != 0) return "q_start is not a multiple of 128";
+    return refuses_common(a);
+}
+
+size_t workspace(const struct attn_args *a)
+{
+    (void)a;
+    return 64;
+}
+
+#ifndef ATTN_TURNS
+#define ATTN_TURNS true
+#endif
+#ifndef ATTN_EMULATE
+#define ATTN_EMULATE 0
+#endif
+#ifndef ATTN_D64_WGS
+#define ATTN_D64_WGS 2
+#endif
+
+enum status dense_run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)par;
+    cudaStream_t s = (cudaStream_t)stream;
+    if (a->head_dim == 128) return launch<128, 2, KEYS_DENSE, false, ATTN_TURNS, 0>(a, ws, s);
+    return launch<64, ATTN_D64_WGS, KEYS_DENSE, false, ATTN_TURNS, ATTN_EMULATE>(a, ws, s);
+}
+
+template <int D> enum status sparse_run_dim(const struct attn_args *a, void *ws, cudaStream_t s)
+{
+    bool k64 = a->tiles->block.k == 64, skip = a->pv_threshold != NULL;
+    if (k64 && skip) return launch<D, 2, KEYS_64, true, ATTN_TURNS, 0>(a, ws, s);
+    if (k64) return launch<D, 2, KEYS_64, false, ATTN_TURNS, 0>(a, ws, s);
+    if (skip) return launch<D, 2, KEYS_128, true, ATTN_TURNS, 0>(a, ws, s);
+    return launch<D, 2, KEYS_128, false, ATTN_TURNS, 0>(a, ws, s);
+}
+
+enum status sparse_run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)par;
+    if (a->head_dim == 128) return sparse_run_dim<128>(a, ws, (cudaStream_t)stream);
+    return sparse_run_dim<64>(a, ws, (cudaStream_t)stream);
+}
+
+} // namespace
+
+extern "C" {
+const struct attn_impl attn_dense_sm90_bf16 = {"attn_dense_sm90_bf16", dense_refuses, workspace, dense_run};
+const struct attn_impl attn_sparse_sm90_bf16 = {"attn_sparse_sm90_bf16", sparse_refuses, workspace, sparse_run};
+}

@@ -1,0 +1,155 @@
+#include "kernels/compare.h"
+
+#include "kernels/cpu_ops.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+
+enum {
+    ROWS = 256,  /* positions per task: each weight panel is widened once per so many rows */
+    VOCAB = 512, /* ids per chunk: 2 x 256 x 512 logits are 1 MiB, which stays in a core's L2 */
+};
+
+struct work {
+    const struct linear *head;
+    int n_rows;
+    const float *dense, *sparse;
+    const int32_t *next;
+    struct token_metrics *out;
+    struct tensor_sums *sums;
+    pthread_mutex_t lock;
+    int first_bad; /* row, under lock; -1: none */
+    char *ws;
+    size_t stride;
+};
+
+static size_t worker_bytes(const struct linear *head)
+{
+    size_t k = (size_t)head->k;
+    size_t floats = 2 * ROWS * k + 2 * (size_t)ROWS * VOCAB;
+    return (floats * sizeof(float) + ROWS * sizeof(struct logit_row) + 2 * ROWS * sizeof(float) + 63) / 64 * 64 +
+           linear_workspace(head->k, 1);
+}
+
+size_t compare_workspace(const struct linear *head, int n_threads) { return worker_bytes(head) * (size_t)n_threads; }
+
+static void begin(struct logit_row *row)
+{
+    *row = (struct logit_row){.m = {-INFINITY, -INFINITY}};
+    for (int side = 0; side < 2; side++)
+        for (int i = 0; i < 5; i++) {
+            row->top[side][i] = -INFINITY;
+            row->top_id[side][i] = -1;
+        }
+}
+
+static double cosine(double dot, double a, double b)
+{
+    if (a <= 0 || b <= 0) return a == b; /* two zero vectors point the same way */
+    double c = dot / sqrt(a * b);
+    return c > 1 ? 1 : c < -1 ? -1 : c;
+}
+
+static void finish(const struct logit_row *row, double n, int32_t next, const float *z_next, struct token_metrics *m)
+{
+    double lse0 = (double)row->m[0] + log((double)row->s[0]), lse1 = (double)row->m[1] + log((double)row->s[1]);
+    double kl = (double)row->t / (double)row->s[0] - lse0 + lse1;
+    m->kl = kl > 0 ? (float)kl : 0;
+    m->cosine = (float)cosine(row->dot, row->sq[0], row->sq[1]);
+    m->cosine_centred = (float)cosine(row->dot - row->sum[0] * row->sum[1] / n, row->sq[0] - row->sum[0] * row->sum[0] / n,
+                                      row->sq[1] - row->sum[1] * row->sum[1] / n);
+    m->logits_l1 = (float)(row->abs_diff / n);
+    m->logits_rmse = (float)sqrt(row->sq_diff / n);
+    m->top1_dense = row->top_id[0][0];
+    m->top1_sparse = row->top_id[1][0];
+    m->top1_agree = m->top1_dense == m->top1_sparse;
+    m->top5_overlap = 0;
+    for (int i = 0; i < 5; i++)
+        for (int j = 0; j < 5; j++) m->top5_overlap += row->top_id[0][i] >= 0 && row->top_id[0][i] == row->top_id[1][j];
+    m->next = next;
+    m->nll_dense = m->nll_sparse = m->delta_p = 0;
+    if (next < 0) return;
+    double p0 = (double)z_next[0] - lse0, p1 = (double)z_next[1] - lse1;
+    m->nll_dense = (float)-p0;
+    m->nll_sparse = (float)-p1;
+    m->delta_p = (float)(exp(p1) - exp(p0));
+}
+
+static void hidden_metrics(const float *a, const float *b, int k, struct token_metrics *m, struct tensor_sums *s)
+{
+    const struct cpu_ops *ops = cpu_ops();
+    double dot = (double)ops->dot(a, b, k), aa = (double)ops->dot(a, a, k), bb = (double)ops->dot(b, b, k), l1 = 0;
+    for (int i = 0; i < k; i++) l1 += fabs((double)a[i] - (double)b[i]);
+    m->hidden_cosine = (float)cosine(dot, aa, bb);
+    m->hidden_l1 = (float)(l1 / k);
+    s->hidden_dot += dot;
+    s->hidden_dense_sq += aa;
+    s->hidden_sparse_sq += bb;
+    s->hidden_abs_diff += l1;
+    s->hidden_n += k;
+}
+
+static void rows_task(void *ctx, int item, int worker)
+{
+    struct work *w = ctx;
+    int row0 = item * ROWS, n = w->n_rows - row0 < ROWS ? w->n_rows - row0 : ROWS, k = w->head->k;
+    bool both = w->dense != w->sparse;
+    float *x = (float *)(w->ws + w->stride * (size_t)worker);
+    float *z = x + 2 * ROWS * (size_t)k;
+    float(*z_next)[2] = (void *)(z + 2 * (size_t)ROWS * VOCAB);
+    struct logit_row *rows = (void *)(z_next + ROWS);
+    void *panel = w->ws + w->stride * (size_t)(worker + 1) - linear_workspace(k, 1);
+    memcpy(x, w->dense + (size_t)row0 * (size_t)k, sizeof *x * (size_t)n * (size_t)k);
+    if (both)
+        memcpy(x + (size_t)n * (size_t)k, w->sparse + (size_t)row0 * (size_t)k, sizeof *x * (size_t)n * (size_t)k);
+    for (int r = 0; r < n; r++) begin(&rows[r]);
+    for (int first = 0; first < w->head->m; first += VOCAB) {
+        int ids = w->head->m - first < VOCAB ? w->head->m - first : VOCAB;
+        linear_run_rows(w->head, first, first + ids, both ? 2 * n : n, x, k, z, VOCAB, panel, NULL);
+        for (int r = 0; r < n; r++) {
+            const float *dense = z + (size_t)r * VOCAB, *sparse = both ? dense + (size_t)n * VOCAB : dense;
+            cpu_ops()->logit_fold(&rows[r], dense, sparse, ids, first);
+            int32_t next = w->next[row0 + r];
+            if (next >= first && next < first + ids) {
+                z_next[r][0] = dense[next - first];
+                z_next[r][1] = sparse[next - first];
+            }
+        }
+    }
+    struct tensor_sums sums = {0};
+    int bad = -1;
+    for (int r = 0; r < n; r++) {
+        struct token_metrics *m = &w->out[row0 + r];
+        finish(&rows[r], w->head->m, w->next[row0 + r], z_next[r], m);
+        hidden_metrics(w->dense + (size_t)(row0 + r) * (size_t)k, w->sparse + (size_t)(row0 + r) * (size_t)k, k, m, &sums);
+        sums.dot += rows[r].dot;
+        sums.dense_sq += rows[r].sq[0];
+        sums.sparse_sq += rows[r].sq[1];
+        sums.abs_diff += rows[r].abs_diff;
+        sums.sq_diff += rows[r].sq_diff;
+        sums.n += w->head->m;
+        if (rows[r].bad && bad < 0) bad = row0 + r;
+    }
+    pthread_mutex_lock(&w->lock);
+    double *to = (double *)w->sums;
+    const double *from = (const double *)&sums;
+    for (size_t i = 0; i < sizeof sums / sizeof *to; i++) to[i] += from[i];
+    if (bad >= 0 && (w->first_bad < 0 || bad < w->first_bad)) w->first_bad = bad;
+    pthread_mutex_unlock(&w->lock);
+}
+
+enum status compare_logits(const struct linear *head, int n_rows, const float *hidden_dense, const float *hidden_sparse,
+                           const int32_t *next, struct token_metrics *out, struct tensor_sums *sums, void *ws,
+                           struct par *par)
+{
+    struct work w = {.head = head, .n_rows = n_rows, .dense = hidden_dense, .sparse = hidden_sparse, .next = next,
+                     .out = out, .sums = sums, .first_bad = -1, .ws = ws, .stride = worker_bytes(head)};
+    pthread_mutex_init(&w.lock, NULL);
+    par_for(par, (n_rows + ROWS - 1) / ROWS, rows_task, &w);
+    pthread_mutex_destroy(&w.lock);
+    if (w.first_bad >= 0)
+        return fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`",
+                    w.first_bad);
+    return OK;
+}

@@ -1,0 +1,146 @@
+#include "kernels/mask.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct mask_method *const mask_methods[] = {&mask_sparge, &mask_window, &mask_oracle, NULL};
+
+const struct mask_method *mask_method_find(const char *name)
+{
+    if (strcmp(name, "topk") == 0) name = "sparge";
+    for (int i = 0; mask_methods[i]; i++)
+        if (strcmp(mask_methods[i]->name, name) == 0) return mask_methods[i];
+    return NULL;
+}
+
+const char *smooth_k_name(enum smooth_k s)
+{
+    return s == SMOOTH_K_RUNNING ? "running" : s == SMOOTH_K_GLOBAL ? "global" : "off";
+}
+
+void mask_force_common(struct mask_row *row, struct block_shape b, int qb)
+{
+    for (int j = 0; j < row->n; j++)
+        row->forced[j] = (uint8_t)((j == 0 ? FORCE_SINK : 0) | ((j + 1) * b.k > qb * b.q ? FORCE_DIAGONAL : 0));
+}
+
+struct ranked {
+    float p;
+    int j;
+};
+
+static int compare_ranked(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    if (x->p != y->p) return x->p < y->p ? 1 : -1;
+    return (x->j > y->j) - (x->j < y->j);
+}
+
+int mask_order(const struct mask_row *row, int *order)
+{
+    struct ranked small[512], *r = row->n <= 512 ? small : malloc((size_t)row->n * sizeof *r);
+    if (!r) abort();
+    int n = 0;
+    for (int j = 0; j < row->n; j++)
+        if (row->p[j] > 0) r[n++] = (struct ranked){row->p[j], j};
+    qsort(r, (size_t)n, sizeof *r, compare_ranked);
+    for (int i = 0; i < n; i++) order[i] = r[i].j;
+    if (r != small) free(r);
+    return n;
+}
+
+int mask_count(const struct mask_row *row, const int *order, int n_eligible, float tau)
+{
+    if (tau >= 1 || n_eligible == 0) return n_eligible;
+    double sum = row->p[order[0]];
+    int n = 1;
+    while (n < n_eligible && (sum += row->p[order[n]]) <= tau) n++;
+    return n;
+}
+
+/* Memory of one worker: the method's, then p, order, forced for the longest row. */
+static size_t row_entries(const struct mask_args *a)
+{
+    return (size_t)((attn_n_kv(a->attn) + a->attn->block.k - 1) / a->attn->block.k);
+}
+
+static size_t worker_bytes(const struct mask_method *m, const struct mask_args *a)
+{
+    size_t n = row_entries(a);
+    return m->workspace(a) + (n * (sizeof(float) + sizeof(int) + 1) + 63) / 64 * 64;
+}
+
+size_t mask_workspace(const struct mask_method *m, const struct mask_args *a, int n_workers)
+{
+    return worker_bytes(m, a) * (size_t)n_workers;
+}
+
+struct predict {
+    const struct mask_method *m;
+    const struct mask_args *a;
+    struct tile_map *tiles;
+    char *ws;
+    size_t stride;
+};
+
+static void count_forced(struct head_ledger *l, uint8_t reasons)
+{
+    l->forced_sink += (reasons & FORCE_SINK) != 0;
+    l->forced_diagonal += (reasons & FORCE_DIAGONAL) != 0;
+    l->forced_theta_q += (reasons & FORCE_THETA_Q) != 0;
+    l->forced_theta_k += (reasons & FORCE_THETA_K) != 0;
+}
+
+static void set_all(uint64_t *bits, int n)
+{
+    for (int j = 0; j < n; j += 64) bits[j / 64] = n - j >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << (n - j)) - 1;
+}
+
+static void predict_head(void *ctx, int head, int worker)
+{
+    const struct predict *c = ctx;
+    const struct mask_args *a = c->a;
+    const struct head_params *params = &a->heads[head];
+    char *ws = c->ws + c->stride * (size_t)worker;
+    struct mask_row row = {.p = (float *)(ws + c->m->workspace(a))};
+    int *order = (int *)(row.p + row_entries(a));
+    row.forced = (uint8_t *)(order + row_entries(a));
+    struct head_ledger *ledger = a->attn->ledger ? &a->attn->ledger[head] : NULL;
+    int first = a->attn->q_start / a->attn->block.q;
+    if (params->is_sparse) c->m->prepare(a, head, ws);
+    for (int i = 0; i < c->tiles->n_qblocks; i++) {
+        uint64_t *bits = tile_map_row(c->tiles, head, i);
+        memset(bits, 0, (size_t)c->tiles->words_per_row * sizeof *bits);
+        row.n = tiles_possible(a->attn->block, first + i, attn_n_kv(a->attn));
+        if (!params->is_sparse) {
+            set_all(bits, row.n);
+            continue;
+        }
+        c->m->row(a, head, i, params->simthreshd1, ws, &row);
+        int n = mask_order(&row, order), keep = n;
+        if (c->m->ranked && a->topk > 0) {
+            int want = (int)ceilf(a->topk * (float)row.n);
+            keep = want < n ? want : n;
+        } else if (c->m->ranked) {
+            keep = mask_count(&row, order, n, params->cdfthreshd);
+        }
+        for (int r = 0; r < keep; r++) bits[order[r] / 64] |= (uint64_t)1 << (order[r] % 64);
+        for (int j = 0; j < row.n; j++) {
+            if (!row.forced[j]) continue;
+            bits[j / 64] |= (uint64_t)1 << (j % 64);
+            if (ledger) count_forced(ledger, row.forced[j]);
+        }
+    }
+}
+
+enum status mask_predict(const struct mask_method *m, const struct mask_args *a, struct tile_map *tiles, void *ws,
+                         struct par *par)
+{
+    const char *why = m->refuses(a);
+    if (why) return fail(ERR_UNSUPPORTED, "method %s: %s", m->name, why);
+    struct predict c = {m, a, tiles, ws, worker_bytes(m, a)};
+    par_for(par, a->attn->n_heads, predict_head, &c);
+    return OK;
+}

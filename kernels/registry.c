@@ -1,0 +1,28 @@
+#include "kernels/registry.h"
+
+#include "base/str.h"
+
+#include <string.h>
+
+const struct attn_impl *const attn_impls[] = {&attn_cpu_avx512, &attn_cpu_avx2, &attn_cpu_base, &attn_ref, NULL};
+
+enum status attn_choose(const struct attn_args *a, const char *name, const struct attn_impl **out)
+{
+    bool any = !name || strcmp(name, "auto") == 0;
+    struct str why = {0};
+    for (int i = 0; attn_impls[i]; i++) {
+        const struct attn_impl *impl = attn_impls[i];
+        if (any ? impl == &attn_ref : strcmp(impl->name, name) != 0) continue;
+        const char *reason = impl->refuses(a);
+        if (!reason) {
+            str_clear(&why);
+            *out = impl;
+            return OK;
+        }
+        str_addf(&why, " %s: %s;", impl->name, reason);
+    }
+    if (!why.len) str_addf(&why, " no implementation is called \"%s\"; `list` names them", any ? "auto" : name);
+    enum status st = fail(ERR_UNSUPPORTED, "attention with head_dim %d:%s", a->head_dim, str_get(&why));
+    str_clear(&why);
+    return st;
+}

@@ -1,0 +1,56 @@
+/* Two runs of the same model on the same tokens, metric by metric. */
+#ifndef SG_REPORTS_COMPARE_H
+#define SG_REPORTS_COMPARE_H
+
+#include "reports/table.h"
+#include "reports/view.h"
+
+enum change { CHANGE_UNKNOWN, CHANGE_SAME, CHANGE_BETTER, CHANGE_WORSE, CHANGE_OTHER };
+/* "?" "=" "▲" "▼" "•": better and worse are told apart without colour */
+const char *change_mark(enum change change);
+
+struct compare_row {
+    const char *name, *label, *unit;
+    enum metric_better better;
+    double before, after;
+    double difference, ratio; /* after - before, after / before */
+    double lo, hi;            /* 95 % interval of the difference: paired, whole samples resampled; NAN without samples */
+    double detectable;        /* smallest difference this comparison would notice (alpha .05, power .8); NAN */
+    double floor;             /* noise floor that applies; NAN when none was measured */
+    enum change change;       /* same: equal, within the floor, or the interval holds 0 */
+    bool within_floor;
+};
+
+struct compare_setting {
+    const char *name, *before, *after;
+};
+
+struct comparison {
+    struct compare_row *rows;
+    size_t n_rows;
+    struct compare_setting *settings; /* those that differ */
+    size_t n_settings;
+    char *before_label, *after_label;
+    char *forced; /* what was different and forced, NULL when nothing */
+    size_t n_paired_samples;
+    struct pool *pool;
+};
+
+struct compare_options {
+    bool force;         /* compare in spite of other tokens or models; said in the output */
+    int n_resamples;    /* 0 = 2000 */
+    uint64_t seed;
+    const struct noise_list *floors; /* NULL without */
+};
+
+/* ERR_ARG naming the field when model or tokens differ and force is not set. */
+enum status compare_runs(struct comparison *c, const struct run_view *before, const struct run_view *after,
+                         const struct compare_options *o) MUST_USE;
+void comparison_clear(struct comparison *c);
+
+struct table *comparison_table(const struct comparison *c, bool only_changed);
+struct table *comparison_settings_table(const struct comparison *c);
+/* One or two sentences: the band before and after, and what changed beyond noise; appended. */
+void comparison_verdict(const struct comparison *c, struct str *out);
+
+#endif

@@ -1,0 +1,22 @@
+/* A report directory in one call: page, pictures, tables. */
+#ifndef SG_REPORTS_REPORT_H
+#define SG_REPORTS_REPORT_H
+
+#include "reports/html.h"
+
+struct report_options {
+    const char *dir;      /* made when missing */
+    const char *title;    /* NULL = made from the model's name */
+    const char *run;      /* subject, as for query_run; NULL = "last" */
+    const char *baseline; /* run to compare with; NULL = the dense or "before" side is the subject's own dense side */
+    const char *argv_line;
+    bool no_png;
+    const struct gate_check *checks;
+    size_t n_checks;
+};
+
+/* Writes DIR/index.html, DIR/report.md, DIR/runs.csv and DIR/pictures/. The pictures that could not be drawn are
+ * explained in *notes (one a line, appended), they do not fail the report. */
+enum status report_write(struct store *s, const struct report_options *o, struct str *notes) MUST_USE;
+
+#endif

@@ -1,0 +1,63 @@
+/* A table of typed cells, rendered for a terminal, Markdown, CSV, JSON or LaTeX. */
+#ifndef SG_REPORTS_TABLE_H
+#define SG_REPORTS_TABLE_H
+
+#include "base/str.h"
+#include "results/records.h"
+
+/* How a column's numbers are shown to people; CSV and JSON always get the full number. */
+enum table_number {
+    NUMBER_FIXED,   /* `digits` behind the point */
+    NUMBER_SHORT,   /* `digits` significant ones */
+    NUMBER_PERCENT, /* 0.31 -> 31.0 %, `digits` behind the point */
+    NUMBER_BYTES,   /* 1.5 GiB */
+    NUMBER_SECONDS, /* 1.2 ms */
+};
+
+enum table_align { ALIGN_AUTO, ALIGN_LEFT, ALIGN_RIGHT }; /* auto: numbers right, texts left */
+
+struct table_column {
+    const char *name, *unit; /* unit NULL without; both copied */
+    enum table_number number;
+    int digits;
+    enum metric_better better; /* shown as an arrow behind the name where people read */
+    enum table_align align;
+};
+
+struct table; /* opaque */
+
+struct table *table_new(const char *title); /* title NULL without */
+void table_free(struct table **t);
+void table_add_column(struct table *t, struct table_column column);
+/* Cells go in row by row, left to right; a full row starts the next. Texts are copied. */
+void table_text(struct table *t, const char *text); /* NULL = missing */
+void table_int(struct table *t, int64_t value);
+void table_real(struct table *t, double value); /* NAN = missing */
+void table_bool(struct table *t, bool value);
+void table_missing(struct table *t);
+/* Put a mark behind the last cell (people's formats only), e.g. "▲". */
+void table_mark(struct table *t, const char *mark);
+/* A line below the table. */
+void table_note(struct table *t, const char *text);
+size_t table_rows(const struct table *t);
+size_t table_columns(const struct table *t);
+
+enum table_format { TABLE_TERMINAL, TABLE_MARKDOWN, TABLE_CSV, TABLE_JSON, TABLE_LATEX, TABLE_HTML };
+/* "terminal", "md", "csv", "json", "latex", "html"; ERR_ARG lists them. */
+enum status table_format_parse(const char *name, enum table_format *out) MUST_USE;
+
+struct table_style {
+    bool hide_constant; /* columns with one value in all rows (2 or more) become one line above */
+    bool color;         /* terminal only: ANSI colours */
+    int width;          /* terminal only: columns wider than fits are cut with "…"; 0 = never */
+};
+/* Appends. A missing cell is "-" for people, empty in CSV, null in JSON. */
+void table_render(const struct table *t, enum table_format format, struct table_style style, struct str *out);
+
+/* Columns of a terminal that a UTF-8 text takes: wide East Asian and emoji 2, combining 0. */
+size_t text_columns(const char *utf8);
+
+/* One number as people read it in a column of this kind; appended. */
+void number_format(enum table_number number, int digits, double value, struct str *out);
+
+#endif

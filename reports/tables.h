@@ -1,0 +1,44 @@
+/* The tables that commands print, from rows of a database. The caller frees them with table_free(). */
+#ifndef SG_REPORTS_TABLES_H
+#define SG_REPORTS_TABLES_H
+
+#include "reports/table.h"
+#include "reports/view.h"
+
+/* One row a run: settings and headline numbers (`list`, sweeps; render with hide_constant). */
+struct table *runs_table(const struct run_list *runs);
+/* Non-dominated points with the knee marked, or all of them. */
+struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points, size_t n,
+                             enum frontier_axis axis, bool with_dominated);
+/* Overall metrics of a run with their distribution and interval (`show`, `eval`). */
+struct table *metrics_table(const struct run_view *v);
+struct table *samples_table(const struct run_view *v);
+struct table *positions_table(const struct run_view *v);
+/* Ledger summed by layer; with the tuning's achieved L1 when there is one. */
+struct table *layers_table(const struct run_view *v);
+/* Heads with the largest achieved L1 (or lowest sparsity without tuning), at most `limit`. */
+struct table *heads_table(const struct run_view *v, size_t limit);
+struct table *items_table(const struct run_view *v, bool flips_only);
+struct table *generations_table(const struct run_view *v);
+struct table *latencies_table(const struct run_view *v);
+struct table *worst_tokens_table(const struct run_view *v, size_t limit);
+/* Model, data, machine, software, settings, times: name and value. */
+struct table *provenance_table(const struct run_view *v);
+struct table *cells_table(const struct cell_list *cells);
+struct table *sql_table(const struct sql_result *r);
+
+/* The guide's band (METHOD 7): "excellent", "good", "acceptable", "poor"; success = sparsity > 30 % and
+ * cosine > .95. NAN inputs give "unknown". */
+struct verdict {
+    const char *band;
+    bool success;
+};
+struct verdict verdict_of(double cosine, double token_accuracy, double sparsity);
+
+/* Things a reader must know before trusting a run, each with what to do about it: fallbacks to dense, few samples,
+ * disagreeing metrics, invalid timings, dirty build, … NULL-terminated, at most 16; the caller frees each
+ * string and the array. */
+char **run_warnings(const struct run_view *v);
+void warnings_free(char **w);
+
+#endif

@@ -1,0 +1,34 @@
+/* One run with all its rows, from a database or from a before/after JSON file: what reports work on. */
+#ifndef SG_REPORTS_VIEW_H
+#define SG_REPORTS_VIEW_H
+
+#include "results/query.h"
+
+struct run_view {
+    const struct run_record *run; /* points into `runs` */
+    const char *label;            /* "run 12" or the file's name; owned by `runs` */
+    bool from_file;               /* then ledger, layer errors, items, latencies, tokens and masks are empty */
+    struct run_list runs;
+    struct metric_list metrics;
+    struct sample_list samples;
+    struct ledger_list ledger;
+    struct layer_error_list layer_errors;
+    struct item_list items;
+    struct generation_list generations;
+    struct latency_list latencies;
+    struct worst_token_list worst_tokens;
+    struct mask_list masks;
+    struct tuned_list tuned; /* 0 or 1 rows */
+};
+
+/* name as for query_run. */
+enum status run_view_load(struct run_view *v, struct store *s, const char *name) MUST_USE;
+void run_view_clear(struct run_view *v);
+
+/* Mean of the metric `name` of scope "overall"; NAN when it is not there. */
+double run_view_metric(const struct run_view *v, const char *name);
+
+/* "sparge 128x64 l1=0.06 pv_l1=0.07 layers=16-31": the settings in one line, appended to out. */
+void run_describe(const struct run_record *r, struct str *out);
+
+#endif

@@ -1,0 +1,168 @@
+#include "results/db.h"
+
+#include <math.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum status db_fail(struct store *s, const char *what)
+{
+    int code = sqlite3_errcode(s->db) & 0xff;
+    const char *remedy = "";
+    if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
+        remedy = "; another program holds the file: wait for it, or give this worker its own --db and merge";
+    else if (code == SQLITE_FULL)
+        remedy = "; free some space on the disk, results stored so far are kept";
+    else if (code == SQLITE_CORRUPT)
+        remedy = "; rescue what is readable with: sqlite3 FILE .recover";
+    else if (code == SQLITE_READONLY)
+        remedy = "; the file or its folder is not writable: change permissions or give another --db";
+    return fail(ERR_DB, "%s: cannot %s: %s%s", s->path, what, sqlite3_errmsg(s->db), remedy);
+}
+
+enum status db_exec(struct store *s, const char *sql)
+{
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? OK : db_fail(s, "change the database");
+}
+
+enum status db_need_write(struct store *s)
+{
+    return s->writable ? OK : fail(ERR_ARG, "%s: opened for reading only", s->path);
+}
+
+enum status db_begin(struct store *s)
+{
+    TRY(db_exec(s, s->depth ? "SAVEPOINT nested" : "BEGIN IMMEDIATE"));
+    s->depth++;
+    return OK;
+}
+
+enum status db_commit(struct store *s)
+{
+    TRY(db_exec(s, s->depth > 1 ? "RELEASE nested" : "COMMIT"));
+    s->depth--;
+    return OK;
+}
+
+void db_rollback(struct store *s)
+{
+    /* An error may have rolled back everything already; then these find nothing to undo. */
+    if (s->depth > 1)
+        sqlite3_exec(s->db, "ROLLBACK TO nested; RELEASE nested", NULL, NULL, NULL);
+    else
+        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    s->depth = sqlite3_get_autocommit(s->db) ? 0 : s->depth - 1;
+}
+
+enum status cursor_open(struct cursor *c, struct store *s, const char *sql)
+{
+    struct pool **pool = c->pool;
+    *c = (struct cursor){.store = s, .pool = pool};
+    return sqlite3_prepare_v2(s->db, sql, -1, &c->stmt, NULL) == SQLITE_OK ? OK : db_fail(s, "prepare a statement");
+}
+
+void cursor_close(struct cursor *c)
+{
+    sqlite3_finalize(c->stmt);
+    c->stmt = NULL;
+}
+
+void put_text(struct cursor *c, const char *text) { sqlite3_bind_text(c->stmt, ++c->at, text, -1, SQLITE_STATIC); }
+
+void put_int(struct cursor *c, int64_t value) { sqlite3_bind_int64(c->stmt, ++c->at, value); }
+
+void put_count(struct cursor *c, int64_t value)
+{
+    if (value < 0)
+        sqlite3_bind_null(c->stmt, ++c->at);
+    else
+        put_int(c, value);
+}
+
+void put_real(struct cursor *c, double value)
+{
+    if (isnan(value))
+        sqlite3_bind_null(c->stmt, ++c->at);
+    else
+        sqlite3_bind_double(c->stmt, ++c->at, value);
+}
+
+void put_blob(struct cursor *c, const void *data, size_t size)
+{
+    /* an empty blob is no NULL */
+    if (size)
+        sqlite3_bind_blob64(c->stmt, ++c->at, data, size, SQLITE_STATIC);
+    else
+        sqlite3_bind_zeroblob(c->stmt, ++c->at, 0);
+}
+
+enum status cursor_run(struct cursor *c)
+{
+    int code = sqlite3_step(c->stmt);
+    enum status st = code == SQLITE_DONE || code == SQLITE_ROW ? OK : db_fail(c->store, "write a row");
+    sqlite3_reset(c->stmt);
+    c->at = 0;
+    return st;
+}
+
+enum status cursor_step(struct cursor *c, bool *more)
+{
+    int code = sqlite3_step(c->stmt);
+    *more = code == SQLITE_ROW;
+    c->at = 0;
+    return code == SQLITE_ROW || code == SQLITE_DONE ? OK : db_fail(c->store, "read a row");
+}
+
+const char *get_text(struct cursor *c)
+{
+    return pool_str(c->pool, (const char *)sqlite3_column_text(c->stmt, c->at++));
+}
+
+int64_t get_int(struct cursor *c) { return sqlite3_column_int64(c->stmt, c->at++); }
+
+int64_t get_count(struct cursor *c)
+{
+    int i = c->at++;
+    return sqlite3_column_type(c->stmt, i) == SQLITE_NULL ? -1 : sqlite3_column_int64(c->stmt, i);
+}
+
+double get_real(struct cursor *c)
+{
+    int i = c->at++;
+    return sqlite3_column_type(c->stmt, i) == SQLITE_NULL ? NAN : sqlite3_column_double(c->stmt, i);
+}
+
+const void *get_blob(struct cursor *c, size_t *size)
+{
+    int i = c->at++;
+    const void *data = sqlite3_column_blob(c->stmt, i);
+    *size = (size_t)sqlite3_column_bytes(c->stmt, i);
+    return pool_copy(c->pool, data, *size);
+}
+
+enum status db_int(struct store *s, const char *sql, int64_t *out)
+{
+    struct cursor c = {0};
+    bool more = false;
+    enum status st = cursor_open(&c, s, sql);
+    if (st == OK) st = cursor_step(&c, &more);
+    if (st == OK) *out = more ? get_int(&c) : 0;
+    cursor_close(&c);
+    return st;
+}
+
+void *rows_grow(void **rows, size_t n, size_t record_bytes)
+{
+    if ((n & (n - 1)) == 0) { /* full at powers of two */
+        void *grown = realloc(*rows, (n ? 2 * n : 1) * record_bytes);
+        if (!grown) abort();
+        *rows = grown;
+    }
+    return memset((char *)*rows + n * record_bytes, 0, record_bytes);
+}
+
+const char *run_status_name(enum run_status status)
+{
+    static const char *const names[] = {"done", "failed", "skipped"};
+    return names[status];
+}

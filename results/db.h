@@ -1,0 +1,76 @@
+/* What the files of results/ share: the handle, and binding and reading columns in order. Not for others. */
+#ifndef SG_RESULTS_DB_H
+#define SG_RESULTS_DB_H
+
+#include "base/str.h"
+#include "results/pool.h"
+#include "results/store.h"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+#define SCHEMA_APPLICATION_ID 0x53704761 /* "SpGa" */
+#define SCHEMA_VERSION 1
+
+extern const char results_schema_sql[];
+
+struct store {
+    struct sqlite3 *db;
+    char *path;
+    bool writable;
+    bool immutable; /* opened as a file that nobody changes, for want of a writable folder */
+    int depth; /* open transactions, nested ones are savepoints */
+};
+
+/* ERR_DB with the file, what was tried and SQLite's words. */
+enum status db_fail(struct store *s, const char *what) MUST_USE;
+enum status db_exec(struct store *s, const char *sql) MUST_USE;
+enum status db_begin(struct store *s) MUST_USE;
+enum status db_commit(struct store *s) MUST_USE;
+void db_rollback(struct store *s);
+/* ERR_ARG unless the handle was opened for writing. */
+enum status db_need_write(struct store *s) MUST_USE;
+
+/* A prepared statement with a cursor over its parameters and columns. */
+struct cursor {
+    struct store *store;
+    struct sqlite3_stmt *stmt;
+    int at;
+    struct pool **pool; /* where texts read go */
+};
+enum status cursor_open(struct cursor *c, struct store *s, const char *sql) MUST_USE;
+void cursor_close(struct cursor *c);
+/* Parameters, in order; texts are borrowed until the next cursor_step or cursor_run. */
+void put_text(struct cursor *c, const char *text);    /* NULL stays NULL */
+void put_int(struct cursor *c, int64_t value);
+void put_count(struct cursor *c, int64_t value);      /* negative = NULL */
+void put_real(struct cursor *c, double value);        /* NAN = NULL */
+void put_blob(struct cursor *c, const void *data, size_t size);
+/* Run a statement that gives no rows, and make it ready for the next parameters. */
+enum status cursor_run(struct cursor *c) MUST_USE;
+/* Next row: *more false at the end. */
+enum status cursor_step(struct cursor *c, bool *more) MUST_USE;
+/* Columns, in order. */
+const char *get_text(struct cursor *c);
+int64_t get_int(struct cursor *c);                    /* NULL = 0 */
+int64_t get_count(struct cursor *c);                  /* NULL = -1 */
+double get_real(struct cursor *c);                    /* NULL = NAN */
+const void *get_blob(struct cursor *c, size_t *size); /* copied to the pool */
+
+/* "file:…?query" for SQLite, appended; query "" for none. */
+void db_uri(const char *path, const char *query, struct str *out);
+
+/* One integer, e.g. of a PRAGMA or a count. */
+enum status db_int(struct store *s, const char *sql, int64_t *out) MUST_USE;
+
+/* Room for one more record at the end of a malloced array; zeroed. */
+void *rows_grow(void **rows, size_t n, size_t record_bytes);
+
+/* Adds the machine when it is new; *id its row. */
+enum status put_machine(struct store *s, const struct machine_record *m, int64_t *id) MUST_USE;
+/* The ten columns of a curve's identity. */
+void bind_curve_key(struct cursor *c, const struct curve_key *key);
+
+const char *run_status_name(enum run_status status);
+
+#endif

@@ -1,0 +1,57 @@
+#include "results/records.h"
+
+#include <math.h>
+#include <string.h>
+
+struct metric_record metric_record_empty(const char *scope, const char *name, int64_t n)
+{
+    return (struct metric_record){
+        .scope = scope, .name = name, .n = n,
+        .mean = NAN, .std_error = NAN, .min = NAN, .p0_1 = NAN, .p1 = NAN, .p5 = NAN, .median = NAN,
+        .p95 = NAN, .p99 = NAN, .p99_9 = NAN, .max = NAN, .lo = NAN, .hi = NAN,
+    };
+}
+
+static const struct metric_info known[] = {
+    {"cosine", "logit cosine, per position", "", METRIC_HIGHER},
+    {"cosine_centred", "centred logit cosine, per position", "", METRIC_HIGHER},
+    {"kl", "KL divergence", "nats", METRIC_LOWER},
+    {"nll_dense", "NLL dense", "nats", METRIC_NEITHER},
+    {"nll_sparse", "NLL sparse", "nats", METRIC_LOWER},
+    {"delta_p", "change of the true token's probability", "", METRIC_HIGHER},
+    {"top1", "top-1 agreement, per position", "", METRIC_HIGHER},
+    {"top5", "top-5 overlap, per position", "", METRIC_HIGHER},
+    {"row_l1", "logit L1, per position", "", METRIC_LOWER},
+    {"row_rmse", "logit RMSE, per position", "", METRIC_LOWER},
+    {"row_hidden_cosine", "hidden cosine, per position", "", METRIC_HIGHER},
+    {"row_hidden_l1", "hidden L1, per position", "", METRIC_LOWER},
+    {"logits_cosine", "logits cosine", "", METRIC_HIGHER},
+    {"logits_l1", "logits L1", "", METRIC_LOWER},
+    {"logits_rmse", "logits RMSE", "", METRIC_LOWER},
+    {"hidden_cosine", "hidden cosine", "", METRIC_HIGHER},
+    {"hidden_l1", "hidden L1", "", METRIC_LOWER},
+    {"token_accuracy", "token agreement", "", METRIC_HIGHER},
+    {"top5_overlap", "top-5 overlap", "", METRIC_HIGHER},
+    {"ppl_dense", "perplexity dense", "", METRIC_NEITHER},
+    {"ppl_sparse", "perplexity sparse", "", METRIC_LOWER},
+    {"ppl_ratio", "perplexity sparse / dense", "", METRIC_LOWER},
+    {"ppl_diff", "perplexity sparse - dense", "", METRIC_LOWER},
+    {"score_dense", "task score dense", "", METRIC_NEITHER},
+    {"score_sparse", "task score sparse", "", METRIC_HIGHER},
+    {"score_drop", "task score lost", "", METRIC_LOWER},
+    {"sparsity", "sparsity", "", METRIC_HIGHER},
+    {"qk_sparsity", "QK sparsity", "", METRIC_HIGHER},
+    {"pv_sparsity", "PV sparsity", "", METRIC_HIGHER},
+    {"latency_dense", "time dense", "s", METRIC_NEITHER},
+    {"latency_sparse", "time sparse", "s", METRIC_LOWER},
+    {"latency_ratio", "time sparse / dense", "", METRIC_LOWER},
+    {"break_even_length", "break-even length", "tokens", METRIC_LOWER},
+    {"peak_bytes", "peak memory", "B", METRIC_LOWER},
+};
+
+const struct metric_info *metric_info(const char *name)
+{
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i].name, name)) return &known[i];
+    return NULL;
+}

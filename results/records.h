@@ -1,0 +1,270 @@
+/* The rows of a results database as plain structs: what results/store.h writes and results/query.h reads.
+ *
+ * Strings are borrowed: from the caller when writing, from the list that holds the record when reading.
+ * A missing number is NAN (stored as NULL), a missing string is NULL, a missing count is -1 where the
+ * comment says so. Times are seconds, sizes bytes, UTC texts look like "2026-01-31T12:00:00Z".
+ */
+#ifndef SG_RESULTS_RECORDS_H
+#define SG_RESULTS_RECORDS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Fingerprints and keys are base/hash.h hex: 32 digits. */
+
+struct model_record {
+    const char *fingerprint; /* hash of config and tensors; identity */
+    const char *name;        /* the directory's name or the hub's */
+    const char *path;        /* where it lay when it was evaluated; may be NULL */
+    const char *config_json; /* summary of the configuration; may be NULL */
+    int n_layers, n_heads, n_kv_heads, head_dim, vocab;
+    int64_t n_params;
+};
+
+struct dataset_record {
+    const char *fingerprint; /* hash of all token ids and of the scoring rule; identity */
+    const char *suite;       /* "text", "cloze", "choice", "needle", "chronicle", "speed", … */
+    const char *name;        /* what the user asked for, e.g. "text:wiki.valid.raw" */
+    int n_samples, max_length;
+    int64_t n_tokens;
+};
+
+struct machine_record {
+    const char *fingerprint; /* hash of the fields below; identity */
+    const char *hostname, *cpu;
+    int n_cores;
+    int64_t ram_bytes;
+    const char *gpus;   /* "2x NVIDIA H200", NULL without */
+    const char *driver; /* driver and runtime versions, NULL without */
+    const char *os;
+};
+
+struct software_record {
+    const char *version;  /* of this program */
+    const char *engine;   /* version of the numerics; part of every cell key */
+    const char *compiler; /* name, version, flags */
+    const char *commit;   /* git commit, NULL outside a checkout */
+    bool dirty;           /* uncommitted changes at build time */
+};
+
+enum run_status { RUN_DONE, RUN_FAILED, RUN_SKIPPED };
+
+/* Headline numbers, derived by the store from the metric rows of scope "overall" (never set by hand):
+ * X_mean and X_p1 are columns of the row named X, all others the mean of the row of that very name. */
+struct headline {
+    double sparsity, qk_sparsity, pv_sparsity;
+    double cosine_mean, cosine_p1, kl_mean, kl_p99_9;
+    double ppl_dense, ppl_sparse, ppl_ratio, ppl_ratio_lo, ppl_ratio_hi;
+    double token_accuracy, top5_overlap;
+    double logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1;
+    double score_dense, score_sparse, score_drop;
+    double latency_dense, latency_sparse, latency_ratio; /* seconds, seconds, sparse / dense */
+};
+
+/* One evaluated configuration on one data set = one cell. */
+struct run_record {
+    int64_t id;       /* row number, given by the database; ignored when writing */
+    const char *key;  /* content key: hash of everything the numbers depend on */
+    const char *slot; /* hash of what was asked for alone (axes, model name, suite), without fingerprints
+                       * and versions: same slot and another key = the older one is stale */
+    const char *key_json; /* object of all parts of the key, so that two keys can be told apart by name */
+    const char *plan;     /* name of the sweep it belongs to, NULL for a single eval */
+    enum run_status status;
+    const char *reason; /* why it failed or was skipped; NULL when done */
+
+    const char *method; /* "dense", "sparge", "topk", "window", "oracle", … */
+    int block_q, block_k;
+    const char *smooth_k; /* "running", "global", "off" */
+    const char *rule;     /* tuning rule: "l1", "tail", "cosine", "rmse"; NULL untuned */
+    double l1, pv_l1;
+    double simthreshd1, cdfthreshd, pvthreshd; /* global thresholds; NAN when tuned per head */
+    double topk;                               /* kept fraction */
+    int64_t window;                            /* tokens, -1 = does not apply */
+    const char *layers;                        /* sparse layers, canonical: "all", "16-31", "0-6,8-15", "7" */
+    const char *heads;                         /* "all", or one head of one layer: "5" */
+    const char *tuned_hash;                    /* tuned thresholds used, see struct tuned_record; NULL without */
+    int max_length, num_samples;
+    const char *score; /* "all" or "second-half" */
+    uint64_t seed;
+    int repeat; /* 0, or the number of a repetition asked for */
+    int threads;
+    const char *device; /* "cpu", "cuda" */
+    const char *impls;  /* implementations that ran: "attn_dense=…;attn_sparse=…" */
+    int min_sparse_tokens;
+    int64_t attention_calls;      /* sequence x layer calls */
+    int64_t dense_fallback_calls; /* of these, run dense because the sequence was too short */
+    const char *argv_json;        /* array of strings */
+    const char *started, *ended;  /* UTC */
+    double wall_s;
+    int64_t peak_bytes; /* resident memory, -1 unknown */
+    int64_t peak_device_bytes; /* -1 unknown */
+
+    struct model_record model;
+    struct dataset_record dataset;
+    struct machine_record machine;
+    struct software_record software;
+
+    struct headline headline; /* read side only */
+    const char *digest;       /* read side only: hash of the results, timings left out */
+};
+
+/* A distribution. Scope "overall", "sample:3", or "position:0-255" (token positions, both included). Columns
+ * that do not apply are NAN; a pooled value such as a perplexity has n, mean, lo and hi alone. */
+struct metric_record {
+    const char *scope;
+    const char *name; /* names in METRIC_NAMES below get labels and directions in reports; others are allowed */
+    int64_t n;        /* values that went in */
+    double mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max;
+    double lo, hi; /* 95 % interval of the mean or pooled value, whole samples resampled */
+};
+
+/* All NAN but scope, name and n; fill what applies. */
+struct metric_record metric_record_empty(const char *scope, const char *name, int64_t n);
+
+/* Per position: cosine cosine_centred kl nll_dense nll_sparse delta_p top1 top5 row_l1 row_rmse
+ *   row_hidden_cosine row_hidden_l1
+ * Pooled, as in the tuning guide: logits_cosine logits_l1 logits_rmse hidden_cosine hidden_l1
+ *   token_accuracy top5_overlap
+ * Pooled, paired: ppl_dense ppl_sparse ppl_ratio ppl_diff score_dense score_sparse score_drop
+ * Counted: sparsity qk_sparsity pv_sparsity   Timed: latency_dense latency_sparse latency_ratio
+ *   break_even_length                         Space: peak_bytes */
+enum metric_better { METRIC_NEITHER, METRIC_HIGHER, METRIC_LOWER };
+struct metric_info {
+    const char *name, *label, *unit;
+    enum metric_better better;
+};
+/* NULL for a name that is not in the list. */
+const struct metric_info *metric_info(const char *name);
+
+/* One sample (one window of tokens), one wide row. */
+struct sample_record {
+    int sample;
+    int64_t n_tokens, n_scored; /* n_scored: positions that have a next token to score */
+    bool fell_back;             /* shorter than min_sparse_tokens, so it ran dense */
+    double nll_dense_sum, nll_sparse_sum;
+    double cosine_mean, cosine_p1, cosine_min;
+    double kl_mean, kl_p99_9, kl_max;
+    double delta_p_mean, token_accuracy, top5_overlap;
+    double logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1;
+    double sparsity, qk_sparsity, pv_sparsity;
+};
+
+/* Counters of one head over all samples of the run (METHOD 4). Every head of a layer has one, in order. */
+struct ledger_record {
+    int layer, head;
+    int64_t tiles_possible, tiles_computed, pv_possible, pv_computed;
+    int64_t forced_sink, forced_diagonal, forced_theta_q, forced_theta_k;
+    int64_t calls, dense_head, dense_layer, dense_short; /* calls, and those that ran dense, by reason */
+    double theta, tau, lambda;                           /* thresholds used; NAN where the head was dense */
+};
+
+/* Error a layer (head = -1: all heads of it) causes. */
+struct layer_error_record {
+    int layer, head;
+    double isolated_l1, isolated_cosine;     /* attention output with dense inputs */
+    double propagated_l1, propagated_cosine; /* hidden state behind the layer, errors of earlier ones included */
+};
+
+/* One question of a task suite. */
+struct item_record {
+    const char *item, *group; /* id unique within the run; group may be NULL */
+    int sample;               /* -1 when items are not tied to samples */
+    double depth;             /* 0…1 position of the needle, NAN when it does not apply */
+    int64_t length;           /* tokens of the context, -1 when it does not apply */
+    double dense_score, sparse_score; /* e.g. log probability of the answer */
+    bool dense_right, sparse_right;
+};
+
+struct generation_record {
+    int index;
+    const char *prompt, *dense, *sparse;
+    int n_tokens;
+    double token_match, text_similarity; /* both 0…1 */
+};
+
+/* A distribution of times. part: "prefill_dense", "prefill_sparse", or a breakdown part: "predict", "qk", "pv",
+ * "attention_dense", "linear", "rest". */
+struct latency_record {
+    const char *part;
+    int64_t n_tokens;
+    int n; /* timed repetitions */
+    double min, p5, q1, median, q3, p95, max, mean; /* seconds */
+    bool valid;
+    const char *note; /* the stop condition that was not met, or the drift seen; NULL when valid */
+};
+
+/* Worst positions of a run by KL. */
+struct worst_token_record {
+    int sample;
+    int64_t position;
+    int64_t token; /* true next token */
+    double kl, cosine, nll_dense, nll_sparse;
+    double row_sparsity;         /* of the query block row, mean over sparse heads */
+    const char *context;         /* decoded text up to the position */
+    const char *token_text;      /* decoded true next token */
+    const char *top_dense, *top_sparse; /* JSON arrays [{"id","text","p"}…], best first */
+};
+
+/* Per-token rows of one sample, optional: n records of TOKEN_BYTES each, little-endian:
+ * i32 true next token, f32 kl, f32 cosine, f32 nll_dense, f32 nll_sparse. */
+struct token_record {
+    int32_t token;
+    float kl, cosine, nll_dense, nll_sparse;
+};
+#define TOKEN_BYTES 20
+struct token_block {
+    int sample;
+    size_t n;
+    const struct token_record *tokens;
+};
+
+/* Block mask of one head: bit (I*n_k + J) of `bits` (least significant first) set = tile (I,J) computed. */
+struct mask_record {
+    int sample, layer, head;
+    int n_q, n_k;
+    const uint8_t *bits; /* (n_q*n_k + 7) / 8 bytes */
+};
+
+/* Thresholds a tuner chose. */
+struct tuned_head_record {
+    int layer, head;
+    bool is_sparse;
+    double theta, tau, lambda;
+    double l1_tune, l1_held_out;       /* achieved with the stored triple in the inference kernel, worst sample */
+    double tail_tune, tail_held_out;   /* 99.9th percentile over rows, worst sample */
+    double qk_sparsity, sparsity;      /* mean over tuning samples */
+    int back_offs;                     /* steps taken back because the bound did not hold */
+    const char *reason;                /* why the head stayed dense; NULL when sparse */
+};
+struct tuned_record {
+    const char *hash; /* of the thresholds, blocks and rule; identity */
+    const char *model_fingerprint, *data_fingerprint;
+    const char *method, *rule, *smooth_k, *layers;
+    double l1, pv_l1;
+    int block_q, block_k;
+    const char *json; /* the tuned.json text; may be NULL */
+    double wall_s;
+    const struct tuned_head_record *heads;
+    size_t n_heads; /* layers x heads tuned */
+};
+
+/* Identity of a blob of tuning curves. */
+struct curve_key {
+    const char *model_fingerprint, *data_fingerprint;
+    const char *kind;     /* names the blob's layout and its version, chosen by the writer */
+    const char *method, *smooth_k;
+    int block_q, block_k;
+    int layer, head, sample;
+};
+
+/* Dense against dense on one machine: differences below `value` are no differences. */
+struct noise_record {
+    const char *machine_fingerprint, *model_fingerprint;
+    const char *source; /* "threads", "tile order", "backend", "repeat" */
+    const char *metric; /* as in metric_record */
+    double value;       /* absolute distance from the perfect value (cosine: 1 - x) */
+    int64_t n;          /* values it is the largest of */
+};
+
+#endif

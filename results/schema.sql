@@ -1,0 +1,396 @@
+-- Results of sparsegauge. Made for plain sqlite3 as well as for the program:
+--   sqlite3 results.db 'SELECT id, method, sparsity, cosine_mean, kl_mean FROM v_runs ORDER BY sparsity'
+--   sqlite3 results.db 'SELECT * FROM v_frontier WHERE on_cosine'
+--   sqlite3 results.db 'SELECT layer, head, sparsity FROM v_ledger WHERE run = 7 ORDER BY sparsity LIMIT 10'
+-- Fingerprints, keys and hashes are 32 hexadecimal digits. Times are seconds, sizes bytes, moments UTC texts.
+-- NULL = does not apply or was not measured.
+
+-- A checkpoint, told apart by its tensors and configuration, not by where it lies.
+CREATE TABLE model (
+    id          INTEGER PRIMARY KEY,
+    fingerprint TEXT NOT NULL UNIQUE,
+    name        TEXT NOT NULL,
+    path        TEXT,
+    config      TEXT,             -- JSON object
+    n_layers    INTEGER NOT NULL,
+    n_heads     INTEGER NOT NULL, -- query heads
+    n_kv_heads  INTEGER NOT NULL,
+    head_dim    INTEGER NOT NULL,
+    vocab       INTEGER NOT NULL,
+    n_params    INTEGER NOT NULL
+) STRICT;
+
+-- Token ids and what is scored of them.
+CREATE TABLE dataset (
+    id          INTEGER PRIMARY KEY,
+    fingerprint TEXT NOT NULL UNIQUE,
+    suite       TEXT NOT NULL,    -- text, cloze, choice, needle, chronicle, speed, ...
+    name        TEXT NOT NULL,    -- as asked for, e.g. text:wiki.valid.raw
+    n_samples   INTEGER NOT NULL,
+    max_length  INTEGER NOT NULL, -- tokens
+    n_tokens    INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE machine (
+    id          INTEGER PRIMARY KEY,
+    fingerprint TEXT NOT NULL UNIQUE,
+    hostname    TEXT,
+    cpu         TEXT NOT NULL,
+    n_cores     INTEGER NOT NULL,
+    ram_bytes   INTEGER NOT NULL,
+    gpus        TEXT,
+    driver      TEXT,
+    os          TEXT
+) STRICT;
+
+CREATE TABLE software (
+    id       INTEGER PRIMARY KEY,
+    version  TEXT NOT NULL,
+    engine   TEXT NOT NULL,    -- version of the numerics
+    compiler TEXT NOT NULL,
+    git_commit TEXT NOT NULL,  -- '' outside a checkout
+    dirty    INTEGER NOT NULL, -- 1: built with uncommitted changes
+    UNIQUE (version, engine, compiler, git_commit, dirty)
+) STRICT;
+
+-- One evaluated configuration on one data set: a cell of a sweep, or a single eval.
+CREATE TABLE run (
+    id        INTEGER PRIMARY KEY,
+    key       TEXT NOT NULL UNIQUE, -- hash of key_json: everything the numbers depend on
+    slot      TEXT NOT NULL,        -- hash of what was asked for; same slot, other key: stale
+    key_json  TEXT NOT NULL,
+    plan      TEXT,                 -- sweep it was made for
+    status    TEXT NOT NULL CHECK (status IN ('done', 'failed', 'skipped')),
+    reason    TEXT,                 -- why it failed or was skipped
+    model     INTEGER NOT NULL REFERENCES model,
+    dataset   INTEGER NOT NULL REFERENCES dataset,
+    machine   INTEGER NOT NULL REFERENCES machine,
+    software  INTEGER NOT NULL REFERENCES software,
+    -- settings
+    method      TEXT NOT NULL,      -- dense, sparge, topk, window, oracle
+    block_q     INTEGER NOT NULL,   -- query rows of a tile
+    block_k     INTEGER NOT NULL,   -- key rows of a tile
+    smooth_k    TEXT,               -- running, global, off
+    rule        TEXT,               -- what tuning bounded: l1, tail, cosine, rmse
+    l1          REAL,
+    pv_l1       REAL,
+    simthreshd1 REAL,               -- theta
+    cdfthreshd  REAL,               -- tau
+    pvthreshd   REAL,               -- lambda, log2 units
+    topk        REAL,               -- kept fraction of tiles
+    window      INTEGER,            -- tokens
+    layers      TEXT NOT NULL,      -- sparse layers: all, 16-31, 0-6,8-15, 7
+    heads       TEXT NOT NULL,      -- all, or one head
+    tuned_hash  TEXT,               -- see table tuned
+    max_length  INTEGER NOT NULL,
+    num_samples INTEGER NOT NULL,
+    score       TEXT,               -- all, second-half
+    seed        INTEGER NOT NULL,   -- two's complement of an unsigned number
+    repeat      INTEGER NOT NULL,
+    threads     INTEGER NOT NULL,
+    device      TEXT NOT NULL,
+    impls       TEXT,               -- kernels that ran
+    min_sparse_tokens    INTEGER NOT NULL,
+    attention_calls      INTEGER NOT NULL,
+    dense_fallback_calls INTEGER NOT NULL, -- of these, dense because the sequence was too short
+    argv      TEXT,                 -- JSON array
+    started   TEXT,
+    ended     TEXT,
+    wall_s    REAL,
+    peak_bytes        INTEGER,      -- resident memory
+    peak_device_bytes INTEGER,
+    digest    TEXT NOT NULL,        -- hash of the results without timings: two machines agree, or they do not
+    -- headline numbers: copies of rows of table metric (scope overall), written with them
+    sparsity REAL, qk_sparsity REAL, pv_sparsity REAL, -- of the work possible under the causal triangle
+    cosine_mean REAL, cosine_p1 REAL, kl_mean REAL, kl_p99_9 REAL, -- over positions; KL in nats
+    ppl_dense REAL, ppl_sparse REAL, ppl_ratio REAL, ppl_ratio_lo REAL, ppl_ratio_hi REAL,
+    token_accuracy REAL, top5_overlap REAL,
+    logits_cosine REAL, logits_l1 REAL, logits_rmse REAL, hidden_cosine REAL, hidden_l1 REAL,
+    score_dense REAL, score_sparse REAL, score_drop REAL,
+    latency_dense REAL, latency_sparse REAL, latency_ratio REAL
+) STRICT;
+CREATE INDEX run_slot ON run (slot);
+
+-- A distribution per metric. Names: see metric_info() in results/records.c, and v_metrics.
+CREATE TABLE metric (
+    run     INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    scope   TEXT NOT NULL,    -- overall, sample:3, position:0-255
+    name    TEXT NOT NULL,
+    ordinal INTEGER NOT NULL, -- order of writing
+    n       INTEGER NOT NULL, -- values that went in
+    mean REAL, std_error REAL, min REAL, p0_1 REAL, p1 REAL, p5 REAL, median REAL,
+    p95 REAL, p99 REAL, p99_9 REAL, max REAL,
+    lo REAL, hi REAL,         -- 95 % interval, whole samples resampled
+    PRIMARY KEY (run, scope, name)
+) STRICT, WITHOUT ROWID;
+
+-- One window of tokens.
+CREATE TABLE sample (
+    run       INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    sample    INTEGER NOT NULL,
+    n_tokens  INTEGER NOT NULL,
+    n_scored  INTEGER NOT NULL, -- positions with a next token
+    fell_back INTEGER NOT NULL, -- 1: too short, ran dense
+    nll_dense_sum REAL, nll_sparse_sum REAL,
+    cosine_mean REAL, cosine_p1 REAL, cosine_min REAL,
+    kl_mean REAL, kl_p99_9 REAL, kl_max REAL,
+    delta_p_mean REAL, token_accuracy REAL, top5_overlap REAL,
+    logits_cosine REAL, logits_l1 REAL, logits_rmse REAL, hidden_cosine REAL, hidden_l1 REAL,
+    sparsity REAL, qk_sparsity REAL, pv_sparsity REAL,
+    PRIMARY KEY (run, sample)
+) STRICT, WITHOUT ROWID;
+
+-- Thresholds of the heads of one layer, stored once for all runs that share them: JSON arrays by head, or one
+-- value for all heads; null = the head was dense. id: 63 bits of the hash of the three texts.
+CREATE TABLE head_thresholds (
+    id INTEGER PRIMARY KEY,
+    theta TEXT NOT NULL, tau TEXT NOT NULL, lambda TEXT NOT NULL
+) STRICT;
+
+-- Work counted by the kernels, one row a layer: JSON arrays by head, or one value for all heads.
+-- v_ledger shows it one row a head.
+CREATE TABLE ledger (
+    run     INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    layer   INTEGER NOT NULL,
+    n_heads INTEGER NOT NULL,
+    tiles_possible TEXT NOT NULL, tiles_computed TEXT NOT NULL,
+    pv_possible TEXT NOT NULL, pv_computed TEXT NOT NULL, -- units of 64 query rows x one key block
+    forced_sink TEXT NOT NULL, forced_diagonal TEXT NOT NULL,
+    forced_theta_q TEXT NOT NULL, forced_theta_k TEXT NOT NULL,
+    calls TEXT NOT NULL,                                  -- and those that ran dense, by reason:
+    dense_head TEXT NOT NULL, dense_layer TEXT NOT NULL, dense_short TEXT NOT NULL,
+    thresholds INTEGER NOT NULL REFERENCES head_thresholds,
+    PRIMARY KEY (run, layer)
+) STRICT, WITHOUT ROWID;
+
+-- Error that a layer, or a head of it, causes. head -1: all heads.
+CREATE TABLE layer_error (
+    run   INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    layer INTEGER NOT NULL,
+    head  INTEGER NOT NULL,
+    isolated_l1 REAL, isolated_cosine REAL,     -- attention output, dense inputs
+    propagated_l1 REAL, propagated_cosine REAL, -- hidden state behind the layer
+    PRIMARY KEY (run, layer, head)
+) STRICT, WITHOUT ROWID;
+
+-- Questions of task suites.
+CREATE TABLE item (
+    run     INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    ordinal INTEGER NOT NULL,
+    item    TEXT NOT NULL,
+    grp     TEXT,
+    sample  INTEGER,
+    depth   REAL,    -- 0 ... 1
+    length  INTEGER, -- tokens of context
+    dense_score REAL, sparse_score REAL,
+    dense_right INTEGER NOT NULL, sparse_right INTEGER NOT NULL,
+    PRIMARY KEY (run, ordinal)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE generation (
+    run    INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    idx    INTEGER NOT NULL,
+    prompt TEXT NOT NULL, dense TEXT NOT NULL, sparse TEXT NOT NULL,
+    n_tokens INTEGER NOT NULL,
+    token_match REAL, text_similarity REAL,
+    PRIMARY KEY (run, idx)
+) STRICT;
+
+CREATE TABLE latency (
+    run      INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    part     TEXT NOT NULL, -- prefill_dense, prefill_sparse, predict, qk, pv, attention_dense, linear, rest
+    n_tokens INTEGER NOT NULL,
+    n        INTEGER NOT NULL,
+    min REAL, p5 REAL, q1 REAL, median REAL, q3 REAL, p95 REAL, max REAL, mean REAL,
+    valid    INTEGER NOT NULL,
+    note     TEXT,
+    PRIMARY KEY (run, part, n_tokens)
+) STRICT, WITHOUT ROWID;
+
+-- Positions with the highest KL.
+CREATE TABLE worst_token (
+    run      INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    sample   INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    token    INTEGER NOT NULL, -- true next token
+    kl REAL, cosine REAL, nll_dense REAL, nll_sparse REAL,
+    row_sparsity REAL,         -- of its block of query rows
+    context TEXT, token_text TEXT,
+    top_dense TEXT, top_sparse TEXT, -- JSON arrays
+    PRIMARY KEY (run, sample, position)
+) STRICT;
+
+-- Optional: 20 bytes a token, little-endian: i32 true next token, f32 kl, cosine, nll dense, nll sparse.
+CREATE TABLE token_block (
+    run    INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    sample INTEGER NOT NULL,
+    n      INTEGER NOT NULL,
+    data   BLOB NOT NULL,
+    PRIMARY KEY (run, sample)
+) STRICT;
+
+-- Which tiles a head computed: bit I * n_k + J, least significant bit first.
+CREATE TABLE block_mask (
+    run    INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    sample INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT NULL,
+    n_q    INTEGER NOT NULL, n_k INTEGER NOT NULL,
+    bits   BLOB NOT NULL,
+    PRIMARY KEY (run, sample, layer, head)
+) STRICT;
+
+-- Thresholds found by tuning, and what they achieved when the inference kernel ran them.
+CREATE TABLE tuned (
+    hash              TEXT PRIMARY KEY NOT NULL,
+    model_fingerprint TEXT NOT NULL,
+    data_fingerprint  TEXT NOT NULL,
+    method TEXT NOT NULL, rule TEXT NOT NULL, smooth_k TEXT NOT NULL, layers TEXT NOT NULL,
+    l1 REAL, pv_l1 REAL,
+    block_q INTEGER NOT NULL, block_k INTEGER NOT NULL,
+    json   TEXT,
+    wall_s REAL
+) STRICT;
+
+CREATE TABLE tuned_head (
+    hash  TEXT NOT NULL REFERENCES tuned ON DELETE CASCADE,
+    layer INTEGER NOT NULL,
+    head  INTEGER NOT NULL,
+    is_sparse INTEGER NOT NULL,
+    theta REAL, tau REAL, lambda REAL,
+    l1_tune REAL, l1_held_out REAL,     -- worst sample
+    tail_tune REAL, tail_held_out REAL, -- 99.9th percentile over rows, worst sample
+    qk_sparsity REAL, sparsity REAL,
+    back_offs INTEGER NOT NULL,
+    reason TEXT,                        -- why the head stayed dense
+    PRIMARY KEY (hash, layer, head)
+) STRICT;
+
+-- Error curves of one head on one sample; the layout of `data` is named by `kind`.
+CREATE TABLE curve (
+    model_fingerprint TEXT NOT NULL, data_fingerprint TEXT NOT NULL,
+    kind TEXT NOT NULL, method TEXT NOT NULL, smooth_k TEXT NOT NULL,
+    block_q INTEGER NOT NULL, block_k INTEGER NOT NULL,
+    layer INTEGER NOT NULL, head INTEGER NOT NULL, sample INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (model_fingerprint, data_fingerprint, kind, method, smooth_k, block_q, block_k,
+                 layer, head, sample)
+) STRICT;
+
+-- Dense against dense: a difference below `value` is none.
+CREATE TABLE noise (
+    machine INTEGER NOT NULL REFERENCES machine,
+    model_fingerprint TEXT NOT NULL,
+    source TEXT NOT NULL, -- threads, tile order, backend, repeat
+    metric TEXT NOT NULL,
+    value  REAL NOT NULL, -- distance from the perfect value
+    n      INTEGER NOT NULL,
+    PRIMARY KEY (machine, model_fingerprint, source, metric)
+) STRICT, WITHOUT ROWID;
+
+-- Sweeps: what was planned, so that what is missing can be told.
+CREATE TABLE plan (
+    name    TEXT PRIMARY KEY NOT NULL,
+    json    TEXT,
+    created TEXT NOT NULL
+) STRICT;
+CREATE TABLE cell (
+    plan     TEXT NOT NULL REFERENCES plan ON DELETE CASCADE,
+    ordinal  INTEGER NOT NULL,
+    key      TEXT NOT NULL,
+    slot     TEXT NOT NULL,
+    key_json TEXT NOT NULL,
+    PRIMARY KEY (plan, ordinal)
+) STRICT;
+
+-- Workers' claims on cells; one that has run out counts for nothing.
+CREATE TABLE lease (
+    key     TEXT PRIMARY KEY NOT NULL,
+    owner   TEXT NOT NULL,
+    expires REAL NOT NULL -- seconds since 1970
+) STRICT, WITHOUT ROWID;
+
+-- Every run with the names behind its numbers.
+CREATE VIEW v_runs AS
+SELECT r.id, r.status, r.reason, m.name AS model, d.suite, d.name AS dataset, r.method, r.layers, r.heads,
+       r.rule, r.l1, r.pv_l1, r.simthreshd1, r.cdfthreshd, r.pvthreshd, r.topk, r.window,
+       r.block_q, r.block_k, r.smooth_k, r.max_length, r.num_samples, d.n_tokens, r.device, r.threads,
+       r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_p1, r.kl_mean, r.kl_p99_9,
+       r.ppl_dense, r.ppl_sparse, r.ppl_ratio, r.ppl_ratio_lo, r.ppl_ratio_hi,
+       r.token_accuracy, r.top5_overlap, r.logits_cosine, r.logits_l1, r.logits_rmse,
+       r.hidden_cosine, r.hidden_l1,
+       r.score_dense, r.score_sparse, r.score_drop, r.latency_dense, r.latency_sparse, r.latency_ratio,
+       r.dense_fallback_calls, r.attention_calls, r.wall_s, r.peak_bytes, r.peak_device_bytes,
+       r.started, r.ended, r.plan, r.key, r.slot, r.tuned_hash, r.seed, r.repeat,
+       h.cpu, h.gpus, s.version, s.git_commit, s.dirty
+FROM run r
+JOIN model m ON m.id = r.model
+JOIN dataset d ON d.id = r.dataset
+JOIN machine h ON h.id = r.machine
+JOIN software s ON s.id = r.software;
+
+-- Done runs against the others of the same model and data set. on_cosine = 1: no other run is at least as
+-- sparse and at least as good, and better in one of both. on_kl and on_ppl likewise.
+CREATE VIEW v_frontier AS
+SELECT id, model, dataset, max_length, method, layers, rule, l1, pv_l1, topk, window, sparsity,
+       cosine_mean, kl_mean, ppl_ratio,
+       cosine_mean IS NOT NULL AND cosine_mean >= max(cosine_mean) OVER same
+           AND ifnull(cosine_mean > max(cosine_mean) OVER sparser, 1) AS on_cosine,
+       kl_mean IS NOT NULL AND kl_mean <= min(kl_mean) OVER same
+           AND ifnull(kl_mean < min(kl_mean) OVER sparser, 1) AS on_kl,
+       ppl_ratio IS NOT NULL AND ppl_ratio <= min(ppl_ratio) OVER same
+           AND ifnull(ppl_ratio < min(ppl_ratio) OVER sparser, 1) AS on_ppl
+FROM (SELECT v.*, r.model AS model_id, r.dataset AS dataset_id FROM v_runs v JOIN run r ON r.id = v.id
+      WHERE v.status = 'done' AND v.sparsity IS NOT NULL)
+WINDOW same    AS (PARTITION BY model_id, dataset_id, sparsity),
+       sparser AS (PARTITION BY model_id, dataset_id ORDER BY sparsity DESC
+                   GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING);
+
+-- Metrics with the settings of their run.
+CREATE VIEW v_metrics AS
+SELECT v.id AS run, v.model, v.dataset, v.method, v.layers, v.l1, v.pv_l1, v.sparsity,
+       t.scope, t.name, t.n, t.mean, t.std_error,
+       t.min, t.p0_1, t.p1, t.p5, t.median, t.p95, t.p99, t.p99_9, t.max, t.lo, t.hi
+FROM metric t JOIN v_runs v ON v.id = t.run;
+
+-- The ledger, one row a head. sparsity: mean of the shares of QK and PV work left out, which cost the same.
+CREATE VIEW v_ledger AS
+WITH RECURSIVE head(i, path) AS (
+    SELECT 0, '$[0]' UNION ALL SELECT i + 1, '$[' || (i + 1) || ']' FROM head WHERE i < 1023),
+flat AS (
+    SELECT run, layer, i AS head,
+       json_extract(tiles_possible, iif(json_type(tiles_possible) = 'array', path, '$')) AS tiles_possible,
+       json_extract(tiles_computed, iif(json_type(tiles_computed) = 'array', path, '$')) AS tiles_computed,
+       json_extract(pv_possible, iif(json_type(pv_possible) = 'array', path, '$')) AS pv_possible,
+       json_extract(pv_computed, iif(json_type(pv_computed) = 'array', path, '$')) AS pv_computed,
+       json_extract(forced_sink, iif(json_type(forced_sink) = 'array', path, '$')) AS forced_sink,
+       json_extract(forced_diagonal, iif(json_type(forced_diagonal) = 'array', path, '$')) AS forced_diagonal,
+       json_extract(forced_theta_q, iif(json_type(forced_theta_q) = 'array', path, '$')) AS forced_theta_q,
+       json_extract(forced_theta_k, iif(json_type(forced_theta_k) = 'array', path, '$')) AS forced_theta_k,
+       json_extract(calls, iif(json_type(calls) = 'array', path, '$')) AS calls,
+       json_extract(dense_head, iif(json_type(dense_head) = 'array', path, '$')) AS dense_head,
+       json_extract(dense_layer, iif(json_type(dense_layer) = 'array', path, '$')) AS dense_layer,
+       json_extract(dense_short, iif(json_type(dense_short) = 'array', path, '$')) AS dense_short,
+       json_extract(theta, iif(json_type(theta) = 'array', path, '$')) AS theta,
+       json_extract(tau, iif(json_type(tau) = 'array', path, '$')) AS tau,
+       json_extract(lambda, iif(json_type(lambda) = 'array', path, '$')) AS lambda
+    FROM ledger JOIN head_thresholds t ON t.id = thresholds JOIN head ON i < n_heads)
+SELECT *, 1.0 - tiles_computed * 1.0 / nullif(tiles_possible, 0) AS qk_sparsity,
+       1.0 - pv_computed * 1.0 / nullif(pv_possible, 0) AS pv_sparsity,
+       1.0 - 0.5 * (tiles_computed * 1.0 / nullif(tiles_possible, 0)
+                    + pv_computed * 1.0 / nullif(pv_possible, 0)) AS sparsity
+FROM flat;
+
+-- Questions whose answer changed between dense and sparse.
+CREATE VIEW v_flips AS
+SELECT v.id AS run, v.model, v.dataset, v.method, v.sparsity, i.item, i.grp, i.depth, i.length,
+       i.dense_score, i.sparse_score, CASE i.sparse_right WHEN 1 THEN 'gained' ELSE 'lost' END AS flip
+FROM item i JOIN v_runs v ON v.id = i.run WHERE i.dense_right <> i.sparse_right;
+
+-- Planned cells and what became of them. A lease counts while it has not run out.
+CREATE VIEW v_cells AS
+SELECT c.plan, c.ordinal, c.key, c.slot, r.id AS run, r.reason,
+       CASE WHEN r.status IS NOT NULL THEN r.status
+            WHEN EXISTS (SELECT 1 FROM lease l WHERE l.key = c.key
+                         AND l.expires > (julianday('now') - 2440587.5) * 86400.0) THEN 'running'
+            WHEN EXISTS (SELECT 1 FROM run o WHERE o.slot = c.slot AND o.status = 'done') THEN 'stale'
+            ELSE 'missing' END AS state
+FROM cell c LEFT JOIN run r ON r.key = c.key;

@@ -1,0 +1,334 @@
+#include "results/store.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "results/db.h"
+
+#include <errno.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. */
+static const char *const steps[SCHEMA_VERSION] = {results_schema_sql};
+
+static enum status migrate(struct store *s)
+{
+    TRY(db_begin(s));
+    int64_t version = 0;
+    enum status st = db_int(s, "PRAGMA user_version", &version); /* another worker may have been faster */
+    if (st == OK && version == 0) {
+        st = db_exec(s, steps[0]);
+        version = SCHEMA_VERSION;
+    }
+    for (; st == OK && version < SCHEMA_VERSION; version++) st = db_exec(s, steps[version]);
+    if (st == OK) {
+        char *sql = str_format("PRAGMA application_id = %d; PRAGMA user_version = %d", SCHEMA_APPLICATION_ID,
+                               SCHEMA_VERSION);
+        st = db_exec(s, sql);
+        free(sql);
+    }
+    if (st == OK) st = db_commit(s);
+    if (st != OK) db_rollback(s);
+    return st;
+}
+
+/* Whose file is it? *empty: nothing in it yet. */
+static enum status check_identity(struct store *s, bool *empty, int64_t *version)
+{
+    int64_t id = 0, n_objects = 0;
+    TRY(db_int(s, "PRAGMA application_id", &id));
+    TRY(db_int(s, "SELECT count(*) FROM sqlite_master", &n_objects));
+    TRY(db_int(s, "PRAGMA user_version", version));
+    *empty = id == 0 && n_objects == 0;
+    if (*empty) return OK;
+    if (id != SCHEMA_APPLICATION_ID)
+        return fail(ERR_DB,
+                    "%s: application_id: found 0x%08x, expected 0x%08x: a database of another program, left "
+                    "untouched; give another --db",
+                    s->path, (unsigned)id, (unsigned)SCHEMA_APPLICATION_ID);
+    if (*version > SCHEMA_VERSION)
+        return fail(ERR_DB,
+                    "%s: user_version: found %d, this program knows up to %d: written by a newer version; "
+                    "update this program, or give another --db",
+                    s->path, (int)*version, SCHEMA_VERSION);
+    return OK;
+}
+
+/* Write-ahead logging lets readers work beside a writer. Changing to it needs the file alone for a moment and
+ * SQLite does not wait then, so this does. File systems that cannot are left as they are. */
+static enum status use_wal(struct store *s)
+{
+    int64_t end = clock_ns() + 30 * (int64_t)1000000000;
+    for (;;) {
+        int code = sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
+        if (code == SQLITE_OK) return OK;
+        if ((code & 0xff) != SQLITE_BUSY || clock_ns() > end) return db_fail(s, "switch to write-ahead logging");
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+}
+
+static enum status open_failure(struct store *s, enum store_mode mode)
+{
+    struct stat info;
+    if (stat(s->path, &info) == 0 && S_ISDIR(info.st_mode))
+        return fail(ERR_IO, "%s: is a directory, expected a database file", s->path);
+    char *dir = str_dup(s->path), *slash = strrchr(dir, '/');
+    if (slash) *(slash == dir ? slash + 1 : slash) = 0;
+    const char *parent = slash ? dir : ".";
+    enum status st;
+    if (mode == STORE_READ && access(s->path, R_OK) < 0)
+        st = fail(ERR_IO, "%s: cannot read the database: %s", s->path, strerror(errno));
+    else if (access(parent, W_OK) < 0)
+        st = fail(ERR_IO, "%s: cannot make the database: folder %s: %s; give another --db", s->path, parent,
+                  strerror(errno));
+    else
+        st = fail(ERR_IO, "%s: cannot open the database: %s", s->path, sqlite3_errmsg(s->db));
+    free(dir);
+    return st;
+}
+
+void db_uri(const char *path, const char *query, struct str *out)
+{
+    str_add(out, "file:");
+    for (const char *p = path; *p; p++) {
+        if (strchr("%?#", *p))
+            str_addf(out, "%%%02X", (unsigned char)*p);
+        else
+            str_add_char(out, *p);
+    }
+    if (*query) str_addf(out, "?%s", query);
+}
+
+static enum status open_handle(struct store *s, enum store_mode mode, bool immutable)
+{
+    int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_URI |
+                (mode == STORE_READ ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+    struct str uri = {0};
+    s->immutable = immutable;
+    db_uri(s->path, immutable ? "immutable=1" : "", &uri);
+    int code = sqlite3_open_v2(str_get(&uri), &s->db, flags, NULL);
+    str_clear(&uri);
+    if (code != SQLITE_OK) return open_failure(s, mode);
+    sqlite3_busy_timeout(s->db, 30000);
+    return OK;
+}
+
+static enum status not_a_database(struct store *s)
+{
+    return fail(ERR_DB, "%s: is no SQLite database, left untouched; give another --db", s->path);
+}
+
+static enum status open_for_reading(struct store *s)
+{
+    TRY(open_handle(s, STORE_READ, false));
+    bool empty = false;
+    int64_t version = 0;
+    enum status st = check_identity(s, &empty, &version);
+    if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_CANTOPEN) {
+        /* A database in a folder that cannot be written: SQLite wants to put its shared memory there. With no
+         * log left beside it the file is complete and can be read as it is. */
+        char *wal = str_format("%s-wal", s->path);
+        bool settled = !file_exists(wal);
+        free(wal);
+        if (settled) {
+            sqlite3_close(s->db);
+            TRY(open_handle(s, STORE_READ, true));
+            st = check_identity(s, &empty, &version);
+        }
+    }
+    if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
+    TRY(st);
+    if (empty)
+        return fail(ERR_DB, "%s: the database is empty; run an evaluation with --db %s first", s->path, s->path);
+    if (version < SCHEMA_VERSION)
+        return fail(ERR_DB,
+                    "%s: user_version: found %d, expected %d: open it once for writing, for instance with "
+                    "an eval, and it is brought up to date",
+                    s->path, (int)version, SCHEMA_VERSION);
+    return OK;
+}
+
+static enum status open_for_writing(struct store *s)
+{
+    TRY(open_handle(s, STORE_WRITE, false));
+    bool empty = false;
+    int64_t version = 0;
+    enum status st = check_identity(s, &empty, &version);
+    if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
+    TRY(st);
+    if (sqlite3_db_readonly(s->db, "main") == 1)
+        return fail(ERR_IO, "%s: not writable; change its permissions or give another --db", s->path);
+    TRY(use_wal(s));
+    /* In this mode a power cut may lose the last runs, never the file; kill -9 loses nothing. */
+    TRY(db_exec(s, "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON"));
+    return version < SCHEMA_VERSION ? migrate(s) : OK;
+}
+
+enum status store_open(struct store **s, const char *path, enum store_mode mode)
+{
+    *s = calloc(1, sizeof **s);
+    if (!*s) return fail(ERR_MEMORY, "%s: no memory for a database handle", path);
+    (*s)->path = str_dup(path);
+    (*s)->writable = mode == STORE_WRITE;
+    enum status st;
+    if (mode == STORE_READ && !file_exists(path))
+        st = fail(ERR_IO, "%s: no such database; an evaluation with --db %s makes one", path, path);
+    else
+        st = mode == STORE_READ ? open_for_reading(*s) : open_for_writing(*s);
+    if (st != OK) store_close(s);
+    return st;
+}
+
+void store_close(struct store **s)
+{
+    if (!*s) return;
+    sqlite3_close((*s)->db); /* undoes what was begun and not committed */
+    free((*s)->path);
+    free(*s);
+    *s = NULL;
+}
+
+const char *store_path(const struct store *s) { return s->path; }
+
+char *store_key(const char *key_json, char *out)
+{
+    struct hash h;
+    hash_init(&h);
+    hash_add_str(&h, key_json);
+    return hash_hex(&h, out);
+}
+
+enum status store_begin(struct store *s)
+{
+    TRY(db_need_write(s));
+    return db_begin(s);
+}
+
+enum status store_commit(struct store *s) { return db_commit(s); }
+
+static double now_unix(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+enum status store_plan_put(struct store *s, const char *plan, const char *plan_json,
+                           const struct planned_cell *cells, size_t n)
+{
+    TRY(db_need_write(s));
+    TRY(db_begin(s));
+    char utc[32];
+    struct cursor c = {0};
+    enum status st;
+    TRY_GOTO(st, done, cursor_open(&c, s, "DELETE FROM plan WHERE name = ?"));
+    put_text(&c, plan);
+    TRY_GOTO(st, done, cursor_run(&c));
+    cursor_close(&c);
+    TRY_GOTO(st, done, cursor_open(&c, s, "INSERT INTO plan (name, json, created) VALUES (?, ?, ?)"));
+    put_text(&c, plan);
+    put_text(&c, plan_json);
+    put_text(&c, clock_utc(utc, sizeof utc));
+    TRY_GOTO(st, done, cursor_run(&c));
+    cursor_close(&c);
+    TRY_GOTO(st, done, cursor_open(&c, s, "INSERT INTO cell (plan, ordinal, key, slot, key_json) "
+                                          "VALUES (?, ?, ?, ?, ?)"));
+    for (size_t i = 0; i < n; i++) {
+        put_text(&c, plan);
+        put_int(&c, (int64_t)i);
+        put_text(&c, cells[i].key);
+        put_text(&c, cells[i].slot);
+        put_text(&c, cells[i].key_json);
+        TRY_GOTO(st, done, cursor_run(&c));
+    }
+    cursor_close(&c);
+    st = db_commit(s);
+done:
+    cursor_close(&c);
+    if (st != OK) db_rollback(s);
+    return st;
+}
+
+/* Inside a transaction, so that two workers cannot both find the cell free. */
+static enum status lease_try(struct store *s, const char *key, const char *owner, double seconds, bool retry,
+                             enum lease *out)
+{
+    struct pool *pool = NULL;
+    struct cursor c = {.pool = &pool};
+    bool more;
+    enum status st;
+    TRY_GOTO(st, done, cursor_open(&c, s, "SELECT status FROM run WHERE key = ?"));
+    put_text(&c, key);
+    TRY_GOTO(st, done, cursor_step(&c, &more));
+    if (more && (!retry || !strcmp(get_text(&c), "done"))) {
+        *out = LEASE_STORED;
+        goto done;
+    }
+    cursor_close(&c);
+    double now = now_unix();
+    TRY_GOTO(st, done, cursor_open(&c, s, "SELECT owner, expires FROM lease WHERE key = ?"));
+    put_text(&c, key);
+    TRY_GOTO(st, done, cursor_step(&c, &more));
+    if (more) {
+        const char *holder = get_text(&c);
+        if (get_real(&c) > now && strcmp(holder, owner)) {
+            *out = LEASE_BUSY;
+            goto done;
+        }
+    }
+    cursor_close(&c);
+    TRY_GOTO(st, done, cursor_open(&c, s, "INSERT OR REPLACE INTO lease (key, owner, expires) VALUES (?, ?, ?)"));
+    put_text(&c, key);
+    put_text(&c, owner);
+    put_real(&c, now + seconds);
+    TRY_GOTO(st, done, cursor_run(&c));
+    *out = LEASE_TAKEN;
+done:
+    cursor_close(&c);
+    pool_free(&pool);
+    return st;
+}
+
+enum status store_lease(struct store *s, const char *key, const char *owner, double seconds, bool retry,
+                        enum lease *out)
+{
+    TRY(db_need_write(s));
+    TRY(db_begin(s));
+    enum status st = lease_try(s, key, owner, seconds, retry, out);
+    if (st == OK) st = db_commit(s);
+    if (st != OK) db_rollback(s);
+    return st;
+}
+
+enum status store_lease_release(struct store *s, const char *key, const char *owner)
+{
+    TRY(db_need_write(s));
+    struct cursor c = {0};
+    enum status st = cursor_open(&c, s, "DELETE FROM lease WHERE key = ? AND owner = ?");
+    if (st == OK) {
+        put_text(&c, key);
+        put_text(&c, owner);
+        st = cursor_run(&c);
+    }
+    cursor_close(&c);
+    return st;
+}
+
+enum status store_run_delete(struct store *s, const char *key)
+{
+    TRY(db_need_write(s));
+    struct cursor c = {0};
+    enum status st = cursor_open(&c, s, "DELETE FROM run WHERE key = ?");
+    if (st == OK) {
+        put_text(&c, key);
+        st = cursor_run(&c);
+    }
+    cursor_close(&c);
+    if (st == OK && sqlite3_changes(s->db) == 0) st = fail(ERR_ARG, "%s: no run with key %s", s->path, key);
+    return st;
+}

@@ -1,0 +1,429 @@
+"""Train the bundled model on one GPU within a wall-clock budget, and measure it on held-out seeds.
+
+Rows are chronicle and needle documents from gen.c, never repeated, and windows of English books. The context grows
+in phases; the learning rate follows the clock. Matrices are trained with Muon, embeddings and norms with AdamW.
+"""
+import argparse
+import csv
+import json
+import math
+import os
+import subprocess
+import threading
+import time
+from queue import Queue
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+START = time.time()
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 704,
+    "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 4096,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "rope_scaling": None,
+    "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}, "tie_word_embeddings": True,
+    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0,
+    "initializer_range": 0.02, "bos_token_id": 0, "eos_token_id": 1, "pretraining_tp": 1, "use_cache": True,
+    "dtype": "bfloat16", "torch_dtype": "bfloat16"}
+D, H, HKV, HD, FF, LAYERS, VOCAB = 256, 4, 2, 64, 704, 8, 4096
+# (share of the time at which the phase ends, context, rows per step)
+PHASES = [(0.10, 1024, 64), (0.24, 2048, 48), (0.76, 4096, 32), (1.0, 8192, 16)]
+BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(D))
+
+    def forward(self, x):
+        return F.rms_norm(x.float(), (D,), self.weight, 1e-5)
+
+
+def rotate(x, cos, sin):
+    a, b = x.float().chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q_proj = nn.Linear(D, H * HD, bias=False)
+        self.k_proj = nn.Linear(D, HKV * HD, bias=False)
+        self.v_proj = nn.Linear(D, HKV * HD, bias=False)
+        self.o_proj = nn.Linear(H * HD, D, bias=False)
+
+    def forward(self, x, cos, sin):
+        b, t, _ = x.shape
+        q = self.q_proj(x).view(b, t, H, HD).transpose(1, 2)
+        k = self.k_proj(x).view(b, t, HKV, HD).transpose(1, 2)
+        v = self.v_proj(x).view(b, t, HKV, HD).transpose(1, 2)
+        y = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=True)
+        return self.o_proj(y.transpose(1, 2).reshape(b, t, H * HD))
+
+
+class Mlp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate_proj = nn.Linear(D, FF, bias=False)
+        self.up_proj = nn.Linear(D, FF, bias=False)
+        self.down_proj = nn.Linear(FF, D, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.input_layernorm, self.post_attention_layernorm = Norm(), Norm()
+        self.self_attn, self.mlp = Attention(), Mlp()
+
+    def forward(self, x, cos, sin):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(VOCAB, D)
+        self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm = Norm()
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                last = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(p, std=0.02 if "embed" in name else (0.2 if last else 1) / math.sqrt(p.shape[1]))
+
+    def forward(self, ids):
+        x = self.embed_tokens(ids)
+        inverse = CONFIG["rope_theta"] ** (-torch.arange(0, HD, 2, device=ids.device).float() / HD)
+        angle = torch.arange(ids.shape[1], device=ids.device).float()[:, None] * inverse
+        cos, sin = angle.cos(), angle.sin()
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return self.norm(x)
+
+
+def weighted_loss(h, emb, targets, weight):
+    nll = F.cross_entropy((h @ emb.T).float(), targets, reduction="none")
+    return (nll * weight).sum(), nll.detach()
+
+
+@torch.compile
+def orthogonal(g):
+    """Newton-Schulz iteration of Muon (Jordan 2024) on a stack of matrices with rows <= columns."""
+    x = g.bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.float()
+
+
+class Muon:
+    def __init__(self, params, momentum=0.95, decay=0.01):
+        self.groups = {}
+        for p in params:
+            wide = p if p.shape[0] <= p.shape[1] else p.mT
+            self.groups.setdefault(tuple(wide.shape), []).append(p)
+        self.momentum, self.decay = momentum, decay
+        self.buffers = {s: torch.zeros(len(g), *s, device=g[0].device) for s, g in self.groups.items()}
+
+    @torch.no_grad()
+    def step(self, lr):
+        for shape, params in self.groups.items():
+            wide = [p.shape[0] <= p.shape[1] for p in params]
+            g = torch.stack([p.grad if w else p.grad.mT for p, w in zip(params, wide)])
+            buf = self.buffers[shape]
+            buf.lerp_(g, 1 - self.momentum)
+            update = orthogonal(g.lerp(buf, self.momentum))
+            for p, w, u in zip(params, wide, update.unbind()):
+                p.mul_(1 - lr * self.decay)
+                p.add_(u if w else u.mT, alpha=-lr * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+
+
+def generated(args, kind, seed, row, n, books):
+    cmd = [args.gen, kind, str(seed), str(row), str(n), f"{args.data}/bpe.txt", books]
+    return subprocess.Popen(cmd, stdout=subprocess.PIPE)
+
+
+def held_out(args, kind, row, n, seed=1):
+    proc = generated(args, kind, seed, row, n, f"{args.scratch}/valid.txt")
+    rows = np.frombuffer(proc.stdout.read(), "<u2").reshape(n, row).astype(np.int64)
+    return torch.from_numpy(rows & 0x7FFF), torch.from_numpy(rows >> 15)
+
+
+class Batches:
+    """Batches of one phase, made ahead by a thread: generated rows first, then book rows."""
+
+    def __init__(self, args, books, context, rows, seed):
+        n_books = round(rows * args.book_share)
+        size = context + 1
+        self.queue, self.stop = Queue(8), False
+        self.proc = generated(args, "train", seed, size, 1 << 40, f"{args.scratch}/books.txt")
+        rng = np.random.default_rng(seed)
+
+        def work():
+            want = (rows - n_books) * size * 2
+            while not self.stop:
+                raw = self.proc.stdout.read(want)
+                if len(raw) < want:
+                    return
+                made = np.frombuffer(raw, "<u2").reshape(rows - n_books, size)
+                at = rng.integers(0, len(books) - size, n_books)
+                prose = np.stack([books[i:i + size] for i in at])
+                prose[:, 0] = 0
+                both = np.concatenate([made, prose]).astype(np.int32)
+                self.queue.put(torch.from_numpy(both).pin_memory())
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def next(self):
+        both = self.queue.get().cuda(non_blocking=True)
+        return (both & 0x7FFF).long(), both >> 15
+
+    def close(self):
+        self.stop = True
+        self.proc.kill()
+
+
+def encode_books(args, name, limit=None):
+    import lzma
+    with lzma.open(f"{args.data}/{name}.txt.xz", "rb") as f:
+        raw = f.read()
+    path = {"train": "books", "valid": "valid"}[name]
+    with open(f"{args.scratch}/{path}.txt", "wb") as f:
+        f.write(raw)
+    text = raw.decode("utf-8", "ignore")
+    step = 20000
+    tok = Tokenizer.from_file(f"{args.data}/tokenizer.json")
+    parts = tok.encode_batch([text[i:i + step] for i in range(0, limit or len(text), step)], add_special_tokens=False)
+    return np.concatenate([np.array(p.ids, np.uint16) for p in parts])
+
+
+def export(model, out):
+    names = {"model." + k: v.detach().to(torch.bfloat16).contiguous().cpu() for k, v in model.state_dict().items()}
+    save_file(names, f"{out}/model.safetensors", {"format": "pt"})
+    with open(f"{out}/config.json", "w") as f:
+        json.dump(CONFIG, f, indent=2)
+
+
+@torch.no_grad()
+def hidden(model, ids):
+    with torch.autocast("cuda", torch.bfloat16), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return model(ids)
+
+
+@torch.no_grad()
+def recall(model, ids, flags):
+    """Share of answers whose every token is the argmax given what stands before: (right, asked)."""
+    right = asked = 0
+    per = max(1, 65536 // ids.shape[1])
+    for a in range(0, len(ids), per):
+        x = ids[a:a + per].cuda()
+        h = hidden(model, x)
+        f = flags[a:a + per].bool().cuda()
+        hit = torch.zeros_like(x, dtype=torch.bool)
+        where = f[:, 1:].nonzero()
+        guess = (h[where[:, 0], where[:, 1]].float() @ model.embed_tokens.weight.T).argmax(-1)
+        hit[where[:, 0], where[:, 1] + 1] = guess == x[where[:, 0], where[:, 1] + 1]
+        for row_f, row_hit in zip(f.cpu().numpy(), hit.cpu().numpy()):
+            edge = np.flatnonzero(np.diff(np.concatenate([[0], row_f, [0]]).astype(int)))
+            for s, e in zip(edge[::2], edge[1::2]):
+                asked += 1
+                right += bool(row_hit[s:e].all())
+    return right, asked
+
+
+@torch.no_grad()
+def perplexity(model, ids, window=None):
+    total = count = 0.0
+    per = max(1, 32768 // ids.shape[1])
+    for a in range(0, len(ids), per):
+        x = ids[a:a + per].cuda()
+        h = hidden(model, x)[:, :-1]
+        logits = h.float() @ model.embed_tokens.weight.T
+        nll = F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten(), reduction="none").view(len(x), -1)
+        live = ~((x[:, 1:] == 1) & (x[:, :-1] == 1))
+        total += (nll * live).sum().item()
+        count += live.sum().item()
+    return math.exp(total / count)
+
+
+def book_windows(valid, size, n):
+    at = np.linspace(0, len(valid) - size, n).astype(int)
+    rows = np.stack([valid[i:i + size] for i in at]).astype(np.int64)
+    rows[:, 0] = 0
+    return torch.from_numpy(rows)
+
+
+def quick(model, args):
+    out = []
+    for kind, size, n in (("needle", 2048, 64), ("book", 4096, 48), ("chronicle", 4096, 8)):
+        right, asked = recall(model, *held_out(args, kind, size, n, 777))
+        out.append(f"{kind}@{size} {right}/{asked}")
+    return ", ".join(out)
+
+
+def evaluate(model, args, valid):
+    res = {}
+    n = 64 if args.smoke else 400
+    for size in (1024, 2048, 4096, 8192):
+        count = n if size <= 4096 else n // 2
+        for kind in ("needle", "book"):
+            right, asked = recall(model, *held_out(args, kind, size, count))
+            res[f"needle_{'books' if kind == 'book' else 'chronicle'}_{size}"] = [right, asked]
+        ids, flags = held_out(args, "chronicle", size, max(8, count // 10))
+        res[f"chronicle_{size}"] = list(recall(model, ids, flags))
+        res[f"perplexity_chronicle_{size}"] = perplexity(model, ids)
+        res[f"perplexity_books_{size}"] = perplexity(model, book_windows(valid, size, max(8, 262144 // size)))
+    return res
+
+
+def check_transformers(model, out, ids):
+    from transformers import LlamaForCausalLM
+    theirs = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).cuda().eval()
+    with torch.no_grad():
+        a = theirs(ids).logits
+        b = model(ids) @ model.embed_tokens.weight.T
+    return {"max_abs": (a - b).abs().max().item(), "argmax_equal": (a.argmax(-1) == b.argmax(-1)).float().mean().item()}
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--data", required=True, help="folder with train.txt.xz valid.txt.xz tokenizer.json bpe.txt")
+    p.add_argument("--gen", required=True, help="the compiled gen.c")
+    p.add_argument("--out", required=True)
+    p.add_argument("--scratch", default="/tmp")
+    p.add_argument("--seconds", type=float, default=500, help="training ends this long after the start")
+    p.add_argument("--book-share", type=float, default=0.35)
+    p.add_argument("--answer-weight", type=float, default=3.0)
+    p.add_argument("--muon-lr", type=float, default=0.02)
+    p.add_argument("--adam-lr", type=float, default=3e-3)
+    p.add_argument("--attn", choices=BACKENDS, default="cudnn")
+    p.add_argument("--init", help="model.safetensors to continue from")
+    p.add_argument("--first-phase", type=int, default=0)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--smoke", action="store_true")
+    args = p.parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
+    torch._dynamo.config.cache_size_limit = 64
+
+    model = Model().cuda()
+    if args.init:
+        state = load_file(args.init)
+        model.load_state_dict({k.removeprefix("model."): v.float() for k, v in state.items()})
+    books = encode_books(args, "train", 4_000_000 if args.smoke else None)
+    valid = encode_books(args, "valid", 4_000_000)
+    print(f"{time.time() - START:.1f}s: {len(books)} book tokens, {sum(x.numel() for x in model.parameters())} parameters",
+          flush=True)
+
+    matrices = [x for n, x in model.named_parameters() if x.ndim == 2 and "embed" not in n]
+    others = [x for n, x in model.named_parameters() if x.ndim != 2 or "embed" in n]
+    muon = Muon(matrices)
+    adam = torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    for layer in model.layers:
+        layer.compile(dynamic=False)
+    loss_fn = torch.compile(weighted_loss, dynamic=False)
+
+    log = open(f"{args.out}/loss.csv", "w", newline="")
+    table = csv.writer(log)
+    table.writerow(["step", "seconds", "tokens", "context", "lr", "nll_generated", "nll_answers", "nll_books"])
+    phase, batches, step, tokens, saved, t_phase = args.first_phase - 1, None, 0, 0, time.time(), time.time()
+    begin = time.time()
+    budget = args.seconds - (begin - START)
+    origin = PHASES[args.first_phase - 1][0] if args.first_phase else 0.0
+    marks = []
+    while True:
+        done = (time.time() - begin) / budget
+        if done >= 1:
+            break
+        share = origin + (1 - origin) * done
+        if phase < 0 or batches is None or share >= PHASES[phase][0]:
+            phase += 1
+            if batches:
+                batches.close()
+            context, rows = PHASES[phase][1:]
+            batches = Batches(args, books, context, rows, args.seed * 1000 + phase)
+            n_made = rows - round(rows * args.book_share)
+            print(f"{time.time() - START:.1f}s: context {context}", flush=True)
+        lr = min(1.0, (step + 1) / 100) * min(1.0, (1 - done) / 0.5)
+        ids, flags = batches.next()
+        weight = 1.0 + (args.answer_weight - 1) * flags[:, 1:].float()
+        weight = (weight / weight.sum()).flatten()
+        with torch.autocast("cuda", torch.bfloat16), sdpa_kernel(BACKENDS[args.attn]):
+            h = model(ids[:, :-1])
+            loss, nll = loss_fn(h.flatten(0, 1), model.embed_tokens.weight, ids[:, 1:].flatten(), weight)
+        loss.backward()
+        muon.step(args.muon_lr * lr)
+        for g in adam.param_groups:
+            g["lr"] = args.adam_lr * lr
+        adam.step()
+        model.zero_grad(set_to_none=True)
+        step += 1
+        tokens += rows * context
+        if step % 25 == 0:
+            nll = nll.view(rows, context)
+            made, answer = nll[:n_made], flags[:n_made, 1:].bool()
+            figures = torch.stack([made.mean(), made[answer].mean(), nll[n_made:].mean()]).tolist()
+            now = time.time()
+            marks.append((now, tokens))
+            table.writerow([step, f"{now - START:.1f}", tokens, context, f"{lr:.4f}", *(f"{x:.4f}" for x in figures)])
+            if step % 100 == 0 or args.smoke:
+                rate = (tokens - marks[-2][1]) / (now - marks[-2][0]) if len(marks) > 1 else 0
+                print(f"{now - START:.1f}s step {step} {tokens / 1e6:.0f}M tokens, {rate / 1e6:.2f}M/s, lr {lr:.3f}, "
+                      f"generated {figures[0]:.3f} answers {figures[1]:.3f} books {figures[2]:.3f}", flush=True)
+            if now - saved > 75:
+                saved = now
+                log.flush()
+                export(model, args.out)
+                print(f"   {quick(Plain(model), args)}", flush=True)
+    batches.close()
+    log.close()
+    torch.cuda.synchronize()
+    print(f"{time.time() - START:.1f}s: trained {step} steps, {tokens / 1e6:.1f}M tokens", flush=True)
+
+    with torch.no_grad():
+        for x in model.parameters():
+            x.copy_(x.bfloat16().float())
+    export(model, args.out)
+    plain = Plain(model)
+    res = {"steps": step, "tokens": tokens, "train_seconds": time.time() - START, "device": torch.cuda.get_device_name()}
+    ids, _ = held_out(args, "chronicle", 512, 2)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        res["transformers"] = check_transformers(plain, args.out, ids.cuda())
+    except Exception as e:
+        res["transformers"] = repr(e)
+    torch.set_float32_matmul_precision("high")
+    print(res, flush=True)
+    res.update(evaluate(plain, args, valid))
+    with open(f"{args.out}/eval.json", "w") as f:
+        json.dump(res, f, indent=1)
+    print(json.dumps(res), f"{time.time() - START:.1f}s", flush=True)
+
+
+class Plain(nn.Module):
+    """The same weights without the compiled path, for shapes seen once."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.embed_tokens, self.norm = model.embed_tokens, model.norm
+        self.plain_layers = model.layers
+
+    @property
+    def layers(self):
+        return [lambda x, c, s, m=m: m.forward(x, c, s) for m in self.plain_layers]
+
+    forward = Model.forward
+
+
+main()

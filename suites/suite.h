@@ -1,0 +1,102 @@
+/* What is evaluated: a suite turns a specification into windows of tokens and the items to score in them.
+ *
+ * A suite runs nothing. The harness runs every sample dense and sparse and hands back, for each position, the
+ * log-probability of the next token and whether it was the most likely one; suite_score() turns these into item
+ * scores. An answer counts as right when every one of its tokens is the argmax given the true ones before it,
+ * which is the same as greedy decoding reproducing it.
+ */
+#ifndef SG_SUITES_SUITE_H
+#define SG_SUITES_SUITE_H
+
+#include "base/status.h"
+#include "engine/tokenizer.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One window of tokens, begun with BOS when the tokenizer has one. */
+struct sample {
+    int32_t *ids;    /* [n], owned by the set */
+    int n;
+    int score_from;  /* the first position whose *next* token counts for perplexity; n: none counts */
+    char *name;      /* for messages and tables, e.g. "wiki.valid.raw window 3"; owned */
+};
+
+/* Tokens [begin, end) of a sample are an answer. Candidates of one multiple-choice question share `question`. */
+struct item {
+    char *id;        /* unique within the set; owned */
+    char *group;     /* axis of tables, e.g. the kind of question; NULL none; owned */
+    int question;    /* 0, 1, …: items of one question stand together */
+    int sample;
+    int begin, end;  /* begin >= 1 */
+    bool gold;       /* the right candidate; true for single answers */
+    int n_bytes;     /* of the answer's text, for length-normalised scores */
+    double depth;    /* 0 … 1: where the evidence stands; NAN when it does not apply */
+    int length;      /* tokens of the context the item belongs to, for depth x length grids; -1 none */
+};
+
+struct sample_set {
+    const char *suite;  /* static */
+    char *name;         /* as asked for: "text:wiki.valid.raw"; owned */
+    struct sample *samples;
+    int n_samples;
+    struct item *items;
+    int n_items, n_questions;
+    bool score_text;    /* perplexity over all scored positions means something */
+    int64_t n_tokens;
+    size_t n_replaced;  /* invalid UTF-8 sequences replaced in the input */
+    char fingerprint[33]; /* of all ids, score_from and items: hex, see base/hash.h */
+};
+
+struct suite_options {
+    const struct tokenizer *tokenizer;
+    const char *argument;   /* behind the colon of "text:FILE"; "" when absent */
+    int max_length;         /* tokens of a window */
+    int num_samples;        /* at most so many; 0: the suite's default (all of a file) */
+    int min_length;         /* windows shorter than this are refused, with their token count; 0: 2 */
+    uint64_t seed;
+    bool second_half;       /* --score second-half: llama.cpp's perplexity convention */
+    const char *field;      /* --field a=b,c=d: other names of JSON keys; NULL */
+    bool tuning;            /* draw from material kept apart for tuning, where the suite generates it */
+};
+
+struct suite {
+    const char *name;
+    const char *help;       /* one line: argument and what it measures */
+    enum status (*load)(const struct suite_options *o, struct sample_set *out);
+};
+
+extern const struct suite suite_text, suite_cloze, suite_choice, suite_needle, suite_chronicle, suite_null;
+extern const struct suite *const suites[]; /* ended by NULL */
+
+/* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the known.
+ * On failure *out is empty. */
+enum status suite_load(const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
+void sample_set_clear(struct sample_set *s);
+
+/* For suites: append; the set takes the memory. suite_finish computes counts and the fingerprint. */
+enum status sample_set_add(struct sample_set *s, struct sample sample) MUST_USE;
+enum status sample_set_add_item(struct sample_set *s, struct item item) MUST_USE;
+void sample_set_finish(struct sample_set *s);
+
+/* What the harness knows of one position: the prediction of ids[position + 1]. */
+struct token_score {
+    float logprob_dense, logprob_sparse; /* nats */
+    uint8_t argmax_dense, argmax_sparse; /* 1: the next token was the most likely one */
+};
+
+struct item_score {
+    double dense, sparse;           /* sum of log-probabilities of the answer, nats */
+    double dense_norm, sparse_norm; /* per byte of the answer */
+    bool dense_right, sparse_right; /* exact answers: greedy; choices: the gold candidate scored highest */
+    bool dense_right_norm, sparse_right_norm; /* choices by per-byte score; else as above */
+};
+
+/* Score every item of the set. tokens[i] points to the scores of sample i, [samples[i].n - 1].
+ * out: [n_questions], the gold candidate's scores and the question's outcome. question_item: [n_questions], index
+ * of each gold item; may be NULL. */
+void suite_score(const struct sample_set *s, const struct token_score *const *tokens, struct item_score *out,
+                 int *question_item);
+
+#endif

@@ -1,0 +1,416 @@
+/* Every CUDA implementation against the definition, and their speed.
+ *
+ *   check_kernels_cuda              check everything; exit 1 when something is wrong
+ *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
+ *   check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
+ *
+ * Inputs are fresh random numbers, outputs are poisoned with NaN before each run and have guard rows around
+ * them. An implementation may be twice as far from fp64 as the plain bf16 path is.
+ */
+extern "C" {
+#include "kernels/attn.h"
+#include "kernels/device_cuda.h"
+#include "kernels/mask.h"
+}
+#include "tests/cuda_reference.cuh"
+
+#include <algorithm>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+
+#define CHECK(e)                                                                            \
+    do {                                                                                    \
+        cudaError_t check_ = (e);                                                           \
+        if (check_ != cudaSuccess) {                                                        \
+            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #e, cudaGetErrorString(check_));  \
+            exit(3);                                                                        \
+        }                                                                                   \
+    } while (0)
+
+static int n_failed, n_checked;
+
+static void verdict(bool good, const char *what)
+{
+    n_checked++;
+    if (good) return;
+    n_failed++;
+    printf("FAIL %s\n", what);
+}
+
+template <typename T> struct buffer {
+    T *at = NULL;
+    size_t n = 0;
+    explicit buffer(size_t count) : n(count) { CHECK(cudaMalloc(&at, (n ? n : 1) * sizeof(T))); }
+    ~buffer() { cudaFree(at); }
+    buffer(const buffer &) = delete;
+    void put(const std::vector<T> &v) { CHECK(cudaMemcpy(at, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice)); }
+    std::vector<T> get() const
+    {
+        std::vector<T> v(n);
+        CHECK(cudaMemcpy(v.data(), at, n * sizeof(T), cudaMemcpyDeviceToHost));
+        return v;
+    }
+    void fill(int byte) { CHECK(cudaMemset(at, byte, n * sizeof(T))); }
+};
+
+static uint64_t seed_now = 20260101;
+
+__host__ __device__ static uint64_t mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+__host__ __device__ static float uniform(uint64_t bits) { return ((float)(bits >> 40) + 0.5f) * (1.0f / 16777216.0f); }
+
+/* Normal numbers; with `drift`, rows of the same 256-row stretch share a direction, as text does. */
+__global__ static void random_kernel(__nv_bfloat16 *x, size_t n, int row, int d, float gain, float drift, uint64_t seed)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+        uint64_t a = mix(seed ^ i * 2), b = mix(seed ^ (i * 2 + 1));
+        float g = sqrtf(-2 * logf(uniform(a))) * cospif(2 * uniform(b));
+        size_t topic = i / row / 256 * 1024 + i % row % d;
+        uint64_t c = mix(~seed ^ topic * 2), e = mix(~seed ^ (topic * 2 + 1));
+        float t = sqrtf(-2 * logf(uniform(c))) * cospif(2 * uniform(e));
+        x[i] = __float2bfloat16_rn(gain * (g + drift * t));
+    }
+}
+
+static void randomise(buffer<__nv_bfloat16> &x, int row, int d, float gain, float drift)
+{
+    random_kernel<<<1024, 256>>>(x.at, x.n, row, d, gain, drift, mix(seed_now++));
+    CHECK(cudaGetLastError());
+}
+
+/* Each tile kept with that probability; the diagonal always. */
+__global__ static void map_kernel(struct tile_map m, int q_start, int n_kv, float keep, uint64_t seed)
+{
+    int rows = m.n_heads * m.n_qblocks;
+    for (int r = blockIdx.x * blockDim.x + threadIdx.x; r < rows; r += gridDim.x * blockDim.x) {
+        int qb = q_start / m.block.q + r % m.n_qblocks, n = (min((qb + 1) * m.block.q, n_kv) - 1) / m.block.k + 1;
+        for (int w = 0; w < m.words_per_row; w++) {
+            uint64_t bits = 0;
+            for (int j = w * 64; j < n && j < w * 64 + 64; j++)
+                if ((j + 1) * m.block.k > qb * m.block.q ||
+                    uniform(mix(seed ^ ((uint64_t)r * 4096 + (uint64_t)j))) < keep)
+                    bits |= 1ull << (j % 64);
+            m.bits[(size_t)r * m.words_per_row + w] = bits;
+        }
+    }
+}
+
+struct problem {
+    int n, q_start, heads, kv_heads, d;
+    bool token_major;
+    struct block_shape block;
+    float keep;   /* < 0: dense */
+    float lambda; /* < 0: none */
+    bool mixed;   /* every third head dense */
+    float gain;
+};
+
+struct data {
+    int n_kv;
+    buffer<__nv_bfloat16> q, k, v;
+    data(const problem &p)
+        : n_kv(p.n + p.q_start), q((size_t)p.n * p.heads * p.d), k((size_t)n_kv * p.kv_heads * p.d),
+          v((size_t)n_kv * p.kv_heads * p.d)
+    {
+        randomise(q, p.token_major ? p.heads * p.d : p.d, p.d, p.gain, 0.5f);
+        randomise(k, p.token_major ? p.kv_heads * p.d : p.d, p.d, p.gain, 0.5f);
+        randomise(v, p.d, p.d, 1.0f, 0.0f);
+    }
+};
+
+static struct attn_args arguments(const problem &p, const data &x, void *o)
+{
+    struct attn_args a = {};
+    a.dtype = DTYPE_BF16;
+    a.n_q = p.n, a.q_start = p.q_start, a.n_heads = p.heads, a.n_kv_heads = p.kv_heads, a.head_dim = p.d;
+    a.scale = 1.0f / sqrtf((float)p.d);
+    a.q = x.q.at, a.k = x.k.at, a.v = x.v.at, a.o = o;
+    a.q_row = a.o_row = p.token_major ? p.heads * p.d : p.d;
+    a.k_row = a.v_row = p.token_major ? p.kv_heads * p.d : p.d;
+    a.q_head = a.o_head = p.token_major ? p.d : (ptrdiff_t)p.n * p.d;
+    a.k_head = a.v_head = p.token_major ? p.d : (ptrdiff_t)x.n_kv * p.d;
+    a.block = p.block;
+    return a;
+}
+
+static double distance(const std::vector<double> &x, const std::vector<double> &ref, const std::vector<uint8_t> &unsure,
+                       int d, double *worst)
+{
+    double diff = 0, norm = 0;
+    *worst = 0;
+    for (size_t i = 0; i < ref.size(); i++) {
+        if (unsure[i / (size_t)d]) continue;
+        double e = fabs(x[i] - ref[i]);
+        if (!(e <= 1e30)) e = 1e30; /* NaN */
+        *worst = std::max(*worst, e);
+        diff += e * e, norm += ref[i] * ref[i];
+    }
+    return norm > 0 ? sqrt(diff / norm) : sqrt(diff);
+}
+
+static void check_attention(const struct attn_impl *impl, const problem &p)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%s n=%d start=%d heads=%d/%d d=%d %s block=%dx%d keep=%g lambda=%g%s", impl->name, p.n,
+             p.q_start, p.heads, p.kv_heads, p.d, p.token_major ? "token-major" : "head-major", p.block.q, p.block.k,
+             p.keep, p.lambda, p.mixed ? " mixed" : "");
+    data x(p);
+    const size_t out = (size_t)p.n * p.heads * p.d, guard = 64 * 1024;
+    buffer<__nv_bfloat16> o(out + 2 * guard);
+    o.fill(0xff);
+    struct attn_args a = arguments(p, x, o.at + guard);
+    struct tile_map map = {};
+    if (p.keep >= 0) map = tile_map_shape(p.block, p.heads, p.q_start, p.n);
+    buffer<uint64_t> bits(p.keep >= 0 ? tile_map_bytes(&map) / 8 : 1);
+    buffer<uint8_t> head_sparse(p.heads);
+    buffer<float> lambda(p.heads);
+    buffer<struct head_ledger> ledger(p.heads);
+    ledger.fill(0);
+    std::vector<float> lambdas;
+    std::vector<uint8_t> sparse;
+    for (int h = 0; h < p.heads; h++) lambdas.push_back(p.lambda), sparse.push_back(h % 3 != 1);
+    lambda.put(lambdas), head_sparse.put(sparse);
+    if (p.keep >= 0) {
+        map.bits = bits.at;
+        map_kernel<<<64, 64>>>(map, p.q_start, x.n_kv, p.keep, mix(seed_now++));
+        a.tiles = &map;
+        if (p.mixed) a.head_sparse = head_sparse.at;
+    }
+    if (p.lambda >= 0) a.pv_threshold = lambda.at;
+    a.ledger = ledger.at;
+    const char *why = impl->refuses(&a);
+    if (why != NULL) {
+        printf("     refused: %s: %s\n", name, why);
+        verdict(false, name);
+        return;
+    }
+
+    reference_args r = {a, p.keep >= 0 ? bits.at : NULL, map.words_per_row, map.n_qblocks};
+    buffer<double> truth(out), plain(out);
+    buffer<uint8_t> unsure((size_t)p.n * p.heads);
+    buffer<unsigned long long> done(p.heads);
+    done.fill(0);
+    dim3 grid((unsigned)((x.n_kv - 1) / 64 - p.q_start / 64 + 1), (unsigned)p.heads);
+    reference_kernel<double, false><<<grid, 64>>>(r, truth.at, unsure.at, done.at);
+    reference_kernel<float, true><<<grid, 64>>>(r, plain.at, NULL, NULL);
+    CHECK(cudaGetLastError());
+
+    buffer<uint8_t> ws(impl->workspace(&a));
+    ws.fill(0xff);
+    if (impl->run(&a, ws.at, NULL, NULL) != OK) {
+        printf("     %s\n", status_message());
+        verdict(false, name);
+        return;
+    }
+    CHECK(cudaDeviceSynchronize());
+
+    std::vector<__nv_bfloat16> raw = o.get();
+    std::vector<double> got(out), want = truth.get(), base = plain.get();
+    bool untouched = true;
+    for (size_t i = 0; i < guard; i++) {
+        uint16_t lo, hi;
+        memcpy(&lo, &raw[i], 2), memcpy(&hi, &raw[guard + out + i], 2);
+        untouched &= lo == 0xffff && hi == 0xffff;
+    }
+    for (int h = 0; h < p.heads; h++)
+        for (int row = 0; row < p.n; row++)
+            for (int i = 0; i < p.d; i++)
+                got[((size_t)h * p.n + row) * p.d + i] =
+                    __bfloat162float(raw[guard + (size_t)(row * a.o_row + h * a.o_head + i)]);
+    std::vector<uint8_t> doubt = unsure.get();
+    double worst, worst_plain;
+    double e = distance(got, want, doubt, p.d, &worst), e_plain = distance(base, want, doubt, p.d, &worst_plain);
+    bool good = e <= 2 * e_plain + 1e-7 && worst <= 2 * worst_plain + 1e-3 && untouched;
+    if (!good) printf("     error %.3g (plain %.3g), worst %.3g (%.3g), guard %s\n", e, e_plain, worst, worst_plain,
+                      untouched ? "whole" : "overwritten");
+    verdict(good, name);
+
+    std::vector<struct head_ledger> l = ledger.get();
+    std::vector<uint64_t> map_bits = bits.get();
+    std::vector<unsigned long long> units_done = done.get();
+    int n_doubt = 0;
+    for (uint8_t u : doubt) n_doubt += u;
+    for (int h = 0; h < p.heads; h++) {
+        bool is_sparse = p.keep >= 0 && !(p.mixed && !sparse[h]);
+        uint64_t possible = 0, kept = 0, units = 0;
+        for (int i = p.q_start / p.block.q; i * p.block.q < x.n_kv; i++) {
+            possible += (uint64_t)tiles_possible(p.block, i, x.n_kv);
+            for (int w = 0; w < map.words_per_row && is_sparse; w++)
+                kept += (uint64_t)__builtin_popcountll(
+                    map_bits[((size_t)h * map.n_qblocks + i - p.q_start / p.block.q) * map.words_per_row + w]);
+        }
+        for (int u = p.q_start / 64; u * 64 < x.n_kv; u++)
+            units += (uint64_t)(std::min(u * 64 + 63, x.n_kv - 1) / p.block.k + 1);
+        uint64_t slack = n_doubt ? (uint64_t)n_doubt / 64 + 2 : 0;
+        bool right = l[h].tiles_possible == possible && l[h].tiles_computed == (is_sparse ? kept : possible) &&
+                     l[h].pv_units_possible == units && l[h].pv_units_computed <= units_done[h] + slack &&
+                     l[h].pv_units_computed + slack >= units_done[h];
+        if (!right)
+            printf("     head %d: tiles %llu/%llu, want %llu/%llu; units %llu/%llu, want %llu/%llu (slack %llu)\n", h,
+                   (unsigned long long)l[h].tiles_computed, (unsigned long long)l[h].tiles_possible,
+                   (unsigned long long)(is_sparse ? kept : possible), (unsigned long long)possible,
+                   (unsigned long long)l[h].pv_units_computed, (unsigned long long)l[h].pv_units_possible,
+                   units_done[h], (unsigned long long)units, (unsigned long long)slack);
+        char what[300];
+        snprintf(what, sizeof what, "ledger of head %d, %s", h, name);
+        verdict(right, what);
+    }
+}
+
+static void check_attentions(bool quick)
+{
+    const struct attn_impl *dense[] = {&attn_dense_sm90_bf16, NULL};
+    const struct attn_impl *sparse[] = {&attn_sparse_sm90_bf16, NULL};
+    std::vector<int> lengths = {1, 63, 64, 65, 127, 128, 129, 385, 1000, 2049};
+    if (quick) lengths = {1, 65, 129, 385};
+    for (int d : {128, 64})
+        for (int n : lengths) {
+            int heads = n > 1500 ? 4 : 8, kv = n % 2 ? heads / 4 : heads / 2;
+            for (int i = 0; dense[i]; i++) {
+                check_attention(dense[i], {n, 0, heads, kv, d, n % 3 == 0, {128, 128}, -1, -1, false, 1.5f});
+                check_attention(dense[i], {n, n % 2 ? 100 : 256, heads, heads, d, true, {128, 64}, -1, -1, false, 1.0f});
+            }
+            for (int i = 0; sparse[i]; i++)
+                for (int bk : {128, 64})
+                    for (float keep : {0.0f, 0.3f, 0.6f, 1.0f})
+                        for (float lambda : {-1.0f, 1.0f, 6.0f, 50.0f}) {
+                            bool few = lambda > 1 && keep != 0.6f;
+                            if (few || (n > 1500 && keep > 0.6f)) continue;
+                            check_attention(sparse[i], {n, n % 2 ? 0 : 384, heads, kv, d, n % 3 != 0, {128, bk}, keep,
+                                                        lambda, keep == 0.3f, lambda >= 0 ? 2.5f : 1.5f});
+                        }
+        }
+}
+
+static double median_ms(int calls, int samples, void (*body)(void *), void *ctx)
+{
+    cudaEvent_t start, stop;
+    CHECK(cudaEventCreate(&start));
+    CHECK(cudaEventCreate(&stop));
+    for (int i = 0; i < 3; i++) body(ctx);
+    std::vector<float> ms;
+    for (int s = 0; s < samples; s++) {
+        CHECK(cudaEventRecord(start));
+        for (int i = 0; i < calls; i++) body(ctx);
+        CHECK(cudaEventRecord(stop));
+        CHECK(cudaEventSynchronize(stop));
+        float t;
+        CHECK(cudaEventElapsedTime(&t, start, stop));
+        ms.push_back(t / (float)calls);
+    }
+    std::sort(ms.begin(), ms.end());
+    CHECK(cudaEventDestroy(start));
+    CHECK(cudaEventDestroy(stop));
+    return ms[ms.size() / 2];
+}
+
+struct call {
+    const struct attn_impl *impl;
+    struct attn_args args;
+    void *ws;
+};
+
+static void run_call(void *ctx)
+{
+    struct call *c = (struct call *)ctx;
+    if (c->impl->run(&c->args, c->ws, NULL, NULL) != OK) {
+        printf("%s\n", status_message());
+        exit(3);
+    }
+}
+
+static double time_call(struct call *c, int n)
+{
+    double ms = median_ms(n <= 4096 ? 10 : n <= 16384 ? 2 : 1, n <= 16384 ? 15 : 9, run_call, c);
+    CHECK(cudaDeviceSynchronize());
+    return ms;
+}
+
+static FILE *lines;
+
+static void report(const char *what, int d, int n, double ms)
+{
+    if (lines) fprintf(lines, "%s %d %d %.6f\n", what, d, n, ms);
+}
+
+static void bench(const std::vector<int> &lengths)
+{
+    const int heads = 32, kv = 8;
+    for (int d : {128, 64})
+        for (int n : lengths) {
+            problem p = {n, 0, heads, kv, d, false, {128, 128}, -1, -1, false, 1.0f};
+            data x(p);
+            buffer<__nv_bfloat16> o((size_t)n * heads * d);
+            buffer<uint8_t> ws(1024);
+            double flop = 2.0 * heads * (double)n * n * d;
+            struct call c = {&attn_dense_sm90_bf16, arguments(p, x, o.at), ws.at};
+            double dense = time_call(&c, n);
+            report("dense", d, n, dense);
+            printf("dense  d=%-3d n=%-6d %9.4f ms %6.0f TFLOP/s\n", d, n, dense, flop / dense * 1e-9);
+            for (int bk : {128, 64})
+                for (float keep : {0.1f, 0.25f, 0.5f, 0.6f, 1.0f}) {
+                    if (n < 8192 && keep != 0.5f) continue;
+                    if (n > 40000 && keep != 0.5f) continue;
+                    p.block = {128, bk};
+                    struct tile_map map = tile_map_shape(p.block, heads, 0, n);
+                    buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
+                    map.bits = bits.at;
+                    map_kernel<<<256, 64>>>(map, 0, n, keep, mix(seed_now++));
+                    uint64_t kept = 0, possible = 0;
+                    for (uint64_t w : bits.get()) kept += (uint64_t)__builtin_popcountll(w);
+                    for (int i = 0; i < map.n_qblocks; i++) possible += (uint64_t)tiles_possible(p.block, i, n);
+                    double f = (double)kept / (double)(possible * heads);
+                    c = {&attn_sparse_sm90_bf16, arguments(p, x, o.at), ws.at};
+                    c.args.tiles = &map;
+                    double ms = time_call(&c, n);
+                    char what[64];
+                    snprintf(what, sizeof what, "sparse_128x%d_%.2f", bk, keep);
+                    report(what, d, n, ms);
+                    printf("sparse d=%-3d n=%-6d 128x%-3d kept %.3f %9.4f ms, useful work %.3f of dense", d, n, bk, f, ms,
+                           f * dense / ms);
+                    if (keep == 0.5f) {
+                        buffer<float> lambda(heads);
+                        lambda.put(std::vector<float>(heads, 50.0f));
+                        c.args.pv_threshold = lambda.at;
+                        printf("; with P·V test %.4f ms", time_call(&c, n));
+                    }
+                    printf("\n");
+                }
+        }
+}
+
+int main(int argc, char **argv)
+{
+    bool quick = false, timing = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--quick") == 0) quick = true;
+        else if (strcmp(argv[i], "--bench") == 0) timing = true;
+        else if (timing) lines = fopen(argv[i], "w");
+    }
+    struct device *dev;
+    if (device_cuda.open(&dev, 0) != OK) {
+        printf("%s\n", status_message());
+        return 3;
+    }
+    struct device_info info;
+    if (device_cuda.info(dev, &info) != OK) return 3;
+    printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
+    if (timing) {
+        bench({2048, 8192, 32768});
+    } else {
+        check_attentions(quick);
+        printf("%d of %d checks failed\n", n_failed, n_checked);
+    }
+    if (lines) fclose(lines);
+    device_cuda.close(&dev);
+    return n_failed ? 1 : 0;
+}

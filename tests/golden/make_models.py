@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Tiny random LLaMA checkpoints and what transformers computes from them; see README.md.
+
+Usage: make_models.py [OUT_DIR]     (default: models/ beside this file)
+Needs torch, transformers >= 5, safetensors, numpy. Every number comes from a fixed seed.
+"""
+import json
+import os
+import shutil
+import struct
+import sys
+
+import numpy as np
+import torch
+import transformers
+from transformers import LlamaForCausalLM
+
+N_POSITIONS = 12
+N_GREEDY = 16
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def config(new_style, rope=None, theta=10000.0, dtype="F32", **fields):
+    """A config.json in the keys of transformers 5 (new_style) or in the long-standing ones."""
+    c = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "vocab_size": 96,
+        "num_hidden_layers": 2,
+        "tie_word_embeddings": False,
+        **fields,
+    }
+    if new_style:
+        c["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, **(rope or {})}
+        c["dtype"] = NAMES[dtype]
+    else:
+        c["rope_theta"] = theta
+        c["rope_scaling"] = rope
+        c["torch_dtype"] = NAMES[dtype]
+    return c
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+# name, config, storage: dtype of a tensor by name, file layout
+MODELS = [
+    ("mha_default", dict(
+        config=config(False, hidden_size=48, intermediate_size=64, num_attention_heads=3, head_dim=None),
+        n=96)),
+    ("gqa_d64_tied", dict(
+        config=config(True, dtype="BF16", hidden_size=32, intermediate_size=48, num_attention_heads=4,
+                      num_key_value_heads=2, head_dim=64, tie_word_embeddings=True),
+        dtype="BF16", n=200)),
+    ("mqa_linear_f16", dict(
+        config=config(False, rope={"type": "linear", "factor": 2.5}, dtype="F16", hidden_size=48,
+                      intermediate_size=64, num_attention_heads=4, num_key_value_heads=1, head_dim=32),
+        dtype="F16", n=128)),
+    ("dynamic_tied_head", dict(
+        config=config(False, rope={"type": "dynamic", "factor": 4.0}, hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=2, head_dim=16, max_position_embeddings=64,
+                      tie_word_embeddings=True),
+        n=160, embedding_name="lm_head.weight")),
+    ("dynamic_new_keys", dict(
+        config=config(True, rope={"rope_type": "dynamic", "factor": 2.0}, theta=5000.0, dtype="BF16", hidden_size=32,
+                      intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=64,
+                      max_position_embeddings=100),
+        dtype="BF16", n=300)),
+    ("llama3_d64", dict(
+        config=config(False, rope={"rope_type": "llama3", **LLAMA3}, theta=500000.0, dtype="BF16", hidden_size=48,
+                      intermediate_size=64, num_attention_heads=3, num_key_value_heads=1, head_dim=64,
+                      tie_word_embeddings=True),
+        dtype="BF16", n=256)),
+    ("llama3_new_keys_d16", dict(
+        config=config(True, rope={"rope_type": "llama3", **LLAMA3, "factor": 32.0}, theta=1000.0, hidden_size=32,
+                      intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16),
+        n=180)),
+    ("bias_d16", dict(
+        config=config(True, dtype="F32", hidden_size=32, intermediate_size=48, num_attention_heads=2,
+                      num_key_value_heads=2, head_dim=16, attention_bias=True, mlp_bias=True),
+        n=130)),
+    ("d128_gqa", dict(
+        config=config(False, dtype="BF16", hidden_size=32, intermediate_size=48, num_attention_heads=2,
+                      num_key_value_heads=1, head_dim=128),
+        dtype="BF16", n=150)),
+    ("sharded_bf16", dict(
+        config=config(True, dtype="BF16", hidden_size=48, intermediate_size=72, num_attention_heads=6,
+                      num_key_value_heads=2, head_dim=16, num_hidden_layers=3, attention_bias=True),
+        dtype="BF16", n=144, shards=3)),
+    ("mixed_unaligned", dict(
+        config=config(False, hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=2,
+                      head_dim=32, pretraining_tp=2),
+        dtype={"norm": "F32", "self_attn": "BF16", "mlp": "F16", "embed": "BF16", "lm_head": "F32"}, n=100,
+        odd_header=True, extra=True)),
+]
+
+
+def shapes(c):
+    h, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
+    d = c.get("head_dim") or h // c["num_attention_heads"]
+    q, kv = c["num_attention_heads"] * d, (c.get("num_key_value_heads") or c["num_attention_heads"]) * d
+    out = {"model.embed_tokens.weight": (v, h)}
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        out[p + "input_layernorm.weight"] = (h,)
+        out[p + "post_attention_layernorm.weight"] = (h,)
+        for part, m, k in (("q", q, h), ("k", kv, h), ("v", kv, h), ("o", h, q)):
+            out[p + f"self_attn.{part}_proj.weight"] = (m, k)
+            if c.get("attention_bias"):
+                out[p + f"self_attn.{part}_proj.bias"] = (m,)
+        for part, m, k in (("gate", f, h), ("up", f, h), ("down", h, f)):
+            out[p + f"mlp.{part}_proj.weight"] = (m, k)
+            if c.get("mlp_bias"):
+                out[p + f"mlp.{part}_proj.bias"] = (m,)
+    out["model.norm.weight"] = (h,)
+    if not c["tie_word_embeddings"]:
+        out["lm_head.weight"] = (v, h)
+    return out
+
+
+def random_tensor(rng, name, shape):
+    """Large enough that attention is far from uniform and every weight shows in the logits."""
+    x = rng.standard_normal(shape)
+    if name.endswith("norm.weight"):
+        return 1 + 0.2 * x
+    if name.endswith(".bias"):
+        return 0.3 * x
+    if "embed" in name or "lm_head" in name:
+        return 0.4 * x
+    gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
+    return gain * x / np.sqrt(shape[1])
+
+
+def type_of(dtype, name):
+    if isinstance(dtype, str):
+        return dtype
+    return next(t for part, t in dtype.items() if part in name)
+
+
+def write_safetensors(path, tensors, odd_header=False):
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, (kind, x) in tensors.items():
+        raw = x.contiguous().view(torch.uint8).numpy().tobytes()
+        header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8 + (3 if odd_header else 0))
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def write_checkpoint(out, spec, seed):
+    c = spec["config"]
+    with open(os.path.join(out, "config.json"), "w") as f:
+        json.dump({k: v for k, v in c.items() if v is not None or k == "rope_scaling"}, f, indent=1)
+        f.write("\n")
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in shapes(c).items():
+        kind = type_of(spec.get("dtype", "F32"), name)
+        x = torch.from_numpy(random_tensor(rng, name, shape).astype(np.float32)).to(DTYPES[kind])
+        if name == "model.embed_tokens.weight":
+            name = spec.get("embedding_name", name)
+        tensors[name] = (kind, x)
+    if spec.get("extra"):
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = ("F32", torch.ones(16))
+    n_shards = spec.get("shards", 1)
+    if n_shards == 1:
+        write_safetensors(os.path.join(out, "model.safetensors"), tensors, spec.get("odd_header", False))
+        return
+    names, where = sorted(tensors), {}
+    for i in range(n_shards):
+        file = f"model-{i + 1:05d}-of-{n_shards:05d}.safetensors"
+        part = names[i::n_shards]
+        write_safetensors(os.path.join(out, file), {n: tensors[n] for n in part})
+        where.update({n: file for n in part})
+    total = sum(x.numel() * x.element_size() for _, x in tensors.values())
+    with open(os.path.join(out, "model.safetensors.index.json"), "w") as f:
+        json.dump({"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}, f, indent=1)
+        f.write("\n")
+
+
+def positions_of(n):
+    """The first rows, the last, and a spread between them."""
+    spread = np.linspace(3, n - 1, N_POSITIONS - 3).round().astype(int).tolist()
+    return sorted({0, 1, 2, *spread})
+
+
+@torch.no_grad()
+def write_golden(out, spec, seed):
+    model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
+    c = model.config
+    ids = np.random.default_rng(seed + 1000).integers(0, c.vocab_size, spec["n"]).tolist()
+    rows = positions_of(len(ids))
+    logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+    inv_freq = model.model.rotary_emb.inv_freq.tolist()  # as used for this length
+    greedy, margins, text = [], [], list(ids)
+    if c.rope_parameters["rope_type"] != "dynamic":  # whose frequencies change while the text grows
+        for _ in range(N_GREEDY):
+            top = model(torch.tensor([text]), use_cache=False).logits[0, -1].topk(2)
+            greedy.append(int(top.indices[0]))
+            margins.append(float(top.values[0] - top.values[1]))
+            text.append(greedy[-1])
+    golden = {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__.split("+")[0],
+        "ids": ids,
+        "positions": rows,
+        "vocab_size": c.vocab_size,
+        "inv_freq": inv_freq,
+        "greedy": greedy,
+        "greedy_min_margin": min(margins) if margins else None,
+    }
+    with open(os.path.join(out, "golden.json"), "w") as f:
+        f.write(json.dumps(golden, separators=(",", ":")).replace(',"', ',\n"') + "\n")
+    logits[rows].contiguous().numpy().astype("<f4").tofile(os.path.join(out, "logits.bin"))
+    return logits, golden
+
+
+def main():
+    out = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
+    torch.set_num_threads(1)
+    for i, (name, spec) in enumerate(MODELS):
+        path = os.path.join(out, name)
+        shutil.rmtree(path, ignore_errors=True)
+        os.makedirs(path)
+        write_checkpoint(path, spec, i)
+        logits, golden = write_golden(path, spec, i)
+        print(f"{name}: {len(golden['ids'])} tokens, logits std {logits.std():.3f}, "
+              f"smallest greedy margin {golden['greedy_min_margin']}")
+
+
+if __name__ == "__main__":
+    main()
