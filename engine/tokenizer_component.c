@@ -39,21 +39,6 @@ enum status component_sequence(struct json_in in, const char *field, component_r
     return OK;
 }
 
-enum status component_pattern(struct json_in in, bool *is_regex, const char **text)
-{
-    const cJSON *pattern = cJSON_GetObjectItemCaseSensitive(in.node, "pattern");
-    const cJSON *string = cJSON_GetObjectItemCaseSensitive(pattern, "String");
-    const cJSON *regex = cJSON_GetObjectItemCaseSensitive(pattern, "Regex");
-    *is_regex = !string;
-    const cJSON *chosen = string ? string : regex;
-    if (!cJSON_IsObject(pattern) || !cJSON_IsString(chosen) || (string && regex))
-        return fail(ERR_FORMAT, "%s: field %s.pattern: found %s, expected {\"String\": text} or {\"Regex\": text}",
-                    in.file, in.path, json_kind(pattern));
-    *text = chosen->valuestring;
-    if (**text == 0) return fail(ERR_UNSUPPORTED, "%s: field %s.pattern: found an empty pattern", in.file, in.path);
-    return OK;
-}
-
 enum status component_char(struct json_in in, const char *field, const char **out)
 {
     *out = NULL;
@@ -63,19 +48,19 @@ enum status component_char(struct json_in in, const char *field, const char **ou
     return OK;
 }
 
-enum status component_regex(struct json_in in, const char *pattern, struct regex **regex)
+enum status component_search(struct json_in in, struct regex **regex)
 {
-    return regex_open(regex, pattern, strlen(pattern), (struct regex_place){in.file, in.path});
-}
-
-enum status component_search(struct json_in in, struct regex **regex, const char **literal)
-{
-    bool is_regex = false;
-    const char *text = NULL;
+    const cJSON *pattern = cJSON_GetObjectItemCaseSensitive(in.node, "pattern");
+    const cJSON *string = cJSON_GetObjectItemCaseSensitive(pattern, "String");
+    const cJSON *expression = cJSON_GetObjectItemCaseSensitive(pattern, "Regex");
+    const cJSON *chosen = string ? string : expression;
     *regex = NULL;
-    *literal = NULL;
-    TRY(component_pattern(in, &is_regex, &text));
-    if (is_regex) return component_regex(in, text, regex);
-    *literal = text;
-    return OK;
+    if (!cJSON_IsObject(pattern) || !cJSON_IsString(chosen) || (string && expression))
+        return fail(ERR_FORMAT, "%s: field %s.pattern: found %s, expected {\"String\": text} or {\"Regex\": text}",
+                    in.file, in.path, json_kind(pattern));
+    const char *text = chosen->valuestring;
+    if (*text == 0) return fail(ERR_UNSUPPORTED, "%s: field %s.pattern: found an empty pattern", in.file, in.path);
+    struct regex_place place = {in.file, in.path};
+    return string ? regex_open_literal(regex, text, strlen(text), place)
+                  : regex_open(regex, text, strlen(text), place);
 }

@@ -16,16 +16,10 @@ typedef enum status component_reader(void *into, struct json_in element, int dep
 enum status component_sequence(struct json_in in, const char *field, component_reader *read, void *into,
                                int depth) MUST_USE;
 
-/* The field "pattern": {"String": …} or {"Regex": …}, never empty; *text borrows from the tree. */
-enum status component_pattern(struct json_in in, bool *is_regex, const char **text) MUST_USE;
-
 /* A string field of exactly one character (1…4 bytes of UTF-8); borrowed. */
 enum status component_char(struct json_in in, const char *field, const char **out) MUST_USE;
 
-/* The field "pattern" compiled. A {"String": …} comes back in *literal (borrowed) and *regex stays NULL. */
-enum status component_search(struct json_in in, struct regex **regex, const char **literal) MUST_USE;
-
-/* A pattern that stands in no file. */
-enum status component_regex(struct json_in in, const char *pattern, struct regex **regex) MUST_USE;
+/* The field "pattern", {"String": …} or {"Regex": …}, never empty, ready for searching. */
+enum status component_search(struct json_in in, struct regex **regex) MUST_USE;
 
 #endif

@@ -6,20 +6,24 @@
 
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
-/* Make room for `need` items of `size` bytes behind *array; *cap is the present room in items. */
-static inline enum status grow_bytes(void **array, size_t *cap, size_t need, size_t size)
+/* Make room for `need` items of `size` bytes; `array` is the address of the owning pointer, *cap the present
+ * room in items. */
+static inline enum status grow_bytes(void *array, size_t *cap, size_t need, size_t size)
 {
     if (need <= *cap) return OK;
     size_t cap_new = *cap ? *cap : 16;
     while (cap_new < need) cap_new *= 2;
-    void *p = realloc(*array, cap_new * size);
+    void *p;
+    memcpy(&p, array, sizeof p);
+    p = realloc(p, cap_new * size);
     if (!p) return fail(ERR_MEMORY, "tokenizer: no memory for %zu MiB", (cap_new * size) >> 20);
-    *array = p;
+    memcpy(array, &p, sizeof p);
     *cap = cap_new;
     return OK;
 }
 
-#define GROW(array, cap, need) grow_bytes((void **)&(array), &(cap), (need), sizeof *(array))
+#define GROW(array, cap, need) grow_bytes(&(array), &(cap), (need), sizeof *(array))
 
 #endif

@@ -15,6 +15,8 @@
 #define STACK_LAST (8 * 1024 * 1024)
 
 struct regex {
+    char *literal; /* NULL: `code` counts */
+    size_t n_literal;
     pcre2_code *code;
     bool jit;
     struct regex_place place; /* owned copies */
@@ -334,30 +336,41 @@ static enum status compile(struct regex *r, const struct str *pattern)
     return OK;
 }
 
-enum status regex_open(struct regex **out, const char *pattern, size_t len, struct regex_place place)
+static enum status regex_new(struct regex **out, struct regex_place place)
 {
-    *out = NULL;
+    struct regex *r = *out = calloc(1, sizeof *r);
+    if (!r) return fail(ERR_MEMORY, "%s: no memory for a pattern", place.file);
+    r->place = (struct regex_place){str_dup(place.file), str_dup(place.field)};
+    return OK;
+}
+
+enum status regex_open(struct regex **r, const char *pattern, size_t len, struct regex_place place)
+{
     struct source s = {.at = pattern, .begin = pattern, .end = pattern + len, .place = place};
     struct str translated = {0};
-    struct regex *r = NULL;
+    TRY(regex_new(r, place));
     enum status st = translate(&s, &translated);
-    if (st == OK && !(r = calloc(1, sizeof *r))) st = fail(ERR_MEMORY, "%s: no memory", place.file);
-    if (st == OK) {
-        r->place = (struct regex_place){str_dup(place.file), str_dup(place.field)};
-        st = compile(r, &translated);
-    }
+    if (st == OK) st = compile(*r, &translated);
     str_clear(&translated);
-    if (st == OK)
-        *out = r;
-    else
-        regex_close(&r);
+    if (st != OK) regex_close(r);
     return st;
+}
+
+enum status regex_open_literal(struct regex **r, const char *text, size_t len, struct regex_place place)
+{
+    TRY(regex_new(r, place));
+    struct str copy = {0};
+    str_add_bytes(&copy, text, len);
+    (*r)->literal = copy.data;
+    (*r)->n_literal = len;
+    return OK;
 }
 
 void regex_close(struct regex **r)
 {
     if (!*r) return;
     pcre2_code_free((*r)->code);
+    free((*r)->literal);
     free((char *)(*r)->place.file);
     free((char *)(*r)->place.field);
     free(*r);
@@ -386,6 +399,13 @@ static enum status work_open(struct regex_work *w)
 enum status regex_find(const struct regex *r, struct regex_work *w, const char *text, size_t n, size_t from,
                        bool *found, size_t *begin, size_t *end)
 {
+    if (r->literal) {
+        const char *at = memmem(text + from, n - from, r->literal, r->n_literal);
+        *found = at;
+        *begin = at ? (size_t)(at - text) : n;
+        *end = *begin + r->n_literal;
+        return OK;
+    }
     if (!w->match || !w->context) TRY(work_open(w));
     int rc = r->jit ? pcre2_jit_match(r->code, (PCRE2_SPTR)text, n, from, 0, w->match, w->context)
                     : pcre2_match(r->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, w->match, w->context);

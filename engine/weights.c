@@ -175,7 +175,7 @@ static bool same_content(const struct tensor *a, const struct tensor *b)
            memcmp(a->data, b->data, a->bytes) == 0;
 }
 
-static enum status load_ends(struct weights *w)
+static enum status load_embedding(struct weights *w)
 {
     const struct llama_config *c = &w->config;
     const struct tensor *embedding = safetensors_find(&w->files, EMBEDDING);
@@ -183,31 +183,36 @@ static enum status load_ends(struct weights *w)
     w->tied = c->tie_word_embeddings;
     /* As transformers 5 does: two different tensors under a configuration that ties them stay two. */
     if (w->tied && embedding && head && !same_content(embedding, head)) w->tied = false;
-    if (!w->tied && !head && embedding)
-        return fail(ERR_FORMAT,
-                    "%s: tensor " HEAD
-                    " is missing while config.json says tie_word_embeddings false; download the "
-                    "weights again, or set it to true if this model shares its embedding",
-                    w->dir);
-    if (!w->tied) {
-        TRY(load_matrix(w, EMBEDDING, c->vocab_size, c->hidden_size, &w->embedding));
-        return load_matrix(w, HEAD, c->vocab_size, c->hidden_size, &w->head);
-    }
-    TRY(load_matrix(w, embedding || !head ? EMBEDDING : HEAD, c->vocab_size, c->hidden_size, &w->embedding));
+    const char *name = w->tied && !embedding && head ? HEAD : EMBEDDING;
+    TRY(load_matrix(w, name, c->vocab_size, c->hidden_size, &w->embedding));
     struct weight_entry *e = &w->entries[w->n_entries - 1];
     free(e->name);
     e->name = str_dup(EMBEDDING);
-    w->head = w->embedding;
     return OK;
+}
+
+static enum status load_head(struct weights *w)
+{
+    if (w->tied) {
+        w->head = w->embedding;
+        return OK;
+    }
+    if (!safetensors_find(&w->files, HEAD))
+        return fail(ERR_FORMAT,
+                    "%s: tensor " HEAD " is missing while config.json says tie_word_embeddings false; download "
+                    "the weights again, or set it to true if this model shares its embedding",
+                    w->dir);
+    return load_matrix(w, HEAD, w->config.vocab_size, w->config.hidden_size, &w->head);
 }
 
 static enum status load_all(struct weights *w)
 {
     w->layers = calloc((size_t)w->config.n_layers, sizeof *w->layers);
     if (!w->layers) return fail(ERR_MEMORY, "%s: no memory for %d layers", w->dir, w->config.n_layers);
-    TRY(load_ends(w));
+    TRY(load_embedding(w));
     for (int i = 0; i < w->config.n_layers; i++) TRY(load_layer(w, i));
     TRY(load_norm(w, "model.norm.weight", &w->final_norm));
+    TRY(load_head(w));
     w->n_extra = w->files.n_tensors - w->n_entries + w->files.n_unlisted;
     return OK;
 }

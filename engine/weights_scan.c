@@ -122,11 +122,10 @@ enum status weights_check_finite(const struct weights *w, struct par *par)
         const struct tensor *t = p[i].tensor;
         size_t count = 0;
         for (int j = i; j < n && p[j].tensor == t; j++) count += p[j].n_bad;
-        st = fail(
-            ERR_NUMERIC,
-            "%s: tensor %s: %zu of %lld values are NaN or infinite, the first at index %zu; the checkpoint is "
-            "damaged: download it again",
-            t->file, t->name, count, (long long)tensor_elements(t), p[i].first_bad);
+        st = fail(ERR_NUMERIC,
+                  "%s: tensor %s: %zu of %lld values are NaN or infinite, the first at index %zu; the "
+                  "checkpoint is damaged: download it again",
+                  t->file, t->name, count, (long long)tensor_elements(t), p[i].first_bad);
     }
     free(p);
     return st;

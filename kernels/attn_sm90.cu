@@ -281,15 +281,11 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
     __device__ __forceinline__ void issue_pv()
     {
         uint64_t desc_v = tile_descriptor(v + (nv % S::stages) * S::kv_bytes, 1024, TILE_KEYS * PANEL_BYTES);
+        mma_fence(o);
 #pragma unroll
-        for (int u = 0; u < UNITS; u++) {
-            if (SKIP && !(live >> u & 1)) continue;
-            mma_fence(o);
-#pragma unroll
-            for (int i = u * 8 / UNITS; i < (u + 1) * 8 / UNITS; i++)
-                mma_rs(o, prob[4 * i], prob[4 * i + 1], prob[4 * i + 2], prob[4 * i + 3],
-                       desc_v + (uint64_t)(i * 16 * PANEL_BYTES / 16));
-        }
+        for (int i = 0; i < 8; i++)
+            mma_rs(o, prob[4 * i], prob[4 * i + 1], prob[4 * i + 2], prob[4 * i + 3],
+                   desc_v + (uint64_t)(i * 16 * PANEL_BYTES / 16));
         mma_commit();
     }
 
@@ -402,10 +398,14 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         return grown;
     }
 
+    /* A unit that stage 2 skipped beside one that it kept takes part with zeros. */
     __device__ __forceinline__ void pack()
     {
 #pragma unroll
-        for (int i = 0; i < 32; i++) prob[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+        for (int i = 0; i < 32; i++) {
+            prob[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+            if (UNITS == 2 && !(live >> (i / 16) & 1)) prob[i] = 0;
+        }
     }
 
     __device__ __forceinline__ void release(uint64_t *empty)
@@ -413,16 +413,17 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         if (lane == 0) mbar_arrive(empty);
     }
 
-    template <bool MASKED> __device__ __forceinline__ void step(uint64_t desc_q, bool last)
+    /* One tile: its Q·Kᵀ and softmax, and beside them P·V of the tile before unless that was skipped. */
+    template <bool MASKED, bool PV> __device__ __forceinline__ void step(uint64_t desc_q, bool last)
     {
         mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
         if (TURNS) named_sync(1 + wg, 2 * WG_THREADS);
         mma_fence(s);
         issue_qk(desc_q);
         mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
-        issue_pv();
+        if (PV) issue_pv();
         if (TURNS) named_arrive(1 + (wg + 1) % WGS, 2 * WG_THREADS);
-        mma_wait<1>(s);
+        mma_wait<PV ? 1 : 0>(s);
         release(&bar->k_empty[nk % S::stages]);
         if (last) release(&bar->q_empty);
         nk++;
@@ -432,7 +433,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         }
         float alpha[2] = {1.0f, 1.0f};
         bool grown = softmax<false, MASKED>(alpha);
-        mma_wait<0>(o);
+        if (PV) mma_wait<0>(o);
         release(&bar->v_empty[nv % S::stages]);
         nv++;
         pack();
@@ -440,6 +441,14 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
 #pragma unroll
             for (int i = 0; i < D / 2; i++) o[i] *= alpha[i / 2 % 2];
         }
+    }
+
+    template <bool MASKED> __device__ __forceinline__ void take(uint64_t desc_q, bool last)
+    {
+        if (!SKIP || live)
+            step<MASKED, true>(desc_q, last);
+        else
+            step<MASKED, false>(desc_q, last);
     }
 
     __device__ __forceinline__ void store(int row0, int head)
@@ -511,12 +520,14 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             softmax<true, true>(alpha);
             pack();
             int j = 1;
-            for (; j < w.clear; j++) step<false>(desc_q, false);
-            for (; j < w.tiles; j++) step<true>(desc_q, j == w.tiles - 1);
+            for (; j < w.clear; j++) take<false>(desc_q, false);
+            for (; j < w.tiles; j++) take<true>(desc_q, j == w.tiles - 1);
 
             mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
-            issue_pv();
-            mma_wait<0>(o);
+            if (!SKIP || live) {
+                issue_pv();
+                mma_wait<0>(o);
+            }
             release(&bar->v_empty[nv % S::stages]);
             nv++;
             store(w.row0, w.head);

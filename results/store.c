@@ -40,10 +40,20 @@ static enum status migrate(struct store *s)
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)
 {
+    /* one statement, so that a worker who is just making the tables is seen before or after, never between */
+    struct cursor c = {0};
+    bool more = false;
     int64_t id = 0, n_objects = 0;
-    TRY(db_int(s, "PRAGMA application_id", &id));
-    TRY(db_int(s, "SELECT count(*) FROM sqlite_master", &n_objects));
-    TRY(db_int(s, "PRAGMA user_version", version));
+    enum status st = cursor_open(&c, s, "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
+                                        "FROM pragma_application_id, pragma_user_version");
+    if (st == OK) st = cursor_step(&c, &more);
+    if (st == OK) {
+        id = get_int(&c);
+        *version = get_int(&c);
+        n_objects = get_int(&c);
+    }
+    cursor_close(&c);
+    TRY(st);
     *empty = id == 0 && n_objects == 0;
     if (*empty) return OK;
     if (id != SCHEMA_APPLICATION_ID)

@@ -171,8 +171,9 @@ static enum status copy_children(struct store *s)
 
 /* Tunings, curves, floors, plans. A plan that is here already gets the cells it lacks, at its end. */
 static const char copy_rest[] =
-    "INSERT INTO main.tuned_head SELECT h.* FROM src.tuned_head h WHERE h.hash NOT IN (SELECT hash FROM main.tuned);"
     "INSERT OR IGNORE INTO main.tuned SELECT * FROM src.tuned;"
+    "INSERT INTO main.tuned_head SELECT h.* FROM src.tuned_head h"
+    "  WHERE h.hash NOT IN (SELECT hash FROM main.tuned_head);"
     "INSERT OR IGNORE INTO main.curve SELECT * FROM src.curve;"
     "INSERT INTO main.noise (machine, model_fingerprint, source, metric, value, n)"
     "  SELECT a.id, n.model_fingerprint, n.source, n.metric, n.value, n.n FROM src.noise n"
@@ -186,7 +187,6 @@ static const char copy_rest[] =
 
 static enum status merge_attached(struct store *s, struct merge_report *out)
 {
-    TRY(db_exec(s, "PRAGMA defer_foreign_keys = ON")); /* children of a tuning come before it */
     TRY(merge_parents(s));
     TRY(db_exec(s, choose_runs));
     TRY(list_conflicts(s, out));

@@ -21,12 +21,14 @@ extern const struct words words_deed, words_deed_thing, words_month, words_ordin
 
 /* Scenery for filler sentences; never part of an answer. */
 extern const struct words words_weather, words_time, words_beast, words_food, words_trade, words_mood;
-extern const struct words words_manner, words_nature, words_tool, words_saying, words_colour, words_count, words_act;
+extern const struct words words_manner, words_nature, words_tool, words_saying, words_colour, words_count,
+    words_act;
 extern const struct words words_season;
 
-/* Sentence patterns. {x} is replaced; see chronicle.c for the letters. */
+/* Sentence patterns. {x} is replaced; the letters are listed at patterns_filler and left_state. */
 extern const struct words patterns_filler, patterns_speech, patterns_chapter, patterns_refrain;
-extern const struct words patterns_letter_open, patterns_letter_close, patterns_ask, patterns_reply, patterns_diary;
+extern const struct words patterns_letter_open, patterns_letter_close, patterns_ask, patterns_reply,
+    patterns_diary;
 
 /* Per kind of fact: how it is stated, how it is asked, how it is asked indirectly, how it is recalled. */
 struct fact_patterns {

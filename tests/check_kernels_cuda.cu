@@ -2,6 +2,7 @@
  *
  *   check_kernels_cuda              check everything; exit 1 when something is wrong
  *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
+ *   check_kernels_cuda --length N   one size only
  *   check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
  *
  * Inputs are fresh random numbers, outputs are poisoned with NaN before each run and have guard rows around
@@ -203,6 +204,7 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     reference_kernel<double, false><<<grid, 64>>>(r, truth.at, unsure.at, done.at);
     reference_kernel<float, true><<<grid, 64>>>(r, plain.at, NULL, NULL);
     CHECK(cudaGetLastError());
+    CHECK(cudaDeviceSynchronize());
 
     buffer<uint8_t> ws(impl->workspace(&a));
     ws.fill(0xff);
@@ -230,6 +232,7 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     double worst, worst_plain;
     double e = distance(got, want, doubt, p.d, &worst), e_plain = distance(base, want, doubt, p.d, &worst_plain);
     bool good = e <= 2 * e_plain + 1e-7 && worst <= 2 * worst_plain + 1e-3 && untouched;
+    if (getenv("SG_VERBOSE")) printf("%s: %.3g / %.3g\n", name, e, e_plain);
     if (!good) printf("     error %.3g (plain %.3g), worst %.3g (%.3g), guard %s\n", e, e_plain, worst, worst_plain,
                       untouched ? "whole" : "overwritten");
     verdict(good, name);
@@ -266,12 +269,13 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     }
 }
 
-static void check_attentions(bool quick)
+static void check_attentions(bool quick, int only_length)
 {
     const struct attn_impl *dense[] = {&attn_dense_sm90_bf16, NULL};
     const struct attn_impl *sparse[] = {&attn_sparse_sm90_bf16, NULL};
     std::vector<int> lengths = {1, 63, 64, 65, 127, 128, 129, 385, 1000, 2049};
     if (quick) lengths = {1, 65, 129, 385};
+    if (only_length) lengths = {only_length};
     for (int d : {128, 64})
         for (int n : lengths) {
             int heads = n > 1500 ? 4 : 8, kv = n % 2 ? heads / 4 : heads / 2;
@@ -391,9 +395,11 @@ static void bench(const std::vector<int> &lengths)
 int main(int argc, char **argv)
 {
     bool quick = false, timing = false;
+    int only_length = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         else if (strcmp(argv[i], "--bench") == 0) timing = true;
+        else if (strcmp(argv[i], "--length") == 0 && i + 1 < argc) only_length = atoi(argv[++i]);
         else if (timing) lines = fopen(argv[i], "w");
     }
     struct device *dev;
@@ -407,7 +413,7 @@ int main(int argc, char **argv)
     if (timing) {
         bench({2048, 8192, 32768});
     } else {
-        check_attentions(quick);
+        check_attentions(quick, only_length);
         printf("%d of %d checks failed\n", n_failed, n_checked);
     }
     if (lines) fclose(lines);

@@ -4,8 +4,9 @@
  *   gen train SEED ROW N BPE BOOKS              packed rows of ROW tokens, uint16 little endian
  *   gen needle|book|chronicle SEED ROW N BPE BOOKS   one held-out document per row, padded with EOS
  *
- * A row holds token ids; bit 15 marks a token of an answer. BPE is the table tokenizer.py writes; BOOKS a text
- * file that hides half of the needles. The encoder below is restricted to ASCII, which is all it is given.
+ * A row holds token ids; bit 15 marks a token of an answer. BPE is the table tokenizer.py writes; BOOKS a
+ * text file that hides half of the needles. The encoder below is restricted to ASCII, which is all it is
+ * given.
  */
 #include "base/rng.h"
 #include "suites/chronicle.h"
@@ -120,7 +121,8 @@ static size_t pretoken(const char *s, size_t n)
         if (strchr("stmd", a) && a) return 2;
         if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
     }
-    if (isalpha((unsigned char)s[0]) || (n > 1 && !newline(s[0]) && !isdigit((unsigned char)s[0]) && isalpha((unsigned char)s[1]))) {
+    if (isalpha((unsigned char)s[0]) ||
+        (n > 1 && !newline(s[0]) && !isdigit((unsigned char)s[0]) && isalpha((unsigned char)s[1]))) {
         for (i = 1; i < n && isalpha((unsigned char)s[i]); i++) {}
         return i;
     }
@@ -189,8 +191,8 @@ static struct str books;
 enum form { FORM_CHRONICLE, FORM_NEEDLE, FORM_BOOK_NEEDLE, FORMS };
 static double bytes_per_token[FORMS] = {4.0, 4.25, 3.4};
 
-static void write_doc(struct rng *r, enum form form, enum chronicle_split split, uint64_t seed, size_t bytes, bool single,
-                      struct chronicle_doc *doc)
+static void write_doc(struct rng *r, enum form form, enum chronicle_split split, uint64_t seed, size_t bytes,
+                      bool single, struct chronicle_doc *doc)
 {
     enum status st;
     if (form == FORM_CHRONICLE) {
@@ -198,7 +200,9 @@ static void write_doc(struct rng *r, enum form form, enum chronicle_split split,
         st = chronicle_write(&(struct chronicle_config){split, seed, bytes}, doc);
     } else {
         if (bytes < 400) bytes = 400;
-        struct needle_config c = {split, seed, bytes, rng_range(r, 0, 1000), single ? 1 : rng_range(r, 1, 12), 1, NULL, 0};
+        struct needle_config c = {.split = split, .seed = seed, .target_bytes = bytes};
+        c.depth_permille = rng_range(r, 0, 1000);
+        c.n_needles = single ? 1 : rng_range(r, 1, 12);
         c.n_questions = single || rng_below(r, 4) == 0 ? 1 : c.n_needles;
         if (form == FORM_BOOK_NEEDLE && books.len > bytes) {
             size_t at = rng_u64(r) % (books.len - bytes);
@@ -232,7 +236,8 @@ static void pack_rows(uint64_t seed, size_t row, uint64_t n_rows)
             else if (what < 45) want = left / 2;
             if (want < 250) want = 250;
             enum form form = random_form(&r);
-            write_doc(&r, form, CHRONICLE_TRAIN, doc_seed++, (size_t)((double)want * 0.985 * bytes_per_token[form]), false, &doc);
+            write_doc(&r, form, CHRONICLE_TRAIN, doc_seed++,
+                      (size_t)((double)want * 0.985 * bytes_per_token[form]), false, &doc);
             size_t got = encode_doc(&doc, out + n);
             bytes_per_token[form] += 0.02 * ((double)doc.text.len / (double)got - bytes_per_token[form]);
             n += got;
@@ -251,7 +256,8 @@ static void held_out_rows(enum form form, uint64_t seed, size_t row, uint64_t n_
         size_t got;
         double share = 1.02;
         do {
-            write_doc(&r, form, CHRONICLE_EVAL, seed + k, (size_t)((double)row * share * bytes_per_token[form]), true, &doc);
+            write_doc(&r, form, CHRONICLE_EVAL, seed + k,
+                      (size_t)((double)row * share * bytes_per_token[form]), true, &doc);
             got = encode_doc(&doc, out);
             share *= 0.985;
         } while (got > row);
@@ -270,7 +276,8 @@ int main(int argc, char **argv)
         rng_init(&r, seed);
         struct chronicle_doc doc = {0};
         for (uint64_t i = 0, n = strtoull(argv[3], NULL, 10); i < n; i++) {
-            write_doc(&r, random_form(&r), CHRONICLE_TRAIN, (seed << 32) + i, 1500 + rng_below(&r, 30000), false, &doc);
+            write_doc(&r, random_form(&r), CHRONICLE_TRAIN, (seed << 32) + i, 1500 + rng_below(&r, 30000),
+                      false, &doc);
             fwrite(doc.text.data, 1, doc.text.len + 1, stdout);
         }
         return 0;

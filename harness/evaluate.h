@@ -1,0 +1,42 @@
+/* One cell: a model, a set of samples and a policy become the rows of a run. */
+#ifndef SG_HARNESS_EVALUATE_H
+#define SG_HARNESS_EVALUATE_H
+
+#include "engine/engine.h"
+#include "harness/dense_cache.h"
+#include "kernels/compare.h"
+#include "results/store.h"
+#include "suites/suite.h"
+
+#include <stdbool.h>
+
+struct evaluate_args {
+    struct model *model;
+    struct par *par;
+    const struct sample_set *set;
+    const struct sparse_policy *policy;
+    struct dense_cache *cache;
+    const char *impl;         /* attention implementation, NULL the best */
+    int chunk;                /* prefill chunk, 0 automatic */
+    bool generate;            /* also the guide's three prompts, greedy, 50 new tokens */
+    bool keep_tokens;         /* per-token rows */
+    bool keep_masks;          /* block masks of the first sample */
+    int n_worst;              /* worst tokens by KL to keep */
+    int n_resamples;          /* bootstrap */
+    uint64_t seed;            /* of the bootstrap */
+    bool quiet;
+    bool (*stop)(void *);     /* NULL: never */
+};
+
+/* What evaluate() measured; `data` points into memory this owns. data.run holds only what was measured (status,
+ * wall_s, calls, peak_bytes, impls); the caller adds the identity. */
+struct evaluation {
+    struct run_data data;
+    struct pool *pool;
+    double dense_s, sparse_s; /* seconds of the forward passes; dense_s 0 when all came from the cache */
+};
+
+enum status evaluate(const struct evaluate_args *a, struct evaluation *out) MUST_USE;
+void evaluation_clear(struct evaluation *e);
+
+#endif

@@ -1,0 +1,176 @@
+#include "harness/identity.h"
+
+#include "base/json.h"
+#include "kernels/cpu_ops.h"
+#include "results/store.h"
+#include "version.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+static const char *print_json(cJSON *o, struct pool **pool)
+{
+    char *text = cJSON_PrintUnformatted(o);
+    const char *out = pool_str(pool, text);
+    cJSON_free(text);
+    cJSON_Delete(o);
+    return out;
+}
+
+const char *argv_text(int argc, char **argv, struct pool **pool)
+{
+    cJSON *a = cJSON_CreateArray();
+    for (int i = 0; i < argc; i++) cJSON_AddItemToArray(a, cJSON_CreateString(argv[i]));
+    return print_json(a, pool);
+}
+
+static const char *cpu_model(struct pool **pool)
+{
+    char line[512], *name = NULL;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && !name && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (!str_starts_with(line, "model name") || !colon) continue;
+        line[strcspn(line, "\n")] = 0;
+        name = colon + 1 + strspn(colon + 1, " ");
+    }
+    if (f) fclose(f);
+    return pool_str(pool, name ? name : "unknown processor");
+}
+
+void machine_identity(struct machine_record *m, struct pool **pool)
+{
+    struct utsname os;
+    uname(&os);
+    struct str text = {0};
+    str_addf(&text, "%s %s %s", os.sysname, os.release, os.machine);
+    *m = (struct machine_record){
+        .hostname = pool_str(pool, os.nodename), .cpu = cpu_model(pool), .n_cores = par_cpu_count(),
+        .ram_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE), .os = pool_str(pool, str_get(&text)),
+    };
+    struct hash h;
+    char hex[HASH_HEX_SIZE];
+    hash_init(&h);
+    hash_add_str(&h, m->hostname);
+    hash_add_str(&h, m->cpu);
+    hash_add_u64(&h, (uint64_t)m->n_cores);
+    hash_add_u64(&h, (uint64_t)m->ram_bytes);
+    hash_add_str(&h, m->os);
+    m->fingerprint = pool_str(pool, hash_hex(&h, hex));
+    str_clear(&text);
+}
+
+void software_identity(struct software_record *s, struct pool **pool)
+{
+    (void)pool;
+    *s = (struct software_record){SG_VERSION, ENGINE_VERSION, SG_COMPILER, SG_COMMIT, SG_DIRTY};
+}
+
+void model_identity(struct model_record *r, const struct model *m, const char *dir, struct pool **pool)
+{
+    const struct llama_config *c = &m->weights.config;
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddNumberToObject(o, "hidden_size", c->hidden_size);
+    cJSON_AddNumberToObject(o, "intermediate_size", c->intermediate_size);
+    cJSON_AddNumberToObject(o, "max_position_embeddings", c->max_position);
+    cJSON_AddStringToObject(o, "rope_type", rope_type_name(c->rope.type));
+    cJSON_AddNumberToObject(o, "rope_theta", c->rope.theta);
+    cJSON_AddBoolToObject(o, "tie_word_embeddings", m->weights.tied);
+    *r = (struct model_record){pool_str(pool, m->fingerprint), pool_str(pool, m->name), pool_str(pool, dir),
+                               print_json(o, pool), c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->vocab_size,
+                               llama_config_parameters(c)};
+}
+
+struct run_record run_record_blank(void)
+{
+    return (struct run_record){
+        .l1 = NAN, .pv_l1 = NAN, .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN, .topk = NAN, .window = -1,
+        .heads = "all", .layers = "all", .score = "all", .device = "cpu", .peak_bytes = -1, .peak_device_bytes = -1,
+    };
+}
+
+static void add_real(cJSON *o, const char *name, double value)
+{
+    if (!isnan(value)) cJSON_AddNumberToObject(o, name, value);
+}
+
+static void add_text(cJSON *o, const char *name, const char *value)
+{
+    if (value) cJSON_AddStringToObject(o, name, value);
+}
+
+/* What was asked for: the slot. With fingerprints and versions in front it is the key. */
+static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, struct pool **pool)
+{
+    cJSON *o = cJSON_CreateObject();
+    if (key) {
+        struct hash h;
+        char hex[HASH_HEX_SIZE];
+        hash_init(&h);
+        policy_hash(p, &h);
+        cJSON_AddStringToObject(o, "model_fingerprint", r->model.fingerprint);
+        cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
+        cJSON_AddStringToObject(o, "engine", r->software.engine);
+        cJSON_AddStringToObject(o, "kernels", cpu_ops()->name);
+        cJSON_AddStringToObject(o, "policy", hash_hex(&h, hex));
+    }
+    cJSON_AddStringToObject(o, "model", r->model.name);
+    cJSON_AddStringToObject(o, "suite", r->dataset.name);
+    cJSON_AddNumberToObject(o, "max_length", r->max_length);
+    cJSON_AddNumberToObject(o, "num_samples", r->num_samples);
+    add_text(o, "score", r->score);
+    add_text(o, "method", r->method);
+    if (p->method) {
+        cJSON_AddNumberToObject(o, "block_q", r->block_q);
+        cJSON_AddNumberToObject(o, "block_k", r->block_k);
+        add_text(o, "smooth_k", r->smooth_k);
+        add_text(o, "layers", r->layers);
+        add_text(o, "heads", r->heads);
+        add_text(o, "rule", r->rule);
+        add_real(o, "l1", r->l1);
+        add_real(o, "pv_l1", r->pv_l1);
+        add_real(o, "simthreshd1", r->simthreshd1);
+        add_real(o, "cdfthreshd", r->cdfthreshd);
+        add_real(o, "pvthreshd", r->pvthreshd);
+        add_real(o, "topk", r->topk);
+        if (r->window >= 0) cJSON_AddNumberToObject(o, "window", (double)r->window);
+        cJSON_AddNumberToObject(o, "min_sparse_tokens", r->min_sparse_tokens);
+    }
+    add_text(o, "device", r->device);
+    if (r->repeat) cJSON_AddNumberToObject(o, "repeat", r->repeat);
+    return print_json(o, pool);
+}
+
+void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
+                   const struct sparse_policy *policy, struct pool **pool)
+{
+    char text[256], key[HASH_HEX_SIZE];
+    model_identity(&r->model, m, model_dir, pool);
+    machine_identity(&r->machine, pool);
+    software_identity(&r->software, pool);
+    r->dataset = (struct dataset_record){pool_str(pool, set->fingerprint), set->suite, pool_str(pool, set->name),
+                                         set->n_samples, r->max_length, set->n_tokens};
+    bool topk = policy->topk > 0;
+    r->method = policy->method ? topk && strcmp(policy->method->name, "sparge") == 0 ? "topk" : policy->method->name
+                               : "dense";
+    if (policy->method) {
+        r->block_q = policy->block.q;
+        r->block_k = policy->block.k;
+        r->smooth_k = smooth_k_name(policy->smooth_k);
+        r->topk = topk ? (double)policy->topk : NAN;
+        r->window = policy->method == &mask_window ? policy->window : -1;
+        bool ranked = policy->method->ranked && !r->tuned_hash;
+        r->simthreshd1 = ranked && policy->method == &mask_sparge ? (double)policy->heads[0].simthreshd1 : NAN;
+        r->cdfthreshd = ranked && !topk ? (double)policy->heads[0].cdfthreshd : NAN;
+        r->pvthreshd = ranked ? (double)policy->heads[0].pvthreshd : NAN;
+    }
+    r->layers = pool_str(pool, policy->method ? policy_layers_text(policy, text, sizeof text) : "none");
+    r->min_sparse_tokens = policy->min_sparse_tokens;
+    r->slot = pool_str(pool, store_key(describe(r, policy, false, pool), key));
+    r->key_json = describe(r, policy, true, pool);
+    r->key = pool_str(pool, store_key(r->key_json, key));
+}

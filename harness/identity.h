@@ -1,0 +1,26 @@
+/* Who measured what where: the identity part of a run, and its content key. */
+#ifndef SG_HARNESS_IDENTITY_H
+#define SG_HARNESS_IDENTITY_H
+
+#include "engine/engine.h"
+#include "results/pool.h"
+#include "results/records.h"
+#include "suites/suite.h"
+
+/* Fill model, dataset, machine, software, method, blocks, thresholds, layers, seeds and the content key of `r`.
+ * Rule, l1, pv_l1 and tuned_hash must be set before (NULL and NAN when untuned), as must num_samples, max_length,
+ * score, seed, plan, heads. Strings go into the pool. */
+void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
+                   const struct sparse_policy *policy, struct pool **pool);
+
+void machine_identity(struct machine_record *m, struct pool **pool);
+void software_identity(struct software_record *s, struct pool **pool);
+void model_identity(struct model_record *r, const struct model *m, const char *dir, struct pool **pool);
+
+/* argv as a JSON array. */
+const char *argv_text(int argc, char **argv, struct pool **pool);
+
+/* A record with every optional number missing. */
+struct run_record run_record_blank(void);
+
+#endif

@@ -1,0 +1,46 @@
+/* From per-token numbers to metric rows with distributions and intervals (METHOD 6).
+ *
+ * Intervals are 95 % percentile bootstraps that resample whole samples; with one sample there is none. Strings and
+ * rows live in the pool.
+ */
+#ifndef SG_HARNESS_MEASURE_H
+#define SG_HARNESS_MEASURE_H
+
+#include "kernels/attn.h"
+#include "kernels/compare.h"
+#include "results/pool.h"
+#include "results/records.h"
+#include "suites/suite.h"
+
+struct metric_rows {
+    struct pool **pool;
+    struct metric_record *rows;
+    size_t n, cap;
+};
+
+/* Everything measured of a set, ready to be summarised. */
+struct measured {
+    const struct sample_set *set;
+    const struct token_metrics *const *tokens; /* [n_samples][n] */
+    const struct tensor_sums *sums;            /* [n_samples] */
+    const struct sample_record *samples;       /* [n_samples] */
+    int n_resamples;
+    uint64_t seed;
+};
+
+struct sample_record measure_sample(int index, const struct sample *x, const struct token_metrics *tokens,
+                                    const struct tensor_sums *sums, const struct head_ledger *ledger);
+
+/* Scope "overall": every per-position metric, the pooled ones, perplexities. */
+void measure_overall(struct metric_rows *m, const struct measured *in);
+/* Scope "position:first-last" for positions in [first, end): cosine, kl, nll, agreement. Nothing when no sample
+ * reaches there. */
+void measure_positions(struct metric_rows *m, const struct measured *in, int first, int end);
+/* sparsity, qk_sparsity, pv_sparsity over all work, intervals over samples. */
+void measure_sparsity(struct metric_rows *m, const struct measured *in, const struct head_ledger *total);
+/* score_dense, score_sparse (share right), score_drop = dense - sparse, paired. */
+void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, int n_samples, int n_resamples,
+                   uint64_t seed);
+void measure_latency(struct metric_rows *m, const char *name, const double *seconds, int n);
+
+#endif

@@ -1,0 +1,123 @@
+#include "harness/setup.h"
+
+#include "base/file.h"
+#include "kernels/cpu_ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct machine_options machine_defaults = {.cpu_mask = "auto", .device = "cpu"};
+const struct sample_options sample_defaults = {.score = "all", .max_length = 2048};
+const struct policy_options policy_defaults = {
+    .layers = "all", .smooth_k = "running", .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN,
+    .min_sparse_tokens = MIN_SPARSE_TOKENS,
+};
+
+enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
+{
+    *s = (struct setup){.model_dir = positional ? positional : m->model};
+    if (!s->model_dir) return fail(ERR_ARG, "which model? give its directory; -h shows an example");
+    if (positional && m->model && strcmp(positional, m->model) != 0)
+        return fail(ERR_ARG, "two models: %s and --model %s", positional, m->model);
+    if (strcmp(m->device, "cpu") != 0)
+        return fail(ERR_UNSUPPORTED, "--device %s: found no such device in this build, expected cpu", m->device);
+    if (m->compile && !m->quiet) fprintf(stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
+    if (m->chunk % 128) return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
+    TRY(cpu_ops_choose(m->cpu_mask));
+    TRY(par_open(&s->par, m->threads));
+    enum status st = model_open(&s->model, s->model_dir, s->par);
+    if (st != OK) setup_close(s);
+    return st;
+}
+
+void setup_close(struct setup *s)
+{
+    model_close(&s->model);
+    par_close(&s->par);
+}
+
+enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
+                          struct sample_set *out)
+{
+    bool second_half = strcmp(o->score, "second-half") == 0;
+    if (!second_half && strcmp(o->score, "all") != 0)
+        return fail(ERR_ARG, "--score: found \"%s\", expected all or second-half", o->score);
+    char *spec = i < o->suites.n   ? str_dup(o->suites.items[i])
+                 : o->dataset      ? str_format(file_exists(o->dataset) ? "text:%s" : "%s", o->dataset)
+                                   : str_dup("chronicle");
+    struct suite_options options = {
+        .tokenizer = s->model.tokenizer, .max_length = o->max_length, .num_samples = o->num_samples,
+        .seed = (uint64_t)o->seed, .second_half = second_half, .field = o->field, .tuning = tuning,
+    };
+    enum status st = suite_load(spec, &options, out);
+    free(spec);
+    return st;
+}
+
+static enum status set_smooth_k(struct sparse_policy *p, const char *text)
+{
+    static const enum smooth_k all[] = {SMOOTH_K_RUNNING, SMOOTH_K_GLOBAL, SMOOTH_K_OFF};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, smooth_k_name(all[i])) == 0) {
+            p->smooth_k = all[i];
+            return OK;
+        }
+    return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
+}
+
+static enum status set_method(const struct policy_options *o, const char *name, struct sparse_policy *p)
+{
+    const struct mask_method *m = p->method;
+    if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with --method topk or oracle, not %s", name);
+    if (strcmp(name, "topk") == 0 && o->topk <= 0) return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
+    if (m == &mask_window && o->window <= 0) return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");
+    if (m != &mask_window && o->window > 0) return fail(ERR_ARG, "--window goes with --method window, not %s", name);
+    p->topk = (float)o->topk;
+    p->window = o->window;
+    return OK;
+}
+
+enum status setup_policy(const struct setup *s, const struct policy_options *o, struct sparse_policy *p,
+                         struct tuned *tuned)
+{
+    const struct llama_config *c = &s->model.weights.config;
+    *tuned = (struct tuned){0};
+    *p = (struct sparse_policy){0};
+    if (o->tuned) TRY(tuned_read(tuned, o->tuned));
+    const char *name = o->method ? o->method : o->tuned ? tuned->method : o->topk > 0 ? "topk" : o->window > 0 ? "window"
+                                                                                                             : "sparge";
+    const struct mask_method *method = mask_method_find(name);
+    enum status st = OK;
+    if (!method && strcmp(name, "dense") != 0) {
+        struct str known = {0};
+        for (int i = 0; mask_methods[i]; i++) str_addf(&known, "%s, ", mask_methods[i]->name);
+        st = fail(ERR_ARG, "--method: found \"%s\", expected %stopk or dense", name, str_get(&known));
+        str_clear(&known);
+        goto bad;
+    }
+    TRY_GOTO(st, bad, policy_init(p, method, c->n_layers, c->n_heads));
+    if (o->block) TRY_GOTO(st, bad, block_shape_parse(o->block, &p->block));
+    TRY_GOTO(st, bad, set_smooth_k(p, o->smooth_k));
+    TRY_GOTO(st, bad, set_method(o, name, p));
+    p->min_sparse_tokens = o->min_sparse_tokens;
+    bool thresholds = !isnan(o->simthreshd1) || !isnan(o->cdfthreshd) || !isnan(o->pvthreshd);
+    if (o->tuned && thresholds)
+        TRY_GOTO(st, bad, fail(ERR_ARG, "--tuned brings its own thresholds; drop --simthreshd1, --cdfthreshd and --pvthreshd"));
+    policy_set_thresholds(p, isnan(o->simthreshd1) ? .6f : (float)o->simthreshd1,
+                          isnan(o->cdfthreshd) ? .98f : (float)o->cdfthreshd,
+                          isnan(o->pvthreshd) ? 50 : (float)o->pvthreshd);
+    TRY_GOTO(st, bad, policy_set_layers(p, o->layers));
+    if (o->tuned) {
+        if (o->block && (p->block.q != tuned->block.q || p->block.k != tuned->block.k))
+            TRY_GOTO(st, bad, fail(ERR_ARG, "%s: block: found %dx%d, expected %s as asked for; tune again for that shape",
+                                   o->tuned, tuned->block.q, tuned->block.k, o->block));
+        TRY_GOTO(st, bad, tuned_apply(tuned, o->tuned, &s->model.weights, s->model.fingerprint, p));
+    }
+    return OK;
+bad:
+    policy_clear(p);
+    tuned_clear(tuned);
+    return st;
+}

@@ -1,0 +1,161 @@
+#include "suites/build.h"
+
+#include "engine/tokenizer_utf8.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int build_bos(const struct suite_options *o) { return tokenizer_bos(o->tokenizer) >= 0; }
+
+enum status build_encode(const struct suite_options *o, struct sample_set *s, const char *text, size_t len,
+                         struct token_list *out)
+{
+    size_t n_replaced = 0;
+    out->n = 0;
+    TRY(tokenizer_encode(o->tokenizer, text, len, false, out, &n_replaced));
+    s->n_replaced += n_replaced;
+    return OK;
+}
+
+size_t build_token_at(const struct token_list *t, size_t at)
+{
+    size_t lo = 0, hi = t->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (t->begin[mid] < at) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo;
+}
+
+enum status build_sample(const struct suite_options *o, struct sample_set *s, const int32_t *ids, size_t n,
+                         char *name)
+{
+    int bos = build_bos(o);
+    struct sample sample = {.n = bos + (int)n, .name = name};
+    sample.ids = malloc((size_t)sample.n * sizeof *sample.ids);
+    if (!sample.ids) {
+        free(name);
+        return fail(ERR_MEMORY, "no memory for a sample of %d tokens", sample.n);
+    }
+    if (bos) sample.ids[0] = tokenizer_bos(o->tokenizer);
+    if (n) memcpy(sample.ids + bos, ids, n * sizeof *ids);
+    sample.score_from = o->second_half ? sample.n / 2 : 0;
+    return sample_set_add(s, sample);
+}
+
+void answer_text_clear(struct answer_text *a)
+{
+    str_clear(&a->context);
+    str_clear(&a->answer);
+}
+
+void answer_text_add(struct sample_set *s, struct str *to, const char *text)
+{
+    s->n_replaced += utf8_repair(to, text, strlen(text));
+}
+
+static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+static void move_space(struct answer_text *a)
+{
+    size_t keep = a->context.len;
+    while (keep > 0 && is_space(a->context.data[keep - 1])) keep--;
+    if (keep == a->context.len) return;
+    struct str answer = {0};
+    str_add_bytes(&answer, a->context.data + keep, a->context.len - keep);
+    str_add_bytes(&answer, str_get(&a->answer), a->answer.len);
+    str_clear(&a->answer);
+    a->answer = answer;
+    a->context.len = keep;
+    a->context.data[keep] = 0;
+}
+
+/* Encode both together; *split is the first token of the answer. */
+static enum status encode_both(const struct suite_options *o, struct sample_set *s, const struct answer_text *a,
+                               struct token_list *both, size_t *split)
+{
+    struct str text = {0};
+    str_add_bytes(&text, str_get(&a->context), a->context.len);
+    str_add_bytes(&text, str_get(&a->answer), a->answer.len);
+    enum status st = build_encode(o, s, str_get(&text), text.len, both);
+    str_clear(&text);
+    TRY(st);
+    *split = build_token_at(both, a->context.len);
+    if (*split < both->n && both->begin[*split] == a->context.len) return OK;
+    struct token_list alone = {0};
+    st = build_encode(o, s, str_get(&a->context), a->context.len, &alone);
+    *split = alone.n < both->n ? alone.n : both->n - (both->n > 0);
+    token_list_clear(&alone);
+    return st;
+}
+
+static enum status add_answer(const struct suite_options *o, struct sample_set *s, const struct answer_text *a,
+                              const struct token_list *both, size_t split, struct item *item, char **name)
+{
+    int bos = build_bos(o);
+    size_t n_answer = both->n - split, room = (size_t)(o->max_length - 1); /* an answer token needs one before it */
+    if (a->answer.len == 0 || n_answer == 0)
+        return fail(ERR_FORMAT, "%s: line %ld: the answer is empty", a->file, a->line);
+    if (!bos && split == 0)
+        return fail(ERR_FORMAT, "%s: line %ld: the context is empty, and this tokenizer has no begin-of-text token "
+                    "that could stand for it", a->file, a->line);
+    if (n_answer > room)
+        return fail(ERR_FORMAT, "%s: line %ld: the answer has %zu tokens, max_length %d leaves room for %zu", a->file,
+                    a->line, n_answer, o->max_length, room);
+    size_t total = (size_t)bos + both->n, max = (size_t)o->max_length, cut = total > max ? total - max : 0;
+    if (cut) {
+        char *longer = str_format("%s (first %zu of %zu context tokens cut)", *name, cut, split);
+        free(*name);
+        *name = longer;
+        s->n_truncated++;
+    }
+    enum status st = build_sample(o, s, both->ids + cut, both->n - cut, *name);
+    *name = NULL;
+    TRY(st);
+    struct sample *sample = &s->samples[s->n_samples - 1];
+    item->sample = s->n_samples - 1;
+    item->begin = bos + (int)(split - cut);
+    item->end = sample->n;
+    sample->score_from = item->begin - 1;
+    struct item taken = *item;
+    item->id = item->group = NULL;
+    return sample_set_add_item(s, taken);
+}
+
+enum status build_answer(const struct suite_options *o, struct sample_set *s, struct answer_text *a,
+                         struct item item, char *name, bool *too_short)
+{
+    struct token_list both = {0};
+    size_t split = 0;
+    move_space(a);
+    enum status st = encode_both(o, s, a, &both, &split);
+    *too_short = st == OK && build_bos(o) + both.n < (size_t)o->min_length;
+    if (st == OK && !*too_short) st = add_answer(o, s, a, &both, split, &item, &name);
+    token_list_clear(&both);
+    free(item.id);
+    free(item.group);
+    free(name);
+    return st;
+}
+
+void build_rollback(struct sample_set *s, const struct sample_set *mark)
+{
+    s->n_truncated = mark->n_truncated;
+    while (s->n_items > mark->n_items) {
+        struct item *item = &s->items[--s->n_items];
+        free(item->id);
+        free(item->group);
+    }
+    while (s->n_samples > mark->n_samples) {
+        struct sample *sample = &s->samples[--s->n_samples];
+        free(sample->ids);
+        free(sample->name);
+    }
+}
+
+enum status build_need_file(const struct suite_options *o, const char *suite, const char *form)
+{
+    if (*o->argument) return OK;
+    return fail(ERR_ARG, "suite %s needs a file: write %s", suite, form);
+}
