@@ -48,12 +48,15 @@ static void addv(struct str *s, const char *fmt, va_list ap)
 {
     va_list again;
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
-    if (n > 0) {
+    str_reserve(s, 64);
+    size_t room = s->cap - s->len;
+    int n = vsnprintf(s->data + s->len, room, fmt, ap);
+    if (n >= 0 && (size_t)n >= room) {
         str_reserve(s, (size_t)n);
         vsnprintf(s->data + s->len, (size_t)n + 1, fmt, again);
-        s->len += (size_t)n;
     }
+    if (n > 0) s->len += (size_t)n;
+    s->data[s->len] = 0;
     va_end(again);
 }
 

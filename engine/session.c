@@ -372,9 +372,10 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
         memcpy(s->x, f->residual_in + offset, bytes);
     else
         for_rows(s, &rows, embed_task);
-    for (int l = f->residual_in ? f->first_layer : 0; l <= c->n_layers; l++) {
+    int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
+    for (int l = f->residual_in ? f->first_layer : 0; l <= end; l++) {
         if (f->residual_out && l == f->capture_layer) memcpy(f->residual_out + offset, s->x, bytes);
-        if (l == c->n_layers) break;
+        if (l == end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, f, l, n, position, total_len));
     }

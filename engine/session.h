@@ -54,6 +54,7 @@ struct forward_args {
 
     int first_layer;                    /* start here … */
     const float *residual_in;           /* … from this [n, hidden_size] stream; NULL: from the embeddings */
+    int end_layer;                      /* stop in front of this layer; 0: run them all */
     int capture_layer;                  /* copy the stream as it enters this layer (n_layers: as it leaves the last) */
     float *residual_out;                /* [n, hidden_size]; NULL: no copy */
 

@@ -50,7 +50,8 @@ struct token_list {
     int32_t *ids;    /* owned */
     uint32_t *begin; /* owned; offset in the text of the character that holds the token's first byte. Never
                       * decreasing within one encode; BOS has 0, EOS the length. Equal to the begin of
-                      * `tokenizers`' offsets (with trim_offsets off). */
+                      * `tokenizers`' offsets (with trim_offsets off), but coarser under NFC and its kin:
+                      * the start of the base character and its marks. */
     size_t n, cap;
 };
 void token_list_clear(struct token_list *l);
@@ -71,9 +72,8 @@ enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t
 size_t tokenizer_repair(struct str *out, const char *text, size_t len);
 
 /* Append the text of ids to `out`; always UTF-8. Ids without token are skipped, negative ones are ERR_ARG. A
- * special token is left out with skip_special and stands there as it is spelled without. (`tokenizers` 0.23
- * shows tokens with "normalized": true in normalised form and then fails to skip them; here the text is that of
- * `transformers`.) */
+ * special token is left out with skip_special. Equal to decode() of `tokenizers` 0.23, which shows added tokens
+ * with "normalized": true in normalised form, except that it then fails to skip such special tokens. */
 enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
                              struct str *out) MUST_USE;
 
@@ -87,7 +87,8 @@ struct token_stream {
 };
 void token_stream_clear(struct token_stream *s);
 /* Append what id adds to the text; nothing while a character is unfinished. All pieces together are the text of
- * tokenizer_decode, once token_stream_flush has appended an unfinished rest. */
+ * tokenizer_decode, once token_stream_flush has appended an unfinished rest; only where a later stray byte
+ * spoils earlier bytes that were already shown do the two differ. */
 enum status token_stream_push(struct token_stream *s, const struct tokenizer *t, int32_t id,
                               struct str *out) MUST_USE;
 enum status token_stream_flush(struct token_stream *s, const struct tokenizer *t, struct str *out) MUST_USE;

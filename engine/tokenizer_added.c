@@ -130,15 +130,25 @@ static enum status add_token(struct added_vocab *a, struct json_in in, struct ad
     return set_id(a, a->n_tokens - 1, token->id);
 }
 
+/* Keep a copy of the form in which a token is searched: decoders see it too. */
+static void keep_decoded(struct added_token *token, const struct text *pattern)
+{
+    struct str copy = {0};
+    str_add_bytes(&copy, pattern->s, pattern->n);
+    token->decoded = copy.data;
+    token->n_decoded = copy.len;
+}
+
 static enum status build_tries(struct added_vocab *a, struct json_in in, const struct normalizer *normalizer)
 {
     struct normalizer_work work = {0};
     enum status st = OK;
     for (size_t i = 0; st == OK && i < a->n_tokens; i++) {
-        const struct added_token *token = &a->tokens[i];
+        struct added_token *token = &a->tokens[i];
         struct text pattern = {token->content, token->len, NULL, 0};
         if (token->normalized) st = normalizer_apply(normalizer, &work, pattern, &pattern);
         if (st != OK) break;
+        keep_decoded(token, &pattern);
         bool taken = false;
         if (pattern.n > 0)
             st = add_pattern(token->normalized ? &a->normalized : &a->raw, pattern.s, pattern.n, (uint32_t)i, &taken);
@@ -182,7 +192,10 @@ enum status added_vocab_open(struct added_vocab **out, struct json_in in, const 
 void added_vocab_close(struct added_vocab **a)
 {
     if (!*a) return;
-    for (size_t i = 0; i < (*a)->n_tokens; i++) free((*a)->tokens[i].content);
+    for (size_t i = 0; i < (*a)->n_tokens; i++) {
+        free((*a)->tokens[i].content);
+        free((*a)->tokens[i].decoded);
+    }
     free((*a)->tokens);
     free((*a)->by_id);
     bpe_close(&(*a)->names);

@@ -9,6 +9,8 @@
 struct added_token {
     char *content; /* owned */
     size_t len;
+    char *decoded; /* owned; what decoders get to see: the normalised form of a `normalized` token */
+    size_t n_decoded;
     int32_t id;
     bool single_word;    /* not inside a longer word */
     bool lstrip, rstrip; /* takes the white space at its side along */

@@ -99,7 +99,7 @@ static enum status read_char_escape(struct source *s, bool *known, uint32_t *cp)
 }
 
 /* An escape that stands for a set: \s \S \d \D \w \W \p{..} \P{..}; adds it to `set`. */
-static enum status read_set_escape(struct source *s, bool *known, struct cp_set *set)
+static enum status read_set_escape(struct source *s, bool in_class, bool *known, struct cp_set *set)
 {
     const char *begin = s->at - 1;
     char c = *s->at;
@@ -113,7 +113,7 @@ static enum status read_set_escape(struct source *s, bool *known, struct cp_set 
     } else if (c == 'd' || c == 'D') {
         cp_set_add_categories(&one, 1u << UC_ND);
     } else if (c == 'w' || c == 'W') {
-        cp_set_add_word(&one);
+        cp_set_add_word(&one, in_class);
     } else if (c == 'p' || c == 'P') {
         const char *close = memchr(s->at, '}', (size_t)(s->end - s->at));
         if (s->end - s->at < 2 || s->at[1] != '{' || !close) return refuse(s, "an unfinished property", begin);
@@ -166,7 +166,7 @@ static enum status read_class_items(struct source *s, struct cp_set *set)
             if (++s->at == s->end) break;
             TRY(read_char_escape(s, &is_char, &cp));
             bool is_set = false;
-            if (!is_char) TRY(read_set_escape(s, &is_set, set));
+            if (!is_char) TRY(read_set_escape(s, true, &is_set, set));
             if (!is_char && !is_set) return refuse(s, "an escape", item);
         } else {
             s->at += utf8_read(s->at, (size_t)(s->end - s->at), &cp);
@@ -228,7 +228,7 @@ static enum status write_escape(struct source *s, struct str *out)
         return OK;
     }
     struct cp_set set = {0};
-    enum status st = read_set_escape(s, &known, &set);
+    enum status st = read_set_escape(s, false, &known, &set);
     if (st == OK && !known) st = refuse(s, "an escape", begin);
     if (st == OK) {
         cp_set_finish(&set);

@@ -25,7 +25,6 @@ static const struct cp_range letter_like[] = {
 
 uint32_t unicode_category_mask(const char *name, size_t len)
 {
-    if (len == 2 && name[0] == 'L' && name[1] == '&') return 1u << UC_LU | 1u << UC_LL | 1u << UC_LT;
     uint32_t mask = 0;
     for (int i = 0; i < UC_COUNT; i++)
         if ((len == 1 || len == 2) && memcmp(category_names[i], name, len) == 0) mask |= 1u << i;
@@ -105,13 +104,12 @@ void cp_set_add_categories(struct cp_set *s, uint32_t mask)
 
 void cp_set_add_space(struct cp_set *s) { add_ranges(s, white_space, COUNT(white_space)); }
 
-void cp_set_add_word(struct cp_set *s)
+void cp_set_add_word(struct cp_set *s, bool in_class)
 {
-    /* Oniguruma counts the superscripts and fractions of Latin-1 as word characters, and no others */
     static const struct cp_range latin1[] = {{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}};
     cp_set_add_categories(s, LETTERS | MARKS | 1u << UC_ND | 1u << UC_NL | 1u << UC_PC);
     add_ranges(s, letter_like, COUNT(letter_like));
-    add_ranges(s, latin1, COUNT(latin1));
+    if (!in_class) add_ranges(s, latin1, COUNT(latin1));
 }
 
 void cp_set_add_numeric(struct cp_set *s)

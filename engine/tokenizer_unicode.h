@@ -34,7 +34,7 @@ extern const size_t unicode_n_category_starts;
 extern const struct cp_range unicode_inert[];
 extern const size_t unicode_n_inert;
 
-/* The mask of a general category or a group: "Lu", "L", "L&", "Nd", …; 0 for any other name. */
+/* The mask of a general category or a group: "Lu", "L", "Nd", …; 0 for any other name. */
 uint32_t unicode_category_mask(const char *name, size_t len);
 enum unicode_category unicode_category(uint32_t cp);
 
@@ -56,8 +56,9 @@ void cp_set_clear(struct cp_set *s);
 void cp_set_add(struct cp_set *s, uint32_t first, uint32_t last);
 void cp_set_add_categories(struct cp_set *s, uint32_t mask);
 void cp_set_add_space(struct cp_set *s);
-/* \w of the engine behind Split patterns (Oniguruma). */
-void cp_set_add_word(struct cp_set *s);
+/* \w of the engine behind Split patterns (Oniguruma). Outside of brackets, and only there, it also has the
+ * superscripts and fractions of Latin-1. */
+void cp_set_add_word(struct cp_set *s, bool in_class);
 /* What the pre-tokenizer Digits isolates (Rust's char::is_numeric, Unicode 17). */
 void cp_set_add_numeric(struct cp_set *s);
 /* Sort and join the ranges. */

@@ -199,8 +199,8 @@ static enum status load_head(struct weights *w)
     }
     if (!safetensors_find(&w->files, HEAD))
         return fail(ERR_FORMAT,
-                    "%s: tensor " HEAD " is missing while config.json says tie_word_embeddings false; download "
-                    "the weights again, or set it to true if this model shares its embedding",
+                    "%s: tensor " HEAD " is missing while config.json says tie_word_embeddings false; "
+                    "download the weights again, or set it to true if this model shares its embedding",
                     w->dir);
     return load_matrix(w, HEAD, w->config.vocab_size, w->config.hidden_size, &w->head);
 }

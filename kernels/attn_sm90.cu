@@ -23,7 +23,7 @@ namespace {
 
 using namespace sm90;
 
-enum { TILE_KEYS = 128, WG_ROWS = 64, WG_THREADS = 128, PANEL = 64, PANEL_BYTES = 128 };
+enum { TILE_KEYS = 128, WG_ROWS = 64, WG_THREADS = 128, PANEL = 64, PANEL_BYTES = 128, Q_STAGES = 2 };
 enum keys { KEYS_DENSE, KEYS_128, KEYS_64 };
 
 /* A row's running maximum may grow by this much (log2) before the accumulators are rescaled: 2^8 leaves bf16
@@ -32,7 +32,7 @@ constexpr float LAZY_LOG2 = 8.0f;
 
 struct params {
     int n_q, q_start, n_kv, n_heads, group; /* group: query heads per kv head */
-    int n_rows, first_row;                  /* query blocks of this call; first row of the first, ≤ q_start */
+    int n_rows, first_row;                  /* query blocks of this call; absolute first row of the first */
     int heads_together;                     /* heads walked side by side so that their K and V stay in L2 */
     float scale_log2;
     int count_q, count_k;                   /* block shape the ledger counts in */
@@ -50,7 +50,7 @@ template <int D, int WGS, keys KEYS, bool SKIP> struct shape {
     static constexpr int stages = D == 128 ? 2 : 4;
     static constexpr int q_bytes = rows * D * 2;
     static constexpr int kv_bytes = TILE_KEYS * D * 2;
-    static constexpr int bytes = 1024 + 2 * q_bytes + 2 * stages * kv_bytes + 256;
+    static constexpr int bytes = 1024 + (Q_STAGES + 1) * q_bytes + 2 * stages * kv_bytes + 256;
     static constexpr int threads = (WGS + 1) * WG_THREADS;
     /* 64 K registers: what the producer gives back, the consumers share. */
     static constexpr int producer_regs = WGS == 3 ? 32 : 40;
@@ -62,11 +62,13 @@ struct work {
     int head;
     int tiles;
     int clear; /* the first `clear` tiles need no triangle */
+    int edge;  /* absolute first key of the tile after those */
     int half;  /* the second half of tile 0 holds nothing */
+    int kept;  /* sparse: key blocks kept, in blocks of the map; 0 for a dense head */
 };
 
 template <int STAGES> struct barriers {
-    uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+    uint64_t q_full[Q_STAGES], q_empty[Q_STAGES], k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
 };
 
 __device__ int item_head(const params &p, int t, int *block)
@@ -94,9 +96,9 @@ __device__ void count_item(const params &p, int head, int row0, int rows, int ti
     /* A tile row belongs to the item its first row of this call lies in. */
     for (int i = from / p.count_q; i * p.count_q < to; i++)
         if (max(i * p.count_q, p.q_start) >= from) possible += blocks_seen(p, (i + 1) * p.count_q - 1, p.count_k);
-    for (int u = row0; u < to; u += WG_ROWS) {
-        if (u + WG_ROWS <= p.q_start) continue;
-        int seen = blocks_seen(p, u + WG_ROWS - 1, p.count_k);
+    for (int u = from / PV_UNIT_ROWS * PV_UNIT_ROWS; u < to; u += PV_UNIT_ROWS) {
+        if (max(u, p.q_start) < from) continue;
+        int seen = blocks_seen(p, u + PV_UNIT_ROWS - 1, p.count_k);
         units += seen;
         units_done += sparse ? tiles_kept - (blocks_seen(p, row0 + rows - 1, p.count_k) - seen) : seen;
     }
@@ -106,10 +108,11 @@ __device__ void count_item(const params &p, int head, int row0, int rows, int ti
     if (!skip) count(&l->pv_units_computed, units_done);
 }
 
-/* The kept key blocks of one row of the map, in increasing order; below `end` only. */
+/* The kept key blocks of one row of the map below `end`, in increasing order. A whole warp walks together, each
+ * lane holding one word of 64 blocks; rows of more than 2048 blocks are read again every 32 words. */
 struct walk {
     const uint64_t *row;
-    uint64_t word, ahead;
+    uint64_t mine, word;
     int at, end;
 
     __device__ uint64_t fetch(int i) const
@@ -119,19 +122,24 @@ struct walk {
         int left = end - i * 64;
         return left < 64 ? w & ((1ull << left) - 1) : w;
     }
-    __device__ void open(const uint64_t *bits, int stop)
+    /* Returns how many there are. */
+    __device__ int open(const uint64_t *bits, int stop)
     {
+        int lane = threadIdx.x % 32, kept = 0;
         row = bits, end = stop, at = 0;
-        word = fetch(0);
-        ahead = fetch(1);
+        mine = fetch(lane);
+        kept = __popcll(mine);
+        for (int i = lane + 32; i * 64 < end; i += 32) kept += __popcll(fetch(i));
+        word = __shfl_sync(0xffffffffu, mine, 0);
+        return __reduce_add_sync(0xffffffffu, kept);
     }
     /* The caller knows that there is one. */
     __device__ int next()
     {
         while (word == 0) {
             at++;
-            word = ahead;
-            ahead = fetch(at + 1);
+            if (at % 32 == 0) mine = fetch(at + threadIdx.x % 32);
+            word = __shfl_sync(0xffffffffu, mine, at % 32);
         }
         int j = at * 64 + __ffsll((long long)word) - 1;
         word &= word - 1;
@@ -139,108 +147,93 @@ struct walk {
     }
 };
 
+/* Fill the next stage of K or V with the 64-key blocks a and b (b = a + 1 unless blocks are 64 keys). */
+template <typename S, keys KEYS>
+__device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *map, uint64_t *full, uint64_t *empty,
+                                          uint32_t n, int a, int b, int kv_head)
+{
+    uint32_t stage = n % S::stages;
+    mbar_wait(&empty[stage], (n / S::stages & 1) ^ 1);
+    if (threadIdx.x % 32 != 0) return;
+    uint8_t *to = stages + stage * S::kv_bytes;
+    uint64_t *bar = &full[stage];
+    mbar_expect(bar, S::kv_bytes);
+    if constexpr (KEYS != KEYS_64) {
+        tma_load(to, map, bar, 0, a * 64, 0, kv_head);
+    } else {
+#pragma unroll
+        for (int c = 0; c < S::panels; c++) {
+            uint8_t *panel = to + c * TILE_KEYS * PANEL_BYTES;
+            tma_load(panel, map, bar, 0, a * 64, c, kv_head);
+            tma_load(panel + 64 * PANEL_BYTES, map, bar, 0, b * 64, c, kv_head);
+        }
+    }
+}
+
+/* The producer warp. All lanes walk together; the first one talks to the copy engine. */
 template <int D, int WGS, keys KEYS, bool SKIP>
 __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMap *mk, const CUtensorMap *mv,
                         uint8_t *q, uint8_t *k, uint8_t *v, barriers<shape<D, WGS, KEYS, SKIP>::stages> *bar,
                         work *out)
 {
     using S = shape<D, WGS, KEYS, SKIP>;
-    const int lane = threadIdx.x % 32;
+    const bool leader = threadIdx.x % 32 == 0;
     const int n_items = p.n_rows * p.n_heads;
     uint32_t nk = 0, nv = 0, nq = 0;
     int item = blockIdx.x;
 
-    while (item < n_items) {
+    for (;; nq++) {
+        uint32_t slot = nq % Q_STAGES;
+        if (item >= n_items) {
+            mbar_wait(&bar->q_empty[slot], (nq / Q_STAGES & 1) ^ 1);
+            if (leader) {
+                out[slot].row0 = -1;
+                mbar_arrive(&bar->q_full[slot]);
+            }
+            return;
+        }
         int following = 0, block;
-        if (lane == 0) following = (int)gridDim.x + atomicAdd(p.next_item, 1);
-        int head = item_head(p, item, &block);
+        if (leader) following = (int)gridDim.x + atomicAdd(p.next_item, 1);
+        int head = item_head(p, item, &block), kv_head = head / p.group;
         int row0 = p.first_row + block * S::rows;
-        int seen = blocks_seen(p, row0 + S::rows - 1, TILE_KEYS), clear = (row0 + 1) / TILE_KEYS;
-        int tiles = seen, kept = 0;
+        work w = {row0, head, blocks_seen(p, row0 + S::rows - 1, TILE_KEYS), (row0 + 1) / TILE_KEYS, 0, 0, 0};
+        w.edge = w.clear * TILE_KEYS;
         bool sparse = KEYS != KEYS_DENSE && (p.head_sparse == NULL || p.head_sparse[head]);
-        const uint64_t *row = NULL;
-        bool half = false;
-        int diagonal = 0; /* key blocks below it are walked; it and what follows make the last tile */
+        walk list;
         if (sparse) {
-            row = p.bits + ((size_t)head * (size_t)p.n_map_rows + (size_t)block) * (size_t)p.words_per_row;
-            diagonal = KEYS == KEYS_64 ? row0 / 64 : row0 / 128;
-            int words = (diagonal + 63) / 64;
-            for (int w = lane; w < words; w += 32) {
-                uint64_t bits = __ldg((const unsigned long long *)row + w);
-                if (diagonal - w * 64 < 64) bits &= (1ull << (diagonal - w * 64)) - 1;
-                kept += __popcll(bits);
-            }
-            kept = __reduce_add_sync(0xffffffffu, kept);
-            half = KEYS == KEYS_64 && kept % 2 == 1;
-            clear = KEYS == KEYS_64 ? (kept + 1) / 2 : kept;
-            tiles = clear + 1;
+            const uint64_t *row = p.bits + ((size_t)head * (size_t)p.n_map_rows + (size_t)block) * p.words_per_row;
+            /* What begins at the diagonal makes the last tile and is not walked. */
+            int diagonal = KEYS == KEYS_64 ? row0 / 64 : row0 / 128, kept = list.open(row, diagonal);
+            w.half = KEYS == KEYS_64 && kept % 2 == 1;
+            w.clear = KEYS == KEYS_64 ? (kept + 1) / 2 : kept;
+            w.tiles = w.clear + 1;
+            w.edge = row0;
+            w.kept = kept + blocks_seen(p, row0 + S::rows - 1, p.count_k) - diagonal;
         }
-        if (lane == 0) {
-            if (p.ledger != NULL)
-                count_item(p, head, row0, S::rows,
-                           kept + blocks_seen(p, row0 + S::rows - 1, p.count_k) - diagonal, sparse, SKIP);
-            mbar_wait(&bar->q_empty, (nq & 1) ^ 1);
-            *out = {row0, head, tiles, clear, (int)half};
-            mbar_expect(&bar->q_full, S::q_bytes);
-            tma_load(q, mq, &bar->q_full, 0, row0 - p.q_start, 0, head);
-
-            walk w;
-            if (sparse) w.open(row, diagonal);
-            int kv_head = head / p.group, a = 0, b = 0, va = 0, vb = 0;
-            for (int j = 0; j <= tiles; j++) {
-                if (j < tiles) {
-                    if (!sparse) {
-                        a = 2 * j, b = a + 1;
-                    } else if (j == tiles - 1) {
-                        a = row0 / 64, b = a + 1;
-                    } else if (KEYS == KEYS_64) {
-                        a = w.next();
-                        b = half && j == 0 ? a : w.next();
-                    } else {
-                        a = 2 * w.next();
-                    }
-                    uint32_t s = nk % S::stages;
-                    mbar_wait(&bar->k_empty[s], (nk / S::stages & 1) ^ 1);
-                    nk++;
-                    uint8_t *to = k + s * S::kv_bytes;
-                    mbar_expect(&bar->k_full[s], S::kv_bytes);
-                    if (KEYS == KEYS_64) {
-                        for (int c = 0; c < S::panels; c++) {
-                            uint8_t *panel = to + c * TILE_KEYS * PANEL_BYTES;
-                            tma_load(panel, mk, &bar->k_full[s], 0, a * 64, c, kv_head);
-                            tma_load(panel + 64 * PANEL_BYTES, mk, &bar->k_full[s], 0, b * 64, c, kv_head);
-                        }
-                    } else {
-                        tma_load(to, mk, &bar->k_full[s], 0, a * 64, 0, kv_head);
-                    }
-                }
-                if (j > 0) {
-                    uint32_t s = nv % S::stages;
-                    mbar_wait(&bar->v_empty[s], (nv / S::stages & 1) ^ 1);
-                    nv++;
-                    uint8_t *to = v + s * S::kv_bytes;
-                    mbar_expect(&bar->v_full[s], S::kv_bytes);
-                    if (KEYS == KEYS_64) {
-                        for (int c = 0; c < S::panels; c++) {
-                            uint8_t *panel = to + c * TILE_KEYS * PANEL_BYTES;
-                            tma_load(panel, mv, &bar->v_full[s], 0, va * 64, c, kv_head);
-                            tma_load(panel + 64 * PANEL_BYTES, mv, &bar->v_full[s], 0, vb * 64, c, kv_head);
-                        }
-                    } else {
-                        tma_load(to, mv, &bar->v_full[s], 0, va * 64, 0, kv_head);
-                    }
-                }
-                va = a, vb = b;
-            }
+        mbar_wait(&bar->q_empty[slot], (nq / Q_STAGES & 1) ^ 1);
+        if (leader) {
+            out[slot] = w;
+            mbar_expect(&bar->q_full[slot], S::q_bytes);
+            tma_load(q + slot * S::q_bytes, mq, &bar->q_full[slot], 0, row0 - p.q_start, 0, head);
         }
-        nq++;
-        __syncwarp();
+        int a = 0, b = 0;
+        for (int j = 0; j <= w.tiles; j++) { /* K runs one tile ahead of V, as the consumers do */
+            int va = a, vb = b;
+            if (j < w.tiles) {
+                if (!sparse) {
+                    a = 2 * j;
+                } else if (j == w.tiles - 1) {
+                    a = row0 / 64;
+                } else {
+                    a = KEYS == KEYS_64 ? list.next() : 2 * list.next();
+                }
+                b = a + 1;
+                if (KEYS == KEYS_64 && sparse && j < w.tiles - 1) b = w.half && j == 0 ? a : list.next();
+                load_tile<S, KEYS>(k, mk, bar->k_full, bar->k_empty, nk++, a, b, kv_head);
+            }
+            if (j > 0) load_tile<S, KEYS>(v, mv, bar->v_full, bar->v_empty, nv++, va, vb, kv_head);
+        }
         item = __shfl_sync(0xffffffffu, following, 0);
-    }
-    if (lane == 0) {
-        mbar_wait(&bar->q_empty, (nq & 1) ^ 1);
-        out->row0 = -1;
-        mbar_arrive(&bar->q_full);
     }
 }
 
@@ -254,7 +247,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
     uint8_t *q, *k, *v, *o_stage;
     barriers<S::stages> *bar;
     int wg, warp, lane, thread;
-    uint32_t nk = 0, nv = 0;
+    uint32_t nk = 0, nv = 0, nq = 0;
 
     float o[D / 2], s[64];
     uint32_t prob[32];
@@ -425,7 +418,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         if (TURNS) named_arrive(1 + (wg + 1) % WGS, 2 * WG_THREADS);
         mma_wait<PV ? 1 : 0>(s);
         release(&bar->k_empty[nk % S::stages]);
-        if (last) release(&bar->q_empty);
+        if (last) release(&bar->q_empty[nq % Q_STAGES]);
         nk++;
         if (MASKED) {
             mask_triangle();
@@ -484,17 +477,18 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
     __device__ __forceinline__ void run(const work *in)
     {
         if (TURNS && wg == 0) named_arrive(1, 2 * WG_THREADS);
-        uint64_t desc_q = tile_descriptor(q + wg * WG_ROWS * PANEL_BYTES, 1024, 16);
-        for (uint32_t nq = 0;; nq++) {
-            mbar_wait(&bar->q_full, nq & 1);
-            work w = *in;
+        for (;; nq++) {
+            uint32_t slot = nq % Q_STAGES;
+            mbar_wait(&bar->q_full[slot], nq / Q_STAGES & 1);
+            work w = in[slot];
             if (w.row0 < 0) break;
+            uint64_t desc_q = tile_descriptor(q + slot * S::q_bytes + wg * WG_ROWS * PANEL_BYTES, 1024, 16);
             int row = w.row0 + wg * WG_ROWS + warp * 16 + lane / 4;
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 sum[r] = 0.0f, true_top[r] = -INFINITY, empty[r] = true;
                 row_valid[r] = row + 8 * r < p.n_kv && row + 8 * r >= p.q_start;
-                limit[r] = row + 8 * r - w.row0 / TILE_KEYS * TILE_KEYS;
+                limit[r] = row + 8 * r - w.edge;
             }
             if (SKIP) {
                 lambda = p.pv_threshold[w.head];
@@ -509,7 +503,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             issue_qk(desc_q);
             mma_wait<0>(s);
             release(&bar->k_empty[nk % S::stages]);
-            if (w.tiles == 1) release(&bar->q_empty);
+            if (w.tiles == 1) release(&bar->q_empty[slot]);
             nk++;
             if (KEYS == KEYS_64 && w.half) mask_half();
             if (w.clear == 0) {
@@ -531,7 +525,10 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             release(&bar->v_empty[nv % S::stages]);
             nv++;
             store(w.row0, w.head);
-            if (SKIP && thread == 0 && p.ledger != NULL) count(&p.ledger[w.head].pv_units_computed, units);
+            if (p.ledger != NULL && thread == 0) {
+                if (wg == 0) count_item(p, w.head, w.row0, S::rows, w.kept, w.kept > 0, SKIP);
+                if (SKIP) count(&p.ledger[w.head].pv_units_computed, units);
+            }
         }
         if (TURNS && wg == 0) named_sync(1, 2 * WG_THREADS);
         if (thread == 0) tma_store_drained();
@@ -548,14 +545,16 @@ __global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const _
     using S = shape<D, WGS, KEYS, SKIP>;
     extern __shared__ uint8_t raw[];
     uint8_t *base = raw + ((1024 - shared_address(raw) % 1024) % 1024);
-    uint8_t *q = base, *k = q + S::q_bytes, *v = k + S::stages * S::kv_bytes, *o = v + S::stages * S::kv_bytes;
+    uint8_t *q = base, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes, *o = v + S::stages * S::kv_bytes;
     auto *bar = (barriers<S::stages> *)(o + S::q_bytes);
     work *shared_work = (work *)(bar + 1);
-    static_assert(sizeof(*bar) + sizeof(work) <= 256, "barriers outgrew their room");
+    static_assert(sizeof(*bar) + Q_STAGES * sizeof(work) <= 256, "barriers outgrew their room");
 
     if (threadIdx.x == 0) {
-        mbar_init(&bar->q_full, 1);
-        mbar_init(&bar->q_empty, WGS * 4);
+        for (int i = 0; i < Q_STAGES; i++) {
+            mbar_init(&bar->q_full[i], 1);
+            mbar_init(&bar->q_empty[i], WGS * 4);
+        }
         for (int i = 0; i < S::stages; i++) {
             mbar_init(&bar->k_full[i], 1);
             mbar_init(&bar->v_full[i], 1);
@@ -613,7 +612,7 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
     params p = {};
     p.n_q = a->n_q, p.q_start = a->q_start, p.n_kv = n_kv, p.n_heads = a->n_heads;
     p.group = a->n_heads / a->n_kv_heads;
-    p.first_row = a->q_start / S::rows * S::rows;
+    p.first_row = a->q_start;
     p.n_rows = (n_kv - p.first_row + S::rows - 1) / S::rows;
     /* K and V of the heads that run side by side should stay in L2 (50 or 60 MB, half of it near each
      * multiprocessor); 32 MB of them leaves room for Q and O. */

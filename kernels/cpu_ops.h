@@ -54,10 +54,12 @@ struct cpu_ops {
     void (*pool_sum)(const float *x, ptrdiff_t row, int n, int d, float *sum);
     void (*pool_unit)(const float *x, ptrdiff_t row, int n, int d, const float *centre, float *unit);
 
-    /* tuner: merge the partial (m, l, o) of `from` into `to` for n rows, then Σ_d |o/l - exact| per row */
+    /* tuner: merge the partial (m, l, o) of `from` into `to` for n rows */
     void (*merge_partial)(int n, int d, float *to_m, float *to_l, float *to_o, const float *m, const float *l,
                           const float *o);
-    void (*row_errors)(int n, int d, const float *l, const float *o, const float *exact, float *err);
+    /* per row r: õ = o/l; abs_diff[r] = Σ_d |õ - exact|, sq_diff[r] = Σ_d (õ - exact)², sq[r] = Σ_d õ² */
+    void (*row_errors)(int n, int d, const float *l, const float *o, const float *exact, ptrdiff_t exact_row,
+                       float *abs_diff, float *sq_diff, float *sq);
 
     /* vectors */
     float (*dot)(const float *a, const float *b, int n);

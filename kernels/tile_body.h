@@ -48,16 +48,29 @@ static void merge_partial(int n, int d, float *to_m, float *to_l, float *to_o, c
     }
 }
 
-static void row_errors(int n, int d, const float *l, const float *o, const float *exact, float *err)
+static void row_errors(int n, int d, const float *l, const float *o, const float *exact, ptrdiff_t exact_row,
+                       float *abs_diff, float *sq_diff, float *sq)
 {
     for (int r = 0; r < n; r++) {
+        const float *x = o + r * d, *y = exact + r * exact_row;
         float inv = 1 / l[r];
-        vf s = v_set1(0), f = v_set1(inv);
+        vf a = v_set1(0), q = v_set1(0), s = v_set1(0), f = v_set1(inv);
         int i = 0;
-        for (; i + VW <= d; i += VW) s += v_abs(v_load(o + r * d + i) * f - v_load(exact + r * d + i));
-        float sum = v_sum(s);
-        for (; i < d; i++) sum += fabsf(o[r * d + i] * inv - exact[r * d + i]);
-        err[r] = sum;
+        for (; i + VW <= d; i += VW) {
+            vf got = v_load(x + i) * f, diff = got - v_load(y + i);
+            a += v_abs(diff);
+            q += diff * diff;
+            s += got * got;
+        }
+        abs_diff[r] = v_sum(a);
+        sq_diff[r] = v_sum(q);
+        sq[r] = v_sum(s);
+        for (; i < d; i++) {
+            float got = x[i] * inv, diff = got - y[i];
+            abs_diff[r] += fabsf(diff);
+            sq_diff[r] += diff * diff;
+            sq[r] += got * got;
+        }
     }
 }
 

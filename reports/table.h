@@ -52,7 +52,7 @@ struct table_style {
     int width;          /* terminal only: columns wider than fits are cut with "…"; 0 = never */
 };
 /* Appends. A missing cell is "-" for people, empty in CSV, null in JSON. */
-void table_render(const struct table *t, enum table_format format, struct table_style style, struct str *out);
+void table_render(struct table *t, enum table_format format, struct table_style style, struct str *out);
 
 /* Columns of a terminal that a UTF-8 text takes: wide East Asian and emoji 2, combining 0. */
 size_t text_columns(const char *utf8);

@@ -79,11 +79,12 @@ struct frontier_point {
     bool knee;      /* the non-dominated point farthest from the line between the two ends of its frontier */
 };
 /* Points for every done run of the list whose sparsity and value are there; the caller frees *out.
- * Runs of different models or data sets do not compete. O(n log n). */
+ * Runs of different models or data sets do not compete, nor does the oracle with the others. O(n log n). */
 enum status query_frontier(const struct run_list *runs, enum frontier_axis axis, struct frontier_point **out,
                            size_t *n) MUST_USE;
 
-/* The run with the highest sparsity under bounds; NAN = no bound. ERR_ARG when none holds them, naming the
+/* The run with the highest sparsity under bounds; NAN = no bound; the oracle only when the filter names it.
+ * ERR_ARG when none holds them, naming the
  * bound that the nearest run breaks. with_intervals: also the end of the run's interval must hold (runs
  * without an interval do not). */
 struct best_bounds {

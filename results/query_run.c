@@ -152,8 +152,8 @@ static void read_settings(struct cursor *c, struct run_record *r)
 
 static void read_headline(struct cursor *c, struct headline *h)
 {
-    double *const v[] = {&h->sparsity, &h->qk_sparsity, &h->pv_sparsity, &h->cosine_mean, &h->cosine_p1, &h->kl_mean,
-                         &h->kl_p99_9, &h->ppl_dense, &h->ppl_sparse, &h->ppl_ratio, &h->ppl_ratio_lo,
+    double *const v[] = {&h->sparsity, &h->qk_sparsity, &h->pv_sparsity, &h->cosine_mean, &h->cosine_lo, &h->cosine_hi,
+                         &h->cosine_p1, &h->kl_mean, &h->kl_lo, &h->kl_hi, &h->kl_p99_9, &h->ppl_dense, &h->ppl_sparse, &h->ppl_ratio, &h->ppl_ratio_lo,
                          &h->ppl_ratio_hi, &h->token_accuracy, &h->top5_overlap, &h->logits_cosine, &h->logits_l1,
                          &h->logits_rmse, &h->hidden_cosine, &h->hidden_l1, &h->score_dense, &h->score_sparse,
                          &h->score_drop, &h->latency_dense, &h->latency_sparse, &h->latency_ratio};
@@ -196,7 +196,8 @@ static void read_run(struct cursor *c, const struct parents *p, struct run_recor
     "r.pvthreshd, r.topk, r.window, r.layers, r.heads, r.tuned_hash, r.max_length, r.num_samples, r.score, "    \
     "r.seed, r.repeat, r.threads, r.device, r.impls, r.min_sparse_tokens, r.attention_calls, "                  \
     "r.dense_fallback_calls, r.argv, r.started, r.ended, r.wall_s, r.peak_bytes, r.peak_device_bytes, "         \
-    "r.digest, r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_p1, r.kl_mean, r.kl_p99_9, "   \
+    "r.digest, r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_lo, r.cosine_hi, "             \
+    "r.cosine_p1, r.kl_mean, r.kl_lo, r.kl_hi, r.kl_p99_9, "                                                   \
     "r.ppl_dense, r.ppl_sparse, r.ppl_ratio, r.ppl_ratio_lo, r.ppl_ratio_hi, r.token_accuracy, "                \
     "r.top5_overlap, r.logits_cosine, r.logits_l1, r.logits_rmse, r.hidden_cosine, r.hidden_l1, "               \
     "r.score_dense, r.score_sparse, r.score_drop, r.latency_dense, r.latency_sparse, r.latency_ratio "          \

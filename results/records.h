@@ -51,10 +51,11 @@ struct software_record {
 enum run_status { RUN_DONE, RUN_FAILED, RUN_SKIPPED };
 
 /* Headline numbers, derived by the store from the metric rows of scope "overall" (never set by hand):
- * X_mean and X_p1 are columns of the row named X, all others the mean of the row of that very name. */
+ * X_mean, X_lo, X_hi, X_p1 and X_p99_9 are columns of the row named X, all others the mean of the row of that
+ * very name. */
 struct headline {
     double sparsity, qk_sparsity, pv_sparsity;
-    double cosine_mean, cosine_p1, kl_mean, kl_p99_9;
+    double cosine_mean, cosine_lo, cosine_hi, cosine_p1, kl_mean, kl_lo, kl_hi, kl_p99_9;
     double ppl_dense, ppl_sparse, ppl_ratio, ppl_ratio_lo, ppl_ratio_hi;
     double token_accuracy, top5_overlap;
     double logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1;

@@ -163,7 +163,8 @@ static void put_headline(struct cursor *c, const struct run_data *d)
         char part; /* m mean, 1 p1, 9 p99_9, l lo, h hi */
     } columns[] = {
         {"sparsity", 'm'},      {"qk_sparsity", 'm'},   {"pv_sparsity", 'm'},    {"cosine", 'm'},
-        {"cosine", '1'},        {"kl", 'm'},            {"kl", '9'},             {"ppl_dense", 'm'},
+        {"cosine", 'l'},        {"cosine", 'h'},        {"cosine", '1'},         {"kl", 'm'},
+        {"kl", 'l'},            {"kl", 'h'},            {"kl", '9'},             {"ppl_dense", 'm'},
         {"ppl_sparse", 'm'},    {"ppl_ratio", 'm'},     {"ppl_ratio", 'l'},      {"ppl_ratio", 'h'},
         {"token_accuracy", 'm'}, {"top5_overlap", 'm'}, {"logits_cosine", 'm'},  {"logits_l1", 'm'},
         {"logits_rmse", 'm'},   {"hidden_cosine", 'm'}, {"hidden_l1", 'm'},      {"score_dense", 'm'},
@@ -203,11 +204,12 @@ static enum status put_run(struct store *s, const struct run_data *d, int64_t *i
         "block_q, block_k, smooth_k, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, topk, window, layers, "
         "heads, tuned_hash, max_length, num_samples, score, seed, repeat, threads, device, impls, "
         "min_sparse_tokens, attention_calls, dense_fallback_calls, argv, started, ended, wall_s, peak_bytes, "
-        "peak_device_bytes, digest, sparsity, qk_sparsity, pv_sparsity, cosine_mean, cosine_p1, kl_mean, "
-        "kl_p99_9, ppl_dense, ppl_sparse, ppl_ratio, ppl_ratio_lo, ppl_ratio_hi, token_accuracy, top5_overlap, "
+        "peak_device_bytes, digest, sparsity, qk_sparsity, pv_sparsity, cosine_mean, cosine_lo, cosine_hi, "
+        "cosine_p1, kl_mean, kl_lo, kl_hi, kl_p99_9, ppl_dense, ppl_sparse, ppl_ratio, ppl_ratio_lo, ppl_ratio_hi, token_accuracy, top5_overlap, "
         "logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1, score_dense, score_sparse, score_drop, "
         "latency_dense, latency_sparse, latency_ratio) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
-        "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
+        "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
+        "?,?,?,?)"));
     put_text(&c, r->key);
     put_text(&c, r->slot);
     put_text(&c, r->key_json);

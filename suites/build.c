@@ -1,11 +1,12 @@
 #include "suites/build.h"
 
-#include "engine/tokenizer_utf8.h"
-
 #include <stdlib.h>
 #include <string.h>
 
-int build_bos(const struct suite_options *o) { return tokenizer_bos(o->tokenizer) >= 0; }
+int build_bos(const struct suite_options *o)
+{
+    return tokenizer_bos(o->tokenizer) >= 0;
+}
 
 enum status build_encode(const struct suite_options *o, struct sample_set *s, const char *text, size_t len,
                          struct token_list *out)
@@ -22,8 +23,10 @@ size_t build_token_at(const struct token_list *t, size_t at)
     size_t lo = 0, hi = t->n;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (t->begin[mid] < at) lo = mid + 1;
-        else hi = mid;
+        if (t->begin[mid] < at)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return lo;
 }
@@ -52,15 +55,13 @@ void answer_text_clear(struct answer_text *a)
 
 void answer_text_add(struct sample_set *s, struct str *to, const char *text)
 {
-    s->n_replaced += utf8_repair(to, text, strlen(text));
+    s->n_replaced += tokenizer_repair(to, text, strlen(text));
 }
-
-static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 static void move_space(struct answer_text *a)
 {
     size_t keep = a->context.len;
-    while (keep > 0 && is_space(a->context.data[keep - 1])) keep--;
+    while (keep > 0 && build_is_space(a->context.data[keep - 1])) keep--;
     if (keep == a->context.len) return;
     struct str answer = {0};
     str_add_bytes(&answer, a->context.data + keep, a->context.len - keep);
@@ -72,8 +73,8 @@ static void move_space(struct answer_text *a)
 }
 
 /* Encode both together; *split is the first token of the answer. */
-static enum status encode_both(const struct suite_options *o, struct sample_set *s, const struct answer_text *a,
-                               struct token_list *both, size_t *split)
+static enum status encode_both(const struct suite_options *o, struct sample_set *s,
+                               const struct answer_text *a, struct token_list *both, size_t *split)
 {
     struct str text = {0};
     str_add_bytes(&text, str_get(&a->context), a->context.len);
@@ -90,19 +91,22 @@ static enum status encode_both(const struct suite_options *o, struct sample_set 
     return st;
 }
 
-static enum status add_answer(const struct suite_options *o, struct sample_set *s, const struct answer_text *a,
-                              const struct token_list *both, size_t split, struct item *item, char **name)
+static enum status add_answer(const struct suite_options *o, struct sample_set *s,
+                              const struct answer_text *a, const struct token_list *both, size_t split,
+                              struct item *item, char **name)
 {
     int bos = build_bos(o);
-    size_t n_answer = both->n - split, room = (size_t)(o->max_length - 1); /* an answer token needs one before it */
+    size_t n_answer = both->n - split, room = (size_t)o->max_length - 1; /* it needs one token before it */
     if (a->answer.len == 0 || n_answer == 0)
         return fail(ERR_FORMAT, "%s: line %ld: the answer is empty", a->file, a->line);
     if (!bos && split == 0)
-        return fail(ERR_FORMAT, "%s: line %ld: the context is empty, and this tokenizer has no begin-of-text token "
-                    "that could stand for it", a->file, a->line);
+        return fail(ERR_FORMAT,
+                    "%s: line %ld: the context is empty, and this tokenizer has no begin-of-text token "
+                    "that could stand for it",
+                    a->file, a->line);
     if (n_answer > room)
-        return fail(ERR_FORMAT, "%s: line %ld: the answer has %zu tokens, max_length %d leaves room for %zu", a->file,
-                    a->line, n_answer, o->max_length, room);
+        return fail(ERR_FORMAT, "%s: line %ld: the answer has %zu tokens, max_length %d leaves room for %zu",
+                    a->file, a->line, n_answer, o->max_length, room);
     size_t total = (size_t)bos + both->n, max = (size_t)o->max_length, cut = total > max ? total - max : 0;
     if (cut) {
         char *longer = str_format("%s (first %zu of %zu context tokens cut)", *name, cut, split);

@@ -5,6 +5,12 @@
 #include "base/str.h"
 #include "suites/suite.h"
 
+/* ASCII white space. */
+static inline bool build_is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
 /* 1 when samples begin with BOS, else 0. */
 int build_bos(const struct suite_options *o);
 

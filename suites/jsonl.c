@@ -17,15 +17,19 @@ static enum status add_field(struct field_map *m, const char *pair, size_t len)
 {
     const char *equals = memchr(pair, '=', len);
     if (!equals || equals + 1 == pair + len)
-        return fail(ERR_ARG, "--field: \"%.*s\" is not of the form KEY=NAME, as in text=content,context=prompt",
+        return fail(ERR_ARG,
+                    "--field: \"%.*s\" is not of the form KEY=NAME, as in text=content,context=prompt",
                     (int)len, pair);
     const char *key = known_key(pair, (size_t)(equals - pair));
     if (!key)
-        return fail(ERR_ARG, "--field: no suite reads a key \"%.*s\"; known: text, context, continuation, query, "
-                    "choices, gold", (int)(equals - pair), pair);
+        return fail(ERR_ARG,
+                    "--field: no suite reads a key \"%.*s\"; known: text, context, continuation, query, "
+                    "choices, gold",
+                    (int)(equals - pair), pair);
     for (int i = 0; i < m->n; i++)
         if (m->field[i].key == key) return fail(ERR_ARG, "--field: key \"%s\" is named twice", key);
-    m->field[m->n++] = (struct field_name){key, str_format("%.*s", (int)(pair + len - equals - 1), equals + 1)};
+    m->field[m->n++] =
+        (struct field_name){key, str_format("%.*s", (int)(pair + len - equals - 1), equals + 1)};
     return OK;
 }
 
@@ -73,7 +77,10 @@ void jsonl_close(struct jsonl *r)
     *r = (struct jsonl){0};
 }
 
-static bool blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
+static bool blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r';
+}
 
 static bool all_blank(const char *s, size_t len)
 {
@@ -98,8 +105,8 @@ static enum status parse_line(struct jsonl *r, const char *s, size_t len)
 {
     size_t zero = find_zero(s, len);
     if (zero < len)
-        return fail(ERR_FORMAT, "%s: line %ld, column %zu: a zero character; remove it from the text", r->path,
-                    r->line, zero + 1);
+        return fail(ERR_FORMAT, "%s: line %ld, column %zu: a zero character; remove it from the text",
+                    r->path, r->line, zero + 1);
     const char *end = NULL;
     r->object = cJSON_ParseWithLengthOpts(s, len, &end, false);
     if (!r->object) {
@@ -111,8 +118,8 @@ static enum status parse_line(struct jsonl *r, const char *s, size_t len)
         while (blank(*end)) end++;
     }
     if (!r->object)
-        return fail(ERR_FORMAT, "%s: line %ld, column %td: not valid JSON; each line must be one object", r->path,
-                    r->line, end - s + 1);
+        return fail(ERR_FORMAT, "%s: line %ld, column %td: not valid JSON; each line must be one object",
+                    r->path, r->line, end - s + 1);
     if (!cJSON_IsObject(r->object))
         return fail(ERR_FORMAT, "%s: line %ld: found %s, expected an object", r->path, r->line,
                     json_kind(r->object));
@@ -161,8 +168,10 @@ enum status jsonl_fail_missing(const struct jsonl *r, const char *wanted)
         if (n++ < 8) str_addf(&keys, "%s\"%.40s\"", keys.len ? ", " : "", child->string);
     }
     if (n > 8) str_addf(&keys, " and %d more", n - 8);
-    enum status st = fail(ERR_FORMAT, "%s: line %ld: field %s is missing; the object has %s; other names are given "
-                          "by --field KEY=NAME", r->path, r->line, wanted, n ? str_get(&keys) : "no fields");
+    enum status st = fail(ERR_FORMAT,
+                          "%s: line %ld: field %s is missing; the object has %s; other names are given "
+                          "by --field KEY=NAME",
+                          r->path, r->line, wanted, n ? str_get(&keys) : "no fields");
     str_clear(&keys);
     return st;
 }

@@ -19,7 +19,7 @@ struct field_map {
     int n;
 };
 
-/* Parse "KEY=NAME,KEY=NAME"; NULL and "" map nothing. ERR_ARG for another form, an unknown or repeated key. */
+/* Parse "KEY=NAME,KEY=NAME"; NULL and "" map nothing. ERR_ARG: another form, an unknown or repeated key. */
 enum status field_map_parse(struct field_map *m, const char *text) MUST_USE;
 void field_map_clear(struct field_map *m);
 /* The name of `key` in the file; borrowed. */

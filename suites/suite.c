@@ -23,8 +23,8 @@ static enum status unknown_suite(const char *name, size_t len)
 {
     struct str known = {0};
     for (int i = 0; suites[i]; i++) str_addf(&known, "%s%s", i ? ", " : "", suites[i]->name);
-    enum status st = fail(ERR_ARG, "unknown suite \"%.*s\"; known: %s", (int)(len < 60 ? len : 60), name,
-                          str_get(&known));
+    enum status st =
+        fail(ERR_ARG, "unknown suite \"%.*s\"; known: %s", (int)(len < 60 ? len : 60), name, str_get(&known));
     str_clear(&known);
     return st;
 }
@@ -139,7 +139,7 @@ static void fingerprint(const struct sample_set *s, char out[HASH_HEX_SIZE])
     hash_add_u64(&h, (uint64_t)s->n_items);
     for (int i = 0; i < s->n_items; i++) {
         const struct item *item = &s->items[i];
-        const int64_t fields[] = {item->question, item->sample, item->begin,  item->end,
+        const int64_t fields[] = {item->question, item->sample,  item->begin, item->end,
                                   item->gold,     item->n_bytes, item->length};
         hash_add(&h, fields, sizeof fields);
         hash_double(&h, item->depth);
@@ -176,12 +176,18 @@ static struct answer score_answer(const struct item *item, const struct token_sc
 
 /* Does the gold score stand against another candidate's? On a tie the earlier candidate wins, as argmax in
  * lm-evaluation-harness has it; a NaN never wins. */
-static bool stands(double gold, double other, bool gold_first) { return gold > other || (gold == other && gold_first); }
+static bool stands(double gold, double other, bool gold_first)
+{
+    return gold > other || (gold == other && gold_first);
+}
 
-static int per_byte(const struct item *item) { return item->n_bytes > 0 ? item->n_bytes : 1; }
+static int per_byte(const struct item *item)
+{
+    return item->n_bytes > 0 ? item->n_bytes : 1;
+}
 
-static void score_choice(const struct sample_set *s, const struct token_score *const *tokens, int first, int end,
-                         int gold, struct item_score *out)
+static void score_choice(const struct sample_set *s, const struct token_score *const *tokens, int first,
+                         int end, int gold, struct item_score *out)
 {
     out->dense_right = out->dense_right_norm = !isnan(out->dense);
     out->sparse_right = out->sparse_right_norm = !isnan(out->sparse);

@@ -47,8 +47,8 @@ struct sample_set {
     int64_t n_tokens;
     size_t n_replaced;  /* invalid UTF-8 sequences replaced in the input */
     char fingerprint[33]; /* of all ids, score_from and items: hex, see base/hash.h */
-    int n_skipped;      /* documents, lines or questions left out because they are under min_length */
-    int n_truncated;    /* samples whose context was cut from the left to fit max_length; their names say so */
+    int n_skipped;      /* documents, lines or questions left out: under min_length */
+    int n_truncated;    /* samples whose context was cut at the left to fit max_length; their names say so */
 };
 
 struct suite_options {

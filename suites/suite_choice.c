@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
 /* "7" -> 7, anything else -> -1 */
 static int as_index(const char *s)
 {
@@ -46,16 +44,17 @@ static enum status find_gold(const struct jsonl *in, const cJSON *choices, int *
         }
         *out = as_index(gold->valuestring);
         if (*out >= 0 && *out < n) return OK;
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": \"%.60s\" is none of the %d choices", in->path, in->line,
-                    name, gold->valuestring, n);
+        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": \"%.60s\" is none of the %d choices", in->path,
+                    in->line, name, gold->valuestring, n);
     }
     if (!cJSON_IsNumber(gold))
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": found %s, expected an index from 0 or a choice's text",
+        return fail(ERR_FORMAT,
+                    "%s: line %ld: field \"%s\": found %s, expected an index from 0 or a choice's text",
                     in->path, in->line, name, json_kind(gold));
     double v = gold->valuedouble;
     if (!(v >= 0 && v < n && v == floor(v)))
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": found %g, expected a whole number from 0 to %d", in->path,
-                    in->line, name, v, n - 1);
+        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": found %g, expected a whole number from 0 to %d",
+                    in->path, in->line, name, v, n - 1);
     *out = (int)v;
     return OK;
 }
@@ -65,16 +64,17 @@ static enum status check_choices(const struct jsonl *in, const cJSON *choices)
     const char *name = field_map_name(in->fields, "choices");
     int n = cJSON_GetArraySize(choices), i = 0;
     if (n < 2)
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": has %d choices, expected 2 or more", in->path, in->line,
-                    name, n);
+        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": has %d choices, expected 2 or more", in->path,
+                    in->line, name, n);
     const cJSON *choice;
     cJSON_ArrayForEach(choice, choices)
     {
         if (!cJSON_IsString(choice))
-            return fail(ERR_FORMAT, "%s: line %ld: field \"%s[%d]\": found %s, expected a string", in->path, in->line,
-                        name, i, json_kind(choice));
+            return fail(ERR_FORMAT, "%s: line %ld: field \"%s[%d]\": found %s, expected a string", in->path,
+                        in->line, name, i, json_kind(choice));
         if (!*choice->valuestring)
-            return fail(ERR_FORMAT, "%s: line %ld: field \"%s[%d]\" is an empty string", in->path, in->line, name, i);
+            return fail(ERR_FORMAT, "%s: line %ld: field \"%s[%d]\" is an empty string", in->path, in->line,
+                        name, i);
         i++;
     }
     return OK;
@@ -88,12 +88,13 @@ static enum status add_candidate(const struct suite_options *o, const struct jso
     struct answer_text a = {.file = in->path, .line = in->line};
     answer_text_add(s, &a.context, query);
     size_t n = a.context.len;
-    if (n > 0 && !is_space(a.context.data[n - 1]) && !is_space(choice[0])) str_add_char(&a.answer, ' ');
+    if (n > 0 && !build_is_space(a.context.data[n - 1]) && !build_is_space(choice[0]))
+        str_add_char(&a.answer, ' ');
     answer_text_add(s, &a.answer, choice);
     item.n_bytes = (int)strlen(choice);
     item.id = str_format("%s:%ld:%d", base, in->line, index);
-    enum status st = build_answer(o, s, &a, item, str_format("%s line %ld choice %d", base, in->line, index),
-                                  too_short);
+    enum status st =
+        build_answer(o, s, &a, item, str_format("%s line %ld choice %d", base, in->line, index), too_short);
     answer_text_clear(&a);
     return st;
 }
@@ -141,7 +142,8 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
         TRY_GOTO(st, done, add_line(o, &in, out, &n_questions));
     }
     if (n_questions == 0 && out->n_skipped)
-        st = fail(ERR_FORMAT, "%s: all %d questions are under %d tokens", o->argument, out->n_skipped, o->min_length);
+        st = fail(ERR_FORMAT, "%s: all %d questions are under %d tokens", o->argument, out->n_skipped,
+                  o->min_length);
 done:
     jsonl_close(&in);
     field_map_clear(&fields);
@@ -150,6 +152,6 @@ done:
 
 const struct suite suite_choice = {
     .name = "choice",
-    .help = "choice:FILE.jsonl  multiple choice by likelihood, in sum and per byte: {\"query\",\"choices\",\"gold\"}",
+    .help = "choice:FILE.jsonl  multiple choice by likelihood: {\"query\",\"choices\",\"gold\"}",
     .load = load,
 };

@@ -11,17 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
 /* Cut behind the last word but one; false when there is none. The word keeps one space before it. */
 static bool split_last_word(struct sample_set *s, const char *text, struct answer_text *out, int *word_bytes)
 {
     size_t end = strlen(text);
-    while (end > 0 && is_space(text[end - 1])) end--;
+    while (end > 0 && build_is_space(text[end - 1])) end--;
     size_t word = end;
-    while (word > 0 && !is_space(text[word - 1])) word--;
+    while (word > 0 && !build_is_space(text[word - 1])) word--;
     size_t context = word;
-    while (context > 0 && is_space(text[context - 1])) context--;
+    while (context > 0 && build_is_space(text[context - 1])) context--;
     if (context == 0) return false;
     char *head = str_format("%.*s", (int)context, text);
     char *tail = str_format("%.*s", (int)(end - word + 1), text + word - 1);
@@ -33,7 +31,8 @@ static bool split_last_word(struct sample_set *s, const char *text, struct answe
     return true;
 }
 
-static enum status read_line(const struct jsonl *in, struct sample_set *s, struct answer_text *out, int *n_bytes)
+static enum status read_line(const struct jsonl *in, struct sample_set *s, struct answer_text *out,
+                             int *n_bytes)
 {
     const char *context, *continuation, *text;
     if (jsonl_find(in, "context") || jsonl_find(in, "continuation")) {
@@ -45,15 +44,17 @@ static enum status read_line(const struct jsonl *in, struct sample_set *s, struc
         return OK;
     }
     if (!jsonl_find(in, "text")) {
-        char *wanted = str_format("\"%s\" with \"%s\", or \"%s\",", field_map_name(in->fields, "context"),
-                                  field_map_name(in->fields, "continuation"), field_map_name(in->fields, "text"));
+        char *wanted =
+            str_format("\"%s\" with \"%s\", or \"%s\",", field_map_name(in->fields, "context"),
+                       field_map_name(in->fields, "continuation"), field_map_name(in->fields, "text"));
         enum status st = jsonl_fail_missing(in, wanted);
         free(wanted);
         return st;
     }
     TRY(jsonl_string(in, "text", &text));
     if (!split_last_word(s, text, out, n_bytes))
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\" needs at least two words, the last is the one asked for",
+        return fail(ERR_FORMAT,
+                    "%s: line %ld: field \"%s\" needs at least two words, the last is the one asked for",
                     in->path, in->line, field_map_name(in->fields, "text"));
     return OK;
 }
@@ -76,7 +77,8 @@ static enum status add_line(const struct suite_options *o, const struct jsonl *i
 
 static enum status load(const struct suite_options *o, struct sample_set *out)
 {
-    TRY(build_need_file(o, "cloze", "cloze:FILE.jsonl ({\"context\",\"continuation\"} or {\"text\"} a line)"));
+    TRY(build_need_file(o, "cloze",
+                        "cloze:FILE.jsonl ({\"context\",\"continuation\"} or {\"text\"} a line)"));
     struct field_map fields;
     TRY(field_map_parse(&fields, o->field));
     struct jsonl in = {0};
@@ -88,7 +90,8 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
         TRY_GOTO(st, done, add_line(o, &in, out));
     }
     if (out->n_samples == 0 && out->n_skipped)
-        st = fail(ERR_FORMAT, "%s: all %d lines are under %d tokens", o->argument, out->n_skipped, o->min_length);
+        st = fail(ERR_FORMAT, "%s: all %d lines are under %d tokens", o->argument, out->n_skipped,
+                  o->min_length);
 done:
     jsonl_close(&in);
     field_map_clear(&fields);
@@ -97,6 +100,6 @@ done:
 
 const struct suite suite_cloze = {
     .name = "cloze",
-    .help = "cloze:FILE.jsonl  continuations reproduced: {\"context\",\"continuation\"}, or the last word of {\"text\"}",
+    .help = "cloze:FILE.jsonl  last words reproduced: {\"context\",\"continuation\"} or {\"text\"}",
     .load = load,
 };

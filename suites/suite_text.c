@@ -9,6 +9,7 @@
 #include "suites/jsonl.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { LAST_WINDOW = 256 }; /* under this attention runs dense anyway, METHOD.md 4 */
 
@@ -19,7 +20,10 @@ struct reader {
     size_t longest;           /* tokens of the longest document that was left out, BOS included */
 };
 
-static bool full(const struct reader *r) { return r->o->num_samples && r->set->n_samples >= r->o->num_samples; }
+static bool full(const struct reader *r)
+{
+    return r->o->num_samples && r->set->n_samples >= r->o->num_samples;
+}
 
 static enum status add_document(struct reader *r, const char *label, const char *text, size_t len)
 {
@@ -50,8 +54,10 @@ static enum status read_whole(struct reader *r)
     file_map_close(&map);
     TRY(st);
     if (r->set->n_skipped)
-        return fail(ERR_FORMAT, "%s: has %zu tokens (begin-of-text included), at least %d are needed; give a longer "
-                    "text or a smaller min_length", path, r->longest, r->o->min_length);
+        return fail(ERR_FORMAT,
+                    "%s: has %zu tokens (begin-of-text included), at least %d are needed; give a longer "
+                    "text or a smaller min_length",
+                    path, r->longest, r->o->min_length);
     return OK;
 }
 
@@ -76,8 +82,10 @@ static enum status read_lines(struct reader *r, const struct field_map *fields)
     if (n_lines == 0)
         st = fail(ERR_FORMAT, "%s: has no lines", path);
     else if (r->set->n_samples == 0)
-        st = fail(ERR_FORMAT, "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts "
-                  "or a smaller min_length", path, n_lines, r->o->min_length, r->longest);
+        st = fail(ERR_FORMAT,
+                  "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts "
+                  "or a smaller min_length",
+                  path, n_lines, r->o->min_length, r->longest);
 done:
     jsonl_close(&in);
     return st;

@@ -1,0 +1,71 @@
+/* Finds per-head thresholds under error bounds and proves them (METHOD 5).
+ *
+ * Layer by layer, with the dense model's inputs: all samples advance together, so q, k, v and the dense output of one
+ * layer are in memory for every sample, and nothing else. From them come the error curves of every head, the choice for
+ * every pair of bounds, λ, and the verification by the inference kernel with back-off. One task is one (head, sample) and
+ * is serial, so the thresholds do not depend on the number of threads.
+ */
+#ifndef SG_ENGINE_TUNER_H
+#define SG_ENGINE_TUNER_H
+
+#include "base/par.h"
+#include "engine/session.h"
+#include "engine/tuned.h"
+#include "kernels/curve.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct tune_sample {
+    const int32_t *ids;
+    int n;
+    const char *name;
+    bool held_out; /* not looked at when choosing; its bound must hold all the same */
+};
+
+struct tune_bounds {
+    double l1, pv_l1; /* in the rule's error, 0 < l1 < pv_l1 */
+};
+
+/* Where curves are kept between runs. Both may be NULL. */
+struct curve_store {
+    void *ctx;
+    /* *found is false when there is none */
+    enum status (*get)(void *ctx, int layer, int head, int sample, struct curve *out, bool *found);
+    enum status (*put)(void *ctx, int layer, int head, int sample, const struct curve *c);
+    enum status (*layer_done)(void *ctx, int layer); /* everything of the layer was put */
+};
+
+struct tune_args {
+    const struct weights *weights;
+    struct par *par;
+    const struct sparse_policy *policy; /* method, block, smooth_k and the layers to tune */
+    enum tune_rule rule;
+    const struct tune_sample *samples;
+    int n_samples;
+    const struct tune_bounds *bounds;
+    int n_bounds;
+    double min_sparsity;                /* heads under it are stored as dense; .10 */
+    struct curve_store curves;
+    const char *impl;                   /* attention implementation for verification, NULL the best */
+    void (*progress)(void *ctx, int heads_done, int heads_total);
+    void *progress_ctx;
+    bool (*stop)(void *);               /* NULL: never */
+};
+
+struct tune_times {
+    double forward_s, curves_s, choose_s, verify_s; /* wall time */
+    int n_curves, n_reused;
+    int n_verified; /* kernel calls */
+};
+
+/* out: [n_bounds], initialised and filled here except for names and fingerprints; clear each with tuned_clear().
+ * ERR_NUMERIC names layer, head and sample. ERR_CANCELLED leaves everything put so far in the store. */
+enum status tune(const struct tune_args *a, struct tuned *out, struct tune_times *times) MUST_USE;
+
+/* The choice alone: the (θ, τ) with the highest sparsity whose error holds `bound` on every sample. Returns false when
+ * none does. curves: [n]. sparsity is the mean over samples. */
+bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, double bound, int *theta, int *tau,
+                 double *sparsity, struct head_error *worst);
+
+#endif

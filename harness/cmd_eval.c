@@ -1,0 +1,158 @@
+#include "harness/command.h"
+
+#include "base/clock.h"
+#include "harness/evaluate.h"
+#include "harness/identity.h"
+#include "harness/output.h"
+#include "harness/setup.h"
+#include "reports/runjson.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    struct machine_options machine;
+    struct sample_options samples;
+    struct policy_options policy;
+    struct output_options output;
+    const char *db, *json, *stats;
+    bool generate, keep_tokens, replace;
+    int n_worst;
+} o;
+
+static const struct option_def options[] = {
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"o|output", OPTION_TEXT, &o.json, "FILE", "also write before_tune.json or after_tune.json", 0, 0},
+    {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "also write per-layer statistics as JSON", 0, 0},
+    {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
+    {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; no effect on the CPU", 0, 0},
+    {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
+    {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
+    {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
+    OUTPUT_OPTIONS(o.output),
+    SAMPLE_OPTIONS(o.samples),
+    POLICY_OPTIONS(o.policy),
+    MACHINE_OPTIONS(o.machine),
+    {0},
+};
+
+static const struct command_help help = {
+    "eval MODEL [--suite SPEC …] [options]",
+    "Runs every sample dense and sparse, compares logits position by position, counts what the kernel skipped, and\n"
+    "stores it all as one run per suite. A cell that is stored already is shown, not run again.",
+    "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
+    "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output before_tune.json",
+};
+
+static enum status show_run(struct store *store, const char *key, bool reused)
+{
+    struct run_view view;
+    TRY(run_view_load(&view, store, key));
+    if (reused) printf("run %lld is stored already with these settings, on these tokens; --replace runs it again\n\n",
+                       (long long)view.run->id);
+    print_run_summary(&view, &o.output);
+    enum status st = OK;
+    if (o.json) st = runjson_write(&view, o.json);
+    if (st == OK && o.json) printf("wrote %s\n", o.json);
+    if (st == OK && o.stats) st = runjson_write_stats(&view, o.stats);
+    run_view_clear(&view);
+    return st;
+}
+
+static enum status eval_suite(const struct setup *setup, struct store *store, struct dense_cache *cache, int i,
+                              int argc, char **argv)
+{
+    struct sample_set set = {0};
+    struct sparse_policy policy = {0};
+    struct tuned tuned = {0};
+    struct evaluation e = {0};
+    struct pool *pool = NULL;
+    char started[32], ended[32], hash[33];
+    enum status st;
+    clock_utc(started, sizeof started);
+    TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
+    TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
+    struct run_record r = run_record_blank();
+    r.max_length = o.samples.max_length;
+    r.num_samples = set.n_samples;
+    r.score = o.samples.score;
+    r.seed = (uint64_t)o.samples.seed;
+    r.threads = par_threads(setup->par);
+    if (tuned.heads) {
+        r.rule = tune_rule_name(tuned.rule);
+        r.l1 = tuned.l1;
+        r.pv_l1 = tuned.pv_l1;
+        r.tuned_hash = tuned_hash(&tuned, hash);
+    }
+    identity_fill(&r, &setup->model, setup->model_dir, &set, &policy, &pool);
+    enum cell_state state;
+    TRY_GOTO(st, done, query_cell(store, r.key, r.slot, &state));
+    if (state == CELL_DONE && !o.replace) {
+        st = show_run(store, r.key, true);
+        goto done;
+    }
+    TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
+                                    .model = (struct model *)&setup->model, .par = setup->par, .set = &set, .policy = &policy,
+                                    .cache = cache, .impl = o.machine.impl, .chunk = o.machine.chunk,
+                                    .generate = o.generate || o.json, .keep_tokens = o.keep_tokens,
+                                    .keep_masks = policy.method != NULL, .n_worst = o.n_worst, .n_resamples = 1000,
+                                    .seed = (uint64_t)o.samples.seed, .quiet = o.machine.quiet, .stop = cancel_requested},
+                                &e));
+    struct run_record measured = e.data.run;
+    r.status = measured.status;
+    r.attention_calls = measured.attention_calls;
+    r.dense_fallback_calls = measured.dense_fallback_calls;
+    r.wall_s = measured.wall_s;
+    r.peak_bytes = measured.peak_bytes;
+    r.impls = measured.impls;
+    r.argv_json = argv_text(argc, argv, &pool);
+    r.started = started;
+    r.ended = clock_utc(ended, sizeof ended);
+    e.data.run = r;
+    int64_t id;
+    if (tuned.heads) TRY_GOTO(st, done, store_tuned(store, &tuned, hash));
+    TRY_GOTO(st, done, store_run_put(store, &e.data, o.replace, &id));
+    st = show_run(store, r.key, false);
+done:
+    evaluation_clear(&e);
+    policy_clear(&policy);
+    tuned_clear(&tuned);
+    sample_set_clear(&set);
+    pool_free(&pool);
+    return st;
+}
+
+int cmd_eval(int argc, char **argv)
+{
+    o.machine = machine_defaults;
+    o.samples = sample_defaults;
+    o.policy = policy_defaults;
+    o.output = output_defaults;
+    o.db = "sparsegauge.db";
+    o.n_worst = 20;
+    const char *positional[1];
+    int n;
+    bool want_help;
+    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
+    if (st != OK) return report_failure(st);
+    if (want_help) {
+        options_print_help(&help, options);
+        return EXIT_PASS;
+    }
+    struct setup setup = {0};
+    struct store *store = NULL;
+    struct dense_cache cache = {0};
+    cancel_install();
+    TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
+    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
+    int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
+    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&setup, store, &cache, i, argc, argv);
+done:
+    dense_cache_close(&cache);
+    setup_close(&setup);
+    store_close(&store);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,77 @@
+#include "harness/command.h"
+
+#include "harness/output.h"
+#include "harness/setup.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    struct machine_options machine;
+    bool check, full;
+    int max_length;
+} o;
+
+static const struct option_def options[] = {
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "instead of MODEL", 0, 0},
+    {"check", OPTION_FLAG, &o.check, NULL, "read every weight and look for NaN and infinity", 0, 0},
+    {"full", OPTION_FLAG, &o.full, NULL, "fingerprint over every byte, however large", 0, 0},
+    {"max-length", OPTION_INT, &o.max_length, "TOKENS", "plan memory for this length (2048)", 1, 1 << 24},
+    MACHINE_OPTIONS(o.machine),
+    {0},
+};
+
+static const struct command_help help = {
+    "info MODEL [options]",
+    "Opens a model directory, checks every tensor's name, type and shape, and prints what it holds and what a\n"
+    "session needs.",
+    "sparsegauge info suites/demo/model --check",
+};
+
+static void print_info(const struct setup *s, const char *fingerprint)
+{
+    const struct weights *w = &s->model.weights;
+    const struct llama_config *c = &w->config;
+    struct session_plan plan = session_plan(c, o.max_length, 0, par_threads(s->par));
+    printf("model          %s\n", s->model.name);
+    printf("fingerprint    %s\n", fingerprint);
+    printf("parameters     %lld, %.1f MiB of weights (%zu tensors, %zu unused)\n", llama_config_parameters(c),
+           (double)w->weight_bytes / 0x1p20, w->n_entries, w->n_extra);
+    printf("layers         %d, hidden %d, MLP %d\n", c->n_layers, c->hidden_size, c->intermediate_size);
+    printf("attention      %d query heads, %d kv heads, head_dim %d%s\n", c->n_heads, c->n_kv_heads, c->head_dim,
+           c->attention_bias ? ", biased" : "");
+    printf("rope           %s, theta %g, context %d\n", rope_type_name(c->rope.type), c->rope.theta, c->max_position);
+    printf("vocabulary     %d ids, embeddings %s, tokenizer %s\n", c->vocab_size, w->tied ? "tied" : "apart",
+           tokenizer_fingerprint(s->model.tokenizer));
+    printf("session        %.1f MiB at %d tokens (KV cache %.1f, activations %.1f, panels %.1f)\n",
+           (double)plan.total_bytes / 0x1p20, plan.capacity, (double)plan.kv_bytes / 0x1p20,
+           (double)plan.activation_bytes / 0x1p20, (double)plan.linear_bytes / 0x1p20);
+    if (*tokenizer_notes(s->model.tokenizer)) printf("note           %s\n", tokenizer_notes(s->model.tokenizer));
+}
+
+int cmd_info(int argc, char **argv)
+{
+    o.machine = machine_defaults;
+    o.max_length = 2048;
+    const char *positional[1];
+    char fingerprint[FINGERPRINT_SIZE];
+    int n;
+    bool want_help;
+    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
+    if (st != OK) return report_failure(st);
+    if (want_help) {
+        options_print_help(&help, options);
+        return EXIT_PASS;
+    }
+    struct setup setup = {0};
+    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, weights_fingerprint(&setup.model.weights, o.full, setup.par, fingerprint));
+    print_info(&setup, fingerprint);
+    if (o.check) {
+        TRY_GOTO(st, done, weights_check_finite(&setup.model.weights, setup.par));
+        printf("check          every weight is finite\n");
+    }
+done:
+    setup_close(&setup);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

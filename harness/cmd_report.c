@@ -1,0 +1,54 @@
+#include "harness/command.h"
+
+#include "harness/output.h"
+#include "reports/report.h"
+
+#include <stdio.h>
+
+static struct {
+    const char *db, *dir, *baseline, *title;
+    bool png;
+} o;
+
+static const struct option_def options[] = {
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"o|output", OPTION_TEXT, &o.dir, "DIR", "where the report goes (report)", 0, 0},
+    {"baseline", OPTION_TEXT, &o.baseline, "RUN", "run to compare with", 0, 0},
+    {"title", OPTION_TEXT, &o.title, "TEXT", "heading of the page", 0, 0},
+    {"png", OPTION_FLAG, &o.png, NULL, "also PNG pictures (on; --no-png)", 0, 0},
+    {0},
+};
+
+static const struct command_help help = {
+    "report [RUN] [options]",
+    "Writes one self-contained HTML page, its pictures with their data and scripts, and the tables as Markdown and CSV.",
+    "sparsegauge report last --baseline 1 -o report",
+};
+
+int cmd_report(int argc, char **argv)
+{
+    o.db = "sparsegauge.db";
+    o.dir = "report";
+    o.png = true;
+    const char *positional[1];
+    int n;
+    bool want_help;
+    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
+    if (st != OK) return report_failure(st);
+    if (want_help) {
+        options_print_help(&help, options);
+        return EXIT_PASS;
+    }
+    struct store *store = NULL;
+    struct str notes = {0};
+    TRY_GOTO(st, done, store_open(&store, o.db, STORE_READ));
+    TRY_GOTO(st, done, report_write(store, &(struct report_options){.dir = o.dir, .title = o.title, .no_png = !o.png,
+                                                                    .run = n ? positional[0] : "last",
+                                                                    .baseline = o.baseline}, &notes));
+    fputs(str_get(&notes), stderr);
+    printf("%s/index.html\n", o.dir);
+done:
+    str_clear(&notes);
+    store_close(&store);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,77 @@
+#include "harness/command.h"
+
+#include "harness/output.h"
+#include "reports/runjson.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    struct output_options output;
+    const char *db, *part, *json;
+} o;
+
+static const struct option_def options[] = {
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"part", OPTION_TEXT, &o.part, "NAME",
+     "metrics, samples, positions, layers, heads, items, tokens, latency, provenance (summary)", 0, 0},
+    {"o|output", OPTION_TEXT, &o.json, "FILE", "write the run as before_tune.json / after_tune.json", 0, 0},
+    OUTPUT_OPTIONS(o.output),
+    {0},
+};
+
+static const struct command_help help = {
+    "show RUN [options]",
+    "Prints one run: a number, a key or its beginning, or `last`. RUN may also be a before_tune.json file.",
+    "sparsegauge show last\nsparsegauge show 12 --part heads --format md",
+};
+
+static enum status show_part(const struct run_view *v)
+{
+    struct table *t = strcmp(o.part, "metrics") == 0      ? metrics_table(v)
+                      : strcmp(o.part, "samples") == 0    ? samples_table(v)
+                      : strcmp(o.part, "positions") == 0  ? positions_table(v)
+                      : strcmp(o.part, "layers") == 0     ? layers_table(v)
+                      : strcmp(o.part, "heads") == 0      ? heads_table(v, 1000)
+                      : strcmp(o.part, "items") == 0      ? items_table(v, false)
+                      : strcmp(o.part, "tokens") == 0     ? worst_tokens_table(v, 1000)
+                      : strcmp(o.part, "latency") == 0    ? latencies_table(v)
+                      : strcmp(o.part, "provenance") == 0 ? provenance_table(v)
+                                                          : NULL;
+    if (!t) return fail(ERR_ARG, "--part: found \"%s\", see -h for the names", o.part);
+    return print_table(t, &o.output);
+}
+
+static enum status show_all(const struct run_view *v)
+{
+    print_run_summary(v, &o.output);
+    if (strcmp(o.output.format, "terminal") != 0) return OK;
+    putchar('\n');
+    TRY(print_table(positions_table(v), &o.output));
+    putchar('\n');
+    if (!v->from_file) TRY(print_table(layers_table(v), &o.output));
+    putchar('\n');
+    return print_table(provenance_table(v), &o.output);
+}
+
+int cmd_show(int argc, char **argv)
+{
+    o.output = output_defaults;
+    o.db = "sparsegauge.db";
+    const char *positional[1];
+    int n;
+    bool want_help;
+    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
+    if (st != OK) return report_failure(st);
+    if (want_help) {
+        options_print_help(&help, options);
+        return EXIT_PASS;
+    }
+    struct view_source source = {0};
+    TRY_GOTO(st, done, view_source_load(&source, o.db, n ? positional[0] : "last"));
+    st = o.part ? show_part(&source.view) : show_all(&source.view);
+    if (st == OK && o.json) st = runjson_write(&source.view, o.json);
+done:
+    view_source_clear(&source);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,104 @@
+#include "harness/output.h"
+
+#include "reports/runjson.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+const struct output_options output_defaults = {.format = "terminal"};
+
+static int terminal_width(void)
+{
+    struct winsize size;
+    if (!isatty(STDOUT_FILENO)) return 0;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+enum status print_table(struct table *t, const struct output_options *o)
+{
+    enum table_format format;
+    enum status st = table_format_parse(o->format, &format);
+    if (st == OK) {
+        struct str out = {0};
+        struct table_style style = {!o->all_columns, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"), terminal_width()};
+        table_render(t, format, style, &out);
+        fputs(str_get(&out), stdout);
+        str_clear(&out);
+    }
+    table_free(&t);
+    return st;
+}
+
+static void print_or_complain(struct table *t, const struct output_options *o)
+{
+    if (print_table(t, o) != OK) fprintf(stderr, "sparsegauge: %s\n", status_message());
+    putchar('\n');
+}
+
+void print_run_summary(const struct run_view *v, const struct output_options *o)
+{
+    struct str title = {0};
+    run_describe(v->run, &title);
+    struct verdict verdict = verdict_of(run_view_metric(v, "cosine"), run_view_metric(v, "token_accuracy"),
+                                        run_view_metric(v, "sparsity"));
+    if (strcmp(o->format, "terminal") == 0) {
+        printf("%s  %s on %s: %s\n", v->label, v->run->model.name, v->run->dataset.name, str_get(&title));
+        printf("accuracy %s by the tuning guide's bands; its goal (sparsity > 30 %%, cosine > .95) is %s\n\n", verdict.band,
+               verdict.success ? "met" : "not met");
+    }
+    str_clear(&title);
+    print_or_complain(metrics_table(v), o);
+    if (strcmp(o->format, "terminal") != 0) return;
+    if (v->generations.n) print_or_complain(generations_table(v), o);
+    char **warnings = run_warnings(v);
+    for (int i = 0; warnings && warnings[i]; i++) printf("note: %s\n", warnings[i]);
+    warnings_free(warnings);
+}
+
+enum status store_tuned(struct store *s, const struct tuned *t, const char *hash)
+{
+    size_t n = (size_t)t->n_layers * (size_t)t->n_heads, at = 0;
+    struct tuned_head_record *heads = calloc(n, sizeof *heads);
+    if (!heads) return fail(ERR_MEMORY, "no memory for %zu tuned heads", n);
+    for (size_t i = 0; i < n; i++) {
+        const struct tuned_head *h = &t->heads[i];
+        if (!h->in_range) continue;
+        heads[at++] = (struct tuned_head_record){
+            .layer = (int)i / t->n_heads, .head = (int)i % t->n_heads, .is_sparse = h->params.is_sparse,
+            .theta = (double)h->params.simthreshd1, .tau = (double)h->params.cdfthreshd,
+            .lambda = (double)h->params.pvthreshd, .l1_tune = h->tune.l1, .l1_held_out = h->held_out.l1,
+            .tail_tune = h->tune.tail, .tail_held_out = h->held_out.tail, .qk_sparsity = h->qk_sparsity,
+            .sparsity = h->sparsity, .back_offs = h->back_offs, .reason = h->reason[0] ? h->reason : NULL,
+        };
+    }
+    struct str json = {0};
+    tuned_print(t, &json);
+    struct tuned_record r = {
+        .hash = hash, .model_fingerprint = t->model_fingerprint, .data_fingerprint = t->data_fingerprint,
+        .method = t->method, .rule = tune_rule_name(t->rule), .smooth_k = smooth_k_name(t->smooth_k), .layers = t->layers,
+        .l1 = t->l1, .pv_l1 = t->pv_l1, .block_q = t->block.q, .block_k = t->block.k, .json = str_get(&json),
+        .wall_s = NAN, .heads = heads, .n_heads = at,
+    };
+    enum status st = store_tuned_put(s, &r);
+    str_clear(&json);
+    free(heads);
+    return st;
+}
+
+enum status view_source_load(struct view_source *s, const char *db, const char *name)
+{
+    *s = (struct view_source){0};
+    if (str_ends_with(name, ".json")) return runjson_read(&s->view, name);
+    TRY(store_open(&s->store, db, STORE_READ));
+    return run_view_load(&s->view, s->store, name);
+}
+
+void view_source_clear(struct view_source *s)
+{
+    run_view_clear(&s->view);
+    store_close(&s->store);
+}

@@ -1,0 +1,37 @@
+/* How commands print tables and runs. */
+#ifndef SG_HARNESS_OUTPUT_H
+#define SG_HARNESS_OUTPUT_H
+
+#include "engine/tuned.h"
+#include "harness/options.h"
+#include "reports/tables.h"
+#include "reports/view.h"
+#include "results/store.h"
+
+struct output_options {
+    const char *format; /* terminal, md, csv, json, latex, html */
+    bool all_columns;
+};
+extern const struct output_options output_defaults;
+
+#define OUTPUT_OPTIONS(p)                                                                                          \
+    {"format", OPTION_TEXT, &(p).format, "NAME", "terminal, md, csv, json, latex or html (terminal)", 0, 0},       \
+    {"all-columns", OPTION_FLAG, &(p).all_columns, NULL, "also columns that hold one value only", 0, 0}
+
+/* Prints and frees the table; colour only on a terminal. */
+enum status print_table(struct table *t, const struct output_options *o) MUST_USE;
+/* Verdict, metrics, tasks, fallbacks and warnings of a run. */
+void print_run_summary(const struct run_view *v, const struct output_options *o);
+/* The thresholds a run used, kept beside it. */
+enum status store_tuned(struct store *s, const struct tuned *t, const char *hash) MUST_USE;
+
+/* A run of a database or a before/after JSON file, by name: what ends in ".json" is a file. The database stays open
+ * with it. */
+struct view_source {
+    struct store *store;
+    struct run_view view;
+};
+enum status view_source_load(struct view_source *s, const char *db, const char *name) MUST_USE;
+void view_source_clear(struct view_source *s);
+
+#endif

@@ -1,0 +1,388 @@
+#include "kernels/curve.h"
+
+#include "kernels/cpu_ops.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+float curve_theta(int i) { return (float)(i - 16) / 16; }
+float curve_tau(int i) { return i == 0 ? 0 : i == N_TAUS - 1 ? 1 : 1 - exp2f(-(float)i / 8); }
+float curve_lambda(int i) { return (float)i / 2; }
+
+/* Σ over rows so far, and the largest relative row errors: enough for every rule. */
+struct accumulator {
+    double abs_diff, sq_diff, sq, dot;
+    uint32_t n_kept;
+    float *largest; /* [n_largest] ascending */
+};
+
+struct work {
+    const struct mask_method *m;
+    const struct mask_args *a;
+    const struct cpu_ops *ops;
+    int n_rows, d, n_kblocks, bq, bk;
+    int n_largest;
+    double exact_abs, exact_sq;
+    /* memory */
+    float *kt;                       /* [n_kblocks, d, bk] */
+    void *method_ws;
+    float *part_o, *part_m, *part_l; /* partial results of one query block: [n_kblocks][bq][…] */
+    float *o, *mx, *l;               /* the chain: [bq, d], [bq], [bq] */
+    float *row_abs;                  /* [n_rows] Σ_d |exact| */
+    float *abs_diff, *sq_diff, *sq;  /* [bq] */
+    float *margin;                   /* [n_kblocks] of one unit */
+    float *p;                        /* [n_kblocks] */
+    int *order;                      /* [n_kblocks] */
+    uint8_t *forced, *last_forced;   /* [n_kblocks] */
+    struct attn_unit unit;
+    float *largest;                  /* [n_points, n_largest] */
+    struct accumulator *points;      /* [n_points] */
+};
+
+static int tail_rank(int n_rows) { return (int)(.001 * (n_rows - 1)) + 2; }
+
+/* Cut `ws` into the arrays; returns bytes. With ws NULL only counts. */
+static size_t layout(const struct mask_method *m, const struct mask_args *a, int n_points, void *ws, struct work *w)
+{
+    const struct attn_args *t = a->attn;
+    size_t at = 0, d = (size_t)t->head_dim, bq = (size_t)t->block.q, bk = (size_t)t->block.k, f = sizeof(float);
+    size_t nk = (size_t)((attn_n_kv(t) + t->block.k - 1) / t->block.k), n = (size_t)t->n_q;
+    size_t largest = (size_t)tail_rank(t->n_q), points = (size_t)n_points;
+    char *base = ws;
+#define PUT(field, bytes)                       \
+    do {                                        \
+        if (w) w->field = (void *)(base + at);  \
+        at += ((bytes) + 63) / 64 * 64;         \
+    } while (0)
+    PUT(kt, f * nk * d * bk);
+    PUT(method_ws, m->workspace(a));
+    PUT(part_o, f * nk * bq * d);
+    PUT(part_m, f * nk * bq);
+    PUT(part_l, f * nk * bq);
+    PUT(o, f * bq * d);
+    PUT(mx, f * bq);
+    PUT(l, f * bq);
+    PUT(row_abs, f * n);
+    PUT(abs_diff, f * bq);
+    PUT(sq_diff, f * bq);
+    PUT(sq, f * bq);
+    PUT(margin, f * nk);
+    PUT(p, f * nk);
+    PUT(order, sizeof(int) * nk);
+    PUT(forced, nk);
+    PUT(last_forced, nk);
+    PUT(unit.q, f * PV_UNIT_ROWS * d);
+    PUT(unit.o, f * PV_UNIT_ROWS * d);
+    PUT(unit.s, f * PV_UNIT_ROWS * 128);
+    PUT(largest, f * points * largest);
+    PUT(points, sizeof(struct accumulator) * points);
+#undef PUT
+    return at;
+}
+
+size_t curve_workspace(const struct mask_method *m, const struct mask_args *a)
+{
+    return layout(m, a, N_THETAS * N_TAUS, NULL, NULL);
+}
+
+static const float *exact_row(const struct work *w, int row)
+{
+    return (const float *)w->a->attn->o + row * w->a->attn->o_row;
+}
+
+static enum status begin(struct work *w, const struct mask_method *m, const struct mask_args *a, int n_points, void *ws)
+{
+    const struct attn_args *t = a->attn;
+    assert(t->n_heads == 1 && t->n_kv_heads == 1 && t->q_start == 0 && t->dtype == DTYPE_F32);
+    *w = (struct work){.m = m, .a = a, .ops = cpu_ops(), .n_rows = t->n_q, .d = t->head_dim, .bq = t->block.q,
+                       .bk = t->block.k, .n_largest = tail_rank(t->n_q)};
+    layout(m, a, n_points, ws, w);
+    w->n_kblocks = (t->n_q + w->bk - 1) / w->bk;
+    w->unit.head_dim = w->d;
+    for (int r = 0; r < w->n_rows; r++) {
+        const float *x = exact_row(w, r);
+        double abs_sum = 0, sq = 0;
+        for (int i = 0; i < w->d; i++) {
+            abs_sum += fabs((double)x[i]);
+            sq += (double)x[i] * (double)x[i];
+        }
+        w->row_abs[r] = (float)abs_sum;
+        w->exact_abs += abs_sum;
+        w->exact_sq += sq;
+    }
+    if (!(w->exact_abs > 0) || !isfinite(w->exact_abs))
+        return fail(ERR_NUMERIC, "the dense output has %s", isfinite(w->exact_abs) ? "norm zero" : "NaN or infinity");
+    for (int p = 0; p < n_points; p++) {
+        w->points[p] = (struct accumulator){.largest = w->largest + (size_t)p * (size_t)w->n_largest};
+        memset(w->points[p].largest, 0, sizeof(float) * (size_t)w->n_largest);
+    }
+    for (int j = 0; j < w->n_kblocks; j++) {
+        int pos = j * w->bk, n = w->n_rows - pos < w->bk ? w->n_rows - pos : w->bk;
+        w->ops->pack_keys((const float *)t->k + pos * t->k_row, t->k_row, n, w->d, w->bk, w->kt + (size_t)pos * (size_t)w->d);
+    }
+    return OK;
+}
+
+/* Partial results of one query block against its first n key blocks. */
+static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles)
+{
+    const struct attn_args *t = w->a->attn;
+    float m_local[PV_UNIT_ROWS];
+    for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS) {
+        struct attn_unit *u = &w->unit;
+        u->n_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
+        u->first_pos = row0 + u0;
+        w->ops->unit_begin(u, (const float *)t->q + (row0 + u0) * t->q_row, t->q_row, t->scale);
+        for (int j = 0; j < n_tiles; j++) {
+            int pos = j * w->bk, n_keys = w->n_rows - pos < w->bk ? w->n_rows - pos : w->bk;
+            size_t at = (size_t)j * (size_t)w->bq + (size_t)u0;
+            for (int r = 0; r < u->n_rows; r++) {
+                u->m[r] = -INFINITY;
+                u->l[r] = 0;
+            }
+            memset(u->o, 0, sizeof(float) * PV_UNIT_ROWS * (size_t)w->d);
+            if (pos > u->first_pos + u->n_rows - 1) { /* the unit is above the diagonal here */
+                for (int r = 0; r < u->n_rows; r++) w->part_m[at + (size_t)r] = -INFINITY;
+                continue;
+            }
+            w->ops->unit_scores(u, w->kt + (size_t)pos * (size_t)w->d, w->bk, pos, n_keys, m_local);
+            w->ops->unit_accumulate(u, (const float *)t->v + pos * t->v_row, t->v_row, w->bk, pos, n_keys, m_local);
+            memcpy(w->part_m + at, u->m, sizeof(float) * (size_t)u->n_rows);
+            memcpy(w->part_l + at, u->l, sizeof(float) * (size_t)u->n_rows);
+            memcpy(w->part_o + at * (size_t)w->d, u->o, sizeof(float) * (size_t)u->n_rows * (size_t)w->d);
+        }
+    }
+}
+
+static void chain_reset(struct work *w, int n_rows)
+{
+    for (int r = 0; r < n_rows; r++) {
+        w->mx[r] = -INFINITY;
+        w->l[r] = 0;
+    }
+    memset(w->o, 0, sizeof(float) * (size_t)n_rows * (size_t)w->d);
+}
+
+/* Rows [u0, u0 + n) of tile j join the chain. */
+static void chain_merge(struct work *w, int j, int u0, int n)
+{
+    size_t at = (size_t)j * (size_t)w->bq + (size_t)u0, d = (size_t)w->d;
+    w->ops->merge_partial(n, w->d, w->mx + u0, w->l + u0, w->o + (size_t)u0 * d, w->part_m + at, w->part_l + at,
+                          w->part_o + at * d);
+}
+
+static void note_largest(const struct work *w, struct accumulator *p, float relative)
+{
+    float *top = p->largest;
+    if (!(relative > top[0])) return;
+    int i = 0;
+    for (; i + 1 < w->n_largest && top[i + 1] < relative; i++) top[i] = top[i + 1];
+    top[i] = relative;
+}
+
+struct block_error {
+    double abs_diff, sq_diff, sq;
+};
+
+/* Error of the chain as it stands on rows [u0, u0 + n) of the block at row0; fills abs_diff[] too. */
+static struct block_error chain_error(struct work *w, int row0, int u0, int n)
+{
+    w->ops->row_errors(n, w->d, w->l + u0, w->o + (size_t)u0 * (size_t)w->d, exact_row(w, row0 + u0), w->a->attn->o_row,
+                       w->abs_diff + u0, w->sq_diff + u0, w->sq + u0);
+    struct block_error e = {0};
+    for (int r = u0; r < u0 + n; r++) {
+        e.abs_diff += (double)w->abs_diff[r];
+        e.sq_diff += (double)w->sq_diff[r];
+        e.sq += (double)w->sq[r];
+    }
+    return e;
+}
+
+static void add_error(struct work *w, struct accumulator *p, struct block_error e, uint32_t n_kept, int row0, int u0, int n)
+{
+    p->abs_diff += e.abs_diff;
+    p->sq_diff += e.sq_diff;
+    p->sq += e.sq;
+    p->n_kept += n_kept;
+    for (int r = u0; r < u0 + n && e.abs_diff > 0; r++)
+        if (w->row_abs[row0 + r] > 0) note_largest(w, p, w->abs_diff[r] / w->row_abs[row0 + r]);
+}
+
+static struct output_error finish(const struct work *w, const struct accumulator *p)
+{
+    double dot = (w->exact_sq + p->sq - p->sq_diff) / 2, norms = sqrt(w->exact_sq * p->sq);
+    double cosine = norms > 0 ? 1 - dot / norms : 1;
+    /* type 7 quantile .999 from the largest n_largest of n_rows values */
+    double at = .999 * (w->n_rows - 1);
+    int low = (int)at, from_top = w->n_rows - 1 - low; /* 0: the largest */
+    double a = (double)p->largest[w->n_largest - 1 - from_top];
+    double b = from_top > 0 ? (double)p->largest[w->n_largest - from_top] : a;
+    return (struct output_error){
+        .l1 = (float)(p->abs_diff / w->exact_abs),
+        .tail = (float)(a + (at - low) * (b - a)),
+        .cosine = (float)(cosine > 0 ? cosine : 0),
+        .rmse = (float)sqrt(p->sq_diff / w->exact_sq),
+    };
+}
+
+/* All τ on one query block, for the θ in [t0, t1), which mark its tiles alike. */
+static void walk_taus(struct work *w, const struct mask_row *row, int row0, int n_rows, int t0, int t1)
+{
+    int n = mask_order(row, w->order), merged = 0;
+    uint32_t n_kept = 0;
+    chain_reset(w, n_rows);
+    for (int j = 0; j < row->n; j++) {
+        if (!row->forced[j]) continue;
+        chain_merge(w, j, 0, n_rows);
+        n_kept++;
+    }
+    bool grew = true;
+    struct block_error e = {0};
+    for (int tau = 0; tau < N_TAUS; tau++) {
+        int want = w->m->ranked ? mask_count(row, w->order, n, curve_tau(tau)) : n;
+        for (; merged < want; merged++) {
+            int j = w->order[merged];
+            if (row->forced[j]) continue;
+            chain_merge(w, j, 0, n_rows);
+            n_kept++;
+            grew = true;
+        }
+        if (grew) e = chain_error(w, row0, 0, n_rows);
+        grew = false;
+        if (n_kept == (uint32_t)row->n) e.abs_diff = e.sq_diff = 0; /* nothing was left out */
+        for (int t = t0; t < t1; t++) add_error(w, &w->points[t * N_TAUS + tau], e, n_kept, row0, 0, n_rows);
+    }
+}
+
+enum status curve_thetas(const struct mask_method *m, const struct mask_args *a, void *ws, struct curve *out)
+{
+    struct work w;
+    TRY(begin(&w, m, a, N_THETAS * N_TAUS, ws));
+    m->prepare(a, 0, w.method_ws);
+    out->n_possible = 0;
+    for (int i = 0; i * w.bq < w.n_rows; i++) {
+        int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
+        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
+        out->n_possible += (uint32_t)row.n;
+        compute_partials(&w, row0, n_rows, row.n);
+        for (int t0 = 0, t1; t0 < N_THETAS; t0 = t1) {
+            m->row(a, 0, i, curve_theta(t0), w.method_ws, &row);
+            memcpy(w.last_forced, row.forced, (size_t)row.n);
+            for (t1 = t0 + 1; t1 < N_THETAS; t1++) {
+                m->row(a, 0, i, curve_theta(t1), w.method_ws, &row);
+                if (memcmp(row.forced, w.last_forced, (size_t)row.n) != 0) break;
+            }
+            m->row(a, 0, i, curve_theta(t0), w.method_ws, &row);
+            walk_taus(&w, &row, row0, n_rows, t0, t1);
+        }
+    }
+    for (int p = 0; p < N_THETAS * N_TAUS; p++)
+        out->points[p / N_TAUS][p % N_TAUS] = (struct curve_point){finish(&w, &w.points[p]), w.points[p].n_kept};
+    return OK;
+}
+
+/* The λ above which this unit computes P·V of tile j, given the running maxima m so far (moved on); 0 or less: always. */
+static float pv_margin(const struct work *w, int j, int u0, int n, float *m, bool first)
+{
+    float worst = -INFINITY;
+    for (int r = 0; r < n; r++) {
+        float local = w->part_m[(size_t)j * (size_t)w->bq + (size_t)(u0 + r)];
+        float top = local > m[r] ? local : m[r];
+        if (local > -INFINITY && local - top > worst) worst = local - top;
+        m[r] = top;
+    }
+    return first ? -1 : -worst;
+}
+
+/* All λ on one unit of one query block whose kept tiles are marked in `kept`. */
+static void walk_lambdas(struct work *w, const uint8_t *kept, int n_tiles, int row0, int u0, int n)
+{
+    float m[PV_UNIT_ROWS];
+    bool first = true;
+    for (int r = 0; r < n; r++) m[r] = -INFINITY;
+    int n_units = 0;
+    for (int j = 0; j < n_tiles; j++) {
+        if (!kept[j] || j * w->bk > row0 + u0 + n - 1) continue;
+        w->margin[j] = pv_margin(w, j, u0, n, m, first);
+        first = false;
+        n_units++;
+    }
+    for (int r = u0; r < u0 + n; r++) {
+        w->mx[r] = -INFINITY;
+        w->l[r] = 0;
+    }
+    memset(w->o + (size_t)u0 * (size_t)w->d, 0, sizeof(float) * (size_t)n * (size_t)w->d);
+    int merged = 0;
+    float below = -INFINITY; /* margins up to here have joined */
+    struct block_error e = {0};
+    for (int i = 0; i < N_LAMBDAS; i++) {
+        int before = merged;
+        for (int j = 0; j < n_tiles && merged < n_units; j++) {
+            if (!kept[j] || j * w->bk > row0 + u0 + n - 1) continue;
+            if (!(w->margin[j] < curve_lambda(i)) || w->margin[j] < below) continue;
+            chain_merge(w, j, u0, n);
+            merged++;
+        }
+        below = curve_lambda(i);
+        if (merged > before) e = chain_error(w, row0, u0, n);
+        add_error(w, &w->points[i], e, (uint32_t)merged, row0, u0, n);
+    }
+}
+
+enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out)
+{
+    struct work w;
+    TRY(begin(&w, m, a, N_LAMBDAS, ws));
+    m->prepare(a, 0, w.method_ws);
+    out->n_possible = 0;
+    for (int i = 0; i * w.bq < w.n_rows; i++) {
+        int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
+        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
+        compute_partials(&w, row0, n_rows, row.n);
+        m->row(a, 0, i, a->heads[0].simthreshd1, w.method_ws, &row);
+        int n = mask_order(&row, w.order), keep = m->ranked ? mask_count(&row, w.order, n, a->heads[0].cdfthreshd) : n;
+        for (int r = 0; r < keep; r++) row.forced[w.order[r]] |= FORCE_SINK;
+        for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS) {
+            int unit_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
+            out->n_possible += (uint32_t)((row0 + u0 + unit_rows - 1) / w.bk + 1);
+            walk_lambdas(&w, row.forced, row.n, row0, u0, unit_rows);
+        }
+    }
+    for (int p = 0; p < N_LAMBDAS; p++)
+        out->points[p] = (struct curve_point){finish(&w, &w.points[p]), w.points[p].n_kept};
+    return OK;
+}
+
+enum status output_error_of(const struct attn_args *dense, const float *got, float *ws, struct output_error *out)
+{
+    struct mask_args a = {.attn = dense};
+    struct work w = {.a = &a, .ops = cpu_ops(), .n_rows = dense->n_q, .d = dense->head_dim,
+                     .n_largest = tail_rank(dense->n_q)};
+    struct accumulator p = {.largest = malloc(sizeof(float) * (size_t)w.n_largest)};
+    float *abs_diff = ws, *sq_diff = ws + w.n_rows, *sq = ws + 2 * w.n_rows, *one = ws + 3 * w.n_rows;
+    if (!p.largest) return fail(ERR_MEMORY, "no memory for %d row errors", w.n_largest);
+    memset(p.largest, 0, sizeof(float) * (size_t)w.n_largest);
+    for (int r = 0; r < w.n_rows; r++) one[r] = 1;
+    w.ops->row_errors(w.n_rows, w.d, one, got, dense->o, dense->o_row, abs_diff, sq_diff, sq);
+    for (int r = 0; r < w.n_rows; r++) {
+        const float *x = exact_row(&w, r);
+        double row_abs = 0;
+        for (int i = 0; i < w.d; i++) {
+            row_abs += fabs((double)x[i]);
+            w.exact_sq += (double)x[i] * (double)x[i];
+        }
+        w.exact_abs += row_abs;
+        p.abs_diff += (double)abs_diff[r];
+        p.sq_diff += (double)sq_diff[r];
+        p.sq += (double)sq[r];
+        if (row_abs > 0) note_largest(&w, &p, (float)((double)abs_diff[r] / row_abs));
+    }
+    enum status st = w.exact_abs > 0 && isfinite(w.exact_abs) && isfinite(p.abs_diff)
+                         ? OK
+                         : fail(ERR_NUMERIC, "an attention output has norm zero, NaN or infinity");
+    if (st == OK) *out = finish(&w, &p);
+    free(p.largest);
+    return st;
+}

@@ -1,0 +1,58 @@
+/* Error curves: what every threshold does to one head's output, from one pass over its tiles (METHOD 5).
+ *
+ * The tiles that τ keeps for a fixed θ form a growing chain in the order of the ranking. Each tile's partial result
+ * (row maxima, row sums, unnormalised output) is computed once; merging them in that order gives the output, and so
+ * the error, behind every τ. Likewise for stage 2: a unit's P·V is skipped exactly when λ is not above a margin that
+ * does not depend on λ, so merging in the order of the margins gives the error for every λ.
+ */
+#ifndef SG_KERNELS_CURVE_H
+#define SG_KERNELS_CURVE_H
+
+#include "kernels/mask.h"
+
+enum {
+    N_THETAS = 32,  /* -1 … 15/16 in steps of 1/16 */
+    N_TAUS = 97,    /* see curve_tau */
+    N_LAMBDAS = 101 /* 0 … 50 in steps of 1/2 */
+};
+
+float curve_theta(int i);
+/* 0, then 1 - 2^(-k/8) for k = 1 … 95, then 1: equal steps of the logarithm of the predicted mass left out. */
+float curve_tau(int i);
+float curve_lambda(int i);
+
+/* Errors of one head's output Õ against the dense O, over all rows and dims of a sample. 0 is perfect. */
+struct output_error {
+    float l1;     /* Σ|O−Õ| / Σ|O| */
+    float tail;   /* 99.9th percentile over rows of Σ_d|o−õ| / Σ_d|o|, linear between order statistics */
+    float cosine; /* 1 − O·Õ / (‖O‖‖Õ‖) */
+    float rmse;   /* √(Σ(O−Õ)² / ΣO²) */
+};
+
+struct curve_point {
+    struct output_error error;
+    uint32_t n_kept; /* tiles computed in stage 1, or units in stage 2 */
+};
+
+struct curve {
+    uint32_t n_possible; /* tiles in stage 1, units in stage 2 */
+    struct curve_point points[N_THETAS][N_TAUS];
+};
+
+struct pv_curve {
+    uint32_t n_possible; /* units under the causal triangle */
+    struct curve_point points[N_LAMBDAS];
+};
+
+/* One head of one sample: args->attn has n_heads = n_kv_heads = 1, q_start = 0, f32, and o already holding the dense
+ * output. args->heads is not looked at by curve_thetas; curve_lambdas uses heads[0].simthreshd1 and cdfthreshd. */
+size_t curve_workspace(const struct mask_method *m, const struct mask_args *a);
+
+/* ERR_NUMERIC when the dense output is all zero or not finite. Serial: callers run many heads at once. */
+enum status curve_thetas(const struct mask_method *m, const struct mask_args *a, void *ws, struct curve *out) MUST_USE;
+enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out) MUST_USE;
+
+/* The same errors for an output computed elsewhere; got: [n_q, head_dim] contiguous. ws: 4 n_q floats. */
+enum status output_error_of(const struct attn_args *dense, const float *got, float *ws, struct output_error *out) MUST_USE;
+
+#endif

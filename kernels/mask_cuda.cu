@@ -1,0 +1,476 @@
+/* Stage 1 of sparse attention on the device, in one launch (METHOD 2, methods sparge and topk).
+ *
+ * Four kinds of tasks run in this order on CTAs that are all resident at once, so that a task may wait for an
+ * earlier one: sums of key blocks; means and self-similarity of query blocks; self-similarity of key blocks, which
+ * needs the sums for its centre; and the rows of the map. Q is read once, K twice (the second time mostly from
+ * L2). A row is never sorted: the bound between kept and dropped is found by bisection on the bits of the
+ * probabilities, which order positive floats.
+ */
+extern "C" {
+#include "kernels/device_cuda.h"
+}
+#include "kernels/cuda_check.cuh"
+
+#include <cuda_bf16.h>
+#include <float.h>
+
+namespace {
+
+enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = WARPS, HEADS = 4, MAX_KBLOCKS = 8192 };
+
+struct layout {
+    int d, n_qblocks, n_kblocks, k_pad, n_chunks; /* k_pad: n_kblocks rounded up to whole chunks */
+    size_t k_sums, chunk_sums, k_sim, q_mean, q_sim, bytes; /* offsets into the workspace */
+};
+
+struct params {
+    struct layout at;
+    int n_q, n_kv, q_start, n_heads, n_kv_heads, group, block_q, block_k;
+    const __nv_bfloat16 *q, *k;
+    ptrdiff_t q_row, q_head, k_row, k_head;
+    float scale, topk;
+    enum smooth_k smooth;
+    const struct head_params *heads;
+    struct head_ledger *ledger;
+    uint32_t *bits; /* the map's rows as 32-bit words */
+    int words;      /* of 32 bits per row */
+    char *ws;
+    int *sums_done, *sim_done, *q_done; /* [n_kv_heads], [n_kv_heads], [n_qblocks] */
+};
+
+struct layout plan(const struct attn_args *a)
+{
+    struct layout p = {};
+    p.d = a->head_dim;
+    p.n_qblocks = (a->n_q + a->block.q - 1) / a->block.q;
+    p.n_kblocks = (attn_n_kv(a) + a->block.k - 1) / a->block.k;
+    p.n_chunks = (p.n_kblocks + CHUNK - 1) / CHUNK;
+    p.k_pad = p.n_chunks * CHUNK;
+    size_t kv = (size_t)a->n_kv_heads, d = (size_t)p.d, heads = (size_t)a->n_heads;
+    size_t end = sizeof(int) * (2 * kv + (size_t)p.n_qblocks);
+    auto take = [&end](size_t floats) {
+        size_t start = (end + 63) / 64 * 64;
+        end = start + floats * sizeof(float);
+        return start;
+    };
+    p.k_sums = take(kv * d * (size_t)p.k_pad);
+    p.chunk_sums = take(kv * (size_t)p.n_chunks * d);
+    p.k_sim = take(kv * (size_t)p.k_pad);
+    p.q_mean = take(heads * (size_t)p.n_qblocks * d);
+    p.q_sim = take(heads * (size_t)p.n_qblocks);
+    p.bytes = (end + 63) / 64 * 64;
+    return p;
+}
+
+__device__ __forceinline__ void widen(uint4 v, float (&x)[8])
+{
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = __uint_as_float(w[i] << 16);
+        x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+}
+
+/* One warp pools n rows of d: LANES lanes to a row, 8 elements to a lane. On return every lane holds its 8
+ * elements of the sum of the rows and of the sum of the unit rows after `centre` was taken off. */
+template <int LANES, bool SUM, bool UNIT>
+__device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d, const float (&centre)[8],
+                                     float (&sum)[8], float (&unit)[8])
+{
+    constexpr int ROWS = 32 / LANES, BATCH = 8;
+    const int lane = threadIdx.x % 32, col = lane % LANES * 8;
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum[i] = 0, unit[i] = 0;
+    for (int r0 = lane / LANES; r0 - lane / LANES < n; r0 += ROWS * BATCH) {
+        uint4 v[BATCH];
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            int r = r0 + b * ROWS;
+            v[b] = make_uint4(0, 0, 0, 0);
+            if (r < n && col < d) v[b] = __ldg((const uint4 *)(x + r * stride + col));
+        }
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            float e[8], square = 0;
+            widen(v[b], e);
+            if constexpr (SUM) {
+#pragma unroll
+                for (int i = 0; i < 8; i++) sum[i] += e[i];
+            }
+            if constexpr (UNIT) {
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    e[i] -= centre[i];
+                    square = fmaf(e[i], e[i], square);
+                }
+#pragma unroll
+                for (int m = 1; m < LANES; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
+                float inverse = r0 + b * ROWS < n && square > 0 ? rsqrtf(square) : 0;
+#pragma unroll
+                for (int i = 0; i < 8; i++) unit[i] = fmaf(e[i], inverse, unit[i]);
+            }
+        }
+    }
+    for (int m = LANES; m < 32; m *= 2)
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (SUM) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], m);
+            if (UNIT) unit[i] += __shfl_xor_sync(0xffffffffu, unit[i], m);
+        }
+}
+
+/* ‖mean of the unit rows‖² from the warp's sums. */
+template <int LANES> __device__ __forceinline__ float similarity(const float (&unit)[8], int n)
+{
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) square = fmaf(unit[i], unit[i], square);
+    for (int m = 1; m < LANES; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
+    return square / ((float)n * (float)n);
+}
+
+__device__ __forceinline__ void announce(int *counter)
+{
+    __threadfence();
+    atomicAdd(counter, 1);
+}
+
+__device__ __forceinline__ void wait_for(const int *counter, int value)
+{
+    if (threadIdx.x == 0)
+        while (*(volatile const int *)counter < value) __nanosleep(64);
+    __syncthreads();
+    __threadfence();
+}
+
+/* Sums of the CHUNK key blocks of one chunk, one warp each, and of the chunk. */
+template <int LANES> __device__ void sum_keys(const params &p, int task, float *shared)
+{
+    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int j = c * CHUNK + warp, n = min(p.block_k, p.n_kv - j * p.block_k), col = lane * 8;
+    const float none[8] = {};
+    float sum[8], unit[8];
+    pool<LANES, true, false>(p.k + kv * p.k_head + (ptrdiff_t)j * p.block_k * p.k_row, p.k_row, n, p.at.d, none, sum,
+                             unit);
+    if (lane < LANES && col < p.at.d)
+        for (int i = 0; i < 8; i++) shared[warp * p.at.d + col + i] = sum[i];
+    __syncthreads();
+    float *sums = (float *)(p.ws + p.at.k_sums) + (size_t)kv * p.at.d * p.at.k_pad;
+    for (int e = threadIdx.x; e < p.at.d; e += THREADS) {
+        float total = 0;
+        for (int w = 0; w < CHUNK; w++) {
+            total += shared[w * p.at.d + e];
+            sums[(size_t)e * p.at.k_pad + c * CHUNK + w] = shared[w * p.at.d + e];
+        }
+        ((float *)(p.ws + p.at.chunk_sums))[((size_t)kv * p.at.n_chunks + c) * p.at.d + e] = total;
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) announce(&p.sums_done[kv]);
+}
+
+/* Mean and self-similarity of WARPS query blocks, heads running fastest. */
+template <int LANES> __device__ void pool_queries(const params &p, int task)
+{
+    const int f = task * WARPS + (int)threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (f >= p.at.n_qblocks * p.n_heads) return;
+    const int block = f / p.n_heads, h = f % p.n_heads, n = min(p.block_q, p.n_q - block * p.block_q);
+    const float none[8] = {};
+    float sum[8], unit[8];
+    pool<LANES, true, true>(p.q + h * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row, p.q_row, n, p.at.d, none, sum,
+                            unit);
+    float sim = similarity<LANES>(unit, n);
+    const size_t at = (size_t)h * p.at.n_qblocks + block;
+    float *mean = (float *)(p.ws + p.at.q_mean) + at * p.at.d;
+    if (lane < LANES && lane * 8 < p.at.d)
+        for (int i = 0; i < 8; i++) mean[lane * 8 + i] = sum[i] / (float)n;
+    if (lane == 0) ((float *)(p.ws + p.at.q_sim))[at] = sim;
+    __threadfence();
+    __syncwarp();
+    if (lane == 0) announce(&p.q_done[block]);
+}
+
+/* Self-similarity of the key blocks of one chunk about their centres. */
+template <int LANES> __device__ void compare_keys(const params &p, int task, float *shared)
+{
+    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int d = p.at.d;
+    wait_for(&p.sums_done[kv], p.at.n_chunks);
+    const float *chunks = (const float *)(p.ws + p.at.chunk_sums) + (size_t)kv * p.at.n_chunks * d;
+    const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
+    for (int e = threadIdx.x; e < d; e += THREADS) {
+        float before = 0;
+        int end = p.smooth == SMOOTH_K_RUNNING ? c : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
+#pragma unroll 8
+        for (int i = 0; i < end; i++) before += __ldcg(chunks + (size_t)i * d + e);
+        for (int w = 0; w < CHUNK; w++) {
+            float centre = 0;
+            if (p.smooth == SMOOTH_K_RUNNING) {
+                before += __ldcg(sums + (size_t)e * p.at.k_pad + c * CHUNK + w);
+                centre = before / (float)min((c * CHUNK + w + 1) * p.block_k, p.n_kv);
+            } else if (p.smooth == SMOOTH_K_GLOBAL) {
+                centre = before / (float)p.n_kv;
+            }
+            shared[w * d + e] = centre;
+        }
+    }
+    __syncthreads();
+    const int j = c * CHUNK + warp, n = min(p.block_k, p.n_kv - j * p.block_k);
+    if (n > 0) {
+        float centre[8], sum[8], unit[8];
+        const int col = lane % LANES * 8;
+        for (int i = 0; i < 8; i++) centre[i] = col < d ? shared[warp * d + col + i] : 0;
+        pool<LANES, false, true>(p.k + kv * p.k_head + (ptrdiff_t)j * p.block_k * p.k_row, p.k_row, n, d, centre, sum,
+                                 unit);
+        float sim = similarity<LANES>(unit, n);
+        if (lane == 0) ((float *)(p.ws + p.at.k_sim))[(size_t)kv * p.at.k_pad + j] = sim;
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) announce(&p.sim_done[kv]);
+}
+
+__device__ __forceinline__ float warp_sum(float x)
+{
+    for (int m = 16; m > 0; m /= 2) x += __shfl_xor_sync(0xffffffffu, x, m);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x)
+{
+    for (int m = 16; m > 0; m /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, m));
+    return x;
+}
+
+/* One warp keeps the best of p[0 … n) (0: not eligible) by threshold τ, or `want` of them when want ≥ 0. Afterwards
+ * an element is kept when its bits reach *bound, and so are the first *ties of those one below it. */
+__device__ void select(const float *p, int n, float total, float tau, int want, uint32_t *bound, int *ties)
+{
+    const int lane = threadIdx.x % 32;
+    uint32_t dropped = __float_as_uint(FLT_MIN), kept = __float_as_uint(1.0f) + 1; /* ranks are in [FLT_MIN, 1] */
+    float kept_mass = 0;
+    int kept_count = 0;
+    *ties = 0;
+    for (bool first = true; first || kept - dropped > 1; first = false) {
+        uint32_t middle = first ? dropped : dropped + (kept - dropped) / 2;
+        float level = __uint_as_float(middle), mass = 0;
+        int count = 0;
+        for (int j = lane; j < n; j += 32)
+            if (p[j] >= level) mass += p[j], count++;
+        mass = warp_sum(mass), count = __reduce_add_sync(0xffffffffu, count);
+        bool fits = want >= 0 ? count <= want : mass <= tau * total;
+        if (fits) {
+            kept = middle, kept_mass = mass, kept_count = count;
+            if (first) break; /* all of them */
+        } else {
+            dropped = middle;
+        }
+    }
+    *bound = kept;
+    if (kept == __float_as_uint(FLT_MIN)) return;
+    float value = __uint_as_float(kept - 1);
+    *ties = want >= 0 ? want - kept_count : (int)fminf((tau * total - kept_mass) / value, 1e6f);
+    if (kept_count + *ties < 1) *ties = 1;
+}
+
+/* The map's row of one head: shared `s` holds its scores and becomes its ranks. One warp. */
+__device__ void write_row(const params &p, int head, int block, int n, float *s)
+{
+    const int lane = threadIdx.x % 32, kv = head / p.group;
+    const struct head_params &t = p.heads[head];
+    uint32_t *row = p.bits + ((size_t)head * p.at.n_qblocks + block) * p.words;
+    const float *k_sim = (const float *)(p.ws + p.at.k_sim) + (size_t)kv * p.at.k_pad;
+    const bool q_similar = __ldcg((const float *)(p.ws + p.at.q_sim) + (size_t)head * p.at.n_qblocks + block) >
+                           t.simthreshd1;
+    const int diagonal = (p.q_start + block * p.block_q) / p.block_k;
+    float top = -INFINITY, total = 0;
+    int eligible = 0, ties = 0;
+    uint32_t bound = 0;
+    if (t.is_sparse) {
+        for (int j = lane; j < n; j += 32) {
+            if (!(__ldcg(k_sim + j) > t.simthreshd1)) s[j] = -INFINITY;
+            top = fmaxf(top, s[j]);
+        }
+        top = warp_max(top);
+        for (int j = lane; j < n; j += 32) {
+            s[j] = s[j] == -INFINITY ? 0 : fmaxf(expf(s[j] - top), FLT_MIN);
+            total += s[j], eligible += s[j] > 0;
+        }
+        total = warp_sum(total), eligible = __reduce_add_sync(0xffffffffu, eligible);
+        int want = p.topk > 0 ? min((int)ceilf(p.topk * (float)n), eligible) : -1;
+        if (eligible == 0)
+            bound = 0xffffffffu;
+        else if (want < 0 && t.cdfthreshd >= 1)
+            bound = __float_as_uint(FLT_MIN);
+        else
+            select(s, n, total, t.cdfthreshd, want, &bound, &ties);
+    }
+    int n_diagonal = 0, n_theta_k = 0;
+    for (int j0 = 0; j0 < p.words * 32; j0 += 32) {
+        int j = j0 + lane;
+        bool keep = j < n;
+        if (t.is_sparse) {
+            uint32_t rank = j < n ? __float_as_uint(s[j]) : 0;
+            uint32_t tied = __ballot_sync(0xffffffffu, rank != 0 && rank + 1 == bound);
+            int before = __popc(tied & ((1u << lane) - 1));
+            bool on_diagonal = j < n && j >= diagonal, theta_k = j < n && rank == 0;
+            keep = j < n && ((rank != 0 && rank >= bound) || ((tied >> lane & 1) && before < ties) || j == 0 ||
+                             on_diagonal || theta_k || !q_similar);
+            ties = max(ties - __popc(tied), 0);
+            n_diagonal += __popc(__ballot_sync(0xffffffffu, on_diagonal));
+            n_theta_k += __popc(__ballot_sync(0xffffffffu, theta_k));
+        }
+        uint32_t word = __ballot_sync(0xffffffffu, keep);
+        if (lane == 0) row[j0 / 32] = word;
+    }
+    if (lane == 0 && t.is_sparse && p.ledger != NULL) {
+        struct head_ledger *l = &p.ledger[head];
+        atomicAdd((unsigned long long *)&l->forced_sink, 1ull);
+        atomicAdd((unsigned long long *)&l->forced_diagonal, (unsigned long long)n_diagonal);
+        if (!q_similar) atomicAdd((unsigned long long *)&l->forced_theta_q, (unsigned long long)n);
+        if (n_theta_k) atomicAdd((unsigned long long *)&l->forced_theta_k, (unsigned long long)n_theta_k);
+    }
+}
+
+/* The rows of one query block for all heads of one kv head, HEADS at a time so that a key mean is read once. */
+__device__ void write_rows(const params &p, int task, float *shared)
+{
+    const int block = p.at.n_qblocks - 1 - task / p.n_kv_heads, kv = task % p.n_kv_heads; /* longest rows first */
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
+    const int last = min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1, n = last / p.block_k + 1;
+    wait_for(&p.q_done[block], p.n_heads);
+    wait_for(&p.sim_done[kv], p.at.n_chunks);
+    float *score = shared, *part = score + HEADS * p.at.k_pad, *q = part + 1024;
+    const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
+    /* Short rows leave warps over: they share the dimensions. */
+    const int stretches = (n + 31) / 32;
+    const int slices = stretches <= 1 ? 8 : stretches <= 2 ? 4 : stretches <= 4 ? 2 : 1;
+    const int slice = warp % slices, per = (d + slices - 1) / slices, from = slice * per, to = min(from + per, d);
+    for (int h0 = 0; h0 < p.group; h0 += HEADS) {
+        const int heads = min((int)HEADS, p.group - h0);
+        for (int i = threadIdx.x; i < d * HEADS; i += THREADS) {
+            int h = i / d, e = i % d;
+            size_t at = (size_t)(kv * p.group + h0 + h) * p.at.n_qblocks + block;
+            q[e * HEADS + h] = h < heads ? __ldcg((const float *)(p.ws + p.at.q_mean) + at * d + e) * p.scale : 0;
+        }
+        __syncthreads();
+        for (int stretch = warp / slices; stretch < stretches; stretch += WARPS / slices) {
+            const int j = stretch * 32 + lane;
+            float4 acc = make_float4(0, 0, 0, 0);
+            if (j < p.at.k_pad)
+#pragma unroll 16
+                for (int e = from; e < to; e++) {
+                    float k = __ldcg(sums + (size_t)e * p.at.k_pad + j);
+                    float4 x = ((const float4 *)q)[e];
+                    acc.x = fmaf(k, x.x, acc.x), acc.y = fmaf(k, x.y, acc.y);
+                    acc.z = fmaf(k, x.z, acc.z), acc.w = fmaf(k, x.w, acc.w);
+                }
+            if (slices > 1) {
+                ((float4 *)part)[slice * (WARPS / slices) * 32 + j] = acc;
+            } else if (j < n) {
+                float inverse = 1.0f / (float)min(p.block_k, p.n_kv - j * p.block_k);
+                score[j] = acc.x * inverse, score[p.at.k_pad + j] = acc.y * inverse;
+                score[2 * p.at.k_pad + j] = acc.z * inverse, score[3 * p.at.k_pad + j] = acc.w * inverse;
+            }
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; slices > 1 && i < n * HEADS; i += THREADS) {
+            int j = i / HEADS, h = i % HEADS;
+            float total = 0;
+            for (int x = 0; x < slices; x++) total += part[(x * (WARPS / slices) * 32 + j) * HEADS + h];
+            score[h * p.at.k_pad + j] = total / (float)min(p.block_k, p.n_kv - j * p.block_k);
+        }
+        __syncthreads();
+        if (warp < heads) write_row(p, kv * p.group + h0 + warp, block, n, score + warp * p.at.k_pad);
+        __syncthreads();
+    }
+}
+
+template <int LANES> __global__ __launch_bounds__(THREADS, 3) void mask_kernel(const __grid_constant__ params p)
+{
+    extern __shared__ __align__(16) float shared[];
+    const int n_sum = p.n_kv_heads * p.at.n_chunks, n_pool = (p.at.n_qblocks * p.n_heads + WARPS - 1) / WARPS;
+    const int n_compare = n_sum, n_rows = p.at.n_qblocks * p.n_kv_heads;
+    for (int t = blockIdx.x; t < n_sum + n_pool + n_compare + n_rows; t += gridDim.x) {
+        if (t < n_sum)
+            sum_keys<LANES>(p, t, shared);
+        else if (t < n_sum + n_pool)
+            pool_queries<LANES>(p, t - n_sum);
+        else if (t < n_sum + n_pool + n_compare)
+            compare_keys<LANES>(p, t - n_sum - n_pool, shared);
+        else
+            write_rows(p, t - n_sum - n_pool - n_compare, shared);
+        __syncthreads();
+    }
+}
+
+size_t shared_bytes(const struct layout &at)
+{
+    size_t pooling = (size_t)CHUNK * at.d, rows = (size_t)HEADS * at.k_pad + 1024 + (size_t)HEADS * at.d;
+    return sizeof(float) * (pooling > rows ? pooling : rows);
+}
+
+template <int LANES> enum status launch(const params &p, cudaStream_t stream)
+{
+    auto *kernel = mask_kernel<LANES>;
+    size_t shared = shared_bytes(p.at);
+    int device, sms, per_sm;
+    CUDA_TRY(cudaGetDevice(&device));
+    CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, THREADS, shared));
+    if (per_sm < 1) return fail(ERR_DEVICE, "mask prediction: a block of %zu bytes of shared memory does not fit", shared);
+    /* Tasks wait for earlier ones, so every CTA must be resident: a cooperative launch makes sure or fails. */
+    void *arguments[] = {(void *)&p};
+    CUDA_TRY(cudaLaunchCooperativeKernel((const void *)kernel, dim3((unsigned)(sms * per_sm)), dim3(THREADS), arguments,
+                                         shared, stream));
+    return OK;
+}
+
+} // namespace
+
+extern "C" {
+
+const char *mask_cuda_refuses(const struct mask_cuda_args *m)
+{
+    const struct attn_args *a = m->attn;
+    if (a->dtype != DTYPE_BF16) return "the CUDA prediction takes bf16";
+    if (a->head_dim % 8 != 0 || a->head_dim > 256) return "head_dim is not a multiple of 8 up to 256";
+    if (a->n_q < 1 || a->q_start % a->block.q != 0) return "q_start is not a multiple of the query block";
+    if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
+    if ((uintptr_t)a->q % 16 != 0 || (uintptr_t)a->k % 16 != 0 || a->q_row % 8 != 0 || a->q_head % 8 != 0 ||
+        a->k_row % 8 != 0 || a->k_head % 8 != 0)
+        return "pointers and strides are not multiples of 16 bytes";
+    if ((attn_n_kv(a) + a->block.k - 1) / a->block.k > MAX_KBLOCKS) return "more than 8192 key blocks";
+    if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
+    return NULL;
+}
+
+size_t mask_cuda_workspace(const struct mask_cuda_args *m) { return plan(m->attn).bytes; }
+
+enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_map *tiles, void *ws,
+                              struct stream *stream)
+{
+    const struct attn_args *a = m->attn;
+    const char *why = mask_cuda_refuses(m);
+    if (why != NULL) return fail(ERR_UNSUPPORTED, "mask prediction: %s", why);
+    params p = {};
+    p.at = plan(a);
+    p.n_q = a->n_q, p.n_kv = attn_n_kv(a), p.q_start = a->q_start;
+    p.n_heads = a->n_heads, p.n_kv_heads = a->n_kv_heads, p.group = a->n_heads / a->n_kv_heads;
+    p.block_q = a->block.q, p.block_k = a->block.k;
+    p.q = (const __nv_bfloat16 *)a->q, p.k = (const __nv_bfloat16 *)a->k;
+    p.q_row = a->q_row, p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head;
+    p.scale = a->scale, p.topk = m->topk, p.smooth = m->smooth_k;
+    p.heads = m->heads, p.ledger = a->ledger;
+    p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
+    p.ws = (char *)ws;
+    p.sums_done = (int *)ws, p.sim_done = p.sums_done + a->n_kv_heads, p.q_done = p.sim_done + a->n_kv_heads;
+    cudaStream_t s = (cudaStream_t)stream;
+    CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int) * (2 * (size_t)a->n_kv_heads + (size_t)p.at.n_qblocks), s));
+    if (a->head_dim == 64) return launch<8>(p, s);
+    if (a->head_dim == 128) return launch<16>(p, s);
+    return launch<32>(p, s);
+}
+}

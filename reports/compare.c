@@ -1,0 +1,434 @@
+#include "reports/compare.h"
+
+#include "base/stats.h"
+#include "reports/tables.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *change_mark(enum change change)
+{
+    static const char *const marks[] = {"?", "=", "▲", "▼", "•"};
+    return marks[change];
+}
+
+/* A statistic that pools per-sample numbers: sum of `a` over sum of `w`, exponentiated for perplexities. */
+struct paired {
+    double *a_before, *a_after, *w; /* per sample */
+    size_t n;
+    bool exponent;
+};
+
+static double pooled_difference(const void *ctx, const int *pick, size_t n)
+{
+    const struct paired *p = ctx;
+    double before = 0, after = 0, w = 0;
+    for (size_t i = 0; i < n; i++) {
+        before += p->a_before[pick[i]];
+        after += p->a_after[pick[i]];
+        w += p->w[pick[i]];
+    }
+    before /= w;
+    after /= w;
+    return p->exponent ? exp(after) - exp(before) : after - before;
+}
+
+/* The per-sample column behind an overall metric; weight: scored positions. */
+static double sample_value(const struct sample_record *s, const char *name)
+{
+    double n = (double)s->n_scored;
+    if (!strcmp(name, "cosine")) return n * s->cosine_mean;
+    if (!strcmp(name, "kl")) return n * s->kl_mean;
+    if (!strcmp(name, "delta_p")) return n * s->delta_p_mean;
+    if (!strcmp(name, "token_accuracy") || !strcmp(name, "top1")) return n * s->token_accuracy;
+    if (!strcmp(name, "top5_overlap") || !strcmp(name, "top5")) return n * s->top5_overlap;
+    if (!strcmp(name, "logits_cosine")) return n * s->logits_cosine;
+    if (!strcmp(name, "logits_l1")) return n * s->logits_l1;
+    if (!strcmp(name, "logits_rmse")) return n * s->logits_rmse;
+    if (!strcmp(name, "hidden_cosine")) return n * s->hidden_cosine;
+    if (!strcmp(name, "hidden_l1")) return n * s->hidden_l1;
+    if (!strcmp(name, "sparsity")) return n * s->sparsity;
+    if (!strcmp(name, "qk_sparsity")) return n * s->qk_sparsity;
+    if (!strcmp(name, "pv_sparsity")) return n * s->pv_sparsity;
+    if (!strcmp(name, "ppl_sparse") || !strcmp(name, "nll_sparse")) return s->nll_sparse_sum;
+    if (!strcmp(name, "ppl_dense") || !strcmp(name, "nll_dense")) return s->nll_dense_sum;
+    if (!strcmp(name, "ppl_ratio")) return s->nll_sparse_sum - s->nll_dense_sum;
+    return NAN;
+}
+
+static const struct sample_record *find_sample(const struct run_view *v, const struct sample_record *like)
+{
+    for (size_t i = 0; i < v->samples.n; i++)
+        if (v->samples.rows[i].sample == like->sample && v->samples.rows[i].n_scored == like->n_scored)
+            return &v->samples.rows[i];
+    return NULL;
+}
+
+static void paired_init(struct paired *p, size_t n)
+{
+    p->a_before = calloc(3 * n + 1, sizeof *p->a_before);
+    if (!p->a_before) abort();
+    p->a_after = p->a_before + n;
+    p->w = p->a_after + n;
+    p->n = 0;
+}
+
+static void pair_samples(struct paired *p, const struct run_view *before, const struct run_view *after, const char *name)
+{
+    paired_init(p, before->samples.n);
+    p->exponent = !strncmp(name, "ppl_", 4);
+    for (size_t i = 0; i < before->samples.n; i++) {
+        const struct sample_record *b = &before->samples.rows[i], *a = find_sample(after, b);
+        if (!a || b->n_scored <= 0) continue;
+        double vb = sample_value(b, name), va = sample_value(a, name);
+        if (isnan(vb) || isnan(va)) continue;
+        p->a_before[p->n] = vb;
+        p->a_after[p->n] = va;
+        p->w[p->n++] = (double)b->n_scored;
+    }
+}
+
+/* Task scores pair by question. */
+static void pair_items(struct paired *p, const struct run_view *before, const struct run_view *after, const char *name)
+{
+    paired_init(p, before->items.n);
+    p->exponent = false;
+    bool drop = !strcmp(name, "score_drop"), dense = !strcmp(name, "score_dense");
+    for (size_t i = 0; i < before->items.n && i < after->items.n; i++) {
+        const struct item_record *b = &before->items.rows[i], *a = &after->items.rows[i];
+        if (strcmp(a->item, b->item)) continue;
+        p->a_before[p->n] = dense ? b->dense_right : b->sparse_right;
+        p->a_after[p->n] = dense ? a->dense_right : a->sparse_right;
+        if (drop) {
+            p->a_before[p->n] = b->dense_right - b->sparse_right;
+            p->a_after[p->n] = a->dense_right - a->sparse_right;
+        }
+        p->w[p->n++] = 1;
+    }
+}
+
+/* Interval of the difference; NAN where fewer than two samples pair. */
+static void add_interval(struct compare_row *row, const struct run_view *before, const struct run_view *after,
+                         const struct compare_options *o)
+{
+    struct paired p;
+    if (!strncmp(row->name, "score_", 6))
+        pair_items(&p, before, after, row->name);
+    else
+        pair_samples(&p, before, after, row->name);
+    if (p.n >= 2) {
+        struct interval i = bootstrap(pooled_difference, &p, p.n, .95, o->n_resamples ? o->n_resamples : 2000, o->seed);
+        /* The stored value may pool in another way than the weighted mean here (a flattened cosine): the width is
+         * taken from the samples and laid around the stored difference. */
+        double shift = row->difference - i.value;
+        row->lo = i.lo + shift;
+        row->hi = i.hi + shift;
+        row->detectable = minimum_detectable_effect(i.std_error, .05, .8);
+    }
+    free(p.a_before);
+}
+
+static double floor_of(const struct compare_options *o, const char *name)
+{
+    double floor = NAN;
+    for (size_t i = 0; o->floors && i < o->floors->n; i++)
+        if (!strcmp(o->floors->rows[i].metric, name)) floor = fmax(floor, o->floors->rows[i].value);
+    return floor;
+}
+
+/* Do two intervals of unpaired measurements part? */
+static bool apart(const struct metric_record *a, const struct metric_record *b)
+{
+    return a->hi < b->lo || b->hi < a->lo;
+}
+
+static enum change judge(const struct compare_row *row, const struct metric_record *a, const struct metric_record *b)
+{
+    bool counted = strstr(row->name, "sparsity") != NULL; /* no chance in it */
+    bool timed = !strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length");
+    bool has_intervals = !isnan(a->lo) && !isnan(a->hi) && !isnan(b->lo) && !isnan(b->hi);
+    if (row->difference == 0 || row->within_floor) return CHANGE_SAME;
+    if (!isnan(row->lo) && !counted) {
+        if (row->lo <= 0 && row->hi >= 0) return CHANGE_SAME;
+    } else if (timed && has_intervals) {
+        if (!apart(a, b)) return CHANGE_SAME;
+    } else if (!counted && strcmp(row->name, "peak_bytes")) {
+        return CHANGE_UNKNOWN;
+    }
+    if (row->better == METRIC_NEITHER) return CHANGE_OTHER;
+    return (row->difference > 0) == (row->better == METRIC_HIGHER) ? CHANGE_BETTER : CHANGE_WORSE;
+}
+
+static void add_rows(struct comparison *c, const struct run_view *before, const struct run_view *after,
+                     const struct compare_options *o, bool pairable)
+{
+    c->rows = calloc(before->metrics.n + 1, sizeof *c->rows);
+    if (!c->rows) abort();
+    for (size_t i = 0; i < before->metrics.n; i++) {
+        const struct metric_record *b = &before->metrics.rows[i];
+        if (strcmp(b->scope, "overall")) continue;
+        const struct metric_record *a = metric_list_find(&after->metrics, "overall", b->name);
+        if (!a || isnan(a->mean) || isnan(b->mean)) continue;
+        const struct metric_info *info = metric_info(b->name);
+        struct compare_row *row = &c->rows[c->n_rows++];
+        *row = (struct compare_row){
+            .name = pool_str(&c->pool, b->name),
+            .label = pool_str(&c->pool, info ? info->label : b->name),
+            .unit = info ? info->unit : "",
+            .better = info ? info->better : METRIC_NEITHER,
+            .before = b->mean, .after = a->mean,
+            .difference = a->mean - b->mean,
+            .ratio = b->mean != 0 ? a->mean / b->mean : NAN,
+            .lo = NAN, .hi = NAN, .detectable = NAN, .floor = floor_of(o, b->name),
+        };
+        row->within_floor = fabs(row->difference) <= row->floor;
+        if (pairable) add_interval(row, before, after, o);
+        row->change = judge(row, b, a);
+    }
+}
+
+static void add_setting(struct comparison *c, const char *name, const char *before, const char *after)
+{
+    if (!before) before = "-";
+    if (!after) after = "-";
+    if (!strcmp(before, after)) return;
+    c->settings = realloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
+    if (!c->settings) abort();
+    c->settings[c->n_settings++] = (struct compare_setting){name, pool_str(&c->pool, before), pool_str(&c->pool, after)};
+}
+
+static void add_number(struct comparison *c, const char *name, double before, double after)
+{
+    char b[32], a[32];
+    snprintf(b, sizeof b, "%.6g", before);
+    snprintf(a, sizeof a, "%.6g", after);
+    add_setting(c, name, isnan(before) ? NULL : b, isnan(after) ? NULL : a);
+}
+
+static void add_settings(struct comparison *c, const struct run_record *b, const struct run_record *a)
+{
+    add_setting(c, "model", b->model.fingerprint, a->model.fingerprint);
+    add_setting(c, "data", b->dataset.fingerprint, a->dataset.fingerprint);
+    add_setting(c, "method", b->method, a->method);
+    add_number(c, "block_q", b->block_q, a->block_q);
+    add_number(c, "block_k", b->block_k, a->block_k);
+    add_setting(c, "smooth_k", b->smooth_k, a->smooth_k);
+    add_setting(c, "rule", b->rule, a->rule);
+    add_number(c, "l1", b->l1, a->l1);
+    add_number(c, "pv_l1", b->pv_l1, a->pv_l1);
+    add_number(c, "simthreshd1", b->simthreshd1, a->simthreshd1);
+    add_number(c, "cdfthreshd", b->cdfthreshd, a->cdfthreshd);
+    add_number(c, "pvthreshd", b->pvthreshd, a->pvthreshd);
+    add_number(c, "topk", b->topk, a->topk);
+    add_number(c, "window", b->window < 0 ? NAN : (double)b->window, a->window < 0 ? NAN : (double)a->window);
+    add_setting(c, "layers", b->layers, a->layers);
+    add_setting(c, "heads", b->heads, a->heads);
+    add_setting(c, "tuned", b->tuned_hash, a->tuned_hash);
+    add_number(c, "max_length", b->max_length, a->max_length);
+    add_number(c, "num_samples", b->num_samples, a->num_samples);
+    add_setting(c, "score", b->score, a->score);
+    add_number(c, "seed", (double)b->seed, (double)a->seed);
+    add_number(c, "threads", b->threads, a->threads);
+    add_setting(c, "device", b->device, a->device);
+    add_setting(c, "kernels", b->impls, a->impls);
+    add_number(c, "min_sparse_tokens", b->min_sparse_tokens, a->min_sparse_tokens);
+    add_setting(c, "machine", b->machine.cpu, a->machine.cpu);
+    add_setting(c, "GPUs", b->machine.gpus, a->machine.gpus);
+    add_setting(c, "version", b->software.version, a->software.version);
+    add_setting(c, "engine", b->software.engine, a->software.engine);
+    add_setting(c, "commit", b->software.commit, a->software.commit);
+}
+
+static bool same_text(const char *a, const char *b) { return a && b && !strcmp(a, b); }
+
+/* "" when the two may be compared, else the first field that forbids it, in words. */
+static void find_obstacle(const struct run_record *b, const struct run_record *a, struct str *out)
+{
+    if (!same_text(b->model.fingerprint, a->model.fingerprint))
+        str_addf(out, "model.fingerprint: %s (%s) and %s (%s)", b->model.fingerprint, b->model.name,
+                 a->model.fingerprint, a->model.name);
+    else if (!same_text(b->dataset.fingerprint, a->dataset.fingerprint))
+        str_addf(out, "data.fingerprint: %s (%s, %d samples of at most %d tokens) and %s (%s, %d of %d)",
+                 b->dataset.fingerprint, b->dataset.name, b->dataset.n_samples, b->dataset.max_length,
+                 a->dataset.fingerprint, a->dataset.name, a->dataset.n_samples, a->dataset.max_length);
+}
+
+static enum status check_comparable(struct comparison *c, const struct run_view *before, const struct run_view *after,
+                                    const struct compare_options *o)
+{
+    struct str obstacle = {0};
+    enum status st = OK;
+    const struct run_view *both[] = {before, after};
+    for (int i = 0; i < 2; i++)
+        if (both[i]->run->status != RUN_DONE)
+            st = fail(ERR_ARG, "%s did not finish: %s; nothing to compare", both[i]->label,
+                      both[i]->run->reason ? both[i]->run->reason : "no reason stored");
+    find_obstacle(before->run, after->run, &obstacle);
+    if (st == OK && obstacle.len && !o->force)
+        st = fail(ERR_ARG, "%s and %s cannot be compared: different %s; evaluate both on the same, or use --force",
+                  before->label, after->label, str_get(&obstacle));
+    if (st == OK && obstacle.len) c->forced = str_dup(str_get(&obstacle));
+    str_clear(&obstacle);
+    return st;
+}
+
+static size_t count_pairs(const struct run_view *before, const struct run_view *after)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < before->samples.n; i++) n += find_sample(after, &before->samples.rows[i]) != NULL;
+    return n;
+}
+
+enum status compare_runs(struct comparison *c, const struct run_view *before, const struct run_view *after,
+                         const struct compare_options *o)
+{
+    *c = (struct comparison){0};
+    TRY(check_comparable(c, before, after, o));
+    c->before_label = str_dup(before->label);
+    c->after_label = str_dup(after->label);
+    /* other tokens pair with nothing, however alike their numbers look */
+    bool pairable = same_text(before->run->dataset.fingerprint, after->run->dataset.fingerprint);
+    c->n_paired_samples = pairable ? count_pairs(before, after) : 0;
+    add_rows(c, before, after, o, pairable);
+    add_settings(c, before->run, after->run);
+    return OK;
+}
+
+void comparison_clear(struct comparison *c)
+{
+    free(c->rows);
+    free(c->settings);
+    free(c->before_label);
+    free(c->after_label);
+    free(c->forced);
+    pool_free(&c->pool);
+    *c = (struct comparison){0};
+}
+
+static bool is_change(enum change change) { return change != CHANGE_SAME; }
+
+static void add_value(struct table *t, const struct compare_row *row, double value)
+{
+    bool seconds = !strcmp(row->unit, "s"), bytes = !strcmp(row->unit, "B");
+    if ((!seconds && !bytes) || isnan(value)) {
+        table_real(t, value);
+        return;
+    }
+    struct str text = {0};
+    number_format(seconds ? NUMBER_SECONDS : NUMBER_BYTES, 2, value, &text);
+    table_text(t, str_get(&text));
+    str_clear(&text);
+}
+
+struct table *comparison_table(const struct comparison *c, bool only_changed)
+{
+    char *title = str_format("%s against %s", c->before_label, c->after_label);
+    struct table *t = table_new(title);
+    free(title);
+    table_add_column(t, (struct table_column){.name = "metric"});
+    static const char *const names[] = {"before", "after", "difference"};
+    for (int i = 0; i < 3; i++)
+        table_add_column(t, (struct table_column){names[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(t, (struct table_column){"ratio", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(t, (struct table_column){"95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(t, (struct table_column){"to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(t, (struct table_column){"detectable", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(t, (struct table_column){.name = "change"});
+    size_t hidden = 0;
+    for (size_t i = 0; i < c->n_rows; i++) {
+        const struct compare_row *row = &c->rows[i];
+        if (only_changed && !is_change(row->change)) {
+            hidden++;
+            continue;
+        }
+        char *label = str_format("%s%s", row->label, row->better == METRIC_HIGHER  ? " ↑"
+                                                     : row->better == METRIC_LOWER ? " ↓"
+                                                                                   : "");
+        table_text(t, label);
+        free(label);
+        add_value(t, row, row->before);
+        add_value(t, row, row->after);
+        add_value(t, row, row->difference);
+        table_real(t, row->ratio);
+        add_value(t, row, row->lo);
+        add_value(t, row, row->hi);
+        add_value(t, row, row->detectable);
+        static const char *const words[] = {"unclear", "same", "better", "worse", "changed"};
+        table_text(t, row->within_floor && row->difference != 0 ? "within floor" : words[row->change]);
+        table_mark(t, change_mark(row->change));
+    }
+    char note[160];
+    if (c->forced) {
+        char *text = str_format("FORCED: compared in spite of different %s", c->forced);
+        table_note(t, text);
+        free(text);
+    }
+    if (hidden) {
+        snprintf(note, sizeof note, "%zu metrics did not change and are not shown", hidden);
+        table_note(t, note);
+    }
+    if (c->n_paired_samples >= 2)
+        snprintf(note, sizeof note, "intervals: differences paired over %zu samples, whole samples resampled",
+                 c->n_paired_samples);
+    else
+        snprintf(note, sizeof note, "no intervals: %zu samples in common, two are needed; use --num-samples 5 or more",
+                 c->n_paired_samples);
+    table_note(t, note);
+    return t;
+}
+
+struct table *comparison_settings_table(const struct comparison *c)
+{
+    struct table *t = table_new("Settings that differ");
+    table_add_column(t, (struct table_column){.name = "setting"});
+    table_add_column(t, (struct table_column){.name = "before"});
+    table_add_column(t, (struct table_column){.name = "after"});
+    for (size_t i = 0; i < c->n_settings; i++) {
+        table_text(t, c->settings[i].name);
+        table_text(t, c->settings[i].before);
+        table_text(t, c->settings[i].after);
+    }
+    return t;
+}
+
+static const struct compare_row *find_row(const struct comparison *c, const char *name)
+{
+    for (size_t i = 0; i < c->n_rows; i++)
+        if (!strcmp(c->rows[i].name, name)) return &c->rows[i];
+    return NULL;
+}
+
+static void add_names(const struct comparison *c, enum change change, const char *word, struct str *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_rows; i++) n += c->rows[i].change == change;
+    str_addf(out, " %zu %s", n, word);
+    size_t shown = 0;
+    for (size_t i = 0; i < c->n_rows && shown < 4; i++)
+        if (c->rows[i].change == change) str_addf(out, "%s%s", shown++ ? ", " : " (", c->rows[i].label);
+    if (shown) str_addf(out, "%s)", n > shown ? ", …" : "");
+}
+
+void comparison_verdict(const struct comparison *c, struct str *out)
+{
+    const struct compare_row *cosine = find_row(c, "logits_cosine"), *agreement = find_row(c, "token_accuracy"),
+                             *sparsity = find_row(c, "sparsity");
+    if (!cosine) cosine = find_row(c, "cosine");
+    if (c->forced) str_addf(out, "FORCED in spite of different %s. ", c->forced);
+    if (cosine && agreement) {
+        struct verdict b = verdict_of(cosine->before, agreement->before, sparsity ? sparsity->before : NAN);
+        struct verdict a = verdict_of(cosine->after, agreement->after, sparsity ? sparsity->after : NAN);
+        str_addf(out, "Accuracy %s -> %s (cosine %.4f -> %.4f, token agreement %.1f %% -> %.1f %%)", b.band, a.band,
+                 cosine->before, cosine->after, 100 * agreement->before, 100 * agreement->after);
+    } else {
+        str_add(out, "Accuracy unknown");
+    }
+    if (sparsity) str_addf(out, ", sparsity %.1f %% -> %.1f %%", 100 * sparsity->before, 100 * sparsity->after);
+    str_add(out, ". Beyond noise:");
+    add_names(c, CHANGE_BETTER, "better", out);
+    str_add(out, ",");
+    add_names(c, CHANGE_WORSE, "worse", out);
+    str_add(out, ".");
+}

@@ -1,0 +1,585 @@
+#include "reports/tables.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void add(struct table *t, const char *name, const char *unit, enum table_number number, int digits,
+                enum metric_better better)
+{
+    table_add_column(t, (struct table_column){name, unit, number, digits, better, ALIGN_AUTO});
+}
+
+static void add_text(struct table *t, const char *name) { add(t, name, NULL, NUMBER_FIXED, 0, METRIC_NEITHER); }
+static void add_short(struct table *t, const char *name) { add(t, name, NULL, NUMBER_SHORT, 6, METRIC_NEITHER); }
+
+static void add_share(struct table *t, const char *name, enum metric_better better)
+{
+    add(t, name, NULL, NUMBER_PERCENT, 1, better);
+}
+
+static const char *status_text(enum run_status status)
+{
+    return status == RUN_DONE ? "done" : status == RUN_FAILED ? "failed" : "skipped";
+}
+
+static void table_count(struct table *t, int64_t value)
+{
+    if (value < 0)
+        table_missing(t);
+    else
+        table_int(t, value);
+}
+
+static void table_block(struct table *t, const struct run_record *r)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%dx%d", r->block_q, r->block_k);
+    table_text(t, text);
+}
+
+/* Columns and cells that tell one setting from another; in every table of runs. */
+static void add_settings_columns(struct table *t)
+{
+    add_text(t, "model");
+    add_text(t, "data");
+    add_text(t, "method");
+    add_text(t, "rule");
+    add_short(t, "l1");
+    add_short(t, "pv_l1");
+    add_short(t, "theta");
+    add_short(t, "tau");
+    add_short(t, "lambda");
+    add_short(t, "topk");
+    add_text(t, "window");
+    add_text(t, "layers");
+    add_text(t, "heads");
+    add_text(t, "block");
+    add_text(t, "smooth_k");
+    add_text(t, "length");
+    add_text(t, "samples");
+    add_text(t, "device");
+    add_text(t, "threads");
+}
+
+static void add_settings(struct table *t, const struct run_record *r)
+{
+    table_text(t, r->model.name);
+    table_text(t, r->dataset.name);
+    table_text(t, r->method);
+    table_text(t, r->rule);
+    table_real(t, r->l1);
+    table_real(t, r->pv_l1);
+    table_real(t, r->simthreshd1);
+    table_real(t, r->cdfthreshd);
+    table_real(t, r->pvthreshd);
+    table_real(t, r->topk);
+    table_count(t, r->window);
+    table_text(t, r->layers);
+    table_text(t, r->heads);
+    table_block(t, r);
+    table_text(t, r->smooth_k);
+    table_int(t, r->max_length);
+    table_int(t, r->num_samples);
+    table_text(t, r->device);
+    table_int(t, r->threads);
+}
+
+struct table *runs_table(const struct run_list *runs)
+{
+    struct table *t = table_new(NULL);
+    add_text(t, "run");
+    add_settings_columns(t);
+    add_text(t, "status");
+    add_share(t, "sparsity", METRIC_HIGHER);
+    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "cosine p1", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "KL p99.9", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
+    add(t, "ppl dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add_share(t, "agreement", METRIC_HIGHER);
+    add_share(t, "score dense", METRIC_NEITHER);
+    add_share(t, "score sparse", METRIC_HIGHER);
+    add(t, "time ratio", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
+    add(t, "took", NULL, NUMBER_SECONDS, 1, METRIC_NEITHER);
+    add_text(t, "reason");
+    for (size_t i = 0; i < runs->n; i++) {
+        const struct run_record *r = &runs->rows[i];
+        const struct headline *h = &r->headline;
+        table_int(t, r->id);
+        add_settings(t, r);
+        table_text(t, status_text(r->status));
+        const double v[] = {h->sparsity, h->cosine_mean, h->cosine_p1, h->kl_mean, h->kl_p99_9, h->ppl_dense,
+                            h->ppl_ratio, h->token_accuracy, h->score_dense, h->score_sparse, h->latency_ratio,
+                            r->wall_s};
+        for (size_t k = 0; k < sizeof v / sizeof *v; k++) table_real(t, v[k]);
+        table_text(t, r->reason);
+    }
+    return t;
+}
+
+static const struct frontier_point *sorted_by_sparsity(const struct run_list *runs, const struct frontier_point *points,
+                                                       size_t n, bool with_dominated, size_t *kept)
+{
+    struct frontier_point *out = malloc((n ? n : 1) * sizeof *out);
+    if (!out) abort();
+    *kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (points[i].dominated && !with_dominated) continue;
+        size_t at = (*kept)++;
+        double s = runs->rows[points[i].run].headline.sparsity;
+        while (at > 0 && runs->rows[out[at - 1].run].headline.sparsity > s) {
+            out[at] = out[at - 1];
+            at--;
+        }
+        out[at] = points[i];
+    }
+    return out;
+}
+
+struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points, size_t n,
+                             enum frontier_axis axis, bool with_dominated)
+{
+    static const char *const titles[] = {"Frontier: sparsity against cosine", "Frontier: sparsity against KL",
+                                         "Frontier: sparsity against perplexity"};
+    struct table *t = table_new(titles[axis]);
+    add_text(t, "run");
+    add_share(t, "sparsity", METRIC_HIGHER);
+    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add_share(t, "agreement", METRIC_HIGHER);
+    add_settings_columns(t);
+    add_text(t, "place");
+    size_t kept;
+    const struct frontier_point *order = sorted_by_sparsity(runs, points, n, with_dominated, &kept);
+    for (size_t i = 0; i < kept; i++) {
+        const struct run_record *r = &runs->rows[order[i].run];
+        table_int(t, r->id);
+        table_real(t, r->headline.sparsity);
+        table_real(t, r->headline.cosine_mean);
+        table_real(t, r->headline.kl_mean);
+        table_real(t, r->headline.ppl_ratio);
+        table_real(t, r->headline.token_accuracy);
+        add_settings(t, r);
+        table_text(t, order[i].knee ? "knee" : order[i].dominated ? "dominated" : "frontier");
+    }
+    free((void *)order);
+    return t;
+}
+
+static enum table_number number_of(const struct metric_info *info, int *digits)
+{
+    *digits = 4;
+    if (!info) return NUMBER_FIXED;
+    if (!strcmp(info->unit, "s")) {
+        *digits = 2;
+        return NUMBER_SECONDS;
+    }
+    if (!strcmp(info->unit, "B")) {
+        *digits = 2;
+        return NUMBER_BYTES;
+    }
+    return NUMBER_FIXED;
+}
+
+/* A cell whose number format goes by the metric of its row, so it is a text for people. */
+static void table_metric(struct table *t, const struct metric_info *info, double value)
+{
+    if (isnan(value)) {
+        table_missing(t);
+        return;
+    }
+    int digits;
+    enum table_number number = number_of(info, &digits);
+    if (number == NUMBER_FIXED) {
+        table_real(t, value);
+        return;
+    }
+    struct str text = {0};
+    number_format(number, digits, value, &text);
+    table_text(t, str_get(&text));
+    str_clear(&text);
+}
+
+struct table *metrics_table(const struct run_view *v)
+{
+    char title[96];
+    snprintf(title, sizeof title, "Metrics of %s", v->label);
+    struct table *t = table_new(title);
+    static const char *const columns[] = {"mean", "95 % from", "to", "min", "p0.1", "p1", "p5", "median",
+                                          "p95", "p99", "p99.9", "max"};
+    add_text(t, "metric");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        table_add_column(t, (struct table_column){columns[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    for (size_t i = 0; i < v->metrics.n; i++) {
+        const struct metric_record *m = &v->metrics.rows[i];
+        if (strcmp(m->scope, "overall")) continue;
+        const struct metric_info *info = metric_info(m->name);
+        struct str label = {0};
+        str_add(&label, info ? info->label : m->name);
+        if (info && *info->unit && number_of(info, &(int){0}) == NUMBER_FIXED) str_addf(&label, " [%s]", info->unit);
+        if (info && info->better != METRIC_NEITHER) str_add(&label, info->better == METRIC_HIGHER ? " ↑" : " ↓");
+        table_text(t, str_get(&label));
+        str_clear(&label);
+        const double values[] = {m->mean, m->lo, m->hi, m->min, m->p0_1, m->p1, m->p5, m->median,
+                                 m->p95, m->p99, m->p99_9, m->max};
+        for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_metric(t, info, values[k]);
+    }
+    return t;
+}
+
+struct table *samples_table(const struct run_view *v)
+{
+    struct table *t = table_new("Samples");
+    add_text(t, "sample");
+    add_text(t, "tokens");
+    add_text(t, "ran dense");
+    add_share(t, "sparsity", METRIC_HIGHER);
+    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "cosine min", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "KL max", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
+    add(t, "ppl dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    add(t, "ppl sparse", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
+    add_share(t, "agreement", METRIC_HIGHER);
+    add_share(t, "top-5", METRIC_HIGHER);
+    for (size_t i = 0; i < v->samples.n; i++) {
+        const struct sample_record *s = &v->samples.rows[i];
+        double n = s->n_scored > 0 ? (double)s->n_scored : NAN;
+        table_int(t, s->sample);
+        table_int(t, s->n_tokens);
+        table_bool(t, s->fell_back);
+        const double values[] = {s->sparsity, s->cosine_mean, s->cosine_min, s->kl_mean, s->kl_max,
+                                 exp(s->nll_dense_sum / n), exp(s->nll_sparse_sum / n), s->token_accuracy,
+                                 s->top5_overlap};
+        for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_real(t, values[k]);
+    }
+    return t;
+}
+
+struct table *positions_table(const struct run_view *v)
+{
+    struct table *t = table_new("By token position");
+    add_text(t, "positions");
+    add_text(t, "metric");
+    add(t, "mean", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "p1", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "median", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "p99.9", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    for (size_t i = 0; i < v->metrics.n; i++) {
+        const struct metric_record *m = &v->metrics.rows[i];
+        if (!str_starts_with(m->scope, "position:")) continue;
+        const struct metric_info *info = metric_info(m->name);
+        table_text(t, m->scope + strlen("position:"));
+        table_text(t, info ? info->label : m->name);
+        table_real(t, m->mean);
+        table_real(t, m->p1);
+        table_real(t, m->median);
+        table_real(t, m->p99_9);
+    }
+    return t;
+}
+
+static double left_out(int64_t possible, int64_t computed)
+{
+    return possible ? 1 - (double)computed / (double)possible : NAN;
+}
+
+static double share(int64_t part, int64_t whole) { return whole ? (double)part / (double)whole : NAN; }
+
+/* Largest achieved L1 of a layer's sparse heads; NAN without tuning. */
+static void achieved(const struct run_view *v, int layer, double *tune, double *held_out)
+{
+    *tune = *held_out = NAN;
+    if (v->tuned.n == 0) return;
+    const struct tuned_record *r = &v->tuned.rows[0];
+    for (size_t i = 0; i < r->n_heads; i++) {
+        if (r->heads[i].layer != layer || !r->heads[i].is_sparse) continue;
+        *tune = fmax(*tune, r->heads[i].l1_tune);
+        *held_out = fmax(*held_out, r->heads[i].l1_held_out);
+    }
+}
+
+static const struct layer_error_record *layer_error(const struct run_view *v, int layer)
+{
+    for (size_t i = 0; i < v->layer_errors.n; i++)
+        if (v->layer_errors.rows[i].layer == layer && v->layer_errors.rows[i].head == -1) return &v->layer_errors.rows[i];
+    return NULL;
+}
+
+struct table *layers_table(const struct run_view *v)
+{
+    struct table *t = table_new("Layers");
+    add_text(t, "layer");
+    add_text(t, "sparse heads");
+    add_share(t, "sparsity", METRIC_HIGHER);
+    add_share(t, "QK", METRIC_HIGHER);
+    add_share(t, "PV", METRIC_HIGHER);
+    add_share(t, "forced sink", METRIC_NEITHER);
+    add_share(t, "forced diagonal", METRIC_NEITHER);
+    add_share(t, "forced theta q", METRIC_NEITHER);
+    add_share(t, "forced theta k", METRIC_NEITHER);
+    add_share(t, "ran dense", METRIC_NEITHER);
+    add(t, "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "L1 isolated", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "L1 propagated", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    for (size_t from = 0, to; from < v->ledger.n; from = to) {
+        struct ledger_record sum = {0};
+        int n_sparse = 0;
+        const struct ledger_record *rows = v->ledger.rows;
+        for (to = from; to < v->ledger.n && rows[to].layer == rows[from].layer; to++) {
+            const struct ledger_record *r = &rows[to];
+            sum.tiles_possible += r->tiles_possible;
+            sum.tiles_computed += r->tiles_computed;
+            sum.pv_possible += r->pv_possible;
+            sum.pv_computed += r->pv_computed;
+            sum.forced_sink += r->forced_sink;
+            sum.forced_diagonal += r->forced_diagonal;
+            sum.forced_theta_q += r->forced_theta_q;
+            sum.forced_theta_k += r->forced_theta_k;
+            sum.calls += r->calls;
+            int64_t dense = r->dense_head + r->dense_layer + r->dense_short;
+            sum.dense_head += dense;
+            n_sparse += dense < r->calls;
+        }
+        double tune, held_out, qk = left_out(sum.tiles_possible, sum.tiles_computed),
+                               pv = left_out(sum.pv_possible, sum.pv_computed);
+        achieved(v, rows[from].layer, &tune, &held_out);
+        const struct layer_error_record *e = layer_error(v, rows[from].layer);
+        char heads[32];
+        snprintf(heads, sizeof heads, "%d of %zu", n_sparse, to - from);
+        table_int(t, rows[from].layer);
+        table_text(t, heads);
+        const double values[] = {.5 * (qk + pv), qk, pv, share(sum.forced_sink, sum.tiles_possible),
+                                 share(sum.forced_diagonal, sum.tiles_possible),
+                                 share(sum.forced_theta_q, sum.tiles_possible),
+                                 share(sum.forced_theta_k, sum.tiles_possible), share(sum.dense_head, sum.calls),
+                                 tune, held_out, e ? e->isolated_l1 : NAN, e ? e->propagated_l1 : NAN};
+        for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_real(t, values[k]);
+    }
+    return t;
+}
+
+/* A head with what it is ranked by. */
+struct ranked {
+    const struct ledger_record *ledger;
+    const struct tuned_head_record *tuned;
+    double rank;
+};
+
+static int compare_ranked(const void *x, const void *y)
+{
+    const struct ranked *a = x, *b = y;
+    if (a->rank != b->rank) return a->rank > b->rank ? -1 : 1;
+    if (a->ledger->layer != b->ledger->layer) return a->ledger->layer - b->ledger->layer;
+    return a->ledger->head - b->ledger->head;
+}
+
+static const struct tuned_head_record *tuned_head(const struct run_view *v, int layer, int head)
+{
+    if (v->tuned.n == 0) return NULL;
+    const struct tuned_record *t = &v->tuned.rows[0];
+    for (size_t i = 0; i < t->n_heads; i++)
+        if (t->heads[i].layer == layer && t->heads[i].head == head) return &t->heads[i];
+    return NULL;
+}
+
+struct table *heads_table(const struct run_view *v, size_t limit)
+{
+    struct table *t = table_new(v->tuned.n ? "Heads with the largest L1 on held-out text" : "Heads that left out least");
+    add_text(t, "layer");
+    add_text(t, "head");
+    add_share(t, "sparsity", METRIC_HIGHER);
+    add_short(t, "theta");
+    add_short(t, "tau");
+    add_short(t, "lambda");
+    add(t, "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add_text(t, "back-offs");
+    add_text(t, "dense because");
+    struct ranked *order = malloc((v->ledger.n + 1) * sizeof *order);
+    if (!order) abort();
+    for (size_t i = 0; i < v->ledger.n; i++) {
+        const struct ledger_record *r = &v->ledger.rows[i];
+        const struct tuned_head_record *h = tuned_head(v, r->layer, r->head);
+        double computed = share(r->tiles_computed + r->pv_computed, r->tiles_possible + r->pv_possible);
+        double rank = !v->tuned.n ? computed : h && h->is_sparse ? h->l1_held_out : NAN;
+        order[i] = (struct ranked){r, h, isnan(rank) ? -1 : rank};
+    }
+    qsort(order, v->ledger.n, sizeof *order, compare_ranked);
+    for (size_t i = 0; i < v->ledger.n && i < limit; i++) {
+        const struct ledger_record *r = order[i].ledger;
+        const struct tuned_head_record *h = order[i].tuned;
+        table_int(t, r->layer);
+        table_int(t, r->head);
+        table_real(t, .5 * (left_out(r->tiles_possible, r->tiles_computed) + left_out(r->pv_possible, r->pv_computed)));
+        table_real(t, r->theta);
+        table_real(t, r->tau);
+        table_real(t, r->lambda);
+        table_real(t, h ? h->l1_tune : NAN);
+        table_real(t, h ? h->l1_held_out : NAN);
+        if (h) table_int(t, h->back_offs);
+        else table_missing(t);
+        table_text(t, h ? h->reason : NULL);
+    }
+    free(order);
+    return t;
+}
+
+struct table *items_table(const struct run_view *v, bool flips_only)
+{
+    struct table *t = table_new(flips_only ? "Answers that changed" : "Answers");
+    add_text(t, "item");
+    add_text(t, "group");
+    add(t, "depth", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
+    add_text(t, "length");
+    add_text(t, "dense");
+    add_text(t, "sparse");
+    add(t, "score dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    add(t, "score sparse", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    size_t lost = 0, gained = 0;
+    for (size_t i = 0; i < v->items.n; i++) {
+        const struct item_record *r = &v->items.rows[i];
+        lost += r->dense_right && !r->sparse_right;
+        gained += !r->dense_right && r->sparse_right;
+        if (flips_only && r->dense_right == r->sparse_right) continue;
+        table_text(t, r->item);
+        table_text(t, r->group);
+        table_real(t, r->depth);
+        table_count(t, r->length);
+        table_text(t, r->dense_right ? "right" : "wrong");
+        table_text(t, r->sparse_right ? "right" : "wrong");
+        table_mark(t, r->dense_right == r->sparse_right ? "=" : r->sparse_right ? "▲" : "▼");
+        table_real(t, r->dense_score);
+        table_real(t, r->sparse_score);
+    }
+    char note[96];
+    snprintf(note, sizeof note, "%zu answers lost, %zu gained, of %zu", lost, gained, v->items.n);
+    table_note(t, note);
+    return t;
+}
+
+struct table *generations_table(const struct run_view *v)
+{
+    struct table *t = table_new("Greedy generation");
+    add_text(t, "prompt");
+    add_text(t, "dense");
+    add_text(t, "sparse");
+    add_share(t, "token match", METRIC_HIGHER);
+    add_share(t, "similarity", METRIC_HIGHER);
+    for (size_t i = 0; i < v->generations.n; i++) {
+        const struct generation_record *g = &v->generations.rows[i];
+        table_text(t, g->prompt);
+        table_text(t, g->dense);
+        table_text(t, g->sparse);
+        table_real(t, g->token_match);
+        table_real(t, g->text_similarity);
+    }
+    return t;
+}
+
+struct table *latencies_table(const struct run_view *v)
+{
+    struct table *t = table_new("Time");
+    add_text(t, "part");
+    add_text(t, "tokens");
+    add_text(t, "repeats");
+    add(t, "median", NULL, NUMBER_SECONDS, 2, METRIC_LOWER);
+    add(t, "q1", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    add(t, "q3", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    add(t, "min", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    add(t, "max", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    add_text(t, "verdict");
+    for (size_t i = 0; i < v->latencies.n; i++) {
+        const struct latency_record *r = &v->latencies.rows[i];
+        table_text(t, r->part);
+        table_int(t, r->n_tokens);
+        table_int(t, r->n);
+        table_real(t, r->median);
+        table_real(t, r->q1);
+        table_real(t, r->q3);
+        table_real(t, r->min);
+        table_real(t, r->max);
+        struct str verdict = {0};
+        str_add(&verdict, r->valid ? "VALID" : "INVALID");
+        if (r->note) str_addf(&verdict, ": %s", r->note);
+        table_text(t, str_get(&verdict));
+        str_clear(&verdict);
+    }
+    return t;
+}
+
+struct table *worst_tokens_table(const struct run_view *v, size_t limit)
+{
+    struct table *t = table_new("Tokens with the highest KL");
+    add_text(t, "sample");
+    add_text(t, "position");
+    add(t, "KL", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
+    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "NLL dense", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
+    add(t, "NLL sparse", NULL, NUMBER_FIXED, 2, METRIC_LOWER);
+    add_share(t, "row sparsity", METRIC_NEITHER);
+    add_text(t, "context");
+    add_text(t, "next");
+    add_text(t, "top dense");
+    add_text(t, "top sparse");
+    for (size_t i = 0; i < v->worst_tokens.n && i < limit; i++) {
+        const struct worst_token_record *w = &v->worst_tokens.rows[i];
+        table_int(t, w->sample);
+        table_int(t, w->position);
+        table_real(t, w->kl);
+        table_real(t, w->cosine);
+        table_real(t, w->nll_dense);
+        table_real(t, w->nll_sparse);
+        table_real(t, w->row_sparsity);
+        table_text(t, w->context);
+        table_text(t, w->token_text);
+        table_text(t, w->top_dense);
+        table_text(t, w->top_sparse);
+    }
+    return t;
+}
+
+struct table *cells_table(const struct cell_list *cells)
+{
+    struct table *t = table_new("Cells");
+    add_text(t, "plan");
+    add_text(t, "state");
+    add_text(t, "key");
+    add_text(t, "reason");
+    add_text(t, "cell");
+    for (size_t i = 0; i < cells->n; i++) {
+        const struct cell_record *c = &cells->rows[i];
+        table_text(t, c->plan);
+        table_text(t, cell_state_name(c->state));
+        table_text(t, c->key);
+        table_text(t, c->reason);
+        table_text(t, c->key_json);
+    }
+    return t;
+}
+
+struct table *sql_table(const struct sql_result *r)
+{
+    struct table *t = table_new(NULL);
+    for (size_t c = 0; c < r->n_columns; c++) add_short(t, r->columns[c]);
+    for (size_t i = 0; i < r->n_rows * r->n_columns; i++) {
+        const struct sql_cell *cell = &r->cells[i];
+        char blob[40];
+        switch (cell->type) {
+        case SQL_NULL: table_missing(t); break;
+        case SQL_INT: table_int(t, cell->i); break;
+        case SQL_REAL: table_real(t, cell->d); break;
+        case SQL_TEXT: table_text(t, cell->text); break;
+        case SQL_BLOB:
+            snprintf(blob, sizeof blob, "(%lld bytes)", (long long)cell->i);
+            table_text(t, blob);
+            break;
+        }
+    }
+    return t;
+}

@@ -1,0 +1,682 @@
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/par.h"
+#include "base/rng.h"
+#include "base/stats.h"
+#include "base/str.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define EXPECT_MESSAGE(part) cr_expect(strstr(status_message(), part), "\"%s\" lacks \"%s\"", status_message(), part)
+
+static char dir[64];
+
+static void make_dir(void)
+{
+    strcpy(dir, "/tmp/sg_base_XXXXXX");
+    cr_assert(mkdtemp(dir));
+}
+
+static void remove_dir(void)
+{
+    char *command = str_format("chmod -R u+w %s; rm -rf %s", dir, dir);
+    cr_expect_eq(system(command), 0);
+    free(command);
+}
+
+/* The published first outputs of both generators for these states. */
+Test(rng, reference_vectors)
+{
+    uint64_t state = 0;
+    cr_expect_eq(splitmix64(&state), 0xe220a8397b1dcdafu);
+    cr_expect_eq(splitmix64(&state), 0x6e789e6aa1b965f4u);
+    cr_expect_eq(splitmix64(&state), 0x06c45d188009454fu);
+    struct rng r = {{1, 2, 3, 4}};
+    cr_expect_eq(rng_u64(&r), 11520);
+    cr_expect_eq(rng_u64(&r), 0);
+    cr_expect_eq(rng_u64(&r), 1509978240);
+    cr_expect_eq(rng_u64(&r), 1215971899390074240);
+    rng_init(&r, 0);
+    cr_expect_eq(r.s[0], 0xe220a8397b1dcdafu);
+    cr_expect_eq(r.s[3], 0xf88bb8a8724c81ecu);
+}
+
+/* Normal values are part of stored runs (synthetic checkpoints): pin what the definition gives. */
+Test(rng, normal_is_polar_method_without_memory)
+{
+    struct rng r, copy;
+    rng_init(&r, 42);
+    for (int i = 0; i < 1000; i++) {
+        copy = r;
+        double u, v, q;
+        do {
+            u = 2 * ((double)(rng_u64(&copy) >> 11) / 9007199254740992.0) - 1;
+            v = 2 * ((double)(rng_u64(&copy) >> 11) / 9007199254740992.0) - 1;
+            q = u * u + v * v;
+        } while (q >= 1 || q == 0);
+        double x = rng_normal(&r);
+        cr_assert_float_eq(x, u * sqrt(-2 * log(q) / q), 1e-15 * (1 + fabs(x)));
+        cr_assert_arr_eq(r.s, copy.s, sizeof r.s);
+    }
+}
+
+Test(rng, below_is_uniform)
+{
+    struct rng r;
+    rng_init(&r, 7);
+    int counts[10] = {0};
+    for (int i = 0; i < 100000; i++) counts[rng_below(&r, 10)]++;
+    double chi = 0;
+    for (int i = 0; i < 10; i++) chi += (counts[i] - 1e4) * (counts[i] - 1e4) / 1e4;
+    cr_expect_lt(chi, 27.9); /* 9 degrees of freedom, p = .001 */
+    cr_expect_eq(rng_below(&r, 1), 0);
+    /* A bound near 2^32 · 2/3 is where modulo bias would be largest: the low third would come twice as often. */
+    int low = 0;
+    uint32_t bound = 0xaaaaaaabu;
+    for (int i = 0; i < 30000; i++) {
+        uint32_t x = rng_below(&r, bound);
+        cr_assert_lt(x, bound);
+        low += x < bound / 2;
+    }
+    cr_expect(abs(low - 15000) < 400, "%d of 30000 below the middle", low);
+}
+
+Test(rng, range_and_unit)
+{
+    struct rng r;
+    rng_init(&r, 1);
+    int seen[5] = {0};
+    double sum = 0, low = 1, high = 0;
+    for (int i = 0; i < 10000; i++) {
+        int x = rng_range(&r, -2, 2);
+        cr_assert(x >= -2 && x <= 2);
+        seen[x + 2]++;
+        double u = rng_unit(&r);
+        cr_assert(u >= 0 && u < 1);
+        sum += u;
+        low = fmin(low, u);
+        high = fmax(high, u);
+    }
+    for (int i = 0; i < 5; i++) cr_expect(abs(seen[i] - 2000) < 160);
+    cr_expect_float_eq(sum / 10000, .5, .012);
+    cr_expect(low < .002 && high > .998);
+    cr_expect_eq(rng_range(&r, 5, 5), 5);
+}
+
+Test(rng, normal_moments)
+{
+    struct rng r;
+    rng_init(&r, 3);
+    enum { N = 200000 };
+    double m1 = 0, m2 = 0, m3 = 0, m4 = 0;
+    for (int i = 0; i < N; i++) {
+        double x = rng_normal(&r);
+        m1 += x;
+        m2 += x * x;
+        m3 += x * x * x;
+        m4 += x * x * x * x;
+    }
+    cr_expect_float_eq(m1 / N, 0, .01);
+    cr_expect_float_eq(m2 / N, 1, .015);
+    cr_expect_float_eq(m3 / N, 0, .04);
+    cr_expect_float_eq(m4 / N, 3, .12);
+}
+
+Test(hash, published_vectors)
+{
+    static const struct {
+        const char *text, *hex;
+    } known[] = {
+        {"", "00000000000000000000000000000000"},
+        {"hello", "cbd8a7b341bd9b025b1e906a48ae1d19"},
+        {"hello, world", "342fac623a5ebc8e4cdcbc079642414d"},
+        {"19 Jan 2038 at 3:14:07 AM", "b89e5988b737affc664fc2950231b2cb"},
+        {"The quick brown fox jumps over the lazy dog.", "cd99481f9ee902c9695da1a38987b6e7"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        struct hash h;
+        char hex[HASH_HEX_SIZE];
+        hash_init(&h);
+        hash_add(&h, known[i].text, strlen(known[i].text));
+        cr_expect_str_eq(hash_hex(&h, hex), known[i].hex);
+    }
+}
+
+Test(hash, cuts_do_not_matter)
+{
+    struct rng r;
+    rng_init(&r, 5);
+    uint8_t data[300];
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)rng_u64(&r);
+    char previous[HASH_HEX_SIZE] = "";
+    for (size_t n = 0; n <= sizeof data; n++) {
+        char whole[HASH_HEX_SIZE], parts[HASH_HEX_SIZE];
+        struct hash h;
+        hash_init(&h);
+        hash_add(&h, data, n);
+        hash_hex(&h, whole);
+        for (int trial = 0; trial < 5; trial++) {
+            hash_init(&h);
+            for (size_t at = 0; at < n;) {
+                size_t take = 1 + rng_below(&r, trial < 2 ? 3 : 40);
+                if (take > n - at) take = n - at;
+                hash_add(&h, data + at, take);
+                hash_hex(&h, parts); /* looking does not disturb */
+                at += take;
+            }
+            cr_assert_str_eq(hash_hex(&h, parts), whole);
+        }
+        cr_assert_str_neq(whole, previous);
+        strcpy(previous, whole);
+    }
+}
+
+static char *hex_of_two(const char *a, const char *b, char *hex)
+{
+    struct hash h;
+    hash_init(&h);
+    hash_add_str(&h, a);
+    hash_add_str(&h, b);
+    return hash_hex(&h, hex);
+}
+
+Test(hash, strings_and_numbers_are_separated)
+{
+    char x[HASH_HEX_SIZE], y[HASH_HEX_SIZE];
+    cr_expect_str_neq(hex_of_two("ab", "c", x), hex_of_two("a", "bc", y));
+    struct hash h;
+    hash_init(&h);
+    hash_add_u64(&h, 0x0807060504030201u);
+    hash_hex(&h, x);
+    hash_init(&h);
+    hash_add(&h, "\1\2\3\4\5\6\7\10", 8);
+    cr_expect_str_eq(hash_hex(&h, y), x);
+}
+
+Test(stats, quantiles_of_type_seven)
+{
+    /* R: quantile(c(1,2,4,8,16), c(0,.1,.25,.5,.9,1)) */
+    double v[] = {16, 1, 8, 2, 4}, sorted[] = {1, 2, 4, 8, 16};
+    static const double q[] = {0, .1, .25, .5, .9, 1}, want[] = {1, 1.4, 2, 4, 12.8, 16};
+    for (int i = 0; i < 6; i++) {
+        cr_expect_float_eq(quantile_sorted(sorted, 5, q[i]), want[i], 1e-12);
+        cr_expect_float_eq(quantile(v, 5, q[i]), want[i], 1e-12);
+    }
+    cr_expect_eq(v[0], 16, "inputs stay as they were");
+    cr_expect_eq(quantile_sorted(sorted, 1, .3), 1);
+}
+
+Test(stats, summary)
+{
+    float v[1001];
+    for (int i = 0; i < 1001; i++) v[i] = (float)((i * 7) % 1001); /* 0 … 1000 in another order */
+    struct summary s = summarise(v, 1001);
+    cr_expect_eq(s.n, 1001);
+    cr_expect_float_eq(s.mean, 500, 1e-9);
+    cr_expect_float_eq(s.std_error, sqrt(1001.0 * 1002 / 12 / 1001), 1e-9); /* sample variance n(n+1)/12 */
+    static const double want[] = {0, 1, 10, 50, 500, 950, 990, 999, 1000};
+    const double got[] = {s.min, s.p0_1, s.p1, s.p5, s.median, s.p95, s.p99, s.p99_9, s.max};
+    for (int i = 0; i < 9; i++) cr_expect_float_eq(got[i], want[i], 1e-9);
+    float one = -3;
+    s = summarise(&one, 1);
+    cr_expect(s.mean == -3 && s.std_error == 0 && s.min == -3 && s.p99_9 == -3 && s.max == -3);
+}
+
+static double mean_of(const void *ctx, const int *clusters, size_t n)
+{
+    const double *values = ctx;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += values[clusters[i]];
+    return sum / (double)n;
+}
+
+Test(stats, bootstrap_covers)
+{
+    enum { TRIALS = 300, N = 40 };
+    struct rng r;
+    rng_init(&r, 11);
+    int covered = 0;
+    double ratio = 0;
+    for (int t = 0; t < TRIALS; t++) {
+        double v[N], mean = 0, var = 0;
+        for (int i = 0; i < N; i++) mean += v[i] = 2 + rng_normal(&r);
+        mean /= N;
+        for (int i = 0; i < N; i++) var += (v[i] - mean) * (v[i] - mean);
+        struct interval b = bootstrap(mean_of, v, N, .9, 400, (uint64_t)t);
+        cr_assert_float_eq(b.value, mean, 1e-12);
+        cr_assert(b.lo < b.value && b.value < b.hi);
+        covered += b.lo <= 2 && 2 <= b.hi;
+        ratio += b.std_error / sqrt(var / N / N) / TRIALS;
+    }
+    cr_expect(covered > 250 && covered < 290, "%d of %d 90 %% intervals cover", covered, TRIALS);
+    cr_expect_float_eq(ratio, 1, .02);
+}
+
+Test(stats, bootstrap_is_deterministic_and_honest)
+{
+    double v[] = {1, 5, 2, 8, 3};
+    struct interval a = bootstrap(mean_of, v, 5, .95, 500, 9), b = bootstrap(mean_of, v, 5, .95, 500, 9);
+    struct interval c = bootstrap(mean_of, v, 5, .95, 500, 10), wide = bootstrap(mean_of, v, 5, .99, 500, 9);
+    cr_expect(a.lo == b.lo && a.hi == b.hi && a.std_error == b.std_error);
+    cr_expect(a.std_error != c.std_error);
+    cr_expect(wide.lo <= a.lo && wide.hi >= a.hi);
+    struct interval one = bootstrap(mean_of, v, 1, .95, 500, 9);
+    cr_expect(one.value == 1 && isnan(one.lo) && isnan(one.hi));
+}
+
+/* Against the forward function, which libm has: Φ(x) = erfc(-x/√2)/2 at the quantile and one part in 1e13 beside it. */
+Test(stats, normal_quantile)
+{
+    static const double x[] = {-37, -20, -8, -6, -4, -3, -2.3, -1.96, -1, -.5, -.01, .01, .5, 1, 1.96, 2.3};
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) {
+        double p = .5 * erfc(-x[i] / sqrt(2)), slope = exp(-x[i] * x[i] / 2) / 2.5066282746310002;
+        double half_ulp_of_p = (nextafter(p, 1) - p) / slope; /* p itself is rounded */
+        cr_expect_float_eq(normal_quantile(p), x[i], 2e-14 * fabs(x[i]) + half_ulp_of_p, "at %g", x[i]);
+    }
+    cr_expect_float_eq(normal_quantile(.5), 0, 1e-16);
+    cr_expect_float_eq(normal_quantile(.975), 1.959963984540054, 1e-13);
+    cr_expect_float_eq(normal_quantile(.8), .8416212335729143, 1e-13);
+    cr_expect_float_eq(minimum_detectable_effect(.5, .05, .8), .5 * (1.959963984540054 + .8416212335729143), 1e-12);
+}
+
+/* 1 - p is exact for p in [1/2, 1), so both tails must agree to the last digits. */
+Test(stats, normal_quantile_is_odd)
+{
+    for (double p = .25; p > 1e-15; p /= 8)
+        cr_expect_float_eq(normal_quantile(1 - p) / normal_quantile(p), -1, 1e-13, "at %g", p);
+}
+
+Test(str, grows_and_stays_terminated)
+{
+    struct str s = {0};
+    cr_expect_str_eq(str_get(&s), "");
+    str_add(&s, "");
+    cr_expect_str_eq(str_get(&s), "");
+    for (int i = 0; i < 1000; i++) {
+        str_addf(&s, "%d,", i);
+        cr_assert_eq(strlen(s.data), s.len);
+    }
+    cr_expect(str_starts_with(s.data, "0,1,2,") && str_ends_with(s.data, ",998,999,"));
+    str_reset(&s);
+    cr_expect(s.len == 0 && *str_get(&s) == 0);
+    str_add_bytes(&s, "a\0b", 3);
+    str_add_char(&s, 'c');
+    cr_expect(s.len == 4 && memcmp(s.data, "a\0bc", 5) == 0);
+    str_clear(&s);
+    cr_expect(s.data == NULL && s.len == 0 && s.cap == 0);
+}
+
+Test(str, reserved_is_still_a_string)
+{
+    struct str s = {0};
+    free(memset(malloc(200), 'x', 200)); /* so that fresh memory is not zero by luck */
+    str_reserve(&s, 150);
+    cr_expect_eq(strlen(str_get(&s)), 0, "always zero-terminated");
+    str_clear(&s);
+}
+
+Test(str, prefixes_and_copies)
+{
+    cr_expect(str_starts_with("abc", "") && str_starts_with("abc", "abc") && !str_starts_with("ab", "abc"));
+    cr_expect(str_ends_with("abc", "") && str_ends_with("abc", "bc") && !str_ends_with("bc", "abc"));
+    char *copy = str_dup("100%s"), *text = str_format("%s|%5.2f|%d", copy, 3.14159, -7), *none = str_format("%s", "");
+    cr_expect_str_eq(copy, "100%s");
+    cr_expect_str_eq(text, "100%s| 3.14|-7");
+    cr_expect_str_eq(none, "");
+    free(copy);
+    free(text);
+    free(none);
+}
+
+Test(status, messages)
+{
+    cr_expect_str_eq(status_message(), "");
+    cr_expect_eq(fail(ERR_FORMAT, "field %s", "x"), ERR_FORMAT);
+    cr_expect_eq(fail_context(ERR_FORMAT, "file %d", 3), ERR_FORMAT);
+    cr_expect_str_eq(status_message(), "file 3: field x");
+    char big[4000];
+    memset(big, 'y', sizeof big - 1);
+    big[sizeof big - 1] = 0;
+    cr_expect_eq(fail(ERR_IO, "%s", big), ERR_IO);
+    cr_expect_eq(strlen(status_message()), 1023);
+    cr_expect_eq(fail_context(ERR_IO, "%s", big), ERR_IO);
+    cr_expect_eq(strlen(status_message()), 1023);
+    cr_expect(strstr(status_message(), "y: y"));
+    for (int i = OK; i <= ERR_CANCELLED; i++)
+        for (int j = OK; j < i; j++) cr_expect_str_neq(status_name((enum status)i), status_name((enum status)j));
+}
+
+static void *other_thread(void *ctx)
+{
+    (void)ctx;
+    bool empty = *status_message() == 0;
+    if (fail(ERR_IO, "theirs") == OK) return NULL;
+    return (void *)(intptr_t)empty;
+}
+
+Test(status, message_belongs_to_the_thread)
+{
+    cr_expect_eq(fail(ERR_IO, "mine"), ERR_IO);
+    pthread_t t;
+    void *empty;
+    cr_assert_eq(pthread_create(&t, NULL, other_thread, NULL), 0);
+    pthread_join(t, &empty);
+    cr_expect(empty);
+    cr_expect_str_eq(status_message(), "mine");
+}
+
+Test(file, write_read_map, .init = make_dir, .fini = remove_dir)
+{
+    char *path = path_join(dir, "x.bin"), big[100000];
+    struct rng r;
+    rng_init(&r, 1);
+    for (size_t i = 0; i < sizeof big; i++) big[i] = (char)rng_u64(&r);
+    cr_expect_not(file_exists(path));
+    cr_expect_eq(file_write_atomic(path, big, sizeof big), OK);
+    cr_expect(file_exists(path) && !file_is_dir(path) && file_is_dir(dir));
+    struct file_map m;
+    cr_assert_eq(file_map_open(&m, path), OK);
+    cr_expect(m.size == sizeof big && memcmp(m.data, big, sizeof big) == 0);
+    cr_expect_eq(file_write_atomic(path, "new", 3), OK);
+    cr_expect(memcmp(m.data, big, sizeof big) == 0, "a reader keeps the old content");
+    file_map_close(&m);
+    cr_expect(m.data == NULL && m.size == 0);
+    struct str s = {0};
+    str_add(&s, "got: ");
+    cr_expect_eq(file_read(&s, path), OK);
+    cr_expect_str_eq(str_get(&s), "got: new");
+    str_clear(&s);
+    cr_expect_eq(file_write_atomic(path, "", 0), OK);
+    cr_expect_eq(file_map_open(&m, path), OK);
+    cr_expect(m.data == NULL && m.size == 0);
+    file_map_close(&m);
+    cr_expect_eq(file_read(&s, path), OK);
+    cr_expect_str_eq(str_get(&s), "");
+    str_clear(&s);
+    char *list = str_format("ls -A %s | wc -l | grep -qx 1", dir);
+    cr_expect_eq(system(list), 0, "no temporary file is left");
+    free(list);
+    free(path);
+}
+
+Test(file, failures_name_the_path, .init = make_dir, .fini = remove_dir)
+{
+    struct file_map m;
+    struct str s = {0};
+    char *missing = path_join(dir, "missing"), *deep = path_join(dir, "no/such/file");
+    cr_expect_eq(file_map_open(&m, missing), ERR_IO);
+    EXPECT_MESSAGE(missing);
+    EXPECT_MESSAGE("No such file");
+    cr_expect(m.data == NULL && m.size == 0);
+    cr_expect_eq(file_read(&s, missing), ERR_IO);
+    EXPECT_MESSAGE(missing);
+    cr_expect_eq(file_map_open(&m, dir), ERR_IO);
+    EXPECT_MESSAGE("directory");
+    cr_expect_eq(file_read(&s, dir), ERR_IO);
+    EXPECT_MESSAGE("directory");
+    cr_expect_eq(file_write_atomic(deep, "x", 1), ERR_IO);
+    EXPECT_MESSAGE(deep);
+    cr_expect_eq(file_write_atomic(dir, "x", 1), ERR_IO);
+    EXPECT_MESSAGE(dir);
+    char *left = str_format("%s.tmp%ld", dir, (long)getpid());
+    cr_expect_not(file_exists(left));
+    str_clear(&s);
+    free(left);
+    free(missing);
+    free(deep);
+}
+
+Test(file, directories, .init = make_dir, .fini = remove_dir)
+{
+    char *deep = path_join(dir, "a/b//c/"), *file = path_join(dir, "a/file"), *under = path_join(file, "x");
+    cr_expect_eq(file_make_dirs(deep), OK);
+    cr_expect(file_is_dir(deep));
+    cr_expect_eq(file_make_dirs(deep), OK);
+    cr_assert_eq(file_write_atomic(file, "", 0), OK);
+    cr_expect_eq(file_make_dirs(file), ERR_IO);
+    EXPECT_MESSAGE("not a directory");
+    cr_expect_eq(file_make_dirs(under), ERR_IO);
+    free(deep);
+    free(file);
+    free(under);
+}
+
+Test(file, paths)
+{
+    char *a = path_join("dir", "name"), *b = path_join("dir/", "name");
+    cr_expect_str_eq(a, "dir/name");
+    cr_expect_str_eq(b, "dir/name");
+    cr_expect_str_eq(path_base("a/b/c.txt"), "c.txt");
+    cr_expect_str_eq(path_base("c.txt"), "c.txt");
+    cr_expect_str_eq(path_base("a/"), "");
+    free(a);
+    free(b);
+}
+
+static enum status parse(cJSON **root, const char *text) { return json_parse(root, "f.json", text, strlen(text)); }
+
+Test(json, errors_name_line_and_column)
+{
+    cJSON *root;
+    cr_expect_eq(parse(&root, "{\n  \"a\": 1,\n  \"b\": oops\n}"), ERR_FORMAT);
+    cr_expect(root == NULL);
+    EXPECT_MESSAGE("f.json: line 3, column 8");
+    cr_expect_eq(parse(&root, "{} x"), ERR_FORMAT);
+    EXPECT_MESSAGE("line 1, column 4");
+    cr_expect_eq(parse(&root, ""), ERR_FORMAT);
+    EXPECT_MESSAGE("line 1, column 1");
+    cr_expect_eq(parse(&root, "{\"a\": [1, 2"), ERR_FORMAT);
+    cr_expect_eq(parse(&root, "{\"a\": 1} {}"), ERR_FORMAT);
+    cr_expect_eq(json_parse(&root, "f.json", "[1]\0!", 5), ERR_FORMAT, "a zero and more behind the value");
+    cJSON_Delete(root);
+    cr_expect_eq(parse(&root, " [1, 2] \n\t "), OK);
+    cr_expect_eq(cJSON_GetArraySize(root), 2);
+    cJSON_Delete(root);
+    cr_expect_eq(json_parse(&root, "f.json", "[1]2", 3), OK, "the length counts, not the zero");
+    cJSON_Delete(root);
+}
+
+Test(json, getters)
+{
+    cJSON *root;
+    cr_assert_eq(parse(&root, "{\"i\": 7, \"big\": 4503599627370497, \"f\": 2.5, \"t\": true, \"s\": \"text\", \"n\": null, "
+                              "\"o\": {}, \"l\": []}"), OK);
+    struct json_in in = {root, "c.json", ""}, deep = {root, "c.json", "rope_scaling"};
+    int64_t i = -1;
+    double d = -1;
+    bool b = false;
+    const char *s = NULL;
+    cr_expect(json_get_int(in, "i", true, 0, 10, &i) == OK && i == 7);
+    cr_expect(json_get_int(in, "big", true, 0, INT64_C(1) << 60, &i) == OK && i == 4503599627370497);
+    cr_expect(json_get_double(in, "f", true, 0, 10, &d) == OK && d == 2.5);
+    cr_expect(json_get_double(in, "i", true, 7, 7, &d) == OK && d == 7);
+    cr_expect(json_get_bool(in, "t", true, &b) == OK && b);
+    cr_expect(json_get_string(in, "s", true, &s) == OK && strcmp(s, "text") == 0);
+
+    i = 99;
+    cr_expect(json_get_int(in, "none", false, 0, 10, &i) == OK && i == 99);
+    cr_expect(json_get_int(in, "n", false, 0, 10, &i) == OK && i == 99);
+    cr_expect_eq(json_get_int(deep, "none", true, 0, 10, &i), ERR_FORMAT);
+    EXPECT_MESSAGE("c.json: field rope_scaling.none is missing");
+    cr_expect_eq(json_get_string(in, "n", true, &s), ERR_FORMAT);
+    EXPECT_MESSAGE("field n is missing");
+    cr_expect_eq(json_get_double(deep, "s", true, 0, 1, &d), ERR_FORMAT);
+    EXPECT_MESSAGE("c.json: field rope_scaling.s: found a string, expected a number");
+    cr_expect_eq(json_get_int(in, "o", false, 0, 1, &i), ERR_FORMAT);
+    EXPECT_MESSAGE("found an object, expected a number");
+    cr_expect_eq(json_get_bool(in, "i", true, &b), ERR_FORMAT);
+    EXPECT_MESSAGE("found a number, expected true or false");
+    cr_expect_eq(json_get_string(in, "l", true, &s), ERR_FORMAT);
+    EXPECT_MESSAGE("found an array, expected a string");
+    cr_expect_eq(json_get_int(in, "f", true, 0, 10, &i), ERR_FORMAT);
+    EXPECT_MESSAGE("found 2.5, expected a whole number");
+    cr_expect_eq(json_get_int(in, "i", true, 8, 10, &i), ERR_FORMAT);
+    EXPECT_MESSAGE("found 7, expected 8 to 10");
+    cr_expect(i == 99 && b && strcmp(s, "text") == 0, "a failure leaves the output alone");
+    cr_expect_str_eq(json_kind(NULL), "nothing");
+    cJSON_Delete(root);
+}
+
+Test(json, big_numbers_in_messages)
+{
+    cJSON *root;
+    int64_t i;
+    cr_assert_eq(parse(&root, "{\"n\": 1000001}"), OK);
+    struct json_in in = {root, "c.json", ""};
+    cr_expect_eq(json_get_int(in, "n", true, 0, 1000000, &i), ERR_FORMAT);
+    EXPECT_MESSAGE("found 1000001, expected 0 to 1000000");
+    cJSON_Delete(root);
+}
+
+Test(json, numbers_survive_a_file, .init = make_dir, .fini = remove_dir)
+{
+    char *path = path_join(dir, "n.json");
+    struct rng r;
+    rng_init(&r, 2);
+    static const double hard[] = {.1 + .2, 1 / 3.0, 1e-300, 5e-324, 1.7976931348623157e308, 123456789012345678, -.1, 1e22,
+                                  2.2250738585072014e-308, 9007199254740993};
+    double values[300];
+    for (int i = 0; i < 300; i++) values[i] = i < 10 ? hard[i] : rng_normal(&r) * exp(20 * rng_normal(&r));
+    cJSON *root = cJSON_CreateDoubleArray(values, 300), *back;
+    cr_expect_eq(json_write_file(path, root), OK);
+    cJSON_Delete(root);
+    cr_assert_eq(json_read_file(&back, path), OK);
+    int i = 0, different = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, back) different += item->valuedouble != values[i++];
+    cr_expect_eq(i, 300);
+    cr_expect_eq(different, 0, "%d of 300 numbers do not read back equal", different);
+    cJSON_Delete(back);
+    free(path);
+}
+
+Test(json, layout_of_a_file, .init = make_dir, .fini = remove_dir)
+{
+    char *path = path_join(dir, "n.json");
+    cJSON *root;
+    struct str s = {0};
+    cr_assert_eq(parse(&root, "{\"a\":{\"b\":1,\"tab\\there:\\t\":\"x:\\ty\"}}"), OK);
+    cr_expect_eq(json_write_file(path, root), OK);
+    cJSON_Delete(root);
+    cr_expect_eq(file_read(&s, path), OK);
+    cr_expect_str_eq(str_get(&s), "{\n  \"a\": {\n    \"b\": 1,\n    \"tab\\there:\\t\": \"x:\\ty\"\n  }\n}\n");
+    str_clear(&s);
+    cr_expect_eq(json_read_file(&root, dir), ERR_IO);
+    cr_expect(root == NULL);
+    free(path);
+}
+
+enum { ITEMS = 5000 };
+struct loop {
+    struct par *par;
+    atomic_int count[ITEMS], by_worker[16], inner, bad;
+};
+
+static void inner_body(void *ctx, int i, int worker)
+{
+    struct loop *l = ctx;
+    atomic_fetch_add(&l->inner, i + 1);
+    if (worker < 0 || worker >= par_threads(l->par)) l->bad = 1;
+}
+
+static void body(void *ctx, int i, int worker)
+{
+    struct loop *l = ctx;
+    if (worker < 0 || worker >= par_threads(l->par) || i < 0 || i >= ITEMS) {
+        l->bad = 1;
+        return;
+    }
+    atomic_fetch_add(&l->count[i], 1);
+    atomic_fetch_add(&l->by_worker[worker], 1);
+    if (i % 100 == 0) par_for(l->par, 10, inner_body, l);
+}
+
+Test(par, every_item_once)
+{
+    for (int threads = 1; threads <= 8; threads++) {
+        struct loop *l = calloc(1, sizeof *l);
+        cr_assert_eq(par_open(&l->par, threads), OK);
+        cr_expect_eq(par_threads(l->par), threads);
+        for (int round = 1; round <= 3; round++) {
+            par_for(l->par, ITEMS, body, l);
+            for (int i = 0; i < ITEMS; i++) cr_assert_eq(l->count[i], round);
+            cr_assert_eq(l->inner, 50 * 55 * round);
+        }
+        int sum = 0;
+        for (int w = 0; w < 16; w++) sum += l->by_worker[w];
+        cr_expect(sum == 3 * ITEMS && !l->bad);
+        par_for(l->par, 0, body, l);
+        cr_expect_eq(l->count[0], 3);
+        for (int i = 0; i < 300; i++) par_for(l->par, 1 + i % 7, body, l); /* many short loops */
+        int extra = 0;
+        for (int i = 0; i < 7; i++) extra += l->count[i] - 3;
+        int want = 0;
+        for (int i = 0; i < 300; i++) want += 1 + i % 7;
+        cr_expect_eq(extra, want);
+        par_close(&l->par);
+        cr_expect(l->par == NULL);
+        par_close(&l->par);
+        free(l);
+    }
+}
+
+/* One worker index is never in use by two threads at once: scratch memory hangs on it. */
+struct exclusive {
+    struct par *par;
+    atomic_int busy[8], clashes, most;
+};
+
+static void exclusive_body(void *ctx, int i, int worker)
+{
+    (void)i;
+    struct exclusive *e = ctx;
+    if (atomic_fetch_add(&e->busy[worker], 1) != 0) atomic_fetch_add(&e->clashes, 1);
+    for (volatile int spin = 0; spin < 200; spin++) continue;
+    atomic_fetch_sub(&e->busy[worker], 1);
+}
+
+Test(par, workers_are_exclusive)
+{
+    struct exclusive e = {0};
+    cr_assert_eq(par_open(&e.par, 4), OK);
+    for (int i = 0; i < 20; i++) par_for(e.par, 200, exclusive_body, &e);
+    cr_expect_eq(e.clashes, 0);
+    par_close(&e.par);
+}
+
+Test(par, no_pool_is_serial)
+{
+    struct loop *l = calloc(1, sizeof *l);
+    par_for(NULL, ITEMS, body, l);
+    cr_expect(l->count[0] == 1 && l->count[ITEMS - 1] == 1 && l->by_worker[0] == ITEMS && !l->bad);
+    cr_expect_eq(par_threads(NULL), 1);
+    free(l);
+    struct par *p;
+    cr_assert_eq(par_open(&p, 0), OK);
+    cr_expect_eq(par_threads(p), par_cpu_count());
+    cr_expect_geq(par_cpu_count(), 1);
+    par_close(&p);
+}
+
+Test(clock, runs_forward)
+{
+    int64_t before = clock_ns();
+    usleep(2000);
+    cr_expect_geq(clock_ns() - before, 2000000);
+    char text[21];
+    cr_expect_str_eq(clock_utc(text, sizeof text), text);
+    int y, mo, d, h, mi, s;
+    char z;
+    cr_expect_eq(sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d%c", &y, &mo, &d, &h, &mi, &s, &z), 7);
+    cr_expect(strlen(text) == 20 && z == 'Z' && y >= 2024 && mo <= 12 && d <= 31 && h < 24 && mi < 60 && s <= 60);
+}
