@@ -4,8 +4,6 @@
 #include "engine/tokenizer_normalize.h"
 #include "engine/tokenizer_unicode.h"
 
-#define MAX_STEPS 64
-
 /* what happens to the matches of a Split; names as in tokenizer.json */
 enum behavior { REMOVED, ISOLATED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS };
 static const char *const behavior_names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
@@ -21,9 +19,10 @@ struct step {
 };
 
 struct pretokenizer {
-    struct step steps[MAX_STEPS];
+    struct step steps[COMPONENT_STEPS];
     size_t n_steps;
     struct cp_set digits;
+    bool bytes; /* there is a ByteLevel: a second one would spell the first one's spelling */
 };
 
 struct span {
@@ -64,8 +63,8 @@ int byte_level_byte(uint32_t cp)
 
 static enum status add_step(struct pretokenizer *p, struct json_in in, struct step **step)
 {
-    if (p->n_steps == MAX_STEPS)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d pre-tokenizer steps", in.file, in.path, MAX_STEPS);
+    if (p->n_steps == COMPONENT_STEPS)
+        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d pre-tokenizer steps", in.file, in.path, COMPONENT_STEPS);
     *step = &p->steps[p->n_steps++];
     **step = (struct step){.behavior = ISOLATED};
     return OK;
@@ -94,6 +93,9 @@ static enum status read_byte_level(struct pretokenizer *p, struct json_in in)
     bool prefix = false, use_regex = true;
     TRY(json_get_bool(in, "add_prefix_space", true, &prefix));
     TRY(json_get_bool(in, "use_regex", false, &use_regex));
+    if (p->bytes)
+        return fail(ERR_UNSUPPORTED, "%s: field %s: found a second ByteLevel, expected at most one", in.file, in.path);
+    p->bytes = true;
     if (prefix) {
         TRY(add_step(p, in, &step));
         step->kind = STEP_SPACE_FIRST;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define MAX_DEPTH 16
+#define MAX_INSERT 64
 
 enum status component_type(struct json_in in, const char **type)
 {
@@ -37,6 +38,22 @@ enum status component_sequence(struct json_in in, const char *field, component_r
         TRY(st);
     }
     return OK;
+}
+
+enum status component_insert(struct json_in in, const char *field, const char **out)
+{
+    *out = NULL;
+    TRY(json_get_string(in, field, true, out));
+    if (strlen(*out) <= MAX_INSERT) return OK;
+    return fail(ERR_UNSUPPORTED, "%s: field %s.%s: found %zu bytes, expected at most %d", in.file, in.path, field,
+                strlen(*out), MAX_INSERT);
+}
+
+enum status component_growth(size_t n_in, size_t n_out)
+{
+    if (n_out / MAX_INSERT <= n_in + 1024) return OK;
+    return fail(ERR_UNSUPPORTED, "tokenizer: %zu bytes of text have grown to %zu, expected at most %d times as many; "
+                "its replacements feed each other", n_in, n_out, MAX_INSERT);
 }
 
 enum status component_char(struct json_in in, const char *field, const char **out)

@@ -51,7 +51,7 @@ static enum status read_step(struct step *step, struct json_in in, const char *t
     if (strcmp(type, "Replace") == 0) {
         step->kind = STEP_REPLACE;
         TRY(component_search(in, &step->what));
-        TRY(json_get_string(in, "content", true, &text));
+        TRY(component_insert(in, "content", &text));
         step->with = str_dup(text);
         return OK;
     }
@@ -89,6 +89,8 @@ static enum status read_decoder(void *into, struct json_in in, int depth)
     const char *type = NULL;
     TRY(component_type(in, &type));
     if (strcmp(type, "Sequence") == 0) return component_sequence(in, "decoders", read_decoder, d, depth);
+    if (d->n_steps == COMPONENT_STEPS)
+        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d decoders", in.file, in.path, COMPONENT_STEPS);
     TRY(GROW(d->steps, d->cap_steps, d->n_steps + 1));
     d->steps[d->n_steps] = (struct step){0};
     return read_step(&d->steps[d->n_steps++], in, type);
@@ -257,9 +259,11 @@ static enum status apply_step(const struct step *step, const struct pieces *in, 
 enum status decoder_apply(const struct decoder *d, struct pieces *tokens, struct str *out)
 {
     enum status st = OK;
+    size_t n_in = tokens->bytes.len;
     for (size_t i = 0; st == OK && i < d->n_steps; i++) {
         struct pieces next = {0};
         st = apply_step(&d->steps[i], tokens, &next);
+        if (st == OK) st = component_growth(n_in, next.bytes.len);
         pieces_clear(tokens);
         *tokens = next;
     }

@@ -26,11 +26,11 @@ static enum status read_step(struct step *step, struct json_in in, const char *t
     const char *text = NULL;
     if (strcmp(type, "Prepend") == 0) {
         step->kind = STEP_PREPEND;
-        TRY(json_get_string(in, "prepend", true, &text));
+        TRY(component_insert(in, "prepend", &text));
     } else if (strcmp(type, "Replace") == 0) {
         step->kind = STEP_REPLACE;
         TRY(component_search(in, &step->what));
-        TRY(json_get_string(in, "content", true, &text));
+        TRY(component_insert(in, "content", &text));
     } else {
         return component_unknown(in, type, "Sequence, Prepend, Replace, NFC, NFD, NFKC or NFKD");
     }
@@ -44,6 +44,8 @@ static enum status read_normalizer(void *into, struct json_in in, int depth)
     const char *type = NULL;
     TRY(component_type(in, &type));
     if (strcmp(type, "Sequence") == 0) return component_sequence(in, "normalizers", read_normalizer, n, depth);
+    if (n->n_steps == COMPONENT_STEPS)
+        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d normalizers", in.file, in.path, COMPONENT_STEPS);
     TRY(GROW(n->steps, n->cap_steps, n->n_steps + 1));
     n->steps[n->n_steps] = (struct step){0};
     return read_step(&n->steps[n->n_steps++], in, type);
@@ -112,6 +114,7 @@ enum status normalizer_apply(const struct normalizer *n, struct normalizer_work 
         struct text_buf *buf = &w->buf[i % 2];
         buf->n = 0;
         TRY(apply_step(&n->steps[i], w, out, buf));
+        TRY(component_growth(in.n, buf->n));
         *out = text_buf_get(buf);
     }
     return OK;

@@ -334,7 +334,7 @@ __device__ void write_row(const params &p, int head, int block, int n, float *s)
 }
 
 /* The rows of one query block for all heads of one kv head, HEADS at a time so that a key mean is read once. */
-__device__ void write_rows(const params &p, int task, float *shared)
+__device__ __noinline__ void write_rows(const params &p, int task, float *shared)
 {
     const int block = p.at.n_qblocks - 1 - task / p.n_kv_heads, kv = task % p.n_kv_heads; /* longest rows first */
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
@@ -359,7 +359,7 @@ __device__ void write_rows(const params &p, int task, float *shared)
             const int j = stretch * 32 + lane;
             float4 acc = make_float4(0, 0, 0, 0);
             if (j < p.at.k_pad)
-#pragma unroll 16
+#pragma unroll 8
                 for (int e = from; e < to; e++) {
                     float k = __ldcg(sums + (size_t)e * p.at.k_pad + j);
                     float4 x = ((const float4 *)q)[e];

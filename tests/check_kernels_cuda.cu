@@ -295,6 +295,113 @@ static void check_attentions(bool quick, int only_length)
         }
 }
 
+struct mask_problem {
+    problem p;
+    float theta, tau, topk;
+    enum smooth_k smooth;
+};
+
+static std::vector<float> widened(const buffer<__nv_bfloat16> &x)
+{
+    std::vector<float> f;
+    for (__nv_bfloat16 e : x.get()) f.push_back(__bfloat162float(e));
+    return f;
+}
+
+/* Against the CPU's prediction on the same numbers; only tiles within rounding of a bound may differ. */
+static void check_mask(const mask_problem &m)
+{
+    const problem &p = m.p;
+    char name[256];
+    snprintf(name, sizeof name, "mask n=%d start=%d heads=%d/%d d=%d block=%dx%d theta=%g tau=%g topk=%g smooth=%s", p.n,
+             p.q_start, p.heads, p.kv_heads, p.d, p.block.q, p.block.k, m.theta, m.tau, m.topk,
+             smooth_k_name(m.smooth));
+    data x(p);
+    struct attn_args a = arguments(p, x, NULL);
+    struct tile_map map = tile_map_shape(p.block, p.heads, p.q_start, p.n), host_map = map;
+    buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
+    bits.fill(0xff);
+    map.bits = bits.at;
+    std::vector<struct head_params> heads;
+    for (int h = 0; h < p.heads; h++) heads.push_back({m.theta, m.tau, 50, !(p.mixed && h % 3 == 1)});
+    buffer<struct head_params> device_heads(heads.size());
+    device_heads.put(heads);
+    buffer<struct head_ledger> ledger(p.heads);
+    ledger.fill(0);
+    a.ledger = ledger.at;
+    struct mask_cuda_args args = {&a, device_heads.at, m.smooth, m.topk};
+    buffer<uint8_t> ws(mask_cuda_workspace(&args));
+    ws.fill(0xff);
+    if (mask_cuda_predict(&args, &map, ws.at, NULL) != OK) {
+        printf("     %s\n", status_message());
+        verdict(false, name);
+        return;
+    }
+    CHECK(cudaDeviceSynchronize());
+
+    std::vector<float> q = widened(x.q), k = widened(x.k);
+    std::vector<struct head_ledger> want_ledger(p.heads);
+    struct attn_args host = a;
+    host.dtype = DTYPE_F32, host.q = q.data(), host.k = k.data(), host.ledger = want_ledger.data();
+    struct mask_args cpu = {};
+    cpu.attn = &host, cpu.heads = heads.data(), cpu.smooth_k = m.smooth, cpu.topk = m.topk;
+    std::vector<uint64_t> want(bits.n);
+    host_map.bits = want.data();
+    std::vector<uint64_t> cpu_ws(mask_workspace(&mask_sparge, &cpu, 1) / 8 + 8);
+    if (mask_predict(&mask_sparge, &cpu, &host_map, cpu_ws.data(), NULL) != OK) {
+        printf("     %s\n", status_message());
+        verdict(false, name);
+        return;
+    }
+    std::vector<uint64_t> got = bits.get();
+    uint64_t both = 0, either = 0, possible = 0;
+    for (size_t i = 0; i < got.size(); i++) {
+        both += (uint64_t)__builtin_popcountll(got[i] & want[i]);
+        either += (uint64_t)__builtin_popcountll(got[i] | want[i]);
+    }
+    for (int i = 0; i < map.n_qblocks; i++)
+        possible += (uint64_t)tiles_possible(p.block, p.q_start / p.block.q + i, x.n_kv) * (uint64_t)p.heads;
+    bool good = (double)(either - both) <= 1.0 + 0.001 * (double)either;
+    if (getenv("SG_VERBOSE") || !good)
+        printf("     %s: kept %.3f, Jaccard %.6f\n", name, (double)either / (double)possible,
+               (double)both / (double)either);
+    verdict(good, name);
+    std::vector<struct head_ledger> l = ledger.get();
+    uint64_t off = 0, forced = 0;
+    for (int h = 0; h < p.heads; h++) {
+        const struct head_ledger &g = l[h], &w = want_ledger[h];
+        good = g.forced_sink == w.forced_sink && g.forced_diagonal == w.forced_diagonal;
+        if (!good) printf("     head %d: sink %llu, want %llu; diagonal %llu, want %llu\n", h,
+                          (unsigned long long)g.forced_sink, (unsigned long long)w.forced_sink,
+                          (unsigned long long)g.forced_diagonal, (unsigned long long)w.forced_diagonal);
+        verdict(good, name);
+        off += (uint64_t)llabs((long long)(g.forced_theta_q - w.forced_theta_q)) +
+               (uint64_t)llabs((long long)(g.forced_theta_k - w.forced_theta_k));
+        forced += w.forced_theta_q + w.forced_theta_k;
+    }
+    good = (double)off <= 0.002 * (double)forced;
+    if (!good) printf("     forced by similarity: %llu off, of %llu\n", (unsigned long long)off,
+                      (unsigned long long)forced);
+    verdict(good, name);
+}
+
+static void check_masks(bool quick)
+{
+    const struct block_shape shapes[] = {{128, 128}, {128, 64}, {64, 64}, {64, 128}};
+    const enum smooth_k smooths[] = {SMOOTH_K_RUNNING, SMOOTH_K_GLOBAL, SMOOTH_K_OFF};
+    std::vector<int> lengths = {1, 65, 128, 1000, 2049, 6000};
+    if (quick) lengths = {1, 65, 1000};
+    for (int d : {128, 64, 80})
+        for (int n : lengths)
+            for (int b = 0; b < 4; b++) {
+                if (d == 80 && n > 3000) continue;
+                problem p = {n, n % 2 ? 0 : 1280, 8, n % 3 ? 2 : 8, d, n % 2 == 0, shapes[b], -1, -1, n == 1000, 1.5f};
+                for (int s = 0; s < 3; s++) check_mask({p, 0.19f, 0.9f, 0, smooths[s]});
+                for (float tau : {0.0f, 0.3f, 0.7f, 0.98f, 1.0f}) check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING});
+                for (float topk : {0.05f, 0.5f}) check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING});
+            }
+}
+
 static double median_ms(int calls, int samples, void (*body)(void *), void *ctx)
 {
     cudaEvent_t start, stop;
@@ -334,7 +441,7 @@ static void run_call(void *ctx)
 
 static double time_call(struct call *c, int n)
 {
-    double ms = median_ms(n <= 4096 ? 10 : n <= 16384 ? 2 : 1, n <= 16384 ? 15 : 9, run_call, c);
+    double ms = median_ms(n <= 4096 ? 10 : n <= 16384 ? 2 : 1, n <= 16384 ? 15 : n <= 40000 ? 9 : 3, run_call, c);
     CHECK(cudaDeviceSynchronize());
     return ms;
 }
@@ -344,6 +451,64 @@ static FILE *lines;
 static void report(const char *what, int d, int n, double ms)
 {
     if (lines) fprintf(lines, "%s %d %d %.6f\n", what, d, n, ms);
+}
+
+struct mask_call {
+    struct mask_cuda_args args;
+    const struct tile_map *map;
+    void *ws;
+    struct call attention;
+};
+
+static void run_mask(void *ctx)
+{
+    struct mask_call *c = (struct mask_call *)ctx;
+    if (mask_cuda_predict(&c->args, c->map, c->ws, NULL) != OK) {
+        printf("%s\n", status_message());
+        exit(3);
+    }
+}
+
+static void run_both(void *ctx)
+{
+    run_mask(ctx);
+    run_call(&((struct mask_call *)ctx)->attention);
+}
+
+/* Prediction alone, and prediction with the attention it leads to, half of the tiles kept by rank. */
+static void bench_mask(const problem &shape, const data &x, void *o, double dense)
+{
+    for (int bk : {128, 64}) {
+        problem p = shape;
+        p.block = {128, bk};
+        struct tile_map map = tile_map_shape(p.block, p.heads, 0, p.n);
+        buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
+        map.bits = bits.at;
+        buffer<struct head_params> heads(p.heads);
+        heads.put(std::vector<struct head_params>(p.heads, {-1.0f, 0.9f, 50.0f, true}));
+        buffer<uint8_t> ws(1024);
+        struct mask_call c = {};
+        c.attention = {&attn_sparse_sm90_bf16, arguments(p, x, o), ws.at};
+        c.attention.args.tiles = &map;
+        c.args = {&c.attention.args, heads.at, SMOOTH_K_RUNNING, 0};
+        buffer<uint8_t> mask_ws(mask_cuda_workspace(&c.args));
+        c.map = &map, c.ws = mask_ws.at;
+        int calls = p.n <= 16384 ? 10 : 2;
+        double by_tau = median_ms(calls, 9, run_mask, &c);
+        c.args.topk = 0.5f;
+        double by_rank = median_ms(calls, 9, run_mask, &c), both = median_ms(p.n <= 16384 ? 5 : 1, 9, run_both, &c);
+        uint64_t kept = 0, possible = 0;
+        for (uint64_t w : bits.get()) kept += (uint64_t)__builtin_popcountll(w);
+        for (int i = 0; i < map.n_qblocks; i++)
+            possible += (uint64_t)tiles_possible(p.block, i, p.n) * (uint64_t)p.heads;
+        char what[64];
+        snprintf(what, sizeof what, "predict_128x%d", bk);
+        report(what, p.d, p.n, by_tau);
+        snprintf(what, sizeof what, "call_128x%d_topk_0.5", bk);
+        report(what, p.d, p.n, both);
+        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole call %.4f ms, kept %.3f\n",
+               p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, (double)kept / (double)possible);
+    }
 }
 
 static void bench(const std::vector<int> &lengths, bool brief)
@@ -360,10 +525,11 @@ static void bench(const std::vector<int> &lengths, bool brief)
             double dense = time_call(&c, n);
             report("dense", d, n, dense);
             printf("dense  d=%-3d n=%-6d %9.4f ms %6.0f TFLOP/s\n", d, n, dense, flop / dense * 1e-9);
+            if (!brief) bench_mask(p, x, o.at, dense);
             for (int bk : {128, 64})
                 for (float keep : {0.1f, 0.25f, 0.5f, 0.6f, 1.0f}) {
                     if (n < 8192 && keep != 0.5f) continue;
-                    if (n > 40000 && keep != 0.5f) continue;
+                    if (n > 40000) continue;
                     if (brief && (keep > 0.5f || keep == 0.25f || bk == 64)) continue;
                     p.block = {128, bk};
                     struct tile_map map = tile_map_shape(p.block, heads, 0, n);
@@ -414,9 +580,10 @@ int main(int argc, char **argv)
     if (device_cuda.info(dev, &info) != OK) return 3;
     printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
     if (timing) {
-        bench({2048, 8192, 32768}, brief);
+        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072}, brief);
     } else {
         check_attentions(quick, only_length);
+        if (!only_length) check_masks(quick);
         printf("%d of %d checks failed\n", n_failed, n_checked);
     }
     if (lines) fclose(lines);

@@ -1,0 +1,228 @@
+#include "engine/policy.h"
+
+#include "base/rng.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPECT_MESSAGE(part) cr_expect(strstr(status_message(), part), "\"%s\" lacks \"%s\"", status_message(), part)
+
+static struct sparse_policy make(int n_layers, int n_heads)
+{
+    struct sparse_policy p;
+    cr_assert_eq(policy_init(&p, &mask_sparge, n_layers, n_heads), OK);
+    return p;
+}
+
+/* "..##" for layers 2 and 3 of four. */
+static char *picture(const struct sparse_policy *p)
+{
+    static char out[600];
+    for (int l = 0; l < p->n_layers; l++) out[l] = p->layer_on[l] ? '#' : '.';
+    out[p->n_layers] = 0;
+    return out;
+}
+
+Test(policy, defaults_are_the_guides)
+{
+    struct sparse_policy p = make(4, 3);
+    cr_expect(p.method == &mask_sparge && p.block.q == 128 && p.block.k == 64 && p.smooth_k == SMOOTH_K_RUNNING);
+    cr_expect(p.min_sparse_tokens == 256 && p.topk == 0 && p.n_layers == 4 && p.n_heads == 3);
+    cr_expect_str_eq(picture(&p), "####");
+    for (int i = 0; i < 12; i++)
+        cr_expect(p.heads[i].simthreshd1 == .6f && p.heads[i].cdfthreshd == .98f && p.heads[i].pvthreshd == 50 &&
+                  p.heads[i].is_sparse);
+    policy_set_thresholds(&p, .1f, .2f, 30);
+    for (int i = 0; i < 12; i++)
+        cr_expect(p.heads[i].simthreshd1 == .1f && p.heads[i].cdfthreshd == .2f && p.heads[i].pvthreshd == 30);
+    policy_clear(&p);
+    cr_expect(p.layer_on == NULL && p.heads == NULL);
+    policy_clear(&p);
+}
+
+Test(policy, dense_stays_dense)
+{
+    struct sparse_policy p;
+    cr_assert_eq(policy_init(&p, NULL, 4, 2), OK);
+    cr_expect_str_eq(picture(&p), "....");
+    cr_expect_eq(policy_set_layers(&p, "all"), OK);
+    cr_expect_str_eq(picture(&p), "....");
+    cr_expect_eq(policy_set_layers(&p, "1-2"), OK);
+    cr_expect_str_eq(picture(&p), "....");
+    policy_set_thresholds(&p, .6f, .9f, 50);
+    cr_expect_not(p.heads[0].is_sparse);
+    cr_expect_eq(policy_first_sparse_layer(&p), 4);
+    policy_clear(&p);
+}
+
+Test(policy, layers)
+{
+    static const struct {
+        const char *text, *want, *canonical;
+        int first;
+    } good[] = {
+        {"all", "################", "all", 0},
+        {"none", "................", "none", 16},
+        {"7", ".......#........", "7", 7},
+        {"0", "#...............", "0", 0},
+        {"15", "...............#", "15", 15},
+        {"8,16", "........########", "8-15", 8},
+        {"8-15", "........########", "8-15", 8},
+        {"0,16", "################", "all", 0},
+        {"0,1", "#...............", "0", 0},
+        {"3-3", "...#............", "3", 3},
+        {"0-3+12", "####........#...", "0-3+12", 0},
+        {"12+0-3", "####........#...", "0-3+12", 0},
+        {"1+3+5-6+8,10", ".#.#.##.##......", "1+3+5-6+8-9", 1},
+        {"0-7+8-15", "################", "all", 0},
+        {"2-5+4-7", "..######........", "2-7", 2},
+    };
+    struct sparse_policy p = make(16, 1);
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        char text[256];
+        cr_assert_eq(policy_set_layers(&p, good[i].text), OK, "%s", good[i].text);
+        cr_expect_str_eq(picture(&p), good[i].want, "%s: %s", good[i].text, picture(&p));
+        cr_expect_str_eq(policy_layers_text(&p, text, sizeof text), good[i].canonical);
+        cr_expect_eq(policy_first_sparse_layer(&p), good[i].first);
+    }
+    policy_clear(&p);
+}
+
+Test(policy, bad_layers_are_refused)
+{
+    static const char *bad[] = {"", "16", "8-16", "8,17", "-1", "5-3", "5,5", "5,", "5-", "x", "1x", "1+", "+1", "1++2",
+                                "1,2,3", "1-2-3", "1 + 2", " 1", "1-+3", "all+1", "ALL", "99999999999999999999",
+                                "0-99999999999999999999", "1.5", "0x1"};
+    struct sparse_policy p = make(16, 1);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cr_expect_eq(policy_set_layers(&p, bad[i]), ERR_ARG, "\"%s\" was taken as %s", bad[i], picture(&p));
+        if (*status_message()) EXPECT_MESSAGE("layers 0 to 15");
+    }
+    policy_clear(&p);
+}
+
+/* A range beyond what a long holds; found by the sanitizer when the subtraction wraps. */
+Test(policy, lowest_number)
+{
+    struct sparse_policy p = make(16, 1);
+    cr_expect_eq(policy_set_layers(&p, "0,-9223372036854775808"), ERR_ARG);
+    policy_clear(&p);
+}
+
+Test(policy, text_reads_back)
+{
+    char text[256], again[256];
+    struct sparse_policy p = make(40, 1), q = make(40, 1);
+    uint64_t state = 1;
+    for (int trial = 0; trial < 500; trial++) {
+        uint64_t bits = splitmix64(&state) | (trial % 3 == 0 ? splitmix64(&state) : 0);
+        for (int l = 0; l < 40; l++) p.layer_on[l] = bits >> l & 1;
+        policy_layers_text(&p, text, sizeof text);
+        cr_assert_eq(policy_set_layers(&q, text), OK, "%s", text);
+        cr_assert_arr_eq(p.layer_on, q.layer_on, 40);
+        cr_assert_str_eq(policy_layers_text(&q, again, sizeof again), text);
+    }
+    policy_clear(&p);
+    policy_clear(&q);
+}
+
+/* The longest text of the deepest public models (126 layers) fits the buffer that the header asks for. */
+Test(policy, longest_text_fits)
+{
+    char text[256];
+    struct sparse_policy p = make(126, 1), q = make(126, 1);
+    for (int l = 0; l < 126; l++) p.layer_on[l] = l % 2;
+    cr_expect_eq(policy_set_layers(&q, policy_layers_text(&p, text, sizeof text)), OK);
+    cr_expect_arr_eq(p.layer_on, q.layer_on, 126);
+    policy_clear(&p);
+    policy_clear(&q);
+}
+
+Test(policy, block_shapes)
+{
+    static const struct {
+        const char *text;
+        int q, k;
+    } good[] = {{"64x64", 64, 64}, {"128x64", 128, 64}, {"64x128", 64, 128}, {"128x128", 128, 128}};
+    static const char *bad[] = {"", "64", "64x", "x64", "32x64", "64x256", "64x64x64", "64x64 ", "64 x64", "64X64", "-64x64",
+                                "64,64", "0x40", "128x64k", " 64x64", "64x 64", "+64x64"};
+    struct block_shape b;
+    for (int i = 0; i < 4; i++) {
+        cr_expect_eq(block_shape_parse(good[i].text, &b), OK);
+        cr_expect(b.q == good[i].q && b.k == good[i].k);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        b = (struct block_shape){1, 2};
+        cr_expect_eq(block_shape_parse(bad[i], &b), ERR_ARG, "\"%s\" was taken", bad[i]);
+        cr_expect(b.q == 1 && b.k == 2);
+    }
+}
+
+Test(policy, copies_are_deep)
+{
+    struct sparse_policy p = make(5, 2), q;
+    p.block = (struct block_shape){64, 128};
+    p.window = 77;
+    p.topk = .25f;
+    p.min_sparse_tokens = 1;
+    p.smooth_k = SMOOTH_K_GLOBAL;
+    p.heads[3].cdfthreshd = .5f;
+    p.heads[4].is_sparse = false;
+    cr_assert_eq(policy_set_layers(&p, "2-3"), OK);
+    cr_assert_eq(policy_copy(&q, &p), OK);
+    cr_expect(q.window == 77 && q.topk == .25f && q.block.k == 128 && q.min_sparse_tokens == 1 &&
+              q.smooth_k == SMOOTH_K_GLOBAL && q.heads[3].cdfthreshd == .5f && !q.heads[4].is_sparse);
+    cr_expect_str_eq(picture(&q), "..##.");
+    q.heads[3].cdfthreshd = .1f;
+    q.layer_on[0] = 1;
+    cr_expect(p.heads[3].cdfthreshd == .5f && !p.layer_on[0]);
+    policy_clear(&p);
+    cr_expect_eq(q.heads[9].simthreshd1, .6f);
+    policy_clear(&q);
+}
+
+static void change(struct sparse_policy *p, int what)
+{
+    switch (what) {
+    case 1: p->method = &mask_oracle; break;
+    case 2: p->method = NULL; break;
+    case 3: p->block.q = 64; break;
+    case 4: p->block.k = 128; break;
+    case 5: p->smooth_k = SMOOTH_K_GLOBAL; break;
+    case 6: p->smooth_k = SMOOTH_K_OFF; break;
+    case 7: p->min_sparse_tokens = 257; break;
+    case 8: p->topk = .5f; break;
+    case 9: p->window = 512; break;
+    case 10: p->layer_on[2] = 0; break;
+    case 11: p->layer_on[1] = 0; break;
+    case 12: p->heads[0].simthreshd1 = .61f; break;
+    case 13: p->heads[0].cdfthreshd = .61f; break;
+    case 14: p->heads[0].pvthreshd = 49; break;
+    case 15: p->heads[0].is_sparse = false; break;
+    case 16: p->heads[5].simthreshd1 = .61f; break;
+    case 17: p->heads[5].is_sparse = false; break;
+    }
+}
+
+Test(policy, every_field_changes_the_hash)
+{
+    enum { N = 18 };
+    char hex[N][HASH_HEX_SIZE], again[HASH_HEX_SIZE];
+    for (int i = 0; i < N; i++) {
+        struct sparse_policy p = make(3, 2);
+        change(&p, i);
+        struct hash h;
+        hash_init(&h);
+        policy_hash(&p, &h);
+        hash_hex(&h, hex[i]);
+        struct sparse_policy copy;
+        cr_assert_eq(policy_copy(&copy, &p), OK);
+        hash_init(&h);
+        policy_hash(&copy, &h);
+        cr_expect_str_eq(hash_hex(&h, again), hex[i]);
+        for (int j = 0; j < i; j++) cr_expect_str_neq(hex[i], hex[j], "changes %d and %d look alike", i, j);
+        policy_clear(&copy);
+        policy_clear(&p);
+    }
+}
