@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MEMORY_TEXT 48   /* longest remembered stretch in bytes; words are shorter */
-#define SCAN_SYMBOLS 24  /* up to here a linear search for the best pair beats a heap */
+#define MEMORY_TEXT 48  /* longest remembered stretch in bytes; words are shorter */
+#define SCAN_SYMBOLS 24 /* up to here a linear search for the best pair beats a heap */
 
 struct bpe_symbol {
     int32_t id;
@@ -87,8 +87,8 @@ static enum status flush_unknown(const struct bpe *b, struct bpe_work *w, struct
 
 /* One character that is not in the vocabulary. As in `tokenizers`, its bytes do not flush a pending unknown
  * run: in a vocabulary with only some byte tokens the unknown token comes out behind them. */
-static enum status add_unknown(const struct bpe *b, struct bpe_work *w, const char *text, size_t at, size_t len,
-                               struct unknown_run *run)
+static enum status add_unknown(const struct bpe *b, struct bpe_work *w, const char *text, size_t at,
+                               size_t len, struct unknown_run *run)
 {
     bool as_bytes = b->options.byte_fallback;
     for (size_t i = 0; i < len; i++) as_bytes = as_bytes && b->byte_ids[(unsigned char)text[at + i]] >= 0;
@@ -105,7 +105,8 @@ static enum status add_unknown(const struct bpe *b, struct bpe_work *w, const ch
 }
 
 /* Fill w->symbols from text[begin..end). */
-static enum status split_symbols(const struct bpe *b, struct bpe_work *w, const char *text, size_t begin, size_t end)
+static enum status split_symbols(const struct bpe *b, struct bpe_work *w, const char *text, size_t begin,
+                                 size_t end)
 {
     struct unknown_run run = {0, 0};
     w->n_symbols = 0;
@@ -210,7 +211,8 @@ static enum status merge_by_heap(const struct bpe *b, struct bpe_work *w)
     return OK;
 }
 
-static enum status encode_stretch(const struct bpe *b, struct bpe_work *w, const char *text, size_t begin, size_t end)
+static enum status encode_stretch(const struct bpe *b, struct bpe_work *w, const char *text, size_t begin,
+                                  size_t end)
 {
     TRY(split_symbols(b, w, text, begin, end));
     /* the scan is exact only when symbols and their texts agree, see bpe_vocab.h */
@@ -251,7 +253,8 @@ static enum status encode_remembered(const struct bpe *b, struct bpe_work *w, co
     for (size_t i = hash >> 20;; i++) {
         slot = &m->slots[i & (m->n_slots - 1)];
         if (slot->hash == 0) break;
-        if (slot->hash != hash || slot->n_text != n || memcmp(m->texts + slot->text, text + begin, n) != 0) continue;
+        if (slot->hash != hash || slot->n_text != n || memcmp(m->texts + slot->text, text + begin, n) != 0)
+            continue;
         TRY(GROW(w->tokens, w->cap_tokens, w->n_tokens + slot->n_tokens));
         const struct bpe_token *known = m->tokens + slot->token;
         for (size_t k = 0; k < slot->n_tokens; k++)
@@ -268,7 +271,8 @@ enum status bpe_encode(const struct bpe *b, struct bpe_work *w, const char *text
 {
     w->n_tokens = 0;
     if (n == 0) return OK;
-    if (n > INT32_MAX) return fail(ERR_ARG, "tokenizer: a piece of %zu bytes, at most 2^31 - 1 are possible", n);
+    if (n > INT32_MAX)
+        return fail(ERR_ARG, "tokenizer: a piece of %zu bytes, at most 2^31 - 1 are possible", n);
     if (b->options.ignore_merges) {
         int32_t id = bpe_find(b, text, n);
         if (id >= 0) return put_token(w, id, 0);

@@ -70,7 +70,8 @@ static enum status grow_text_slots(struct bpe *b)
     for (size_t i = 0; i < b->n_entries; i++) {
         const char *text = b->texts + b->entries[i].text;
         uint64_t hash = bpe_hash(text, b->entries[i].len);
-        *text_slot(b, text, b->entries[i].len) = (struct bpe_text_slot){(uint32_t)(hash >> 32), (uint32_t)i + 1};
+        *text_slot(b, text, b->entries[i].len) =
+            (struct bpe_text_slot){(uint32_t)(hash >> 32), (uint32_t)i + 1};
     }
     return OK;
 }
@@ -78,8 +79,8 @@ static enum status grow_text_slots(struct bpe *b)
 enum status bpe_add_token(struct bpe *b, const char *text, size_t len, int64_t id)
 {
     if (id < 0 || id > BPE_MAX_ID)
-        return fail(ERR_FORMAT, "token \"%.*s\": found id %lld, expected 0 to %d", (int)len, text, (long long)id,
-                    BPE_MAX_ID);
+        return fail(ERR_FORMAT, "token \"%.*s\": found id %lld, expected 0 to %d", (int)len, text,
+                    (long long)id, BPE_MAX_ID);
     if (b->n_texts + len > UINT32_MAX) return fail(ERR_FORMAT, "the token texts exceed 4 GiB");
     TRY(grow_text_slots(b));
     size_t had = b->cap_by_id, other_len;
@@ -156,13 +157,16 @@ enum status bpe_add_merge(struct bpe *b, const char *left, size_t n_left, const 
     int32_t id = bpe_find(b, joined, n_left + n_right);
     free(joined);
     if (ids[0] < 0 || ids[1] < 0 || id < 0)
-        return fail(ERR_FORMAT, "merge %zu, \"%.*s\" with \"%.*s\": found no token for %s, expected the parts and "
-                    "the whole in the vocabulary", b->n_merges, (int)n_left, left, (int)n_right, right,
+        return fail(ERR_FORMAT,
+                    "merge %zu, \"%.*s\" with \"%.*s\": found no token for %s, expected the parts and "
+                    "the whole in the vocabulary",
+                    b->n_merges, (int)n_left, left, (int)n_right, right,
                     ids[0] < 0 ? "the left part" : ids[1] < 0 ? "the right part" : "the whole");
     if (b->n_merges >= BPE_NO_MERGE) return fail(ERR_FORMAT, "found more than 2^32 - 2 merges");
     TRY(grow_pair_slots(b));
     TRY(GROW(b->merge_ids, b->cap_merges, b->n_merges + 1));
-    put_pair(b, (uint64_t)(uint32_t)ids[0] << 32 | (uint32_t)ids[1], (struct bpe_merge){(uint32_t)b->n_merges, id});
+    put_pair(b, (uint64_t)(uint32_t)ids[0] << 32 | (uint32_t)ids[1],
+             (struct bpe_merge){(uint32_t)b->n_merges, id});
     b->merge_ids[b->n_merges++] = id;
     if (n_left > 0 && n_right > 0) {
         uint32_t bit = bpe_joint(last_char(left, n_left), first_char(right, n_right));

@@ -64,7 +64,8 @@ int byte_level_byte(uint32_t cp)
 static enum status add_step(struct pretokenizer *p, struct json_in in, struct step **step)
 {
     if (p->n_steps == COMPONENT_STEPS)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d pre-tokenizer steps", in.file, in.path, COMPONENT_STEPS);
+        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d pre-tokenizer steps", in.file, in.path,
+                    COMPONENT_STEPS);
     *step = &p->steps[p->n_steps++];
     **step = (struct step){.behavior = ISOLATED};
     return OK;
@@ -83,8 +84,10 @@ static enum status read_split(struct pretokenizer *p, struct json_in in)
         step->behavior = (enum behavior)i;
         return OK;
     }
-    return fail(ERR_UNSUPPORTED, "%s: field %s.behavior: found \"%s\", expected Removed, Isolated, "
-                "MergedWithPrevious, MergedWithNext or Contiguous", in.file, in.path, behavior);
+    return fail(ERR_UNSUPPORTED,
+                "%s: field %s.behavior: found \"%s\", expected Removed, Isolated, "
+                "MergedWithPrevious, MergedWithNext or Contiguous",
+                in.file, in.path, behavior);
 }
 
 static enum status read_byte_level(struct pretokenizer *p, struct json_in in)
@@ -94,7 +97,8 @@ static enum status read_byte_level(struct pretokenizer *p, struct json_in in)
     TRY(json_get_bool(in, "add_prefix_space", true, &prefix));
     TRY(json_get_bool(in, "use_regex", false, &use_regex));
     if (p->bytes)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: found a second ByteLevel, expected at most one", in.file, in.path);
+        return fail(ERR_UNSUPPORTED, "%s: field %s: found a second ByteLevel, expected at most one", in.file,
+                    in.path);
     p->bytes = true;
     if (prefix) {
         TRY(add_step(p, in, &step));
@@ -102,7 +106,8 @@ static enum status read_byte_level(struct pretokenizer *p, struct json_in in)
     }
     if (use_regex) {
         TRY(add_step(p, in, &step));
-        TRY(regex_open(&step->what, gpt2_pattern, strlen(gpt2_pattern), (struct regex_place){in.file, in.path}));
+        TRY(regex_open(&step->what, gpt2_pattern, strlen(gpt2_pattern),
+                       (struct regex_place){in.file, in.path}));
     }
     TRY(add_step(p, in, &step));
     step->kind = STEP_BYTES;
@@ -120,11 +125,14 @@ static enum status read_metaspace(struct pretokenizer *p, struct json_in in)
     TRY(json_get_bool(in, "split", false, &split));
     bool first = strcmp(scheme, "first") == 0, never = strcmp(scheme, "never") == 0;
     if (!first && !never && strcmp(scheme, "always") != 0)
-        return fail(ERR_UNSUPPORTED, "%s: field %s.prepend_scheme: found \"%s\", expected first, never or always",
-                    in.file, in.path, scheme);
+        return fail(ERR_UNSUPPORTED,
+                    "%s: field %s.prepend_scheme: found \"%s\", expected first, never or always", in.file,
+                    in.path, scheme);
     if (!prefix && !never)
-        return fail(ERR_FORMAT, "%s: field %s.add_prefix_space: found false, expected true or the prepend_scheme "
-                    "never", in.file, in.path);
+        return fail(ERR_FORMAT,
+                    "%s: field %s.add_prefix_space: found false, expected true or the prepend_scheme "
+                    "never",
+                    in.file, in.path);
     struct regex_place place = {in.file, in.path};
     TRY(add_step(p, in, &step));
     step->kind = STEP_METASPACE;
@@ -155,7 +163,8 @@ static enum status read_pretokenizer(void *into, struct json_in in, int depth)
 {
     const char *type = NULL;
     TRY(component_type(in, &type));
-    if (strcmp(type, "Sequence") == 0) return component_sequence(in, "pretokenizers", read_pretokenizer, into, depth);
+    if (strcmp(type, "Sequence") == 0)
+        return component_sequence(in, "pretokenizers", read_pretokenizer, into, depth);
     if (strcmp(type, "Split") == 0) return read_split(into, in);
     if (strcmp(type, "ByteLevel") == 0) return read_byte_level(into, in);
     if (strcmp(type, "Metaspace") == 0) return read_metaspace(into, in);
@@ -200,8 +209,8 @@ static enum status add_span(struct pretokenizer_level *level, size_t begin, size
 }
 
 /* Cover the text with spans that match and spans that do not. */
-static enum status find_spans(const struct step *step, struct pretokenizer_work *w, struct pretokenizer_level *level,
-                              const struct text *in)
+static enum status find_spans(const struct step *step, struct pretokenizer_work *w,
+                              struct pretokenizer_level *level, const struct text *in)
 {
     level->n_spans = 0;
     size_t done = 0, begin, end;
@@ -214,7 +223,8 @@ static enum status find_spans(const struct step *step, struct pretokenizer_work 
     return OK;
 }
 
-static enum status find_digits(const struct cp_set *digits, struct pretokenizer_level *level, const struct text *in)
+static enum status find_digits(const struct cp_set *digits, struct pretokenizer_level *level,
+                               const struct text *in)
 {
     level->n_spans = 0;
     size_t done = 0;
@@ -234,7 +244,7 @@ static void join_spans(enum behavior behavior, struct pretokenizer_level *level)
 {
     struct span *s = level->spans;
     size_t n = 0;
-    bool before = false; /* the span looked at last had matched */
+    bool before = false;                /* the span looked at last had matched */
     if (behavior == MERGED_WITH_NEXT) { /* from the end, results gathered at the end of the array */
         size_t to = level->n_spans;
         for (size_t i = level->n_spans; i-- > 0;) {
@@ -285,7 +295,8 @@ static enum status write_metaspace(const struct step *step, struct pretokenizer_
 {
     size_t n_mark = strlen(step->mark);
     bool marked = in->s[0] == ' ' || (in->n >= n_mark && memcmp(in->s, step->mark, n_mark) == 0);
-    bool wanted = step->scheme == PREPEND_ALWAYS || (step->scheme == PREPEND_FIRST && text_origin(in, 0) == 0);
+    bool wanted =
+        step->scheme == PREPEND_ALWAYS || (step->scheme == PREPEND_FIRST && text_origin(in, 0) == 0);
     if (wanted && !marked) TRY(text_buf_add(out, step->mark, n_mark, text_origin(in, 0)));
     return text_replace(step->what, &w->regex, step->mark, in, out);
 }
@@ -318,8 +329,8 @@ static enum status apply_from(const struct pretokenizer *p, size_t i, struct pre
     return apply_from(p, i + 1, w, &out, sink, user);
 }
 
-enum status pretokenizer_apply(const struct pretokenizer *p, struct pretokenizer_work *w, const struct text *in,
-                               pretokenizer_sink *sink, void *user)
+enum status pretokenizer_apply(const struct pretokenizer *p, struct pretokenizer_work *w,
+                               const struct text *in, pretokenizer_sink *sink, void *user)
 {
     if (!w->levels && p->n_steps > 0) {
         w->levels = calloc(p->n_steps, sizeof *w->levels);

@@ -27,10 +27,10 @@ void pretokenizer_work_clear(struct pretokenizer_work *w);
 /* Receives the pieces in order, none of them empty; the text is gone after the call. */
 typedef enum status pretokenizer_sink(void *user, const struct text *piece);
 
-enum status pretokenizer_apply(const struct pretokenizer *p, struct pretokenizer_work *w, const struct text *in,
-                               pretokenizer_sink *sink, void *user) MUST_USE;
+enum status pretokenizer_apply(const struct pretokenizer *p, struct pretokenizer_work *w,
+                               const struct text *in, pretokenizer_sink *sink, void *user) MUST_USE;
 
-/* The character (U+0021…U+0143) that stands for a byte in byte-level vocabularies, and back: -1 for none. */
+/* The character (U+0021…U+0143) that stands for a byte in byte-level vocabularies, and back, -1 for none. */
 uint32_t byte_level_char(unsigned char byte);
 int byte_level_byte(uint32_t cp);
 

@@ -39,7 +39,8 @@ static enum status encode_raw(void *user, const struct text *stretch, int32_t id
     return added_vocab_split(e->t->added, true, &normalized, encode_normalized, e);
 }
 
-static enum status encode_text(const struct tokenizer *t, const char *text, size_t len, struct token_list *out)
+static enum status encode_text(const struct tokenizer *t, const char *text, size_t len,
+                               struct token_list *out)
 {
     struct encoding e = {.t = t, .out = out};
     struct text whole = {text, len, NULL, 0};
@@ -105,6 +106,7 @@ static enum status window_text(const struct token_stream *s, const struct tokeni
                                struct str *text)
 {
     str_reset(text);
+    if (from == s->n) return OK;
     return tokenizer_decode(t, s->ids + from, s->n - from, s->skip_special, text);
 }
 
@@ -115,7 +117,8 @@ static bool unfinished(const struct str *text)
 
 /* Append what the window's whole text has more than was shown. Stray bytes can change what came before them
  * (decoder ByteFallback); then the new ids speak for themselves. */
-static enum status show_rest(struct token_stream *s, const struct tokenizer *t, struct str *text, struct str *out)
+static enum status show_rest(struct token_stream *s, const struct tokenizer *t, struct str *text,
+                             struct str *out)
 {
     size_t known = s->shown.len;
     if (text->len >= known && memcmp(str_get(text), str_get(&s->shown), known) == 0) {
@@ -268,8 +271,8 @@ static enum status open_texts(struct tokenizer **out, const char *file, const ch
     return OK;
 }
 
-enum status tokenizer_parse(struct tokenizer **t, const char *file, const char *json, size_t len, const char *config,
-                            size_t config_len)
+enum status tokenizer_parse(struct tokenizer **t, const char *file, const char *json, size_t len,
+                            const char *config, size_t config_len)
 {
     struct config_file one = {"tokenizer_config.json", config, config_len};
     return open_texts(t, file, json, len, &one, config ? 1 : 0);
@@ -286,8 +289,10 @@ enum status tokenizer_open(struct tokenizer **t, const char *model_dir)
     *t = NULL;
     for (int i = 0; i < 3; i++) paths[i] = path_join(model_dir, names[i]);
     if (!file_exists(paths[0]))
-        st = fail(ERR_IO, "%s: not found, expected the tokenizer of a Hugging Face model; for one that has only "
-                  "tokenizer.model, let `transformers` load and save it once", paths[0]);
+        st = fail(ERR_IO,
+                  "%s: not found, expected the tokenizer of a Hugging Face model; for one that has only "
+                  "tokenizer.model, let `transformers` load and save it once",
+                  paths[0]);
     for (int i = 0; st == OK && i < 3; i++) {
         if (i > 0 && !file_exists(paths[i])) continue;
         st = file_read(&texts[i], paths[i]);

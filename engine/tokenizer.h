@@ -1,9 +1,9 @@
 /* The tokenizer of a LLaMA checkpoint: tokenizer.json of Hugging Face, text to ids and back.
  *
- * Ids equal those of Hugging Face `tokenizers` 0.23 on any text, for byte-level BPE (Llama-3, GPT-2 style) and
- * metaspace / byte-fallback BPE (Llama-2 style). What tokenizer.json asks for and this reader does not offer is
- * refused when it is opened. Two things are not applied and said in tokenizer_notes(): truncation and padding,
- * which are settings of a call and not of the text, as in `transformers`.
+ * Ids equal those of Hugging Face `tokenizers` 0.23 on any text, for byte-level BPE (Llama-3, GPT-2 style)
+ * and metaspace / byte-fallback BPE (Llama-2 style). What tokenizer.json asks for and this reader does not
+ * offer is refused when it is opened. Two things are not applied and said in tokenizer_notes(): truncation
+ * and padding, which are settings of a call and not of the text, as in `transformers`.
  *
  * Everything takes a const tokenizer and may run in any number of threads at once.
  */
@@ -20,7 +20,8 @@
 struct tokenizer;
 
 /* Read model_dir/tokenizer.json, and tokenizer_config.json and special_tokens_map.json beside it where they
- * exist. ERR_IO: cannot be read; ERR_FORMAT: not what it claims; ERR_UNSUPPORTED: another kind of tokenizer. */
+ * exist. ERR_IO: cannot be read; ERR_FORMAT: not what it claims; ERR_UNSUPPORTED: another kind of tokenizer.
+ */
 enum status tokenizer_open(struct tokenizer **t, const char *model_dir) MUST_USE;
 /* The same from memory; `file` names the text in messages, `config` (tokenizer_config.json) may be NULL. */
 enum status tokenizer_parse(struct tokenizer **t, const char *file, const char *json, size_t len,
@@ -38,8 +39,8 @@ const char *tokenizer_fingerprint(const struct tokenizer *t);
 /* What the files say and is not applied, one sentence a line; "" in general. Borrowed. */
 const char *tokenizer_notes(const struct tokenizer *t);
 
-/* The text of a token as the vocabulary spells it ("\u2581the", "\u0120the"), *len bytes, not terminated, borrowed;
- * NULL for an id without token. */
+/* The text of a token as the vocabulary spells it ("\u2581the", "\u0120the"), *len bytes, not terminated,
+ * borrowed; NULL for an id without token. */
 const char *tokenizer_token(const struct tokenizer *t, int32_t id, size_t *len);
 /* The id of a spelling, -1 for none. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *token);
@@ -56,9 +57,9 @@ struct token_list {
 };
 void token_list_clear(struct token_list *l);
 enum status token_list_add(struct token_list *l, int32_t id, uint32_t begin) MUST_USE;
-/* The first token in [from, l->n) that holds text at offset `at` or behind it, l->n for none. Tokens of the text
- * range [a, b) are those from token_list_find(l, from, a) to before the first whose begin is >= b. `from`
- * steps over what is not text, such as BOS. */
+/* The first token in [from, l->n) that holds text at offset `at` or behind it, l->n for none. Tokens of the
+ * text range [a, b) are those from token_list_find(l, from, a) to before the first whose begin is >= b.
+ * `from` steps over what is not text, such as BOS. */
 size_t token_list_find(const struct token_list *l, size_t from, uint32_t at);
 
 /* Append the ids of text[0..len) to `out`. Any bytes will do: what is not UTF-8 becomes U+FFFD first, as
@@ -72,8 +73,9 @@ enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t
 size_t tokenizer_repair(struct str *out, const char *text, size_t len);
 
 /* Append the text of ids to `out`; always UTF-8. Ids without token are skipped, negative ones are ERR_ARG. A
- * special token is left out with skip_special. Equal to decode() of `tokenizers` 0.23, which shows added tokens
- * with "normalized": true in normalised form, except that it then fails to skip such special tokens. */
+ * special token is left out with skip_special. Equal to decode() of `tokenizers` 0.23, which shows added
+ * tokens with "normalized": true in normalised form, except that it then fails to skip such special tokens.
+ */
 enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
                              struct str *out) MUST_USE;
 
@@ -86,8 +88,8 @@ struct token_stream {
     struct str shown;
 };
 void token_stream_clear(struct token_stream *s);
-/* Append what id adds to the text; nothing while a character is unfinished. All pieces together are the text of
- * tokenizer_decode, once token_stream_flush has appended an unfinished rest; only where a later stray byte
+/* Append what id adds to the text; nothing while a character is unfinished. All pieces together are the text
+ * of tokenizer_decode, once token_stream_flush has appended an unfinished rest; only where a later stray byte
  * spoils earlier bytes that were already shown do the two differ. */
 enum status token_stream_push(struct token_stream *s, const struct tokenizer *t, int32_t id,
                               struct str *out) MUST_USE;

@@ -78,7 +78,8 @@ static enum status read_token(struct json_in in, struct added_token *token, int6
 {
     const char *content = NULL;
     if (!cJSON_IsObject(in.node))
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object", in.file, in.path, json_kind(in.node));
+        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object", in.file, in.path,
+                    json_kind(in.node));
     TRY(json_get_int(in, "id", true, 0, BPE_MAX_ID, id));
     TRY(json_get_string(in, "content", true, &content));
     TRY(json_get_bool(in, "single_word", true, &token->single_word));
@@ -108,9 +109,11 @@ static enum status add_token(struct added_vocab *a, struct json_in in, struct ad
     token->id = same ? same->id : bpe_find(bpe, token->content, token->len);
     if (token->id < 0) token->id = (*next_id)++;
     if (token->id != id) {
-        enum status st = fail(ERR_FORMAT, "%s: field %s.id: found %lld for \"%s\", expected %d (added tokens follow "
-                              "the %zu tokens of the model without a gap); save the tokenizer again with `tokenizers`",
-                              in.file, in.path, (long long)id, token->content, token->id, bpe_n_tokens(bpe));
+        enum status st =
+            fail(ERR_FORMAT,
+                 "%s: field %s.id: found %lld for \"%s\", expected %d (added tokens follow "
+                 "the %zu tokens of the model without a gap); save the tokenizer again with `tokenizers`",
+                 in.file, in.path, (long long)id, token->content, token->id, bpe_n_tokens(bpe));
         free(token->content);
         return st;
     }
@@ -151,10 +154,13 @@ static enum status build_tries(struct added_vocab *a, struct json_in in, const s
         keep_decoded(token, &pattern);
         bool taken = false;
         if (pattern.n > 0)
-            st = add_pattern(token->normalized ? &a->normalized : &a->raw, pattern.s, pattern.n, (uint32_t)i, &taken);
+            st = add_pattern(token->normalized ? &a->normalized : &a->raw, pattern.s, pattern.n, (uint32_t)i,
+                             &taken);
         if (st == OK && (taken || pattern.n == 0))
-            st = fail(ERR_FORMAT, "%s: field %s: found \"%s\", which after normalisation is %s, expected a text of "
-                      "its own for each token", in.file, in.path, token->content, taken ? "another token" : "empty");
+            st = fail(ERR_FORMAT,
+                      "%s: field %s: found \"%s\", which after normalisation is %s, expected a text of "
+                      "its own for each token",
+                      in.file, in.path, token->content, taken ? "another token" : "empty");
     }
     normalizer_work_clear(&work);
     return st;
@@ -167,7 +173,8 @@ enum status added_vocab_open(struct added_vocab **out, struct json_in in, const 
     if (!a) return fail(ERR_MEMORY, "%s: no memory for added tokens", in.file);
     if (in.node && !cJSON_IsNull(in.node) && !cJSON_IsArray(in.node)) {
         added_vocab_close(out);
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an array", in.file, in.path, json_kind(in.node));
+        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an array", in.file, in.path,
+                    json_kind(in.node));
     }
     int32_t next_id = (int32_t)bpe_n_tokens(bpe);
     enum status st = bpe_open(&a->names);
@@ -225,10 +232,17 @@ const struct added_token *added_vocab_by_text(const struct added_vocab *a, const
     return index >= 0 ? &a->tokens[index] : NULL;
 }
 
+/* Where the character starts that stands in front of s[at]. */
+static size_t start_before(const char *s, size_t at)
+{
+    do at--;
+    while (at > 0 && !utf8_is_start(s[at]));
+    return at;
+}
+
 static uint32_t char_before(const char *s, size_t at)
 {
-    size_t start = at - 1;
-    while (start > 0 && !utf8_is_start(s[start])) start--;
+    size_t start = start_before(s, at);
     uint32_t cp;
     utf8_read(s + start, at - start, &cp);
     return cp;
@@ -265,7 +279,7 @@ enum status added_vocab_split(const struct added_vocab *a, bool normalized, cons
         if (token->single_word && !stands_alone(in, at, end)) continue;
         size_t first = at, last = end;
         while (token->lstrip && first > done && unicode_is_space(char_before(in->s, first)))
-            do first--; while (!utf8_is_start(in->s[first]));
+            first = start_before(in->s, first);
         while (token->rstrip && last < in->n && unicode_is_space(char_at(in->s, in->n, last)))
             last += utf8_length((unsigned char)in->s[last]);
         if (first > done) {

@@ -21,13 +21,14 @@ struct added_token {
 struct added_vocab; /* immutable after opening */
 
 /* in.node: the array, or NULL. Ids follow the rule of `tokenizers`: a content that the model knows has the
- * model's id, others are numbered on from the model's vocabulary size; ERR_FORMAT where the file disagrees. */
+ * model's id, others are numbered on from the model's vocabulary size; ERR_FORMAT where the file disagrees.
+ */
 enum status added_vocab_open(struct added_vocab **a, struct json_in in, const struct bpe *bpe,
                              const struct normalizer *normalizer) MUST_USE;
 void added_vocab_close(struct added_vocab **a);
 
-int32_t added_vocab_max_id(const struct added_vocab *a); /* -1 when empty */
-const struct added_token *added_vocab_by_id(const struct added_vocab *a, int32_t id);          /* NULL: none */
+int32_t added_vocab_max_id(const struct added_vocab *a);                              /* -1 when empty */
+const struct added_token *added_vocab_by_id(const struct added_vocab *a, int32_t id); /* NULL: none */
 const struct added_token *added_vocab_by_text(const struct added_vocab *a, const char *text); /* NULL: none */
 
 /* Receives stretches in order: an added token's id, or -1 and plain text. Never an empty stretch of text. */

@@ -79,7 +79,8 @@ static enum status read_step(struct step *step, struct json_in in, const char *t
     else if (strcmp(type, "ByteLevel") == 0)
         step->kind = STEP_BYTE_LEVEL;
     else
-        return component_unknown(in, type, "Sequence, Replace, ByteFallback, Fuse, Strip, ByteLevel or Metaspace");
+        return component_unknown(in, type,
+                                 "Sequence, Replace, ByteFallback, Fuse, Strip, ByteLevel or Metaspace");
     return OK;
 }
 
@@ -90,7 +91,8 @@ static enum status read_decoder(void *into, struct json_in in, int depth)
     TRY(component_type(in, &type));
     if (strcmp(type, "Sequence") == 0) return component_sequence(in, "decoders", read_decoder, d, depth);
     if (d->n_steps == COMPONENT_STEPS)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d decoders", in.file, in.path, COMPONENT_STEPS);
+        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d decoders", in.file, in.path,
+                    COMPONENT_STEPS);
     TRY(GROW(d->steps, d->cap_steps, d->n_steps + 1));
     d->steps[d->n_steps] = (struct step){0};
     return read_step(&d->steps[d->n_steps++], in, type);
@@ -191,10 +193,12 @@ static enum status strip(const struct step *step, const struct pieces *in, struc
     for (size_t i = 0; i < in->n; i++) {
         size_t n;
         const char *s = piece(in, i, &n), *end = s + n;
-        for (int64_t k = 0; k < step->start && (size_t)(end - s) >= n_mark && memcmp(s, step->mark, n_mark) == 0; k++)
+        for (int64_t k = 0;
+             k < step->start && (size_t)(end - s) >= n_mark && memcmp(s, step->mark, n_mark) == 0; k++)
             s += n_mark;
-        for (int64_t k = 0; k < step->stop && (size_t)(end - s) >= n_mark &&
-             memcmp(end - n_mark, step->mark, n_mark) == 0; k++)
+        for (int64_t k = 0;
+             k < step->stop && (size_t)(end - s) >= n_mark && memcmp(end - n_mark, step->mark, n_mark) == 0;
+             k++)
             end -= n_mark;
         TRY(pieces_add(out, s, (size_t)(end - s)));
     }

@@ -56,8 +56,8 @@ static enum status flush(enum unicode_form form, struct form_work *w, struct tex
     for (size_t i = 0; i < n; i++) w->plain[i] = w->chars[i].cp;
     w->n = 0;
     if (n > 1 && (form == FORM_NFC || form == FORM_NFKC)) {
-        utf8proc_ssize_t left = utf8proc_normalize_utf32(w->plain, (utf8proc_ssize_t)n,
-                                                         UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+        utf8proc_ssize_t left =
+            utf8proc_normalize_utf32(w->plain, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
         if (left < 0) return fail(ERR_FORMAT, "tokenizer: normalisation: %s", utf8proc_errmsg(left));
         n = (size_t)left;
     }
@@ -74,7 +74,8 @@ static enum status add_parts(enum unicode_form form, struct form_work *w, struct
     int32_t parts[MAX_PARTS];
     int boundary = 0;
     int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (form >= FORM_NFKC ? UTF8PROC_COMPAT : 0);
-    utf8proc_ssize_t n = utf8proc_decompose_char((int32_t)cp, parts, MAX_PARTS, (utf8proc_option_t)options, &boundary);
+    utf8proc_ssize_t n =
+        utf8proc_decompose_char((int32_t)cp, parts, MAX_PARTS, (utf8proc_option_t)options, &boundary);
     if (n < 1 || n > MAX_PARTS) return fail(ERR_FORMAT, "tokenizer: U+%04X has no normal form", (unsigned)cp);
     if (combining_class(parts[0]) == 0 && !may_join(parts[0])) {
         TRY(flush(form, w, out, *origin));
@@ -88,7 +89,8 @@ static enum status add_parts(enum unicode_form form, struct form_work *w, struct
     return OK;
 }
 
-enum status form_apply(enum unicode_form form, struct form_work *w, const struct text *in, struct text_buf *out)
+enum status form_apply(enum unicode_form form, struct form_work *w, const struct text *in,
+                       struct text_buf *out)
 {
     uint32_t origin = 0;
     w->n = 0;

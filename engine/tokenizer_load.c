@@ -15,8 +15,10 @@ static enum status check_text(const char *file, const char *json, size_t len)
         size_t backslashes = 0;
         while (p - backslashes > json && p[-(ptrdiff_t)backslashes - 1] == '\\') backslashes++;
         if (backslashes % 2 == 0)
-            return fail(ERR_UNSUPPORTED, "%s: byte %zu: found \\u0000 inside a string, expected texts without zero "
-                        "characters", file, (size_t)(p - json));
+            return fail(ERR_UNSUPPORTED,
+                        "%s: byte %zu: found \\u0000 inside a string, expected texts without zero "
+                        "characters",
+                        file, (size_t)(p - json));
     }
     return OK;
 }
@@ -30,13 +32,15 @@ static enum status read_vocab(struct tokenizer *t, struct json_in in)
 {
     const cJSON *vocab = cJSON_GetObjectItemCaseSensitive(in.node, "vocab");
     if (!cJSON_IsObject(vocab))
-        return fail(ERR_FORMAT, "%s: field model.vocab: found %s, expected an object of tokens and ids", in.file,
-                    json_kind(vocab));
+        return fail(ERR_FORMAT, "%s: field model.vocab: found %s, expected an object of tokens and ids",
+                    in.file, json_kind(vocab));
     for (const cJSON *token = vocab->child; token; token = token->next) {
         double id = token->valuedouble;
         if (!cJSON_IsNumber(token) || !(id >= 0 && id <= BPE_MAX_ID) || id != floor(id))
-            return fail(ERR_FORMAT, "%s: field model.vocab: found no id for \"%s\", expected a whole number from 0 to "
-                        "%d", in.file, token->string, BPE_MAX_ID);
+            return fail(ERR_FORMAT,
+                        "%s: field model.vocab: found no id for \"%s\", expected a whole number from 0 to "
+                        "%d",
+                        in.file, token->string, BPE_MAX_ID);
         enum status st = bpe_add_token(t->bpe, token->string, strlen(token->string), (int64_t)id);
         if (st != OK) return fail_context(st, "%s: field model.vocab", in.file);
     }
@@ -59,7 +63,8 @@ static enum status read_merges(struct tokenizer *t, struct json_in in)
 {
     const cJSON *merges = cJSON_GetObjectItemCaseSensitive(in.node, "merges");
     if (!cJSON_IsArray(merges))
-        return fail(ERR_FORMAT, "%s: field model.merges: found %s, expected an array", in.file, json_kind(merges));
+        return fail(ERR_FORMAT, "%s: field model.merges: found %s, expected an array", in.file,
+                    json_kind(merges));
     size_t i = 0;
     bool texts = cJSON_IsString(merges->child);
     for (const cJSON *merge = merges->child; merge; merge = merge->next, i++) {
@@ -78,8 +83,10 @@ static enum status read_merges(struct tokenizer *t, struct json_in in)
             }
         }
         if (!good)
-            return fail(ERR_FORMAT, "%s: field model.merges[%zu]: found %s, expected %s", in.file, i, json_kind(merge),
-                        texts ? "\"left right\" as in the first entry" : "[\"left\", \"right\"] as in the first entry");
+            return fail(ERR_FORMAT, "%s: field model.merges[%zu]: found %s, expected %s", in.file, i,
+                        json_kind(merge),
+                        texts ? "\"left right\" as in the first entry"
+                              : "[\"left\", \"right\"] as in the first entry");
         enum status st = bpe_add_merge(t->bpe, parts[0], sizes[0], parts[1], sizes[1]);
         if (st != OK) return fail_context(st, "%s: field model.merges", in.file);
     }
@@ -92,8 +99,9 @@ static enum status refuse_affix(struct json_in in, const char *field)
     const char *text = "";
     TRY(json_get_string(in, field, false, &text));
     if (*text == 0) return OK;
-    return fail(ERR_UNSUPPORTED, "%s: field model.%s: found \"%s\", expected null; marked subwords are not offered",
-                in.file, field, text);
+    return fail(ERR_UNSUPPORTED,
+                "%s: field model.%s: found \"%s\", expected null; marked subwords are not offered", in.file,
+                field, text);
 }
 
 static enum status read_model(struct tokenizer *t, struct json_in in)
@@ -107,8 +115,10 @@ static enum status read_model(struct tokenizer *t, struct json_in in)
     if (strcmp(type, "BPE") != 0) return component_unknown(in, type, "BPE");
     TRY(json_get_double(in, "dropout", false, 0, 1, &dropout));
     if (dropout > 0)
-        return fail(ERR_UNSUPPORTED, "%s: field model.dropout: found %g, expected null: an evaluation needs the same "
-                    "ids every time; set it to null", in.file, dropout);
+        return fail(ERR_UNSUPPORTED,
+                    "%s: field model.dropout: found %g, expected null: an evaluation needs the same "
+                    "ids every time; set it to null",
+                    in.file, dropout);
     TRY(refuse_affix(in, "continuing_subword_prefix"));
     TRY(refuse_affix(in, "end_of_word_suffix"));
     TRY(json_get_bool(in, "fuse_unk", false, &options.fuse_unk));
@@ -120,7 +130,8 @@ static enum status read_model(struct tokenizer *t, struct json_in in)
     if (unk) {
         options.unk = bpe_find(t->bpe, unk, strlen(unk));
         if (options.unk < 0)
-            return fail(ERR_FORMAT, "%s: field model.unk_token: found \"%s\", expected a token of model.vocab", in.file,
+            return fail(ERR_FORMAT,
+                        "%s: field model.unk_token: found \"%s\", expected a token of model.vocab", in.file,
                         unk);
     }
     return bpe_finish(t->bpe, options);
@@ -134,19 +145,25 @@ static enum status id_list_add(struct id_list *l, int32_t id)
 }
 
 /* Append the ids of a template's special token. */
-static enum status add_template_ids(const struct tokenizer *t, struct json_in in, const char *name, struct id_list *to)
+static enum status add_template_ids(const struct tokenizer *t, struct json_in in, const char *name,
+                                    struct id_list *to)
 {
     const cJSON *all = cJSON_GetObjectItemCaseSensitive(in.node, "special_tokens");
-    const cJSON *ids = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(all, name), "ids"), *id;
+    const cJSON *ids = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(all, name), "ids"),
+                *id;
     if (!cJSON_IsArray(ids))
-        return fail(ERR_FORMAT, "%s: field %s.special_tokens: found no ids of \"%s\", which the template uses", in.file,
+        return fail(ERR_FORMAT,
+                    "%s: field %s.special_tokens: found no ids of \"%s\", which the template uses", in.file,
                     in.path, name);
     cJSON_ArrayForEach(id, ids) {
         size_t len;
         double value = cJSON_IsNumber(id) ? id->valuedouble : -1;
-        if (!(value >= 0 && value <= BPE_MAX_ID) || value != floor(value) || !tokenizer_token(t, (int32_t)value, &len))
-            return fail(ERR_FORMAT, "%s: field %s.special_tokens: found %g among the ids of \"%s\", expected ids of the "
-                        "vocabulary", in.file, in.path, value, name);
+        if (!(value >= 0 && value <= BPE_MAX_ID) || value != floor(value) ||
+            !tokenizer_token(t, (int32_t)value, &len))
+            return fail(ERR_FORMAT,
+                        "%s: field %s.special_tokens: found %g among the ids of \"%s\", expected ids of the "
+                        "vocabulary",
+                        in.file, in.path, value, name);
         TRY(id_list_add(to, (int32_t)value));
     }
     return OK;
@@ -171,8 +188,9 @@ static enum status read_template(struct tokenizer *t, struct json_in in)
         if (st != OK) break;
     }
     if (st == OK && n_texts != 1)
-        st = fail(ERR_UNSUPPORTED, "%s: field %s.single: expected one Sequence \"A\" with SpecialTokens around it",
-                  in.file, in.path);
+        st = fail(ERR_UNSUPPORTED,
+                  "%s: field %s.single: expected one Sequence \"A\" with SpecialTokens around it", in.file,
+                  in.path);
     /* a template after another one goes around it */
     for (size_t i = 0; st == OK && i < t->before.n; i++) st = id_list_add(&before, t->before.ids[i]);
     if (st == OK) {
@@ -188,7 +206,8 @@ static enum status read_processor(void *into, struct json_in in, int depth)
 {
     const char *type = NULL;
     TRY(component_type(in, &type));
-    if (strcmp(type, "Sequence") == 0) return component_sequence(in, "processors", read_processor, into, depth);
+    if (strcmp(type, "Sequence") == 0)
+        return component_sequence(in, "processors", read_processor, into, depth);
     if (strcmp(type, "TemplateProcessing") == 0) return read_template(into, in);
     if (strcmp(type, "ByteLevel") == 0) return OK; /* trims offsets, which we never do, and changes no id */
     return component_unknown(in, type, "Sequence, TemplateProcessing or ByteLevel");
@@ -197,13 +216,15 @@ static enum status read_processor(void *into, struct json_in in, int depth)
 static void note_unused(struct tokenizer *t, const cJSON *root, const char *file, const char *field)
 {
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(root, field);
-    if (node && !cJSON_IsNull(node)) str_addf(&t->notes, "%s: field %s is not applied to texts\n", file, field);
+    if (node && !cJSON_IsNull(node))
+        str_addf(&t->notes, "%s: field %s is not applied to texts\n", file, field);
 }
 
 static enum status read_parts(struct tokenizer *t, const cJSON *root, const char *file, bool *had_processor)
 {
     const char *version = "1.0";
-    if (!cJSON_IsObject(root)) return fail(ERR_FORMAT, "%s: found %s, expected an object", file, json_kind(root));
+    if (!cJSON_IsObject(root))
+        return fail(ERR_FORMAT, "%s: found %s, expected an object", file, json_kind(root));
     TRY(json_get_string((struct json_in){root, file, ""}, "version", false, &version));
     if (strcmp(version, "1.0") != 0)
         return fail(ERR_UNSUPPORTED, "%s: field version: found \"%s\", expected \"1.0\"", file, version);
@@ -240,11 +261,12 @@ static enum status read_special(struct tokenizer *t, struct json_in in, const ch
     if (cJSON_IsObject(node)) node = cJSON_GetObjectItemCaseSensitive(node, "content");
     if (!node || cJSON_IsNull(node) || *id >= 0) return OK;
     if (!cJSON_IsString(node))
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected a token's text", in.file, field, json_kind(node));
+        return fail(ERR_FORMAT, "%s: field %s: found %s, expected a token's text", in.file, field,
+                    json_kind(node));
     *id = tokenizer_find(t, node->valuestring);
     if (*id < 0)
-        str_addf(&t->notes, "%s: field %s: \"%s\" is not in the vocabulary, so there is no such token\n", in.file,
-                 field, node->valuestring);
+        str_addf(&t->notes, "%s: field %s: \"%s\" is not in the vocabulary, so there is no such token\n",
+                 in.file, field, node->valuestring);
     return OK;
 }
 

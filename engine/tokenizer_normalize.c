@@ -43,9 +43,11 @@ static enum status read_normalizer(void *into, struct json_in in, int depth)
     struct normalizer *n = into;
     const char *type = NULL;
     TRY(component_type(in, &type));
-    if (strcmp(type, "Sequence") == 0) return component_sequence(in, "normalizers", read_normalizer, n, depth);
+    if (strcmp(type, "Sequence") == 0)
+        return component_sequence(in, "normalizers", read_normalizer, n, depth);
     if (n->n_steps == COMPONENT_STEPS)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d normalizers", in.file, in.path, COMPONENT_STEPS);
+        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d normalizers", in.file, in.path,
+                    COMPONENT_STEPS);
     TRY(GROW(n->steps, n->cap_steps, n->n_steps + 1));
     n->steps[n->n_steps] = (struct step){0};
     return read_step(&n->steps[n->n_steps++], in, type);
@@ -80,8 +82,8 @@ void normalizer_work_clear(struct normalizer_work *w)
     form_work_clear(&w->form);
 }
 
-enum status text_replace(const struct regex *what, struct regex_work *w, const char *with, const struct text *in,
-                         struct text_buf *out)
+enum status text_replace(const struct regex *what, struct regex_work *w, const char *with,
+                         const struct text *in, struct text_buf *out)
 {
     size_t done = 0, begin, end, n_with = strlen(with);
     for (bool found = true; done < in->n;) {
@@ -107,7 +109,8 @@ static enum status apply_step(const struct step *step, struct normalizer_work *w
     return OK;
 }
 
-enum status normalizer_apply(const struct normalizer *n, struct normalizer_work *w, struct text in, struct text *out)
+enum status normalizer_apply(const struct normalizer *n, struct normalizer_work *w, struct text in,
+                             struct text *out)
 {
     *out = in;
     for (size_t i = 0; i < n->n_steps; i++) {

@@ -25,9 +25,9 @@ void normalizer_work_clear(struct normalizer_work *w);
 enum status normalizer_apply(const struct normalizer *n, struct normalizer_work *w, struct text in,
                              struct text *out) MUST_USE;
 
-/* Append `in` to `out` with every match of `what` replaced by `with`; replacements have the origin of the last
- * character they stand for. */
-enum status text_replace(const struct regex *what, struct regex_work *w, const char *with, const struct text *in,
-                         struct text_buf *out) MUST_USE;
+/* Append `in` to `out` with every match of `what` replaced by `with`; replacements have the origin of the
+ * last character they stand for. */
+enum status text_replace(const struct regex *what, struct regex_work *w, const char *with,
+                         const struct text *in, struct text_buf *out) MUST_USE;
 
 #endif

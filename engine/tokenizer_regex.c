@@ -10,7 +10,8 @@
 #include <string.h>
 
 #define MAX_NESTING 64
-#define MATCH_LIMIT 200000000u /* about a second of backtracking; the known patterns need none to speak of */
+#define MATCH_LIMIT 200000000u /* about a second of backtracking; the known patterns need none to speak of   \
+                                */
 #define STACK_FIRST (32 * 1024)
 #define STACK_LAST (8 * 1024 * 1024)
 
@@ -66,7 +67,8 @@ static bool read_hex(struct source *s, int most, uint32_t *value)
 
 static bool is_scalar(uint32_t cp) { return cp <= UNICODE_LAST && (cp < 0xD800 || cp > 0xDFFF); }
 
-/* An escape that stands for one character; s->at is behind the backslash. *known false: it is another kind. */
+/* An escape that stands for one character; s->at is behind the backslash. *known false: it is another kind.
+ */
 static enum status read_char_escape(struct source *s, bool *known, uint32_t *cp)
 {
     static const char letters[] = "rntfave", values[] = "\r\n\t\f\a\v\x1b";
@@ -89,7 +91,8 @@ static enum status read_char_escape(struct source *s, bool *known, uint32_t *cp)
         s->at += braces;
         return OK;
     }
-    if ((unsigned char)c < 0x80 && !(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z')) {
+    if ((unsigned char)c < 0x80 && !(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') &&
+        !(c >= 'A' && c <= 'Z')) {
         s->at++;
         *cp = (uint32_t)c;
         return OK;
@@ -116,7 +119,8 @@ static enum status read_set_escape(struct source *s, bool in_class, bool *known,
         cp_set_add_word(&one, in_class);
     } else if (c == 'p' || c == 'P') {
         const char *close = memchr(s->at, '}', (size_t)(s->end - s->at));
-        if (s->end - s->at < 2 || s->at[1] != '{' || !close) return refuse(s, "an unfinished property", begin);
+        if (s->end - s->at < 2 || s->at[1] != '{' || !close)
+            return refuse(s, "an unfinished property", begin);
         const char *name = s->at + 2;
         bool caret = *name == '^';
         name += caret;
@@ -132,7 +136,8 @@ static enum status read_set_escape(struct source *s, bool in_class, bool *known,
     s->at++;
     cp_set_finish(&one);
     if (negated) cp_set_invert(&one);
-    for (size_t i = 0; i < one.n; i++) cp_set_add(set, cp_set_ranges(&one)[i].first, cp_set_ranges(&one)[i].last);
+    for (size_t i = 0; i < one.n; i++)
+        cp_set_add(set, cp_set_ranges(&one)[i].first, cp_set_ranges(&one)[i].last);
     cp_set_clear(&one);
     return OK;
 }
@@ -298,7 +303,10 @@ static enum status translate(struct source *s, struct str *out)
         case '.': str_add(out, "[^\\n]"), s->at++; continue;
         case '^': str_add(out, "(?m:^)"), s->at++; continue;
         case '$': str_add(out, "(?m:$)"), s->at++; continue;
-        case '|': case '?': case '*': case '+': break;
+        case '|':
+        case '?':
+        case '*':
+        case '+': break;
         default: {
             uint32_t cp;
             s->at += utf8_read(s->at, (size_t)(s->end - s->at), &cp);
@@ -330,8 +338,10 @@ static enum status compile(struct regex *r, const struct str *pattern)
     uint32_t empty = 0;
     pcre2_pattern_info(r->code, PCRE2_INFO_MATCHEMPTY, &empty);
     if (empty)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: the regular expression can match nothing, expected one that "
-                    "always takes a character", place->file, place->field);
+        return fail(ERR_UNSUPPORTED,
+                    "%s: field %s: the regular expression can match nothing, expected one that "
+                    "always takes a character",
+                    place->file, place->field);
     r->jit = pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0;
     return OK;
 }
@@ -407,8 +417,9 @@ enum status regex_find(const struct regex *r, struct regex_work *w, const char *
         return OK;
     }
     if (!w->match || !w->context) TRY(work_open(w));
-    int rc = r->jit ? pcre2_jit_match(r->code, (PCRE2_SPTR)text, n, from, 0, w->match, w->context)
-                    : pcre2_match(r->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, w->match, w->context);
+    int rc = r->jit
+                 ? pcre2_jit_match(r->code, (PCRE2_SPTR)text, n, from, 0, w->match, w->context)
+                 : pcre2_match(r->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, w->match, w->context);
     *found = rc >= 0;
     if (rc >= 0) {
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(w->match);
@@ -419,6 +430,8 @@ enum status regex_find(const struct regex *r, struct regex_work *w, const char *
     if (rc == PCRE2_ERROR_NOMATCH) return OK;
     PCRE2_UCHAR message[160] = {0};
     pcre2_get_error_message(rc, message, sizeof message);
-    return fail(ERR_UNSUPPORTED, "%s: field %s: the regular expression gave up on a text of %zu bytes at byte %zu: "
-                "%s", r->place.file, r->place.field, n, from, (const char *)message);
+    return fail(ERR_UNSUPPORTED,
+                "%s: field %s: the regular expression gave up on a text of %zu bytes at byte %zu: "
+                "%s",
+                r->place.file, r->place.field, n, from, (const char *)message);
 }

@@ -23,7 +23,8 @@ struct regex_place {
  * without translation, or a pattern that can match nothing at all. */
 enum status regex_open(struct regex **r, const char *pattern, size_t len, struct regex_place place) MUST_USE;
 /* A search for len >= 1 plain bytes through the same interface. */
-enum status regex_open_literal(struct regex **r, const char *text, size_t len, struct regex_place place) MUST_USE;
+enum status regex_open_literal(struct regex **r, const char *text, size_t len,
+                               struct regex_place place) MUST_USE;
 void regex_close(struct regex **r);
 
 /* Memory for searching, one per thread. `struct regex_work w = {0};` is ready for use. */

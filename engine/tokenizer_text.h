@@ -53,7 +53,8 @@ static inline struct text text_buf_get(const struct text_buf *b)
 
 static inline enum status text_buf_reserve(struct text_buf *b, size_t extra)
 {
-    if (b->n + extra > UINT32_MAX) return fail(ERR_ARG, "tokenizer: a text of more than 4 GiB after normalisation");
+    if (b->n + extra > UINT32_MAX)
+        return fail(ERR_ARG, "tokenizer: a text of more than 4 GiB after normalisation");
     TRY(GROW(b->s, b->cap_s, b->n + extra));
     return GROW(b->origin, b->cap_origin, b->n + extra);
 }

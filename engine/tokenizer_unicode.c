@@ -18,7 +18,10 @@ static const struct cp_range white_space[] = {
 
 /* symbols with the property Other_Alphabetic: circled and squared letters */
 static const struct cp_range letter_like[] = {
-    {0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189},
+    {0x24B6, 0x24E9},
+    {0x1F130, 0x1F149},
+    {0x1F150, 0x1F169},
+    {0x1F170, 0x1F189},
 };
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
@@ -97,7 +100,8 @@ void cp_set_add_categories(struct cp_set *s, uint32_t mask)
     mask &= ~(1u << UC_CS);
     for (size_t i = 0; i < unicode_n_category_starts; i++) {
         if (!(mask >> (unicode_category_starts[i] & 31) & 1)) continue;
-        uint32_t end = i + 1 < unicode_n_category_starts ? unicode_category_starts[i + 1] >> 5 : UNICODE_LAST + 1;
+        uint32_t end =
+            i + 1 < unicode_n_category_starts ? unicode_category_starts[i + 1] >> 5 : UNICODE_LAST + 1;
         cp_set_add(s, unicode_category_starts[i] >> 5, end - 1);
     }
 }

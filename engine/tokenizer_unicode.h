@@ -18,8 +18,36 @@
 
 /* General categories in the order of the table; the bit 1 << category makes masks. */
 enum unicode_category {
-    UC_LU, UC_LL, UC_LT, UC_LM, UC_LO, UC_MN, UC_MC, UC_ME, UC_ND, UC_NL, UC_NO, UC_PC, UC_PD, UC_PS, UC_PE,
-    UC_PI, UC_PF, UC_PO, UC_SM, UC_SC, UC_SK, UC_SO, UC_ZS, UC_ZL, UC_ZP, UC_CC, UC_CF, UC_CN, UC_CO, UC_CS,
+    UC_LU,
+    UC_LL,
+    UC_LT,
+    UC_LM,
+    UC_LO,
+    UC_MN,
+    UC_MC,
+    UC_ME,
+    UC_ND,
+    UC_NL,
+    UC_NO,
+    UC_PC,
+    UC_PD,
+    UC_PS,
+    UC_PE,
+    UC_PI,
+    UC_PF,
+    UC_PO,
+    UC_SM,
+    UC_SC,
+    UC_SK,
+    UC_SO,
+    UC_ZS,
+    UC_ZL,
+    UC_ZP,
+    UC_CC,
+    UC_CF,
+    UC_CN,
+    UC_CO,
+    UC_CS,
     UC_COUNT
 };
 
@@ -50,7 +78,10 @@ struct cp_set {
     size_t n;
 };
 
-static inline struct cp_range *cp_set_ranges(const struct cp_set *s) { return (struct cp_range *)s->bytes.data; }
+static inline struct cp_range *cp_set_ranges(const struct cp_set *s)
+{
+    return (struct cp_range *)s->bytes.data;
+}
 
 void cp_set_clear(struct cp_set *s);
 void cp_set_add(struct cp_set *s, uint32_t first, uint32_t last);

@@ -238,7 +238,19 @@ static size_t measure_workspace(const struct tuner *t, int n)
            (largest + 63) / 64 * 64;
 }
 
-/* The choice for one head and one pair of bounds, verified. */
+/* The choice for one head and one pair of bounds, verified. Bounds of one head share what they have in common: the λ curves
+ * of a (θ, τ), and the verification of a triple. */
+
+struct lambda_curve {
+    int theta, tau;
+    double worst[N_LAMBDAS]; /* by the rule, over the tuning samples */
+};
+
+struct verified {
+    int theta, tau, lambda;
+    struct head_error tune, held_out;
+    double qk_sparsity, sparsity;
+};
 
 struct head_choice {
     struct tuner *t;
@@ -247,7 +259,9 @@ struct head_choice {
     char *ws;
     struct tuned_head *out;
     int theta, tau, lambda;
-    int n_verified;
+    struct lambda_curve *lambdas; /* [n_lambdas], owned */
+    struct verified *verified;    /* [n_verified], owned */
+    int n_lambdas, n_verified, n_kernel_calls;
 };
 
 static struct head_params params_of(const struct head_choice *h)
@@ -255,11 +269,19 @@ static struct head_params params_of(const struct head_choice *h)
     return (struct head_params){curve_theta(h->theta), curve_tau(h->tau), curve_lambda(h->lambda), true};
 }
 
-/* The smallest λ whose error holds pv_l1 on every tuning sample; false when not even the largest does. */
-static enum status choose_lambda(struct head_choice *h)
+static enum status lambda_curve_of(struct head_choice *h, const struct lambda_curve **out)
 {
     struct tuner *t = h->t;
-    double worst[N_LAMBDAS] = {0};
+    for (int i = 0; i < h->n_lambdas; i++)
+        if (h->lambdas[i].theta == h->theta && h->lambdas[i].tau == h->tau) {
+            *out = &h->lambdas[i];
+            return OK;
+        }
+    struct lambda_curve *grown = realloc(h->lambdas, sizeof *grown * (size_t)(h->n_lambdas + 1));
+    if (!grown) return fail(ERR_MEMORY, "no memory for the curves of λ");
+    h->lambdas = grown;
+    struct lambda_curve *c = &grown[h->n_lambdas];
+    *c = (struct lambda_curve){.theta = h->theta, .tau = h->tau};
     struct head_params params = params_of(h);
     for (int s = 0; s < t->n_tune; s++) {
         struct attn_args attn = head_args(t, s, h->head);
@@ -267,34 +289,63 @@ static enum status choose_lambda(struct head_choice *h)
         struct pv_curve pv;
         TRY(curve_lambdas(t->a->policy->method, &mask, h->ws, &pv));
         for (int i = 0; i < N_LAMBDAS; i++)
-            worst[i] = fmax(worst[i], (double)error_by(&pv.points[i].error, t->a->rule));
+            c->worst[i] = fmax(c->worst[i], (double)error_by(&pv.points[i].error, t->a->rule));
     }
+    h->n_lambdas++;
+    *out = c;
+    return OK;
+}
+
+/* The smallest λ whose error holds pv_l1 on every tuning sample; the largest when none does. */
+static enum status choose_lambda(struct head_choice *h)
+{
+    const struct lambda_curve *c;
+    TRY(lambda_curve_of(h, &c));
     h->lambda = N_LAMBDAS - 1;
-    while (h->lambda > 0 && worst[h->lambda - 1] <= h->bounds.pv_l1) h->lambda--;
+    while (h->lambda > 0 && c->worst[h->lambda - 1] <= h->bounds.pv_l1) h->lambda--;
+    return OK;
+}
+
+static enum status measure_triple(struct head_choice *h, struct verified *v)
+{
+    struct tuner *t = h->t;
+    struct head_params params = params_of(h);
+    *v = (struct verified){.theta = h->theta, .tau = h->tau, .lambda = h->lambda};
+    for (int s = 0; s < t->a->n_samples; s++) {
+        struct measured_head m;
+        TRY(measure_head(t, s, h->head, &params, h->ws, &m));
+        h->n_kernel_calls++;
+        if (t->a->samples[s].held_out) {
+            v->held_out = head_error_worst(v->held_out, m.error);
+            continue;
+        }
+        v->tune = head_error_worst(v->tune, m.error);
+        v->qk_sparsity += m.qk_sparsity / t->n_tune;
+        v->sparsity += m.sparsity / t->n_tune;
+    }
     return OK;
 }
 
 static enum status verify(struct head_choice *h, bool *holds)
 {
-    struct tuner *t = h->t;
-    struct head_params params = params_of(h);
-    struct tuned_head *out = h->out;
-    out->tune = out->held_out = (struct head_error){0};
-    out->qk_sparsity = out->sparsity = 0;
-    for (int s = 0; s < t->a->n_samples; s++) {
-        struct measured_head m;
-        TRY(measure_head(t, s, h->head, &params, h->ws, &m));
+    int i = 0;
+    while (i < h->n_verified && (h->verified[i].theta != h->theta || h->verified[i].tau != h->tau ||
+                                 h->verified[i].lambda != h->lambda))
+        i++;
+    if (i == h->n_verified) {
+        struct verified *grown = realloc(h->verified, sizeof *grown * (size_t)(i + 1));
+        if (!grown) return fail(ERR_MEMORY, "no memory for verified thresholds");
+        h->verified = grown;
+        TRY(measure_triple(h, &h->verified[i]));
         h->n_verified++;
-        if (t->a->samples[s].held_out) {
-            out->held_out = head_error_worst(out->held_out, m.error);
-            continue;
-        }
-        out->tune = head_error_worst(out->tune, m.error);
-        out->qk_sparsity += m.qk_sparsity / t->n_tune;
-        out->sparsity += m.sparsity / t->n_tune;
     }
-    struct head_error worst = head_error_worst(out->tune, out->held_out);
-    *holds = head_error_by(&worst, t->a->rule) <= h->bounds.pv_l1;
+    const struct verified *v = &h->verified[i];
+    h->out->tune = v->tune;
+    h->out->held_out = v->held_out;
+    h->out->qk_sparsity = v->qk_sparsity;
+    h->out->sparsity = v->sparsity;
+    struct head_error worst = head_error_worst(v->tune, v->held_out);
+    *holds = head_error_by(&worst, h->t->a->rule) <= h->bounds.pv_l1;
     return OK;
 }
 
@@ -355,40 +406,41 @@ struct choice_job {
     struct tuner *t;
     struct tuned *out;
     int layer;
-    int *n_verified; /* [tasks] */
+    int *n_kernel_calls; /* [n_heads] */
 };
 
-static void choice_task(void *ctx, int task, int worker)
+static void choice_task(void *ctx, int head, int worker)
 {
     const struct choice_job *j = ctx;
     struct tuner *t = j->t;
-    int head = task / t->a->n_bounds, bounds = task % t->a->n_bounds;
-    t->task_status[task] = OK;
-    j->n_verified[task] = 0;
-    if (t->a->stop && t->a->stop(NULL)) return;
-    struct head_choice h = {.t = t, .head = head, .bounds = t->a->bounds[bounds],
-                            .ws = t->ws + t->ws_stride * (size_t)worker,
-                            .out = &j->out[bounds].heads[j->layer * t->c->n_heads + head]};
-    note_status(t, task, choose_head(&h));
-    j->n_verified[task] = h.n_verified;
+    struct head_choice h = {.t = t, .head = head, .ws = t->ws + t->ws_stride * (size_t)worker};
+    enum status st = OK;
+    for (int b = 0; b < t->a->n_bounds && st == OK && !(t->a->stop && t->a->stop(NULL)); b++) {
+        h.bounds = t->a->bounds[b];
+        h.out = &j->out[b].heads[j->layer * t->c->n_heads + head];
+        st = choose_head(&h);
+    }
+    note_status(t, head, st);
+    j->n_kernel_calls[head] = h.n_kernel_calls;
+    free(h.lambdas);
+    free(h.verified);
 }
 
 static enum status choose_layer(struct tuner *t, int layer, struct tuned *out)
 {
-    int n_tasks = t->c->n_heads * t->a->n_bounds;
-    int *n_verified = calloc((size_t)n_tasks, sizeof *n_verified);
-    if (!n_verified) return fail(ERR_MEMORY, "no memory to tune layer %d", layer);
+    int n_heads = t->c->n_heads;
+    int *n_kernel_calls = calloc((size_t)n_heads, sizeof *n_kernel_calls);
+    if (!n_kernel_calls) return fail(ERR_MEMORY, "no memory to tune layer %d", layer);
     int64_t t0 = clock_ns();
-    struct choice_job job = {t, out, layer, n_verified};
-    par_for(t->a->par, n_tasks, choice_task, &job);
+    struct choice_job job = {t, out, layer, n_kernel_calls};
+    par_for(t->a->par, n_heads, choice_task, &job);
     enum status st = t->a->stop && t->a->stop(NULL) ? fail(ERR_CANCELLED, "stopped on request") : OK;
-    for (int i = 0; i < n_tasks && st == OK; i++) {
-        if (t->task_status[i] != OK)
-            st = fail(t->task_status[i], "layer %d, head %d: %s", layer, i / t->a->n_bounds, t->task_message[i]);
-        t->times->n_verified += n_verified[i];
+    for (int i = 0; i < n_heads && st == OK; i++) {
+        if (t->task_status[i] != OK) st = fail(t->task_status[i], "layer %d, head %d: %s", layer, i, t->task_message[i]);
+        t->times->n_verified += n_kernel_calls[i];
     }
     t->times->verify_s += (double)(clock_ns() - t0) * 1e-9;
-    free(n_verified);
+    free(n_kernel_calls);
     return st;
 }
 
@@ -413,7 +465,7 @@ static enum status tuner_init(struct tuner *t, const struct tune_args *a, struct
 {
     const struct llama_config *c = &a->weights->config;
     *t = (struct tuner){.a = a, .c = c, .times = times};
-    size_t n_tasks = (size_t)c->n_heads * (size_t)(a->n_samples > a->n_bounds ? a->n_samples : a->n_bounds);
+    size_t n_tasks = (size_t)c->n_heads * (size_t)a->n_samples;
     t->stream = calloc((size_t)a->n_samples, sizeof *t->stream);
     t->tensors = calloc((size_t)a->n_samples, sizeof *t->tensors);
     bool ok = t->stream && t->tensors;

@@ -54,7 +54,7 @@ struct tune_args {
 };
 
 struct tune_times {
-    double forward_s, curves_s, choose_s, verify_s; /* wall time */
+    double forward_s, curves_s, verify_s; /* wall time; verify_s: choice, λ and kernel runs */
     int n_curves, n_reused;
     int n_verified; /* kernel calls */
 };

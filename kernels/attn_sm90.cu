@@ -19,6 +19,19 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <math.h>
 
+#ifndef ATTN_AHEAD
+#define ATTN_AHEAD true
+#endif
+#ifndef ATTN_TURNS
+#define ATTN_TURNS true
+#endif
+#ifndef ATTN_EMULATE
+#define ATTN_EMULATE 0
+#endif
+#ifndef ATTN_D64_WGS
+#define ATTN_D64_WGS 2
+#endif
+
 namespace {
 
 using namespace sm90;
@@ -259,9 +272,16 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
     int limit[2];          /* this thread's two rows minus the first key of the diagonal tile under way */
     bool row_valid[2], empty[2];
 
-    __device__ __forceinline__ void issue_qk(uint64_t desc_q)
+    __device__ __forceinline__ uint64_t query_tile(uint32_t n)
     {
-        uint64_t desc_k = tile_descriptor(k + (nk % S::stages) * S::kv_bytes, 1024, 16);
+        return tile_descriptor(q + n % Q_STAGES * S::q_bytes + wg * WG_ROWS * PANEL_BYTES, 1024, 16);
+    }
+
+    /* s = Q·Kᵀ with the n-th key tile, once it has arrived. */
+    __device__ __forceinline__ void issue_qk(float (&s)[64], uint64_t desc_q, uint32_t n)
+    {
+        mma_fence(s);
+        uint64_t desc_k = tile_descriptor(k + (n % S::stages) * S::kv_bytes, 1024, 16);
 #pragma unroll
         for (int i = 0; i < D / 16; i++) {
             int panel = i / 4, step = (i % 4) * 2;
@@ -282,7 +302,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         mma_commit();
     }
 
-    __device__ __forceinline__ void mask_triangle()
+    __device__ __forceinline__ void mask_triangle(float (&s)[64])
     {
         int col = lane % 4 * 2;
 #pragma unroll
@@ -290,7 +310,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             if (col + i / 4 * 8 + i % 2 > limit[i / 2 % 2]) s[i] = -INFINITY;
     }
 
-    __device__ __forceinline__ void mask_half()
+    static __device__ __forceinline__ void mask_half(float (&s)[64])
     {
 #pragma unroll
         for (int i = 32; i < 64; i++) s[i] = -INFINITY;
@@ -316,7 +336,8 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
     }
 
     /* Turn scores into probabilities in place. Returns whether o must be multiplied by alpha. */
-    template <bool FIRST, bool MASKED> __device__ __forceinline__ bool softmax(float (&alpha)[2])
+    template <bool FIRST, bool MASKED>
+    __device__ __forceinline__ bool softmax(float (&s)[64], float (&alpha)[2])
     {
         float local[UNITS][2], now[2];
         bool grown = false;
@@ -392,7 +413,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
     }
 
     /* A unit that stage 2 skipped beside one that it kept takes part with zeros. */
-    __device__ __forceinline__ void pack()
+    __device__ __forceinline__ void pack(const float (&s)[64])
     {
 #pragma unroll
         for (int i = 0; i < 32; i++) {
@@ -411,8 +432,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
     {
         mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
         if (TURNS) named_sync(1 + wg, 2 * WG_THREADS);
-        mma_fence(s);
-        issue_qk(desc_q);
+        issue_qk(s, desc_q, nk);
         mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
         if (PV) issue_pv();
         if (TURNS) named_arrive(1 + (wg + 1) % WGS, 2 * WG_THREADS);
@@ -421,15 +441,15 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         if (last) release(&bar->q_empty[nq % Q_STAGES]);
         nk++;
         if (MASKED) {
-            mask_triangle();
+            mask_triangle(s);
             limit[0] -= TILE_KEYS, limit[1] -= TILE_KEYS;
         }
         float alpha[2] = {1.0f, 1.0f};
-        bool grown = softmax<false, MASKED>(alpha);
+        bool grown = softmax<false, MASKED>(s, alpha);
         if (PV) mma_wait<0>(o);
         release(&bar->v_empty[nv % S::stages]);
         nv++;
-        pack();
+        pack(s);
         if (grown) {
 #pragma unroll
             for (int i = 0; i < D / 2; i++) o[i] *= alpha[i / 2 % 2];
@@ -474,6 +494,108 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         }
     }
 
+    __device__ __forceinline__ void open_item(const work &w)
+    {
+        int row = w.row0 + wg * WG_ROWS + warp * 16 + lane / 4;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            sum[r] = 0.0f, top[r] = -INFINITY, true_top[r] = -INFINITY, empty[r] = true;
+            row_valid[r] = row + 8 * r < p.n_kv && row + 8 * r >= p.q_start;
+            limit[r] = row + 8 * r - w.edge;
+        }
+        if (SKIP) {
+            lambda = p.pv_threshold[w.head];
+            units = 0;
+            if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head]) lambda = INFINITY;
+        }
+#pragma unroll
+        for (int i = 0; i < D / 2; i++) o[i] = 0.0f;
+    }
+
+    __device__ __forceinline__ void close_item(const work &w)
+    {
+        store(w.row0, w.head);
+        if (p.ledger != NULL && thread == 0) {
+            if (wg == 0) count_item(p, w.head, w.row0, S::rows, w.kept, w.kept > 0, SKIP);
+            if (SKIP) count(&p.ledger[w.head].pv_units_computed, units);
+        }
+    }
+
+    /* One tile whose scores are in `now` or on their way, with the next tile's sent for into `next` first. */
+    template <bool MASKED>
+    __device__ __forceinline__ void weigh(float (&now)[64], const work &w, int j)
+    {
+        if (MASKED) {
+            if (KEYS == KEYS_64 && w.half && j == 0) mask_half(now);
+            if (j >= w.clear) {
+                mask_triangle(now);
+                limit[0] -= TILE_KEYS, limit[1] -= TILE_KEYS;
+            }
+        }
+        float alpha[2] = {1.0f, 1.0f};
+        bool grown = softmax<false, MASKED>(now, alpha);
+        mma_wait<1>(o);
+        if (j > 0) {
+            release(&bar->v_empty[nv % S::stages]);
+            nv++;
+        }
+        pack(now);
+        if (grown) { /* rare; the assembler serialises everything when o changes beside a running wgmma */
+            mma_wait<0>(o);
+#pragma unroll
+            for (int i = 0; i < D / 2; i++) o[i] *= alpha[i / 2 % 2];
+        }
+    }
+
+    /* Returns false after the last tile of the last item. */
+    __device__ __forceinline__ bool tile_ahead(float (&now)[64], float (&next)[64], const work *in, work &w, int &j)
+    {
+        bool last = j == w.tiles - 1;
+        work then = w;
+        if (last) {
+            mbar_wait(&bar->q_full[(nq + 1) % Q_STAGES], (nq + 1) / Q_STAGES & 1);
+            then = in[(nq + 1) % Q_STAGES];
+        }
+        if (then.row0 >= 0) mbar_wait(&bar->k_full[(nk + 1) % S::stages], (nk + 1) / S::stages & 1);
+        issue_qk(next, query_tile(nq + last), nk + 1); /* after the last tile of all: of anything, for nobody */
+        mma_wait<2>(now);
+        release(&bar->k_empty[nk % S::stages]);
+        if (last) release(&bar->q_empty[nq % Q_STAGES]);
+        nk++;
+        if (j == 0 || j >= w.clear)
+            weigh<true>(now, w, j);
+        else
+            weigh<false>(now, w, j);
+        mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
+        issue_pv();
+        j++;
+        if (!last) return true;
+        mma_wait<0>(o);
+        release(&bar->v_empty[nv % S::stages]);
+        nv++, nq++, j = 0;
+        close_item(w);
+        if (then.row0 < 0) return false;
+        w = then;
+        open_item(w);
+        return true;
+    }
+
+    /* With registers for two tiles of scores, Q·Kᵀ runs a whole tile ahead and never keeps the softmax waiting,
+     * not even from one item to the next. */
+    __device__ __forceinline__ void run_ahead(const work *in)
+    {
+        float t[64];
+        mbar_wait(&bar->q_full[0], 0);
+        work w = in[0];
+        if (w.row0 < 0) return;
+        open_item(w);
+        mbar_wait(&bar->k_full[0], 0);
+        issue_qk(s, query_tile(0), 0);
+        mma_commit();
+        for (int j = 0; tile_ahead(s, t, in, w, j) && tile_ahead(t, s, in, w, j);) {}
+        if (thread == 0) tma_store_drained();
+    }
+
     __device__ __forceinline__ void run(const work *in)
     {
         if (TURNS && wg == 0) named_arrive(1, 2 * WG_THREADS);
@@ -482,37 +604,22 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             mbar_wait(&bar->q_full[slot], nq / Q_STAGES & 1);
             work w = in[slot];
             if (w.row0 < 0) break;
-            uint64_t desc_q = tile_descriptor(q + slot * S::q_bytes + wg * WG_ROWS * PANEL_BYTES, 1024, 16);
-            int row = w.row0 + wg * WG_ROWS + warp * 16 + lane / 4;
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                sum[r] = 0.0f, true_top[r] = -INFINITY, empty[r] = true;
-                row_valid[r] = row + 8 * r < p.n_kv && row + 8 * r >= p.q_start;
-                limit[r] = row + 8 * r - w.edge;
-            }
-            if (SKIP) {
-                lambda = p.pv_threshold[w.head];
-                units = 0;
-                if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head]) lambda = INFINITY;
-            }
-#pragma unroll
-            for (int i = 0; i < D / 2; i++) o[i] = 0.0f;
-
+            uint64_t desc_q = query_tile(nq);
+            open_item(w);
             mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
-            mma_fence(s);
-            issue_qk(desc_q);
+            issue_qk(s, desc_q, nk);
             mma_wait<0>(s);
             release(&bar->k_empty[nk % S::stages]);
             if (w.tiles == 1) release(&bar->q_empty[slot]);
             nk++;
-            if (KEYS == KEYS_64 && w.half) mask_half();
+            if (KEYS == KEYS_64 && w.half) mask_half(s);
             if (w.clear == 0) {
-                mask_triangle();
+                mask_triangle(s);
                 limit[0] -= TILE_KEYS, limit[1] -= TILE_KEYS;
             }
             float alpha[2];
-            softmax<true, true>(alpha);
-            pack();
+            softmax<true, true>(s, alpha);
+            pack(s);
             int j = 1;
             for (; j < w.clear; j++) take<false>(desc_q, false);
             for (; j < w.tiles; j++) take<true>(desc_q, j == w.tiles - 1);
@@ -524,11 +631,7 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             }
             release(&bar->v_empty[nv % S::stages]);
             nv++;
-            store(w.row0, w.head);
-            if (p.ledger != NULL && thread == 0) {
-                if (wg == 0) count_item(p, w.head, w.row0, S::rows, w.kept, w.kept > 0, SKIP);
-                if (SKIP) count(&p.ledger[w.head].pv_units_computed, units);
-            }
+            close_item(w);
         }
         if (TURNS && wg == 0) named_sync(1, 2 * WG_THREADS);
         if (thread == 0) tma_store_drained();
@@ -543,6 +646,7 @@ __global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const _
                                                                          const __grid_constant__ params p)
 {
     using S = shape<D, WGS, KEYS, SKIP>;
+    constexpr bool AHEAD = D == 64 && WGS == 2 && !SKIP && ATTN_AHEAD;
     extern __shared__ uint8_t raw[];
     uint8_t *base = raw + ((1024 - shared_address(raw) % 1024) % 1024);
     uint8_t *q = base, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes, *o = v + S::stages * S::kv_bytes;
@@ -577,7 +681,10 @@ __global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const _
         int thread = threadIdx.x % WG_THREADS;
         consumer<D, WGS, KEYS, SKIP, TURNS, EMULATE> c = {p, &mo, q, k, v, o, bar, wg - 1, thread / 32, thread % 32,
                                                          thread};
-        c.run(shared_work);
+        if constexpr (AHEAD)
+            c.run_ahead(shared_work);
+        else
+            c.run(shared_work);
     }
 }
 
@@ -683,16 +790,6 @@ size_t workspace(const struct attn_args *a)
     (void)a;
     return 64;
 }
-
-#ifndef ATTN_TURNS
-#define ATTN_TURNS true
-#endif
-#ifndef ATTN_EMULATE
-#define ATTN_EMULATE 0
-#endif
-#ifndef ATTN_D64_WGS
-#define ATTN_D64_WGS 2
-#endif
 
 enum status dense_run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
 {

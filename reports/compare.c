@@ -311,15 +311,12 @@ static bool is_change(enum change change) { return change != CHANGE_SAME; }
 
 static void add_value(struct table *t, const struct compare_row *row, double value)
 {
-    bool seconds = !strcmp(row->unit, "s"), bytes = !strcmp(row->unit, "B");
-    if ((!seconds && !bytes) || isnan(value)) {
+    if (!strcmp(row->unit, "s"))
+        table_real_as(t, value, NUMBER_SECONDS, 2);
+    else if (!strcmp(row->unit, "B"))
+        table_real_as(t, value, NUMBER_BYTES, 2);
+    else
         table_real(t, value);
-        return;
-    }
-    struct str text = {0};
-    number_format(seconds ? NUMBER_SECONDS : NUMBER_BYTES, 2, value, &text);
-    table_text(t, str_get(&text));
-    str_clear(&text);
 }
 
 struct table *comparison_table(const struct comparison *c, bool only_changed)

@@ -8,7 +8,8 @@ struct report_options {
     const char *dir;      /* made when missing */
     const char *title;    /* NULL = made from the model's name */
     const char *run;      /* subject, as for query_run; NULL = "last" */
-    const char *baseline; /* run to compare with; NULL = the dense or "before" side is the subject's own dense side */
+    const char *baseline; /* run to compare with ("before"); NULL = none, the page shows the subject alone */
+    const char *db;       /* the database's path as shown beside the pictures' SQL; NULL = not shown */
     const char *argv_line;
     bool no_png;
     const struct gate_check *checks;

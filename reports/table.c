@@ -14,6 +14,9 @@ struct cell {
     char *text;
     int64_t i;
     double d;
+    bool own; /* shown by the next two instead of the column's */
+    enum table_number number;
+    int digits;
     char mark[8];
 };
 
@@ -103,6 +106,15 @@ void table_real(struct table *t, double value)
     c->d = value;
 }
 
+void table_real_as(struct table *t, double value, enum table_number number, int digits)
+{
+    table_real(t, value);
+    struct cell *c = &t->cells[t->n_cells - 1];
+    c->own = true;
+    c->number = number;
+    c->digits = digits;
+}
+
 void table_bool(struct table *t, bool value) { next_cell(t, CELL_BOOL)->i = value; }
 
 void table_mark(struct table *t, const char *mark)
@@ -152,7 +164,7 @@ static void add_human(const struct table *t, size_t row, size_t column, struct s
     case CELL_MISSING: str_add(out, "-"); break;
     case CELL_TEXT: str_add(out, c->text); break;
     case CELL_BOOL: str_add(out, c->i ? "yes" : "no"); break;
-    case CELL_REAL: number_format(k->number, k->digits, c->d, out); break;
+    case CELL_REAL: number_format(c->own ? c->number : k->number, c->own ? c->digits : k->digits, c->d, out); break;
     case CELL_INT:
         if (k->number == NUMBER_BYTES)
             number_format(k->number, k->digits, c->d, out);

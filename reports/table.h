@@ -33,6 +33,8 @@ void table_add_column(struct table *t, struct table_column column);
 void table_text(struct table *t, const char *text); /* NULL = missing */
 void table_int(struct table *t, int64_t value);
 void table_real(struct table *t, double value); /* NAN = missing */
+/* The same, shown in its own way instead of the column's. */
+void table_real_as(struct table *t, double value, enum table_number number, int digits);
 void table_bool(struct table *t, bool value);
 void table_missing(struct table *t);
 /* Put a mark behind the last cell (people's formats only), e.g. "▲". */

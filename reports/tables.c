@@ -185,23 +185,11 @@ static enum table_number number_of(const struct metric_info *info, int *digits)
     return NUMBER_FIXED;
 }
 
-/* A cell whose number format goes by the metric of its row, so it is a text for people. */
 static void table_metric(struct table *t, const struct metric_info *info, double value)
 {
-    if (isnan(value)) {
-        table_missing(t);
-        return;
-    }
     int digits;
     enum table_number number = number_of(info, &digits);
-    if (number == NUMBER_FIXED) {
-        table_real(t, value);
-        return;
-    }
-    struct str text = {0};
-    number_format(number, digits, value, &text);
-    table_text(t, str_get(&text));
-    str_clear(&text);
+    table_real_as(t, value, number, digits);
 }
 
 struct table *metrics_table(const struct run_view *v)

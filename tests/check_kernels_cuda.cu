@@ -269,6 +269,51 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     }
 }
 
+static std::vector<float> widened(const buffer<__nv_bfloat16> &x)
+{
+    std::vector<float> f;
+    for (__nv_bfloat16 e : x.get()) f.push_back(__bfloat162float(e));
+    return f;
+}
+
+/* The GPU's fp64 reference must agree with the CPU's before anything is held against it. */
+static void check_reference(int bk, float lambda)
+{
+    problem p = {321, 128, 4, 2, 64, true, {128, bk}, 0.5f, lambda, false, 2.5f};
+    data x(p);
+    std::vector<float> q = widened(x.q), k = widened(x.k), v = widened(x.v), o(q.size()), lambdas(p.heads, lambda);
+    buffer<float> device_lambdas(p.heads);
+    device_lambdas.put(lambdas);
+    struct attn_args a = arguments(p, x, NULL);
+    struct tile_map map = tile_map_shape(p.block, p.heads, p.q_start, p.n);
+    buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
+    map.bits = bits.at;
+    map_kernel<<<4, 64>>>(map, p.q_start, x.n_kv, p.keep, mix(seed_now++));
+    a.pv_threshold = device_lambdas.at;
+    reference_args r = {a, bits.at, map.words_per_row, map.n_qblocks};
+    buffer<double> truth(o.size());
+    buffer<uint8_t> unsure((size_t)p.n * p.heads);
+    reference_kernel<double, false><<<dim3((unsigned)((x.n_kv - 1) / 64 - p.q_start / 64 + 1), (unsigned)p.heads), 64>>>(
+        r, truth.at, unsure.at, NULL);
+    CHECK(cudaDeviceSynchronize());
+    std::vector<uint64_t> host_bits = bits.get();
+    map.bits = host_bits.data();
+    a.dtype = DTYPE_F32, a.q = q.data(), a.k = k.data(), a.v = v.data(), a.o = o.data();
+    a.pv_threshold = lambdas.data(), a.tiles = &map;
+    std::vector<double> ws(attn_ref.workspace(&a) / 8 + 8);
+    bool good = attn_ref.refuses(&a) == NULL && attn_ref.run(&a, ws.data(), NULL, NULL) == OK;
+    std::vector<double> got = truth.get();
+    std::vector<uint8_t> doubt = unsure.get();
+    double worst = 0;
+    for (int h = 0; h < p.heads; h++)
+        for (int row = 0; row < p.n; row++)
+            for (int i = 0; i < p.d && !doubt[(size_t)h * p.n + row]; i++)
+                worst = std::max(worst, fabs(got[((size_t)h * p.n + row) * p.d + i] -
+                                             (double)o[(size_t)(row * a.o_row + h * a.o_head + i)]));
+    if (!(worst < 1e-5)) printf("     references differ by %g\n", worst);
+    verdict(good && worst < 1e-5, "GPU reference against the CPU's");
+}
+
 static void check_attentions(bool quick, int only_length)
 {
     const struct attn_impl *dense[] = {&attn_dense_sm90_bf16, NULL};
@@ -300,13 +345,6 @@ struct mask_problem {
     float theta, tau, topk;
     enum smooth_k smooth;
 };
-
-static std::vector<float> widened(const buffer<__nv_bfloat16> &x)
-{
-    std::vector<float> f;
-    for (__nv_bfloat16 e : x.get()) f.push_back(__bfloat162float(e));
-    return f;
-}
 
 /* Against the CPU's prediction on the same numbers; only tiles within rounding of a bound may differ. */
 static void check_mask(const mask_problem &m)
@@ -582,6 +620,8 @@ int main(int argc, char **argv)
     if (timing) {
         bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072}, brief);
     } else {
+        for (int bk : {64, 128})
+            for (float lambda : {1.0f, 6.0f}) check_reference(bk, lambda);
         check_attentions(quick, only_length);
         if (!only_length) check_masks(quick);
         printf("%d of %d checks failed\n", n_failed, n_checked);

@@ -17,7 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define EXPECT_MESSAGE(part) cr_expect(strstr(status_message(), part), "\"%s\" lacks \"%s\"", status_message(), part)
+#define EXPECT_MESSAGE(part)                                                                                 \
+    cr_expect(strstr(status_message(), part), "\"%s\" lacks \"%s\"", status_message(), part)
 
 static char dir[64];
 
@@ -80,7 +81,8 @@ Test(rng, below_is_uniform)
     for (int i = 0; i < 10; i++) chi += (counts[i] - 1e4) * (counts[i] - 1e4) / 1e4;
     cr_expect_lt(chi, 27.9); /* 9 degrees of freedom, p = .001 */
     cr_expect_eq(rng_below(&r, 1), 0);
-    /* A bound near 2^32 · 2/3 is where modulo bias would be largest: the low third would come twice as often. */
+    /* A bound near 2^32 · 2/3 is where modulo bias would be largest: the low third would come twice as often.
+     */
     int low = 0;
     uint32_t bound = 0xaaaaaaabu;
     for (int i = 0; i < 30000; i++) {
@@ -274,7 +276,8 @@ Test(stats, bootstrap_is_deterministic_and_honest)
     cr_expect(one.value == 1 && isnan(one.lo) && isnan(one.hi));
 }
 
-/* Against the forward function, which libm has: Φ(x) = erfc(-x/√2)/2 at the quantile and one part in 1e13 beside it. */
+/* Against the forward function, which libm has: Φ(x) = erfc(-x/√2)/2 at the quantile and one part in 1e13
+ * beside it. */
 Test(stats, normal_quantile)
 {
     static const double x[] = {-37, -20, -8, -6, -4, -3, -2.3, -1.96, -1, -.5, -.01, .01, .5, 1, 1.96, 2.3};
@@ -286,7 +289,8 @@ Test(stats, normal_quantile)
     cr_expect_float_eq(normal_quantile(.5), 0, 1e-16);
     cr_expect_float_eq(normal_quantile(.975), 1.959963984540054, 1e-13);
     cr_expect_float_eq(normal_quantile(.8), .8416212335729143, 1e-13);
-    cr_expect_float_eq(minimum_detectable_effect(.5, .05, .8), .5 * (1.959963984540054 + .8416212335729143), 1e-12);
+    cr_expect_float_eq(minimum_detectable_effect(.5, .05, .8), .5 * (1.959963984540054 + .8416212335729143),
+                       1e-12);
 }
 
 /* 1 - p is exact for p in [1/2, 1), so both tails must agree to the last digits. */
@@ -329,7 +333,8 @@ Test(str, prefixes_and_copies)
 {
     cr_expect(str_starts_with("abc", "") && str_starts_with("abc", "abc") && !str_starts_with("ab", "abc"));
     cr_expect(str_ends_with("abc", "") && str_ends_with("abc", "bc") && !str_ends_with("bc", "abc"));
-    char *copy = str_dup("100%s"), *text = str_format("%s|%5.2f|%d", copy, 3.14159, -7), *none = str_format("%s", "");
+    char *copy = str_dup("100%s"), *text = str_format("%s|%5.2f|%d", copy, 3.14159, -7),
+         *none = str_format("%s", "");
     cr_expect_str_eq(copy, "100%s");
     cr_expect_str_eq(text, "100%s| 3.14|-7");
     cr_expect_str_eq(none, "");
@@ -353,7 +358,8 @@ Test(status, messages)
     cr_expect_eq(strlen(status_message()), 1023);
     cr_expect(strstr(status_message(), "y: y"));
     for (int i = OK; i <= ERR_CANCELLED; i++)
-        for (int j = OK; j < i; j++) cr_expect_str_neq(status_name((enum status)i), status_name((enum status)j));
+        for (int j = OK; j < i; j++)
+            cr_expect_str_neq(status_name((enum status)i), status_name((enum status)j));
 }
 
 static void *other_thread(void *ctx)
@@ -463,7 +469,10 @@ Test(file, paths)
     free(b);
 }
 
-static enum status parse(cJSON **root, const char *text) { return json_parse(root, "f.json", text, strlen(text)); }
+static enum status parse(cJSON **root, const char *text)
+{
+    return json_parse(root, "f.json", text, strlen(text));
+}
 
 Test(json, errors_name_line_and_column)
 {
@@ -489,8 +498,11 @@ Test(json, errors_name_line_and_column)
 Test(json, getters)
 {
     cJSON *root;
-    cr_assert_eq(parse(&root, "{\"i\": 7, \"big\": 4503599627370497, \"f\": 2.5, \"t\": true, \"s\": \"text\", \"n\": null, "
-                              "\"o\": {}, \"l\": []}"), OK);
+    cr_assert_eq(
+        parse(&root,
+              "{\"i\": 7, \"big\": 4503599627370497, \"f\": 2.5, \"t\": true, \"s\": \"text\", \"n\": null, "
+              "\"o\": {}, \"l\": []}"),
+        OK);
     struct json_in in = {root, "c.json", ""}, deep = {root, "c.json", "rope_scaling"};
     int64_t i = -1;
     double d = -1;
@@ -543,8 +555,16 @@ Test(json, numbers_survive_a_file, .init = make_dir, .fini = remove_dir)
     char *path = path_join(dir, "n.json");
     struct rng r;
     rng_init(&r, 2);
-    static const double hard[] = {.1 + .2, 1 / 3.0, 1e-300, 5e-324, 1.7976931348623157e308, 123456789012345678, -.1, 1e22,
-                                  2.2250738585072014e-308, 9007199254740993};
+    static const double hard[] = {.1 + .2,
+                                  1 / 3.0,
+                                  1e-300,
+                                  5e-324,
+                                  1.7976931348623157e308,
+                                  123456789012345678,
+                                  -.1,
+                                  1e22,
+                                  2.2250738585072014e-308,
+                                  9007199254740993};
     double values[300];
     for (int i = 0; i < 300; i++) values[i] = i < 10 ? hard[i] : rng_normal(&r) * exp(20 * rng_normal(&r));
     cJSON *root = cJSON_CreateDoubleArray(values, 300), *back;
@@ -569,7 +589,8 @@ Test(json, layout_of_a_file, .init = make_dir, .fini = remove_dir)
     cr_expect_eq(json_write_file(path, root), OK);
     cJSON_Delete(root);
     cr_expect_eq(file_read(&s, path), OK);
-    cr_expect_str_eq(str_get(&s), "{\n  \"a\": {\n    \"b\": 1,\n    \"tab\\there:\\t\": \"x:\\ty\"\n  }\n}\n");
+    cr_expect_str_eq(str_get(&s),
+                     "{\n  \"a\": {\n    \"b\": 1,\n    \"tab\\there:\\t\": \"x:\\ty\"\n  }\n}\n");
     str_clear(&s);
     cr_expect_eq(json_read_file(&root, dir), ERR_IO);
     cr_expect(root == NULL);
@@ -678,5 +699,6 @@ Test(clock, runs_forward)
     int y, mo, d, h, mi, s;
     char z;
     cr_expect_eq(sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d%c", &y, &mo, &d, &h, &mi, &s, &z), 7);
-    cr_expect(strlen(text) == 20 && z == 'Z' && y >= 2024 && mo <= 12 && d <= 31 && h < 24 && mi < 60 && s <= 60);
+    cr_expect(strlen(text) == 20 && z == 'Z' && y >= 2024 && mo <= 12 && d <= 31 && h < 24 && mi < 60 &&
+              s <= 60);
 }

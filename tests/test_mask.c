@@ -16,14 +16,20 @@ struct input {
     struct head_params *heads;
 };
 
-/* Tokens come in stretches with a direction of their own, so that blocks differ in self-similarity; some rows are
- * zero. token-major, one float of padding behind each row. */
-static struct input input_make(uint64_t seed, int n, int n_heads, int n_kv_heads, int d, struct block_shape block)
+/* Tokens come in stretches with a direction of their own, so that blocks differ in self-similarity; some rows
+ * are zero. token-major, one float of padding behind each row. */
+static struct input input_make(uint64_t seed, int n, int n_heads, int n_kv_heads, int d,
+                               struct block_shape block)
 {
     struct rng r;
     rng_init(&r, seed);
-    struct input in = {.a = {.dtype = DTYPE_F32, .n_q = n, .n_heads = n_heads, .n_kv_heads = n_kv_heads, .head_dim = d,
-                             .scale = 1 / sqrtf((float)d), .block = block}};
+    struct input in = {.a = {.dtype = DTYPE_F32,
+                             .n_q = n,
+                             .n_heads = n_heads,
+                             .n_kv_heads = n_kv_heads,
+                             .head_dim = d,
+                             .scale = 1 / sqrtf((float)d),
+                             .block = block}};
     in.a.q_head = in.a.k_head = d;
     in.a.q_row = n_heads * d + 1;
     in.a.k_row = n_kv_heads * d + 1;
@@ -79,8 +85,6 @@ static bool bit(const struct tile_map *m, int h, int i, int j)
     return tile_map_row(m, h, i)[j / 64] >> (j % 64) & 1;
 }
 
-/* ---- METHOD 2 in fp64 ---- */
-
 enum { MAX_BLOCKS = 32 };
 
 struct slow {
@@ -133,7 +137,8 @@ static void slow_prepare(const struct mask_args *m, int h, struct slow *s)
         double centre[128];
         mean_rows(k, a->k_row, j * bk, end, d, s->k_mean[j]);
         mean_rows(k, a->k_row, 0, m->smooth_k == SMOOTH_K_RUNNING ? end : n_kv, d, centre);
-        s->k_sim[j] = pair_similarity(k, a->k_row, j * bk, end, d, m->smooth_k == SMOOTH_K_OFF ? NULL : centre);
+        s->k_sim[j] =
+            pair_similarity(k, a->k_row, j * bk, end, d, m->smooth_k == SMOOTH_K_OFF ? NULL : centre);
     }
 }
 
@@ -154,7 +159,8 @@ static void slow_row(const struct mask_args *m, const struct slow *s, int h, int
     int qb = a->q_start / a->block.q + i, d = a->head_dim, last = (qb + 1) * a->block.q - 1;
     if (last >= attn_n_kv(a)) last = attn_n_kv(a) - 1;
     memset(out, 0, sizeof *out);
-    double theta = (double)hp->simthreshd1, tau = (double)hp->cdfthreshd, top = -INFINITY, sum = 0, score[MAX_BLOCKS];
+    double theta = (double)hp->simthreshd1, tau = (double)hp->cdfthreshd, top = -INFINITY, sum = 0,
+           score[MAX_BLOCKS];
     bool q_similar = s->q_sim[i] > theta;
     out->unsure = fabs(s->q_sim[i] - theta) < CLOSE;
     while (out->n * a->block.k <= last) {
@@ -180,7 +186,8 @@ static void slow_row(const struct mask_args *m, const struct slow *s, int h, int
             if (!taken[j] && out->p[j] > 0 && (best < 0 || out->p[j] > out->p[best])) best = j;
         if (best < 0) break;
         for (int j = 0; j < out->n; j++)
-            if (!taken[j] && out->p[j] > 0 && out->p[j] != out->p[best] && out->p[j] / out->p[best] > 1 - CLOSE)
+            if (!taken[j] && out->p[j] > 0 && out->p[j] != out->p[best] &&
+                out->p[j] / out->p[best] > 1 - CLOSE)
                 out->unsure = true; /* exact ties come from zero rows only and are ties in f32, too */
         running += out->p[best];
         if (m->topk == 0 && tau < 1) {
@@ -193,19 +200,26 @@ static void slow_row(const struct mask_args *m, const struct slow *s, int h, int
 }
 
 struct verdict {
-    int rows, unsure, kept, possible, mid; /* mid: rows that keep some of the unforced tiles and drop others */
+    int rows, unsure, kept, possible,
+        mid; /* mid: rows that keep some of the unforced tiles and drop others */
 };
 
-static void compare_with_slow(const struct mask_args *m, struct verdict *v)
+/* What no threshold changes, for all heads. */
+static struct slow *slow_all(const struct mask_args *m)
+{
+    struct slow *s = malloc(sizeof *s * (size_t)m->attn->n_heads);
+    for (int h = 0; h < m->attn->n_heads; h++) slow_prepare(m, h, &s[h]);
+    return s;
+}
+
+static void compare_with_slow(const struct mask_args *m, const struct slow *s, struct verdict *v)
 {
     const struct attn_args *a = m->attn;
     struct tile_map map = predict(&mask_sparge, m, NULL);
-    struct slow *s = malloc(sizeof *s);
     struct slow_row row;
     for (int h = 0; h < a->n_heads; h++) {
-        slow_prepare(m, h, s);
         for (int i = 0; i < map.n_qblocks; i++) {
-            slow_row(m, s, h, i, &row);
+            slow_row(m, &s[h], h, i, &row);
             v->rows++;
             cr_assert_eq(row.n, tiles_possible(a->block, a->q_start / a->block.q + i, attn_n_kv(a)));
             for (int j = row.n; j < map.words_per_row * 64; j++)
@@ -213,10 +227,12 @@ static void compare_with_slow(const struct mask_args *m, struct verdict *v)
             int dropped = 0, chosen = 0;
             for (int j = 0; j < row.n; j++) {
                 bool got = bit(&map, h, i, j);
-                if (row.forced[j] & (FORCE_SINK | FORCE_DIAGONAL)) cr_assert(got, "sink or diagonal (%d, %d) lost", i, j);
+                if (row.forced[j] & (FORCE_SINK | FORCE_DIAGONAL))
+                    cr_assert(got, "sink or diagonal (%d, %d) lost", i, j);
                 if (!row.unsure)
-                    cr_assert_eq(got, row.keep[j], "head %d tile (%d, %d): %d, expected %d; theta %g tau %g topk %g %s",
-                                 h, i, j, got, row.keep[j], (double)m->heads[h].simthreshd1,
+                    cr_assert_eq(got, row.keep[j],
+                                 "head %d tile (%d, %d): %d, expected %d; theta %g tau %g topk %g %s", h, i,
+                                 j, got, row.keep[j], (double)m->heads[h].simthreshd1,
                                  (double)m->heads[h].cdfthreshd, (double)m->topk, smooth_k_name(m->smooth_k));
                 dropped += !got;
                 chosen += got && !row.forced[j];
@@ -227,7 +243,6 @@ static void compare_with_slow(const struct mask_args *m, struct verdict *v)
             v->mid += dropped && chosen;
         }
     }
-    free(s);
     free(map.bits);
 }
 
@@ -241,14 +256,17 @@ Test(sparge, equals_the_definition_over_thresholds)
     struct verdict v = {0};
     for (int s = 0; s < 4; s++)
         for (int smooth = 0; smooth < 3; smooth++) {
-            struct input in = input_make((uint64_t)(s * 3 + smooth), 700 + 37 * s, 4, 1 << smooth, 32, shapes[s]);
+            struct input in =
+                input_make((uint64_t)(s * 3 + smooth), 700 + 37 * s, 4, 1 << smooth, 32, shapes[s]);
             struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = (enum smooth_k)smooth};
+            struct slow *slow = slow_all(&m);
             /* Nine of the tuner's thresholds each, all 32 over the shapes and modes. */
             for (int t = (s + smooth) % 4; t < 32; t += 4) {
                 static const float taus[] = {.3f, .5f, .7f, .8f, .9f, .95f, .98f, .999f, 1};
                 set_all(&in, (float)(t - 16) / 16, taus[(t + s) % 9]);
-                compare_with_slow(&m, &v);
+                compare_with_slow(&m, slow, &v);
             }
+            free(slow);
             input_free(&in);
         }
     cr_expect_lt(v.unsure * 50, v.rows, "%d of %d rows too close to call", v.unsure, v.rows);
@@ -261,16 +279,18 @@ Test(sparge, equals_the_definition_over_tau)
     struct verdict v = {0};
     struct input in = input_make(50, 1000, 2, 1, 64, shapes[1]);
     struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_RUNNING};
+    struct slow *slow = slow_all(&m);
     int last = 0;
     for (int t = 1; t <= 40; t++) {
         set_all(&in, -1, (float)t / 40);
         v.kept = 0;
-        compare_with_slow(&m, &v);
+        compare_with_slow(&m, slow, &v);
         cr_expect_geq(v.kept, last, "more tau, no fewer tiles");
         last = v.kept;
     }
     cr_expect_eq(v.kept * 40, v.possible, "tau 1 keeps all");
     cr_expect_lt(v.unsure * 50, v.rows);
+    free(slow);
     input_free(&in);
 }
 
@@ -279,13 +299,16 @@ Test(sparge, one_threshold_per_head)
     struct verdict v = {0};
     struct input in = input_make(51, 600, 4, 2, 16, shapes[0]);
     struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_GLOBAL};
-    for (int h = 0; h < 4; h++) in.heads[h] = (struct head_params){.2f * (float)h - .3f, .5f + .1f * (float)h, 50, true};
-    compare_with_slow(&m, &v);
+    struct slow *slow = slow_all(&m);
+    for (int h = 0; h < 4; h++)
+        in.heads[h] = (struct head_params){.2f * (float)h - .3f, .5f + .1f * (float)h, 50, true};
+    compare_with_slow(&m, slow, &v);
+    free(slow);
     input_free(&in);
 }
 
-/* All rows alike: every similarity is 1 (0 when nothing is left after centring), all probabilities are equal, ties go
- * to the lower key block, and "greater than θ" is strict. */
+/* All rows alike: every similarity is 1 (0 when nothing is left after centring), all probabilities are equal,
+ * ties go to the lower key block, and "greater than θ" is strict. */
 Test(sparge, ties_and_strictness)
 {
     struct input in = input_make(1, 640, 1, 1, 16, shapes[1]);
@@ -294,7 +317,8 @@ Test(sparge, ties_and_strictness)
     struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_OFF};
     set_all(&in, .9375f, .45f);
     struct tile_map map = predict(&mask_sparge, &m, NULL);
-    for (int i = 0; i < 10; i++) /* (i + 1) tiles of mass 1/(i + 1): floor(.45 (i + 1)) of them, at least the first */
+    for (int i = 0; i < 10;
+         i++) /* (i + 1) tiles of mass 1/(i + 1): floor(.45 (i + 1)) of them, at least the first */
         for (int j = 0; j <= i; j++) {
             int keep = (int)(.45 * (i + 1)) < 1 ? 1 : (int)(.45 * (i + 1));
             cr_expect_eq(bit(&map, 0, i, j), j < keep || j == i, "tile (%d, %d)", i, j);
@@ -306,7 +330,8 @@ Test(sparge, ties_and_strictness)
     map = predict(&mask_sparge, &m, NULL);
     for (int i = 0; i < 10; i++)
         for (int j = 0; j <= i; j++) cr_expect(bit(&map, 0, i, j));
-    cr_expect(l.forced_theta_q == 55 && l.forced_theta_k == 55 && l.forced_sink == 10 && l.forced_diagonal == 10);
+    cr_expect(l.forced_theta_q == 55 && l.forced_theta_k == 55 && l.forced_sink == 10 &&
+              l.forced_diagonal == 10);
     free(map.bits);
     input_free(&in);
 }
@@ -322,8 +347,10 @@ Test(sparge, zero_rows_and_zero_blocks)
             /* half of a block is zero rows: half as many unit rows, a quarter of the similarity */
             for (int t = 420; t < 440; t++) memset(in.q + t * in.a.q_row, 0, 64 * sizeof(float));
             struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = (enum smooth_k)smooth};
+            struct slow *slow = slow_all(&m);
             set_all(&in, .1f * (float)theta - .01f, .7f);
-            compare_with_slow(&m, &v);
+            compare_with_slow(&m, slow, &v);
+            free(slow);
             input_free(&in);
         }
     cr_expect_lt(v.unsure * 10, v.rows);
@@ -388,8 +415,8 @@ Test(sparge, forced_tiles_are_counted_by_reason)
     input_free(&in);
 }
 
-/* Chunks that end on a boundary of both block sizes: a key block that is still incomplete when a chunk ends would be
- * pooled over fewer keys. */
+/* Chunks that end on a boundary of both block sizes: a key block that is still incomplete when a chunk ends
+ * would be pooled over fewer keys. */
 Test(sparge, running_mode_is_the_same_in_chunks)
 {
     for (int s = 0; s < 4; s++) {
@@ -414,7 +441,8 @@ Test(sparge, running_mode_is_the_same_in_chunks)
                 for (int i = 0; i < map.n_qblocks; i++)
                     for (int j = 0; j < map.n_kblocks; j++)
                         cr_assert_eq(bit(&map, h, i, j), bit(&whole, h, start / in.a.block.q + i, j),
-                                     "%dx%d head %d chunk at %d tile (%d, %d)", in.a.block.q, in.a.block.k, h, start, i, j);
+                                     "%dx%d head %d chunk at %d tile (%d, %d)", in.a.block.q, in.a.block.k, h,
+                                     start, i, j);
             free(map.bits);
         }
         cr_expect_arr_eq(chunk_ledger, whole_ledger, sizeof whole_ledger);
@@ -439,7 +467,8 @@ Test(sparge, running_mode_is_causal)
         struct tile_map after = predict(&mask_sparge, &m, NULL);
         for (int h = 0; h < 2; h++)
             for (int i = 0; i < 384 / in.a.block.q; i++)
-                cr_expect_arr_eq(tile_map_row(&before, h, i), tile_map_row(&after, h, i), 8 * (size_t)before.words_per_row);
+                cr_expect_arr_eq(tile_map_row(&before, h, i), tile_map_row(&after, h, i),
+                                 8 * (size_t)before.words_per_row);
         cr_expect_neq(memcmp(before.bits, after.bits, tile_map_bytes(&before)), 0);
         free(before.bits);
         free(after.bits);
@@ -474,27 +503,30 @@ Test(topk, count_is_exact)
     for (int percent = 5; percent <= 100; percent += 5) {
         struct input in = input_make((uint64_t)percent, 1280, 2, 2, 16, shapes[percent / 5 % 4]);
         struct mask_args m = {.attn = &in.a, .heads = in.heads, .topk = (float)percent / 100};
+        struct slow *slow = slow_all(&m);
         set_all(&in, -1, .5f); /* nothing is forced by θ, τ plays no part */
-        compare_with_slow(&m, &v);
+        compare_with_slow(&m, slow, &v);
         struct tile_map map = predict(mask_method_find("topk"), &m, NULL);
         for (int h = 0; h < 2; h++)
             for (int i = 0; i < map.n_qblocks; i++) {
-                int n = tiles_possible(in.a.block, i, 1280), want = (n * percent + 99) / 100, got = 0, forced = 0;
+                int n = tiles_possible(in.a.block, i, 1280), want = (n * percent + 99) / 100, got = 0,
+                    forced = 0;
                 for (int j = 0; j < n; j++) {
                     got += bit(&map, h, i, j);
                     forced += j == 0 || (j + 1) * in.a.block.k > i * in.a.block.q;
                 }
-                cr_assert(got >= want && got <= want + forced, "topk %d %%: %d of %d, expected %d to %d", percent, got,
-                          n, want, want + forced);
+                cr_assert(got >= want && got <= want + forced, "topk %d %%: %d of %d, expected %d to %d",
+                          percent, got, n, want, want + forced);
             }
         free(map.bits);
+        free(slow);
         input_free(&in);
     }
     cr_expect_lt(v.unsure * 20, v.rows);
 }
 
-/* Decimal fractions are not binary ones: .28 of 25 is 7, although f32 stores .28 a little above. With all blocks alike
- * the chosen ones are the first, and the diagonal comes on top unless everything is chosen. */
+/* Decimal fractions are not binary ones: .28 of 25 is 7, although f32 stores .28 a little above. With all
+ * blocks alike the chosen ones are the first, and the diagonal comes on top unless everything is chosen. */
 Test(topk, decimal_fractions_do_not_add_a_tile)
 {
     struct input in = input_make(3, 6400, 1, 1, 4, shapes[1]);
@@ -518,7 +550,8 @@ Test(topk, decimal_fractions_do_not_add_a_tile)
         }
         free(map.bits);
     }
-    cr_expect_eq(wrong, 0, "%d rows, e.g. topk .%02d of %d tiles keeps %+d", wrong, example[0], example[1], example[2]);
+    cr_expect_eq(wrong, 0, "%d rows, e.g. topk .%02d of %d tiles keeps %+d", wrong, example[0], example[1],
+                 example[2]);
     input_free(&in);
 }
 
@@ -533,10 +566,12 @@ Test(window, keeps_sink_and_last_tokens)
                 for (int j = 0; j < tiles_possible(in.a.block, i, 700); j++) {
                     bool want = j == 0;
                     for (int row = i * in.a.block.q; row < (i + 1) * in.a.block.q && row < 700; row++)
-                        for (int key = row > w - 1 ? row - w + 1 : 0; key <= row; key++) want |= key / in.a.block.k == j;
+                        for (int key = row > w - 1 ? row - w + 1 : 0; key <= row; key++)
+                            want |= key / in.a.block.k == j;
                     bool got = bit(&map, 0, i, j);
                     bool touches = (j + 1) * in.a.block.k > i * in.a.block.q; /* the diagonal is kept whole */
-                    cr_expect_eq(got, want || touches, "window %d %dx%d tile (%d, %d)", w, in.a.block.q, in.a.block.k, i, j);
+                    cr_expect_eq(got, want || touches, "window %d %dx%d tile (%d, %d)", w, in.a.block.q,
+                                 in.a.block.k, i, j);
                 }
             free(map.bits);
             input_free(&in);
@@ -594,8 +629,9 @@ static void check_oracle(struct input *in, int q_start)
                 for (int j = 0; j <= q_start + r; j++) {
                     e[j] = 0;
                     for (int c = 0; c < d; c++)
-                        e[j] += (double)((const float *)a->q)[r * a->q_row + h * a->q_head + c] *
-                                (double)in->k[j * a->k_row + h / (a->n_heads / a->n_kv_heads) * a->k_head + c];
+                        e[j] +=
+                            (double)((const float *)a->q)[r * a->q_row + h * a->q_head + c] *
+                            (double)in->k[j * a->k_row + h / (a->n_heads / a->n_kv_heads) * a->k_head + c];
                     e[j] *= (double)a->scale;
                     top = fmax(top, e[j]);
                 }
@@ -603,8 +639,8 @@ static void check_oracle(struct input *in, int q_start)
                 for (int j = 0; j <= q_start + r; j++) mass[j / a->block.k] += e[j] / sum;
             }
             for (int j = 0; j < row.n; j++) {
-                cr_assert_float_eq((double)p[j], mass[j] / rows, 3e-6, "head %d tile (%d, %d): %g, true %g", h, i, j,
-                                   (double)p[j], mass[j] / rows);
+                cr_assert_float_eq((double)p[j], mass[j] / rows, 3e-6, "head %d tile (%d, %d): %g, true %g",
+                                   h, i, j, (double)p[j], mass[j] / rows);
                 cr_assert(p[j] > 0);
                 bool diagonal = (j + 1) * a->block.k > (q_start / a->block.q + i) * a->block.q;
                 cr_assert_eq(forced[j], (j == 0 ? FORCE_SINK : 0) | (diagonal ? FORCE_DIAGONAL : 0));
@@ -650,7 +686,9 @@ Test(mask, order_and_count)
         cr_assert_eq(n, eligible);
         for (int i = 0; i < n; i++) {
             cr_assert_gt(p[order[i]], 0);
-            if (i) cr_assert(p[order[i - 1]] > p[order[i]] || (p[order[i - 1]] == p[order[i]] && order[i - 1] < order[i]));
+            if (i)
+                cr_assert(p[order[i - 1]] > p[order[i]] ||
+                          (p[order[i - 1]] == p[order[i]] && order[i - 1] < order[i]));
         }
         int before = 0;
         for (int t = 0; t <= 110; t++) {
@@ -682,7 +720,8 @@ Test(mask, shapes_and_possible_tiles)
                 int nq = 0, nk = 0;
                 while (nq * shapes[s].q < n) nq++;
                 while (nk * shapes[s].k < n_kv) nk++;
-                cr_assert(m.n_qblocks == nq && m.n_kblocks == nk && m.n_heads == 3 && m.words_per_row * 64 >= nk);
+                cr_assert(m.n_qblocks == nq && m.n_kblocks == nk && m.n_heads == 3 &&
+                          m.words_per_row * 64 >= nk);
                 cr_assert_eq(tile_map_bytes(&m), 8 * (size_t)(3 * nq * m.words_per_row));
                 for (int i = 0; i < nq; i++) {
                     int last = start + (i + 1) * shapes[s].q - 1, want = 0;

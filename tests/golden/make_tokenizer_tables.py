@@ -87,7 +87,7 @@ def main():
     print('#include "engine/tokenizer_unicode.h"\n')
     print("/* first code point << 5 | general category; each run ends where the next begins */")
     print("const uint32_t unicode_category_starts[] = {")
-    print("\n".join(rows([f"0x{s:x}" for s in starts], 11)))
+    print("\n".join(rows([f"0x{s:x}" for s in starts], 10)))
     print("};")
     print("const size_t unicode_n_category_starts = "
           "sizeof unicode_category_starts / sizeof unicode_category_starts[0];\n")

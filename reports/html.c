@@ -1,0 +1,313 @@
+#include "reports/html.h"
+
+#include "base/file.h"
+#include "reports/tables.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <string.h>
+
+static const char style[] =
+    ":root{--bg:#fff;--fg:#1b1f24;--dim:#57606a;--line:#d0d7de;--card:#f6f8fa;--head:#eef1f4;--good:#0b6b46;"
+    "--bad:#a33100;--warn:#7a4f00;--link:#0058a3}"
+    "@media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#9aa4af;--line:#333a43;--card:#1c2127;"
+    "--head:#242a32;--good:#4cc38a;--bad:#ff9b6a;--warn:#f0c060;--link:#6cb6ff}}"
+    "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}"
+    "body{margin:0 auto;max-width:1100px;padding:16px;background:var(--bg);color:var(--fg);"
+    "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
+    "h1{font-size:1.5rem;line-height:1.25;margin:.2em 0 .4em}h2{font-size:1.2rem;margin:2em 0 .5em;"
+    "border-bottom:1px solid var(--line);padding-bottom:.2em}"
+    "nav{font-size:.9rem}nav a{color:var(--link);margin-right:1em}p{margin:.6em 0}"
+    ".verdict{border:1px solid var(--line);border-left:6px solid var(--dim);border-radius:6px;background:var(--card);"
+    "padding:12px 16px}.verdict.good{border-left-color:var(--good)}.verdict.bad{border-left-color:var(--bad)}"
+    ".verdict strong{font-size:1.15rem}"
+    ".numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:10px;margin:14px 0}"
+    ".numbers div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px 12px}"
+    ".numbers b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}.numbers span{color:var(--dim);"
+    "font-size:.85rem}"
+    ".warning{border-left:4px solid var(--warn);padding:2px 12px;margin:.6em 0}"
+    ".warning::before{content:'Warning: ';font-weight:600;color:var(--warn)}"
+    "figure{margin:1em 0}figcaption{font-weight:600;margin-bottom:.3em}"
+    "figure.picture svg{width:100%;height:auto;display:block}"
+    ".card{background:#fff;border:1px solid var(--line);border-radius:6px;padding:6px;overflow-x:auto}"
+    ".scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px}"
+    "table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}"
+    "th,td{padding:5px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}"
+    "tbody tr:last-child td{border-bottom:0}th{background:var(--head);white-space:nowrap;cursor:pointer}"
+    "th[aria-sort]::after{content:' \\2193'}th[aria-sort=ascending]::after{content:' \\2191'}"
+    ".n{text-align:right;white-space:nowrap}td{overflow-wrap:break-word;max-width:32rem;min-width:3.5rem}"
+    ".up{color:var(--good);font-weight:600}.down{color:var(--bad);font-weight:600}.constant,.note{color:var(--dim);"
+    "font-size:.875rem}"
+    "details{margin:1em 0}summary{cursor:pointer;font-weight:600}code{overflow-wrap:anywhere}"
+    "@media(max-width:600px){body{padding:10px}.picture .card svg{min-width:560px}th,td{padding:4px 7px}}"
+    "@media print{.scroll,.card{overflow:visible}th{cursor:auto}nav{display:none}}";
+
+/* Click or Enter on a heading sorts by it: numbers by data-v, texts by themselves, missing ones last. */
+static const char script[] =
+    "document.querySelectorAll('th').forEach(function(th){th.tabIndex=0;function sort(){"
+    "var row=th.parentNode,i=[].indexOf.call(row.children,th),body=row.parentNode.parentNode.tBodies[0],"
+    "up=th.getAttribute('aria-sort')!=='ascending';"
+    "[].forEach.call(row.children,function(o){o.removeAttribute('aria-sort')});"
+    "th.setAttribute('aria-sort',up?'ascending':'descending');"
+    "function key(tr){var td=tr.children[i],v=td.getAttribute('data-v');return v===null?td.textContent.trim():+v}"
+    "[].slice.call(body.rows).sort(function(a,b){var x=key(a),y=key(b);"
+    "if(x==='-'||y==='-')return(x==='-')-(y==='-');"
+    "var c=typeof x==='number'&&typeof y==='number'?x-y:String(x).localeCompare(String(y));return up?c:-c})"
+    ".forEach(function(tr){body.appendChild(tr)})}"
+    "th.addEventListener('click',sort);"
+    "th.addEventListener('keydown',function(e){if(e.key==='Enter'){e.preventDefault();sort()}})});";
+
+/* Table into the page, freed. */
+static void add_table(struct table *t, struct str *out)
+{
+    if (table_rows(t)) table_render(t, TABLE_HTML, (struct table_style){.hide_constant = true}, out);
+    table_free(&t);
+}
+
+/* The same, folded up. */
+static void add_folded(const char *summary, struct table *t, struct str *out)
+{
+    if (table_rows(t) == 0) {
+        table_free(&t);
+        return;
+    }
+    str_add(out, "<details><summary>");
+    xml_escape(summary, out);
+    str_add(out, "</summary>");
+    add_table(t, out);
+    str_add(out, "</details>\n");
+}
+
+static bool name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '-' || c == '.'; }
+
+/* The drawing without its XML prologue. Names inside are made unique: several drawings share one page. */
+static enum status add_svg(const char *path, size_t index, struct str *out)
+{
+    struct str text = {0};
+    enum status st = file_read(&text, path);
+    const char *p = st == OK ? strstr(str_get(&text), "<svg") : NULL;
+    if (st == OK && !p) st = fail(ERR_FORMAT, "%s: found no <svg> in it", path);
+    while (st == OK && *p) {
+        static const char *const marks[] = {" id=\"", " id='", "url(#", "href=\"#", "href='#"};
+        size_t k = 0;
+        while (k < 5 && !str_starts_with(p, marks[k])) k++;
+        if (k == 5) {
+            str_add_char(out, *p++);
+            continue;
+        }
+        str_add(out, marks[k]);
+        p += strlen(marks[k]);
+        if (name_char(*p)) str_addf(out, "p%zu-", index);
+    }
+    str_clear(&text);
+    return st;
+}
+
+static enum status add_pictures(const struct html_input *in, const char *section, struct str *out)
+{
+    for (size_t i = 0; i < in->n_pictures; i++) {
+        const struct html_picture *p = &in->pictures[i];
+        if (strcmp(p->section, section)) continue;
+        str_add(out, "<figure class=\"picture\"><figcaption>");
+        xml_escape(p->caption, out);
+        str_add(out, "</figcaption><div class=\"card\" role=\"img\" aria-label=\"");
+        xml_escape(p->caption, out);
+        str_add(out, "\">");
+        TRY(add_svg(p->svg_path, i, out));
+        str_add(out, "</div></figure>\n");
+    }
+    return OK;
+}
+
+static void add_number(struct str *out, const char *label, double value, enum table_number number, int digits)
+{
+    if (isnan(value)) return;
+    str_add(out, "<div><b>");
+    struct str text = {0};
+    number_format(number, digits, value, &text);
+    xml_escape(str_get(&text), out);
+    str_clear(&text);
+    str_add(out, "</b><span>");
+    xml_escape(label, out);
+    str_add(out, "</span></div>");
+}
+
+static bool any_check(const struct html_input *in, enum check_outcome outcome)
+{
+    for (size_t i = 0; i < in->n_checks; i++)
+        if (in->checks[i].outcome == outcome) return true;
+    return false;
+}
+
+static void add_gate_sentence(const struct html_input *in, struct str *out)
+{
+    if (!in->n_checks) return;
+    const char *word = any_check(in, CHECK_FAIL)        ? "failed"
+                       : any_check(in, CHECK_INVALID)   ? "is invalid"
+                       : any_check(in, CHECK_AMBIGUOUS) ? "is ambiguous"
+                                                        : "passed";
+    str_addf(out, "<p>The gate <strong>%s</strong>.</p>", word);
+}
+
+static struct table *checks_table(const struct html_input *in)
+{
+    struct table *t = table_new("Gate");
+    static const char *const names[] = {"check", "outcome", "subject"};
+    for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
+    static const char *const numbers[] = {"value", "95 % from", "to", "bound"};
+    for (int i = 0; i < 4; i++)
+        table_add_column(t, (struct table_column){.name = numbers[i], .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "message"});
+    for (size_t i = 0; i < in->n_checks; i++) {
+        const struct gate_check *c = &in->checks[i];
+        table_text(t, c->name);
+        table_text(t, check_outcome_name(c->outcome));
+        table_mark(t, c->outcome == CHECK_PASS ? "▲" : c->outcome == CHECK_FAIL ? "▼" : "");
+        table_text(t, c->subject);
+        table_real(t, c->value);
+        table_real(t, c->lo);
+        table_real(t, c->hi);
+        table_real(t, c->bound);
+        table_text(t, c->message);
+    }
+    return t;
+}
+
+static void add_verdict(const struct html_input *in, struct str *out)
+{
+    const struct run_view *v = in->views[0];
+    double cosine = run_view_metric(v, "logits_cosine");
+    if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
+    double agreement = run_view_metric(v, "token_accuracy"), sparsity = run_view_metric(v, "sparsity");
+    struct verdict verdict = verdict_of(cosine, agreement, sparsity);
+    bool bad = any_check(in, CHECK_FAIL) || any_check(in, CHECK_INVALID) || v->run->status != RUN_DONE ||
+               !strcmp(verdict.band, "poor");
+    bool good = !bad && strcmp(verdict.band, "unknown") && strcmp(verdict.band, "acceptable");
+    str_addf(out, "<section id=\"verdict\"><div class=\"verdict %s\">", bad ? "bad" : good ? "good" : "");
+    if (v->run->status != RUN_DONE) {
+        str_add(out, "<strong>The run did not finish</strong>");
+    } else {
+        str_addf(out, "<strong>Accuracy: %s</strong>", verdict.band);
+        if (!isnan(sparsity))
+            str_addf(out, " at %.1f&nbsp;%% sparsity%s", 100 * sparsity,
+                     verdict.success ? " (the tuning guide calls this a success)" : "");
+    }
+    struct str settings = {0};
+    run_describe(v->run, &settings);
+    str_add(out, "<p>");
+    xml_escape(str_get(&settings), out);
+    str_add(out, " on ");
+    xml_escape(v->run->dataset.name, out);
+    str_addf(out, ", %d sample%s</p>", v->run->num_samples, v->run->num_samples == 1 ? "" : "s");
+    str_clear(&settings);
+    add_gate_sentence(in, out);
+    if (in->comparison) {
+        struct str text = {0};
+        comparison_verdict(in->comparison, &text);
+        str_add(out, "<p>");
+        xml_escape(str_get(&text), out);
+        str_add(out, "</p>");
+        str_clear(&text);
+    }
+    str_add(out, "</div>\n<div class=\"numbers\">");
+    add_number(out, "sparsity", sparsity, NUMBER_PERCENT, 1);
+    add_number(out, "logit cosine", cosine, NUMBER_FIXED, 4);
+    add_number(out, "KL divergence, nats", run_view_metric(v, "kl"), NUMBER_FIXED, 4);
+    add_number(out, "perplexity sparse / dense", run_view_metric(v, "ppl_ratio"), NUMBER_FIXED, 4);
+    add_number(out, "token agreement", agreement, NUMBER_PERCENT, 1);
+    add_number(out, "task score, sparse", run_view_metric(v, "score_sparse"), NUMBER_PERCENT, 1);
+    add_number(out, "time sparse / dense", run_view_metric(v, "latency_ratio"), NUMBER_FIXED, 3);
+    str_add(out, "</div>\n");
+    for (size_t i = 0; i < in->n_views; i++) {
+        char **warnings = run_warnings(in->views[i]);
+        for (size_t k = 0; warnings[k]; k++) {
+            str_add(out, "<p class=\"warning\">");
+            if (in->n_views > 1) {
+                xml_escape(in->views[i]->label, out);
+                str_add(out, ": ");
+            }
+            xml_escape(warnings[k], out);
+            str_add(out, "</p>\n");
+        }
+        warnings_free(warnings);
+    }
+    if (in->n_checks) add_table(checks_table(in), out);
+    str_add(out, "</section>\n");
+}
+
+static enum status add_changes(const struct html_input *in, struct str *out)
+{
+    const struct run_view *v = in->views[0];
+    str_add(out, "<section id=\"changed\"><h2>What changed</h2>\n");
+    if (in->comparison) {
+        add_table(comparison_table(in->comparison, false), out);
+        add_table(comparison_settings_table(in->comparison), out);
+    }
+    TRY(add_pictures(in, "changed", out));
+    if (!in->comparison) add_table(metrics_table(v), out);
+    else add_folded("All metrics with their distribution", metrics_table(v), out);
+    if (v->items.n) add_table(items_table(v, true), out);
+    add_table(generations_table(v), out);
+    if (in->runs && in->runs->n > 1) add_table(runs_table(in->runs), out);
+    str_add(out, "</section>\n");
+    return OK;
+}
+
+static enum status add_causes(const struct html_input *in, struct str *out)
+{
+    const struct run_view *v = in->views[0];
+    str_add(out, "<section id=\"why\"><h2>Why</h2>\n");
+    TRY(add_pictures(in, "why", out));
+    add_table(layers_table(v), out);
+    add_table(heads_table(v, 20), out);
+    add_table(worst_tokens_table(v, 20), out);
+    add_folded("Samples", samples_table(v), out);
+    add_folded("By token position", positions_table(v), out);
+    str_add(out, "</section>\n");
+    return OK;
+}
+
+static bool has_section(const struct html_input *in, const char *section)
+{
+    for (size_t i = 0; i < in->n_pictures; i++)
+        if (!strcmp(in->pictures[i].section, section)) return true;
+    return false;
+}
+
+enum status html_page(const struct html_input *in, struct str *out)
+{
+    str_add(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+                 "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
+                 "<meta name=\"color-scheme\" content=\"light dark\">\n<title>");
+    xml_escape(in->title, out);
+    str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", style);
+    xml_escape(in->title, out);
+    bool speed = in->views[0]->latencies.n || has_section(in, "speed");
+    str_add(out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a><a href=\"#why\">Why</a>");
+    if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
+    str_add(out, "<a href=\"#provenance\">Provenance</a></nav>\n<main>\n");
+    add_verdict(in, out);
+    TRY(add_changes(in, out));
+    TRY(add_causes(in, out));
+    if (speed) {
+        str_add(out, "<section id=\"speed\"><h2>Speed</h2>\n");
+        TRY(add_pictures(in, "speed", out));
+        for (size_t i = 0; i < in->n_views; i++) add_table(latencies_table(in->views[i]), out);
+        str_add(out, "</section>\n");
+    }
+    str_add(out, "<section id=\"provenance\"><h2>Provenance</h2>\n");
+    for (size_t i = 0; i < in->n_views; i++) {
+        if (in->n_views == 1) {
+            add_table(provenance_table(in->views[i]), out);
+        } else {
+            add_folded(in->views[i]->label, provenance_table(in->views[i]), out);
+        }
+    }
+    if (in->argv_line) {
+        str_add(out, "<p>Made by <code>");
+        xml_escape(in->argv_line, out);
+        str_add(out, "</code></p>");
+    }
+    str_addf(out, "</section>\n</main>\n<script>%s</script>\n</body></html>\n", script);
+    return OK;
+}

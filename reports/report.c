@@ -1,0 +1,207 @@
+#include "reports/report.h"
+
+#include "base/file.h"
+#include "reports/plot.h"
+#include "reports/tables.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A report being put together. */
+struct draft {
+    const struct report_options *o;
+    struct run_view subject, baseline;
+    bool has_baseline;
+    const struct run_view *views[2]; /* subject, then baseline */
+    size_t n_views;
+    struct run_list runs; /* same model and data as the subject */
+    struct comparison comparison;
+    struct html_picture pictures[24];
+    size_t n_pictures;
+    struct plot_out out;
+    char *pictures_dir;
+    struct str *notes;
+    bool no_gnuplot;
+};
+
+static enum status load(struct draft *d, struct store *s)
+{
+    TRY(run_view_load(&d->subject, s, d->o->run ? d->o->run : "last"));
+    d->views[d->n_views++] = &d->subject;
+    if (d->o->baseline) {
+        TRY(run_view_load(&d->baseline, s, d->o->baseline));
+        d->has_baseline = true;
+        d->views[d->n_views++] = &d->baseline;
+        struct noise_list floors;
+        TRY(query_noise(s, d->subject.run->machine.fingerprint, d->subject.run->model.fingerprint, &floors));
+        struct compare_options c = {.floors = &floors, .seed = 1};
+        enum status st = compare_runs(&d->comparison, &d->baseline, &d->subject, &c);
+        noise_list_clear(&floors);
+        TRY(st);
+    }
+    struct run_filter f = {.model = d->subject.run->model.fingerprint, .dataset = d->subject.run->dataset.fingerprint};
+    return query_runs(s, &f, &d->runs);
+}
+
+/* Take a picture that was drawn; a missing one is a note, and data that hold nothing for it are no news. */
+static void add_picture(struct draft *d, enum status st, const char *name, const char *section, const char *caption)
+{
+    if (st == ERR_ARG) return;
+    if (st == ERR_UNSUPPORTED) {
+        if (!d->no_gnuplot) str_addf(d->notes, "%s\n", status_message());
+        d->no_gnuplot = true;
+        return;
+    }
+    if (st != OK) {
+        str_addf(d->notes, "%s\n", status_message());
+        return;
+    }
+    char *file = str_format("%s.svg", name);
+    d->pictures[d->n_pictures++] = (struct html_picture){path_join(d->pictures_dir, file), caption, section};
+    free(file);
+}
+
+static void draw_all(struct draft *d)
+{
+    const struct plot_out *o = &d->out;
+    const struct run_view *v = &d->subject;
+    /* the baseline comes first in pictures: before, then after */
+    const struct run_view *order[2] = {d->has_baseline ? &d->baseline : v, v};
+    size_t n = d->has_baseline ? 2 : 1;
+    if (d->runs.n > 1) {
+        add_picture(d, plot_frontier(o, "frontier_cosine", &d->runs, FRONTIER_COSINE), "frontier_cosine", "changed",
+                    "Sparsity against cosine");
+        add_picture(d, plot_frontier(o, "frontier_kl", &d->runs, FRONTIER_KL), "frontier_kl", "changed",
+                    "Sparsity against KL divergence");
+        add_picture(d, plot_frontier(o, "frontier_ppl", &d->runs, FRONTIER_PPL), "frontier_ppl", "changed",
+                    "Sparsity against perplexity");
+    }
+    add_picture(d, plot_bars(o, "accuracy", order, n), "accuracy", "changed", "Accuracy and sparsity");
+    add_picture(d, plot_needle(o, "needle", order, n), "needle", "changed", "Answers right by depth and length");
+    add_picture(d, plot_distribution(o, "cosine", order, n, "cosine"), "cosine", "changed", "Distribution of the cosine");
+    add_picture(d, plot_distribution(o, "kl", order, n, "kl"), "kl", "changed", "Distribution of the KL divergence");
+    add_picture(d, plot_positions(o, "cosine_by_position", order, n, "cosine"), "cosine_by_position", "why",
+                "Cosine by token position");
+    add_picture(d, plot_positions(o, "kl_by_position", order, n, "kl"), "kl_by_position", "why",
+                "KL divergence by token position");
+    add_picture(d, plot_layers(o, "layers", v), "layers", "why", "Error by layer");
+    add_picture(d, plot_heads(o, "heads_sparsity", v, HEAT_SPARSITY), "heads_sparsity", "why", "Sparsity of each head, %");
+    add_picture(d, plot_heads(o, "heads_l1", v, HEAT_L1_HELD_OUT), "heads_l1", "why",
+                "L1 of each head on held-out text; grey: dense");
+    add_picture(d, plot_heads(o, "heads_error", v, HEAT_SENSITIVITY), "heads_error", "why", "Error each head causes");
+    add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads");
+    add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
+    add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed", "Where the time goes");
+}
+
+static enum status write_file(const struct draft *d, const char *name, const struct str *text)
+{
+    char *path = path_join(d->o->dir, name);
+    enum status st = file_write_atomic(path, str_get(text), text->len);
+    free(path);
+    return st;
+}
+
+static char *title_of(const struct draft *d)
+{
+    if (d->o->title) return str_dup(d->o->title);
+    return str_format("Sparse attention in %s: %s", d->subject.run->model.name, d->subject.label);
+}
+
+static enum status write_page(const struct draft *d, const char *title)
+{
+    struct html_input in = {
+        .title = title, .views = d->views, .n_views = d->n_views,
+        .comparison = d->has_baseline ? &d->comparison : NULL, .runs = &d->runs, .checks = d->o->checks,
+        .n_checks = d->o->n_checks, .pictures = d->pictures, .n_pictures = d->n_pictures, .argv_line = d->o->argv_line,
+    };
+    struct str page = {0};
+    enum status st = html_page(&in, &page);
+    if (st == OK) st = write_file(d, "index.html", &page);
+    str_clear(&page);
+    return st;
+}
+
+static void add_markdown(struct table *t, struct str *out)
+{
+    if (table_rows(t)) {
+        table_render(t, TABLE_MARKDOWN, (struct table_style){.hide_constant = true}, out);
+        str_add_char(out, '\n');
+    }
+    table_free(&t);
+}
+
+static enum status write_markdown(const struct draft *d, const char *title)
+{
+    struct str out = {0};
+    str_addf(&out, "# %s\n\n", title);
+    const struct run_view *v = &d->subject;
+    double sparsity = run_view_metric(v, "sparsity"), cosine = run_view_metric(v, "logits_cosine");
+    if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
+    struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
+    str_addf(&out, "Accuracy **%s**", verdict.band);
+    if (!isnan(sparsity)) str_addf(&out, " at %.1f %% sparsity", 100 * sparsity);
+    str_add(&out, ": ");
+    run_describe(v->run, &out);
+    str_add(&out, ".\n\n");
+    if (d->has_baseline) {
+        comparison_verdict(&d->comparison, &out);
+        str_add(&out, "\n\n");
+        add_markdown(comparison_table(&d->comparison, false), &out);
+        add_markdown(comparison_settings_table(&d->comparison), &out);
+    } else {
+        add_markdown(metrics_table(v), &out);
+    }
+    char **warnings = run_warnings(v);
+    for (size_t i = 0; warnings[i]; i++) str_addf(&out, "> Warning: %s\n\n", warnings[i]);
+    warnings_free(warnings);
+    add_markdown(layers_table(v), &out);
+    if (v->items.n) add_markdown(items_table(v, true), &out);
+    add_markdown(generations_table(v), &out);
+    add_markdown(latencies_table(v), &out);
+    for (size_t i = 0; i < d->n_pictures; i++)
+        str_addf(&out, "![%s](pictures/%s)\n\n", d->pictures[i].caption, path_base(d->pictures[i].svg_path));
+    add_markdown(provenance_table(v), &out);
+    enum status st = write_file(d, "report.md", &out);
+    str_clear(&out);
+    return st;
+}
+
+static enum status write_runs(const struct draft *d)
+{
+    struct str out = {0};
+    struct table *t = runs_table(&d->runs);
+    table_render(t, TABLE_CSV, (struct table_style){0}, &out);
+    table_free(&t);
+    enum status st = write_file(d, "runs.csv", &out);
+    str_clear(&out);
+    return st;
+}
+
+static enum status build(struct draft *d, struct store *s)
+{
+    TRY(file_make_dirs(d->pictures_dir));
+    TRY(load(d, s));
+    draw_all(d);
+    char *title = title_of(d);
+    enum status st = write_page(d, title);
+    if (st == OK) st = write_markdown(d, title);
+    if (st == OK) st = write_runs(d);
+    free(title);
+    return st;
+}
+
+enum status report_write(struct store *s, const struct report_options *o, struct str *notes)
+{
+    struct draft d = {.o = o, .notes = notes, .pictures_dir = path_join(o->dir, "pictures")};
+    d.out = (struct plot_out){.dir = d.pictures_dir, .db = o->db, .no_png = o->no_png};
+    enum status st = build(&d, s);
+    for (size_t i = 0; i < d.n_pictures; i++) free((char *)d.pictures[i].svg_path);
+    free(d.pictures_dir);
+    comparison_clear(&d.comparison);
+    run_list_clear(&d.runs);
+    run_view_clear(&d.subject);
+    if (d.has_baseline) run_view_clear(&d.baseline);
+    return st;
+}
