@@ -74,7 +74,10 @@ static enum status write_all(int fd, const char *path, const char *data, size_t 
 
 enum status file_write_atomic(const char *path, const void *data, size_t size)
 {
-    char *tmp = str_format("%s.tmp%ld", path, (long)getpid());
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        return fail(ERR_IO, "%s: exists and is not a regular file; name another", path);
+    char *tmp = str_format("%s.tmp%ld.%ld", path, (long)getpid(), (long)gettid());
     enum status st;
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
@@ -91,6 +94,7 @@ enum status file_write_atomic(const char *path, const void *data, size_t size)
 
 enum status file_make_dirs(const char *path)
 {
+    if (!*path) return fail(ERR_ARG, "the name of a directory is empty");
     char *copy = str_dup(path);
     enum status st = OK;
     for (char *p = copy + 1; st == OK; p++) {

@@ -37,7 +37,10 @@ enum status json_get_string(struct json_in in, const char *field, bool required,
 /* "a string", "a number", … for messages; NULL gives "nothing". */
 const char *json_kind(const cJSON *node);
 
-/* Write a tree, indented by two spaces, atomically. Numbers are printed so that they read back equal. */
+/* Append a tree as text, indented by two spaces from level `indent`; -1: on one line. Numbers are printed so that they
+ * read back equal; NaN and infinities become null. */
+void json_print(struct str *out, const cJSON *node, int indent);
+/* The same into a file, atomically. */
 enum status json_write_file(const char *path, const cJSON *root) MUST_USE;
 
 #endif

@@ -103,7 +103,6 @@ static double normal_guess(double p)
                                -2.549732539343734e+00, 4.374664141464968e+00,  2.938163982698783e+00};
     static const double d[] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00,
                                3.754408661907416e+00};
-    if (p > 0.5) return -normal_guess(1 - p);
     if (p < 0.02425) {
         double q = sqrt(-2 * log(p));
         return (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
@@ -117,6 +116,7 @@ static double normal_guess(double p)
 double normal_quantile(double p)
 {
     assert(p > 0 && p < 1);
+    if (p > 0.5) return -normal_quantile(1 - p);
     double x = normal_guess(p);
     double e = 0.5 * erfc(-x / sqrt(2)) - p;
     double u = e * sqrt(2 * 3.14159265358979323846) * exp(x * x / 2);

@@ -28,6 +28,7 @@ void str_reserve(struct str *s, size_t extra)
         fprintf(stderr, "sparsegauge: out of memory (string of %zu bytes)\n", cap);
         abort();
     }
+    if (!s->data) p[0] = 0;
     s->data = p;
     s->cap = cap;
 }

@@ -61,27 +61,35 @@ static enum status bad_layers(const char *text, int n_layers)
                 text, n_layers - 1);
 }
 
+/* Digits only, at most six: no sign, no space, no overflow. */
+static bool read_layer(const char **s, int *out)
+{
+    int n = 0, digits = 0;
+    for (; **s >= '0' && **s <= '9' && digits < 6; (*s)++, digits++) n = 10 * n + (**s - '0');
+    *out = n;
+    return digits > 0;
+}
+
 enum status policy_set_layers(struct sparse_policy *p, const char *text)
 {
     bool all = strcmp(text, "all") == 0, none = strcmp(text, "none") == 0;
-    memset(p->layer_on, all && runs_sparse(p), (size_t)p->n_layers);
-    if (all || none) return OK;
-    for (const char *s = text;;) {
-        char *end;
-        long first = strtol(s, &end, 10), last = first;
-        if (end == s) return bad_layers(text, p->n_layers);
-        if (*end == '-' || *end == ',') {
-            bool half_open = *end == ',';
-            s = end + 1;
-            last = strtol(s, &end, 10) - half_open;
-            if (end == s) return bad_layers(text, p->n_layers);
+    for (int pass = 0; pass < 2; pass++) { /* look first, then write: a refused text changes nothing */
+        if (pass) memset(p->layer_on, all && runs_sparse(p), (size_t)p->n_layers);
+        for (const char *s = text; !all && !none;) {
+            int first, last;
+            if (!read_layer(&s, &first)) return bad_layers(text, p->n_layers);
+            last = first;
+            if (*s == '-' || *s == ',') {
+                bool half_open = *s++ == ',';
+                if (!read_layer(&s, &last)) return bad_layers(text, p->n_layers);
+                last -= half_open;
+            }
+            if (last < first || last >= p->n_layers || (*s && *s != '+')) return bad_layers(text, p->n_layers);
+            if (pass) memset(p->layer_on + first, runs_sparse(p), (size_t)(last - first + 1));
+            if (!*s++) break;
         }
-        if (first < 0 || last < first || last >= p->n_layers) return bad_layers(text, p->n_layers);
-        memset(p->layer_on + first, runs_sparse(p), (size_t)(last - first + 1));
-        if (*end == 0) return OK;
-        if (*end != '+') return bad_layers(text, p->n_layers);
-        s = end + 1;
     }
+    return OK;
 }
 
 char *policy_layers_text(const struct sparse_policy *p, char *out, size_t size)
@@ -114,12 +122,14 @@ int policy_first_sparse_layer(const struct sparse_policy *p)
 
 enum status block_shape_parse(const char *text, struct block_shape *out)
 {
-    int q = 0, k = 0, used = 0;
-    bool ok = sscanf(text, "%dx%d%n", &q, &k, &used) == 2 && text[used] == 0;
-    if (!ok || (q != 64 && q != 128) || (k != 64 && k != 128))
-        return fail(ERR_ARG, "--block: found \"%s\", expected 128x64, 64x64, 64x128 or 128x128 (query x key rows)", text);
-    *out = (struct block_shape){q, k};
-    return OK;
+    static const struct block_shape offered[] = {{128, 64}, {64, 64}, {64, 128}, {128, 128}};
+    static const char *const names[] = {"128x64", "64x64", "64x128", "128x128"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *out = offered[i];
+            return OK;
+        }
+    return fail(ERR_ARG, "--block: found \"%s\", expected 128x64, 64x64, 64x128 or 128x128 (query x key rows)", text);
 }
 
 void policy_hash(const struct sparse_policy *p, struct hash *h)

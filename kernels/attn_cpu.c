@@ -55,28 +55,19 @@ static void pack_task(void *ctx, int item, int worker)
                       w->kt + (size_t)item * (size_t)a->block.k * (size_t)a->head_dim);
 }
 
-/* Exp and P·V of the whole unit can be skipped (METHOD 3). A row whose sum is still empty needs them. */
-static bool skip_pv(const struct attn_unit *u, const float *m_local, float lambda)
+/* Exp and P·V of the whole unit can be skipped (METHOD 3). A row whose sum is still empty needs them. `seen` is the maximum
+ * of all scores so far, skipped tiles included; it moves on here. The unit's own maximum is that of what was added, so
+ * that sums never shrink to nothing under a maximum that was only seen. */
+static bool skip_pv(const struct attn_unit *u, const float *m_local, float *seen, float lambda)
 {
     float worst = -INFINITY;
+    bool empty = false;
     for (int r = 0; r < u->n_rows; r++) {
-        if (u->l[r] == 0) return false;
-        float m_new = m_local[r] > u->m[r] ? m_local[r] : u->m[r];
-        if (m_local[r] > -INFINITY && m_local[r] - m_new > worst) worst = m_local[r] - m_new;
+        empty |= u->l[r] == 0;
+        if (m_local[r] > seen[r]) seen[r] = m_local[r];
+        if (m_local[r] > -INFINITY && m_local[r] - seen[r] > worst) worst = m_local[r] - seen[r];
     }
-    return worst + lambda <= 0;
-}
-
-/* The running maximum moves on although nothing is added. */
-static void raise_max(struct attn_unit *u, const float *m_local)
-{
-    for (int r = 0; r < u->n_rows; r++) {
-        if (!(m_local[r] > u->m[r])) continue;
-        float shrink = exp2f(u->m[r] - m_local[r]);
-        u->m[r] = m_local[r];
-        u->l[r] *= shrink;
-        for (int i = 0; i < u->head_dim; i++) u->o[r * u->head_dim + i] *= shrink;
-    }
+    return !empty && worst + lambda <= 0;
 }
 
 static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const uint64_t *tiles,
@@ -86,7 +77,8 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
     int kv = head / (a->n_heads / a->n_kv_heads), n_kv = attn_n_kv(a), last_pos = u->first_pos + u->n_rows - 1;
     const float *v = (const float *)a->v + kv * a->v_head;
     size_t tile = (size_t)a->block.k * (size_t)a->head_dim;
-    float m_local[PV_UNIT_ROWS];
+    float m_local[PV_UNIT_ROWS], seen[PV_UNIT_ROWS];
+    for (int r = 0; r < PV_UNIT_ROWS; r++) seen[r] = -INFINITY;
     int nb = last_pos / a->block.k + 1;
     for (int jb = 0; jb < nb; jb++) {
         if (tiles && !(tiles[jb / 64] >> (jb % 64) & 1)) continue;
@@ -94,12 +86,9 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
         const float *kt = w->kt + ((size_t)kv * (size_t)n_kblocks(a) + (size_t)jb) * tile;
         w->ops->unit_scores(u, kt, a->block.k, pos, n_keys, m_local);
         count->tiles_computed += last_of_block;
-        if (tiles && a->pv_threshold && skip_pv(u, m_local, a->pv_threshold[head])) {
-            raise_max(u, m_local);
-        } else {
-            w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
-            count->pv_units_computed++;
-        }
+        if (tiles && a->pv_threshold && skip_pv(u, m_local, seen, a->pv_threshold[head])) continue;
+        w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
+        count->pv_units_computed++;
     }
     count->pv_units_possible += (uint64_t)nb;
     count->tiles_possible += last_of_block ? (uint64_t)nb : 0;

@@ -12,16 +12,16 @@ static const char *refuses(const struct attn_args *a)
     return NULL;
 }
 
-/* scores [64, n_kv], then per row: o [64, head_dim], m, l */
+/* scores [64, n_kv], then per row: o [64, head_dim], m and l of what was added, and the maximum seen */
 static size_t workspace(const struct attn_args *a)
 {
-    size_t bytes = sizeof(double) * PV_UNIT_ROWS * ((size_t)attn_n_kv(a) + (size_t)a->head_dim + 2);
+    size_t bytes = sizeof(double) * PV_UNIT_ROWS * ((size_t)attn_n_kv(a) + (size_t)a->head_dim + 3);
     return (bytes + 63) / 64 * 64;
 }
 
 struct rows {
     int n, first_pos;
-    double *s, *o, *m, *l;
+    double *s, *o, *m, *l, *seen;
 };
 
 static void score_block(const struct attn_args *a, const struct rows *u, int head, int row0, int j0, int j1)
@@ -40,18 +40,20 @@ static void score_block(const struct attn_args *a, const struct rows *u, int hea
 /* True when the whole unit skips exp and P·V of this block: METHOD 3. A row whose sum is still empty needs them. */
 static bool skip_pv(const struct attn_args *a, const struct rows *u, int head, int j0, int j1)
 {
-    if (!a->pv_threshold || !a->tiles) return false;
+    if (!a->pv_threshold) return false;
     double worst = -INFINITY;
+    bool empty = false;
     for (int r = 0; r < u->n; r++) {
         double local = -INFINITY;
         for (int j = j0; j < j1; j++) local = fmax(local, u->s[r * attn_n_kv(a) + j]);
-        if (u->l[r] == 0) return false;
-        if (local > -INFINITY) worst = fmax(worst, local - fmax(local, u->m[r]));
+        empty |= u->l[r] == 0;
+        u->seen[r] = fmax(u->seen[r], local);
+        if (local > -INFINITY) worst = fmax(worst, local - u->seen[r]);
     }
-    return worst * 1.4426950408889634 + (double)a->pv_threshold[head] <= 0;
+    return !empty && worst * 1.4426950408889634 + (double)a->pv_threshold[head] <= 0;
 }
 
-static void take_block(const struct attn_args *a, struct rows *u, int head, int j0, int j1, bool skip)
+static void take_block(const struct attn_args *a, struct rows *u, int head, int j0, int j1)
 {
     const float *v = (const float *)a->v + head / (a->n_heads / a->n_kv_heads) * a->v_head;
     int d = a->head_dim;
@@ -64,7 +66,7 @@ static void take_block(const struct attn_args *a, struct rows *u, int head, int 
         u->m[r] = m;
         u->l[r] *= shrink;
         for (int i = 0; i < d; i++) u->o[r * d + i] *= shrink;
-        for (int j = j0; j < j1 && !skip; j++) {
+        for (int j = j0; j < j1; j++) {
             double p = exp(s[j] - m);
             u->l[r] += p;
             for (int i = 0; i < d; i++) u->o[r * d + i] += p * (double)v[j * a->v_row + i];
@@ -78,7 +80,7 @@ static void attend_unit(const struct attn_args *a, struct rows *u, int head, int
     int d = a->head_dim, n_kv = attn_n_kv(a), last_pos = u->first_pos + u->n - 1;
     memset(u->o, 0, sizeof(double) * PV_UNIT_ROWS * (size_t)d);
     for (int r = 0; r < u->n; r++) {
-        u->m[r] = -INFINITY;
+        u->m[r] = u->seen[r] = -INFINITY;
         u->l[r] = 0;
     }
     for (int jb = 0; jb * a->block.k <= last_pos; jb++) {
@@ -88,9 +90,9 @@ static void attend_unit(const struct attn_args *a, struct rows *u, int head, int
         if (tiles && !(tiles[jb / 64] >> jb % 64 & 1)) continue;
         score_block(a, u, head, row0, j0, j1);
         count->tiles_computed += last_of_block;
-        bool skip = tiles && skip_pv(a, u, head, j0, j1);
-        take_block(a, u, head, j0, j1, skip);
-        count->pv_units_computed += !skip;
+        if (tiles && skip_pv(a, u, head, j0, j1)) continue;
+        take_block(a, u, head, j0, j1);
+        count->pv_units_computed++;
     }
     float *o = (float *)a->o + head * a->o_head;
     for (int r = 0; r < u->n; r++)
@@ -105,6 +107,7 @@ static enum status run(const struct attn_args *a, void *ws, struct par *par, str
     u.o = u.s + (size_t)PV_UNIT_ROWS * (size_t)attn_n_kv(a);
     u.m = u.o + PV_UNIT_ROWS * a->head_dim;
     u.l = u.m + PV_UNIT_ROWS;
+    u.seen = u.l + PV_UNIT_ROWS;
     for (int h = 0; h < a->n_heads; h++) {
         struct head_ledger count = {0};
         bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[h]);

@@ -19,9 +19,6 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <math.h>
 
-#ifndef ATTN_AHEAD
-#define ATTN_AHEAD true
-#endif
 #ifndef ATTN_TURNS
 #define ATTN_TURNS true
 #endif
@@ -29,7 +26,7 @@ extern "C" {
 #define ATTN_EMULATE 0
 #endif
 #ifndef ATTN_D64_WGS
-#define ATTN_D64_WGS 2
+#define ATTN_D64_WGS 3
 #endif
 
 namespace {
@@ -508,8 +505,6 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             units = 0;
             if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head]) lambda = INFINITY;
         }
-#pragma unroll
-        for (int i = 0; i < D / 2; i++) o[i] = 0.0f;
     }
 
     __device__ __forceinline__ void close_item(const work &w)
@@ -521,97 +516,23 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
         }
     }
 
-    /* One tile whose scores are in `now` or on their way, with the next tile's sent for into `next` first. */
-    template <bool MASKED>
-    __device__ __forceinline__ void weigh(float (&now)[64], const work &w, int j)
-    {
-        if (MASKED) {
-            if (KEYS == KEYS_64 && w.half && j == 0) mask_half(now);
-            if (j >= w.clear) {
-                mask_triangle(now);
-                limit[0] -= TILE_KEYS, limit[1] -= TILE_KEYS;
-            }
-        }
-        float alpha[2] = {1.0f, 1.0f};
-        bool grown = softmax<false, MASKED>(now, alpha);
-        mma_wait<1>(o);
-        if (j > 0) {
-            release(&bar->v_empty[nv % S::stages]);
-            nv++;
-        }
-        pack(now);
-        if (grown) { /* rare; the assembler serialises everything when o changes beside a running wgmma */
-            mma_wait<0>(o);
-#pragma unroll
-            for (int i = 0; i < D / 2; i++) o[i] *= alpha[i / 2 % 2];
-        }
-    }
-
-    /* Returns false after the last tile of the last item. */
-    __device__ __forceinline__ bool tile_ahead(float (&now)[64], float (&next)[64], const work *in, work &w, int &j)
-    {
-        bool last = j == w.tiles - 1;
-        work then = w;
-        if (last) {
-            mbar_wait(&bar->q_full[(nq + 1) % Q_STAGES], (nq + 1) / Q_STAGES & 1);
-            then = in[(nq + 1) % Q_STAGES];
-        }
-        if (then.row0 >= 0) mbar_wait(&bar->k_full[(nk + 1) % S::stages], (nk + 1) / S::stages & 1);
-        issue_qk(next, query_tile(nq + last), nk + 1); /* after the last tile of all: of anything, for nobody */
-        mma_wait<2>(now);
-        release(&bar->k_empty[nk % S::stages]);
-        if (last) release(&bar->q_empty[nq % Q_STAGES]);
-        nk++;
-        if (j == 0 || j >= w.clear)
-            weigh<true>(now, w, j);
-        else
-            weigh<false>(now, w, j);
-        mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
-        issue_pv();
-        j++;
-        if (!last) return true;
-        mma_wait<0>(o);
-        release(&bar->v_empty[nv % S::stages]);
-        nv++, nq++, j = 0;
-        close_item(w);
-        if (then.row0 < 0) return false;
-        w = then;
-        open_item(w);
-        return true;
-    }
-
-    /* With registers for two tiles of scores, Q·Kᵀ runs a whole tile ahead and never keeps the softmax waiting,
-     * not even from one item to the next. */
-    __device__ __forceinline__ void run_ahead(const work *in)
-    {
-        float t[64];
-        mbar_wait(&bar->q_full[0], 0);
-        work w = in[0];
-        if (w.row0 < 0) return;
-        open_item(w);
-        mbar_wait(&bar->k_full[0], 0);
-        issue_qk(s, query_tile(0), 0);
-        mma_commit();
-        for (int j = 0; tile_ahead(s, t, in, w, j) && tile_ahead(t, s, in, w, j);) {}
-        if (thread == 0) tma_store_drained();
-    }
-
+    /* The first Q·Kᵀ of an item is sent for before the last P·V of the item before it is collected and stored. */
     __device__ __forceinline__ void run(const work *in)
     {
         if (TURNS && wg == 0) named_arrive(1, 2 * WG_THREADS);
-        for (;; nq++) {
-            uint32_t slot = nq % Q_STAGES;
-            mbar_wait(&bar->q_full[slot], nq / Q_STAGES & 1);
-            work w = in[slot];
-            if (w.row0 < 0) break;
-            uint64_t desc_q = query_tile(nq);
+        mbar_wait(&bar->q_full[0], 0);
+        work w = in[0];
+        mbar_wait(&bar->k_full[0], 0);
+        issue_qk(s, query_tile(0), 0);
+        for (;;) {
             open_item(w);
-            mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
-            issue_qk(s, desc_q, nk);
+            uint64_t desc_q = query_tile(nq);
             mma_wait<0>(s);
             release(&bar->k_empty[nk % S::stages]);
-            if (w.tiles == 1) release(&bar->q_empty[slot]);
+            if (w.tiles == 1) release(&bar->q_empty[nq % Q_STAGES]);
             nk++;
+#pragma unroll
+            for (int i = 0; i < D / 2; i++) o[i] = 0.0f;
             if (KEYS == KEYS_64 && w.half) mask_half(s);
             if (w.clear == 0) {
                 mask_triangle(s);
@@ -625,14 +546,25 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int EMULATE> struct 
             for (; j < w.tiles; j++) take<true>(desc_q, j == w.tiles - 1);
 
             mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
-            if (!SKIP || live) {
+            if (!SKIP) {
+                issue_pv();
+            } else if (live) {
                 issue_pv();
                 mma_wait<0>(o);
             }
+            nq++;
+            mbar_wait(&bar->q_full[nq % Q_STAGES], nq / Q_STAGES & 1);
+            work next = in[nq % Q_STAGES];
+            if (next.row0 >= 0) mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
+            issue_qk(s, query_tile(nq), nk); /* after the last item: of anything, for nobody */
+            if (!SKIP) mma_wait<1>(o);
             release(&bar->v_empty[nv % S::stages]);
             nv++;
             close_item(w);
+            if (next.row0 < 0) break;
+            w = next;
         }
+        mma_wait<0>(s);
         if (TURNS && wg == 0) named_sync(1, 2 * WG_THREADS);
         if (thread == 0) tma_store_drained();
     }
@@ -646,7 +578,6 @@ __global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const _
                                                                          const __grid_constant__ params p)
 {
     using S = shape<D, WGS, KEYS, SKIP>;
-    constexpr bool AHEAD = D == 64 && WGS == 2 && !SKIP && ATTN_AHEAD;
     extern __shared__ uint8_t raw[];
     uint8_t *base = raw + ((1024 - shared_address(raw) % 1024) % 1024);
     uint8_t *q = base, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes, *o = v + S::stages * S::kv_bytes;
@@ -681,10 +612,7 @@ __global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const _
         int thread = threadIdx.x % WG_THREADS;
         consumer<D, WGS, KEYS, SKIP, TURNS, EMULATE> c = {p, &mo, q, k, v, o, bar, wg - 1, thread / 32, thread % 32,
                                                          thread};
-        if constexpr (AHEAD)
-            c.run_ahead(shared_work);
-        else
-            c.run(shared_work);
+        c.run(shared_work);
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include "kernels/cpu_ops.h"
 
+#include <assert.h>
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
@@ -111,6 +112,7 @@ static void rows_task(void *ctx, int item, int worker)
             const float *dense = z + (size_t)r * VOCAB, *sparse = both ? dense + (size_t)n * VOCAB : dense;
             cpu_ops()->logit_fold(&rows[r], dense, sparse, ids, first);
             int32_t next = w->next[row0 + r];
+            assert(next < w->head->m);
             if (next >= first && next < first + ids) {
                 z_next[r][0] = dense[next - first];
                 z_next[r][1] = sparse[next - first];

@@ -84,6 +84,7 @@ static void dot_task(void *ctx, int item, int worker)
 static void run(struct job *j, struct par *par)
 {
     limit_blas();
+    if (j->m1 <= j->m0 || j->n < 1) return;
     int m = j->m1 - j->m0, threads = par_threads(par);
     if (j->n <= FEW_ROWS) {
         par_for(par, (m + DOT_CHUNK - 1) / DOT_CHUNK, dot_task, j);

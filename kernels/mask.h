@@ -2,6 +2,9 @@
  *
  * A method ranks the key blocks of one query block; the choice among the ranked ones (threshold on the
  * running probability, or a count) is common to all methods, so a new method is one file with one table.
+ *
+ * A key block that reaches past its query block (64x128) is pooled over all keys that are there, so with that shape a
+ * prefill in chunks may rank such a block otherwise than one done at once; the other shapes cut alike.
  */
 #ifndef SG_KERNELS_MASK_H
 #define SG_KERNELS_MASK_H

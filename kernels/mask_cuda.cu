@@ -16,7 +16,7 @@ extern "C" {
 
 namespace {
 
-enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = WARPS, HEADS = 4, MAX_KBLOCKS = 8192 };
+enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = WARPS, HEADS = 4, ROWS = 2 * HEADS, MAX_KBLOCKS = 4096 };
 
 struct layout {
     int d, n_qblocks, n_kblocks, k_pad, n_chunks; /* k_pad: n_kblocks rounded up to whole chunks */
@@ -78,15 +78,15 @@ template <int LANES, bool SUM, bool UNIT>
 __device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d, const float (&centre)[8],
                                      float (&sum)[8], float (&unit)[8])
 {
-    constexpr int ROWS = 32 / LANES, BATCH = 8;
+    constexpr int AT_ONCE = 32 / LANES, BATCH = 16; /* loads in flight: latency is all there is to hide */
     const int lane = threadIdx.x % 32, col = lane % LANES * 8;
 #pragma unroll
     for (int i = 0; i < 8; i++) sum[i] = 0, unit[i] = 0;
-    for (int r0 = lane / LANES; r0 - lane / LANES < n; r0 += ROWS * BATCH) {
+    for (int r0 = lane / LANES; r0 - lane / LANES < n; r0 += AT_ONCE * BATCH) {
         uint4 v[BATCH];
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
-            int r = r0 + b * ROWS;
+            int r = r0 + b * AT_ONCE;
             v[b] = make_uint4(0, 0, 0, 0);
             if (r < n && col < d) v[b] = __ldg((const uint4 *)(x + r * stride + col));
         }
@@ -106,7 +106,7 @@ __device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, i
                 }
 #pragma unroll
                 for (int m = 1; m < LANES; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
-                float inverse = r0 + b * ROWS < n && square > 0 ? rsqrtf(square) : 0;
+                float inverse = r0 + b * AT_ONCE < n && square > 0 ? rsqrtf(square) : 0;
 #pragma unroll
                 for (int i = 0; i < 8; i++) unit[i] = fmaf(e[i], inverse, unit[i]);
             }
@@ -244,34 +244,43 @@ __device__ __forceinline__ float warp_max(float x)
 }
 
 /* One warp keeps the best of p[0 … n) (0: not eligible) by threshold τ, or `want` of them when want ≥ 0. Afterwards
- * an element is kept when its bits reach *bound, and so are the first *ties of those one below it. */
+ * an element is kept when its bits reach *bound, and so are the first *ties of those one below it. Each round
+ * tries three levels, because what a round costs is the latency of its sums. */
 __device__ void select(const float *p, int n, float total, float tau, int want, uint32_t *bound, int *ties)
 {
     const int lane = threadIdx.x % 32;
-    uint32_t dropped = __float_as_uint(FLT_MIN), kept = __float_as_uint(1.0f) + 1; /* ranks are in [FLT_MIN, 1] */
-    float kept_mass = 0;
-    int kept_count = 0;
-    *ties = 0;
-    for (bool first = true; first || kept - dropped > 1; first = false) {
-        uint32_t middle = first ? dropped : dropped + (kept - dropped) / 2;
-        float level = __uint_as_float(middle), mass = 0;
-        int count = 0;
-        for (int j = lane; j < n; j += 32)
-            if (p[j] >= level) mass += p[j], count++;
-        mass = warp_sum(mass), count = __reduce_add_sync(0xffffffffu, count);
-        bool fits = want >= 0 ? count <= want : mass <= tau * total;
-        if (fits) {
-            kept = middle, kept_mass = mass, kept_count = count;
-            if (first) break; /* all of them */
-        } else {
-            dropped = middle;
+    const float limit = want >= 0 ? (float)want : tau * total;
+    uint32_t dropped = __float_as_uint(FLT_MIN) - 1, kept = __float_as_uint(1.0f) + 1; /* ranks: FLT_MIN … 1 */
+    float kept_size = 0; /* mass, or count */
+    while (kept - dropped > 1) {
+        uint32_t level[3];
+        float size[3] = {0, 0, 0};
+#pragma unroll
+        for (uint32_t i = 0; i < 3; i++)
+            level[i] = dropped + (kept - dropped < 4 ? (kept - dropped) / 2 : (kept - dropped) / 4 * (i + 1));
+        for (int j = lane; j < n; j += 32) {
+            uint32_t rank = __float_as_uint(p[j]);
+            float part = want >= 0 ? 1.0f : p[j];
+#pragma unroll
+            for (int i = 0; i < 3; i++) size[i] += rank >= level[i] ? part : 0.0f;
+        }
+#pragma unroll
+        for (int m = 16; m > 0; m /= 2)
+#pragma unroll
+            for (int i = 0; i < 3; i++) size[i] += __shfl_xor_sync(0xffffffffu, size[i], m);
+#pragma unroll
+        for (int i = 2; i >= 0; i--) { /* sizes grow as levels fall */
+            if (size[i] <= limit && level[i] < kept)
+                kept = level[i], kept_size = size[i];
+            else if (size[i] > limit && level[i] > dropped)
+                dropped = level[i];
         }
     }
-    *bound = kept;
-    if (kept == __float_as_uint(FLT_MIN)) return;
-    float value = __uint_as_float(kept - 1);
-    *ties = want >= 0 ? want - kept_count : (int)fminf((tau * total - kept_mass) / value, 1e6f);
-    if (kept_count + *ties < 1) *ties = 1;
+    *bound = kept, *ties = 0;
+    if (kept <= __float_as_uint(FLT_MIN)) return;
+    float value = want >= 0 ? 1.0f : __uint_as_float(kept - 1);
+    *ties = (int)fminf((limit - kept_size) / value, 1e6f);
+    if (kept_size == 0 && *ties < 1) *ties = 1;
 }
 
 /* The map's row of one head: shared `s` holds its scores and becomes its ranks. One warp. */
@@ -333,15 +342,19 @@ __device__ void write_row(const params &p, int head, int block, int n, float *s)
     }
 }
 
-/* The rows of one query block for all heads of one kv head, HEADS at a time so that a key mean is read once. */
+/* The rows of two query blocks for all heads of one kv head, four heads at a time: every key mean that is read
+ * serves eight rows, and eight warps then choose, one row each. */
 __device__ __noinline__ void write_rows(const params &p, int task, float *shared)
 {
-    const int block = p.at.n_qblocks - 1 - task / p.n_kv_heads, kv = task % p.n_kv_heads; /* longest rows first */
+    const int pairs = (p.at.n_qblocks + 1) / 2;
+    const int block0 = 2 * (pairs - 1 - task / p.n_kv_heads), kv = task % p.n_kv_heads; /* longest rows first */
+    const int blocks = min(2, p.at.n_qblocks - block0);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
-    const int last = min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1, n = last / p.block_k + 1;
-    wait_for(&p.q_done[block], p.n_heads);
+    const int last = min(p.q_start + (block0 + blocks) * p.block_q, p.n_kv) - 1, n = last / p.block_k + 1;
+    wait_for(&p.q_done[block0], p.n_heads);
+    if (blocks == 2) wait_for(&p.q_done[block0 + 1], p.n_heads);
     wait_for(&p.sim_done[kv], p.at.n_chunks);
-    float *score = shared, *part = score + HEADS * p.at.k_pad, *q = part + 1024;
+    float *score = shared, *part = score + ROWS * p.at.k_pad, *q = part + ROWS * THREADS;
     const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
     /* Short rows leave warps over: they share the dimensions. */
     const int stretches = (n + 31) / 32;
@@ -349,49 +362,58 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
     const int slice = warp % slices, per = (d + slices - 1) / slices, from = slice * per, to = min(from + per, d);
     for (int h0 = 0; h0 < p.group; h0 += HEADS) {
         const int heads = min((int)HEADS, p.group - h0);
-        for (int i = threadIdx.x; i < d * HEADS; i += THREADS) {
-            int h = i / d, e = i % d;
+        for (int i = threadIdx.x; i < d * ROWS; i += THREADS) {
+            int r = i / d, e = i % d, h = r % HEADS, block = block0 + r / HEADS;
             size_t at = (size_t)(kv * p.group + h0 + h) * p.at.n_qblocks + block;
-            q[e * HEADS + h] = h < heads ? __ldcg((const float *)(p.ws + p.at.q_mean) + at * d + e) * p.scale : 0;
+            bool real = h < heads && r / HEADS < blocks;
+            q[e * ROWS + r] = real ? __ldcg((const float *)(p.ws + p.at.q_mean) + at * d + e) * p.scale : 0;
         }
         __syncthreads();
         for (int stretch = warp / slices; stretch < stretches; stretch += WARPS / slices) {
             const int j = stretch * 32 + lane;
-            float4 acc = make_float4(0, 0, 0, 0);
+            float acc[ROWS] = {};
             if (j < p.at.k_pad)
-#pragma unroll 8
+#pragma unroll 16
                 for (int e = from; e < to; e++) {
                     float k = __ldcg(sums + (size_t)e * p.at.k_pad + j);
-                    float4 x = ((const float4 *)q)[e];
-                    acc.x = fmaf(k, x.x, acc.x), acc.y = fmaf(k, x.y, acc.y);
-                    acc.z = fmaf(k, x.z, acc.z), acc.w = fmaf(k, x.w, acc.w);
+                    float4 x = ((const float4 *)q)[2 * e], y = ((const float4 *)q)[2 * e + 1];
+                    acc[0] = fmaf(k, x.x, acc[0]), acc[1] = fmaf(k, x.y, acc[1]);
+                    acc[2] = fmaf(k, x.z, acc[2]), acc[3] = fmaf(k, x.w, acc[3]);
+                    acc[4] = fmaf(k, y.x, acc[4]), acc[5] = fmaf(k, y.y, acc[5]);
+                    acc[6] = fmaf(k, y.z, acc[6]), acc[7] = fmaf(k, y.w, acc[7]);
                 }
             if (slices > 1) {
-                ((float4 *)part)[slice * (WARPS / slices) * 32 + j] = acc;
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) part[(slice * ROWS + r) * (THREADS / slices) + j] = acc[r];
             } else if (j < n) {
                 float inverse = 1.0f / (float)min(p.block_k, p.n_kv - j * p.block_k);
-                score[j] = acc.x * inverse, score[p.at.k_pad + j] = acc.y * inverse;
-                score[2 * p.at.k_pad + j] = acc.z * inverse, score[3 * p.at.k_pad + j] = acc.w * inverse;
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) score[r * p.at.k_pad + j] = acc[r] * inverse;
             }
         }
         __syncthreads();
-        for (int i = threadIdx.x; slices > 1 && i < n * HEADS; i += THREADS) {
-            int j = i / HEADS, h = i % HEADS;
+        for (int i = threadIdx.x; slices > 1 && i < THREADS / slices * ROWS; i += THREADS) {
+            int j = i % (THREADS / slices), r = i / (THREADS / slices);
+            if (j >= n) continue;
             float total = 0;
-            for (int x = 0; x < slices; x++) total += part[(x * (WARPS / slices) * 32 + j) * HEADS + h];
-            score[h * p.at.k_pad + j] = total / (float)min(p.block_k, p.n_kv - j * p.block_k);
+            for (int x = 0; x < slices; x++) total += part[(x * ROWS + r) * (THREADS / slices) + j];
+            score[r * p.at.k_pad + j] = total / (float)min(p.block_k, p.n_kv - j * p.block_k);
         }
         __syncthreads();
-        if (warp < heads) write_row(p, kv * p.group + h0 + warp, block, n, score + warp * p.at.k_pad);
+        const int block = block0 + warp / HEADS;
+        if (warp % HEADS < heads && warp / HEADS < blocks) {
+            int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
+            write_row(p, kv * p.group + h0 + warp % HEADS, block, seen, score + warp * p.at.k_pad);
+        }
         __syncthreads();
     }
 }
 
-template <int LANES> __global__ __launch_bounds__(THREADS, 3) void mask_kernel(const __grid_constant__ params p)
+template <int LANES> __global__ __launch_bounds__(THREADS, 2) void mask_kernel(const __grid_constant__ params p)
 {
     extern __shared__ __align__(16) float shared[];
     const int n_sum = p.n_kv_heads * p.at.n_chunks, n_pool = (p.at.n_qblocks * p.n_heads + WARPS - 1) / WARPS;
-    const int n_compare = n_sum, n_rows = p.at.n_qblocks * p.n_kv_heads;
+    const int n_compare = n_sum, n_rows = (p.at.n_qblocks + 1) / 2 * p.n_kv_heads;
     for (int t = blockIdx.x; t < n_sum + n_pool + n_compare + n_rows; t += gridDim.x) {
         if (t < n_sum)
             sum_keys<LANES>(p, t, shared);
@@ -407,7 +429,7 @@ template <int LANES> __global__ __launch_bounds__(THREADS, 3) void mask_kernel(c
 
 size_t shared_bytes(const struct layout &at)
 {
-    size_t pooling = (size_t)CHUNK * at.d, rows = (size_t)HEADS * at.k_pad + 1024 + (size_t)HEADS * at.d;
+    size_t pooling = (size_t)CHUNK * at.d, rows = (size_t)ROWS * ((size_t)at.k_pad + THREADS + at.d);
     return sizeof(float) * (pooling > rows ? pooling : rows);
 }
 
@@ -421,10 +443,10 @@ template <int LANES> enum status launch(const params &p, cudaStream_t stream)
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, THREADS, shared));
     if (per_sm < 1) return fail(ERR_DEVICE, "mask prediction: a block of %zu bytes of shared memory does not fit", shared);
-    /* Tasks wait for earlier ones, so every CTA must be resident: a cooperative launch makes sure or fails. */
-    void *arguments[] = {(void *)&p};
-    CUDA_TRY(cudaLaunchCooperativeKernel((const void *)kernel, dim3((unsigned)(sms * per_sm)), dim3(THREADS), arguments,
-                                         shared, stream));
+    /* Tasks wait for earlier ones. CTAs take theirs in rising order and no more are started than fit, so whatever a
+     * task waits for is running, or will be once other streams' kernels leave. */
+    kernel<<<sms * per_sm, THREADS, shared, stream>>>(p);
+    CUDA_TRY(cudaGetLastError());
     return OK;
 }
 
@@ -442,7 +464,7 @@ const char *mask_cuda_refuses(const struct mask_cuda_args *m)
     if ((uintptr_t)a->q % 16 != 0 || (uintptr_t)a->k % 16 != 0 || a->q_row % 8 != 0 || a->q_head % 8 != 0 ||
         a->k_row % 8 != 0 || a->k_head % 8 != 0)
         return "pointers and strides are not multiples of 16 bytes";
-    if ((attn_n_kv(a) + a->block.k - 1) / a->block.k > MAX_KBLOCKS) return "more than 8192 key blocks";
+    if ((attn_n_kv(a) + a->block.k - 1) / a->block.k > MAX_KBLOCKS) return "more than 4096 key blocks";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     return NULL;
 }

@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { MAX_HEAD_DIM = 256 };
+
 struct pooled {
     float *q_mean, *q_sim; /* [n_qblocks, d], [n_qblocks] */
     float *k_mean, *k_sim; /* [n_kblocks, d], [n_kblocks] */
@@ -35,6 +37,7 @@ static size_t workspace(const struct mask_args *a)
 
 static const char *refuses(const struct mask_args *a)
 {
+    if (a->attn->head_dim > MAX_HEAD_DIM) return "head_dim over 256";
     return a->attn->dtype == DTYPE_F32 ? NULL : "the CPU prediction takes f32";
 }
 
@@ -76,7 +79,7 @@ static void pool_keys(const struct mask_args *a, const struct cpu_ops *ops, int 
         ops->pool_sum(k + j * bk * t->k_row, t->k_row, n_kv - j * bk < bk ? n_kv - j * bk : bk, d, sum);
     }
     float *centre = p->scratch, *unit = p->scratch + d;
-    double total[256] = {0};
+    double total[MAX_HEAD_DIM] = {0};
     for (int j = 0; j < nb && a->smooth_k == SMOOTH_K_GLOBAL; j++)
         for (int c = 0; c < d; c++) total[c] += (double)p->k_mean[j * d + c];
     for (int j = 0; j < nb; j++) {

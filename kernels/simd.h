@@ -19,6 +19,7 @@ static inline vf v_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void v_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 static inline vf v_set1(float x) { return _mm512_set1_ps(x); }
 static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm512_abs_ps(a); }
 static inline float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
 static inline float v_top(vf a) { return _mm512_reduce_max_ps(a); }
@@ -39,6 +40,7 @@ static inline vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void v_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
 static inline vf v_set1(float x) { return _mm256_set1_ps(x); }
 static inline vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 static inline __m128 v_half_sum(vf a) { return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); }
 static inline float v_sum(vf a)
@@ -70,6 +72,7 @@ static inline vf v_load(const float *p) { return _mm_loadu_ps(p); }
 static inline void v_store(float *p, vf x) { _mm_storeu_ps(p, x); }
 static inline vf v_set1(float x) { return _mm_set1_ps(x); }
 static inline vf v_max(vf a, vf b) { return _mm_max_ps(a, b); }
+static inline vf v_min(vf a, vf b) { return _mm_min_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
 static inline float v_sum(vf a)
 {
@@ -103,12 +106,12 @@ static inline vf v_load_f16(const uint16_t *p)
 }
 #endif
 
-/* 2^x for x ≤ 0 or moderate; below -126 the result is 2^-126, so callers zero what must be zero. Taylor series
+/* 2^x with x clamped to [-126, 126]: always finite, so a lane that must be zero becomes zero by a factor. Taylor series
  * of 2^f on |f| ≤ 1/2 to the sixth order, error below 1.3e-7 relative. */
 static inline vf v_exp2(vf x)
 {
     const vf round = v_set1(12582912.0f); /* 1.5·2^23: adding it leaves the nearest integer in the low bits */
-    x = v_max(x, v_set1(-126.0f));
+    x = v_min(v_max(x, v_set1(-126.0f)), v_set1(126.0f));
     vf t = x + round;
     vf f = x - (t - round);
     vf p = v_set1(1.5403530e-4f);

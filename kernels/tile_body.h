@@ -127,11 +127,10 @@ static void rmsnorm(const float *x, const float *weight, float eps, int n, float
 static void silu_mul(float *gate, const float *up, size_t n)
 {
     size_t i = 0;
-    const vf one = v_set1(1), log2e = v_set1(-1.44269504f), cap = v_set1(-126);
+    const vf one = v_set1(1), log2e = v_set1(-1.44269504f);
     for (; i + VW <= n; i += VW) {
         vf g = v_load(gate + i);
-        vf e = v_set1(0) - v_max(v_set1(0) - g * log2e, cap); /* at most 126, so that 2^e stays finite */
-        v_store(gate + i, g / (one + v_exp2(e)) * v_load(up + i));
+        v_store(gate + i, g / (one + v_exp2(g * log2e)) * v_load(up + i));
     }
     for (; i < n; i++) gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
 }

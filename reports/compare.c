@@ -75,7 +75,8 @@ static void paired_init(struct paired *p, size_t n)
     p->n = 0;
 }
 
-static void pair_samples(struct paired *p, const struct run_view *before, const struct run_view *after, const char *name)
+static void pair_samples(struct paired *p, const struct run_view *before, const struct run_view *after,
+                         const char *name)
 {
     paired_init(p, before->samples.n);
     p->exponent = !strncmp(name, "ppl_", 4);
@@ -91,7 +92,8 @@ static void pair_samples(struct paired *p, const struct run_view *before, const 
 }
 
 /* Task scores pair by question. */
-static void pair_items(struct paired *p, const struct run_view *before, const struct run_view *after, const char *name)
+static void pair_items(struct paired *p, const struct run_view *before, const struct run_view *after,
+                       const char *name)
 {
     paired_init(p, before->items.n);
     p->exponent = false;
@@ -114,18 +116,19 @@ static void add_interval(struct compare_row *row, const struct run_view *before,
                          const struct compare_options *o)
 {
     struct paired p;
-    if (!strncmp(row->name, "score_", 6))
-        pair_items(&p, before, after, row->name);
-    else
-        pair_samples(&p, before, after, row->name);
+    if (!strncmp(row->name, "score_", 6)) pair_items(&p, before, after, row->name);
+    else pair_samples(&p, before, after, row->name);
     if (p.n >= 2) {
-        struct interval i = bootstrap(pooled_difference, &p, p.n, .95, o->n_resamples ? o->n_resamples : 2000, o->seed);
-        /* The stored value may pool in another way than the weighted mean here (a flattened cosine): the width is
-         * taken from the samples and laid around the stored difference. */
+        struct interval i =
+            bootstrap(pooled_difference, &p, p.n, .95, o->n_resamples ? o->n_resamples : 2000, o->seed);
+        /* The stored value may pool in another way than the weighted mean here (a flattened cosine): the
+         * width is taken from the samples and laid around the stored difference. */
         double shift = row->difference - i.value;
         row->lo = i.lo + shift;
         row->hi = i.hi + shift;
-        row->detectable = minimum_detectable_effect(i.std_error, .05, .8);
+        /* where all samples differ by the same amount, what is left is rounding */
+        if (i.std_error > 1e-12 * fabs(i.value))
+            row->detectable = minimum_detectable_effect(i.std_error, .05, .8);
     }
     free(p.a_before);
 }
@@ -144,7 +147,8 @@ static bool apart(const struct metric_record *a, const struct metric_record *b)
     return a->hi < b->lo || b->hi < a->lo;
 }
 
-static enum change judge(const struct compare_row *row, const struct metric_record *a, const struct metric_record *b)
+static enum change judge(const struct compare_row *row, const struct metric_record *a,
+                         const struct metric_record *b)
 {
     bool counted = strstr(row->name, "sparsity") != NULL; /* no chance in it */
     bool timed = !strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length");
@@ -178,10 +182,14 @@ static void add_rows(struct comparison *c, const struct run_view *before, const 
             .label = pool_str(&c->pool, info ? info->label : b->name),
             .unit = info ? info->unit : "",
             .better = info ? info->better : METRIC_NEITHER,
-            .before = b->mean, .after = a->mean,
+            .before = b->mean,
+            .after = a->mean,
             .difference = a->mean - b->mean,
             .ratio = b->mean != 0 ? a->mean / b->mean : NAN,
-            .lo = NAN, .hi = NAN, .detectable = NAN, .floor = floor_of(o, b->name),
+            .lo = NAN,
+            .hi = NAN,
+            .detectable = NAN,
+            .floor = floor_of(o, b->name),
         };
         row->within_floor = fabs(row->difference) <= row->floor;
         if (pairable) add_interval(row, before, after, o);
@@ -196,7 +204,8 @@ static void add_setting(struct comparison *c, const char *name, const char *befo
     if (!strcmp(before, after)) return;
     c->settings = realloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
     if (!c->settings) abort();
-    c->settings[c->n_settings++] = (struct compare_setting){name, pool_str(&c->pool, before), pool_str(&c->pool, after)};
+    c->settings[c->n_settings++] =
+        (struct compare_setting){name, pool_str(&c->pool, before), pool_str(&c->pool, after)};
 }
 
 static void add_number(struct comparison *c, const char *name, double before, double after)
@@ -255,8 +264,8 @@ static void find_obstacle(const struct run_record *b, const struct run_record *a
                  a->dataset.fingerprint, a->dataset.name, a->dataset.n_samples, a->dataset.max_length);
 }
 
-static enum status check_comparable(struct comparison *c, const struct run_view *before, const struct run_view *after,
-                                    const struct compare_options *o)
+static enum status check_comparable(struct comparison *c, const struct run_view *before,
+                                    const struct run_view *after, const struct compare_options *o)
 {
     struct str obstacle = {0};
     enum status st = OK;
@@ -267,7 +276,8 @@ static enum status check_comparable(struct comparison *c, const struct run_view 
                       both[i]->run->reason ? both[i]->run->reason : "no reason stored");
     find_obstacle(before->run, after->run, &obstacle);
     if (st == OK && obstacle.len && !o->force)
-        st = fail(ERR_ARG, "%s and %s cannot be compared: different %s; evaluate both on the same, or use --force",
+        st = fail(ERR_ARG,
+                  "%s and %s cannot be compared: different %s; evaluate both on the same, or use --force",
                   before->label, after->label, str_get(&obstacle));
     if (st == OK && obstacle.len) c->forced = str_dup(str_get(&obstacle));
     str_clear(&obstacle);
@@ -311,12 +321,10 @@ static bool is_change(enum change change) { return change != CHANGE_SAME; }
 
 static void add_value(struct table *t, const struct compare_row *row, double value)
 {
-    if (!strcmp(row->unit, "s"))
-        table_real_as(t, value, NUMBER_SECONDS, 2);
-    else if (!strcmp(row->unit, "B"))
-        table_real_as(t, value, NUMBER_BYTES, 2);
-    else
-        table_real(t, value);
+    if (!strcmp(row->unit, "s")) table_real_as(t, value, NUMBER_SECONDS, 2);
+    else if (!strcmp(row->unit, "B")) table_real_as(t, value, NUMBER_BYTES, 2);
+    else if (!strcmp(row->unit, "tokens")) table_real_as(t, value, NUMBER_FIXED, 0);
+    else table_real(t, value);
 }
 
 struct table *comparison_table(const struct comparison *c, bool only_changed)
@@ -325,14 +333,17 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
     struct table *t = table_new(title);
     free(title);
     table_add_column(t, (struct table_column){.name = "metric"});
+    table_add_column(t, (struct table_column){.name = "change"});
     static const char *const names[] = {"before", "after", "difference"};
     for (int i = 0; i < 3; i++)
-        table_add_column(t, (struct table_column){names[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+        table_add_column(t,
+                         (struct table_column){names[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
     table_add_column(t, (struct table_column){"ratio", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(t, (struct table_column){"95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(t,
+                     (struct table_column){"95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
     table_add_column(t, (struct table_column){"to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(t, (struct table_column){"detectable", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(t, (struct table_column){.name = "change"});
+    table_add_column(t,
+                     (struct table_column){"detectable", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
     size_t hidden = 0;
     for (size_t i = 0; i < c->n_rows; i++) {
         const struct compare_row *row = &c->rows[i];
@@ -340,11 +351,15 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
             hidden++;
             continue;
         }
-        char *label = str_format("%s%s", row->label, row->better == METRIC_HIGHER  ? " ↑"
-                                                     : row->better == METRIC_LOWER ? " ↓"
-                                                                                   : "");
+        char *label = str_format("%s%s", row->label,
+                                 row->better == METRIC_HIGHER  ? " ↑"
+                                 : row->better == METRIC_LOWER ? " ↓"
+                                                               : "");
         table_text(t, label);
         free(label);
+        static const char *const words[] = {"unclear", "same", "better", "worse", "changed"};
+        table_text(t, row->within_floor && row->difference != 0 ? "within floor" : words[row->change]);
+        table_mark(t, change_mark(row->change));
         add_value(t, row, row->before);
         add_value(t, row, row->after);
         add_value(t, row, row->difference);
@@ -352,9 +367,6 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
         add_value(t, row, row->lo);
         add_value(t, row, row->hi);
         add_value(t, row, row->detectable);
-        static const char *const words[] = {"unclear", "same", "better", "worse", "changed"};
-        table_text(t, row->within_floor && row->difference != 0 ? "within floor" : words[row->change]);
-        table_mark(t, change_mark(row->change));
     }
     char note[160];
     if (c->forced) {
@@ -370,7 +382,8 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
         snprintf(note, sizeof note, "intervals: differences paired over %zu samples, whole samples resampled",
                  c->n_paired_samples);
     else
-        snprintf(note, sizeof note, "no intervals: %zu samples in common, two are needed; use --num-samples 5 or more",
+        snprintf(note, sizeof note,
+                 "no intervals: %zu samples in common, two are needed; use --num-samples 5 or more",
                  c->n_paired_samples);
     table_note(t, note);
     return t;
@@ -410,19 +423,20 @@ static void add_names(const struct comparison *c, enum change change, const char
 
 void comparison_verdict(const struct comparison *c, struct str *out)
 {
-    const struct compare_row *cosine = find_row(c, "logits_cosine"), *agreement = find_row(c, "token_accuracy"),
-                             *sparsity = find_row(c, "sparsity");
+    const struct compare_row *cosine = find_row(c, "logits_cosine"),
+                             *agreement = find_row(c, "token_accuracy"), *sparsity = find_row(c, "sparsity");
     if (!cosine) cosine = find_row(c, "cosine");
     if (c->forced) str_addf(out, "FORCED in spite of different %s. ", c->forced);
     if (cosine && agreement) {
         struct verdict b = verdict_of(cosine->before, agreement->before, sparsity ? sparsity->before : NAN);
         struct verdict a = verdict_of(cosine->after, agreement->after, sparsity ? sparsity->after : NAN);
-        str_addf(out, "Accuracy %s -> %s (cosine %.4f -> %.4f, token agreement %.1f %% -> %.1f %%)", b.band, a.band,
-                 cosine->before, cosine->after, 100 * agreement->before, 100 * agreement->after);
+        str_addf(out, "Accuracy %s -> %s (cosine %.4f -> %.4f, token agreement %.1f %% -> %.1f %%)", b.band,
+                 a.band, cosine->before, cosine->after, 100 * agreement->before, 100 * agreement->after);
     } else {
         str_add(out, "Accuracy unknown");
     }
-    if (sparsity) str_addf(out, ", sparsity %.1f %% -> %.1f %%", 100 * sparsity->before, 100 * sparsity->after);
+    if (sparsity)
+        str_addf(out, ", sparsity %.1f %% -> %.1f %%", 100 * sparsity->before, 100 * sparsity->after);
     str_add(out, ". Beyond noise:");
     add_names(c, CHANGE_BETTER, "better", out);
     str_add(out, ",");

@@ -14,10 +14,10 @@ struct compare_row {
     enum metric_better better;
     double before, after;
     double difference, ratio; /* after - before, after / before */
-    double lo, hi;            /* 95 % interval of the difference: paired, whole samples resampled; NAN without samples */
-    double detectable;        /* smallest difference this comparison would notice (alpha .05, power .8); NAN */
-    double floor;             /* noise floor that applies; NAN when none was measured */
-    enum change change;       /* same: equal, within the floor, or the interval holds 0 */
+    double lo, hi; /* 95 % interval of the difference: paired, whole samples resampled; NAN without samples */
+    double detectable;  /* smallest difference this comparison would notice (alpha .05, power .8); NAN */
+    double floor;       /* noise floor that applies; NAN when none was measured */
+    enum change change; /* same: equal, within the floor, or the interval holds 0 */
     bool within_floor;
 };
 
@@ -37,8 +37,8 @@ struct comparison {
 };
 
 struct compare_options {
-    bool force;         /* compare in spite of other tokens or models; said in the output */
-    int n_resamples;    /* 0 = 2000 */
+    bool force;      /* compare in spite of other tokens or models; said in the output */
+    int n_resamples; /* 0 = 2000 */
     uint64_t seed;
     const struct noise_list *floors; /* NULL without */
 };

@@ -4,8 +4,8 @@
 #include <cjson/cJSON.h>
 #include <stdio.h>
 
-/* https://docs.gitlab.com/ci/testing/code_quality/: description, check_name, fingerprint, severity and location
- * are required of each entry. */
+/* https://docs.gitlab.com/ci/testing/code_quality/: description, check_name, fingerprint, severity and
+ * location are required of each entry. */
 void gitlab_quality(const struct gate_check *checks, size_t n, const char *file, struct str *out)
 {
     cJSON *list = cJSON_CreateArray();

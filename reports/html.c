@@ -10,7 +10,8 @@
 static const char style[] =
     ":root{--bg:#fff;--fg:#1b1f24;--dim:#57606a;--line:#d0d7de;--card:#f6f8fa;--head:#eef1f4;--good:#0b6b46;"
     "--bad:#a33100;--warn:#7a4f00;--link:#0058a3}"
-    "@media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#9aa4af;--line:#333a43;--card:#1c2127;"
+    "@media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#9aa4af;--line:#333a43;--card:#"
+    "1c2127;"
     "--head:#242a32;--good:#4cc38a;--bad:#ff9b6a;--warn:#f0c060;--link:#6cb6ff}}"
     "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}"
     "body{margin:0 auto;max-width:1100px;padding:16px;background:var(--bg);color:var(--fg);"
@@ -18,12 +19,14 @@ static const char style[] =
     "h1{font-size:1.5rem;line-height:1.25;margin:.2em 0 .4em}h2{font-size:1.2rem;margin:2em 0 .5em;"
     "border-bottom:1px solid var(--line);padding-bottom:.2em}"
     "nav{font-size:.9rem}nav a{color:var(--link);margin-right:1em}p{margin:.6em 0}"
-    ".verdict{border:1px solid var(--line);border-left:6px solid var(--dim);border-radius:6px;background:var(--card);"
+    ".verdict{border:1px solid var(--line);border-left:6px solid "
+    "var(--dim);border-radius:6px;background:var(--card);"
     "padding:12px 16px}.verdict.good{border-left-color:var(--good)}.verdict.bad{border-left-color:var(--bad)}"
     ".verdict strong{font-size:1.15rem}"
     ".numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:10px;margin:14px 0}"
     ".numbers div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px 12px}"
-    ".numbers b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}.numbers span{color:var(--dim);"
+    ".numbers b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}.numbers "
+    "span{color:var(--dim);"
     "font-size:.85rem}"
     ".warning{border-left:4px solid var(--warn);padding:2px 12px;margin:.6em 0}"
     ".warning::before{content:'Warning: ';font-weight:600;color:var(--warn)}"
@@ -36,7 +39,8 @@ static const char style[] =
     "tbody tr:last-child td{border-bottom:0}th{background:var(--head);white-space:nowrap;cursor:pointer}"
     "th[aria-sort]::after{content:' \\2193'}th[aria-sort=ascending]::after{content:' \\2191'}"
     ".n{text-align:right;white-space:nowrap}td{overflow-wrap:break-word;max-width:32rem;min-width:3.5rem}"
-    ".up{color:var(--good);font-weight:600}.down{color:var(--bad);font-weight:600}.constant,.note{color:var(--dim);"
+    ".up{color:var(--good);font-weight:600}.down{color:var(--bad);font-weight:600}.constant,.note{color:var(-"
+    "-dim);"
     "font-size:.875rem}"
     "details{margin:1em 0}summary{cursor:pointer;font-weight:600}code{overflow-wrap:anywhere}"
     "@media(max-width:600px){body{padding:10px}.picture .card svg{min-width:560px}th,td{padding:4px 7px}}"
@@ -49,7 +53,8 @@ static const char script[] =
     "up=th.getAttribute('aria-sort')!=='ascending';"
     "[].forEach.call(row.children,function(o){o.removeAttribute('aria-sort')});"
     "th.setAttribute('aria-sort',up?'ascending':'descending');"
-    "function key(tr){var td=tr.children[i],v=td.getAttribute('data-v');return v===null?td.textContent.trim():+v}"
+    "function key(tr){var td=tr.children[i],v=td.getAttribute('data-v');return "
+    "v===null?td.textContent.trim():+v}"
     "[].slice.call(body.rows).sort(function(a,b){var x=key(a),y=key(b);"
     "if(x==='-'||y==='-')return(x==='-')-(y==='-');"
     "var c=typeof x==='number'&&typeof y==='number'?x-y:String(x).localeCompare(String(y));return up?c:-c})"
@@ -283,7 +288,8 @@ enum status html_page(const struct html_input *in, struct str *out)
     str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", style);
     xml_escape(in->title, out);
     bool speed = in->views[0]->latencies.n || has_section(in, "speed");
-    str_add(out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a><a href=\"#why\">Why</a>");
+    str_add(out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a><a "
+                 "href=\"#why\">Why</a>");
     if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
     str_add(out, "<a href=\"#provenance\">Provenance</a></nav>\n<main>\n");
     add_verdict(in, out);

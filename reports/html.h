@@ -10,7 +10,7 @@
 struct html_picture {
     const char *svg_path; /* put into the page */
     const char *caption;
-    const char *section;  /* "changed", "why", "speed" */
+    const char *section; /* "changed", "why", "speed" */
 };
 
 struct html_input {

@@ -28,10 +28,8 @@ void xml_escape(const char *text, struct str *out)
         case '"': str_add(out, "&quot;"); break;
         case '\'': str_add(out, "&#39;"); break;
         default:
-            if (n == 0)
-                str_add(out, "\xef\xbf\xbd"); /* U+FFFD for what is no text */
-            else if (n > 1 || (unsigned char)*p >= 0x20 || *p == '\n' || *p == '\t')
-                str_add_bytes(out, p, n);
+            if (n == 0) str_add(out, "\xef\xbf\xbd"); /* U+FFFD for what is no text */
+            else if (n > 1 || (unsigned char)*p >= 0x20 || *p == '\n' || *p == '\t') str_add_bytes(out, p, n);
         }
         p += n ? n : 1;
     }
@@ -48,10 +46,8 @@ static const char *message_of(const struct gate_check *c) { return c->message ? 
 /* "0.971 (0.968 … 0.974) >= 0.98", or as much of it as is known */
 static void add_measured(const struct gate_check *c, struct str *out)
 {
-    if (isnan(c->value))
-        str_add(out, "no value");
-    else
-        str_addf(out, "%.6g", c->value);
+    if (isnan(c->value)) str_add(out, "no value");
+    else str_addf(out, "%.6g", c->value);
     if (!isnan(c->lo) && !isnan(c->hi)) str_addf(out, " (%.6g … %.6g)", c->lo, c->hi);
     if (!isnan(c->bound)) str_addf(out, ", bound %s %.6g", c->op, c->bound);
 }
@@ -61,11 +57,10 @@ static void add_attribute(struct str *out, const char *name, const char *value)
     struct str escaped = {0};
     xml_escape(value, &escaped);
     str_addf(out, " %s=\"", name);
-    for (const char *p = str_get(&escaped); *p; p++) { /* a line break in an attribute would read back as a space */
-        if (*p == '\n')
-            str_add(out, "&#10;");
-        else
-            str_add_char(out, *p);
+    for (const char *p = str_get(&escaped); *p;
+         p++) { /* a line break in an attribute would read back as a space */
+        if (*p == '\n') str_add(out, "&#10;");
+        else str_add_char(out, *p);
     }
     str_add_char(out, '"');
     str_clear(&escaped);
@@ -86,12 +81,14 @@ void junit_xml(const struct gate_check *checks, size_t n, const char *suite, dou
     char moment[20]; /* readers of JUnit files want the time without a zone */
     snprintf(moment, sizeof moment, "%.19s", utc);
     str_add(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    str_addf(out, "<testsuites tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" time=\"%.3f\">\n  <testsuite", n, failures,
-             errors, wall_s);
+    str_add(out, "<testsuites>\n  <testsuite id=\"0\" package=\"sparsegauge\"");
     add_attribute(out, "name", suite);
     add_attribute(out, "timestamp", moment);
-    str_addf(out, " hostname=\"localhost\" tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"%zu\" time=\"%.3f\">\n", n,
-             failures, errors, skipped, wall_s);
+    str_addf(out,
+             " hostname=\"localhost\" tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"%zu\" "
+             "time=\"%.3f\">\n"
+             "    <properties/>\n",
+             n, failures, errors, skipped, wall_s);
     for (size_t i = 0; i < n; i++) {
         const struct gate_check *c = &checks[i];
         static const char *const tags[] = {NULL, "failure", "failure", "error", "skipped"};
@@ -119,7 +116,7 @@ void junit_xml(const struct gate_check *checks, size_t n, const char *suite, dou
         }
         str_clear(&measured);
     }
-    str_add(out, "  </testsuite>\n</testsuites>\n");
+    str_add(out, "    <system-out/>\n    <system-err/>\n  </testsuite>\n</testsuites>\n");
 }
 
 /* Worst first: broken runs, then broken bounds by how far, then undecided ones. */
@@ -137,7 +134,8 @@ static double overshoot(const struct gate_check *c)
 
 static int compare_severity(const void *x, const void *y)
 {
-    const struct gate_check *a = *(const struct gate_check *const *)x, *b = *(const struct gate_check *const *)y;
+    const struct gate_check *a = *(const struct gate_check *const *)x,
+                            *b = *(const struct gate_check *const *)y;
     if (severity(a) != severity(b)) return severity(b) - severity(a);
     double oa = overshoot(a), ob = overshoot(b);
     return oa != ob ? (oa > ob ? -1 : 1) : strcmp(a->name, b->name);
@@ -156,10 +154,8 @@ static const struct gate_check **by_severity(const struct gate_check *checks, si
 static void add_command_text(const char *text, bool property, struct str *out)
 {
     for (const char *p = text; *p; p++) {
-        if (strchr("%\r\n", *p) || (property && strchr(":,", *p)))
-            str_addf(out, "%%%02X", (unsigned char)*p);
-        else
-            str_add_char(out, *p);
+        if (strchr("%\r\n", *p) || (property && strchr(":,", *p))) str_addf(out, "%%%02X", (unsigned char)*p);
+        else str_add_char(out, *p);
     }
 }
 
@@ -191,10 +187,8 @@ void github_annotations(const struct gate_check *checks, size_t n, struct str *o
 static void add_table_text(const char *text, struct str *out)
 {
     for (const char *p = text; *p; p++) {
-        if (*p == '\n' || *p == '\r')
-            str_add_char(out, ' ');
-        else if (*p == '<')
-            str_add(out, "&lt;");
+        if (*p == '\n' || *p == '\r') str_add_char(out, ' ');
+        else if (*p == '<') str_add(out, "&lt;");
         else {
             if (*p == '|') str_add_char(out, '\\');
             str_add_char(out, *p);
@@ -207,9 +201,9 @@ void github_summary(const struct gate_check *checks, size_t n, const char *title
     static const char *const marks[] = {"✅", "❌", "❔", "⚠️", "➖"};
     str_add(out, "### ");
     add_table_text(title, out);
-    str_addf(out, "\n\n%zu passed, %zu failed, %zu ambiguous, %zu invalid, %zu skipped\n\n", count(checks, n, CHECK_PASS),
-             count(checks, n, CHECK_FAIL), count(checks, n, CHECK_AMBIGUOUS), count(checks, n, CHECK_INVALID),
-             count(checks, n, CHECK_SKIPPED));
+    str_addf(out, "\n\n%zu passed, %zu failed, %zu ambiguous, %zu invalid, %zu skipped\n\n",
+             count(checks, n, CHECK_PASS), count(checks, n, CHECK_FAIL), count(checks, n, CHECK_AMBIGUOUS),
+             count(checks, n, CHECK_INVALID), count(checks, n, CHECK_SKIPPED));
     str_add(out, "| | check | measured | subject | message |\n| --- | --- | --- | --- | --- |\n");
     const struct gate_check **order = by_severity(checks, n);
     for (size_t i = 0; i < n; i++) {

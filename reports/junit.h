@@ -14,7 +14,7 @@ struct gate_check {
     const char *subject; /* what was measured: "run 12", a file */
     const char *op;      /* ">=" or "<=" */
     double bound, value;
-    double lo, hi;       /* 95 % interval; NAN without */
+    double lo, hi; /* 95 % interval; NAN without */
     enum check_outcome outcome;
     const char *message; /* what happened and what to do; never NULL unless it passed */
 };
@@ -29,8 +29,8 @@ void github_summary(const struct gate_check *checks, size_t n, const char *title
 /* JSON array; `file` is the path that the findings are attached to, e.g. the gate's configuration. */
 void gitlab_quality(const struct gate_check *checks, size_t n, const char *file, struct str *out);
 
-/* Escapes & < > " ' for XML and HTML, drops control characters that XML forbids, puts U+FFFD for bytes that are
- * not UTF-8; appended. */
+/* Escapes & < > " ' for XML and HTML, drops control characters that XML forbids, puts U+FFFD for bytes that
+ * are not UTF-8; appended. */
 void xml_escape(const char *text, struct str *out);
 
 #endif

@@ -1,5 +1,6 @@
 /* Pictures by gnuplot through a pipe: NAME.svg and NAME.png, with NAME.gp (the script, data inside) and
- * NAME.sql (the query the data came from) beside them. Okabe-Ito colours and distinct markers on a white card.
+ * NAME.sql (the query the data came from) beside them. Okabe-Ito colours and distinct markers on a white
+ * card.
  */
 #ifndef SG_REPORTS_PLOT_H
 #define SG_REPORTS_PLOT_H
@@ -7,9 +8,9 @@
 #include "reports/view.h"
 
 struct plot_out {
-    const char *dir;       /* made when missing */
-    const char *db;        /* path shown in NAME.sql; NULL = none */
-    bool no_png;           /* SVG alone */
+    const char *dir; /* made when missing */
+    const char *db;  /* path shown in NAME.sql; NULL = none */
+    bool no_png;     /* SVG alone */
 };
 
 /* OK, or ERR_UNSUPPORTED with how to get gnuplot. */
@@ -28,7 +29,8 @@ enum status plot_bars(const struct plot_out *o, const char *name, const struct r
 
 enum heat { HEAT_SPARSITY, HEAT_L1_TUNE, HEAT_L1_HELD_OUT, HEAT_SENSITIVITY };
 /* Layer x head; sensitivity: propagated L1 by layer and head. */
-enum status plot_heads(const struct plot_out *o, const char *name, const struct run_view *v, enum heat heat) MUST_USE;
+enum status plot_heads(const struct plot_out *o, const char *name, const struct run_view *v,
+                       enum heat heat) MUST_USE;
 /* Isolated and propagated error by layer. */
 enum status plot_layers(const struct plot_out *o, const char *name, const struct run_view *v) MUST_USE;
 /* A metric by token position, a line per run: median or mean with its 1st/99th percentile band. */

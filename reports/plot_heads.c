@@ -30,18 +30,21 @@ static size_t grid_fill(struct grid *g, const struct run_view *v, enum heat heat
         for (size_t i = 0; i < v->ledger.n; i++) {
             const struct ledger_record *r = &v->ledger.rows[i];
             if (r->tiles_possible && r->pv_possible)
-                grid_set(g, r->layer, r->head, 100 - 50 * (double)r->tiles_computed / (double)r->tiles_possible
-                                                   - 50 * (double)r->pv_computed / (double)r->pv_possible);
+                grid_set(g, r->layer, r->head,
+                         100 - 50 * (double)r->tiles_computed / (double)r->tiles_possible -
+                             50 * (double)r->pv_computed / (double)r->pv_possible);
         }
     if ((heat == HEAT_L1_TUNE || heat == HEAT_L1_HELD_OUT) && v->tuned.n)
         for (size_t i = 0; i < v->tuned.rows[0].n_heads; i++) {
             const struct tuned_head_record *h = &v->tuned.rows[0].heads[i];
-            if (h->is_sparse) grid_set(g, h->layer, h->head, heat == HEAT_L1_TUNE ? h->l1_tune : h->l1_held_out);
+            if (h->is_sparse)
+                grid_set(g, h->layer, h->head, heat == HEAT_L1_TUNE ? h->l1_tune : h->l1_held_out);
         }
     if (heat == HEAT_SENSITIVITY)
         for (size_t i = 0; i < v->layer_errors.n; i++) {
             const struct layer_error_record *e = &v->layer_errors.rows[i];
-            if (e->head >= 0) grid_set(g, e->layer, e->head, isnan(e->propagated_l1) ? e->isolated_l1 : e->propagated_l1);
+            if (e->head >= 0)
+                grid_set(g, e->layer, e->head, isnan(e->propagated_l1) ? e->isolated_l1 : e->propagated_l1);
         }
     size_t n = 0;
     for (int i = 0; i < g->n_layers * g->n_heads; i++) n += !isnan(g->values[i]);
@@ -54,13 +57,17 @@ static const struct {
     [HEAT_SPARSITY] = {"sparsity, %", "the run has no per-head counts",
                        "SELECT layer, head, 100 * sparsity FROM v_ledger WHERE run = %lld ORDER BY 1, 2;"},
     [HEAT_L1_TUNE] = {"L1 on the tuning samples", "the run used no tuned thresholds, or no head is sparse",
-                      "SELECT layer, head, l1_tune FROM tuned_head WHERE is_sparse AND hash = (SELECT tuned_hash FROM run "
+                      "SELECT layer, head, l1_tune FROM tuned_head WHERE is_sparse AND hash = (SELECT "
+                      "tuned_hash FROM run "
                       "WHERE id = %lld) ORDER BY 1, 2;"},
     [HEAT_L1_HELD_OUT] = {"L1 on held-out samples", "the run used no tuned thresholds, or no head is sparse",
-                          "SELECT layer, head, l1_held_out FROM tuned_head WHERE is_sparse AND hash = (SELECT tuned_hash "
+                          "SELECT layer, head, l1_held_out FROM tuned_head WHERE is_sparse AND hash = "
+                          "(SELECT tuned_hash "
                           "FROM run WHERE id = %lld) ORDER BY 1, 2;"},
-    [HEAT_SENSITIVITY] = {"L1 the head causes", "the run has no errors by head; measure some with --heads each",
-                          "SELECT layer, head, ifnull(propagated_l1, isolated_l1) FROM layer_error WHERE head >= 0 AND "
+    [HEAT_SENSITIVITY] = {"L1 the head causes",
+                          "the run has no errors by head; measure some with --heads each",
+                          "SELECT layer, head, ifnull(propagated_l1, isolated_l1) FROM layer_error WHERE "
+                          "head >= 0 AND "
                           "run = %lld ORDER BY 1, 2;"},
 };
 
@@ -89,20 +96,26 @@ enum status plot_heads(const struct plot_out *o, const char *name, const struct 
     bool percent = heat == HEAT_SPARSITY;
     double top = percent ? 100 : highest > 0 ? highest : 1;
     str_add(&p.body, plot_heat_palette);
-    str_addf(&p.body, "set cbrange [0:%.6g]\nunset grid\nunset key\nset xlabel 'head'\nset ylabel 'layer'\nset cblabel ", top);
+    str_addf(&p.body,
+             "set cbrange [0:%.6g]\nunset grid\nunset key\nset xlabel 'head'\nset ylabel 'layer'\nset "
+             "cblabel ",
+             top);
     plot_quote(heats[heat].label, &p.body);
     /* what has no value shows the grey behind it */
-    str_addf(&p.body, "\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\nset xtics scale 0 %d\nset ytics scale 0 %d\n"
-                      "set object 1 rectangle from graph 0,0 to graph 1,1 behind fc '#d4d4d4' fs solid noborder\n"
-                      "set style fill solid 1 noborder\n", g.n_heads - .5, g.n_layers - .5,
-             g.n_heads > 16 ? 4 : 1, g.n_layers > 24 ? 4 : 1);
+    str_addf(&p.body,
+             "\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\nset xtics scale 0 %d\nset ytics scale 0 %d\n"
+             "set object 1 rectangle from graph 0,0 to graph 1,1 behind fc '#d4d4d4' fs solid noborder\n"
+             "set style fill solid 1 noborder\n",
+             g.n_heads - .5, g.n_layers - .5, g.n_heads > 16 ? 4 : 1, g.n_layers > 24 ? 4 : 1);
     bool numbers = g.n_heads <= 16 && g.n_layers <= 32;
     str_add(&p.body, "plot $grid using 1:2:(0.5):(0.5):3 with boxxyerror fc palette");
     if (numbers) { /* white on the dark half of the palette, black on the light one */
         const char *format = percent ? "%.0f" : "%.2f";
-        str_addf(&p.body, ", $grid using 1:2:($3 < %.6g ? sprintf('%s',$3) : '') with labels tc '#ffffff' font ',11'", .6 * top,
-                 format);
-        str_addf(&p.body, ", $grid using 1:2:($3 >= %.6g ? sprintf('%s',$3) : '') with labels tc '#000000' font ',11'",
+        str_addf(&p.body,
+                 ", $grid using 1:2:($3 < %.6g ? sprintf('%s',$3) : '') with labels tc '#ffffff' font ',11'",
+                 .6 * top, format);
+        str_addf(&p.body,
+                 ", $grid using 1:2:($3 >= %.6g ? sprintf('%s',$3) : '') with labels tc '#000000' font ',11'",
                  .6 * top, format);
     }
     if (n < (size_t)(g.n_layers * g.n_heads)) str_add(&p.body, "\n# grey: dense, or not measured");
@@ -132,20 +145,26 @@ enum status plot_layers(const struct plot_out *o, const char *name, const struct
         plot_script_clear(&p);
         return fail(ERR_ARG, "%s: the run has no errors by layer", name);
     }
-    str_addf(&p.body, "set xlabel 'layer'\nset ylabel 'relative L1 error'\nset yrange [0:*]\nset xrange [-0.6:%.1f]\n"
-                      "set xtics 1\nset boxwidth 0.7\n", v->run->model.n_layers - .4);
+    str_addf(&p.body,
+             "set xlabel 'layer'\nset ylabel 'relative L1 error'\nset yrange [0:*]\nset xrange [-0.6:%.1f]\n"
+             "set xtics 1\nset boxwidth 0.7\n",
+             v->run->model.n_layers - .4);
     if (v->run->model.n_layers > 20) str_add(&p.body, "set xtics 4\n");
-    str_addf(&p.body, "plot $layers using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'isolated: attention "
-                      "output, dense inputs', $layers using 1:3 with linespoints pt 5 ps 1.1 lw 2 lc '%s' title "
-                      "'propagated: hidden state behind the layer'\n",
+    str_addf(&p.body,
+             "plot $layers using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'isolated: "
+             "attention "
+             "output, dense inputs', $layers using 1:3 with linespoints pt 5 ps 1.1 lw 2 lc '%s' title "
+             "'propagated: hidden state behind the layer'\n",
              plot_color(0), plot_color(0), plot_color(1));
-    str_addf(&p.sql, "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE head = -1 AND run = %lld ORDER BY 1;",
+    str_addf(&p.sql,
+             "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE head = -1 AND run = %lld ORDER "
+             "BY 1;",
              (long long)v->run->id);
     return plot_script_run(&p);
 }
 
-enum status plot_curves(const struct plot_out *o, const char *name, const char *title, const struct error_curve *curves,
-                        size_t n, double bound)
+enum status plot_curves(const struct plot_out *o, const char *name, const char *title,
+                        const struct error_curve *curves, size_t n, double bound)
 {
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 520);
@@ -164,14 +183,17 @@ enum status plot_curves(const struct plot_out *o, const char *name, const char *
     str_add(&p.body, plot_heat_palette);
     str_add(&p.body, "set title ");
     plot_quote(title, &p.body);
-    str_add(&p.body, "\nset xlabel 'tiles left out, %'\nset ylabel 'L1 error'\nset cblabel 'theta'\nset cbrange [-1:1]\n"
+    str_add(&p.body, "\nset xlabel 'tiles left out, %'\nset ylabel 'L1 error'\nset cblabel 'theta'\nset "
+                     "cbrange [-1:1]\n"
                      "set yrange [0:*]\nplot ");
     for (size_t i = 0; i < n; i++)
-        str_addf(&p.body, "%s$theta%zu using 1:2:(%.6g) with lines lw 1.8 lc palette notitle", i ? ", " : "", i,
-                 curves[i].theta);
-    if (!isnan(bound)) str_addf(&p.body, ", %.6g with lines dt 2 lw 2 lc '#d55e00' title 'bound %.3g'", bound, bound);
+        str_addf(&p.body, "%s$theta%zu using 1:2:(%.6g) with lines lw 1.8 lc palette notitle", i ? ", " : "",
+                 i, curves[i].theta);
+    if (!isnan(bound))
+        str_addf(&p.body, ", %.6g with lines dt 2 lw 2 lc '#d55e00' title 'bound %.3g'", bound, bound);
     str_add(&p.body, "\n");
-    str_add(&p.sql, "SELECT model_fingerprint, kind, layer, head, sample, length(data) FROM curve; -- blobs; see the kind");
+    str_add(&p.sql, "SELECT model_fingerprint, kind, layer, head, sample, length(data) FROM curve; -- blobs; "
+                    "see the kind");
     return plot_script_run(&p);
 }
 
@@ -183,7 +205,8 @@ static void add_mask(const struct mask_record *m, size_t index, struct str *out)
         for (int j = 0; j < m->n_k;) {
             int from = j;
             while (j < m->n_k && (m->bits[((size_t)i * (size_t)m->n_k + (size_t)j) / 8] >>
-                                  (((size_t)i * (size_t)m->n_k + (size_t)j) % 8) & 1))
+                                      (((size_t)i * (size_t)m->n_k + (size_t)j) % 8) &
+                                  1))
                 j++;
             if (j > from) str_addf(out, "%d %d %d %d\n", from, j, i, i + 1);
             if (j == from) j++;
@@ -200,18 +223,23 @@ enum status plot_masks(const struct plot_out *o, const char *name, const struct 
     struct plot_script p;
     plot_script_init(&p, o, name, (int)(columns * 260), (int)(rows * 270));
     for (size_t i = 0; i < n; i++) add_mask(&v->masks.rows[i], i, &p.data);
-    str_addf(&p.body, "set multiplot layout %zu,%zu\nunset key\nunset grid\nset border 15 lw 1 lc '#404040'\n"
-                      "set xtics scale 0 format ''\nset ytics scale 0 format ''\nset tmargin 2\nset bmargin 1.5\n"
-                      "set xlabel 'keys' offset 0,0.8\nset ylabel 'queries' offset 1.5,0\n", rows, columns);
+    str_addf(&p.body,
+             "set multiplot layout %zu,%zu\nunset key\nunset grid\nset border 15 lw 1 lc '#404040'\n"
+             "set xtics scale 0 format ''\nset ytics scale 0 format ''\nset tmargin 2\nset bmargin 1.5\n"
+             "set xlabel 'keys' offset 0,0.8\nset ylabel 'queries' offset 1.5,0\n",
+             rows, columns);
     for (size_t i = 0; i < n; i++) {
         const struct mask_record *m = &v->masks.rows[i];
-        str_addf(&p.body, "set title 'layer %d, head %d, sample %d' offset 0,-0.6\nset xrange [0:%d]\nset yrange [%d:0]\n"
-                          "plot $mask%zu using (0.5*($1+$2)):(0.5*($3+$4)):(0.5*($2-$1)):(0.5*($4-$3)) with boxxyerror "
-                          "fs solid 1 noborder fc '#0072b2'\n",
-                 m->layer, m->head, m->sample, m->n_k > 0 ? m->n_k : 1, m->n_q > 0 ? m->n_q : 1, i);
+        str_addf(
+            &p.body,
+            "set title 'layer %d, head %d, sample %d' offset 0,-0.6\nset xrange [0:%d]\nset yrange [%d:0]\n"
+            "plot $mask%zu using (0.5*($1+$2)):(0.5*($3+$4)):(0.5*($2-$1)):(0.5*($4-$3)) with boxxyerror "
+            "fs solid 1 noborder fc '#0072b2'\n",
+            m->layer, m->head, m->sample, m->n_k > 0 ? m->n_k : 1, m->n_q > 0 ? m->n_q : 1, i);
     }
     str_add(&p.body, "unset multiplot\n");
-    str_addf(&p.sql, "SELECT layer, head, sample, n_q, n_k, hex(bits) FROM block_mask WHERE run = %lld LIMIT %d;",
+    str_addf(&p.sql,
+             "SELECT layer, head, sample, n_q, n_k, hex(bits) FROM block_mask WHERE run = %lld LIMIT %d;",
              (long long)v->run->id, MOST);
     return plot_script_run(&p);
 }

@@ -49,7 +49,8 @@ static struct axes axes_make(const struct run_view *const *views, size_t n)
 }
 
 /* One panel's data: column, row, share right in percent. */
-static void add_panel(struct str *out, size_t index, const struct axes *a, const struct run_view *v, bool dense)
+static void add_panel(struct str *out, size_t index, const struct axes *a, const struct run_view *v,
+                      bool dense)
 {
     str_addf(out, "$panel%zu << EOD\n", index);
     for (size_t d = 0; d < a->n_depths; d++)
@@ -71,31 +72,39 @@ static void add_plot(struct str *out, size_t index, const char *title, bool firs
     str_add(out, "set title ");
     plot_quote(title, out);
     str_addf(out, "\nset ylabel %s\n", first ? "'depth of the needle'" : "''");
-    str_addf(out, "plot $panel%zu using 1:2:(0.5):(0.5):3 with boxxyerror fc palette, "
-                  "$panel%zu using 1:2:($3 < 60 ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff' font ',11', "
-                  "$panel%zu using 1:2:($3 >= 60 ? sprintf('%%.0f',$3) : '') with labels tc '#000000' font ',11'\n",
+    str_addf(out,
+             "plot $panel%zu using 1:2:(0.5):(0.5):3 with boxxyerror fc palette, "
+             "$panel%zu using 1:2:($3 < 60 ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff' font ',11', "
+             "$panel%zu using 1:2:($3 >= 60 ? sprintf('%%.0f',$3) : '') with labels tc '#000000' font "
+             "',11'\n",
              index, index, index);
 }
 
-enum status plot_needle(const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
+enum status plot_needle(const struct plot_out *o, const char *name, const struct run_view *const *views,
+                        size_t n)
 {
     struct axes a = axes_make(views, n);
     if (a.n_depths == 0) {
         free(a.depths);
         free(a.lengths);
-        return fail(ERR_ARG, "%s: no run has answers by depth and length; evaluate with --suite needle", name);
+        return fail(ERR_ARG, "%s: no run has answers by depth and length; evaluate with --suite needle",
+                    name);
     }
     struct plot_script p;
-    plot_script_init(&p, o, name, (int)(300 * (n + 1)) + 60, 120 + 44 * (int)(a.n_depths > 4 ? a.n_depths : 4));
+    plot_script_init(&p, o, name, (int)(300 * (n + 1)) + 60,
+                     120 + 44 * (int)(a.n_depths > 4 ? a.n_depths : 4));
     struct str *b = &p.body;
     str_add(b, plot_heat_palette);
-    str_addf(b, "set cbrange [0:100]\nunset key\nunset grid\nset style fill solid 1 noborder\nunset colorbox\n"
-                "set xlabel 'context, tokens'\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\n",
+    str_addf(b,
+             "set cbrange [0:100]\nunset key\nunset grid\nset style fill solid 1 noborder\nunset colorbox\n"
+             "set xlabel 'context, tokens'\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\n",
              (double)a.n_lengths - .5, (double)a.n_depths - .5);
     str_add(b, "set xtics scale 0 (");
-    for (size_t i = 0; i < a.n_lengths; i++) str_addf(b, "%s'%lld' %zu", i ? ", " : "", (long long)a.lengths[i], i);
+    for (size_t i = 0; i < a.n_lengths; i++)
+        str_addf(b, "%s'%lld' %zu", i ? ", " : "", (long long)a.lengths[i], i);
     str_add(b, ")\nset ytics scale 0 (");
-    for (size_t i = 0; i < a.n_depths; i++) str_addf(b, "%s'%.0f %%%%' %zu", i ? ", " : "", 100 * a.depths[i], i);
+    for (size_t i = 0; i < a.n_depths; i++)
+        str_addf(b, "%s'%.0f %%%%' %zu", i ? ", " : "", 100 * a.depths[i], i);
     str_addf(b, ")\nset multiplot layout 1,%zu\n", n + 1);
     size_t panel = 0;
     for (size_t i = 0; i < n; i++) {
@@ -110,7 +119,8 @@ enum status plot_needle(const struct plot_out *o, const char *name, const struct
         str_clear(&title);
     }
     str_add(b, "unset multiplot\n");
-    str_add(&p.sql, "SELECT run, depth, length, avg(dense_right), avg(sparse_right), count(*) FROM item WHERE run IN (");
+    str_add(&p.sql, "SELECT run, depth, length, avg(dense_right), avg(sparse_right), count(*) FROM item "
+                    "WHERE run IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") GROUP BY 1, 2, 3;");
     free(a.depths);

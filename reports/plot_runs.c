@@ -15,12 +15,13 @@ static struct axis axis_of(const struct run_record *r, enum frontier_axis axis)
     const struct headline *h = &r->headline;
     switch (axis) {
     case FRONTIER_COSINE:
-        return (struct axis){"cosine", "logit cosine (higher is better)", h->cosine_mean, h->cosine_lo, h->cosine_hi};
+        return (struct axis){"cosine", "logit cosine (higher is better)", h->cosine_mean, h->cosine_lo,
+                             h->cosine_hi};
     case FRONTIER_KL:
         return (struct axis){"kl", "KL divergence, nats (lower is better)", h->kl_mean, h->kl_lo, h->kl_hi};
     default:
-        return (struct axis){"ppl_ratio", "perplexity sparse / dense (lower is better)", h->ppl_ratio, h->ppl_ratio_lo,
-                             h->ppl_ratio_hi};
+        return (struct axis){"ppl_ratio", "perplexity sparse / dense (lower is better)", h->ppl_ratio,
+                             h->ppl_ratio_lo, h->ppl_ratio_hi};
     }
 }
 
@@ -51,8 +52,8 @@ static size_t find_series(struct series *list, size_t *n, const struct run_recor
 }
 
 /* x, y, lo, hi of the points of one series that are dominated, or are not. */
-static size_t add_points(struct str *out, const struct run_list *runs, const struct frontier_point *points, size_t n,
-                         const char *series, bool dominated, enum frontier_axis axis)
+static size_t add_points(struct str *out, const struct run_list *runs, const struct frontier_point *points,
+                         size_t n, const char *series, bool dominated, enum frontier_axis axis)
 {
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
@@ -79,8 +80,8 @@ static int compare_x(const void *x, const void *y)
 }
 
 /* The line through what is not dominated. */
-static void add_line(struct str *out, const struct run_list *runs, const struct frontier_point *points, size_t n,
-                     bool oracle, enum frontier_axis axis)
+static void add_line(struct str *out, const struct run_list *runs, const struct frontier_point *points,
+                     size_t n, bool oracle, enum frontier_axis axis)
 {
     double *xy = malloc((n + 1) * 2 * sizeof *xy);
     if (!xy) abort();
@@ -97,8 +98,9 @@ static void add_line(struct str *out, const struct run_list *runs, const struct 
     free(xy);
 }
 
-static void frontier_body(struct plot_script *p, const struct run_list *runs, const struct frontier_point *points,
-                          size_t n, enum frontier_axis axis, const struct series *series, size_t n_series)
+static void frontier_body(struct plot_script *p, const struct run_list *runs,
+                          const struct frontier_point *points, size_t n, enum frontier_axis axis,
+                          const struct series *series, size_t n_series)
 {
     struct str *b = &p->body;
     bool has_oracle = false;
@@ -127,12 +129,13 @@ static void frontier_body(struct plot_script *p, const struct run_list *runs, co
     for (size_t s = 0; s < n_series; s++) {
         const char *color = series[s].oracle ? "#000000" : plot_color(s);
         if (series[s].n_dominated)
-            str_addf(b, ", $pale%zu using 1:2 with points pt %d ps 0.9 lc '#909090' notitle", s, plot_marker_hollow(s));
+            str_addf(b, ", $pale%zu using 1:2 with points pt %d ps 0.9 lc '#909090' notitle", s,
+                     plot_marker_hollow(s));
         if (!series[s].n_good && !series[s].n_dominated) continue;
         if (series[s].n_good)
             str_addf(b, ", $good%zu using 1:2:3:4 with yerrorbars pt 0 lw 1.5 lc '%s' notitle", s, color);
-        str_addf(b, ", $%s%zu using 1:2 with points pt %d ps 1.1 lc '%s' title ", series[s].n_good ? "good" : "none", s,
-                 plot_marker(s), color);
+        str_addf(b, ", $%s%zu using 1:2 with points pt %d ps 1.1 lc '%s' title ",
+                 series[s].n_good ? "good" : "none", s, plot_marker(s), color);
         plot_quote(series[s].name, b);
     }
     str_add(b, ", NaN with points pt 6 ps 0.9 lc '#909090' title 'dominated'\n");
@@ -167,7 +170,9 @@ enum status plot_frontier(const struct plot_out *o, const char *name, const stru
     str_add(&p.data, "EOD\n");
     frontier_body(&p, runs, points, n, axis, series, n_series);
     const char *column = axis_of(&runs->rows[0], axis).column;
-    str_addf(&p.sql, "SELECT id, method, rule, sparsity, %s%s, on_%s FROM v_frontier ORDER BY model, dataset, sparsity;",
+    str_addf(&p.sql,
+             "SELECT id, method, rule, sparsity, %s%s, on_%s FROM v_frontier ORDER BY model, dataset, "
+             "sparsity;",
              column, axis == FRONTIER_PPL ? "" : "_mean", axis == FRONTIER_PPL ? "ppl" : column);
     for (size_t s = 0; s < n_series; s++) free(series[s].name);
     free(series);
@@ -175,13 +180,14 @@ enum status plot_frontier(const struct plot_out *o, const char *name, const stru
     return plot_script_run(&p);
 }
 
-enum status plot_bars(const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
+enum status plot_bars(const struct plot_out *o, const char *name, const struct run_view *const *views,
+                      size_t n)
 {
     static const struct {
         const char *metric, *label;
-    } bars[] = {{"logits_cosine", "logits cosine"}, {"hidden_cosine", "hidden cosine"},
+    } bars[] = {{"logits_cosine", "logits cosine"},    {"hidden_cosine", "hidden cosine"},
                 {"token_accuracy", "token agreement"}, {"top5_overlap", "top-5 overlap"},
-                {"score_sparse", "task score"}, {"sparsity", "sparsity"}};
+                {"score_sparse", "task score"},        {"sparsity", "sparsity"}};
     if (n < 1 || n > 6) return fail(ERR_ARG, "%s: bars are for 1 to 6 runs, found %zu", name, n);
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 460);
@@ -201,26 +207,30 @@ enum status plot_bars(const struct plot_out *o, const char *name, const struct r
         plot_script_clear(&p);
         return fail(ERR_ARG, "%s: the runs have none of the guide's accuracy metrics", name);
     }
-    str_add(&p.data, "short(x) = x < 0.9995 && x >= 0 ? substr(sprintf('%.3f', x), 2, 5) : sprintf('%.3f', x)\n");
+    str_add(&p.data, "short(x) = x < 0.9995 && x >= 0 ? substr(sprintf('%.3f', x), 2, 5) : sprintf('%.3f', "
+                     "x)\n");
     str_add(&p.body, "set style data histograms\nset style histogram clustered gap 1\nset boxwidth 0.9\n"
-                     "set yrange [0:1.12]\nset ytics 0.2\nset ylabel 'share, 1 is as dense (sparsity: all left out)'\n"
+                     "set yrange [0:1.12]\nset ytics 0.2\nset ylabel 'share, 1 is as dense (sparsity: all "
+                     "left out)'\n"
                      "set xtics scale 0\nplot ");
     for (size_t i = 0; i < n; i++) {
         struct str label = {0};
         plot_label(views[i], &label);
         /* patterns keep the bars apart in print; the numbers are written above */
         static const int patterns[] = {3, 7, 2, 5, 6, 1};
-        str_addf(&p.body, "%s$bars using %zu:xtic(1) fs pattern %d border lc '%s' lc '%s' title ", i ? ", " : "", i + 2,
-                 patterns[i], plot_color(i), plot_color(i));
+        str_addf(&p.body, "%s$bars using %zu:xtic(1) fs pattern %d border lc '%s' lc '%s' title ",
+                 i ? ", " : "", i + 2, patterns[i], plot_color(i), plot_color(i));
         plot_quote(str_get(&label), &p.body);
         str_clear(&label);
     }
     for (size_t i = 0; i < n; i++)
-        str_addf(&p.body, ", $bars using ($0+%.4f):%zu:(short($%zu)) with labels offset 0,0.7 font ',%d' notitle",
+        str_addf(&p.body,
+                 ", $bars using ($0+%.4f):%zu:(short($%zu)) with labels offset 0,0.7 font ',%d' notitle",
                  ((double)i - .5 * (double)(n - 1)) / (double)(n + 1), i + 2, i + 2, n > 3 ? 9 : 11);
     str_add(&p.body, "\n");
-    str_add(&p.sql, "SELECT run, name, mean FROM metric WHERE scope = 'overall' AND name IN ('logits_cosine', "
-                    "'hidden_cosine', 'token_accuracy', 'top5_overlap', 'score_sparse', 'sparsity') AND run IN (");
+    str_add(&p.sql,
+            "SELECT run, name, mean FROM metric WHERE scope = 'overall' AND name IN ('logits_cosine', "
+            "'hidden_cosine', 'token_accuracy', 'top5_overlap', 'score_sparse', 'sparsity') AND run IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ");");
     return plot_script_run(&p);
@@ -232,8 +242,8 @@ static const char *label_of(const char *metric)
     return info ? info->label : metric;
 }
 
-enum status plot_positions(const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n,
-                           const char *metric)
+enum status plot_positions(const struct plot_out *o, const char *name, const struct run_view *const *views,
+                           size_t n, const char *metric)
 {
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 480);
@@ -259,9 +269,10 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
         struct str label = {0};
         plot_label(views[i], &label);
         if (used++) str_add(&plots, ", ");
-        str_addf(&plots, "$run%zu using 1:2:3 with filledcurves fs transparent solid 0.12 noborder lc '%s' notitle, "
-                         "$run%zu using 1:3 with lines dt 3 lw 1.2 lc '%s' notitle, "
-                         "$run%zu using 1:2 with linespoints pt %d ps 0.9 lw 2 lc '%s' title ",
+        str_addf(&plots,
+                 "$run%zu using 1:2:3 with filledcurves fs transparent solid 0.12 noborder lc '%s' notitle, "
+                 "$run%zu using 1:3 with lines dt 3 lw 1.2 lc '%s' notitle, "
+                 "$run%zu using 1:2 with linespoints pt %d ps 0.9 lw 2 lc '%s' title ",
                  i, plot_color(i), i, plot_color(i), i, plot_marker(i), plot_color(i));
         plot_quote(str_get(&label), &plots);
         str_clear(&label);
@@ -278,15 +289,17 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
     str_addf(&p.body, "\nset xrange [0:*]\nplot %s\n", str_get(&plots));
     str_clear(&ylabel);
     str_clear(&plots);
-    str_addf(&p.sql, "SELECT run, scope, mean, p1, p99 FROM metric WHERE name = '%s' AND scope LIKE 'position:%%' AND run IN (",
+    str_addf(&p.sql,
+             "SELECT run, scope, mean, p1, p99 FROM metric WHERE name = '%s' AND scope LIKE 'position:%%' "
+             "AND run IN (",
              metric);
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") ORDER BY run, ordinal;");
     return plot_script_run(&p);
 }
 
-enum status plot_distribution(const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n,
-                              const char *metric)
+enum status plot_distribution(const struct plot_out *o, const char *name, const struct run_view *const *views,
+                              size_t n, const char *metric)
 {
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 480);
@@ -308,8 +321,8 @@ enum status plot_distribution(const struct plot_out *o, const char *name, const 
         str_add(&p.data, "EOD\n");
         struct str label = {0};
         plot_label(views[i], &label);
-        str_addf(&plots, "%s$run%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' title ", used++ ? ", " : "", i,
-                 plot_marker(i), plot_color(i));
+        str_addf(&plots, "%s$run%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' title ",
+                 used++ ? ", " : "", i, plot_marker(i), plot_color(i));
         plot_quote(str_get(&label), &plots);
         str_clear(&label);
     }
@@ -319,13 +332,17 @@ enum status plot_distribution(const struct plot_out *o, const char *name, const 
         return fail(ERR_ARG, "%s: no run has the distribution of %s", name, metric);
     }
     str_add(&p.body, "set xlabel 'share of positions with a lower value'\nset xrange [-3.3:3.3]\n"
-                     "set xtics ('0.1 %%' -3.0902, '1 %%' -2.3263, '5 %%' -1.6449, '50 %%' 0, '95 %%' 1.6449, "
+                     "set xtics ('0.1 %%' -3.0902, '1 %%' -2.3263, '5 %%' -1.6449, '50 %%' 0, '95 %%' "
+                     "1.6449, "
                      "'99 %%' 2.3263, '99.9 %%' 3.0902)\nset ylabel ");
     plot_quote(label_of(metric), &p.body);
     str_addf(&p.body, "\nplot %s\n", str_get(&plots));
     str_clear(&plots);
-    str_addf(&p.sql, "SELECT run, p0_1, p1, p5, median, p95, p99, p99_9 FROM metric WHERE scope = 'overall' AND name = '%s' "
-                     "AND run IN (", metric);
+    str_addf(&p.sql,
+             "SELECT run, p0_1, p1, p5, median, p95, p99, p99_9 FROM metric WHERE scope = 'overall' AND name "
+             "= '%s' "
+             "AND run IN (",
+             metric);
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ");");
     return plot_script_run(&p);

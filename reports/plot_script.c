@@ -19,7 +19,8 @@ const char plot_heat_palette[] = /* stops of viridis (van der Walt and Smith, CC
     "set palette defined (0 '#440154', 1 '#472d7b', 2 '#3b528b', 3 '#2c728e', 4 '#21918c', 5 '#28ae80', "
     "6 '#5ec962', 7 '#addc30', 8 '#fde725')\n";
 
-void plot_script_init(struct plot_script *p, const struct plot_out *out, const char *name, int width, int height)
+void plot_script_init(struct plot_script *p, const struct plot_out *out, const char *name, int width,
+                      int height)
 {
     *p = (struct plot_script){.out = out, .name = name, .width = width, .height = height};
 }
@@ -51,15 +52,14 @@ void plot_quote(const char *text, struct str *out)
 
 void plot_number(double value, struct str *out)
 {
-    if (isfinite(value))
-        str_addf(out, " %.9g", value);
-    else
-        str_add(out, " NaN");
+    if (isfinite(value)) str_addf(out, " %.9g", value);
+    else str_add(out, " NaN");
 }
 
 const char *plot_color(size_t i)
 {
-    static const char *const colors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"};
+    static const char *const colors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
+                                         "#e69f00", "#56b4e9", "#000000"};
     return colors[i % (sizeof colors / sizeof *colors)];
 }
 
@@ -94,12 +94,11 @@ static char *find_gnuplot(void)
     const char *path = getenv("PATH");
     if (!path) return NULL;
     char *copy = str_dup(path), *found = NULL;
-    for (char *save = NULL, *dir = strtok_r(copy, ":", &save); dir && !found; dir = strtok_r(NULL, ":", &save)) {
+    for (char *save = NULL, *dir = strtok_r(copy, ":", &save); dir && !found;
+         dir = strtok_r(NULL, ":", &save)) {
         char *candidate = path_join(dir, "gnuplot");
-        if (access(candidate, X_OK) == 0 && !file_is_dir(candidate))
-            found = candidate;
-        else
-            free(candidate);
+        if (access(candidate, X_OK) == 0 && !file_is_dir(candidate)) found = candidate;
+        else free(candidate);
     }
     free(copy);
     return found;
@@ -118,20 +117,25 @@ enum status plot_available(void)
 
 static void compose(const struct plot_script *p, struct str *out)
 {
-    str_addf(out, "# gnuplot script, complete with its data: run `gnuplot %s.gp` in this folder to draw it again\n", p->name);
+    str_addf(out,
+             "# gnuplot script, complete with its data: run `gnuplot %s.gp` in this folder to draw it "
+             "again\n",
+             p->name);
     str_add(out, "set encoding utf8\n");
     str_add(out, str_get(&p->data));
     const char *kinds = p->out->no_png ? "svg" : "svg png";
     str_addf(out, "do for [kind in \"%s\"] {\n", kinds);
-    str_addf(out, "if (kind eq \"svg\") {\n"
-                  "set terminal svg noenhanced size %d,%d dynamic font 'Helvetica,Arial,sans-serif,14' "
-                  "background '#ffffff'\n} else {\n"
-                  "set terminal pngcairo noenhanced size %d,%d font 'sans,14' fontscale 1.5 linewidth 1.6 "
-                  "pointscale 1.6 background '#ffffff'\n}\n",
+    str_addf(out,
+             "if (kind eq \"svg\") {\n"
+             "set terminal svg noenhanced size %d,%d dynamic font 'Helvetica,Arial,sans-serif,14' "
+             "background '#ffffff'\n} else {\n"
+             "set terminal pngcairo noenhanced size %d,%d font 'sans,14' fontscale 1.5 linewidth 1.6 "
+             "pointscale 1.6 background '#ffffff'\n}\n",
              p->width, p->height, 2 * p->width, 2 * p->height);
     str_addf(out, "set output \"%s.\".kind\n", p->name);
     str_add(out, "set border 3 lw 1 lc '#404040'\nset tics nomirror textcolor '#202020'\n"
-                 "set grid lt 1 lw 1 lc '#dddddd'\nset key outside top center horizontal Left reverse samplen 2.5\n");
+                 "set grid lt 1 lw 1 lc '#dddddd'\nset key outside top center horizontal Left reverse "
+                 "samplen 2.5\n");
     str_add(out, str_get(&p->body));
     str_add(out, "\nset output\n}\n");
 }
@@ -148,7 +152,8 @@ static void send_all(int fd, const char *data, size_t size)
     }
 }
 
-static enum status run_gnuplot(const char *gnuplot, const char *dir, const char *name, const struct str *script)
+static enum status run_gnuplot(const char *gnuplot, const char *dir, const char *name,
+                               const struct str *script)
 {
     int pipe_ends[2], words = memfd_create("gnuplot-messages", MFD_CLOEXEC);
     if (words < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pipe_ends) < 0) {

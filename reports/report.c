@@ -40,12 +40,14 @@ static enum status load(struct draft *d, struct store *s)
         noise_list_clear(&floors);
         TRY(st);
     }
-    struct run_filter f = {.model = d->subject.run->model.fingerprint, .dataset = d->subject.run->dataset.fingerprint};
+    struct run_filter f = {.model = d->subject.run->model.fingerprint,
+                           .dataset = d->subject.run->dataset.fingerprint};
     return query_runs(s, &f, &d->runs);
 }
 
 /* Take a picture that was drawn; a missing one is a note, and data that hold nothing for it are no news. */
-static void add_picture(struct draft *d, enum status st, const char *name, const char *section, const char *caption)
+static void add_picture(struct draft *d, enum status st, const char *name, const char *section,
+                        const char *caption)
 {
     if (st == ERR_ARG) return;
     if (st == ERR_UNSUPPORTED) {
@@ -70,26 +72,31 @@ static void draw_all(struct draft *d)
     const struct run_view *order[2] = {d->has_baseline ? &d->baseline : v, v};
     size_t n = d->has_baseline ? 2 : 1;
     if (d->runs.n > 1) {
-        add_picture(d, plot_frontier(o, "frontier_cosine", &d->runs, FRONTIER_COSINE), "frontier_cosine", "changed",
-                    "Sparsity against cosine");
+        add_picture(d, plot_frontier(o, "frontier_cosine", &d->runs, FRONTIER_COSINE), "frontier_cosine",
+                    "changed", "Sparsity against cosine");
         add_picture(d, plot_frontier(o, "frontier_kl", &d->runs, FRONTIER_KL), "frontier_kl", "changed",
                     "Sparsity against KL divergence");
         add_picture(d, plot_frontier(o, "frontier_ppl", &d->runs, FRONTIER_PPL), "frontier_ppl", "changed",
                     "Sparsity against perplexity");
     }
     add_picture(d, plot_bars(o, "accuracy", order, n), "accuracy", "changed", "Accuracy and sparsity");
-    add_picture(d, plot_needle(o, "needle", order, n), "needle", "changed", "Answers right by depth and length");
-    add_picture(d, plot_distribution(o, "cosine", order, n, "cosine"), "cosine", "changed", "Distribution of the cosine");
-    add_picture(d, plot_distribution(o, "kl", order, n, "kl"), "kl", "changed", "Distribution of the KL divergence");
+    add_picture(d, plot_needle(o, "needle", order, n), "needle", "changed",
+                "Answers right by depth and length");
+    add_picture(d, plot_distribution(o, "cosine", order, n, "cosine"), "cosine", "changed",
+                "Distribution of the cosine");
+    add_picture(d, plot_distribution(o, "kl", order, n, "kl"), "kl", "changed",
+                "Distribution of the KL divergence");
     add_picture(d, plot_positions(o, "cosine_by_position", order, n, "cosine"), "cosine_by_position", "why",
                 "Cosine by token position");
     add_picture(d, plot_positions(o, "kl_by_position", order, n, "kl"), "kl_by_position", "why",
                 "KL divergence by token position");
     add_picture(d, plot_layers(o, "layers", v), "layers", "why", "Error by layer");
-    add_picture(d, plot_heads(o, "heads_sparsity", v, HEAT_SPARSITY), "heads_sparsity", "why", "Sparsity of each head, %");
+    add_picture(d, plot_heads(o, "heads_sparsity", v, HEAT_SPARSITY), "heads_sparsity", "why",
+                "Sparsity of each head, %");
     add_picture(d, plot_heads(o, "heads_l1", v, HEAT_L1_HELD_OUT), "heads_l1", "why",
                 "L1 of each head on held-out text; grey: dense");
-    add_picture(d, plot_heads(o, "heads_error", v, HEAT_SENSITIVITY), "heads_error", "why", "Error each head causes");
+    add_picture(d, plot_heads(o, "heads_error", v, HEAT_SENSITIVITY), "heads_error", "why",
+                "Error each head causes");
     add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads");
     add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
     add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed", "Where the time goes");
@@ -112,9 +119,16 @@ static char *title_of(const struct draft *d)
 static enum status write_page(const struct draft *d, const char *title)
 {
     struct html_input in = {
-        .title = title, .views = d->views, .n_views = d->n_views,
-        .comparison = d->has_baseline ? &d->comparison : NULL, .runs = &d->runs, .checks = d->o->checks,
-        .n_checks = d->o->n_checks, .pictures = d->pictures, .n_pictures = d->n_pictures, .argv_line = d->o->argv_line,
+        .title = title,
+        .views = d->views,
+        .n_views = d->n_views,
+        .comparison = d->has_baseline ? &d->comparison : NULL,
+        .runs = &d->runs,
+        .checks = d->o->checks,
+        .n_checks = d->o->n_checks,
+        .pictures = d->pictures,
+        .n_pictures = d->n_pictures,
+        .argv_line = d->o->argv_line,
     };
     struct str page = {0};
     enum status st = html_page(&in, &page);

@@ -16,8 +16,8 @@ struct report_options {
     size_t n_checks;
 };
 
-/* Writes DIR/index.html, DIR/report.md, DIR/runs.csv and DIR/pictures/. The pictures that could not be drawn are
- * explained in *notes (one a line, appended), they do not fail the report. */
+/* Writes DIR/index.html, DIR/report.md, DIR/runs.csv and DIR/pictures/. The pictures that could not be drawn
+ * are explained in *notes (one a line, appended), they do not fail the report. */
 enum status report_write(struct store *s, const struct report_options *o, struct str *notes) MUST_USE;
 
 #endif

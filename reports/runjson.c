@@ -13,35 +13,45 @@ struct field {
     const char *name;
     size_t offset;
 };
-#define FIELD(record, member) {#member, offsetof(struct record, member)}
+#define FIELD(record, member)                    \
+    {                                            \
+#member, offsetof(struct record, member) \
+    }
 
 static const struct field metric_fields[] = {
-    FIELD(metric_record, mean), FIELD(metric_record, std_error), FIELD(metric_record, min),
-    FIELD(metric_record, p0_1), FIELD(metric_record, p1), FIELD(metric_record, p5), FIELD(metric_record, median),
-    FIELD(metric_record, p95), FIELD(metric_record, p99), FIELD(metric_record, p99_9), FIELD(metric_record, max),
-    FIELD(metric_record, lo), FIELD(metric_record, hi),
+    FIELD(metric_record, mean),   FIELD(metric_record, std_error), FIELD(metric_record, min),
+    FIELD(metric_record, p0_1),   FIELD(metric_record, p1),        FIELD(metric_record, p5),
+    FIELD(metric_record, median), FIELD(metric_record, p95),       FIELD(metric_record, p99),
+    FIELD(metric_record, p99_9),  FIELD(metric_record, max),       FIELD(metric_record, lo),
+    FIELD(metric_record, hi),
 };
 
 static const struct field sample_fields[] = {
-    FIELD(sample_record, logits_cosine), FIELD(sample_record, logits_l1), FIELD(sample_record, logits_rmse),
-    FIELD(sample_record, hidden_cosine), FIELD(sample_record, hidden_l1), FIELD(sample_record, token_accuracy),
-    FIELD(sample_record, top5_overlap), FIELD(sample_record, sparsity), FIELD(sample_record, qk_sparsity),
-    FIELD(sample_record, pv_sparsity), FIELD(sample_record, nll_dense_sum), FIELD(sample_record, nll_sparse_sum),
-    FIELD(sample_record, cosine_mean), FIELD(sample_record, cosine_p1), FIELD(sample_record, cosine_min),
-    FIELD(sample_record, kl_mean), FIELD(sample_record, kl_p99_9), FIELD(sample_record, kl_max),
+    FIELD(sample_record, logits_cosine), FIELD(sample_record, logits_l1),
+    FIELD(sample_record, logits_rmse),   FIELD(sample_record, hidden_cosine),
+    FIELD(sample_record, hidden_l1),     FIELD(sample_record, token_accuracy),
+    FIELD(sample_record, top5_overlap),  FIELD(sample_record, sparsity),
+    FIELD(sample_record, qk_sparsity),   FIELD(sample_record, pv_sparsity),
+    FIELD(sample_record, nll_dense_sum), FIELD(sample_record, nll_sparse_sum),
+    FIELD(sample_record, cosine_mean),   FIELD(sample_record, cosine_p1),
+    FIELD(sample_record, cosine_min),    FIELD(sample_record, kl_mean),
+    FIELD(sample_record, kl_p99_9),      FIELD(sample_record, kl_max),
     FIELD(sample_record, delta_p_mean),
 };
 
 /* The overall metrics that the tuning guide's block holds, its own first. */
 static const char *const accuracy_names[] = {
-    "logits_cosine", "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap",
-    "ppl_dense", "ppl_sparse", "ppl_ratio", "score_dense", "score_sparse",
+    "logits_cosine", "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1",   "token_accuracy",
+    "top5_overlap",  "ppl_dense", "ppl_sparse",  "ppl_ratio",     "score_dense", "score_sparse",
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static double *real_at(void *record, struct field f) { return (double *)((char *)record + f.offset); }
-static double real_of(const void *record, struct field f) { return *(const double *)((const char *)record + f.offset); }
+static double real_of(const void *record, struct field f)
+{
+    return *(const double *)((const char *)record + f.offset);
+}
 
 static void put_real(cJSON *o, const char *name, double value)
 {
@@ -174,7 +184,8 @@ static cJSON *accuracy_json(const struct run_view *v)
     for (size_t i = 0; i < v->samples.n; i++)
         if (i == 0 || v->samples.rows[i].n_tokens > longest) longest = v->samples.rows[i].n_tokens;
     put_count(o, "seq_len", longest);
-    for (size_t i = 0; i < COUNT(accuracy_names); i++) put_real(o, accuracy_names[i], run_view_metric(v, accuracy_names[i]));
+    for (size_t i = 0; i < COUNT(accuracy_names); i++)
+        put_real(o, accuracy_names[i], run_view_metric(v, accuracy_names[i]));
     put_real(o, "kl", run_view_metric(v, "kl"));
     put_real(o, "cosine", run_view_metric(v, "cosine"));
     return o;
@@ -194,7 +205,8 @@ static cJSON *sparsity_json(const struct run_view *v)
         n++;
     }
     for (size_t i = 0; i < v->samples.n; i++)
-        if (!isnan(v->samples.rows[i].sparsity)) squares += pow(v->samples.rows[i].sparsity - sum / (double)n, 2);
+        if (!isnan(v->samples.rows[i].sparsity))
+            squares += pow(v->samples.rows[i].sparsity - sum / (double)n, 2);
     cJSON *o = cJSON_CreateObject();
     put_real(o, "mean", isnan(mean) && n ? sum / (double)n : mean);
     put_real(o, "std", n ? sqrt(squares / (double)n) : NAN);
@@ -232,7 +244,8 @@ static cJSON *samples_json(const struct run_view *v)
         put_count(o, "seq_len", s->n_tokens);
         put_count(o, "n_scored", s->n_scored);
         cJSON_AddBoolToObject(o, "fell_back", s->fell_back);
-        for (size_t k = 0; k < COUNT(sample_fields); k++) put_real(o, sample_fields[k].name, real_of(s, sample_fields[k]));
+        for (size_t k = 0; k < COUNT(sample_fields); k++)
+            put_real(o, sample_fields[k].name, real_of(s, sample_fields[k]));
         cJSON_AddItemToArray(list, o);
     }
     return list;
@@ -277,7 +290,8 @@ enum status runjson_write(const struct run_view *v, const char *path)
 enum status runjson_write_stats(const struct run_view *v, const char *path)
 {
     if (v->ledger.n == 0)
-        return fail(ERR_ARG, "%s: %s holds no per-layer counts to write; name a run of a database", path, v->label);
+        return fail(ERR_ARG, "%s: %s holds no per-layer counts to write; name a run of a database", path,
+                    v->label);
     cJSON *list = cJSON_CreateArray();
     for (size_t from = 0, to; from < v->ledger.n; from = to) {
         const struct ledger_record *rows = v->ledger.rows;
@@ -312,7 +326,8 @@ enum status runjson_write_stats(const struct run_view *v, const char *path)
 }
 
 /* Texts, counts and reals of one object, each optional unless `required` says otherwise. */
-static enum status get_text(struct json_in in, const char *name, bool required, struct pool **pool, const char **out)
+static enum status get_text(struct json_in in, const char *name, bool required, struct pool **pool,
+                            const char **out)
 {
     const char *text = NULL;
     TRY(json_get_string(in, name, required, &text));
@@ -344,7 +359,8 @@ static enum status get_object(struct json_in in, const char *name, struct json_i
 {
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, name);
     if (!cJSON_IsObject(node))
-        return fail(ERR_FORMAT, "%s: field %s%s%s: found %s, expected an object; is it a file that eval --output wrote?",
+        return fail(ERR_FORMAT,
+                    "%s: field %s%s%s: found %s, expected an object; is it a file that eval --output wrote?",
                     in.file, in.path, *in.path ? "." : "", name, json_kind(node));
     *out = (struct json_in){node, in.file, name};
     return OK;
@@ -354,7 +370,8 @@ static enum status get_array(struct json_in in, const char *name, const cJSON **
 {
     *out = cJSON_GetObjectItemCaseSensitive(in.node, name);
     if (!cJSON_IsArray(*out))
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an array; is it a file that eval --output wrote?",
+        return fail(ERR_FORMAT,
+                    "%s: field %s: found %s, expected an array; is it a file that eval --output wrote?",
                     in.file, name, json_kind(*out));
     return OK;
 }
@@ -529,16 +546,19 @@ static enum status read_root(struct run_view *v, const cJSON *root, const char *
 {
     struct json_in in = {root, path, ""}, part;
     if (!cJSON_IsObject(root))
-        return fail(ERR_FORMAT, "%s: found %s, expected an object as eval --output writes it", path, json_kind(root));
+        return fail(ERR_FORMAT, "%s: found %s, expected an object as eval --output writes it", path,
+                    json_kind(root));
     const cJSON *array, *version_node = cJSON_GetObjectItemCaseSensitive(root, "schema_version");
     if (!version_node)
         return fail(ERR_FORMAT,
-                    "%s: field schema_version is missing: not a file of this program; make one with eval --output",
+                    "%s: field schema_version is missing: not a file of this program; make one with eval "
+                    "--output",
                     path);
     int64_t version = 0;
     TRY(json_get_int(in, "schema_version", true, 1, 1 << 20, &version));
     if (version > RUNJSON_SCHEMA_VERSION)
-        return fail(ERR_FORMAT, "%s: field schema_version: found %lld, this program reads up to %d; update it", path,
+        return fail(ERR_FORMAT,
+                    "%s: field schema_version: found %lld, this program reads up to %d; update it", path,
                     (long long)version, RUNJSON_SCHEMA_VERSION);
     v->from_file = true;
     v->runs.rows = calloc(1, sizeof *v->runs.rows);
@@ -572,13 +592,19 @@ static void fill_headline(const struct run_view *v, struct headline *h)
         .sparsity = run_view_metric(v, "sparsity"),
         .qk_sparsity = run_view_metric(v, "qk_sparsity"),
         .pv_sparsity = run_view_metric(v, "pv_sparsity"),
-        .cosine_mean = c ? c->mean : NAN, .cosine_lo = c ? c->lo : NAN, .cosine_hi = c ? c->hi : NAN,
+        .cosine_mean = c ? c->mean : NAN,
+        .cosine_lo = c ? c->lo : NAN,
+        .cosine_hi = c ? c->hi : NAN,
         .cosine_p1 = c ? c->p1 : NAN,
-        .kl_mean = k ? k->mean : NAN, .kl_lo = k ? k->lo : NAN, .kl_hi = k ? k->hi : NAN,
+        .kl_mean = k ? k->mean : NAN,
+        .kl_lo = k ? k->lo : NAN,
+        .kl_hi = k ? k->hi : NAN,
         .kl_p99_9 = k ? k->p99_9 : NAN,
         .ppl_dense = run_view_metric(v, "ppl_dense"),
         .ppl_sparse = run_view_metric(v, "ppl_sparse"),
-        .ppl_ratio = p ? p->mean : NAN, .ppl_ratio_lo = p ? p->lo : NAN, .ppl_ratio_hi = p ? p->hi : NAN,
+        .ppl_ratio = p ? p->mean : NAN,
+        .ppl_ratio_lo = p ? p->lo : NAN,
+        .ppl_ratio_hi = p ? p->hi : NAN,
         .token_accuracy = run_view_metric(v, "token_accuracy"),
         .top5_overlap = run_view_metric(v, "top5_overlap"),
         .logits_cosine = run_view_metric(v, "logits_cosine"),
@@ -602,9 +628,7 @@ enum status runjson_read(struct run_view *v, const char *path)
     TRY(json_read_file(&root, path));
     enum status st = read_root(v, root, path);
     cJSON_Delete(root);
-    if (st == OK)
-        fill_headline(v, &v->runs.rows->headline);
-    else
-        run_view_clear(v);
+    if (st == OK) fill_headline(v, &v->runs.rows->headline);
+    else run_view_clear(v);
     return st;
 }

@@ -11,8 +11,14 @@ static void add(struct table *t, const char *name, const char *unit, enum table_
     table_add_column(t, (struct table_column){name, unit, number, digits, better, ALIGN_AUTO});
 }
 
-static void add_text(struct table *t, const char *name) { add(t, name, NULL, NUMBER_FIXED, 0, METRIC_NEITHER); }
-static void add_short(struct table *t, const char *name) { add(t, name, NULL, NUMBER_SHORT, 6, METRIC_NEITHER); }
+static void add_text(struct table *t, const char *name)
+{
+    add(t, name, NULL, NUMBER_FIXED, 0, METRIC_NEITHER);
+}
+static void add_short(struct table *t, const char *name)
+{
+    add(t, name, NULL, NUMBER_SHORT, 6, METRIC_NEITHER);
+}
 
 static void add_share(struct table *t, const char *name, enum metric_better better)
 {
@@ -26,10 +32,8 @@ static const char *status_text(enum run_status status)
 
 static void table_count(struct table *t, int64_t value)
 {
-    if (value < 0)
-        table_missing(t);
-    else
-        table_int(t, value);
+    if (value < 0) table_missing(t);
+    else table_int(t, value);
 }
 
 static void table_block(struct table *t, const struct run_record *r)
@@ -111,17 +115,18 @@ struct table *runs_table(const struct run_list *runs)
         table_int(t, r->id);
         add_settings(t, r);
         table_text(t, status_text(r->status));
-        const double v[] = {h->sparsity, h->cosine_mean, h->cosine_p1, h->kl_mean, h->kl_p99_9, h->ppl_dense,
-                            h->ppl_ratio, h->token_accuracy, h->score_dense, h->score_sparse, h->latency_ratio,
-                            r->wall_s};
+        const double v[] = {h->sparsity,    h->cosine_mean,  h->cosine_p1,     h->kl_mean,
+                            h->kl_p99_9,    h->ppl_dense,    h->ppl_ratio,     h->token_accuracy,
+                            h->score_dense, h->score_sparse, h->latency_ratio, r->wall_s};
         for (size_t k = 0; k < sizeof v / sizeof *v; k++) table_real(t, v[k]);
         table_text(t, r->reason);
     }
     return t;
 }
 
-static const struct frontier_point *sorted_by_sparsity(const struct run_list *runs, const struct frontier_point *points,
-                                                       size_t n, bool with_dominated, size_t *kept)
+static const struct frontier_point *sorted_by_sparsity(const struct run_list *runs,
+                                                       const struct frontier_point *points, size_t n,
+                                                       bool with_dominated, size_t *kept)
 {
     struct frontier_point *out = malloc((n ? n : 1) * sizeof *out);
     if (!out) abort();
@@ -178,6 +183,10 @@ static enum table_number number_of(const struct metric_info *info, int *digits)
         *digits = 2;
         return NUMBER_SECONDS;
     }
+    if (!strcmp(info->unit, "tokens")) {
+        *digits = 0;
+        return NUMBER_FIXED;
+    }
     if (!strcmp(info->unit, "B")) {
         *digits = 2;
         return NUMBER_BYTES;
@@ -197,23 +206,26 @@ struct table *metrics_table(const struct run_view *v)
     char title[96];
     snprintf(title, sizeof title, "Metrics of %s", v->label);
     struct table *t = table_new(title);
-    static const char *const columns[] = {"mean", "95 % from", "to", "min", "p0.1", "p1", "p5", "median",
-                                          "p95", "p99", "p99.9", "max"};
+    static const char *const columns[] = {"mean", "95 % from", "to",  "min", "p0.1",  "p1",
+                                          "p5",   "median",    "p95", "p99", "p99.9", "max"};
     add_text(t, "metric");
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        table_add_column(t, (struct table_column){columns[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+        table_add_column(
+            t, (struct table_column){columns[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
     for (size_t i = 0; i < v->metrics.n; i++) {
         const struct metric_record *m = &v->metrics.rows[i];
         if (strcmp(m->scope, "overall")) continue;
         const struct metric_info *info = metric_info(m->name);
         struct str label = {0};
         str_add(&label, info ? info->label : m->name);
-        if (info && *info->unit && number_of(info, &(int){0}) == NUMBER_FIXED) str_addf(&label, " [%s]", info->unit);
-        if (info && info->better != METRIC_NEITHER) str_add(&label, info->better == METRIC_HIGHER ? " ↑" : " ↓");
+        if (info && *info->unit && number_of(info, &(int){0}) == NUMBER_FIXED)
+            str_addf(&label, " [%s]", info->unit);
+        if (info && info->better != METRIC_NEITHER)
+            str_add(&label, info->better == METRIC_HIGHER ? " ↑" : " ↓");
         table_text(t, str_get(&label));
         str_clear(&label);
-        const double values[] = {m->mean, m->lo, m->hi, m->min, m->p0_1, m->p1, m->p5, m->median,
-                                 m->p95, m->p99, m->p99_9, m->max};
+        const double values[] = {m->mean, m->lo,     m->hi,  m->min, m->p0_1,  m->p1,
+                                 m->p5,   m->median, m->p95, m->p99, m->p99_9, m->max};
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_metric(t, info, values[k]);
     }
     return t;
@@ -240,8 +252,14 @@ struct table *samples_table(const struct run_view *v)
         table_int(t, s->sample);
         table_int(t, s->n_tokens);
         table_bool(t, s->fell_back);
-        const double values[] = {s->sparsity, s->cosine_mean, s->cosine_min, s->kl_mean, s->kl_max,
-                                 exp(s->nll_dense_sum / n), exp(s->nll_sparse_sum / n), s->token_accuracy,
+        const double values[] = {s->sparsity,
+                                 s->cosine_mean,
+                                 s->cosine_min,
+                                 s->kl_mean,
+                                 s->kl_max,
+                                 exp(s->nll_dense_sum / n),
+                                 exp(s->nll_sparse_sum / n),
+                                 s->token_accuracy,
                                  s->top5_overlap};
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_real(t, values[k]);
     }
@@ -294,7 +312,8 @@ static void achieved(const struct run_view *v, int layer, double *tune, double *
 static const struct layer_error_record *layer_error(const struct run_view *v, int layer)
 {
     for (size_t i = 0; i < v->layer_errors.n; i++)
-        if (v->layer_errors.rows[i].layer == layer && v->layer_errors.rows[i].head == -1) return &v->layer_errors.rows[i];
+        if (v->layer_errors.rows[i].layer == layer && v->layer_errors.rows[i].head == -1)
+            return &v->layer_errors.rows[i];
     return NULL;
 }
 
@@ -342,11 +361,18 @@ struct table *layers_table(const struct run_view *v)
         snprintf(heads, sizeof heads, "%d of %zu", n_sparse, to - from);
         table_int(t, rows[from].layer);
         table_text(t, heads);
-        const double values[] = {.5 * (qk + pv), qk, pv, share(sum.forced_sink, sum.tiles_possible),
+        const double values[] = {.5 * (qk + pv),
+                                 qk,
+                                 pv,
+                                 share(sum.forced_sink, sum.tiles_possible),
                                  share(sum.forced_diagonal, sum.tiles_possible),
                                  share(sum.forced_theta_q, sum.tiles_possible),
-                                 share(sum.forced_theta_k, sum.tiles_possible), share(sum.dense_head, sum.calls),
-                                 tune, held_out, e ? e->isolated_l1 : NAN, e ? e->propagated_l1 : NAN};
+                                 share(sum.forced_theta_k, sum.tiles_possible),
+                                 share(sum.dense_head, sum.calls),
+                                 tune,
+                                 held_out,
+                                 e ? e->isolated_l1 : NAN,
+                                 e ? e->propagated_l1 : NAN};
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_real(t, values[k]);
     }
     return t;
@@ -378,7 +404,8 @@ static const struct tuned_head_record *tuned_head(const struct run_view *v, int 
 
 struct table *heads_table(const struct run_view *v, size_t limit)
 {
-    struct table *t = table_new(v->tuned.n ? "Heads with the largest L1 on held-out text" : "Heads that left out least");
+    struct table *t =
+        table_new(v->tuned.n ? "Heads with the largest L1 on held-out text" : "Heads that left out least");
     add_text(t, "layer");
     add_text(t, "head");
     add_share(t, "sparsity", METRIC_HIGHER);
@@ -404,7 +431,8 @@ struct table *heads_table(const struct run_view *v, size_t limit)
         const struct tuned_head_record *h = order[i].tuned;
         table_int(t, r->layer);
         table_int(t, r->head);
-        table_real(t, .5 * (left_out(r->tiles_possible, r->tiles_computed) + left_out(r->pv_possible, r->pv_computed)));
+        table_real(t, .5 * (left_out(r->tiles_possible, r->tiles_computed) +
+                            left_out(r->pv_possible, r->pv_computed)));
         table_real(t, r->theta);
         table_real(t, r->tau);
         table_real(t, r->lambda);

@@ -35,9 +35,9 @@ struct verdict {
 };
 struct verdict verdict_of(double cosine, double token_accuracy, double sparsity);
 
-/* Things a reader must know before trusting a run, each with what to do about it: fallbacks to dense, few samples,
- * disagreeing metrics, invalid timings, dirty build, … NULL-terminated, at most 16; the caller frees each
- * string and the array. */
+/* Things a reader must know before trusting a run, each with what to do about it: fallbacks to dense, few
+ * samples, disagreeing metrics, invalid timings, dirty build, … NULL-terminated, at most 16; the caller frees
+ * each string and the array. */
 char **run_warnings(const struct run_view *v);
 void warnings_free(char **w);
 

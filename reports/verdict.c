@@ -7,11 +7,11 @@
 struct verdict verdict_of(double cosine, double token_accuracy, double sparsity)
 {
     /* METHOD 7, the tuning guide's bands */
-    const char *band = isnan(cosine) || isnan(token_accuracy)   ? "unknown"
-                       : cosine > .98 && token_accuracy > .95   ? "excellent"
-                       : cosine > .95 && token_accuracy > .90   ? "good"
-                       : cosine > .90 && token_accuracy > .85   ? "acceptable"
-                                                                : "poor";
+    const char *band = isnan(cosine) || isnan(token_accuracy) ? "unknown"
+                       : cosine > .98 && token_accuracy > .95 ? "excellent"
+                       : cosine > .95 && token_accuracy > .90 ? "good"
+                       : cosine > .90 && token_accuracy > .85 ? "acceptable"
+                                                              : "poor";
     return (struct verdict){band, sparsity > .30 && cosine > .95};
 }
 
@@ -24,29 +24,30 @@ struct warnings {
 
 static void warn(struct warnings *w, char *text)
 {
-    if (w->n < MAX_WARNINGS)
-        w->texts[w->n++] = text;
-    else
-        free(text);
+    if (w->n < MAX_WARNINGS) w->texts[w->n++] = text;
+    else free(text);
 }
 
 static void warn_status(struct warnings *w, const struct run_record *r)
 {
     if (r->status == RUN_DONE) return;
     warn(w, str_format("The run %s: %s. `sweep --retry-failed` or the same eval runs it again.",
-                       r->status == RUN_FAILED ? "failed" : "was skipped", r->reason ? r->reason : "no reason stored"));
+                       r->status == RUN_FAILED ? "failed" : "was skipped",
+                       r->reason ? r->reason : "no reason stored"));
 }
 
 static void warn_fallback(struct warnings *w, const struct run_view *v)
 {
     const struct run_record *r = v->run;
     if (r->dense_fallback_calls > 0)
-        warn(w, str_format("%lld of %lld attention calls ran dense because the sequence was under %d tokens: use "
-                           "longer texts, or lower --min-sparse-tokens.",
-                           (long long)r->dense_fallback_calls, (long long)r->attention_calls, r->min_sparse_tokens));
+        warn(w, str_format(
+                    "%lld of %lld attention calls ran dense because the sequence was under %d tokens: use "
+                    "longer texts, or lower --min-sparse-tokens.",
+                    (long long)r->dense_fallback_calls, (long long)r->attention_calls, r->min_sparse_tokens));
     double sparsity = run_view_metric(v, "sparsity");
     if (strcmp(r->method, "dense") && sparsity < .01)
-        warn(w, str_format("Only %.2f %% of the work was left out, so this compares dense with dense: loosen the "
+        warn(w, str_format("Only %.2f %% of the work was left out, so this compares dense with dense: loosen "
+                           "the "
                            "bounds, widen --layers, or use longer texts.",
                            100 * sparsity));
 }
@@ -54,7 +55,8 @@ static void warn_fallback(struct warnings *w, const struct run_view *v)
 static void warn_samples(struct warnings *w, const struct run_view *v)
 {
     if (v->samples.n == 1)
-        warn(w, str_dup("One sample gives no interval: nothing can be said about other texts. Use --num-samples 5 or "
+        warn(w, str_dup("One sample gives no interval: nothing can be said about other texts. Use "
+                        "--num-samples 5 or "
                         "more."));
     else if (v->samples.n > 1 && v->samples.n < 5)
         warn(w, str_format("%zu samples give rough intervals: use --num-samples 5 or more.", v->samples.n));
@@ -64,14 +66,16 @@ static void warn_disagreement(struct warnings *w, const struct run_view *v)
 {
     double cosine = run_view_metric(v, "cosine"), kl = run_view_metric(v, "kl"),
            agreement = run_view_metric(v, "token_accuracy");
-    /* In the probe of METHOD 5 a KL of .077 beside a cosine of .991 cost 17 % of the answers, one of .022 cost 2 %;
-     * the band for agreement is the guide's "good". */
+    /* In the probe of METHOD 5 a KL of .077 beside a cosine of .991 cost 17 % of the answers, one of .022
+     * cost 2 %; the band for agreement is the guide's "good". */
     if (cosine > .98 && (kl > .05 || agreement < .90))
-        warn(w, str_format("The metrics disagree: cosine %.4f looks excellent, KL %.4f nats and token agreement %.1f %% "
+        warn(w, str_format("The metrics disagree: cosine %.4f looks excellent, KL %.4f nats and token "
+                           "agreement %.1f %% "
                            "do not. Believe the latter two; look at the worst tokens and gate on --max-kl.",
                            cosine, kl, 100 * agreement));
     if (cosine < .95 && kl < .01 && agreement > .95)
-        warn(w, str_format("The metrics disagree: cosine %.4f looks bad, KL %.4f nats and token agreement %.1f %% do "
+        warn(w, str_format("The metrics disagree: cosine %.4f looks bad, KL %.4f nats and token agreement "
+                           "%.1f %% do "
                            "not. A shift common to all logits does that; look at the centred cosine.",
                            cosine, kl, 100 * agreement));
 }
@@ -94,7 +98,8 @@ static void warn_tuning(struct warnings *w, const struct run_view *v)
         worst = fmax(worst, value);
     }
     if (over && (!t->rule || tail || !strcmp(t->rule, "l1")))
-        warn(w, str_format("%zu of %zu sparse heads exceed their bound %.3g on held-out text (worst %.3g): tune on more "
+        warn(w, str_format("%zu of %zu sparse heads exceed their bound %.3g on held-out text (worst %.3g): "
+                           "tune on more "
                            "samples, or with a lower bound.",
                            over, n_sparse, bound, worst));
 }
@@ -104,7 +109,8 @@ static void warn_times(struct warnings *w, const struct run_view *v)
     for (size_t i = 0; i < v->latencies.n; i++) {
         const struct latency_record *r = &v->latencies.rows[i];
         if (r->valid) continue;
-        warn(w, str_format("The time of %s at %lld tokens is not valid: %s. Stop other programs and measure again.",
+        warn(w, str_format("The time of %s at %lld tokens is not valid: %s. Stop other programs and measure "
+                           "again.",
                            r->part, (long long)r->n_tokens, r->note ? r->note : "no reason stored"));
         return; /* one is enough to be told */
     }
@@ -123,7 +129,8 @@ char **run_warnings(const struct run_view *v)
         warn_times(&w, v);
     }
     if (v->run->software.dirty)
-        warn(&w, str_dup("The program was built from uncommitted changes, so its commit does not tell what ran: commit, "
+        warn(&w, str_dup("The program was built from uncommitted changes, so its commit does not tell what "
+                         "ran: commit, "
                          "build and run again before publishing."));
     return w.texts;
 }
@@ -169,14 +176,16 @@ struct table *provenance_table(const struct run_view *v)
     table_add_column(t, (struct table_column){.name = "value"});
     add_row(t, "model", r->model.name);
     add_row(t, "model fingerprint", r->model.fingerprint);
-    add_format(t, "model shape", str_format("%d layers, %d query heads, %d key/value heads, head size %d, %d tokens, "
-                                            "%lld parameters",
-                                            r->model.n_layers, r->model.n_heads, r->model.n_kv_heads,
-                                            r->model.head_dim, r->model.vocab, (long long)r->model.n_params));
+    add_format(t, "model shape",
+               str_format("%d layers, %d query heads, %d key/value heads, head size %d, %d tokens, "
+                          "%lld parameters",
+                          r->model.n_layers, r->model.n_heads, r->model.n_kv_heads, r->model.head_dim,
+                          r->model.vocab, (long long)r->model.n_params));
     add_row(t, "data", r->dataset.name);
     add_row(t, "data fingerprint", r->dataset.fingerprint);
-    add_format(t, "data size", str_format("%d samples, %lld tokens, at most %d each", r->dataset.n_samples,
-                                          (long long)r->dataset.n_tokens, r->dataset.max_length));
+    add_format(t, "data size",
+               str_format("%d samples, %lld tokens, at most %d each", r->dataset.n_samples,
+                          (long long)r->dataset.n_tokens, r->dataset.max_length));
     add_row(t, "method", r->method);
     add_format(t, "tiles", str_format("%d queries x %d keys", r->block_q, r->block_k));
     add_row(t, "smooth_k", r->smooth_k);
@@ -195,8 +204,9 @@ struct table *provenance_table(const struct run_view *v)
     add_format(t, "seed", str_format("%llu", (unsigned long long)r->seed));
     add_format(t, "device", str_format("%s, %d threads", r->device ? r->device : "unknown", r->threads));
     add_row(t, "kernels", r->impls);
-    add_format(t, "attention calls", str_format("%lld, of these dense because too short %lld",
-                                                (long long)r->attention_calls, (long long)r->dense_fallback_calls));
+    add_format(t, "attention calls",
+               str_format("%lld, of these dense because too short %lld", (long long)r->attention_calls,
+                          (long long)r->dense_fallback_calls));
     add_row(t, "started", r->started);
     add_row(t, "ended", r->ended);
     if (!isnan(r->wall_s)) {
@@ -217,7 +227,9 @@ struct table *provenance_table(const struct run_view *v)
     add_row(t, "engine version", r->software.engine);
     add_row(t, "compiler", r->software.compiler);
     if (r->software.commit)
-        add_format(t, "commit", str_format("%s%s", r->software.commit, r->software.dirty ? " with uncommitted changes" : ""));
+        add_format(
+            t, "commit",
+            str_format("%s%s", r->software.commit, r->software.dirty ? " with uncommitted changes" : ""));
     add_row(t, "command", r->argv_json);
     add_row(t, "cell key", r->key);
     return t;

@@ -11,10 +11,8 @@ enum status db_fail(struct store *s, const char *what)
     const char *remedy = "";
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
         remedy = "; another program holds the file: wait for it, or give this worker its own --db and merge";
-    else if (code == SQLITE_FULL)
-        remedy = "; free some space on the disk, results stored so far are kept";
-    else if (code == SQLITE_CORRUPT)
-        remedy = "; rescue what is readable with: sqlite3 FILE .recover";
+    else if (code == SQLITE_FULL) remedy = "; free some space on the disk, results stored so far are kept";
+    else if (code == SQLITE_CORRUPT) remedy = "; rescue what is readable with: sqlite3 FILE .recover";
     else if (code == SQLITE_READONLY)
         remedy = "; the file or its folder is not writable: change permissions or give another --db";
     return fail(ERR_DB, "%s: cannot %s: %s%s", s->path, what, sqlite3_errmsg(s->db), remedy);
@@ -47,10 +45,8 @@ enum status db_commit(struct store *s)
 void db_rollback(struct store *s)
 {
     /* An error may have rolled back everything already; then these find nothing to undo. */
-    if (s->depth > 1)
-        sqlite3_exec(s->db, "ROLLBACK TO nested; RELEASE nested", NULL, NULL, NULL);
-    else
-        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    if (s->depth > 1) sqlite3_exec(s->db, "ROLLBACK TO nested; RELEASE nested", NULL, NULL, NULL);
+    else sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
     s->depth = sqlite3_get_autocommit(s->db) ? 0 : s->depth - 1;
 }
 
@@ -58,7 +54,9 @@ enum status cursor_open(struct cursor *c, struct store *s, const char *sql)
 {
     struct pool **pool = c->pool;
     *c = (struct cursor){.store = s, .pool = pool};
-    return sqlite3_prepare_v2(s->db, sql, -1, &c->stmt, NULL) == SQLITE_OK ? OK : db_fail(s, "prepare a statement");
+    return sqlite3_prepare_v2(s->db, sql, -1, &c->stmt, NULL) == SQLITE_OK
+               ? OK
+               : db_fail(s, "prepare a statement");
 }
 
 void cursor_close(struct cursor *c)
@@ -67,33 +65,30 @@ void cursor_close(struct cursor *c)
     c->stmt = NULL;
 }
 
-void put_text(struct cursor *c, const char *text) { sqlite3_bind_text(c->stmt, ++c->at, text, -1, SQLITE_STATIC); }
+void put_text(struct cursor *c, const char *text)
+{
+    sqlite3_bind_text(c->stmt, ++c->at, text, -1, SQLITE_STATIC);
+}
 
 void put_int(struct cursor *c, int64_t value) { sqlite3_bind_int64(c->stmt, ++c->at, value); }
 
 void put_count(struct cursor *c, int64_t value)
 {
-    if (value < 0)
-        sqlite3_bind_null(c->stmt, ++c->at);
-    else
-        put_int(c, value);
+    if (value < 0) sqlite3_bind_null(c->stmt, ++c->at);
+    else put_int(c, value);
 }
 
 void put_real(struct cursor *c, double value)
 {
-    if (isnan(value))
-        sqlite3_bind_null(c->stmt, ++c->at);
-    else
-        sqlite3_bind_double(c->stmt, ++c->at, value);
+    if (isnan(value)) sqlite3_bind_null(c->stmt, ++c->at);
+    else sqlite3_bind_double(c->stmt, ++c->at, value);
 }
 
 void put_blob(struct cursor *c, const void *data, size_t size)
 {
     /* an empty blob is no NULL */
-    if (size)
-        sqlite3_bind_blob64(c->stmt, ++c->at, data, size, SQLITE_STATIC);
-    else
-        sqlite3_bind_zeroblob(c->stmt, ++c->at, 0);
+    if (size) sqlite3_bind_blob64(c->stmt, ++c->at, data, size, SQLITE_STATIC);
+    else sqlite3_bind_zeroblob(c->stmt, ++c->at, 0);
 }
 
 enum status cursor_run(struct cursor *c)

@@ -19,7 +19,7 @@ struct store {
     char *path;
     bool writable;
     bool immutable; /* opened as a file that nobody changes, for want of a writable folder */
-    int depth; /* open transactions, nested ones are savepoints */
+    int depth;      /* open transactions, nested ones are savepoints */
 };
 
 /* ERR_DB with the file, what was tried and SQLite's words. */
@@ -41,10 +41,10 @@ struct cursor {
 enum status cursor_open(struct cursor *c, struct store *s, const char *sql) MUST_USE;
 void cursor_close(struct cursor *c);
 /* Parameters, in order; texts are borrowed until the next cursor_step or cursor_run. */
-void put_text(struct cursor *c, const char *text);    /* NULL stays NULL */
+void put_text(struct cursor *c, const char *text); /* NULL stays NULL */
 void put_int(struct cursor *c, int64_t value);
-void put_count(struct cursor *c, int64_t value);      /* negative = NULL */
-void put_real(struct cursor *c, double value);        /* NAN = NULL */
+void put_count(struct cursor *c, int64_t value); /* negative = NULL */
+void put_real(struct cursor *c, double value);   /* NAN = NULL */
 void put_blob(struct cursor *c, const void *data, size_t size);
 /* Run a statement that gives no rows, and make it ready for the next parameters. */
 enum status cursor_run(struct cursor *c) MUST_USE;

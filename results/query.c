@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFINE_CLEAR(name)             \
-    void name##_clear(struct name *l)  \
-    {                                  \
-        free(l->rows);                 \
-        pool_free(&l->pool);           \
-        *l = (struct name){0};         \
+#define DEFINE_CLEAR(name)            \
+    void name##_clear(struct name *l) \
+    {                                 \
+        free(l->rows);                \
+        pool_free(&l->pool);          \
+        *l = (struct name){0};        \
     }
 DEFINE_CLEAR(run_list)
 DEFINE_CLEAR(metric_list)
@@ -42,19 +42,19 @@ static enum status read_rows(struct cursor *c, read_record *read, size_t record_
 }
 
 /* Rows of one run into a zeroed list; `list` is any QUERY_LIST of the record. */
-#define LIST_OF_RUN(list, store, run, sql, reader)                                                          \
-    do {                                                                                                    \
-        *(list) = (__typeof__(*(list))){0};                                                                 \
-        struct cursor c_ = {.pool = &(list)->pool};                                                         \
-        void *rows_ = NULL;                                                                                 \
-        enum status st_ = cursor_open(&c_, store, sql);                                                     \
-        if (st_ == OK) {                                                                                    \
-            put_int(&c_, run);                                                                              \
-            st_ = read_rows(&c_, reader, sizeof *(list)->rows, &rows_, &(list)->n);                         \
-        }                                                                                                   \
-        cursor_close(&c_);                                                                                  \
-        (list)->rows = rows_;                                                                               \
-        return st_;                                                                                         \
+#define LIST_OF_RUN(list, store, run, sql, reader)                                  \
+    do {                                                                            \
+        *(list) = (__typeof__(*(list))){0};                                         \
+        struct cursor c_ = {.pool = &(list)->pool};                                 \
+        void *rows_ = NULL;                                                         \
+        enum status st_ = cursor_open(&c_, store, sql);                             \
+        if (st_ == OK) {                                                            \
+            put_int(&c_, run);                                                      \
+            st_ = read_rows(&c_, reader, sizeof *(list)->rows, &rows_, &(list)->n); \
+        }                                                                           \
+        cursor_close(&c_);                                                          \
+        (list)->rows = rows_;                                                       \
+        return st_;                                                                 \
     } while (0)
 
 static void read_metric(struct cursor *c, void *record)
@@ -63,8 +63,8 @@ static void read_metric(struct cursor *c, void *record)
     m->scope = get_text(c);
     m->name = get_text(c);
     m->n = get_int(c);
-    double *const v[] = {&m->mean, &m->std_error, &m->min, &m->p0_1, &m->p1,  &m->p5, &m->median,
-                         &m->p95,  &m->p99,       &m->p99_9, &m->max, &m->lo, &m->hi};
+    double *const v[] = {&m->mean, &m->std_error, &m->min,   &m->p0_1, &m->p1, &m->p5, &m->median,
+                         &m->p95,  &m->p99,       &m->p99_9, &m->max,  &m->lo, &m->hi};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_real(c);
 }
 
@@ -74,11 +74,14 @@ enum status query_metrics(struct store *s, int64_t run, const char *scope, struc
     struct cursor c = {.pool = &out->pool};
     void *rows = NULL;
     bool prefix = scope && *scope && scope[strlen(scope) - 1] == ':';
-    enum status st = cursor_open(&c, s, prefix
-        ? "SELECT scope, name, n, mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max, lo, hi "
-          "FROM metric WHERE run = ?1 AND substr(scope, 1, length(?2)) = ?2 ORDER BY ordinal"
-        : "SELECT scope, name, n, mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max, lo, hi "
-          "FROM metric WHERE run = ?1 AND (?2 IS NULL OR scope = ?2) ORDER BY ordinal");
+    enum status st = cursor_open(
+        &c, s,
+        prefix ? "SELECT scope, name, n, mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max, "
+                 "lo, hi "
+                 "FROM metric WHERE run = ?1 AND substr(scope, 1, length(?2)) = ?2 ORDER BY ordinal"
+               : "SELECT scope, name, n, mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max, "
+                 "lo, hi "
+                 "FROM metric WHERE run = ?1 AND (?2 IS NULL OR scope = ?2) ORDER BY ordinal");
     if (st == OK) {
         put_int(&c, run);
         put_text(&c, scope);
@@ -103,20 +106,24 @@ static void read_sample(struct cursor *c, void *record)
     r->n_tokens = get_int(c);
     r->n_scored = get_int(c);
     r->fell_back = get_int(c) != 0;
-    double *const v[] = {&r->nll_dense_sum, &r->nll_sparse_sum, &r->cosine_mean, &r->cosine_p1, &r->cosine_min,
-                         &r->kl_mean, &r->kl_p99_9, &r->kl_max, &r->delta_p_mean, &r->token_accuracy,
-                         &r->top5_overlap, &r->logits_cosine, &r->logits_l1, &r->logits_rmse, &r->hidden_cosine,
-                         &r->hidden_l1, &r->sparsity, &r->qk_sparsity, &r->pv_sparsity};
+    double *const v[] = {&r->nll_dense_sum, &r->nll_sparse_sum, &r->cosine_mean,   &r->cosine_p1,
+                         &r->cosine_min,    &r->kl_mean,        &r->kl_p99_9,      &r->kl_max,
+                         &r->delta_p_mean,  &r->token_accuracy, &r->top5_overlap,  &r->logits_cosine,
+                         &r->logits_l1,     &r->logits_rmse,    &r->hidden_cosine, &r->hidden_l1,
+                         &r->sparsity,      &r->qk_sparsity,    &r->pv_sparsity};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_real(c);
 }
 
 enum status query_samples(struct store *s, int64_t run, struct sample_list *out)
 {
     LIST_OF_RUN(out, s, run,
-        "SELECT sample, n_tokens, n_scored, fell_back, nll_dense_sum, nll_sparse_sum, cosine_mean, cosine_p1, "
-        "cosine_min, kl_mean, kl_p99_9, kl_max, delta_p_mean, token_accuracy, top5_overlap, logits_cosine, "
-        "logits_l1, logits_rmse, hidden_cosine, hidden_l1, sparsity, qk_sparsity, pv_sparsity "
-        "FROM sample WHERE run = ? ORDER BY sample", read_sample);
+                "SELECT sample, n_tokens, n_scored, fell_back, nll_dense_sum, nll_sparse_sum, cosine_mean, "
+                "cosine_p1, "
+                "cosine_min, kl_mean, kl_p99_9, kl_max, delta_p_mean, token_accuracy, top5_overlap, "
+                "logits_cosine, "
+                "logits_l1, logits_rmse, hidden_cosine, hidden_l1, sparsity, qk_sparsity, pv_sparsity "
+                "FROM sample WHERE run = ? ORDER BY sample",
+                read_sample);
 }
 
 static void read_ledger(struct cursor *c, void *record)
@@ -124,9 +131,9 @@ static void read_ledger(struct cursor *c, void *record)
     struct ledger_record *r = record;
     r->layer = (int)get_int(c);
     r->head = (int)get_int(c);
-    int64_t *const v[] = {&r->tiles_possible, &r->tiles_computed, &r->pv_possible, &r->pv_computed,
-                          &r->forced_sink, &r->forced_diagonal, &r->forced_theta_q, &r->forced_theta_k,
-                          &r->calls, &r->dense_head, &r->dense_layer, &r->dense_short};
+    int64_t *const v[] = {&r->tiles_possible, &r->tiles_computed,  &r->pv_possible,    &r->pv_computed,
+                          &r->forced_sink,    &r->forced_diagonal, &r->forced_theta_q, &r->forced_theta_k,
+                          &r->calls,          &r->dense_head,      &r->dense_layer,    &r->dense_short};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_int(c);
     r->theta = get_real(c);
     r->tau = get_real(c);
@@ -136,9 +143,11 @@ static void read_ledger(struct cursor *c, void *record)
 enum status query_ledger(struct store *s, int64_t run, struct ledger_list *out)
 {
     LIST_OF_RUN(out, s, run,
-        "SELECT layer, head, tiles_possible, tiles_computed, pv_possible, pv_computed, forced_sink, "
-        "forced_diagonal, forced_theta_q, forced_theta_k, calls, dense_head, dense_layer, dense_short, theta, "
-        "tau, lambda FROM v_ledger WHERE run = ? ORDER BY layer, head", read_ledger);
+                "SELECT layer, head, tiles_possible, tiles_computed, pv_possible, pv_computed, forced_sink, "
+                "forced_diagonal, forced_theta_q, forced_theta_k, calls, dense_head, dense_layer, "
+                "dense_short, theta, "
+                "tau, lambda FROM v_ledger WHERE run = ? ORDER BY layer, head",
+                read_ledger);
 }
 
 static void read_layer_error(struct cursor *c, void *record)
@@ -154,8 +163,10 @@ static void read_layer_error(struct cursor *c, void *record)
 
 enum status query_layer_errors(struct store *s, int64_t run, struct layer_error_list *out)
 {
-    LIST_OF_RUN(out, s, run, "SELECT layer, head, isolated_l1, isolated_cosine, propagated_l1, propagated_cosine "
-                             "FROM layer_error WHERE run = ? ORDER BY layer, head", read_layer_error);
+    LIST_OF_RUN(out, s, run,
+                "SELECT layer, head, isolated_l1, isolated_cosine, propagated_l1, propagated_cosine "
+                "FROM layer_error WHERE run = ? ORDER BY layer, head",
+                read_layer_error);
 }
 
 static void read_item(struct cursor *c, void *record)
@@ -174,8 +185,10 @@ static void read_item(struct cursor *c, void *record)
 
 enum status query_items(struct store *s, int64_t run, struct item_list *out)
 {
-    LIST_OF_RUN(out, s, run, "SELECT item, grp, sample, depth, length, dense_score, sparse_score, dense_right, "
-                             "sparse_right FROM item WHERE run = ? ORDER BY ordinal", read_item);
+    LIST_OF_RUN(out, s, run,
+                "SELECT item, grp, sample, depth, length, dense_score, sparse_score, dense_right, "
+                "sparse_right FROM item WHERE run = ? ORDER BY ordinal",
+                read_item);
 }
 
 static void read_generation(struct cursor *c, void *record)
@@ -192,8 +205,10 @@ static void read_generation(struct cursor *c, void *record)
 
 enum status query_generations(struct store *s, int64_t run, struct generation_list *out)
 {
-    LIST_OF_RUN(out, s, run, "SELECT idx, prompt, dense, sparse, n_tokens, token_match, text_similarity "
-                             "FROM generation WHERE run = ? ORDER BY idx", read_generation);
+    LIST_OF_RUN(out, s, run,
+                "SELECT idx, prompt, dense, sparse, n_tokens, token_match, text_similarity "
+                "FROM generation WHERE run = ? ORDER BY idx",
+                read_generation);
 }
 
 static void read_latency(struct cursor *c, void *record)
@@ -210,8 +225,10 @@ static void read_latency(struct cursor *c, void *record)
 
 enum status query_latencies(struct store *s, int64_t run, struct latency_list *out)
 {
-    LIST_OF_RUN(out, s, run, "SELECT part, n_tokens, n, min, p5, q1, median, q3, p95, max, mean, valid, note "
-                             "FROM latency WHERE run = ? ORDER BY part, n_tokens", read_latency);
+    LIST_OF_RUN(out, s, run,
+                "SELECT part, n_tokens, n, min, p5, q1, median, q3, p95, max, mean, valid, note "
+                "FROM latency WHERE run = ? ORDER BY part, n_tokens",
+                read_latency);
 }
 
 static void read_worst_token(struct cursor *c, void *record)
@@ -237,8 +254,10 @@ enum status query_worst_tokens(struct store *s, int64_t run, size_t limit, struc
     struct cursor c = {.pool = &out->pool};
     void *rows = NULL;
     enum status st = cursor_open(&c, s,
-        "SELECT sample, position, token, kl, cosine, nll_dense, nll_sparse, row_sparsity, context, token_text, "
-        "top_dense, top_sparse FROM worst_token WHERE run = ? ORDER BY kl DESC, sample, position LIMIT ?");
+                                 "SELECT sample, position, token, kl, cosine, nll_dense, nll_sparse, "
+                                 "row_sparsity, context, token_text, "
+                                 "top_dense, top_sparse FROM worst_token WHERE run = ? ORDER BY kl DESC, "
+                                 "sample, position LIMIT ?");
     if (st == OK) {
         put_int(&c, run);
         put_int(&c, limit ? (int64_t)limit : -1);
@@ -264,8 +283,10 @@ static void read_mask(struct cursor *c, void *record)
 
 enum status query_masks(struct store *s, int64_t run, struct mask_list *out)
 {
-    LIST_OF_RUN(out, s, run, "SELECT sample, layer, head, n_q, n_k, bits FROM block_mask WHERE run = ? "
-                             "ORDER BY sample, layer, head", read_mask);
+    LIST_OF_RUN(out, s, run,
+                "SELECT sample, layer, head, n_q, n_k, bits FROM block_mask WHERE run = ? "
+                "ORDER BY sample, layer, head",
+                read_mask);
 }
 
 enum status query_tokens(struct store *s, int64_t run, int sample, struct token_record **out, size_t *n)
@@ -310,7 +331,8 @@ enum status query_noise(struct store *s, const char *machine, const char *model,
     *out = (struct noise_list){0};
     struct cursor c = {.pool = &out->pool};
     void *rows = NULL;
-    enum status st = cursor_open(&c, s,
+    enum status st = cursor_open(
+        &c, s,
         "SELECT m.fingerprint, n.model_fingerprint, n.source, n.metric, n.value, n.n FROM noise n "
         "JOIN machine m ON m.id = n.machine WHERE (?1 IS NULL OR m.fingerprint = ?1) "
         "AND (?2 IS NULL OR n.model_fingerprint = ?2) ORDER BY 1, 2, 3, 4");
@@ -332,8 +354,10 @@ enum status query_curve(struct store *s, const struct curve_key *key, void **blo
     struct cursor c = {.pool = &pool};
     bool more = false;
     enum status st = cursor_open(&c, s,
-        "SELECT data FROM curve WHERE model_fingerprint = ? AND data_fingerprint = ? AND kind = ? AND method = ? "
-        "AND smooth_k = ? AND block_q = ? AND block_k = ? AND layer = ? AND head = ? AND sample = ?");
+                                 "SELECT data FROM curve WHERE model_fingerprint = ? AND data_fingerprint = "
+                                 "? AND kind = ? AND method = ? "
+                                 "AND smooth_k = ? AND block_q = ? AND block_k = ? AND layer = ? AND head = "
+                                 "? AND sample = ?");
     if (st == OK) {
         bind_curve_key(&c, key);
         st = cursor_step(&c, &more);
@@ -352,8 +376,9 @@ enum status query_curve(struct store *s, const struct curve_key *key, void **blo
 static void read_tuned(struct cursor *c, void *record)
 {
     struct tuned_record *t = record;
-    const char **const texts[] = {&t->hash, &t->model_fingerprint, &t->data_fingerprint, &t->method,
-                                  &t->rule, &t->smooth_k, &t->layers};
+    const char **const texts[] = {
+        &t->hash,  &t->model_fingerprint, &t->data_fingerprint, &t->method, &t->rule, &t->smooth_k,
+        &t->layers};
     for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) *texts[k] = get_text(c);
     t->l1 = get_real(c);
     t->pv_l1 = get_real(c);
@@ -369,7 +394,7 @@ static void read_tuned_head(struct cursor *c, void *record)
     h->layer = (int)get_int(c);
     h->head = (int)get_int(c);
     h->is_sparse = get_int(c) != 0;
-    double *const v[] = {&h->theta, &h->tau, &h->lambda, &h->l1_tune, &h->l1_held_out,
+    double *const v[] = {&h->theta,     &h->tau,           &h->lambda,      &h->l1_tune, &h->l1_held_out,
                          &h->tail_tune, &h->tail_held_out, &h->qk_sparsity, &h->sparsity};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_real(c);
     h->back_offs = (int)get_int(c);
@@ -380,7 +405,8 @@ static enum status load_heads(struct store *s, struct tuned_list *list, struct t
 {
     struct cursor c = {.pool = &list->pool};
     void *rows = NULL;
-    enum status st = cursor_open(&c, s,
+    enum status st = cursor_open(
+        &c, s,
         "SELECT layer, head, is_sparse, theta, tau, lambda, l1_tune, l1_held_out, tail_tune, tail_held_out, "
         "qk_sparsity, sparsity, back_offs, reason FROM tuned_head WHERE hash = ? ORDER BY layer, head");
     if (st == OK) {
@@ -398,10 +424,12 @@ enum status query_tuned(struct store *s, const char *hash, const char *model, st
     *out = (struct tuned_list){0};
     struct cursor c = {.pool = &out->pool};
     void *rows = NULL;
-    enum status st = cursor_open(&c, s,
-        "SELECT hash, model_fingerprint, data_fingerprint, method, rule, smooth_k, layers, l1, pv_l1, block_q, "
-        "block_k, json, wall_s FROM tuned WHERE (?1 IS NULL OR substr(hash, 1, length(?1)) = ?1) "
-        "AND (?2 IS NULL OR model_fingerprint = ?2) ORDER BY rowid");
+    enum status st =
+        cursor_open(&c, s,
+                    "SELECT hash, model_fingerprint, data_fingerprint, method, rule, smooth_k, layers, l1, "
+                    "pv_l1, block_q, "
+                    "block_k, json, wall_s FROM tuned WHERE (?1 IS NULL OR substr(hash, 1, length(?1)) = ?1) "
+                    "AND (?2 IS NULL OR model_fingerprint = ?2) ORDER BY rowid");
     if (st == OK) {
         put_text(&c, hash);
         put_text(&c, model);

@@ -14,12 +14,12 @@
 struct store;
 
 /* All lists look alike: rows, n, pool. */
-#define QUERY_LIST(name, record)  \
-    struct name {                 \
-        struct record *rows;      \
-        size_t n;                 \
-        struct pool *pool;        \
-    };                            \
+#define QUERY_LIST(name, record) \
+    struct name {                \
+        struct record *rows;     \
+        size_t n;                \
+        struct pool *pool;       \
+    };                           \
     void name##_clear(struct name *list)
 
 QUERY_LIST(run_list, run_record);
@@ -36,17 +36,17 @@ QUERY_LIST(noise_list, noise_record);
 
 /* A zeroed filter takes every run. Texts must be equal; NULL = any. */
 struct run_filter {
-    const char *model;    /* name or fingerprint (prefix of at least 6 digits) */
-    const char *suite;    /* suite name or data set name */
-    const char *dataset;  /* fingerprint */
+    const char *model;   /* name or fingerprint (prefix of at least 6 digits) */
+    const char *suite;   /* suite name or data set name */
+    const char *dataset; /* fingerprint */
     const char *method, *layers, *heads, *rule, *plan, *slot, *device, *machine; /* machine: fingerprint */
-    int max_length;       /* 0 = any; otherwise at most */
-    int exact_length;     /* 0 = any */
+    int max_length;   /* 0 = any; otherwise at most */
+    int exact_length; /* 0 = any */
     bool done_only;
-    bool with_status;     /* then `status` must be equal */
+    bool with_status; /* then `status` must be equal */
     enum run_status status;
-    size_t limit;         /* 0 = all */
-    bool newest_first;    /* by end time; otherwise in order of storing */
+    size_t limit;      /* 0 = all */
+    bool newest_first; /* by end time; otherwise in order of storing */
 };
 enum status query_runs(struct store *s, const struct run_filter *f, struct run_list *out) MUST_USE;
 
@@ -58,7 +58,8 @@ enum status query_run(struct store *s, const char *name, struct run_list *out) M
 /* scope: exact, or a prefix ending in ":" ("position:"), NULL = all. In order of writing. */
 enum status query_metrics(struct store *s, int64_t run, const char *scope, struct metric_list *out) MUST_USE;
 /* NULL when it is not there; borrowed from the list. */
-const struct metric_record *metric_list_find(const struct metric_list *l, const char *scope, const char *name);
+const struct metric_record *metric_list_find(const struct metric_list *l, const char *scope,
+                                             const char *name);
 enum status query_samples(struct store *s, int64_t run, struct sample_list *out) MUST_USE;
 enum status query_ledger(struct store *s, int64_t run, struct ledger_list *out) MUST_USE;
 enum status query_layer_errors(struct store *s, int64_t run, struct layer_error_list *out) MUST_USE;
@@ -66,16 +67,19 @@ enum status query_items(struct store *s, int64_t run, struct item_list *out) MUS
 enum status query_generations(struct store *s, int64_t run, struct generation_list *out) MUST_USE;
 enum status query_latencies(struct store *s, int64_t run, struct latency_list *out) MUST_USE;
 /* Highest KL first; limit 0 = all stored. */
-enum status query_worst_tokens(struct store *s, int64_t run, size_t limit, struct worst_token_list *out) MUST_USE;
+enum status query_worst_tokens(struct store *s, int64_t run, size_t limit,
+                               struct worst_token_list *out) MUST_USE;
 enum status query_masks(struct store *s, int64_t run, struct mask_list *out) MUST_USE;
 /* Per-token rows of one sample; *out is NULL and *n 0 when none were stored. The caller frees *out. */
-enum status query_tokens(struct store *s, int64_t run, int sample, struct token_record **out, size_t *n) MUST_USE;
+enum status query_tokens(struct store *s, int64_t run, int sample, struct token_record **out,
+                         size_t *n) MUST_USE;
 
 /* How a metric is minimised or maximised against sparsity. */
 enum frontier_axis { FRONTIER_COSINE, FRONTIER_KL, FRONTIER_PPL };
 struct frontier_point {
     size_t run;     /* index into the run list it was made from */
-    bool dominated; /* another run of the same model and data has no less sparsity and no worse a value, and one of both better */
+    bool dominated; /* another run of the same model and data has no less sparsity and no worse a value, and
+                       one of both better */
     bool knee;      /* the non-dominated point farthest from the line between the two ends of its frontier */
 };
 /* Points for every done run of the list whose sparsity and value are there; the caller frees *out.
@@ -107,8 +111,8 @@ struct cell_record {
 };
 QUERY_LIST(cell_list, cell_record);
 enum status query_cells(struct store *s, const char *plan, struct cell_list *out) MUST_USE;
-/* Text that says why a cell is in its state: for a stale one, which parts of the key changed from what to what;
- * for a missing one, the nearest stored cell and the parts that differ. */
+/* Text that says why a cell is in its state: for a stale one, which parts of the key changed from what to
+ * what; for a missing one, the nearest stored cell and the parts that differ. */
 enum status query_explain(struct store *s, const char *key, const char *slot, const char *key_json,
                           struct str *out) MUST_USE;
 /* Append "field: a -> b" for each member that differs between two objects, separated by "; ".

@@ -50,7 +50,8 @@ static int compare_points(const void *x, const void *y)
     return (a->run > b->run) - (a->run < b->run);
 }
 
-/* In descending sparsity a run survives when it beats every sparser one and equals the best of its own sparsity. */
+/* In descending sparsity a run survives when it beats every sparser one and equals the best of its own
+ * sparsity. */
 static void mark_dominated(struct candidate *c, size_t n)
 {
     double best_sparser = -INFINITY, best_same = -INFINITY;
@@ -116,7 +117,8 @@ enum status query_frontier(const struct run_list *runs, enum frontier_axis axis,
     return OK;
 }
 
-/* How far a run is beyond a bound, as a share of the room the bound leaves; <= 0 holds. Unknown values break it. */
+/* How far a run is beyond a bound, as a share of the room the bound leaves; <= 0 holds. Unknown values break
+ * it. */
 struct breach {
     const char *bound;
     double value, limit, by;
@@ -131,7 +133,8 @@ static void breach_add(struct breach *worst, const char *bound, double value, do
 
 static double room(double distance) { return fmax(fabs(distance), 1e-9); }
 
-static struct breach worst_breach(const struct best_bounds *b, double cosine, double kl, double ppl, double accuracy)
+static struct breach worst_breach(const struct best_bounds *b, double cosine, double kl, double ppl,
+                                  double accuracy)
 {
     struct breach w = {.by = -INFINITY};
     breach_add(&w, "min-cosine", cosine, b->min_cosine, (b->min_cosine - cosine) / room(1 - b->min_cosine));
@@ -144,8 +147,8 @@ static struct breach worst_breach(const struct best_bounds *b, double cosine, do
 }
 
 /* The unfavourable end of each interval instead of the mean. */
-static enum status breach_of_intervals(struct store *s, const struct run_record *r, const struct best_bounds *b,
-                                       struct breach *out)
+static enum status breach_of_intervals(struct store *s, const struct run_record *r,
+                                       const struct best_bounds *b, struct breach *out)
 {
     struct metric_list m;
     enum status st = query_metrics(s, r->id, "overall", &m);
@@ -165,7 +168,8 @@ static int compare_sparsity(const void *x, const void *y)
     return sa != sb ? (sa > sb ? -1 : 1) : ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
 }
 
-enum status query_best(struct store *s, const struct run_filter *f, const struct best_bounds *b, struct run_list *out)
+enum status query_best(struct store *s, const struct run_filter *f, const struct best_bounds *b,
+                       struct run_list *out)
 {
     struct run_filter filter = *f;
     filter.done_only = true;
@@ -201,10 +205,13 @@ enum status query_best(struct store *s, const struct run_filter *f, const struct
         snprintf(id, sizeof id, "%lld", (long long)best->id);
         st = query_run(s, id, out);
     } else if (!nearest) {
-        st = fail(ERR_ARG, "%s: no finished run with a sparsity fits the filter; `status` shows what is missing",
+        st = fail(ERR_ARG,
+                  "%s: no finished run with a sparsity fits the filter; `status` shows what is missing",
                   s->path);
     } else {
-        st = fail(ERR_ARG, "%s: none of %zu runs holds the bounds%s; the nearest is run %lld: %s: found %.4g, bound %.4g",
+        st = fail(ERR_ARG,
+                  "%s: none of %zu runs holds the bounds%s; the nearest is run %lld: %s: found %.4g, bound "
+                  "%.4g",
                   s->path, n, b->with_intervals ? " with its interval" : "", (long long)nearest->id,
                   nearest_breach.bound, nearest_breach.value, nearest_breach.limit);
     }
@@ -232,11 +239,14 @@ enum status query_cell(struct store *s, const char *key, const char *slot, enum 
     struct pool *pool = NULL;
     struct cursor c = {.pool = &pool};
     bool more = false;
-    enum status st = cursor_open(&c, s,
-        "SELECT CASE WHEN EXISTS (SELECT 1 FROM run WHERE key = ?1) THEN (SELECT status FROM run WHERE key = ?1) "
-        "WHEN EXISTS (SELECT 1 FROM lease WHERE key = ?1 "
-        "             AND expires > (julianday('now') - 2440587.5) * 86400.0) THEN 'running' "
-        "WHEN EXISTS (SELECT 1 FROM run WHERE slot = ?2 AND status = 'done') THEN 'stale' ELSE 'missing' END");
+    enum status st =
+        cursor_open(&c, s,
+                    "SELECT CASE WHEN EXISTS (SELECT 1 FROM run WHERE key = ?1) THEN (SELECT status FROM run "
+                    "WHERE key = ?1) "
+                    "WHEN EXISTS (SELECT 1 FROM lease WHERE key = ?1 "
+                    "             AND expires > (julianday('now') - 2440587.5) * 86400.0) THEN 'running' "
+                    "WHEN EXISTS (SELECT 1 FROM run WHERE slot = ?2 AND status = 'done') THEN 'stale' ELSE "
+                    "'missing' END");
     if (st == OK) {
         put_text(&c, key);
         put_text(&c, slot);
@@ -254,7 +264,8 @@ enum status query_plan_status(struct store *s, const char *plan, size_t counts[6
     struct pool *pool = NULL;
     struct cursor c = {.pool = &pool};
     bool more;
-    enum status st = cursor_open(&c, s, "SELECT state, count(*) FROM v_cells WHERE ?1 IS NULL OR plan = ?1 GROUP BY 1");
+    enum status st =
+        cursor_open(&c, s, "SELECT state, count(*) FROM v_cells WHERE ?1 IS NULL OR plan = ?1 GROUP BY 1");
     if (st == OK) put_text(&c, plan);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         enum cell_state state = cell_state_of(get_text(&c));
@@ -271,9 +282,10 @@ enum status query_cells(struct store *s, const char *plan, struct cell_list *out
     struct cursor c = {.pool = &out->pool};
     void *rows = NULL;
     bool more;
-    enum status st = cursor_open(&c, s, "SELECT v.plan, v.key, v.slot, c.key_json, v.reason, v.state FROM v_cells v "
-                                        "JOIN cell c ON c.plan = v.plan AND c.ordinal = v.ordinal "
-                                        "WHERE ?1 IS NULL OR v.plan = ?1 ORDER BY v.plan, v.ordinal");
+    enum status st = cursor_open(&c, s,
+                                 "SELECT v.plan, v.key, v.slot, c.key_json, v.reason, v.state FROM v_cells v "
+                                 "JOIN cell c ON c.plan = v.plan AND c.ordinal = v.ordinal "
+                                 "WHERE ?1 IS NULL OR v.plan = ?1 ORDER BY v.plan, v.ordinal");
     if (st == OK) put_text(&c, plan);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct cell_record *r = rows_grow(&rows, out->n++, sizeof *r);

@@ -37,8 +37,8 @@ int key_json_diff(const char *a, const char *b, struct str *out)
             const cJSON *w = cJSON_GetObjectItemCaseSensitive(jb, v->string);
             if (!cJSON_Compare(v, w, true)) add_difference(out, n++, v->string, v, w);
         }
-        cJSON_ArrayForEach(v, jb)
-            if (!cJSON_GetObjectItemCaseSensitive(ja, v->string)) add_difference(out, n++, v->string, NULL, v);
+        cJSON_ArrayForEach(v, jb) if (!cJSON_GetObjectItemCaseSensitive(ja, v->string))
+            add_difference(out, n++, v->string, NULL, v);
     }
     cJSON_Delete(ja);
     cJSON_Delete(jb);
@@ -46,8 +46,8 @@ int key_json_diff(const char *a, const char *b, struct str *out)
 }
 
 /* The stored run whose key differs least; those of the same slot come first. *n -1 when there is none. */
-static enum status nearest(struct store *s, const char *slot, const char *key_json, struct str *diff, int64_t *run,
-                           bool *same_slot, int *n)
+static enum status nearest(struct store *s, const char *slot, const char *key_json, struct str *diff,
+                           int64_t *run, bool *same_slot, int *n)
 {
     struct pool *pool = NULL;
     struct cursor c = {.pool = &pool};
@@ -55,8 +55,9 @@ static enum status nearest(struct store *s, const char *slot, const char *key_js
     bool more;
     int best = INT_MAX;
     *n = -1;
-    enum status st = cursor_open(&c, s, "SELECT id, slot = ?1, key_json FROM run WHERE status = 'done' "
-                                        "ORDER BY slot = ?1 DESC, id DESC");
+    enum status st = cursor_open(&c, s,
+                                 "SELECT id, slot = ?1, key_json FROM run WHERE status = 'done' "
+                                 "ORDER BY slot = ?1 DESC, id DESC");
     if (st == OK) put_text(&c, slot);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         int64_t id = get_int(&c);
@@ -98,7 +99,8 @@ static enum status explain_lease(struct store *s, const char *key, struct str *o
     struct pool *pool = NULL;
     struct cursor c = {.pool = &pool};
     bool more = false;
-    enum status st = cursor_open(&c, s, "SELECT owner, datetime(expires, 'unixepoch') FROM lease WHERE key = ?");
+    enum status st =
+        cursor_open(&c, s, "SELECT owner, datetime(expires, 'unixepoch') FROM lease WHERE key = ?");
     if (st == OK) {
         put_text(&c, key);
         st = cursor_step(&c, &more);
@@ -112,24 +114,26 @@ static enum status explain_lease(struct store *s, const char *key, struct str *o
     return st;
 }
 
-enum status query_explain(struct store *s, const char *key, const char *slot, const char *key_json, struct str *out)
+enum status query_explain(struct store *s, const char *key, const char *slot, const char *key_json,
+                          struct str *out)
 {
     enum cell_state state;
     TRY(query_cell(s, key, slot, &state));
     if (state == CELL_RUNNING) return explain_lease(s, key, out);
-    if (state == CELL_DONE || state == CELL_FAILED || state == CELL_SKIPPED) return explain_stored(s, key, out);
+    if (state == CELL_DONE || state == CELL_FAILED || state == CELL_SKIPPED)
+        return explain_stored(s, key, out);
     struct str diff = {0};
     int64_t run = 0;
     bool same_slot = false;
     int n;
     enum status st = nearest(s, slot, key_json, &diff, &run, &same_slot, &n);
-    if (st == OK && n < 0)
-        str_add(out, "missing: no finished run is stored yet");
+    if (st == OK && n < 0) str_add(out, "missing: no finished run is stored yet");
     else if (st == OK && same_slot)
         str_addf(out, "stale: run %lld answered the same question, but then changed: %s", (long long)run,
                  str_get(&diff));
     else if (st == OK)
-        str_addf(out, "missing: the nearest stored run is %lld; different: %s", (long long)run, str_get(&diff));
+        str_addf(out, "missing: the nearest stored run is %lld; different: %s", (long long)run,
+                 str_get(&diff));
     str_clear(&diff);
     return st;
 }

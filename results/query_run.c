@@ -7,10 +7,22 @@
 
 /* The few rows behind the ids of a run, read once and shared by all runs of a list. */
 struct parents {
-    struct model_parent { int64_t id; struct model_record r; } *models;
-    struct dataset_parent { int64_t id; struct dataset_record r; } *datasets;
-    struct machine_parent { int64_t id; struct machine_record r; } *machines;
-    struct software_parent { int64_t id; struct software_record r; } *softwares;
+    struct model_parent {
+        int64_t id;
+        struct model_record r;
+    } * models;
+    struct dataset_parent {
+        int64_t id;
+        struct dataset_record r;
+    } * datasets;
+    struct machine_parent {
+        int64_t id;
+        struct machine_record r;
+    } * machines;
+    struct software_parent {
+        int64_t id;
+        struct software_record r;
+    } * softwares;
     size_t n_models, n_datasets, n_machines, n_softwares;
 };
 
@@ -18,8 +30,9 @@ static enum status load_models(struct store *s, struct pool **pool, struct paren
 {
     struct cursor c = {.pool = pool};
     bool more;
-    enum status st = cursor_open(&c, s, "SELECT id, fingerprint, name, path, config, n_layers, n_heads, n_kv_heads, "
-                                        "head_dim, vocab, n_params FROM model");
+    enum status st = cursor_open(&c, s,
+                                 "SELECT id, fingerprint, name, path, config, n_layers, n_heads, n_kv_heads, "
+                                 "head_dim, vocab, n_params FROM model");
     void *rows = NULL;
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct model_parent *m = rows_grow(&rows, p->n_models++, sizeof *m);
@@ -44,8 +57,9 @@ static enum status load_datasets(struct store *s, struct pool **pool, struct par
 {
     struct cursor c = {.pool = pool};
     bool more;
-    enum status st = cursor_open(&c, s, "SELECT id, fingerprint, suite, name, n_samples, max_length, n_tokens "
-                                        "FROM dataset");
+    enum status st = cursor_open(&c, s,
+                                 "SELECT id, fingerprint, suite, name, n_samples, max_length, n_tokens "
+                                 "FROM dataset");
     void *rows = NULL;
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct dataset_parent *d = rows_grow(&rows, p->n_datasets++, sizeof *d);
@@ -66,8 +80,10 @@ static enum status load_machines(struct store *s, struct pool **pool, struct par
 {
     struct cursor c = {.pool = pool};
     bool more;
-    enum status st = cursor_open(&c, s, "SELECT id, fingerprint, hostname, cpu, n_cores, ram_bytes, gpus, driver, os "
-                                        "FROM machine");
+    enum status st =
+        cursor_open(&c, s,
+                    "SELECT id, fingerprint, hostname, cpu, n_cores, ram_bytes, gpus, driver, os "
+                    "FROM machine");
     void *rows = NULL;
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct machine_parent *m = rows_grow(&rows, p->n_machines++, sizeof *m);
@@ -90,8 +106,9 @@ static enum status load_softwares(struct store *s, struct pool **pool, struct pa
 {
     struct cursor c = {.pool = pool};
     bool more;
-    enum status st = cursor_open(&c, s, "SELECT id, version, engine, compiler, nullif(git_commit, ''), dirty "
-                                        "FROM software");
+    enum status st = cursor_open(&c, s,
+                                 "SELECT id, version, engine, compiler, nullif(git_commit, ''), dirty "
+                                 "FROM software");
     void *rows = NULL;
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct software_parent *w = rows_grow(&rows, p->n_softwares++, sizeof *w);
@@ -116,8 +133,8 @@ static void parents_clear(struct parents *p)
 }
 
 /* Ids are few and each was stored before the run: the search is short and finds. */
-#define PARENT(list, n, key, into)                       \
-    for (size_t i_ = 0; i_ < (n); i_++)                  \
+#define PARENT(list, n, key, into)      \
+    for (size_t i_ = 0; i_ < (n); i_++) \
         if ((list)[i_].id == (key)) (into) = (list)[i_].r
 
 static void read_settings(struct cursor *c, struct run_record *r)
@@ -152,11 +169,13 @@ static void read_settings(struct cursor *c, struct run_record *r)
 
 static void read_headline(struct cursor *c, struct headline *h)
 {
-    double *const v[] = {&h->sparsity, &h->qk_sparsity, &h->pv_sparsity, &h->cosine_mean, &h->cosine_lo, &h->cosine_hi,
-                         &h->cosine_p1, &h->kl_mean, &h->kl_lo, &h->kl_hi, &h->kl_p99_9, &h->ppl_dense, &h->ppl_sparse, &h->ppl_ratio, &h->ppl_ratio_lo,
-                         &h->ppl_ratio_hi, &h->token_accuracy, &h->top5_overlap, &h->logits_cosine, &h->logits_l1,
-                         &h->logits_rmse, &h->hidden_cosine, &h->hidden_l1, &h->score_dense, &h->score_sparse,
-                         &h->score_drop, &h->latency_dense, &h->latency_sparse, &h->latency_ratio};
+    double *const v[] = {
+        &h->sparsity,     &h->qk_sparsity,    &h->pv_sparsity,    &h->cosine_mean,   &h->cosine_lo,
+        &h->cosine_hi,    &h->cosine_p1,      &h->kl_mean,        &h->kl_lo,         &h->kl_hi,
+        &h->kl_p99_9,     &h->ppl_dense,      &h->ppl_sparse,     &h->ppl_ratio,     &h->ppl_ratio_lo,
+        &h->ppl_ratio_hi, &h->token_accuracy, &h->top5_overlap,   &h->logits_cosine, &h->logits_l1,
+        &h->logits_rmse,  &h->hidden_cosine,  &h->hidden_l1,      &h->score_dense,   &h->score_sparse,
+        &h->score_drop,   &h->latency_dense,  &h->latency_sparse, &h->latency_ratio};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_real(c);
 }
 
@@ -190,17 +209,18 @@ static void read_run(struct cursor *c, const struct parents *p, struct run_recor
     read_headline(c, &r->headline);
 }
 
-#define RUN_COLUMNS                                                                                             \
-    "r.id, r.key, r.slot, r.key_json, r.plan, r.status, r.reason, r.model, r.dataset, r.machine, r.software, "  \
-    "r.method, r.block_q, r.block_k, r.smooth_k, r.rule, r.l1, r.pv_l1, r.simthreshd1, r.cdfthreshd, "          \
-    "r.pvthreshd, r.topk, r.window, r.layers, r.heads, r.tuned_hash, r.max_length, r.num_samples, r.score, "    \
-    "r.seed, r.repeat, r.threads, r.device, r.impls, r.min_sparse_tokens, r.attention_calls, "                  \
-    "r.dense_fallback_calls, r.argv, r.started, r.ended, r.wall_s, r.peak_bytes, r.peak_device_bytes, "         \
-    "r.digest, r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_lo, r.cosine_hi, "             \
-    "r.cosine_p1, r.kl_mean, r.kl_lo, r.kl_hi, r.kl_p99_9, "                                                   \
-    "r.ppl_dense, r.ppl_sparse, r.ppl_ratio, r.ppl_ratio_lo, r.ppl_ratio_hi, r.token_accuracy, "                \
-    "r.top5_overlap, r.logits_cosine, r.logits_l1, r.logits_rmse, r.hidden_cosine, r.hidden_l1, "               \
-    "r.score_dense, r.score_sparse, r.score_drop, r.latency_dense, r.latency_sparse, r.latency_ratio "          \
+#define RUN_COLUMNS                                                                                          \
+    "r.id, r.key, r.slot, r.key_json, r.plan, r.status, r.reason, r.model, r.dataset, r.machine, "           \
+    "r.software, "                                                                                           \
+    "r.method, r.block_q, r.block_k, r.smooth_k, r.rule, r.l1, r.pv_l1, r.simthreshd1, r.cdfthreshd, "       \
+    "r.pvthreshd, r.topk, r.window, r.layers, r.heads, r.tuned_hash, r.max_length, r.num_samples, r.score, " \
+    "r.seed, r.repeat, r.threads, r.device, r.impls, r.min_sparse_tokens, r.attention_calls, "               \
+    "r.dense_fallback_calls, r.argv, r.started, r.ended, r.wall_s, r.peak_bytes, r.peak_device_bytes, "      \
+    "r.digest, r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_lo, r.cosine_hi, "          \
+    "r.cosine_p1, r.kl_mean, r.kl_lo, r.kl_hi, r.kl_p99_9, "                                                 \
+    "r.ppl_dense, r.ppl_sparse, r.ppl_ratio, r.ppl_ratio_lo, r.ppl_ratio_hi, r.token_accuracy, "             \
+    "r.top5_overlap, r.logits_cosine, r.logits_l1, r.logits_rmse, r.hidden_cosine, r.hidden_l1, "            \
+    "r.score_dense, r.score_sparse, r.score_drop, r.latency_dense, r.latency_sparse, r.latency_ratio "       \
     "FROM run r "
 
 /* Read what a prepared cursor finds into a list. */
@@ -233,10 +253,12 @@ enum status query_runs(struct store *s, const struct run_filter *f, struct run_l
     /* a parameter that is NULL, or a number that is 0, takes everything */
     str_add(&sql, "SELECT " RUN_COLUMNS "JOIN model m ON m.id = r.model JOIN dataset d ON d.id = r.dataset "
                   "JOIN machine h ON h.id = r.machine "
-                  "WHERE (?1 IS NULL OR m.name = ?1 OR (length(?1) >= 6 AND substr(m.fingerprint, 1, length(?1)) = ?1)) "
+                  "WHERE (?1 IS NULL OR m.name = ?1 OR (length(?1) >= 6 AND substr(m.fingerprint, 1, "
+                  "length(?1)) = ?1)) "
                   "AND (?2 IS NULL OR d.suite = ?2 OR d.name = ?2) AND (?3 IS NULL OR d.fingerprint = ?3) "
                   "AND (?4 IS NULL OR r.method = ?4) AND (?5 IS NULL OR r.layers = ?5) "
-                  "AND (?6 IS NULL OR r.heads = ?6) AND (?7 IS NULL OR r.rule = ?7) AND (?8 IS NULL OR r.plan = ?8) "
+                  "AND (?6 IS NULL OR r.heads = ?6) AND (?7 IS NULL OR r.rule = ?7) AND (?8 IS NULL OR "
+                  "r.plan = ?8) "
                   "AND (?9 IS NULL OR r.device = ?9) AND (?10 IS NULL OR h.fingerprint = ?10) "
                   "AND (?11 = 0 OR r.max_length <= ?11) AND (?12 = 0 OR r.max_length = ?12) "
                   "AND (?13 IS NULL OR r.status = ?13) AND (?14 IS NULL OR r.slot = ?14) ");
@@ -289,11 +311,10 @@ static enum status describe_contents(struct store *s, struct str *out)
     TRY(db_int(s, "SELECT count(*) FROM run", &n));
     TRY(db_int(s, "SELECT min(id) FROM run", &lo));
     TRY(db_int(s, "SELECT max(id) FROM run", &hi));
-    if (n == 0)
-        str_add(out, "it holds no runs yet");
+    if (n == 0) str_add(out, "it holds no runs yet");
     else
-        str_addf(out, "it holds %lld run%s, numbers %lld to %lld; `list` shows them", (long long)n, n == 1 ? "" : "s",
-                 (long long)lo, (long long)hi);
+        str_addf(out, "it holds %lld run%s, numbers %lld to %lld; `list` shows them", (long long)n,
+                 n == 1 ? "" : "s", (long long)lo, (long long)hi);
     return OK;
 }
 
@@ -306,21 +327,21 @@ enum status query_run(struct store *s, const char *name, struct run_list *out)
     *out = (struct run_list){0};
     if (!strcmp(name, "last"))
         st = runs_where(s, "WHERE r.status = 'done' ORDER BY r.ended DESC, r.id DESC LIMIT 1", NULL, out);
-    else if (number)
-        st = runs_where(s, "WHERE r.id = CAST(? AS INTEGER)", name, out);
+    else if (number) st = runs_where(s, "WHERE r.id = CAST(? AS INTEGER)", name, out);
     if (st == OK && out->n == 0 && key) {
         run_list_clear(out);
         st = runs_where(s, "WHERE substr(r.key, 1, length(?1)) = ?1 ORDER BY r.id LIMIT 2", name, out);
     }
     if (st == OK && out->n == 1) return OK;
     if (st == OK && out->n > 1) {
-        st = fail(ERR_ARG, "%s: \"%s\" fits several runs, among them %lld and %lld; give more digits", s->path, name,
-                  (long long)out->rows[0].id, (long long)out->rows[1].id);
+        st = fail(ERR_ARG, "%s: \"%s\" fits several runs, among them %lld and %lld; give more digits",
+                  s->path, name, (long long)out->rows[0].id, (long long)out->rows[1].id);
     } else if (st == OK) {
         struct str contents = {0};
         st = describe_contents(s, &contents);
         if (st == OK)
-            st = fail(ERR_ARG, "%s: found no run \"%s\" (a number, a key of at least 4 digits, or \"last\"); %s",
+            st = fail(ERR_ARG,
+                      "%s: found no run \"%s\" (a number, a key of at least 4 digits, or \"last\"); %s",
                       s->path, name, str_get(&contents));
         str_clear(&contents);
     }

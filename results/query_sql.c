@@ -7,12 +7,15 @@
 #include <string.h>
 
 /* Only what reads: a PRAGMA that sets something has an argument, save those that describe the schema. */
-static int allow_reading(void *ctx, int action, const char *a, const char *b, const char *database, const char *where)
+static int allow_reading(void *ctx, int action, const char *a, const char *b, const char *database,
+                         const char *where)
 {
     (void)ctx, (void)database, (void)where;
-    if (action == SQLITE_SELECT || action == SQLITE_READ || action == SQLITE_FUNCTION || action == SQLITE_RECURSIVE)
+    if (action == SQLITE_SELECT || action == SQLITE_READ || action == SQLITE_FUNCTION ||
+        action == SQLITE_RECURSIVE)
         return SQLITE_OK;
-    if (action == SQLITE_PRAGMA && (!b || !strncmp(a, "table_", 6) || !strncmp(a, "index_", 6))) return SQLITE_OK;
+    if (action == SQLITE_PRAGMA && (!b || !strncmp(a, "table_", 6) || !strncmp(a, "index_", 6)))
+        return SQLITE_OK;
     return SQLITE_DENY;
 }
 
@@ -70,13 +73,14 @@ enum status query_sql(struct store *s, const char *sql, struct sql_result *out)
     enum status st;
     while (isspace((unsigned char)*rest) || *rest == ';') rest++;
     if ((code & 0xff) == SQLITE_AUTH)
-        st = fail(ERR_ARG, "%s: only statements that read are run here; for others open the file with sqlite3", s->path);
+        st =
+            fail(ERR_ARG, "%s: only statements that read are run here; for others open the file with sqlite3",
+                 s->path);
     else if (code != SQLITE_OK)
         st = fail(ERR_ARG, "%s: the query is not valid: %s", s->path, sqlite3_errmsg(s->db));
     else if (!stmt || *rest)
         st = fail(ERR_ARG, "%s: found %s, expected one SQL statement", s->path, stmt ? "several" : "none");
-    else
-        st = run_statement(s, stmt, out);
+    else st = run_statement(s, stmt, out);
     sqlite3_finalize(stmt);
     sqlite3_set_authorizer(s->db, NULL, NULL);
     if (st != OK) sql_result_clear(out);

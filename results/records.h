@@ -65,10 +65,10 @@ struct headline {
 
 /* One evaluated configuration on one data set = one cell. */
 struct run_record {
-    int64_t id;       /* row number, given by the database; ignored when writing */
-    const char *key;  /* content key: hash of everything the numbers depend on */
-    const char *slot; /* hash of what was asked for alone (axes, model name, suite), without fingerprints
-                       * and versions: same slot and another key = the older one is stale */
+    int64_t id;           /* row number, given by the database; ignored when writing */
+    const char *key;      /* content key: hash of everything the numbers depend on */
+    const char *slot;     /* hash of what was asked for alone (axes, model name, suite), without fingerprints
+                           * and versions: same slot and another key = the older one is stale */
     const char *key_json; /* object of all parts of the key, so that two keys can be told apart by name */
     const char *plan;     /* name of the sweep it belongs to, NULL for a single eval */
     enum run_status status;
@@ -84,7 +84,7 @@ struct run_record {
     int64_t window;                            /* tokens, -1 = does not apply */
     const char *layers;                        /* sparse layers, canonical: "all", "16-31", "0-6,8-15", "7" */
     const char *heads;                         /* "all", or one head of one layer: "5" */
-    const char *tuned_hash;                    /* tuned thresholds used, see struct tuned_record; NULL without */
+    const char *tuned_hash; /* tuned thresholds used, see struct tuned_record; NULL without */
     int max_length, num_samples;
     const char *score; /* "all" or "second-half" */
     uint64_t seed;
@@ -98,7 +98,7 @@ struct run_record {
     const char *argv_json;        /* array of strings */
     const char *started, *ended;  /* UTC */
     double wall_s;
-    int64_t peak_bytes; /* resident memory, -1 unknown */
+    int64_t peak_bytes;        /* resident memory, -1 unknown */
     int64_t peak_device_bytes; /* -1 unknown */
 
     struct model_record model;
@@ -114,8 +114,9 @@ struct run_record {
  * that do not apply are NAN; a pooled value such as a perplexity has n, mean, lo and hi alone. */
 struct metric_record {
     const char *scope;
-    const char *name; /* names in METRIC_NAMES below get labels and directions in reports; others are allowed */
-    int64_t n;        /* values that went in */
+    const char
+        *name; /* names in METRIC_NAMES below get labels and directions in reports; others are allowed */
+    int64_t n; /* values that went in */
     double mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max;
     double lo, hi; /* 95 % interval of the mean or pooled value, whole samples resampled */
 };
@@ -163,16 +164,17 @@ struct ledger_record {
 /* Error a layer (head = -1: all heads of it) causes. */
 struct layer_error_record {
     int layer, head;
-    double isolated_l1, isolated_cosine;     /* attention output with dense inputs */
-    double propagated_l1, propagated_cosine; /* hidden state behind the layer, errors of earlier ones included */
+    double isolated_l1, isolated_cosine; /* attention output with dense inputs */
+    double propagated_l1,
+        propagated_cosine; /* hidden state behind the layer, errors of earlier ones included */
 };
 
 /* One question of a task suite. */
 struct item_record {
-    const char *item, *group; /* id unique within the run; group may be NULL */
-    int sample;               /* -1 when items are not tied to samples */
-    double depth;             /* 0…1 position of the needle, NAN when it does not apply */
-    int64_t length;           /* tokens of the context, -1 when it does not apply */
+    const char *item, *group;         /* id unique within the run; group may be NULL */
+    int sample;                       /* -1 when items are not tied to samples */
+    double depth;                     /* 0…1 position of the needle, NAN when it does not apply */
+    int64_t length;                   /* tokens of the context, -1 when it does not apply */
     double dense_score, sparse_score; /* e.g. log probability of the answer */
     bool dense_right, sparse_right;
 };
@@ -184,12 +186,12 @@ struct generation_record {
     double token_match, text_similarity; /* both 0…1 */
 };
 
-/* A distribution of times. part: "prefill_dense", "prefill_sparse", or a breakdown part: "predict", "qk", "pv",
- * "attention_dense", "linear", "rest". */
+/* A distribution of times. part: "prefill_dense", "prefill_sparse", or a breakdown part: "predict", "qk",
+ * "pv", "attention_dense", "linear", "rest". */
 struct latency_record {
     const char *part;
     int64_t n_tokens;
-    int n; /* timed repetitions */
+    int n;                                          /* timed repetitions */
     double min, p5, q1, median, q3, p95, max, mean; /* seconds */
     bool valid;
     const char *note; /* the stop condition that was not met, or the drift seen; NULL when valid */
@@ -201,9 +203,9 @@ struct worst_token_record {
     int64_t position;
     int64_t token; /* true next token */
     double kl, cosine, nll_dense, nll_sparse;
-    double row_sparsity;         /* of the query block row, mean over sparse heads */
-    const char *context;         /* decoded text up to the position */
-    const char *token_text;      /* decoded true next token */
+    double row_sparsity;                /* of the query block row, mean over sparse heads */
+    const char *context;                /* decoded text up to the position */
+    const char *token_text;             /* decoded true next token */
     const char *top_dense, *top_sparse; /* JSON arrays [{"id","text","p"}…], best first */
 };
 
@@ -232,11 +234,11 @@ struct tuned_head_record {
     int layer, head;
     bool is_sparse;
     double theta, tau, lambda;
-    double l1_tune, l1_held_out;       /* achieved with the stored triple in the inference kernel, worst sample */
-    double tail_tune, tail_held_out;   /* 99.9th percentile over rows, worst sample */
-    double qk_sparsity, sparsity;      /* mean over tuning samples */
-    int back_offs;                     /* steps taken back because the bound did not hold */
-    const char *reason;                /* why the head stayed dense; NULL when sparse */
+    double l1_tune, l1_held_out; /* achieved with the stored triple in the inference kernel, worst sample */
+    double tail_tune, tail_held_out; /* 99.9th percentile over rows, worst sample */
+    double qk_sparsity, sparsity;    /* mean over tuning samples */
+    int back_offs;                   /* steps taken back because the bound did not hold */
+    const char *reason;              /* why the head stayed dense; NULL when sparse */
 };
 struct tuned_record {
     const char *hash; /* of the thresholds, blocks and rule; identity */
@@ -253,7 +255,7 @@ struct tuned_record {
 /* Identity of a blob of tuning curves. */
 struct curve_key {
     const char *model_fingerprint, *data_fingerprint;
-    const char *kind;     /* names the blob's layout and its version, chosen by the writer */
+    const char *kind; /* names the blob's layout and its version, chosen by the writer */
     const char *method, *smooth_k;
     int block_q, block_k;
     int layer, head, sample;

@@ -44,8 +44,9 @@ static enum status check_identity(struct store *s, bool *empty, int64_t *version
     struct cursor c = {0};
     bool more = false;
     int64_t id = 0, n_objects = 0;
-    enum status st = cursor_open(&c, s, "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
-                                        "FROM pragma_application_id, pragma_user_version");
+    enum status st = cursor_open(&c, s,
+                                 "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
+                                 "FROM pragma_application_id, pragma_user_version");
     if (st == OK) st = cursor_step(&c, &more);
     if (st == OK) {
         id = get_int(&c);
@@ -77,7 +78,8 @@ static enum status use_wal(struct store *s)
     for (;;) {
         int code = sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
         if (code == SQLITE_OK) return OK;
-        if ((code & 0xff) != SQLITE_BUSY || clock_ns() > end) return db_fail(s, "switch to write-ahead logging");
+        if ((code & 0xff) != SQLITE_BUSY || clock_ns() > end)
+            return db_fail(s, "switch to write-ahead logging");
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
     }
 }
@@ -96,8 +98,7 @@ static enum status open_failure(struct store *s, enum store_mode mode)
     else if (access(parent, W_OK) < 0)
         st = fail(ERR_IO, "%s: cannot make the database: folder %s: %s; give another --db", s->path, parent,
                   strerror(errno));
-    else
-        st = fail(ERR_IO, "%s: cannot open the database: %s", s->path, sqlite3_errmsg(s->db));
+    else st = fail(ERR_IO, "%s: cannot open the database: %s", s->path, sqlite3_errmsg(s->db));
     free(dir);
     return st;
 }
@@ -106,10 +107,8 @@ void db_uri(const char *path, const char *query, struct str *out)
 {
     str_add(out, "file:");
     for (const char *p = path; *p; p++) {
-        if (strchr("%?#", *p))
-            str_addf(out, "%%%02X", (unsigned char)*p);
-        else
-            str_add_char(out, *p);
+        if (strchr("%?#", *p)) str_addf(out, "%%%02X", (unsigned char)*p);
+        else str_add_char(out, *p);
     }
     if (*query) str_addf(out, "?%s", query);
 }
@@ -154,7 +153,8 @@ static enum status open_for_reading(struct store *s)
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
     TRY(st);
     if (empty)
-        return fail(ERR_DB, "%s: the database is empty; run an evaluation with --db %s first", s->path, s->path);
+        return fail(ERR_DB, "%s: the database is empty; run an evaluation with --db %s first", s->path,
+                    s->path);
     if (version < SCHEMA_VERSION)
         return fail(ERR_DB,
                     "%s: user_version: found %d, expected %d: open it once for writing, for instance with "
@@ -188,8 +188,7 @@ enum status store_open(struct store **s, const char *path, enum store_mode mode)
     enum status st;
     if (mode == STORE_READ && !file_exists(path))
         st = fail(ERR_IO, "%s: no such database; an evaluation with --db %s makes one", path, path);
-    else
-        st = mode == STORE_READ ? open_for_reading(*s) : open_for_writing(*s);
+    else st = mode == STORE_READ ? open_for_reading(*s) : open_for_writing(*s);
     if (st != OK) store_close(s);
     return st;
 }
@@ -246,8 +245,10 @@ enum status store_plan_put(struct store *s, const char *plan, const char *plan_j
     put_text(&c, clock_utc(utc, sizeof utc));
     TRY_GOTO(st, done, cursor_run(&c));
     cursor_close(&c);
-    TRY_GOTO(st, done, cursor_open(&c, s, "INSERT INTO cell (plan, ordinal, key, slot, key_json) "
-                                          "VALUES (?, ?, ?, ?, ?)"));
+    TRY_GOTO(st, done,
+             cursor_open(&c, s,
+                         "INSERT INTO cell (plan, ordinal, key, slot, key_json) "
+                         "VALUES (?, ?, ?, ?, ?)"));
     for (size_t i = 0; i < n; i++) {
         put_text(&c, plan);
         put_int(&c, (int64_t)i);
@@ -292,7 +293,8 @@ static enum status lease_try(struct store *s, const char *key, const char *owner
         }
     }
     cursor_close(&c);
-    TRY_GOTO(st, done, cursor_open(&c, s, "INSERT OR REPLACE INTO lease (key, owner, expires) VALUES (?, ?, ?)"));
+    TRY_GOTO(st, done,
+             cursor_open(&c, s, "INSERT OR REPLACE INTO lease (key, owner, expires) VALUES (?, ?, ?)"));
     put_text(&c, key);
     put_text(&c, owner);
     put_real(&c, now + seconds);

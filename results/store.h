@@ -89,7 +89,8 @@ enum status store_merge(struct store *s, const char *src_path, struct merge_repo
 void merge_report_clear(struct merge_report *r);
 
 /* Tuning curves: one blob a key; putting replaces. */
-enum status store_curve_put(struct store *s, const struct curve_key *key, const void *blob, size_t size) MUST_USE;
+enum status store_curve_put(struct store *s, const struct curve_key *key, const void *blob,
+                            size_t size) MUST_USE;
 /* Many small writes (curves) in one transaction: begin, puts, commit. A store_close without commit undoes. */
 enum status store_begin(struct store *s) MUST_USE;
 enum status store_commit(struct store *s) MUST_USE;
@@ -98,8 +99,8 @@ enum status store_commit(struct store *s) MUST_USE;
 enum status store_tuned_put(struct store *s, const struct tuned_record *t) MUST_USE;
 
 /* Replaces rows of the same machine, model, source and metric; rows' machine_fingerprint is ignored. */
-enum status store_noise_put(struct store *s, const struct machine_record *machine, const struct noise_record *rows,
-                            size_t n) MUST_USE;
+enum status store_noise_put(struct store *s, const struct machine_record *machine,
+                            const struct noise_record *rows, size_t n) MUST_USE;
 
 /* Delete a run and its rows. ERR_ARG when there is none. */
 enum status store_run_delete(struct store *s, const char *key) MUST_USE;

@@ -7,8 +7,8 @@
 #include <string.h>
 
 /* Tables whose first column is the run they belong to. */
-static const char *const children[] = {"metric", "sample", "ledger", "layer_error", "item", "generation", "latency",
-                                       "worst_token", "token_block", "block_mask"};
+static const char *const children[] = {"metric",     "sample",  "ledger",      "layer_error", "item",
+                                       "generation", "latency", "worst_token", "token_block", "block_mask"};
 
 /* "a, b, c" of a table, leaving out `skip` (NULL: none); each with `prefix` in front. */
 static enum status column_names(struct store *s, const char *table, const char *skip, const char *prefix,
@@ -49,7 +49,8 @@ static enum status merge_parents(struct store *s)
 /* Which run of the source gets which number here. */
 static const char choose_runs[] =
     "CREATE TEMP TABLE run_map (old INTEGER PRIMARY KEY, new INTEGER NOT NULL, completes INTEGER NOT NULL);"
-    "INSERT INTO run_map SELECT o.id, (SELECT ifnull(max(id), 0) FROM main.run) + row_number() OVER (ORDER BY o.id),"
+    "INSERT INTO run_map SELECT o.id, (SELECT ifnull(max(id), 0) FROM main.run) + row_number() OVER (ORDER "
+    "BY o.id),"
     "  r.id IS NOT NULL FROM src.run o LEFT JOIN main.run r ON r.key = o.key"
     "  WHERE r.id IS NULL OR (r.status <> 'done' AND o.status = 'done');";
 
@@ -60,8 +61,10 @@ static enum status count_outcomes(struct store *s, struct merge_report *out)
     out->added = (size_t)n;
     TRY(db_int(s, "SELECT count(*) FROM run_map WHERE completes", &n));
     out->completed = (size_t)n;
-    TRY(db_int(s, "SELECT count(*) FROM src.run o JOIN main.run r ON r.key = o.key WHERE r.digest = o.digest "
-                  "OR (r.status = 'done' AND o.status <> 'done') OR (r.status <> 'done' AND o.status <> 'done')", &n));
+    TRY(db_int(s,
+               "SELECT count(*) FROM src.run o JOIN main.run r ON r.key = o.key WHERE r.digest = o.digest "
+               "OR (r.status = 'done' AND o.status <> 'done') OR (r.status <> 'done' AND o.status <> 'done')",
+               &n));
     out->identical = (size_t)n;
     return OK;
 }
@@ -72,7 +75,8 @@ static enum status describe_conflict(struct store *s, int64_t here, int64_t ther
     struct pool *pool = NULL;
     struct cursor c = {.pool = &pool};
     bool more = false;
-    enum status st = cursor_open(&c, s,
+    enum status st = cursor_open(
+        &c, s,
         "SELECT a.name, a.scope, a.mean, b.mean FROM main.metric a JOIN src.metric b ON b.scope = a.scope "
         "AND b.name = a.name WHERE a.run = ? AND b.run = ? AND a.mean IS NOT b.mean "
         "AND a.name NOT LIKE 'latency%' ORDER BY a.scope <> 'overall', a.ordinal LIMIT 1");
@@ -99,9 +103,10 @@ static enum status list_conflicts(struct store *s, struct merge_report *out)
     struct cursor c = {.pool = &pool};
     void *rows = NULL;
     bool more;
-    enum status st = cursor_open(&c, s, "SELECT r.key, r.id, o.id FROM src.run o JOIN main.run r ON r.key = o.key "
-                                        "WHERE r.status = 'done' AND o.status = 'done' AND r.digest <> o.digest "
-                                        "ORDER BY r.id");
+    enum status st = cursor_open(&c, s,
+                                 "SELECT r.key, r.id, o.id FROM src.run o JOIN main.run r ON r.key = o.key "
+                                 "WHERE r.status = 'done' AND o.status = 'done' AND r.digest <> o.digest "
+                                 "ORDER BY r.id");
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct merge_conflict *k = rows_grow(&rows, out->conflicting++, sizeof *k);
         snprintf(k->key, sizeof k->key, "%s", get_text(&c));
@@ -122,27 +127,30 @@ static enum status copy_runs(struct store *s)
     char *wanted = str_dup(str_get(&columns));
     struct str values = {0};
     for (char *save = NULL, *p = strtok_r(wanted, ", ", &save); p; p = strtok_r(NULL, ", ", &save)) {
-        const char *v = !strcmp(p, "o.id")         ? "k.new"
-                        : !strcmp(p, "o.model")    ? "(SELECT a.id FROM main.model a JOIN src.model b USING "
-                                                     "(fingerprint) WHERE b.id = o.model)"
-                        : !strcmp(p, "o.dataset")  ? "(SELECT a.id FROM main.dataset a JOIN src.dataset b USING "
-                                                     "(fingerprint) WHERE b.id = o.dataset)"
-                        : !strcmp(p, "o.machine")  ? "(SELECT a.id FROM main.machine a JOIN src.machine b USING "
-                                                     "(fingerprint) WHERE b.id = o.machine)"
-                        : !strcmp(p, "o.software") ? "(SELECT a.id FROM main.software a JOIN src.software b USING "
-                                                     "(version, engine, compiler, git_commit, dirty) "
-                                                     "WHERE b.id = o.software)"
-                                                   : p;
+        const char *v =
+            !strcmp(p, "o.id")         ? "k.new"
+            : !strcmp(p, "o.model")    ? "(SELECT a.id FROM main.model a JOIN src.model b USING "
+                                         "(fingerprint) WHERE b.id = o.model)"
+            : !strcmp(p, "o.dataset")  ? "(SELECT a.id FROM main.dataset a JOIN src.dataset b USING "
+                                         "(fingerprint) WHERE b.id = o.dataset)"
+            : !strcmp(p, "o.machine")  ? "(SELECT a.id FROM main.machine a JOIN src.machine b USING "
+                                         "(fingerprint) WHERE b.id = o.machine)"
+            : !strcmp(p, "o.software") ? "(SELECT a.id FROM main.software a JOIN src.software b USING "
+                                         "(version, engine, compiler, git_commit, dirty) "
+                                         "WHERE b.id = o.software)"
+                                       : p;
         str_addf(&values, "%s%s", values.len ? ", " : "", v);
     }
     free(wanted);
     str_clear(&columns);
     if (st == OK) st = column_names(s, "run", NULL, "", &columns);
     if (st == OK)
-        st = db_exec(s, "DELETE FROM main.run WHERE key IN (SELECT o.key FROM src.run o JOIN run_map k ON k.old = o.id "
+        st = db_exec(s, "DELETE FROM main.run WHERE key IN (SELECT o.key FROM src.run o JOIN run_map k ON "
+                        "k.old = o.id "
                         "WHERE k.completes)");
-    char *sql = str_format("INSERT INTO main.run (%s) SELECT %s FROM src.run o JOIN run_map k ON k.old = o.id",
-                           str_get(&columns), str_get(&values));
+    char *sql =
+        str_format("INSERT INTO main.run (%s) SELECT %s FROM src.run o JOIN run_map k ON k.old = o.id",
+                   str_get(&columns), str_get(&values));
     if (st == OK) st = db_exec(s, sql);
     free(sql);
     str_clear(&columns);
@@ -182,7 +190,8 @@ static const char copy_rest[] =
     "INSERT OR IGNORE INTO main.plan SELECT * FROM src.plan;"
     "INSERT INTO main.cell (plan, ordinal, key, slot, key_json)"
     "  SELECT o.plan, (SELECT ifnull(max(ordinal), -1) FROM main.cell h WHERE h.plan = o.plan)"
-    "    + row_number() OVER (PARTITION BY o.plan ORDER BY o.ordinal), o.key, o.slot, o.key_json FROM src.cell o"
+    "    + row_number() OVER (PARTITION BY o.plan ORDER BY o.ordinal), o.key, o.slot, o.key_json FROM "
+    "src.cell o"
     "  WHERE NOT EXISTS (SELECT 1 FROM main.cell h WHERE h.plan = o.plan AND h.key = o.key);";
 
 static enum status merge_attached(struct store *s, struct merge_report *out)

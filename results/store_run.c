@@ -26,9 +26,10 @@ static enum status row_id(struct store *s, const char *sql, const char *fingerpr
 static enum status put_model(struct store *s, const struct model_record *m, int64_t *id)
 {
     struct cursor c = {0};
-    TRY(cursor_open(&c, s, "INSERT INTO model (fingerprint, name, path, config, n_layers, n_heads, n_kv_heads, "
-                           "head_dim, vocab, n_params) VALUES (?,?,?,?,?,?,?,?,?,?) "
-                           "ON CONFLICT (fingerprint) DO NOTHING"));
+    TRY(cursor_open(&c, s,
+                    "INSERT INTO model (fingerprint, name, path, config, n_layers, n_heads, n_kv_heads, "
+                    "head_dim, vocab, n_params) VALUES (?,?,?,?,?,?,?,?,?,?) "
+                    "ON CONFLICT (fingerprint) DO NOTHING"));
     put_text(&c, m->fingerprint);
     put_text(&c, m->name);
     put_text(&c, m->path);
@@ -47,8 +48,9 @@ static enum status put_model(struct store *s, const struct model_record *m, int6
 static enum status put_dataset(struct store *s, const struct dataset_record *d, int64_t *id)
 {
     struct cursor c = {0};
-    TRY(cursor_open(&c, s, "INSERT INTO dataset (fingerprint, suite, name, n_samples, max_length, n_tokens) "
-                           "VALUES (?,?,?,?,?,?) ON CONFLICT (fingerprint) DO NOTHING"));
+    TRY(cursor_open(&c, s,
+                    "INSERT INTO dataset (fingerprint, suite, name, n_samples, max_length, n_tokens) "
+                    "VALUES (?,?,?,?,?,?) ON CONFLICT (fingerprint) DO NOTHING"));
     put_text(&c, d->fingerprint);
     put_text(&c, d->suite);
     put_text(&c, d->name);
@@ -63,8 +65,9 @@ static enum status put_dataset(struct store *s, const struct dataset_record *d, 
 enum status put_machine(struct store *s, const struct machine_record *m, int64_t *id)
 {
     struct cursor c = {0};
-    TRY(cursor_open(&c, s, "INSERT INTO machine (fingerprint, hostname, cpu, n_cores, ram_bytes, gpus, driver, os) "
-                           "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (fingerprint) DO NOTHING"));
+    TRY(cursor_open(&c, s,
+                    "INSERT INTO machine (fingerprint, hostname, cpu, n_cores, ram_bytes, gpus, driver, os) "
+                    "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (fingerprint) DO NOTHING"));
     put_text(&c, m->fingerprint);
     put_text(&c, m->hostname);
     put_text(&c, m->cpu);
@@ -83,8 +86,9 @@ static enum status put_software(struct store *s, const struct software_record *w
     struct cursor c = {0};
     bool more = false;
     /* the update changes nothing; it makes RETURNING answer for a row that was there */
-    TRY(cursor_open(&c, s, "INSERT INTO software (version, engine, compiler, git_commit, dirty) VALUES (?,?,?,?,?) "
-                           "ON CONFLICT DO UPDATE SET dirty = excluded.dirty RETURNING id"));
+    TRY(cursor_open(&c, s,
+                    "INSERT INTO software (version, engine, compiler, git_commit, dirty) VALUES (?,?,?,?,?) "
+                    "ON CONFLICT DO UPDATE SET dirty = excluded.dirty RETURNING id"));
     put_text(&c, w->version);
     put_text(&c, w->engine);
     put_text(&c, w->compiler);
@@ -108,7 +112,8 @@ static void hash_text(struct hash *h, const char *text) { hash_add_str(h, text ?
 
 static bool is_timing(const char *metric)
 {
-    return !strncmp(metric, "latency_", 8) || !strcmp(metric, "break_even_length") || !strcmp(metric, "peak_bytes");
+    return !strncmp(metric, "latency_", 8) || !strcmp(metric, "break_even_length") ||
+           !strcmp(metric, "peak_bytes");
 }
 
 /* What two machines that ran the same cell must agree on. */
@@ -123,8 +128,8 @@ static void digest_of(const struct run_data *d, char out[HASH_HEX_SIZE])
         hash_text(&h, m->scope);
         hash_text(&h, m->name);
         hash_add_u64(&h, (uint64_t)m->n);
-        const double v[] = {m->mean, m->std_error, m->min, m->p0_1, m->p1,  m->p5, m->median,
-                            m->p95,  m->p99,       m->p99_9, m->max, m->lo, m->hi};
+        const double v[] = {m->mean, m->std_error, m->min,   m->p0_1, m->p1, m->p5, m->median,
+                            m->p95,  m->p99,       m->p99_9, m->max,  m->lo, m->hi};
         for (size_t k = 0; k < sizeof v / sizeof *v; k++) hash_real(&h, v[k]);
     }
     for (size_t i = 0; i < d->n_samples; i++) {
@@ -152,7 +157,8 @@ static void digest_of(const struct run_data *d, char out[HASH_HEX_SIZE])
 static const struct metric_record *overall(const struct run_data *d, const char *name)
 {
     for (size_t i = 0; i < d->n_metrics; i++)
-        if (!strcmp(d->metrics[i].scope, "overall") && !strcmp(d->metrics[i].name, name)) return &d->metrics[i];
+        if (!strcmp(d->metrics[i].scope, "overall") && !strcmp(d->metrics[i].name, name))
+            return &d->metrics[i];
     return NULL;
 }
 
@@ -162,13 +168,34 @@ static void put_headline(struct cursor *c, const struct run_data *d)
         const char *name;
         char part; /* m mean, 1 p1, 9 p99_9, l lo, h hi */
     } columns[] = {
-        {"sparsity", 'm'},      {"qk_sparsity", 'm'},   {"pv_sparsity", 'm'},    {"cosine", 'm'},
-        {"cosine", 'l'},        {"cosine", 'h'},        {"cosine", '1'},         {"kl", 'm'},
-        {"kl", 'l'},            {"kl", 'h'},            {"kl", '9'},             {"ppl_dense", 'm'},
-        {"ppl_sparse", 'm'},    {"ppl_ratio", 'm'},     {"ppl_ratio", 'l'},      {"ppl_ratio", 'h'},
-        {"token_accuracy", 'm'}, {"top5_overlap", 'm'}, {"logits_cosine", 'm'},  {"logits_l1", 'm'},
-        {"logits_rmse", 'm'},   {"hidden_cosine", 'm'}, {"hidden_l1", 'm'},      {"score_dense", 'm'},
-        {"score_sparse", 'm'},  {"score_drop", 'm'},    {"latency_dense", 'm'},  {"latency_sparse", 'm'},
+        {"sparsity", 'm'},
+        {"qk_sparsity", 'm'},
+        {"pv_sparsity", 'm'},
+        {"cosine", 'm'},
+        {"cosine", 'l'},
+        {"cosine", 'h'},
+        {"cosine", '1'},
+        {"kl", 'm'},
+        {"kl", 'l'},
+        {"kl", 'h'},
+        {"kl", '9'},
+        {"ppl_dense", 'm'},
+        {"ppl_sparse", 'm'},
+        {"ppl_ratio", 'm'},
+        {"ppl_ratio", 'l'},
+        {"ppl_ratio", 'h'},
+        {"token_accuracy", 'm'},
+        {"top5_overlap", 'm'},
+        {"logits_cosine", 'm'},
+        {"logits_l1", 'm'},
+        {"logits_rmse", 'm'},
+        {"hidden_cosine", 'm'},
+        {"hidden_l1", 'm'},
+        {"score_dense", 'm'},
+        {"score_sparse", 'm'},
+        {"score_drop", 'm'},
+        {"latency_dense", 'm'},
+        {"latency_sparse", 'm'},
         {"latency_ratio", 'm'},
     };
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
@@ -199,15 +226,21 @@ static enum status put_run(struct store *s, const struct run_data *d, int64_t *i
     digest_of(d, digest);
 
     struct cursor c = {0};
-    TRY(cursor_open(&c, s,
-        "INSERT INTO run (key, slot, key_json, plan, status, reason, model, dataset, machine, software, method, "
-        "block_q, block_k, smooth_k, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, topk, window, layers, "
+    TRY(cursor_open(
+        &c, s,
+        "INSERT INTO run (key, slot, key_json, plan, status, reason, model, dataset, machine, software, "
+        "method, "
+        "block_q, block_k, smooth_k, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, topk, window, "
+        "layers, "
         "heads, tuned_hash, max_length, num_samples, score, seed, repeat, threads, device, impls, "
         "min_sparse_tokens, attention_calls, dense_fallback_calls, argv, started, ended, wall_s, peak_bytes, "
         "peak_device_bytes, digest, sparsity, qk_sparsity, pv_sparsity, cosine_mean, cosine_lo, cosine_hi, "
-        "cosine_p1, kl_mean, kl_lo, kl_hi, kl_p99_9, ppl_dense, ppl_sparse, ppl_ratio, ppl_ratio_lo, ppl_ratio_hi, token_accuracy, top5_overlap, "
-        "logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1, score_dense, score_sparse, score_drop, "
-        "latency_dense, latency_sparse, latency_ratio) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
+        "cosine_p1, kl_mean, kl_lo, kl_hi, kl_p99_9, ppl_dense, ppl_sparse, ppl_ratio, ppl_ratio_lo, "
+        "ppl_ratio_hi, token_accuracy, top5_overlap, "
+        "logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1, score_dense, score_sparse, "
+        "score_drop, "
+        "latency_dense, latency_sparse, latency_ratio) VALUES "
+        "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
         "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
         "?,?,?,?)"));
     put_text(&c, r->key);
@@ -263,9 +296,10 @@ static enum status put_run(struct store *s, const struct run_data *d, int64_t *i
 static enum status put_metrics(struct store *s, int64_t run, const struct metric_record *rows, size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "INSERT INTO metric (run, scope, name, ordinal, n, mean, std_error, min, "
-                                        "p0_1, p1, p5, median, p95, p99, p99_9, max, lo, hi) "
-                                        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+    enum status st = cursor_open(&c, s,
+                                 "INSERT INTO metric (run, scope, name, ordinal, n, mean, std_error, min, "
+                                 "p0_1, p1, p5, median, p95, p99, p99_9, max, lo, hi) "
+                                 "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         const struct metric_record *m = &rows[i];
         put_int(&c, run);
@@ -273,8 +307,8 @@ static enum status put_metrics(struct store *s, int64_t run, const struct metric
         put_text(&c, m->name);
         put_int(&c, (int64_t)i);
         put_int(&c, m->n);
-        const double v[] = {m->mean, m->std_error, m->min, m->p0_1, m->p1,  m->p5, m->median,
-                            m->p95,  m->p99,       m->p99_9, m->max, m->lo, m->hi};
+        const double v[] = {m->mean, m->std_error, m->min,   m->p0_1, m->p1, m->p5, m->median,
+                            m->p95,  m->p99,       m->p99_9, m->max,  m->lo, m->hi};
         for (size_t k = 0; k < sizeof v / sizeof *v; k++) put_real(&c, v[k]);
         st = cursor_run(&c);
     }
@@ -285,10 +319,12 @@ static enum status put_metrics(struct store *s, int64_t run, const struct metric
 static enum status put_samples(struct store *s, int64_t run, const struct sample_record *rows, size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s,
+    enum status st = cursor_open(
+        &c, s,
         "INSERT INTO sample (run, sample, n_tokens, n_scored, fell_back, nll_dense_sum, nll_sparse_sum, "
         "cosine_mean, cosine_p1, cosine_min, kl_mean, kl_p99_9, kl_max, delta_p_mean, token_accuracy, "
-        "top5_overlap, logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1, sparsity, qk_sparsity, "
+        "top5_overlap, logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1, sparsity, "
+        "qk_sparsity, "
         "pv_sparsity) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         const struct sample_record *r = &rows[i];
@@ -297,10 +333,11 @@ static enum status put_samples(struct store *s, int64_t run, const struct sample
         put_int(&c, r->n_tokens);
         put_int(&c, r->n_scored);
         put_int(&c, r->fell_back);
-        const double v[] = {r->nll_dense_sum, r->nll_sparse_sum, r->cosine_mean, r->cosine_p1, r->cosine_min,
-                            r->kl_mean, r->kl_p99_9, r->kl_max, r->delta_p_mean, r->token_accuracy,
-                            r->top5_overlap, r->logits_cosine, r->logits_l1, r->logits_rmse, r->hidden_cosine,
-                            r->hidden_l1, r->sparsity, r->qk_sparsity, r->pv_sparsity};
+        const double v[] = {r->nll_dense_sum, r->nll_sparse_sum, r->cosine_mean,   r->cosine_p1,
+                            r->cosine_min,    r->kl_mean,        r->kl_p99_9,      r->kl_max,
+                            r->delta_p_mean,  r->token_accuracy, r->top5_overlap,  r->logits_cosine,
+                            r->logits_l1,     r->logits_rmse,    r->hidden_cosine, r->hidden_l1,
+                            r->sparsity,      r->qk_sparsity,    r->pv_sparsity};
         for (size_t k = 0; k < sizeof v / sizeof *v; k++) put_real(&c, v[k]);
         st = cursor_run(&c);
     }
@@ -347,12 +384,21 @@ static void ledger_columns(const struct ledger_record *rows, size_t n, struct st
     for (int k = 0; k < N_COLUMNS; k++) {
         for (size_t i = 0; i < n; i++) {
             const struct ledger_record *r = &rows[i];
-            const double v[N_COLUMNS] = {
-                (double)r->tiles_possible, (double)r->tiles_computed,  (double)r->pv_possible,
-                (double)r->pv_computed,    (double)r->forced_sink,     (double)r->forced_diagonal,
-                (double)r->forced_theta_q, (double)r->forced_theta_k,  (double)r->calls,
-                (double)r->dense_head,     (double)r->dense_layer,     (double)r->dense_short,
-                r->theta, r->tau, r->lambda};
+            const double v[N_COLUMNS] = {(double)r->tiles_possible,
+                                         (double)r->tiles_computed,
+                                         (double)r->pv_possible,
+                                         (double)r->pv_computed,
+                                         (double)r->forced_sink,
+                                         (double)r->forced_diagonal,
+                                         (double)r->forced_theta_q,
+                                         (double)r->forced_theta_k,
+                                         (double)r->calls,
+                                         (double)r->dense_head,
+                                         (double)r->dense_layer,
+                                         (double)r->dense_short,
+                                         r->theta,
+                                         r->tau,
+                                         r->lambda};
             column[i] = v[k];
         }
         add_column(&texts[k], column, n);
@@ -376,12 +422,17 @@ static enum status put_ledger(struct store *s, int64_t run, const struct ledger_
     struct cursor layer = {0}, thresholds = {0};
     struct str texts[N_COLUMNS] = {0};
     enum status st;
-    TRY_GOTO(st, done, cursor_open(&layer, s,
-        "INSERT INTO ledger (run, layer, n_heads, tiles_possible, tiles_computed, pv_possible, pv_computed, "
-        "forced_sink, forced_diagonal, forced_theta_q, forced_theta_k, calls, dense_head, dense_layer, "
-        "dense_short, thresholds) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
-    TRY_GOTO(st, done, cursor_open(&thresholds, s, "INSERT OR IGNORE INTO head_thresholds (id, theta, tau, lambda) "
-                                                   "VALUES (?,?,?,?)"));
+    TRY_GOTO(st, done,
+             cursor_open(&layer, s,
+                         "INSERT INTO ledger (run, layer, n_heads, tiles_possible, tiles_computed, "
+                         "pv_possible, pv_computed, "
+                         "forced_sink, forced_diagonal, forced_theta_q, forced_theta_k, calls, dense_head, "
+                         "dense_layer, "
+                         "dense_short, thresholds) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
+    TRY_GOTO(st, done,
+             cursor_open(&thresholds, s,
+                         "INSERT OR IGNORE INTO head_thresholds (id, theta, tau, lambda) "
+                         "VALUES (?,?,?,?)"));
     for (size_t from = 0, to; from < n; from = to) {
         for (to = from; to < n && rows[to].layer == rows[from].layer; to++)
             if (rows[to].head != (int)(to - from)) {
@@ -408,11 +459,13 @@ done:
     return st;
 }
 
-static enum status put_layer_errors(struct store *s, int64_t run, const struct layer_error_record *rows, size_t n)
+static enum status put_layer_errors(struct store *s, int64_t run, const struct layer_error_record *rows,
+                                    size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "INSERT INTO layer_error (run, layer, head, isolated_l1, isolated_cosine, "
-                                        "propagated_l1, propagated_cosine) VALUES (?,?,?,?,?,?,?)");
+    enum status st = cursor_open(&c, s,
+                                 "INSERT INTO layer_error (run, layer, head, isolated_l1, isolated_cosine, "
+                                 "propagated_l1, propagated_cosine) VALUES (?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         put_int(&c, run);
         put_int(&c, rows[i].layer);
@@ -430,9 +483,10 @@ static enum status put_layer_errors(struct store *s, int64_t run, const struct l
 static enum status put_items(struct store *s, int64_t run, const struct item_record *rows, size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "INSERT INTO item (run, ordinal, item, grp, sample, depth, length, "
-                                        "dense_score, sparse_score, dense_right, sparse_right) "
-                                        "VALUES (?,?,?,?,?,?,?,?,?,?,?)");
+    enum status st = cursor_open(&c, s,
+                                 "INSERT INTO item (run, ordinal, item, grp, sample, depth, length, "
+                                 "dense_score, sparse_score, dense_right, sparse_right) "
+                                 "VALUES (?,?,?,?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         put_int(&c, run);
         put_int(&c, (int64_t)i);
@@ -451,11 +505,13 @@ static enum status put_items(struct store *s, int64_t run, const struct item_rec
     return st;
 }
 
-static enum status put_generations(struct store *s, int64_t run, const struct generation_record *rows, size_t n)
+static enum status put_generations(struct store *s, int64_t run, const struct generation_record *rows,
+                                   size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "INSERT INTO generation (run, idx, prompt, dense, sparse, n_tokens, "
-                                        "token_match, text_similarity) VALUES (?,?,?,?,?,?,?,?)");
+    enum status st = cursor_open(&c, s,
+                                 "INSERT INTO generation (run, idx, prompt, dense, sparse, n_tokens, "
+                                 "token_match, text_similarity) VALUES (?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         put_int(&c, run);
         put_int(&c, rows[i].index);
@@ -474,8 +530,9 @@ static enum status put_generations(struct store *s, int64_t run, const struct ge
 static enum status put_latencies(struct store *s, int64_t run, const struct latency_record *rows, size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "INSERT INTO latency (run, part, n_tokens, n, min, p5, q1, median, q3, p95, "
-                                        "max, mean, valid, note) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+    enum status st = cursor_open(&c, s,
+                                 "INSERT INTO latency (run, part, n_tokens, n, min, p5, q1, median, q3, p95, "
+                                 "max, mean, valid, note) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         const struct latency_record *r = &rows[i];
         put_int(&c, run);
@@ -492,12 +549,15 @@ static enum status put_latencies(struct store *s, int64_t run, const struct late
     return st;
 }
 
-static enum status put_worst_tokens(struct store *s, int64_t run, const struct worst_token_record *rows, size_t n)
+static enum status put_worst_tokens(struct store *s, int64_t run, const struct worst_token_record *rows,
+                                    size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "INSERT INTO worst_token (run, sample, position, token, kl, cosine, nll_dense, "
-                                        "nll_sparse, row_sparsity, context, token_text, top_dense, top_sparse) "
-                                        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)");
+    enum status st =
+        cursor_open(&c, s,
+                    "INSERT INTO worst_token (run, sample, position, token, kl, cosine, nll_dense, "
+                    "nll_sparse, row_sparsity, context, token_text, top_dense, top_sparse) "
+                    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         const struct worst_token_record *r = &rows[i];
         put_int(&c, run);
@@ -533,8 +593,10 @@ static enum status put_blobs(struct store *s, int64_t run, const struct run_data
         st = cursor_run(&c);
     }
     cursor_close(&c);
-    if (st == OK) st = cursor_open(&c, s, "INSERT INTO block_mask (run, sample, layer, head, n_q, n_k, bits) "
-                                          "VALUES (?,?,?,?,?,?,?)");
+    if (st == OK)
+        st = cursor_open(&c, s,
+                         "INSERT INTO block_mask (run, sample, layer, head, n_q, n_k, bits) "
+                         "VALUES (?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < d->n_masks; i++) {
         const struct mask_record *m = &d->masks[i];
         put_int(&c, run);
@@ -562,7 +624,8 @@ static enum status remove_old(struct store *s, const char *key, bool replace)
         st = cursor_step(&c, &more);
     }
     if (st == OK && more && !replace && !strcmp(get_text(&c), "done"))
-        st = fail(ERR_ARG, "%s: run %lld has this key already and is done; ask for it to be replaced, or keep it",
+        st = fail(ERR_ARG,
+                  "%s: run %lld has this key already and is done; ask for it to be replaced, or keep it",
                   s->path, (long long)get_int(&c));
     cursor_close(&c);
     pool_free(&pool);

@@ -207,7 +207,7 @@ Test(forward, chunks_equal_the_whole)
         float *want = forward(&whole, whole.ids, whole.n, NULL, NULL);
         float *got = forward(&cut, cut.ids, cut.n, NULL, NULL);
         cr_expect(logit_error(&cut, got) < 2e-4, "%s in chunks of 128", golden_names[i]);
-        cr_expect(row_error(got, want, (size_t)cut.n, width(&cut)) < 1e-5, "%s in chunks of 128", golden_names[i]);
+        cr_expect(row_error(got, want, (size_t)cut.n, width(&cut)) < 3e-5, "%s in chunks of 128", golden_names[i]);
         static const int sizes[] = {1, 5, 37, 2, 64, 100, 13};
         free(got);
         got = rows(&cut, cut.n);
@@ -220,7 +220,7 @@ Test(forward, chunks_equal_the_whole)
             cr_assert_eq(session_position(cut.s), at);
         }
         double e = row_error(got, want, (size_t)cut.n, width(&cut));
-        cr_expect(e < 1e-5, "%s in odd calls: %.3g", golden_names[i], e);
+        cr_expect(e < 3e-5, "%s in odd calls: %.3g", golden_names[i], e);
         free(got);
         free(want);
         close_bench(&cut);
@@ -239,7 +239,7 @@ Test(forward, decoding_equals_prefill)
             CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + t, .n = 1, .total_len = b.n,
                                                               .last_hidden = got + (size_t)t * width(&b)}));
         double e = row_error(got, want, (size_t)b.n, width(&b));
-        cr_expect(e < 1e-5, "%s: %.3g", golden_names[i], e);
+        cr_expect(e < 3e-5, "%s: %.3g", golden_names[i], e);
         cr_expect(logit_error(&b, got) < 2e-4, "%s", golden_names[i]);
         free(got);
         free(want);
@@ -345,12 +345,12 @@ Test(forward, dynamic_rope_turns_by_the_final_length)
     cr_expect(row_error(alone, want, 200, width(&b)) > 1e-2);
     session_reset(b.s);
     CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 200, .total_len = b.n, .hidden = told}));
-    cr_expect(row_error(told, want, 200, width(&b)) < 1e-5);
+    cr_expect(row_error(told, want, 200, width(&b)) < 3e-5);
     /* up to the trained length nothing depends on it */
     float *within = forward(&b, b.ids, m, NULL, NULL);
     session_reset(b.s);
     CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = m / 2, .hidden = told}));
-    cr_expect(row_error(told, within, (size_t)m / 2, width(&b)) < 1e-5);
+    cr_expect(row_error(told, within, (size_t)m / 2, width(&b)) < 3e-5);
     free(within);
     free(told);
     free(alone);
@@ -395,7 +395,7 @@ Test(forward, failures_leave_the_session_as_before)
     CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + at, .n = b.n - at, .total_len = b.n,
                                                       .hidden = got + (size_t)at * width(&b)}));
     double e = row_error(got, want, (size_t)b.n, width(&b));
-    cr_expect(e < 1e-5, "after five failures: %.3g", e);
+    cr_expect(e < 3e-5, "after five failures: %.3g", e);
     free(got);
     free(want);
     close_bench(&b);
@@ -474,9 +474,9 @@ Test(forward, instruction_sets_agree)
         float *d = forward(&b, set.samples[0].ids, n, NULL, NULL), *s = forward(&b, set.samples[0].ids, n, &p, NULL);
         cr_expect(strstr(session_impls(b.s), names[i]), "%s ran for %s", session_impls(b.s), names[i]);
         double e = row_error(d, dense, (size_t)n, width(&b));
-        cr_expect(e < 2e-5, "%s, dense: %.3g", names[i], e);
+        cr_expect(e < 5e-5, "%s, dense: %.3g", names[i], e);
         e = row_error(s, sparse, (size_t)n, width(&b));
-        cr_expect(e < 2e-5, "%s, sparse: %.3g (a tile at the very edge of a threshold?)", names[i], e);
+        cr_expect(e < 5e-5, "%s, sparse: %.3g (a tile at the very edge of a threshold?)", names[i], e);
         free(s);
         free(d);
         close_bench(&b);
@@ -514,7 +514,7 @@ Test(forward, attention_implementations_agree)
             continue;
         }
         double e = row_error(got, want, (size_t)n, width(&b));
-        cr_expect(e < 2e-5, "%s: %.3g", attn_impls[i]->name, e);
+        cr_expect(e < 5e-5, "%s: %.3g", attn_impls[i]->name, e);
         free(got);
     }
     session_close(&b.s);
@@ -552,7 +552,7 @@ Test(forward, keeping_everything_is_dense)
         struct head_ledger *l = ledgers(&b);
         float *got = forward(&b, set.samples[0].ids, n, &p, l);
         double e = row_error(got, dense, (size_t)n, width(&b));
-        cr_expect(e < 1e-5, "%dx%d: %.3g", shapes[i].q, shapes[i].k, e);
+        cr_expect(e < 3e-5, "%dx%d: %.3g", shapes[i].q, shapes[i].k, e);
         for (int h = 0; h < b.w.config.n_layers * b.w.config.n_heads; h++) {
             cr_expect_eq(l[h].tiles_possible, tiles_of(shapes[i], n));
             cr_expect_eq(l[h].tiles_computed, l[h].tiles_possible);
@@ -673,7 +673,7 @@ Test(forward, sparse_chunks_compute_the_same_tiles)
             cr_expect_eq(sum.pv_units_computed, first_sum.pv_units_computed);
             cr_expect_eq(sum.pv_units_possible, first_sum.pv_units_possible);
             double e = row_error(hidden, first, (size_t)n, width(&b));
-            cr_expect(e < 1e-5, "%.3g", e);
+            cr_expect(e < 3e-5, "%.3g", e);
             free(hidden);
         }
         free(l);

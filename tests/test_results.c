@@ -28,8 +28,14 @@ static void tear_down(void)
 
 TestSuite(results, .init = set_up, .fini = tear_down);
 
-static const struct fixture_options usual = {.seed = 1, .n_samples = 4, .n_layers = 3, .n_heads = 5, .sparsity = .4,
-                                             .error = 1, .method = "sparge", .rule = "l1"};
+static const struct fixture_options usual = {.seed = 1,
+                                             .n_samples = 4,
+                                             .n_layers = 3,
+                                             .n_heads = 5,
+                                             .sparsity = .4,
+                                             .error = 1,
+                                             .method = "sparge",
+                                             .rule = "l1"};
 
 static struct store *opened(const char *path, enum store_mode mode)
 {
@@ -125,7 +131,8 @@ Test(results, a_run_reads_back_equal)
                   a->tiles_computed == b->tiles_computed && a->pv_computed == b->pv_computed &&
                   a->forced_sink == b->forced_sink && a->forced_theta_k == b->forced_theta_k &&
                   a->dense_head == b->dense_head && a->calls == b->calls);
-        cr_assert(same_real(a->theta, b->theta) && same_real(a->tau, b->tau) && same_real(a->lambda, b->lambda),
+        cr_assert(same_real(a->theta, b->theta) && same_real(a->tau, b->tau) &&
+                      same_real(a->lambda, b->lambda),
                   "head %zu: tau %.17g and %.17g", i, a->tau, b->tau);
     }
     ledger_list_clear(&ledger);
@@ -195,8 +202,9 @@ Test(results, done_runs_stay_and_failed_ones_give_way)
     message_has("is done");
     ok(store_run_put(s, &f.d, true, NULL));
     struct sql_result q;
-    ok(query_sql(s, "SELECT (SELECT count(*) FROM run), (SELECT count(*) FROM metric), (SELECT count(*) FROM ledger)",
-                 &q));
+    ok(query_sql(
+        s, "SELECT (SELECT count(*) FROM run), (SELECT count(*) FROM metric), (SELECT count(*) FROM ledger)",
+        &q));
     cr_assert_eq(q.cells[0].i, 1);
     cr_assert_eq(q.cells[1].i, (int64_t)f.d.n_metrics, "rows of the replaced run went with it");
     cr_assert_eq(q.cells[2].i, 3);
@@ -241,7 +249,8 @@ Test(results, views_answer_plain_sql)
         put(s, o);
     }
     struct sql_result q;
-    ok(query_sql(s, "SELECT group_concat(id) FROM (SELECT id FROM v_frontier WHERE NOT on_cosine ORDER BY id)", &q));
+    ok(query_sql(
+        s, "SELECT group_concat(id) FROM (SELECT id FROM v_frontier WHERE NOT on_cosine ORDER BY id)", &q));
     cr_assert_str_eq(q.cells[0].text, "4");
     sql_result_clear(&q);
     ok(query_sql(s, "SELECT count(*), sum(on_kl), sum(on_ppl) FROM v_frontier", &q));
@@ -249,13 +258,17 @@ Test(results, views_answer_plain_sql)
     cr_assert_eq(q.cells[1].i, 5);
     cr_assert_eq(q.cells[2].i, 5);
     sql_result_clear(&q);
-    ok(query_sql(s, "SELECT count(*), max(abs(sparsity - .5*(qk_sparsity+pv_sparsity))) < 1e-12 FROM v_ledger "
-                    "WHERE run = 2", &q));
+    ok(query_sql(s,
+                 "SELECT count(*), max(abs(sparsity - .5*(qk_sparsity+pv_sparsity))) < 1e-12 FROM v_ledger "
+                 "WHERE run = 2",
+                 &q));
     cr_assert_eq(q.cells[0].i, 15);
     cr_assert_eq(q.cells[1].i, 1);
     sql_result_clear(&q);
-    ok(query_sql(s, "SELECT (SELECT count(*) FROM v_flips) = (SELECT count(*) FROM item WHERE "
-                    "dense_right <> sparse_right), (SELECT count(*) FROM v_metrics) > 100", &q));
+    ok(query_sql(s,
+                 "SELECT (SELECT count(*) FROM v_flips) = (SELECT count(*) FROM item WHERE "
+                 "dense_right <> sparse_right), (SELECT count(*) FROM v_metrics) > 100",
+                 &q));
     cr_assert(q.cells[0].i == 1 && q.cells[1].i == 1);
     sql_result_clear(&q);
 
@@ -300,7 +313,8 @@ Test(results, frontier_agrees_with_its_definition)
             if (strcmp(a->model.fingerprint, b->model.fingerprint) ||
                 strcmp(a->dataset.fingerprint, b->dataset.fingerprint))
                 continue;
-            double ds = b->headline.sparsity - a->headline.sparsity, dk = a->headline.kl_mean - b->headline.kl_mean;
+            double ds = b->headline.sparsity - a->headline.sparsity,
+                   dk = a->headline.kl_mean - b->headline.kl_mean;
             if (ds >= 0 && dk >= 0 && (ds > 0 || dk > 0)) dominated = true;
         }
         cr_assert_eq(p[i].dominated, dominated, "point %zu", i);
@@ -337,7 +351,8 @@ Test(results, best_holds_the_bounds_or_says_which_breaks)
         put(s, o);
     }
     struct run_filter any = {0};
-    struct best_bounds b = {.min_cosine = .975, .max_kl = NAN, .max_ppl_increase = NAN, .min_token_accuracy = NAN};
+    struct best_bounds b = {
+        .min_cosine = .975, .max_kl = NAN, .max_ppl_increase = NAN, .min_token_accuracy = NAN};
     struct run_list l;
     ok(query_best(s, &any, &b, &l)); /* cosine 1 - .02 * .5 i >= .975: i = 2 */
     cr_assert_eq(l.rows[0].id, 2);
@@ -400,7 +415,8 @@ Test(results, refuses_files_that_are_not_ours)
     cr_assert_eq(store_open(&s, db, STORE_READ), ERR_IO);
     message_has("no such database");
     cr_assert_null(s);
-    char *foreign = path_join(dir, "foreign.db"), *cmd = str_format("sqlite3 '%s' 'CREATE TABLE t(x)'", foreign);
+    char *foreign = path_join(dir, "foreign.db"),
+         *cmd = str_format("sqlite3 '%s' 'CREATE TABLE t(x)'", foreign);
     cr_assert_eq(system(cmd), 0);
     struct str before = {0}, after = {0};
     ok(file_read(&before, foreign));
@@ -411,7 +427,8 @@ Test(results, refuses_files_that_are_not_ours)
     cr_assert(before.len == after.len && !memcmp(before.data, after.data, after.len), "left untouched");
     free(cmd);
 
-    const char *text = "this is a text file that is long enough to be looked at by SQLite, which wants a header.....\n";
+    const char *text =
+        "this is a text file that is long enough to be looked at by SQLite, which wants a header.....\n";
     ok(file_write_atomic(foreign, text, strlen(text)));
     cr_assert_eq(store_open(&s, foreign, STORE_WRITE), ERR_DB);
     message_has("no SQLite database");
@@ -584,7 +601,8 @@ Test(results, kill_loses_at_most_the_running_cell)
     struct store *s = opened(db, STORE_WRITE);
     struct sql_result q;
     ok(query_sql(s, "SELECT count(*), (SELECT count(*) FROM item) FROM run", &q));
-    cr_assert(q.cells[0].i >= stored && q.cells[0].i <= stored + 1, "%d told, %d found", stored, (int)q.cells[0].i);
+    cr_assert(q.cells[0].i >= stored && q.cells[0].i <= stored + 1, "%d told, %d found", stored,
+              (int)q.cells[0].i);
     cr_assert_eq(q.cells[1].i, 60 * q.cells[0].i, "runs are whole");
     sql_result_clear(&q);
     ok(query_sql(s, "PRAGMA integrity_check", &q));
@@ -620,10 +638,20 @@ Test(results, merge_joins_shards)
     put_with_key(b, 2, 2, RUN_DONE);
     put_with_key(b, 3, 1, RUN_DONE);
     put_with_key(b, 4, 1, RUN_SKIPPED);
-    struct tuned_head_record heads[2] = {{.layer = 0, .head = 0, .theta = .5, .reason = NULL}, {.layer = 0, .head = 1}};
-    struct tuned_record t = {.hash = "77", .model_fingerprint = "m", .data_fingerprint = "d", .method = "sparge",
-                             .rule = "l1", .smooth_k = "running", .layers = "all", .l1 = .06, .pv_l1 = .07,
-                             .heads = heads, .n_heads = 2, .wall_s = 3};
+    struct tuned_head_record heads[2] = {{.layer = 0, .head = 0, .theta = .5, .reason = NULL},
+                                         {.layer = 0, .head = 1}};
+    struct tuned_record t = {.hash = "77",
+                             .model_fingerprint = "m",
+                             .data_fingerprint = "d",
+                             .method = "sparge",
+                             .rule = "l1",
+                             .smooth_k = "running",
+                             .layers = "all",
+                             .l1 = .06,
+                             .pv_l1 = .07,
+                             .heads = heads,
+                             .n_heads = 2,
+                             .wall_s = 3};
     ok(store_tuned_put(b, &t));
     struct planned_cell cells[2] = {{"k1", "s1", "{}"}, {"k2", "s2", "{}"}};
     ok(store_plan_put(a, "p", "{}", cells, 1));
@@ -639,9 +667,11 @@ Test(results, merge_joins_shards)
     cr_assert(strstr(m.conflicts[0].what, "cosine of scope overall"), "%s", m.conflicts[0].what);
     merge_report_clear(&m);
     struct sql_result q;
-    ok(query_sql(a, "SELECT count(*), sum(status = 'done'), (SELECT count(*) FROM sample), "
-                    "(SELECT count(*) FROM tuned_head), "
-                    "(SELECT count(*) FROM cell) FROM run", &q));
+    ok(query_sql(a,
+                 "SELECT count(*), sum(status = 'done'), (SELECT count(*) FROM sample), "
+                 "(SELECT count(*) FROM tuned_head), "
+                 "(SELECT count(*) FROM cell) FROM run",
+                 &q));
     cr_assert_eq(q.cells[0].i, 5);
     cr_assert_eq(q.cells[1].i, 5);
     cr_assert_eq(q.cells[2].i, 20);
@@ -669,11 +699,13 @@ Test(results, plans_tell_missing_and_stale)
     struct fixture f;
     fixture_run(&f, usual);
     ok(store_run_put(s, &f.d, false, NULL));
-    const char *now = "{\"model\":\"0123456789abcdef0123456789abcdef\",\"engine\":\"2\",\"method\":\"sparge\","
-                      "\"layers\":\"all\",\"seed\":1,\"sparsity\":0.400000,\"dataset\":\"text\"}";
+    const char *now =
+        "{\"model\":\"0123456789abcdef0123456789abcdef\",\"engine\":\"2\",\"method\":\"sparge\","
+        "\"layers\":\"all\",\"seed\":1,\"sparsity\":0.400000,\"dataset\":\"text\"}";
     char key[33];
     store_key(now, key);
-    struct planned_cell cells[4] = {{f.key, f.slot, f.key_json}, {key, f.slot, now}, {"k3", "s3", now}, {"k4", "s4", now}};
+    struct planned_cell cells[4] = {
+        {f.key, f.slot, f.key_json}, {key, f.slot, now}, {"k3", "s3", now}, {"k4", "s4", now}};
     ok(store_plan_put(s, "night", "{\"l1\":[0.06]}", cells, 4));
     enum lease got;
     ok(store_lease(s, "k4", "me", 60, false, &got));
@@ -710,7 +742,8 @@ Test(results, plans_tell_missing_and_stale)
 Test(results, key_diff_names_every_field)
 {
     struct str d = {0};
-    cr_assert_eq(key_json_diff("{\"a\":1,\"b\":\"x\",\"c\":null}", "{\"a\":2,\"b\":\"x\",\"d\":true}", &d), 3);
+    cr_assert_eq(key_json_diff("{\"a\":1,\"b\":\"x\",\"c\":null}", "{\"a\":2,\"b\":\"x\",\"d\":true}", &d),
+                 3);
     cr_assert_str_eq(str_get(&d), "a: 1 -> 2; c: null -> nothing; d: nothing -> true");
     cr_assert_eq(key_json_diff("{}", "[1", &d), -1);
     str_clear(&d);
@@ -749,7 +782,8 @@ Test(results, curves_tunings_and_floors)
         {0, 0, true, .5, .97, 12, .05, .055, NAN, NAN, .4, .41, 2, NULL},
         {0, 1, false, NAN, NAN, NAN, 0, 0, NAN, NAN, 0, 0, 0, "sparsity 6 % is under 10 %"},
     };
-    struct tuned_record t = {"feed", "m", "d", "sparge", "l1", "running", "0-7", .06, .07, 128, 64, "{}", 9.5, h, 2};
+    struct tuned_record t = {"feed", "m", "d", "sparge", "l1", "running", "0-7", .06,
+                             .07,    128, 64,  "{}",     9.5,  h,         2};
     ok(store_tuned_put(s, &t));
     ok(store_tuned_put(s, &t));
     struct tuned_list l;
@@ -766,7 +800,8 @@ Test(results, curves_tunings_and_floors)
     tuned_list_clear(&l);
 
     struct machine_record m = {.fingerprint = "mm", .cpu = "x", .n_cores = 2};
-    struct noise_record n[2] = {{NULL, "model", "threads", "kl", 1e-6, 1000}, {NULL, "model", "threads", "cosine", 1e-7, 9}};
+    struct noise_record n[2] = {{NULL, "model", "threads", "kl", 1e-6, 1000},
+                                {NULL, "model", "threads", "cosine", 1e-7, 9}};
     ok(store_noise_put(s, &m, n, 2));
     n[0].value = 2e-6;
     ok(store_noise_put(s, &m, n, 1));
@@ -805,7 +840,8 @@ Test(results, ten_samples_a_cell_stay_small_and_fast, .timeout = 120)
     store_close(&s);
     struct stat info;
     cr_assert_eq(stat(db, &info), 0);
-    cr_expect(info.st_size < 2048LL * 10 * CELLS, "%lld bytes a cell and sample", (long long)info.st_size / 10 / CELLS);
+    cr_expect(info.st_size < 2048LL * 10 * CELLS, "%lld bytes a cell and sample",
+              (long long)info.st_size / 10 / CELLS);
     cr_expect(total / CELLS < 5000000, "a cell takes %.2f ms to store", (double)total / CELLS * 1e-6);
     s = opened(db, STORE_READ);
     int64_t t = clock_ns();

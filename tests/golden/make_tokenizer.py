@@ -16,8 +16,7 @@ import sys
 
 import tokenizers
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
-                        processors,
-                        trainers)
+                        processors, trainers)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -27,32 +26,25 @@ LINES = ["Привет, как дела? Всё хорошо, спасибо.", 
          "👩‍👩‍👧‍👦 🏳️‍🌈 😀😀 👍🏽", "if x == 10:\r\n\treturn    y\n\n\n", "12345 67890 3.14159 ½ ² Ⅳ ٣"]
 
 SPACES = ["\t", "\n", "\r", "\r\n", " ", "\v", "\f", "\x1c", "\x85", "\xa0", "\u1680", "\u180e", "\u2003",
-          "\u200b",
-          "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\ufeff", "\0"]
+          "\u200b", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\ufeff", "\0"]
 SHORT = ["'s", "'S", "'\u017f", "'RE", "'ll", "\u2019s", "a\u0301", "a\u0323\u0301", "\u1100\u1161\u11a8",
-         "각",
-         "ก็", "क्षि", "ﬃ", "①", "½", "²", "Ⅳ", "٣", "𝟘", "𒐀", "🄰", "İ", "ß", "Ǆ", "ſ", "K", "Å", "ｶﾞ",
-         "\u0344",
-         "👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇩🇪", "ﷺ", "שָׁ", "<|begin|>", "<|end|>", "<s>", "</s>", "<unk>", "<m>",
-         "<l>",
-         "lamb", "lam", "<0x41>", "▁", "ĠĊ", "0", "1234567", "x", "Hello", " world", "www.example.org",
-         "##", "_"]
+         "각", "ก็", "क्षि", "ﬃ", "①", "½", "²", "Ⅳ", "٣", "𝟘", "𒐀", "🄰", "İ", "ß", "Ǆ", "ſ", "K", "Å", "ｶﾞ",
+         "\u0344", "👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇩🇪", "ﷺ", "שָׁ", "<|begin|>", "<|end|>", "<s>", "</s>", "<unk>",
+         "<m>", "<l>", "lamb", "lam", "<0x41>", "▁", "ĠĊ", "0", "1234567", "x", "Hello", " world",
+         "www.example.org", "##", "_"]
 PLANES = [(0, 0x80), (0x80, 0x300), (0x300, 0x370), (0x370, 0x600), (0x600, 0x900), (0x900, 0x1100),
-          (0x1100, 0x1200),
-          (0x1200, 0x2000), (0x2000, 0x2E00), (0x2E00, 0x4E00), (0x4E00, 0xA000), (0xA000, 0xD800), (0xE000,
-          0x10000),
-          (0x10000, 0x11000), (0x11000, 0x17000), (0x1B000, 0x1F000), (0x1F000, 0x20000), (0x20000, 0x32000),
-          (0x40000, 0xE0000), (0xE0000, 0xE0200), (0xF0000, 0x110000)]
+          (0x1100, 0x1200), (0x1200, 0x2000), (0x2000, 0x2E00), (0x2E00, 0x4E00), (0x4E00, 0xA000),
+          (0xA000, 0xD800), (0xE000, 0x10000), (0x10000, 0x11000), (0x11000, 0x17000), (0x1B000, 0x1F000),
+          (0x1F000, 0x20000), (0x20000, 0x32000), (0x40000, 0xE0000), (0xE0000, 0xE0200), (0xF0000, 0x110000)]
 
 
 def texts():
     rng = random.Random(20240607)
     out = [b"", b" ", b"a", b"\0", b"\xff", b"\xed\xa0\x80", b"\xf0\x9f\x98", b"\xf0\x9f\x98x", b"\xc0\x80",
            b"\xe2\x82 \xf4\x90\x80\x80", b"caf\xe9 na\xefve", b"\xf8\x88\x80\x80\x80",
-           b"\xef\xbf\xbd\xef\xbf",
-           ("a" * 400).encode(), (" " * 300).encode(), ("\n" * 70 + " \n" * 9 + "x").encode(),
-           b"  x   y    z     ",
-           ("ab" * 200).encode(), "\r\n\r\n \r\n\t\r\n".encode(), ("é" * 90).encode(), "🏳️‍🌈".encode() * 9,
+           b"\xef\xbf\xbd\xef\xbf", ("a" * 400).encode(), (" " * 300).encode(),
+           ("\n" * 70 + " \n" * 9 + "x").encode(), b"  x   y    z     ", ("ab" * 200).encode(),
+           "\r\n\r\n \r\n\t\r\n".encode(), ("é" * 90).encode(), "🏳️‍🌈".encode() * 9,
            b"The quick brown fox can't jump; they'LL say it's 1234567 times.", ("\u0301\u0323" * 40).encode(),
            b"<|begin|><|begin|> <|end|>x<|end|>", b" <m> x <m>y<m> ", b"lamb lambda Mary's lamb",
            b"<s><s> </s>"]
