@@ -10,17 +10,24 @@
 #include <string.h>
 
 static const struct {
-    const char *name;
+    const char *name, *storage;
     size_t size;
-} types[] = {
-    [TORCH_BOOL] = {"bool", 1},       [TORCH_UINT8] = {"uint8", 1},       [TORCH_INT8] = {"int8", 1},
-    [TORCH_INT16] = {"int16", 2},     [TORCH_INT32] = {"int32", 4},       [TORCH_INT64] = {"int64", 8},
-    [TORCH_FLOAT16] = {"float16", 2}, [TORCH_BFLOAT16] = {"bfloat16", 2}, [TORCH_FLOAT32] = {"float32", 4},
-    [TORCH_FLOAT64] = {"float64", 8},
+} types[TORCH_TYPES] = {
+    [TORCH_BOOL] = {"bool", "BoolStorage", 1},
+    [TORCH_UINT8] = {"uint8", "ByteStorage", 1},
+    [TORCH_INT8] = {"int8", "CharStorage", 1},
+    [TORCH_INT16] = {"int16", "ShortStorage", 2},
+    [TORCH_INT32] = {"int32", "IntStorage", 4},
+    [TORCH_INT64] = {"int64", "LongStorage", 8},
+    [TORCH_FLOAT16] = {"float16", "HalfStorage", 2},
+    [TORCH_BFLOAT16] = {"bfloat16", "BFloat16Storage", 2},
+    [TORCH_FLOAT32] = {"float32", "FloatStorage", 4},
+    [TORCH_FLOAT64] = {"float64", "DoubleStorage", 8},
 };
 
 size_t torch_type_size(enum torch_type t) { return types[t].size; }
 const char *torch_type_name(enum torch_type t) { return types[t].name; }
+const char *torch_type_storage(enum torch_type t) { return types[t].storage; }
 
 int64_t torch_tensor_elements(const struct torch_tensor *t)
 {
@@ -73,7 +80,8 @@ double torch_tensor_at(const struct torch_tensor *t, int64_t i)
     case TORCH_FLOAT16: return half(v.u16);
     case TORCH_BFLOAT16: return (double)bf16_to_f32(v.u16);
     case TORCH_FLOAT32: return (double)v.f32;
-    case TORCH_FLOAT64: break;
+    case TORCH_FLOAT64:
+    case TORCH_TYPES: break;
     }
     return v.f64;
 }
@@ -216,6 +224,77 @@ const struct torch_tensor *torch_file_find(const struct torch_file *f, const cha
     return NULL;
 }
 
+static void put_number(struct str *s, uint64_t v, int n_bytes)
+{
+    for (int i = 0; i < n_bytes; i++) str_add_char(s, (char)(v >> (8 * i) & 0xff));
+}
+
+static void put_int(struct str *s, int64_t v)
+{
+    if (v >= 0 && v <= 0xff) {
+        str_add_char(s, 'K');
+        put_number(s, (uint64_t)v, 1);
+    } else if (v >= INT32_MIN && v <= INT32_MAX) {
+        str_add_char(s, 'J');
+        put_number(s, (uint64_t)v, 4);
+    } else {
+        str_add_bytes(s, "\x8a\x08", 2);
+        put_number(s, (uint64_t)v, 8);
+    }
+}
+
+static void put_string(struct str *s, const char *text)
+{
+    str_add_char(s, 'X');
+    put_number(s, strlen(text), 4);
+    str_add(s, text);
+}
+
+static void put_name(struct str *s, const char *module, const char *name)
+{
+    str_addf(s, "c%s\n%s\n", module, name);
+}
+
+static void put_tuple(struct str *s, const int64_t *v, int n)
+{
+    str_add_char(s, '(');
+    for (int i = 0; i < n; i++) put_int(s, v[i]);
+    str_add_char(s, 't');
+}
+
+/* The dictionary; tensor i is contiguous in storage "i" on the CPU. Nothing is memoised: names are repeated,
+ * which costs some hundred bytes a tensor and spares the book-keeping. */
+static void put_pickle(struct str *out, const struct torch_tensor *tensors, size_t n_tensors)
+{
+    str_add_bytes(out, "\x80\x02}(", 4);
+    for (size_t i = 0; i < n_tensors; i++) {
+        const struct torch_tensor *t = &tensors[i];
+        char name[24];
+        snprintf(name, sizeof name, "%zu", i);
+        put_string(out, t->key);
+        put_name(out, "torch._utils", "_rebuild_tensor_v2");
+        str_add(out, "((");
+        put_string(out, "storage");
+        put_name(out, "torch", torch_type_storage(t->type));
+        put_string(out, name);
+        put_string(out, "cpu");
+        put_int(out, torch_tensor_elements(t));
+        str_add(out, "tQ");
+        put_int(out, 0);
+        int64_t stride[TORCH_MAX_DIMS], step_size = 1;
+        for (int d = t->n_dims - 1; d >= 0; d--) {
+            stride[d] = step_size;
+            step_size *= t->shape[d] > 0 ? t->shape[d] : 1;
+        }
+        put_tuple(out, t->shape, t->n_dims);
+        put_tuple(out, stride, t->n_dims);
+        str_add_char(out, '\x89'); /* requires no gradient */
+        put_name(out, "collections", "OrderedDict");
+        str_add(out, ")RtR");
+    }
+    str_add(out, "u.");
+}
+
 static void add_text(struct torch_zip_writer *w, const char *name, const char *text)
 {
     torch_zip_add(w, name, text, strlen(text));
@@ -225,7 +304,7 @@ enum status torch_file_write(const char *path, const struct torch_tensor *tensor
 {
     struct torch_zip_writer w = {0};
     struct str bytes = {0};
-    torch_pickle_write(&bytes, tensors, n_tensors);
+    put_pickle(&bytes, tensors, n_tensors);
     torch_zip_add(&w, "archive/data.pkl", bytes.data, bytes.len);
     add_text(&w, "archive/byteorder", "little");
     for (size_t i = 0; i < n_tensors; i++) {

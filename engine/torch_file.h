@@ -17,19 +17,13 @@
 #include <stdint.h>
 
 enum torch_type {
-    TORCH_BOOL,
-    TORCH_UINT8,
-    TORCH_INT8,
-    TORCH_INT16,
-    TORCH_INT32,
-    TORCH_INT64,
-    TORCH_FLOAT16,
-    TORCH_BFLOAT16,
-    TORCH_FLOAT32,
-    TORCH_FLOAT64,
+    TORCH_BOOL, TORCH_UINT8, TORCH_INT8, TORCH_INT16, TORCH_INT32, TORCH_INT64,
+    TORCH_FLOAT16, TORCH_BFLOAT16, TORCH_FLOAT32, TORCH_FLOAT64,
+    TORCH_TYPES
 };
-size_t torch_type_size(enum torch_type t);      /* bytes of an element */
-const char *torch_type_name(enum torch_type t); /* "float32", as in torch.float32 */
+size_t torch_type_size(enum torch_type t);          /* bytes of an element */
+const char *torch_type_name(enum torch_type t);     /* "float32", as in torch.float32 */
+const char *torch_type_storage(enum torch_type t);  /* "FloatStorage", as a pickle names it */
 
 enum { TORCH_MAX_DIMS = 8 };
 

@@ -1,6 +1,5 @@
 #include "engine/torch_pickle.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,19 +8,8 @@
 enum { MAX_PICKLE_BYTES = 64 << 20 };
 
 enum kind {
-    V_MARK,
-    V_NONE,
-    V_BOOL,
-    V_INT,
-    V_FLOAT,
-    V_STRING,
-    V_TUPLE,
-    V_LIST,
-    V_DICT,
-    V_ORDERED_DICT,
-    V_NAME,
-    V_STORAGE,
-    V_TENSOR,
+    V_MARK, V_NONE, V_BOOL, V_INT, V_FLOAT, V_STRING, V_TUPLE, V_LIST, V_DICT, V_ORDERED_DICT, V_NAME,
+    V_STORAGE, V_TENSOR
 };
 
 static const char *const kind_names[] = {
@@ -29,33 +17,22 @@ static const char *const kind_names[] = {
     "a list", "a dictionary", "an OrderedDict", "a class or function", "a storage", "a tensor",
 };
 
-/* What may be named. Storage types come last so that their torch_type is the distance from the first. */
+/* What may be named; a storage of type t is NAME_STORAGE + t. */
 enum name { NAME_ORDERED_DICT, NAME_TENSOR, NAME_PARAMETER, NAME_STORAGE };
 
-static const struct allowed {
+static const struct {
     const char *module, *name;
-} allowed[] = {
+} allowed[NAME_STORAGE] = {
     {"collections", "OrderedDict"},
     {"torch._utils", "_rebuild_tensor_v2"},
     {"torch._utils", "_rebuild_parameter"},
-    {"torch", "BoolStorage"},
-    {"torch", "ByteStorage"},
-    {"torch", "CharStorage"},
-    {"torch", "ShortStorage"},
-    {"torch", "IntStorage"},
-    {"torch", "LongStorage"},
-    {"torch", "HalfStorage"},
-    {"torch", "BFloat16Storage"},
-    {"torch", "FloatStorage"},
-    {"torch", "DoubleStorage"},
 };
-enum { N_ALLOWED = sizeof allowed / sizeof *allowed };
 
 struct value {
     enum kind kind;
     uint32_t len; /* of a string */
     union {
-        int64_t i;           /* boolean, integer, name as an index into `allowed` */
+        int64_t i;           /* boolean, integer, enum name */
         const uint8_t *text; /* string, in the pickle */
         struct node *node;   /* containers, storage */
         struct torch_tensor *tensor;
@@ -171,7 +148,7 @@ static enum status top(const struct machine *m, struct value **out)
 
 static enum status push_container(struct machine *m, enum kind kind, const struct value *items, size_t n)
 {
-    struct node *s;
+    struct node *s = NULL;
     TRY(node_new(m, &s));
     TRY(node_append(m, s, items, n));
     return push(m, (struct value){.kind = kind, .node = s});
@@ -187,7 +164,7 @@ static enum status take(struct machine *m, size_t n, const uint8_t **out)
 
 static enum status take_number(struct machine *m, size_t n_bytes, uint64_t *out)
 {
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(take(m, n_bytes, &p));
     *out = 0;
     for (size_t i = n_bytes; i-- > 0;) *out = *out << 8 | p[i];
@@ -212,9 +189,13 @@ static bool is_text(const uint8_t *text, size_t len, const char *is)
 static enum status push_name(struct machine *m, const uint8_t *module, size_t module_len, const uint8_t *name,
                              size_t name_len)
 {
-    for (int i = 0; i < N_ALLOWED; i++)
+    for (int i = 0; i < NAME_STORAGE; i++)
         if (is_text(module, module_len, allowed[i].module) && is_text(name, name_len, allowed[i].name))
             return push_kind(m, V_NAME, i);
+    if (is_text(module, module_len, "torch"))
+        for (int t = 0; t < TORCH_TYPES; t++)
+            if (is_text(name, name_len, torch_type_storage((enum torch_type)t)))
+                return push_kind(m, V_NAME, NAME_STORAGE + t);
     char shown_module[64], shown_name[64];
     show(shown_module, module, module_len);
     show(shown_name, name, name_len);
@@ -228,7 +209,7 @@ static enum status push_name(struct machine *m, const uint8_t *module, size_t mo
 
 static enum status op_stack_global(struct machine *m)
 {
-    struct value *v;
+    struct value *v = NULL;
     TRY(pop(m, 2, &v));
     if (v[0].kind != V_STRING || v[1].kind != V_STRING) return broken(m, "a name that is no string");
     return push_name(m, v[0].text, v[0].len, v[1].text, v[1].len);
@@ -236,7 +217,7 @@ static enum status op_stack_global(struct machine *m)
 
 static enum status memo_put(struct machine *m, uint64_t i)
 {
-    struct value *v;
+    struct value *v = NULL;
     TRY(top(m, &v));
     if (i > (uint64_t)(m->end - m->begin)) return broken(m, "a memo number beyond the length of the pickle");
     TRY(grow(m, &m->memo, (size_t)i + 1));
@@ -255,7 +236,7 @@ static enum status memo_get(struct machine *m, uint64_t i)
 static enum status push_string(struct machine *m, size_t n_bytes)
 {
     uint64_t len;
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(take_number(m, n_bytes, &len));
     TRY(take(m, (size_t)len, &p));
     return push(m, (struct value){.kind = V_STRING, .len = (uint32_t)len, .text = p});
@@ -290,7 +271,7 @@ static enum status op_small_int(struct machine *m, size_t n_bytes)
  * here. */
 static enum status op_persistent_id(struct machine *m)
 {
-    struct value *id;
+    struct value *id = NULL;
     TRY(pop(m, 1, &id));
     if (id->kind != V_TUPLE) return wrong_kind(m, "storage", id->kind, "a tuple");
     const struct value *v = id->node->items;
@@ -367,7 +348,7 @@ static enum status build_tensor(struct machine *m, const struct node *args)
     TRY(read_dims(m, "stride", &a[3], t.stride, &n_strides));
     if (n_strides != t.n_dims) return broken(m, "a tensor with more or fewer strides than dimensions");
     TRY(check_view(m, &t));
-    struct node *holder;
+    struct node *holder = NULL;
     TRY(node_new(m, &holder));
     holder->tensor = malloc(sizeof t);
     if (!holder->tensor) return fail(ERR_MEMORY, "%s: data.pkl: no memory", m->file);
@@ -377,7 +358,7 @@ static enum status build_tensor(struct machine *m, const struct node *args)
 
 static enum status op_reduce(struct machine *m)
 {
-    struct value *v;
+    struct value *v = NULL;
     TRY(pop(m, 2, &v));
     if (v[0].kind != V_NAME) return wrong_kind(m, "call", v[0].kind, "one of the allowed functions");
     if (v[1].kind != V_TUPLE) return wrong_kind(m, "arguments", v[1].kind, "a tuple");
@@ -398,7 +379,7 @@ static enum status op_reduce(struct machine *m)
 /* Attributes of an OrderedDict, such as the _metadata of a state_dict, carry no tensors. */
 static enum status op_build(struct machine *m)
 {
-    struct value *state, *object;
+    struct value *state = NULL, *object = NULL;
     TRY(pop(m, 1, &state));
     TRY(top(m, &object));
     if (object->kind != V_ORDERED_DICT)
@@ -410,7 +391,7 @@ static enum status op_build(struct machine *m)
 
 static enum status set_items(struct machine *m, const struct value *items, size_t n)
 {
-    struct value *object;
+    struct value *object = NULL;
     TRY(top(m, &object));
     if (object->kind != V_DICT && object->kind != V_ORDERED_DICT)
         return wrong_kind(m, "items", object->kind, "a dictionary");
@@ -420,7 +401,7 @@ static enum status set_items(struct machine *m, const struct value *items, size_
 
 static enum status append_items(struct machine *m, const struct value *items, size_t n)
 {
-    struct value *object;
+    struct value *object = NULL;
     TRY(top(m, &object));
     if (object->kind != V_LIST) return wrong_kind(m, "items", object->kind, "a list");
     return node_append(m, object->node, items, n);
@@ -428,7 +409,7 @@ static enum status append_items(struct machine *m, const struct value *items, si
 
 static enum status op_collect(struct machine *m, uint8_t op)
 {
-    struct value *items;
+    struct value *items = NULL;
     size_t n = 0;
     if (op == 's' || op == 'a') {
         n = op == 's' ? 2 : 1;
@@ -449,15 +430,15 @@ static enum status op_memo(struct machine *m, uint8_t op)
 
 static enum status op_short_tuple(struct machine *m, size_t n)
 {
-    struct value *items;
+    struct value *items = NULL;
     TRY(pop(m, n, &items));
     return push_container(m, V_TUPLE, items, n);
 }
 
 static enum status op_global(struct machine *m)
 {
-    const uint8_t *module, *name;
-    size_t module_len, name_len;
+    const uint8_t *module = NULL, *name = NULL;
+    size_t module_len = 0, name_len = 0;
     TRY(take_line(m, &module, &module_len));
     TRY(take_line(m, &name, &name_len));
     return push_name(m, module, module_len, name, name_len);
@@ -504,7 +485,7 @@ static enum status op_protocol(struct machine *m)
 
 static enum status step(struct machine *m)
 {
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(take(m, 1, &p));
     switch (*p) {
     case 0x80: return op_protocol(m);
@@ -526,19 +507,9 @@ static enum status step(struct machine *m)
     case ')': return push_container(m, V_TUPLE, NULL, 0);
     case ']': return push_container(m, V_LIST, NULL, 0);
     case '}': return push_container(m, V_DICT, NULL, 0);
-    case 0x85:
-    case 0x86:
-    case 0x87: return op_short_tuple(m, (size_t)*p - 0x84);
-    case 't':
-    case 's':
-    case 'u':
-    case 'a':
-    case 'e': return op_collect(m, *p);
-    case 'q':
-    case 'r':
-    case 'h':
-    case 'j':
-    case 0x94: return op_memo(m, *p);
+    case 0x85: case 0x86: case 0x87: return op_short_tuple(m, (size_t)*p - 0x84);
+    case 't': case 's': case 'u': case 'a': case 'e': return op_collect(m, *p);
+    case 'q': case 'r': case 'h': case 'j': case 0x94: return op_memo(m, *p);
     case 'c': return op_global(m);
     case 0x93: return op_stack_global(m);
     case 'Q': return op_persistent_id(m);
@@ -559,7 +530,8 @@ static enum status collect(struct torch_pickle *out, const struct machine *m, co
             out->n_other++;
             continue;
         }
-        if (memchr(key->text, 0, key->len)) return broken(m, "a key with a zero byte");
+        for (uint32_t k = 0; k < key->len; k++) /* keys come up in messages: nothing that a terminal obeys */
+            if (key->text[k] < 32 || key->text[k] == 127) return broken(m, "a key with a control character");
         struct torch_tensor *t = &out->tensors[out->n_tensors++];
         *t = *value->tensor;
         t->key = malloc((size_t)key->len + 1);
@@ -608,73 +580,4 @@ void torch_pickle_clear(struct torch_pickle *p)
     for (size_t i = 0; i < p->n_tensors; i++) free(p->tensors[i].key);
     free(p->tensors);
     *p = (struct torch_pickle){0};
-}
-
-static void put_number(struct str *s, uint64_t v, int n_bytes)
-{
-    for (int i = 0; i < n_bytes; i++) str_add_char(s, (char)(v >> (8 * i) & 0xff));
-}
-
-static void put_int(struct str *s, int64_t v)
-{
-    if (v >= 0 && v <= 0xff) {
-        str_add_char(s, 'K');
-        put_number(s, (uint64_t)v, 1);
-    } else if (v >= INT32_MIN && v <= INT32_MAX) {
-        str_add_char(s, 'J');
-        put_number(s, (uint64_t)v, 4);
-    } else {
-        str_add_bytes(s, "\x8a\x08", 2);
-        put_number(s, (uint64_t)v, 8);
-    }
-}
-
-static void put_string(struct str *s, const char *text)
-{
-    str_add_char(s, 'X');
-    put_number(s, strlen(text), 4);
-    str_add(s, text);
-}
-
-static void put_name(struct str *s, int name)
-{
-    str_addf(s, "c%s\n%s\n", allowed[name].module, allowed[name].name);
-}
-
-static void put_tuple(struct str *s, const int64_t *v, int n)
-{
-    str_add_char(s, '(');
-    for (int i = 0; i < n; i++) put_int(s, v[i]);
-    str_add_char(s, 't');
-}
-
-void torch_pickle_write(struct str *out, const struct torch_tensor *tensors, size_t n_tensors)
-{
-    str_add_bytes(out, "\x80\x02}(", 4);
-    for (size_t i = 0; i < n_tensors; i++) {
-        const struct torch_tensor *t = &tensors[i];
-        char name[24];
-        snprintf(name, sizeof name, "%zu", i);
-        put_string(out, t->key);
-        put_name(out, NAME_TENSOR);
-        str_add(out, "((");
-        put_string(out, "storage");
-        put_name(out, NAME_STORAGE + (int)t->type);
-        put_string(out, name);
-        put_string(out, "cpu");
-        put_int(out, torch_tensor_elements(t));
-        str_add(out, "tQ");
-        put_int(out, 0);
-        int64_t stride[TORCH_MAX_DIMS], step_size = 1;
-        for (int d = t->n_dims - 1; d >= 0; d--) {
-            stride[d] = step_size;
-            step_size *= t->shape[d] > 0 ? t->shape[d] : 1;
-        }
-        put_tuple(out, t->shape, t->n_dims);
-        put_tuple(out, stride, t->n_dims);
-        str_add_char(out, '\x89'); /* requires no gradient */
-        put_name(out, NAME_ORDERED_DICT);
-        str_add(out, ")RtR");
-    }
-    str_add(out, "u.");
 }

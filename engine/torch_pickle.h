@@ -23,7 +23,4 @@ enum status torch_pickle_read(struct torch_pickle *p, const char *file, const ui
                               size_t size) MUST_USE;
 void torch_pickle_clear(struct torch_pickle *p);
 
-/* Append the pickle of a dictionary of tensors; tensor i is contiguous in storage "i" on the CPU. */
-void torch_pickle_write(struct str *out, const struct torch_tensor *tensors, size_t n_tensors);
-
 #endif

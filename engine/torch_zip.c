@@ -157,7 +157,10 @@ static enum status read_entry(struct zip_entry *e, const struct central *c, cons
                               const uint8_t *data, uint64_t limit)
 {
     int shown = (int)(c->name_len < 80 ? c->name_len : 80);
-    if (memchr(c->name, 0, c->name_len)) return entry_damaged(file, c, "a zero byte in its name");
+    for (size_t i = 0; i < c->name_len; i++) /* names come up in messages: nothing that a terminal obeys */
+        if ((uint8_t)c->name[i] < 32 || c->name[i] == 127)
+            return fail(ERR_FORMAT, "%s: an entry with a control character in its name; the file is damaged",
+                        file);
     if (c->flags & 1)
         return fail(ERR_UNSUPPORTED, "%s: entry %.*s is encrypted; save it again with torch.save", file,
                     shown, c->name);

@@ -1,13 +1,9 @@
 #include "harness/command.h"
 
-#include "base/clock.h"
-#include "harness/evaluate.h"
-#include "harness/identity.h"
+#include "harness/cell.h"
 #include "harness/output.h"
-#include "harness/setup.h"
 #include "reports/runjson.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -61,66 +57,38 @@ static enum status show_run(struct store *store, const char *key, bool reused)
     return st;
 }
 
+/* What was done to the input is said, never silent. */
+static void note_input(const struct sample_set *set)
+{
+    if (set->n_replaced)
+        fprintf(stderr, "sparsegauge: %s: %zu invalid UTF-8 sequences became U+FFFD\n", set->name, set->n_replaced);
+    if (set->n_skipped) fprintf(stderr, "sparsegauge: %s: %lld documents were too short\n", set->name, (long long)set->n_skipped);
+    if (set->n_truncated)
+        fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
+}
+
 static enum status eval_suite(const struct setup *setup, struct store *store, struct dense_cache *cache, int i,
                               int argc, char **argv)
 {
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
-    struct evaluation e = {0};
-    struct pool *pool = NULL;
-    char started[32], ended[32], hash[33];
+    struct cell_result cell;
     enum status st;
-    clock_utc(started, sizeof started);
     TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
+    note_input(&set);
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
-    struct run_record r = run_record_blank();
-    r.max_length = o.samples.max_length;
-    r.num_samples = set.n_samples;
-    r.score = o.samples.score;
-    r.seed = (uint64_t)o.samples.seed;
-    r.threads = par_threads(setup->par);
-    if (tuned.heads) {
-        r.rule = tune_rule_name(tuned.rule);
-        r.l1 = tuned.l1;
-        r.pv_l1 = tuned.pv_l1;
-        r.tuned_hash = tuned_hash(&tuned, hash);
-    }
-    identity_fill(&r, &setup->model, setup->model_dir, &set, &policy, &pool);
-    enum cell_state state;
-    TRY_GOTO(st, done, query_cell(store, r.key, r.slot, &state));
-    if (state == CELL_DONE && !o.replace) {
-        st = show_run(store, r.key, true);
-        goto done;
-    }
-    TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
-                                    .model = (struct model *)&setup->model, .par = setup->par, .set = &set, .policy = &policy,
-                                    .cache = cache, .impl = o.machine.impl, .chunk = o.machine.chunk,
-                                    .generate = o.generate || o.json, .keep_tokens = o.keep_tokens,
-                                    .keep_masks = policy.method != NULL, .n_worst = o.n_worst, .n_resamples = 1000,
-                                    .seed = (uint64_t)o.samples.seed, .quiet = o.machine.quiet, .stop = cancel_requested},
-                                &e));
-    struct run_record measured = e.data.run;
-    r.status = measured.status;
-    r.attention_calls = measured.attention_calls;
-    r.dense_fallback_calls = measured.dense_fallback_calls;
-    r.wall_s = measured.wall_s;
-    r.peak_bytes = measured.peak_bytes;
-    r.impls = measured.impls;
-    r.argv_json = argv_text(argc, argv, &pool);
-    r.started = started;
-    r.ended = clock_utc(ended, sizeof ended);
-    e.data.run = r;
-    int64_t id;
-    if (tuned.heads) TRY_GOTO(st, done, store_tuned(store, &tuned, hash));
-    TRY_GOTO(st, done, store_run_put(store, &e.data, o.replace, &id));
-    st = show_run(store, r.key, false);
+    TRY_GOTO(st, done, cell_run(&(struct cell_args){
+                                    .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy,
+                                    .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length,
+                                    .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
+                                    .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc,
+                                    .argv = argv}, &cell));
+    st = show_run(store, cell.key, cell.reused);
 done:
-    evaluation_clear(&e);
     policy_clear(&policy);
     tuned_clear(&tuned);
     sample_set_clear(&set);
-    pool_free(&pool);
     return st;
 }
 

@@ -22,6 +22,7 @@ struct eval_state {
     struct evaluation *e;
     int width, n_cells; /* hidden size; layers x heads */
     float *dense, *sparse;
+    const float *dense_rows;        /* of the present sample: `dense`, or what all cells share */
     int32_t *next;
     void *ws;
     struct token_metrics **tokens;  /* [n_samples][n] */
@@ -82,15 +83,31 @@ static enum status dense_pass(struct eval_state *s, int i)
 {
     const struct sample *x = &s->a->set->samples[i];
     char key[HASH_HEX_SIZE];
+    s->dense_rows = s->a->states ? s->a->states->hidden[i] : s->dense;
+    if (s->a->states) return OK;
     dense_cache_key(key, s->a->model->fingerprint, x->ids, x->n);
     if (dense_cache_get(s->a->cache, key, x->n, s->width, s->dense)) return OK;
     session_reset(s->session);
     int64_t t0 = clock_ns();
     TRY(session_forward(s->session, &(struct forward_args){.tokens = x->ids, .n = x->n, .hidden = s->dense,
-                                                           .stop = s->a->stop}));
+                                                           .stop = s->a->stop, .stop_ctx = s->a->stop_ctx}));
     s->dense_times[s->n_dense_times++] = (double)(clock_ns() - t0) * 1e-9;
     dense_cache_put(s->a->cache, key, x->n, s->width, s->dense);
     return OK;
+}
+
+/* Where the policy begins to matter and a stored stream lets the pass begin; the layers before it are entered into the
+ * ledger as the shared dense pass counted them. */
+static int start_layer(struct eval_state *s, int i, const float **stream, struct head_ledger *ledger)
+{
+    const struct sparse_policy *p = s->a->policy;
+    const struct head_ledger *counts = NULL;
+    if (!s->a->states || !p->method) return 0;
+    int first = dense_states_start(s->a->states, i, policy_first_sparse_layer(p), p->block, stream, &counts);
+    for (int l = 0; l < first; l++)
+        for (int h = 0; h < p->n_heads; h++) head_ledger_add(&ledger[l * p->n_heads + h], &counts[h]);
+    s->e->first_layer = first;
+    return first;
 }
 
 static enum status sparse_pass(struct eval_state *s, int i)
@@ -100,11 +117,14 @@ static enum status sparse_pass(struct eval_state *s, int i)
     int n_rows = (x->n + s->a->policy->block.q - 1) / s->a->policy->block.q;
     memset(s->row_computed, 0, sizeof(double) * (size_t)n_rows);
     memset(s->row_possible, 0, sizeof(double) * (size_t)n_rows);
+    struct head_ledger *ledger = s->ledger + (size_t)i * (size_t)s->n_cells;
+    const float *stream = NULL;
+    int first = start_layer(s, i, &stream, ledger);
     int64_t t0 = clock_ns();
     TRY(session_forward(s->session, &(struct forward_args){
-                                        .tokens = x->ids, .n = x->n, .policy = s->a->policy,
-                                        .ledger = s->ledger + (size_t)i * (size_t)s->n_cells, .hidden = s->sparse,
-                                        .hook = watch_layer, .hook_ctx = s, .stop = s->a->stop}));
+                                        .tokens = x->ids, .n = x->n, .policy = s->a->policy, .ledger = ledger,
+                                        .first_layer = first, .residual_in = stream, .hidden = s->sparse,
+                                        .hook = watch_layer, .hook_ctx = s, .stop = s->a->stop, .stop_ctx = s->a->stop_ctx}));
     s->sparse_times[i] = (double)(clock_ns() - t0) * 1e-9;
     s->n_rows = n_rows;
     for (int r = 0; r < n_rows; r++)
@@ -118,10 +138,10 @@ static enum status run_sample(struct eval_state *s, int i)
     TRY(dense_pass(s, i));
     TRY(sparse_pass(s, i));
     for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
-    enum status st = compare_logits(&s->a->model->weights.head, x->n, s->dense, s->sparse, s->next, s->tokens[i],
+    enum status st = compare_logits(&s->a->model->weights.head, x->n, s->dense_rows, s->sparse, s->next, s->tokens[i],
                                     &s->sums[i], s->ws, s->a->par);
     if (st != OK) return fail_context(st, "%s", x->name);
-    worst_tokens_offer(&s->worst, i, x->n, s->tokens[i], s->dense, s->sparse, s->row_computed, s->a->policy->block.q);
+    worst_tokens_offer(&s->worst, i, x->n, s->tokens[i], s->dense_rows, s->sparse, s->row_computed, s->a->policy->block.q);
     return OK;
 }
 
@@ -212,7 +232,7 @@ static void add_metrics(struct eval_state *s)
     for (int c = 0; c < s->n_cells * set->n_samples; c++) head_ledger_add(&total, &s->ledger[c]);
     measure_sparsity(&m, &in, &total);
     if (s->n_dense_times) measure_latency(&m, "latency_dense", s->dense_times, s->n_dense_times);
-    measure_latency(&m, "latency_sparse", s->sparse_times, set->n_samples);
+    if (!s->e->first_layer) measure_latency(&m, "latency_sparse", s->sparse_times, set->n_samples);
     s->e->data.metrics = m.rows;
     s->e->data.n_metrics = m.n;
 }

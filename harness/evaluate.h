@@ -4,6 +4,7 @@
 
 #include "engine/engine.h"
 #include "harness/dense_cache.h"
+#include "harness/dense_states.h"
 #include "kernels/compare.h"
 #include "results/store.h"
 #include "suites/suite.h"
@@ -16,6 +17,7 @@ struct evaluate_args {
     const struct sample_set *set;
     const struct sparse_policy *policy;
     struct dense_cache *cache;
+    const struct dense_states *states; /* of this very set, shared with other cells; NULL: made here, sample by sample */
     const char *impl;         /* attention implementation, NULL the best */
     int chunk;                /* prefill chunk, 0 automatic */
     bool generate;            /* also the guide's three prompts, greedy, 50 new tokens */
@@ -26,6 +28,7 @@ struct evaluate_args {
     uint64_t seed;            /* of the bootstrap */
     bool quiet;
     bool (*stop)(void *);     /* NULL: never */
+    void *stop_ctx;
 };
 
 /* What evaluate() measured; `data` points into memory this owns. data.run holds only what was measured (status,
@@ -33,7 +36,8 @@ struct evaluate_args {
 struct evaluation {
     struct run_data data;
     struct pool *pool;
-    double dense_s, sparse_s; /* seconds of the forward passes; dense_s 0 when all came from the cache */
+    double dense_s, sparse_s; /* seconds of the forward passes; dense_s 0 when all came from the cache or from `states` */
+    int first_layer;          /* the sparse passes began here; above 0 their times are no latencies and none is stored */
 };
 
 enum status evaluate(const struct evaluate_args *a, struct evaluation *out) MUST_USE;

@@ -104,7 +104,8 @@ static void add_text(cJSON *o, const char *name, const char *value)
 }
 
 /* What was asked for: the slot. With fingerprints and versions in front it is the key. */
-static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, struct pool **pool)
+static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, const char *tuning,
+                            struct pool **pool)
 {
     cJSON *o = cJSON_CreateObject();
     if (key) {
@@ -116,7 +117,10 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
         cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
         cJSON_AddStringToObject(o, "engine", r->software.engine);
         cJSON_AddStringToObject(o, "kernels", cpu_ops()->name);
-        cJSON_AddStringToObject(o, "policy", hash_hex(&h, hex));
+        if (tuning)
+            cJSON_AddStringToObject(o, "tuning", tuning);
+        else
+            cJSON_AddStringToObject(o, "policy", hash_hex(&h, hex));
     }
     cJSON_AddStringToObject(o, "model", r->model.name);
     cJSON_AddStringToObject(o, "suite", r->dataset.name);
@@ -145,10 +149,23 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
     return print_json(o, pool);
 }
 
+static void make_keys(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct pool **pool)
+{
+    char key[HASH_HEX_SIZE];
+    r->slot = pool_str(pool, store_key(describe(r, policy, false, NULL, pool), key));
+    r->key_json = describe(r, policy, true, tuning, pool);
+    r->key = pool_str(pool, store_key(r->key_json, key));
+}
+
+void identity_plan_tuned(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct pool **pool)
+{
+    make_keys(r, policy, tuning, pool);
+}
+
 void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
                    const struct sparse_policy *policy, struct pool **pool)
 {
-    char text[256], key[HASH_HEX_SIZE];
+    char text[256];
     model_identity(&r->model, m, model_dir, pool);
     machine_identity(&r->machine, pool);
     software_identity(&r->software, pool);
@@ -170,7 +187,5 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
     }
     r->layers = pool_str(pool, policy->method ? policy_layers_text(policy, text, sizeof text) : "none");
     r->min_sparse_tokens = policy->min_sparse_tokens;
-    r->slot = pool_str(pool, store_key(describe(r, policy, false, pool), key));
-    r->key_json = describe(r, policy, true, pool);
-    r->key = pool_str(pool, store_key(r->key_json, key));
+    make_keys(r, policy, NULL, pool);
 }

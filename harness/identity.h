@@ -13,6 +13,10 @@
 void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
                    const struct sparse_policy *policy, struct pool **pool);
 
+/* The same key for a cell whose thresholds are still to be found: `tuning` names everything that they will follow from and
+ * stands in the key for them, since the tuner is deterministic. Slot and key are made anew. */
+void identity_plan_tuned(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct pool **pool);
+
 void machine_identity(struct machine_record *m, struct pool **pool);
 void software_identity(struct software_record *s, struct pool **pool);
 void model_identity(struct model_record *r, const struct model *m, const char *dir, struct pool **pool);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 static const struct command commands[] = {
+    {"demo", "the whole instrument on the bundled model, in a minute", cmd_demo},
     {"info", "what a model directory holds, checked", cmd_info},
     {"eval", "run dense and sparse over a suite and store what it costs", cmd_eval},
     {"tune", "find per-head thresholds under error bounds, verified", cmd_tune},

@@ -54,7 +54,7 @@ extern const struct policy_options policy_defaults;
 #define POLICY_OPTIONS(p)                                                                                           \
     {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                             \
     {"m|method", OPTION_TEXT, &(p).method, "NAME", "sparge, topk, window, oracle or dense (sparge)", 0, 0},         \
-    {"simthreshd1", OPTION_REAL, &(p).simthreshd1, "X", "a block is similar above this (.6)", -1, 1},               \
+    {"simthreshd1", OPTION_REAL, &(p).simthreshd1, "X", "a block is similar above this (.6; -.1 with --topk)", -1, 1},               \
     {"cdfthreshd", OPTION_REAL, &(p).cdfthreshd, "X", "predicted mass to keep (.98)", 0, 1},                        \
     {"pvthreshd", OPTION_REAL, &(p).pvthreshd, "X", "skip P·V this far below the maximum, log2 (50)", 0, 50},       \
     {"topk", OPTION_REAL, &(p).topk, "X", "fraction of tiles to keep, for --method topk or oracle", 0, 1},          \

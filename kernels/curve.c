@@ -125,8 +125,8 @@ static enum status begin(struct work *w, const struct mask_method *m, const stru
     return OK;
 }
 
-/* Partial results of one query block against its first n key blocks. */
-static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles)
+/* Partial results of one query block against its first n key blocks; with `only`, those that are marked there. */
+static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles, const uint8_t *only)
 {
     const struct attn_args *t = w->a->attn;
     float m_local[PV_UNIT_ROWS];
@@ -138,6 +138,7 @@ static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles)
         for (int j = 0; j < n_tiles; j++) {
             int pos = j * w->bk, n_keys = w->n_rows - pos < w->bk ? w->n_rows - pos : w->bk;
             size_t at = (size_t)j * (size_t)w->bq + (size_t)u0;
+            if (only && !only[j]) continue;
             for (int r = 0; r < u->n_rows; r++) {
                 u->m[r] = -INFINITY;
                 u->l[r] = 0;
@@ -266,7 +267,7 @@ enum status curve_thetas(const struct mask_method *m, const struct mask_args *a,
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
         struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
         out->n_possible += (uint32_t)row.n;
-        compute_partials(&w, row0, n_rows, row.n);
+        compute_partials(&w, row0, n_rows, row.n, NULL);
         for (int t0 = 0, t1; t0 < N_THETAS; t0 = t1) {
             m->row(a, 0, i, curve_theta(t0), w.method_ws, &row);
             memcpy(w.last_forced, row.forced, (size_t)row.n);
@@ -340,10 +341,10 @@ enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a
     for (int i = 0; i * w.bq < w.n_rows; i++) {
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
         struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
-        compute_partials(&w, row0, n_rows, row.n);
         m->row(a, 0, i, a->heads[0].simthreshd1, w.method_ws, &row);
         int n = mask_order(&row, w.order), keep = m->ranked ? mask_count(&row, w.order, n, a->heads[0].cdfthreshd) : n;
-        for (int r = 0; r < keep; r++) row.forced[w.order[r]] |= FORCE_SINK;
+        for (int r = 0; r < keep; r++) row.forced[w.order[r]] |= FORCE_SINK; /* from here on: is kept */
+        compute_partials(&w, row0, n_rows, row.n, row.forced);
         for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS) {
             int unit_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
             out->n_possible += (uint32_t)((row0 + u0 + unit_rows - 1) / w.bk + 1);

@@ -1,8 +1,8 @@
 /* Stage 1 of sparse attention on the device, in one launch (METHOD 2, methods sparge and topk).
  *
- * Four kinds of tasks run in this order on CTAs that are all resident at once, so that a task may wait for an
- * earlier one: sums of key blocks; means and self-similarity of query blocks; self-similarity of key blocks, which
- * needs the sums for its centre; and the rows of the map. Q is read once, K twice (the second time mostly from
+ * Tasks are numbered, and CTAs take them in rising order, so that a task may wait for an earlier one: sums of key
+ * blocks, then their self-similarity, which needs the sums for its centre; means and self-similarity of query
+ * blocks; and the rows of the map. Q is read once, K twice (the second time mostly from
  * L2). A row is never sorted: the bound between kept and dropped is found by bisection on the bits of the
  * probabilities, which order positive floats.
  */
@@ -20,6 +20,7 @@ enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = WARPS, HEADS = 4, ROWS = 2 *
 
 struct layout {
     int d, n_qblocks, n_kblocks, k_pad, n_chunks; /* k_pad: n_kblocks rounded up to whole chunks */
+    size_t counters;                               /* how many, at the start of the workspace */
     size_t k_sums, chunk_sums, k_sim, q_mean, q_sim, bytes; /* offsets into the workspace */
 };
 
@@ -35,7 +36,7 @@ struct params {
     uint32_t *bits; /* the map's rows as 32-bit words */
     int words;      /* of 32 bits per row */
     char *ws;
-    int *sums_done, *sim_done, *q_done; /* [n_kv_heads], [n_kv_heads], [n_qblocks] */
+    int *sums_done, *sim_done, *q_done; /* [n_kv_heads, n_chunks], [n_kv_heads], [n_qblocks] */
 };
 
 struct layout plan(const struct attn_args *a)
@@ -47,7 +48,8 @@ struct layout plan(const struct attn_args *a)
     p.n_chunks = (p.n_kblocks + CHUNK - 1) / CHUNK;
     p.k_pad = p.n_chunks * CHUNK;
     size_t kv = (size_t)a->n_kv_heads, d = (size_t)p.d, heads = (size_t)a->n_heads;
-    size_t end = sizeof(int) * (2 * kv + (size_t)p.n_qblocks);
+    p.counters = kv * ((size_t)p.n_chunks + 1) + (size_t)p.n_qblocks;
+    size_t end = sizeof(int) * p.counters;
     auto take = [&end](size_t floats) {
         size_t start = (end + 63) / 64 * 64;
         end = start + floats * sizeof(float);
@@ -167,7 +169,7 @@ template <int LANES> __device__ void sum_keys(const params &p, int task, float *
     }
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) announce(&p.sums_done[kv]);
+    if (threadIdx.x == 0) announce(&p.sums_done[task]);
 }
 
 /* Mean and self-similarity of WARPS query blocks, heads running fastest. */
@@ -196,14 +198,18 @@ template <int LANES> __device__ void compare_keys(const params &p, int task, flo
 {
     const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int d = p.at.d;
-    wait_for(&p.sums_done[kv], p.at.n_chunks);
+    const int end = p.smooth == SMOOTH_K_RUNNING ? c + 1 : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
+    for (int i = threadIdx.x; i < end; i += THREADS)
+        while (*(volatile const int *)&p.sums_done[kv * p.at.n_chunks + i] == 0) __nanosleep(32);
+    __syncthreads();
+    __threadfence();
     const float *chunks = (const float *)(p.ws + p.at.chunk_sums) + (size_t)kv * p.at.n_chunks * d;
     const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
     for (int e = threadIdx.x; e < d; e += THREADS) {
         float before = 0;
-        int end = p.smooth == SMOOTH_K_RUNNING ? c : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
+        int others = p.smooth == SMOOTH_K_RUNNING ? c : end;
 #pragma unroll 8
-        for (int i = 0; i < end; i++) before += __ldcg(chunks + (size_t)i * d + e);
+        for (int i = 0; i < others; i++) before += __ldcg(chunks + (size_t)i * d + e);
         for (int w = 0; w < CHUNK; w++) {
             float centre = 0;
             if (p.smooth == SMOOTH_K_RUNNING) {
@@ -413,16 +419,20 @@ template <int LANES> __global__ __launch_bounds__(THREADS, 2) void mask_kernel(c
 {
     extern __shared__ __align__(16) float shared[];
     const int n_sum = p.n_kv_heads * p.at.n_chunks, n_pool = (p.at.n_qblocks * p.n_heads + WARPS - 1) / WARPS;
-    const int n_compare = n_sum, n_rows = (p.at.n_qblocks + 1) / 2 * p.n_kv_heads;
+    /* A running centre needs earlier chunks only, so the task that summed a chunk goes straight on. */
+    const bool at_once = p.smooth != SMOOTH_K_GLOBAL;
+    const int n_compare = at_once ? 0 : n_sum, n_rows = (p.at.n_qblocks + 1) / 2 * p.n_kv_heads;
     for (int t = blockIdx.x; t < n_sum + n_pool + n_compare + n_rows; t += gridDim.x) {
-        if (t < n_sum)
+        if (t < n_sum) {
             sum_keys<LANES>(p, t, shared);
-        else if (t < n_sum + n_pool)
+            if (at_once) compare_keys<LANES>(p, t, shared);
+        } else if (t < n_sum + n_pool) {
             pool_queries<LANES>(p, t - n_sum);
-        else if (t < n_sum + n_pool + n_compare)
+        } else if (t < n_sum + n_pool + n_compare) {
             compare_keys<LANES>(p, t - n_sum - n_pool, shared);
-        else
+        } else {
             write_rows(p, t - n_sum - n_pool - n_compare, shared);
+        }
         __syncthreads();
     }
 }
@@ -488,9 +498,9 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
     p.ws = (char *)ws;
-    p.sums_done = (int *)ws, p.sim_done = p.sums_done + a->n_kv_heads, p.q_done = p.sim_done + a->n_kv_heads;
+    p.sums_done = (int *)ws, p.sim_done = p.sums_done + a->n_kv_heads * p.at.n_chunks, p.q_done = p.sim_done + a->n_kv_heads;
     cudaStream_t s = (cudaStream_t)stream;
-    CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int) * (2 * (size_t)a->n_kv_heads + (size_t)p.at.n_qblocks), s));
+    CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int) * p.at.counters, s));
     if (a->head_dim == 64) return launch<8>(p, s);
     if (a->head_dim == 128) return launch<16>(p, s);
     return launch<32>(p, s);

@@ -16,23 +16,28 @@ const char *change_mark(enum change change)
 
 /* A statistic that pools per-sample numbers: sum of `a` over sum of `w`, exponentiated for perplexities. */
 struct paired {
-    double *a_before, *a_after, *w; /* per sample */
+    double *a_before, *a_after, *w;   /* per sample */
+    double *less_before, *less_after; /* what is taken off each side after pooling; NULL without */
     size_t n;
     bool exponent;
 };
 
+static double pooled(const struct paired *p, const double *a, const int *pick, size_t n)
+{
+    double sum = 0, w = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += a[pick[i]];
+        w += p->w[pick[i]];
+    }
+    return p->exponent ? exp(sum / w) : sum / w;
+}
+
 static double pooled_difference(const void *ctx, const int *pick, size_t n)
 {
     const struct paired *p = ctx;
-    double before = 0, after = 0, w = 0;
-    for (size_t i = 0; i < n; i++) {
-        before += p->a_before[pick[i]];
-        after += p->a_after[pick[i]];
-        w += p->w[pick[i]];
-    }
-    before /= w;
-    after /= w;
-    return p->exponent ? exp(after) - exp(before) : after - before;
+    double difference = pooled(p, p->a_after, pick, n) - pooled(p, p->a_before, pick, n);
+    if (p->less_before) difference -= pooled(p, p->less_after, pick, n) - pooled(p, p->less_before, pick, n);
+    return difference;
 }
 
 /* The per-sample column behind an overall metric; weight: scored positions. */
@@ -45,10 +50,10 @@ static double sample_value(const struct sample_record *s, const char *name)
     if (!strcmp(name, "token_accuracy") || !strcmp(name, "top1")) return n * s->token_accuracy;
     if (!strcmp(name, "top5_overlap") || !strcmp(name, "top5")) return n * s->top5_overlap;
     if (!strcmp(name, "logits_cosine")) return n * s->logits_cosine;
-    if (!strcmp(name, "logits_l1")) return n * s->logits_l1;
+    if (!strcmp(name, "logits_l1") || !strcmp(name, "row_l1")) return n * s->logits_l1;
     if (!strcmp(name, "logits_rmse")) return n * s->logits_rmse;
     if (!strcmp(name, "hidden_cosine")) return n * s->hidden_cosine;
-    if (!strcmp(name, "hidden_l1")) return n * s->hidden_l1;
+    if (!strcmp(name, "hidden_l1") || !strcmp(name, "row_hidden_l1")) return n * s->hidden_l1;
     if (!strcmp(name, "sparsity")) return n * s->sparsity;
     if (!strcmp(name, "qk_sparsity")) return n * s->qk_sparsity;
     if (!strcmp(name, "pv_sparsity")) return n * s->pv_sparsity;
@@ -68,11 +73,10 @@ static const struct sample_record *find_sample(const struct run_view *v, const s
 
 static void paired_init(struct paired *p, size_t n)
 {
-    p->a_before = calloc(3 * n + 1, sizeof *p->a_before);
+    *p = (struct paired){.a_before = calloc(5 * n + 1, sizeof *p->a_before)};
     if (!p->a_before) abort();
     p->a_after = p->a_before + n;
     p->w = p->a_after + n;
-    p->n = 0;
 }
 
 static void pair_samples(struct paired *p, const struct run_view *before, const struct run_view *after,
@@ -80,6 +84,11 @@ static void pair_samples(struct paired *p, const struct run_view *before, const 
 {
     paired_init(p, before->samples.n);
     p->exponent = !strncmp(name, "ppl_", 4);
+    if (!strcmp(name, "ppl_diff")) {
+        name = "ppl_sparse";
+        p->less_before = p->w + before->samples.n;
+        p->less_after = p->less_before + before->samples.n;
+    }
     for (size_t i = 0; i < before->samples.n; i++) {
         const struct sample_record *b = &before->samples.rows[i], *a = find_sample(after, b);
         if (!a || b->n_scored <= 0) continue;
@@ -87,6 +96,10 @@ static void pair_samples(struct paired *p, const struct run_view *before, const 
         if (isnan(vb) || isnan(va)) continue;
         p->a_before[p->n] = vb;
         p->a_after[p->n] = va;
+        if (p->less_before) {
+            p->less_before[p->n] = b->nll_dense_sum;
+            p->less_after[p->n] = a->nll_dense_sum;
+        }
         p->w[p->n++] = (double)b->n_scored;
     }
 }
@@ -96,7 +109,6 @@ static void pair_items(struct paired *p, const struct run_view *before, const st
                        const char *name)
 {
     paired_init(p, before->items.n);
-    p->exponent = false;
     bool drop = !strcmp(name, "score_drop"), dense = !strcmp(name, "score_dense");
     for (size_t i = 0; i < before->items.n && i < after->items.n; i++) {
         const struct item_record *b = &before->items.rows[i], *a = &after->items.rows[i];

@@ -178,6 +178,36 @@ static struct table *checks_table(const struct html_input *in)
     return t;
 }
 
+/* One line a warning, with the runs it is about when there are several. */
+static void add_warnings(const struct html_input *in, struct str *out)
+{
+    char **of[16] = {0}; /* per run */
+    size_t n = in->n_views < 16 ? in->n_views : 16;
+    for (size_t i = 0; i < n; i++) of[i] = run_warnings(in->views[i]);
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; of[i][k]; k++) {
+            struct str who = {0};
+            bool told = false;
+            for (size_t j = 0; j < n; j++)
+                for (size_t q = 0; of[j][q]; q++) {
+                    if (strcmp(of[j][q], of[i][k])) continue;
+                    told |= j < i;
+                    str_addf(&who, "%s%s", who.len ? ", " : "", in->views[j]->label);
+                }
+            if (!told) {
+                str_add(out, "<p class=\"warning\">");
+                if (n > 1) {
+                    xml_escape(str_get(&who), out);
+                    str_add(out, ": ");
+                }
+                xml_escape(of[i][k], out);
+                str_add(out, "</p>\n");
+            }
+            str_clear(&who);
+        }
+    for (size_t i = 0; i < n; i++) warnings_free(of[i]);
+}
+
 static void add_verdict(const struct html_input *in, struct str *out)
 {
     const struct run_view *v = in->views[0];
@@ -223,19 +253,7 @@ static void add_verdict(const struct html_input *in, struct str *out)
     add_number(out, "task score, sparse", run_view_metric(v, "score_sparse"), NUMBER_PERCENT, 1);
     add_number(out, "time sparse / dense", run_view_metric(v, "latency_ratio"), NUMBER_FIXED, 3);
     str_add(out, "</div>\n");
-    for (size_t i = 0; i < in->n_views; i++) {
-        char **warnings = run_warnings(in->views[i]);
-        for (size_t k = 0; warnings[k]; k++) {
-            str_add(out, "<p class=\"warning\">");
-            if (in->n_views > 1) {
-                xml_escape(in->views[i]->label, out);
-                str_add(out, ": ");
-            }
-            xml_escape(warnings[k], out);
-            str_add(out, "</p>\n");
-        }
-        warnings_free(warnings);
-    }
+    add_warnings(in, out);
     if (in->n_checks) add_table(checks_table(in), out);
     str_add(out, "</section>\n");
 }

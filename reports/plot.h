@@ -56,7 +56,7 @@ enum status plot_latency(const struct plot_out *o, const char *name, const struc
 /* Stacked bars: prediction, QK, PV, linear, rest. */
 enum status plot_breakdown(const struct plot_out *o, const char *name, const struct run_view *const *views,
                            size_t n) MUST_USE;
-/* Computed tiles of up to 12 stored masks. */
+/* Computed tiles of 12 stored masks, spread evenly over all of them when there are more. */
 enum status plot_masks(const struct plot_out *o, const char *name, const struct run_view *v) MUST_USE;
 
 #endif

@@ -83,12 +83,11 @@ enum status plot_heads(const struct plot_out *o, const char *name, const struct 
     struct plot_script p;
     plot_script_init(&p, o, name, 900, height < 300 ? 300 : height > 1100 ? 1100 : height);
     str_add(&p.data, "$grid << EOD\n");
-    double lowest = INFINITY, highest = -INFINITY;
+    double highest = 0;
     for (int l = 0; l < g.n_layers; l++)
         for (int h = 0; h < g.n_heads; h++) {
             double value = g.values[l * g.n_heads + h];
             if (isnan(value)) continue;
-            lowest = fmin(lowest, value);
             highest = fmax(highest, value);
             str_addf(&p.data, "%d %d %.6g\n", h, l, value);
         }
@@ -197,21 +196,50 @@ enum status plot_curves(const struct plot_out *o, const char *name, const char *
     return plot_script_run(&p);
 }
 
-/* Runs of computed tiles in a row become one box each, so a picture stays small. */
+static bool mask_bit(const struct mask_record *m, int i, int j)
+{
+    size_t bit = (size_t)i * (size_t)m->n_k + (size_t)j;
+    return i < m->n_q && (m->bits[bit / 8] >> bit % 8 & 1);
+}
+
+/* Computed tiles as few boxes, so that a picture stays small: a run within a row grows down as long as the
+ * next rows have the very same run. top[j]: the row where the run that begins at j began, -1 without. */
 static void add_mask(const struct mask_record *m, size_t index, struct str *out)
+{
+    int *top = malloc(((size_t)m->n_k + 1) * sizeof *top), *end = malloc(((size_t)m->n_k + 1) * sizeof *end);
+    if (!top || !end) abort();
+    for (int j = 0; j < m->n_k; j++) top[j] = -1;
+    str_addf(out, "$mask%zu << EOD\n", index);
+    for (int i = 0; i <= m->n_q; i++) /* the row behind the last is empty and ends every run */
+        for (int j = 0, to; j < m->n_k; j = to) {
+            bool set = mask_bit(m, i, j);
+            for (to = j + 1; set && to < m->n_k && mask_bit(m, i, to);) to++;
+            for (int k = j; k < to; k++)
+                if (top[k] >= 0 && !(set && k == j && end[k] == to)) {
+                    str_addf(out, "%d %d %d %d\n", k, end[k], top[k], i);
+                    top[k] = -1;
+                }
+            if (set && top[j] < 0) {
+                top[j] = i;
+                end[j] = to;
+            }
+        }
+    str_add(out, "NaN NaN NaN NaN\nEOD\n");
+    free(top);
+    free(end);
+}
+
+/* Masks of long texts would make too many boxes; their tiles are as small as pixels, so they become an image.
+ */
+static bool as_image(const struct mask_record *m) { return m->n_q * m->n_k > 2048; }
+
+static void add_mask_image(const struct mask_record *m, size_t index, struct str *out)
 {
     str_addf(out, "$mask%zu << EOD\n", index);
     for (int i = 0; i < m->n_q; i++)
-        for (int j = 0; j < m->n_k;) {
-            int from = j;
-            while (j < m->n_k && (m->bits[((size_t)i * (size_t)m->n_k + (size_t)j) / 8] >>
-                                      (((size_t)i * (size_t)m->n_k + (size_t)j) % 8) &
-                                  1))
-                j++;
-            if (j > from) str_addf(out, "%d %d %d %d\n", from, j, i, i + 1);
-            if (j == from) j++;
-        }
-    str_add(out, "NaN NaN NaN NaN\nEOD\n");
+        for (int j = 0; j < m->n_k; j++)
+            str_addf(out, "%d%c", mask_bit(m, i, j), j + 1 < m->n_k ? ' ' : '\n');
+    str_add(out, "EOD\n");
 }
 
 enum status plot_masks(const struct plot_out *o, const char *name, const struct run_view *v)
@@ -222,24 +250,29 @@ enum status plot_masks(const struct plot_out *o, const char *name, const struct 
     size_t columns = n < 4 ? n : 4, rows = (n + columns - 1) / columns;
     struct plot_script p;
     plot_script_init(&p, o, name, (int)(columns * 260), (int)(rows * 270));
-    for (size_t i = 0; i < n; i++) add_mask(&v->masks.rows[i], i, &p.data);
     str_addf(&p.body,
-             "set multiplot layout %zu,%zu\nunset key\nunset grid\nset border 15 lw 1 lc '#404040'\n"
+             "set multiplot layout %zu,%zu\nunset key\nunset grid\nunset colorbox\nset border 15 lw 1 lc "
+             "'#404040'\n"
              "set xtics scale 0 format ''\nset ytics scale 0 format ''\nset tmargin 2\nset bmargin 1.5\n"
-             "set xlabel 'keys' offset 0,0.8\nset ylabel 'queries' offset 1.5,0\n",
+             "set xlabel 'keys' offset 0,0.8\nset ylabel 'queries' offset 1.5,0\n"
+             "set palette defined (0 '#ffffff', 1 '#0072b2')\nset cbrange [0:1]\n",
              rows, columns);
     for (size_t i = 0; i < n; i++) {
-        const struct mask_record *m = &v->masks.rows[i];
-        str_addf(
-            &p.body,
-            "set title 'layer %d, head %d, sample %d' offset 0,-0.6\nset xrange [0:%d]\nset yrange [%d:0]\n"
-            "plot $mask%zu using (0.5*($1+$2)):(0.5*($3+$4)):(0.5*($2-$1)):(0.5*($4-$3)) with boxxyerror "
-            "fs solid 1 noborder fc '#0072b2'\n",
-            m->layer, m->head, m->sample, m->n_k > 0 ? m->n_k : 1, m->n_q > 0 ? m->n_q : 1, i);
+        const struct mask_record *m = &v->masks.rows[i * v->masks.n / n];
+        bool image = as_image(m);
+        if (image) add_mask_image(m, i, &p.data);
+        else add_mask(m, i, &p.data);
+        double edge = image ? .5 : 0; /* pixels are drawn around whole numbers */
+        str_addf(&p.body,
+                 "set title 'layer %d, head %d, sample %d' offset 0,-0.6\nset xrange [%.1f:%.1f]\n"
+                 "set yrange [%.1f:%.1f]\nplot $mask%zu %s\n",
+                 m->layer, m->head, m->sample, -edge, m->n_k - edge, m->n_q - edge, -edge, i,
+                 image ? "matrix with image"
+                       : "using (0.5*($1+$2)):(0.5*($3+$4)):(0.5*($2-$1)):(0.5*($4-$3)) with boxxyerror "
+                         "fs solid 1 noborder fc '#0072b2'");
     }
     str_add(&p.body, "unset multiplot\n");
-    str_addf(&p.sql,
-             "SELECT layer, head, sample, n_q, n_k, hex(bits) FROM block_mask WHERE run = %lld LIMIT %d;",
-             (long long)v->run->id, MOST);
+    str_addf(&p.sql, "SELECT layer, head, sample, n_q, n_k, hex(bits) FROM block_mask WHERE run = %lld;",
+             (long long)v->run->id);
     return plot_script_run(&p);
 }

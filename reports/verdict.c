@@ -80,6 +80,18 @@ static void warn_disagreement(struct warnings *w, const struct run_view *v)
                            cosine, kl, 100 * agreement));
 }
 
+static void warn_model(struct warnings *w, const struct run_view *v)
+{
+    double ppl = run_view_metric(v, "ppl_dense");
+    int vocab = v->run->model.vocab;
+    /* guessing evenly among a quarter of all tokens: not a text this model was made for */
+    if (vocab > 0 && ppl > .25 * vocab)
+        warn(w, str_format("The dense model's perplexity is %.0f of %d tokens: it hardly knows this text, so "
+                           "accuracy on "
+                           "it says little. Evaluate on text like what the model was trained on.",
+                           ppl, vocab));
+}
+
 static void warn_tuning(struct warnings *w, const struct run_view *v)
 {
     if (v->tuned.n == 0) return;
@@ -125,6 +137,7 @@ char **run_warnings(const struct run_view *v)
         warn_fallback(&w, v);
         warn_samples(&w, v);
         warn_disagreement(&w, v);
+        warn_model(&w, v);
         warn_tuning(&w, v);
         warn_times(&w, v);
     }

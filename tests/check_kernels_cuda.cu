@@ -2,7 +2,8 @@
  *
  *   check_kernels_cuda              check everything; exit 1 when something is wrong
  *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
- *   check_kernels_cuda --length N   one size only
+ *   check_kernels_cuda --length N   attention, one size only
+ *   check_kernels_cuda --masks      prediction only (with --quick: small sizes)
  *   check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
  *
  * Inputs are fresh random numbers, outputs are poisoned with NaN before each run and have guard rows around
@@ -440,6 +441,48 @@ static void check_masks(bool quick)
             }
 }
 
+static void check_portable(bool quick)
+{
+    const struct block_shape shapes[] = {{128, 128}, {128, 64}, {64, 64}, {64, 128}};
+    std::vector<int> lengths = {1, 64, 129, 1000};
+    if (quick) lengths = {129};
+    for (int d : {16, 64, 80, 96, 128, 256})
+        for (int n : lengths)
+            for (int b = 0; b < 4; b++) {
+                int heads = 4, kv = n % 2 ? 4 : 2;
+                check_attention(&attn_cuda_bf16, {n, n % 2 ? 100 : 0, heads, kv, d, n % 3 == 0, shapes[b], -1, -1, false,
+                                                  1.0f});
+                for (float keep : {0.0f, 0.5f})
+                    for (float lambda : {-1.0f, 2.0f})
+                        check_attention(&attn_cuda_bf16, {n, n % 2 ? 0 : 384, heads, kv, d, true, shapes[b], keep, lambda,
+                                                          keep > 0, lambda >= 0 ? 2.5f : 1.5f});
+            }
+}
+
+/* What cannot be done is refused with words. */
+static void check_refusals(struct device *dev)
+{
+    problem p = {64, 0, 2, 2, 64, true, {128, 128}, -1, -1, false, 1};
+    data x(p);
+    struct attn_args a = arguments(p, x, x.v.at);
+    verdict(attn_dense_sm90_bf16.refuses(&a) == NULL, "a plain call is taken");
+    a.dtype = DTYPE_F32;
+    verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) != NULL, "f32 is refused");
+    a.dtype = DTYPE_BF16, a.head_dim = 80;
+    verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) == NULL, "head_dim 80 goes elsewhere");
+    a.head_dim = 64, a.q = x.q.at + 1;
+    verdict(attn_dense_sm90_bf16.refuses(&a) != NULL, "an unaligned pointer is refused");
+    a.q = x.q.at;
+    verdict(attn_sparse_sm90_bf16.refuses(&a) != NULL, "a sparse call without a map is refused");
+    struct device *none = NULL;
+    verdict(device_cuda.open(&none, 999) == ERR_DEVICE && strstr(status_message(), "999") != NULL && none == NULL,
+            "device 999 is refused by number");
+    void *at = &at;
+    verdict(device_cuda.alloc(dev, &at, (size_t)1 << 46) == ERR_MEMORY && strstr(status_message(), "GiB") != NULL &&
+                at == NULL, "64 TiB are refused with what there is");
+    verdict(cudaGetLastError() == cudaSuccess, "no error is left behind");
+}
+
 static double median_ms(int calls, int samples, void (*body)(void *), void *ctx)
 {
     cudaEvent_t start, stop;
@@ -601,11 +644,13 @@ static void bench(const std::vector<int> &lengths, bool brief)
 int main(int argc, char **argv)
 {
     bool quick = false, timing = false, brief = false;
+    bool only_masks = false;
     int only_length = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) quick = true;
         else if (strcmp(argv[i], "--bench") == 0) timing = true;
         else if (strcmp(argv[i], "--brief") == 0) brief = true;
+        else if (strcmp(argv[i], "--masks") == 0) only_masks = true;
         else if (strcmp(argv[i], "--length") == 0 && i + 1 < argc) only_length = atoi(argv[++i]);
         else if (timing) lines = fopen(argv[i], "w");
     }
@@ -620,10 +665,16 @@ int main(int argc, char **argv)
     if (timing) {
         bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072}, brief);
     } else {
-        for (int bk : {64, 128})
-            for (float lambda : {1.0f, 6.0f}) check_reference(bk, lambda);
-        check_attentions(quick, only_length);
+        if (!only_masks) {
+            for (int bk : {64, 128})
+                for (float lambda : {1.0f, 6.0f}) check_reference(bk, lambda);
+            check_attentions(quick, only_length);
+        }
         if (!only_length) check_masks(quick);
+        if (!only_length && !only_masks) {
+            check_portable(quick);
+            check_refusals(dev);
+        }
         printf("%d of %d checks failed\n", n_failed, n_checked);
     }
     if (lines) fclose(lines);

@@ -17,7 +17,7 @@ broken=$(awk '
         may["reports"] = " reports results base "
         may["harness"] = " harness suites reports results engine kernels base "
         # A library is known in one folder.
-        only["sqlite3.h"] = "results"; only["cblas.h"] = "kernels"
+        only["sqlite3.h"] = "results"
         only["pcre2.h"] = "engine"; only["utf8proc.h"] = "engine"
         only["cuda.h"] = only["cuda_runtime.h"] = only["cuda_bf16.h"] = only["cublas_v2.h"] = "kernels"
     }

@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -409,15 +410,23 @@ Test(results, runs_are_found_by_number_key_and_filter)
     store_close(&s);
 }
 
+/* What another program, or another version of this one, might do to a file. */
+static void run_sql(const char *path, const char *sql)
+{
+    sqlite3 *handle;
+    cr_assert_eq(sqlite3_open(path, &handle), SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(handle, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(handle);
+}
+
 Test(results, refuses_files_that_are_not_ours)
 {
     struct store *s;
     cr_assert_eq(store_open(&s, db, STORE_READ), ERR_IO);
     message_has("no such database");
     cr_assert_null(s);
-    char *foreign = path_join(dir, "foreign.db"),
-         *cmd = str_format("sqlite3 '%s' 'CREATE TABLE t(x)'", foreign);
-    cr_assert_eq(system(cmd), 0);
+    char *foreign = path_join(dir, "foreign.db");
+    run_sql(foreign, "CREATE TABLE t(x)");
     struct str before = {0}, after = {0};
     ok(file_read(&before, foreign));
     cr_assert_eq(store_open(&s, foreign, STORE_WRITE), ERR_DB);
@@ -425,7 +434,6 @@ Test(results, refuses_files_that_are_not_ours)
     message_has("application_id");
     ok(file_read(&after, foreign));
     cr_assert(before.len == after.len && !memcmp(before.data, after.data, after.len), "left untouched");
-    free(cmd);
 
     const char *text =
         "this is a text file that is long enough to be looked at by SQLite, which wants a header.....\n";
@@ -437,12 +445,10 @@ Test(results, refuses_files_that_are_not_ours)
 
     ok(store_open(&s, db, STORE_WRITE));
     store_close(&s);
-    cmd = str_format("sqlite3 '%s' 'PRAGMA user_version = 99'", db);
-    cr_assert_eq(system(cmd), 0);
+    run_sql(db, "PRAGMA user_version = 99");
     cr_assert_eq(store_open(&s, db, STORE_WRITE), ERR_DB);
     message_has("newer version");
     cr_assert_eq(store_open(&s, db, STORE_READ), ERR_DB);
-    free(cmd);
 
     cr_assert_eq(store_open(&s, dir, STORE_WRITE), ERR_IO);
     message_has("is a directory");

@@ -1,0 +1,73 @@
+#include "harness/cell.h"
+
+#include "base/clock.h"
+#include "harness/command.h"
+#include "harness/identity.h"
+#include "harness/output.h"
+
+#include <string.h>
+
+enum { RESAMPLES = 1000 };
+
+static struct run_record describe(const struct cell_args *a, char *tuned_key)
+{
+    struct run_record r = run_record_blank();
+    r.max_length = a->max_length;
+    r.num_samples = a->set->n_samples;
+    r.score = a->score;
+    r.seed = (uint64_t)a->seed;
+    r.threads = par_threads(a->setup->par);
+    r.plan = a->plan;
+    if (a->tuned && a->tuned->heads) {
+        r.rule = tune_rule_name(a->tuned->rule);
+        r.l1 = a->tuned->l1;
+        r.pv_l1 = a->tuned->pv_l1;
+        r.tuned_hash = tuned_hash(a->tuned, tuned_key);
+    }
+    return r;
+}
+
+/* Put what was measured under the identity that was asked for. */
+static void take_measurements(struct run_record *r, const struct run_record *measured)
+{
+    r->status = measured->status;
+    r->attention_calls = measured->attention_calls;
+    r->dense_fallback_calls = measured->dense_fallback_calls;
+    r->wall_s = measured->wall_s;
+    r->peak_bytes = measured->peak_bytes;
+    r->impls = measured->impls;
+}
+
+enum status cell_run(const struct cell_args *a, struct cell_result *out)
+{
+    struct pool *pool = NULL;
+    struct evaluation e = {0};
+    char started[32], ended[32], tuned_key[33];
+    enum cell_state state;
+    enum status st;
+    clock_utc(started, sizeof started);
+    struct run_record r = describe(a, tuned_key);
+    identity_fill(&r, &a->setup->model, a->setup->model_dir, a->set, a->policy, &pool);
+    memcpy(out->key, r.key, strlen(r.key) + 1);
+    TRY_GOTO(st, done, query_cell(a->store, r.key, r.slot, &state));
+    out->reused = state == CELL_DONE && !a->replace;
+    if (out->reused) goto done;
+    TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
+                                    .model = (struct model *)&a->setup->model, .par = a->setup->par, .set = a->set,
+                                    .policy = a->policy, .cache = a->cache, .impl = a->machine->impl,
+                                    .chunk = a->machine->chunk, .generate = a->generate, .keep_tokens = a->keep_tokens,
+                                    .keep_masks = a->policy->method != NULL, .n_worst = a->n_worst,
+                                    .n_resamples = RESAMPLES, .seed = (uint64_t)a->seed, .quiet = a->machine->quiet,
+                                    .stop = cancel_requested}, &e));
+    take_measurements(&r, &e.data.run);
+    r.argv_json = argv_text(a->argc, a->argv, &pool);
+    r.started = started;
+    r.ended = clock_utc(ended, sizeof ended);
+    e.data.run = r;
+    if (r.tuned_hash) TRY_GOTO(st, done, store_tuned(a->store, a->tuned, r.tuned_hash));
+    st = store_run_put(a->store, &e.data, a->replace, NULL);
+done:
+    evaluation_clear(&e);
+    pool_free(&pool);
+    return st;
+}

@@ -1,0 +1,32 @@
+/* One cell from request to stored run: identity and key, reuse when it is stored, evaluation, one transaction. */
+#ifndef SG_HARNESS_CELL_H
+#define SG_HARNESS_CELL_H
+
+#include "harness/evaluate.h"
+#include "harness/setup.h"
+#include "results/store.h"
+
+struct cell_args {
+    const struct setup *setup;
+    struct store *store;
+    struct dense_cache *cache;
+    const struct sample_set *set;
+    const struct sparse_policy *policy;
+    const struct tuned *tuned; /* where the policy's thresholds come from; heads NULL or the pointer NULL: untuned */
+    const struct machine_options *machine;
+    int max_length, seed;
+    const char *score, *plan;  /* plan NULL: a single eval */
+    bool generate, keep_tokens, replace;
+    int n_worst;
+    int argc;
+    char **argv;
+};
+
+struct cell_result {
+    char key[HASH_HEX_SIZE];
+    bool reused; /* the run was stored already with these settings on these tokens */
+};
+
+enum status cell_run(const struct cell_args *a, struct cell_result *out) MUST_USE;
+
+#endif
