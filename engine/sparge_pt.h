@@ -17,7 +17,7 @@
  * - Heads with is_sparse false run through the sparse kernel all the same, with θ = τ = 1, which keeps every
  *   tile, and with their λ, which may still skip P·V. Ours run dense. We write λ = 50 for them: never skip.
  * - The similarity is that of keys centred by the mean of the whole sequence (our smooth_k global).
- * - Blocks are 128x64, but 64x128 in the sage2 kernels on compute capability 9.0. The file does not say which.
+ * - Blocks are 128x64, but 64x128 in the sage2 kernels on compute capability 9.0. The file tells neither.
  * - The public loader casts to the type of the model: bfloat16 rounds a τ above .5 to a multiple of 1/256.
  * - The public kernels are not causal inside diagonal tiles (METHOD 3), so thresholds tuned there were judged
  *   on other outputs.

@@ -28,6 +28,7 @@ void cancel_install(void);
 bool cancel_requested(void *unused);
 
 int cmd_demo(int argc, char **argv);
+int cmd_audit(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_tune(int argc, char **argv);

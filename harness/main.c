@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"show", "one run in full", cmd_show},
     {"compare", "two runs or two before/after files, metric by metric", cmd_compare},
     {"gate", "fail when a bound is broken", cmd_gate},
+    {"audit", "try to catch this program lying", cmd_audit},
     {"report", "a self-contained page with pictures", cmd_report},
     {"suite", "print what a suite would evaluate", cmd_suite},
     {"synth", "write a random checkpoint of a real shape", cmd_synth},

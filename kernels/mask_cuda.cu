@@ -1,8 +1,8 @@
 /* Stage 1 of sparse attention on the device, in one launch (METHOD 2, methods sparge and topk).
  *
  * Tasks are numbered, and CTAs take them in rising order, so that a task may wait for an earlier one: sums of key
- * blocks, then their self-similarity, which needs the sums for its centre; means and self-similarity of query
- * blocks; and the rows of the map. Q is read once, K twice (the second time mostly from
+ * blocks; means and self-similarity of query blocks; self-similarity of key blocks, which needs the sums for its
+ * centre; and the rows of the map. Q is read once, K twice (the second time mostly from
  * L2). A row is never sorted: the bound between kept and dropped is found by bisection on the bits of the
  * probabilities, which order positive floats.
  */
@@ -16,7 +16,7 @@ extern "C" {
 
 namespace {
 
-enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = WARPS, HEADS = 4, ROWS = 2 * HEADS, MAX_KBLOCKS = 4096 };
+enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = WARPS / 2, HEADS = 4, ROWS = 2 * HEADS, MAX_KBLOCKS = 4096 };
 
 struct layout {
     int d, n_qblocks, n_kblocks, k_pad, n_chunks; /* k_pad: n_kblocks rounded up to whole chunks */
@@ -36,7 +36,7 @@ struct params {
     uint32_t *bits; /* the map's rows as 32-bit words */
     int words;      /* of 32 bits per row */
     char *ws;
-    int *sums_done, *sim_done, *q_done; /* [n_kv_heads, n_chunks], [n_kv_heads], [n_qblocks] */
+    int *next_task, *sums_done, *sim_done, *q_done; /* 1, [n_kv_heads, n_chunks], [n_kv_heads], [n_qblocks] */
 };
 
 struct layout plan(const struct attn_args *a)
@@ -48,7 +48,7 @@ struct layout plan(const struct attn_args *a)
     p.n_chunks = (p.n_kblocks + CHUNK - 1) / CHUNK;
     p.k_pad = p.n_chunks * CHUNK;
     size_t kv = (size_t)a->n_kv_heads, d = (size_t)p.d, heads = (size_t)a->n_heads;
-    p.counters = kv * ((size_t)p.n_chunks + 1) + (size_t)p.n_qblocks;
+    p.counters = 1 + kv * ((size_t)p.n_chunks + 1) + (size_t)p.n_qblocks;
     size_t end = sizeof(int) * p.counters;
     auto take = [&end](size_t floats) {
         size_t start = (end + 63) / 64 * 64;
@@ -122,16 +122,6 @@ __device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, i
         }
 }
 
-/* ‖mean of the unit rows‖² from the warp's sums. */
-template <int LANES> __device__ __forceinline__ float similarity(const float (&unit)[8], int n)
-{
-    float square = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) square = fmaf(unit[i], unit[i], square);
-    for (int m = 1; m < LANES; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
-    return square / ((float)n * (float)n);
-}
-
 __device__ __forceinline__ void announce(int *counter)
 {
     __threadfence();
@@ -146,51 +136,85 @@ __device__ __forceinline__ void wait_for(const int *counter, int value)
     __threadfence();
 }
 
-/* Sums of the CHUNK key blocks of one chunk, one warp each, and of the chunk. */
+/* The half of a block of n rows that this warp pools: two warps share a block. */
+__device__ __forceinline__ int half_start(int n) { return threadIdx.x / 32 % 2 ? (n + 1) / 2 : 0; }
+__device__ __forceinline__ int half_rows(int n) { return max(threadIdx.x / 32 % 2 ? n / 2 : (n + 1) / 2, 0); }
+
+/* Leave the warp's 8 elements per lane in its row of shared memory, [WARPS, d]. */
+template <int LANES> __device__ __forceinline__ void leave(const float (&x)[8], int d, float *shared)
+{
+    const int lane = threadIdx.x % 32;
+    if (lane >= LANES || lane * 8 >= d) return;
+    float4 *to = (float4 *)(shared + threadIdx.x / 32 * d + lane * 8);
+    to[0] = make_float4(x[0], x[1], x[2], x[3]), to[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+
+/* ‖mean of the unit rows‖² of block b of the task, from what its two warps left; by one warp. */
+__device__ float similarity(const float *units, int b, int n, int d)
+{
+    float square = 0;
+    for (int e = threadIdx.x % 32; e < d; e += 32) {
+        float x = units[2 * b * d + e] + units[(2 * b + 1) * d + e];
+        square = fmaf(x, x, square);
+    }
+    for (int m = 16; m > 0; m /= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
+    return square / ((float)n * (float)n);
+}
+
+/* Sums of the CHUNK key blocks of one chunk, and of the chunk. */
 template <int LANES> __device__ void sum_keys(const params &p, int task, float *shared)
 {
-    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int j = c * CHUNK + warp, n = min(p.block_k, p.n_kv - j * p.block_k), col = lane * 8;
+    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, d = p.at.d;
+    const int j = c * CHUNK + (int)threadIdx.x / 64, n = min(p.block_k, p.n_kv - j * p.block_k);
     const float none[8] = {};
     float sum[8], unit[8];
-    pool<LANES, true, false>(p.k + kv * p.k_head + (ptrdiff_t)j * p.block_k * p.k_row, p.k_row, n, p.at.d, none, sum,
-                             unit);
-    if (lane < LANES && col < p.at.d)
-        for (int i = 0; i < 8; i++) shared[warp * p.at.d + col + i] = sum[i];
+    pool<LANES, true, false>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row, p.k_row,
+                             half_rows(n), d, none, sum, unit);
+    leave<LANES>(sum, d, shared);
     __syncthreads();
-    float *sums = (float *)(p.ws + p.at.k_sums) + (size_t)kv * p.at.d * p.at.k_pad;
-    for (int e = threadIdx.x; e < p.at.d; e += THREADS) {
+    float *sums = (float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
+    for (int e = threadIdx.x; e < d; e += THREADS) {
         float total = 0;
-        for (int w = 0; w < CHUNK; w++) {
-            total += shared[w * p.at.d + e];
-            sums[(size_t)e * p.at.k_pad + c * CHUNK + w] = shared[w * p.at.d + e];
+        for (int b = 0; b < CHUNK; b++) {
+            float x = shared[2 * b * d + e] + shared[(2 * b + 1) * d + e];
+            total += x;
+            sums[(size_t)e * p.at.k_pad + c * CHUNK + b] = x;
         }
-        ((float *)(p.ws + p.at.chunk_sums))[((size_t)kv * p.at.n_chunks + c) * p.at.d + e] = total;
+        ((float *)(p.ws + p.at.chunk_sums))[((size_t)kv * p.at.n_chunks + c) * d + e] = total;
     }
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) announce(&p.sums_done[task]);
 }
 
-/* Mean and self-similarity of WARPS query blocks, heads running fastest. */
-template <int LANES> __device__ void pool_queries(const params &p, int task)
+/* Mean and self-similarity of CHUNK query blocks, heads running fastest. */
+template <int LANES> __device__ void pool_queries(const params &p, int task, float *shared)
 {
-    const int f = task * WARPS + (int)threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (f >= p.at.n_qblocks * p.n_heads) return;
-    const int block = f / p.n_heads, h = f % p.n_heads, n = min(p.block_q, p.n_q - block * p.block_q);
+    const int d = p.at.d, warp = threadIdx.x / 32, all = p.at.n_qblocks * p.n_heads;
+    const int f = task * CHUNK + warp / 2;
     const float none[8] = {};
     float sum[8], unit[8];
-    pool<LANES, true, true>(p.q + h * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row, p.q_row, n, p.at.d, none, sum,
-                            unit);
-    float sim = similarity<LANES>(unit, n);
+    {
+        const int block = f / p.n_heads, h = f % p.n_heads;
+        const int n = f < all ? min(p.block_q, p.n_q - block * p.block_q) : 0;
+        pool<LANES, true, true>(p.q + h * p.q_head + ((ptrdiff_t)block * p.block_q + half_start(n)) * p.q_row, p.q_row,
+                                half_rows(n), d, none, sum, unit);
+    }
+    leave<LANES>(sum, d, shared);
+    leave<LANES>(unit, d, shared + WARPS * d);
+    __syncthreads();
+    const int mine = task * CHUNK + warp;
+    if (warp >= CHUNK || mine >= all) return;
+    const int block = mine / p.n_heads, h = mine % p.n_heads, n = min(p.block_q, p.n_q - block * p.block_q);
     const size_t at = (size_t)h * p.at.n_qblocks + block;
-    float *mean = (float *)(p.ws + p.at.q_mean) + at * p.at.d;
-    if (lane < LANES && lane * 8 < p.at.d)
-        for (int i = 0; i < 8; i++) mean[lane * 8 + i] = sum[i] / (float)n;
-    if (lane == 0) ((float *)(p.ws + p.at.q_sim))[at] = sim;
+    float *mean = (float *)(p.ws + p.at.q_mean) + at * d;
+    for (int e = threadIdx.x % 32; e < d; e += 32)
+        mean[e] = (shared[2 * warp * d + e] + shared[(2 * warp + 1) * d + e]) / (float)n;
+    float sim = similarity(shared + WARPS * d, warp, n, d);
+    if (threadIdx.x % 32 == 0) ((float *)(p.ws + p.at.q_sim))[at] = sim;
     __threadfence();
     __syncwarp();
-    if (lane == 0) announce(&p.q_done[block]);
+    if (threadIdx.x % 32 == 0) announce(&p.q_done[block]);
 }
 
 /* Self-similarity of the key blocks of one chunk about their centres. */
@@ -205,32 +229,44 @@ template <int LANES> __device__ void compare_keys(const params &p, int task, flo
     __threadfence();
     const float *chunks = (const float *)(p.ws + p.at.chunk_sums) + (size_t)kv * p.at.n_chunks * d;
     const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
+    float *parts = shared, *centres = shared + WARPS * d;
+    /* Threads to spare take every n-th chunk each, so that a long list is not one chain of loads. */
+    const int others = p.smooth == SMOOTH_K_RUNNING ? c : end, takers = min((int)WARPS, max(THREADS / d, 1));
+    for (int i = threadIdx.x; i < takers * d; i += THREADS) {
+        int e = i % d;
+        float before = 0;
+#pragma unroll 8
+        for (int x = i / d; x < others; x += takers) before += __ldcg(chunks + (size_t)x * d + e);
+        parts[i] = before;
+    }
+    __syncthreads();
     for (int e = threadIdx.x; e < d; e += THREADS) {
         float before = 0;
-        int others = p.smooth == SMOOTH_K_RUNNING ? c : end;
-#pragma unroll 8
-        for (int i = 0; i < others; i++) before += __ldcg(chunks + (size_t)i * d + e);
-        for (int w = 0; w < CHUNK; w++) {
+        for (int x = 0; x < takers; x++) before += parts[x * d + e];
+        for (int b = 0; b < CHUNK; b++) {
             float centre = 0;
             if (p.smooth == SMOOTH_K_RUNNING) {
-                before += __ldcg(sums + (size_t)e * p.at.k_pad + c * CHUNK + w);
-                centre = before / (float)min((c * CHUNK + w + 1) * p.block_k, p.n_kv);
+                before += __ldcg(sums + (size_t)e * p.at.k_pad + c * CHUNK + b);
+                centre = before / (float)min((c * CHUNK + b + 1) * p.block_k, p.n_kv);
             } else if (p.smooth == SMOOTH_K_GLOBAL) {
                 centre = before / (float)p.n_kv;
             }
-            shared[w * d + e] = centre;
+            centres[b * d + e] = centre;
         }
     }
     __syncthreads();
-    const int j = c * CHUNK + warp, n = min(p.block_k, p.n_kv - j * p.block_k);
-    if (n > 0) {
-        float centre[8], sum[8], unit[8];
-        const int col = lane % LANES * 8;
-        for (int i = 0; i < 8; i++) centre[i] = col < d ? shared[warp * d + col + i] : 0;
-        pool<LANES, false, true>(p.k + kv * p.k_head + (ptrdiff_t)j * p.block_k * p.k_row, p.k_row, n, d, centre, sum,
-                                 unit);
-        float sim = similarity<LANES>(unit, n);
-        if (lane == 0) ((float *)(p.ws + p.at.k_sim))[(size_t)kv * p.at.k_pad + j] = sim;
+    const int j = c * CHUNK + warp / 2, n = min(p.block_k, p.n_kv - j * p.block_k);
+    float centre[8], sum[8], unit[8];
+    const int col = lane % LANES * 8;
+    for (int i = 0; i < 8; i++) centre[i] = col < d ? centres[warp / 2 * d + col + i] : 0;
+    pool<LANES, false, true>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row, p.k_row,
+                             half_rows(n), d, centre, sum, unit);
+    leave<LANES>(unit, d, parts);
+    __syncthreads();
+    const int mine = c * CHUNK + warp, rows = min(p.block_k, p.n_kv - mine * p.block_k);
+    if (warp < CHUNK && rows > 0) {
+        float sim = similarity(parts, warp, rows, d);
+        if (lane == 0) ((float *)(p.ws + p.at.k_sim))[(size_t)kv * p.at.k_pad + mine] = sim;
     }
     __threadfence();
     __syncthreads();
@@ -418,28 +454,30 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
 template <int LANES> __global__ __launch_bounds__(THREADS, 2) void mask_kernel(const __grid_constant__ params p)
 {
     extern __shared__ __align__(16) float shared[];
-    const int n_sum = p.n_kv_heads * p.at.n_chunks, n_pool = (p.at.n_qblocks * p.n_heads + WARPS - 1) / WARPS;
-    /* A running centre needs earlier chunks only, so the task that summed a chunk goes straight on. */
-    const bool at_once = p.smooth != SMOOTH_K_GLOBAL;
-    const int n_compare = at_once ? 0 : n_sum, n_rows = (p.at.n_qblocks + 1) / 2 * p.n_kv_heads;
-    for (int t = blockIdx.x; t < n_sum + n_pool + n_compare + n_rows; t += gridDim.x) {
+    __shared__ int ticket;
+    const int n_sum = p.n_kv_heads * p.at.n_chunks, n_pool = (p.at.n_qblocks * p.n_heads + CHUNK - 1) / CHUNK;
+    const int n_rows = (p.at.n_qblocks + 1) / 2 * p.n_kv_heads;
+    for (int t = blockIdx.x; t < 2 * n_sum + n_pool + n_rows; t = ticket) {
+        int following = 0;
+        if (threadIdx.x == 0) following = (int)gridDim.x + atomicAdd(p.next_task, 1);
         if (t < n_sum) {
             sum_keys<LANES>(p, t, shared);
-            if (at_once) compare_keys<LANES>(p, t, shared);
         } else if (t < n_sum + n_pool) {
-            pool_queries<LANES>(p, t - n_sum);
-        } else if (t < n_sum + n_pool + n_compare) {
+            pool_queries<LANES>(p, t - n_sum, shared);
+        } else if (t < 2 * n_sum + n_pool) { /* after the queries: by then the sums are there, and nobody waits */
             compare_keys<LANES>(p, t - n_sum - n_pool, shared);
         } else {
-            write_rows(p, t - n_sum - n_pool - n_compare, shared);
+            write_rows(p, t - 2 * n_sum - n_pool, shared);
         }
+        __syncthreads();
+        if (threadIdx.x == 0) ticket = following;
         __syncthreads();
     }
 }
 
 size_t shared_bytes(const struct layout &at)
 {
-    size_t pooling = (size_t)CHUNK * at.d, rows = (size_t)ROWS * ((size_t)at.k_pad + THREADS + at.d);
+    size_t pooling = (size_t)2 * WARPS * at.d, rows = (size_t)ROWS * ((size_t)at.k_pad + THREADS + at.d);
     return sizeof(float) * (pooling > rows ? pooling : rows);
 }
 
@@ -453,8 +491,7 @@ template <int LANES> enum status launch(const params &p, cudaStream_t stream)
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, THREADS, shared));
     if (per_sm < 1) return fail(ERR_DEVICE, "mask prediction: a block of %zu bytes of shared memory does not fit", shared);
-    /* Tasks wait for earlier ones. CTAs take theirs in rising order and no more are started than fit, so whatever a
-     * task waits for is running, or will be once other streams' kernels leave. */
+    /* Tickets are drawn in rising order by CTAs that run, so the lowest unfinished task is always under way. */
     kernel<<<sms * per_sm, THREADS, shared, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
@@ -498,7 +535,7 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
     p.ws = (char *)ws;
-    p.sums_done = (int *)ws, p.sim_done = p.sums_done + a->n_kv_heads * p.at.n_chunks, p.q_done = p.sim_done + a->n_kv_heads;
+    p.next_task = (int *)ws, p.sums_done = p.next_task + 1, p.sim_done = p.sums_done + a->n_kv_heads * p.at.n_chunks, p.q_done = p.sim_done + a->n_kv_heads;
     cudaStream_t s = (cudaStream_t)stream;
     CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int) * p.at.counters, s));
     if (a->head_dim == 64) return launch<8>(p, s);

@@ -1,6 +1,7 @@
 #include "reports/report.h"
 
 #include "base/file.h"
+#include "reports/attribution.h"
 #include "reports/plot.h"
 #include "reports/tables.h"
 
@@ -91,6 +92,8 @@ static void draw_all(struct draft *d)
     add_picture(d, plot_positions(o, "kl_by_position", order, n, "kl"), "kl_by_position", "why",
                 "KL divergence by token position");
     add_picture(d, plot_layers(o, "layers", v), "layers", "why", "Error by layer");
+    add_picture(d, plot_attribution(o, "layer_cost", &d->runs), "layer_cost", "why",
+                "Error each layer causes, end to end");
     add_picture(d, plot_heads(o, "heads_sparsity", v, HEAT_SPARSITY), "heads_sparsity", "why",
                 "Sparsity of each head, %");
     add_picture(d, plot_heads(o, "heads_l1", v, HEAT_L1_HELD_OUT), "heads_l1", "why",

@@ -333,19 +333,21 @@ JOIN software s ON s.id = r.software;
 -- sparse and at least as good, and better in one of both. on_kl and on_ppl likewise. The oracle, which has to
 -- compute everything before it leaves anything out, is a limit and competes with itself alone.
 CREATE VIEW v_frontier AS
-SELECT id, model, dataset, max_length, method, layers, rule, l1, pv_l1, topk, window, sparsity,
-       cosine_mean, kl_mean, ppl_ratio,
-       cosine_mean IS NOT NULL AND cosine_mean >= max(cosine_mean) OVER same
-           AND ifnull(cosine_mean > max(cosine_mean) OVER sparser, 1) AS on_cosine,
-       kl_mean IS NOT NULL AND kl_mean <= min(kl_mean) OVER same
-           AND ifnull(kl_mean < min(kl_mean) OVER sparser, 1) AS on_kl,
-       ppl_ratio IS NOT NULL AND ppl_ratio <= min(ppl_ratio) OVER same
-           AND ifnull(ppl_ratio < min(ppl_ratio) OVER sparser, 1) AS on_ppl
-FROM (SELECT v.*, r.model AS model_id, r.dataset AS dataset_id FROM v_runs v JOIN run r ON r.id = v.id
-      WHERE v.status = 'done' AND v.sparsity IS NOT NULL)
-WINDOW same    AS (PARTITION BY model_id, dataset_id, method = 'oracle', sparsity),
-       sparser AS (PARTITION BY model_id, dataset_id, method = 'oracle' ORDER BY sparsity DESC
-                   GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING);
+WITH marked AS (
+    SELECT id,
+           cosine_mean IS NOT NULL AND cosine_mean >= max(cosine_mean) OVER same
+               AND ifnull(cosine_mean > max(cosine_mean) OVER sparser, 1) AS on_cosine,
+           kl_mean IS NOT NULL AND kl_mean <= min(kl_mean) OVER same
+               AND ifnull(kl_mean < min(kl_mean) OVER sparser, 1) AS on_kl,
+           ppl_ratio IS NOT NULL AND ppl_ratio <= min(ppl_ratio) OVER same
+               AND ifnull(ppl_ratio < min(ppl_ratio) OVER sparser, 1) AS on_ppl
+    FROM run WHERE status = 'done' AND sparsity IS NOT NULL
+    WINDOW same    AS (PARTITION BY model, dataset, method = 'oracle', sparsity),
+           sparser AS (PARTITION BY model, dataset, method = 'oracle' ORDER BY sparsity DESC
+                       GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
+SELECT r.id, m.name AS model, d.name AS dataset, r.max_length, r.method, r.layers, r.rule, r.l1, r.pv_l1,
+       r.topk, r.window, r.sparsity, r.cosine_mean, r.kl_mean, r.ppl_ratio, k.on_cosine, k.on_kl, k.on_ppl
+FROM marked k JOIN run r ON r.id = k.id JOIN model m ON m.id = r.model JOIN dataset d ON d.id = r.dataset;
 
 -- Metrics with the settings of their run.
 CREATE VIEW v_metrics AS

@@ -3,7 +3,7 @@
  *   check_kernels_cuda              check everything; exit 1 when something is wrong
  *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
  *   check_kernels_cuda --length N   attention, one size only
- *   check_kernels_cuda --masks      prediction only (with --quick: small sizes)
+ *   check_kernels_cuda --masks      prediction only (with --quick: small sizes; with --bench: no sparse attention)
  *   check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
  *
  * Inputs are fresh random numbers, outputs are poisoned with NaN before each run and have guard rows around
@@ -592,7 +592,7 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
     }
 }
 
-static void bench(const std::vector<int> &lengths, bool brief)
+static void bench(const std::vector<int> &lengths, bool brief, bool only_masks)
 {
     const int heads = 32, kv = 8;
     for (int d : {128, 64})
@@ -610,7 +610,7 @@ static void bench(const std::vector<int> &lengths, bool brief)
             for (int bk : {128, 64})
                 for (float keep : {0.1f, 0.25f, 0.5f, 0.6f, 1.0f}) {
                     if (n < 8192 && keep != 0.5f) continue;
-                    if (n > 40000) continue;
+                    if (n > 40000 || only_masks) continue;
                     if (brief && (keep > 0.5f || keep == 0.25f || bk == 64)) continue;
                     p.block = {128, bk};
                     struct tile_map map = tile_map_shape(p.block, heads, 0, n);
@@ -663,7 +663,8 @@ int main(int argc, char **argv)
     if (device_cuda.info(dev, &info) != OK) return 3;
     printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
     if (timing) {
-        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072}, brief);
+        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072}, brief,
+              only_masks);
     } else {
         if (!only_masks) {
             for (int bk : {64, 128})

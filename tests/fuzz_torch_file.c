@@ -1,7 +1,7 @@
 /* Any bytes as a file of torch.save: refused, or every tensor lies inside and can be read.
  *
- * First byte even: the rest is the whole archive. Odd: the rest is the pickle of an archive that is otherwise sound,
- * since random changes to an archive seldom get past its checksums.
+ * First byte even: the rest is the whole archive. Odd: the rest is the pickle of an archive that is otherwise
+ * sound, since random changes to an archive seldom get past its checksums.
  */
 #include "engine/sparge_pt.h"
 #include "engine/torch_zip.h"
@@ -22,7 +22,8 @@ static void check_tensor(const struct torch_tensor *t, const uint8_t *data, size
     char shape[64];
     int64_t n = torch_tensor_elements(t);
     require(n >= 0 && *torch_tensor_shape_text(t, shape, sizeof shape) == '[');
-    require(t->storage >= data && (size_t)t->storage_count * torch_type_size(t->type) <= (size_t)(data + size - t->storage));
+    require(t->storage >= data &&
+            (size_t)t->storage_count * torch_type_size(t->type) <= (size_t)(data + size - t->storage));
     double sum = 0;
     for (int64_t i = 0; i < n && i < 1000; i++) sum += torch_tensor_at(t, i) + torch_tensor_at(t, n - 1 - i);
     require(sum == sum || isnan(sum));

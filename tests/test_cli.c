@@ -224,7 +224,8 @@ Test(cli, wrong_options_are_usage_errors, .init = enter, .fini = leave)
         {"gate x.json --min-cosine two", "--min-cosine"},
         {"gate x.json --min-cosine nan", "--min-cosine"},
         {"gate x.json --max-kl -1", "--max-kl"},
-        {"list --format pretty --db none.db", "pretty"},
+        {"list methods --format pretty", "pretty"},
+        {EVAL "-q --max-length 300 --num-samples 1 --format pretty", "pretty"},
         {"list nothing", "nothing"},
         {"nonsense", "nonsense"},
     };

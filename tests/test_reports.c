@@ -1,5 +1,6 @@
 #include "base/file.h"
 #include "base/json.h"
+#include "reports/attribution.h"
 #include "reports/compare.h"
 #include "reports/html.h"
 #include "reports/junit.h"
@@ -869,4 +870,76 @@ Test(reports, tables_of_runs_hide_what_is_equal_and_find_what_differs)
     table_free(&t);
     sql_result_clear(&q);
     run_view_clear(&v);
+}
+
+static void put_layers(uint64_t seed, const char *layers, const char *heads, double error, double l1)
+{
+    struct fixture_options o = options(seed, .4, error);
+    o.n_layers = 6;
+    o.layers = layers;
+    struct fixture f;
+    fixture_run(&f, o);
+    f.d.run.heads = heads;
+    f.d.run.l1 = l1;
+    f.d.run.pv_l1 = l1 + .01;
+    ok(store_run_put(store, &f.d, false, NULL));
+    fixture_clear(&f);
+}
+
+Test(reports, attribution_ranks_what_costs_most)
+{
+    put_layers(1, "0", "all", .2, .06);
+    put_layers(2, "4", "all", .9, .06);
+    put_layers(3, "4", "2", .3, .06);
+    put_layers(4, "0-5", "all", 2, .06);
+    put_layers(5, "0-3,5", "all", .8, .06);
+    put_layers(6, "1-5", "all", 1.9, .06);
+    put_layers(7, "1-3", "all", 1, .06); /* singles nothing out */
+    struct run_filter any = {0};
+    struct run_list runs;
+    ok(query_runs(store, &any, &runs));
+    struct attribution *a;
+    size_t n;
+    ok(attribution_find(&runs, &a, &n));
+    cr_assert_eq(n, 5);
+    const int layers[] = {4, 4, 0, 4, 0}, heads[] = {-1, 2, -1, -1, -1};
+    for (int i = 0; i < 5; i++) {
+        cr_assert_eq(a[i].layer, layers[i], "place %d: layer %d", i, a[i].layer);
+        cr_assert_eq(a[i].head, heads[i]);
+        cr_assert_eq(a[i].all_but, i >= 3);
+    }
+    cr_assert_float_eq(a[3].kl_saved, .05 * (2 - .8), 1e-12);
+    struct table *t = attribution_table(a, n);
+    cr_assert_eq(table_rows(t), 5);
+    table_free(&t);
+    free(a);
+    struct plot_out out = {dir, db, true};
+    if (plot_available() == OK) {
+        ok(plot_attribution(&out, "cost", &runs));
+        cr_assert_gt(size_of("cost.svg"), 2000u);
+    }
+    runs.n = 0;
+    cr_assert_eq(plot_attribution(&out, "cost", &runs), ERR_ARG);
+    run_list_clear(&runs);
+}
+
+Test(reports, monotonicity_flags_a_tighter_bound_that_is_worse)
+{
+    put_layers(1, "all", "all", .2, .04);
+    put_layers(2, "all", "all", .9, .06); /* worse than the next */
+    put_layers(3, "all", "all", .5, .08);
+    put_layers(4, "all", "all", 1.5, .10);
+    put_layers(5, "3", "all", 1.5, .04); /* another question */
+    struct run_filter any = {0};
+    struct run_list runs;
+    ok(query_runs(store, &any, &runs));
+    size_t violations;
+    struct table *t = monotonicity_table(&runs, &violations);
+    cr_assert_eq(violations, 1);
+    cr_assert_eq(table_rows(t), 4);
+    char *text = render(t, TABLE_TERMINAL, (struct table_style){0});
+    has(text, "worse than the looser run 3");
+    free(text);
+    table_free(&t);
+    run_list_clear(&runs);
 }

@@ -429,6 +429,53 @@ static struct memory memory_new(int n_layers, int n_heads, int n_samples)
                            .n_samples = n_samples};
 }
 
+/* Curves of real queries, keys and values under GQA, against whole layers run with one pair of thresholds for all. */
+Test(tuner, curves_of_a_real_model_equal_the_kernel, .timeout = 60)
+{
+    static const struct tune_bounds bounds = {.2, .3};
+    static const struct block_shape shapes[] = {{128, 64}, {64, 128}};
+    for (int shape = 0; shape < 2; shape++) {
+        struct bench b;
+        struct tune_times times;
+        struct tuned t;
+        open_demo(&b, 1, "0+5", 1);
+        b.policy.block = shapes[shape];
+        b.policy.smooth_k = shape ? SMOOTH_K_GLOBAL : SMOOTH_K_RUNNING;
+        int heads = b.w.config.n_heads, n_left_out = 0;
+        struct memory m = memory_new(b.w.config.n_layers, heads, 1);
+        struct tune_args a = args_of(&b, &bounds, 1);
+        a.curves = (struct curve_store){&m, memory_get, memory_put, memory_layer_done};
+        CHECK(tune(&a, &t, &times));
+        cr_expect_eq(m.n_put, 2 * heads);
+        tuned_clear(&t);
+        struct rng r;
+        rng_init(&r, 8);
+        for (int i = 0; i < 8; i++) {
+            int theta = (int)rng_below(&r, N_THETAS), tau = (int)rng_below(&r, 60);
+            struct rerun runs;
+            policy_set_thresholds(&b.policy, curve_theta(theta), curve_tau(tau), 50);
+            rerun_samples(&b, &b.policy, false, &runs);
+            for (int h = 0; h < 6 * heads; h++) {
+                if (!b.policy.layer_on[h / heads]) continue;
+                const struct curve *c = &m.curves[place(&m, h / heads, h % heads, 0)];
+                const struct curve_point *p = &c->points[theta][tau];
+                cr_expect(fabs((double)p->error.l1 - runs.worst[h].l1) < 1e-5, "head %d at (%g, %g): l1 %.8g, kernel %.8g", h,
+                          (double)curve_theta(theta), (double)curve_tau(tau), (double)p->error.l1, runs.worst[h].l1);
+                cr_expect(fabs((double)p->error.cosine - runs.worst[h].cosine) < 1e-4 &&
+                          fabs((double)p->error.rmse - runs.worst[h].rmse) < 1e-4);
+                cr_expect(fabs(1 - (double)p->n_kept / c->n_possible - runs.qk_sparsity[h]) < 1e-12, "head %d: %u of %u kept", h,
+                          p->n_kept, c->n_possible);
+                n_left_out += p->n_kept < c->n_possible;
+            }
+            rerun_clear(&runs);
+        }
+        cr_expect(n_left_out > 8, "%d", n_left_out);
+        free(m.curves);
+        free(m.have);
+        close_bench(&b);
+    }
+}
+
 static int stop_layers; /* the number of finished layers at which stop() says yes */
 static struct memory *watched;
 

@@ -1,0 +1,140 @@
+/* Runs a plan: every cell gets a content key, cells that share work stand together, and what is missing is filled in.
+ *
+ * Shared: one dense pass per data set (harness/dense_states.h), one set of tuning curves for all bounds of a group of
+ * cells, the residual stream at the first sparse layer. Each cell is stored in a transaction of its own as soon as it is
+ * done; one that fails is stored with the reason and the sweep goes on. Several processes may work on one database: a cell
+ * belongs to whoever holds its lease, and leases of processes that died on this machine are void.
+ */
+#ifndef SG_HARNESS_SWEEP_H
+#define SG_HARNESS_SWEEP_H
+
+#include "harness/dense_states.h"
+#include "harness/plan.h"
+#include "harness/setup.h"
+#include "harness/shard.h"
+#include "results/query.h"
+#include "results/store.h"
+
+/* Memory shared with whoever watches this process, so that a crash is put down to the right cell. */
+enum { SWEEP_MAX_CRASHES = 64 };
+struct sweep_watch {
+    volatile int cell;              /* number of the cell that runs, in order of execution; -1 none */
+    int crashed[SWEEP_MAX_CRASHES]; /* cells that ended earlier processes, the newest last */
+    int n_crashed;
+    char how[160];                  /* how the newest did: "crashed: Segmentation fault" */
+};
+
+enum sweep_event_kind { SWEEP_CELL, SWEEP_TUNED, SWEEP_DENSE, SWEEP_WAIT };
+struct sweep_event {
+    enum sweep_event_kind kind;
+    int n_finished, n;         /* cells of this shard that are settled, and all of them */
+    const char *text;          /* the cell, the group, or the data set */
+    const char *problem;       /* why it failed or was skipped; NULL when done */
+    double seconds;
+    double sparsity, cosine, kl; /* of a cell that is done */
+};
+
+struct sweep_args {
+    const struct setup *setup;
+    struct store *store;
+    struct dense_cache *cache;
+    const struct plan *plan;
+    const struct machine_options *machine;
+    const char *name, *plan_json; /* name of the plan in the database */
+    int num_samples, seed;
+    const char *score, *field;
+    enum smooth_k smooth_k;
+    int min_sparse_tokens;
+    const char *tune_suite;    /* NULL: each cell's own suite */
+    int n_tune, n_held_out, tune_length; /* tune_length 0: each cell's own length */
+    double min_sparsity;
+    struct shard shard;
+    bool retry_failed, keep_tokens, keep_masks;
+    int n_worst;
+    double max_memory;         /* bytes a cell may take; 0: what the machine has left */
+    struct sweep_watch *watch; /* may be NULL */
+    void (*event)(void *ctx, const struct sweep_event *e); /* may be NULL */
+    void *event_ctx;
+    bool (*stop)(void *);      /* may be NULL */
+};
+
+/* Samples of one suite at one length. */
+struct sweep_data {
+    const char *suite;
+    int max_length;
+    struct sample_set set;
+    char *problem;             /* why there are no samples; NULL */
+    struct dense_states states;
+    bool have_states, no_states; /* no_states: they do not fit, cells make their own */
+};
+
+/* Cells that are tuned together. */
+struct sweep_group {
+    int data;
+    const char *method;
+    struct block_shape block;
+    enum tune_rule rule;
+    uint8_t *layers;           /* [n_layers] of all its cells, owned */
+    double (*bounds)[2];       /* [n_bounds] l1, pv_l1, owned */
+    int n_bounds;
+    struct sample_set set;     /* tuning and held-out samples */
+    char *problem;
+    char id[33];               /* hash of everything the thresholds follow from, bounds and layers left out */
+    char *text;                /* the same for people, part of the cells' keys */
+    struct tuned *tuned;       /* [n_bounds]; heads NULL: not yet */
+    char (*hashes)[33];        /* [n_bounds] */
+};
+
+struct sweep_cell {
+    const struct plan_cell *cell;
+    int data, group, bounds;   /* group -1: not tuned */
+    struct run_record run;     /* identity */
+    bool settled;
+    enum cell_state state;     /* when the sweep was opened */
+    double cost;               /* floating point operations of its own */
+};
+
+struct sweep {
+    struct sweep_args a;
+    struct pool *pool;
+    struct sweep_data *data;
+    struct sweep_group *groups;
+    struct sweep_cell *cells;  /* in order of execution */
+    int n_data, n_groups, n;
+    int first, end;            /* the shard's cells */
+    char owner[96];
+    int n_done, n_failed, n_skipped, n_reused, n_tunings;
+    double dense_s, tune_s, cells_s;
+    int n_curves, n_curves_reused;
+};
+
+/* Loads samples, makes keys, orders, and looks up what is stored. Writes nothing. */
+enum status sweep_open(struct sweep *s, const struct sweep_args *a) MUST_USE;
+void sweep_close(struct sweep *s);
+
+/* What it would take; seconds NAN when nothing is known of this machine's speed (flops <= 0). */
+struct sweep_estimate {
+    int n_run, n_done, n_failed, n_skipped, n_stale, n_elsewhere;
+    int n_dense_passes, n_streams, n_tunings;
+    size_t bytes;              /* at the widest moment, weights left out */
+    double dense_flop, cells_flop, tune_flop, separate_flop; /* separate: as single runs without a cache or shared tuning */
+};
+struct sweep_estimate sweep_estimate(const struct sweep *s);
+/* Floating point operations a second of a short dense prefill here. */
+enum status sweep_probe(const struct setup *setup, const char *impl, double *flops) MUST_USE;
+
+/* Fills what is missing. OK also when cells failed: see the counters. ERR_CANCELLED when stopped, ERR_DB when results
+ * cannot be stored. */
+enum status sweep_run(struct sweep *s) MUST_USE;
+
+/* For sweep_run: the thresholds of a group, from the database or found now. *busy: another process is at it. */
+enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy) MUST_USE;
+/* A lease, also when its present owner is a process of this machine that no longer runs. */
+enum status sweep_lease(struct sweep *s, const char *key, enum lease *out) MUST_USE;
+/* Bytes that evaluating a set takes beside weights and shared states. */
+size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set);
+/* Of all bytes, what may still be taken. */
+double sweep_free_bytes(const struct sweep *s);
+enum { SWEEP_LEASE_SECONDS = 900, SWEEP_TUNE_LEASE_SECONDS = 7200 };
+
+#endif

@@ -1,0 +1,266 @@
+#include "harness/sweep.h"
+
+#include "base/clock.h"
+#include "harness/evaluate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { RESAMPLES = 1000, RENEW_NS = 60, POLL_NS = 300000000 };
+
+static void tell(struct sweep *s, const struct sweep_event *e)
+{
+    if (s->a.event) s->a.event(s->a.event_ctx, e);
+}
+
+static int n_settled(const struct sweep *s)
+{
+    int n = 0;
+    for (int i = s->first; i < s->end; i++) n += s->cells[i].settled;
+    return n;
+}
+
+/* Called between layers: the user's wish to stop, and the lease of a long cell. */
+struct cell_watch {
+    struct sweep *s;
+    const char *key;
+    int64_t renewed;
+};
+
+static bool cell_stop(void *ctx)
+{
+    struct cell_watch *w = ctx;
+    if (w->s->a.stop && w->s->a.stop(NULL)) return true;
+    if (clock_ns() - w->renewed > RENEW_NS * (int64_t)1000000000) {
+        enum lease lease;
+        w->renewed = clock_ns();
+        if (sweep_lease(w->s, w->key, &lease) != OK) return false; /* storing the cell will say what is wrong */
+    }
+    return false;
+}
+
+static void describe_event(struct sweep *s, const struct sweep_cell *x, const struct run_data *d, double seconds)
+{
+    struct str text = {0};
+    plan_cell_describe(x->cell, &text);
+    struct sweep_event e = {.kind = SWEEP_CELL, .n_finished = n_settled(s), .n = s->end - s->first, .text = str_get(&text),
+                            .problem = d->run.status == RUN_DONE ? NULL : d->run.reason, .seconds = seconds, .sparsity = NAN,
+                            .cosine = NAN, .kl = NAN};
+    for (size_t i = 0; i < d->n_metrics; i++) {
+        const struct metric_record *m = &d->metrics[i];
+        if (strcmp(m->scope, "overall") != 0) continue;
+        if (strcmp(m->name, "sparsity") == 0) e.sparsity = m->mean;
+        if (strcmp(m->name, "cosine") == 0) e.cosine = m->mean;
+        if (strcmp(m->name, "kl") == 0) e.kl = m->mean;
+    }
+    tell(s, &e);
+    str_clear(&text);
+}
+
+/* A cell without results is a row too. */
+static enum status store_problem(struct sweep *s, struct sweep_cell *x, enum run_status status, const char *reason)
+{
+    char now[32], *copy = str_dup(reason); /* the reason may be the status message, which storing overwrites */
+    struct run_data d = {.run = x->run};
+    d.run.status = status;
+    d.run.reason = copy;
+    d.run.started = d.run.ended = clock_utc(now, sizeof now);
+    d.run.wall_s = 0;
+    enum status st = store_run_put(s->a.store, &d, false, NULL);
+    x->settled = st == OK;
+    s->n_failed += st == OK && status == RUN_FAILED;
+    s->n_skipped += st == OK && status == RUN_SKIPPED;
+    if (st == OK) describe_event(s, x, &d, 0);
+    free(copy);
+    return st;
+}
+
+static enum status measure(struct sweep *s, struct sweep_cell *x, const struct tuned *tuned, struct evaluation *e)
+{
+    struct sweep_data *d = &s->data[x->data];
+    const struct model *m = &s->a.setup->model;
+    struct sparse_policy policy;
+    struct cell_watch watch = {s, x->run.key, clock_ns()};
+    TRY(plan_cell_policy(x->cell, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, tuned, &policy));
+    enum status st = evaluate(&(struct evaluate_args){
+                                  .model = (struct model *)m, .par = s->a.setup->par, .set = &d->set, .policy = &policy,
+                                  .cache = s->a.cache, .states = d->have_states ? &d->states : NULL,
+                                  .impl = s->a.machine->impl, .chunk = s->a.machine->chunk,
+                                  .keep_tokens = s->a.keep_tokens, .keep_masks = s->a.keep_masks && policy.method,
+                                  .n_worst = s->a.n_worst, .n_resamples = RESAMPLES, .seed = (uint64_t)s->a.seed,
+                                  .quiet = true, .stop = cell_stop, .stop_ctx = &watch}, e);
+    policy_clear(&policy);
+    return st;
+}
+
+static enum status run_cell(struct sweep *s, struct sweep_cell *x)
+{
+    struct sweep_data *d = &s->data[x->data];
+    struct evaluation e = {0};
+    char started[32], ended[32];
+    const struct tuned *tuned = NULL;
+    if (x->group >= 0) {
+        tuned = &s->groups[x->group].tuned[x->bounds];
+        x->run.tuned_hash = s->groups[x->group].hashes[x->bounds];
+    }
+    double need = (double)sweep_cell_bytes(s, &d->set), available = sweep_free_bytes(s);
+    if (need > available) {
+        char reason[160];
+        snprintf(reason, sizeof reason, "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
+                 need / 0x1p30, available / 0x1p30);
+        return store_problem(s, x, RUN_SKIPPED, reason);
+    }
+    clock_utc(started, sizeof started);
+    int64_t t0 = clock_ns();
+    enum status st = measure(s, x, tuned, &e);
+    if (st == ERR_CANCELLED || st == ERR_DB) return st;
+    if (st != OK) return store_problem(s, x, RUN_FAILED, status_message());
+    struct run_record r = x->run, measured = e.data.run;
+    r.status = measured.status;
+    r.attention_calls = measured.attention_calls;
+    r.dense_fallback_calls = measured.dense_fallback_calls;
+    r.wall_s = measured.wall_s;
+    r.peak_bytes = measured.peak_bytes;
+    r.impls = measured.impls;
+    r.started = started;
+    r.ended = clock_utc(ended, sizeof ended);
+    e.data.run = r;
+    st = store_run_put(s->a.store, &e.data, false, NULL);
+    double seconds = (double)(clock_ns() - t0) * 1e-9;
+    x->settled = st == OK;
+    s->n_done += st == OK;
+    s->cells_s += seconds;
+    if (st == OK) describe_event(s, x, &e.data, seconds);
+    evaluation_clear(&e);
+    return st;
+}
+
+/* The dense pass of a data set, cut where its open cells begin. */
+static enum status open_states(struct sweep *s, int data)
+{
+    struct sweep_data *d = &s->data[data];
+    const struct llama_config *c = &s->a.setup->model.weights.config;
+    if (d->have_states || d->no_states) return OK;
+    int *layers = calloc((size_t)c->n_layers + 1, sizeof *layers), n = 0, n_blocks = 0, n_open = 0;
+    struct block_shape blocks[16];
+    if (!layers) return fail(ERR_MEMORY, "no memory for a list of layers");
+    for (int i = s->first; i < s->end; i++) { /* in ascending order of first layer */
+        const struct sweep_cell *x = &s->cells[i];
+        if (x->data != data || x->settled) continue;
+        int first = x->cell->first_layer, b = 0;
+        n_open++;
+        if (n == 0 || layers[n - 1] != first) layers[n++] = first;
+        while (b < n_blocks && (blocks[b].q != x->cell->block.q || blocks[b].k != x->cell->block.k)) b++;
+        if (b == n_blocks && n_blocks < 16) blocks[n_blocks++] = x->cell->block;
+    }
+    /* Half of what is free may be held, so that the cells themselves have room. */
+    double spare = sweep_free_bytes(s) - (double)sweep_cell_bytes(s, &d->set);
+    size_t budget = spare > 0 ? (size_t)(spare / 2) : 0;
+    int64_t t0 = clock_ns();
+    enum status st = dense_states_open(&d->states, &(struct dense_states_args){
+                                                       .model = (struct model *)&s->a.setup->model, .par = s->a.setup->par,
+                                                       .set = &d->set, .cache = s->a.cache, .impl = s->a.machine->impl,
+                                                       .chunk = s->a.machine->chunk, .layers = layers, .n_layers = n,
+                                                       .blocks = blocks, .n_blocks = n_blocks, .budget_bytes = budget,
+                                                       .stop = s->a.stop});
+    free(layers);
+    double seconds = (double)(clock_ns() - t0) * 1e-9;
+    s->dense_s += seconds;
+    d->have_states = st == OK;
+    d->no_states = st == ERR_MEMORY;
+    if (st == OK || st == ERR_MEMORY) {
+        char text[160];
+        snprintf(text, sizeof text, "%d samples of %s at %d for %d cells, stream kept at %d layers", d->set.n_samples, d->suite,
+                 d->max_length, n_open, d->have_states ? d->states.n_points : 0);
+        tell(s, &(struct sweep_event){.kind = SWEEP_DENSE, .text = text, .seconds = seconds,
+                                      .problem = st == OK ? NULL : status_message()});
+    }
+    return st == ERR_MEMORY ? OK : st;
+}
+
+/* One open cell: *deferred when another process has it, or its tuning. */
+static enum status visit(struct sweep *s, int i, bool *deferred)
+{
+    struct sweep_cell *x = &s->cells[i];
+    struct sweep_data *d = &s->data[x->data];
+    enum lease lease;
+    TRY(sweep_lease(s, x->run.key, &lease));
+    if (lease == LEASE_BUSY) {
+        *deferred = true;
+        return OK;
+    }
+    if (lease == LEASE_STORED) {
+        x->settled = true;
+        s->n_reused++;
+        return OK;
+    }
+    if (s->a.watch) s->a.watch->cell = i;
+    enum status st = OK;
+    bool busy = false;
+    if (d->problem) {
+        st = store_problem(s, x, RUN_FAILED, d->problem);
+    } else if (s->a.watch && s->a.watch->n_crashed && i == s->a.watch->crashed[s->a.watch->n_crashed - 1]) {
+        st = store_problem(s, x, RUN_FAILED, s->a.watch->how);
+    } else {
+        st = x->group >= 0 ? sweep_group_tune(s, &s->groups[x->group], &busy) : OK;
+        if (st != OK && st != ERR_CANCELLED && st != ERR_DB) {
+            st = store_problem(s, x, RUN_FAILED, status_message());
+        } else if (st == OK && !busy) {
+            double need = (double)sweep_cell_bytes(s, &d->set);
+            if (need <= sweep_free_bytes(s)) st = open_states(s, x->data);
+            if (st == OK) st = run_cell(s, x);
+            else if (st != ERR_CANCELLED && st != ERR_DB) st = store_problem(s, x, RUN_FAILED, status_message());
+        }
+    }
+    if (s->a.watch) s->a.watch->cell = -1;
+    *deferred |= busy;
+    if (!x->settled) { /* stopped, or its tuning is made elsewhere: leave it to whoever comes next */
+        char *message = st == OK ? NULL : str_dup(status_message());
+        enum status released = store_lease_release(s->a.store, x->run.key, s->owner);
+        if (st == OK) return released;
+        st = fail(st, "%s", message);
+        free(message);
+    }
+    return st;
+}
+
+static enum status store_plan(struct sweep *s)
+{
+    struct planned_cell *cells = calloc((size_t)s->n, sizeof *cells);
+    if (!cells) return fail(ERR_MEMORY, "no memory for a plan of %d cells", s->n);
+    for (int i = 0; i < s->n; i++)
+        cells[i] = (struct planned_cell){s->cells[i].run.key, s->cells[i].run.slot, s->cells[i].run.key_json};
+    enum status st = store_plan_put(s->a.store, s->a.name, s->a.plan_json, cells, (size_t)s->n);
+    free(cells);
+    return st;
+}
+
+enum status sweep_run(struct sweep *s)
+{
+    TRY(store_plan(s));
+    for (int i = s->first; i < s->end; i++) s->n_reused += s->cells[i].settled;
+    for (bool told = false;;) {
+        bool deferred = false, progress = false;
+        int open_data = -1;
+        for (int i = s->first; i < s->end; i++) {
+            struct sweep_cell *x = &s->cells[i];
+            if (x->settled) continue;
+            if (open_data >= 0 && open_data != x->data && s->data[open_data].have_states) {
+                dense_states_close(&s->data[open_data].states); /* cells of one data set stand together */
+                s->data[open_data].have_states = false;
+            }
+            open_data = x->data;
+            if (s->a.stop && s->a.stop(NULL)) return fail(ERR_CANCELLED, "stopped on request; the same command goes on from here");
+            TRY(visit(s, i, &deferred));
+            progress |= x->settled;
+        }
+        if (!deferred) return OK;
+        if (progress) continue;
+        if (!told) tell(s, &(struct sweep_event){.kind = SWEEP_WAIT, .text = "the remaining cells run in other processes"});
+        told = true;
+        nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
+    }
+}

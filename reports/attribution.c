@@ -1,0 +1,255 @@
+#include "reports/attribution.h"
+
+#include "reports/plot_script.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LAYERS = 1024 };
+
+/* "0-6,8-15" into flags; returns how many layers, -1 for a text of another form. */
+static int parse_layers(const char *text, int n_layers, bool on[MAX_LAYERS])
+{
+    memset(on, 0, MAX_LAYERS * sizeof *on);
+    if (n_layers < 1 || n_layers > MAX_LAYERS) return -1;
+    if (!strcmp(text, "all")) {
+        for (int l = 0; l < n_layers; l++) on[l] = true;
+        return n_layers;
+    }
+    for (const char *p = text; *p;) {
+        char *end;
+        long lo = strtol(p, &end, 10), hi = lo;
+        if (end == p) return -1;
+        if (*end == '-') {
+            p = end + 1;
+            hi = strtol(p, &end, 10);
+            if (end == p) return -1;
+        }
+        if (lo < 0 || hi >= n_layers || lo > hi) return -1;
+        for (long l = lo; l <= hi; l++) on[l] = true;
+        if (*end && *end != ',') return -1;
+        p = *end ? end + 1 : end;
+    }
+    int n = 0;
+    for (int l = 0; l < n_layers; l++) n += on[l];
+    return n;
+}
+
+static bool same_text(const char *a, const char *b) { return !a || !b ? a == b : !strcmp(a, b); }
+static bool same_real(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+
+/* Equal in everything but layers, heads and, when asked for, the bounds and what follows from them. */
+static bool same_question(const struct run_record *a, const struct run_record *b, bool but_bounds)
+{
+    if (!same_text(a->model.fingerprint, b->model.fingerprint) ||
+        !same_text(a->dataset.fingerprint, b->dataset.fingerprint) || !same_text(a->method, b->method) ||
+        !same_text(a->rule, b->rule) || !same_text(a->smooth_k, b->smooth_k) ||
+        !same_text(a->device, b->device) || a->block_q != b->block_q || a->block_k != b->block_k ||
+        a->max_length != b->max_length || a->window != b->window || a->repeat != b->repeat ||
+        !same_real(a->topk, b->topk))
+        return false;
+    if (but_bounds) return same_text(a->layers, b->layers) && same_text(a->heads, b->heads);
+    return same_real(a->l1, b->l1) && same_real(a->pv_l1, b->pv_l1) &&
+           same_real(a->simthreshd1, b->simthreshd1) && same_real(a->cdfthreshd, b->cdfthreshd) &&
+           same_real(a->pvthreshd, b->pvthreshd);
+}
+
+static bool all_heads(const struct run_record *r) { return !r->heads || !strcmp(r->heads, "all"); }
+
+/* KL with every layer sparse and all else as in `r`; NAN when no run has it. */
+static double kl_of_all(const struct run_list *runs, const struct run_record *r)
+{
+    bool on[MAX_LAYERS];
+    for (size_t i = 0; i < runs->n; i++) {
+        const struct run_record *o = &runs->rows[i];
+        if (o->status == RUN_DONE && all_heads(o) && same_question(o, r, false) &&
+            parse_layers(o->layers, o->model.n_layers, on) == o->model.n_layers)
+            return o->headline.kl_mean;
+    }
+    return NAN;
+}
+
+static double cost(const struct attribution *a)
+{
+    double c = a->all_but ? a->kl_saved : a->kl;
+    return isnan(c) ? -INFINITY : c;
+}
+
+static int compare_cost(const void *x, const void *y)
+{
+    const struct attribution *a = x, *b = y;
+    if (a->all_but != b->all_but) return a->all_but - b->all_but;
+    if (cost(a) != cost(b)) return cost(a) > cost(b) ? -1 : 1;
+    return a->layer != b->layer ? a->layer - b->layer : a->head - b->head;
+}
+
+enum status attribution_find(const struct run_list *runs, struct attribution **out, size_t *n)
+{
+    *n = 0;
+    *out = malloc((runs->n + 1) * sizeof **out);
+    if (!*out) return fail(ERR_MEMORY, "no memory to attribute the errors of %zu runs", runs->n);
+    for (size_t i = 0; i < runs->n; i++) {
+        const struct run_record *r = &runs->rows[i];
+        bool on[MAX_LAYERS];
+        int n_layers = r->model.n_layers, n_on = parse_layers(r->layers, n_layers, on);
+        if (r->status != RUN_DONE || n_on < 1 || !strcmp(r->method, "dense")) continue;
+        bool alone = n_on == 1, all_but = n_on == n_layers - 1 && n_layers > 2;
+        if ((!alone && !all_but) || (all_but && !all_heads(r))) continue;
+        int layer = 0;
+        while (on[layer] != alone) layer++;
+        (*out)[(*n)++] = (struct attribution){
+            .run = r,
+            .layer = layer,
+            .head = all_heads(r) ? -1 : atoi(r->heads),
+            .all_but = all_but,
+            .kl = r->headline.kl_mean,
+            .cosine = r->headline.cosine_mean,
+            .kl_saved = all_but ? kl_of_all(runs, r) - r->headline.kl_mean : NAN,
+        };
+    }
+    qsort(*out, *n, sizeof **out, compare_cost);
+    return OK;
+}
+
+struct table *attribution_table(const struct attribution *rows, size_t n)
+{
+    struct table *t = table_new("Error by layer and head, end to end");
+    table_add_column(t, (struct table_column){.name = "run"});
+    table_add_column(t, (struct table_column){.name = "layer"});
+    table_add_column(t, (struct table_column){.name = "head"});
+    table_add_column(t, (struct table_column){.name = "sparse"});
+    table_add_column(t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(t,
+                     (struct table_column){"KL saved", "nats", NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_AUTO});
+    table_add_column(t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(t, (struct table_column){"ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(t,
+                     (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+    for (size_t i = 0; i < n; i++) {
+        table_int(t, rows[i].run->id);
+        table_int(t, rows[i].layer);
+        if (rows[i].head < 0) table_text(t, "all");
+        else table_int(t, rows[i].head);
+        table_text(t, rows[i].all_but ? "all but it" : "it alone");
+        table_real(t, rows[i].kl);
+        table_real(t, rows[i].kl_saved);
+        table_real(t, rows[i].cosine);
+        table_real(t, rows[i].run->headline.ppl_ratio);
+        table_real(t, rows[i].run->headline.sparsity);
+    }
+    return t;
+}
+
+enum status plot_attribution(const struct plot_out *o, const char *name, const struct run_list *runs)
+{
+    struct attribution *rows;
+    size_t n, alone = 0, all_but = 0;
+    TRY(attribution_find(runs, &rows, &n));
+    struct plot_script p;
+    plot_script_init(&p, o, name, 900, 440);
+    struct str saved = {0};
+    str_add(&p.data, "$alone << EOD\n");
+    for (size_t i = 0; i < n; i++) {
+        if (rows[i].head >= 0) continue;
+        const struct headline *h = &rows[i].run->headline;
+        if (rows[i].all_but) {
+            str_addf(&saved, "%d", rows[i].layer);
+            plot_number(rows[i].kl_saved, &saved);
+            str_add_char(&saved, '\n');
+            all_but++;
+            continue;
+        }
+        str_addf(&p.data, "%d", rows[i].layer);
+        plot_number(rows[i].kl, &p.data);
+        plot_number(isnan(h->kl_lo) ? rows[i].kl : h->kl_lo, &p.data);
+        plot_number(isnan(h->kl_hi) ? rows[i].kl : h->kl_hi, &p.data);
+        str_add_char(&p.data, '\n');
+        alone++;
+    }
+    str_addf(&p.data, "%sEOD\n$saved << EOD\n%sEOD\n", alone ? "" : "NaN NaN NaN NaN\n",
+             all_but ? str_get(&saved) : "NaN NaN\n");
+    str_clear(&saved);
+    free(rows);
+    if (!alone && !all_but) {
+        plot_script_clear(&p);
+        return fail(ERR_ARG, "%s: no runs single out a layer; make some with sweep --layers each", name);
+    }
+    str_add(&p.body, "set xlabel 'layer'\nset ylabel 'KL divergence, nats'\nset xtics 1\nset boxwidth 0.7\n"
+                     "set offsets 0.6,0.6,graph 0.05,0\n");
+    str_addf(&p.body,
+             "plot $alone using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'caused by the "
+             "layer "
+             "alone', $alone using 1:2:3:4 with yerrorbars pt 0 lw 1.5 lc '%s' notitle, $saved using 1:2 "
+             "with points "
+             "pt 5 ps 1.2 lc '%s' title 'saved by leaving it dense'\n",
+             plot_color(0), plot_color(0), plot_color(0), plot_color(1));
+    str_add(&p.sql, "SELECT id, layers, heads, kl_mean, kl_lo, kl_hi FROM v_runs WHERE status = 'done' ORDER "
+                    "BY id;");
+    return plot_script_run(&p);
+}
+
+static int compare_bounds(const void *x, const void *y)
+{
+    const struct run_record *const *a = x, *const *b = y;
+    if ((*a)->l1 != (*b)->l1) return (*a)->l1 < (*b)->l1 ? -1 : 1;
+    if (!same_real((*a)->pv_l1, (*b)->pv_l1)) return (*a)->pv_l1 < (*b)->pv_l1 ? -1 : 1;
+    return ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
+}
+
+/* Is the tighter of two runs worse, beyond what their intervals allow? */
+static bool violates(const struct run_record *tight, const struct run_record *loose)
+{
+    const struct headline *t = &tight->headline, *l = &loose->headline;
+    double upper = isnan(t->cosine_hi) ? t->cosine_mean : t->cosine_hi;
+    double lower = isnan(l->cosine_lo) ? l->cosine_mean : l->cosine_lo;
+    return tight->l1 < loose->l1 && tight->pv_l1 <= loose->pv_l1 && upper < lower;
+}
+
+struct table *monotonicity_table(const struct run_list *runs, size_t *n_violations)
+{
+    struct table *t = table_new("Do tighter bounds keep more?");
+    static const char *const names[] = {"run", "l1", "pv_l1", "sparsity", "cosine", "95 % from", "to"};
+    for (int i = 0; i < 7; i++)
+        table_add_column(t, (struct table_column){names[i], NULL, i == 3 ? NUMBER_PERCENT : NUMBER_SHORT,
+                                                  i == 3 ? 1 : 6, METRIC_NEITHER, ALIGN_AUTO});
+    table_add_column(t, (struct table_column){.name = "verdict"});
+    *n_violations = 0;
+    const struct run_record **order = malloc((runs->n + 1) * sizeof *order);
+    bool *done = calloc(runs->n + 1, sizeof *done);
+    if (!order || !done) abort();
+    for (size_t i = 0; i < runs->n; i++) {
+        size_t n = 0;
+        for (size_t k = i; k < runs->n; k++) {
+            const struct run_record *r = &runs->rows[k];
+            if (done[k] || r->status != RUN_DONE || isnan(r->l1) || isnan(r->headline.cosine_mean)) continue;
+            if (!same_question(&runs->rows[i], r, true)) continue;
+            done[k] = true;
+            order[n++] = r;
+        }
+        if (n < 2) continue;
+        qsort(order, n, sizeof *order, compare_bounds);
+        for (size_t k = 0; k < n; k++) {
+            const struct run_record *r = order[k], *worse_than = NULL;
+            for (size_t q = k + 1; q < n && !worse_than; q++)
+                if (violates(r, order[q])) worse_than = order[q];
+            table_int(t, r->id);
+            table_real(t, r->l1);
+            table_real(t, r->pv_l1);
+            table_real(t, r->headline.sparsity);
+            table_real(t, r->headline.cosine_mean);
+            table_real(t, r->headline.cosine_lo);
+            table_real(t, r->headline.cosine_hi);
+            char text[64] = "ok";
+            if (worse_than)
+                snprintf(text, sizeof text, "worse than the looser run %lld", (long long)worse_than->id);
+            table_text(t, text);
+            table_mark(t, worse_than ? "▼" : "=");
+            *n_violations += worse_than != NULL;
+        }
+    }
+    free(order);
+    free(done);
+    return t;
+}
