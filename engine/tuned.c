@@ -147,6 +147,49 @@ enum status tuned_write(const struct tuned *t, const char *path)
     return st;
 }
 
+static cJSON *layer_stats(const struct tuned *t, int layer)
+{
+    double theta = 0, tau = 0, lambda = 0, sparsity = 0, qk = 0, worst = 0;
+    int n = 0, n_sparse = 0;
+    for (int i = 0; i < t->n_heads; i++) {
+        const struct tuned_head *h = &t->heads[layer * t->n_heads + i];
+        if (!h->in_range) continue;
+        n++;
+        if (!h->params.is_sparse) continue;
+        n_sparse++;
+        theta += (double)h->params.simthreshd1;
+        tau += (double)h->params.cdfthreshd;
+        lambda += (double)h->params.pvthreshd;
+        sparsity += h->sparsity;
+        qk += h->qk_sparsity;
+        worst = fmax(worst, head_error_by(&h->tune, t->rule));
+    }
+    if (!n) return NULL;
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddNumberToObject(o, "layer_idx", layer);
+    cJSON_AddNumberToObject(o, "mean_sparsity", sparsity / n);
+    add_real(o, "cdfthreshd", n_sparse ? tau / n_sparse : NAN);
+    add_real(o, "simthreshd1", n_sparse ? theta / n_sparse : NAN);
+    add_real(o, "pvthreshd", n_sparse ? lambda / n_sparse : NAN);
+    cJSON_AddNumberToObject(o, "qk_sparsity", qk / n);
+    cJSON_AddNumberToObject(o, "worst_error", worst);
+    cJSON_AddNumberToObject(o, "num_heads", n);
+    cJSON_AddNumberToObject(o, "num_sparse_heads", n_sparse);
+    return o;
+}
+
+enum status tuned_write_stats(const struct tuned *t, const char *path)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (int l = 0; l < t->n_layers; l++) {
+        cJSON *o = layer_stats(t, l);
+        if (o) cJSON_AddItemToArray(list, o);
+    }
+    enum status st = json_write_file(path, list);
+    cJSON_Delete(list);
+    return st;
+}
+
 void tuned_print(const struct tuned *t, struct str *out)
 {
     cJSON *root = tuned_json(t);
@@ -250,8 +293,8 @@ static enum status read_root(struct tuned *t, struct json_in in)
     TRY(get_int(in, "block_q", 64, 128, &t->block.q));
     TRY(get_int(in, "block_k", 64, 128, &t->block.k));
     TRY(read_smooth_k(in, &t->smooth_k));
-    TRY(get_int(in, "max_length", 1, 1 << 30, &t->max_length));
-    TRY(get_int(in, "num_samples", 1, 1 << 30, &t->num_samples));
+    TRY(get_int(in, "max_length", 0, 1 << 30, &t->max_length)); /* 0: unknown, from an imported file */
+    TRY(get_int(in, "num_samples", 0, 1 << 30, &t->num_samples));
     TRY(get_int(in, "num_held_out", 0, 1 << 30, &t->num_held_out));
     const cJSON *heads = cJSON_GetObjectItemCaseSensitive(in.node, "heads"), *head;
     if (!cJSON_IsArray(heads)) return fail(ERR_FORMAT, "%s: field heads: found %s, expected an array", in.file, json_kind(heads));

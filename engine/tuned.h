@@ -60,6 +60,8 @@ void tuned_clear(struct tuned *t);
 char *tuned_hash(const struct tuned *t, char *out);
 
 enum status tuned_write(const struct tuned *t, const char *path) MUST_USE;
+/* The guide's statistics: an array with an object per tuned layer, thresholds as means over its sparse heads. */
+enum status tuned_write_stats(const struct tuned *t, const char *path) MUST_USE;
 /* The JSON text; appended. */
 void tuned_print(const struct tuned *t, struct str *out);
 /* ERR_FORMAT names file, field, found and expected. */

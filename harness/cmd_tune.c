@@ -1,6 +1,7 @@
 #include "harness/command.h"
 
 #include "base/file.h"
+#include "engine/sparge_pt.h"
 #include "engine/tuner.h"
 #include "harness/curve_db.h"
 #include "harness/identity.h"
@@ -108,12 +109,12 @@ static void show_progress(void *ctx, int done, int total)
 }
 
 /* "tuned.json" for one pair of bounds, "tuned_l1=0.06_pv=0.07.json" for several. */
-static char *output_name(const struct tuned *t, int n)
+static char *output_name(const struct tuned *t, const char *path, int n)
 {
-    if (n == 1) return str_dup(o.out);
-    const char *dot = strrchr(o.out, '.');
-    size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - o.out) : strlen(o.out);
-    return str_format("%.*s_l1=%g_pv=%g%s", (int)stem, o.out, t->l1, t->pv_l1, o.out + stem);
+    if (n == 1) return str_dup(path);
+    const char *dot = strrchr(path, '.');
+    size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - path) : strlen(path);
+    return str_format("%.*s_l1=%g_pv=%g%s", (int)stem, path, t->l1, t->pv_l1, path + stem);
 }
 
 static enum status load_samples(const struct setup *setup, struct sample_set *set, struct tune_sample **out)
@@ -182,7 +183,15 @@ static enum status save(const struct setup *setup, struct store *store, struct t
     snprintf(t->model_name, sizeof t->model_name, "%s", setup->model.name);
     snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", set->fingerprint);
     snprintf(t->data_name, sizeof t->data_name, "%s", set->name);
-    TRY(tuned_write(t, path));
+    if (str_ends_with(path, ".pt")) {
+        struct str caveats = {0};
+        TRY(sparge_pt_write(t, path));
+        sparge_pt_caveats(t, &caveats);
+        if (caveats.len) fprintf(stderr, "sparsegauge: %s in the public library:\n%s", path, str_get(&caveats));
+        str_clear(&caveats);
+    } else {
+        TRY(tuned_write(t, path));
+    }
     struct pool *pool = NULL;
     struct model_record model;
     model_identity(&model, &setup->model, setup->model_dir, &pool);
@@ -222,8 +231,11 @@ static enum status run(const struct setup *setup, struct store *store)
               tuned, &times);
     progress_end(&progress);
     for (int i = 0; i < n && st == OK; i++) {
-        names[i] = output_name(&tuned[i], n);
+        names[i] = output_name(&tuned[i], o.out, n);
         st = save(setup, store, &tuned[i], &set, names[i]);
+        char *stats = o.stats ? output_name(&tuned[i], o.stats, n) : NULL;
+        if (st == OK && stats) st = tuned_write_stats(&tuned[i], stats);
+        free(stats);
     }
     if (st == OK) st = print_table(summary_table(tuned, n, names), &o.output);
     if (st == OK && strcmp(o.output.format, "terminal") == 0)

@@ -1,6 +1,7 @@
 #include "harness/setup.h"
 
 #include "base/file.h"
+#include "engine/sparge_pt.h"
 #include "kernels/cpu_ops.h"
 
 #include <math.h>
@@ -79,13 +80,29 @@ static enum status set_method(const struct policy_options *o, const char *name, 
     return OK;
 }
 
+/* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant. */
+static enum status read_tuned(const struct setup *s, const char *path, struct tuned *out)
+{
+    if (!str_ends_with(path, ".pt")) return tuned_read(out, path);
+    const struct llama_config *c = &s->model.weights.config;
+    struct str caveats = {0};
+    TRY(sparge_pt_read(out, path, c->n_layers, c->n_heads));
+    snprintf(out->model_fingerprint, sizeof out->model_fingerprint, "%s", s->model.fingerprint);
+    snprintf(out->model_name, sizeof out->model_name, "%s", s->model.name);
+    sparge_pt_caveats(out, &caveats);
+    fprintf(stderr, "sparsegauge: %s names no model and no block shape; taken for this model at %dx%d\n%s", path, out->block.q,
+            out->block.k, str_get(&caveats));
+    str_clear(&caveats);
+    return OK;
+}
+
 enum status setup_policy(const struct setup *s, const struct policy_options *o, struct sparse_policy *p,
                          struct tuned *tuned)
 {
     const struct llama_config *c = &s->model.weights.config;
     *tuned = (struct tuned){0};
     *p = (struct sparse_policy){0};
-    if (o->tuned) TRY(tuned_read(tuned, o->tuned));
+    if (o->tuned) TRY(read_tuned(s, o->tuned, tuned));
     const char *name = o->method ? o->method : o->tuned ? tuned->method : o->topk > 0 ? "topk" : o->window > 0 ? "window"
                                                                                                              : "sparge";
     const struct mask_method *method = mask_method_find(name);

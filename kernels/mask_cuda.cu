@@ -2,9 +2,9 @@
  *
  * Tasks are numbered, and CTAs take them in rising order, so that a task may wait for an earlier one: sums of key
  * blocks; means and self-similarity of query blocks; self-similarity of key blocks, which needs the sums for its
- * centre; and the rows of the map. Q is read once, K twice (the second time mostly from
- * L2). A row is never sorted: the bound between kept and dropped is found by bisection on the bits of the
- * probabilities, which order positive floats.
+ * centre; and the rows of the map. Q is read once, K twice (the second time mostly from L2). A row is never sorted:
+ * the bound between kept and dropped is found by bisection on the bits of the probabilities, which order positive
+ * floats.
  */
 extern "C" {
 #include "kernels/device_cuda.h"
@@ -122,18 +122,21 @@ __device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, i
         }
 }
 
+/* Release and acquire by single threads beside a barrier; what is shared is read past L1, so nobody else needs a
+ * fence (a fence by every thread cost more than the pooling itself). */
 __device__ __forceinline__ void announce(int *counter)
 {
-    __threadfence();
-    atomicAdd(counter, 1);
+    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
 __device__ __forceinline__ void wait_for(const int *counter, int value)
 {
-    if (threadIdx.x == 0)
-        while (*(volatile const int *)counter < value) __nanosleep(64);
-    __syncthreads();
-    __threadfence();
+    for (;;) {
+        int seen;
+        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+        if (seen >= value) return;
+        __nanosleep(32);
+    }
 }
 
 /* The half of a block of n rows that this warp pools: two warps share a block. */
@@ -182,7 +185,6 @@ template <int LANES> __device__ void sum_keys(const params &p, int task, float *
         }
         ((float *)(p.ws + p.at.chunk_sums))[((size_t)kv * p.at.n_chunks + c) * d + e] = total;
     }
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) announce(&p.sums_done[task]);
 }
@@ -212,7 +214,6 @@ template <int LANES> __device__ void pool_queries(const params &p, int task, flo
         mean[e] = (shared[2 * warp * d + e] + shared[(2 * warp + 1) * d + e]) / (float)n;
     float sim = similarity(shared + WARPS * d, warp, n, d);
     if (threadIdx.x % 32 == 0) ((float *)(p.ws + p.at.q_sim))[at] = sim;
-    __threadfence();
     __syncwarp();
     if (threadIdx.x % 32 == 0) announce(&p.q_done[block]);
 }
@@ -223,10 +224,8 @@ template <int LANES> __device__ void compare_keys(const params &p, int task, flo
     const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int d = p.at.d;
     const int end = p.smooth == SMOOTH_K_RUNNING ? c + 1 : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
-    for (int i = threadIdx.x; i < end; i += THREADS)
-        while (*(volatile const int *)&p.sums_done[kv * p.at.n_chunks + i] == 0) __nanosleep(32);
+    for (int i = threadIdx.x; i < end; i += THREADS) wait_for(&p.sums_done[kv * p.at.n_chunks + i], 1);
     __syncthreads();
-    __threadfence();
     const float *chunks = (const float *)(p.ws + p.at.chunk_sums) + (size_t)kv * p.at.n_chunks * d;
     const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
     float *parts = shared, *centres = shared + WARPS * d;
@@ -268,7 +267,6 @@ template <int LANES> __device__ void compare_keys(const params &p, int task, flo
         float sim = similarity(parts, warp, rows, d);
         if (lane == 0) ((float *)(p.ws + p.at.k_sim))[(size_t)kv * p.at.k_pad + mine] = sim;
     }
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) announce(&p.sim_done[kv]);
 }
@@ -393,9 +391,9 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
     const int blocks = min(2, p.at.n_qblocks - block0);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
     const int last = min(p.q_start + (block0 + blocks) * p.block_q, p.n_kv) - 1, n = last / p.block_k + 1;
-    wait_for(&p.q_done[block0], p.n_heads);
-    if (blocks == 2) wait_for(&p.q_done[block0 + 1], p.n_heads);
-    wait_for(&p.sim_done[kv], p.at.n_chunks);
+    if ((int)threadIdx.x < blocks) wait_for(&p.q_done[block0 + threadIdx.x], p.n_heads);
+    if (threadIdx.x == 32) wait_for(&p.sim_done[kv], p.at.n_chunks);
+    __syncthreads();
     float *score = shared, *part = score + ROWS * p.at.k_pad, *q = part + ROWS * THREADS;
     const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
     /* Short rows leave warps over: they share the dimensions. */
@@ -404,12 +402,10 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
     const int slice = warp % slices, per = (d + slices - 1) / slices, from = slice * per, to = min(from + per, d);
     for (int h0 = 0; h0 < p.group; h0 += HEADS) {
         const int heads = min((int)HEADS, p.group - h0);
-        for (int i = threadIdx.x; i < d * ROWS; i += THREADS) {
-            int r = i / d, e = i % d, h = r % HEADS, block = block0 + r / HEADS;
-            size_t at = (size_t)(kv * p.group + h0 + h) * p.at.n_qblocks + block;
-            bool real = h < heads && r / HEADS < blocks;
-            q[e * ROWS + r] = real ? __ldcg((const float *)(p.ws + p.at.q_mean) + at * d + e) * p.scale : 0;
-        }
+        const int block = block0 + warp / HEADS, head = kv * p.group + h0 + warp % HEADS;
+        const bool real = warp % HEADS < heads && warp / HEADS < blocks;
+        const float *mean = (const float *)(p.ws + p.at.q_mean) + ((size_t)head * p.at.n_qblocks + block) * d;
+        for (int e = lane; e < d; e += 32) q[e * ROWS + warp] = real ? __ldcg(mean + e) * p.scale : 0;
         __syncthreads();
         for (int stretch = warp / slices; stretch < stretches; stretch += WARPS / slices) {
             const int j = stretch * 32 + lane;
@@ -442,10 +438,9 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
             score[r * p.at.k_pad + j] = total / (float)min(p.block_k, p.n_kv - j * p.block_k);
         }
         __syncthreads();
-        const int block = block0 + warp / HEADS;
-        if (warp % HEADS < heads && warp / HEADS < blocks) {
+        if (real) {
             int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
-            write_row(p, kv * p.group + h0 + warp % HEADS, block, seen, score + warp * p.at.k_pad);
+            write_row(p, head, block, seen, score + warp * p.at.k_pad);
         }
         __syncthreads();
     }
