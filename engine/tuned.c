@@ -265,6 +265,13 @@ static enum status read_smooth_k(struct json_in in, enum smooth_k *out)
     return fail(ERR_FORMAT, "%s: field smooth_k: found \"%s\", expected running, global or off", in.file, text);
 }
 
+static enum status get_block(struct json_in in, const char *field, int *out)
+{
+    TRY(get_int(in, field, 64, 128, out));
+    if (*out == 64 || *out == 128) return OK;
+    return fail(ERR_FORMAT, "%s: field %s: found %d, expected 64 or 128", in.file, field, *out);
+}
+
 static enum status read_root(struct tuned *t, struct json_in in)
 {
     const char *kind = NULL, *rule;
@@ -277,7 +284,7 @@ static enum status read_root(struct tuned *t, struct json_in in)
     if (version > TUNED_SCHEMA_VERSION)
         return fail(ERR_FORMAT, "%s: schema_version: found %d, expected at most %d; use a newer sparsegauge", in.file, version,
                     TUNED_SCHEMA_VERSION);
-    TRY(get_int(in, "num_layers", 1, 1 << 16, &n_layers));
+    TRY(get_int(in, "num_layers", 1, 1024, &n_layers));
     TRY(get_int(in, "num_heads", 1, 1024, &n_heads));
     TRY(tuned_init(t, n_layers, n_heads));
     TRY(copy_text(in, "model_fingerprint", t->model_fingerprint, sizeof t->model_fingerprint));
@@ -290,8 +297,8 @@ static enum status read_root(struct tuned *t, struct json_in in)
     if (tune_rule_parse(rule, &t->rule) != OK) return fail(ERR_FORMAT, "%s: field rule: unknown \"%s\"", in.file, rule);
     TRY(json_get_double(in, "l1", true, 0, 2, &t->l1));
     TRY(json_get_double(in, "pv_l1", true, 0, 2, &t->pv_l1));
-    TRY(get_int(in, "block_q", 64, 128, &t->block.q));
-    TRY(get_int(in, "block_k", 64, 128, &t->block.k));
+    TRY(get_block(in, "block_q", &t->block.q));
+    TRY(get_block(in, "block_k", &t->block.k));
     TRY(read_smooth_k(in, &t->smooth_k));
     TRY(get_int(in, "max_length", 0, 1 << 30, &t->max_length)); /* 0: unknown, from an imported file */
     TRY(get_int(in, "num_samples", 0, 1 << 30, &t->num_samples));

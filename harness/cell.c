@@ -4,6 +4,7 @@
 #include "harness/command.h"
 #include "harness/identity.h"
 #include "harness/output.h"
+#include "results/query.h"
 
 #include <string.h>
 
@@ -18,6 +19,7 @@ static struct run_record describe(const struct cell_args *a, char *tuned_key)
     r.seed = (uint64_t)a->seed;
     r.threads = par_threads(a->setup->par);
     r.plan = a->plan;
+    r.impls = a->machine->impl;
     if (a->tuned && a->tuned->heads) {
         r.rule = tune_rule_name(a->tuned->rule);
         r.l1 = a->tuned->l1;
@@ -38,6 +40,18 @@ static void take_measurements(struct run_record *r, const struct run_record *mea
     r->impls = measured->impls;
 }
 
+static enum status has_generations(struct store *s, const char *key, bool *out)
+{
+    struct run_list run;
+    struct generation_list g;
+    TRY(query_run(s, key, &run));
+    enum status st = query_generations(s, run.rows[0].id, &g);
+    *out = st == OK && g.n > 0;
+    if (st == OK) generation_list_clear(&g);
+    run_list_clear(&run);
+    return st;
+}
+
 enum status cell_run(const struct cell_args *a, struct cell_result *out)
 {
     struct pool *pool = NULL;
@@ -51,6 +65,11 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
     memcpy(out->key, r.key, strlen(r.key) + 1);
     TRY_GOTO(st, done, query_cell(a->store, r.key, r.slot, &state));
     out->reused = state == CELL_DONE && !a->replace;
+    bool replace = a->replace;
+    if (out->reused && a->generate) {
+        TRY_GOTO(st, done, has_generations(a->store, r.key, &out->reused));
+        replace = !out->reused;
+    }
     if (out->reused) goto done;
     TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
                                     .model = (struct model *)&a->setup->model, .par = a->setup->par, .set = a->set,
@@ -65,7 +84,7 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
     r.ended = clock_utc(ended, sizeof ended);
     e.data.run = r;
     if (r.tuned_hash) TRY_GOTO(st, done, store_tuned(a->store, a->tuned, r.tuned_hash));
-    st = store_run_put(a->store, &e.data, a->replace, NULL);
+    st = store_run_put(a->store, &e.data, replace, NULL);
 done:
     evaluation_clear(&e);
     pool_free(&pool);

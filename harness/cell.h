@@ -16,7 +16,8 @@ struct cell_args {
     const struct machine_options *machine;
     int max_length, seed;
     const char *score, *plan;  /* plan NULL: a single eval */
-    bool generate, keep_tokens, replace;
+    bool generate;             /* a stored run without the guide's prompts is then run again */
+    bool keep_tokens, replace;
     int n_worst;
     int argc;
     char **argv;

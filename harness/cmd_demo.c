@@ -8,7 +8,6 @@
 #include "harness/output.h"
 #include "reports/report.h"
 #include "reports/runjson.h"
-#include "version.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -308,7 +307,8 @@ int cmd_demo(int argc, char **argv)
         options_print_help(&help, options);
         return EXIT_PASS;
     }
-    if (!o.machine.model) o.machine.model = SG_DEMO_DIR "/model";
+    char *bundled = bundled_model();
+    if (!o.machine.model) o.machine.model = bundled;
     struct demo d = {.argc = argc, .argv = argv, .started = clock_ns()};
     char *db = path_join(o.dir, "demo.db");
     cancel_install();
@@ -326,6 +326,7 @@ done:
     dense_cache_close(&d.cache);
     setup_close(&d.setup);
     store_close(&d.store);
+    free(bundled);
     free(db);
     return st == OK ? EXIT_PASS : report_failure(st);
 }

@@ -113,8 +113,10 @@ int cmd_eval(int argc, char **argv)
     struct store *store = NULL;
     struct dense_cache cache = {0};
     cancel_install();
-    TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
+    TRY_GOTO(st, done, output_check(&o.output, o.json));
+    TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
     for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&setup, store, &cache, i, argc, argv);

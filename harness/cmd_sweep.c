@@ -1,5 +1,6 @@
 #include "harness/command.h"
 
+#include "base/file.h"
 #include "base/json.h"
 #include "harness/output.h"
 #include "harness/plan_runs.h"
@@ -266,7 +267,8 @@ static enum status work(const struct setup *setup, struct sweep_watch *watch, bo
     hash_init(&h);
     hash_add_str(&h, axes);
     snprintf(name, sizeof name, "sweep-%.8s", hash_hex(&h, hex));
-    TRY_GOTO(st, done, store_open(&store, db, STORE_WRITE));
+    bool unwritten = o.dry_run && !file_exists(db); /* a dry run leaves nothing behind */
+    TRY_GOTO(st, done, store_open(&store, unwritten ? ":memory:" : db, o.dry_run && !unwritten ? STORE_READ : STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     TRY_GOTO(st, done, sweep_open(&s, &(struct sweep_args){
                                           .setup = setup, .store = store, .cache = &cache, .plan = &plan,

@@ -281,8 +281,10 @@ int cmd_tune(int argc, char **argv)
     struct setup setup = {0};
     struct store *store = NULL;
     cancel_install();
-    TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
+    TRY_GOTO(st, done, output_check(&o.output, o.out));
+    TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     st = run(&setup, store);
 done:
     setup_close(&setup);

@@ -42,5 +42,12 @@ int cmd_suite(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
+int cmd_sweep(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_merge(int argc, char **argv);
+int cmd_best(int argc, char **argv);
+int cmd_frontier(int argc, char **argv);
+int cmd_tokens(int argc, char **argv);
+int cmd_sql(int argc, char **argv);
 
 #endif

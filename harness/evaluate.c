@@ -85,7 +85,7 @@ static enum status dense_pass(struct eval_state *s, int i)
     char key[HASH_HEX_SIZE];
     s->dense_rows = s->a->states ? s->a->states->hidden[i] : s->dense;
     if (s->a->states) return OK;
-    dense_cache_key(key, s->a->model->fingerprint, x->ids, x->n);
+    dense_cache_key(key, s->a->model->fingerprint, s->a->impl, x->ids, x->n);
     if (dense_cache_get(s->a->cache, key, x->n, s->width, s->dense)) return OK;
     session_reset(s->session);
     int64_t t0 = clock_ns();
@@ -170,6 +170,8 @@ static void add_ledger(struct eval_state *s)
         struct head_ledger l = {0};
         for (int i = 0; i < s->a->set->n_samples; i++) head_ledger_add(&l, &s->ledger[i * s->n_cells + c]);
         bool sparse = p->method && p->layer_on[c / n_heads] && p->heads[c].is_sparse;
+        int n_short = 0; /* samples, however many chunks each was cut into */
+        for (int i = 0; i < s->a->set->n_samples; i++) n_short += s->ledger[i * s->n_cells + c].calls_dense_short > 0;
         rows[c] = (struct ledger_record){
             .layer = c / n_heads, .head = c % n_heads,
             .tiles_possible = (int64_t)l.tiles_possible, .tiles_computed = (int64_t)l.tiles_computed,
@@ -183,7 +185,7 @@ static void add_ledger(struct eval_state *s)
         };
         if (c % n_heads == 0) {
             calls += s->a->set->n_samples;
-            short_calls += (int64_t)l.calls_dense_short;
+            short_calls += n_short;
         }
     }
     s->e->data.ledger = rows;

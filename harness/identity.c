@@ -12,6 +12,17 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+/* .6f as .6: the shortest decimal that reads back as the same float. */
+static double short_real(float f)
+{
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)f);
+        if (strtof(text, NULL) == f) break;
+    }
+    return strtod(text, NULL);
+}
+
 static const char *print_json(cJSON *o, struct pool **pool)
 {
     char *text = cJSON_PrintUnformatted(o);
@@ -116,7 +127,7 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
         cJSON_AddStringToObject(o, "model_fingerprint", r->model.fingerprint);
         cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
         cJSON_AddStringToObject(o, "engine", r->software.engine);
-        cJSON_AddStringToObject(o, "kernels", cpu_ops()->name);
+        cJSON_AddStringToObject(o, "kernels", r->impls ? r->impls : cpu_ops()->name); /* --impl, when one was asked for */
         if (tuning)
             cJSON_AddStringToObject(o, "tuning", tuning);
         else
@@ -178,12 +189,12 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
         r->block_q = policy->block.q;
         r->block_k = policy->block.k;
         r->smooth_k = smooth_k_name(policy->smooth_k);
-        r->topk = topk ? (double)policy->topk : NAN;
+        r->topk = topk ? short_real(policy->topk) : NAN;
         r->window = policy->method == &mask_window ? policy->window : -1;
         bool ranked = policy->method->ranked && !r->tuned_hash;
-        r->simthreshd1 = ranked && policy->method == &mask_sparge ? (double)policy->heads[0].simthreshd1 : NAN;
-        r->cdfthreshd = ranked && !topk ? (double)policy->heads[0].cdfthreshd : NAN;
-        r->pvthreshd = ranked ? (double)policy->heads[0].pvthreshd : NAN;
+        r->simthreshd1 = ranked && policy->method == &mask_sparge ? short_real(policy->heads[0].simthreshd1) : NAN;
+        r->cdfthreshd = ranked && !topk ? short_real(policy->heads[0].cdfthreshd) : NAN;
+        r->pvthreshd = ranked ? short_real(policy->heads[0].pvthreshd) : NAN;
     }
     r->layers = pool_str(pool, policy->method ? policy_layers_text(policy, text, sizeof text) : "none");
     r->min_sparse_tokens = policy->min_sparse_tokens;

@@ -1,5 +1,6 @@
 #include "harness/output.h"
 
+#include "base/file.h"
 #include "reports/runjson.h"
 
 #include <math.h>
@@ -30,6 +31,18 @@ enum status print_table(struct table *t, const struct output_options *o)
         str_clear(&out);
     }
     table_free(&t);
+    return st;
+}
+
+enum status output_check(const struct output_options *o, const char *path)
+{
+    enum table_format format;
+    TRY(table_format_parse(o->format, &format));
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    if (!slash || slash == path) return OK;
+    char *dir = str_format("%.*s", (int)(slash - path), path);
+    enum status st = file_is_dir(dir) ? OK : fail(ERR_IO, "%s: the directory %s does not exist; make it first", path, dir);
+    free(dir);
     return st;
 }
 

@@ -18,6 +18,9 @@ extern const struct output_options output_defaults;
     {"format", OPTION_TEXT, &(p).format, "NAME", "terminal, md, csv, json, latex or html (terminal)", 0, 0},       \
     {"all-columns", OPTION_FLAG, &(p).all_columns, NULL, "also columns that hold one value only", 0, 0}
 
+/* Refuse before any work what would fail behind it: an unknown --format, a file in a directory that is not there. path
+ * may be NULL. */
+enum status output_check(const struct output_options *o, const char *path) MUST_USE;
 /* Prints and frees the table; colour only on a terminal. */
 enum status print_table(struct table *t, const struct output_options *o) MUST_USE;
 /* Verdict, metrics, tasks, fallbacks and warnings of a run. */

@@ -360,8 +360,9 @@ static enum status add_cell(struct plan *p, struct cell_set *seen, const struct 
 static enum status add_bounds(struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
 {
     c.l1 = c.pv_l1 = c.simthreshd1 = c.cdfthreshd = c.pvthreshd = NAN;
+    bool topk = strcmp(c.method, "topk") == 0;
     bool ranked = !c.topk && (strcmp(c.method, "sparge") == 0 || strcmp(c.method, "oracle") == 0);
-    if (!ranked) return add_cell(p, seen, &c);
+    if (!ranked && (!topk || v->l1.n)) return add_cell(p, seen, &c);
     if (v->l1.n) {
         c.tuned = true;
         for (int r = 0; r < v->n_rules; r++)
@@ -385,7 +386,7 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
         for (int j = 0; j < v->tau.n; j++)
             for (int k = 0; k < v->lambda.n; k++) {
                 c.simthreshd1 = v->theta.values[i];
-                c.cdfthreshd = v->tau.values[j];
+                c.cdfthreshd = topk ? NAN : v->tau.values[j];
                 c.pvthreshd = v->lambda.values[k];
                 TRY(add_cell(p, seen, &c));
             }

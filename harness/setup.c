@@ -3,16 +3,18 @@
 #include "base/file.h"
 #include "engine/sparge_pt.h"
 #include "kernels/cpu_ops.h"
+#include "version.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const struct machine_options machine_defaults = {.cpu_mask = "auto", .device = "cpu"};
 const struct sample_options sample_defaults = {.score = "all", .max_length = 2048};
 const struct policy_options policy_defaults = {
-    .layers = "all", .smooth_k = "running", .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN,
+    .layers = "all", .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN,
     .min_sparse_tokens = MIN_SPARSE_TOKENS,
 };
 
@@ -31,6 +33,22 @@ enum status setup_open(struct setup *s, const struct machine_options *m, const c
     enum status st = model_open(&s->model, s->model_dir, s->par);
     if (st != OK) setup_close(s);
     return st;
+}
+
+char *bundled_model(void)
+{
+    char exe[4096];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    for (int up = 0; up < 3 && n > 0; up++) {
+        exe[n] = 0;
+        char *slash = strrchr(exe, '/');
+        if (!slash) break;
+        n = slash - exe;
+        char *dir = str_format("%.*s/suites/demo/model", (int)n, exe);
+        if (file_is_dir(dir)) return dir;
+        free(dir);
+    }
+    return str_dup(SG_DEMO_DIR "/model");
 }
 
 void setup_close(struct setup *s)
@@ -116,10 +134,16 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o, 
     }
     TRY_GOTO(st, bad, policy_init(p, method, c->n_layers, c->n_heads));
     if (o->block) TRY_GOTO(st, bad, block_shape_parse(o->block, &p->block));
-    TRY_GOTO(st, bad, set_smooth_k(p, o->smooth_k));
+    if (o->smooth_k) TRY_GOTO(st, bad, set_smooth_k(p, o->smooth_k));
     TRY_GOTO(st, bad, set_method(o, name, p));
     p->min_sparse_tokens = o->min_sparse_tokens;
     bool thresholds = !isnan(o->simthreshd1) || !isnan(o->cdfthreshd) || !isnan(o->pvthreshd);
+    if (o->tuned && ((o->method && strcmp(o->method, tuned->method) != 0) || o->topk > 0 || o->window > 0))
+        TRY_GOTO(st, bad, fail(ERR_ARG, "%s: method: found %s, which goes with no other --method, --topk or --window", o->tuned,
+                               tuned->method));
+    if (o->tuned && o->smooth_k && strcmp(o->smooth_k, smooth_k_name(tuned->smooth_k)) != 0)
+        TRY_GOTO(st, bad, fail(ERR_ARG, "%s: smooth_k: found %s, expected %s as asked for; tune again with it", o->tuned,
+                               smooth_k_name(tuned->smooth_k), o->smooth_k));
     if (o->tuned && thresholds)
         TRY_GOTO(st, bad, fail(ERR_ARG, "--tuned brings its own thresholds; drop --simthreshd1, --cdfthreshd and --pvthreshd"));
     /* Without tuning, a count stands for the choice: nothing should be forced by similarity as well (SpargeAttn's top-k

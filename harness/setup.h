@@ -76,6 +76,9 @@ struct setup {
 enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional) MUST_USE;
 void setup_close(struct setup *s);
 
+/* Directory of the bundled model: beside this program's checkout, wherever that was moved. The caller frees it. */
+char *bundled_model(void);
+
 /* The suite specification of the i-th --suite, or the default. */
 enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
                           struct sample_set *out) MUST_USE;

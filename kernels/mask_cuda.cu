@@ -80,7 +80,7 @@ template <int LANES, bool SUM, bool UNIT>
 __device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d, const float (&centre)[8],
                                      float (&sum)[8], float (&unit)[8])
 {
-    constexpr int AT_ONCE = 32 / LANES, BATCH = 16; /* loads in flight: latency is all there is to hide */
+    constexpr int AT_ONCE = 32 / LANES, BATCH = 8; /* 16-byte loads in flight per lane */
     const int lane = threadIdx.x % 32, col = lane % LANES * 8;
 #pragma unroll
     for (int i = 0; i < 8; i++) sum[i] = 0, unit[i] = 0;
@@ -189,7 +189,7 @@ template <int LANES> __device__ void sum_keys(const params &p, int task, float *
     if (threadIdx.x == 0) announce(&p.sums_done[task]);
 }
 
-/* Mean and self-similarity of CHUNK query blocks, heads running fastest. */
+/* Mean and self-similarity of CHUNK query blocks, heads running fastest, in the order in which rows are written. */
 template <int LANES> __device__ void pool_queries(const params &p, int task, float *shared)
 {
     const int d = p.at.d, warp = threadIdx.x / 32, all = p.at.n_qblocks * p.n_heads;
@@ -197,7 +197,7 @@ template <int LANES> __device__ void pool_queries(const params &p, int task, flo
     const float none[8] = {};
     float sum[8], unit[8];
     {
-        const int block = f / p.n_heads, h = f % p.n_heads;
+        const int block = p.at.n_qblocks - 1 - f / p.n_heads, h = f % p.n_heads;
         const int n = f < all ? min(p.block_q, p.n_q - block * p.block_q) : 0;
         pool<LANES, true, true>(p.q + h * p.q_head + ((ptrdiff_t)block * p.block_q + half_start(n)) * p.q_row, p.q_row,
                                 half_rows(n), d, none, sum, unit);
@@ -207,7 +207,7 @@ template <int LANES> __device__ void pool_queries(const params &p, int task, flo
     __syncthreads();
     const int mine = task * CHUNK + warp;
     if (warp >= CHUNK || mine >= all) return;
-    const int block = mine / p.n_heads, h = mine % p.n_heads, n = min(p.block_q, p.n_q - block * p.block_q);
+    const int block = p.at.n_qblocks - 1 - mine / p.n_heads, h = mine % p.n_heads, n = min(p.block_q, p.n_q - block * p.block_q);
     const size_t at = (size_t)h * p.at.n_qblocks + block;
     float *mean = (float *)(p.ws + p.at.q_mean) + at * d;
     for (int e = threadIdx.x % 32; e < d; e += 32)
@@ -337,11 +337,13 @@ __device__ void write_row(const params &p, int head, int block, int n, float *s)
     int eligible = 0, ties = 0;
     uint32_t bound = 0;
     if (t.is_sparse) {
+#pragma unroll 2
         for (int j = lane; j < n; j += 32) {
             if (!(__ldcg(k_sim + j) > t.simthreshd1)) s[j] = -INFINITY;
             top = fmaxf(top, s[j]);
         }
         top = warp_max(top);
+#pragma unroll 2
         for (int j = lane; j < n; j += 32) {
             s[j] = s[j] == -INFINITY ? 0 : fmaxf(expf(s[j] - top), FLT_MIN);
             total += s[j], eligible += s[j] > 0;
@@ -356,6 +358,7 @@ __device__ void write_row(const params &p, int head, int block, int n, float *s)
             select(s, n, total, t.cdfthreshd, want, &bound, &ties);
     }
     int n_diagonal = 0, n_theta_k = 0;
+#pragma unroll 1
     for (int j0 = 0; j0 < p.words * 32; j0 += 32) {
         int j = j0 + lane;
         bool keep = j < n;
@@ -405,21 +408,28 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
         const int block = block0 + warp / HEADS, head = kv * p.group + h0 + warp % HEADS;
         const bool real = warp % HEADS < heads && warp / HEADS < blocks;
         const float *mean = (const float *)(p.ws + p.at.q_mean) + ((size_t)head * p.at.n_qblocks + block) * d;
+#pragma unroll 4
         for (int e = lane; e < d; e += 32) q[e * ROWS + warp] = real ? __ldcg(mean + e) * p.scale : 0;
         __syncthreads();
         for (int stretch = warp / slices; stretch < stretches; stretch += WARPS / slices) {
             const int j = stretch * 32 + lane;
             float acc[ROWS] = {};
-            if (j < p.at.k_pad)
-#pragma unroll 16
-                for (int e = from; e < to; e++) {
-                    float k = __ldcg(sums + (size_t)e * p.at.k_pad + j);
-                    float4 x = ((const float4 *)q)[2 * e], y = ((const float4 *)q)[2 * e + 1];
-                    acc[0] = fmaf(k, x.x, acc[0]), acc[1] = fmaf(k, x.y, acc[1]);
-                    acc[2] = fmaf(k, x.z, acc[2]), acc[3] = fmaf(k, x.w, acc[3]);
-                    acc[4] = fmaf(k, y.x, acc[4]), acc[5] = fmaf(k, y.y, acc[5]);
-                    acc[6] = fmaf(k, y.z, acc[6]), acc[7] = fmaf(k, y.w, acc[7]);
+#pragma unroll 1
+            for (int e0 = from; e0 < to && j < p.at.k_pad; e0 += 16) {
+                float k[16];
+#pragma unroll
+                for (int i = 0; i < 16; i++)
+                    k[i] = e0 + i < to ? __ldcg(sums + (size_t)(e0 + i) * p.at.k_pad + j) : 0;
+#pragma unroll
+                for (int i = 0; i < 16; i++) {
+                    const float4 *means = (const float4 *)q + 2 * min(e0 + i, to - 1);
+                    float4 x = means[0], y = means[1];
+                    acc[0] = fmaf(k[i], x.x, acc[0]), acc[1] = fmaf(k[i], x.y, acc[1]);
+                    acc[2] = fmaf(k[i], x.z, acc[2]), acc[3] = fmaf(k[i], x.w, acc[3]);
+                    acc[4] = fmaf(k[i], y.x, acc[4]), acc[5] = fmaf(k[i], y.y, acc[5]);
+                    acc[6] = fmaf(k[i], y.z, acc[6]), acc[7] = fmaf(k[i], y.w, acc[7]);
                 }
+            }
             if (slices > 1) {
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) part[(slice * ROWS + r) * (THREADS / slices) + j] = acc[r];
@@ -430,10 +440,12 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
             }
         }
         __syncthreads();
+#pragma unroll 1
         for (int i = threadIdx.x; slices > 1 && i < THREADS / slices * ROWS; i += THREADS) {
             int j = i % (THREADS / slices), r = i / (THREADS / slices);
             if (j >= n) continue;
             float total = 0;
+#pragma unroll 1
             for (int x = 0; x < slices; x++) total += part[(x * ROWS + r) * (THREADS / slices) + j];
             score[r * p.at.k_pad + j] = total / (float)min(p.block_k, p.n_kv - j * p.block_k);
         }
@@ -446,7 +458,7 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
     }
 }
 
-template <int LANES> __global__ __launch_bounds__(THREADS, 2) void mask_kernel(const __grid_constant__ params p)
+template <int LANES> __global__ __launch_bounds__(THREADS, 3) void mask_kernel(const __grid_constant__ params p)
 {
     extern __shared__ __align__(16) float shared[];
     __shared__ int ticket;

@@ -31,8 +31,10 @@ static struct pooled layout(const struct mask_args *a, void *ws)
 
 static size_t workspace(const struct mask_args *a)
 {
-    size_t bytes = (size_t)((char *)(layout(a, NULL).scratch + 2 * a->attn->head_dim) - (char *)NULL);
-    return (bytes + 63) / 64 * 64;
+    const struct attn_args *t = a->attn;
+    size_t d = (size_t)t->head_dim, nq = (size_t)count_blocks(t->n_q, t->block.q);
+    size_t nk = (size_t)count_blocks(attn_n_kv(t), t->block.k);
+    return ((nq + nk) * (d + 1) + 2 * d + 15) / 16 * 16 * sizeof(float);
 }
 
 static const char *refuses(const struct mask_args *a)

@@ -1,9 +1,9 @@
-/* Any text as one of the files that people edit or download: tuned.json, before_tune.json, a gate's bounds, a suite's
- * JSON Lines. Refused with a message, or within the documented ranges; what was read can be used, and thresholds read back
- * equal.
+/* Any text as one of the files that people edit or download: tuned.json, before_tune.json, a gate's bounds, a
+ * suite's JSON Lines. Refused with a message, or within the documented ranges; what was read can be used, and
+ * thresholds read back equal.
  *
- * Input that begins with a brace or bracket goes to every reader. Otherwise it is an edit of a good file: one byte that
- * chooses it, two for a place, one for how many bytes to take out there, the rest is put in. */
+ * Input that begins with a brace or bracket goes to every reader. Otherwise it is an edit of a good file: one
+ * byte that chooses it, two for a place, one for how many bytes to take out there, the rest is put in. */
 #include "engine/tuned.h"
 #include "harness/gate.h"
 #include "reports/runjson.h"
@@ -107,7 +107,8 @@ static void try_run(const char *path)
     b.max_ppl_increase = .1;
     b.min_sparsity = .1;
     require(gate_run(&v, &b, &g) == OK);
-    for (size_t i = 0; i < g.n; i++) require(g.checks[i].outcome == CHECK_PASS || g.checks[i].message != NULL);
+    for (size_t i = 0; i < g.n; i++)
+        require(g.checks[i].outcome == CHECK_PASS || g.checks[i].message != NULL);
     gate_result_clear(&g);
     run_view_clear(&v);
 }
@@ -141,14 +142,22 @@ static const char good_bounds[] =
     "{\"min_cosine\": 0.98, \"max_kl\": 0.02, \"max_ppl_increase\": null, \"min_sparsity\": 3e-1}";
 
 static const char good_run[] =
-    "{\"schema_version\":1,\"config\":{\"model\":\"m\",\"simthreshd1\":0.6,\"cdfthreshd\":0.98,\"pvthreshd\":50,"
-    "\"num_samples\":2,\"max_length\":512,\"layer_range\":null,\"l1\":null,\"pv_l1\":null,\"method\":\"sparge\","
-    "\"window\":null,\"block_q\":128,\"block_k\":64,\"layers\":\"all\",\"seed\":\"7\"},\"generation\":[{\"prompt\":\"a\","
-    "\"dense\":\"b\",\"sparse\":\"c\",\"token_match\":1,\"text_similarity\":0.5,\"n_tokens\":50}],\"detailed_results\":["
-    "{\"text_idx\":0,\"seq_len\":477,\"n_scored\":476,\"fell_back\":false,\"sparsity\":0.25,\"kl_mean\":0.1}],"
-    "\"metrics\":[{\"scope\":\"overall\",\"name\":\"cosine\",\"n\":954,\"mean\":0.9,\"p1\":0.5,\"lo\":0.89,\"hi\":0.91},"
-    "{\"scope\":\"overall\",\"name\":\"sparsity\",\"n\":2,\"mean\":0.3}],\"identity\":{\"model\":{\"fingerprint\":\"f\","
-    "\"name\":\"m\",\"n_layers\":8},\"data\":{\"fingerprint\":\"d\",\"suite\":\"text\",\"name\":\"t\",\"n_tokens\":9}},"
+    "{\"schema_version\":1,\"config\":{\"model\":\"m\",\"simthreshd1\":0.6,\"cdfthreshd\":0.98,\"pvthreshd\":"
+    "50,"
+    "\"num_samples\":2,\"max_length\":512,\"layer_range\":null,\"l1\":null,\"pv_l1\":null,\"method\":"
+    "\"sparge\","
+    "\"window\":null,\"block_q\":128,\"block_k\":64,\"layers\":\"all\",\"seed\":\"7\"},\"generation\":[{"
+    "\"prompt\":\"a\","
+    "\"dense\":\"b\",\"sparse\":\"c\",\"token_match\":1,\"text_similarity\":0.5,\"n_tokens\":50}],\"detailed_"
+    "results\":["
+    "{\"text_idx\":0,\"seq_len\":477,\"n_scored\":476,\"fell_back\":false,\"sparsity\":0.25,\"kl_mean\":0.1}]"
+    ","
+    "\"metrics\":[{\"scope\":\"overall\",\"name\":\"cosine\",\"n\":954,\"mean\":0.9,\"p1\":0.5,\"lo\":0.89,"
+    "\"hi\":0.91},"
+    "{\"scope\":\"overall\",\"name\":\"sparsity\",\"n\":2,\"mean\":0.3}],\"identity\":{\"model\":{"
+    "\"fingerprint\":\"f\","
+    "\"name\":\"m\",\"n_layers\":8},\"data\":{\"fingerprint\":\"d\",\"suite\":\"text\",\"name\":\"t\",\"n_"
+    "tokens\":9}},"
     "\"provenance\":{\"status\":\"done\",\"dirty\":true,\"argv\":[\"eval\"],\"attention_calls\":16,"
     "\"dense_fallback_calls\":0}}";
 

@@ -1,4 +1,5 @@
-/* The program as a stranger uses it: what it prints, what it writes, how it ends, and what it says to bad input. */
+/* The program as a stranger uses it: what it prints, what it writes, how it ends, and what it says to bad
+ * input. */
 #include "base/json.h"
 #include "tests/model_files.h"
 
@@ -59,7 +60,8 @@ static struct ran run(const char *words)
 {
     char *copy = str_dup(words), *argv[64] = {(char *)SG_BINARY};
     int n = 1;
-    for (char *save, *w = strtok_r(copy, " ", &save); w && n < 63; w = strtok_r(NULL, " ", &save)) argv[n++] = w;
+    for (char *save, *w = strtok_r(copy, " ", &save); w && n < 63; w = strtok_r(NULL, " ", &save))
+        argv[n++] = w;
     char *out = in_place(".stdout"), *err = in_place(".stderr");
     fflush(NULL);
     pid_t child = fork();
@@ -87,7 +89,8 @@ static bool has(const struct str *s, const char *what) { return strstr(str_get(s
 static struct ran expect(int code, const char *words)
 {
     struct ran r = run(words);
-    cr_expect_eq(r.code, code, "%s: exit code %d, expected %d\n%s%s", words, r.code, code, r.code == PASS ? "" : str_get(&r.out), str_get(&r.err));
+    cr_expect_eq(r.code, code, "%s: exit code %d, expected %d\n%s%s", words, r.code, code,
+                 r.code == PASS ? "" : str_get(&r.out), str_get(&r.err));
     return r;
 }
 
@@ -104,7 +107,8 @@ static void refuses(int code, const char *words, const char *const *wanted)
     cr_expect(str_starts_with(str_get(&r.err), "sparsegauge: "), "%s: \"%s\"", words, str_get(&r.err));
     const char *end = strchr(str_get(&r.err), '\n');
     cr_expect(end && end[1] == 0, "%s: more or less than one message: \"%s\"", words, str_get(&r.err));
-    for (; *wanted; wanted++) cr_expect(has(&r.err, *wanted), "%s: no \"%s\" in \"%s\"", words, *wanted, str_get(&r.err));
+    for (; *wanted; wanted++)
+        cr_expect(has(&r.err, *wanted), "%s: no \"%s\" in \"%s\"", words, *wanted, str_get(&r.err));
     ran_clear(&r);
 }
 #define SAYS(...) ((const char *const[]){__VA_ARGS__, NULL})
@@ -137,7 +141,8 @@ static double metric(const cJSON *root, const char *name, const char *part)
     const cJSON *m;
     cJSON_ArrayForEach(m, at(root, "metrics"))
     {
-        if (strcmp(at(m, "scope")->valuestring, "overall") == 0 && strcmp(at(m, "name")->valuestring, name) == 0)
+        if (strcmp(at(m, "scope")->valuestring, "overall") == 0 &&
+            strcmp(at(m, "name")->valuestring, name) == 0)
             return number(m, part);
     }
     cr_assert_fail("no metric %s", name);
@@ -239,18 +244,21 @@ Test(cli, wrong_options_are_usage_errors, .init = enter, .fini = leave)
 
 static void check_guide_keys(const cJSON *root)
 {
-    static const char *const accuracy[] = {"seq_len", "logits_cosine", "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1",
+    static const char *const accuracy[] = {"seq_len",        "logits_cosine", "logits_l1",
+                                           "logits_rmse",    "hidden_cosine", "hidden_l1",
                                            "token_accuracy", "top5_overlap"};
-    static const char *const prompts[] = {"The capital of France is", "In machine learning,", "Once upon a time,"};
+    static const char *const prompts[] = {"The capital of France is", "In machine learning,",
+                                          "Once upon a time,"};
     cr_expect_str_eq(root->child->string, "schema_version");
     const cJSON *config = at(root, "config");
     cr_expect_str_eq(at(config, "model")->valuestring, DEMO);
-    cr_expect(fabs(number(config, "simthreshd1") - .6) < 1e-6 && fabs(number(config, "cdfthreshd") - .98) < 1e-6 &&
-              number(config, "pvthreshd") == 50);
+    cr_expect(fabs(number(config, "simthreshd1") - .6) < 1e-6 &&
+              fabs(number(config, "cdfthreshd") - .98) < 1e-6 && number(config, "pvthreshd") == 50);
     cr_expect(number(config, "num_samples") == 2 && number(config, "max_length") == 300);
     cr_expect_str_eq(at(config, "layer_range")->valuestring, "4,8");
     cr_expect(cJSON_IsNull(at(config, "l1")) && cJSON_IsNull(at(config, "pv_l1")));
-    for (size_t i = 0; i < sizeof accuracy / sizeof *accuracy; i++) number(at(root, "output_accuracy"), accuracy[i]);
+    for (size_t i = 0; i < sizeof accuracy / sizeof *accuracy; i++)
+        number(at(root, "output_accuracy"), accuracy[i]);
     static const char *const spread[] = {"mean", "std", "min", "max"};
     for (int i = 0; i < 4; i++) number(at(root, "sparsity"), spread[i]);
     cr_expect_eq(cJSON_GetArraySize(at(root, "generation")), 3);
@@ -260,7 +268,8 @@ static void check_guide_keys(const cJSON *root)
     {
         cr_expect_str_eq(at(x, "prompt")->valuestring, prompts[i++]);
         cr_expect(cJSON_IsString(at(x, "dense")) && cJSON_IsString(at(x, "sparse")));
-        cr_expect(number(x, "token_match") >= 0 && number(x, "token_match") <= 1 && number(x, "text_similarity") <= 1);
+        cr_expect(number(x, "token_match") >= 0 && number(x, "token_match") <= 1 &&
+                  number(x, "text_similarity") <= 1);
         cr_expect_eq(number(x, "n_tokens"), 50);
     }
     i = 0;
@@ -275,8 +284,9 @@ static void check_guide_keys(const cJSON *root)
 
 Test(cli, the_guides_before_file, .init = enter, .fini = leave)
 {
-    struct ran r = expect(PASS, "--model " DEMO " --max_length 300 --num_samples 2 --layer_range 4,8 --threads 1 --db r.db "
-                                "--generate --compile --quiet --output before_tune.json --stats_out_path s.json");
+    struct ran r = expect(
+        PASS, "--model " DEMO " --max_length 300 --num_samples 2 --layer_range 4,8 --threads 1 --db r.db "
+              "--generate --compile --quiet --output before_tune.json --stats_out_path s.json");
     cr_expect(has(&r.out, "run 1") && has(&r.out, "sparsity"));
     ran_clear(&r);
     cJSON *root = json_of("before_tune.json"), *stats = json_of("s.json");
@@ -306,7 +316,8 @@ Test(cli, the_guides_before_file, .init = enter, .fini = leave)
 Test(cli, a_stored_run_still_gives_the_whole_file, .init = enter, .fini = leave)
 {
     ends(PASS, EVAL "-q --max-length 300 --num-samples 2 --layers 4,8");
-    struct ran r = expect(PASS, EVAL "-q --max_length 300 --num_samples=2 --layer-range 4,8 --output before_tune.json");
+    struct ran r =
+        expect(PASS, EVAL "-q --max_length 300 --num_samples=2 --layer-range 4,8 --output before_tune.json");
     ran_clear(&r);
     cJSON *root = json_of("before_tune.json");
     check_guide_keys(root);
@@ -318,17 +329,19 @@ Test(cli, a_stored_run_still_gives_the_whole_file, .init = enter, .fini = leave)
     ran_clear(&r);
 }
 
-Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 60)
+Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 300)
 {
     ends(PASS, EVAL "-q --max-length 512 --num-samples 3 --output before.json");
-    ends(PASS, EVAL "-q --max-length 512 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5 --output after.json");
+    ends(PASS,
+         EVAL "-q --max-length 512 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5 --output after.json");
     ends(PASS, EVAL "-q --max-length 200 --num-samples 2 --output short.json");
     struct ran r = expect(PASS, "list --db r.db --format csv");
     int lines = 0;
     for (const char *p = str_get(&r.out); (p = strchr(p, '\n')); p++) lines++;
     cr_expect(lines >= 4, "%s", str_get(&r.out));
     ran_clear(&r);
-    static const char *const parts[] = {"metrics", "samples", "positions", "layers", "heads", "items", "tokens", "provenance"};
+    static const char *const parts[] = {"metrics", "samples", "positions", "layers",
+                                        "heads",   "items",   "tokens",    "provenance"};
     for (int i = 0; i < 8; i++) {
         char words[80];
         snprintf(words, sizeof words, "show 2 --db r.db --part %s --format csv", parts[i]);
@@ -350,10 +363,12 @@ Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 6
     cJSON *after = json_of("after.json");
     double sparsity = number(at(after, "sparsity"), "mean");
     cr_expect(sparsity > .2, "%g", sparsity);
-    double mean = metric(after, "cosine", "mean"), lo = metric(after, "cosine", "lo"), hi = metric(after, "cosine", "hi");
+    double mean = metric(after, "cosine", "mean"), lo = metric(after, "cosine", "lo"),
+           hi = metric(after, "cosine", "hi");
     cr_assert(lo < mean && mean < hi);
     char words[160];
-    snprintf(words, sizeof words, "gate after.json --min-cosine %.9g --min-sparsity .05 --max-kl 5", lo - 1e-4);
+    snprintf(words, sizeof words, "gate after.json --min-cosine %.9g --min-sparsity .05 --max-kl 5",
+             lo - 1e-4);
     r = expect(PASS, words);
     cr_expect(has(&r.out, "gate: pass"));
     ran_clear(&r);
@@ -396,15 +411,17 @@ Test(cli, dense_runs_pass_no_gate, .init = enter, .fini = leave)
     ends(INVALID, "gate none.json --min-cosine .5");
 }
 
-Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout = 60)
+Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout = 300)
 {
-    struct ran r = expect(PASS, "--model " DEMO " --tune --l1 .06 --pv_l1 .07 --layer_range 4,8 --max_length 512 "
-                                "--num_tune_samples 2 --held-out 1 --model_out_path t.json --stats_out_path s.json "
-                                "--threads 1 --db r.db");
+    struct ran r =
+        expect(PASS, "--model " DEMO " --tune --l1 .06 --pv_l1 .07 --layer_range 4,8 --max_length 512 "
+                     "--num_tune_samples 2 --held-out 1 --model_out_path t.json --stats_out_path s.json "
+                     "--threads 1 --db r.db");
     cr_expect_eq(r.err.len, 0, "not a terminal, and yet: %s", str_get(&r.err));
     ran_clear(&r);
-    ends(PASS, "--model_name " DEMO " --parallel_tune --l1=0.06 --pv-l1=.07 --layer-range 4,8 --max-length 512 "
-               "--num-tune-samples 2 --held_out 1 --model-out-path p.json --threads 2 --db p.db");
+    ends(PASS,
+         "--model_name " DEMO " --parallel_tune --l1=0.06 --pv-l1=.07 --layer-range 4,8 --max-length 512 "
+         "--num-tune-samples 2 --held_out 1 --model-out-path p.json --threads 2 --db p.db");
     struct str one = file_get(place, "t.json"), two = file_get(place, "p.json");
     cr_expect_str_eq(str_get(&one), str_get(&two), "parallel tuning found something else");
     str_clear(&one);
@@ -439,7 +456,8 @@ Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout 
     cr_expect(number(at(after, "sparsity"), "mean") > 0);
     cJSON_Delete(after);
     /* thresholds of another model, shape or method */
-    refuses(USAGE, EVAL "--tuned t.json --block 64x64 --max-length 300", SAYS("t.json", "block", "128x64", "64x64"));
+    refuses(USAGE, EVAL "--tuned t.json --block 64x64 --max-length 300",
+            SAYS("t.json", "block", "128x64", "64x64"));
     refuses(USAGE, EVAL "--tuned t.json --simthreshd1 .5", SAYS("--tuned", "--simthreshd1"));
     refuses(RUN_ERROR, EVAL "--tuned after_tune.json", SAYS("after_tune.json", "kind"));
     file_edit(place, "t.json", "\"model_fingerprint\": \"full:", "\"model_fingerprint\": \"full:0");
@@ -452,26 +470,36 @@ Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout 
 /* What a tuned file fixes cannot be asked for otherwise beside it. */
 Test(cli, tuned_files_and_contrary_options, .init = enter, .fini = leave)
 {
-    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 --db r.db -o t.json");
+    ends(PASS,
+         "tune " DEMO
+         " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 --db r.db -o t.json");
     static const char *const contrary[] = {"--smooth-k global", "--method oracle", "--topk .5"};
     for (int i = 0; i < 3; i++) {
         char words[256];
-        snprintf(words, sizeof words, EVAL "-q --tuned t.json --max-length 300 --num-samples 1 %s", contrary[i]);
+        snprintf(words, sizeof words, EVAL "-q --tuned t.json --max-length 300 --num-samples 1 %s",
+                 contrary[i]);
         ends(USAGE, words);
     }
 }
 
 Test(cli, a_grid_of_bounds_and_torch_files, .init = enter, .fini = leave)
 {
-    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db "
+    ends(PASS, "tune " DEMO
+               " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db "
                "--l1 .04,.10 --pv-l1 l1+.02 -o grid.json");
     cr_expect(here("grid_l1=0.04_pv=0.06.json") && here("grid_l1=0.1_pv=0.12.json"));
-    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db -o x.pt");
+    ends(PASS,
+         "tune " DEMO
+         " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db -o x.pt");
     struct str pt = file_get(place, "x.pt");
-    cr_expect(pt.len > 4 && memcmp(pt.data, "PK\3\4", 4) == 0, "x.pt is no zip file of torch's, it begins \"%.8s\"", str_get(&pt));
+    cr_expect(pt.len > 4 && memcmp(pt.data, "PK\3\4", 4) == 0,
+              "x.pt is no zip file of torch's, it begins \"%.8s\"", str_get(&pt));
     str_clear(&pt);
-    refuses(RUN_ERROR, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 7 --threads 1 --db r.db "
-                       "-o /nowhere/t.json", SAYS("/nowhere/t.json"));
+    refuses(RUN_ERROR,
+            "tune " DEMO
+            " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 7 --threads 1 --db r.db "
+            "-o /nowhere/t.json",
+            SAYS("/nowhere/t.json"));
 }
 
 /* A copy of the demo model at place/bad. */
@@ -487,7 +515,8 @@ static char *bad_model(void)
 /* An evaluation and a tuning of place/bad end with one message and leave nothing behind. */
 static void refused_model(const char *const *wanted)
 {
-    refuses(RUN_ERROR, "eval bad --threads 1 -q --max-length 300 --num-samples 1 --db e.db --output e.json", wanted);
+    refuses(RUN_ERROR, "eval bad --threads 1 -q --max-length 300 --num-samples 1 --db e.db --output e.json",
+            wanted);
     cr_expect(!here("e.json"), "%s: e.json was written", wanted[0]);
     cr_expect(!here("e.db"), "%s: eval made a database for nothing", wanted[0]);
     refuses(RUN_ERROR, "info bad", wanted);
@@ -496,7 +525,7 @@ static void refused_model(const char *const *wanted)
     free(command);
 }
 
-Test(cli, damaged_models, .init = enter, .fini = leave, .timeout = 60)
+Test(cli, damaged_models, .init = enter, .fini = leave, .timeout = 300)
 {
     char *dir = bad_model(), *path = path_join(dir, "model.safetensors");
     cr_assert_eq(truncate(path, 5000000), 0);
@@ -542,8 +571,8 @@ Test(cli, damaged_models, .init = enter, .fini = leave, .timeout = 60)
     path = path_join(dir, "model.safetensors");
     unlink(path);
     free(path);
-    char *command = str_format("cp '%s'/sharded_bf16/model*.safetensors* '%s'/sharded_bf16/config.json '%s'", GOLDEN_MODELS,
-                               GOLDEN_MODELS, dir);
+    char *command = str_format("cp '%s'/sharded_bf16/model*.safetensors* '%s'/sharded_bf16/config.json '%s'",
+                               GOLDEN_MODELS, GOLDEN_MODELS, dir);
     cr_assert_eq(system(command), 0);
     free(command);
     refused_model(SAYS("tokenizer.json", "4096", "96"));
@@ -579,7 +608,8 @@ Test(cli, weights_that_are_not_numbers, .init = enter, .fini = leave)
     struct ran r = run("list --db e.db --format csv");
     cr_expect(!has(&r.out, "sparge"), "a run with NaN was stored: %s", str_get(&r.out));
     ran_clear(&r);
-    refuses(RUN_ERROR, "tune bad -q --threads 1 --max-length 300 --num-tune-samples 1 --held-out 0 --db e.db -o t.json",
+    refuses(RUN_ERROR,
+            "tune bad -q --threads 1 --max-length 300 --num-tune-samples 1 --held-out 0 --db e.db -o t.json",
             SAYS("layer 3", "head", "chronicle 1", "NaN"));
     cr_expect(!here("t.json"));
 }
@@ -595,29 +625,36 @@ Test(cli, texts_databases_and_outputs, .init = enter, .fini = leave)
     refuses(RUN_ERROR, EVAL "-q --suite cloze:empty.txt --num-samples 1", SAYS("empty.txt"));
     /* short text runs dense, and says so */
     struct ran r = expect(PASS, EVAL "-q --suite text:space.txt --output short.json");
-    cr_expect(has(&r.out, "fell back") || has(&r.out, "ran dense") || has(&r.out, "shorter"), "%s", str_get(&r.out));
+    cr_expect(has(&r.out, "fell back") || has(&r.out, "ran dense") || has(&r.out, "shorter"), "%s",
+              str_get(&r.out));
     ran_clear(&r);
 
     text_put(place, "foreign.db", "these bytes are no database, and nobody may touch them");
-    char *sql = str_format("sqlite3 '%s/other.db' 'CREATE TABLE t(x); INSERT INTO t VALUES (7);' 2>/dev/null", place);
+    char *sql =
+        str_format("sqlite3 '%s/other.db' 'CREATE TABLE t(x); INSERT INTO t VALUES (7);' 2>/dev/null", place);
     bool have_sqlite = system(sql) == 0;
     free(sql);
     struct str before = file_get(place, "foreign.db");
-    refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db foreign.db", SAYS("foreign.db", "--db"));
+    refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db foreign.db",
+            SAYS("foreign.db", "--db"));
     refuses(RUN_ERROR, "list --db foreign.db", SAYS("foreign.db"));
     struct str after = file_get(place, "foreign.db");
-    cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0, "a foreign file was changed");
+    cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0,
+              "a foreign file was changed");
     str_clear(&before);
     str_clear(&after);
     if (have_sqlite) {
         before = file_get(place, "other.db");
-        refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db other.db", SAYS("other.db", "another program"));
+        refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db other.db",
+                SAYS("other.db", "another program"));
         after = file_get(place, "other.db");
-        cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0, "a foreign database was changed");
+        cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0,
+                  "a foreign database was changed");
         str_clear(&before);
         str_clear(&after);
     }
-    refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db /nowhere/r.db", SAYS("/nowhere"));
+    refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db /nowhere/r.db",
+            SAYS("/nowhere"));
     refuses(RUN_ERROR, "list --db none.db", SAYS("none.db"));
     refuses(RUN_ERROR, "show last --db none.db", SAYS("none.db"));
     cr_expect(!here("none.db"), "a reading command made a database");
@@ -690,4 +727,19 @@ Test(cli, other_commands_run, .init = enter, .fini = leave)
     refuses(USAGE, "synth --shape llama-9 x", SAYS("llama-9"));
     ends(PASS, "suite chronicle --length 2000 --seed 3");
     refuses(RUN_ERROR, "eval " DEMO " --device abacus", SAYS("abacus", "cpu"));
+}
+
+/* Without curves in the store there is nothing to answer from; running the model is not what was asked. */
+Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
+{
+    struct ran r = run("tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 "
+                       "--threads 1 --db r.db --from-curves -o t.json");
+    cr_expect(r.code != PASS && has(&r.err, "curve") && !here("t.json"), "exit code %d: %s", r.code,
+              str_get(&r.err));
+    ran_clear(&r);
+    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
+               "--db r.db -o first.json");
+    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
+               "--db r.db --l1 .1 --from-curves -o t.json");
+    cr_expect(here("t.json"));
 }

@@ -11,8 +11,9 @@
 #include <math.h>
 
 static const char *const golden_names[] = {
-    "mha_default",         "gqa_d64_tied", "mqa_linear_f16", "dynamic_tied_head", "dynamic_new_keys", "llama3_d64",
-    "llama3_new_keys_d16", "bias_d16",     "d128_gqa",       "sharded_bf16",      "mixed_unaligned",
+    "mha_default",      "gqa_d64_tied", "mqa_linear_f16",      "dynamic_tied_head",
+    "dynamic_new_keys", "llama3_d64",   "llama3_new_keys_d16", "bias_d16",
+    "d128_gqa",         "sharded_bf16", "mixed_unaligned",
 };
 enum { N_GOLDEN = sizeof golden_names / sizeof golden_names[0], MAX_IDS = 512 };
 
@@ -88,11 +89,13 @@ static float *rows(const struct bench *b, int n)
 }
 
 /* Hidden states of all ids in one call on a fresh sequence; the caller frees. */
-static float *forward(struct bench *b, const int32_t *ids, int n, const struct sparse_policy *p, struct head_ledger *l)
+static float *forward(struct bench *b, const int32_t *ids, int n, const struct sparse_policy *p,
+                      struct head_ledger *l)
 {
     float *hidden = rows(b, n);
     session_reset(b->s);
-    CHECK(session_forward(b->s, &(struct forward_args){.tokens = ids, .n = n, .policy = p, .ledger = l, .hidden = hidden}));
+    CHECK(session_forward(
+        b->s, &(struct forward_args){.tokens = ids, .n = n, .policy = p, .ledger = l, .hidden = hidden}));
     cr_assert_eq(session_position(b->s), n);
     return hidden;
 }
@@ -207,14 +210,17 @@ Test(forward, chunks_equal_the_whole)
         float *want = forward(&whole, whole.ids, whole.n, NULL, NULL);
         float *got = forward(&cut, cut.ids, cut.n, NULL, NULL);
         cr_expect(logit_error(&cut, got) < 2e-4, "%s in chunks of 128", golden_names[i]);
-        cr_expect(row_error(got, want, (size_t)cut.n, width(&cut)) < 3e-5, "%s in chunks of 128", golden_names[i]);
+        cr_expect(row_error(got, want, (size_t)cut.n, width(&cut)) < 3e-5, "%s in chunks of 128",
+                  golden_names[i]);
         static const int sizes[] = {1, 5, 37, 2, 64, 100, 13};
         free(got);
         got = rows(&cut, cut.n);
         session_reset(cut.s);
         for (int at = 0, c = 0; at < cut.n; c++) {
             int n = sizes[c % 7] < cut.n - at ? sizes[c % 7] : cut.n - at;
-            CHECK(session_forward(cut.s, &(struct forward_args){.tokens = cut.ids + at, .n = n, .total_len = cut.n,
+            CHECK(session_forward(cut.s, &(struct forward_args){.tokens = cut.ids + at,
+                                                                .n = n,
+                                                                .total_len = cut.n,
                                                                 .hidden = got + (size_t)at * width(&cut)}));
             at += n;
             cr_assert_eq(session_position(cut.s), at);
@@ -236,7 +242,9 @@ Test(forward, decoding_equals_prefill)
         float *want = forward(&b, b.ids, b.n, NULL, NULL), *got = rows(&b, b.n);
         session_reset(b.s);
         for (int t = 0; t < b.n; t++)
-            CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + t, .n = 1, .total_len = b.n,
+            CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + t,
+                                                              .n = 1,
+                                                              .total_len = b.n,
                                                               .last_hidden = got + (size_t)t * width(&b)}));
         double e = row_error(got, want, (size_t)b.n, width(&b));
         cr_expect(e < 3e-5, "%s: %.3g", golden_names[i], e);
@@ -262,13 +270,17 @@ Test(forward, greedy_generation_equals_transformers)
         if (b.n_greedy > 0) {
             int32_t out[64];
             int seen = 0;
-            struct generate_args a = {.prompt = b.ids, .n_prompt = b.n, .max_new = b.n_greedy, .ignore_eos = true,
+            struct generate_args a = {.prompt = b.ids,
+                                      .n_prompt = b.n,
+                                      .max_new = b.n_greedy,
+                                      .ignore_eos = true,
                                       .sampler = {.top_p = 1}};
             struct generate_result r;
             CHECK(generate(b.s, &a, out, &r));
             cr_expect_eq(r.n_new, b.n_greedy);
             for (int t = 0; t < r.n_new; t++)
-                cr_expect_eq(out[t], b.greedy[t], "%s: token %d is %d, transformers %d", golden_names[i], t, out[t], b.greedy[t]);
+                cr_expect_eq(out[t], b.greedy[t], "%s: token %d is %d, transformers %d", golden_names[i], t,
+                             out[t], b.greedy[t]);
             a.token = stop_after_three;
             a.ctx = &seen;
             CHECK(generate(b.s, &a, out, &r));
@@ -288,12 +300,15 @@ Test(forward, a_captured_stream_goes_on_as_the_whole)
     float *want = forward(&b, b.ids, b.n, NULL, NULL), *stream = rows(&b, b.n), *got = rows(&b, b.n);
     for (int l = 0; l <= layers; l++) {
         session_reset(b.s);
-        CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = b.n, .capture_layer = l, .residual_out = stream,
-                                                          .hidden = got}));
-        cr_expect(same_bits(got, want, (size_t)b.n * width(&b)), "capturing at layer %d changed the result", l);
+        CHECK(session_forward(
+            b.s, &(struct forward_args){
+                     .tokens = b.ids, .n = b.n, .capture_layer = l, .residual_out = stream, .hidden = got}));
+        cr_expect(same_bits(got, want, (size_t)b.n * width(&b)), "capturing at layer %d changed the result",
+                  l);
         session_reset(b.s);
-        CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = b.n, .first_layer = l, .residual_in = stream,
-                                                          .hidden = got}));
+        CHECK(session_forward(
+            b.s, &(struct forward_args){
+                     .tokens = b.ids, .n = b.n, .first_layer = l, .residual_in = stream, .hidden = got}));
         cr_expect(same_bits(got, want, (size_t)b.n * width(&b)), "from the stream that enters layer %d", l);
     }
     free(got);
@@ -319,12 +334,19 @@ Test(forward, end_layer_stops_and_can_be_taken_up)
     for (int l = 0; l < layers; l++) {
         uint32_t seen = 0;
         session_reset(b.s);
-        CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = b.n, .first_layer = l, .end_layer = l + 1,
-                                                          .residual_in = l ? stream : NULL, .capture_layer = l + 1,
-                                                          .residual_out = stream, .hidden = got, .hook = note_layer,
+        CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids,
+                                                          .n = b.n,
+                                                          .first_layer = l,
+                                                          .end_layer = l + 1,
+                                                          .residual_in = l ? stream : NULL,
+                                                          .capture_layer = l + 1,
+                                                          .residual_out = stream,
+                                                          .hidden = got,
+                                                          .hook = note_layer,
                                                           .hook_ctx = &seen}));
         cr_expect_eq(seen, 1u << l, "layers seen: %#x", seen);
-        if (l + 1 < layers) cr_expect(row_error(got, want, (size_t)b.n, width(&b)) > 1e-2, "stopped after layer %d", l);
+        if (l + 1 < layers)
+            cr_expect(row_error(got, want, (size_t)b.n, width(&b)) > 1e-2, "stopped after layer %d", l);
     }
     cr_expect(same_bits(got, want, (size_t)b.n * width(&b)));
     free(got);
@@ -344,7 +366,8 @@ Test(forward, dynamic_rope_turns_by_the_final_length)
     float *alone = forward(&b, b.ids, 200, NULL, NULL), *told = rows(&b, 200);
     cr_expect(row_error(alone, want, 200, width(&b)) > 1e-2);
     session_reset(b.s);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 200, .total_len = b.n, .hidden = told}));
+    CHECK(session_forward(
+        b.s, &(struct forward_args){.tokens = b.ids, .n = 200, .total_len = b.n, .hidden = told}));
     cr_expect(row_error(told, want, 200, width(&b)) < 3e-5);
     /* up to the trained length nothing depends on it */
     float *within = forward(&b, b.ids, m, NULL, NULL);
@@ -376,23 +399,32 @@ Test(forward, failures_leave_the_session_as_before)
     int32_t bad[150];
     memcpy(bad, b.ids, sizeof bad);
     session_reset(b.s);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = at, .total_len = b.n, .hidden = got}));
+    CHECK(session_forward(b.s,
+                          &(struct forward_args){.tokens = b.ids, .n = at, .total_len = b.n, .hidden = got}));
     for (int i = 0; i < 3; i++) {
         static const int32_t wrong[] = {-1, 96, INT32_MAX};
         bad[149] = wrong[i];
-        cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = bad, .n = 150, .hidden = NULL}), ERR_ARG);
+        cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = bad, .n = 150, .hidden = NULL}),
+                     ERR_ARG);
         cr_expect(strstr(status_message(), "149") && strstr(status_message(), "95"), "%s", status_message());
         cr_expect_eq(session_position(b.s), at);
     }
     cr_assert_eq(vocab, 96);
     cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 0}), ERR_ARG);
-    cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = MAX_IDS - at + 1}), ERR_ARG);
-    cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 110, .stop = stop_at_second, .stop_ctx = &calls}),
+    cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = MAX_IDS - at + 1}),
+                 ERR_ARG);
+    cr_expect_eq(session_forward(b.s,
+                                 &(struct forward_args){
+                                     .tokens = b.ids, .n = 110, .stop = stop_at_second, .stop_ctx = &calls}),
                  ERR_CANCELLED);
-    cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 110, .hook = refuse_layer_one}), ERR_NUMERIC);
+    cr_expect_eq(
+        session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 110, .hook = refuse_layer_one}),
+        ERR_NUMERIC);
     cr_expect_str_eq(status_message(), "hook says no");
     cr_expect_eq(session_position(b.s), at);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + at, .n = b.n - at, .total_len = b.n,
+    CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + at,
+                                                      .n = b.n - at,
+                                                      .total_len = b.n,
                                                       .hidden = got + (size_t)at * width(&b)}));
     double e = row_error(got, want, (size_t)b.n, width(&b));
     cr_expect(e < 3e-5, "after five failures: %.3g", e);
@@ -402,7 +434,8 @@ Test(forward, failures_leave_the_session_as_before)
 }
 
 /* A policy for the demo model: `method` with these thresholds, every layer on. */
-static struct sparse_policy demo_policy(const struct bench *b, const char *method, float theta, float tau, float lambda)
+static struct sparse_policy demo_policy(const struct bench *b, const char *method, float theta, float tau,
+                                        float lambda)
 {
     struct sparse_policy p;
     CHECK(policy_init(&p, mask_method_find(method), b->w.config.n_layers, b->w.config.n_heads));
@@ -441,10 +474,11 @@ Test(forward, threads_change_no_bit)
                 first_sum[sparse] = sum;
                 cr_expect(sparse == (sum.tiles_computed < sum.tiles_possible));
             } else {
-                cr_expect(same_bits(hidden, first[sparse], (size_t)set.samples[0].n * width(&b)), "%d threads, %s: error %.3g",
-                          threads, sparse ? "sparse" : "dense",
+                cr_expect(same_bits(hidden, first[sparse], (size_t)set.samples[0].n * width(&b)),
+                          "%d threads, %s: error %.3g", threads, sparse ? "sparse" : "dense",
                           row_error(hidden, first[sparse], (size_t)set.samples[0].n, width(&b)));
-                cr_expect(memcmp(&sum, &first_sum[sparse], sizeof sum) == 0, "%d threads: other counts", threads);
+                cr_expect(memcmp(&sum, &first_sum[sparse], sizeof sum) == 0, "%d threads: other counts",
+                          threads);
                 free(hidden);
             }
             free(l);
@@ -463,7 +497,8 @@ Test(forward, instruction_sets_agree)
     struct bench b;
     open_demo(&b, 1, 300, 0);
     struct sparse_policy p = demo_policy(&b, "sparge", .2f, .9f, 50);
-    float *dense = forward(&b, set.samples[0].ids, n, NULL, NULL), *sparse = forward(&b, set.samples[0].ids, n, &p, NULL);
+    float *dense = forward(&b, set.samples[0].ids, n, NULL, NULL),
+          *sparse = forward(&b, set.samples[0].ids, n, &p, NULL);
     close_bench(&b);
     int n_checked = 0;
     static const char *const names[] = {"avx2", "base"};
@@ -471,7 +506,8 @@ Test(forward, instruction_sets_agree)
         if (cpu_ops_choose(names[i]) == ERR_UNSUPPORTED) continue;
         n_checked++;
         open_demo(&b, 1, 300, 0);
-        float *d = forward(&b, set.samples[0].ids, n, NULL, NULL), *s = forward(&b, set.samples[0].ids, n, &p, NULL);
+        float *d = forward(&b, set.samples[0].ids, n, NULL, NULL),
+              *s = forward(&b, set.samples[0].ids, n, &p, NULL);
         cr_expect(strstr(session_impls(b.s), names[i]), "%s ran for %s", session_impls(b.s), names[i]);
         double e = row_error(d, dense, (size_t)n, width(&b));
         cr_expect(e < 5e-5, "%s, dense: %.3g", names[i], e);
@@ -503,7 +539,8 @@ Test(forward, attention_implementations_agree)
     while (attn_impls[last + 1]) last++;
     cr_assert_eq(attn_impls[last], &attn_ref);
     for (int i = last; i >= 0; i--) {
-        struct attn_args probe = {.dtype = DTYPE_F32, .n_q = n, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .block = {128, 64}};
+        struct attn_args probe = {
+            .dtype = DTYPE_F32, .n_q = n, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .block = {128, 64}};
         if (attn_impls[i]->refuses(&probe)) continue;
         session_close(&b.s);
         CHECK(session_open(&b.s, &b.w, b.par, 300, 0, attn_impls[i]->name));
@@ -519,7 +556,8 @@ Test(forward, attention_implementations_agree)
     }
     session_close(&b.s);
     CHECK(session_open(&b.s, &b.w, b.par, 300, 0, "attn_of_no_one"));
-    cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = n}), ERR_UNSUPPORTED);
+    cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = n}),
+                 ERR_UNSUPPORTED);
     cr_expect_eq(session_position(b.s), 0);
     free(want);
     policy_clear(&p);
@@ -579,13 +617,15 @@ Test(forward, short_sequences_fall_back_and_are_counted)
     for (int short_one = 0; short_one < 2; short_one++) {
         int n = short_one ? 255 : 256;
         struct head_ledger *l = ledgers(&b);
-        float *dense = forward(&b, set.samples[0].ids, n, NULL, NULL), *got = forward(&b, set.samples[0].ids, n, &p, l);
+        float *dense = forward(&b, set.samples[0].ids, n, NULL, NULL),
+              *got = forward(&b, set.samples[0].ids, n, &p, l);
         cr_expect_eq(same_bits(dense, got, (size_t)n * width(&b)), short_one);
         struct head_ledger sum = ledger_sum(&b, l);
         cr_expect_eq(sum.calls_dense_short > 0, short_one);
         cr_expect_eq(sum.calls_sparse > 0, !short_one);
         cr_expect_eq(sum.tiles_computed == sum.tiles_possible, short_one);
-        for (int h = 0; h < heads; h++) cr_expect_eq(l[h].calls_sparse + l[h].calls_dense_short, 2, "two chunks each");
+        for (int h = 0; h < heads; h++)
+            cr_expect_eq(l[h].calls_sparse + l[h].calls_dense_short, 2, "two chunks each");
         free(dense);
         free(got);
         free(l);
@@ -593,11 +633,13 @@ Test(forward, short_sequences_fall_back_and_are_counted)
     /* 255 tokens now of 300 in the end are not short; a lower limit makes 100 long enough */
     struct head_ledger *l = ledgers(&b);
     session_reset(b.s);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = 128, .total_len = 300, .policy = &p,
-                                                      .ledger = l}));
+    CHECK(session_forward(
+        b.s, &(struct forward_args){
+                 .tokens = set.samples[0].ids, .n = 128, .total_len = 300, .policy = &p, .ledger = l}));
     p.min_sparse_tokens = 100;
     session_reset(b.s);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = 100, .policy = &p, .ledger = l}));
+    CHECK(session_forward(
+        b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = 100, .policy = &p, .ledger = l}));
     for (int h = 0; h < heads; h++) cr_expect(l[h].calls_sparse == 2 && l[h].calls_dense_short == 0);
     free(l);
     policy_clear(&p);
@@ -621,8 +663,11 @@ Test(forward, layers_and_heads_outside_run_dense_and_are_counted)
     for (int layer = 2; layer <= 3; layer++) {
         for (int s = 0; s < 2; s++) {
             session_reset(b.s);
-            CHECK(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = n, .policy = s ? &p : NULL,
-                                                              .capture_layer = layer, .residual_out = s ? sparse : dense}));
+            CHECK(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids,
+                                                              .n = n,
+                                                              .policy = s ? &p : NULL,
+                                                              .capture_layer = layer,
+                                                              .residual_out = s ? sparse : dense}));
         }
         cr_expect_eq(same_bits(dense, sparse, (size_t)n * width(&b)), layer == 2);
     }
@@ -666,7 +711,8 @@ Test(forward, sparse_chunks_compute_the_same_tiles)
         if (chunk == 512) {
             first = hidden;
             first_sum = sum;
-            cr_expect(sum.tiles_computed < sum.tiles_possible && sum.pv_units_computed < sum.pv_units_possible);
+            cr_expect(sum.tiles_computed < sum.tiles_possible &&
+                      sum.pv_units_computed < sum.pv_units_possible);
         } else {
             cr_expect_eq(sum.tiles_computed, first_sum.tiles_computed);
             cr_expect_eq(sum.tiles_possible, first_sum.tiles_possible);
@@ -703,7 +749,8 @@ Test(forward, later_tokens_change_no_earlier_row)
         float *y = forward(&b, other, n, mode ? &p : NULL, NULL);
         int safe = mode == 2 ? 256 : from; /* a query block's mask depends on its own later rows */
         int moved = 0;
-        for (int r = 0; r < safe; r++) moved += !same_bits(x + (size_t)r * width(&b), y + (size_t)r * width(&b), width(&b));
+        for (int r = 0; r < safe; r++)
+            moved += !same_bits(x + (size_t)r * width(&b), y + (size_t)r * width(&b), width(&b));
         cr_expect_eq(moved, 0, "%s: %d earlier rows moved", mode == 0 ? "dense" : p.method->name, moved);
         cr_expect(!same_bits(x + (size_t)from * width(&b), y + (size_t)from * width(&b), width(&b)));
         free(x);
@@ -719,11 +766,14 @@ Test(forward, last_hidden_is_the_last_row)
     struct bench b;
     open_golden(&b, "d128_gqa", 128);
     float *hidden = rows(&b, b.n), *last = rows(&b, 1);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = b.n, .hidden = hidden, .last_hidden = last}));
+    CHECK(session_forward(
+        b.s, &(struct forward_args){.tokens = b.ids, .n = b.n, .hidden = hidden, .last_hidden = last}));
     cr_expect(same_bits(last, hidden + (size_t)(b.n - 1) * width(&b), width(&b)));
     struct session_plan plan = session_plan(&b.w.config, MAX_IDS, 128, 1);
     cr_expect_eq(plan.total_bytes, plan.kv_bytes + plan.activation_bytes + plan.linear_bytes);
-    cr_expect(plan.kv_bytes >= 2 * sizeof(float) * MAX_IDS * (size_t)(b.w.config.n_kv_heads * b.w.config.head_dim * b.w.config.n_layers));
+    cr_expect(plan.kv_bytes >=
+              2 * sizeof(float) * MAX_IDS *
+                  (size_t)(b.w.config.n_kv_heads * b.w.config.head_dim * b.w.config.n_layers));
     free(hidden);
     free(last);
     close_bench(&b);

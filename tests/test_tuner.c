@@ -1,5 +1,5 @@
-/* The tuner on real attention: what it stores is run again from outside, threads and interruptions change nothing, and
- * what cannot be tuned is refused by name. */
+/* The tuner on real attention: what it stores is run again from outside, threads and interruptions change
+ * nothing, and what cannot be tuned is refused by name. */
 #include "engine/engine.h"
 #include "engine/tuner.h"
 #include "kernels/registry.h"
@@ -40,11 +40,17 @@ static void open_demo(struct bench *b, int threads, const char *layers, int n)
     open_bench(b, SG_SOURCE_DIR "/suites/demo/model", threads, layers);
     struct tokenizer *t;
     CHECK(tokenizer_open(&t, SG_SOURCE_DIR "/suites/demo/model"));
-    struct suite_options o = {.tokenizer = t, .argument = "", .max_length = 512, .num_samples = n, .min_length = 256, .tuning = true};
+    struct suite_options o = {.tokenizer = t,
+                              .argument = "",
+                              .max_length = 512,
+                              .num_samples = n,
+                              .min_length = 256,
+                              .tuning = true};
     CHECK(suite_load("chronicle", &o, &b->set));
     cr_assert_eq(b->set.n_samples, n);
     for (int i = 0; i < n; i++)
-        b->samples[i] = (struct tune_sample){b->set.samples[i].ids, b->set.samples[i].n, b->set.samples[i].name, n > 1 && i == n - 1};
+        b->samples[i] = (struct tune_sample){b->set.samples[i].ids, b->set.samples[i].n,
+                                             b->set.samples[i].name, n > 1 && i == n - 1};
     b->n_samples = n;
     tokenizer_close(&t);
 }
@@ -55,8 +61,10 @@ static void open_tiny(struct bench *b, const char *dir, int threads, int n, int 
     static const char *const names[] = {"first", "second", "third", "fourth"};
     open_bench(b, dir, threads, "all");
     b->ids = malloc(sizeof *b->ids * (size_t)(n * n_tokens));
-    for (int i = 0; i < n * n_tokens; i++) b->ids[i] = (int32_t)((unsigned)i * 2654435761u >> 16) % b->w.config.vocab_size;
-    for (int i = 0; i < n; i++) b->samples[i] = (struct tune_sample){b->ids + i * n_tokens, n_tokens, names[i], n > 1 && i == n - 1};
+    for (int i = 0; i < n * n_tokens; i++)
+        b->ids[i] = (int32_t)((unsigned)i * 2654435761u >> 16) % b->w.config.vocab_size;
+    for (int i = 0; i < n; i++)
+        b->samples[i] = (struct tune_sample){b->ids + i * n_tokens, n_tokens, names[i], n > 1 && i == n - 1};
     b->n_samples = n;
 }
 
@@ -71,8 +79,15 @@ static void close_bench(struct bench *b)
 
 static struct tune_args args_of(const struct bench *b, const struct tune_bounds *bounds, int n_bounds)
 {
-    return (struct tune_args){.weights = &b->w, .par = b->par, .policy = &b->policy, .rule = RULE_L1, .samples = b->samples,
-                              .n_samples = b->n_samples, .bounds = bounds, .n_bounds = n_bounds, .min_sparsity = .1};
+    return (struct tune_args){.weights = &b->w,
+                              .par = b->par,
+                              .policy = &b->policy,
+                              .rule = RULE_L1,
+                              .samples = b->samples,
+                              .n_samples = b->n_samples,
+                              .bounds = bounds,
+                              .n_bounds = n_bounds,
+                              .min_sparsity = .1};
 }
 
 static bool same_head(const struct tuned_head *x, const struct tuned_head *y)
@@ -80,19 +95,22 @@ static bool same_head(const struct tuned_head *x, const struct tuned_head *y)
     return memcmp(&x->params.simthreshd1, &y->params.simthreshd1, sizeof(float)) == 0 &&
            memcmp(&x->params.cdfthreshd, &y->params.cdfthreshd, sizeof(float)) == 0 &&
            memcmp(&x->params.pvthreshd, &y->params.pvthreshd, sizeof(float)) == 0 &&
-           x->params.is_sparse == y->params.is_sparse && x->in_range == y->in_range && x->back_offs == y->back_offs &&
-           memcmp(&x->tune, &y->tune, sizeof x->tune) == 0 && memcmp(&x->held_out, &y->held_out, sizeof x->held_out) == 0 &&
-           x->qk_sparsity == y->qk_sparsity && x->sparsity == y->sparsity && strcmp(x->reason, y->reason) == 0;
+           x->params.is_sparse == y->params.is_sparse && x->in_range == y->in_range &&
+           x->back_offs == y->back_offs && memcmp(&x->tune, &y->tune, sizeof x->tune) == 0 &&
+           memcmp(&x->held_out, &y->held_out, sizeof x->held_out) == 0 && x->qk_sparsity == y->qk_sparsity &&
+           x->sparsity == y->sparsity && strcmp(x->reason, y->reason) == 0;
 }
 
 static void expect_same(const struct tuned *x, const struct tuned *y, const char *what)
 {
     cr_assert(x->n_layers == y->n_layers && x->n_heads == y->n_heads);
     for (int i = 0; i < x->n_layers * x->n_heads; i++)
-        cr_expect(same_head(&x->heads[i], &y->heads[i]), "%s: layer %d head %d: (%g, %.9g, %g) and (%g, %.9g, %g)", what,
-                  i / x->n_heads, i % x->n_heads, (double)x->heads[i].params.simthreshd1, (double)x->heads[i].params.cdfthreshd,
-                  (double)x->heads[i].params.pvthreshd, (double)y->heads[i].params.simthreshd1,
-                  (double)y->heads[i].params.cdfthreshd, (double)y->heads[i].params.pvthreshd);
+        cr_expect(same_head(&x->heads[i], &y->heads[i]),
+                  "%s: layer %d head %d: (%g, %.9g, %g) and (%g, %.9g, %g)", what, i / x->n_heads,
+                  i % x->n_heads, (double)x->heads[i].params.simthreshd1,
+                  (double)x->heads[i].params.cdfthreshd, (double)x->heads[i].params.pvthreshd,
+                  (double)y->heads[i].params.simthreshd1, (double)y->heads[i].params.cdfthreshd,
+                  (double)y->heads[i].params.pvthreshd);
     char a[33], b[33];
     cr_expect_str_eq(tuned_hash(x, a), tuned_hash(y, b), "%s", what);
 }
@@ -109,7 +127,7 @@ struct rerun {
     const struct sparse_policy *policy;
     struct par *par;
     int n_layers, n_heads;
-    struct head_error *worst;   /* [n_layers, n_heads], over the samples so far */
+    struct head_error *worst;       /* [n_layers, n_heads], over the samples so far */
     double *sparsity, *qk_sparsity; /* sums over samples */
 };
 
@@ -151,7 +169,8 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
         double diff = 0, sum = 0, sq_diff = 0, sq = 0, got_sq = 0, dot = 0;
         for (size_t t = 0; t < n; t++)
             for (size_t i = 0; i < d; i++) {
-                double x = (double)((const float *)view->attn->o)[(ptrdiff_t)t * view->attn->o_row + h * view->attn->o_head + (ptrdiff_t)i];
+                double x = (double)((const float *)view->attn->o)[(ptrdiff_t)t * view->attn->o_row +
+                                                                  h * view->attn->o_head + (ptrdiff_t)i];
                 double y = (double)o[(t * (size_t)a.n_heads + (size_t)h) * d + i];
                 diff += fabs(x - y);
                 sum += fabs(x);
@@ -174,17 +193,26 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
     return OK;
 }
 
-static void rerun_samples(const struct bench *b, const struct sparse_policy *p, bool held_out, struct rerun *out)
+static void rerun_samples(const struct bench *b, const struct sparse_policy *p, bool held_out,
+                          struct rerun *out)
 {
     int n = p->n_layers * p->n_heads;
-    *out = (struct rerun){p, b->par, p->n_layers, p->n_heads, calloc((size_t)n, sizeof(struct head_error)),
-                          calloc((size_t)n, sizeof(double)), calloc((size_t)n, sizeof(double))};
+    *out = (struct rerun){p,
+                          b->par,
+                          p->n_layers,
+                          p->n_heads,
+                          calloc((size_t)n, sizeof(struct head_error)),
+                          calloc((size_t)n, sizeof(double)),
+                          calloc((size_t)n, sizeof(double))};
     for (int s = 0; s < b->n_samples; s++) {
         if (b->samples[s].held_out != held_out) continue;
         struct session *session;
-        CHECK(session_open(&session, &b->w, b->par, b->samples[s].n, (b->samples[s].n + 127) / 128 * 128, NULL));
-        CHECK(session_forward(session, &(struct forward_args){.tokens = b->samples[s].ids, .n = b->samples[s].n,
-                                                              .hook = rerun_layer, .hook_ctx = out}));
+        CHECK(session_open(&session, &b->w, b->par, b->samples[s].n, (b->samples[s].n + 127) / 128 * 128,
+                           NULL));
+        CHECK(session_forward(session, &(struct forward_args){.tokens = b->samples[s].ids,
+                                                              .n = b->samples[s].n,
+                                                              .hook = rerun_layer,
+                                                              .hook_ctx = out}));
         session_close(&session);
     }
 }
@@ -207,7 +235,8 @@ static void check_stored(const struct bench *b, const struct tuned *t)
     struct tuned named = *t;
     snprintf(named.model_fingerprint, sizeof named.model_fingerprint, "%s", b->fingerprint);
     CHECK(tuned_apply(&named, "tuned", &b->w, b->fingerprint, &p));
-    cr_expect(p.block.q == b->policy.block.q && p.block.k == b->policy.block.k && p.smooth_k == b->policy.smooth_k);
+    cr_expect(p.block.q == b->policy.block.q && p.block.k == b->policy.block.k &&
+              p.smooth_k == b->policy.smooth_k);
     rerun_samples(b, &p, false, &tune_runs);
     rerun_samples(b, &p, true, &held_runs);
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
@@ -222,21 +251,25 @@ static void check_stored(const struct bench *b, const struct tuned *t)
             continue;
         }
         struct head_error *x = &tune_runs.worst[i], *y = &held_runs.worst[i];
-        cr_expect(fabs(h->tune.l1 - x->l1) < 1e-6 && fabs(h->tune.rmse - x->rmse) < 1e-6 && fabs(h->tune.cosine - x->cosine) < 1e-6,
-                  "head %d: stored l1 %.9g, rmse %.9g, run again %.9g, %.9g", i, h->tune.l1, h->tune.rmse, x->l1, x->rmse);
-        cr_expect(fabs(h->held_out.l1 - y->l1) < 1e-6, "head %d, held out: stored %.9g, run again %.9g", i, h->held_out.l1, y->l1);
+        cr_expect(fabs(h->tune.l1 - x->l1) < 1e-6 && fabs(h->tune.rmse - x->rmse) < 1e-6 &&
+                      fabs(h->tune.cosine - x->cosine) < 1e-6,
+                  "head %d: stored l1 %.9g, rmse %.9g, run again %.9g, %.9g", i, h->tune.l1, h->tune.rmse,
+                  x->l1, x->rmse);
+        cr_expect(fabs(h->held_out.l1 - y->l1) < 1e-6, "head %d, held out: stored %.9g, run again %.9g", i,
+                  h->held_out.l1, y->l1);
         cr_expect(fabs(h->sparsity - tune_runs.sparsity[i] / n_tune) < 1e-12, "head %d", i);
         cr_expect(fabs(h->qk_sparsity - tune_runs.qk_sparsity[i] / n_tune) < 1e-12, "head %d", i);
         cr_expect(h->sparsity >= .1, "head %d: %g", i, h->sparsity);
         struct head_error worst = head_error_worst(h->tune, h->held_out);
-        cr_expect(head_error_by(&worst, t->rule) <= t->pv_l1, "head %d: %g over %g", i, head_error_by(&worst, t->rule), t->pv_l1);
+        cr_expect(head_error_by(&worst, t->rule) <= t->pv_l1, "head %d: %g over %g", i,
+                  head_error_by(&worst, t->rule), t->pv_l1);
     }
     rerun_clear(&tune_runs);
     rerun_clear(&held_runs);
     policy_clear(&p);
 }
 
-Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 60)
+Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 300)
 {
     static const struct tune_bounds bounds[] = {{.06, .07}, {.2, .3}};
     struct tuned out[2][2];
@@ -250,7 +283,8 @@ Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 60)
         cr_expect_eq(times.n_reused, 0);
         for (int i = 0; i < 2; i++) {
             const struct tuned *t = &out[threads - 1][i];
-            cr_expect(t->l1 == bounds[i].l1 && t->pv_l1 == bounds[i].pv_l1 && t->num_samples == 2 && t->num_held_out == 1);
+            cr_expect(t->l1 == bounds[i].l1 && t->pv_l1 == bounds[i].pv_l1 && t->num_samples == 2 &&
+                      t->num_held_out == 1);
             cr_expect_str_eq(t->layers, "1-3+6");
             cr_expect_str_eq(t->method, "sparge");
             if (threads == 1) check_stored(&b, t);
@@ -258,13 +292,14 @@ Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 60)
         close_bench(&b);
     }
     for (int i = 0; i < 2; i++) expect_same(&out[0][i], &out[1][i], "one and two threads");
-    cr_expect(count_sparse(&out[0][1]) >= 4, "%d heads are sparse under the loose bound", count_sparse(&out[0][1]));
+    cr_expect(count_sparse(&out[0][1]) >= 4, "%d heads are sparse under the loose bound",
+              count_sparse(&out[0][1]));
     cr_expect(count_sparse(&out[0][1]) >= count_sparse(&out[0][0]));
     for (int i = 0; i < 4; i++) tuned_clear(&out[i / 2][i % 2]);
 }
 
 /* GQA, several bounds at once equal one at a time, and other rules and blocks. */
-Test(tuner, tiny_model_rules_and_shapes, .timeout = 60)
+Test(tuner, tiny_model_rules_and_shapes, .timeout = 300)
 {
     static const struct tune_bounds bounds[] = {{.5, .7}, {.1, .2}};
     static const struct block_shape shapes[] = {{64, 64}, {64, 128}, {128, 128}, {128, 64}};
@@ -306,7 +341,8 @@ Test(tuner, choice_is_the_sparsest_that_holds)
         for (int t = 0; t < N_THETAS; t++)
             for (int u = 0; u < N_TAUS; u++) {
                 float f = (float)rng_unit(&r);
-                c[s]->points[t][u] = (struct curve_point){{f, f * f, 1 - f, f / 2}, rng_below(&r, c[s]->n_possible + 1)};
+                c[s]->points[t][u] =
+                    (struct curve_point){{f, f * f, 1 - f, f / 2}, rng_below(&r, c[s]->n_possible + 1)};
             }
     }
     for (int rule = 0; rule < 4; rule++)
@@ -320,7 +356,8 @@ Test(tuner, choice_is_the_sparsest_that_holds)
                     double sum = 0;
                     for (int s = 0; s < 2; s++) {
                         const struct output_error *e = &c[s]->points[t][u].error;
-                        double errors[] = {(double)e->l1, (double)e->tail, (double)e->cosine, (double)e->rmse};
+                        double errors[] = {(double)e->l1, (double)e->tail, (double)e->cosine,
+                                           (double)e->rmse};
                         holds &= errors[rule] <= bound;
                         sum += .5 * (1 - (double)c[s]->points[t][u].n_kept / c[s]->n_possible);
                     }
@@ -329,10 +366,12 @@ Test(tuner, choice_is_the_sparsest_that_holds)
             bool found = tune_choose(view, 2, (enum tune_rule)rule, bound, &theta, &tau, &sparsity, &worst);
             cr_expect_eq(found, best >= 0);
             if (!found) continue;
-            for (int s = 0; s < 2; s++) found_sparsity += .5 * (1 - (double)c[s]->points[theta][tau].n_kept / c[s]->n_possible);
+            for (int s = 0; s < 2; s++)
+                found_sparsity += .5 * (1 - (double)c[s]->points[theta][tau].n_kept / c[s]->n_possible);
             cr_expect(fabs(sparsity - best) < 1e-12 && fabs(found_sparsity - best) < 1e-12);
             cr_expect(head_error_by(&worst, (enum tune_rule)rule) <= bound);
-            cr_expect_eq(worst.l1, fmax((double)c[0]->points[theta][tau].error.l1, (double)c[1]->points[theta][tau].error.l1));
+            cr_expect_eq(worst.l1, fmax((double)c[0]->points[theta][tau].error.l1,
+                                        (double)c[1]->points[theta][tau].error.l1));
         }
     /* a point that is not a number holds no bound */
     for (int t = 0; t < N_THETAS; t++)
@@ -340,7 +379,8 @@ Test(tuner, choice_is_the_sparsest_that_holds)
     int theta, tau;
     double sparsity;
     struct head_error worst;
-    cr_expect(!tune_choose(view, 2, RULE_L1, .9, &theta, &tau, &sparsity, &worst), "a NaN error passed for a good one");
+    cr_expect(!tune_choose(view, 2, RULE_L1, .9, &theta, &tau, &sparsity, &worst),
+              "a NaN error passed for a good one");
     free(c[0]);
     free(c[1]);
 }
@@ -350,8 +390,8 @@ Test(tuner, refuses_what_makes_no_sense)
     struct bench b;
     char *dir = path_join(GOLDEN_MODELS, "gqa_d64_tied");
     open_tiny(&b, dir, 1, 2, 256);
-    static const struct tune_bounds wrong[] = {{.06, .06}, {.07, .06}, {0, .07}, {-.1, .07}, {.06, 1}, {1, 1.5}, {NAN, .07},
-                                               {.06, NAN}, {.06, INFINITY}};
+    static const struct tune_bounds wrong[] = {{.06, .06}, {.07, .06}, {0, .07},   {-.1, .07},     {.06, 1},
+                                               {1, 1.5},   {NAN, .07}, {.06, NAN}, {.06, INFINITY}};
     struct tuned out;
     struct tune_times times;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -364,8 +404,9 @@ Test(tuner, refuses_what_makes_no_sense)
     struct tune_args a = args_of(&b, &good, 1);
     b.samples[1].n = 255;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
-    cr_expect(strstr(status_message(), "second") && strstr(status_message(), "255") && strstr(status_message(), "256"), "%s",
-              status_message());
+    cr_expect(strstr(status_message(), "second") && strstr(status_message(), "255") &&
+                  strstr(status_message(), "256"),
+              "%s", status_message());
     b.samples[1].n = 256;
     b.samples[0].held_out = true;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
@@ -425,12 +466,15 @@ static enum status memory_layer_done(void *ctx, int layer)
 static struct memory memory_new(int n_layers, int n_heads, int n_samples)
 {
     size_t n = (size_t)(n_layers * n_heads * n_samples);
-    return (struct memory){.curves = malloc(n * sizeof(struct curve)), .have = calloc(n, sizeof(bool)), .n_heads = n_heads,
+    return (struct memory){.curves = malloc(n * sizeof(struct curve)),
+                           .have = calloc(n, sizeof(bool)),
+                           .n_heads = n_heads,
                            .n_samples = n_samples};
 }
 
-/* Curves of real queries, keys and values under GQA, against whole layers run with one pair of thresholds for all. */
-Test(tuner, curves_of_a_real_model_equal_the_kernel, .timeout = 60)
+/* Curves of real queries, keys and values under GQA, against whole layers run with one pair of thresholds for
+ * all. */
+Test(tuner, curves_of_a_real_model_equal_the_kernel, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.2, .3};
     static const struct block_shape shapes[] = {{128, 64}, {64, 128}};
@@ -459,12 +503,13 @@ Test(tuner, curves_of_a_real_model_equal_the_kernel, .timeout = 60)
                 if (!b.policy.layer_on[h / heads]) continue;
                 const struct curve *c = &m.curves[place(&m, h / heads, h % heads, 0)];
                 const struct curve_point *p = &c->points[theta][tau];
-                cr_expect(fabs((double)p->error.l1 - runs.worst[h].l1) < 1e-5, "head %d at (%g, %g): l1 %.8g, kernel %.8g", h,
-                          (double)curve_theta(theta), (double)curve_tau(tau), (double)p->error.l1, runs.worst[h].l1);
+                cr_expect(fabs((double)p->error.l1 - runs.worst[h].l1) < 1e-5,
+                          "head %d at (%g, %g): l1 %.8g, kernel %.8g", h, (double)curve_theta(theta),
+                          (double)curve_tau(tau), (double)p->error.l1, runs.worst[h].l1);
                 cr_expect(fabs((double)p->error.cosine - runs.worst[h].cosine) < 1e-4 &&
                           fabs((double)p->error.rmse - runs.worst[h].rmse) < 1e-4);
-                cr_expect(fabs(1 - (double)p->n_kept / c->n_possible - runs.qk_sparsity[h]) < 1e-12, "head %d: %u of %u kept", h,
-                          p->n_kept, c->n_possible);
+                cr_expect(fabs(1 - (double)p->n_kept / c->n_possible - runs.qk_sparsity[h]) < 1e-12,
+                          "head %d: %u of %u kept", h, p->n_kept, c->n_possible);
                 n_left_out += p->n_kept < c->n_possible;
             }
             rerun_clear(&runs);
@@ -493,7 +538,7 @@ static bool stop_after_calls(void *ctx)
     return calls_left > 0 ? calls_left-- == 0 : true;
 }
 
-Test(tuner, a_stopped_run_goes_on_where_it_was, .timeout = 60)
+Test(tuner, a_stopped_run_goes_on_where_it_was, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.2, .3}, others = {.1, .15};
     struct bench b;
@@ -530,7 +575,7 @@ Test(tuner, a_stopped_run_goes_on_where_it_was, .timeout = 60)
 }
 
 /* Within a layer too: curves that were finished before the stop are kept. */
-Test(tuner, a_stop_within_a_layer_keeps_its_finished_curves, .timeout = 60)
+Test(tuner, a_stop_within_a_layer_keeps_its_finished_curves, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.2, .3};
     struct bench b;
@@ -542,13 +587,15 @@ Test(tuner, a_stop_within_a_layer_keeps_its_finished_curves, .timeout = 60)
     a.curves = (struct curve_store){&m, memory_get, memory_put, memory_layer_done};
     a.stop = stop_after_calls;
     int kept = 0;
-    for (calls_left = 1; calls_left < 60 && kept == 0;) { /* until a stop falls between two curves of the layer */
+    for (calls_left = 1;
+         calls_left < 60 && kept == 0;) { /* until a stop falls between two curves of the layer */
         int calls = calls_left;
         cr_assert_eq(tune(&a, &out, &times), ERR_CANCELLED);
         kept = m.n_put;
         calls_left = calls + 1;
     }
-    cr_expect(kept > 0 && kept < 2 * b.w.config.n_heads, "%d of %d curves were kept", kept, 2 * b.w.config.n_heads);
+    cr_expect(kept > 0 && kept < 2 * b.w.config.n_heads, "%d of %d curves were kept", kept,
+              2 * b.w.config.n_heads);
     free(m.curves);
     free(m.have);
     close_bench(&b);
@@ -593,7 +640,8 @@ Test(tuner, without_held_out_samples_nothing_is_claimed_of_them)
     cr_expect_eq(out.num_held_out, 0);
     cr_assert(count_sparse(&out) > 0);
     for (int i = 0; i < out.n_layers * out.n_heads; i++)
-        cr_expect(isnan(out.heads[i].held_out.l1), "head %d: held-out error %g of no sample", i, out.heads[i].held_out.l1);
+        cr_expect(isnan(out.heads[i].held_out.l1), "head %d: held-out error %g of no sample", i,
+                  out.heads[i].held_out.l1);
     tuned_clear(&out);
     free(dir);
     close_bench(&b);
@@ -602,7 +650,8 @@ Test(tuner, without_held_out_samples_nothing_is_claimed_of_them)
 static void expect_same_error(const struct head_error *x, const struct head_error *y)
 {
     double a[] = {x->l1, x->tail, x->cosine, x->rmse}, b[] = {y->l1, y->tail, y->cosine, y->rmse};
-    for (int i = 0; i < 4; i++) cr_expect(isnan(a[i]) ? isnan(b[i]) : a[i] == b[i], "%.17g, read back %.17g", a[i], b[i]);
+    for (int i = 0; i < 4; i++)
+        cr_expect(isnan(a[i]) ? isnan(b[i]) : a[i] == b[i], "%.17g, read back %.17g", a[i], b[i]);
 }
 
 Test(tuner, files_read_back_equal_and_fit_their_model_only)
@@ -636,8 +685,10 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
         const struct tuned_head *x = &t.heads[i], *y = &back.heads[i];
         cr_expect_eq(x->in_range, y->in_range);
         if (!x->in_range) continue;
-        cr_expect(memcmp(&x->params, &y->params, 3 * sizeof(float)) == 0 && x->params.is_sparse == y->params.is_sparse);
-        cr_expect(x->back_offs == y->back_offs && x->sparsity == y->sparsity && x->qk_sparsity == y->qk_sparsity);
+        cr_expect(memcmp(&x->params, &y->params, 3 * sizeof(float)) == 0 &&
+                  x->params.is_sparse == y->params.is_sparse);
+        cr_expect(x->back_offs == y->back_offs && x->sparsity == y->sparsity &&
+                  x->qk_sparsity == y->qk_sparsity);
         cr_expect_str_eq(x->reason, y->reason);
         expect_same_error(&x->tune, &y->tune);
         expect_same_error(&x->held_out, &y->held_out);
@@ -649,7 +700,8 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
     CHECK(policy_init(&p, &mask_sparge, t.n_layers, t.n_heads));
     cr_expect_eq(tuned_apply(&back, path, &b.w, "full:00000000000000000000000000000000", &p), ERR_ARG);
     cr_expect(strstr(status_message(), "model_fingerprint") && strstr(status_message(), path) &&
-                  strstr(status_message(), b.fingerprint), "%s", status_message());
+                  strstr(status_message(), b.fingerprint),
+              "%s", status_message());
     CHECK(tuned_apply(&back, path, &b.w, b.fingerprint, &p));
     char layers[256];
     cr_expect_str_eq(policy_layers_text(&p, layers, sizeof layers), "2");
@@ -718,7 +770,8 @@ Test(tuner, damaged_files_are_refused_by_field)
             tuned_clear(&back);
             continue;
         }
-        cr_expect(strstr(status_message(), path) && strstr(status_message(), edits[i].field), "%s: %s", edits[i].by, status_message());
+        cr_expect(strstr(status_message(), path) && strstr(status_message(), edits[i].field), "%s: %s",
+                  edits[i].by, status_message());
         cr_expect_null(back.heads);
     }
     struct str text = {0};
@@ -760,14 +813,17 @@ Test(tuner, broken_values_name_layer_head_and_sample)
         struct bench b;
         struct tune_times times;
         struct tuned out;
-        char *dir = golden_copy("gqa_d64_tied"); /* 4 query heads share 2 kv heads: heads 2 and 3 read the second */
+        char *dir =
+            golden_copy("gqa_d64_tied"); /* 4 query heads share 2 kv heads: heads 2 and 3 read the second */
         write_rows(dir, "model.layers.1.self_attn.v_proj.weight", 64, 128, 32, zero ? 0 : 0x7fc0);
         open_tiny(&b, dir, 1, 2, 256);
         struct tune_args a = args_of(&b, &bounds, 1);
         enum status st = tune(&a, &out, &times);
         cr_expect_eq(st, ERR_NUMERIC, "%s", status_name(st));
         const char *m = status_message();
-        cr_expect(strstr(m, "layer 1") && strstr(m, "head 2") && strstr(m, "first") && strstr(m, zero ? "zero" : "NaN"), "%s", m);
+        cr_expect(strstr(m, "layer 1") && strstr(m, "head 2") && strstr(m, "first") &&
+                      strstr(m, zero ? "zero" : "NaN"),
+                  "%s", m);
         cr_expect_null(out.heads);
         close_bench(&b);
         dir_remove(dir);
