@@ -17,6 +17,7 @@ static struct run_record describe(const struct cell_args *a, char *tuned_key)
     r.num_samples = a->set->n_samples;
     r.score = a->score;
     r.seed = (uint64_t)a->seed;
+    r.repeat = a->repeat;
     r.threads = par_threads(a->setup->par);
     r.plan = a->plan;
     r.impls = a->machine->impl;

@@ -15,6 +15,7 @@ struct cell_args {
     const struct tuned *tuned; /* where the policy's thresholds come from; heads NULL or the pointer NULL: untuned */
     const struct machine_options *machine;
     int max_length, seed;
+    int repeat;                /* 0, or the number of a repetition, which is a cell of its own */
     const char *score, *plan;  /* plan NULL: a single eval */
     bool generate;             /* a stored run without the guide's prompts is then run again */
     bool keep_tokens, replace;

@@ -236,6 +236,7 @@ static void print_summary(const struct sweep *s, const char *db)
     if (s->dense_s > 0) printf("; dense passes %.2f s", s->dense_s);
     if (s->n_tunings) printf("; %d tunings %.2f s (%d curves made, %d reused)", s->n_tunings, s->tune_s, s->n_curves, s->n_curves_reused);
     if (s->n_done) printf("; cells %.2f s", s->cells_s);
+    if (s->n_twins) printf(", %d of them with the thresholds of another", s->n_twins);
     printf("\n");
 }
 

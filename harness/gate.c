@@ -2,6 +2,8 @@
 
 #include "base/json.h"
 #include "harness/command.h"
+#include "harness/gate_reading.h"
+#include "reports/tables.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -12,33 +14,53 @@ struct bound_def {
     const char *name, *field;
     size_t offset;
     const char *metric;
-    enum { MEAN, P1, P99_9, RATIO_MINUS_ONE } part;
+    enum gate_part part;
     bool minimum;
 };
 
 #define BOUND(n, f, metric, part, minimum) {n, #f, offsetof(struct gate_bounds, f), metric, part, minimum}
 static const struct bound_def defs[] = {
-    BOUND("min-cosine", min_cosine, "cosine", MEAN, true),
-    BOUND("min-cosine-p1", min_cosine_p1, "cosine", P1, true),
-    BOUND("max-kl", max_kl, "kl", MEAN, false),
-    BOUND("max-kl-p99.9", max_kl_p99_9, "kl", P99_9, false),
-    BOUND("max-ppl-increase", max_ppl_increase, "ppl_ratio", RATIO_MINUS_ONE, false),
-    BOUND("min-sparsity", min_sparsity, "sparsity", MEAN, true),
-    BOUND("min-token-accuracy", min_token_accuracy, "token_accuracy", MEAN, true),
-    BOUND("max-score-drop", max_score_drop, "score_drop", MEAN, false),
+    BOUND("min-cosine", min_cosine, "cosine", PART_MEAN, true),
+    BOUND("min-cosine-p1", min_cosine_p1, "cosine", PART_P1, true),
+    BOUND("max-kl", max_kl, "kl", PART_MEAN, false),
+    BOUND("max-kl-p99.9", max_kl_p99_9, "kl", PART_P99_9, false),
+    BOUND("max-ppl-increase", max_ppl_increase, "ppl_ratio", PART_RATIO_MINUS_ONE, false),
+    BOUND("min-sparsity", min_sparsity, "sparsity", PART_MEAN, true),
+    BOUND("min-token-accuracy", min_token_accuracy, "token_accuracy", PART_MEAN, true),
+    BOUND("max-score-drop", max_score_drop, "score_drop", PART_MEAN, false),
+    BOUND("max-latency-ratio", max_latency_ratio, "sparse / dense time", PART_LATENCY, false),
+    BOUND("max-memory", max_memory_mib, "peak MiB", PART_MEMORY, false),
+    BOUND("max-cosine-drop", max_cosine_drop, "cosine", PART_DROP, false),
+    BOUND("max-kl-rise", max_kl_rise, "kl", PART_RISE, false),
+    BOUND("max-ppl-rise", max_ppl_rise, "ppl_ratio", PART_RISE, false),
+    BOUND("max-token-accuracy-drop", max_token_accuracy_drop, "token_accuracy", PART_DROP, false),
+    BOUND("max-score-loss", max_score_loss, "score_sparse", PART_DROP, false),
+    BOUND("max-sparsity-drop", max_sparsity_drop, "sparsity", PART_DROP, false),
+    BOUND("max-latency-rise", max_latency_rise, "sparse time", PART_LATENCY_RISE, false),
+    BOUND("max-memory-rise", max_memory_rise, "peak memory", PART_MEMORY_RISE, false),
 };
 enum { N_DEFS = sizeof defs / sizeof defs[0] };
+_Static_assert(N_DEFS + 2 <= GATE_MAX_CHECKS, "every bound, the validity check and the alarm fit");
 
 static double *bound_of(const struct gate_bounds *b, const struct bound_def *d)
 {
     return (double *)((char *)b + d->offset);
 }
 
+static bool is_change(const struct bound_def *d) { return d->part >= PART_RISE; }
+
 struct gate_bounds gate_no_bounds(void)
 {
     struct gate_bounds b = {0};
     for (int i = 0; i < N_DEFS; i++) *bound_of(&b, &defs[i]) = NAN;
     return b;
+}
+
+bool gate_needs_baseline(const struct gate_bounds *b)
+{
+    for (int i = 0; i < N_DEFS; i++)
+        if (is_change(&defs[i]) && !isnan(*bound_of(b, &defs[i]))) return true;
+    return false;
 }
 
 static bool holds(const struct bound_def *d, double value, double bound)
@@ -53,45 +75,50 @@ static double samples_needed(const struct gate_check *c, size_t n_samples)
     return distance > 0 ? ceil((double)n_samples * (half / distance) * (half / distance)) : INFINITY;
 }
 
-static void judge(const struct bound_def *d, const struct run_view *v, bool by_mean, struct gate_check *c)
+static char *words_of(const struct bound_def *d)
 {
-    const struct metric_record *m = metric_list_find(&v->metrics, "overall", d->metric);
-    double shift = d->part == RATIO_MINUS_ONE ? 1 : 0;
-    c->value = c->lo = c->hi = NAN;
-    if (!m) {
-        c->outcome = CHECK_INVALID;
-        c->message = str_format("the run has no metric \"%s\"; choose a suite that measures it", d->metric);
-        return;
-    }
-    c->value = (d->part == P1 ? m->p1 : d->part == P99_9 ? m->p99_9 : m->mean) - shift;
-    if (d->part == MEAN || d->part == RATIO_MINUS_ONE) {
-        c->lo = m->lo - shift;
-        c->hi = m->hi - shift;
-    }
+    return str_format("%s%s", is_change(d) ? d->part == PART_DROP ? "drop of " : "rise of " : "", d->metric);
+}
+
+static void decide(const struct bound_def *d, const struct gate_reading *r, bool by_mean, struct gate_check *c)
+{
+    char *what = words_of(d);
     bool interval = !by_mean && !isnan(c->lo) && !isnan(c->hi);
-    if (isnan(c->value)) {
-        c->outcome = CHECK_INVALID;
-        c->message = str_format("the metric \"%s\" has no value", d->metric);
+    if (r->within_floor && c->bound >= 0) {
+        c->outcome = CHECK_PASS;
     } else if (!interval) {
         c->outcome = holds(d, c->value, c->bound) ? CHECK_PASS : CHECK_FAIL;
         if (c->outcome == CHECK_FAIL)
-            c->message = str_format("%s is %.6g, the bound is %s %.6g%s", d->metric, c->value, c->op, c->bound,
-                                    by_mean || d->part == P1 || d->part == P99_9 ? "" : " (one sample: no interval)");
+            c->message = str_format("%s is %.6g, the bound is %s %.6g%s", what, c->value, c->op, c->bound,
+                                    by_mean || !r->expects_interval ? "" : " (one sample: no interval)");
     } else if (holds(d, c->lo, c->bound) && holds(d, c->hi, c->bound)) {
         c->outcome = CHECK_PASS;
     } else if (!holds(d, c->lo, c->bound) && !holds(d, c->hi, c->bound)) {
         c->outcome = CHECK_FAIL;
-        c->message = str_format("%s is %.6g [%.6g, %.6g], the bound is %s %.6g", d->metric, c->value, c->lo, c->hi, c->op,
-                                c->bound);
+        c->message = str_format("%s is %.6g [%.6g, %.6g], the bound is %s %.6g", what, c->value, c->lo, c->hi, c->op, c->bound);
     } else {
-        double need = samples_needed(c, v->samples.n);
+        double need = samples_needed(c, r->n_samples);
         c->outcome = CHECK_AMBIGUOUS;
         c->message = need < 1e6 ? str_format("%s is %.6g, but its interval [%.6g, %.6g] holds the bound %.6g; about %.0f "
                                              "samples would decide (now %zu): raise --num-samples",
-                                             d->metric, c->value, c->lo, c->hi, c->bound, need, v->samples.n)
+                                             what, c->value, c->lo, c->hi, c->bound, need, r->n_samples)
                                 : str_format("%s is %.6g, right at the bound %.6g; no number of samples will decide",
-                                             d->metric, c->value, c->bound);
+                                             what, c->value, c->bound);
     }
+    free(what);
+}
+
+static void judge(const struct bound_def *d, struct gate_reading r, bool by_mean, struct gate_check *c)
+{
+    c->value = r.value;
+    c->lo = r.lo;
+    c->hi = r.hi;
+    if (r.missing) {
+        c->outcome = r.not_applicable ? CHECK_SKIPPED : CHECK_INVALID;
+        c->message = r.missing;
+        return;
+    }
+    decide(d, &r, by_mean, c);
 }
 
 static int severity(enum check_outcome o)
@@ -99,37 +126,130 @@ static int severity(enum check_outcome o)
     return o == CHECK_INVALID ? 3 : o == CHECK_FAIL ? 2 : o == CHECK_AMBIGUOUS ? 1 : 0;
 }
 
-enum status gate_run(const struct run_view *v, const struct gate_bounds *b, struct gate_result *out)
+static void take_worst(struct gate_result *g)
 {
-    *out = (struct gate_result){.outcome = CHECK_PASS};
-    for (int i = 0; i < N_DEFS; i++) {
-        double bound = *bound_of(b, &defs[i]);
-        if (isnan(bound)) continue;
-        struct gate_check *c = &out->checks[out->n++];
-        *c = (struct gate_check){.name = defs[i].name, .subject = v->label, .op = defs[i].minimum ? ">=" : "<=", .bound = bound};
-        judge(&defs[i], v, b->by_mean, c);
-        if (severity(c->outcome) > severity(out->outcome)) out->outcome = c->outcome;
+    bool decided = false;
+    g->outcome = CHECK_PASS;
+    for (size_t i = 0; i < g->n; i++) {
+        decided |= g->checks[i].outcome != CHECK_SKIPPED;
+        if (severity(g->checks[i].outcome) > severity(g->outcome)) g->outcome = g->checks[i].outcome;
     }
-    if (!out->n) return fail(ERR_ARG, "no bound was given; e.g. --min-cosine .98 --max-kl .02, see -h");
+    if (!decided) g->outcome = CHECK_INVALID; /* nothing was asked that could be answered */
+}
+
+static struct gate_check *add_check(struct gate_result *g, const char *name, const struct run_view *v)
+{
+    struct gate_check *c = &g->checks[g->n++];
+    *c = (struct gate_check){.name = name, .subject = v->label, .op = ">=", .bound = 1, .value = 0, .lo = NAN, .hi = NAN};
+    return c;
+}
+
+/* A gate on cosine alone may not pass, nor break, on a cosine that the other metrics contradict. */
+static void add_alarm(const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out)
+{
+    struct str text = {0};
+    if (metric_disagreement(s->run, &text)) {
+        out->alarm = str_dup(str_get(&text));
+        bool others = false;
+        for (int i = 0; i < N_DEFS; i++)
+            others |= !isnan(*bound_of(b, &defs[i])) && strcmp(defs[i].metric, "cosine") != 0 &&
+                      strcmp(defs[i].metric, "sparsity") != 0 && defs[i].part != PART_LATENCY &&
+                      defs[i].part != PART_MEMORY && defs[i].part < PART_LATENCY_RISE;
+        if (!others) {
+            struct gate_check *c = add_check(out, "metrics-agree", s->run);
+            c->outcome = CHECK_AMBIGUOUS;
+            c->message = str_format("%s Bound one of them as well (--max-kl, --min-token-accuracy).", str_get(&text));
+        }
+    }
+    str_clear(&text);
+}
+
+static void add_validity(const struct run_view *v, struct gate_result *out)
+{
     const struct run_record *r = v->run;
     const char *why = r->status != RUN_DONE ? "the run did not finish"
                       : r->attention_calls > 0 && r->dense_fallback_calls == r->attention_calls
                           ? "every call fell back to dense because the sequences are shorter than --min-sparse-tokens: "
                             "nothing sparse was measured; use longer samples"
                           : NULL;
-    if (why) {
-        struct gate_check *c = &out->checks[out->n++];
-        *c = (struct gate_check){.name = "valid-measurement", .subject = v->label, .op = ">=", .bound = 1, .value = 0,
-                                 .lo = NAN, .hi = NAN, .outcome = CHECK_INVALID, .message = str_dup(why)};
-        out->outcome = CHECK_INVALID;
+    if (!why) return;
+    struct gate_check *c = add_check(out, "valid-measurement", v);
+    c->outcome = CHECK_INVALID;
+    c->message = str_dup(why);
+}
+
+enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out)
+{
+    *out = (struct gate_result){.outcome = CHECK_PASS};
+    struct comparison c = {0};
+    const char *why_not = "this bound needs a baseline: name one with --baseline RUN or FILE.json";
+    char *refused = NULL;
+    bool comparable = false;
+    if (s->baseline && gate_needs_baseline(b)) {
+        comparable = compare_runs(&c, s->baseline, s->run, &(struct compare_options){.floors = s->floors}) == OK;
+        if (!comparable) why_not = refused = str_dup(status_message());
     }
+    for (int i = 0; i < N_DEFS; i++) {
+        double bound = *bound_of(b, &defs[i]);
+        if (isnan(bound)) continue;
+        struct gate_check *check = add_check(out, defs[i].name, s->run);
+        check->op = defs[i].minimum ? ">=" : "<=";
+        check->bound = bound;
+        judge(&defs[i], gate_read(defs[i].part, defs[i].metric, s->run, s->baseline, comparable ? &c : NULL, why_not),
+              b->by_mean, check);
+    }
+    comparison_clear(&c);
+    free(refused);
+    if (!out->n) return fail(ERR_ARG, "no bound was given; e.g. --min-cosine .98 --max-kl .02, see -h");
+    add_validity(s->run, out);
+    if (s->run->run->status == RUN_DONE) add_alarm(s, b, out);
+    take_worst(out);
     return OK;
 }
 
 void gate_result_clear(struct gate_result *g)
 {
     for (size_t i = 0; i < g->n; i++) free((char *)g->checks[i].message);
+    free(g->alarm);
     *g = (struct gate_result){0};
+}
+
+static const struct gate_check *find_check(const struct gate_result *g, const char *name)
+{
+    for (size_t i = 0; i < g->n; i++)
+        if (strcmp(g->checks[i].name, name) == 0) return &g->checks[i];
+    return NULL;
+}
+
+static void say_more(struct gate_check *c, char *more)
+{
+    char *message = str_format("%s; %s", c->message ? c->message : "", more);
+    free((char *)c->message);
+    free(more);
+    c->message = message;
+}
+
+void gate_confirm(struct gate_result *first, const struct gate_result *second)
+{
+    for (size_t i = 0; i < first->n; i++) {
+        struct gate_check *c = &first->checks[i];
+        const struct gate_check *again = find_check(second, c->name);
+        if (c->outcome != CHECK_FAIL || !again) continue;
+        if (again->outcome == CHECK_FAIL) {
+            say_more(c, str_format("confirmed by a second run: %.6g", again->value));
+        } else {
+            c->outcome = CHECK_AMBIGUOUS;
+            say_more(c, str_format("not confirmed: the second run gave %.6g (%s)", again->value,
+                                   check_outcome_name(again->outcome)));
+        }
+    }
+    take_worst(first);
+}
+
+void gate_unconfirmed(struct gate_result *g, const char *why)
+{
+    for (size_t i = 0; i < g->n; i++)
+        if (g->checks[i].outcome == CHECK_FAIL) say_more(&g->checks[i], str_format("not run again: %s", why));
 }
 
 int gate_exit_code(enum check_outcome outcome)

@@ -94,6 +94,8 @@ struct sweep_cell {
     double cost;               /* floating point operations of its own */
 };
 
+struct sweep_twins; /* what was measured of policies seen on the present data set */
+
 struct sweep {
     struct sweep_args a;
     struct pool *pool;
@@ -103,7 +105,8 @@ struct sweep {
     int n_data, n_groups, n;
     int first, end;            /* the shard's cells */
     char owner[96];
-    int n_done, n_failed, n_skipped, n_reused, n_tunings;
+    struct sweep_twins *twins;
+    int n_done, n_failed, n_skipped, n_reused, n_tunings, n_twins; /* n_twins: of the done, copies of an equal policy's */
     double dense_s, tune_s, cells_s;
     int n_curves, n_curves_reused;
 };

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RESAMPLES = 1000, RENEW_NS = 60, POLL_NS = 300000000 };
+enum { RESAMPLES = 1000, RENEW_SECONDS = 60, POLL_NS = 300000000, MAX_TWINS = 256 };
 
 static void tell(struct sweep *s, const struct sweep_event *e)
 {
@@ -34,7 +34,7 @@ static bool cell_stop(void *ctx)
 {
     struct cell_watch *w = ctx;
     if (w->s->a.stop && w->s->a.stop(NULL)) return true;
-    if (clock_ns() - w->renewed > RENEW_NS * (int64_t)1000000000) {
+    if (clock_ns() - w->renewed > RENEW_SECONDS * (int64_t)1000000000) {
         enum lease lease;
         w->renewed = clock_ns();
         if (sweep_lease(w->s, w->key, &lease) != OK) return false; /* storing the cell will say what is wrong */
@@ -78,20 +78,90 @@ static enum status store_problem(struct sweep *s, struct sweep_cell *x, enum run
     return st;
 }
 
-static enum status measure(struct sweep *s, struct sweep_cell *x, const struct tuned *tuned, struct evaluation *e)
+/* Bounds that lie close often lead to the same thresholds. Cells with equal policies on equal tokens are equal, so the
+ * second one gets a copy of what the first one measured. Repetitions are asked for and are run. */
+struct twin {
+    char policy[HASH_HEX_SIZE];
+    int repeat;
+    struct evaluation e;
+};
+
+struct sweep_twins {
+    struct twin *items;
+    int n, data;
+};
+
+static void twins_clear(struct sweep *s)
+{
+    for (int i = 0; s->twins && i < s->twins->n; i++) evaluation_clear(&s->twins->items[i].e);
+    if (s->twins) free(s->twins->items);
+    free(s->twins);
+    s->twins = NULL;
+}
+
+static struct twin *twin_find(struct sweep *s, const struct sweep_cell *x, const char *policy)
+{
+    if (s->twins && s->twins->data != x->data) twins_clear(s);
+    for (int i = 0; s->twins && i < s->twins->n; i++)
+        if (strcmp(s->twins->items[i].policy, policy) == 0 && s->twins->items[i].repeat == x->cell->repeat)
+            return &s->twins->items[i];
+    return NULL;
+}
+
+/* Takes the evaluation; NULL when it is not worth keeping, then the caller has it still. */
+static struct twin *twin_add(struct sweep *s, const struct sweep_cell *x, const char *policy, const struct evaluation *e)
+{
+    if (x->group < 0 || (s->twins && s->twins->n == MAX_TWINS)) return NULL; /* fixed thresholds differ by intent */
+    if (!s->twins) s->twins = calloc(1, sizeof *s->twins);
+    if (!s->twins) return NULL;
+    s->twins->data = x->data;
+    struct twin *grown = realloc(s->twins->items, sizeof *grown * (size_t)(s->twins->n + 1));
+    if (!grown) return NULL;
+    s->twins->items = grown;
+    struct twin *t = &grown[s->twins->n++];
+    memcpy(t->policy, policy, sizeof t->policy);
+    t->repeat = x->cell->repeat;
+    t->e = *e;
+    return t;
+}
+
+static enum status measure(struct sweep *s, struct sweep_cell *x, const struct sparse_policy *policy, struct evaluation *e)
 {
     struct sweep_data *d = &s->data[x->data];
     const struct model *m = &s->a.setup->model;
-    struct sparse_policy policy;
     struct cell_watch watch = {s, x->run.key, clock_ns()};
-    TRY(plan_cell_policy(x->cell, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, tuned, &policy));
-    enum status st = evaluate(&(struct evaluate_args){
-                                  .model = (struct model *)m, .par = s->a.setup->par, .set = &d->set, .policy = &policy,
+    return evaluate(&(struct evaluate_args){
+                                  .model = (struct model *)m, .par = s->a.setup->par, .set = &d->set, .policy = policy,
                                   .cache = s->a.cache, .states = d->have_states ? &d->states : NULL,
                                   .impl = s->a.machine->impl, .chunk = s->a.machine->chunk,
-                                  .keep_tokens = s->a.keep_tokens, .keep_masks = s->a.keep_masks && policy.method,
+                                  .keep_tokens = s->a.keep_tokens, .keep_masks = s->a.keep_masks && policy->method,
                                   .n_worst = s->a.n_worst, .n_resamples = RESAMPLES, .seed = (uint64_t)s->a.seed,
                                   .quiet = true, .stop = cell_stop, .stop_ctx = &watch}, e);
+}
+
+/* What is known of the cell's policy, or is found out now. *owned: the caller clears *e. */
+static enum status obtain(struct sweep *s, struct sweep_cell *x, const struct tuned *tuned, struct evaluation *e, bool *owned)
+{
+    const struct model *m = &s->a.setup->model;
+    struct sparse_policy policy;
+    struct hash h;
+    char hex[HASH_HEX_SIZE];
+    *owned = false;
+    TRY(plan_cell_policy(x->cell, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, tuned, &policy));
+    for (int i = 0; i < policy.n_layers * policy.n_heads; i++)
+        if (!policy.layer_on[i / policy.n_heads]) policy.heads[i] = (struct head_params){0}; /* they play no part */
+    hash_init(&h);
+    policy_hash(&policy, &h);
+    hash_hex(&h, hex);
+    struct twin *twin = twin_find(s, x, hex);
+    enum status st = OK;
+    if (twin) {
+        *e = twin->e;
+        s->n_twins++;
+    } else {
+        st = measure(s, x, &policy, e);
+        *owned = st == OK && !twin_add(s, x, hex, e);
+    }
     policy_clear(&policy);
     return st;
 }
@@ -115,7 +185,8 @@ static enum status run_cell(struct sweep *s, struct sweep_cell *x)
     }
     clock_utc(started, sizeof started);
     int64_t t0 = clock_ns();
-    enum status st = measure(s, x, tuned, &e);
+    bool owned;
+    enum status st = obtain(s, x, tuned, &e, &owned);
     if (st == ERR_CANCELLED || st == ERR_DB) return st;
     if (st != OK) return store_problem(s, x, RUN_FAILED, status_message());
     struct run_record r = x->run, measured = e.data.run;
@@ -134,7 +205,7 @@ static enum status run_cell(struct sweep *s, struct sweep_cell *x)
     s->n_done += st == OK;
     s->cells_s += seconds;
     if (st == OK) describe_event(s, x, &e.data, seconds);
-    evaluation_clear(&e);
+    if (owned) evaluation_clear(&e);
     return st;
 }
 
@@ -238,7 +309,7 @@ static enum status store_plan(struct sweep *s)
     return st;
 }
 
-enum status sweep_run(struct sweep *s)
+static enum status run_all(struct sweep *s)
 {
     TRY(store_plan(s));
     for (int i = s->first; i < s->end; i++) s->n_reused += s->cells[i].settled;
@@ -263,4 +334,11 @@ enum status sweep_run(struct sweep *s)
         told = true;
         nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
     }
+}
+
+enum status sweep_run(struct sweep *s)
+{
+    enum status st = run_all(s);
+    twins_clear(s);
+    return st;
 }

@@ -1,8 +1,9 @@
-/* Causal attention for any GPU with bf16 tensor cores (compute capability 8.0 and up), dense and block-sparse, for
- * head dimensions up to 256 and every block shape: the path taken where attn_sm90.cu refuses.
+/* Causal attention for any GPU with bf16 tensor cores (compute capability 8.0 and up), dense and
+ * block-sparse, for head dimensions up to 256 and every block shape: the path taken where attn_sm90.cu
+ * refuses.
  *
- * One CTA per 64 query rows, the unit of stage 2, and head; four warps of 16 rows. Keys and values pass through one
- * shared buffer. Plain and synchronous: it is here to be right, not to be fast.
+ * One CTA per 64 query rows, the unit of stage 2, and head; four warps of 16 rows. Keys and values pass
+ * through one shared buffer. Plain and synchronous: it is here to be right, not to be fast.
  */
 extern "C" {
 #include "kernels/attn.h"
@@ -13,9 +14,12 @@ extern "C" {
 #include <cuda_bf16.h>
 #include <math.h>
 
-namespace {
+namespace
+{
 
-enum { ROWS = PV_UNIT_ROWS, THREADS = 128, WARP_ROWS = 16 };
+enum { ROWS = PV_UNIT_ROWS,
+       THREADS = 128,
+       WARP_ROWS = 16 };
 
 struct params {
     struct attn_args a;
@@ -42,10 +46,11 @@ __device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const __nv_bfl
 /* c[16 x 8] += a[16 x 16] b[16 x 8] */
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ __forceinline__ uint32_t pack(float lo, float hi)
@@ -54,10 +59,11 @@ __device__ __forceinline__ uint32_t pack(float lo, float hi)
     return *(uint32_t *)&x;
 }
 
-/* Copy rows [first, first + count) of d elements into shared rows of DIM + 8; zeros outside [low, high) and d. */
+/* Copy rows [first, first + count) of d elements into shared rows of DIM + 8; zeros outside [low, high) and
+ * d. */
 template <int DIM>
-__device__ void fetch(__nv_bfloat16 *to, const __nv_bfloat16 *from, ptrdiff_t stride, int first, int count, int low,
-                      int high, int d)
+__device__ void fetch(__nv_bfloat16 *to, const __nv_bfloat16 *from, ptrdiff_t stride, int first, int count,
+                      int low, int high, int d)
 {
     for (int i = threadIdx.x; i < count * (DIM / 8); i += THREADS) {
         int r = i / (DIM / 8), c = i % (DIM / 8) * 8, at = first + r;
@@ -67,10 +73,12 @@ __device__ void fetch(__nv_bfloat16 *to, const __nv_bfloat16 *from, ptrdiff_t st
     }
 }
 
-template <int DIM, int KEYS> __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ params p)
+template <int DIM, int KEYS>
+__global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ params p)
 {
     extern __shared__ __align__(16) __nv_bfloat16 memory[];
-    constexpr int LINE = DIM + 8; /* one 16-byte step aside per row, so that ldmatrix meets no bank conflict */
+    constexpr int LINE =
+        DIM + 8; /* one 16-byte step aside per row, so that ldmatrix meets no bank conflict */
     __nv_bfloat16 *q = memory, *kv = q + ROWS * LINE;
     const struct attn_args &a = p.a;
     const int n_kv = a.q_start + a.n_q, head = blockIdx.y, kv_head = head / (a.n_heads / a.n_kv_heads);
@@ -86,8 +94,8 @@ template <int DIM, int KEYS> __global__ __launch_bounds__(THREADS) void attn_ker
     const auto *kp = (const __nv_bfloat16 *)a.k + kv_head * a.k_head;
     const auto *vp = (const __nv_bfloat16 *)a.v + kv_head * a.v_head;
 
-    fetch<DIM>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row, a.q_row, unit0, ROWS, a.q_start,
-               n_kv, a.head_dim);
+    fetch<DIM>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row, a.q_row, unit0, ROWS,
+               a.q_start, n_kv, a.head_dim);
     float o[DIM / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     bool empty[2] = {true, true}, valid[2];
     for (int r = 0; r < 2; r++) valid[r] = row + 8 * r >= a.q_start && row + 8 * r < n_kv;
@@ -154,7 +162,8 @@ template <int DIM, int KEYS> __global__ __launch_bounds__(THREADS) void attn_ker
 #pragma unroll
         for (int n = 0; n < KEYS; n += 16) {
             const uint32_t x[4] = {pack(s[n / 8][0], s[n / 8][1]), pack(s[n / 8][2], s[n / 8][3]),
-                                   pack(s[n / 8 + 1][0], s[n / 8 + 1][1]), pack(s[n / 8 + 1][2], s[n / 8 + 1][3])};
+                                   pack(s[n / 8 + 1][0], s[n / 8 + 1][1]),
+                                   pack(s[n / 8 + 1][2], s[n / 8 + 1][3])};
 #pragma unroll
             for (int d = 0; d < DIM; d += 16) {
                 uint32_t y[4];
@@ -174,21 +183,24 @@ template <int DIM, int KEYS> __global__ __launch_bounds__(THREADS) void attn_ker
 #pragma unroll
         for (int n = 0; n < DIM / 8; n++)
             if (n * 8 < a.head_dim)
-                *(uint32_t *)(to + n * 8 + lane % 4 * 2) = pack(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
+                *(uint32_t *)(to + n * 8 + lane % 4 * 2) =
+                    pack(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
     }
     if (a.ledger != NULL && threadIdx.x == 0) {
         auto add = [](uint64_t *to, int by) { atomicAdd((unsigned long long *)to, (unsigned long long)by); };
         struct head_ledger *l = &a.ledger[head];
         add(&l->pv_units_possible, last / KEYS + 1);
         add(&l->pv_units_computed, units);
-        if (last == n_kv - 1 || (last + 1) % a.block.q == 0) { /* the unit that sees all of its query block's tiles */
+        if (last == n_kv - 1 ||
+            (last + 1) % a.block.q == 0) { /* the unit that sees all of its query block's tiles */
             add(&l->tiles_possible, last / KEYS + 1);
             add(&l->tiles_computed, tiles);
         }
     }
 }
 
-template <int DIM, int KEYS> enum status launch(const params &p, cudaStream_t stream)
+template <int DIM, int KEYS>
+enum status launch(const params &p, cudaStream_t stream)
 {
     auto *kernel = attn_kernel<DIM, KEYS>;
     const int bytes = (ROWS + KEYS) * (DIM + 8) * 2;
@@ -200,7 +212,8 @@ template <int DIM, int KEYS> enum status launch(const params &p, cudaStream_t st
     return OK;
 }
 
-template <int DIM> enum status launch_dim(const params &p, cudaStream_t stream)
+template <int DIM>
+enum status launch_dim(const params &p, cudaStream_t stream)
 {
     return p.a.block.k == 128 ? launch<DIM, 128>(p, stream) : launch<DIM, 64>(p, stream);
 }
@@ -208,7 +221,8 @@ template <int DIM> enum status launch_dim(const params &p, cudaStream_t stream)
 const char *refuses(const struct attn_args *a)
 {
     if (a->dtype != DTYPE_BF16) return "takes bf16 only";
-    if (a->head_dim < 16 || a->head_dim > 256 || a->head_dim % 16 != 0) return "head_dim is not a multiple of 16 up to 256";
+    if (a->head_dim < 16 || a->head_dim > 256 || a->head_dim % 16 != 0)
+        return "head_dim is not a multiple of 16 up to 256";
     if (a->n_q < 1 || a->q_start < 0) return "no query rows";
     if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
     if (a->n_heads > 65535) return "more than 65535 heads";
@@ -217,9 +231,11 @@ const char *refuses(const struct attn_args *a)
         return "blocks are not 64 or 128 rows and keys";
     if (a->tiles != NULL && (a->tiles->block.q != a->block.q || a->tiles->block.k != a->block.k))
         return "block shape of the call and of its map differ";
-    if (a->tiles != NULL && a->q_start % a->block.q != 0) return "q_start is not a multiple of the query block";
-    if ((uintptr_t)a->q % 16 || (uintptr_t)a->k % 16 || (uintptr_t)a->v % 16 || (uintptr_t)a->o % 4 || a->q_row % 8 ||
-        a->q_head % 8 || a->k_row % 8 || a->k_head % 8 || a->v_row % 8 || a->v_head % 8 || a->o_row % 2 || a->o_head % 2)
+    if (a->tiles != NULL && a->q_start % a->block.q != 0)
+        return "q_start is not a multiple of the query block";
+    if ((uintptr_t)a->q % 16 || (uintptr_t)a->k % 16 || (uintptr_t)a->v % 16 || (uintptr_t)a->o % 4 ||
+        a->q_row % 8 || a->q_head % 8 || a->k_row % 8 || a->k_head % 8 || a->v_row % 8 || a->v_head % 8 ||
+        a->o_row % 2 || a->o_head % 2)
         return "pointers and strides are not multiples of 16 bytes";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     return NULL;
@@ -236,7 +252,8 @@ enum status run(const struct attn_args *a, void *ws, struct par *par, struct str
     (void)ws, (void)par;
     params p = {*a, NULL, 0, 0};
     if (a->tiles != NULL)
-        p.bits = a->tiles->bits, p.words_per_row = a->tiles->words_per_row, p.n_map_rows = a->tiles->n_qblocks;
+        p.bits = a->tiles->bits, p.words_per_row = a->tiles->words_per_row,
+        p.n_map_rows = a->tiles->n_qblocks;
     cudaStream_t s = (cudaStream_t)stream;
     if (a->head_dim <= 32) return launch_dim<32>(p, s);
     if (a->head_dim <= 64) return launch_dim<64>(p, s);

@@ -1,10 +1,11 @@
 /* Causal attention for Hopper, dense and block-sparse, bf16 in and out, fp32 accumulation.
  *
- * One CTA per multiprocessor takes (query block, head) items from a counter, longest rows first. A producer warp
- * turns the tile bits into copies and hides the list from the consumers: they see a stream of 128-key tiles, of
- * which only the last ones need the triangle. With 64-key blocks a tile is any two kept blocks side by side, so
- * both shapes run the same matrix instructions. Each consumer warpgroup owns 64 query rows, which is also the
- * unit of stage 2. Q·Kᵀ of the next tile is issued before P·V of the present one, and the softmax runs under both.
+ * One CTA per multiprocessor takes (query block, head) items from a counter, longest rows first. A producer
+ * warp turns the tile bits into copies and hides the list from the consumers: they see a stream of 128-key
+ * tiles, of which only the last ones need the triangle. With 64-key blocks a tile is any two kept blocks side
+ * by side, so both shapes run the same matrix instructions. Each consumer warpgroup owns 64 query rows, which
+ * is also the unit of stage 2. Q·Kᵀ of the next tile is issued before P·V of the present one, and the softmax
+ * runs under both.
  *
  * Sources: FlashAttention-3 (arXiv 2407.08608) for the overlap and the two-warpgroup turn taking;
  * SpargeAttn (arXiv 2502.18137) for stage 2.
@@ -19,7 +20,8 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <math.h>
 
-namespace {
+namespace
+{
 
 using namespace attn_sm90;
 
@@ -27,12 +29,13 @@ using namespace attn_sm90;
  * and fp32 all their precision, and most tiles then cost no rescaling at all. */
 constexpr float LAZY_LOG2 = 8.0f;
 
-/* Measured on an H200 (SPEED.md): warpgroups that take turns at the tensor cores gain 1 to 5 %; with head_dim 64 a
- * third one fills gaps that two leave, and its 192-row items suit dense calls only. */
+/* Measured on an H200 (SPEED.md): warpgroups that take turns at the tensor cores gain 1 to 5 %; with head_dim
+ * 64 a third one fills gaps that two leave, and its 192-row items suit dense calls only. */
 constexpr bool TURNS_PAY = true;
 constexpr int D64_DENSE_WGS = 3;
 
-template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS>
+struct consumer {
     using S = shape<D, WGS, KEYS, SKIP>;
     static constexpr int UNITS = SKIP && KEYS == KEYS_64 ? 2 : 1; /* decisions of stage 2 per tile */
     static constexpr int UNIT_REGS = 64 / UNITS;
@@ -46,12 +49,13 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
 
     float o[D / 2], s[64];
     uint32_t prob[32];
-    float top[2], sum[2];  /* reference of the exponent, raw score units; running sums of this thread's columns */
-    float true_top[2];     /* SKIP: the running maximum that stage 2 speaks of */
+    float top[2],
+        sum[2];        /* reference of the exponent, raw score units; running sums of this thread's columns */
+    float true_top[2]; /* SKIP: the running maximum that stage 2 speaks of */
     float lambda;
-    int live;              /* SKIP: bit u is set when unit u of the tile in `prob` was computed */
+    int live; /* SKIP: bit u is set when unit u of the tile in `prob` was computed */
     int units;
-    int limit[2];          /* this thread's two rows minus the first key of the diagonal tile under way */
+    int limit[2]; /* this thread's two rows minus the first key of the diagonal tile under way */
     bool row_valid[2], empty[2];
 
     __device__ __forceinline__ uint64_t query_tile(uint32_t n)
@@ -133,7 +137,8 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
                 for (int r = 0; r < 2; r++) {
                     true_top[r] = fmaxf(true_top[r], local[u][r]);
                     /* A row whose sum is still empty needs its first unit. */
-                    wanted |= row_valid[r] && (empty[r] || (local[u][r] - true_top[r]) * p.scale_log2 + lambda > 0.0f);
+                    wanted |= row_valid[r] &&
+                              (empty[r] || (local[u][r] - true_top[r]) * p.scale_log2 + lambda > 0.0f);
                 }
                 if (named_any(4 + wg, WG_THREADS, wanted)) {
                     keep |= 1 << u;
@@ -150,7 +155,8 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
         if (FIRST) {
             top[0] = now[0], top[1] = now[1];
         } else {
-            grown = (now[0] - top[0]) * p.scale_log2 > LAZY_LOG2 || (now[1] - top[1]) * p.scale_log2 > LAZY_LOG2;
+            grown =
+                (now[0] - top[0]) * p.scale_log2 > LAZY_LOG2 || (now[1] - top[1]) * p.scale_log2 > LAZY_LOG2;
             grown = __any_sync(0xffffffffu, grown);
             if (grown) {
 #pragma unroll
@@ -197,7 +203,8 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
     }
 
     /* One tile: its Q·Kᵀ and softmax, and beside them P·V of the tile before unless that was skipped. */
-    template <bool MASKED, bool PV> __device__ __forceinline__ void step(uint64_t desc_q, bool last)
+    template <bool MASKED, bool PV>
+    __device__ __forceinline__ void step(uint64_t desc_q, bool last)
     {
         mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
         if (TURNS) named_sync(1 + wg, 2 * WG_THREADS);
@@ -225,7 +232,8 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
         }
     }
 
-    template <bool MASKED> __device__ __forceinline__ void take(uint64_t desc_q, bool last)
+    template <bool MASKED>
+    __device__ __forceinline__ void take(uint64_t desc_q, bool last)
     {
         if (!SKIP || live)
             step<MASKED, true>(desc_q, last);
@@ -250,8 +258,8 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
         for (int i = 0; i < D / 8; i++)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                int at = i / 8 * WG_ROWS * PANEL_BYTES + (row + 8 * r) * PANEL_BYTES + (((i % 8) ^ (row % 8)) << 4) +
-                         lane % 4 * 4;
+                int at = i / 8 * WG_ROWS * PANEL_BYTES + (row + 8 * r) * PANEL_BYTES +
+                         (((i % 8) ^ (row % 8)) << 4) + lane % 4 * 4;
                 *(uint32_t *)(stage + at) =
                     pack_bf16(o[4 * i + 2 * r] * inverse[r], o[4 * i + 2 * r + 1] * inverse[r]);
             }
@@ -288,7 +296,8 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
         }
     }
 
-    /* The first Q·Kᵀ of an item is sent for before the last P·V of the item before it is collected and stored. */
+    /* The first Q·Kᵀ of an item is sent for before the last P·V of the item before it is collected and
+     * stored. */
     __device__ __forceinline__ void run(const work *in)
     {
         if (TURNS && wg == 0) named_arrive(1, 2 * WG_THREADS);
@@ -343,16 +352,18 @@ template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS> struct consumer {
 };
 
 template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS>
-__global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const __grid_constant__ CUtensorMap mq,
-                                                                         const __grid_constant__ CUtensorMap mk,
-                                                                         const __grid_constant__ CUtensorMap mv,
-                                                                         const __grid_constant__ CUtensorMap mo,
-                                                                         const __grid_constant__ params p)
+__global__ __launch_bounds__((WGS + 1) * WG_THREADS,
+                             1) void attn_kernel(const __grid_constant__ CUtensorMap mq,
+                                                 const __grid_constant__ CUtensorMap mk,
+                                                 const __grid_constant__ CUtensorMap mv,
+                                                 const __grid_constant__ CUtensorMap mo,
+                                                 const __grid_constant__ params p)
 {
     using S = shape<D, WGS, KEYS, SKIP>;
     extern __shared__ uint8_t raw[];
     uint8_t *base = raw + ((1024 - shared_address(raw) % 1024) % 1024);
-    uint8_t *q = base, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes, *o = v + S::stages * S::kv_bytes;
+    uint8_t *q = base, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes,
+            *o = v + S::stages * S::kv_bytes;
     auto *bar = (barriers<S::stages> *)(o + S::q_bytes);
     work *shared_work = (work *)(bar + 1);
     static_assert(sizeof(*bar) + Q_STAGES * sizeof(work) <= 256, "barriers outgrew their room");
@@ -382,8 +393,8 @@ __global__ __launch_bounds__((WGS + 1) * WG_THREADS, 1) void attn_kernel(const _
     } else {
         registers_grow<S::consumer_regs>();
         int thread = threadIdx.x % WG_THREADS;
-        consumer<D, WGS, KEYS, SKIP, TURNS> c = {p, &mo, q, k, v, o, bar, wg - 1, thread / 32, thread % 32,
-                                                         thread};
+        consumer<D, WGS, KEYS, SKIP, TURNS> c = {p, &mo, q, k, v, o,
+                                                 bar, wg - 1, thread / 32, thread % 32, thread};
         c.run(shared_work);
     }
 }
@@ -397,11 +408,12 @@ enum status map_tensor(CUtensorMap *map, const char *what, const void *at, int h
     cuuint64_t strides[3] = {(cuuint64_t)row_stride * 2, PANEL_BYTES, (cuuint64_t)head_stride * 2};
     cuuint32_t box[4] = {PANEL, (cuuint32_t)box_rows, (cuuint32_t)box_panels, 1}, steps[4] = {1, 1, 1, 1};
     CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)at, dims, strides, box, steps,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (r != CUDA_SUCCESS)
-        return fail(ERR_DEVICE, "tensor map of %s: driver error %d (%d rows of stride %td, %d heads of stride %td)",
-                    what, (int)r, rows, row_stride, heads, head_stride);
+        return fail(ERR_DEVICE,
+                    "tensor map of %s: driver error %d (%d rows of stride %td, %d heads of stride %td)", what,
+                    (int)r, rows, row_stride, heads, head_stride);
     return OK;
 }
 
@@ -410,7 +422,8 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
 {
     using S = shape<D, WGS, KEYS, SKIP>;
     CUtensorMap q, k, v, o;
-    int n_kv = attn_n_kv(a), box = KEYS == KEYS_64 ? 64 : TILE_KEYS, box_panels = KEYS == KEYS_64 ? 1 : S::panels;
+    int n_kv = attn_n_kv(a), box = KEYS == KEYS_64 ? 64 : TILE_KEYS,
+        box_panels = KEYS == KEYS_64 ? 1 : S::panels;
     TRY(map_tensor(&q, "q", a->q, D, a->n_q, a->n_heads, a->q_row, a->q_head, S::rows, S::panels));
     TRY(map_tensor(&k, "k", a->k, D, n_kv, a->n_kv_heads, a->k_row, a->k_head, box, box_panels));
     TRY(map_tensor(&v, "v", a->v, D, n_kv, a->n_kv_heads, a->v_row, a->v_head, box, box_panels));
@@ -430,7 +443,8 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
     p.scale_log2 = a->scale * 1.44269504f;
     p.count_q = a->block.q ? a->block.q : 128, p.count_k = a->block.k ? a->block.k : 128;
     if (KEYS != KEYS_DENSE) {
-        p.bits = a->tiles->bits, p.words_per_row = a->tiles->words_per_row, p.n_map_rows = a->tiles->n_qblocks;
+        p.bits = a->tiles->bits, p.words_per_row = a->tiles->words_per_row,
+        p.n_map_rows = a->tiles->n_qblocks;
         p.head_sparse = a->head_sparse;
     }
     p.pv_threshold = a->pv_threshold;
@@ -444,7 +458,8 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
     CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
     CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int), stream));
     int items = p.n_rows * p.n_heads;
-    kernel<<<items < sms ? items : sms, S::threads, S::bytes, stream>>>(q, k, v, o, p);
+    if (items < sms) sms = items;
+    kernel<<<sms, S::threads, S::bytes, stream>>>(q, k, v, o, p);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
@@ -499,7 +514,8 @@ enum status dense_run(const struct attn_args *a, void *ws, struct par *par, stru
     return launch<64, D64_DENSE_WGS, KEYS_DENSE, false, TURNS_PAY>(a, ws, s);
 }
 
-template <int D> enum status sparse_run_dim(const struct attn_args *a, void *ws, cudaStream_t s)
+template <int D>
+enum status sparse_run_dim(const struct attn_args *a, void *ws, cudaStream_t s)
 {
     bool k64 = a->tiles->block.k == 64, skip = a->pv_threshold != NULL;
     if (k64 && skip) return launch<D, 2, KEYS_64, true, TURNS_PAY>(a, ws, s);
@@ -519,5 +535,6 @@ enum status sparse_run(const struct attn_args *a, void *ws, struct par *par, str
 
 extern "C" {
 const struct attn_impl attn_dense_sm90_bf16 = {"attn_dense_sm90_bf16", dense_refuses, workspace, dense_run};
-const struct attn_impl attn_sparse_sm90_bf16 = {"attn_sparse_sm90_bf16", sparse_refuses, workspace, sparse_run};
+const struct attn_impl attn_sparse_sm90_bf16 = {"attn_sparse_sm90_bf16", sparse_refuses, workspace,
+                                                sparse_run};
 }

@@ -1,7 +1,8 @@
 /* The producer of attn_sm90.cu: who takes which item, which tiles it has, and how they reach shared memory.
  *
- * One warp per CTA. It reads the tile bits, issues the copies and tells the consumers no more than how many tiles
- * come and from which one on the triangle matters. It also holds the shapes and barriers both sides agree on.
+ * One warp per CTA. It reads the tile bits, issues the copies and tells the consumers no more than how many
+ * tiles come and from which one on the triangle matters. It also holds the shapes and barriers both sides
+ * agree on.
  */
 #ifndef SG_KERNELS_ATTN_SM90_PRODUCER_CUH
 #define SG_KERNELS_ATTN_SM90_PRODUCER_CUH
@@ -11,19 +12,27 @@ extern "C" {
 }
 #include "kernels/sm90.cuh"
 
-namespace attn_sm90 {
+namespace attn_sm90
+{
 
 using namespace sm90;
 
-enum { TILE_KEYS = 128, WG_ROWS = 64, WG_THREADS = 128, PANEL = 64, PANEL_BYTES = 128, Q_STAGES = 2 };
-enum keys { KEYS_DENSE, KEYS_128, KEYS_64 };
+enum { TILE_KEYS = 128,
+       WG_ROWS = 64,
+       WG_THREADS = 128,
+       PANEL = 64,
+       PANEL_BYTES = 128,
+       Q_STAGES = 2 };
+enum keys { KEYS_DENSE,
+            KEYS_128,
+            KEYS_64 };
 
 struct params {
     int n_q, q_start, n_kv, n_heads, group; /* group: query heads per kv head */
     int n_rows, first_row;                  /* query blocks of this call; absolute first row of the first */
     int heads_together;                     /* heads walked side by side so that their K and V stay in L2 */
     float scale_log2;
-    int count_q, count_k;                   /* block shape the ledger counts in */
+    int count_q, count_k; /* block shape the ledger counts in */
     int words_per_row, n_map_rows;
     const uint64_t *bits;
     const uint8_t *head_sparse;
@@ -32,7 +41,8 @@ struct params {
     int *next_item;
 };
 
-template <int D, int WGS, keys KEYS, bool SKIP> struct shape {
+template <int D, int WGS, keys KEYS, bool SKIP>
+struct shape {
     static constexpr int rows = WGS * WG_ROWS;
     static constexpr int panels = D / PANEL;
     static constexpr int stages = D == 128 ? 2 : 4;
@@ -46,7 +56,7 @@ template <int D, int WGS, keys KEYS, bool SKIP> struct shape {
 };
 
 struct work {
-    int row0;  /* absolute first row; -1: no more */
+    int row0; /* absolute first row; -1: no more */
     int head;
     int tiles;
     int clear; /* the first `clear` tiles need no triangle */
@@ -55,8 +65,10 @@ struct work {
     int kept;  /* sparse: key blocks kept, in blocks of the map; 0 for a dense head */
 };
 
-template <int STAGES> struct barriers {
-    uint64_t q_full[Q_STAGES], q_empty[Q_STAGES], k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+template <int STAGES>
+struct barriers {
+    uint64_t q_full[Q_STAGES], q_empty[Q_STAGES], k_full[STAGES], k_empty[STAGES], v_full[STAGES],
+        v_empty[STAGES];
 };
 
 /* The t-th item, longest rows first: head and query block. */
@@ -78,14 +90,16 @@ inline __device__ void count(uint64_t *counter, int by)
 inline __device__ int blocks_seen(const params &p, int last, int k) { return min(last, p.n_kv - 1) / k + 1; }
 
 /* Everything one item adds to its head's ledger, unless P·V is skipped, which the consumers count. */
-inline __device__ void count_item(const params &p, int head, int row0, int rows, int tiles_kept, bool sparse, bool skip)
+inline __device__ void count_item(const params &p, int head, int row0, int rows, int tiles_kept, bool sparse,
+                                  bool skip)
 {
     struct head_ledger *l = &p.ledger[head];
     int possible = 0, units = 0, units_done = 0;
     int from = max(row0, p.q_start), to = min(row0 + rows, p.n_kv);
     /* A tile row belongs to the item its first row of this call lies in. */
     for (int i = from / p.count_q; i * p.count_q < to; i++)
-        if (max(i * p.count_q, p.q_start) >= from) possible += blocks_seen(p, (i + 1) * p.count_q - 1, p.count_k);
+        if (max(i * p.count_q, p.q_start) >= from)
+            possible += blocks_seen(p, (i + 1) * p.count_q - 1, p.count_k);
     for (int u = from / PV_UNIT_ROWS * PV_UNIT_ROWS; u < to; u += PV_UNIT_ROWS) {
         if (max(u, p.q_start) < from) continue;
         int seen = blocks_seen(p, u + PV_UNIT_ROWS - 1, p.count_k);
@@ -98,8 +112,8 @@ inline __device__ void count_item(const params &p, int head, int row0, int rows,
     if (!skip) count(&l->pv_units_computed, units_done);
 }
 
-/* The kept key blocks of one row of the map below `end`, in increasing order. A whole warp walks together, each
- * lane holding one word of 64 blocks; rows of more than 2048 blocks are read again every 32 words. */
+/* The kept key blocks of one row of the map below `end`, in increasing order. A whole warp walks together,
+ * each lane holding one word of 64 blocks; rows of more than 2048 blocks are read again every 32 words. */
 struct walk {
     const uint64_t *row;
     uint64_t mine, word;
@@ -139,8 +153,8 @@ struct walk {
 
 /* Fill the next stage of K or V with the 64-key blocks a and b (b = a + 1 unless blocks are 64 keys). */
 template <typename S, keys KEYS>
-__device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *map, uint64_t *full, uint64_t *empty,
-                                          uint32_t n, int a, int b, int kv_head)
+__device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *map, uint64_t *full,
+                                          uint64_t *empty, uint32_t n, int a, int b, int kv_head)
 {
     uint32_t stage = n % S::stages;
     mbar_wait(&empty[stage], (n / S::stages & 1) ^ 1);
@@ -191,7 +205,8 @@ __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMa
         bool sparse = KEYS != KEYS_DENSE && (p.head_sparse == NULL || p.head_sparse[head]);
         walk list;
         if (sparse) {
-            const uint64_t *row = p.bits + ((size_t)head * (size_t)p.n_map_rows + (size_t)block) * p.words_per_row;
+            const uint64_t *row =
+                p.bits + ((size_t)head * (size_t)p.n_map_rows + (size_t)block) * p.words_per_row;
             /* What begins at the diagonal makes the last tile and is not walked. */
             int diagonal = KEYS == KEYS_64 ? row0 / 64 : row0 / 128, kept = list.open(row, diagonal);
             w.half = KEYS == KEYS_64 && kept % 2 == 1;

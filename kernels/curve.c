@@ -36,7 +36,9 @@ struct work {
     float *p;                        /* [n_kblocks] */
     int *order;                      /* [n_kblocks] */
     uint8_t *forced, *last_forced;   /* [n_kblocks] */
+    uint8_t *kept, *any_kept;        /* [MAX_LAMBDA_PAIRS, n_kblocks], [n_kblocks] */
     struct attn_unit unit;
+    float *zero_row;                 /* [d] */
     float *largest;                  /* [n_points, n_largest] */
     struct accumulator *points;      /* [n_points] */
 };
@@ -73,14 +75,18 @@ static size_t layout(const struct mask_method *m, const struct mask_args *a, int
     PUT(order, sizeof(int) * nk);
     PUT(forced, nk);
     PUT(last_forced, nk);
+    PUT(kept, nk * MAX_LAMBDA_PAIRS);
+    PUT(any_kept, nk);
     PUT(unit.q, f * PV_UNIT_ROWS * d);
-    PUT(unit.o, f * PV_UNIT_ROWS * d);
+    PUT(zero_row, f * d);
     PUT(unit.s, f * PV_UNIT_ROWS * 128);
     PUT(largest, f * points * largest);
     PUT(points, sizeof(struct accumulator) * points);
 #undef PUT
     return at;
 }
+
+_Static_assert(MAX_LAMBDA_PAIRS * N_LAMBDAS <= N_THETAS * N_TAUS, "curve_workspace is enough for both passes");
 
 size_t curve_workspace(const struct mask_method *m, const struct mask_args *a)
 {
@@ -92,6 +98,21 @@ static const float *exact_row(const struct work *w, int row)
     return (const float *)w->a->attn->o + row * w->a->attn->o_row;
 }
 
+/* Norms of the dense output, row by row: the distance to a row of zeros. */
+static enum status measure_exact(struct work *w)
+{
+    const float one = 1;
+    w->exact_abs = w->exact_sq = 0;
+    for (int r = 0; r < w->n_rows; r++) {
+        float sq_diff, sq;
+        w->ops->row_errors(1, w->d, &one, w->zero_row, exact_row(w, r), 0, &w->row_abs[r], &sq_diff, &sq);
+        w->exact_abs += (double)w->row_abs[r];
+        w->exact_sq += (double)sq_diff;
+    }
+    if (w->exact_abs > 0 && isfinite(w->exact_abs)) return OK;
+    return fail(ERR_NUMERIC, "the dense output has %s", isfinite(w->exact_abs) ? "norm zero" : "NaN or infinity");
+}
+
 static enum status begin(struct work *w, const struct mask_method *m, const struct mask_args *a, int n_points, void *ws)
 {
     const struct attn_args *t = a->attn;
@@ -101,19 +122,8 @@ static enum status begin(struct work *w, const struct mask_method *m, const stru
     layout(m, a, n_points, ws, w);
     w->n_kblocks = (t->n_q + w->bk - 1) / w->bk;
     w->unit.head_dim = w->d;
-    for (int r = 0; r < w->n_rows; r++) {
-        const float *x = exact_row(w, r);
-        double abs_sum = 0, sq = 0;
-        for (int i = 0; i < w->d; i++) {
-            abs_sum += fabs((double)x[i]);
-            sq += (double)x[i] * (double)x[i];
-        }
-        w->row_abs[r] = (float)abs_sum;
-        w->exact_abs += abs_sum;
-        w->exact_sq += sq;
-    }
-    if (!(w->exact_abs > 0) || !isfinite(w->exact_abs))
-        return fail(ERR_NUMERIC, "the dense output has %s", isfinite(w->exact_abs) ? "norm zero" : "NaN or infinity");
+    memset(w->zero_row, 0, sizeof(float) * (size_t)w->d);
+    TRY(measure_exact(w));
     for (int p = 0; p < n_points; p++) {
         w->points[p] = (struct accumulator){.largest = w->largest + (size_t)p * (size_t)w->n_largest};
         memset(w->points[p].largest, 0, sizeof(float) * (size_t)w->n_largest);
@@ -143,16 +153,16 @@ static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles, 
                 u->m[r] = -INFINITY;
                 u->l[r] = 0;
             }
-            memset(u->o, 0, sizeof(float) * PV_UNIT_ROWS * (size_t)w->d);
             if (pos > u->first_pos + u->n_rows - 1) { /* the unit is above the diagonal here */
                 for (int r = 0; r < u->n_rows; r++) w->part_m[at + (size_t)r] = -INFINITY;
                 continue;
             }
+            u->o = w->part_o + at * (size_t)w->d; /* 64 rows of its own, so that whole units may be written */
+            memset(u->o, 0, sizeof(float) * PV_UNIT_ROWS * (size_t)w->d);
             w->ops->unit_scores(u, w->kt + (size_t)pos * (size_t)w->d, w->bk, pos, n_keys, m_local);
             w->ops->unit_accumulate(u, (const float *)t->v + pos * t->v_row, t->v_row, w->bk, pos, n_keys, m_local);
             memcpy(w->part_m + at, u->m, sizeof(float) * (size_t)u->n_rows);
             memcpy(w->part_l + at, u->l, sizeof(float) * (size_t)u->n_rows);
-            memcpy(w->part_o + at * (size_t)w->d, u->o, sizeof(float) * (size_t)u->n_rows * (size_t)w->d);
         }
     }
 }
@@ -298,7 +308,7 @@ static float pv_margin(const struct work *w, int j, int u0, int n, float *m, boo
 }
 
 /* All λ on one unit of one query block whose kept tiles are marked in `kept`. */
-static void walk_lambdas(struct work *w, const uint8_t *kept, int n_tiles, int row0, int u0, int n)
+static void walk_lambdas(struct work *w, struct accumulator *points, const uint8_t *kept, int n_tiles, int row0, int u0, int n)
 {
     float m[PV_UNIT_ROWS];
     bool first = true;
@@ -328,62 +338,95 @@ static void walk_lambdas(struct work *w, const uint8_t *kept, int n_tiles, int r
         }
         below = curve_lambda(i);
         if (merged > before) e = chain_error(w, row0, u0, n);
-        add_error(w, &w->points[i], e, (uint32_t)merged, row0, u0, n);
+        add_error(w, &points[i], e, (uint32_t)merged, row0, u0, n);
     }
+}
+
+/* Marks what one pair keeps of a query block. */
+static void mark_kept(struct work *w, int i, struct threshold_pair pair, struct mask_row *row, uint8_t *kept)
+{
+    w->m->row(w->a, 0, i, pair.simthreshd1, w->method_ws, row);
+    int n = mask_order(row, w->order), keep = w->m->ranked ? mask_count(row, w->order, n, pair.cdfthreshd) : n;
+    for (int j = 0; j < row->n; j++) kept[j] = row->forced[j] != 0;
+    for (int r = 0; r < keep; r++) kept[w->order[r]] = 1;
+}
+
+enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args *a, const struct threshold_pair *pairs,
+                             int n_pairs, void *ws, struct pv_curve *out)
+{
+    struct work w;
+    assert(n_pairs >= 1 && n_pairs <= MAX_LAMBDA_PAIRS);
+    TRY(begin(&w, m, a, n_pairs * N_LAMBDAS, ws));
+    m->prepare(a, 0, w.method_ws);
+    uint32_t n_possible = 0;
+    for (int i = 0; i * w.bq < w.n_rows; i++) {
+        int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
+        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
+        memset(w.any_kept, 0, (size_t)row.n);
+        for (int p = 0; p < n_pairs; p++) {
+            uint8_t *kept = w.kept + (size_t)p * (size_t)w.n_kblocks;
+            mark_kept(&w, i, pairs[p], &row, kept);
+            for (int j = 0; j < row.n; j++) w.any_kept[j] |= kept[j];
+        }
+        compute_partials(&w, row0, n_rows, row.n, w.any_kept);
+        for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS) {
+            int unit_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
+            n_possible += (uint32_t)((row0 + u0 + unit_rows - 1) / w.bk + 1);
+            for (int p = 0; p < n_pairs; p++)
+                walk_lambdas(&w, w.points + p * N_LAMBDAS, w.kept + (size_t)p * (size_t)w.n_kblocks, row.n, row0, u0,
+                             unit_rows);
+        }
+    }
+    for (int p = 0; p < n_pairs; p++) {
+        out[p].n_possible = n_possible;
+        for (int i = 0; i < N_LAMBDAS; i++) {
+            const struct accumulator *x = &w.points[p * N_LAMBDAS + i];
+            out[p].points[i] = (struct curve_point){finish(&w, x), x->n_kept};
+        }
+    }
+    return OK;
 }
 
 enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out)
 {
-    struct work w;
-    TRY(begin(&w, m, a, N_LAMBDAS, ws));
-    m->prepare(a, 0, w.method_ws);
-    out->n_possible = 0;
-    for (int i = 0; i * w.bq < w.n_rows; i++) {
-        int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
-        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
-        m->row(a, 0, i, a->heads[0].simthreshd1, w.method_ws, &row);
-        int n = mask_order(&row, w.order), keep = m->ranked ? mask_count(&row, w.order, n, a->heads[0].cdfthreshd) : n;
-        for (int r = 0; r < keep; r++) row.forced[w.order[r]] |= FORCE_SINK; /* from here on: is kept */
-        compute_partials(&w, row0, n_rows, row.n, row.forced);
-        for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS) {
-            int unit_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
-            out->n_possible += (uint32_t)((row0 + u0 + unit_rows - 1) / w.bk + 1);
-            walk_lambdas(&w, row.forced, row.n, row0, u0, unit_rows);
-        }
+    struct threshold_pair pair = {a->heads[0].simthreshd1, a->heads[0].cdfthreshd};
+    return curve_lambdas_of(m, a, &pair, 1, ws, out);
+}
+
+static enum status output_error(struct work *w, const float *got, struct output_error *out)
+{
+    const float one = 1;
+    struct accumulator p = {.largest = w->largest};
+    memset(p.largest, 0, sizeof(float) * (size_t)w->n_largest);
+    for (int r = 0; r < w->n_rows; r++) {
+        float abs_diff, sq_diff, sq;
+        w->ops->row_errors(1, w->d, &one, got + (ptrdiff_t)r * w->d, exact_row(w, r), 0, &abs_diff, &sq_diff, &sq);
+        p.abs_diff += (double)abs_diff;
+        p.sq_diff += (double)sq_diff;
+        p.sq += (double)sq;
+        if (w->row_abs[r] > 0) note_largest(w, &p, abs_diff / w->row_abs[r]);
     }
-    for (int p = 0; p < N_LAMBDAS; p++)
-        out->points[p] = (struct curve_point){finish(&w, &w.points[p]), w.points[p].n_kept};
+    if (!isfinite(p.abs_diff)) return fail(ERR_NUMERIC, "the sparse output has NaN or infinity");
+    *out = finish(w, &p);
     return OK;
+}
+
+enum status output_errors_of(const struct attn_args *dense, const float *got, int n, float *ws, struct output_error *out)
+{
+    struct mask_args a = {.attn = dense};
+    struct work w = {.a = &a, .ops = cpu_ops(), .n_rows = dense->n_q, .d = dense->head_dim,
+                     .n_largest = tail_rank(dense->n_q), .row_abs = ws};
+    size_t size = (size_t)w.n_rows * (size_t)w.d;
+    w.zero_row = calloc((size_t)(w.d + w.n_largest), sizeof(float));
+    if (!w.zero_row) return fail(ERR_MEMORY, "no memory for %d row errors", w.n_largest);
+    w.largest = w.zero_row + w.d;
+    enum status st = measure_exact(&w);
+    for (int i = 0; i < n && st == OK; i++) st = output_error(&w, got + (size_t)i * size, &out[i]);
+    free(w.zero_row);
+    return st;
 }
 
 enum status output_error_of(const struct attn_args *dense, const float *got, float *ws, struct output_error *out)
 {
-    struct mask_args a = {.attn = dense};
-    struct work w = {.a = &a, .ops = cpu_ops(), .n_rows = dense->n_q, .d = dense->head_dim,
-                     .n_largest = tail_rank(dense->n_q)};
-    struct accumulator p = {.largest = malloc(sizeof(float) * (size_t)w.n_largest)};
-    float *abs_diff = ws, *sq_diff = ws + w.n_rows, *sq = ws + 2 * w.n_rows, *one = ws + 3 * w.n_rows;
-    if (!p.largest) return fail(ERR_MEMORY, "no memory for %d row errors", w.n_largest);
-    memset(p.largest, 0, sizeof(float) * (size_t)w.n_largest);
-    for (int r = 0; r < w.n_rows; r++) one[r] = 1;
-    w.ops->row_errors(w.n_rows, w.d, one, got, dense->o, dense->o_row, abs_diff, sq_diff, sq);
-    for (int r = 0; r < w.n_rows; r++) {
-        const float *x = exact_row(&w, r);
-        double row_abs = 0;
-        for (int i = 0; i < w.d; i++) {
-            row_abs += fabs((double)x[i]);
-            w.exact_sq += (double)x[i] * (double)x[i];
-        }
-        w.exact_abs += row_abs;
-        p.abs_diff += (double)abs_diff[r];
-        p.sq_diff += (double)sq_diff[r];
-        p.sq += (double)sq[r];
-        if (row_abs > 0) note_largest(&w, &p, (float)((double)abs_diff[r] / row_abs));
-    }
-    enum status st = w.exact_abs > 0 && isfinite(w.exact_abs) && isfinite(p.abs_diff)
-                         ? OK
-                         : fail(ERR_NUMERIC, "an attention output has norm zero, NaN or infinity");
-    if (st == OK) *out = finish(&w, &p);
-    free(p.largest);
-    return st;
+    return output_errors_of(dense, got, 1, ws, out);
 }

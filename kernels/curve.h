@@ -45,14 +45,25 @@ struct pv_curve {
 };
 
 /* One head of one sample: args->attn has n_heads = n_kv_heads = 1, q_start = 0, f32, and o already holding the dense
- * output. args->heads is not looked at by curve_thetas; curve_lambdas uses heads[0].simthreshd1 and cdfthreshd. */
+ * output. Both passes need the same workspace. args->heads is looked at by curve_lambdas only (heads[0]). */
 size_t curve_workspace(const struct mask_method *m, const struct mask_args *a);
 
 /* ERR_NUMERIC when the dense output is all zero or not finite. Serial: callers run many heads at once. */
 enum status curve_thetas(const struct mask_method *m, const struct mask_args *a, void *ws, struct curve *out) MUST_USE;
 enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out) MUST_USE;
 
-/* The same errors for an output computed elsewhere; got: [n_q, head_dim] contiguous. ws: 4 n_q floats. */
+/* The same for several pairs at once: tiles that more than one of them keeps are computed once. */
+enum { MAX_LAMBDA_PAIRS = 30 };
+struct threshold_pair {
+    float simthreshd1, cdfthreshd;
+};
+/* out: [n_pairs], 1 … MAX_LAMBDA_PAIRS */
+enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args *a, const struct threshold_pair *pairs,
+                             int n_pairs, void *ws, struct pv_curve *out) MUST_USE;
+
+/* The same errors for outputs computed elsewhere. got: [n, n_q, head_dim] contiguous; ws: n_q floats. ERR_NUMERIC when the
+ * dense output has norm zero or one of them is not finite. */
+enum status output_errors_of(const struct attn_args *dense, const float *got, int n, float *ws, struct output_error *out) MUST_USE;
 enum status output_error_of(const struct attn_args *dense, const float *got, float *ws, struct output_error *out) MUST_USE;
 
 #endif

@@ -27,13 +27,15 @@ enum status cuda_status(cudaError_t e, const char *what)
                     (double)free_bytes / 1073741824.0, (double)total / 1073741824.0);
     }
     if (e == cudaErrorNoKernelImageForDevice)
-        return fail(ERR_UNSUPPORTED, "%s: this build holds no code for compute capability %d.%d; it has 8.0 and 9.0",
-                    what, cuda_current_sm() / 10, cuda_current_sm() % 10);
+        return fail(ERR_UNSUPPORTED,
+                    "%s: this build holds no code for compute capability %d.%d; it has 8.0 and 9.0", what,
+                    cuda_current_sm() / 10, cuda_current_sm() % 10);
     if (e == cudaErrorInsufficientDriver) {
         int driver = 0;
         if (cudaDriverGetVersion(&driver) != cudaSuccess) cudaGetLastError();
         if (driver == 0) return fail(ERR_DEVICE, "no NVIDIA driver is loaded; use --device cpu");
-        return fail(ERR_DEVICE, "the NVIDIA driver offers CUDA %d.%d, this build needs %d.%d; update the driver",
+        return fail(ERR_DEVICE,
+                    "the NVIDIA driver offers CUDA %d.%d, this build needs %d.%d; update the driver",
                     driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     }
     if (e == cudaErrorNoDevice) return fail(ERR_DEVICE, "no NVIDIA GPU is visible; use --device cpu");
@@ -46,9 +48,11 @@ enum status cuda_encode_tiled_find(cuda_encode_tiled *f)
     if (found == NULL) {
         void *at = NULL;
         cudaDriverEntryPointQueryResult r;
-        CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &at, 12000, cudaEnableDefault, &r));
+        CUDA_TRY(
+            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &at, 12000, cudaEnableDefault, &r));
         if (r != cudaDriverEntryPointSuccess || at == NULL)
-            return fail(ERR_DEVICE, "the NVIDIA driver lacks cuTensorMapEncodeTiled (CUDA 12.0); update the driver");
+            return fail(ERR_DEVICE,
+                        "the NVIDIA driver lacks cuTensorMapEncodeTiled (CUDA 12.0); update the driver");
         found = (cuda_encode_tiled)at;
     }
     *f = found;
@@ -67,7 +71,8 @@ int cuda_current_sm(void)
     return major * 10 + minor;
 }
 
-namespace {
+namespace
+{
 
 int cuda_count(void)
 {
@@ -109,8 +114,9 @@ enum status cuda_open(struct device **out, int index)
     CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
     CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
     if (major < 8)
-        return fail(ERR_UNSUPPORTED, "CUDA device %d has compute capability %d.%d; 8.0 is the least with bf16", index,
-                    major, minor);
+        return fail(ERR_UNSUPPORTED,
+                    "CUDA device %d has compute capability %d.%d; 8.0 is the least with bf16", index, major,
+                    minor);
     struct device *d = (struct device *)calloc(1, sizeof *d);
     if (d == NULL) return fail(ERR_MEMORY, "opening CUDA device %d: no host memory", index);
     d->index = index;
@@ -168,7 +174,8 @@ void cuda_free(struct device *d, void *at)
 
 enum status cuda_copy(struct device *d, void *to, const void *from, size_t bytes, enum copy_way way)
 {
-    static const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice};
+    static const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost,
+                                           cudaMemcpyDeviceToDevice};
     CUDA_TRY(cudaSetDevice(d->index));
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, kinds[way], d->stream));
     if (way == COPY_TO_HOST) CUDA_TRY(cudaStreamSynchronize(d->stream));
@@ -247,8 +254,21 @@ enum status device_cuda_use(struct device *d)
 }
 
 const struct device_impl device_cuda = {
-    "cuda",     cuda_count, cuda_open,       cuda_close,       cuda_info,        cuda_stream,     cuda_alloc,     cuda_free,
-    cuda_copy,  cuda_fill,  cuda_sync,       cuda_timer_open,  cuda_timer_close, cuda_timer_start, cuda_timer_stop,
+    "cuda",
+    cuda_count,
+    cuda_open,
+    cuda_close,
+    cuda_info,
+    cuda_stream,
+    cuda_alloc,
+    cuda_free,
+    cuda_copy,
+    cuda_fill,
+    cuda_sync,
+    cuda_timer_open,
+    cuda_timer_close,
+    cuda_timer_start,
+    cuda_timer_stop,
     cuda_timer_read,
 };
 }

@@ -16,19 +16,22 @@ extern const struct device_impl device_cuda;
 enum status device_cuda_use(struct device *d) MUST_USE;
 
 /* bf16 in and out. In attn_args every pointer but `tiles` itself is a device pointer: q, k, v, o, tiles->bits,
- * head_sparse, pv_threshold and ledger. A head with head_sparse 0 is dense and skips no P·V. `par` is not used.
- * Work is queued on the stream; nothing is allocated and nothing waits. */
-extern const struct attn_impl attn_dense_sm90_bf16;  /* head_dim 64 or 128, compute capability 9.0 */
-extern const struct attn_impl attn_sparse_sm90_bf16; /* the same; blocks 128x64 and 128x128 */
-extern const struct attn_impl attn_cuda_bf16;        /* compute capability 8.0 and up, head_dim a multiple of 16
-                                                        up to 256, dense and sparse, every block shape */
+ * head_sparse, pv_threshold and ledger; q, k, v and o on 16 bytes, strides multiples of 8. A head with
+ * head_sparse 0 is dense and skips no P·V; without a map pv_threshold is not read. `par` is not used. Work is
+ * queued on the stream; nothing is allocated and nothing waits. */
+/* head_dim 64 or 128, compute capability 9.0 */
+extern const struct attn_impl attn_dense_sm90_bf16;
+/* The same, with a map of 128x64 or 128x128 blocks (the second is the faster). */
+extern const struct attn_impl attn_sparse_sm90_bf16;
+/* Compute capability 8.0 and up, head_dim a multiple of 16 up to 256, dense and sparse, every block shape. */
+extern const struct attn_impl attn_cuda_bf16;
 
 /* Stage 1 for `sparge` and `topk` on the device, one launch. */
 struct mask_cuda_args {
-    const struct attn_args *attn;      /* q, k bf16, device pointers; shapes, block and ledger as for attention */
-    const struct head_params *heads;   /* device, [n_heads]; pvthreshd is not read */
+    const struct attn_args *attn;    /* q, k bf16 on the device; shapes, block and ledger as for attention */
+    const struct head_params *heads; /* device, [n_heads]; pvthreshd is not read */
     enum smooth_k smooth_k;
-    float topk;                        /* 0: cdfthreshd; else the fraction of possible tiles to keep */
+    float topk;                      /* 0: cdfthreshd; else the fraction of possible tiles to keep */
 };
 const char *mask_cuda_refuses(const struct mask_cuda_args *a);
 size_t mask_cuda_workspace(const struct mask_cuda_args *a);

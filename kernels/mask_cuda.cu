@@ -1,10 +1,10 @@
 /* Stage 1 of sparse attention on the device, in one launch (METHOD 2, methods sparge and topk).
  *
- * Tasks are numbered, and CTAs take them in rising order, so that a task may wait for an earlier one: sums of key
- * blocks; means and self-similarity of query blocks; self-similarity of key blocks, which needs the sums for its
- * centre; and the rows of the map. Q is read once, K twice (the second time mostly from L2). A row is never sorted:
- * the bound between kept and dropped is found by bisection on the bits of the probabilities, which order positive
- * floats.
+ * Tasks are numbered, and CTAs take them in rising order, so that a task may wait for an earlier one: sums of
+ * key blocks; means and self-similarity of query blocks; self-similarity of key blocks, which needs the sums
+ * for its centre; and the rows of the map. Q is read once, K twice (the second time mostly from L2). A row is
+ * never sorted: the bound between kept and dropped is found by bisection on the bits of the probabilities,
+ * which order positive floats.
  */
 extern "C" {
 #include "kernels/device_cuda.h"
@@ -14,13 +14,21 @@ extern "C" {
 #include <cuda_bf16.h>
 #include <float.h>
 
-namespace {
+namespace
+{
 
-enum { THREADS = 256, WARPS = THREADS / 32, CHUNK = WARPS / 2, HEADS = 4, ROWS = 2 * HEADS, MAX_KBLOCKS = 4096 };
+enum {
+    THREADS = 256,
+    WARPS = THREADS / 32,
+    CHUNK = WARPS / 2,
+    HEADS = 4,
+    ROWS = 2 * HEADS,
+    MAX_KBLOCKS = 4096
+};
 
 struct layout {
-    int d, n_qblocks, n_kblocks, k_pad, n_chunks; /* k_pad: n_kblocks rounded up to whole chunks */
-    size_t counters;                               /* how many, at the start of the workspace */
+    int d, n_qblocks, n_kblocks, k_pad, n_chunks;           /* k_pad: n_kblocks rounded up to whole chunks */
+    size_t counters;                                        /* how many, at the start of the workspace */
     size_t k_sums, chunk_sums, k_sim, q_mean, q_sim, bytes; /* offsets into the workspace */
 };
 
@@ -77,8 +85,8 @@ __device__ __forceinline__ void widen(uint4 v, float (&x)[8])
 /* One warp pools n rows of d: LANES lanes to a row, 8 elements to a lane. On return every lane holds its 8
  * elements of the sum of the rows and of the sum of the unit rows after `centre` was taken off. */
 template <int LANES, bool SUM, bool UNIT>
-__device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d, const float (&centre)[8],
-                                     float (&sum)[8], float (&unit)[8])
+__device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d,
+                                     const float (&centre)[8], float (&sum)[8], float (&unit)[8])
 {
     constexpr int AT_ONCE = 32 / LANES, BATCH = 8; /* 16-byte loads in flight per lane */
     const int lane = threadIdx.x % 32, col = lane % LANES * 8;
@@ -122,18 +130,22 @@ __device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, i
         }
 }
 
-/* Release and acquire by single threads beside a barrier; what is shared is read past L1, so nobody else needs a
- * fence (a fence by every thread cost more than the pooling itself). */
+/* Release and acquire by single threads beside a barrier; what is shared is read past L1, so nobody else
+ * needs a fence (a fence by every thread cost more than the pooling itself). */
 __device__ __forceinline__ void announce(int *counter)
 {
-    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
+    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter)
+                 : "memory");
 }
 
 __device__ __forceinline__ void wait_for(const int *counter, int value)
 {
     for (;;) {
         int seen;
-        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+                     : "=r"(seen)
+                     : "l"(counter)
+                     : "memory");
         if (seen >= value) return;
         __nanosleep(32);
     }
@@ -144,7 +156,8 @@ __device__ __forceinline__ int half_start(int n) { return threadIdx.x / 32 % 2 ?
 __device__ __forceinline__ int half_rows(int n) { return max(threadIdx.x / 32 % 2 ? n / 2 : (n + 1) / 2, 0); }
 
 /* Leave the warp's 8 elements per lane in its row of shared memory, [WARPS, d]. */
-template <int LANES> __device__ __forceinline__ void leave(const float (&x)[8], int d, float *shared)
+template <int LANES>
+__device__ __forceinline__ void leave(const float (&x)[8], int d, float *shared)
 {
     const int lane = threadIdx.x % 32;
     if (lane >= LANES || lane * 8 >= d) return;
@@ -165,14 +178,15 @@ __device__ float similarity(const float *units, int b, int n, int d)
 }
 
 /* Sums of the CHUNK key blocks of one chunk, and of the chunk. */
-template <int LANES> __device__ void sum_keys(const params &p, int task, float *shared)
+template <int LANES>
+__device__ void sum_keys(const params &p, int task, float *shared)
 {
     const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, d = p.at.d;
     const int j = c * CHUNK + (int)threadIdx.x / 64, n = min(p.block_k, p.n_kv - j * p.block_k);
     const float none[8] = {};
     float sum[8], unit[8];
-    pool<LANES, true, false>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row, p.k_row,
-                             half_rows(n), d, none, sum, unit);
+    pool<LANES, true, false>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row,
+                             p.k_row, half_rows(n), d, none, sum, unit);
     leave<LANES>(sum, d, shared);
     __syncthreads();
     float *sums = (float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
@@ -189,8 +203,10 @@ template <int LANES> __device__ void sum_keys(const params &p, int task, float *
     if (threadIdx.x == 0) announce(&p.sums_done[task]);
 }
 
-/* Mean and self-similarity of CHUNK query blocks, heads running fastest, in the order in which rows are written. */
-template <int LANES> __device__ void pool_queries(const params &p, int task, float *shared)
+/* Mean and self-similarity of CHUNK query blocks, heads running fastest, in the order in which rows are
+ * written. */
+template <int LANES>
+__device__ void pool_queries(const params &p, int task, float *shared)
 {
     const int d = p.at.d, warp = threadIdx.x / 32, all = p.at.n_qblocks * p.n_heads;
     const int f = task * CHUNK + warp / 2;
@@ -199,15 +215,16 @@ template <int LANES> __device__ void pool_queries(const params &p, int task, flo
     {
         const int block = p.at.n_qblocks - 1 - f / p.n_heads, h = f % p.n_heads;
         const int n = f < all ? min(p.block_q, p.n_q - block * p.block_q) : 0;
-        pool<LANES, true, true>(p.q + h * p.q_head + ((ptrdiff_t)block * p.block_q + half_start(n)) * p.q_row, p.q_row,
-                                half_rows(n), d, none, sum, unit);
+        pool<LANES, true, true>(p.q + h * p.q_head + ((ptrdiff_t)block * p.block_q + half_start(n)) * p.q_row,
+                                p.q_row, half_rows(n), d, none, sum, unit);
     }
     leave<LANES>(sum, d, shared);
     leave<LANES>(unit, d, shared + WARPS * d);
     __syncthreads();
     const int mine = task * CHUNK + warp;
     if (warp >= CHUNK || mine >= all) return;
-    const int block = p.at.n_qblocks - 1 - mine / p.n_heads, h = mine % p.n_heads, n = min(p.block_q, p.n_q - block * p.block_q);
+    const int block = p.at.n_qblocks - 1 - mine / p.n_heads, h = mine % p.n_heads,
+              n = min(p.block_q, p.n_q - block * p.block_q);
     const size_t at = (size_t)h * p.at.n_qblocks + block;
     float *mean = (float *)(p.ws + p.at.q_mean) + at * d;
     for (int e = threadIdx.x % 32; e < d; e += 32)
@@ -219,11 +236,14 @@ template <int LANES> __device__ void pool_queries(const params &p, int task, flo
 }
 
 /* Self-similarity of the key blocks of one chunk about their centres. */
-template <int LANES> __device__ void compare_keys(const params &p, int task, float *shared)
+template <int LANES>
+__device__ void compare_keys(const params &p, int task, float *shared)
 {
-    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32,
+              lane = threadIdx.x % 32;
     const int d = p.at.d;
-    const int end = p.smooth == SMOOTH_K_RUNNING ? c + 1 : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
+    const int end = p.smooth == SMOOTH_K_RUNNING ? c + 1 : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks
+                                                                                       : 0;
     for (int i = threadIdx.x; i < end; i += THREADS) wait_for(&p.sums_done[kv * p.at.n_chunks + i], 1);
     __syncthreads();
     const float *chunks = (const float *)(p.ws + p.at.chunk_sums) + (size_t)kv * p.at.n_chunks * d;
@@ -258,8 +278,8 @@ template <int LANES> __device__ void compare_keys(const params &p, int task, flo
     float centre[8], sum[8], unit[8];
     const int col = lane % LANES * 8;
     for (int i = 0; i < 8; i++) centre[i] = col < d ? centres[warp / 2 * d + col + i] : 0;
-    pool<LANES, false, true>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row, p.k_row,
-                             half_rows(n), d, centre, sum, unit);
+    pool<LANES, false, true>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row,
+                             p.k_row, half_rows(n), d, centre, sum, unit);
     leave<LANES>(unit, d, parts);
     __syncthreads();
     const int mine = c * CHUNK + warp, rows = min(p.block_k, p.n_kv - mine * p.block_k);
@@ -283,15 +303,16 @@ __device__ __forceinline__ float warp_max(float x)
     return x;
 }
 
-/* One warp keeps the best of p[0 … n) (0: not eligible) by threshold τ, or `want` of them when want ≥ 0. Afterwards
- * an element is kept when its bits reach *bound, and so are the first *ties of those one below it. Each round
- * tries three levels, because what a round costs is the latency of its sums. */
+/* One warp keeps the best of p[0 … n) (0: not eligible) by threshold τ, or `want` of them when want ≥ 0.
+ * Afterwards an element is kept when its bits reach *bound, and so are the first *ties of those one below it.
+ * Each round tries three levels, because what a round costs is the latency of its sums. */
 __device__ void select(const float *p, int n, float total, float tau, int want, uint32_t *bound, int *ties)
 {
     const int lane = threadIdx.x % 32;
     const float limit = want >= 0 ? (float)want : tau * total;
-    uint32_t dropped = __float_as_uint(FLT_MIN) - 1, kept = __float_as_uint(1.0f) + 1; /* ranks: FLT_MIN … 1 */
-    float kept_size = 0; /* mass, or count */
+    uint32_t dropped = __float_as_uint(FLT_MIN) - 1,
+             kept = __float_as_uint(1.0f) + 1; /* ranks: FLT_MIN … 1 */
+    float kept_size = 0;                       /* mass, or count */
     while (kept - dropped > 1) {
         uint32_t level[3];
         float size[3] = {0, 0, 0};
@@ -330,8 +351,8 @@ __device__ void write_row(const params &p, int head, int block, int n, float *s)
     const struct head_params &t = p.heads[head];
     uint32_t *row = p.bits + ((size_t)head * p.at.n_qblocks + block) * p.words;
     const float *k_sim = (const float *)(p.ws + p.at.k_sim) + (size_t)kv * p.at.k_pad;
-    const bool q_similar = __ldcg((const float *)(p.ws + p.at.q_sim) + (size_t)head * p.at.n_qblocks + block) >
-                           t.simthreshd1;
+    const bool q_similar =
+        __ldcg((const float *)(p.ws + p.at.q_sim) + (size_t)head * p.at.n_qblocks + block) > t.simthreshd1;
     const int diagonal = (p.q_start + block * p.block_q) / p.block_k;
     float top = -INFINITY, total = 0;
     int eligible = 0, ties = 0;
@@ -367,8 +388,8 @@ __device__ void write_row(const params &p, int head, int block, int n, float *s)
             uint32_t tied = __ballot_sync(0xffffffffu, rank != 0 && rank + 1 == bound);
             int before = __popc(tied & ((1u << lane) - 1));
             bool on_diagonal = j < n && j >= diagonal, theta_k = j < n && rank == 0;
-            keep = j < n && ((rank != 0 && rank >= bound) || ((tied >> lane & 1) && before < ties) || j == 0 ||
-                             on_diagonal || theta_k || !q_similar);
+            keep = j < n && ((rank != 0 && rank >= bound) || ((tied >> lane & 1) && before < ties) ||
+                             j == 0 || on_diagonal || theta_k || !q_similar);
             ties = max(ties - __popc(tied), 0);
             n_diagonal += __popc(__ballot_sync(0xffffffffu, on_diagonal));
             n_theta_k += __popc(__ballot_sync(0xffffffffu, theta_k));
@@ -385,12 +406,13 @@ __device__ void write_row(const params &p, int head, int block, int n, float *s)
     }
 }
 
-/* The rows of two query blocks for all heads of one kv head, four heads at a time: every key mean that is read
- * serves eight rows, and eight warps then choose, one row each. */
+/* The rows of two query blocks for all heads of one kv head, four heads at a time: every key mean that is
+ * read serves eight rows, and eight warps then choose, one row each. */
 __device__ __noinline__ void write_rows(const params &p, int task, float *shared)
 {
     const int pairs = (p.at.n_qblocks + 1) / 2;
-    const int block0 = 2 * (pairs - 1 - task / p.n_kv_heads), kv = task % p.n_kv_heads; /* longest rows first */
+    const int block0 = 2 * (pairs - 1 - task / p.n_kv_heads),
+              kv = task % p.n_kv_heads; /* longest rows first */
     const int blocks = min(2, p.at.n_qblocks - block0);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
     const int last = min(p.q_start + (block0 + blocks) * p.block_q, p.n_kv) - 1, n = last / p.block_k + 1;
@@ -401,8 +423,11 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
     const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
     /* Short rows leave warps over: they share the dimensions. */
     const int stretches = (n + 31) / 32;
-    const int slices = stretches <= 1 ? 8 : stretches <= 2 ? 4 : stretches <= 4 ? 2 : 1;
-    const int slice = warp % slices, per = (d + slices - 1) / slices, from = slice * per, to = min(from + per, d);
+    const int slices = stretches <= 1 ? 8 : stretches <= 2 ? 4
+                                        : stretches <= 4   ? 2
+                                                           : 1;
+    const int slice = warp % slices, per = (d + slices - 1) / slices, from = slice * per,
+              to = min(from + per, d);
     for (int h0 = 0; h0 < p.group; h0 += HEADS) {
         const int heads = min((int)HEADS, p.group - h0);
         const int block = block0 + warp / HEADS, head = kv * p.group + h0 + warp % HEADS;
@@ -458,7 +483,8 @@ __device__ __noinline__ void write_rows(const params &p, int task, float *shared
     }
 }
 
-template <int LANES> __global__ __launch_bounds__(THREADS, 3) void mask_kernel(const __grid_constant__ params p)
+template <int LANES>
+__global__ __launch_bounds__(THREADS, 3) void mask_kernel(const __grid_constant__ params p)
 {
     extern __shared__ __align__(16) float shared[];
     __shared__ int ticket;
@@ -471,7 +497,8 @@ template <int LANES> __global__ __launch_bounds__(THREADS, 3) void mask_kernel(c
             sum_keys<LANES>(p, t, shared);
         } else if (t < n_sum + n_pool) {
             pool_queries<LANES>(p, t - n_sum, shared);
-        } else if (t < 2 * n_sum + n_pool) { /* after the queries: by then the sums are there, and nobody waits */
+        } else if (t <
+                   2 * n_sum + n_pool) { /* after the queries: by then the sums are there, and nobody waits */
             compare_keys<LANES>(p, t - n_sum - n_pool, shared);
         } else {
             write_rows(p, t - 2 * n_sum - n_pool, shared);
@@ -488,7 +515,8 @@ size_t shared_bytes(const struct layout &at)
     return sizeof(float) * (pooling > rows ? pooling : rows);
 }
 
-template <int LANES> enum status launch(const params &p, cudaStream_t stream)
+template <int LANES>
+enum status launch(const params &p, cudaStream_t stream)
 {
     auto *kernel = mask_kernel<LANES>;
     size_t shared = shared_bytes(p.at);
@@ -497,8 +525,11 @@ template <int LANES> enum status launch(const params &p, cudaStream_t stream)
     CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, THREADS, shared));
-    if (per_sm < 1) return fail(ERR_DEVICE, "mask prediction: a block of %zu bytes of shared memory does not fit", shared);
-    /* Tickets are drawn in rising order by CTAs that run, so the lowest unfinished task is always under way. */
+    if (per_sm < 1)
+        return fail(ERR_DEVICE, "mask prediction: a block of %zu bytes of shared memory does not fit",
+                    shared);
+    /* Tickets are drawn in rising order by CTAs that run, so the lowest unfinished task is always under way.
+     */
     kernel<<<sms * per_sm, THREADS, shared, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
@@ -542,7 +573,8 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
     p.ws = (char *)ws;
-    p.next_task = (int *)ws, p.sums_done = p.next_task + 1, p.sim_done = p.sums_done + a->n_kv_heads * p.at.n_chunks, p.q_done = p.sim_done + a->n_kv_heads;
+    p.next_task = (int *)ws, p.sums_done = p.next_task + 1,
+    p.sim_done = p.sums_done + a->n_kv_heads * p.at.n_chunks, p.q_done = p.sim_done + a->n_kv_heads;
     cudaStream_t s = (cudaStream_t)stream;
     CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int) * p.at.counters, s));
     if (a->head_dim == 64) return launch<8>(p, s);

@@ -35,6 +35,11 @@ struct verdict {
 };
 struct verdict verdict_of(double cosine, double token_accuracy, double sparsity);
 
+/* True, with the sentence appended to *out, when the cosine looks good and KL or token agreement does not, or the
+ * reverse: cosine > .98 with KL > .05 nats or agreement < 90 %; cosine < .95 with KL < .01 and agreement > 95 %.
+ * The bands are the guide's; .05 nats lies between what cost few answers and what cost many (METHOD 5). */
+bool metric_disagreement(const struct run_view *v, struct str *out);
+
 /* Things a reader must know before trusting a run, each with what to do about it: fallbacks to dense, few
  * samples, disagreeing metrics, invalid timings, dirty build, … NULL-terminated, at most 16; the caller frees
  * each string and the array. */

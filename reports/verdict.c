@@ -62,22 +62,35 @@ static void warn_samples(struct warnings *w, const struct run_view *v)
         warn(w, str_format("%zu samples give rough intervals: use --num-samples 5 or more.", v->samples.n));
 }
 
-static void warn_disagreement(struct warnings *w, const struct run_view *v)
+bool metric_disagreement(const struct run_view *v, struct str *out)
 {
     double cosine = run_view_metric(v, "cosine"), kl = run_view_metric(v, "kl"),
            agreement = run_view_metric(v, "token_accuracy");
     /* In the probe of METHOD 5 a KL of .077 beside a cosine of .991 cost 17 % of the answers, one of .022
      * cost 2 %; the band for agreement is the guide's "good". */
-    if (cosine > .98 && (kl > .05 || agreement < .90))
-        warn(w, str_format("The metrics disagree: cosine %.4f looks excellent, KL %.4f nats and token "
-                           "agreement %.1f %% "
-                           "do not. Believe the latter two; look at the worst tokens and gate on --max-kl.",
-                           cosine, kl, 100 * agreement));
-    if (cosine < .95 && kl < .01 && agreement > .95)
-        warn(w, str_format("The metrics disagree: cosine %.4f looks bad, KL %.4f nats and token agreement "
-                           "%.1f %% do "
-                           "not. A shift common to all logits does that; look at the centred cosine.",
-                           cosine, kl, 100 * agreement));
+    if (cosine > .98 && (kl > .05 || agreement < .90)) {
+        str_addf(out,
+                 "The metrics disagree: cosine %.4f looks excellent, KL %.4f nats and token agreement %.1f %% "
+                 "do not. Believe the latter two; look at the worst tokens and gate on --max-kl.",
+                 cosine, kl, 100 * agreement);
+        return true;
+    }
+    /* below "acceptable by cosine" and yet above "excellent by agreement" */
+    if (cosine < .95 && kl < .01 && agreement > .95) {
+        str_addf(out,
+                 "The metrics disagree: cosine %.4f looks bad, KL %.4f nats and token agreement %.1f %% do "
+                 "not. A shift common to all logits does that; look at the centred cosine.",
+                 cosine, kl, 100 * agreement);
+        return true;
+    }
+    return false;
+}
+
+static void warn_disagreement(struct warnings *w, const struct run_view *v)
+{
+    struct str text = {0};
+    if (metric_disagreement(v, &text)) warn(w, str_dup(str_get(&text)));
+    str_clear(&text);
 }
 
 static void warn_model(struct warnings *w, const struct run_view *v)

@@ -3,34 +3,15 @@
  *   check_kernels_cuda              check everything; exit 1 when something is wrong
  *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
  *   check_kernels_cuda --length N   attention, one size only
- *   check_kernels_cuda --masks      prediction only (with --quick: small sizes; with --bench: no sparse attention)
- *   check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
+ *   check_kernels_cuda --masks      prediction only (with --quick: small sizes; with --bench: no sparse
+ * attention) check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
  *
  * Inputs are fresh random numbers, outputs are poisoned with NaN before each run and have guard rows around
  * them. An implementation may be twice as far from fp64 as the plain bf16 path is.
  */
-extern "C" {
-#include "kernels/attn.h"
-#include "kernels/device_cuda.h"
-#include "kernels/mask.h"
-}
+#include "tests/cuda_bench.cuh"
+#include "tests/cuda_problem.cuh"
 #include "tests/cuda_reference.cuh"
-
-#include <algorithm>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <vector>
-
-#define CHECK(e)                                                                            \
-    do {                                                                                    \
-        cudaError_t check_ = (e);                                                           \
-        if (check_ != cudaSuccess) {                                                        \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #e, cudaGetErrorString(check_));  \
-            exit(3);                                                                        \
-        }                                                                                   \
-    } while (0)
 
 static int n_failed, n_checked;
 
@@ -42,110 +23,8 @@ static void verdict(bool good, const char *what)
     printf("FAIL %s\n", what);
 }
 
-template <typename T> struct buffer {
-    T *at = NULL;
-    size_t n = 0;
-    explicit buffer(size_t count) : n(count) { CHECK(cudaMalloc(&at, (n ? n : 1) * sizeof(T))); }
-    ~buffer() { cudaFree(at); }
-    buffer(const buffer &) = delete;
-    void put(const std::vector<T> &v) { CHECK(cudaMemcpy(at, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice)); }
-    std::vector<T> get() const
-    {
-        std::vector<T> v(n);
-        CHECK(cudaMemcpy(v.data(), at, n * sizeof(T), cudaMemcpyDeviceToHost));
-        return v;
-    }
-    void fill(int byte) { CHECK(cudaMemset(at, byte, n * sizeof(T))); }
-};
-
-static uint64_t seed_now = 20260101;
-
-__host__ __device__ static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15ull;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-}
-
-__host__ __device__ static float uniform(uint64_t bits) { return ((float)(bits >> 40) + 0.5f) * (1.0f / 16777216.0f); }
-
-/* Normal numbers; with `drift`, rows of the same 256-row stretch share a direction, as text does. */
-__global__ static void random_kernel(__nv_bfloat16 *x, size_t n, int row, int d, float gain, float drift, uint64_t seed)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
-        uint64_t a = mix(seed ^ i * 2), b = mix(seed ^ (i * 2 + 1));
-        float g = sqrtf(-2 * logf(uniform(a))) * cospif(2 * uniform(b));
-        size_t topic = i / row / 256 * 1024 + i % row % d;
-        uint64_t c = mix(~seed ^ topic * 2), e = mix(~seed ^ (topic * 2 + 1));
-        float t = sqrtf(-2 * logf(uniform(c))) * cospif(2 * uniform(e));
-        x[i] = __float2bfloat16_rn(gain * (g + drift * t));
-    }
-}
-
-static void randomise(buffer<__nv_bfloat16> &x, int row, int d, float gain, float drift)
-{
-    random_kernel<<<1024, 256>>>(x.at, x.n, row, d, gain, drift, mix(seed_now++));
-    CHECK(cudaGetLastError());
-}
-
-/* Each tile kept with that probability; the diagonal always. */
-__global__ static void map_kernel(struct tile_map m, int q_start, int n_kv, float keep, uint64_t seed)
-{
-    int rows = m.n_heads * m.n_qblocks;
-    for (int r = blockIdx.x * blockDim.x + threadIdx.x; r < rows; r += gridDim.x * blockDim.x) {
-        int qb = q_start / m.block.q + r % m.n_qblocks, n = (min((qb + 1) * m.block.q, n_kv) - 1) / m.block.k + 1;
-        for (int w = 0; w < m.words_per_row; w++) {
-            uint64_t bits = 0;
-            for (int j = w * 64; j < n && j < w * 64 + 64; j++)
-                if ((j + 1) * m.block.k > qb * m.block.q ||
-                    uniform(mix(seed ^ ((uint64_t)r * 4096 + (uint64_t)j))) < keep)
-                    bits |= 1ull << (j % 64);
-            m.bits[(size_t)r * m.words_per_row + w] = bits;
-        }
-    }
-}
-
-struct problem {
-    int n, q_start, heads, kv_heads, d;
-    bool token_major;
-    struct block_shape block;
-    float keep;   /* < 0: dense */
-    float lambda; /* < 0: none */
-    bool mixed;   /* every third head dense */
-    float gain;
-};
-
-struct data {
-    int n_kv;
-    buffer<__nv_bfloat16> q, k, v;
-    data(const problem &p)
-        : n_kv(p.n + p.q_start), q((size_t)p.n * p.heads * p.d), k((size_t)n_kv * p.kv_heads * p.d),
-          v((size_t)n_kv * p.kv_heads * p.d)
-    {
-        randomise(q, p.token_major ? p.heads * p.d : p.d, p.d, p.gain, 0.5f);
-        randomise(k, p.token_major ? p.kv_heads * p.d : p.d, p.d, p.gain, 0.5f);
-        randomise(v, p.d, p.d, 1.0f, 0.0f);
-    }
-};
-
-static struct attn_args arguments(const problem &p, const data &x, void *o)
-{
-    struct attn_args a = {};
-    a.dtype = DTYPE_BF16;
-    a.n_q = p.n, a.q_start = p.q_start, a.n_heads = p.heads, a.n_kv_heads = p.kv_heads, a.head_dim = p.d;
-    a.scale = 1.0f / sqrtf((float)p.d);
-    a.q = x.q.at, a.k = x.k.at, a.v = x.v.at, a.o = o;
-    a.q_row = a.o_row = p.token_major ? p.heads * p.d : p.d;
-    a.k_row = a.v_row = p.token_major ? p.kv_heads * p.d : p.d;
-    a.q_head = a.o_head = p.token_major ? p.d : (ptrdiff_t)p.n * p.d;
-    a.k_head = a.v_head = p.token_major ? p.d : (ptrdiff_t)x.n_kv * p.d;
-    a.block = p.block;
-    return a;
-}
-
-static double distance(const std::vector<double> &x, const std::vector<double> &ref, const std::vector<uint8_t> &unsure,
-                       int d, double *worst)
+static double distance(const std::vector<double> &x, const std::vector<double> &ref,
+                       const std::vector<uint8_t> &unsure, int d, double *worst)
 {
     double diff = 0, norm = 0;
     *worst = 0;
@@ -162,9 +41,10 @@ static double distance(const std::vector<double> &x, const std::vector<double> &
 static void check_attention(const struct attn_impl *impl, const problem &p)
 {
     char name[256];
-    snprintf(name, sizeof name, "%s n=%d start=%d heads=%d/%d d=%d %s block=%dx%d keep=%g lambda=%g%s", impl->name, p.n,
-             p.q_start, p.heads, p.kv_heads, p.d, p.token_major ? "token-major" : "head-major", p.block.q, p.block.k,
-             p.keep, p.lambda, p.mixed ? " mixed" : "");
+    snprintf(name, sizeof name, "%s n=%d start=%d heads=%d/%d d=%d %s block=%dx%d keep=%g lambda=%g%s",
+             impl->name, p.n, p.q_start, p.heads, p.kv_heads, p.d,
+             p.token_major ? "token-major" : "head-major", p.block.q, p.block.k, p.keep, p.lambda,
+             p.mixed ? " mixed" : "");
     data x(p);
     const size_t out = (size_t)p.n * p.heads * p.d, guard = 64 * 1024;
     buffer<__nv_bfloat16> o(out + 2 * guard);
@@ -231,11 +111,13 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
                     __bfloat162float(raw[guard + (size_t)(row * a.o_row + h * a.o_head + i)]);
     std::vector<uint8_t> doubt = unsure.get();
     double worst, worst_plain;
-    double e = distance(got, want, doubt, p.d, &worst), e_plain = distance(base, want, doubt, p.d, &worst_plain);
+    double e = distance(got, want, doubt, p.d, &worst),
+           e_plain = distance(base, want, doubt, p.d, &worst_plain);
     bool good = e <= 2 * e_plain + 1e-7 && worst <= 4 * worst_plain + 1e-3 && untouched;
     if (getenv("SG_VERBOSE")) printf("%s: %.3g / %.3g\n", name, e, e_plain);
-    if (!good) printf("     error %.3g (plain %.3g), worst %.3g (%.3g), guard %s\n", e, e_plain, worst, worst_plain,
-                      untouched ? "whole" : "overwritten");
+    if (!good)
+        printf("     error %.3g (plain %.3g), worst %.3g (%.3g), guard %s\n", e, e_plain, worst, worst_plain,
+               untouched ? "whole" : "overwritten");
     verdict(good, name);
 
     std::vector<struct head_ledger> l = ledger.get();
@@ -250,17 +132,20 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
             possible += (uint64_t)tiles_possible(p.block, i, x.n_kv);
             for (int w = 0; w < map.words_per_row && is_sparse; w++)
                 kept += (uint64_t)__builtin_popcountll(
-                    map_bits[((size_t)h * map.n_qblocks + i - p.q_start / p.block.q) * map.words_per_row + w]);
+                    map_bits[((size_t)h * map.n_qblocks + i - p.q_start / p.block.q) * map.words_per_row +
+                             w]);
         }
         for (int u = p.q_start / 64; u * 64 < x.n_kv; u++)
             units += (uint64_t)(std::min(u * 64 + 63, x.n_kv - 1) / p.block.k + 1);
         uint64_t slack = n_doubt ? (uint64_t)n_doubt / 64 + 2 : 0;
-        bool right = l[h].tiles_possible == possible && l[h].tiles_computed == (is_sparse ? kept : possible) &&
+        bool right = l[h].tiles_possible == possible &&
+                     l[h].tiles_computed == (is_sparse ? kept : possible) &&
                      l[h].pv_units_possible == units && l[h].pv_units_computed <= units_done[h] + slack &&
                      l[h].pv_units_computed + slack >= units_done[h];
         if (!right)
-            printf("     head %d: tiles %llu/%llu, want %llu/%llu; units %llu/%llu, want %llu/%llu (slack %llu)\n", h,
-                   (unsigned long long)l[h].tiles_computed, (unsigned long long)l[h].tiles_possible,
+            printf("     head %d: tiles %llu/%llu, want %llu/%llu; units %llu/%llu, want %llu/%llu (slack "
+                   "%llu)\n",
+                   h, (unsigned long long)l[h].tiles_computed, (unsigned long long)l[h].tiles_possible,
                    (unsigned long long)(is_sparse ? kept : possible), (unsigned long long)possible,
                    (unsigned long long)l[h].pv_units_computed, (unsigned long long)l[h].pv_units_possible,
                    units_done[h], (unsigned long long)units, (unsigned long long)slack);
@@ -282,7 +167,8 @@ static void check_reference(int bk, float lambda)
 {
     problem p = {321, 128, 4, 2, 64, true, {128, bk}, 0.5f, lambda, false, 2.5f};
     data x(p);
-    std::vector<float> q = widened(x.q), k = widened(x.k), v = widened(x.v), o(q.size()), lambdas(p.heads, lambda);
+    std::vector<float> q = widened(x.q), k = widened(x.k), v = widened(x.v), o(q.size()),
+                       lambdas(p.heads, lambda);
     buffer<float> device_lambdas(p.heads);
     device_lambdas.put(lambdas);
     struct attn_args a = arguments(p, x, NULL);
@@ -294,8 +180,9 @@ static void check_reference(int bk, float lambda)
     reference_args r = {a, bits.at, map.words_per_row, map.n_qblocks};
     buffer<double> truth(o.size());
     buffer<uint8_t> unsure((size_t)p.n * p.heads);
-    reference_kernel<double, false><<<dim3((unsigned)((x.n_kv - 1) / 64 - p.q_start / 64 + 1), (unsigned)p.heads), 64>>>(
-        r, truth.at, unsure.at, NULL);
+    reference_kernel<double, false>
+        <<<dim3((unsigned)((x.n_kv - 1) / 64 - p.q_start / 64 + 1), (unsigned)p.heads), 64>>>(
+            r, truth.at, unsure.at, NULL);
     CHECK(cudaDeviceSynchronize());
     std::vector<uint64_t> host_bits = bits.get();
     map.bits = host_bits.data();
@@ -327,7 +214,8 @@ static void check_attentions(bool quick, int only_length)
             int heads = n > 1500 ? 4 : 8, kv = n % 2 ? heads / 4 : heads / 2;
             for (int i = 0; dense[i]; i++) {
                 check_attention(dense[i], {n, 0, heads, kv, d, n % 3 == 0, {128, 128}, -1, -1, false, 1.5f});
-                check_attention(dense[i], {n, n % 2 ? 100 : 256, heads, heads, d, true, {128, 64}, -1, -1, false, 1.0f});
+                check_attention(
+                    dense[i], {n, n % 2 ? 100 : 256, heads, heads, d, true, {128, 64}, -1, -1, false, 1.0f});
             }
             for (int i = 0; sparse[i]; i++)
                 for (int bk : {128, 64})
@@ -335,8 +223,17 @@ static void check_attentions(bool quick, int only_length)
                         for (float lambda : {-1.0f, 1.0f, 6.0f, 50.0f}) {
                             bool few = lambda > 1 && keep != 0.6f;
                             if (few || (n > 1500 && keep > 0.6f)) continue;
-                            check_attention(sparse[i], {n, n % 2 ? 0 : 384, heads, kv, d, n % 3 != 0, {128, bk}, keep,
-                                                        lambda, keep == 0.3f, lambda >= 0 ? 2.5f : 1.5f});
+                            check_attention(sparse[i], {n,
+                                                        n % 2 ? 0 : 384,
+                                                        heads,
+                                                        kv,
+                                                        d,
+                                                        n % 3 != 0,
+                                                        {128, bk},
+                                                        keep,
+                                                        lambda,
+                                                        keep == 0.3f,
+                                                        lambda >= 0 ? 2.5f : 1.5f});
                         }
         }
 }
@@ -352,7 +249,8 @@ static void check_mask(const mask_problem &m)
 {
     const problem &p = m.p;
     char name[256];
-    snprintf(name, sizeof name, "mask n=%d start=%d heads=%d/%d d=%d block=%dx%d theta=%g tau=%g topk=%g smooth=%s", p.n,
+    snprintf(name, sizeof name,
+             "mask n=%d start=%d heads=%d/%d d=%d block=%dx%d theta=%g tau=%g topk=%g smooth=%s", p.n,
              p.q_start, p.heads, p.kv_heads, p.d, p.block.q, p.block.k, m.theta, m.tau, m.topk,
              smooth_k_name(m.smooth));
     data x(p);
@@ -410,17 +308,19 @@ static void check_mask(const mask_problem &m)
     for (int h = 0; h < p.heads; h++) {
         const struct head_ledger &g = l[h], &w = want_ledger[h];
         good = g.forced_sink == w.forced_sink && g.forced_diagonal == w.forced_diagonal;
-        if (!good) printf("     head %d: sink %llu, want %llu; diagonal %llu, want %llu\n", h,
-                          (unsigned long long)g.forced_sink, (unsigned long long)w.forced_sink,
-                          (unsigned long long)g.forced_diagonal, (unsigned long long)w.forced_diagonal);
+        if (!good)
+            printf("     head %d: sink %llu, want %llu; diagonal %llu, want %llu\n", h,
+                   (unsigned long long)g.forced_sink, (unsigned long long)w.forced_sink,
+                   (unsigned long long)g.forced_diagonal, (unsigned long long)w.forced_diagonal);
         verdict(good, name);
         off += (uint64_t)llabs((long long)(g.forced_theta_q - w.forced_theta_q)) +
                (uint64_t)llabs((long long)(g.forced_theta_k - w.forced_theta_k));
         forced += w.forced_theta_q + w.forced_theta_k;
     }
     good = (double)off <= 0.002 * (double)forced;
-    if (!good) printf("     forced by similarity: %llu off, of %llu\n", (unsigned long long)off,
-                      (unsigned long long)forced);
+    if (!good)
+        printf("     forced by similarity: %llu off, of %llu\n", (unsigned long long)off,
+               (unsigned long long)forced);
     verdict(good, name);
 }
 
@@ -434,9 +334,11 @@ static void check_masks(bool quick)
         for (int n : lengths)
             for (int b = 0; b < 4; b++) {
                 if (d == 80 && n > 3000) continue;
-                problem p = {n, n % 2 ? 0 : 1280, 8, n % 3 ? 2 : 8, d, n % 2 == 0, shapes[b], -1, -1, n == 1000, 1.5f};
+                problem p = {n, n % 2 ? 0 : 1280, 8, n % 3 ? 2 : 8, d, n % 2 == 0, shapes[b], -1,
+                             -1, n == 1000, 1.5f};
                 for (int s = 0; s < 3; s++) check_mask({p, 0.19f, 0.9f, 0, smooths[s]});
-                for (float tau : {0.0f, 0.3f, 0.7f, 0.98f, 1.0f}) check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING});
+                for (float tau : {0.0f, 0.3f, 0.7f, 0.98f, 1.0f})
+                    check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING});
                 for (float topk : {0.05f, 0.5f}) check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING});
             }
 }
@@ -450,12 +352,12 @@ static void check_portable(bool quick)
         for (int n : lengths)
             for (int b = 0; b < 4; b++) {
                 int heads = 4, kv = n % 2 ? 4 : 2;
-                check_attention(&attn_cuda_bf16, {n, n % 2 ? 100 : 0, heads, kv, d, n % 3 == 0, shapes[b], -1, -1, false,
-                                                  1.0f});
+                check_attention(&attn_cuda_bf16, {n, n % 2 ? 100 : 0, heads, kv, d, n % 3 == 0, shapes[b], -1,
+                                                  -1, false, 1.0f});
                 for (float keep : {0.0f, 0.5f})
                     for (float lambda : {-1.0f, 2.0f})
-                        check_attention(&attn_cuda_bf16, {n, n % 2 ? 0 : 384, heads, kv, d, true, shapes[b], keep, lambda,
-                                                          keep > 0, lambda >= 0 ? 2.5f : 1.5f});
+                        check_attention(&attn_cuda_bf16, {n, n % 2 ? 0 : 384, heads, kv, d, true, shapes[b],
+                                                          keep, lambda, keep > 0, lambda >= 0 ? 2.5f : 1.5f});
             }
 }
 
@@ -469,176 +371,21 @@ static void check_refusals(struct device *dev)
     a.dtype = DTYPE_F32;
     verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) != NULL, "f32 is refused");
     a.dtype = DTYPE_BF16, a.head_dim = 80;
-    verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) == NULL, "head_dim 80 goes elsewhere");
+    verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) == NULL,
+            "head_dim 80 goes elsewhere");
     a.head_dim = 64, a.q = x.q.at + 1;
     verdict(attn_dense_sm90_bf16.refuses(&a) != NULL, "an unaligned pointer is refused");
     a.q = x.q.at;
     verdict(attn_sparse_sm90_bf16.refuses(&a) != NULL, "a sparse call without a map is refused");
     struct device *none = NULL;
-    verdict(device_cuda.open(&none, 999) == ERR_DEVICE && strstr(status_message(), "999") != NULL && none == NULL,
+    verdict(device_cuda.open(&none, 999) == ERR_DEVICE && strstr(status_message(), "999") != NULL &&
+                none == NULL,
             "device 999 is refused by number");
     void *at = &at;
-    verdict(device_cuda.alloc(dev, &at, (size_t)1 << 46) == ERR_MEMORY && strstr(status_message(), "GiB") != NULL &&
-                at == NULL, "64 TiB are refused with what there is");
+    verdict(device_cuda.alloc(dev, &at, (size_t)1 << 46) == ERR_MEMORY &&
+                strstr(status_message(), "GiB") != NULL && at == NULL,
+            "64 TiB are refused with what there is");
     verdict(cudaGetLastError() == cudaSuccess, "no error is left behind");
-}
-
-static double median_ms(int calls, int samples, void (*body)(void *), void *ctx)
-{
-    cudaEvent_t start, stop;
-    CHECK(cudaEventCreate(&start));
-    CHECK(cudaEventCreate(&stop));
-    for (int i = 0; i < 3; i++) body(ctx);
-    std::vector<float> ms;
-    for (int s = 0; s < samples; s++) {
-        CHECK(cudaEventRecord(start));
-        for (int i = 0; i < calls; i++) body(ctx);
-        CHECK(cudaEventRecord(stop));
-        CHECK(cudaEventSynchronize(stop));
-        float t;
-        CHECK(cudaEventElapsedTime(&t, start, stop));
-        ms.push_back(t / (float)calls);
-    }
-    std::sort(ms.begin(), ms.end());
-    CHECK(cudaEventDestroy(start));
-    CHECK(cudaEventDestroy(stop));
-    return ms[ms.size() / 2];
-}
-
-struct call {
-    const struct attn_impl *impl;
-    struct attn_args args;
-    void *ws;
-};
-
-static void run_call(void *ctx)
-{
-    struct call *c = (struct call *)ctx;
-    if (c->impl->run(&c->args, c->ws, NULL, NULL) != OK) {
-        printf("%s\n", status_message());
-        exit(3);
-    }
-}
-
-static double time_call(struct call *c, int n)
-{
-    double ms = median_ms(n <= 4096 ? 10 : n <= 16384 ? 2 : 1, n <= 16384 ? 15 : n <= 40000 ? 9 : 3, run_call, c);
-    CHECK(cudaDeviceSynchronize());
-    return ms;
-}
-
-static FILE *lines;
-
-static void report(const char *what, int d, int n, double ms)
-{
-    if (lines) fprintf(lines, "%s %d %d %.6f\n", what, d, n, ms);
-}
-
-struct mask_call {
-    struct mask_cuda_args args;
-    const struct tile_map *map;
-    void *ws;
-    struct call attention;
-};
-
-static void run_mask(void *ctx)
-{
-    struct mask_call *c = (struct mask_call *)ctx;
-    if (mask_cuda_predict(&c->args, c->map, c->ws, NULL) != OK) {
-        printf("%s\n", status_message());
-        exit(3);
-    }
-}
-
-static void run_both(void *ctx)
-{
-    run_mask(ctx);
-    run_call(&((struct mask_call *)ctx)->attention);
-}
-
-/* Prediction alone, and prediction with the attention it leads to, half of the tiles kept by rank. */
-static void bench_mask(const problem &shape, const data &x, void *o, double dense)
-{
-    for (int bk : {128, 64}) {
-        problem p = shape;
-        p.block = {128, bk};
-        struct tile_map map = tile_map_shape(p.block, p.heads, 0, p.n);
-        buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
-        map.bits = bits.at;
-        buffer<struct head_params> heads(p.heads);
-        heads.put(std::vector<struct head_params>(p.heads, {-1.0f, 0.9f, 50.0f, true}));
-        buffer<uint8_t> ws(1024);
-        struct mask_call c = {};
-        c.attention = {&attn_sparse_sm90_bf16, arguments(p, x, o), ws.at};
-        c.attention.args.tiles = &map;
-        c.args = {&c.attention.args, heads.at, SMOOTH_K_RUNNING, 0};
-        buffer<uint8_t> mask_ws(mask_cuda_workspace(&c.args));
-        c.map = &map, c.ws = mask_ws.at;
-        int calls = p.n <= 16384 ? 10 : 2;
-        double by_tau = median_ms(calls, 9, run_mask, &c);
-        c.args.topk = 0.5f;
-        double by_rank = median_ms(calls, 9, run_mask, &c), both = median_ms(p.n <= 16384 ? 5 : 1, 9, run_both, &c);
-        uint64_t kept = 0, possible = 0;
-        for (uint64_t w : bits.get()) kept += (uint64_t)__builtin_popcountll(w);
-        for (int i = 0; i < map.n_qblocks; i++)
-            possible += (uint64_t)tiles_possible(p.block, i, p.n) * (uint64_t)p.heads;
-        char what[64];
-        snprintf(what, sizeof what, "predict_128x%d", bk);
-        report(what, p.d, p.n, by_tau);
-        snprintf(what, sizeof what, "call_128x%d_topk_0.5", bk);
-        report(what, p.d, p.n, both);
-        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole call %.4f ms, kept %.3f\n",
-               p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, (double)kept / (double)possible);
-    }
-}
-
-static void bench(const std::vector<int> &lengths, bool brief, bool only_masks)
-{
-    const int heads = 32, kv = 8;
-    for (int d : {128, 64})
-        for (int n : lengths) {
-            problem p = {n, 0, heads, kv, d, false, {128, 128}, -1, -1, false, 1.0f};
-            data x(p);
-            buffer<__nv_bfloat16> o((size_t)n * heads * d);
-            buffer<uint8_t> ws(1024);
-            double flop = 2.0 * heads * (double)n * n * d;
-            struct call c = {&attn_dense_sm90_bf16, arguments(p, x, o.at), ws.at};
-            double dense = time_call(&c, n);
-            report("dense", d, n, dense);
-            printf("dense  d=%-3d n=%-6d %9.4f ms %6.0f TFLOP/s\n", d, n, dense, flop / dense * 1e-9);
-            if (!brief) bench_mask(p, x, o.at, dense);
-            for (int bk : {128, 64})
-                for (float keep : {0.1f, 0.25f, 0.5f, 0.6f, 1.0f}) {
-                    if (n < 8192 && keep != 0.5f) continue;
-                    if (n > 40000 || only_masks) continue;
-                    if (brief && (keep > 0.5f || keep == 0.25f || bk == 64)) continue;
-                    p.block = {128, bk};
-                    struct tile_map map = tile_map_shape(p.block, heads, 0, n);
-                    buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
-                    map.bits = bits.at;
-                    map_kernel<<<256, 64>>>(map, 0, n, keep, mix(seed_now++));
-                    uint64_t kept = 0, possible = 0;
-                    for (uint64_t w : bits.get()) kept += (uint64_t)__builtin_popcountll(w);
-                    for (int i = 0; i < map.n_qblocks; i++) possible += (uint64_t)tiles_possible(p.block, i, n);
-                    double f = (double)kept / (double)(possible * heads);
-                    c = {&attn_sparse_sm90_bf16, arguments(p, x, o.at), ws.at};
-                    c.args.tiles = &map;
-                    struct call again = {&attn_dense_sm90_bf16, arguments(p, x, o.at), ws.at};
-                    double ms = time_call(&c, n), dense_now = time_call(&again, n);
-                    char what[64];
-                    snprintf(what, sizeof what, "sparse_128x%d_%.2f", bk, keep);
-                    report(what, d, n, ms);
-                    printf("sparse d=%-3d n=%-6d 128x%-3d kept %.3f %9.4f ms, useful work %.3f of dense", d, n, bk, f, ms,
-                           f * dense_now / ms);
-                    if (keep == 0.5f) {
-                        buffer<float> lambda(heads);
-                        lambda.put(std::vector<float>(heads, 50.0f));
-                        c.args.pv_threshold = lambda.at;
-                        printf("; with P·V test %.4f ms", time_call(&c, n));
-                    }
-                    printf("\n");
-                }
-        }
 }
 
 int main(int argc, char **argv)
@@ -647,12 +394,18 @@ int main(int argc, char **argv)
     bool only_masks = false;
     int only_length = 0;
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--quick") == 0) quick = true;
-        else if (strcmp(argv[i], "--bench") == 0) timing = true;
-        else if (strcmp(argv[i], "--brief") == 0) brief = true;
-        else if (strcmp(argv[i], "--masks") == 0) only_masks = true;
-        else if (strcmp(argv[i], "--length") == 0 && i + 1 < argc) only_length = atoi(argv[++i]);
-        else if (timing) lines = fopen(argv[i], "w");
+        if (strcmp(argv[i], "--quick") == 0)
+            quick = true;
+        else if (strcmp(argv[i], "--bench") == 0)
+            timing = true;
+        else if (strcmp(argv[i], "--brief") == 0)
+            brief = true;
+        else if (strcmp(argv[i], "--masks") == 0)
+            only_masks = true;
+        else if (strcmp(argv[i], "--length") == 0 && i + 1 < argc)
+            only_length = atoi(argv[++i]);
+        else if (timing)
+            lines = fopen(argv[i], "w");
     }
     struct device *dev;
     if (device_cuda.open(&dev, 0) != OK) {
@@ -663,8 +416,8 @@ int main(int argc, char **argv)
     if (device_cuda.info(dev, &info) != OK) return 3;
     printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
     if (timing) {
-        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072}, brief,
-              only_masks);
+        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072},
+              brief, only_masks);
     } else {
         if (!only_masks) {
             for (int bk : {64, 128})

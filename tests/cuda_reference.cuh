@@ -28,11 +28,11 @@ __global__ void reference_kernel(const __grid_constant__ reference_args x, doubl
     const int last = min(unit0 + PV_UNIT_ROWS, n_kv) - 1;
     const auto *q = (const __nv_bfloat16 *)a.q + row * a.q_row + h * a.q_head;
     const int kv = h / (a.n_heads / a.n_kv_heads);
-    const auto *k = (const __nv_bfloat16 *)a.k + kv * a.k_head, *v = (const __nv_bfloat16 *)a.v + kv * a.v_head;
+    const auto *k = (const __nv_bfloat16 *)a.k + kv * a.k_head,
+               *v = (const __nv_bfloat16 *)a.v + kv * a.v_head;
     const bool sparse = x.bits != NULL && (a.head_sparse == NULL || a.head_sparse[h]);
     const uint64_t *bits = NULL;
-    if (sparse)
-        bits = x.bits + ((size_t)h * x.n_qblocks + (unit0 - a.q_start) / a.block.q) * x.words_per_row;
+    if (sparse) bits = x.bits + ((size_t)h * x.n_qblocks + (unit0 - a.q_start) / a.block.q) * x.words_per_row;
 
     REAL o[256], m = -INFINITY, l = 0;
     for (int i = 0; i < d; i++) o[i] = 0;

@@ -106,7 +106,7 @@ static void try_run(const char *path)
     b.max_kl = 1;
     b.max_ppl_increase = .1;
     b.min_sparsity = .1;
-    require(gate_run(&v, &b, &g) == OK);
+    require(gate_run(&(struct gate_subject){.run = &v}, &b, &g) == OK);
     for (size_t i = 0; i < g.n; i++)
         require(g.checks[i].outcome == CHECK_PASS || g.checks[i].message != NULL);
     gate_result_clear(&g);

@@ -1,0 +1,28 @@
+/* Where the number behind each bound comes from: a metric of the run, a time, memory, or a change from a baseline.
+ * For harness/gate.c alone.
+ */
+#ifndef SG_HARNESS_GATE_READING_H
+#define SG_HARNESS_GATE_READING_H
+
+#include "reports/compare.h"
+#include "reports/view.h"
+
+#include <stdbool.h>
+
+enum gate_part { PART_MEAN, PART_P1, PART_P99_9, PART_RATIO_MINUS_ONE, PART_LATENCY, PART_MEMORY, PART_RISE, PART_DROP,
+                 PART_LATENCY_RISE, PART_MEMORY_RISE };
+
+struct gate_reading {
+    double value, lo, hi;  /* lo, hi NAN: no interval */
+    bool expects_interval; /* one would be there with more samples */
+    bool within_floor;     /* not told apart from the noise of this machine */
+    bool not_applicable;   /* `missing` says why this cannot be asked here; else why the number is not there */
+    char *missing;         /* owned; NULL when there is a value */
+    size_t n_samples;      /* behind the interval */
+};
+
+/* baseline and c (the comparison of the two) may be NULL; why_not then says what stands in the way. */
+struct gate_reading gate_read(enum gate_part part, const char *metric, const struct run_view *run,
+                              const struct run_view *baseline, const struct comparison *c, const char *why_not);
+
+#endif
