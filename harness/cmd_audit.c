@@ -65,13 +65,9 @@ int cmd_audit(int argc, char **argv)
     o.output.all_columns = true;
     const char *positional[1];
     int n, n_failed = 0;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
     struct setup setup = {0};
     struct sample_set set = {0};
     struct sparse_policy policy = {0};

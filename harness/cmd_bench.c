@@ -339,13 +339,9 @@ int cmd_bench(int argc, char **argv)
     o.length = 2048;
     const char *positional[1];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
     struct setup setup = {0};
     struct bench b = {0};
     bool model = n || o.machine.model;

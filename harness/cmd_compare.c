@@ -35,13 +35,9 @@ int cmd_compare(int argc, char **argv)
     o.db = "sparsegauge.db";
     const char *positional[2];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 2, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 2, &n, &code)) return code;
+    enum status st = OK;
     if (n != 2) return report_failure(fail(ERR_ARG, "compare needs two runs or files, found %d; -h shows an example", n));
     struct view_source before = {0}, after = {0};
     struct comparison c = {0};

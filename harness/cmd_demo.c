@@ -300,13 +300,9 @@ int cmd_demo(int argc, char **argv)
     o.dir = "demo";
     o.max_length = 4096;
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, NULL, 0, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, NULL, 0, &n, &code)) return code;
+    enum status st = OK;
     char *bundled = bundled_model();
     if (!o.machine.model) o.machine.model = bundled;
     struct demo d = {.argc = argc, .argv = argv, .started = clock_ns()};

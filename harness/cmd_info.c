@@ -56,13 +56,9 @@ int cmd_info(int argc, char **argv)
     const char *positional[1];
     char fingerprint[FINGERPRINT_SIZE];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
     struct setup setup = {0};
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
     TRY_GOTO(st, done, weights_fingerprint(&setup.model.weights, o.full, setup.par, fingerprint));

@@ -86,13 +86,9 @@ int cmd_list(int argc, char **argv)
     o.db = "sparsegauge.db";
     const char *positional[1];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
     st = n == 0 || strcmp(positional[0], "runs") == 0 ? list_runs() : list_known(positional[0]);
     return st == OK ? EXIT_PASS : report_failure(st);
 }

@@ -32,13 +32,9 @@ int cmd_report(int argc, char **argv)
     o.png = true;
     const char *positional[1];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
     struct store *store = NULL;
     struct str notes = {0};
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_READ));

@@ -60,13 +60,9 @@ int cmd_show(int argc, char **argv)
     o.db = "sparsegauge.db";
     const char *positional[1];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
     struct view_source source = {0};
     TRY_GOTO(st, done, view_source_load(&source, o.db, n ? positional[0] : "last"));
     st = o.part ? show_part(&source.view) : show_all(&source.view);

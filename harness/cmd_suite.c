@@ -74,13 +74,9 @@ int cmd_suite(int argc, char **argv)
     o.depth = 500;
     const char *positional[1];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
     const char *spec = n ? positional[0] : "chronicle";
     bool generated = strcmp(spec, "chronicle") == 0 || strcmp(spec, "needle") == 0;
     if (strcmp(spec, "needle") == 0 && !o.machine.model) o.needle = true;

@@ -4,6 +4,7 @@
 
 #include "base/par.h"
 #include "base/status.h"
+#include "harness/options.h"
 
 #include <stdbool.h>
 
@@ -22,6 +23,11 @@ struct command {
 
 /* Prints "sparsegauge: error: message" to stderr; returns the exit code that fits the status. */
 int report_failure(enum status st);
+
+/* The start of every command: parses the arguments, or prints the help. False when the command is over already; then
+ * *exit_code says how. positional: at most max_positional, n_positional of them were given. */
+bool command_begin(const struct command_help *help, const struct option_def *options, int argc, char **argv,
+                   const char **positional, int max_positional, int *n_positional, int *exit_code);
 
 /* True once the user has asked to stop (Ctrl-C); a second Ctrl-C ends the process at once. */
 void cancel_install(void);

@@ -3,10 +3,8 @@
 #include "base/str.h"
 #include "version.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct command commands[] = {
     {"demo", "the whole instrument on the bundled model, in a minute", cmd_demo},
@@ -33,34 +31,6 @@ static const struct command commands[] = {
     {"bench", "time kernels and prefill", cmd_bench},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
-
-static volatile sig_atomic_t cancelled;
-
-static void on_interrupt(int signal_number)
-{
-    if (cancelled) _exit(128 + signal_number);
-    cancelled = 1;
-}
-
-void cancel_install(void)
-{
-    struct sigaction action = {.sa_handler = on_interrupt};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
-bool cancel_requested(void *unused)
-{
-    (void)unused;
-    return cancelled;
-}
-
-int report_failure(enum status st)
-{
-    fflush(stdout);
-    fprintf(stderr, "sparsegauge: %s: %s\n", status_name(st), status_message());
-    return st == ERR_ARG ? EXIT_USAGE : EXIT_RUN;
-}
 
 static void print_usage(FILE *to)
 {
