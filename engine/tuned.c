@@ -10,23 +10,30 @@
 
 enum { TUNED_SCHEMA_VERSION = 1 };
 
-static const char *const rule_names[] = {"l1", "tail", "cosine", "rmse"};
+static const char *const rule_names[] = {"l1", "tail", "cosine", "rmse", "both"};
 
 const char *tune_rule_name(enum tune_rule r) { return rule_names[r]; }
 
 enum status tune_rule_parse(const char *text, enum tune_rule *out)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < N_RULES; i++)
         if (strcmp(text, rule_names[i]) == 0) {
             *out = (enum tune_rule)i;
             return OK;
         }
-    return fail(ERR_ARG, "--rule: found \"%s\", expected l1, tail, cosine or rmse", text);
+    return fail(ERR_ARG, "--rule: found \"%s\", expected l1, tail, cosine, rmse or both", text);
 }
 
 double head_error_by(const struct head_error *e, enum tune_rule rule)
 {
-    return rule == RULE_L1 ? e->l1 : rule == RULE_TAIL ? e->tail : rule == RULE_COSINE ? e->cosine : e->rmse;
+    switch (rule) {
+    case RULE_L1: return e->l1;
+    case RULE_TAIL: return e->tail;
+    case RULE_COSINE: return e->cosine;
+    case RULE_RMSE: return e->rmse;
+    case RULE_BOTH: break;
+    }
+    return fmax(e->tail, 10 * e->l1);
 }
 
 struct head_error head_error_worst(struct head_error a, struct head_error b)
@@ -108,6 +115,8 @@ static cJSON *tuned_json(const struct tuned *t)
     cJSON_AddStringToObject(root, "rule", tune_rule_name(t->rule));
     cJSON_AddNumberToObject(root, "l1", t->l1);
     cJSON_AddNumberToObject(root, "pv_l1", t->pv_l1);
+    if (t->goal[0]) cJSON_AddStringToObject(root, "goal", t->goal);
+    cJSON_AddBoolToObject(root, "verified", t->verified);
     cJSON_AddNumberToObject(root, "block_q", t->block.q);
     cJSON_AddNumberToObject(root, "block_k", t->block.k);
     cJSON_AddStringToObject(root, "smooth_k", smooth_k_name(t->smooth_k));
@@ -134,6 +143,10 @@ static cJSON *tuned_json(const struct tuned *t)
         add_real(o, "qk_sparsity", h->qk_sparsity);
         add_real(o, "sparsity", h->sparsity);
         cJSON_AddNumberToObject(o, "back_offs", h->back_offs);
+        if (h->pv_l1 > 0) {
+            cJSON_AddNumberToObject(o, "l1", h->l1);
+            cJSON_AddNumberToObject(o, "pv_l1", h->pv_l1);
+        }
         if (h->reason[0]) cJSON_AddStringToObject(o, "reason", h->reason);
     }
     return root;
@@ -250,6 +263,8 @@ static enum status read_head(struct tuned *t, struct json_in in)
     const char *reason = "";
     TRY(json_get_string(in, "reason", false, &reason));
     snprintf(h->reason, sizeof h->reason, "%s", reason);
+    TRY(json_get_double(in, "l1", false, 0, 20, &h->l1));
+    TRY(json_get_double(in, "pv_l1", false, 0, 20, &h->pv_l1));
     return get_int(in, "back_offs", 0, 1 << 20, &h->back_offs);
 }
 
@@ -297,6 +312,11 @@ static enum status read_root(struct tuned *t, struct json_in in)
     if (tune_rule_parse(rule, &t->rule) != OK) return fail(ERR_FORMAT, "%s: field rule: unknown \"%s\"", in.file, rule);
     TRY(json_get_double(in, "l1", true, 0, 2, &t->l1));
     TRY(json_get_double(in, "pv_l1", true, 0, 2, &t->pv_l1));
+    const char *goal = "";
+    TRY(json_get_string(in, "goal", false, &goal));
+    snprintf(t->goal, sizeof t->goal, "%s", goal);
+    t->verified = true; /* files from before the field */
+    TRY(json_get_bool(in, "verified", false, &t->verified));
     TRY(get_block(in, "block_q", &t->block.q));
     TRY(get_block(in, "block_k", &t->block.k));
     TRY(read_smooth_k(in, &t->smooth_k));

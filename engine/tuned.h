@@ -11,12 +11,14 @@
 
 #include <stdbool.h>
 
-enum tune_rule { RULE_L1, RULE_TAIL, RULE_COSINE, RULE_RMSE };
+/* BOTH bounds the tail, and the mean at a tenth of it: its error is max(tail, 10 · l1). */
+enum tune_rule { RULE_L1, RULE_TAIL, RULE_COSINE, RULE_RMSE, RULE_BOTH };
+enum { N_RULES = RULE_BOTH + 1 };
 const char *tune_rule_name(enum tune_rule r);
-/* "l1", "tail", "cosine", "rmse" */
+/* "l1", "tail", "cosine", "rmse", "both" */
 enum status tune_rule_parse(const char *text, enum tune_rule *out) MUST_USE;
 
-/* What one head does to its output, by every rule; the worst sample counts. 0 is perfect for all four. */
+/* What one head does to its output, in four measures; the worst sample counts. 0 is perfect for all of them. */
 struct head_error {
     double l1;     /* Σ|O−Õ| / Σ|O| */
     double tail;   /* 99.9th percentile over rows of Σ_d|o−õ| / Σ_d|o| */
@@ -34,7 +36,8 @@ struct tuned_head {
     struct head_error held_out;     /* worst held-out sample; NAN fields without one */
     double qk_sparsity, sparsity;   /* counted in those runs, mean over the tuning samples */
     int back_offs;                  /* steps back because a bound did not hold */
-    char reason[96];                /* why the head is dense; "" when sparse */
+    double l1, pv_l1;               /* bounds of this head where they differ from head to head; 0: those of the file */
+    char reason[96];                /* why the head is dense, or that it was not verified; else "" */
 };
 
 struct tuned {
@@ -48,6 +51,8 @@ struct tuned {
     double l1, pv_l1;               /* bounds of the rule's error for stage 1, and for both stages */
     struct block_shape block;
     enum smooth_k smooth_k;
+    bool verified;                  /* every stored triple was run by the inference kernel */
+    char goal[96];                  /* what `optimise` was asked to keep, "" when bounds were given */
     int max_length, num_samples, num_held_out;
     int n_layers, n_heads;
     struct tuned_head *heads;       /* [n_layers, n_heads], owned */

@@ -2,8 +2,8 @@
  *
  * Layer by layer, with the dense model's inputs: all samples advance together, so q, k, v and the dense output of one
  * layer are in memory for every sample, and nothing else. From them come the error curves of every head, the choice for
- * every pair of bounds, λ, and the verification by the inference kernel with back-off. One task is one (head, sample) and
- * is serial, so the thresholds do not depend on the number of threads.
+ * every pair of bounds, λ, and the verification by the inference kernel with back-off: stage 2 gives way first (λ rises),
+ * then τ rises. One task is one (head, sample) and is serial, so the thresholds do not depend on the number of threads.
  */
 #ifndef SG_ENGINE_TUNER_H
 #define SG_ENGINE_TUNER_H
@@ -62,6 +62,11 @@ struct tune_times {
 /* out: [n_bounds], initialised and filled here except for names and fingerprints; clear each with tuned_clear().
  * ERR_NUMERIC names layer, head and sample. ERR_CANCELLED leaves everything put so far in the store. */
 enum status tune(const struct tune_args *a, struct tuned *out, struct tune_times *times) MUST_USE;
+
+/* The same bounds from stored curves alone: no token is run, stage 2 stays off (λ 50), nothing is verified, and the
+ * result says so (`verified` false, a reason on every sparse head). curves.get must be there; samples as in the run that
+ * made the curves. ERR_ARG names the first curve that is missing. */
+enum status tune_from_curves(const struct tune_args *a, struct tuned *out) MUST_USE;
 
 /* The choice alone: the (θ, τ) with the highest sparsity whose error holds `bound` on every sample. Returns false when
  * none does. curves: [n]. sparsity is the mean over samples. */

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "harness/noise.h"
 #include "harness/output.h"
 #include "harness/plan_runs.h"
 #include "harness/sweep.h"
@@ -26,7 +27,7 @@ static struct {
     const char *db, *plan_file, *smooth_k, *tune_suite, *shard, *field;
     double min_sparsity, max_memory_gib;
     int n_tune, n_held_out, tune_length, min_sparse_tokens, n_worst;
-    bool dry_run, retry_failed, keep_tokens, keep_masks, compile;
+    bool dry_run, retry_failed, keep_tokens, keep_masks, noise_floor;
 } o;
 
 static const struct option_def options[] = {
@@ -37,9 +38,10 @@ static const struct option_def options[] = {
     {"shard", OPTION_TEXT, &o.shard, "I/N", "part I of N, from 1; auto/N; none (auto: Slurm, Open MPI, PMI, Kubernetes)", 0, 0},
     {"name", OPTION_TEXT, &o.settings.name, "NAME", "of the plan in the database (made from the axes)", 0, 0},
     {"plan", OPTION_TEXT, &o.plan_file, "FILE", "a JSON file with axes", 0, 0},
-    {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL of every cell (20)", 0, 10000},
+    {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL of every cell (5)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
     {"keep-masks", OPTION_FLAG, &o.keep_masks, NULL, "keep block masks of every cell's first sample", 0, 0},
+    {"noise-floor", OPTION_FLAG, &o.noise_floor, NULL, "first run dense against dense; smaller differences then count as none", 0, 0},
     {"max-memory", OPTION_REAL, &o.max_memory_gib, "GIB", "cells that need more are skipped (what is free)", 0, 1e6},
     OUTPUT_OPTIONS(o.output),
     {"Axes: values joined by commas; first-last+step, first-last*factor", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
@@ -209,6 +211,33 @@ static enum status print_results(struct store *store, const char *plan)
     return st;
 }
 
+/* Null runs on the first data set that has samples. */
+static enum status measure_noise(struct sweep *s, struct store *store)
+{
+    struct noise_result r;
+    int i = 0;
+    while (i < s->n_data && s->data[i].problem) i++;
+    if (i == s->n_data) return fail(ERR_ARG, "--noise-floor: no suite of this sweep has samples");
+    TRY(noise_measure(s->a.setup, &o.machine, &s->data[i].set, cancel_requested, &r));
+    TRY(noise_store(store, &r));
+    if (o.machine.quiet || strcmp(o.output.format, "terminal") != 0) return OK;
+    static const char *const names[] = {"null run", "metric", "floor"};
+    struct table *t = table_new("Dense against dense: the largest difference of any sample");
+    for (int k = 0; k < 3; k++) table_add_column(t, (struct table_column){.name = names[k], .number = NUMBER_SHORT, .digits = 3});
+    for (int k = 0; k < r.n; k++) {
+        const char *metric = r.rows[k].metric;
+        if (strcmp(metric, "cosine") && strcmp(metric, "kl") && strcmp(metric, "ppl_ratio") && strcmp(metric, "logits_l1")) continue;
+        table_text(t, r.rows[k].source);
+        table_text(t, metric);
+        table_real(t, r.rows[k].value);
+    }
+    for (int k = 0; k < NOISE_SOURCES; k++)
+        if (r.skipped[k][0]) table_note(t, r.skipped[k]);
+    TRY(print_table(t, &o.output));
+    putchar('\n');
+    return OK;
+}
+
 /* "results.db", part 2 of 4: "results.2-of-4.db". Parts write files of their own, since a database on a network disk is
  * no meeting place. */
 static char *shard_db(const struct shard *shard)
@@ -286,6 +315,7 @@ static enum status work(const struct setup *setup, struct sweep_watch *watch, bo
         st = print_dry_run(&s);
         goto done;
     }
+    if (o.noise_floor && !watch->n_crashed) TRY_GOTO(st, done, measure_noise(&s, store));
     TRY_GOTO(st, done, sweep_run(&s));
     if (strcmp(o.output.format, "terminal") == 0) print_summary(&s, db);
     st = print_results(store, s.a.name);
@@ -369,7 +399,7 @@ int cmd_sweep(int argc, char **argv)
     o.n_held_out = 2;
     o.min_sparsity = .1;
     o.min_sparse_tokens = MIN_SPARSE_TOKENS;
-    o.n_worst = 20;
+    o.n_worst = 5;
     const char *positional[1];
     int n;
     bool want_help;

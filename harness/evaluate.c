@@ -233,8 +233,8 @@ static void add_metrics(struct eval_state *s)
     struct head_ledger total = {0};
     for (int c = 0; c < s->n_cells * set->n_samples; c++) head_ledger_add(&total, &s->ledger[c]);
     measure_sparsity(&m, &in, &total);
-    if (s->n_dense_times) measure_latency(&m, "latency_dense", s->dense_times, s->n_dense_times);
-    if (!s->e->first_layer) measure_latency(&m, "latency_sparse", s->sparse_times, set->n_samples);
+    if (s->n_dense_times) measure_latency(&m, &in, "latency_dense", s->dense_times, s->n_dense_times);
+    if (!s->e->first_layer) measure_latency(&m, &in, "latency_sparse", s->sparse_times, set->n_samples);
     s->e->data.metrics = m.rows;
     s->e->data.n_metrics = m.n;
 }

@@ -15,29 +15,29 @@ struct bound_def {
     size_t offset;
     const char *metric;
     enum gate_part part;
-    bool minimum;
+    bool minimum, speaks_of_quality;
 };
 
-#define BOUND(n, f, metric, part, minimum) {n, #f, offsetof(struct gate_bounds, f), metric, part, minimum}
+#define BOUND(n, f, metric, part, minimum, quality) {n, #f, offsetof(struct gate_bounds, f), metric, part, minimum, quality}
 static const struct bound_def defs[] = {
-    BOUND("min-cosine", min_cosine, "cosine", PART_MEAN, true),
-    BOUND("min-cosine-p1", min_cosine_p1, "cosine", PART_P1, true),
-    BOUND("max-kl", max_kl, "kl", PART_MEAN, false),
-    BOUND("max-kl-p99.9", max_kl_p99_9, "kl", PART_P99_9, false),
-    BOUND("max-ppl-increase", max_ppl_increase, "ppl_ratio", PART_RATIO_MINUS_ONE, false),
-    BOUND("min-sparsity", min_sparsity, "sparsity", PART_MEAN, true),
-    BOUND("min-token-accuracy", min_token_accuracy, "token_accuracy", PART_MEAN, true),
-    BOUND("max-score-drop", max_score_drop, "score_drop", PART_MEAN, false),
-    BOUND("max-latency-ratio", max_latency_ratio, "sparse / dense time", PART_LATENCY, false),
-    BOUND("max-memory", max_memory_mib, "peak MiB", PART_MEMORY, false),
-    BOUND("max-cosine-drop", max_cosine_drop, "cosine", PART_DROP, false),
-    BOUND("max-kl-rise", max_kl_rise, "kl", PART_RISE, false),
-    BOUND("max-ppl-rise", max_ppl_rise, "ppl_ratio", PART_RISE, false),
-    BOUND("max-token-accuracy-drop", max_token_accuracy_drop, "token_accuracy", PART_DROP, false),
-    BOUND("max-score-loss", max_score_loss, "score_sparse", PART_DROP, false),
-    BOUND("max-sparsity-drop", max_sparsity_drop, "sparsity", PART_DROP, false),
-    BOUND("max-latency-rise", max_latency_rise, "sparse time", PART_LATENCY_RISE, false),
-    BOUND("max-memory-rise", max_memory_rise, "peak memory", PART_MEMORY_RISE, false),
+    BOUND("min-cosine", min_cosine, "cosine", PART_MEAN, true, true),
+    BOUND("min-cosine-p1", min_cosine_p1, "cosine", PART_P1, true, true),
+    BOUND("max-kl", max_kl, "kl", PART_MEAN, false, true),
+    BOUND("max-kl-p99.9", max_kl_p99_9, "kl", PART_P99_9, false, true),
+    BOUND("max-ppl-increase", max_ppl_increase, "ppl_ratio", PART_RATIO_MINUS_ONE, false, true),
+    BOUND("min-sparsity", min_sparsity, "sparsity", PART_MEAN, true, false),
+    BOUND("min-token-accuracy", min_token_accuracy, "token_accuracy", PART_MEAN, true, true),
+    BOUND("max-score-drop", max_score_drop, "score_drop", PART_MEAN, false, true),
+    BOUND("max-latency-ratio", max_latency_ratio, "sparse / dense time", PART_LATENCY, false, false),
+    BOUND("max-memory", max_memory_mib, "peak MiB", PART_MEMORY, false, false),
+    BOUND("max-cosine-drop", max_cosine_drop, "cosine", PART_DROP, false, true),
+    BOUND("max-kl-rise", max_kl_rise, "kl", PART_RISE, false, true),
+    BOUND("max-ppl-rise", max_ppl_rise, "ppl_ratio", PART_RISE, false, true),
+    BOUND("max-token-accuracy-drop", max_token_accuracy_drop, "token_accuracy", PART_DROP, false, true),
+    BOUND("max-score-loss", max_score_loss, "score_sparse", PART_DROP, false, true),
+    BOUND("max-sparsity-drop", max_sparsity_drop, "sparsity", PART_DROP, false, false),
+    BOUND("max-latency-rise", max_latency_rise, "sparse time", PART_LATENCY_RISE, false, false),
+    BOUND("max-memory-rise", max_memory_rise, "peak memory", PART_MEMORY_RISE, false, false),
 };
 enum { N_DEFS = sizeof defs / sizeof defs[0] };
 _Static_assert(N_DEFS + 2 <= GATE_MAX_CHECKS, "every bound, the validity check and the alarm fit");
@@ -150,12 +150,13 @@ static void add_alarm(const struct gate_subject *s, const struct gate_bounds *b,
     struct str text = {0};
     if (metric_disagreement(s->run, &text)) {
         out->alarm = str_dup(str_get(&text));
-        bool others = false;
-        for (int i = 0; i < N_DEFS; i++)
-            others |= !isnan(*bound_of(b, &defs[i])) && strcmp(defs[i].metric, "cosine") != 0 &&
-                      strcmp(defs[i].metric, "sparsity") != 0 && defs[i].part != PART_LATENCY &&
-                      defs[i].part != PART_MEMORY && defs[i].part < PART_LATENCY_RISE;
-        if (!others) {
+        bool cosine = false, others = false;
+        for (int i = 0; i < N_DEFS; i++) {
+            if (isnan(*bound_of(b, &defs[i]))) continue;
+            cosine |= strcmp(defs[i].metric, "cosine") == 0;
+            others |= defs[i].speaks_of_quality && strcmp(defs[i].metric, "cosine") != 0;
+        }
+        if (cosine && !others) {
             struct gate_check *c = add_check(out, "metrics-agree", s->run);
             c->outcome = CHECK_AMBIGUOUS;
             c->message = str_format("%s Bound one of them as well (--max-kl, --min-token-accuracy).", str_get(&text));

@@ -41,8 +41,8 @@ struct gate_result {
     struct gate_check checks[GATE_MAX_CHECKS]; /* messages owned; subjects borrowed from the view */
     size_t n;
     enum check_outcome outcome; /* the worst: invalid, fail, ambiguous, pass */
-    char *alarm; /* cosine and what it stands for disagree; NULL when they do not. A check of its own when nothing
-                    but cosine was bounded, since then the outcome hangs on the metric that is in doubt */
+    char *alarm; /* cosine and what it stands for disagree; NULL when they do not. A check of its own when cosine
+                    is bounded and no other quality, since then the outcome hangs on the metric that is in doubt */
 };
 
 /* ERR_ARG when no bound was given. */

@@ -348,12 +348,27 @@ void measure_items(struct metric_rows *m, const struct item_record *items, int n
     free(p.count);
 }
 
-void measure_latency(struct metric_rows *m, const char *name, const double *seconds, int n)
+void measure_latency(struct metric_rows *m, const struct measured *in, const char *name, const double *seconds, int n)
 {
     float *values = malloc(sizeof *values * (size_t)n);
-    if (!values) abort();
+    struct pooled p = {malloc(sizeof(double) * (size_t)n), malloc(sizeof(double) * (size_t)n)};
+    if (!values || !p.sum || !p.count) abort();
+    double tokens = 0;
     for (int i = 0; i < n; i++) values[i] = (float)seconds[i];
+    for (int i = 0; i < n && n == in->set->n_samples; i++) {
+        p.sum[i] = seconds[i];
+        p.count[i] = (double)in->set->samples[i].n;
+        tokens += p.count[i] / n;
+    }
     struct summary s = summarise(values, (size_t)n);
-    set_summary(append(m, "overall", name, n), &s);
+    struct metric_record *r = append(m, "overall", name, n);
+    set_summary(r, &s);
+    if (tokens > 0) {
+        struct interval ci = bootstrap(pooled_mean, &p, (size_t)n, .95, in->n_resamples, in->seed);
+        r->lo = ci.lo * tokens;
+        r->hi = ci.hi * tokens;
+    }
     free(values);
+    free(p.sum);
+    free(p.count);
 }

@@ -144,6 +144,7 @@ static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles, 
         struct attn_unit *u = &w->unit;
         u->n_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
         u->first_pos = row0 + u0;
+        u->o = w->part_o + (size_t)u0 * (size_t)w->d;
         w->ops->unit_begin(u, (const float *)t->q + (row0 + u0) * t->q_row, t->q_row, t->scale);
         for (int j = 0; j < n_tiles; j++) {
             int pos = j * w->bk, n_keys = w->n_rows - pos < w->bk ? w->n_rows - pos : w->bk;

@@ -135,7 +135,7 @@ enum status cuda_info(struct device *d, struct device_info *out)
     memset(out, 0, sizeof *out);
     CUDA_TRY(cudaSetDevice(d->index));
     CUDA_TRY(cudaGetDeviceProperties(&prop, d->index));
-    snprintf(out->name, sizeof out->name, "%s", prop.name);
+    snprintf(out->name, sizeof out->name, "%.127s", prop.name);
     out->index = d->index;
     out->sm = prop.major * 10 + prop.minor;
     out->n_multiprocessors = prop.multiProcessorCount;

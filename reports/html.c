@@ -262,6 +262,7 @@ static enum status add_changes(const struct html_input *in, struct str *out)
 {
     const struct run_view *v = in->views[0];
     str_add(out, "<section id=\"changed\"><h2>What changed</h2>\n");
+    if (in->runs && in->runs->n > 1) add_table(methods_table(in->runs, v->run), out);
     if (in->comparison) {
         add_table(comparison_table(in->comparison, false), out);
         add_table(comparison_settings_table(in->comparison), out);
@@ -271,7 +272,7 @@ static enum status add_changes(const struct html_input *in, struct str *out)
     else add_folded("All metrics with their distribution", metrics_table(v), out);
     if (v->items.n) add_table(items_table(v, true), out);
     add_table(generations_table(v), out);
-    if (in->runs && in->runs->n > 1) add_table(runs_table(in->runs), out);
+    if (in->runs && in->runs->n > 1) add_folded("All runs, every column", runs_table(in->runs), out);
     str_add(out, "</section>\n");
     return OK;
 }

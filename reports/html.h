@@ -18,7 +18,7 @@ struct html_input {
     const struct run_view *const *views; /* the first is the subject; at least one */
     size_t n_views;
     const struct comparison *comparison; /* NULL without */
-    const struct run_list *runs;         /* for the table of all runs and the frontier; NULL without */
+    const struct run_list *runs;         /* all that belong together, for the tables of runs; NULL without */
     const struct gate_check *checks;
     size_t n_checks;
     const struct html_picture *pictures;

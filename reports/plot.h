@@ -39,9 +39,15 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
 /* Distribution of a metric from its stored quantiles, a line per run. */
 enum status plot_distribution(const struct plot_out *o, const char *name, const struct run_view *const *views,
                               size_t n, const char *metric) MUST_USE;
-/* Answers right by depth and length, one panel per run (dense first). */
+/* Answers right by depth and length, one panel per run (dense first, at most PLOT_NEEDLE_RUNS). Only for answers on a
+ * grid: with more than 16 depths or lengths it is ERR_ARG, and plot_distance is the picture to draw. */
+enum { PLOT_NEEDLE_RUNS = 7 };
 enum status plot_needle(const struct plot_out *o, const char *name, const struct run_view *const *views,
                         size_t n) MUST_USE;
+/* Share of right answers by tokens between the evidence and the question, length * (1 - depth), in doublings: dense, and
+ * a line per run. ERR_ARG when the runs have no such answers. */
+enum status plot_distance(const struct plot_out *o, const char *name, const struct run_view *const *views,
+                          size_t n) MUST_USE;
 /* Error against kept fraction, one line per theta, with the bound and the choice. */
 struct error_curve {
     double theta;

@@ -109,7 +109,7 @@ enum status plot_heads(const struct plot_out *o, const char *name, const struct 
     bool numbers = g.n_heads <= 16 && g.n_layers <= 32;
     str_add(&p.body, "plot $grid using 1:2:(0.5):(0.5):3 with boxxyerror fc palette");
     if (numbers) { /* white on the dark half of the palette, black on the light one */
-        const char *format = percent ? "%.0f" : "%.2f";
+        const char *format = percent ? "%.0f" : top < .1 ? "%.3f" : "%.2f";
         str_addf(&p.body,
                  ", $grid using 1:2:($3 < %.6g ? sprintf('%s',$3) : '') with labels tc '#ffffff' font ',11'",
                  .6 * top, format);

@@ -25,6 +25,20 @@ static struct axis axis_of(const struct run_record *r, enum frontier_axis axis)
     }
 }
 
+/* Where a logarithmic axis begins; -INFINITY for a linear one, which serves all but KL over more than a decade. A KL of
+ * zero then lies on the axis. */
+static double log_floor(const struct run_list *runs, const struct frontier_point *points, size_t n, enum frontier_axis axis)
+{
+    double least = INFINITY, most = 0;
+    for (size_t i = 0; i < n && axis == FRONTIER_KL; i++) {
+        double kl = runs->rows[points[i].run].headline.kl_mean;
+        if (!(kl > 0)) continue;
+        least = fmin(least, kl);
+        most = fmax(most, kl);
+    }
+    return most > 10 * least ? least / 2.5 : -INFINITY;
+}
+
 static bool is_oracle(const struct run_record *r) { return !strcmp(r->method, "oracle"); }
 
 /* "sparge, tail": what is one series. */
@@ -53,7 +67,7 @@ static size_t find_series(struct series *list, size_t *n, const struct run_recor
 
 /* x, y, lo, hi of the points of one series that are dominated, or are not. */
 static size_t add_points(struct str *out, const struct run_list *runs, const struct frontier_point *points,
-                         size_t n, const char *series, bool dominated, enum frontier_axis axis)
+                         size_t n, const char *series, bool dominated, enum frontier_axis axis, double floor)
 {
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
@@ -64,9 +78,9 @@ static size_t add_points(struct str *out, const struct run_list *runs, const str
         if (!mine) continue;
         struct axis a = axis_of(r, axis);
         plot_number(100 * r->headline.sparsity, out);
-        plot_number(a.value, out);
-        plot_number(isnan(a.lo) ? a.value : a.lo, out);
-        plot_number(isnan(a.hi) ? a.value : a.hi, out);
+        plot_number(fmax(a.value, floor), out);
+        plot_number(fmax(isnan(a.lo) ? a.value : a.lo, floor), out);
+        plot_number(fmax(isnan(a.hi) ? a.value : a.hi, floor), out);
         str_add_char(out, '\n');
         used++;
     }
@@ -81,7 +95,7 @@ static int compare_x(const void *x, const void *y)
 
 /* The line through what is not dominated. */
 static void add_line(struct str *out, const struct run_list *runs, const struct frontier_point *points,
-                     size_t n, bool oracle, enum frontier_axis axis)
+                     size_t n, bool oracle, enum frontier_axis axis, double floor)
 {
     double *xy = malloc((n + 1) * 2 * sizeof *xy);
     if (!xy) abort();
@@ -90,7 +104,7 @@ static void add_line(struct str *out, const struct run_list *runs, const struct 
         const struct run_record *r = &runs->rows[points[i].run];
         if (points[i].dominated || is_oracle(r) != oracle) continue;
         xy[2 * used] = 100 * r->headline.sparsity;
-        xy[2 * used++ + 1] = axis_of(r, axis).value;
+        xy[2 * used++ + 1] = fmax(axis_of(r, axis).value, floor);
     }
     qsort(xy, used, 2 * sizeof *xy, compare_x);
     for (size_t i = 0; i < used; i++) str_addf(out, "%.9g %.9g\n", xy[2 * i], xy[2 * i + 1]);
@@ -100,7 +114,7 @@ static void add_line(struct str *out, const struct run_list *runs, const struct 
 
 static void frontier_body(struct plot_script *p, const struct run_list *runs,
                           const struct frontier_point *points, size_t n, enum frontier_axis axis,
-                          const struct series *series, size_t n_series)
+                          const struct series *series, size_t n_series, double floor)
 {
     struct str *b = &p->body;
     bool has_oracle = false;
@@ -113,12 +127,16 @@ static void frontier_body(struct plot_script *p, const struct run_list *runs,
         highest = fmax(highest, fmax(a.value, a.hi));
     }
     double pad = highest > lowest ? .08 * (highest - lowest) : .01;
-    str_addf(b, "\nset yrange [%.6g:%.6g]\nset xrange [0:100]\nset xtics 10\n", lowest - pad, highest + pad);
+    if (floor > 0)
+        str_addf(b, "\nset logscale y\nset format y '%%g'\nset yrange [%.6g:%.6g]\n", floor, 1.6 * highest);
+    else
+        str_addf(b, "\nset yrange [%.6g:%.6g]\n", lowest - pad, highest + pad);
+    str_add(b, "set xrange [0:100]\nset xtics 10\n");
     for (size_t i = 0; i < n; i++) {
         const struct run_record *r = &runs->rows[points[i].run];
         has_oracle |= is_oracle(r);
         if (!points[i].knee || is_oracle(r)) continue;
-        double y = axis_of(r, axis).value;
+        double y = fmax(axis_of(r, axis).value, floor);
         str_addf(b, "set label \"knee: run %lld\" at %.9g,%.9g offset 1,%s tc '#202020'\n", (long long)r->id,
                  100 * r->headline.sparsity, y, axis == FRONTIER_COSINE ? "0.9" : "-0.9");
         str_addf(b, "set object circle at %.9g,%.9g size screen 0.014 fs empty border lc '#202020' lw 1.5\n",
@@ -151,6 +169,7 @@ enum status plot_frontier(const struct plot_out *o, const char *name, const stru
         free(points);
         return fail(ERR_ARG, "%s: no finished run has both a sparsity and this metric", name);
     }
+    double floor = log_floor(runs, points, n, axis);
     struct series *series = calloc(n, sizeof *series);
     if (!series) abort();
     struct plot_script p;
@@ -158,17 +177,17 @@ enum status plot_frontier(const struct plot_out *o, const char *name, const stru
     for (size_t i = 0; i < n; i++) find_series(series, &n_series, &runs->rows[points[i].run]);
     for (size_t s = 0; s < n_series; s++) {
         str_addf(&p.data, "$good%zu << EOD\n", s);
-        series[s].n_good = add_points(&p.data, runs, points, n, series[s].name, false, axis);
+        series[s].n_good = add_points(&p.data, runs, points, n, series[s].name, false, axis, floor);
         str_addf(&p.data, "EOD\n$pale%zu << EOD\n", s);
-        series[s].n_dominated = add_points(&p.data, runs, points, n, series[s].name, true, axis);
+        series[s].n_dominated = add_points(&p.data, runs, points, n, series[s].name, true, axis, floor);
         str_addf(&p.data, "EOD\n$none%zu << EOD\nNaN NaN\nEOD\n", s);
     }
     str_add(&p.data, "$line << EOD\n");
-    add_line(&p.data, runs, points, n, false, axis);
+    add_line(&p.data, runs, points, n, false, axis, floor);
     str_add(&p.data, "EOD\n$oracle << EOD\n");
-    add_line(&p.data, runs, points, n, true, axis);
+    add_line(&p.data, runs, points, n, true, axis, floor);
     str_add(&p.data, "EOD\n");
-    frontier_body(&p, runs, points, n, axis, series, n_series);
+    frontier_body(&p, runs, points, n, axis, series, n_series, floor);
     const char *column = axis_of(&runs->rows[0], axis).column;
     str_addf(&p.sql,
              "SELECT id, method, rule, sparsity, %s%s, on_%s FROM v_frontier ORDER BY model, dataset, "
@@ -242,6 +261,9 @@ static const char *label_of(const char *metric)
     return info ? info->label : metric;
 }
 
+/* KL spans many decades; below a millionth of a nat nobody looks, and zero has no place on the axis. */
+#define LOG_KL "\nset logscale y\nset format y '%g'\nset yrange [1e-6:*]\n"
+
 enum status plot_positions(const struct plot_out *o, const char *name, const struct run_view *const *views,
                            size_t n, const char *metric)
 {
@@ -286,6 +308,7 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
     str_addf(&ylabel, "%s: mean, dotted %s", label_of(metric), higher ? "1st percentile" : "99th percentile");
     str_add(&p.body, "set xlabel 'token position'\nset ylabel ");
     plot_quote(str_get(&ylabel), &p.body);
+    if (!strcmp(metric, "kl")) str_add(&p.body, LOG_KL);
     str_addf(&p.body, "\nset xrange [0:*]\nplot %s\n", str_get(&plots));
     str_clear(&ylabel);
     str_clear(&plots);
@@ -336,6 +359,7 @@ enum status plot_distribution(const struct plot_out *o, const char *name, const 
                      "1.6449, "
                      "'99 %%' 2.3263, '99.9 %%' 3.0902)\nset ylabel ");
     plot_quote(label_of(metric), &p.body);
+    if (!strcmp(metric, "kl")) str_add(&p.body, LOG_KL);
     str_addf(&p.body, "\nplot %s\n", str_get(&plots));
     str_clear(&plots);
     str_addf(&p.sql,

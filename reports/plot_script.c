@@ -81,11 +81,8 @@ void plot_run_ids(const struct run_view *const *views, size_t n, struct str *out
 
 void plot_label(const struct run_view *v, struct str *out)
 {
-    const struct run_record *r = v->run;
-    str_addf(out, "%s: %s", v->label, r->method);
-    if (r->tuned_hash && r->rule && !isnan(r->l1)) str_addf(out, " %s %g", r->rule, r->l1);
-    if (r->window >= 0) str_addf(out, " %lld", (long long)r->window);
-    if (!isnan(r->topk)) str_addf(out, " %g", r->topk);
+    str_addf(out, "%s: ", v->label);
+    run_short_name(v->run, out);
 }
 
 /* Full path of gnuplot, NULL when it is not in PATH. The caller frees it. */

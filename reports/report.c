@@ -17,6 +17,9 @@ struct draft {
     const struct run_view *views[2]; /* subject, then baseline */
     size_t n_views;
     struct run_list runs; /* same model and data as the subject */
+    struct run_list plan; /* the subject's plan on any data, or `runs` once more without a plan */
+    struct run_view *others; /* of the plan: those on the subject's data, then those on a grid of needles */
+    size_t n_same, n_needles;
     struct comparison comparison;
     struct html_picture pictures[24];
     size_t n_pictures;
@@ -25,6 +28,40 @@ struct draft {
     struct str *notes;
     bool no_gnuplot;
 };
+
+enum { MOST_LINES = 6 }; /* as many as a picture's colours keep apart */
+
+static bool is_subject_data(const struct draft *d, const struct run_record *r)
+{
+    return !strcmp(r->dataset.fingerprint, d->subject.run->dataset.fingerprint);
+}
+
+/* Runs of the plan that share a picture: on the subject's data, and on the needles that were asked last. */
+static enum status load_others(struct draft *d, struct store *s)
+{
+    struct run_filter f = {.model = d->subject.run->model.fingerprint, .plan = d->subject.run->plan, .suite = "needle",
+                           .done_only = true};
+    struct run_list needles;
+    TRY(query_runs(s, &f, &needles));
+    d->others = calloc(2 * MOST_LINES, sizeof *d->others);
+    if (!d->others) abort();
+    enum status st = OK;
+    for (size_t i = 0; i < d->plan.n && d->n_same < MOST_LINES && st == OK; i++) {
+        const struct run_record *r = &d->plan.rows[i];
+        if (r->status != RUN_DONE || r->repeat || !is_subject_data(d, r) || !strcmp(r->method, "dense")) continue;
+        st = run_view_load(&d->others[d->n_same], s, r->key);
+        d->n_same += st == OK;
+    }
+    const char *grid = needles.n ? needles.rows[needles.n - 1].dataset.fingerprint : "";
+    for (size_t i = 0; i < needles.n && d->n_needles < MOST_LINES && st == OK; i++) {
+        const struct run_record *r = &needles.rows[i];
+        if (strcmp(r->dataset.fingerprint, grid) || r->repeat || !strcmp(r->method, "dense")) continue;
+        st = run_view_load(&d->others[d->n_same + d->n_needles], s, r->key);
+        d->n_needles += st == OK;
+    }
+    run_list_clear(&needles);
+    return st;
+}
 
 static enum status load(struct draft *d, struct store *s)
 {
@@ -43,7 +80,13 @@ static enum status load(struct draft *d, struct store *s)
     }
     struct run_filter f = {.model = d->subject.run->model.fingerprint,
                            .dataset = d->subject.run->dataset.fingerprint};
-    return query_runs(s, &f, &d->runs);
+    TRY(query_runs(s, &f, &d->runs));
+    if (d->subject.run->plan) {
+        f.dataset = NULL;
+        f.plan = d->subject.run->plan;
+    }
+    TRY(query_runs(s, &f, &d->plan));
+    return load_others(d, s);
 }
 
 /* Take a picture that was drawn; a missing one is a note, and data that hold nothing for it are no news. */
@@ -81,11 +124,22 @@ static void draw_all(struct draft *d)
                     "Sparsity against perplexity");
     }
     add_picture(d, plot_bars(o, "accuracy", order, n), "accuracy", "changed", "Accuracy and sparsity");
-    add_picture(d, plot_needle(o, "needle", order, n), "needle", "changed",
-                "Answers right by depth and length");
-    add_picture(d, plot_distribution(o, "cosine", order, n, "cosine"), "cosine", "changed",
+    /* with a plan all of its runs are set side by side, else what the page compares */
+    const struct run_view *plan[2 * MOST_LINES];
+    for (size_t i = 0; i < d->n_same + d->n_needles; i++) plan[i] = &d->others[i];
+    bool has_plan = d->subject.run->plan && d->n_same > n;
+    const struct run_view *const *lines = has_plan ? plan : order;
+    size_t n_lines = has_plan ? d->n_same : n;
+    if (d->n_needles)
+        add_picture(d, plot_needle(o, "needle", plan + d->n_same, d->n_needles), "needle", "changed",
+                    "Needles found by depth and length");
+    else
+        add_picture(d, plot_needle(o, "needle", lines, n_lines), "needle", "changed", "Answers right by depth and length");
+    add_picture(d, plot_distance(o, "distance", lines, n_lines), "distance", "changed",
+                "Answers right by distance to the evidence");
+    add_picture(d, plot_distribution(o, "cosine", lines, n_lines, "cosine"), "cosine", "changed",
                 "Distribution of the cosine");
-    add_picture(d, plot_distribution(o, "kl", order, n, "kl"), "kl", "changed",
+    add_picture(d, plot_distribution(o, "kl", lines, n_lines, "kl"), "kl", "changed",
                 "Distribution of the KL divergence");
     add_picture(d, plot_positions(o, "cosine_by_position", order, n, "cosine"), "cosine_by_position", "why",
                 "Cosine by token position");
@@ -126,7 +180,7 @@ static enum status write_page(const struct draft *d, const char *title)
         .views = d->views,
         .n_views = d->n_views,
         .comparison = d->has_baseline ? &d->comparison : NULL,
-        .runs = &d->runs,
+        .runs = &d->plan,
         .checks = d->o->checks,
         .n_checks = d->o->n_checks,
         .pictures = d->pictures,
@@ -162,6 +216,7 @@ static enum status write_markdown(const struct draft *d, const char *title)
     str_add(&out, ": ");
     run_describe(v->run, &out);
     str_add(&out, ".\n\n");
+    if (d->plan.n > 1) add_markdown(methods_table(&d->plan, v->run), &out);
     if (d->has_baseline) {
         comparison_verdict(&d->comparison, &out);
         str_add(&out, "\n\n");
@@ -188,7 +243,7 @@ static enum status write_markdown(const struct draft *d, const char *title)
 static enum status write_runs(const struct draft *d)
 {
     struct str out = {0};
-    struct table *t = runs_table(&d->runs);
+    struct table *t = runs_table(&d->plan);
     table_render(t, TABLE_CSV, (struct table_style){0}, &out);
     table_free(&t);
     enum status st = write_file(d, "runs.csv", &out);
@@ -218,6 +273,9 @@ enum status report_write(struct store *s, const struct report_options *o, struct
     free(d.pictures_dir);
     comparison_clear(&d.comparison);
     run_list_clear(&d.runs);
+    run_list_clear(&d.plan);
+    for (size_t i = 0; i < d.n_same + d.n_needles; i++) run_view_clear(&d.others[i]);
+    free(d.others);
     run_view_clear(&d.subject);
     if (d.has_baseline) run_view_clear(&d.baseline);
     return st;

@@ -31,4 +31,10 @@ double run_view_metric(const struct run_view *v, const char *name);
 /* "sparge 128x64 l1=0.06 pv_l1=0.07 layers=16-31": the settings in one line, appended to out. */
 void run_describe(const struct run_record *r, struct str *out);
 
+/* What a picture calls it: "untuned", "tuned l1 0.04", "oracle 0.57", "window 256"; appended. */
+void run_short_name(const struct run_record *r, struct str *out);
+
+/* Are two runs the same configuration, whatever the data? */
+bool run_same_configuration(const struct run_record *a, const struct run_record *b);
+
 #endif

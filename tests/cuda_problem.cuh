@@ -55,7 +55,7 @@ __host__ __device__ static uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-__host__ __device__ static float uniform(uint64_t bits)
+[[maybe_unused]] __device__ static float uniform(uint64_t bits)
 {
     return ((float)(bits >> 40) + 0.5f) * (1.0f / 16777216.0f);
 }
