@@ -10,7 +10,8 @@
 double tuner_error_by(const struct output_error *e, enum tune_rule rule)
 {
     struct head_error wide = tuner_widen(e);
-    return head_error_by(&wide, rule);
+    double error = head_error_by(&wide, rule);
+    return isnan(error) ? INFINITY : error; /* fmax would take the other one */
 }
 
 struct head_error tuner_widen(const struct output_error *e)
@@ -18,10 +19,13 @@ struct head_error tuner_widen(const struct output_error *e)
     return (struct head_error){(double)e->l1, (double)e->tail, (double)e->cosine, (double)e->rmse};
 }
 
-void tuner_make_dense(struct tuned_head *h, const char *why, double value)
+const struct head_error tuner_no_error = {NAN, NAN, NAN, NAN};
+
+void tuner_make_dense(struct tuned_head *h, bool any_held_out, const char *why, double value)
 {
     h->params = (struct head_params){1, 1, 50, false};
-    h->tune = h->held_out = (struct head_error){0};
+    h->tune = (struct head_error){0};
+    h->held_out = any_held_out ? h->tune : tuner_no_error;
     h->qk_sparsity = h->sparsity = 0;
     snprintf(h->reason, sizeof h->reason, why, value);
 }
@@ -149,16 +153,18 @@ enum status tuner_run(struct tuner *t, int layer, const struct tuner_task *tasks
 
 static enum status curve_task(struct tuner *t, void *ctx, int i, struct tuner_task task, char *ws)
 {
-    (void)ctx, (void)i;
+    bool *done = ctx;
     struct attn_args attn = tuner_head(t, task.sample, task.head);
     struct mask_args mask = tuner_mask(t, &attn, NULL);
-    return curve_thetas(t->a->policy->method, &mask, ws, &t->curves[task.head * t->n_tune + task.sample]);
+    TRY(curve_thetas(t->a->policy->method, &mask, ws, &t->curves[task.head * t->n_tune + task.sample]));
+    done[i] = true;
+    return OK;
 }
 
 static enum status make_curves(struct tuner *t, int layer)
 {
     const struct curve_store *store = &t->a->curves;
-    int n_all = t->c->n_heads * t->n_tune, n = 0;
+    int n_all = t->c->n_heads * t->n_tune, n = 0, n_made = 0;
     struct tuner_task *tasks = malloc(sizeof *tasks * (size_t)n_all);
     if (!tasks) return fail(ERR_MEMORY, "no memory to tune layer %d", layer);
     int64_t t0 = clock_ns();
@@ -169,17 +175,23 @@ static enum status make_curves(struct tuner *t, int layer)
         if (store->get) st = store->get(store->ctx, layer, task.head, task.sample, &t->curves[i], &have);
         if (!have) tasks[n++] = task;
     }
-    if (st == OK) st = tuner_run(t, layer, tasks, n, curve_task, NULL);
-    for (int i = 0; i < n && st == OK && store->put; i++)
-        st = store->put(store->ctx, layer, tasks[i].head, tasks[i].sample,
-                        &t->curves[tasks[i].head * t->n_tune + tasks[i].sample]);
-    if (st == OK && store->layer_done) st = store->layer_done(store->ctx, layer);
-    if (st == OK) {
-        t->times->n_curves += n;
-        t->times->n_reused += n_all - n;
+    bool *done = calloc((size_t)n_all, sizeof *done);
+    if (st == OK) st = done ? tuner_run(t, layer, tasks, n, curve_task, done) : fail(ERR_MEMORY, "no memory to tune layer %d", layer);
+    enum status put = OK; /* also behind a stop: what is finished is kept */
+    for (int i = 0; i < n && done && put == OK; i++) {
+        if (!done[i]) continue;
+        n_made++;
+        if (store->put)
+            put = store->put(store->ctx, layer, tasks[i].head, tasks[i].sample,
+                             &t->curves[tasks[i].head * t->n_tune + tasks[i].sample]);
     }
+    if (st == OK) st = put;
+    if (st == OK && store->layer_done) st = store->layer_done(store->ctx, layer);
+    t->times->n_curves += n_made;
+    t->times->n_reused += n_all - n;
     t->times->curves_s += (double)(clock_ns() - t0) * 1e-9;
     free(tasks);
+    free(done);
     return st;
 }
 
@@ -322,12 +334,12 @@ static void choose_unverified(const struct tune_args *a, int layer, int head, co
         bool found = tune_choose(curves, n, a->rule, a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
         h->in_range = true;
         if (!found || sparsity < a->min_sparsity) {
-            tuner_make_dense(h, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
+            tuner_make_dense(h, false, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
             continue;
         }
         h->params = (struct head_params){curve_theta(theta), curve_tau(tau), 50, true};
         h->tune = worst;
-        h->held_out = (struct head_error){NAN, NAN, NAN, NAN};
+        h->held_out = tuner_no_error;
         h->qk_sparsity = h->sparsity = sparsity;
         snprintf(h->reason, sizeof h->reason, "from curves, not verified");
     }

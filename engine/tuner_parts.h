@@ -39,9 +39,11 @@ struct attn_args tuner_head(const struct tuner *t, int sample, int head);
 struct mask_args tuner_mask(const struct tuner *t, const struct attn_args *attn, const struct head_params *p);
 
 struct head_error tuner_widen(const struct output_error *e);
+/* INFINITY for NaN */
 double tuner_error_by(const struct output_error *e, enum tune_rule rule);
 
-void tuner_make_dense(struct tuned_head *h, const char *why, double value);
+extern const struct head_error tuner_no_error; /* of no sample: NAN */
+void tuner_make_dense(struct tuned_head *h, bool any_held_out, const char *why, double value);
 
 /* Thresholds of one layer for every pair of bounds, from t->curves and t->tensors. */
 enum status settle_layer(struct tuner *t, int layer, struct tuned *out) MUST_USE;

@@ -318,7 +318,7 @@ static enum status choose_pairs(struct settling *s, int head, const struct curve
         bool found = tune_choose(curves, t->n_tune, t->a->rule, t->a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
         out->in_range = true;
         if (!found || sparsity < t->a->min_sparsity) {
-            tuner_make_dense(out, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
+            tuner_make_dense(out, s->n_held > 0, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
             continue;
         }
         TRY(pair_of(h, theta, tau, &h->picks[b].pair));
@@ -365,13 +365,13 @@ static int judge(struct settling *s, int head)
         const struct triple *v = &h->triples[p->triple];
         struct tuned_head *out = head_out(s, b, head);
         out->tune = v->tune;
-        out->held_out = v->held_out;
+        out->held_out = s->n_held ? v->held_out : tuner_no_error;
         out->qk_sparsity = v->qk_sparsity;
         out->sparsity = v->sparsity;
         struct head_error worst = head_error_worst(v->tune, v->held_out);
         p->open = false;
         if (v->sparsity < t->a->min_sparsity) {
-            tuner_make_dense(out, out->back_offs ? "%.1f %% sparsity is left where the bound holds on every sample"
+            tuner_make_dense(out, s->n_held > 0, out->back_offs ? "%.1f %% sparsity is left where the bound holds on every sample"
                                                  : "%.1f %% sparsity is too little to be worth it", 100 * v->sparsity);
         } else if (head_error_by(&worst, t->a->rule) <= t->a->bounds[b].pv_l1) {
             out->params = params_of(h, v);

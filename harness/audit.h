@@ -4,6 +4,7 @@
 #define SG_HARNESS_AUDIT_H
 
 #include "engine/engine.h"
+#include "kernels/attn.h"
 #include "suites/suite.h"
 
 #include <stdbool.h>
@@ -11,7 +12,7 @@
 struct audit_check {
     const char *claim;   /* "earlier outputs do not move when later values change" */
     const char *how;     /* what was done */
-    double found;        /* the largest deviation, or a count */
+    double found;        /* the largest deviation, or a count; NAN: not tried here */
     double allowed;
     const char *unit;    /* "relative", "tiles", … */
     bool stated_only;    /* a measured property that is allowed to be anything; never fails */
@@ -29,5 +30,20 @@ enum status audit_run(const struct model *m, struct par *par, const struct sampl
                       struct audit *out) MUST_USE;
 
 bool audit_passes(const struct audit_check *c);
+
+/* What one attention call does that it must not. */
+struct audit_call {
+    double leak; /* largest change of an output row in front of `cut` when later keys and values change; INFINITY for
+                    one that is no number */
+    uint64_t tiles, tiles_possible, units;                   /* from the map alone, one by one */
+    uint64_t ledger_tiles, ledger_possible, ledger_units;    /* as the implementation counted */
+};
+/* Runs `impl` on the call's tensors (f32) and once more with every row from position `cut` on made another. `tiles`
+ * NULL: dense, nothing is counted. */
+enum status audit_attention(const struct attn_args *call, const struct attn_impl *impl, int cut, struct par *par,
+                            struct audit_call *out) MUST_USE;
+
+/* The largest ‖x − y‖ / ‖x‖ over rows [from, to) of width floats; INFINITY when a row holds what is no number. */
+double audit_rows_apart(const float *x, const float *y, int from, int to, int width);
 
 #endif

@@ -20,9 +20,12 @@ static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"min-cosine", OPTION_REAL, &o.bounds.min_cosine, "X", "mean cosine of the logits, at least", -1, 1},
     {"max-kl", OPTION_REAL, &o.bounds.max_kl, "X", "mean KL in nats, at most", 0, 1e9},
-    {"max-ppl-increase", OPTION_REAL, &o.bounds.max_ppl_increase, "X", "perplexity, at most this share more: .02", 0, 1e9},
-    {"min-token-accuracy", OPTION_REAL, &o.bounds.min_token_accuracy, "X", "same most likely token, at least", 0, 1},
-    {"with-intervals", OPTION_FLAG, &o.bounds.with_intervals, NULL, "the bad end of the 95 % interval must hold, too", 0, 0},
+    {"max-ppl-increase", OPTION_REAL, &o.bounds.max_ppl_increase, "X",
+     "perplexity, at most this share more: .02", 0, 1e9},
+    {"min-token-accuracy", OPTION_REAL, &o.bounds.min_token_accuracy, "X", "same most likely token, at least",
+     0, 1},
+    {"with-intervals", OPTION_FLAG, &o.bounds.with_intervals, NULL,
+     "the bad end of the 95 % interval must hold, too", 0, 0},
     {"max-length", OPTION_INT, &o.filter.max_length, "TOKENS", "runs up to this length only", 0, 1 << 30},
     {"model", OPTION_TEXT, &o.filter.model, "NAME", "runs of this model only", 0, 0},
     {"suite", OPTION_TEXT, &o.filter.suite, "NAME", "runs on this suite only", 0, 0},
@@ -35,7 +38,8 @@ static const struct option_def options[] = {
 
 static const struct command_help help = {
     "best [bounds] [options]",
-    "Prints the run with the highest sparsity that holds every bound, and the command that makes it again. When none does,\n"
+    "Prints the run with the highest sparsity that holds every bound, and the command that makes it again. "
+    "When none does,\n"
     "the nearest run and the bound it breaks are named and the exit code is 1.",
     "sparsegauge best --min-cosine .98 --max-kl .02 --max-length 4096\n"
     "sparsegauge best --max-ppl-increase .01 --with-intervals --export tuned.json",
@@ -74,14 +78,19 @@ static void print_command(const struct run_record *r)
 static enum status export_thresholds(struct store *s, const struct run_record *r)
 {
     struct tuned_list list;
-    if (!r->tuned_hash) return fail(ERR_ARG, "--export: run %lld used the same thresholds for all heads; they are in its settings",
-                                    (long long)r->id);
+    if (!r->tuned_hash)
+        return fail(ERR_ARG,
+                    "--export: run %lld used the same thresholds for all heads; they are in its settings",
+                    (long long)r->id);
     TRY(query_tuned(s, r->tuned_hash, NULL, &list));
     enum status st = list.n == 1 && list.rows[0].json
                          ? file_write_atomic(o.export, list.rows[0].json, strlen(list.rows[0].json))
-                         : fail(ERR_DB, "%s: the thresholds %s of run %lld are not stored", o.db, r->tuned_hash, (long long)r->id);
+                         : fail(ERR_DB, "%s: the thresholds %s of run %lld are not stored", o.db, r->tuned_hash,
+                                (long long)r->id);
     tuned_list_clear(&list);
-    if (st == OK) printf("wrote %s; to use it: sparsegauge eval … --tuned %s --layers %s\n", o.export, o.export, r->layers);
+    if (st == OK)
+        printf("wrote %s; to use it: sparsegauge eval … --tuned %s --layers %s\n", o.export, o.export,
+               r->layers);
     return st;
 }
 

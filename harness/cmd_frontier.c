@@ -31,7 +31,8 @@ static const struct option_def options[] = {
 
 static const struct command_help help = {
     "frontier [options]",
-    "Prints the runs that no other run of the same model and data beats: none is at least as sparse and at least as good and\n"
+    "Prints the runs that no other run of the same model and data beats: none is at least as sparse and at "
+    "least as good and\n"
     "better in one of both. The knee is the one farthest from the line between the two ends.",
     "sparsegauge frontier\nsparsegauge frontier --axis cosine --suite chronicle --format csv",
 };

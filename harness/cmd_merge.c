@@ -11,13 +11,15 @@ static struct {
 } o;
 
 static const struct option_def options[] = {
-    {"db", OPTION_TEXT, &o.db, "FILE", "the database that takes them in; made when it is not there (sparsegauge.db)", 0, 0},
+    {"db", OPTION_TEXT, &o.db, "FILE",
+     "the database that takes them in; made when it is not there (sparsegauge.db)", 0, 0},
     {0},
 };
 
 static const struct command_help help = {
     "merge FILE… [--db FILE]",
-    "Takes runs, plans, tunings and curves of other databases into one. Equal rows are kept once; a cell with two different\n"
+    "Takes runs, plans, tunings and curves of other databases into one. Equal rows are kept once; a cell with "
+    "two different\n"
     "results is a conflict: the one in --db stays and both are told. Exit code 4: there were conflicts.",
     "sparsegauge merge --db all.db results.1-of-4.db results.2-of-4.db results.3-of-4.db results.4-of-4.db",
 };
@@ -37,9 +39,10 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
         }
         st = store_merge(s, files[i], &r);
         if (st != OK) break;
-        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict\n", files[i], r.added, r.identical, r.completed,
-               r.conflicting);
-        for (size_t k = 0; k < r.conflicting; k++) printf("  conflict: cell %s: %s\n", r.conflicts[k].key, r.conflicts[k].what);
+        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict\n", files[i], r.added, r.identical,
+               r.completed, r.conflicting);
+        for (size_t k = 0; k < r.conflicting; k++)
+            printf("  conflict: cell %s: %s\n", r.conflicts[k].key, r.conflicts[k].what);
         *n_conflicts += r.conflicting;
         merge_report_clear(&r);
     }

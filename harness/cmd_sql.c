@@ -21,7 +21,8 @@ static const struct option_def options[] = {
 
 static const struct command_help help = {
     "sql [QUERY] [options]",
-    "Runs a SELECT, read-only. Without one it explains the views and opens a prompt: one query a line, an empty line ends.",
+    "Runs a SELECT, read-only. Without one it explains the views and opens a prompt: one query a line, an "
+    "empty line ends.",
     "sparsegauge sql 'SELECT id, method, layers, sparsity, kl_mean FROM v_runs ORDER BY kl_mean LIMIT 5'\n"
     "sparsegauge sql --format csv 'SELECT layer, avg(sparsity) FROM v_ledger WHERE run = 7 GROUP BY layer'",
 };

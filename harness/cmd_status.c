@@ -17,15 +17,16 @@ static struct {
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"cells", OPTION_FLAG, &o.cells, NULL, "every cell, not only those without a result", 0, 0},
-    {"explain", OPTION_TEXT, &o.explain, "CELL", "why a cell is in its state: its number in the plan, or its key's beginning",
-     0, 0},
+    {"explain", OPTION_TEXT, &o.explain, "CELL",
+     "why a cell is in its state: its number in the plan, or its key's beginning", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
 };
 
 static const struct command_help help = {
     "status [PLAN] [options]",
-    "Counts the cells of each plan by state (done, failed, skipped, running, stale, missing) and lists those that failed or\n"
+    "Counts the cells of each plan by state (done, failed, skipped, running, stale, missing) and lists those "
+    "that failed or\n"
     "were skipped with their reasons. Exit code 3: some cell has no result.",
     "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7",
 };
@@ -33,11 +34,21 @@ static const struct command_help help = {
 /* "suite=chronicle layers=4-7 …": what was asked for, without fingerprints and versions. */
 static void add_settings(const char *key_json, struct str *out)
 {
-    static const char *const left_out[] = {"model_fingerprint", "tokens", "engine", "kernels", "policy", "tuning", "model",
-                                           "device", "smooth_k", "score", "min_sparse_tokens", "heads"};
-    cJSON *o = cJSON_Parse(key_json);
+    static const char *const left_out[] = {"model_fingerprint",
+                                           "tokens",
+                                           "engine",
+                                           "kernels",
+                                           "policy",
+                                           "tuning",
+                                           "model",
+                                           "device",
+                                           "smooth_k",
+                                           "score",
+                                           "min_sparse_tokens",
+                                           "heads"};
+    cJSON *key = cJSON_Parse(key_json);
     const cJSON *v;
-    cJSON_ArrayForEach(v, o)
+    cJSON_ArrayForEach(v, key)
     {
         size_t i = 0, n = sizeof left_out / sizeof *left_out;
         if (cJSON_IsString(v) && strcmp(v->string, "heads") == 0 && strcmp(v->valuestring, "all") != 0) n--;
@@ -47,7 +58,7 @@ static void add_settings(const char *key_json, struct str *out)
         if (cJSON_IsString(v)) str_add(out, v->valuestring);
         else str_addf(out, "%.6g", v->valuedouble);
     }
-    cJSON_Delete(o);
+    cJSON_Delete(key);
 }
 
 static struct table *problems_table(const struct cell_list *cells, bool all)
@@ -111,7 +122,8 @@ static enum status print_counts(struct store *s, const char *plan, bool *missing
         n_shown++;
     }
     if (st == OK && !n_shown)
-        st = fail(ERR_ARG, "%s: %s%s; a sweep makes one", o.db, plan ? "no plan " : "no plan is stored", plan ? plan : "");
+        st = fail(ERR_ARG, "%s: %s%s; a sweep makes one", o.db, plan ? "no plan " : "no plan is stored",
+                  plan ? plan : "");
     sql_result_clear(&plans);
     if (st == OK) return print_table(t, &o.output);
     table_free(&t);
@@ -137,8 +149,9 @@ static enum status explain(struct store *s, const char *plan)
     }
     enum status st = OK;
     if (!found)
-        st = fail(ERR_ARG, "--explain: no cell \"%s\" among %zu; give its number in the plan or its key's beginning", o.explain,
-                  cells.n);
+        st = fail(ERR_ARG,
+                  "--explain: no cell \"%s\" among %zu; give its number in the plan or its key's beginning",
+                  o.explain, cells.n);
     else if (n_found > 1)
         st = fail(ERR_ARG, "--explain: %zu keys begin with \"%s\"; give more of it", n_found, o.explain);
     if (st == OK) st = query_explain(s, found->key, found->slot, found->key_json, &text);

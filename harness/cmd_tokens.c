@@ -21,8 +21,10 @@ static const struct option_def options[] = {
 
 static const struct command_help help = {
     "tokens [RUN] [options]",
-    "Prints the tokens of a run with the highest KL: where they stand, what came before, what both models expected with\n"
-    "their probabilities, and how sparse their row of blocks was. A run keeps as many as --worst of eval or sweep said.",
+    "Prints the tokens of a run with the highest KL: where they stand, what came before, what both models "
+    "expected with\n"
+    "their probabilities, and how sparse their row of blocks was. A run keeps as many as --worst of eval or "
+    "sweep said.",
     "sparsegauge tokens last --worst 5\nsparsegauge tokens 12 --format csv",
 };
 
@@ -73,9 +75,11 @@ static enum status run(const char *name)
         if (!v->worst_tokens.n) st = fail(ERR_ARG, "%s: run %s kept no tokens; evaluate with --worst N", o.db, name);
         for (size_t i = 0; st == OK && i < v->worst_tokens.n && i < (size_t)o.worst; i++) {
             const struct worst_token_record *w = &v->worst_tokens.rows[i];
-            printf("%2zu. KL %.3f  cosine %.4f  sample %d, position %lld, row %.0f %% sparse;  nats to the true token: "
-                   "dense %.2f, sparse %.2f\n", i + 1, w->kl, w->cosine, w->sample, (long long)w->position,
-                   100 * w->row_sparsity, w->nll_dense, w->nll_sparse);
+            printf("%2zu. KL %.3f  cosine %.4f  sample %d, position %lld, row %.0f %% sparse;  nats to the "
+                   "true token: "
+                   "dense %.2f, sparse %.2f\n",
+                   i + 1, w->kl, w->cosine, w->sample, (long long)w->position, 100 * w->row_sparsity,
+                   w->nll_dense, w->nll_sparse);
             print_context(w->context);
             print_top("dense ", w->top_dense, w->token);
             print_top("sparse", w->top_sparse, w->token);

@@ -29,7 +29,7 @@ static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
     {"l1", OPTION_TEXT, &o.l1, "X[,X…]", "bounds of stage 1 (.06)", 0, 0},
     {"pv-l1", OPTION_TEXT, &o.pv_l1, "X[,X…]", "bounds of both stages, or l1+X for each l1 (l1+.01)", 0, 0},
-    {"rule", OPTION_TEXT, &o.rule, "NAME", "the error that is bounded: l1, tail, cosine or rmse (l1)", 0, 0},
+    {"rule", OPTION_TEXT, &o.rule, "NAME", "the error that is bounded: l1, tail, cosine, rmse or both (l1)", 0, 0},
     {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
      "where the thresholds go (tuned.json); with several bounds the name gets them; .pt writes SpargeAttn's own format", 0, 0},
     {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "per-layer statistics as the guide writes them", 0, 0},
@@ -224,11 +224,11 @@ static enum status run(const struct setup *setup, struct store *store)
     TRY_GOTO(st, done, curve_db_open(&db, store, setup, &set, &policy));
     progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
     for (int l = 0; l < policy.n_layers; l++) progress.total += policy.layer_on[l] * policy.n_heads;
-    st = tune(&(struct tune_args){.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = rule,
-                                  .samples = samples, .n_samples = set.n_samples, .bounds = bounds, .n_bounds = n,
-                                  .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
-                                  .progress = show_progress, .progress_ctx = &progress, .stop = cancel_requested},
-              tuned, &times);
+    const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = rule,
+                                   .samples = samples, .n_samples = set.n_samples, .bounds = bounds, .n_bounds = n,
+                                   .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
+                                   .progress = show_progress, .progress_ctx = &progress, .stop = cancel_requested};
+    st = o.from_curves ? tune_from_curves(&args, tuned) : tune(&args, tuned, &times);
     progress_end(&progress);
     for (int i = 0; i < n && st == OK; i++) {
         names[i] = output_name(&tuned[i], o.out, n);
@@ -238,7 +238,9 @@ static enum status run(const struct setup *setup, struct store *store)
         free(stats);
     }
     if (st == OK) st = print_table(summary_table(tuned, n, names), &o.output);
-    if (st == OK && strcmp(o.output.format, "terminal") == 0)
+    if (st == OK && strcmp(o.output.format, "terminal") == 0 && o.from_curves)
+        printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);
+    else if (st == OK && strcmp(o.output.format, "terminal") == 0)
         printf("\n%d samples of up to %d tokens, %d of them held out; forward %.2f s, curves %.2f s (%d made, %d reused), "
                "choice and verification %.2f s (%d kernel runs)\n",
                set.n_samples, o.samples.max_length, set.n_samples - tuned[0].num_samples, times.forward_s, times.curves_s,

@@ -28,14 +28,17 @@ static enum status choose_points(struct dense_states *s, const struct dense_stat
     for (int i = 0; i < s->n_points; i++) s->points[i] = wanted[(long long)i * n_wanted / s->n_points];
     free(wanted);
     if (fits == 0)
-        return fail(ERR_MEMORY, "%s: the dense hidden states of %d samples need %.2f GiB, %.2f GiB are free for them; lower "
-                                "--num-samples", a->set->name, a->set->n_samples, (double)one / 0x1p30,
-                    (double)a->budget_bytes / 0x1p30);
+        return fail(
+            ERR_MEMORY,
+            "%s: the dense hidden states of %d samples need %.2f GiB, %.2f GiB are free for them; lower "
+            "--num-samples",
+            a->set->name, a->set->n_samples, (double)one / 0x1p30, (double)a->budget_bytes / 0x1p30);
     return OK;
 }
 
 /* A dense policy that has a block shape, so that the kernel counts in it. */
-static enum status counting_policy(const struct dense_states_args *a, struct block_shape block, struct sparse_policy *p)
+static enum status counting_policy(const struct dense_states_args *a, struct block_shape block,
+                                   struct sparse_policy *p)
 {
     const struct llama_config *c = &a->model->weights.config;
     TRY(policy_init(p, &mask_sparge, c->n_layers, c->n_heads));
@@ -46,18 +49,25 @@ static enum status counting_policy(const struct dense_states_args *a, struct blo
 
 /* Layers [from, to) of one sample; the stream goes from `in` to `out`. */
 static enum status run_part(const struct dense_states_args *a, struct session *session, const struct sample *x,
-                            const struct sparse_policy *policy, int from, int to, const float *in, float *out, float *hidden,
-                            struct head_ledger *ledger)
+                            const struct sparse_policy *policy, int from, int to, const float *in, float *out,
+                            float *hidden, struct head_ledger *ledger)
 {
     session_reset(session);
-    return session_forward(session, &(struct forward_args){
-                                        .tokens = x->ids, .n = x->n, .policy = policy, .ledger = ledger, .hidden = hidden,
-                                        .first_layer = from, .residual_in = in, .end_layer = to, .capture_layer = to,
-                                        .residual_out = out, .stop = a->stop});
+    return session_forward(session, &(struct forward_args){.tokens = x->ids,
+                                                           .n = x->n,
+                                                           .policy = policy,
+                                                           .ledger = ledger,
+                                                           .hidden = hidden,
+                                                           .first_layer = from,
+                                                           .residual_in = in,
+                                                           .end_layer = to,
+                                                           .capture_layer = to,
+                                                           .residual_out = out,
+                                                           .stop = a->stop});
 }
 
-static enum status dense_sample(struct dense_states *s, const struct dense_states_args *a, struct session *session, int i,
-                                const struct sparse_policy *policies)
+static enum status dense_sample(struct dense_states *s, const struct dense_states_args *a,
+                                struct session *session, int i, const struct sparse_policy *policies)
 {
     const struct sample *x = &a->set->samples[i];
     int n_model = a->model->weights.config.n_layers;
@@ -73,7 +83,8 @@ static enum status dense_sample(struct dense_states *s, const struct dense_state
         bool last = p == s->n_points;
         float *out = last ? NULL : s->streams[i * s->n_points + p];
         int to = last ? n_model : s->points[p];
-        st = run_part(a, session, x, s->n_blocks ? &policies[0] : NULL, from, to, in, out, last ? s->hidden[i] : NULL, counts);
+        st = run_part(a, session, x, s->n_blocks ? &policies[0] : NULL, from, to, in, out,
+                      last ? s->hidden[i] : NULL, counts);
         in = out;
         from = to;
     }
@@ -150,8 +161,8 @@ void dense_states_close(struct dense_states *s)
     *s = (struct dense_states){0};
 }
 
-int dense_states_start(const struct dense_states *s, int sample, int layer, struct block_shape block, const float **stream,
-                       const struct head_ledger **counts)
+int dense_states_start(const struct dense_states *s, int sample, int layer, struct block_shape block,
+                       const float **stream, const struct head_ledger **counts)
 {
     int b = 0, p = -1;
     while (b < s->n_blocks && (s->blocks[b].q != block.q || s->blocks[b].k != block.k)) b++;

@@ -168,7 +168,9 @@ static void add_alarm(const struct gate_subject *s, const struct gate_bounds *b,
 static void add_validity(const struct run_view *v, struct gate_result *out)
 {
     const struct run_record *r = v->run;
+    bool dense = strcmp(r->method, "dense") == 0 || (r->layers && strcmp(r->layers, "none") == 0);
     const char *why = r->status != RUN_DONE ? "the run did not finish"
+                      : dense ? "no layer was sparse: dense was compared with dense, and nothing sparse was measured"
                       : r->attention_calls > 0 && r->dense_fallback_calls == r->attention_calls
                           ? "every call fell back to dense because the sequences are shorter than --min-sparse-tokens: "
                             "nothing sparse was measured; use longer samples"

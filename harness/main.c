@@ -18,6 +18,7 @@ static const struct command commands[] = {
     {"frontier", "the settings that no other beats, with the knee", cmd_frontier},
     {"tokens", "the tokens that a run hurt most", cmd_tokens},
     {"sql", "ask the database yourself", cmd_sql},
+    {"optimise", "search a bound per layer for the most sparsity that keeps a target", cmd_optimise},
     {"explain", "what a tuned file chose, head by head, and why", cmd_explain},
     {"generate", "write text with dense or sparse prefill", cmd_generate},
     {"list", "runs of a database, or the known suites, methods and kernels", cmd_list},

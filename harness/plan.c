@@ -46,8 +46,9 @@ static enum status numbers_add(struct numbers *x, const char *axis, double value
 
 static enum status bad_number(const char *axis, const char *item)
 {
-    return fail(ERR_ARG, "%s: found \"%s\", expected a number, first-last+step or first-last*factor, joined by commas", axis,
-                item);
+    return fail(ERR_ARG,
+                "%s: found \"%s\", expected a number, first-last+step or first-last*factor, joined by commas",
+                axis, item);
 }
 
 /* One item of a list: 4, 4-10+2, 1-16*2; "l1+" in front when `may_follow`. */
@@ -94,7 +95,10 @@ static enum status for_items(const char *axis, const struct text_list *texts, it
     return OK;
 }
 
-static enum status plain_item(void *ctx, const char *axis, const char *item) { return parse_item(axis, item, false, ctx); }
+static enum status plain_item(void *ctx, const char *axis, const char *item)
+{
+    return parse_item(axis, item, false, ctx);
+}
 static enum status pv_item(void *ctx, const char *axis, const char *item) { return parse_item(axis, item, true, ctx); }
 
 static enum status check_range(const char *axis, const struct numbers *x, double lo, double hi)
@@ -153,7 +157,9 @@ static enum status method_item(void *ctx, const char *axis, const char *item)
     static const char *const names[] = {"sparge", "oracle", "topk", "window", "dense"};
     for (int i = 0; i < 5; i++)
         if (strlen(names[i]) == n && strncmp(item, names[i], n) == 0) m.name = names[i];
-    if (!m.name) return fail(ERR_ARG, "%s: found \"%s\", expected sparge, oracle, dense, topk:.5 or window:1024", axis, item);
+    if (!m.name)
+        return fail(ERR_ARG, "%s: found \"%s\", expected sparge, oracle, dense, topk:.5 or window:1024", axis,
+                    item);
     char *end = NULL;
     double value = colon ? strtod(colon + 1, &end) : 0;
     bool number = colon && end != colon + 1 && !*end;
@@ -230,9 +236,10 @@ static enum status heads_item(void *ctx, const char *axis, const char *item)
         int before = v->heads.n;
         TRY(parse_item(axis, item, false, &v->heads));
         for (int i = before; i < v->heads.n; i++)
-            if (v->heads.values[i] < 0 || v->heads.values[i] >= v->n_heads || v->heads.values[i] != floor(v->heads.values[i]))
-                return fail(ERR_ARG, "%s: found %g, expected all, each or a head from 0 to %d", axis, v->heads.values[i],
-                            v->n_heads - 1);
+            if (v->heads.values[i] < 0 || v->heads.values[i] >= v->n_heads ||
+                v->heads.values[i] != floor(v->heads.values[i]))
+                return fail(ERR_ARG, "%s: found %g, expected all, each or a head from 0 to %d", axis,
+                            v->heads.values[i], v->n_heads - 1);
         return OK;
     }
     for (int h = 0; h < v->n_heads; h++) TRY(numbers_add(&v->heads, axis, h, false));
@@ -260,7 +267,9 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     TRY(check_range("--cdfthreshd", &v->tau, 0, 1));
     TRY(check_range("--pvthreshd", &v->lambda, 0, 50));
     if (v->l1.n && (v->theta.n || v->tau.n || v->lambda.n))
-        return fail(ERR_ARG, "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given with it");
+        return fail(
+            ERR_ARG,
+            "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given with it");
     if (v->pv.n && !v->l1.n) return fail(ERR_ARG, "--pv-l1 needs --l1");
     if (v->l1.n && !v->pv.n) TRY(numbers_add(&v->pv, "--pv-l1", .01, true));
     static const struct text_list length = {{"2048"}, 1}, method = {{"sparge"}, 1}, block = {{"128x64"}, 1},
@@ -374,7 +383,8 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
                     snprintf(text, sizeof text, "%.12g", v->pv.values[j] + (v->pv.relative[j] ? c.l1 : 0));
                     c.pv_l1 = strtod(text, NULL);
                     if (!(c.l1 > 0 && c.l1 < 1 && c.pv_l1 < 1))
-                        return fail(ERR_ARG, "--l1 %g with --pv-l1 %g: expected both above 0 and below 1", c.l1, c.pv_l1);
+                        return fail(ERR_ARG, "--l1 %g with --pv-l1 %g: expected both above 0 and below 1", c.l1,
+                                    c.pv_l1);
                     if (c.pv_l1 <= c.l1)
                         p->n_pruned++;
                     else
@@ -418,9 +428,19 @@ static enum status multiply(const struct plan_axes *a, const struct axes_values 
                 for (int r = 0; r < repeats && st == OK; r++) {
                     struct plan_cell c = {
                         .suite = pool_str(&p->pool, a->suite.n ? a->suite.items[s] : "chronicle"),
-                        .max_length = (int)v->lengths.values[n], .method = v->methods[m].name, .topk = v->methods[m].topk,
-                        .window = v->methods[m].window, .layers = "none", .first_layer = v->n_layers, .head = -1,
-                        .block = {128, 64}, .repeat = r, .l1 = NAN, .pv_l1 = NAN, .simthreshd1 = NAN, .cdfthreshd = NAN,
+                        .max_length = (int)v->lengths.values[n],
+                        .method = v->methods[m].name,
+                        .topk = v->methods[m].topk,
+                        .window = v->methods[m].window,
+                        .layers = "none",
+                        .first_layer = v->n_layers,
+                        .head = -1,
+                        .block = {128, 64},
+                        .repeat = r,
+                        .l1 = NAN,
+                        .pv_l1 = NAN,
+                        .simthreshd1 = NAN,
+                        .cdfthreshd = NAN,
                         .pvthreshd = NAN,
                     };
                     st = strcmp(c.method, "dense") == 0 ? add_cell(p, &seen, &c) : add_sparse(p, &seen, v, c);
@@ -437,8 +457,11 @@ enum status plan_expand(const struct plan_axes *axes, int n_layers, int n_heads,
     enum status st = read_axes(axes, &v);
     if (st == OK) st = multiply(axes, &v, out);
     if (st == OK && !out->n)
-        st = fail(ERR_ARG, "no cell is left: in all %d pairs pv_l1 is not above l1; it bounds both stages together, e.g. "
-                           "--pv-l1 l1+.01", out->n_pruned);
+        st =
+            fail(ERR_ARG,
+                 "no cell is left: in all %d pairs pv_l1 is not above l1; it bounds both stages together, e.g. "
+                 "--pv-l1 l1+.01",
+                 out->n_pruned);
     struct numbers *all[] = {&v.lengths, &v.l1, &v.pv, &v.theta, &v.tau, &v.lambda, &v.heads};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) numbers_clear(all[i]);
     free(v.layers);
@@ -492,7 +515,8 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
 
 /* Plan files. */
 
-static enum status add_value(struct text_list *to, const cJSON *v, const char *file, const char *field, struct pool **pool)
+static enum status add_value(struct text_list *to, const cJSON *v, const char *file, const char *field,
+                             struct pool **pool)
 {
     char text[32];
     const char *item = text;
@@ -534,11 +558,16 @@ enum status plan_read(const char *path, struct plan_axes *axes, struct plan_sett
             while (k < sizeof settings / sizeof *settings && strcmp(settings[k], v->string) != 0) k++;
             if (i < sizeof lists / sizeof *lists) {
                 if (!cJSON_IsArray(v)) TRY_GOTO(st, done, add_value(lists[i].to, v, path, v->string, pool));
-                else cJSON_ArrayForEach(item, v) TRY_GOTO(st, done, add_value(lists[i].to, item, path, v->string, pool));
+                else
+                    cJSON_ArrayForEach(item, v)
+                        TRY_GOTO(st, done, add_value(lists[i].to, item, path, v->string, pool));
             } else if (k == sizeof settings / sizeof *settings) {
-                TRY_GOTO(st, done, fail(ERR_FORMAT, "%s: field %s: unknown, expected suite, max_length, method, block, layers, "
-                                                    "heads, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, model, "
-                                                    "score, num_samples, seed or repeat", path, v->string));
+                TRY_GOTO(st, done,
+                         fail(ERR_FORMAT,
+                              "%s: field %s: unknown, expected suite, max_length, method, block, layers, "
+                              "heads, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, model, "
+                              "score, num_samples, seed or repeat",
+                              path, v->string));
             }
         }
     int64_t number;

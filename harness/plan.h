@@ -1,9 +1,9 @@
 /* What a sweep will run: axes multiplied out to cells.
  *
- * An axis is a list of values joined by commas, given once or several times. Numbers may be ranges as llama-bench writes
- * them: "first-last+step" adds, "first-last*factor" multiplies, both ends included. A pv_l1 may follow its l1:
- * "l1+.01". A plan file is a JSON object with the same axes; a value is a text in this syntax, a number, or an array of
- * those.
+ * An axis is a list of values joined by commas, given once or several times. Numbers may be ranges as
+ * llama-bench writes them: "first-last+step" adds, "first-last*factor" multiplies, both ends included. A pv_l1
+ * may follow its l1: "l1+.01". A plan file is a JSON object with the same axes; a value is a text in this
+ * syntax, a number, or an array of those.
  */
 #ifndef SG_HARNESS_PLAN_H
 #define SG_HARNESS_PLAN_H

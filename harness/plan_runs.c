@@ -15,8 +15,11 @@ static enum status unknown_plan(struct store *s, const char *plan)
     TRY(query_sql(s, "SELECT name FROM plan ORDER BY created DESC LIMIT 8", &r));
     for (size_t i = 0; i < r.n_rows; i++) str_addf(&known, "%s%s", i ? ", " : "", r.cells[i].text);
     sql_result_clear(&r);
-    enum status st = fail(ERR_ARG, "%s: no plan \"%s\"; there %s%s", store_path(s), plan, known.len ? "are: " : "is none: a "
-                          "sweep makes one", str_get(&known));
+    enum status st = fail(ERR_ARG, "%s: no plan \"%s\"; there %s%s", store_path(s), plan,
+                          known.len ? "are: "
+                                    : "is none: a "
+                                      "sweep makes one",
+                          str_get(&known));
     str_clear(&known);
     return st;
 }

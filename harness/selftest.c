@@ -19,25 +19,32 @@ static void row_none(const struct mask_args *a, int head, int i, float theta, co
     mask_sparge.row(a, head, i, theta, ws, out);
 }
 
+/* The choice by τ made here and written down as forced tiles, so that a fault moves finished tiles and the threshold does
+ * not make up for what it takes away. */
+static void settle(const struct mask_args *a, int head, struct mask_row *out)
+{
+    int order[out->n];
+    int n = mask_order(out, order), keep = mask_count(out, order, n, a->heads[head].cdfthreshd);
+    for (int r = 0; r < keep; r++) out->forced[order[r]] |= FORCE_THETA_Q;
+    memset(out->p, 0, sizeof *out->p * (size_t)out->n);
+}
+
 static void row_shifted(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     mask_sparge.row(a, head, i, theta, ws, out);
     /* the first query block stays, or its first rows would see no key at all, which is another fault */
     if (a->attn->q_start + i * a->attn->block.q == 0 || out->n < 2) return;
-    memmove(out->p + 1, out->p, sizeof *out->p * (size_t)(out->n - 1));
+    settle(a, head, out);
     memmove(out->forced + 1, out->forced, sizeof *out->forced * (size_t)(out->n - 1));
-    out->p[0] = 0;
     out->forced[0] = 0;
 }
 
 static void row_without_diagonal(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     mask_sparge.row(a, head, i, theta, ws, out);
-    for (int j = 1; j < out->n; j++) {
-        if (!(out->forced[j] & FORCE_DIAGONAL)) continue;
-        out->forced[j] = 0;
-        out->p[j] = 0;
-    }
+    settle(a, head, out);
+    for (int j = 1; j < out->n; j++)
+        if (out->forced[j] & FORCE_DIAGONAL) out->forced[j] = 0;
 }
 
 static void row_doubled(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)

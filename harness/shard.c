@@ -28,7 +28,8 @@ static enum status pair(const char *index, const char *count, struct shard *out,
     TRY(number(index, &has_index, &i));
     TRY(number(count, &has_count, &n));
     if (!has_index || !has_count) return OK;
-    if (n < 1 || i >= n) return fail(ERR_ARG, "%s is %d and %s is %d, expected an index below the count", index, i, count, n);
+    if (n < 1 || i >= n)
+        return fail(ERR_ARG, "%s is %d and %s is %d, expected an index below the count", index, i, count, n);
     out->index = i;
     out->count = n;
     *found = true;
@@ -48,8 +49,11 @@ static enum status slurm_array(struct shard *out, bool *found)
     if (!has_id || !has_count) return OK;
     if (step < 1) step = 1;
     if (id < min || (id - min) % step || (id - min) / step >= count)
-        return fail(ERR_ARG, "SLURM_ARRAY_TASK_ID is %d, which is none of %d tasks from %d in steps of %d; an array that is a "
-                             "list of numbers needs --shard i/n", id, count, min, step);
+        return fail(
+            ERR_ARG,
+            "SLURM_ARRAY_TASK_ID is %d, which is none of %d tasks from %d in steps of %d; an array that is a "
+            "list of numbers needs --shard i/n",
+            id, count, min, step);
     out->index = (id - min) / step;
     out->count = count;
     *found = true;
@@ -87,20 +91,26 @@ static enum status from_environment(int count, struct shard *out)
     TRY(number("JOB_COMPLETION_INDEX", &indexed, &index));
     if (in_array || in_job) {
         *out = (struct shard){array.index * rank.count + rank.index, array.count * rank.count,
-                              in_array ? in_job && rank.count > 1 ? "Slurm array of steps" : "Slurm array" : rank.source};
+                              in_array ? in_job && rank.count > 1 ? "Slurm array of steps" : "Slurm array"
+                                       : rank.source};
         if (count && count != out->count)
             return fail(ERR_ARG, "--shard auto/%d: %s says there are %d parts", count, out->source, out->count);
         return OK;
     }
     if (indexed) {
         if (!count)
-            return fail(ERR_ARG, "JOB_COMPLETION_INDEX is %d, but Kubernetes does not tell how many there are; give --shard "
-                                 "auto/N with N as in .spec.completions, or --shard none", index);
+            return fail(
+                ERR_ARG,
+                "JOB_COMPLETION_INDEX is %d, but Kubernetes does not tell how many there are; give --shard "
+                "auto/N with N as in .spec.completions, or --shard none",
+                index);
         if (index >= count) return fail(ERR_ARG, "JOB_COMPLETION_INDEX is %d, expected less than %d", index, count);
         *out = (struct shard){index, count, "Kubernetes indexed job"};
         return OK;
     }
-    if (count) return fail(ERR_ARG, "--shard auto/%d: no rank or task index in the environment; give --shard i/%d", count, count);
+    if (count)
+        return fail(ERR_ARG, "--shard auto/%d: no rank or task index in the environment; give --shard i/%d",
+                    count, count);
     *out = (struct shard){0, 1, NULL};
     return OK;
 }
@@ -119,7 +129,9 @@ enum status shard_detect(const char *text, struct shard *out)
         count = strtol(slash + 1, &end, 10);
         ok = end != slash + 1 && !*end && count >= 1 && count <= 1 << 20 && index >= 1 && index <= count;
     }
-    if (!ok) return fail(ERR_ARG, "--shard: found \"%s\", expected i/n with i from 1 to n, auto, auto/n or none", text);
+    if (!ok)
+        return fail(ERR_ARG, "--shard: found \"%s\", expected i/n with i from 1 to n, auto, auto/n or none",
+                    text);
     if (automatic) return from_environment((int)count, out);
     *out = (struct shard){(int)index - 1, (int)count, "--shard"};
     return OK;

@@ -38,8 +38,12 @@ static int find_data(struct sweep *s, const struct plan_cell *c)
 static enum status load_samples(const struct sweep *s, const char *suite, int max_length, int n, bool tuning,
                                 struct sample_set *out)
 {
-    struct sample_options o = {.suites = {{suite}, 1}, .score = s->a.score, .field = s->a.field, .max_length = max_length,
-                               .num_samples = n, .seed = s->a.seed};
+    struct sample_options o = {.suites = {{suite}, 1},
+                               .score = s->a.score,
+                               .field = s->a.field,
+                               .max_length = max_length,
+                               .num_samples = n,
+                               .seed = s->a.seed};
     return setup_samples(s->a.setup, &o, 0, tuning, out);
 }
 
@@ -87,8 +91,8 @@ static void name_group(const struct sweep *s, struct sweep_group *g, const char 
     hash_add_u64(&h, (uint64_t)s->a.n_held_out);
     hash_add(&h, &s->a.min_sparsity, sizeof s->a.min_sparsity);
     hash_hex(&h, g->id);
-    g->text = str_format("%d+%d samples of %s at %d (%.8s), heads from %g sparsity", s->a.n_tune, s->a.n_held_out, suite, length,
-                         g->set.fingerprint, s->a.min_sparsity);
+    g->text = str_format("%d+%d samples of %s at %d (%s), heads from %g sparsity", s->a.n_tune,
+                         s->a.n_held_out, suite, length, g->set.fingerprint, s->a.min_sparsity);
 }
 
 static enum status add_group(struct sweep *s, int data, const struct plan_cell *c)
@@ -105,8 +109,10 @@ static enum status add_group(struct sweep *s, int data, const struct plan_cell *
     if (load_samples(s, suite, length, wanted, true, &g->set) != OK)
         g->problem = str_format("tuning samples: %s", status_message());
     else if (g->set.n_samples < wanted)
-        g->problem = str_format("tuning needs %d samples, %s has %d of %d tokens; lower --num-tune-samples or --held-out, or "
-                                "give --tune-suite", wanted, suite, g->set.n_samples, length);
+        g->problem = str_format(
+            "tuning needs %d samples, %s has %d of %d tokens; lower --num-tune-samples or --held-out, or "
+            "give --tune-suite",
+            wanted, suite, g->set.n_samples, length);
     name_group(s, g, suite, length);
     return OK;
 }
@@ -381,7 +387,8 @@ static enum status prepare(struct sweep *s)
         x->settled = x->state == CELL_DONE || (stored && !s->a.retry_failed);
     }
     const struct sweep_watch *w = s->a.watch;
-    for (int i = 0; w && i + 1 < w->n_crashed; i++) s->cells[w->crashed[i]].settled = true; /* stored by an earlier process */
+    for (int i = 0; w && i + 1 < w->n_crashed; i++)
+        s->cells[w->crashed[i]].settled = true; /* stored by an earlier process */
     shard_range(&s->a.shard, s->n, &s->first, &s->end);
     return OK;
 }

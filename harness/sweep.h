@@ -1,9 +1,11 @@
-/* Runs a plan: every cell gets a content key, cells that share work stand together, and what is missing is filled in.
+/* Runs a plan: every cell gets a content key, cells that share work stand together, and what is missing is
+ * filled in.
  *
- * Shared: one dense pass per data set (harness/dense_states.h), one set of tuning curves for all bounds of a group of
- * cells, the residual stream at the first sparse layer. Each cell is stored in a transaction of its own as soon as it is
- * done; one that fails is stored with the reason and the sweep goes on. Several processes may work on one database: a cell
- * belongs to whoever holds its lease, and leases of processes that died on this machine are void.
+ * Shared: one dense pass per data set (harness/dense_states.h), one set of tuning curves for all bounds of a
+ * group of cells, the residual stream at the first sparse layer. Each cell is stored in a transaction of its
+ * own as soon as it is done; one that fails is stored with the reason and the sweep goes on. Several processes
+ * may work on one database: a cell belongs to whoever holds its lease, and leases of processes that died on
+ * this machine are void.
  */
 #ifndef SG_HARNESS_SWEEP_H
 #define SG_HARNESS_SWEEP_H
@@ -106,7 +108,8 @@ struct sweep {
     int first, end;            /* the shard's cells */
     char owner[96];
     struct sweep_twins *twins;
-    int n_done, n_failed, n_skipped, n_reused, n_tunings, n_twins; /* n_twins: of the done, copies of an equal policy's */
+    int n_done, n_failed, n_skipped, n_reused, n_tunings,
+        n_twins; /* n_twins: of the done, copies of an equal policy's */
     double dense_s, tune_s, cells_s;
     int n_curves, n_curves_reused;
 };
@@ -120,7 +123,8 @@ struct sweep_estimate {
     int n_run, n_done, n_failed, n_skipped, n_stale, n_elsewhere;
     int n_dense_passes, n_streams, n_tunings;
     size_t bytes;              /* at the widest moment, weights left out */
-    double dense_flop, cells_flop, tune_flop, separate_flop; /* separate: as single runs without a cache or shared tuning */
+    double dense_flop, cells_flop, tune_flop,
+        separate_flop; /* separate: as single runs without a cache or shared tuning */
 };
 struct sweep_estimate sweep_estimate(const struct sweep *s);
 /* Floating point operations a second of a short dense prefill here. */

@@ -46,9 +46,15 @@ static void describe_event(struct sweep *s, const struct sweep_cell *x, const st
 {
     struct str text = {0};
     plan_cell_describe(x->cell, &text);
-    struct sweep_event e = {.kind = SWEEP_CELL, .n_finished = n_settled(s), .n = s->end - s->first, .text = str_get(&text),
-                            .problem = d->run.status == RUN_DONE ? NULL : d->run.reason, .seconds = seconds, .sparsity = NAN,
-                            .cosine = NAN, .kl = NAN};
+    struct sweep_event e = {.kind = SWEEP_CELL,
+                            .n_finished = n_settled(s),
+                            .n = s->end - s->first,
+                            .text = str_get(&text),
+                            .problem = d->run.status == RUN_DONE ? NULL : d->run.reason,
+                            .seconds = seconds,
+                            .sparsity = NAN,
+                            .cosine = NAN,
+                            .kl = NAN};
     for (size_t i = 0; i < d->n_metrics; i++) {
         const struct metric_record *m = &d->metrics[i];
         if (strcmp(m->scope, "overall") != 0) continue;
@@ -109,7 +115,8 @@ static struct twin *twin_find(struct sweep *s, const struct sweep_cell *x, const
 }
 
 /* Takes the evaluation; NULL when it is not worth keeping, then the caller has it still. */
-static struct twin *twin_add(struct sweep *s, const struct sweep_cell *x, const char *policy, const struct evaluation *e)
+static struct twin *twin_add(struct sweep *s, const struct sweep_cell *x, const char *policy,
+                             const struct evaluation *e)
 {
     if (x->group < 0 || (s->twins && s->twins->n == MAX_TWINS)) return NULL; /* fixed thresholds differ by intent */
     if (!s->twins) s->twins = calloc(1, sizeof *s->twins);
@@ -125,7 +132,8 @@ static struct twin *twin_add(struct sweep *s, const struct sweep_cell *x, const 
     return t;
 }
 
-static enum status measure(struct sweep *s, struct sweep_cell *x, const struct sparse_policy *policy, struct evaluation *e)
+static enum status measure(struct sweep *s, struct sweep_cell *x, const struct sparse_policy *policy,
+                           struct evaluation *e)
 {
     struct sweep_data *d = &s->data[x->data];
     const struct model *m = &s->a.setup->model;
@@ -140,7 +148,8 @@ static enum status measure(struct sweep *s, struct sweep_cell *x, const struct s
 }
 
 /* What is known of the cell's policy, or is found out now. *owned: the caller clears *e. */
-static enum status obtain(struct sweep *s, struct sweep_cell *x, const struct tuned *tuned, struct evaluation *e, bool *owned)
+static enum status obtain(struct sweep *s, struct sweep_cell *x, const struct tuned *tuned,
+                          struct evaluation *e, bool *owned)
 {
     const struct model *m = &s->a.setup->model;
     struct sparse_policy policy;
@@ -179,7 +188,8 @@ static enum status run_cell(struct sweep *s, struct sweep_cell *x)
     double need = (double)sweep_cell_bytes(s, &d->set), available = sweep_free_bytes(s);
     if (need > available) {
         char reason[160];
-        snprintf(reason, sizeof reason, "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
+        snprintf(reason, sizeof reason,
+                 "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
                  need / 0x1p30, available / 0x1p30);
         return store_problem(s, x, RUN_SKIPPED, reason);
     }
@@ -231,12 +241,19 @@ static enum status open_states(struct sweep *s, int data)
     double spare = sweep_free_bytes(s) - (double)sweep_cell_bytes(s, &d->set);
     size_t budget = spare > 0 ? (size_t)(spare / 2) : 0;
     int64_t t0 = clock_ns();
-    enum status st = dense_states_open(&d->states, &(struct dense_states_args){
-                                                       .model = (struct model *)&s->a.setup->model, .par = s->a.setup->par,
-                                                       .set = &d->set, .cache = s->a.cache, .impl = s->a.machine->impl,
-                                                       .chunk = s->a.machine->chunk, .layers = layers, .n_layers = n,
-                                                       .blocks = blocks, .n_blocks = n_blocks, .budget_bytes = budget,
-                                                       .stop = s->a.stop});
+    enum status st =
+        dense_states_open(&d->states, &(struct dense_states_args){.model = (struct model *)&s->a.setup->model,
+                                                                  .par = s->a.setup->par,
+                                                                  .set = &d->set,
+                                                                  .cache = s->a.cache,
+                                                                  .impl = s->a.machine->impl,
+                                                                  .chunk = s->a.machine->chunk,
+                                                                  .layers = layers,
+                                                                  .n_layers = n,
+                                                                  .blocks = blocks,
+                                                                  .n_blocks = n_blocks,
+                                                                  .budget_bytes = budget,
+                                                                  .stop = s->a.stop});
     free(layers);
     double seconds = (double)(clock_ns() - t0) * 1e-9;
     s->dense_s += seconds;
@@ -244,8 +261,8 @@ static enum status open_states(struct sweep *s, int data)
     d->no_states = st == ERR_MEMORY;
     if (st == OK || st == ERR_MEMORY) {
         char text[160];
-        snprintf(text, sizeof text, "%d samples of %s at %d for %d cells, stream kept at %d layers", d->set.n_samples, d->suite,
-                 d->max_length, n_open, d->have_states ? d->states.n_points : 0);
+        snprintf(text, sizeof text, "%d samples of %s at %d for %d cells, stream kept at %d layers",
+                 d->set.n_samples, d->suite, d->max_length, n_open, d->have_states ? d->states.n_points : 0);
         tell(s, &(struct sweep_event){.kind = SWEEP_DENSE, .text = text, .seconds = seconds,
                                       .problem = st == OK ? NULL : status_message()});
     }
@@ -324,13 +341,16 @@ static enum status run_all(struct sweep *s)
                 s->data[open_data].have_states = false;
             }
             open_data = x->data;
-            if (s->a.stop && s->a.stop(NULL)) return fail(ERR_CANCELLED, "stopped on request; the same command goes on from here");
+            if (s->a.stop && s->a.stop(NULL))
+                return fail(ERR_CANCELLED, "stopped on request; the same command goes on from here");
             TRY(visit(s, i, &deferred));
             progress |= x->settled;
         }
         if (!deferred) return OK;
         if (progress) continue;
-        if (!told) tell(s, &(struct sweep_event){.kind = SWEEP_WAIT, .text = "the remaining cells run in other processes"});
+        if (!told)
+            tell(s, &(struct sweep_event){.kind = SWEEP_WAIT,
+                                          .text = "the remaining cells run in other processes"});
         told = true;
         nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
     }

@@ -75,9 +75,10 @@ static enum status group_policy(const struct sweep *s, const struct sweep_group 
 static bool fits(const struct sweep *s, const struct sweep_group *g, int b, const struct tuned_record *r)
 {
     const struct llama_config *c = &s->a.setup->model.weights.config;
-    if (strcmp(r->data_fingerprint, g->id) || strcmp(r->method, g->method) || strcmp(r->rule, tune_rule_name(g->rule)) ||
-        strcmp(r->smooth_k, smooth_k_name(s->a.smooth_k)) || r->l1 != g->bounds[b][0] || r->pv_l1 != g->bounds[b][1] ||
-        r->block_q != g->block.q || r->block_k != g->block.k)
+    if (strcmp(r->data_fingerprint, g->id) || strcmp(r->method, g->method) ||
+        strcmp(r->rule, tune_rule_name(g->rule)) || strcmp(r->smooth_k, smooth_k_name(s->a.smooth_k)) ||
+        r->l1 != g->bounds[b][0] || r->pv_l1 != g->bounds[b][1] || r->block_q != g->block.q ||
+        r->block_k != g->block.k)
         return false;
     int n_wanted = 0, n_found = 0;
     for (int l = 0; l < c->n_layers; l++) n_wanted += g->layers[l] * c->n_heads;
@@ -134,8 +135,8 @@ static void keep_lease(void *ctx, int done, int total)
     (void)lease; /* lost it: the other process finds the same thresholds */
 }
 
-static enum status store_all(struct sweep *s, struct sweep_group *g, struct tuned *fresh, const struct tune_bounds *bounds,
-                             int n)
+static enum status store_all(struct sweep *s, struct sweep_group *g, struct tuned *fresh,
+                             const struct tune_bounds *bounds, int n)
 {
     for (int i = 0; i < n; i++) {
         struct tuned *t = &fresh[i];
@@ -173,7 +174,8 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
     for (int b = 0; b < g->n_bounds; b++)
         if (!g->tuned[b].heads) bounds[n++] = (struct tune_bounds){g->bounds[b][0], g->bounds[b][1]};
     for (int i = 0; i < n_samples; i++)
-        samples[i] = (struct tune_sample){g->set.samples[i].ids, g->set.samples[i].n, g->set.samples[i].name, i >= s->a.n_tune};
+        samples[i] = (struct tune_sample){g->set.samples[i].ids, g->set.samples[i].n, g->set.samples[i].name,
+                                          i >= s->a.n_tune};
     TRY_GOTO(st, done, curve_db_open(&db, s->a.store, s->a.setup, &g->set, &policy));
     int64_t t0 = clock_ns();
     st = tune(&(struct tune_args){.weights = &s->a.setup->model.weights, .par = s->a.setup->par, .policy = &policy,
@@ -190,8 +192,8 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
     s->n_curves_reused += times.n_reused;
     if (s->a.event) {
         char text[128];
-        snprintf(text, sizeof text, "%s %dx%d, rule %s, %d bounds: %d curves made, %d reused", g->method, g->block.q, g->block.k,
-                 tune_rule_name(g->rule), n, times.n_curves, times.n_reused);
+        snprintf(text, sizeof text, "%s %dx%d, rule %s, %d bounds: %d curves made, %d reused", g->method,
+                 g->block.q, g->block.k, tune_rule_name(g->rule), n, times.n_curves, times.n_reused);
         s->a.event(s->a.event_ctx, &(struct sweep_event){.kind = SWEEP_TUNED, .text = text, .seconds = seconds,
                                                          .problem = st == OK ? NULL : status_message()});
     }

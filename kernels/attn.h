@@ -90,7 +90,8 @@ struct attn_args {
                                        tiles != NULL */
     const struct tile_map *tiles;   /* NULL: dense */
     const uint8_t *head_sparse;     /* [n_heads]; 0 means this head is dense. NULL: all follow `tiles` */
-    const float *pv_threshold;      /* [n_heads], λ in log2 units, stage 2 of METHOD; NULL: never skip P·V */
+    const float *pv_threshold;      /* [n_heads], λ in log2 units, stage 2 of METHOD; NULL, or no tiles: never skip P·V.
+                                       A row whose sum is still empty is never skipped. */
     struct head_ledger *ledger;     /* [n_heads], counted into (tile and PV counters only); may be NULL */
 };
 

@@ -4,7 +4,7 @@
 
 #include <assert.h>
 #include <math.h>
-#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -18,9 +18,8 @@ struct work {
     const float *dense, *sparse;
     const int32_t *next;
     struct token_metrics *out;
-    struct tensor_sums *sums;
-    pthread_mutex_t lock;
-    int first_bad; /* row, under lock; -1: none */
+    struct tensor_sums *sums; /* [tasks]; added up in order, so that threads do not change a bit */
+    int *bad;                 /* [tasks] first bad row; -1: none */
     char *ws;
     size_t stride;
 };
@@ -35,7 +34,7 @@ static size_t worker_bytes(const struct linear *head)
 
 size_t compare_workspace(const struct linear *head, int n_threads) { return worker_bytes(head) * (size_t)n_threads; }
 
-static void begin(struct logit_row *row)
+void logit_row_begin(struct logit_row *row)
 {
     *row = (struct logit_row){.m = {-INFINITY, -INFINITY}};
     for (int side = 0; side < 2; side++)
@@ -52,8 +51,9 @@ static double cosine(double dot, double a, double b)
     return c > 1 ? 1 : c < -1 ? -1 : c;
 }
 
-static void finish(const struct logit_row *row, double n, int32_t next, const float *z_next, struct token_metrics *m)
+void logit_row_finish(const struct logit_row *row, int vocab, int32_t next, const float z_next[2], struct token_metrics *m)
 {
+    double n = vocab;
     double lse0 = (double)row->m[0] + log((double)row->s[0]), lse1 = (double)row->m[1] + log((double)row->s[1]);
     double kl = (double)row->t / (double)row->s[0] - lse0 + lse1;
     m->kl = kl > 0 ? (float)kl : 0;
@@ -75,6 +75,16 @@ static void finish(const struct logit_row *row, double n, int32_t next, const fl
     m->nll_dense = (float)-p0;
     m->nll_sparse = (float)-p1;
     m->delta_p = (float)(exp(p1) - exp(p0));
+}
+
+void logit_row_sum(const struct logit_row *row, int vocab, struct tensor_sums *s)
+{
+    s->dot += row->dot;
+    s->dense_sq += row->sq[0];
+    s->sparse_sq += row->sq[1];
+    s->abs_diff += row->abs_diff;
+    s->sq_diff += row->sq_diff;
+    s->n += vocab;
 }
 
 static void hidden_metrics(const float *a, const float *b, int k, struct token_metrics *m, struct tensor_sums *s)
@@ -104,7 +114,7 @@ static void rows_task(void *ctx, int item, int worker)
     memcpy(x, w->dense + (size_t)row0 * (size_t)k, sizeof *x * (size_t)n * (size_t)k);
     if (both)
         memcpy(x + (size_t)n * (size_t)k, w->sparse + (size_t)row0 * (size_t)k, sizeof *x * (size_t)n * (size_t)k);
-    for (int r = 0; r < n; r++) begin(&rows[r]);
+    for (int r = 0; r < n; r++) logit_row_begin(&rows[r]);
     for (int first = 0; first < w->head->m; first += VOCAB) {
         int ids = w->head->m - first < VOCAB ? w->head->m - first : VOCAB;
         linear_run_rows(w->head, first, first + ids, both ? 2 * n : n, x, k, z, VOCAB, panel, NULL);
@@ -123,35 +133,33 @@ static void rows_task(void *ctx, int item, int worker)
     int bad = -1;
     for (int r = 0; r < n; r++) {
         struct token_metrics *m = &w->out[row0 + r];
-        finish(&rows[r], w->head->m, w->next[row0 + r], z_next[r], m);
+        logit_row_finish(&rows[r], w->head->m, w->next[row0 + r], z_next[r], m);
         hidden_metrics(w->dense + (size_t)(row0 + r) * (size_t)k, w->sparse + (size_t)(row0 + r) * (size_t)k, k, m, &sums);
-        sums.dot += rows[r].dot;
-        sums.dense_sq += rows[r].sq[0];
-        sums.sparse_sq += rows[r].sq[1];
-        sums.abs_diff += rows[r].abs_diff;
-        sums.sq_diff += rows[r].sq_diff;
-        sums.n += w->head->m;
+        logit_row_sum(&rows[r], w->head->m, &sums);
         if (rows[r].bad && bad < 0) bad = row0 + r;
     }
-    pthread_mutex_lock(&w->lock);
-    double *to = (double *)w->sums;
-    const double *from = (const double *)&sums;
-    for (size_t i = 0; i < sizeof sums / sizeof *to; i++) to[i] += from[i];
-    if (bad >= 0 && (w->first_bad < 0 || bad < w->first_bad)) w->first_bad = bad;
-    pthread_mutex_unlock(&w->lock);
+    w->sums[item] = sums;
+    w->bad[item] = bad;
 }
 
 enum status compare_logits(const struct linear *head, int n_rows, const float *hidden_dense, const float *hidden_sparse,
                            const int32_t *next, struct token_metrics *out, struct tensor_sums *sums, void *ws,
                            struct par *par)
 {
+    int n_tasks = (n_rows + ROWS - 1) / ROWS, first_bad = -1;
     struct work w = {.head = head, .n_rows = n_rows, .dense = hidden_dense, .sparse = hidden_sparse, .next = next,
-                     .out = out, .sums = sums, .first_bad = -1, .ws = ws, .stride = worker_bytes(head)};
-    pthread_mutex_init(&w.lock, NULL);
-    par_for(par, (n_rows + ROWS - 1) / ROWS, rows_task, &w);
-    pthread_mutex_destroy(&w.lock);
-    if (w.first_bad >= 0)
-        return fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`",
-                    w.first_bad);
-    return OK;
+                     .out = out, .ws = ws, .stride = worker_bytes(head)};
+    w.sums = malloc(sizeof *w.sums * (size_t)n_tasks);
+    w.bad = malloc(sizeof *w.bad * (size_t)n_tasks);
+    if (w.sums && w.bad) par_for(par, n_tasks, rows_task, &w);
+    for (int t = 0; w.sums && w.bad && t < n_tasks; t++) {
+        for (size_t i = 0; i < sizeof *sums / sizeof(double); i++) ((double *)sums)[i] += ((const double *)&w.sums[t])[i];
+        if (first_bad < 0) first_bad = w.bad[t];
+    }
+    enum status st = w.sums && w.bad ? OK : fail(ERR_MEMORY, "no memory for the sums of %d positions", n_rows);
+    if (st == OK && first_bad >= 0)
+        st = fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`", first_bad);
+    free(w.sums);
+    free(w.bad);
+    return st;
 }

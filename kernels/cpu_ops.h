@@ -72,6 +72,13 @@ struct cpu_ops {
     void (*logit_fold)(struct logit_row *row, const float *dense, const float *sparse, int n, int first);
 };
 
+/* A row before its first logit, and what it says when it has seen all `vocab` of them; z_next: the logits of `next`.
+ * The hidden-state fields of *m are left alone. */
+void logit_row_begin(struct logit_row *row);
+void logit_row_finish(const struct logit_row *row, int vocab, int32_t next, const float z_next[2], struct token_metrics *m);
+/* Add the row's share to the flattened sums. */
+void logit_row_sum(const struct logit_row *row, int vocab, struct tensor_sums *sums);
+
 extern const struct cpu_ops cpu_ops_avx512, cpu_ops_avx2, cpu_ops_base;
 
 /* The best table this processor can run and cpu_ops_choose allows. */

@@ -168,8 +168,10 @@ static enum change judge(const struct compare_row *row, const struct metric_reco
     if (row->difference == 0 || row->within_floor) return CHANGE_SAME;
     if (!isnan(row->lo) && !counted) {
         if (row->lo <= 0 && row->hi >= 0) return CHANGE_SAME;
-    } else if (timed && has_intervals) {
-        if (!apart(a, b)) return CHANGE_SAME;
+    } else if (!counted && has_intervals) {
+        /* unpaired: intervals that part prove a change, those that meet prove nothing but for times, whose intervals
+         * are what a difference would be told from */
+        if (!apart(a, b)) return timed ? CHANGE_SAME : CHANGE_UNKNOWN;
     } else if (!counted && strcmp(row->name, "peak_bytes")) {
         return CHANGE_UNKNOWN;
     }

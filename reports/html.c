@@ -43,7 +43,8 @@ static const char style[] =
     "-dim);"
     "font-size:.875rem}"
     "details{margin:1em 0}summary{cursor:pointer;font-weight:600}code{overflow-wrap:anywhere}"
-    "@media(max-width:600px){body{padding:10px}.picture .card svg{min-width:560px}th,td{padding:4px 7px}}"
+    "@media(max-width:600px){body{padding:10px}.picture .card svg{min-width:560px}th,td{padding:4px 7px}"
+    "td:first-child{min-width:7.5rem}}"
     "@media print{.scroll,.card{overflow:visible}th{cursor:auto}nav{display:none}}";
 
 /* Click or Enter on a heading sorts by it: numbers by data-v, texts by themselves, missing ones last. */

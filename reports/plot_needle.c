@@ -194,7 +194,7 @@ enum status plot_distance(const struct plot_out *o, const char *name, const stru
         return fail(ERR_ARG, "%s: no run has answers at different distances; evaluate with --suite chronicle", name);
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 500);
-    str_addf(&p.body, "set xlabel 'tokens between evidence and question (below: questions)'\nset ylabel 'answers right, %%'\n"
+    str_addf(&p.body, "set bmargin 5.5\nset xlabel 'tokens between evidence and question; n: questions' offset 0,-1.2\nset ylabel 'answers right, %%'\n"
                       "set xrange [%.1f:%.1f]\nset yrange [*<90:102]\nset xtics scale 0 (", first - .3, last + .3);
     for (int b = first; b <= last; b++) {
         str_addf(&p.body, "%s\"", b > first ? ", " : "");

@@ -262,7 +262,8 @@ static const char *label_of(const char *metric)
 }
 
 /* KL spans many decades; below a millionth of a nat nobody looks, and zero has no place on the axis. */
-#define LOG_KL "\nset logscale y\nset format y '%g'\nset yrange [1e-6:*]\n"
+#define LEAST_KL 1e-6
+#define LOG_KL "\nset logscale y\nset format y '%g'\nset yrange [0.7e-6:*]\n"
 
 enum status plot_positions(const struct plot_out *o, const char *name, const struct run_view *const *views,
                            size_t n, const char *metric)
@@ -271,6 +272,7 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
     plot_script_init(&p, o, name, 900, 480);
     const struct metric_info *info = metric_info(metric);
     bool higher = info && info->better == METRIC_HIGHER; /* the bad tail is the low one */
+    double floor = !strcmp(metric, "kl") ? LEAST_KL : -INFINITY;
     size_t used = 0;
     struct str plots = {0};
     for (size_t i = 0; i < n; i++) {
@@ -281,8 +283,8 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
             long long from, to;
             if (strcmp(m->name, metric) || sscanf(m->scope, "position:%lld-%lld", &from, &to) != 2) continue;
             str_addf(&p.data, "%.1f", .5 * (double)(from + to));
-            plot_number(m->mean, &p.data);
-            plot_number(higher ? m->p1 : m->p99, &p.data);
+            plot_number(fmax(m->mean, floor), &p.data);
+            plot_number(fmax(higher ? m->p1 : m->p99, floor), &p.data);
             str_add_char(&p.data, '\n');
             rows++;
         }
@@ -327,6 +329,7 @@ enum status plot_distribution(const struct plot_out *o, const char *name, const 
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 480);
     size_t used = 0;
+    double floor = !strcmp(metric, "kl") ? LEAST_KL : -INFINITY;
     struct str plots = {0};
     for (size_t i = 0; i < n; i++) {
         const struct metric_record *m = metric_list_find(&views[i]->metrics, "overall", metric);
@@ -338,7 +341,7 @@ enum status plot_distribution(const struct plot_out *o, const char *name, const 
         for (int k = 0; k < 7; k++) {
             if (isnan(y[k])) continue; /* short runs leave the extreme ones out */
             str_addf(&p.data, "%.4f", x[k]);
-            plot_number(y[k], &p.data);
+            plot_number(fmax(y[k], floor), &p.data);
             str_add_char(&p.data, '\n');
         }
         str_add(&p.data, "EOD\n");

@@ -9,7 +9,7 @@
 #include <string.h>
 
 const struct suite *const suites[] = {
-    &suite_text, &suite_cloze, &suite_choice, &suite_needle, &suite_chronicle, &suite_null, NULL,
+    &suite_text, &suite_cloze, &suite_choice, &suite_needle, &suite_chronicle, &suite_speed, &suite_null, NULL,
 };
 
 static const struct suite *find_suite(const char *name, size_t len)

@@ -46,6 +46,7 @@ struct sample_set {
     bool score_text;    /* perplexity over all scored positions means something */
     int64_t n_tokens;
     size_t n_replaced;  /* invalid UTF-8 sequences replaced in the input */
+    bool timed;         /* samples are lengths to time; what is in them does not matter */
     char fingerprint[33]; /* of all ids, score_from and items: hex, see base/hash.h */
     int n_skipped;      /* documents, lines or questions left out: under min_length */
     int n_truncated;    /* samples whose context was cut at the left to fit max_length; their names say so */
@@ -69,7 +70,7 @@ struct suite {
     enum status (*load)(const struct suite_options *o, struct sample_set *out);
 };
 
-extern const struct suite suite_text, suite_cloze, suite_choice, suite_needle, suite_chronicle, suite_null;
+extern const struct suite suite_text, suite_cloze, suite_choice, suite_needle, suite_chronicle, suite_speed, suite_null;
 extern const struct suite *const suites[]; /* ended by NULL */
 
 /* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the known.

@@ -1,7 +1,8 @@
 /* How a database bears a large sweep: bench_store [CELLS] [FILE]. Exit code 1 when a bound below is broken.
  *
- * Cells are invented (tests/run_fixture.h) in the shape of a model of 16 layers x 32 heads with 10 samples each, with as
- * many metrics as an evaluation stores. Thresholds are global, as in a sweep of fixed thresholds or of one tuning. */
+ * Cells are invented (tests/run_fixture.h) in the shape of a model of 16 layers x 32 heads with 10 samples
+ * each, with as many metrics as an evaluation stores. Thresholds are global, as in a sweep of fixed thresholds
+ * or of one tuning. */
 #include "base/clock.h"
 #include "run_fixture.h"
 
@@ -31,9 +32,10 @@ static double ms_since(int64_t t0) { return (double)(clock_ns() - t0) * 1e-6; }
 /* The metrics that an evaluation of 2 048 tokens stores: 31 overall, and 5 in each of 4 ranges of positions. */
 static void set_metrics(struct fixture *f, double error)
 {
-    static const char *const overall[] = {"cosine_centred", "nll_dense", "nll_sparse", "top1", "top5", "row_l1", "row_rmse",
-                                          "row_hidden_cosine", "row_hidden_l1", "ppl_diff", "score_dense", "score_sparse",
-                                          "score_drop", "latency_dense", "latency_sparse"};
+    static const char *const overall[] = {
+        "cosine_centred", "nll_dense",    "nll_sparse",        "top1",          "top5",
+        "row_l1",         "row_rmse",     "row_hidden_cosine", "row_hidden_l1", "ppl_diff",
+        "score_dense",    "score_sparse", "score_drop",        "latency_dense", "latency_sparse"};
     static const char *const by_position[] = {"cosine", "kl", "nll_dense", "nll_sparse", "top1"};
     size_t n = 0;
     for (size_t i = 0; i < f->d.n_metrics; i++)
@@ -70,8 +72,14 @@ int main(int argc, char **argv)
     for (int i = 0; i < n; i++) {
         struct fixture f;
         double sparsity = .05 + .85 * i / n, error = .1 + 2 * sparsity * sparsity + .3 * ((i * 7919) % 101) / 101.0;
-        fixture_run(&f, (struct fixture_options){.seed = (uint64_t)i + 1, .n_samples = SAMPLES, .n_layers = 16, .n_heads = 32,
-                                                 .sparsity = sparsity, .error = error, .method = "sparge", .rule = "l1"});
+        fixture_run(&f, (struct fixture_options){.seed = (uint64_t)i + 1,
+                                                 .n_samples = SAMPLES,
+                                                 .n_layers = 16,
+                                                 .n_heads = 32,
+                                                 .sparsity = sparsity,
+                                                 .error = error,
+                                                 .method = "sparge",
+                                                 .rule = "l1"});
         for (size_t l = 0; l < f.d.n_ledger; l++) {
             f.ledger[l].theta = .6;
             f.ledger[l].tau = .98;

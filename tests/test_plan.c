@@ -63,8 +63,8 @@ Test(plan, every_step_of_a_decimal_range_is_the_decimal)
 
 Test(plan, bad_numbers)
 {
-    static const char *const bad[] = {"", "x", "1,", ",1", "1-2", "1-2+0", "1-2*1", "0-2*2", "2-1+1", "1-2+x", "nan", "1-2+-1",
-                                      "0-1+1e-9", "1 2"};
+    static const char *const bad[] = {"",      "x",     "1,",    ",1",  "1-2",    "1-2+0",    "1-2*1",
+                                      "0-2*2", "2-1+1", "1-2+x", "nan", "1-2+-1", "0-1+1e-9", "1 2"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) cr_assert(refused(bad[i]), "\"%s\" was taken", bad[i]);
 }
 
@@ -77,9 +77,13 @@ static struct plan expand(const struct plan_axes *a)
 
 Test(plan, multiplies_and_prunes)
 {
-    struct plan_axes a = {.l1 = {{".04-.10+.02"}, 1}, .pv_l1 = {{"l1+.01,l1+.02", ".06"}, 2}, .layers = {{"0-3,4-7,all"}, 1},
-                          .block = {{"128x64,64x64"}, 1}, .method = {{"sparge,topk:.5,window:1024,oracle"}, 1},
-                          .rule = {{"l1,tail"}, 1}, .max_length = {{"2048,4096"}, 1}};
+    struct plan_axes a = {.l1 = {{".04-.10+.02"}, 1},
+                          .pv_l1 = {{"l1+.01,l1+.02", ".06"}, 2},
+                          .layers = {{"0-3,4-7,all"}, 1},
+                          .block = {{"128x64,64x64"}, 1},
+                          .method = {{"sparge,topk:.5,window:1024,oracle"}, 1},
+                          .rule = {{"l1,tail"}, 1},
+                          .max_length = {{"2048,4096"}, 1}};
     struct plan p = expand(&a);
     /* pairs: 4 x {+.01, +.02, .06}; .06 fits .04 only and equals .04 + .02 there; both rules */
     int pairs = 4 * 2, per_shape = 2 /* sparge, oracle */ * 2 * pairs + 2 /* topk, window */;
@@ -92,7 +96,8 @@ Test(plan, multiplies_and_prunes)
 
 Test(plan, axes_that_a_method_lacks_do_not_multiply)
 {
-    struct plan_axes a = {.method = {{"dense,window:256,sparge"}, 1}, .cdfthreshd = {{".9,.95"}, 1}, .layers = {{"all,4-7"}, 1}};
+    struct plan_axes a = {
+        .method = {{"dense,window:256,sparge"}, 1}, .cdfthreshd = {{".9,.95"}, 1}, .layers = {{"all,4-7"}, 1}};
     struct plan p = expand(&a);
     cr_assert_eq(p.n, 1 + 2 + 4);
     plan_clear(&p);
@@ -164,11 +169,14 @@ static char *write_file(const char *text)
 
 Test(plan, file_says_the_same_as_options)
 {
-    struct plan_axes a = {0}, b = {.l1 = {{".04-.08+.02"}, 1}, .pv_l1 = {{"l1+.01"}, 1}, .max_length = {{"512,1024"}, 1}};
+    struct plan_axes a = {0}, b = {.l1 = {{".04-.08+.02"}, 1},
+                                   .pv_l1 = {{"l1+.01"}, 1},
+                                   .max_length = {{"512,1024"}, 1}};
     struct plan_settings s = {.score = "all"};
     struct pool *pool = NULL;
-    const char *path = write_file("{\"name\": \"n\", \"num_samples\": 3, \"l1\": [0.04, \".06-.08+.02\"], \"pv_l1\": \"l1+.01\","
-                                  " \"max_length\": [512, 1024]}");
+    const char *path = write_file(
+        "{\"name\": \"n\", \"num_samples\": 3, \"l1\": [0.04, \".06-.08+.02\"], \"pv_l1\": \"l1+.01\","
+        " \"max_length\": [512, 1024]}");
     cr_assert_eq(plan_read(path, &a, &s, &pool), OK, "%s", status_message());
     cr_assert_str_eq(s.name, "n");
     cr_assert_str_eq(s.score, "all");
@@ -195,10 +203,20 @@ Test(plan, file_says_the_same_as_options)
 
 static void clear_environment(void)
 {
-    static const char *const names[] = {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN",
-                                        "SLURM_ARRAY_TASK_STEP", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS",
-                                        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE",
-                                        "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "JOB_COMPLETION_INDEX"};
+    static const char *const names[] = {"SLURM_ARRAY_TASK_ID",
+                                        "SLURM_ARRAY_TASK_COUNT",
+                                        "SLURM_ARRAY_TASK_MIN",
+                                        "SLURM_ARRAY_TASK_STEP",
+                                        "SLURM_PROCID",
+                                        "SLURM_STEP_NUM_TASKS",
+                                        "SLURM_NTASKS",
+                                        "OMPI_COMM_WORLD_RANK",
+                                        "OMPI_COMM_WORLD_SIZE",
+                                        "PMI_RANK",
+                                        "PMI_SIZE",
+                                        "MV2_COMM_WORLD_RANK",
+                                        "MV2_COMM_WORLD_SIZE",
+                                        "JOB_COMPLETION_INDEX"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
 }
 
@@ -217,7 +235,8 @@ Test(shard, from_text, .init = clear_environment)
     expect_shard(NULL, 0, 1, NULL);
     expect_shard("2/4", 1, 4, "--shard");
     static const char *const bad[] = {"0/4", "5/4", "x", "1/", "/4", "1/0", "1/4x", "auto/0", "auto/4"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) cr_assert_eq(shard_detect(bad[i], &s), ERR_ARG, "%s", bad[i]);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_eq(shard_detect(bad[i], &s), ERR_ARG, "%s", bad[i]);
 }
 
 Test(shard, engines, .init = clear_environment)

@@ -80,9 +80,10 @@ static void same_evaluation(const struct evaluation *a, const struct evaluation 
     for (size_t i = 0; i < a->data.n_ledger; i++) {
         const struct ledger_record *x = &a->data.ledger[i], *y = &b->data.ledger[i];
         cr_assert(x->tiles_possible == y->tiles_possible && x->tiles_computed == y->tiles_computed &&
-                  x->pv_possible == y->pv_possible && x->pv_computed == y->pv_computed && x->calls == y->calls &&
-                  x->dense_layer == y->dense_layer && x->dense_head == y->dense_head && x->dense_short == y->dense_short &&
-                  x->forced_sink == y->forced_sink && x->forced_diagonal == y->forced_diagonal,
+                      x->pv_possible == y->pv_possible && x->pv_computed == y->pv_computed &&
+                      x->calls == y->calls && x->dense_layer == y->dense_layer &&
+                      x->dense_head == y->dense_head && x->dense_short == y->dense_short &&
+                      x->forced_sink == y->forced_sink && x->forced_diagonal == y->forced_diagonal,
                   "ledger of layer %d, head %d: %lld/%lld tiles and %lld/%lld", x->layer, x->head,
                   (long long)x->tiles_computed, (long long)x->tiles_possible, (long long)y->tiles_computed,
                   (long long)y->tiles_possible);
@@ -90,7 +91,8 @@ static void same_evaluation(const struct evaluation *a, const struct evaluation 
     for (size_t i = 0; i < a->data.n_metrics; i++) {
         const struct metric_record *x = &a->data.metrics[i], *y = NULL;
         for (size_t k = 0; k < b->data.n_metrics; k++)
-            if (!strcmp(b->data.metrics[k].name, x->name) && !strcmp(b->data.metrics[k].scope, x->scope)) y = &b->data.metrics[k];
+            if (!strcmp(b->data.metrics[k].name, x->name) && !strcmp(b->data.metrics[k].scope, x->scope))
+                y = &b->data.metrics[k];
         if (str_starts_with(x->name, "latency")) continue;
         cr_assert_not_null(y, "%s of %s", x->name, x->scope);
         same_number(x->mean, y->mean, x->name);
@@ -121,10 +123,17 @@ Test(sweep, a_shared_dense_pass_changes_no_bit)
     static const int starts[] = {0, 3, 3, 6, 6, 0};
     for (int chunk = 0; chunk <= 256; chunk += 256) {
         struct dense_states states;
-        cr_assert_eq(dense_states_open(&states, &(struct dense_states_args){
-                                                    .model = &setup.model, .par = setup.par, .set = &set, .cache = &none,
-                                                    .chunk = chunk, .layers = layers, .n_layers = 3, .blocks = blocks,
-                                                    .n_blocks = 2, .budget_bytes = (size_t)1 << 30}), OK, "%s", status_message());
+        cr_assert_eq(dense_states_open(&states, &(struct dense_states_args){.model = &setup.model,
+                                                                            .par = setup.par,
+                                                                            .set = &set,
+                                                                            .cache = &none,
+                                                                            .chunk = chunk,
+                                                                            .layers = layers,
+                                                                            .n_layers = 3,
+                                                                            .blocks = blocks,
+                                                                            .n_blocks = 2,
+                                                                            .budget_bytes = (size_t)1 << 30}),
+                     OK, "%s", status_message());
         cr_assert_eq(states.n_points, 2);
         for (size_t r = 0; r < sizeof ranges / sizeof *ranges; r++)
             for (int b = 0; b < 2; b++) {
@@ -134,15 +143,23 @@ Test(sweep, a_shared_dense_pass_changes_no_bit)
                 cr_assert_eq(policy_set_layers(&p, ranges[r]), OK);
                 p.block = blocks[b];
                 policy_set_thresholds(&p, -1, .9f, 10);
-                struct evaluate_args a = {.model = &setup.model, .par = setup.par, .set = &set, .policy = &p, .cache = &none,
-                                          .chunk = chunk, .n_worst = 5, .n_resamples = 100, .quiet = true};
+                struct evaluate_args a = {.model = &setup.model,
+                                          .par = setup.par,
+                                          .set = &set,
+                                          .policy = &p,
+                                          .cache = &none,
+                                          .chunk = chunk,
+                                          .n_worst = 5,
+                                          .n_resamples = 100,
+                                          .quiet = true};
                 cr_assert_eq(evaluate(&a, &alone), OK, "%s", status_message());
                 a.states = &states;
                 cr_assert_eq(evaluate(&a, &shared), OK, "%s", status_message());
                 cr_assert_eq(shared.first_layer, starts[r], "layers %s began at %d", ranges[r], shared.first_layer);
                 same_evaluation(&alone, &shared);
                 for (size_t i = 0; i < shared.data.n_metrics; i++)
-                    cr_assert(!starts[r] || strcmp(shared.data.metrics[i].name, "latency_sparse"), "half a pass is no latency");
+                    cr_assert(!starts[r] || strcmp(shared.data.metrics[i].name, "latency_sparse"),
+                              "half a pass is no latency");
                 evaluation_clear(&alone);
                 evaluation_clear(&shared);
                 policy_clear(&p);
@@ -170,10 +187,15 @@ Test(sweep, streams_are_thinned_out_to_fit)
     size_t one = dense_states_bytes(&set, 256, 0);
     for (size_t n = 0; n < 9; n++) {
         struct dense_states s;
-        enum status st = dense_states_open(&s, &(struct dense_states_args){
-                                                   .model = &setup.model, .par = setup.par, .set = &set, .cache = &none,
-                                                   .layers = layers, .n_layers = 7, .blocks = &block, .n_blocks = 1,
-                                                   .budget_bytes = n * one + one / 2});
+        enum status st = dense_states_open(&s, &(struct dense_states_args){.model = &setup.model,
+                                                                           .par = setup.par,
+                                                                           .set = &set,
+                                                                           .cache = &none,
+                                                                           .layers = layers,
+                                                                           .n_layers = 7,
+                                                                           .blocks = &block,
+                                                                           .n_blocks = 1,
+                                                                           .budget_bytes = n * one + one / 2});
         cr_assert_eq(st, n ? OK : ERR_MEMORY);
         if (n) cr_assert_eq(s.n_points, (int)(n < 8 ? n - 1 : 7));
         if (n > 1) cr_assert_eq(s.points[0], 1); /* the first serves every cell */
@@ -186,10 +208,16 @@ Test(sweep, streams_are_thinned_out_to_fit)
 Test(sweep, cells_equal_single_runs)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .85,.9 --db a.db"), 0);
-    cr_assert_eq(tool("eval", MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
-                                    "--cdfthreshd .85 --db b.db"), 0);
-    cr_assert_eq(tool("eval", MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
-                                    "--cdfthreshd .9 --db b.db"), 0);
+    cr_assert_eq(
+        tool("eval",
+             MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
+                   "--cdfthreshd .85 --db b.db"),
+        0);
+    cr_assert_eq(
+        tool("eval",
+             MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
+                   "--cdfthreshd .9 --db b.db"),
+        0);
     cr_assert_eq(tool("merge", "b.db --db a.db"), 0);
     cr_assert(said("0 added, 2 identical, 0 completed, 0 in conflict"));
 }
@@ -291,7 +319,8 @@ Test(sweep, a_crash_becomes_a_row_and_the_sweep_goes_on)
 
 Test(sweep, a_cell_that_fails_is_a_row_with_its_reason)
 {
-    cr_assert_eq(tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 3);
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 3);
     cr_assert(said("later.txt"));
     cr_assert(said("partial"));
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE '%later.txt%'"), 1);
@@ -299,8 +328,53 @@ Test(sweep, a_cell_that_fails_is_a_row_with_its_reason)
     FILE *f = fopen("later.txt", "w");
     for (int i = 0; i < 400; i++) fprintf(f, "The clock of the town struck %d and nobody came. ", i);
     fclose(f);
-    cr_assert_eq(tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 0);
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 0);
     cr_assert(said("1 run, 1 reused"));
+    f = fopen("later.txt", "a");
+    fprintf(f, "And then somebody came after all, which changes everything.");
+    for (int i = 0; i < 400; i++) fprintf(f, " The clock struck %d.", i);
+    fclose(f);
+    f = fopen("later.txt", "r+"); /* the first window is another one now */
+    fputs("One", f);
+    fclose(f);
+    cr_assert_eq(tool("sweep", MODEL QUICK
+                      "--suite text:later.txt --suite chronicle --method window:256 --dry-run --db a.db"),
+                 0);
+    cr_assert(said("1 would run, 1 are done, 1 are stale"));
+}
+
+Test(sweep, stops_on_request_and_goes_on)
+{
+    int status;
+    pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
+    wait_for("a.db", 2);
+    kill(pid, SIGTERM);
+    waitpid(pid, &status, 0);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%d", status);
+    cr_assert(said("stopped on request"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status <> 'done'"), 0);
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 10);
+}
+
+Test(sweep, null_runs_give_the_floor)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --noise-floor --db a.db"), 0);
+    cr_assert_geq(number("a.db", "SELECT count(DISTINCT source) FROM noise"), 2);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM noise WHERE value < 0 OR value > .001"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM noise WHERE source = 'threads' AND value > 1e-6"), 0);
+}
+
+Test(sweep, layers_are_ranked_by_what_they_cost)
+{
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--method topk:.3 --simthreshd1 -1 --layers each,all-but-each,all --db a.db"),
+        0);
+    cr_assert(said("Error by layer and head"));
+    cr_assert(said("all but it"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 17);
 }
 
 Test(sweep, what_does_not_fit_is_skipped_with_the_sizes)
@@ -316,12 +390,17 @@ Test(sweep, other_bounds_need_no_new_curves)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.3 --db a.db"), 0);
     cr_assert(said("2 bounds: 8 curves made, 0 reused"));
-    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"), 0);
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"),
+        0);
     cr_assert(said("1 bounds: 0 curves made, 8 reused"));
     cr_assert(said("1 run, 2 reused"));
-    cr_assert_eq(number("a.db", "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"), 3);
+    cr_assert_eq(
+        number("a.db", "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"),
+        3);
     cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --db b.db"), 0);
-    cr_assert_eq(tool("merge", "b.db --db a.db"), 0); /* tuned with other bounds beside or alone: the same thresholds */
+    cr_assert_eq(tool("merge", "b.db --db a.db"),
+                 0); /* tuned with other bounds beside or alone: the same thresholds */
     cr_assert(said("0 added, 1 identical"));
 }
 

@@ -1,0 +1,433 @@
+#include "engine/optimise.h"
+
+#include "base/clock.h"
+#include "kernels/compare.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* From each layer's present rung to a higher one. */
+struct step {
+    int layer, rung;
+};
+
+struct search {
+    const struct optimise_args *a;
+    const struct llama_config *c;
+    struct optimise_result *r;
+    struct session *session;
+    struct sparse_policy policy;
+    float **dense;               /* [n_samples][n, hidden] behind the final norm */
+    float **stream;              /* [n_samples][n, hidden] entering the present layer; only samples searched on */
+    float *sparse;               /* [longest, hidden] */
+    int32_t *next;               /* [longest] */
+    struct token_metrics *tokens; /* [longest] */
+    struct head_ledger *ledger;  /* [n_layers, n_heads] */
+    void *ws;
+    struct step *path;           /* [n_layers * n_rungs] */
+    int *at;                     /* [n_layers] rungs of the policy, -1 dense */
+    int n_search;                /* samples that are not held out; they stand first */
+    double work_done, work_all;  /* for progress, in forward passes */
+};
+
+double damage_used(const struct damage *d, const struct optimise_target *t)
+{
+    double kl = d->kl / t->most.kl, cosine = d->cosine / t->most.cosine, ppl = d->log_ppl / t->most.log_ppl;
+    return fmax(0, fmax(kl, fmax(cosine, ppl)));
+}
+
+static void advance_progress(struct search *s, double passes)
+{
+    s->work_done += passes;
+    if (s->a->progress) s->a->progress(s->a->progress_ctx, fmin(1, s->work_done / s->work_all));
+}
+
+static const struct tuned_head *rung_heads(const struct search *s, int rung, int layer)
+{
+    return &s->a->rungs[rung].heads[layer * s->c->n_heads];
+}
+
+/* Put s->at into the policy. */
+static void set_policy(struct search *s)
+{
+    for (int l = 0; l < s->c->n_layers; l++) {
+        s->policy.layer_on[l] = s->at[l] >= 0;
+        for (int h = 0; h < s->c->n_heads && s->at[l] >= 0; h++)
+            s->policy.heads[l * s->c->n_heads + h] = rung_heads(s, s->at[l], l)[h].params;
+    }
+}
+
+/* The samples in [first, end) under the policy, begun at `layer` from the stored stream when it is above 0. */
+static enum status run_samples(struct search *s, int first, int end, int layer, struct damage *out, double *sparsity)
+{
+    size_t n_cells = (size_t)s->c->n_layers * (size_t)s->c->n_heads;
+    double n_positions = 0, n_next = 0;
+    struct head_ledger total = {0};
+    *out = (struct damage){0};
+    memset(s->ledger, 0, sizeof *s->ledger * n_cells);
+    for (int i = first; i < end; i++) {
+        const struct tune_sample *x = &s->a->samples[i];
+        struct tensor_sums sums = {0};
+        session_reset(s->session);
+        TRY(session_forward(s->session, &(struct forward_args){
+                                            .tokens = x->ids, .n = x->n, .policy = &s->policy, .ledger = s->ledger,
+                                            .first_layer = layer, .residual_in = layer ? s->stream[i] : NULL,
+                                            .hidden = s->sparse, .stop = s->a->stop}));
+        for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
+        enum status st = compare_logits(&s->a->weights->head, x->n, s->dense[i], s->sparse, s->next, s->tokens, &sums, s->ws,
+                                        s->a->par);
+        if (st != OK) return fail_context(st, "%s", x->name);
+        for (int p = 0; p < x->n; p++) {
+            const struct token_metrics *m = &s->tokens[p];
+            out->cosine += 1 - (double)m->cosine;
+            out->kl += (double)m->kl;
+            if (m->next < 0) continue;
+            out->log_ppl += (double)m->nll_sparse - (double)m->nll_dense;
+            n_next++;
+        }
+        n_positions += x->n;
+        advance_progress(s, 1.5 - (double)layer / s->c->n_layers);
+    }
+    out->cosine /= n_positions;
+    out->kl /= n_positions;
+    out->log_ppl /= n_next;
+    for (size_t i = 0; i < n_cells; i++) head_ledger_add(&total, &s->ledger[i]);
+    *sparsity = ledger_sparsity(&total);
+    return OK;
+}
+
+static enum status dense_pass(struct search *s)
+{
+    for (int i = 0; i < s->a->n_samples; i++) {
+        session_reset(s->session);
+        TRY(session_forward(s->session, &(struct forward_args){.tokens = s->a->samples[i].ids, .n = s->a->samples[i].n,
+                                                               .hidden = s->dense[i], .stop = s->a->stop}));
+        advance_progress(s, 1);
+    }
+    return OK;
+}
+
+/* Sensitivity. */
+
+/* Rung of the i-th probe: spread evenly, the last rung among them. */
+static int probe_rung(const struct search *s, int i)
+{
+    int n = s->a->n_rungs, k = s->a->n_probes;
+    return k == 1 ? n - 1 : (int)lround((double)i * (n - 1) / (k - 1));
+}
+
+/* Damage goes about as a power of the bound: a line between logarithms, and a square below the first probe. */
+static double between(double lo, double hi, double bound_lo, double bound_hi, double bound)
+{
+    if (!(lo > 0) || !(hi > 0)) return lo + (hi - lo) * (bound - bound_lo) / (bound_hi - bound_lo);
+    return exp(log(lo) + log(hi / lo) * log(bound / bound_lo) / log(bound_hi / bound_lo));
+}
+
+static void interpolate(struct search *s, struct layer_rung *row)
+{
+    const struct tuned *rungs = s->a->rungs;
+    for (int r = 0; r < s->a->n_rungs; r++) {
+        if (row[r].measured) continue;
+        int hi = r, lo = r;
+        while (!row[hi].measured) hi++; /* the last rung is */
+        while (lo >= 0 && !row[lo].measured) lo--;
+        const struct damage *y = &row[hi].damage;
+        double b = rungs[r].l1, by = rungs[hi].l1, fall = b / by * (b / by);
+        row[r].damage = (struct damage){y->cosine * fall, y->kl * fall, y->log_ppl * fall};
+        if (lo < 0) continue;
+        const struct damage *x = &row[lo].damage;
+        double bx = rungs[lo].l1;
+        row[r].damage = (struct damage){between(x->cosine, y->cosine, bx, by, b), between(x->kl, y->kl, bx, by, b),
+                                        between(x->log_ppl, y->log_ppl, bx, by, b)};
+    }
+}
+
+static double layer_sparsity(const struct search *s, int rung, int layer)
+{
+    double sum = 0;
+    const struct tuned_head *heads = rung_heads(s, rung, layer);
+    for (int h = 0; h < s->c->n_heads; h++) sum += heads[h].params.is_sparse ? heads[h].sparsity : 0;
+    return sum / s->c->n_heads;
+}
+
+static enum status probe_layer(struct search *s, int layer)
+{
+    struct layer_rung *row = &s->r->layers[layer * s->a->n_rungs];
+    for (int r = 0; r < s->a->n_rungs; r++) row[r].sparsity = layer_sparsity(s, r, layer);
+    for (int i = 0; i < s->a->n_probes; i++) {
+        int r = probe_rung(s, i);
+        double unused;
+        if (row[r].measured) continue;
+        s->at[layer] = r;
+        set_policy(s);
+        if (row[r].sparsity > 0) TRY(run_samples(s, 0, s->n_search, layer, &row[r].damage, &unused));
+        row[r].measured = true;
+    }
+    s->at[layer] = -1;
+    interpolate(s, row);
+    return OK;
+}
+
+static enum status sensitivity_pass(struct search *s)
+{
+    for (int l = 0; l < s->c->n_layers; l++) {
+        if (s->a->policy->layer_on[l]) TRY(probe_layer(s, l));
+        for (int i = 0; i < s->n_search && l + 1 < s->c->n_layers; i++) {
+            const struct tune_sample *x = &s->a->samples[i];
+            session_reset(s->session);
+            TRY(session_forward(s->session, &(struct forward_args){
+                                                .tokens = x->ids, .n = x->n, .first_layer = l, .end_layer = l + 1,
+                                                .residual_in = l ? s->stream[i] : NULL, .capture_layer = l + 1,
+                                                .residual_out = s->stream[i], .stop = s->a->stop}));
+        }
+    }
+    return OK;
+}
+
+/* The path. */
+
+/* Its share of the target, every limit counting. */
+static double cost(const struct search *s, const struct damage *d)
+{
+    const struct damage *most = &s->a->target.most;
+    return fmax(0, d->cosine) / most->cosine + fmax(0, d->kl) / most->kl + fmax(0, d->log_ppl) / most->log_ppl;
+}
+
+/* The step with the most sparsity per cost from where the layers are; false at the end. */
+static bool best_step(const struct search *s, const int *at, struct step *out)
+{
+    double best = -1;
+    for (int l = 0; l < s->c->n_layers; l++) {
+        if (!s->a->policy->layer_on[l]) continue;
+        const struct layer_rung *row = &s->r->layers[l * s->a->n_rungs];
+        double from = at[l] >= 0 ? row[at[l]].sparsity : 0, paid = at[l] >= 0 ? cost(s, &row[at[l]].damage) : 0;
+        for (int r = at[l] + 1; r < s->a->n_rungs; r++) {
+            double gain = row[r].sparsity - from, price = fmax(cost(s, &row[r].damage) - paid, 1e-9);
+            if (gain <= 0 || gain / price <= best) continue;
+            best = gain / price;
+            *out = (struct step){l, r};
+        }
+    }
+    return best > 0;
+}
+
+static void make_path(struct search *s)
+{
+    int *at = s->at;
+    for (int l = 0; l < s->c->n_layers; l++) at[l] = -1;
+    s->r->n_steps = 0;
+    struct step step;
+    while (best_step(s, at, &step)) {
+        s->path[s->r->n_steps++] = step;
+        at[step.layer] = step.rung;
+    }
+}
+
+static void stand_at(struct search *s, int step)
+{
+    for (int l = 0; l < s->c->n_layers; l++) s->at[l] = -1;
+    for (int i = 0; i < step; i++) s->at[s->path[i].layer] = s->path[i].rung;
+    set_policy(s);
+}
+
+static enum status measure_point(struct search *s, int step, int rung, bool held_out, struct optimise_point *out)
+{
+    struct optimise_result *r = s->r;
+    struct optimise_point *grown = realloc(r->points, sizeof *grown * (size_t)(r->n_points + 1));
+    if (!grown) return fail(ERR_MEMORY, "no memory for %d points", r->n_points + 1);
+    r->points = grown;
+    struct optimise_point p = {.step = step, .rung = rung, .held_out = held_out};
+    TRY(run_samples(s, held_out ? s->n_search : 0, held_out ? s->a->n_samples : s->n_search, 0, &p.damage, &p.sparsity));
+    p.holds = damage_used(&p.damage, &s->a->target) <= 1;
+    *out = r->points[r->n_points++] = p;
+    return OK;
+}
+
+static enum status walk(struct search *s)
+{
+    struct optimise_result *r = s->r;
+    struct optimise_point p;
+    int lo = 0, hi = r->n_steps + 1; /* dense holds; beyond the end nothing is */
+    while (hi - lo > 1) {
+        int middle = lo + (hi - lo) / 2;
+        stand_at(s, middle);
+        TRY(measure_point(s, middle, -1, false, &p));
+        *(p.holds ? &lo : &hi) = middle;
+    }
+    r->chosen = -1;
+    for (int back = 1; lo > 0; lo -= back, back *= 2) { /* held-out samples have the last word */
+        stand_at(s, lo);
+        TRY(measure_point(s, lo, -1, true, &p));
+        if (!p.holds) continue;
+        r->chosen = r->n_points - 1;
+        break;
+    }
+    stand_at(s, lo > 0 ? lo : 0);
+    memcpy(r->rung, s->at, sizeof *r->rung * (size_t)r->n_layers);
+    return OK;
+}
+
+/* Uniform bounds on the same held-out samples. 1 − cosine goes about as the square of the error and sparsity about linearly,
+ * so between two rungs sparsity is taken linear in its root. */
+static enum status compare_uniform(struct search *s)
+{
+    struct optimise_result *r = s->r;
+    double root = r->chosen >= 0 ? sqrt(fmax(0, r->points[r->chosen].damage.cosine)) : 0, before_root = 0, before_sparsity = 0;
+    r->uniform_sparsity = NAN;
+    for (int rung = 0; rung < s->a->n_rungs; rung++) {
+        struct optimise_point p;
+        for (int l = 0; l < s->c->n_layers; l++) s->at[l] = s->a->policy->layer_on[l] ? rung : -1;
+        set_policy(s);
+        TRY(measure_point(s, -1, rung, true, &p));
+        double here = sqrt(fmax(0, p.damage.cosine));
+        if (isnan(r->uniform_sparsity) && here >= root && here > before_root)
+            r->uniform_sparsity = before_sparsity + (p.sparsity - before_sparsity) * (root - before_root) / (here - before_root);
+        before_root = here;
+        before_sparsity = p.sparsity;
+    }
+    return OK;
+}
+
+static enum status refuse(const struct optimise_args *a)
+{
+    const struct damage *m = &a->target.most;
+    int n_held = 0;
+    if (!(m->cosine > 0 && m->kl > 0 && m->log_ppl > 0) || (isinf(m->cosine) && isinf(m->kl) && isinf(m->log_ppl)))
+        return fail(ERR_ARG, "no target: give a lowest cosine, a highest KL divergence or a highest increase of perplexity");
+    if (a->n_rungs < 1 || a->n_probes < 1 || a->n_probes > a->n_rungs)
+        return fail(ERR_ARG, "%d rungs and %d probes: expected at least one, and no more probes than rungs", a->n_rungs, a->n_probes);
+    for (int i = 1; i < a->n_rungs; i++)
+        if (!(a->rungs[i].l1 > a->rungs[i - 1].l1))
+            return fail(ERR_ARG, "rung %d has bound %g, expected more than %g, that of the rung before", i, a->rungs[i].l1,
+                        a->rungs[i - 1].l1);
+    for (int i = 0; i < a->n_samples; i++) {
+        if (i > 0 && a->samples[i - 1].held_out && !a->samples[i].held_out)
+            return fail(ERR_ARG, "held-out samples must stand behind the others");
+        n_held += a->samples[i].held_out;
+    }
+    if (n_held == 0 || n_held == a->n_samples)
+        return fail(ERR_ARG, "%d samples, %d of them held out: expected at least one of each", a->n_samples, n_held);
+    return OK;
+}
+
+static enum status prepare(struct search *s)
+{
+    const struct optimise_args *a = s->a;
+    const struct llama_config *c = s->c;
+    int longest = 0, n_layers = c->n_layers, n_on = 0;
+    size_t width = (size_t)c->hidden_size * sizeof(float);
+    s->dense = calloc((size_t)a->n_samples, sizeof *s->dense);
+    s->stream = calloc((size_t)a->n_samples, sizeof *s->stream);
+    bool ok = s->dense && s->stream;
+    for (int i = 0; i < a->n_samples && ok; i++) {
+        size_t n = (size_t)a->samples[i].n;
+        if (a->samples[i].n > longest) longest = a->samples[i].n;
+        s->n_search += !a->samples[i].held_out;
+        s->dense[i] = malloc(n * width);
+        if (!a->samples[i].held_out) s->stream[i] = malloc(n * width);
+        ok = s->dense[i] && (s->stream[i] || a->samples[i].held_out);
+    }
+    for (int l = 0; l < n_layers; l++) n_on += a->policy->layer_on[l];
+    s->sparse = malloc((size_t)longest * width);
+    s->next = malloc((size_t)longest * sizeof *s->next);
+    s->tokens = malloc((size_t)longest * sizeof *s->tokens);
+    s->ledger = calloc((size_t)n_layers * (size_t)c->n_heads, sizeof *s->ledger);
+    s->ws = aligned_alloc(64, compare_workspace(&a->weights->head, par_threads(a->par)));
+    s->path = malloc((size_t)n_layers * (size_t)a->n_rungs * sizeof *s->path);
+    s->at = malloc((size_t)n_layers * sizeof *s->at);
+    s->r->layers = calloc((size_t)n_layers * (size_t)a->n_rungs, sizeof *s->r->layers);
+    s->r->rung = malloc((size_t)n_layers * sizeof *s->r->rung);
+    ok = ok && s->sparse && s->next && s->tokens && s->ledger && s->ws && s->path && s->at && s->r->layers && s->r->rung;
+    if (!ok) return fail(ERR_MEMORY, "no memory to optimise on %d samples of up to %d tokens; use fewer or shorter ones",
+                         a->n_samples, longest);
+    for (int l = 0; l < n_layers; l++) s->at[l] = -1;
+    int n_held = a->n_samples - s->n_search;
+    s->work_all = a->n_samples + s->n_search * (n_on * a->n_probes * 1. + 1) +
+                  1.5 * (s->n_search * log2(n_on * a->n_rungs + 2) + n_held * (a->n_rungs + 1));
+    TRY(policy_copy(&s->policy, a->policy));
+    return session_open(&s->session, a->weights, a->par, longest, 0, a->impl);
+}
+
+static void release(struct search *s)
+{
+    session_close(&s->session);
+    policy_clear(&s->policy);
+    for (int i = 0; s->dense && s->stream && i < s->a->n_samples; i++) {
+        free(s->dense[i]);
+        free(s->stream[i]);
+    }
+    free(s->dense);
+    free(s->stream);
+    free(s->sparse);
+    free(s->next);
+    free(s->tokens);
+    free(s->ledger);
+    free(s->ws);
+    free(s->path);
+    free(s->at);
+}
+
+enum status optimise(const struct optimise_args *a, struct optimise_result *out)
+{
+    *out = (struct optimise_result){.n_layers = a->weights->config.n_layers, .n_rungs = a->n_rungs, .chosen = -1};
+    TRY(refuse(a));
+    struct search s = {.a = a, .c = &a->weights->config, .r = out};
+    int64_t t0 = clock_ns(), t1 = t0, t2 = t0;
+    enum status st = prepare(&s);
+    if (st == OK) st = dense_pass(&s);
+    if (st == OK) st = sensitivity_pass(&s);
+    t1 = clock_ns();
+    if (st == OK) {
+        make_path(&s);
+        st = walk(&s);
+    }
+    t2 = clock_ns();
+    if (st == OK) st = compare_uniform(&s);
+    out->sensitivity_s = (double)(t1 - t0) * 1e-9;
+    out->search_s = (double)(t2 - t1) * 1e-9;
+    out->uniform_s = (double)(clock_ns() - t2) * 1e-9;
+    release(&s);
+    if (st != OK) optimise_clear(out);
+    return st;
+}
+
+void optimise_clear(struct optimise_result *r)
+{
+    free(r->layers);
+    free(r->rung);
+    free(r->points);
+    *r = (struct optimise_result){.chosen = -1};
+}
+
+enum status optimise_apply(const struct optimise_result *r, const struct tuned *rungs, const char *goal, struct tuned *out)
+{
+    const struct tuned *first = &rungs[0];
+    struct tuned_head *heads;
+    int n = first->n_heads;
+    TRY(tuned_init(out, first->n_layers, n));
+    heads = out->heads;
+    *out = *first;
+    out->heads = heads;
+    out->verified = true;
+    snprintf(out->goal, sizeof out->goal, "%s", goal);
+    for (int l = 0; l < r->n_layers; l++) {
+        const struct tuned *from = &rungs[r->rung[l] >= 0 ? r->rung[l] : 0];
+        memcpy(heads + l * n, from->heads + l * n, sizeof *heads * (size_t)n);
+        if (r->rung[l] >= 0) out->verified &= from->verified;
+        if (r->rung[l] >= 0 && from->l1 > out->l1) out->l1 = from->l1, out->pv_l1 = from->pv_l1;
+        for (int h = 0; h < n; h++) {
+            struct tuned_head *x = &heads[l * n + h];
+            if (!x->in_range) continue;
+            if (r->rung[l] >= 0) {
+                x->l1 = from->l1;
+                x->pv_l1 = from->pv_l1;
+                continue;
+            }
+            *x = (struct tuned_head){.params = {1, 1, 50, false}, .in_range = true};
+            snprintf(x->reason, sizeof x->reason, "the target leaves no room for this layer");
+        }
+    }
+    return OK;
+}

@@ -1,0 +1,80 @@
+/* Searches bounds per layer for the most sparsity that keeps an end-to-end target.
+ *
+ * The tuner gives a ladder: the same model tuned under rising bounds. A sensitivity pass runs one layer at a time sparse,
+ * the others dense, and measures what each rung of each layer does to the logits. Small damages add up nearly, so the
+ * ladder of steps (layer, next rung) in falling order of sparsity gained per damage is a path from all dense to all at the
+ * last rung. The furthest point of the path that holds the target when the whole model runs is found by bisection, then
+ * checked on held-out samples, and taken back along the path until it holds there too.
+ */
+#ifndef SG_ENGINE_OPTIMISE_H
+#define SG_ENGINE_OPTIMISE_H
+
+#include "engine/tuner.h"
+
+/* What sparsity did to the predictions, means over all positions. */
+struct damage {
+    double cosine;    /* 1 − cosine of dense and sparse logits */
+    double kl;        /* KL(p‖p̃), nats */
+    double log_ppl;   /* mean NLL sparse − dense: the logarithm of the perplexity ratio */
+};
+
+/* Limits of the three; INFINITY where there is none. At least one is finite and all are above 0. */
+struct optimise_target {
+    struct damage most;
+};
+
+/* The largest of damage / limit: at most 1 where the target holds. Gains in perplexity count as no damage. */
+double damage_used(const struct damage *d, const struct optimise_target *t);
+
+struct optimise_args {
+    const struct weights *weights;
+    struct par *par;
+    const struct sparse_policy *policy; /* method, block, smooth_k, min_sparse_tokens; its layers are those that may be sparse */
+    const struct tuned *rungs;          /* [n_rungs], bounds rising, all of one rule */
+    int n_rungs;
+    int n_probes;                       /* rungs that the sensitivity pass runs, the rest is interpolated; 1 … n_rungs */
+    const struct tune_sample *samples;  /* searched on, and behind them those held out; at least one of each */
+    int n_samples;
+    struct optimise_target target;
+    const char *impl;
+    void (*progress)(void *ctx, double share); /* 0 … 1 */
+    void *progress_ctx;
+    bool (*stop)(void *);
+};
+
+struct optimise_point {
+    int step;                 /* along the path; -1: all layers at one rung, which is then `rung` */
+    int rung;
+    bool held_out;            /* measured on the held-out samples */
+    double sparsity;          /* counted in these runs */
+    struct damage damage;
+    bool holds;               /* the target */
+};
+
+/* One layer sparse at one rung, all others dense. */
+struct layer_rung {
+    double sparsity;          /* of the layer, from its tuned heads */
+    struct damage damage;     /* on the samples searched on */
+    bool measured;            /* false: interpolated between rungs that were */
+};
+
+struct optimise_result {
+    int n_layers, n_rungs, n_steps;
+    struct layer_rung *layers;      /* [n_layers, n_rungs] */
+    int *rung;                      /* [n_layers] chosen, -1 dense */
+    struct optimise_point *points;  /* in the order they were run: path, held-out checks, then uniform rungs */
+    int n_points;
+    int chosen;                     /* index of the held-out point that was taken; -1: nothing holds, all dense */
+    double uniform_sparsity;        /* one bound for all layers at the same cosine on the same samples, interpolated;
+                                       NAN when the ladder does not reach there */
+    double sensitivity_s, search_s, uniform_s;
+};
+
+/* The result's tuned file is made by optimise_apply. Clear with optimise_clear. */
+enum status optimise(const struct optimise_args *a, struct optimise_result *out) MUST_USE;
+void optimise_clear(struct optimise_result *r);
+
+/* Thresholds of the chosen rungs; bounds recorded per head. out is initialised here. goal: see struct tuned. */
+enum status optimise_apply(const struct optimise_result *r, const struct tuned *rungs, const char *goal, struct tuned *out) MUST_USE;
+
+#endif

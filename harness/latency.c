@@ -1,0 +1,235 @@
+#include "harness/latency.h"
+
+#include "base/clock.h"
+#include "base/stats.h"
+#include "harness/measure.h"
+#include "harness/progress.h"
+#include "harness/stopwatch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+enum {
+    DECODE_STEPS = 16,
+    DECODE_TIMES = 12,
+    ROWS_PER_LENGTH = 3,
+    MAX_DECODED = DECODE_STEPS * (DECODE_TIMES + STOPWATCH_WARM_UP), /* the sequence grows while decode is timed */
+};
+#define DRIFT_ALLOWED .10
+
+struct timing {
+    const struct evaluate_args *a;
+    struct session *session;
+    const struct sample *x;
+    struct head_ledger *ledger;  /* of one sparse pass per length */
+    bool count;
+    struct stopwatch *watches;   /* [n_samples] */
+    struct latency_record *rows;
+    size_t n_rows;
+    struct pool **pool;
+};
+
+static enum status prefill(struct timing *t, const struct sparse_policy *policy)
+{
+    session_reset(t->session);
+    return session_forward(t->session, &(struct forward_args){.tokens = t->x->ids, .n = t->x->n, .policy = policy,
+                                                              .ledger = t->count ? t->ledger : NULL, .stop = t->a->stop,
+                                                              .stop_ctx = t->a->stop_ctx});
+}
+
+static enum status prefill_dense(void *ctx) { return prefill(ctx, NULL); }
+
+static enum status prefill_sparse(void *ctx)
+{
+    struct timing *t = ctx;
+    return prefill(t, t->a->policy);
+}
+
+/* The sequence grows by as many tokens each time, at most MAX_DECODED: the context is that length to within it. */
+static enum status decode(void *ctx)
+{
+    struct timing *t = ctx;
+    for (int i = 0; i < DECODE_STEPS; i++)
+        TRY(session_forward(t->session, &(struct forward_args){.tokens = t->x->ids, .n = 1}));
+    return OK;
+}
+
+static void add_row(struct timing *t, const char *part, int n_tokens, const double *seconds, int n, double scale,
+                    const struct stopwatch *w)
+{
+    double *v = malloc(sizeof *v * (size_t)n), sum = 0;
+    if (!v) abort();
+    for (int i = 0; i < n; i++) sum += v[i] = seconds[i] * scale;
+    size_t count = (size_t)n;
+    t->rows[t->n_rows++] = (struct latency_record){
+        .part = part, .n_tokens = n_tokens, .n = n, .min = quantile(v, count, 0), .p5 = quantile(v, count, .05),
+        .q1 = quantile(v, count, .25), .median = quantile(v, count, .5), .q3 = quantile(v, count, .75),
+        .p95 = quantile(v, count, .95), .max = quantile(v, count, 1), .mean = sum / n, .valid = w->valid,
+        .note = w->valid ? NULL : pool_str(t->pool, w->note),
+    };
+    free(v);
+}
+
+static enum status time_length(struct timing *t, int i)
+{
+    struct stopwatch *w = &t->watches[i], steps;
+    t->x = &t->a->set->samples[i];
+    t->count = true;
+    TRY(prefill_sparse(t));
+    t->count = false;
+    TRY(stopwatch_run(&stopwatch_default, prefill_dense, prefill_sparse, t, w));
+    add_row(t, "prefill_dense", t->x->n, w->a, w->n, 1, w);
+    add_row(t, "prefill_sparse", t->x->n, w->b, w->n, 1, w);
+    struct stopwatch_rule rule = stopwatch_default;
+    rule.max_seconds = 5;
+    rule.max_pairs = DECODE_TIMES;
+    TRY(prefill_dense(t));
+    TRY(stopwatch_run(&rule, decode, NULL, t, &steps));
+    add_row(t, "decode", t->x->n, steps.a, steps.n, 1.0 / DECODE_STEPS, &steps);
+    return OK;
+}
+
+/* The first length once more: what moved meanwhile is the machine. */
+static enum status check_drift(struct timing *t)
+{
+    struct stopwatch again;
+    t->x = &t->a->set->samples[0];
+    TRY(stopwatch_run(&stopwatch_default, prefill_dense, prefill_sparse, t, &again));
+    const struct stopwatch *first = &t->watches[0];
+    double before = quantile(first->a, (size_t)first->n, .5), after = quantile(again.a, (size_t)again.n, .5);
+    if (fabs(after - before) <= DRIFT_ALLOWED * before) return OK;
+    char note[128];
+    snprintf(note, sizeof note, "the first length took %+.0f %% at the end: the machine drifted; quieten it and repeat",
+             100 * (after / before - 1));
+    for (size_t r = 0; r < t->n_rows; r++) {
+        t->rows[r].valid = false;
+        if (!t->rows[r].note) t->rows[r].note = pool_str(t->pool, note);
+    }
+    return OK;
+}
+
+double break_even_length(const int *lengths, const double *ratios, int n)
+{
+    int i = n;
+    while (i > 0 && ratios[i - 1] < 1) i--; /* sparse wins from lengths[i] to the end */
+    if (i == 0) return 0;
+    if (i == n) return INFINITY;
+    double above = log(ratios[i - 1]), below = log(ratios[i]);
+    double at = above > below ? above / (above - below) : 1;
+    return exp(log(lengths[i - 1]) + at * (log(lengths[i]) - log(lengths[i - 1])));
+}
+
+/* Pairs are resampled at every length. An end where sparse never wins is open: it stays without a number. */
+static void add_break_even(struct timing *t, struct metric_record *m)
+{
+    enum { RESAMPLES = 500 };
+    int n = t->a->set->n_samples;
+    int *lengths = malloc(sizeof *lengths * (size_t)n);
+    double *ratios = malloc(sizeof *ratios * (size_t)n), draws[RESAMPLES], pick[STOPWATCH_MAX];
+    struct rng r;
+    if (!lengths || !ratios) abort();
+    rng_init(&r, t->a->seed);
+    for (int b = -1; b < RESAMPLES; b++) { /* -1: the data as they are */
+        for (int i = 0; i < n; i++) {
+            const struct stopwatch *w = &t->watches[i];
+            lengths[i] = t->a->set->samples[i].n;
+            for (int k = 0; k < w->n; k++) {
+                int p = b < 0 ? k : (int)rng_below(&r, (uint32_t)w->n);
+                pick[k] = w->b[p] / w->a[p];
+            }
+            ratios[i] = quantile(pick, (size_t)w->n, .5);
+        }
+        double length = break_even_length(lengths, ratios, n);
+        if (b < 0)
+            m->mean = isinf(length) ? NAN : length;
+        else
+            draws[b] = isinf(length) ? 1e300 : length;
+    }
+    double lo = quantile(draws, RESAMPLES, .025), hi = quantile(draws, RESAMPLES, .975);
+    m->lo = lo < 1e299 ? lo : NAN;
+    m->hi = hi < 1e299 ? hi : NAN;
+    free(lengths);
+    free(ratios);
+}
+
+static struct metric_record median_metric(const char *name, const double *v, int n)
+{
+    struct metric_record m = metric_record_empty("overall", name, n);
+    size_t count = (size_t)n;
+    m.mean = m.median = quantile(v, count, .5); /* the headline of a time is its median */
+    m.min = quantile(v, count, 0);
+    m.p5 = quantile(v, count, .05);
+    m.p95 = quantile(v, count, .95);
+    m.max = quantile(v, count, 1);
+    m.std_error = stopwatch_noise(v, n) * m.median;
+    m.lo = m.median - 1.96 * m.std_error;
+    m.hi = m.median + 1.96 * m.std_error;
+    return m;
+}
+
+static void add_metrics(struct timing *t, struct evaluation *out)
+{
+    struct metric_record *m = pool_alloc(t->pool, sizeof *m * 7);
+    const struct stopwatch *w = &t->watches[t->a->set->n_samples - 1]; /* the longest */
+    double ratio[STOPWATCH_MAX];
+    struct head_ledger total = {0};
+    const struct llama_config *c = &t->a->model->weights.config;
+    for (int i = 0; i < w->n; i++) ratio[i] = w->b[i] / w->a[i];
+    for (int i = 0; i < c->n_layers * c->n_heads; i++) head_ledger_add(&total, &t->ledger[i]);
+    int n = 0;
+    m[n++] = median_metric("latency_dense", w->a, w->n);
+    m[n++] = median_metric("latency_sparse", w->b, w->n);
+    m[n++] = median_metric("latency_ratio", ratio, w->n);
+    m[n] = metric_record_empty("overall", "break_even_length", t->a->set->n_samples);
+    add_break_even(t, &m[n++]);
+    static const char *const names[] = {"sparsity", "qk_sparsity", "pv_sparsity"};
+    double values[] = {ledger_sparsity(&total), ledger_qk_sparsity(&total), ledger_pv_sparsity(&total)};
+    for (int i = 0; i < 3; i++) {
+        m[n] = metric_record_empty("overall", names[i], t->a->set->n_samples);
+        m[n++].mean = values[i];
+    }
+    out->data.metrics = m;
+    out->data.n_metrics = (size_t)n;
+    out->data.latencies = t->rows;
+    out->data.n_latencies = t->n_rows;
+}
+
+enum status latency_measure(const struct evaluate_args *a, struct evaluation *out)
+{
+    *out = (struct evaluation){0};
+    int n = a->set->n_samples, longest = 0;
+    const struct llama_config *c = &a->model->weights.config;
+    int64_t t0 = clock_ns();
+    struct progress progress;
+    for (int i = 0; i < n; i++) longest = a->set->samples[i].n > longest ? a->set->samples[i].n : longest;
+    struct timing t = {.a = a, .pool = &out->pool};
+    t.watches = calloc((size_t)n, sizeof *t.watches);
+    t.ledger = calloc((size_t)c->n_layers * (size_t)c->n_heads, sizeof *t.ledger);
+    t.rows = pool_alloc(&out->pool, sizeof *t.rows * (size_t)n * ROWS_PER_LENGTH);
+    enum status st = t.watches && t.ledger ? OK : fail(ERR_MEMORY, "no memory to time %d lengths", n);
+    if (st == OK) st = session_open(&t.session, &a->model->weights, a->par, longest + MAX_DECODED, a->chunk, a->impl);
+    progress_begin(&progress, "speed", "lengths", n, a->quiet);
+    for (int i = 0; i < n && st == OK; i++) {
+        st = time_length(&t, i);
+        progress_update(&progress, i + 1);
+    }
+    if (st == OK && n > 1) st = check_drift(&t);
+    progress_end(&progress);
+    if (st == OK) {
+        struct rusage usage;
+        add_metrics(&t, out);
+        out->data.run.status = RUN_DONE;
+        out->data.run.wall_s = (double)(clock_ns() - t0) * 1e-9;
+        out->data.run.peak_bytes = getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : -1;
+        out->data.run.peak_device_bytes = -1;
+        out->data.run.impls = pool_str(&out->pool, session_impls(t.session));
+    }
+    session_close(&t.session);
+    free(t.watches);
+    free(t.ledger);
+    if (st != OK) evaluation_clear(out);
+    return st;
+}

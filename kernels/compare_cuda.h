@@ -1,0 +1,41 @@
+/* The metrics of compare.h on the device: the head in vocabulary chunks, each folded into one small record per
+ * row as soon as it is there. Memory is two [rows, chunk] blocks of f32 logits, whatever the vocabulary.
+ */
+#ifndef SG_KERNELS_COMPARE_CUDA_H
+#define SG_KERNELS_COMPARE_CUDA_H
+
+#include "kernels/cpu_ops.h"
+#include "kernels/linear_cuda.h"
+
+enum {
+    COMPARE_CUDA_ROWS = 2048,  /* rows of one product, both sides counted: enough to fill the tensor cores */
+    COMPARE_CUDA_CHUNK = 8192, /* ids per product */
+};
+
+/* What the device knows of one position. */
+struct compare_cuda_row {
+    struct logit_row row;
+    float z_next[2];                                  /* logits of the true next token */
+    double hidden_dot, hidden_sq[2], hidden_abs;      /* of the f32 states */
+};
+
+struct compare_cuda_args {
+    const uint16_t *head;        /* [vocab, k] */
+    int vocab, k, n_rows;        /* n_rows · sides <= COMPARE_CUDA_ROWS */
+    bool both;                   /* x holds the dense rows and behind them the sparse ones; false: one side is both */
+    const uint16_t *x;           /* [sides · n_rows, k], head input */
+    const float *hidden;         /* the same in f32 for the hidden-state sums; NULL: not wanted */
+    const int32_t *next;         /* [n_rows], -1 for none */
+    float *logits;               /* scratch, COMPARE_CUDA_ROWS · COMPARE_CUDA_CHUNK */
+    struct compare_cuda_row *rows; /* [n_rows], written */
+};
+
+/* All pointers are device memory; queued, nothing waits. */
+enum status compare_cuda_run(const struct compare_cuda_args *a, struct gemm_cuda *g, struct stream *stream) MUST_USE;
+
+/* On the host, from rows copied back: metrics and sums of rows [0, n). Returns the first row with a NaN or an infinite
+ * logit, -1 when there is none. */
+int compare_cuda_finish(const struct compare_cuda_row *rows, int n, int vocab, int k, const int32_t *next,
+                        struct token_metrics *out, struct tensor_sums *sums);
+
+#endif

@@ -1,0 +1,269 @@
+/* Memory-bound kernels: 16 bytes per access, f32 arithmetic, one pass over their tensors. */
+extern "C" {
+#include "kernels/ops_cuda.h"
+}
+#include "kernels/cuda_check.cuh"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace
+{
+
+enum { THREADS = 256,
+       NORM_THREADS = 256 };
+
+struct floats8 {
+    float x[8];
+};
+
+__device__ __forceinline__ floats8 load8(const uint16_t *at)
+{
+    uint4 v = *(const uint4 *)at;
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+    floats8 f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        f.x[2 * i] = __uint_as_float(w[i] << 16);
+        f.x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+    return f;
+}
+
+__device__ __forceinline__ floats8 load8(const float *at)
+{
+    float4 a = ((const float4 *)at)[0], b = ((const float4 *)at)[1];
+    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+
+__device__ __forceinline__ uint32_t pack2(float lo, float hi)
+{
+    __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);
+    return *(uint32_t *)&x;
+}
+
+__device__ __forceinline__ void store8(uint16_t *at, const floats8 &f)
+{
+    *(uint4 *)at = make_uint4(pack2(f.x[0], f.x[1]), pack2(f.x[2], f.x[3]), pack2(f.x[4], f.x[5]), pack2(f.x[6], f.x[7]));
+}
+
+__device__ __forceinline__ void store8(float *at, const floats8 &f)
+{
+    ((float4 *)at)[0] = make_float4(f.x[0], f.x[1], f.x[2], f.x[3]);
+    ((float4 *)at)[1] = make_float4(f.x[4], f.x[5], f.x[6], f.x[7]);
+}
+
+unsigned blocks_for(size_t items) { return (unsigned)((items + THREADS - 1) / THREADS); }
+
+cudaStream_t queue(struct stream *s) { return (cudaStream_t)s; }
+
+enum status launched()
+{
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
+__global__ void embed_kernel(const uint16_t *table, const int32_t *tokens, int hidden, float *x)
+{
+    const uint16_t *from = table + (size_t)tokens[blockIdx.x] * hidden;
+    float *to = x + (size_t)blockIdx.x * hidden;
+    for (int i = threadIdx.x * 8; i < hidden; i += blockDim.x * 8) store8(to + i, load8(from + i));
+}
+
+__device__ __forceinline__ float block_sum(float v)
+{
+    __shared__ float part[NORM_THREADS / 32];
+#pragma unroll
+    for (int m = 16; m > 0; m /= 2) v += __shfl_xor_sync(0xffffffffu, v, m);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = part[threadIdx.x % (NORM_THREADS / 32)];
+#pragma unroll
+    for (int m = NORM_THREADS / 64; m > 0; m /= 2) v += __shfl_xor_sync(0xffffffffu, v, m);
+    return v;
+}
+
+/* A row up to 4096 wide stays in registers between its sum and its output. */
+template <typename OUT>
+__global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const float *x, const float *weight, float eps, int hidden, OUT *y)
+{
+    constexpr int HELD = 2;
+    const float *from = x + (size_t)blockIdx.x * hidden;
+    OUT *to = y + (size_t)blockIdx.x * hidden;
+    floats8 held[HELD];
+    float sum = 0;
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        int i = (h * NORM_THREADS + threadIdx.x) * 8;
+        if (i >= hidden) continue;
+        held[h] = load8(from + i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum = fmaf(held[h].x[j], held[h].x[j], sum);
+    }
+    for (int i = (HELD * NORM_THREADS + threadIdx.x) * 8; i < hidden; i += NORM_THREADS * 8) {
+        floats8 f = load8(from + i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum = fmaf(f.x[j], f.x[j], sum);
+    }
+    float inverse = 1.0f / sqrtf(block_sum(sum) / (float)hidden + eps);
+    for (int h = 0, i = threadIdx.x * 8; i < hidden; h++, i += NORM_THREADS * 8) {
+        floats8 f = h == 0 ? held[0] : h == 1 ? held[1] : load8(from + i), w = load8(weight + i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) f.x[j] = f.x[j] * inverse * w.x[j];
+        store8(to + i, f);
+    }
+}
+
+__global__ void angles_kernel(const float *inv_freq, float scaling, int position, int n, int half, float *cosine, float *sine)
+{
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n * half) return;
+    float s, c;
+    sincosf((float)(position + i / half) * inv_freq[i % half], &s, &c);
+    cosine[i] = c * scaling;
+    sine[i] = s * scaling;
+}
+
+/* One CTA per row; a thread turns eight pairs of one head, or copies sixteen values. */
+__global__ void rope_kernel(const struct rope_cuda_args a)
+{
+    const int row = blockIdx.x, half = a.head_dim / 2, per_head = half / 8;
+    const int heads = a.n_heads + 2 * a.n_kv_heads, width = heads * a.head_dim;
+    for (int i = threadIdx.x; i < heads * per_head; i += blockDim.x) {
+        int head = i / per_head, at = i % per_head * 8, column = head * a.head_dim + at;
+        uint16_t *from = a.qkv + (size_t)row * width + column;
+        floats8 lo = load8(from), hi = load8(from + half);
+        if (a.bias != NULL) {
+            floats8 b0 = load8(a.bias + column), b1 = load8(a.bias + column + half);
+#pragma unroll
+            for (int j = 0; j < 8; j++) lo.x[j] += b0.x[j], hi.x[j] += b1.x[j];
+        }
+        if (head < a.n_heads + a.n_kv_heads) {
+            floats8 c = load8(a.cosine + (size_t)row * half + at), s = load8(a.sine + (size_t)row * half + at);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                float x = lo.x[j], y = hi.x[j];
+                lo.x[j] = x * c.x[j] - y * s.x[j];
+                hi.x[j] = y * c.x[j] + x * s.x[j];
+            }
+        }
+        uint16_t *to = from;
+        if (head >= a.n_heads) {
+            int kv = head - a.n_heads;
+            uint16_t *plane = kv < a.n_kv_heads ? a.k : a.v;
+            to = plane + ((size_t)(kv % a.n_kv_heads) * a.capacity + a.position + row) * a.head_dim + at;
+        }
+        store8(to, lo);
+        store8(to + half, hi);
+    }
+}
+
+__global__ void silu_kernel(const uint16_t *gate_up, const float *bias, int n, int m, uint16_t *y)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int per_row = m / 8;
+    if (i >= (size_t)n * per_row) return;
+    size_t row = i / per_row;
+    int at = (int)(i % per_row) * 8;
+    floats8 g = load8(gate_up + row * 2 * m + at), u = load8(gate_up + row * 2 * m + m + at);
+    if (bias != NULL) {
+        floats8 b0 = load8(bias + at), b1 = load8(bias + m + at);
+#pragma unroll
+        for (int j = 0; j < 8; j++) g.x[j] += b0.x[j], u.x[j] += b1.x[j];
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++) g.x[j] = g.x[j] / (1.0f + expf(-g.x[j])) * u.x[j];
+    store8(y + row * m + at, g);
+}
+
+__global__ void bias_kernel(float *x, const float *bias, size_t n, int m)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] += bias[i % m];
+}
+
+__device__ __forceinline__ float as_float(float x) { return x; }
+__device__ __forceinline__ float as_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float as_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+__global__ void narrow_kernel(const T *from, size_t n, __nv_bfloat16 *to)
+{
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
+        to[i] = __float2bfloat16_rn(as_float(from[i]));
+}
+
+__global__ void widen_kernel(const uint16_t *x, ptrdiff_t row, int n, int m, float *y)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, per_row = m / 8;
+    if (i >= n * per_row) return;
+    store8(y + i * 8, load8(x + i / per_row * row + i % per_row * 8));
+}
+
+template <typename T>
+enum status narrow(const void *from, size_t n, uint16_t *to, cudaStream_t stream)
+{
+    unsigned grid = n > ((size_t)1 << 22) ? 4096 : blocks_for(n);
+    narrow_kernel<T><<<grid, THREADS, 0, stream>>>((const T *)from, n, (__nv_bfloat16 *)to);
+    return launched();
+}
+
+} // namespace
+
+extern "C" {
+
+enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden, float *x, struct stream *stream)
+{
+    embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, x);
+    return launched();
+}
+
+enum status ops_cuda_rmsnorm(const float *x, const float *weight, float eps, int n, int hidden, uint16_t *y, float *y32,
+                             struct stream *stream)
+{
+    if (y32 != NULL)
+        norm_kernel<<<n, NORM_THREADS, 0, queue(stream)>>>(x, weight, eps, hidden, y32);
+    else
+        norm_kernel<<<n, NORM_THREADS, 0, queue(stream)>>>(x, weight, eps, hidden, y);
+    return launched();
+}
+
+enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, int n, int half, float *cosine, float *sine,
+                            struct stream *stream)
+{
+    angles_kernel<<<blocks_for((size_t)n * half), THREADS, 0, queue(stream)>>>(inv_freq, scaling, position, n, half, cosine, sine);
+    return launched();
+}
+
+enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream)
+{
+    if (a->head_dim % 16 != 0) return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
+    rope_kernel<<<a->n, THREADS, 0, queue(stream)>>>(*a);
+    return launched();
+}
+
+enum status ops_cuda_silu_mul(const uint16_t *gate_up, const float *bias, int n, int m, uint16_t *y, struct stream *stream)
+{
+    silu_kernel<<<blocks_for((size_t)n * (m / 8)), THREADS, 0, queue(stream)>>>(gate_up, bias, n, m, y);
+    return launched();
+}
+
+enum status ops_cuda_add_bias(float *x, const float *bias, int n, int m, struct stream *stream)
+{
+    bias_kernel<<<blocks_for((size_t)n * m), THREADS, 0, queue(stream)>>>(x, bias, (size_t)n * m, m);
+    return launched();
+}
+
+enum status ops_cuda_to_bf16(const void *from, enum dtype dtype, size_t n, uint16_t *to, struct stream *stream)
+{
+    if (dtype == DTYPE_F32) return narrow<float>(from, n, to, queue(stream));
+    if (dtype == DTYPE_F16) return narrow<__half>(from, n, to, queue(stream));
+    return narrow<__nv_bfloat16>(from, n, to, queue(stream));
+}
+
+enum status ops_cuda_widen(const uint16_t *x, ptrdiff_t row, int n, int m, float *y, struct stream *stream)
+{
+    widen_kernel<<<blocks_for((size_t)n * (m / 8)), THREADS, 0, queue(stream)>>>(x, row, n, m, y);
+    return launched();
+}
+}
