@@ -68,7 +68,7 @@ enum status generate(struct session *s, const struct generate_args *a, int32_t *
     int64_t t1 = clock_ns();
     result->prefill_ns = t1 - t0;
     for (int i = 0; i < a->max_new; i++) {
-        session_logits(s, hidden, logits);
+        TRY_GOTO(st, done, session_logits(s, hidden, logits));
         int32_t id = sample_token(&a->sampler, &r, logits, c->vocab_size);
         out[result->n_new++] = id;
         result->ended = llama_config_is_eos(c, id) && !a->ignore_eos;

@@ -410,11 +410,21 @@ enum status optimise_apply(const struct optimise_result *r, const struct tuned *
     heads = out->heads;
     *out = *first;
     out->heads = heads;
+    out->costs = calloc((size_t)r->n_layers, sizeof *out->costs);
+    if (!out->costs) {
+        tuned_clear(out);
+        return fail(ERR_MEMORY, "no memory for the costs of %d layers", r->n_layers);
+    }
     out->verified = true;
     snprintf(out->goal, sizeof out->goal, "%s", goal);
     for (int l = 0; l < r->n_layers; l++) {
         const struct tuned *from = &rungs[r->rung[l] >= 0 ? r->rung[l] : 0];
         memcpy(heads + l * n, from->heads + l * n, sizeof *heads * (size_t)n);
+        const struct layer_rung *row = &r->layers[l * r->n_rungs], *cost = row + r->n_rungs / 2; /* the same rung for all */
+        while (!cost->measured && cost + 1 < row + r->n_rungs) cost++;
+        if (cost->measured)
+            out->costs[l] = (struct layer_cost){rungs[cost - row].l1, cost->sparsity, 1 - cost->damage.cosine, cost->damage.kl,
+                                                exp(cost->damage.log_ppl)};
         if (r->rung[l] >= 0) out->verified &= from->verified;
         if (r->rung[l] >= 0 && from->l1 > out->l1) out->l1 = from->l1, out->pv_l1 = from->pv_l1;
         for (int h = 0; h < n; h++) {

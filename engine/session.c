@@ -2,6 +2,7 @@
 
 #include "base/str.h"
 #include "engine/rope.h"
+#include "engine/session_backend.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/registry.h"
 
@@ -18,6 +19,8 @@ enum {
 struct session {
     const struct weights *w;
     struct par *par;
+    const struct session_backend *backend; /* NULL: the CPU */
+    void *state;                           /* the backend's */
     const char *impl;
     struct session_plan plan;
     int position;
@@ -84,6 +87,14 @@ enum status session_open(struct session **out, const struct weights *w, struct p
     s->w = w;
     s->par = par;
     s->impl = impl;
+    if (w->on_device) {
+        s->backend = w->on_device->backend;
+        s->plan = s->backend->plan(w, capacity, chunk);
+        enum status st = s->backend->open(&s->state, w, par, &s->plan, impl);
+        if (st != OK) session_close(&s);
+        *out = s;
+        return st;
+    }
     s->plan = session_plan(&w->config, capacity, chunk, par_threads(par));
     s->slab = aligned_alloc(64, s->plan.total_bytes);
     if (!s->slab) {
@@ -114,6 +125,7 @@ void session_close(struct session **sp)
 {
     struct session *s = *sp;
     if (!s) return;
+    if (s->backend) s->backend->close(&s->state);
     free(s->slab);
     free(s->scratch);
     str_clear(&s->impls);
@@ -242,14 +254,12 @@ static void silu_task(void *ctx, int item, int worker)
     EACH_ROW(j, item, r) cpu_ops()->silu_mul(j->to + (size_t)r * inter, j->from + (size_t)r * inter, inter);
 }
 
-static void note_impl(struct session *s, const struct attn_impl *impl)
+void session_note_impl(struct str *impls, const struct attn_impl *impl)
 {
-    if (!strstr(str_get(&s->impls), impl->name))
-        str_addf(&s->impls, "%s%s", s->impls.len ? "+" : "", impl->name);
+    if (!strstr(str_get(impls), impl->name)) str_addf(impls, "%s%s", impls->len ? "+" : "", impl->name);
 }
 
-/* True when the whole layer runs dense; counts why, head by head. */
-static bool count_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
+bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
 {
     const struct sparse_policy *p = f->policy;
     if (!p || !p->method) return true;
@@ -287,7 +297,7 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
     if (c->n_heads > 1024) return fail(ERR_UNSUPPORTED, "%d heads, at most 1024 are offered", c->n_heads);
     size_t map_bytes = 0, mask_bytes = 0;
     struct mask_args m = {.attn = &a};
-    bool dense = count_dense(f, layer, c->n_heads, total_len, position);
+    bool dense = session_counts_dense(f, layer, c->n_heads, total_len, position);
     if (!dense) {
         const struct sparse_policy *p = f->policy;
         m.heads = p->heads + layer * c->n_heads;
@@ -307,7 +317,7 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
     }
     const struct attn_impl *impl;
     TRY(attn_choose(&a, s->impl, &impl));
-    note_impl(s, impl);
+    session_note_impl(&s->impls, impl);
     size_t work = impl->workspace(&a);
     TRY(scratch(s, map_bytes + (mask_bytes > work ? mask_bytes : work)));
     if (!dense) {
@@ -315,7 +325,7 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
         TRY(mask_predict(f->policy->method, &m, &map, (char *)s->scratch + map_bytes, s->par));
     }
     TRY(impl->run(&a, (char *)s->scratch + map_bytes, s->par, NULL));
-    if (f->hook) TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles}));
+    if (f->hook) TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles, NULL}));
     return OK;
 }
 
@@ -361,6 +371,19 @@ static enum status layer_forward(struct session *s, const struct forward_args *f
     return OK;
 }
 
+/* The states of a chunk are in x; `norm` is free behind the last layer. */
+static enum status score_chunk(struct session *s, const struct forward_args *f, int begin, int n)
+{
+    struct tensor_sums sums = {0};
+    struct token_metrics *rows = malloc(sizeof *rows * (size_t)n);
+    if (!rows) return fail(ERR_MEMORY, "no memory to score %d tokens", n);
+    normalise(s, n, s->w->final_norm, s->x, s->norm);
+    enum status st = session_compare(s, n, s->norm, s->norm, f->next + begin, rows, &sums);
+    for (int r = 0; r < n && st == OK; r++) f->nll[begin + r] = rows[r].nll_dense;
+    free(rows);
+    return st;
+}
+
 static enum status chunk_forward(struct session *s, const struct forward_args *f, int begin, int n, int total_len)
 {
     const struct llama_config *c = &s->w->config;
@@ -383,7 +406,7 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
     if (f->last_hidden && begin + n == f->n)
         cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size,
                            f->last_hidden);
-    return OK;
+    return f->nll ? score_chunk(s, f, begin, n) : OK;
 }
 
 enum status session_forward(struct session *s, const struct forward_args *f)
@@ -396,6 +419,11 @@ enum status session_forward(struct session *s, const struct forward_args *f)
             return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
                         f->tokens[i], c->vocab_size - 1);
     int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
+    if (s->backend) {
+        TRY(s->backend->forward(s->state, s->position, total_len, f, &s->impls));
+        s->position += f->n;
+        return OK;
+    }
     rope_frequencies(c, total_len, s->inv_freq);
     for (int begin = 0; begin < f->n; begin += s->plan.chunk) {
         int n = f->n - begin < s->plan.chunk ? f->n - begin : s->plan.chunk;
@@ -405,7 +433,17 @@ enum status session_forward(struct session *s, const struct forward_args *f)
     return OK;
 }
 
-void session_logits(struct session *s, const float *hidden, float *logits)
+enum status session_logits(struct session *s, const float *hidden, float *logits)
 {
+    if (s->backend) return s->backend->logits(s->state, hidden, logits);
     project(s, &s->w->head, 1, hidden, logits, false);
+    return OK;
+}
+
+enum status session_compare(struct session *s, int n, const float *hidden_dense, const float *hidden_sparse,
+                            const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+{
+    if (s->backend) return s->backend->compare(s->state, n, hidden_dense, hidden_sparse, next, out, sums);
+    TRY(scratch(s, compare_workspace(&s->w->head, par_threads(s->par))));
+    return compare_logits(&s->w->head, n, hidden_dense, hidden_sparse, next, out, sums, s->scratch, s->par);
 }

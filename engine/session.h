@@ -1,6 +1,6 @@
 /* One sequence running through the model: KV cache, activations, dense or sparse attention.
  *
- * Everything is f32. The residual stream, norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
+ * On the CPU everything is f32; weights placed on a device run there (engine/session_cuda.h). The residual stream, norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
  */
 #ifndef SG_ENGINE_SESSION_H
 #define SG_ENGINE_SESSION_H
@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "engine/policy.h"
 #include "engine/weights.h"
+#include "kernels/compare.h"
 
 #include <stdint.h>
 
@@ -38,6 +39,8 @@ struct layer_view {
     int layer, n_layers;
     const struct attn_args *attn;     /* q, k after RoPE, v, and o as computed */
     const struct tile_map *tiles;     /* NULL when the layer ran dense */
+    const struct attn_impl *impl;     /* repeats such a call on the device where it ran, from host tensors like these,
+                                         during the hook; NULL on the CPU: choose one */
 };
 /* Called after the attention of each layer; an error stops the forward pass and is returned from it. */
 typedef enum status layer_hook(void *ctx, const struct layer_view *view);
@@ -58,8 +61,13 @@ struct forward_args {
     int capture_layer;                  /* copy the stream as it enters this layer (n_layers: as it leaves the last) */
     float *residual_out;                /* [n, hidden_size]; NULL: no copy */
 
+    const int32_t *next;                /* [n] true next tokens, -1 for none … */
+    float *nll;                         /* … and their -log p, 0 where there is none; may be NULL. No n × vocab buffer. */
+
     layer_hook *hook;                   /* may be NULL */
     void *hook_ctx;
+    bool hook_tiles_only;               /* the hook reads no q, k, v, o (they are NULL on a device, and nothing waits
+                                           for a copy); it may then be called when the whole chunk is done */
     bool (*stop)(void *);               /* asked between layers; true ends with ERR_CANCELLED. May be NULL */
     void *stop_ctx;
 };
@@ -69,7 +77,11 @@ struct forward_args {
 enum status session_forward(struct session *s, const struct forward_args *a) MUST_USE;
 
 /* Logits [vocab] of one hidden row. */
-void session_logits(struct session *s, const float *hidden, float *logits);
+enum status session_logits(struct session *s, const float *hidden, float *logits) MUST_USE;
+
+/* compare_logits (kernels/compare.h) with the model's head, where the session runs. */
+enum status session_compare(struct session *s, int n, const float *hidden_dense, const float *hidden_sparse,
+                            const int32_t *next, struct token_metrics *out, struct tensor_sums *sums) MUST_USE;
 
 const struct weights *session_weights(const struct session *s);
 struct par *session_par(const struct session *s);

@@ -51,6 +51,7 @@ enum status tuned_init(struct tuned *t, int n_layers, int n_heads)
 void tuned_clear(struct tuned *t)
 {
     free(t->heads);
+    free(t->costs);
     *t = (struct tuned){0};
 }
 
@@ -102,6 +103,23 @@ static void add_error(cJSON *o, const char *name, const struct head_error *e)
     add_real(x, "rmse", e->rmse);
 }
 
+static void add_costs(cJSON *root, const struct tuned *t)
+{
+    cJSON *costs = cJSON_AddArrayToObject(root, "layer_costs");
+    for (int l = 0; l < t->n_layers; l++) {
+        const struct layer_cost *c = &t->costs[l];
+        if (!(c->bound > 0)) continue;
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddItemToArray(costs, o);
+        cJSON_AddNumberToObject(o, "layer", l);
+        cJSON_AddNumberToObject(o, "bound", c->bound);
+        cJSON_AddNumberToObject(o, "sparsity", c->sparsity);
+        cJSON_AddNumberToObject(o, "cosine", c->cosine);
+        cJSON_AddNumberToObject(o, "kl", c->kl);
+        cJSON_AddNumberToObject(o, "ppl_ratio", c->ppl_ratio);
+    }
+}
+
 static cJSON *tuned_json(const struct tuned *t)
 {
     cJSON *root = cJSON_CreateObject();
@@ -149,6 +167,7 @@ static cJSON *tuned_json(const struct tuned *t)
         }
         if (h->reason[0]) cJSON_AddStringToObject(o, "reason", h->reason);
     }
+    if (t->costs) add_costs(root, t);
     return root;
 }
 
@@ -268,15 +287,36 @@ static enum status read_head(struct tuned *t, struct json_in in)
     return get_int(in, "back_offs", 0, 1 << 20, &h->back_offs);
 }
 
+static enum status read_costs(struct tuned *t, struct json_in in)
+{
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(in.node, "layer_costs"), *item;
+    if (!list) return OK;
+    if (!cJSON_IsArray(list))
+        return fail(ERR_FORMAT, "%s: field layer_costs: found %s, expected an array", in.file, json_kind(list));
+    t->costs = calloc((size_t)t->n_layers, sizeof *t->costs);
+    if (!t->costs) return fail(ERR_MEMORY, "no memory for the costs of %d layers", t->n_layers);
+    int i = 0, layer;
+    cJSON_ArrayForEach(item, list)
+    {
+        char path[32];
+        snprintf(path, sizeof path, "layer_costs[%d]", i++);
+        struct json_in at = {item, in.file, path};
+        TRY(get_int(at, "layer", 0, t->n_layers - 1, &layer));
+        struct layer_cost *c = &t->costs[layer];
+        TRY(json_get_double(at, "bound", true, 0, 20, &c->bound));
+        TRY(json_get_double(at, "sparsity", true, 0, 1, &c->sparsity));
+        TRY(json_get_double(at, "cosine", true, -1, 1.001, &c->cosine));
+        TRY(json_get_double(at, "kl", true, -1, INFINITY, &c->kl));
+        TRY(json_get_double(at, "ppl_ratio", true, 0, INFINITY, &c->ppl_ratio));
+    }
+    return OK;
+}
+
 static enum status read_smooth_k(struct json_in in, enum smooth_k *out)
 {
     const char *text;
     TRY(json_get_string(in, "smooth_k", true, &text));
-    for (int i = SMOOTH_K_RUNNING; i <= SMOOTH_K_OFF; i++)
-        if (strcmp(text, smooth_k_name((enum smooth_k)i)) == 0) {
-            *out = (enum smooth_k)i;
-            return OK;
-        }
+    if (smooth_k_parse(text, out)) return OK;
     return fail(ERR_FORMAT, "%s: field smooth_k: found \"%s\", expected running, global or off", in.file, text);
 }
 
@@ -332,7 +372,7 @@ static enum status read_root(struct tuned *t, struct json_in in)
         snprintf(path, sizeof path, "heads[%d]", i++);
         TRY(read_head(t, (struct json_in){head, in.file, path}));
     }
-    return OK;
+    return read_costs(t, in);
 }
 
 enum status tuned_read(struct tuned *t, const char *path)

@@ -40,6 +40,13 @@ struct tuned_head {
     char reason[96];                /* why the head is dense, or that it was not verified; else "" */
 };
 
+/* What one layer costs end to end when it alone is sparse, all others dense; measured by `optimise`. */
+struct layer_cost {
+    double bound;                   /* of its heads then, the same for all layers; 0: the layer was not run */
+    double sparsity;                /* of the layer */
+    double cosine, kl, ppl_ratio;   /* of the logits: mean cosine, mean KL in nats, perplexity sparse / dense */
+};
+
 struct tuned {
     char model_fingerprint[FINGERPRINT_SIZE];
     char model_name[128];
@@ -56,6 +63,7 @@ struct tuned {
     int max_length, num_samples, num_held_out;
     int n_layers, n_heads;
     struct tuned_head *heads;       /* [n_layers, n_heads], owned */
+    struct layer_cost *costs;       /* [n_layers], owned; NULL when not measured */
 };
 
 enum status tuned_init(struct tuned *t, int n_layers, int n_heads) MUST_USE;

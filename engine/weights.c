@@ -1,5 +1,7 @@
 #include "engine/weights.h"
 
+#include "engine/session_backend.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -228,8 +230,15 @@ enum status weights_open(struct weights *w, const char *dir)
     return st;
 }
 
+void weights_device_describe(const struct weights *w, struct weights_device_info *out)
+{
+    *out = (struct weights_device_info){.name = "cpu"};
+    if (w->on_device) w->on_device->backend->describe(w->on_device, out);
+}
+
 void weights_close(struct weights *w)
 {
+    if (w->on_device) w->on_device->backend->release(&w->on_device);
     for (size_t i = 0; i < w->n_owned; i++) free(w->owned[i]);
     free(w->owned);
     for (size_t i = 0; i < w->n_entries; i++) free(w->entries[i].name);

@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct weights_device; /* engine/session_backend.h */
+
 struct layer_weights {
     const float *attn_norm; /* input_layernorm, [hidden] */
     const float *mlp_norm;  /* post_attention_layernorm, [hidden] */
@@ -50,6 +52,7 @@ struct weights {
     size_t weight_bytes;          /* of the tensors in use */
     size_t copied_bytes;          /* of them copied because they were unaligned */
     size_t n_extra;               /* tensors in the files that the model does not use */
+    struct weights_device *on_device; /* where sessions run; NULL: on the CPU. Owned */
     void **owned;                 /* heap blocks */
     size_t n_owned, cap_owned;
 };
@@ -59,6 +62,15 @@ struct weights {
  * expected shape, and the remedy. */
 enum status weights_open(struct weights *w, const char *dir) MUST_USE;
 void weights_close(struct weights *w);
+
+/* The device that the weights were placed on; `name` is "cpu" and the rest empty when on none. */
+struct weights_device_info {
+    const char *name;      /* as in the database: "cpu", "cuda" */
+    char gpu[128];         /* "NVIDIA H200" */
+    char driver[64];       /* versions of driver and runtime */
+    size_t peak_bytes;     /* most that weights and sessions took together */
+};
+void weights_device_describe(const struct weights *w, struct weights_device_info *out);
 
 /* Row of the embedding table for 0 <= id < vocab_size, in embedding.dtype; borrowed. */
 const void *weights_embedding_row(const struct weights *w, int id);

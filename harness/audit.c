@@ -29,13 +29,19 @@ bool audit_passes(const struct audit_check *c) { return c->stated_only || c->fou
 
 static float *rows_of(const struct auditor *a, int n) { return malloc(sizeof(float) * (size_t)n * (size_t)a->width); }
 
-static enum status forward(const struct auditor *a, struct par *par, const int32_t *ids, const struct sparse_policy *policy,
-                           int chunk, struct head_ledger *ledger, layer_hook *hook, float *hidden)
+static enum status forward(const struct auditor *a, struct par *par, const int32_t *ids,
+                           const struct sparse_policy *policy, int chunk, struct head_ledger *ledger,
+                           layer_hook *hook, float *hidden)
 {
     struct session *s;
     TRY(session_open(&s, &a->m->weights, par, a->x->n, chunk, NULL));
-    enum status st = session_forward(s, &(struct forward_args){.tokens = ids, .n = a->x->n, .policy = policy, .ledger = ledger,
-                                                               .hidden = hidden, .hook = hook, .hook_ctx = (void *)a});
+    enum status st = session_forward(s, &(struct forward_args){.tokens = ids,
+                                                               .n = a->x->n,
+                                                               .policy = policy,
+                                                               .ledger = ledger,
+                                                               .hidden = hidden,
+                                                               .hook = hook,
+                                                               .hook_ctx = (void *)a});
     session_close(&s);
     return st;
 }
@@ -46,7 +52,8 @@ double audit_rows_apart(const float *x, const float *y, int from, int to, int wi
     for (int r = from; r < to; r++) {
         double diff = 0, norm = 0;
         for (int i = 0; i < width; i++) {
-            double p = (double)x[(size_t)r * (size_t)width + (size_t)i], q = (double)y[(size_t)r * (size_t)width + (size_t)i];
+            double p = (double)x[(size_t)r * (size_t)width + (size_t)i],
+                   q = (double)y[(size_t)r * (size_t)width + (size_t)i];
             diff += (p - q) * (p - q);
             norm += p * p;
         }
@@ -71,8 +78,10 @@ static void other_future(const struct attn_args *call, int cut, float *k, float 
             for (size_t i = 0; i < d; i++) {
                 size_t at = ((size_t)h * n + r) * d + i;
                 float f = r < (size_t)cut ? 1 : -3, plus = r < (size_t)cut ? 0 : .5f;
-                k[at] = f * ((const float *)call->k)[h * call->k_head + (ptrdiff_t)r * call->k_row + (ptrdiff_t)i] + plus;
-                v[at] = f * ((const float *)call->v)[h * call->v_head + (ptrdiff_t)r * call->v_row + (ptrdiff_t)i] + plus;
+                k[at] =
+                    f * ((const float *)call->k)[h * call->k_head + (ptrdiff_t)r * call->k_row + (ptrdiff_t)i] + plus;
+                v[at] =
+                    f * ((const float *)call->v)[h * call->v_head + (ptrdiff_t)r * call->v_row + (ptrdiff_t)i] + plus;
             }
 }
 
@@ -98,7 +107,8 @@ static void count_map(const struct attn_args *call, struct audit_call *out)
     for (int h = 0; h < t->n_heads; h++)
         for (int i = 0; i < t->n_qblocks; i++)
             for (int j = 0; j < t->n_kblocks; j++) {
-                int first = call->q_start + i * t->block.q, last = first + t->block.q < end ? first + t->block.q - 1 : end - 1;
+                int first = call->q_start + i * t->block.q,
+                    last = first + t->block.q < end ? first + t->block.q - 1 : end - 1;
                 if (j * t->block.k > last) continue;
                 out->tiles_possible++;
                 if (!(tile_map_row(t, h, i)[j / 64] >> (j % 64) & 1)) continue;
@@ -113,7 +123,8 @@ static void count_map(const struct attn_args *call, struct audit_call *out)
 enum status audit_attention(const struct attn_args *call, const struct attn_impl *impl, int cut, struct par *par,
                             struct audit_call *out)
 {
-    size_t n = (size_t)attn_n_kv(call), d = (size_t)call->head_dim, plane = n * d, all = plane * (size_t)call->n_kv_heads;
+    size_t n = (size_t)attn_n_kv(call), d = (size_t)call->head_dim, plane = n * d,
+           all = plane * (size_t)call->n_kv_heads;
     size_t rows = (size_t)call->n_q * (size_t)call->n_heads * d, n_heads = (size_t)call->n_heads;
     struct attn_args packed = *call, future;
     *out = (struct audit_call){0};
@@ -174,10 +185,12 @@ static enum status look(void *ctx, const struct layer_view *view)
 static enum status check_leak(struct auditor *a)
 {
     float *again = rows_of(a, a->x->n);
-    enum status st = again ? forward(a, a->par, a->x->ids, a->policy, 0, NULL, look, again) : fail(ERR_MEMORY, "no memory to audit");
+    enum status st = again ? forward(a, a->par, a->x->ids, a->policy, 0, NULL, look, again)
+                           : fail(ERR_MEMORY, "no memory to audit");
     if (st == OK)
-        add(a, "later keys and values do not reach earlier outputs", "every layer and head, same tiles, future tensors replaced",
-            a->n_calls ? a->sum.leak : INFINITY, 0, "absolute", false);
+        add(a, "later keys and values do not reach earlier outputs",
+            "every layer and head, same tiles, future tensors replaced", a->n_calls ? a->sum.leak : INFINITY, 0,
+            "absolute", false);
     free(again);
     return st;
 }
@@ -205,8 +218,8 @@ static enum status check_ledger(struct auditor *a)
             off(total.tiles_possible, a->sum.tiles_possible), 0, "tiles", false);
         add(a, "P·V units are counted", "with pvthreshd 50 every unit of a computed tile",
             off(total.pv_units_computed, a->sum.units), 0, "units", false);
-        add(a, "something was left out", "tiles the kernel did not compute", (double)(a->sum.tiles_possible - a->sum.tiles), 0,
-            "tiles", true);
+        add(a, "something was left out", "tiles the kernel did not compute",
+            (double)(a->sum.tiles_possible - a->sum.tiles), 0, "tiles", true);
     }
     policy_clear(&all_pv);
     free(ledger);
@@ -229,18 +242,20 @@ static enum status check_tokens(struct auditor *a, const float *dense, const flo
         st = forward(a, a->par, ids, NULL, 0, NULL, NULL, other);
     }
     if (st == OK) {
-        add(a, "dense: later tokens do not reach earlier states", "tokens behind the cut replaced", worst_row(a, dense, other, 0, a->cut),
-            0, "relative", false);
+        add(a, "dense: later tokens do not reach earlier states", "tokens behind the cut replaced",
+            worst_row(a, dense, other, 0, a->cut), 0, "relative", false);
         st = forward(a, a->par, ids, a->policy, 0, NULL, NULL, other);
     }
     if (st == OK) {
         int whole = a->cut / block * block;
         /* smoothing by the mean of all keys looks ahead by its definition: then it is stated how far that goes */
         add(a, "sparse: later tokens do not reach earlier query blocks",
-            global ? "the same, blocks that end before the cut; smooth_k global looks ahead" : "the same, blocks that end before the cut",
+            global ? "the same, blocks that end before the cut; smooth_k global looks ahead"
+                   : "the same, blocks that end before the cut",
             worst_row(a, sparse, other, 0, whole), 0, "relative", global);
-        add(a, "sparse: the mask of a block sees its own later rows", "the same, rows of the block that holds the cut",
-            worst_row(a, sparse, other, whole, a->cut), 0, "relative", true);
+        add(a, "sparse: the mask of a block sees its own later rows",
+            "the same, rows of the block that holds the cut", worst_row(a, sparse, other, whole, a->cut), 0,
+            "relative", true);
     }
     free(ids);
     free(other);
@@ -258,7 +273,8 @@ static enum status check_equalities(struct auditor *a, const float *dense, const
     if (keep_all.method == &mask_window) keep_all.window = a->x->n + keep_all.block.q;
     policy_set_thresholds(&keep_all, -1, 1, 50);
     TRY_GOTO(st, done, forward(a, a->par, a->x->ids, &keep_all, 0, NULL, NULL, other));
-    add(a, "sparse with every tile kept is dense", "final hidden states", worst_row(a, dense, other, 0, a->x->n), 1e-5, "relative", false);
+    add(a, "sparse with every tile kept is dense", "final hidden states", worst_row(a, dense, other, 0, a->x->n),
+        1e-5, "relative", false);
     double threads = 0;
     for (int n = 1; n <= 3; n += 2) { /* heads fall to other threads in another order */
         TRY_GOTO(st, done, par_open(&one, n));
@@ -266,11 +282,12 @@ static enum status check_equalities(struct auditor *a, const float *dense, const
         threads = fmax(threads, worst_row(a, sparse, other, 0, a->x->n));
         par_close(&one);
     }
-    add(a, "the number of threads changes nothing", "one and three threads against all", threads, 0, "relative", false);
+    add(a, "the number of threads changes nothing", "one and three threads against all", threads, 0, "relative",
+        false);
     if (a->policy->block.k <= a->policy->block.q && a->policy->smooth_k != SMOOTH_K_GLOBAL) {
         TRY_GOTO(st, done, forward(a, a->par, a->x->ids, a->policy, 256, NULL, NULL, other));
-        add(a, "prefill in chunks is prefill at once", "chunks of 256 tokens", worst_row(a, sparse, other, 0, a->x->n), 1e-4, "relative",
-            false);
+        add(a, "prefill in chunks is prefill at once", "chunks of 256 tokens",
+            worst_row(a, sparse, other, 0, a->x->n), 1e-4, "relative", false);
     }
 done:
     par_close(&one);
@@ -290,24 +307,27 @@ static enum status check_kernels(struct auditor *a, const float *dense)
         if (st == OK) st = forward(a, a->par, a->x->ids, NULL, 0, NULL, NULL, other);
         enum status back = cpu_ops_choose(present);
         if (st == OK) st = back;
-        if (st == OK) add(a, "another instruction set agrees", "dense, plain x86-64 kernels", worst_row(a, dense, other, 0, a->x->n), 1e-3,
-                          "relative", false);
+        if (st == OK)
+            add(a, "another instruction set agrees", "dense, plain x86-64 kernels",
+                worst_row(a, dense, other, 0, a->x->n), 1e-3, "relative", false);
     }
     if (st == OK)
-        add(a, "CPU and GPU agree", "not tried: the engine runs on the CPU; check_kernels_cuda compares the kernels", NAN, NAN,
-            "relative", true);
+        add(a, "CPU and GPU agree", "not tried: the engine runs on the CPU; check_kernels_cuda compares the kernels",
+            NAN, NAN, "relative", true);
     free(other);
     return st;
 }
 
-enum status audit_run(const struct model *m, struct par *par, const struct sample *x, const struct sparse_policy *policy,
-                      struct audit *out)
+enum status audit_run(const struct model *m, struct par *par, const struct sample *x,
+                      const struct sparse_policy *policy, struct audit *out)
 {
     *out = (struct audit){0};
     if (!policy->method) return fail(ERR_ARG, "audit needs a sparse --method");
     if (x->n < policy->min_sparse_tokens)
-        return fail(ERR_ARG, "%s has %d tokens; sparse attention starts at %d", x->name, x->n, policy->min_sparse_tokens);
-    struct auditor a = {.m = m, .par = par, .x = x, .policy = policy, .out = out, .width = m->weights.config.hidden_size};
+        return fail(ERR_ARG, "%s has %d tokens; sparse attention starts at %d", x->name, x->n,
+                    policy->min_sparse_tokens);
+    struct auditor a = {
+        .m = m, .par = par, .x = x, .policy = policy, .out = out, .width = m->weights.config.hidden_size};
     a.cut = x->n / 2 + policy->block.q / 3; /* inside a block, on no boundary */
     float *dense = rows_of(&a, x->n), *sparse = rows_of(&a, x->n);
     enum status st = dense && sparse ? OK : fail(ERR_MEMORY, "no memory to audit %d tokens", x->n);

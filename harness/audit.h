@@ -1,4 +1,5 @@
-/* Claims that must hold whatever the model, each tried on real tensors: causality, dense equality, determinism, the ledger.
+/* Claims that must hold whatever the model, each tried on real tensors: causality, dense equality, determinism, the
+ * ledger.
  */
 #ifndef SG_HARNESS_AUDIT_H
 #define SG_HARNESS_AUDIT_H
@@ -26,8 +27,8 @@ struct audit {
 };
 
 /* Runs every check on one sample under the policy, which must be sparse. */
-enum status audit_run(const struct model *m, struct par *par, const struct sample *x, const struct sparse_policy *policy,
-                      struct audit *out) MUST_USE;
+enum status audit_run(const struct model *m, struct par *par, const struct sample *x,
+                      const struct sparse_policy *policy, struct audit *out) MUST_USE;
 
 bool audit_passes(const struct audit_check *c);
 

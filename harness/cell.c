@@ -39,6 +39,7 @@ static void take_measurements(struct run_record *r, const struct run_record *mea
     r->dense_fallback_calls = measured->dense_fallback_calls;
     r->wall_s = measured->wall_s;
     r->peak_bytes = measured->peak_bytes;
+    r->peak_device_bytes = measured->peak_device_bytes;
     r->impls = measured->impls;
 }
 

@@ -29,7 +29,8 @@ static const struct option_def options[] = {
     {"min-cosine-p1", OPTION_REAL, &o.bounds.min_cosine_p1, "X", "its first percentile over positions", -1, 1},
     {"max-kl", OPTION_REAL, &o.bounds.max_kl, "NATS", "mean KL divergence", 0, 1e9},
     {"max-kl-p99.9", OPTION_REAL, &o.bounds.max_kl_p99_9, "NATS", "its 99.9th percentile", 0, 1e9},
-    {"max-ppl-increase", OPTION_REAL, &o.bounds.max_ppl_increase, "X", "perplexity ratio - 1: .01 is one percent", -1, 1e9},
+    {"max-ppl-increase", OPTION_REAL, &o.bounds.max_ppl_increase, "X", "perplexity ratio - 1: .01 is one percent", -1,
+     1e9},
     {"min-sparsity", OPTION_REAL, &o.bounds.min_sparsity, "X", "counted sparsity", 0, 1},
     {"min-token-accuracy", OPTION_REAL, &o.bounds.min_token_accuracy, "X", "top-1 agreement", 0, 1},
     {"max-score-drop", OPTION_REAL, &o.bounds.max_score_drop, "X", "share of answers lost", -1, 1},
@@ -43,14 +44,15 @@ static const struct option_def options[] = {
     {"max-token-accuracy-drop", OPTION_REAL, &o.bounds.max_token_accuracy_drop, "X", "top-1 agreement lost", -1, 1},
     {"max-score-loss", OPTION_REAL, &o.bounds.max_score_loss, "X", "share of right answers lost", -1, 1},
     {"max-sparsity-drop", OPTION_REAL, &o.bounds.max_sparsity_drop, "X", "counted sparsity lost", -1, 1},
-    {"max-latency-rise", OPTION_REAL, &o.bounds.max_latency_rise, "X", "sparse time gained: .1 is ten percent; same machine only",
-     -1, 1e9},
-    {"max-memory-rise", OPTION_REAL, &o.bounds.max_memory_rise, "X", "peak memory gained: .1 is ten percent; same machine only", -1,
-     1e9},
+    {"max-latency-rise", OPTION_REAL, &o.bounds.max_latency_rise, "X",
+     "sparse time gained: .1 is ten percent; same machine only", -1, 1e9},
+    {"max-memory-rise", OPTION_REAL, &o.bounds.max_memory_rise, "X",
+     "peak memory gained: .1 is ten percent; same machine only", -1, 1e9},
     {"Judging", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"by-mean", OPTION_FLAG, &o.bounds.by_mean, NULL, "judge the value, not its interval", 0, 0},
     {"confirm", OPTION_FLAG, &o.confirm, NULL, "evaluate a failed run once more; a failure must happen twice", 0, 0},
-    {"self-test", OPTION_FLAG, &o.self_test, NULL, "plant faults in MODEL (the bundled one): does the gate see them?", 0, 0},
+    {"self-test", OPTION_FLAG, &o.self_test, NULL, "plant faults in MODEL (the bundled one): does the gate see them?",
+     0, 0},
     {"max-length", OPTION_INT, &o.max_length, "TOKENS", "of the self-test (2048)", 256, 1 << 20},
     {"num-samples", OPTION_INT, &o.num_samples, "N", "of the self-test (3)", 2, 1 << 20},
     {"config", OPTION_TEXT, &o.config, "FILE", "bounds from JSON; options override", 0, 0},
@@ -188,8 +190,8 @@ static enum status load_context(const struct view_source *source, struct noise_l
     const struct run_record *r = source->view.run;
     if (!source->store) return OK;
     TRY(query_noise(source->store, r->machine.fingerprint, r->model.fingerprint, floors));
-    return query_runs(source->store, &(struct run_filter){.model = r->model.fingerprint, .dataset = r->dataset.fingerprint},
-                      others);
+    return query_runs(source->store,
+                      &(struct run_filter){.model = r->model.fingerprint, .dataset = r->dataset.fingerprint}, others);
 }
 
 static enum status judge(const char *name, int argc, char **argv, int64_t t0, enum check_outcome *outcome)
@@ -254,15 +256,20 @@ static enum status self_test(const char *model, int64_t t0, bool *passed)
     s.max_length = o.max_length;
     s.num_samples = o.num_samples;
     enum status st;
-    TRY_GOTO(st, done, setup_open(&setup, &o.machine, model ? model : o.machine.model ? o.machine.model : SG_DEMO_DIR "/model"));
+    TRY_GOTO(st, done,
+             setup_open(&setup, &o.machine,
+                        model             ? model
+                        : o.machine.model ? o.machine.model
+                                          : SG_DEMO_DIR "/model"));
     TRY_GOTO(st, done, setup_samples(&setup, &s, 0, false, &set));
     TRY_GOTO(st, done, selftest_run(&setup.model, setup.par, &set, cancel_requested, &t));
     TRY_GOTO(st, done, show_selftest(&t));
     *passed = selftest_passes(&t);
     if (strcmp(o.output.format, "terminal") == 0)
-        printf("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name, set.n_samples, o.max_length,
-               (double)(clock_ns() - t0) * 1e-9,
-               *passed ? "every planted fault was caught, nothing sound was refused" : "FAILED, do not trust this gate here");
+        printf("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name, set.n_samples,
+               o.max_length, (double)(clock_ns() - t0) * 1e-9,
+               *passed ? "every planted fault was caught, nothing sound was refused"
+                       : "FAILED, do not trust this gate here");
 done:
     sample_set_clear(&set);
     setup_close(&setup);

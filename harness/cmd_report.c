@@ -1,6 +1,7 @@
 #include "harness/command.h"
 
 #include "harness/output.h"
+#include "harness/report_curves.h"
 #include "reports/report.h"
 
 #include <stdio.h>
@@ -21,7 +22,8 @@ static const struct option_def options[] = {
 
 static const struct command_help help = {
     "report [RUN] [options]",
-    "Writes one self-contained HTML page, its pictures with their data and scripts, and the tables as Markdown and CSV.",
+    "Writes one self-contained HTML page, its pictures with their data and scripts, and the tables as Markdown and "
+    "CSV.",
     "sparsegauge report last --baseline 1 -o report",
 };
 
@@ -37,10 +39,17 @@ int cmd_report(int argc, char **argv)
     enum status st = OK;
     struct store *store = NULL;
     struct str notes = {0};
+    static struct report_curves curves; /* 100 KB */
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_READ));
-    TRY_GOTO(st, done, report_write(store, &(struct report_options){.dir = o.dir, .title = o.title, .no_png = !o.png,
-                                                                    .run = n ? positional[0] : "last",
-                                                                    .baseline = o.baseline}, &notes));
+    struct report_options report = {.dir = o.dir,
+                                    .title = o.title,
+                                    .no_png = !o.png,
+                                    .db = o.db,
+                                    .baseline = o.baseline,
+                                    .run = n ? positional[0] : "last"};
+    TRY_GOTO(st, done, report_curves_load(store, report.run, &curves));
+    report_curves_offer(&curves, &report);
+    TRY_GOTO(st, done, report_write(store, &report, &notes));
     fputs(str_get(&notes), stderr);
     printf("%s/index.html\n", o.dir);
 done:

@@ -287,11 +287,7 @@ static char *shard_db(const struct shard *shard)
 
 static enum status parse_smooth_k(const char *text, enum smooth_k *out)
 {
-    for (int i = SMOOTH_K_RUNNING; i <= SMOOTH_K_OFF; i++)
-        if (strcmp(text, smooth_k_name((enum smooth_k)i)) == 0) {
-            *out = (enum smooth_k)i;
-            return OK;
-        }
+    if (smooth_k_parse(text, out)) return OK;
     return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
 }
 

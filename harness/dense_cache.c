@@ -49,13 +49,15 @@ void dense_cache_close(struct dense_cache *c)
     *c = (struct dense_cache){0};
 }
 
-void dense_cache_key(char key[HASH_HEX_SIZE], const char *model_fingerprint, const char *impl, const int32_t *ids, int n)
+void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char *impl, const int32_t *ids, int n)
 {
     struct hash h;
+    struct weights_device_info device;
+    weights_device_describe(&m->weights, &device);
     hash_init(&h);
     hash_add_str(&h, ENGINE_VERSION);
-    hash_add_str(&h, impl ? impl : cpu_ops()->name);
-    hash_add_str(&h, model_fingerprint);
+    hash_add_str(&h, impl ? impl : strcmp(device.name, "cpu") == 0 ? cpu_ops()->name : device.name);
+    hash_add_str(&h, m->fingerprint);
     hash_add(&h, ids, sizeof *ids * (size_t)n);
     hash_hex(&h, key);
 }

@@ -26,7 +26,7 @@ void dense_cache_close(struct dense_cache *c);
 
 /* The key of a sample under a model; everything that changes the numbers goes in. impl: the attention
  * implementation asked for, NULL the best. */
-void dense_cache_key(char key[HASH_HEX_SIZE], const char *model_fingerprint, const char *impl, const int32_t *ids, int n);
+void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char *impl, const int32_t *ids, int n);
 
 /* True when `rows` [n, width] was filled from the cache. */
 bool dense_cache_get(struct dense_cache *c, const char *key, int n, int width, float *rows);

@@ -72,7 +72,7 @@ static enum status dense_sample(struct dense_states *s, const struct dense_state
     const struct sample *x = &a->set->samples[i];
     int n_model = a->model->weights.config.n_layers;
     char key[HASH_HEX_SIZE];
-    dense_cache_key(key, a->model->fingerprint, a->impl, x->ids, x->n);
+    dense_cache_key(key, a->model, a->impl, x->ids, x->n);
     if (!s->n_points && dense_cache_get(a->cache, key, x->n, s->width, s->hidden[i])) return OK;
     struct head_ledger *counts = calloc((size_t)(n_model * s->n_heads), sizeof *counts);
     if (!counts) return fail(ERR_MEMORY, "no memory to count %d heads", n_model * s->n_heads);

@@ -24,7 +24,6 @@ struct eval_state {
     float *dense, *sparse;
     const float *dense_rows;        /* of the present sample: `dense`, or what all cells share */
     int32_t *next;
-    void *ws;
     struct token_metrics **tokens;  /* [n_samples][n] */
     struct tensor_sums *sums;       /* [n_samples] */
     struct head_ledger *ledger;     /* [n_samples, n_cells] */
@@ -85,7 +84,7 @@ static enum status dense_pass(struct eval_state *s, int i)
     char key[HASH_HEX_SIZE];
     s->dense_rows = s->a->states ? s->a->states->hidden[i] : s->dense;
     if (s->a->states) return OK;
-    dense_cache_key(key, s->a->model->fingerprint, s->a->impl, x->ids, x->n);
+    dense_cache_key(key, s->a->model, s->a->impl, x->ids, x->n);
     if (dense_cache_get(s->a->cache, key, x->n, s->width, s->dense)) return OK;
     session_reset(s->session);
     int64_t t0 = clock_ns();
@@ -124,7 +123,7 @@ static enum status sparse_pass(struct eval_state *s, int i)
     TRY(session_forward(s->session, &(struct forward_args){
                                         .tokens = x->ids, .n = x->n, .policy = s->a->policy, .ledger = ledger,
                                         .first_layer = first, .residual_in = stream, .hidden = s->sparse,
-                                        .hook = watch_layer, .hook_ctx = s, .stop = s->a->stop, .stop_ctx = s->a->stop_ctx}));
+                                        .hook = watch_layer, .hook_ctx = s, .hook_tiles_only = true, .stop = s->a->stop, .stop_ctx = s->a->stop_ctx}));
     s->sparse_times[i] = (double)(clock_ns() - t0) * 1e-9;
     s->n_rows = n_rows;
     for (int r = 0; r < n_rows; r++)
@@ -138,8 +137,7 @@ static enum status run_sample(struct eval_state *s, int i)
     TRY(dense_pass(s, i));
     TRY(sparse_pass(s, i));
     for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
-    enum status st = compare_logits(&s->a->model->weights.head, x->n, s->dense_rows, s->sparse, s->next, s->tokens[i],
-                                    &s->sums[i], s->ws, s->a->par);
+    enum status st = session_compare(s->session, x->n, s->dense_rows, s->sparse, s->next, s->tokens[i], &s->sums[i]);
     if (st != OK) return fail_context(st, "%s", x->name);
     worst_tokens_offer(&s->worst, i, x->n, s->tokens[i], s->dense_rows, s->sparse, s->row_computed, s->a->policy->block.q);
     return OK;
@@ -286,7 +284,6 @@ static enum status prepare(struct eval_state *s)
     s->dense = malloc(rows * sizeof(float));
     s->sparse = malloc(rows * sizeof(float));
     s->next = malloc((size_t)longest * sizeof *s->next);
-    s->ws = aligned_alloc(64, compare_workspace(&w->head, par_threads(s->a->par)));
     s->tokens = calloc(n, sizeof *s->tokens);
     s->sums = calloc(n, sizeof *s->sums);
     s->ledger = calloc(n * (size_t)s->n_cells, sizeof *s->ledger);
@@ -295,7 +292,7 @@ static enum status prepare(struct eval_state *s)
     size_t row_blocks = (size_t)longest / 64 + 1;
     s->row_computed = calloc(row_blocks, sizeof(double));
     s->row_possible = calloc(row_blocks, sizeof(double));
-    bool ok = s->row_computed && s->row_possible && s->dense && s->sparse && s->next && s->ws && s->tokens && s->sums && s->ledger && s->dense_times &&
+    bool ok = s->row_computed && s->row_possible && s->dense && s->sparse && s->next && s->tokens && s->sums && s->ledger && s->dense_times &&
               s->sparse_times;
     for (int i = 0; ok && i < set->n_samples; i++) {
         s->tokens[i] = malloc(sizeof **s->tokens * (size_t)set->samples[i].n);
@@ -323,7 +320,6 @@ static void release(struct eval_state *s)
     free(s->dense);
     free(s->sparse);
     free(s->next);
-    free(s->ws);
 }
 
 enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
@@ -356,7 +352,9 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         r->status = RUN_DONE;
         r->wall_s = (double)(clock_ns() - t0) * 1e-9;
         r->peak_bytes = peak_resident_bytes();
-        r->peak_device_bytes = -1;
+        struct weights_device_info device;
+        weights_device_describe(&a->model->weights, &device);
+        r->peak_device_bytes = device.peak_bytes ? (int64_t)device.peak_bytes : -1;
         r->impls = pool_str(&out->pool, session_impls(s.session));
     }
     release(&s);

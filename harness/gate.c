@@ -18,7 +18,10 @@ struct bound_def {
     bool minimum, speaks_of_quality;
 };
 
-#define BOUND(n, f, metric, part, minimum, quality) {n, #f, offsetof(struct gate_bounds, f), metric, part, minimum, quality}
+#define BOUND(n, f, metric, part, minimum, quality)                            \
+    {                                                                          \
+        n, #f, offsetof(struct gate_bounds, f), metric, part, minimum, quality \
+    }
 static const struct bound_def defs[] = {
     BOUND("min-cosine", min_cosine, "cosine", PART_MEAN, true, true),
     BOUND("min-cosine-p1", min_cosine_p1, "cosine", PART_P1, true, true),
@@ -95,15 +98,17 @@ static void decide(const struct bound_def *d, const struct gate_reading *r, bool
         c->outcome = CHECK_PASS;
     } else if (!holds(d, c->lo, c->bound) && !holds(d, c->hi, c->bound)) {
         c->outcome = CHECK_FAIL;
-        c->message = str_format("%s is %.6g [%.6g, %.6g], the bound is %s %.6g", what, c->value, c->lo, c->hi, c->op, c->bound);
+        c->message = str_format("%s is %.6g [%.6g, %.6g], the bound is %s %.6g", what, c->value, c->lo, c->hi, c->op,
+                                c->bound);
     } else {
         double need = samples_needed(c, r->n_samples);
         c->outcome = CHECK_AMBIGUOUS;
-        c->message = need < 1e6 ? str_format("%s is %.6g, but its interval [%.6g, %.6g] holds the bound %.6g; about %.0f "
-                                             "samples would decide (now %zu): raise --num-samples",
-                                             what, c->value, c->lo, c->hi, c->bound, need, r->n_samples)
-                                : str_format("%s is %.6g, right at the bound %.6g; no number of samples will decide",
-                                             what, c->value, c->bound);
+        c->message = need < 1e6
+                         ? str_format("%s is %.6g, but its interval [%.6g, %.6g] holds the bound %.6g; about %.0f "
+                                      "samples would decide (now %zu): raise --num-samples",
+                                      what, c->value, c->lo, c->hi, c->bound, need, r->n_samples)
+                         : str_format("%s is %.6g, right at the bound %.6g; no number of samples will decide", what,
+                                      c->value, c->bound);
     }
     free(what);
 }
@@ -140,7 +145,8 @@ static void take_worst(struct gate_result *g)
 static struct gate_check *add_check(struct gate_result *g, const char *name, const struct run_view *v)
 {
     struct gate_check *c = &g->checks[g->n++];
-    *c = (struct gate_check){.name = name, .subject = v->label, .op = ">=", .bound = 1, .value = 0, .lo = NAN, .hi = NAN};
+    *c = (struct gate_check){
+        .name = name, .subject = v->label, .op = ">=", .bound = 1, .value = 0, .lo = NAN, .hi = NAN};
     return c;
 }
 
@@ -169,12 +175,13 @@ static void add_validity(const struct run_view *v, struct gate_result *out)
 {
     const struct run_record *r = v->run;
     bool dense = strcmp(r->method, "dense") == 0 || (r->layers && strcmp(r->layers, "none") == 0);
-    const char *why = r->status != RUN_DONE ? "the run did not finish"
-                      : dense ? "no layer was sparse: dense was compared with dense, and nothing sparse was measured"
-                      : r->attention_calls > 0 && r->dense_fallback_calls == r->attention_calls
-                          ? "every call fell back to dense because the sequences are shorter than --min-sparse-tokens: "
-                            "nothing sparse was measured; use longer samples"
-                          : NULL;
+    const char *why =
+        r->status != RUN_DONE ? "the run did not finish"
+        : dense               ? "no layer was sparse: dense was compared with dense, and nothing sparse was measured"
+        : r->attention_calls > 0 && r->dense_fallback_calls == r->attention_calls
+            ? "every call fell back to dense because the sequences are shorter than --min-sparse-tokens: "
+              "nothing sparse was measured; use longer samples"
+            : NULL;
     if (!why) return;
     struct gate_check *c = add_check(out, "valid-measurement", v);
     c->outcome = CHECK_INVALID;
@@ -265,13 +272,16 @@ enum status gate_bounds_read(struct gate_bounds *b, const char *path)
     cJSON *root;
     TRY(json_read_file(&root, path));
     struct json_in in = {root, path, ""};
-    enum status st = cJSON_IsObject(root) ? OK : fail(ERR_FORMAT, "%s: found %s, expected an object of bounds", path, json_kind(root));
+    enum status st = cJSON_IsObject(root)
+                         ? OK
+                         : fail(ERR_FORMAT, "%s: found %s, expected an object of bounds", path, json_kind(root));
     const cJSON *field;
     for (field = st == OK ? root->child : NULL; field && st == OK; field = field->next) {
         int i = 0;
         while (i < N_DEFS && strcmp(defs[i].field, field->string) != 0) i++;
         if (i == N_DEFS)
-            st = fail(ERR_FORMAT, "%s: field %s is no bound; `gate --dump-config` writes all of them", path, field->string);
+            st = fail(ERR_FORMAT, "%s: field %s is no bound; `gate --dump-config` writes all of them", path,
+                      field->string);
         else
             st = json_get_double(in, field->string, false, -1e9, 1e9, bound_of(b, &defs[i]));
     }

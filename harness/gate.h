@@ -49,7 +49,8 @@ struct gate_result {
 enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out) MUST_USE;
 void gate_result_clear(struct gate_result *g);
 
-/* A second run of the same configuration has its say: what failed twice is confirmed, what failed once is ambiguous. */
+/* A second run of the same configuration has its say: what failed twice is confirmed, what failed once is ambiguous.
+ */
 void gate_confirm(struct gate_result *first, const struct gate_result *second);
 /* Why a failure could not be tried again; it stays a failure. */
 void gate_unconfirmed(struct gate_result *g, const char *why);

@@ -65,8 +65,8 @@ static enum status check_same(const struct run_record *r, const struct setup *se
         return fail(ERR_ARG, "model.fingerprint: found %s in %s, expected %s; name the model of the run with --model",
                     setup->model.fingerprint, setup->model_dir, r->model.fingerprint);
     if (strcmp(r->dataset.fingerprint, set->fingerprint) != 0)
-        return fail(ERR_ARG, "data.fingerprint: %s now gives %s, expected %s; the texts have changed since", r->dataset.name,
-                    set->fingerprint, r->dataset.fingerprint);
+        return fail(ERR_ARG, "data.fingerprint: %s now gives %s, expected %s; the texts have changed since",
+                    r->dataset.name, set->fingerprint, r->dataset.fingerprint);
     return OK;
 }
 
@@ -117,11 +117,23 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     TRY_GOTO(st, done, setup_policy(&setup, &p, &policy, &tuned));
     TRY_GOTO(st, done, store_open(&store, db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, m.cache));
-    TRY_GOTO(st, done, cell_run(&(struct cell_args){.setup = &setup, .store = store, .cache = &cache, .set = &set,
-                                                    .policy = &policy, .tuned = &tuned, .machine = &m,
-                                                    .max_length = s.max_length, .seed = s.seed, .repeat = r->repeat + 1,
-                                                    .score = s.score, .replace = true, .n_worst = 20,
-                                                    .argc = argc, .argv = argv}, &cell));
+    TRY_GOTO(st, done,
+             cell_run(&(struct cell_args){.setup = &setup,
+                                          .store = store,
+                                          .cache = &cache,
+                                          .set = &set,
+                                          .policy = &policy,
+                                          .tuned = &tuned,
+                                          .machine = &m,
+                                          .max_length = s.max_length,
+                                          .seed = s.seed,
+                                          .repeat = r->repeat + 1,
+                                          .score = s.score,
+                                          .replace = true,
+                                          .n_worst = 20,
+                                          .argc = argc,
+                                          .argv = argv},
+                      &cell));
     memcpy(key, cell.key, sizeof cell.key);
     st = check_keys(r->key_json, store, key);
 done:

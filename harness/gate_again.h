@@ -6,8 +6,8 @@
 #include "harness/setup.h"
 #include "reports/view.h"
 
-/* Options that bring a run about again. Texts are borrowed from the record; policy.tuned is `tuned_path`. ERR_ARG when
- * the record does not hold all that is needed. */
+/* Options that bring a run about again. Texts are borrowed from the record; policy.tuned is `tuned_path`. ERR_ARG
+ * when the record does not hold all that is needed. */
 enum status gate_again_options(const struct run_record *r, const char *tuned_path, struct sample_options *samples,
                                struct policy_options *policy) MUST_USE;
 

@@ -7,13 +7,15 @@
 
 static struct gate_reading nothing(char *why, bool not_applicable)
 {
-    return (struct gate_reading){.value = NAN, .lo = NAN, .hi = NAN, .missing = why, .not_applicable = not_applicable};
+    return (struct gate_reading){
+        .value = NAN, .lo = NAN, .hi = NAN, .missing = why, .not_applicable = not_applicable};
 }
 
 static struct gate_reading read_metric(enum gate_part part, const char *metric, const struct run_view *v)
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", metric);
-    if (!m) return nothing(str_format("the run has no metric \"%s\"; choose a suite that measures it", metric), false);
+    if (!m)
+        return nothing(str_format("the run has no metric \"%s\"; choose a suite that measures it", metric), false);
     double shift = part == PART_RATIO_MINUS_ONE ? 1 : 0;
     struct gate_reading r = {.value = m->mean - shift, .lo = m->lo - shift, .hi = m->hi - shift,
                              .expects_interval = true, .n_samples = v->samples.n};
@@ -42,9 +44,10 @@ static struct gate_reading read_latency(const struct run_view *v)
     if (sparse && dense) {
         const struct latency_record *bad = !sparse->valid ? sparse : !dense->valid ? dense : NULL;
         if (bad)
-            return nothing(str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine",
-                                      bad->part, (long long)bad->n_tokens, bad->note ? bad->note : "no reason stored"),
-                           false);
+            return nothing(
+                str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine",
+                           bad->part, (long long)bad->n_tokens, bad->note ? bad->note : "no reason stored"),
+                false);
         return (struct gate_reading){.value = sparse->median / dense->median, .lo = sparse->q1 / dense->q3,
                                      .hi = sparse->q3 / dense->q1, .n_samples = (size_t)sparse->n};
     }
@@ -90,8 +93,8 @@ static bool same_text(const char *a, const char *b) { return a && b && !strcmp(a
 static char *other_machine(const struct run_record *r, const struct run_record *b)
 {
     if (!same_text(r->machine.cpu, b->machine.cpu) || r->machine.n_cores != b->machine.n_cores)
-        return str_format("the baseline ran on another machine (%s, %d cores)", b->machine.cpu ? b->machine.cpu : "unknown",
-                          b->machine.n_cores);
+        return str_format("the baseline ran on another machine (%s, %d cores)",
+                          b->machine.cpu ? b->machine.cpu : "unknown", b->machine.n_cores);
     if (r->threads != b->threads)
         return str_format("the baseline ran with %d threads, this run with %d", b->threads, r->threads);
     return NULL;
@@ -104,7 +107,8 @@ static struct gate_reading read_rise(enum gate_part part, const struct run_view 
     if (part == PART_MEMORY_RISE) {
         if (v->run->peak_bytes <= 0 || b->run->peak_bytes <= 0)
             return nothing(str_dup("one of the runs has no peak memory stored"), false);
-        return (struct gate_reading){.value = (double)v->run->peak_bytes / (double)b->run->peak_bytes - 1, .lo = NAN, .hi = NAN};
+        return (struct gate_reading){
+            .value = (double)v->run->peak_bytes / (double)b->run->peak_bytes - 1, .lo = NAN, .hi = NAN};
     }
     const struct metric_record *now = metric_list_find(&v->metrics, "overall", "latency_sparse"),
                                *then = metric_list_find(&b->metrics, "overall", "latency_sparse");

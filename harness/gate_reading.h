@@ -9,8 +9,18 @@
 
 #include <stdbool.h>
 
-enum gate_part { PART_MEAN, PART_P1, PART_P99_9, PART_RATIO_MINUS_ONE, PART_LATENCY, PART_MEMORY, PART_RISE, PART_DROP,
-                 PART_LATENCY_RISE, PART_MEMORY_RISE };
+enum gate_part {
+    PART_MEAN,
+    PART_P1,
+    PART_P99_9,
+    PART_RATIO_MINUS_ONE,
+    PART_LATENCY,
+    PART_MEMORY,
+    PART_RISE,
+    PART_DROP,
+    PART_LATENCY_RISE,
+    PART_MEMORY_RISE
+};
 
 struct gate_reading {
     double value, lo, hi;  /* lo, hi NAN: no interval */

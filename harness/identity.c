@@ -114,6 +114,8 @@ static void add_text(cJSON *o, const char *name, const char *value)
     if (value) cJSON_AddStringToObject(o, name, value);
 }
 
+static const char *kernels_of(const char *device) { return strcmp(device, "cpu") == 0 ? cpu_ops()->name : device; }
+
 /* What was asked for: the slot. With fingerprints and versions in front it is the key. */
 static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, const char *tuning,
                             struct pool **pool)
@@ -127,7 +129,7 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
         cJSON_AddStringToObject(o, "model_fingerprint", r->model.fingerprint);
         cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
         cJSON_AddStringToObject(o, "engine", r->software.engine);
-        cJSON_AddStringToObject(o, "kernels", r->impls ? r->impls : cpu_ops()->name); /* --impl, when one was asked for */
+        cJSON_AddStringToObject(o, "kernels", r->impls ? r->impls : kernels_of(r->device)); /* --impl, when one was asked for */
         if (tuning)
             cJSON_AddStringToObject(o, "tuning", tuning);
         else
@@ -173,12 +175,27 @@ void identity_plan_tuned(struct run_record *r, const struct sparse_policy *polic
     make_keys(r, policy, tuning, pool);
 }
 
+/* Where the model's sessions run. The machine's fingerprint stays its processor's: the device is in the key. */
+static void device_identity(struct run_record *r, const struct model *m, struct pool **pool)
+{
+    struct weights_device_info info;
+    weights_device_describe(&m->weights, &info);
+    r->device = info.name;
+    if (!info.gpu[0]) return;
+    struct str gpus = {0};
+    str_addf(&gpus, "1x %s", info.gpu);
+    r->machine.gpus = pool_str(pool, str_get(&gpus));
+    r->machine.driver = pool_str(pool, info.driver);
+    str_clear(&gpus);
+}
+
 void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
                    const struct sparse_policy *policy, struct pool **pool)
 {
     char text[256];
     model_identity(&r->model, m, model_dir, pool);
     machine_identity(&r->machine, pool);
+    device_identity(r, m, pool);
     software_identity(&r->software, pool);
     r->dataset = (struct dataset_record){pool_str(pool, set->fingerprint), set->suite, pool_str(pool, set->name),
                                          set->n_samples, r->max_length, set->n_tokens};

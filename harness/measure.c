@@ -292,8 +292,14 @@ void measure_positions(struct metric_rows *m, const struct measured *in, int fir
     if (first >= longest) return;
     char scope[64];
     snprintf(scope, sizeof scope, "position:%d-%d", first, (end < longest ? end : longest) - 1);
-    for (int f = 0; f < N_FIELDS; f++)
-        if (fields[f].by_position) summarise_field(m, in, &fields[f], scope, first, end);
+    for (int f = 0; f < N_FIELDS; f++) {
+        if (!fields[f].by_position) continue;
+        size_t before = m->n;
+        summarise_field(m, in, &fields[f], scope, first, end);
+        if (m->n == before) continue;
+        struct metric_record *r = &m->rows[before]; /* curves by position need their band, not every quantile: half the bytes */
+        r->min = r->p0_1 = r->p5 = r->p95 = r->p99_9 = r->max = NAN;
+    }
 }
 
 static void sample_sparsity(struct metric_rows *m, const struct measured *in, const char *name, size_t offset, double value)

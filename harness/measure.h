@@ -39,10 +39,11 @@ void measure_positions(struct metric_rows *m, const struct measured *in, int fir
 /* sparsity, qk_sparsity, pv_sparsity over all work, intervals over samples. */
 void measure_sparsity(struct metric_rows *m, const struct measured *in, const struct head_ledger *total);
 /* score_dense, score_sparse (share right), score_drop = dense - sparse, paired. */
-void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, int n_samples, int n_resamples,
-                   uint64_t seed);
-/* Seconds of n passes; n of the whole set: its interval resamples samples, times taken per token so that the interval is
- * that of the speed, not of the lengths. */
-void measure_latency(struct metric_rows *m, const struct measured *in, const char *name, const double *seconds, int n);
+void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, int n_samples,
+                   int n_resamples, uint64_t seed);
+/* Seconds of n passes; n of the whole set: its interval resamples samples, times taken per token so that the interval
+ * is that of the speed, not of the lengths. */
+void measure_latency(struct metric_rows *m, const struct measured *in, const char *name, const double *seconds,
+                     int n);
 
 #endif

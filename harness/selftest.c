@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Thresholds of the reference: loose enough that a tenth of the work is skipped at 2 048 tokens, strict enough to be sound. */
+/* Thresholds of the reference: loose enough that a tenth of the work is skipped at 2 048 tokens, strict enough to be
+ * sound. */
 static const float THETA = .3f, TAU = .9f;
 
 static size_t workspace(const struct mask_args *a) { return mask_sparge.workspace(a); }
@@ -19,8 +20,8 @@ static void row_none(const struct mask_args *a, int head, int i, float theta, co
     mask_sparge.row(a, head, i, theta, ws, out);
 }
 
-/* The choice by τ made here and written down as forced tiles, so that a fault moves finished tiles and the threshold does
- * not make up for what it takes away. */
+/* The choice by τ made here and written down as forced tiles, so that a fault moves finished tiles and the threshold
+ * does not make up for what it takes away. */
 static void settle(const struct mask_args *a, int head, struct mask_row *out)
 {
     int order[out->n];
@@ -39,7 +40,8 @@ static void row_shifted(const struct mask_args *a, int head, int i, float theta,
     out->forced[0] = 0;
 }
 
-static void row_without_diagonal(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+static void row_without_diagonal(const struct mask_args *a, int head, int i, float theta, const void *ws,
+                                 struct mask_row *out)
 {
     mask_sparge.row(a, head, i, theta, ws, out);
     settle(a, head, out);
@@ -128,8 +130,8 @@ static struct gate_bounds bounds_around(const struct run_view *reference)
     return b;
 }
 
-static enum status judge(const struct trial *t, const struct trial *reference, const struct gate_bounds *b, bool sound,
-                         const char *what, struct selftest_row *row)
+static enum status judge(const struct trial *t, const struct trial *reference, const struct gate_bounds *b,
+                         bool sound, const char *what, struct selftest_row *row)
 {
     struct gate_result g;
     TRY(gate_run(&(struct gate_subject){.run = &t->view, .baseline = &reference->view}, b, &g));
@@ -141,7 +143,8 @@ static enum status judge(const struct trial *t, const struct trial *reference, c
     size_t at = 0;
     for (size_t i = 0; i < g.n; i++)
         if (g.checks[i].outcome != CHECK_PASS && at < sizeof row->broken)
-            at += (size_t)snprintf(row->broken + at, sizeof row->broken - at, "%s%s", at ? ", " : "", g.checks[i].name);
+            at +=
+                (size_t)snprintf(row->broken + at, sizeof row->broken - at, "%s%s", at ? ", " : "", g.checks[i].name);
     gate_result_clear(&g);
     return OK;
 }
@@ -162,7 +165,8 @@ enum status selftest_run(struct model *m, struct par *par, const struct sample_s
     for (int f = 0; f < N_FAULTS && st == OK; f++) {
         struct trial t;
         st = trial_run(&t, m, par, set, &dense, &methods[f], stop);
-        if (st == OK) st = judge(&t, &reference, &out->bounds, f == FAULT_NONE, planted_fault_name(f), &out->rows[f + 1]);
+        if (st == OK)
+            st = judge(&t, &reference, &out->bounds, f == FAULT_NONE, planted_fault_name(f), &out->rows[f + 1]);
         trial_clear(&t);
     }
 done:

@@ -36,8 +36,8 @@ struct selftest {
     struct gate_bounds bounds;               /* made from the reference run */
 };
 
-/* Evaluates the reference (θ .3, τ .9: it skips about a tenth of the work on the bundled model) and every fault on `set`,
- * and judges each against bounds drawn around the reference. */
+/* Evaluates the reference (θ .3, τ .9: it skips about a tenth of the work on the bundled model) and every fault on
+ * `set`, and judges each against bounds drawn around the reference. */
 enum status selftest_run(struct model *m, struct par *par, const struct sample_set *set, bool (*stop)(void *),
                          struct selftest *out) MUST_USE;
 

@@ -1,6 +1,9 @@
 #include "harness/setup.h"
 
 #include "base/file.h"
+#ifdef SG_HAVE_CUDA
+#include "engine/session_cuda.h"
+#endif
 #include "engine/sparge_pt.h"
 #include "kernels/cpu_ops.h"
 #include "version.h"
@@ -18,19 +21,48 @@ const struct policy_options policy_defaults = {
     .min_sparse_tokens = MIN_SPARSE_TOKENS,
 };
 
+/* "cpu", "cuda" or "cuda:1". */
+static enum status parse_device(const char *text, int *cuda)
+{
+    *cuda = -1;
+    if (strcmp(text, "cpu") == 0) return OK;
+    int n = 0;
+    if (strcmp(text, "cuda") != 0 && (sscanf(text, "cuda:%d%n", cuda, &n) != 1 || text[n] || *cuda < 0 || *cuda > 63))
+        return fail(ERR_ARG, "--device: found \"%s\", expected cpu, cuda or cuda:N", text);
+    if (*cuda < 0) *cuda = 0;
+#ifdef SG_HAVE_CUDA
+    return OK;
+#else
+    return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA; build it where nvcc is found, or use "
+                                 "--device cpu", text);
+#endif
+}
+
+static enum status place_weights(struct setup *s, int cuda, const char *text)
+{
+    if (cuda < 0) return OK;
+#ifdef SG_HAVE_CUDA
+    enum status st = weights_place_cuda(&s->model.weights, cuda);
+    return st == OK ? OK : fail_context(st, "--device %s", text);
+#else
+    return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA", text);
+#endif
+}
+
 enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
 {
     *s = (struct setup){.model_dir = positional ? positional : m->model};
     if (!s->model_dir) return fail(ERR_ARG, "which model? give its directory; -h shows an example");
     if (positional && m->model && strcmp(positional, m->model) != 0)
         return fail(ERR_ARG, "two models: %s and --model %s", positional, m->model);
-    if (strcmp(m->device, "cpu") != 0)
-        return fail(ERR_UNSUPPORTED, "--device %s: found no such device in this build, expected cpu", m->device);
-    if (m->compile && !m->quiet) fprintf(stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
+    int cuda;
+    TRY(parse_device(m->device, &cuda));
+    if (m->compile && !m->quiet) fprintf(stderr, "sparsegauge: --compile has no effect, everything is compiled\n");
     if (m->chunk % 128) return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
     TRY(cpu_ops_choose(m->cpu_mask));
     TRY(par_open(&s->par, m->threads));
     enum status st = model_open(&s->model, s->model_dir, s->par);
+    if (st == OK) st = place_weights(s, cuda, m->device);
     if (st != OK) setup_close(s);
     return st;
 }
@@ -77,12 +109,7 @@ enum status setup_samples(const struct setup *s, const struct sample_options *o,
 
 static enum status set_smooth_k(struct sparse_policy *p, const char *text)
 {
-    static const enum smooth_k all[] = {SMOOTH_K_RUNNING, SMOOTH_K_GLOBAL, SMOOTH_K_OFF};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(text, smooth_k_name(all[i])) == 0) {
-            p->smooth_k = all[i];
-            return OK;
-        }
+    if (smooth_k_parse(text, &p->smooth_k)) return OK;
     return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
 }
 

@@ -34,7 +34,7 @@ extern const struct policy_options policy_defaults;
 #define MACHINE_OPTIONS(m)                                                                                          \
     {"Machine", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                              \
     {"threads", OPTION_INT, &(m).threads, "N", "threads (all processors)", 0, 4096},                                \
-    {"device", OPTION_TEXT, &(m).device, "NAME", "cpu", 0, 0},                                                      \
+    {"device", OPTION_TEXT, &(m).device, "NAME", "cpu, cuda or cuda:N (cpu)", 0, 0},                                \
     {"cpu-mask", OPTION_TEXT, &(m).cpu_mask, "ISA", "avx512, avx2, base: nothing better (auto)", 0, 0},             \
     {"impl", OPTION_TEXT, &(m).impl, "NAME", "attention implementation, see `list kernels` (auto)", 0, 0},          \
     {"chunk", OPTION_INT, &(m).chunk, "TOKENS", "prefill in chunks of this many, a multiple of 128", 0, 1 << 20},   \

@@ -56,7 +56,7 @@ static enum status top_json(const struct model *m, struct session *s, const floa
                             struct pool **pool, const char **out)
 {
     int vocab = m->weights.config.vocab_size, top[TOP], n = 0;
-    session_logits(s, hidden, logits);
+    TRY(session_logits(s, hidden, logits));
     for (int i = 0; i < vocab; i++) {
         if (n == TOP && logits[i] <= logits[top[TOP - 1]]) continue;
         int at = n < TOP ? n++ : TOP - 1;

@@ -20,6 +20,16 @@ const char *smooth_k_name(enum smooth_k s)
     return s == SMOOTH_K_RUNNING ? "running" : s == SMOOTH_K_GLOBAL ? "global" : "off";
 }
 
+bool smooth_k_parse(const char *text, enum smooth_k *out)
+{
+    for (int i = SMOOTH_K_RUNNING; i <= SMOOTH_K_OFF; i++) {
+        if (strcmp(text, smooth_k_name((enum smooth_k)i)) != 0) continue;
+        *out = (enum smooth_k)i;
+        return true;
+    }
+    return false;
+}
+
 void mask_force_common(struct mask_row *row, struct block_shape b, int qb)
 {
     for (int j = 0; j < row->n; j++)

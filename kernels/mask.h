@@ -16,6 +16,8 @@
 /* How K is centred before its self-similarity is measured (METHOD 2.1). */
 enum smooth_k { SMOOTH_K_RUNNING, SMOOTH_K_GLOBAL, SMOOTH_K_OFF };
 const char *smooth_k_name(enum smooth_k s);
+/* "running", "global" or "off"; false for anything else. */
+bool smooth_k_parse(const char *text, enum smooth_k *out);
 
 struct head_params {
     float simthreshd1; /* θ in [-1, 1]: a block is similar when its self-similarity is greater */

@@ -1,10 +1,18 @@
 #include "kernels/registry.h"
 
 #include "base/str.h"
+#ifdef SG_HAVE_CUDA
+#include "kernels/device_cuda.h"
+#endif
 
 #include <string.h>
 
-const struct attn_impl *const attn_impls[] = {&attn_cpu_avx512, &attn_cpu_avx2, &attn_cpu_base, &attn_ref, NULL};
+const struct attn_impl *const attn_impls[] = {
+#ifdef SG_HAVE_CUDA
+    &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16,
+#endif
+    &attn_cpu_avx512, &attn_cpu_avx2, &attn_cpu_base, &attn_ref, NULL,
+};
 
 enum status attn_choose(const struct attn_args *a, const char *name, const struct attn_impl **out)
 {

@@ -101,8 +101,9 @@ static const char *rank_measured(const struct run_view *v, bool heads, struct ra
     for (size_t i = 0; i < v->layer_errors.n; i++) {
         const struct layer_error_record *e = &v->layer_errors.rows[i];
         if ((e->head >= 0) == heads)
-            offer(out, (struct place){e->layer, e->head, -1, isnan(e->isolated_l1) ? e->propagated_l1 : e->isolated_l1,
-                                      heads ? head_sparsity(v, e->layer, e->head) : layer_sparsity(v, e->layer)});
+            offer(out,
+                  (struct place){e->layer, e->head, -1, isnan(e->isolated_l1) ? e->propagated_l1 : e->isolated_l1,
+                                 heads ? head_sparsity(v, e->layer, e->head) : layer_sparsity(v, e->layer)});
     }
     return out->n ? "L1 of its attention output" : NULL;
 }

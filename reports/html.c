@@ -263,7 +263,11 @@ static enum status add_changes(const struct html_input *in, struct str *out)
 {
     const struct run_view *v = in->views[0];
     str_add(out, "<section id=\"changed\"><h2>What changed</h2>\n");
-    if (in->runs && in->runs->n > 1) add_table(methods_table(in->runs, v->run), out);
+    if (in->runs && in->runs->n > 1) {
+        struct table *all = methods_table(in->runs, v->run);
+        if (table_rows(all) <= 30) add_table(all, out);
+        else add_folded("All configurations", all, out); /* a sweep: the frontier shows it better */
+    }
     if (in->comparison) {
         add_table(comparison_table(in->comparison, false), out);
         add_table(comparison_settings_table(in->comparison), out);

@@ -84,7 +84,8 @@ static void add_configuration(struct table *t, const struct run_list *runs, cons
     table_text(t, str_get(&name));
     if (main) {
         const struct headline *h = &main->headline;
-        struct verdict v = verdict_of(isnan(h->logits_cosine) ? h->cosine_mean : h->logits_cosine, h->token_accuracy, h->sparsity);
+        struct verdict v =
+            verdict_of(isnan(h->logits_cosine) ? h->cosine_mean : h->logits_cosine, h->token_accuracy, h->sparsity);
         table_text(t, v.band);
         const double values[] = {h->sparsity, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy};
         for (int i = 0; i < 5; i++) table_real(t, values[i]);

@@ -44,8 +44,8 @@ enum status plot_distribution(const struct plot_out *o, const char *name, const 
 enum { PLOT_NEEDLE_RUNS = 7 };
 enum status plot_needle(const struct plot_out *o, const char *name, const struct run_view *const *views,
                         size_t n) MUST_USE;
-/* Share of right answers by tokens between the evidence and the question, length * (1 - depth), in doublings: dense, and
- * a line per run. ERR_ARG when the runs have no such answers. */
+/* Share of right answers by tokens between the evidence and the question, length * (1 - depth), in doublings: dense,
+ * and a line per run. ERR_ARG when the runs have no such answers. */
 enum status plot_distance(const struct plot_out *o, const char *name, const struct run_view *const *views,
                           size_t n) MUST_USE;
 /* Error against kept fraction, one line per theta, with the bound and the choice. */

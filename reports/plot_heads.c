@@ -182,9 +182,12 @@ enum status plot_curves(const struct plot_out *o, const char *name, const char *
     str_add(&p.body, plot_heat_palette);
     str_add(&p.body, "set title ");
     plot_quote(title, &p.body);
-    str_add(&p.body, "\nset xlabel 'tiles left out, %'\nset ylabel 'L1 error'\nset cblabel 'theta'\nset "
+    str_add(&p.body, "\nset xlabel 'tiles left out, %'\nset ylabel 'error of the head'\nset cblabel 'theta'\nset "
                      "cbrange [-1:1]\n"
-                     "set yrange [0:*]\nplot ");
+                     "set key at graph 0.02, graph 0.97 left top\n");
+    /* near the bound is where the choice is made */
+    if (bound > 0) str_addf(&p.body, "set yrange [0:%.6g]\nplot ", 4 * bound);
+    else str_add(&p.body, "set yrange [0:*]\nplot ");
     for (size_t i = 0; i < n; i++)
         str_addf(&p.body, "%s$theta%zu using 1:2:(%.6g) with lines lw 1.8 lc palette notitle", i ? ", " : "",
                  i, curves[i].theta);

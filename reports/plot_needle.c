@@ -82,10 +82,11 @@ static void add_plot(struct str *out, size_t index, const char *title, bool left
 
 static void add_axes(struct str *b, const struct axes *a)
 {
-    str_addf(b,
-             "set cbrange [0:100]\nunset key\nunset grid\nset style fill solid 1 border lc '#ffffff'\nunset colorbox\n"
-             "set xlabel 'context, tokens'\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\n",
-             (double)a->n_lengths - .5, (double)a->n_depths - .5);
+    str_addf(
+        b,
+        "set cbrange [0:100]\nunset key\nunset grid\nset style fill solid 1 border lc '#ffffff'\nunset colorbox\n"
+        "set xlabel 'context, tokens'\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\n",
+        (double)a->n_lengths - .5, (double)a->n_depths - .5);
     str_add(b, "set xtics scale 0 (");
     for (size_t i = 0; i < a->n_lengths; i++)
         str_addf(b, "%s'%lld' %zu", i ? ", " : "", (long long)a->lengths[i], i);
@@ -194,8 +195,11 @@ enum status plot_distance(const struct plot_out *o, const char *name, const stru
         return fail(ERR_ARG, "%s: no run has answers at different distances; evaluate with --suite chronicle", name);
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 500);
-    str_addf(&p.body, "set bmargin 5.5\nset xlabel 'tokens between evidence and question; n: questions' offset 0,-1.2\nset ylabel 'answers right, %%'\n"
-                      "set xrange [%.1f:%.1f]\nset yrange [*<90:102]\nset xtics scale 0 (", first - .3, last + .3);
+    str_addf(&p.body,
+             "set bmargin 5.5\nset xlabel 'tokens between evidence and question; n: questions' offset 0,-1.2\nset "
+             "ylabel 'answers right, %%'\n"
+             "set xrange [%.1f:%.1f]\nset yrange [*<90:102]\nset xtics scale 0 (",
+             first - .3, last + .3);
     for (int b = first; b <= last; b++) {
         str_addf(&p.body, "%s\"", b > first ? ", " : "");
         if (b == 0) str_add(&p.body, "under 64");
@@ -208,8 +212,8 @@ enum status plot_distance(const struct plot_out *o, const char *name, const stru
         struct str title = {0};
         run_short_name(views[i]->run, &title);
         add_line(&p.data, i + 1, views[i], false);
-        str_addf(&p.body, ", $line%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' title ", i + 1, plot_marker(i),
-                 plot_color(i));
+        str_addf(&p.body, ", $line%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' title ", i + 1,
+                 plot_marker(i), plot_color(i));
         plot_quote(str_get(&title), &p.body);
         str_clear(&title);
     }

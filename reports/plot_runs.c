@@ -25,9 +25,10 @@ static struct axis axis_of(const struct run_record *r, enum frontier_axis axis)
     }
 }
 
-/* Where a logarithmic axis begins; -INFINITY for a linear one, which serves all but KL over more than a decade. A KL of
- * zero then lies on the axis. */
-static double log_floor(const struct run_list *runs, const struct frontier_point *points, size_t n, enum frontier_axis axis)
+/* Where a logarithmic axis begins; -INFINITY for a linear one, which serves all but KL over more than a decade. A KL
+ * of zero then lies on the axis. */
+static double log_floor(const struct run_list *runs, const struct frontier_point *points, size_t n,
+                        enum frontier_axis axis)
 {
     double least = INFINITY, most = 0;
     for (size_t i = 0; i < n && axis == FRONTIER_KL; i++) {

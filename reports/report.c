@@ -39,7 +39,9 @@ static bool is_subject_data(const struct draft *d, const struct run_record *r)
 /* Runs of the plan that share a picture: on the subject's data, and on the needles that were asked last. */
 static enum status load_others(struct draft *d, struct store *s)
 {
-    struct run_filter f = {.model = d->subject.run->model.fingerprint, .plan = d->subject.run->plan, .suite = "needle",
+    struct run_filter f = {.model = d->subject.run->model.fingerprint,
+                           .plan = d->subject.run->plan,
+                           .suite = "needle",
                            .done_only = true};
     struct run_list needles;
     TRY(query_runs(s, &f, &needles));
@@ -134,7 +136,8 @@ static void draw_all(struct draft *d)
         add_picture(d, plot_needle(o, "needle", plan + d->n_same, d->n_needles), "needle", "changed",
                     "Needles found by depth and length");
     else
-        add_picture(d, plot_needle(o, "needle", lines, n_lines), "needle", "changed", "Answers right by depth and length");
+        add_picture(d, plot_needle(o, "needle", lines, n_lines), "needle", "changed",
+                    "Answers right by depth and length");
     add_picture(d, plot_distance(o, "distance", lines, n_lines), "distance", "changed",
                 "Answers right by distance to the evidence");
     add_picture(d, plot_distribution(o, "cosine", lines, n_lines, "cosine"), "cosine", "changed",
@@ -154,6 +157,10 @@ static void draw_all(struct draft *d)
                 "L1 of each head on held-out text; grey: dense");
     add_picture(d, plot_heads(o, "heads_error", v, HEAT_SENSITIVITY), "heads_error", "why",
                 "Error each head causes");
+    if (d->o->n_curves)
+        add_picture(d, plot_curves(o, "curves", d->o->curves_title, d->o->curves, d->o->n_curves, d->o->curves_bound),
+                    "curves", "why",
+                    "Error against tiles left out: the head with the largest error, a line per theta");
     add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads");
     add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
     add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed", "Where the time goes");

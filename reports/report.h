@@ -3,6 +3,7 @@
 #define SG_REPORTS_REPORT_H
 
 #include "reports/html.h"
+#include "reports/plot.h"
 
 struct report_options {
     const char *dir;      /* made when missing */
@@ -14,6 +15,10 @@ struct report_options {
     bool no_png;
     const struct gate_check *checks;
     size_t n_checks;
+    const struct error_curve *curves; /* of one head, decoded by who knows their layout; n_curves 0 without */
+    size_t n_curves;
+    const char *curves_title;
+    double curves_bound;
 };
 
 /* Writes DIR/index.html, DIR/report.md, DIR/runs.csv and DIR/pictures/. The pictures that could not be drawn

@@ -7,9 +7,9 @@
 
 /* One row a run: settings and headline numbers (`list`, sweeps; render with hide_constant). */
 struct table *runs_table(const struct run_list *runs);
-/* One row a configuration, its runs on several data sets side by side: what a page shows of a plan. Dense first, then in
- * order of storing; quality from the runs on `subject`'s data, the share of right answers of every data set that asks
- * questions. `*` marks the subject. */
+/* One row a configuration, its runs on several data sets side by side: what a page shows of a plan. Dense first, then
+ * in order of storing; quality from the runs on `subject`'s data, the share of right answers of every data set that
+ * asks questions. `*` marks the subject. */
 struct table *methods_table(const struct run_list *runs, const struct run_record *subject);
 /* Non-dominated points with the knee marked, or all of them. */
 struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points, size_t n,
@@ -22,9 +22,9 @@ struct table *positions_table(const struct run_view *v);
 struct table *layers_table(const struct run_view *v);
 /* Heads with the largest achieved L1 (or lowest sparsity without tuning), at most `limit`. */
 struct table *heads_table(const struct run_view *v, size_t limit);
-/* Where the error comes from, the three worst of each kind, as far as the run knows: layers (end-to-end KL of one layer
- * alone from `runs`, else measured or tuned L1), heads, samples, and the worst token. `runs`: others of the same model
- * and data, NULL without. Empty for a run that knows nothing of it. */
+/* Where the error comes from, the three worst of each kind, as far as the run knows: layers (end-to-end KL of one
+ * layer alone from `runs`, else measured or tuned L1), heads, samples, and the worst token. `runs`: others of the
+ * same model and data, NULL without. Empty for a run that knows nothing of it. */
 struct table *causes_table(const struct run_view *v, const struct run_list *runs);
 struct table *items_table(const struct run_view *v, bool flips_only);
 struct table *generations_table(const struct run_view *v);

@@ -84,10 +84,12 @@ void run_describe(const struct run_record *r, struct str *out)
 void run_short_name(const struct run_record *r, struct str *out)
 {
     bool sparge = !strcmp(r->method, "sparge");
-    if (r->tuned_hash) str_addf(out, "%s%stuned %s", sparge ? "" : r->method, sparge ? "" : " ", r->rule ? r->rule : "");
+    if (r->tuned_hash)
+        str_addf(out, "%s%stuned %s", sparge ? "" : r->method, sparge ? "" : " ", r->rule ? r->rule : "");
     else str_add(out, sparge ? "untuned" : r->method);
     if (r->tuned_hash && !isnan(r->l1)) str_addf(out, " %.3g", r->l1);
-    /* the tuning guide's thresholds before tuning go without saying (compared as they are stored: float made double) */
+    /* the tuning guide's thresholds before tuning go without saying (compared as they are stored: float made double)
+     */
     if (!r->tuned_hash && sparge && !isnan(r->cdfthreshd) &&
         (fabs(r->simthreshd1 - .6) > 1e-6 || fabs(r->cdfthreshd - .98) > 1e-6 || r->pvthreshd < 50))
         str_addf(out, " %.3g/%.3g", r->simthreshd1, r->cdfthreshd);
@@ -103,10 +105,11 @@ static bool same_real(double a, double b) { return a == b || (isnan(a) && isnan(
 bool run_same_configuration(const struct run_record *a, const struct run_record *b)
 {
     return same_text(a->model.fingerprint, b->model.fingerprint) && same_text(a->method, b->method) &&
-           same_text(a->rule, b->rule) && same_text(a->tuned_hash, b->tuned_hash) && same_text(a->layers, b->layers) &&
-           same_text(a->heads, b->heads) && same_text(a->smooth_k, b->smooth_k) && same_text(a->device, b->device) &&
-           same_real(a->l1, b->l1) && same_real(a->pv_l1, b->pv_l1) && same_real(a->simthreshd1, b->simthreshd1) &&
-           same_real(a->cdfthreshd, b->cdfthreshd) && same_real(a->pvthreshd, b->pvthreshd) &&
-           same_real(a->topk, b->topk) && a->window == b->window && a->block_q == b->block_q && a->block_k == b->block_k &&
-           a->repeat == b->repeat && a->seed == b->seed && a->max_length == b->max_length;
+           same_text(a->rule, b->rule) && same_text(a->tuned_hash, b->tuned_hash) &&
+           same_text(a->layers, b->layers) && same_text(a->heads, b->heads) && same_text(a->smooth_k, b->smooth_k) &&
+           same_text(a->device, b->device) && same_real(a->l1, b->l1) && same_real(a->pv_l1, b->pv_l1) &&
+           same_real(a->simthreshd1, b->simthreshd1) && same_real(a->cdfthreshd, b->cdfthreshd) &&
+           same_real(a->pvthreshd, b->pvthreshd) && same_real(a->topk, b->topk) && a->window == b->window &&
+           a->block_q == b->block_q && a->block_k == b->block_k && a->repeat == b->repeat && a->seed == b->seed &&
+           a->max_length == b->max_length;
 }

@@ -33,9 +33,26 @@ static void call_init(struct call *c)
         for (int i = 0; i < c->map.n_qblocks; i++)
             for (int j = 0; j < tiles_possible(b, i, N); j++)
                 if (j == 0 || j >= 2 * i || (h + i + j) % 3 == 0) tile_map_row(&c->map, h, i)[0] |= (uint64_t)1 << j;
-    c->a = (struct attn_args){.dtype = DTYPE_F32, .n_q = N, .n_heads = H, .n_kv_heads = 1, .head_dim = D, .scale = .25f, .q = c->q,
-                              .k = c->k, .v = c->v, .o = c->o, .q_row = D * H, .q_head = D, .k_row = D, .k_head = N * D,
-                              .v_row = D, .v_head = N * D, .o_row = D * H, .o_head = D, .block = b, .tiles = &c->map};
+    c->a = (struct attn_args){.dtype = DTYPE_F32,
+                              .n_q = N,
+                              .n_heads = H,
+                              .n_kv_heads = 1,
+                              .head_dim = D,
+                              .scale = .25f,
+                              .q = c->q,
+                              .k = c->k,
+                              .v = c->v,
+                              .o = c->o,
+                              .q_row = D * H,
+                              .q_head = D,
+                              .k_row = D,
+                              .k_head = N * D,
+                              .v_row = D,
+                              .v_head = N * D,
+                              .o_row = D * H,
+                              .o_head = D,
+                              .block = b,
+                              .tiles = &c->map};
 }
 
 static const char *takes_all(const struct attn_args *a) { (void)a; return NULL; }
@@ -122,7 +139,8 @@ Test(audit, a_call_of_a_chunk_is_cut_at_its_positions)
     c->map = tile_map_shape(c->a.block, H, 128, N - 128);
     c->map.bits = calloc(1, tile_map_bytes(&c->map));
     for (int h = 0; h < H; h++)
-        for (int i = 0; i < c->map.n_qblocks; i++) tile_map_row(&c->map, h, i)[0] = (1u << tiles_possible(c->a.block, i + 1, N)) - 1;
+        for (int i = 0; i < c->map.n_qblocks; i++)
+            tile_map_row(&c->map, h, i)[0] = (1u << tiles_possible(c->a.block, i + 1, N)) - 1;
     ok(audit_attention(&c->a, &attn_ref, 200, par, &found));
     cr_expect_eq(found.leak, 0);
     cr_expect_eq(found.tiles, (uint64_t)H * (4 + 5));
@@ -182,7 +200,8 @@ Test(audit, a_mask_that_looks_ahead_is_caught_in_a_whole_model)
     ok(par_open(&par, 2));
     ok(model_open(&m, SG_SOURCE_DIR "/suites/demo/model", par));
     struct sample_set set;
-    ok(suite_load("chronicle", &(struct suite_options){.tokenizer = m.tokenizer, .max_length = 768, .num_samples = 1}, &set));
+    ok(suite_load("chronicle", &(struct suite_options){.tokenizer = m.tokenizer, .max_length = 768, .num_samples = 1},
+                  &set));
     const struct mask_method *methods[] = {&mask_sparge, &peeking};
     for (int i = 0; i < 2; i++) {
         struct sparse_policy policy;

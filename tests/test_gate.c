@@ -16,7 +16,8 @@
 TestSuite(gate, .timeout = 120);
 
 #define ok(expr) cr_assert_eq((expr), OK, "%s", status_message())
-#define has(text, part) cr_assert((text) && strstr(text, part), "no \"%s\" in:\n%s", part, (text) ? (text) : "(nothing)")
+#define has(text, part) \
+    cr_assert((text) && strstr(text, part), "no \"%s\" in:\n%s", part, (text) ? (text) : "(nothing)")
 #define lacks(text, part) cr_assert(!(text) || !strstr(text, part), "\"%s\" in:\n%s", part, text)
 
 /* A run made by hand: four samples whose means are the overall numbers. */
@@ -44,18 +45,47 @@ static void make(struct made *m, double cosine, double kl, double agreement, dou
 {
     *m = (struct made){0};
     m->run = (struct run_record){
-        .id = 7, .key = "k", .key_json = "{}", .status = RUN_DONE, .method = "sparge", .block_q = 128, .block_k = 64,
-        .smooth_k = "running", .l1 = NAN, .pv_l1 = NAN, .simthreshd1 = .6, .cdfthreshd = .98, .pvthreshd = 50, .topk = NAN,
-        .window = -1, .layers = "all", .heads = "all", .max_length = 2048, .num_samples = 4, .threads = 2, .device = "cpu",
-        .attention_calls = 32, .peak_bytes = 100 << 20, .peak_device_bytes = -1, .score = "all",
-        .model = {.fingerprint = "m1", .name = "model"}, .dataset = {.fingerprint = "d1", .name = "text"},
+        .id = 7,
+        .key = "k",
+        .key_json = "{}",
+        .status = RUN_DONE,
+        .method = "sparge",
+        .block_q = 128,
+        .block_k = 64,
+        .smooth_k = "running",
+        .l1 = NAN,
+        .pv_l1 = NAN,
+        .simthreshd1 = .6,
+        .cdfthreshd = .98,
+        .pvthreshd = 50,
+        .topk = NAN,
+        .window = -1,
+        .layers = "all",
+        .heads = "all",
+        .max_length = 2048,
+        .num_samples = 4,
+        .threads = 2,
+        .device = "cpu",
+        .attention_calls = 32,
+        .peak_bytes = 100 << 20,
+        .peak_device_bytes = -1,
+        .score = "all",
+        .model = {.fingerprint = "m1", .name = "model"},
+        .dataset = {.fingerprint = "d1", .name = "text"},
         .machine = {.fingerprint = "x", .cpu = "cpu", .n_cores = 2},
     };
     for (int i = 0; i < 4; i++) {
         double off = (i - 1.5) * spread;
         m->samples[i] = (struct sample_record){
-            .sample = i, .n_tokens = 1000, .n_scored = 1000, .cosine_mean = cosine + off * (1 + 10 * cosine - 9), .kl_mean = kl - off,
-            .token_accuracy = agreement, .sparsity = sparsity, .nll_dense_sum = 2000, .nll_sparse_sum = 2000 + 1000 * kl,
+            .sample = i,
+            .n_tokens = 1000,
+            .n_scored = 1000,
+            .cosine_mean = cosine + off * (1 + 10 * cosine - 9),
+            .kl_mean = kl - off,
+            .token_accuracy = agreement,
+            .sparsity = sparsity,
+            .nll_dense_sum = 2000,
+            .nll_sparse_sum = 2000 + 1000 * kl,
         };
     }
     m->view = (struct run_view){.run = &m->run, .label = "run 7", .metrics = {m->metrics, 0, NULL},
@@ -205,8 +235,10 @@ Test(gate, memory_and_times)
     cr_expect_eq(g.outcome, CHECK_INVALID);
     has(g.checks[0].message, "--cache none");
     gate_result_clear(&g);
-    m.times[0] = (struct latency_record){.part = "prefill_dense", .n_tokens = 4096, .n = 9, .median = 2, .q1 = 1.9, .q3 = 2.1, .valid = true};
-    m.times[1] = (struct latency_record){.part = "prefill_sparse", .n_tokens = 4096, .n = 9, .median = 1, .q1 = .9, .q3 = 1.1, .valid = true};
+    m.times[0] = (struct latency_record){
+        .part = "prefill_dense", .n_tokens = 4096, .n = 9, .median = 2, .q1 = 1.9, .q3 = 2.1, .valid = true};
+    m.times[1] = (struct latency_record){
+        .part = "prefill_sparse", .n_tokens = 4096, .n = 9, .median = 1, .q1 = .9, .q3 = 1.1, .valid = true};
     m.view.latencies.n = 2;
     cr_expect_eq(outcome(&m, NULL, b), CHECK_PASS);
     b.max_latency_ratio = .5;
@@ -340,7 +372,8 @@ Test(gate, causes_name_the_worst_three)
         ledger[i] = (struct ledger_record){.layer = i / 4, .head = i % 4, .tiles_possible = 100, .tiles_computed = 50,
                                            .pv_possible = 200, .pv_computed = 100, .calls = 4};
         static const double l1[] = {.01, .05, .02, .03, .09, .011, .04, .012};
-        heads[i] = (struct tuned_head_record){.layer = i / 4, .head = i % 4, .is_sparse = i != 4, .l1_held_out = l1[i]};
+        heads[i] =
+            (struct tuned_head_record){.layer = i / 4, .head = i % 4, .is_sparse = i != 4, .l1_held_out = l1[i]};
     }
     struct tuned_record tuned = {.rule = "l1", .heads = heads, .n_heads = 8};
     m.view.ledger = (struct ledger_list){ledger, 8, NULL};
@@ -351,7 +384,8 @@ Test(gate, causes_name_the_worst_three)
     table_render(t, TABLE_CSV, (struct table_style){0}, &csv);
     const char *text = str_get(&csv);
     cr_expect_eq(count(text, "\nhead,"), 3u);
-    const char *first = strstr(text, "\nhead,0,1,"), *second = strstr(text, "\nhead,1,2,"), *third = strstr(text, "\nhead,0,3,");
+    const char *first = strstr(text, "\nhead,0,1,"), *second = strstr(text, "\nhead,1,2,"),
+               *third = strstr(text, "\nhead,0,3,");
     cr_expect(first && second && third && first < second && second < third, "%s", text);
     lacks(text, "\nhead,1,0,"); /* a dense head causes nothing */
     const char *sample = strstr(text, "\nsample,");
@@ -375,8 +409,18 @@ Test(gate, planted_faults_do_what_they_are_called)
         q[i] = (float)rng_unit(&r) - .5f + .18f * (i / D / 128 % 2 ? 1 : -1);
         k[i] = (float)rng_unit(&r) - .5f + ((i / D / 64 * 7 + i % D) % 3 == 0 ? .8f : 0);
     }
-    struct attn_args a = {.n_q = N, .n_heads = 1, .n_kv_heads = 1, .head_dim = D, .scale = .25f, .q = q, .k = k, .v = v,
-                          .q_row = D, .k_row = D, .v_row = D, .block = {128, 64}};
+    struct attn_args a = {.n_q = N,
+                          .n_heads = 1,
+                          .n_kv_heads = 1,
+                          .head_dim = D,
+                          .scale = .25f,
+                          .q = q,
+                          .k = k,
+                          .v = v,
+                          .q_row = D,
+                          .k_row = D,
+                          .v_row = D,
+                          .block = {128, 64}};
     struct head_params head = {.2f, .5f, 50, true};
     struct mask_args args = {.attn = &a, .heads = &head, .smooth_k = SMOOTH_K_RUNNING};
     bool map[N_FAULTS][Q][K] = {0};
@@ -449,7 +493,8 @@ Test(gate, a_record_gives_its_options_back)
 /* The command itself, in a folder of its own. Returns the exit code; what was printed goes to `out`. */
 static int command(const char *dir, const char *words, struct str *out)
 {
-    char *line = str_format("cd '%s' && '%s' %s > out.txt 2>&1", dir, SG_BINARY, words), *path = path_join(dir, "out.txt");
+    char *line = str_format("cd '%s' && '%s' %s > out.txt 2>&1", dir, SG_BINARY, words),
+         *path = path_join(dir, "out.txt");
     int code = system(line);
     str_reset(out);
     ok(file_read(out, path));
@@ -468,9 +513,10 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     cr_assert_not_null(mkdtemp(dir));
     cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 .3 --cdfthreshd .9" SHORT, &out), 0, "%s", str_get(&out));
     cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 -o after.json" SHORT, &out), 0);
-    cr_expect_eq(command(dir, "gate 2 --baseline 1 --max-kl-rise 9 --max-cosine-drop 1 --max-memory 100000", &out), 0, "%s",
+    cr_expect_eq(command(dir, "gate 2 --baseline 1 --max-kl-rise 9 --max-cosine-drop 1 --max-memory 100000", &out), 0,
+                 "%s", str_get(&out));
+    cr_expect_eq(command(dir, "gate after.json --baseline 1 --max-kl-rise .0001 --junit g.xml", &out), 1, "%s",
                  str_get(&out));
-    cr_expect_eq(command(dir, "gate after.json --baseline 1 --max-kl-rise .0001 --junit g.xml", &out), 1, "%s", str_get(&out));
     has(str_get(&out), "rise of kl");
     has(str_get(&out), "Worst causes");
     cr_expect_eq(command(dir, "gate 2 --max-kl .0001 --confirm -q", &out), 1);

@@ -943,3 +943,174 @@ Test(reports, monotonicity_flags_a_tighter_bound_that_is_worse)
     table_free(&t);
     run_list_clear(&runs);
 }
+
+/* A run of `method` on the data `dataset` with these answers, in a plan. */
+static void put_answers(uint64_t seed, const char *method, double topk, const char *dataset, const char *suite,
+                        const struct item_record *items, size_t n)
+{
+    struct fixture f;
+    struct fixture_options o = options(seed, .3, 1);
+    o.method = method;
+    o.dataset = dataset;
+    o.tasks = false;
+    fixture_run(&f, o);
+    f.d.run.plan = "p";
+    f.d.run.seed = 0;
+    f.d.run.topk = topk;
+    f.d.run.dataset.suite = suite;
+    double right = 0;
+    for (size_t i = 0; i < n; i++) right += items[i].sparse_right;
+    fixture_pooled(&f, "score_dense", 1, 0);
+    fixture_pooled(&f, "score_sparse", right / (double)n, 0);
+    f.d.items = items;
+    f.d.n_items = n;
+    ok(store_run_put(store, &f.d, false, NULL));
+    f.d.items = NULL;
+    f.d.n_items = 0;
+    fixture_clear(&f);
+}
+
+enum { N_NEAR = 40 };
+
+/* Questions at ever other depths: the first half near their evidence and answered, the rest far and lost. */
+static void near_and_far(struct item_record *items)
+{
+    for (int i = 0; i < N_NEAR; i++)
+        items[i] = (struct item_record){
+            "item", NULL, 0, 1 - (i < N_NEAR / 2 ? 50 + i : 600 + i) / 2000., 2000, -1, -2, true, i < N_NEAR / 2};
+}
+
+static void grid_of_needles(struct item_record *items)
+{
+    for (int i = 0; i < 15; i++)
+        items[i] = (struct item_record){"needle", NULL, i, .25 * (i % 5), 1024 << (i / 5), -1, -2, true, i % 2};
+}
+
+Test(reports, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
+{
+    if (plot_available() != OK) cr_skip_test("%s", status_message());
+    struct item_record far[N_NEAR], grid[15];
+    near_and_far(far);
+    grid_of_needles(grid);
+    for (int i = 0; i < N_NEAR; i++) far[i].item = str_format("question %d", i);
+    for (int i = 0; i < 15; i++) grid[i].item = str_format("needle %d", i);
+    put_answers(1, "sparge", NAN, "text", "chronicle", far, N_NEAR);
+    put_answers(2, "topk", .4, "text", "chronicle", far, N_NEAR);
+    struct run_view v = view("1");
+    const struct run_view *views[] = {&v};
+    struct plot_out out = {dir, NULL, true};
+    cr_assert_eq(plot_needle(&out, "n", views, 1), ERR_ARG, "forty depths are no grid");
+    has(status_message(), "--suite needle");
+    run_view_clear(&v);
+    put_answers(3, "sparge", NAN, "hay", "needle", grid, 15);
+    put_answers(4, "topk", .4, "hay", "needle", grid, 15);
+
+    struct str notes = {0};
+    struct report_options o = {.dir = dir, .run = "1", .db = db, .no_png = true};
+    ok(report_write(store, &o, &notes));
+    cr_assert_eq(notes.len, 0, "%s", str_get(&notes));
+    char *path = path_join(dir, "pictures/needle.gp");
+    struct str script = {0};
+    ok(file_read(&script, path));
+    int width = 0, height = 0;
+    cr_assert_eq(sscanf(strstr(str_get(&script), "size "), "size %d,%d", &width, &height), 2);
+    cr_expect(height < 900 && width < 1400, "%d x %d", width, height);
+    cr_expect_eq(occurrences(str_get(&script), "<< EOD"), 3u, "dense and both runs");
+    has(str_get(&script), "\"topk 0.4\"");
+    free(path);
+    str_reset(&script);
+    path = path_join(dir, "pictures/distance.gp");
+    ok(file_read(&script, path));
+    has(str_get(&script), "$line1 << EOD\n0 100\n1 100\n4 0\n"); /* under 64, 64 to 127, 512 to 1023 */
+    has(str_get(&script), "$line0 << EOD\n0 100\n1 100\n4 100\n");
+    has(str_get(&script), "n = 20");
+    run_saved_query("distance");
+    free(path);
+    str_clear(&script);
+    str_clear(&notes);
+    for (int i = 0; i < N_NEAR; i++) free((char *)far[i].item);
+    for (int i = 0; i < 15; i++) free((char *)grid[i].item);
+}
+
+Test(reports, a_plan_is_one_row_a_configuration)
+{
+    struct item_record far[N_NEAR], grid[15];
+    near_and_far(far);
+    grid_of_needles(grid);
+    for (int i = 0; i < N_NEAR; i++) far[i].item = str_format("question %d", i);
+    for (int i = 0; i < 15; i++) grid[i].item = str_format("needle %d", i);
+    put_answers(1, "sparge", NAN, "text", "chronicle", far, N_NEAR);
+    put_answers(2, "topk", .4, "text", "chronicle", far, N_NEAR);
+    put_answers(3, "sparge", NAN, "hay", "needle", grid, 15);
+    struct run_filter all = {0};
+    struct run_list runs;
+    ok(query_runs(store, &all, &runs));
+    char *csv = render(methods_table(&runs, &runs.rows[1]), TABLE_CSV, (struct table_style){0});
+    cr_expect_eq(occurrences(csv, "\n"), 4u, "a heading, dense and two configurations: %s", csv);
+    has(csv, "chronicle right");
+    has(csv, "needle right");
+    has(csv, "\ndense,,0,1,0,1,1,1,1,");
+    const char *topk = strstr(csv, "\ntopk 0.4 *,"), *sparge = strstr(csv, "\nuntuned,");
+    cr_assert(topk && sparge && sparge < topk, "%s", csv);
+    has(sparge, "\"1, 3\"");
+    has(topk, ",0.5,,2");
+    free(csv);
+    run_list_clear(&runs);
+    for (int i = 0; i < N_NEAR; i++) free((char *)far[i].item);
+    for (int i = 0; i < 15; i++) free((char *)grid[i].item);
+}
+
+/* KL over decades gets a logarithmic axis, over less a linear one. */
+Test(reports, kl_frontier_bends_its_axis_only_for_decades)
+{
+    if (plot_available() != OK) cr_skip_test("%s", status_message());
+    for (int wide = 0; wide < 2; wide++) {
+        struct run_record rows[3] = {{.id = 1}, {.id = 2}, {.id = 3}};
+        for (int i = 0; i < 3; i++) {
+            rows[i].status = RUN_DONE;
+            rows[i].method = "sparge";
+            rows[i].model.fingerprint = rows[i].dataset.fingerprint = "x";
+            rows[i].headline = (struct headline){.sparsity = .2 * (i + 1), .kl_mean = .01 * pow(wide ? 10 : 1.5, i),
+                                                 .kl_lo = NAN, .kl_hi = NAN};
+        }
+        struct run_list runs = {rows, 3, NULL};
+        struct plot_out out = {dir, NULL, true};
+        ok(plot_frontier(&out, "f", &runs, FRONTIER_KL));
+        char *path = path_join(dir, "f.gp");
+        struct str script = {0};
+        ok(file_read(&script, path));
+        cr_expect_eq(occurrences(str_get(&script), "set logscale y"), wide ? 1u : 0u);
+        str_clear(&script);
+        free(path);
+    }
+}
+
+/* Metrics without a number per sample, and times, are told apart by their own intervals. */
+Test(reports, unpaired_intervals_that_part_are_a_change)
+{
+    struct metric_record before[2], after[2];
+    for (int i = 0; i < 2; i++) {
+        before[i] = metric_record_empty("overall", i ? "cosine_centred" : "latency_sparse", 4);
+        before[i].mean = .9;
+        before[i].lo = .89;
+        before[i].hi = .91;
+        after[i] = before[i];
+        after[i].mean = .8;
+        after[i].lo = .79;
+        after[i].hi = .81;
+    }
+    struct run_record r = {.status = RUN_DONE, .layers = "all", .window = -1};
+    r.model.fingerprint = r.dataset.fingerprint = "x";
+    struct run_view b = {.run = &r, .label = "b", .metrics = {before, 2, NULL}},
+                    a = {.run = &r, .label = "a", .metrics = {after, 2, NULL}};
+    struct comparison c;
+    ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));
+    cr_expect_eq(c.rows[0].change, CHANGE_BETTER, "less time");
+    cr_expect_eq(c.rows[1].change, CHANGE_WORSE);
+    comparison_clear(&c);
+    after[0].hi = after[1].hi = .9;
+    ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));
+    cr_expect_eq(c.rows[0].change, CHANGE_SAME);
+    cr_expect_eq(c.rows[1].change, CHANGE_UNKNOWN, "intervals that meet prove nothing");
+    comparison_clear(&c);
+}

@@ -423,7 +423,7 @@ Test(suites, choice_bad_lines)
 Test(suites, unknown_names_list_the_known)
 {
     struct suite_options o = options(64);
-    REFUSED("wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, null");
+    REFUSED("wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, speed, null");
     REFUSED("", &o, ERR_ARG, "unknown suite");
     REFUSED("chronicle:x", &o, ERR_ARG, "no argument");
     o.max_length = 1;

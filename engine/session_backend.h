@@ -1,0 +1,37 @@
+/* What runs sessions somewhere else than on the CPU. Private to engine/ but for the name.
+ *
+ * Weights placed on a device carry a pointer to the table; session.c then hands every call over. Entries are
+ * all mandatory, and may be called from any thread.
+ */
+#ifndef SG_ENGINE_SESSION_BACKEND_H
+#define SG_ENGINE_SESSION_BACKEND_H
+
+#include "base/str.h"
+#include "engine/session.h"
+
+struct session_backend {
+    const char *name; /* "cuda": what the database calls the device */
+    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk);
+    enum status (*open)(void **state, const struct weights *w, struct par *par, const struct session_plan *plan,
+                        const char *impl);
+    void (*close)(void **state);
+    /* Arguments were checked; names of kernels are added to impls. */
+    enum status (*forward)(void *state, int position, int total_len, const struct forward_args *f, struct str *impls);
+    enum status (*logits)(void *state, const float *hidden, float *logits);
+    enum status (*compare)(void *state, int n, const float *dense, const float *sparse, const int32_t *next,
+                           struct token_metrics *out, struct tensor_sums *sums);
+    void (*describe)(const struct weights_device *d, struct weights_device_info *out);
+    void (*release)(struct weights_device **d);
+};
+
+/* First member of what the backend keeps beside the weights. */
+struct weights_device {
+    const struct session_backend *backend;
+};
+
+/* True when the whole layer runs dense; counts why, head by head. */
+bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start);
+/* Add a kernel's name to a "+"-joined list that lacks it. */
+void session_note_impl(struct str *impls, const struct attn_impl *impl);
+
+#endif

@@ -1,0 +1,27 @@
+/* Sessions on a CUDA device: weights in bf16, resident once for all sessions; KV cache bf16; residual stream f32;
+ * every product accumulated in f32.
+ *
+ * Weights of other types are rounded to bf16 on their way, and so is what the tensor cores read. Sessions of one
+ * model take turns on its device.
+ */
+#ifndef SG_ENGINE_SESSION_CUDA_H
+#define SG_ENGINE_SESSION_CUDA_H
+
+#include "engine/session.h"
+
+/* Bytes that the weights and the library's workspace take on the device. Pure. */
+size_t weights_cuda_bytes(const struct llama_config *c, bool tied);
+
+/* What a session takes beside them. chunk 0 picks one; kv_bytes, activation_bytes and linear_bytes (logits) add up
+ * to total_bytes. Pure. */
+struct session_plan session_plan_cuda(const struct llama_config *c, int capacity, int chunk);
+
+/* NULL, or why the CUDA path cannot run this model; static text. */
+const char *weights_cuda_refuses(const struct llama_config *c);
+
+/* Open device `index` and bring the weights there; sessions opened on *w from then on run there. Released by
+ * weights_close(). ERR_DEVICE without a GPU or with too old a driver, ERR_UNSUPPORTED for a GPU or a model that is
+ * not supported, ERR_MEMORY with what is needed and what is there. */
+enum status weights_place_cuda(struct weights *w, int index) MUST_USE;
+
+#endif
