@@ -257,14 +257,16 @@ static enum status walk(struct search *s)
         *(p.holds ? &lo : &hi) = middle;
     }
     r->chosen = -1;
-    for (int back = 1; lo > 0; lo -= back, back *= 2) { /* held-out samples have the last word */
+    for (int back = 1; lo > 0; back *= 2) { /* held-out samples have the last word */
         stand_at(s, lo);
         TRY(measure_point(s, lo, -1, true, &p));
-        if (!p.holds) continue;
-        r->chosen = r->n_points - 1;
-        break;
+        if (p.holds) {
+            r->chosen = r->n_points - 1;
+            break;
+        }
+        lo = lo == 1 ? 0 : lo - back < 1 ? 1 : lo - back;
     }
-    stand_at(s, lo > 0 ? lo : 0);
+    stand_at(s, lo);
     memcpy(r->rung, s->at, sizeof *r->rung * (size_t)r->n_layers);
     return OK;
 }

@@ -288,11 +288,16 @@ static enum status bench_metrics(struct bench *b)
     return st;
 }
 
+enum { DECODE_STEPS = 64 };
+
 struct prefill {
     struct session *s;
     int32_t *ids;
     int n;
     struct sparse_policy *policy;
+    int32_t *next;
+    float *nll, *hidden, *logits;
+    double step_s;
 };
 
 static enum status run_prefill(void *ctx)
@@ -300,6 +305,83 @@ static enum status run_prefill(void *ctx)
     struct prefill *p = ctx;
     session_reset(p->s);
     return session_forward(p->s, &(struct forward_args){.tokens = p->ids, .n = p->n, .policy = p->policy});
+}
+
+static enum status run_loss(void *ctx)
+{
+    struct prefill *p = ctx;
+    session_reset(p->s);
+    return session_forward(p->s, &(struct forward_args){.tokens = p->ids, .n = p->n, .next = p->next, .nll = p->nll});
+}
+
+static enum status run_decode(void *ctx)
+{
+    struct prefill *p = ctx;
+    session_reset(p->s);
+    TRY(session_forward(p->s, &(struct forward_args){.tokens = p->ids, .n = p->n - DECODE_STEPS}));
+    int64_t t0 = clock_ns();
+    for (int i = p->n - DECODE_STEPS; i < p->n; i++) {
+        TRY(session_forward(p->s, &(struct forward_args){.tokens = p->ids + i, .n = 1, .last_hidden = p->hidden}));
+        TRY(session_logits(p->s, p->hidden, p->logits));
+    }
+    p->step_s = (double)(clock_ns() - t0) * 1e-9 / DECODE_STEPS;
+    return OK;
+}
+
+/* What a deployment does with a model on a device: prefill, dense and sparse, loss of every position, decode. */
+static enum status bench_device(struct bench *b, const struct setup *setup)
+{
+    const struct llama_config *c = &setup->model.weights.config;
+    struct prefill p = {.n = o.length, .ids = malloc(sizeof *p.ids * (size_t)o.length), .next = malloc(sizeof *p.next * (size_t)o.length),
+                        .nll = malloc(sizeof *p.nll * (size_t)o.length), .hidden = malloc(sizeof *p.hidden * (size_t)c->hidden_size),
+                        .logits = malloc(sizeof *p.logits * (size_t)c->vocab_size)};
+    static const struct block_shape blocks[] = {{128, 128}, {128, 64}};
+    struct sparse_policy policy = {0};
+    struct weights_device_info device;
+    struct rng r;
+    double seconds = 0, dense = 0, flop = 2.0 * o.length * (double)(llama_config_parameters(c) - (long long)c->vocab_size * c->hidden_size);
+    char what[160];
+    enum status st = OK;
+    if (!p.ids || !p.next || !p.nll || !p.hidden || !p.logits) TRY_GOTO(st, done, fail(ERR_MEMORY, "no memory for %d tokens", o.length));
+    rng_init(&r, 1);
+    for (int i = 0; i < o.length; i++) p.ids[i] = (int32_t)rng_below(&r, (uint32_t)c->vocab_size);
+    for (int i = 0; i < o.length; i++) p.next[i] = i + 1 < o.length ? p.ids[i + 1] : -1;
+    TRY_GOTO(st, done, policy_init(&policy, &mask_sparge, c->n_layers, c->n_heads));
+    TRY_GOTO(st, done, session_open(&p.s, &setup->model.weights, setup->par, o.length, o.machine.chunk, o.machine.impl));
+    TRY_GOTO(st, done, median_time(run_prefill, &p, &dense));
+    flop += 2.0 * c->n_layers * c->n_heads * c->head_dim * (double)o.length * o.length;
+    snprintf(what, sizeof what, "prefill of %s, %d tokens, dense", setup->model.name, o.length);
+    add_row(b, what, dense, flop, 1, "");
+    policy_set_thresholds(&policy, -.1f, 1, 50);
+    policy.topk = .5f;
+    p.policy = &policy;
+    for (int i = 0; i < 2; i++) {
+        policy.block = blocks[i];
+        TRY_GOTO(st, done, median_time(run_prefill, &p, &seconds));
+        snprintf(what, sizeof what, "the same, topk .5, blocks %dx%d", blocks[i].q, blocks[i].k);
+        add_row(b, what, seconds, 0, seconds / dense, "");
+    }
+    TRY_GOTO(st, done, median_time(run_loss, &p, &seconds));
+    add_row(b, "prefill and the loss of every position", seconds, flop + 2.0 * o.length * (double)c->vocab_size * c->hidden_size,
+            seconds / dense, "");
+    if (o.length > 2 * DECODE_STEPS) {
+        TRY_GOTO(st, done, run_decode(&p));
+        TRY_GOTO(st, done, run_decode(&p));
+        add_row(b, "one decode step behind it", p.step_s, 0, p.step_s / dense, "");
+    }
+    weights_device_describe(&setup->model.weights, &device);
+    if (strcmp(o.output.format, "terminal") == 0)
+        printf("%s, %s, %.2f GiB taken by weights and session, medians of %d\n\n", device.gpu, device.driver,
+               (double)device.peak_bytes / 0x1p30, o.repeats);
+done:
+    session_close(&p.s);
+    policy_clear(&policy);
+    free(p.ids);
+    free(p.next);
+    free(p.nll);
+    free(p.hidden);
+    free(p.logits);
+    return st;
 }
 
 static enum status bench_model(struct bench *b, const struct setup *setup)
@@ -344,7 +426,9 @@ int cmd_bench(int argc, char **argv)
     enum status st = OK;
     struct setup setup = {0};
     struct bench b = {0};
-    bool model = n || o.machine.model;
+    bool model = n || o.machine.model, device = strcmp(o.machine.device, "cpu") != 0;
+    if (device && !model)
+        return report_failure(fail(ERR_ARG, "bench --device %s times a model: give its directory", o.machine.device));
     if (model)
         st = setup_open(&setup, &o.machine, n ? positional[0] : NULL);
     else if ((st = cpu_ops_choose(o.machine.cpu_mask)) == OK)
@@ -357,6 +441,12 @@ int cmd_bench(int argc, char **argv)
     table_add_column(b.table, (struct table_column){.name = "GFLOP/s", .number = NUMBER_FIXED, .digits = 1});
     table_add_column(b.table, (struct table_column){.name = "ratio", .number = NUMBER_FIXED, .digits = 3});
     table_add_column(b.table, (struct table_column){.name = "goal"});
+    if (device) {
+        TRY_GOTO(st, done, bench_device(&b, &setup));
+        st = print_table(b.table, &o.output);
+        b.table = NULL;
+        goto done;
+    }
     TRY_GOTO(st, done, bench_gemm(&b));
     TRY_GOTO(st, done, bench_linear(&b));
     for (int i = 0; attn_impls[i] != &attn_ref; i++) {

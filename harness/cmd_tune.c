@@ -169,7 +169,7 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
         table_int(t, n_backed);
         table_real(t, sparsity / n_heads);
         table_real(t, head_error_by(&tune, x->rule));
-        table_real(t, x->num_held_out ? head_error_by(&held, x->rule) : NAN);
+        table_real(t, x->num_held_out && x->verified ? head_error_by(&held, x->rule) : NAN);
         table_text(t, names[i]);
     }
     return t;

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct model;
+
 struct dense_cache {
     char *dir;          /* NULL: nothing is kept */
     size_t limit_bytes;

@@ -14,7 +14,7 @@ static const char style[] =
     "1c2127;"
     "--head:#242a32;--good:#4cc38a;--bad:#ff9b6a;--warn:#f0c060;--link:#6cb6ff}}"
     "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}"
-    "body{margin:0 auto;max-width:1100px;padding:16px;background:var(--bg);color:var(--fg);"
+    "body{margin:0 auto;max-width:1160px;padding:16px;background:var(--bg);color:var(--fg);"
     "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
     "h1{font-size:1.5rem;line-height:1.25;margin:.2em 0 .4em}h2{font-size:1.2rem;margin:2em 0 .5em;"
     "border-bottom:1px solid var(--line);padding-bottom:.2em}"
@@ -38,13 +38,14 @@ static const char style[] =
     "th,td{padding:5px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}"
     "tbody tr:last-child td{border-bottom:0}th{background:var(--head);white-space:nowrap;cursor:pointer}"
     "th[aria-sort]::after{content:' \\2193'}th[aria-sort=ascending]::after{content:' \\2191'}"
-    ".n{text-align:right;white-space:nowrap}td{overflow-wrap:break-word;max-width:32rem;min-width:3.5rem}"
+    ".n{text-align:right;white-space:nowrap}td:first-child{min-width:7.5rem}"
+    "td{overflow-wrap:break-word;max-width:32rem;min-width:3.5rem}"
     ".up{color:var(--good);font-weight:600}.down{color:var(--bad);font-weight:600}.constant,.note{color:var(-"
     "-dim);"
     "font-size:.875rem}"
     "details{margin:1em 0}summary{cursor:pointer;font-weight:600}code{overflow-wrap:anywhere}"
     "@media(max-width:600px){body{padding:10px}.picture .card svg{min-width:560px}th,td{padding:4px 7px}"
-    "td:first-child{min-width:7.5rem}}"
+    "}"
     "@media print{.scroll,.card{overflow:visible}th{cursor:auto}nav{display:none}}";
 
 /* Click or Enter on a heading sorts by it: numbers by data-v, texts by themselves, missing ones last. */
@@ -218,7 +219,10 @@ static void add_verdict(const struct html_input *in, struct str *out)
     struct verdict verdict = verdict_of(cosine, agreement, sparsity);
     bool bad = any_check(in, CHECK_FAIL) || any_check(in, CHECK_INVALID) || v->run->status != RUN_DONE ||
                !strcmp(verdict.band, "poor");
-    bool good = !bad && strcmp(verdict.band, "unknown") && strcmp(verdict.band, "acceptable");
+    struct str disagreement = {0}; /* no green light while the metrics contradict each other */
+    bool doubtful = metric_disagreement(v, &disagreement);
+    str_clear(&disagreement);
+    bool good = !bad && !doubtful && strcmp(verdict.band, "unknown") && strcmp(verdict.band, "acceptable");
     str_addf(out, "<section id=\"verdict\"><div class=\"verdict %s\">", bad ? "bad" : good ? "good" : "");
     if (v->run->status != RUN_DONE) {
         str_add(out, "<strong>The run did not finish</strong>");

@@ -37,7 +37,7 @@ static void add_columns(struct table *t, const struct tasks *tasks)
     table_add_column(t, (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
     table_add_column(t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
     table_add_column(t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"perplexity", "x dense", NUMBER_FIXED, 3, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(t, (struct table_column){"ppl / dense", NULL, NUMBER_FIXED, 3, METRIC_LOWER, ALIGN_AUTO});
     table_add_column(t, (struct table_column){"agreement", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
     for (size_t i = 0; i < tasks->n; i++) {
         char *name = str_format("%s right", tasks->sets[i]->suite);
@@ -58,11 +58,15 @@ static const struct run_record *find_run(const struct run_list *runs, const stru
     return NULL;
 }
 
-static void add_dense(struct table *t, const struct run_list *runs, const struct tasks *tasks)
+static void add_dense(struct table *t, const struct run_list *runs, const struct dataset_record *data,
+                      const struct tasks *tasks)
 {
     table_text(t, "dense");
     table_missing(t);
-    const double ideal[] = {0, 1, 0, 1, 1};
+    double ppl = NAN;
+    for (size_t i = 0; i < runs->n; i++)
+        if (!isnan(runs->rows[i].headline.ppl_ratio) && same_data(&runs->rows[i], data)) ppl = 1;
+    const double ideal[] = {0, 1, 0, ppl, 1};
     for (int i = 0; i < 5; i++) table_real(t, ideal[i]);
     for (size_t k = 0; k < tasks->n; k++) {
         double score = NAN;
@@ -108,7 +112,7 @@ struct table *methods_table(const struct run_list *runs, const struct run_record
     struct table *t = table_new("All configurations");
     struct tasks tasks = find_tasks(runs);
     add_columns(t, &tasks);
-    add_dense(t, runs, &tasks);
+    add_dense(t, runs, &subject->dataset, &tasks);
     for (size_t i = 0; i < runs->n; i++) {
         const struct run_record *r = &runs->rows[i];
         bool told = r->status != RUN_DONE || !strcmp(r->method, "dense");

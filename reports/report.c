@@ -138,8 +138,9 @@ static void draw_all(struct draft *d)
     else
         add_picture(d, plot_needle(o, "needle", lines, n_lines), "needle", "changed",
                     "Answers right by depth and length");
-    add_picture(d, plot_distance(o, "distance", lines, n_lines), "distance", "changed",
-                "Answers right by distance to the evidence");
+    if (strcmp(d->subject.run->dataset.suite, "needle")) /* the grid says it already */
+        add_picture(d, plot_distance(o, "distance", lines, n_lines), "distance", "changed",
+                    "Answers right by distance to the evidence");
     add_picture(d, plot_distribution(o, "cosine", lines, n_lines, "cosine"), "cosine", "changed",
                 "Distribution of the cosine");
     add_picture(d, plot_distribution(o, "kl", lines, n_lines, "kl"), "kl", "changed",

@@ -1045,7 +1045,9 @@ Test(reports, a_plan_is_one_row_a_configuration)
     struct run_filter all = {0};
     struct run_list runs;
     ok(query_runs(store, &all, &runs));
-    char *csv = render(methods_table(&runs, &runs.rows[1]), TABLE_CSV, (struct table_style){0});
+    struct table *t = methods_table(&runs, &runs.rows[1]);
+    char *csv = render(t, TABLE_CSV, (struct table_style){0});
+    table_free(&t);
     cr_expect_eq(occurrences(csv, "\n"), 4u, "a heading, dense and two configurations: %s", csv);
     has(csv, "chronicle right");
     has(csv, "needle right");
