@@ -14,7 +14,6 @@
 
 enum {
     DEFAULT_CHUNK = 8192,
-    ATTENTION_SCRATCH = 256, /* what the CUDA implementations ask for: their counters */
 };
 
 struct session_cuda {
@@ -73,6 +72,17 @@ static void sparse_sizes(const struct llama_config *c, int capacity, int chunk, 
         }
 }
 
+/* What the attention implementations ask for: counters, and what a decode step merges. */
+static size_t attention_scratch(const struct llama_config *c)
+{
+    static const struct attn_impl *const all[] = {&attn_decode_cuda_bf16, &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16,
+                                                  &attn_cuda_bf16};
+    struct attn_args a = {.dtype = DTYPE_BF16, .n_q = 1, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) most = max_size(most, all[i]->workspace(&a));
+    return most;
+}
+
 /* Where everything stands in the slab; the same walk counts and hands out. kv and logits: offsets at which these begin. */
 static size_t lay_out(const struct llama_config *c, int capacity, int chunk, struct session_cuda *to, size_t *kv_end,
                       size_t *logits_begin)
@@ -108,7 +118,7 @@ static size_t lay_out(const struct llama_config *c, int capacity, int chunk, str
     PUT(ledger, cells, struct head_ledger);
     PUT(maps, to->map_bytes * (size_t)c->n_layers, char);
     PUT(mask_ws, mask_bytes, char);
-    PUT(attn_ws, ATTENTION_SCRATCH, char);
+    PUT(attn_ws, attention_scratch(c), char);
     *logits_begin = at;
     PUT(logits, max_size((size_t)COMPARE_CUDA_ROWS * COMPARE_CUDA_CHUNK, (size_t)c->vocab_size), float);
     PUT(rows, COMPARE_CUDA_ROWS, struct compare_cuda_row);
@@ -478,7 +488,7 @@ static enum status attend(struct session_cuda *s, const struct forward_args *f, 
     const struct attn_impl *impl;
     TRY(attn_choose(&a, s->impl, &impl));
     session_note_impl(impls, impl);
-    if (impl->workspace(&a) > ATTENTION_SCRATCH)
+    if (impl->workspace(&a) > attention_scratch(c))
         return fail(ERR_UNSUPPORTED, "%s asks for more scratch than a CUDA session plans", impl->name);
     TRY(impl->run(&a, s->attn_ws, s->par, s->on->stream));
     return f->hook && !f->hook_tiles_only ? show_layer(s, f, layer, &a) : OK;
@@ -518,7 +528,7 @@ static enum status score(struct session_cuda *s, const int32_t *next, int n, flo
         int rows = n - r < COMPARE_CUDA_ROWS ? n - r : COMPARE_CUDA_ROWS;
         struct tensor_sums sums = {0};
         st = compare_cuda_run(&(struct compare_cuda_args){
-                                  .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows,
+                                  .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows, .loss_only = true,
                                   .x = s->norm + (size_t)r * (size_t)c->hidden_size, .next = s->tokens + r,
                                   .logits = s->logits, .rows = s->rows}, s->on->gemm, s->on->stream);
         if (st == OK) st = fetch(s, s->host_rows, s->rows, sizeof *s->rows * (size_t)rows);

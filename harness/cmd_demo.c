@@ -6,6 +6,7 @@
 #include "harness/cell.h"
 #include "harness/curve_db.h"
 #include "harness/output.h"
+#include "harness/report_curves.h"
 #include "reports/report.h"
 #include "reports/runjson.h"
 
@@ -233,8 +234,13 @@ static enum status write_report(struct demo *d)
 {
     struct str notes = {0};
     char *dir = path_join(o.dir, "report");
-    enum status st = report_write(d->store, &(struct report_options){.dir = dir, .run = d->after_text,
-                                                                     .baseline = d->first_text}, &notes);
+    static struct report_curves curves; /* 100 KB */
+    struct report_options report = {.dir = dir, .db = store_path(d->store), .run = d->after_text, .baseline = d->first_text};
+    enum status st = report_curves_load(d->store, report.run, &curves);
+    if (st == OK) {
+        report_curves_offer(&curves, &report);
+        st = report_write(d->store, &report, &notes);
+    }
     if (notes.len) fprintf(stderr, "%s", str_get(&notes));
     free(dir);
     str_clear(&notes);

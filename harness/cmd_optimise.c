@@ -60,8 +60,7 @@ static const struct command_help help = {
     "layer at a time sparse to see what it costs, walks the path of the cheapest steps, and checks where it ends on held-out\n"
     "samples. Prints the frontier it walked and one bound for all layers beside it.",
     "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
-    "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule both\n"
-    "sparsegauge eval suites/demo/model --tuned optimised.json",
+    "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse",
 };
 
 /* A ladder in the rule's own error: what is usual for l1, and about the same sparsity under the others. */

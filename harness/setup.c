@@ -45,6 +45,7 @@ static enum status place_weights(struct setup *s, int cuda, const char *text)
     enum status st = weights_place_cuda(&s->model.weights, cuda);
     return st == OK ? OK : fail_context(st, "--device %s", text);
 #else
+    (void)s; /* parse_device has refused it already */
     return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA", text);
 #endif
 }

@@ -8,7 +8,7 @@ extern "C" {
 namespace
 {
 
-enum { THREADS = 512,
+enum { THREADS = 256,
        WARPS = THREADS / 32,
        HELD = COMPARE_CUDA_CHUNK / THREADS, /* logits of a side that a thread keeps in registers */
        HIDDEN_THREADS = 128 };
@@ -122,7 +122,7 @@ __device__ void fold_top(const float (&x)[HELD], int ids, int first, uint64_t to
 enum { DOT, SQ_0, SQ_1, SUM_0, SUM_1, ABS, SQ_DIFF, EXP_0, EXP_1, TILT, N_SUMS };
 
 template <bool BOTH>
-__global__ __launch_bounds__(THREADS, 2) void fold_kernel(const float *logits, int n_rows, int ids, int first,
+__global__ __launch_bounds__(THREADS, 4) void fold_kernel(const float *logits, int n_rows, int ids, int first,
                                                           const int32_t *next, struct compare_cuda_row *rows)
 {
     __shared__ uint64_t part[WARPS];
@@ -167,9 +167,11 @@ __global__ __launch_bounds__(THREADS, 2) void fold_kernel(const float *logits, i
         }
     }
 #pragma unroll
-    for (int i = 0; i < N_SUMS; i++)
+    for (int i = 0; i < N_SUMS; i++) {
+        if (!BOTH && i != SQ_0 && i != SUM_0 && i != EXP_0) continue;
 #pragma unroll
         for (int m = 16; m > 0; m /= 2) x[i] += __shfl_xor_sync(0xffffffffu, x[i], m);
+    }
     if (lane == 0) {
 #pragma unroll
         for (int i = 0; i < N_SUMS; i++) sums[warp][i] = x[i];
@@ -204,6 +206,55 @@ __global__ __launch_bounds__(THREADS, 2) void fold_kernel(const float *logits, i
     __syncthreads();
     for (int i = threadIdx.x; i < (int)(sizeof state / 4); i += THREADS)
         ((uint32_t *)&rows[r].row)[i] = ((const uint32_t *)&state)[i];
+}
+
+/* What a loss needs of a chunk. One warp per row: no barrier, and each value is looked at twice in registers. */
+__global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int n_rows, int ids, int first, const int32_t *next,
+                                                       struct compare_cuda_row *rows)
+{
+    constexpr int AT_ONCE = 8; /* sixteen-byte loads in flight */
+    const int r = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (r >= n_rows) return;
+    const float *z = logits + (size_t)r * COMPARE_CUDA_CHUNK;
+    float top = -INFINITY, sum = 0;
+    bool bad = false;
+    for (int at0 = lane * 4; at0 - lane * 4 < ids; at0 += AT_ONCE * 128) {
+        float x[4 * AT_ONCE], best = top;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int at = at0 + i * 128;
+            float4 v = at < ids ? *(const float4 *)(z + at) : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+            x[4 * i] = v.x, x[4 * i + 1] = v.y, x[4 * i + 2] = v.z, x[4 * i + 3] = v.w;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                bad |= at + j < ids && !isfinite(x[4 * i + j]);
+                if (at + j >= ids) x[4 * i + j] = -INFINITY;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * AT_ONCE; i++) best = fmaxf(best, x[i]);
+        if (best == -INFINITY) continue;
+        sum *= __expf(top - best);
+        top = best;
+#pragma unroll
+        for (int i = 0; i < 4 * AT_ONCE; i++) sum += __expf(x[i] - best);
+    }
+    float m = top;
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, d));
+    sum = top == -INFINITY ? 0 : sum * __expf(top - m);
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+    bad = __any_sync(0xffffffffu, bad);
+    if (lane != 0) return;
+    struct logit_row *row = &rows[r].row;
+    float now = fmaxf(row->m[0], m);
+    float total = (row->m[0] == -INFINITY ? 0 : row->s[0] * expf(row->m[0] - now)) + sum * expf(m - now);
+    row->m[0] = row->m[1] = now;
+    row->s[0] = row->s[1] = total;
+    row->bad |= bad;
+    int at = next[r] - first;
+    if (next[r] >= 0 && at >= 0 && at < ids) rows[r].z_next[0] = rows[r].z_next[1] = z[at];
 }
 
 __global__ __launch_bounds__(HIDDEN_THREADS) void hidden_kernel(const float *dense, const float *sparse, int k,
@@ -251,7 +302,9 @@ enum status compare_cuda_run(const struct compare_cuda_args *a, struct gemm_cuda
                                        (size_t)(sides * n), s));
         TRY(gemm_cuda_run(g, sides * n, ids, a->k, a->x, a->head + (size_t)first * a->k, a->logits, COMPARE_CUDA_CHUNK,
                           DTYPE_F32, false));
-        if (a->both)
+        if (a->loss_only)
+            loss_kernel<<<(n + WARPS - 1) / WARPS, THREADS, 0, s>>>(a->logits, n, ids, first, a->next, a->rows);
+        else if (a->both)
             fold_kernel<true><<<n, THREADS, 0, s>>>(a->logits, n, ids, first, a->next, a->rows);
         else
             fold_kernel<false><<<n, THREADS, 0, s>>>(a->logits, n, ids, first, a->next, a->rows);

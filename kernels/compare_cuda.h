@@ -9,7 +9,7 @@
 
 enum {
     COMPARE_CUDA_ROWS = 2048,  /* rows of one product, both sides counted: enough to fill the tensor cores */
-    COMPARE_CUDA_CHUNK = 8192, /* ids per product */
+    COMPARE_CUDA_CHUNK = 4096, /* ids per product: their logits, 32 MiB, stay in the L2 of a large GPU */
 };
 
 /* What the device knows of one position. */
@@ -22,6 +22,7 @@ struct compare_cuda_row {
 struct compare_cuda_args {
     const uint16_t *head;        /* [vocab, k] */
     int vocab, k, n_rows;        /* n_rows · sides <= COMPARE_CUDA_ROWS */
+    bool loss_only;              /* one side; of a row only maximum, sum of exponentials and z_next are made */
     bool both;                   /* x holds the dense rows and behind them the sparse ones; false: one side is both */
     const uint16_t *x;           /* [sides · n_rows, k], head input */
     const float *hidden;         /* the same in f32 for the hidden-state sums; NULL: not wanted */

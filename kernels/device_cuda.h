@@ -23,6 +23,8 @@ enum status device_cuda_use(struct device *d) MUST_USE;
 extern const struct attn_impl attn_dense_sm90_bf16;
 /* The same, with a map of 128x64 or 128x128 blocks (the second is the faster). */
 extern const struct attn_impl attn_sparse_sm90_bf16;
+/* One new token, dense, no ledger; compute capability 8.0 and up, head_dim a multiple of 8 up to 256. */
+extern const struct attn_impl attn_decode_cuda_bf16;
 /* Compute capability 8.0 and up, head_dim a multiple of 16 up to 256, dense and sparse, every block shape. */
 extern const struct attn_impl attn_cuda_bf16;
 

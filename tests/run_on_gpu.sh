@@ -5,6 +5,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/out}
 mkdir -p "$out"
 export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+# cuBLAS is loaded at run time: the toolkit's, or the one that came with PyTorch.
+for folder in /usr/local/cuda/lib64 $(python3 -c 'import importlib.util as u, glob
+spec = u.find_spec("nvidia")
+print(*(f for p in (spec.submodule_search_locations if spec else []) for f in glob.glob(p + "/*/lib")))' 2>/dev/null); do
+    if ls "$folder"/libcublas.so.* >/dev/null 2>&1; then LD_LIBRARY_PATH="$LD_LIBRARY_PATH:$folder"; break; fi
+done
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 "$here/bin/check_kernels_cuda" || exit 1
 "$here/bin/check_kernels_cuda" --bench "$out/kernels.txt" || exit 1

@@ -726,7 +726,7 @@ Test(cli, other_commands_run, .init = enter, .fini = leave)
     ran_clear(&r);
     refuses(USAGE, "synth --shape llama-9 x", SAYS("llama-9"));
     ends(PASS, "suite chronicle --length 2000 --seed 3");
-    refuses(RUN_ERROR, "eval " DEMO " --device abacus", SAYS("abacus", "cpu"));
+    refuses(USAGE, "eval " DEMO " --device abacus", SAYS("abacus", "cpu"));
 }
 
 /* Without curves in the store there is nothing to answer from; running the model is not what was asked. */

@@ -176,7 +176,15 @@ Test(session_cuda, logits_are_transformers)
                 double e = apart(z, want + (size_t)i * vocab, vocab);
                 if (!(e <= worst)) worst = e;
             }
-            cr_log_info("%s: logits %.4f apart", names[m], worst);
+            float *last = poisoned(width); /* the last token again, as a decode step */
+            session_reset(s);
+            CHECK(session_forward(s, &(struct forward_args){.tokens = ids, .n = n - 1}));
+            CHECK(session_forward(s, &(struct forward_args){.tokens = ids + n - 1, .n = 1, .last_hidden = last}));
+            double step = apart(last, hidden + (size_t)(n - 1) * width, width);
+            cr_expect(strstr(session_impls(s), "attn_decode_cuda"), "%s", session_impls(s));
+            cr_expect(step < .03, "%s: a decode step is %.4f away", names[m], step);
+            free(last);
+            cr_log_info("%s: logits %.4f apart, a decode step %.4f", names[m], worst, step);
             cr_expect(worst < .05, "%s: logits are %.4f apart", names[m], worst);
             n_run++;
             session_close(&s);
