@@ -10,7 +10,8 @@ namespace
 
 enum { THREADS = 256,
        WARPS = THREADS / 32,
-       HELD = COMPARE_CUDA_CHUNK / THREADS, /* logits of a side that a thread keeps in registers */
+       HELD = 16,             /* logits of a side that a thread keeps in registers */
+       PIECE = HELD * THREADS, /* and that a CTA folds at a time */
        HIDDEN_THREADS = 128 };
 
 /* Order of (value, id) as an unsigned number: greater value first, then lower id. */
@@ -32,7 +33,7 @@ __device__ __forceinline__ int id_of(uint64_t rank) { return (int)(0xffffffffu -
 /* In front of every finite value: infinity, id 0. */
 constexpr uint64_t FIRST = 0xff800000ffffffffull;
 
-/* id of the i-th value a thread holds, relative to the chunk: sixteen bytes per load */
+/* id of the i-th value a thread holds, relative to the piece: sixteen bytes per load */
 __device__ __forceinline__ int place_of(int i) { return (i / 4 * THREADS + (int)threadIdx.x) * 4 + i % 4; }
 
 __device__ __forceinline__ uint64_t block_max(uint64_t x, uint64_t *part)
@@ -69,7 +70,7 @@ __global__ void begin_kernel(struct compare_cuda_row *rows, int n)
     rows[r] = row;
 }
 
-__device__ void load_chunk(const float *z, int ids, float (&x)[HELD])
+__device__ void load_piece(const float *z, int ids, float (&x)[HELD])
 {
 #pragma unroll
     for (int i = 0; i < HELD; i += 4) {
@@ -95,7 +96,7 @@ __device__ uint64_t best_below(const float (&x)[HELD], int ids, int first, uint6
     return best_id < 0 ? 0 : rank_of(best, best_id);
 }
 
-/* Let the chunk's best values into the row's five. `top_rank` is the chunk's best. */
+/* Let the piece's best values into the row's five. `top_rank` is the best of them. */
 __device__ void fold_top(const float (&x)[HELD], int ids, int first, uint64_t top_rank, float *top, int32_t *top_id,
                          uint64_t *part)
 {
@@ -121,21 +122,15 @@ __device__ void fold_top(const float (&x)[HELD], int ids, int first, uint64_t to
 
 enum { DOT, SQ_0, SQ_1, SUM_0, SUM_1, ABS, SQ_DIFF, EXP_0, EXP_1, TILT, N_SUMS };
 
+/* Fold `ids` logits of a row, at most a piece, whose first is id `first`, into the state in shared memory. */
 template <bool BOTH>
-__global__ __launch_bounds__(THREADS, 4) void fold_kernel(const float *logits, int n_rows, int ids, int first,
-                                                          const int32_t *next, struct compare_cuda_row *rows)
+__device__ __forceinline__ void fold_piece(const float *za, const float *zb, int ids, int first, struct logit_row &state,
+                                           uint64_t *part, float (*sums)[N_SUMS + 1])
 {
-    __shared__ uint64_t part[WARPS];
-    __shared__ float sums[WARPS][N_SUMS + 1];
-    __shared__ struct logit_row state;
-    const int r = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const float *za = logits + (size_t)r * COMPARE_CUDA_CHUNK,
-                *zb = BOTH ? logits + (size_t)(n_rows + r) * COMPARE_CUDA_CHUNK : za;
-    for (int i = threadIdx.x; i < (int)(sizeof state / 4); i += THREADS)
-        ((uint32_t *)&state)[i] = ((const uint32_t *)&rows[r].row)[i];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float a[HELD], b[HELD];
-    load_chunk(za, ids, a);
-    if (BOTH) load_chunk(zb, ids, b);
+    load_piece(za, ids, a);
+    if (BOTH) load_piece(zb, ids, b);
     bool bad = false;
     float x[N_SUMS] = {};
 #pragma unroll
@@ -194,11 +189,27 @@ __global__ __launch_bounds__(THREADS, 4) void fold_kernel(const float *logits, i
         state.sum[0] += total[SUM_0], state.sum[1] += total[BOTH ? SUM_1 : SUM_0];
         state.abs_diff += total[ABS], state.sq_diff += total[SQ_DIFF];
         state.bad |= bad;
-        int at = next[r] - first;
-        if (next[r] >= 0 && at >= 0 && at < ids) rows[r].z_next[0] = za[at], rows[r].z_next[1] = zb[at];
     }
     fold_top(a, ids, first, top_a, state.top[0], state.top_id[0], part);
     if (BOTH) fold_top(b, ids, first, top_b, state.top[1], state.top_id[1], part);
+}
+
+template <bool BOTH>
+__global__ __launch_bounds__(THREADS, BOTH ? 3 : 4) void fold_kernel(const float *logits, int n_rows, int ids, int first,
+                                                                     const int32_t *next, struct compare_cuda_row *rows)
+{
+    __shared__ uint64_t part[WARPS];
+    __shared__ float sums[WARPS][N_SUMS + 1];
+    __shared__ struct logit_row state;
+    const int r = blockIdx.x;
+    const float *za = logits + (size_t)r * COMPARE_CUDA_CHUNK,
+                *zb = BOTH ? logits + (size_t)(n_rows + r) * COMPARE_CUDA_CHUNK : za;
+    for (int i = threadIdx.x; i < (int)(sizeof state / 4); i += THREADS)
+        ((uint32_t *)&state)[i] = ((const uint32_t *)&rows[r].row)[i];
+    for (int at = 0; at < ids; at += PIECE)
+        fold_piece<BOTH>(za + at, zb + at, min((int)PIECE, ids - at), first + at, state, part, sums);
+    int at = next[r] - first;
+    if (threadIdx.x == 0 && next[r] >= 0 && at >= 0 && at < ids) rows[r].z_next[0] = za[at], rows[r].z_next[1] = zb[at];
     if (!BOTH && threadIdx.x < 5) {
         state.top[1][threadIdx.x] = state.top[0][threadIdx.x];
         state.top_id[1][threadIdx.x] = state.top_id[0][threadIdx.x];
