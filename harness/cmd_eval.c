@@ -1,6 +1,7 @@
 #include "harness/command.h"
 
 #include "harness/cell.h"
+#include "harness/noise.h"
 #include "harness/output.h"
 #include "reports/runjson.h"
 
@@ -67,6 +68,27 @@ static void note_input(const struct sample_set *set)
         fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
 }
 
+/* The suite `null`: what differs between dense runs that should not differ is the floor under every other difference. */
+static enum status measure_noise(const struct setup *setup, struct store *store, const struct sample_set *set)
+{
+    struct noise_result r;
+    TRY(noise_measure(setup, &o.machine, set, cancel_requested, &r));
+    TRY(noise_store(store, &r));
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "dense against dense, other"});
+    table_add_column(t, (struct table_column){.name = "metric"});
+    table_add_column(t, (struct table_column){.name = "largest distance", .number = NUMBER_SHORT, .digits = 3});
+    for (int i = 0; i < r.n; i++) {
+        table_text(t, r.rows[i].source);
+        table_text(t, r.rows[i].metric);
+        table_real(t, r.rows[i].value);
+    }
+    for (int i = 0; i < NOISE_SOURCES; i++)
+        if (r.skipped[i][0]) table_note(t, r.skipped[i]);
+    table_note(t, "Stored as this machine's noise floor for this model: smaller differences print as within it.");
+    return print_table(t, &o.output);
+}
+
 static enum status eval_suite(const struct setup *setup, struct store *store, struct dense_cache *cache, int i,
                               int argc, char **argv)
 {
@@ -77,6 +99,10 @@ static enum status eval_suite(const struct setup *setup, struct store *store, st
     enum status st;
     TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
     note_input(&set);
+    if (set.dense_only) {
+        st = measure_noise(setup, store, &set);
+        goto done;
+    }
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
     TRY_GOTO(st, done, cell_run(&(struct cell_args){
                                     .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy,

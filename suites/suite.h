@@ -46,6 +46,7 @@ struct sample_set {
     bool score_text;    /* perplexity over all scored positions means something */
     int64_t n_tokens;
     size_t n_replaced;  /* invalid UTF-8 sequences replaced in the input */
+    bool dense_only;    /* dense against dense, in ways that must not matter: the noise floor */
     bool timed;         /* samples are lengths to time; what is in them does not matter */
     char fingerprint[33]; /* of all ids, score_from and items: hex, see base/hash.h */
     int n_skipped;      /* documents, lines or questions left out: under min_length */
