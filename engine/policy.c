@@ -1,5 +1,6 @@
 #include "engine/policy.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,13 @@ void policy_set_thresholds(struct sparse_policy *p, float simthreshd1, float cdf
 {
     for (int i = 0; i < p->n_layers * p->n_heads; i++)
         p->heads[i] = (struct head_params){simthreshd1, cdfthreshd, pvthreshd, runs_sparse(p)};
+}
+
+void policy_choose_thresholds(struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd)
+{
+    float theta = p->topk > 0 ? -.1f : .6f;
+    policy_set_thresholds(p, isnan(simthreshd1) ? theta : (float)simthreshd1, isnan(cdfthreshd) ? .98f : (float)cdfthreshd,
+                          isnan(pvthreshd) ? 50 : (float)pvthreshd);
 }
 
 static enum status bad_layers(const char *text, int n_layers)

@@ -521,24 +521,21 @@ static enum status layer_forward(struct session_cuda *s, const struct forward_ar
 static enum status score(struct session_cuda *s, const int32_t *next, int n, float *nll)
 {
     const struct llama_config *c = &s->w->config;
-    struct token_metrics *metrics = malloc(sizeof *metrics * COMPARE_CUDA_ROWS);
-    if (!metrics) return fail(ERR_MEMORY, "no memory to score %d tokens", n);
-    enum status st = send(s, s->tokens, next, sizeof *next * (size_t)n);
-    for (int r = 0; r < n && st == OK; r += COMPARE_CUDA_ROWS) {
+    float *out = s->wide;
+    TRY(send(s, s->tokens, next, sizeof *next * (size_t)n));
+    for (int r = 0; r < n; r += COMPARE_CUDA_ROWS) {
         int rows = n - r < COMPARE_CUDA_ROWS ? n - r : COMPARE_CUDA_ROWS;
-        struct tensor_sums sums = {0};
-        st = compare_cuda_run(&(struct compare_cuda_args){
-                                  .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows, .loss_only = true,
-                                  .x = s->norm + (size_t)r * (size_t)c->hidden_size, .next = s->tokens + r,
-                                  .logits = s->logits, .rows = s->rows}, s->on->gemm, s->on->stream);
-        if (st == OK) st = fetch(s, s->host_rows, s->rows, sizeof *s->rows * (size_t)rows);
-        if (st != OK) break;
-        int bad = compare_cuda_finish(s->host_rows, rows, c->vocab_size, c->hidden_size, next + r, metrics, &sums);
-        if (bad >= 0) st = fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`", r + bad);
-        for (int i = 0; i < rows; i++) nll[r + i] = metrics[i].nll_dense;
+        TRY(compare_cuda_run(&(struct compare_cuda_args){
+                                 .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows,
+                                 .loss_only = true, .x = s->norm + (size_t)r * (size_t)c->hidden_size, .next = s->tokens + r,
+                                 .logits = s->logits, .rows = s->rows}, s->on->gemm, s->on->stream));
+        TRY(compare_cuda_nll(s->rows, s->tokens + r, rows, out + r, s->on->stream));
     }
-    free(metrics);
-    return st;
+    TRY(fetch(s, nll, out, sizeof *nll * (size_t)n));
+    for (int r = 0; r < n; r++)
+        if (isnan(nll[r]))
+            return fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`", r);
+    return OK;
 }
 
 static enum status chunk_forward(struct session_cuda *s, const struct forward_args *f, int begin, int n, int position,

@@ -3,7 +3,6 @@
 #include "base/clock.h"
 #include "harness/command.h"
 #include "harness/identity.h"
-#include "harness/latency.h"
 #include "harness/output.h"
 #include "results/query.h"
 
@@ -74,8 +73,7 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
         replace = !out->reused;
     }
     if (out->reused) goto done;
-    enum status (*run)(const struct evaluate_args *, struct evaluation *) = a->set->timed ? latency_measure : evaluate;
-    TRY_GOTO(st, done, run(&(struct evaluate_args){
+    TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
                                     .model = (struct model *)&a->setup->model, .par = a->setup->par, .set = a->set,
                                     .policy = a->policy, .cache = a->cache, .impl = a->machine->impl,
                                     .chunk = a->machine->chunk, .generate = a->generate, .keep_tokens = a->keep_tokens,

@@ -152,7 +152,10 @@ static void show_event(void *ctx, const struct sweep_event *e)
                 e->text);
     if (e->problem) fprintf(to, ": %s", e->problem);
     else if (e->kind == SWEEP_CELL)
-        fprintf(to, ": %.1f %% sparse, cosine %.4f, KL %.4g", 100 * e->sparsity, e->cosine, e->kl);
+    {
+        fprintf(to, ": %.1f %% sparse", 100 * e->sparsity);
+        if (!isnan(e->cosine)) fprintf(to, ", cosine %.4f, KL %.4g", e->cosine, e->kl); /* a cell of times has none */
+    }
     if (e->seconds > 0) fprintf(to, ", %.2f s", e->seconds);
     fputc('\n', to);
     fflush(to);

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/stats.h"
+#include "harness/latency.h"
 #include "harness/measure.h"
 #include "harness/progress.h"
 #include "harness/prompts.h"
@@ -324,6 +325,7 @@ static void release(struct eval_state *s)
 
 enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
 {
+    if (a->set->timed) return latency_measure(a, out);
     *out = (struct evaluation){0};
     struct eval_state s = {.a = a, .e = out};
     struct progress progress;

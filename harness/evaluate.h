@@ -40,6 +40,7 @@ struct evaluation {
     int first_layer;          /* the sparse passes began here; above 0 their times are no latencies and none is stored */
 };
 
+/* A set of lengths to time goes to latency_measure(). */
 enum status evaluate(const struct evaluate_args *a, struct evaluation *out) MUST_USE;
 void evaluation_clear(struct evaluation *e);
 

@@ -502,9 +502,7 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
     out->min_sparse_tokens = min_sparse_tokens;
     out->topk = (float)c->topk;
     out->window = c->window;
-    policy_set_thresholds(out, isnan(c->simthreshd1) ? .6f : (float)c->simthreshd1,
-                          isnan(c->cdfthreshd) ? .98f : (float)c->cdfthreshd,
-                          isnan(c->pvthreshd) ? 50 : (float)c->pvthreshd);
+    policy_choose_thresholds(out, c->simthreshd1, c->cdfthreshd, c->pvthreshd);
     enum status st = method ? policy_set_layers(out, c->layers) : OK;
     if (st == OK && tuned) st = tuned_apply(tuned, "the tuned thresholds of this sweep", w, model_fingerprint, out);
     for (int i = 0; st == OK && c->head >= 0 && i < out->n_layers * out->n_heads; i++)

@@ -174,12 +174,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o, 
                                smooth_k_name(tuned->smooth_k), o->smooth_k));
     if (o->tuned && thresholds)
         TRY_GOTO(st, bad, fail(ERR_ARG, "--tuned brings its own thresholds; drop --simthreshd1, --cdfthreshd and --pvthreshd"));
-    /* Without tuning, a count stands for the choice: nothing should be forced by similarity as well (SpargeAttn's top-k
-     * call takes -.1, below any self-similarity). */
-    float theta = o->topk > 0 ? -.1f : .6f;
-    policy_set_thresholds(p, isnan(o->simthreshd1) ? theta : (float)o->simthreshd1,
-                          isnan(o->cdfthreshd) ? .98f : (float)o->cdfthreshd,
-                          isnan(o->pvthreshd) ? 50 : (float)o->pvthreshd);
+    policy_choose_thresholds(p, o->simthreshd1, o->cdfthreshd, o->pvthreshd);
     TRY_GOTO(st, bad, policy_set_layers(p, o->layers));
     if (o->tuned) {
         if (o->block && (p->block.q != tuned->block.q || p->block.k != tuned->block.k))

@@ -118,6 +118,7 @@ static struct twin *twin_find(struct sweep *s, const struct sweep_cell *x, const
 static struct twin *twin_add(struct sweep *s, const struct sweep_cell *x, const char *policy,
                              const struct evaluation *e)
 {
+    if (s->data[x->data].set.timed) return NULL; /* each time is taken anew */
     if (x->group < 0 || (s->twins && s->twins->n == MAX_TWINS)) return NULL; /* fixed thresholds differ by intent */
     if (!s->twins) s->twins = calloc(1, sizeof *s->twins);
     if (!s->twins) return NULL;

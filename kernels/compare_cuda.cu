@@ -290,6 +290,15 @@ __global__ __launch_bounds__(HIDDEN_THREADS) void hidden_kernel(const float *den
     row->hidden_dot = sum[0], row->hidden_sq[0] = sum[1], row->hidden_sq[1] = sum[2], row->hidden_abs = sum[3];
 }
 
+__global__ void nll_kernel(const struct compare_cuda_row *rows, const int32_t *next, int n, float *nll)
+{
+    int r = blockIdx.x * blockDim.x + threadIdx.x;
+    if (r >= n) return;
+    const struct logit_row *row = &rows[r].row;
+    double log_sum = (double)row->m[0] + log((double)row->s[0]);
+    nll[r] = row->bad ? NAN : next[r] < 0 ? 0.0f : (float)(log_sum - (double)rows[r].z_next[0]);
+}
+
 } // namespace
 
 static_assert(sizeof(struct logit_row) % 4 == 0, "a row is moved by words");
@@ -321,6 +330,13 @@ enum status compare_cuda_run(const struct compare_cuda_args *a, struct gemm_cuda
             fold_kernel<false><<<n, THREADS, 0, s>>>(a->logits, n, ids, first, a->next, a->rows);
         CUDA_TRY(cudaGetLastError());
     }
+    return OK;
+}
+
+enum status compare_cuda_nll(const struct compare_cuda_row *rows, const int32_t *next, int n, float *nll, struct stream *stream)
+{
+    nll_kernel<<<(n + 127) / 128, 128, 0, (cudaStream_t)stream>>>(rows, next, n, nll);
+    CUDA_TRY(cudaGetLastError());
     return OK;
 }
 
