@@ -123,13 +123,10 @@ int cmd_best(int argc, char **argv)
     o.bounds = (struct best_bounds){NAN, NAN, NAN, NAN, false};
     const char *positional[1];
     int n;
-    bool want_help, none = false;
-    enum status st = options_parse(options, argc, argv, positional, 0, &n, &want_help);
-    if (st == OK && want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
-    if (st == OK) st = run(&none);
+    bool none = false;
+    int over;
+    if (!command_begin(&help, options, argc, argv, positional, 0, &n, &over)) return over;
+    enum status st = run(&none);
     if (st == OK) return EXIT_PASS;
     int code = report_failure(st);
     return none ? EXIT_GATE : code;

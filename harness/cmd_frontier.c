@@ -72,12 +72,8 @@ int cmd_frontier(int argc, char **argv)
     o.axis = "kl";
     const char *positional[1];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 0, &n, &want_help);
-    if (st == OK && want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
-    if (st == OK) st = run();
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 0, &n, &code)) return code;
+    enum status st = run();
     return st == OK ? EXIT_PASS : report_failure(st);
 }

@@ -54,15 +54,12 @@ int cmd_merge(int argc, char **argv)
 {
     static const char *files[MAX_FILES];
     int n;
-    bool want_help;
     size_t n_conflicts = 0;
     o.db = "sparsegauge.db";
-    enum status st = options_parse(options, argc, argv, files, MAX_FILES, &n, &want_help);
-    if (st == OK && want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
-    if (st == OK && !n) st = fail(ERR_ARG, "merge: which databases? -h shows an example");
+    int code;
+    if (!command_begin(&help, options, argc, argv, files, MAX_FILES, &n, &code)) return code;
+    enum status st = OK;
+    if (!n) st = fail(ERR_ARG, "merge: which databases? -h shows an example");
     if (st == OK) st = merge_all(files, n, &n_conflicts);
     return st != OK ? report_failure(st) : n_conflicts ? EXIT_INVALID : EXIT_PASS;
 }

@@ -96,12 +96,8 @@ int cmd_sql(int argc, char **argv)
     o.db = "sparsegauge.db";
     const char *positional[1];
     int n;
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st == OK && want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
-    if (st == OK) st = run(n ? positional[0] : NULL);
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = run(n ? positional[0] : NULL);
     return st == OK ? EXIT_PASS : report_failure(st);
 }

@@ -193,12 +193,9 @@ int cmd_status(int argc, char **argv)
     o.db = "sparsegauge.db";
     const char *positional[1];
     int n;
-    bool want_help, missing = false;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st == OK && want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
-    if (st == OK) st = run(n ? positional[0] : NULL, &missing);
+    bool missing = false;
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = run(n ? positional[0] : NULL, &missing);
     return st != OK ? report_failure(st) : missing ? EXIT_RUN : EXIT_PASS;
 }

@@ -470,14 +470,11 @@ int cmd_sweep(int argc, char **argv)
     o.n_worst = 5;
     const char *positional[1];
     int n;
-    bool want_help;
     struct pool *pool = NULL;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st == OK && want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
-    if (st == OK && o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &pool);
+    int over;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &over)) return over;
+    enum status st = OK;
+    if (o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &pool);
     int code = st == OK ? supervise(n ? positional[0] : NULL) : report_failure(st);
     pool_free(&pool);
     return code;
