@@ -35,6 +35,13 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS SG_CUDA_NEEDS)
   return()
 endif()
 
+find_path(SG_CUBLAS_INCLUDE cublas_v2.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+mark_as_advanced(SG_CUBLAS_INCLUDE)
+if(NOT SG_CUBLAS_INCLUDE)
+  sg_cuda_absent("nvcc has no cublas_v2.h beside it (libcublas-dev); the library itself is loaded at run time")
+  return()
+endif()
+
 set(SG_HAVE_CUDA ON)
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)

@@ -40,7 +40,7 @@ static const struct option_def options[] = {
     {"from-curves", OPTION_FLAG, &o.from_curves, NULL, "answer from stored curves without running the model; unverified", 0, 0},
     {"parallel|parallel-tune", OPTION_FLAG, &o.parallel, NULL, "all threads (always; kept for the guide's sake)", 0, 0},
     {"tune", OPTION_FLAG, &o.tune, NULL, "accepted: this is tune", 0, 0},
-    {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; no effect on the CPU", 0, 0},
+    {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; everything is compiled", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
     {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},

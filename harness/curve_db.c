@@ -57,7 +57,9 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     struct hash h;
     hash_init(&h);
     hash_add_str(&h, ENGINE_VERSION);
-    hash_add_str(&h, cpu_ops()->name);
+    struct weights_device_info device;
+    weights_device_describe(&setup->model.weights, &device);
+    hash_add_str(&h, strcmp(device.name, "cpu") == 0 ? cpu_ops()->name : device.name);
     hash_add_str(&h, set->fingerprint);
     *db = (struct curve_db){.store = store};
     hash_hex(&h, db->data);
