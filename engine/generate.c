@@ -13,6 +13,13 @@ static int32_t argmax(const float *z, int n)
     return best;
 }
 
+static bool all_finite(const float *z, int n)
+{
+    float sum = 0; /* times zero: NaN as soon as one value is not finite */
+    for (int i = 0; i < n; i++) sum += z[i] * 0;
+    return sum == 0;
+}
+
 struct candidate {
     float z;
     int32_t id;
@@ -69,6 +76,9 @@ enum status generate(struct session *s, const struct generate_args *a, int32_t *
     result->prefill_ns = t1 - t0;
     for (int i = 0; i < a->max_new; i++) {
         TRY_GOTO(st, done, session_logits(s, hidden, logits));
+        if (!all_finite(logits, c->vocab_size))
+            TRY_GOTO(st, done, fail(ERR_NUMERIC, "the logits behind token %d hold NaN or infinity; check the weights with `info --check`",
+                                    a->n_prompt + i));
         int32_t id = sample_token(&a->sampler, &r, logits, c->vocab_size);
         out[result->n_new++] = id;
         result->ended = llama_config_is_eos(c, id) && !a->ignore_eos;

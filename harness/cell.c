@@ -22,9 +22,11 @@ static struct run_record describe(const struct cell_args *a, char *tuned_key)
     r.plan = a->plan;
     r.impls = a->machine->impl;
     if (a->tuned && a->tuned->heads) {
-        r.rule = tune_rule_name(a->tuned->rule);
-        r.l1 = a->tuned->l1;
-        r.pv_l1 = a->tuned->pv_l1;
+        if (a->tuned->l1 > 0) { /* a .pt carries no bounds */
+            r.rule = tune_rule_name(a->tuned->rule);
+            r.l1 = a->tuned->l1;
+            r.pv_l1 = a->tuned->pv_l1;
+        }
         r.tuned_hash = tuned_hash(a->tuned, tuned_key);
     }
     return r;

@@ -4,6 +4,7 @@
 #include "harness/output.h"
 #include "harness/setup.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,7 +27,8 @@ static const struct option_def options[] = {
 static const struct command_help help = {
     "audit MODEL [options]",
     "Tries to catch this program lying: does anything later reach anything earlier, is sparse with everything kept dense, do\n"
-    "threads change results, does the ledger agree with an independent count? Exits 1 when a claim fails.",
+    "threads change results, does the ledger agree with an independent count? Half of the tiles are left out unless options say\n"
+    "otherwise. Exits 1 when a claim fails.",
     "sparsegauge audit suites/demo/model --tuned tuned.json --max-length 2048",
 };
 
@@ -68,6 +70,9 @@ int cmd_audit(int argc, char **argv)
     int code;
     if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
+    bool asked = o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0 ||
+                 !isnan(o.policy.simthreshd1) || !isnan(o.policy.cdfthreshd);
+    if (!asked) o.policy.topk = .5; /* untuned thresholds may leave nothing out, and then nothing is tried */
     struct setup setup = {0};
     struct sample_set set = {0};
     struct sparse_policy policy = {0};

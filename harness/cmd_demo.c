@@ -249,7 +249,7 @@ static enum status write_report(struct demo *d)
 
 static enum status run(struct demo *d)
 {
-    char l1_text[64], tail_text[64];
+    char l1_text[64], tail_text[64], oracle_text[64];
     say(d, "writing texts with questions, and needles in haystacks");
     TRY(load(d));
     say(d, "tuning every head under the rules l1 and tail");
@@ -261,11 +261,12 @@ static enum status run(struct demo *d)
     window.window = WINDOW;
     oracle.method = "oracle";
     oracle.topk = 1 - mean_sparsity(&d->l1);
+    snprintf(oracle_text, sizeof oracle_text, "top %.0f %% of tiles", 100 * oracle.topk);
     struct setting settings[] = {
         {"untuned sparge", "theta .6, tau .98", "untuned thresholds", untuned, NULL},
         {"tuned, rule l1", l1_text, "tuned, rule l1", untuned, &d->l1},
         {"tuned, rule tail", tail_text, "tuned, rule tail", untuned, &d->tail},
-        {"oracle", "same tiles as l1", "the oracle: tiles ranked by their true mass", oracle, NULL},
+        {"oracle", oracle_text, "the oracle: tiles ranked by their true mass", oracle, NULL},
         {"window", "256 tokens", "a sliding window", window, NULL},
     };
     struct table *t = demo_table();

@@ -68,6 +68,18 @@ static void note_input(const struct sample_set *set)
         fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
 }
 
+static void note_lengths(const struct sample_set *set, const struct llama_config *c)
+{
+    int longest = 0;
+    for (int i = 0; i < set->n_samples; i++) longest = set->samples[i].n > longest ? set->samples[i].n : longest;
+    if (longest > c->max_position)
+        fprintf(stderr, "sparsegauge: samples of %d tokens, the model was made for %d: its dense side is out of its depth too\n",
+                longest, c->max_position);
+    if (longest < o.samples.max_length && strcmp(set->suite, "text") == 0)
+        fprintf(stderr, "sparsegauge: %s: the longest window has %d tokens, %d were asked for\n", set->name, longest,
+                o.samples.max_length);
+}
+
 /* The suite `null`: what differs between dense runs that should not differ is the floor under every other difference. */
 static enum status measure_noise(const struct setup *setup, struct store *store, const struct sample_set *set)
 {
@@ -99,6 +111,9 @@ static enum status eval_suite(const struct setup *setup, struct store *store, st
     enum status st;
     TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
     note_input(&set);
+    note_lengths(&set, &setup->model.weights.config);
+    if (set.dense_only && (o.json || o.stats))
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite null measures the noise floor, which goes to the database alone; drop --output"));
     if (set.dense_only) {
         st = measure_noise(setup, store, &set);
         goto done;
@@ -141,6 +156,8 @@ int cmd_eval(int argc, char **argv)
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
+    if (n_suites > 1 && (o.json || o.stats))
+        TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
     for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&setup, store, &cache, i, argc, argv);
 done:
     dense_cache_close(&cache);

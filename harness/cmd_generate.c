@@ -73,6 +73,9 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy)
     if (prompt.n == 0) TRY_GOTO(st, done, fail(ERR_ARG, "the prompt has no tokens; give --prompt TEXT"));
     TRY_GOTO(st, done, session_open(&s, &setup->model.weights, setup->par, (int)prompt.n + o.max_new, o.machine.chunk,
                                     o.machine.impl));
+    int end = (int)prompt.n + o.max_new;
+    if (end > c->max_position)
+        fprintf(stderr, "sparsegauge: up to %d tokens, the model was made for %d\n", end, c->max_position);
     struct generate_args g = {
         .prompt = prompt.ids, .n_prompt = (int)prompt.n, .max_new = o.max_new,
         .sampler = {(float)o.temperature, o.top_k, (float)o.top_p, (uint64_t)o.seed},

@@ -217,7 +217,15 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;
-    measure_items(metrics, rows, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
+    measure_items(metrics, "", rows, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
+    if (set->n_items == set->n_questions) return;
+    struct item_record *norm = pool_alloc(&s->e->pool, sizeof *norm * (size_t)set->n_questions); /* multiple choice */
+    for (int q = 0; q < set->n_questions; q++) {
+        norm[q] = rows[q];
+        norm[q].dense_right = out[q].dense_right_norm;
+        norm[q].sparse_right = out[q].sparse_right_norm;
+    }
+    measure_items(metrics, "_norm", norm, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
 }
 
 static void add_metrics(struct eval_state *s)

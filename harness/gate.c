@@ -103,7 +103,7 @@ static void decide(const struct bound_def *d, const struct gate_reading *r, bool
     } else {
         double need = samples_needed(c, r->n_samples);
         c->outcome = CHECK_AMBIGUOUS;
-        c->message = need < 1e6
+        c->message = need < 1e4
                          ? str_format("%s is %.6g, but its interval [%.6g, %.6g] holds the bound %.6g; about %.0f "
                                       "samples would decide (now %zu): raise --num-samples",
                                       what, c->value, c->lo, c->hi, c->bound, need, r->n_samples)
@@ -181,6 +181,8 @@ static void add_validity(const struct run_view *v, struct gate_result *out)
         : r->attention_calls > 0 && r->dense_fallback_calls == r->attention_calls
             ? "every call fell back to dense because the sequences are shorter than --min-sparse-tokens: "
               "nothing sparse was measured; use longer samples"
+        : run_view_metric(v, "sparsity") == 0
+            ? "not one tile was left out: dense was compared with dense, and nothing sparse was measured; loosen the thresholds"
             : NULL;
     if (!why) return;
     struct gate_check *c = add_check(out, "valid-measurement", v);

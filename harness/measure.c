@@ -332,23 +332,26 @@ void measure_sparsity(struct metric_rows *m, const struct measured *in, const st
     sample_sparsity(m, in, "pv_sparsity", offsetof(struct sample_record, pv_sparsity), ledger_pv_sparsity(total));
 }
 
-void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, int n_samples, int n_resamples,
-                   uint64_t seed)
+void measure_items(struct metric_rows *m, const char *suffix, const struct item_record *items, int n_items, int n_samples,
+                   int n_resamples, uint64_t seed)
 {
     struct pooled p = {calloc((size_t)n_samples, sizeof(double)), calloc((size_t)n_samples, sizeof(double))};
     if (!p.sum || !p.count) abort();
-    static const char *const names[] = {"score_dense", "score_sparse", "score_drop"};
-    for (int which = 0; which < 3; which++) {
+    static const char *const names[] = {"score_dense", "score_sparse", "score_drop", "answers_lost", "answers_gained"};
+    for (int which = 0; which < 5; which++) {
         memset(p.sum, 0, sizeof(double) * (size_t)n_samples);
         memset(p.count, 0, sizeof(double) * (size_t)n_samples);
         for (int i = 0; i < n_items; i++) {
             int c = items[i].sample;
             p.count[c]++;
-            p.sum[c] += (which != 1) * (double)items[i].dense_right + (which == 1) * (double)items[i].sparse_right -
-                        (which == 2) * (double)items[i].sparse_right;
+            bool dense = items[i].dense_right, sparse = items[i].sparse_right;
+            p.sum[c] += which == 0 ? dense : which == 1 ? sparse : which == 2 ? dense - sparse : which == 3 ? dense && !sparse
+                                                                                                         : sparse && !dense;
         }
         struct interval ci = bootstrap(pooled_mean, &p, (size_t)n_samples, .95, n_resamples, seed);
-        set_interval(append(m, "overall", names[which], n_items), &ci);
+        char name[64];
+        snprintf(name, sizeof name, "%s%s", names[which], suffix);
+        set_interval(append(m, "overall", name, n_items), &ci);
     }
     free(p.sum);
     free(p.count);

@@ -38,8 +38,9 @@ void measure_overall(struct metric_rows *m, const struct measured *in);
 void measure_positions(struct metric_rows *m, const struct measured *in, int first, int end);
 /* sparsity, qk_sparsity, pv_sparsity over all work, intervals over samples. */
 void measure_sparsity(struct metric_rows *m, const struct measured *in, const struct head_ledger *total);
-/* score_dense, score_sparse (share right), score_drop = dense - sparse, paired. */
-void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, int n_samples,
+/* score_dense, score_sparse (share right), score_drop = dense - sparse, and the flips both ways, answers_lost and
+ * answers_gained; all paired. `suffix` is put behind the names: "_norm" for scores per byte. */
+void measure_items(struct metric_rows *m, const char *suffix, const struct item_record *items, int n_items, int n_samples,
                    int n_resamples, uint64_t seed);
 /* Seconds of n passes; n of the whole set: its interval resamples samples, times taken per token so that the interval
  * is that of the speed, not of the lengths. */

@@ -57,8 +57,8 @@ extern const struct policy_options policy_defaults;
     {"simthreshd1", OPTION_REAL, &(p).simthreshd1, "X", "a block is similar above this (.6; -.1 with --topk)", -1, 1},               \
     {"cdfthreshd", OPTION_REAL, &(p).cdfthreshd, "X", "predicted mass to keep (.98)", 0, 1},                        \
     {"pvthreshd", OPTION_REAL, &(p).pvthreshd, "X", "skip P·V this far below the maximum, log2 (50)", 0, 50},       \
-    {"topk", OPTION_REAL, &(p).topk, "X", "fraction of tiles to keep, for --method topk or oracle", 0, 1},          \
-    {"window", OPTION_INT, &(p).window, "TOKENS", "for --method window", 0, 1 << 30},                               \
+    {"topk", OPTION_REAL, &(p).topk, "X", "fraction of tiles to keep, for --method topk or oracle", 1e-6, 1},          \
+    {"window", OPTION_INT, &(p).window, "TOKENS", "for --method window", 1, 1 << 30},                               \
     {"tuned|model-out-path", OPTION_TEXT, &(p).tuned, "FILE", "per-head thresholds from `tune`", 0, 0},             \
     {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH", "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},   \
     {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0, 0},                     \

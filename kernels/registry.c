@@ -29,7 +29,7 @@ enum status attn_choose(const struct attn_args *a, const char *name, const struc
         }
         str_addf(&why, " %s: %s;", impl->name, reason);
     }
-    if (!why.len) str_addf(&why, " no implementation is called \"%s\"; `list` names them", any ? "auto" : name);
+    if (!why.len) str_addf(&why, " no implementation is called \"%s\"; `list kernels` names them", any ? "auto" : name);
     enum status st = fail(ERR_UNSUPPORTED, "attention with head_dim %d:%s", a->head_dim, str_get(&why));
     str_clear(&why);
     return st;

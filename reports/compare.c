@@ -291,7 +291,7 @@ static enum status check_comparable(struct comparison *c, const struct run_view 
     find_obstacle(before->run, after->run, &obstacle);
     if (st == OK && obstacle.len && !o->force)
         st = fail(ERR_ARG,
-                  "%s and %s cannot be compared: different %s; evaluate both on the same, or use --force",
+                  "%s and %s cannot be compared: different %s; evaluate both on the same (compare --force shows them side by side all the same)",
                   before->label, after->label, str_get(&obstacle));
     if (st == OK && obstacle.len) c->forced = str_dup(str_get(&obstacle));
     str_clear(&obstacle);

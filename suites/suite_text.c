@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAST_WINDOW = 256 }; /* under this attention runs dense anyway, METHOD.md 4 */
+enum { LAST_WINDOW = 256 }; /* under this attention runs dense anyway */
 
 struct reader {
     const struct suite_options *o;
@@ -55,8 +55,7 @@ static enum status read_whole(struct reader *r)
     TRY(st);
     if (r->set->n_skipped)
         return fail(ERR_FORMAT,
-                    "%s: has %zu tokens (begin-of-text included), at least %d are needed; give a longer "
-                    "text or a smaller min_length",
+                    "%s: has %zu tokens (begin-of-text included), at least %d are needed; give a longer text",
                     path, r->longest, r->o->min_length);
     return OK;
 }
@@ -83,8 +82,7 @@ static enum status read_lines(struct reader *r, const struct field_map *fields)
         st = fail(ERR_FORMAT, "%s: has no lines", path);
     else if (r->set->n_samples == 0)
         st = fail(ERR_FORMAT,
-                  "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts "
-                  "or a smaller min_length",
+                  "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts",
                   path, n_lines, r->o->min_length, r->longest);
 done:
     jsonl_close(&in);
