@@ -126,7 +126,7 @@ static enum status export(const struct gate_result *g, struct table *causes, dou
         TRY(write_text(o.junit, &text));
     }
     if (o.gitlab) {
-        gitlab_quality(g->checks, g->n, o.config ? o.config : "sparsegauge", &text);
+        gitlab_quality(g->checks, g->n, o.config ? o.config : ".gitlab-ci.yml", &text);
         TRY(write_text(o.gitlab, &text));
     }
     if (!o.github) return OK;
