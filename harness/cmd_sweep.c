@@ -475,6 +475,7 @@ int cmd_sweep(int argc, char **argv)
     if (!command_begin(&help, options, argc, argv, positional, 1, &n, &over)) return over;
     enum status st = OK;
     if (o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &pool);
+    for (int i = 0; i < o.axes.suite.n && st == OK; i++) st = suite_check(o.axes.suite.items[i]);
     int code = st == OK ? supervise(n ? positional[0] : NULL) : report_failure(st);
     pool_free(&pool);
     return code;

@@ -29,6 +29,12 @@ static enum status unknown_suite(const char *name, size_t len)
     return st;
 }
 
+enum status suite_check(const char *spec)
+{
+    size_t len = strcspn(spec, ":");
+    return find_suite(spec, len) ? OK : unknown_suite(spec, len);
+}
+
 static enum status check_options(const struct suite_options *o)
 {
     if (o->max_length < 2) return fail(ERR_ARG, "max_length is %d, expected 2 or more tokens", o->max_length);

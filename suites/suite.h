@@ -77,6 +77,8 @@ extern const struct suite *const suites[]; /* ended by NULL */
 /* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the known.
  * On failure *out is empty. */
 enum status suite_load(const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
+/* OK when the part before the colon names a suite; else ERR_ARG, listing them. */
+enum status suite_check(const char *spec) MUST_USE;
 void sample_set_clear(struct sample_set *s);
 
 /* For suites: append; the set takes the memory. suite_finish computes counts and the fingerprint. */
