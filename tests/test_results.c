@@ -820,7 +820,7 @@ Test(results, curves_tunings_and_floors)
     store_close(&s);
 }
 
-/* The scale of issue 5, a tenth of it in cells so that the test stays short: bounds scaled alike. */
+/* The scale of the limits of tests/bench_store.c, a tenth of it in cells so that the test stays short: bounds scaled alike. */
 Test(results, ten_samples_a_cell_stay_small_and_fast, .timeout = 120)
 {
     enum { CELLS = 1000 };
