@@ -26,6 +26,27 @@ static const struct command_help help = {
     "sparsegauge show last\nsparsegauge show 12 --part heads --format md",
 };
 
+/* A part that the run has nothing of, and what to do about it. */
+static enum status no_part(const struct run_view *v)
+{
+    static const struct {
+        const char *part, *remedy;
+    } remedies[] = {
+        {"latency", "eval MODEL --suite speed measures them"},
+        {"items", "suites that ask questions have them: --suite chronicle, needle, cloze or choice"},
+        {"tokens", "eval --worst N --replace keeps them, where any differ"},
+        {"positions", "every suite but speed has them"},
+        {"samples", "every suite but speed has them"},
+        {"layers", "every suite but speed counts them; a file holds none: name the run in its database"},
+        {"heads", "every suite but speed counts them; a file holds none: name the run in its database"},
+    };
+    for (size_t i = 0; i < sizeof remedies / sizeof *remedies; i++)
+        if (strcmp(o.part, remedies[i].part) == 0)
+            return fail(ERR_ARG, "%s (suite %s) has no %s: %s", v->label,
+                        v->run->dataset.suite ? v->run->dataset.suite : "unknown", o.part, remedies[i].remedy);
+    return fail(ERR_ARG, "%s has no %s", v->label, o.part);
+}
+
 static enum status show_part(const struct run_view *v)
 {
     struct table *t = strcmp(o.part, "metrics") == 0      ? metrics_table(v)
@@ -39,6 +60,10 @@ static enum status show_part(const struct run_view *v)
                       : strcmp(o.part, "provenance") == 0 ? provenance_table(v)
                                                           : NULL;
     if (!t) return fail(ERR_ARG, "--part: found \"%s\", see -h for the names", o.part);
+    if (!table_rows(t)) {
+        table_free(&t);
+        return no_part(v);
+    }
     return print_table(t, &o.output);
 }
 

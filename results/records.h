@@ -150,6 +150,7 @@ struct sample_record {
     double delta_p_mean, token_accuracy, top5_overlap;
     double logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1;
     double sparsity, qk_sparsity, pv_sparsity;
+    double cosine_centred_mean, row_rmse_mean, row_hidden_cosine_mean; /* over positions */
 };
 
 /* Counters of one head over all samples of the run (METHOD 4). Every head of a layer has one, in order. */
@@ -161,12 +162,12 @@ struct ledger_record {
     double theta, tau, lambda;                           /* thresholds used; NAN where the head was dense */
 };
 
-/* Error a layer (head = -1: all heads of it) causes. */
+/* Error of the attention output of a layer (head -1: all its heads) on one sample (-1: on all), against the dense run's:
+ * L1 = sum |o - o~| / sum |o|, and the cosine of both as vectors. */
 struct layer_error_record {
-    int layer, head;
-    double isolated_l1, isolated_cosine; /* attention output with dense inputs */
-    double propagated_l1,
-        propagated_cosine; /* hidden state behind the layer, errors of earlier ones included */
+    int sample, layer, head;
+    double isolated_l1, isolated_cosine;     /* this layer alone sparse, on the dense run's input */
+    double propagated_l1, propagated_cosine; /* of the sparse run, errors of earlier layers included */
 };
 
 /* One question of a task suite. */
@@ -177,6 +178,8 @@ struct item_record {
     int64_t length;                   /* tokens of the context, -1 when it does not apply */
     double dense_score, sparse_score; /* e.g. log probability of the answer */
     bool dense_right, sparse_right;
+    bool has_norm; /* multiple choice: also judged by the log probability per byte */
+    bool dense_right_norm, sparse_right_norm;
 };
 
 struct generation_record {
