@@ -1,5 +1,6 @@
 #include "engine/session.h"
 
+#include "base/clock.h"
 #include "base/str.h"
 #include "engine/rope.h"
 #include "engine/session_backend.h"
@@ -32,6 +33,7 @@ struct session {
     float *cosine, *sine; /* [chunk, head_dim / 2] */
     float *inv_freq;    /* [head_dim / 2] */
     void *linear_ws;
+    struct forward_times *times; /* of the call under way; NULL: nobody asked */
     void *slab;
     void *scratch;      /* attention and prediction, grows to the largest call */
     size_t scratch_bytes;
@@ -279,6 +281,34 @@ bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, 
     return outside || small || n_sparse == 0;
 }
 
+/* Seconds since t0 to one of the times, when somebody asked. */
+static int64_t started(const struct session *s) { return s->times ? clock_ns() : 0; }
+
+static void spent(const struct session *s, int64_t t0, double *seconds)
+{
+    if (s->times) *seconds += (double)(clock_ns() - t0) * 1e-9;
+}
+
+static enum status run_attention(struct session *s, const struct attn_impl *impl, struct attn_args *a, void *ws)
+{
+    if (!s->times) return impl->run(a, ws, s->par, NULL);
+    struct forward_times *t = s->times;
+    struct attn_ticks ticks = {0};
+    double seconds = 0;
+    int64_t t0 = started(s);
+    a->ticks = &ticks;
+    TRY(impl->run(a, ws, s->par, NULL));
+    a->ticks = NULL;
+    spent(s, t0, &seconds);
+    *(a->tiles ? &t->attention_s : &t->attention_dense_s) += seconds;
+    if (!a->tiles || ticks.qk + ticks.pv == 0) return OK;
+    double part = (double)ticks.qk / (double)(ticks.qk + ticks.pv);
+    t->has_split = true;
+    t->qk_s += seconds * part;
+    t->pv_s += seconds * (1 - part);
+    return OK;
+}
+
 static enum status attend(struct session *s, const struct forward_args *f, int layer, int n, int position, int total_len)
 {
     const struct llama_config *c = &s->w->config;
@@ -321,10 +351,12 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
     size_t work = impl->workspace(&a);
     TRY(scratch(s, map_bytes + (mask_bytes > work ? mask_bytes : work)));
     if (!dense) {
+        int64_t t0 = started(s);
         map.bits = s->scratch;
         TRY(mask_predict(f->policy->method, &m, &map, (char *)s->scratch + map_bytes, s->par));
+        if (s->times) spent(s, t0, &s->times->predict_s);
     }
-    TRY(impl->run(&a, (char *)s->scratch + map_bytes, s->par, NULL));
+    TRY(run_attention(s, impl, &a, (char *)s->scratch + map_bytes));
     if (f->hook) TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles, NULL}));
     return OK;
 }
@@ -336,7 +368,9 @@ static void normalise(struct session *s, int n, const float *weight, float *from
 
 static void project(struct session *s, const struct linear *l, int n, const float *x, float *y, bool add)
 {
+    int64_t t0 = started(s);
     linear_run(l, n, x, l->k, y, l->m, add, s->linear_ws, s->par);
+    if (s->times) spent(s, t0, &s->times->linear_s);
 }
 
 static void mlp(struct session *s, const struct layer_weights *lw, int n)
@@ -378,7 +412,9 @@ static enum status score_chunk(struct session *s, const struct forward_args *f, 
     struct token_metrics *rows = malloc(sizeof *rows * (size_t)n);
     if (!rows) return fail(ERR_MEMORY, "no memory to score %d tokens", n);
     normalise(s, n, s->w->final_norm, s->x, s->norm);
+    int64_t t0 = started(s);
     enum status st = session_compare(s, n, s->norm, s->norm, f->next + begin, rows, &sums);
+    if (s->times) spent(s, t0, &s->times->linear_s);
     for (int r = 0; r < n && st == OK; r++) f->nll[begin + r] = rows[r].nll_dense;
     free(rows);
     return st;
@@ -409,6 +445,18 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
     return f->nll ? score_chunk(s, f, begin, n) : OK;
 }
 
+void forward_times_add(struct forward_times *to, const struct forward_times *from)
+{
+    to->predict_s += from->predict_s;
+    to->attention_s += from->attention_s;
+    to->attention_dense_s += from->attention_dense_s;
+    to->linear_s += from->linear_s;
+    to->rest_s += from->rest_s;
+    to->has_split |= from->has_split;
+    to->qk_s += from->qk_s;
+    to->pv_s += from->pv_s;
+}
+
 enum status session_forward(struct session *s, const struct forward_args *f)
 {
     const struct llama_config *c = &s->w->config;
@@ -425,10 +473,20 @@ enum status session_forward(struct session *s, const struct forward_args *f)
         return OK;
     }
     rope_frequencies(c, total_len, s->inv_freq);
-    for (int begin = 0; begin < f->n; begin += s->plan.chunk) {
+    struct forward_times mine = {0};
+    double total = 0;
+    int64_t t0 = clock_ns();
+    s->times = f->times ? &mine : NULL;
+    enum status st = OK;
+    for (int begin = 0; begin < f->n && st == OK; begin += s->plan.chunk) {
         int n = f->n - begin < s->plan.chunk ? f->n - begin : s->plan.chunk;
-        TRY(chunk_forward(s, f, begin, n, total_len));
+        st = chunk_forward(s, f, begin, n, total_len);
     }
+    spent(s, t0, &total);
+    s->times = NULL;
+    if (st != OK) return st;
+    mine.rest_s = total - mine.predict_s - mine.attention_s - mine.attention_dense_s - mine.linear_s;
+    if (f->times) forward_times_add(f->times, &mine);
     s->position += f->n;
     return OK;
 }
