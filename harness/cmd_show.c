@@ -14,7 +14,7 @@ static struct {
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"part", OPTION_TEXT, &o.part, "NAME",
-     "metrics, samples, positions, layers, heads, items, tokens, latency, provenance (summary)", 0, 0},
+     "metrics, samples, positions, layers, heads, items, tokens, latency, breakdown, provenance (summary)", 0, 0},
     {"o|output", OPTION_TEXT, &o.json, "FILE", "write the run as before_tune.json / after_tune.json", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
@@ -33,6 +33,7 @@ static enum status no_part(const struct run_view *v)
         const char *part, *remedy;
     } remedies[] = {
         {"latency", "eval MODEL --suite speed measures them"},
+        {"breakdown", "eval MODEL --suite speed measures them"},
         {"items", "suites that ask questions have them: --suite chronicle, needle, cloze or choice"},
         {"tokens", "eval --worst N --replace keeps them, where any differ"},
         {"positions", "every suite but speed has them"},
@@ -57,6 +58,7 @@ static enum status show_part(const struct run_view *v)
                       : strcmp(o.part, "items") == 0      ? items_table(v, false)
                       : strcmp(o.part, "tokens") == 0     ? worst_tokens_table(v, 1000)
                       : strcmp(o.part, "latency") == 0    ? latencies_table(v)
+                      : strcmp(o.part, "breakdown") == 0  ? breakdown_table(v)
                       : strcmp(o.part, "provenance") == 0 ? provenance_table(v)
                                                           : NULL;
     if (!t) return fail(ERR_ARG, "--part: found \"%s\", see -h for the names", o.part);
@@ -64,7 +66,15 @@ static enum status show_part(const struct run_view *v)
         table_free(&t);
         return no_part(v);
     }
-    return print_table(t, &o.output);
+    TRY(print_table(t, &o.output));
+    if (strcmp(o.part, "latency") != 0 || strcmp(o.output.format, "terminal") != 0) return OK;
+    struct table *parts = breakdown_table(v);
+    if (table_rows(parts)) {
+        putchar('\n');
+        return print_table(parts, &o.output);
+    }
+    table_free(&parts);
+    return OK;
 }
 
 static enum status show_all(const struct run_view *v)

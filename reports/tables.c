@@ -345,6 +345,7 @@ struct table *latencies_table(const struct run_view *v)
     add_text(t, "verdict");
     for (size_t i = 0; i < v->latencies.n; i++) {
         const struct latency_record *r = &v->latencies.rows[i];
+        if (str_starts_with(r->part, "dense_") || str_starts_with(r->part, "sparse_")) continue;
         table_text(t, r->part);
         table_int(t, r->n_tokens);
         table_int(t, r->n);

@@ -31,7 +31,12 @@ struct table *heads_table(const struct run_view *v, size_t limit);
 struct table *causes_table(const struct run_view *v, const struct run_list *runs);
 struct table *items_table(const struct run_view *v, bool flips_only);
 struct table *generations_table(const struct run_view *v);
+/* Whole passes; their parts are in the next one. */
 struct table *latencies_table(const struct run_view *v);
+/* Where a pass spends its time, dense and sparse by length; empty unless it was profiled (suite speed). */
+struct table *breakdown_table(const struct run_view *v);
+/* Did the sparse attention's kernel do QK and PV at once, so that they are one part? */
+bool breakdown_is_whole(const struct run_view *v);
 /* What a model expected, from its JSON: `"the" 0.412  *"thus" 0.220`, the token that really follows marked; appended. */
 void top_tokens_text(const char *json, int64_t true_token, struct str *out);
 struct table *worst_tokens_table(const struct run_view *v, size_t limit);

@@ -189,8 +189,10 @@ struct generation_record {
     double token_match, text_similarity; /* both 0…1 */
 };
 
-/* A distribution of times. part: "prefill_dense", "prefill_sparse", or a breakdown part: "predict", "qk",
- * "pv", "attention_dense", "linear", "rest". */
+/* A distribution of times. part: "prefill_dense", "prefill_sparse" and "decode" are whole passes. The parts of passes that
+ * were profiled beside them add up to one: "dense_attention", "dense_linear", "dense_rest"; "sparse_predict" (choosing
+ * tiles), "sparse_qk" and "sparse_pv" (or "sparse_attention" where a kernel does both at once), "sparse_attention_dense"
+ * (layers that ran dense), "sparse_linear" (products with weights), "sparse_rest" (norms, rotation, cache, activation). */
 struct latency_record {
     const char *part;
     int64_t n_tokens;

@@ -203,7 +203,9 @@ CREATE TABLE generation (
 
 CREATE TABLE latency (
     run      INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
-    part     TEXT NOT NULL, -- prefill_dense, prefill_sparse, decode, and parts of one profiled pass: see views
+    part     TEXT NOT NULL, -- prefill_dense, prefill_sparse, decode: whole passes; and of profiled ones:
+                            -- dense_attention, _linear, _rest, sparse_predict, _qk, _pv (or _attention, both in
+                            -- one kernel), _attention_dense (layers that ran dense), _linear, _rest
     n_tokens INTEGER NOT NULL,
     n        INTEGER NOT NULL,
     min REAL, p5 REAL, q1 REAL, median REAL, q3 REAL, p95 REAL, max REAL, mean REAL,

@@ -33,7 +33,7 @@ struct fixture {
     struct ledger_record *ledger;
     struct layer_error_record *layer_errors;
     struct item_record *items;
-    struct latency_record latencies[16];
+    struct latency_record latencies[24];
     uint8_t mask_bits[64];
     struct mask_record masks[2];
     char scopes[8][32];
@@ -284,11 +284,12 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
                                         i != 4,
                                         i == 4 ? "noise 3.1 % after 20 s, wanted 1 %" : NULL};
         }
-        static const char *const parts[] = {"predict", "qk", "pv", "linear", "rest"};
-        static const double share[] = {.05, .2, .2, .45, .1};
-        for (int i = 0; i < 5; i++)
+        static const char *const parts[] = {"dense_attention", "dense_linear", "dense_rest", "sparse_predict",
+                                            "sparse_qk", "sparse_pv", "sparse_linear", "sparse_rest"};
+        static const double share[] = {.8, .45, .1, .05, .2, .2, .45, .1};
+        for (int i = 0; i < 8; i++)
             f->latencies[f->d.n_latencies++] =
-                (struct latency_record){parts[i], 8192,     5,        share[i], share[i], share[i], share[i],
+                (struct latency_record){parts[i], 8192,     3,        share[i], share[i], share[i], share[i],
                                         share[i], share[i], share[i], share[i], true,     NULL};
         fixture_pooled(f, "latency_dense", 4.3, .05);
         fixture_pooled(f, "latency_sparse", 4.3 * (1 - .4 * o.sparsity), .05);

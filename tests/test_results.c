@@ -154,7 +154,7 @@ Test(results, a_run_reads_back_equal)
 
     struct latency_list times;
     ok(query_latencies(s, id, &times));
-    cr_assert_eq(times.n, 15);
+    cr_assert_eq(times.n, 18);
     latency_list_clear(&times);
     struct generation_list texts;
     ok(query_generations(s, id, &texts));
