@@ -294,6 +294,9 @@ static enum status add_causes(const struct html_input *in, struct str *out)
 {
     const struct run_view *v = in->views[0];
     str_add(out, "<section id=\"why\"><h2>Why</h2>\n");
+    struct table *causes = causes_table(v, in->same_data);
+    if (table_rows(causes)) table_render(causes, TABLE_HTML, (struct table_style){0}, out); /* a cause has all its names */
+    table_free(&causes);
     TRY(add_pictures(in, "why", out));
     add_table(layers_table(v), out);
     add_table(heads_table(v, 20), out);

@@ -887,8 +887,8 @@ Test(reports, every_picture_is_drawn_with_script_and_sql)
     static const char *const names[] = {
         "frontier_cosine", "frontier_kl", "frontier_ppl",       "accuracy",       "needle",
         "cosine",          "kl",          "cosine_by_position", "kl_by_position", "layers",
-        "heads_sparsity",  "heads_l1",    "heads_error",        "masks",          "latency",
-        "breakdown"};
+        "heads_sparsity",  "heads_l1",    "heads_isolated",     "masks",          "latency",
+        "breakdown",       "heads_propagated"};
     static const char *const kinds[] = {"svg", "png", "gp", "sql"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         for (int k = 0; k < 4; k++) {
