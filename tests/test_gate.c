@@ -4,6 +4,7 @@
 #include "harness/gate_again.h"
 #include "harness/selftest.h"
 #include "reports/tables.h"
+#include "results/store.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
