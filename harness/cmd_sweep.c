@@ -475,6 +475,10 @@ int cmd_sweep(int argc, char **argv)
     enum status st = OK;
     if (o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &pool);
     for (int i = 0; i < o.axes.suite.n && st == OK; i++) st = suite_check(o.axes.suite.items[i]);
+    bool fields = false;
+    for (int i = 0; i < o.axes.suite.n; i++) fields |= suite_reads_fields(o.axes.suite.items[i]);
+    if (st == OK && o.field && !fields && !suite_reads_fields(o.tune_suite ? o.tune_suite : ""))
+        st = fail(ERR_ARG, "--field %s: no suite of this sweep reads JSON; it goes with text, cloze and choice", o.field);
     int code = st == OK ? supervise(n ? positional[0] : NULL) : report_failure(st);
     pool_free(&pool);
     return code;

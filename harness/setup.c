@@ -155,6 +155,10 @@ static enum status set_smooth_k(struct sparse_policy *p, const char *text)
 static enum status set_method(const struct policy_options *o, const char *name, struct sparse_policy *p)
 {
     const struct mask_method *m = p->method;
+    bool theta = !isnan(o->simthreshd1), tau = !isnan(o->cdfthreshd);
+    if (tau && o->topk > 0) return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
+    if (m == &mask_window && (theta || tau)) return fail(ERR_ARG, "--method window looks at no threshold; drop --simthreshd1 and --cdfthreshd");
+    if (!m && (theta || tau || !isnan(o->pvthreshd))) return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
     if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with --method topk or oracle, not %s", name);
     if (strcmp(name, "topk") == 0 && o->topk <= 0) return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
     if (m == &mask_window && o->window <= 0) return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");

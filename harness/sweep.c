@@ -42,7 +42,7 @@ static enum status load_samples(const struct sweep *s, const char *suite, int ma
 {
     struct sample_options o = {.suites = {{suite}, 1},
                                .score = s->a.score,
-                               .field = s->a.field,
+                               .field = suite_reads_fields(suite) ? s->a.field : NULL,
                                .max_length = max_length,
                                .num_samples = n,
                                .seed = s->a.seed};
