@@ -1,8 +1,12 @@
 """SpargeAttn's own call (prediction and quantisation included) at the fraction of tiles that ours kept.
 
-It runs where `import spas_sage_attn` works. To get it, on a machine with CUDA, its compiler and the Internet:
+It runs where `import spas_sage_attn` works. To get it, on a machine with nvcc, PyTorch and the Internet:
     git clone https://github.com/thu-ml/SpargeAttn && cd SpargeAttn
     TORCH_CUDA_ARCH_LIST=9.0 pip install --no-build-isolation .
+Without the Internet or against another PyTorch: its Python is used as it is, and its extension modules _qattn and
+_fused can be a shared library with a C interface that ctypes calls with data_ptr(). On Hopper the call needs three
+functions of it: the sm90 attention kernel (int8 Q·K, one scale per block, P·V threshold, not causal, bf16 out),
+transpose_pad_permute and scale_fuse_quant, both for f16. SPEED.md's figures were taken in this way.
 Its prediction takes as many kv heads as query heads, so K and V are repeated for it beforehand, outside the timing.
 """
 import torch
@@ -69,7 +73,7 @@ def time_sparge(ours):
             if n == 2048:
                 print(f"SpargeAttn d={d}: L1 {check_output(call, q, k, v):.3f} from exact attention over the same tiles")
             _, reported = call(q, k, v, is_causal=True, topk=topk, return_sparsity=True)
-            ms = peers.median_ms(lambda: call(q, k, v, is_causal=True, topk=topk), n)
+            ms = peers.median_ms(lambda: call(q, k, v, is_causal=True, topk=topk), n, 0.5 if n <= 4096 else 0.0)
         except RuntimeError as e:
             print(f"SpargeAttn d={d} n={n} not run: {str(e).splitlines()[0]}")
             continue

@@ -1,4 +1,6 @@
 """The shapes, inputs and stopwatch that every peer is timed with."""
+import time
+
 import torch
 
 HEADS, KV_HEADS = 32, 8
@@ -6,10 +8,15 @@ LENGTHS = (2048, 8192, 32768)
 DIMS = (128, 64)
 
 
-def median_ms(body, n):
-    """Groups of calls as in check_kernels_cuda, so that launch gaps count the same for everybody."""
+def median_ms(body, n, warm_s=0.0):
+    """Groups of calls as in check_kernels_cuda, so that launch gaps count the same for everybody. A call that the host
+    bounds settles only after some hundreds (`warm_s` seconds); warming up one that the GPU bounds just heats the GPU."""
     calls, samples = (10, 15) if n <= 4096 else (2, 15) if n <= 16384 else (1, 9)
     for _ in range(3):
+        body()
+    torch.cuda.synchronize()
+    begun = time.monotonic()
+    while time.monotonic() - begun < warm_s:
         body()
     times = []
     for _ in range(samples):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `./dev gpu` packs and a machine with a GPU runs; it needs neither this tree nor a network.
 #   run.sh [STEP...]     without one: check bench peers eval
-#     check | quick   every CUDA kernel against the fp64 reference, or a fifth of that
+#     check | quick   every CUDA kernel against the fp64 reference, or less than half of that
 #     bench           times them into kernels.txt
 #     peers           PyTorch's attention, FlexAttention and SpargeAttn beside them, as far as python3 has them
 #     eval            the bundled model, dense and sparse
