@@ -64,7 +64,7 @@ def print_dense_and_maps(ours, sdpa, flex):
 
 def print_whole_calls(ours, sdpa, sparge):
     """Prediction included on both sides."""
-    print("\n| d | n | our blocks | kept, ours | ours ms | cuDNN dense ms | × | kept, SpargeAttn | SpargeAttn ms | × |")
+    print("\n| d | n | our blocks | kept | ours ms | cuDNN dense ms | × | SpargeAttn kept | SpargeAttn ms | × |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for (what, d, n), (ms, kept, _) in sorted(ours.items(), key=lambda x: (x[0][1], x[0][2], x[0][0])):
         if not what.startswith("call_") or n > LONGEST:

@@ -99,7 +99,8 @@ def time_flex(ours, budget_s):
                 _, kept, seed = ours[what, d, n]
                 tiles = random_map(n, keep, seed, q.device)
                 if abs(kept_fraction(tiles) - kept) > 1e-8:
-                    raise RuntimeError(f"{what} d={d} n={n}: this map keeps {kept_fraction(tiles):.6f}, ours {kept:.6f}")
+                    raise RuntimeError(f"{what} d={d} n={n}: this map keeps {kept_fraction(tiles):.6f}, "
+                                       f"ours {kept:.6f}")
                 mask = block_mask(tiles, n)
 
                 def call():

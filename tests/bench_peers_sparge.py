@@ -27,8 +27,8 @@ def kept_with(count, n):
 
 
 def topk_for(kept, n):
-    """One topk per head: its share of *all* key blocks is cut to a whole count of tiles, so one count for some heads and
-    the next for the others meets `kept` to a part in a hundred of a tile row."""
+    """One topk per head: its share of *all* key blocks is cut to a whole count of tiles, so one count for some heads
+    and the next for the others meets `kept` within a 32nd of a tile per row."""
     blocks = -(-n // BLOCK_K)
     count = max(c for c in range(1, blocks + 1) if c == 1 or kept_with(c, n) <= kept)
     low, high = kept_with(count, n), kept_with(count + 1, n)
@@ -71,13 +71,14 @@ def time_sparge(ours):
         topk = topk_for(kept, n).to(q.device)
         try:
             if n == 2048:
-                print(f"SpargeAttn d={d}: L1 {check_output(call, q, k, v):.3f} from exact attention over the same tiles")
+                error = check_output(call, q, k, v)
+                print(f"SpargeAttn d={d}: L1 {error:.3f} from exact attention over the same tiles")
             _, reported = call(q, k, v, is_causal=True, topk=topk, return_sparsity=True)
             ms = peers.median_ms(lambda: call(q, k, v, is_causal=True, topk=topk), n, 0.5 if n <= 4096 else 0.0)
         except RuntimeError as e:
             print(f"SpargeAttn d={d} n={n} not run: {str(e).splitlines()[0]}")
             continue
         found[what, d, n] = (ms, kept_of(reported, n))
-        print(f"Sparge d={d:<3} n={n:<6} {ms:9.4f} ms, {found[what, d, n][1]:.4f} of the tiles kept, {kept:.4f} by {what}",
-              flush=True)
+        print(f"Sparge d={d:<3} n={n:<6} {ms:9.4f} ms, {kept_of(reported, n):.4f} of the tiles kept, "
+              f"{kept:.4f} by {what}", flush=True)
     return found

@@ -10,7 +10,7 @@ DIMS = (128, 64)
 
 def median_ms(body, n, warm_s=0.0):
     """Groups of calls as in check_kernels_cuda, so that launch gaps count the same for everybody. A call that the host
-    bounds settles only after some hundreds (`warm_s` seconds); warming up one that the GPU bounds just heats the GPU."""
+    bounds settles only after some hundreds (`warm_s` seconds); warming up one that the GPU bounds only heats it."""
     calls, samples = (10, 15) if n <= 4096 else (2, 15) if n <= 16384 else (1, 9)
     for _ in range(3):
         body()
