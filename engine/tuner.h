@@ -49,10 +49,16 @@ struct tune_args {
     double min_sparsity;                /* heads under it are stored as dense; .10 */
     struct curve_store curves;
     const char *impl;                   /* attention implementation for verification, NULL the best */
+    size_t held_bytes;                  /* most memory for tensors and curves of the heads held at once; one head (or
+                                           kv head) is always taken. 0: TUNER_HELD_STREAMS times the residual streams,
+                                           at least TUNER_HELD_BYTES */
     void (*progress)(void *ctx, int heads_done, int heads_total);
     void *progress_ctx;
     bool (*stop)(void *);               /* NULL: never */
 };
+
+/* q, k, v and o of a layer with as many kv heads as query heads take four times its stream. */
+enum { TUNER_HELD_STREAMS = 4, TUNER_HELD_BYTES = 64 << 20 };
 
 struct tune_times {
     double forward_s, curves_s, verify_s; /* wall time; verify_s: choice, λ and kernel runs */
@@ -60,8 +66,8 @@ struct tune_times {
     int n_verified; /* kernel calls */
 };
 
-/* What a tune allocates, known before anything is: heads are taken `heads_at_once` at a time, so that none of it grows with
- * the number of heads. total_bytes is the sum of the others. */
+/* What a tune allocates, known before anything is. Heads are taken `heads_at_once` at a time, so that nothing but the
+ * session grows with the number of heads. total_bytes is the sum of the others. */
 struct tuner_plan {
     int heads_at_once;
     size_t session_bytes;   /* of the model's forward pass */

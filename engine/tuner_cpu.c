@@ -13,7 +13,7 @@ enum { BATCH = 4 }; /* triples in one kernel call; each needs an output of its o
 
 /* One sample's tensors of the heads held. */
 struct held {
-    float *q, *k, *v, *o; /* q, o: [n, heads_at_once, d]; k, v: [kv heads, n, d] */
+    float *q, *k, *v, *o; /* q, o: [n, n_held, d]; k, v: [kv heads that they read, n, d] */
 };
 
 struct cpu_tuner {
@@ -22,13 +22,17 @@ struct cpu_tuner {
     struct session *session;
     float **stream;       /* [n_samples] residual stream entering the layer to come */
     struct held *tensors; /* [n_samples] */
-    int layer, n_advanced;
+    int at_once;          /* most heads held */
+    int layer, first_head, n_held;
+    int n_advanced;       /* layers the streams have gone through */
     int longest;
     char *ws;             /* per worker */
     size_t ws_stride;
 };
 
 static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
+static bool stopped(const struct cpu_tuner *t) { return t->a->stop && t->a->stop(NULL); }
 
 static int longest_of(const struct tune_args *a)
 {
@@ -43,17 +47,24 @@ static struct mask_args mask_of(const struct tune_args *a, const struct attn_arg
     return (struct mask_args){attn, p, a->policy->smooth_k, 0, a->policy->window};
 }
 
+static int group_of(const struct llama_config *c) { return c->n_heads / c->n_kv_heads; }
+static int kv_heads_of(const struct llama_config *c, int n_heads)
+{
+    int g = group_of(c);
+    return n_heads < g ? 1 : n_heads / g;
+}
+
 /* A view of one head of one sample as a single-head call. `o` holds the dense output. */
 static struct attn_args head_of(const struct cpu_tuner *t, struct tuner_place at)
 {
-    const struct llama_config *c = t->c;
     const struct held *x = &t->tensors[at.sample];
-    int d = c->head_dim, kv = at.head / (c->n_heads / c->n_kv_heads), n = t->a->samples[at.sample].n;
-    ptrdiff_t row = (ptrdiff_t)c->n_heads * d;
+    int d = t->c->head_dim, g = group_of(t->c), n = t->a->samples[at.sample].n;
+    int head = at.head - t->first_head, kv = at.head / g - t->first_head / g;
+    ptrdiff_t row = (ptrdiff_t)t->n_held * d;
     return (struct attn_args){
         .dtype = DTYPE_F32, .n_q = n, .n_heads = 1, .n_kv_heads = 1, .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)), .q = x->q + at.head * d, .k = x->k + (ptrdiff_t)kv * n * d,
-        .v = x->v + (ptrdiff_t)kv * n * d, .o = x->o + at.head * d, .q_row = row, .q_head = d, .k_row = d,
+        .scale = (float)(1 / sqrt((double)d)), .q = x->q + head * d, .k = x->k + (ptrdiff_t)kv * n * d,
+        .v = x->v + (ptrdiff_t)kv * n * d, .o = x->o + head * d, .q_row = row, .q_head = d, .k_row = d,
         .k_head = (ptrdiff_t)n * d, .v_row = d, .v_head = (ptrdiff_t)n * d, .o_row = row, .o_head = d,
         .block = t->a->policy->block,
     };
@@ -85,23 +96,56 @@ static size_t worker_bytes(const struct tune_args *a, int longest)
     return align64(curve > measure ? curve : measure);
 }
 
+static size_t tensor_bytes(const struct llama_config *c, size_t tokens, int n_heads)
+{
+    return tokens * 2 * (size_t)(n_heads + kv_heads_of(c, n_heads)) * (size_t)c->head_dim * sizeof(float);
+}
+
+static size_t curve_bytes(const struct tune_args *a, int n_heads)
+{
+    return (size_t)n_heads * (size_t)a->n_samples * sizeof(struct curve);
+}
+
+/* Whole groups of a kv head, or equal parts of one: as many heads as fit. */
+static int choose_at_once(const struct tune_args *a, size_t tokens, size_t limit)
+{
+    const struct llama_config *c = &a->weights->config;
+    int g = group_of(c);
+    for (int n = c->n_heads; n > 1; n--)
+        if ((n % g == 0 || g % n == 0) && tensor_bytes(c, tokens, n) + curve_bytes(a, n) <= limit) return n;
+    return 1;
+}
+
+/* What a session allocates beside its plan when it runs a layer densely. */
+static size_t scratch_bytes(const struct tune_args *a, int longest)
+{
+    const struct llama_config *c = &a->weights->config;
+    struct attn_args x = {.dtype = DTYPE_F32, .n_q = longest, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
+                          .head_dim = c->head_dim, .block = {128, 64}};
+    const struct attn_impl *impl;
+    return attn_choose(&x, a->impl, &impl) == OK ? align64(impl->workspace(&x)) : 0;
+}
+
 static struct tuner_plan cpu_plan(const struct tune_args *a)
 {
     const struct llama_config *c = &a->weights->config;
-    int longest = longest_of(a), chunk = (longest + 127) / 128 * 128; /* the hook must see a whole sample at once */
-    size_t tokens = 0, d = (size_t)c->head_dim;
-    for (int s = 0; s < a->n_samples; s++) tokens += (size_t)a->samples[s].n;
     const struct weights_device *device = a->weights->on_device;
+    int longest = longest_of(a), chunk = (longest + 127) / 128 * 128; /* the hook must see a whole sample at once */
+    size_t tokens = 0;
+    for (int s = 0; s < a->n_samples; s++) tokens += (size_t)a->samples[s].n;
     struct session_plan session = device ? device->backend->plan(a->weights, longest, chunk)
                                          : session_plan(c, longest, chunk, par_threads(a->par));
     struct tuner_plan p = {
-        .heads_at_once = c->n_heads,
-        .session_bytes = session.total_bytes,
+        .session_bytes = session.total_bytes + (device ? 0 : scratch_bytes(a, longest)),
         .stream_bytes = tokens * (size_t)c->hidden_size * sizeof(float),
-        .tensor_bytes = tokens * 2 * (size_t)(c->n_heads + c->n_kv_heads) * d * sizeof(float),
-        .curve_bytes = (size_t)c->n_heads * (size_t)a->n_samples * sizeof(struct curve),
         .workspace_bytes = worker_bytes(a, longest) * (size_t)par_threads(a->par),
     };
+    size_t limit = a->held_bytes;
+    if (!limit) limit = TUNER_HELD_STREAMS * p.stream_bytes;
+    if (!a->held_bytes && limit < TUNER_HELD_BYTES) limit = TUNER_HELD_BYTES;
+    p.heads_at_once = device ? c->n_heads : choose_at_once(a, tokens, limit); /* parts come from the CPU's sessions only */
+    p.tensor_bytes = tensor_bytes(c, tokens, p.heads_at_once);
+    p.curve_bytes = curve_bytes(a, p.heads_at_once);
     p.total_bytes = p.session_bytes + p.stream_bytes + p.tensor_bytes + p.curve_bytes + p.workspace_bytes;
     return p;
 }
@@ -136,10 +180,10 @@ static enum status allocate(struct cpu_tuner *t)
         size_t n = (size_t)a->samples[s].n, row = (size_t)c->head_dim * sizeof(float);
         struct held *x = &t->tensors[s];
         t->stream[s] = calloc(n * (size_t)c->hidden_size, sizeof **t->stream);
-        x->q = calloc(n * (size_t)c->n_heads, row);
-        x->o = calloc(n * (size_t)c->n_heads, row);
-        x->k = calloc(n * (size_t)c->n_kv_heads, row);
-        x->v = calloc(n * (size_t)c->n_kv_heads, row);
+        x->q = calloc(n * (size_t)t->at_once, row);
+        x->o = calloc(n * (size_t)t->at_once, row);
+        x->k = calloc(n * (size_t)kv_heads_of(c, t->at_once), row);
+        x->v = calloc(n * (size_t)kv_heads_of(c, t->at_once), row);
         ok = t->stream[s] && x->q && x->o && x->k && x->v;
     }
     t->ws_stride = worker_bytes(a, t->longest);
@@ -151,11 +195,11 @@ static enum status allocate(struct cpu_tuner *t)
 
 static enum status cpu_open(void **state, const struct tune_args *a, const struct tuner_plan *plan)
 {
-    (void)plan;
     struct cpu_tuner *t = *state = calloc(1, sizeof *t);
     if (!t) return fail(ERR_MEMORY, "no memory to tune");
     t->a = a;
     t->c = &a->weights->config;
+    t->at_once = plan->heads_at_once;
     t->longest = longest_of(a);
     enum status st = allocate(t);
     if (st == OK) st = session_open(&t->session, a->weights, a->par, t->longest, (t->longest + 127) / 128 * 128, a->impl);
@@ -200,13 +244,23 @@ static enum status forward(struct cpu_tuner *t, int layer, bool keep)
     return OK;
 }
 
+/* A whole layer is kept on the way through it. Of a part, projections and attention are computed again from the stream. */
 static enum status cpu_hold(void *state, int layer, int first_head, int end_head)
 {
     struct cpu_tuner *t = state;
-    (void)first_head;
-    (void)end_head;
     t->layer = layer;
-    return forward(t, layer, true);
+    t->first_head = first_head;
+    t->n_held = end_head - first_head;
+    if (t->n_held == t->c->n_heads) return forward(t, layer, true);
+    for (int s = 0; s < t->a->n_samples; s++) {
+        const struct held *x = &t->tensors[s];
+        if (stopped(t)) return fail(ERR_CANCELLED, "stopped on request");
+        TRY(session_heads(t->session, &(struct heads_args){
+                                          .tokens = t->a->samples[s].ids, .n = t->a->samples[s].n, .layer = layer,
+                                          .first = first_head, .end = end_head, .residual = layer ? t->stream[s] : NULL,
+                                          .q = x->q, .k = x->k, .v = x->v, .o = x->o}));
+    }
+    return OK;
 }
 
 static enum status cpu_advance(void *state, int layer)
@@ -229,8 +283,6 @@ struct job {
     enum status (*body)(struct cpu_tuner *t, void *task, char *ws);
     struct outcome *outcomes;
 };
-
-static bool stopped(const struct cpu_tuner *t) { return t->a->stop && t->a->stop(NULL); }
 
 static void run_task(void *ctx, int i, int worker)
 {
