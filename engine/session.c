@@ -46,7 +46,7 @@ struct slab_layout {
     size_t kv, x, norm, q, attn, kv_rows, gate, up, cosine, sine, inv_freq, linear, end;
 };
 
-static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, int n_threads)
+static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
     struct slab_layout l = {0};
     size_t at = 0, f = sizeof(float), rows = (size_t)chunk, d = (size_t)c->head_dim;
@@ -55,7 +55,7 @@ static struct slab_layout lay_out(const struct llama_config *c, int capacity, in
     size_t widest = hidden > inter ? hidden : inter;
     if (q_dim > widest) widest = q_dim;
 #define PUT(field, bytes) (l.field = at, at += align64(bytes))
-    PUT(kv, f * 2 * (size_t)c->n_layers * kv_dim * (size_t)capacity);
+    PUT(kv, f * 2 * (once ? 1 : (size_t)c->n_layers) * kv_dim * (size_t)capacity);
     PUT(x, f * rows * hidden);
     PUT(norm, f * rows * hidden);
     PUT(q, f * rows * q_dim);
@@ -72,16 +72,28 @@ static struct slab_layout lay_out(const struct llama_config *c, int capacity, in
     return l;
 }
 
-struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+static struct session_plan plan(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
+    once = once && chunk <= 0 && capacity <= DEFAULT_CHUNK;
     if (chunk <= 0) chunk = capacity < DEFAULT_CHUNK ? capacity : DEFAULT_CHUNK;
-    struct slab_layout l = lay_out(c, capacity, chunk, n_threads);
+    struct slab_layout l = lay_out(c, capacity, chunk, once, n_threads);
     return (struct session_plan){.kv_bytes = l.x, .activation_bytes = l.linear - l.x, .linear_bytes = l.end - l.linear,
-                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk};
+                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk, .once = once};
 }
 
-enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
-                         const char *impl)
+struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+{
+    return plan(c, capacity, chunk, false, n_threads);
+}
+
+struct session_plan session_plan_for(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+{
+    if (w->on_device) return w->on_device->backend->plan(w, capacity, chunk, once);
+    return plan(&w->config, capacity, chunk, once, n_threads);
+}
+
+static enum status open_session(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                                bool once, const char *impl)
 {
     *out = NULL;
     struct session *s = calloc(1, sizeof *s);
@@ -91,13 +103,13 @@ enum status session_open(struct session **out, const struct weights *w, struct p
     s->impl = impl;
     if (w->on_device) {
         s->backend = w->on_device->backend;
-        s->plan = s->backend->plan(w, capacity, chunk);
+        s->plan = s->backend->plan(w, capacity, chunk, once);
         enum status st = s->backend->open(&s->state, w, par, &s->plan, impl);
         if (st != OK) session_close(&s);
         *out = s;
         return st;
     }
-    s->plan = session_plan(&w->config, capacity, chunk, par_threads(par));
+    s->plan = plan(&w->config, capacity, chunk, once, par_threads(par));
     s->slab = aligned_alloc(64, s->plan.total_bytes);
     if (!s->slab) {
         enum status st = fail(ERR_MEMORY, "a session of %d tokens needs %.2f GiB (KV cache %.2f GiB); lower --max-length",
@@ -105,7 +117,7 @@ enum status session_open(struct session **out, const struct weights *w, struct p
         free(s);
         return st;
     }
-    struct slab_layout l = lay_out(&w->config, capacity, s->plan.chunk, par_threads(par));
+    struct slab_layout l = lay_out(&w->config, capacity, s->plan.chunk, s->plan.once, par_threads(par));
     char *base = s->slab;
     s->kv = (float *)(base + l.kv);
     s->x = (float *)(base + l.x);
@@ -121,6 +133,18 @@ enum status session_open(struct session **out, const struct weights *w, struct p
     s->linear_ws = base + l.linear;
     *out = s;
     return OK;
+}
+
+enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                         const char *impl)
+{
+    return open_session(out, w, par, capacity, chunk, false, impl);
+}
+
+enum status session_open_once(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                              const char *impl)
+{
+    return open_session(out, w, par, capacity, chunk, true, impl);
 }
 
 void session_close(struct session **sp)
@@ -230,7 +254,7 @@ static float *cache_of(const struct session *s, int layer, int value)
 {
     const struct llama_config *c = &s->w->config;
     size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
-    return s->kv + ((size_t)layer * 2 + (size_t)value) * plane;
+    return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
 }
 
 static void cache_task(void *ctx, int item, int worker)
@@ -442,6 +466,10 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
     if (f->last_hidden && begin + n == f->n)
         cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size,
                            f->last_hidden);
+    if (f->last_logits && begin + n == f->n) {
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size, s->norm);
+        project(s, &s->w->head, 1, s->norm, f->last_logits, false);
+    }
     return f->nll ? score_chunk(s, f, begin, n) : OK;
 }
 
@@ -462,6 +490,8 @@ enum status session_forward(struct session *s, const struct forward_args *f)
     const struct llama_config *c = &s->w->config;
     if (f->n < 1 || s->position + f->n > s->plan.capacity)
         return fail(ERR_ARG, "%d more tokens behind %d, expected 1 to %d in all", f->n, s->position, s->plan.capacity);
+    if (s->plan.once && (s->position > 0 || f->n > s->plan.chunk))
+        return fail(ERR_ARG, "%d more tokens behind %d in a session that keeps no keys and values", f->n, s->position);
     for (int i = 0; i < f->n; i++)
         if (f->tokens[i] < 0 || f->tokens[i] >= c->vocab_size)
             return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
