@@ -6,6 +6,7 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/registry.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -157,7 +158,10 @@ struct rows_job {
     const float *weight;
     const int32_t *tokens;
     int n, position, layer;
-    float *from, *to;
+    int n_heads;      /* of the rows to rotate or to cache … */
+    size_t head_rows; /* … and rows that a head has in the cache */
+    const float *from;
+    float *to;
     bool rotate;
 };
 
@@ -216,11 +220,10 @@ static void rotate_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    int d = c->head_dim, half = d / 2;
+    int d = j->s->w->config.head_dim, half = d / 2;
     EACH_ROW(j, item, r)
-        for (int h = 0; h < c->n_heads; h++)
-            rotate(j->to + ((size_t)r * (size_t)c->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
+        for (int h = 0; h < j->n_heads; h++)
+            rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
                    j->s->sine + r * half, half);
 }
 
@@ -235,13 +238,12 @@ static void cache_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    size_t d = (size_t)c->head_dim;
-    int half = c->head_dim / 2;
+    size_t d = (size_t)j->s->w->config.head_dim;
+    int half = (int)d / 2;
     EACH_ROW(j, item, r)
-        for (int h = 0; h < c->n_kv_heads; h++) {
-            float *to = j->to + ((size_t)h * (size_t)j->s->plan.capacity + (size_t)(j->position + r)) * d;
-            memcpy(to, j->from + ((size_t)r * (size_t)c->n_kv_heads + (size_t)h) * d, d * sizeof *to);
+        for (int h = 0; h < j->n_heads; h++) {
+            float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
+            memcpy(to, j->from + ((size_t)r * (size_t)j->n_heads + (size_t)h) * d, d * sizeof *to);
             if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
         }
 }
@@ -329,7 +331,7 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
     return OK;
 }
 
-static void normalise(struct session *s, int n, const float *weight, float *from, float *to)
+static void normalise(struct session *s, int n, const float *weight, const float *from, float *to)
 {
     for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
 }
@@ -356,13 +358,15 @@ static void mlp(struct session *s, const struct layer_weights *lw, int n)
 static enum status layer_forward(struct session *s, const struct forward_args *f, int layer, int n, int position,
                                  int total_len)
 {
+    const struct llama_config *c = &s->w->config;
     const struct layer_weights *lw = &s->w->layers[layer];
     normalise(s, n, lw->attn_norm, s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
-    for_rows(s, &(struct rows_job){.s = s, .n = n, .to = s->q}, rotate_task);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = c->n_heads, .to = s->q}, rotate_task);
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .from = s->kv_rows,
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .n_heads = c->n_kv_heads,
+                                       .head_rows = (size_t)s->plan.capacity, .from = s->kv_rows,
                                        .to = cache_of(s, layer, value), .rotate = !value}, cache_task);
     }
     TRY(attend(s, f, layer, n, position, total_len));
@@ -431,6 +435,44 @@ enum status session_forward(struct session *s, const struct forward_args *f)
     }
     s->position += f->n;
     return OK;
+}
+
+static void project_heads(struct session *s, const struct linear *l, int first, int end, int n, float *y)
+{
+    int d = s->w->config.head_dim;
+    linear_run_rows(l, first * d, end * d, n, s->norm, l->k, y, (ptrdiff_t)(end - first) * d, s->linear_ws, s->par);
+}
+
+enum status session_heads(struct session *s, const struct heads_args *a)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct layer_weights *lw = &s->w->layers[a->layer];
+    int n = a->n, n_heads = a->end - a->first, g = c->n_heads / c->n_kv_heads, d = c->head_dim;
+    int kv_first = a->first / g, kv_end = (a->end - 1) / g + 1, n_kv = kv_end - kv_first;
+    assert(n_heads > 0 && n_heads % n_kv == 0 && n <= s->plan.chunk);
+    if (s->backend) return fail(ERR_UNSUPPORTED, "single heads are offered on the CPU only");
+    ptrdiff_t row = (ptrdiff_t)n_heads * d, head = (ptrdiff_t)n * d;
+    struct attn_args attn = {
+        .dtype = DTYPE_F32, .n_q = n, .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)), .q = a->q, .k = a->k, .v = a->v, .o = a->o, .q_row = row, .q_head = d,
+        .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = row, .o_head = d, .block = {128, 64},
+    };
+    struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
+    rope_frequencies(c, n, s->inv_freq);
+    for_rows(s, &rows, angle_task);
+    if (!a->residual) for_rows(s, &rows, embed_task);
+    normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
+    project_heads(s, &lw->q, a->first, a->end, n, a->q);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = a->q}, rotate_task);
+    for (int value = 0; value < 2; value++) {
+        project_heads(s, value ? &lw->v : &lw->k, kv_first, kv_end, n, s->kv_rows);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .head_rows = (size_t)n, .from = s->kv_rows,
+                                       .to = value ? a->v : a->k, .rotate = !value}, cache_task);
+    }
+    const struct attn_impl *impl;
+    TRY(attn_choose(&attn, s->impl, &impl));
+    TRY(scratch(s, impl->workspace(&attn)));
+    return impl->run(&attn, s->scratch, s->par, NULL);
 }
 
 enum status session_logits(struct session *s, const float *hidden, float *logits)

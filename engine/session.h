@@ -76,6 +76,18 @@ struct forward_args {
  * When this fails the sequence is as before the call. */
 enum status session_forward(struct session *s, const struct forward_args *a) MUST_USE;
 
+/* What the dense attention of some query heads of one layer sees and gives, from the stream that enters the layer. */
+struct heads_args {
+    const int32_t *tokens;  /* [n]; looked at when there is no stream */
+    int n;                  /* at most the session's chunk; the sequence begins here */
+    int layer, first, end;  /* query heads [first, end): whole groups of one kv head, or a part of one */
+    const float *residual;  /* [n, hidden_size]; NULL: the embeddings */
+    float *q, *o;           /* [n, end - first, head_dim]; q after RoPE */
+    float *k, *v;           /* [kv heads read, n, head_dim]; k after RoPE */
+};
+/* The sequence in the session is left alone. Values are those of session_forward bit for bit. ERR_UNSUPPORTED on a device. */
+enum status session_heads(struct session *s, const struct heads_args *a) MUST_USE;
+
 /* Logits [vocab] of one hidden row. */
 enum status session_logits(struct session *s, const float *hidden, float *logits) MUST_USE;
 

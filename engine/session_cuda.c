@@ -1,6 +1,7 @@
 #include "engine/session_cuda.h"
 
 #include "engine/rope.h"
+#include "engine/tuner_parts.h"
 #include "engine/weights_cuda.h"
 #include "kernels/compare_cuda.h"
 #include "kernels/device_cuda.h"
@@ -672,4 +673,5 @@ static enum status cuda_compare(void *state, int n, const float *dense, const fl
 
 const struct session_backend session_backend_cuda = {
     "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_logits, cuda_compare, weights_cuda_describe, weights_cuda_release,
+    &tuner_backend_cpu,
 };
