@@ -19,6 +19,9 @@ struct session_plan session_plan_cuda(const struct llama_config *c, int capacity
 /* NULL, or why the CUDA path cannot run this model; static text. */
 const char *weights_cuda_refuses(const struct llama_config *c);
 
+/* GPUs that this process sees; 0 with a status message saying why when there is none. */
+int weights_cuda_count(void);
+
 /* Open device `index` and bring the weights there; sessions opened on *w from then on run there. Released by
  * weights_close(). ERR_DEVICE without a GPU or with too old a driver, ERR_UNSUPPORTED for a GPU or a model that is
  * not supported, ERR_MEMORY with what is needed and what is there. */
