@@ -7,6 +7,7 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/registry.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +47,7 @@ struct slab_layout {
     size_t kv, x, norm, q, attn, kv_rows, gate, up, cosine, sine, inv_freq, linear, end;
 };
 
-static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, int n_threads)
+static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
     struct slab_layout l = {0};
     size_t at = 0, f = sizeof(float), rows = (size_t)chunk, d = (size_t)c->head_dim;
@@ -55,7 +56,7 @@ static struct slab_layout lay_out(const struct llama_config *c, int capacity, in
     size_t widest = hidden > inter ? hidden : inter;
     if (q_dim > widest) widest = q_dim;
 #define PUT(field, bytes) (l.field = at, at += align64(bytes))
-    PUT(kv, f * 2 * (size_t)c->n_layers * kv_dim * (size_t)capacity);
+    PUT(kv, f * 2 * (once ? 1 : (size_t)c->n_layers) * kv_dim * (size_t)capacity);
     PUT(x, f * rows * hidden);
     PUT(norm, f * rows * hidden);
     PUT(q, f * rows * q_dim);
@@ -72,16 +73,28 @@ static struct slab_layout lay_out(const struct llama_config *c, int capacity, in
     return l;
 }
 
-struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+static struct session_plan plan(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
+    once = once && chunk <= 0 && capacity <= DEFAULT_CHUNK;
     if (chunk <= 0) chunk = capacity < DEFAULT_CHUNK ? capacity : DEFAULT_CHUNK;
-    struct slab_layout l = lay_out(c, capacity, chunk, n_threads);
+    struct slab_layout l = lay_out(c, capacity, chunk, once, n_threads);
     return (struct session_plan){.kv_bytes = l.x, .activation_bytes = l.linear - l.x, .linear_bytes = l.end - l.linear,
-                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk};
+                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk, .once = once};
 }
 
-enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
-                         const char *impl)
+struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+{
+    return plan(c, capacity, chunk, false, n_threads);
+}
+
+struct session_plan session_plan_for(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+{
+    if (w->on_device) return w->on_device->backend->plan(w, capacity, chunk, once);
+    return plan(&w->config, capacity, chunk, once, n_threads);
+}
+
+static enum status open_session(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                                bool once, const char *impl)
 {
     *out = NULL;
     struct session *s = calloc(1, sizeof *s);
@@ -91,13 +104,13 @@ enum status session_open(struct session **out, const struct weights *w, struct p
     s->impl = impl;
     if (w->on_device) {
         s->backend = w->on_device->backend;
-        s->plan = s->backend->plan(w, capacity, chunk);
+        s->plan = s->backend->plan(w, capacity, chunk, once);
         enum status st = s->backend->open(&s->state, w, par, &s->plan, impl);
         if (st != OK) session_close(&s);
         *out = s;
         return st;
     }
-    s->plan = session_plan(&w->config, capacity, chunk, par_threads(par));
+    s->plan = plan(&w->config, capacity, chunk, once, par_threads(par));
     s->slab = aligned_alloc(64, s->plan.total_bytes);
     if (!s->slab) {
         enum status st = fail(ERR_MEMORY, "a session of %d tokens needs %.2f GiB (KV cache %.2f GiB); lower --max-length",
@@ -105,7 +118,7 @@ enum status session_open(struct session **out, const struct weights *w, struct p
         free(s);
         return st;
     }
-    struct slab_layout l = lay_out(&w->config, capacity, s->plan.chunk, par_threads(par));
+    struct slab_layout l = lay_out(&w->config, capacity, s->plan.chunk, s->plan.once, par_threads(par));
     char *base = s->slab;
     s->kv = (float *)(base + l.kv);
     s->x = (float *)(base + l.x);
@@ -121,6 +134,18 @@ enum status session_open(struct session **out, const struct weights *w, struct p
     s->linear_ws = base + l.linear;
     *out = s;
     return OK;
+}
+
+enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                         const char *impl)
+{
+    return open_session(out, w, par, capacity, chunk, false, impl);
+}
+
+enum status session_open_once(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                              const char *impl)
+{
+    return open_session(out, w, par, capacity, chunk, true, impl);
 }
 
 void session_close(struct session **sp)
@@ -159,7 +184,10 @@ struct rows_job {
     const float *weight;
     const int32_t *tokens;
     int n, position, layer;
-    float *from, *to;
+    int n_heads;      /* of the rows to rotate or to cache … */
+    size_t head_rows; /* … and rows that a head has in the cache */
+    const float *from;
+    float *to;
     bool rotate;
 };
 
@@ -218,11 +246,10 @@ static void rotate_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    int d = c->head_dim, half = d / 2;
+    int d = j->s->w->config.head_dim, half = d / 2;
     EACH_ROW(j, item, r)
-        for (int h = 0; h < c->n_heads; h++)
-            rotate(j->to + ((size_t)r * (size_t)c->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
+        for (int h = 0; h < j->n_heads; h++)
+            rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
                    j->s->sine + r * half, half);
 }
 
@@ -230,20 +257,19 @@ static float *cache_of(const struct session *s, int layer, int value)
 {
     const struct llama_config *c = &s->w->config;
     size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
-    return s->kv + ((size_t)layer * 2 + (size_t)value) * plane;
+    return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
 }
 
 static void cache_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    size_t d = (size_t)c->head_dim;
-    int half = c->head_dim / 2;
+    size_t d = (size_t)j->s->w->config.head_dim;
+    int half = (int)d / 2;
     EACH_ROW(j, item, r)
-        for (int h = 0; h < c->n_kv_heads; h++) {
-            float *to = j->to + ((size_t)h * (size_t)j->s->plan.capacity + (size_t)(j->position + r)) * d;
-            memcpy(to, j->from + ((size_t)r * (size_t)c->n_kv_heads + (size_t)h) * d, d * sizeof *to);
+        for (int h = 0; h < j->n_heads; h++) {
+            float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
+            memcpy(to, j->from + ((size_t)r * (size_t)j->n_heads + (size_t)h) * d, d * sizeof *to);
             if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
         }
 }
@@ -361,7 +387,7 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
     return OK;
 }
 
-static void normalise(struct session *s, int n, const float *weight, float *from, float *to)
+static void normalise(struct session *s, int n, const float *weight, const float *from, float *to)
 {
     for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
 }
@@ -390,13 +416,15 @@ static void mlp(struct session *s, const struct layer_weights *lw, int n)
 static enum status layer_forward(struct session *s, const struct forward_args *f, int layer, int n, int position,
                                  int total_len)
 {
+    const struct llama_config *c = &s->w->config;
     const struct layer_weights *lw = &s->w->layers[layer];
     normalise(s, n, lw->attn_norm, s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
-    for_rows(s, &(struct rows_job){.s = s, .n = n, .to = s->q}, rotate_task);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = c->n_heads, .to = s->q}, rotate_task);
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .from = s->kv_rows,
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .n_heads = c->n_kv_heads,
+                                       .head_rows = (size_t)s->plan.capacity, .from = s->kv_rows,
                                        .to = cache_of(s, layer, value), .rotate = !value}, cache_task);
     }
     TRY(attend(s, f, layer, n, position, total_len));
@@ -442,6 +470,10 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
     if (f->last_hidden && begin + n == f->n)
         cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size,
                            f->last_hidden);
+    if (f->last_logits && begin + n == f->n) {
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size, s->norm);
+        project(s, &s->w->head, 1, s->norm, f->last_logits, false);
+    }
     return f->nll ? score_chunk(s, f, begin, n) : OK;
 }
 
@@ -462,6 +494,8 @@ enum status session_forward(struct session *s, const struct forward_args *f)
     const struct llama_config *c = &s->w->config;
     if (f->n < 1 || s->position + f->n > s->plan.capacity)
         return fail(ERR_ARG, "%d more tokens behind %d, expected 1 to %d in all", f->n, s->position, s->plan.capacity);
+    if (s->plan.once && (s->position > 0 || f->n > s->plan.chunk))
+        return fail(ERR_ARG, "%d more tokens behind %d in a session that keeps no keys and values", f->n, s->position);
     for (int i = 0; i < f->n; i++)
         if (f->tokens[i] < 0 || f->tokens[i] >= c->vocab_size)
             return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
@@ -489,6 +523,44 @@ enum status session_forward(struct session *s, const struct forward_args *f)
     if (f->times) forward_times_add(f->times, &mine);
     s->position += f->n;
     return OK;
+}
+
+static void project_heads(struct session *s, const struct linear *l, int first, int end, int n, float *y)
+{
+    int d = s->w->config.head_dim;
+    linear_run_rows(l, first * d, end * d, n, s->norm, l->k, y, (ptrdiff_t)(end - first) * d, s->linear_ws, s->par);
+}
+
+enum status session_heads(struct session *s, const struct heads_args *a)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct layer_weights *lw = &s->w->layers[a->layer];
+    int n = a->n, n_heads = a->end - a->first, g = c->n_heads / c->n_kv_heads, d = c->head_dim;
+    int kv_first = a->first / g, kv_end = (a->end - 1) / g + 1, n_kv = kv_end - kv_first;
+    assert(n_heads > 0 && n_heads % n_kv == 0 && n <= s->plan.chunk);
+    if (s->backend) return fail(ERR_UNSUPPORTED, "single heads are offered on the CPU only");
+    ptrdiff_t row = (ptrdiff_t)n_heads * d, head = (ptrdiff_t)n * d;
+    struct attn_args attn = {
+        .dtype = DTYPE_F32, .n_q = n, .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)), .q = a->q, .k = a->k, .v = a->v, .o = a->o, .q_row = row, .q_head = d,
+        .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = row, .o_head = d, .block = {128, 64},
+    };
+    struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
+    rope_frequencies(c, n, s->inv_freq);
+    for_rows(s, &rows, angle_task);
+    if (!a->residual) for_rows(s, &rows, embed_task);
+    normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
+    project_heads(s, &lw->q, a->first, a->end, n, a->q);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = a->q}, rotate_task);
+    for (int value = 0; value < 2; value++) {
+        project_heads(s, value ? &lw->v : &lw->k, kv_first, kv_end, n, s->kv_rows);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .head_rows = (size_t)n, .from = s->kv_rows,
+                                       .to = value ? a->v : a->k, .rotate = !value}, cache_task);
+    }
+    const struct attn_impl *impl;
+    TRY(attn_choose(&attn, s->impl, &impl));
+    TRY(scratch(s, impl->workspace(&attn)));
+    return impl->run(&attn, s->scratch, s->par, NULL);
 }
 
 enum status session_logits(struct session *s, const float *hidden, float *logits)

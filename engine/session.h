@@ -19,15 +19,22 @@ struct session; /* opaque */
 struct session_plan {
     size_t kv_bytes, activation_bytes, linear_bytes, total_bytes;
     int capacity, chunk;
+    bool once; /* keys and values of one layer at a time are kept */
 };
 
 /* capacity: most tokens of a sequence. chunk: most tokens computed at once, a multiple of 128; 0 picks one. */
 struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads);
+/* The same where sessions of these weights run. once: for session_open_once(). */
+struct session_plan session_plan_for(const struct weights *w, int capacity, int chunk, bool once, int n_threads);
 
 /* Borrows weights and par. ERR_MEMORY with what is needed. impl names the attention implementation, NULL the
  * best one. */
 enum status session_open(struct session **s, const struct weights *w, struct par *par, int capacity, int chunk,
                          const char *impl) MUST_USE;
+/* The same for sequences that are one call of session_forward() each: keys and values are kept for one layer at a time,
+ * n_layers times less. Where a sequence takes several chunks the plan says once = false and this is session_open(). */
+enum status session_open_once(struct session **s, const struct weights *w, struct par *par, int capacity, int chunk,
+                              const char *impl) MUST_USE;
 void session_close(struct session **s);
 
 /* Forget the sequence. */
@@ -70,6 +77,7 @@ struct forward_args {
     struct head_ledger *ledger;         /* [n_layers, n_heads], counted into; may be NULL */
     float *hidden;                      /* [n, hidden_size] behind the final norm; may be NULL */
     float *last_hidden;                 /* [hidden_size] of the last token; may be NULL */
+    float *last_logits;                 /* [vocab] of the last token; may be NULL. Not with end_layer */
 
     int first_layer;                    /* start here … */
     const float *residual_in;           /* … from this [n, hidden_size] stream; NULL: from the embeddings */
@@ -94,6 +102,18 @@ void forward_times_add(struct forward_times *to, const struct forward_times *fro
 /* Append tokens and run them. A token outside the vocabulary is ERR_ARG, a sequence over capacity ERR_ARG.
  * When this fails the sequence is as before the call. */
 enum status session_forward(struct session *s, const struct forward_args *a) MUST_USE;
+
+/* What the dense attention of some query heads of one layer sees and gives, from the stream that enters the layer. */
+struct heads_args {
+    const int32_t *tokens;  /* [n]; looked at when there is no stream */
+    int n;                  /* at most the session's chunk; the sequence begins here */
+    int layer, first, end;  /* query heads [first, end): whole groups of one kv head, or a part of one */
+    const float *residual;  /* [n, hidden_size]; NULL: the embeddings */
+    float *q, *o;           /* [n, end - first, head_dim]; q after RoPE */
+    float *k, *v;           /* [kv heads read, n, head_dim]; k after RoPE */
+};
+/* The sequence in the session is left alone. Values are those of session_forward bit for bit. ERR_UNSUPPORTED on a device. */
+enum status session_heads(struct session *s, const struct heads_args *a) MUST_USE;
 
 /* Logits [vocab] of one hidden row. */
 enum status session_logits(struct session *s, const float *hidden, float *logits) MUST_USE;

@@ -9,9 +9,11 @@
 #include "base/str.h"
 #include "engine/session.h"
 
+struct tuner_backend;
+
 struct session_backend {
     const char *name; /* "cuda": what the database calls the device */
-    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk);
+    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk, bool once);
     enum status (*open)(void **state, const struct weights *w, struct par *par, const struct session_plan *plan,
                         const char *impl);
     void (*close)(void **state);
@@ -22,6 +24,7 @@ struct session_backend {
                            struct token_metrics *out, struct tensor_sums *sums);
     void (*describe)(const struct weights_device *d, struct weights_device_info *out);
     void (*release)(struct weights_device **d);
+    const struct tuner_backend *tuner; /* engine/tuner_parts.h: tunes where these sessions run */
 };
 
 /* First member of what the backend keeps beside the weights. */

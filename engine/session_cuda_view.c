@@ -185,19 +185,18 @@ enum status session_cuda_show_layer(struct session_cuda *s, const struct forward
 }
 
 /* Hooks that wait for the end of a chunk, layer by layer. */
-enum status session_cuda_show_maps(struct session_cuda *s, const struct forward_args *f, int first, int end, int n,
-                                   int position)
+enum status session_cuda_show_maps(struct session_cuda *s, const struct chunk *x)
 {
     const struct llama_config *c = &s->w->config;
-    for (int l = first; l < end; l++) {
+    const struct forward_args *f = x->f;
+    for (int l = x->first; l < x->end; l++) {
         struct tile_map map = s->kept_maps[l];
-        struct attn_args a = {.dtype = DTYPE_BF16, .n_q = n, .q_start = position, .n_heads = c->n_heads,
+        struct attn_args a = {.dtype = DTYPE_BF16, .n_q = x->n, .q_start = x->position, .n_heads = c->n_heads,
                               .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
                               .block = f->policy ? f->policy->block : (struct block_shape){128, 64}};
-        bool sparse = map.n_heads > 0;
-        if (sparse) {
+        if (map.n_heads > 0) {
+            TRY(fetch(s, s->host_map, map.bits, tile_map_bytes(&map)));
             map.bits = s->host_map;
-            TRY(fetch(s, map.bits, s->maps + s->map_bytes * (size_t)l, tile_map_bytes(&map)));
             a.tiles = &map;
         }
         TRY(call_hook(s, f, l, &a, a.tiles, NULL));

@@ -171,6 +171,8 @@ static enum status place(struct weights_cuda *w, const struct weights *from, int
     return st;
 }
 
+int weights_cuda_count(void) { return device_cuda.count(); }
+
 enum status weights_place_cuda(struct weights *w, int index)
 {
     const char *why = weights_cuda_refuses(&w->config);

@@ -120,6 +120,14 @@ enum status options_parse(const struct option_def *options, int argc, char **arg
     return OK;
 }
 
+/* Columns that the text takes on a terminal: bytes that do not continue a character. */
+static int columns(const char *text)
+{
+    int n = 0;
+    for (; *text; text++) n += ((unsigned char)*text & 0xc0) != 0x80;
+    return n;
+}
+
 static void print_names(const struct option_def *o)
 {
     struct str s = {0};
@@ -135,7 +143,8 @@ static void print_names(const struct option_def *o)
     }
     if (n) str_addf(&s, "--%.*s", (int)n, p);
     if (o->value) str_addf(&s, " %s", o->value);
-    printf("  %-34s %s\n", str_get(&s), o->help);
+    while (columns(str_get(&s)) < 34) str_add_char(&s, ' ');
+    printf("  %s %s\n", str_get(&s), o->help);
     str_clear(&s);
 }
 

@@ -12,8 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* "host:pid:start": a process of the same number that began later is another one. */
-static void name_owner(char *out, size_t size)
+/* "host:pid:start", and behind that the number of a further worker: a process of the same number that began later is
+ * another one. */
+static void name_owner(char *out, size_t size, int worker)
 {
     char host[64] = "?", line[512];
     unsigned long long start = 0;
@@ -25,7 +26,8 @@ static void name_owner(char *out, size_t size)
         if (p) start = strtoull(p, NULL, 10);
     }
     if (f) fclose(f);
-    snprintf(out, size, "%s:%ld:%llu", host, (long)getpid(), start);
+    int n = snprintf(out, size, "%s:%ld:%llu", host, (long)getpid(), start);
+    if (worker && n > 0 && (size_t)n < size) snprintf(out + n, size - (size_t)n, ":%d", worker);
 }
 
 static int find_data(struct sweep *s, const struct plan_cell *c)
@@ -40,7 +42,7 @@ static enum status load_samples(const struct sweep *s, const char *suite, int ma
 {
     struct sample_options o = {.suites = {{suite}, 1},
                                .score = s->a.score,
-                               .field = s->a.field,
+                               .field = suite_reads_fields(suite) ? s->a.field : NULL,
                                .max_length = max_length,
                                .num_samples = n,
                                .seed = s->a.seed};
@@ -387,8 +389,8 @@ static enum status prepare(struct sweep *s)
         x->settled = x->state == CELL_DONE || (stored && !s->a.retry_failed);
     }
     const struct sweep_watch *w = s->a.watch;
-    for (int i = 0; w && i + 1 < w->n_crashed; i++)
-        s->cells[w->crashed[i]].settled = true; /* stored by an earlier process */
+    for (int i = 0; w && i < w->n_crashes; i++)
+        if (w->crashes[i].stored) s->cells[w->crashes[i].cell].settled = true; /* by an earlier process */
     shard_range(&s->a.shard, s->n, &s->first, &s->end);
     return OK;
 }
@@ -396,7 +398,7 @@ static enum status prepare(struct sweep *s)
 enum status sweep_open(struct sweep *s, const struct sweep_args *a)
 {
     *s = (struct sweep){.a = *a};
-    name_owner(s->owner, sizeof s->owner);
+    name_owner(s->owner, sizeof s->owner, a->worker);
     enum status st = prepare(s);
     if (st != OK) sweep_close(s);
     return st;

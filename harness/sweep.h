@@ -18,13 +18,28 @@
 #include "results/store.h"
 
 /* Memory shared with whoever watches this process, so that a crash is put down to the right cell. */
-enum { SWEEP_MAX_CRASHES = 64 };
-struct sweep_watch {
-    volatile int cell;              /* number of the cell that runs, in order of execution; -1 none */
-    int crashed[SWEEP_MAX_CRASHES]; /* cells that ended earlier processes, the newest last */
-    int n_crashed;
-    char how[160];                  /* how the newest did: "crashed: Segmentation fault" */
+enum { SWEEP_MAX_CRASHES = 64, SWEEP_MAX_WORKERS = 64 };
+struct sweep_crash {
+    int cell;      /* it ended an earlier process, … */
+    bool stored;   /* … which is a row by now */
+    char how[192]; /* "crashed: Segmentation fault" */
 };
+struct sweep_watch {
+    volatile int cell[SWEEP_MAX_WORKERS]; /* number of the cell a worker runs, in order of execution; -1 none */
+    volatile int culprit;                 /* the worker whose thread got the fatal signal; -1: not known */
+    struct sweep_crash crashes[SWEEP_MAX_CRASHES];
+    int n_crashes;
+};
+
+/* Called by the thread that is worker `number`: a fatal signal of its making is put down to it. */
+void sweep_watch_begin(int number);
+/* For the process that works: fatal signals leave their culprit in *w and then do what they do. */
+void sweep_watch_install(struct sweep_watch *w);
+/* For the process that watches: nothing runs. */
+void sweep_watch_reset(struct sweep_watch *w);
+/* A worker process ended by `signal`. Puts it down to the cell of the culprit, or to all that ran when he is not known.
+ * False when none ran, or there are too many crashes. */
+bool sweep_watch_blame(struct sweep_watch *w, int signal);
 
 enum sweep_event_kind { SWEEP_CELL, SWEEP_TUNED, SWEEP_DENSE, SWEEP_WAIT };
 struct sweep_event {
@@ -55,6 +70,9 @@ struct sweep_args {
     int n_worst;
     double max_memory;         /* bytes a cell may take; 0: what the machine has left */
     struct sweep_watch *watch; /* may be NULL */
+    int worker;                /* 0, or this one's number among several in one process */
+    const struct setup *fleet; /* [n_fleet] all devices, for tuning; NULL: setup alone */
+    int n_fleet;
     void (*event)(void *ctx, const struct sweep_event *e); /* may be NULL */
     void *event_ctx;
     bool (*stop)(void *);      /* may be NULL */

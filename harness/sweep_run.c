@@ -286,13 +286,17 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
         s->n_reused++;
         return OK;
     }
-    if (s->a.watch) s->a.watch->cell = i;
+    struct sweep_crash *crash = NULL;
+    for (int k = 0; s->a.watch && k < s->a.watch->n_crashes; k++)
+        if (s->a.watch->crashes[k].cell == i && !s->a.watch->crashes[k].stored) crash = &s->a.watch->crashes[k];
+    if (s->a.watch) s->a.watch->cell[s->a.worker] = i;
     enum status st = OK;
     bool busy = false;
     if (d->problem) {
         st = store_problem(s, x, RUN_FAILED, d->problem);
-    } else if (s->a.watch && s->a.watch->n_crashed && i == s->a.watch->crashed[s->a.watch->n_crashed - 1]) {
-        st = store_problem(s, x, RUN_FAILED, s->a.watch->how);
+    } else if (crash) {
+        st = store_problem(s, x, RUN_FAILED, crash->how);
+        crash->stored = st == OK;
     } else {
         st = x->group >= 0 ? sweep_group_tune(s, &s->groups[x->group], &busy) : OK;
         if (st != OK && st != ERR_CANCELLED && st != ERR_DB) {
@@ -304,7 +308,7 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
             else if (st != ERR_CANCELLED && st != ERR_DB) st = store_problem(s, x, RUN_FAILED, status_message());
         }
     }
-    if (s->a.watch) s->a.watch->cell = -1;
+    if (s->a.watch) s->a.watch->cell[s->a.worker] = -1;
     *deferred |= busy;
     if (!x->settled) { /* stopped, or its tuning is made elsewhere: leave it to whoever comes next */
         char *message = st == OK ? NULL : str_dup(status_message());

@@ -178,11 +178,12 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
                                           i >= s->a.n_tune};
     TRY_GOTO(st, done, curve_db_open(&db, s->a.store, s->a.setup, &g->set, &policy));
     int64_t t0 = clock_ns();
-    st = tune(&(struct tune_args){.weights = &s->a.setup->model.weights, .par = s->a.setup->par, .policy = &policy,
-                                  .rule = g->rule, .samples = samples, .n_samples = n_samples, .bounds = bounds,
-                                  .n_bounds = n, .min_sparsity = s->a.min_sparsity, .curves = curve_db_store(&db),
-                                  .impl = s->a.machine->impl, .progress = keep_lease, .progress_ctx = lease,
-                                  .stop = s->a.stop}, fresh, &times);
+    const struct tune_args args = {
+        .weights = &s->a.setup->model.weights, .par = s->a.setup->par, .policy = &policy, .rule = g->rule, .samples = samples,
+        .n_samples = n_samples, .bounds = bounds, .n_bounds = n, .min_sparsity = s->a.min_sparsity,
+        .curves = curve_db_store(&db), .impl = s->a.machine->impl, .progress = keep_lease, .progress_ctx = lease,
+        .stop = s->a.stop};
+    st = setup_tune(s->a.fleet, s->a.n_fleet, s->a.machine, &args, fresh, &times);
     curve_db_close(&db); /* commits curves also when the rest failed */
     if (st == OK) st = store_all(s, g, fresh, bounds, n);
     double seconds = (double)(clock_ns() - t0) * 1e-9;

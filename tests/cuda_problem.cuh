@@ -122,7 +122,7 @@ struct data {
     }
 };
 
-static struct attn_args arguments(const problem &p, const data &x, void *o)
+[[maybe_unused]] static struct attn_args arguments(const problem &p, const data &x, void *o)
 {
     struct attn_args a = {};
     a.dtype = DTYPE_BF16;

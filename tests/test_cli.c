@@ -232,6 +232,14 @@ Test(cli, wrong_options_are_usage_errors, .init = enter, .fini = leave)
         {"list methods --format pretty", "pretty"},
         {EVAL "-q --max-length 300 --num-samples 1 --format pretty", "pretty"},
         {"list nothing", "nothing"},
+        {EVAL "--field text=body", "--field"},
+        {"sweep " DEMO " --field text=body --dry-run", "--field"},
+        {EVAL "--topk .5 --cdfthreshd .9", "--topk"},
+        {EVAL "--window 256 --simthreshd1 .5", "window"},
+        {"generate " DEMO " -p Once --top-k 5", "--temperature"},
+        {"generate " DEMO " -p Once --prompt-file x", "--prompt-file"},
+        {"generate " DEMO " -p Once --dense --topk .5", "--dense"},
+        {"help nonsense", "nonsense"},
         {"nonsense", "nonsense"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
