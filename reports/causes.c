@@ -134,7 +134,7 @@ static bool blame_sparsity(struct blame *b, const struct run_view *v)
 }
 
 struct cause {
-    size_t sample;   /* index into the samples; SIZE_MAX: not told apart */
+    size_t sample;   /* index into the samples */
     int layer, head; /* -1: not told apart */
     double share, value;
 };
@@ -151,20 +151,18 @@ static void offer(struct cause worst[WORST], size_t *n, struct cause c)
 /* Every head of every sample: the sample's part of all damage, times the head's part of what is charged in the sample. */
 static size_t find_worst(const struct run_view *v, const struct blame *b, bool has_heads, struct cause worst[WORST])
 {
-    size_t n = 0, n_samples = v->samples.n;
+    size_t n = 0;
     double total = 0;
-    for (size_t s = 0; s < n_samples; s++) total += v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens;
-    if (n_samples && !(total > 0)) return 0; /* no damage, no cause */
-    for (size_t s = 0; s < (n_samples ? n_samples : 1); s++) {
-        double part = n_samples ? v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens / total : 1, charged = 0;
-        size_t sample = n_samples ? s : SIZE_MAX;
+    for (size_t s = 0; s < v->samples.n; s++) total += v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens;
+    if (!(total > 0)) return 0; /* no damage, no cause */
+    for (size_t s = 0; s < v->samples.n; s++) {
+        double part = v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens / total, charged = 0;
         const double *line = has_heads ? b->weight + (b->n_lines > 1 ? s : 0) * cells_of(b) : NULL;
         for (size_t c = 0; has_heads && c < cells_of(b); c++) charged += line[c];
-        if (!(charged > 0)) offer(worst, &n, (struct cause){sample, -1, -1, part, NAN});
+        if (!(charged > 0)) offer(worst, &n, (struct cause){s, -1, -1, part, NAN});
         else
             for (size_t c = 0; c < cells_of(b); c++)
-                offer(worst, &n, (struct cause){sample, (int)c / b->n_heads, (int)c % b->n_heads, part * line[c] / charged,
-                                                line[c]});
+                offer(worst, &n, (struct cause){s, (int)c / b->n_heads, (int)c % b->n_heads, part * line[c] / charged, line[c]});
     }
     return n;
 }
@@ -207,14 +205,14 @@ struct table *causes_table(const struct run_view *v, const struct run_list *runs
     struct cause worst[WORST];
     size_t n = find_worst(v, &b, has_heads, worst);
     for (size_t i = 0; i < n; i++) {
-        const struct sample_record *s = worst[i].sample == SIZE_MAX ? NULL : &v->samples.rows[worst[i].sample];
+        const struct sample_record *s = &v->samples.rows[worst[i].sample];
         put_index(t, worst[i].layer);
         put_index(t, worst[i].head);
-        put_index(t, s ? s->sample : -1);
+        table_int(t, s->sample);
         table_real(t, worst[i].share);
-        table_real(t, s ? s->kl_mean : NAN);
+        table_real(t, s->kl_mean);
         table_real(t, worst[i].value);
-        table_real(t, worst[i].layer < 0 ? s ? s->sparsity : NAN : sparsity_of(v, worst[i].layer, worst[i].head));
+        table_real(t, worst[i].layer < 0 ? s->sparsity : sparsity_of(v, worst[i].layer, worst[i].head));
     }
     if (n) add_notes(t, v, &b, has_heads);
     free(b.weight);

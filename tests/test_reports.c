@@ -1012,7 +1012,7 @@ Test(reports, attribution_ranks_what_costs_most)
     put_layers(2, "4", "all", .9, .06);
     put_layers(3, "4", "2", .3, .06);
     put_layers(4, "0-5", "all", 2, .06);
-    put_layers(5, "0-3,5", "all", .8, .06);
+    put_layers(5, "0-3+5", "all", .8, .06);
     put_layers(6, "1-5", "all", 1.9, .06);
     put_layers(7, "1-3", "all", 1, .06); /* singles nothing out */
     struct run_filter any = {0};
