@@ -69,30 +69,18 @@ static bool speaks_of(const struct attribution *a, const struct run_record *r)
            same_real(a->run->cdfthreshd, r->cdfthreshd) && same_real(a->run->topk, r->topk) && a->run->window == r->window;
 }
 
-/* From runs in which one head alone was sparse, or one layer: then its heads share by the work they left out. */
-static bool blame_alone(struct blame *b, const struct run_view *v, const struct run_list *runs, bool heads)
+/* From runs in which one head alone was sparse. */
+static bool blame_heads_alone(struct blame *b, const struct run_view *v, const struct run_list *runs)
 {
     struct attribution *rows;
     size_t n;
     if (!runs || attribution_find(runs, &rows, &n) != OK) return false;
     blame_shape(b, 1);
-    for (size_t i = 0; i < n; i++) {
-        const struct attribution *a = &rows[i];
-        if (!speaks_of(a, v->run) || (a->head >= 0) != heads) continue;
-        if (heads) {
-            charge(b, 0, a->layer, a->head, a->kl);
-            continue;
-        }
-        double whole = 0;
-        for (int h = 0; h < b->n_heads; h++) whole += fmax(0, sparsity_of(v, a->layer, h));
-        for (int h = 0; h < b->n_heads; h++)
-            charge(b, 0, a->layer, h, whole > 0 ? a->kl * sparsity_of(v, a->layer, h) / whole : 0);
-    }
+    for (size_t i = 0; i < n; i++)
+        if (speaks_of(&rows[i], v->run)) charge(b, 0, rows[i].layer, rows[i].head, rows[i].kl);
     free(rows);
-    b->measure = heads ? "KL when it alone is sparse" : "its part of the KL when its layer alone is sparse";
-    b->how = heads ? "measured end to end with one head sparse at a time (sweep --heads each)"
-                   : "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the work "
-                     "left out";
+    b->measure = "KL when it alone is sparse";
+    b->how = "measured end to end with one head sparse at a time (sweep --heads each)";
     return any(b);
 }
 
@@ -109,6 +97,50 @@ static bool blame_measured(struct blame *b, const struct run_view *v)
     return any(b);
 }
 
+static bool blame_sparsity(struct blame *b, const struct run_view *v)
+{
+    blame_shape(b, 1);
+    for (size_t i = 0; i < v->ledger.n; i++)
+        charge(b, 0, v->ledger.rows[i].layer, v->ledger.rows[i].head, left_out(&v->ledger.rows[i]));
+    b->measure = "share left out";
+    b->how = "guessed from the work each head left out, for no error by head was measured; eval --attribution measures it";
+    return any(b);
+}
+
+/* Make the heads of a layer weigh `kl` together, in each line. */
+static void scale_layer(struct blame *b, int layer, double kl)
+{
+    for (size_t line = 0; line < b->n_lines; line++) {
+        double *heads = at(b, line, layer, 0), whole = 0;
+        for (int h = 0; heads && h < b->n_heads; h++) whole += heads[h];
+        for (int h = 0; heads && h < b->n_heads; h++) heads[h] = whole > 0 ? heads[h] * kl / whole : 0;
+    }
+}
+
+/* From runs in which one layer alone was sparse; its heads share by their measured error, or by the work they left out. */
+static bool blame_layers_alone(struct blame *b, const struct run_view *v, const struct run_list *runs)
+{
+    struct attribution *rows;
+    size_t n;
+    if (!runs || attribution_find(runs, &rows, &n) != OK) return false;
+    bool known = false, measured = blame_measured(b, v);
+    if (!measured) blame_sparsity(b, v);
+    for (int l = 0; l < b->n_layers; l++) {
+        double kl = 0;
+        for (size_t i = 0; i < n; i++)
+            if (speaks_of(&rows[i], v->run) && rows[i].head < 0 && rows[i].layer == l) kl = rows[i].kl;
+        scale_layer(b, l, kl);
+        known |= kl > 0;
+    }
+    free(rows);
+    b->measure = "its part of the KL when its layer alone is sparse";
+    b->how = measured ? "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the L1 "
+                        "error of its output in the sample (--attribution)"
+                      : "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the work "
+                        "it left out";
+    return known && any(b);
+}
+
 static bool blame_tuned(struct blame *b, const struct run_view *v)
 {
     if (!v->tuned.n) return false;
@@ -120,16 +152,6 @@ static bool blame_tuned(struct blame *b, const struct run_view *v)
             charge(b, 0, t->heads[i].layer, t->heads[i].head, tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
     b->measure = tail ? "tail error" : "L1";
     b->how = "estimated from the error each head had when it was tuned, on held-out text; --attribution measures it here";
-    return any(b);
-}
-
-static bool blame_sparsity(struct blame *b, const struct run_view *v)
-{
-    blame_shape(b, 1);
-    for (size_t i = 0; i < v->ledger.n; i++)
-        charge(b, 0, v->ledger.rows[i].layer, v->ledger.rows[i].head, left_out(&v->ledger.rows[i]));
-    b->measure = "share left out";
-    b->how = "guessed from the work each head left out, for no error by head was measured; eval --attribution measures it";
     return any(b);
 }
 
@@ -196,7 +218,7 @@ struct table *causes_table(const struct run_view *v, const struct run_list *runs
     static const char *const names[] = {"layer", "head", "sample"};
     for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
     struct blame b = {.n_layers = v->run->model.n_layers, .n_heads = v->run->model.n_heads};
-    bool has_heads = blame_alone(&b, v, runs, true) || blame_measured(&b, v) || blame_alone(&b, v, runs, false) ||
+    bool has_heads = blame_heads_alone(&b, v, runs) || blame_layers_alone(&b, v, runs) || blame_measured(&b, v) ||
                      blame_tuned(&b, v) || blame_sparsity(&b, v);
     table_add_column(t, (struct table_column){.name = "of the damage", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t, (struct table_column){.name = "KL of the sample", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});

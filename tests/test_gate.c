@@ -426,18 +426,27 @@ Test(gate, causes_name_the_worst_three)
     cr_expect(strstr(text, "\n1,3,2,0.40201") && strstr(text, "\n0,3,1,0.38994") && strstr(text, "\n0,3,2,0.1005"), "%s", text);
     has(text, "(--attribution)");
     free(text);
-    /* end to end: one head sparse at a time */
+    /* end to end: one layer sparse at a time; heads by what was measured of them */
     struct run_record alone[2];
     for (int i = 0; i < 2; i++) {
         alone[i] = m.run;
+        alone[i].layers = i ? "1" : "0";
+        alone[i].headline = (struct headline){.kl_mean = i ? .01 : .03};
+    }
+    struct run_list runs = {alone, 2, NULL};
+    text = causes_of(&m, &runs); /* sample 2 has .5 of it, layer 0 three quarters, and one head of it was seen to err */
+    has(text, "\n0,3,2,0.37688");
+    has(text, "one layer sparse at a time (sweep --layers each), within a layer by the L1");
+    free(text);
+    /* one head at a time says more */
+    for (int i = 0; i < 2; i++) {
         alone[i].layers = "1";
         alone[i].heads = i ? "2" : "0";
         alone[i].headline = (struct headline){.kl_mean = i ? .03 : .01};
     }
-    struct run_list runs = {alone, 2, NULL};
     text = causes_of(&m, &runs);
     has(text, "\n1,2,2,0.376");
-    has(text, "end to end");
+    has(text, "one head sparse at a time");
     free(text);
     alone[0].cdfthreshd = alone[1].cdfthreshd = .5; /* of other thresholds: they say nothing of this run */
     text = causes_of(&m, &runs);
