@@ -236,6 +236,7 @@ void weights_device_describe(const struct weights *w, struct weights_device_info
     if (!w->on_device) return;
     w->on_device->backend->describe(w->on_device, out);
     out->residual = dtype_name(w->device_options.residual);
+    out->graph = w->device_options.graph;
 }
 
 void weights_close(struct weights *w)

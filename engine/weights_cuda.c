@@ -215,5 +215,6 @@ void weights_cuda_describe(const struct weights_device *d, struct weights_device
     snprintf(out->driver, sizeof out->driver, "CUDA %d.%d, runtime %d.%d", i->driver / 1000, i->driver % 1000 / 10,
              i->runtime / 1000, i->runtime % 1000 / 10);
     out->name = w->base.backend->name;
+    out->bytes = w->bytes;
     out->peak_bytes = w->peak_bytes;
 }

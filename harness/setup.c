@@ -23,6 +23,23 @@ const struct policy_options policy_defaults = {
     .min_sparse_tokens = MIN_SPARSE_TOKENS,
 };
 
+/* What was said about the device's way of working, or what the CPU cannot do of it. */
+static enum status set_device_options(struct setup *s, const struct machine_options *m, int index)
+{
+    struct device_options *how = &s->model.weights.device_options;
+    bool cpu = index == DEVICE_CPU;
+    if (m->residual && strcmp(m->residual, "f32") != 0 && strcmp(m->residual, "bf16") != 0)
+        return fail(ERR_ARG, "--residual: found \"%s\", expected f32 or bf16", m->residual);
+    if (cpu && m->residual && strcmp(m->residual, "bf16") == 0)
+        return fail(ERR_UNSUPPORTED, "--residual bf16 needs --device cuda: the CPU computes in f32");
+    if (cpu && m->graph) return fail(ERR_UNSUPPORTED, "--graph needs --device cuda");
+    if (cpu && m->compile && !m->quiet)
+        fprintf(stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
+    how->residual = m->residual && strcmp(m->residual, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    how->graph = m->graph || m->compile;
+    return OK;
+}
+
 static enum status place_weights(struct setup *s, int index, const char *text)
 {
     if (index == DEVICE_CPU) return OK;
@@ -39,6 +56,7 @@ static enum status open_on(struct setup *s, const struct machine_options *m, int
 {
     enum status st = par_open(&s->par, n_threads);
     if (st == OK) st = model_open(&s->model, s->model_dir, s->par);
+    if (st == OK) st = set_device_options(s, m, index);
     if (st == OK) st = place_weights(s, index, m->device);
     if (st != OK) setup_close(s);
     return st;
@@ -50,7 +68,6 @@ static enum status check_machine(struct setup *s, const struct machine_options *
     if (!s->model_dir) return fail(ERR_ARG, "which model? give its directory; -h shows an example");
     if (positional && m->model && strcmp(positional, m->model) != 0)
         return fail(ERR_ARG, "two models: %s and --model %s", positional, m->model);
-    if (m->compile && !m->quiet) fprintf(stderr, "sparsegauge: --compile has no effect, everything is compiled\n");
     if (m->chunk % 128) return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
     return cpu_ops_choose(m->cpu_mask);
 }

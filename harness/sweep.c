@@ -87,7 +87,10 @@ static void name_group(const struct sweep *s, struct sweep_group *g, const char 
     struct hash h;
     hash_init(&h);
     hash_add_str(&h, ENGINE_VERSION);
-    hash_add_str(&h, cpu_ops()->name);
+    struct weights_device_info device;
+    weights_device_describe(&s->a.setup->model.weights, &device);
+    hash_add_str(&h, device.residual ? device.name : cpu_ops()->name);
+    if (device.residual) hash_add_str(&h, device.residual);
     hash_add_str(&h, g->set.fingerprint);
     hash_add_u64(&h, (uint64_t)s->a.n_tune);
     hash_add_u64(&h, (uint64_t)s->a.n_held_out);
