@@ -80,6 +80,8 @@ struct weights_device_info {
     size_t bytes, peak_bytes; /* what weights and sessions take together, now and at most */
 };
 void weights_device_describe(const struct weights *w, struct weights_device_info *out);
+/* Memory of that device: free now, and all of it. Both 0 when on none. */
+enum status weights_device_memory(const struct weights *w, size_t *free_bytes, size_t *total_bytes) MUST_USE;
 
 /* Row of the embedding table for 0 <= id < vocab_size, in embedding.dtype; borrowed. */
 const void *weights_embedding_row(const struct weights *w, int id);
