@@ -495,6 +495,7 @@ static enum status cuda_compare(void *state, int n, const float *dense, const fl
 }
 
 const struct session_backend session_backend_cuda = {
-    "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_logits, cuda_compare, weights_cuda_describe, weights_cuda_release,
+    "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_logits, cuda_compare, weights_cuda_memory, weights_cuda_describe,
+    weights_cuda_release,
     &tuner_backend_cpu,
 };

@@ -37,6 +37,7 @@ extern const struct session_backend session_backend_cuda;
 
 /* Entries of the table that live with the weights. */
 void weights_cuda_describe(const struct weights_device *d, struct weights_device_info *out);
+enum status weights_cuda_memory(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes) MUST_USE;
 void weights_cuda_release(struct weights_device **d);
 
 /* Device memory that counts in `bytes`; ERR_MEMORY says `what` needs how much. */

@@ -60,6 +60,7 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     struct weights_device_info device;
     weights_device_describe(&setup->model.weights, &device);
     hash_add_str(&h, strcmp(device.name, "cpu") == 0 ? cpu_ops()->name : device.name);
+    if (device.residual) hash_add_str(&h, device.residual);
     hash_add_str(&h, set->fingerprint);
     *db = (struct curve_db){.store = store};
     hash_hex(&h, db->data);
