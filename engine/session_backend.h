@@ -13,7 +13,7 @@ struct tuner_backend;
 
 struct session_backend {
     const char *name; /* "cuda": what the database calls the device */
-    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk);
+    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk, bool once);
     enum status (*open)(void **state, const struct weights *w, struct par *par, const struct session_plan *plan,
                         const char *impl);
     void (*close)(void **state);

@@ -1,5 +1,5 @@
-/* Sessions on a CUDA device: weights in bf16, resident once for all sessions; KV cache bf16; residual stream f32;
- * every product accumulated in f32.
+/* Sessions on a CUDA device: weights in bf16, resident once for all sessions; KV cache bf16; residual stream f32 or
+ * bf16; every product accumulated in f32.
  *
  * Weights of other types are rounded to bf16 on their way, and so is what the tensor cores read. Sessions of one
  * model take turns on its device.
@@ -12,9 +12,10 @@
 /* Bytes that the weights and the library's workspace take on the device. Pure. */
 size_t weights_cuda_bytes(const struct llama_config *c, bool tied);
 
-/* What a session takes beside them. chunk 0 picks one; kv_bytes, activation_bytes and linear_bytes (logits) add up
- * to total_bytes. Pure. */
-struct session_plan session_plan_cuda(const struct llama_config *c, int capacity, int chunk);
+/* What a session takes beside them. chunk 0 picks one; kv_bytes, activation_bytes and linear_bytes (what logits need
+ * beyond the memory of the layers) add up to total_bytes. residual: DTYPE_F32 or DTYPE_BF16. Pure. */
+struct session_plan session_plan_cuda(const struct llama_config *c, enum dtype residual, int capacity, int chunk,
+                                      bool once);
 
 /* NULL, or why the CUDA path cannot run this model; static text. */
 const char *weights_cuda_refuses(const struct llama_config *c);

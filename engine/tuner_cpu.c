@@ -133,8 +133,7 @@ static struct tuner_plan cpu_plan(const struct tune_args *a)
     int longest = longest_of(a), chunk = (longest + 127) / 128 * 128; /* the hook must see a whole sample at once */
     size_t tokens = 0;
     for (int s = 0; s < a->n_samples; s++) tokens += (size_t)a->samples[s].n;
-    struct session_plan session = device ? device->backend->plan(a->weights, longest, chunk)
-                                         : session_plan(c, longest, chunk, par_threads(a->par));
+    struct session_plan session = session_plan_for(a->weights, longest, chunk, false, par_threads(a->par));
     struct tuner_plan p = {
         .session_bytes = session.total_bytes + (device ? 0 : scratch_bytes(a, longest)),
         .stream_bytes = tokens * (size_t)c->hidden_size * sizeof(float),

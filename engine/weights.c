@@ -233,7 +233,9 @@ enum status weights_open(struct weights *w, const char *dir)
 void weights_device_describe(const struct weights *w, struct weights_device_info *out)
 {
     *out = (struct weights_device_info){.name = "cpu"};
-    if (w->on_device) w->on_device->backend->describe(w->on_device, out);
+    if (!w->on_device) return;
+    w->on_device->backend->describe(w->on_device, out);
+    out->residual = dtype_name(w->device_options.residual);
 }
 
 void weights_close(struct weights *w)

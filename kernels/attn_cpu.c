@@ -70,6 +70,8 @@ static bool skip_pv(const struct attn_unit *u, const float *m_local, float *seen
     return !empty && worst + lambda <= 0;
 }
 
+static uint64_t ticks(const struct attn_args *a) { return a->ticks ? __builtin_ia32_rdtsc() : 0; }
+
 static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const uint64_t *tiles,
                       struct head_ledger *count, bool last_of_block)
 {
@@ -78,17 +80,27 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
     const float *v = (const float *)a->v + kv * a->v_head;
     size_t tile = (size_t)a->block.k * (size_t)a->head_dim;
     float m_local[PV_UNIT_ROWS], seen[PV_UNIT_ROWS];
+    struct attn_ticks spent = {0};
     for (int r = 0; r < PV_UNIT_ROWS; r++) seen[r] = -INFINITY;
     int nb = last_pos / a->block.k + 1;
     for (int jb = 0; jb < nb; jb++) {
         if (tiles && !(tiles[jb / 64] >> (jb % 64) & 1)) continue;
         int pos = jb * a->block.k, n_keys = n_kv - pos < a->block.k ? n_kv - pos : a->block.k;
         const float *kt = w->kt + ((size_t)kv * (size_t)n_kblocks(a) + (size_t)jb) * tile;
+        uint64_t begin = ticks(a);
         w->ops->unit_scores(u, kt, a->block.k, pos, n_keys, m_local);
+        uint64_t scored = ticks(a);
         count->tiles_computed += last_of_block;
-        if (tiles && a->pv_threshold && skip_pv(u, m_local, seen, a->pv_threshold[head])) continue;
-        w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
-        count->pv_units_computed++;
+        if (!tiles || !a->pv_threshold || !skip_pv(u, m_local, seen, a->pv_threshold[head])) {
+            w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
+            count->pv_units_computed++;
+        }
+        spent.qk += scored - begin;
+        spent.pv += ticks(a) - scored;
+    }
+    if (a->ticks) {
+        __atomic_fetch_add(&a->ticks->qk, spent.qk, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&a->ticks->pv, spent.pv, __ATOMIC_RELAXED);
     }
     count->pv_units_possible += (uint64_t)nb;
     count->tiles_possible += last_of_block ? (uint64_t)nb : 0;

@@ -21,7 +21,7 @@ enum status gemm_cuda_open(struct gemm_cuda **g, const struct device_impl *impl,
 void gemm_cuda_close(struct gemm_cuda **g);
 
 /* y [n, m; y_stride elements per row] = x [n, k] Wᵀ with W [m, k]; device memory on 16 bytes. y is bf16 or f32;
- * add: y += instead, f32 only. */
+ * add: y += instead, the sum rounded once to y's type. */
 enum status gemm_cuda_run(struct gemm_cuda *g, int n, int m, int k, const uint16_t *x, const uint16_t *w, void *y,
                           int y_stride, enum dtype y_type, bool add) MUST_USE;
 
