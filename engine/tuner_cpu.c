@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 4 }; /* triples in one kernel call; each needs an output of its own */
+enum { BATCH = 8 }; /* triples in one kernel call; each needs an output of its own */
 
 /* One sample's tensors of the heads held. */
 struct held {
