@@ -212,8 +212,12 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     struct item_record *rows = pool_alloc(&s->e->pool, sizeof *rows * (size_t)set->n_questions);
     for (int q = 0; q < set->n_questions; q++) {
         const struct item *item = &set->items[gold[q]];
-        rows[q] = (struct item_record){item->id, item->group, item->sample, item->depth, item->length, out[q].dense,
-                                       out[q].sparse, out[q].dense_right, out[q].sparse_right};
+        rows[q] = (struct item_record){.item = item->id, .group = item->group, .sample = item->sample,
+                                       .depth = item->depth, .length = item->length, .dense_score = out[q].dense,
+                                       .sparse_score = out[q].sparse, .dense_right = out[q].dense_right,
+                                       .sparse_right = out[q].sparse_right, .has_norm = set->n_items != set->n_questions,
+                                       .dense_right_norm = out[q].dense_right_norm,
+                                       .sparse_right_norm = out[q].sparse_right_norm};
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;

@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "harness/dense_cache.h"
 #include "harness/dense_states.h"
+#include "harness/stopwatch.h"
 #include "kernels/compare.h"
 #include "results/store.h"
 #include "suites/suite.h"
@@ -26,6 +27,7 @@ struct evaluate_args {
     int n_worst;              /* worst tokens by KL to keep */
     int n_resamples;          /* bootstrap */
     uint64_t seed;            /* of the bootstrap */
+    const struct stopwatch_rule *timing; /* when times of a timed set stand still; NULL: stopwatch_default */
     bool quiet;
     bool (*stop)(void *);     /* NULL: never */
     void *stop_ctx;

@@ -227,7 +227,11 @@ static void add_verdict(const struct html_input *in, struct str *out)
     if (v->run->status != RUN_DONE) {
         str_add(out, "<strong>The run did not finish</strong>");
     } else {
-        str_addf(out, "<strong>Accuracy: %s</strong>", verdict.band);
+        double ratio = run_view_metric(v, "latency_ratio");
+        if (isnan(cosine) && !isnan(ratio)) /* a run that timed and compared nothing */
+            str_addf(out, "<strong>Sparse takes %.2f of the dense time</strong> at the longest prompt", ratio);
+        else
+            str_addf(out, "<strong>Accuracy: %s</strong>", verdict.band);
         if (!isnan(sparsity))
             str_addf(out, " at %.1f&nbsp;%% sparsity%s", 100 * sparsity,
                      verdict.success ? " (the tuning guide calls this a success)" : "");
@@ -326,7 +330,10 @@ enum status html_page(const struct html_input *in, struct str *out)
     if (speed) {
         str_add(out, "<section id=\"speed\"><h2>Speed</h2>\n");
         TRY(add_pictures(in, "speed", out));
-        for (size_t i = 0; i < in->n_views; i++) add_table(latencies_table(in->views[i]), out);
+        for (size_t i = 0; i < in->n_views; i++) {
+            add_table(latencies_table(in->views[i]), out);
+            add_table(breakdown_table(in->views[i]), out);
+        }
         str_add(out, "</section>\n");
     }
     str_add(out, "<section id=\"provenance\"><h2>Provenance</h2>\n");

@@ -59,7 +59,7 @@ enum status plot_curves(const struct plot_out *o, const char *name, const char *
 /* Dense and sparse prefill against length on logarithmic axes, with break-even when they cross. */
 enum status plot_latency(const struct plot_out *o, const char *name, const struct run_view *const *views,
                          size_t n) MUST_USE;
-/* Stacked bars: prediction, QK, PV, linear, rest. */
+/* Stacked bars, dense and sparse by length: prediction, QK, PV (or both as attention), linear layers, rest. */
 enum status plot_breakdown(const struct plot_out *o, const char *name, const struct run_view *const *views,
                            size_t n) MUST_USE;
 /* Computed tiles of 12 stored masks, spread evenly over all of them when there are more. */

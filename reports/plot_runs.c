@@ -220,7 +220,7 @@ enum status plot_bars(const struct plot_out *o, const char *name, const struct r
         plot_quote(bars[k].label, &p.data);
         for (size_t i = 0; i < n; i++) plot_number(run_view_metric(views[i], bars[k].metric), &p.data);
         str_add_char(&p.data, '\n');
-        used++;
+        used += strcmp(bars[k].metric, "sparsity") != 0; /* alone it is no picture */
     }
     str_add(&p.data, "EOD\n");
     if (!used) {

@@ -164,7 +164,9 @@ static void draw_all(struct draft *d)
                     "Error against tiles left out: the head with the largest error, a line per theta");
     add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads");
     add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
-    add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed", "Where the time goes");
+    add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed",
+                breakdown_is_whole(v) ? "Where the time goes; the sparse kernel does QK and PV at once, so attention is one part"
+                                      : "Where the time goes; dense attention, and that of layers left dense, is one part");
 }
 
 static enum status write_file(const struct draft *d, const char *name, const struct str *text)
@@ -219,7 +221,9 @@ static enum status write_markdown(const struct draft *d, const char *title)
     double sparsity = run_view_metric(v, "sparsity"), cosine = run_view_metric(v, "logits_cosine");
     if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
     struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
-    str_addf(&out, "Accuracy **%s**", verdict.band);
+    double ratio = run_view_metric(v, "latency_ratio");
+    if (isnan(cosine) && !isnan(ratio)) str_addf(&out, "Sparse takes **%.2f** of the dense time at the longest prompt", ratio);
+    else str_addf(&out, "Accuracy **%s**", verdict.band);
     if (!isnan(sparsity)) str_addf(&out, " at %.1f %% sparsity", 100 * sparsity);
     str_add(&out, ": ");
     run_describe(v->run, &out);
@@ -240,6 +244,7 @@ static enum status write_markdown(const struct draft *d, const char *title)
     if (v->items.n) add_markdown(items_table(v, true), &out);
     add_markdown(generations_table(v), &out);
     add_markdown(latencies_table(v), &out);
+    add_markdown(breakdown_table(v), &out);
     for (size_t i = 0; i < d->n_pictures; i++)
         str_addf(&out, "![%s](pictures/%s)\n\n", d->pictures[i].caption, path_base(d->pictures[i].svg_path));
     add_markdown(provenance_table(v), &out);

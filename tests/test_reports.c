@@ -420,6 +420,123 @@ Test(reports, comparison_claims_nothing_within_the_spread_of_samples)
     run_view_clear(&b);
 }
 
+/* Every row that is a mean over samples has one; where there is none by nature, the table says why. */
+Test(reports, comparison_has_an_interval_or_says_why_not)
+{
+    put(options(1, .3, 1));
+    put(options(2, .45, 1.6));
+    struct run_view a = view("1"), b = view("2");
+    struct comparison c;
+    ok(compare_runs(&c, &a, &b, &(struct compare_options){0}));
+    for (size_t i = 0; i < c.n_rows; i++) {
+        const struct compare_row *row = &c.rows[i];
+        bool by_nature = strstr(row->name, "latency") || !strcmp(row->name, "break_even_length");
+        cr_expect_eq(isnan(row->lo), by_nature, "%s: [%g, %g]", row->name, row->lo, row->hi);
+    }
+    const struct compare_row *centred = row_of(&c, "cosine_centred");
+    cr_assert(centred->lo < centred->difference && centred->difference < centred->hi);
+    cr_assert_eq(centred->change, CHANGE_WORSE);
+    struct str text = {0};
+    struct table *t = comparison_table(&c, false);
+    table_render(t, TABLE_TERMINAL, (struct table_style){0}, &text);
+    has(str_get(&text), "without one: ");
+    has(str_get(&text), "times of two runs do not pair");
+    lacks(str_get(&text), "centred logit cosine, per position (");
+    table_free(&t);
+    comparison_clear(&c);
+
+    /* 60 questions of 60 texts pair one by one; of one text they stay together */
+    for (size_t i = 0; i < a.items.n; i++) a.items.rows[i].sample = b.items.rows[i].sample = 0;
+    ok(compare_runs(&c, &a, &b, &(struct compare_options){0}));
+    cr_assert(isnan(row_of(&c, "score_drop")->lo), "the answers of one text are one observation");
+    comparison_clear(&c);
+
+    b.metrics.n = 0;
+    cr_assert_eq(compare_runs(&c, &a, &b, &(struct compare_options){0}), ERR_ARG);
+    has(status_message(), "run 2: holds no metrics");
+    str_clear(&text);
+    run_view_clear(&a);
+    run_view_clear(&b);
+}
+
+Test(reports, per_byte_answers_pair_by_their_own_judgement)
+{
+    for (int i = 0; i < 2; i++) {
+        struct fixture f;
+        fixture_run(&f, options((uint64_t)i + 1, .3, 1));
+        for (size_t k = 0; k < f.d.n_items; k++) {
+            f.items[k].has_norm = f.items[k].dense_right_norm = true;
+            f.items[k].sparse_right_norm = i == 0 || k % 2;
+        }
+        fixture_pooled(&f, "score_drop_norm", i ? .5 : 0, .1);
+        ok(store_run_put(store, &f.d, false, NULL));
+        fixture_clear(&f);
+    }
+    struct run_view a = view("1"), b = view("2");
+    cr_assert(b.items.rows[1].sparse_right_norm && !b.items.rows[2].sparse_right_norm);
+    struct comparison c;
+    ok(compare_runs(&c, &a, &b, &(struct compare_options){0}));
+    const struct compare_row *row = row_of(&c, "score_drop_norm");
+    cr_assert(row->lo > .3 && row->hi < .7, "[%g, %g]", row->lo, row->hi);
+    comparison_clear(&c);
+    run_view_clear(&a);
+    run_view_clear(&b);
+}
+
+Test(reports, tokens_are_read_without_json)
+{
+    put(options(1, .3, 1));
+    struct run_view v = view("1");
+    struct str text = {0};
+    struct table *t = worst_tokens_table(&v, 10);
+    table_render(t, TABLE_TERMINAL, (struct table_style){0}, &text);
+    has(str_get(&text), "\" cat\" 0.700");
+    lacks(str_get(&text), "{");
+    table_free(&t);
+    str_reset(&text);
+    top_tokens_text("[{\"id\":7,\"text\":\"a\\n\",\"p\":0.5},{\"id\":9,\"text\":\"b\",\"p\":0.25}]", 9, &text);
+    cr_assert_str_eq(str_get(&text), "\"a\\n\" 0.500  *\"b\" 0.250");
+    str_clear(&text);
+    run_view_clear(&v);
+}
+
+Test(reports, frontiers_say_what_they_could_detect)
+{
+    put(options(1, .3, 1));
+    struct run_view v = view("1");
+    /* kl: lo and hi lie 2.2 standard errors off; (1.96 + .8416) of a standard error is found in four of five cases */
+    const struct metric_record *kl = metric_list_find(&v.metrics, "overall", "kl");
+    double error = (kl->hi - kl->lo) / (2 * 1.959964);
+    cr_assert_float_eq(run_detectable(v.run, FRONTIER_KL), 2.8016 * error, 1e-3 * error);
+    struct frontier_point point = {0};
+    struct str text = {0};
+    struct table *t = frontier_table(&v.runs, &point, 1, FRONTIER_KL, true);
+    table_render(t, TABLE_CSV, (struct table_style){0}, &text);
+    has(str_get(&text), "detectable KL");
+    has(str_get(&text), "score");
+    table_free(&t);
+    v.runs.rows[0].headline.kl_lo = NAN;
+    cr_assert(isnan(run_detectable(v.run, FRONTIER_KL)));
+    str_clear(&text);
+    run_view_clear(&v);
+}
+
+Test(reports, a_database_of_failures_says_what_failed)
+{
+    struct fixture f;
+    fixture_run(&f, options(1, .3, 1));
+    f.d.run.status = RUN_FAILED;
+    f.d.run.reason = "does not fit: needs 9 GiB";
+    ok(store_run_put(store, &f.d, false, NULL));
+    fixture_clear(&f);
+    struct str notes = {0};
+    struct report_options o = {.dir = dir, .run = "last", .db = db};
+    cr_assert_eq(report_write(store, &o, &notes), ERR_ARG);
+    has(status_message(), "no run is done");
+    has(status_message(), "run 1, failed: does not fit: needs 9 GiB");
+    str_clear(&notes);
+}
+
 Test(reports, comparison_refuses_other_tokens_and_models)
 {
     struct fixture_options o = options(1, .3, 1);
@@ -432,6 +549,9 @@ Test(reports, comparison_refuses_other_tokens_and_models)
     struct compare_options opts = {0};
     cr_assert_eq(compare_runs(&c, &a, &b, &opts), ERR_ARG);
     has(status_message(), "data.fingerprint");
+    cr_assert_null(strstr(status_message(), "--force"), "only where there is such an option");
+    opts.or_else = ", or see them with --force";
+    cr_assert_eq(compare_runs(&c, &a, &b, &opts), ERR_ARG);
     has(status_message(), "--force");
     opts.force = true;
     ok(compare_runs(&c, &a, &b, &opts));
@@ -850,8 +970,8 @@ Test(reports, tables_of_runs_hide_what_is_equal_and_find_what_differs)
     struct table *all_tables[] = {metrics_table(&v),     samples_table(&v),   positions_table(&v),
                                   layers_table(&v),      heads_table(&v, 5),  items_table(&v, false),
                                   generations_table(&v), latencies_table(&v), worst_tokens_table(&v, 1),
-                                  provenance_table(&v)};
-    const size_t rows[] = {20, 6, 16, 3, 5, 60, 2, 15, 1, 34};
+                                  provenance_table(&v),  breakdown_table(&v)};
+    const size_t rows[] = {20, 6, 16, 3, 5, 60, 2, 10, 1, 34, 2};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (i == 0 || i == 9)
             cr_assert_geq(table_rows(all_tables[i]), rows[i], "table %zu: %zu rows", i,
@@ -976,14 +1096,26 @@ enum { N_NEAR = 40 };
 static void near_and_far(struct item_record *items)
 {
     for (int i = 0; i < N_NEAR; i++)
-        items[i] = (struct item_record){
-            "item", NULL, 0, 1 - (i < N_NEAR / 2 ? 50 + i : 600 + i) / 2000., 2000, -1, -2, true, i < N_NEAR / 2};
+        items[i] = (struct item_record){.item = "item",
+                                        .depth = 1 - (i < N_NEAR / 2 ? 50 + i : 600 + i) / 2000.,
+                                        .length = 2000,
+                                        .dense_score = -1,
+                                        .sparse_score = -2,
+                                        .dense_right = true,
+                                        .sparse_right = i < N_NEAR / 2};
 }
 
 static void grid_of_needles(struct item_record *items)
 {
     for (int i = 0; i < 15; i++)
-        items[i] = (struct item_record){"needle", NULL, i, .25 * (i % 5), 1024 << (i / 5), -1, -2, true, i % 2};
+        items[i] = (struct item_record){.item = "needle",
+                                        .sample = i,
+                                        .depth = .25 * (i % 5),
+                                        .length = 1024 << (i / 5),
+                                        .dense_score = -1,
+                                        .sparse_score = -2,
+                                        .dense_right = true,
+                                        .sparse_right = i % 2};
 }
 
 Test(reports, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
