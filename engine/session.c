@@ -508,6 +508,7 @@ enum status session_forward(struct session *s, const struct forward_args *f)
             return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
                         f->tokens[i], c->vocab_size - 1);
     int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
+    if (f->on_device && !s->backend) return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
     if (s->backend) {
         TRY(s->backend->forward(s->state, s->position, total_len, f, &s->impls));
         s->position += f->n;

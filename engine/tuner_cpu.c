@@ -400,6 +400,12 @@ static enum status cpu_measure(void *state, const struct tuner_measure_task *tas
     return run_tasks(n, (struct job){state, (void *)tasks, sizeof *tasks, measure_task, NULL});
 }
 
+static const char *cpu_refuses(const struct weights *w, const struct sparse_policy *p, int longest)
+{
+    (void)w, (void)p, (void)longest;
+    return NULL;
+}
+
 const struct tuner_backend tuner_backend_cpu = {
-    "cpu", cpu_plan, cpu_open, cpu_close, cpu_hold, cpu_advance, cpu_curves, cpu_lambdas, cpu_measure,
+    "cpu", cpu_refuses, cpu_plan, cpu_open, cpu_close, cpu_hold, cpu_advance, cpu_curves, cpu_lambdas, cpu_measure,
 };
