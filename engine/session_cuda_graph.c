@@ -22,11 +22,12 @@ struct kept_graph {
     struct graph_cuda *graph; /* NULL: the shape was seen once */
     struct shape shape;
     uint8_t *layers; /* [n_layers] LAYER_SPARSE, LAYER_SKIPS */
+    unsigned used;   /* when last; 0: empty */
 };
 
 struct session_graphs {
     struct kept_graph kept[GRAPHS];
-    int next; /* the one to give up */
+    unsigned now;
 };
 
 void session_cuda_close_graphs(struct session_cuda *s)
@@ -64,12 +65,15 @@ static struct shape shape_of(const struct session_cuda *s, const struct chunk *x
 
 static enum status remember(struct session_cuda *s, const struct shape *shape)
 {
-    struct kept_graph *g = &s->graphs->kept[s->graphs->next];
-    s->graphs->next = (s->graphs->next + 1) % GRAPHS;
+    struct kept_graph *g = s->graphs->kept; /* the one longest unused */
+    for (int i = 1; i < GRAPHS; i++)
+        if (s->graphs->kept[i].used < g->used) g = &s->graphs->kept[i];
     graph_cuda_close(&g->graph);
+    g->used = 0;
     if (!g->layers) g->layers = malloc((size_t)s->w->config.n_layers);
     if (!g->layers) return fail(ERR_MEMORY, "no memory for a graph");
     g->shape = *shape;
+    g->used = ++s->graphs->now;
     memcpy(g->layers, s->layers, (size_t)s->w->config.n_layers);
     return OK;
 }
@@ -84,7 +88,7 @@ enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x
     struct kept_graph *g = NULL;
     for (int i = 0; i < GRAPHS && !g; i++) {
         struct kept_graph *k = &s->graphs->kept[i];
-        if (k->layers && memcmp(&k->shape, &shape, sizeof shape) == 0 &&
+        if (k->used && memcmp(&k->shape, &shape, sizeof shape) == 0 &&
             memcmp(k->layers, s->layers, (size_t)s->w->config.n_layers) == 0)
             g = k;
     }
@@ -92,6 +96,7 @@ enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x
         TRY(remember(s, &shape));
         return session_cuda_run_layers(s, x);
     }
+    g->used = ++s->graphs->now;
     if (!g->graph) {
         TRY(graph_cuda_begin(s->on->d));
         TRY(graph_cuda_end(s->on->d, session_cuda_run_layers(s, x), &g->graph));

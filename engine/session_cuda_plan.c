@@ -6,7 +6,8 @@
 
 enum {
     DEFAULT_CHUNK = 8192,
-    MLP_ROWS = 2048, /* gate and up exist for so many rows at a time: products this large lose nothing */
+    MLP_ROWS = 2048,      /* gate and up exist for so many rows at a time: products this large lose nothing */
+    MLP_ROWS_ONCE = 512,  /* at least, where memory is short on purpose: a quarter of the rows */
 };
 
 /* The largest map and prediction of any call: every row of a chunk at the end of a full sequence. */
@@ -56,7 +57,10 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     size_t at = 0, rows = (size_t)p->chunk, d = (size_t)c->head_dim, h = (size_t)c->hidden_size;
     size_t q = (size_t)c->n_heads * d, kv = (size_t)c->n_kv_heads * d, inter = (size_t)c->intermediate_size;
     size_t cells = (size_t)c->n_layers * (size_t)c->n_heads, mask_bytes;
-    size_t mlp_rows = rows < MLP_ROWS ? rows : MLP_ROWS, layers_cached = p->once ? 1 : (size_t)c->n_layers;
+    size_t mlp_rows = p->once ? max_size(rows / 4 / 128 * 128, MLP_ROWS_ONCE) : MLP_ROWS;
+    size_t layers_cached = p->once ? 1 : (size_t)c->n_layers;
+    if (mlp_rows > MLP_ROWS) mlp_rows = MLP_ROWS;
+    if (mlp_rows > rows) mlp_rows = rows;
     to->mlp_rows = (int)mlp_rows;
     sparse_sizes(c, p->capacity, p->chunk, &to->map_bytes, &mask_bytes);
 #define PUT(field, n, type)                                \

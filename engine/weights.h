@@ -74,11 +74,14 @@ void weights_close(struct weights *w);
 struct weights_device_info {
     const char *name;      /* as in the database: "cpu", "cuda" */
     const char *residual;  /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
+    bool graph;
     char gpu[128];         /* "NVIDIA H200" */
     char driver[64];       /* versions of driver and runtime */
-    size_t peak_bytes;     /* most that weights and sessions took together */
+    size_t bytes, peak_bytes; /* what weights and sessions take together, now and at most */
 };
 void weights_device_describe(const struct weights *w, struct weights_device_info *out);
+/* Memory of that device: free now, and all of it. Both 0 when on none. */
+enum status weights_device_memory(const struct weights *w, size_t *free_bytes, size_t *total_bytes) MUST_USE;
 
 /* Row of the embedding table for 0 <= id < vocab_size, in embedding.dtype; borrowed. */
 const void *weights_embedding_row(const struct weights *w, int id);

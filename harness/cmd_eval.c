@@ -24,7 +24,6 @@ static const struct option_def options[] = {
     {"o|output", OPTION_TEXT, &o.json, "FILE", "also write before_tune.json or after_tune.json", 0, 0},
     {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "also write per-layer statistics as JSON", 0, 0},
     {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
-    {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; everything is compiled", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
     {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: two more passes over every sample", 0, 0},
@@ -33,6 +32,7 @@ static const struct option_def options[] = {
     SAMPLE_OPTIONS(o.samples),
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
+    GRAPH_OPTIONS(o.machine),
     {0},
 };
 

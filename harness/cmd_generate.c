@@ -28,6 +28,7 @@ static const struct option_def options[] = {
     {"dense", OPTION_FLAG, &o.dense, NULL, "dense prefill", 0, 0},
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
+    GRAPH_OPTIONS(o.machine),
     {0},
 };
 

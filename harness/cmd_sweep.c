@@ -207,6 +207,15 @@ static enum status print_dry_run(const struct sweep *s)
            e.n_streams, e.n_tunings);
     printf("memory: %.2f GiB beside the weights, %.2f GiB are free\n", (double)e.bytes / 0x1p30,
            sweep_free_bytes(s) / 0x1p30);
+    if (e.device_bytes) {
+        struct weights_device_info device;
+        size_t free_bytes, total;
+        weights_device_describe(&s->a.setup->model.weights, &device);
+        TRY(weights_device_memory(&s->a.setup->model.weights, &free_bytes, &total));
+        printf("device: %.2f GiB beside the weights, %s has %.2f of %.2f GiB free%s\n", (double)e.device_bytes / 0x1p30, device.gpu,
+               (double)free_bytes / 0x1p30, (double)total / 0x1p30,
+               e.device_bytes > free_bytes ? ": cells that do not fit will be skipped" : "");
+    }
     double flops;
     TRY(sweep_probe(s->a.setup, s->a.machine->impl, &flops));
     double total = e.dense_flop + e.cells_flop + e.tune_flop;

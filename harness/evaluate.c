@@ -324,7 +324,7 @@ static enum status prepare(struct eval_state *s)
                          longest);
     if (s->a->keep_masks) s->e->data.masks = pool_alloc(&s->e->pool, sizeof(struct mask_record) * (size_t)s->n_cells);
     TRY(worst_tokens_init(&s->worst, s->a->n_worst, s->width));
-    return session_open(&s->session, w, s->a->par, longest, s->a->chunk, s->a->impl);
+    return session_open_once(&s->session, w, s->a->par, longest, s->a->chunk, s->a->impl);
 }
 
 static void release(struct eval_state *s)

@@ -23,23 +23,45 @@ const struct policy_options policy_defaults = {
     .min_sparse_tokens = MIN_SPARSE_TOKENS,
 };
 
-static enum status place_weights(struct setup *s, int index, const char *text)
+/* What was said about the device's way of working, or what the CPU cannot do of it. */
+static enum status set_device_options(struct setup *s, const struct machine_options *m, int index)
+{
+    struct device_options *how = &s->model.weights.device_options;
+    bool cpu = index == DEVICE_CPU;
+    if (m->residual && strcmp(m->residual, "f32") != 0 && strcmp(m->residual, "bf16") != 0)
+        return fail(ERR_ARG, "--residual: found \"%s\", expected f32 or bf16", m->residual);
+    if (cpu && m->residual && strcmp(m->residual, "bf16") == 0)
+        return fail(ERR_UNSUPPORTED, "--residual bf16 needs --device cuda: the CPU computes in f32");
+    if (cpu && m->graph) return fail(ERR_UNSUPPORTED, "--graph needs --device cuda");
+    if (cpu && m->compile && !m->quiet)
+        fprintf(stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
+    how->residual = m->residual && strcmp(m->residual, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    how->graph = m->graph || m->compile;
+    return OK;
+}
+
+static enum status place_weights(struct setup *s, int index, const char *text, bool quiet)
 {
     if (index == DEVICE_CPU) return OK;
 #ifdef SG_HAVE_CUDA
     enum status st = weights_place_cuda(&s->model.weights, index);
-    return st == OK ? OK : fail_context(st, "--device %s", text);
+    if (st != OK) return fail_context(st, "--device %s", text);
+    double rounded = weights_cuda_rounds(&s->model.weights);
+    if (rounded > 0 && !quiet)
+        fprintf(stderr, "sparsegauge: %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n", 100 * rounded);
+    return OK;
 #else
-    (void)s; /* devices_parse has refused it already */
+    (void)s, (void)quiet; /* devices_parse has refused it already */
     return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA", text);
 #endif
 }
 
-static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads)
+static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
 {
     enum status st = par_open(&s->par, n_threads);
     if (st == OK) st = model_open(&s->model, s->model_dir, s->par);
-    if (st == OK) st = place_weights(s, index, m->device);
+    if (st == OK) st = set_device_options(s, m, index);
+    if (st == OK && place) st = place_weights(s, index, m->device, m->quiet);
     if (st != OK) setup_close(s);
     return st;
 }
@@ -50,18 +72,29 @@ static enum status check_machine(struct setup *s, const struct machine_options *
     if (!s->model_dir) return fail(ERR_ARG, "which model? give its directory; -h shows an example");
     if (positional && m->model && strcmp(positional, m->model) != 0)
         return fail(ERR_ARG, "two models: %s and --model %s", positional, m->model);
-    if (m->compile && !m->quiet) fprintf(stderr, "sparsegauge: --compile has no effect, everything is compiled\n");
     if (m->chunk % 128) return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
     return cpu_ops_choose(m->cpu_mask);
 }
 
-enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
+static enum status open_one(struct setup *s, const struct machine_options *m, const char *positional, int *index, bool place)
 {
     struct device_list devices;
     TRY(check_machine(s, m, positional));
     TRY(devices_parse(m->device, &devices));
     if (devices.n != 1) return fail(ERR_ARG, "--device %s: this command runs on one device", m->device);
-    return open_on(s, m, devices.index[0], m->threads);
+    *index = devices.index[0];
+    return open_on(s, m, *index, m->threads, place);
+}
+
+enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
+{
+    int index;
+    return open_one(s, m, positional, &index, true);
+}
+
+enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional, int *index)
+{
+    return open_one(s, m, positional, index, false);
 }
 
 enum status setup_open_fleet(struct setup **out, int *n, const struct machine_options *m, const char *positional)
@@ -81,7 +114,7 @@ enum status setup_open_fleet(struct setup **out, int *n, const struct machine_op
     enum status st = OK;
     for (int i = 0; i < devices.n && st == OK; i++) {
         all[i].model_dir = first.model_dir;
-        st = open_on(&all[i], m, devices.index[i], devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1);
+        st = open_on(&all[i], m, devices.index[i], devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1, true);
     }
     *out = all;
     *n = devices.n;

@@ -10,9 +10,10 @@
 #include "suites/suite.h"
 
 struct machine_options {
-    const char *model, *cpu_mask, *impl, *device, *cache;
+    const char *model, *cpu_mask, *impl, *device, *cache, *residual;
     int threads, chunk;
-    bool quiet, compile, parallel;
+    bool quiet, parallel;
+    bool graph, compile; /* compile: as --graph on a GPU; on the CPU the guide's word for what is so anyway */
 };
 
 struct sample_options {
@@ -36,11 +37,17 @@ extern const struct policy_options policy_defaults;
     {"Machine", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                              \
     {"threads", OPTION_INT, &(m).threads, "N", "threads (all processors)", 0, 4096},                                \
     {"device", OPTION_TEXT, &(m).device, "NAME", "cpu, cuda, cuda:N; some take several: cuda:0,1 cuda:all (cpu)", 0, 0},                                \
+    {"residual", OPTION_TEXT, &(m).residual, "TYPE", "residual stream on a GPU: f32, or bf16 (f32)", 0, 0},           \
     {"cpu-mask", OPTION_TEXT, &(m).cpu_mask, "ISA", "avx512, avx2, base: nothing better (auto)", 0, 0},             \
     {"impl", OPTION_TEXT, &(m).impl, "NAME", "attention implementation, see `list kernels` (auto)", 0, 0},          \
     {"chunk", OPTION_INT, &(m).chunk, "TOKENS", "prefill in chunks of this many, a multiple of 128", 0, 1 << 20},   \
     {"cache", OPTION_TEXT, &(m).cache, "DIR", "dense hidden states are kept here; `none` keeps nothing", 0, 0},     \
     {"q|quiet", OPTION_FLAG, &(m).quiet, NULL, "no progress", 0, 0}
+
+/* For commands that repeat calls of one shape. */
+#define GRAPH_OPTIONS(m)                                                                                            \
+    {"graph", OPTION_FLAG, &(m).graph, NULL, "on a GPU: repeated calls run as captured CUDA graphs", 0, 0},         \
+    {"compile", OPTION_FLAG, &(m).compile, NULL, "the guide's name for --graph; on the CPU it changes nothing", 0, 0}
 
 #define SAMPLE_OPTIONS(s)                                                                                           \
     {"Samples", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                              \
@@ -75,6 +82,8 @@ struct setup {
 
 /* Applies --cpu-mask and --device, starts threads, opens the model. positional is the MODEL argument or NULL. */
 enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional) MUST_USE;
+/* The same, but the weights stay on the host: *index is the GPU that --device names, or DEVICE_CPU. */
+enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional, int *index) MUST_USE;
 void setup_close(struct setup *s);
 
 /* The same model on every device that --device names, of one kind; with `parallel` "cuda" means all GPUs. Each has threads

@@ -141,6 +141,7 @@ struct sweep_estimate {
     int n_run, n_done, n_failed, n_skipped, n_stale, n_elsewhere;
     int n_dense_passes, n_streams, n_tunings;
     size_t bytes;              /* at the widest moment, weights left out */
+    size_t device_bytes;       /* of a session on a device beside its weights; 0 on the CPU */
     double dense_flop, cells_flop, tune_flop,
         separate_flop; /* separate: as single runs without a cache or shared tuning */
 };
@@ -156,8 +157,10 @@ enum status sweep_run(struct sweep *s) MUST_USE;
 enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy) MUST_USE;
 /* A lease, also when its present owner is a process of this machine that no longer runs. */
 enum status sweep_lease(struct sweep *s, const char *key, enum lease *out) MUST_USE;
-/* Bytes that evaluating a set takes beside weights and shared states. */
+/* Bytes of the host that evaluating a set takes beside weights and shared states. */
 size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set);
+/* Bytes of the device beside its weights; 0 on the CPU. */
+size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set);
 /* Of all bytes, what may still be taken. */
 double sweep_free_bytes(const struct sweep *s);
 enum { SWEEP_LEASE_SECONDS = 900, SWEEP_TUNE_LEASE_SECONDS = 7200 };

@@ -11,7 +11,7 @@ enum {
     COMPARE_CUDA_ROWS = 2048,  /* rows of one product, both sides counted: enough to fill the tensor cores */
     COMPARE_CUDA_CHUNK = 16384, /* ids per product at most: 128 MiB of logits. Fewer, and what a product spends on starting
                                    and ending shows: with 4096 it took 1.14 times as long, though they fit L2 */
-    COMPARE_CUDA_CHUNK_MIN = 8192, /* where a session is small */
+    COMPARE_CUDA_CHUNK_MIN = 6144, /* where a session is small */
 };
 
 /* What the device knows of one position. */

@@ -285,6 +285,42 @@ enum status check(const struct curve_cuda_args *a)
 
 extern "C" {
 
+static size_t plane_bytes(const struct attn_args *a, bool keys)
+{
+    return align256((size_t)a->n_q * (size_t)(keys ? a->n_kv_heads : a->n_heads) * (size_t)a->head_dim * 2);
+}
+
+size_t curve_cuda_keep_bytes(const struct attn_args *a) { return plane_bytes(a, false) + 2 * plane_bytes(a, true); }
+
+/* Planes of n rows of d elements; strides in elements. */
+static enum status pack_plane(const void *from, ptrdiff_t row, ptrdiff_t head, void *to, ptrdiff_t to_row, ptrdiff_t to_head,
+                              int heads, int n, int d, cudaStream_t stream)
+{
+    if (head == d && to_head == d) d *= heads, heads = 1; /* heads side by side are one wide row */
+    for (int h = 0; h < heads; h++)
+        CUDA_TRY(cudaMemcpy2DAsync((uint16_t *)to + h * to_head, (size_t)to_row * 2, (const uint16_t *)from + h * head,
+                                   (size_t)row * 2, (size_t)d * 2, (size_t)n, cudaMemcpyDeviceToDevice, stream));
+    return OK;
+}
+
+enum status curve_cuda_keep(const struct attn_args *a, void *to, struct stream *stream, struct attn_args *kept)
+{
+    if (a->q_start != 0 || a->dtype != DTYPE_BF16) return fail(ERR_ARG, "a sample is kept whole and as bf16");
+    const int n = a->n_q, d = a->head_dim;
+    cudaStream_t s = (cudaStream_t)stream;
+    char *q = (char *)to, *k = q + plane_bytes(a, false), *v = k + plane_bytes(a, true);
+    struct attn_args out = {};
+    out.dtype = DTYPE_BF16, out.n_q = n, out.n_heads = a->n_heads, out.n_kv_heads = a->n_kv_heads, out.head_dim = d;
+    out.scale = a->scale, out.block = a->block;
+    out.q = q, out.k = k, out.v = v;
+    out.q_row = (ptrdiff_t)a->n_heads * d, out.q_head = d;
+    out.k_row = out.v_row = d, out.k_head = out.v_head = (ptrdiff_t)n * d;
+    *kept = out;
+    TRY(pack_plane(a->q, a->q_row, a->q_head, q, out.q_row, out.q_head, a->n_heads, n, d, s));
+    TRY(pack_plane(a->k, a->k_row, a->k_head, k, out.k_row, out.k_head, a->n_kv_heads, n, d, s));
+    return pack_plane(a->v, a->v_row, a->v_head, v, out.v_row, out.v_head, a->n_kv_heads, n, d, s);
+}
+
 const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_cuda_args *a)
 {
     const struct attn_args *t = a->attn;

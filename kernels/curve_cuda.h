@@ -19,6 +19,11 @@ struct curve_cuda_args {
     size_t budget;                /* bytes; 0: CURVE_CUDA_BUDGET_MIB */
 };
 
+/* Packs q, k and v of a call that ran on the device into memory of one's own, queued on the stream; *kept: the same call
+ * on them, [n, n_heads, d] and [n_kv_heads, n, d], without map, thresholds, ledger and o. */
+size_t curve_cuda_keep_bytes(const struct attn_args *a); /* pure */
+enum status curve_cuda_keep(const struct attn_args *a, void *to, struct stream *stream, struct attn_args *kept) MUST_USE;
+
 /* NULL, or why the device cannot make such curves: another method than sparge, head_dim no multiple of 16 up to 128,
  * more than 1024 key blocks, or what the attention kernels refuse. */
 const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_cuda_args *a);

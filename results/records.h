@@ -91,6 +91,8 @@ struct run_record {
     int repeat; /* 0, or the number of a repetition asked for */
     int threads;
     const char *device; /* "cpu", "cuda" */
+    const char *residual; /* of the residual stream on a device, "f32" or "bf16"; NULL on the CPU. In the key alone */
+    bool graph;           /* repeated calls ran as captured graphs; in the key alone */
     const char *impls;  /* implementations that ran: "attn_dense=…;attn_sparse=…" */
     int min_sparse_tokens;
     int64_t attention_calls;      /* sequence x layer calls */
