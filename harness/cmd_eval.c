@@ -14,7 +14,7 @@ static struct {
     struct policy_options policy;
     struct output_options output;
     const char *db, *json, *stats;
-    bool generate, keep_tokens, replace;
+    bool generate, keep_tokens, attribution, replace;
     int n_worst;
 } o;
 
@@ -26,6 +26,7 @@ static const struct option_def options[] = {
     {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
+    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: two more passes over every sample", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
@@ -118,11 +119,14 @@ static enum status eval_suite(const struct setup *setup, struct store *store, st
         st = measure_noise(setup, store, &set);
         goto done;
     }
+    if (set.timed && o.attribution)
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
     TRY_GOTO(st, done, cell_run(&(struct cell_args){
                                     .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy,
                                     .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length,
                                     .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
+                                    .attribution = o.attribution,
                                     .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc,
                                     .argv = argv}, &cell));
     st = show_run(store, cell.key, cell.reused);

@@ -141,7 +141,7 @@ static enum status export(const struct gate_result *g, struct table *causes, dou
         if (g->alarm && !is_check(g, "metrics-agree")) str_addf(&text, "\n> %s\n", g->alarm);
         if (g->outcome != CHECK_PASS && table_rows(causes)) {
             str_add_char(&text, '\n');
-            table_render(causes, TABLE_MARKDOWN, (struct table_style){.hide_constant = true}, &text);
+            table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
         }
         fputs(str_get(&text), f);
         fclose(f);
@@ -179,7 +179,7 @@ static enum status show_result(const struct gate_result *g, struct table *causes
     if (g->alarm && !is_check(g, "metrics-agree")) printf("\n%s\n", g->alarm);
     if (g->outcome == CHECK_PASS || !table_rows(causes)) return OK;
     struct str text = {0};
-    table_render(causes, TABLE_TERMINAL, (struct table_style){.hide_constant = true}, &text);
+    table_render(causes, TABLE_TERMINAL, (struct table_style){0}, &text);
     printf("\n%s", str_get(&text));
     str_clear(&text);
     return OK;

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/stats.h"
 #include "harness/latency.h"
+#include "harness/layer_errors.h"
 #include "harness/measure.h"
 #include "harness/progress.h"
 #include "harness/prompts.h"
@@ -275,6 +276,14 @@ static enum status add_worst_tokens(struct eval_state *s)
     return OK;
 }
 
+static enum status add_layer_errors(struct eval_state *s)
+{
+    struct layer_error_record *rows;
+    TRY(layer_errors_measure(s->a, s->session, &s->e->pool, &rows, &s->e->data.n_layer_errors));
+    s->e->data.layer_errors = rows;
+    return OK;
+}
+
 static enum status add_generation(struct eval_state *s)
 {
     struct generation_record *rows = pool_alloc(&s->e->pool, sizeof *rows * N_GUIDE_PROMPTS);
@@ -357,6 +366,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         add_metrics(&s);
         if (a->keep_tokens) add_tokens(&s);
         st = add_worst_tokens(&s);
+        if (st == OK && a->attribution && a->policy->method) st = add_layer_errors(&s);
         if (st == OK && a->generate) st = add_generation(&s);
     }
     if (st == OK) {

@@ -118,7 +118,8 @@ static void add_break_even(struct plot_script *p, const struct run_view *v, size
     if (interval) str_addf(&p->body, " (%.0f … %.0f)", m->lo, m->hi);
     bool left = (interval ? m->lo : m->mean) > middle;
     str_addf(&p->body, "\" at %.9g, graph %.2f %s offset %s0.8,0 tc '%s'\n",
-             !interval ? m->mean : left ? m->lo : m->hi, .94 - .08 * (double)run, left ? "right" : "left", left ? "-" : "",
+             !interval ? m->mean : left ? m->lo : m->hi, left ? .94 - .08 * (double)run : .06 + .08 * (double)run,
+             left ? "right" : "left", left ? "-" : "",
              plot_color(run));
 }
 

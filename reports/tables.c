@@ -145,7 +145,8 @@ static void achieved(const struct run_view *v, int layer, double *tune, double *
 static const struct layer_error_record *layer_error(const struct run_view *v, int layer)
 {
     for (size_t i = 0; i < v->layer_errors.n; i++)
-        if (v->layer_errors.rows[i].layer == layer && v->layer_errors.rows[i].head == -1)
+        if (v->layer_errors.rows[i].layer == layer && v->layer_errors.rows[i].head == -1 &&
+            v->layer_errors.rows[i].sample == -1)
             return &v->layer_errors.rows[i];
     return NULL;
 }

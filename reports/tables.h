@@ -25,9 +25,10 @@ struct table *positions_table(const struct run_view *v);
 struct table *layers_table(const struct run_view *v);
 /* Heads with the largest achieved L1 (or lowest sparsity without tuning), at most `limit`. */
 struct table *heads_table(const struct run_view *v, size_t limit);
-/* Where the error comes from, the three worst of each kind, as far as the run knows: layers (end-to-end KL of one
- * layer alone from `runs`, else measured or tuned L1), heads, samples, and the worst token. `runs`: others of the
- * same model and data, NULL without. Empty for a run that knows nothing of it. */
+/* The three worst causes of the error: layer, head and sample with their part of the damage (KL summed over tokens), and in a
+ * note how heads came by theirs. In order: KL end to end with one head sparse at a time (from `runs`, others of the same model
+ * and data, NULL without); one layer sparse at a time; L1 measured in each sample (--attribution); L1 when tuned; the work left
+ * out. A file knows samples alone. Empty where nothing differs. */
 struct table *causes_table(const struct run_view *v, const struct run_list *runs);
 struct table *items_table(const struct run_view *v, bool flips_only);
 struct table *generations_table(const struct run_view *v);

@@ -82,7 +82,7 @@ struct run_record {
     double simthreshd1, cdfthreshd, pvthreshd; /* global thresholds; NAN when tuned per head */
     double topk;                               /* kept fraction */
     int64_t window;                            /* tokens, -1 = does not apply */
-    const char *layers;                        /* sparse layers, canonical: "all", "16-31", "0-6,8-15", "7" */
+    const char *layers;                        /* sparse layers, canonical: "all", "16-31", "0-6+8-15", "7" */
     const char *heads;                         /* "all", or one head of one layer: "5" */
     const char *tuned_hash; /* tuned thresholds used, see struct tuned_record; NULL without */
     int max_length, num_samples;

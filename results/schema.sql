@@ -79,7 +79,7 @@ CREATE TABLE run (
     pvthreshd   REAL,               -- lambda, log2 units
     topk        REAL,               -- kept fraction of tiles
     window      INTEGER,            -- tokens
-    layers      TEXT NOT NULL,      -- sparse layers: all, 16-31, 0-6,8-15, 7
+    layers      TEXT NOT NULL,      -- sparse layers: all, 16-31, 0-6+8-15, 7
     heads       TEXT NOT NULL,      -- all, or one head
     tuned_hash  TEXT,               -- see table tuned
     max_length  INTEGER NOT NULL,
