@@ -12,9 +12,17 @@
 
 #include <stdbool.h>
 
+/* The same model, opened on a device of its own, with threads of its own. */
+struct eval_device {
+    const struct weights *weights;
+    struct par *par;
+};
+
 struct evaluate_args {
     struct model *model;
     struct par *par;
+    const struct eval_device *more; /* [n_more] devices beside the model's, which share the samples */
+    int n_more;
     const struct sample_set *set;
     const struct sparse_policy *policy;
     struct dense_cache *cache;
