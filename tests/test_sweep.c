@@ -389,11 +389,11 @@ Test(sweep, what_does_not_fit_is_skipped_with_the_sizes)
 Test(sweep, other_bounds_need_no_new_curves)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.3 --db a.db"), 0);
-    cr_assert(said("2 bounds: 8 curves made, 0 reused"));
+    cr_assert(said("2 bounds: 8 curves made on cpu, 0 reused"));
     cr_assert_eq(
         tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"),
         0);
-    cr_assert(said("1 bounds: 0 curves made, 8 reused"));
+    cr_assert(said("1 bounds: 0 curves made on cpu, 8 reused"));
     cr_assert(said("1 run, 2 reused"));
     cr_assert_eq(
         number("a.db", "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"),
