@@ -20,6 +20,7 @@ struct cell_args {
     bool generate;             /* a stored run without the guide's prompts is then run again */
     bool keep_tokens, replace;
     int n_worst;
+    struct parity *parity;     /* both of its runs are made afresh */
     int argc;
     char **argv;
 };

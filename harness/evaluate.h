@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "harness/dense_cache.h"
 #include "harness/dense_states.h"
+#include "harness/parity.h"
 #include "kernels/compare.h"
 #include "results/store.h"
 #include "suites/suite.h"
@@ -27,6 +28,7 @@ struct evaluate_args {
     int n_resamples;          /* bootstrap */
     uint64_t seed;            /* of the bootstrap */
     bool quiet;
+    struct parity *parity;    /* of two runs, CPU and GPU; NULL: of one */
     bool (*stop)(void *);     /* NULL: never */
     void *stop_ctx;
 };
