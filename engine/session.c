@@ -208,6 +208,14 @@ static void embed_task(void *ctx, int item, int worker)
         widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype, j->to + (size_t)r * h, h);
 }
 
+static void copy_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t h = (size_t)j->s->w->config.hidden_size;
+    EACH_ROW(j, item, r) memcpy(j->to + (size_t)r * h, j->from + (size_t)r * h, h * sizeof *j->to);
+}
+
 static void norm_task(void *ctx, int item, int worker)
 {
     (void)worker;
@@ -452,16 +460,15 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
 {
     const struct llama_config *c = &s->w->config;
     int position = s->position + begin;
-    size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h, bytes = (size_t)n * h * sizeof(float);
+    size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h;
     struct rows_job rows = {.s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
     for_rows(s, &rows, angle_task);
-    if (f->residual_in)
-        memcpy(s->x, f->residual_in + offset, bytes);
-    else
-        for_rows(s, &rows, embed_task);
+    if (f->residual_in) rows.from = f->residual_in + offset;
+    for_rows(s, &rows, f->residual_in ? copy_task : embed_task);
     int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
     for (int l = f->residual_in ? f->first_layer : 0; l <= end; l++) {
-        if (f->residual_out && l == f->capture_layer) memcpy(f->residual_out + offset, s->x, bytes);
+        if (f->residual_out && l == f->capture_layer)
+            for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset}, copy_task);
         if (l == end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, f, l, n, position, total_len));
@@ -501,6 +508,7 @@ enum status session_forward(struct session *s, const struct forward_args *f)
             return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
                         f->tokens[i], c->vocab_size - 1);
     int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
+    if (f->on_device && !s->backend) return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
     if (s->backend) {
         TRY(s->backend->forward(s->state, s->position, total_len, f, &s->impls));
         s->position += f->n;

@@ -88,6 +88,9 @@ struct forward_args {
     const int32_t *next;                /* [n] true next tokens, -1 for none … */
     float *nll;                         /* … and their -log p, 0 where there is none; may be NULL. No n × vocab buffer. */
 
+    bool on_device;                     /* residual_in and residual_out are memory of the device, and a hook that is not
+                                           tiles-only sees the device's own bf16 q, k, v, o, with its stream's work ahead
+                                           of its own and its lock held; ERR_UNSUPPORTED on the CPU */
     layer_hook *hook;                   /* may be NULL */
     void *hook_ctx;
     bool hook_tiles_only;               /* the hook reads no q, k, v, o (they are NULL on a device, and nothing waits

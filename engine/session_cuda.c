@@ -15,25 +15,6 @@ static struct session_plan plan(const struct weights *w, int capacity, int chunk
     return session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once);
 }
 
-static enum status locked(struct weights_cuda *on)
-{
-    pthread_mutex_lock(&on->lock);
-    return device_cuda_use(on->d);
-}
-
-static enum status unlocked(struct weights_cuda *on, enum status st)
-{
-    if (st != OK) { /* nothing of a failed call may still be under way; its own message stays */
-        char message[512];
-        snprintf(message, sizeof message, "%s", status_message());
-        enum status after = on->impl->sync(on->d);
-        (void)after;
-        st = fail(st, "%s", message);
-    }
-    pthread_mutex_unlock(&on->lock);
-    return st;
-}
-
 static void cuda_close(void **state)
 {
     struct session_cuda *s = *state;
@@ -41,6 +22,7 @@ static void cuda_close(void **state)
     pthread_mutex_lock(&s->on->lock);
     weights_cuda_free(s->on, s->slab, s->plan.total_bytes);
     session_cuda_close_view(s);
+    weights_cuda_free(s->on, s->mass, s->mass_bytes);
     session_cuda_close_graphs(s);
     session_cuda_close_times(s);
     pthread_mutex_unlock(&s->on->lock);
@@ -67,9 +49,9 @@ static enum status cuda_open(void **state, const struct weights *w, struct par *
                                .residual = w->device_options.residual};
     char what[128];
     snprintf(what, sizeof what, "a session of %d tokens (KV cache %.2f GiB)", p->capacity, (double)p->kv_bytes / 0x1p30);
-    enum status st = locked(s->on);
+    enum status st = weights_cuda_lock(s->on);
     if (st == OK) st = weights_cuda_alloc(s->on, &s->slab, p->total_bytes, what);
-    st = unlocked(s->on, st);
+    st = weights_cuda_unlock(s->on, st);
     if (st == OK) {
         session_cuda_lay_out(c, s->residual, &s->plan, s);
         s->host_ledger = malloc(cells * sizeof *s->host_ledger);
@@ -109,7 +91,25 @@ static enum status project_add(struct session_cuda *s, int n, int k, const uint1
     return bias ? ops_cuda_add_bias(s->x, s->residual, bias, n, h, s->on->stream) : OK;
 }
 
-/* Tiles of the methods that look at no tensor, made on the host. */
+/* What `oracle` ranks by, on the host; the caller frees it. Memory for it is taken when it is first wanted. */
+static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a, const struct tile_map *map, float **out)
+{
+    size_t bytes = sizeof(float) * (size_t)map->n_heads * (size_t)map->n_qblocks * (size_t)map->n_kblocks;
+    if (s->mass_bytes < bytes) {
+        weights_cuda_free(s->on, s->mass, s->mass_bytes);
+        s->mass_bytes = 0;
+        void *at;
+        TRY(weights_cuda_alloc(s->on, &at, bytes, "the oracle"));
+        s->mass = at;
+        s->mass_bytes = bytes;
+    }
+    *out = malloc(bytes);
+    if (!*out) return fail(ERR_MEMORY, "no memory for the oracle");
+    TRY(mask_cuda_mass(a, s->mass, s->on->stream));
+    return fetch(s, *out, s->mass, bytes);
+}
+
+/* Tiles of `window`, which looks at no tensor, and of `oracle`, whose masses come from the device: chosen on the host. */
 static enum status host_map(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
                             struct tile_map *map)
 {
@@ -122,10 +122,16 @@ static enum status host_map(struct session_cuda *s, const struct forward_args *f
                           .window = p->window};
     struct tile_map host = *map;
     host.bits = s->host_map;
-    void *ws = aligned_alloc(64, (mask_workspace(p->method, &m, par_threads(s->par)) + 127) / 64 * 64);
-    if (!ws) return fail(ERR_MEMORY, "no memory to choose tiles");
-    enum status st = mask_predict(p->method, &m, &host, ws, s->par);
+    bool oracle = p->method == &mask_oracle;
+    const struct mask_method *method = oracle ? &mask_masses : p->method;
+    float *masses = NULL;
+    enum status st = oracle ? fetch_masses(s, a, map, &masses) : OK;
+    shape.q = masses;
+    void *ws = aligned_alloc(64, (mask_workspace(method, &m, par_threads(s->par)) + 127) / 64 * 64);
+    if (st == OK && !ws) st = fail(ERR_MEMORY, "no memory to choose tiles");
+    if (st == OK) st = mask_predict(method, &m, &host, ws, s->par);
     free(ws);
+    free(masses);
     return st == OK ? send(s, map->bits, host.bits, tile_map_bytes(map)) : st;
 }
 
@@ -133,9 +139,7 @@ static enum status choose_tiles(struct session_cuda *s, const struct forward_arg
                                 struct tile_map *map)
 {
     const struct sparse_policy *p = f->policy;
-    if (p->method == &mask_window) return host_map(s, f, layer, a, map);
-    if (p->method != &mask_sparge)
-        return fail(ERR_UNSUPPORTED, "method %s is not offered on CUDA; use --device cpu", p->method->name);
+    if (p->method != &mask_sparge) return host_map(s, f, layer, a, map);
     struct mask_cuda_args m = {.attn = a, .heads = s->heads + layer * s->w->config.n_heads, .smooth_k = p->smooth_k,
                                .topk = p->topk};
     return mask_cuda_predict(&m, map, s->mask_ws, s->on->stream);
@@ -239,21 +243,20 @@ static const void *stream_row(const struct session_cuda *s, int row)
     return (const char *)s->x + (size_t)row * (size_t)s->w->config.hidden_size * dtype_size(s->residual);
 }
 
-/* A stream from the host, f32 there: exactly what was once fetched. */
-static enum status take_stream(struct session_cuda *s, const float *from, size_t values)
+/* A stream from outside, f32 there: exactly what was once handed out. */
+static enum status take_stream(struct session_cuda *s, const float *from, size_t values, enum copy_way way)
 {
-    if (s->residual == DTYPE_F32) return send(s, s->x, from, values * sizeof *from);
-    TRY(send(s, s->wide, from, values * sizeof *from));
-    return ops_cuda_to_bf16(s->wide, DTYPE_F32, values, s->x, s->on->stream);
+    float *to = s->residual == DTYPE_F32 ? s->x : s->wide;
+    TRY(s->on->impl->copy(s->on->d, to, from, values * sizeof *from, way));
+    return to == s->wide ? ops_cuda_to_bf16(s->wide, DTYPE_F32, values, s->x, s->on->stream) : OK;
 }
 
-static enum status give_stream(struct session_cuda *s, float *to, int n)
+static enum status give_stream(struct session_cuda *s, float *to, int n, enum copy_way way)
 {
     int h = s->w->config.hidden_size;
-    size_t bytes = (size_t)n * (size_t)h * sizeof *to;
-    if (s->residual == DTYPE_F32) return fetch(s, to, s->x, bytes);
-    TRY(ops_cuda_widen(s->x, h, n, h, s->wide, s->on->stream));
-    return fetch(s, to, s->wide, bytes);
+    const float *from = s->residual == DTYPE_F32 ? s->x : s->wide;
+    if (from == s->wide) TRY(ops_cuda_widen(s->x, h, n, h, s->wide, s->on->stream));
+    return s->on->impl->copy(s->on->d, to, from, (size_t)n * (size_t)h * sizeof *to, way);
 }
 
 enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x)
@@ -267,11 +270,12 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position, x->at_device ? s->position : NULL, n,
                         c->head_dim / 2, s->cosine, s->sine, stream));
     if (f->residual_in)
-        TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h));
+        TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, f->on_device ? COPY_ON_DEVICE : COPY_TO_DEVICE));
     else
         TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, s->x, s->residual, stream));
     for (int l = x->first; l <= x->end; l++) {
-        if (f->residual_out && l == f->capture_layer) TRY(give_stream(s, f->residual_out + offset, n));
+        if (f->residual_out && l == f->capture_layer)
+            TRY(give_stream(s, f->residual_out + offset, n, f->on_device ? COPY_ON_DEVICE : COPY_TO_HOST));
         if (l == x->end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, x, l));
@@ -435,9 +439,9 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
 static enum status cuda_forward(void *state, int position, int total_len, const struct forward_args *f, struct str *impls)
 {
     struct session_cuda *s = state;
-    enum status st = locked(s->on);
+    enum status st = weights_cuda_lock(s->on);
     if (st == OK) st = forward_on(s, position, total_len, f, impls);
-    return unlocked(s->on, st);
+    return weights_cuda_unlock(s->on, st);
 }
 
 static enum status logits_on(struct session_cuda *s, const float *hidden, float *logits)
@@ -453,9 +457,9 @@ static enum status logits_on(struct session_cuda *s, const float *hidden, float 
 static enum status cuda_logits(void *state, const float *hidden, float *logits)
 {
     struct session_cuda *s = state;
-    enum status st = locked(s->on);
+    enum status st = weights_cuda_lock(s->on);
     if (st == OK) st = logits_on(s, hidden, logits);
-    return unlocked(s->on, st);
+    return weights_cuda_unlock(s->on, st);
 }
 
 static enum status compare_on(struct session_cuda *s, int n, const float *dense, const float *sparse, const int32_t *next,
@@ -489,13 +493,13 @@ static enum status cuda_compare(void *state, int n, const float *dense, const fl
                                 struct token_metrics *out, struct tensor_sums *sums)
 {
     struct session_cuda *s = state;
-    enum status st = locked(s->on);
+    enum status st = weights_cuda_lock(s->on);
     if (st == OK) st = compare_on(s, n, dense, sparse, next, out, sums);
-    return unlocked(s->on, st);
+    return weights_cuda_unlock(s->on, st);
 }
 
 const struct session_backend session_backend_cuda = {
     "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_logits, cuda_compare, weights_cuda_memory, weights_cuda_describe,
     weights_cuda_release,
-    &tuner_backend_cpu,
+    &tuner_backend_cuda,
 };

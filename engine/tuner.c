@@ -66,12 +66,32 @@ enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place
     return fail(st, "layer %d, head %d, sample %s: %s", layer, at.head, a->samples[at.sample].name, message);
 }
 
-const struct tuner_backend *tuner_backend_for(const struct weights *w)
+const struct tuner_backend *tuner_backend_for(const struct weights *w, const struct sparse_policy *p, int longest,
+                                              const char **why)
 {
-    return w->on_device ? w->on_device->backend->tuner : &tuner_backend_cpu;
+    const struct tuner_backend *there = w->on_device ? w->on_device->backend->tuner : &tuner_backend_cpu;
+    const char *reason = there->refuses(w, p, longest);
+    if (why) *why = reason;
+    return reason ? &tuner_backend_cpu : there;
 }
 
-struct tuner_plan tuner_plan(const struct tune_args *a) { return tuner_backend_for(a->weights)->plan(a); }
+const char *tune_place(const struct weights *w, const struct sparse_policy *p, int longest, const char **why)
+{
+    return tuner_backend_for(w, p, longest, why)->name;
+}
+
+static int longest_of(const struct tune_args *a)
+{
+    int n = 0;
+    for (int s = 0; s < a->n_samples; s++)
+        if (a->samples[s].n > n) n = a->samples[s].n;
+    return n;
+}
+
+struct tuner_plan tuner_plan(const struct tune_args *a)
+{
+    return tuner_backend_for(a->weights, a->policy, longest_of(a), NULL)->plan(a);
+}
 
 static double seconds_since(int64_t t0) { return (double)(clock_ns() - t0) * 1e-9; }
 
@@ -124,7 +144,9 @@ static enum status refuse(const struct tune_args *a)
 
 static enum status tuner_init(struct tuner *t, const struct tune_args *a, struct tune_times *times)
 {
-    *t = (struct tuner){.a = a, .c = &a->weights->config, .backend = tuner_backend_for(a->weights), .times = times};
+    *t = (struct tuner){.a = a, .c = &a->weights->config, .times = times};
+    t->backend = tuner_backend_for(a->weights, a->policy, longest_of(a), &times->why);
+    times->place = t->backend->name;
     for (int s = 0; s < a->n_samples; s++) t->n_tune += !a->samples[s].held_out;
     t->plan = t->backend->plan(a);
     t->curves = malloc(sizeof *t->curves * (size_t)t->plan.heads_at_once * (size_t)t->n_tune);

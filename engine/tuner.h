@@ -63,7 +63,8 @@ enum { TUNER_HELD_STREAMS = 4, TUNER_HELD_BYTES = 64 << 20 };
 struct tune_times {
     double forward_s, curves_s, verify_s; /* wall time; verify_s: choice, λ and kernel runs */
     int n_curves, n_reused;
-    int n_verified; /* kernel calls */
+    int n_verified; /* triples of a head run by the inference kernel, each on one sample */
+    const char *place, *why; /* tune_place(); static text */
 };
 
 /* What a tune allocates, known before anything is. Heads are taken `heads_at_once` at a time, so that nothing but the
@@ -79,6 +80,11 @@ struct tuner_plan {
 };
 /* weights, par, policy, samples and impl are looked at. Pure. */
 struct tuner_plan tuner_plan(const struct tune_args *a);
+
+/* Where the errors of thresholds are computed: "cpu", or the name of the device on which the weights are. *why (may be
+ * NULL) says why not there when they are on a device that cannot, else NULL. Curves of one place are not those of another:
+ * a device rounds what its kernels round. longest: tokens of the longest sample. */
+const char *tune_place(const struct weights *w, const struct sparse_policy *p, int longest, const char **why);
 
 /* out: [n_bounds], initialised and filled here except for names and fingerprints; clear each with tuned_clear().
  * ERR_NUMERIC names layer, head and sample. ERR_CANCELLED leaves everything put so far in the store. */

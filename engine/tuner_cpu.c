@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 4 }; /* triples in one kernel call; each needs an output of its own */
+enum { BATCH = 8 }; /* triples in one kernel call; each needs an output of its own */
 
 /* One sample's tensors of the heads held. */
 struct held {
@@ -211,27 +211,39 @@ static enum status cpu_open(void **state, const struct tune_args *a, const struc
 struct keeper {
     struct cpu_tuner *t;
     int sample;
+    const struct attn_args *attn;
 };
+
+/* Rows [64 · item, …) of every tensor. */
+static void keep_rows(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct keeper *k = ctx;
+    const struct attn_args *a = k->attn;
+    const struct held *x = &k->t->tensors[k->sample];
+    size_t d = (size_t)a->head_dim, n = (size_t)a->n_q, first = 64 * (size_t)item, rows = n - first < 64 ? n - first : 64;
+    size_t row = (size_t)a->n_heads * d, q_bytes = rows * row * sizeof *x->q, k_bytes = rows * d * sizeof *x->k;
+    memcpy(x->q + first * row, (const float *)a->q + first * row, q_bytes);
+    memcpy(x->o + first * row, (const float *)a->o + first * row, q_bytes);
+    for (int h = 0; h < a->n_kv_heads; h++) {
+        size_t to = ((size_t)h * n + first) * d;
+        memcpy(x->k + to, (const float *)a->k + h * a->k_head + first * d, k_bytes);
+        memcpy(x->v + to, (const float *)a->v + h * a->v_head + first * d, k_bytes);
+    }
+}
 
 static enum status keep_tensors(void *ctx, const struct layer_view *view)
 {
     struct keeper *k = ctx;
-    const struct attn_args *a = view->attn;
-    struct held *x = &k->t->tensors[k->sample];
-    size_t d = (size_t)a->head_dim, n = (size_t)a->n_q, rows = n * (size_t)a->n_heads * d;
-    memcpy(x->q, a->q, rows * sizeof *x->q);
-    memcpy(x->o, a->o, rows * sizeof *x->o);
-    for (int h = 0; h < a->n_kv_heads; h++) {
-        memcpy(x->k + (size_t)h * n * d, (const float *)a->k + h * a->k_head, n * d * sizeof *x->k);
-        memcpy(x->v + (size_t)h * n * d, (const float *)a->v + h * a->v_head, n * d * sizeof *x->v);
-    }
+    k->attn = view->attn;
+    par_for(k->t->a->par, (view->attn->n_q + 63) / 64, keep_rows, k);
     return OK;
 }
 
 static enum status forward(struct cpu_tuner *t, int layer, bool keep)
 {
     for (int s = 0; s < t->a->n_samples; s++) {
-        struct keeper k = {t, s};
+        struct keeper k = {t, s, NULL};
         session_reset(t->session);
         TRY(session_forward(t->session, &(struct forward_args){
                                             .tokens = t->a->samples[s].ids, .n = t->a->samples[s].n, .first_layer = layer,
@@ -388,6 +400,12 @@ static enum status cpu_measure(void *state, const struct tuner_measure_task *tas
     return run_tasks(n, (struct job){state, (void *)tasks, sizeof *tasks, measure_task, NULL});
 }
 
+static const char *cpu_refuses(const struct weights *w, const struct sparse_policy *p, int longest)
+{
+    (void)w, (void)p, (void)longest;
+    return NULL;
+}
+
 const struct tuner_backend tuner_backend_cpu = {
-    "cpu", cpu_plan, cpu_open, cpu_close, cpu_hold, cpu_advance, cpu_curves, cpu_lambdas, cpu_measure,
+    "cpu", cpu_refuses, cpu_plan, cpu_open, cpu_close, cpu_hold, cpu_advance, cpu_curves, cpu_lambdas, cpu_measure,
 };

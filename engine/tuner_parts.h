@@ -45,6 +45,8 @@ struct tuner_measure_task {
  * called from one thread. */
 struct tuner_backend {
     const char *name;
+    /* NULL, or why it cannot make curves like these; static text. */
+    const char *(*refuses)(const struct weights *w, const struct sparse_policy *p, int longest);
     /* How many heads it holds at once and what it allocates. Pure. */
     struct tuner_plan (*plan)(const struct tune_args *a);
     /* *state is NULL when this fails */
@@ -60,9 +62,11 @@ struct tuner_backend {
     enum status (*measure)(void *state, const struct tuner_measure_task *tasks, int n);
 };
 
-extern const struct tuner_backend tuner_backend_cpu;
-/* The one that works where the weights are. */
-const struct tuner_backend *tuner_backend_for(const struct weights *w);
+extern const struct tuner_backend tuner_backend_cpu, tuner_backend_cuda;
+/* The one that works where the weights are, or the CPU's when that one refuses: then *why (may be NULL) is its reason, else
+ * NULL. longest: tokens of the longest sample. */
+const struct tuner_backend *tuner_backend_for(const struct weights *w, const struct sparse_policy *p, int longest,
+                                              const char **why);
 
 /* Put layer, head and sample in front of `message`; returns st. */
 enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place at, enum status st, const char *message);

@@ -94,6 +94,25 @@ void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes)
     w->bytes -= bytes;
 }
 
+enum status weights_cuda_lock(struct weights_cuda *w)
+{
+    pthread_mutex_lock(&w->lock);
+    return device_cuda_use(w->d);
+}
+
+enum status weights_cuda_unlock(struct weights_cuda *w, enum status st)
+{
+    if (st != OK) { /* its own message stays */
+        char message[512];
+        snprintf(message, sizeof message, "%s", status_message());
+        enum status after = w->impl->sync(w->d);
+        (void)after;
+        st = fail(st, "%s", message);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return st;
+}
+
 /* n values of any type into bf16; stage: STAGE_BYTES on the device. */
 static enum status send(struct weights_cuda *w, uint16_t *to, const void *from, enum dtype dtype, size_t n, void *stage)
 {

@@ -44,4 +44,9 @@ void weights_cuda_release(struct weights_device **d);
 enum status weights_cuda_alloc(struct weights_cuda *w, void **at, size_t bytes, const char *what) MUST_USE;
 void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes);
 
+/* Make stream and handle this thread's alone, and the device current. Whatever lock returned, unlock follows with the
+ * status so far, and hands it on: after a failure nothing is under way any more. */
+enum status weights_cuda_lock(struct weights_cuda *w) MUST_USE;
+enum status weights_cuda_unlock(struct weights_cuda *w, enum status st) MUST_USE;
+
 #endif

@@ -16,7 +16,7 @@ static struct {
     struct policy_options policy;
     struct output_options output;
     const char *db, *json, *stats;
-    bool generate, keep_tokens, replace;
+    bool generate, keep_tokens, attribution, replace;
     int n_worst;
 } o;
 
@@ -28,6 +28,7 @@ static const struct option_def options[] = {
     {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
+    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: two more passes over every sample", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
@@ -179,11 +180,13 @@ static enum status eval_suite(const struct setup *setup, const struct setup *pai
         st = measure_noise(setup, store, &set);
         goto done;
     }
+    if (set.timed && o.attribution)
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
     struct cell_args cell = {
         .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy, .tuned = &tuned, .machine = &o.machine,
         .max_length = o.samples.max_length, .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
-        .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
+        .attribution = o.attribution, .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
     if (pair) {
         TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
         cell.parity = &parity;

@@ -211,7 +211,7 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     struct tune_sample *samples = NULL;
     struct curve_db db = {0};
     struct progress progress;
-    struct tune_times times;
+    struct tune_times times = {0};
     enum tune_rule rule;
     int n = 0;
     enum status st;
@@ -242,10 +242,13 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     if (st == OK && strcmp(o.output.format, "terminal") == 0 && o.from_curves)
         printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);
     else if (st == OK && strcmp(o.output.format, "terminal") == 0)
-        printf("\n%d samples of up to %d tokens, %d of them held out; forward %.2f s, curves %.2f s (%d made, %d reused), "
+        printf("\n%d samples of up to %d tokens, %d of them held out; forward %.2f s, curves on %s%s%s %.2f s (%d made, %d reused), "
                "choice and verification %.2f s (%d kernel runs)\n",
-               set.n_samples, o.samples.max_length, set.n_samples - tuned[0].num_samples, times.forward_s, times.curves_s,
-               times.n_curves, times.n_reused, times.verify_s, times.n_verified);
+               set.n_samples, o.samples.max_length, set.n_samples - tuned[0].num_samples, times.forward_s, times.place,
+               times.why ? ", the device refusing: " : "", times.why ? times.why : "", times.curves_s, times.n_curves,
+               times.n_reused, times.verify_s, times.n_verified);
+    if (st == OK && times.why && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: curves and verification ran on the CPU: %s\n", times.why);
 done:
     for (int i = 0; i < n; i++) {
         tuned_clear(&tuned[i]);

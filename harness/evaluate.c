@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/stats.h"
 #include "harness/latency.h"
+#include "harness/layer_errors.h"
 #include "harness/measure.h"
 #include "harness/progress.h"
 #include "harness/prompts.h"
@@ -217,8 +218,12 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     struct item_record *rows = pool_alloc(&s->e->pool, sizeof *rows * (size_t)set->n_questions);
     for (int q = 0; q < set->n_questions; q++) {
         const struct item *item = &set->items[gold[q]];
-        rows[q] = (struct item_record){item->id, item->group, item->sample, item->depth, item->length, out[q].dense,
-                                       out[q].sparse, out[q].dense_right, out[q].sparse_right};
+        rows[q] = (struct item_record){.item = item->id, .group = item->group, .sample = item->sample,
+                                       .depth = item->depth, .length = item->length, .dense_score = out[q].dense,
+                                       .sparse_score = out[q].sparse, .dense_right = out[q].dense_right,
+                                       .sparse_right = out[q].sparse_right, .has_norm = set->n_items != set->n_questions,
+                                       .dense_right_norm = out[q].dense_right_norm,
+                                       .sparse_right_norm = out[q].sparse_right_norm};
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;
@@ -274,6 +279,14 @@ static enum status add_worst_tokens(struct eval_state *s)
     TRY(worst_tokens_records(&s->worst, s->a->model, s->a->set, s->session, &s->e->pool, &rows));
     s->e->data.worst_tokens = rows;
     s->e->data.n_worst_tokens = (size_t)s->worst.n;
+    return OK;
+}
+
+static enum status add_layer_errors(struct eval_state *s)
+{
+    struct layer_error_record *rows;
+    TRY(layer_errors_measure(s->a, s->session, &s->e->pool, &rows, &s->e->data.n_layer_errors));
+    s->e->data.layer_errors = rows;
     return OK;
 }
 
@@ -359,6 +372,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         add_metrics(&s);
         if (a->keep_tokens) add_tokens(&s);
         st = add_worst_tokens(&s);
+        if (st == OK && a->attribution && a->policy->method) st = add_layer_errors(&s);
         if (st == OK && a->generate) st = add_generation(&s);
     }
     if (st == OK) {

@@ -137,12 +137,15 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
     assert(x->n > 0);
     float *cosine = calloc((size_t)x->n, sizeof *cosine), *kl = calloc((size_t)x->n, sizeof *kl);
     if (!cosine || !kl) abort();
-    double agree = 0, top5 = 0, delta = 0;
+    double agree = 0, top5 = 0, delta = 0, centred = 0, rmse = 0, hidden = 0;
     for (int t = 0; t < x->n; t++) {
         cosine[t] = tokens[t].cosine;
         kl[t] = tokens[t].kl;
         agree += tokens[t].top1_agree;
         top5 += tokens[t].top5_overlap / 5.0;
+        centred += (double)tokens[t].cosine_centred;
+        rmse += (double)tokens[t].logits_rmse;
+        hidden += (double)tokens[t].hidden_cosine;
         if (tokens[t].next < 0 || t < x->score_from) continue;
         r.n_scored++;
         r.nll_dense_sum += (double)tokens[t].nll_dense;
@@ -159,6 +162,9 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
     r.delta_p_mean = r.n_scored ? delta / (double)r.n_scored : NAN;
     r.token_accuracy = agree / x->n;
     r.top5_overlap = top5 / x->n;
+    r.cosine_centred_mean = centred / x->n;
+    r.row_rmse_mean = rmse / x->n;
+    r.row_hidden_cosine_mean = hidden / x->n;
     r.logits_cosine = share(sums->dot, sums->dense_sq, sums->sparse_sq);
     r.logits_l1 = sums->abs_diff / sums->n;
     r.logits_rmse = sqrt(sums->sq_diff / sums->n);

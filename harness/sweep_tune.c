@@ -192,9 +192,10 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
     s->n_curves += times.n_curves;
     s->n_curves_reused += times.n_reused;
     if (s->a.event) {
-        char text[128];
-        snprintf(text, sizeof text, "%s %dx%d, rule %s, %d bounds: %d curves made, %d reused", g->method,
-                 g->block.q, g->block.k, tune_rule_name(g->rule), n, times.n_curves, times.n_reused);
+        char text[256];
+        snprintf(text, sizeof text, "%s %dx%d, rule %s, %d bounds: %d curves made on %s%s%s, %d reused", g->method,
+                 g->block.q, g->block.k, tune_rule_name(g->rule), n, times.n_curves, times.place ? times.place : "no device",
+                 times.why ? ": " : "", times.why ? times.why : "", times.n_reused);
         s->a.event(s->a.event_ctx, &(struct sweep_event){.kind = SWEEP_TUNED, .text = text, .seconds = seconds,
                                                          .problem = st == OK ? NULL : status_message()});
     }

@@ -28,12 +28,16 @@ extern const struct attn_impl attn_decode_cuda_bf16;
 /* Compute capability 8.0 and up, head_dim a multiple of 16 up to 256, dense and sparse, every block shape. */
 extern const struct attn_impl attn_cuda_bf16;
 
-/* Stage 1 for `sparge` and `topk` on the device, one launch. */
+/* Stage 1 for `sparge` and `topk` on the device. head_dim a multiple of 16 up to 256, blocks of 64 or 128, compute
+ * capability 8.0 and up. */
 struct mask_cuda_args {
     const struct attn_args *attn;    /* q, k bf16 on the device; shapes, block and ledger as for attention */
     const struct head_params *heads; /* device, [n_heads]; pvthreshd is not read */
     enum smooth_k smooth_k;
     float topk;                      /* 0: cdfthreshd; else the fraction of possible tiles to keep */
+    /* Device: mean rows [n_heads, n_qblocks, head_dim] and self-similarities [n_heads, n_qblocks] of the query blocks,
+     * as ops_cuda_rope_pack leaves them; q is then not read. Both NULL: they are made here, with the same bits. */
+    const float *q_mean, *q_sim;
 };
 const char *mask_cuda_refuses(const struct mask_cuda_args *a);
 size_t mask_cuda_workspace(const struct mask_cuda_args *a);

@@ -1,538 +1,294 @@
-/* Stage 1 of sparse attention on the device, in one launch (METHOD 2, methods sparge and topk).
+/* Stage 1 of sparse attention on the device (METHOD 2, methods sparge and topk), in three launches that overlap.
  *
- * Tasks are numbered, and CTAs take them in rising order, so that a task may wait for an earlier one: sums of
- * key blocks; means and self-similarity of query blocks; self-similarity of key blocks, which needs the sums
- * for its centre; and the rows of the map. Q is read once, K twice (the second time mostly from L2). A row is
- * never sorted: the bound between kept and dropped is found by bisection on the bits of the probabilities,
- * which order positive floats.
+ * Sums of key blocks; then their self-similarity, which needs the sums of all earlier keys for its centre; then the
+ * rows of the map, a few query blocks of one kv head to a CTA, which first pools those query blocks unless that was
+ * done on their way through RoPE. Each launch begins while the one before it runs and waits for its results only when
+ * it needs them, so pooling queries, the bulk of the traffic, runs beside all that is done for keys.
  */
 extern "C" {
 #include "kernels/device_cuda.h"
 }
 #include "kernels/cuda_check.cuh"
-
-#include <cuda_bf16.h>
-#include <float.h>
+#include "kernels/mask_rows_cuda.cuh"
 
 namespace
 {
 
+using namespace mask_cuda;
+using pool::both;
+using pool::HELD;
+using pool::UNIT_ROWS;
+
 enum {
-    THREADS = 256,
+    THREADS = 256, /* of the kernels for keys: each warp takes a unit of keys at a time */
     WARPS = THREADS / 32,
-    CHUNK = WARPS / 2,
-    HEADS = 4,
-    ROWS = 2 * HEADS,
+    ROUND = WARPS * UNIT_ROWS, /* keys */
+    MAX_CHUNKS = 128,
     MAX_KBLOCKS = 4096
-};
-
-struct layout {
-    int d, n_qblocks, n_kblocks, k_pad, n_chunks;           /* k_pad: n_kblocks rounded up to whole chunks */
-    size_t counters;                                        /* how many, at the start of the workspace */
-    size_t k_sums, chunk_sums, k_sim, q_mean, q_sim, bytes; /* offsets into the workspace */
-};
-
-struct params {
-    struct layout at;
-    int n_q, n_kv, q_start, n_heads, n_kv_heads, group, block_q, block_k;
-    const __nv_bfloat16 *q, *k;
-    ptrdiff_t q_row, q_head, k_row, k_head;
-    float scale, topk;
-    enum smooth_k smooth;
-    const struct head_params *heads;
-    struct head_ledger *ledger;
-    uint32_t *bits; /* the map's rows as 32-bit words */
-    int words;      /* of 32 bits per row */
-    char *ws;
-    int *next_task, *sums_done, *sim_done, *q_done; /* 1, [n_kv_heads, n_chunks], [n_kv_heads], [n_qblocks] */
 };
 
 struct layout plan(const struct attn_args *a)
 {
     struct layout p = {};
+    int n_kv = attn_n_kv(a), n_rounds = (n_kv + ROUND - 1) / ROUND;
     p.d = a->head_dim;
     p.n_qblocks = (a->n_q + a->block.q - 1) / a->block.q;
-    p.n_kblocks = (attn_n_kv(a) + a->block.k - 1) / a->block.k;
-    p.n_chunks = (p.n_kblocks + CHUNK - 1) / CHUNK;
-    p.k_pad = p.n_chunks * CHUNK;
-    size_t kv = (size_t)a->n_kv_heads, d = (size_t)p.d, heads = (size_t)a->n_heads;
-    p.counters = 1 + kv * ((size_t)p.n_chunks + 1) + (size_t)p.n_qblocks;
-    size_t end = sizeof(int) * p.counters;
+    p.n_kblocks = (n_kv + a->block.k - 1) / a->block.k;
+    p.rounds = 1; /* a centre is summed from the chunks before it, so their number must stay small */
+    while (p.rounds * MAX_CHUNKS < n_rounds) p.rounds *= 2;
+    p.n_chunks = (n_rounds + p.rounds - 1) / p.rounds;
+    p.k_pad = p.n_chunks * p.rounds * ROUND / a->block.k;
+    size_t kv = (size_t)a->n_kv_heads, d = (size_t)p.d, end = 0;
     auto take = [&end](size_t floats) {
-        size_t start = (end + 63) / 64 * 64;
-        end = start + floats * sizeof(float);
+        size_t start = end;
+        end += (floats * sizeof(float) + 63) / 64 * 64;
         return start;
     };
     p.k_sums = take(kv * d * (size_t)p.k_pad);
     p.chunk_sums = take(kv * (size_t)p.n_chunks * d);
     p.k_sim = take(kv * (size_t)p.k_pad);
-    p.q_mean = take(heads * (size_t)p.n_qblocks * d);
-    p.q_sim = take(heads * (size_t)p.n_qblocks);
-    p.bytes = (end + 63) / 64 * 64;
+    p.bytes = end;
     return p;
 }
 
-__device__ __forceinline__ void widen(uint4 v, float (&x)[8])
+/* The next launch may begin; and: everything launched before this one has ended and can be read. */
+__device__ __forceinline__ void let_next_begin()
 {
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        x[2 * i] = __uint_as_float(w[i] << 16);
-        x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-    }
-}
-
-/* One warp pools n rows of d: LANES lanes to a row, 8 elements to a lane. On return every lane holds its 8
- * elements of the sum of the rows and of the sum of the unit rows after `centre` was taken off. */
-template <int LANES, bool SUM, bool UNIT>
-__device__ __forceinline__ void pool(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d,
-                                     const float (&centre)[8], float (&sum)[8], float (&unit)[8])
-{
-    constexpr int AT_ONCE = 32 / LANES, BATCH = 8; /* 16-byte loads in flight per lane */
-    const int lane = threadIdx.x % 32, col = lane % LANES * 8;
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum[i] = 0, unit[i] = 0;
-    for (int r0 = lane / LANES; r0 - lane / LANES < n; r0 += AT_ONCE * BATCH) {
-        uint4 v[BATCH];
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            int r = r0 + b * AT_ONCE;
-            v[b] = make_uint4(0, 0, 0, 0);
-            if (r < n && col < d) v[b] = __ldg((const uint4 *)(x + r * stride + col));
-        }
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            float e[8], square = 0;
-            widen(v[b], e);
-            if constexpr (SUM) {
-#pragma unroll
-                for (int i = 0; i < 8; i++) sum[i] += e[i];
-            }
-            if constexpr (UNIT) {
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    e[i] -= centre[i];
-                    square = fmaf(e[i], e[i], square);
-                }
-#pragma unroll
-                for (int m = 1; m < LANES; m *= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
-                float inverse = r0 + b * AT_ONCE < n && square > 0 ? rsqrtf(square) : 0;
-#pragma unroll
-                for (int i = 0; i < 8; i++) unit[i] = fmaf(e[i], inverse, unit[i]);
-            }
-        }
-    }
-    for (int m = LANES; m < 32; m *= 2)
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (SUM) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], m);
-            if (UNIT) unit[i] += __shfl_xor_sync(0xffffffffu, unit[i], m);
-        }
-}
-
-/* Release and acquire by single threads beside a barrier; what is shared is read past L1, so nobody else
- * needs a fence (a fence by every thread cost more than the pooling itself). */
-__device__ __forceinline__ void announce(int *counter)
-{
-    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter)
-                 : "memory");
-}
-
-__device__ __forceinline__ void wait_for(const int *counter, int value)
-{
-    for (;;) {
-        int seen;
-        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
-                     : "=r"(seen)
-                     : "l"(counter)
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::
                      : "memory");
-        if (seen >= value) return;
-        __nanosleep(32);
-    }
+#endif
 }
 
-/* The half of a block of n rows that this warp pools: two warps share a block. */
-__device__ __forceinline__ int half_start(int n) { return threadIdx.x / 32 % 2 ? (n + 1) / 2 : 0; }
-__device__ __forceinline__ int half_rows(int n) { return max(threadIdx.x / 32 % 2 ? n / 2 : (n + 1) / 2, 0); }
+__device__ __forceinline__ void wait_for_earlier()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::
+                     : "memory");
+#endif
+}
 
-/* Leave the warp's 8 elements per lane in its row of shared memory, [WARPS, d]. */
+/* Sums of the key blocks of one chunk, and of the chunk. */
 template <int LANES>
-__device__ __forceinline__ void leave(const float (&x)[8], int d, float *shared)
+__global__ __launch_bounds__(THREADS, 4) void sum_keys(const __grid_constant__ params p)
 {
-    const int lane = threadIdx.x % 32;
-    if (lane >= LANES || lane * 8 >= d) return;
-    float4 *to = (float4 *)(shared + threadIdx.x / 32 * d + lane * 8);
-    to[0] = make_float4(x[0], x[1], x[2], x[3]), to[1] = make_float4(x[4], x[5], x[6], x[7]);
-}
-
-/* ‖mean of the unit rows‖² of block b of the task, from what its two warps left; by one warp. */
-__device__ float similarity(const float *units, int b, int n, int d)
-{
-    float square = 0;
-    for (int e = threadIdx.x % 32; e < d; e += 32) {
-        float x = units[2 * b * d + e] + units[(2 * b + 1) * d + e];
-        square = fmaf(x, x, square);
-    }
-    for (int m = 16; m > 0; m /= 2) square += __shfl_xor_sync(0xffffffffu, square, m);
-    return square / ((float)n * (float)n);
-}
-
-/* Sums of the CHUNK key blocks of one chunk, and of the chunk. */
-template <int LANES>
-__device__ void sum_keys(const params &p, int task, float *shared)
-{
-    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, d = p.at.d;
-    const int j = c * CHUNK + (int)threadIdx.x / 64, n = min(p.block_k, p.n_kv - j * p.block_k);
-    const float none[8] = {};
-    float sum[8], unit[8];
-    pool<LANES, true, false>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row,
-                             p.k_row, half_rows(n), d, none, sum, unit);
-    leave<LANES>(sum, d, shared);
-    __syncthreads();
-    float *sums = (float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
-    for (int e = threadIdx.x; e < d; e += THREADS) {
-        float total = 0;
-        for (int b = 0; b < CHUNK; b++) {
-            float x = shared[2 * b * d + e] + shared[(2 * b + 1) * d + e];
-            total += x;
-            sums[(size_t)e * p.at.k_pad + c * CHUNK + b] = x;
+    __shared__ __align__(16) float units[WARPS][256];
+    let_next_begin();
+    const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d, per = p.block_k / UNIT_ROWS;
+    float *sums = p.k_sums + (size_t)kv * d * p.at.k_pad;
+    float total = 0; /* head_dim is at most THREADS */
+    for (int round = 0; round < p.at.rounds; round++) {
+        const int first = (chunk * p.at.rounds + round) * WARPS, key = (first + warp) * UNIT_ROWS;
+        if (first * UNIT_ROWS >= p.n_kv) break;
+        both x;
+        pool::unit<LANES, 4, true, false>(p.k + kv * p.k_head + (ptrdiff_t)key * p.k_row, p.k_row,
+                                          min((int)UNIT_ROWS, p.n_kv - key), d, x);
+        if (pool::lanes<LANES>::row() == 0) pool::lanes<LANES>::put(x.sum, units[warp], d);
+        __syncthreads();
+        const int e = threadIdx.x;
+        for (int u = 0; u < WARPS && e < d; u += per) {
+            float block = units[u][e] + (per == 2 ? units[u + 1][e] : 0);
+            sums[(size_t)e * p.at.k_pad + (first + u) / per] = block;
+            total += block;
         }
-        ((float *)(p.ws + p.at.chunk_sums))[((size_t)kv * p.at.n_chunks + c) * d + e] = total;
+        __syncthreads();
     }
-    __syncthreads();
-    if (threadIdx.x == 0) announce(&p.sums_done[task]);
-}
-
-/* Mean and self-similarity of CHUNK query blocks, heads running fastest, in the order in which rows are
- * written. */
-template <int LANES>
-__device__ void pool_queries(const params &p, int task, float *shared)
-{
-    const int d = p.at.d, warp = threadIdx.x / 32, all = p.at.n_qblocks * p.n_heads;
-    const int f = task * CHUNK + warp / 2;
-    const float none[8] = {};
-    float sum[8], unit[8];
-    {
-        const int block = p.at.n_qblocks - 1 - f / p.n_heads, h = f % p.n_heads;
-        const int n = f < all ? min(p.block_q, p.n_q - block * p.block_q) : 0;
-        pool<LANES, true, true>(p.q + h * p.q_head + ((ptrdiff_t)block * p.block_q + half_start(n)) * p.q_row,
-                                p.q_row, half_rows(n), d, none, sum, unit);
-    }
-    leave<LANES>(sum, d, shared);
-    leave<LANES>(unit, d, shared + WARPS * d);
-    __syncthreads();
-    const int mine = task * CHUNK + warp;
-    if (warp >= CHUNK || mine >= all) return;
-    const int block = p.at.n_qblocks - 1 - mine / p.n_heads, h = mine % p.n_heads,
-              n = min(p.block_q, p.n_q - block * p.block_q);
-    const size_t at = (size_t)h * p.at.n_qblocks + block;
-    float *mean = (float *)(p.ws + p.at.q_mean) + at * d;
-    for (int e = threadIdx.x % 32; e < d; e += 32)
-        mean[e] = (shared[2 * warp * d + e] + shared[(2 * warp + 1) * d + e]) / (float)n;
-    float sim = similarity(shared + WARPS * d, warp, n, d);
-    if (threadIdx.x % 32 == 0) ((float *)(p.ws + p.at.q_sim))[at] = sim;
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) announce(&p.q_done[block]);
+    if ((int)threadIdx.x < d) p.chunk_sums[((size_t)kv * p.at.n_chunks + chunk) * d + threadIdx.x] = total;
 }
 
 /* Self-similarity of the key blocks of one chunk about their centres. */
-template <int LANES>
-__device__ void compare_keys(const params &p, int task, float *shared)
+template <int LANES, int BATCH, int CTAS>
+__global__ __launch_bounds__(THREADS, CTAS) void compare_keys(const __grid_constant__ params p)
 {
-    const int kv = task / p.at.n_chunks, c = task % p.at.n_chunks, warp = threadIdx.x / 32,
-              lane = threadIdx.x % 32;
-    const int d = p.at.d;
-    const int end = p.smooth == SMOOTH_K_RUNNING ? c + 1 : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks
-                                                                                       : 0;
-    for (int i = threadIdx.x; i < end; i += THREADS) wait_for(&p.sums_done[kv * p.at.n_chunks + i], 1);
-    __syncthreads();
-    const float *chunks = (const float *)(p.ws + p.at.chunk_sums) + (size_t)kv * p.at.n_chunks * d;
-    const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
-    float *parts = shared, *centres = shared + WARPS * d;
+    using L = pool::lanes<LANES>;
+    __shared__ __align__(16) float rows[WARPS][256]; /* parts of the centre, then sums of unit rows */
+    __shared__ __align__(16) float centres[WARPS][256];
+    let_next_begin();
+    const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d, per = p.block_k / UNIT_ROWS;
+    const __nv_bfloat16 *keys = p.k + kv * p.k_head;
+    const int start = chunk * p.at.rounds * WARPS;
+    pool::flight<LANES, BATCH> f; /* the first rows are fetched before there is a centre */
+    f.load(keys + (ptrdiff_t)(start + warp) * UNIT_ROWS * p.k_row, p.k_row, 0, p.n_kv - (start + warp) * UNIT_ROWS, d);
+    wait_for_earlier();
+
+    const float *chunks = p.chunk_sums + (size_t)kv * p.at.n_chunks * d;
+    const float *sums = p.k_sums + (size_t)kv * d * p.at.k_pad;
+    const int others = p.smooth == SMOOTH_K_RUNNING ? chunk : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
     /* Threads to spare take every n-th chunk each, so that a long list is not one chain of loads. */
-    const int others = p.smooth == SMOOTH_K_RUNNING ? c : end, takers = min((int)WARPS, max(THREADS / d, 1));
+    const int takers = min((int)WARPS, max(THREADS / d, 1));
     for (int i = threadIdx.x; i < takers * d; i += THREADS) {
-        int e = i % d;
-        float before = 0;
+        float part = 0;
 #pragma unroll 8
-        for (int x = i / d; x < others; x += takers) before += __ldcg(chunks + (size_t)x * d + e);
-        parts[i] = before;
+        for (int x = i / d; x < others; x += takers) part += __ldcg(chunks + (size_t)x * d + i % d);
+        rows[i / d][i % d] = part;
     }
     __syncthreads();
-    for (int e = threadIdx.x; e < d; e += THREADS) {
-        float before = 0;
-        for (int x = 0; x < takers; x++) before += parts[x * d + e];
-        for (int b = 0; b < CHUNK; b++) {
+    float before = 0; /* of this thread's dimension: the sum of all keys before the round */
+    if ((int)threadIdx.x < d)
+        for (int x = 0; x < takers; x++) before += rows[x][threadIdx.x];
+    for (int round = 0; round < p.at.rounds; round++) {
+        const int first = start + round * WARPS, unit = first + warp, n = min((int)UNIT_ROWS, p.n_kv - unit * UNIT_ROWS);
+        if (first * UNIT_ROWS >= p.n_kv) break;
+        const int e = threadIdx.x;
+        for (int u = 0; u < WARPS && e < d; u += per) {
+            const int block = (first + u) / per;
             float centre = 0;
             if (p.smooth == SMOOTH_K_RUNNING) {
-                before += __ldcg(sums + (size_t)e * p.at.k_pad + c * CHUNK + b);
-                centre = before / (float)min((c * CHUNK + b + 1) * p.block_k, p.n_kv);
+                before += __ldcg(sums + (size_t)e * p.at.k_pad + block);
+                centre = before / (float)min((block + 1) * p.block_k, p.n_kv);
             } else if (p.smooth == SMOOTH_K_GLOBAL) {
                 centre = before / (float)p.n_kv;
             }
-            centres[b * d + e] = centre;
+            centres[u][e] = centre;
+            if (per == 2) centres[u + 1][e] = centre;
         }
-    }
-    __syncthreads();
-    const int j = c * CHUNK + warp / 2, n = min(p.block_k, p.n_kv - j * p.block_k);
-    float centre[8], sum[8], unit[8];
-    const int col = lane % LANES * 8;
-    for (int i = 0; i < 8; i++) centre[i] = col < d ? centres[warp / 2 * d + col + i] : 0;
-    pool<LANES, false, true>(p.k + kv * p.k_head + ((ptrdiff_t)j * p.block_k + half_start(n)) * p.k_row,
-                             p.k_row, half_rows(n), d, centre, sum, unit);
-    leave<LANES>(unit, d, parts);
-    __syncthreads();
-    const int mine = c * CHUNK + warp, rows = min(p.block_k, p.n_kv - mine * p.block_k);
-    if (warp < CHUNK && rows > 0) {
-        float sim = similarity(parts, warp, rows, d);
-        if (lane == 0) ((float *)(p.ws + p.at.k_sim))[(size_t)kv * p.at.k_pad + mine] = sim;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) announce(&p.sim_done[kv]);
-}
-
-__device__ __forceinline__ float warp_sum(float x)
-{
-    for (int m = 16; m > 0; m /= 2) x += __shfl_xor_sync(0xffffffffu, x, m);
-    return x;
-}
-
-__device__ __forceinline__ float warp_max(float x)
-{
-    for (int m = 16; m > 0; m /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, m));
-    return x;
-}
-
-/* One warp keeps the best of p[0 … n) (0: not eligible) by threshold τ, or `want` of them when want ≥ 0.
- * Afterwards an element is kept when its bits reach *bound, and so are the first *ties of those one below it.
- * Each round tries three levels, because what a round costs is the latency of its sums. */
-__device__ void select(const float *p, int n, float total, float tau, int want, uint32_t *bound, int *ties)
-{
-    const int lane = threadIdx.x % 32;
-    const float limit = want >= 0 ? (float)want : tau * total;
-    uint32_t dropped = __float_as_uint(FLT_MIN) - 1,
-             kept = __float_as_uint(1.0f) + 1; /* ranks: FLT_MIN … 1 */
-    float kept_size = 0;                       /* mass, or count */
-    while (kept - dropped > 1) {
-        uint32_t level[3];
-        float size[3] = {0, 0, 0};
-#pragma unroll
-        for (uint32_t i = 0; i < 3; i++)
-            level[i] = dropped + (kept - dropped < 4 ? (kept - dropped) / 2 : (kept - dropped) / 4 * (i + 1));
-        for (int j = lane; j < n; j += 32) {
-            uint32_t rank = __float_as_uint(p[j]);
-            float part = want >= 0 ? 1.0f : p[j];
-#pragma unroll
-            for (int i = 0; i < 3; i++) size[i] += rank >= level[i] ? part : 0.0f;
-        }
-#pragma unroll
-        for (int m = 16; m > 0; m /= 2)
-#pragma unroll
-            for (int i = 0; i < 3; i++) size[i] += __shfl_xor_sync(0xffffffffu, size[i], m);
-#pragma unroll
-        for (int i = 2; i >= 0; i--) { /* sizes grow as levels fall */
-            if (size[i] <= limit && level[i] < kept)
-                kept = level[i], kept_size = size[i];
-            else if (size[i] > limit && level[i] > dropped)
-                dropped = level[i];
-        }
-    }
-    *bound = kept, *ties = 0;
-    if (kept <= __float_as_uint(FLT_MIN)) return;
-    float value = want >= 0 ? 1.0f : __uint_as_float(kept - 1);
-    *ties = (int)fminf((limit - kept_size) / value, 1e6f);
-    if (kept_size == 0 && *ties < 1) *ties = 1;
-}
-
-/* The map's row of one head: shared `s` holds its scores and becomes its ranks. One warp. */
-__device__ void write_row(const params &p, int head, int block, int n, float *s)
-{
-    const int lane = threadIdx.x % 32, kv = head / p.group;
-    const struct head_params &t = p.heads[head];
-    uint32_t *row = p.bits + ((size_t)head * p.at.n_qblocks + block) * p.words;
-    const float *k_sim = (const float *)(p.ws + p.at.k_sim) + (size_t)kv * p.at.k_pad;
-    const bool q_similar =
-        __ldcg((const float *)(p.ws + p.at.q_sim) + (size_t)head * p.at.n_qblocks + block) > t.simthreshd1;
-    const int diagonal = (p.q_start + block * p.block_q) / p.block_k;
-    float top = -INFINITY, total = 0;
-    int eligible = 0, ties = 0;
-    uint32_t bound = 0;
-    if (t.is_sparse) {
-#pragma unroll 2
-        for (int j = lane; j < n; j += 32) {
-            if (!(__ldcg(k_sim + j) > t.simthreshd1)) s[j] = -INFINITY;
-            top = fmaxf(top, s[j]);
-        }
-        top = warp_max(top);
-#pragma unroll 2
-        for (int j = lane; j < n; j += 32) {
-            s[j] = s[j] == -INFINITY ? 0 : fmaxf(expf(s[j] - top), FLT_MIN);
-            total += s[j], eligible += s[j] > 0;
-        }
-        total = warp_sum(total), eligible = __reduce_add_sync(0xffffffffu, eligible);
-        int want = p.topk > 0 ? min((int)ceilf(p.topk * (float)n), eligible) : -1;
-        if (eligible == 0)
-            bound = 0xffffffffu;
-        else if (want < 0 && t.cdfthreshd >= 1)
-            bound = __float_as_uint(FLT_MIN);
-        else
-            select(s, n, total, t.cdfthreshd, want, &bound, &ties);
-    }
-    int n_diagonal = 0, n_theta_k = 0;
-#pragma unroll 1
-    for (int j0 = 0; j0 < p.words * 32; j0 += 32) {
-        int j = j0 + lane;
-        bool keep = j < n;
-        if (t.is_sparse) {
-            uint32_t rank = j < n ? __float_as_uint(s[j]) : 0;
-            uint32_t tied = __ballot_sync(0xffffffffu, rank != 0 && rank + 1 == bound);
-            int before = __popc(tied & ((1u << lane) - 1));
-            bool on_diagonal = j < n && j >= diagonal, theta_k = j < n && rank == 0;
-            keep = j < n && ((rank != 0 && rank >= bound) || ((tied >> lane & 1) && before < ties) ||
-                             j == 0 || on_diagonal || theta_k || !q_similar);
-            ties = max(ties - __popc(tied), 0);
-            n_diagonal += __popc(__ballot_sync(0xffffffffu, on_diagonal));
-            n_theta_k += __popc(__ballot_sync(0xffffffffu, theta_k));
-        }
-        uint32_t word = __ballot_sync(0xffffffffu, keep);
-        if (lane == 0) row[j0 / 32] = word;
-    }
-    if (lane == 0 && t.is_sparse && p.ledger != NULL) {
-        struct head_ledger *l = &p.ledger[head];
-        atomicAdd((unsigned long long *)&l->forced_sink, 1ull);
-        atomicAdd((unsigned long long *)&l->forced_diagonal, (unsigned long long)n_diagonal);
-        if (!q_similar) atomicAdd((unsigned long long *)&l->forced_theta_q, (unsigned long long)n);
-        if (n_theta_k) atomicAdd((unsigned long long *)&l->forced_theta_k, (unsigned long long)n_theta_k);
-    }
-}
-
-/* The rows of two query blocks for all heads of one kv head, four heads at a time: every key mean that is
- * read serves eight rows, and eight warps then choose, one row each. */
-__device__ __noinline__ void write_rows(const params &p, int task, float *shared)
-{
-    const int pairs = (p.at.n_qblocks + 1) / 2;
-    const int block0 = 2 * (pairs - 1 - task / p.n_kv_heads),
-              kv = task % p.n_kv_heads; /* longest rows first */
-    const int blocks = min(2, p.at.n_qblocks - block0);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
-    const int last = min(p.q_start + (block0 + blocks) * p.block_q, p.n_kv) - 1, n = last / p.block_k + 1;
-    if ((int)threadIdx.x < blocks) wait_for(&p.q_done[block0 + threadIdx.x], p.n_heads);
-    if (threadIdx.x == 32) wait_for(&p.sim_done[kv], p.at.n_chunks);
-    __syncthreads();
-    float *score = shared, *part = score + ROWS * p.at.k_pad, *q = part + ROWS * THREADS;
-    const float *sums = (const float *)(p.ws + p.at.k_sums) + (size_t)kv * d * p.at.k_pad;
-    /* Short rows leave warps over: they share the dimensions. */
-    const int stretches = (n + 31) / 32;
-    const int slices = stretches <= 1 ? 8 : stretches <= 2 ? 4
-                                        : stretches <= 4   ? 2
-                                                           : 1;
-    const int slice = warp % slices, per = (d + slices - 1) / slices, from = slice * per,
-              to = min(from + per, d);
-    for (int h0 = 0; h0 < p.group; h0 += HEADS) {
-        const int heads = min((int)HEADS, p.group - h0);
-        const int block = block0 + warp / HEADS, head = kv * p.group + h0 + warp % HEADS;
-        const bool real = warp % HEADS < heads && warp / HEADS < blocks;
-        const float *mean = (const float *)(p.ws + p.at.q_mean) + ((size_t)head * p.at.n_qblocks + block) * d;
-#pragma unroll 4
-        for (int e = lane; e < d; e += 32) q[e * ROWS + warp] = real ? __ldcg(mean + e) * p.scale : 0;
         __syncthreads();
-        for (int stretch = warp / slices; stretch < stretches; stretch += WARPS / slices) {
-            const int j = stretch * 32 + lane;
-            float acc[ROWS] = {};
+        float centre[HELD];
+        L::get(centre, centres[warp], d);
+        both x = {};
 #pragma unroll 1
-            for (int e0 = from; e0 < to && j < p.at.k_pad; e0 += 16) {
-                float k[16];
+        for (int step = 0; step * L::AT_ONCE < n; step += BATCH) {
+            if (round + step > 0) f.load(keys + (ptrdiff_t)unit * UNIT_ROWS * p.k_row, p.k_row, step, n, d);
+            f.template add<false, true>(centre, step, n, x);
+        }
+        L::template gather<false, true>(x);
+        if (per == 2 && warp % 2 == 1 && L::row() == 0) L::put(x.unit, rows[warp], d);
+        __syncthreads();
+        if (warp % per == 0 && n > 0) {
+            if (per == 2) {
+                both other;
+                L::get(other.unit, rows[warp + 1], d);
 #pragma unroll
-                for (int i = 0; i < 16; i++)
-                    k[i] = e0 + i < to ? __ldcg(sums + (size_t)(e0 + i) * p.at.k_pad + j) : 0;
-#pragma unroll
-                for (int i = 0; i < 16; i++) {
-                    const float4 *means = (const float4 *)q + 2 * min(e0 + i, to - 1);
-                    float4 x = means[0], y = means[1];
-                    acc[0] = fmaf(k[i], x.x, acc[0]), acc[1] = fmaf(k[i], x.y, acc[1]);
-                    acc[2] = fmaf(k[i], x.z, acc[2]), acc[3] = fmaf(k[i], x.w, acc[3]);
-                    acc[4] = fmaf(k[i], y.x, acc[4]), acc[5] = fmaf(k[i], y.y, acc[5]);
-                    acc[6] = fmaf(k[i], y.z, acc[6]), acc[7] = fmaf(k[i], y.w, acc[7]);
-                }
+                for (int i = 0; i < HELD; i++) x.unit[i] += other.unit[i];
             }
-            if (slices > 1) {
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) part[(slice * ROWS + r) * (THREADS / slices) + j] = acc[r];
-            } else if (j < n) {
-                float inverse = 1.0f / (float)min(p.block_k, p.n_kv - j * p.block_k);
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) score[r * p.at.k_pad + j] = acc[r] * inverse;
-            }
+            float sim = L::similarity(x, min(p.block_k, p.n_kv - unit * UNIT_ROWS));
+            if (threadIdx.x % 32 == 0) p.k_sim[(size_t)kv * p.at.k_pad + unit / per] = sim;
         }
-        __syncthreads();
-#pragma unroll 1
-        for (int i = threadIdx.x; slices > 1 && i < THREADS / slices * ROWS; i += THREADS) {
-            int j = i % (THREADS / slices), r = i / (THREADS / slices);
-            if (j >= n) continue;
-            float total = 0;
-#pragma unroll 1
-            for (int x = 0; x < slices; x++) total += part[(x * ROWS + r) * (THREADS / slices) + j];
-            score[r * p.at.k_pad + j] = total / (float)min(p.block_k, p.n_kv - j * p.block_k);
-        }
-        __syncthreads();
-        if (real) {
-            int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
-            write_row(p, head, block, seen, score + warp * p.at.k_pad);
-        }
-        __syncthreads();
     }
 }
 
-template <int LANES>
-__global__ __launch_bounds__(THREADS, 3) void mask_kernel(const __grid_constant__ params p)
+/* ROWS rows of the map, one to a warp: query blocks of the heads of one kv head, so that a sum of keys that is read
+ * serves them all. */
+template <int LANES, int ROWS, bool POOLED, int BATCH, int CTAS>
+__global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_constant__ params p)
 {
+    using L = pool::lanes<LANES>;
     extern __shared__ __align__(16) float shared[];
-    __shared__ int ticket;
-    const int n_sum = p.n_kv_heads * p.at.n_chunks, n_pool = (p.at.n_qblocks * p.n_heads + CHUNK - 1) / CHUNK;
-    const int n_rows = (p.at.n_qblocks + 1) / 2 * p.n_kv_heads;
-    for (int t = blockIdx.x; t < 2 * n_sum + n_pool + n_rows; t = ticket) {
-        int following = 0;
-        if (threadIdx.x == 0) following = (int)gridDim.x + atomicAdd(p.next_task, 1);
-        if (t < n_sum) {
-            sum_keys<LANES>(p, t, shared);
-        } else if (t < n_sum + n_pool) {
-            pool_queries<LANES>(p, t - n_sum, shared);
-        } else if (t <
-                   2 * n_sum + n_pool) { /* after the queries: by then the sums are there, and nobody waits */
-            compare_keys<LANES>(p, t - n_sum - n_pool, shared);
-        } else {
-            write_rows(p, t - 2 * n_sum - n_pool, shared);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
+    const int heads = min(p.group, (int)ROWS), sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
+    const int across = sets * p.n_kv_heads, kv = blockIdx.x % p.n_kv_heads;
+    const int block0 = ((int)(gridDim.x / across) - 1 - (int)blockIdx.x / across) * blocks; /* longest rows first */
+    const int of_group = (int)blockIdx.x / p.n_kv_heads % sets * heads + warp % heads;
+    const int block = block0 + warp / heads, head = kv * p.group + of_group;
+    const bool real = warp < heads * blocks && of_group < p.group && block < p.at.n_qblocks;
+    const int rows = real ? min(p.block_q, p.n_q - block * p.block_q) : 0;
+    float *q = shared, *list = q + ROWS * d + warp * FEW, *score = q + ROWS * (d + FEW);
+    float q_sim = 0;
+
+    if constexpr (!POOLED) {
+        /* The second unit of a block is added to the first, which waits in the room for scores. */
+        float *held = score + warp * 2 * d;
+        both x = {};
+        const __nv_bfloat16 *from = p.q + head * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row;
+        for (int u = 0; u * UNIT_ROWS < rows; u++) {
+            if (u > 0 && L::row() == 0) L::put(x.sum, held, d), L::put(x.unit, held + d, d);
+            pool::unit<LANES, BATCH, true, true>(from + (ptrdiff_t)u * UNIT_ROWS * p.q_row, p.q_row,
+                                                 min((int)UNIT_ROWS, rows - u * UNIT_ROWS), d, x);
+            if (u == 0) continue;
+            __syncwarp();
+            both first;
+            L::get(first.sum, held, d), L::get(first.unit, held + d, d);
+#pragma unroll
+            for (int i = 0; i < HELD; i++) x.sum[i] = first.sum[i] + x.sum[i], x.unit[i] = first.unit[i] + x.unit[i];
         }
-        __syncthreads();
-        if (threadIdx.x == 0) ticket = following;
-        __syncthreads();
+        q_sim = L::similarity(x, max(rows, 1));
+        const int col = L::col();
+        if (L::row() == 0 && col < d / 2)
+#pragma unroll
+            for (int i = 0; i < HELD; i++)
+                q[(col + i % 8 + i / 8 * (d / 2)) * ROWS + warp] = x.sum[i] / (float)max(rows, 1) * p.scale;
     }
+    wait_for_earlier();
+    if constexpr (POOLED) {
+        const size_t at = (size_t)head * p.at.n_qblocks + block;
+        for (int e = lane; e < d; e += 32) q[e * ROWS + warp] = real ? __ldcg(p.q_mean + at * d + e) * p.scale : 0;
+        if (real) q_sim = __ldcg(p.q_sim + at);
+    }
+    __syncthreads();
+    const int end = min(block0 + blocks, p.at.n_qblocks);
+    const int n = (min(p.q_start + end * p.block_q, p.n_kv) - 1) / p.block_k + 1;
+    const sharing share(n, ROWS);
+    score_rows<ROWS>(p, kv, n, share, q, score);
+    __syncthreads();
+    if (!real) return;
+    const int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
+    write_row(p, head, block, seen, q_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch, list);
 }
 
-size_t shared_bytes(const struct layout &at)
+/* Launch, as the next of a chain that overlaps when `after` is set; below 9.0 one ends before the next begins. */
+template <typename KERNEL>
+enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const params &p, bool after, cudaStream_t stream)
 {
-    size_t pooling = (size_t)2 * WARPS * at.d, rows = (size_t)ROWS * ((size_t)at.k_pad + THREADS + at.d);
-    return sizeof(float) * (pooling > rows ? pooling : rows);
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid, config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = shared;
+    config.stream = stream, config.attrs = &overlap;
+    config.numAttrs = after && cuda_current_sm() >= 90 ? 1 : 0;
+    /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot share a multiprocessor. */
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+    CUDA_TRY(cudaLaunchKernelEx(&config, kernel, p));
+    return OK;
 }
+
+template <int LANES, int ROWS, bool POOLED, int BATCH, int CTAS>
+enum status launch_rows(const params &p, cudaStream_t stream)
+{
+    auto *kernel = write_rows<LANES, ROWS, POOLED, BATCH, CTAS>;
+    const int d = p.at.d, strips = (p.at.n_kblocks + STRIP - 1) / STRIP;
+    size_t scores = (size_t)ROWS * STRIP * (size_t)(strips > ROWS ? strips : ROWS), held = (size_t)ROWS * 2 * (size_t)d;
+    size_t shared = sizeof(float) * ((size_t)ROWS * (size_t)(d + FEW) + (scores > held ? scores : held));
+    if (shared > 48 * 1024)
+        CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    int heads = p.group < ROWS ? p.group : ROWS, sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
+    int tasks = (p.at.n_qblocks + blocks - 1) / blocks * sets * p.n_kv_heads;
+    return launch(kernel, dim3((unsigned)tasks), ROWS * 32, shared, p, true, stream);
+}
+
+#ifdef SG_MASK_VARIANTS
+int variant() { const char *v = getenv("SG_MASK_VARIANT"); return v ? atoi(v) : 0; }
+#endif
 
 template <int LANES>
-enum status launch(const params &p, cudaStream_t stream)
+enum status run(const params &p, cudaStream_t stream)
 {
-    auto *kernel = mask_kernel<LANES>;
-    size_t shared = shared_bytes(p.at);
-    int device, sms, per_sm;
-    CUDA_TRY(cudaGetDevice(&device));
-    CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, THREADS, shared));
-    if (per_sm < 1)
-        return fail(ERR_DEVICE, "mask prediction: a block of %zu bytes of shared memory does not fit",
-                    shared);
-    /* Tickets are drawn in rising order by CTAs that run, so the lowest unfinished task is always under way.
-     */
-    kernel<<<sms * per_sm, THREADS, shared, stream>>>(p);
-    CUDA_TRY(cudaGetLastError());
-    return OK;
+    dim3 keys((unsigned)p.at.n_chunks, (unsigned)p.n_kv_heads);
+    TRY(launch(sum_keys<LANES>, keys, THREADS, 0, p, false, stream));
+#ifdef SG_MASK_VARIANTS
+    int v = variant();
+    if (v / 100 == 1) return OK;
+    if (v / 10 % 10)
+        TRY(launch(compare_keys<LANES, 2, 3>, keys, THREADS, 0, p, true, stream));
+    else
+        TRY(launch(compare_keys<LANES, 4, 2>, keys, THREADS, 0, p, true, stream));
+    if (v / 100 == 2) return OK;
+    v %= 10;
+    if (p.q_mean != NULL) {
+        if (v == 1) return launch_rows<LANES, 8, true, 1, 2>(p, stream);
+        if (v == 2) return launch_rows<LANES, 4, true, 1, 6>(p, stream);
+        if (v == 3) return launch_rows<LANES, 4, true, 1, 4>(p, stream);
+        return launch_rows<LANES, 8, true, 1, 3>(p, stream);
+    }
+    if (v == 1) return launch_rows<LANES, 8, false, 2, 3>(p, stream);
+    if (v == 2) return launch_rows<LANES, 4, false, 4, 4>(p, stream);
+    if (v == 3) return launch_rows<LANES, 4, false, 2, 6>(p, stream);
+    return launch_rows<LANES, 8, false, 4, 2>(p, stream);
+#else
+    TRY(launch(compare_keys<LANES, 4, 2>, keys, THREADS, 0, p, true, stream));
+    if (p.q_mean != NULL) return launch_rows<LANES, 8, true, 1, 3>(p, stream);
+    return launch_rows<LANES, 8, false, 4, 2>(p, stream);
+#endif
 }
 
 } // namespace
@@ -543,7 +299,9 @@ const char *mask_cuda_refuses(const struct mask_cuda_args *m)
 {
     const struct attn_args *a = m->attn;
     if (a->dtype != DTYPE_BF16) return "the CUDA prediction takes bf16";
-    if (a->head_dim % 8 != 0 || a->head_dim > 256) return "head_dim is not a multiple of 8 up to 256";
+    if (a->head_dim % 16 != 0 || a->head_dim > 256) return "head_dim is not a multiple of 16 up to 256";
+    if ((a->block.q != 64 && a->block.q != 128) || (a->block.k != 64 && a->block.k != 128))
+        return "blocks are not of 64 or 128 rows and keys";
     if (a->n_q < 1 || a->q_start % a->block.q != 0) return "q_start is not a multiple of the query block";
     if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
     if ((uintptr_t)a->q % 16 != 0 || (uintptr_t)a->k % 16 != 0 || a->q_row % 8 != 0 || a->q_head % 8 != 0 ||
@@ -569,16 +327,15 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     p.block_q = a->block.q, p.block_k = a->block.k;
     p.q = (const __nv_bfloat16 *)a->q, p.k = (const __nv_bfloat16 *)a->k;
     p.q_row = a->q_row, p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head;
+    p.q_mean = m->q_mean, p.q_sim = m->q_sim;
     p.scale = a->scale, p.topk = m->topk, p.smooth = m->smooth_k;
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
-    p.ws = (char *)ws;
-    p.next_task = (int *)ws, p.sums_done = p.next_task + 1,
-    p.sim_done = p.sums_done + a->n_kv_heads * p.at.n_chunks, p.q_done = p.sim_done + a->n_kv_heads;
+    p.k_sums = (float *)((char *)ws + p.at.k_sums), p.chunk_sums = (float *)((char *)ws + p.at.chunk_sums);
+    p.k_sim = (float *)((char *)ws + p.at.k_sim);
     cudaStream_t s = (cudaStream_t)stream;
-    CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int) * p.at.counters, s));
-    if (a->head_dim == 64) return launch<8>(p, s);
-    if (a->head_dim == 128) return launch<16>(p, s);
-    return launch<32>(p, s);
+    if (a->head_dim <= 64) return run<4>(p, s);
+    if (a->head_dim <= 128) return run<8>(p, s);
+    return run<16>(p, s);
 }
 }
