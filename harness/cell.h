@@ -21,6 +21,7 @@ struct cell_args {
     bool attribution;          /* a stored run without errors by layer is then run again */
     bool keep_tokens, replace;
     int n_worst;
+    struct parity *parity;     /* both of its runs are made afresh */
     int argc;
     char **argv;
 };

@@ -34,6 +34,7 @@ struct eval_state {
     struct worst_tokens worst;
     double *row_computed, *row_possible; /* tiles per query block of the present sample, over all layers */
     int n_rows;
+    int sample; /* the present one */
 };
 
 static int64_t peak_resident_bytes(void)
@@ -65,6 +66,7 @@ static enum status watch_layer(void *ctx, const struct layer_view *view)
 {
     struct eval_state *s = ctx;
     const struct tile_map *t = view->tiles;
+    if (s->a->parity) TRY(parity_layer(s->a->parity, s->sample, view));
     if (!t) return OK;
     int first = view->attn->q_start / t->block.q, n_kv = attn_n_kv(view->attn);
     for (int h = 0; h < t->n_heads; h++)
@@ -136,10 +138,13 @@ static enum status sparse_pass(struct eval_state *s, int i)
 static enum status run_sample(struct eval_state *s, int i)
 {
     const struct sample *x = &s->a->set->samples[i];
+    s->sample = i;
     TRY(dense_pass(s, i));
     TRY(sparse_pass(s, i));
     for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
     enum status st = session_compare(s->session, x->n, s->dense_rows, s->sparse, s->next, s->tokens[i], &s->sums[i]);
+    if (st == OK && s->a->parity)
+        st = parity_sample(s->a->parity, i, s->session, s->dense_rows, s->sparse, s->next);
     if (st != OK) return fail_context(st, "%s", x->name);
     worst_tokens_offer(&s->worst, i, x->n, s->tokens[i], s->dense_rows, s->sparse, s->row_computed, s->a->policy->block.q);
     return OK;
@@ -245,6 +250,7 @@ static void add_metrics(struct eval_state *s)
     struct head_ledger total = {0};
     for (int c = 0; c < s->n_cells * set->n_samples; c++) head_ledger_add(&total, &s->ledger[c]);
     measure_sparsity(&m, &in, &total);
+    if (s->a->parity) parity_finish(s->a->parity, &total, &m);
     if (s->n_dense_times) measure_latency(&m, &in, "latency_dense", s->dense_times, s->n_dense_times);
     if (!s->e->first_layer) measure_latency(&m, &in, "latency_sparse", s->sparse_times, set->n_samples);
     s->e->data.metrics = m.rows;
