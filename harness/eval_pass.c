@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "harness/progress.h"
 
+#include <assert.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -57,6 +58,7 @@ static enum status watch_layer(void *ctx, const struct layer_view *view)
 {
     struct pass_worker *w = ctx;
     const struct tile_map *t = view->tiles;
+    if (w->all->a->parity) TRY(parity_layer(w->all->a->parity, w->sample, view));
     if (!t) return OK;
     int first = view->attn->q_start / t->block.q, n_kv = attn_n_kv(view->attn);
     for (int h = 0; h < t->n_heads; h++)
@@ -144,6 +146,7 @@ static enum status run_sample(struct pass_worker *w, int i)
     TRY(sparse_pass(w, i));
     for (int t = 0; t < x->n; t++) w->next[t] = t + 1 < x->n ? x->ids[t + 1] : -1;
     enum status st = session_compare(w->session, x->n, w->dense_rows, w->sparse, w->next, p->tokens[i], &p->sums[i]);
+    if (st == OK && all->a->parity) st = parity_sample(all->a->parity, i, w->session, w->dense_rows, w->sparse, w->next);
     if (st != OK) return fail_context(st, "%s", x->name);
     pthread_mutex_lock(&all->lock);
     worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], w->dense_rows, w->sparse, w->row_computed, all->a->policy->block.q);
@@ -240,6 +243,7 @@ enum status sample_passes_run(struct sample_passes *p, const struct evaluate_arg
                               .width = a->model->weights.config.hidden_size};
     double total = 0;
     int n_open = 0, n = 1 + a->n_more;
+    assert(!a->parity || n == 1); /* it listens to one pass after the other */
     if (n > set->n_samples) n = set->n_samples;
     for (int i = 0; i < set->n_samples; i++) {
         total += set->samples[i].n;

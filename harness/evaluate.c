@@ -133,6 +133,7 @@ static void add_metrics(struct eval_state *s)
         if (!isnan(s->p.dense_times[i])) dense_times[n_timed++] = s->p.dense_times[i];
     for (int c = 0; c < s->p.n_cells * set->n_samples; c++) head_ledger_add(&total, &s->p.ledger[c]);
     measure_sparsity(&m, &in, &total);
+    if (s->a->parity) parity_finish(s->a->parity, &total, &m);
     if (n_timed) measure_latency(&m, &in, "latency_dense", dense_times, n_timed);
     if (!s->e->first_layer) measure_latency(&m, &in, "latency_sparse", s->p.sparse_times, set->n_samples);
     s->e->data.metrics = m.rows;

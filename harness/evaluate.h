@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "harness/dense_cache.h"
 #include "harness/dense_states.h"
+#include "harness/parity.h"
 #include "harness/stopwatch.h"
 #include "kernels/compare.h"
 #include "results/store.h"
@@ -38,6 +39,7 @@ struct evaluate_args {
     uint64_t seed;            /* of the bootstrap */
     const struct stopwatch_rule *timing; /* when times of a timed set stand still; NULL: stopwatch_default */
     bool quiet;
+    struct parity *parity;    /* of two runs, CPU and GPU, and then n_more is 0; NULL: of one */
     bool (*stop)(void *);     /* NULL: never */
     void *stop_ctx;
 };

@@ -339,9 +339,9 @@ Test(cli, a_stored_run_still_gives_the_whole_file, .init = enter, .fini = leave)
 
 Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 300)
 {
-    ends(PASS, EVAL "-q --max-length 512 --num-samples 3 --output before.json");
+    ends(PASS, EVAL "-q --max-length 384 --num-samples 3 --output before.json");
     ends(PASS,
-         EVAL "-q --max-length 512 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5 --output after.json");
+         EVAL "-q --max-length 384 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5 --output after.json");
     ends(PASS, EVAL "-q --max-length 200 --num-samples 2 --output short.json");
     struct ran r = expect(PASS, "list --db r.db --format csv");
     int lines = 0;
