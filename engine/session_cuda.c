@@ -22,6 +22,7 @@ static void cuda_close(void **state)
     pthread_mutex_lock(&s->on->lock);
     weights_cuda_free(s->on, s->slab, s->plan.total_bytes);
     session_cuda_close_view(s);
+    weights_cuda_free(s->on, s->mass, s->mass_bytes);
     session_cuda_close_graphs(s);
     session_cuda_close_times(s);
     pthread_mutex_unlock(&s->on->lock);
@@ -90,7 +91,25 @@ static enum status project_add(struct session_cuda *s, int n, int k, const uint1
     return bias ? ops_cuda_add_bias(s->x, s->residual, bias, n, h, s->on->stream) : OK;
 }
 
-/* Tiles of the methods that look at no tensor, made on the host. */
+/* What `oracle` ranks by, on the host; the caller frees it. Memory for it is taken when it is first wanted. */
+static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a, const struct tile_map *map, float **out)
+{
+    size_t bytes = sizeof(float) * (size_t)map->n_heads * (size_t)map->n_qblocks * (size_t)map->n_kblocks;
+    if (s->mass_bytes < bytes) {
+        weights_cuda_free(s->on, s->mass, s->mass_bytes);
+        s->mass_bytes = 0;
+        void *at;
+        TRY(weights_cuda_alloc(s->on, &at, bytes, "the oracle"));
+        s->mass = at;
+        s->mass_bytes = bytes;
+    }
+    *out = malloc(bytes);
+    if (!*out) return fail(ERR_MEMORY, "no memory for the oracle");
+    TRY(mask_cuda_mass(a, s->mass, s->on->stream));
+    return fetch(s, *out, s->mass, bytes);
+}
+
+/* Tiles of `window`, which looks at no tensor, and of `oracle`, whose masses come from the device: chosen on the host. */
 static enum status host_map(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
                             struct tile_map *map)
 {
@@ -103,10 +122,16 @@ static enum status host_map(struct session_cuda *s, const struct forward_args *f
                           .window = p->window};
     struct tile_map host = *map;
     host.bits = s->host_map;
-    void *ws = aligned_alloc(64, (mask_workspace(p->method, &m, par_threads(s->par)) + 127) / 64 * 64);
-    if (!ws) return fail(ERR_MEMORY, "no memory to choose tiles");
-    enum status st = mask_predict(p->method, &m, &host, ws, s->par);
+    bool oracle = p->method == &mask_oracle;
+    const struct mask_method *method = oracle ? &mask_masses : p->method;
+    float *masses = NULL;
+    enum status st = oracle ? fetch_masses(s, a, map, &masses) : OK;
+    shape.q = masses;
+    void *ws = aligned_alloc(64, (mask_workspace(method, &m, par_threads(s->par)) + 127) / 64 * 64);
+    if (st == OK && !ws) st = fail(ERR_MEMORY, "no memory to choose tiles");
+    if (st == OK) st = mask_predict(method, &m, &host, ws, s->par);
     free(ws);
+    free(masses);
     return st == OK ? send(s, map->bits, host.bits, tile_map_bytes(map)) : st;
 }
 
@@ -114,9 +139,7 @@ static enum status choose_tiles(struct session_cuda *s, const struct forward_arg
                                 struct tile_map *map)
 {
     const struct sparse_policy *p = f->policy;
-    if (p->method == &mask_window) return host_map(s, f, layer, a, map);
-    if (p->method != &mask_sparge)
-        return fail(ERR_UNSUPPORTED, "method %s is not offered on CUDA; use --device cpu", p->method->name);
+    if (p->method != &mask_sparge) return host_map(s, f, layer, a, map);
     struct mask_cuda_args m = {.attn = a, .heads = s->heads + layer * s->w->config.n_heads, .smooth_k = p->smooth_k,
                                .topk = p->topk};
     return mask_cuda_predict(&m, map, s->mask_ws, s->on->stream);

@@ -53,6 +53,8 @@ struct session_cuda {
     float *view[4];             /* q, k, v, o for a hook that looks inside; allocated when first needed */
     float *device_view;
     size_t device_view_bytes;
+    float *mass; /* for the oracle; taken when first wanted */
+    size_t mass_bytes;
     const struct attn_args *repeat; /* the device call under a hook */
     struct session_graphs *graphs;  /* NULL until one is wanted; the same with times */
     struct session_times *times;

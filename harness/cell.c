@@ -72,8 +72,8 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
     identity_fill(&r, &a->setup->model, a->setup->model_dir, a->set, a->policy, &pool);
     memcpy(out->key, r.key, strlen(r.key) + 1);
     TRY_GOTO(st, done, query_cell(a->store, r.key, r.slot, &state));
-    out->reused = state == CELL_DONE && !a->replace;
-    bool replace = a->replace;
+    out->reused = state == CELL_DONE && !a->replace && !a->parity;
+    bool replace = a->replace || a->parity;
     bool attribution = a->attribution && a->policy->method;
     if (out->reused && (a->generate || attribution)) {
         TRY_GOTO(st, done, holds(a->store, r.key, a->generate, attribution, &out->reused));
@@ -81,11 +81,11 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
     }
     if (out->reused) goto done;
     TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
-                                    .model = (struct model *)&a->setup->model, .par = a->setup->par, .set = a->set,
+                                    .model = (struct model *)&a->setup->model, .par = a->setup->par, .more = a->more, .n_more = a->n_more, .set = a->set,
                                     .policy = a->policy, .cache = a->cache, .impl = a->machine->impl,
                                     .chunk = a->machine->chunk, .generate = a->generate,
                                     .attribution = attribution, .keep_tokens = a->keep_tokens,
-                                    .keep_masks = a->policy->method != NULL, .n_worst = a->n_worst,
+                                    .keep_masks = a->policy->method != NULL, .n_worst = a->n_worst, .parity = a->parity,
                                     .n_resamples = RESAMPLES, .seed = (uint64_t)a->seed, .quiet = a->machine->quiet,
                                     .stop = cancel_requested}, &e));
     take_measurements(&r, &e.data.run);

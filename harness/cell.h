@@ -8,6 +8,8 @@
 
 struct cell_args {
     const struct setup *setup;
+    const struct eval_device *more; /* [n_more] as in evaluate_args */
+    int n_more;
     struct store *store;
     struct dense_cache *cache;
     const struct sample_set *set;
@@ -21,6 +23,7 @@ struct cell_args {
     bool attribution;          /* a stored run without errors by layer is then run again */
     bool keep_tokens, replace;
     int n_worst;
+    struct parity *parity;     /* both of its runs are made afresh */
     int argc;
     char **argv;
 };

@@ -1,11 +1,14 @@
 #include "harness/command.h"
 
 #include "harness/cell.h"
+#include "harness/devices.h"
 #include "harness/noise.h"
 #include "harness/output.h"
 #include "reports/runjson.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct {
@@ -32,6 +35,7 @@ static const struct option_def options[] = {
     SAMPLE_OPTIONS(o.samples),
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
+    {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs share the samples", 0, 0},
     GRAPH_OPTIONS(o.machine),
     {0},
 };
@@ -39,7 +43,8 @@ static const struct option_def options[] = {
 static const struct command_help help = {
     "eval MODEL [--suite SPEC …] [options]",
     "Runs every sample dense and sparse, compares logits position by position, counts what the kernel skipped, and\n"
-    "stores it all as one run per suite. A cell that is stored already is shown, not run again.",
+    "stores it all as one run per suite. A cell that is stored already is shown, not run again. With --device cpu,cuda both\n"
+    "run, afresh, and what separates them is shown and stored with the GPU's run.",
     "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
     "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output before_tune.json",
 };
@@ -102,19 +107,87 @@ static enum status measure_noise(const struct setup *setup, struct store *store,
     return print_table(t, &o.output);
 }
 
-static enum status eval_suite(const struct setup *setup, struct store *store, struct dense_cache *cache, int i,
-                              int argc, char **argv)
+/* Two runs side by side, and what separates the devices. */
+static enum status print_parity(struct store *store, const struct cell_result cells[2], const struct parity_result *p)
 {
+    static const char *const both[] = {"sparsity", "cosine", "kl", "ppl_dense", "ppl_sparse"};
+    struct run_view views[2];
+    struct table *t = table_new(NULL);
+    enum status st = run_view_load(&views[0], store, cells[0].key);
+    if (st != OK) {
+        table_free(&t);
+        return st;
+    }
+    if ((st = run_view_load(&views[1], store, cells[1].key)) != OK) {
+        run_view_clear(&views[0]);
+        table_free(&t);
+        return st;
+    }
+    table_add_column(t, (struct table_column){.name = "what"});
+    table_add_column(t, (struct table_column){.name = "CPU", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "GPU", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "GPU - CPU", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "GPU against CPU", .number = NUMBER_SHORT, .digits = 4});
+    for (size_t i = 0; i < sizeof both / sizeof *both; i++) {
+        double cpu = run_view_metric(&views[0], both[i]), gpu = run_view_metric(&views[1], both[i]);
+        if (isnan(cpu) || isnan(gpu)) continue;
+        table_text(t, metric_info(both[i])->label);
+        table_real(t, cpu);
+        table_real(t, gpu);
+        table_real(t, gpu - cpu);
+        table_missing(t);
+    }
+    const struct {
+        const char *what;
+        double value;
+    } rows[] = {
+        {"tiles chosen alike: mask Jaccard, mean over layers and heads", p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
+        {"the same, the worst", p->masks.n ? p->masks.min : NAN},
+        {"dense logits: relative error", p->logits_error[0]}, {"sparse logits: relative error", p->logits_error[1]},
+        {"dense: same most likely token", p->top1[0]}, {"sparse: same most likely token", p->top1[1]},
+        {"dense: KL divergence from the CPU, nats", p->kl[0]}, {"sparse: KL divergence from the CPU, nats", p->kl[1]},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (isnan(rows[i].value)) continue;
+        table_text(t, rows[i].what);
+        for (int k = 0; k < 3; k++) table_missing(t);
+        table_real(t, rows[i].value);
+    }
+    char note[160];
+    snprintf(note, sizeof note, "Stored as run %lld (CPU) and run %lld (GPU), with these differences; logits of both states through one head.",
+             (long long)views[0].run->id, (long long)views[1].run->id);
+    table_note(t, note);
+    for (int i = 0; i < 2; i++) run_view_clear(&views[i]);
+    return print_table(t, &o.output);
+}
+
+/* What --device names: one device; several of a kind, which share the samples; or the CPU and a GPU, which are compared. */
+struct places {
+    struct setup *all;
+    int n;
+    bool compared;
+};
+
+static enum status eval_suite(const struct places *on, struct store *store, struct dense_cache *cache, int i, int argc,
+                              char **argv)
+{
+    const struct setup *setup = &on->all[0], *pair = on->compared ? &on->all[1] : NULL;
+    struct eval_device more[MAX_DEVICES];
+    int n_more = on->compared ? 0 : on->n - 1;
+    for (int k = 0; k < n_more; k++) more[k] = (struct eval_device){&on->all[k + 1].model.weights, on->all[k + 1].par};
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
-    struct cell_result cell;
+    struct cell_result cells[2];
+    struct parity parity = {0};
     enum status st;
     TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
     note_input(&set);
     note_lengths(&set, &setup->model.weights.config);
     if (set.dense_only && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "suite null measures the noise floor, which goes to the database alone; drop --output"));
+    if (on->n > 1 && (set.dense_only || set.timed))
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to share or compare between devices; name one --device", set.suite));
     if (set.dense_only) {
         st = measure_noise(setup, store, &set);
         goto done;
@@ -122,19 +195,57 @@ static enum status eval_suite(const struct setup *setup, struct store *store, st
     if (set.timed && o.attribution)
         TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
-    TRY_GOTO(st, done, cell_run(&(struct cell_args){
-                                    .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy,
-                                    .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length,
-                                    .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
-                                    .attribution = o.attribution,
-                                    .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc,
-                                    .argv = argv}, &cell));
-    st = show_run(store, cell.key, cell.reused);
+    struct cell_args cell = {
+        .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy, .tuned = &tuned, .machine = &o.machine,
+        .max_length = o.samples.max_length, .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
+        .attribution = o.attribution, .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
+    if (pair) {
+        TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
+        cell.parity = &parity;
+    }
+    TRY_GOTO(st, done, cell_run(&cell, &cells[0]));
+    if (pair) {
+        cell.setup = pair;
+        TRY_GOTO(st, done, cell_run(&cell, &cells[1]));
+        st = print_parity(store, cells, &parity.result);
+    } else {
+        st = show_run(store, cells[0].key, cells[0].reused);
+    }
 done:
+    if (parity.samples) parity_close(&parity);
     policy_clear(&policy);
     tuned_clear(&tuned);
     sample_set_clear(&set);
     return st;
+}
+
+static enum status open_pair(struct places *on, const struct device_list *devices, const char *positional)
+{
+    if (o.machine.impl)
+        return fail(ERR_ARG, "--impl names a kernel of one device; --device %s are two", o.machine.device);
+    if (o.json || o.stats)
+        return fail(ERR_ARG, "--output and --stats-out hold one run, and --device %s makes two", o.machine.device);
+    struct machine_options cpu = o.machine, gpu = o.machine;
+    char name[16];
+    int index = devices->index[0] == DEVICE_CPU ? devices->index[1] : devices->index[0];
+    snprintf(name, sizeof name, "cuda:%d", index);
+    cpu.device = "cpu", cpu.residual = NULL, cpu.graph = cpu.compile = false;
+    gpu.device = name;
+    on->all = calloc(2, sizeof *on->all);
+    if (!on->all) return fail(ERR_MEMORY, "no memory for two devices");
+    on->n = 2;
+    on->compared = true;
+    TRY(setup_open(&on->all[0], &cpu, positional));
+    return setup_open(&on->all[1], &gpu, positional);
+}
+
+static enum status open_places(struct places *on, const char *positional)
+{
+    struct device_list devices;
+    TRY(devices_parse(o.machine.device, &devices));
+    if (devices.n == 2 && (devices.index[0] == DEVICE_CPU) != (devices.index[1] == DEVICE_CPU))
+        return open_pair(on, &devices, positional);
+    return setup_open_fleet(&on->all, &on->n, &o.machine, positional);
 }
 
 int cmd_eval(int argc, char **argv)
@@ -150,22 +261,22 @@ int cmd_eval(int argc, char **argv)
     int code;
     if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
-    struct setup setup = {0};
+    struct places on = {0};
     struct store *store = NULL;
     struct dense_cache cache = {0};
     cancel_install();
     TRY_GOTO(st, done, output_check(&o.output, o.json));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
-    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, open_places(&on, n ? positional[0] : NULL));
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
     if (n_suites > 1 && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
-    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&setup, store, &cache, i, argc, argv);
+    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&on, store, &cache, i, argc, argv);
 done:
     dense_cache_close(&cache);
-    setup_close(&setup);
+    setup_close_fleet(&on.all, &on.n);
     store_close(&store);
     return st == OK ? EXIT_PASS : report_failure(st);
 }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct metric_record *append(struct metric_rows *m, const char *scope, const char *name, int64_t n)
+struct metric_record *metric_rows_add(struct metric_rows *m, const char *scope, const char *name, int64_t n)
 {
     if (m->n == m->cap) {
         size_t cap = m->cap ? 2 * m->cap : 64;
@@ -117,7 +117,7 @@ static void summarise_field(struct metric_rows *m, const struct measured *in, co
     }
     if (n) {
         struct summary s = summarise(values, n);
-        struct metric_record *r = append(m, scope, f->name, (int64_t)n);
+        struct metric_record *r = metric_rows_add(m, scope, f->name, (int64_t)n);
         struct interval ci = bootstrap(pooled_mean, &p, (size_t)n_samples, .95, in->n_resamples, in->seed);
         set_summary(r, &s);
         r->lo = ci.lo;
@@ -268,7 +268,7 @@ static void add_statistic(struct metric_rows *m, const struct measured *in, cons
                           int64_t n)
 {
     struct interval i = bootstrap(stat, in, (size_t)in->set->n_samples, .95, in->n_resamples, in->seed);
-    set_interval(append(m, "overall", name, n), &i);
+    set_interval(metric_rows_add(m, "overall", name, n), &i);
 }
 
 void measure_overall(struct metric_rows *m, const struct measured *in)
@@ -321,7 +321,7 @@ static void sample_sparsity(struct metric_rows *m, const struct measured *in, co
     }
     struct summary s = summarise(values, (size_t)n);
     struct interval ci = bootstrap(pooled_mean, &p, (size_t)n, .95, in->n_resamples, in->seed);
-    struct metric_record *r = append(m, "overall", name, n);
+    struct metric_record *r = metric_rows_add(m, "overall", name, n);
     set_summary(r, &s);
     r->mean = value; /* over all possible work, not over samples */
     r->lo = ci.lo;
@@ -357,7 +357,7 @@ void measure_items(struct metric_rows *m, const char *suffix, const struct item_
         struct interval ci = bootstrap(pooled_mean, &p, (size_t)n_samples, .95, n_resamples, seed);
         char name[64];
         snprintf(name, sizeof name, "%s%s", names[which], suffix);
-        set_interval(append(m, "overall", name, n_items), &ci);
+        set_interval(metric_rows_add(m, "overall", name, n_items), &ci);
     }
     free(p.sum);
     free(p.count);
@@ -376,7 +376,7 @@ void measure_latency(struct metric_rows *m, const struct measured *in, const cha
         tokens += p.count[i] / n;
     }
     struct summary s = summarise(values, (size_t)n);
-    struct metric_record *r = append(m, "overall", name, n);
+    struct metric_record *r = metric_rows_add(m, "overall", name, n);
     set_summary(r, &s);
     if (tokens > 0) {
         struct interval ci = bootstrap(pooled_mean, &p, (size_t)n, .95, in->n_resamples, in->seed);

@@ -1,4 +1,4 @@
-/* y = x Wᵀ on the device through cuBLAS: bf16 operands, f32 accumulation.
+/* y = x Wᵀ on the device: bf16 operands, f32 accumulation. Through cuBLAS, a single row of x by a kernel of our own.
  *
  * libcublas is loaded when the first handle is opened, not linked, so that the program starts where it is missing.
  */

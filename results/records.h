@@ -132,7 +132,9 @@ struct metric_record metric_record_empty(const char *scope, const char *name, in
  *   token_accuracy top5_overlap
  * Pooled, paired: ppl_dense ppl_sparse ppl_ratio ppl_diff score_dense score_sparse score_drop
  * Counted: sparsity qk_sparsity pv_sparsity   Timed: latency_dense latency_sparse latency_ratio
- *   break_even_length                         Space: peak_bytes */
+ *   break_even_length                         Space: peak_bytes
+ * Of a run on a GPU beside one on the CPU (`eval --device cpu,cuda`): cpu_mask_jaccard cpu_logits_error_dense
+ *   cpu_logits_error_sparse cpu_top1_dense cpu_top1_sparse cpu_kl_dense cpu_kl_sparse cpu_sparsity_difference */
 enum metric_better { METRIC_NEITHER, METRIC_HIGHER, METRIC_LOWER };
 struct metric_info {
     const char *name, *label, *unit;

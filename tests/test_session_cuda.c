@@ -417,6 +417,8 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
         {"topk", "topk", "all", -.1f, 1, 50, .4f, 0, {128, 64}},
         {"topk 64x64", "topk", "all", -.1f, 1, 50, .4f, 0, {64, 64}},
         {"window", "window", "0-3+6", 0, 1, 50, 0, 400, {128, 64}},
+        {"oracle", "oracle", "all", 0, .9f, 50, 0, 0, {128, 64}},
+        {"oracle, topk", "oracle", "all", 0, 1, 50, .3f, 0, {64, 128}},
     };
     struct pair p;
     open_demo(&p, 0);
@@ -450,13 +452,7 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
         }
         policy_clear(&policy);
     }
-    struct sparse_policy oracle = policy_of(&p, "oracle", 0, .9f, 50);
     cr_expect_eq(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = 1}), ERR_ARG, "full");
-    session_reset(p.s[1]);
-    cr_expect_eq(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = N, .policy = &oracle}), ERR_UNSUPPORTED);
-    cr_expect(strstr(status_message(), "oracle"), "%s", status_message());
-    cr_expect_eq(session_position(p.s[1]), 0);
-    policy_clear(&oracle);
     close_pair(&p);
 }
 
