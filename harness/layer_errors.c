@@ -96,7 +96,7 @@ static bool errs(const struct errors *e, int layer)
     return false;
 }
 
-static enum status measure_sample(struct errors *e, struct progress *progress, double done)
+static enum status measure_layers(struct errors *e, struct progress *progress, double done)
 {
     size_t stream = sizeof(float) * (size_t)e->x->n * (size_t)e->a->model->weights.config.hidden_size;
     bool parted = false; /* both runs are one until the first layer that errs */
@@ -165,7 +165,7 @@ static enum status measure_all(struct errors *e, struct sums *all, struct layer_
     for (int i = 0; i < e->a->set->n_samples && st == OK; i++) {
         e->x = &e->a->set->samples[i];
         memset(e->of_isolated, 0, 2 * n_cells * sizeof *all);
-        st = measure_sample(e, &progress, done);
+        st = measure_layers(e, &progress, done);
         if (st != OK) break;
         *n += add_sample(e, i, of_samples + *n);
         for (size_t k = 0; k < n_cells; k++) {
