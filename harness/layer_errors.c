@@ -78,11 +78,17 @@ static enum status run_layer(struct errors *e, int layer, const struct sparse_po
 {
     struct keep keep = {o, e->n_heads * e->head_dim, e->head_dim};
     session_reset(e->session);
-    return session_forward(e->session, &(struct forward_args){.tokens = e->x->ids, .n = e->x->n, .policy = policy,
-                                                              .first_layer = layer, .residual_in = layer ? stream : NULL,
-                                                              .end_layer = layer + 1, .capture_layer = layer + 1,
-                                                              .residual_out = go_on ? stream : NULL, .hook = keep_output,
-                                                              .hook_ctx = &keep, .stop = e->a->stop,
+    return session_forward(e->session, &(struct forward_args){.tokens = e->x->ids,
+                                                              .n = e->x->n,
+                                                              .policy = policy,
+                                                              .first_layer = layer,
+                                                              .residual_in = layer ? stream : NULL,
+                                                              .end_layer = layer + 1,
+                                                              .capture_layer = layer + 1,
+                                                              .residual_out = go_on ? stream : NULL,
+                                                              .hook = keep_output,
+                                                              .hook_ctx = &keep,
+                                                              .stop = e->a->stop,
                                                               .stop_ctx = e->a->stop_ctx});
 }
 
@@ -183,7 +189,8 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
                                  struct layer_error_record **rows, size_t *n)
 {
     const struct llama_config *c = &a->model->weights.config;
-    struct errors e = {.a = a, .session = session, .n_layers = c->n_layers, .n_heads = c->n_heads, .head_dim = c->head_dim};
+    struct errors e = {
+        .a = a, .session = session, .n_layers = c->n_layers, .n_heads = c->n_heads, .head_dim = c->head_dim};
     size_t n_cells = (size_t)c->n_layers * (size_t)c->n_heads, longest = 0;
     for (int i = 0; i < a->set->n_samples; i++)
         if ((size_t)a->set->samples[i].n > longest) longest = (size_t)a->set->samples[i].n;
@@ -193,8 +200,10 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
     enum status st = OK;
     *n = 0;
     if (!memory || !all) {
-        st = fail(ERR_MEMORY, "--attribution needs %.2f GiB for the streams and outputs of one sample; lower --max-length, or "
-                  "leave it out", (double)(sizeof *memory * (2 * stream + 3 * output)) / 0x1p30);
+        st = fail(ERR_MEMORY,
+                  "--attribution needs %.2f GiB for the streams and outputs of one sample; lower --max-length, or "
+                  "leave it out",
+                  (double)(sizeof *memory * (2 * stream + 3 * output)) / 0x1p30);
     } else {
         e.dense_stream = memory;
         e.sparse_stream = memory + stream;

@@ -338,7 +338,8 @@ enum status compare_runs(struct comparison *c, const struct run_view *before, co
         const struct run_view *empty = !before->metrics.n ? before : !after->metrics.n ? after : NULL;
         comparison_clear(c);
         if (empty)
-            return fail(ERR_ARG, "%s: holds no metrics, so there is nothing to compare; write it anew with eval --output",
+            return fail(ERR_ARG,
+                        "%s: holds no metrics, so there is nothing to compare; write it anew with eval --output",
                         empty->label);
         return fail(ERR_ARG, "%s and %s have no metric in common; evaluate both on the same suite", before->label,
                     after->label);
