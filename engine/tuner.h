@@ -50,8 +50,8 @@ struct tune_args {
     struct curve_store curves;
     const char *impl;                   /* attention implementation for verification, NULL the best */
     size_t held_bytes;                  /* most memory for tensors and curves of the heads held at once; one head (or
-                                           kv head) is always taken. 0: TUNER_HELD_STREAMS times the residual streams,
-                                           at least TUNER_HELD_BYTES */
+                                           kv head) is always taken, on a GPU a layer. 0: TUNER_HELD_STREAMS times the
+                                           residual streams, at least TUNER_HELD_BYTES */
     void (*progress)(void *ctx, int heads_done, int heads_total);
     void *progress_ctx;
     bool (*stop)(void *);               /* NULL: never */

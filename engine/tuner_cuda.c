@@ -1,6 +1,6 @@
-/* The tuner's numbers on a CUDA device: streams, q, k, v and dense outputs of a whole layer stay there for every sample,
- * curves of all heads of a sample come from one batch of launches, and a triple of every head is verified by one call of
- * the prediction and of the attention kernel that inference uses. */
+/* The tuner's numbers on a CUDA device: streams, q, k, v and dense outputs of a whole layer stay there for every
+ * sample, curves of all heads of a sample come from one batch of launches, and a triple of every head is verified by
+ * one call of the prediction and of the attention kernel that inference uses. */
 #include "engine/session_cuda.h"
 #include "engine/tuner_parts.h"
 #include "engine/weights_cuda.h"
@@ -18,21 +18,21 @@ struct cuda_tuner {
     const struct llama_config *c;
     struct weights_cuda *on;
     struct session *session;
-    int layer, n_advanced;     /* layers the streams have gone through */
+    int layer, n_advanced; /* layers the streams have gone through */
     void *slab;
     size_t slab_bytes, attn_ws_bytes;
     /* device */
-    float **stream;            /* [n_samples] entering the layer to come, [n, hidden] */
-    char **kept, **exact;      /* [n_samples] */
+    float **stream;       /* [n_samples] entering the layer to come, [n, hidden] */
+    char **kept, **exact; /* [n_samples] */
     char *curve_ws, *mask_ws, *attn_ws;
-    uint64_t *bits;            /* a map of the longest sample */
-    uint16_t *o;               /* [longest, n_heads, head_dim] */
+    uint64_t *bits; /* a map of the longest sample */
+    uint16_t *o;    /* [longest, n_heads, head_dim] */
     struct head_params *params;
     float *lambda;
     struct head_ledger *ledger;
     /* host */
-    struct attn_args *held;    /* [n_samples] the layer's call on what is kept */
-    bool *has_exact;           /* [n_samples] */
+    struct attn_args *held;          /* [n_samples] the layer's call on what is kept */
+    bool *has_exact;                 /* [n_samples] */
     struct head_params *host_params; /* [n_heads], like the rest */
     float *host_lambda;
     struct head_ledger *host_ledger;
@@ -60,9 +60,20 @@ static struct attn_args shape_of(const struct llama_config *c, const struct spar
 {
     int d = c->head_dim;
     return (struct attn_args){
-        .dtype = DTYPE_BF16, .n_q = n, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)), .q_row = (ptrdiff_t)c->n_heads * d, .q_head = d, .k_row = d,
-        .k_head = (ptrdiff_t)n * d, .v_row = d, .v_head = (ptrdiff_t)n * d, .o_row = (ptrdiff_t)c->n_heads * d, .o_head = d,
+        .dtype = DTYPE_BF16,
+        .n_q = n,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)),
+        .q_row = (ptrdiff_t)c->n_heads * d,
+        .q_head = d,
+        .k_row = d,
+        .k_head = (ptrdiff_t)n * d,
+        .v_row = d,
+        .v_head = (ptrdiff_t)n * d,
+        .o_row = (ptrdiff_t)c->n_heads * d,
+        .o_head = d,
         .block = p->block,
     };
 }
@@ -94,12 +105,13 @@ static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tu
     struct cuda_tuner none = {0};
     bool real = t;
     if (!t) t = &none;
-#define PUT(field, bytes)                                   \
-    do {                                                    \
-        if (real) t->field = (void *)(base + at);           \
-        at += align256(bytes);                              \
+#define PUT(field, bytes)                         \
+    do {                                          \
+        if (real) t->field = (void *)(base + at); \
+        at += align256(bytes);                    \
     } while (0)
-    for (int s = 0; s < a->n_samples; s++) PUT(stream[s], (size_t)a->samples[s].n * (size_t)c->hidden_size * sizeof(float));
+    for (int s = 0; s < a->n_samples; s++)
+        PUT(stream[s], (size_t)a->samples[s].n * (size_t)c->hidden_size * sizeof(float));
     p->stream_bytes = at;
     for (int s = 0; s < a->n_samples; s++) {
         struct attn_args shape = shape_of(c, a->policy, a->samples[s].n);
@@ -243,11 +255,17 @@ static enum status forward(struct cuda_tuner *t, int layer, bool keep)
     for (int s = 0; s < t->a->n_samples; s++) {
         struct keeper k = {t, s};
         session_reset(t->session);
-        TRY(session_forward(t->session, &(struct forward_args){
-                                            .tokens = t->a->samples[s].ids, .n = t->a->samples[s].n, .first_layer = layer,
-                                            .end_layer = layer + 1, .residual_in = layer ? t->stream[s] : NULL,
-                                            .capture_layer = layer + 1, .residual_out = t->stream[s], .on_device = true,
-                                            .hook = keep ? keep_tensors : NULL, .hook_ctx = &k, .stop = t->a->stop}));
+        TRY(session_forward(t->session, &(struct forward_args){.tokens = t->a->samples[s].ids,
+                                                               .n = t->a->samples[s].n,
+                                                               .first_layer = layer,
+                                                               .end_layer = layer + 1,
+                                                               .residual_in = layer ? t->stream[s] : NULL,
+                                                               .capture_layer = layer + 1,
+                                                               .residual_out = t->stream[s],
+                                                               .on_device = true,
+                                                               .hook = keep ? keep_tensors : NULL,
+                                                               .hook_ctx = &k,
+                                                               .stop = t->a->stop}));
         t->has_exact[s] = false;
     }
     t->n_advanced = layer + 1;
@@ -281,7 +299,8 @@ static enum status blame(const struct cuda_tuner *t, int sample, enum status st)
 /* What the kernels are asked about this sample, its dense output being there. */
 static enum status question(struct cuda_tuner *t, int sample, struct curve_cuda_args *out)
 {
-    *out = (struct curve_cuda_args){.attn = &t->held[sample], .smooth_k = t->a->policy->smooth_k, .exact = t->exact[sample]};
+    *out = (struct curve_cuda_args){
+        .attn = &t->held[sample], .smooth_k = t->a->policy->smooth_k, .exact = t->exact[sample]};
     if (!t->has_exact[sample]) TRY(curve_cuda_exact(out, t->on->stream));
     t->has_exact[sample] = true;
     return OK;
@@ -328,8 +347,9 @@ static enum status lambdas_of(struct cuda_tuner *t, int sample, const struct tun
         for (int i = 0; i < n; i++) {
             int left = tasks[i].n_pairs - first;
             if (tasks[i].at.sample != sample || left <= 0) continue;
-            t->pairs[n_heads++] = (struct curve_cuda_pairs){tasks[i].at.head, left < MAX_LAMBDA_PAIRS ? left : MAX_LAMBDA_PAIRS,
-                                                            tasks[i].pairs + first, tasks[i].out + first};
+            t->pairs[n_heads++] =
+                (struct curve_cuda_pairs){tasks[i].at.head, left < MAX_LAMBDA_PAIRS ? left : MAX_LAMBDA_PAIRS,
+                                          tasks[i].pairs + first, tasks[i].out + first};
         }
         TRY(curve_cuda_lambdas(&q, t->pairs, n_heads, t->curve_ws, t->on->stream));
     }
@@ -415,5 +435,6 @@ static enum status cuda_measure(void *state, const struct tuner_measure_task *ta
 }
 
 const struct tuner_backend tuner_backend_cuda = {
-    "cuda", cuda_refuses, cuda_plan, cuda_open, cuda_close, cuda_hold, cuda_advance, cuda_curves, cuda_lambdas, cuda_measure,
+    "cuda",    cuda_refuses, cuda_plan,   cuda_open,    cuda_close,
+    cuda_hold, cuda_advance, cuda_curves, cuda_lambdas, cuda_measure,
 };

@@ -121,7 +121,7 @@ static enum status allocate(struct dense_states *s, const struct dense_states_ar
         }
     }
     if (!ok) return fail(ERR_MEMORY, "no memory for the dense states of %s", a->set->name);
-    memcpy(s->blocks, a->blocks, sizeof *s->blocks * (size_t)s->n_blocks);
+    if (s->n_blocks) memcpy(s->blocks, a->blocks, sizeof *s->blocks * (size_t)s->n_blocks);
     return OK;
 }
 

@@ -10,8 +10,8 @@ namespace
 
 enum { FOLD_THREADS = 128 };
 
-/* One list (a θ, or a pair) of one head, a thread per point: every block's record at that point joins the sums, blocks and
- * slabs in rising order, whatever the launches were. */
+/* One list (a θ, or a pair) of one head, a thread per point: every block's record at that point joins the sums, blocks
+ * and slabs in rising order, whatever the launches were. */
 __global__ void fold_kernel(const __grid_constant__ curve_params p, bool begin, bool end)
 {
     extern __shared__ float all_largest[];
@@ -165,7 +165,8 @@ void set_lists(curve_params *p, bool lambda)
 }
 
 /* The workspace cut into its arrays; returns bytes. */
-size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda, char *base, curve_params *p, struct cut *c)
+size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda, char *base, curve_params *p,
+                     struct cut *c)
 {
     const size_t nq = (size_t)p->n_qblocks, nk = (size_t)p->n_kblocks, d = (size_t)p->d, kv = (size_t)p->n_kv_heads,
                  listed = (size_t)n_listed;
@@ -260,7 +261,8 @@ enum status walk_all(curve_params p, const struct cut &c, int n_listed, bool lam
 enum status send_pairs(const curve_params &p, const struct curve_cuda_pairs *work, int n, cudaStream_t stream)
 {
     const size_t pairs = (size_t)((const char *)p.pairs - (const char *)p.heads),
-                 counts = (size_t)((const char *)p.n_pairs - (const char *)p.heads), bytes = counts + (size_t)n * sizeof(int);
+                 counts = (size_t)((const char *)p.n_pairs - (const char *)p.heads),
+                 bytes = counts + (size_t)n * sizeof(int);
     char *host = (char *)calloc(1, bytes);
     if (host == NULL) return fail(ERR_MEMORY, "no memory for the pairs of %d heads", n);
     for (int i = 0; i < n; i++) {
@@ -293,8 +295,8 @@ static size_t plane_bytes(const struct attn_args *a, bool keys)
 size_t curve_cuda_keep_bytes(const struct attn_args *a) { return plane_bytes(a, false) + 2 * plane_bytes(a, true); }
 
 /* Planes of n rows of d elements; strides in elements. */
-static enum status pack_plane(const void *from, ptrdiff_t row, ptrdiff_t head, void *to, ptrdiff_t to_row, ptrdiff_t to_head,
-                              int heads, int n, int d, cudaStream_t stream)
+static enum status pack_plane(const void *from, ptrdiff_t row, ptrdiff_t head, void *to, ptrdiff_t to_row,
+                              ptrdiff_t to_head, int heads, int n, int d, cudaStream_t stream)
 {
     if (head == d && to_head == d) d *= heads, heads = 1; /* heads side by side are one wide row */
     for (int h = 0; h < heads; h++)
@@ -326,7 +328,8 @@ const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_c
     const struct attn_args *t = a->attn;
     if (m != &mask_sparge) return "only the ranking of sparge is made on the device";
     if (t->dtype != DTYPE_BF16) return "takes bf16 only";
-    if (t->head_dim < 16 || t->head_dim > 128 || t->head_dim % 16 != 0) return "head_dim is not a multiple of 16 up to 128";
+    if (t->head_dim < 16 || t->head_dim > 128 || t->head_dim % 16 != 0)
+        return "head_dim is not a multiple of 16 up to 128";
     if (t->n_q < 1 || t->q_start != 0) return "a sample is taken whole";
     if (t->n_heads < 1 || t->n_heads % t->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
     if (t->n_heads > 65535) return "more than 65535 heads";
@@ -363,7 +366,8 @@ enum status curve_cuda_exact(const struct curve_cuda_args *a, struct stream *str
     double norms[2 * AT_ONCE];
     for (int h0 = 0; h0 < a->attn->n_heads; h0 += AT_ONCE) {
         int n = a->attn->n_heads - h0 < AT_ONCE ? a->attn->n_heads - h0 : (int)AT_ONCE;
-        CUDA_TRY(cudaMemcpyAsync(norms, p.head_norms + 2 * h0, (size_t)n * 2 * sizeof *norms, cudaMemcpyDeviceToHost, s));
+        CUDA_TRY(
+            cudaMemcpyAsync(norms, p.head_norms + 2 * h0, (size_t)n * 2 * sizeof *norms, cudaMemcpyDeviceToHost, s));
         CUDA_TRY(cudaStreamSynchronize(s));
         for (int h = 0; h < n; h++)
             if (!(norms[2 * h] > 0 && isfinite(norms[2 * h])))
@@ -387,7 +391,8 @@ enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads,
     TRY(curve_cuda_pool(p, n, s));
     TRY(walk_all(p, c, n, false, s));
     for (int i = 0; i < n; i++)
-        CUDA_TRY(cudaMemcpyAsync(out[i], p.out + (size_t)i * p.out_head, sizeof(struct curve), cudaMemcpyDeviceToHost, s));
+        CUDA_TRY(
+            cudaMemcpyAsync(out[i], p.out + (size_t)i * p.out_head, sizeof(struct curve), cudaMemcpyDeviceToHost, s));
     CUDA_TRY(cudaStreamSynchronize(s));
     for (int i = 0; i < n; i++) out[i]->n_possible = (uint32_t)tiles_of_head(p);
     return OK;
@@ -407,8 +412,8 @@ enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct cur
     TRY(curve_cuda_pool(p, n, s));
     TRY(walk_all(p, c, n, true, s));
     for (int i = 0; i < n; i++)
-        CUDA_TRY(cudaMemcpyAsync(work[i].out, p.out + (size_t)i * p.out_head, (size_t)work[i].n * sizeof(struct pv_curve),
-                                 cudaMemcpyDeviceToHost, s));
+        CUDA_TRY(cudaMemcpyAsync(work[i].out, p.out + (size_t)i * p.out_head,
+                                 (size_t)work[i].n * sizeof(struct pv_curve), cudaMemcpyDeviceToHost, s));
     CUDA_TRY(cudaStreamSynchronize(s));
     uint32_t n_possible = 0;
     for (int row0 = 0; row0 < p.n; row0 += PV_UNIT_ROWS)
@@ -418,7 +423,8 @@ enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct cur
     return OK;
 }
 
-enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct stream *stream, struct output_error *out)
+enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct stream *stream,
+                              struct output_error *out)
 {
     TRY(check(a));
     curve_params p = shape_of(a);
@@ -431,11 +437,13 @@ enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct 
     struct curve_point points[AT_ONCE];
     for (int h0 = 0; h0 < a->attn->n_heads; h0 += AT_ONCE) {
         int n = a->attn->n_heads - h0 < AT_ONCE ? a->attn->n_heads - h0 : (int)AT_ONCE;
-        CUDA_TRY(cudaMemcpyAsync(points, p.out + (size_t)h0 * p.out_head, (size_t)n * sizeof *points, cudaMemcpyDeviceToHost, s));
+        CUDA_TRY(cudaMemcpyAsync(points, p.out + (size_t)h0 * p.out_head, (size_t)n * sizeof *points,
+                                 cudaMemcpyDeviceToHost, s));
         CUDA_TRY(cudaStreamSynchronize(s));
         for (int h = 0; h < n; h++) {
             out[h0 + h] = points[h].error;
-            if (!isfinite(out[h0 + h].l1)) return fail(ERR_NUMERIC, "head %d: the sparse output has NaN or infinity", h0 + h);
+            if (!isfinite(out[h0 + h].l1))
+                return fail(ERR_NUMERIC, "head %d: the sparse output has NaN or infinity", h0 + h);
         }
     }
     return OK;

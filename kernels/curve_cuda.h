@@ -15,14 +15,15 @@ enum { CURVE_CUDA_BUDGET_MIB = 1024 }; /* of tiles at once; what does not fit ta
 struct curve_cuda_args {
     const struct attn_args *attn; /* one sample: q, k, v bf16 on the device; q_start 0; block; o for the errors alone */
     enum smooth_k smooth_k;
-    void *exact;                  /* device, curve_cuda_exact_bytes(): the dense output and its norms */
-    size_t budget;                /* bytes; 0: CURVE_CUDA_BUDGET_MIB */
+    void *exact;   /* device, curve_cuda_exact_bytes(): the dense output and its norms */
+    size_t budget; /* bytes; 0: CURVE_CUDA_BUDGET_MIB */
 };
 
-/* Packs q, k and v of a call that ran on the device into memory of one's own, queued on the stream; *kept: the same call
- * on them, [n, n_heads, d] and [n_kv_heads, n, d], without map, thresholds, ledger and o. */
+/* Packs q, k and v of a call that ran on the device into memory of one's own, queued on the stream; *kept: the same
+ * call on them, [n, n_heads, d] and [n_kv_heads, n, d], without map, thresholds, ledger and o. */
 size_t curve_cuda_keep_bytes(const struct attn_args *a); /* pure */
-enum status curve_cuda_keep(const struct attn_args *a, void *to, struct stream *stream, struct attn_args *kept) MUST_USE;
+enum status curve_cuda_keep(const struct attn_args *a, void *to, struct stream *stream,
+                            struct attn_args *kept) MUST_USE;
 
 /* NULL, or why the device cannot make such curves: another method than sparge, head_dim no multiple of 16 up to 128,
  * more than 1024 key blocks, or what the attention kernels refuse. */
@@ -49,8 +50,8 @@ struct curve_cuda_pairs {
 enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct curve_cuda_pairs *work, int n, void *ws,
                                struct stream *stream) MUST_USE;
 
-/* How far attn->o (bf16, of any kernel, every head) is from the dense output. out: [n_heads]. ERR_NUMERIC names the head
- * whose output is not finite. */
+/* How far attn->o (bf16, of any kernel, every head) is from the dense output. out: [n_heads]. ERR_NUMERIC names the
+ * head whose output is not finite. */
 enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct stream *stream,
                               struct output_error *out) MUST_USE;
 

@@ -145,7 +145,8 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
     const int x = p.head0 + blockIdx.y, head = curve_head(p, x), kv_head = head / p.group;
     if (unit0 >= p.n) return;
     const int last = min(unit0 + UNIT, p.n) - 1, n_tiles = curve_tiles(p, block);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * WARP_ROWS + lane / 4; /* of the unit; and row + 8 */
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32,
+              row = warp * WARP_ROWS + lane / 4; /* of the unit; and row + 8 */
     const float scale = p.scale * 1.44269504f;
     const __nv_bfloat16 *keys = p.k + kv_head * p.k_head, *values = p.v + kv_head * p.v_head;
     float *tile = DENSE ? NULL : curve_block_tiles(p, x, block);
@@ -287,8 +288,7 @@ __global__ void norms_kernel(const __grid_constant__ curve_params p)
     if (threadIdx.x == 0) p.head_norms[2 * head] = total_abs, p.head_norms[2 * head + 1] = total_sq;
 }
 
-template <int DIM, int KEYS, bool DENSE>
-enum status launch_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
+template <int DIM, int KEYS, bool DENSE> enum status launch_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
 {
     auto *kernel = tiles_kernel<DIM, KEYS, DENSE>;
     const int bytes = (UNIT + KEYS) * (DIM + 8) * 2;
@@ -298,11 +298,11 @@ enum status launch_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
     return OK;
 }
 
-template <bool DENSE>
-enum status choose_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
+template <bool DENSE> enum status choose_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
 {
     if (p.d <= 64)
-        return p.bk == 64 ? launch_tiles<64, 64, DENSE>(p, grid, stream) : launch_tiles<64, 128, DENSE>(p, grid, stream);
+        return p.bk == 64 ? launch_tiles<64, 64, DENSE>(p, grid, stream)
+                          : launch_tiles<64, 128, DENSE>(p, grid, stream);
     return p.bk == 64 ? launch_tiles<128, 64, DENSE>(p, grid, stream) : launch_tiles<128, 128, DENSE>(p, grid, stream);
 }
 

@@ -1,6 +1,6 @@
-/* Curves on the device, second half: tiles merged in the order in which thresholds let them in, and what each step leaves
- * of the error. One CTA per (list, query block, head) and slab of rows; a warp keeps its rows in registers and never waits
- * for another until the walk is over. */
+/* Curves on the device, second half: tiles merged in the order in which thresholds let them in, and what each step
+ * leaves of the error. One CTA per (list, query block, head) and slab of rows; a warp keeps its rows in registers and
+ * never waits for another until the walk is over. */
 #include "kernels/curve_cuda.cuh"
 
 #include <float.h>
@@ -16,24 +16,23 @@ enum {
 };
 constexpr uint32_t ALL = 0xffffffffu;
 
-template <int DIM>
-struct slab {
+template <int DIM> struct slab {
     static constexpr int LANES = DIM / VALUES, WARP_ROWS = 32 / LANES, ROWS = CURVE_WARPS * WARP_ROWS;
 };
 
 /* Shared memory of a walk. */
 struct scratch {
-    double *sum;     /* [n_kblocks] running sums of p by rank */
-    float *p;        /* [n_kblocks] */
-    float *margin;   /* [2, n_kblocks] */
-    float *error;    /* [max_steps, 3, rows] */
-    int *count;      /* [N_LAMBDAS] tiles merged at each point */
-    uint16_t *seq;   /* [n_kblocks] the order of merging */
+    double *sum;   /* [n_kblocks] running sums of p by rank */
+    float *p;      /* [n_kblocks] */
+    float *margin; /* [2, n_kblocks] */
+    float *error;  /* [max_steps, 3, rows] */
+    int *count;    /* [N_LAMBDAS] tiles merged at each point */
+    uint16_t *seq; /* [n_kblocks] the order of merging */
     uint16_t *rank, *list;
     uint16_t *step_at; /* [N_LAMBDAS] tiles merged at each step */
     uint8_t *forced, *bucket;
-    double *reduce;  /* [CURVE_WARPS] */
-    int *box;        /* [8]: single values handed over */
+    double *reduce; /* [CURVE_WARPS] */
+    int *box;       /* [8]: single values handed over */
 };
 enum { BOX_STEPS, BOX_LISTED, BOX_FORCED_RANKS, BOX_N_FORCED = BOX_FORCED_RANKS + 4 };
 
@@ -135,10 +134,8 @@ __device__ int count_kept(const scratch &s, int n_eligible, float tau)
     int kept = 1, over = n_eligible; /* sums grow, so: the first that is over τ */
     while (kept < over) {
         int middle = (kept + over) / 2;
-        if (s.sum[middle] <= (double)tau)
-            kept = middle + 1;
-        else
-            over = middle;
+        if (s.sum[middle] <= (double)tau) kept = middle + 1;
+        else over = middle;
     }
     return kept;
 }
@@ -178,9 +175,9 @@ __device__ void order_by_rank(const curve_params &p, const scratch &s, int n, in
     __syncthreads();
 }
 
-/* Units of what (θ, τ) keeps, in the order in which λ lets them in, for the rows [unit0, unit0 + n_rows) of the block. */
-__device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles, int n, int n_eligible, float tau,
-                                int block, int unit0, int n_rows)
+/* Units of what (θ, τ) keeps, in the order in which λ lets them in, for rows [unit0, unit0 + n_rows) of the block. */
+__device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles, int n, int n_eligible,
+                                float tau, int block, int unit0, int n_rows)
 {
     const int keep = count_kept(s, n_eligible, tau), last = block * p.bq + unit0 + n_rows - 1;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -209,8 +206,8 @@ __device__ void order_by_margin(const curve_params &p, const scratch &s, const f
 #pragma unroll
             for (int i = 0; i < MARGINS_AHEAD; i++) {
                 top = fmaxf(top, m[i]);
-                uint32_t bits = __float_as_uint(m[i] > -INFINITY ? top - m[i] : INFINITY); /* positive: ordered as integers */
-                bits = __reduce_min_sync(ALL, bits);
+                uint32_t bits = __float_as_uint(m[i] > -INFINITY ? top - m[i] : INFINITY);
+                bits = __reduce_min_sync(ALL, bits); /* not negative, so ordered as integers are */
                 if (lane == 0 && i0 + i < listed) s.margin[warp * p.n_kblocks + i0 + i] = __uint_as_float(bits);
             }
         }
@@ -283,8 +280,7 @@ __device__ void write_record(const curve_params &p, const float *error, int rows
     }
 }
 
-template <int DIM>
-__device__ __forceinline__ void load_row(float4 (&to)[VALUES / 4], const float *row, int d)
+template <int DIM> __device__ __forceinline__ void load_row(float4 (&to)[VALUES / 4], const float *row, int d)
 {
     constexpr int LANES = slab<DIM>::LANES;
     const int c0 = threadIdx.x % LANES * 4;
@@ -295,10 +291,10 @@ __device__ __forceinline__ void load_row(float4 (&to)[VALUES / 4], const float *
     }
 }
 
-/* The walk itself, for the rows of one warp: merge, and at the end of each step leave the rows' errors in shared memory. */
+/* The walk itself, for one warp's rows: merge, and at the end of each step leave their errors in shared memory. */
 template <int DIM>
-__device__ void walk_rows(const curve_params &p, const scratch &s, const float *tiles, int head, int block, int first_row,
-                          int n_whole)
+__device__ void walk_rows(const curve_params &p, const scratch &s, const float *tiles, int head, int block,
+                          int first_row, int n_whole)
 {
     using S = slab<DIM>;
     const int lane = threadIdx.x % 32, r = threadIdx.x / 32 * S::WARP_ROWS + lane / S::LANES;
@@ -366,7 +362,8 @@ __global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_consta
     const int block = p.block0 + (int)(gridDim.y - 1 - blockIdx.y), x = p.head0 + blockIdx.z, head = curve_head(p, x);
     const int first_row = part * S::ROWS, row0 = block * p.bq + first_row, n = curve_tiles(p, block);
     if (row0 >= p.n) return;
-    if (LAMBDA ? list >= p.n_pairs[x] : p.first_theta[((size_t)x * p.n_qblocks + block) * N_THETAS + list] != list) return;
+    if (LAMBDA ? list >= p.n_pairs[x] : p.first_theta[((size_t)x * p.n_qblocks + block) * N_THETAS + list] != list)
+        return;
     const float *tiles = curve_block_tiles(p, x, block);
     const size_t index = curve_record_index(p, x, block, list, part);
     bool counts; /* the first slab of what is counted counts */
@@ -419,8 +416,7 @@ __global__ __launch_bounds__(CURVE_THREADS) void compare_kernel(const __grid_con
                      p.records + curve_record_index(p, head, blockIdx.x, 0, 0) * (size_t)(CURVE_RECORD + p.n_top));
 }
 
-template <int DIM, bool LAMBDA>
-enum status launch_walk(const curve_params &p, cudaStream_t stream)
+template <int DIM, bool LAMBDA> enum status launch_walk(const curve_params &p, cudaStream_t stream)
 {
     auto *kernel = walk_kernel<DIM, LAMBDA>;
     const size_t bytes = lay_out(p.n_kblocks, p.max_steps, slab<DIM>::ROWS, NULL, NULL);

@@ -4,8 +4,8 @@
  *   check_curve_cuda --quick   small sizes only, for compute-sanitizer
  *   check_curve_cuda --time    one layer of one sample: 32 query and 8 kv heads, medians
  *
- * The device rounds P to bf16 and the CPU does not, so errors may differ by LIMIT; ranks of equal weight within rounding
- * may change places, which shows as other tiles kept: such points are counted and few.
+ * The device rounds P to bf16 and the CPU does not, so errors may differ a little; ranks of equal weight within
+ * rounding may change places, which shows as other tiles kept: such points are counted and few.
  */
 extern "C" {
 #include "base/clock.h"
@@ -15,9 +15,10 @@ extern "C" {
 }
 #include "tests/cuda_problem.cuh"
 
-static const double LIMIT = 2e-3;        /* absolute, on l1, cosine and rmse */
-static const double TAIL_LIMIT = 2e-2;   /* one row decides a tail */
-static const double MISPLACED = .005;    /* share of points that may keep other tiles */
+static const double LIMIT = 2e-4;      /* absolute, on l1: ten times what was measured on an H200 */
+static const double REST_LIMIT = 2e-3; /* on cosine and rmse */
+static const double TAIL_LIMIT = 1e-2; /* one row decides a tail: three times what was measured */
+static const double MISPLACED = .001;  /* share of points that may keep other tiles; 2 of 700 000 did */
 
 static int n_failed, n_checked;
 static double worst_l1, worst_tail;
@@ -31,12 +32,12 @@ static void verdict(bool good, const char *what)
     printf("FAIL %s\n", what);
 }
 
-#define CHECK_OK(call)                                          \
-    do {                                                        \
-        if ((call) != OK) {                                     \
-            printf("%s: %s\n", #call, status_message());        \
-            exit(3);                                            \
-        }                                                       \
+#define CHECK_OK(call)                                   \
+    do {                                                 \
+        if ((call) != OK) {                              \
+            printf("%s: %s\n", #call, status_message()); \
+            exit(3);                                     \
+        }                                                \
     } while (0)
 
 struct curve_problem {
@@ -58,7 +59,8 @@ static std::vector<__nv_bfloat16> wander(struct rng *r, const curve_problem &p, 
             if (t % 48 == 0) speed = rng_below(r, 3) == 0 ? 1 : .02 + .2 * rng_unit(r);
             for (int i = 0; i < p.d; i++) {
                 at[i] = sharp > 0 ? sqrt(1 - speed * speed * .5) * at[i] + speed * .7 * rng_normal(r) : rng_normal(r);
-                x[((size_t)t * heads + h) * p.d + i] = __float2bfloat16((float)((sharp > 0 ? sharp : 1) * at[i] + .4 * (i % 3 - 1)));
+                x[((size_t)t * heads + h) * p.d + i] =
+                    __float2bfloat16((float)((sharp > 0 ? sharp : 1) * at[i] + .4 * (i % 3 - 1)));
             }
         }
     }
@@ -76,7 +78,8 @@ struct inputs {
     {
         struct rng r;
         rng_init(&r, seed);
-        hq = wander(&r, p, p.heads, p.sharp), hk = wander(&r, p, p.kv_heads, p.sharp), hv = wander(&r, p, p.kv_heads, 1);
+        hq = wander(&r, p, p.heads, p.sharp), hk = wander(&r, p, p.kv_heads, p.sharp),
+        hv = wander(&r, p, p.kv_heads, 1);
         dq.put(hq), dk.put(hk), dv.put(hv);
         for (auto x : hq) q.push_back(__bfloat162float(x));
         for (auto x : hk) k.push_back(__bfloat162float(x));
@@ -86,7 +89,8 @@ struct inputs {
         device.dtype = DTYPE_BF16, device.n_q = p.n, device.n_heads = p.heads, device.n_kv_heads = p.kv_heads;
         device.head_dim = p.d, device.scale = 1 / sqrtf((float)p.d), device.block = p.block;
         device.q = dq.at, device.k = dk.at, device.v = dv.at, device.o = dout.at;
-        device.q_row = device.o_row = (ptrdiff_t)p.heads * p.d, device.k_row = device.v_row = (ptrdiff_t)p.kv_heads * p.d;
+        device.q_row = device.o_row = (ptrdiff_t)p.heads * p.d,
+        device.k_row = device.v_row = (ptrdiff_t)p.kv_heads * p.d;
         device.q_head = device.o_head = device.k_head = device.v_head = p.d;
     }
 
@@ -119,14 +123,15 @@ static void compare_points(const char *name, const struct curve_point *got, cons
     }
     n_points += n, n_other_tiles += others;
     worst_l1 = std::max(worst_l1, l1), worst_tail = std::max(worst_tail, tail);
-    bool good = l1 <= LIMIT && rest <= 2 * LIMIT && tail <= TAIL_LIMIT && (double)others <= MISPLACED * n + 1;
+    bool good = l1 <= LIMIT && rest <= REST_LIMIT && tail <= TAIL_LIMIT && (double)others <= MISPLACED * n + 1;
     if (!good || getenv("SG_VERBOSE"))
-        printf("     %s: l1 off by %.2g, cosine or rmse %.2g, tail %.2g; %ld of %d points keep other tiles\n", name, l1, rest,
-               tail, others, n);
+        printf("     %s: l1 off by %.2g, cosine or rmse %.2g, tail %.2g; %ld of %d points keep other tiles\n", name, l1,
+               rest, tail, others, n);
     verdict(good, name);
 }
 
-static void check_thetas(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a, buffer<uint8_t> &ws)
+static void check_thetas(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a,
+                         buffer<uint8_t> &ws)
 {
     std::vector<struct curve> got(p.heads), again(p.heads);
     std::vector<int> heads(p.heads);
@@ -157,8 +162,8 @@ static void check_thetas(const char *name, const curve_problem &p, inputs &x, st
     }
 }
 
-static void check_lambdas(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a, buffer<uint8_t> &ws,
-                          std::vector<struct pv_curve> &got)
+static void check_lambdas(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a,
+                          buffer<uint8_t> &ws, std::vector<struct pv_curve> &got)
 {
     const struct threshold_pair pairs[3] = {{-1, .5f}, {.25f, .9f}, {.5f, .98f}};
     std::vector<struct curve_cuda_pairs> work;
@@ -189,8 +194,8 @@ static void check_lambdas(const char *name, const curve_problem &p, inputs &x, s
 
 /* The inference kernel's output for pair 0 at two λ: its errors by the device and by the CPU's arithmetic, and beside
  * what the curve said, from which it differs by the rounding of the output to bf16. */
-static void check_errors(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a, buffer<uint8_t> &ws,
-                         const std::vector<struct pv_curve> &curves)
+static void check_errors(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a,
+                         buffer<uint8_t> &ws, const std::vector<struct pv_curve> &curves)
 {
     struct tile_map map = tile_map_shape(p.block, p.heads, 0, p.n);
     buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
@@ -218,7 +223,8 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x, st
         std::vector<float> out((size_t)p.n * p.d), row(p.n);
         for (int h = 0; h < p.heads; h++) {
             for (int t = 0; t < p.n; t++)
-                for (int i = 0; i < p.d; i++) out[(size_t)t * p.d + i] = __bfloat162float(raw[((size_t)t * p.heads + h) * p.d + i]);
+                for (int i = 0; i < p.d; i++)
+                    out[(size_t)t * p.d + i] = __bfloat162float(raw[((size_t)t * p.heads + h) * p.d + i]);
             struct attn_args dense = x.host(p, h);
             dense.o = exact.data() + (size_t)h * p.n * p.d;
             struct output_error want;
@@ -228,8 +234,8 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x, st
             float curve = curves[(size_t)h * 3].points[step].error.l1;
             bool near = fabsf(got[h].l1 - curve) < 5e-3f;
             if (!good || !near || getenv("SG_VERBOSE"))
-                printf("     %s, head %d, lambda %g, %s: l1 %g (CPU %g, curve %g), tail %g (%g)\n", name, h, step / 2.0, impl->name,
-                       got[h].l1, want.l1, curve, got[h].tail, want.tail);
+                printf("     %s, head %d, lambda %g, %s: l1 %g (CPU %g, curve %g), tail %g (%g)\n", name, h, step / 2.0,
+                       impl->name, got[h].l1, want.l1, curve, got[h].tail, want.tail);
             verdict(good, "errors of an output");
             verdict(near, "the curve foretells the kernel");
         }
@@ -239,8 +245,8 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x, st
 static void check(const curve_problem &p, uint64_t seed)
 {
     char name[160];
-    snprintf(name, sizeof name, "n=%d heads=%d/%d d=%d block=%dx%d smooth=%s sharp=%g", p.n, p.heads, p.kv_heads, p.d, p.block.q,
-             p.block.k, smooth_k_name(p.smooth), p.sharp);
+    snprintf(name, sizeof name, "n=%d heads=%d/%d d=%d block=%dx%d smooth=%s sharp=%g", p.n, p.heads, p.kv_heads, p.d,
+             p.block.q, p.block.k, smooth_k_name(p.smooth), p.sharp);
     inputs x(p, seed);
     struct curve_cuda_args a = {&x.device, p.smooth, NULL, 0};
     buffer<uint8_t> exact(curve_cuda_exact_bytes(&x.device)), ws(curve_cuda_workspace(&a));
@@ -263,7 +269,8 @@ static void check(const curve_problem &p, uint64_t seed)
     std::vector<float> dense(x.q.size());
     CHECK(cudaMemcpy(dense.data(), exact.at, dense.size() * sizeof(float), cudaMemcpyDeviceToHost));
     double diff = 0, norm = 0;
-    for (size_t i = 0; i < dense.size(); i++) diff += fabs((double)dense[i] - (double)x.o[i]), norm += fabs((double)x.o[i]);
+    for (size_t i = 0; i < dense.size(); i++)
+        diff += fabs((double)dense[i] - (double)x.o[i]), norm += fabs((double)x.o[i]);
     if (getenv("SG_VERBOSE")) printf("     %s: dense output off by %.2g (l1)\n", name, diff / norm);
     verdict(diff <= 3e-3 * norm, "the dense output");
     std::vector<struct pv_curve> curves;
@@ -278,7 +285,8 @@ static void check_refusals(void)
     inputs x(p, 5);
     struct curve_cuda_args a = {&x.device, p.smooth, NULL, 0};
     verdict(curve_cuda_refuses(&mask_sparge, &a) == NULL, "a plain call is taken");
-    verdict(curve_cuda_refuses(&mask_oracle, &a) != NULL && curve_cuda_refuses(&mask_window, &a) != NULL, "other methods are refused");
+    verdict(curve_cuda_refuses(&mask_oracle, &a) != NULL && curve_cuda_refuses(&mask_window, &a) != NULL,
+            "other methods are refused");
     x.device.head_dim = 256;
     verdict(curve_cuda_refuses(&mask_sparge, &a) != NULL, "head_dim 256 is refused");
     x.device.head_dim = 64, x.device.dtype = DTYPE_F32;
@@ -289,7 +297,8 @@ static void check_refusals(void)
     buffer<uint8_t> exact(curve_cuda_exact_bytes(&x.device));
     a.exact = exact.at;
     x.dv.fill(0);
-    verdict(curve_cuda_exact(&a, NULL) == ERR_NUMERIC && strstr(status_message(), "head 0") != NULL, "an output of norm zero is named");
+    verdict(curve_cuda_exact(&a, NULL) == ERR_NUMERIC && strstr(status_message(), "head 0") != NULL,
+            "an output of norm zero is named");
     x.dv.fill(0xff);
     verdict(curve_cuda_exact(&a, NULL) == ERR_NUMERIC && strstr(status_message(), "NaN") != NULL, "NaN is named");
 }
@@ -307,7 +316,8 @@ static void time_shape(int n, int d, struct block_shape block)
     std::vector<int> heads;
     const struct threshold_pair pairs[4] = {{-1, .7f}, {0, .8f}, {.25f, .9f}, {.5f, .95f}};
     std::vector<struct curve_cuda_pairs> work;
-    for (int h = 0; h < p.heads; h++) heads.push_back(h), out.push_back(&curves[h]), work.push_back({h, 4, pairs, &pv[(size_t)h * 4]});
+    for (int h = 0; h < p.heads; h++)
+        heads.push_back(h), out.push_back(&curves[h]), work.push_back({h, 4, pairs, &pv[(size_t)h * 4]});
     std::vector<struct output_error> errors(p.heads);
     CHECK(cudaMemcpy(x.dout.at, x.dq.at, x.dq.n * 2, cudaMemcpyDeviceToDevice));
     std::vector<double> ms[4];
@@ -353,14 +363,16 @@ int main(int argc, char **argv)
         for (int d : {64, 128, 80})
             for (int n : quick ? std::vector<int>{321} : std::vector<int>{1, 65, 321, 1000}) {
                 if (quick && d == 80 && b != 0) continue;
-                check({n, 4, n % 2 ? 2 : 4, d, shapes[b], smooths[seed % 3], seed % 4 == 3 ? 0 : .8 + .4 * (double)(seed % 4)}, seed);
+                check({n, 4, n % 2 ? 2 : 4, d, shapes[b], smooths[seed % 3],
+                       seed % 4 == 3 ? 0 : .8 + .4 * (double)(seed % 4)},
+                      seed);
                 seed++;
             }
     for (int b = 0; b < 4 && !quick; b++) check({2048 + 37 * b, 4, 1, 64, shapes[b], SMOOTH_K_RUNNING, 1.5}, seed++);
     if (!quick) check({4999, 2, 2, 16, {64, 64}, SMOOTH_K_RUNNING, 2}, seed++);
     check_refusals();
-    printf("%d of %d checks failed; worst |l1| difference %.2g, tail %.2g; %ld of %ld points keep other tiles\n", n_failed, n_checked,
-           worst_l1, worst_tail, n_other_tiles, n_points);
+    printf("%d of %d checks failed; worst |l1| difference %.2g, tail %.2g; %ld of %ld points keep other tiles\n",
+           n_failed, n_checked, worst_l1, worst_tail, n_other_tiles, n_points);
     device_cuda.close(&dev);
     return n_failed ? 1 : 0;
 }

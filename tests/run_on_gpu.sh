@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `./dev gpu` packs and a machine with a GPU runs; it needs neither this tree nor a network.
 #   run.sh [STEP...]     without one: check bench peers eval
-#     check | quick   every CUDA kernel against the fp64 reference, or less than half of that
+#     check | quick   every CUDA kernel against the fp64 reference, the curves against the CPU's, or less than half of that
 #     bench           times them into kernels.txt
 #     peers           PyTorch's attention, FlexAttention and SpargeAttn beside them, as far as python3 has them
 #     eval            the bundled model, dense and sparse
@@ -41,8 +41,8 @@ engine() {
 
 step() {
     case $1 in
-        check) ours check_kernels_cuda ;;
-        quick) ours check_kernels_cuda --quick ;;
+        check) ours check_kernels_cuda && ours check_curve_cuda ;;
+        quick) ours check_kernels_cuda --quick && ours check_curve_cuda --quick ;;
         bench) ours check_kernels_cuda --bench "$out/kernels.txt" ;;
         peers)
             if ! [ -s "$out/kernels.txt" ]; then

@@ -565,7 +565,7 @@ static int command(const char *dir, const char *words, struct str *out)
 }
 
 #define MODEL SG_SOURCE_DIR "/suites/demo/model"
-#define SHORT " --max-length 768 --num-samples 2 --cache none -q"
+#define SHORT " --max-length 384 --num-samples 2 --cache none -q"
 
 Test(gate, commands_end_with_the_code_of_their_outcome)
 {

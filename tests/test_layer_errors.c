@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define ok(expr) cr_assert_eq((expr), OK, "%s: %s", #expr, status_message())
-enum { N = 520, WATCHED = 1, HEAD = 2, WIDTH = 64 };
+enum { N = 300, WATCHED = 1, HEAD = 2, WIDTH = 64 };
 
 static struct model model;
 static struct par *par;
@@ -29,8 +29,8 @@ static void enter(void)
     policy.heads[2 * c->n_heads + 1].is_sparse = false;
     for (int i = 0; i < N; i++) ids[i] = (i * 37 + 11) % c->vocab_size;
     samples[0] = (struct sample){.ids = ids, .n = N};
-    samples[1] = (struct sample){.ids = ids + 100, .n = N - 100};
-    set = (struct sample_set){.samples = samples, .n_samples = 2, .n_tokens = 2 * N - 100};
+    samples[1] = (struct sample){.ids = ids + 30, .n = N - 30};
+    set = (struct sample_set){.samples = samples, .n_samples = 2, .n_tokens = 2 * N - 30};
 }
 
 static void leave(void)

@@ -389,11 +389,11 @@ Test(sweep, what_does_not_fit_is_skipped_with_the_sizes)
 Test(sweep, other_bounds_need_no_new_curves)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.3 --db a.db"), 0);
-    cr_assert(said("2 bounds: 8 curves made, 0 reused"));
+    cr_assert(said("2 bounds: 8 curves made on cpu, 0 reused"));
     cr_assert_eq(
         tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"),
         0);
-    cr_assert(said("1 bounds: 0 curves made, 8 reused"));
+    cr_assert(said("1 bounds: 0 curves made on cpu, 8 reused"));
     cr_assert(said("1 run, 2 reused"));
     cr_assert_eq(
         number("a.db", "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"),
@@ -434,6 +434,25 @@ Test(sweep, several_devices_share_the_cells)
     cr_assert(said("0 added, 8 identical"));
     cr_assert_eq(tool("sweep", line), 0);
     cr_assert(said("0 run, 8 reused"));
+}
+
+/* Likewise the samples of one evaluation: same metrics, same worst tokens. */
+Test(sweep, several_devices_share_the_samples)
+{
+    static const char cell[] = MODEL " --max-length 400 --num-samples 5 --cache none --threads 1 --topk .4 -q --db ";
+    char line[512];
+    snprintf(line, sizeof line, "%sone.db", cell);
+    cr_assert_eq(tool("eval", line), 0);
+    snprintf(line, sizeof line, "%smany.db --device cpu,cpu,cpu", cell);
+    cr_assert_eq(tool("eval", line), 0);
+    cr_assert_eq(tool("merge", "many.db --db one.db"), 0);
+    cr_assert(said("0 added, 1 identical"));
+    static const char worst[] = "SELECT sum(position * (sample + 1)) FROM worst_token";
+    cr_assert_eq(number("one.db", worst), number("many.db", worst));
+    cr_assert_gt(number("one.db", worst), 0);
+    snprintf(line, sizeof line, "%smany.db --device cpu,cpu --suite speed", cell);
+    cr_assert_eq(tool("eval", line), 2);
+    cr_assert(said("name one --device"));
 }
 
 /* A crash takes all workers along, and is put down to the one that made it. */

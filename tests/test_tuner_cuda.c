@@ -1,5 +1,6 @@
-/* The tuner on a CUDA device: bounds hold, repeats and interruptions change nothing, thresholds are near the CPU's, and what
- * the device cannot do is said. Without a GPU these are skipped with the driver's reason; what needs none runs everywhere. */
+/* The tuner on a CUDA device: bounds hold, repeats and interruptions change nothing, thresholds are near the CPU's, and
+ * what the device cannot do is said. Without a GPU these are skipped with the driver's reason; what needs none runs
+ * everywhere. */
 #include "engine/engine.h"
 #include "engine/tuner.h"
 #include "suites/suite.h"
@@ -46,7 +47,7 @@ struct shelf {
     struct curve *curves; /* [n_layers, n_heads, N_SAMPLES] */
     bool *have;
     int n_heads, n_put, layers_done;
-    int stop_after;       /* layers */
+    int stop_after; /* layers */
 };
 
 struct bench {
@@ -74,14 +75,22 @@ static void open_bench(struct bench *b, bool on_gpu, const struct mask_method *m
     CHECK(par_open(&b->par, 0));
     CHECK(policy_init(&b->policy, method, b->w.config.n_layers, b->w.config.n_heads));
     CHECK(tokenizer_open(&t, DEMO));
-    CHECK(suite_load("chronicle", &(struct suite_options){.tokenizer = t, .argument = "", .max_length = N_TOKENS,
-                                                          .num_samples = N_SAMPLES, .min_length = 256, .tuning = true}, &b->set));
+    CHECK(suite_load("chronicle",
+                     &(struct suite_options){.tokenizer = t,
+                                             .argument = "",
+                                             .max_length = N_TOKENS,
+                                             .num_samples = N_SAMPLES,
+                                             .min_length = 256,
+                                             .tuning = true},
+                     &b->set));
     cr_assert_eq(b->set.n_samples, N_SAMPLES);
     for (int i = 0; i < N_SAMPLES; i++)
-        b->samples[i] = (struct tune_sample){b->set.samples[i].ids, b->set.samples[i].n, b->set.samples[i].name, i >= N_TUNE};
+        b->samples[i] =
+            (struct tune_sample){b->set.samples[i].ids, b->set.samples[i].n, b->set.samples[i].name, i >= N_TUNE};
     tokenizer_close(&t);
     size_t n = (size_t)(b->w.config.n_layers * b->w.config.n_heads * N_SAMPLES);
-    b->shelf = (struct shelf){calloc(n, sizeof(struct curve)), calloc(n, sizeof(bool)), b->w.config.n_heads, 0, 0, 1000};
+    b->shelf =
+        (struct shelf){calloc(n, sizeof(struct curve)), calloc(n, sizeof(bool)), b->w.config.n_heads, 0, 0, 1000};
 }
 
 static void close_bench(struct bench *b)
@@ -137,9 +146,17 @@ static bool stop_early(void *ctx)
 static struct tune_args args_of(struct bench *b)
 {
     watched = &b->shelf;
-    return (struct tune_args){.weights = &b->w, .par = b->par, .policy = &b->policy, .rule = RULE_L1, .samples = b->samples,
-                              .n_samples = N_SAMPLES, .bounds = bounds, .n_bounds = N_BOUNDS, .min_sparsity = .1,
-                              .curves = {&b->shelf, get, put, layer_done}, .stop = stop_early};
+    return (struct tune_args){.weights = &b->w,
+                              .par = b->par,
+                              .policy = &b->policy,
+                              .rule = RULE_L1,
+                              .samples = b->samples,
+                              .n_samples = N_SAMPLES,
+                              .bounds = bounds,
+                              .n_bounds = N_BOUNDS,
+                              .min_sparsity = .1,
+                              .curves = {&b->shelf, get, put, layer_done},
+                              .stop = stop_early};
 }
 
 static double mean_sparsity(const struct tuned *t)
@@ -177,7 +194,8 @@ Test(tuner_cuda, bounds_hold_and_repeats_agree, .timeout = 300)
             const struct tuned_head *x = &first[i].heads[h];
             n_sparse += x->params.is_sparse;
             if (!x->params.is_sparse) continue;
-            cr_expect(x->tune.l1 <= bounds[i].pv_l1 && x->held_out.l1 <= bounds[i].pv_l1, "head %d: %g, %g", h, x->tune.l1, x->held_out.l1);
+            cr_expect(x->tune.l1 <= bounds[i].pv_l1 && x->held_out.l1 <= bounds[i].pv_l1, "head %d: %g, %g", h,
+                      x->tune.l1, x->held_out.l1);
             cr_expect(x->sparsity >= .1 && x->sparsity < 1);
         }
     cr_expect(n_sparse >= 4, "%d sparse heads", n_sparse);
@@ -219,7 +237,8 @@ Test(tuner_cuda, thresholds_are_near_the_cpus, .timeout = 300)
             same += t[0][i].heads[h].params.is_sparse == t[1][i].heads[h].params.is_sparse &&
                     fabs(t[0][i].heads[h].sparsity - t[1][i].heads[h].sparsity) < .03;
         double cpu = mean_sparsity(&t[0][i]), gpu = mean_sparsity(&t[1][i]);
-        printf("l1 %g: %d of %d heads within .03 sparsity; mean %.4f on the CPU, %.4f on the GPU\n", bounds[i].l1, same, n, cpu, gpu);
+        printf("l1 %g: %d of %d heads within .03 sparsity; mean %.4f on the CPU, %.4f on the GPU\n", bounds[i].l1, same,
+               n, cpu, gpu);
         cr_expect(same >= n * 3 / 4, "%d of %d heads alike", same, n);
         cr_expect(fabs(cpu - gpu) < .02, "mean sparsity %g and %g", cpu, gpu);
         tuned_clear(&t[0][i]);
