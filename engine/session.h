@@ -1,6 +1,7 @@
 /* One sequence running through the model: KV cache, activations, dense or sparse attention.
  *
- * On the CPU everything is f32; weights placed on a device run there (engine/session_cuda.h). The residual stream, norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
+ * On the CPU everything is f32; weights placed on a device run there (engine/session_cuda.h). The residual stream,
+ * norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
  */
 #ifndef SG_ENGINE_SESSION_H
 #define SG_ENGINE_SESSION_H
