@@ -29,7 +29,7 @@ static const struct option_def options[] = {
     {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
-    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: two more passes over every sample", 0, 0},
+    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: three more passes over every sample", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),

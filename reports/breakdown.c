@@ -120,9 +120,10 @@ static double add_bars(struct plot_script *p, const struct pass *passes, size_t 
             low = high;
         }
         struct str time = {0};
-        number_format(NUMBER_SECONDS, b->total < 1e-2 ? 1 : 0, b->total, &time);
+        number_format(NUMBER_SECONDS, b->total < 1e-2 || b->total >= 1 ? 1 : 0, b->total, &time);
         double timed = 100 * b->timed / dense;
-        str_addf(totals, "%.3f %.6g ", x, fmax(low, timed)); /* words stand above the mark, too */
+        /* words stand above the mark where it is in their way */
+        str_addf(totals, "%.3f %.6g ", x, timed > low - 1 && timed < low + 12 ? fmax(low, timed) : low);
         plot_quote(str_get(&time), totals);
         plot_number(timed, totals);
         str_add_char(totals, '\n');

@@ -375,6 +375,7 @@ static const char *why_no_interval(const struct compare_row *row)
     if (!strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length"))
         return "times of two runs do not pair; each run's own interval judges them";
     if (of_answers(row->name)) return "no answers stored by question; compare the runs in their database";
+    if (!strncmp(row->name, "cpu_", 4)) return "beside the CPU, kept for the run as a whole";
     return "not stored by sample; evaluate again";
 }
 

@@ -106,6 +106,12 @@ static void add_break_even(struct plot_script *p, const struct run_view *v, size
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", "break_even_length");
     if (!m || isnan(m->mean)) return;
+    if (!(m->mean > 0)) { /* no place on the axis */
+        if (with_label)
+            str_addf(&p->body, "set label \"sparse is faster at every length\" at graph 0.98, graph %.2f right tc '%s'\n",
+                     .06 + .08 * (double)run, plot_color(run));
+        return;
+    }
     str_addf(&p->body, "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n", m->mean, m->mean,
              plot_color(run));
     bool interval = !isnan(m->lo) && !isnan(m->hi);

@@ -164,7 +164,7 @@ static void draw_all(struct draft *d)
         add_picture(d, plot_curves(o, "curves", d->o->curves_title, d->o->curves, d->o->n_curves, d->o->curves_bound),
                     "curves", "why",
                     "Error against tiles left out: the head with the largest error, a line per theta");
-    add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads");
+    add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads; grey: later keys, which no query sees");
     add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
     add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed",
                 breakdown_is_whole(v) ? "Where the time goes; the sparse kernel does QK and PV at once, so attention is one part"
