@@ -18,7 +18,7 @@ namespace mask_cuda
 {
 
 enum { STRIP = 64, /* key blocks whose scores one warp makes at a time: four to a lane, half of the dimensions */
-       FEW = 128 };
+       FEW = 32 };   /* candidates that are compared each with each */
 
 struct layout {
     int d, n_qblocks, n_kblocks, k_pad, n_chunks, rounds; /* a chunk of keys is `rounds` times a CTA's warps of units */
@@ -115,18 +115,15 @@ __device__ __forceinline__ choice choose(const float *p, int n, int eligible, fl
             m += __popc(all);
         }
         __syncwarp();
-        uint32_t mine = 0;
-        for (int i = lane; i < m; i += 32) {
-            float x = list[i], above = kept_size;
-#pragma unroll 4
-            for (int c = 0; c < m; c++)
-                if (list[c] >= x) above += BY_COUNT ? 1.0f : list[c];
-            if (above > limit) mine = max(mine, __float_as_uint(x));
+        float x = lane < m ? list[lane] : 0, above = kept_size;
+#pragma unroll 8
+        for (int c = 0; c < m; c++) {
+            float other = list[c];
+            if (other >= x) above += BY_COUNT ? 1.0f : other;
         }
+        uint32_t mine = lane < m && above > limit ? __float_as_uint(x) : 0;
         best = max(__reduce_max_sync(0xffffffffu, mine), dropped - 1);
-        float between = 0;
-        for (int i = lane; i < m; i += 32)
-            if (__float_as_uint(list[i]) > best) between += BY_COUNT ? 1.0f : list[i];
+        float between = __float_as_uint(x) > best ? (BY_COUNT ? 1.0f : x) : 0;
         kept_size += warp_sum(between);
         __syncwarp();
     }

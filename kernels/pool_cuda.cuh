@@ -20,6 +20,11 @@ enum { UNIT_ROWS = 64,
 
 struct both {
     float sum[HELD], unit[HELD];
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int i = 0; i < HELD; i++) sum[i] = unit[i] = 0;
+    }
 };
 
 template <int LANES>
@@ -105,54 +110,56 @@ struct lanes {
     }
 };
 
-/* BATCH steps of rows under way from memory. */
-template <int LANES, int BATCH>
-struct flight {
+/* A block of n rows on its way from memory to one warp, DEPTH steps ahead of their use. They wait in shared memory, where
+ * each lane reads only what it fetched itself, so neither registers nor barriers are spent on them. */
+template <int LANES, int DEPTH>
+struct rows_ahead {
     using L = lanes<LANES>;
-    uint4 lo[BATCH], hi[BATCH];
+    static constexpr int VECTORS = DEPTH * 64; /* of 16 bytes, the room a warp needs */
 
-    __device__ __forceinline__ void load(const __nv_bfloat16 *x, ptrdiff_t stride, int step, int n, int d)
+    uint4 *room;
+    const __nv_bfloat16 *at; /* this lane's part of row 0 */
+    ptrdiff_t stride;
+    int n, d, fetched = 0, taken = 0;
+
+    __device__ __forceinline__ rows_ahead(uint4 *shared, const __nv_bfloat16 *x, ptrdiff_t row_stride, int rows, int head_dim)
+        : room(shared + threadIdx.x % 32), at(x + L::row() * row_stride + L::col()), stride(row_stride), n(rows), d(head_dim)
     {
-        const __nv_bfloat16 *at = x + (step * L::AT_ONCE + L::row()) * stride + L::col();
 #pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            lo[b] = hi[b] = make_uint4(0, 0, 0, 0);
-            if ((step + b) * L::AT_ONCE + L::row() >= n || L::col() >= d / 2) continue;
-            lo[b] = __ldg((const uint4 *)(at + b * L::AT_ONCE * stride));
-            hi[b] = __ldg((const uint4 *)(at + b * L::AT_ONCE * stride + d / 2));
-        }
+        for (int i = 0; i < DEPTH; i++) fetch();
     }
 
-    template <bool SUM, bool UNIT>
-    __device__ __forceinline__ void add(const float (&centre)[HELD], int step, int n, both &to) const
+    static __device__ __forceinline__ void copy(uint4 *to, const __nv_bfloat16 *from, bool real)
     {
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            float e[HELD];
-            L::widen(lo[b], hi[b], e);
-#pragma unroll
-            for (int i = 0; i < HELD; i++) e[i] -= centre[i];
-            L::template add<SUM, UNIT>(e, (step + b) * L::AT_ONCE + L::row() < n, to);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+                     "l"(from), "r"(real ? 16 : 0)
+                     : "memory");
+    }
+
+    /* Send for the next step; zeros stand for what is not there. Every call counts as a step, also past the end. */
+    __device__ __forceinline__ void fetch()
+    {
+        if (fetched * L::AT_ONCE < n) {
+            const bool real = fetched * L::AT_ONCE + L::row() < n && L::col() < d / 2;
+            uint4 *slot = room + fetched % DEPTH * 64;
+            const __nv_bfloat16 *from = at + fetched * L::AT_ONCE * stride;
+            copy(slot, from, real), copy(slot + 32, from + d / 2, real);
         }
+        asm volatile("cp.async.commit_group;" ::
+                         : "memory");
+        fetched++;
+    }
+
+    /* The next step's rows have come. Call fetch() once they are no longer needed in shared memory. */
+    __device__ __forceinline__ void take(uint4 &lo, uint4 &hi)
+    {
+        asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 1)
+                     : "memory");
+        const uint4 *slot = room + taken % DEPTH * 64;
+        lo = slot[0], hi = slot[32];
+        taken++;
     }
 };
-
-/* One unit of n ≤ 64 rows (fewer than 1: none), gathered. */
-template <int LANES, int BATCH, bool SUM, bool UNIT>
-__device__ __forceinline__ void unit(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d, both &to)
-{
-    using L = lanes<LANES>;
-    const float none[HELD] = {};
-#pragma unroll
-    for (int i = 0; i < HELD; i++) to.sum[i] = to.unit[i] = 0;
-#pragma unroll 1
-    for (int step = 0; step * L::AT_ONCE < n; step += BATCH) {
-        flight<LANES, BATCH> f;
-        f.load(x, stride, step, n, d);
-        f.template add<SUM, UNIT>(none, step, n, to);
-    }
-    L::template gather<SUM, UNIT>(to);
-}
 
 } // namespace pool
 

@@ -62,50 +62,47 @@ __global__ void rope_rows(const __grid_constant__ struct rope_cuda_args a)
 }
 
 /* A warp takes a unit of 64 rows of one head, a CTA two units of PLANES heads, which share the angles. */
-template <int LANES>
-__global__ __launch_bounds__(THREADS, 2) void rope_blocks(const __grid_constant__ struct rope_cuda_args a)
+template <int LANES, int CTAS, int AHEAD>
+__global__ __launch_bounds__(THREADS, CTAS) void rope_blocks(const __grid_constant__ struct rope_cuda_args a)
 {
     using L = pool::lanes<LANES>;
-    constexpr int BATCH = 4;
-    extern __shared__ __align__(16) float second[]; /* [PLANES][2][head_dim]: sums of the second units */
+    using ahead = pool::rows_ahead<LANES, AHEAD>;
+    extern __shared__ __align__(16) float shared[];
     const int warp = threadIdx.x / 32, plane = warp / 2, head = blockIdx.x * PLANES + plane, d = a.head_dim, half = d / 2;
     const int heads = a.n_heads + 2 * a.n_kv_heads, width = heads * d, col = L::col();
     const int row0 = blockIdx.y * 2 * UNIT_ROWS + warp % 2 * UNIT_ROWS;
     const int n = head < heads ? min((int)UNIT_ROWS, a.n - row0) : 0;
-    const bool query = head < a.n_heads;
-    both x = {};
+    const bool query = head < a.n_heads, turned = head < a.n_heads + a.n_kv_heads;
+    float *second = shared; /* [PLANES][2][head_dim]: sums of the second units */
+    uint16_t *from = a.qkv + (size_t)row0 * width + head * d;
+    ahead rows((uint4 *)(second + PLANES * 2 * d) + warp * ahead::VECTORS, (const __nv_bfloat16 *)from, width, n, d);
+    both x;
+    x.clear();
 #pragma unroll 1
-    for (int step = 0; step * L::AT_ONCE < n; step += BATCH) {
-        uint4 lo[BATCH], hi[BATCH];
-        const int row1 = row0 + step * L::AT_ONCE + L::row();
-        uint16_t *from = a.qkv + (size_t)row1 * width + head * d;
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            lo[b] = hi[b] = make_uint4(0, 0, 0, 0);
-            if (row1 + b * L::AT_ONCE >= row0 + n || col >= half) continue;
-            lo[b] = *(const uint4 *)(from + (size_t)b * L::AT_ONCE * width + col);
-            hi[b] = *(const uint4 *)(from + (size_t)b * L::AT_ONCE * width + col + half);
-        }
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            const int row = row1 + b * L::AT_ONCE;
-            const bool real = row < row0 + n && col < half;
-            if (real) {
-                floats8 u = widen(lo[b]), v = widen(hi[b]);
+    for (int step = 0; step * L::AT_ONCE < n; step++) {
+        const int r = step * L::AT_ONCE + L::row();
+        const bool real = r < n && col < half;
+        floats8 c, s;
+        if (real && turned) c = load8(a.cosine + (size_t)(row0 + r) * half + col), s = load8(a.sine + (size_t)(row0 + r) * half + col);
+        uint4 lo, hi;
+        rows.take(lo, hi);
+        if (real) {
+            if (turned || a.bias != NULL) {
+                floats8 u = widen(lo), v = widen(hi);
                 if (a.bias != NULL) shift(u, a.bias + head * d + col), shift(v, a.bias + head * d + col + half);
-                if (head < a.n_heads + a.n_kv_heads)
-                    turn(u, v, load8(a.cosine + (size_t)row * half + col), load8(a.sine + (size_t)row * half + col));
-                lo[b] = narrow(u), hi[b] = narrow(v);
-                uint16_t *to = place(a, head, row, from + (size_t)b * L::AT_ONCE * width);
-                *(uint4 *)(to + col) = lo[b];
-                *(uint4 *)(to + col + half) = hi[b];
+                if (turned) turn(u, v, c, s);
+                lo = narrow(u), hi = narrow(v);
             }
-            if (query) {
-                float e[HELD];
-                L::widen(lo[b], hi[b], e);
-                L::template add<true, true>(e, row < row0 + n, x);
-            }
+            uint16_t *to = place(a, head, row0 + r, from + (size_t)r * width) + col;
+            *(uint4 *)to = lo;
+            *(uint4 *)(to + half) = hi;
         }
+        if (query) {
+            float e[HELD];
+            L::widen(lo, hi, e);
+            L::template add<true, true>(e, r < n, x);
+        }
+        rows.fetch();
     }
     const int units = a.block_q / UNIT_ROWS, n_blocks = (a.n + a.block_q - 1) / a.block_q;
     float *handed = second + plane * 2 * d;
@@ -119,21 +116,39 @@ __global__ __launch_bounds__(THREADS, 2) void rope_blocks(const __grid_constant_
 #pragma unroll
         for (int i = 0; i < HELD; i++) x.sum[i] += other.sum[i], x.unit[i] += other.unit[i];
     }
-    const int rows = min(a.block_q, a.n - row0);
+    const int held = min(a.block_q, a.n - row0);
     const size_t at = (size_t)head * n_blocks + row0 / a.block_q;
-    const float sim = L::similarity(x, rows);
+    const float sim = L::similarity(x, held);
 #pragma unroll
-    for (int i = 0; i < HELD; i++) x.sum[i] /= (float)rows;
+    for (int i = 0; i < HELD; i++) x.sum[i] /= (float)held;
     if (L::row() == 0) L::put(x.sum, a.q_mean + at * d, d);
     if (threadIdx.x % 32 == 0) a.q_sim[at] = sim;
 }
 
-template <int LANES>
-void launch_blocks(const struct rope_cuda_args &a, cudaStream_t stream)
+template <int LANES, int CTAS, int AHEAD>
+enum status launch_blocks_v(const struct rope_cuda_args &a, cudaStream_t stream)
 {
     const int heads = a.n_heads + 2 * a.n_kv_heads, rows = 2 * UNIT_ROWS;
+    const size_t shared = (size_t)PLANES * 2 * (size_t)a.head_dim * sizeof(float) +
+                          THREADS / 32 * sizeof(uint4) * pool::rows_ahead<LANES, AHEAD>::VECTORS;
     dim3 grid((unsigned)((heads + PLANES - 1) / PLANES), (unsigned)((a.n + rows - 1) / rows));
-    rope_blocks<LANES><<<grid, THREADS, sizeof(float) * PLANES * 2 * (size_t)a.head_dim, stream>>>(a);
+    rope_blocks<LANES, CTAS, AHEAD><<<grid, THREADS, shared, stream>>>(a);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
+template <int LANES>
+enum status launch_blocks(const struct rope_cuda_args &a, cudaStream_t stream)
+{
+#ifdef SG_MASK_VARIANTS
+    const char *e = getenv("SG_ROPE_VARIANT");
+    int v = e ? atoi(e) : 0;
+    if (v == 1) return launch_blocks_v<LANES, 2, 4>(a, stream);
+    if (v == 2) return launch_blocks_v<LANES, 2, 5>(a, stream);
+    if (v == 3) return launch_blocks_v<LANES, 3, 2>(a, stream);
+    if (v == 4) return launch_blocks_v<LANES, 4, 4>(a, stream);
+#endif
+    return launch_blocks_v<LANES, 3, 4>(a, stream);
 }
 
 } // namespace
@@ -142,17 +157,13 @@ extern "C" enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct
 {
     cudaStream_t s = (cudaStream_t)stream;
     if (a->head_dim % 16 != 0) return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
-    if (a->q_mean == NULL)
-        rope_rows<<<(unsigned)a->n, THREADS, 0, s>>>(*a);
-    else if (a->head_dim > 256 || (a->block_q != 64 && a->block_q != 128))
-        return fail(ERR_UNSUPPORTED, "query blocks of %d rows, head_dim %d: pooled are blocks of 64 or 128, head_dim up to 256",
-                    a->block_q, a->head_dim);
-    else if (a->head_dim <= 64)
-        launch_blocks<4>(*a, s);
-    else if (a->head_dim <= 128)
-        launch_blocks<8>(*a, s);
-    else
-        launch_blocks<16>(*a, s);
+    if (a->q_mean != NULL) {
+        if (a->head_dim > 256 || (a->block_q != 64 && a->block_q != 128))
+            return fail(ERR_UNSUPPORTED, "query blocks of %d rows, head_dim %d: pooled are blocks of 64 or 128, head_dim up to 256",
+                        a->block_q, a->head_dim);
+        return a->head_dim <= 64 ? launch_blocks<4>(*a, s) : a->head_dim <= 128 ? launch_blocks<8>(*a, s) : launch_blocks<16>(*a, s);
+    }
+    rope_rows<<<(unsigned)a->n, THREADS, 0, s>>>(*a);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }

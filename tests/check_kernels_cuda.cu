@@ -266,7 +266,7 @@ static void check_mask(const mask_problem &m)
     buffer<struct head_ledger> ledger(p.heads);
     ledger.fill(0);
     a.ledger = ledger.at;
-    struct mask_cuda_args args = {&a, device_heads.at, m.smooth, m.topk};
+    struct mask_cuda_args args = {&a, device_heads.at, m.smooth, m.topk, NULL, NULL};
     buffer<uint8_t> ws(mask_cuda_workspace(&args));
     ws.fill(0xff);
     if (mask_cuda_predict(&args, &map, ws.at, NULL) != OK) {
