@@ -30,15 +30,15 @@ using namespace attn_sm90;
 constexpr float LAZY_LOG2 = 8.0f;
 
 /* Measured on an H200 (SPEED.md): warpgroups that take turns at the tensor cores gain 1 to 5 %; with head_dim
- * 64 a third one fills gaps that two leave, and its 192-row items suit dense calls only. */
+ * 64 a third one fills gaps that two leave, and its 192-row items suit dense calls only. Sparse calls get two
+ * teams of two instead, each with items of its own. */
 constexpr bool TURNS_PAY = true;
 constexpr int D64_DENSE_WGS = 3;
 
-template <int D, int WGS, keys KEYS, bool SKIP, int MODE, int TILE>
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int TILE>
 struct consumer {
     using S = shape<D, WGS, KEYS, SKIP, TILE>;
-    static constexpr bool TURNS = MODE & 1, EARLY = MODE & 2;
-    static constexpr int SCORES = TILE / 2;                                       /* a thread's share of a tile */
+    static constexpr int SCORES = TILE / 2; /* a thread's share of a tile */
     static constexpr int UNITS = SKIP && KEYS == KEYS_64 && TILE == 128 ? 2 : 1; /* decisions of stage 2 per tile */
     static constexpr int UNIT_REGS = SCORES / UNITS;
     static_assert(TILE == 128 || !SKIP || KEYS == KEYS_64, "a unit of stage 2 does not span tiles");
@@ -222,19 +222,14 @@ struct consumer {
         mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
         if (PV) issue_pv(nv);
         if (TURNS) named_arrive(ids + 1 + (wg + 1) % WGS, 2 * WG_THREADS);
-        if (EARLY && PV) {
-            mma_wait<0>(o);
-            mma_wait<0>(s);
-        } else {
-            mma_wait<PV ? 1 : 0>(s);
-        }
+        mma_wait<PV ? 1 : 0>(s);
         release(&bar->k_empty[nk % S::stages]);
         if (last) release(&bar->q_empty[nq % Q_STAGES]);
         nk++;
         if (MASKED) mask_triangle(s);
         float alpha[2] = {1.0f, 1.0f};
         bool grown = softmax<false, MASKED>(s, alpha);
-        if (!EARLY && PV) mma_wait<0>(o);
+        if (PV) mma_wait<0>(o);
         release(&bar->v_empty[nv % S::stages]);
         pack(s);
         if (grown) {
@@ -308,9 +303,10 @@ struct consumer {
      * stored. */
     __device__ __forceinline__ void run(const work *in)
     {
-        if (TURNS && wg == 0) named_arrive(ids + 1, 2 * WG_THREADS);
         mbar_wait(&bar->q_full[0], 0);
         work w = in[0];
+        if (S::teams > 1 && w.row0 < 0) return; /* an odd number of items: nothing for the last team */
+        if (TURNS && wg == 0) named_arrive(ids + 1, 2 * WG_THREADS);
         mbar_wait(&bar->k_full[0], 0);
         issue_qk(s, query_tile(0), 0);
         for (;;) {
@@ -356,7 +352,7 @@ struct consumer {
     }
 };
 
-template <int D, int WGS, keys KEYS, bool SKIP, int MODE, int TILE>
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int TILE>
 __global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads,
                              1) void attn_kernel(const __grid_constant__ CUtensorMap mq,
                                                  const __grid_constant__ CUtensorMap mk,
@@ -399,7 +395,7 @@ __global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads,
             produce<D, WGS, KEYS, SKIP, TILE>(p, &mq, &mk, &mv, q, k, v, bar, shared_work, team);
     } else {
         registers_grow<S::consumer_regs>();
-        consumer<D, WGS, KEYS, SKIP, MODE, TILE> c = {p, &mo, q, k, v, o, bar, (wg - 1) % WGS, team * 6};
+        consumer<D, WGS, KEYS, SKIP, TURNS, TILE> c = {p, &mo, q, k, v, o, bar, (wg - 1) % WGS, team * 6};
         c.run(shared_work);
     }
 }
@@ -422,7 +418,7 @@ enum status map_tensor(CUtensorMap *map, const char *what, const void *at, int h
     return OK;
 }
 
-template <int D, int WGS, keys KEYS, bool SKIP, int MODE, int TILE>
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int TILE>
 enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
 {
     using S = shape<D, WGS, KEYS, SKIP, TILE>;
@@ -456,7 +452,7 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
     p.ledger = a->ledger;
     p.next_item = (int *)ws;
 
-    auto *kernel = attn_kernel<D, WGS, KEYS, SKIP, MODE, TILE>;
+    auto *kernel = attn_kernel<D, WGS, KEYS, SKIP, TURNS, TILE>;
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes));
     int device, sms;
     CUDA_TRY(cudaGetDevice(&device));
@@ -516,33 +512,44 @@ enum status dense_run(const struct attn_args *a, void *ws, struct par *par, stru
     (void)par;
     cudaStream_t s = (cudaStream_t)stream;
     if (a->head_dim == 128) return launch<128, 2, KEYS_DENSE, false, TURNS_PAY, 128>(a, ws, s);
-#ifdef SG_ATTN_VARIANTS
-    const char *v = getenv("SG_DENSE_VARIANT");
-    int mode = v ? atoi(v) - 1 : -1;
-    if (mode == 0) return launch<64, 2, KEYS_DENSE, false, 0, 64>(a, ws, s);
-    if (mode == 1) return launch<64, 2, KEYS_DENSE, false, 1, 64>(a, ws, s);
-    if (mode == 2) return launch<64, 2, KEYS_DENSE, false, 2, 64>(a, ws, s);
-#endif
     return launch<64, D64_DENSE_WGS, KEYS_DENSE, false, TURNS_PAY, 128>(a, ws, s);
+}
+
+/* Two teams on every multiprocessor, tiles of 64 keys. Stage 2 decides on whole key blocks, so with blocks of 128 keys
+ * it would span two tiles. */
+const char *teams_refuses(const struct attn_args *a)
+{
+    const char *why = sparse_refuses(a);
+    if (why != NULL) return why;
+    if (a->head_dim != 64) return "head_dim is not 64";
+    if (a->pv_threshold != NULL && a->block.k != 64) return "stage 2 with blocks of 128 keys";
+    return NULL;
+}
+
+enum status teams_run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)par;
+    cudaStream_t s = (cudaStream_t)stream;
+    if (a->block.k == 128) return launch<64, 2, KEYS_128, false, TURNS_PAY, 64>(a, ws, s);
+    if (a->pv_threshold != NULL) return launch<64, 2, KEYS_64, true, TURNS_PAY, 64>(a, ws, s);
+    return launch<64, 2, KEYS_64, false, TURNS_PAY, 64>(a, ws, s);
+}
+
+/* Two teams are the faster (SPEED.md) as long as each gets several items: an item takes a team twice as long. */
+bool teams_pay(const struct attn_args *a)
+{
+    constexpr int EACH = 4;
+    int device, sms;
+    if (teams_refuses(a) != NULL || cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+        return false;
+    return (a->n_q + 127) / 128 * a->n_heads >= 2 * EACH * sms;
 }
 
 template <int D>
 enum status sparse_run_dim(const struct attn_args *a, void *ws, cudaStream_t s)
 {
     bool k64 = a->tiles->block.k == 64, skip = a->pv_threshold != NULL;
-#ifdef SG_ATTN_VARIANTS
-    const char *v = getenv("SG_ATTN_VARIANT");
-    if constexpr (D == 64) {
-        int mode = v ? atoi(v) - 1 : -1;
-#define TRY_MODE(M)                                                                          \
-        if (mode == M) {                                                                     \
-            if (k64 && skip) return launch<64, 2, KEYS_64, true, M, 64>(a, ws, s);           \
-            if (k64) return launch<64, 2, KEYS_64, false, M, 64>(a, ws, s);                  \
-            if (!skip) return launch<64, 2, KEYS_128, false, M, 64>(a, ws, s);               \
-        }
-        TRY_MODE(0) TRY_MODE(1) TRY_MODE(2) TRY_MODE(3)
-    }
-#endif
     if (k64 && skip) return launch<D, 2, KEYS_64, true, TURNS_PAY, 128>(a, ws, s);
     if (k64) return launch<D, 2, KEYS_64, false, TURNS_PAY, 128>(a, ws, s);
     if (skip) return launch<D, 2, KEYS_128, true, TURNS_PAY, 128>(a, ws, s);
@@ -553,6 +560,7 @@ enum status sparse_run(const struct attn_args *a, void *ws, struct par *par, str
 {
     (void)par;
     if (a->head_dim == 128) return sparse_run_dim<128>(a, ws, (cudaStream_t)stream);
+    if (teams_pay(a)) return teams_run(a, ws, par, stream);
     return sparse_run_dim<64>(a, ws, (cudaStream_t)stream);
 }
 
@@ -562,4 +570,6 @@ extern "C" {
 const struct attn_impl attn_dense_sm90_bf16 = {"attn_dense_sm90_bf16", dense_refuses, workspace, dense_run};
 const struct attn_impl attn_sparse_sm90_bf16 = {"attn_sparse_sm90_bf16", sparse_refuses, workspace,
                                                 sparse_run};
+const struct attn_impl attn_sparse_teams_sm90_bf16 = {"attn_sparse_teams_sm90_bf16", teams_refuses, workspace,
+                                                      teams_run};
 }

@@ -1,9 +1,9 @@
 /* Stage 1 of sparse attention on the device (METHOD 2, methods sparge and topk), in three launches that overlap.
  *
  * Sums of key blocks; then their self-similarity, which needs the sums of all earlier keys for its centre; then the
- * rows of the map, a few query blocks of one kv head to a CTA, which first pools those query blocks unless that was
- * done on their way through RoPE. Each launch begins while the one before it runs and waits for its results only when
- * it needs them, so pooling queries, the bulk of the traffic, runs beside all that is done for keys.
+ * rows of the map, a few query blocks of one kv head to a CTA, which first pools those query blocks. Each launch begins
+ * while the one before it runs and waits for its results only when it needs them, so pooling queries, the bulk of the
+ * traffic, runs beside all that is done for keys.
  */
 extern "C" {
 #include "kernels/device_cuda.h"
@@ -23,7 +23,9 @@ enum {
     THREADS = 256, /* of the kernels for keys: each warp takes a unit of keys at a time */
     WARPS = THREADS / 32,
     ROUND = WARPS * UNIT_ROWS, /* keys */
+    ROWS = 8,
     QUERIES_AHEAD = 4,
+    SHORT = 16384, /* keys */
     MAX_CHUNKS = 128,
     MAX_KBLOCKS = 4096
 };
@@ -210,73 +212,70 @@ __global__ __launch_bounds__(THREADS, 2) void compare_keys(const __grid_constant
 
 /* ROWS rows of the map, one to a warp: query blocks of the heads of one kv head, so that a sum of keys that is read
  * serves them all. */
-template <int LANES, int ROWS, bool POOLED, int CTAS>
+template <int LANES, int CTAS>
 __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_constant__ params p)
 {
     using L = pool::lanes<LANES>;
     using ahead = pool::rows_ahead<LANES, QUERIES_AHEAD>;
     extern __shared__ __align__(16) float shared[];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
+    const int warp = threadIdx.x / 32, d = p.at.d;
     const int heads = min(p.group, (int)ROWS), sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
     const int across = sets * p.n_kv_heads, kv = blockIdx.x % p.n_kv_heads;
     const int block0 = ((int)(gridDim.x / across) - 1 - (int)blockIdx.x / across) * blocks; /* longest rows first */
     const int of_group = (int)blockIdx.x / p.n_kv_heads % sets * heads + warp % heads;
     const int block = block0 + warp / heads, head = kv * p.group + of_group;
     const bool real = warp < heads * blocks && of_group < p.group && block < p.at.n_qblocks;
-    float *q = shared, *list = q + ROWS * d + warp * FEW, *score = q + ROWS * (d + FEW);
-    float q_sim = 0;
+    const int rows = real ? min(p.block_q, p.n_q - block * p.block_q) : 0;
+    float *q = shared, *list = q + ROWS * d + warp * FEW, *k_sim = q + ROWS * (d + FEW), *score = k_sim + p.at.k_pad;
+    struct head_params t = {};
+    if (real) t = p.heads[head];
 
-    if constexpr (POOLED) {
-        const size_t at = (size_t)head * p.at.n_qblocks + block;
-        for (int e = lane; e < d; e += 32) q[e * ROWS + warp] = real ? __ldcg(p.q_mean + at * d + e) * p.scale : 0;
-        if (real) q_sim = __ldcg(p.q_sim + at);
-    } else {
-        /* The rows on their way, and a first unit that waits for the second, take the room for scores. */
-        float *held = score + warp * 2 * d;
-        const int n = real ? min(p.block_q, p.n_q - block * p.block_q) : 0;
-        ahead rows((uint4 *)(score + ROWS * 2 * d) + warp * ahead::VECTORS,
-                   p.q + head * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row, p.q_row, n, d);
-        both x;
-        x.clear();
+    /* Rows on their way, and a first unit that waits for the second, take the room for scores. */
+    float *held = score + warp * 2 * d;
+    ahead source((uint4 *)(score + ROWS * 2 * d) + warp * ahead::VECTORS,
+                 p.q + head * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row, p.q_row, rows, d);
+    both x;
+    x.clear();
 #pragma unroll 1
-        for (int step = 0; step * L::AT_ONCE < n; step++) {
-            if (step == L::STEPS) {
-                L::template gather<true, true>(x);
-                if (L::row() == 0) L::put(x.sum, held, d), L::put(x.unit, held + d, d);
-                x.clear();
-            }
-            uint4 lo, hi;
-            float e[HELD];
-            rows.take(lo, hi);
-            L::widen(lo, hi, e);
-            L::template add<true, true>(e, step * L::AT_ONCE + L::row() < n, x);
-            rows.fetch();
+    for (int step = 0; step * L::AT_ONCE < rows; step++) {
+        if (step == L::STEPS) {
+            L::template gather<true, true>(x);
+            if (L::row() == 0) L::put(x.sum, held, d), L::put(x.unit, held + d, d);
+            x.clear();
         }
-        L::template gather<true, true>(x);
-        if (n > UNIT_ROWS) {
-            __syncwarp();
-            both first;
-            L::get(first.sum, held, d), L::get(first.unit, held + d, d);
-#pragma unroll
-            for (int i = 0; i < HELD; i++) x.sum[i] = first.sum[i] + x.sum[i], x.unit[i] = first.unit[i] + x.unit[i];
-        }
-        q_sim = L::similarity(x, max(n, 1));
-        const int col = L::col();
-        if (L::row() == 0 && col < d / 2)
-#pragma unroll
-            for (int i = 0; i < HELD; i++)
-                q[(col + i % 8 + i / 8 * (d / 2)) * ROWS + warp] = x.sum[i] / (float)max(n, 1) * p.scale;
+        uint4 lo, hi;
+        float e[HELD];
+        source.take(lo, hi);
+        L::widen(lo, hi, e);
+        L::template add<true, true>(e, step * L::AT_ONCE + L::row() < rows, x);
+        source.fetch();
     }
+    L::template gather<true, true>(x);
+    if (rows > UNIT_ROWS) {
+        __syncwarp();
+        both first;
+        L::get(first.sum, held, d), L::get(first.unit, held + d, d);
+#pragma unroll
+        for (int i = 0; i < HELD; i++) x.sum[i] = first.sum[i] + x.sum[i], x.unit[i] = first.unit[i] + x.unit[i];
+    }
+    const float q_sim = L::similarity(x, max(rows, 1));
+    const int col = L::col();
+    if (L::row() == 0 && col < d / 2)
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            q[(col + i % 8 + i / 8 * (d / 2)) * ROWS + warp] = x.sum[i] / (float)max(rows, 1) * p.scale;
+
     wait_for_earlier();
     __syncthreads();
     const int end = min(block0 + blocks, p.at.n_qblocks);
     const int n = (min(p.q_start + end * p.block_q, p.n_kv) - 1) / p.block_k + 1;
     const sharing share(n, ROWS);
-    score_rows<ROWS>(p, kv, n, share, q, score);
+    for (int j = threadIdx.x; j < n; j += ROWS * 32) k_sim[j] = __ldcg(p.k_sim + (size_t)kv * p.at.k_pad + j);
+    score_rows<ROWS, 4>(p, kv, share, q, score);
     __syncthreads();
     if (!real) return;
     const int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
-    write_row(p, head, block, seen, q_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch, list);
+    write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch, list);
 }
 
 /* Launch, as the next of a chain that overlaps when `after` is set; below 9.0 one ends before the next begins. */
@@ -297,23 +296,17 @@ enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const p
     return OK;
 }
 
-template <int LANES, int ROWS, bool POOLED, int CTAS>
+template <int LANES, int CTAS>
 enum status launch_rows(const params &p, cudaStream_t stream)
 {
-    auto *kernel = write_rows<LANES, ROWS, POOLED, CTAS>;
     const size_t d = (size_t)p.at.d, strips = (size_t)(p.at.n_kblocks + STRIP - 1) / STRIP;
-    size_t floats = (size_t)ROWS * STRIP * (strips > (size_t)ROWS ? strips : (size_t)ROWS);
-    const size_t pooling = (size_t)ROWS * (2 * d + pool::rows_ahead<LANES, QUERIES_AHEAD>::VECTORS * 4);
-    if (!POOLED && pooling > floats) floats = pooling;
-    floats += (size_t)ROWS * (d + FEW);
+    const size_t pooling = ROWS * (2 * d + pool::rows_ahead<LANES, QUERIES_AHEAD>::VECTORS * 4);
+    const size_t scores = ROWS * STRIP * (strips > ROWS ? strips : (size_t)ROWS);
+    const size_t floats = ROWS * (d + FEW) + (size_t)p.at.k_pad + (pooling > scores ? pooling : scores);
     int heads = p.group < ROWS ? p.group : ROWS, sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
     int tasks = (p.at.n_qblocks + blocks - 1) / blocks * sets * p.n_kv_heads;
-    return launch(kernel, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float), p, true, stream);
+    return launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float), p, true, stream);
 }
-
-#ifdef SG_MASK_VARIANTS
-int variant() { const char *v = getenv("SG_MASK_VARIANT"); return v ? atoi(v) : 0; }
-#endif
 
 template <int LANES>
 enum status run(const params &p, cudaStream_t stream)
@@ -321,26 +314,10 @@ enum status run(const params &p, cudaStream_t stream)
     dim3 keys((unsigned)p.at.n_chunks, (unsigned)p.n_kv_heads);
     const size_t room = KEYS_ROOM + 2 * WARPS * (size_t)p.at.d * sizeof(float);
     TRY(launch(sum_keys<LANES>, keys, THREADS, room, p, false, stream));
-#ifdef SG_MASK_VARIANTS
-    int v = variant();
-    if (v / 100 == 1) return OK;
     TRY(launch(compare_keys<LANES>, keys, THREADS, room, p, true, stream));
-    if (v / 100 == 2) return OK;
-    if (p.q_mean != NULL) {
-        if (v == 1) return launch_rows<LANES, 8, true, 2>(p, stream);
-        if (v == 2) return launch_rows<LANES, 4, true, 6>(p, stream);
-        if (v == 3) return launch_rows<LANES, 4, true, 4>(p, stream);
-        return launch_rows<LANES, 8, true, 3>(p, stream);
-    }
-    if (v == 1) return launch_rows<LANES, 8, false, 2>(p, stream);
-    if (v == 2) return launch_rows<LANES, 4, false, 6>(p, stream);
-    if (v == 3) return launch_rows<LANES, 4, false, 4>(p, stream);
-    return launch_rows<LANES, 8, false, 3>(p, stream);
-#else
-    TRY(launch(compare_keys<LANES>, keys, THREADS, room, p, true, stream));
-    if (p.q_mean != NULL) return launch_rows<LANES, 8, true, 3>(p, stream);
-    return launch_rows<LANES, 8, false, 3>(p, stream);
-#endif
+    /* Short rows are bound by latency and want registers, long ones by work and want warps. */
+    if (p.n_kv <= SHORT) return launch_rows<LANES, 2>(p, stream);
+    return launch_rows<LANES, 3>(p, stream);
 }
 
 } // namespace
@@ -379,7 +356,6 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     p.block_q = a->block.q, p.block_k = a->block.k;
     p.q = (const __nv_bfloat16 *)a->q, p.k = (const __nv_bfloat16 *)a->k;
     p.q_row = a->q_row, p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head;
-    p.q_mean = m->q_mean, p.q_sim = m->q_sim;
     p.scale = a->scale, p.topk = m->topk, p.smooth = m->smooth_k;
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;

@@ -3,17 +3,55 @@ extern "C" {
 #include "kernels/ops_cuda.h"
 }
 #include "kernels/cuda_check.cuh"
-#include "kernels/vec8_cuda.cuh"
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 namespace
 {
 
-using namespace vec8;
-
 enum { THREADS = 256,
        NORM_THREADS = 256 };
+
+struct floats8 {
+    float x[8];
+};
+
+__device__ __forceinline__ floats8 load8(const uint16_t *at)
+{
+    uint4 v = *(const uint4 *)at;
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+    floats8 f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        f.x[2 * i] = __uint_as_float(w[i] << 16);
+        f.x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+    return f;
+}
+
+__device__ __forceinline__ floats8 load8(const float *at)
+{
+    float4 a = ((const float4 *)at)[0], b = ((const float4 *)at)[1];
+    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+
+__device__ __forceinline__ uint32_t pack2(float lo, float hi)
+{
+    __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);
+    return *(uint32_t *)&x;
+}
+
+__device__ __forceinline__ void store8(uint16_t *at, const floats8 &f)
+{
+    *(uint4 *)at = make_uint4(pack2(f.x[0], f.x[1]), pack2(f.x[2], f.x[3]), pack2(f.x[4], f.x[5]), pack2(f.x[6], f.x[7]));
+}
+
+__device__ __forceinline__ void store8(float *at, const floats8 &f)
+{
+    ((float4 *)at)[0] = make_float4(f.x[0], f.x[1], f.x[2], f.x[3]);
+    ((float4 *)at)[1] = make_float4(f.x[4], f.x[5], f.x[6], f.x[7]);
+}
 
 unsigned blocks_for(size_t items) { return (unsigned)((items + THREADS - 1) / THREADS); }
 
@@ -84,6 +122,40 @@ __global__ void angles_kernel(const float *inv_freq, float scaling, int position
     sincosf((float)(position + i / half) * inv_freq[i % half], &s, &c);
     cosine[i] = c * scaling;
     sine[i] = s * scaling;
+}
+
+/* One CTA per row; a thread turns eight pairs of one head, or copies sixteen values. */
+__global__ void rope_kernel(const struct rope_cuda_args a)
+{
+    const int row = blockIdx.x, half = a.head_dim / 2, per_head = half / 8;
+    const int heads = a.n_heads + 2 * a.n_kv_heads, width = heads * a.head_dim;
+    for (int i = threadIdx.x; i < heads * per_head; i += blockDim.x) {
+        int head = i / per_head, at = i % per_head * 8, column = head * a.head_dim + at;
+        uint16_t *from = a.qkv + (size_t)row * width + column;
+        floats8 lo = load8(from), hi = load8(from + half);
+        if (a.bias != NULL) {
+            floats8 b0 = load8(a.bias + column), b1 = load8(a.bias + column + half);
+#pragma unroll
+            for (int j = 0; j < 8; j++) lo.x[j] += b0.x[j], hi.x[j] += b1.x[j];
+        }
+        if (head < a.n_heads + a.n_kv_heads) {
+            floats8 c = load8(a.cosine + (size_t)row * half + at), s = load8(a.sine + (size_t)row * half + at);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                float x = lo.x[j], y = hi.x[j];
+                lo.x[j] = x * c.x[j] - y * s.x[j];
+                hi.x[j] = y * c.x[j] + x * s.x[j];
+            }
+        }
+        uint16_t *to = from;
+        if (head >= a.n_heads) {
+            int kv = head - a.n_heads;
+            uint16_t *plane = kv < a.n_kv_heads ? a.k : a.v;
+            to = plane + ((size_t)(kv % a.n_kv_heads) * a.capacity + a.position + row) * a.head_dim + at;
+        }
+        store8(to, lo);
+        store8(to + half, hi);
+    }
 }
 
 __global__ void silu_kernel(const uint16_t *gate_up, const float *bias, int n, int m, uint16_t *y)
@@ -160,6 +232,13 @@ enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, 
                             struct stream *stream)
 {
     angles_kernel<<<blocks_for((size_t)n * half), THREADS, 0, queue(stream)>>>(inv_freq, scaling, position, n, half, cosine, sine);
+    return launched();
+}
+
+enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream)
+{
+    if (a->head_dim % 16 != 0) return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
+    rope_kernel<<<a->n, THREADS, 0, queue(stream)>>>(*a);
     return launched();
 }
 

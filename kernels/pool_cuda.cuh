@@ -1,14 +1,12 @@
-/* Sums of rows and of unit rows of a block, as the mask prediction and the RoPE kernel both take them.
+/* Sums of rows and of unit rows of a block, and how rows come from memory for them.
  *
  * A warp pools a unit of 64 rows: LANES lanes to a row, each holding eight elements of its first half and the
- * eight that stand half a row behind them, which is how RoPE pairs them. Units are added in rising order, so
- * whoever pools a block gets the same bits.
+ * eight that stand half a row behind them. Units are added in rising order.
  */
 #ifndef SG_KERNELS_POOL_CUDA_CUH
 #define SG_KERNELS_POOL_CUDA_CUH
 
-#include "kernels/vec8_cuda.cuh"
-
+#include <cuda_bf16.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,9 +42,12 @@ struct lanes {
 
     static __device__ __forceinline__ void widen(uint4 lo, uint4 hi, float (&e)[HELD])
     {
-        vec8::floats8 a = vec8::widen(lo), b = vec8::widen(hi);
+        const uint32_t w[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
 #pragma unroll
-        for (int i = 0; i < 8; i++) e[i] = a.x[i], e[8 + i] = b.x[i];
+        for (int i = 0; i < 8; i++) {
+            e[2 * i] = __uint_as_float(w[i] << 16);
+            e[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+        }
     }
 
     /* Add one row per lane group; e is its part, less its centre where there is one. A row that is not there

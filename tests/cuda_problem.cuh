@@ -6,7 +6,6 @@ extern "C" {
 #include "kernels/attn.h"
 #include "kernels/device_cuda.h"
 #include "kernels/mask.h"
-#include "kernels/ops_cuda.h"
 }
 #include <cuda_bf16.h>
 
