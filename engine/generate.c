@@ -59,23 +59,21 @@ enum status generate(struct session *s, const struct generate_args *a, int32_t *
 {
     const struct llama_config *c = &session_weights(s)->config;
     *result = (struct generate_result){0};
-    float *hidden = malloc(sizeof *hidden * (size_t)c->hidden_size);
     float *logits = malloc(sizeof *logits * (size_t)c->vocab_size);
     enum status st = OK;
     struct rng r;
     rng_init(&r, a->sampler.seed);
     session_reset(s);
-    if (!hidden || !logits) {
+    if (!logits) {
         st = fail(ERR_MEMORY, "no memory for one row of logits");
         goto done;
     }
     int64_t t0 = clock_ns();
     TRY_GOTO(st, done, session_forward(s, &(struct forward_args){.tokens = a->prompt, .n = a->n_prompt, .policy = a->policy,
-                                                                 .ledger = a->ledger, .last_hidden = hidden}));
+                                                                 .ledger = a->ledger, .last_logits = logits}));
     int64_t t1 = clock_ns();
     result->prefill_ns = t1 - t0;
     for (int i = 0; i < a->max_new; i++) {
-        TRY_GOTO(st, done, session_logits(s, hidden, logits));
         if (!all_finite(logits, c->vocab_size))
             TRY_GOTO(st, done, fail(ERR_NUMERIC, "the logits behind token %d hold NaN or infinity; check the weights with `info --check`",
                                     a->n_prompt + i));
@@ -84,11 +82,10 @@ enum status generate(struct session *s, const struct generate_args *a, int32_t *
         result->ended = llama_config_is_eos(c, id) && !a->ignore_eos;
         bool more = !a->token || a->token(a->ctx, id);
         if (result->ended || !more || i + 1 == a->max_new) break;
-        TRY_GOTO(st, done, session_forward(s, &(struct forward_args){.tokens = &id, .n = 1, .last_hidden = hidden}));
+        TRY_GOTO(st, done, session_forward(s, &(struct forward_args){.tokens = &id, .n = 1, .last_logits = logits}));
     }
     result->decode_ns = clock_ns() - t1;
 done:
-    free(hidden);
     free(logits);
     return st;
 }

@@ -1,11 +1,13 @@
 #include "engine/session.h"
 
+#include "base/clock.h"
 #include "base/str.h"
 #include "engine/rope.h"
 #include "engine/session_backend.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/registry.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +34,7 @@ struct session {
     float *cosine, *sine; /* [chunk, head_dim / 2] */
     float *inv_freq;    /* [head_dim / 2] */
     void *linear_ws;
+    struct forward_times *times; /* of the call under way; NULL: nobody asked */
     void *slab;
     void *scratch;      /* attention and prediction, grows to the largest call */
     size_t scratch_bytes;
@@ -44,7 +47,7 @@ struct slab_layout {
     size_t kv, x, norm, q, attn, kv_rows, gate, up, cosine, sine, inv_freq, linear, end;
 };
 
-static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, int n_threads)
+static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
     struct slab_layout l = {0};
     size_t at = 0, f = sizeof(float), rows = (size_t)chunk, d = (size_t)c->head_dim;
@@ -53,7 +56,7 @@ static struct slab_layout lay_out(const struct llama_config *c, int capacity, in
     size_t widest = hidden > inter ? hidden : inter;
     if (q_dim > widest) widest = q_dim;
 #define PUT(field, bytes) (l.field = at, at += align64(bytes))
-    PUT(kv, f * 2 * (size_t)c->n_layers * kv_dim * (size_t)capacity);
+    PUT(kv, f * 2 * (once ? 1 : (size_t)c->n_layers) * kv_dim * (size_t)capacity);
     PUT(x, f * rows * hidden);
     PUT(norm, f * rows * hidden);
     PUT(q, f * rows * q_dim);
@@ -70,16 +73,28 @@ static struct slab_layout lay_out(const struct llama_config *c, int capacity, in
     return l;
 }
 
-struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+static struct session_plan plan(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
+    once = once && chunk <= 0 && capacity <= DEFAULT_CHUNK;
     if (chunk <= 0) chunk = capacity < DEFAULT_CHUNK ? capacity : DEFAULT_CHUNK;
-    struct slab_layout l = lay_out(c, capacity, chunk, n_threads);
+    struct slab_layout l = lay_out(c, capacity, chunk, once, n_threads);
     return (struct session_plan){.kv_bytes = l.x, .activation_bytes = l.linear - l.x, .linear_bytes = l.end - l.linear,
-                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk};
+                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk, .once = once};
 }
 
-enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
-                         const char *impl)
+struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+{
+    return plan(c, capacity, chunk, false, n_threads);
+}
+
+struct session_plan session_plan_for(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+{
+    if (w->on_device) return w->on_device->backend->plan(w, capacity, chunk, once);
+    return plan(&w->config, capacity, chunk, once, n_threads);
+}
+
+static enum status open_session(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                                bool once, const char *impl)
 {
     *out = NULL;
     struct session *s = calloc(1, sizeof *s);
@@ -89,13 +104,13 @@ enum status session_open(struct session **out, const struct weights *w, struct p
     s->impl = impl;
     if (w->on_device) {
         s->backend = w->on_device->backend;
-        s->plan = s->backend->plan(w, capacity, chunk);
+        s->plan = s->backend->plan(w, capacity, chunk, once);
         enum status st = s->backend->open(&s->state, w, par, &s->plan, impl);
         if (st != OK) session_close(&s);
         *out = s;
         return st;
     }
-    s->plan = session_plan(&w->config, capacity, chunk, par_threads(par));
+    s->plan = plan(&w->config, capacity, chunk, once, par_threads(par));
     s->slab = aligned_alloc(64, s->plan.total_bytes);
     if (!s->slab) {
         enum status st = fail(ERR_MEMORY, "a session of %d tokens needs %.2f GiB (KV cache %.2f GiB); lower --max-length",
@@ -103,7 +118,7 @@ enum status session_open(struct session **out, const struct weights *w, struct p
         free(s);
         return st;
     }
-    struct slab_layout l = lay_out(&w->config, capacity, s->plan.chunk, par_threads(par));
+    struct slab_layout l = lay_out(&w->config, capacity, s->plan.chunk, s->plan.once, par_threads(par));
     char *base = s->slab;
     s->kv = (float *)(base + l.kv);
     s->x = (float *)(base + l.x);
@@ -119,6 +134,18 @@ enum status session_open(struct session **out, const struct weights *w, struct p
     s->linear_ws = base + l.linear;
     *out = s;
     return OK;
+}
+
+enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                         const char *impl)
+{
+    return open_session(out, w, par, capacity, chunk, false, impl);
+}
+
+enum status session_open_once(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
+                              const char *impl)
+{
+    return open_session(out, w, par, capacity, chunk, true, impl);
 }
 
 void session_close(struct session **sp)
@@ -157,7 +184,10 @@ struct rows_job {
     const float *weight;
     const int32_t *tokens;
     int n, position, layer;
-    float *from, *to;
+    int n_heads;      /* of the rows to rotate or to cache … */
+    size_t head_rows; /* … and rows that a head has in the cache */
+    const float *from;
+    float *to;
     bool rotate;
 };
 
@@ -176,6 +206,14 @@ static void embed_task(void *ctx, int item, int worker)
     size_t h = (size_t)j->s->w->config.hidden_size;
     EACH_ROW(j, item, r)
         widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype, j->to + (size_t)r * h, h);
+}
+
+static void copy_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t h = (size_t)j->s->w->config.hidden_size;
+    EACH_ROW(j, item, r) memcpy(j->to + (size_t)r * h, j->from + (size_t)r * h, h * sizeof *j->to);
 }
 
 static void norm_task(void *ctx, int item, int worker)
@@ -216,11 +254,10 @@ static void rotate_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    int d = c->head_dim, half = d / 2;
+    int d = j->s->w->config.head_dim, half = d / 2;
     EACH_ROW(j, item, r)
-        for (int h = 0; h < c->n_heads; h++)
-            rotate(j->to + ((size_t)r * (size_t)c->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
+        for (int h = 0; h < j->n_heads; h++)
+            rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
                    j->s->sine + r * half, half);
 }
 
@@ -228,20 +265,19 @@ static float *cache_of(const struct session *s, int layer, int value)
 {
     const struct llama_config *c = &s->w->config;
     size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
-    return s->kv + ((size_t)layer * 2 + (size_t)value) * plane;
+    return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
 }
 
 static void cache_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    size_t d = (size_t)c->head_dim;
-    int half = c->head_dim / 2;
+    size_t d = (size_t)j->s->w->config.head_dim;
+    int half = (int)d / 2;
     EACH_ROW(j, item, r)
-        for (int h = 0; h < c->n_kv_heads; h++) {
-            float *to = j->to + ((size_t)h * (size_t)j->s->plan.capacity + (size_t)(j->position + r)) * d;
-            memcpy(to, j->from + ((size_t)r * (size_t)c->n_kv_heads + (size_t)h) * d, d * sizeof *to);
+        for (int h = 0; h < j->n_heads; h++) {
+            float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
+            memcpy(to, j->from + ((size_t)r * (size_t)j->n_heads + (size_t)h) * d, d * sizeof *to);
             if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
         }
 }
@@ -277,6 +313,34 @@ bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, 
         else l->calls_sparse++;
     }
     return outside || small || n_sparse == 0;
+}
+
+/* Seconds since t0 to one of the times, when somebody asked. */
+static int64_t started(const struct session *s) { return s->times ? clock_ns() : 0; }
+
+static void spent(const struct session *s, int64_t t0, double *seconds)
+{
+    if (s->times) *seconds += (double)(clock_ns() - t0) * 1e-9;
+}
+
+static enum status run_attention(struct session *s, const struct attn_impl *impl, struct attn_args *a, void *ws)
+{
+    if (!s->times) return impl->run(a, ws, s->par, NULL);
+    struct forward_times *t = s->times;
+    struct attn_ticks ticks = {0};
+    double seconds = 0;
+    int64_t t0 = started(s);
+    a->ticks = &ticks;
+    TRY(impl->run(a, ws, s->par, NULL));
+    a->ticks = NULL;
+    spent(s, t0, &seconds);
+    *(a->tiles ? &t->attention_s : &t->attention_dense_s) += seconds;
+    if (!a->tiles || ticks.qk + ticks.pv == 0) return OK;
+    double part = (double)ticks.qk / (double)(ticks.qk + ticks.pv);
+    t->has_split = true;
+    t->qk_s += seconds * part;
+    t->pv_s += seconds * (1 - part);
+    return OK;
 }
 
 static enum status attend(struct session *s, const struct forward_args *f, int layer, int n, int position, int total_len)
@@ -321,22 +385,26 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
     size_t work = impl->workspace(&a);
     TRY(scratch(s, map_bytes + (mask_bytes > work ? mask_bytes : work)));
     if (!dense) {
+        int64_t t0 = started(s);
         map.bits = s->scratch;
         TRY(mask_predict(f->policy->method, &m, &map, (char *)s->scratch + map_bytes, s->par));
+        if (s->times) spent(s, t0, &s->times->predict_s);
     }
-    TRY(impl->run(&a, (char *)s->scratch + map_bytes, s->par, NULL));
+    TRY(run_attention(s, impl, &a, (char *)s->scratch + map_bytes));
     if (f->hook) TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles, NULL}));
     return OK;
 }
 
-static void normalise(struct session *s, int n, const float *weight, float *from, float *to)
+static void normalise(struct session *s, int n, const float *weight, const float *from, float *to)
 {
     for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
 }
 
 static void project(struct session *s, const struct linear *l, int n, const float *x, float *y, bool add)
 {
+    int64_t t0 = started(s);
     linear_run(l, n, x, l->k, y, l->m, add, s->linear_ws, s->par);
+    if (s->times) spent(s, t0, &s->times->linear_s);
 }
 
 static void mlp(struct session *s, const struct layer_weights *lw, int n)
@@ -356,13 +424,15 @@ static void mlp(struct session *s, const struct layer_weights *lw, int n)
 static enum status layer_forward(struct session *s, const struct forward_args *f, int layer, int n, int position,
                                  int total_len)
 {
+    const struct llama_config *c = &s->w->config;
     const struct layer_weights *lw = &s->w->layers[layer];
     normalise(s, n, lw->attn_norm, s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
-    for_rows(s, &(struct rows_job){.s = s, .n = n, .to = s->q}, rotate_task);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = c->n_heads, .to = s->q}, rotate_task);
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .from = s->kv_rows,
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .n_heads = c->n_kv_heads,
+                                       .head_rows = (size_t)s->plan.capacity, .from = s->kv_rows,
                                        .to = cache_of(s, layer, value), .rotate = !value}, cache_task);
     }
     TRY(attend(s, f, layer, n, position, total_len));
@@ -378,7 +448,9 @@ static enum status score_chunk(struct session *s, const struct forward_args *f, 
     struct token_metrics *rows = malloc(sizeof *rows * (size_t)n);
     if (!rows) return fail(ERR_MEMORY, "no memory to score %d tokens", n);
     normalise(s, n, s->w->final_norm, s->x, s->norm);
+    int64_t t0 = started(s);
     enum status st = session_compare(s, n, s->norm, s->norm, f->next + begin, rows, &sums);
+    if (s->times) spent(s, t0, &s->times->linear_s);
     for (int r = 0; r < n && st == OK; r++) f->nll[begin + r] = rows[r].nll_dense;
     free(rows);
     return st;
@@ -388,16 +460,15 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
 {
     const struct llama_config *c = &s->w->config;
     int position = s->position + begin;
-    size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h, bytes = (size_t)n * h * sizeof(float);
+    size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h;
     struct rows_job rows = {.s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
     for_rows(s, &rows, angle_task);
-    if (f->residual_in)
-        memcpy(s->x, f->residual_in + offset, bytes);
-    else
-        for_rows(s, &rows, embed_task);
+    if (f->residual_in) rows.from = f->residual_in + offset;
+    for_rows(s, &rows, f->residual_in ? copy_task : embed_task);
     int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
     for (int l = f->residual_in ? f->first_layer : 0; l <= end; l++) {
-        if (f->residual_out && l == f->capture_layer) memcpy(f->residual_out + offset, s->x, bytes);
+        if (f->residual_out && l == f->capture_layer)
+            for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset}, copy_task);
         if (l == end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, f, l, n, position, total_len));
@@ -406,7 +477,23 @@ static enum status chunk_forward(struct session *s, const struct forward_args *f
     if (f->last_hidden && begin + n == f->n)
         cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size,
                            f->last_hidden);
+    if (f->last_logits && begin + n == f->n) {
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size, s->norm);
+        project(s, &s->w->head, 1, s->norm, f->last_logits, false);
+    }
     return f->nll ? score_chunk(s, f, begin, n) : OK;
+}
+
+void forward_times_add(struct forward_times *to, const struct forward_times *from)
+{
+    to->predict_s += from->predict_s;
+    to->attention_s += from->attention_s;
+    to->attention_dense_s += from->attention_dense_s;
+    to->linear_s += from->linear_s;
+    to->rest_s += from->rest_s;
+    to->has_split |= from->has_split;
+    to->qk_s += from->qk_s;
+    to->pv_s += from->pv_s;
 }
 
 enum status session_forward(struct session *s, const struct forward_args *f)
@@ -414,23 +501,74 @@ enum status session_forward(struct session *s, const struct forward_args *f)
     const struct llama_config *c = &s->w->config;
     if (f->n < 1 || s->position + f->n > s->plan.capacity)
         return fail(ERR_ARG, "%d more tokens behind %d, expected 1 to %d in all", f->n, s->position, s->plan.capacity);
+    if (s->plan.once && (s->position > 0 || f->n > s->plan.chunk))
+        return fail(ERR_ARG, "%d more tokens behind %d in a session that keeps no keys and values", f->n, s->position);
     for (int i = 0; i < f->n; i++)
         if (f->tokens[i] < 0 || f->tokens[i] >= c->vocab_size)
             return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
                         f->tokens[i], c->vocab_size - 1);
     int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
+    if (f->on_device && !s->backend) return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
     if (s->backend) {
         TRY(s->backend->forward(s->state, s->position, total_len, f, &s->impls));
         s->position += f->n;
         return OK;
     }
     rope_frequencies(c, total_len, s->inv_freq);
-    for (int begin = 0; begin < f->n; begin += s->plan.chunk) {
+    struct forward_times mine = {0};
+    double total = 0;
+    int64_t t0 = clock_ns();
+    s->times = f->times ? &mine : NULL;
+    enum status st = OK;
+    for (int begin = 0; begin < f->n && st == OK; begin += s->plan.chunk) {
         int n = f->n - begin < s->plan.chunk ? f->n - begin : s->plan.chunk;
-        TRY(chunk_forward(s, f, begin, n, total_len));
+        st = chunk_forward(s, f, begin, n, total_len);
     }
+    spent(s, t0, &total);
+    s->times = NULL;
+    if (st != OK) return st;
+    mine.rest_s = total - mine.predict_s - mine.attention_s - mine.attention_dense_s - mine.linear_s;
+    if (f->times) forward_times_add(f->times, &mine);
     s->position += f->n;
     return OK;
+}
+
+static void project_heads(struct session *s, const struct linear *l, int first, int end, int n, float *y)
+{
+    int d = s->w->config.head_dim;
+    linear_run_rows(l, first * d, end * d, n, s->norm, l->k, y, (ptrdiff_t)(end - first) * d, s->linear_ws, s->par);
+}
+
+enum status session_heads(struct session *s, const struct heads_args *a)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct layer_weights *lw = &s->w->layers[a->layer];
+    int n = a->n, n_heads = a->end - a->first, g = c->n_heads / c->n_kv_heads, d = c->head_dim;
+    int kv_first = a->first / g, kv_end = (a->end - 1) / g + 1, n_kv = kv_end - kv_first;
+    assert(n_heads > 0 && n_heads % n_kv == 0 && n <= s->plan.chunk);
+    if (s->backend) return fail(ERR_UNSUPPORTED, "single heads are offered on the CPU only");
+    ptrdiff_t row = (ptrdiff_t)n_heads * d, head = (ptrdiff_t)n * d;
+    struct attn_args attn = {
+        .dtype = DTYPE_F32, .n_q = n, .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)), .q = a->q, .k = a->k, .v = a->v, .o = a->o, .q_row = row, .q_head = d,
+        .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = row, .o_head = d, .block = {128, 64},
+    };
+    struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
+    rope_frequencies(c, n, s->inv_freq);
+    for_rows(s, &rows, angle_task);
+    if (!a->residual) for_rows(s, &rows, embed_task);
+    normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
+    project_heads(s, &lw->q, a->first, a->end, n, a->q);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = a->q}, rotate_task);
+    for (int value = 0; value < 2; value++) {
+        project_heads(s, value ? &lw->v : &lw->k, kv_first, kv_end, n, s->kv_rows);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .head_rows = (size_t)n, .from = s->kv_rows,
+                                       .to = value ? a->v : a->k, .rotate = !value}, cache_task);
+    }
+    const struct attn_impl *impl;
+    TRY(attn_choose(&attn, s->impl, &impl));
+    TRY(scratch(s, impl->workspace(&attn)));
+    return impl->run(&attn, s->scratch, s->par, NULL);
 }
 
 enum status session_logits(struct session *s, const float *hidden, float *logits)

@@ -19,15 +19,22 @@ struct session; /* opaque */
 struct session_plan {
     size_t kv_bytes, activation_bytes, linear_bytes, total_bytes;
     int capacity, chunk;
+    bool once; /* keys and values of one layer at a time are kept */
 };
 
 /* capacity: most tokens of a sequence. chunk: most tokens computed at once, a multiple of 128; 0 picks one. */
 struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads);
+/* The same where sessions of these weights run. once: for session_open_once(). */
+struct session_plan session_plan_for(const struct weights *w, int capacity, int chunk, bool once, int n_threads);
 
 /* Borrows weights and par. ERR_MEMORY with what is needed. impl names the attention implementation, NULL the
  * best one. */
 enum status session_open(struct session **s, const struct weights *w, struct par *par, int capacity, int chunk,
                          const char *impl) MUST_USE;
+/* The same for sequences that are one call of session_forward() each: keys and values are kept for one layer at a time,
+ * n_layers times less. Where a sequence takes several chunks the plan says once = false and this is session_open(). */
+enum status session_open_once(struct session **s, const struct weights *w, struct par *par, int capacity, int chunk,
+                              const char *impl) MUST_USE;
 void session_close(struct session **s);
 
 /* Forget the sequence. */
@@ -45,6 +52,22 @@ struct layer_view {
 /* Called after the attention of each layer; an error stops the forward pass and is returned from it. */
 typedef enum status layer_hook(void *ctx, const struct layer_view *view);
 
+/* Where the time of a forward pass went: seconds, added to what is there. Everything is in exactly one of the first five.
+ * On the CPU wall time; on a device its own time between events on its stream, waits for the host included. Asking costs
+ * under 1 % on the CPU; on a device it puts a gap between the parts and turns graphs off: time whole passes without it.
+ * predict_s is all of choosing tiles that is a step of its own: what the device pools beside the rotation is in rest_s. */
+struct forward_times {
+    double predict_s;         /* choosing tiles */
+    double attention_s;       /* attention over a tile map, dense heads of such layers included */
+    double attention_dense_s; /* attention of layers that ran dense as a whole */
+    double linear_s;          /* products with the weights, addition to the residual stream included; with nll also the head */
+    double rest_s;            /* embedding, norms, rotation, the way into the cache, SwiGLU, copies, hooks */
+    /* attention_s cut in two by the time threads spent in each (struct attn_ticks). A device's kernels run the two products
+     * at the same time, so there is no such cut: has_split stays false and both 0. */
+    bool has_split;
+    double qk_s, pv_s;
+};
+
 struct forward_args {
     const int32_t *tokens;              /* [n], appended to the sequence */
     int n;
@@ -54,6 +77,7 @@ struct forward_args {
     struct head_ledger *ledger;         /* [n_layers, n_heads], counted into; may be NULL */
     float *hidden;                      /* [n, hidden_size] behind the final norm; may be NULL */
     float *last_hidden;                 /* [hidden_size] of the last token; may be NULL */
+    float *last_logits;                 /* [vocab] of the last token; may be NULL. Not with end_layer */
 
     int first_layer;                    /* start here … */
     const float *residual_in;           /* … from this [n, hidden_size] stream; NULL: from the embeddings */
@@ -64,17 +88,35 @@ struct forward_args {
     const int32_t *next;                /* [n] true next tokens, -1 for none … */
     float *nll;                         /* … and their -log p, 0 where there is none; may be NULL. No n × vocab buffer. */
 
+    bool on_device;                     /* residual_in and residual_out are memory of the device, and a hook that is not
+                                           tiles-only sees the device's own bf16 q, k, v, o, with its stream's work ahead
+                                           of its own and its lock held; ERR_UNSUPPORTED on the CPU */
     layer_hook *hook;                   /* may be NULL */
     void *hook_ctx;
     bool hook_tiles_only;               /* the hook reads no q, k, v, o (they are NULL on a device, and nothing waits
                                            for a copy); it may then be called when the whole chunk is done */
+    struct forward_times *times;        /* may be NULL */
     bool (*stop)(void *);               /* asked between layers; true ends with ERR_CANCELLED. May be NULL */
     void *stop_ctx;
 };
 
+void forward_times_add(struct forward_times *to, const struct forward_times *from);
+
 /* Append tokens and run them. A token outside the vocabulary is ERR_ARG, a sequence over capacity ERR_ARG.
  * When this fails the sequence is as before the call. */
 enum status session_forward(struct session *s, const struct forward_args *a) MUST_USE;
+
+/* What the dense attention of some query heads of one layer sees and gives, from the stream that enters the layer. */
+struct heads_args {
+    const int32_t *tokens;  /* [n]; looked at when there is no stream */
+    int n;                  /* at most the session's chunk; the sequence begins here */
+    int layer, first, end;  /* query heads [first, end): whole groups of one kv head, or a part of one */
+    const float *residual;  /* [n, hidden_size]; NULL: the embeddings */
+    float *q, *o;           /* [n, end - first, head_dim]; q after RoPE */
+    float *k, *v;           /* [kv heads read, n, head_dim]; k after RoPE */
+};
+/* The sequence in the session is left alone. Values are those of session_forward bit for bit. ERR_UNSUPPORTED on a device. */
+enum status session_heads(struct session *s, const struct heads_args *a) MUST_USE;
 
 /* Logits [vocab] of one hidden row. */
 enum status session_logits(struct session *s, const float *hidden, float *logits) MUST_USE;

@@ -9,9 +9,11 @@
 #include "base/str.h"
 #include "engine/session.h"
 
+struct tuner_backend;
+
 struct session_backend {
     const char *name; /* "cuda": what the database calls the device */
-    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk);
+    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk, bool once);
     enum status (*open)(void **state, const struct weights *w, struct par *par, const struct session_plan *plan,
                         const char *impl);
     void (*close)(void **state);
@@ -20,8 +22,10 @@ struct session_backend {
     enum status (*logits)(void *state, const float *hidden, float *logits);
     enum status (*compare)(void *state, int n, const float *dense, const float *sparse, const int32_t *next,
                            struct token_metrics *out, struct tensor_sums *sums);
+    enum status (*memory)(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes);
     void (*describe)(const struct weights_device *d, struct weights_device_info *out);
     void (*release)(struct weights_device **d);
+    const struct tuner_backend *tuner; /* engine/tuner_parts.h: tunes where these sessions run */
 };
 
 /* First member of what the backend keeps beside the weights. */

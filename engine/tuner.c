@@ -1,6 +1,7 @@
 #include "engine/tuner_parts.h"
 
 #include "base/clock.h"
+#include "engine/session_backend.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -60,138 +61,67 @@ bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, 
     return found;
 }
 
-struct attn_args tuner_head(const struct tuner *t, int sample, int head)
+enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place at, enum status st, const char *message)
 {
-    const struct llama_config *c = t->c;
-    const struct layer_tensors *x = &t->tensors[sample];
-    int d = c->head_dim, kv = head / (c->n_heads / c->n_kv_heads), n = t->a->samples[sample].n;
-    ptrdiff_t row = (ptrdiff_t)c->n_heads * d;
-    return (struct attn_args){
-        .dtype = DTYPE_F32, .n_q = n, .n_heads = 1, .n_kv_heads = 1, .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)), .q = x->q + head * d, .k = x->k + (ptrdiff_t)kv * n * d,
-        .v = x->v + (ptrdiff_t)kv * n * d, .o = x->o + head * d, .q_row = row, .q_head = d, .k_row = d,
-        .k_head = (ptrdiff_t)n * d, .v_row = d, .v_head = (ptrdiff_t)n * d, .o_row = row, .o_head = d,
-        .block = t->a->policy->block,
-    };
+    return fail(st, "layer %d, head %d, sample %s: %s", layer, at.head, a->samples[at.sample].name, message);
 }
 
-struct mask_args tuner_mask(const struct tuner *t, const struct attn_args *attn, const struct head_params *p)
+const struct tuner_backend *tuner_backend_for(const struct weights *w, const struct sparse_policy *p, int longest,
+                                              const char **why)
 {
-    return (struct mask_args){attn, p, t->a->policy->smooth_k, 0, t->a->policy->window};
+    const struct tuner_backend *there = w->on_device ? w->on_device->backend->tuner : &tuner_backend_cpu;
+    const char *reason = there->refuses(w, p, longest);
+    if (why) *why = reason;
+    return reason ? &tuner_backend_cpu : there;
 }
 
-/* Forward: every sample through one layer, its attention tensors kept. */
-
-struct keeper {
-    struct tuner *t;
-    int sample;
-};
-
-static enum status keep_tensors(void *ctx, const struct layer_view *view)
+const char *tune_place(const struct weights *w, const struct sparse_policy *p, int longest, const char **why)
 {
-    struct keeper *k = ctx;
-    const struct attn_args *a = view->attn;
-    struct layer_tensors *x = &k->t->tensors[k->sample];
-    size_t d = (size_t)a->head_dim, n = (size_t)a->n_q, rows = n * (size_t)a->n_heads * d;
-    memcpy(x->q, a->q, rows * sizeof *x->q);
-    memcpy(x->o, a->o, rows * sizeof *x->o);
-    for (int h = 0; h < a->n_kv_heads; h++) {
-        memcpy(x->k + (size_t)h * n * d, (const float *)a->k + h * a->k_head, n * d * sizeof *x->k);
-        memcpy(x->v + (size_t)h * n * d, (const float *)a->v + h * a->v_head, n * d * sizeof *x->v);
-    }
-    return OK;
+    return tuner_backend_for(w, p, longest, why)->name;
 }
 
-static enum status advance(struct tuner *t, int layer, bool keep)
+static int longest_of(const struct tune_args *a)
 {
-    int64_t t0 = clock_ns();
-    for (int s = 0; s < t->a->n_samples; s++) {
-        struct keeper k = {t, s};
-        session_reset(t->session);
-        TRY(session_forward(t->session, &(struct forward_args){
-                                            .tokens = t->a->samples[s].ids, .n = t->a->samples[s].n, .first_layer = layer,
-                                            .end_layer = layer + 1, .residual_in = layer ? t->stream[s] : NULL,
-                                            .capture_layer = layer + 1, .residual_out = t->stream[s],
-                                            .hook = keep ? keep_tensors : NULL, .hook_ctx = &k, .stop = t->a->stop}));
-    }
-    t->times->forward_s += (double)(clock_ns() - t0) * 1e-9;
-    return OK;
+    int n = 0;
+    for (int s = 0; s < a->n_samples; s++)
+        if (a->samples[s].n > n) n = a->samples[s].n;
+    return n;
 }
 
-/* Tasks. */
-
-static bool stopped(const struct tuner *t) { return t->a->stop && t->a->stop(NULL); }
-
-struct task_job {
-    struct tuner *t;
-    const struct tuner_task *tasks;
-    tuner_body *body;
-    void *ctx;
-};
-
-static void run_task(void *ctx, int i, int worker)
+struct tuner_plan tuner_plan(const struct tune_args *a)
 {
-    const struct task_job *j = ctx;
-    struct tuner *t = j->t;
-    t->task_status[i] = OK;
-    if (stopped(t)) return;
-    t->task_status[i] = j->body(t, j->ctx, i, j->tasks[i], t->ws + t->ws_stride * (size_t)worker);
-    if (t->task_status[i] != OK) snprintf(t->task_message[i], sizeof t->task_message[i], "%s", status_message());
+    return tuner_backend_for(a->weights, a->policy, longest_of(a), NULL)->plan(a);
 }
 
-enum status tuner_run(struct tuner *t, int layer, const struct tuner_task *tasks, int n, tuner_body *body, void *ctx)
-{
-    struct task_job job = {t, tasks, body, ctx};
-    par_for(t->a->par, n, run_task, &job);
-    if (stopped(t)) return fail(ERR_CANCELLED, "stopped on request");
-    for (int i = 0; i < n; i++)
-        if (t->task_status[i] != OK)
-            return fail(t->task_status[i], "layer %d, head %d, sample %s: %s", layer, tasks[i].head,
-                        t->a->samples[tasks[i].sample].name, t->task_message[i]);
-    return OK;
-}
+static double seconds_since(int64_t t0) { return (double)(clock_ns() - t0) * 1e-9; }
 
-static enum status curve_task(struct tuner *t, void *ctx, int i, struct tuner_task task, char *ws)
-{
-    bool *done = ctx;
-    struct attn_args attn = tuner_head(t, task.sample, task.head);
-    struct mask_args mask = tuner_mask(t, &attn, NULL);
-    TRY(curve_thetas(t->a->policy->method, &mask, ws, &t->curves[task.head * t->n_tune + task.sample]));
-    done[i] = true;
-    return OK;
-}
-
-static enum status make_curves(struct tuner *t, int layer)
+/* Stored ones first, the others made and put. */
+static enum status make_curves(struct tuner *t)
 {
     const struct curve_store *store = &t->a->curves;
-    int n_all = t->c->n_heads * t->n_tune, n = 0, n_made = 0;
-    struct tuner_task *tasks = malloc(sizeof *tasks * (size_t)n_all);
-    if (!tasks) return fail(ERR_MEMORY, "no memory to tune layer %d", layer);
+    int n_all = t->n_heads * t->n_tune, n = 0, n_made = 0;
+    struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)n_all);
+    if (!tasks) return fail(ERR_MEMORY, "no memory to tune layer %d", t->layer);
     int64_t t0 = clock_ns();
-    enum status st = OK;
+    enum status st = OK, put = OK;
     for (int i = 0; i < n_all && st == OK; i++) {
-        struct tuner_task task = {i / t->n_tune, i % t->n_tune};
+        struct tuner_place at = {t->first_head + i / t->n_tune, i % t->n_tune};
         bool have = false;
-        if (store->get) st = store->get(store->ctx, layer, task.head, task.sample, &t->curves[i], &have);
-        if (!have) tasks[n++] = task;
+        if (store->get) st = store->get(store->ctx, t->layer, at.head, at.sample, &t->curves[i], &have);
+        if (!have) tasks[n++] = (struct tuner_curve_task){at, &t->curves[i], false};
     }
-    bool *done = calloc((size_t)n_all, sizeof *done);
-    if (st == OK) st = done ? tuner_run(t, layer, tasks, n, curve_task, done) : fail(ERR_MEMORY, "no memory to tune layer %d", layer);
-    enum status put = OK; /* also behind a stop: what is finished is kept */
-    for (int i = 0; i < n && done && put == OK; i++) {
-        if (!done[i]) continue;
+    if (st == OK && n) st = t->backend->curves(t->state, tasks, n);
+    for (int i = 0; i < n && put == OK; i++) { /* also behind a stop: what is finished is kept */
+        if (!tasks[i].done) continue;
         n_made++;
-        if (store->put)
-            put = store->put(store->ctx, layer, tasks[i].head, tasks[i].sample,
-                             &t->curves[tasks[i].head * t->n_tune + tasks[i].sample]);
+        if (store->put) put = store->put(store->ctx, t->layer, tasks[i].at.head, tasks[i].at.sample, tasks[i].out);
     }
     if (st == OK) st = put;
-    if (st == OK && store->layer_done) st = store->layer_done(store->ctx, layer);
+    if (st == OK && store->layer_done) st = store->layer_done(store->ctx, t->layer);
     t->times->n_curves += n_made;
     t->times->n_reused += n_all - n;
-    t->times->curves_s += (double)(clock_ns() - t0) * 1e-9;
+    t->times->curves_s += seconds_since(t0);
     free(tasks);
-    free(done);
     return st;
 }
 
@@ -214,60 +144,52 @@ static enum status refuse(const struct tune_args *a)
 
 static enum status tuner_init(struct tuner *t, const struct tune_args *a, struct tune_times *times)
 {
-    const struct llama_config *c = &a->weights->config;
-    *t = (struct tuner){.a = a, .c = c, .times = times};
-    size_t n_tasks = (size_t)c->n_heads * (size_t)a->n_samples;
-    t->stream = calloc((size_t)a->n_samples, sizeof *t->stream);
-    t->tensors = calloc((size_t)a->n_samples, sizeof *t->tensors);
-    bool ok = t->stream && t->tensors;
-    for (int s = 0; ok && s < a->n_samples; s++) {
-        size_t n = (size_t)a->samples[s].n, d = (size_t)c->head_dim, f = sizeof(float);
-        t->n_tune += !a->samples[s].held_out;
-        if (a->samples[s].n > t->longest) t->longest = a->samples[s].n;
-        struct layer_tensors *x = &t->tensors[s];
-        t->stream[s] = malloc(n * (size_t)c->hidden_size * f);
-        x->q = malloc(n * (size_t)c->n_heads * d * f);
-        x->o = malloc(n * (size_t)c->n_heads * d * f);
-        x->k = malloc(n * (size_t)c->n_kv_heads * d * f);
-        x->v = malloc(n * (size_t)c->n_kv_heads * d * f);
-        ok = t->stream[s] && x->q && x->o && x->k && x->v;
-    }
-    struct attn_args probe = {.dtype = DTYPE_F32, .n_q = t->longest, .n_heads = 1, .n_kv_heads = 1, .head_dim = c->head_dim,
-                              .block = a->policy->block};
-    struct mask_args mask = tuner_mask(t, &probe, NULL);
-    size_t curve = curve_workspace(a->policy->method, &mask), settle = settle_workspace(t);
-    t->ws_stride = ((curve > settle ? curve : settle) + 63) / 64 * 64;
-    t->ws = aligned_alloc(64, t->ws_stride * (size_t)par_threads(a->par));
-    t->curves = malloc(sizeof *t->curves * (size_t)c->n_heads * (size_t)t->n_tune);
-    t->task_status = calloc(n_tasks, sizeof *t->task_status);
-    t->task_message = calloc(n_tasks, sizeof *t->task_message);
-    ok = ok && t->ws && t->curves && t->task_status && t->task_message;
-    if (!ok) return fail(ERR_MEMORY, "no memory to tune on %d samples of up to %d tokens; use fewer or shorter ones",
-                         a->n_samples, t->longest);
-    /* one chunk: the hook must see a whole sample at once */
-    return session_open(&t->session, a->weights, a->par, t->longest, (t->longest + 127) / 128 * 128, a->impl);
+    *t = (struct tuner){.a = a, .c = &a->weights->config, .times = times};
+    t->backend = tuner_backend_for(a->weights, a->policy, longest_of(a), &times->why);
+    times->place = t->backend->name;
+    for (int s = 0; s < a->n_samples; s++) t->n_tune += !a->samples[s].held_out;
+    t->plan = t->backend->plan(a);
+    t->curves = malloc(sizeof *t->curves * (size_t)t->plan.heads_at_once * (size_t)t->n_tune);
+    if (!t->curves) return fail(ERR_MEMORY, "no memory for the curves of %d heads", t->plan.heads_at_once);
+    return t->backend->open(&t->state, a, &t->plan);
 }
 
 static void tuner_clear(struct tuner *t)
 {
-    session_close(&t->session);
-    for (int s = 0; t->tensors && t->stream && s < t->a->n_samples; s++) {
-        free(t->stream[s]);
-        free(t->tensors[s].q);
-        free(t->tensors[s].k);
-        free(t->tensors[s].v);
-        free(t->tensors[s].o);
-    }
-    free(t->stream);
-    free(t->tensors);
-    free(t->ws);
+    t->backend->close(&t->state);
     free(t->curves);
-    free(t->task_status);
-    free(t->task_message);
 }
 
-static void describe(const struct tune_args *a, int b, int longest, int n_tune, struct tuned *x)
+/* One layer, part after part. */
+static enum status tune_layer(struct tuner *t, int layer, struct tuned *out)
 {
+    for (int head = 0; head < t->c->n_heads; head += t->n_heads) {
+        int left = t->c->n_heads - head;
+        t->layer = layer;
+        t->first_head = head;
+        t->n_heads = left < t->plan.heads_at_once ? left : t->plan.heads_at_once;
+        int64_t t0 = clock_ns();
+        TRY(t->backend->hold(t->state, layer, head, head + t->n_heads));
+        t->times->forward_s += seconds_since(t0);
+        TRY(make_curves(t));
+        TRY(settle_heads(t, out));
+    }
+    return OK;
+}
+
+static enum status advance(struct tuner *t, int layer)
+{
+    int64_t t0 = clock_ns();
+    TRY(t->backend->advance(t->state, layer));
+    t->times->forward_s += seconds_since(t0);
+    return OK;
+}
+
+static void describe(const struct tune_args *a, int b, int n_tune, struct tuned *x)
+{
+    int longest = 0;
+    for (int s = 0; s < a->n_samples; s++)
+        if (a->samples[s].n > longest) longest = a->samples[s].n;
     snprintf(x->method, sizeof x->method, "%s", a->policy->method->name);
     policy_layers_text(a->policy, x->layers, sizeof x->layers);
     x->rule = a->rule;
@@ -298,13 +220,12 @@ enum status tune(const struct tune_args *a, struct tuned *out, struct tune_times
     for (int b = 0; b < a->n_bounds && st == OK; b++) st = tuned_init(&out[b], c->n_layers, c->n_heads);
     for (int l = 0; l <= last && st == OK; l++) {
         bool on = a->policy->layer_on[l];
-        st = advance(&t, l, on);
-        if (st == OK && on) st = make_curves(&t, l);
-        if (st == OK && on) st = settle_layer(&t, l, out);
+        if (on) st = tune_layer(&t, l, out);
+        if (st == OK) st = advance(&t, l);
         n_done += on ? c->n_heads : 0;
         if (a->progress) a->progress(a->progress_ctx, n_done, n_total);
     }
-    for (int b = 0; b < a->n_bounds && st == OK; b++) describe(a, b, t.longest, t.n_tune, &out[b]);
+    for (int b = 0; b < a->n_bounds && st == OK; b++) describe(a, b, t.n_tune, &out[b]);
     tuner_clear(&t);
     for (int b = 0; b < a->n_bounds && st != OK; b++) tuned_clear(&out[b]);
     return st;
@@ -350,11 +271,8 @@ enum status tune_from_curves(const struct tune_args *a, struct tuned *out)
     const struct llama_config *c = &a->weights->config;
     for (int b = 0; b < a->n_bounds; b++) out[b] = (struct tuned){0};
     TRY(refuse(a));
-    int n = 0, longest = 0;
-    for (int i = 0; i < a->n_samples; i++) {
-        n += !a->samples[i].held_out;
-        if (a->samples[i].n > longest) longest = a->samples[i].n;
-    }
+    int n = 0;
+    for (int i = 0; i < a->n_samples; i++) n += !a->samples[i].held_out;
     struct curve *curves = malloc(sizeof *curves * (size_t)n);
     const struct curve **views = malloc(sizeof *views * (size_t)n);
     enum status st = curves && views ? OK : fail(ERR_MEMORY, "no memory for %d curves", n);
@@ -366,7 +284,7 @@ enum status tune_from_curves(const struct tune_args *a, struct tuned *out)
             if (st == OK) choose_unverified(a, l, h, views, n, out);
         }
     for (int b = 0; b < a->n_bounds && st == OK; b++) {
-        describe(a, b, longest, n, &out[b]);
+        describe(a, b, n, &out[b]);
         out[b].verified = false;
     }
     free(curves);

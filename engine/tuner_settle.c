@@ -1,16 +1,14 @@
-/* From curves to thresholds of one layer. All heads and all bounds go through the same rounds together, so that what they
- * have in common is computed once: the tiles behind the curves of λ, the verification of a triple, the packing of K. */
+/* From curves to thresholds of the heads that are held. All heads and all bounds go through the same rounds together, so
+ * that what they have in common is computed once: the tiles behind the curves of λ, the verification of a triple. A round
+ * is one call of the backend. Heads are counted from the first one held. */
 #include "engine/tuner_parts.h"
 
 #include "base/clock.h"
-#include "kernels/registry.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { BATCH = 4 }; /* triples in one kernel call; each needs an output of its own */
 
 /* A (θ, τ) and the rule's error over λ on the worst sample. */
 struct pair {
@@ -44,18 +42,14 @@ struct head_work {
 
 struct settling {
     struct tuner *t;
-    int layer, n_held;
+    int n_held;
     struct tuned *out;
-    struct head_work *heads;    /* [n_heads] */
-    struct tuner_task *tasks;   /* [n_heads * n_samples] */
-    int n_tasks;
-    void *results;              /* of the present round: [n_tasks][most] */
-    int most;
+    struct head_work *heads; /* [t->n_heads] */
 };
 
 static struct tuned_head *head_out(const struct settling *s, int bound, int head)
 {
-    return &s->out[bound].heads[s->layer * s->t->c->n_heads + head];
+    return &s->out[bound].heads[s->t->layer * s->t->c->n_heads + s->t->first_head + head];
 }
 
 static enum status pair_of(struct head_work *h, int theta, int tau, int *out)
@@ -88,122 +82,116 @@ static enum status triple_of(struct head_work *h, struct pick *p)
     return OK;
 }
 
-/* Rounds. */
+/* What a round asks for: the same of every sample in [first, end), for each head that has something to do. */
+struct round {
+    void *tasks, *results, *params; /* params: shared by the samples of a head */
+    int n_tasks;
+};
 
-static void clear_tasks(struct settling *s)
+static void round_clear(struct round *r)
 {
-    free(s->results);
-    s->results = NULL;
-    s->n_tasks = s->most = 0;
+    free(r->tasks);
+    free(r->results);
+    free(r->params);
 }
 
-/* Every sample in [first, end) for a head that has `n_things` to do. */
-static void add_tasks(struct settling *s, int head, int n_things, int first, int end)
+static bool round_init(struct round *r, int n_heads, int n_things, int n_samples, size_t task, size_t params, size_t result)
 {
-    if (n_things > s->most) s->most = n_things;
-    for (int i = first; i < end && n_things; i++) s->tasks[s->n_tasks++] = (struct tuner_task){head, i};
+    *r = (struct round){malloc(task * (size_t)(n_heads * n_samples)), calloc((size_t)(n_things * n_samples), result),
+                        malloc(params * (size_t)n_things), 0};
+    if (r->tasks && r->results && r->params) return true;
+    round_clear(r);
+    return false;
 }
 
-static enum status run_tasks(struct settling *s, tuner_body *body, size_t result_size)
+static enum status no_memory(const struct settling *s)
 {
-    if (!s->n_tasks) return OK;
-    s->results = calloc((size_t)s->n_tasks * (size_t)s->most, result_size);
-    if (!s->results) return fail(ERR_MEMORY, "no memory to settle layer %d", s->layer);
-    return tuner_run(s->t, s->layer, s->tasks, s->n_tasks, body, s);
+    return fail(ERR_MEMORY, "no memory to settle layer %d", s->t->layer);
 }
 
 /* λ: the curves of all pairs that want one on this kind of sample. */
 
 static bool wants(const struct pair *p, bool held) { return held ? p->want_held : p->want_tune; }
 
-static enum status lambda_task(struct tuner *t, void *ctx, int i, struct tuner_task task, char *ws)
+static void note_lambdas(const struct settling *s, struct head_work *h, const struct pv_curve *c, bool held)
 {
-    struct settling *s = ctx;
-    const struct head_work *h = &s->heads[task.head];
-    struct pv_curve *out = (struct pv_curve *)s->results + (size_t)i * (size_t)s->most;
-    struct attn_args attn = tuner_head(t, task.sample, task.head);
-    struct mask_args mask = tuner_mask(t, &attn, NULL);
-    struct threshold_pair pairs[MAX_LAMBDA_PAIRS];
-    int n = 0;
     for (int p = 0; p < h->n_pairs; p++) {
-        if (wants(&h->pairs[p], task.sample >= t->n_tune))
-            pairs[n++] = (struct threshold_pair){curve_theta(h->pairs[p].theta), curve_tau(h->pairs[p].tau)};
-        if (n == 0 || (n < MAX_LAMBDA_PAIRS && p + 1 < h->n_pairs)) continue;
-        TRY(curve_lambdas_of(t->a->policy->method, &mask, pairs, n, ws, out));
-        out += n;
-        n = 0;
+        if (!wants(&h->pairs[p], held)) continue;
+        double *worst = held ? h->pairs[p].held : h->pairs[p].tune;
+        double base = (double)c->points[N_LAMBDAS - 1].error.l1;
+        for (int l = 0; l < N_LAMBDAS; l++) {
+            double mean = (double)c->points[l].error.l1;
+            worst[l] = fmax(worst[l], tuner_error_by(&c->points[l].error, s->t->a->rule));
+            h->pairs[p].rise[l] = fmax(h->pairs[p].rise[l], mean > base ? mean / base : 1);
+        }
+        c++;
     }
-    return OK;
 }
 
 static enum status make_lambda_curves(struct settling *s, bool held)
 {
     struct tuner *t = s->t;
-    for (int head = 0; head < t->c->n_heads; head++) {
+    int first = held ? t->n_tune : 0, end = held ? t->a->n_samples : t->n_tune, n_heads = 0, n_pairs = 0;
+    for (int head = 0; head < t->n_heads; head++) {
         int n = 0;
         for (int p = 0; p < s->heads[head].n_pairs; p++) n += wants(&s->heads[head].pairs[p], held);
-        add_tasks(s, head, n, held ? t->n_tune : 0, held ? t->a->n_samples : t->n_tune);
+        n_heads += n > 0;
+        n_pairs += n;
     }
-    TRY(run_tasks(s, lambda_task, sizeof(struct pv_curve)));
-    for (int i = 0; i < s->n_tasks; i++) {
-        struct head_work *h = &s->heads[s->tasks[i].head];
-        const struct pv_curve *c = (const struct pv_curve *)s->results + (size_t)i * (size_t)s->most;
-        for (int p = 0; p < h->n_pairs; p++) {
-            if (!wants(&h->pairs[p], held)) continue;
-            double *worst = held ? h->pairs[p].held : h->pairs[p].tune;
-            double base = (double)c->points[N_LAMBDAS - 1].error.l1;
-            for (int l = 0; l < N_LAMBDAS; l++) {
-                double mean = (double)c->points[l].error.l1;
-                worst[l] = fmax(worst[l], tuner_error_by(&c->points[l].error, t->a->rule));
-                h->pairs[p].rise[l] = fmax(h->pairs[p].rise[l], mean > base ? mean / base : 1);
-            }
-            c++;
-        }
+    if (!n_pairs || first == end) return OK;
+    struct round r;
+    if (!round_init(&r, n_heads, n_pairs, end - first, sizeof(struct tuner_lambda_task), sizeof(struct threshold_pair),
+                    sizeof(struct pv_curve)))
+        return no_memory(s);
+    struct tuner_lambda_task *tasks = r.tasks;
+    struct threshold_pair *pairs = r.params;
+    struct pv_curve *out = r.results;
+    for (int head = 0; head < t->n_heads; head++) {
+        const struct head_work *h = &s->heads[head];
+        int n = 0;
+        for (int p = 0; p < h->n_pairs; p++)
+            if (wants(&h->pairs[p], held))
+                pairs[n++] = (struct threshold_pair){curve_theta(h->pairs[p].theta), curve_tau(h->pairs[p].tau)};
+        for (int i = first; i < end && n; i++, out += n)
+            tasks[r.n_tasks++] = (struct tuner_lambda_task){{t->first_head + head, i}, pairs, n, out};
+        pairs += n;
     }
-    for (int head = 0; head < t->c->n_heads; head++)
+    enum status st = t->backend->lambdas(t->state, tasks, r.n_tasks);
+    for (int i = 0; i < r.n_tasks && st == OK; i++)
+        note_lambdas(s, &s->heads[tasks[i].at.head - t->first_head], tasks[i].out, held);
+    for (int head = 0; head < t->n_heads; head++)
         for (int p = 0; p < s->heads[head].n_pairs; p++) {
             struct pair *x = &s->heads[head].pairs[p];
             x->have_held |= held && x->want_held;
             *(held ? &x->want_held : &x->want_tune) = false;
         }
-    clear_tasks(s);
-    return OK;
+    round_clear(&r);
+    return st;
 }
 
 /* Held-out samples get curves over θ and τ only when a bound fails on them and λ cannot help. */
-
-static enum status held_curve_task(struct tuner *t, void *ctx, int i, struct tuner_task task, char *ws)
-{
-    (void)i;
-    const struct settling *s = ctx;
-    struct attn_args attn = tuner_head(t, task.sample, task.head);
-    struct mask_args mask = tuner_mask(t, &attn, NULL);
-    return curve_thetas(t->a->policy->method, &mask, ws, &s->heads[task.head].held[task.sample - t->n_tune]);
-}
-
 static enum status make_held_curves(struct settling *s)
 {
     struct tuner *t = s->t;
-    for (int head = 0; head < t->c->n_heads; head++) {
+    int n = 0;
+    struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)(t->n_heads * s->n_held) + 1);
+    enum status st = tasks ? OK : no_memory(s);
+    for (int head = 0; head < t->n_heads && st == OK; head++) {
         struct head_work *h = &s->heads[head];
         bool wanted = false;
         for (int b = 0; b < t->a->n_bounds; b++) wanted |= h->picks[b].want_curves;
         if (!wanted || h->held || !s->n_held) continue;
         h->held = malloc(sizeof *h->held * (size_t)s->n_held);
-        if (!h->held) return fail(ERR_MEMORY, "no memory for the curves of %d held-out samples", s->n_held);
-        add_tasks(s, head, 1, t->n_tune, t->a->n_samples);
+        if (!h->held) st = fail(ERR_MEMORY, "no memory for the curves of %d held-out samples", s->n_held);
+        for (int i = 0; i < s->n_held && h->held; i++)
+            tasks[n++] = (struct tuner_curve_task){{t->first_head + head, t->n_tune + i}, &h->held[i], false};
     }
-    TRY(run_tasks(s, held_curve_task, 1));
-    clear_tasks(s);
-    return OK;
+    if (st == OK && n) st = t->backend->curves(t->state, tasks, n);
+    free(tasks);
+    return st;
 }
 
 /* Verification: the inference kernel, with the mask that inference would predict. */
-
-struct measured_head {
-    struct head_error error;
-    double qk_sparsity, sparsity;
-};
 
 static struct head_params params_of(const struct head_work *h, const struct triple *x)
 {
@@ -211,102 +199,57 @@ static struct head_params params_of(const struct head_work *h, const struct trip
     return (struct head_params){curve_theta(p->theta), curve_tau(p->tau), curve_lambda(x->lambda), true};
 }
 
-/* Up to BATCH triples as the heads of one call: they read the same q, k and v and write outputs of their own. */
-static enum status measure_batch(const struct tuner *t, struct tuner_task task, const struct head_params *params, int n,
-                                 char *ws, struct measured_head *out)
+static void note_measured(const struct settling *s, struct head_work *h, int sample, const struct tuner_measured *m)
 {
-    struct attn_args dense = tuner_head(t, task.sample, task.head), a = dense;
-    struct head_ledger ledger[BATCH] = {0};
-    struct mask_args mask = tuner_mask(t, &a, params);
-    struct tile_map map = tile_map_shape(a.block, n, 0, a.n_q);
-    size_t size = (size_t)a.head_dim * (size_t)a.n_q;
-    float *o = (float *)ws, lambda[BATCH];
-    ws += (BATCH * size * sizeof *o + 63) / 64 * 64;
-    map.bits = (uint64_t *)ws;
-    ws += (tile_map_bytes(&map) + 63) / 64 * 64;
-    for (int i = 0; i < n; i++) lambda[i] = params[i].pvthreshd;
-    a.n_heads = n;
-    a.q_head = 0;
-    a.o = o;
-    a.o_row = a.head_dim;
-    a.o_head = (ptrdiff_t)size;
-    a.ledger = ledger;
-    TRY(mask_predict(t->a->policy->method, &mask, &map, ws, NULL));
-    a.tiles = &map;
-    a.pv_threshold = lambda;
-    const struct attn_impl *impl;
-    TRY(attn_choose(&a, t->a->impl, &impl));
-    TRY(impl->run(&a, ws, NULL, NULL));
-    struct output_error e[BATCH];
-    TRY(output_errors_of(&dense, o, n, (float *)ws, e));
-    for (int i = 0; i < n; i++)
-        out[i] = (struct measured_head){tuner_widen(&e[i]), ledger_qk_sparsity(&ledger[i]), ledger_sparsity(&ledger[i])};
-    return OK;
-}
-
-size_t settle_workspace(const struct tuner *t)
-{
-    struct attn_args a = {.dtype = DTYPE_F32, .n_q = t->longest, .n_heads = BATCH, .n_kv_heads = 1, .head_dim = t->c->head_dim,
-                          .block = t->a->policy->block};
-    struct tile_map map = tile_map_shape(a.block, BATCH, 0, a.n_q);
-    struct mask_args m = tuner_mask(t, &a, NULL);
-    a.tiles = &map;
-    const struct attn_impl *impl;
-    size_t n = (size_t)a.n_q, largest = n * sizeof(float), mask = mask_workspace(t->a->policy->method, &m, 1);
-    size_t kernel = attn_choose(&a, t->a->impl, &impl) == OK ? impl->workspace(&a) : 0;
-    if (kernel > largest) largest = kernel;
-    if (mask > largest) largest = mask;
-    return (BATCH * n * (size_t)a.head_dim * sizeof(float) + 63) / 64 * 64 + (tile_map_bytes(&map) + 63) / 64 * 64 +
-           (largest + 63) / 64 * 64;
-}
-
-static enum status measure_task(struct tuner *t, void *ctx, int i, struct tuner_task task, char *ws)
-{
-    struct settling *s = ctx;
-    const struct head_work *h = &s->heads[task.head];
-    struct measured_head *out = (struct measured_head *)s->results + (size_t)i * (size_t)s->most;
-    struct head_params params[BATCH];
-    int n = 0;
     for (int x = 0; x < h->n_triples; x++) {
-        if (!h->triples[x].measured) params[n++] = params_of(h, &h->triples[x]);
-        if (n == 0 || (n < BATCH && x + 1 < h->n_triples)) continue;
-        TRY(measure_batch(t, task, params, n, ws, out));
-        out += n;
-        n = 0;
+        struct triple *v = &h->triples[x];
+        if (v->measured) continue;
+        if (s->t->a->samples[sample].held_out) {
+            v->held_out = head_error_worst(v->held_out, m->error);
+        } else {
+            v->tune = head_error_worst(v->tune, m->error);
+            v->qk_sparsity += ledger_qk_sparsity(&m->ledger) / s->t->n_tune;
+            v->sparsity += ledger_sparsity(&m->ledger) / s->t->n_tune;
+        }
+        m++;
     }
-    return OK;
 }
 
 static enum status measure_triples(struct settling *s)
 {
     struct tuner *t = s->t;
-    for (int head = 0; head < t->c->n_heads; head++) {
+    int n_heads = 0, n_triples = 0, n_samples = t->a->n_samples;
+    for (int head = 0; head < t->n_heads; head++) {
         int n = 0;
         for (int x = 0; x < s->heads[head].n_triples; x++) n += !s->heads[head].triples[x].measured;
-        add_tasks(s, head, n, 0, t->a->n_samples);
-        t->times->n_verified += n * t->a->n_samples;
+        n_heads += n > 0;
+        n_triples += n;
     }
-    TRY(run_tasks(s, measure_task, sizeof(struct measured_head)));
-    for (int i = 0; i < s->n_tasks; i++) {
-        struct head_work *h = &s->heads[s->tasks[i].head];
-        const struct measured_head *m = (const struct measured_head *)s->results + (size_t)i * (size_t)s->most;
-        for (int x = 0; x < h->n_triples; x++) {
-            struct triple *v = &h->triples[x];
-            if (v->measured) continue;
-            if (t->a->samples[s->tasks[i].sample].held_out) {
-                v->held_out = head_error_worst(v->held_out, m->error);
-            } else {
-                v->tune = head_error_worst(v->tune, m->error);
-                v->qk_sparsity += m->qk_sparsity / t->n_tune;
-                v->sparsity += m->sparsity / t->n_tune;
-            }
-            m++;
-        }
+    if (!n_triples) return OK;
+    struct round r;
+    if (!round_init(&r, n_heads, n_triples, n_samples, sizeof(struct tuner_measure_task), sizeof(struct head_params),
+                    sizeof(struct tuner_measured)))
+        return no_memory(s);
+    struct tuner_measure_task *tasks = r.tasks;
+    struct head_params *params = r.params;
+    struct tuner_measured *out = r.results;
+    for (int head = 0; head < t->n_heads; head++) {
+        const struct head_work *h = &s->heads[head];
+        int n = 0;
+        for (int x = 0; x < h->n_triples; x++)
+            if (!h->triples[x].measured) params[n++] = params_of(h, &h->triples[x]);
+        for (int i = 0; i < n_samples && n; i++, out += n)
+            tasks[r.n_tasks++] = (struct tuner_measure_task){{t->first_head + head, i}, params, n, out};
+        params += n;
     }
-    for (int head = 0; head < t->c->n_heads; head++)
+    t->times->n_verified += n_triples * n_samples;
+    enum status st = t->backend->measure(t->state, tasks, r.n_tasks);
+    for (int i = 0; i < r.n_tasks && st == OK; i++)
+        note_measured(s, &s->heads[tasks[i].at.head - t->first_head], tasks[i].at.sample, tasks[i].out);
+    for (int head = 0; head < t->n_heads; head++)
         for (int x = 0; x < s->heads[head].n_triples; x++) s->heads[head].triples[x].measured = true;
-    clear_tasks(s);
-    return OK;
+    round_clear(&r);
+    return st;
 }
 
 /* Choice, judgement and back-off: cheap, one head after the other. */
@@ -428,8 +371,8 @@ static enum status back_off_tau(struct settling *s, int head)
         struct pair at = h->pairs[p->pair];
         double bound = s->t->a->bounds[b].pv_l1;
         if (at.tau == N_TAUS - 1)
-            return fail(ERR_NUMERIC, "layer %d, head %d: the bound %g does not hold although every tile is kept", s->layer,
-                        head, bound);
+            return fail(ERR_NUMERIC, "layer %d, head %d: the bound %g does not hold although every tile is kept",
+                        s->t->layer, s->t->first_head + head, bound);
         do at.tau++;
         while (at.tau < N_TAUS - 1 && !pair_holds(s, head, at.theta, at.tau, bound));
         p->want_curves = false;
@@ -445,33 +388,32 @@ static enum status settle(struct settling *s)
     struct tuner *t = s->t;
     const struct curve **curves = malloc(sizeof *curves * (size_t)t->n_tune);
     enum status st = curves ? OK : fail(ERR_MEMORY, "no memory for %d curves", t->n_tune);
-    for (int head = 0; head < t->c->n_heads && st == OK; head++) st = choose_pairs(s, head, curves);
+    for (int head = 0; head < t->n_heads && st == OK; head++) st = choose_pairs(s, head, curves);
     free(curves);
     TRY(st);
     TRY(make_lambda_curves(s, false));
-    for (int head = 0; head < t->c->n_heads; head++) TRY(choose_first_lambda(s, head));
+    for (int head = 0; head < t->n_heads; head++) TRY(choose_first_lambda(s, head));
     for (;;) {
         int n_open = 0;
         TRY(measure_triples(s));
-        for (int head = 0; head < t->c->n_heads; head++) n_open += judge(s, head);
+        for (int head = 0; head < t->n_heads; head++) n_open += judge(s, head);
         if (!n_open) return OK;
         TRY(make_lambda_curves(s, true));
-        for (int head = 0; head < t->c->n_heads; head++) TRY(back_off_lambda(s, head));
+        for (int head = 0; head < t->n_heads; head++) TRY(back_off_lambda(s, head));
         TRY(make_held_curves(s));
-        for (int head = 0; head < t->c->n_heads; head++) TRY(back_off_tau(s, head));
+        for (int head = 0; head < t->n_heads; head++) TRY(back_off_tau(s, head));
     }
 }
 
-enum status settle_layer(struct tuner *t, int layer, struct tuned *out)
+enum status settle_heads(struct tuner *t, struct tuned *out)
 {
-    int n_heads = t->c->n_heads;
-    struct settling s = {.t = t, .layer = layer, .n_held = t->a->n_samples - t->n_tune, .out = out};
+    int n_heads = t->n_heads;
+    struct settling s = {.t = t, .n_held = t->a->n_samples - t->n_tune, .out = out};
     int64_t t0 = clock_ns();
     s.heads = calloc((size_t)n_heads, sizeof *s.heads);
-    s.tasks = malloc(sizeof *s.tasks * (size_t)(n_heads * t->a->n_samples));
-    bool ok = s.heads && s.tasks;
+    bool ok = s.heads;
     for (int i = 0; ok && i < n_heads; i++) ok = (s.heads[i].picks = calloc((size_t)t->a->n_bounds, sizeof(struct pick)));
-    enum status st = ok ? settle(&s) : fail(ERR_MEMORY, "no memory to tune layer %d", layer);
+    enum status st = ok ? settle(&s) : no_memory(&s);
     t->times->verify_s += (double)(clock_ns() - t0) * 1e-9;
     for (int i = 0; s.heads && i < n_heads; i++) {
         free(s.heads[i].pairs);
@@ -480,7 +422,5 @@ enum status settle_layer(struct tuner *t, int layer, struct tuned *out)
         free(s.heads[i].held);
     }
     free(s.heads);
-    free(s.tasks);
-    free(s.results);
     return st;
 }

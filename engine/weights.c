@@ -233,7 +233,16 @@ enum status weights_open(struct weights *w, const char *dir)
 void weights_device_describe(const struct weights *w, struct weights_device_info *out)
 {
     *out = (struct weights_device_info){.name = "cpu"};
-    if (w->on_device) w->on_device->backend->describe(w->on_device, out);
+    if (!w->on_device) return;
+    w->on_device->backend->describe(w->on_device, out);
+    out->residual = dtype_name(w->device_options.residual);
+    out->graph = w->device_options.graph;
+}
+
+enum status weights_device_memory(const struct weights *w, size_t *free_bytes, size_t *total_bytes)
+{
+    *free_bytes = *total_bytes = 0;
+    return w->on_device ? w->on_device->backend->memory(w->on_device, free_bytes, total_bytes) : OK;
 }
 
 void weights_close(struct weights *w)

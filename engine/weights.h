@@ -21,6 +21,12 @@
 
 struct weights_device; /* engine/session_backend.h */
 
+/* How sessions run on a device; set before the weights are placed there. */
+struct device_options {
+    enum dtype residual; /* of the residual stream: DTYPE_F32 as on the CPU, or DTYPE_BF16 as transformers does in bf16 */
+    bool graph;          /* repeated calls of one shape run as captured graphs: the same kernels, the same bits */
+};
+
 struct layer_weights {
     const float *attn_norm; /* input_layernorm, [hidden] */
     const float *mlp_norm;  /* post_attention_layernorm, [hidden] */
@@ -52,6 +58,7 @@ struct weights {
     size_t weight_bytes;          /* of the tensors in use */
     size_t copied_bytes;          /* of them copied because they were unaligned */
     size_t n_extra;               /* tensors in the files that the model does not use */
+    struct device_options device_options;
     struct weights_device *on_device; /* where sessions run; NULL: on the CPU. Owned */
     void **owned;                 /* heap blocks */
     size_t n_owned, cap_owned;
@@ -66,11 +73,15 @@ void weights_close(struct weights *w);
 /* The device that the weights were placed on; `name` is "cpu" and the rest empty when on none. */
 struct weights_device_info {
     const char *name;      /* as in the database: "cpu", "cuda" */
+    const char *residual;  /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
+    bool graph;
     char gpu[128];         /* "NVIDIA H200" */
     char driver[64];       /* versions of driver and runtime */
-    size_t peak_bytes;     /* most that weights and sessions took together */
+    size_t bytes, peak_bytes; /* what weights and sessions take together, now and at most */
 };
 void weights_device_describe(const struct weights *w, struct weights_device_info *out);
+/* Memory of that device: free now, and all of it. Both 0 when on none. */
+enum status weights_device_memory(const struct weights *w, size_t *free_bytes, size_t *total_bytes) MUST_USE;
 
 /* Row of the embedding table for 0 <= id < vocab_size, in embedding.dtype; borrowed. */
 const void *weights_embedding_row(const struct weights *w, int id);

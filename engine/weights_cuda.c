@@ -54,6 +54,20 @@ static size_t lay_out(const struct llama_config *c, bool tied, struct weights_cu
     return at;
 }
 
+double weights_cuda_rounds(const struct weights *w)
+{
+    double all = 0, rounded = 0;
+    for (size_t i = 0; i < w->n_entries; i++) {
+        const struct tensor *t = w->entries[i].tensor;
+        double n = 1;
+        for (int k = 0; k < t->n_dims; k++) n *= (double)t->shape[k];
+        if (t->n_dims < 2) continue;
+        all += n;
+        if (t->dtype != DTYPE_BF16) rounded += n;
+    }
+    return all > 0 ? rounded / all : 0;
+}
+
 size_t weights_cuda_bytes(const struct llama_config *c, bool tied)
 {
     return lay_out(c, tied, NULL, NULL) + GEMM_CUDA_WORKSPACE;
@@ -78,6 +92,25 @@ void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes)
     if (!at) return;
     w->impl->free(w->d, at);
     w->bytes -= bytes;
+}
+
+enum status weights_cuda_lock(struct weights_cuda *w)
+{
+    pthread_mutex_lock(&w->lock);
+    return device_cuda_use(w->d);
+}
+
+enum status weights_cuda_unlock(struct weights_cuda *w, enum status st)
+{
+    if (st != OK) { /* its own message stays */
+        char message[512];
+        snprintf(message, sizeof message, "%s", status_message());
+        enum status after = w->impl->sync(w->d);
+        (void)after;
+        st = fail(st, "%s", message);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return st;
 }
 
 /* n values of any type into bf16; stage: STAGE_BYTES on the device. */
@@ -171,6 +204,8 @@ static enum status place(struct weights_cuda *w, const struct weights *from, int
     return st;
 }
 
+int weights_cuda_count(void) { return device_cuda.count(); }
+
 enum status weights_place_cuda(struct weights *w, int index)
 {
     const char *why = weights_cuda_refuses(&w->config);
@@ -205,6 +240,31 @@ void weights_cuda_release(struct weights_device **d)
     *d = NULL;
 }
 
+enum status weights_cuda_memory(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes)
+{
+    const struct weights_cuda *w = (const struct weights_cuda *)d;
+    struct device_info now;
+    TRY(w->impl->info(w->d, &now));
+    *free_bytes = now.memory_free;
+    *total_bytes = now.memory_total;
+    return OK;
+}
+
+enum status weights_cuda_look(int index, struct weights_device_info *out, size_t *free_bytes, size_t *total_bytes)
+{
+    struct weights_cuda w = {.base.backend = &session_backend_cuda, .impl = &device_cuda};
+    *out = (struct weights_device_info){0};
+    if (device_cuda.count() == 0) return ERR_DEVICE; /* with its reason */
+    TRY(device_cuda.open(&w.d, index));
+    enum status st = device_cuda.info(w.d, &w.info);
+    device_cuda.close(&w.d);
+    if (st != OK) return st;
+    weights_cuda_describe(&w.base, out);
+    *free_bytes = w.info.memory_free;
+    *total_bytes = w.info.memory_total;
+    return OK;
+}
+
 void weights_cuda_describe(const struct weights_device *d, struct weights_device_info *out)
 {
     const struct weights_cuda *w = (const struct weights_cuda *)d;
@@ -213,5 +273,6 @@ void weights_cuda_describe(const struct weights_device *d, struct weights_device
     snprintf(out->driver, sizeof out->driver, "CUDA %d.%d, runtime %d.%d", i->driver / 1000, i->driver % 1000 / 10,
              i->runtime / 1000, i->runtime % 1000 / 10);
     out->name = w->base.backend->name;
+    out->bytes = w->bytes;
     out->peak_bytes = w->peak_bytes;
 }

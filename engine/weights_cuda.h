@@ -37,10 +37,16 @@ extern const struct session_backend session_backend_cuda;
 
 /* Entries of the table that live with the weights. */
 void weights_cuda_describe(const struct weights_device *d, struct weights_device_info *out);
+enum status weights_cuda_memory(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes) MUST_USE;
 void weights_cuda_release(struct weights_device **d);
 
 /* Device memory that counts in `bytes`; ERR_MEMORY says `what` needs how much. */
 enum status weights_cuda_alloc(struct weights_cuda *w, void **at, size_t bytes, const char *what) MUST_USE;
 void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes);
+
+/* Make stream and handle this thread's alone, and the device current. Whatever lock returned, unlock follows with the
+ * status so far, and hands it on: after a failure nothing is under way any more. */
+enum status weights_cuda_lock(struct weights_cuda *w) MUST_USE;
+enum status weights_cuda_unlock(struct weights_cuda *w, enum status st) MUST_USE;
 
 #endif

@@ -1,5 +1,6 @@
 #include "harness/audit.h"
 
+#include "harness/parity.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/registry.h"
 
@@ -17,6 +18,7 @@ struct auditor {
     /* what the layer hook collects */
     struct audit_call sum;
     int n_calls;
+    struct map_log *log;
 };
 
 static void add(struct auditor *a, const char *claim, const char *how, double found, double allowed, const char *unit,
@@ -322,6 +324,32 @@ static enum status check_instruction_set(struct auditor *a, const float *dense, 
     return st;
 }
 
+static enum status log_maps(void *ctx, const struct layer_view *view)
+{
+    return map_log_add(((struct auditor *)ctx)->log, view);
+}
+
+/* Do both choose the same tiles? Values in bf16 fall to the other side of a threshold now and then. */
+static enum status check_tiles(const struct auditor *cpu, struct auditor *a, float *other)
+{
+    struct map_log logs[2] = {{0}};
+    struct auditor sides[2] = {*cpu, *a};
+    struct jaccard j = {0};
+    enum status st = OK;
+    for (int i = 0; i < 2 && st == OK; i++) {
+        sides[i].log = &logs[i];
+        st = forward(&sides[i], a->par, a->x->ids, a->policy, 0, NULL, log_maps, other);
+    }
+    if (st == OK) st = map_log_compare(&logs[0], &logs[1], a->policy, &j);
+    for (int i = 0; i < 2; i++) map_log_clear(&logs[i]);
+    if (st == OK && j.n)
+        add(a, "CPU and GPU choose the same tiles", "1 - Jaccard of the maps, mean over layers and heads", 1 - j.sum / (double)j.n,
+            .05, "share", false);
+    if (st == OK && j.n)
+        add(a, "CPU and GPU choose the same tiles in every head", "the same, the worst layer and head", 1 - j.min, .2, "share", true);
+    return st;
+}
+
 /* The CPU on the same weights, without the device. */
 static enum status check_cpu(struct auditor *a, const float *dense, float *other)
 {
@@ -335,7 +363,7 @@ static enum status check_cpu(struct auditor *a, const float *dense, float *other
         audit_rows_apart(other, dense, 0, 1, (int)n), .05, "relative", false);
     add(a, "CPU and GPU agree in every row", "the same, the worst token", worst_row(a, other, dense, 0, a->x->n), .2,
         "relative", true);
-    return OK;
+    return check_tiles(&cpu, a, other);
 }
 
 static enum status check_kernels(struct auditor *a, const float *dense)

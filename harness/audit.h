@@ -19,7 +19,7 @@ struct audit_check {
     bool stated_only;    /* a measured property that is allowed to be anything; never fails */
 };
 
-enum { AUDIT_MAX = 16 };
+enum { AUDIT_MAX = 20 };
 
 struct audit {
     struct audit_check checks[AUDIT_MAX];

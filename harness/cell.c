@@ -44,14 +44,18 @@ static void take_measurements(struct run_record *r, const struct run_record *mea
     r->impls = measured->impls;
 }
 
-static enum status has_generations(struct store *s, const char *key, bool *out)
+/* Has the stored run what is asked for beside its metrics? */
+static enum status holds(struct store *s, const char *key, bool generations, bool layer_errors, bool *out)
 {
     struct run_list run;
-    struct generation_list g;
+    struct generation_list g = {0};
+    struct layer_error_list e = {0};
     TRY(query_run(s, key, &run));
     enum status st = query_generations(s, run.rows[0].id, &g);
-    *out = st == OK && g.n > 0;
-    if (st == OK) generation_list_clear(&g);
+    if (st == OK) st = query_layer_errors(s, run.rows[0].id, &e);
+    *out = st == OK && (!generations || g.n) && (!layer_errors || e.n);
+    generation_list_clear(&g);
+    layer_error_list_clear(&e);
     run_list_clear(&run);
     return st;
 }
@@ -68,18 +72,20 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
     identity_fill(&r, &a->setup->model, a->setup->model_dir, a->set, a->policy, &pool);
     memcpy(out->key, r.key, strlen(r.key) + 1);
     TRY_GOTO(st, done, query_cell(a->store, r.key, r.slot, &state));
-    out->reused = state == CELL_DONE && !a->replace;
-    bool replace = a->replace;
-    if (out->reused && a->generate) {
-        TRY_GOTO(st, done, has_generations(a->store, r.key, &out->reused));
+    out->reused = state == CELL_DONE && !a->replace && !a->parity;
+    bool replace = a->replace || a->parity;
+    bool attribution = a->attribution && a->policy->method;
+    if (out->reused && (a->generate || attribution)) {
+        TRY_GOTO(st, done, holds(a->store, r.key, a->generate, attribution, &out->reused));
         replace = !out->reused;
     }
     if (out->reused) goto done;
     TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
                                     .model = (struct model *)&a->setup->model, .par = a->setup->par, .set = a->set,
                                     .policy = a->policy, .cache = a->cache, .impl = a->machine->impl,
-                                    .chunk = a->machine->chunk, .generate = a->generate, .keep_tokens = a->keep_tokens,
-                                    .keep_masks = a->policy->method != NULL, .n_worst = a->n_worst,
+                                    .chunk = a->machine->chunk, .generate = a->generate,
+                                    .attribution = attribution, .keep_tokens = a->keep_tokens,
+                                    .keep_masks = a->policy->method != NULL, .n_worst = a->n_worst, .parity = a->parity,
                                     .n_resamples = RESAMPLES, .seed = (uint64_t)a->seed, .quiet = a->machine->quiet,
                                     .stop = cancel_requested}, &e));
     take_measurements(&r, &e.data.run);

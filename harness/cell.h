@@ -18,8 +18,10 @@ struct cell_args {
     int repeat;                /* 0, or the number of a repetition, which is a cell of its own */
     const char *score, *plan;  /* plan NULL: a single eval */
     bool generate;             /* a stored run without the guide's prompts is then run again */
+    bool attribution;          /* a stored run without errors by layer is then run again */
     bool keep_tokens, replace;
     int n_worst;
+    struct parity *parity;     /* both of its runs are made afresh */
     int argc;
     char **argv;
 };

@@ -26,6 +26,7 @@ static const struct option_def options[] = {
     {"max-length", OPTION_INT, &o.length, "TOKENS", "rows of the linear layers and of the prefill (2048)", 64, 1 << 17},
     OUTPUT_OPTIONS(o.output),
     MACHINE_OPTIONS(o.machine),
+    GRAPH_OPTIONS(o.machine),
     {0},
 };
 
@@ -296,7 +297,7 @@ struct prefill {
     int n;
     struct sparse_policy *policy;
     int32_t *next;
-    float *nll, *hidden, *logits;
+    float *nll, *logits;
     double step_s;
 };
 
@@ -321,8 +322,7 @@ static enum status run_decode(void *ctx)
     TRY(session_forward(p->s, &(struct forward_args){.tokens = p->ids, .n = p->n - DECODE_STEPS}));
     int64_t t0 = clock_ns();
     for (int i = p->n - DECODE_STEPS; i < p->n; i++) {
-        TRY(session_forward(p->s, &(struct forward_args){.tokens = p->ids + i, .n = 1, .last_hidden = p->hidden}));
-        TRY(session_logits(p->s, p->hidden, p->logits));
+        TRY(session_forward(p->s, &(struct forward_args){.tokens = p->ids + i, .n = 1, .last_logits = p->logits}));
     }
     p->step_s = (double)(clock_ns() - t0) * 1e-9 / DECODE_STEPS;
     return OK;
@@ -333,16 +333,16 @@ static enum status bench_device(struct bench *b, const struct setup *setup)
 {
     const struct llama_config *c = &setup->model.weights.config;
     struct prefill p = {.n = o.length, .ids = malloc(sizeof *p.ids * (size_t)o.length), .next = malloc(sizeof *p.next * (size_t)o.length),
-                        .nll = malloc(sizeof *p.nll * (size_t)o.length), .hidden = malloc(sizeof *p.hidden * (size_t)c->hidden_size),
+                        .nll = malloc(sizeof *p.nll * (size_t)o.length),
                         .logits = malloc(sizeof *p.logits * (size_t)c->vocab_size)};
     static const struct block_shape blocks[] = {{128, 128}, {128, 64}};
     struct sparse_policy policy = {0};
-    struct weights_device_info device;
+    struct weights_device_info device, scoring;
     struct rng r;
     double seconds = 0, dense = 0, flop = 2.0 * o.length * (double)(llama_config_parameters(c) - (long long)c->vocab_size * c->hidden_size);
     char what[160];
     enum status st = OK;
-    if (!p.ids || !p.next || !p.nll || !p.hidden || !p.logits) TRY_GOTO(st, done, fail(ERR_MEMORY, "no memory for %d tokens", o.length));
+    if (!p.ids || !p.next || !p.nll || !p.logits) TRY_GOTO(st, done, fail(ERR_MEMORY, "no memory for %d tokens", o.length));
     rng_init(&r, 1);
     for (int i = 0; i < o.length; i++) p.ids[i] = (int32_t)rng_below(&r, (uint32_t)c->vocab_size);
     for (int i = 0; i < o.length; i++) p.next[i] = i + 1 < o.length ? p.ids[i + 1] : -1;
@@ -361,25 +361,28 @@ static enum status bench_device(struct bench *b, const struct setup *setup)
         snprintf(what, sizeof what, "the same, topk .5, blocks %dx%d", blocks[i].q, blocks[i].k);
         add_row(b, what, seconds, 0, seconds / dense, "");
     }
-    TRY_GOTO(st, done, median_time(run_loss, &p, &seconds));
-    add_row(b, "prefill and the loss of every position", seconds, flop + 2.0 * o.length * (double)c->vocab_size * c->hidden_size,
-            seconds / dense, "");
     if (o.length > 2 * DECODE_STEPS) {
         TRY_GOTO(st, done, run_decode(&p));
         TRY_GOTO(st, done, run_decode(&p));
         add_row(b, "one decode step behind it", p.step_s, 0, p.step_s / dense, "");
     }
     weights_device_describe(&setup->model.weights, &device);
+    session_close(&p.s); /* a loss needs no keys and values of the past */
+    TRY_GOTO(st, done, session_open_once(&p.s, &setup->model.weights, setup->par, o.length, o.machine.chunk, o.machine.impl));
+    weights_device_describe(&setup->model.weights, &scoring);
+    TRY_GOTO(st, done, median_time(run_loss, &p, &seconds));
+    add_row(b, "prefill and the loss of every position", seconds, flop + 2.0 * o.length * (double)c->vocab_size * c->hidden_size,
+            seconds / dense, "");
     if (strcmp(o.output.format, "terminal") == 0)
-        printf("%s, %s, %.2f GiB taken by weights and session, medians of %d\n\n", device.gpu, device.driver,
-               (double)device.peak_bytes / 0x1p30, o.repeats);
+        printf("%s, %s, residual stream %s%s\nweights and session: %.3f GiB, for the loss %.3f GiB; medians of %d\n\n", device.gpu,
+               device.driver, device.residual, device.graph ? ", graphs" : "", (double)device.bytes / 0x1p30,
+               (double)scoring.bytes / 0x1p30, o.repeats);
 done:
     session_close(&p.s);
     policy_clear(&policy);
     free(p.ids);
     free(p.next);
     free(p.nll);
-    free(p.hidden);
     free(p.logits);
     return st;
 }

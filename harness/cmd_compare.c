@@ -45,7 +45,8 @@ int cmd_compare(int argc, char **argv)
     TRY_GOTO(st, done, view_source_load(&before, o.db, positional[0]));
     TRY_GOTO(st, done, view_source_load(&after, o.db, positional[1]));
     TRY_GOTO(st, done, compare_runs(&c, &before.view, &after.view,
-                                    &(struct compare_options){.force = o.force, .seed = (uint64_t)o.seed}));
+                                    &(struct compare_options){.force = o.force, .seed = (uint64_t)o.seed,
+                                                              .or_else = ", or see them side by side with --force"}));
     if (strcmp(o.output.format, "terminal") == 0) {
         comparison_verdict(&c, &verdict);
         printf("%s\n\n", str_get(&verdict));

@@ -1,10 +1,12 @@
 #include "harness/command.h"
 
 #include "harness/cell.h"
+#include "harness/devices.h"
 #include "harness/noise.h"
 #include "harness/output.h"
 #include "reports/runjson.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,7 +16,7 @@ static struct {
     struct policy_options policy;
     struct output_options output;
     const char *db, *json, *stats;
-    bool generate, keep_tokens, replace;
+    bool generate, keep_tokens, attribution, replace;
     int n_worst;
 } o;
 
@@ -24,21 +26,23 @@ static const struct option_def options[] = {
     {"o|output", OPTION_TEXT, &o.json, "FILE", "also write before_tune.json or after_tune.json", 0, 0},
     {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "also write per-layer statistics as JSON", 0, 0},
     {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
-    {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; everything is compiled", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
+    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: two more passes over every sample", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
+    GRAPH_OPTIONS(o.machine),
     {0},
 };
 
 static const struct command_help help = {
     "eval MODEL [--suite SPEC …] [options]",
     "Runs every sample dense and sparse, compares logits position by position, counts what the kernel skipped, and\n"
-    "stores it all as one run per suite. A cell that is stored already is shown, not run again.",
+    "stores it all as one run per suite. A cell that is stored already is shown, not run again. With --device cpu,cuda both\n"
+    "run, afresh, and what separates them is shown and stored with the GPU's run.",
     "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
     "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output before_tune.json",
 };
@@ -101,36 +105,130 @@ static enum status measure_noise(const struct setup *setup, struct store *store,
     return print_table(t, &o.output);
 }
 
-static enum status eval_suite(const struct setup *setup, struct store *store, struct dense_cache *cache, int i,
-                              int argc, char **argv)
+/* Two runs side by side, and what separates the devices. */
+static enum status print_parity(struct store *store, const struct cell_result cells[2], const struct parity_result *p)
+{
+    static const char *const both[] = {"sparsity", "cosine", "kl", "ppl_dense", "ppl_sparse"};
+    struct run_view views[2];
+    struct table *t = table_new(NULL);
+    enum status st = run_view_load(&views[0], store, cells[0].key);
+    if (st != OK) {
+        table_free(&t);
+        return st;
+    }
+    if ((st = run_view_load(&views[1], store, cells[1].key)) != OK) {
+        run_view_clear(&views[0]);
+        table_free(&t);
+        return st;
+    }
+    table_add_column(t, (struct table_column){.name = "what"});
+    table_add_column(t, (struct table_column){.name = "CPU", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "GPU", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "GPU - CPU", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "GPU against CPU", .number = NUMBER_SHORT, .digits = 4});
+    for (size_t i = 0; i < sizeof both / sizeof *both; i++) {
+        double cpu = run_view_metric(&views[0], both[i]), gpu = run_view_metric(&views[1], both[i]);
+        if (isnan(cpu) || isnan(gpu)) continue;
+        table_text(t, metric_info(both[i])->label);
+        table_real(t, cpu);
+        table_real(t, gpu);
+        table_real(t, gpu - cpu);
+        table_missing(t);
+    }
+    const struct {
+        const char *what;
+        double value;
+    } rows[] = {
+        {"tiles chosen alike: mask Jaccard, mean over layers and heads", p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
+        {"the same, the worst", p->masks.n ? p->masks.min : NAN},
+        {"dense logits: relative error", p->logits_error[0]}, {"sparse logits: relative error", p->logits_error[1]},
+        {"dense: same most likely token", p->top1[0]}, {"sparse: same most likely token", p->top1[1]},
+        {"dense: KL divergence from the CPU, nats", p->kl[0]}, {"sparse: KL divergence from the CPU, nats", p->kl[1]},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (isnan(rows[i].value)) continue;
+        table_text(t, rows[i].what);
+        for (int k = 0; k < 3; k++) table_missing(t);
+        table_real(t, rows[i].value);
+    }
+    char note[160];
+    snprintf(note, sizeof note, "Stored as run %lld (CPU) and run %lld (GPU), with these differences; logits of both states through one head.",
+             (long long)views[0].run->id, (long long)views[1].run->id);
+    table_note(t, note);
+    for (int i = 0; i < 2; i++) run_view_clear(&views[i]);
+    return print_table(t, &o.output);
+}
+
+/* pair: the same on the GPU, behind the CPU's; NULL for one device. */
+static enum status eval_suite(const struct setup *setup, const struct setup *pair, struct store *store,
+                              struct dense_cache *cache, int i, int argc, char **argv)
 {
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
-    struct cell_result cell;
+    struct cell_result cells[2];
+    struct parity parity = {0};
     enum status st;
     TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
     note_input(&set);
     note_lengths(&set, &setup->model.weights.config);
     if (set.dense_only && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "suite null measures the noise floor, which goes to the database alone; drop --output"));
+    if (pair && (set.dense_only || set.timed))
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to compare between devices; name one --device", set.suite));
     if (set.dense_only) {
         st = measure_noise(setup, store, &set);
         goto done;
     }
+    if (set.timed && o.attribution)
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
-    TRY_GOTO(st, done, cell_run(&(struct cell_args){
-                                    .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy,
-                                    .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length,
-                                    .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
-                                    .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc,
-                                    .argv = argv}, &cell));
-    st = show_run(store, cell.key, cell.reused);
+    struct cell_args cell = {
+        .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy, .tuned = &tuned, .machine = &o.machine,
+        .max_length = o.samples.max_length, .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
+        .attribution = o.attribution, .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
+    if (pair) {
+        TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
+        cell.parity = &parity;
+    }
+    TRY_GOTO(st, done, cell_run(&cell, &cells[0]));
+    if (pair) {
+        cell.setup = pair;
+        TRY_GOTO(st, done, cell_run(&cell, &cells[1]));
+        st = print_parity(store, cells, &parity.result);
+    } else {
+        st = show_run(store, cells[0].key, cells[0].reused);
+    }
 done:
+    if (parity.samples) parity_close(&parity);
     policy_clear(&policy);
     tuned_clear(&tuned);
     sample_set_clear(&set);
     return st;
+}
+
+/* "cpu,cuda": the CPU's setup and the GPU's. Anything else: one. */
+static enum status open_setups(struct setup *setup, struct setup *pair, bool *is_pair, const char *positional)
+{
+    struct device_list devices;
+    *is_pair = false;
+    TRY(devices_parse(o.machine.device, &devices));
+    if (devices.n != 2 || (devices.index[0] == DEVICE_CPU) == (devices.index[1] == DEVICE_CPU))
+        return setup_open(setup, &o.machine, positional);
+    if (o.machine.impl)
+        return fail(ERR_ARG, "--impl names a kernel of one device; --device %s are two", o.machine.device);
+    if (o.json || o.stats)
+        return fail(ERR_ARG, "--output and --stats-out hold one run, and --device %s makes two", o.machine.device);
+    struct machine_options cpu = o.machine, gpu = o.machine;
+    char name[16];
+    int index = devices.index[0] == DEVICE_CPU ? devices.index[1] : devices.index[0];
+    snprintf(name, sizeof name, "cuda:%d", index);
+    cpu.device = "cpu", cpu.residual = NULL, cpu.graph = cpu.compile = false;
+    gpu.device = name;
+    TRY(setup_open(setup, &cpu, positional));
+    TRY(setup_open(pair, &gpu, positional));
+    *is_pair = true;
+    return OK;
 }
 
 int cmd_eval(int argc, char **argv)
@@ -146,22 +244,25 @@ int cmd_eval(int argc, char **argv)
     int code;
     if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
-    struct setup setup = {0};
+    struct setup setup = {0}, pair = {0};
+    bool is_pair;
     struct store *store = NULL;
     struct dense_cache cache = {0};
     cancel_install();
     TRY_GOTO(st, done, output_check(&o.output, o.json));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
-    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, open_setups(&setup, &pair, &is_pair, n ? positional[0] : NULL));
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
     if (n_suites > 1 && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
-    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&setup, store, &cache, i, argc, argv);
+    for (int i = 0; i < n_suites && st == OK; i++) 
+        st = eval_suite(&setup, is_pair ? &pair : NULL, store, &cache, i, argc, argv);
 done:
     dense_cache_close(&cache);
     setup_close(&setup);
+    setup_close(&pair);
     store_close(&store);
     return st == OK ? EXIT_PASS : report_failure(st);
 }

@@ -29,24 +29,24 @@ static const struct option_def options[] = {
     {"min-cosine-p1", OPTION_REAL, &o.bounds.min_cosine_p1, "X", "its first percentile over positions", -1, 1},
     {"max-kl", OPTION_REAL, &o.bounds.max_kl, "NATS", "mean KL divergence", 0, 1e9},
     {"max-kl-p99.9", OPTION_REAL, &o.bounds.max_kl_p99_9, "NATS", "its 99.9th percentile", 0, 1e9},
-    {"max-ppl-increase", OPTION_REAL, &o.bounds.max_ppl_increase, "X", "perplexity ratio - 1: .01 is one percent", -1,
+    {"max-ppl-increase", OPTION_SHARE, &o.bounds.max_ppl_increase, "X", "perplexity ratio - 1: .01 or 1%", -1,
      1e9},
-    {"min-sparsity", OPTION_REAL, &o.bounds.min_sparsity, "X", "counted sparsity", 0, 1},
-    {"min-token-accuracy", OPTION_REAL, &o.bounds.min_token_accuracy, "X", "top-1 agreement", 0, 1},
-    {"max-score-drop", OPTION_REAL, &o.bounds.max_score_drop, "X", "share of answers lost", -1, 1},
+    {"min-sparsity", OPTION_SHARE, &o.bounds.min_sparsity, "X", "counted sparsity", 0, 1},
+    {"min-token-accuracy", OPTION_SHARE, &o.bounds.min_token_accuracy, "X", "top-1 agreement", 0, 1},
+    {"max-score-drop", OPTION_SHARE, &o.bounds.max_score_drop, "X", "share of answers lost", -1, 1},
     {"max-latency-ratio", OPTION_REAL, &o.bounds.max_latency_ratio, "X", "sparse / dense prefill time", 0, 1e9},
     {"max-memory", OPTION_REAL, &o.bounds.max_memory_mib, "MIB", "peak resident memory", 0, 1e12},
     {"Bounds on the change from --baseline", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"baseline", OPTION_TEXT, &o.baseline, "RUN|FILE", "run or before_tune.json on the same tokens", 0, 0},
     {"max-cosine-drop", OPTION_REAL, &o.bounds.max_cosine_drop, "X", "mean logits cosine lost", -2, 2},
     {"max-kl-rise", OPTION_REAL, &o.bounds.max_kl_rise, "NATS", "mean KL gained", -1e9, 1e9},
-    {"max-ppl-rise", OPTION_REAL, &o.bounds.max_ppl_rise, "X", "perplexity ratio gained", -1e9, 1e9},
-    {"max-token-accuracy-drop", OPTION_REAL, &o.bounds.max_token_accuracy_drop, "X", "top-1 agreement lost", -1, 1},
-    {"max-score-loss", OPTION_REAL, &o.bounds.max_score_loss, "X", "share of right answers lost", -1, 1},
-    {"max-sparsity-drop", OPTION_REAL, &o.bounds.max_sparsity_drop, "X", "counted sparsity lost", -1, 1},
-    {"max-latency-rise", OPTION_REAL, &o.bounds.max_latency_rise, "X",
+    {"max-ppl-rise", OPTION_SHARE, &o.bounds.max_ppl_rise, "X", "perplexity ratio gained", -1e9, 1e9},
+    {"max-token-accuracy-drop", OPTION_SHARE, &o.bounds.max_token_accuracy_drop, "X", "top-1 agreement lost", -1, 1},
+    {"max-score-loss", OPTION_SHARE, &o.bounds.max_score_loss, "X", "share of right answers lost", -1, 1},
+    {"max-sparsity-drop", OPTION_SHARE, &o.bounds.max_sparsity_drop, "X", "counted sparsity lost", -1, 1},
+    {"max-latency-rise", OPTION_SHARE, &o.bounds.max_latency_rise, "X",
      "sparse time gained: .1 is ten percent; same machine only", -1, 1e9},
-    {"max-memory-rise", OPTION_REAL, &o.bounds.max_memory_rise, "X",
+    {"max-memory-rise", OPTION_SHARE, &o.bounds.max_memory_rise, "X",
      "peak memory gained: .1 is ten percent; same machine only", -1, 1e9},
     {"Judging", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"by-mean", OPTION_FLAG, &o.bounds.by_mean, NULL, "judge the value, not its interval", 0, 0},
@@ -141,7 +141,7 @@ static enum status export(const struct gate_result *g, struct table *causes, dou
         if (g->alarm && !is_check(g, "metrics-agree")) str_addf(&text, "\n> %s\n", g->alarm);
         if (g->outcome != CHECK_PASS && table_rows(causes)) {
             str_add_char(&text, '\n');
-            table_render(causes, TABLE_MARKDOWN, (struct table_style){.hide_constant = true}, &text);
+            table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
         }
         fputs(str_get(&text), f);
         fclose(f);
@@ -179,7 +179,7 @@ static enum status show_result(const struct gate_result *g, struct table *causes
     if (g->alarm && !is_check(g, "metrics-agree")) printf("\n%s\n", g->alarm);
     if (g->outcome == CHECK_PASS || !table_rows(causes)) return OK;
     struct str text = {0};
-    table_render(causes, TABLE_TERMINAL, (struct table_style){.hide_constant = true}, &text);
+    table_render(causes, TABLE_TERMINAL, (struct table_style){0}, &text);
     printf("\n%s", str_get(&text));
     str_clear(&text);
     return OK;

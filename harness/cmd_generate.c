@@ -28,6 +28,7 @@ static const struct option_def options[] = {
     {"dense", OPTION_FLAG, &o.dense, NULL, "dense prefill", 0, 0},
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
+    GRAPH_OPTIONS(o.machine),
     {0},
 };
 
@@ -120,6 +121,12 @@ int cmd_generate(int argc, char **argv)
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
     cancel_install();
+    if (o.prompt && o.prompt_file) return report_failure(fail(ERR_ARG, "two prompts: give --prompt or --prompt-file"));
+    if (o.temperature == 0 && (o.top_k || o.top_p != 1 || o.seed))
+        return report_failure(fail(ERR_ARG, "with temperature 0 the likeliest token is taken, so --top-k, --top-p and --seed mean "
+                                            "nothing; give --temperature X"));
+    if (o.dense && (o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0))
+        return report_failure(fail(ERR_ARG, "--dense goes with no --method, --topk, --window or --tuned"));
     if (!o.prompt && !o.prompt_file) return report_failure(fail(ERR_ARG, "what to continue? give --prompt TEXT"));
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));

@@ -14,7 +14,7 @@ static struct {
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"part", OPTION_TEXT, &o.part, "NAME",
-     "metrics, samples, positions, layers, heads, items, tokens, latency, provenance (summary)", 0, 0},
+     "metrics, samples, positions, layers, heads, items, tokens, latency, breakdown, provenance (summary)", 0, 0},
     {"o|output", OPTION_TEXT, &o.json, "FILE", "write the run as before_tune.json / after_tune.json", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
@@ -26,6 +26,28 @@ static const struct command_help help = {
     "sparsegauge show last\nsparsegauge show 12 --part heads --format md",
 };
 
+/* A part that the run has nothing of, and what to do about it. */
+static enum status no_part(const struct run_view *v)
+{
+    static const struct {
+        const char *part, *remedy;
+    } remedies[] = {
+        {"latency", "eval MODEL --suite speed measures them"},
+        {"breakdown", "eval MODEL --suite speed measures them"},
+        {"items", "suites that ask questions have them: --suite chronicle, needle, cloze or choice"},
+        {"tokens", "eval --worst N --replace keeps them, where any differ"},
+        {"positions", "every suite but speed has them"},
+        {"samples", "every suite but speed has them"},
+        {"layers", "every suite but speed counts them; a file holds none: name the run in its database"},
+        {"heads", "every suite but speed counts them; a file holds none: name the run in its database"},
+    };
+    for (size_t i = 0; i < sizeof remedies / sizeof *remedies; i++)
+        if (strcmp(o.part, remedies[i].part) == 0)
+            return fail(ERR_ARG, "%s (suite %s) has no %s: %s", v->label,
+                        v->run->dataset.suite ? v->run->dataset.suite : "unknown", o.part, remedies[i].remedy);
+    return fail(ERR_ARG, "%s has no %s", v->label, o.part);
+}
+
 static enum status show_part(const struct run_view *v)
 {
     struct table *t = strcmp(o.part, "metrics") == 0      ? metrics_table(v)
@@ -36,10 +58,23 @@ static enum status show_part(const struct run_view *v)
                       : strcmp(o.part, "items") == 0      ? items_table(v, false)
                       : strcmp(o.part, "tokens") == 0     ? worst_tokens_table(v, 1000)
                       : strcmp(o.part, "latency") == 0    ? latencies_table(v)
+                      : strcmp(o.part, "breakdown") == 0  ? breakdown_table(v)
                       : strcmp(o.part, "provenance") == 0 ? provenance_table(v)
                                                           : NULL;
     if (!t) return fail(ERR_ARG, "--part: found \"%s\", see -h for the names", o.part);
-    return print_table(t, &o.output);
+    if (!table_rows(t)) {
+        table_free(&t);
+        return no_part(v);
+    }
+    TRY(print_table(t, &o.output));
+    if (strcmp(o.part, "latency") != 0 || strcmp(o.output.format, "terminal") != 0) return OK;
+    struct table *parts = breakdown_table(v);
+    if (table_rows(parts)) {
+        putchar('\n');
+        return print_table(parts, &o.output);
+    }
+    table_free(&parts);
+    return OK;
 }
 
 static enum status show_all(const struct run_view *v)

@@ -27,7 +27,8 @@ static const struct command_help help = {
     "status [PLAN] [options]",
     "Counts the cells of each plan by state (done, failed, skipped, running, stale, missing) and lists those "
     "that failed or\n"
-    "were skipped with their reasons. Exit code 3: some cell has no result.",
+    "were skipped with their reasons. Exit code 3: some cell has no result. It counts and measures nothing, so\n"
+    "that it has no smallest detectable effect: `frontier`, `best` and `compare` say it of the cells that are done.",
     "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7",
 };
 

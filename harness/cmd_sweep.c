@@ -5,7 +5,7 @@
 #include "harness/noise.h"
 #include "harness/output.h"
 #include "harness/plan_runs.h"
-#include "harness/sweep.h"
+#include "harness/sweep_fleet.h"
 #include "reports/attribution.h"
 
 #include <errno.h>
@@ -84,6 +84,7 @@ static const struct option_def options[] = {
     {"held-out", OPTION_INT, &o.n_held_out, "N", "further samples that the bound must hold on (2)", 0, 1000},
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
     MACHINE_OPTIONS(o.machine),
+    {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs", 0, 0},
     {0},
 };
 
@@ -206,6 +207,15 @@ static enum status print_dry_run(const struct sweep *s)
            e.n_streams, e.n_tunings);
     printf("memory: %.2f GiB beside the weights, %.2f GiB are free\n", (double)e.bytes / 0x1p30,
            sweep_free_bytes(s) / 0x1p30);
+    if (e.device_bytes) {
+        struct weights_device_info device;
+        size_t free_bytes, total;
+        weights_device_describe(&s->a.setup->model.weights, &device);
+        TRY(weights_device_memory(&s->a.setup->model.weights, &free_bytes, &total));
+        printf("device: %.2f GiB beside the weights, %s has %.2f of %.2f GiB free%s\n", (double)e.device_bytes / 0x1p30, device.gpu,
+               (double)free_bytes / 0x1p30, (double)total / 0x1p30,
+               e.device_bytes > free_bytes ? ": cells that do not fit will be skipped" : "");
+    }
     double flops;
     TRY(sweep_probe(s->a.setup, s->a.machine->impl, &flops));
     double total = e.dense_flop + e.cells_flop + e.tune_flop;
@@ -308,8 +318,9 @@ static void print_summary(const struct sweep *s, const char *db)
 }
 
 /* The sweep itself, in a process that may crash. *partial: cells of this part have no result. */
-static enum status work(const struct setup *setup, struct sweep_watch *watch, bool *partial)
+static enum status work(const struct setup *fleet, int n_fleet, struct sweep_watch *watch, bool *partial)
 {
+    const struct setup *setup = &fleet[0];
     struct shard shard;
     struct store *store = NULL;
     struct dense_cache cache = {0};
@@ -323,7 +334,7 @@ static enum status work(const struct setup *setup, struct sweep_watch *watch, bo
     TRY(parse_smooth_k(o.smooth_k, &smooth_k));
     const struct llama_config *c = &setup->model.weights.config;
     TRY_GOTO(st, done, plan_expand(&o.axes, c->n_layers, c->n_heads, &plan));
-    if (!watch->n_crashed && !o.machine.quiet) {
+    if (!watch->n_crashes && !o.machine.quiet) {
         if (plan.n_pruned)
             fprintf(stderr, "sparsegauge: %d cells with pv_l1 not above l1 were left out\n", plan.n_pruned);
         if (plan.n_duplicate)
@@ -375,8 +386,8 @@ static enum status work(const struct setup *setup, struct sweep_watch *watch, bo
         st = print_dry_run(&s);
         goto done;
     }
-    if (o.noise_floor && !watch->n_crashed) TRY_GOTO(st, done, measure_noise(&s, store));
-    TRY_GOTO(st, done, sweep_run(&s));
+    if (o.noise_floor && !watch->n_crashes) TRY_GOTO(st, done, measure_noise(&s, store));
+    TRY_GOTO(st, done, n_fleet > 1 ? sweep_run_fleet(&s, fleet, n_fleet, db) : sweep_run(&s));
     if (strcmp(o.output.format, "terminal") == 0) print_summary(&s, db);
     st = print_results(store, s.a.name);
     for (int i = s.first; i < s.end && st == OK; i++) {
@@ -396,15 +407,15 @@ done:
 
 static int run_worker(const char *positional, struct sweep_watch *watch)
 {
-    struct setup setup = {0};
+    struct setup *fleet = NULL;
+    int n = 0;
     bool partial = false;
     cancel_install();
-    enum status st = setup_open(&setup, &o.machine,
-                                positional        ? positional
-                                : o.machine.model ? NULL
-                                                  : o.settings.model);
-    if (st == OK) st = work(&setup, watch, &partial);
-    setup_close(&setup);
+    sweep_watch_install(watch);
+    sweep_watch_begin(0);
+    enum status st = setup_open_fleet(&fleet, &n, &o.machine, positional ? positional : o.machine.model ? NULL : o.settings.model);
+    if (st == OK) st = work(fleet, n, watch, &partial);
+    setup_close_fleet(&fleet, &n);
     if (st != OK) return report_failure(st);
     if (partial)
         fprintf(stderr,
@@ -432,7 +443,7 @@ static int supervise(const char *positional)
     memset(watch, 0, sizeof *watch);
     cancel_install();
     for (;;) {
-        watch->cell = -1;
+        sweep_watch_reset(watch);
         pid_t parent = getpid(), worker = fork();
         if (worker < 0) return report_failure(fail(ERR_IO, "cannot start a process: %s", strerror(errno)));
         if (worker == 0) {
@@ -446,13 +457,10 @@ static int supervise(const char *positional)
         while (waitpid(worker, &status, 0) < 0 && errno == EINTR) forward(worker);
         if (WIFEXITED(status)) return WEXITSTATUS(status);
         int number = WTERMSIG(status);
-        if (watch->cell < 0 || watch->n_crashed == SWEEP_MAX_CRASHES || cancel_requested(NULL))
+        if (cancel_requested(NULL) || !sweep_watch_blame(watch, number))
             return report_failure(
                 fail(ERR_IO, "the sweep ended by signal %d (%s) outside of any cell; what is stored is kept",
                      number, strsignal(number)));
-        watch->crashed[watch->n_crashed++] = watch->cell;
-        snprintf(watch->how, sizeof watch->how, "crashed: signal %d (%s)%s", number, strsignal(number),
-                 number == SIGKILL ? "; killed from outside, perhaps for want of memory" : "");
     }
 }
 
@@ -476,6 +484,10 @@ int cmd_sweep(int argc, char **argv)
     enum status st = OK;
     if (o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &pool);
     for (int i = 0; i < o.axes.suite.n && st == OK; i++) st = suite_check(o.axes.suite.items[i]);
+    bool fields = false;
+    for (int i = 0; i < o.axes.suite.n; i++) fields |= suite_reads_fields(o.axes.suite.items[i]);
+    if (st == OK && o.field && !fields && !suite_reads_fields(o.tune_suite ? o.tune_suite : ""))
+        st = fail(ERR_ARG, "--field %s: no suite of this sweep reads JSON; it goes with text, cloze and choice", o.field);
     int code = st == OK ? supervise(n ? positional[0] : NULL) : report_failure(st);
     pool_free(&pool);
     return code;

@@ -1,6 +1,5 @@
 #include "harness/command.h"
 
-#include "base/json.h"
 #include "harness/output.h"
 
 #include <stdio.h>
@@ -28,27 +27,12 @@ static const struct command_help help = {
     "sparsegauge tokens last --worst 5\nsparsegauge tokens 12 --format csv",
 };
 
-/* "thus" .41, "the" .22 …; the true next token is marked. */
 static void print_top(const char *label, const char *json, int64_t true_id)
 {
-    cJSON *list = json ? cJSON_Parse(json) : NULL;
-    printf("    %s", label);
-    const cJSON *x;
-    cJSON_ArrayForEach(x, list)
-    {
-        const cJSON *text = cJSON_GetObjectItemCaseSensitive(x, "text"), *p = cJSON_GetObjectItemCaseSensitive(x, "p"),
-                    *id = cJSON_GetObjectItemCaseSensitive(x, "id");
-        struct str shown = {0};
-        for (const char *c = cJSON_IsString(text) ? text->valuestring : "?"; *c; c++) {
-            if (*c == '\n') str_add(&shown, "\\n");
-            else str_add_char(&shown, *c);
-        }
-        bool right = cJSON_IsNumber(id) && (int64_t)id->valuedouble == true_id;
-        printf("  %s\"%s\" %.3f", right ? "*" : "", str_get(&shown), cJSON_IsNumber(p) ? p->valuedouble : 0);
-        str_clear(&shown);
-    }
-    putchar('\n');
-    cJSON_Delete(list);
+    struct str text = {0};
+    top_tokens_text(json, true_id, &text);
+    printf("    %s  %s\n", label, str_get(&text));
+    str_clear(&text);
 }
 
 static void print_context(const char *text)
@@ -64,6 +48,20 @@ static void print_context(const char *text)
     putchar('\n');
 }
 
+/* Three reasons, and only one of them is mended by --worst. */
+static enum status nothing_kept(const struct run_view *v)
+{
+    const struct metric_record *kl = metric_list_find(&v->metrics, "overall", "kl");
+    if (v->from_file)
+        return fail(ERR_ARG, "%s: a file holds no tokens; name the run in its database", v->label);
+    if (!kl)
+        return fail(ERR_ARG, "%s compared no tokens (suite %s); `eval` with another --suite does", v->label,
+                    v->run->dataset.suite);
+    if (kl->max > 0) return fail(ERR_ARG, "%s kept no tokens; evaluate again with --worst N --replace", v->label);
+    printf("%s: not one token differs, the KL is 0 at all of its %lld positions\n", v->label, (long long)kl->n);
+    return OK;
+}
+
 static enum status run(const char *name)
 {
     struct view_source source = {0};
@@ -72,7 +70,7 @@ static enum status run(const char *name)
         st = print_table(worst_tokens_table(&source.view, (size_t)o.worst), &o.output);
     } else if (st == OK) {
         const struct run_view *v = &source.view;
-        if (!v->worst_tokens.n) st = fail(ERR_ARG, "%s: run %s kept no tokens; evaluate with --worst N", o.db, name);
+        if (!v->worst_tokens.n) st = nothing_kept(v);
         for (size_t i = 0; st == OK && i < v->worst_tokens.n && i < (size_t)o.worst; i++) {
             const struct worst_token_record *w = &v->worst_tokens.rows[i];
             printf("%2zu. KL %.3f  cosine %.4f  sample %d, position %lld, row %.0f %% sparse;  nats to the "
@@ -84,7 +82,7 @@ static enum status run(const char *name)
             print_top("dense ", w->top_dense, w->token);
             print_top("sparse", w->top_sparse, w->token);
         }
-        if (st == OK) printf("\n* the token that really follows\n");
+        if (st == OK && v->worst_tokens.n) printf("\n* the token that really follows\n");
     }
     view_source_clear(&source);
     return st;

@@ -22,7 +22,7 @@ static struct {
     const char *db, *out, *stats, *l1, *pv_l1, *rule;
     double min_sparsity;
     int n_tune, n_held_out;
-    bool tune, parallel, from_curves;
+    bool tune, from_curves;
 } o;
 
 static const struct option_def options[] = {
@@ -38,7 +38,7 @@ static const struct option_def options[] = {
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
     {"db", OPTION_TEXT, &o.db, "FILE", "database of curves, results and choices (sparsegauge.db)", 0, 0},
     {"from-curves", OPTION_FLAG, &o.from_curves, NULL, "answer from stored curves without running the model; unverified", 0, 0},
-    {"parallel|parallel-tune", OPTION_FLAG, &o.parallel, NULL, "all threads (always; kept for the guide's sake)", 0, 0},
+    {"parallel|parallel-tune", OPTION_FLAG, &o.machine.parallel, NULL, "all threads, which is always so, and with --device cuda all GPUs", 0, 0},
     {"tune", OPTION_FLAG, &o.tune, NULL, "accepted: this is tune", 0, 0},
     {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; everything is compiled", 0, 0},
     OUTPUT_OPTIONS(o.output),
@@ -200,8 +200,9 @@ static enum status save(const struct setup *setup, struct store *store, struct t
     return st;
 }
 
-static enum status run(const struct setup *setup, struct store *store)
+static enum status run(const struct setup *fleet, int n_fleet, struct store *store)
 {
+    const struct setup *setup = &fleet[0];
     struct tune_bounds bounds[MAX_BOUNDS];
     struct tuned tuned[MAX_BOUNDS], unused;
     char *names[MAX_BOUNDS] = {NULL};
@@ -210,7 +211,7 @@ static enum status run(const struct setup *setup, struct store *store)
     struct tune_sample *samples = NULL;
     struct curve_db db = {0};
     struct progress progress;
-    struct tune_times times;
+    struct tune_times times = {0};
     enum tune_rule rule;
     int n = 0;
     enum status st;
@@ -228,7 +229,7 @@ static enum status run(const struct setup *setup, struct store *store)
                                    .samples = samples, .n_samples = set.n_samples, .bounds = bounds, .n_bounds = n,
                                    .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
                                    .progress = show_progress, .progress_ctx = &progress, .stop = cancel_requested};
-    st = o.from_curves ? tune_from_curves(&args, tuned) : tune(&args, tuned, &times);
+    st = o.from_curves ? tune_from_curves(&args, tuned) : setup_tune(fleet, n_fleet, &o.machine, &args, tuned, &times);
     progress_end(&progress);
     for (int i = 0; i < n && st == OK; i++) {
         names[i] = output_name(&tuned[i], o.out, n);
@@ -241,10 +242,13 @@ static enum status run(const struct setup *setup, struct store *store)
     if (st == OK && strcmp(o.output.format, "terminal") == 0 && o.from_curves)
         printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);
     else if (st == OK && strcmp(o.output.format, "terminal") == 0)
-        printf("\n%d samples of up to %d tokens, %d of them held out; forward %.2f s, curves %.2f s (%d made, %d reused), "
+        printf("\n%d samples of up to %d tokens, %d of them held out; forward %.2f s, curves on %s%s%s %.2f s (%d made, %d reused), "
                "choice and verification %.2f s (%d kernel runs)\n",
-               set.n_samples, o.samples.max_length, set.n_samples - tuned[0].num_samples, times.forward_s, times.curves_s,
-               times.n_curves, times.n_reused, times.verify_s, times.n_verified);
+               set.n_samples, o.samples.max_length, set.n_samples - tuned[0].num_samples, times.forward_s, times.place,
+               times.why ? ", the device refusing: " : "", times.why ? times.why : "", times.curves_s, times.n_curves,
+               times.n_reused, times.verify_s, times.n_verified);
+    if (st == OK && times.why && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: curves and verification ran on the CPU: %s\n", times.why);
 done:
     for (int i = 0; i < n; i++) {
         tuned_clear(&tuned[i]);
@@ -276,16 +280,17 @@ int cmd_tune(int argc, char **argv)
     int code;
     if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
-    struct setup setup = {0};
+    struct setup *fleet = NULL;
     struct store *store = NULL;
+    int n_fleet = 0;
     cancel_install();
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
-    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, n ? positional[0] : NULL));
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
-    st = run(&setup, store);
+    st = run(fleet, n_fleet, store);
 done:
-    setup_close(&setup);
+    setup_close_fleet(&fleet, &n_fleet);
     store_close(&store);
     return st == OK ? EXIT_PASS : report_failure(st);
 }

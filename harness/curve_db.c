@@ -51,6 +51,14 @@ damaged:
     return fail(ERR_FORMAT, "a stored tuning curve is damaged; delete its row from the table of curves or use another --db");
 }
 
+static int longest_of(const struct sample_set *set)
+{
+    int n = 0;
+    for (int i = 0; i < set->n_samples; i++)
+        if (set->samples[i].n > n) n = set->samples[i].n;
+    return n;
+}
+
 enum status curve_db_open(struct curve_db *db, struct store *store, const struct setup *setup, const struct sample_set *set,
                           const struct sparse_policy *policy)
 {
@@ -59,7 +67,11 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     hash_add_str(&h, ENGINE_VERSION);
     struct weights_device_info device;
     weights_device_describe(&setup->model.weights, &device);
-    hash_add_str(&h, strcmp(device.name, "cpu") == 0 ? cpu_ops()->name : device.name);
+    hash_add_str(&h, device.name);
+    if (device.residual) hash_add_str(&h, device.residual);
+    /* Tensors of a device can have curves by the device or by the CPU: they differ by rounding and are kept apart. */
+    const char *place = tune_place(&setup->model.weights, policy, longest_of(set), NULL);
+    hash_add_str(&h, strcmp(place, "cpu") == 0 ? cpu_ops()->name : place);
     hash_add_str(&h, set->fingerprint);
     *db = (struct curve_db){.store = store};
     hash_hex(&h, db->data);

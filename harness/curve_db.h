@@ -17,7 +17,8 @@ struct curve_db {
     bool writing; /* a transaction is open */
 };
 
-/* The key is the model, the samples' tokens, method, block shape, smoothing and engine version. */
+/* The key is the model, where it runs, where curves are made (tune_place, on the CPU its instruction set), the samples'
+ * tokens, method, block shape, smoothing and engine version. */
 enum status curve_db_open(struct curve_db *db, struct store *store, const struct setup *setup, const struct sample_set *set,
                           const struct sparse_policy *policy) MUST_USE;
 /* Commits what is still open. */

@@ -57,6 +57,7 @@ void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char 
     hash_init(&h);
     hash_add_str(&h, ENGINE_VERSION);
     hash_add_str(&h, impl ? impl : strcmp(device.name, "cpu") == 0 ? cpu_ops()->name : device.name);
+    if (device.residual) hash_add_str(&h, device.residual);
     hash_add_str(&h, m->fingerprint);
     hash_add(&h, ids, sizeof *ids * (size_t)n);
     hash_hex(&h, key);

@@ -121,7 +121,7 @@ static enum status allocate(struct dense_states *s, const struct dense_states_ar
         }
     }
     if (!ok) return fail(ERR_MEMORY, "no memory for the dense states of %s", a->set->name);
-    memcpy(s->blocks, a->blocks, sizeof *s->blocks * (size_t)s->n_blocks);
+    if (s->n_blocks) memcpy(s->blocks, a->blocks, sizeof *s->blocks * (size_t)s->n_blocks);
     return OK;
 }
 
@@ -139,7 +139,7 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
     if (st == OK) st = choose_points(s, a);
     if (st == OK) st = allocate(s, a);
     for (int b = 0; b < s->n_blocks && st == OK; b++) st = counting_policy(a, a->blocks[b], &policies[b]);
-    if (st == OK) st = session_open(&session, &a->model->weights, a->par, longest, a->chunk, a->impl);
+    if (st == OK) st = session_open_once(&session, &a->model->weights, a->par, longest, a->chunk, a->impl);
     for (int i = 0; i < s->n_samples && st == OK; i++) st = dense_sample(s, a, session, i, policies);
     session_close(&session);
     for (int b = 0; policies && b < a->n_blocks; b++) policy_clear(&policies[b]);

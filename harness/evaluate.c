@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/stats.h"
 #include "harness/latency.h"
+#include "harness/layer_errors.h"
 #include "harness/measure.h"
 #include "harness/progress.h"
 #include "harness/prompts.h"
@@ -33,6 +34,7 @@ struct eval_state {
     struct worst_tokens worst;
     double *row_computed, *row_possible; /* tiles per query block of the present sample, over all layers */
     int n_rows;
+    int sample; /* the present one */
 };
 
 static int64_t peak_resident_bytes(void)
@@ -64,6 +66,7 @@ static enum status watch_layer(void *ctx, const struct layer_view *view)
 {
     struct eval_state *s = ctx;
     const struct tile_map *t = view->tiles;
+    if (s->a->parity) TRY(parity_layer(s->a->parity, s->sample, view));
     if (!t) return OK;
     int first = view->attn->q_start / t->block.q, n_kv = attn_n_kv(view->attn);
     for (int h = 0; h < t->n_heads; h++)
@@ -135,10 +138,13 @@ static enum status sparse_pass(struct eval_state *s, int i)
 static enum status run_sample(struct eval_state *s, int i)
 {
     const struct sample *x = &s->a->set->samples[i];
+    s->sample = i;
     TRY(dense_pass(s, i));
     TRY(sparse_pass(s, i));
     for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
     enum status st = session_compare(s->session, x->n, s->dense_rows, s->sparse, s->next, s->tokens[i], &s->sums[i]);
+    if (st == OK && s->a->parity)
+        st = parity_sample(s->a->parity, i, s->session, s->dense_rows, s->sparse, s->next);
     if (st != OK) return fail_context(st, "%s", x->name);
     worst_tokens_offer(&s->worst, i, x->n, s->tokens[i], s->dense_rows, s->sparse, s->row_computed, s->a->policy->block.q);
     return OK;
@@ -212,8 +218,12 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     struct item_record *rows = pool_alloc(&s->e->pool, sizeof *rows * (size_t)set->n_questions);
     for (int q = 0; q < set->n_questions; q++) {
         const struct item *item = &set->items[gold[q]];
-        rows[q] = (struct item_record){item->id, item->group, item->sample, item->depth, item->length, out[q].dense,
-                                       out[q].sparse, out[q].dense_right, out[q].sparse_right};
+        rows[q] = (struct item_record){.item = item->id, .group = item->group, .sample = item->sample,
+                                       .depth = item->depth, .length = item->length, .dense_score = out[q].dense,
+                                       .sparse_score = out[q].sparse, .dense_right = out[q].dense_right,
+                                       .sparse_right = out[q].sparse_right, .has_norm = set->n_items != set->n_questions,
+                                       .dense_right_norm = out[q].dense_right_norm,
+                                       .sparse_right_norm = out[q].sparse_right_norm};
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;
@@ -240,6 +250,7 @@ static void add_metrics(struct eval_state *s)
     struct head_ledger total = {0};
     for (int c = 0; c < s->n_cells * set->n_samples; c++) head_ledger_add(&total, &s->ledger[c]);
     measure_sparsity(&m, &in, &total);
+    if (s->a->parity) parity_finish(s->a->parity, &total, &m);
     if (s->n_dense_times) measure_latency(&m, &in, "latency_dense", s->dense_times, s->n_dense_times);
     if (!s->e->first_layer) measure_latency(&m, &in, "latency_sparse", s->sparse_times, set->n_samples);
     s->e->data.metrics = m.rows;
@@ -268,6 +279,14 @@ static enum status add_worst_tokens(struct eval_state *s)
     TRY(worst_tokens_records(&s->worst, s->a->model, s->a->set, s->session, &s->e->pool, &rows));
     s->e->data.worst_tokens = rows;
     s->e->data.n_worst_tokens = (size_t)s->worst.n;
+    return OK;
+}
+
+static enum status add_layer_errors(struct eval_state *s)
+{
+    struct layer_error_record *rows;
+    TRY(layer_errors_measure(s->a, s->session, &s->e->pool, &rows, &s->e->data.n_layer_errors));
+    s->e->data.layer_errors = rows;
     return OK;
 }
 
@@ -311,7 +330,7 @@ static enum status prepare(struct eval_state *s)
                          longest);
     if (s->a->keep_masks) s->e->data.masks = pool_alloc(&s->e->pool, sizeof(struct mask_record) * (size_t)s->n_cells);
     TRY(worst_tokens_init(&s->worst, s->a->n_worst, s->width));
-    return session_open(&s->session, w, s->a->par, longest, s->a->chunk, s->a->impl);
+    return session_open_once(&s->session, w, s->a->par, longest, s->a->chunk, s->a->impl);
 }
 
 static void release(struct eval_state *s)
@@ -353,6 +372,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         add_metrics(&s);
         if (a->keep_tokens) add_tokens(&s);
         st = add_worst_tokens(&s);
+        if (st == OK && a->attribution && a->policy->method) st = add_layer_errors(&s);
         if (st == OK && a->generate) st = add_generation(&s);
     }
     if (st == OK) {

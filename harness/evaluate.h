@@ -5,6 +5,8 @@
 #include "engine/engine.h"
 #include "harness/dense_cache.h"
 #include "harness/dense_states.h"
+#include "harness/parity.h"
+#include "harness/stopwatch.h"
 #include "kernels/compare.h"
 #include "results/store.h"
 #include "suites/suite.h"
@@ -23,10 +25,13 @@ struct evaluate_args {
     bool generate;            /* also the guide's three prompts, greedy, 50 new tokens */
     bool keep_tokens;         /* per-token rows */
     bool keep_masks;          /* block masks of the first sample */
+    bool attribution;         /* errors by layer and head: two more passes, see harness/layer_errors.h */
     int n_worst;              /* worst tokens by KL to keep */
     int n_resamples;          /* bootstrap */
     uint64_t seed;            /* of the bootstrap */
+    const struct stopwatch_rule *timing; /* when times of a timed set stand still; NULL: stopwatch_default */
     bool quiet;
+    struct parity *parity;    /* of two runs, CPU and GPU; NULL: of one */
     bool (*stop)(void *);     /* NULL: never */
     void *stop_ctx;
 };

@@ -158,6 +158,8 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
         cJSON_AddNumberToObject(o, "min_sparse_tokens", r->min_sparse_tokens);
     }
     add_text(o, "device", r->device);
+    add_text(o, "residual", r->residual);
+    if (r->graph) cJSON_AddTrueToObject(o, "graph");
     if (r->repeat) cJSON_AddNumberToObject(o, "repeat", r->repeat);
     return print_json(o, pool);
 }
@@ -181,6 +183,8 @@ static void device_identity(struct run_record *r, const struct model *m, struct 
     struct weights_device_info info;
     weights_device_describe(&m->weights, &info);
     r->device = info.name;
+    r->residual = info.residual;
+    r->graph = info.graph;
     if (!info.gpu[0]) return;
     struct str gpus = {0};
     str_addf(&gpus, "1x %s", info.gpu);

@@ -7,6 +7,7 @@
 #include "harness/stopwatch.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +16,15 @@
 enum {
     DECODE_STEPS = 16,
     DECODE_TIMES = 12,
-    ROWS_PER_LENGTH = 3,
+    TIMED_ROWS = 3,
+    PROFILED = 3, /* passes of each kind whose parts are timed; one where a pass is slow */
+    DENSE_PARTS = 3,
+    SPARSE_PARTS = 7,
+    ROWS_PER_LENGTH = TIMED_ROWS + DENSE_PARTS + SPARSE_PARTS,
     MAX_DECODED = DECODE_STEPS * (DECODE_TIMES + STOPWATCH_WARM_UP), /* the sequence grows while decode is timed */
 };
 #define DRIFT_ALLOWED .10
+#define SLOW_PASS_S 5
 
 struct timing {
     const struct evaluate_args *a;
@@ -26,6 +32,7 @@ struct timing {
     const struct sample *x;
     struct head_ledger *ledger;  /* of one sparse pass per length */
     bool count;
+    struct forward_times *times; /* of the profiled passes; NULL while others are timed */
     struct stopwatch *watches;   /* [n_samples] */
     struct latency_record *rows;
     size_t n_rows;
@@ -36,9 +43,12 @@ static enum status prefill(struct timing *t, const struct sparse_policy *policy)
 {
     session_reset(t->session);
     return session_forward(t->session, &(struct forward_args){.tokens = t->x->ids, .n = t->x->n, .policy = policy,
-                                                              .ledger = t->count ? t->ledger : NULL, .stop = t->a->stop,
+                                                              .ledger = t->count ? t->ledger : NULL,
+                                                              .times = t->times, .stop = t->a->stop,
                                                               .stop_ctx = t->a->stop_ctx});
 }
+
+static const struct stopwatch_rule *rule_of(const struct timing *t) { return t->a->timing ? t->a->timing : &stopwatch_default; }
 
 static enum status prefill_dense(void *ctx) { return prefill(ctx, NULL); }
 
@@ -73,6 +83,50 @@ static void add_row(struct timing *t, const char *part, int n_tokens, const doub
     free(v);
 }
 
+/* One part of several passes; nothing for what none of them did. */
+static void add_part(struct timing *t, const char *part, const struct forward_times *passes, size_t offset, int n,
+                     const struct stopwatch *w)
+{
+    double seconds[PROFILED], most = 0;
+    for (int k = 0; k < n; k++) {
+        seconds[k] = *(const double *)((const char *)&passes[k] + offset);
+        most = fmax(most, seconds[k]);
+    }
+    if (most > 0) add_row(t, part, t->x->n, seconds, n, 1, w);
+}
+
+#define PART(field) offsetof(struct forward_times, field)
+
+/* Where the time goes, from passes of their own: asking for it may slow a pass down, so no timed one is asked. */
+static enum status profile_length(struct timing *t, const struct stopwatch *w)
+{
+    struct forward_times dense[PROFILED] = {0}, sparse[PROFILED] = {0};
+    int n = quantile(w->a, (size_t)w->n, .5) > SLOW_PASS_S ? 1 : PROFILED;
+    enum status st = OK;
+    for (int k = 0; k < n && st == OK; k++) {
+        t->times = &dense[k];
+        st = prefill_dense(t);
+        t->times = &sparse[k];
+        if (st == OK) st = prefill_sparse(t);
+    }
+    t->times = NULL;
+    TRY(st);
+    add_part(t, "dense_attention", dense, PART(attention_dense_s), n, w);
+    add_part(t, "dense_linear", dense, PART(linear_s), n, w);
+    add_part(t, "dense_rest", dense, PART(rest_s), n, w);
+    add_part(t, "sparse_predict", sparse, PART(predict_s), n, w);
+    if (sparse[0].has_split) {
+        add_part(t, "sparse_qk", sparse, PART(qk_s), n, w);
+        add_part(t, "sparse_pv", sparse, PART(pv_s), n, w);
+    } else {
+        add_part(t, "sparse_attention", sparse, PART(attention_s), n, w);
+    }
+    add_part(t, "sparse_attention_dense", sparse, PART(attention_dense_s), n, w);
+    add_part(t, "sparse_linear", sparse, PART(linear_s), n, w);
+    add_part(t, "sparse_rest", sparse, PART(rest_s), n, w);
+    return OK;
+}
+
 static enum status time_length(struct timing *t, int i)
 {
     struct stopwatch *w = &t->watches[i], steps;
@@ -80,12 +134,13 @@ static enum status time_length(struct timing *t, int i)
     t->count = true;
     TRY(prefill_sparse(t));
     t->count = false;
-    TRY(stopwatch_run(&stopwatch_default, prefill_dense, prefill_sparse, t, w));
+    TRY(stopwatch_run(rule_of(t), prefill_dense, prefill_sparse, t, w));
     add_row(t, "prefill_dense", t->x->n, w->a, w->n, 1, w);
     add_row(t, "prefill_sparse", t->x->n, w->b, w->n, 1, w);
-    struct stopwatch_rule rule = stopwatch_default;
-    rule.max_seconds = 5;
-    rule.max_pairs = DECODE_TIMES;
+    TRY(profile_length(t, w));
+    struct stopwatch_rule rule = *rule_of(t);
+    rule.max_seconds = fmin(rule.max_seconds, 5);
+    if (rule.max_pairs > DECODE_TIMES) rule.max_pairs = DECODE_TIMES;
     TRY(prefill_dense(t));
     TRY(stopwatch_run(&rule, decode, NULL, t, &steps));
     add_row(t, "decode", t->x->n, steps.a, steps.n, 1.0 / DECODE_STEPS, &steps);
@@ -97,7 +152,7 @@ static enum status check_drift(struct timing *t)
 {
     struct stopwatch again;
     t->x = &t->a->set->samples[0];
-    TRY(stopwatch_run(&stopwatch_default, prefill_dense, prefill_sparse, t, &again));
+    TRY(stopwatch_run(rule_of(t), prefill_dense, prefill_sparse, t, &again));
     const struct stopwatch *first = &t->watches[0];
     double before = quantile(first->a, (size_t)first->n, .5), after = quantile(again.a, (size_t)again.n, .5);
     if (fabs(after - before) <= DRIFT_ALLOWED * before) return OK;

@@ -59,6 +59,13 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     const char *verb = argv[1];
+    if (strcmp(verb, "help") == 0 && argc > 2) { /* "help eval" is "eval -h" */
+        static char dash_h[] = "-h";
+        char *words[] = {dash_h};
+        for (int i = 0; i < N_COMMANDS; i++)
+            if (strcmp(commands[i].name, argv[2]) == 0) return commands[i].run(1, words);
+        verb = argv[2];
+    }
     if (strcmp(verb, "-h") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "help") == 0) {
         print_usage(stdout);
         return EXIT_PASS;

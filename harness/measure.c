@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct metric_record *append(struct metric_rows *m, const char *scope, const char *name, int64_t n)
+struct metric_record *metric_rows_add(struct metric_rows *m, const char *scope, const char *name, int64_t n)
 {
     if (m->n == m->cap) {
         size_t cap = m->cap ? 2 * m->cap : 64;
@@ -117,7 +117,7 @@ static void summarise_field(struct metric_rows *m, const struct measured *in, co
     }
     if (n) {
         struct summary s = summarise(values, n);
-        struct metric_record *r = append(m, scope, f->name, (int64_t)n);
+        struct metric_record *r = metric_rows_add(m, scope, f->name, (int64_t)n);
         struct interval ci = bootstrap(pooled_mean, &p, (size_t)n_samples, .95, in->n_resamples, in->seed);
         set_summary(r, &s);
         r->lo = ci.lo;
@@ -137,12 +137,15 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
     assert(x->n > 0);
     float *cosine = calloc((size_t)x->n, sizeof *cosine), *kl = calloc((size_t)x->n, sizeof *kl);
     if (!cosine || !kl) abort();
-    double agree = 0, top5 = 0, delta = 0;
+    double agree = 0, top5 = 0, delta = 0, centred = 0, rmse = 0, hidden = 0;
     for (int t = 0; t < x->n; t++) {
         cosine[t] = tokens[t].cosine;
         kl[t] = tokens[t].kl;
         agree += tokens[t].top1_agree;
         top5 += tokens[t].top5_overlap / 5.0;
+        centred += (double)tokens[t].cosine_centred;
+        rmse += (double)tokens[t].logits_rmse;
+        hidden += (double)tokens[t].hidden_cosine;
         if (tokens[t].next < 0 || t < x->score_from) continue;
         r.n_scored++;
         r.nll_dense_sum += (double)tokens[t].nll_dense;
@@ -159,6 +162,9 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
     r.delta_p_mean = r.n_scored ? delta / (double)r.n_scored : NAN;
     r.token_accuracy = agree / x->n;
     r.top5_overlap = top5 / x->n;
+    r.cosine_centred_mean = centred / x->n;
+    r.row_rmse_mean = rmse / x->n;
+    r.row_hidden_cosine_mean = hidden / x->n;
     r.logits_cosine = share(sums->dot, sums->dense_sq, sums->sparse_sq);
     r.logits_l1 = sums->abs_diff / sums->n;
     r.logits_rmse = sqrt(sums->sq_diff / sums->n);
@@ -262,7 +268,7 @@ static void add_statistic(struct metric_rows *m, const struct measured *in, cons
                           int64_t n)
 {
     struct interval i = bootstrap(stat, in, (size_t)in->set->n_samples, .95, in->n_resamples, in->seed);
-    set_interval(append(m, "overall", name, n), &i);
+    set_interval(metric_rows_add(m, "overall", name, n), &i);
 }
 
 void measure_overall(struct metric_rows *m, const struct measured *in)
@@ -315,7 +321,7 @@ static void sample_sparsity(struct metric_rows *m, const struct measured *in, co
     }
     struct summary s = summarise(values, (size_t)n);
     struct interval ci = bootstrap(pooled_mean, &p, (size_t)n, .95, in->n_resamples, in->seed);
-    struct metric_record *r = append(m, "overall", name, n);
+    struct metric_record *r = metric_rows_add(m, "overall", name, n);
     set_summary(r, &s);
     r->mean = value; /* over all possible work, not over samples */
     r->lo = ci.lo;
@@ -351,7 +357,7 @@ void measure_items(struct metric_rows *m, const char *suffix, const struct item_
         struct interval ci = bootstrap(pooled_mean, &p, (size_t)n_samples, .95, n_resamples, seed);
         char name[64];
         snprintf(name, sizeof name, "%s%s", names[which], suffix);
-        set_interval(append(m, "overall", name, n_items), &ci);
+        set_interval(metric_rows_add(m, "overall", name, n_items), &ci);
     }
     free(p.sum);
     free(p.count);
@@ -370,7 +376,7 @@ void measure_latency(struct metric_rows *m, const struct measured *in, const cha
         tokens += p.count[i] / n;
     }
     struct summary s = summarise(values, (size_t)n);
-    struct metric_record *r = append(m, "overall", name, n);
+    struct metric_record *r = metric_rows_add(m, "overall", name, n);
     set_summary(r, &s);
     if (tokens > 0) {
         struct interval ci = bootstrap(pooled_mean, &p, (size_t)n, .95, in->n_resamples, in->seed);

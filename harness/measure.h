@@ -18,6 +18,9 @@ struct metric_rows {
     size_t n, cap;
 };
 
+/* A row with nothing but scope, name and n; valid until the next one is added. */
+struct metric_record *metric_rows_add(struct metric_rows *m, const char *scope, const char *name, int64_t n);
+
 /* Everything measured of a set, ready to be summarised. */
 struct measured {
     const struct sample_set *set;

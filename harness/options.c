@@ -32,17 +32,32 @@ static const struct option_def *find(const struct option_def *options, const cha
     return NULL;
 }
 
+/* 1048576 and 0.001: whole numbers in full, the rest short. */
+static void format_bound(double value, char *out, size_t size)
+{
+    snprintf(out, size, value == (double)(long long)value && value > -1e15 && value < 1e15 ? "%.0f" : "%g", value);
+}
+
 static enum status set_number(const struct option_def *o, const char *arg, const char *value)
 {
     char *end;
     errno = 0;
     double number = strtod(value, &end);
+    bool percent = o->kind == OPTION_SHARE && *end == '%' && end != value;
+    if (percent) {
+        number /= 100;
+        end++;
+    }
     bool whole = number >= INT_MIN && number <= INT_MAX && number == (double)(int)number;
-    const char *kind = o->kind == OPTION_INT ? "a whole number" : "a number";
+    const char *kind = o->kind == OPTION_INT ? "a whole number" : o->kind == OPTION_SHARE ? "a share such as .01 or 1%" : "a number";
     if (end == value || *end || errno || (o->kind == OPTION_INT && !whole))
         return fail(ERR_ARG, "%s: found \"%s\", expected %s", arg, value, kind);
-    if ((o->lo != 0 || o->hi != 0) && !(number >= o->lo && number <= o->hi))
-        return fail(ERR_ARG, "%s: found %s, expected %s from %g to %g", arg, value, kind, o->lo, o->hi);
+    if ((o->lo != 0 || o->hi != 0) && !(number >= o->lo && number <= o->hi)) {
+        char lo[32], hi[32];
+        format_bound(o->lo, lo, sizeof lo);
+        format_bound(o->hi, hi, sizeof hi);
+        return fail(ERR_ARG, "%s: found %s, expected %s from %s to %s", arg, value, kind, lo, hi);
+    }
     if (o->kind == OPTION_INT)
         *(int *)o->to = (int)number;
     else
@@ -105,6 +120,14 @@ enum status options_parse(const struct option_def *options, int argc, char **arg
     return OK;
 }
 
+/* Columns that the text takes on a terminal: bytes that do not continue a character. */
+static int columns(const char *text)
+{
+    int n = 0;
+    for (; *text; text++) n += ((unsigned char)*text & 0xc0) != 0x80;
+    return n;
+}
+
 static void print_names(const struct option_def *o)
 {
     struct str s = {0};
@@ -120,7 +143,8 @@ static void print_names(const struct option_def *o)
     }
     if (n) str_addf(&s, "--%.*s", (int)n, p);
     if (o->value) str_addf(&s, " %s", o->value);
-    printf("  %-34s %s\n", str_get(&s), o->help);
+    while (columns(str_get(&s)) < 34) str_add_char(&s, ' ');
+    printf("  %s %s\n", str_get(&s), o->help);
     str_clear(&s);
 }
 

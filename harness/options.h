@@ -15,6 +15,7 @@ enum option_kind {
     OPTION_FLAG, /* bool *: set to true; "--no-NAME" sets false */
     OPTION_INT,  /* int * in [lo, hi] */
     OPTION_REAL, /* double * in [lo, hi] */
+    OPTION_SHARE, /* the same, also written as "2%" for .02 */
     OPTION_TEXT, /* const char ** */
     OPTION_LIST, /* struct text_list *: may be given several times */
     OPTION_GROUP, /* a heading in the help */

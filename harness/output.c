@@ -60,7 +60,9 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
                                         run_view_metric(v, "sparsity"));
     if (strcmp(o->format, "terminal") == 0) {
         printf("%s  %s on %s: %s\n", v->label, v->run->model.name, v->run->dataset.name, str_get(&title));
-        if (run_view_metric(v, "sparsity") == 0)
+        if (isnan(run_view_metric(v, "cosine")))
+            putchar('\n'); /* a run that timed and compared nothing */
+        else if (run_view_metric(v, "sparsity") == 0)
             printf("nothing was left out: this compares dense with dense\n\n");
         else
             printf("accuracy %s by the tuning guide's bands; its goal (sparsity > 30 %%, cosine > .95) is %s\n\n", verdict.band,

@@ -5,6 +5,8 @@
 #include "engine/session_cuda.h"
 #endif
 #include "engine/sparge_pt.h"
+#include "engine/tuner_spread.h"
+#include "harness/devices.h"
 #include "kernels/cpu_ops.h"
 #include "version.h"
 
@@ -21,51 +23,120 @@ const struct policy_options policy_defaults = {
     .min_sparse_tokens = MIN_SPARSE_TOKENS,
 };
 
-/* "cpu", "cuda" or "cuda:1". */
-static enum status parse_device(const char *text, int *cuda)
+/* What was said about the device's way of working, or what the CPU cannot do of it. */
+static enum status set_device_options(struct setup *s, const struct machine_options *m, int index)
 {
-    *cuda = -1;
-    if (strcmp(text, "cpu") == 0) return OK;
-    int n = 0;
-    if (strcmp(text, "cuda") != 0 && (sscanf(text, "cuda:%d%n", cuda, &n) != 1 || text[n] || *cuda < 0 || *cuda > 63))
-        return fail(ERR_ARG, "--device: found \"%s\", expected cpu, cuda or cuda:N", text);
-    if (*cuda < 0) *cuda = 0;
-#ifdef SG_HAVE_CUDA
+    struct device_options *how = &s->model.weights.device_options;
+    bool cpu = index == DEVICE_CPU;
+    if (m->residual && strcmp(m->residual, "f32") != 0 && strcmp(m->residual, "bf16") != 0)
+        return fail(ERR_ARG, "--residual: found \"%s\", expected f32 or bf16", m->residual);
+    if (cpu && m->residual && strcmp(m->residual, "bf16") == 0)
+        return fail(ERR_UNSUPPORTED, "--residual bf16 needs --device cuda: the CPU computes in f32");
+    if (cpu && m->graph) return fail(ERR_UNSUPPORTED, "--graph needs --device cuda");
+    if (cpu && m->compile && !m->quiet)
+        fprintf(stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
+    how->residual = m->residual && strcmp(m->residual, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    how->graph = m->graph || m->compile;
     return OK;
-#else
-    return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA; build it where nvcc is found, or use "
-                                 "--device cpu", text);
-#endif
 }
 
-static enum status place_weights(struct setup *s, int cuda, const char *text)
+static enum status place_weights(struct setup *s, int index, const char *text, bool quiet)
 {
-    if (cuda < 0) return OK;
+    if (index == DEVICE_CPU) return OK;
 #ifdef SG_HAVE_CUDA
-    enum status st = weights_place_cuda(&s->model.weights, cuda);
-    return st == OK ? OK : fail_context(st, "--device %s", text);
+    enum status st = weights_place_cuda(&s->model.weights, index);
+    if (st != OK) return fail_context(st, "--device %s", text);
+    double rounded = weights_cuda_rounds(&s->model.weights);
+    if (rounded > 0 && !quiet)
+        fprintf(stderr, "sparsegauge: %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n", 100 * rounded);
+    return OK;
 #else
-    (void)s; /* parse_device has refused it already */
+    (void)s, (void)quiet; /* devices_parse has refused it already */
     return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA", text);
 #endif
 }
 
-enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
+static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
+{
+    enum status st = par_open(&s->par, n_threads);
+    if (st == OK) st = model_open(&s->model, s->model_dir, s->par);
+    if (st == OK) st = set_device_options(s, m, index);
+    if (st == OK && place) st = place_weights(s, index, m->device, m->quiet);
+    if (st != OK) setup_close(s);
+    return st;
+}
+
+static enum status check_machine(struct setup *s, const struct machine_options *m, const char *positional)
 {
     *s = (struct setup){.model_dir = positional ? positional : m->model};
     if (!s->model_dir) return fail(ERR_ARG, "which model? give its directory; -h shows an example");
     if (positional && m->model && strcmp(positional, m->model) != 0)
         return fail(ERR_ARG, "two models: %s and --model %s", positional, m->model);
-    int cuda;
-    TRY(parse_device(m->device, &cuda));
-    if (m->compile && !m->quiet) fprintf(stderr, "sparsegauge: --compile has no effect, everything is compiled\n");
     if (m->chunk % 128) return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
-    TRY(cpu_ops_choose(m->cpu_mask));
-    TRY(par_open(&s->par, m->threads));
-    enum status st = model_open(&s->model, s->model_dir, s->par);
-    if (st == OK) st = place_weights(s, cuda, m->device);
-    if (st != OK) setup_close(s);
+    return cpu_ops_choose(m->cpu_mask);
+}
+
+static enum status open_one(struct setup *s, const struct machine_options *m, const char *positional, int *index, bool place)
+{
+    struct device_list devices;
+    TRY(check_machine(s, m, positional));
+    TRY(devices_parse(m->device, &devices));
+    if (devices.n != 1) return fail(ERR_ARG, "--device %s: this command runs on one device", m->device);
+    *index = devices.index[0];
+    return open_on(s, m, *index, m->threads, place);
+}
+
+enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
+{
+    int index;
+    return open_one(s, m, positional, &index, true);
+}
+
+enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional, int *index)
+{
+    return open_one(s, m, positional, index, false);
+}
+
+enum status setup_open_fleet(struct setup **out, int *n, const struct machine_options *m, const char *positional)
+{
+    struct device_list devices;
+    struct setup first;
+    *out = NULL;
+    *n = 0;
+    TRY(check_machine(&first, m, positional));
+    TRY(devices_parse(m->parallel && strcmp(m->device, "cuda") == 0 ? "cuda:all" : m->device, &devices));
+    for (int i = 1; i < devices.n; i++)
+        if ((devices.index[i] == DEVICE_CPU) != (devices.index[0] == DEVICE_CPU))
+            return fail(ERR_ARG, "--device %s: results of CPU and GPU are kept apart, so devices of one kind are expected", m->device);
+    int n_threads = m->threads > 0 ? m->threads : par_cpu_count() / devices.n;
+    struct setup *all = calloc((size_t)devices.n, sizeof *all);
+    if (!all) return fail(ERR_MEMORY, "no memory for %d devices", devices.n);
+    enum status st = OK;
+    for (int i = 0; i < devices.n && st == OK; i++) {
+        all[i].model_dir = first.model_dir;
+        st = open_on(&all[i], m, devices.index[i], devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1, true);
+    }
+    *out = all;
+    *n = devices.n;
+    if (st != OK) setup_close_fleet(out, n);
     return st;
+}
+
+enum status setup_tune(const struct setup *fleet, int n, const struct machine_options *m, const struct tune_args *args,
+                       struct tuned *out, struct tune_times *times)
+{
+    const struct weights *weights[MAX_DEVICES];
+    if (n <= 1) return tune(args, out, times);
+    for (int i = 0; i < n; i++) weights[i] = &fleet[i].model.weights;
+    return tune_spread(args, weights, n, m->threads, out, times);
+}
+
+void setup_close_fleet(struct setup **all, int *n)
+{
+    for (int i = 0; i < *n && *all; i++) setup_close(&(*all)[i]);
+    free(*all);
+    *all = NULL;
+    *n = 0;
 }
 
 char *bundled_model(void)
@@ -117,6 +188,10 @@ static enum status set_smooth_k(struct sparse_policy *p, const char *text)
 static enum status set_method(const struct policy_options *o, const char *name, struct sparse_policy *p)
 {
     const struct mask_method *m = p->method;
+    bool theta = !isnan(o->simthreshd1), tau = !isnan(o->cdfthreshd);
+    if (tau && o->topk > 0) return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
+    if (m == &mask_window && (theta || tau)) return fail(ERR_ARG, "--method window looks at no threshold; drop --simthreshd1 and --cdfthreshd");
+    if (!m && (theta || tau || !isnan(o->pvthreshd))) return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
     if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with --method topk or oracle, not %s", name);
     if (strcmp(name, "topk") == 0 && o->topk <= 0) return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
     if (m == &mask_window && o->window <= 0) return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");

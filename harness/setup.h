@@ -4,14 +4,16 @@
 
 #include "engine/engine.h"
 #include "engine/tuned.h"
+#include "engine/tuner.h"
 #include "harness/options.h"
 #include "results/records.h"
 #include "suites/suite.h"
 
 struct machine_options {
-    const char *model, *cpu_mask, *impl, *device, *cache;
+    const char *model, *cpu_mask, *impl, *device, *cache, *residual;
     int threads, chunk;
-    bool quiet, compile;
+    bool quiet, parallel;
+    bool graph, compile; /* compile: as --graph on a GPU; on the CPU the guide's word for what is so anyway */
 };
 
 struct sample_options {
@@ -34,12 +36,18 @@ extern const struct policy_options policy_defaults;
 #define MACHINE_OPTIONS(m)                                                                                          \
     {"Machine", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                              \
     {"threads", OPTION_INT, &(m).threads, "N", "threads (all processors)", 0, 4096},                                \
-    {"device", OPTION_TEXT, &(m).device, "NAME", "cpu, cuda or cuda:N (cpu)", 0, 0},                                \
+    {"device", OPTION_TEXT, &(m).device, "NAME", "cpu, cuda, cuda:N; some take several: cuda:0,1 cuda:all (cpu)", 0, 0},                                \
+    {"residual", OPTION_TEXT, &(m).residual, "TYPE", "residual stream on a GPU: f32, or bf16 (f32)", 0, 0},           \
     {"cpu-mask", OPTION_TEXT, &(m).cpu_mask, "ISA", "avx512, avx2, base: nothing better (auto)", 0, 0},             \
     {"impl", OPTION_TEXT, &(m).impl, "NAME", "attention implementation, see `list kernels` (auto)", 0, 0},          \
     {"chunk", OPTION_INT, &(m).chunk, "TOKENS", "prefill in chunks of this many, a multiple of 128", 0, 1 << 20},   \
     {"cache", OPTION_TEXT, &(m).cache, "DIR", "dense hidden states are kept here; `none` keeps nothing", 0, 0},     \
     {"q|quiet", OPTION_FLAG, &(m).quiet, NULL, "no progress", 0, 0}
+
+/* For commands that repeat calls of one shape. */
+#define GRAPH_OPTIONS(m)                                                                                            \
+    {"graph", OPTION_FLAG, &(m).graph, NULL, "on a GPU: repeated calls run as captured CUDA graphs", 0, 0},         \
+    {"compile", OPTION_FLAG, &(m).compile, NULL, "the guide's name for --graph; on the CPU it changes nothing", 0, 0}
 
 #define SAMPLE_OPTIONS(s)                                                                                           \
     {"Samples", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                              \
@@ -74,7 +82,17 @@ struct setup {
 
 /* Applies --cpu-mask and --device, starts threads, opens the model. positional is the MODEL argument or NULL. */
 enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional) MUST_USE;
+/* The same, but the weights stay on the host: *index is the GPU that --device names, or DEVICE_CPU. */
+enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional, int *index) MUST_USE;
 void setup_close(struct setup *s);
+
+/* The same model on every device that --device names, of one kind; with `parallel` "cuda" means all GPUs. Each has threads
+ * of its own: --threads of them, or an even share of the machine's. (*all)[0 … *n). */
+enum status setup_open_fleet(struct setup **all, int *n, const struct machine_options *m, const char *positional) MUST_USE;
+/* tune() where args->weights are, or spread over the fleet when it has more than one device. */
+enum status setup_tune(const struct setup *fleet, int n, const struct machine_options *m, const struct tune_args *args,
+                       struct tuned *out, struct tune_times *times) MUST_USE;
+void setup_close_fleet(struct setup **all, int *n);
 
 /* Directory of the bundled model: beside this program's checkout, wherever that was moved. The caller frees it. */
 char *bundled_model(void);

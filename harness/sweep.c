@@ -12,8 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* "host:pid:start": a process of the same number that began later is another one. */
-static void name_owner(char *out, size_t size)
+/* "host:pid:start", and behind that the number of a further worker: a process of the same number that began later is
+ * another one. */
+static void name_owner(char *out, size_t size, int worker)
 {
     char host[64] = "?", line[512];
     unsigned long long start = 0;
@@ -25,7 +26,8 @@ static void name_owner(char *out, size_t size)
         if (p) start = strtoull(p, NULL, 10);
     }
     if (f) fclose(f);
-    snprintf(out, size, "%s:%ld:%llu", host, (long)getpid(), start);
+    int n = snprintf(out, size, "%s:%ld:%llu", host, (long)getpid(), start);
+    if (worker && n > 0 && (size_t)n < size) snprintf(out + n, size - (size_t)n, ":%d", worker);
 }
 
 static int find_data(struct sweep *s, const struct plan_cell *c)
@@ -40,7 +42,7 @@ static enum status load_samples(const struct sweep *s, const char *suite, int ma
 {
     struct sample_options o = {.suites = {{suite}, 1},
                                .score = s->a.score,
-                               .field = s->a.field,
+                               .field = suite_reads_fields(suite) ? s->a.field : NULL,
                                .max_length = max_length,
                                .num_samples = n,
                                .seed = s->a.seed};
@@ -85,7 +87,10 @@ static void name_group(const struct sweep *s, struct sweep_group *g, const char 
     struct hash h;
     hash_init(&h);
     hash_add_str(&h, ENGINE_VERSION);
-    hash_add_str(&h, cpu_ops()->name);
+    struct weights_device_info device;
+    weights_device_describe(&s->a.setup->model.weights, &device);
+    hash_add_str(&h, device.residual ? device.name : cpu_ops()->name);
+    if (device.residual) hash_add_str(&h, device.residual);
     hash_add_str(&h, g->set.fingerprint);
     hash_add_u64(&h, (uint64_t)s->a.n_tune);
     hash_add_u64(&h, (uint64_t)s->a.n_held_out);
@@ -282,10 +287,19 @@ size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set)
     int longest = 0, n_threads = par_threads(s->a.setup->par);
     for (int i = 0; i < set->n_samples; i++)
         if (set->samples[i].n > longest) longest = set->samples[i].n;
-    struct session_plan plan = session_plan(&w->config, longest, s->a.machine->chunk, n_threads);
+    struct session_plan plan = session_plan_for(w, longest, s->a.machine->chunk, true, n_threads);
     size_t rows = (size_t)longest * (size_t)w->config.hidden_size * sizeof(float);
-    return plan.total_bytes + 2 * rows + compare_workspace(&w->head, n_threads) +
-           (size_t)set->n_tokens * sizeof(struct token_metrics);
+    size_t here = w->on_device ? 0 : plan.total_bytes + compare_workspace(&w->head, n_threads);
+    return here + 2 * rows + (size_t)set->n_tokens * sizeof(struct token_metrics);
+}
+
+size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set)
+{
+    const struct weights *w = &s->a.setup->model.weights;
+    int longest = 0;
+    for (int i = 0; i < set->n_samples; i++)
+        if (set->samples[i].n > longest) longest = set->samples[i].n;
+    return w->on_device ? session_plan_for(w, longest, s->a.machine->chunk, true, 1).total_bytes : 0;
 }
 
 double sweep_free_bytes(const struct sweep *s)
@@ -345,6 +359,8 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
         for (int l = 0; l <= c->n_layers; l++) n += streams[(size_t)i * (size_t)(c->n_layers + 1) + (size_t)l];
         size_t bytes = sweep_cell_bytes(s, &s->data[i].set) + dense_states_bytes(&s->data[i].set, c->hidden_size, n);
         if (bytes > e.bytes) e.bytes = bytes;
+        size_t device = sweep_device_bytes(s, &s->data[i].set);
+        if (device > e.device_bytes) e.device_bytes = device;
         e.n_streams += n;
     }
     free(used);
@@ -387,8 +403,8 @@ static enum status prepare(struct sweep *s)
         x->settled = x->state == CELL_DONE || (stored && !s->a.retry_failed);
     }
     const struct sweep_watch *w = s->a.watch;
-    for (int i = 0; w && i + 1 < w->n_crashed; i++)
-        s->cells[w->crashed[i]].settled = true; /* stored by an earlier process */
+    for (int i = 0; w && i < w->n_crashes; i++)
+        if (w->crashes[i].stored) s->cells[w->crashes[i].cell].settled = true; /* by an earlier process */
     shard_range(&s->a.shard, s->n, &s->first, &s->end);
     return OK;
 }
@@ -396,7 +412,7 @@ static enum status prepare(struct sweep *s)
 enum status sweep_open(struct sweep *s, const struct sweep_args *a)
 {
     *s = (struct sweep){.a = *a};
-    name_owner(s->owner, sizeof s->owner);
+    name_owner(s->owner, sizeof s->owner, a->worker);
     enum status st = prepare(s);
     if (st != OK) sweep_close(s);
     return st;

@@ -18,13 +18,28 @@
 #include "results/store.h"
 
 /* Memory shared with whoever watches this process, so that a crash is put down to the right cell. */
-enum { SWEEP_MAX_CRASHES = 64 };
-struct sweep_watch {
-    volatile int cell;              /* number of the cell that runs, in order of execution; -1 none */
-    int crashed[SWEEP_MAX_CRASHES]; /* cells that ended earlier processes, the newest last */
-    int n_crashed;
-    char how[160];                  /* how the newest did: "crashed: Segmentation fault" */
+enum { SWEEP_MAX_CRASHES = 64, SWEEP_MAX_WORKERS = 64 };
+struct sweep_crash {
+    int cell;      /* it ended an earlier process, … */
+    bool stored;   /* … which is a row by now */
+    char how[192]; /* "crashed: Segmentation fault" */
 };
+struct sweep_watch {
+    volatile int cell[SWEEP_MAX_WORKERS]; /* number of the cell a worker runs, in order of execution; -1 none */
+    volatile int culprit;                 /* the worker whose thread got the fatal signal; -1: not known */
+    struct sweep_crash crashes[SWEEP_MAX_CRASHES];
+    int n_crashes;
+};
+
+/* Called by the thread that is worker `number`: a fatal signal of its making is put down to it. */
+void sweep_watch_begin(int number);
+/* For the process that works: fatal signals leave their culprit in *w and then do what they do. */
+void sweep_watch_install(struct sweep_watch *w);
+/* For the process that watches: nothing runs. */
+void sweep_watch_reset(struct sweep_watch *w);
+/* A worker process ended by `signal`. Puts it down to the cell of the culprit, or to all that ran when he is not known.
+ * False when none ran, or there are too many crashes. */
+bool sweep_watch_blame(struct sweep_watch *w, int signal);
 
 enum sweep_event_kind { SWEEP_CELL, SWEEP_TUNED, SWEEP_DENSE, SWEEP_WAIT };
 struct sweep_event {
@@ -55,6 +70,9 @@ struct sweep_args {
     int n_worst;
     double max_memory;         /* bytes a cell may take; 0: what the machine has left */
     struct sweep_watch *watch; /* may be NULL */
+    int worker;                /* 0, or this one's number among several in one process */
+    const struct setup *fleet; /* [n_fleet] all devices, for tuning; NULL: setup alone */
+    int n_fleet;
     void (*event)(void *ctx, const struct sweep_event *e); /* may be NULL */
     void *event_ctx;
     bool (*stop)(void *);      /* may be NULL */
@@ -123,6 +141,7 @@ struct sweep_estimate {
     int n_run, n_done, n_failed, n_skipped, n_stale, n_elsewhere;
     int n_dense_passes, n_streams, n_tunings;
     size_t bytes;              /* at the widest moment, weights left out */
+    size_t device_bytes;       /* of a session on a device beside its weights; 0 on the CPU */
     double dense_flop, cells_flop, tune_flop,
         separate_flop; /* separate: as single runs without a cache or shared tuning */
 };
@@ -138,8 +157,10 @@ enum status sweep_run(struct sweep *s) MUST_USE;
 enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy) MUST_USE;
 /* A lease, also when its present owner is a process of this machine that no longer runs. */
 enum status sweep_lease(struct sweep *s, const char *key, enum lease *out) MUST_USE;
-/* Bytes that evaluating a set takes beside weights and shared states. */
+/* Bytes of the host that evaluating a set takes beside weights and shared states. */
 size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set);
+/* Bytes of the device beside its weights; 0 on the CPU. */
+size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set);
 /* Of all bytes, what may still be taken. */
 double sweep_free_bytes(const struct sweep *s);
 enum { SWEEP_LEASE_SECONDS = 900, SWEEP_TUNE_LEASE_SECONDS = 7200 };

@@ -176,6 +176,19 @@ static enum status obtain(struct sweep *s, struct sweep_cell *x, const struct tu
     return st;
 }
 
+/* Why a session for these samples has no room on its device; false when it has. */
+static bool too_large_for_device(const struct sweep *s, const struct sample_set *set, char *reason, size_t size)
+{
+    const struct weights *w = &s->a.setup->model.weights;
+    struct weights_device_info device;
+    size_t need = sweep_device_bytes(s, set), free_bytes, total;
+    if (!need || weights_device_memory(w, &free_bytes, &total) != OK || need <= free_bytes) return false;
+    weights_device_describe(w, &device);
+    snprintf(reason, size, "does not fit: a session needs %.3g GiB, %s has %.3g of %.3g GiB free; lower --max-length or --chunk",
+             (double)need / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
+    return true;
+}
+
 static enum status run_cell(struct sweep *s, struct sweep_cell *x)
 {
     struct sweep_data *d = &s->data[x->data];
@@ -187,8 +200,9 @@ static enum status run_cell(struct sweep *s, struct sweep_cell *x)
         x->run.tuned_hash = s->groups[x->group].hashes[x->bounds];
     }
     double need = (double)sweep_cell_bytes(s, &d->set), available = sweep_free_bytes(s);
+    char reason[320];
+    if (too_large_for_device(s, &d->set, reason, sizeof reason)) return store_problem(s, x, RUN_SKIPPED, reason);
     if (need > available) {
-        char reason[160];
         snprintf(reason, sizeof reason,
                  "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
                  need / 0x1p30, available / 0x1p30);
@@ -286,13 +300,17 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
         s->n_reused++;
         return OK;
     }
-    if (s->a.watch) s->a.watch->cell = i;
+    struct sweep_crash *crash = NULL;
+    for (int k = 0; s->a.watch && k < s->a.watch->n_crashes; k++)
+        if (s->a.watch->crashes[k].cell == i && !s->a.watch->crashes[k].stored) crash = &s->a.watch->crashes[k];
+    if (s->a.watch) s->a.watch->cell[s->a.worker] = i;
     enum status st = OK;
     bool busy = false;
     if (d->problem) {
         st = store_problem(s, x, RUN_FAILED, d->problem);
-    } else if (s->a.watch && s->a.watch->n_crashed && i == s->a.watch->crashed[s->a.watch->n_crashed - 1]) {
-        st = store_problem(s, x, RUN_FAILED, s->a.watch->how);
+    } else if (crash) {
+        st = store_problem(s, x, RUN_FAILED, crash->how);
+        crash->stored = st == OK;
     } else {
         st = x->group >= 0 ? sweep_group_tune(s, &s->groups[x->group], &busy) : OK;
         if (st != OK && st != ERR_CANCELLED && st != ERR_DB) {
@@ -304,7 +322,7 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
             else if (st != ERR_CANCELLED && st != ERR_DB) st = store_problem(s, x, RUN_FAILED, status_message());
         }
     }
-    if (s->a.watch) s->a.watch->cell = -1;
+    if (s->a.watch) s->a.watch->cell[s->a.worker] = -1;
     *deferred |= busy;
     if (!x->settled) { /* stopped, or its tuning is made elsewhere: leave it to whoever comes next */
         char *message = st == OK ? NULL : str_dup(status_message());

@@ -178,11 +178,12 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
                                           i >= s->a.n_tune};
     TRY_GOTO(st, done, curve_db_open(&db, s->a.store, s->a.setup, &g->set, &policy));
     int64_t t0 = clock_ns();
-    st = tune(&(struct tune_args){.weights = &s->a.setup->model.weights, .par = s->a.setup->par, .policy = &policy,
-                                  .rule = g->rule, .samples = samples, .n_samples = n_samples, .bounds = bounds,
-                                  .n_bounds = n, .min_sparsity = s->a.min_sparsity, .curves = curve_db_store(&db),
-                                  .impl = s->a.machine->impl, .progress = keep_lease, .progress_ctx = lease,
-                                  .stop = s->a.stop}, fresh, &times);
+    const struct tune_args args = {
+        .weights = &s->a.setup->model.weights, .par = s->a.setup->par, .policy = &policy, .rule = g->rule, .samples = samples,
+        .n_samples = n_samples, .bounds = bounds, .n_bounds = n, .min_sparsity = s->a.min_sparsity,
+        .curves = curve_db_store(&db), .impl = s->a.machine->impl, .progress = keep_lease, .progress_ctx = lease,
+        .stop = s->a.stop};
+    st = setup_tune(s->a.fleet, s->a.n_fleet, s->a.machine, &args, fresh, &times);
     curve_db_close(&db); /* commits curves also when the rest failed */
     if (st == OK) st = store_all(s, g, fresh, bounds, n);
     double seconds = (double)(clock_ns() - t0) * 1e-9;
@@ -191,9 +192,10 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
     s->n_curves += times.n_curves;
     s->n_curves_reused += times.n_reused;
     if (s->a.event) {
-        char text[128];
-        snprintf(text, sizeof text, "%s %dx%d, rule %s, %d bounds: %d curves made, %d reused", g->method,
-                 g->block.q, g->block.k, tune_rule_name(g->rule), n, times.n_curves, times.n_reused);
+        char text[256];
+        snprintf(text, sizeof text, "%s %dx%d, rule %s, %d bounds: %d curves made on %s%s%s, %d reused", g->method,
+                 g->block.q, g->block.k, tune_rule_name(g->rule), n, times.n_curves, times.place ? times.place : "no device",
+                 times.why ? ": " : "", times.why ? times.why : "", times.n_reused);
         s->a.event(s->a.event_ctx, &(struct sweep_event){.kind = SWEEP_TUNED, .text = text, .seconds = seconds,
                                                          .problem = st == OK ? NULL : status_message()});
     }

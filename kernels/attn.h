@@ -77,6 +77,13 @@ static inline uint64_t *tile_map_row(const struct tile_map *m, int head, int i)
     return m->bits + ((size_t)head * (size_t)m->n_qblocks + (size_t)i) * (size_t)m->words_per_row;
 }
 
+/* Where a call's time went, in ticks of the processor over all threads: their ratio is what means something. What is in
+ * neither is packing keys and scaling queries and outputs. */
+struct attn_ticks {
+    uint64_t qk; /* scores, the mask, row maxima */
+    uint64_t pv; /* whether to skip, exponentials, rescaling, P·V */
+};
+
 struct attn_args {
     enum dtype dtype;                                      /* of q, k, v and o */
     int n_q, q_start;                                      /* rows of this call and the position of the first */
@@ -93,6 +100,9 @@ struct attn_args {
     const float *pv_threshold;      /* [n_heads], λ in log2 units, stage 2 of METHOD; NULL, or no tiles: never skip P·V.
                                        A row whose sum is still empty is never skipped. */
     struct head_ledger *ledger;     /* [n_heads], counted into (tile and PV counters only); may be NULL */
+    const int32_t *q_start_at;      /* attn_decode_cuda_bf16 alone: device memory where it finds q_start when it runs, so that
+                                       a captured graph serves every step; NULL: q_start */
+    struct attn_ticks *ticks;       /* added to on the CPU; NULL: not timed. A device's kernels overlap the two: left alone */
 };
 
 /* The number of keys the call sees. */

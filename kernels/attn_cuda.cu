@@ -10,8 +10,8 @@ extern "C" {
 #include "kernels/device_cuda.h"
 }
 #include "kernels/cuda_check.cuh"
+#include "kernels/mma.cuh"
 
-#include <cuda_bf16.h>
 #include <math.h>
 
 namespace
@@ -27,58 +27,11 @@ struct params {
     int words_per_row, n_map_rows;
 };
 
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const __nv_bfloat16 *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"((uint32_t)__cvta_generic_to_shared(row))
-                 : "memory");
-}
-
-__device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const __nv_bfloat16 *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"((uint32_t)__cvta_generic_to_shared(row))
-                 : "memory");
-}
-
-/* c[16 x 8] += a[16 x 16] b[16 x 8] */
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t pack(float lo, float hi)
-{
-    __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);
-    return *(uint32_t *)&x;
-}
-
-/* Copy rows [first, first + count) of d elements into shared rows of DIM + 8; zeros outside [low, high) and
- * d. */
-template <int DIM>
-__device__ void fetch(__nv_bfloat16 *to, const __nv_bfloat16 *from, ptrdiff_t stride, int first, int count,
-                      int low, int high, int d)
-{
-    for (int i = threadIdx.x; i < count * (DIM / 8); i += THREADS) {
-        int r = i / (DIM / 8), c = i % (DIM / 8) * 8, at = first + r;
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (at >= low && at < high && c < d) v = *(const uint4 *)(from + at * stride + c);
-        *(uint4 *)(to + r * (DIM + 8) + c) = v;
-    }
-}
-
 template <int DIM, int KEYS>
 __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ params p)
 {
     extern __shared__ __align__(16) __nv_bfloat16 memory[];
-    constexpr int LINE =
-        DIM + 8; /* one 16-byte step aside per row, so that ldmatrix meets no bank conflict */
+    constexpr int LINE = DIM + 8; /* as fetch() lays rows out */
     __nv_bfloat16 *q = memory, *kv = q + ROWS * LINE;
     const struct attn_args &a = p.a;
     const int n_kv = a.q_start + a.n_q, head = blockIdx.y, kv_head = head / (a.n_heads / a.n_kv_heads);
@@ -94,7 +47,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
     const auto *kp = (const __nv_bfloat16 *)a.k + kv_head * a.k_head;
     const auto *vp = (const __nv_bfloat16 *)a.v + kv_head * a.v_head;
 
-    fetch<DIM>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row, a.q_row, unit0, ROWS,
+    fetch<DIM, THREADS>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row, a.q_row, unit0, ROWS,
                a.q_start, n_kv, a.head_dim);
     float o[DIM / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     bool empty[2] = {true, true}, valid[2];
@@ -105,7 +58,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
         const int k0 = j * KEYS;
         tiles++;
         __syncthreads();
-        fetch<DIM>(kv, kp, a.k_row, k0, KEYS, 0, n_kv, a.head_dim);
+        fetch<DIM, THREADS>(kv, kp, a.k_row, k0, KEYS, 0, n_kv, a.head_dim);
         __syncthreads();
         float s[KEYS / 8][4] = {};
 #pragma unroll
@@ -121,7 +74,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
             }
         }
         __syncthreads();
-        fetch<DIM>(kv, vp, a.v_row, k0, KEYS, 0, n_kv, a.head_dim);
+        fetch<DIM, THREADS>(kv, vp, a.v_row, k0, KEYS, 0, n_kv, a.head_dim);
 
         float local[2] = {-INFINITY, -INFINITY}, now[2];
         bool wanted = false;

@@ -26,9 +26,27 @@ struct params {
     uint16_t *o;
     float *part; /* [n_splits, n_heads, d + 2]: maximum, sum, unnormalised output */
     ptrdiff_t q_head, k_row, k_head, v_row, v_head, o_head;
-    int n_kv, n_heads, group, d, n_splits;
+    const int32_t *q_start_at; /* NULL: n_kv below */
+    int n_kv, n_heads, group, d, most_splits;
     float scale_log2;
 };
+
+/* How n_kv keys are cut: stretches of `per`, the last one shorter. */
+struct cut {
+    int n_kv, per, n_splits;
+};
+
+__host__ __device__ __forceinline__ struct cut cut_keys(int n_kv, int most_splits)
+{
+    int most = (n_kv + MIN_STRETCH - 1) / MIN_STRETCH, splits = most_splits < most ? most_splits : most;
+    int per = (n_kv + splits - 1) / splits;
+    return {n_kv, per, (n_kv + per - 1) / per};
+}
+
+__device__ __forceinline__ struct cut cut_of(const params &p)
+{
+    return cut_keys(p.q_start_at != NULL ? *p.q_start_at + 1 : p.n_kv, p.most_splits);
+}
 
 __device__ __forceinline__ void widen8(uint4 v, float (&x)[8])
 {
@@ -46,7 +64,9 @@ __global__ __launch_bounds__(THREADS) void decode_kernel(const __grid_constant__
     const int split = blockIdx.x, kv = blockIdx.y, head0 = kv * p.group + (int)blockIdx.z * G;
     const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES, at = lane * 8;
     const bool real = at < p.d;
-    const int per = (p.n_kv + p.n_splits - 1) / p.n_splits, from = split * per, to = min(from + per, p.n_kv);
+    const struct cut c = cut_of(p);
+    if (split >= c.n_splits) return; /* a grid that serves every length */
+    const int from = split * c.per, to = min(from + c.per, c.n_kv);
     float q[G][8], o[G][8] = {}, top[G], sum[G];
 #pragma unroll
     for (int g = 0; g < G; g++) {
@@ -117,28 +137,35 @@ __global__ __launch_bounds__(THREADS) void decode_kernel(const __grid_constant__
 
 __global__ void merge_kernel(const __grid_constant__ params p)
 {
-    const int head = blockIdx.x;
+    __shared__ float top[MAX_SPLITS], sum[MAX_SPLITS], weight[MAX_SPLITS];
+    const int head = blockIdx.x, n_splits = cut_of(p).n_splits;
     const size_t line = p.d + 2, step = line * p.n_heads;
     const float *part = p.part + head * line;
-    float best = -INFINITY;
-    for (int s = 0; s < p.n_splits; s++) best = fmaxf(best, part[s * step]);
+    if ((int)threadIdx.x < n_splits) {
+        top[threadIdx.x] = part[threadIdx.x * step];
+        sum[threadIdx.x] = part[threadIdx.x * step + 1];
+    }
+    __syncthreads();
+    float best = -INFINITY, total = 0;
+    for (int s = 0; s < n_splits; s++) best = fmaxf(best, top[s]);
+    if ((int)threadIdx.x < n_splits)
+        weight[threadIdx.x] = top[threadIdx.x] == -INFINITY ? 0 : exp2f(top[threadIdx.x] - best);
+    __syncthreads();
+    for (int s = 0; s < n_splits; s++) total = fmaf(weight[s], sum[s], total);
     for (int i = threadIdx.x; i < p.d; i += blockDim.x) {
-        float total = 0, out = 0;
-        for (int s = 0; s < p.n_splits; s++) {
-            float weight = part[s * step] == -INFINITY ? 0 : exp2f(part[s * step] - best);
-            total = fmaf(weight, part[s * step + 1], total);
-            out = fmaf(weight, part[s * step + 2 + i], out);
-        }
+        float out = 0;
+#pragma unroll 8
+        for (int s = 0; s < n_splits; s++) out = fmaf(weight[s], part[s * step + 2 + i], out); /* loads wait for nothing */
         __nv_bfloat16 x = __float2bfloat16_rn(out / total);
         p.o[head * p.o_head + i] = *(uint16_t *)&x;
     }
 }
 
 template <int LANES>
-enum status launch(const params &p, cudaStream_t s)
+enum status launch(const params &p, int n_splits, cudaStream_t s)
 {
     const int g = p.group % 8 == 0 ? 8 : p.group % 4 == 0 ? 4 : p.group % 2 == 0 ? 2 : 1;
-    dim3 grid((unsigned)p.n_splits, (unsigned)(p.n_heads / p.group), (unsigned)(p.group / g));
+    dim3 grid((unsigned)n_splits, (unsigned)(p.n_heads / p.group), (unsigned)(p.group / g));
     if (g == 8 && LANES < 32)
         decode_kernel<LANES, (LANES < 32 ? 8 : 4)><<<grid, THREADS, 0, s>>>(p);
     else if (g >= 4) {
@@ -187,18 +214,17 @@ enum status run(const struct attn_args *a, void *ws, struct par *par, struct str
     p.part = (float *)ws;
     p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head, p.v_row = a->v_row, p.v_head = a->v_head;
     p.o_head = a->o_head;
+    p.q_start_at = a->q_start_at;
     p.n_kv = attn_n_kv(a), p.n_heads = a->n_heads, p.group = a->n_heads / a->n_kv_heads, p.d = a->head_dim;
     p.scale_log2 = a->scale * 1.44269504f;
     /* four CTAs a multiprocessor keep enough loads in flight; every stretch must hold a key */
-    int splits = 4 * sms / a->n_kv_heads, most = (p.n_kv + MIN_STRETCH - 1) / MIN_STRETCH;
-    splits = splits < 1 ? 1 : splits > MAX_SPLITS ? MAX_SPLITS : splits;
-    if (splits > most) splits = most;
-    int per = (p.n_kv + splits - 1) / splits;
-    p.n_splits = (p.n_kv + per - 1) / per;
+    int most = 4 * sms / a->n_kv_heads;
+    p.most_splits = most < 1 ? 1 : most > MAX_SPLITS ? MAX_SPLITS : most;
+    int splits = a->q_start_at != NULL ? p.most_splits : cut_keys(p.n_kv, p.most_splits).n_splits;
     cudaStream_t s = (cudaStream_t)stream;
-    if (a->head_dim <= 64) return launch<8>(p, s);
-    if (a->head_dim <= 128) return launch<16>(p, s);
-    return launch<32>(p, s);
+    if (a->head_dim <= 64) return launch<8>(p, splits, s);
+    if (a->head_dim <= 128) return launch<16>(p, splits, s);
+    return launch<32>(p, splits, s);
 }
 
 } // namespace

@@ -195,15 +195,15 @@ __device__ __forceinline__ void fold_piece(const float *za, const float *zb, int
 }
 
 template <bool BOTH>
-__global__ __launch_bounds__(THREADS, BOTH ? 3 : 4) void fold_kernel(const float *logits, int n_rows, int ids, int first,
-                                                                     const int32_t *next, struct compare_cuda_row *rows)
+__global__ __launch_bounds__(THREADS, BOTH ? 3 : 4) void fold_kernel(const float *logits, int chunk, int n_rows, int ids,
+                                                                     int first, const int32_t *next,
+                                                                     struct compare_cuda_row *rows)
 {
     __shared__ uint64_t part[WARPS];
     __shared__ float sums[WARPS][N_SUMS + 1];
     __shared__ struct logit_row state;
     const int r = blockIdx.x;
-    const float *za = logits + (size_t)r * COMPARE_CUDA_CHUNK,
-                *zb = BOTH ? logits + (size_t)(n_rows + r) * COMPARE_CUDA_CHUNK : za;
+    const float *za = logits + (size_t)r * chunk, *zb = BOTH ? logits + (size_t)(n_rows + r) * chunk : za;
     for (int i = threadIdx.x; i < (int)(sizeof state / 4); i += THREADS)
         ((uint32_t *)&state)[i] = ((const uint32_t *)&rows[r].row)[i];
     for (int at = 0; at < ids; at += PIECE)
@@ -220,13 +220,13 @@ __global__ __launch_bounds__(THREADS, BOTH ? 3 : 4) void fold_kernel(const float
 }
 
 /* What a loss needs of a chunk. One warp per row: no barrier, and each value is looked at twice in registers. */
-__global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int n_rows, int ids, int first, const int32_t *next,
-                                                       struct compare_cuda_row *rows)
+__global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int chunk, int n_rows, int ids, int first,
+                                                       const int32_t *next, struct compare_cuda_row *rows)
 {
     constexpr int AT_ONCE = 8; /* sixteen-byte loads in flight */
     const int r = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (r >= n_rows) return;
-    const float *z = logits + (size_t)r * COMPARE_CUDA_CHUNK;
+    const float *z = logits + (size_t)r * chunk;
     float top = -INFINITY, sum = 0;
     bool bad = false;
     for (int at0 = lane * 4; at0 - lane * 4 < ids; at0 += AT_ONCE * 128) {
@@ -308,26 +308,26 @@ extern "C" {
 enum status compare_cuda_run(const struct compare_cuda_args *a, struct gemm_cuda *g, struct stream *stream)
 {
     cudaStream_t s = (cudaStream_t)stream;
-    const int n = a->n_rows, sides = a->both ? 2 : 1;
+    const int n = a->n_rows, sides = a->both ? 2 : 1, chunk = a->chunk;
     begin_kernel<<<(n + 127) / 128, 128, 0, s>>>(a->rows, n);
     CUDA_TRY(cudaGetLastError());
     if (a->hidden != NULL) {
         hidden_kernel<<<n, HIDDEN_THREADS, 0, s>>>(a->hidden, a->hidden + (a->both ? (size_t)n * a->k : 0), a->k, a->rows);
         CUDA_TRY(cudaGetLastError());
     }
-    for (int first = 0; first < a->vocab; first += COMPARE_CUDA_CHUNK) {
-        int ids = a->vocab - first < COMPARE_CUDA_CHUNK ? a->vocab - first : COMPARE_CUDA_CHUNK;
+    for (int first = 0; first < a->vocab; first += chunk) {
+        int ids = a->vocab - first < chunk ? a->vocab - first : chunk;
         if (ids % 4 != 0) /* loads are sixteen bytes: what stands behind the last id must be a number */
-            CUDA_TRY(cudaMemset2DAsync(a->logits + ids, sizeof(float) * COMPARE_CUDA_CHUNK, 0, sizeof(float) * (4 - ids % 4),
+            CUDA_TRY(cudaMemset2DAsync(a->logits + ids, sizeof(float) * chunk, 0, sizeof(float) * (4 - ids % 4),
                                        (size_t)(sides * n), s));
-        TRY(gemm_cuda_run(g, sides * n, ids, a->k, a->x, a->head + (size_t)first * a->k, a->logits, COMPARE_CUDA_CHUNK,
-                          DTYPE_F32, false));
+        TRY(gemm_cuda_run(g, sides * n, ids, a->k, a->x, a->head + (size_t)first * a->k, a->logits, chunk, DTYPE_F32,
+                          false));
         if (a->loss_only)
-            loss_kernel<<<(n + WARPS - 1) / WARPS, THREADS, 0, s>>>(a->logits, n, ids, first, a->next, a->rows);
+            loss_kernel<<<(n + WARPS - 1) / WARPS, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
         else if (a->both)
-            fold_kernel<true><<<n, THREADS, 0, s>>>(a->logits, n, ids, first, a->next, a->rows);
+            fold_kernel<true><<<n, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
         else
-            fold_kernel<false><<<n, THREADS, 0, s>>>(a->logits, n, ids, first, a->next, a->rows);
+            fold_kernel<false><<<n, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
         CUDA_TRY(cudaGetLastError());
     }
     return OK;

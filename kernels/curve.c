@@ -10,6 +10,7 @@
 float curve_theta(int i) { return (float)(i - 16) / 16; }
 float curve_tau(int i) { return i == 0 ? 0 : i == N_TAUS - 1 ? 1 : 1 - exp2f(-(float)i / 8); }
 float curve_lambda(int i) { return (float)i / 2; }
+int curve_n_largest(int n_rows) { return (int)(.001 * (n_rows - 1)) + 2; }
 
 /* Σ over rows so far, and the largest relative row errors: enough for every rule. */
 struct accumulator {
@@ -43,15 +44,13 @@ struct work {
     struct accumulator *points;      /* [n_points] */
 };
 
-static int tail_rank(int n_rows) { return (int)(.001 * (n_rows - 1)) + 2; }
-
 /* Cut `ws` into the arrays; returns bytes. With ws NULL only counts. */
 static size_t layout(const struct mask_method *m, const struct mask_args *a, int n_points, void *ws, struct work *w)
 {
     const struct attn_args *t = a->attn;
     size_t at = 0, d = (size_t)t->head_dim, bq = (size_t)t->block.q, bk = (size_t)t->block.k, f = sizeof(float);
     size_t nk = (size_t)((attn_n_kv(t) + t->block.k - 1) / t->block.k), n = (size_t)t->n_q;
-    size_t largest = (size_t)tail_rank(t->n_q), points = (size_t)n_points;
+    size_t largest = (size_t)curve_n_largest(t->n_q), points = (size_t)n_points;
     char *base = ws;
 #define PUT(field, bytes)                       \
     do {                                        \
@@ -118,7 +117,7 @@ static enum status begin(struct work *w, const struct mask_method *m, const stru
     const struct attn_args *t = a->attn;
     assert(t->n_heads == 1 && t->n_kv_heads == 1 && t->q_start == 0 && t->dtype == DTYPE_F32);
     *w = (struct work){.m = m, .a = a, .ops = cpu_ops(), .n_rows = t->n_q, .d = t->head_dim, .bq = t->block.q,
-                       .bk = t->block.k, .n_largest = tail_rank(t->n_q)};
+                       .bk = t->block.k, .n_largest = curve_n_largest(t->n_q)};
     layout(m, a, n_points, ws, w);
     w->n_kblocks = (t->n_q + w->bk - 1) / w->bk;
     w->unit.head_dim = w->d;
@@ -416,7 +415,7 @@ enum status output_errors_of(const struct attn_args *dense, const float *got, in
 {
     struct mask_args a = {.attn = dense};
     struct work w = {.a = &a, .ops = cpu_ops(), .n_rows = dense->n_q, .d = dense->head_dim,
-                     .n_largest = tail_rank(dense->n_q), .row_abs = ws};
+                     .n_largest = curve_n_largest(dense->n_q), .row_abs = ws};
     size_t size = (size_t)w.n_rows * (size_t)w.d;
     w.zero_row = calloc((size_t)(w.d + w.n_largest), sizeof(float));
     if (!w.zero_row) return fail(ERR_MEMORY, "no memory for %d row errors", w.n_largest);

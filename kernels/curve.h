@@ -20,6 +20,8 @@ float curve_theta(int i);
 /* 0, then 1 - 2^(-k/8) for k = 1 … 95, then 1: equal steps of the logarithm of the predicted mass left out. */
 float curve_tau(int i);
 float curve_lambda(int i);
+/* How many of the largest row errors the tail of n_rows is read from. */
+int curve_n_largest(int n_rows);
 
 /* Errors of one head's output Õ against the dense O, over all rows and dims of a sample. 0 is perfect. */
 struct output_error {

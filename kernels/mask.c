@@ -93,6 +93,8 @@ struct predict {
     struct tile_map *tiles;
     char *ws;
     size_t stride;
+    bool alike; /* heads read the same q and k: what no threshold changes is prepared once, by the first that needs it */
+    bool prepared;
 };
 
 static void count_forced(struct head_ledger *l, uint8_t reasons)
@@ -110,7 +112,7 @@ static void set_all(uint64_t *bits, int n)
 
 static void predict_head(void *ctx, int head, int worker)
 {
-    const struct predict *c = ctx;
+    struct predict *c = ctx;
     const struct mask_args *a = c->a;
     const struct head_params *params = &a->heads[head];
     char *ws = c->ws + c->stride * (size_t)worker;
@@ -119,7 +121,10 @@ static void predict_head(void *ctx, int head, int worker)
     row.forced = (uint8_t *)(order + row_entries(a));
     struct head_ledger *ledger = a->attn->ledger ? &a->attn->ledger[head] : NULL;
     int first = a->attn->q_start / a->attn->block.q;
-    if (params->is_sparse) c->m->prepare(a, head, ws);
+    if (params->is_sparse && !c->prepared) {
+        c->m->prepare(a, head, ws);
+        if (c->alike) c->prepared = true;
+    }
     for (int i = 0; i < c->tiles->n_qblocks; i++) {
         uint64_t *bits = tile_map_row(c->tiles, head, i);
         memset(bits, 0, (size_t)c->tiles->words_per_row * sizeof *bits);
@@ -150,7 +155,8 @@ enum status mask_predict(const struct mask_method *m, const struct mask_args *a,
 {
     const char *why = m->refuses(a);
     if (why) return fail(ERR_UNSUPPORTED, "method %s: %s", m->name, why);
-    struct predict c = {m, a, tiles, ws, worker_bytes(m, a)};
-    par_for(par, a->attn->n_heads, predict_head, &c);
+    bool alike = a->attn->q_head == 0 && a->attn->n_kv_heads == 1 && a->attn->n_heads > 1;
+    struct predict c = {m, a, tiles, ws, worker_bytes(m, a), alike, false};
+    par_for(alike ? NULL : par, a->attn->n_heads, predict_head, &c);
     return OK;
 }

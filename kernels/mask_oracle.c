@@ -84,17 +84,39 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     }
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+static void rank_by(const struct mask_args *a, int i, const float *mass, struct mask_row *out)
 {
-    (void)head;
-    (void)theta;
-    struct truth t;
-    layout(a, (void *)ws, &t);
-    const float *mass = t.mass + i * count_blocks(attn_n_kv(a->attn), a->attn->block.k);
     double sum = 0;
     mask_force_common(out, a->attn->block, a->attn->q_start / a->attn->block.q + i);
     for (int j = 0; j < out->n; j++) sum += (double)mass[j];
     for (int j = 0; j < out->n; j++) out->p[j] = fmaxf((float)((double)mass[j] / sum), FLT_MIN);
 }
 
+static void row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+{
+    (void)head;
+    (void)theta;
+    struct truth t;
+    layout(a, (void *)ws, &t);
+    rank_by(a, i, t.mass + i * count_blocks(attn_n_kv(a->attn), a->attn->block.k), out);
+}
+
 const struct mask_method mask_oracle = {"oracle", true, refuses, workspace, prepare, row};
+
+static size_t no_workspace(const struct mask_args *a)
+{
+    (void)a;
+    return 0;
+}
+
+static void nothing_to_prepare(const struct mask_args *a, int head, void *ws) { (void)a, (void)head, (void)ws; }
+
+static void mass_row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+{
+    (void)theta, (void)ws;
+    const struct attn_args *at = a->attn;
+    int nq = count_blocks(at->n_q, at->block.q), nk = count_blocks(attn_n_kv(at), at->block.k);
+    rank_by(a, i, (const float *)at->q + ((size_t)head * (size_t)nq + (size_t)i) * (size_t)nk, out);
+}
+
+const struct mask_method mask_masses = {"oracle", true, refuses, no_workspace, nothing_to_prepare, mass_row};

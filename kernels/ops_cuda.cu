@@ -3,55 +3,17 @@ extern "C" {
 #include "kernels/ops_cuda.h"
 }
 #include "kernels/cuda_check.cuh"
+#include "kernels/vec8_cuda.cuh"
 
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 namespace
 {
 
+using namespace vec8;
+
 enum { THREADS = 256,
        NORM_THREADS = 256 };
-
-struct floats8 {
-    float x[8];
-};
-
-__device__ __forceinline__ floats8 load8(const uint16_t *at)
-{
-    uint4 v = *(const uint4 *)at;
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-    floats8 f;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        f.x[2 * i] = __uint_as_float(w[i] << 16);
-        f.x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-    }
-    return f;
-}
-
-__device__ __forceinline__ floats8 load8(const float *at)
-{
-    float4 a = ((const float4 *)at)[0], b = ((const float4 *)at)[1];
-    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
-}
-
-__device__ __forceinline__ uint32_t pack2(float lo, float hi)
-{
-    __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);
-    return *(uint32_t *)&x;
-}
-
-__device__ __forceinline__ void store8(uint16_t *at, const floats8 &f)
-{
-    *(uint4 *)at = make_uint4(pack2(f.x[0], f.x[1]), pack2(f.x[2], f.x[3]), pack2(f.x[4], f.x[5]), pack2(f.x[6], f.x[7]));
-}
-
-__device__ __forceinline__ void store8(float *at, const floats8 &f)
-{
-    ((float4 *)at)[0] = make_float4(f.x[0], f.x[1], f.x[2], f.x[3]);
-    ((float4 *)at)[1] = make_float4(f.x[4], f.x[5], f.x[6], f.x[7]);
-}
 
 unsigned blocks_for(size_t items) { return (unsigned)((items + THREADS - 1) / THREADS); }
 
@@ -63,10 +25,11 @@ enum status launched()
     return OK;
 }
 
-__global__ void embed_kernel(const uint16_t *table, const int32_t *tokens, int hidden, float *x)
+template <typename X>
+__global__ void embed_kernel(const uint16_t *table, const int32_t *tokens, int hidden, X *x)
 {
     const uint16_t *from = table + (size_t)tokens[blockIdx.x] * hidden;
-    float *to = x + (size_t)blockIdx.x * hidden;
+    X *to = x + (size_t)blockIdx.x * hidden;
     for (int i = threadIdx.x * 8; i < hidden; i += blockDim.x * 8) store8(to + i, load8(from + i));
 }
 
@@ -84,11 +47,11 @@ __device__ __forceinline__ float block_sum(float v)
 }
 
 /* A row up to 4096 wide stays in registers between its sum and its output. */
-template <typename OUT>
-__global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const float *x, const float *weight, float eps, int hidden, OUT *y)
+template <typename X, typename OUT>
+__global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const X *x, const float *weight, float eps, int hidden, OUT *y)
 {
     constexpr int HELD = 2;
-    const float *from = x + (size_t)blockIdx.x * hidden;
+    const X *from = x + (size_t)blockIdx.x * hidden;
     OUT *to = y + (size_t)blockIdx.x * hidden;
     floats8 held[HELD];
     float sum = 0;
@@ -114,48 +77,16 @@ __global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const float *x, cons
     }
 }
 
-__global__ void angles_kernel(const float *inv_freq, float scaling, int position, int n, int half, float *cosine, float *sine)
+__global__ void angles_kernel(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n, int half,
+                              float *cosine, float *sine)
 {
+    if (position_at != NULL) position = *position_at;
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * half) return;
     float s, c;
     sincosf((float)(position + i / half) * inv_freq[i % half], &s, &c);
     cosine[i] = c * scaling;
     sine[i] = s * scaling;
-}
-
-/* One CTA per row; a thread turns eight pairs of one head, or copies sixteen values. */
-__global__ void rope_kernel(const struct rope_cuda_args a)
-{
-    const int row = blockIdx.x, half = a.head_dim / 2, per_head = half / 8;
-    const int heads = a.n_heads + 2 * a.n_kv_heads, width = heads * a.head_dim;
-    for (int i = threadIdx.x; i < heads * per_head; i += blockDim.x) {
-        int head = i / per_head, at = i % per_head * 8, column = head * a.head_dim + at;
-        uint16_t *from = a.qkv + (size_t)row * width + column;
-        floats8 lo = load8(from), hi = load8(from + half);
-        if (a.bias != NULL) {
-            floats8 b0 = load8(a.bias + column), b1 = load8(a.bias + column + half);
-#pragma unroll
-            for (int j = 0; j < 8; j++) lo.x[j] += b0.x[j], hi.x[j] += b1.x[j];
-        }
-        if (head < a.n_heads + a.n_kv_heads) {
-            floats8 c = load8(a.cosine + (size_t)row * half + at), s = load8(a.sine + (size_t)row * half + at);
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                float x = lo.x[j], y = hi.x[j];
-                lo.x[j] = x * c.x[j] - y * s.x[j];
-                hi.x[j] = y * c.x[j] + x * s.x[j];
-            }
-        }
-        uint16_t *to = from;
-        if (head >= a.n_heads) {
-            int kv = head - a.n_heads;
-            uint16_t *plane = kv < a.n_kv_heads ? a.k : a.v;
-            to = plane + ((size_t)(kv % a.n_kv_heads) * a.capacity + a.position + row) * a.head_dim + at;
-        }
-        store8(to, lo);
-        store8(to + half, hi);
-    }
 }
 
 __global__ void silu_kernel(const uint16_t *gate_up, const float *bias, int n, int m, uint16_t *y)
@@ -176,10 +107,15 @@ __global__ void silu_kernel(const uint16_t *gate_up, const float *bias, int n, i
     store8(y + row * m + at, g);
 }
 
-__global__ void bias_kernel(float *x, const float *bias, size_t n, int m)
+template <typename X>
+__global__ void bias_kernel(X *x, const float *bias, size_t n, int m)
 {
-    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) x[i] += bias[i % m];
+    size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (i >= n) return;
+    floats8 f = load8(x + i), b = load8(bias + i % m);
+#pragma unroll
+    for (int j = 0; j < 8; j++) f.x[j] += b.x[j];
+    store8(x + i, f);
 }
 
 __device__ __forceinline__ float as_float(float x) { return x; }
@@ -208,37 +144,44 @@ enum status narrow(const void *from, size_t n, uint16_t *to, cudaStream_t stream
     return launched();
 }
 
+template <typename X>
+void norm_rows(const X *x, const float *weight, float eps, int n, int hidden, uint16_t *y, float *y32, cudaStream_t stream)
+{
+    if (y32 != NULL)
+        norm_kernel<<<n, NORM_THREADS, 0, stream>>>(x, weight, eps, hidden, y32);
+    else
+        norm_kernel<<<n, NORM_THREADS, 0, stream>>>(x, weight, eps, hidden, y);
+}
+
 } // namespace
 
 extern "C" {
 
-enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden, float *x, struct stream *stream)
+enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden, void *x, enum dtype x_type,
+                           struct stream *stream)
 {
-    embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, x);
-    return launched();
-}
-
-enum status ops_cuda_rmsnorm(const float *x, const float *weight, float eps, int n, int hidden, uint16_t *y, float *y32,
-                             struct stream *stream)
-{
-    if (y32 != NULL)
-        norm_kernel<<<n, NORM_THREADS, 0, queue(stream)>>>(x, weight, eps, hidden, y32);
+    if (x_type == DTYPE_F32)
+        embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, (float *)x);
     else
-        norm_kernel<<<n, NORM_THREADS, 0, queue(stream)>>>(x, weight, eps, hidden, y);
+        embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, (uint16_t *)x);
     return launched();
 }
 
-enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, int n, int half, float *cosine, float *sine,
-                            struct stream *stream)
+enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps, int n, int hidden, uint16_t *y,
+                             float *y32, struct stream *stream)
 {
-    angles_kernel<<<blocks_for((size_t)n * half), THREADS, 0, queue(stream)>>>(inv_freq, scaling, position, n, half, cosine, sine);
+    if (x_type == DTYPE_F32)
+        norm_rows((const float *)x, weight, eps, n, hidden, y, y32, queue(stream));
+    else
+        norm_rows((const uint16_t *)x, weight, eps, n, hidden, y, y32, queue(stream));
     return launched();
 }
 
-enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream)
+enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n, int half,
+                            float *cosine, float *sine, struct stream *stream)
 {
-    if (a->head_dim % 16 != 0) return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
-    rope_kernel<<<a->n, THREADS, 0, queue(stream)>>>(*a);
+    angles_kernel<<<blocks_for((size_t)n * half), THREADS, 0, queue(stream)>>>(inv_freq, scaling, position, position_at, n, half,
+                                                                               cosine, sine);
     return launched();
 }
 
@@ -248,9 +191,13 @@ enum status ops_cuda_silu_mul(const uint16_t *gate_up, const float *bias, int n,
     return launched();
 }
 
-enum status ops_cuda_add_bias(float *x, const float *bias, int n, int m, struct stream *stream)
+enum status ops_cuda_add_bias(void *x, enum dtype x_type, const float *bias, int n, int m, struct stream *stream)
 {
-    bias_kernel<<<blocks_for((size_t)n * m), THREADS, 0, queue(stream)>>>(x, bias, (size_t)n * m, m);
+    size_t values = (size_t)n * m;
+    if (x_type == DTYPE_F32)
+        bias_kernel<<<blocks_for(values / 8), THREADS, 0, queue(stream)>>>((float *)x, bias, values, m);
+    else
+        bias_kernel<<<blocks_for(values / 8), THREADS, 0, queue(stream)>>>((uint16_t *)x, bias, values, m);
     return launched();
 }
 

@@ -9,7 +9,7 @@
 
 enum { MAX_LAYERS = 1024 };
 
-/* "0-6,8-15" into flags; returns how many layers, -1 for a text of another form. */
+/* "0-6+8-15" into flags (older databases have commas); returns how many layers, -1 for a text of another form. */
 static int parse_layers(const char *text, int n_layers, bool on[MAX_LAYERS])
 {
     memset(on, 0, MAX_LAYERS * sizeof *on);
@@ -29,7 +29,7 @@ static int parse_layers(const char *text, int n_layers, bool on[MAX_LAYERS])
         }
         if (lo < 0 || hi >= n_layers || lo > hi) return -1;
         for (long l = lo; l <= hi; l++) on[l] = true;
-        if (*end && *end != ',') return -1;
+        if (*end && *end != '+' && *end != ',') return -1;
         p = *end ? end + 1 : end;
     }
     int n = 0;
@@ -150,6 +150,7 @@ enum status plot_attribution(const struct plot_out *o, const char *name, const s
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 440);
     struct str saved = {0};
+    int n_layers = n ? rows[0].run->model.n_layers : 0;
     str_add(&p.data, "$alone << EOD\n");
     for (size_t i = 0; i < n; i++) {
         if (rows[i].head >= 0) continue;
@@ -176,12 +177,13 @@ enum status plot_attribution(const struct plot_out *o, const char *name, const s
         plot_script_clear(&p);
         return fail(ERR_ARG, "%s: no runs single out a layer; make some with sweep --layers each", name);
     }
-    str_add(&p.body, "set xlabel 'layer'\nset ylabel 'KL divergence, nats'\nset xtics 1\nset boxwidth 0.7\n"
-                     "set offsets 0.6,0.6,graph 0.05,0\n");
+    str_add(&p.body, "set xlabel 'layer'\nset ylabel 'KL divergence, nats'\nset boxwidth 0.7\n"
+                     "set offsets 0,0,graph 0.05,0\n");
+    str_addf(&p.body, "set xrange [-0.6:%.1f]\nset xtics %d\n", n_layers - .4, n_layers > 20 ? 4 : 1);
     str_addf(&p.body,
              "plot $alone using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'caused by the "
              "layer "
-             "alone', $alone using 1:2:3:4 with yerrorbars pt 0 lw 1.5 lc '%s' notitle, $saved using 1:2 "
+             "alone', $alone using 1:2:3:4 with yerrorbars pt 7 ps 0.5 lw 1.5 lc '%s' notitle, $saved using 1:2 "
              "with points "
              "pt 5 ps 1.2 lc '%s' title 'saved by leaving it dense'\n",
              plot_color(0), plot_color(0), plot_color(0), plot_color(1));

@@ -7,45 +7,42 @@
 
 enum { WORST = 3 };
 
-/* The worst three of something, the largest first. */
-struct ranking {
-    struct place {
-        int layer, head, sample; /* -1: does not apply */
-        double value;
-        double sparsity;
-    } places[WORST];
-    size_t n;
+/* How much of a sample's damage each head is charged with: weight[sample * n_cells + layer * n_heads + head], one line for all
+ * samples when the evidence does not tell them apart. */
+struct blame {
+    const char *how, *measure; /* measure: what `value` of the table is */
+    int n_layers, n_heads;
+    size_t n_lines;
+    double *weight;
 };
 
-static void offer(struct ranking *r, struct place p)
+static size_t cells_of(const struct blame *b) { return (size_t)b->n_layers * (size_t)b->n_heads; }
+
+static double *at(struct blame *b, size_t line, int layer, int head)
 {
-    if (isnan(p.value)) return;
-    size_t at = r->n < WORST ? r->n++ : WORST;
-    while (at > 0 && r->places[at - 1].value < p.value) {
-        if (at < WORST) r->places[at] = r->places[at - 1];
-        at--;
-    }
-    if (at < WORST) r->places[at] = p;
+    if (line >= b->n_lines || layer < 0 || layer >= b->n_layers || head < 0 || head >= b->n_heads) return NULL;
+    return &b->weight[line * cells_of(b) + (size_t)(layer * b->n_heads + head)];
 }
 
-static void put_index(struct table *t, int value)
+static void blame_shape(struct blame *b, size_t n_lines)
 {
-    if (value < 0) table_missing(t);
-    else table_int(t, value);
+    free(b->weight);
+    b->n_lines = n_lines;
+    b->weight = calloc(n_lines * cells_of(b) + 1, sizeof *b->weight);
+    if (!b->weight) abort();
 }
 
-static void put(struct table *t, const char *kind, const struct ranking *r, const char *measure)
+static bool any(const struct blame *b)
 {
-    for (size_t i = 0; i < r->n; i++) {
-        const struct place *p = &r->places[i];
-        table_text(t, kind);
-        put_index(t, p->layer);
-        put_index(t, p->head);
-        put_index(t, p->sample);
-        table_text(t, measure);
-        table_real(t, p->value);
-        table_real(t, p->sparsity);
-    }
+    for (size_t i = 0; i < b->n_lines * cells_of(b); i++)
+        if (b->weight[i] > 0) return true;
+    return false;
+}
+
+static void charge(struct blame *b, size_t line, int layer, int head, double weight)
+{
+    double *to = at(b, line, layer, head);
+    if (to && weight > 0) *to = weight;
 }
 
 static double left_out(const struct ledger_record *r)
@@ -54,127 +51,192 @@ static double left_out(const struct ledger_record *r)
     return possible ? 1 - (double)(r->tiles_computed + r->pv_computed) / (double)possible : NAN;
 }
 
-static double head_sparsity(const struct run_view *v, int layer, int head)
+static double sparsity_of(const struct run_view *v, int layer, int head)
 {
     for (size_t i = 0; i < v->ledger.n; i++)
         if (v->ledger.rows[i].layer == layer && v->ledger.rows[i].head == head) return left_out(&v->ledger.rows[i]);
     return NAN;
 }
 
-static double layer_sparsity(const struct run_view *v, int layer)
-{
-    double possible = 0, computed = 0;
-    for (size_t i = 0; i < v->ledger.n; i++) {
-        const struct ledger_record *r = &v->ledger.rows[i];
-        if (r->layer != layer) continue;
-        possible += (double)(r->tiles_possible + r->pv_possible);
-        computed += (double)(r->tiles_computed + r->pv_computed);
-    }
-    return possible > 0 ? 1 - computed / possible : NAN;
-}
-
 static bool same_text(const char *a, const char *b) { return !a || !b ? a == b : !strcmp(a, b); }
+static bool same_real(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
 
-/* Runs of one layer under the same method, rule and bounds as this one. */
+/* Runs of one layer or head under the same method, rule and bounds as this one. */
 static bool speaks_of(const struct attribution *a, const struct run_record *r)
 {
     return !a->all_but && same_text(a->run->method, r->method) && same_text(a->run->rule, r->rule) &&
-           (a->run->l1 == r->l1 || (isnan(a->run->l1) && isnan(r->l1)));
+           same_real(a->run->l1, r->l1) && same_real(a->run->simthreshd1, r->simthreshd1) &&
+           same_real(a->run->cdfthreshd, r->cdfthreshd) && same_real(a->run->topk, r->topk) && a->run->window == r->window;
 }
 
-static const char *rank_alone(const struct run_view *v, const struct run_list *runs, bool heads, struct ranking *out)
+/* From runs in which one head alone was sparse. */
+static bool blame_heads_alone(struct blame *b, const struct run_view *v, const struct run_list *runs)
 {
     struct attribution *rows;
     size_t n;
-    if (!runs || attribution_find(runs, &rows, &n) != OK) return NULL;
+    if (!runs || attribution_find(runs, &rows, &n) != OK) return false;
+    blame_shape(b, 1);
     for (size_t i = 0; i < n; i++)
-        if (speaks_of(&rows[i], v->run) && (rows[i].head >= 0) == heads)
-            offer(out, (struct place){rows[i].layer, rows[i].head, -1, rows[i].kl,
-                                      heads ? head_sparsity(v, rows[i].layer, rows[i].head)
-                                            : layer_sparsity(v, rows[i].layer)});
+        if (speaks_of(&rows[i], v->run)) charge(b, 0, rows[i].layer, rows[i].head, rows[i].kl);
     free(rows);
-    return out->n ? "KL when it alone is sparse, nats" : NULL;
+    b->measure = "KL when it alone is sparse";
+    b->how = "measured end to end with one head sparse at a time (sweep --heads each)";
+    return any(b);
 }
 
-static const char *rank_measured(const struct run_view *v, bool heads, struct ranking *out)
+static bool blame_measured(struct blame *b, const struct run_view *v)
 {
-    for (size_t i = 0; i < v->layer_errors.n; i++) {
-        const struct layer_error_record *e = &v->layer_errors.rows[i];
-        if ((e->head >= 0) == heads)
-            offer(out,
-                  (struct place){e->layer, e->head, -1, isnan(e->isolated_l1) ? e->propagated_l1 : e->isolated_l1,
-                                 heads ? head_sparsity(v, e->layer, e->head) : layer_sparsity(v, e->layer)});
+    blame_shape(b, v->samples.n);
+    for (size_t s = 0; s < v->samples.n; s++)
+        for (size_t i = 0; i < v->layer_errors.n; i++) {
+            const struct layer_error_record *e = &v->layer_errors.rows[i];
+            if (e->sample == v->samples.rows[s].sample) charge(b, s, e->layer, e->head, e->isolated_l1);
+        }
+    b->measure = "L1 of its output";
+    b->how = "measured in each sample: the L1 error of each head's attention output, its layer alone sparse (--attribution)";
+    return any(b);
+}
+
+static bool blame_sparsity(struct blame *b, const struct run_view *v)
+{
+    blame_shape(b, 1);
+    for (size_t i = 0; i < v->ledger.n; i++)
+        charge(b, 0, v->ledger.rows[i].layer, v->ledger.rows[i].head, left_out(&v->ledger.rows[i]));
+    b->measure = "share left out";
+    b->how = "guessed from the work each head left out, for no error by head was measured; eval --attribution measures it";
+    return any(b);
+}
+
+/* Make the heads of a layer weigh `kl` together, in each line. */
+static void scale_layer(struct blame *b, int layer, double kl)
+{
+    for (size_t line = 0; line < b->n_lines; line++) {
+        double *heads = at(b, line, layer, 0), whole = 0;
+        for (int h = 0; heads && h < b->n_heads; h++) whole += heads[h];
+        for (int h = 0; heads && h < b->n_heads; h++) heads[h] = whole > 0 ? heads[h] * kl / whole : 0;
     }
-    return out->n ? "L1 of its attention output" : NULL;
 }
 
-static const char *rank_tuned(const struct run_view *v, bool heads, struct ranking *out)
+/* From runs in which one layer alone was sparse; its heads share by their measured error, or by the work they left out. */
+static bool blame_layers_alone(struct blame *b, const struct run_view *v, const struct run_list *runs)
 {
-    if (!v->tuned.n) return NULL;
+    struct attribution *rows;
+    size_t n;
+    if (!runs || attribution_find(runs, &rows, &n) != OK) return false;
+    bool known = false, measured = blame_measured(b, v);
+    if (!measured) blame_sparsity(b, v);
+    for (int l = 0; l < b->n_layers; l++) {
+        double kl = 0;
+        for (size_t i = 0; i < n; i++)
+            if (speaks_of(&rows[i], v->run) && rows[i].head < 0 && rows[i].layer == l) kl = rows[i].kl;
+        scale_layer(b, l, kl);
+        known |= kl > 0;
+    }
+    free(rows);
+    b->measure = "its part of the KL when its layer alone is sparse";
+    b->how = measured ? "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the L1 "
+                        "error of its output in the sample (--attribution)"
+                      : "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the work "
+                        "it left out";
+    return known && any(b);
+}
+
+static bool blame_tuned(struct blame *b, const struct run_view *v)
+{
+    if (!v->tuned.n) return false;
     const struct tuned_record *t = &v->tuned.rows[0];
     bool tail = same_text(t->rule, "tail");
-    for (size_t i = 0; i < t->n_heads; i++) {
-        const struct tuned_head_record *h = &t->heads[i];
-        if (!h->is_sparse) continue;
-        double value = tail ? h->tail_held_out : h->l1_held_out;
-        if (heads) {
-            offer(out, (struct place){h->layer, h->head, -1, value, head_sparsity(v, h->layer, h->head)});
-            continue;
-        }
-        bool first = true; /* each layer once, by its worst head */
-        double worst = value;
-        for (size_t k = 0; k < t->n_heads; k++) {
-            const struct tuned_head_record *o = &t->heads[k];
-            if (o->layer != h->layer || !o->is_sparse) continue;
-            first &= k >= i;
-            worst = fmax(worst, tail ? o->tail_held_out : o->l1_held_out);
-        }
-        if (first) offer(out, (struct place){h->layer, -1, -1, worst, layer_sparsity(v, h->layer)});
-    }
-    if (!out->n) return NULL;
-    return heads ? tail ? "tail error on held-out text" : "L1 on held-out text"
-                 : tail ? "tail error of its worst head" : "L1 of its worst head";
+    blame_shape(b, 1);
+    for (size_t i = 0; i < t->n_heads; i++)
+        if (t->heads[i].is_sparse)
+            charge(b, 0, t->heads[i].layer, t->heads[i].head, tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
+    b->measure = tail ? "tail error" : "L1";
+    b->how = "estimated from the error each head had when it was tuned, on held-out text; --attribution measures it here";
+    return any(b);
 }
 
-/* Without any measured error, what left out most is the first suspect. */
-static const char *rank_sparsity(const struct run_view *v, bool heads, struct ranking *out)
+struct cause {
+    size_t sample;   /* index into the samples */
+    int layer, head; /* -1: not told apart */
+    double share, value;
+};
+
+static void offer(struct cause worst[WORST], size_t *n, struct cause c)
 {
-    for (size_t i = 0; i < v->ledger.n; i++) {
-        const struct ledger_record *r = &v->ledger.rows[i];
-        double s = heads ? left_out(r) : layer_sparsity(v, r->layer);
-        if ((heads || r->head == 0) && s > 0) offer(out, (struct place){r->layer, heads ? r->head : -1, -1, s, s});
+    if (!(c.share > 0)) return;
+    size_t i = *n < WORST ? (*n)++ : WORST;
+    for (; i > 0 && worst[i - 1].share < c.share; i--)
+        if (i < WORST) worst[i] = worst[i - 1];
+    if (i < WORST) worst[i] = c;
+}
+
+/* Every head of every sample: the sample's part of all damage, times the head's part of what is charged in the sample. */
+static size_t find_worst(const struct run_view *v, const struct blame *b, bool has_heads, struct cause worst[WORST])
+{
+    size_t n = 0;
+    double total = 0;
+    for (size_t s = 0; s < v->samples.n; s++) total += v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens;
+    if (!(total > 0)) return 0; /* no damage, no cause */
+    for (size_t s = 0; s < v->samples.n; s++) {
+        double part = v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens / total, charged = 0;
+        const double *line = has_heads ? b->weight + (b->n_lines > 1 ? s : 0) * cells_of(b) : NULL;
+        for (size_t c = 0; has_heads && c < cells_of(b); c++) charged += line[c];
+        if (!(charged > 0)) offer(worst, &n, (struct cause){s, -1, -1, part, NAN});
+        else
+            for (size_t c = 0; c < cells_of(b); c++)
+                offer(worst, &n, (struct cause){s, (int)c / b->n_heads, (int)c % b->n_heads, part * line[c] / charged, line[c]});
     }
-    return "share left out (no error by head was measured)";
+    return n;
+}
+
+static void put_index(struct table *t, int value)
+{
+    if (value < 0) table_missing(t);
+    else table_int(t, value);
+}
+
+static void add_notes(struct table *t, const struct run_view *v, const struct blame *b, bool has_heads)
+{
+    char *how = str_format("damage: KL, summed over tokens. A sample's part of it is counted; %s%s",
+                           has_heads ? "a head's part of its sample is " : "",
+                           has_heads        ? b->how
+                           : v->from_file ? "a file tells no layers and heads apart: judge the run in its database"
+                                          : "nothing is known of layers and heads");
+    table_note(t, how);
+    free(how);
+    if (!v->worst_tokens.n) return;
+    const struct worst_token_record *w = &v->worst_tokens.rows[0];
+    char *token = str_format("worst token: sample %d, position %lld, KL %.3g nats, its row of blocks %.0f %% sparse", w->sample,
+                             (long long)w->position, w->kl, 100 * w->row_sparsity);
+    table_note(t, token);
+    free(token);
 }
 
 struct table *causes_table(const struct run_view *v, const struct run_list *runs)
 {
     struct table *t = table_new("Worst causes");
-    static const char *const names[] = {"cause", "layer", "head", "sample", "measure"};
-    for (int i = 0; i < 5; i++) table_add_column(t, (struct table_column){.name = names[i]});
-    table_add_column(t, (struct table_column){.name = "value", .number = NUMBER_SHORT, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
-    for (int heads = 0; heads < 2; heads++) {
-        struct ranking r = {0};
-        const char *measure = rank_alone(v, runs, heads, &r);
-        if (!measure) measure = rank_measured(v, heads, &r);
-        if (!measure) measure = rank_tuned(v, heads, &r);
-        if (!measure) measure = rank_sparsity(v, heads, &r);
-        put(t, heads ? "head" : "layer", &r, measure);
+    static const char *const names[] = {"layer", "head", "sample"};
+    for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
+    struct blame b = {.n_layers = v->run->model.n_layers, .n_heads = v->run->model.n_heads};
+    bool has_heads = blame_heads_alone(&b, v, runs) || blame_layers_alone(&b, v, runs) || blame_measured(&b, v) ||
+                     blame_tuned(&b, v) || blame_sparsity(&b, v);
+    table_add_column(t, (struct table_column){.name = "of the damage", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "KL of the sample", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = has_heads ? b.measure : "of the head", .number = NUMBER_SHORT, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "left out", .number = NUMBER_PERCENT, .digits = 1});
+    struct cause worst[WORST];
+    size_t n = find_worst(v, &b, has_heads, worst);
+    for (size_t i = 0; i < n; i++) {
+        const struct sample_record *s = &v->samples.rows[worst[i].sample];
+        put_index(t, worst[i].layer);
+        put_index(t, worst[i].head);
+        table_int(t, s->sample);
+        table_real(t, worst[i].share);
+        table_real(t, s->kl_mean);
+        table_real(t, worst[i].value);
+        table_real(t, worst[i].layer < 0 ? s->sparsity : sparsity_of(v, worst[i].layer, worst[i].head));
     }
-    struct ranking samples = {0}, tokens = {0};
-    for (size_t i = 0; i < v->samples.n; i++) {
-        const struct sample_record *s = &v->samples.rows[i];
-        offer(&samples, (struct place){-1, -1, s->sample, s->kl_mean, s->sparsity});
-    }
-    put(t, "sample", &samples, "mean KL, nats");
-    if (v->worst_tokens.n) {
-        const struct worst_token_record *w = &v->worst_tokens.rows[0];
-        char *measure = str_format("KL at position %lld, nats", (long long)w->position);
-        offer(&tokens, (struct place){-1, -1, w->sample, w->kl, w->row_sparsity});
-        put(t, "token", &tokens, measure);
-        free(measure);
-    }
-    if (v->from_file) table_note(t, "a file holds samples alone; judge the run in its database for layers and heads");
+    if (n) add_notes(t, v, &b, has_heads);
+    free(b.weight);
     return t;
 }

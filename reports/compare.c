@@ -45,6 +45,9 @@ static double sample_value(const struct sample_record *s, const char *name)
 {
     double n = (double)s->n_scored;
     if (!strcmp(name, "cosine")) return n * s->cosine_mean;
+    if (!strcmp(name, "cosine_centred")) return n * s->cosine_centred_mean;
+    if (!strcmp(name, "row_rmse")) return n * s->row_rmse_mean;
+    if (!strcmp(name, "row_hidden_cosine")) return n * s->row_hidden_cosine_mean;
     if (!strcmp(name, "kl")) return n * s->kl_mean;
     if (!strcmp(name, "delta_p")) return n * s->delta_p_mean;
     if (!strcmp(name, "token_accuracy") || !strcmp(name, "top1")) return n * s->token_accuracy;
@@ -104,22 +107,37 @@ static void pair_samples(struct paired *p, const struct run_view *before, const 
     }
 }
 
-/* Task scores pair by question. */
+static bool of_answers(const char *name) { return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8); }
+
+/* What one question adds to a task score; NAN when it was not judged so. */
+static double item_value(const struct item_record *r, const char *name)
+{
+    bool norm = strstr(name, "_norm") != NULL, dense = norm ? r->dense_right_norm : r->dense_right,
+         sparse = norm ? r->sparse_right_norm : r->sparse_right;
+    if (norm && !r->has_norm) return NAN;
+    if (!strncmp(name, "score_dense", 11)) return dense;
+    if (!strncmp(name, "score_sparse", 12)) return sparse;
+    if (!strncmp(name, "score_drop", 10)) return dense - sparse;
+    if (!strncmp(name, "answers_lost", 12)) return dense && !sparse;
+    return !strncmp(name, "answers_gained", 14) ? !dense && sparse : NAN;
+}
+
+/* Task scores pair by question, and all questions of a text stay together: they are no more independent than its
+ * tokens. */
 static void pair_items(struct paired *p, const struct run_view *before, const struct run_view *after,
                        const char *name)
 {
     paired_init(p, before->items.n);
-    bool drop = !strcmp(name, "score_drop"), dense = !strcmp(name, "score_dense");
+    int sample = -1;
     for (size_t i = 0; i < before->items.n && i < after->items.n; i++) {
         const struct item_record *b = &before->items.rows[i], *a = &after->items.rows[i];
-        if (strcmp(a->item, b->item)) continue;
-        p->a_before[p->n] = dense ? b->dense_right : b->sparse_right;
-        p->a_after[p->n] = dense ? a->dense_right : a->sparse_right;
-        if (drop) {
-            p->a_before[p->n] = b->dense_right - b->sparse_right;
-            p->a_after[p->n] = a->dense_right - a->sparse_right;
-        }
-        p->w[p->n++] = 1;
+        double vb = item_value(b, name), va = item_value(a, name);
+        if (strcmp(a->item, b->item) || isnan(vb) || isnan(va)) continue;
+        if (!p->n || b->sample < 0 || b->sample != sample) p->n++; /* items come in the order of their samples */
+        sample = b->sample;
+        p->a_before[p->n - 1] += vb;
+        p->a_after[p->n - 1] += va;
+        p->w[p->n - 1]++;
     }
 }
 
@@ -128,7 +146,7 @@ static void add_interval(struct compare_row *row, const struct run_view *before,
                          const struct compare_options *o)
 {
     struct paired p;
-    if (!strncmp(row->name, "score_", 6)) pair_items(&p, before, after, row->name);
+    if (of_answers(row->name)) pair_items(&p, before, after, row->name);
     else pair_samples(&p, before, after, row->name);
     if (p.n >= 2) {
         struct interval i =
@@ -291,8 +309,8 @@ static enum status check_comparable(struct comparison *c, const struct run_view 
     find_obstacle(before->run, after->run, &obstacle);
     if (st == OK && obstacle.len && !o->force)
         st = fail(ERR_ARG,
-                  "%s and %s cannot be compared: different %s; evaluate both on the same (compare --force shows them side by side all the same)",
-                  before->label, after->label, str_get(&obstacle));
+                  "%s and %s cannot be compared: different %s; evaluate both on the same%s",
+                  before->label, after->label, str_get(&obstacle), o->or_else ? o->or_else : "");
     if (st == OK && obstacle.len) c->forced = str_dup(str_get(&obstacle));
     str_clear(&obstacle);
     return st;
@@ -316,6 +334,15 @@ enum status compare_runs(struct comparison *c, const struct run_view *before, co
     bool pairable = same_text(before->run->dataset.fingerprint, after->run->dataset.fingerprint);
     c->n_paired_samples = pairable ? count_pairs(before, after) : 0;
     add_rows(c, before, after, o, pairable);
+    if (!c->n_rows) {
+        const struct run_view *empty = !before->metrics.n ? before : !after->metrics.n ? after : NULL;
+        comparison_clear(c);
+        if (empty)
+            return fail(ERR_ARG, "%s: holds no metrics, so there is nothing to compare; write it anew with eval --output",
+                        empty->label);
+        return fail(ERR_ARG, "%s and %s have no metric in common; evaluate both on the same suite", before->label,
+                    after->label);
+    }
     add_settings(c, before->run, after->run);
     return OK;
 }
@@ -341,6 +368,16 @@ static void add_value(struct table *t, const struct compare_row *row, double val
     else table_real(t, value);
 }
 
+/* By nature, or because the data are not there. */
+static const char *why_no_interval(const struct compare_row *row)
+{
+    if (!strcmp(row->name, "peak_bytes")) return "one reading a run";
+    if (!strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length"))
+        return "times of two runs do not pair; each run's own interval judges them";
+    if (of_answers(row->name)) return "no answers stored by question; compare the runs in their database";
+    return "not stored by sample; evaluate again";
+}
+
 struct table *comparison_table(const struct comparison *c, bool only_changed)
 {
     char *title = str_format("%s against %s", c->before_label, c->after_label);
@@ -358,6 +395,7 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
     table_add_column(t, (struct table_column){"to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
     table_add_column(t,
                      (struct table_column){"detectable", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    struct str without = {0};
     size_t hidden = 0;
     for (size_t i = 0; i < c->n_rows; i++) {
         const struct compare_row *row = &c->rows[i];
@@ -381,6 +419,8 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
         add_value(t, row, row->lo);
         add_value(t, row, row->hi);
         add_value(t, row, row->detectable);
+        if (isnan(row->lo) && c->n_paired_samples >= 2)
+            str_addf(&without, "%s%s (%s)", without.len ? ", " : "", row->label, why_no_interval(row));
     }
     char note[160];
     if (c->forced) {
@@ -400,6 +440,12 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
                  "no intervals: %zu samples in common, two are needed; use --num-samples 5 or more",
                  c->n_paired_samples);
     table_note(t, note);
+    if (without.len) {
+        char *text = str_format("without one: %s", str_get(&without));
+        table_note(t, text);
+        free(text);
+    }
+    str_clear(&without);
     return t;
 }
 

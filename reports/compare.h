@@ -14,7 +14,7 @@ struct compare_row {
     enum metric_better better;
     double before, after;
     double difference, ratio; /* after - before, after / before */
-    double lo, hi; /* 95 % interval of the difference: paired, whole samples resampled; NAN without samples */
+    double lo, hi; /* 95 % interval of the difference: paired, whole samples resampled; NAN: the table says why */
     double detectable;  /* smallest difference this comparison would notice (alpha .05, power .8); NAN */
     double floor;       /* noise floor that applies; NAN when none was measured */
     enum change change; /* same: equal, within the floor, or the interval holds 0 */
@@ -41,9 +41,10 @@ struct compare_options {
     int n_resamples; /* 0 = 2000 */
     uint64_t seed;
     const struct noise_list *floors; /* NULL without */
+    const char *or_else;             /* put behind a refusal that `force` would lift; NULL where nobody can set it */
 };
 
-/* ERR_ARG naming the field when model or tokens differ and force is not set. */
+/* ERR_ARG naming the field when model or tokens differ and force is not set, or the side that holds no metrics. */
 enum status compare_runs(struct comparison *c, const struct run_view *before, const struct run_view *after,
                          const struct compare_options *o) MUST_USE;
 void comparison_clear(struct comparison *c);

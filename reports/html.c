@@ -18,12 +18,12 @@ static const char style[] =
     "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
     "h1{font-size:1.5rem;line-height:1.25;margin:.2em 0 .4em}h2{font-size:1.2rem;margin:2em 0 .5em;"
     "border-bottom:1px solid var(--line);padding-bottom:.2em}"
-    "nav{font-size:.9rem}nav a{color:var(--link);margin-right:1em}p{margin:.6em 0}"
+    "nav{font-size:.9rem}nav a{color:var(--link);margin-right:1em;display:inline-block}p{margin:.6em 0}"
     ".verdict{border:1px solid var(--line);border-left:6px solid "
     "var(--dim);border-radius:6px;background:var(--card);"
     "padding:12px 16px}.verdict.good{border-left-color:var(--good)}.verdict.bad{border-left-color:var(--bad)}"
     ".verdict strong{font-size:1.15rem}"
-    ".numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:10px;margin:14px 0}"
+    ".numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(118px,1fr));gap:10px;margin:14px 0}"
     ".numbers div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px 12px}"
     ".numbers b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}.numbers "
     "span{color:var(--dim);"
@@ -38,13 +38,15 @@ static const char style[] =
     "th,td{padding:5px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}"
     "tbody tr:last-child td{border-bottom:0}th{background:var(--head);white-space:nowrap;cursor:pointer}"
     "th[aria-sort]::after{content:' \\2193'}th[aria-sort=ascending]::after{content:' \\2191'}"
-    ".n{text-align:right;white-space:nowrap}td:first-child{min-width:7.5rem}"
-    "td{overflow-wrap:break-word;max-width:32rem;min-width:3.5rem}"
+    ".n{text-align:right;white-space:nowrap}td:first-child:not(.n){min-width:7.5rem}"
+    "td{overflow-wrap:break-word;max-width:32rem;min-width:3.5rem}td:last-child:not(.n){min-width:11rem}"
     ".up{color:var(--good);font-weight:600}.down{color:var(--bad);font-weight:600}.constant,.note{color:var(-"
     "-dim);"
     "font-size:.875rem}"
     "details{margin:1em 0}summary{cursor:pointer;font-weight:600}code{overflow-wrap:anywhere}"
-    "@media(max-width:600px){body{padding:10px}.picture .card svg{min-width:560px}th,td{padding:4px 7px}"
+    "@media(max-width:900px){th,th.n{white-space:normal;vertical-align:bottom}th,td{padding:4px 7px}}"
+    "@media(max-width:600px){body{padding:10px}.picture figcaption::after{content:' (scroll sideways \\2192)';font-weight:400;"
+    "color:var(--dim);font-size:.8rem}.picture .card svg{min-width:560px}"
     "}"
     "@media print{.scroll,.card{overflow:visible}th{cursor:auto}nav{display:none}}";
 
@@ -227,7 +229,11 @@ static void add_verdict(const struct html_input *in, struct str *out)
     if (v->run->status != RUN_DONE) {
         str_add(out, "<strong>The run did not finish</strong>");
     } else {
-        str_addf(out, "<strong>Accuracy: %s</strong>", verdict.band);
+        double ratio = run_view_metric(v, "latency_ratio");
+        if (isnan(cosine) && !isnan(ratio)) /* a run that timed and compared nothing */
+            str_addf(out, "<strong>Sparse takes %.2f of the dense time</strong> at the longest prompt", ratio);
+        else
+            str_addf(out, "<strong>Accuracy: %s</strong>", verdict.band);
         if (!isnan(sparsity))
             str_addf(out, " at %.1f&nbsp;%% sparsity%s", 100 * sparsity,
                      verdict.success ? " (the tuning guide calls this a success)" : "");
@@ -269,7 +275,7 @@ static enum status add_changes(const struct html_input *in, struct str *out)
     str_add(out, "<section id=\"changed\"><h2>What changed</h2>\n");
     if (in->runs && in->runs->n > 1) {
         struct table *all = methods_table(in->runs, v->run);
-        if (table_rows(all) <= 30) add_table(all, out);
+        if (table_rows(all) <= 12) add_table(all, out);
         else add_folded("All configurations", all, out); /* a sweep: the frontier shows it better */
     }
     if (in->comparison) {
@@ -279,7 +285,11 @@ static enum status add_changes(const struct html_input *in, struct str *out)
     TRY(add_pictures(in, "changed", out));
     if (!in->comparison) add_table(metrics_table(v), out);
     else add_folded("All metrics with their distribution", metrics_table(v), out);
-    if (v->items.n) add_table(items_table(v, true), out);
+    if (v->items.n) {
+        struct table *flips = items_table(v, true);
+        if (table_rows(flips) <= 12) add_table(flips, out);
+        else add_folded("Answers that changed", flips, out);
+    }
     add_table(generations_table(v), out);
     if (in->runs && in->runs->n > 1) add_folded("All runs, every column", runs_table(in->runs), out);
     str_add(out, "</section>\n");
@@ -289,14 +299,18 @@ static enum status add_changes(const struct html_input *in, struct str *out)
 static enum status add_causes(const struct html_input *in, struct str *out)
 {
     const struct run_view *v = in->views[0];
-    str_add(out, "<section id=\"why\"><h2>Why</h2>\n");
+    struct table *causes = causes_table(v, in->same_data);
+    if (table_rows(causes)) table_render(causes, TABLE_HTML, (struct table_style){0}, out); /* a cause has all its names */
+    table_free(&causes);
+    if (!v->layer_errors.n && v->samples.n && !v->from_file && strcmp(v->run->method, "dense"))
+        str_add(out, "<p class=\"note\">The error of each layer and head was not measured in this run: <code>eval "
+                     "--attribution</code> does.</p>\n");
     TRY(add_pictures(in, "why", out));
     add_table(layers_table(v), out);
     add_table(heads_table(v, 20), out);
     add_table(worst_tokens_table(v, 20), out);
     add_folded("Samples", samples_table(v), out);
     add_folded("By token position", positions_table(v), out);
-    str_add(out, "</section>\n");
     return OK;
 }
 
@@ -316,17 +330,23 @@ enum status html_page(const struct html_input *in, struct str *out)
     str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", style);
     xml_escape(in->title, out);
     bool speed = in->views[0]->latencies.n || has_section(in, "speed");
-    str_add(out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a><a "
-                 "href=\"#why\">Why</a>");
+    struct str why = {0}; /* a run that only timed has none */
+    enum status st;
+    TRY_GOTO(st, done, add_causes(in, &why));
+    str_add(out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a>");
+    if (why.len) str_add(out, "<a href=\"#why\">Why</a>");
     if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
     str_add(out, "<a href=\"#provenance\">Provenance</a></nav>\n<main>\n");
     add_verdict(in, out);
-    TRY(add_changes(in, out));
-    TRY(add_causes(in, out));
+    TRY_GOTO(st, done, add_changes(in, out));
+    if (why.len) str_addf(out, "<section id=\"why\"><h2>Why</h2>\n%s</section>\n", str_get(&why));
     if (speed) {
         str_add(out, "<section id=\"speed\"><h2>Speed</h2>\n");
-        TRY(add_pictures(in, "speed", out));
-        for (size_t i = 0; i < in->n_views; i++) add_table(latencies_table(in->views[i]), out);
+        TRY_GOTO(st, done, add_pictures(in, "speed", out));
+        for (size_t i = 0; i < in->n_views; i++) {
+            add_table(latencies_table(in->views[i]), out);
+            add_table(breakdown_table(in->views[i]), out);
+        }
         str_add(out, "</section>\n");
     }
     str_add(out, "<section id=\"provenance\"><h2>Provenance</h2>\n");
@@ -343,5 +363,7 @@ enum status html_page(const struct html_input *in, struct str *out)
         str_add(out, "</code></p>");
     }
     str_addf(out, "</section>\n</main>\n<script>%s</script>\n</body></html>\n", script);
-    return OK;
+done:
+    str_clear(&why);
+    return st;
 }

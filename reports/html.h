@@ -19,6 +19,7 @@ struct html_input {
     size_t n_views;
     const struct comparison *comparison; /* NULL without */
     const struct run_list *runs;         /* all that belong together, for the tables of runs; NULL without */
+    const struct run_list *same_data;    /* runs on the subject's tokens, for what they tell of causes; NULL without */
     const struct gate_check *checks;
     size_t n_checks;
     const struct html_picture *pictures;

@@ -27,11 +27,12 @@ enum status plot_frontier(const struct plot_out *o, const char *name, const stru
 enum status plot_bars(const struct plot_out *o, const char *name, const struct run_view *const *views,
                       size_t n) MUST_USE;
 
-enum heat { HEAT_SPARSITY, HEAT_L1_TUNE, HEAT_L1_HELD_OUT, HEAT_SENSITIVITY };
-/* Layer x head; sensitivity: propagated L1 by layer and head. */
+enum heat { HEAT_SPARSITY, HEAT_L1_TUNE, HEAT_L1_HELD_OUT, HEAT_L1_ISOLATED, HEAT_L1_PROPAGATED };
+/* Layer x head. The last two are measured in the run itself (eval --attribution), with dense inputs and with what the layers
+ * before made of them; heads that ran dense are left grey where their error is 0 by construction. */
 enum status plot_heads(const struct plot_out *o, const char *name, const struct run_view *v,
                        enum heat heat) MUST_USE;
-/* Isolated and propagated error by layer. */
+/* Isolated and propagated error of the attention output by layer (eval --attribution). */
 enum status plot_layers(const struct plot_out *o, const char *name, const struct run_view *v) MUST_USE;
 /* A metric by token position, a line per run: median or mean with its 1st/99th percentile band. */
 enum status plot_positions(const struct plot_out *o, const char *name, const struct run_view *const *views,
@@ -59,7 +60,7 @@ enum status plot_curves(const struct plot_out *o, const char *name, const char *
 /* Dense and sparse prefill against length on logarithmic axes, with break-even when they cross. */
 enum status plot_latency(const struct plot_out *o, const char *name, const struct run_view *const *views,
                          size_t n) MUST_USE;
-/* Stacked bars: prediction, QK, PV, linear, rest. */
+/* Stacked bars, dense and sparse by length: prediction, QK, PV (or both as attention), linear layers, rest. */
 enum status plot_breakdown(const struct plot_out *o, const char *name, const struct run_view *const *views,
                            size_t n) MUST_USE;
 /* Computed tiles of 12 stored masks, spread evenly over all of them when there are more. */

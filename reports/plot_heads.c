@@ -40,11 +40,13 @@ static size_t grid_fill(struct grid *g, const struct run_view *v, enum heat heat
             if (h->is_sparse)
                 grid_set(g, h->layer, h->head, heat == HEAT_L1_TUNE ? h->l1_tune : h->l1_held_out);
         }
-    if (heat == HEAT_SENSITIVITY)
+    if (heat == HEAT_L1_ISOLATED || heat == HEAT_L1_PROPAGATED)
         for (size_t i = 0; i < v->layer_errors.n; i++) {
             const struct layer_error_record *e = &v->layer_errors.rows[i];
-            if (e->head >= 0)
-                grid_set(g, e->layer, e->head, isnan(e->propagated_l1) ? e->isolated_l1 : e->propagated_l1);
+            if (e->head < 0 || e->sample >= 0) continue;
+            bool dense = e->isolated_l1 == 0; /* the head left nothing out */
+            grid_set(g, e->layer, e->head,
+                     heat == HEAT_L1_PROPAGATED ? e->propagated_l1 : dense ? NAN : e->isolated_l1);
         }
     size_t n = 0;
     for (int i = 0; i < g->n_layers * g->n_heads; i++) n += !isnan(g->values[i]);
@@ -64,11 +66,13 @@ static const struct {
                           "SELECT layer, head, l1_held_out FROM tuned_head WHERE is_sparse AND hash = "
                           "(SELECT tuned_hash "
                           "FROM run WHERE id = %lld) ORDER BY 1, 2;"},
-    [HEAT_SENSITIVITY] = {"L1 the head causes",
-                          "the run has no errors by head; measure some with --heads each",
-                          "SELECT layer, head, ifnull(propagated_l1, isolated_l1) FROM layer_error WHERE "
-                          "head >= 0 AND "
-                          "run = %lld ORDER BY 1, 2;"},
+    [HEAT_L1_ISOLATED] = {"L1 of the output, dense inputs", "the run has no errors by head; eval --attribution measures them",
+                          "SELECT layer, head, isolated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND isolated_l1 > 0 "
+                          "AND run = %lld ORDER BY 1, 2;"},
+    [HEAT_L1_PROPAGATED] = {"L1 of the output in the sparse run",
+                            "the run has no errors by head; eval --attribution measures them",
+                            "SELECT layer, head, propagated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND "
+                            "run = %lld ORDER BY 1, 2;"},
 };
 
 enum status plot_heads(const struct plot_out *o, const char *name, const struct run_view *v, enum heat heat)
@@ -132,7 +136,7 @@ enum status plot_layers(const struct plot_out *o, const char *name, const struct
     size_t n = 0;
     for (size_t i = 0; i < v->layer_errors.n; i++) {
         const struct layer_error_record *e = &v->layer_errors.rows[i];
-        if (e->head != -1) continue;
+        if (e->head != -1 || e->sample != -1) continue;
         str_addf(&p.data, "%d", e->layer);
         plot_number(e->isolated_l1, &p.data);
         plot_number(e->propagated_l1, &p.data);
@@ -142,21 +146,20 @@ enum status plot_layers(const struct plot_out *o, const char *name, const struct
     str_add(&p.data, "EOD\n");
     if (!n) {
         plot_script_clear(&p);
-        return fail(ERR_ARG, "%s: the run has no errors by layer", name);
+        return fail(ERR_ARG, "%s: the run has no errors by layer; eval --attribution measures them", name);
     }
     str_addf(&p.body,
-             "set xlabel 'layer'\nset ylabel 'relative L1 error'\nset yrange [0:*]\nset xrange [-0.6:%.1f]\n"
+             "set xlabel 'layer'\nset ylabel 'L1 error of the attention output'\nset yrange [0:*]\nset xrange [-0.6:%.1f]\n"
              "set xtics 1\nset boxwidth 0.7\n",
              v->run->model.n_layers - .4);
     if (v->run->model.n_layers > 20) str_add(&p.body, "set xtics 4\n");
     str_addf(&p.body,
              "plot $layers using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'isolated: "
-             "attention "
-             "output, dense inputs', $layers using 1:3 with linespoints pt 5 ps 1.1 lw 2 lc '%s' title "
-             "'propagated: hidden state behind the layer'\n",
+             "this layer alone sparse', $layers using 1:3 with linespoints pt 5 ps 1.1 lw 2 lc '%s' title "
+             "'propagated: in the sparse run'\n",
              plot_color(0), plot_color(0), plot_color(1));
     str_addf(&p.sql,
-             "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE head = -1 AND run = %lld ORDER "
+             "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE sample = -1 AND head = -1 AND run = %lld ORDER "
              "BY 1;",
              (long long)v->run->id);
     return plot_script_run(&p);

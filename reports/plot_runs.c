@@ -205,9 +205,9 @@ enum status plot_bars(const struct plot_out *o, const char *name, const struct r
 {
     static const struct {
         const char *metric, *label;
-    } bars[] = {{"logits_cosine", "logits cosine"},    {"hidden_cosine", "hidden cosine"},
-                {"token_accuracy", "token agreement"}, {"top5_overlap", "top-5 overlap"},
-                {"score_sparse", "task score"},        {"sparsity", "sparsity"}};
+    } bars[] = {{"logits_cosine", "logits\\ncosine"},    {"hidden_cosine", "hidden\\ncosine"},
+                {"token_accuracy", "token\\nagreement"}, {"top5_overlap", "top-5\\noverlap"},
+                {"score_sparse", "task\\nscore"},        {"sparsity", "sparsity"}}; /* \n: for gnuplot to read */
     if (n < 1 || n > 6) return fail(ERR_ARG, "%s: bars are for 1 to 6 runs, found %zu", name, n);
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 460);
@@ -217,10 +217,10 @@ enum status plot_bars(const struct plot_out *o, const char *name, const struct r
         bool any = false;
         for (size_t i = 0; i < n; i++) any |= !isnan(run_view_metric(views[i], bars[k].metric));
         if (!any) continue;
-        plot_quote(bars[k].label, &p.data);
+        str_addf(&p.data, "\"%s\"", bars[k].label);
         for (size_t i = 0; i < n; i++) plot_number(run_view_metric(views[i], bars[k].metric), &p.data);
         str_add_char(&p.data, '\n');
-        used++;
+        used += strcmp(bars[k].metric, "sparsity") != 0; /* alone it is no picture */
     }
     str_add(&p.data, "EOD\n");
     if (!used) {
@@ -232,7 +232,7 @@ enum status plot_bars(const struct plot_out *o, const char *name, const struct r
     str_add(&p.body, "set style data histograms\nset style histogram clustered gap 1\nset boxwidth 0.9\n"
                      "set yrange [0:1.12]\nset ytics 0.2\nset ylabel 'share, 1 is as dense (sparsity: all "
                      "left out)'\n"
-                     "set xtics scale 0\nplot ");
+                     "set xtics scale 0\nset bmargin 3.5\nplot ");
     for (size_t i = 0; i < n; i++) {
         struct str label = {0};
         plot_label(views[i], &label);
@@ -264,7 +264,10 @@ static const char *label_of(const char *metric)
 
 /* KL spans many decades; below a millionth of a nat nobody looks, and zero has no place on the axis. */
 #define LEAST_KL 1e-6
-#define LOG_KL "\nset logscale y\nset format y '%g'\nset yrange [0.7e-6:*]\n"
+static void log_kl(double least, struct str *body)
+{
+    str_addf(body, "\nset logscale y\nset format y '%%g'\nset yrange [%.3g:*]\n", fmax(.7 * least, .7e-6));
+}
 
 enum status plot_positions(const struct plot_out *o, const char *name, const struct run_view *const *views,
                            size_t n, const char *metric)
@@ -273,7 +276,7 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
     plot_script_init(&p, o, name, 900, 480);
     const struct metric_info *info = metric_info(metric);
     bool higher = info && info->better == METRIC_HIGHER; /* the bad tail is the low one */
-    double floor = !strcmp(metric, "kl") ? LEAST_KL : -INFINITY;
+    double floor = !strcmp(metric, "kl") ? LEAST_KL : -INFINITY, least = INFINITY;
     size_t used = 0;
     struct str plots = {0};
     for (size_t i = 0; i < n; i++) {
@@ -284,6 +287,7 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
             long long from, to;
             if (strcmp(m->name, metric) || sscanf(m->scope, "position:%lld-%lld", &from, &to) != 2) continue;
             str_addf(&p.data, "%.1f", .5 * (double)(from + to));
+            least = fmin(least, fmax(m->mean, floor));
             plot_number(fmax(m->mean, floor), &p.data);
             plot_number(fmax(higher ? m->p1 : m->p99, floor), &p.data);
             str_add_char(&p.data, '\n');
@@ -311,7 +315,7 @@ enum status plot_positions(const struct plot_out *o, const char *name, const str
     str_addf(&ylabel, "%s: mean, dotted %s", label_of(metric), higher ? "1st percentile" : "99th percentile");
     str_add(&p.body, "set xlabel 'token position'\nset ylabel ");
     plot_quote(str_get(&ylabel), &p.body);
-    if (!strcmp(metric, "kl")) str_add(&p.body, LOG_KL);
+    if (!strcmp(metric, "kl")) log_kl(least, &p.body);
     str_addf(&p.body, "\nset xrange [0:*]\nplot %s\n", str_get(&plots));
     str_clear(&ylabel);
     str_clear(&plots);
@@ -363,7 +367,7 @@ enum status plot_distribution(const struct plot_out *o, const char *name, const 
                      "1.6449, "
                      "'99 %%' 2.3263, '99.9 %%' 3.0902)\nset ylabel ");
     plot_quote(label_of(metric), &p.body);
-    if (!strcmp(metric, "kl")) str_add(&p.body, LOG_KL);
+    if (!strcmp(metric, "kl")) log_kl(LEAST_KL, &p.body);
     str_addf(&p.body, "\nplot %s\n", str_get(&plots));
     str_clear(&plots);
     str_addf(&p.sql,

@@ -121,7 +121,7 @@ static void compose(const struct plot_script *p, struct str *out)
     str_add(out, "set encoding utf8\n");
     str_add(out, str_get(&p->data));
     const char *kinds = p->out->no_png ? "svg" : "svg png";
-    str_addf(out, "do for [kind in \"%s\"] {\n", kinds);
+    str_addf(out, "do for [kind in \"%s\"] {\nreset\n", kinds); /* the first picture leaves nothing to the second */
     str_addf(out,
              "if (kind eq \"svg\") {\n"
              "set terminal svg noenhanced size %d,%d dynamic font 'Helvetica,Arial,sans-serif,14' "

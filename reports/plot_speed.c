@@ -37,8 +37,9 @@ static void add_times(struct plot_script *p, struct str *plots, const struct run
     str_clear(&label);
 }
 
-/* Automatic ranges of logarithmic axes reach to the next power of ten; these reach just past the data. */
-static void add_ranges(struct plot_script *p, const struct run_view *const *views, size_t n)
+/* Automatic ranges of logarithmic axes reach to the next power of ten, and name only those; these reach just past the
+ * data and name 1, 2 and 5 of each decade. Returns the length in the middle. */
+static double add_ranges(struct plot_script *p, const struct run_view *const *views, size_t n)
 {
     double shortest = INFINITY, longest = 0, fastest = INFINITY, slowest = 0;
     for (size_t i = 0; i < n; i++)
@@ -50,111 +51,115 @@ static void add_ranges(struct plot_script *p, const struct run_view *const *view
             fastest = fmin(fastest, 1e3 * r->q1);
             slowest = fmax(slowest, 1e3 * r->q3);
         }
-    str_addf(&p->body, "set xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\n", shortest / 1.3, longest * 1.3,
-             fastest / 1.5, slowest * 1.5);
+    str_addf(&p->body, "set xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\nset ytics (", shortest / 1.3, longest * 1.3,
+             fastest / 1.4, slowest * 1.4);
+    static const int steps[] = {1, 2, 5};
+    for (double decade = pow(10, floor(log10(fastest / 1.4))), used = 0; decade < 1.4 * slowest; decade *= 10)
+        for (int i = 0; i < 3; i++) str_addf(&p->body, "%s%.6g", used++ > 0 ? ", " : "", steps[i] * decade);
+    str_add(&p->body, ")\n");
+    return sqrt(shortest * longest);
+}
+
+static double median_of(const struct run_view *v, const char *part, int64_t n_tokens, bool *valid)
+{
+    for (size_t i = 0; i < v->latencies.n; i++) {
+        const struct latency_record *r = &v->latencies.rows[i];
+        if (r->n_tokens != n_tokens || strcmp(r->part, part)) continue;
+        *valid &= r->valid;
+        return r->median;
+    }
+    return NAN;
+}
+
+/* Where two steep lines part by little, their ratio still tells. */
+static void add_ratios(struct plot_script *p, struct str *plots, const struct run_view *v, size_t run)
+{
+    size_t n = 0;
+    str_addf(&p->data, "$ratio%zu << EOD\n", run);
+    for (size_t i = 0; i < v->latencies.n; i++) {
+        const struct latency_record *r = &v->latencies.rows[i];
+        if (strcmp(r->part, "prefill_sparse")) continue;
+        bool valid = r->valid;
+        double dense = median_of(v, "prefill_dense", r->n_tokens, &valid);
+        if (isnan(dense)) continue;
+        str_addf(&p->data, "%lld %.6g %d\n", (long long)r->n_tokens, r->median / dense, valid);
+        n++;
+    }
+    str_add(&p->data, n ? "EOD\n" : "NaN NaN NaN\nEOD\n");
+    str_addf(plots,
+             ", $ratio%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' notitle, $ratio%zu using 1:($3 == 0 ? $2 : "
+             "NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
+             run, plot_marker(run), plot_color(run), run);
+}
+
+static bool any_invalid(const struct run_view *const *views, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < views[i]->latencies.n; k++)
+            if (!views[i]->latencies.rows[k].valid && str_starts_with(views[i]->latencies.rows[k].part, "prefill_"))
+                return true;
+    return false;
+}
+
+/* The length from which on sparse is faster, with its interval as a band. Its words stand where there is room. */
+static void add_break_even(struct plot_script *p, const struct run_view *v, size_t run, bool with_label, double middle)
+{
+    const struct metric_record *m = metric_list_find(&v->metrics, "overall", "break_even_length");
+    if (!m || isnan(m->mean)) return;
+    str_addf(&p->body, "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n", m->mean, m->mean,
+             plot_color(run));
+    bool interval = !isnan(m->lo) && !isnan(m->hi);
+    if (interval)
+        str_addf(&p->body,
+                 "set object rectangle from %.9g, graph 0 to %.9g, graph 1 behind fc '%s' fs transparent solid 0.1 noborder\n",
+                 m->lo, m->hi, plot_color(run));
+    if (!with_label) return;
+    str_addf(&p->body, "set label \"break-even %.0f", m->mean);
+    if (interval) str_addf(&p->body, " (%.0f … %.0f)", m->lo, m->hi);
+    bool left = (interval ? m->lo : m->mean) > middle;
+    str_addf(&p->body, "\" at %.9g, graph %.2f %s offset %s0.8,0 tc '%s'\n",
+             !interval ? m->mean : left ? m->lo : m->hi, left ? .94 - .08 * (double)run : .06 + .08 * (double)run,
+             left ? "right" : "left", left ? "-" : "",
+             plot_color(run));
 }
 
 enum status plot_latency(const struct plot_out *o, const char *name, const struct run_view *const *views,
                          size_t n)
 {
     struct plot_script p;
-    plot_script_init(&p, o, name, 900, 520);
-    struct str plots = {0};
+    plot_script_init(&p, o, name, 900, 680);
+    struct str plots = {0}, ratios = {0};
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
         add_times(&p, &plots, views[i], i, "prefill_dense", true, &used);
         add_times(&p, &plots, views[i], i, "prefill_sparse", false, &used);
+        add_ratios(&p, &ratios, views[i], i);
     }
     if (!used) {
         plot_script_clear(&p);
         str_clear(&plots);
+        str_clear(&ratios);
         return fail(ERR_ARG, "%s: no run has prefill times; measure some with --suite speed", name);
     }
-    str_add(&p.body, "set xlabel 'prompt length, tokens'\nset ylabel 'prefill, ms (median, bars: "
-                     "quartiles)'\n"
-                     "set logscale xy\nset logscale x 2\n");
-    add_ranges(&p, views, n);
-    for (size_t i = 0; i < n; i++) {
-        const struct metric_record *m = metric_list_find(&views[i]->metrics, "overall", "break_even_length");
-        if (!m || isnan(m->mean)) continue;
-        str_addf(&p.body, "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n",
-                 m->mean, m->mean, plot_color(i));
-        str_addf(&p.body, "set label \"break-even %.0f", m->mean);
-        if (!isnan(m->lo)) str_addf(&p.body, " (%.0f … %.0f)", m->lo, m->hi);
-        str_addf(&p.body, "\" at %.9g, graph %.2f right offset -0.6,0 tc '%s'\n", m->mean,
-                 .95 - .06 * (double)i, plot_color(i));
-    }
-    str_addf(&p.body, "plot %s, NaN with points pt 2 ps 1.6 lw 2 lc '#000000' title 'not valid'\n",
-             str_get(&plots));
+    str_addf(&p.body, "set multiplot\nset lmargin 11\nset rmargin 3\nset logscale x 2\nset logscale y\n"
+                      "set origin 0,0.34\nset size 1,0.66\nset bmargin 0.6\nset format x ''\n"
+                      "set ylabel 'prefill, ms (median, bars: quartiles)'\n");
+    double middle = add_ranges(&p, views, n);
+    for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, true, middle);
+    str_addf(&p.body, "plot %s%s\n", str_get(&plots),
+             any_invalid(views, n) ? ", NaN with points pt 2 ps 1.6 lw 2 lc '#000000' title 'not valid'" : "");
+    str_add(&p.body, "unset label\nunset arrow\nunset object\nunset logscale y\nset yrange [*:*]\nset ytics auto\n"
+                     "set offsets 0,0,graph 0.12,graph 0.12\nset origin 0,0\nset size 1,0.34\nset tmargin 0.8\n"
+                     "set bmargin 3.4\nset format x '%g'\nset xlabel 'prompt length, tokens'\n"
+                     "set ylabel 'sparse / dense'\nunset key\n");
+    for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, false, middle);
+    str_addf(&p.body, "plot 1 with lines dt 2 lw 1.5 lc '#606060'%s\nunset multiplot\n", str_get(&ratios));
     str_clear(&plots);
+    str_clear(&ratios);
     str_add(&p.sql, "SELECT run, part, n_tokens, n, median, q1, q3, valid, note FROM latency WHERE part LIKE "
                     "'prefill%' AND "
                     "run IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") ORDER BY run, part, n_tokens;");
-    return plot_script_run(&p);
-}
-
-enum status plot_breakdown(const struct plot_out *o, const char *name, const struct run_view *const *views,
-                           size_t n)
-{
-    static const struct {
-        const char *part, *label;
-    } parts[] = {
-        {"predict", "prediction"},   {"qk", "QK"},    {"pv", "PV"}, {"attention_dense", "dense attention"},
-        {"linear", "linear layers"}, {"rest", "rest"}};
-    enum { N_PARTS = sizeof parts / sizeof *parts };
-    struct plot_script p;
-    plot_script_init(&p, o, name, 900, 460);
-    size_t bars = 0;
-    str_add(&p.data, "$parts << EOD\n");
-    for (size_t i = 0; i < n; i++) {
-        /* one bar a length that has parts */
-        int64_t last = -1;
-        for (;;) {
-            int64_t length = INT64_MAX;
-            for (size_t k = 0; k < views[i]->latencies.n; k++) {
-                const struct latency_record *r = &views[i]->latencies.rows[k];
-                bool part = false;
-                for (int q = 0; q < N_PARTS; q++) part |= !strcmp(r->part, parts[q].part);
-                if (part && r->n_tokens > last && r->n_tokens < length) length = r->n_tokens;
-            }
-            if (length == INT64_MAX) break;
-            last = length;
-            char *tick = str_format("%s, %lld", views[i]->label, (long long)length);
-            plot_quote(tick, &p.data);
-            free(tick);
-            for (int q = 0; q < N_PARTS; q++) {
-                double ms = 0;
-                for (size_t k = 0; k < views[i]->latencies.n; k++) {
-                    const struct latency_record *r = &views[i]->latencies.rows[k];
-                    if (r->n_tokens == length && !strcmp(r->part, parts[q].part)) ms = 1e3 * r->median;
-                }
-                plot_number(ms, &p.data);
-            }
-            str_add_char(&p.data, '\n');
-            bars++;
-        }
-    }
-    str_add(&p.data, "EOD\n");
-    if (!bars) {
-        plot_script_clear(&p);
-        return fail(ERR_ARG, "%s: no run has times of parts; measure some with --suite speed", name);
-    }
-    str_addf(&p.body,
-             "set style data histograms\nset style histogram rowstacked\nset boxwidth 0.6\n"
-             "set style fill pattern border lc '#202020'\nset xrange [-0.7:%.1f]\nset yrange [0:*]\nset "
-             "offsets 0,0,graph 0.05,0\n"
-             "set ylabel 'median time, ms'\nset xtics scale 0\nplot ",
-             (double)bars - .3);
-    static const int patterns[] = {3, 1, 2, 7, 4, 5};
-    for (int q = 0; q < N_PARTS; q++)
-        str_addf(&p.body, "%s$parts using %d:xtic(1) fs pattern %d lc '%s' title '%s'", q ? ", " : "", q + 2,
-                 patterns[q], plot_color((size_t)q), parts[q].label);
-    str_add(&p.body, "\n");
-    str_add(&p.sql, "SELECT run, part, n_tokens, median FROM latency WHERE part NOT LIKE 'prefill%' AND run "
-                    "IN (");
-    plot_run_ids(views, n, &p.sql);
-    str_add(&p.sql, ") ORDER BY run, n_tokens, part;");
     return plot_script_run(&p);
 }

@@ -149,22 +149,26 @@ static void draw_all(struct draft *d)
                 "Cosine by token position");
     add_picture(d, plot_positions(o, "kl_by_position", order, n, "kl"), "kl_by_position", "why",
                 "KL divergence by token position");
-    add_picture(d, plot_layers(o, "layers", v), "layers", "why", "Error by layer");
+    add_picture(d, plot_layers(o, "layers", v), "layers", "why", "Error of the attention output by layer");
     add_picture(d, plot_attribution(o, "layer_cost", &d->runs), "layer_cost", "why",
                 "Error each layer causes, end to end");
     add_picture(d, plot_heads(o, "heads_sparsity", v, HEAT_SPARSITY), "heads_sparsity", "why",
                 "Sparsity of each head, %");
     add_picture(d, plot_heads(o, "heads_l1", v, HEAT_L1_HELD_OUT), "heads_l1", "why",
                 "L1 of each head on held-out text; grey: dense");
-    add_picture(d, plot_heads(o, "heads_error", v, HEAT_SENSITIVITY), "heads_error", "why",
-                "Error each head causes");
+    add_picture(d, plot_heads(o, "heads_isolated", v, HEAT_L1_ISOLATED), "heads_isolated", "why",
+                "L1 each head causes: its layer alone sparse; grey: dense");
+    add_picture(d, plot_heads(o, "heads_propagated", v, HEAT_L1_PROPAGATED), "heads_propagated", "why",
+                "L1 of each head's output in the sparse run, errors of earlier layers included");
     if (d->o->n_curves)
         add_picture(d, plot_curves(o, "curves", d->o->curves_title, d->o->curves, d->o->n_curves, d->o->curves_bound),
                     "curves", "why",
                     "Error against tiles left out: the head with the largest error, a line per theta");
     add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads");
     add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
-    add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed", "Where the time goes");
+    add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed",
+                breakdown_is_whole(v) ? "Where the time goes; the sparse kernel does QK and PV at once, so attention is one part"
+                                      : "Where the time goes; dense attention, and that of layers left dense, is one part");
 }
 
 static enum status write_file(const struct draft *d, const char *name, const struct str *text)
@@ -189,6 +193,7 @@ static enum status write_page(const struct draft *d, const char *title)
         .n_views = d->n_views,
         .comparison = d->has_baseline ? &d->comparison : NULL,
         .runs = &d->plan,
+        .same_data = &d->runs,
         .checks = d->o->checks,
         .n_checks = d->o->n_checks,
         .pictures = d->pictures,
@@ -219,7 +224,9 @@ static enum status write_markdown(const struct draft *d, const char *title)
     double sparsity = run_view_metric(v, "sparsity"), cosine = run_view_metric(v, "logits_cosine");
     if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
     struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
-    str_addf(&out, "Accuracy **%s**", verdict.band);
+    double ratio = run_view_metric(v, "latency_ratio");
+    if (isnan(cosine) && !isnan(ratio)) str_addf(&out, "Sparse takes **%.2f** of the dense time at the longest prompt", ratio);
+    else str_addf(&out, "Accuracy **%s**", verdict.band);
     if (!isnan(sparsity)) str_addf(&out, " at %.1f %% sparsity", 100 * sparsity);
     str_add(&out, ": ");
     run_describe(v->run, &out);
@@ -236,10 +243,12 @@ static enum status write_markdown(const struct draft *d, const char *title)
     char **warnings = run_warnings(v);
     for (size_t i = 0; warnings[i]; i++) str_addf(&out, "> Warning: %s\n\n", warnings[i]);
     warnings_free(warnings);
+    add_markdown(causes_table(v, &d->runs), &out);
     add_markdown(layers_table(v), &out);
     if (v->items.n) add_markdown(items_table(v, true), &out);
     add_markdown(generations_table(v), &out);
     add_markdown(latencies_table(v), &out);
+    add_markdown(breakdown_table(v), &out);
     for (size_t i = 0; i < d->n_pictures; i++)
         str_addf(&out, "![%s](pictures/%s)\n\n", d->pictures[i].caption, path_base(d->pictures[i].svg_path));
     add_markdown(provenance_table(v), &out);

@@ -36,7 +36,8 @@ static const struct field sample_fields[] = {
     FIELD(sample_record, cosine_mean),   FIELD(sample_record, cosine_p1),
     FIELD(sample_record, cosine_min),    FIELD(sample_record, kl_mean),
     FIELD(sample_record, kl_p99_9),      FIELD(sample_record, kl_max),
-    FIELD(sample_record, delta_p_mean),
+    FIELD(sample_record, delta_p_mean),  FIELD(sample_record, cosine_centred_mean),
+    FIELD(sample_record, row_rmse_mean), FIELD(sample_record, row_hidden_cosine_mean),
 };
 
 /* The overall metrics that the tuning guide's block holds, its own first. */

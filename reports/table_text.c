@@ -228,7 +228,7 @@ void render_html(const struct table *t, const char *constant, struct str *out)
             cell_human(t, r, c, &text);
             xml_escape(str_get(&text), out);
             if (cell->mark[0])
-                str_addf(out, " <span class=\"%s\">%s</span>",
+                str_addf(out, "&nbsp;<span class=\"%s\">%s</span>",
                          !strcmp(cell->mark, "▲")   ? "up"
                          : !strcmp(cell->mark, "▼") ? "down"
                                                     : "mark",

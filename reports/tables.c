@@ -1,179 +1,12 @@
 #include "reports/tables.h"
 
+#include "base/json.h"
+#include "reports/columns.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static void add(struct table *t, const char *name, const char *unit, enum table_number number, int digits,
-                enum metric_better better)
-{
-    table_add_column(t, (struct table_column){name, unit, number, digits, better, ALIGN_AUTO});
-}
-
-static void add_text(struct table *t, const char *name)
-{
-    add(t, name, NULL, NUMBER_FIXED, 0, METRIC_NEITHER);
-}
-static void add_short(struct table *t, const char *name)
-{
-    add(t, name, NULL, NUMBER_SHORT, 6, METRIC_NEITHER);
-}
-
-static void add_share(struct table *t, const char *name, enum metric_better better)
-{
-    add(t, name, NULL, NUMBER_PERCENT, 1, better);
-}
-
-static const char *status_text(enum run_status status)
-{
-    return status == RUN_DONE ? "done" : status == RUN_FAILED ? "failed" : "skipped";
-}
-
-static void table_count(struct table *t, int64_t value)
-{
-    if (value < 0) table_missing(t);
-    else table_int(t, value);
-}
-
-static void table_block(struct table *t, const struct run_record *r)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%dx%d", r->block_q, r->block_k);
-    table_text(t, text);
-}
-
-/* Columns and cells that tell one setting from another; in every table of runs. */
-static void add_settings_columns(struct table *t)
-{
-    add_text(t, "model");
-    add_text(t, "data");
-    add_text(t, "method");
-    add_text(t, "rule");
-    add_short(t, "l1");
-    add_short(t, "pv_l1");
-    add_short(t, "theta");
-    add_short(t, "tau");
-    add_short(t, "lambda");
-    add_short(t, "topk");
-    add_text(t, "window");
-    add_text(t, "layers");
-    add_text(t, "heads");
-    add_text(t, "block");
-    add_text(t, "smooth_k");
-    add_text(t, "length");
-    add_text(t, "samples");
-    add_text(t, "device");
-    add_text(t, "threads");
-}
-
-static void add_settings(struct table *t, const struct run_record *r)
-{
-    table_text(t, r->model.name);
-    table_text(t, r->dataset.name);
-    table_text(t, r->method);
-    table_text(t, r->rule);
-    table_real(t, r->l1);
-    table_real(t, r->pv_l1);
-    table_real(t, r->simthreshd1);
-    table_real(t, r->cdfthreshd);
-    table_real(t, r->pvthreshd);
-    table_real(t, r->topk);
-    table_count(t, r->window);
-    table_text(t, r->layers);
-    table_text(t, r->heads);
-    table_block(t, r);
-    table_text(t, r->smooth_k);
-    table_int(t, r->max_length);
-    table_int(t, r->num_samples);
-    table_text(t, r->device);
-    table_int(t, r->threads);
-}
-
-struct table *runs_table(const struct run_list *runs)
-{
-    struct table *t = table_new(NULL);
-    add_text(t, "run");
-    add_settings_columns(t);
-    add_text(t, "status");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "cosine p1", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "KL p99.9", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
-    add(t, "ppl dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
-    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add_share(t, "agreement", METRIC_HIGHER);
-    add_share(t, "score dense", METRIC_NEITHER);
-    add_share(t, "score sparse", METRIC_HIGHER);
-    add(t, "time ratio", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
-    add(t, "took", NULL, NUMBER_SECONDS, 1, METRIC_NEITHER);
-    add_text(t, "reason");
-    for (size_t i = 0; i < runs->n; i++) {
-        const struct run_record *r = &runs->rows[i];
-        const struct headline *h = &r->headline;
-        table_int(t, r->id);
-        add_settings(t, r);
-        table_text(t, status_text(r->status));
-        const double v[] = {h->sparsity,    h->cosine_mean,  h->cosine_p1,     h->kl_mean,
-                            h->kl_p99_9,    h->ppl_dense,    h->ppl_ratio,     h->token_accuracy,
-                            h->score_dense, h->score_sparse, h->latency_ratio, r->wall_s};
-        for (size_t k = 0; k < sizeof v / sizeof *v; k++) table_real(t, v[k]);
-        table_text(t, r->reason);
-    }
-    return t;
-}
-
-static const struct frontier_point *sorted_by_sparsity(const struct run_list *runs,
-                                                       const struct frontier_point *points, size_t n,
-                                                       bool with_dominated, size_t *kept)
-{
-    struct frontier_point *out = malloc((n ? n : 1) * sizeof *out);
-    if (!out) abort();
-    *kept = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (points[i].dominated && !with_dominated) continue;
-        size_t at = (*kept)++;
-        double s = runs->rows[points[i].run].headline.sparsity;
-        while (at > 0 && runs->rows[out[at - 1].run].headline.sparsity > s) {
-            out[at] = out[at - 1];
-            at--;
-        }
-        out[at] = points[i];
-    }
-    return out;
-}
-
-struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points, size_t n,
-                             enum frontier_axis axis, bool with_dominated)
-{
-    static const char *const titles[] = {"Frontier: sparsity against cosine", "Frontier: sparsity against KL",
-                                         "Frontier: sparsity against perplexity"};
-    struct table *t = table_new(titles[axis]);
-    add_text(t, "run");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add_share(t, "agreement", METRIC_HIGHER);
-    add_settings_columns(t);
-    add_text(t, "place");
-    size_t kept;
-    const struct frontier_point *order = sorted_by_sparsity(runs, points, n, with_dominated, &kept);
-    for (size_t i = 0; i < kept; i++) {
-        const struct run_record *r = &runs->rows[order[i].run];
-        table_int(t, r->id);
-        table_real(t, r->headline.sparsity);
-        table_real(t, r->headline.cosine_mean);
-        table_real(t, r->headline.kl_mean);
-        table_real(t, r->headline.ppl_ratio);
-        table_real(t, r->headline.token_accuracy);
-        add_settings(t, r);
-        table_text(t, order[i].knee ? "knee" : order[i].dominated ? "dominated" : "frontier");
-    }
-    free((void *)order);
-    return t;
-}
 
 static enum table_number number_of(const struct metric_info *info, int *digits)
 {
@@ -312,7 +145,8 @@ static void achieved(const struct run_view *v, int layer, double *tune, double *
 static const struct layer_error_record *layer_error(const struct run_view *v, int layer)
 {
     for (size_t i = 0; i < v->layer_errors.n; i++)
-        if (v->layer_errors.rows[i].layer == layer && v->layer_errors.rows[i].head == -1)
+        if (v->layer_errors.rows[i].layer == layer && v->layer_errors.rows[i].head == -1 &&
+            v->layer_errors.rows[i].sample == -1)
             return &v->layer_errors.rows[i];
     return NULL;
 }
@@ -512,6 +346,7 @@ struct table *latencies_table(const struct run_view *v)
     add_text(t, "verdict");
     for (size_t i = 0; i < v->latencies.n; i++) {
         const struct latency_record *r = &v->latencies.rows[i];
+        if (str_starts_with(r->part, "dense_") || str_starts_with(r->part, "sparse_")) continue;
         table_text(t, r->part);
         table_int(t, r->n_tokens);
         table_int(t, r->n);
@@ -527,6 +362,56 @@ struct table *latencies_table(const struct run_view *v)
         str_clear(&verdict);
     }
     return t;
+}
+
+static void add_shown(const char *text, struct str *out)
+{
+    for (const char *c = text; *c; c++) {
+        if (*c == '\n') str_add(out, "\\n");
+        else str_add_char(out, *c);
+    }
+}
+
+void top_tokens_text(const char *json, int64_t true_token, struct str *out)
+{
+    cJSON *list = json ? cJSON_Parse(json) : NULL;
+    const cJSON *x;
+    size_t n = 0;
+    cJSON_ArrayForEach(x, list)
+    {
+        const cJSON *text = cJSON_GetObjectItemCaseSensitive(x, "text"), *p = cJSON_GetObjectItemCaseSensitive(x, "p"),
+                    *id = cJSON_GetObjectItemCaseSensitive(x, "id");
+        bool right = cJSON_IsNumber(id) && (int64_t)id->valuedouble == true_token;
+        str_addf(out, "%s%s\"", n++ ? "  " : "", right ? "*" : "");
+        add_shown(cJSON_IsString(text) ? text->valuestring : "?", out);
+        str_addf(out, "\" %.3f", cJSON_IsNumber(p) ? p->valuedouble : 0);
+    }
+    cJSON_Delete(list);
+}
+
+static void table_top(struct table *t, const char *json, int64_t true_token)
+{
+    struct str text = {0};
+    top_tokens_text(json, true_token, &text);
+    table_text(t, text.len ? str_get(&text) : NULL);
+    str_clear(&text);
+}
+
+/* The end of what came before: what the table has room for. */
+static void table_context(struct table *t, const char *text)
+{
+    enum { SHOWN = 80 };
+    if (!text) {
+        table_missing(t);
+        return;
+    }
+    struct str shown = {0};
+    size_t n = strlen(text), from = n > SHOWN ? n - SHOWN : 0;
+    while (from < n && ((unsigned char)text[from] & 0xc0) == 0x80) from++; /* not in the middle of a character */
+    if (from) str_add(&shown, "…");
+    add_shown(text + from, &shown);
+    table_text(t, str_get(&shown));
+    str_clear(&shown);
 }
 
 struct table *worst_tokens_table(const struct run_view *v, size_t limit)
@@ -552,50 +437,10 @@ struct table *worst_tokens_table(const struct run_view *v, size_t limit)
         table_real(t, w->nll_dense);
         table_real(t, w->nll_sparse);
         table_real(t, w->row_sparsity);
-        table_text(t, w->context);
+        table_context(t, w->context);
         table_text(t, w->token_text);
-        table_text(t, w->top_dense);
-        table_text(t, w->top_sparse);
-    }
-    return t;
-}
-
-struct table *cells_table(const struct cell_list *cells)
-{
-    struct table *t = table_new("Cells");
-    add_text(t, "plan");
-    add_text(t, "state");
-    add_text(t, "key");
-    add_text(t, "reason");
-    add_text(t, "cell");
-    for (size_t i = 0; i < cells->n; i++) {
-        const struct cell_record *c = &cells->rows[i];
-        table_text(t, c->plan);
-        table_text(t, cell_state_name(c->state));
-        table_text(t, c->key);
-        table_text(t, c->reason);
-        table_text(t, c->key_json);
-    }
-    return t;
-}
-
-struct table *sql_table(const struct sql_result *r)
-{
-    struct table *t = table_new(NULL);
-    for (size_t c = 0; c < r->n_columns; c++) add_short(t, r->columns[c]);
-    for (size_t i = 0; i < r->n_rows * r->n_columns; i++) {
-        const struct sql_cell *cell = &r->cells[i];
-        char blob[40];
-        switch (cell->type) {
-        case SQL_NULL: table_missing(t); break;
-        case SQL_INT: table_int(t, cell->i); break;
-        case SQL_REAL: table_real(t, cell->d); break;
-        case SQL_TEXT: table_text(t, cell->text); break;
-        case SQL_BLOB:
-            snprintf(blob, sizeof blob, "(%lld bytes)", (long long)cell->i);
-            table_text(t, blob);
-            break;
-        }
+        table_top(t, w->top_dense, w->token);
+        table_top(t, w->top_sparse, w->token);
     }
     return t;
 }

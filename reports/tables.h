@@ -12,6 +12,9 @@ struct table *runs_table(const struct run_list *runs);
  * asks questions. `*` marks the subject. */
 struct table *methods_table(const struct run_list *runs, const struct run_record *subject);
 /* Non-dominated points with the knee marked, or all of them. */
+/* The smallest change of a run's cosine, KL or perplexity ratio that an unpaired repetition on as many other texts would
+ * show (alpha .05, power .8), from the run's interval; NAN without one. */
+double run_detectable(const struct run_record *r, enum frontier_axis axis);
 struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points, size_t n,
                              enum frontier_axis axis, bool with_dominated);
 /* Overall metrics of a run with their distribution and interval (`show`, `eval`). */
@@ -22,13 +25,21 @@ struct table *positions_table(const struct run_view *v);
 struct table *layers_table(const struct run_view *v);
 /* Heads with the largest achieved L1 (or lowest sparsity without tuning), at most `limit`. */
 struct table *heads_table(const struct run_view *v, size_t limit);
-/* Where the error comes from, the three worst of each kind, as far as the run knows: layers (end-to-end KL of one
- * layer alone from `runs`, else measured or tuned L1), heads, samples, and the worst token. `runs`: others of the
- * same model and data, NULL without. Empty for a run that knows nothing of it. */
+/* The three worst causes of the error: layer, head and sample with their part of the damage (KL summed over tokens), and in a
+ * note how heads came by theirs. In order: KL end to end with one head sparse at a time (from `runs`, others of the same model
+ * and data, NULL without); one layer sparse at a time; L1 measured in each sample (--attribution); L1 when tuned; the work left
+ * out. A file knows samples alone. Empty where nothing differs. */
 struct table *causes_table(const struct run_view *v, const struct run_list *runs);
 struct table *items_table(const struct run_view *v, bool flips_only);
 struct table *generations_table(const struct run_view *v);
+/* Whole passes; their parts are in the next one. */
 struct table *latencies_table(const struct run_view *v);
+/* Where a pass spends its time, dense and sparse by length; empty unless it was profiled (suite speed). */
+struct table *breakdown_table(const struct run_view *v);
+/* Did the sparse attention's kernel do QK and PV at once, so that they are one part? */
+bool breakdown_is_whole(const struct run_view *v);
+/* What a model expected, from its JSON: `"the" 0.412  *"thus" 0.220`, the token that really follows marked; appended. */
+void top_tokens_text(const char *json, int64_t true_token, struct str *out);
 struct table *worst_tokens_table(const struct run_view *v, size_t limit);
 /* Model, data, machine, software, settings, times: name and value. */
 struct table *provenance_table(const struct run_view *v);
@@ -47,6 +58,7 @@ struct verdict verdict_of(double cosine, double token_accuracy, double sparsity)
  * reverse: cosine > .98 with KL > .05 nats or agreement < 90 %; cosine < .95 with KL < .01 and agreement > 95 %.
  * The bands are the guide's; .05 nats lies between what cost few answers and what cost many (METHOD 5). */
 bool metric_disagreement(const struct run_view *v, struct str *out);
+bool metrics_disagree(double cosine, double kl, double agreement, struct str *out); /* NAN disagrees with nothing */
 
 /* Things a reader must know before trusting a run, each with what to do about it: fallbacks to dense, few
  * samples, disagreeing metrics, invalid timings, dirty build, … NULL-terminated, at most 16; the caller frees

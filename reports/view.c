@@ -95,6 +95,7 @@ void run_short_name(const struct run_record *r, struct str *out)
         str_addf(out, " %.3g/%.3g", r->simthreshd1, r->cdfthreshd);
     if (r->window >= 0) str_addf(out, " %lld", (long long)r->window);
     if (!isnan(r->topk)) str_addf(out, " %.2g", r->topk);
+    if (!strcmp(r->method, "oracle") && isnan(r->topk) && !isnan(r->cdfthreshd)) str_addf(out, " tau %.3g", r->cdfthreshd);
     if (strcmp(r->method, "dense") && strcmp(r->layers, "all")) str_addf(out, ", layers %s", r->layers);
     if (r->heads && strcmp(r->heads, "all")) str_addf(out, ", head %s", r->heads);
 }

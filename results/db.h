@@ -10,9 +10,9 @@ struct sqlite3;
 struct sqlite3_stmt;
 
 #define SCHEMA_APPLICATION_ID 0x53704761 /* "SpGa" */
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 
-extern const char results_schema_sql[];
+extern const char results_schema_sql[], results_views_sql[];
 
 struct store {
     struct sqlite3 *db;

@@ -110,7 +110,8 @@ static void read_sample(struct cursor *c, void *record)
                          &r->cosine_min,    &r->kl_mean,        &r->kl_p99_9,      &r->kl_max,
                          &r->delta_p_mean,  &r->token_accuracy, &r->top5_overlap,  &r->logits_cosine,
                          &r->logits_l1,     &r->logits_rmse,    &r->hidden_cosine, &r->hidden_l1,
-                         &r->sparsity,      &r->qk_sparsity,    &r->pv_sparsity};
+                         &r->sparsity,      &r->qk_sparsity,    &r->pv_sparsity,
+                         &r->cosine_centred_mean, &r->row_rmse_mean, &r->row_hidden_cosine_mean};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_real(c);
 }
 
@@ -121,7 +122,8 @@ enum status query_samples(struct store *s, int64_t run, struct sample_list *out)
                 "cosine_p1, "
                 "cosine_min, kl_mean, kl_p99_9, kl_max, delta_p_mean, token_accuracy, top5_overlap, "
                 "logits_cosine, "
-                "logits_l1, logits_rmse, hidden_cosine, hidden_l1, sparsity, qk_sparsity, pv_sparsity "
+                "logits_l1, logits_rmse, hidden_cosine, hidden_l1, sparsity, qk_sparsity, pv_sparsity, "
+                "cosine_centred_mean, row_rmse_mean, row_hidden_cosine_mean "
                 "FROM sample WHERE run = ? ORDER BY sample",
                 read_sample);
 }
@@ -153,6 +155,7 @@ enum status query_ledger(struct store *s, int64_t run, struct ledger_list *out)
 static void read_layer_error(struct cursor *c, void *record)
 {
     struct layer_error_record *r = record;
+    r->sample = (int)get_int(c);
     r->layer = (int)get_int(c);
     r->head = (int)get_int(c);
     r->isolated_l1 = get_real(c);
@@ -164,8 +167,8 @@ static void read_layer_error(struct cursor *c, void *record)
 enum status query_layer_errors(struct store *s, int64_t run, struct layer_error_list *out)
 {
     LIST_OF_RUN(out, s, run,
-                "SELECT layer, head, isolated_l1, isolated_cosine, propagated_l1, propagated_cosine "
-                "FROM layer_error WHERE run = ? ORDER BY layer, head",
+                "SELECT sample, layer, head, isolated_l1, isolated_cosine, propagated_l1, propagated_cosine "
+                "FROM layer_error WHERE run = ? ORDER BY sample, layer, head",
                 read_layer_error);
 }
 
@@ -181,13 +184,17 @@ static void read_item(struct cursor *c, void *record)
     r->sparse_score = get_real(c);
     r->dense_right = get_int(c) != 0;
     r->sparse_right = get_int(c) != 0;
+    int64_t dense_norm = get_count(c), sparse_norm = get_count(c);
+    r->has_norm = dense_norm >= 0 && sparse_norm >= 0;
+    r->dense_right_norm = dense_norm > 0;
+    r->sparse_right_norm = sparse_norm > 0;
 }
 
 enum status query_items(struct store *s, int64_t run, struct item_list *out)
 {
     LIST_OF_RUN(out, s, run,
                 "SELECT item, grp, sample, depth, length, dense_score, sparse_score, dense_right, "
-                "sparse_right FROM item WHERE run = ? ORDER BY ordinal",
+                "sparse_right, dense_right_norm, sparse_right_norm FROM item WHERE run = ? ORDER BY ordinal",
                 read_item);
 }
 

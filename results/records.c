@@ -65,6 +65,14 @@ static const struct metric_info known[] = {
     {"latency_ratio", "time sparse / dense", "", METRIC_LOWER},
     {"break_even_length", "break-even length", "tokens", METRIC_LOWER},
     {"peak_bytes", "peak memory", "B", METRIC_LOWER},
+    {"cpu_mask_jaccard", "tiles chosen as on the CPU, Jaccard", "", METRIC_HIGHER},
+    {"cpu_logits_error_dense", "dense logits against the CPU's, relative", "", METRIC_LOWER},
+    {"cpu_logits_error_sparse", "sparse logits against the CPU's, relative", "", METRIC_LOWER},
+    {"cpu_top1_dense", "dense argmax as on the CPU", "", METRIC_HIGHER},
+    {"cpu_top1_sparse", "sparse argmax as on the CPU", "", METRIC_HIGHER},
+    {"cpu_kl_dense", "KL divergence from the CPU, dense", "nats", METRIC_LOWER},
+    {"cpu_kl_sparse", "KL divergence from the CPU, sparse", "nats", METRIC_LOWER},
+    {"cpu_sparsity_difference", "sparsity, GPU - CPU", "", METRIC_NEITHER},
 };
 
 const struct metric_info *metric_info(const char *name)

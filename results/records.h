@@ -82,7 +82,7 @@ struct run_record {
     double simthreshd1, cdfthreshd, pvthreshd; /* global thresholds; NAN when tuned per head */
     double topk;                               /* kept fraction */
     int64_t window;                            /* tokens, -1 = does not apply */
-    const char *layers;                        /* sparse layers, canonical: "all", "16-31", "0-6,8-15", "7" */
+    const char *layers;                        /* sparse layers, canonical: "all", "16-31", "0-6+8-15", "7" */
     const char *heads;                         /* "all", or one head of one layer: "5" */
     const char *tuned_hash; /* tuned thresholds used, see struct tuned_record; NULL without */
     int max_length, num_samples;
@@ -91,6 +91,8 @@ struct run_record {
     int repeat; /* 0, or the number of a repetition asked for */
     int threads;
     const char *device; /* "cpu", "cuda" */
+    const char *residual; /* of the residual stream on a device, "f32" or "bf16"; NULL on the CPU. In the key alone */
+    bool graph;           /* repeated calls ran as captured graphs; in the key alone */
     const char *impls;  /* implementations that ran: "attn_dense=…;attn_sparse=…" */
     int min_sparse_tokens;
     int64_t attention_calls;      /* sequence x layer calls */
@@ -130,7 +132,9 @@ struct metric_record metric_record_empty(const char *scope, const char *name, in
  *   token_accuracy top5_overlap
  * Pooled, paired: ppl_dense ppl_sparse ppl_ratio ppl_diff score_dense score_sparse score_drop
  * Counted: sparsity qk_sparsity pv_sparsity   Timed: latency_dense latency_sparse latency_ratio
- *   break_even_length                         Space: peak_bytes */
+ *   break_even_length                         Space: peak_bytes
+ * Of a run on a GPU beside one on the CPU (`eval --device cpu,cuda`): cpu_mask_jaccard cpu_logits_error_dense
+ *   cpu_logits_error_sparse cpu_top1_dense cpu_top1_sparse cpu_kl_dense cpu_kl_sparse cpu_sparsity_difference */
 enum metric_better { METRIC_NEITHER, METRIC_HIGHER, METRIC_LOWER };
 struct metric_info {
     const char *name, *label, *unit;
@@ -150,6 +154,7 @@ struct sample_record {
     double delta_p_mean, token_accuracy, top5_overlap;
     double logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1;
     double sparsity, qk_sparsity, pv_sparsity;
+    double cosine_centred_mean, row_rmse_mean, row_hidden_cosine_mean; /* over positions */
 };
 
 /* Counters of one head over all samples of the run (METHOD 4). Every head of a layer has one, in order. */
@@ -161,12 +166,12 @@ struct ledger_record {
     double theta, tau, lambda;                           /* thresholds used; NAN where the head was dense */
 };
 
-/* Error a layer (head = -1: all heads of it) causes. */
+/* Error of the attention output of a layer (head -1: all its heads) on one sample (-1: on all), against the dense run's:
+ * L1 = sum |o - o~| / sum |o|, and the cosine of both as vectors. */
 struct layer_error_record {
-    int layer, head;
-    double isolated_l1, isolated_cosine; /* attention output with dense inputs */
-    double propagated_l1,
-        propagated_cosine; /* hidden state behind the layer, errors of earlier ones included */
+    int sample, layer, head;
+    double isolated_l1, isolated_cosine;     /* this layer alone sparse, on the dense run's input */
+    double propagated_l1, propagated_cosine; /* of the sparse run, errors of earlier layers included */
 };
 
 /* One question of a task suite. */
@@ -177,6 +182,8 @@ struct item_record {
     int64_t length;                   /* tokens of the context, -1 when it does not apply */
     double dense_score, sparse_score; /* e.g. log probability of the answer */
     bool dense_right, sparse_right;
+    bool has_norm; /* multiple choice: also judged by the log probability per byte */
+    bool dense_right_norm, sparse_right_norm;
 };
 
 struct generation_record {
@@ -186,8 +193,10 @@ struct generation_record {
     double token_match, text_similarity; /* both 0…1 */
 };
 
-/* A distribution of times. part: "prefill_dense", "prefill_sparse", or a breakdown part: "predict", "qk",
- * "pv", "attention_dense", "linear", "rest". */
+/* A distribution of times. part: "prefill_dense", "prefill_sparse" and "decode" are whole passes. The parts of passes that
+ * were profiled beside them add up to one: "dense_attention", "dense_linear", "dense_rest"; "sparse_predict" (choosing
+ * tiles), "sparse_qk" and "sparse_pv" (or "sparse_attention" where a kernel does both at once), "sparse_attention_dense"
+ * (layers that ran dense), "sparse_linear" (products with weights), "sparse_rest" (norms, rotation, cache, activation). */
 struct latency_record {
     const char *part;
     int64_t n_tokens;

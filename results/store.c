@@ -13,8 +13,21 @@
 #include <time.h>
 #include <unistd.h>
 
-/* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. */
-static const char *const steps[SCHEMA_VERSION] = {results_schema_sql};
+/* Version 1 had errors by layer for nobody: no command filled them. */
+static const char to_version_2[] =
+    "DROP TABLE layer_error;"
+    "CREATE TABLE layer_error (run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE, sample INTEGER NOT NULL,"
+    " layer INTEGER NOT NULL, head INTEGER NOT NULL, isolated_l1 REAL, isolated_cosine REAL, propagated_l1 REAL,"
+    " propagated_cosine REAL, PRIMARY KEY (run, sample, layer, head)) STRICT, WITHOUT ROWID;"
+    "ALTER TABLE sample ADD COLUMN cosine_centred_mean REAL;"
+    "ALTER TABLE sample ADD COLUMN row_rmse_mean REAL;"
+    "ALTER TABLE sample ADD COLUMN row_hidden_cosine_mean REAL;"
+    "ALTER TABLE item ADD COLUMN dense_right_norm INTEGER;"
+    "ALTER TABLE item ADD COLUMN sparse_right_norm INTEGER;";
+
+/* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. Views hold nothing
+ * and are made anew. */
+static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2};
 
 static enum status migrate(struct store *s)
 {
@@ -26,6 +39,7 @@ static enum status migrate(struct store *s)
         version = SCHEMA_VERSION;
     }
     for (; st == OK && version < SCHEMA_VERSION; version++) st = db_exec(s, steps[version]);
+    if (st == OK) st = db_exec(s, results_views_sql);
     if (st == OK) {
         char *sql = str_format("PRAGMA application_id = %d; PRAGMA user_version = %d", SCHEMA_APPLICATION_ID,
                                SCHEMA_VERSION);

@@ -325,7 +325,8 @@ static enum status put_samples(struct store *s, int64_t run, const struct sample
         "cosine_mean, cosine_p1, cosine_min, kl_mean, kl_p99_9, kl_max, delta_p_mean, token_accuracy, "
         "top5_overlap, logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1, sparsity, "
         "qk_sparsity, "
-        "pv_sparsity) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+        "pv_sparsity, cosine_centred_mean, row_rmse_mean, row_hidden_cosine_mean) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         const struct sample_record *r = &rows[i];
         put_int(&c, run);
@@ -337,7 +338,8 @@ static enum status put_samples(struct store *s, int64_t run, const struct sample
                             r->cosine_min,    r->kl_mean,        r->kl_p99_9,      r->kl_max,
                             r->delta_p_mean,  r->token_accuracy, r->top5_overlap,  r->logits_cosine,
                             r->logits_l1,     r->logits_rmse,    r->hidden_cosine, r->hidden_l1,
-                            r->sparsity,      r->qk_sparsity,    r->pv_sparsity};
+                            r->sparsity,      r->qk_sparsity,    r->pv_sparsity,
+                            r->cosine_centred_mean, r->row_rmse_mean, r->row_hidden_cosine_mean};
         for (size_t k = 0; k < sizeof v / sizeof *v; k++) put_real(&c, v[k]);
         st = cursor_run(&c);
     }
@@ -464,10 +466,11 @@ static enum status put_layer_errors(struct store *s, int64_t run, const struct l
 {
     struct cursor c = {0};
     enum status st = cursor_open(&c, s,
-                                 "INSERT INTO layer_error (run, layer, head, isolated_l1, isolated_cosine, "
-                                 "propagated_l1, propagated_cosine) VALUES (?,?,?,?,?,?,?)");
+                                 "INSERT INTO layer_error (run, sample, layer, head, isolated_l1, isolated_cosine, "
+                                 "propagated_l1, propagated_cosine) VALUES (?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         put_int(&c, run);
+        put_int(&c, rows[i].sample);
         put_int(&c, rows[i].layer);
         put_int(&c, rows[i].head);
         put_real(&c, rows[i].isolated_l1);
@@ -485,8 +488,8 @@ static enum status put_items(struct store *s, int64_t run, const struct item_rec
     struct cursor c = {0};
     enum status st = cursor_open(&c, s,
                                  "INSERT INTO item (run, ordinal, item, grp, sample, depth, length, "
-                                 "dense_score, sparse_score, dense_right, sparse_right) "
-                                 "VALUES (?,?,?,?,?,?,?,?,?,?,?)");
+                                 "dense_score, sparse_score, dense_right, sparse_right, dense_right_norm, "
+                                 "sparse_right_norm) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         put_int(&c, run);
         put_int(&c, (int64_t)i);
@@ -499,6 +502,8 @@ static enum status put_items(struct store *s, int64_t run, const struct item_rec
         put_real(&c, rows[i].sparse_score);
         put_int(&c, rows[i].dense_right);
         put_int(&c, rows[i].sparse_right);
+        put_count(&c, rows[i].has_norm ? rows[i].dense_right_norm : -1);
+        put_count(&c, rows[i].has_norm ? rows[i].sparse_right_norm : -1);
         st = cursor_run(&c);
     }
     cursor_close(&c);

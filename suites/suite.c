@@ -35,6 +35,12 @@ enum status suite_check(const char *spec)
     return find_suite(spec, len) ? OK : unknown_suite(spec, len);
 }
 
+bool suite_reads_fields(const char *spec)
+{
+    const struct suite *s = find_suite(spec, strcspn(spec, ":"));
+    return s && s->reads_fields;
+}
+
 static enum status check_options(const struct suite_options *o)
 {
     if (o->max_length < 2) return fail(ERR_ARG, "max_length is %d, expected 2 or more tokens", o->max_length);
@@ -57,6 +63,8 @@ enum status suite_load(const char *spec, const struct suite_options *options, st
     o.argument = spec[len] ? spec + len + 1 : "";
     if (!o.min_length) o.min_length = 2;
     TRY(check_options(&o));
+    if (o.field && !suite->reads_fields)
+        return fail(ERR_ARG, "--field %s: %s reads no JSON; it goes with text, cloze and choice", o.field, suite->name);
     out->suite = suite->name;
     out->name = str_dup(spec);
     enum status st = suite->load(&o, out);

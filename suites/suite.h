@@ -68,6 +68,7 @@ struct suite_options {
 struct suite {
     const char *name;
     const char *help;       /* one line: argument and what it measures */
+    bool reads_fields;      /* looks at suite_options.field */
     enum status (*load)(const struct suite_options *o, struct sample_set *out);
 };
 
@@ -79,6 +80,8 @@ extern const struct suite *const suites[]; /* ended by NULL */
 enum status suite_load(const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
 /* OK when the part before the colon names a suite; else ERR_ARG, listing them. */
 enum status suite_check(const char *spec) MUST_USE;
+/* True when --field means something to the suite of that specification. */
+bool suite_reads_fields(const char *spec);
 void sample_set_clear(struct sample_set *s);
 
 /* For suites: append; the set takes the memory. suite_finish computes counts and the fingerprint. */

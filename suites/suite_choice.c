@@ -153,5 +153,6 @@ done:
 const struct suite suite_choice = {
     .name = "choice",
     .help = "choice:FILE.jsonl  multiple choice by likelihood: {\"query\",\"choices\",\"gold\"}",
+    .reads_fields = true,
     .load = load,
 };

@@ -101,5 +101,6 @@ done:
 const struct suite suite_cloze = {
     .name = "cloze",
     .help = "cloze:FILE.jsonl  last words reproduced: {\"context\",\"continuation\"} or {\"text\"}",
+    .reads_fields = true,
     .load = load,
 };

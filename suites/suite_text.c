@@ -105,5 +105,6 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 const struct suite suite_text = {
     .name = "text",
     .help = "text:FILE  perplexity of a text file, or of the {\"text\"} lines of a .jsonl file",
+    .reads_fields = true,
     .load = load,
 };

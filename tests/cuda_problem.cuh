@@ -6,6 +6,7 @@ extern "C" {
 #include "kernels/attn.h"
 #include "kernels/device_cuda.h"
 #include "kernels/mask.h"
+#include "kernels/ops_cuda.h"
 }
 #include <cuda_bf16.h>
 
@@ -122,7 +123,7 @@ struct data {
     }
 };
 
-static struct attn_args arguments(const problem &p, const data &x, void *o)
+[[maybe_unused]] static struct attn_args arguments(const problem &p, const data &x, void *o)
 {
     struct attn_args a = {};
     a.dtype = DTYPE_BF16;

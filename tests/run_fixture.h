@@ -33,7 +33,7 @@ struct fixture {
     struct ledger_record *ledger;
     struct layer_error_record *layer_errors;
     struct item_record *items;
-    struct latency_record latencies[16];
+    struct latency_record latencies[24];
     uint8_t mask_bits[64];
     struct mask_record masks[2];
     char scopes[8][32];
@@ -164,6 +164,9 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
     fixture_pooled(f, "logits_rmse", .3 * e, .01 * e);
     fixture_pooled(f, "hidden_cosine", 1 - .015 * e, .002 * e);
     fixture_pooled(f, "hidden_l1", .1 * e, .004 * e);
+    fixture_pooled(f, "cosine_centred", 1 - .019 * e, .002 * e);
+    fixture_pooled(f, "row_rmse", .28 * e, .01 * e);
+    fixture_pooled(f, "row_hidden_cosine", 1 - .016 * e, .002 * e);
     for (int b = 0; b < 8; b++) {
         snprintf(f->scopes[b], sizeof f->scopes[b], "position:%d-%d", 256 * b, 256 * b + 255);
         double g = e * (.3 + .12 * b);
@@ -196,6 +199,9 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
             .sparsity = o.sparsity,
             .qk_sparsity = o.sparsity * .95,
             .pv_sparsity = o.sparsity * 1.05,
+            .cosine_centred_mean = 1 - .019 * g,
+            .row_rmse_mean = .28 * g,
+            .row_hidden_cosine_mean = 1 - .016 * g,
         };
     }
     f->ledger = calloc((size_t)(o.n_layers * o.n_heads), sizeof *f->ledger);
@@ -223,11 +229,11 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
             };
             if (o.words)
                 f->layer_errors[f->d.n_layer_errors++] = (struct layer_error_record){
-                    l, h, .03 * e * (1 + s), 1 - .001 * e, .02 * e * (l + 1), 1 - .002 * e};
+                    -1, l, h, .03 * e * (1 + s), 1 - .001 * e, .02 * e * (l + 1), 1 - .002 * e};
         }
     for (int l = 0; l < o.n_layers; l++)
         f->layer_errors[f->d.n_layer_errors++] = (struct layer_error_record){
-            l, -1, e * (.03 + .02 * rng_unit(&r)), 1 - .001 * e, e * .02 * (l + 1), 1 - .002 * e * (l + 1)};
+            -1, l, -1, e * (.03 + .02 * rng_unit(&r)), 1 - .001 * e, e * .02 * (l + 1), 1 - .002 * e * (l + 1)};
     f->d.metrics = f->metrics;
     f->d.samples = f->samples;
     f->d.n_samples = (size_t)o.n_samples;
@@ -278,11 +284,12 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
                                         i != 4,
                                         i == 4 ? "noise 3.1 % after 20 s, wanted 1 %" : NULL};
         }
-        static const char *const parts[] = {"predict", "qk", "pv", "linear", "rest"};
-        static const double share[] = {.05, .2, .2, .45, .1};
-        for (int i = 0; i < 5; i++)
+        static const char *const parts[] = {"dense_attention", "dense_linear", "dense_rest", "sparse_predict",
+                                            "sparse_qk", "sparse_pv", "sparse_linear", "sparse_rest"};
+        static const double share[] = {.8, .45, .1, .05, .2, .2, .45, .1};
+        for (int i = 0; i < 8; i++)
             f->latencies[f->d.n_latencies++] =
-                (struct latency_record){parts[i], 8192,     5,        share[i], share[i], share[i], share[i],
+                (struct latency_record){parts[i], 8192,     3,        share[i], share[i], share[i], share[i],
                                         share[i], share[i], share[i], share[i], true,     NULL};
         fixture_pooled(f, "latency_dense", 4.3, .05);
         fixture_pooled(f, "latency_sparse", 4.3 * (1 - .4 * o.sparsity), .05);

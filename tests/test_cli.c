@@ -232,6 +232,14 @@ Test(cli, wrong_options_are_usage_errors, .init = enter, .fini = leave)
         {"list methods --format pretty", "pretty"},
         {EVAL "-q --max-length 300 --num-samples 1 --format pretty", "pretty"},
         {"list nothing", "nothing"},
+        {EVAL "--field text=body", "--field"},
+        {"sweep " DEMO " --field text=body --dry-run", "--field"},
+        {EVAL "--topk .5 --cdfthreshd .9", "--topk"},
+        {EVAL "--window 256 --simthreshd1 .5", "window"},
+        {"generate " DEMO " -p Once --top-k 5", "--temperature"},
+        {"generate " DEMO " -p Once --prompt-file x", "--prompt-file"},
+        {"generate " DEMO " -p Once --dense --topk .5", "--dense"},
+        {"help nonsense", "nonsense"},
         {"nonsense", "nonsense"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -331,9 +339,9 @@ Test(cli, a_stored_run_still_gives_the_whole_file, .init = enter, .fini = leave)
 
 Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 300)
 {
-    ends(PASS, EVAL "-q --max-length 512 --num-samples 3 --output before.json");
+    ends(PASS, EVAL "-q --max-length 384 --num-samples 3 --output before.json");
     ends(PASS,
-         EVAL "-q --max-length 512 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5 --output after.json");
+         EVAL "-q --max-length 384 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5 --output after.json");
     ends(PASS, EVAL "-q --max-length 200 --num-samples 2 --output short.json");
     struct ran r = expect(PASS, "list --db r.db --format csv");
     int lines = 0;
@@ -349,6 +357,7 @@ Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 3
         cr_expect(r.out.len > 20 && r.err.len == 0, "%s", words);
         ran_clear(&r);
     }
+    refuses(USAGE, "show 2 --db r.db --part latency", SAYS("no latency", "--suite speed"));
     ends(PASS, "show last --db r.db --output again.json");
     r = expect(PASS, "compare 1 2 --db r.db --only-changed");
     cr_expect(has(&r.out, "worse"), "%s", str_get(&r.out));
@@ -391,6 +400,14 @@ Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 3
     cr_expect(has(&r.out, "min-sparse-tokens"), "%s", str_get(&r.out));
     ran_clear(&r);
     ends(USAGE, "gate after.json");
+    ends(GATE_FAILED, "gate after.json --max-ppl-increase -90%");
+    ends(PASS, "gate after.json --max-ppl-increase 9000%");
+    refuses(USAGE, "gate after.json --max-kl 1%", SAYS("--max-kl", "a number"));
+    refuses(USAGE, "gate after.json --min-sparsity 130%", SAYS("--min-sparsity", "from 0 to 1"));
+    refuses(USAGE, "gate after.json --max-length 3 --self-test", SAYS("from 256 to 1048576"));
+    r = expect(INVALID, "gate after.json --baseline short.json --max-kl-rise .1");
+    cr_expect(has(&r.out, "fingerprint") && !has(&r.out, "--force"), "%s", str_get(&r.out));
+    ran_clear(&r);
     text_put(place, "gate.json", "{\"min_sparsity\": 0.05, \"max_kl\": 0.0001, \"min_cosine\": null}");
     ends(GATE_FAILED, "gate after.json --config gate.json --junit gate.xml");
     cr_expect(here("gate.xml"));
@@ -408,6 +425,9 @@ Test(cli, dense_runs_pass_no_gate, .init = enter, .fini = leave)
     ends(PASS, EVAL "-q --max-length 300 --num-samples 2 --method dense --output dense.json");
     ends(INVALID, "gate dense.json --min-cosine .5");
     ends(PASS, EVAL "-q --max-length 300 --num-samples 2 --layers none --output none.json");
+    struct ran r = expect(PASS, "tokens last --db r.db");
+    cr_expect(has(&r.out, "not one token differs"), "%s", str_get(&r.out));
+    ran_clear(&r);
     ends(INVALID, "gate none.json --min-cosine .5");
 }
 

@@ -4,6 +4,7 @@
 #include "harness/gate_again.h"
 #include "harness/selftest.h"
 #include "reports/tables.h"
+#include "results/store.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -362,38 +363,98 @@ Test(gate, junit_says_what_the_gate_said)
     gate_result_clear(&g);
 }
 
+static char *causes_of(const struct made *m, const struct run_list *runs)
+{
+    struct table *t = causes_table(&m->view, runs);
+    struct str text = {0};
+    table_render(t, TABLE_CSV, (struct table_style){0}, &text);
+    str_add(&text, "\n");
+    table_render(t, TABLE_TERMINAL, (struct table_style){0}, &text);
+    table_free(&t);
+    return text.data;
+}
+
+/* Three causes in all, each a layer, a head and a sample with its part of the damage, by the best evidence there is. */
 Test(gate, causes_name_the_worst_three)
 {
     struct made m;
     make(&m, .99, .01, .97, .4, 0);
+    m.run.model.n_layers = 2;
+    m.run.model.n_heads = 4;
     struct ledger_record ledger[8];
     struct tuned_head_record heads[8];
+    static const double l1[] = {.01, .05, .02, .03, .09, .011, .04, .012};
     for (int i = 0; i < 8; i++) {
-        ledger[i] = (struct ledger_record){.layer = i / 4, .head = i % 4, .tiles_possible = 100, .tiles_computed = 50,
+        ledger[i] = (struct ledger_record){.layer = i / 4, .head = i % 4, .tiles_possible = 100, .tiles_computed = 50 + i,
                                            .pv_possible = 200, .pv_computed = 100, .calls = 4};
-        static const double l1[] = {.01, .05, .02, .03, .09, .011, .04, .012};
         heads[i] =
             (struct tuned_head_record){.layer = i / 4, .head = i % 4, .is_sparse = i != 4, .l1_held_out = l1[i]};
     }
-    struct tuned_record tuned = {.rule = "l1", .heads = heads, .n_heads = 8};
+    m.samples[2].kl_mean = 1; /* of 1.03 */
+    /* a file: samples alone */
+    m.view.from_file = true;
+    char *text = causes_of(&m, NULL);
+    has(text, "\n,,2,0.970873");
+    has(text, "in its database");
+    free(text);
+    m.view.from_file = false;
+    /* no error known: the work left out, and said to be a guess */
     m.view.ledger = (struct ledger_list){ledger, 8, NULL};
+    text = causes_of(&m, NULL);
+    has(text, "\n0,0,2,");
+    has(text, "guessed from the work");
+    free(text);
+    /* tuned: .05 of .173 in sample 2, and so on */
+    struct tuned_record tuned = {.rule = "l1", .heads = heads, .n_heads = 8};
     m.view.tuned = (struct tuned_list){&tuned, 1, NULL};
-    m.samples[2].kl_mean = 1;
-    struct table *t = causes_table(&m.view, NULL);
-    struct str csv = {0};
-    table_render(t, TABLE_CSV, (struct table_style){0}, &csv);
-    const char *text = str_get(&csv);
-    cr_expect_eq(count(text, "\nhead,"), 3u);
-    const char *first = strstr(text, "\nhead,0,1,"), *second = strstr(text, "\nhead,1,2,"),
-               *third = strstr(text, "\nhead,0,3,");
+    text = causes_of(&m, NULL);
+    const char *first = strstr(text, "\n0,1,2,0.280"), *second = strstr(text, "\n1,2,2,0.224"),
+               *third = strstr(text, "\n0,3,2,0.168");
     cr_expect(first && second && third && first < second && second < third, "%s", text);
-    lacks(text, "\nhead,1,0,"); /* a dense head causes nothing */
-    const char *sample = strstr(text, "\nsample,");
-    cr_assert(sample);
-    cr_expect(str_starts_with(sample, "\nsample,,,2,"), "%s", text);
-    cr_expect_eq(count(text, "\nlayer,"), 2u);
-    has(text, "\nlayer,0,,,L1 of its worst head,0.05");
-    str_clear(&csv);
+    lacks(text, "\n1,0,"); /* a dense head causes nothing */
+    cr_expect_eq(count(text, ",2,0."), 3u, "three in all: %s", text);
+    has(text, "estimated from the error each head had when it was tuned");
+    free(text);
+    /* measured, sample by sample: another head is to blame in each */
+    struct layer_error_record errors[9];
+    for (int i = 0; i < 8; i++)
+        errors[i] = (struct layer_error_record){i / 2, i % 2, 3, i % 2 == (i / 2 == 2) ? .4 : .1, 1, .5, 1};
+    errors[8] = (struct layer_error_record){-1, 0, 0, 9, 1, 9, 1}; /* of all samples: not used here */
+    m.view.layer_errors = (struct layer_error_list){errors, 9, NULL};
+    m.samples[1].kl_mean = .97;
+    text = causes_of(&m, NULL); /* 1 + .97 + .02: .4 of .5 of each */
+    cr_expect(strstr(text, "\n1,3,2,0.40201") && strstr(text, "\n0,3,1,0.38994") && strstr(text, "\n0,3,2,0.1005"), "%s", text);
+    has(text, "(--attribution)");
+    free(text);
+    /* end to end: one layer sparse at a time; heads by what was measured of them */
+    struct run_record alone[2];
+    for (int i = 0; i < 2; i++) {
+        alone[i] = m.run;
+        alone[i].layers = i ? "1" : "0";
+        alone[i].headline = (struct headline){.kl_mean = i ? .01 : .03};
+    }
+    struct run_list runs = {alone, 2, NULL};
+    text = causes_of(&m, &runs); /* sample 2 has .5 of it, layer 0 three quarters, and one head of it was seen to err */
+    has(text, "\n0,3,2,0.37688");
+    has(text, "one layer sparse at a time (sweep --layers each), within a layer by the L1");
+    free(text);
+    /* one head at a time says more */
+    for (int i = 0; i < 2; i++) {
+        alone[i].layers = "1";
+        alone[i].heads = i ? "2" : "0";
+        alone[i].headline = (struct headline){.kl_mean = i ? .03 : .01};
+    }
+    text = causes_of(&m, &runs);
+    has(text, "\n1,2,2,0.376");
+    has(text, "one head sparse at a time");
+    free(text);
+    alone[0].cdfthreshd = alone[1].cdfthreshd = .5; /* of other thresholds: they say nothing of this run */
+    text = causes_of(&m, &runs);
+    lacks(text, "end to end");
+    free(text);
+    for (int i = 0; i < 4; i++) m.samples[i].kl_mean = 0;
+    struct table *t = causes_table(&m.view, NULL);
+    cr_expect_eq(table_rows(t), 0u, "no damage, no cause");
     table_free(&t);
 }
 
@@ -504,7 +565,7 @@ static int command(const char *dir, const char *words, struct str *out)
 }
 
 #define MODEL SG_SOURCE_DIR "/suites/demo/model"
-#define SHORT " --max-length 768 --num-samples 2 --cache none -q"
+#define SHORT " --max-length 384 --num-samples 2 --cache none -q"
 
 Test(gate, commands_end_with_the_code_of_their_outcome)
 {
@@ -513,6 +574,14 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     cr_assert_not_null(mkdtemp(dir));
     cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 .3 --cdfthreshd .9" SHORT, &out), 0, "%s", str_get(&out));
     cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 -o after.json" SHORT, &out), 0);
+    cr_expect_eq(command(dir, "gate 2 --max-kl .0001", &out), 1);
+    has(str_get(&out), "guessed from the work");
+    cr_expect_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out), 0);
+    lacks(str_get(&out), "stored already"); /* it is, but not with this */
+    cr_expect_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out), 0);
+    has(str_get(&out), "stored already");
+    cr_expect_eq(command(dir, "gate 2 --max-kl .0001", &out), 1);
+    has(str_get(&out), "measured in each sample");
     cr_expect_eq(command(dir, "gate 2 --baseline 1 --max-kl-rise 9 --max-cosine-drop 1 --max-memory 100000", &out), 0,
                  "%s", str_get(&out));
     cr_expect_eq(command(dir, "gate after.json --baseline 1 --max-kl-rise .0001 --junit g.xml", &out), 1, "%s",
@@ -533,5 +602,42 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     char *clean = str_format("rm -r '%s'", dir);
     cr_expect_eq(system(clean), 0);
     free(clean);
+    str_clear(&out);
+}
+
+/* A run that looks best by a metric that the others contradict is named so, and what it could tell apart is said. */
+Test(gate, best_names_metrics_that_disagree)
+{
+    char dir[] = "/tmp/sg-best-XXXXXX";
+    cr_assert_not_null(mkdtemp(dir));
+    char *db = path_join(dir, "sparsegauge.db");
+    struct store *store;
+    struct str out = {0};
+    ok(store_open(&store, db, STORE_WRITE));
+    struct made sound, doubtful;
+    make(&sound, .99, .01, .97, .4, .001);
+    make(&doubtful, .99, .10, .97, .6, .001);
+    struct made *both[] = {&sound, &doubtful};
+    for (int i = 0; i < 2; i++) {
+        struct run_data d = {.run = both[i]->run, .metrics = both[i]->metrics, .n_metrics = both[i]->view.metrics.n};
+        d.run.key = d.run.slot = i ? "0123456789abcdef0123456789abcdef" : "fedcba98765432100123456789abcdef";
+        d.run.model = (struct model_record){.fingerprint = "m1", .name = "model", .n_layers = 2, .n_heads = 4, .n_kv_heads = 2,
+                                            .head_dim = 64, .vocab = 100};
+        d.run.dataset = (struct dataset_record){.fingerprint = "d1", .suite = "text", .name = "text", .n_samples = 4};
+        d.run.software = (struct software_record){.version = "1", .engine = "1", .compiler = "cc"};
+        ok(store_run_put(store, &d, false, NULL));
+    }
+    store_close(&store);
+    cr_assert_eq(command(dir, "best --min-cosine .98", &out), 0, "%s", str_get(&out));
+    has(str_get(&out), "The metrics disagree: cosine 0.9900 looks excellent, KL 0.1000");
+    has(str_get(&out), "detectable on as many other texts");
+    cr_assert_eq(command(dir, "best --min-cosine .98 --max-kl .05 --min-token-accuracy 90%", &out), 0, "%s", str_get(&out));
+    lacks(str_get(&out), "disagree");
+    cr_assert_eq(command(dir, "frontier", &out), 0);
+    has(str_get(&out), "detectable KL");
+    char *clean = str_format("rm -r '%s'", dir);
+    cr_expect_eq(system(clean), 0);
+    free(clean);
+    free(db);
     str_clear(&out);
 }

@@ -1,8 +1,11 @@
 #include "harness/latency.h"
+#include "harness/setup.h"
 #include "harness/stopwatch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 Test(break_even, never_always_and_between)
@@ -89,4 +92,67 @@ Test(stopwatch, a_failure_ends_it)
 {
     struct stopwatch w;
     cr_assert_eq(stopwatch_run(&stopwatch_default, run_bad, NULL, NULL, &w), ERR_NUMERIC);
+}
+
+static const struct latency_record *row_of(const struct evaluation *e, const char *part, int n_tokens)
+{
+    for (size_t i = 0; i < e->data.n_latencies; i++)
+        if (!strcmp(e->data.latencies[i].part, part) && e->data.latencies[i].n_tokens == n_tokens)
+            return &e->data.latencies[i];
+    return NULL;
+}
+
+static double seconds_of(const struct evaluation *e, const char *part, int n_tokens)
+{
+    const struct latency_record *r = row_of(e, part, n_tokens);
+    return r ? r->median : 0;
+}
+
+#define ok(expr) cr_assert_eq((expr), OK, "%s", status_message())
+
+/* The parts are those of whole passes: they add up to one, within what a busy machine adds, and the timed passes know
+ * nothing of them. */
+Test(latency, parts_add_up_to_a_pass, .timeout = 120)
+{
+    struct setup setup = {0};
+    struct machine_options machine = machine_defaults;
+    struct sample_options samples = sample_defaults;
+    struct sample_set set = {0};
+    struct sparse_policy policy = {0};
+    struct evaluation e;
+    const struct stopwatch_rule quick = {.min_pairs = 3, .max_pairs = 3, .noise = .5, .max_seconds = 10};
+    machine.threads = 1;
+    samples.suites = (struct text_list){{"speed:lengths=32,272"}, 1};
+    samples.max_length = 272;
+    ok(setup_open(&setup, &machine, SG_SOURCE_DIR "/suites/demo/model"));
+    ok(setup_samples(&setup, &samples, 0, false, &set));
+    const struct llama_config *c = &setup.model.weights.config;
+    ok(policy_init(&policy, &mask_sparge, c->n_layers, c->n_heads));
+    policy_set_thresholds(&policy, -1, .5, 50);
+    policy.layer_on[0] = 0;
+    ok(evaluate(&(struct evaluate_args){.model = &setup.model, .par = setup.par, .set = &set, .policy = &policy,
+                                        .n_resamples = 100, .quiet = true, .timing = &quick}, &e));
+    for (int i = 0; i < 2; i++) {
+        int n = set.samples[i].n;
+        double dense = 0, sparse = 0;
+        static const char *const parts[] = {"attention", "linear", "rest", "predict", "qk", "pv", "attention_dense"};
+        for (int k = 0; k < 7; k++) {
+            char name[64];
+            snprintf(name, sizeof name, "dense_%s", parts[k]);
+            dense += seconds_of(&e, name, n);
+            cr_expect_eq(row_of(&e, name, n) != NULL, k < 3, "%s at %d", name, n);
+            snprintf(name, sizeof name, "sparse_%s", parts[k]);
+            sparse += seconds_of(&e, name, n);
+            /* 32 tokens are too few to be sparse */
+            cr_expect_eq(row_of(&e, name, n) != NULL, (k > 0 && n > 256) || (k > 0 && k < 3) || k == 6, "%s at %d", name, n);
+        }
+        double timed = seconds_of(&e, "prefill_dense", n), timed_sparse = seconds_of(&e, "prefill_sparse", n);
+        cr_expect(dense > .4 * timed && dense < 2.5 * timed, "%g of %g", dense, timed);
+        cr_expect(sparse > .4 * timed_sparse && sparse < 2.5 * timed_sparse, "%g of %g", sparse, timed_sparse);
+        cr_expect(row_of(&e, "prefill_dense", n)->n == 3 && row_of(&e, "dense_rest", n)->n == 3);
+    }
+    evaluation_clear(&e);
+    policy_clear(&policy);
+    sample_set_clear(&set);
+    setup_close(&setup);
 }

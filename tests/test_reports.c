@@ -1,97 +1,14 @@
-#include "base/file.h"
 #include "base/json.h"
-#include "reports/attribution.h"
 #include "reports/compare.h"
 #include "reports/html.h"
 #include "reports/junit.h"
-#include "reports/plot.h"
 #include "reports/report.h"
 #include "reports/runjson.h"
 #include "reports/table.h"
 #include "reports/tables.h"
-#include "tests/run_fixture.h"
-
-#include <criterion/criterion.h>
-
-#define ok(expr) cr_assert_eq((expr), OK, "%s", status_message())
-#define has(text, part) cr_assert(strstr(text, part), "no \"%s\" in:\n%s", part, text)
-#define lacks(text, part) cr_assert(!strstr(text, part), "found \"%s\" in:\n%s", part, text)
-
-static char *dir, *db, *search_path;
-static struct store *store;
-
-static void set_up(void)
-{
-    search_path = str_dup(getenv("PATH"));
-    dir = fixture_dir();
-    db = path_join(dir, "results.db");
-    ok(store_open(&store, db, STORE_WRITE));
-}
-
-static void tear_down(void)
-{
-    store_close(&store);
-    free(db);
-    setenv("PATH", search_path, 1); /* some tests take it away */
-    free(search_path);
-    fixture_remove(dir);
-}
+#include "tests/reports_fixture.h"
 
 TestSuite(reports, .init = set_up, .fini = tear_down, .timeout = 60);
-
-static struct fixture_options options(uint64_t seed, double sparsity, double error)
-{
-    return (struct fixture_options){.seed = seed,
-                                    .n_samples = 6,
-                                    .n_layers = 3,
-                                    .n_heads = 4,
-                                    .sparsity = sparsity,
-                                    .error = error,
-                                    .method = "sparge",
-                                    .rule = "l1",
-                                    .tasks = true,
-                                    .latency = true,
-                                    .words = true};
-}
-
-static void put(struct fixture_options o)
-{
-    struct fixture f;
-    fixture_run(&f, o);
-    ok(store_run_put(store, &f.d, false, NULL));
-    fixture_clear(&f);
-}
-
-/* The dense side of two runs on the same tokens is one and the same. */
-static void put_pair(double error_before, double error_after)
-{
-    for (int i = 0; i < 2; i++) {
-        struct fixture f;
-        fixture_run(&f, options((uint64_t)i + 1, .3 + .2 * i, i ? error_after : error_before));
-        for (size_t k = 0; k < f.d.n_samples; k++) {
-            struct sample_record *s = &f.samples[k];
-            double loss = s->nll_sparse_sum - s->nll_dense_sum;
-            s->nll_dense_sum = 2047 * (2.4 + .03 * (double)k);
-            s->nll_sparse_sum = s->nll_dense_sum + loss;
-        }
-        ok(store_run_put(store, &f.d, false, NULL));
-        fixture_clear(&f);
-    }
-}
-
-static struct run_view view(const char *name)
-{
-    struct run_view v;
-    ok(run_view_load(&v, store, name));
-    return v;
-}
-
-static char *render(struct table *t, enum table_format format, struct table_style style)
-{
-    struct str out = {0};
-    table_render(t, format, style, &out);
-    return out.data;
-}
 
 static struct table *small_table(void)
 {
@@ -334,124 +251,58 @@ Test(reports, files_that_are_not_ours_are_named_and_refused)
     free(path);
 }
 
-static const struct compare_row *row_of(const struct comparison *c, const char *name)
+Test(reports, tokens_are_read_without_json)
 {
-    for (size_t i = 0; i < c->n_rows; i++)
-        if (!strcmp(c->rows[i].name, name)) return &c->rows[i];
-    cr_assert_fail("no row %s", name);
-    return NULL;
+    put(options(1, .3, 1));
+    struct run_view v = view("1");
+    struct str text = {0};
+    struct table *t = worst_tokens_table(&v, 10);
+    table_render(t, TABLE_TERMINAL, (struct table_style){0}, &text);
+    has(str_get(&text), "\" cat\" 0.700");
+    lacks(str_get(&text), "{");
+    table_free(&t);
+    str_reset(&text);
+    top_tokens_text("[{\"id\":7,\"text\":\"a\\n\",\"p\":0.5},{\"id\":9,\"text\":\"b\",\"p\":0.25}]", 9, &text);
+    cr_assert_str_eq(str_get(&text), "\"a\\n\" 0.500  *\"b\" 0.250");
+    str_clear(&text);
+    run_view_clear(&v);
 }
 
-Test(reports, comparison_tells_better_from_worse)
+Test(reports, frontiers_say_what_they_could_detect)
 {
-    put_pair(1, 2);
-    struct run_view a = view("1"), b = view("2");
-    struct comparison c;
-    struct compare_options o = {.seed = 7};
-    ok(compare_runs(&c, &a, &b, &o));
-    cr_assert_eq(c.n_paired_samples, 6);
-    const struct compare_row *kl = row_of(&c, "kl");
-    cr_assert_float_eq(kl->difference, .05, 1e-12);
-    cr_assert_float_eq(kl->ratio, 2, 1e-12);
-    cr_assert(kl->lo > 0 && kl->lo < .05 && kl->hi > .05 && kl->hi < .1, "%g %g", kl->lo, kl->hi);
-    cr_assert(kl->detectable > 0);
-    cr_assert_eq(kl->change, CHANGE_WORSE);
-    cr_assert_eq(row_of(&c, "sparsity")->change, CHANGE_BETTER);
-    cr_assert_eq(row_of(&c, "ppl_ratio")->change, CHANGE_WORSE);
-    cr_assert_eq(row_of(&c, "ppl_dense")->change, CHANGE_SAME);
-    cr_assert_eq(row_of(&c, "latency_ratio")->change, CHANGE_BETTER);
-    cr_assert_eq(row_of(&c, "score_drop")->change, CHANGE_WORSE);
-    struct str verdict = {0};
-    comparison_verdict(&c, &verdict);
-    has(str_get(&verdict), "Accuracy good -> poor");
-    has(str_get(&verdict), "sparsity 30.0 % -> 50.0 %");
-    str_clear(&verdict);
-    struct table *t = comparison_table(&c, true);
-    size_t changed = table_rows(t);
-    char *text = render(t, TABLE_TERMINAL, (struct table_style){0});
-    has(text, "KL divergence ↓");
-    has(text, "worse ▼");
-    has(text, "better ▲");
-    has(text, "not shown");
-    lacks(text, "perplexity dense ");
-    free(text);
+    put(options(1, .3, 1));
+    struct run_view v = view("1");
+    /* kl: lo and hi lie 2.2 standard errors off; (1.96 + .8416) of a standard error is found in four of five cases */
+    const struct metric_record *kl = metric_list_find(&v.metrics, "overall", "kl");
+    double error = (kl->hi - kl->lo) / (2 * 1.959964);
+    cr_assert_float_eq(run_detectable(v.run, FRONTIER_KL), 2.8016 * error, 1e-3 * error);
+    struct frontier_point point = {0};
+    struct str text = {0};
+    struct table *t = frontier_table(&v.runs, &point, 1, FRONTIER_KL, true);
+    table_render(t, TABLE_CSV, (struct table_style){0}, &text);
+    has(str_get(&text), "detectable KL");
+    has(str_get(&text), "score");
     table_free(&t);
-    t = comparison_table(&c, false);
-    cr_assert_gt(table_rows(t), changed);
-    table_free(&t);
-    comparison_clear(&c);
-
-    struct noise_record floor = {.metric = "kl", .value = 1};
-    struct noise_list floors = {&floor, 1, NULL};
-    o.floors = &floors;
-    ok(compare_runs(&c, &a, &b, &o));
-    cr_assert(row_of(&c, "kl")->within_floor);
-    cr_assert_eq(row_of(&c, "kl")->change, CHANGE_SAME);
-    comparison_clear(&c);
-    run_view_clear(&a);
-    run_view_clear(&b);
+    v.runs.rows[0].headline.kl_lo = NAN;
+    cr_assert(isnan(run_detectable(v.run, FRONTIER_KL)));
+    str_clear(&text);
+    run_view_clear(&v);
 }
 
-Test(reports, comparison_claims_nothing_within_the_spread_of_samples)
+Test(reports, a_database_of_failures_says_what_failed)
 {
-    for (int i = 0; i < 2; i++) {
-        struct fixture f;
-        fixture_run(&f, options((uint64_t)i + 1, .3, 1));
-        for (size_t k = 0; k < f.d.n_samples; k++) /* one up, the next down by as much */
-            f.samples[k].kl_mean = .05 + (i ? (k % 2 ? .02 : -.019) : 0);
-        f.metrics[1].mean = .05 + .0005 * i;
-        ok(store_run_put(store, &f.d, false, NULL));
-        fixture_clear(&f);
-    }
-    struct run_view a = view("1"), b = view("2");
-    struct comparison c;
-    struct compare_options o = {0};
-    ok(compare_runs(&c, &a, &b, &o));
-    const struct compare_row *kl = row_of(&c, "kl");
-    cr_assert(kl->lo < 0 && kl->hi > 0, "%g %g", kl->lo, kl->hi);
-    cr_assert_eq(kl->change, CHANGE_SAME);
-    comparison_clear(&c);
-    a.samples.n = 1; /* too few for an interval: then nothing is claimed */
-    ok(compare_runs(&c, &a, &b, &o));
-    cr_assert(isnan(row_of(&c, "kl")->lo));
-    cr_assert_eq(row_of(&c, "kl")->change, CHANGE_UNKNOWN);
-    comparison_clear(&c);
-    run_view_clear(&a);
-    run_view_clear(&b);
-}
-
-Test(reports, comparison_refuses_other_tokens_and_models)
-{
-    struct fixture_options o = options(1, .3, 1);
-    put(o);
-    o.seed = 2;
-    o.dataset = "99999999999999999999999999999999";
-    put(o);
-    struct run_view a = view("1"), b = view("2");
-    struct comparison c;
-    struct compare_options opts = {0};
-    cr_assert_eq(compare_runs(&c, &a, &b, &opts), ERR_ARG);
-    has(status_message(), "data.fingerprint");
-    has(status_message(), "--force");
-    opts.force = true;
-    ok(compare_runs(&c, &a, &b, &opts));
-    has(c.forced, "data.fingerprint");
-    cr_assert(isnan(row_of(&c, "kl")->lo), "other tokens are not paired");
-    struct table *t = comparison_table(&c, false);
-    char *text = render(t, TABLE_MARKDOWN, (struct table_style){0});
-    has(text, "FORCED");
-    free(text);
-    table_free(&t);
-    comparison_clear(&c);
-    b.runs.rows[0].model.fingerprint = "another";
-    opts.force = false;
-    cr_assert_eq(compare_runs(&c, &a, &b, &opts), ERR_ARG);
-    has(status_message(), "model.fingerprint");
-    b.runs.rows[0].status = RUN_FAILED;
-    cr_assert_eq(compare_runs(&c, &a, &b, &opts), ERR_ARG);
-    has(status_message(), "did not finish");
-    run_view_clear(&a);
-    run_view_clear(&b);
+    struct fixture f;
+    fixture_run(&f, options(1, .3, 1));
+    f.d.run.status = RUN_FAILED;
+    f.d.run.reason = "does not fit: needs 9 GiB";
+    ok(store_run_put(store, &f.d, false, NULL));
+    fixture_clear(&f);
+    struct str notes = {0};
+    struct report_options o = {.dir = dir, .run = "last", .db = db};
+    cr_assert_eq(report_write(store, &o, &notes), ERR_ARG);
+    has(status_message(), "no run is done");
+    has(status_message(), "run 1, failed: does not fit: needs 9 GiB");
+    str_clear(&notes);
 }
 
 static bool warns(const struct run_view *v, const char *part)
@@ -499,14 +350,6 @@ static const struct gate_check checks[] = {
     {"max-score-drop", NULL, "<=", .1, NAN, NAN, NAN, CHECK_SKIPPED, "no tasks in the suite"},
 };
 enum { N_CHECKS = sizeof checks / sizeof *checks };
-
-/* How often `part` occurs. */
-static int occurrences(const char *text, const char *part)
-{
-    int n = 0;
-    for (const char *p = text; (p = strstr(p, part)); p += strlen(part)) n++;
-    return n;
-}
 
 /* The rules of the public schema for Ant's JUnit reports (github.com/windyroad/JUnit-Schema): element order,
  * required attributes, and counts that agree. */
@@ -657,171 +500,6 @@ Test(reports, page_is_whole_and_keeps_to_itself)
     free(svg);
 }
 
-Test(reports, boxes_of_a_mask_cover_its_tiles_once)
-{
-    enum { Q = 13, K = 21 };
-    struct rng r;
-    rng_init(&r, 9);
-    uint8_t bits[(Q * K + 7) / 8] = {0};
-    for (int b = 0; b < Q * K; b++)
-        if (rng_unit(&r) < .6 || b % K < 2) bits[b / 8] |= (uint8_t)(1 << b % 8);
-    struct mask_record m = {0, 1, 2, Q, K, bits};
-    struct run_view v = {.masks = {&m, 1, NULL}};
-    struct run_record run = {.id = 1};
-    v.run = &run;
-    setenv("PATH", "/nowhere", 1); /* the script is enough */
-    struct plot_out out = {dir, NULL, true};
-    cr_assert_eq(plot_masks(&out, "m", &v), ERR_UNSUPPORTED);
-    char *path = path_join(dir, "m.gp");
-    struct str script = {0};
-    ok(file_read(&script, path));
-    int covered[Q][K] = {0}, j0, j1, i0, i1, n_boxes = 0, n_set = 0;
-    const char *p = strstr(str_get(&script), "$mask0 << EOD\n") + strlen("$mask0 << EOD\n");
-    for (; sscanf(p, "%d %d %d %d", &j0, &j1, &i0, &i1) == 4; p = strchr(p, '\n') + 1, n_boxes++)
-        for (int i = i0; i < i1; i++)
-            for (int j = j0; j < j1; j++) covered[i][j]++;
-    for (int i = 0; i < Q; i++)
-        for (int j = 0; j < K; j++) {
-            int set = bits[(i * K + j) / 8] >> (i * K + j) % 8 & 1;
-            n_set += set;
-            cr_assert_eq(covered[i][j], set, "tile %d, %d", i, j);
-        }
-    cr_assert_lt(n_boxes, n_set);
-    str_clear(&script);
-    free(path);
-}
-
-Test(reports, scripts_survive_hostile_names)
-{
-    if (plot_available() != OK) cr_skip_test("%s", status_message());
-    struct fixture_options o = options(1, .3, 1);
-    o.method = "spa'rge\"`touch hacked`\\ %s {_}";
-    put(o);
-    struct run_view v = view("1");
-    const struct run_view *views[] = {&v};
-    struct plot_out out = {dir, db, false};
-    ok(plot_bars(&out, "bars", views, 1));
-    char *hacked = path_join(dir, "hacked"), *png = path_join(dir, "bars.png"),
-         *svg = path_join(dir, "bars.svg");
-    cr_assert(!file_exists(hacked));
-    cr_assert(file_exists(png) && file_exists(svg));
-    free(hacked);
-    free(png);
-    free(svg);
-    run_view_clear(&v);
-}
-
-static size_t size_of(const char *name)
-{
-    char *path = path_join(dir, name);
-    struct str text = {0};
-    size_t n = file_read(&text, path) == OK ? text.len : 0;
-    str_clear(&text);
-    free(path);
-    return n;
-}
-
-/* The query beside a picture runs and gives rows. */
-static void run_saved_query(const char *name)
-{
-    char *path = str_format("%s/pictures/%s.sql", dir, name);
-    struct str file = {0}, sql = {0};
-    ok(file_read(&file, path));
-    for (char *save = NULL, *line = strtok_r(file.data, "\n", &save); line;
-         line = strtok_r(NULL, "\n", &save))
-        if (*line != '.' && !str_starts_with(line, "--")) str_addf(&sql, "%s\n", line);
-    struct sql_result r;
-    ok(query_sql(store, str_get(&sql), &r));
-    cr_assert_gt(r.n_rows, 0u, "%s", path);
-    sql_result_clear(&r);
-    str_clear(&file);
-    str_clear(&sql);
-    free(path);
-}
-
-Test(reports, every_picture_is_drawn_with_script_and_sql)
-{
-    if (plot_available() != OK) cr_skip_test("%s", status_message());
-    struct tuned_head_record h[12];
-    for (int i = 0; i < 12; i++)
-        h[i] = (struct tuned_head_record){i / 4, i % 4, i != 5, .5, .9, 9, .05, .06, .2, .3, .4, .4, 0, NULL};
-    struct tuned_record t = {"feed", "0123456789abcdef0123456789abcdef",
-                             "d",    "sparge",
-                             "l1",   "running",
-                             "all",  .06,
-                             .07,    128,
-                             64,     NULL,
-                             1,      h,
-                             12};
-    ok(store_tuned_put(store, &t));
-    for (int i = 1; i <= 5; i++) {
-        struct fixture_options o = options((uint64_t)i, .1 * i, .3 * i * i);
-        if (i % 2) o.tuned_hash = "feed";
-        if (i == 4) o.method = "oracle";
-        put(o);
-    }
-    struct str notes = {0};
-    struct report_options o = {.dir = dir, .run = "3", .baseline = "1", .db = db};
-    ok(report_write(store, &o, &notes));
-    cr_assert_eq(notes.len, 0, "%s", str_get(&notes));
-    static const char *const names[] = {
-        "frontier_cosine", "frontier_kl", "frontier_ppl",       "accuracy",       "needle",
-        "cosine",          "kl",          "cosine_by_position", "kl_by_position", "layers",
-        "heads_sparsity",  "heads_l1",    "heads_error",        "masks",          "latency",
-        "breakdown"};
-    static const char *const kinds[] = {"svg", "png", "gp", "sql"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        for (int k = 0; k < 4; k++) {
-            char name[64];
-            snprintf(name, sizeof name, "pictures/%s.%s", names[i], kinds[k]);
-            cr_assert_gt(size_of(name), k < 2 ? 2000u : 20u, "%s", name);
-        }
-    cr_assert_gt(size_of("index.html"), 100000u);
-    cr_assert_gt(size_of("report.md"), 1000u);
-    cr_assert_gt(size_of("runs.csv"), 500u);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) run_saved_query(names[i]);
-    str_clear(&notes);
-}
-
-Test(reports, without_gnuplot_the_rest_is_made)
-{
-    put_pair(1, 2);
-    setenv("PATH", "/nowhere", 1);
-    cr_assert_eq(plot_available(), ERR_UNSUPPORTED);
-    has(status_message(), "apt-get install gnuplot");
-    struct str notes = {0};
-    struct report_options o = {.dir = dir, .run = "2", .baseline = "1"};
-    enum status st = report_write(store, &o, &notes);
-    ok(st);
-    cr_assert_eq(occurrences(str_get(&notes), "gnuplot"), occurrences(status_message(), "gnuplot"),
-                 "said once");
-    has(str_get(&notes), "apt-get install gnuplot");
-    cr_assert_gt(size_of("index.html"), 10000u);
-    cr_assert_gt(size_of("pictures/accuracy.gp"), 100u, "the script can be drawn elsewhere");
-    cr_assert_eq(size_of("pictures/accuracy.svg"), 0u);
-    str_clear(&notes);
-}
-
-Test(reports, pictures_without_data_say_what_is_missing)
-{
-    struct fixture_options o = options(1, .3, 1);
-    o.tasks = o.latency = o.words = false;
-    put(o);
-    struct run_view v = view("1");
-    const struct run_view *views[] = {&v};
-    struct plot_out out = {dir, NULL, true};
-    cr_assert_eq(plot_needle(&out, "n", views, 1), ERR_ARG);
-    has(status_message(), "needle");
-    cr_assert_eq(plot_latency(&out, "n", views, 1), ERR_ARG);
-    cr_assert_eq(plot_breakdown(&out, "n", views, 1), ERR_ARG);
-    cr_assert_eq(plot_masks(&out, "n", &v), ERR_ARG);
-    cr_assert_eq(plot_heads(&out, "n", &v, HEAT_L1_HELD_OUT), ERR_ARG);
-    cr_assert_eq(plot_positions(&out, "n", views, 1, "nonsense"), ERR_ARG);
-    cr_assert_eq(plot_distribution(&out, "n", views, 1, "ppl_dense"), ERR_ARG);
-    cr_assert_eq(plot_curves(&out, "n", "t", NULL, 0, NAN), ERR_ARG);
-    run_view_clear(&v);
-}
-
 Test(reports, tables_of_runs_hide_what_is_equal_and_find_what_differs)
 {
     put(options(1, .3, 1));
@@ -850,8 +528,8 @@ Test(reports, tables_of_runs_hide_what_is_equal_and_find_what_differs)
     struct table *all_tables[] = {metrics_table(&v),     samples_table(&v),   positions_table(&v),
                                   layers_table(&v),      heads_table(&v, 5),  items_table(&v, false),
                                   generations_table(&v), latencies_table(&v), worst_tokens_table(&v, 1),
-                                  provenance_table(&v)};
-    const size_t rows[] = {20, 6, 16, 3, 5, 60, 2, 15, 1, 34};
+                                  provenance_table(&v),  breakdown_table(&v)};
+    const size_t rows[] = {20, 6, 16, 3, 5, 60, 2, 10, 1, 34, 2};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (i == 0 || i == 9)
             cr_assert_geq(table_rows(all_tables[i]), rows[i], "table %zu: %zu rows", i,
@@ -870,249 +548,4 @@ Test(reports, tables_of_runs_hide_what_is_equal_and_find_what_differs)
     table_free(&t);
     sql_result_clear(&q);
     run_view_clear(&v);
-}
-
-static void put_layers(uint64_t seed, const char *layers, const char *heads, double error, double l1)
-{
-    struct fixture_options o = options(seed, .4, error);
-    o.n_layers = 6;
-    o.layers = layers;
-    struct fixture f;
-    fixture_run(&f, o);
-    f.d.run.heads = heads;
-    f.d.run.l1 = l1;
-    f.d.run.pv_l1 = l1 + .01;
-    ok(store_run_put(store, &f.d, false, NULL));
-    fixture_clear(&f);
-}
-
-Test(reports, attribution_ranks_what_costs_most)
-{
-    put_layers(1, "0", "all", .2, .06);
-    put_layers(2, "4", "all", .9, .06);
-    put_layers(3, "4", "2", .3, .06);
-    put_layers(4, "0-5", "all", 2, .06);
-    put_layers(5, "0-3,5", "all", .8, .06);
-    put_layers(6, "1-5", "all", 1.9, .06);
-    put_layers(7, "1-3", "all", 1, .06); /* singles nothing out */
-    struct run_filter any = {0};
-    struct run_list runs;
-    ok(query_runs(store, &any, &runs));
-    struct attribution *a;
-    size_t n;
-    ok(attribution_find(&runs, &a, &n));
-    cr_assert_eq(n, 5);
-    const int layers[] = {4, 4, 0, 4, 0}, heads[] = {-1, 2, -1, -1, -1};
-    for (int i = 0; i < 5; i++) {
-        cr_assert_eq(a[i].layer, layers[i], "place %d: layer %d", i, a[i].layer);
-        cr_assert_eq(a[i].head, heads[i]);
-        cr_assert_eq(a[i].all_but, i >= 3);
-    }
-    cr_assert_float_eq(a[3].kl_saved, .05 * (2 - .8), 1e-12);
-    struct table *t = attribution_table(a, n);
-    cr_assert_eq(table_rows(t), 5);
-    table_free(&t);
-    free(a);
-    struct plot_out out = {dir, db, true};
-    if (plot_available() == OK) {
-        ok(plot_attribution(&out, "cost", &runs));
-        cr_assert_gt(size_of("cost.svg"), 2000u);
-    }
-    runs.n = 0;
-    cr_assert_eq(plot_attribution(&out, "cost", &runs), ERR_ARG);
-    run_list_clear(&runs);
-}
-
-Test(reports, monotonicity_flags_a_tighter_bound_that_is_worse)
-{
-    put_layers(1, "all", "all", .2, .04);
-    put_layers(2, "all", "all", .9, .06); /* worse than the next */
-    put_layers(3, "all", "all", .5, .08);
-    put_layers(4, "all", "all", 1.5, .10);
-    put_layers(5, "3", "all", 1.5, .04); /* another question */
-    struct run_filter any = {0};
-    struct run_list runs;
-    ok(query_runs(store, &any, &runs));
-    size_t violations;
-    struct table *t = monotonicity_table(&runs, &violations);
-    cr_assert_eq(violations, 1);
-    cr_assert_eq(table_rows(t), 4);
-    char *text = render(t, TABLE_TERMINAL, (struct table_style){0});
-    has(text, "worse than the looser run 3");
-    free(text);
-    table_free(&t);
-    run_list_clear(&runs);
-}
-
-/* A run of `method` on the data `dataset` with these answers, in a plan. */
-static void put_answers(uint64_t seed, const char *method, double topk, const char *dataset, const char *suite,
-                        const struct item_record *items, size_t n)
-{
-    struct fixture f;
-    struct fixture_options o = options(seed, .3, 1);
-    o.method = method;
-    o.dataset = dataset;
-    o.tasks = false;
-    fixture_run(&f, o);
-    f.d.run.plan = "p";
-    f.d.run.seed = 0;
-    f.d.run.topk = topk;
-    f.d.run.dataset.suite = suite;
-    double right = 0;
-    for (size_t i = 0; i < n; i++) right += items[i].sparse_right;
-    fixture_pooled(&f, "score_dense", 1, 0);
-    fixture_pooled(&f, "score_sparse", right / (double)n, 0);
-    f.d.items = items;
-    f.d.n_items = n;
-    ok(store_run_put(store, &f.d, false, NULL));
-    f.d.items = NULL;
-    f.d.n_items = 0;
-    fixture_clear(&f);
-}
-
-enum { N_NEAR = 40 };
-
-/* Questions at ever other depths: the first half near their evidence and answered, the rest far and lost. */
-static void near_and_far(struct item_record *items)
-{
-    for (int i = 0; i < N_NEAR; i++)
-        items[i] = (struct item_record){
-            "item", NULL, 0, 1 - (i < N_NEAR / 2 ? 50 + i : 600 + i) / 2000., 2000, -1, -2, true, i < N_NEAR / 2};
-}
-
-static void grid_of_needles(struct item_record *items)
-{
-    for (int i = 0; i < 15; i++)
-        items[i] = (struct item_record){"needle", NULL, i, .25 * (i % 5), 1024 << (i / 5), -1, -2, true, i % 2};
-}
-
-Test(reports, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
-{
-    if (plot_available() != OK) cr_skip_test("%s", status_message());
-    struct item_record far[N_NEAR], grid[15];
-    near_and_far(far);
-    grid_of_needles(grid);
-    for (int i = 0; i < N_NEAR; i++) far[i].item = str_format("question %d", i);
-    for (int i = 0; i < 15; i++) grid[i].item = str_format("needle %d", i);
-    put_answers(1, "sparge", NAN, "text", "chronicle", far, N_NEAR);
-    put_answers(2, "topk", .4, "text", "chronicle", far, N_NEAR);
-    struct run_view v = view("1");
-    const struct run_view *views[] = {&v};
-    struct plot_out out = {dir, NULL, true};
-    cr_assert_eq(plot_needle(&out, "n", views, 1), ERR_ARG, "forty depths are no grid");
-    has(status_message(), "--suite needle");
-    run_view_clear(&v);
-    put_answers(3, "sparge", NAN, "hay", "needle", grid, 15);
-    put_answers(4, "topk", .4, "hay", "needle", grid, 15);
-
-    struct str notes = {0};
-    struct report_options o = {.dir = dir, .run = "1", .db = db, .no_png = true};
-    ok(report_write(store, &o, &notes));
-    cr_assert_eq(notes.len, 0, "%s", str_get(&notes));
-    char *path = path_join(dir, "pictures/needle.gp");
-    struct str script = {0};
-    ok(file_read(&script, path));
-    int width = 0, height = 0;
-    cr_assert_eq(sscanf(strstr(str_get(&script), "size "), "size %d,%d", &width, &height), 2);
-    cr_expect(height < 900 && width < 1400, "%d x %d", width, height);
-    cr_expect_eq(occurrences(str_get(&script), "<< EOD"), 3u, "dense and both runs");
-    has(str_get(&script), "\"topk 0.4\"");
-    free(path);
-    str_reset(&script);
-    path = path_join(dir, "pictures/distance.gp");
-    ok(file_read(&script, path));
-    has(str_get(&script), "$line1 << EOD\n0 100\n1 100\n4 0\n"); /* under 64, 64 to 127, 512 to 1023 */
-    has(str_get(&script), "$line0 << EOD\n0 100\n1 100\n4 100\n");
-    has(str_get(&script), "n = 20");
-    run_saved_query("distance");
-    free(path);
-    str_clear(&script);
-    str_clear(&notes);
-    for (int i = 0; i < N_NEAR; i++) free((char *)far[i].item);
-    for (int i = 0; i < 15; i++) free((char *)grid[i].item);
-}
-
-Test(reports, a_plan_is_one_row_a_configuration)
-{
-    struct item_record far[N_NEAR], grid[15];
-    near_and_far(far);
-    grid_of_needles(grid);
-    for (int i = 0; i < N_NEAR; i++) far[i].item = str_format("question %d", i);
-    for (int i = 0; i < 15; i++) grid[i].item = str_format("needle %d", i);
-    put_answers(1, "sparge", NAN, "text", "chronicle", far, N_NEAR);
-    put_answers(2, "topk", .4, "text", "chronicle", far, N_NEAR);
-    put_answers(3, "sparge", NAN, "hay", "needle", grid, 15);
-    struct run_filter all = {0};
-    struct run_list runs;
-    ok(query_runs(store, &all, &runs));
-    struct table *t = methods_table(&runs, &runs.rows[1]);
-    char *csv = render(t, TABLE_CSV, (struct table_style){0});
-    table_free(&t);
-    cr_expect_eq(occurrences(csv, "\n"), 4u, "a heading, dense and two configurations: %s", csv);
-    has(csv, "chronicle right");
-    has(csv, "needle right");
-    has(csv, "\ndense,,0,1,0,1,1,1,1,");
-    const char *topk = strstr(csv, "\ntopk 0.4 *,"), *sparge = strstr(csv, "\nuntuned,");
-    cr_assert(topk && sparge && sparge < topk, "%s", csv);
-    has(sparge, "\"1, 3\"");
-    has(topk, ",0.5,,2");
-    free(csv);
-    run_list_clear(&runs);
-    for (int i = 0; i < N_NEAR; i++) free((char *)far[i].item);
-    for (int i = 0; i < 15; i++) free((char *)grid[i].item);
-}
-
-/* KL over decades gets a logarithmic axis, over less a linear one. */
-Test(reports, kl_frontier_bends_its_axis_only_for_decades)
-{
-    if (plot_available() != OK) cr_skip_test("%s", status_message());
-    for (int wide = 0; wide < 2; wide++) {
-        struct run_record rows[3] = {{.id = 1}, {.id = 2}, {.id = 3}};
-        for (int i = 0; i < 3; i++) {
-            rows[i].status = RUN_DONE;
-            rows[i].method = "sparge";
-            rows[i].model.fingerprint = rows[i].dataset.fingerprint = "x";
-            rows[i].headline = (struct headline){.sparsity = .2 * (i + 1), .kl_mean = .01 * pow(wide ? 10 : 1.5, i),
-                                                 .kl_lo = NAN, .kl_hi = NAN};
-        }
-        struct run_list runs = {rows, 3, NULL};
-        struct plot_out out = {dir, NULL, true};
-        ok(plot_frontier(&out, "f", &runs, FRONTIER_KL));
-        char *path = path_join(dir, "f.gp");
-        struct str script = {0};
-        ok(file_read(&script, path));
-        cr_expect_eq(occurrences(str_get(&script), "set logscale y"), wide ? 1u : 0u);
-        str_clear(&script);
-        free(path);
-    }
-}
-
-/* Metrics without a number per sample, and times, are told apart by their own intervals. */
-Test(reports, unpaired_intervals_that_part_are_a_change)
-{
-    struct metric_record before[2], after[2];
-    for (int i = 0; i < 2; i++) {
-        before[i] = metric_record_empty("overall", i ? "cosine_centred" : "latency_sparse", 4);
-        before[i].mean = .9;
-        before[i].lo = .89;
-        before[i].hi = .91;
-        after[i] = before[i];
-        after[i].mean = .8;
-        after[i].lo = .79;
-        after[i].hi = .81;
-    }
-    struct run_record r = {.status = RUN_DONE, .layers = "all", .window = -1};
-    r.model.fingerprint = r.dataset.fingerprint = "x";
-    struct run_view b = {.run = &r, .label = "b", .metrics = {before, 2, NULL}},
-                    a = {.run = &r, .label = "a", .metrics = {after, 2, NULL}};
-    struct comparison c;
-    ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));
-    cr_expect_eq(c.rows[0].change, CHANGE_BETTER, "less time");
-    cr_expect_eq(c.rows[1].change, CHANGE_WORSE);
-    comparison_clear(&c);
-    after[0].hi = after[1].hi = .9;
-    ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));
-    cr_expect_eq(c.rows[0].change, CHANGE_SAME);
-    cr_expect_eq(c.rows[1].change, CHANGE_UNKNOWN, "intervals that meet prove nothing");
-    comparison_clear(&c);
 }

@@ -154,7 +154,7 @@ Test(results, a_run_reads_back_equal)
 
     struct latency_list times;
     ok(query_latencies(s, id, &times));
-    cr_assert_eq(times.n, 15);
+    cr_assert_eq(times.n, 18);
     latency_list_clear(&times);
     struct generation_list texts;
     ok(query_generations(s, id, &texts));
@@ -459,6 +459,36 @@ Test(results, refuses_files_that_are_not_ours)
     free(foreign);
     str_clear(&before);
     str_clear(&after);
+}
+
+/* A database of version 1, as far as the versions differ. */
+Test(results, an_older_version_is_brought_up_to_date)
+{
+    struct store *s = opened(db, STORE_WRITE);
+    put(s, usual);
+    store_close(&s);
+    run_sql(db, "DROP VIEW v_flips; DROP VIEW v_metrics; DROP VIEW v_runs; CREATE VIEW v_runs AS SELECT id FROM run;"
+                "ALTER TABLE sample DROP COLUMN cosine_centred_mean; ALTER TABLE sample DROP COLUMN row_rmse_mean;"
+                "ALTER TABLE sample DROP COLUMN row_hidden_cosine_mean; ALTER TABLE item DROP COLUMN dense_right_norm;"
+                "ALTER TABLE item DROP COLUMN sparse_right_norm; DROP TABLE layer_error;"
+                "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT NULL);"
+                "PRAGMA user_version = 1");
+    cr_assert_eq(store_open(&s, db, STORE_READ), ERR_DB);
+    message_has("open it once for writing");
+    s = opened(db, STORE_WRITE);
+    struct sample_list samples;
+    ok(query_samples(s, 1, &samples));
+    cr_assert_eq(samples.n, 4);
+    cr_assert(samples.rows[0].kl_mean > 0 && isnan(samples.rows[0].row_rmse_mean));
+    sample_list_clear(&samples);
+    struct sql_result r;
+    ok(query_sql(s, "SELECT score, dataset FROM v_runs", &r));
+    cr_assert_str_eq(r.cells[0].text, "all");
+    sql_result_clear(&r);
+    struct fixture_options another = usual;
+    another.seed = 77;
+    put(s, another);
+    store_close(&s);
 }
 
 Test(results, odd_file_names)

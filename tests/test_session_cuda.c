@@ -4,6 +4,7 @@
 #include "suites/suite.h"
 #include "tests/model_files.h"
 
+#include "base/clock.h"
 #include "base/json.h"
 
 #include <criterion/criterion.h>
@@ -33,11 +34,14 @@ static bool no_gpu(void)
     return true;
 }
 
+static struct device_options how; /* of the sessions that a test opens */
+
 static void open_pair(struct pair *p, const char *dir, int capacity, int chunk)
 {
     *p = (struct pair){0};
     CHECK(par_open(&p->par, 2));
     for (int i = 0; i < 2; i++) CHECK(weights_open(&p->w[i], dir));
+    p->w[1].device_options = how;
     CHECK(weights_place_cuda(&p->w[1], 0));
     for (int i = 0; i < 2; i++) CHECK(session_open(&p->s[i], &p->w[i], p->par, capacity, chunk, NULL));
     p->width = (size_t)p->w[0].config.hidden_size;
@@ -123,14 +127,14 @@ static struct head_ledger total(const struct pair *p, const struct head_ledger *
 }
 
 /* bf16 keeps 8 bits: measured .006 over a whole tensor and .05 in the worst row of this model. */
-Test(session_cuda, dense_states_are_the_cpus_within_bf16)
+static void dense_states(enum dtype residual)
 {
-    if (no_gpu()) return;
     struct pair p;
+    how = (struct device_options){.residual = residual};
     open_demo(&p, 0);
     float *cpu = states(&p, 0, NULL, NULL), *gpu = states(&p, 1, NULL, NULL), *again = states(&p, 1, NULL, NULL);
     double e = apart(gpu, cpu, N * p.width), worst = worst_row(gpu, cpu, N, p.width);
-    cr_log_info("dense hidden states: %.4f apart, worst row %.4f", e, worst);
+    cr_log_info("dense hidden states, %s stream: %.4f apart, worst row %.4f", dtype_name(residual), e, worst);
     cr_expect(e < .02, "%.4f", e);
     cr_expect(worst < .1, "%.4f", worst);
     cr_expect(memcmp(gpu, again, N * p.width * sizeof *gpu) == 0, "a repeat gives other bits");
@@ -138,6 +142,13 @@ Test(session_cuda, dense_states_are_the_cpus_within_bf16)
     free(gpu);
     free(again);
     close_pair(&p);
+}
+
+Test(session_cuda, dense_states_are_the_cpus_within_bf16)
+{
+    if (no_gpu()) return;
+    dense_states(DTYPE_F32);
+    dense_states(DTYPE_BF16);
 }
 
 Test(session_cuda, logits_are_transformers)
@@ -200,10 +211,10 @@ Test(session_cuda, logits_are_transformers)
     cr_expect(n_run >= 7, "%d of the models ran", n_run);
 }
 
-Test(session_cuda, pieces_make_the_whole)
+static void pieces(enum dtype residual)
 {
-    if (no_gpu()) return;
     struct pair p;
+    how = (struct device_options){.residual = residual};
     open_demo(&p, 256);
     struct session *whole;
     CHECK(session_open(&whole, &p.w[1], p.par, N, 0, NULL));
@@ -235,6 +246,151 @@ Test(session_cuda, pieces_make_the_whole)
     close_pair(&p);
 }
 
+Test(session_cuda, pieces_make_the_whole)
+{
+    if (no_gpu()) return;
+    pieces(DTYPE_F32);
+    pieces(DTYPE_BF16);
+}
+
+/* What two sessions of the same weights give, call by call. */
+struct twins {
+    struct pair p[2];
+    struct head_ledger *l[2];
+    float *out[2];
+    size_t n_out;
+};
+
+static void compare_call(struct twins *t, struct forward_args f, const char *what, int round)
+{
+    size_t cells = (size_t)(t->p[0].w[0].config.n_layers * t->p[0].w[0].config.n_heads);
+    bool ledger = f.ledger != NULL;
+    for (int i = 0; i < 2; i++) {
+        memset(t->l[i], 0, cells * sizeof *t->l[i]);
+        if (ledger) f.ledger = t->l[i];
+        if (f.hidden) f.hidden = t->out[i];
+        if (f.last_logits) f.last_logits = t->out[i];
+        for (size_t k = 0; k < t->n_out; k++) t->out[i][k] = NAN;
+        CHECK(session_forward(t->p[i].s[1], &f));
+    }
+    cr_expect(memcmp(t->out[0], t->out[1], t->n_out * sizeof(float)) == 0, "%s, round %d: other bits", what, round);
+    cr_expect(memcmp(t->l[0], t->l[1], cells * sizeof *t->l[0]) == 0, "%s, round %d: other counts", what, round);
+    cr_expect_eq(isnan(t->out[0][0]), 0);
+}
+
+static void restart(struct twins *t)
+{
+    for (int i = 0; i < 2; i++) session_reset(t->p[i].s[1]);
+}
+
+static void graphs(enum dtype residual)
+{
+    struct twins t;
+    for (int i = 0; i < 2; i++) {
+        how = (struct device_options){.residual = residual, .graph = i == 1};
+        open_demo(&t.p[i], 0);
+        t.l[i] = ledgers(&t.p[i]);
+        t.n_out = N * t.p[i].width > (size_t)t.p[i].w[0].config.vocab_size ? N * t.p[i].width : (size_t)t.p[i].w[0].config.vocab_size;
+        t.out[i] = malloc(t.n_out * sizeof(float));
+    }
+    const int32_t *ids = t.p[0].ids;
+    float any;
+    struct sparse_policy policy = policy_of(&t.p[0], "topk", -.1f, 1, 50), skips = policy_of(&t.p[0], "sparge", .2f, .9f, 6);
+    policy.topk = .4f;
+    for (int round = 0; round < 4; round++) {
+        restart(&t);
+        compare_call(&t, (struct forward_args){.tokens = ids, .n = 1000, .hidden = &any}, "dense", round);
+        restart(&t);
+        compare_call(&t, (struct forward_args){.tokens = ids + round, .n = 1000, .policy = &policy, .ledger = t.l[0], .hidden = &any}, "topk", round);
+        restart(&t);
+        compare_call(&t, (struct forward_args){.tokens = ids, .n = 900, .policy = &skips, .ledger = t.l[0], .hidden = &any}, "skips", round);
+        skips.heads[3].pvthreshd = round ? 50 : 1; /* data of the policy changes under a kept graph */
+        restart(&t);
+        compare_call(&t, (struct forward_args){.tokens = ids, .n = 900 + round, .last_logits = &any}, "another length", round);
+    }
+    for (int i = 903; i < 1100; i++) /* over the lengths at which the number of stretches changes */
+        compare_call(&t, (struct forward_args){.tokens = ids + i, .n = 1, .last_logits = &any}, "decode", i);
+    struct sparse_policy window = policy_of(&t.p[0], "window", 0, 1, 50);
+    window.window = 300;
+    session_reset(t.p[1].s[1]);
+    cr_expect_eq(session_forward(t.p[1].s[1], &(struct forward_args){.tokens = ids, .n = 1000, .policy = &window}), ERR_UNSUPPORTED);
+    cr_expect(strstr(status_message(), "--graph"), "%s", status_message());
+    policy_clear(&policy);
+    policy_clear(&skips);
+    policy_clear(&window);
+    for (int i = 0; i < 2; i++) {
+        free(t.l[i]);
+        free(t.out[i]);
+        close_pair(&t.p[i]);
+    }
+}
+
+Test(session_cuda, graphs_give_the_same_bits)
+{
+    if (no_gpu()) return;
+    graphs(DTYPE_F32);
+    graphs(DTYPE_BF16);
+}
+
+Test(session_cuda, a_session_without_a_cache_gives_the_same_bits)
+{
+    if (no_gpu()) return;
+    struct pair p;
+    struct session *once;
+    how = (struct device_options){0};
+    open_demo(&p, 0);
+    CHECK(session_open_once(&once, &p.w[1], p.par, N, 0, NULL));
+    size_t vocab = (size_t)p.w[0].config.vocab_size;
+    float *a = states(&p, 1, NULL, NULL), *b = poisoned(N * p.width), *z[2] = {poisoned(vocab), poisoned(vocab)};
+    for (int round = 0; round < 2; round++) {
+        session_reset(once);
+        CHECK(session_forward(once, &(struct forward_args){.tokens = p.ids, .n = N, .hidden = b, .last_logits = z[0]}));
+        cr_expect(memcmp(a, b, N * p.width * sizeof *a) == 0);
+    }
+    CHECK(session_logits(once, b + (N - 1) * p.width, z[1]));
+    cr_expect(memcmp(z[0], z[1], vocab * sizeof **z) == 0, "the last logits are others");
+    cr_expect_eq(session_forward(once, &(struct forward_args){.tokens = p.ids, .n = 1}), ERR_ARG);
+    session_close(&once);
+    free(a);
+    free(b);
+    free(z[0]);
+    free(z[1]);
+    close_pair(&p);
+}
+
+Test(session_cuda, parts_of_a_pass_are_timed)
+{
+    if (no_gpu()) return;
+    struct pair p;
+    how = (struct device_options){.graph = true};
+    open_demo(&p, 512);
+    struct sparse_policy policy = policy_of(&p, "topk", -.1f, 1, 50);
+    policy.topk = .4f;
+    policy.layer_on[1] = false;
+    float *plain = states(&p, 1, &policy, NULL), *timed = poisoned(N * p.width);
+    for (int sparse = 1; sparse >= 0; sparse--) {
+        struct forward_times t = {0};
+        session_reset(p.s[1]);
+        int64_t t0 = clock_ns();
+        CHECK(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = N, .policy = sparse ? &policy : NULL, .hidden = timed,
+                                                             .times = &t}));
+        double wall = (double)(clock_ns() - t0) * 1e-9;
+        double sum = t.predict_s + t.attention_s + t.attention_dense_s + t.linear_s + t.rest_s;
+        cr_log_info("%.2f ms of %.2f: choosing %.2f, sparse %.2f, dense %.2f, linear %.2f, rest %.2f", sum * 1e3, wall * 1e3,
+                    t.predict_s * 1e3, t.attention_s * 1e3, t.attention_dense_s * 1e3, t.linear_s * 1e3, t.rest_s * 1e3);
+        cr_expect(sum > 0 && sum <= wall);
+        cr_expect(t.attention_dense_s > 0 && t.linear_s > 0 && t.rest_s > 0);
+        cr_expect_eq(t.attention_s > 0, sparse);
+        cr_expect_eq(t.predict_s > 0, sparse);
+        cr_expect(!t.has_split && t.qk_s == 0 && t.pv_s == 0);
+        if (sparse) cr_expect(memcmp(plain, timed, N * p.width * sizeof *plain) == 0);
+    }
+    free(plain);
+    free(timed);
+    policy_clear(&policy);
+    close_pair(&p);
+}
+
 static void same_counts(const struct head_ledger *a, const struct head_ledger *b, const char *what)
 {
     cr_expect_eq(a->tiles_possible, b->tiles_possible, "%s", what);
@@ -261,6 +417,8 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
         {"topk", "topk", "all", -.1f, 1, 50, .4f, 0, {128, 64}},
         {"topk 64x64", "topk", "all", -.1f, 1, 50, .4f, 0, {64, 64}},
         {"window", "window", "0-3+6", 0, 1, 50, 0, 400, {128, 64}},
+        {"oracle", "oracle", "all", 0, .9f, 50, 0, 0, {128, 64}},
+        {"oracle, topk", "oracle", "all", 0, 1, 50, .3f, 0, {64, 128}},
     };
     struct pair p;
     open_demo(&p, 0);
@@ -294,13 +452,7 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
         }
         policy_clear(&policy);
     }
-    struct sparse_policy oracle = policy_of(&p, "oracle", 0, .9f, 50);
     cr_expect_eq(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = 1}), ERR_ARG, "full");
-    session_reset(p.s[1]);
-    cr_expect_eq(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = N, .policy = &oracle}), ERR_UNSUPPORTED);
-    cr_expect(strstr(status_message(), "oracle"), "%s", status_message());
-    cr_expect_eq(session_position(p.s[1]), 0);
-    policy_clear(&oracle);
     close_pair(&p);
 }
 
@@ -422,12 +574,18 @@ Test(session_cuda, plans_and_refusals)
 {
     struct weights w;
     CHECK(weights_open(&w, DEMO));
-    struct session_plan small = session_plan_cuda(&w.config, 1024, 0), large = session_plan_cuda(&w.config, 65536, 0);
+    struct session_plan small = session_plan_cuda(&w.config, DTYPE_F32, 1024, 0, false),
+                        large = session_plan_cuda(&w.config, DTYPE_F32, 65536, 0, false),
+                        once = session_plan_cuda(&w.config, DTYPE_F32, 1024, 0, true),
+                        half = session_plan_cuda(&w.config, DTYPE_BF16, 1024, 0, false);
     const struct llama_config *c = &w.config;
     cr_expect_eq(small.kv_bytes, 4 * (size_t)(c->n_layers * c->n_kv_heads * c->head_dim) * 1024);
     cr_expect_eq(large.kv_bytes, 64 * small.kv_bytes);
     cr_expect_eq(large.total_bytes, large.kv_bytes + large.activation_bytes + large.linear_bytes);
     cr_expect(small.chunk == 1024 && large.chunk == 8192);
+    cr_expect(once.once && once.kv_bytes * (size_t)c->n_layers == small.kv_bytes);
+    cr_expect(!session_plan_cuda(c, DTYPE_F32, 65536, 0, true).once && !session_plan_cuda(c, DTYPE_F32, 1024, 256, true).once);
+    cr_expect_eq(small.total_bytes - half.total_bytes, 2 * (size_t)c->hidden_size * 1024);
     cr_expect(weights_cuda_bytes(c, true) > 2 * (size_t)llama_config_parameters(c));
     struct llama_config odd = *c;
     odd.head_dim = 40;

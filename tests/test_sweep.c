@@ -389,11 +389,11 @@ Test(sweep, what_does_not_fit_is_skipped_with_the_sizes)
 Test(sweep, other_bounds_need_no_new_curves)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.3 --db a.db"), 0);
-    cr_assert(said("2 bounds: 8 curves made, 0 reused"));
+    cr_assert(said("2 bounds: 8 curves made on cpu, 0 reused"));
     cr_assert_eq(
         tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"),
         0);
-    cr_assert(said("1 bounds: 0 curves made, 8 reused"));
+    cr_assert(said("1 bounds: 0 curves made on cpu, 8 reused"));
     cr_assert(said("1 run, 2 reused"));
     cr_assert_eq(
         number("a.db", "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"),
@@ -416,6 +416,43 @@ Test(sweep, two_workers_on_one_file_share_the_cells)
     cr_assert_eq(fscanf(f, "%d %d", &n_first, &n_second), 2);
     pclose(f);
     cr_assert_eq(n_first + n_second, 10, "%d and %d", n_first, n_second);
+}
+
+/* One process, several devices: each cell once, results as on one. */
+Test(sweep, several_devices_share_the_cells)
+{
+    static const char grid[] = MODEL QUICK "--layers 4-7,6-7 --num-tune-samples 2 --held-out 1 --l1 .1,.2 --pv-l1 l1+.05,l1+.1 ";
+    char line[512];
+    snprintf(line, sizeof line, "%s--db one.db", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    snprintf(line, sizeof line, "%s--device cpu,cpu,cpu --db many.db", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("8 run, 0 reused, 0 failed"));
+    cr_assert(said("[8/8]"));
+    cr_assert(said("; 1 tunings"));
+    cr_assert_eq(tool("merge", "many.db --db one.db"), 0);
+    cr_assert(said("0 added, 8 identical"));
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("0 run, 8 reused"));
+}
+
+/* A crash takes all workers along, and is put down to the one that made it. */
+Test(sweep, only_the_culprit_is_blamed)
+{
+    struct sweep_watch w = {0};
+    sweep_watch_reset(&w);
+    cr_assert(!sweep_watch_blame(&w, SIGSEGV), "nothing ran");
+    w.cell[0] = 7;
+    w.cell[3] = 9;
+    w.culprit = 3;
+    cr_assert(sweep_watch_blame(&w, SIGSEGV));
+    cr_assert(w.n_crashes == 1 && w.crashes[0].cell == 9 && !w.crashes[0].stored);
+    w.culprit = 1;
+    cr_assert(!sweep_watch_blame(&w, SIGSEGV), "a worker between two cells");
+    w.culprit = -1;
+    cr_assert(sweep_watch_blame(&w, SIGKILL));
+    cr_assert(w.n_crashes == 3 && w.crashes[1].cell == 7 && w.crashes[2].cell == 9);
+    cr_assert(strstr(w.crashes[2].how, "while 2 cells ran"));
 }
 
 Test(sweep, parts_make_the_whole)

@@ -1,7 +1,7 @@
 /* The tuner on real attention: what it stores is run again from outside, threads and interruptions change
  * nothing, and what cannot be tuned is refused by name. */
 #include "engine/engine.h"
-#include "engine/tuner.h"
+#include "engine/tuner_spread.h"
 #include "kernels/registry.h"
 #include "suites/suite.h"
 #include "tests/model_files.h"
@@ -296,6 +296,52 @@ Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 300)
               count_sparse(&out[0][1]));
     cr_expect(count_sparse(&out[0][1]) >= count_sparse(&out[0][0]));
     for (int i = 0; i < 4; i++) tuned_clear(&out[i / 2][i % 2]);
+}
+
+static int last_done, last_total;
+
+static void note_progress(void *ctx, int done, int total)
+{
+    (void)ctx;
+    cr_expect_geq(done, last_done);
+    last_done = done;
+    last_total = total;
+}
+
+/* Three devices, a layer range that does not divide by three, and more devices than layers. */
+Test(tuner, devices_change_nothing, .timeout = 300)
+{
+    static const struct tune_bounds bounds[] = {{.06, .07}, {.2, .3}};
+    static const int n_devices[] = {3, 5};
+    struct bench b;
+    struct tuned alone[2], spread[2];
+    struct tune_times times;
+    open_demo(&b, 1, "1-3+6", 3);
+    struct tune_args a = args_of(&b, bounds, 2);
+    CHECK(tune(&a, alone, &times));
+    a.progress = note_progress;
+    for (int k = 0; k < 2; k++) {
+        const struct weights *weights[5];
+        for (int i = 0; i < 5; i++) weights[i] = a.weights;
+        last_done = 0;
+        CHECK(tune_spread(&a, weights, n_devices[k], 1, spread, &times));
+        cr_expect_eq(times.n_curves, 4 * 4 * 2);
+        cr_expect(last_done == 16 && last_total == 16, "%d of %d heads", last_done, last_total);
+        for (int i = 0; i < 2; i++) {
+            expect_same(&alone[i], &spread[i], "one device and several");
+            cr_expect_str_eq(spread[i].layers, "1-3+6");
+            tuned_clear(&spread[i]);
+        }
+    }
+    static const struct tune_bounds wrong[] = {{.2, .1}};
+    const struct weights *weights[2] = {a.weights, a.weights};
+    a.bounds = wrong;
+    a.n_bounds = 1;
+    cr_expect_eq(tune_spread(&a, weights, 2, 1, spread, &times), ERR_ARG);
+    cr_expect(strstr(status_message(), "pv_l1"), "%s", status_message());
+    tuned_clear(&alone[0]);
+    tuned_clear(&alone[1]);
+    close_bench(&b);
 }
 
 /* GQA, several bounds at once equal one at a time, and other rules and blocks. */
