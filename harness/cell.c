@@ -81,7 +81,7 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
     }
     if (out->reused) goto done;
     TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
-                                    .model = (struct model *)&a->setup->model, .par = a->setup->par, .set = a->set,
+                                    .model = (struct model *)&a->setup->model, .par = a->setup->par, .more = a->more, .n_more = a->n_more, .set = a->set,
                                     .policy = a->policy, .cache = a->cache, .impl = a->machine->impl,
                                     .chunk = a->machine->chunk, .generate = a->generate,
                                     .attribution = attribution, .keep_tokens = a->keep_tokens,

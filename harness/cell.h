@@ -8,6 +8,8 @@
 
 struct cell_args {
     const struct setup *setup;
+    const struct eval_device *more; /* [n_more] as in evaluate_args */
+    int n_more;
     struct store *store;
     struct dense_cache *cache;
     const struct sample_set *set;

@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct {
@@ -34,6 +35,7 @@ static const struct option_def options[] = {
     SAMPLE_OPTIONS(o.samples),
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
+    {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs share the samples", 0, 0},
     GRAPH_OPTIONS(o.machine),
     {0},
 };
@@ -159,10 +161,20 @@ static enum status print_parity(struct store *store, const struct cell_result ce
     return print_table(t, &o.output);
 }
 
-/* pair: the same on the GPU, behind the CPU's; NULL for one device. */
-static enum status eval_suite(const struct setup *setup, const struct setup *pair, struct store *store,
-                              struct dense_cache *cache, int i, int argc, char **argv)
+/* What --device names: one device; several of a kind, which share the samples; or the CPU and a GPU, which are compared. */
+struct places {
+    struct setup *all;
+    int n;
+    bool compared;
+};
+
+static enum status eval_suite(const struct places *on, struct store *store, struct dense_cache *cache, int i, int argc,
+                              char **argv)
 {
+    const struct setup *setup = &on->all[0], *pair = on->compared ? &on->all[1] : NULL;
+    struct eval_device more[MAX_DEVICES];
+    int n_more = on->compared ? 0 : on->n - 1;
+    for (int k = 0; k < n_more; k++) more[k] = (struct eval_device){&on->all[k + 1].model.weights, on->all[k + 1].par};
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
@@ -174,8 +186,8 @@ static enum status eval_suite(const struct setup *setup, const struct setup *pai
     note_lengths(&set, &setup->model.weights.config);
     if (set.dense_only && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "suite null measures the noise floor, which goes to the database alone; drop --output"));
-    if (pair && (set.dense_only || set.timed))
-        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to compare between devices; name one --device", set.suite));
+    if (on->n > 1 && (set.dense_only || set.timed))
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to share or compare between devices; name one --device", set.suite));
     if (set.dense_only) {
         st = measure_noise(setup, store, &set);
         goto done;
@@ -184,7 +196,7 @@ static enum status eval_suite(const struct setup *setup, const struct setup *pai
         TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
     struct cell_args cell = {
-        .setup = setup, .store = store, .cache = cache, .set = &set, .policy = &policy, .tuned = &tuned, .machine = &o.machine,
+        .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy, .tuned = &tuned, .machine = &o.machine,
         .max_length = o.samples.max_length, .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
         .attribution = o.attribution, .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
     if (pair) {
@@ -207,28 +219,33 @@ done:
     return st;
 }
 
-/* "cpu,cuda": the CPU's setup and the GPU's. Anything else: one. */
-static enum status open_setups(struct setup *setup, struct setup *pair, bool *is_pair, const char *positional)
+static enum status open_pair(struct places *on, const struct device_list *devices, const char *positional)
 {
-    struct device_list devices;
-    *is_pair = false;
-    TRY(devices_parse(o.machine.device, &devices));
-    if (devices.n != 2 || (devices.index[0] == DEVICE_CPU) == (devices.index[1] == DEVICE_CPU))
-        return setup_open(setup, &o.machine, positional);
     if (o.machine.impl)
         return fail(ERR_ARG, "--impl names a kernel of one device; --device %s are two", o.machine.device);
     if (o.json || o.stats)
         return fail(ERR_ARG, "--output and --stats-out hold one run, and --device %s makes two", o.machine.device);
     struct machine_options cpu = o.machine, gpu = o.machine;
     char name[16];
-    int index = devices.index[0] == DEVICE_CPU ? devices.index[1] : devices.index[0];
+    int index = devices->index[0] == DEVICE_CPU ? devices->index[1] : devices->index[0];
     snprintf(name, sizeof name, "cuda:%d", index);
     cpu.device = "cpu", cpu.residual = NULL, cpu.graph = cpu.compile = false;
     gpu.device = name;
-    TRY(setup_open(setup, &cpu, positional));
-    TRY(setup_open(pair, &gpu, positional));
-    *is_pair = true;
-    return OK;
+    on->all = calloc(2, sizeof *on->all);
+    if (!on->all) return fail(ERR_MEMORY, "no memory for two devices");
+    on->n = 2;
+    on->compared = true;
+    TRY(setup_open(&on->all[0], &cpu, positional));
+    return setup_open(&on->all[1], &gpu, positional);
+}
+
+static enum status open_places(struct places *on, const char *positional)
+{
+    struct device_list devices;
+    TRY(devices_parse(o.machine.device, &devices));
+    if (devices.n == 2 && (devices.index[0] == DEVICE_CPU) != (devices.index[1] == DEVICE_CPU))
+        return open_pair(on, &devices, positional);
+    return setup_open_fleet(&on->all, &on->n, &o.machine, positional);
 }
 
 int cmd_eval(int argc, char **argv)
@@ -244,25 +261,22 @@ int cmd_eval(int argc, char **argv)
     int code;
     if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
-    struct setup setup = {0}, pair = {0};
-    bool is_pair;
+    struct places on = {0};
     struct store *store = NULL;
     struct dense_cache cache = {0};
     cancel_install();
     TRY_GOTO(st, done, output_check(&o.output, o.json));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
-    TRY_GOTO(st, done, open_setups(&setup, &pair, &is_pair, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, open_places(&on, n ? positional[0] : NULL));
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
     if (n_suites > 1 && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
-    for (int i = 0; i < n_suites && st == OK; i++) 
-        st = eval_suite(&setup, is_pair ? &pair : NULL, store, &cache, i, argc, argv);
+    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&on, store, &cache, i, argc, argv);
 done:
     dense_cache_close(&cache);
-    setup_close(&setup);
-    setup_close(&pair);
+    setup_close_fleet(&on.all, &on.n);
     store_close(&store);
     return st == OK ? EXIT_PASS : report_failure(st);
 }

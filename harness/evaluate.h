@@ -13,9 +13,17 @@
 
 #include <stdbool.h>
 
+/* The same model, opened on a device of its own, with threads of its own. */
+struct eval_device {
+    const struct weights *weights;
+    struct par *par;
+};
+
 struct evaluate_args {
     struct model *model;
     struct par *par;
+    const struct eval_device *more; /* [n_more] devices beside the model's, which share the samples */
+    int n_more;
     const struct sample_set *set;
     const struct sparse_policy *policy;
     struct dense_cache *cache;
@@ -31,7 +39,7 @@ struct evaluate_args {
     uint64_t seed;            /* of the bootstrap */
     const struct stopwatch_rule *timing; /* when times of a timed set stand still; NULL: stopwatch_default */
     bool quiet;
-    struct parity *parity;    /* of two runs, CPU and GPU; NULL: of one */
+    struct parity *parity;    /* of two runs, CPU and GPU, and then n_more is 0; NULL: of one */
     bool (*stop)(void *);     /* NULL: never */
     void *stop_ctx;
 };

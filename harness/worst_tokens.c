@@ -33,15 +33,23 @@ void worst_tokens_clear(struct worst_tokens *w)
     *w = (struct worst_tokens){0};
 }
 
+/* A total order, so that the kept ones do not depend on the order in which samples come. */
+static bool before(double kl, int sample, int position, const struct worst_entry *e)
+{
+    if (kl != (double)e->metrics.kl) return kl > (double)e->metrics.kl;
+    return sample != e->sample ? sample < e->sample : position < e->position;
+}
+
 void worst_tokens_offer(struct worst_tokens *w, int sample, int n, const struct token_metrics *tokens,
                         const float *dense, const float *sparse, const double *row_sparsity, int block_q)
 {
     for (int t = 0; w->cap && t < n; t++) {
-        if (tokens[t].kl <= 0 || (w->n == w->cap && tokens[t].kl <= w->entries[w->n - 1].metrics.kl)) continue;
+        double kl = (double)tokens[t].kl;
+        if (kl <= 0 || (w->n == w->cap && !before(kl, sample, t, &w->entries[w->n - 1]))) continue;
         if (w->n < w->cap) w->n++;
         struct worst_entry e = w->entries[w->n - 1]; /* its buffers are reused */
         int at = w->n - 1;
-        for (; at > 0 && w->entries[at - 1].metrics.kl < tokens[t].kl; at--) w->entries[at] = w->entries[at - 1];
+        for (; at > 0 && before(kl, sample, t, &w->entries[at - 1]); at--) w->entries[at] = w->entries[at - 1];
         e.sample = sample;
         e.position = t;
         e.metrics = tokens[t];

@@ -436,6 +436,25 @@ Test(sweep, several_devices_share_the_cells)
     cr_assert(said("0 run, 8 reused"));
 }
 
+/* Likewise the samples of one evaluation: same metrics, same worst tokens. */
+Test(sweep, several_devices_share_the_samples)
+{
+    static const char cell[] = MODEL " --max-length 400 --num-samples 5 --cache none --threads 1 --topk .4 -q --db ";
+    char line[512];
+    snprintf(line, sizeof line, "%sone.db", cell);
+    cr_assert_eq(tool("eval", line), 0);
+    snprintf(line, sizeof line, "%smany.db --device cpu,cpu,cpu", cell);
+    cr_assert_eq(tool("eval", line), 0);
+    cr_assert_eq(tool("merge", "many.db --db one.db"), 0);
+    cr_assert(said("0 added, 1 identical"));
+    static const char worst[] = "SELECT sum(position * (sample + 1)) FROM worst_token";
+    cr_assert_eq(number("one.db", worst), number("many.db", worst));
+    cr_assert_gt(number("one.db", worst), 0);
+    snprintf(line, sizeof line, "%smany.db --device cpu,cpu --suite speed", cell);
+    cr_assert_eq(tool("eval", line), 2);
+    cr_assert(said("name one --device"));
+}
+
 /* A crash takes all workers along, and is put down to the one that made it. */
 Test(sweep, only_the_culprit_is_blamed)
 {
