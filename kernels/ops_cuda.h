@@ -28,9 +28,7 @@ enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weig
 enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n,
                             int half, float *cosine, float *sine, struct stream *stream) MUST_USE;
 
-/* Rotate-half RoPE (engine/rope.h) of q in place, of k on its way into the cache, and v into the cache. Given q_mean,
- * it leaves there what mask_cuda_predict reads of q: query blocks are then of block_q rows (64 or 128), counted from
- * the first row of the call, and head_dim is at most 256. */
+/* Rotate-half RoPE (engine/rope.h) of q in place, of k on its way into the cache, and v into the cache. */
 struct rope_cuda_args {
     uint16_t *qkv;                /* [n, (n_heads + 2 n_kv_heads) head_dim]: q, k, v of a row side by side */
     const float *bias;            /* as wide as a row of qkv, added first; NULL: none */
@@ -39,8 +37,6 @@ struct rope_cuda_args {
     const int32_t *position_at;   /* device; NULL: `position` */
     int n_heads, n_kv_heads, head_dim, capacity;
     uint16_t *k, *v;              /* [n_kv_heads, capacity, head_dim] */
-    float *q_mean, *q_sim;        /* [n_heads, blocks, head_dim], [n_heads, blocks]; NULL: not wanted */
-    int block_q;
 };
 enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream) MUST_USE;
 
