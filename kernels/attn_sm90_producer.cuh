@@ -17,8 +17,7 @@ namespace attn_sm90
 
 using namespace sm90;
 
-enum { TILE_KEYS = 128,
-       WG_ROWS = 64,
+enum { WG_ROWS = 64,
        WG_THREADS = 128,
        PANEL = 64,
        PANEL_BYTES = 128,
@@ -41,18 +40,23 @@ struct params {
     int *next_item;
 };
 
-template <int D, int WGS, keys KEYS, bool SKIP>
+/* One team of a producer warp and WGS consumer warpgroups per multiprocessor. With tiles of 64 keys two, in one CTA, which
+ * share nothing but the counter: consumers then need so few registers that four warpgroups fit. */
+template <int D, int WGS, keys KEYS, bool SKIP, int TILE>
 struct shape {
     static constexpr int rows = WGS * WG_ROWS;
     static constexpr int panels = D / PANEL;
+    static constexpr bool small = TILE == 64;
+    static constexpr int teams = small ? 2 : 1;
     static constexpr int stages = D == 128 ? 2 : 4;
     static constexpr int q_bytes = rows * D * 2;
-    static constexpr int kv_bytes = TILE_KEYS * D * 2;
-    static constexpr int bytes = 1024 + (Q_STAGES + 1) * q_bytes + 2 * stages * kv_bytes + 256;
-    static constexpr int threads = (WGS + 1) * WG_THREADS;
+    static constexpr int kv_bytes = TILE * D * 2;
+    static constexpr int team_bytes = (Q_STAGES + 1) * q_bytes + 2 * stages * kv_bytes;
+    static constexpr int bytes = 1024 + teams * (team_bytes + 256);
+    static constexpr int threads = (teams * WGS + 1) * WG_THREADS;
     /* 64 K registers: what the producer gives back, the consumers share. */
-    static constexpr int producer_regs = WGS == 3 ? 32 : 40;
-    static constexpr int consumer_regs = WGS == 3 ? 160 : 232;
+    static constexpr int producer_regs = small ? 32 : WGS == 3 ? 32 : 40;
+    static constexpr int consumer_regs = small ? 112 : WGS == 3 ? 160 : 232;
 };
 
 struct work {
@@ -62,7 +66,6 @@ struct work {
     int clear; /* the first `clear` tiles need no triangle */
     int edge;  /* absolute first key of the tile after those */
     int half;  /* the second half of tile 0 holds nothing */
-    int kept;  /* sparse: key blocks kept, in blocks of the map; 0 for a dense head */
 };
 
 template <int STAGES>
@@ -152,7 +155,7 @@ struct walk {
 };
 
 /* Fill the next stage of K or V with the 64-key blocks a and b (b = a + 1 unless blocks are 64 keys). */
-template <typename S, keys KEYS>
+template <typename S, keys KEYS, int TILE>
 __device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *map, uint64_t *full,
                                           uint64_t *empty, uint32_t n, int a, int b, int kv_head)
 {
@@ -162,12 +165,12 @@ __device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *ma
     uint8_t *to = stages + stage * S::kv_bytes;
     uint64_t *bar = &full[stage];
     mbar_expect(bar, S::kv_bytes);
-    if constexpr (KEYS != KEYS_64) {
+    if constexpr (KEYS != KEYS_64 || S::small) {
         tma_load(to, map, bar, 0, a * 64, 0, kv_head);
     } else {
 #pragma unroll
         for (int c = 0; c < S::panels; c++) {
-            uint8_t *panel = to + c * TILE_KEYS * PANEL_BYTES;
+            uint8_t *panel = to + c * TILE * PANEL_BYTES;
             tma_load(panel, map, bar, 0, a * 64, c, kv_head);
             tma_load(panel + 64 * PANEL_BYTES, map, bar, 0, b * 64, c, kv_head);
         }
@@ -175,16 +178,16 @@ __device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *ma
 }
 
 /* The producer warp. All lanes walk together; the first one talks to the copy engine. */
-template <int D, int WGS, keys KEYS, bool SKIP>
+template <int D, int WGS, keys KEYS, bool SKIP, int TILE>
 __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMap *mk, const CUtensorMap *mv,
-                        uint8_t *q, uint8_t *k, uint8_t *v, barriers<shape<D, WGS, KEYS, SKIP>::stages> *bar,
-                        work *out)
+                        uint8_t *q, uint8_t *k, uint8_t *v, barriers<shape<D, WGS, KEYS, SKIP, TILE>::stages> *bar,
+                        work *out, int team)
 {
-    using S = shape<D, WGS, KEYS, SKIP>;
+    using S = shape<D, WGS, KEYS, SKIP, TILE>;
     const bool leader = threadIdx.x % 32 == 0;
     const int n_items = p.n_rows * p.n_heads;
     uint32_t nk = 0, nv = 0, nq = 0;
-    int item = blockIdx.x;
+    int item = blockIdx.x * S::teams + team;
 
     for (;; nq++) {
         uint32_t slot = nq % Q_STAGES;
@@ -197,23 +200,30 @@ __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMa
             return;
         }
         int following = 0, block;
-        if (leader) following = (int)gridDim.x + atomicAdd(p.next_item, 1);
+        if (leader) following = (int)gridDim.x * S::teams + atomicAdd(p.next_item, 1);
         int head = item_head(p, item, &block), kv_head = head / p.group;
         int row0 = p.first_row + block * S::rows;
-        work w = {row0, head, blocks_seen(p, row0 + S::rows - 1, TILE_KEYS), (row0 + 1) / TILE_KEYS, 0, 0, 0};
-        w.edge = w.clear * TILE_KEYS;
+        work w = {row0, head, blocks_seen(p, row0 + S::rows - 1, TILE), (row0 + 1) / TILE, 0, 0};
+        w.edge = w.clear * TILE;
         bool sparse = KEYS != KEYS_DENSE && (p.head_sparse == NULL || p.head_sparse[head]);
         walk list;
+        int kept = 0; /* key blocks in blocks of the map; none for a dense head */
         if (sparse) {
             const uint64_t *row =
                 p.bits + ((size_t)head * (size_t)p.n_map_rows + (size_t)block) * p.words_per_row;
             /* What begins at the diagonal makes the last tile and is not walked. */
-            int diagonal = KEYS == KEYS_64 ? row0 / 64 : row0 / 128, kept = list.open(row, diagonal);
-            w.half = KEYS == KEYS_64 && kept % 2 == 1;
-            w.clear = KEYS == KEYS_64 ? (kept + 1) / 2 : kept;
-            w.tiles = w.clear + 1;
+            int diagonal = KEYS == KEYS_64 ? row0 / 64 : row0 / 128;
+            kept = list.open(row, diagonal);
+            w.half = !S::small && KEYS == KEYS_64 && kept % 2 == 1;
+            if (S::small) {
+                w.clear = KEYS == KEYS_64 ? kept : 2 * kept;
+                w.tiles = w.clear + blocks_seen(p, row0 + S::rows - 1, 64) - row0 / 64;
+            } else {
+                w.clear = KEYS == KEYS_64 ? (kept + 1) / 2 : kept;
+                w.tiles = w.clear + 1;
+            }
             w.edge = row0;
-            w.kept = kept + blocks_seen(p, row0 + S::rows - 1, p.count_k) - diagonal;
+            kept += blocks_seen(p, row0 + S::rows - 1, p.count_k) - diagonal;
         }
         mbar_wait(&bar->q_empty[slot], (nq / Q_STAGES & 1) ^ 1);
         if (leader) {
@@ -225,7 +235,16 @@ __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMa
         for (int j = 0; j <= w.tiles; j++) { /* K runs one tile ahead of V, as the consumers do */
             int va = a, vb = b;
             if (j < w.tiles) {
-                if (!sparse) {
+                if constexpr (S::small) {
+                    if (!sparse)
+                        a = j;
+                    else if (j >= w.clear)
+                        a = row0 / 64 + j - w.clear;
+                    else if (KEYS == KEYS_64)
+                        a = list.next();
+                    else
+                        a = j % 2 ? a + 1 : 2 * list.next();
+                } else if (!sparse) {
                     a = 2 * j;
                 } else if (j == w.tiles - 1) {
                     a = row0 / 64;
@@ -233,11 +252,12 @@ __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMa
                     a = KEYS == KEYS_64 ? list.next() : 2 * list.next();
                 }
                 b = a + 1;
-                if (KEYS == KEYS_64 && sparse && j < w.tiles - 1) b = w.half && j == 0 ? a : list.next();
-                load_tile<S, KEYS>(k, mk, bar->k_full, bar->k_empty, nk++, a, b, kv_head);
+                if (!S::small && KEYS == KEYS_64 && sparse && j < w.tiles - 1) b = w.half && j == 0 ? a : list.next();
+                load_tile<S, KEYS, TILE>(k, mk, bar->k_full, bar->k_empty, nk++, a, b, kv_head);
             }
-            if (j > 0) load_tile<S, KEYS>(v, mv, bar->v_full, bar->v_empty, nv++, va, vb, kv_head);
+            if (j > 0) load_tile<S, KEYS, TILE>(v, mv, bar->v_full, bar->v_empty, nv++, va, vb, kv_head);
         }
+        if (leader && p.ledger != NULL) count_item(p, head, row0, S::rows, kept, kept > 0, SKIP);
         item = __shfl_sync(0xffffffffu, following, 0);
     }
 }

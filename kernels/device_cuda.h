@@ -21,8 +21,10 @@ enum status device_cuda_use(struct device *d) MUST_USE;
  * queued on the stream; nothing is allocated and nothing waits. */
 /* head_dim 64 or 128, compute capability 9.0 */
 extern const struct attn_impl attn_dense_sm90_bf16;
-/* The same, with a map of 128x64 or 128x128 blocks (the second is the faster). */
+/* The same, with a map of 128x64 or 128x128 blocks. */
 extern const struct attn_impl attn_sparse_sm90_bf16;
+/* head_dim 64 only, and no stage 2 with 128x128: what the former runs where there is work enough. */
+extern const struct attn_impl attn_sparse_teams_sm90_bf16;
 /* One new token, dense, no ledger; compute capability 8.0 and up, head_dim a multiple of 8 up to 256. */
 extern const struct attn_impl attn_decode_cuda_bf16;
 /* Compute capability 8.0 and up, head_dim a multiple of 16 up to 256, dense and sparse, every block shape. */
@@ -35,9 +37,6 @@ struct mask_cuda_args {
     const struct head_params *heads; /* device, [n_heads]; pvthreshd is not read */
     enum smooth_k smooth_k;
     float topk;                      /* 0: cdfthreshd; else the fraction of possible tiles to keep */
-    /* Device: mean rows [n_heads, n_qblocks, head_dim] and self-similarities [n_heads, n_qblocks] of the query blocks,
-     * as ops_cuda_rope_pack leaves them; q is then not read. Both NULL: they are made here, with the same bits. */
-    const float *q_mean, *q_sim;
 };
 const char *mask_cuda_refuses(const struct mask_cuda_args *a);
 size_t mask_cuda_workspace(const struct mask_cuda_args *a);
@@ -45,9 +44,9 @@ size_t mask_cuda_workspace(const struct mask_cuda_args *a);
 enum status mask_cuda_predict(const struct mask_cuda_args *a, const struct tile_map *tiles, void *ws,
                               struct stream *stream) MUST_USE;
 
-/* mass [n_heads, query blocks of this call, key blocks] (device) = Σ over the block's rows of the attention each gives the
- * tile: what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far from the speed of
- * attention: for judging predictors. */
+/* mass [n_heads, query blocks of this call, key blocks] (device) = Σ over the block's rows of the attention each gives
+ * the tile: what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far from the
+ * speed of attention: for judging predictors. */
 enum status mask_cuda_mass(const struct attn_args *a, float *mass, struct stream *stream) MUST_USE;
 
 #endif

@@ -1,9 +1,9 @@
 /* Stage 1 of sparse attention on the device (METHOD 2, methods sparge and topk), in three launches that overlap.
  *
  * Sums of key blocks; then their self-similarity, which needs the sums of all earlier keys for its centre; then the
- * rows of the map, a few query blocks of one kv head to a CTA, which first pools those query blocks unless that was
- * done on their way through RoPE. Each launch begins while the one before it runs and waits for its results only when
- * it needs them, so pooling queries, the bulk of the traffic, runs beside all that is done for keys.
+ * rows of the map, a few query blocks of one kv head to a CTA, which first pools those query blocks. Each launch begins
+ * while the one before it runs and waits for its results only when it needs them, so pooling queries, the bulk of the
+ * traffic, runs beside all that is done for keys.
  */
 extern "C" {
 #include "kernels/device_cuda.h"
@@ -23,6 +23,9 @@ enum {
     THREADS = 256, /* of the kernels for keys: each warp takes a unit of keys at a time */
     WARPS = THREADS / 32,
     ROUND = WARPS * UNIT_ROWS, /* keys */
+    ROWS = 8,
+    QUERIES_AHEAD = 4,
+    SHORT = 16384, /* keys */
     MAX_CHUNKS = 128,
     MAX_KBLOCKS = 4096
 };
@@ -68,28 +71,55 @@ __device__ __forceinline__ void wait_for_earlier()
 #endif
 }
 
+/* Room in shared memory of the kernels for keys: rows under way, and a row of d for each warp, twice. */
+constexpr int KEYS_AHEAD = 8, KEYS_ROOM = WARPS * KEYS_AHEAD * 64 * 16;
+
 /* Sums of the key blocks of one chunk, and of the chunk. */
 template <int LANES>
-__global__ __launch_bounds__(THREADS, 4) void sum_keys(const __grid_constant__ params p)
+__global__ __launch_bounds__(THREADS, 2) void sum_keys(const __grid_constant__ params p)
 {
-    __shared__ __align__(16) float units[WARPS][256];
+    using L = pool::lanes<LANES>;
+    using ahead = pool::rows_ahead<LANES, KEYS_AHEAD>;
+    extern __shared__ __align__(16) float shared[];
     let_next_begin();
     const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d, per = p.block_k / UNIT_ROWS;
+    uint4 *room = (uint4 *)shared + warp * ahead::VECTORS;
+    float *units = shared + KEYS_ROOM / 4; /* [WARPS, d] */
     float *sums = p.k_sums + (size_t)kv * d * p.at.k_pad;
     float total = 0; /* head_dim is at most THREADS */
     for (int round = 0; round < p.at.rounds; round++) {
         const int first = (chunk * p.at.rounds + round) * WARPS, key = (first + warp) * UNIT_ROWS;
         if (first * UNIT_ROWS >= p.n_kv) break;
+        const int n = min((int)UNIT_ROWS, p.n_kv - key);
+        ahead rows(room, p.k + kv * p.k_head + (ptrdiff_t)key * p.k_row, p.k_row, n, d);
         both x;
-        pool::unit<LANES, 4, true, false>(p.k + kv * p.k_head + (ptrdiff_t)key * p.k_row, p.k_row,
-                                          min((int)UNIT_ROWS, p.n_kv - key), d, x);
-        if (pool::lanes<LANES>::row() == 0) pool::lanes<LANES>::put(x.sum, units[warp], d);
+        x.clear();
+#pragma unroll 1
+        for (int step = 0; step * L::AT_ONCE < n; step++) {
+            uint4 lo, hi;
+            float e[HELD];
+            rows.take(lo, hi);
+            L::widen(lo, hi, e);
+            L::template add<true, false>(e, true, x);
+            rows.fetch();
+        }
+        L::template gather<true, false>(x);
+        if (L::row() == 0) L::put(x.sum, units + warp * d, d);
         __syncthreads();
         const int e = threadIdx.x;
-        for (int u = 0; u < WARPS && e < d; u += per) {
-            float block = units[u][e] + (per == 2 ? units[u + 1][e] : 0);
-            sums[(size_t)e * p.at.k_pad + (first + u) / per] = block;
-            total += block;
+        if (e < d) {
+            float block[WARPS];
+#pragma unroll
+            for (int u = 0; u < WARPS; u++) block[u] = units[u * d + e];
+            float4 *to = (float4 *)(sums + (size_t)e * p.at.k_pad + first / per);
+            if (per == 2) {
+                float4 four = make_float4(block[0] + block[1], block[2] + block[3], block[4] + block[5], block[6] + block[7]);
+                to[0] = four, total += (four.x + four.y) + (four.z + four.w);
+            } else {
+                to[0] = make_float4(block[0], block[1], block[2], block[3]);
+                to[1] = make_float4(block[4], block[5], block[6], block[7]);
+                for (int u = 0; u < WARPS; u++) total += block[u];
+            }
         }
         __syncthreads();
     }
@@ -97,67 +127,80 @@ __global__ __launch_bounds__(THREADS, 4) void sum_keys(const __grid_constant__ p
 }
 
 /* Self-similarity of the key blocks of one chunk about their centres. */
-template <int LANES, int BATCH, int CTAS>
-__global__ __launch_bounds__(THREADS, CTAS) void compare_keys(const __grid_constant__ params p)
+template <int LANES>
+__global__ __launch_bounds__(THREADS, 2) void compare_keys(const __grid_constant__ params p)
 {
     using L = pool::lanes<LANES>;
-    __shared__ __align__(16) float rows[WARPS][256]; /* parts of the centre, then sums of unit rows */
-    __shared__ __align__(16) float centres[WARPS][256];
+    using ahead = pool::rows_ahead<LANES, KEYS_AHEAD>;
+    extern __shared__ __align__(16) float shared[];
     let_next_begin();
     const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d, per = p.block_k / UNIT_ROWS;
+    uint4 *room = (uint4 *)shared + warp * ahead::VECTORS;
+    float *parts = shared + KEYS_ROOM / 4, *centres = parts + WARPS * d; /* [WARPS, d] each */
     const __nv_bfloat16 *keys = p.k + kv * p.k_head;
-    const int start = chunk * p.at.rounds * WARPS;
-    pool::flight<LANES, BATCH> f; /* the first rows are fetched before there is a centre */
-    f.load(keys + (ptrdiff_t)(start + warp) * UNIT_ROWS * p.k_row, p.k_row, 0, p.n_kv - (start + warp) * UNIT_ROWS, d);
-    wait_for_earlier();
-
     const float *chunks = p.chunk_sums + (size_t)kv * p.at.n_chunks * d;
     const float *sums = p.k_sums + (size_t)kv * d * p.at.k_pad;
     const int others = p.smooth == SMOOTH_K_RUNNING ? chunk : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
-    /* Threads to spare take every n-th chunk each, so that a long list is not one chain of loads. */
-    const int takers = min((int)WARPS, max(THREADS / d, 1));
-    for (int i = threadIdx.x; i < takers * d; i += THREADS) {
-        float part = 0;
-#pragma unroll 8
-        for (int x = i / d; x < others; x += takers) part += __ldcg(chunks + (size_t)x * d + i % d);
-        rows[i / d][i % d] = part;
-    }
-    __syncthreads();
+    const int takers = min((int)WARPS, max(THREADS / d, 1)), e = threadIdx.x;
     float before = 0; /* of this thread's dimension: the sum of all keys before the round */
-    if ((int)threadIdx.x < d)
-        for (int x = 0; x < takers; x++) before += rows[x][threadIdx.x];
     for (int round = 0; round < p.at.rounds; round++) {
-        const int first = start + round * WARPS, unit = first + warp, n = min((int)UNIT_ROWS, p.n_kv - unit * UNIT_ROWS);
+        const int first = (chunk * p.at.rounds + round) * WARPS, unit = first + warp;
+        const int n = min((int)UNIT_ROWS, p.n_kv - unit * UNIT_ROWS);
         if (first * UNIT_ROWS >= p.n_kv) break;
-        const int e = threadIdx.x;
-        for (int u = 0; u < WARPS && e < d; u += per) {
-            const int block = (first + u) / per;
-            float centre = 0;
-            if (p.smooth == SMOOTH_K_RUNNING) {
-                before += __ldcg(sums + (size_t)e * p.at.k_pad + block);
-                centre = before / (float)min((block + 1) * p.block_k, p.n_kv);
-            } else if (p.smooth == SMOOTH_K_GLOBAL) {
-                centre = before / (float)p.n_kv;
+        ahead rows(room, keys + (ptrdiff_t)unit * UNIT_ROWS * p.k_row, p.k_row, n, d); /* sent for before there is a centre */
+        if (round == 0) {
+            wait_for_earlier();
+            /* Threads to spare take every n-th chunk each, so that a long list is not one chain of loads. */
+            for (int i = e; i < takers * d; i += THREADS) {
+                float part = 0;
+#pragma unroll 8
+                for (int x = i / d; x < others; x += takers) part += __ldcg(chunks + (size_t)x * d + i % d);
+                parts[i] = part;
             }
-            centres[u][e] = centre;
-            if (per == 2) centres[u + 1][e] = centre;
+            __syncthreads();
+            if (e < d)
+                for (int x = 0; x < takers; x++) before += parts[x * d + e];
+        }
+        if (e < d) {
+            const float4 *from = (const float4 *)(sums + (size_t)e * p.at.k_pad + first / per);
+            const float4 lo = __ldcg(from), hi = per == 1 ? __ldcg(from + 1) : lo;
+            const float blocks[WARPS] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+#pragma unroll
+            for (int b = 0; b < WARPS; b++) {
+                if (b * per >= WARPS) break;
+                float centre = 0;
+                if (p.smooth == SMOOTH_K_RUNNING) {
+                    before += blocks[b];
+                    centre = before / (float)min((first / per + b + 1) * p.block_k, p.n_kv);
+                } else if (p.smooth == SMOOTH_K_GLOBAL) {
+                    centre = before / (float)p.n_kv;
+                }
+                centres[b * d + e] = centre;
+            }
         }
         __syncthreads();
         float centre[HELD];
-        L::get(centre, centres[warp], d);
-        both x = {};
+        L::get(centre, centres + warp / per * d, d);
+        both x;
+        x.clear();
 #pragma unroll 1
-        for (int step = 0; step * L::AT_ONCE < n; step += BATCH) {
-            if (round + step > 0) f.load(keys + (ptrdiff_t)unit * UNIT_ROWS * p.k_row, p.k_row, step, n, d);
-            f.template add<false, true>(centre, step, n, x);
+        for (int step = 0; step * L::AT_ONCE < n; step++) {
+            uint4 lo, hi;
+            float k[HELD];
+            rows.take(lo, hi);
+            L::widen(lo, hi, k);
+#pragma unroll
+            for (int i = 0; i < HELD; i++) k[i] -= centre[i];
+            L::template add<false, true>(k, step * L::AT_ONCE + L::row() < n, x);
+            rows.fetch();
         }
         L::template gather<false, true>(x);
-        if (per == 2 && warp % 2 == 1 && L::row() == 0) L::put(x.unit, rows[warp], d);
+        if (per == 2 && warp % 2 == 1 && L::row() == 0) L::put(x.unit, parts + warp * d, d);
         __syncthreads();
         if (warp % per == 0 && n > 0) {
             if (per == 2) {
                 both other;
-                L::get(other.unit, rows[warp + 1], d);
+                L::get(other.unit, parts + (warp + 1) * d, d);
 #pragma unroll
                 for (int i = 0; i < HELD; i++) x.unit[i] += other.unit[i];
             }
@@ -169,12 +212,13 @@ __global__ __launch_bounds__(THREADS, CTAS) void compare_keys(const __grid_const
 
 /* ROWS rows of the map, one to a warp: query blocks of the heads of one kv head, so that a sum of keys that is read
  * serves them all. */
-template <int LANES, int ROWS, bool POOLED, int BATCH, int CTAS>
+template <int LANES, int CTAS>
 __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_constant__ params p)
 {
     using L = pool::lanes<LANES>;
+    using ahead = pool::rows_ahead<LANES, QUERIES_AHEAD>;
     extern __shared__ __align__(16) float shared[];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = p.at.d;
+    const int warp = threadIdx.x / 32, d = p.at.d;
     const int heads = min(p.group, (int)ROWS), sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
     const int across = sets * p.n_kv_heads, kv = blockIdx.x % p.n_kv_heads;
     const int block0 = ((int)(gridDim.x / across) - 1 - (int)blockIdx.x / across) * blocks; /* longest rows first */
@@ -182,47 +226,56 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
     const int block = block0 + warp / heads, head = kv * p.group + of_group;
     const bool real = warp < heads * blocks && of_group < p.group && block < p.at.n_qblocks;
     const int rows = real ? min(p.block_q, p.n_q - block * p.block_q) : 0;
-    float *q = shared, *list = q + ROWS * d + warp * FEW, *score = q + ROWS * (d + FEW);
-    float q_sim = 0;
+    float *q = shared, *list = q + ROWS * d + warp * FEW, *k_sim = q + ROWS * (d + FEW), *score = k_sim + p.at.k_pad;
+    struct head_params t = {};
+    if (real) t = p.heads[head];
 
-    if constexpr (!POOLED) {
-        /* The second unit of a block is added to the first, which waits in the room for scores. */
-        float *held = score + warp * 2 * d;
-        both x = {};
-        const __nv_bfloat16 *from = p.q + head * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row;
-        for (int u = 0; u * UNIT_ROWS < rows; u++) {
-            if (u > 0 && L::row() == 0) L::put(x.sum, held, d), L::put(x.unit, held + d, d);
-            pool::unit<LANES, BATCH, true, true>(from + (ptrdiff_t)u * UNIT_ROWS * p.q_row, p.q_row,
-                                                 min((int)UNIT_ROWS, rows - u * UNIT_ROWS), d, x);
-            if (u == 0) continue;
-            __syncwarp();
-            both first;
-            L::get(first.sum, held, d), L::get(first.unit, held + d, d);
-#pragma unroll
-            for (int i = 0; i < HELD; i++) x.sum[i] = first.sum[i] + x.sum[i], x.unit[i] = first.unit[i] + x.unit[i];
+    /* Rows on their way, and a first unit that waits for the second, take the room for scores. */
+    float *held = score + warp * 2 * d;
+    ahead source((uint4 *)(score + ROWS * 2 * d) + warp * ahead::VECTORS,
+                 p.q + head * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row, p.q_row, rows, d);
+    both x;
+    x.clear();
+#pragma unroll 1
+    for (int step = 0; step * L::AT_ONCE < rows; step++) {
+        if (step == L::STEPS) {
+            L::template gather<true, true>(x);
+            if (L::row() == 0) L::put(x.sum, held, d), L::put(x.unit, held + d, d);
+            x.clear();
         }
-        q_sim = L::similarity(x, max(rows, 1));
-        const int col = L::col();
-        if (L::row() == 0 && col < d / 2)
+        uint4 lo, hi;
+        float e[HELD];
+        source.take(lo, hi);
+        L::widen(lo, hi, e);
+        L::template add<true, true>(e, step * L::AT_ONCE + L::row() < rows, x);
+        source.fetch();
+    }
+    L::template gather<true, true>(x);
+    if (rows > UNIT_ROWS) {
+        __syncwarp();
+        both first;
+        L::get(first.sum, held, d), L::get(first.unit, held + d, d);
 #pragma unroll
-            for (int i = 0; i < HELD; i++)
-                q[(col + i % 8 + i / 8 * (d / 2)) * ROWS + warp] = x.sum[i] / (float)max(rows, 1) * p.scale;
+        for (int i = 0; i < HELD; i++) x.sum[i] = first.sum[i] + x.sum[i], x.unit[i] = first.unit[i] + x.unit[i];
     }
+    const float q_sim = L::similarity(x, max(rows, 1));
+    const int col = L::col();
+    if (L::row() == 0 && col < d / 2)
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            q[(col + i % 8 + i / 8 * (d / 2)) * ROWS + warp] = x.sum[i] / (float)max(rows, 1) * p.scale;
+
     wait_for_earlier();
-    if constexpr (POOLED) {
-        const size_t at = (size_t)head * p.at.n_qblocks + block;
-        for (int e = lane; e < d; e += 32) q[e * ROWS + warp] = real ? __ldcg(p.q_mean + at * d + e) * p.scale : 0;
-        if (real) q_sim = __ldcg(p.q_sim + at);
-    }
     __syncthreads();
     const int end = min(block0 + blocks, p.at.n_qblocks);
     const int n = (min(p.q_start + end * p.block_q, p.n_kv) - 1) / p.block_k + 1;
     const sharing share(n, ROWS);
-    score_rows<ROWS>(p, kv, n, share, q, score);
+    for (int j = threadIdx.x; j < n; j += ROWS * 32) k_sim[j] = __ldcg(p.k_sim + (size_t)kv * p.at.k_pad + j);
+    score_rows<ROWS, 4>(p, kv, share, q, score);
     __syncthreads();
     if (!real) return;
     const int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
-    write_row(p, head, block, seen, q_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch, list);
+    write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch, list);
 }
 
 /* Launch, as the next of a chain that overlaps when `after` is set; below 9.0 one ends before the next begins. */
@@ -238,57 +291,33 @@ enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const p
     config.numAttrs = after && cuda_current_sm() >= 90 ? 1 : 0;
     /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot share a multiprocessor. */
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CUDA_TRY(cudaLaunchKernelEx(&config, kernel, p));
     return OK;
 }
 
-template <int LANES, int ROWS, bool POOLED, int BATCH, int CTAS>
+template <int LANES, int CTAS>
 enum status launch_rows(const params &p, cudaStream_t stream)
 {
-    auto *kernel = write_rows<LANES, ROWS, POOLED, BATCH, CTAS>;
-    const int d = p.at.d, strips = (p.at.n_kblocks + STRIP - 1) / STRIP;
-    size_t scores = (size_t)ROWS * STRIP * (size_t)(strips > ROWS ? strips : ROWS), held = (size_t)ROWS * 2 * (size_t)d;
-    size_t shared = sizeof(float) * ((size_t)ROWS * (size_t)(d + FEW) + (scores > held ? scores : held));
-    if (shared > 48 * 1024)
-        CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    const size_t d = (size_t)p.at.d, strips = (size_t)(p.at.n_kblocks + STRIP - 1) / STRIP;
+    const size_t pooling = ROWS * (2 * d + pool::rows_ahead<LANES, QUERIES_AHEAD>::VECTORS * 4);
+    const size_t scores = ROWS * STRIP * (strips > ROWS ? strips : (size_t)ROWS);
+    const size_t floats = ROWS * (d + FEW) + (size_t)p.at.k_pad + (pooling > scores ? pooling : scores);
     int heads = p.group < ROWS ? p.group : ROWS, sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
     int tasks = (p.at.n_qblocks + blocks - 1) / blocks * sets * p.n_kv_heads;
-    return launch(kernel, dim3((unsigned)tasks), ROWS * 32, shared, p, true, stream);
+    return launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float), p, true, stream);
 }
-
-#ifdef SG_MASK_VARIANTS
-int variant() { const char *v = getenv("SG_MASK_VARIANT"); return v ? atoi(v) : 0; }
-#endif
 
 template <int LANES>
 enum status run(const params &p, cudaStream_t stream)
 {
     dim3 keys((unsigned)p.at.n_chunks, (unsigned)p.n_kv_heads);
-    TRY(launch(sum_keys<LANES>, keys, THREADS, 0, p, false, stream));
-#ifdef SG_MASK_VARIANTS
-    int v = variant();
-    if (v / 100 == 1) return OK;
-    if (v / 10 % 10)
-        TRY(launch(compare_keys<LANES, 2, 3>, keys, THREADS, 0, p, true, stream));
-    else
-        TRY(launch(compare_keys<LANES, 4, 2>, keys, THREADS, 0, p, true, stream));
-    if (v / 100 == 2) return OK;
-    v %= 10;
-    if (p.q_mean != NULL) {
-        if (v == 1) return launch_rows<LANES, 8, true, 1, 2>(p, stream);
-        if (v == 2) return launch_rows<LANES, 4, true, 1, 6>(p, stream);
-        if (v == 3) return launch_rows<LANES, 4, true, 1, 4>(p, stream);
-        return launch_rows<LANES, 8, true, 1, 3>(p, stream);
-    }
-    if (v == 1) return launch_rows<LANES, 8, false, 2, 3>(p, stream);
-    if (v == 2) return launch_rows<LANES, 4, false, 4, 4>(p, stream);
-    if (v == 3) return launch_rows<LANES, 4, false, 2, 6>(p, stream);
-    return launch_rows<LANES, 8, false, 4, 2>(p, stream);
-#else
-    TRY(launch(compare_keys<LANES, 4, 2>, keys, THREADS, 0, p, true, stream));
-    if (p.q_mean != NULL) return launch_rows<LANES, 8, true, 1, 3>(p, stream);
-    return launch_rows<LANES, 8, false, 4, 2>(p, stream);
-#endif
+    const size_t room = KEYS_ROOM + 2 * WARPS * (size_t)p.at.d * sizeof(float);
+    TRY(launch(sum_keys<LANES>, keys, THREADS, room, p, false, stream));
+    TRY(launch(compare_keys<LANES>, keys, THREADS, room, p, true, stream));
+    /* Short rows are bound by latency and want registers, long ones by work and want warps. */
+    if (p.n_kv <= SHORT) return launch_rows<LANES, 2>(p, stream);
+    return launch_rows<LANES, 3>(p, stream);
 }
 
 } // namespace
@@ -327,7 +356,6 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     p.block_q = a->block.q, p.block_k = a->block.k;
     p.q = (const __nv_bfloat16 *)a->q, p.k = (const __nv_bfloat16 *)a->k;
     p.q_row = a->q_row, p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head;
-    p.q_mean = m->q_mean, p.q_sim = m->q_sim;
     p.scale = a->scale, p.topk = m->topk, p.smooth = m->smooth_k;
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;

@@ -18,7 +18,7 @@ namespace mask_cuda
 {
 
 enum { STRIP = 64, /* key blocks whose scores one warp makes at a time: four to a lane, half of the dimensions */
-       FEW = 128 };
+       FEW = 32 };   /* candidates that are compared each with each */
 
 struct layout {
     int d, n_qblocks, n_kblocks, k_pad, n_chunks, rounds; /* a chunk of keys is `rounds` times a CTA's warps of units */
@@ -30,7 +30,6 @@ struct params {
     int n_q, n_kv, q_start, n_heads, n_kv_heads, group, block_q, block_k;
     const __nv_bfloat16 *q, *k;
     ptrdiff_t q_row, q_head, k_row, k_head;
-    const float *q_mean, *q_sim; /* NULL: not pooled yet */
     float scale, topk;
     enum smooth_k smooth;
     const struct head_params *heads;
@@ -115,18 +114,15 @@ __device__ __forceinline__ choice choose(const float *p, int n, int eligible, fl
             m += __popc(all);
         }
         __syncwarp();
-        uint32_t mine = 0;
-        for (int i = lane; i < m; i += 32) {
-            float x = list[i], above = kept_size;
-#pragma unroll 4
-            for (int c = 0; c < m; c++)
-                if (list[c] >= x) above += BY_COUNT ? 1.0f : list[c];
-            if (above > limit) mine = max(mine, __float_as_uint(x));
+        float x = lane < m ? list[lane] : 0, above = kept_size;
+#pragma unroll 8
+        for (int c = 0; c < m; c++) {
+            float other = list[c];
+            if (other >= x) above += BY_COUNT ? 1.0f : other;
         }
+        uint32_t mine = lane < m && above > limit ? __float_as_uint(x) : 0;
         best = max(__reduce_max_sync(0xffffffffu, mine), dropped - 1);
-        float between = 0;
-        for (int i = lane; i < m; i += 32)
-            if (__float_as_uint(list[i]) > best) between += BY_COUNT ? 1.0f : list[i];
+        float between = __float_as_uint(x) > best ? (BY_COUNT ? 1.0f : x) : 0;
         kept_size += warp_sum(between);
         __syncwarp();
     }
@@ -138,15 +134,13 @@ __device__ __forceinline__ choice choose(const float *p, int n, int eligible, fl
     return c;
 }
 
-/* The map's row of one head by one warp. s: SLICES parts of the row's dot products with the sums of key blocks,
- * `apart` floats from one to the next; it becomes its ranks. n: key blocks the row may see. */
-__device__ __forceinline__ void write_row(const params &p, int head, int block, int n, float q_sim, float *s, int slices,
-                                          int apart, float *list)
+/* The map's row of one head by one warp. s: `slices` parts of the row's dot products with the sums of key blocks,
+ * `apart` floats from one to the next; it becomes its ranks. n: key blocks the row may see; k_sim: similarities of these. */
+__device__ __forceinline__ void write_row(const params &p, int head, int block, int n, const struct head_params &t, float q_sim,
+                                          const float *k_sim, float *s, int slices, int apart, float *list)
 {
-    const int lane = threadIdx.x % 32, kv = head / p.group;
-    const struct head_params t = p.heads[head];
+    const int lane = threadIdx.x % 32;
     uint32_t *row = p.bits + ((size_t)head * p.at.n_qblocks + block) * p.words;
-    const float *k_sim = p.k_sim + (size_t)kv * p.at.k_pad;
     const bool q_similar = q_sim > t.simthreshd1;
     const int diagonal = (p.q_start + block * p.block_q) / p.block_k;
     int eligible = n;
@@ -156,10 +150,10 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
         const float whole = 1.0f / (float)p.block_k;
 #pragma unroll 2
         for (int j = lane; j < n; j += 32) {
-            float sim = __ldcg(k_sim + j), x = s[j];
+            float x = s[j];
             for (int i = 1; i < slices; i++) x += s[j + i * apart];
             x *= (j + 1) * p.block_k <= p.n_kv ? whole : 1.0f / (float)(p.n_kv - j * p.block_k);
-            if (!(sim > t.simthreshd1)) x = -INFINITY;
+            if (!(k_sim[j] > t.simthreshd1)) x = -INFINITY;
             s[j] = x;
             top = fmaxf(top, x);
         }
@@ -224,13 +218,12 @@ struct sharing {
     __host__ __device__ size_t floats(int rows) const { return (size_t)slices * rows * pitch; }
 };
 
-/* Dot products of ROWS query rows (q: [d, ROWS] in shared memory) with the sums of n key blocks of one kv head, into
- * score [slices, ROWS, pitch]. All warps of the CTA. */
-template <int ROWS>
-__device__ __forceinline__ void score_rows(const params &p, int kv, int n, const sharing &share, const float *q, float *score)
+/* Dot products of ROWS query rows (q: [d, ROWS] in shared memory) with the sums of key blocks of one kv head, into score
+ * [slices, ROWS, pitch]; AHEAD loads under way at a time. All warps of the CTA. */
+template <int ROWS, int AHEAD>
+__device__ __forceinline__ void score_rows(const params &p, int kv, const sharing &share, const float *q, float *score)
 {
     static_assert(ROWS % 4 == 0, "rows are read four at a time");
-    constexpr int AHEAD = 4;
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32, d = p.at.d;
     const int per = d / (2 * share.slices); /* dimensions of half a warp */
     for (int item = warp; item < share.strips * share.slices; item += warps) {

@@ -23,14 +23,12 @@ enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, 
 enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps, int n, int hidden,
                              uint16_t *y, float *y32, struct stream *stream) MUST_USE;
 
-/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling. position_at: where the kernel finds the position
- * when it runs, so that a captured graph serves every step; NULL: `position`. */
+/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling. position_at: where the kernel finds the
+ * position when it runs, so that a captured graph serves every step; NULL: `position`. */
 enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n,
                             int half, float *cosine, float *sine, struct stream *stream) MUST_USE;
 
-/* Rotate-half RoPE (engine/rope.h) of q in place, of k on its way into the cache, and v into the cache. Given q_mean,
- * it leaves there what mask_cuda_predict reads of q: query blocks are then of block_q rows (64 or 128), counted from
- * the first row of the call, and head_dim is at most 256. */
+/* Rotate-half RoPE (engine/rope.h) of q in place, of k on its way into the cache, and v into the cache. */
 struct rope_cuda_args {
     uint16_t *qkv;                /* [n, (n_heads + 2 n_kv_heads) head_dim]: q, k, v of a row side by side */
     const float *bias;            /* as wide as a row of qkv, added first; NULL: none */
@@ -39,8 +37,6 @@ struct rope_cuda_args {
     const int32_t *position_at;   /* device; NULL: `position` */
     int n_heads, n_kv_heads, head_dim, capacity;
     uint16_t *k, *v;              /* [n_kv_heads, capacity, head_dim] */
-    float *q_mean, *q_sim;        /* [n_heads, blocks, head_dim], [n_heads, blocks]; NULL: not wanted */
-    int block_q;
 };
 enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream) MUST_USE;
 
@@ -49,7 +45,8 @@ enum status ops_cuda_silu_mul(const uint16_t *gate_up, const float *bias, int n,
                               struct stream *stream) MUST_USE;
 
 /* x [n, m] += bias [m] */
-enum status ops_cuda_add_bias(void *x, enum dtype x_type, const float *bias, int n, int m, struct stream *stream) MUST_USE;
+enum status ops_cuda_add_bias(void *x, enum dtype x_type, const float *bias, int n, int m,
+                              struct stream *stream) MUST_USE;
 
 /* Round n values of any type to bf16 (nearest even). */
 enum status ops_cuda_to_bf16(const void *from, enum dtype dtype, size_t n, uint16_t *to,

@@ -1,14 +1,12 @@
-/* Sums of rows and of unit rows of a block, as the mask prediction and the RoPE kernel both take them.
+/* Sums of rows and of unit rows of a block, and how rows come from memory for them.
  *
  * A warp pools a unit of 64 rows: LANES lanes to a row, each holding eight elements of its first half and the
- * eight that stand half a row behind them, which is how RoPE pairs them. Units are added in rising order, so
- * whoever pools a block gets the same bits.
+ * eight that stand half a row behind them. Units are added in rising order.
  */
 #ifndef SG_KERNELS_POOL_CUDA_CUH
 #define SG_KERNELS_POOL_CUDA_CUH
 
-#include "kernels/vec8_cuda.cuh"
-
+#include <cuda_bf16.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,6 +18,11 @@ enum { UNIT_ROWS = 64,
 
 struct both {
     float sum[HELD], unit[HELD];
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int i = 0; i < HELD; i++) sum[i] = unit[i] = 0;
+    }
 };
 
 template <int LANES>
@@ -39,9 +42,12 @@ struct lanes {
 
     static __device__ __forceinline__ void widen(uint4 lo, uint4 hi, float (&e)[HELD])
     {
-        vec8::floats8 a = vec8::widen(lo), b = vec8::widen(hi);
+        const uint32_t w[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
 #pragma unroll
-        for (int i = 0; i < 8; i++) e[i] = a.x[i], e[8 + i] = b.x[i];
+        for (int i = 0; i < 8; i++) {
+            e[2 * i] = __uint_as_float(w[i] << 16);
+            e[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+        }
     }
 
     /* Add one row per lane group; e is its part, less its centre where there is one. A row that is not there
@@ -105,54 +111,56 @@ struct lanes {
     }
 };
 
-/* BATCH steps of rows under way from memory. */
-template <int LANES, int BATCH>
-struct flight {
+/* A block of n rows on its way from memory to one warp, DEPTH steps ahead of their use. They wait in shared memory, where
+ * each lane reads only what it fetched itself, so neither registers nor barriers are spent on them. */
+template <int LANES, int DEPTH>
+struct rows_ahead {
     using L = lanes<LANES>;
-    uint4 lo[BATCH], hi[BATCH];
+    static constexpr int VECTORS = DEPTH * 64; /* of 16 bytes, the room a warp needs */
 
-    __device__ __forceinline__ void load(const __nv_bfloat16 *x, ptrdiff_t stride, int step, int n, int d)
+    uint4 *room;
+    const __nv_bfloat16 *at; /* this lane's part of row 0 */
+    ptrdiff_t stride;
+    int n, d, fetched = 0, taken = 0;
+
+    __device__ __forceinline__ rows_ahead(uint4 *shared, const __nv_bfloat16 *x, ptrdiff_t row_stride, int rows, int head_dim)
+        : room(shared + threadIdx.x % 32), at(x + L::row() * row_stride + L::col()), stride(row_stride), n(rows), d(head_dim)
     {
-        const __nv_bfloat16 *at = x + (step * L::AT_ONCE + L::row()) * stride + L::col();
 #pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            lo[b] = hi[b] = make_uint4(0, 0, 0, 0);
-            if ((step + b) * L::AT_ONCE + L::row() >= n || L::col() >= d / 2) continue;
-            lo[b] = __ldg((const uint4 *)(at + b * L::AT_ONCE * stride));
-            hi[b] = __ldg((const uint4 *)(at + b * L::AT_ONCE * stride + d / 2));
-        }
+        for (int i = 0; i < DEPTH; i++) fetch();
     }
 
-    template <bool SUM, bool UNIT>
-    __device__ __forceinline__ void add(const float (&centre)[HELD], int step, int n, both &to) const
+    static __device__ __forceinline__ void copy(uint4 *to, const __nv_bfloat16 *from, bool real)
     {
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            float e[HELD];
-            L::widen(lo[b], hi[b], e);
-#pragma unroll
-            for (int i = 0; i < HELD; i++) e[i] -= centre[i];
-            L::template add<SUM, UNIT>(e, (step + b) * L::AT_ONCE + L::row() < n, to);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+                     "l"(from), "r"(real ? 16 : 0)
+                     : "memory");
+    }
+
+    /* Send for the next step; zeros stand for what is not there. Every call counts as a step, also past the end. */
+    __device__ __forceinline__ void fetch()
+    {
+        if (fetched * L::AT_ONCE < n) {
+            const bool real = fetched * L::AT_ONCE + L::row() < n && L::col() < d / 2;
+            uint4 *slot = room + fetched % DEPTH * 64;
+            const __nv_bfloat16 *from = at + fetched * L::AT_ONCE * stride;
+            copy(slot, from, real), copy(slot + 32, from + d / 2, real);
         }
+        asm volatile("cp.async.commit_group;" ::
+                         : "memory");
+        fetched++;
+    }
+
+    /* The next step's rows have come. Call fetch() once they are no longer needed in shared memory. */
+    __device__ __forceinline__ void take(uint4 &lo, uint4 &hi)
+    {
+        asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 1)
+                     : "memory");
+        const uint4 *slot = room + taken % DEPTH * 64;
+        lo = slot[0], hi = slot[32];
+        taken++;
     }
 };
-
-/* One unit of n ≤ 64 rows (fewer than 1: none), gathered. */
-template <int LANES, int BATCH, bool SUM, bool UNIT>
-__device__ __forceinline__ void unit(const __nv_bfloat16 *x, ptrdiff_t stride, int n, int d, both &to)
-{
-    using L = lanes<LANES>;
-    const float none[HELD] = {};
-#pragma unroll
-    for (int i = 0; i < HELD; i++) to.sum[i] = to.unit[i] = 0;
-#pragma unroll 1
-    for (int step = 0; step * L::AT_ONCE < n; step += BATCH) {
-        flight<LANES, BATCH> f;
-        f.load(x, stride, step, n, d);
-        f.template add<SUM, UNIT>(none, step, n, to);
-    }
-    L::template gather<SUM, UNIT>(to);
-}
 
 } // namespace pool
 

@@ -1,23 +1,17 @@
-/* RoPE on the device: q turned where it stands, k and v carried into the cache, and on the way the means and
- * self-similarities of query blocks that the mask prediction would otherwise read q again for. */
+/* RoPE on the device: q turned where it stands, k and v carried into the cache. */
 extern "C" {
 #include "kernels/ops_cuda.h"
 }
 #include "kernels/cuda_check.cuh"
-#include "kernels/pool_cuda.cuh"
+#include "kernels/vec8_cuda.cuh"
 
 namespace
 {
 
 using namespace vec8;
-using pool::both;
-using pool::HELD;
-using pool::UNIT_ROWS;
 
-enum { THREADS = 256,
-       PLANES = THREADS / 64 }; /* heads of q, k or v that one CTA of rope_blocks takes, two warps to each */
+enum { THREADS = 256 };
 
-/* Both kernels must round alike, so nothing is left to the compiler. */
 __device__ __forceinline__ void turn(floats8 &lo, floats8 &hi, const floats8 &c, const floats8 &s)
 {
 #pragma unroll
@@ -62,98 +56,13 @@ __global__ void rope_rows(const __grid_constant__ struct rope_cuda_args a)
     }
 }
 
-/* A warp takes a unit of 64 rows of one head, a CTA two units of PLANES heads, which share the angles. */
-template <int LANES>
-__global__ __launch_bounds__(THREADS, 2) void rope_blocks(const __grid_constant__ struct rope_cuda_args a)
-{
-    using L = pool::lanes<LANES>;
-    constexpr int BATCH = 4;
-    extern __shared__ __align__(16) float second[]; /* [PLANES][2][head_dim]: sums of the second units */
-    const int warp = threadIdx.x / 32, plane = warp / 2, head = blockIdx.x * PLANES + plane, d = a.head_dim, half = d / 2;
-    const int heads = a.n_heads + 2 * a.n_kv_heads, width = heads * d, col = L::col();
-    const int row0 = blockIdx.y * 2 * UNIT_ROWS + warp % 2 * UNIT_ROWS;
-    const int n = head < heads ? min((int)UNIT_ROWS, a.n - row0) : 0;
-    const bool query = head < a.n_heads;
-    both x = {};
-#pragma unroll 1
-    for (int step = 0; step * L::AT_ONCE < n; step += BATCH) {
-        uint4 lo[BATCH], hi[BATCH];
-        const int row1 = row0 + step * L::AT_ONCE + L::row();
-        uint16_t *from = a.qkv + (size_t)row1 * width + head * d;
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            lo[b] = hi[b] = make_uint4(0, 0, 0, 0);
-            if (row1 + b * L::AT_ONCE >= row0 + n || col >= half) continue;
-            lo[b] = *(const uint4 *)(from + (size_t)b * L::AT_ONCE * width + col);
-            hi[b] = *(const uint4 *)(from + (size_t)b * L::AT_ONCE * width + col + half);
-        }
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            const int row = row1 + b * L::AT_ONCE;
-            const bool real = row < row0 + n && col < half;
-            if (real) {
-                floats8 u = widen(lo[b]), v = widen(hi[b]);
-                if (a.bias != NULL) shift(u, a.bias + head * d + col), shift(v, a.bias + head * d + col + half);
-                if (head < a.n_heads + a.n_kv_heads)
-                    turn(u, v, load8(a.cosine + (size_t)row * half + col), load8(a.sine + (size_t)row * half + col));
-                lo[b] = narrow(u), hi[b] = narrow(v);
-                uint16_t *to = place(a, head, row, from + (size_t)b * L::AT_ONCE * width);
-                *(uint4 *)(to + col) = lo[b];
-                *(uint4 *)(to + col + half) = hi[b];
-            }
-            if (query) {
-                float e[HELD];
-                L::widen(lo[b], hi[b], e);
-                L::template add<true, true>(e, row < row0 + n, x);
-            }
-        }
-    }
-    const int units = a.block_q / UNIT_ROWS, n_blocks = (a.n + a.block_q - 1) / a.block_q;
-    float *handed = second + plane * 2 * d;
-    if (query) L::template gather<true, true>(x);
-    if (query && units == 2 && warp % 2 == 1 && L::row() == 0) L::put(x.sum, handed, d), L::put(x.unit, handed + d, d);
-    __syncthreads();
-    if (!query || n < 1 || warp % units != 0) return;
-    if (units == 2 && row0 + UNIT_ROWS < a.n) {
-        both other;
-        L::get(other.sum, handed, d), L::get(other.unit, handed + d, d);
-#pragma unroll
-        for (int i = 0; i < HELD; i++) x.sum[i] += other.sum[i], x.unit[i] += other.unit[i];
-    }
-    const int rows = min(a.block_q, a.n - row0);
-    const size_t at = (size_t)head * n_blocks + row0 / a.block_q;
-    const float sim = L::similarity(x, rows);
-#pragma unroll
-    for (int i = 0; i < HELD; i++) x.sum[i] /= (float)rows;
-    if (L::row() == 0) L::put(x.sum, a.q_mean + at * d, d);
-    if (threadIdx.x % 32 == 0) a.q_sim[at] = sim;
-}
-
-template <int LANES>
-void launch_blocks(const struct rope_cuda_args &a, cudaStream_t stream)
-{
-    const int heads = a.n_heads + 2 * a.n_kv_heads, rows = 2 * UNIT_ROWS;
-    dim3 grid((unsigned)((heads + PLANES - 1) / PLANES), (unsigned)((a.n + rows - 1) / rows));
-    rope_blocks<LANES><<<grid, THREADS, sizeof(float) * PLANES * 2 * (size_t)a.head_dim, stream>>>(a);
-}
-
 } // namespace
 
 extern "C" enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream)
 {
     cudaStream_t s = (cudaStream_t)stream;
     if (a->head_dim % 16 != 0) return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
-    if (a->q_mean == NULL)
-        rope_rows<<<(unsigned)a->n, THREADS, 0, s>>>(*a);
-    else if (a->head_dim > 256 || (a->block_q != 64 && a->block_q != 128))
-        return fail(ERR_UNSUPPORTED, "query blocks of %d rows, head_dim %d: pooled are blocks of 64 or 128, head_dim up to 256",
-                    a->block_q, a->head_dim);
-    else if (a->head_dim <= 64)
-        launch_blocks<4>(*a, s);
-    else if (a->head_dim <= 128)
-        launch_blocks<8>(*a, s);
-    else
-        launch_blocks<16>(*a, s);
+    rope_rows<<<(unsigned)a->n, THREADS, 0, s>>>(*a);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }

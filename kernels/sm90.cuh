@@ -208,6 +208,18 @@ __device__ __forceinline__ void mma_ss(float (&d)[64], uint64_t a, uint64_t b, i
                  : "l"(a), "l"(b), "r"(accumulate));
 }
 
+/* d[64 x 64] (+)= A[64 x 16] B[64 x 16]ᵀ, both K-major in shared memory. */
+__device__ __forceinline__ void mma_ss(float (&d)[32], uint64_t a, uint64_t b, int accumulate)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, p, 1, 1, 0, 0;\n}\n"
+                 : SG_REGS32(d)
+                 : "l"(a), "l"(b), "r"(accumulate));
+}
+
 /* d[64 x 128] += A[64 x 16] B[16 x 128], A in registers, B with its 128 columns contiguous. */
 __device__ __forceinline__ void mma_rs(float (&d)[64], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                        uint64_t b)

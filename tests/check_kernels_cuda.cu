@@ -205,7 +205,7 @@ static void check_reference(int bk, float lambda)
 static void check_attentions(bool quick, int only_length)
 {
     const struct attn_impl *dense[] = {&attn_dense_sm90_bf16, NULL};
-    const struct attn_impl *sparse[] = {&attn_sparse_sm90_bf16, NULL};
+    const struct attn_impl *sparse[] = {&attn_sparse_sm90_bf16, &attn_sparse_teams_sm90_bf16, NULL};
     std::vector<int> lengths = {1, 63, 64, 65, 127, 128, 129, 385, 1000, 2049};
     if (quick) lengths = {1, 65, 129, 385};
     if (only_length) lengths = {only_length};
@@ -223,6 +223,7 @@ static void check_attentions(bool quick, int only_length)
                         for (float lambda : {-1.0f, 1.0f, 6.0f, 50.0f}) {
                             bool few = lambda > 1 && keep != 0.6f;
                             if (few || (n > 1500 && keep > 0.6f)) continue;
+                            if (i == 1 && (d != 64 || (lambda >= 0 && bk == 128))) continue;
                             check_attention(sparse[i], {n,
                                                         n % 2 ? 0 : 384,
                                                         heads,
@@ -343,90 +344,6 @@ static void check_masks(bool quick)
             }
 }
 
-/* RoPE that pools query blocks on the way must leave the same q, k and v as RoPE that does not, and lead to the very
- * map and counts that pooling them afterwards leads to. */
-static void check_pooled(const problem &p, const std::vector<struct head_params> &heads, float topk)
-{
-    char name[256];
-    snprintf(name, sizeof name, "pooled by RoPE: n=%d start=%d heads=%d/%d d=%d block=%dx%d topk=%g%s", p.n, p.q_start, p.heads,
-             p.kv_heads, p.d, p.block.q, p.block.k, topk, p.mixed ? " biased" : "");
-    const int width = (p.heads + 2 * p.kv_heads) * p.d, capacity = p.n + p.q_start + 3;
-    const size_t cached = (size_t)p.kv_heads * capacity * p.d, n_blocks = (size_t)(p.n + p.block.q - 1) / p.block.q;
-    buffer<__nv_bfloat16> qkv((size_t)p.n * width), k0(cached), v0(cached);
-    buffer<float> cosine((size_t)p.n * p.d / 2), sine(cosine.n), bias(width), means(p.heads * n_blocks * p.d), sims(p.heads * n_blocks);
-    randomise(qkv, width, p.d, p.gain, 0.5f);
-    randomise(k0, p.d, p.d, p.gain, 0.5f);
-    randomise(v0, p.d, p.d, 1.0f, 0.0f);
-    std::vector<float> c, s, b;
-    for (size_t i = 0; i < cosine.n; i++) {
-        double angle = (double)(i / (p.d / 2)) * pow(1e4, -2.0 * (double)(i % (p.d / 2)) / p.d);
-        c.push_back((float)cos(angle)), s.push_back((float)sin(angle));
-    }
-    for (int i = 0; i < width; i++) b.push_back((float)sin(i));
-    cosine.put(c), sine.put(s), bias.put(b);
-    buffer<struct head_params> device_heads(heads.size());
-    device_heads.put(heads);
-    std::vector<std::vector<uint8_t>> left[2];
-    for (int pooled = 0; pooled < 2; pooled++) {
-        buffer<__nv_bfloat16> x(qkv.n), k(cached), v(cached);
-        CHECK(cudaMemcpy(x.at, qkv.at, qkv.n * 2, cudaMemcpyDeviceToDevice));
-        CHECK(cudaMemcpy(k.at, k0.at, cached * 2, cudaMemcpyDeviceToDevice));
-        CHECK(cudaMemcpy(v.at, v0.at, cached * 2, cudaMemcpyDeviceToDevice));
-        means.fill(0xff), sims.fill(0xff);
-        struct rope_cuda_args r = {};
-        r.qkv = (uint16_t *)x.at, r.bias = p.mixed ? bias.at : NULL, r.cosine = cosine.at, r.sine = sine.at;
-        r.n = p.n, r.position = p.q_start, r.n_heads = p.heads, r.n_kv_heads = p.kv_heads, r.head_dim = p.d;
-        r.capacity = capacity, r.k = (uint16_t *)k.at, r.v = (uint16_t *)v.at;
-        if (pooled) r.q_mean = means.at, r.q_sim = sims.at, r.block_q = p.block.q;
-        struct attn_args a = {};
-        a.dtype = DTYPE_BF16, a.n_q = p.n, a.q_start = p.q_start, a.n_heads = p.heads, a.n_kv_heads = p.kv_heads;
-        a.head_dim = p.d, a.scale = 1.0f / sqrtf((float)p.d), a.q = x.at, a.k = k.at, a.q_row = width, a.q_head = p.d;
-        a.k_row = p.d, a.k_head = (ptrdiff_t)capacity * p.d, a.block = p.block;
-        struct tile_map map = tile_map_shape(p.block, p.heads, p.q_start, p.n);
-        buffer<uint8_t> bits(tile_map_bytes(&map));
-        buffer<struct head_ledger> ledger(p.heads);
-        ledger.fill(0), bits.fill(0xff);
-        map.bits = (uint64_t *)bits.at, a.ledger = ledger.at;
-        struct mask_cuda_args m = {&a, device_heads.at, SMOOTH_K_RUNNING, topk, r.q_mean, r.q_sim};
-        buffer<uint8_t> ws(mask_cuda_workspace(&m));
-        ws.fill(0xff);
-        if (ops_cuda_rope_pack(&r, NULL) != OK || mask_cuda_predict(&m, &map, ws.at, NULL) != OK) {
-            printf("     %s\n", status_message());
-            return verdict(false, name);
-        }
-        CHECK(cudaDeviceSynchronize());
-        auto keep = [&](const void *at, size_t bytes) {
-            left[pooled].emplace_back(bytes);
-            CHECK(cudaMemcpy(left[pooled].back().data(), at, bytes, cudaMemcpyDeviceToHost));
-        };
-        keep(x.at, qkv.n * 2), keep(k.at, cached * 2), keep(v.at, cached * 2), keep(bits.at, bits.n);
-        keep(ledger.at, p.heads * sizeof(struct head_ledger));
-    }
-    const char *const what[] = {"q", "k", "v", "map", "ledger"};
-    for (int i = 0; i < 5; i++) {
-        char full[300];
-        snprintf(full, sizeof full, "%s of %s", what[i], name);
-        verdict(left[0][i] == left[1][i], full);
-    }
-}
-
-static void check_rope(bool quick)
-{
-    const struct block_shape shapes[] = {{128, 128}, {128, 64}, {64, 64}, {64, 128}};
-    std::vector<int> lengths = {1, 64, 65, 200, 1000, 3000};
-    if (quick) lengths = {1, 65, 200};
-    for (int d : {64, 128, 80, 256})
-        for (int n : lengths)
-            for (int s = 0; s < 4; s++) {
-                int kv = n % 3 == 0 ? 6 : n % 2 ? 3 : 1, heads = n == 200 ? 13 : 6;
-                problem p = {n, n % 2 ? 0 : 384, heads, kv == 6 ? 6 : heads == 13 ? 1 : kv, d, true, shapes[s], -1, -1, n % 5 == 0, 1.2f};
-                std::vector<struct head_params> params;
-                for (int h = 0; h < heads; h++) params.push_back({h % 2 ? -1.0f : 0.12f, 0.8f, 50, h != 4});
-                check_pooled(p, params, 0);
-                check_pooled(p, params, 0.4f);
-            }
-}
-
 static void check_portable(bool quick)
 {
     const struct block_shape shapes[] = {{128, 128}, {128, 64}, {64, 64}, {64, 128}};
@@ -445,6 +362,13 @@ static void check_portable(bool quick)
             }
 }
 
+/* One head and rows for one item: a team is left without work. */
+static void check_lone_item()
+{
+    for (float lambda : {-1.0f, 6.0f})
+        check_attention(&attn_sparse_teams_sm90_bf16, {100, 128, 1, 1, 64, true, {128, 64}, 0.5f, lambda, false, 1.5f});
+}
+
 /* What cannot be done is refused with words. */
 static void check_refusals(struct device *dev)
 {
@@ -457,6 +381,14 @@ static void check_refusals(struct device *dev)
     a.dtype = DTYPE_BF16, a.head_dim = 80;
     verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) == NULL,
             "head_dim 80 goes elsewhere");
+    struct tile_map map = tile_map_shape({128, 128}, 2, 0, 64);
+    float lambda = 6;
+    a.tiles = &map, a.pv_threshold = &lambda;
+    verdict(attn_sparse_teams_sm90_bf16.refuses(&a) != NULL, "two teams want head_dim 64");
+    a.head_dim = 64;
+    verdict(attn_sparse_teams_sm90_bf16.refuses(&a) != NULL && attn_sparse_sm90_bf16.refuses(&a) == NULL,
+            "stage 2 with 128-key blocks is for one team");
+    a.tiles = NULL, a.pv_threshold = NULL;
     a.head_dim = 64, a.q = x.q.at + 1;
     verdict(attn_dense_sm90_bf16.refuses(&a) != NULL, "an unaligned pointer is refused");
     a.q = x.q.at;
@@ -500,15 +432,16 @@ int main(int argc, char **argv)
     if (device_cuda.info(dev, &info) != OK) return 3;
     printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
     if (timing) {
-        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 8192, 32768, 131072},
+        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 4096, 8192, 32768, 131072},
               brief, only_masks);
     } else {
         if (!only_masks) {
             for (int bk : {64, 128})
                 for (float lambda : {1.0f, 6.0f}) check_reference(bk, lambda);
             check_attentions(quick, only_length);
+            check_lone_item();
         }
-        if (!only_length) check_masks(quick), check_rope(quick);
+        if (!only_length) check_masks(quick);
         if (!only_length && !only_masks) {
             check_portable(quick);
             check_refusals(dev);

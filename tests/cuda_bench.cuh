@@ -93,45 +93,10 @@ static void run_both(void *ctx)
     run_call(&((struct mask_call *)ctx)->attention);
 }
 
-static void run_rope(void *ctx)
-{
-    if (ops_cuda_rope_pack((struct rope_cuda_args *)ctx, NULL) != OK) {
-        printf("%s\n", status_message());
-        exit(3);
-    }
-}
-
-/* q, k and v side by side as a projection leaves them, and what RoPE makes of them. */
-struct packed {
-    buffer<__nv_bfloat16> qkv, k, v;
-    buffer<float> angle, q_mean, q_sim;
-    struct rope_cuda_args args = {};
-
-    packed(const problem &p)
-        : qkv((size_t)p.n * (p.heads + 2 * p.kv_heads) * p.d), k((size_t)p.n * p.kv_heads * p.d), v(k.n),
-          angle((size_t)p.n * p.d / 2), q_mean((size_t)((p.n + 127) / 128) * p.heads * p.d),
-          q_sim((size_t)((p.n + 127) / 128) * p.heads)
-    {
-        randomise(qkv, (p.heads + 2 * p.kv_heads) * p.d, p.d, p.gain, 0.5f);
-        angle.put(std::vector<float>(angle.n, 0.70710678f)); /* a turn by 45 degrees, over and over */
-        args.qkv = (uint16_t *)qkv.at, args.cosine = args.sine = angle.at, args.n = args.capacity = p.n;
-        args.n_heads = p.heads, args.n_kv_heads = p.kv_heads, args.head_dim = p.d;
-        args.k = (uint16_t *)k.at, args.v = (uint16_t *)v.at;
-    }
-};
-
-/* Prediction alone, after a RoPE that pooled queries, and with the attention it leads to, half of the tiles kept by
- * rank. */
+/* Prediction alone, and prediction with the attention it leads to, half of the tiles kept by rank. */
 static void bench_mask(const problem &shape, const data &x, void *o, double dense)
 {
-    packed pack(shape);
     int calls = shape.n <= 16384 ? 10 : 2;
-    double rope = median_ms(calls, 15, run_rope, &pack.args);
-    pack.args.q_mean = pack.q_mean.at, pack.args.q_sim = pack.q_sim.at, pack.args.block_q = 128;
-    double pooling = median_ms(calls, 15, run_rope, &pack.args);
-    printf("rope   d=%-3d n=%-6d %.4f ms, pooling queries %.4f ms: %+.2f %% of dense\n", shape.d, shape.n, rope, pooling,
-           100 * (pooling - rope) / dense);
-    report("rope", shape.d, shape.n, rope, 0, 0), report("rope_pooling", shape.d, shape.n, pooling, 0, 0);
     for (int bk : {128, 64}) {
         problem p = shape;
         p.block = {128, bk};
@@ -144,31 +109,20 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
         struct mask_call c = {};
         c.attention = {&attn_sparse_sm90_bf16, arguments(p, x, o), ws.at};
         c.attention.args.tiles = &map;
-        c.args = {&c.attention.args, heads.at, SMOOTH_K_RUNNING, 0, NULL, NULL};
+        c.args = {&c.attention.args, heads.at, SMOOTH_K_RUNNING, 0};
         buffer<uint8_t> mask_ws(mask_cuda_workspace(&c.args));
         c.map = &map, c.ws = mask_ws.at;
         double by_tau = median_ms(calls, 15, run_mask, &c);
         c.args.topk = 0.5f;
         double by_rank = median_ms(calls, 15, run_mask, &c), both = median_ms(p.n <= 16384 ? 5 : 1, 9, run_both, &c);
         double kept = kept_fraction(map, bits, p.n);
-        struct attn_args after = c.attention.args;
-        after.q = pack.qkv.at, after.k = pack.k.at;
-        after.q_row = (p.heads + 2 * p.kv_heads) * p.d, after.q_head = after.k_row = p.d, after.k_head = (ptrdiff_t)p.n * p.d;
-        c.args = {&after, heads.at, SMOOTH_K_RUNNING, 0, NULL, NULL};
-        double standing = median_ms(calls, 15, run_mask, &c); /* q where RoPE leaves it, and not pooled */
-        c.args.q_mean = pack.q_mean.at, c.args.q_sim = pack.q_sim.at;
-        double pooled = median_ms(calls, 15, run_mask, &c);
         char what[64];
         snprintf(what, sizeof what, "predict_128x%d", bk);
         report(what, p.d, p.n, by_tau, 0, 0);
-        snprintf(what, sizeof what, "predict_128x%d_pooled", bk);
-        report(what, p.d, p.n, pooled, 0, 0);
         snprintf(what, sizeof what, "call_128x%d_topk_0.5", bk);
         report(what, p.d, p.n, both, kept, 0);
-        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; token-major %.4f ms; pooled %.4f ms, with "
-               "RoPE's growth %.2f %%; whole call %.4f ms, kept %.3f\n",
-               p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, standing, pooled, 100 * (pooled + pooling - rope) / dense, both,
-               kept);
+        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole call %.4f ms, kept %.3f\n", p.d, p.n, bk,
+               by_tau, by_rank, 100 * by_tau / dense, both, kept);
     }
 }
 
@@ -208,6 +162,11 @@ static void bench(const std::vector<int> &lengths, bool brief, bool only_masks)
                     report(what, d, n, ms, f, seed);
                     printf("sparse d=%-3d n=%-6d 128x%-3d kept %.3f %9.4f ms, useful work %.3f of dense", d,
                            n, bk, f, ms, f * dense_now / ms);
+                    if (d == 64) {
+                        struct call teams = c;
+                        teams.impl = &attn_sparse_teams_sm90_bf16;
+                        printf("; two teams %.4f ms", time_call(&teams, n));
+                    }
                     if (keep == 0.5f) {
                         buffer<float> lambda(heads);
                         lambda.put(std::vector<float>(heads, 50.0f));

@@ -754,6 +754,16 @@ Test(cli, other_commands_run, .init = enter, .fini = leave)
 }
 
 /* Without curves in the store there is nothing to answer from; running the model is not what was asked. */
+Test(cli, what_needs_a_gpu_says_so, .init = enter, .fini = leave)
+{
+    refuses(RUN_ERROR, "generate " DEMO " -p x --graph", SAYS("--graph", "--device cuda"));
+    refuses(RUN_ERROR, EVAL "--residual bf16", SAYS("--residual bf16", "--device cuda", "f32"));
+    refuses(USAGE, EVAL "--residual f64", SAYS("--residual", "f64", "f32 or bf16"));
+    struct ran r = expect(PASS, "generate " DEMO " -p x -n 2 --compile");
+    cr_expect(has(&r.err, "no effect on the CPU"), "%s", str_get(&r.err));
+    ran_clear(&r);
+}
+
 Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
 {
     struct ran r = run("tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 "
