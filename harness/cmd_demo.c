@@ -57,6 +57,7 @@ struct demo {
     int argc;
     char **argv;
     int64_t started;
+    bool is_bundled;
 };
 
 static void say(const struct demo *d, const char *what)
@@ -151,7 +152,7 @@ static enum status evaluate_policy(struct demo *d, const struct policy_options *
         st = cell_run(&(struct cell_args){.setup = &d->setup, .store = d->store, .cache = &d->cache,
                                           .set = i ? &d->needles : &d->texts, .policy = &policy, .tuned = tuned,
                                           .machine = &o.machine, .max_length = o.max_length, .score = "all", .plan = "demo",
-                                          .generate = i == 0, .n_worst = i ? 0 : 20, .argc = d->argc, .argv = d->argv}, &cell);
+                                          .generate = i == 0, .attribution = i == 0 && tuned == &d->l1, .n_worst = i ? 0 : 20, .argc = d->argc, .argv = d->argv}, &cell);
         memcpy(i ? d->last_needle : d->last_text, cell.key, sizeof cell.key);
     }
     policy_clear(&policy);
@@ -292,7 +293,7 @@ static enum status run(struct demo *d)
         return st;
     }
     say(d, "done");
-    printf("\n%s, %d texts of %d tokens, %d questions and %d needles:\n\n", d->setup.model.name, d->texts.n_samples, o.max_length,
+    printf("\n%s, %d texts of %d tokens, %d questions and %d needles:\n\n", d->is_bundled ? "the bundled model" : d->setup.model.name, d->texts.n_samples, o.max_length,
            d->texts.n_questions, d->needles.n_questions);
     TRY(print_table(t, &o.output));
     printf("\n%s/report/index.html        the report, one page\n%s/demo.db                  every number: sparsegauge list --db %s/demo.db\n"
@@ -311,8 +312,9 @@ int cmd_demo(int argc, char **argv)
     if (!command_begin(&help, options, argc, argv, NULL, 0, &n, &code)) return code;
     enum status st = OK;
     char *bundled = bundled_model();
-    if (!o.machine.model) o.machine.model = bundled;
-    struct demo d = {.argc = argc, .argv = argv, .started = clock_ns()};
+    bool is_bundled = !o.machine.model;
+    if (is_bundled) o.machine.model = bundled;
+    struct demo d = {.is_bundled = is_bundled, .argc = argc, .argv = argv, .started = clock_ns()};
     char *db = path_join(o.dir, "demo.db");
     cancel_install();
     TRY_GOTO(st, done, file_make_dirs(o.dir));
