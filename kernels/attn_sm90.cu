@@ -247,6 +247,17 @@ struct consumer {
             step<MASKED, false>(desc_q, last);
     }
 
+    /* A tile that lies above the triangle for all rows of this warpgroup: the others' turn, and nothing read. */
+    __device__ __forceinline__ void pass()
+    {
+        mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
+        if (TURNS) named_sync(ids + 1 + wg, 2 * WG_THREADS);
+        if (TURNS) named_arrive(ids + 1 + (wg + 1) % WGS, 2 * WG_THREADS);
+        release(&bar->k_empty[nk % S::stages]);
+        release(&bar->q_empty[nq % Q_STAGES]);
+        nk++;
+    }
+
     __device__ __forceinline__ void store(int row0, int head)
     {
         float inverse[2];
@@ -323,11 +334,14 @@ struct consumer {
             float alpha[2];
             softmax<true, true>(s, alpha);
             pack(s);
+            /* With tiles of 64 keys the last one can be the upper warpgroup's to leave out. */
+            const int idle = TILE == 64 && wg == 0 && w.tiles - w.clear == 2 ? 1 : 0;
             int j = 1;
             for (; j < w.clear; j++) take<false>(desc_q, false);
-            for (; j < w.tiles; j++) take<true>(desc_q, j == w.tiles - 1);
+            for (; j < w.tiles - idle; j++) take<true>(desc_q, j == w.tiles - 1);
+            if (TILE == 64 && idle) pass();
 
-            const uint32_t nv = nk - 1;
+            const uint32_t nv = nk - 1 - idle;
             mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
             if (!SKIP) {
                 issue_pv(nv);
@@ -342,6 +356,10 @@ struct consumer {
             issue_qk(s, query_tile(nq), nk); /* after the last item: of anything, for nobody */
             if (!SKIP) mma_wait<1>(o);
             release(&bar->v_empty[nv % S::stages]);
+            if (TILE == 64 && idle) {
+                mbar_wait(&bar->v_full[(nv + 1) % S::stages], (nv + 1) / S::stages & 1);
+                release(&bar->v_empty[(nv + 1) % S::stages]);
+            }
             close_item(w);
             if (next.row0 < 0) break;
             w = next;
