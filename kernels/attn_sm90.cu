@@ -7,6 +7,8 @@
  * is also the unit of stage 2. Q·Kᵀ of the next tile is issued before P·V of the present one, and the softmax
  * runs under both.
  *
+ * Sparse calls with head_dim 64 run as two such teams side by side in one CTA, with tiles of 64 keys.
+ *
  * Sources: FlashAttention-3 (arXiv 2407.08608) for the overlap and the two-warpgroup turn taking;
  * SpargeAttn (arXiv 2502.18137) for stage 2.
  */
@@ -382,7 +384,8 @@ __global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads,
     extern __shared__ uint8_t raw[];
     uint8_t *base = raw + ((1024 - shared_address(raw) % 1024) % 1024);
     int wg = __shfl_sync(0xffffffffu, (int)threadIdx.x / WG_THREADS, 0);
-    const int team = S::teams == 1 ? 0 : wg == 0 ? __shfl_sync(0xffffffffu, (int)threadIdx.x / 32 % S::teams, 0) : (wg - 1) / WGS;
+    int team = (wg - 1) / WGS;
+    if (wg == 0) team = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32 % S::teams, 0);
     uint8_t *q = base + team * S::team_bytes, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes,
             *o = v + S::stages * S::kv_bytes;
     auto *bar = (barriers<S::stages> *)(base + S::teams * S::team_bytes + team * 256);
@@ -556,7 +559,7 @@ enum status teams_run(const struct attn_args *a, void *ws, struct par *par, stru
 /* Two teams are the faster (SPEED.md) as long as each gets several items: an item takes a team twice as long. */
 bool teams_pay(const struct attn_args *a)
 {
-    constexpr int EACH = 4;
+    constexpr int EACH = 3;
     int device, sms;
     if (teams_refuses(a) != NULL || cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
