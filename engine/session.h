@@ -1,6 +1,7 @@
 /* One sequence running through the model: KV cache, activations, dense or sparse attention.
  *
- * On the CPU everything is f32; weights placed on a device run there (engine/session_cuda.h). The residual stream, norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
+ * On the CPU everything is f32; weights placed on a device run there (engine/session_cuda.h). The residual stream,
+ * norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
  */
 #ifndef SG_ENGINE_SESSION_H
 #define SG_ENGINE_SESSION_H
@@ -52,18 +53,19 @@ struct layer_view {
 /* Called after the attention of each layer; an error stops the forward pass and is returned from it. */
 typedef enum status layer_hook(void *ctx, const struct layer_view *view);
 
-/* Where the time of a forward pass went: seconds, added to what is there. Everything is in exactly one of the first five.
- * On the CPU wall time; on a device its own time between events on its stream, waits for the host included. Asking costs
- * under 1 % on the CPU; on a device it puts a gap between the parts and turns graphs off: time whole passes without it.
- * predict_s is all of choosing tiles that is a step of its own: what the device pools beside the rotation is in rest_s. */
+/* Where the time of a forward pass went: seconds, added to what is there. Everything is in exactly one of the first
+ * five. On the CPU wall time; on a device its own time between events on its stream, waits for the host included.
+ * Asking costs under 1 % on the CPU; on a device it puts a gap between the parts and turns graphs off: time whole
+ * passes without it. predict_s is all of choosing tiles that is a step of its own: what the device pools beside the
+ * rotation is in rest_s. */
 struct forward_times {
     double predict_s;         /* choosing tiles */
     double attention_s;       /* attention over a tile map, dense heads of such layers included */
     double attention_dense_s; /* attention of layers that ran dense as a whole */
-    double linear_s;          /* products with the weights, addition to the residual stream included; with nll also the head */
+    double linear_s;          /* products with the weights, the addition to the stream included; with nll the head */
     double rest_s;            /* embedding, norms, rotation, the way into the cache, SwiGLU, copies, hooks */
-    /* attention_s cut in two by the time threads spent in each (struct attn_ticks). A device's kernels run the two products
-     * at the same time, so there is no such cut: has_split stays false and both 0. */
+    /* attention_s cut in two by the time threads spent in each (struct attn_ticks). A device's kernels run the two
+     * products at the same time, so there is no such cut: has_split stays false and both 0. */
     bool has_split;
     double qk_s, pv_s;
 };
@@ -115,7 +117,8 @@ struct heads_args {
     float *q, *o;           /* [n, end - first, head_dim]; q after RoPE */
     float *k, *v;           /* [kv heads read, n, head_dim]; k after RoPE */
 };
-/* The sequence in the session is left alone. Values are those of session_forward bit for bit. ERR_UNSUPPORTED on a device. */
+/* The sequence in the session is left alone. Values are those of session_forward bit for bit. ERR_UNSUPPORTED on a
+ * device. */
 enum status session_heads(struct session *s, const struct heads_args *a) MUST_USE;
 
 /* Logits [vocab] of one hidden row. */

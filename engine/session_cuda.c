@@ -92,7 +92,8 @@ static enum status project_add(struct session_cuda *s, int n, int k, const uint1
 }
 
 /* What `oracle` ranks by, on the host; the caller frees it. Memory for it is taken when it is first wanted. */
-static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a, const struct tile_map *map, float **out)
+static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a, const struct tile_map *map,
+                                float **out)
 {
     size_t bytes = sizeof(float) * (size_t)map->n_heads * (size_t)map->n_qblocks * (size_t)map->n_kblocks;
     if (s->mass_bytes < bytes) {
@@ -109,7 +110,7 @@ static enum status fetch_masses(struct session_cuda *s, const struct attn_args *
     return fetch(s, *out, s->mass, bytes);
 }
 
-/* Tiles of `window`, which looks at no tensor, and of `oracle`, whose masses come from the device: chosen on the host. */
+/* Tiles chosen on the host: of `window`, which looks at no tensor, and of `oracle`, whose masses come from the device. */
 static enum status host_map(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
                             struct tile_map *map)
 {
@@ -193,14 +194,15 @@ static enum status attend(struct session_cuda *s, const struct chunk *x, int lay
 static enum status mlp(struct session_cuda *s, const struct chunk *x, const struct layer_cuda *lw)
 {
     const struct llama_config *c = &s->w->config;
+    struct stream *stream = s->on->stream;
     int h = c->hidden_size, inter = c->intermediate_size;
-    TRY(ops_cuda_rmsnorm(s->x, s->residual, lw->mlp_norm, (float)c->rms_norm_eps, x->n, h, s->norm, NULL, s->on->stream));
+    TRY(ops_cuda_rmsnorm(s->x, s->residual, lw->mlp_norm, (float)c->rms_norm_eps, x->n, h, s->norm, NULL, stream));
     for (int row = 0; row < x->n; row += s->mlp_rows) {
         int rows = x->n - row < s->mlp_rows ? x->n - row : s->mlp_rows;
         TRY(PART(s, x, linear_s));
         TRY(project(s, rows, 2 * inter, h, s->norm + (size_t)row * (size_t)h, lw->gate_up, s->gate_up));
         TRY(PART(s, x, rest_s));
-        TRY(ops_cuda_silu_mul(s->gate_up, lw->gate_up_bias, rows, inter, s->act + (size_t)row * (size_t)inter, s->on->stream));
+        TRY(ops_cuda_silu_mul(s->gate_up, lw->gate_up_bias, rows, inter, s->act + (size_t)row * (size_t)inter, stream));
     }
     TRY(PART(s, x, linear_s));
     TRY(project_add(s, x->n, inter, s->act, lw->down, lw->down_bias));
@@ -281,8 +283,8 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
         TRY(layer_forward(s, x, l));
     }
     if (!x->logits) return OK;
-    TRY(ops_cuda_rmsnorm(stream_row(s, n - 1), s->residual, s->on->final_norm, (float)c->rms_norm_eps, 1, h, s->norm, NULL,
-                         stream));
+    TRY(ops_cuda_rmsnorm(stream_row(s, n - 1), s->residual, s->on->final_norm, (float)c->rms_norm_eps, 1, h, s->norm,
+                         NULL, stream));
     TRY(PART(s, x, linear_s));
     TRY(head_row(s));
     return PART(s, x, rest_s);
@@ -321,7 +323,8 @@ static void plan_layers(struct session_cuda *s, const struct chunk *x, int total
         s->layers[l] = LAYER_SPARSE;
         s->kept_maps[l] = tile_map_shape(p->block, c->n_heads, x->position, x->n);
         s->kept_maps[l].bits = (uint64_t *)(s->maps + s->map_bytes * (size_t)l);
-        for (int h = l * c->n_heads; h < (l + 1) * c->n_heads; h++) /* 50 never skips, and a kernel that need not ask is a fifth faster */
+        /* 50 never skips, and a kernel that need not ask is a fifth faster */
+        for (int h = l * c->n_heads; h < (l + 1) * c->n_heads; h++)
             if (s->host_sparse[h] && s->host_lambda[h] < 50) s->layers[l] |= LAYER_SKIPS;
     }
 }
@@ -336,8 +339,8 @@ static enum status can_record(const struct session_cuda *s, const struct chunk *
         return OK;
     for (int l = 0; l < s->w->config.n_layers; l++)
         if (s->layers[l] & LAYER_SPARSE && f->policy->method != &mask_sparge)
-            return fail(ERR_UNSUPPORTED, "method %s chooses tiles on the host, which no graph repeats; leave out --graph",
-                        f->policy->method->name);
+            return fail(ERR_UNSUPPORTED, "method %s chooses tiles on the host, which no graph repeats; leave out "
+                                         "--graph", f->policy->method->name);
     if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
     *can = true;
     return OK;
@@ -390,7 +393,8 @@ static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int to
     }
     TRY(session_cuda_read_times(s, x));
     if (f->hook && f->hook_tiles_only) TRY(session_cuda_show_maps(s, x));
-    return s->on->impl->sync(s->on->d); /* work that failed is told here, and no longer than here are host buffers read */
+    /* work that failed is told here, and no longer than here are host buffers read */
+    return s->on->impl->sync(s->on->d);
 }
 
 /* What of the policy the kernels read. */
@@ -436,7 +440,8 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
     return session_cuda_collect(s, f);
 }
 
-static enum status cuda_forward(void *state, int position, int total_len, const struct forward_args *f, struct str *impls)
+static enum status cuda_forward(void *state, int position, int total_len, const struct forward_args *f,
+                                struct str *impls)
 {
     struct session_cuda *s = state;
     enum status st = weights_cuda_lock(s->on);
@@ -462,8 +467,8 @@ static enum status cuda_logits(void *state, const float *hidden, float *logits)
     return weights_cuda_unlock(s->on, st);
 }
 
-static enum status compare_on(struct session_cuda *s, int n, const float *dense, const float *sparse, const int32_t *next,
-                              struct token_metrics *out, struct tensor_sums *sums)
+static enum status compare_on(struct session_cuda *s, int n, const float *dense, const float *sparse,
+                              const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     const struct llama_config *c = &s->w->config;
     bool both = dense != sparse;
@@ -477,8 +482,8 @@ static enum status compare_on(struct session_cuda *s, int n, const float *dense,
         TRY(ops_cuda_to_bf16(s->wide, DTYPE_F32, both ? 2 * values : values, s->norm, s->on->stream));
         TRY(send(s, s->tokens, next + r, sizeof *next * (size_t)rows));
         TRY(compare_cuda_run(&(struct compare_cuda_args){
-                                 .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows, .both = both,
-                                 .x = s->norm, .hidden = s->wide, .next = s->tokens, .chunk = s->head_ids,
+                                 .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows,
+                                 .both = both, .x = s->norm, .hidden = s->wide, .next = s->tokens, .chunk = s->head_ids,
                                  .logits = s->logits, .rows = s->rows},
                              s->on->gemm, s->on->stream));
         TRY(fetch(s, s->host_rows, s->rows, sizeof *s->rows * (size_t)rows));

@@ -8,7 +8,7 @@
 
 enum { GRAPHS = 4 }; /* a prefill dense and sparse, a decode step, and one more */
 
-/* Everything that launches depend on besides what is in the slab. Zeroed before it is filled: it is compared as bytes. */
+/* All that launches depend on besides what is in the slab. Zeroed before it is filled: it is compared as bytes. */
 struct shape {
     const struct mask_method *method;
     struct block_shape block;

@@ -83,12 +83,13 @@ static inline enum status fetch(struct session_cuda *s, void *to, const void *fr
     return s->on->impl->copy(s->on->d, to, from, bytes, COPY_TO_HOST);
 }
 
-/* Fills the sizes of a plan whose capacity, chunk and once are set; with `to`, whose slab is there, also its pointers. */
-void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p, struct session_cuda *to);
+/* Fills the sizes of a plan whose capacity, chunk and once are set; with `to`, whose slab is there, its pointers too. */
+void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p,
+                          struct session_cuda *to);
 size_t session_cuda_attention_scratch(const struct llama_config *c);
 
-/* Embeddings (or the stream that came in), all layers of the chunk, logits if wanted: queued, and unless a caller asks for
- * what must cross to the host in between, without waiting. */
+/* Embeddings (or the stream that came in), all layers of the chunk, logits if wanted: queued, and unless a caller asks
+ * for what must cross to the host in between, without waiting. */
 enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x) MUST_USE;
 /* The same as one launch, from the second call of a shape on. */
 enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x) MUST_USE;

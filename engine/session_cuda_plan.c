@@ -49,7 +49,8 @@ static int head_ids(const struct llama_config *c, size_t room)
 }
 
 /* The same walk counts (to NULL) and hands out. */
-void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p, struct session_cuda *to)
+void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p,
+                          struct session_cuda *to)
 {
     struct session_cuda none;
     char *base = to ? to->slab : NULL;
@@ -105,11 +106,15 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     p->total_bytes = max_size(at, end);
 }
 
-struct session_plan session_plan_cuda(const struct llama_config *c, enum dtype residual, int capacity, int chunk, bool once)
+struct session_plan session_plan_cuda(const struct llama_config *c, enum dtype residual, int capacity, int chunk,
+                                      bool once)
 {
     struct session_plan p = {.capacity = capacity, .once = once && capacity <= DEFAULT_CHUNK && chunk <= 0};
     int whole = (capacity + 127) / 128 * 128;
-    p.chunk = chunk > 0 && chunk <= whole ? chunk : capacity < DEFAULT_CHUNK ? whole : chunk > 0 ? chunk : DEFAULT_CHUNK;
+    p.chunk = chunk > 0 && chunk <= whole ? chunk
+              : capacity < DEFAULT_CHUNK  ? whole
+              : chunk > 0                 ? chunk
+                                          : DEFAULT_CHUNK;
     session_cuda_lay_out(c, residual, &p, NULL);
     return p;
 }

@@ -23,7 +23,7 @@ struct weights_device; /* engine/session_backend.h */
 
 /* How sessions run on a device; set before the weights are placed there. */
 struct device_options {
-    enum dtype residual; /* of the residual stream: DTYPE_F32 as on the CPU, or DTYPE_BF16 as transformers does in bf16 */
+    enum dtype residual; /* of the residual stream: DTYPE_F32 as on the CPU, or DTYPE_BF16 as transformers in bf16 */
     bool graph;          /* repeated calls of one shape run as captured graphs: the same kernels, the same bits */
 };
 

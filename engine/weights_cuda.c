@@ -250,7 +250,8 @@ enum status weights_cuda_memory(const struct weights_device *d, size_t *free_byt
     return OK;
 }
 
-enum status weights_cuda_look(int index, struct weights_device_info *out, size_t *free_bytes, size_t *total_bytes)
+enum status weights_cuda_look(int index, struct weights_device_info *out, size_t *free_bytes,
+                              size_t *total_bytes)
 {
     struct weights_cuda w = {.base.backend = &session_backend_cuda, .impl = &device_cuda};
     *out = (struct weights_device_info){0};

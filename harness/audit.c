@@ -343,10 +343,11 @@ static enum status check_tiles(const struct auditor *cpu, struct auditor *a, flo
     if (st == OK) st = map_log_compare(&logs[0], &logs[1], a->policy, &j);
     for (int i = 0; i < 2; i++) map_log_clear(&logs[i]);
     if (st == OK && j.n)
-        add(a, "CPU and GPU choose the same tiles", "1 - Jaccard of the maps, mean over layers and heads", 1 - j.sum / (double)j.n,
-            .05, "share", false);
+        add(a, "CPU and GPU choose the same tiles", "1 - Jaccard of the maps, mean over layers and heads",
+            1 - j.sum / (double)j.n, .05, "share", false);
     if (st == OK && j.n)
-        add(a, "CPU and GPU choose the same tiles in every head", "the same, the worst layer and head", 1 - j.min, .2, "share", true);
+        add(a, "CPU and GPU choose the same tiles in every head", "the same, the worst layer and head", 1 - j.min, .2,
+            "share", true);
     return st;
 }
 

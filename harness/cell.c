@@ -80,14 +80,27 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
         replace = !out->reused;
     }
     if (out->reused) goto done;
-    TRY_GOTO(st, done, evaluate(&(struct evaluate_args){
-                                    .model = (struct model *)&a->setup->model, .par = a->setup->par, .more = a->more, .n_more = a->n_more, .set = a->set,
-                                    .policy = a->policy, .cache = a->cache, .impl = a->machine->impl,
-                                    .chunk = a->machine->chunk, .generate = a->generate,
-                                    .attribution = attribution, .keep_tokens = a->keep_tokens,
-                                    .keep_masks = a->policy->method != NULL, .n_worst = a->n_worst, .parity = a->parity,
-                                    .n_resamples = RESAMPLES, .seed = (uint64_t)a->seed, .quiet = a->machine->quiet,
-                                    .stop = cancel_requested}, &e));
+    TRY_GOTO(st, done,
+             evaluate(&(struct evaluate_args){.model = (struct model *)&a->setup->model,
+                                              .par = a->setup->par,
+                                              .more = a->more,
+                                              .n_more = a->n_more,
+                                              .set = a->set,
+                                              .policy = a->policy,
+                                              .cache = a->cache,
+                                              .impl = a->machine->impl,
+                                              .chunk = a->machine->chunk,
+                                              .generate = a->generate,
+                                              .attribution = attribution,
+                                              .keep_tokens = a->keep_tokens,
+                                              .keep_masks = a->policy->method != NULL,
+                                              .n_worst = a->n_worst,
+                                              .parity = a->parity,
+                                              .n_resamples = RESAMPLES,
+                                              .seed = (uint64_t)a->seed,
+                                              .quiet = a->machine->quiet,
+                                              .stop = cancel_requested},
+                      &e));
     take_measurements(&r, &e.data.run);
     r.argv_json = argv_text(a->argc, a->argv, &pool);
     r.started = started;

@@ -104,10 +104,15 @@ static struct table *best_table(const struct run_list *best)
     str_reset(&text);
     double kl = run_detectable(best->rows, FRONTIER_KL), cosine = run_detectable(best->rows, FRONTIER_COSINE);
     if (isnan(kl) || isnan(cosine))
-        str_add(&text, "one sample gives no interval: what it could tell from other runs is unknown; use --num-samples 5 or more");
+        str_add(
+            &text,
+            "one sample gives no interval: what it could tell from other runs is unknown; use --num-samples 5 or more");
     else
-        str_addf(&text, "detectable on as many other texts (5 %% false alarms, 80 %% power): a change of cosine by %.4f, of KL "
-                        "by %.4f nats", cosine, kl);
+        str_addf(
+            &text,
+            "detectable on as many other texts (5 %% false alarms, 80 %% power): a change of cosine by %.4f, of KL "
+            "by %.4f nats",
+            cosine, kl);
     table_note(t, str_get(&text));
     str_clear(&text);
     return t;

@@ -29,7 +29,7 @@ static const struct option_def options[] = {
     {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
-    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: two more passes over every sample", 0, 0},
+    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: three more passes over every sample", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
@@ -141,7 +141,8 @@ static enum status print_parity(struct store *store, const struct cell_result ce
         const char *what;
         double value;
     } rows[] = {
-        {"tiles chosen alike: mask Jaccard, mean over layers and heads", p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
+        {"tiles chosen alike: mask Jaccard, mean over layers and heads",
+         p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
         {"the same, the worst", p->masks.n ? p->masks.min : NAN},
         {"dense logits: relative error", p->logits_error[0]}, {"sparse logits: relative error", p->logits_error[1]},
         {"dense: same most likely token", p->top1[0]}, {"sparse: same most likely token", p->top1[1]},
@@ -154,7 +155,8 @@ static enum status print_parity(struct store *store, const struct cell_result ce
         table_real(t, rows[i].value);
     }
     char note[160];
-    snprintf(note, sizeof note, "Stored as run %lld (CPU) and run %lld (GPU), with these differences; logits of both states through one head.",
+    snprintf(note, sizeof note,
+             "Stored as run %lld (CPU) and run %lld (GPU), with these differences; logits of both states through one head.",
              (long long)views[0].run->id, (long long)views[1].run->id);
     table_note(t, note);
     for (int i = 0; i < 2; i++) run_view_clear(&views[i]);
@@ -187,7 +189,8 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
     if (set.dense_only && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "suite null measures the noise floor, which goes to the database alone; drop --output"));
     if (on->n > 1 && (set.dense_only || set.timed))
-        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to share or compare between devices; name one --device", set.suite));
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to share or compare between devices; name one --device",
+                                set.suite));
     if (set.dense_only) {
         st = measure_noise(setup, store, &set);
         goto done;
@@ -196,9 +199,10 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
         TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
     struct cell_args cell = {
-        .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy, .tuned = &tuned, .machine = &o.machine,
-        .max_length = o.samples.max_length, .seed = o.samples.seed, .score = o.samples.score, .generate = o.generate || o.json,
-        .attribution = o.attribution, .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
+        .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy,
+        .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length, .seed = o.samples.seed,
+        .score = o.samples.score, .generate = o.generate || o.json, .attribution = o.attribution,
+        .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
     if (pair) {
         TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
         cell.parity = &parity;

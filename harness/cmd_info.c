@@ -69,15 +69,18 @@ static enum status print_device(const struct setup *s, int index)
     size_t weights = weights_cuda_bytes(c, w->tied), need = weights + plan.total_bytes, free_bytes, total;
     double rounded = weights_cuda_rounds(w);
     struct weights_device_info device;
-    printf("on a GPU       %.1f MiB: weights in bf16 %.1f, session %.1f at %d tokens (KV cache %.1f, activations %.1f, logits\n"
-           "               %.1f, residual stream in %s); a session of eval, which keeps no cache of short samples, %.1f\n",
-           mib(need), mib(weights), mib(plan.total_bytes), plan.capacity, mib(plan.kv_bytes), mib(plan.activation_bytes),
-           mib(plan.linear_bytes), dtype_name(residual), mib(once.total_bytes));
-    if (rounded > 0) printf("rounded        %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n", 100 * rounded);
+    printf("on a GPU       %.1f MiB: weights in bf16 %.1f, session %.1f at %d tokens\n", mib(need), mib(weights),
+           mib(plan.total_bytes), plan.capacity);
+    printf("               (KV cache %.1f, activations %.1f, logits %.1f, residual stream in %s);\n", mib(plan.kv_bytes),
+           mib(plan.activation_bytes), mib(plan.linear_bytes), dtype_name(residual));
+    printf("               a session of eval, which keeps no cache of short samples, %.1f\n", mib(once.total_bytes));
+    if (rounded > 0)
+        printf("rounded        %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n", 100 * rounded);
     TRY(weights_cuda_look(index, &device, &free_bytes, &total));
     printf("device         %s, %s, %.1f of %.1f MiB free\n", device.gpu, device.driver, mib(free_bytes), mib(total));
     if (need > free_bytes)
-        return fail(ERR_MEMORY, "does not fit: needs %.2f GiB, %s has %.2f of %.2f GiB free; lower --max-length or --chunk",
+        return fail(ERR_MEMORY,
+                    "does not fit: needs %.2f GiB, %s has %.2f of %.2f GiB free; lower --max-length or --chunk",
                     (double)need / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
     return OK;
 }

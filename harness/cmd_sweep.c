@@ -212,8 +212,8 @@ static enum status print_dry_run(const struct sweep *s)
         size_t free_bytes, total;
         weights_device_describe(&s->a.setup->model.weights, &device);
         TRY(weights_device_memory(&s->a.setup->model.weights, &free_bytes, &total));
-        printf("device: %.2f GiB beside the weights, %s has %.2f of %.2f GiB free%s\n", (double)e.device_bytes / 0x1p30, device.gpu,
-               (double)free_bytes / 0x1p30, (double)total / 0x1p30,
+        printf("device: %.2f GiB beside the weights, %s has %.2f of %.2f GiB free%s\n",
+               (double)e.device_bytes / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30,
                e.device_bytes > free_bytes ? ": cells that do not fit will be skipped" : "");
     }
     double flops;

@@ -33,7 +33,7 @@ struct evaluate_args {
     bool generate;            /* also the guide's three prompts, greedy, 50 new tokens */
     bool keep_tokens;         /* per-token rows */
     bool keep_masks;          /* block masks of the first sample */
-    bool attribution;         /* errors by layer and head: two more passes, see harness/layer_errors.h */
+    bool attribution;         /* errors by layer and head: three more passes, see harness/layer_errors.h */
     int n_worst;              /* worst tokens by KL to keep */
     int n_resamples;          /* bootstrap */
     uint64_t seed;            /* of the bootstrap */

@@ -48,7 +48,10 @@ static enum status prefill(struct timing *t, const struct sparse_policy *policy)
                                                               .stop_ctx = t->a->stop_ctx});
 }
 
-static const struct stopwatch_rule *rule_of(const struct timing *t) { return t->a->timing ? t->a->timing : &stopwatch_default; }
+static const struct stopwatch_rule *rule_of(const struct timing *t)
+{
+    return t->a->timing ? t->a->timing : &stopwatch_default;
+}
 
 static enum status prefill_dense(void *ctx) { return prefill(ctx, NULL); }
 

@@ -1,8 +1,6 @@
 #include "harness/layer_errors.h"
 
 #include "harness/progress.h"
-#include "kernels/mask.h"
-#include "kernels/registry.h"
 #include "results/pool.h"
 
 #include <math.h>
@@ -17,14 +15,12 @@ struct sums {
 
 struct errors {
     const struct evaluate_args *a;
+    struct session *session;
     const struct sample *x;
     int n_layers, n_heads, head_dim;
-    float *dense;              /* [n_layers, longest, n_heads, head_dim]: the outputs of the present sample */
-    size_t layer_floats;
-    struct sums *isolated, *propagated; /* [n_layers, n_heads] of the present sample */
-    float *again;              /* [rows of a chunk, n_heads, head_dim] */
-    void *scratch;
-    size_t again_floats, scratch_bytes;
+    float *dense_stream, *sparse_stream;  /* [n, hidden]: what enters the present layer in either run */
+    float *dense, *isolated, *propagated; /* [n, n_heads, head_dim]: outputs of the present layer */
+    struct sums *of_isolated, *of_propagated; /* [n_layers, n_heads] of the present sample */
 };
 
 static void sums_add(struct sums *to, const struct sums *from)
@@ -43,124 +39,87 @@ static double cosine_of(const struct sums *s)
     return s->dense_sq > 0 && s->other_sq > 0 ? s->dot / sqrt(s->dense_sq * s->other_sq) : NAN;
 }
 
-static float *dense_rows(const struct errors *e, int layer, int row)
+static void compare_head(const struct errors *e, int head, const float *other, struct sums *to)
 {
-    return e->dense + (size_t)layer * e->layer_floats + (size_t)row * (size_t)(e->n_heads * e->head_dim);
-}
-
-/* Rows of a call, packed or not, against the dense ones of the same positions. */
-static void compare_rows(const struct errors *e, int layer, const struct attn_args *call, const float *o, ptrdiff_t o_row,
-                         ptrdiff_t o_head, struct sums *to)
-{
-    for (int h = 0; h < e->n_heads; h++) {
-        struct sums s = {0};
-        for (int r = 0; r < call->n_q; r++) {
-            const float *want = dense_rows(e, layer, call->q_start + r) + (size_t)h * (size_t)e->head_dim;
-            const float *got = o + r * o_row + h * o_head;
-            for (int i = 0; i < e->head_dim; i++) {
-                double w = (double)want[i], g = (double)got[i];
-                s.diff += fabs(w - g);
-                s.dense += fabs(w);
-                s.dot += w * g;
-                s.dense_sq += w * w;
-                s.other_sq += g * g;
-            }
+    size_t width = (size_t)e->n_heads * (size_t)e->head_dim;
+    for (int r = 0; r < e->x->n; r++) {
+        size_t at = (size_t)r * width + (size_t)head * (size_t)e->head_dim;
+        for (int i = 0; i < e->head_dim; i++) {
+            double d = (double)e->dense[at + (size_t)i], o = (double)other[at + (size_t)i];
+            to->diff += fabs(d - o);
+            to->dense += fabs(d);
+            to->dot += d * o;
+            to->dense_sq += d * d;
+            to->other_sq += o * o;
         }
-        sums_add(&to[layer * e->n_heads + h], &s);
     }
 }
 
-static bool grow(void **memory, size_t *have, size_t want, size_t unit)
+/* Packs what the attention gave. */
+struct keep {
+    float *to;
+    int width, head_dim;
+};
+
+static enum status keep_output(void *ctx, const struct layer_view *view)
 {
-    if (want <= *have) return true;
-    free(*memory);
-    *memory = aligned_alloc(64, (want * unit + 63) / 64 * 64);
-    *have = *memory ? want : 0;
-    return *memory != NULL;
+    const struct keep *k = ctx;
+    const struct attn_args *a = view->attn;
+    for (int r = 0; r < a->n_q; r++)
+        for (int h = 0; h < a->n_heads; h++)
+            memcpy(k->to + (size_t)(a->q_start + r) * (size_t)k->width + (size_t)(h * k->head_dim),
+                   (const float *)a->o + r * a->o_row + h * a->o_head, sizeof *k->to * (size_t)k->head_dim);
+    return OK;
 }
 
-static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+/* One layer from the stream that enters it; its output to `o`, and what leaves it over the stream when `go_on`. */
+static enum status run_layer(struct errors *e, int layer, const struct sparse_policy *policy, float *stream, bool go_on,
+                             float *o)
+{
+    struct keep keep = {o, e->n_heads * e->head_dim, e->head_dim};
+    session_reset(e->session);
+    return session_forward(e->session, &(struct forward_args){.tokens = e->x->ids,
+                                                              .n = e->x->n,
+                                                              .policy = policy,
+                                                              .first_layer = layer,
+                                                              .residual_in = layer ? stream : NULL,
+                                                              .end_layer = layer + 1,
+                                                              .capture_layer = layer + 1,
+                                                              .residual_out = go_on ? stream : NULL,
+                                                              .hook = keep_output,
+                                                              .hook_ctx = &keep,
+                                                              .stop = e->a->stop,
+                                                              .stop_ctx = e->a->stop_ctx});
+}
 
-/* Where the session itself would run this call dense, there is no error. */
-static bool runs_sparse(const struct errors *e, const struct layer_view *view)
+/* False where the session runs the layer dense: then it errs by nothing of its own. */
+static bool errs(const struct errors *e, int layer)
 {
     const struct sparse_policy *p = e->a->policy;
-    if (!p->method || !p->layer_on[view->layer] || e->x->n < p->min_sparse_tokens) return false;
-    if (view->attn->q_start % p->block.q) return false;
+    if (!p->method || !p->layer_on[layer] || e->x->n < p->min_sparse_tokens) return false;
     for (int h = 0; h < e->n_heads; h++)
-        if (p->heads[view->layer * e->n_heads + h].is_sparse) return true;
+        if (p->heads[layer * e->n_heads + h].is_sparse) return true;
     return false;
 }
 
-/* The layer's attention once more, sparse, on what the dense run gave it. */
-static enum status isolate(struct errors *e, const struct layer_view *view)
+static enum status measure_layers(struct errors *e, struct progress *progress, double done)
 {
-    const struct sparse_policy *p = e->a->policy;
-    struct par *par = e->a->par;
-    struct attn_args call = *view->attn;
-    struct mask_args m = {.attn = &call, .heads = p->heads + view->layer * e->n_heads, .smooth_k = p->smooth_k,
-                          .topk = p->topk, .window = p->window};
-    struct tile_map map = tile_map_shape(p->block, e->n_heads, call.q_start, call.n_q);
-    float lambda[1024];
-    uint8_t sparse[1024];
-    for (int h = 0; h < e->n_heads; h++) {
-        lambda[h] = m.heads[h].pvthreshd;
-        sparse[h] = m.heads[h].is_sparse;
+    size_t stream = sizeof(float) * (size_t)e->x->n * (size_t)e->a->model->weights.config.hidden_size;
+    bool parted = false; /* both runs are one until the first layer that errs */
+    for (int l = 0; l < e->n_layers; l++) {
+        bool own = errs(e, l);
+        if (own && !parted && l) memcpy(e->sparse_stream, e->dense_stream, stream);
+        parted |= own;
+        if (own) TRY(run_layer(e, l, e->a->policy, e->dense_stream, false, e->isolated));
+        TRY(run_layer(e, l, NULL, e->dense_stream, true, e->dense));
+        if (parted) TRY(run_layer(e, l, e->a->policy, e->sparse_stream, true, e->propagated));
+        for (int h = 0; h < e->n_heads; h++) {
+            compare_head(e, h, own ? e->isolated : e->dense, &e->of_isolated[l * e->n_heads + h]);
+            compare_head(e, h, parted ? e->propagated : e->dense, &e->of_propagated[l * e->n_heads + h]);
+        }
+        progress_update(progress, done + (double)e->x->n * (l + 1) / e->n_layers);
     }
-    size_t rows = (size_t)call.n_q * (size_t)(e->n_heads * e->head_dim);
-    if (!grow((void **)&e->again, &e->again_floats, rows, sizeof(float)))
-        return fail(ERR_MEMORY, "no memory for --attribution: %d rows of a layer", call.n_q);
-    call.block = p->block;
-    call.ledger = NULL;
-    call.o = e->again;
-    call.o_head = e->head_dim;
-    call.o_row = (ptrdiff_t)e->n_heads * e->head_dim;
-    call.tiles = &map;
-    call.pv_threshold = lambda;
-    call.head_sparse = sparse;
-    const struct attn_impl *impl = view->impl; /* where the layer ran */
-    if (!impl) TRY(attn_choose(&call, e->a->impl, &impl));
-    size_t bits = align64(tile_map_bytes(&map)), mask = mask_workspace(p->method, &m, par_threads(par)),
-           work = impl->workspace(&call);
-    if (!grow(&e->scratch, &e->scratch_bytes, bits + align64(mask > work ? mask : work), 1))
-        return fail(ERR_MEMORY, "no memory for --attribution: the tiles of %d rows", call.n_q);
-    map.bits = e->scratch;
-    TRY(mask_predict(p->method, &m, &map, (char *)e->scratch + bits, par));
-    TRY(impl->run(&call, (char *)e->scratch + bits, par, NULL));
-    compare_rows(e, view->layer, view->attn, e->again, call.o_row, call.o_head, e->isolated);
     return OK;
-}
-
-static enum status keep_dense(void *ctx, const struct layer_view *view)
-{
-    struct errors *e = ctx;
-    const struct attn_args *a = view->attn;
-    for (int r = 0; r < a->n_q; r++)
-        for (int h = 0; h < e->n_heads; h++)
-            memcpy(dense_rows(e, view->layer, a->q_start + r) + (size_t)h * (size_t)e->head_dim,
-                   (const float *)a->o + r * a->o_row + h * a->o_head, sizeof(float) * (size_t)e->head_dim);
-    if (runs_sparse(e, view)) return isolate(e, view);
-    compare_rows(e, view->layer, a, a->o, a->o_row, a->o_head, e->isolated); /* no error, and counted so */
-    return OK;
-}
-
-static enum status compare_sparse(void *ctx, const struct layer_view *view)
-{
-    struct errors *e = ctx;
-    compare_rows(e, view->layer, view->attn, view->attn->o, view->attn->o_row, view->attn->o_head, e->propagated);
-    return OK;
-}
-
-static enum status run_passes(struct errors *e, struct session *session)
-{
-    struct forward_args f = {.tokens = e->x->ids, .n = e->x->n, .hook = keep_dense, .hook_ctx = e, .stop = e->a->stop,
-                             .stop_ctx = e->a->stop_ctx};
-    session_reset(session);
-    TRY(session_forward(session, &f));
-    f.policy = e->a->policy;
-    f.hook = compare_sparse;
-    session_reset(session);
-    return session_forward(session, &f);
 }
 
 static struct layer_error_record row_of(int sample, int layer, int head, const struct sums *isolated,
@@ -173,12 +132,10 @@ static struct layer_error_record row_of(int sample, int layer, int head, const s
 /* Heads that ran sparse in the sample; the others' isolated error is 0 by construction. */
 static size_t add_sample(const struct errors *e, int sample, struct layer_error_record *rows)
 {
-    const struct sparse_policy *p = e->a->policy;
     size_t n = 0;
-    if (e->x->n < p->min_sparse_tokens) return 0;
     for (int c = 0; c < e->n_layers * e->n_heads; c++)
-        if (p->layer_on[c / e->n_heads] && p->heads[c].is_sparse)
-            rows[n++] = row_of(sample, c / e->n_heads, c % e->n_heads, &e->isolated[c], &e->propagated[c]);
+        if (errs(e, c / e->n_heads) && e->a->policy->heads[c].is_sparse)
+            rows[n++] = row_of(sample, c / e->n_heads, c % e->n_heads, &e->of_isolated[c], &e->of_propagated[c]);
     return n;
 }
 
@@ -199,48 +156,64 @@ static size_t add_totals(const struct errors *e, const struct sums *isolated, co
     return n;
 }
 
+static enum status measure_all(struct errors *e, struct sums *all, struct layer_error_record *rows, size_t *n)
+{
+    size_t n_cells = (size_t)e->n_layers * (size_t)e->n_heads;
+    struct sums *isolated = all, *propagated = all + n_cells;
+    struct layer_error_record *of_samples = rows + n_cells + (size_t)e->n_layers; /* behind the totals */
+    struct progress progress;
+    double tokens = 0, done = 0;
+    enum status st = OK;
+    e->of_isolated = all + 2 * n_cells;
+    e->of_propagated = all + 3 * n_cells;
+    for (int i = 0; i < e->a->set->n_samples; i++) tokens += e->a->set->samples[i].n;
+    progress_begin(&progress, "attribution", "tokens", tokens, e->a->quiet);
+    for (int i = 0; i < e->a->set->n_samples && st == OK; i++) {
+        e->x = &e->a->set->samples[i];
+        memset(e->of_isolated, 0, 2 * n_cells * sizeof *all);
+        st = measure_layers(e, &progress, done);
+        if (st != OK) break;
+        *n += add_sample(e, i, of_samples + *n);
+        for (size_t k = 0; k < n_cells; k++) {
+            sums_add(&isolated[k], &e->of_isolated[k]);
+            sums_add(&propagated[k], &e->of_propagated[k]);
+        }
+        done += e->x->n;
+    }
+    progress_end(&progress);
+    if (st == OK) *n += add_totals(e, isolated, propagated, rows);
+    return st;
+}
+
 enum status layer_errors_measure(const struct evaluate_args *a, struct session *session, struct pool **pool,
                                  struct layer_error_record **rows, size_t *n)
 {
     const struct llama_config *c = &a->model->weights.config;
-    struct errors e = {.a = a, .n_layers = c->n_layers, .n_heads = c->n_heads, .head_dim = c->head_dim};
+    struct errors e = {
+        .a = a, .session = session, .n_layers = c->n_layers, .n_heads = c->n_heads, .head_dim = c->head_dim};
     size_t n_cells = (size_t)c->n_layers * (size_t)c->n_heads, longest = 0;
-    double tokens = 0, done = 0;
-    for (int i = 0; i < a->set->n_samples; i++) {
+    for (int i = 0; i < a->set->n_samples; i++)
         if ((size_t)a->set->samples[i].n > longest) longest = (size_t)a->set->samples[i].n;
-        tokens += a->set->samples[i].n;
-    }
-    e.layer_floats = longest * (size_t)c->n_heads * (size_t)c->head_dim;
-    e.dense = malloc(sizeof(float) * e.layer_floats * (size_t)c->n_layers);
-    struct sums *all = calloc(4 * n_cells, sizeof *all), *isolated = all, *propagated = all ? all + n_cells : NULL;
+    size_t stream = longest * (size_t)c->hidden_size, output = longest * (size_t)c->n_heads * (size_t)c->head_dim;
+    float *memory = malloc(sizeof *memory * (2 * stream + 3 * output));
+    struct sums *all = calloc(4 * n_cells, sizeof *all);
     enum status st = OK;
-    if (!e.dense || !all)
-        st = fail(ERR_MEMORY, "--attribution needs %.1f GiB for the attention outputs of one sample; lower --max-length, or "
-                  "leave it out", (double)(sizeof(float) * e.layer_floats) * c->n_layers / (1 << 30));
-    *rows = pool_alloc(pool, sizeof **rows * (n_cells * (size_t)(a->set->n_samples + 1) + (size_t)c->n_layers));
     *n = 0;
-    struct layer_error_record *of_samples = *rows + n_cells + (size_t)c->n_layers; /* behind the totals */
-    struct progress progress;
-    progress_begin(&progress, "attribution", "tokens", tokens, a->quiet);
-    for (int i = 0; i < a->set->n_samples && st == OK; i++) {
-        e.x = &a->set->samples[i];
-        e.isolated = all + 2 * n_cells;
-        e.propagated = all + 3 * n_cells;
-        memset(e.isolated, 0, 2 * n_cells * sizeof *all);
-        st = run_passes(&e, session);
-        if (st != OK) break;
-        *n += add_sample(&e, i, of_samples + *n);
-        for (size_t k = 0; k < n_cells; k++) {
-            sums_add(&isolated[k], &e.isolated[k]);
-            sums_add(&propagated[k], &e.propagated[k]);
-        }
-        progress_update(&progress, done += e.x->n);
+    if (!memory || !all) {
+        st = fail(ERR_MEMORY,
+                  "--attribution needs %.2f GiB for the streams and outputs of one sample; lower --max-length, or "
+                  "leave it out",
+                  (double)(sizeof *memory * (2 * stream + 3 * output)) / 0x1p30);
+    } else {
+        e.dense_stream = memory;
+        e.sparse_stream = memory + stream;
+        e.dense = memory + 2 * stream;
+        e.isolated = e.dense + output;
+        e.propagated = e.isolated + output;
+        *rows = pool_alloc(pool, sizeof **rows * (n_cells * (size_t)(a->set->n_samples + 1) + (size_t)c->n_layers));
+        st = measure_all(&e, all, *rows, n);
     }
-    progress_end(&progress);
-    if (st == OK) *n += add_totals(&e, isolated, propagated, *rows);
-    free(e.dense);
-    free(e.again);
-    free(e.scratch);
+    free(memory);
     free(all);
     return st;
 }

@@ -49,7 +49,9 @@ static enum status set_number(const struct option_def *o, const char *arg, const
         end++;
     }
     bool whole = number >= INT_MIN && number <= INT_MAX && number == (double)(int)number;
-    const char *kind = o->kind == OPTION_INT ? "a whole number" : o->kind == OPTION_SHARE ? "a share such as .01 or 1%" : "a number";
+    const char *kind = o->kind == OPTION_INT     ? "a whole number"
+                       : o->kind == OPTION_SHARE ? "a share such as .01 or 1%"
+                                                 : "a number";
     if (end == value || *end || errno || (o->kind == OPTION_INT && !whole))
         return fail(ERR_ARG, "%s: found \"%s\", expected %s", arg, value, kind);
     if ((o->lo != 0 || o->hi != 0) && !(number >= o->lo && number <= o->hi)) {
@@ -88,7 +90,8 @@ enum status options_parse(const struct option_def *options, int argc, char **arg
     for (int i = 0; i < argc; i++) {
         const char *arg = argv[i];
         if (only_positional || arg[0] != '-' || !arg[1]) {
-            if (*n_positional == max_positional) return fail(ERR_ARG, "unexpected argument \"%s\"; -h shows the usage", arg);
+            if (*n_positional == max_positional)
+                return fail(ERR_ARG, "unexpected argument \"%s\"; -h shows the usage", arg);
             positional[(*n_positional)++] = arg;
             continue;
         }
@@ -105,7 +108,8 @@ enum status options_parse(const struct option_def *options, int argc, char **arg
         const struct option_def *o = find(options, name, n);
         bool negated = !o && n > 3 && (str_starts_with(name, "no-") || str_starts_with(name, "no_"));
         if (negated) o = find(options, name + 3, n - 3);
-        if (!o || (negated && o->kind != OPTION_FLAG)) return fail(ERR_ARG, "unknown option %s; -h lists the options", arg);
+        if (!o || (negated && o->kind != OPTION_FLAG))
+            return fail(ERR_ARG, "unknown option %s; -h lists the options", arg);
         if (o->kind == OPTION_FLAG) {
             if (equals) return fail(ERR_ARG, "%.*s takes no value", (int)(equals - arg), arg);
             *(bool *)o->to = !negated;

@@ -28,7 +28,8 @@ enum status map_log_compare(const struct map_log *a, const struct map_log *b, co
 
 struct parity_result {
     struct jaccard masks;
-    double logits_error[2], top1[2], kl[2]; /* dense, sparse: ‖z − z̃‖ / ‖z‖ over all positions; share of equal argmax; mean */
+    double logits_error[2];                 /* dense, sparse: ‖z − z̃‖ / ‖z‖ over all positions */
+    double top1[2], kl[2];                  /* the same: share of equal argmax; mean, nats */
     double sparsity[2];                     /* CPU, GPU: counted */
     int64_t n_tokens;
 };

@@ -48,7 +48,8 @@ static enum status place_weights(struct setup *s, int index, const char *text, b
     if (st != OK) return fail_context(st, "--device %s", text);
     double rounded = weights_cuda_rounds(&s->model.weights);
     if (rounded > 0 && !quiet)
-        fprintf(stderr, "sparsegauge: %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n", 100 * rounded);
+        fprintf(stderr, "sparsegauge: %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n",
+                100 * rounded);
     return OK;
 #else
     (void)s, (void)quiet; /* devices_parse has refused it already */
@@ -76,7 +77,8 @@ static enum status check_machine(struct setup *s, const struct machine_options *
     return cpu_ops_choose(m->cpu_mask);
 }
 
-static enum status open_one(struct setup *s, const struct machine_options *m, const char *positional, int *index, bool place)
+static enum status open_one(struct setup *s, const struct machine_options *m, const char *positional, int *index,
+                            bool place)
 {
     struct device_list devices;
     TRY(check_machine(s, m, positional));

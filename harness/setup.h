@@ -83,7 +83,8 @@ struct setup {
 /* Applies --cpu-mask and --device, starts threads, opens the model. positional is the MODEL argument or NULL. */
 enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional) MUST_USE;
 /* The same, but the weights stay on the host: *index is the GPU that --device names, or DEVICE_CPU. */
-enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional, int *index) MUST_USE;
+enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional,
+                                int *index) MUST_USE;
 void setup_close(struct setup *s);
 
 /* The same model on every device that --device names, of one kind; with `parallel` "cuda" means all GPUs. Each has threads

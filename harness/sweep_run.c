@@ -184,7 +184,8 @@ static bool too_large_for_device(const struct sweep *s, const struct sample_set 
     size_t need = sweep_device_bytes(s, set), free_bytes, total;
     if (!need || weights_device_memory(w, &free_bytes, &total) != OK || need <= free_bytes) return false;
     weights_device_describe(w, &device);
-    snprintf(reason, size, "does not fit: a session needs %.3g GiB, %s has %.3g of %.3g GiB free; lower --max-length or --chunk",
+    snprintf(reason, size,
+             "does not fit: a session needs %.3g GiB, %s has %.3g of %.3g GiB free; lower --max-length or --chunk",
              (double)need / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
     return true;
 }

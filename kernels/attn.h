@@ -100,9 +100,9 @@ struct attn_args {
     const float *pv_threshold;      /* [n_heads], λ in log2 units, stage 2 of METHOD; NULL, or no tiles: never skip P·V.
                                        A row whose sum is still empty is never skipped. */
     struct head_ledger *ledger;     /* [n_heads], counted into (tile and PV counters only); may be NULL */
-    const int32_t *q_start_at;      /* attn_decode_cuda_bf16 alone: device memory where it finds q_start when it runs, so that
-                                       a captured graph serves every step; NULL: q_start */
-    struct attn_ticks *ticks;       /* added to on the CPU; NULL: not timed. A device's kernels overlap the two: left alone */
+    const int32_t *q_start_at;      /* attn_decode_cuda_bf16 alone: device memory where it finds q_start when it runs,
+                                       so that a captured graph serves every step; NULL: q_start */
+    struct attn_ticks *ticks;       /* added to on the CPU; NULL: not timed. A device overlaps the two: left alone */
 };
 
 /* The number of keys the call sees. */

@@ -9,8 +9,8 @@
 
 enum {
     COMPARE_CUDA_ROWS = 2048,  /* rows of one product, both sides counted: enough to fill the tensor cores */
-    COMPARE_CUDA_CHUNK = 16384, /* ids per product at most: 128 MiB of logits. Fewer, and what a product spends on starting
-                                   and ending shows: with 4096 it took 1.14 times as long, though they fit L2 */
+    COMPARE_CUDA_CHUNK = 16384, /* ids per product at most: 128 MiB of logits. Fewer, and what a product spends on
+                                   starting and ending shows: with 4096 it took 1.14 times as long, though they fit L2 */
     COMPARE_CUDA_CHUNK_MIN = 6144, /* where a session is small */
 };
 
@@ -27,8 +27,8 @@ struct compare_cuda_args {
     bool loss_only;              /* one side; of a row only maximum, sum of exponentials and z_next are made */
     bool both;                   /* x holds the dense rows and behind them the sparse ones; false: one side is both */
     const uint16_t *x;           /* [sides · n_rows, k], head input */
-    const float *hidden;         /* the same in f32 for the hidden-state sums, read before logits are written: it may be the
-                                    same memory; NULL: not wanted */
+    const float *hidden;         /* the same in f32 for the hidden-state sums, read before logits are written: it may be
+                                    the same memory; NULL: not wanted */
     const int32_t *next;         /* [n_rows], -1 for none */
     int chunk;                   /* ids per product, a multiple of 4 */
     float *logits;               /* scratch, sides · n_rows · chunk */

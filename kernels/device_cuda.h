@@ -44,9 +44,9 @@ size_t mask_cuda_workspace(const struct mask_cuda_args *a);
 enum status mask_cuda_predict(const struct mask_cuda_args *a, const struct tile_map *tiles, void *ws,
                               struct stream *stream) MUST_USE;
 
-/* mass [n_heads, query blocks of this call, key blocks] (device) = Σ over the block's rows of the attention each gives the
- * tile: what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far from the speed of
- * attention: for judging predictors. */
+/* mass [n_heads, query blocks of this call, key blocks] (device) = Σ over the block's rows of the attention each gives
+ * the tile: what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far from the
+ * speed of attention: for judging predictors. */
 enum status mask_cuda_mass(const struct attn_args *a, float *mass, struct stream *stream) MUST_USE;
 
 #endif

@@ -9,8 +9,8 @@
 
 struct graph_cuda; /* opaque */
 
-/* From here on, work queued on the device's stream by this thread is recorded instead of run. Nothing may wait, copy from
- * or to the host, or allocate, and each kernel should have run once before: loading one cannot be recorded. */
+/* From here on, work queued on the device's stream by this thread is recorded instead of run. Nothing may wait, copy
+ * from or to the host, or allocate, and each kernel should have run once before: loading one cannot be recorded. */
 enum status graph_cuda_begin(struct device *d) MUST_USE;
 /* Ends the recording in every case. `st`: how the recorded calls ended; anything but OK is passed on. */
 enum status graph_cuda_end(struct device *d, enum status st, struct graph_cuda **g) MUST_USE;

@@ -53,8 +53,8 @@ struct mask_method {
 };
 
 extern const struct mask_method mask_sparge, mask_window, mask_oracle;
-/* `oracle` by masses that were made elsewhere: attn->q is no tensor but f32 [n_heads, query blocks of this call, key blocks]
- * on the host, in any unit; the other tensors are not looked at. Not in the list below. */
+/* `oracle` by masses that were made elsewhere: attn->q is no tensor but f32 [n_heads, query blocks of this call, key
+ * blocks] on the host, in any unit; the other tensors are not looked at. Not in the list below. */
 extern const struct mask_method mask_masses;
 
 /* The marks every method sets: sink and diagonal. `qb` is the absolute query block. */

@@ -48,7 +48,8 @@ __device__ __forceinline__ float block_sum(float v)
 
 /* A row up to 4096 wide stays in registers between its sum and its output. */
 template <typename X, typename OUT>
-__global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const X *x, const float *weight, float eps, int hidden, OUT *y)
+__global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const X *x, const float *weight, float eps, int hidden,
+                                                            OUT *y)
 {
     constexpr int HELD = 2;
     const X *from = x + (size_t)blockIdx.x * hidden;
@@ -145,7 +146,8 @@ enum status narrow(const void *from, size_t n, uint16_t *to, cudaStream_t stream
 }
 
 template <typename X>
-void norm_rows(const X *x, const float *weight, float eps, int n, int hidden, uint16_t *y, float *y32, cudaStream_t stream)
+void norm_rows(const X *x, const float *weight, float eps, int n, int hidden, uint16_t *y, float *y32,
+               cudaStream_t stream)
 {
     if (y32 != NULL)
         norm_kernel<<<n, NORM_THREADS, 0, stream>>>(x, weight, eps, hidden, y32);
@@ -167,8 +169,8 @@ enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, 
     return launched();
 }
 
-enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps, int n, int hidden, uint16_t *y,
-                             float *y32, struct stream *stream)
+enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps, int n, int hidden,
+                             uint16_t *y, float *y32, struct stream *stream)
 {
     if (x_type == DTYPE_F32)
         norm_rows((const float *)x, weight, eps, n, hidden, y, y32, queue(stream));
@@ -177,11 +179,11 @@ enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weig
     return launched();
 }
 
-enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n, int half,
-                            float *cosine, float *sine, struct stream *stream)
+enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n,
+                            int half, float *cosine, float *sine, struct stream *stream)
 {
-    angles_kernel<<<blocks_for((size_t)n * half), THREADS, 0, queue(stream)>>>(inv_freq, scaling, position, position_at, n, half,
-                                                                               cosine, sine);
+    unsigned grid = blocks_for((size_t)n * half);
+    angles_kernel<<<grid, THREADS, 0, queue(stream)>>>(inv_freq, scaling, position, position_at, n, half, cosine, sine);
     return launched();
 }
 

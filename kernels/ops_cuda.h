@@ -23,8 +23,8 @@ enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, 
 enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps, int n, int hidden,
                              uint16_t *y, float *y32, struct stream *stream) MUST_USE;
 
-/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling. position_at: where the kernel finds the position
- * when it runs, so that a captured graph serves every step; NULL: `position`. */
+/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling. position_at: where the kernel finds the
+ * position when it runs, so that a captured graph serves every step; NULL: `position`. */
 enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n,
                             int half, float *cosine, float *sine, struct stream *stream) MUST_USE;
 
@@ -45,7 +45,8 @@ enum status ops_cuda_silu_mul(const uint16_t *gate_up, const float *bias, int n,
                               struct stream *stream) MUST_USE;
 
 /* x [n, m] += bias [m] */
-enum status ops_cuda_add_bias(void *x, enum dtype x_type, const float *bias, int n, int m, struct stream *stream) MUST_USE;
+enum status ops_cuda_add_bias(void *x, enum dtype x_type, const float *bias, int n, int m,
+                              struct stream *stream) MUST_USE;
 
 /* Round n values of any type to bf16 (nearest even). */
 enum status ops_cuda_to_bf16(const void *from, enum dtype dtype, size_t n, uint16_t *to,

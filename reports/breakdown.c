@@ -91,8 +91,10 @@ struct table *breakdown_table(const struct run_view *v)
     }
     free(passes);
     if (n)
-        table_note(t, "medians of passes profiled beside the timed ones; profiling costs a little, on a device more, so the two "
-                      "totals differ. attention: QK and PV in one kernel, and layers that ran dense");
+        table_note(
+            t,
+            "medians of passes profiled beside the timed ones; profiling costs a little, on a device more, so the two "
+            "totals differ. attention: QK and PV in one kernel, and layers that ran dense");
     return t;
 }
 
@@ -103,8 +105,8 @@ bool breakdown_is_whole(const struct run_view *v)
     return false;
 }
 
-/* Bars of one run from x on; returns where the next may begin. Heights are shares of the dense pass of that length, so that
- * short prompts are seen beside long ones. */
+/* Bars of one run from x on; returns where the next may begin. Heights are shares of the dense pass of that length, so
+ * that short prompts are seen beside long ones. */
 static double add_bars(struct plot_script *p, const struct pass *passes, size_t n, double x, struct str data[N_PARTS],
                        struct str *totals)
 {
@@ -120,9 +122,10 @@ static double add_bars(struct plot_script *p, const struct pass *passes, size_t 
             low = high;
         }
         struct str time = {0};
-        number_format(NUMBER_SECONDS, b->total < 1e-2 ? 1 : 0, b->total, &time);
+        number_format(NUMBER_SECONDS, b->total < 1e-2 || b->total >= 1 ? 1 : 0, b->total, &time);
         double timed = 100 * b->timed / dense;
-        str_addf(totals, "%.3f %.6g ", x, fmax(low, timed)); /* words stand above the mark, too */
+        /* words stand above the mark where it is in their way */
+        str_addf(totals, "%.3f %.6g ", x, timed > low - 1 && timed < low + 12 ? fmax(low, timed) : low);
         plot_quote(str_get(&time), totals);
         plot_number(timed, totals);
         str_add_char(totals, '\n');
@@ -175,7 +178,8 @@ enum status plot_breakdown(const struct plot_out *o, const char *name, const str
     }
     double first = -.75;
     str_addf(&p.body,
-             "unset grid\nset grid ytics lt 1 lw 1 lc '#dddddd'\nset bmargin %d\nset lmargin 9\nset label 'tokens' at graph -0.015, graph -0.105 right\nset xrange [%.3f:%.3f]\n"
+             "unset grid\nset grid ytics lt 1 lw 1 lc '#dddddd'\nset bmargin %d\nset lmargin 9\nset label 'tokens' at "
+             "graph -0.015, graph -0.105 right\nset xrange [%.3f:%.3f]\n"
              "set yrange [0:*]\nset offsets 0,0,graph 0.07,0\nset ylabel 'time, %% of the dense pass of that length'\n"
              "plot 100 with lines dt 2 lw 1 lc '#808080' notitle",
              n > 1 ? 6 : 4, first, x - 1);
@@ -185,8 +189,9 @@ enum status plot_breakdown(const struct plot_out *o, const char *name, const str
                  parts[q].fill, plot_color((size_t)q), parts[q].label);
     str_addf(&p.body, ", $totals using 1:2:3 with labels offset 0,0.6 font ',%d' notitle", n_bars > 12 ? 10 : 12);
     str_add(&p.body, ", $totals using 1:4 with points pt 2 ps 1 lw 2 lc '#000000' title 'timed, not profiled'\n");
-    str_add(&p.sql, "SELECT run, n_tokens, part, n, median FROM latency WHERE (part LIKE 'dense~_%' ESCAPE '~' OR part LIKE "
-                    "'sparse~_%' ESCAPE '~' OR part LIKE 'prefill~_%' ESCAPE '~') AND run IN (");
+    str_add(&p.sql,
+            "SELECT run, n_tokens, part, n, median FROM latency WHERE (part LIKE 'dense~_%' ESCAPE '~' OR part LIKE "
+            "'sparse~_%' ESCAPE '~' OR part LIKE 'prefill~_%' ESCAPE '~') AND run IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") ORDER BY run, n_tokens, part;");
     return plot_script_run(&p);

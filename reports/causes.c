@@ -7,8 +7,8 @@
 
 enum { WORST = 3 };
 
-/* How much of a sample's damage each head is charged with: weight[sample * n_cells + layer * n_heads + head], one line for all
- * samples when the evidence does not tell them apart. */
+/* How much of a sample's damage each head is charged with: weight[sample * n_cells + layer * n_heads + head], one line
+ * for all samples when the evidence does not tell them apart. */
 struct blame {
     const char *how, *measure; /* measure: what `value` of the table is */
     int n_layers, n_heads;
@@ -66,7 +66,8 @@ static bool speaks_of(const struct attribution *a, const struct run_record *r)
 {
     return !a->all_but && same_text(a->run->method, r->method) && same_text(a->run->rule, r->rule) &&
            same_real(a->run->l1, r->l1) && same_real(a->run->simthreshd1, r->simthreshd1) &&
-           same_real(a->run->cdfthreshd, r->cdfthreshd) && same_real(a->run->topk, r->topk) && a->run->window == r->window;
+           same_real(a->run->cdfthreshd, r->cdfthreshd) && same_real(a->run->topk, r->topk) &&
+           a->run->window == r->window;
 }
 
 /* From runs in which one head alone was sparse. */
@@ -93,7 +94,8 @@ static bool blame_measured(struct blame *b, const struct run_view *v)
             if (e->sample == v->samples.rows[s].sample) charge(b, s, e->layer, e->head, e->isolated_l1);
         }
     b->measure = "L1 of its output";
-    b->how = "measured in each sample: the L1 error of each head's attention output, its layer alone sparse (--attribution)";
+    b->how =
+        "measured in each sample: the L1 error of each head's attention output, its layer alone sparse (--attribution)";
     return any(b);
 }
 
@@ -103,7 +105,8 @@ static bool blame_sparsity(struct blame *b, const struct run_view *v)
     for (size_t i = 0; i < v->ledger.n; i++)
         charge(b, 0, v->ledger.rows[i].layer, v->ledger.rows[i].head, left_out(&v->ledger.rows[i]));
     b->measure = "share left out";
-    b->how = "guessed from the work each head left out, for no error by head was measured; eval --attribution measures it";
+    b->how =
+        "guessed from the work each head left out, for no error by head was measured; eval --attribution measures it";
     return any(b);
 }
 
@@ -117,7 +120,8 @@ static void scale_layer(struct blame *b, int layer, double kl)
     }
 }
 
-/* From runs in which one layer alone was sparse; its heads share by their measured error, or by the work they left out. */
+/* From runs in which one layer alone was sparse; its heads share by their measured error, or by the work they left out.
+ */
 static bool blame_layers_alone(struct blame *b, const struct run_view *v, const struct run_list *runs)
 {
     struct attribution *rows;
@@ -134,10 +138,12 @@ static bool blame_layers_alone(struct blame *b, const struct run_view *v, const 
     }
     free(rows);
     b->measure = "its part of the KL when its layer alone is sparse";
-    b->how = measured ? "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the L1 "
-                        "error of its output in the sample (--attribution)"
-                      : "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the work "
-                        "it left out";
+    b->how =
+        measured
+            ? "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the L1 "
+              "error of its output in the sample (--attribution)"
+            : "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the work "
+              "it left out";
     return known && any(b);
 }
 
@@ -149,9 +155,11 @@ static bool blame_tuned(struct blame *b, const struct run_view *v)
     blame_shape(b, 1);
     for (size_t i = 0; i < t->n_heads; i++)
         if (t->heads[i].is_sparse)
-            charge(b, 0, t->heads[i].layer, t->heads[i].head, tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
+            charge(b, 0, t->heads[i].layer, t->heads[i].head,
+                   tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
     b->measure = tail ? "tail error" : "L1";
-    b->how = "estimated from the error each head had when it was tuned, on held-out text; --attribution measures it here";
+    b->how =
+        "estimated from the error each head had when it was tuned, on held-out text; --attribution measures it here";
     return any(b);
 }
 
@@ -170,7 +178,8 @@ static void offer(struct cause worst[WORST], size_t *n, struct cause c)
     if (i < WORST) worst[i] = c;
 }
 
-/* Every head of every sample: the sample's part of all damage, times the head's part of what is charged in the sample. */
+/* Every head of every sample: the sample's part of all damage, times the head's part of what is charged in the sample.
+ */
 static size_t find_worst(const struct run_view *v, const struct blame *b, bool has_heads, struct cause worst[WORST])
 {
     size_t n = 0;
@@ -184,7 +193,8 @@ static size_t find_worst(const struct run_view *v, const struct blame *b, bool h
         if (!(charged > 0)) offer(worst, &n, (struct cause){s, -1, -1, part, NAN});
         else
             for (size_t c = 0; c < cells_of(b); c++)
-                offer(worst, &n, (struct cause){s, (int)c / b->n_heads, (int)c % b->n_heads, part * line[c] / charged, line[c]});
+                offer(worst, &n,
+                      (struct cause){s, (int)c / b->n_heads, (int)c % b->n_heads, part * line[c] / charged, line[c]});
     }
     return n;
 }
@@ -206,8 +216,8 @@ static void add_notes(struct table *t, const struct run_view *v, const struct bl
     free(how);
     if (!v->worst_tokens.n) return;
     const struct worst_token_record *w = &v->worst_tokens.rows[0];
-    char *token = str_format("worst token: sample %d, position %lld, KL %.3g nats, its row of blocks %.0f %% sparse", w->sample,
-                             (long long)w->position, w->kl, 100 * w->row_sparsity);
+    char *token = str_format("worst token: sample %d, position %lld, KL %.3g nats, its row of blocks %.0f %% sparse",
+                             w->sample, (long long)w->position, w->kl, 100 * w->row_sparsity);
     table_note(t, token);
     free(token);
 }
@@ -221,8 +231,10 @@ struct table *causes_table(const struct run_view *v, const struct run_list *runs
     bool has_heads = blame_heads_alone(&b, v, runs) || blame_layers_alone(&b, v, runs) || blame_measured(&b, v) ||
                      blame_tuned(&b, v) || blame_sparsity(&b, v);
     table_add_column(t, (struct table_column){.name = "of the damage", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "KL of the sample", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = has_heads ? b.measure : "of the head", .number = NUMBER_SHORT, .digits = 4});
+    table_add_column(
+        t, (struct table_column){.name = "KL of the sample", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        t, (struct table_column){.name = has_heads ? b.measure : "of the head", .number = NUMBER_SHORT, .digits = 4});
     table_add_column(t, (struct table_column){.name = "left out", .number = NUMBER_PERCENT, .digits = 1});
     struct cause worst[WORST];
     size_t n = find_worst(v, &b, has_heads, worst);

@@ -338,7 +338,8 @@ enum status compare_runs(struct comparison *c, const struct run_view *before, co
         const struct run_view *empty = !before->metrics.n ? before : !after->metrics.n ? after : NULL;
         comparison_clear(c);
         if (empty)
-            return fail(ERR_ARG, "%s: holds no metrics, so there is nothing to compare; write it anew with eval --output",
+            return fail(ERR_ARG,
+                        "%s: holds no metrics, so there is nothing to compare; write it anew with eval --output",
                         empty->label);
         return fail(ERR_ARG, "%s and %s have no metric in common; evaluate both on the same suite", before->label,
                     after->label);
@@ -375,6 +376,7 @@ static const char *why_no_interval(const struct compare_row *row)
     if (!strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length"))
         return "times of two runs do not pair; each run's own interval judges them";
     if (of_answers(row->name)) return "no answers stored by question; compare the runs in their database";
+    if (!strncmp(row->name, "cpu_", 4)) return "beside the CPU, kept for the run as a whole";
     return "not stored by sample; evaluate again";
 }
 

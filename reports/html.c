@@ -45,7 +45,8 @@ static const char style[] =
     "font-size:.875rem}"
     "details{margin:1em 0}summary{cursor:pointer;font-weight:600}code{overflow-wrap:anywhere}"
     "@media(max-width:900px){th,th.n{white-space:normal;vertical-align:bottom}th,td{padding:4px 7px}}"
-    "@media(max-width:600px){body{padding:10px}.picture figcaption::after{content:' (scroll sideways \\2192)';font-weight:400;"
+    "@media(max-width:600px){body{padding:10px}.picture figcaption::after{content:' (scroll sideways "
+    "\\2192)';font-weight:400;"
     "color:var(--dim);font-size:.8rem}.picture .card svg{min-width:560px}"
     "}"
     "@media print{.scroll,.card{overflow:visible}th{cursor:auto}nav{display:none}}";
@@ -300,7 +301,8 @@ static enum status add_causes(const struct html_input *in, struct str *out)
 {
     const struct run_view *v = in->views[0];
     struct table *causes = causes_table(v, in->same_data);
-    if (table_rows(causes)) table_render(causes, TABLE_HTML, (struct table_style){0}, out); /* a cause has all its names */
+    if (table_rows(causes))
+        table_render(causes, TABLE_HTML, (struct table_style){0}, out); /* a cause has all its names */
     table_free(&causes);
     if (!v->layer_errors.n && v->samples.n && !v->from_file && strcmp(v->run->method, "dense"))
         str_add(out, "<p class=\"note\">The error of each layer and head was not measured in this run: <code>eval "

@@ -66,9 +66,10 @@ static const struct {
                           "SELECT layer, head, l1_held_out FROM tuned_head WHERE is_sparse AND hash = "
                           "(SELECT tuned_hash "
                           "FROM run WHERE id = %lld) ORDER BY 1, 2;"},
-    [HEAT_L1_ISOLATED] = {"L1 of the output, dense inputs", "the run has no errors by head; eval --attribution measures them",
-                          "SELECT layer, head, isolated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND isolated_l1 > 0 "
-                          "AND run = %lld ORDER BY 1, 2;"},
+    [HEAT_L1_ISOLATED] =
+        {"L1 of the output, dense inputs", "the run has no errors by head; eval --attribution measures them",
+         "SELECT layer, head, isolated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND isolated_l1 > 0 "
+         "AND run = %lld ORDER BY 1, 2;"},
     [HEAT_L1_PROPAGATED] = {"L1 of the output in the sparse run",
                             "the run has no errors by head; eval --attribution measures them",
                             "SELECT layer, head, propagated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND "
@@ -148,10 +149,11 @@ enum status plot_layers(const struct plot_out *o, const char *name, const struct
         plot_script_clear(&p);
         return fail(ERR_ARG, "%s: the run has no errors by layer; eval --attribution measures them", name);
     }
-    str_addf(&p.body,
-             "set xlabel 'layer'\nset ylabel 'L1 error of the attention output'\nset yrange [0:*]\nset xrange [-0.6:%.1f]\n"
-             "set xtics 1\nset boxwidth 0.7\n",
-             v->run->model.n_layers - .4);
+    str_addf(
+        &p.body,
+        "set xlabel 'layer'\nset ylabel 'L1 error of the attention output'\nset yrange [0:*]\nset xrange [-0.6:%.1f]\n"
+        "set xtics 1\nset boxwidth 0.7\n",
+        v->run->model.n_layers - .4);
     if (v->run->model.n_layers > 20) str_add(&p.body, "set xtics 4\n");
     str_addf(&p.body,
              "plot $layers using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'isolated: "
@@ -159,7 +161,8 @@ enum status plot_layers(const struct plot_out *o, const char *name, const struct
              "'propagated: in the sparse run'\n",
              plot_color(0), plot_color(0), plot_color(1));
     str_addf(&p.sql,
-             "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE sample = -1 AND head = -1 AND run = %lld ORDER "
+             "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE sample = -1 AND head = -1 AND run = %lld "
+             "ORDER "
              "BY 1;",
              (long long)v->run->id);
     return plot_script_run(&p);
@@ -239,12 +242,15 @@ static void add_mask(const struct mask_record *m, size_t index, struct str *out)
  */
 static bool as_image(const struct mask_record *m) { return m->n_q * m->n_k > 2048; }
 
-static void add_mask_image(const struct mask_record *m, size_t index, struct str *out)
+static void add_mask_image(const struct mask_record *m, const struct run_record *run, size_t index, struct str *out)
 {
     str_addf(out, "$mask%zu << EOD\n", index);
     for (int i = 0; i < m->n_q; i++)
         for (int j = 0; j < m->n_k; j++)
-            str_addf(out, "%d%c", mask_bit(m, i, j), j + 1 < m->n_k ? ' ' : '\n');
+            str_addf(out, "%s%c", mask_bit(m, i, j)                              ? "1"
+                                  : j * run->block_k > (i + 1) * run->block_q - 1 ? "0.5"
+                                                                                  : "0",
+                     j + 1 < m->n_k ? ' ' : '\n');
     str_add(out, "EOD\n");
 }
 
@@ -261,13 +267,17 @@ enum status plot_masks(const struct plot_out *o, const char *name, const struct 
              "'#404040'\n"
              "set xtics scale 0 format ''\nset ytics scale 0 format ''\nset tmargin 2\nset bmargin 1.5\n"
              "set xlabel 'keys' offset 0,0.8\nset ylabel 'queries' offset 1.5,0\n"
-             "set palette defined (0 '#ffffff', 1 '#0072b2')\nset cbrange [0:1]\n",
+             "set palette defined (0 '#ffffff', 0.5 '#e2e2e2', 1 '#0072b2')\nset cbrange [0:1]\n",
              rows, columns);
     for (size_t i = 0; i < n; i++) {
         const struct mask_record *m = &v->masks.rows[i * v->masks.n / n];
         bool image = as_image(m);
-        if (image) add_mask_image(m, i, &p.data);
+        if (image) add_mask_image(m, v->run, i, &p.data);
         else add_mask(m, i, &p.data);
+        if (!image) /* the future, which nobody computes */
+            str_addf(&p.body,
+                     "set object 1 polygon from 0,0 to %d,0 to %d,%d to 0,0 behind fc '#e2e2e2' fs solid noborder\n",
+                     m->n_k, m->n_k, m->n_q);
         double edge = image ? .5 : 0; /* pixels are drawn around whole numbers */
         str_addf(&p.body,
                  "set title 'layer %d, head %d, sample %d' offset 0,-0.6\nset xrange [%.1f:%.1f]\n"

@@ -86,10 +86,11 @@ static void add_ratios(struct plot_script *p, struct str *plots, const struct ru
         n++;
     }
     str_add(&p->data, n ? "EOD\n" : "NaN NaN NaN\nEOD\n");
-    str_addf(plots,
-             ", $ratio%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' notitle, $ratio%zu using 1:($3 == 0 ? $2 : "
-             "NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
-             run, plot_marker(run), plot_color(run), run);
+    str_addf(
+        plots,
+        ", $ratio%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' notitle, $ratio%zu using 1:($3 == 0 ? $2 : "
+        "NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
+        run, plot_marker(run), plot_color(run), run);
 }
 
 static bool any_invalid(const struct run_view *const *views, size_t n)
@@ -106,12 +107,20 @@ static void add_break_even(struct plot_script *p, const struct run_view *v, size
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", "break_even_length");
     if (!m || isnan(m->mean)) return;
+    if (!(m->mean > 0)) { /* no place on the axis */
+        if (with_label)
+            str_addf(&p->body,
+                     "set label \"sparse is faster at every length\" at graph 0.98, graph %.2f right tc '%s'\n",
+                     .06 + .08 * (double)run, plot_color(run));
+        return;
+    }
     str_addf(&p->body, "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n", m->mean, m->mean,
              plot_color(run));
     bool interval = !isnan(m->lo) && !isnan(m->hi);
     if (interval)
         str_addf(&p->body,
-                 "set object rectangle from %.9g, graph 0 to %.9g, graph 1 behind fc '%s' fs transparent solid 0.1 noborder\n",
+                 "set object rectangle from %.9g, graph 0 to %.9g, graph 1 behind fc '%s' fs transparent solid 0.1 "
+                 "noborder\n",
                  m->lo, m->hi, plot_color(run));
     if (!with_label) return;
     str_addf(&p->body, "set label \"break-even %.0f", m->mean);

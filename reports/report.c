@@ -164,11 +164,13 @@ static void draw_all(struct draft *d)
         add_picture(d, plot_curves(o, "curves", d->o->curves_title, d->o->curves, d->o->n_curves, d->o->curves_bound),
                     "curves", "why",
                     "Error against tiles left out: the head with the largest error, a line per theta");
-    add_picture(d, plot_masks(o, "masks", v), "masks", "why", "Computed tiles of some heads");
+    add_picture(d, plot_masks(o, "masks", v), "masks", "why",
+                "Computed tiles of some heads; grey: later keys, which no query sees");
     add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
     add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed",
-                breakdown_is_whole(v) ? "Where the time goes; the sparse kernel does QK and PV at once, so attention is one part"
-                                      : "Where the time goes; dense attention, and that of layers left dense, is one part");
+                breakdown_is_whole(v)
+                    ? "Where the time goes; the sparse kernel does QK and PV at once, so attention is one part"
+                    : "Where the time goes; dense attention, and that of layers left dense, is one part");
 }
 
 static enum status write_file(const struct draft *d, const char *name, const struct str *text)
@@ -225,7 +227,8 @@ static enum status write_markdown(const struct draft *d, const char *title)
     if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
     struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
     double ratio = run_view_metric(v, "latency_ratio");
-    if (isnan(cosine) && !isnan(ratio)) str_addf(&out, "Sparse takes **%.2f** of the dense time at the longest prompt", ratio);
+    if (isnan(cosine) && !isnan(ratio))
+        str_addf(&out, "Sparse takes **%.2f** of the dense time at the longest prompt", ratio);
     else str_addf(&out, "Accuracy **%s**", verdict.band);
     if (!isnan(sparsity)) str_addf(&out, " at %.1f %% sparsity", 100 * sparsity);
     str_add(&out, ": ");

@@ -12,8 +12,8 @@ struct table *runs_table(const struct run_list *runs);
  * asks questions. `*` marks the subject. */
 struct table *methods_table(const struct run_list *runs, const struct run_record *subject);
 /* Non-dominated points with the knee marked, or all of them. */
-/* The smallest change of a run's cosine, KL or perplexity ratio that an unpaired repetition on as many other texts would
- * show (alpha .05, power .8), from the run's interval; NAN without one. */
+/* The smallest change of a run's cosine, KL or perplexity ratio that an unpaired repetition on as many other texts
+ * would show (alpha .05, power .8), from the run's interval; NAN without one. */
 double run_detectable(const struct run_record *r, enum frontier_axis axis);
 struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points, size_t n,
                              enum frontier_axis axis, bool with_dominated);
@@ -25,10 +25,10 @@ struct table *positions_table(const struct run_view *v);
 struct table *layers_table(const struct run_view *v);
 /* Heads with the largest achieved L1 (or lowest sparsity without tuning), at most `limit`. */
 struct table *heads_table(const struct run_view *v, size_t limit);
-/* The three worst causes of the error: layer, head and sample with their part of the damage (KL summed over tokens), and in a
- * note how heads came by theirs. In order: KL end to end with one head sparse at a time (from `runs`, others of the same model
- * and data, NULL without); one layer sparse at a time; L1 measured in each sample (--attribution); L1 when tuned; the work left
- * out. A file knows samples alone. Empty where nothing differs. */
+/* The three worst causes of the error: layer, head and sample with their part of the damage (KL summed over tokens),
+ * and in a note how heads came by theirs. In order: KL end to end with one head sparse at a time (from `runs`, others
+ * of the same model and data, NULL without); one layer sparse at a time; L1 measured in each sample (--attribution); L1
+ * when tuned; the work left out. A file knows samples alone. Empty where nothing differs. */
 struct table *causes_table(const struct run_view *v, const struct run_list *runs);
 struct table *items_table(const struct run_view *v, bool flips_only);
 struct table *generations_table(const struct run_view *v);
@@ -38,7 +38,8 @@ struct table *latencies_table(const struct run_view *v);
 struct table *breakdown_table(const struct run_view *v);
 /* Did the sparse attention's kernel do QK and PV at once, so that they are one part? */
 bool breakdown_is_whole(const struct run_view *v);
-/* What a model expected, from its JSON: `"the" 0.412  *"thus" 0.220`, the token that really follows marked; appended. */
+/* What a model expected, from its JSON: `"the" 0.412  *"thus" 0.220`, the token that really follows marked; appended.
+ */
 void top_tokens_text(const char *json, int64_t true_token, struct str *out);
 struct table *worst_tokens_table(const struct run_view *v, size_t limit);
 /* Model, data, machine, software, settings, times: name and value. */

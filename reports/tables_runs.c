@@ -164,9 +164,10 @@ struct table *frontier_table(const struct run_list *runs, const struct frontier_
         table_text(t, order[i].knee ? "knee" : order[i].dominated ? "dominated" : "frontier");
     }
     free((void *)order);
-    table_note(t, with_interval ? "detectable: the smallest change that as many other texts would show (from the run's own "
-                                  "interval, 5 % false alarms, 80 % power); `compare` pairs the texts and sees smaller ones"
-                                : "no run has an interval, so what they could detect is unknown; use --num-samples 5 or more");
+    table_note(t, with_interval
+                      ? "detectable: the smallest change that as many other texts would show (from the run's own "
+                        "interval, 5 % false alarms, 80 % power); `compare` pairs the texts and sees smaller ones"
+                      : "no run has an interval, so what they could detect is unknown; use --num-samples 5 or more");
     return t;
 }
 

@@ -338,7 +338,8 @@ enum status query_run(struct store *s, const char *name, struct run_list *out)
         st = runs_where(s, "ORDER BY r.ended DESC, r.id DESC LIMIT 1", NULL, out);
         if (st == OK && out->n == 1) {
             const struct run_record *r = &out->rows[0];
-            st = fail(ERR_ARG, "%s: no run is done; the newest, run %lld, %s: %s; repeat what went wrong, or name it by number",
+            st = fail(ERR_ARG,
+                      "%s: no run is done; the newest, run %lld, %s: %s; repeat what went wrong, or name it by number",
                       s->path, (long long)r->id, r->status == RUN_FAILED ? "failed" : "was skipped",
                       r->reason ? r->reason : "no reason stored");
             run_list_clear(out);

@@ -166,8 +166,8 @@ struct ledger_record {
     double theta, tau, lambda;                           /* thresholds used; NAN where the head was dense */
 };
 
-/* Error of the attention output of a layer (head -1: all its heads) on one sample (-1: on all), against the dense run's:
- * L1 = sum |o - o~| / sum |o|, and the cosine of both as vectors. */
+/* Error of the attention output of a layer (head -1: all its heads) on one sample (-1: on all), against the dense
+ * run's: L1 = sum |o - o~| / sum |o|, and the cosine of both as vectors. */
 struct layer_error_record {
     int sample, layer, head;
     double isolated_l1, isolated_cosine;     /* this layer alone sparse, on the dense run's input */
@@ -193,10 +193,11 @@ struct generation_record {
     double token_match, text_similarity; /* both 0…1 */
 };
 
-/* A distribution of times. part: "prefill_dense", "prefill_sparse" and "decode" are whole passes. The parts of passes that
- * were profiled beside them add up to one: "dense_attention", "dense_linear", "dense_rest"; "sparse_predict" (choosing
- * tiles), "sparse_qk" and "sparse_pv" (or "sparse_attention" where a kernel does both at once), "sparse_attention_dense"
- * (layers that ran dense), "sparse_linear" (products with weights), "sparse_rest" (norms, rotation, cache, activation). */
+/* A distribution of times. part: "prefill_dense", "prefill_sparse" and "decode" are whole passes. The parts of passes
+ * that were profiled beside them add up to one: "dense_attention", "dense_linear", "dense_rest"; "sparse_predict"
+ * (choosing tiles), "sparse_qk" and "sparse_pv" (or "sparse_attention" where a kernel does both at once),
+ * "sparse_attention_dense" (layers that ran dense), "sparse_linear" (products with weights), "sparse_rest" (norms,
+ * rotation, cache, activation). */
 struct latency_record {
     const char *part;
     int64_t n_tokens;

@@ -339,10 +339,13 @@ Test(cli, a_stored_run_still_gives_the_whole_file, .init = enter, .fini = leave)
 
 Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 300)
 {
-    ends(PASS, EVAL "-q --max-length 384 --num-samples 3 --output before.json");
-    ends(PASS,
-         EVAL "-q --max-length 384 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5 --output after.json");
-    ends(PASS, EVAL "-q --max-length 200 --num-samples 2 --output short.json");
+    /* files by show: eval --output would continue the guide's prompts each time */
+    ends(PASS, EVAL "-q --max-length 384 --num-samples 3");
+    ends(PASS, EVAL "-q --max-length 384 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5");
+    ends(PASS, EVAL "-q --max-length 200 --num-samples 2");
+    ends(PASS, "show 1 --db r.db --output before.json");
+    ends(PASS, "show 2 --db r.db --output after.json");
+    ends(PASS, "show 3 --db r.db --output short.json");
     struct ran r = expect(PASS, "list --db r.db --format csv");
     int lines = 0;
     for (const char *p = str_get(&r.out); (p = strchr(p, '\n')); p++) lines++;
@@ -706,7 +709,8 @@ Test(cli, json_that_is_not_ours, .init = enter, .fini = leave)
         cr_expect(r.code == RUN_ERROR && has(&r.err, "x.json"), "explain: %d, %s", r.code, str_get(&r.err));
         ran_clear(&r);
     }
-    ends(PASS, EVAL "-q --max-length 300 --num-samples 1 --output good.json");
+    ends(PASS, EVAL "-q --max-length 300 --num-samples 1");
+    ends(PASS, "show 1 --db r.db --output good.json");
     struct str good = file_get(place, "good.json");
     for (size_t n = 1; n < good.len; n = n * 2 + 1) { /* cut short anywhere */
         file_put(place, "x.json", good.data, n);
@@ -750,6 +754,16 @@ Test(cli, other_commands_run, .init = enter, .fini = leave)
 }
 
 /* Without curves in the store there is nothing to answer from; running the model is not what was asked. */
+Test(cli, what_needs_a_gpu_says_so, .init = enter, .fini = leave)
+{
+    refuses(RUN_ERROR, "generate " DEMO " -p x --graph", SAYS("--graph", "--device cuda"));
+    refuses(RUN_ERROR, EVAL "--residual bf16", SAYS("--residual bf16", "--device cuda", "f32"));
+    refuses(USAGE, EVAL "--residual f64", SAYS("--residual", "f64", "f32 or bf16"));
+    struct ran r = expect(PASS, "generate " DEMO " -p x -n 2 --compile");
+    cr_expect(has(&r.err, "no effect on the CPU"), "%s", str_get(&r.err));
+    ran_clear(&r);
+}
+
 Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
 {
     struct ran r = run("tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 "

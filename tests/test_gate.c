@@ -385,8 +385,13 @@ Test(gate, causes_name_the_worst_three)
     struct tuned_head_record heads[8];
     static const double l1[] = {.01, .05, .02, .03, .09, .011, .04, .012};
     for (int i = 0; i < 8; i++) {
-        ledger[i] = (struct ledger_record){.layer = i / 4, .head = i % 4, .tiles_possible = 100, .tiles_computed = 50 + i,
-                                           .pv_possible = 200, .pv_computed = 100, .calls = 4};
+        ledger[i] = (struct ledger_record){.layer = i / 4,
+                                           .head = i % 4,
+                                           .tiles_possible = 100,
+                                           .tiles_computed = 50 + i,
+                                           .pv_possible = 200,
+                                           .pv_computed = 100,
+                                           .calls = 4};
         heads[i] =
             (struct tuned_head_record){.layer = i / 4, .head = i % 4, .is_sparse = i != 4, .l1_held_out = l1[i]};
     }
@@ -423,7 +428,8 @@ Test(gate, causes_name_the_worst_three)
     m.view.layer_errors = (struct layer_error_list){errors, 9, NULL};
     m.samples[1].kl_mean = .97;
     text = causes_of(&m, NULL); /* 1 + .97 + .02: .4 of .5 of each */
-    cr_expect(strstr(text, "\n1,3,2,0.40201") && strstr(text, "\n0,3,1,0.38994") && strstr(text, "\n0,3,2,0.1005"), "%s", text);
+    cr_expect(strstr(text, "\n1,3,2,0.40201") && strstr(text, "\n0,3,1,0.38994") && strstr(text, "\n0,3,2,0.1005"),
+              "%s", text);
     has(text, "(--attribution)");
     free(text);
     /* end to end: one layer sparse at a time; heads by what was measured of them */
@@ -621,8 +627,13 @@ Test(gate, best_names_metrics_that_disagree)
     for (int i = 0; i < 2; i++) {
         struct run_data d = {.run = both[i]->run, .metrics = both[i]->metrics, .n_metrics = both[i]->view.metrics.n};
         d.run.key = d.run.slot = i ? "0123456789abcdef0123456789abcdef" : "fedcba98765432100123456789abcdef";
-        d.run.model = (struct model_record){.fingerprint = "m1", .name = "model", .n_layers = 2, .n_heads = 4, .n_kv_heads = 2,
-                                            .head_dim = 64, .vocab = 100};
+        d.run.model = (struct model_record){.fingerprint = "m1",
+                                            .name = "model",
+                                            .n_layers = 2,
+                                            .n_heads = 4,
+                                            .n_kv_heads = 2,
+                                            .head_dim = 64,
+                                            .vocab = 100};
         d.run.dataset = (struct dataset_record){.fingerprint = "d1", .suite = "text", .name = "text", .n_samples = 4};
         d.run.software = (struct software_record){.version = "1", .engine = "1", .compiler = "cc"};
         ok(store_run_put(store, &d, false, NULL));
@@ -631,7 +642,8 @@ Test(gate, best_names_metrics_that_disagree)
     cr_assert_eq(command(dir, "best --min-cosine .98", &out), 0, "%s", str_get(&out));
     has(str_get(&out), "The metrics disagree: cosine 0.9900 looks excellent, KL 0.1000");
     has(str_get(&out), "detectable on as many other texts");
-    cr_assert_eq(command(dir, "best --min-cosine .98 --max-kl .05 --min-token-accuracy 90%", &out), 0, "%s", str_get(&out));
+    cr_assert_eq(command(dir, "best --min-cosine .98 --max-kl .05 --min-token-accuracy 90%", &out), 0, "%s",
+                 str_get(&out));
     lacks(str_get(&out), "disagree");
     cr_assert_eq(command(dir, "frontier", &out), 0);
     has(str_get(&out), "detectable KL");

@@ -144,7 +144,8 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
             snprintf(name, sizeof name, "sparse_%s", parts[k]);
             sparse += seconds_of(&e, name, n);
             /* 32 tokens are too few to be sparse */
-            cr_expect_eq(row_of(&e, name, n) != NULL, (k > 0 && n > 256) || (k > 0 && k < 3) || k == 6, "%s at %d", name, n);
+            cr_expect_eq(row_of(&e, name, n) != NULL, (k > 0 && n > 256) || (k > 0 && k < 3) || k == 6, "%s at %d",
+                         name, n);
         }
         double timed = seconds_of(&e, "prefill_dense", n), timed_sparse = seconds_of(&e, "prefill_sparse", n);
         cr_expect(dense > .4 * timed && dense < 2.5 * timed, "%g of %g", dense, timed);

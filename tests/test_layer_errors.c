@@ -52,7 +52,8 @@ static struct measured_errors measure(int chunk)
 {
     struct measured_errors m = {0};
     struct session *s;
-    struct evaluate_args a = {.model = &model, .par = par, .set = &set, .policy = &policy, .attribution = true, .quiet = true};
+    struct evaluate_args a = {
+        .model = &model, .par = par, .set = &set, .policy = &policy, .attribution = true, .quiet = true};
     ok(session_open(&s, &model.weights, par, N, chunk, NULL));
     ok(layer_errors_measure(&a, s, &m.pool, &m.rows, &m.n));
     session_close(&s);
@@ -96,8 +97,10 @@ Test(layer_errors, agree_with_their_definition)
     ok(session_open(&s, &model.weights, par, N, 0, NULL));
     for (int sparse = 0; sparse < 2; sparse++) {
         session_reset(s);
-        ok(session_forward(s, &(struct forward_args){.tokens = ids, .n = N, .policy = sparse ? &policy : NULL, .hook = watch,
-                                                     .hook_ctx = outputs[sparse]}));
+        ok(session_forward(
+            s,
+            &(struct forward_args){
+                .tokens = ids, .n = N, .policy = sparse ? &policy : NULL, .hook = watch, .hook_ctx = outputs[sparse]}));
     }
     session_close(&s);
     double diff = 0, whole = 0, dot = 0, squares[2] = {0};
@@ -128,7 +131,8 @@ Test(layer_errors, agree_with_their_definition)
     cr_expect_null(row_of(&m, 1, 2, 1));
     cr_expect_float_eq(there(&m, -1, 2, 1)->isolated_l1, 0, 1e-5, "a dense head of a sparse layer");
     /* the whole lies between its parts */
-    double a = there(&m, 0, 5, 0)->isolated_l1, b = there(&m, 1, 5, 0)->isolated_l1, all = there(&m, -1, 5, 0)->isolated_l1;
+    double a = there(&m, 0, 5, 0)->isolated_l1, b = there(&m, 1, 5, 0)->isolated_l1,
+           all = there(&m, -1, 5, 0)->isolated_l1;
     cr_expect(all >= fmin(a, b) && all <= fmax(a, b) && a != b, "%g of %g and %g", all, a, b);
     double layer = there(&m, -1, 5, -1)->isolated_l1, least = 1, most = 0;
     for (int h = 0; h < c->n_heads; h++) {

@@ -22,8 +22,8 @@ static void open_fixture(struct fixture *f)
     *f = (struct fixture){0};
     CHECK(par_open(&f->par, 2));
     CHECK(model_open(&f->model, SG_SOURCE_DIR "/suites/demo/model", f->par));
-    CHECK(suite_load("chronicle", &(struct suite_options){.tokenizer = f->model.tokenizer, .argument = "", .max_length = 600,
-                                                          .num_samples = 2}, &f->set));
+    struct suite_options options = {.tokenizer = f->model.tokenizer, .argument = "", .max_length = 600, .num_samples = 2};
+    CHECK(suite_load("chronicle", &options, &f->set));
     CHECK(policy_init(&f->policy, &mask_sparge, f->model.weights.config.n_layers, f->model.weights.config.n_heads));
     policy_set_thresholds(&f->policy, -.1f, 1, 50);
     f->policy.topk = .4f;
@@ -40,8 +40,9 @@ static void close_fixture(struct fixture *f)
 
 static enum status run(struct fixture *f, struct parity *p, int chunk, struct evaluation *e)
 {
-    return evaluate(&(struct evaluate_args){.model = &f->model, .par = f->par, .set = &f->set, .policy = &f->policy, .cache = &f->cache,
-                                            .chunk = chunk, .n_resamples = 10, .quiet = true, .parity = p}, e);
+    struct evaluate_args args = {.model = &f->model, .par = f->par, .set = &f->set, .policy = &f->policy,
+                                 .cache = &f->cache, .chunk = chunk, .n_resamples = 10, .quiet = true, .parity = p};
+    return evaluate(&args, e);
 }
 
 static double metric(const struct evaluation *e, const char *name)

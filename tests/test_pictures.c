@@ -394,7 +394,8 @@ static struct latency_record part_of(const char *part, int64_t n_tokens, double 
                                    seconds, seconds,  seconds, seconds, true,    NULL};
 }
 
-/* A kernel that does QK and PV at once has one part for both, and the page says so. Bars are shares of the dense pass. */
+/* A kernel that does QK and PV at once has one part for both, and the page says so. Bars are shares of the dense pass.
+ */
 Test(pictures, attention_that_is_whole_is_one_part)
 {
     if (plot_available() != OK) cr_skip_test("%s", status_message());
