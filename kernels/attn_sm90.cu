@@ -7,6 +7,8 @@
  * is also the unit of stage 2. Q·Kᵀ of the next tile is issued before P·V of the present one, and the softmax
  * runs under both.
  *
+ * Sparse calls with head_dim 64 run as two such teams side by side in one CTA, with tiles of 64 keys.
+ *
  * Sources: FlashAttention-3 (arXiv 2407.08608) for the overlap and the two-warpgroup turn taking;
  * SpargeAttn (arXiv 2502.18137) for stage 2.
  */
@@ -247,6 +249,17 @@ struct consumer {
             step<MASKED, false>(desc_q, last);
     }
 
+    /* A tile that lies above the triangle for all rows of this warpgroup: the others' turn, and nothing read. */
+    __device__ __forceinline__ void pass()
+    {
+        mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
+        if (TURNS) named_sync(ids + 1 + wg, 2 * WG_THREADS);
+        if (TURNS) named_arrive(ids + 1 + (wg + 1) % WGS, 2 * WG_THREADS);
+        release(&bar->k_empty[nk % S::stages]);
+        release(&bar->q_empty[nq % Q_STAGES]);
+        nk++;
+    }
+
     __device__ __forceinline__ void store(int row0, int head)
     {
         float inverse[2];
@@ -323,11 +336,14 @@ struct consumer {
             float alpha[2];
             softmax<true, true>(s, alpha);
             pack(s);
+            /* With tiles of 64 keys the last one can be the upper warpgroup's to leave out. */
+            const int idle = TILE == 64 && wg == 0 && w.tiles - w.clear == 2 ? 1 : 0;
             int j = 1;
             for (; j < w.clear; j++) take<false>(desc_q, false);
-            for (; j < w.tiles; j++) take<true>(desc_q, j == w.tiles - 1);
+            for (; j < w.tiles - idle; j++) take<true>(desc_q, j == w.tiles - 1);
+            if (TILE == 64 && idle) pass();
 
-            const uint32_t nv = nk - 1;
+            const uint32_t nv = nk - 1 - idle;
             mbar_wait(&bar->v_full[nv % S::stages], nv / S::stages & 1);
             if (!SKIP) {
                 issue_pv(nv);
@@ -342,6 +358,10 @@ struct consumer {
             issue_qk(s, query_tile(nq), nk); /* after the last item: of anything, for nobody */
             if (!SKIP) mma_wait<1>(o);
             release(&bar->v_empty[nv % S::stages]);
+            if (TILE == 64 && idle) {
+                mbar_wait(&bar->v_full[(nv + 1) % S::stages], (nv + 1) / S::stages & 1);
+                release(&bar->v_empty[(nv + 1) % S::stages]);
+            }
             close_item(w);
             if (next.row0 < 0) break;
             w = next;
@@ -364,7 +384,8 @@ __global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads,
     extern __shared__ uint8_t raw[];
     uint8_t *base = raw + ((1024 - shared_address(raw) % 1024) % 1024);
     int wg = __shfl_sync(0xffffffffu, (int)threadIdx.x / WG_THREADS, 0);
-    const int team = S::teams == 1 ? 0 : wg == 0 ? __shfl_sync(0xffffffffu, (int)threadIdx.x / 32 % S::teams, 0) : (wg - 1) / WGS;
+    int team = (wg - 1) / WGS;
+    if (wg == 0) team = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32 % S::teams, 0);
     uint8_t *q = base + team * S::team_bytes, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes,
             *o = v + S::stages * S::kv_bytes;
     auto *bar = (barriers<S::stages> *)(base + S::teams * S::team_bytes + team * 256);
@@ -538,7 +559,7 @@ enum status teams_run(const struct attn_args *a, void *ws, struct par *par, stru
 /* Two teams are the faster (SPEED.md) as long as each gets several items: an item takes a team twice as long. */
 bool teams_pay(const struct attn_args *a)
 {
-    constexpr int EACH = 4;
+    constexpr int EACH = 3;
     int device, sms;
     if (teams_refuses(a) != NULL || cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)

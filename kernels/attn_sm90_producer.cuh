@@ -40,8 +40,8 @@ struct params {
     int *next_item;
 };
 
-/* One team of a producer warp and WGS consumer warpgroups per multiprocessor. With tiles of 64 keys two, in one CTA, which
- * share nothing but the counter: consumers then need so few registers that four warpgroups fit. */
+/* One team of a producer warp and WGS consumer warpgroups per multiprocessor. With tiles of 64 keys two, in one CTA,
+ * which share nothing but the counter: consumers then need so few registers that four warpgroups fit. */
 template <int D, int WGS, keys KEYS, bool SKIP, int TILE>
 struct shape {
     static constexpr int rows = WGS * WG_ROWS;
@@ -252,7 +252,8 @@ __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMa
                     a = KEYS == KEYS_64 ? list.next() : 2 * list.next();
                 }
                 b = a + 1;
-                if (!S::small && KEYS == KEYS_64 && sparse && j < w.tiles - 1) b = w.half && j == 0 ? a : list.next();
+                if (!S::small && KEYS == KEYS_64 && sparse && j < w.tiles - 1)
+                    b = w.half && j == 0 ? a : list.next();
                 load_tile<S, KEYS, TILE>(k, mk, bar->k_full, bar->k_empty, nk++, a, b, kv_head);
             }
             if (j > 0) load_tile<S, KEYS, TILE>(v, mv, bar->v_full, bar->v_empty, nv++, va, vb, kv_head);

@@ -113,7 +113,8 @@ __global__ __launch_bounds__(THREADS, 2) void sum_keys(const __grid_constant__ p
             for (int u = 0; u < WARPS; u++) block[u] = units[u * d + e];
             float4 *to = (float4 *)(sums + (size_t)e * p.at.k_pad + first / per);
             if (per == 2) {
-                float4 four = make_float4(block[0] + block[1], block[2] + block[3], block[4] + block[5], block[6] + block[7]);
+                float4 four = make_float4(block[0] + block[1], block[2] + block[3], block[4] + block[5],
+                                          block[6] + block[7]);
                 to[0] = four, total += (four.x + four.y) + (four.z + four.w);
             } else {
                 to[0] = make_float4(block[0], block[1], block[2], block[3]);
@@ -147,7 +148,8 @@ __global__ __launch_bounds__(THREADS, 2) void compare_keys(const __grid_constant
         const int first = (chunk * p.at.rounds + round) * WARPS, unit = first + warp;
         const int n = min((int)UNIT_ROWS, p.n_kv - unit * UNIT_ROWS);
         if (first * UNIT_ROWS >= p.n_kv) break;
-        ahead rows(room, keys + (ptrdiff_t)unit * UNIT_ROWS * p.k_row, p.k_row, n, d); /* sent for before there is a centre */
+        /* sent for before there is a centre */
+        ahead rows(room, keys + (ptrdiff_t)unit * UNIT_ROWS * p.k_row, p.k_row, n, d);
         if (round == 0) {
             wait_for_earlier();
             /* Threads to spare take every n-th chunk each, so that a long list is not one chain of loads. */
@@ -275,12 +277,14 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
     __syncthreads();
     if (!real) return;
     const int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
-    write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch, list);
+    write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch,
+              list);
 }
 
 /* Launch, as the next of a chain that overlaps when `after` is set; below 9.0 one ends before the next begins. */
 template <typename KERNEL>
-enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const params &p, bool after, cudaStream_t stream)
+enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const params &p, bool after,
+                   cudaStream_t stream)
 {
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute overlap = {};
@@ -289,8 +293,10 @@ enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const p
     config.gridDim = grid, config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = shared;
     config.stream = stream, config.attrs = &overlap;
     config.numAttrs = after && cuda_current_sm() >= 90 ? 1 : 0;
-    /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot share a multiprocessor. */
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+    /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot share a
+     * multiprocessor. */
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CUDA_TRY(cudaLaunchKernelEx(&config, kernel, p));
     return OK;
@@ -305,7 +311,8 @@ enum status launch_rows(const params &p, cudaStream_t stream)
     const size_t floats = ROWS * (d + FEW) + (size_t)p.at.k_pad + (pooling > scores ? pooling : scores);
     int heads = p.group < ROWS ? p.group : ROWS, sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
     int tasks = (p.at.n_qblocks + blocks - 1) / blocks * sets * p.n_kv_heads;
-    return launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float), p, true, stream);
+    return launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float), p, true,
+                  stream);
 }
 
 template <int LANES>

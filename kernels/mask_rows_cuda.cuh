@@ -135,9 +135,11 @@ __device__ __forceinline__ choice choose(const float *p, int n, int eligible, fl
 }
 
 /* The map's row of one head by one warp. s: `slices` parts of the row's dot products with the sums of key blocks,
- * `apart` floats from one to the next; it becomes its ranks. n: key blocks the row may see; k_sim: similarities of these. */
-__device__ __forceinline__ void write_row(const params &p, int head, int block, int n, const struct head_params &t, float q_sim,
-                                          const float *k_sim, float *s, int slices, int apart, float *list)
+ * `apart` floats from one to the next; it becomes its ranks. n: key blocks the row may see; k_sim: similarities of
+ * these. */
+__device__ __forceinline__ void write_row(const params &p, int head, int block, int n, const struct head_params &t,
+                                          float q_sim, const float *k_sim, float *s, int slices, int apart,
+                                          float *list)
 {
     const int lane = threadIdx.x % 32;
     uint32_t *row = p.bits + ((size_t)head * p.at.n_qblocks + block) * p.words;
@@ -171,10 +173,11 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
         total = warp_sum(total), eligible = __reduce_add_sync(0xffffffffu, eligible);
         low = __reduce_min_sync(0xffffffffu, low);
         __syncwarp();
+        const int wanted = (int)ceil(((double)p.topk - 1e-6) * (double)n); /* as the CPU counts, kernels/mask.c */
         if (eligible == 0)
             c.bound = 0xffffffffu;
         else if (p.topk > 0)
-            c = choose<true>(s, n, eligible, (float)min((int)ceil(((double)p.topk - 1e-6) * (double)n), eligible), low, list);
+            c = choose<true>(s, n, eligible, (float)min(wanted, eligible), low, list);
         else if (t.cdfthreshd >= 1)
             c.bound = low;
         else
@@ -218,8 +221,8 @@ struct sharing {
     __host__ __device__ size_t floats(int rows) const { return (size_t)slices * rows * pitch; }
 };
 
-/* Dot products of ROWS query rows (q: [d, ROWS] in shared memory) with the sums of key blocks of one kv head, into score
- * [slices, ROWS, pitch]; AHEAD loads under way at a time. All warps of the CTA. */
+/* Dot products of ROWS query rows (q: [d, ROWS] in shared memory) with the sums of key blocks of one kv head, into
+ * score [slices, ROWS, pitch]; AHEAD loads under way at a time. All warps of the CTA. */
 template <int ROWS, int AHEAD>
 __device__ __forceinline__ void score_rows(const params &p, int kv, const sharing &share, const float *q, float *score)
 {
@@ -255,14 +258,16 @@ __device__ __forceinline__ void score_rows(const params &p, int kv, const sharin
                 }
             }
         }
-        /* The halves of the warp hold half of the dimensions each: one ends up with the first rows, one with the rest. */
+        /* The halves of the warp hold half of the dimensions each: one ends up with the first rows, one with the
+         * rest. */
         const bool second = lane >= 16;
 #pragma unroll
         for (int r = 0; r < ROWS / 2; r++) {
             float out[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                float give = second ? acc[r][i] : acc[r + ROWS / 2][i], keep = second ? acc[r + ROWS / 2][i] : acc[r][i];
+                float low = acc[r][i], high = acc[r + ROWS / 2][i];
+                float give = second ? low : high, keep = second ? high : low;
                 out[i] = keep + __shfl_xor_sync(0xffffffffu, give, 16);
             }
             float *to = score + (size_t)(slice * ROWS + r + (second ? ROWS / 2 : 0)) * share.pitch + j;

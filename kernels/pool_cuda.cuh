@@ -107,12 +107,15 @@ struct lanes {
         const float4 *lo = (const float4 *)(row + col()), *hi = (const float4 *)(row + d / 2 + col());
         float4 v[4] = {mine ? lo[0] : zero, mine ? lo[1] : zero, mine ? hi[0] : zero, mine ? hi[1] : zero};
 #pragma unroll
-        for (int i = 0; i < 4; i++) x[4 * i] = v[i].x, x[4 * i + 1] = v[i].y, x[4 * i + 2] = v[i].z, x[4 * i + 3] = v[i].w;
+        for (int i = 0; i < 4; i++) {
+            x[4 * i] = v[i].x, x[4 * i + 1] = v[i].y;
+            x[4 * i + 2] = v[i].z, x[4 * i + 3] = v[i].w;
+        }
     }
 };
 
-/* A block of n rows on its way from memory to one warp, DEPTH steps ahead of their use. They wait in shared memory, where
- * each lane reads only what it fetched itself, so neither registers nor barriers are spent on them. */
+/* A block of n rows on its way from memory to one warp, DEPTH steps ahead of their use. They wait in shared memory,
+ * where each lane reads only what it fetched itself, so neither registers nor barriers are spent on them. */
 template <int LANES, int DEPTH>
 struct rows_ahead {
     using L = lanes<LANES>;
@@ -123,8 +126,10 @@ struct rows_ahead {
     ptrdiff_t stride;
     int n, d, fetched = 0, taken = 0;
 
-    __device__ __forceinline__ rows_ahead(uint4 *shared, const __nv_bfloat16 *x, ptrdiff_t row_stride, int rows, int head_dim)
-        : room(shared + threadIdx.x % 32), at(x + L::row() * row_stride + L::col()), stride(row_stride), n(rows), d(head_dim)
+    __device__ __forceinline__ rows_ahead(uint4 *shared, const __nv_bfloat16 *x, ptrdiff_t row_stride, int rows,
+                                          int head_dim)
+        : room(shared + threadIdx.x % 32), at(x + L::row() * row_stride + L::col()), stride(row_stride), n(rows),
+          d(head_dim)
     {
 #pragma unroll
         for (int i = 0; i < DEPTH; i++) fetch();

@@ -61,7 +61,8 @@ __global__ void rope_rows(const __grid_constant__ struct rope_cuda_args a)
 extern "C" enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream)
 {
     cudaStream_t s = (cudaStream_t)stream;
-    if (a->head_dim % 16 != 0) return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
+    if (a->head_dim % 16 != 0)
+        return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
     rope_rows<<<(unsigned)a->n, THREADS, 0, s>>>(*a);
     CUDA_TRY(cudaGetLastError());
     return OK;

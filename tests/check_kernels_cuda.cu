@@ -2,7 +2,7 @@
  *
  *   check_kernels_cuda              check everything; exit 1 when something is wrong
  *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
- *   check_kernels_cuda --length N   attention, one size only
+ *   check_kernels_cuda --length N   attention, one size only (with --bench: everything, one size only)
  *   check_kernels_cuda --masks      prediction only (with --quick: small sizes; with --bench: no sparse
  * attention) check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
  *
@@ -432,7 +432,9 @@ int main(int argc, char **argv)
     if (device_cuda.info(dev, &info) != OK) return 3;
     printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
     if (timing) {
-        bench(brief ? std::vector<int>{2048, 8192, 32768} : std::vector<int>{2048, 4096, 8192, 32768, 131072},
+        bench(only_length ? std::vector<int>{only_length}
+              : brief     ? std::vector<int>{2048, 8192, 32768}
+                          : std::vector<int>{2048, 4096, 8192, 32768, 131072},
               brief, only_masks);
     } else {
         if (!only_masks) {

@@ -121,8 +121,9 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
         report(what, p.d, p.n, by_tau, 0, 0);
         snprintf(what, sizeof what, "call_128x%d_topk_0.5", bk);
         report(what, p.d, p.n, both, kept, 0);
-        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole call %.4f ms, kept %.3f\n", p.d, p.n, bk,
-               by_tau, by_rank, 100 * by_tau / dense, both, kept);
+        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole call %.4f ms, "
+               "kept %.3f\n",
+               p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, kept);
     }
 }
 
