@@ -165,8 +165,10 @@ enum status plot_breakdown(const struct plot_out *o, const char *name, const str
         n_bars += n_passes - from;
         free(passes);
     }
+    bool drawn[N_PARTS];
     for (int q = 0; q < N_PARTS; q++) {
-        str_addf(&p.data, "$part%d << EOD\n%sEOD\n", q, data[q].len ? str_get(&data[q]) : "NaN NaN NaN NaN NaN\n");
+        drawn[q] = data[q].len > 0;
+        if (drawn[q]) str_addf(&p.data, "$part%d << EOD\n%sEOD\n", q, str_get(&data[q]));
         str_clear(&data[q]);
     }
     str_addf(&p.data, "$totals << EOD\n%sEOD\n", str_get(&totals));
@@ -184,9 +186,9 @@ enum status plot_breakdown(const struct plot_out *o, const char *name, const str
              "plot 100 with lines dt 2 lw 1 lc '#808080' notitle",
              n > 1 ? 6 : 4, first, x - 1);
     for (int q = 0; q < N_PARTS; q++)
-        str_addf(&p.body,
-                 ", $part%d using 1:4:2:3:4:5 with boxxyerror fs %s border lc '#202020' lc '%s' lw 1 title '%s'", q,
-                 parts[q].fill, plot_color((size_t)q), parts[q].label);
+        if (drawn[q])
+            str_addf(&p.body, ", $part%d using 1:4:2:3:4:5 with boxxyerror fs %s border lc '#202020' lc '%s' lw 1 title '%s'",
+                     q, parts[q].fill, plot_color((size_t)q), parts[q].label);
     str_addf(&p.body, ", $totals using 1:2:3 with labels offset 0,0.6 font ',%d' notitle", n_bars > 12 ? 10 : 12);
     str_add(&p.body, ", $totals using 1:4 with points pt 2 ps 1 lw 2 lc '#000000' title 'timed, not profiled'\n");
     str_add(&p.sql,
