@@ -11,6 +11,7 @@
 #include "version.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,37 @@ enum status setup_open_unplaced(struct setup *s, const struct machine_options *m
     return open_one(s, m, positional, index, false);
 }
 
+/* Opening one of several devices: a context and the weights take half a second each, so they come up together. */
+struct opening {
+    struct setup *s;
+    const struct machine_options *m;
+    int index, n_threads;
+    pthread_t thread;
+    bool started;
+    enum status status;
+    char message[1024];
+};
+
+static void *open_in_thread(void *opaque)
+{
+    struct opening *x = opaque;
+    x->status = open_on(x->s, x->m, x->index, x->n_threads, true);
+    if (x->status != OK) snprintf(x->message, sizeof x->message, "%s", status_message());
+    return NULL;
+}
+
+static enum status open_all(struct opening *x, int n)
+{
+    for (int i = 1; i < n; i++) x[i].started = pthread_create(&x[i].thread, NULL, open_in_thread, &x[i]) == 0;
+    for (int i = 0; i < n; i++)
+        if (!x[i].started) open_in_thread(&x[i]);
+    for (int i = 1; i < n; i++)
+        if (x[i].started) pthread_join(x[i].thread, NULL);
+    for (int i = 0; i < n; i++)
+        if (x[i].status != OK) return fail(x[i].status, "%s", x[i].message);
+    return OK;
+}
+
 enum status setup_open_fleet(struct setup **out, int *n, const struct machine_options *m, const char *positional)
 {
     struct device_list devices;
@@ -113,11 +145,13 @@ enum status setup_open_fleet(struct setup **out, int *n, const struct machine_op
     int n_threads = m->threads > 0 ? m->threads : par_cpu_count() / devices.n;
     struct setup *all = calloc((size_t)devices.n, sizeof *all);
     if (!all) return fail(ERR_MEMORY, "no memory for %d devices", devices.n);
-    enum status st = OK;
-    for (int i = 0; i < devices.n && st == OK; i++) {
+    struct opening opening[MAX_DEVICES];
+    for (int i = 0; i < devices.n; i++) {
         all[i].model_dir = first.model_dir;
-        st = open_on(&all[i], m, devices.index[i], devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1, true);
+        opening[i] = (struct opening){.s = &all[i], .m = m, .index = devices.index[i],
+                                      .n_threads = devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1};
     }
+    enum status st = open_all(opening, devices.n);
     *out = all;
     *n = devices.n;
     if (st != OK) setup_close_fleet(out, n);
