@@ -56,9 +56,9 @@ static void print_info(const struct setup *s, const char *fingerprint)
 /* What a GPU would have to hold, known without one; then what it has. */
 static enum status print_device(const struct setup *s, int index)
 {
-    const struct weights *w = &s->model.weights;
     if (index == DEVICE_CPU) return OK;
 #ifdef SG_HAVE_CUDA
+    const struct weights *w = &s->model.weights;
     const char *why = weights_cuda_refuses(&w->config);
     if (why) return fail(ERR_UNSUPPORTED, "%s: --device %s: %s", w->dir, o.machine.device, why);
     enum dtype residual = w->device_options.residual;
@@ -82,6 +82,7 @@ static enum status print_device(const struct setup *s, int index)
                     (double)need / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
     return OK;
 #else
+    (void)s;
     return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA", o.machine.device);
 #endif
 }
