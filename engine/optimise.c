@@ -1,6 +1,7 @@
 #include "engine/optimise.h"
 
 #include "base/clock.h"
+#include "engine/stream_share.h"
 #include "kernels/compare.h"
 
 #include <math.h>
@@ -176,18 +177,78 @@ static enum status probe_cell(struct search *s, int cell)
     return OK;
 }
 
+/* The same price without running cells: what the errors on the tuning samples do to the stream. Rows that are far off count
+ * beside the mean square (METHOD 5), hence rmse · tail. */
+static void price_by_stream(struct search *s, int cell)
+{
+    for (int r = 0; r < s->a->n_rungs; r++) {
+        struct cell_rung *x = &s->r->cells[cell * s->a->n_rungs + r];
+        const struct tuned_head *heads = rung_heads(s, r, cell);
+        double sum = 0;
+        for (int h = 0; h < s->r->heads_each; h++) {
+            double share = s->r->share[cell * s->r->heads_each + h];
+            if (heads[h].params.is_sparse) sum += share * share * heads[h].tune.rmse * heads[h].tune.tail;
+        }
+        x->sparsity = cell_sparsity(s, r, cell);
+        x->damage = (struct damage){sum, sum, sum};
+    }
+}
+
+struct watch {
+    struct stream_share *share;
+    const float *stream;
+};
+
+static enum status watch_layer(void *ctx, const struct layer_view *view)
+{
+    struct watch *w = ctx;
+    stream_share_add(w->share, w->stream, view->attn);
+    return OK;
+}
+
+/* Streams of the samples searched on go through the layer; its shares are taken on the way. */
+static enum status pass_layer(struct search *s, int layer, struct stream_share *share)
+{
+    for (int i = 0; i < s->n_search; i++) {
+        const struct tune_sample *x = &s->a->samples[i];
+        struct watch w = {share, s->stream[i]};
+        struct forward_args f = {.tokens = x->ids, .n = x->n, .first_layer = layer, .end_layer = layer + 1,
+                                 .residual_in = layer ? s->stream[i] : NULL, .residual_out = s->stream[i],
+                                 .stop = s->a->stop};
+        if (share && !layer) { /* the embeddings first */
+            session_reset(s->session);
+            TRY(session_forward(s->session, &f));
+        }
+        f.capture_layer = layer + 1;
+        f.hook = share ? watch_layer : NULL;
+        f.hook_ctx = &w;
+        session_reset(s->session);
+        TRY(session_forward(s->session, &f));
+    }
+    return OK;
+}
+
+static enum status share_layer(struct search *s, int layer)
+{
+    struct stream_share *share;
+    TRY(stream_share_open(&share, s->a->weights, layer, s->a->par));
+    enum status st = pass_layer(s, layer, share);
+    stream_share_get(share, s->r->share + layer * s->c->n_heads);
+    stream_share_close(&share);
+    return st;
+}
+
 static enum status sensitivity_pass(struct search *s)
 {
     int each = s->r->n_cells / s->c->n_layers;
     for (int l = 0; l < s->c->n_layers; l++) {
-        for (int i = l * each; i < (l + 1) * each && may_be_sparse(s, i); i++) TRY(probe_cell(s, i));
-        for (int i = 0; i < s->n_search && l + 1 < s->c->n_layers; i++) {
-            const struct tune_sample *x = &s->a->samples[i];
-            session_reset(s->session);
-            TRY(session_forward(s->session, &(struct forward_args){
-                                                .tokens = x->ids, .n = x->n, .first_layer = l, .end_layer = l + 1,
-                                                .residual_in = l ? s->stream[i] : NULL, .capture_layer = l + 1,
-                                                .residual_out = s->stream[i], .stop = s->a->stop}));
+        bool on = s->a->policy->layer_on[l];
+        for (int i = l * each; i < (l + 1) * each && on && !s->a->by_stream; i++) TRY(probe_cell(s, i));
+        if (on && s->a->by_stream) {
+            TRY(share_layer(s, l));
+            for (int i = l * each; i < (l + 1) * each; i++) price_by_stream(s, i);
+        } else if (l + 1 < s->c->n_layers) {
+            TRY(pass_layer(s, l, NULL));
         }
     }
     return OK;
@@ -348,12 +409,14 @@ static enum status prepare(struct search *s)
     s->at = malloc((size_t)n_cells * sizeof *s->at);
     s->r->cells = calloc((size_t)n_cells * (size_t)a->n_rungs, sizeof *s->r->cells);
     s->r->rung = malloc((size_t)n_cells * sizeof *s->r->rung);
-    ok = ok && s->sparse && s->next && s->tokens && s->ledger && s->ws && s->path && s->at && s->r->cells && s->r->rung;
+    s->r->share = a->by_stream ? malloc((size_t)c->n_layers * (size_t)c->n_heads * sizeof *s->r->share) : NULL;
+    for (int i = 0; s->r->share && i < c->n_layers * c->n_heads; i++) s->r->share[i] = NAN;
+    ok = ok && (s->r->share || !a->by_stream) && s->sparse && s->next && s->tokens && s->ledger && s->ws && s->path && s->at && s->r->cells && s->r->rung;
     if (!ok) return fail(ERR_MEMORY, "no memory to optimise on %d samples of up to %d tokens; use fewer or shorter ones",
                          a->n_samples, longest);
     for (int i = 0; i < n_cells; i++) s->at[i] = -1;
     int n_held = a->n_samples - s->n_search;
-    s->work_all = a->n_samples + s->n_search * (n_on * a->n_probes * 1. + 1) +
+    s->work_all = a->n_samples + s->n_search * (a->by_stream ? 2 : n_on * a->n_probes + 1.) +
                   1.5 * (s->n_search * log2(n_on * a->n_rungs + 2) + n_held * (a->n_rungs + 1));
     TRY(policy_copy(&s->policy, a->policy));
     return session_open(&s->session, a->weights, a->par, longest, 0, a->impl);
@@ -409,6 +472,7 @@ void optimise_clear(struct optimise_result *r)
 {
     free(r->cells);
     free(r->rung);
+    free(r->share);
     free(r->points);
     *r = (struct optimise_result){.chosen = -1};
 }

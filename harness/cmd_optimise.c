@@ -20,7 +20,7 @@ static struct {
     struct sample_options samples;
     struct policy_options policy;
     struct output_options output;
-    const char *db, *out, *rule, *rungs, *max_ppl, *by;
+    const char *db, *out, *rule, *rungs, *max_ppl, *by, *price;
     double min_cosine, max_kl, min_sparsity;
     int n_tune, n_tune_held, n_search, n_held, n_probes;
 } o;
@@ -35,6 +35,8 @@ static const struct option_def options[] = {
     {"rule", OPTION_TEXT, &o.rule, "NAME", "what the bounds of the ladder are of: l1, tail, cosine, rmse or both (l1)", 0, 0},
     {"rungs", OPTION_TEXT, &o.rungs, "X,X,…", "bounds of the ladder (twelve that suit the rule)", 0, 0},
     {"by", OPTION_TEXT, &o.by, "WHAT", "layer or head: what gets a bound of its own (layer)", 0, 0},
+    {"price", OPTION_TEXT, &o.price, "HOW",
+     "what a step costs: alone, each of them run sparse by itself, or stream, what its error does to the residual stream (layer: alone, head: stream)", 0, 0},
     {"probes", OPTION_INT, &o.n_probes, "N", "rungs that each of them is run at alone, the rest is interpolated (5)", 1, MAX_RUNGS},
     {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples that thresholds are chosen on (5)", 1, 1000},
     {"tune-held-out", OPTION_INT, &o.n_tune_held, "N", "further samples that every rung's bound must hold on (2)", 0, 1000},
@@ -198,13 +200,15 @@ static enum status tune_rungs(struct work *w, enum tune_rule rule)
 
 static bool by_head(void) { return strcmp(o.by, "head") == 0; }
 
+static bool by_stream(void) { return strcmp(o.price ? o.price : by_head() ? "stream" : "alone", "stream") == 0; }
+
 static enum status search(struct work *w, const struct optimise_target *target)
 {
     struct progress progress;
     int first = w->tuning.n_samples;
     progress_begin(&progress, "optimise", "%", 100, o.machine.quiet);
     enum status st = optimise(&(struct optimise_args){.weights = &w->setup->model.weights, .par = w->setup->par,
-                                                      .policy = &w->policy, .by_head = by_head(), .rungs = w->rungs, .n_rungs = w->n_rungs,
+                                                      .policy = &w->policy, .by_head = by_head(), .by_stream = by_stream(), .rungs = w->rungs, .n_rungs = w->n_rungs,
                                                       .n_probes = o.n_probes < w->n_rungs ? o.n_probes : w->n_rungs,
                                                       .samples = w->samples + first, .n_samples = w->all.n_samples - first,
                                                       .target = *target, .impl = o.machine.impl, .progress = show_share,
@@ -227,6 +231,14 @@ static void add_damage_columns(struct table *t)
     table_add_column(t, (struct table_column){.name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 4});
 }
 
+/* Of a cell: its heads' shares as if they wrote independently. */
+static double share_of(const struct optimise_result *r, int cell)
+{
+    double sum = 0;
+    for (int h = cell * r->heads_each; h < (cell + 1) * r->heads_each; h++) sum += r->share[h] * r->share[h];
+    return sqrt(sum);
+}
+
 /* What each layer or head costs alone, at the measured rung next to the one it got. */
 static struct table *cell_table(const struct work *w)
 {
@@ -236,8 +248,12 @@ static struct table *cell_table(const struct work *w)
     if (by_head()) table_add_column(t, (struct table_column){.name = "head"});
     table_add_column(t, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "alone sparse at", .number = NUMBER_SHORT, .digits = 3});
-    add_damage_columns(t);
+    if (r->share) {
+        table_add_column(t, (struct table_column){.name = "share of the stream", .number = NUMBER_FIXED, .digits = 3});
+    } else {
+        table_add_column(t, (struct table_column){.name = "alone sparse at", .number = NUMBER_SHORT, .digits = 3});
+        add_damage_columns(t);
+    }
     for (int i = 0; i < r->n_cells; i++) {
         int each = r->n_cells / r->n_layers;
         if (!w->policy.layer_on[i / each]) continue;
@@ -248,6 +264,10 @@ static struct table *cell_table(const struct work *w)
         if (by_head()) table_int(t, i % each);
         table_real(t, r->rung[i] >= 0 ? w->bounds[at].l1 : NAN);
         table_real(t, r->rung[i] >= 0 ? row[at].sparsity : 0);
+        if (r->share) {
+            table_real(t, share_of(r, i));
+            continue;
+        }
         table_real(t, w->bounds[probe].l1);
         add_damage(t, &row[probe].damage);
     }
@@ -325,6 +345,8 @@ static enum status run(struct work *w)
     enum status st;
     bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (!by_head() && strcmp(o.by, "layer") != 0) return fail(ERR_ARG, "--by: found \"%s\", expected layer or head", o.by);
+    if (o.price && !by_stream() && strcmp(o.price, "alone") != 0)
+        return fail(ERR_ARG, "--price: found \"%s\", expected alone or stream", o.price);
     TRY(tune_rule_parse(o.rule, &rule));
     TRY(parse_rungs(rule, w->bounds, &w->n_rungs));
     TRY_GOTO(st, done, read_target(&target, &goal));
