@@ -1,18 +1,25 @@
 #include "base/par.h"
 
+#include "base/clock.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Loops of a model's layer follow each other within microseconds, and waking a thread takes tens of them: whoever waits
+ * looks for so long before it sleeps. */
+enum { SPIN_NS = 50000 };
+
 struct par {
     int n_threads;
+    int spin_ns;         /* 0 where threads outnumber processors */
     pthread_t *threads; /* n_threads - 1 of them */
     pthread_mutex_t lock;
     pthread_cond_t wake, idle;
-    unsigned generation; /* of the loop, under lock */
-    int n_active;        /* workers still inside the present loop, under lock */
+    atomic_uint generation; /* of the loop; written under lock */
+    atomic_int n_active;    /* workers still inside the present loop; written under lock */
     int closing;
     int n;
     par_body *body;
@@ -34,14 +41,36 @@ static void drain(struct par *p, int worker)
     inside_loop = 0;
 }
 
+static void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Looks until `changed` says yes or the time is up; what it saw is looked at again under the lock. */
+static void spin(struct par *p, int (*changed)(struct par *, unsigned), unsigned seen)
+{
+    if (!p->spin_ns) return;
+    for (int64_t end = clock_ns() + p->spin_ns; clock_ns() < end;)
+        for (int i = 0; i < 16; i++) {
+            if (changed(p, seen)) return;
+            pause_briefly();
+        }
+}
+
+static int has_work(struct par *p, unsigned seen) { return atomic_load(&p->generation) != seen; }
+static int all_done(struct par *p, unsigned unused) { return (void)unused, atomic_load(&p->n_active) == 0; }
+
 static void *worker_main(void *opaque)
 {
     struct worker_arg arg = *(struct worker_arg *)opaque;
     free(opaque);
     struct par *p = arg.p;
     unsigned seen = 0;
-    pthread_mutex_lock(&p->lock);
     for (;;) {
+        spin(p, has_work, seen);
+        pthread_mutex_lock(&p->lock);
         while (p->generation == seen && !p->closing) pthread_cond_wait(&p->wake, &p->lock);
         if (p->closing) break;
         seen = p->generation;
@@ -49,6 +78,7 @@ static void *worker_main(void *opaque)
         drain(p, arg.worker);
         pthread_mutex_lock(&p->lock);
         if (--p->n_active == 0) pthread_cond_signal(&p->idle);
+        pthread_mutex_unlock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);
     return NULL;
@@ -86,6 +116,7 @@ enum status par_open(struct par **out, int n_threads)
     }
     p->threads = threads;
     p->n_threads = 1;
+    p->spin_ns = n_threads <= par_cpu_count() ? SPIN_NS : 0;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->idle, NULL);
@@ -138,6 +169,7 @@ void par_for(struct par *p, int n, par_body *body, void *ctx)
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     drain(p, 0);
+    spin(p, all_done, 0);
     pthread_mutex_lock(&p->lock);
     while (p->n_active > 0) pthread_cond_wait(&p->idle, &p->lock);
     pthread_mutex_unlock(&p->lock);

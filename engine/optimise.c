@@ -1,6 +1,7 @@
 #include "engine/optimise.h"
 
 #include "base/clock.h"
+#include "engine/stream_share.h"
 #include "kernels/compare.h"
 
 #include <math.h>
@@ -8,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* From each layer's present rung to a higher one. */
+/* From a cell's present rung to a higher one. */
 struct step {
-    int layer, rung;
+    int cell, rung;
 };
 
 struct search {
@@ -26,11 +27,13 @@ struct search {
     struct token_metrics *tokens; /* [longest] */
     struct head_ledger *ledger;  /* [n_layers, n_heads] */
     void *ws;
-    struct step *path;           /* [n_layers * n_rungs] */
-    int *at;                     /* [n_layers] rungs of the policy, -1 dense */
+    struct step *path;           /* [n_cells * n_rungs] */
+    int *at;                     /* [n_cells] rungs of the policy, -1 dense */
     int n_search;                /* samples that are not held out; they stand first */
     double work_done, work_all;  /* for progress, in forward passes */
 };
+
+static const struct head_params dense_head = {1, 1, 50, false};
 
 double damage_used(const struct damage *d, const struct optimise_target *t)
 {
@@ -44,18 +47,22 @@ static void advance_progress(struct search *s, double passes)
     if (s->a->progress) s->a->progress(s->a->progress_ctx, fmin(1, s->work_done / s->work_all));
 }
 
-static const struct tuned_head *rung_heads(const struct search *s, int rung, int layer)
+static const struct tuned_head *rung_heads(const struct search *s, int rung, int cell)
 {
-    return &s->a->rungs[rung].heads[layer * s->c->n_heads];
+    return &s->a->rungs[rung].heads[cell * s->r->heads_each];
 }
+
+static int layer_of(const struct search *s, int cell) { return cell * s->r->heads_each / s->c->n_heads; }
+static bool may_be_sparse(const struct search *s, int cell) { return s->a->policy->layer_on[layer_of(s, cell)]; }
 
 /* Put s->at into the policy. */
 static void set_policy(struct search *s)
 {
-    for (int l = 0; l < s->c->n_layers; l++) {
-        s->policy.layer_on[l] = s->at[l] >= 0;
-        for (int h = 0; h < s->c->n_heads && s->at[l] >= 0; h++)
-            s->policy.heads[l * s->c->n_heads + h] = rung_heads(s, s->at[l], l)[h].params;
+    for (int l = 0; l < s->c->n_layers; l++) s->policy.layer_on[l] = false;
+    for (int i = 0; i < s->r->n_cells; i++) {
+        s->policy.layer_on[layer_of(s, i)] |= s->at[i] >= 0;
+        for (int h = 0; h < s->r->heads_each; h++)
+            s->policy.heads[i * s->r->heads_each + h] = s->at[i] >= 0 ? rung_heads(s, s->at[i], i)[h].params : dense_head;
     }
 }
 
@@ -125,7 +132,7 @@ static double between(double lo, double hi, double bound_lo, double bound_hi, do
     return exp(log(lo) + log(hi / lo) * log(bound / bound_lo) / log(bound_hi / bound_lo));
 }
 
-static void interpolate(struct search *s, struct layer_rung *row)
+static void interpolate(struct search *s, struct cell_rung *row)
 {
     const struct tuned *rungs = s->a->rungs;
     for (int r = 0; r < s->a->n_rungs; r++) {
@@ -144,43 +151,104 @@ static void interpolate(struct search *s, struct layer_rung *row)
     }
 }
 
-static double layer_sparsity(const struct search *s, int rung, int layer)
+static double cell_sparsity(const struct search *s, int rung, int cell)
 {
     double sum = 0;
-    const struct tuned_head *heads = rung_heads(s, rung, layer);
-    for (int h = 0; h < s->c->n_heads; h++) sum += heads[h].params.is_sparse ? heads[h].sparsity : 0;
-    return sum / s->c->n_heads;
+    const struct tuned_head *heads = rung_heads(s, rung, cell);
+    for (int h = 0; h < s->r->heads_each; h++) sum += heads[h].params.is_sparse ? heads[h].sparsity : 0;
+    return sum / s->r->heads_each;
 }
 
-static enum status probe_layer(struct search *s, int layer)
+static enum status probe_cell(struct search *s, int cell)
 {
-    struct layer_rung *row = &s->r->layers[layer * s->a->n_rungs];
-    for (int r = 0; r < s->a->n_rungs; r++) row[r].sparsity = layer_sparsity(s, r, layer);
+    struct cell_rung *row = &s->r->cells[cell * s->a->n_rungs];
+    for (int r = 0; r < s->a->n_rungs; r++) row[r].sparsity = cell_sparsity(s, r, cell);
     for (int i = 0; i < s->a->n_probes; i++) {
         int r = probe_rung(s, i);
         double unused;
         if (row[r].measured) continue;
-        s->at[layer] = r;
+        s->at[cell] = r;
         set_policy(s);
-        if (row[r].sparsity > 0) TRY(run_samples(s, 0, s->n_search, layer, &row[r].damage, &unused));
+        if (row[r].sparsity > 0) TRY(run_samples(s, 0, s->n_search, layer_of(s, cell), &row[r].damage, &unused));
         row[r].measured = true;
     }
-    s->at[layer] = -1;
+    s->at[cell] = -1;
     interpolate(s, row);
     return OK;
 }
 
+/* The same price without running cells: what the errors on the tuning samples do to the stream. Rows that are far off count
+ * beside the mean square (METHOD 5), hence rmse · tail. */
+static void price_by_stream(struct search *s, int cell)
+{
+    for (int r = 0; r < s->a->n_rungs; r++) {
+        struct cell_rung *x = &s->r->cells[cell * s->a->n_rungs + r];
+        const struct tuned_head *heads = rung_heads(s, r, cell);
+        double sum = 0;
+        for (int h = 0; h < s->r->heads_each; h++) {
+            double share = s->r->share[cell * s->r->heads_each + h];
+            if (heads[h].params.is_sparse) sum += share * share * heads[h].tune.rmse * heads[h].tune.tail;
+        }
+        x->sparsity = cell_sparsity(s, r, cell);
+        x->damage = (struct damage){sum, sum, sum};
+    }
+}
+
+struct watch {
+    struct stream_share *share;
+    const float *stream;
+};
+
+static enum status watch_layer(void *ctx, const struct layer_view *view)
+{
+    struct watch *w = ctx;
+    stream_share_add(w->share, w->stream, view->attn);
+    return OK;
+}
+
+/* Streams of the samples searched on go through the layer; its shares are taken on the way. */
+static enum status pass_layer(struct search *s, int layer, struct stream_share *share)
+{
+    for (int i = 0; i < s->n_search; i++) {
+        const struct tune_sample *x = &s->a->samples[i];
+        struct watch w = {share, s->stream[i]};
+        struct forward_args f = {.tokens = x->ids, .n = x->n, .first_layer = layer, .end_layer = layer + 1,
+                                 .residual_in = layer ? s->stream[i] : NULL, .residual_out = s->stream[i],
+                                 .stop = s->a->stop};
+        if (share && !layer) { /* the embeddings first */
+            session_reset(s->session);
+            TRY(session_forward(s->session, &f));
+        }
+        f.capture_layer = layer + 1;
+        f.hook = share ? watch_layer : NULL;
+        f.hook_ctx = &w;
+        session_reset(s->session);
+        TRY(session_forward(s->session, &f));
+    }
+    return OK;
+}
+
+static enum status share_layer(struct search *s, int layer)
+{
+    struct stream_share *share;
+    TRY(stream_share_open(&share, s->a->weights, layer, s->a->par));
+    enum status st = pass_layer(s, layer, share);
+    stream_share_get(share, s->r->share + layer * s->c->n_heads);
+    stream_share_close(&share);
+    return st;
+}
+
 static enum status sensitivity_pass(struct search *s)
 {
+    int each = s->r->n_cells / s->c->n_layers;
     for (int l = 0; l < s->c->n_layers; l++) {
-        if (s->a->policy->layer_on[l]) TRY(probe_layer(s, l));
-        for (int i = 0; i < s->n_search && l + 1 < s->c->n_layers; i++) {
-            const struct tune_sample *x = &s->a->samples[i];
-            session_reset(s->session);
-            TRY(session_forward(s->session, &(struct forward_args){
-                                                .tokens = x->ids, .n = x->n, .first_layer = l, .end_layer = l + 1,
-                                                .residual_in = l ? s->stream[i] : NULL, .capture_layer = l + 1,
-                                                .residual_out = s->stream[i], .stop = s->a->stop}));
+        bool on = s->a->policy->layer_on[l];
+        for (int i = l * each; i < (l + 1) * each && on && !s->a->by_stream; i++) TRY(probe_cell(s, i));
+        if (on && s->a->by_stream) {
+            TRY(share_layer(s, l));
+            for (int i = l * each; i < (l + 1) * each; i++) price_by_stream(s, i);
+        } else if (l + 1 < s->c->n_layers) {
+            TRY(pass_layer(s, l, NULL));
         }
     }
     return OK;
@@ -195,19 +263,19 @@ static double cost(const struct search *s, const struct damage *d)
     return fmax(0, d->cosine) / most->cosine + fmax(0, d->kl) / most->kl + fmax(0, d->log_ppl) / most->log_ppl;
 }
 
-/* The step with the most sparsity per cost from where the layers are; false at the end. */
+/* The step with the most sparsity per cost from where the cells are; false at the end. */
 static bool best_step(const struct search *s, const int *at, struct step *out)
 {
     double best = -1;
-    for (int l = 0; l < s->c->n_layers; l++) {
-        if (!s->a->policy->layer_on[l]) continue;
-        const struct layer_rung *row = &s->r->layers[l * s->a->n_rungs];
-        double from = at[l] >= 0 ? row[at[l]].sparsity : 0, paid = at[l] >= 0 ? cost(s, &row[at[l]].damage) : 0;
-        for (int r = at[l] + 1; r < s->a->n_rungs; r++) {
+    for (int i = 0; i < s->r->n_cells; i++) {
+        if (!may_be_sparse(s, i)) continue;
+        const struct cell_rung *row = &s->r->cells[i * s->a->n_rungs];
+        double from = at[i] >= 0 ? row[at[i]].sparsity : 0, paid = at[i] >= 0 ? cost(s, &row[at[i]].damage) : 0;
+        for (int r = at[i] + 1; r < s->a->n_rungs; r++) {
             double gain = row[r].sparsity - from, price = fmax(cost(s, &row[r].damage) - paid, 1e-9);
             if (gain <= 0 || gain / price <= best) continue;
             best = gain / price;
-            *out = (struct step){l, r};
+            *out = (struct step){i, r};
         }
     }
     return best > 0;
@@ -216,19 +284,19 @@ static bool best_step(const struct search *s, const int *at, struct step *out)
 static void make_path(struct search *s)
 {
     int *at = s->at;
-    for (int l = 0; l < s->c->n_layers; l++) at[l] = -1;
+    for (int i = 0; i < s->r->n_cells; i++) at[i] = -1;
     s->r->n_steps = 0;
     struct step step;
     while (best_step(s, at, &step)) {
         s->path[s->r->n_steps++] = step;
-        at[step.layer] = step.rung;
+        at[step.cell] = step.rung;
     }
 }
 
 static void stand_at(struct search *s, int step)
 {
-    for (int l = 0; l < s->c->n_layers; l++) s->at[l] = -1;
-    for (int i = 0; i < step; i++) s->at[s->path[i].layer] = s->path[i].rung;
+    for (int i = 0; i < s->r->n_cells; i++) s->at[i] = -1;
+    for (int i = 0; i < step; i++) s->at[s->path[i].cell] = s->path[i].rung;
     set_policy(s);
 }
 
@@ -267,7 +335,7 @@ static enum status walk(struct search *s)
         lo = lo == 1 ? 0 : lo - back < 1 ? 1 : lo - back;
     }
     stand_at(s, lo);
-    memcpy(r->rung, s->at, sizeof *r->rung * (size_t)r->n_layers);
+    memcpy(r->rung, s->at, sizeof *r->rung * (size_t)r->n_cells);
     return OK;
 }
 
@@ -280,7 +348,7 @@ static enum status compare_uniform(struct search *s)
     r->uniform_sparsity = NAN;
     for (int rung = 0; rung < s->a->n_rungs; rung++) {
         struct optimise_point p;
-        for (int l = 0; l < s->c->n_layers; l++) s->at[l] = s->a->policy->layer_on[l] ? rung : -1;
+        for (int i = 0; i < r->n_cells; i++) s->at[i] = may_be_sparse(s, i) ? rung : -1;
         set_policy(s);
         TRY(measure_point(s, -1, rung, true, &p));
         double here = sqrt(fmax(0, p.damage.cosine));
@@ -318,7 +386,7 @@ static enum status prepare(struct search *s)
 {
     const struct optimise_args *a = s->a;
     const struct llama_config *c = s->c;
-    int longest = 0, n_layers = c->n_layers, n_on = 0;
+    int longest = 0, n_cells = s->r->n_cells, n_on = 0;
     size_t width = (size_t)c->hidden_size * sizeof(float);
     s->dense = calloc((size_t)a->n_samples, sizeof *s->dense);
     s->stream = calloc((size_t)a->n_samples, sizeof *s->stream);
@@ -331,22 +399,24 @@ static enum status prepare(struct search *s)
         if (!a->samples[i].held_out) s->stream[i] = malloc(n * width);
         ok = s->dense[i] && (s->stream[i] || a->samples[i].held_out);
     }
-    for (int l = 0; l < n_layers; l++) n_on += a->policy->layer_on[l];
+    for (int i = 0; i < n_cells; i++) n_on += may_be_sparse(s, i);
     s->sparse = malloc((size_t)longest * width);
     s->next = malloc((size_t)longest * sizeof *s->next);
     s->tokens = malloc((size_t)longest * sizeof *s->tokens);
-    s->ledger = calloc((size_t)n_layers * (size_t)c->n_heads, sizeof *s->ledger);
+    s->ledger = calloc((size_t)c->n_layers * (size_t)c->n_heads, sizeof *s->ledger);
     s->ws = aligned_alloc(64, compare_workspace(&a->weights->head, par_threads(a->par)));
-    s->path = malloc((size_t)n_layers * (size_t)a->n_rungs * sizeof *s->path);
-    s->at = malloc((size_t)n_layers * sizeof *s->at);
-    s->r->layers = calloc((size_t)n_layers * (size_t)a->n_rungs, sizeof *s->r->layers);
-    s->r->rung = malloc((size_t)n_layers * sizeof *s->r->rung);
-    ok = ok && s->sparse && s->next && s->tokens && s->ledger && s->ws && s->path && s->at && s->r->layers && s->r->rung;
+    s->path = malloc((size_t)n_cells * (size_t)a->n_rungs * sizeof *s->path);
+    s->at = malloc((size_t)n_cells * sizeof *s->at);
+    s->r->cells = calloc((size_t)n_cells * (size_t)a->n_rungs, sizeof *s->r->cells);
+    s->r->rung = malloc((size_t)n_cells * sizeof *s->r->rung);
+    s->r->share = a->by_stream ? malloc((size_t)c->n_layers * (size_t)c->n_heads * sizeof *s->r->share) : NULL;
+    for (int i = 0; s->r->share && i < c->n_layers * c->n_heads; i++) s->r->share[i] = NAN;
+    ok = ok && (s->r->share || !a->by_stream) && s->sparse && s->next && s->tokens && s->ledger && s->ws && s->path && s->at && s->r->cells && s->r->rung;
     if (!ok) return fail(ERR_MEMORY, "no memory to optimise on %d samples of up to %d tokens; use fewer or shorter ones",
                          a->n_samples, longest);
-    for (int l = 0; l < n_layers; l++) s->at[l] = -1;
+    for (int i = 0; i < n_cells; i++) s->at[i] = -1;
     int n_held = a->n_samples - s->n_search;
-    s->work_all = a->n_samples + s->n_search * (n_on * a->n_probes * 1. + 1) +
+    s->work_all = a->n_samples + s->n_search * (a->by_stream ? 2 : n_on * a->n_probes + 1.) +
                   1.5 * (s->n_search * log2(n_on * a->n_rungs + 2) + n_held * (a->n_rungs + 1));
     TRY(policy_copy(&s->policy, a->policy));
     return session_open(&s->session, a->weights, a->par, longest, 0, a->impl);
@@ -373,9 +443,12 @@ static void release(struct search *s)
 
 enum status optimise(const struct optimise_args *a, struct optimise_result *out)
 {
-    *out = (struct optimise_result){.n_layers = a->weights->config.n_layers, .n_rungs = a->n_rungs, .chosen = -1};
+    const struct llama_config *c = &a->weights->config;
+    int each = a->by_head ? 1 : c->n_heads;
+    *out = (struct optimise_result){.n_layers = c->n_layers, .n_cells = c->n_layers * c->n_heads / each, .heads_each = each,
+                                    .n_rungs = a->n_rungs, .chosen = -1};
     TRY(refuse(a));
-    struct search s = {.a = a, .c = &a->weights->config, .r = out};
+    struct search s = {.a = a, .c = c, .r = out};
     int64_t t0 = clock_ns(), t1 = t0, t2 = t0;
     enum status st = prepare(&s);
     if (st == OK) st = dense_pass(&s);
@@ -397,18 +470,35 @@ enum status optimise(const struct optimise_args *a, struct optimise_result *out)
 
 void optimise_clear(struct optimise_result *r)
 {
-    free(r->layers);
+    free(r->cells);
     free(r->rung);
+    free(r->share);
     free(r->points);
     *r = (struct optimise_result){.chosen = -1};
+}
+
+/* What the layer's cells cost alone, added up, at the first measured rung from the middle on: the same for all. */
+static void note_cost(const struct optimise_result *r, const struct tuned *rungs, int layer, struct layer_cost *out)
+{
+    int each = r->n_cells / r->n_layers, rung = r->n_rungs / 2;
+    const struct cell_rung *first = &r->cells[layer * each * r->n_rungs];
+    while (!first[rung].measured && rung + 1 < r->n_rungs) rung++;
+    if (!first[rung].measured) return;
+    struct damage sum = {0};
+    double sparsity = 0;
+    for (int i = 0; i < each; i++) {
+        const struct cell_rung *x = &first[i * r->n_rungs + rung];
+        sum = (struct damage){sum.cosine + x->damage.cosine, sum.kl + x->damage.kl, sum.log_ppl + x->damage.log_ppl};
+        sparsity += x->sparsity / each;
+    }
+    *out = (struct layer_cost){rungs[rung].l1, sparsity, 1 - sum.cosine, sum.kl, exp(sum.log_ppl)};
 }
 
 enum status optimise_apply(const struct optimise_result *r, const struct tuned *rungs, const char *goal, struct tuned *out)
 {
     const struct tuned *first = &rungs[0];
     struct tuned_head *heads;
-    int n = first->n_heads;
-    TRY(tuned_init(out, first->n_layers, n));
+    TRY(tuned_init(out, first->n_layers, first->n_heads));
     heads = out->heads;
     *out = *first;
     out->heads = heads;
@@ -419,26 +509,23 @@ enum status optimise_apply(const struct optimise_result *r, const struct tuned *
     }
     out->verified = true;
     snprintf(out->goal, sizeof out->goal, "%s", goal);
-    for (int l = 0; l < r->n_layers; l++) {
-        const struct tuned *from = &rungs[r->rung[l] >= 0 ? r->rung[l] : 0];
-        memcpy(heads + l * n, from->heads + l * n, sizeof *heads * (size_t)n);
-        const struct layer_rung *row = &r->layers[l * r->n_rungs], *cost = row + r->n_rungs / 2; /* the same rung for all */
-        while (!cost->measured && cost + 1 < row + r->n_rungs) cost++;
-        if (cost->measured)
-            out->costs[l] = (struct layer_cost){rungs[cost - row].l1, cost->sparsity, 1 - cost->damage.cosine, cost->damage.kl,
-                                                exp(cost->damage.log_ppl)};
-        if (r->rung[l] >= 0) out->verified &= from->verified;
-        if (r->rung[l] >= 0 && from->l1 > out->l1) out->l1 = from->l1, out->pv_l1 = from->pv_l1;
-        for (int h = 0; h < n; h++) {
-            struct tuned_head *x = &heads[l * n + h];
+    for (int l = 0; l < r->n_layers; l++) note_cost(r, rungs, l, &out->costs[l]);
+    for (int i = 0; i < r->n_cells; i++) {
+        int rung = r->rung[i];
+        const struct tuned *from = &rungs[rung >= 0 ? rung : 0];
+        if (rung >= 0) out->verified &= from->verified;
+        if (rung >= 0 && from->l1 > out->l1) out->l1 = from->l1, out->pv_l1 = from->pv_l1;
+        for (int h = i * r->heads_each; h < (i + 1) * r->heads_each; h++) {
+            struct tuned_head *x = &heads[h];
+            *x = from->heads[h];
             if (!x->in_range) continue;
-            if (r->rung[l] >= 0) {
+            if (rung >= 0) {
                 x->l1 = from->l1;
                 x->pv_l1 = from->pv_l1;
                 continue;
             }
-            *x = (struct tuned_head){.params = {1, 1, 50, false}, .in_range = true};
-            snprintf(x->reason, sizeof x->reason, "the target leaves no room for this layer");
+            *x = (struct tuned_head){.params = dense_head, .in_range = true};
+            snprintf(x->reason, sizeof x->reason, "the target leaves no room for this %s", r->heads_each == 1 ? "head" : "layer");
         }
     }
     return OK;

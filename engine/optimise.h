@@ -1,8 +1,9 @@
-/* Searches bounds per layer for the most sparsity that keeps an end-to-end target.
+/* Searches bounds per layer, or per head, for the most sparsity that keeps an end-to-end target.
  *
- * The tuner gives a ladder: the same model tuned under rising bounds. A sensitivity pass runs one layer at a time sparse,
- * the others dense, and measures what each rung of each layer does to the logits. Small damages add up nearly, so the
- * ladder of steps (layer, next rung) in falling order of sparsity gained per damage is a path from all dense to all at the
+ * The tuner gives a ladder: the same model tuned under rising bounds. A cell is a layer or a head. A sensitivity pass runs
+ * one cell at a time sparse, the others dense, and measures what each rung of each cell does to the logits. Heads that can
+ * stand in for each other look harmless that way: cells can be priced instead by what their error does to the residual
+ * stream (by_stream), which takes one dense pass. Small damages add up nearly, so the ladder of steps (cell, next rung) in falling order of sparsity gained per damage is a path from all dense to all at the
  * last rung. The furthest point of the path that holds the target when the whole model runs is found by bisection, then
  * checked on held-out samples, and taken back along the path until it holds there too.
  */
@@ -32,6 +33,9 @@ struct optimise_args {
     const struct sparse_policy *policy; /* method, block, smooth_k, min_sparse_tokens; its layers are those that may be sparse */
     const struct tuned *rungs;          /* [n_rungs], bounds rising, all of one rule */
     int n_rungs;
+    bool by_head;                       /* a cell is a head; else a layer */
+    bool by_stream;                     /* price cells by what their error does to the residual stream, from one dense
+                                           pass, instead of running each alone; n_probes then plays no part */
     int n_probes;                       /* rungs that the sensitivity pass runs, the rest is interpolated; 1 … n_rungs */
     const struct tune_sample *samples;  /* searched on, and behind them those held out; at least one of each */
     int n_samples;
@@ -43,7 +47,7 @@ struct optimise_args {
 };
 
 struct optimise_point {
-    int step;                 /* along the path; -1: all layers at one rung, which is then `rung` */
+    int step;                 /* along the path; -1: all cells at one rung, which is then `rung` */
     int rung;
     bool held_out;            /* measured on the held-out samples */
     double sparsity;          /* counted in these runs */
@@ -51,21 +55,24 @@ struct optimise_point {
     bool holds;               /* the target */
 };
 
-/* One layer sparse at one rung, all others dense. */
-struct layer_rung {
-    double sparsity;          /* of the layer, from its tuned heads */
-    struct damage damage;     /* on the samples searched on */
-    bool measured;            /* false: interpolated between rungs that were */
+/* One cell sparse at one rung, all others dense. */
+struct cell_rung {
+    double sparsity;          /* of the cell, from its tuned heads */
+    struct damage damage;     /* on the samples searched on; by_stream: all three are the sum over its heads of
+                                 share² · rmse · tail, errors on the tuning samples */
+    bool measured;            /* false: interpolated between rungs that were, or by_stream */
 };
 
 struct optimise_result {
-    int n_layers, n_rungs, n_steps;
-    struct layer_rung *layers;      /* [n_layers, n_rungs] */
-    int *rung;                      /* [n_layers] chosen, -1 dense */
+    int n_layers, n_cells, heads_each; /* cell c has heads [c · heads_each, …) of all layers' heads in a row */
+    int n_rungs, n_steps;
+    struct cell_rung *cells;        /* [n_cells, n_rungs] */
+    int *rung;                      /* [n_cells] chosen, -1 dense */
+    double *share;                  /* [n_layers, n_heads] stream_share.h, NAN outside the layers; NULL unless by_stream */
     struct optimise_point *points;  /* in the order they were run: path, held-out checks, then uniform rungs */
     int n_points;
     int chosen;                     /* index of the held-out point that was taken; -1: nothing holds, all dense */
-    double uniform_sparsity;        /* one bound for all layers at the same cosine on the same samples, interpolated;
+    double uniform_sparsity;        /* one bound for all cells at the same cosine on the same samples, interpolated;
                                        NAN when the ladder does not reach there */
     double sensitivity_s, search_s, uniform_s;
 };

@@ -20,7 +20,7 @@ static struct {
     struct sample_options samples;
     struct policy_options policy;
     struct output_options output;
-    const char *db, *out, *rule, *rungs, *max_ppl;
+    const char *db, *out, *rule, *rungs, *max_ppl, *by, *price;
     double min_cosine, max_kl, min_sparsity;
     int n_tune, n_tune_held, n_search, n_held, n_probes;
 } o;
@@ -34,7 +34,10 @@ static const struct option_def options[] = {
     {"Search", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"rule", OPTION_TEXT, &o.rule, "NAME", "what the bounds of the ladder are of: l1, tail, cosine, rmse or both (l1)", 0, 0},
     {"rungs", OPTION_TEXT, &o.rungs, "X,X,…", "bounds of the ladder (twelve that suit the rule)", 0, 0},
-    {"probes", OPTION_INT, &o.n_probes, "N", "rungs that each layer is run at alone, the rest is interpolated (5)", 1, MAX_RUNGS},
+    {"by", OPTION_TEXT, &o.by, "WHAT", "layer or head: what gets a bound of its own (layer)", 0, 0},
+    {"price", OPTION_TEXT, &o.price, "HOW",
+     "what a step costs: alone, each of them run sparse by itself, or stream, what its error does to the residual stream (layer: alone, head: stream)", 0, 0},
+    {"probes", OPTION_INT, &o.n_probes, "N", "rungs that each of them is run at alone, the rest is interpolated (5)", 1, MAX_RUNGS},
     {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples that thresholds are chosen on (5)", 1, 1000},
     {"tune-held-out", OPTION_INT, &o.n_tune_held, "N", "further samples that every rung's bound must hold on (2)", 0, 1000},
     {"num-search-samples", OPTION_INT, &o.n_search, "N", "other samples, to search on (3)", 1, 1000},
@@ -56,11 +59,12 @@ static const struct option_def options[] = {
 
 static const struct command_help help = {
     "optimise MODEL [--min-cosine .99] [--max-kl X] [--max-ppl-increase 1%] [options]",
-    "Searches a bound for every layer, for the most sparsity that keeps an end-to-end target: tunes a ladder of bounds, runs one\n"
-    "layer at a time sparse to see what it costs, walks the path of the cheapest steps, and checks where it ends on held-out\n"
-    "samples. Prints the frontier it walked and one bound for all layers beside it.",
+    "Searches a bound for every layer or head, for the most sparsity that keeps an end-to-end target: tunes a ladder of bounds,\n"
+    "runs one at a time sparse to see what it costs, walks the path of the cheapest steps, and checks where it ends on held-out\n"
+    "samples. Prints the frontier it walked and one bound for all beside it.",
     "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
-    "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse",
+    "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse\n"
+    "sparsegauge optimise suites/demo/model --by head --rule both --max-kl .005",
 };
 
 /* A ladder in the rule's own error: what is usual for l1, and about the same sparsity under the others. */
@@ -194,13 +198,17 @@ static enum status tune_rungs(struct work *w, enum tune_rule rule)
     return st;
 }
 
+static bool by_head(void) { return strcmp(o.by, "head") == 0; }
+
+static bool by_stream(void) { return strcmp(o.price ? o.price : by_head() ? "stream" : "alone", "stream") == 0; }
+
 static enum status search(struct work *w, const struct optimise_target *target)
 {
     struct progress progress;
     int first = w->tuning.n_samples;
     progress_begin(&progress, "optimise", "%", 100, o.machine.quiet);
     enum status st = optimise(&(struct optimise_args){.weights = &w->setup->model.weights, .par = w->setup->par,
-                                                      .policy = &w->policy, .rungs = w->rungs, .n_rungs = w->n_rungs,
+                                                      .policy = &w->policy, .by_head = by_head(), .by_stream = by_stream(), .rungs = w->rungs, .n_rungs = w->n_rungs,
                                                       .n_probes = o.n_probes < w->n_rungs ? o.n_probes : w->n_rungs,
                                                       .samples = w->samples + first, .n_samples = w->all.n_samples - first,
                                                       .target = *target, .impl = o.machine.impl, .progress = show_share,
@@ -223,24 +231,43 @@ static void add_damage_columns(struct table *t)
     table_add_column(t, (struct table_column){.name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 4});
 }
 
-/* What each layer costs alone, at the measured rung next to the one it got. */
-static struct table *layer_table(const struct work *w)
+/* Of a cell: its heads' shares as if they wrote independently. */
+static double share_of(const struct optimise_result *r, int cell)
+{
+    double sum = 0;
+    for (int h = cell * r->heads_each; h < (cell + 1) * r->heads_each; h++) sum += r->share[h] * r->share[h];
+    return sqrt(sum);
+}
+
+/* What each layer or head costs alone, at the measured rung next to the one it got. */
+static struct table *cell_table(const struct work *w)
 {
     const struct optimise_result *r = &w->result;
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "layer"});
+    if (by_head()) table_add_column(t, (struct table_column){.name = "head"});
     table_add_column(t, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "alone sparse at", .number = NUMBER_SHORT, .digits = 3});
-    add_damage_columns(t);
-    for (int l = 0; l < r->n_layers; l++) {
-        if (!w->policy.layer_on[l]) continue;
-        const struct layer_rung *row = &r->layers[l * r->n_rungs];
-        int at = r->rung[l] >= 0 ? r->rung[l] : 0, probe = at;
+    if (r->share) {
+        table_add_column(t, (struct table_column){.name = "share of the stream", .number = NUMBER_FIXED, .digits = 3});
+    } else {
+        table_add_column(t, (struct table_column){.name = "alone sparse at", .number = NUMBER_SHORT, .digits = 3});
+        add_damage_columns(t);
+    }
+    for (int i = 0; i < r->n_cells; i++) {
+        int each = r->n_cells / r->n_layers;
+        if (!w->policy.layer_on[i / each]) continue;
+        const struct cell_rung *row = &r->cells[i * r->n_rungs];
+        int at = r->rung[i] >= 0 ? r->rung[i] : 0, probe = at;
         while (probe < r->n_rungs - 1 && !row[probe].measured) probe++;
-        table_int(t, l);
-        table_real(t, r->rung[l] >= 0 ? w->bounds[at].l1 : NAN);
-        table_real(t, r->rung[l] >= 0 ? row[at].sparsity : 0);
+        table_int(t, i / each);
+        if (by_head()) table_int(t, i % each);
+        table_real(t, r->rung[i] >= 0 ? w->bounds[at].l1 : NAN);
+        table_real(t, r->rung[i] >= 0 ? row[at].sparsity : 0);
+        if (r->share) {
+            table_real(t, share_of(r, i));
+            continue;
+        }
         table_real(t, w->bounds[probe].l1);
         add_damage(t, &row[probe].damage);
     }
@@ -262,7 +289,7 @@ static struct table *walked_table(const struct work *w)
         if (p->step >= 0)
             snprintf(label, sizeof label, "step %d of %d", p->step, r->n_steps);
         else
-            snprintf(label, sizeof label, "all layers at %g", w->bounds[p->rung].l1);
+            snprintf(label, sizeof label, "all at %g", w->bounds[p->rung].l1);
         table_text(t, label);
         table_text(t, p->held_out ? "held-out" : "search");
         table_real(t, p->sparsity);
@@ -301,9 +328,9 @@ static void print_verdict(const struct work *w, const char *goal)
     printf("\n%s: %.1f %% sparsity, cosine %.4f, KL %.4f, perplexity x%.4f on %d held-out samples; written to %s\n", goal,
            100 * p->sparsity, 1 - p->damage.cosine, p->damage.kl, exp(p->damage.log_ppl), o.n_held, o.out);
     if (isnan(r->uniform_sparsity))
-        printf("One bound for all layers does not get down to that cosine on this ladder; give higher --rungs to compare.\n");
+        printf("One bound for all does not get down to that cosine on this ladder; give higher --rungs to compare.\n");
     else
-        printf("One bound for all layers gets %.1f %% at that cosine on the same samples (between rungs): %+.1f points.\n",
+        printf("One bound for all gets %.1f %% at that cosine on the same samples (between rungs): %+.1f points.\n",
                100 * r->uniform_sparsity, 100 * (p->sparsity - r->uniform_sparsity));
     printf("ladder %.1f s, sensitivity %.1f s, path %.1f s, uniform bounds %.1f s\n", w->tune_s, r->sensitivity_s, r->search_s,
            r->uniform_s);
@@ -317,6 +344,9 @@ static enum status run(struct work *w)
     enum tune_rule rule;
     enum status st;
     bool terminal = strcmp(o.output.format, "terminal") == 0;
+    if (!by_head() && strcmp(o.by, "layer") != 0) return fail(ERR_ARG, "--by: found \"%s\", expected layer or head", o.by);
+    if (o.price && !by_stream() && strcmp(o.price, "alone") != 0)
+        return fail(ERR_ARG, "--price: found \"%s\", expected alone or stream", o.price);
     TRY(tune_rule_parse(o.rule, &rule));
     TRY(parse_rungs(rule, w->bounds, &w->n_rungs));
     TRY_GOTO(st, done, read_target(&target, &goal));
@@ -327,7 +357,7 @@ static enum status run(struct work *w)
     TRY_GOTO(st, done, tune_rungs(w, rule));
     TRY_GOTO(st, done, search(w, &target));
     TRY_GOTO(st, done, save(w, str_get(&goal)));
-    TRY_GOTO(st, done, print_table(layer_table(w), &o.output));
+    TRY_GOTO(st, done, print_table(cell_table(w), &o.output));
     if (terminal) printf("\n");
     TRY_GOTO(st, done, print_table(walked_table(w), &o.output));
     if (terminal) print_verdict(w, str_get(&goal));
@@ -345,6 +375,7 @@ int cmd_optimise(int argc, char **argv)
     o.db = "sparsegauge.db";
     o.out = "optimised.json";
     o.rule = "l1";
+    o.by = "layer";
     o.min_cosine = o.max_kl = NAN;
     o.n_tune = 5;
     o.n_tune_held = 2;

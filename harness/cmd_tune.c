@@ -21,8 +21,8 @@ static struct {
     struct output_options output;
     const char *db, *out, *stats, *l1, *pv_l1, *rule;
     double min_sparsity;
-    int n_tune, n_held_out;
-    bool tune, from_curves;
+    int n_tune, n_held_out, held_mib;
+    bool tune, from_curves, dry_run;
 } o;
 
 static const struct option_def options[] = {
@@ -38,6 +38,9 @@ static const struct option_def options[] = {
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
     {"db", OPTION_TEXT, &o.db, "FILE", "database of curves, results and choices (sparsegauge.db)", 0, 0},
     {"from-curves", OPTION_FLAG, &o.from_curves, NULL, "answer from stored curves without running the model; unverified", 0, 0},
+    {"held-memory", OPTION_INT, &o.held_mib, "MIB",
+     "most for tensors and curves of the heads taken at once, on the CPU (64, or four residual streams if more)", 1, 1 << 30},
+    {"dry-run", OPTION_FLAG, &o.dry_run, NULL, "only say how many heads are taken at once and what memory that needs", 0, 0},
     {"parallel|parallel-tune", OPTION_FLAG, &o.machine.parallel, NULL, "all threads, which is always so, and with --device cuda all GPUs", 0, 0},
     {"tune", OPTION_FLAG, &o.tune, NULL, "accepted: this is tune", 0, 0},
     {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; everything is compiled", 0, 0},
@@ -200,6 +203,16 @@ static enum status save(const struct setup *setup, struct store *store, struct t
     return st;
 }
 
+static void print_plan(const struct tune_args *a)
+{
+    struct tuner_plan p = tuner_plan(a);
+    double mib = 0x1p20;
+    printf("%d of %d heads of a layer at once, %d samples: %.1f MiB: session %.1f, residual streams %.1f, tensors %.1f, curves %.1f, "
+           "workspace of %d threads %.1f\n", p.heads_at_once, a->weights->config.n_heads, a->n_samples,
+           (double)p.total_bytes / mib, (double)p.session_bytes / mib, (double)p.stream_bytes / mib,
+           (double)p.tensor_bytes / mib, (double)p.curve_bytes / mib, par_threads(a->par), (double)p.workspace_bytes / mib);
+}
+
 static enum status run(const struct setup *fleet, int n_fleet, struct store *store)
 {
     const struct setup *setup = &fleet[0];
@@ -223,12 +236,17 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
         TRY_GOTO(st, done, fail(ERR_ARG, "--method %s has no thresholds to tune, expected sparge or oracle", o.policy.method));
     TRY_GOTO(st, done, load_samples(setup, &set, &samples));
     TRY_GOTO(st, done, curve_db_open(&db, store, setup, &set, &policy));
-    progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
-    for (int l = 0; l < policy.n_layers; l++) progress.total += policy.layer_on[l] * policy.n_heads;
     const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = rule,
                                    .samples = samples, .n_samples = set.n_samples, .bounds = bounds, .n_bounds = n,
                                    .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
-                                   .progress = show_progress, .progress_ctx = &progress, .stop = cancel_requested};
+                                   .held_bytes = (size_t)o.held_mib << 20, .progress = show_progress,
+                                   .progress_ctx = &progress, .stop = cancel_requested};
+    if (o.dry_run) {
+        print_plan(&args);
+        goto done;
+    }
+    progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
+    for (int l = 0; l < policy.n_layers; l++) progress.total += policy.layer_on[l] * policy.n_heads;
     st = o.from_curves ? tune_from_curves(&args, tuned) : setup_tune(fleet, n_fleet, &o.machine, &args, tuned, &times);
     progress_end(&progress);
     for (int i = 0; i < n && st == OK; i++) {
@@ -287,7 +305,7 @@ int cmd_tune(int argc, char **argv)
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, n ? positional[0] : NULL));
-    TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
+    TRY_GOTO(st, done, store_open(&store, o.dry_run ? ":memory:" : o.db, STORE_WRITE));
     st = run(fleet, n_fleet, store);
 done:
     setup_close_fleet(&fleet, &n_fleet);

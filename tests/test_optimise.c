@@ -1,4 +1,4 @@
-/* The search for bounds per layer: what it takes holds when it is run again from outside, threads change nothing, and a
+/* The search for bounds per layer or head: what it takes holds when it is run again from outside, threads change nothing, and a
  * target that cannot be held ends dense. */
 #include "engine/engine.h"
 #include "engine/optimise.h"
@@ -96,14 +96,18 @@ static void run_again(const struct bench *b, const struct tuned *t, double *kl, 
     policy_clear(&p);
 }
 
-Test(optimise, what_is_taken_holds_when_run_again, .timeout = 300)
+static void check_taken(bool by_head, bool by_stream)
 {
     struct bench b;
     struct optimise_result r;
     struct tuned t, back;
     bench_open(&b, 2);
     struct optimise_args a = args_of(&b, .02);
+    a.by_head = by_head;
+    a.by_stream = by_stream;
     CHECK(optimise(&a, &r));
+    int each = by_head ? 1 : b.rungs[0].n_heads, n_heads = b.rungs[0].n_layers * b.rungs[0].n_heads, n_mixed = 0;
+    cr_assert(r.heads_each == each && r.n_cells == n_heads / each);
     cr_assert(r.chosen >= 0, "nothing holds KL .02");
     const struct optimise_point *p = &r.points[r.chosen];
     cr_expect(p->held_out && p->holds && p->damage.kl <= .02);
@@ -126,7 +130,15 @@ Test(optimise, what_is_taken_holds_when_run_again, .timeout = 300)
         n_bounds_seen += back.heads[i].pv_l1 > 0;
     }
     cr_expect(n_bounds_seen > 0);
-    for (int l = 2; l < 5; l++)
+    for (int i = 0; i < n_heads; i++) { /* each head as its own cell says */
+        int rung = r.rung[i / each];
+        if (!t.heads[i].in_range) continue;
+        cr_expect(rung < 0 ? !t.heads[i].params.is_sparse
+                           : memcmp(&t.heads[i].params, &b.rungs[rung].heads[i].params, sizeof t.heads[i].params) == 0, "head %d", i);
+        n_mixed += i % t.n_heads && rung != r.rung[(i - 1) / each];
+    }
+    cr_expect(by_head == (n_mixed > 0), "%d heads have another bound than their neighbour in the layer", n_mixed);
+    for (int l = 2; l < 5 && !by_stream; l++)
         cr_expect(fabs(back.costs[l].kl - t.costs[l].kl) < 1e-9 && back.costs[l].bound == bounds[N_RUNGS / 2].l1);
     tuned_clear(&back);
     tuned_clear(&t);
@@ -134,6 +146,15 @@ Test(optimise, what_is_taken_holds_when_run_again, .timeout = 300)
     free(path);
     optimise_clear(&r);
     bench_close(&b);
+}
+
+Test(optimise, what_is_taken_holds_when_run_again, .timeout = 300) { check_taken(false, false); }
+Test(optimise, by_head_too, .timeout = 300) { check_taken(true, false); }
+
+Test(optimise, by_stream_too, .timeout = 300)
+{
+    check_taken(true, true);
+    check_taken(false, true);
 }
 
 Test(optimise, threads_change_nothing, .timeout = 300)
