@@ -346,9 +346,13 @@ static enum status can_record(const struct session_cuda *s, const struct chunk *
     return OK;
 }
 
-/* One graph serves all steps when the only position-dependent kernels read it on the device. */
+/* One graph serves all steps when the only position-dependent kernels read it on the device. The last row of a prompt cut
+ * in chunks can be a chunk of its own, and sparse. */
 static enum status decodes(const struct session_cuda *s, const struct chunk *x, bool *yes)
 {
+    *yes = false;
+    for (int l = 0; l < s->w->config.n_layers; l++)
+        if (s->layers[l] & LAYER_SPARSE) return OK;
     struct attn_args a = call_of(s, x, 0);
     const struct attn_impl *impl;
     TRY(attn_choose(&a, s->impl, &impl));

@@ -81,6 +81,8 @@ static struct attn_args shape_of(const struct llama_config *c, const struct spar
 static const char *cuda_refuses(const struct weights *w, const struct sparse_policy *p, int longest)
 {
     struct attn_args shape = shape_of(&w->config, p, longest > 0 ? longest : 1);
+    const struct weights_cuda *on = (const struct weights_cuda *)w->on_device;
+    if (device_cuda_use(on->d) != OK) return "its device cannot be used"; /* another may be this thread's */
     return curve_cuda_refuses(p->method, &(struct curve_cuda_args){.attn = &shape, .smooth_k = p->smooth_k});
 }
 
@@ -98,10 +100,15 @@ static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tu
     const struct llama_config *c = &a->weights->config;
     struct attn_args longest = shape_of(c, a->policy, longest_of(a));
     struct tile_map map = tile_map_shape(longest.block, c->n_heads, 0, longest.n_q);
-    struct curve_cuda_args curve = {.attn = &longest, .smooth_k = a->policy->smooth_k};
-    struct mask_cuda_args mask = {.attn = &longest, .smooth_k = a->policy->smooth_k};
     char *base = t ? t->slab : NULL;
-    size_t at = 0, heads = (size_t)c->n_heads, attn_ws = attention_bytes(&longest);
+    size_t at = 0, heads = (size_t)c->n_heads, curve_ws = 0, mask_ws = 0, attn_ws = attention_bytes(&longest);
+    for (int s = 0; s < a->n_samples; s++) { /* of a shorter sample more heads may fit the budget, and fill it better */
+        struct attn_args shape = shape_of(c, a->policy, a->samples[s].n);
+        struct curve_cuda_args curve = {.attn = &shape, .smooth_k = a->policy->smooth_k};
+        struct mask_cuda_args mask = {.attn = &shape, .smooth_k = a->policy->smooth_k};
+        curve_ws = max_size(curve_ws, curve_cuda_workspace(&curve));
+        mask_ws = max_size(mask_ws, mask_cuda_workspace(&mask));
+    }
     struct cuda_tuner none = {0};
     bool real = t;
     if (!t) t = &none;
@@ -119,8 +126,8 @@ static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tu
         PUT(exact[s], curve_cuda_exact_bytes(&shape));
     }
     p->tensor_bytes = at - p->stream_bytes;
-    PUT(curve_ws, curve_cuda_workspace(&curve));
-    PUT(mask_ws, mask_cuda_workspace(&mask));
+    PUT(curve_ws, curve_ws);
+    PUT(mask_ws, mask_ws);
     PUT(attn_ws, attn_ws);
     PUT(bits, tile_map_bytes(&map));
     PUT(o, (size_t)longest.n_q * heads * (size_t)c->head_dim * sizeof(uint16_t));

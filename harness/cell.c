@@ -32,8 +32,7 @@ static struct run_record describe(const struct cell_args *a, char *tuned_key)
     return r;
 }
 
-/* Put what was measured under the identity that was asked for. */
-static void take_measurements(struct run_record *r, const struct run_record *measured)
+void cell_take_measurements(struct run_record *r, const struct run_record *measured)
 {
     r->status = measured->status;
     r->attention_calls = measured->attention_calls;
@@ -101,7 +100,7 @@ enum status cell_run(const struct cell_args *a, struct cell_result *out)
                                               .quiet = a->machine->quiet,
                                               .stop = cancel_requested},
                       &e));
-    take_measurements(&r, &e.data.run);
+    cell_take_measurements(&r, &e.data.run);
     r.argv_json = argv_text(a->argc, a->argv, &pool);
     r.started = started;
     r.ended = clock_utc(ended, sizeof ended);

@@ -33,6 +33,9 @@ struct cell_result {
     bool reused; /* the run was stored already with these settings on these tokens */
 };
 
+/* Put what was measured under the identity that was asked for. */
+void cell_take_measurements(struct run_record *r, const struct run_record *measured);
+
 enum status cell_run(const struct cell_args *a, struct cell_result *out) MUST_USE;
 
 #endif

@@ -17,6 +17,8 @@
 #include "results/query.h"
 #include "results/store.h"
 
+#include <stdatomic.h>
+
 /* Memory shared with whoever watches this process, so that a crash is put down to the right cell. */
 enum { SWEEP_MAX_CRASHES = 64, SWEEP_MAX_WORKERS = 64 };
 struct sweep_crash {
@@ -73,6 +75,7 @@ struct sweep_args {
     int worker;                /* 0, or this one's number among several in one process */
     const struct setup *fleet; /* [n_fleet] all devices, for tuning; NULL: setup alone */
     int n_fleet;
+    atomic_bool *begun;        /* [cells] what a worker of the fleet has begun, and ended unless it holds the lease; NULL alone */
     void (*event)(void *ctx, const struct sweep_event *e); /* may be NULL */
     void *event_ctx;
     bool (*stop)(void *);      /* may be NULL */

@@ -1,8 +1,14 @@
 #include "harness/sweep_fleet.h"
 
+#include "engine/tuner_spread.h"
+#include "harness/devices.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+_Static_assert((int)MAX_DEVICES <= (int)SWEEP_MAX_WORKERS, "every device has a worker to watch");
+_Static_assert((int)MAX_DEVICES <= (int)TUNE_MAX_DEVICES, "a tuning takes all devices");
 
 struct fleet {
     pthread_mutex_t lock; /* around the caller's event function */
@@ -94,9 +100,14 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
 {
     struct fleet f = {.event = s->a.event, .event_ctx = s->a.event_ctx, .n = s->end - s->first};
     struct worker *workers = calloc((size_t)n, sizeof *workers);
+    atomic_bool *begun = calloc((size_t)s->n + 1, sizeof *begun);
     int n_open = 1;
     enum status st = OK;
-    if (!workers) return fail(ERR_MEMORY, "no memory for %d workers", n);
+    if (!workers || !begun) {
+        free(workers);
+        free(begun);
+        return fail(ERR_MEMORY, "no memory for %d workers", n);
+    }
     for (int i = s->first; i < s->end; i++) f.n_finished += s->cells[i].settled;
     pthread_mutex_init(&f.lock, NULL);
     if (f.event) {
@@ -105,6 +116,7 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
     }
     s->a.fleet = fleet;
     s->a.n_fleet = n;
+    s->a.begun = begun;
     workers[0].s = s;
     for (; n_open < n && st == OK; n_open++) st = worker_open(&workers[n_open], &s->a, &fleet[n_open], n_open, db);
     if (st == OK) st = run_workers(workers, n);
@@ -115,7 +127,9 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
     if (st == OK) s->n_reused = f.n - s->n_done - s->n_failed - s->n_skipped; /* a worker counts its fellows' cells as such */
     s->a.event = f.event;
     s->a.event_ctx = f.event_ctx;
+    s->a.begun = NULL;
     pthread_mutex_destroy(&f.lock);
     free(workers);
+    free(begun);
     return st;
 }

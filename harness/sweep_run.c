@@ -1,6 +1,7 @@
 #include "harness/sweep.h"
 
 #include "base/clock.h"
+#include "harness/cell.h"
 #include "harness/evaluate.h"
 
 #include <math.h>
@@ -215,13 +216,8 @@ static enum status run_cell(struct sweep *s, struct sweep_cell *x)
     enum status st = obtain(s, x, tuned, &e, &owned);
     if (st == ERR_CANCELLED || st == ERR_DB) return st;
     if (st != OK) return store_problem(s, x, RUN_FAILED, status_message());
-    struct run_record r = x->run, measured = e.data.run;
-    r.status = measured.status;
-    r.attention_calls = measured.attention_calls;
-    r.dense_fallback_calls = measured.dense_fallback_calls;
-    r.wall_s = measured.wall_s;
-    r.peak_bytes = measured.peak_bytes;
-    r.impls = measured.impls;
+    struct run_record r = x->run;
+    cell_take_measurements(&r, &e.data.run);
     r.started = started;
     r.ended = clock_utc(ended, sizeof ended);
     e.data.run = r;
@@ -253,8 +249,8 @@ static enum status open_states(struct sweep *s, int data)
         while (b < n_blocks && (blocks[b].q != x->cell->block.q || blocks[b].k != x->cell->block.k)) b++;
         if (b == n_blocks && n_blocks < 16) blocks[n_blocks++] = x->cell->block;
     }
-    /* Half of what is free may be held, so that the cells themselves have room. */
-    double spare = sweep_free_bytes(s) - (double)sweep_cell_bytes(s, &d->set);
+    /* Half of what is free may be held, so that the cells themselves have room; of several workers by all together. */
+    double spare = sweep_free_bytes(s) / (s->a.n_fleet > 1 ? s->a.n_fleet : 1) - (double)sweep_cell_bytes(s, &d->set);
     size_t budget = spare > 0 ? (size_t)(spare / 2) : 0;
     int64_t t0 = clock_ns();
     enum status st =
@@ -296,7 +292,10 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
         *deferred = true;
         return OK;
     }
-    if (lease == LEASE_STORED) {
+    /* A cell that a fellow has just failed at is not tried again, although failed ones are: the lease is free then. */
+    bool by_fellow = lease == LEASE_TAKEN && s->a.begun && atomic_exchange(&s->a.begun[i], true);
+    if (by_fellow) TRY(store_lease_release(s->a.store, x->run.key, s->owner));
+    if (by_fellow || lease == LEASE_STORED) {
         x->settled = true;
         s->n_reused++;
         return OK;
@@ -327,6 +326,7 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     *deferred |= busy;
     if (!x->settled) { /* stopped, or its tuning is made elsewhere: leave it to whoever comes next */
         char *message = st == OK ? NULL : str_dup(status_message());
+        if (s->a.begun) atomic_store(&s->a.begun[i], false);
         enum status released = store_lease_release(s->a.store, x->run.key, s->owner);
         if (st == OK) return released;
         st = fail(st, "%s", message);

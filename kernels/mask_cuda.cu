@@ -48,7 +48,8 @@ struct layout plan(const struct attn_args *a)
         return start;
     };
     p.k_sums = take(kv * d * (size_t)p.k_pad);
-    p.chunk_sums = take(kv * (size_t)p.n_chunks * d);
+    /* more keys never need less room: where chunks grow to two rounds their number falls */
+    p.chunk_sums = take(kv * (size_t)(p.rounds > 1 ? (int)MAX_CHUNKS : p.n_chunks) * d);
     p.k_sim = take(kv * (size_t)p.k_pad);
     p.bytes = end;
     return p;
@@ -281,7 +282,8 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
               list);
 }
 
-/* Launch, as the next of a chain that overlaps when `after` is set; below 9.0 one ends before the next begins. */
+/* Launch, as the next of a chain that overlaps when `after` is set. Other devices than 9.0 run the code for 8.0, which
+ * does not wait, so there one ends before the next begins. */
 template <typename KERNEL>
 enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const params &p, bool after,
                    cudaStream_t stream)
@@ -292,7 +294,7 @@ enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const p
     overlap.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = grid, config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = shared;
     config.stream = stream, config.attrs = &overlap;
-    config.numAttrs = after && cuda_current_sm() >= 90 ? 1 : 0;
+    config.numAttrs = after && cuda_current_sm() == 90 ? 1 : 0;
     /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot share a
      * multiprocessor. */
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,

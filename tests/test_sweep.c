@@ -436,6 +436,22 @@ Test(sweep, several_devices_share_the_cells)
     cr_assert(said("0 run, 8 reused"));
 }
 
+/* What one worker fails at once more, its fellows do not try again. */
+Test(sweep, several_devices_retry_a_failed_cell_once)
+{
+    static const char failing[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1000 --held-out 1 --l1 .1,.2 --pv-l1 l1+.05 "
+                                              "--suite text:short.txt --device cpu,cpu,cpu --db a.db ";
+    char line[512];
+    FILE *f = fopen("short.txt", "w");
+    for (int i = 0; i < 400; i++) fprintf(f, "Line %d of a short text.\n", i);
+    fclose(f);
+    cr_assert_eq(tool("sweep", failing), 3);
+    cr_assert(said("0 run, 0 reused, 2 failed"));
+    snprintf(line, sizeof line, "%s--retry-failed", failing);
+    cr_assert_eq(tool("sweep", line), 3);
+    cr_assert(said("0 run, 0 reused, 2 failed"));
+}
+
 /* Likewise the samples of one evaluation: same metrics, same worst tokens. */
 Test(sweep, several_devices_share_the_samples)
 {

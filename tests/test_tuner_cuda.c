@@ -36,7 +36,43 @@ Test(tuner_cuda, places_without_a_device)
 
 #ifdef SG_HAVE_CUDA
 #include "engine/session_cuda.h"
+#include "engine/tuner_parts.h"
 #include "kernels/device_cuda.h"
+
+/* Samples share scratch, and a shorter one may want more of it: more of its heads fit the budget of tiles. */
+Test(tuner_cuda, the_plan_has_room_for_every_sample)
+{
+    const struct weights w = {.config = {.hidden_size = 4096, .intermediate_size = 14336, .n_layers = 2, .n_heads = 32,
+                                         .n_kv_heads = 8, .head_dim = 128, .vocab_size = 128256}};
+    struct sparse_policy policy;
+    int n_greedier = 0;
+    CHECK(policy_init(&policy, &mask_sparge, w.config.n_layers, w.config.n_heads));
+    for (int n = 512; n <= 4096; n += 64) {
+        const struct tune_sample samples[] = {{.n = 4096}, {.n = n}};
+        const struct tune_args both = {.weights = &w, .policy = &policy, .samples = samples, .n_samples = 2};
+        struct tune_args one = both;
+        one.n_samples = 1;
+        size_t longest = tuner_backend_cuda.plan(&one).workspace_bytes;
+        one.samples = samples + 1;
+        size_t alone = tuner_backend_cuda.plan(&one).workspace_bytes;
+        n_greedier += alone > longest;
+        cr_expect_geq(tuner_backend_cuda.plan(&both).workspace_bytes, alone, "%d tokens", n);
+    }
+    cr_expect_gt(n_greedier, 0);
+    policy_clear(&policy);
+}
+
+/* Sessions plan the scratch of a prediction for their longest sequence. */
+Test(tuner_cuda, prediction_never_needs_more_room_for_fewer_keys)
+{
+    size_t before = 0;
+    for (int n = 512; n <= 262144; n += 512) {
+        struct attn_args a = {.dtype = DTYPE_BF16, .n_q = n, .n_heads = 8, .n_kv_heads = 8, .head_dim = 128, .block = {128, 64}};
+        size_t bytes = mask_cuda_workspace(&(struct mask_cuda_args){.attn = &a});
+        cr_expect_geq(bytes, before, "%d keys", n);
+        before = bytes;
+    }
+}
 
 enum { N_SAMPLES = 4, N_TUNE = 3, N_TOKENS = 1024, N_BOUNDS = 2 };
 
