@@ -429,7 +429,7 @@ static void forward(pid_t worker)
     static bool sent;
     if (cancel_requested(NULL) && !sent) {
         sent = true;
-        kill(worker, SIGTERM);
+        kill(worker, CANCEL_PASSED_ON);
     }
 }
 

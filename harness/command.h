@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "harness/options.h"
 
+#include <signal.h>
 #include <stdbool.h>
 
 enum exit_code {
@@ -29,7 +30,9 @@ int report_failure(enum status st);
 bool command_begin(const struct command_help *help, const struct option_def *options, int argc, char **argv,
                    const char **positional, int max_positional, int *n_positional, int *exit_code);
 
-/* True once the user has asked to stop (Ctrl-C); a second Ctrl-C ends the process at once. */
+/* True once the user has asked to stop (Ctrl-C); a second Ctrl-C ends the process at once. A process passes the wish on
+ * to its child as CANCEL_PASSED_ON, which is no second time. */
+#define CANCEL_PASSED_ON SIGUSR1
 void cancel_install(void);
 bool cancel_requested(void *unused);
 

@@ -75,7 +75,7 @@ struct sweep_args {
     int worker;                /* 0, or this one's number among several in one process */
     const struct setup *fleet; /* [n_fleet] all devices, for tuning; NULL: setup alone */
     int n_fleet;
-    atomic_bool *begun;        /* [cells] what a worker of the fleet has begun, and ended unless it holds the lease; NULL alone */
+    atomic_bool *begun;        /* [cells] begun by a worker of the fleet, and ended unless it holds the lease; NULL alone */
     void (*event)(void *ctx, const struct sweep_event *e); /* may be NULL */
     void *event_ctx;
     bool (*stop)(void *);      /* may be NULL */

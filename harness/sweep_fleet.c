@@ -49,7 +49,8 @@ static void *run_worker(void *opaque)
     return NULL;
 }
 
-static enum status worker_open(struct worker *w, const struct sweep_args *a, const struct setup *setup, int number, const char *db)
+static enum status worker_open(struct worker *w, const struct sweep_args *a, const struct setup *setup, int number,
+                               const char *db)
 {
     struct sweep_args args = *a;
     TRY(store_open(&w->store, db, STORE_WRITE));
@@ -124,7 +125,8 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
         add_counters(s, &workers[i].own);
         worker_close(&workers[i]);
     }
-    if (st == OK) s->n_reused = f.n - s->n_done - s->n_failed - s->n_skipped; /* a worker counts its fellows' cells as such */
+    /* a worker counts its fellows' cells as such */
+    if (st == OK) s->n_reused = f.n - s->n_done - s->n_failed - s->n_skipped;
     s->a.event = f.event;
     s->a.event_ctx = f.event_ctx;
     s->a.begun = NULL;

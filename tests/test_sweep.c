@@ -233,6 +233,7 @@ static pid_t start(const char *args, const char *out)
 {
     pid_t pid = fork();
     if (pid == 0) {
+        setpgid(0, 0);
         char *line = str_format("exec %s sweep %s > %s 2>&1", SG_BINARY, args, out);
         execl("/bin/sh", "sh", "-c", line, (char *)NULL);
         _exit(127);
@@ -344,17 +345,25 @@ Test(sweep, a_cell_that_fails_is_a_row_with_its_reason)
     cr_assert(said("1 would run, 1 are done, 1 are stale"));
 }
 
-Test(sweep, stops_on_request_and_goes_on)
+/* whole_group: as a terminal does it, which interrupts both processes. */
+static void stop_in_time(bool whole_group)
 {
     int status;
     pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
     wait_for("a.db", 2);
-    kill(pid, SIGTERM);
+    kill(whole_group ? -pid : pid, whole_group ? SIGINT : SIGTERM);
     waitpid(pid, &status, 0);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%d", status);
     cr_assert(said("stopped on request"));
     cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status <> 'done'"), 0);
+}
+
+Test(sweep, an_interrupt_from_the_terminal_counts_once) { stop_in_time(true); }
+
+Test(sweep, stops_on_request_and_goes_on)
+{
+    stop_in_time(false);
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 10);
 }
@@ -439,8 +448,8 @@ Test(sweep, several_devices_share_the_cells)
 /* What one worker fails at once more, its fellows do not try again. */
 Test(sweep, several_devices_retry_a_failed_cell_once)
 {
-    static const char failing[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1000 --held-out 1 --l1 .1,.2 --pv-l1 l1+.05 "
-                                              "--suite text:short.txt --device cpu,cpu,cpu --db a.db ";
+    static const char failing[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1000 --held-out 1 --l1 .1,.2 "
+                                              "--pv-l1 l1+.05 --suite text:short.txt --device cpu,cpu,cpu --db a.db ";
     char line[512];
     FILE *f = fopen("short.txt", "w");
     for (int i = 0; i < 400; i++) fprintf(f, "Line %d of a short text.\n", i);

@@ -67,7 +67,8 @@ Test(tuner_cuda, prediction_never_needs_more_room_for_fewer_keys)
 {
     size_t before = 0;
     for (int n = 512; n <= 262144; n += 512) {
-        struct attn_args a = {.dtype = DTYPE_BF16, .n_q = n, .n_heads = 8, .n_kv_heads = 8, .head_dim = 128, .block = {128, 64}};
+        struct attn_args a = {.dtype = DTYPE_BF16, .n_q = n, .n_heads = 8, .n_kv_heads = 8, .head_dim = 128,
+                              .block = {128, 64}};
         size_t bytes = mask_cuda_workspace(&(struct mask_cuda_args){.attn = &a});
         cr_expect_geq(bytes, before, "%d keys", n);
         before = bytes;
