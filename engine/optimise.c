@@ -502,14 +502,14 @@ enum status optimise_apply(const struct optimise_result *r, const struct tuned *
     heads = out->heads;
     *out = *first;
     out->heads = heads;
-    out->costs = calloc((size_t)r->n_layers, sizeof *out->costs);
-    if (!out->costs) {
+    out->costs = r->share ? NULL : calloc((size_t)r->n_layers, sizeof *out->costs); /* shares are no end-to-end costs */
+    if (!out->costs && !r->share) {
         tuned_clear(out);
         return fail(ERR_MEMORY, "no memory for the costs of %d layers", r->n_layers);
     }
     out->verified = true;
     snprintf(out->goal, sizeof out->goal, "%s", goal);
-    for (int l = 0; l < r->n_layers; l++) note_cost(r, rungs, l, &out->costs[l]);
+    for (int l = 0; l < r->n_layers && out->costs; l++) note_cost(r, rungs, l, &out->costs[l]);
     for (int i = 0; i < r->n_cells; i++) {
         int rung = r->rung[i];
         const struct tuned *from = &rungs[rung >= 0 ? rung : 0];

@@ -194,7 +194,7 @@ int cmd_explain(int argc, char **argv)
                "tuned on %d samples of %s (up to %d tokens), %d more held out\n\n",
                positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1, t.block.q, t.block.k,
                smooth_k_name(t.smooth_k), t.num_samples, t.data_name, t.max_length, t.num_held_out);
-    if (terminal && t.goal[0]) printf("Bounds per layer, searched by optimise to keep %s; those above are the largest.\n\n", t.goal);
+    if (terminal && t.goal[0]) printf("Bounds per layer or head, searched by optimise to keep %s; those above are the largest.\n\n", t.goal);
     if (terminal && !t.verified)
         printf("Nothing in this file was verified: it comes from stored curves, or from another program.\n\n");
     TRY_GOTO(st, done, print_table(o.layers ? layers_of(&t) : heads_of(&t), &o.output));
