@@ -93,8 +93,8 @@ enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x
             g = k;
     }
     if (!g) {
-        TRY(remember(s, &shape));
-        return session_cuda_run_layers(s, x);
+        TRY(session_cuda_run_layers(s, x)); /* one that failed has not been seen: its kernels may not be loaded */
+        return remember(s, &shape);
     }
     g->used = ++s->graphs->now;
     if (!g->graph) {

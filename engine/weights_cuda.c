@@ -275,5 +275,7 @@ void weights_cuda_describe(const struct weights_device *d, struct weights_device
              i->runtime / 1000, i->runtime % 1000 / 10);
     out->name = w->base.backend->name;
     out->bytes = w->bytes;
+    pthread_mutex_lock((pthread_mutex_t *)&w->lock);
     out->peak_bytes = w->peak_bytes;
+    pthread_mutex_unlock((pthread_mutex_t *)&w->lock);
 }

@@ -63,7 +63,8 @@ static enum status run_part(const struct dense_states_args *a, struct session *s
                                                            .end_layer = to,
                                                            .capture_layer = to,
                                                            .residual_out = out,
-                                                           .stop = a->stop});
+                                                           .stop = a->stop,
+                                                           .stop_ctx = a->stop_ctx});
 }
 
 static enum status dense_sample(struct dense_states *s, const struct dense_states_args *a,

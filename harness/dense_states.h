@@ -30,6 +30,7 @@ struct dense_states_args {
     int n_blocks;
     size_t budget_bytes;        /* streams are thinned out to stay below; hidden states must fit */
     bool (*stop)(void *);
+    void *stop_ctx;
 };
 
 struct dense_states {

@@ -32,7 +32,11 @@ static enum status add(struct device_list *l, const char *text, int index)
 static enum status add_all(struct device_list *l, const char *text)
 {
     int n = devices_cuda_count();
+#ifdef SG_HAVE_CUDA
     if (n == 0) return fail_context(ERR_DEVICE, "--device %s", text);
+#else
+    if (n == 0) return fail_context(ERR_UNSUPPORTED, "--device %s", text);
+#endif
     for (int i = 0; i < n; i++) TRY(add(l, text, i));
     return OK;
 }
@@ -50,7 +54,7 @@ static enum status add_item(struct device_list *l, const char *text, const char 
     if (strcmp(item, "cuda") == 0) return add(l, text, 0);
     if (strcmp(item, "cuda:all") == 0) return add_all(l, text);
     long index = strtol(number, &end, 10);
-    if (!isdigit((unsigned char)*number) || *end || index > MAX_DEVICES)
+    if (!isdigit((unsigned char)*number) || *end || index >= MAX_DEVICES)
         return fail(ERR_ARG, "--device: found \"%s\", expected cpu, cuda, cuda:N, cuda:all, or several joined by commas", text);
     return add(l, text, (int)index);
 }

@@ -17,6 +17,7 @@
 #include "results/query.h"
 #include "results/store.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 /* Memory shared with whoever watches this process, so that a crash is put down to the right cell. */
@@ -75,6 +76,8 @@ struct sweep_args {
     int worker;                /* 0, or this one's number among several in one process */
     const struct setup *fleet; /* [n_fleet] all devices, for tuning; NULL: setup alone */
     int n_fleet;
+    pthread_rwlock_t *devices; /* of a fleet: read while a worker runs passes, written while a tuning holds all devices;
+                                  NULL alone */
     atomic_bool *begun;        /* [cells] begun by a worker of the fleet, and ended unless it holds the lease; NULL alone */
     void (*event)(void *ctx, const struct sweep_event *e); /* may be NULL */
     void *event_ctx;
@@ -102,6 +105,7 @@ struct sweep_group {
     int n_bounds;
     struct sample_set set;     /* tuning and held-out samples */
     char *problem;
+    int busy_round;            /* the round of sweep_run in which another was found tuning it */
     char id[33];               /* hash of everything the thresholds follow from, bounds and layers left out */
     char *text;                /* the same for people, part of the cells' keys */
     struct tuned *tuned;       /* [n_bounds]; heads NULL: not yet */
@@ -128,6 +132,7 @@ struct sweep {
     int n_data, n_groups, n;
     int first, end;            /* the shard's cells */
     char owner[96];
+    int round;                 /* times that sweep_run has gone over the cells, from 1 */
     struct sweep_twins *twins;
     int n_done, n_failed, n_skipped, n_reused, n_tunings,
         n_twins; /* n_twins: of the done, copies of an equal policy's */

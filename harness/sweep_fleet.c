@@ -117,6 +117,13 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
     }
     s->a.fleet = fleet;
     s->a.n_fleet = n;
+    pthread_rwlock_t devices;
+    pthread_rwlockattr_t fair;
+    pthread_rwlockattr_init(&fair); /* else workers that find cells keep a tuning waiting */
+    pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&devices, &fair);
+    pthread_rwlockattr_destroy(&fair);
+    s->a.devices = &devices;
     s->a.begun = begun;
     workers[0].s = s;
     for (; n_open < n && st == OK; n_open++) st = worker_open(&workers[n_open], &s->a, &fleet[n_open], n_open, db);
@@ -130,6 +137,8 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
     s->a.event = f.event;
     s->a.event_ctx = f.event_ctx;
     s->a.begun = NULL;
+    s->a.devices = NULL;
+    pthread_rwlock_destroy(&devices);
     pthread_mutex_destroy(&f.lock);
     free(workers);
     free(begun);

@@ -232,9 +232,11 @@ static enum status run_cell(struct sweep *s, struct sweep_cell *x)
 }
 
 /* The dense pass of a data set, cut where its open cells begin. */
-static enum status open_states(struct sweep *s, int data)
+static enum status open_states(struct sweep *s, const struct sweep_cell *for_cell)
 {
+    int data = for_cell->data;
     struct sweep_data *d = &s->data[data];
+    struct cell_watch watch = {s, for_cell->run.key, clock_ns()};
     const struct llama_config *c = &s->a.setup->model.weights.config;
     if (d->have_states || d->no_states) return OK;
     int *layers = calloc((size_t)c->n_layers + 1, sizeof *layers), n = 0, n_blocks = 0, n_open = 0;
@@ -265,7 +267,8 @@ static enum status open_states(struct sweep *s, int data)
                                                                   .blocks = blocks,
                                                                   .n_blocks = n_blocks,
                                                                   .budget_bytes = budget,
-                                                                  .stop = s->a.stop});
+                                                                  .stop = cell_stop,
+                                                                  .stop_ctx = &watch});
     free(layers);
     double seconds = (double)(clock_ns() - t0) * 1e-9;
     s->dense_s += seconds;
@@ -287,6 +290,10 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     struct sweep_cell *x = &s->cells[i];
     struct sweep_data *d = &s->data[x->data];
     enum lease lease;
+    if (x->group >= 0 && s->groups[x->group].busy_round == s->round) { /* leases are writes: not one more for each cell */
+        *deferred = true;
+        return OK;
+    }
     TRY(sweep_lease(s, x->run.key, &lease));
     if (lease == LEASE_BUSY) {
         *deferred = true;
@@ -317,13 +324,16 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
             st = store_problem(s, x, RUN_FAILED, status_message());
         } else if (st == OK && !busy) {
             double need = (double)sweep_cell_bytes(s, &d->set);
-            if (need <= sweep_free_bytes(s)) st = open_states(s, x->data);
+            if (s->a.devices) pthread_rwlock_rdlock(s->a.devices);
+            if (need <= sweep_free_bytes(s)) st = open_states(s, x);
             if (st == OK) st = run_cell(s, x);
             else if (st != ERR_CANCELLED && st != ERR_DB) st = store_problem(s, x, RUN_FAILED, status_message());
+            if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
         }
     }
     if (s->a.watch) s->a.watch->cell[s->a.worker] = -1;
     *deferred |= busy;
+    if (busy) s->groups[x->group].busy_round = s->round;
     if (!x->settled) { /* stopped, or its tuning is made elsewhere: leave it to whoever comes next */
         char *message = st == OK ? NULL : str_dup(status_message());
         if (s->a.begun) atomic_store(&s->a.begun[i], false);
@@ -350,9 +360,10 @@ static enum status run_all(struct sweep *s)
 {
     TRY(store_plan(s));
     for (int i = s->first; i < s->end; i++) s->n_reused += s->cells[i].settled;
+    int open_data = -1;
     for (bool told = false;;) {
         bool deferred = false, progress = false;
-        int open_data = -1;
+        s->round++;
         for (int i = s->first; i < s->end; i++) {
             struct sweep_cell *x = &s->cells[i];
             if (x->settled) continue;

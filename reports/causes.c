@@ -67,7 +67,8 @@ static bool speaks_of(const struct attribution *a, const struct run_record *r)
     return !a->all_but && same_text(a->run->method, r->method) && same_text(a->run->rule, r->rule) &&
            same_real(a->run->l1, r->l1) && same_real(a->run->simthreshd1, r->simthreshd1) &&
            same_real(a->run->cdfthreshd, r->cdfthreshd) && same_real(a->run->topk, r->topk) &&
-           a->run->window == r->window;
+           same_real(a->run->pv_l1, r->pv_l1) && same_real(a->run->pvthreshd, r->pvthreshd) &&
+           a->run->block_q == r->block_q && a->run->block_k == r->block_k && a->run->window == r->window;
 }
 
 /* From runs in which one head alone was sparse. */
