@@ -71,6 +71,8 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
     str_clear(&title);
     print_or_complain(metrics_table(v), o);
     if (strcmp(o->format, "terminal") != 0) return;
+    if (!isnan(run_view_metric(v, "latency_sparse")) && isnan(run_view_metric(v, "latency_dense")))
+        printf("dense side from the cache, or from a pass shared with other runs: no time for it; --cache none with --replace takes it\n\n");
     if (v->generations.n) print_or_complain(generations_table(v), o);
     char **warnings = run_warnings(v);
     for (int i = 0; warnings && warnings[i]; i++) printf("note: %s\n", warnings[i]);
