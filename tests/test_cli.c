@@ -848,3 +848,14 @@ Test(cli, thresholds_not_looked_at_and_times_not_taken_are_not_shown, .init = en
     cr_expect(has(&r.out, "3,4"), "%s", str_get(&r.out));
     ran_clear(&r);
 }
+
+/* The guide's prompts are a few tokens long: that they match shows nothing, and that is said. */
+Test(cli, short_prompts_are_said_to_run_dense, .init = enter, .fini = leave)
+{
+    struct ran r = expect(PASS, EVAL SHORT "--topk .5 --min-sparse-tokens 1 --generate");
+    cr_expect(has(&r.out, "3 of 3 prompts lie within one tile, so both sides ran dense"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, EVAL SHORT "--topk .5");
+    cr_expect(!has(&r.out, "ran dense"), "%s", str_get(&r.out));
+    ran_clear(&r);
+}
