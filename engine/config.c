@@ -124,7 +124,6 @@ static enum status parse_rope_parameters(struct llama_config *c, struct json_in 
         return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object or null", in.file, in.path,
                     json_kind(in.node));
     TRY(parse_rope_type(r, in));
-    TRY(json_get_double(in, "rope_theta", false, 1, 1e12, &r->theta));
     double partial = 1;
     TRY(json_get_double(in, "partial_rotary_factor", false, 0, 1, &partial));
     if (partial != 1)
@@ -151,17 +150,64 @@ static enum status parse_rope_parameters(struct llama_config *c, struct json_in 
     return get_int(top, "original_max_position_embeddings", false, 1, 1 << 30, &r->original_max_position);
 }
 
+static enum status differ(const char *file, const char *a, double x, const char *b, double y)
+{
+    return fail(ERR_FORMAT, "%s: field %s: found %.10g beside %.10g in %s, expected one value; remove the wrong one", file, a, x, y,
+                b);
+}
+
+/* The base frequency stands in up to three places, which must agree. */
+static enum status parse_theta(struct llama_config *c, struct json_in in)
+{
+    static const char *const names[] = {"rope_theta", "rope_scaling.rope_theta", "rope_parameters.rope_theta"};
+    const struct json_in places[] = {in,
+                                     {field(in.node, "rope_scaling"), in.file, "rope_scaling"},
+                                     {field(in.node, "rope_parameters"), in.file, "rope_parameters"}};
+    int from = -1;
+    for (int i = 0; i < 3; i++) {
+        double theta = NAN;
+        if (!cJSON_IsObject(places[i].node)) continue;
+        TRY(json_get_double(places[i], "rope_theta", false, 1, 1e12, &theta));
+        if (isnan(theta)) continue;
+        if (from >= 0 && theta != c->rope.theta) return differ(in.file, names[from], c->rope.theta, names[i], theta);
+        c->rope.theta = theta;
+        if (from < 0) from = i;
+    }
+    return OK;
+}
+
 static enum status parse_rope(struct llama_config *c, struct json_in in)
 {
     c->rope = (struct rope_config){.type = ROPE_DEFAULT, .theta = 10000, .factor = 1};
-    TRY(json_get_double(in, "rope_theta", false, 1, 1e12, &c->rope.theta));
-    /* Both keys: transformers lets a filled rope_scaling win. */
+    TRY(parse_theta(c, in));
     static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    struct rope_config found[2];
+    int n = 0;
     for (int i = 0; i < 2; i++) {
         const cJSON *node = field(in.node, keys[i]);
         if (!node || (cJSON_IsObject(node) && !node->child)) continue;
-        return parse_rope_parameters(c, in, (struct json_in){node, in.file, keys[i]});
+        struct llama_config one = *c;
+        TRY(parse_rope_parameters(&one, in, (struct json_in){node, in.file, keys[i]}));
+        found[n++] = one.rope;
     }
+    if (n) c->rope = found[0];
+    if (n < 2) return OK;
+    const struct rope_config *a = &found[0], *b = &found[1];
+    if (a->type != b->type)
+        return fail(ERR_FORMAT,
+                    "%s: field rope_scaling.rope_type: found \"%s\" beside \"%s\" in rope_parameters.rope_type, expected the "
+                    "same; remove the wrong one",
+                    in.file, rope_type_name(a->type), rope_type_name(b->type));
+    if (a->factor != b->factor) return differ(in.file, "rope_scaling.factor", a->factor, "rope_parameters.factor", b->factor);
+    if (a->low_freq_factor != b->low_freq_factor)
+        return differ(in.file, "rope_scaling.low_freq_factor", a->low_freq_factor, "rope_parameters.low_freq_factor",
+                      b->low_freq_factor);
+    if (a->high_freq_factor != b->high_freq_factor)
+        return differ(in.file, "rope_scaling.high_freq_factor", a->high_freq_factor, "rope_parameters.high_freq_factor",
+                      b->high_freq_factor);
+    if (a->original_max_position != b->original_max_position)
+        return differ(in.file, "rope_scaling.original_max_position_embeddings", a->original_max_position,
+                      "rope_parameters.original_max_position_embeddings", b->original_max_position);
     return OK;
 }
 

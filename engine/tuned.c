@@ -327,6 +327,28 @@ static enum status get_block(struct json_in in, const char *field, int *out)
     return fail(ERR_FORMAT, "%s: field %s: found %d, expected 64 or 128", in.file, field, *out);
 }
 
+/* All heads of a layer that the file has anything on, and of every layer its field `layers` names: a head left out would run
+ * dense without a word. */
+static enum status check_complete(const struct tuned *t, const char *path)
+{
+    struct sparse_policy named;
+    TRY(policy_init(&named, &mask_sparge, t->n_layers, t->n_heads));
+    if (policy_set_layers(&named, t->layers) != OK) memset(named.layer_on, 0, (size_t)t->n_layers); /* says nothing */
+    enum status st = OK;
+    for (int l = 0; l < t->n_layers && st == OK; l++) {
+        int n = 0, missing = -1;
+        for (int h = t->n_heads - 1; h >= 0; h--) {
+            n += t->heads[l * t->n_heads + h].in_range;
+            if (!t->heads[l * t->n_heads + h].in_range) missing = h;
+        }
+        if (missing >= 0 && (n || named.layer_on[l]))
+            st = fail(ERR_FORMAT, "%s: field heads: found %d of layer %d, the first missing is head %d; expected all %d of every layer in "
+                      "layers \"%s\"; tune again", path, n, l, missing, t->n_heads, t->layers);
+    }
+    policy_clear(&named);
+    return st;
+}
+
 static enum status read_root(struct tuned *t, struct json_in in)
 {
     const char *kind = NULL, *rule;
@@ -372,6 +394,7 @@ static enum status read_root(struct tuned *t, struct json_in in)
         snprintf(path, sizeof path, "heads[%d]", i++);
         TRY(read_head(t, (struct json_in){head, in.file, path}));
     }
+    TRY(check_complete(t, in.file));
     return read_costs(t, in);
 }
 

@@ -77,7 +77,7 @@ enum status tuned_write(const struct tuned *t, const char *path) MUST_USE;
 enum status tuned_write_stats(const struct tuned *t, const char *path) MUST_USE;
 /* The JSON text; appended. */
 void tuned_print(const struct tuned *t, struct str *out);
-/* ERR_FORMAT names file, field, found and expected. */
+/* ERR_FORMAT names file, field, found and expected; also for a file that lacks heads of its layers. */
 enum status tuned_read(struct tuned *t, const char *path) MUST_USE;
 
 /* Put thresholds, block shape and smoothing into a policy for this model. Refuses another model or another number of

@@ -207,10 +207,34 @@ static enum status load_head(struct weights *w)
     return load_matrix(w, HEAD, w->config.vocab_size, w->config.hidden_size, &w->head);
 }
 
+/* Layers that config.json does not ask for: the first so many of a model are another model. */
+static enum status check_no_further_layer(const struct weights *w)
+{
+    static const char prefix[] = "model.layers.";
+    const struct tensor *further = NULL;
+    long n_layers = w->config.n_layers, last = -1;
+    for (size_t i = 0; i < w->files.n_tensors; i++) {
+        const struct tensor *t = &w->files.tensors[i];
+        if (!str_starts_with(t->name, prefix)) continue;
+        const char *digits = t->name + sizeof prefix - 1;
+        char *end;
+        long layer = *digits >= '0' && *digits <= '9' ? strtol(digits, &end, 10) : -1;
+        if (layer < n_layers || *end != '.' || layer <= last) continue;
+        further = t;
+        last = layer;
+    }
+    if (!further) return OK;
+    return fail(ERR_FORMAT,
+                "%s: tensor %s: found a layer %ld, expected none beyond %ld by num_hidden_layers %ld of config.json; config.json and "
+                "weights do not belong together: download both again, or set it to %ld",
+                further->file, further->name, last, n_layers - 1, n_layers, last + 1);
+}
+
 static enum status load_all(struct weights *w)
 {
     w->layers = calloc((size_t)w->config.n_layers, sizeof *w->layers);
     if (!w->layers) return fail(ERR_MEMORY, "%s: no memory for %d layers", w->dir, w->config.n_layers);
+    TRY(check_no_further_layer(w));
     TRY(load_embedding(w));
     for (int i = 0; i < w->config.n_layers; i++) TRY(load_layer(w, i));
     TRY(load_norm(w, "model.norm.weight", &w->final_norm));

@@ -34,13 +34,14 @@ bool audit_passes(const struct audit_check *c);
 
 /* What one attention call does that it must not. */
 struct audit_call {
-    double leak; /* largest change of an output row in front of `cut` when later keys and values change; INFINITY for
-                    one that is no number */
+    /* largest change of an output row when keys and values from `cut` on change, INFINITY for one that is no number: */
+    double leak;         /* of rows in units of 64 that end before the cut */
+    double leak_in_unit; /* of the up to 63 rows before the cut in the unit that holds it */
     uint64_t tiles, tiles_possible, units;                   /* from the map alone, one by one */
     uint64_t ledger_tiles, ledger_possible, ledger_units;    /* as the implementation counted */
 };
 /* Runs `impl` on the call's tensors (f32) and once more with every row from position `cut` on made another. `tiles`
- * NULL: dense, nothing is counted. */
+ * NULL: dense, every possible tile counts as computed and the implementation is not asked for its counts. */
 enum status audit_attention(const struct attn_args *call, const struct attn_impl *impl, int cut, struct par *par,
                             struct audit_call *out) MUST_USE;
 

@@ -74,10 +74,16 @@ static void note_input(const struct sample_set *set)
         fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
 }
 
-static void note_lengths(const struct sample_set *set, const struct llama_config *c)
+static int longest_sample(const struct sample_set *set)
 {
     int longest = 0;
     for (int i = 0; i < set->n_samples; i++) longest = set->samples[i].n > longest ? set->samples[i].n : longest;
+    return longest;
+}
+
+static void note_lengths(const struct sample_set *set, const struct llama_config *c)
+{
+    int longest = longest_sample(set);
     if (longest > c->max_position)
         fprintf(stderr, "sparsegauge: samples of %d tokens, the model was made for %d: its dense side is out of its depth too\n",
                 longest, c->max_position);
@@ -198,6 +204,7 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
     if (set.timed && o.attribution)
         TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
+    setup_note_tuned(&o.policy, &tuned, longest_sample(&set));
     struct cell_args cell = {
         .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy,
         .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length, .seed = o.samples.seed,

@@ -1,5 +1,6 @@
 #include "harness/command.h"
 
+#include "base/str.h"
 #include "engine/tuned.h"
 #include "harness/output.h"
 
@@ -188,6 +189,9 @@ int cmd_explain(int argc, char **argv)
     struct tuned t = {0};
     bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (!n) return report_failure(fail(ERR_ARG, "explain needs a tuned file; -h shows an example"));
+    if (str_ends_with(positional[0], ".pt"))
+        TRY_GOTO(st, done, fail(ERR_ARG, "%s: SpargeAttn's .pt holds thresholds alone, no bounds, errors or reasons; explain the "
+                                         "tuned.json that `tune -o` writes", positional[0]));
     TRY_GOTO(st, done, tuned_read(&t, positional[0]));
     if (terminal)
         printf("%s: %s, method %s, rule %s, bounds l1 %g and pv_l1 %g, blocks %dx%d, smooth_k %s\n"

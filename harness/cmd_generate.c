@@ -56,7 +56,7 @@ static bool write_token(void *ctx, int32_t id)
     return w->st == OK && !cancel_requested(NULL);
 }
 
-static enum status run(struct setup *setup, const struct sparse_policy *policy)
+static enum status run(struct setup *setup, const struct sparse_policy *policy, const struct tuned *tuned)
 {
     struct str text = {0}, rest = {0};
     struct token_list prompt = {0};
@@ -74,6 +74,7 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy)
     if (prompt.n == 0) TRY_GOTO(st, done, fail(ERR_ARG, "the prompt has no tokens; give --prompt TEXT"));
     TRY_GOTO(st, done, session_open(&s, &setup->model.weights, setup->par, (int)prompt.n + o.max_new, o.machine.chunk,
                                     o.machine.impl));
+    setup_note_tuned(&o.policy, tuned, (int)prompt.n);
     int end = (int)prompt.n + o.max_new;
     if (end > c->max_position)
         fprintf(stderr, "sparsegauge: up to %d tokens, the model was made for %d\n", end, c->max_position);
@@ -130,7 +131,7 @@ int cmd_generate(int argc, char **argv)
     if (!o.prompt && !o.prompt_file) return report_failure(fail(ERR_ARG, "what to continue? give --prompt TEXT"));
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));
-    st = run(&setup, &policy);
+    st = run(&setup, &policy, &tuned);
 done:
     policy_clear(&policy);
     tuned_clear(&tuned);

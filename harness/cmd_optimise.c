@@ -350,9 +350,8 @@ static enum status run(struct work *w)
     TRY(tune_rule_parse(o.rule, &rule));
     TRY(parse_rungs(rule, w->bounds, &w->n_rungs));
     TRY_GOTO(st, done, read_target(&target, &goal));
+    TRY_GOTO(st, done, setup_check_tunable(o.policy.method));
     TRY_GOTO(st, done, setup_policy(w->setup, &o.policy, &w->policy, &unused));
-    if (!w->policy.method || !w->policy.method->ranked)
-        TRY_GOTO(st, done, fail(ERR_ARG, "--method %s has no thresholds to tune, expected sparge or oracle", o.policy.method));
     TRY_GOTO(st, done, load_samples(w));
     TRY_GOTO(st, done, tune_rungs(w, rule));
     TRY_GOTO(st, done, search(w, &target));

@@ -37,7 +37,8 @@ static const char *const views[][2] = {
     {"sample", "one row a window of tokens of a run"},
     {"worst_token", "positions with the highest KL, with context and both top-5 lists (see `tokens`)"},
     {"tuned, tuned_head", "thresholds found by tuning and what they achieved"},
-    {"layer_error, item, generation, latency, noise, curve, plan", "see --schema"},
+    {"layer_error", "errors by layer and head (eval --attribution); rows with sample = -1 are over all samples, with head = -1 over a layer"},
+    {"item, generation, latency, noise, curve, plan", "see --schema"},
 };
 
 static enum status ask(struct store *s, const char *sql)

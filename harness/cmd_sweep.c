@@ -449,9 +449,7 @@ static int supervise(const char *positional)
         if (worker == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphan goes on where nobody watches */
             if (getppid() != parent) _exit(EXIT_RUN);
-            int code = run_worker(positional, watch);
-            fflush(stdout);
-            _exit(code);
+            _exit(finish_output(run_worker(positional, watch)));
         }
         int status;
         while (waitpid(worker, &status, 0) < 0 && errno == EINTR) forward(worker);

@@ -145,7 +145,7 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
     table_add_column(t, (struct table_column){.name = "pv_l1", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(t, (struct table_column){.name = "sparse heads"});
     table_add_column(t, (struct table_column){.name = "backed off"});
-    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "sparsity of tuned layers", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t, (struct table_column){.name = "worst, tuning", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(t, (struct table_column){.name = "worst, held-out", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(t, (struct table_column){.name = "file"});
@@ -231,9 +231,8 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     memset(tuned, 0, sizeof tuned);
     TRY(parse_bounds(bounds, &n));
     TRY(tune_rule_parse(o.rule, &rule));
+    TRY_GOTO(st, done, setup_check_tunable(o.policy.method));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &unused));
-    if (!policy.method || !policy.method->ranked)
-        TRY_GOTO(st, done, fail(ERR_ARG, "--method %s has no thresholds to tune, expected sparge or oracle", o.policy.method));
     TRY_GOTO(st, done, load_samples(setup, &set, &samples));
     TRY_GOTO(st, done, curve_db_open(&db, store, setup, &set, &policy));
     const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = rule,
@@ -302,6 +301,9 @@ int cmd_tune(int argc, char **argv)
     struct store *store = NULL;
     int n_fleet = 0;
     cancel_install();
+    if (o.samples.num_samples)
+        TRY_GOTO(st, done, fail(ERR_ARG, "--num-samples %d: tune takes --num-tune-samples to choose on and --held-out further ones; "
+                                         "give those", o.samples.num_samples));
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, n ? positional[0] : NULL));

@@ -1,7 +1,9 @@
 #include "harness/command.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 static atomic_int cancelled, n_interrupts; /* written by signal handlers; all threads read the first */
@@ -39,6 +41,16 @@ int report_failure(enum status st)
     fflush(stdout);
     fprintf(stderr, "sparsegauge: %s: %s\n", status_name(st), status_message());
     return st == ERR_ARG ? EXIT_USAGE : EXIT_RUN;
+}
+
+int finish_output(int code)
+{
+    bool lost = ferror(stdout) != 0; /* an earlier write, whose reason is gone by now */
+    errno = 0;
+    if (fflush(stdout) == 0 && !lost) return code;
+    fprintf(stderr, "sparsegauge: %s: standard output: not all could be written%s%s; free space or write elsewhere\n",
+            status_name(ERR_IO), errno ? ": " : "", errno ? strerror(errno) : "");
+    return EXIT_RUN;
 }
 
 bool command_begin(const struct command_help *help, const struct option_def *options, int argc, char **argv,

@@ -25,6 +25,10 @@ struct command {
 /* Prints "sparsegauge: error: message" to stderr; returns the exit code that fits the status. */
 int report_failure(enum status st);
 
+/* The end of every process: what was printed counts as done only once it has arrived. Flushes standard output; returns `code`,
+ * or EXIT_RUN with a message when not all could be written. */
+int finish_output(int code);
+
 /* The start of every command: parses the arguments, or prints the help. False when the command is over already; then
  * *exit_code says how. positional: at most max_positional, n_positional of them were given. */
 bool command_begin(const struct command_help *help, const struct option_def *options, int argc, char **argv,

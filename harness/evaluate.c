@@ -54,6 +54,8 @@ static void add_ledger(struct eval_state *s)
         struct head_ledger l = {0};
         for (int i = 0; i < s->a->set->n_samples; i++) head_ledger_add(&l, &s->p.ledger[i * s->p.n_cells + c]);
         bool sparse = p->method && p->layer_on[c / n_heads] && p->heads[c].is_sparse;
+        bool theta = sparse && p->method == &mask_sparge, tau = sparse && p->method->ranked && !(p->topk > 0);
+        bool lambda = sparse && (p->method->ranked || p->heads[c].pvthreshd < 50); /* thresholds that this run looks at */
         int n_short = 0; /* samples, however many chunks each was cut into */
         for (int i = 0; i < s->a->set->n_samples; i++) n_short += s->p.ledger[i * s->p.n_cells + c].calls_dense_short > 0;
         rows[c] = (struct ledger_record){
@@ -64,8 +66,8 @@ static void add_ledger(struct eval_state *s)
             .forced_theta_q = (int64_t)l.forced_theta_q, .forced_theta_k = (int64_t)l.forced_theta_k,
             .calls = s->a->set->n_samples, .dense_head = (int64_t)l.calls_dense_head,
             .dense_layer = (int64_t)l.calls_dense_layer, .dense_short = (int64_t)l.calls_dense_short,
-            .theta = sparse ? (double)p->heads[c].simthreshd1 : NAN, .tau = sparse ? (double)p->heads[c].cdfthreshd : NAN,
-            .lambda = sparse ? (double)p->heads[c].pvthreshd : NAN,
+            .theta = theta ? (double)p->heads[c].simthreshd1 : NAN, .tau = tau ? (double)p->heads[c].cdfthreshd : NAN,
+            .lambda = lambda ? (double)p->heads[c].pvthreshd : NAN,
         };
         if (c % n_heads == 0) {
             calls += s->a->set->n_samples;

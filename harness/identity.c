@@ -215,7 +215,8 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
         bool ranked = policy->method->ranked && !r->tuned_hash;
         r->simthreshd1 = ranked && policy->method == &mask_sparge ? short_real(policy->heads[0].simthreshd1) : NAN;
         r->cdfthreshd = ranked && !topk ? short_real(policy->heads[0].cdfthreshd) : NAN;
-        r->pvthreshd = ranked ? short_real(policy->heads[0].pvthreshd) : NAN;
+        bool window_skips = policy->method == &mask_window && policy->heads[0].pvthreshd < 50;
+        r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].pvthreshd) : NAN;
     }
     r->layers = pool_str(pool, policy->method ? policy_layers_text(policy, text, sizeof text) : "none");
     r->min_sparse_tokens = policy->min_sparse_tokens;

@@ -52,7 +52,7 @@ static const struct command *guide_command(int argc, char **argv)
     return NULL;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     if (argc < 2) {
         print_usage(stderr);
@@ -81,3 +81,5 @@ int main(int argc, char **argv)
     print_usage(stderr);
     return EXIT_USAGE;
 }
+
+int main(int argc, char **argv) { return finish_output(run(argc, argv)); }

@@ -228,6 +228,7 @@ static enum status set_method(const struct policy_options *o, const char *name, 
     if (tau && o->topk > 0) return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
     if (m == &mask_window && (theta || tau)) return fail(ERR_ARG, "--method window looks at no threshold; drop --simthreshd1 and --cdfthreshd");
     if (!m && (theta || tau || !isnan(o->pvthreshd))) return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
+    if (o->topk > 0 && !m) return fail(ERR_ARG, "--topk says which tiles to keep, and --method dense keeps all; drop one");
     if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with --method topk or oracle, not %s", name);
     if (strcmp(name, "topk") == 0 && o->topk <= 0) return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
     if (m == &mask_window && o->window <= 0) return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");
@@ -298,4 +299,27 @@ bad:
     policy_clear(p);
     tuned_clear(tuned);
     return st;
+}
+
+void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, int n_tokens)
+{
+    if (!o->tuned) return;
+    if (!tuned->verified)
+        fprintf(stderr, "sparsegauge: %s: nothing in it was verified: its thresholds were never run by the inference kernel; "
+                        "`tune` without --from-curves does that\n", o->tuned);
+    else if (!tuned->num_held_out)
+        fprintf(stderr, "sparsegauge: %s: tuned with no held-out samples: its bounds were checked on the samples they were chosen "
+                        "on alone\n", o->tuned);
+    /* by more than texts of one --max-length differ in */
+    if (tuned->max_length && n_tokens - tuned->max_length > tuned->max_length / 4)
+        fprintf(stderr, "sparsegauge: %s: tuned on samples of up to %d tokens, run on %d: its bounds say nothing about longer texts; "
+                        "tune at that --max-length\n", o->tuned, tuned->max_length, n_tokens);
+}
+
+enum status setup_check_tunable(const char *method)
+{
+    const struct mask_method *m = method ? mask_method_find(method) : &mask_sparge;
+    bool known = m || strcmp(method, "dense") == 0; /* a name that is none gets a message of its own */
+    if (!known || (m && m->ranked && (!method || strcmp(method, "topk") != 0))) return OK;
+    return fail(ERR_ARG, "--method %s has no thresholds to tune, expected sparge or oracle", method);
 }

@@ -41,7 +41,8 @@ extern const struct policy_options policy_defaults;
     {"cpu-mask", OPTION_TEXT, &(m).cpu_mask, "ISA", "avx512, avx2, base: nothing better (auto)", 0, 0},             \
     {"impl", OPTION_TEXT, &(m).impl, "NAME", "attention implementation, see `list kernels` (auto)", 0, 0},          \
     {"chunk", OPTION_INT, &(m).chunk, "TOKENS", "prefill in chunks of this many, a multiple of 128", 0, 1 << 20},   \
-    {"cache", OPTION_TEXT, &(m).cache, "DIR", "dense hidden states are kept here; `none` keeps nothing", 0, 0},     \
+    {"cache", OPTION_TEXT, &(m).cache, "DIR", \
+     "dense hidden states are kept here; `none` keeps nothing ($XDG_CACHE_HOME/sparsegauge, or ~/.cache/sparsegauge)", 0, 0},     \
     {"q|quiet", OPTION_FLAG, &(m).quiet, NULL, "no progress", 0, 0}
 
 /* For commands that repeat calls of one shape. */
@@ -105,5 +106,10 @@ enum status setup_samples(const struct setup *s, const struct sample_options *o,
 /* The policy; with --tuned also *tuned is filled (else zeroed) and must be cleared. */
 enum status setup_policy(const struct setup *s, const struct policy_options *o, struct sparse_policy *p,
                          struct tuned *tuned) MUST_USE;
+/* ERR_ARG for a --method (NULL: the default) that has no thresholds to tune. */
+enum status setup_check_tunable(const char *method) MUST_USE;
+/* Says on stderr what thresholds from a file do not promise: unverified, judged on no text of their own, or tuned on texts
+ * clearly shorter than the n_tokens about to run. Nothing without --tuned. */
+void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, int n_tokens);
 
 #endif

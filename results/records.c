@@ -81,3 +81,9 @@ const struct metric_info *metric_info(const char *name)
         if (!strcmp(known[i].name, name)) return &known[i];
     return NULL;
 }
+
+bool generation_is_dense(const struct generation_record *g)
+{
+    enum { SMALLEST_BLOCK = 64, BEFORE_THE_TEXT = 4 }; /* a BOS, and a space of up to three bytes that tokenisers put in front */
+    return strlen(g->prompt) + BEFORE_THE_TEXT <= SMALLEST_BLOCK;
+}

@@ -193,6 +193,10 @@ struct generation_record {
     double token_match, text_similarity; /* both 0…1 */
 };
 
+/* True when the prompt is sure to lie within one tile, which is always computed: then prefill is dense on both sides whatever
+ * the settings are, decoding is too, and a match says nothing. By its bytes, at least one a token. */
+bool generation_is_dense(const struct generation_record *g);
+
 /* A distribution of times. part: "prefill_dense", "prefill_sparse" and "decode" are whole passes. The parts of passes
  * that were profiled beside them add up to one: "dense_attention", "dense_linear", "dense_rest"; "sparse_predict"
  * (choosing tiles), "sparse_qk" and "sparse_pv" (or "sparse_attention" where a kernel does both at once),

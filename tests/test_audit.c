@@ -59,14 +59,26 @@ static const char *takes_all(const struct attn_args *a) { (void)a; return NULL; 
 static size_t workspace(const struct attn_args *a) { return attn_ref.workspace(a); }
 
 /* What public kernels do when the causal flag is lost: rows of a diagonal tile see keys behind them. */
-static enum status run_leaky(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+static enum status leak_ahead(const struct attn_args *a, void *ws, struct par *par, int ahead)
 {
-    TRY(attn_ref.run(a, ws, par, stream));
+    TRY(attn_ref.run(a, ws, par, NULL));
     const float *v = a->v;
     for (int r = 0; r + 1 < a->n_q; r++)
         for (int h = 0; h < a->n_heads; h++)
-            ((float *)a->o)[r * a->o_row + h * a->o_head] += 1e-4f * v[(r | 15) < a->n_q ? (r | 15) * a->v_row : 0];
+            ((float *)a->o)[r * a->o_row + h * a->o_head] += 1e-4f * v[(r | ahead) < a->n_q ? (r | ahead) * a->v_row : 0];
     return OK;
+}
+
+static enum status run_leaky(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)stream;
+    return leak_ahead(a, ws, par, 15);
+}
+
+static enum status run_far(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)stream;
+    return leak_ahead(a, ws, par, 255);
 }
 
 static enum status run_lying(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
@@ -84,6 +96,7 @@ static enum status run_broken(const struct attn_args *a, void *ws, struct par *p
 }
 
 static const struct attn_impl leaky = {"leaky", takes_all, workspace, run_leaky},
+                              far = {"far", takes_all, workspace, run_far},
                               lying = {"lying", takes_all, workspace, run_lying},
                               broken = {"broken", takes_all, workspace, run_broken};
 
@@ -96,6 +109,7 @@ Test(audit, a_sound_call_is_found_sound_and_planted_faults_are_not)
     ok(par_open(&par, 1));
     ok(audit_attention(&c->a, &attn_ref, 140, par, &found));
     cr_expect_eq(found.leak, 0);
+    cr_expect_eq(found.leak_in_unit, 0, "nothing is skipped, so rows of a unit share nothing");
     cr_expect_eq(found.tiles, found.ledger_tiles);
     cr_expect_eq(found.tiles_possible, found.ledger_possible);
     cr_expect_eq(found.units, found.ledger_units);
@@ -103,12 +117,17 @@ Test(audit, a_sound_call_is_found_sound_and_planted_faults_are_not)
     cr_expect_lt(found.tiles, found.tiles_possible);
 
     ok(audit_attention(&c->a, &leaky, 140, par, &found));
+    cr_expect_gt(found.leak_in_unit, 0);
+    cr_expect_eq(found.leak, 0, "it looks 15 rows ahead, and no further than the unit");
+    ok(audit_attention(&c->a, &far, 140, par, &found));
     cr_expect_gt(found.leak, 0);
     cr_expect_eq(found.tiles, found.ledger_tiles, "a leak alone does not touch the ledger");
     struct attn_args dense = c->a;
     dense.tiles = NULL;
     ok(audit_attention(&dense, &leaky, 140, par, &found));
-    cr_expect_gt(found.leak, 0, "dense calls are audited as well");
+    cr_expect_gt(found.leak_in_unit, 0, "dense calls are audited as well");
+    cr_expect_eq(found.tiles, (uint64_t)H * (2 + 4 + 5), "all tiles of a dense call are computed");
+    cr_expect_eq(found.tiles, found.tiles_possible);
 
     ok(audit_attention(&c->a, &lying, 140, par, &found));
     cr_expect_neq(found.tiles, found.ledger_tiles);
@@ -143,6 +162,7 @@ Test(audit, a_call_of_a_chunk_is_cut_at_its_positions)
             tile_map_row(&c->map, h, i)[0] = (1u << tiles_possible(c->a.block, i + 1, N)) - 1;
     ok(audit_attention(&c->a, &attn_ref, 200, par, &found));
     cr_expect_eq(found.leak, 0);
+    cr_expect_eq(found.leak_in_unit, 0);
     cr_expect_eq(found.tiles, (uint64_t)H * (4 + 5));
     cr_expect_eq(found.tiles, found.ledger_tiles);
     cr_expect_eq(found.units, found.ledger_units);
@@ -218,6 +238,44 @@ Test(audit, a_mask_that_looks_ahead_is_caught_in_a_whole_model)
         cr_expect(audit_passes(find(&audit, "later keys and values")), "inside the tiles it is causal all the same");
         policy_clear(&policy);
     }
+    sample_set_clear(&set);
+    model_close(&m);
+    par_close(&par);
+}
+
+/* Rows of a unit share the decision to skip P·V, so some of them hear of later tokens: that is measured and stated, and
+ * no more than that is let pass. A layer of dense heads, and one outside the range, alarm nobody. */
+Test(audit, the_skip_of_pv_is_stated_and_dense_layers_are_counted)
+{
+    struct par *par;
+    struct model m;
+    ok(par_open(&par, 2));
+    ok(model_open(&m, SG_SOURCE_DIR "/suites/demo/model", par));
+    struct sample_set set;
+    struct sparse_policy policy;
+    struct audit audit;
+    ok(suite_load("chronicle", &(struct suite_options){.tokenizer = m.tokenizer, .max_length = 768, .num_samples = 1},
+                  &set));
+    ok(policy_init(&policy, &mask_sparge, m.weights.config.n_layers, m.weights.config.n_heads));
+    policy_set_thresholds(&policy, -1, .9f, 1);
+    for (int h = 0; h < policy.n_heads; h++) policy.heads[3 * policy.n_heads + h].is_sparse = false;
+    policy.layer_on[5] = 0;
+    ok(audit_run(&m, par, &set.samples[0], &policy, &audit));
+    for (int k = 0; k < audit.n; k++)
+        cr_expect(audit_passes(&audit.checks[k]), "%s: %g", audit.checks[k].claim, audit.checks[k].found);
+    const struct audit_check *skip = find(&audit, "sees later rows of its unit");
+    cr_expect(skip->stated_only);
+    cr_expect_gt(skip->found, 0, "an audit in which nothing was skipped shows nothing");
+    cr_expect_not(find(&audit, "without the skip")->stated_only);
+    cr_expect_not(find(&audit, "later keys and values do not")->stated_only);
+
+    policy_set_thresholds(&policy, -1, .9f, 50);
+    ok(audit_run(&m, par, &set.samples[0], &policy, &audit));
+    for (int k = 0; k < audit.n; k++) {
+        cr_expect(audit_passes(&audit.checks[k]), "%s: %g", audit.checks[k].claim, audit.checks[k].found);
+        cr_expect_not(strstr(audit.checks[k].claim, "rows of its unit"), "nothing is skipped, every row is held to it");
+    }
+    policy_clear(&policy);
     sample_set_clear(&set);
     model_close(&m);
     par_close(&par);

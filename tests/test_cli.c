@@ -4,6 +4,7 @@
 #include "tests/model_files.h"
 
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <sys/stat.h>
@@ -55,8 +56,8 @@ static void ran_clear(struct ran *r)
     str_clear(&r->err);
 }
 
-/* Words are cut at single spaces. */
-static struct ran run(const char *words)
+/* Words are cut at single spaces. Standard output goes to `device` when there is one, and is not kept then. */
+static struct ran run_to(const char *device, const char *words)
 {
     char *copy = str_dup(words), *argv[64] = {(char *)SG_BINARY};
     int n = 1;
@@ -66,7 +67,7 @@ static struct ran run(const char *words)
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        int fds[] = {open("/dev/null", O_RDONLY), open(out, O_CREAT | O_TRUNC | O_WRONLY, 0600),
+        int fds[] = {open("/dev/null", O_RDONLY), open(device ? device : out, O_CREAT | O_TRUNC | O_WRONLY, 0600),
                      open(err, O_CREAT | O_TRUNC | O_WRONLY, 0600)};
         for (int i = 0; i < 3; i++) dup2(fds[i], i);
         if (chdir(place) == 0) execv(SG_BINARY, argv);
@@ -75,13 +76,15 @@ static struct ran run(const char *words)
     int status = 0;
     cr_assert_eq(waitpid(child, &status, 0), child);
     struct ran r = {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status)};
-    r.out = file_get(place, ".stdout");
+    if (!device) r.out = file_get(place, ".stdout");
     r.err = file_get(place, ".stderr");
     free(out);
     free(err);
     free(copy);
     return r;
 }
+
+static struct ran run(const char *words) { return run_to(NULL, words); }
 
 static bool has(const struct str *s, const char *what) { return strstr(str_get(s), what) != NULL; }
 
@@ -776,4 +779,83 @@ Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
     ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
                "--db r.db --l1 .1 --from-curves -o t.json");
     cr_expect(here("t.json"));
+}
+
+/* What was not written was not done. */
+Test(cli, a_full_standard_output_is_a_failure, .init = enter, .fini = leave)
+{
+    static const char *const cases[] = {"list methods", "--version", "sweep " DEMO " --dry-run --max-length 300 --num-samples 1 --db r.db"};
+    for (int i = 0; i < 3; i++) {
+        struct ran r = run_to("/dev/full", cases[i]);
+        cr_expect_eq(r.code, RUN_ERROR, "%s: %d", cases[i], r.code);
+        cr_expect(has(&r.err, "standard output") && has(&r.err, strerror(ENOSPC)), "%s: %s", cases[i], str_get(&r.err));
+        ran_clear(&r);
+    }
+}
+
+/* What thresholds from a file do not promise is said before they run. */
+Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave)
+{
+#define TUNE "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --layers 7 --threads 1 --db r.db "
+    ends(PASS, TUNE "--held-out 1 -o sound.json");
+    ends(PASS, TUNE "--held-out 0 -o alone.json");
+    ends(PASS, TUNE "--held-out 1 --from-curves -o curves.json");
+    static const struct {
+        const char *words, *says;
+    } cases[] = {
+        {EVAL "-q --tuned sound.json --max-length 300 --num-samples 1", NULL},
+        {EVAL "-q --tuned alone.json --max-length 300 --num-samples 1", "alone.json: tuned with no held-out samples"},
+        {EVAL "-q --tuned curves.json --max-length 300 --num-samples 1", "curves.json: nothing in it was verified"},
+        {EVAL "-q --tuned sound.json --max-length 400 --num-samples 1", "sound.json: tuned on samples of up to 288 tokens, run on 381"},
+        {"audit " DEMO " -q --threads 1 --tuned sound.json --max-length 400", "sound.json: tuned on samples of up to 288 tokens, run on 381"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ran r = run(cases[i].words);
+        cr_expect_neq(r.code, RUN_ERROR, "%s: %s", cases[i].words, str_get(&r.err));
+        cr_expect(cases[i].says ? has(&r.err, cases[i].says) : !has(&r.err, "sound.json"), "%s: %s", cases[i].words, str_get(&r.err));
+        ran_clear(&r);
+    }
+}
+
+Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = leave)
+{
+    refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2", SAYS("--num-samples 1", "--num-tune-samples", "--held-out"));
+    refuses(USAGE, "tune " DEMO " -q --method window", SAYS("--method window", "sparge or oracle"));
+    refuses(USAGE, "tune " DEMO " -q --method topk", SAYS("--method topk", "sparge or oracle"));
+    refuses(USAGE, "tune " DEMO " -q --method dense", SAYS("--method dense", "sparge or oracle"));
+    refuses(USAGE, "optimise " DEMO " -q --method window", SAYS("--method window", "sparge or oracle"));
+    refuses(USAGE, EVAL "-q --method dense --topk .5", SAYS("--topk", "--method dense"));
+    refuses(USAGE, "explain t.pt", SAYS("t.pt", "no bounds, errors or reasons", "tuned.json"));
+}
+
+/* The ledger names the thresholds that a run looked at, and a missing time says why. */
+Test(cli, thresholds_not_looked_at_and_times_not_taken_are_not_shown, .init = enter, .fini = leave)
+{
+#define SHORT "-q --max-length 300 --num-samples 1 "
+    struct ran r = expect(PASS, EVAL SHORT "--topk .5");
+    cr_expect(!has(&r.out, "no time for it"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, EVAL SHORT "--window 128");
+    cr_expect(has(&r.out, "dense side from the cache") && has(&r.out, "no time for it"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    ends(PASS, EVAL SHORT "--window 128 --pvthreshd 4");
+    ends(PASS, EVAL SHORT "--cdfthreshd .9");
+    r = expect(PASS, "sql --db r.db --format csv SELECT/**/run,count(theta)>0,count(tau)>0,count(lambda)>0/**/FROM/**/v_ledger/**/GROUP/**/BY/**/run");
+    cr_expect(has(&r.out, "1,1,0,1") && has(&r.out, "2,0,0,0") && has(&r.out, "3,0,0,1") && has(&r.out, "4,1,1,1"), "%s",
+              str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, "sql --db r.db --format csv SELECT/**/id,pvthreshd/**/FROM/**/v_runs/**/WHERE/**/id=3");
+    cr_expect(has(&r.out, "3,4"), "%s", str_get(&r.out));
+    ran_clear(&r);
+}
+
+/* The guide's prompts are a few tokens long: that they match shows nothing, and that is said. */
+Test(cli, short_prompts_are_said_to_run_dense, .init = enter, .fini = leave)
+{
+    struct ran r = expect(PASS, EVAL SHORT "--topk .5 --min-sparse-tokens 1 --generate");
+    cr_expect(has(&r.out, "3 of 3 prompts lie within one tile, so both sides ran dense"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, EVAL SHORT "--topk .5");
+    cr_expect(!has(&r.out, "ran dense"), "%s", str_get(&r.out));
+    ran_clear(&r);
 }

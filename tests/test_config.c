@@ -68,6 +68,9 @@ Test(config, rope_edges)
                "{" LLAMA SIZES ",\"max_position_embeddings\":77,\"rope_scaling\":{\"rope_type\":\"llama3\","
                "\"factor\":2,\"low_freq_factor\":1,\"high_freq_factor\":4}}");
     cr_expect_eq(c.rope.original_max_position, 77);
+    must_parse(&c, "{" LLAMA SIZES ",\"rope_theta\":9,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+                   "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2,\"rope_theta\":9}}");
+    cr_expect(c.rope.type == ROPE_LINEAR && c.rope.theta == 9 && c.rope.factor == 2, "what agrees may stand twice");
 }
 
 Test(config, special_ids)
@@ -113,6 +116,16 @@ Test(config, refusals)
          "\"high_freq_factor\":4}}",
          ERR_FORMAT, "high_freq_factor"},
         {"{" LLAMA SIZES ",\"rope_scaling\":[1]}", ERR_FORMAT, "rope_scaling"},
+        {"{" LLAMA SIZES ",\"rope_theta\":5000,\"rope_parameters\":{\"rope_theta\":100000}}", ERR_FORMAT,
+         "field rope_theta: found 5000 beside 100000 in rope_parameters.rope_theta"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"rope_theta\":7,\"type\":\"linear\",\"factor\":2},\"rope_theta\":8}",
+         ERR_FORMAT, "field rope_theta: found 8 beside 7 in rope_scaling.rope_theta"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+         "\"rope_parameters\":{\"rope_type\":\"default\"}}",
+         ERR_FORMAT, "rope_scaling.rope_type: found \"linear\" beside \"default\" in rope_parameters.rope_type"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+         "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4}}",
+         ERR_FORMAT, "rope_scaling.factor: found 2 beside 4 in rope_parameters.factor"},
         {"{" LLAMA SIZES ",\"rope_scaling\":{\"rope_type\":3}}", ERR_FORMAT, "rope_type"},
         {"{" LLAMA SIZES ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", ERR_UNSUPPORTED, "partial"},
         {"{" LLAMA SIZES ",\"hidden_act\":\"gelu\"}", ERR_UNSUPPORTED, "\"gelu\""},

@@ -820,6 +820,20 @@ Test(tuner, damaged_files_are_refused_by_field)
                   edits[i].by, status_message());
         cr_expect_null(back.heads);
     }
+    t.heads[6].in_range = false; /* a head lost from the file */
+    CHECK(tuned_write(&t, path));
+    cr_expect_eq(tuned_read(&back, path), ERR_FORMAT);
+    cr_expect(strstr(status_message(), "found 3 of layer 1, the first missing is head 2"), "%s", status_message());
+    for (int i = 4; i < 8; i++) t.heads[i].in_range = false; /* a layer that was not tuned, */
+    strcpy(t.layers, "0");
+    CHECK(tuned_write(&t, path));
+    CHECK(tuned_read(&back, path));
+    tuned_clear(&back);
+    strcpy(t.layers, "all"); /* and one that was */
+    CHECK(tuned_write(&t, path));
+    cr_expect_eq(tuned_read(&back, path), ERR_FORMAT);
+    cr_expect(strstr(status_message(), "found 0 of layer 1, the first missing is head 0"), "%s", status_message());
+    for (int i = 4; i < 8; i++) t.heads[i].in_range = true;
     struct str text = {0};
     tuned_print(&t, &text);
     for (size_t n = 0; n < text.len; n += 61) { /* cut short anywhere */

@@ -106,6 +106,16 @@ Test(weights, tied_with_both_tensors)
     dir_remove(dir);
 }
 
+/* A checkpoint cut short by its configuration is another model, not this one with something to spare. */
+Test(weights, layers_beyond_the_configuration)
+{
+    char *dir = golden_copy("gqa_d64_tied");
+    file_edit(dir, "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+    must_not_open(dir, ERR_FORMAT, "model.safetensors: tensor model.layers.1.", "found a layer 1, expected none beyond 0");
+    must_not_open(dir, ERR_FORMAT, "num_hidden_layers 1 of config.json", "set it to 2");
+    dir_remove(dir);
+}
+
 Test(weights, disagreement_with_the_configuration)
 {
     char *dir = golden_copy("mha_default");
