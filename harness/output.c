@@ -73,12 +73,7 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
     if (strcmp(o->format, "terminal") != 0) return;
     if (!isnan(run_view_metric(v, "latency_sparse")) && isnan(run_view_metric(v, "latency_dense")))
         printf("dense side from the cache, or from a pass shared with other runs: no time for it; --cache none with --replace takes it\n\n");
-    size_t n_dense = 0;
-    for (size_t i = 0; i < v->generations.n; i++) n_dense += generation_is_dense(&v->generations.rows[i]);
     if (v->generations.n) print_or_complain(generations_table(v), o);
-    if (n_dense)
-        printf("note: %zu of %zu prompts lie within one tile, so both sides ran dense and their match says nothing about sparsity; "
-               "generate --prompt-file takes a longer one\n", n_dense, v->generations.n);
     char **warnings = run_warnings(v);
     for (int i = 0; warnings && warnings[i]; i++) printf("note: %s\n", warnings[i]);
     warnings_free(warnings);

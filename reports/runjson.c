@@ -230,6 +230,7 @@ static cJSON *generation_json(const struct run_view *v)
         put_real(o, "token_match", g->token_match);
         put_real(o, "text_similarity", g->text_similarity);
         put_count(o, "n_tokens", g->n_tokens);
+        if (generation_is_dense(g)) put_text(o, "prefill", "dense"); /* on both sides, whatever the settings */
         cJSON_AddItemToArray(list, o);
     }
     return list;

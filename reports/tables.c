@@ -316,6 +316,7 @@ struct table *items_table(const struct run_view *v, bool flips_only)
 struct table *generations_table(const struct run_view *v)
 {
     struct table *t = table_new("Greedy generation");
+    size_t n_dense = 0;
     add_text(t, "prompt");
     add_text(t, "dense");
     add_text(t, "sparse");
@@ -328,6 +329,13 @@ struct table *generations_table(const struct run_view *v)
         table_text(t, g->sparse);
         table_real(t, g->token_match);
         table_real(t, g->text_similarity);
+        n_dense += generation_is_dense(g);
+    }
+    if (n_dense) {
+        char note[192];
+        snprintf(note, sizeof note, "%zu of %zu prompts lie within one tile, so both sides ran dense and their match says nothing about "
+                 "sparsity; generate --prompt-file takes a longer one", n_dense, v->generations.n);
+        table_note(t, note);
     }
     return t;
 }

@@ -852,9 +852,13 @@ Test(cli, thresholds_not_looked_at_and_times_not_taken_are_not_shown, .init = en
 /* The guide's prompts are a few tokens long: that they match shows nothing, and that is said. */
 Test(cli, short_prompts_are_said_to_run_dense, .init = enter, .fini = leave)
 {
-    struct ran r = expect(PASS, EVAL SHORT "--topk .5 --min-sparse-tokens 1 --generate");
+    struct ran r = expect(PASS, EVAL SHORT "--topk .5 --min-sparse-tokens 1 --generate -o after.json");
     cr_expect(has(&r.out, "3 of 3 prompts lie within one tile, so both sides ran dense"), "%s", str_get(&r.out));
     ran_clear(&r);
+    cJSON *root = json_of("after.json");
+    const cJSON *x;
+    cJSON_ArrayForEach(x, at(root, "generation")) cr_expect_str_eq(at(x, "prefill")->valuestring, "dense");
+    cJSON_Delete(root);
     r = expect(PASS, EVAL SHORT "--topk .5");
     cr_expect(!has(&r.out, "ran dense"), "%s", str_get(&r.out));
     ran_clear(&r);
