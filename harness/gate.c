@@ -78,6 +78,21 @@ static double samples_needed(const struct gate_check *c, size_t n_samples)
     return distance > 0 ? ceil((double)n_samples * (half / distance) * (half / distance)) : INFINITY;
 }
 
+static char *undecided(const char *what, const struct gate_check *c, const struct gate_reading *r)
+{
+    double need = samples_needed(c, r->n_samples);
+    if (r->of_repeats)
+        return str_format("%s is %.6g, but its interval [%.6g, %.6g] over %zu timed passes holds the bound %.6g; only "
+                          "times that vary less would decide: time again on a quieter machine",
+                          what, c->value, c->lo, c->hi, r->n_samples, c->bound);
+    if (need >= 1e4)
+        return str_format("%s is %.6g, right at the bound %.6g; no number of samples will decide", what, c->value,
+                          c->bound);
+    return str_format("%s is %.6g, but its interval [%.6g, %.6g] holds the bound %.6g; about %.0f samples would decide "
+                      "(now %zu): raise --num-samples",
+                      what, c->value, c->lo, c->hi, c->bound, need, r->n_samples);
+}
+
 static char *words_of(const struct bound_def *d)
 {
     return str_format("%s%s", is_change(d) ? d->part == PART_DROP ? "drop of " : "rise of " : "", d->metric);
@@ -101,14 +116,8 @@ static void decide(const struct bound_def *d, const struct gate_reading *r, bool
         c->message = str_format("%s is %.6g [%.6g, %.6g], the bound is %s %.6g", what, c->value, c->lo, c->hi, c->op,
                                 c->bound);
     } else {
-        double need = samples_needed(c, r->n_samples);
         c->outcome = CHECK_AMBIGUOUS;
-        c->message = need < 1e4
-                         ? str_format("%s is %.6g, but its interval [%.6g, %.6g] holds the bound %.6g; about %.0f "
-                                      "samples would decide (now %zu): raise --num-samples",
-                                      what, c->value, c->lo, c->hi, c->bound, need, r->n_samples)
-                         : str_format("%s is %.6g, right at the bound %.6g; no number of samples will decide", what,
-                                      c->value, c->bound);
+        c->message = undecided(what, c, r);
     }
     free(what);
 }

@@ -241,9 +241,20 @@ Test(gate, memory_and_times)
     m.times[1] = (struct latency_record){
         .part = "prefill_sparse", .n_tokens = 4096, .n = 9, .median = 1, .q1 = .9, .q3 = 1.1, .valid = true};
     m.view.latencies.n = 2;
-    cr_expect_eq(outcome(&m, NULL, b), CHECK_PASS);
-    b.max_latency_ratio = .5;
-    cr_expect_eq(outcome(&m, NULL, b), CHECK_AMBIGUOUS);
+    put_metric(&m, "latency_ratio", .51, .02); /* of pairs: not the ratio of both medians */
+    m.metrics[m.view.metrics.n - 1].n = 9;
+    m.view.samples.n = 0; /* as a run that only takes times */
+    g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_PASS);
+    cr_expect_float_eq(g.checks[0].value, .51, 1e-12);
+    cr_expect_float_eq(g.checks[0].hi, .53, 1e-12);
+    gate_result_clear(&g);
+    b.max_latency_ratio = .52;
+    g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_AMBIGUOUS);
+    has(g.checks[0].message, "over 9 timed passes");
+    lacks(g.checks[0].message, "samples"); /* more samples are no more passes */
+    gate_result_clear(&g);
     b.max_latency_ratio = .4;
     cr_expect_eq(outcome(&m, NULL, b), CHECK_FAIL);
     m.times[0].valid = false;

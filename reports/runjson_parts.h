@@ -1,0 +1,13 @@
+/* Parts of the file of one run that stand on their own. For reports/runjson.c alone. */
+#ifndef SG_REPORTS_RUNJSON_PARTS_H
+#define SG_REPORTS_RUNJSON_PARTS_H
+
+#include "base/json.h"
+#include "reports/view.h"
+
+/* Times of a run that took some: without them a file could not say that a time is not valid. */
+cJSON *runjson_latencies(const struct run_view *v);
+/* Nothing where the object has no such array. */
+enum status runjson_read_latencies(struct json_in in, struct latency_list *out) MUST_USE;
+
+#endif
