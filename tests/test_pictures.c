@@ -475,7 +475,7 @@ Test(pictures, break_even_outside_the_measured_lengths)
         const char *label, *cells;
     } cases[] = {
         {700, NAN, 900, NAN, 512, NAN, "break-even 700 (< 512 … 900)", "| 700 | &lt; 512 | 900 |"},
-        {700, 600, NAN, NAN, NAN, 8192, "break-even 700 (600 … > 8192)", "| 700 | 600 | &gt; 8192 |"},
+        {700, 600, NAN, NAN, NAN, 8192, "break-even 700 (600 … > 8192)", "| 700 | 600 | > 8192 |"},
         {NAN, NAN, 900, 512, 512, NAN, "break-even at most 512 (< 512 … 900)", "| at most 512 | &lt; 512 | 900 |"},
         {0, 0, 900, NAN, NAN, NAN, "break-even below all measured", "| below all measured | below all measured | 900 |"},
     };
