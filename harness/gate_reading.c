@@ -11,6 +11,12 @@ static struct gate_reading nothing(char *why, bool not_applicable)
         .value = NAN, .lo = NAN, .hi = NAN, .missing = why, .not_applicable = not_applicable};
 }
 
+/* A run of the speed suite has no samples, but passes over one prompt, whose sparsity is a count. */
+static bool only_times(const struct run_view *v)
+{
+    return metric_list_find(&v->metrics, "overall", "latency_ratio") && !metric_list_find(&v->metrics, "overall", "kl");
+}
+
 static struct gate_reading read_metric(enum gate_part part, const char *metric, const struct run_view *v)
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", metric);
@@ -18,7 +24,7 @@ static struct gate_reading read_metric(enum gate_part part, const char *metric, 
         return nothing(str_format("the run has no metric \"%s\"; choose a suite that measures it", metric), false);
     double shift = part == PART_RATIO_MINUS_ONE ? 1 : 0;
     struct gate_reading r = {.value = m->mean - shift, .lo = m->lo - shift, .hi = m->hi - shift,
-                             .expects_interval = true, .n_samples = v->samples.n};
+                             .expects_interval = !only_times(v), .n_samples = v->samples.n};
     if (part == PART_P1 || part == PART_P99_9)
         r = (struct gate_reading){.value = part == PART_P1 ? m->p1 : m->p99_9, .lo = NAN, .hi = NAN};
     if (isnan(r.value)) return nothing(str_format("the metric \"%s\" has no value", metric), false);
@@ -110,7 +116,7 @@ static struct gate_reading read_rise(enum gate_part part, const struct run_view 
     const struct metric_record *now = metric_list_find(&v->metrics, "overall", "latency_sparse"),
                                *then = metric_list_find(&b->metrics, "overall", "latency_sparse");
     if (!now || !then) return nothing(str_dup("one of the runs has no sparse times"), false);
-    bool repeats = metric_list_find(&v->metrics, "overall", "latency_ratio") != NULL;
+    bool repeats = only_times(v);
     return (struct gate_reading){.value = now->mean / then->mean - 1, .lo = now->lo / then->hi - 1,
                                  .hi = now->hi / then->lo - 1, .expects_interval = true, .of_repeats = repeats,
                                  .n_samples = repeats ? (size_t)fmax(0, (double)now->n) : v->samples.n};

@@ -135,6 +135,72 @@ Test(gate, an_interval_decides_or_says_how_many_samples_would)
     cr_expect_eq(gate_run(&(struct gate_subject){.run = &m.view}, &b, &none), ERR_ARG);
 }
 
+/* One sample says nothing of others, few say it roughly; what is no mean over samples needs none. */
+Test(gate, too_few_samples_are_told)
+{
+    struct made m, before;
+    make(&m, .99, .01, .97, .4, 0);
+    struct gate_bounds b = gate_no_bounds();
+    b.min_cosine = .9;
+    struct gate_result g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_PASS);
+    has(g.note, "4 samples give rough intervals: their 95 % covers less");
+    gate_result_clear(&g);
+    b.by_mean = true;
+    g = judged(&m, NULL, b);
+    cr_expect_null(g.note, "no interval was used");
+    gate_result_clear(&g);
+    b.by_mean = false;
+    m.view.samples.n = 1;
+    for (size_t i = 0; i < m.view.metrics.n; i++) m.metrics[i].lo = m.metrics[i].hi = NAN;
+    static const double bounds[] = {.9, .999};
+    for (int i = 0; i < 2; i++) {
+        b.min_cosine = bounds[i];
+        g = judged(&m, NULL, b);
+        cr_expect_eq(g.outcome, CHECK_AMBIGUOUS, "one sample neither passes nor fails");
+        cr_expect_eq(gate_exit_code(g.outcome), 4);
+        has(g.checks[0].message, "one sample gives no interval; raise --num-samples");
+        cr_expect_null(g.note);
+        gate_result_clear(&g);
+    }
+    b.by_mean = true;
+    cr_expect_eq(outcome(&m, NULL, b), CHECK_FAIL);
+    b = gate_no_bounds();
+    b.max_memory_mib = 101;
+    b.min_cosine_p1 = .9;
+    cr_expect_eq(outcome(&m, NULL, b), CHECK_PASS);
+    make(&before, .99, .01, .97, .4, 0);
+    b = gate_no_bounds();
+    b.max_kl_rise = .1;
+    g = judged(&m, &before, b);
+    cr_expect_eq(g.outcome, CHECK_AMBIGUOUS, "nor does a difference on one sample");
+    has(g.checks[0].message, "one sample");
+    gate_result_clear(&g);
+    m.view.samples.n = 4;
+    b = gate_no_bounds();
+    b.min_cosine = .9;
+    g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_AMBIGUOUS);
+    has(g.checks[0].message, "no interval is stored");
+    gate_result_clear(&g);
+}
+
+Test(gate, what_differs_looks_different)
+{
+    struct made m;
+    make(&m, .99989, .01, .97, .4, 0);
+    m.metrics[0].lo = .99988;
+    m.metrics[0].hi = .999899999;
+    struct gate_bounds b = gate_no_bounds();
+    b.min_cosine = .9999;
+    struct gate_result g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_FAIL);
+    has(g.checks[0].message, "0.999899999], the bound is >= 0.9999");
+    gate_result_clear(&g);
+    cr_expect_eq(digits_apart(.5, .5, 4), 4);
+    cr_expect_eq(digits_apart(.99994, .9999, 4), 5);
+}
+
 Test(gate, a_change_is_judged_by_the_paired_difference)
 {
     struct made before, after;
