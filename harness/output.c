@@ -112,7 +112,12 @@ enum status store_tuned(struct store *s, const struct tuned *t, const char *hash
 enum status view_source_load(struct view_source *s, const char *db, const char *name)
 {
     *s = (struct view_source){0};
-    if (str_ends_with(name, ".json")) return runjson_read(&s->view, name);
+    if (str_ends_with(name, ".json")) {
+        TRY(runjson_read(&s->view, name));
+        enum status st = runjson_check_means(&s->view);
+        if (st != OK) run_view_clear(&s->view);
+        return st;
+    }
     TRY(store_open(&s->store, db, STORE_READ));
     return run_view_load(&s->view, s->store, name);
 }

@@ -583,7 +583,8 @@ static enum status read_root(struct run_view *v, const cJSON *root, const char *
     TRY(get_array(in, "detailed_results", &array));
     TRY(read_samples(array, path, &v->samples));
     TRY(get_array(in, "generation", &array));
-    return read_generations(array, path, &v->generations);
+    TRY(read_generations(array, path, &v->generations));
+    return runjson_check(v, root, path);
 }
 
 /* What the database keeps beside the metrics. */

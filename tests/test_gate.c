@@ -3,6 +3,7 @@
 #include "harness/gate.h"
 #include "harness/gate_again.h"
 #include "harness/selftest.h"
+#include "reports/runjson.h"
 #include "reports/tables.h"
 #include "results/store.h"
 
@@ -686,6 +687,74 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     cr_expect_eq(system(clean), 0);
     free(clean);
     str_clear(&out);
+}
+
+/* Means over samples are computed again where a file was changed in all places that repeat them. */
+Test(gate, means_that_their_samples_do_not_have_are_refused)
+{
+    struct made m;
+    make(&m, .99, .01, .97, .4, .001);
+    ok(runjson_check_means(&m.view));
+    static const char *const names[] = {"cosine", "kl", "token_accuracy", "ppl_ratio"};
+    for (int i = 0; i < 4; i++)
+        for (size_t k = 0; k < m.view.metrics.n; k++) {
+            if (strcmp(m.metrics[k].name, names[i])) continue;
+            double mean = m.metrics[k].mean;
+            m.metrics[k].mean += i == 1 ? .001 : .0005;
+            cr_expect_eq(runjson_check_means(&m.view), ERR_FORMAT, "%s", names[i]);
+            has(status_message(), names[i]);
+            m.metrics[k].mean = mean;
+        }
+    m.metrics[1].mean += 1; /* what was not scored everywhere leaves the weights open, not the range */
+    m.samples[0].n_scored = 500;
+    cr_expect_eq(runjson_check_means(&m.view), ERR_FORMAT);
+    m.samples[0].n_scored = 0;
+    ok(runjson_check_means(&m.view)); /* nothing to compute it from */
+}
+
+/* A number changed by hand contradicts the rest of its file, and no gate passes on it. */
+Test(gate, files_that_contradict_themselves_are_refused)
+{
+    static const struct {
+        const char *from, *to, *says; /* the first occurrence behind `after` */
+        const char *after;
+    } edits[] = {
+        {"\"num_samples\": 2", "\"num_samples\": 3", "detailed_results: found 2 samples, expected 3", "\"config\""},
+        {"\"mean\": 0", "\"mean\": 5", "sparsity.mean: found 5", "\"sparsity\": {"},
+        {"\"mean\": 0", "\"mean\": 5", "(overall cosine).mean: found 5", "\"name\": \"cosine\""},
+        {"\"mean\": 0.", "\"mean\": 0.0", "output_accuracy.cosine", "\"name\": \"cosine\""},
+        {"\"mean\": 1.", "\"mean\": 2.", "output_accuracy.ppl_ratio", "\"name\": \"ppl_ratio\""},
+        {"\"mean\": 0.", "\"mean\": 0.0", "output_accuracy.token_accuracy", "\"name\": \"token_accuracy\""},
+        {"\"cosine_mean\": 0", "\"cosine_mean\": 3", "detailed_results[0].cosine_mean: found 3", "\"detailed_results\""},
+        {"\"sparsity\": 0", "\"sparsity\": 7", "detailed_results[0].sparsity: found 7", "\"detailed_results\""},
+        {"\"logits_cosine\": 0.", "\"logits_cosine\": 0.0", "output_accuracy.logits_cosine", "\"output_accuracy\""},
+    };
+    char dir[] = "/tmp/sg-edit-XXXXXX";
+    struct str out = {0}, file = {0}, edited = {0};
+    cr_assert_not_null(mkdtemp(dir));
+    cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 -o run.json" SHORT, &out), 0);
+    cr_assert_eq(command(dir, "gate run.json --min-cosine -1 --max-kl 99", &out), 0, "%s", str_get(&out));
+    char *path = path_join(dir, "run.json"), *copy = path_join(dir, "x.json");
+    ok(file_read(&file, path));
+    for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
+        const char *at = strstr(str_get(&file), edits[i].after);
+        at = at ? strstr(at, edits[i].from) : NULL;
+        cr_assert(at, "no %s behind %s", edits[i].from, edits[i].after);
+        str_reset(&edited);
+        str_addf(&edited, "%.*s%s%s", (int)(at - str_get(&file)), str_get(&file), edits[i].to, at + strlen(edits[i].from));
+        ok(file_write_atomic(copy, str_get(&edited), edited.len));
+        cr_expect_eq(command(dir, "gate x.json --min-cosine -1 --max-kl 99", &out), 3, "%s", edits[i].says);
+        has(str_get(&out), edits[i].says);
+        has(str_get(&out), "x.json");
+    }
+    char *clean = str_format("rm -r '%s'", dir);
+    cr_expect_eq(system(clean), 0);
+    free(clean);
+    free(path);
+    free(copy);
+    str_clear(&out);
+    str_clear(&file);
+    str_clear(&edited);
 }
 
 /* A run that looks best by a metric that the others contradict is named so, and what it could tell apart is said. */
