@@ -2,9 +2,9 @@
  *
  * A bound holds when the whole 95 % interval is on its good side, is broken when the whole interval is on the bad
  * side, and is ambiguous when the interval straddles it: then the message says how many samples would decide.
- * A mean over samples without an interval (one sample) is ambiguous, too; what has none by nature (memory, percentiles, the
- * counts of a run that only takes times) is decided by its value. Bounds against a baseline judge the paired difference
- * of reports/compare.h.
+ * A mean over samples without an interval (one sample) is ambiguous, too; what has none by nature (memory, percentiles,
+ * the counts of a run that only takes times) is decided by its value. Bounds against a baseline judge the paired
+ * difference of reports/compare.h.
  */
 #ifndef SG_HARNESS_GATE_H
 #define SG_HARNESS_GATE_H

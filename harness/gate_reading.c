@@ -50,9 +50,10 @@ static struct gate_reading read_latency(const struct run_view *v)
     for (int i = 0; i < 2; i++) {
         const struct latency_record *r = longest(v, parts[i]);
         if (r && !r->valid)
-            return nothing(str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine",
-                                      r->part, (long long)r->n_tokens, r->note ? r->note : "no reason stored"),
-                           false);
+            return nothing(
+                str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine", r->part,
+                           (long long)r->n_tokens, r->note ? r->note : "no reason stored"),
+                false);
     }
     const struct metric_record *ratio = metric_list_find(&v->metrics, "overall", "latency_ratio");
     if (ratio && !isnan(ratio->mean))

@@ -63,8 +63,8 @@ static enum status prefill_sparse(void *ctx)
     return prefill(t, t->a->policy);
 }
 
-/* The sequence grows by as many tokens each time, at most MAX_DECODED: the context is that length to within it. Times that
- * do not stand still then are taken on with the prompt anew. */
+/* The sequence grows by as many tokens each time, at most MAX_DECODED: the context is that length to within it. Times
+ * that do not stand still then are taken on with the prompt anew. */
 static enum status decode(void *ctx)
 {
     struct timing *t = ctx;
@@ -222,7 +222,7 @@ static int ascending(const void *x, const void *y)
     return (a > b) - (a < b);
 }
 
-/* A length within those measured is a number; one outside is none, and the side it is on is kept (results/records.h). */
+/* A length within those measured is a number; of one outside only the side it is on is kept (results/records.h). */
 static double within(double length, int shortest, int longest, double *at_most, double *more_than)
 {
     if (length <= 0) *at_most = shortest;

@@ -65,8 +65,8 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
         else if (run_view_metric(v, "sparsity") == 0)
             printf("nothing was left out: this compares dense with dense\n\n");
         else
-            printf("accuracy %s by the tuning guide's bands (cosine and token agreement); its goal for tuning, which asks for "
-                   "sparsity > 30 %% and cosine > .95 alone, is %s%s\n\n",
+            printf("accuracy %s by the tuning guide's bands (cosine and token agreement); its goal for tuning, which "
+                   "asks for sparsity > 30 %% and cosine > .95 alone, is %s%s\n\n",
                    verdict.band, verdict.success && strcmp(verdict.band, "poor") == 0 ? "nevertheless " : "",
                    verdict.success ? "met" : "not met");
     }

@@ -1,9 +1,9 @@
 /* Two things timed in turns until the numbers stand still.
  *
  * Turns (A B A B …) let both see the same machine as it drifts. Warm-up goes on until a pair is within WARM_WITHIN of the one
- * before it. Then pairs are added until the standard error of both medians is small enough, or time runs out. No number of
- * pairs ends it before min_seconds have passed: past max_pairs the newest take the place of the oldest. The rule follows
- * nvbench's stopping criterion (noise below a bound, a least number of samples and time) with a robust measure of spread:
+ * before it. Then pairs are added until the standard error of both medians is small enough, or time runs out. No number
+ * of pairs ends it before min_seconds have passed: past max_pairs the newest take the place of the oldest. The rule
+ * follows nvbench's stopping criterion (noise below a bound, a least number of samples and time) with a robust spread:
  * 1.2533 · 1.4826 · MAD / √n is the standard error of a median of normal data.
  */
 #ifndef SG_HARNESS_STOPWATCH_H

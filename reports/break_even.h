@@ -8,7 +8,7 @@
 
 /* The length itself, or the low or high end of its interval. */
 enum break_even_part { BREAK_EVEN_AT, BREAK_EVEN_LO, BREAK_EVEN_HI };
-/* Where it lies: at a length within those measured, at the shortest or below, above the longest, or nothing is known. */
+/* Where it lies: within the measured lengths, at the shortest or below, above the longest, or nothing is known. */
 enum break_even_side { BREAK_EVEN_UNKNOWN, BREAK_EVEN_BELOW, BREAK_EVEN_WITHIN, BREAK_EVEN_ABOVE };
 
 /* *length: where it lies within; else the shortest or longest that was measured, NAN in a row that does not tell. */

@@ -177,7 +177,7 @@ static bool apart(const struct metric_record *a, const struct metric_record *b)
     return a->hi < b->lo || b->hi < a->lo;
 }
 
-/* Only an interval tells a change from noise: that of the difference, or for times, which do not pair, those of both. */
+/* Only an interval tells a change from noise: the difference's, or for times, which do not pair, those of both. */
 static enum change judge(const struct compare_row *row, const struct metric_record *a,
                          const struct metric_record *b)
 {

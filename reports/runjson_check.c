@@ -64,8 +64,9 @@ static enum status check_samples(const struct run_view *v, const char *path)
     for (int i = 0; i < 2; i++)
         if (r->status == RUN_DONE && (v->samples.n || compared) && wanted[i].n > 0 &&
             v->samples.n != (size_t)wanted[i].n)
-            return fail(ERR_FORMAT, "%s: field detailed_results: found %zu samples, expected %d as %s says; evaluate again",
-                        path, v->samples.n, wanted[i].n, wanted[i].field);
+            return fail(ERR_FORMAT,
+                        "%s: field detailed_results: found %zu samples, expected %d as %s says; evaluate again", path,
+                        v->samples.n, wanted[i].n, wanted[i].field);
     for (size_t i = 0; i < v->samples.n; i++) {
         const struct sample_record *s = &v->samples.rows[i];
         const struct {
@@ -90,8 +91,8 @@ static enum status check_samples(const struct run_view *v, const char *path)
 }
 
 /* A number of one of the guide's blocks against the one it was taken from; nothing where either is missing. */
-static enum status same_number(const cJSON *root, const char *block, const char *name, const char *metric, double wanted,
-                               const char *path)
+static enum status same_number(const cJSON *root, const char *block, const char *name, const char *metric,
+                               double wanted, const char *path)
 {
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, block), name);
     char field[80];
@@ -99,8 +100,8 @@ static enum status same_number(const cJSON *root, const char *block, const char 
     snprintf(field, sizeof field, "%s.%s", block, name);
     TRY(in_range(path, field, metric, node->valuedouble));
     if (isnan(wanted) || fabs(node->valuedouble - wanted) <= ROUNDED * fmax(1, fabs(wanted))) return OK;
-    return fail(ERR_FORMAT, "%s: field %s: found %.9g, expected %.9g, as the rest of the file says; evaluate again", path,
-                field, node->valuedouble, wanted);
+    return fail(ERR_FORMAT, "%s: field %s: found %.9g, expected %.9g, as the rest of the file says; evaluate again",
+                path, field, node->valuedouble, wanted);
 }
 
 static enum status check_blocks(const struct run_view *v, const cJSON *root, const char *path)
