@@ -90,3 +90,14 @@ char *str_format(const char *fmt, ...)
 }
 
 char *str_dup(const char *s) { return str_format("%s", s); }
+
+int digits_apart(double a, double b, int least)
+{
+    char x[40], y[40];
+    for (int digits = least; digits < 17; digits++) {
+        snprintf(x, sizeof x, "%.*g", digits, a);
+        snprintf(y, sizeof y, "%.*g", digits, b);
+        if (a == b || strcmp(x, y) != 0) return digits;
+    }
+    return 17;
+}

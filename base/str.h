@@ -30,6 +30,9 @@ const char *str_get(const struct str *s);           /* never NULL */
 bool str_starts_with(const char *s, const char *prefix);
 bool str_ends_with(const char *s, const char *suffix);
 
+/* Significant digits, at least `least`, that two different numbers need to look different. */
+int digits_apart(double a, double b, int least);
+
 /* A heap copy of `fmt`; the caller frees it. */
 char *str_format(const char *fmt, ...) PRINTF_LIKE(1, 2);
 char *str_dup(const char *s);

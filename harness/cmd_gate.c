@@ -90,15 +90,17 @@ static struct table *checks_table(const struct gate_result *g)
     for (size_t i = 0; i < g->n; i++) {
         const struct gate_check *c = &g->checks[i];
         char wanted[64];
-        snprintf(wanted, sizeof wanted, "%s %g", c->op, c->bound);
+        int digits = gate_check_digits(c, 5);
+        snprintf(wanted, sizeof wanted, "%s %.*g", c->op, digits > 6 ? digits : 6, c->bound);
         table_text(t, c->name);
         table_text(t, wanted);
-        table_real(t, c->value);
-        table_real(t, c->lo);
-        table_real(t, c->hi);
+        table_real_as(t, c->value, NUMBER_SHORT, digits);
+        table_real_as(t, c->lo, NUMBER_SHORT, digits);
+        table_real_as(t, c->hi, NUMBER_SHORT, digits);
         table_text(t, check_outcome_name(c->outcome));
         if (c->message) table_note(t, c->message);
     }
+    if (g->note) table_note(t, g->note);
     return t;
 }
 
@@ -139,6 +141,7 @@ static enum status export(const struct gate_result *g, struct table *causes, dou
     if (f) {
         github_summary(g->checks, g->n, "sparsegauge gate", &text);
         if (g->alarm && !is_check(g, "metrics-agree")) str_addf(&text, "\n> %s\n", g->alarm);
+        if (g->note) str_addf(&text, "\n%s\n", g->note);
         if (g->outcome != CHECK_PASS && table_rows(causes)) {
             str_add_char(&text, '\n');
             table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);

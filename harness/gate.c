@@ -78,6 +78,45 @@ static double samples_needed(const struct gate_check *c, size_t n_samples)
     return distance > 0 ? ceil((double)n_samples * (half / distance) * (half / distance)) : INFINITY;
 }
 
+int gate_check_digits(const struct gate_check *c, int least)
+{
+    const double found[] = {c->value, c->lo, c->hi};
+    int digits = least;
+    for (int i = 0; i < 3; i++)
+        if (!isnan(found[i])) digits = digits_apart(found[i], c->bound, digits);
+    return digits;
+}
+
+static char *undecided(const char *what, const struct gate_check *c, const struct gate_reading *r)
+{
+    double need = samples_needed(c, r->n_samples);
+    int d = gate_check_digits(c, 6);
+    char *interval = str_format("%s is %.*g, but its interval [%.*g, %.*g]", what, d, c->value, d, c->lo, d, c->hi);
+    char *text =
+        r->of_repeats ? str_format("%s over %zu timed passes holds the bound %.*g; only times that vary less would "
+                                   "decide: time again on a quieter machine",
+                                   interval, r->n_samples, d, c->bound)
+        : need < 1e4  ? str_format("%s holds the bound %.*g; about %.0f samples would decide (now %zu): raise "
+                                   "--num-samples",
+                                   interval, d, c->bound, need, r->n_samples)
+                      : str_format("%s is %.*g, right at the bound %.*g; no number of samples will decide", what, d,
+                                   c->value, d, c->bound);
+    free(interval);
+    return text;
+}
+
+/* A mean over samples of which nobody knows how far it would move with others. */
+static char *no_interval(const char *what, const struct gate_check *c, const struct gate_reading *r)
+{
+    int d = gate_check_digits(c, 6);
+    if (r->n_samples == 1 && !r->of_repeats)
+        return str_format("%s is %.*g, the bound is %s %.*g, but one sample gives no interval; raise --num-samples", what,
+                          d, c->value, c->op, d, c->bound);
+    return str_format("%s is %.*g, the bound is %s %.*g, but no interval is stored for it; evaluate again, or judge the "
+                      "value with --by-mean",
+                      what, d, c->value, c->op, d, c->bound);
+}
+
 static char *words_of(const struct bound_def *d)
 {
     return str_format("%s%s", is_change(d) ? d->part == PART_DROP ? "drop of " : "rise of " : "", d->metric);
@@ -87,28 +126,25 @@ static void decide(const struct bound_def *d, const struct gate_reading *r, bool
 {
     char *what = words_of(d);
     bool interval = !by_mean && !isnan(c->lo) && !isnan(c->hi);
+    int digits = gate_check_digits(c, 6);
     if (r->within_floor && c->bound >= 0) {
         c->outcome = CHECK_PASS;
+    } else if (!interval && !by_mean && r->expects_interval) {
+        c->outcome = CHECK_AMBIGUOUS;
+        c->message = no_interval(what, c, r);
     } else if (!interval) {
         c->outcome = holds(d, c->value, c->bound) ? CHECK_PASS : CHECK_FAIL;
         if (c->outcome == CHECK_FAIL)
-            c->message = str_format("%s is %.6g, the bound is %s %.6g%s", what, c->value, c->op, c->bound,
-                                    by_mean || !r->expects_interval ? "" : " (one sample: no interval)");
+            c->message = str_format("%s is %.*g, the bound is %s %.*g", what, digits, c->value, c->op, digits, c->bound);
     } else if (holds(d, c->lo, c->bound) && holds(d, c->hi, c->bound)) {
         c->outcome = CHECK_PASS;
     } else if (!holds(d, c->lo, c->bound) && !holds(d, c->hi, c->bound)) {
         c->outcome = CHECK_FAIL;
-        c->message = str_format("%s is %.6g [%.6g, %.6g], the bound is %s %.6g", what, c->value, c->lo, c->hi, c->op,
-                                c->bound);
+        c->message = str_format("%s is %.*g [%.*g, %.*g], the bound is %s %.*g", what, digits, c->value, digits, c->lo,
+                                digits, c->hi, c->op, digits, c->bound);
     } else {
-        double need = samples_needed(c, r->n_samples);
         c->outcome = CHECK_AMBIGUOUS;
-        c->message = need < 1e4
-                         ? str_format("%s is %.6g, but its interval [%.6g, %.6g] holds the bound %.6g; about %.0f "
-                                      "samples would decide (now %zu): raise --num-samples",
-                                      what, c->value, c->lo, c->hi, c->bound, need, r->n_samples)
-                         : str_format("%s is %.6g, right at the bound %.6g; no number of samples will decide", what,
-                                      c->value, c->bound);
+        c->message = undecided(what, c, r);
     }
     free(what);
 }
@@ -207,8 +243,13 @@ enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, 
         struct gate_check *check = add_check(out, defs[i].name, s->run);
         check->op = defs[i].minimum ? ">=" : "<=";
         check->bound = bound;
-        judge(&defs[i], gate_read(defs[i].part, defs[i].metric, s->run, s->baseline, comparable ? &c : NULL, why_not),
-              b->by_mean, check);
+        struct gate_reading r =
+            gate_read(defs[i].part, defs[i].metric, s->run, s->baseline, comparable ? &c : NULL, why_not);
+        judge(&defs[i], r, b->by_mean, check);
+        if (!out->note && !b->by_mean && !r.of_repeats && !isnan(r.lo) && r.n_samples > 1 && r.n_samples < 5)
+            out->note = str_format("%zu samples give rough intervals: their 95 %% covers less; use --num-samples 5 or "
+                                   "more",
+                                   r.n_samples);
     }
     comparison_clear(&c);
     free(refused);
@@ -223,6 +264,7 @@ void gate_result_clear(struct gate_result *g)
 {
     for (size_t i = 0; i < g->n; i++) free((char *)g->checks[i].message);
     free(g->alarm);
+    free(g->note);
     *g = (struct gate_result){0};
 }
 

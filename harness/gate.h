@@ -2,8 +2,9 @@
  *
  * A bound holds when the whole 95 % interval is on its good side, is broken when the whole interval is on the bad
  * side, and is ambiguous when the interval straddles it: then the message says how many samples would decide.
- * Without an interval (one sample) the value itself decides, and the message says so. Bounds against a baseline judge
- * the paired difference of reports/compare.h.
+ * A mean over samples without an interval (one sample) is ambiguous, too; what has none by nature (memory, percentiles,
+ * the counts of a run that only takes times) is decided by its value. Bounds against a baseline judge the paired
+ * difference of reports/compare.h.
  */
 #ifndef SG_HARNESS_GATE_H
 #define SG_HARNESS_GATE_H
@@ -43,6 +44,7 @@ struct gate_result {
     enum check_outcome outcome; /* the worst: invalid, fail, ambiguous, pass */
     char *alarm; /* cosine and what it stands for disagree; NULL when they do not. A check of its own when cosine
                     is bounded and no other quality, since then the outcome hangs on the metric that is in doubt */
+    char *note;  /* so few samples that the intervals are rough; NULL otherwise */
 };
 
 /* ERR_ARG when no bound was given. */
@@ -54,6 +56,9 @@ void gate_result_clear(struct gate_result *g);
 void gate_confirm(struct gate_result *first, const struct gate_result *second);
 /* Why a failure could not be tried again; it stays a failure. */
 void gate_unconfirmed(struct gate_result *g, const char *why);
+
+/* Significant digits with which the numbers found and the bound do not look alike where they differ. */
+int gate_check_digits(const struct gate_check *c, int least);
 
 /* The exit code of an outcome (DESIGN): 0, 1, 4. */
 int gate_exit_code(enum check_outcome outcome);

@@ -11,6 +11,12 @@ static struct gate_reading nothing(char *why, bool not_applicable)
         .value = NAN, .lo = NAN, .hi = NAN, .missing = why, .not_applicable = not_applicable};
 }
 
+/* A run of the speed suite has no samples, but passes over one prompt, whose sparsity is a count. */
+static bool only_times(const struct run_view *v)
+{
+    return metric_list_find(&v->metrics, "overall", "latency_ratio") && !metric_list_find(&v->metrics, "overall", "kl");
+}
+
 static struct gate_reading read_metric(enum gate_part part, const char *metric, const struct run_view *v)
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", metric);
@@ -18,43 +24,41 @@ static struct gate_reading read_metric(enum gate_part part, const char *metric, 
         return nothing(str_format("the run has no metric \"%s\"; choose a suite that measures it", metric), false);
     double shift = part == PART_RATIO_MINUS_ONE ? 1 : 0;
     struct gate_reading r = {.value = m->mean - shift, .lo = m->lo - shift, .hi = m->hi - shift,
-                             .expects_interval = true, .n_samples = v->samples.n};
+                             .expects_interval = !only_times(v), .n_samples = v->samples.n};
     if (part == PART_P1 || part == PART_P99_9)
         r = (struct gate_reading){.value = part == PART_P1 ? m->p1 : m->p99_9, .lo = NAN, .hi = NAN};
     if (isnan(r.value)) return nothing(str_format("the metric \"%s\" has no value", metric), false);
     return r;
 }
 
-/* The longest prompt that was timed both ways, bounded by quartiles. */
-static const struct latency_record *longest(const struct run_view *v, const char *part, int64_t at)
+/* The row of a timed pass at the longest prompt. */
+static const struct latency_record *longest(const struct run_view *v, const char *part)
 {
     const struct latency_record *best = NULL;
     for (size_t i = 0; i < v->latencies.n; i++) {
         const struct latency_record *r = &v->latencies.rows[i];
-        if (strcmp(r->part, part) || (at >= 0 && r->n_tokens != at)) continue;
-        if (!best || r->n_tokens > best->n_tokens) best = r;
+        if (strcmp(r->part, part) == 0 && (!best || r->n_tokens > best->n_tokens)) best = r;
     }
     return best;
 }
 
+/* A speed run has the median of sparse / dense over pairs of passes, with its interval; the times themselves say only
+ * whether they may be believed. A run that compared outputs took one time of each sample. */
 static struct gate_reading read_latency(const struct run_view *v)
 {
-    const struct latency_record *sparse = longest(v, "prefill_sparse", -1);
-    const struct latency_record *dense = sparse ? longest(v, "prefill_dense", sparse->n_tokens) : NULL;
-    if (sparse && dense) {
-        const struct latency_record *bad = !sparse->valid ? sparse : !dense->valid ? dense : NULL;
-        if (bad)
+    static const char *const parts[] = {"prefill_sparse", "prefill_dense"};
+    for (int i = 0; i < 2; i++) {
+        const struct latency_record *r = longest(v, parts[i]);
+        if (r && !r->valid)
             return nothing(
-                str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine",
-                           bad->part, (long long)bad->n_tokens, bad->note ? bad->note : "no reason stored"),
+                str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine", r->part,
+                           (long long)r->n_tokens, r->note ? r->note : "no reason stored"),
                 false);
-        return (struct gate_reading){.value = sparse->median / dense->median, .lo = sparse->q1 / dense->q3,
-                                     .hi = sparse->q3 / dense->q1, .n_samples = (size_t)sparse->n};
     }
     const struct metric_record *ratio = metric_list_find(&v->metrics, "overall", "latency_ratio");
     if (ratio && !isnan(ratio->mean))
         return (struct gate_reading){.value = ratio->mean, .lo = ratio->lo, .hi = ratio->hi, .expects_interval = true,
-                                     .n_samples = v->samples.n};
+                                     .of_repeats = true, .n_samples = ratio->n > 0 ? (size_t)ratio->n : 0};
     const struct metric_record *s = metric_list_find(&v->metrics, "overall", "latency_sparse"),
                                *d = metric_list_find(&v->metrics, "overall", "latency_dense");
     if (!s || !d || s->n != d->n)
@@ -113,8 +117,10 @@ static struct gate_reading read_rise(enum gate_part part, const struct run_view 
     const struct metric_record *now = metric_list_find(&v->metrics, "overall", "latency_sparse"),
                                *then = metric_list_find(&b->metrics, "overall", "latency_sparse");
     if (!now || !then) return nothing(str_dup("one of the runs has no sparse times"), false);
+    bool repeats = only_times(v);
     return (struct gate_reading){.value = now->mean / then->mean - 1, .lo = now->lo / then->hi - 1,
-                                 .hi = now->hi / then->lo - 1, .expects_interval = true, .n_samples = v->samples.n};
+                                 .hi = now->hi / then->lo - 1, .expects_interval = true, .of_repeats = repeats,
+                                 .n_samples = repeats ? (size_t)fmax(0, (double)now->n) : v->samples.n};
 }
 
 struct gate_reading gate_read(enum gate_part part, const char *metric, const struct run_view *run,

@@ -28,7 +28,8 @@ struct gate_reading {
     bool within_floor;     /* not told apart from the noise of this machine */
     bool not_applicable;   /* `missing` says why this cannot be asked here; else why the number is not there */
     char *missing;         /* owned; NULL when there is a value */
-    size_t n_samples;      /* behind the interval */
+    bool of_repeats;       /* the interval is over repeated passes of one prompt, not over samples */
+    size_t n_samples;      /* behind the interval; repeated passes where it is over those */
 };
 
 /* baseline and c (the comparison of the two) may be NULL; why_not then says what stands in the way. */

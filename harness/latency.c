@@ -30,8 +30,10 @@ struct timing {
     const struct evaluate_args *a;
     struct session *session;
     const struct sample *x;
-    struct head_ledger *ledger;  /* of one sparse pass per length */
+    struct head_ledger *ledger;  /* of one sparse pass of the length at hand; in the end of the longest */
     bool count;
+    bool *ran_sparse;            /* [n_samples]: not every layer was too short */
+    int64_t calls, short_calls;  /* attention calls of those passes, and those that ran dense for want of length */
     struct forward_times *times; /* of the profiled passes; NULL while others are timed */
     struct stopwatch *watches;   /* [n_samples] */
     struct latency_record *rows;
@@ -61,13 +63,33 @@ static enum status prefill_sparse(void *ctx)
     return prefill(t, t->a->policy);
 }
 
-/* The sequence grows by as many tokens each time, at most MAX_DECODED: the context is that length to within it. */
+/* The sequence grows by as many tokens each time, at most MAX_DECODED: the context is that length to within it. Times
+ * that do not stand still then are taken on with the prompt anew. */
 static enum status decode(void *ctx)
 {
     struct timing *t = ctx;
     for (int i = 0; i < DECODE_STEPS; i++)
         TRY(session_forward(t->session, &(struct forward_args){.tokens = t->x->ids, .n = 1}));
     return OK;
+}
+
+static enum status time_decode(struct timing *t, struct stopwatch *all)
+{
+    struct stopwatch_rule rule = *rule_of(t);
+    rule.max_seconds = fmin(rule.max_seconds, 5);
+    if (rule.max_pairs > DECODE_TIMES) rule.max_pairs = DECODE_TIMES;
+    double least = rule.min_seconds;
+    rule.min_seconds = 0; /* of one go: there is room for DECODE_TIMES */
+    *all = (struct stopwatch){0};
+    for (;;) {
+        struct stopwatch go;
+        TRY(prefill_dense(t));
+        TRY(stopwatch_run(&rule, decode, NULL, t, &go));
+        for (int i = 0; i < go.n && all->n < STOPWATCH_MAX; i++) all->a[all->n++] = go.a[i];
+        all->n_timed = all->n;
+        all->seconds += go.seconds;
+        if (stopwatch_judge(&rule, all) || all->seconds >= least || all->n == STOPWATCH_MAX) return OK;
+    }
 }
 
 static void add_row(struct timing *t, const char *part, int n_tokens, const double *seconds, int n, double scale,
@@ -130,22 +152,34 @@ static enum status profile_length(struct timing *t, const struct stopwatch *w)
     return OK;
 }
 
+static enum status count_length(struct timing *t, int i)
+{
+    const struct llama_config *c = &t->a->model->weights.config;
+    memset(t->ledger, 0, sizeof *t->ledger * (size_t)c->n_layers * (size_t)c->n_heads);
+    t->count = true;
+    enum status st = prefill_sparse(t);
+    t->count = false;
+    int n_short = 0;
+    for (int l = 0; l < c->n_layers; l++) {
+        const struct head_ledger *head = &t->ledger[l * c->n_heads];
+        n_short += head->calls_dense_short > 0;
+        t->ran_sparse[i] |= !head->calls_dense_short && !head->calls_dense_layer;
+    }
+    t->short_calls += n_short;
+    t->calls += c->n_layers;
+    return st;
+}
+
 static enum status time_length(struct timing *t, int i)
 {
     struct stopwatch *w = &t->watches[i], steps;
     t->x = &t->a->set->samples[i];
-    t->count = true;
-    TRY(prefill_sparse(t));
-    t->count = false;
+    TRY(count_length(t, i));
     TRY(stopwatch_run(rule_of(t), prefill_dense, prefill_sparse, t, w));
     add_row(t, "prefill_dense", t->x->n, w->a, w->n, 1, w);
     add_row(t, "prefill_sparse", t->x->n, w->b, w->n, 1, w);
     TRY(profile_length(t, w));
-    struct stopwatch_rule rule = *rule_of(t);
-    rule.max_seconds = fmin(rule.max_seconds, 5);
-    if (rule.max_pairs > DECODE_TIMES) rule.max_pairs = DECODE_TIMES;
-    TRY(prefill_dense(t));
-    TRY(stopwatch_run(&rule, decode, NULL, t, &steps));
+    TRY(time_decode(t, &steps));
     add_row(t, "decode", t->x->n, steps.a, steps.n, 1.0 / DECODE_STEPS, &steps);
     return OK;
 }
@@ -180,20 +214,42 @@ double break_even_length(const int *lengths, const double *ratios, int n)
     return exp(log(lengths[i - 1]) + at * (log(lengths[i]) - log(lengths[i - 1])));
 }
 
-/* Pairs are resampled at every length. An end where sparse never wins is open: it stays without a number. */
+#define NEVER 1e300
+
+static int ascending(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+/* A length within those measured is a number; of one outside only the side it is on is kept (results/records.h). */
+static double within(double length, int shortest, int longest, double *at_most, double *more_than)
+{
+    if (length <= 0) *at_most = shortest;
+    else if (length >= NEVER) *more_than = longest;
+    else return length;
+    return NAN;
+}
+
+/* Pairs are resampled at every length. The ends are draws and nothing between two: half-way from a length to "never" is
+ * no length. Lengths too short for anything to be sparse are dense against dense, and no evidence. */
 static void add_break_even(struct timing *t, struct metric_record *m)
 {
     enum { RESAMPLES = 500 };
-    int n = t->a->set->n_samples;
+    int n = t->a->set->n_samples, from = 0;
+    while (from < n && !t->ran_sparse[from]) from++; /* ascending */
+    if (from == n) return;
+    n -= from;
     int *lengths = malloc(sizeof *lengths * (size_t)n);
     double *ratios = malloc(sizeof *ratios * (size_t)n), draws[RESAMPLES], pick[STOPWATCH_MAX];
     struct rng r;
     if (!lengths || !ratios) abort();
     rng_init(&r, t->a->seed);
+    double at = 0;
     for (int b = -1; b < RESAMPLES; b++) { /* -1: the data as they are */
         for (int i = 0; i < n; i++) {
-            const struct stopwatch *w = &t->watches[i];
-            lengths[i] = t->a->set->samples[i].n;
+            const struct stopwatch *w = &t->watches[from + i];
+            lengths[i] = t->a->set->samples[from + i].n;
             for (int k = 0; k < w->n; k++) {
                 int p = b < 0 ? k : (int)rng_below(&r, (uint32_t)w->n);
                 pick[k] = w->b[p] / w->a[p];
@@ -201,14 +257,13 @@ static void add_break_even(struct timing *t, struct metric_record *m)
             ratios[i] = quantile(pick, (size_t)w->n, .5);
         }
         double length = break_even_length(lengths, ratios, n);
-        if (b < 0)
-            m->mean = isinf(length) ? NAN : length;
-        else
-            draws[b] = isinf(length) ? 1e300 : length;
+        *(b < 0 ? &at : &draws[b]) = isinf(length) ? NEVER : length;
     }
-    double lo = quantile(draws, RESAMPLES, .025), hi = quantile(draws, RESAMPLES, .975);
-    m->lo = lo < 1e299 ? lo : NAN;
-    m->hi = hi < 1e299 ? hi : NAN;
+    qsort(draws, RESAMPLES, sizeof *draws, ascending);
+    int first = lengths[0], last = lengths[n - 1];
+    m->mean = within(at, first, last, &m->max, &m->min);
+    m->lo = within(draws[(int)floor(.025 * (RESAMPLES - 1))], first, last, &m->p5, &m->p1);
+    m->hi = within(draws[(int)ceil(.975 * (RESAMPLES - 1))], first, last, &m->p99, &m->p95);
     free(lengths);
     free(ratios);
 }
@@ -246,7 +301,7 @@ static void add_metrics(struct timing *t, struct evaluation *out)
     static const char *const names[] = {"sparsity", "qk_sparsity", "pv_sparsity"};
     double values[] = {ledger_sparsity(&total), ledger_qk_sparsity(&total), ledger_pv_sparsity(&total)};
     for (int i = 0; i < 3; i++) {
-        m[n] = metric_record_empty("overall", names[i], t->a->set->n_samples);
+        m[n] = metric_record_empty("overall", names[i], 1); /* of the prompt whose times stand above */
         m[n++].mean = values[i];
     }
     out->data.metrics = m;
@@ -266,6 +321,8 @@ enum status latency_measure(const struct evaluate_args *a, struct evaluation *ou
     struct timing t = {.a = a, .pool = &out->pool};
     t.watches = calloc((size_t)n, sizeof *t.watches);
     t.ledger = calloc((size_t)c->n_layers * (size_t)c->n_heads, sizeof *t.ledger);
+    t.ran_sparse = pool_alloc(&out->pool, sizeof *t.ran_sparse * (size_t)n);
+    memset(t.ran_sparse, 0, sizeof *t.ran_sparse * (size_t)n);
     t.rows = pool_alloc(&out->pool, sizeof *t.rows * (size_t)n * ROWS_PER_LENGTH);
     enum status st = t.watches && t.ledger ? OK : fail(ERR_MEMORY, "no memory to time %d lengths", n);
     if (st == OK) st = session_open(&t.session, &a->model->weights, a->par, longest + MAX_DECODED, a->chunk, a->impl);
@@ -280,6 +337,8 @@ enum status latency_measure(const struct evaluate_args *a, struct evaluation *ou
         struct rusage usage;
         add_metrics(&t, out);
         out->data.run.status = RUN_DONE;
+        out->data.run.attention_calls = t.calls;
+        out->data.run.dense_fallback_calls = t.short_calls;
         out->data.run.wall_s = (double)(clock_ns() - t0) * 1e-9;
         out->data.run.peak_bytes = getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : -1;
         out->data.run.peak_device_bytes = -1;

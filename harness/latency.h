@@ -1,7 +1,8 @@
 /* What sparsity buys in time: prefill at a ladder of lengths, dense and sparse in turns, and decode.
  *
- * Fills the same kind of evaluation as evaluate(): latency rows, latency metrics at the longest length, the break-even length
- * with an interval, the ledger of one sparse pass, and a drift check that times the first length again at the end.
+ * Fills the same kind of evaluation as evaluate(): latency rows, latency metrics at the longest length with the
+ * sparsity of one sparse pass of that length, the break-even length with an interval, the attention calls of one sparse
+ * pass of every length, and a drift check that times the first length again at the end.
  */
 #ifndef SG_HARNESS_LATENCY_H
 #define SG_HARNESS_LATENCY_H

@@ -6,10 +6,10 @@
 #include <math.h>
 #include <stdio.h>
 
-const struct stopwatch_rule stopwatch_default = {.min_pairs = 5, .max_pairs = STOPWATCH_MAX, .noise = .01, .max_seconds = 20};
+const struct stopwatch_rule stopwatch_default = {.min_pairs = 5, .max_pairs = STOPWATCH_MAX, .noise = .01, .max_seconds = 20,
+                                              .min_seconds = .5};
 
 #define WARM_WITHIN .05
-
 
 double stopwatch_noise(const double *seconds, int n)
 {
@@ -44,6 +44,20 @@ static enum status warm_up(stopwatch_body *a, stopwatch_body *b, void *ctx, stru
     return OK;
 }
 
+bool stopwatch_judge(const struct stopwatch_rule *rule, struct stopwatch *w)
+{
+    bool pairs = w->b[0] > 0;
+    w->noise_a = stopwatch_noise(w->a, w->n);
+    w->noise_b = pairs ? stopwatch_noise(w->b, w->n) : 0;
+    w->valid = w->noise_a <= rule->noise && w->noise_b <= rule->noise;
+    w->note[0] = 0;
+    if (!w->valid)
+        snprintf(w->note, sizeof w->note, "noise %.1f %% after %d %s in %.2g s, %.1f %% wanted: quieten the machine",
+                 100 * fmax(w->noise_a, w->noise_b), w->n_timed, pairs ? "pairs" : "passes", w->seconds,
+                 100 * rule->noise);
+    return w->valid;
+}
+
 enum status stopwatch_run(const struct stopwatch_rule *rule, stopwatch_body *a, stopwatch_body *b, void *ctx,
                           struct stopwatch *w)
 {
@@ -51,18 +65,14 @@ enum status stopwatch_run(const struct stopwatch_rule *rule, stopwatch_body *a, 
     int64_t t0 = clock_ns();
     TRY(warm_up(a, b, ctx, w));
     for (;;) {
-        TRY(time_one(a, ctx, &w->a[w->n]));
-        if (b) TRY(time_one(b, ctx, &w->b[w->n]));
-        w->n++;
+        int at = w->n_timed % rule->max_pairs;
+        TRY(time_one(a, ctx, &w->a[at]));
+        if (b) TRY(time_one(b, ctx, &w->b[at]));
+        w->n_timed++;
+        if (w->n < rule->max_pairs) w->n++;
+        w->seconds = (double)(clock_ns() - t0) * 1e-9;
         if (w->n < rule->min_pairs) continue;
-        w->noise_a = stopwatch_noise(w->a, w->n);
-        w->noise_b = b ? stopwatch_noise(w->b, w->n) : 0;
-        w->valid = w->noise_a <= rule->noise && w->noise_b <= rule->noise;
-        bool late = (double)(clock_ns() - t0) * 1e-9 > rule->max_seconds;
-        if (w->valid || late || w->n == rule->max_pairs) break;
+        bool full = w->n == rule->max_pairs && w->seconds >= rule->min_seconds;
+        if (stopwatch_judge(rule, w) || full || w->seconds > rule->max_seconds) return OK;
     }
-    if (!w->valid)
-        snprintf(w->note, sizeof w->note, "noise %.1f %% after %d pairs in %.0f s, %.1f %% wanted: quieten the machine",
-                 100 * fmax(w->noise_a, w->noise_b), w->n, (double)(clock_ns() - t0) * 1e-9, 100 * rule->noise);
-    return OK;
 }

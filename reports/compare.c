@@ -10,7 +10,7 @@
 
 const char *change_mark(enum change change)
 {
-    static const char *const marks[] = {"?", "=", "▲", "▼", "•"};
+    static const char *const marks[] = {"•", "=", "▲", "▼", "≠"};
     return marks[change];
 }
 
@@ -177,20 +177,19 @@ static bool apart(const struct metric_record *a, const struct metric_record *b)
     return a->hi < b->lo || b->hi < a->lo;
 }
 
+/* Only an interval tells a change from noise: the difference's, or for times, which do not pair, those of both. */
 static enum change judge(const struct compare_row *row, const struct metric_record *a,
                          const struct metric_record *b)
 {
-    bool counted = strstr(row->name, "sparsity") != NULL; /* no chance in it */
+    bool counted = strstr(row->name, "sparsity") != NULL; /* no chance in it, on the texts at hand */
     bool timed = !strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length");
     bool has_intervals = !isnan(a->lo) && !isnan(a->hi) && !isnan(b->lo) && !isnan(b->hi);
     if (row->difference == 0 || row->within_floor) return CHANGE_SAME;
-    if (!isnan(row->lo) && !counted) {
-        if (row->lo <= 0 && row->hi >= 0) return CHANGE_SAME;
-    } else if (!counted && has_intervals) {
-        /* unpaired: intervals that part prove a change, those that meet prove nothing but for times, whose intervals
-         * are what a difference would be told from */
-        if (!apart(a, b)) return timed ? CHANGE_SAME : CHANGE_UNKNOWN;
-    } else if (!counted && strcmp(row->name, "peak_bytes")) {
+    if (!isnan(row->lo)) {
+        if (!counted && row->lo <= 0 && row->hi >= 0) return CHANGE_SAME;
+    } else if (timed && has_intervals) {
+        if (!apart(a, b)) return CHANGE_SAME;
+    } else {
         return CHANGE_UNKNOWN;
     }
     if (row->better == METRIC_NEITHER) return CHANGE_OTHER;
@@ -411,7 +410,7 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
                                                                : "");
         table_text(t, label);
         free(label);
-        static const char *const words[] = {"unclear", "same", "better", "worse", "changed"};
+        static const char *const words[] = {"differs", "same", "better", "worse", "changed"};
         table_text(t, row->within_floor && row->difference != 0 ? "within floor" : words[row->change]);
         table_mark(t, change_mark(row->change));
         add_value(t, row, row->before);
@@ -439,8 +438,8 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
                  c->n_paired_samples);
     else
         snprintf(note, sizeof note,
-                 "no intervals: %zu samples in common, two are needed; use --num-samples 5 or more",
-                 c->n_paired_samples);
+                 "no intervals: %zu sample%s in common, two are needed; use --num-samples 5 or more",
+                 c->n_paired_samples, c->n_paired_samples == 1 ? "" : "s");
     table_note(t, note);
     if (without.len) {
         char *text = str_format("without one: %s", str_get(&without));
@@ -503,5 +502,11 @@ void comparison_verdict(const struct comparison *c, struct str *out)
     add_names(c, CHANGE_BETTER, "better", out);
     str_add(out, ",");
     add_names(c, CHANGE_WORSE, "worse", out);
+    size_t without = 0;
+    for (size_t i = 0; i < c->n_rows; i++) without += c->rows[i].change == CHANGE_UNKNOWN;
+    if (without) {
+        str_add(out, "; not told from noise, without an interval:");
+        add_names(c, CHANGE_UNKNOWN, without == 1 ? "differs" : "differ", out);
+    }
     str_add(out, ".");
 }

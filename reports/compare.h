@@ -6,7 +6,8 @@
 #include "reports/view.h"
 
 enum change { CHANGE_UNKNOWN, CHANGE_SAME, CHANGE_BETTER, CHANGE_WORSE, CHANGE_OTHER };
-/* "?" "=" "▲" "▼" "•": better and worse are told apart without colour */
+/* "•" "=" "▲" "▼" "≠": better and worse are told apart without colour. Unknown: it differs, and no interval says
+ * whether that is noise; other: it changed, and neither direction is the better one. */
 const char *change_mark(enum change change);
 
 struct compare_row {

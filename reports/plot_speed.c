@@ -1,6 +1,8 @@
+#include "reports/break_even.h"
 #include "reports/plot_script.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -102,34 +104,60 @@ static bool any_invalid(const struct run_view *const *views, size_t n)
     return false;
 }
 
+/* An end of the band: a length, or the picture's edge where it lies outside what was measured. */
+static char *edge_of(const struct metric_record *m, enum break_even_part part)
+{
+    double length;
+    switch (break_even_read(m, part, &length)) {
+    case BREAK_EVEN_WITHIN: return str_format("%.9g", length);
+    case BREAK_EVEN_BELOW: return str_dup("graph 0");
+    case BREAK_EVEN_ABOVE: return str_dup("graph 1");
+    case BREAK_EVEN_UNKNOWN: break;
+    }
+    return NULL;
+}
+
 /* The length from which on sparse is faster, with its interval as a band. Its words stand where there is room. */
 static void add_break_even(struct plot_script *p, const struct run_view *v, size_t run, bool with_label, double middle)
 {
-    const struct metric_record *m = metric_list_find(&v->metrics, "overall", "break_even_length");
-    if (!m || isnan(m->mean)) return;
-    if (!(m->mean > 0)) { /* no place on the axis */
-        if (with_label)
-            str_addf(&p->body,
-                     "set label \"sparse is faster at every length\" at graph 0.98, graph %.2f right tc '%s'\n",
-                     .06 + .08 * (double)run, plot_color(run));
-        return;
-    }
-    str_addf(&p->body, "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n", m->mean, m->mean,
-             plot_color(run));
-    bool interval = !isnan(m->lo) && !isnan(m->hi);
-    if (interval)
+    const struct metric_record *m = metric_list_find(&v->metrics, "overall", BREAK_EVEN);
+    double at, length;
+    enum break_even_side side = m ? break_even_read(m, BREAK_EVEN_AT, &at) : BREAK_EVEN_UNKNOWN;
+    if (side == BREAK_EVEN_UNKNOWN) return;
+    char *lo = edge_of(m, BREAK_EVEN_LO), *hi = edge_of(m, BREAK_EVEN_HI);
+    if (side == BREAK_EVEN_WITHIN)
+        str_addf(&p->body, "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n", at, at,
+                 plot_color(run));
+    if (lo && hi && strcmp(lo, hi))
         str_addf(&p->body,
-                 "set object rectangle from %.9g, graph 0 to %.9g, graph 1 behind fc '%s' fs transparent solid 0.1 "
+                 "set object rectangle from %s, graph 0 to %s, graph 1 behind fc '%s' fs transparent solid 0.1 "
                  "noborder\n",
-                 m->lo, m->hi, plot_color(run));
-    if (!with_label) return;
-    str_addf(&p->body, "set label \"break-even %.0f", m->mean);
-    if (interval) str_addf(&p->body, " (%.0f … %.0f)", m->lo, m->hi);
-    bool left = (interval ? m->lo : m->mean) > middle;
-    str_addf(&p->body, "\" at %.9g, graph %.2f %s offset %s0.8,0 tc '%s'\n",
-             !interval ? m->mean : left ? m->lo : m->hi, left ? .94 - .08 * (double)run : .06 + .08 * (double)run,
-             left ? "right" : "left", left ? "-" : "",
-             plot_color(run));
+                 lo, hi, plot_color(run));
+    struct str text = {0};
+    str_add(&text, "break-even ");
+    break_even_word(m, BREAK_EVEN_AT, &text);
+    if (lo && hi) {
+        str_add(&text, " (");
+        break_even_word(m, BREAK_EVEN_LO, &text);
+        str_add(&text, " … ");
+        break_even_word(m, BREAK_EVEN_HI, &text);
+        str_add(&text, ")");
+    }
+    if (with_label && side == BREAK_EVEN_WITHIN) {
+        bool left = break_even_read(m, BREAK_EVEN_LO, &length) == BREAK_EVEN_WITHIN && length > middle;
+        bool right = break_even_read(m, BREAK_EVEN_HI, &length) == BREAK_EVEN_WITHIN;
+        char here[32];
+        snprintf(here, sizeof here, "%.9g", at);
+        str_addf(&p->body, "set label \"%s\" at %s, graph %.2f %s offset %s0.8,0 tc '%s'\n", str_get(&text),
+                 left ? lo : right ? hi : here, left ? .94 - .08 * (double)run : .06 + .08 * (double)run,
+                 left ? "right" : "left", left ? "-" : "", plot_color(run));
+    } else if (with_label) { /* no place on the axis */
+        str_addf(&p->body, "set label \"%s\" at graph 0.98, graph %.2f right tc '%s'\n", str_get(&text),
+                 .06 + .08 * (double)run, plot_color(run));
+    }
+    str_clear(&text);
+    free(lo);
+    free(hi);
 }
 
 enum status plot_latency(const struct plot_out *o, const char *name, const struct run_view *const *views,

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "reports/runjson_parts.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -282,6 +283,7 @@ enum status runjson_write(const struct run_view *v, const char *path)
     cJSON_AddItemToObject(o, "sparsity", sparsity_json(v));
     cJSON_AddItemToObject(o, "detailed_results", samples_json(v));
     cJSON_AddItemToObject(o, "metrics", metrics_json(v));
+    if (v->latencies.n) cJSON_AddItemToObject(o, "latencies", runjson_latencies(v));
     cJSON_AddItemToObject(o, "identity", identity_json(v->run));
     cJSON_AddItemToObject(o, "provenance", provenance_json(v->run));
     enum status st = json_write_file(path, o);
@@ -578,10 +580,12 @@ static enum status read_root(struct run_view *v, const cJSON *root, const char *
     TRY(read_provenance(part, r, &v->runs.pool));
     TRY(get_array(in, "metrics", &array));
     TRY(read_metrics(array, path, &v->metrics));
+    TRY(runjson_read_latencies(in, &v->latencies));
     TRY(get_array(in, "detailed_results", &array));
     TRY(read_samples(array, path, &v->samples));
     TRY(get_array(in, "generation", &array));
-    return read_generations(array, path, &v->generations);
+    TRY(read_generations(array, path, &v->generations));
+    return runjson_check(v, root, path);
 }
 
 /* What the database keeps beside the metrics. */

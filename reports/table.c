@@ -58,6 +58,8 @@ static struct cell *next_cell(struct table *t, enum kind kind)
 
 void table_missing(struct table *t) { next_cell(t, CELL_MISSING); }
 
+void table_missing_as(struct table *t, const char *shown) { next_cell(t, CELL_MISSING)->text = str_dup(shown); }
+
 void table_text(struct table *t, const char *text)
 {
     struct cell *c = next_cell(t, text ? CELL_TEXT : CELL_MISSING);
@@ -131,7 +133,7 @@ void cell_human(const struct table *t, size_t row, size_t column, struct str *ou
     const struct cell *c = cell_at(t, row, column);
     const struct table_column *k = &t->columns[column].c;
     switch (c->kind) {
-    case CELL_MISSING: str_add(out, "-"); break;
+    case CELL_MISSING: str_add(out, c->text ? c->text : "-"); break;
     case CELL_TEXT: str_add(out, c->text); break;
     case CELL_BOOL: str_add(out, c->i ? "yes" : "no"); break;
     case CELL_REAL:
@@ -178,7 +180,7 @@ bool column_right(const struct table *t, size_t column)
 static int constancy(const struct table *t, size_t column)
 {
     struct str first = {0}, other = {0};
-    int out = cell_at(t, 0, column)->kind == CELL_MISSING ? 2 : 1;
+    int out = cell_at(t, 0, column)->kind == CELL_MISSING && !cell_at(t, 0, column)->text ? 2 : 1;
     cell_human(t, 0, column, &first);
     for (size_t r = 1; out && r < table_rows(t); r++) {
         str_reset(&other);

@@ -37,6 +37,8 @@ void table_real(struct table *t, double value); /* NAN = missing */
 void table_real_as(struct table *t, double value, enum table_number number, int digits);
 void table_bool(struct table *t, bool value);
 void table_missing(struct table *t);
+/* Missing for machines; people read what is known instead of a number, e.g. "> 4096". */
+void table_missing_as(struct table *t, const char *shown);
 /* Put a mark behind the last cell (people's formats only), e.g. "▲". */
 void table_mark(struct table *t, const char *mark);
 /* A line below the table. */

@@ -1,6 +1,7 @@
 #include "reports/tables.h"
 
 #include "base/json.h"
+#include "reports/break_even.h"
 #include "reports/columns.h"
 
 #include <math.h>
@@ -34,6 +35,23 @@ static void table_metric(struct table *t, const struct metric_info *info, double
     table_real_as(t, value, number, digits);
 }
 
+/* A length and its interval; what lies outside the measured ones has no number. */
+static void add_break_even(struct table *t, const struct metric_record *m)
+{
+    for (int part = BREAK_EVEN_AT; part <= BREAK_EVEN_HI; part++) {
+        double length;
+        struct str word = {0};
+        if (break_even_read(m, (enum break_even_part)part, &length) == BREAK_EVEN_WITHIN) {
+            table_real_as(t, length, NUMBER_FIXED, 0);
+            continue;
+        }
+        break_even_word(m, (enum break_even_part)part, &word);
+        table_missing_as(t, str_get(&word));
+        str_clear(&word);
+    }
+    for (int k = 3; k < 12; k++) table_missing(t);
+}
+
 struct table *metrics_table(const struct run_view *v)
 {
     char title[96];
@@ -57,6 +75,10 @@ struct table *metrics_table(const struct run_view *v)
             str_add(&label, info->better == METRIC_HIGHER ? " ↑" : " ↓");
         table_text(t, str_get(&label));
         str_clear(&label);
+        if (!strcmp(m->name, BREAK_EVEN)) {
+            add_break_even(t, m);
+            continue;
+        }
         const double values[] = {m->mean, m->lo,     m->hi,  m->min, m->p0_1,  m->p1,
                                  m->p5,   m->median, m->p95, m->p99, m->p99_9, m->max};
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_metric(t, info, values[k]);

@@ -7,7 +7,7 @@
 struct run_view {
     const struct run_record *run; /* points into `runs` */
     const char *label;            /* "run 12" or the file's name; owned by `runs` */
-    bool from_file; /* then ledger, layer errors, items, latencies, tokens and masks are empty */
+    bool from_file; /* then ledger, layer errors, items, tokens and masks are empty */
     struct run_list runs;
     struct metric_list metrics;
     struct sample_list samples;

@@ -12,6 +12,8 @@ enum status db_fail(struct store *s, const char *what)
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
         remedy = "; another program holds the file: wait for it, or give this worker its own --db and merge";
     else if (code == SQLITE_FULL) remedy = "; free some space on the disk, results stored so far are kept";
+    else if (code == SQLITE_IOERR)
+        remedy = "; is the disk full? Reading, too, needs room for two small files beside the database";
     else if (code == SQLITE_CORRUPT) remedy = "; rescue what is readable with: sqlite3 FILE .recover";
     else if (code == SQLITE_READONLY)
         remedy = "; the file or its folder is not writable: change permissions or give another --db";
@@ -56,7 +58,7 @@ enum status cursor_open(struct cursor *c, struct store *s, const char *sql)
     *c = (struct cursor){.store = s, .pool = pool};
     return sqlite3_prepare_v2(s->db, sql, -1, &c->stmt, NULL) == SQLITE_OK
                ? OK
-               : db_fail(s, "prepare a statement");
+               : db_fail(s, "use the database");
 }
 
 void cursor_close(struct cursor *c)

@@ -2,6 +2,8 @@
 
 #include "results/db.h"
 
+#include "base/str.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,7 +197,7 @@ enum status query_best(struct store *s, const struct run_filter *f, const struct
         struct breach w = worst_breach(b, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy);
         if (w.by <= 0 && b->with_intervals) TRY_GOTO(st, done, breach_of_intervals(s, order[i], b, &w));
         if (w.by <= 0) best = order[i];
-        if (!nearest || w.by < nearest_breach.by) {
+        if (!isnan(w.value) && (!nearest || w.by < nearest_breach.by)) { /* what was not measured is not near */
             nearest = order[i];
             nearest_breach = w;
         }
@@ -204,16 +206,20 @@ enum status query_best(struct store *s, const struct run_filter *f, const struct
         char id[24];
         snprintf(id, sizeof id, "%lld", (long long)best->id);
         st = query_run(s, id, out);
+    } else if (!nearest && n) {
+        st = fail(ERR_ARG, "%s: none of %zu runs has %s that are asked for; evaluate on a suite that measures them",
+                  s->path, n, b->with_intervals ? "the metrics with the intervals" : "the metrics");
     } else if (!nearest) {
         st = fail(ERR_ARG,
                   "%s: no finished run with a sparsity fits the filter; `status` shows what is missing",
                   s->path);
     } else {
+        int digits = digits_apart(nearest_breach.value, nearest_breach.limit, 4);
         st = fail(ERR_ARG,
-                  "%s: none of %zu runs holds the bounds%s; the nearest is run %lld: %s: found %.4g, bound "
-                  "%.4g",
+                  "%s: none of %zu runs holds the bounds%s; the nearest is run %lld: %s: found %.*g, bound "
+                  "%.*g",
                   s->path, n, b->with_intervals ? " with its interval" : "", (long long)nearest->id,
-                  nearest_breach.bound, nearest_breach.value, nearest_breach.limit);
+                  nearest_breach.bound, digits, nearest_breach.value, digits, nearest_breach.limit);
     }
 done:
     free(order);

@@ -112,7 +112,10 @@ struct run_record {
     const char *digest;       /* read side only: hash of the results, timings left out */
 };
 
-/* A distribution. Scope "overall", "sample:3", or "position:0-255" (token positions, both included). Columns
+/* break_even_length: mean, lo and hi are missing where they lie outside the measured lengths. Then max (p5 for lo, p99
+ * for hi) is the shortest measured, which it is at or below, or min (p1, p95) the longest, which it is above.
+ *
+ * A distribution. Scope "overall", "sample:3", or "position:0-255" (token positions, both included). Columns
  * that do not apply are NAN; a pooled value such as a perplexity has n, mean, lo and hi alone. */
 struct metric_record {
     const char *scope;

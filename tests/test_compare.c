@@ -85,6 +85,19 @@ Test(compare, comparison_claims_nothing_within_the_spread_of_samples)
     ok(compare_runs(&c, &a, &b, &o));
     cr_assert(isnan(row_of(&c, "kl")->lo));
     cr_assert_eq(row_of(&c, "kl")->change, CHANGE_UNKNOWN);
+    struct str verdict = {0};
+    struct table *t = comparison_table(&c, true);
+    char *text = render(t, TABLE_CSV, (struct table_style){0});
+    has(text, "KL divergence ↓,differs");
+    lacks(text, "KL divergence ↓,worse");
+    free(text);
+    text = render(t, TABLE_MARKDOWN, (struct table_style){0});
+    has(text, "differs •");
+    free(text);
+    table_free(&t);
+    comparison_verdict(&c, &verdict);
+    has(str_get(&verdict), "Beyond noise: 0 better, 0 worse; not told from noise, without an interval: ");
+    str_clear(&verdict);
     comparison_clear(&c);
     run_view_clear(&a);
     run_view_clear(&b);
@@ -190,7 +203,7 @@ Test(compare, comparison_refuses_other_tokens_and_models)
     run_view_clear(&b);
 }
 
-/* Metrics without a number per sample, and times, are told apart by their own intervals. */
+/* Times do not pair and are told apart by their own intervals; other metrics need the difference's. */
 Test(compare, unpaired_intervals_that_part_are_a_change)
 {
     struct metric_record before[2], after[2];
@@ -211,7 +224,7 @@ Test(compare, unpaired_intervals_that_part_are_a_change)
     struct comparison c;
     ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));
     cr_expect_eq(c.rows[0].change, CHANGE_BETTER, "less time");
-    cr_expect_eq(c.rows[1].change, CHANGE_WORSE);
+    cr_expect_eq(c.rows[1].change, CHANGE_UNKNOWN, "no interval of the difference, neither better nor worse");
     comparison_clear(&c);
     after[0].hi = after[1].hi = .9;
     ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));

@@ -3,6 +3,7 @@
 #include "harness/gate.h"
 #include "harness/gate_again.h"
 #include "harness/selftest.h"
+#include "reports/runjson.h"
 #include "reports/tables.h"
 #include "results/store.h"
 
@@ -135,6 +136,72 @@ Test(gate, an_interval_decides_or_says_how_many_samples_would)
     cr_expect_eq(gate_run(&(struct gate_subject){.run = &m.view}, &b, &none), ERR_ARG);
 }
 
+/* One sample says nothing of others, few say it roughly; what is no mean over samples needs none. */
+Test(gate, too_few_samples_are_told)
+{
+    struct made m, before;
+    make(&m, .99, .01, .97, .4, 0);
+    struct gate_bounds b = gate_no_bounds();
+    b.min_cosine = .9;
+    struct gate_result g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_PASS);
+    has(g.note, "4 samples give rough intervals: their 95 % covers less");
+    gate_result_clear(&g);
+    b.by_mean = true;
+    g = judged(&m, NULL, b);
+    cr_expect_null(g.note, "no interval was used");
+    gate_result_clear(&g);
+    b.by_mean = false;
+    m.view.samples.n = 1;
+    for (size_t i = 0; i < m.view.metrics.n; i++) m.metrics[i].lo = m.metrics[i].hi = NAN;
+    static const double bounds[] = {.9, .999};
+    for (int i = 0; i < 2; i++) {
+        b.min_cosine = bounds[i];
+        g = judged(&m, NULL, b);
+        cr_expect_eq(g.outcome, CHECK_AMBIGUOUS, "one sample neither passes nor fails");
+        cr_expect_eq(gate_exit_code(g.outcome), 4);
+        has(g.checks[0].message, "one sample gives no interval; raise --num-samples");
+        cr_expect_null(g.note);
+        gate_result_clear(&g);
+    }
+    b.by_mean = true;
+    cr_expect_eq(outcome(&m, NULL, b), CHECK_FAIL);
+    b = gate_no_bounds();
+    b.max_memory_mib = 101;
+    b.min_cosine_p1 = .9;
+    cr_expect_eq(outcome(&m, NULL, b), CHECK_PASS);
+    make(&before, .99, .01, .97, .4, 0);
+    b = gate_no_bounds();
+    b.max_kl_rise = .1;
+    g = judged(&m, &before, b);
+    cr_expect_eq(g.outcome, CHECK_AMBIGUOUS, "nor does a difference on one sample");
+    has(g.checks[0].message, "one sample");
+    gate_result_clear(&g);
+    m.view.samples.n = 4;
+    b = gate_no_bounds();
+    b.min_cosine = .9;
+    g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_AMBIGUOUS);
+    has(g.checks[0].message, "no interval is stored");
+    gate_result_clear(&g);
+}
+
+Test(gate, what_differs_looks_different)
+{
+    struct made m;
+    make(&m, .99989, .01, .97, .4, 0);
+    m.metrics[0].lo = .99988;
+    m.metrics[0].hi = .999899999;
+    struct gate_bounds b = gate_no_bounds();
+    b.min_cosine = .9999;
+    struct gate_result g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_FAIL);
+    has(g.checks[0].message, "0.999899999], the bound is >= 0.9999");
+    gate_result_clear(&g);
+    cr_expect_eq(digits_apart(.5, .5, 4), 4);
+    cr_expect_eq(digits_apart(.99994, .9999, 4), 5);
+}
+
 Test(gate, a_change_is_judged_by_the_paired_difference)
 {
     struct made before, after;
@@ -241,9 +308,20 @@ Test(gate, memory_and_times)
     m.times[1] = (struct latency_record){
         .part = "prefill_sparse", .n_tokens = 4096, .n = 9, .median = 1, .q1 = .9, .q3 = 1.1, .valid = true};
     m.view.latencies.n = 2;
-    cr_expect_eq(outcome(&m, NULL, b), CHECK_PASS);
-    b.max_latency_ratio = .5;
-    cr_expect_eq(outcome(&m, NULL, b), CHECK_AMBIGUOUS);
+    put_metric(&m, "latency_ratio", .51, .02); /* of pairs: not the ratio of both medians */
+    m.metrics[m.view.metrics.n - 1].n = 9;
+    m.view.samples.n = 0; /* as a run that only takes times */
+    g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_PASS);
+    cr_expect_float_eq(g.checks[0].value, .51, 1e-12);
+    cr_expect_float_eq(g.checks[0].hi, .53, 1e-12);
+    gate_result_clear(&g);
+    b.max_latency_ratio = .52;
+    g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_AMBIGUOUS);
+    has(g.checks[0].message, "over 9 timed passes");
+    lacks(g.checks[0].message, "samples"); /* more samples are no more passes */
+    gate_result_clear(&g);
     b.max_latency_ratio = .4;
     cr_expect_eq(outcome(&m, NULL, b), CHECK_FAIL);
     m.times[0].valid = false;
@@ -609,6 +687,76 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     cr_expect_eq(system(clean), 0);
     free(clean);
     str_clear(&out);
+}
+
+/* Means over samples are computed again where a file was changed in all places that repeat them. */
+Test(gate, means_that_their_samples_do_not_have_are_refused)
+{
+    struct made m;
+    make(&m, .99, .01, .97, .4, .001);
+    ok(runjson_check_means(&m.view));
+    static const char *const names[] = {"cosine", "kl", "token_accuracy", "ppl_ratio"};
+    for (int i = 0; i < 4; i++)
+        for (size_t k = 0; k < m.view.metrics.n; k++) {
+            if (strcmp(m.metrics[k].name, names[i])) continue;
+            double mean = m.metrics[k].mean;
+            m.metrics[k].mean += i == 1 ? .001 : .0005;
+            cr_expect_eq(runjson_check_means(&m.view), ERR_FORMAT, "%s", names[i]);
+            has(status_message(), names[i]);
+            m.metrics[k].mean = mean;
+        }
+    m.metrics[1].mean += 1; /* what was not scored everywhere leaves the weights open, not the range */
+    m.samples[0].n_scored = 500;
+    cr_expect_eq(runjson_check_means(&m.view), ERR_FORMAT);
+    m.samples[0].n_scored = 0;
+    ok(runjson_check_means(&m.view)); /* nothing to compute it from */
+}
+
+/* A number changed by hand contradicts the rest of its file, and no gate passes on it. */
+Test(gate, files_that_contradict_themselves_are_refused)
+{
+    static const struct {
+        const char *from, *to, *says; /* the first occurrence behind `after` */
+        const char *after;
+    } edits[] = {
+        {"\"num_samples\": 2", "\"num_samples\": 3", "detailed_results: found 2 samples, expected 3", "\"config\""},
+        {"\"mean\": 0", "\"mean\": 5", "sparsity.mean: found 5", "\"sparsity\": {"},
+        {"\"mean\": 0", "\"mean\": 5", "(overall cosine).mean: found 5", "\"name\": \"cosine\""},
+        {"\"mean\": 0.", "\"mean\": 0.0", "output_accuracy.cosine", "\"name\": \"cosine\""},
+        {"\"ppl_ratio\": ", "\"ppl_ratio\": 1", "output_accuracy.ppl_ratio: found 1", "\"output_accuracy\""},
+        {"\"mean\": 0.", "\"mean\": 0.0", "output_accuracy.token_accuracy", "\"name\": \"token_accuracy\""},
+        {"\"cosine_mean\": 0", "\"cosine_mean\": 3", "detailed_results[0].cosine_mean: found 3",
+         "\"detailed_results\""},
+        {"\"sparsity\": 0", "\"sparsity\": 7", "detailed_results[0].sparsity: found 7", "\"detailed_results\""},
+        {"\"logits_cosine\": 0.", "\"logits_cosine\": 0.0", "output_accuracy.logits_cosine", "\"output_accuracy\""},
+    };
+    char dir[] = "/tmp/sg-edit-XXXXXX";
+    struct str out = {0}, file = {0}, edited = {0};
+    cr_assert_not_null(mkdtemp(dir));
+    cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 -o run.json" SHORT, &out), 0);
+    cr_assert_eq(command(dir, "gate run.json --min-cosine -1 --max-kl 99", &out), 0, "%s", str_get(&out));
+    char *path = path_join(dir, "run.json"), *copy = path_join(dir, "x.json");
+    ok(file_read(&file, path));
+    for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
+        const char *at = strstr(str_get(&file), edits[i].after);
+        at = at ? strstr(at, edits[i].from) : NULL;
+        cr_assert(at, "no %s behind %s", edits[i].from, edits[i].after);
+        str_reset(&edited);
+        str_addf(&edited, "%.*s%s%s", (int)(at - str_get(&file)), str_get(&file), edits[i].to,
+                 at + strlen(edits[i].from));
+        ok(file_write_atomic(copy, str_get(&edited), edited.len));
+        cr_expect_eq(command(dir, "gate x.json --min-cosine -1 --max-kl 99", &out), 3, "%s", edits[i].says);
+        has(str_get(&out), edits[i].says);
+        has(str_get(&out), "x.json");
+    }
+    char *clean = str_format("rm -r '%s'", dir);
+    cr_expect_eq(system(clean), 0);
+    free(clean);
+    free(path);
+    free(copy);
+    str_clear(&out);
+    str_clear(&file);
+    str_clear(&edited);
 }
 
 /* A run that looks best by a metric that the others contradict is named so, and what it could tell apart is said. */

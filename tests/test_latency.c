@@ -1,6 +1,7 @@
 #include "harness/latency.h"
 #include "harness/setup.h"
 #include "harness/stopwatch.h"
+#include "reports/break_even.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -85,7 +86,20 @@ Test(stopwatch, noise_that_stays_is_named)
     cr_assert_eq(stopwatch_run(&rule, run_a, run_b, &f, &w), OK);
     cr_assert_not(w.valid);
     cr_assert_eq(w.n, 8);
-    cr_assert(strstr(w.note, "noise") && strstr(w.note, "8 pairs"), "%s", w.note);
+    cr_assert(strstr(w.note, "noise") && strstr(w.note, "8 pairs in 0."), "%s", w.note);
+    /* not given up at once where the rule has a least time: the newest pairs are kept */
+    rule.min_seconds = .12;
+    f = (struct fake){.a_ns = 100000, .jitter_ns = 4000000};
+    cr_assert_eq(stopwatch_run(&rule, run_a, run_b, &f, &w), OK);
+    cr_assert_not(w.valid);
+    cr_assert_eq(w.n, 8);
+    cr_assert(w.seconds >= .12 && w.n_timed > 8 && w.n_timed == f.n_a - w.n_warm_up, "%d in %g s", w.n_timed, w.seconds);
+    /* one thing alone makes no pairs */
+    rule.min_seconds = 0;
+    rule.min_pairs = 8; /* of an odd number more than half are alike, and half-way spread is none */
+    f = (struct fake){.a_ns = 100000, .jitter_ns = 4000000};
+    cr_assert_eq(stopwatch_run(&rule, run_a, NULL, &f, &w), OK);
+    cr_assert(strstr(w.note, "8 passes in 0."), "%s", w.note);
 }
 
 Test(stopwatch, a_failure_ends_it)
@@ -99,6 +113,13 @@ static const struct latency_record *row_of(const struct evaluation *e, const cha
     for (size_t i = 0; i < e->data.n_latencies; i++)
         if (!strcmp(e->data.latencies[i].part, part) && e->data.latencies[i].n_tokens == n_tokens)
             return &e->data.latencies[i];
+    return NULL;
+}
+
+static const struct metric_record *metric_of(const struct evaluation *e, const char *name)
+{
+    for (size_t i = 0; i < e->data.n_metrics; i++)
+        if (!strcmp(e->data.metrics[i].name, name)) return &e->data.metrics[i];
     return NULL;
 }
 
@@ -151,6 +172,17 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
         cr_expect(dense > .4 * timed && dense < 2.5 * timed, "%g of %g", dense, timed);
         cr_expect(sparse > .4 * timed_sparse && sparse < 2.5 * timed_sparse, "%g of %g", sparse, timed_sparse);
         cr_expect(row_of(&e, "prefill_dense", n)->n == 3 && row_of(&e, "dense_rest", n)->n == 3);
+    }
+    /* sparsity is that of the longest prompt, whose times the metrics hold; every length's pass is counted as calls */
+    const struct metric_record *sparsity = metric_of(&e, "sparsity"), *even = metric_of(&e, BREAK_EVEN);
+    cr_assert(sparsity && even);
+    cr_expect(sparsity->mean > 0 && sparsity->n == 1);
+    cr_expect_eq(e.data.run.attention_calls, 2 * c->n_layers);
+    cr_expect_eq(e.data.run.dense_fallback_calls, c->n_layers - 1, "32 tokens; layer 0 is dense anyway");
+    for (int part = BREAK_EVEN_AT; part <= BREAK_EVEN_HI; part++) {
+        double length;
+        enum break_even_side side = break_even_read(even, part, &length);
+        cr_expect(side != BREAK_EVEN_UNKNOWN && length == 272, "32 tokens ran dense and tell nothing: part %d: %g", part, length);
     }
     evaluation_clear(&e);
     policy_clear(&policy);

@@ -458,3 +458,47 @@ Test(pictures, times_that_do_not_count_are_marked_where_there_are_any)
     run_view_clear(&v);
     fixture_clear(&f);
 }
+
+/* What lies outside the measured lengths is said to, in the picture and in the table, and no number is made up. */
+Test(pictures, break_even_outside_the_measured_lengths)
+{
+    put(options(1, .3, 1));
+    struct run_view v = view("1");
+    struct run_view const *views[] = {&v};
+    struct metric_record *m = NULL;
+    for (size_t i = 0; i < v.metrics.n; i++)
+        if (!strcmp(v.metrics.rows[i].name, "break_even_length")) m = &v.metrics.rows[i];
+    cr_assert_not_null(m);
+    *m = metric_record_empty("overall", "break_even_length", 5);
+    static const struct {
+        double mean, lo, hi, max, p5, p95;
+        const char *label, *cells;
+    } cases[] = {
+        {700, NAN, 900, NAN, 512, NAN, "break-even 700 (< 512 … 900)", "| 700 | &lt; 512 | 900 |"},
+        {700, 600, NAN, NAN, NAN, 8192, "break-even 700 (600 … > 8192)", "| 700 | 600 | > 8192 |"},
+        {NAN, NAN, 900, 512, 512, NAN, "break-even at most 512 (< 512 … 900)", "| at most 512 | &lt; 512 | 900 |"},
+        {0, 0, 900, NAN, NAN, NAN, "break-even below all measured", "| below all measured | below all measured | 900 |"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        m->mean = cases[i].mean;
+        m->lo = cases[i].lo;
+        m->hi = cases[i].hi;
+        m->max = cases[i].max;
+        m->p5 = cases[i].p5;
+        m->p95 = cases[i].p95;
+        struct table *t = metrics_table(&v);
+        char *text = render(t, TABLE_MARKDOWN, (struct table_style){0});
+        has(text, cases[i].cells);
+        free(text);
+        table_free(&t);
+        if (plot_available() != OK) continue;
+        char *path = path_join(dir, "even.gp");
+        struct str script = {0};
+        ok(plot_latency(&(struct plot_out){dir, db, true}, "even", views, 1));
+        ok(file_read(&script, path));
+        has(str_get(&script), cases[i].label);
+        str_clear(&script);
+        free(path);
+    }
+    run_view_clear(&v);
+}

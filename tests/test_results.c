@@ -371,6 +371,10 @@ Test(results, best_holds_the_bounds_or_says_which_breaks)
     message_has("max-kl");
     message_has("run 1");
     cr_assert_eq(l.n, 0);
+    b = (struct best_bounds){
+        .min_cosine = .99004, .max_kl = NAN, .max_ppl_increase = NAN, .min_token_accuracy = NAN};
+    cr_assert_eq(query_best(s, &any, &b, &l), ERR_ARG); /* the best has .99 */
+    message_has("found 0.99, bound 0.99004");
     struct run_filter none = {.method = "topk"};
     cr_assert_eq(query_best(s, &none, &b, &l), ERR_ARG);
     store_close(&s);

@@ -1,0 +1,201 @@
+#include "reports/runjson.h"
+#include "reports/runjson_parts.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ROUNDED 1e-4 /* files of other programs may round to four digits */
+#define OF_FLOATS 1e-5
+
+static const struct range {
+    const char *name;
+    double lo, hi;
+} ranges[] = {
+    {"cosine", -1, 1},          {"cosine_centred", -1, 1}, {"logits_cosine", -1, 1},      {"hidden_cosine", -1, 1},
+    {"row_hidden_cosine", -1, 1}, {"kl", 0, INFINITY},     {"token_accuracy", 0, 1},      {"top1", 0, 1},
+    {"top5", 0, 1},             {"top5_overlap", 0, 1},    {"sparsity", 0, 1},            {"qk_sparsity", 0, 1},
+    {"pv_sparsity", 0, 1},      {"ppl_dense", 0, INFINITY}, {"ppl_sparse", 0, INFINITY},  {"ppl_ratio", 0, INFINITY},
+    {"logits_l1", 0, INFINITY}, {"logits_rmse", 0, INFINITY}, {"hidden_l1", 0, INFINITY}, {"score_dense", 0, 1},
+    {"score_sparse", 0, 1},     {"score_drop", -1, 1},     {"latency_ratio", 0, INFINITY},
+};
+
+static enum status in_range(const char *path, const char *field, const char *name, double value)
+{
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        const struct range *r = &ranges[i];
+        if (strcmp(r->name, name) != 0) continue;
+        if (value < r->lo - OF_FLOATS || value > r->hi + OF_FLOATS)
+            return fail(ERR_FORMAT, "%s: field %s: found %.9g, expected %g to %g; evaluate again", path, field, value,
+                        r->lo, r->hi);
+    }
+    return OK;
+}
+
+static enum status check_metrics(const struct run_view *v, const char *path)
+{
+    char field[160];
+    for (size_t i = 0; i < v->metrics.n; i++) {
+        const struct metric_record *m = &v->metrics.rows[i];
+        const struct {
+            const char *name;
+            double value;
+        } parts[] = {{"mean", m->mean}, {"lo", m->lo}, {"hi", m->hi}, {"p1", m->p1}, {"p99_9", m->p99_9}};
+        for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
+            snprintf(field, sizeof field, "metrics[%zu] (%.60s %.40s).%s", i, m->scope, m->name, parts[k].name);
+            TRY(in_range(path, field, m->name, parts[k].value));
+        }
+        if (m->lo > m->hi)
+            return fail(ERR_FORMAT, "%s: field metrics[%zu] (%s %s).lo: found %.9g, expected at most hi, %.9g", path, i,
+                        m->scope, m->name, m->lo, m->hi);
+    }
+    return OK;
+}
+
+static enum status check_samples(const struct run_view *v, const char *path)
+{
+    const struct run_record *r = v->run;
+    bool compared = metric_list_find(&v->metrics, "overall", "cosine") != NULL;
+    const struct {
+        const char *field;
+        int n;
+    } wanted[] = {{"config.num_samples", r->num_samples}, {"identity.data.n_samples", r->dataset.n_samples}};
+    for (int i = 0; i < 2; i++)
+        if (r->status == RUN_DONE && (v->samples.n || compared) && wanted[i].n > 0 &&
+            v->samples.n != (size_t)wanted[i].n)
+            return fail(ERR_FORMAT,
+                        "%s: field detailed_results: found %zu samples, expected %d as %s says; evaluate again", path,
+                        v->samples.n, wanted[i].n, wanted[i].field);
+    for (size_t i = 0; i < v->samples.n; i++) {
+        const struct sample_record *s = &v->samples.rows[i];
+        const struct {
+            const char *field, *name;
+            double value;
+        } parts[] = {{"cosine_mean", "cosine", s->cosine_mean},
+                     {"kl_mean", "kl", s->kl_mean},
+                     {"token_accuracy", "token_accuracy", s->token_accuracy},
+                     {"top5_overlap", "top5_overlap", s->top5_overlap},
+                     {"logits_cosine", "logits_cosine", s->logits_cosine},
+                     {"hidden_cosine", "hidden_cosine", s->hidden_cosine},
+                     {"sparsity", "sparsity", s->sparsity},
+                     {"qk_sparsity", "qk_sparsity", s->qk_sparsity},
+                     {"pv_sparsity", "pv_sparsity", s->pv_sparsity}};
+        for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
+            char field[80];
+            snprintf(field, sizeof field, "detailed_results[%zu].%s", i, parts[k].field);
+            TRY(in_range(path, field, parts[k].name, parts[k].value));
+        }
+    }
+    return OK;
+}
+
+/* A number of one of the guide's blocks against the one it was taken from; nothing where either is missing. */
+static enum status same_number(const cJSON *root, const char *block, const char *name, const char *metric,
+                               double wanted, const char *path)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, block), name);
+    char field[80];
+    if (!cJSON_IsNumber(node)) return OK;
+    snprintf(field, sizeof field, "%s.%s", block, name);
+    TRY(in_range(path, field, metric, node->valuedouble));
+    if (isnan(wanted) || fabs(node->valuedouble - wanted) <= ROUNDED * fmax(1, fabs(wanted))) return OK;
+    return fail(ERR_FORMAT, "%s: field %s: found %.9g, expected %.9g, as the rest of the file says; evaluate again",
+                path, field, node->valuedouble, wanted);
+}
+
+static enum status check_blocks(const struct run_view *v, const cJSON *root, const char *path)
+{
+    static const char *const accuracy[] = {"logits_cosine", "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1",
+                                           "token_accuracy", "top5_overlap", "ppl_dense", "ppl_sparse", "ppl_ratio",
+                                           "score_dense", "score_sparse", "kl", "cosine"};
+    for (size_t i = 0; i < sizeof accuracy / sizeof *accuracy; i++)
+        TRY(same_number(root, "output_accuracy", accuracy[i], accuracy[i], run_view_metric(v, accuracy[i]), path));
+    double min = NAN, max = NAN;
+    for (size_t i = 0; i < v->samples.n; i++) {
+        min = fmin(min, v->samples.rows[i].sparsity);
+        max = fmax(max, v->samples.rows[i].sparsity);
+    }
+    TRY(same_number(root, "sparsity", "mean", "sparsity", run_view_metric(v, "sparsity"), path));
+    TRY(same_number(root, "sparsity", "min", "sparsity", min, path));
+    TRY(same_number(root, "sparsity", "max", "sparsity", max, path));
+    TRY(same_number(root, "sparsity", "qk", "qk_sparsity", run_view_metric(v, "qk_sparsity"), path));
+    return same_number(root, "sparsity", "pv", "pv_sparsity", run_view_metric(v, "pv_sparsity"), path);
+}
+
+enum status runjson_check(const struct run_view *v, const cJSON *root, const char *path)
+{
+    TRY(check_samples(v, path));
+    TRY(check_metrics(v, path));
+    return check_blocks(v, root, path);
+}
+
+static enum status differs(const struct run_view *v, const char *name, double found, double lo, double hi)
+{
+    return lo == hi ? fail(ERR_FORMAT, "%s: field metrics (overall %s).mean: found %.9g, expected %.9g by its samples; "
+                                       "evaluate again", v->label, name, found, lo)
+                    : fail(ERR_FORMAT, "%s: field metrics (overall %s).mean: found %.9g, expected %.9g to %.9g by its "
+                                       "samples; evaluate again", v->label, name, found, lo, hi);
+}
+
+/* Whatever positions weigh, their mean lies among those of the samples. Where every position was scored the weights are
+ * known to within one position of each sample, and the mean to within a small part of the samples' spread. */
+static enum status check_mean(const struct run_view *v, const char *name, size_t offset, bool weights_known)
+{
+    double found = run_view_metric(v, name), lo = INFINITY, hi = -INFINITY, sum = 0, n = 0;
+    if (isnan(found)) return OK;
+    for (size_t i = 0; i < v->samples.n; i++) {
+        const struct sample_record *s = &v->samples.rows[i];
+        double value = *(const double *)((const char *)s + offset);
+        if (isnan(value)) return OK;
+        lo = fmin(lo, value);
+        hi = fmax(hi, value);
+        sum += (double)s->n_scored * value;
+        n += (double)s->n_scored;
+    }
+    double slack = OF_FLOATS * fmax(1, fabs(found));
+    if (weights_known) {
+        double mean = sum / n, spread = hi - lo;
+        lo = mean - .02 * spread;
+        hi = mean + .02 * spread;
+    }
+    return found < lo - slack || found > hi + slack ? differs(v, name, found, lo, hi) : OK;
+}
+
+static enum status check_perplexity(const struct run_view *v, const char *name, double log_sum, double n)
+{
+    double found = run_view_metric(v, name), wanted = exp(log_sum / n);
+    if (isnan(found) || isnan(wanted) || fabs(found - wanted) <= OF_FLOATS * wanted) return OK;
+    return differs(v, name, found, wanted, wanted);
+}
+
+enum status runjson_check_means(const struct run_view *v)
+{
+    double n = 0, dense = 0, sparse = 0;
+    bool weights_known = true;
+    if (!v->samples.n) return OK;
+    for (size_t i = 0; i < v->samples.n; i++) {
+        const struct sample_record *s = &v->samples.rows[i];
+        if (s->n_scored <= 0) return OK; /* a file that does not say what was scored */
+        weights_known &= s->n_scored >= s->n_tokens - 1 && s->n_tokens >= 64;
+        n += (double)s->n_scored;
+        dense += s->nll_dense_sum;
+        sparse += s->nll_sparse_sum;
+    }
+    static const struct {
+        const char *name;
+        size_t offset;
+        bool by_position; /* else by what each sample could leave out */
+    } means[] = {
+        {"cosine", offsetof(struct sample_record, cosine_mean), true},
+        {"kl", offsetof(struct sample_record, kl_mean), true},
+        {"token_accuracy", offsetof(struct sample_record, token_accuracy), true},
+        {"qk_sparsity", offsetof(struct sample_record, qk_sparsity), false},
+        {"pv_sparsity", offsetof(struct sample_record, pv_sparsity), false},
+    };
+    for (size_t i = 0; i < sizeof means / sizeof *means; i++)
+        TRY(check_mean(v, means[i].name, means[i].offset, weights_known && means[i].by_position));
+    TRY(check_perplexity(v, "ppl_dense", dense, n));
+    TRY(check_perplexity(v, "ppl_sparse", sparse, n));
+    return check_perplexity(v, "ppl_ratio", sparse - dense, n);
+}
