@@ -146,9 +146,11 @@ enum status setup_open_fleet(struct setup **out, int *n, const struct machine_op
     struct setup *all = calloc((size_t)devices.n, sizeof *all);
     if (!all) return fail(ERR_MEMORY, "no memory for %d devices", devices.n);
     struct opening opening[MAX_DEVICES];
+    struct machine_options hushed = *m; /* what is to be said is said for the first */
+    hushed.quiet = true;
     for (int i = 0; i < devices.n; i++) {
         all[i].model_dir = first.model_dir;
-        opening[i] = (struct opening){.s = &all[i], .m = m, .index = devices.index[i],
+        opening[i] = (struct opening){.s = &all[i], .m = i ? &hushed : m, .index = devices.index[i],
                                       .n_threads = devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1};
     }
     enum status st = open_all(opening, devices.n);
