@@ -331,8 +331,9 @@ static enum status run_attention(struct session *s, const struct attn_impl *impl
     double seconds = 0;
     int64_t t0 = started(s);
     a->ticks = &ticks;
-    TRY(impl->run(a, ws, s->par, NULL));
+    enum status st = impl->run(a, ws, s->par, NULL);
     a->ticks = NULL;
+    if (st != OK) return st;
     spent(s, t0, &seconds);
     *(a->tiles ? &t->attention_s : &t->attention_dense_s) += seconds;
     if (!a->tiles || ticks.qk + ticks.pv == 0) return OK;

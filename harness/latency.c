@@ -241,7 +241,7 @@ static void add_break_even(struct timing *t, struct metric_record *m)
     if (from == n) return;
     n -= from;
     int *lengths = malloc(sizeof *lengths * (size_t)n);
-    double *ratios = malloc(sizeof *ratios * (size_t)n), draws[RESAMPLES], pick[STOPWATCH_MAX];
+    double *ratios = malloc(sizeof *ratios * (size_t)n), draws[RESAMPLES] = {0}, pick[STOPWATCH_MAX];
     struct rng r;
     if (!lengths || !ratios) abort();
     rng_init(&r, t->a->seed);
@@ -257,7 +257,9 @@ static void add_break_even(struct timing *t, struct metric_record *m)
             ratios[i] = quantile(pick, (size_t)w->n, .5);
         }
         double length = break_even_length(lengths, ratios, n);
-        *(b < 0 ? &at : &draws[b]) = isinf(length) ? NEVER : length;
+        if (isinf(length)) length = NEVER;
+        if (b < 0) at = length;
+        else draws[b] = length;
     }
     qsort(draws, RESAMPLES, sizeof *draws, ascending);
     int first = lengths[0], last = lengths[n - 1];

@@ -217,6 +217,7 @@ static void part(struct shared *s, int b, const bool *keeps, const float *m_loca
         outcomes[h] = !keeps[h] ? ABSENT : skip ? SKIPPED : COMPUTED;
         if (first < 0) first = (int)outcomes[h];
     }
+    if (first < 0) return; /* a branch is there for its heads */
     of_outcome[first] = b;
     for (int h = 0; h < s->n; h++) {
         if (s->branch_of[h] != b) continue;
