@@ -379,6 +379,7 @@ static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int to
     int n = x->n, h = c->hidden_size;
     size_t bytes = (size_t)n * (size_t)h * sizeof(float);
     float eps = (float)c->rms_norm_eps;
+    session_cuda_begin_times(s);
     plan_layers(s, x, total_len);
     TRY(run_chunk(s, x));
     if (x->logits) TRY(fetch(s, f->last_logits, s->logits, sizeof(float) * (size_t)c->vocab_size));

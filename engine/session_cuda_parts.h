@@ -95,6 +95,8 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
 enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x) MUST_USE;
 void session_cuda_close_graphs(struct session_cuda *s);
 
+/* Forget intervals that a failed call has left open. */
+void session_cuda_begin_times(struct session_cuda *s);
 /* What follows on the stream counts as this part (offsetof a double in struct forward_times), when somebody asked. */
 enum status session_cuda_part(struct session_cuda *s, const struct chunk *x, size_t field) MUST_USE;
 /* Add what was measured to the caller's times; waits. */

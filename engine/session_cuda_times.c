@@ -23,6 +23,11 @@ void session_cuda_close_times(struct session_cuda *s)
     s->times = NULL;
 }
 
+void session_cuda_begin_times(struct session_cuda *s)
+{
+    if (s->times) s->times->n = 0;
+}
+
 static enum status grow(struct session_cuda *s)
 {
     struct session_times *t = s->times;

@@ -48,11 +48,7 @@ static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "database of curves and choices (sparsegauge.db)", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
-    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
-    {"m|method", OPTION_TEXT, &o.policy.method, "NAME", "sparge or oracle (sparge)", 0, 0},
-    {"layers|layer-range", OPTION_TEXT, &o.policy.layers, "WHICH", "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},
-    {"block", OPTION_TEXT, &o.policy.block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0, 0},
-    {"smooth-k", OPTION_TEXT, &o.policy.smooth_k, "HOW", "running, global or off (running)", 0, 0},
+    RANKED_POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
     {0},
 };

@@ -74,6 +74,14 @@ extern const struct policy_options policy_defaults;
     {"smooth-k", OPTION_TEXT, &(p).smooth_k, "HOW", "running, global or off (running)", 0, 0},                      \
     {"min-sparse-tokens", OPTION_INT, &(p).min_sparse_tokens, "N", "shorter sequences run dense (256)", 1, 1 << 20}
 
+/* What may be said where thresholds are searched, not given. */
+#define RANKED_POLICY_OPTIONS(p)                                                                                    \
+    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                             \
+    {"m|method", OPTION_TEXT, &(p).method, "NAME", "sparge or oracle (sparge)", 0, 0},                              \
+    {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH", "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},   \
+    {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0, 0},                     \
+    {"smooth-k", OPTION_TEXT, &(p).smooth_k, "HOW", "running, global or off (running)", 0, 0}
+
 /* A model and threads, ready. */
 struct setup {
     struct par *par;

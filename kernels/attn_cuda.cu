@@ -61,18 +61,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
         fetch<DIM, THREADS>(kv, kp, a.k_row, k0, KEYS, 0, n_kv, a.head_dim);
         __syncthreads();
         float s[KEYS / 8][4] = {};
-#pragma unroll
-        for (int d = 0; d < DIM; d += 16) {
-            uint32_t x[4];
-            load_matrices(x, q + (warp * WARP_ROWS + lane % 16) * LINE + d + lane / 16 * 8);
-#pragma unroll
-            for (int n = 0; n < KEYS; n += 16) {
-                uint32_t y[4];
-                load_matrices(y, kv + (n + lane % 8 + lane / 16 * 8) * LINE + d + lane / 8 % 2 * 8);
-                multiply(s[n / 8], x, y[0], y[1]);
-                multiply(s[n / 8 + 1], x, y[2], y[3]);
-            }
-        }
+        multiply_keys<DIM, KEYS>(s, q + warp * WARP_ROWS * LINE, kv, lane);
         __syncthreads();
         fetch<DIM, THREADS>(kv, vp, a.v_row, k0, KEYS, 0, n_kv, a.head_dim);
 
@@ -112,19 +101,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
                 s[n][i] = exp2f((s[n][i] - base) * scale);
                 sum[i / 2] += s[n][i];
             }
-#pragma unroll
-        for (int n = 0; n < KEYS; n += 16) {
-            const uint32_t x[4] = {pack(s[n / 8][0], s[n / 8][1]), pack(s[n / 8][2], s[n / 8][3]),
-                                   pack(s[n / 8 + 1][0], s[n / 8 + 1][1]),
-                                   pack(s[n / 8 + 1][2], s[n / 8 + 1][3])};
-#pragma unroll
-            for (int d = 0; d < DIM; d += 16) {
-                uint32_t y[4];
-                load_transposed(y, kv + (n + lane % 16) * LINE + d + lane / 16 * 8);
-                multiply(o[d / 8], x, y[0], y[1]);
-                multiply(o[d / 8 + 1], x, y[2], y[3]);
-            }
-        }
+        multiply_values<DIM, KEYS>(o, s, kv, lane);
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {

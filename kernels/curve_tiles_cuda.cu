@@ -164,18 +164,7 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
         fetch<DIM, TILE_THREADS>(kv, keys, p.k_row, k0, KEYS, 0, p.n, p.d);
         __syncthreads();
         float s[KEYS / 8][4] = {};
-#pragma unroll
-        for (int d = 0; d < DIM; d += 16) {
-            uint32_t a[4];
-            load_matrices(a, q + (warp * WARP_ROWS + lane % 16) * LINE + d + lane / 16 * 8);
-#pragma unroll
-            for (int n = 0; n < KEYS; n += 16) {
-                uint32_t b[4];
-                load_matrices(b, kv + (n + lane % 8 + lane / 16 * 8) * LINE + d + lane / 8 % 2 * 8);
-                multiply(s[n / 8], a, b[0], b[1]);
-                multiply(s[n / 8 + 1], a, b[2], b[3]);
-            }
-        }
+        multiply_keys<DIM, KEYS>(s, q + warp * WARP_ROWS * LINE, kv, lane);
         __syncthreads();
         fetch<DIM, TILE_THREADS>(kv, values, p.v_row, k0, KEYS, 0, p.n, p.d);
         float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
@@ -205,18 +194,7 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
         }
         __syncthreads();
         float o[DIM / 8][4] = {};
-#pragma unroll
-        for (int n = 0; n < KEYS; n += 16) {
-            const uint32_t a[4] = {pack(s[n / 8][0], s[n / 8][1]), pack(s[n / 8][2], s[n / 8][3]),
-                                   pack(s[n / 8 + 1][0], s[n / 8 + 1][1]), pack(s[n / 8 + 1][2], s[n / 8 + 1][3])};
-#pragma unroll
-            for (int d = 0; d < DIM; d += 16) {
-                uint32_t b[4];
-                load_transposed(b, kv + (n + lane % 16) * LINE + d + lane / 16 * 8);
-                multiply(o[d / 8], a, b[0], b[1]);
-                multiply(o[d / 8 + 1], a, b[2], b[3]);
-            }
-        }
+        multiply_values<DIM, KEYS>(o, s, kv, lane);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             if constexpr (DENSE) {
