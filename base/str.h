@@ -37,4 +37,10 @@ int digits_apart(double a, double b, int least);
 char *str_format(const char *fmt, ...) PRINTF_LIKE(1, 2);
 char *str_dup(const char *s);
 
+/* Texts that somebody else owns, in the order they were given. */
+struct text_list {
+    const char *items[64];
+    int n;
+};
+
 #endif

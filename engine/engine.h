@@ -6,8 +6,8 @@
 #include "engine/generate.h"
 #include "engine/policy.h"
 #include "engine/session.h"
-#include "engine/tokenizer.h"
-#include "engine/weights.h"
+#include "engine/tokenizer/tokenizer.h"
+#include "engine/checkpoint/weights.h"
 
 /* Version of the numerics. Part of every cell key: raise it when results can change. */
 #define ENGINE_VERSION "2"

@@ -19,7 +19,7 @@
 #ifndef SG_ENGINE_ROPE_H
 #define SG_ENGINE_ROPE_H
 
-#include "engine/config.h"
+#include "engine/checkpoint/config.h"
 
 #include <stdbool.h>
 

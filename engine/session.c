@@ -4,7 +4,7 @@
 #include "base/str.h"
 #include "engine/rope.h"
 #include "engine/session_backend.h"
-#include "kernels/cpu_ops.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/registry.h"
 
 #include <assert.h>

@@ -1,6 +1,6 @@
 /* One sequence running through the model: KV cache, activations, dense or sparse attention.
  *
- * On the CPU everything is f32; weights placed on a device run there (engine/session_cuda.h). The residual stream,
+ * On the CPU everything is f32; weights placed on a device run there (engine/cuda/session_cuda.h). The residual stream,
  * norms, RoPE and SwiGLU follow transformers' LlamaForCausalLM.
  */
 #ifndef SG_ENGINE_SESSION_H
@@ -9,7 +9,7 @@
 #include "base/par.h"
 #include "base/status.h"
 #include "engine/policy.h"
-#include "engine/weights.h"
+#include "engine/checkpoint/weights.h"
 #include "kernels/compare.h"
 
 #include <stdint.h>

@@ -22,15 +22,7 @@ struct session_backend {
     enum status (*logits)(void *state, const float *hidden, float *logits);
     enum status (*compare)(void *state, int n, const float *dense, const float *sparse, const int32_t *next,
                            struct token_metrics *out, struct tensor_sums *sums);
-    enum status (*memory)(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes);
-    void (*describe)(const struct weights_device *d, struct weights_device_info *out);
-    void (*release)(struct weights_device **d);
-    const struct tuner_backend *tuner; /* engine/tuner_parts.h: tunes where these sessions run */
-};
-
-/* First member of what the backend keeps beside the weights. */
-struct weights_device {
-    const struct session_backend *backend;
+    const struct tuner_backend *tuner; /* engine/tuner/tuner_parts.h: tunes where these sessions run */
 };
 
 /* True when the whole layer runs dense; counts why, head by head. */

@@ -1,6 +1,6 @@
 #include "kernels/curve.h"
 
-#include "kernels/cpu_ops.h"
+#include "kernels/cpu/cpu_ops.h"
 
 #include <assert.h>
 #include <math.h>

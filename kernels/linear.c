@@ -1,6 +1,6 @@
 #include "kernels/linear.h"
 
-#include "kernels/cpu_ops.h"
+#include "kernels/cpu/cpu_ops.h"
 
 #include <cblas.h>
 #include <pthread.h>

@@ -2,7 +2,7 @@
 
 #include "base/str.h"
 #ifdef SG_HAVE_CUDA
-#include "kernels/device_cuda.h"
+#include "kernels/cuda/device_cuda.h"
 #endif
 
 #include <string.h>

@@ -209,8 +209,8 @@ static void add_rows(struct comparison *c, const struct run_view *before, const 
         const struct metric_info *info = metric_info(b->name);
         struct compare_row *row = &c->rows[c->n_rows++];
         *row = (struct compare_row){
-            .name = pool_str(&c->pool, b->name),
-            .label = pool_str(&c->pool, info ? info->label : b->name),
+            .name = arena_str(&c->arena, b->name),
+            .label = arena_str(&c->arena, info ? info->label : b->name),
             .unit = info ? info->unit : "",
             .better = info ? info->better : METRIC_NEITHER,
             .before = b->mean,
@@ -236,7 +236,7 @@ static void add_setting(struct comparison *c, const char *name, const char *befo
     c->settings = realloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
     if (!c->settings) abort();
     c->settings[c->n_settings++] =
-        (struct compare_setting){name, pool_str(&c->pool, before), pool_str(&c->pool, after)};
+        (struct compare_setting){name, arena_str(&c->arena, before), arena_str(&c->arena, after)};
 }
 
 static void add_number(struct comparison *c, const char *name, double before, double after)
@@ -354,7 +354,7 @@ void comparison_clear(struct comparison *c)
     free(c->before_label);
     free(c->after_label);
     free(c->forced);
-    pool_free(&c->pool);
+    arena_free(&c->arena);
     *c = (struct comparison){0};
 }
 

@@ -34,7 +34,7 @@ struct comparison {
     char *before_label, *after_label;
     char *forced; /* what was different and forced, NULL when nothing */
     size_t n_paired_samples;
-    struct pool *pool;
+    struct arena *arena;
 };
 
 struct compare_options {

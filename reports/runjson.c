@@ -330,12 +330,12 @@ enum status runjson_write_stats(const struct run_view *v, const char *path)
 }
 
 /* Texts, counts and reals of one object, each optional unless `required` says otherwise. */
-static enum status get_text(struct json_in in, const char *name, bool required, struct pool **pool,
+static enum status get_text(struct json_in in, const char *name, bool required, struct arena **arena,
                             const char **out)
 {
     const char *text = NULL;
     TRY(json_get_string(in, name, required, &text));
-    *out = pool_str(pool, text);
+    *out = arena_str(arena, text);
     return OK;
 }
 
@@ -380,7 +380,7 @@ static enum status get_array(struct json_in in, const char *name, const cJSON **
     return OK;
 }
 
-static enum status read_config(struct json_in in, struct run_record *r, struct pool **pool)
+static enum status read_config(struct json_in in, struct run_record *r, struct arena **arena)
 {
     int64_t window;
     const char *seed = NULL;
@@ -399,66 +399,66 @@ static enum status read_config(struct json_in in, struct run_record *r, struct p
     TRY(get_int(in, "repeat", &r->repeat));
     TRY(get_int(in, "threads", &r->threads));
     TRY(get_int(in, "min_sparse_tokens", &r->min_sparse_tokens));
-    TRY(get_text(in, "method", true, pool, &r->method));
-    TRY(get_text(in, "layers", true, pool, &r->layers));
-    TRY(get_text(in, "heads", false, pool, &r->heads));
-    TRY(get_text(in, "rule", false, pool, &r->rule));
-    TRY(get_text(in, "smooth_k", false, pool, &r->smooth_k));
-    TRY(get_text(in, "tuned_hash", false, pool, &r->tuned_hash));
-    TRY(get_text(in, "score", false, pool, &r->score));
-    TRY(get_text(in, "device", false, pool, &r->device));
-    TRY(get_text(in, "impls", false, pool, &r->impls));
+    TRY(get_text(in, "method", true, arena, &r->method));
+    TRY(get_text(in, "layers", true, arena, &r->layers));
+    TRY(get_text(in, "heads", false, arena, &r->heads));
+    TRY(get_text(in, "rule", false, arena, &r->rule));
+    TRY(get_text(in, "smooth_k", false, arena, &r->smooth_k));
+    TRY(get_text(in, "tuned_hash", false, arena, &r->tuned_hash));
+    TRY(get_text(in, "score", false, arena, &r->score));
+    TRY(get_text(in, "device", false, arena, &r->device));
+    TRY(get_text(in, "impls", false, arena, &r->impls));
     TRY(json_get_string(in, "seed", false, &seed));
     r->seed = seed ? strtoull(seed, NULL, 10) : 0;
     return OK;
 }
 
-static enum status read_identity(struct json_in in, struct run_record *r, struct pool **pool)
+static enum status read_identity(struct json_in in, struct run_record *r, struct arena **arena)
 {
     struct json_in m, d;
     TRY(get_object(in, "model", &m));
     TRY(get_object(in, "data", &d));
     m.path = "identity.model";
     d.path = "identity.data";
-    TRY(get_text(in, "key", false, pool, &r->key));
-    TRY(get_text(in, "slot", false, pool, &r->slot));
-    TRY(get_text(m, "fingerprint", true, pool, &r->model.fingerprint));
-    TRY(get_text(m, "name", true, pool, &r->model.name));
+    TRY(get_text(in, "key", false, arena, &r->key));
+    TRY(get_text(in, "slot", false, arena, &r->slot));
+    TRY(get_text(m, "fingerprint", true, arena, &r->model.fingerprint));
+    TRY(get_text(m, "name", true, arena, &r->model.name));
     TRY(get_int(m, "n_layers", &r->model.n_layers));
     TRY(get_int(m, "n_heads", &r->model.n_heads));
     TRY(get_int(m, "n_kv_heads", &r->model.n_kv_heads));
     TRY(get_int(m, "head_dim", &r->model.head_dim));
     TRY(get_int(m, "vocab", &r->model.vocab));
     TRY(get_count(m, "n_params", false, &r->model.n_params));
-    TRY(get_text(d, "fingerprint", true, pool, &r->dataset.fingerprint));
-    TRY(get_text(d, "suite", true, pool, &r->dataset.suite));
-    TRY(get_text(d, "name", true, pool, &r->dataset.name));
+    TRY(get_text(d, "fingerprint", true, arena, &r->dataset.fingerprint));
+    TRY(get_text(d, "suite", true, arena, &r->dataset.suite));
+    TRY(get_text(d, "name", true, arena, &r->dataset.name));
     TRY(get_int(d, "n_samples", &r->dataset.n_samples));
     TRY(get_int(d, "max_length", &r->dataset.max_length));
     TRY(get_count(d, "n_tokens", false, &r->dataset.n_tokens));
     return OK;
 }
 
-static enum status read_provenance(struct json_in in, struct run_record *r, struct pool **pool)
+static enum status read_provenance(struct json_in in, struct run_record *r, struct arena **arena)
 {
     const char *status = "done";
     TRY(json_get_string(in, "status", false, &status));
     r->status = !strcmp(status, "done") ? RUN_DONE : !strcmp(status, "failed") ? RUN_FAILED : RUN_SKIPPED;
-    TRY(get_text(in, "reason", false, pool, &r->reason));
-    TRY(get_text(in, "version", false, pool, &r->software.version));
-    TRY(get_text(in, "engine", false, pool, &r->software.engine));
-    TRY(get_text(in, "compiler", false, pool, &r->software.compiler));
-    TRY(get_text(in, "commit", false, pool, &r->software.commit));
+    TRY(get_text(in, "reason", false, arena, &r->reason));
+    TRY(get_text(in, "version", false, arena, &r->software.version));
+    TRY(get_text(in, "engine", false, arena, &r->software.engine));
+    TRY(get_text(in, "compiler", false, arena, &r->software.compiler));
+    TRY(get_text(in, "commit", false, arena, &r->software.commit));
     TRY(json_get_bool(in, "dirty", false, &r->software.dirty));
-    TRY(get_text(in, "machine", false, pool, &r->machine.fingerprint));
-    TRY(get_text(in, "cpu", false, pool, &r->machine.cpu));
+    TRY(get_text(in, "machine", false, arena, &r->machine.fingerprint));
+    TRY(get_text(in, "cpu", false, arena, &r->machine.cpu));
     TRY(get_int(in, "cores", &r->machine.n_cores));
     TRY(get_count(in, "ram_bytes", false, &r->machine.ram_bytes));
-    TRY(get_text(in, "gpus", false, pool, &r->machine.gpus));
-    TRY(get_text(in, "driver", false, pool, &r->machine.driver));
-    TRY(get_text(in, "os", false, pool, &r->machine.os));
-    TRY(get_text(in, "started", false, pool, &r->started));
-    TRY(get_text(in, "ended", false, pool, &r->ended));
+    TRY(get_text(in, "gpus", false, arena, &r->machine.gpus));
+    TRY(get_text(in, "driver", false, arena, &r->machine.driver));
+    TRY(get_text(in, "os", false, arena, &r->machine.os));
+    TRY(get_text(in, "started", false, arena, &r->started));
+    TRY(get_text(in, "ended", false, arena, &r->ended));
     TRY(get_real(in, "wall_s", &r->wall_s));
     TRY(get_count(in, "peak_bytes", false, &r->peak_bytes));
     TRY(get_count(in, "peak_device_bytes", false, &r->peak_device_bytes));
@@ -467,7 +467,7 @@ static enum status read_provenance(struct json_in in, struct run_record *r, stru
     const cJSON *argv = cJSON_GetObjectItemCaseSensitive(in.node, "argv");
     if (cJSON_IsArray(argv)) {
         char *text = cJSON_PrintUnformatted(argv);
-        r->argv_json = pool_str(pool, text);
+        r->argv_json = arena_str(arena, text);
         cJSON_free(text);
     }
     return OK;
@@ -492,8 +492,8 @@ static enum status read_metrics(const cJSON *array, const char *file, struct met
         snprintf(path, sizeof path, "metrics[%zu]", out->n);
         struct json_in in = {node, file, path};
         struct metric_record *m = &out->rows[out->n++];
-        TRY(get_text(in, "scope", true, &out->pool, &m->scope));
-        TRY(get_text(in, "name", true, &out->pool, &m->name));
+        TRY(get_text(in, "scope", true, &out->arena, &m->scope));
+        TRY(get_text(in, "name", true, &out->arena, &m->name));
         TRY(get_count(in, "n", false, &m->n));
         for (size_t k = 0; k < COUNT(metric_fields); k++)
             TRY(get_real(in, metric_fields[k].name, real_at(m, metric_fields[k])));
@@ -536,9 +536,9 @@ static enum status read_generations(const cJSON *array, const char *file, struct
         struct json_in in = {node, file, path};
         struct generation_record *g = &out->rows[out->n];
         g->index = (int)out->n++;
-        TRY(get_text(in, "prompt", true, &out->pool, &g->prompt));
-        TRY(get_text(in, "dense", true, &out->pool, &g->dense));
-        TRY(get_text(in, "sparse", true, &out->pool, &g->sparse));
+        TRY(get_text(in, "prompt", true, &out->arena, &g->prompt));
+        TRY(get_text(in, "dense", true, &out->arena, &g->dense));
+        TRY(get_text(in, "sparse", true, &out->arena, &g->sparse));
         TRY(get_int(in, "n_tokens", &g->n_tokens));
         TRY(get_real(in, "token_match", &g->token_match));
         TRY(get_real(in, "text_similarity", &g->text_similarity));
@@ -570,14 +570,14 @@ static enum status read_root(struct run_view *v, const cJSON *root, const char *
     v->runs.n = 1;
     struct run_record *r = v->runs.rows;
     v->run = r;
-    v->label = pool_str(&v->runs.pool, path_base(path));
+    v->label = arena_str(&v->runs.arena, path_base(path));
     TRY(get_object(in, "config", &part));
-    TRY(read_config(part, r, &v->runs.pool));
-    TRY(get_text(part, "model", false, &v->runs.pool, &r->model.path));
+    TRY(read_config(part, r, &v->runs.arena));
+    TRY(get_text(part, "model", false, &v->runs.arena, &r->model.path));
     TRY(get_object(in, "identity", &part));
-    TRY(read_identity(part, r, &v->runs.pool));
+    TRY(read_identity(part, r, &v->runs.arena));
     TRY(get_object(in, "provenance", &part));
-    TRY(read_provenance(part, r, &v->runs.pool));
+    TRY(read_provenance(part, r, &v->runs.arena));
     TRY(get_array(in, "metrics", &array));
     TRY(read_metrics(array, path, &v->metrics));
     TRY(runjson_read_latencies(in, &v->latencies));

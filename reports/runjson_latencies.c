@@ -36,12 +36,12 @@ cJSON *runjson_latencies(const struct run_view *v)
     return list;
 }
 
-static enum status read_row(struct json_in in, struct latency_record *r, struct pool **pool)
+static enum status read_row(struct json_in in, struct latency_record *r, struct arena **arena)
 {
     const char *text = NULL;
     int64_t n = 0;
     TRY(json_get_string(in, "part", true, &text));
-    r->part = pool_str(pool, text);
+    r->part = arena_str(arena, text);
     TRY(json_get_int(in, "n_tokens", true, 1, (int64_t)1 << 40, &r->n_tokens));
     TRY(json_get_int(in, "n", true, 1, 1 << 30, &n));
     r->n = (int)n;
@@ -53,7 +53,7 @@ static enum status read_row(struct json_in in, struct latency_record *r, struct 
     TRY(json_get_bool(in, "valid", true, &r->valid));
     text = NULL;
     TRY(json_get_string(in, "note", false, &text));
-    r->note = pool_str(pool, text);
+    r->note = arena_str(arena, text);
     return OK;
 }
 
@@ -69,7 +69,7 @@ enum status runjson_read_latencies(struct json_in in, struct latency_list *out)
     {
         char path[40];
         snprintf(path, sizeof path, "latencies[%zu]", out->n);
-        TRY(read_row((struct json_in){node, in.file, path}, &out->rows[out->n++], &out->pool));
+        TRY(read_row((struct json_in){node, in.file, path}, &out->rows[out->n++], &out->arena));
     }
     return OK;
 }

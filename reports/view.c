@@ -12,7 +12,7 @@ enum status run_view_load(struct run_view *v, struct store *s, const char *name)
     v->run = v->runs.rows;
     char label[32];
     snprintf(label, sizeof label, "run %lld", (long long)v->run->id);
-    v->label = pool_str(&v->runs.pool, label);
+    v->label = arena_str(&v->runs.arena, label);
     int64_t id = v->run->id;
     TRY_GOTO(st, fail, query_metrics(s, id, NULL, &v->metrics));
     TRY_GOTO(st, fail, query_samples(s, id, &v->samples));

@@ -54,8 +54,8 @@ void db_rollback(struct store *s)
 
 enum status cursor_open(struct cursor *c, struct store *s, const char *sql)
 {
-    struct pool **pool = c->pool;
-    *c = (struct cursor){.store = s, .pool = pool};
+    struct arena **arena = c->arena;
+    *c = (struct cursor){.store = s, .arena = arena};
     return sqlite3_prepare_v2(s->db, sql, -1, &c->stmt, NULL) == SQLITE_OK
                ? OK
                : db_fail(s, "use the database");
@@ -112,7 +112,7 @@ enum status cursor_step(struct cursor *c, bool *more)
 
 const char *get_text(struct cursor *c)
 {
-    return pool_str(c->pool, (const char *)sqlite3_column_text(c->stmt, c->at++));
+    return arena_str(c->arena, (const char *)sqlite3_column_text(c->stmt, c->at++));
 }
 
 int64_t get_int(struct cursor *c) { return sqlite3_column_int64(c->stmt, c->at++); }
@@ -134,7 +134,7 @@ const void *get_blob(struct cursor *c, size_t *size)
     int i = c->at++;
     const void *data = sqlite3_column_blob(c->stmt, i);
     *size = (size_t)sqlite3_column_bytes(c->stmt, i);
-    return pool_copy(c->pool, data, *size);
+    return arena_copy(c->arena, data, *size);
 }
 
 enum status db_int(struct store *s, const char *sql, int64_t *out)

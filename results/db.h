@@ -3,7 +3,7 @@
 #define SG_RESULTS_DB_H
 
 #include "base/str.h"
-#include "results/pool.h"
+#include "base/arena.h"
 #include "results/store.h"
 
 struct sqlite3;
@@ -36,7 +36,7 @@ struct cursor {
     struct store *store;
     struct sqlite3_stmt *stmt;
     int at;
-    struct pool **pool; /* where texts read go */
+    struct arena **arena; /* where texts read go */
 };
 enum status cursor_open(struct cursor *c, struct store *s, const char *sql) MUST_USE;
 void cursor_close(struct cursor *c);
@@ -55,7 +55,7 @@ const char *get_text(struct cursor *c);
 int64_t get_int(struct cursor *c);                    /* NULL = 0 */
 int64_t get_count(struct cursor *c);                  /* NULL = -1 */
 double get_real(struct cursor *c);                    /* NULL = NAN */
-const void *get_blob(struct cursor *c, size_t *size); /* copied to the pool */
+const void *get_blob(struct cursor *c, size_t *size); /* copied to the arena */
 
 /* "file:…?query" for SQLite, appended; query "" for none. */
 void db_uri(const char *path, const char *query, struct str *out);

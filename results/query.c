@@ -10,7 +10,7 @@
     void name##_clear(struct name *l) \
     {                                 \
         free(l->rows);                \
-        pool_free(&l->pool);          \
+        arena_free(&l->arena);          \
         *l = (struct name){0};        \
     }
 DEFINE_CLEAR(run_list)
@@ -45,7 +45,7 @@ static enum status read_rows(struct cursor *c, read_record *read, size_t record_
 #define LIST_OF_RUN(list, store, run, sql, reader)                                  \
     do {                                                                            \
         *(list) = (__typeof__(*(list))){0};                                         \
-        struct cursor c_ = {.pool = &(list)->pool};                                 \
+        struct cursor c_ = {.arena = &(list)->arena};                                 \
         void *rows_ = NULL;                                                         \
         enum status st_ = cursor_open(&c_, store, sql);                             \
         if (st_ == OK) {                                                            \
@@ -71,7 +71,7 @@ static void read_metric(struct cursor *c, void *record)
 enum status query_metrics(struct store *s, int64_t run, const char *scope, struct metric_list *out)
 {
     *out = (struct metric_list){0};
-    struct cursor c = {.pool = &out->pool};
+    struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     bool prefix = scope && *scope && scope[strlen(scope) - 1] == ':';
     enum status st = cursor_open(
@@ -258,7 +258,7 @@ static void read_worst_token(struct cursor *c, void *record)
 enum status query_worst_tokens(struct store *s, int64_t run, size_t limit, struct worst_token_list *out)
 {
     *out = (struct worst_token_list){0};
-    struct cursor c = {.pool = &out->pool};
+    struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     enum status st = cursor_open(&c, s,
                                  "SELECT sample, position, token, kl, cosine, nll_dense, nll_sparse, "
@@ -300,8 +300,8 @@ enum status query_tokens(struct store *s, int64_t run, int sample, struct token_
 {
     *out = NULL;
     *n = 0;
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more = false;
     enum status st = cursor_open(&c, s, "SELECT data FROM token_block WHERE run = ? AND sample = ?");
     if (st == OK) {
@@ -318,7 +318,7 @@ enum status query_tokens(struct store *s, int64_t run, int sample, struct token_
         else memcpy(*out, data, *n * TOKEN_BYTES);
     }
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 
@@ -336,7 +336,7 @@ static void read_noise(struct cursor *c, void *record)
 enum status query_noise(struct store *s, const char *machine, const char *model, struct noise_list *out)
 {
     *out = (struct noise_list){0};
-    struct cursor c = {.pool = &out->pool};
+    struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     enum status st = cursor_open(
         &c, s,
@@ -357,8 +357,8 @@ enum status query_curve(struct store *s, const struct curve_key *key, void **blo
 {
     *blob = NULL;
     *size = 0;
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more = false;
     enum status st = cursor_open(&c, s,
                                  "SELECT data FROM curve WHERE model_fingerprint = ? AND data_fingerprint = "
@@ -376,7 +376,7 @@ enum status query_curve(struct store *s, const struct curve_key *key, void **blo
         else memcpy(*blob, data, *size);
     }
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 
@@ -410,7 +410,7 @@ static void read_tuned_head(struct cursor *c, void *record)
 
 static enum status load_heads(struct store *s, struct tuned_list *list, struct tuned_record *t)
 {
-    struct cursor c = {.pool = &list->pool};
+    struct cursor c = {.arena = &list->arena};
     void *rows = NULL;
     enum status st = cursor_open(
         &c, s,
@@ -421,7 +421,7 @@ static enum status load_heads(struct store *s, struct tuned_list *list, struct t
         st = read_rows(&c, read_tuned_head, sizeof *t->heads, &rows, &t->n_heads);
     }
     cursor_close(&c);
-    t->heads = pool_copy(&list->pool, rows, t->n_heads * sizeof *t->heads);
+    t->heads = arena_copy(&list->arena, rows, t->n_heads * sizeof *t->heads);
     free(rows);
     return st;
 }
@@ -429,7 +429,7 @@ static enum status load_heads(struct store *s, struct tuned_list *list, struct t
 enum status query_tuned(struct store *s, const char *hash, const char *model, struct tuned_list *out)
 {
     *out = (struct tuned_list){0};
-    struct cursor c = {.pool = &out->pool};
+    struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     enum status st =
         cursor_open(&c, s,

@@ -8,17 +8,17 @@
 
 #include "base/status.h"
 #include "base/str.h"
-#include "results/pool.h"
+#include "base/arena.h"
 #include "results/records.h"
 
 struct store;
 
-/* All lists look alike: rows, n, pool. */
+/* All lists look alike: rows, n, arena. */
 #define QUERY_LIST(name, record) \
     struct name {                \
         struct record *rows;     \
         size_t n;                \
-        struct pool *pool;       \
+        struct arena *arena;       \
     };                           \
     void name##_clear(struct name *list)
 
@@ -124,7 +124,7 @@ enum status query_curve(struct store *s, const struct curve_key *key, void **blo
 struct tuned_list {
     struct tuned_record *rows; /* heads filled */
     size_t n;
-    struct pool *pool;
+    struct arena *arena;
 };
 void tuned_list_clear(struct tuned_list *list);
 /* hash (or prefix) NULL = all, newest last; model_fingerprint NULL = any. */
@@ -146,7 +146,7 @@ struct sql_result {
     const char **columns;
     size_t n_columns, n_rows;
     struct sql_cell *cells; /* row major */
-    struct pool *pool;
+    struct arena *arena;
 };
 enum status query_sql(struct store *s, const char *sql, struct sql_result *out) MUST_USE;
 void sql_result_clear(struct sql_result *r);

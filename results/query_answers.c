@@ -242,8 +242,8 @@ static enum cell_state cell_state_of(const char *name)
 
 enum status query_cell(struct store *s, const char *key, const char *slot, enum cell_state *out)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more = false;
     enum status st =
         cursor_open(&c, s,
@@ -260,15 +260,15 @@ enum status query_cell(struct store *s, const char *key, const char *slot, enum 
     }
     if (st == OK) *out = cell_state_of(get_text(&c));
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 
 enum status query_plan_status(struct store *s, const char *plan, size_t counts[6])
 {
     memset(counts, 0, 6 * sizeof *counts);
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more;
     enum status st =
         cursor_open(&c, s, "SELECT state, count(*) FROM v_cells WHERE ?1 IS NULL OR plan = ?1 GROUP BY 1");
@@ -278,14 +278,14 @@ enum status query_plan_status(struct store *s, const char *plan, size_t counts[6
         counts[state] = (size_t)get_int(&c);
     }
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 
 enum status query_cells(struct store *s, const char *plan, struct cell_list *out)
 {
     *out = (struct cell_list){0};
-    struct cursor c = {.pool = &out->pool};
+    struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     bool more;
     enum status st = cursor_open(&c, s,

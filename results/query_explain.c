@@ -49,8 +49,8 @@ int key_json_diff(const char *a, const char *b, struct str *out)
 static enum status nearest(struct store *s, const char *slot, const char *key_json, struct str *diff,
                            int64_t *run, bool *same_slot, int *n)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     struct str text = {0};
     bool more;
     int best = INT_MAX;
@@ -73,7 +73,7 @@ static enum status nearest(struct store *s, const char *slot, const char *key_js
         str_add(diff, str_get(&text));
     }
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     str_clear(&text);
     return st;
 }
@@ -96,8 +96,8 @@ static enum status explain_stored(struct store *s, const char *key, struct str *
 
 static enum status explain_lease(struct store *s, const char *key, struct str *out)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more = false;
     enum status st =
         cursor_open(&c, s, "SELECT owner, datetime(expires, 'unixepoch') FROM lease WHERE key = ?");
@@ -110,7 +110,7 @@ static enum status explain_lease(struct store *s, const char *key, struct str *o
         str_addf(out, "running: worker %s has it until %s UTC", owner, get_text(&c));
     }
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 

@@ -26,9 +26,9 @@ struct parents {
     size_t n_models, n_datasets, n_machines, n_softwares;
 };
 
-static enum status load_models(struct store *s, struct pool **pool, struct parents *p)
+static enum status load_models(struct store *s, struct arena **arena, struct parents *p)
 {
-    struct cursor c = {.pool = pool};
+    struct cursor c = {.arena = arena};
     bool more;
     enum status st = cursor_open(&c, s,
                                  "SELECT id, fingerprint, name, path, config, n_layers, n_heads, n_kv_heads, "
@@ -53,9 +53,9 @@ static enum status load_models(struct store *s, struct pool **pool, struct paren
     return st;
 }
 
-static enum status load_datasets(struct store *s, struct pool **pool, struct parents *p)
+static enum status load_datasets(struct store *s, struct arena **arena, struct parents *p)
 {
-    struct cursor c = {.pool = pool};
+    struct cursor c = {.arena = arena};
     bool more;
     enum status st = cursor_open(&c, s,
                                  "SELECT id, fingerprint, suite, name, n_samples, max_length, n_tokens "
@@ -76,9 +76,9 @@ static enum status load_datasets(struct store *s, struct pool **pool, struct par
     return st;
 }
 
-static enum status load_machines(struct store *s, struct pool **pool, struct parents *p)
+static enum status load_machines(struct store *s, struct arena **arena, struct parents *p)
 {
-    struct cursor c = {.pool = pool};
+    struct cursor c = {.arena = arena};
     bool more;
     enum status st =
         cursor_open(&c, s,
@@ -102,9 +102,9 @@ static enum status load_machines(struct store *s, struct pool **pool, struct par
     return st;
 }
 
-static enum status load_softwares(struct store *s, struct pool **pool, struct parents *p)
+static enum status load_softwares(struct store *s, struct arena **arena, struct parents *p)
 {
-    struct cursor c = {.pool = pool};
+    struct cursor c = {.arena = arena};
     bool more;
     enum status st = cursor_open(&c, s,
                                  "SELECT id, version, engine, compiler, nullif(git_commit, ''), dirty "
@@ -230,10 +230,10 @@ static enum status read_runs(struct store *s, struct cursor *c, struct run_list 
     void *rows = NULL;
     bool more;
     enum status st;
-    TRY_GOTO(st, done, load_models(s, &out->pool, &p));
-    TRY_GOTO(st, done, load_datasets(s, &out->pool, &p));
-    TRY_GOTO(st, done, load_machines(s, &out->pool, &p));
-    TRY_GOTO(st, done, load_softwares(s, &out->pool, &p));
+    TRY_GOTO(st, done, load_models(s, &out->arena, &p));
+    TRY_GOTO(st, done, load_datasets(s, &out->arena, &p));
+    TRY_GOTO(st, done, load_machines(s, &out->arena, &p));
+    TRY_GOTO(st, done, load_softwares(s, &out->arena, &p));
     while ((st = cursor_step(c, &more)) == OK && more) {
         struct run_record *r = rows_grow(&rows, out->n, sizeof *r);
         read_run(c, &p, r);
@@ -248,7 +248,7 @@ done:
 enum status query_runs(struct store *s, const struct run_filter *f, struct run_list *out)
 {
     *out = (struct run_list){0};
-    struct cursor c = {.pool = &out->pool};
+    struct cursor c = {.arena = &out->arena};
     struct str sql = {0};
     /* a parameter that is NULL, or a number that is 0, takes everything */
     str_add(&sql, "SELECT " RUN_COLUMNS "JOIN model m ON m.id = r.model JOIN dataset d ON d.id = r.dataset "
@@ -292,7 +292,7 @@ enum status query_runs(struct store *s, const struct run_filter *f, struct run_l
 static enum status runs_where(struct store *s, const char *condition, const char *text, struct run_list *out)
 {
     *out = (struct run_list){0};
-    struct cursor c = {.pool = &out->pool};
+    struct cursor c = {.arena = &out->arena};
     char *sql = str_format("SELECT %s %s", RUN_COLUMNS, condition);
     enum status st = cursor_open(&c, s, sql);
     free(sql);

@@ -19,7 +19,7 @@ static int allow_reading(void *ctx, int action, const char *a, const char *b, co
     return SQLITE_DENY;
 }
 
-static struct sql_cell read_cell(sqlite3_stmt *stmt, int i, struct pool **pool)
+static struct sql_cell read_cell(sqlite3_stmt *stmt, int i, struct arena **arena)
 {
     struct sql_cell cell = {.type = SQL_NULL};
     switch (sqlite3_column_type(stmt, i)) {
@@ -34,7 +34,7 @@ static struct sql_cell read_cell(sqlite3_stmt *stmt, int i, struct pool **pool)
         break;
     case SQLITE_TEXT:
         cell.type = SQL_TEXT;
-        cell.text = pool_str(pool, (const char *)sqlite3_column_text(stmt, i));
+        cell.text = arena_str(arena, (const char *)sqlite3_column_text(stmt, i));
         break;
     case SQLITE_BLOB:
         cell.type = SQL_BLOB;
@@ -48,14 +48,14 @@ static enum status run_statement(struct store *s, sqlite3_stmt *stmt, struct sql
 {
     int n = sqlite3_column_count(stmt), code;
     out->n_columns = (size_t)n;
-    out->columns = pool_alloc(&out->pool, (size_t)n * sizeof *out->columns);
-    for (int i = 0; i < n; i++) out->columns[i] = pool_str(&out->pool, sqlite3_column_name(stmt, i));
+    out->columns = arena_alloc(&out->arena, (size_t)n * sizeof *out->columns);
+    for (int i = 0; i < n; i++) out->columns[i] = arena_str(&out->arena, sqlite3_column_name(stmt, i));
     size_t used = 0;
     void *cells = NULL;
     while ((code = sqlite3_step(stmt)) == SQLITE_ROW) {
         for (int i = 0; i < n; i++) {
             struct sql_cell *cell = rows_grow(&cells, used++, sizeof *cell);
-            *cell = read_cell(stmt, i, &out->pool);
+            *cell = read_cell(stmt, i, &out->arena);
         }
         out->n_rows++;
     }
@@ -90,6 +90,6 @@ enum status query_sql(struct store *s, const char *sql, struct sql_result *out)
 void sql_result_clear(struct sql_result *r)
 {
     free(r->cells);
-    pool_free(&r->pool);
+    arena_free(&r->arena);
     *r = (struct sql_result){0};
 }

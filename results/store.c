@@ -284,8 +284,8 @@ done:
 static enum status lease_try(struct store *s, const char *key, const char *owner, double seconds, bool retry,
                              enum lease *out)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more;
     enum status st;
     TRY_GOTO(st, done, cursor_open(&c, s, "SELECT status FROM run WHERE key = ?"));
@@ -317,7 +317,7 @@ static enum status lease_try(struct store *s, const char *key, const char *owner
     *out = LEASE_TAKEN;
 done:
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 

@@ -14,8 +14,8 @@ static const char *const children[] = {"metric",     "sample",  "ledger",      "
 static enum status column_names(struct store *s, const char *table, const char *skip, const char *prefix,
                                 struct str *out)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more;
     enum status st = cursor_open(&c, s, "SELECT name FROM pragma_table_info(?) ORDER BY cid");
     if (st == OK) put_text(&c, table);
@@ -25,7 +25,7 @@ static enum status column_names(struct store *s, const char *table, const char *
         str_addf(out, "%s%s%s", out->len ? ", " : "", prefix, name);
     }
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 
@@ -72,8 +72,8 @@ static enum status count_outcomes(struct store *s, struct merge_report *out)
 /* The first metric in which two runs differ, in words. */
 static enum status describe_conflict(struct store *s, int64_t here, int64_t there, char *out, size_t size)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more = false;
     enum status st = cursor_open(
         &c, s,
@@ -93,14 +93,14 @@ static enum status describe_conflict(struct store *s, int64_t here, int64_t ther
         snprintf(out, size, "results differ outside the means of the metrics");
     }
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 
 static enum status list_conflicts(struct store *s, struct merge_report *out)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     void *rows = NULL;
     bool more;
     enum status st = cursor_open(&c, s,
@@ -115,7 +115,7 @@ static enum status list_conflicts(struct store *s, struct merge_report *out)
     }
     out->conflicts = rows;
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     return st;
 }
 

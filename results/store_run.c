@@ -620,8 +620,8 @@ static enum status put_blobs(struct store *s, int64_t run, const struct run_data
 /* Make room for the key: an unfinished run goes, a done one only when it may. */
 static enum status remove_old(struct store *s, const char *key, bool replace)
 {
-    struct pool *pool = NULL;
-    struct cursor c = {.pool = &pool};
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
     bool more = false;
     enum status st = cursor_open(&c, s, "SELECT status, id FROM run WHERE key = ?");
     if (st == OK) {
@@ -633,7 +633,7 @@ static enum status remove_old(struct store *s, const char *key, bool replace)
                   "%s: run %lld has this key already and is done; ask for it to be replaced, or keep it",
                   s->path, (long long)get_int(&c));
     cursor_close(&c);
-    pool_free(&pool);
+    arena_free(&arena);
     if (st != OK || !more) return st;
     return store_run_delete(s, key);
 }

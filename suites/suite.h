@@ -9,7 +9,7 @@
 #define SG_SUITES_SUITE_H
 
 #include "base/status.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,0 +1,442 @@
+#include "engine/checkpoint/config.h"
+
+#include "base/file.h"
+#include "base/json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SUPPORTED "supported is model_type \"llama\" with LlamaForCausalLM"
+
+static const cJSON *field(const cJSON *object, const char *name)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(object, name);
+    return node && cJSON_IsNull(node) ? NULL : node;
+}
+
+static enum status get_int(struct json_in in, const char *name, bool required, int lo, int hi, int *out)
+{
+    int64_t value = *out;
+    TRY(json_get_int(in, name, required, lo, hi, &value));
+    *out = (int)value;
+    return OK;
+}
+
+static enum status check_architecture(struct json_in in)
+{
+    const char *model_type = NULL;
+    TRY(json_get_string(in, "model_type", false, &model_type));
+    if (model_type && strcmp(model_type, "llama") != 0)
+        return fail(ERR_UNSUPPORTED, "%s: field model_type: found \"%s\"; %s", in.file, model_type,
+                    SUPPORTED);
+
+    const cJSON *list = field(in.node, "architectures");
+    if (list && !cJSON_IsArray(list))
+        return fail(ERR_FORMAT, "%s: field architectures: found %s, expected an array of names", in.file,
+                    json_kind(list));
+    bool found = false;
+    const char *other = NULL;
+    const cJSON *item;
+    cJSON_ArrayForEach (item, list) {
+        if (!cJSON_IsString(item))
+            return fail(ERR_FORMAT, "%s: field architectures: found %s, expected names", in.file,
+                        json_kind(item));
+        if (!strcmp(item->valuestring, "LlamaForCausalLM") || !strcmp(item->valuestring, "LLaMAForCausalLM"))
+            found = true;
+        else
+            other = item->valuestring;
+    }
+    if (other && !found)
+        return fail(ERR_UNSUPPORTED, "%s: field architectures: found \"%s\"; %s", in.file, other, SUPPORTED);
+    if (!found && !model_type)
+        return fail(ERR_FORMAT,
+                    "%s: neither model_type nor architectures is there, so this is not the config.json "
+                    "of a model; %s",
+                    in.file, SUPPORTED);
+    return OK;
+}
+
+/* Settings that would change the result and that this engine does not follow. */
+static enum status check_refused(struct json_in in)
+{
+    const cJSON *quantised = field(in.node, "quantization_config");
+    if (quantised) {
+        const cJSON *method = cJSON_GetObjectItemCaseSensitive(quantised, "quant_method");
+        return fail(ERR_UNSUPPORTED,
+                    "%s: field quantization_config: found a model quantised by %s; weights in F32, "
+                    "F16 or BF16 are supported, use the unquantised checkpoint",
+                    in.file, cJSON_IsString(method) ? method->valuestring : "an unnamed method");
+    }
+    const char *act = "silu";
+    TRY(json_get_string(in, "hidden_act", false, &act));
+    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
+        return fail(ERR_UNSUPPORTED, "%s: field hidden_act: found \"%s\", supported is \"silu\"", in.file,
+                    act);
+    return OK;
+}
+
+static enum status parse_dtype(struct llama_config *c, struct json_in in)
+{
+    const char *name = NULL;
+    TRY(json_get_string(in, "torch_dtype", false, &name));
+    TRY(json_get_string(in, "dtype", false, &name));
+    if (!name) return OK;
+    if (str_starts_with(name, "torch.")) name += strlen("torch.");
+    static const struct {
+        const char *name;
+        enum dtype dtype;
+    } known[] = {{"float32", DTYPE_F32}, {"float16", DTYPE_F16}, {"bfloat16", DTYPE_BF16}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(name, known[i].name) != 0) continue;
+        c->has_dtype = true;
+        c->dtype = known[i].dtype;
+    }
+    return OK; /* any other name says nothing about the tensors, whose own types are checked one by one */
+}
+
+const char *rope_type_name(enum rope_type t)
+{
+    static const char *const names[] = {"default", "linear", "dynamic", "llama3"};
+    return names[t];
+}
+
+static enum status parse_rope_type(struct rope_config *r, struct json_in in)
+{
+    const char *name = "default";
+    TRY(json_get_string(in, "type", false, &name));
+    TRY(json_get_string(in, "rope_type", false, &name));
+    for (int t = ROPE_DEFAULT; t <= ROPE_LLAMA3; t++) {
+        if (strcmp(name, rope_type_name((enum rope_type)t)) != 0) continue;
+        r->type = (enum rope_type)t;
+        return OK;
+    }
+    return fail(ERR_UNSUPPORTED,
+                "%s: field %s.rope_type: found \"%s\"; supported are default, linear, dynamic and "
+                "llama3",
+                in.file, in.path, name);
+}
+
+static enum status parse_rope_parameters(struct llama_config *c, struct json_in top, struct json_in in)
+{
+    struct rope_config *r = &c->rope;
+    if (!cJSON_IsObject(in.node))
+        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object or null", in.file, in.path,
+                    json_kind(in.node));
+    TRY(parse_rope_type(r, in));
+    double partial = 1;
+    TRY(json_get_double(in, "partial_rotary_factor", false, 0, 1, &partial));
+    if (partial != 1)
+        return fail(ERR_UNSUPPORTED,
+                    "%s: field %s.partial_rotary_factor: found %g, supported is 1 (all of a head "
+                    "turns)",
+                    in.file, in.path, partial);
+    if (r->type == ROPE_DEFAULT) return OK;
+    TRY(json_get_double(in, "factor", true, 1e-3, 1e6, &r->factor));
+    if (r->type == ROPE_DYNAMIC && c->head_dim < 4)
+        return fail(ERR_UNSUPPORTED,
+                    "%s: field %s.rope_type: dynamic scaling needs a head_dim of at least 4, "
+                    "found %d",
+                    in.file, in.path, c->head_dim);
+    if (r->type != ROPE_LLAMA3) return OK;
+    TRY(json_get_double(in, "low_freq_factor", true, 1e-3, 1e6, &r->low_freq_factor));
+    TRY(json_get_double(in, "high_freq_factor", true, 1e-3, 1e6, &r->high_freq_factor));
+    if (r->high_freq_factor <= r->low_freq_factor)
+        return fail(ERR_FORMAT,
+                    "%s: field %s.high_freq_factor: found %g, expected more than low_freq_factor %g", in.file,
+                    in.path, r->high_freq_factor, r->low_freq_factor);
+    r->original_max_position = c->max_position;
+    TRY(get_int(in, "original_max_position_embeddings", false, 1, 1 << 30, &r->original_max_position));
+    return get_int(top, "original_max_position_embeddings", false, 1, 1 << 30, &r->original_max_position);
+}
+
+static enum status differ(const char *file, const char *a, double x, const char *b, double y)
+{
+    return fail(ERR_FORMAT, "%s: field %s: found %.10g beside %.10g in %s, expected one value; remove the wrong one", file, a, x, y,
+                b);
+}
+
+/* The base frequency stands in up to three places, which must agree. */
+static enum status parse_theta(struct llama_config *c, struct json_in in)
+{
+    static const char *const names[] = {"rope_theta", "rope_scaling.rope_theta", "rope_parameters.rope_theta"};
+    const struct json_in places[] = {in,
+                                     {field(in.node, "rope_scaling"), in.file, "rope_scaling"},
+                                     {field(in.node, "rope_parameters"), in.file, "rope_parameters"}};
+    int from = -1;
+    for (int i = 0; i < 3; i++) {
+        double theta = NAN;
+        if (!cJSON_IsObject(places[i].node)) continue;
+        TRY(json_get_double(places[i], "rope_theta", false, 1, 1e12, &theta));
+        if (isnan(theta)) continue;
+        if (from >= 0 && theta != c->rope.theta) return differ(in.file, names[from], c->rope.theta, names[i], theta);
+        c->rope.theta = theta;
+        if (from < 0) from = i;
+    }
+    return OK;
+}
+
+static enum status parse_rope(struct llama_config *c, struct json_in in)
+{
+    c->rope = (struct rope_config){.type = ROPE_DEFAULT, .theta = 10000, .factor = 1};
+    TRY(parse_theta(c, in));
+    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    struct rope_config found[2];
+    int n = 0;
+    for (int i = 0; i < 2; i++) {
+        const cJSON *node = field(in.node, keys[i]);
+        if (!node || (cJSON_IsObject(node) && !node->child)) continue;
+        struct llama_config one = *c;
+        TRY(parse_rope_parameters(&one, in, (struct json_in){node, in.file, keys[i]}));
+        found[n++] = one.rope;
+    }
+    if (n) c->rope = found[0];
+    if (n < 2) return OK;
+    const struct rope_config *a = &found[0], *b = &found[1];
+    if (a->type != b->type)
+        return fail(ERR_FORMAT,
+                    "%s: field rope_scaling.rope_type: found \"%s\" beside \"%s\" in rope_parameters.rope_type, expected the "
+                    "same; remove the wrong one",
+                    in.file, rope_type_name(a->type), rope_type_name(b->type));
+    if (a->factor != b->factor) return differ(in.file, "rope_scaling.factor", a->factor, "rope_parameters.factor", b->factor);
+    if (a->low_freq_factor != b->low_freq_factor)
+        return differ(in.file, "rope_scaling.low_freq_factor", a->low_freq_factor, "rope_parameters.low_freq_factor",
+                      b->low_freq_factor);
+    if (a->high_freq_factor != b->high_freq_factor)
+        return differ(in.file, "rope_scaling.high_freq_factor", a->high_freq_factor, "rope_parameters.high_freq_factor",
+                      b->high_freq_factor);
+    if (a->original_max_position != b->original_max_position)
+        return differ(in.file, "rope_scaling.original_max_position_embeddings", a->original_max_position,
+                      "rope_parameters.original_max_position_embeddings", b->original_max_position);
+    return OK;
+}
+
+static enum status parse_sizes(struct llama_config *c, struct json_in in)
+{
+    TRY(get_int(in, "hidden_size", true, 1, 1 << 20, &c->hidden_size));
+    TRY(get_int(in, "intermediate_size", true, 1, 1 << 22, &c->intermediate_size));
+    TRY(get_int(in, "num_hidden_layers", true, 1, 4096, &c->n_layers));
+    TRY(get_int(in, "num_attention_heads", true, 1, 4096, &c->n_heads));
+    c->n_kv_heads = c->n_heads;
+    TRY(get_int(in, "num_key_value_heads", false, 1, 4096, &c->n_kv_heads));
+    if (c->n_heads % c->n_kv_heads != 0)
+        return fail(ERR_FORMAT,
+                    "%s: field num_key_value_heads: found %d, expected a divisor of "
+                    "num_attention_heads %d",
+                    in.file, c->n_kv_heads, c->n_heads);
+    if (!field(in.node, "head_dim")) {
+        if (c->hidden_size % c->n_heads != 0)
+            return fail(ERR_FORMAT,
+                        "%s: field hidden_size: found %d, expected a multiple of num_attention_heads %d "
+                        "since there is no head_dim",
+                        in.file, c->hidden_size, c->n_heads);
+        c->head_dim = c->hidden_size / c->n_heads;
+    }
+    TRY(get_int(in, "head_dim", false, 2, 1024, &c->head_dim));
+    if (c->head_dim % 2 != 0 || c->head_dim < 2 || c->head_dim > 1024)
+        return fail(ERR_UNSUPPORTED,
+                    "%s: field head_dim: found %d, supported are even numbers from 2 to 1024", in.file,
+                    c->head_dim);
+    TRY(get_int(in, "vocab_size", true, 1, 1 << 24, &c->vocab_size));
+    c->max_position = 2048;
+    return get_int(in, "max_position_embeddings", false, 1, 1 << 30, &c->max_position);
+}
+
+static enum status parse_eos(struct llama_config *c, struct json_in in)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, "eos_token_id");
+    if (!node) return OK;
+    int ids[LLAMA_MAX_EOS], n = 0;
+    bool is_list = cJSON_IsArray(node);
+    for (const cJSON *item = is_list ? node->child : node; item; item = is_list ? item->next : NULL) {
+        if (cJSON_IsNull(item)) continue;
+        double id = cJSON_IsNumber(item) ? item->valuedouble : NAN;
+        if (!(id >= -1 && id <= INT32_MAX && id == floor(id)))
+            return fail(ERR_FORMAT, "%s: field eos_token_id: found %s, expected a token id or a list of them",
+                        in.file, cJSON_IsNumber(item) ? "a number that is none" : json_kind(item));
+        if (id < 0) continue;
+        if (n == LLAMA_MAX_EOS)
+            return fail(ERR_UNSUPPORTED, "%s: field eos_token_id: found more than %d ids", in.file,
+                        LLAMA_MAX_EOS);
+        ids[n++] = (int)id;
+    }
+    c->n_eos = n;
+    memset(c->eos_ids, 0, sizeof c->eos_ids);
+    if (n) memcpy(c->eos_ids, ids, (size_t)n * sizeof *ids);
+    return OK;
+}
+
+static enum status parse_special_ids(struct llama_config *c, struct json_in in)
+{
+    c->bos_id = 1; /* LlamaConfig's defaults for keys left out; null means none */
+    c->n_eos = 1;
+    c->eos_ids[0] = 2;
+    const cJSON *bos = cJSON_GetObjectItemCaseSensitive(in.node, "bos_token_id");
+    if (bos && cJSON_IsNull(bos)) c->bos_id = -1;
+    TRY(get_int(in, "bos_token_id", false, -1, INT32_MAX, &c->bos_id));
+    return parse_eos(c, in);
+}
+
+static enum status parse_object(struct llama_config *c, struct json_in in)
+{
+    if (!cJSON_IsObject(in.node))
+        return fail(ERR_FORMAT, "%s: found %s, expected an object", in.file, json_kind(in.node));
+    TRY(check_architecture(in));
+    TRY(check_refused(in));
+    TRY(parse_sizes(c, in));
+    c->rms_norm_eps = 1e-6;
+    TRY(json_get_double(in, "rms_norm_eps", false, 0, 1, &c->rms_norm_eps));
+    TRY(parse_rope(c, in));
+    TRY(json_get_bool(in, "tie_word_embeddings", false, &c->tie_word_embeddings));
+    TRY(json_get_bool(in, "attention_bias", false, &c->attention_bias));
+    TRY(json_get_bool(in, "mlp_bias", false, &c->mlp_bias));
+    TRY(parse_dtype(c, in));
+    /* pretraining_tp only splits the same products into slices and adds them up: nothing to follow. */
+    return parse_special_ids(c, in);
+}
+
+enum status llama_config_parse(struct llama_config *c, const char *file, const char *text, size_t len)
+{
+    *c = (struct llama_config){0};
+    cJSON *root;
+    TRY(json_parse(&root, file, text, len));
+    enum status st = parse_object(c, (struct json_in){root, file, ""});
+    cJSON_Delete(root);
+    return st;
+}
+
+enum status llama_generation_config_parse(struct llama_config *c, const char *file, const char *text,
+                                          size_t len)
+{
+    cJSON *root;
+    TRY(json_parse(&root, file, text, len));
+    enum status st;
+    if (!cJSON_IsObject(root))
+        st = fail(ERR_FORMAT, "%s: found %s, expected an object", file, json_kind(root));
+    else
+        st = parse_eos(c, (struct json_in){root, file, ""});
+    cJSON_Delete(root);
+    return st;
+}
+
+static enum status read_generation_config(struct llama_config *c, const char *dir)
+{
+    char *path = path_join(dir, "generation_config.json");
+    struct str text = {0};
+    enum status st = OK;
+    if (file_exists(path)) {
+        st = file_read(&text, path);
+        if (st == OK) st = llama_generation_config_parse(c, path, str_get(&text), text.len);
+    }
+    str_clear(&text);
+    free(path);
+    return st;
+}
+
+/* Why there is no config.json, for the layouts people have by mistake. */
+static enum status fail_no_config(const char *dir, const char *path)
+{
+    if (!file_exists(dir))
+        return fail(ERR_IO,
+                    "%s: no such directory; expected a Hugging Face model directory with config.json, "
+                    "tokenizer.json and model.safetensors",
+                    dir);
+    if (!file_is_dir(dir))
+        return fail(ERR_IO,
+                    "%s: is a file; expected a Hugging Face model directory with config.json, "
+                    "tokenizer.json and model.safetensors",
+                    dir);
+    char *params = path_join(dir, "params.json");
+    bool meta = file_exists(params);
+    free(params);
+    if (meta)
+        return fail(ERR_UNSUPPORTED,
+                    "%s: no config.json but params.json: this is Meta's own layout; convert it with "
+                    "transformers' convert_llama_weights_to_hf or download the -hf repository",
+                    dir);
+    return fail(ERR_IO, "%s: is missing; expected a Hugging Face model directory, download it again", path);
+}
+
+enum status llama_config_read(struct llama_config *c, const char *dir)
+{
+    *c = (struct llama_config){0};
+    char *path = path_join(dir, "config.json");
+    struct str text = {0};
+    enum status st = file_exists(path) ? file_read(&text, path) : fail_no_config(dir, path);
+    if (st == OK) st = llama_config_parse(c, path, str_get(&text), text.len);
+    if (st == OK) st = read_generation_config(c, dir);
+    str_clear(&text);
+    free(path);
+    return st;
+}
+
+bool llama_config_is_eos(const struct llama_config *c, int id)
+{
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos_ids[i] == id) return true;
+    return false;
+}
+
+long long llama_config_parameters(const struct llama_config *c)
+{
+    long long h = c->hidden_size, f = c->intermediate_size;
+    long long q = (long long)c->n_heads * c->head_dim, kv = (long long)c->n_kv_heads * c->head_dim;
+    long long layer = 2 * h + 2 * h * (q + kv) + 3 * h * f;
+    if (c->attention_bias) layer += q + 2 * kv + h;
+    if (c->mlp_bias) layer += 2 * f + h;
+    return layer * c->n_layers + h + (long long)c->vocab_size * h * (c->tie_word_embeddings ? 1 : 2);
+}
+
+static void add_rope(cJSON *root, const struct rope_config *r)
+{
+    cJSON_AddNumberToObject(root, "rope_theta", r->theta);
+    if (r->type == ROPE_DEFAULT) {
+        cJSON_AddNullToObject(root, "rope_scaling");
+        return;
+    }
+    cJSON *scaling = cJSON_AddObjectToObject(root, "rope_scaling");
+    cJSON_AddStringToObject(scaling, "rope_type", rope_type_name(r->type));
+    cJSON_AddNumberToObject(scaling, "factor", r->factor);
+    if (r->type != ROPE_LLAMA3) return;
+    cJSON_AddNumberToObject(scaling, "low_freq_factor", r->low_freq_factor);
+    cJSON_AddNumberToObject(scaling, "high_freq_factor", r->high_freq_factor);
+    cJSON_AddNumberToObject(scaling, "original_max_position_embeddings", r->original_max_position);
+}
+
+enum status llama_config_write(const struct llama_config *c, const char *path)
+{
+    cJSON *root = cJSON_CreateObject();
+    if (!root) return fail(ERR_MEMORY, "%s: no memory for the JSON", path);
+    cJSON *architectures = cJSON_AddArrayToObject(root, "architectures");
+    cJSON_AddItemToArray(architectures, cJSON_CreateString("LlamaForCausalLM"));
+    cJSON_AddStringToObject(root, "model_type", "llama");
+    cJSON_AddNumberToObject(root, "hidden_size", c->hidden_size);
+    cJSON_AddNumberToObject(root, "intermediate_size", c->intermediate_size);
+    cJSON_AddNumberToObject(root, "num_hidden_layers", c->n_layers);
+    cJSON_AddNumberToObject(root, "num_attention_heads", c->n_heads);
+    cJSON_AddNumberToObject(root, "num_key_value_heads", c->n_kv_heads);
+    cJSON_AddNumberToObject(root, "head_dim", c->head_dim);
+    cJSON_AddNumberToObject(root, "vocab_size", c->vocab_size);
+    cJSON_AddNumberToObject(root, "max_position_embeddings", c->max_position);
+    cJSON_AddNumberToObject(root, "rms_norm_eps", c->rms_norm_eps);
+    add_rope(root, &c->rope);
+    cJSON_AddStringToObject(root, "hidden_act", "silu");
+    cJSON_AddBoolToObject(root, "tie_word_embeddings", c->tie_word_embeddings);
+    cJSON_AddBoolToObject(root, "attention_bias", c->attention_bias);
+    cJSON_AddBoolToObject(root, "mlp_bias", c->mlp_bias);
+    static const char *const dtypes[] = {"float32", "float16", "bfloat16"};
+    if (c->has_dtype) cJSON_AddStringToObject(root, "torch_dtype", dtypes[c->dtype]);
+    if (c->bos_id >= 0)
+        cJSON_AddNumberToObject(root, "bos_token_id", c->bos_id);
+    else
+        cJSON_AddNullToObject(root, "bos_token_id");
+    if (c->n_eos == 1)
+        cJSON_AddNumberToObject(root, "eos_token_id", c->eos_ids[0]);
+    else if (c->n_eos > 1)
+        cJSON_AddItemToObject(root, "eos_token_id", cJSON_CreateIntArray(c->eos_ids, c->n_eos));
+    else
+        cJSON_AddNullToObject(root, "eos_token_id");
+    enum status st = json_write_file(path, root);
+    cJSON_Delete(root);
+    return st;
+}

@@ -1,0 +1,72 @@
+/* The numbers of a LLaMA model, from config.json and generation_config.json of a Hugging Face directory.
+ *
+ * Field names and defaults follow transformers' LlamaConfig; both the long-standing keys (rope_theta,
+ * rope_scaling, torch_dtype) and those of transformers 5 (rope_parameters, dtype) are read.
+ */
+#ifndef SG_ENGINE_CHECKPOINT_CONFIG_H
+#define SG_ENGINE_CHECKPOINT_CONFIG_H
+
+#include "base/status.h"
+#include "kernels/dtype.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3 };
+
+struct rope_config {
+    enum rope_type type;
+    double theta;            /* base of the wavelengths, > 0 */
+    double factor;           /* linear, dynamic, llama3: > 0; else 1 */
+    double low_freq_factor;  /* llama3: 0 < low < high; else 0 */
+    double high_freq_factor;
+    int original_max_position; /* llama3: tokens of the pretraining; else 0 */
+};
+
+#define LLAMA_MAX_EOS 16
+
+struct llama_config {
+    int hidden_size;
+    int intermediate_size;
+    int n_layers;
+    int n_heads;      /* query heads, a multiple of n_kv_heads */
+    int n_kv_heads;
+    int head_dim;     /* even; apart from hidden_size / n_heads */
+    int vocab_size;
+    int max_position; /* max_position_embeddings, tokens */
+    double rms_norm_eps;
+    struct rope_config rope;
+    bool tie_word_embeddings;
+    bool attention_bias; /* on q, k, v and o */
+    bool mlp_bias;       /* on gate, up and down */
+    bool has_dtype;      /* config.json declares a dtype; what counts is each tensor's own */
+    enum dtype dtype;
+    int bos_id; /* -1: none */
+    int n_eos;  /* 0: none */
+    int eos_ids[LLAMA_MAX_EOS]; /* generation_config.json's when it has some, else config.json's */
+};
+
+/* Read `dir`/config.json and, when there is one, `dir`/generation_config.json.
+ * ERR_UNSUPPORTED, with its name, for another architecture, rope type, activation or a quantised model;
+ * ERR_FORMAT for a value out of range or of the wrong kind; ERR_IO when there is no config.json. */
+enum status llama_config_read(struct llama_config *c, const char *dir) MUST_USE;
+
+/* The same from text in memory; `file` is for messages. `c` must be parsed by llama_config_parse before
+ * its generation settings are. */
+enum status llama_config_parse(struct llama_config *c, const char *file, const char *text,
+                               size_t len) MUST_USE;
+enum status llama_generation_config_parse(struct llama_config *c, const char *file, const char *text,
+                                          size_t len) MUST_USE;
+
+/* Write a config.json that transformers 4 and 5 load and that reads back equal. */
+enum status llama_config_write(const struct llama_config *c, const char *path) MUST_USE;
+
+bool llama_config_is_eos(const struct llama_config *c, int id);
+
+/* "default", "linear", "dynamic", "llama3" */
+const char *rope_type_name(enum rope_type t);
+
+/* Elements of all weights, tied embeddings counted once, biases and norms included. */
+long long llama_config_parameters(const struct llama_config *c);
+
+#endif

@@ -1,0 +1,289 @@
+#include "engine/checkpoint/weights.h"
+
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EMBEDDING "model.embed_tokens.weight"
+#define HEAD "lm_head.weight"
+
+/* A heap block that lives as long as *w; NULL when there is no memory. */
+static void *own(struct weights *w, size_t bytes)
+{
+    if (w->n_owned == w->cap_owned) {
+        size_t cap = w->cap_owned ? 2 * w->cap_owned : 64;
+        void **grown = realloc(w->owned, cap * sizeof *grown);
+        if (!grown) return NULL;
+        w->owned = grown;
+        w->cap_owned = cap;
+    }
+    void *block = NULL;
+    if (posix_memalign(&block, 64, bytes ? bytes : 1) != 0) return NULL;
+    w->owned[w->n_owned++] = block;
+    return block;
+}
+
+static enum status add_entry(struct weights *w, const char *name, const struct tensor *t)
+{
+    if ((w->n_entries & (w->n_entries - 1)) == 0) { /* full at every power of two */
+        size_t cap = w->n_entries ? 2 * w->n_entries : 1;
+        struct weight_entry *grown = realloc(w->entries, cap * sizeof *grown);
+        if (!grown) return fail(ERR_MEMORY, "%s: no memory for the list of its tensors", w->dir);
+        w->entries = grown;
+    }
+    w->entries[w->n_entries++] = (struct weight_entry){str_dup(name), t};
+    w->weight_bytes += t->bytes;
+    return OK;
+}
+
+/* The tensor `name` of shape [m, k], or [m] when k is 0. */
+static enum status find_checked(const struct weights *w, const char *name, int m, int k,
+                                const struct tensor **out)
+{
+    const struct tensor *t = safetensors_find(&w->files, name);
+    if (!t)
+        return fail(
+            ERR_FORMAT,
+            "%s: tensor %s is missing, config.json asks for it; config.json and weights do not belong "
+            "together or the download is incomplete: download both again",
+            w->dir, name);
+    char found[128], expected[64];
+    snprintf(expected, sizeof expected, k ? "[%d, %d]" : "[%d]", m, k);
+    if (t->n_dims != (k ? 2 : 1) || t->shape[0] != m || (k && t->shape[1] != k))
+        return fail(
+            ERR_FORMAT,
+            "%s: tensor %s: found shape %s, expected %s by config.json; config.json and weights do not "
+            "belong together: download both again",
+            t->file, name, tensor_shape_text(t, found, sizeof found), expected);
+    if (!t->is_float)
+        return fail(
+            ERR_UNSUPPORTED,
+            "%s: tensor %s: found element type %s, supported are F32, F16 and BF16; convert the weights "
+            "with transformers",
+            t->file, name, t->type);
+    *out = t;
+    return OK;
+}
+
+/* The data of a tensor at an address aligned to its element: in the map, or a copy when the file leaves it
+ * at an odd place. */
+static enum status aligned_data(struct weights *w, const struct tensor *t, const void **out)
+{
+    *out = t->data;
+    if (tensor_aligned(t)) return OK;
+    void *copy = own(w, t->bytes);
+    if (!copy)
+        return fail(ERR_MEMORY, "%s: tensor %s: no memory for a copy of %zu bytes", t->file, t->name,
+                    t->bytes);
+    memcpy(copy, t->data, t->bytes);
+    w->copied_bytes += t->bytes;
+    *out = copy;
+    return OK;
+}
+
+/* A vector as f32 of our own. */
+static enum status widened(struct weights *w, const struct tensor *t, const float **out)
+{
+    const void *data = NULL;
+    TRY(aligned_data(w, t, &data));
+    size_t n = (size_t)tensor_elements(t);
+    float *wide = own(w, n * sizeof *wide);
+    if (!wide) return fail(ERR_MEMORY, "%s: tensor %s: no memory for %zu values", t->file, t->name, n);
+    widen(data, t->dtype, wide, n);
+    *out = wide;
+    return OK;
+}
+
+static enum status load_matrix(struct weights *w, const char *name, int m, int k, struct linear *l)
+{
+    const struct tensor *t = NULL;
+    TRY(find_checked(w, name, m, k, &t));
+    *l = (struct linear){.dtype = t->dtype, .m = m, .k = k};
+    TRY(aligned_data(w, t, &l->weight));
+    return add_entry(w, name, t);
+}
+
+static enum status load_bias(struct weights *w, const char *name, struct linear *l)
+{
+    const struct tensor *t = NULL;
+    TRY(find_checked(w, name, l->m, 0, &t));
+    TRY(add_entry(w, name, t));
+    if (t->dtype == l->dtype) return aligned_data(w, t, &l->bias);
+    if (l->dtype != DTYPE_F32)
+        return fail(
+            ERR_UNSUPPORTED,
+            "%s: tensor %s: found a bias in %s beside a weight in %s, expected the same type; convert the "
+            "checkpoint to one type with transformers",
+            t->file, name, dtype_name(t->dtype), dtype_name(l->dtype));
+    const float *wide = NULL;
+    TRY(widened(w, t, &wide));
+    l->bias = wide;
+    return OK;
+}
+
+static enum status load_norm(struct weights *w, const char *name, const float **out)
+{
+    const struct tensor *t = NULL;
+    TRY(find_checked(w, name, w->config.hidden_size, 0, &t));
+    TRY(widened(w, t, out));
+    for (int i = 0; i < w->config.hidden_size; i++)
+        if (!isfinite((*out)[i]))
+            return fail(
+                ERR_NUMERIC,
+                "%s: tensor %s: value %d is NaN or infinite; the checkpoint is damaged: download it again",
+                t->file, name, i);
+    return add_entry(w, name, t);
+}
+
+/* model.layers.<layer>.<part>.weight, and .bias when there is one */
+static enum status load_linear(struct weights *w, int layer, const char *part, bool bias, int m, int k,
+                               struct linear *l)
+{
+    char name[96];
+    snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, part);
+    TRY(load_matrix(w, name, m, k, l));
+    if (!bias) return OK;
+    snprintf(name, sizeof name, "model.layers.%d.%s.bias", layer, part);
+    return load_bias(w, name, l);
+}
+
+static enum status load_layer(struct weights *w, int i)
+{
+    const struct llama_config *c = &w->config;
+    struct layer_weights *l = &w->layers[i];
+    int h = c->hidden_size, f = c->intermediate_size;
+    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    char name[96];
+    snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", i);
+    TRY(load_norm(w, name, &l->attn_norm));
+    TRY(load_linear(w, i, "self_attn.q_proj", c->attention_bias, q, h, &l->q));
+    TRY(load_linear(w, i, "self_attn.k_proj", c->attention_bias, kv, h, &l->k));
+    TRY(load_linear(w, i, "self_attn.v_proj", c->attention_bias, kv, h, &l->v));
+    TRY(load_linear(w, i, "self_attn.o_proj", c->attention_bias, h, q, &l->o));
+    snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
+    TRY(load_norm(w, name, &l->mlp_norm));
+    TRY(load_linear(w, i, "mlp.gate_proj", c->mlp_bias, f, h, &l->gate));
+    TRY(load_linear(w, i, "mlp.up_proj", c->mlp_bias, f, h, &l->up));
+    return load_linear(w, i, "mlp.down_proj", c->mlp_bias, h, f, &l->down);
+}
+
+static bool same_content(const struct tensor *a, const struct tensor *b)
+{
+    return a->is_float && b->is_float && a->dtype == b->dtype && a->bytes == b->bytes &&
+           memcmp(a->data, b->data, a->bytes) == 0;
+}
+
+static enum status load_embedding(struct weights *w)
+{
+    const struct llama_config *c = &w->config;
+    const struct tensor *embedding = safetensors_find(&w->files, EMBEDDING);
+    const struct tensor *head = safetensors_find(&w->files, HEAD);
+    w->tied = c->tie_word_embeddings;
+    /* As transformers 5 does: two different tensors under a configuration that ties them stay two. */
+    if (w->tied && embedding && head && !same_content(embedding, head)) w->tied = false;
+    const char *name = w->tied && !embedding && head ? HEAD : EMBEDDING;
+    TRY(load_matrix(w, name, c->vocab_size, c->hidden_size, &w->embedding));
+    struct weight_entry *e = &w->entries[w->n_entries - 1];
+    free(e->name);
+    e->name = str_dup(EMBEDDING);
+    return OK;
+}
+
+static enum status load_head(struct weights *w)
+{
+    if (w->tied) {
+        w->head = w->embedding;
+        return OK;
+    }
+    if (!safetensors_find(&w->files, HEAD))
+        return fail(ERR_FORMAT,
+                    "%s: tensor " HEAD " is missing while config.json says tie_word_embeddings false; "
+                    "download the weights again, or set it to true if this model shares its embedding",
+                    w->dir);
+    return load_matrix(w, HEAD, w->config.vocab_size, w->config.hidden_size, &w->head);
+}
+
+/* Layers that config.json does not ask for: the first so many of a model are another model. */
+static enum status check_no_further_layer(const struct weights *w)
+{
+    static const char prefix[] = "model.layers.";
+    const struct tensor *further = NULL;
+    long n_layers = w->config.n_layers, last = -1;
+    for (size_t i = 0; i < w->files.n_tensors; i++) {
+        const struct tensor *t = &w->files.tensors[i];
+        if (!str_starts_with(t->name, prefix)) continue;
+        const char *digits = t->name + sizeof prefix - 1;
+        char *end;
+        long layer = *digits >= '0' && *digits <= '9' ? strtol(digits, &end, 10) : -1;
+        if (layer < n_layers || *end != '.' || layer <= last) continue;
+        further = t;
+        last = layer;
+    }
+    if (!further) return OK;
+    return fail(ERR_FORMAT,
+                "%s: tensor %s: found a layer %ld, expected none beyond %ld by num_hidden_layers %ld of config.json; config.json and "
+                "weights do not belong together: download both again, or set it to %ld",
+                further->file, further->name, last, n_layers - 1, n_layers, last + 1);
+}
+
+static enum status load_all(struct weights *w)
+{
+    w->layers = calloc((size_t)w->config.n_layers, sizeof *w->layers);
+    if (!w->layers) return fail(ERR_MEMORY, "%s: no memory for %d layers", w->dir, w->config.n_layers);
+    TRY(check_no_further_layer(w));
+    TRY(load_embedding(w));
+    for (int i = 0; i < w->config.n_layers; i++) TRY(load_layer(w, i));
+    TRY(load_norm(w, "model.norm.weight", &w->final_norm));
+    TRY(load_head(w));
+    w->n_extra = w->files.n_tensors - w->n_entries + w->files.n_unlisted;
+    return OK;
+}
+
+enum status weights_open(struct weights *w, const char *dir)
+{
+    *w = (struct weights){0};
+    w->dir = str_dup(dir);
+    enum status st = llama_config_read(&w->config, dir);
+    if (st == OK) st = safetensors_open(&w->files, dir);
+    if (st == OK) st = load_all(w);
+    if (st != OK) weights_close(w);
+    return st;
+}
+
+void weights_device_describe(const struct weights *w, struct weights_device_info *out)
+{
+    *out = (struct weights_device_info){.name = "cpu"};
+    if (!w->on_device) return;
+    w->on_device->place->describe(w->on_device, out);
+    out->residual = dtype_name(w->device_options.residual);
+    out->graph = w->device_options.graph;
+}
+
+enum status weights_device_memory(const struct weights *w, size_t *free_bytes, size_t *total_bytes)
+{
+    *free_bytes = *total_bytes = 0;
+    return w->on_device ? w->on_device->place->memory(w->on_device, free_bytes, total_bytes) : OK;
+}
+
+void weights_close(struct weights *w)
+{
+    if (w->on_device) w->on_device->place->release(&w->on_device);
+    for (size_t i = 0; i < w->n_owned; i++) free(w->owned[i]);
+    free(w->owned);
+    for (size_t i = 0; i < w->n_entries; i++) free(w->entries[i].name);
+    free(w->entries);
+    free(w->layers);
+    free(w->dir);
+    safetensors_close(&w->files);
+    *w = (struct weights){0};
+}
+
+const void *weights_embedding_row(const struct weights *w, int id)
+{
+    assert(id >= 0 && id < w->config.vocab_size);
+    return (const char *)w->embedding.weight +
+           (size_t)id * (size_t)w->embedding.k * dtype_size(w->embedding.dtype);
+}

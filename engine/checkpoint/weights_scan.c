@@ -1,0 +1,210 @@
+/* The two passes over a whole checkpoint: the scan for values that are not finite, and the fingerprint. */
+#include "engine/checkpoint/weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Not finite: all bits of the exponent set. Blocks of a fixed size with counters as wide as the values let
+ * the compiler use whole vectors. */
+#define SCAN_BLOCK 1024
+
+static unsigned scan_block16(const uint8_t *p, uint16_t exponent)
+{
+    uint16_t count = 0;
+    for (int i = 0; i < SCAN_BLOCK; i++) {
+        uint16_t v;
+        memcpy(&v, p + 2 * i, 2);
+        count = (uint16_t)(count + ((v & exponent) == exponent));
+    }
+    return count;
+}
+
+static unsigned scan_block32(const uint8_t *p)
+{
+    uint32_t count = 0;
+    for (int i = 0; i < SCAN_BLOCK; i++) {
+        uint32_t v;
+        memcpy(&v, p + 4 * i, 4);
+        count += (v & 0x7f800000u) == 0x7f800000u;
+    }
+    return count;
+}
+
+static uint16_t exponent_mask(enum dtype dtype) { return dtype == DTYPE_F16 ? 0x7c00 : 0x7f80; }
+
+static bool not_finite(const uint8_t *p, enum dtype dtype)
+{
+    if (dtype == DTYPE_F32) {
+        uint32_t v;
+        memcpy(&v, p, 4);
+        return (v & 0x7f800000u) == 0x7f800000u;
+    }
+    uint16_t v, mask = exponent_mask(dtype);
+    memcpy(&v, p, 2);
+    return (v & mask) == mask;
+}
+
+/* How many of n values, and the index of the first; any alignment. */
+static size_t count_not_finite(const void *data, enum dtype dtype, size_t n, size_t *first)
+{
+    const uint8_t *p = data;
+    size_t width = dtype_size(dtype), count = 0;
+    for (size_t i = 0; i < n;) {
+        bool whole = n - i >= SCAN_BLOCK;
+        if (whole) {
+            const uint8_t *block = p + i * width;
+            unsigned c = dtype == DTYPE_F32 ? scan_block32(block) : scan_block16(block, exponent_mask(dtype));
+            if (!c || count) {
+                count += c;
+                i += SCAN_BLOCK;
+                continue;
+            }
+        }
+        for (size_t end = whole ? i + SCAN_BLOCK : n; i < end; i++) {
+            if (!not_finite(p + i * width, dtype)) continue;
+            if (!count++) *first = i;
+        }
+    }
+    return count;
+}
+
+/* Both passes over the whole checkpoint walk a list of pieces, so that threads share the work evenly
+ * whatever the sizes of the tensors are, and results do not depend on how many threads there are. */
+#define PIECE_BYTES ((size_t)16 << 20)
+
+struct piece {
+    const struct tensor *tensor;
+    size_t offset, bytes;
+    size_t n_bad, first_bad; /* results of the scan; first in elements of the tensor */
+    struct hash digest;      /* result of the hash */
+};
+
+static enum status list_pieces(const struct weights *w, bool whole_tensors, struct piece **out, int *n_out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < w->n_entries; i++)
+        n += whole_tensors ? 1 : (w->entries[i].tensor->bytes + PIECE_BYTES - 1) / PIECE_BYTES;
+    struct piece *p = calloc(n + 1, sizeof *p);
+    if (!p) return fail(ERR_MEMORY, "%s: no memory for a list of %zu pieces", w->dir, n);
+    n = 0;
+    for (size_t i = 0; i < w->n_entries; i++) {
+        const struct tensor *t = w->entries[i].tensor;
+        size_t step = whole_tensors ? t->bytes : PIECE_BYTES;
+        for (size_t at = 0; at < t->bytes; at += step)
+            p[n++] = (struct piece){
+                .tensor = t, .offset = at, .bytes = t->bytes - at < step ? t->bytes - at : step};
+    }
+    *out = p;
+    *n_out = (int)n;
+    return OK;
+}
+
+static void scan_piece(void *ctx, int i, int worker)
+{
+    (void)worker;
+    struct piece *p = (struct piece *)ctx + i;
+    size_t width = dtype_size(p->tensor->dtype);
+    p->n_bad =
+        count_not_finite(p->tensor->data + p->offset, p->tensor->dtype, p->bytes / width, &p->first_bad);
+    p->first_bad += p->offset / width;
+}
+
+enum status weights_check_finite(const struct weights *w, struct par *par)
+{
+    struct piece *p = NULL;
+    int n = 0;
+    TRY(list_pieces(w, false, &p, &n));
+    par_for(par, n, scan_piece, p);
+    enum status st = OK;
+    for (int i = 0; i < n && st == OK; i++) {
+        if (!p[i].n_bad) continue;
+        const struct tensor *t = p[i].tensor;
+        size_t count = 0;
+        for (int j = i; j < n && p[j].tensor == t; j++) count += p[j].n_bad;
+        st = fail(ERR_NUMERIC,
+                  "%s: tensor %s: %zu of %lld values are NaN or infinite, the first at index %zu; the "
+                  "checkpoint is damaged: download it again",
+                  t->file, t->name, count, (long long)tensor_elements(t), p[i].first_bad);
+    }
+    free(p);
+    return st;
+}
+
+static void hash_piece(void *ctx, int i, int worker)
+{
+    (void)worker;
+    struct piece *p = (struct piece *)ctx + i;
+    hash_init(&p->digest);
+    hash_add(&p->digest, p->tensor->data + p->offset, p->bytes);
+}
+
+#define SAMPLE_WHOLE ((size_t)64 << 10)
+#define SAMPLE_PAGE ((size_t)4096)
+#define SAMPLE_PAGES ((size_t)16)
+
+static void sample_piece(void *ctx, int i, int worker)
+{
+    struct piece *p = (struct piece *)ctx + i;
+    if (p->bytes <= SAMPLE_WHOLE) {
+        hash_piece(ctx, i, worker);
+        return;
+    }
+    hash_init(&p->digest);
+    size_t last = p->bytes - SAMPLE_PAGE;
+    for (size_t k = 0; k < SAMPLE_PAGES; k++) {
+        /* Whole pages of the tensor, so that a sample touches few pages of memory. */
+        size_t at = k + 1 < SAMPLE_PAGES ? last / (SAMPLE_PAGES - 1) * k / SAMPLE_PAGE * SAMPLE_PAGE : last;
+        hash_add(&p->digest, p->tensor->data + at, SAMPLE_PAGE);
+    }
+}
+
+static void hash_double(struct hash *h, double v)
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    hash_add_u64(h, bits);
+}
+
+/* Everything that changes logits; token ids of generation and the declared dtype do not. */
+static void hash_config(struct hash *h, const struct weights *w)
+{
+    const struct llama_config *c = &w->config;
+    const int numbers[] = {
+        c->hidden_size,    c->intermediate_size, c->n_layers,   c->n_heads,
+        c->n_kv_heads,     c->head_dim,          c->vocab_size, c->max_position,
+        c->attention_bias, c->mlp_bias,          w->tied,       c->rope.original_max_position};
+    hash_add_str(h, "llama");
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) hash_add_u64(h, (uint64_t)numbers[i]);
+    hash_double(h, c->rms_norm_eps);
+    hash_add_str(h, rope_type_name(c->rope.type));
+    hash_double(h, c->rope.theta);
+    hash_double(h, c->rope.factor);
+    hash_double(h, c->rope.low_freq_factor);
+    hash_double(h, c->rope.high_freq_factor);
+}
+
+enum status weights_fingerprint(const struct weights *w, bool full, struct par *par,
+                                char out[FINGERPRINT_SIZE])
+{
+    struct piece *p = NULL;
+    int n = 0;
+    full = full || w->weight_bytes <= WEIGHTS_FULL_HASH_BYTES;
+    TRY(list_pieces(w, !full, &p, &n));
+    par_for(par, n, full ? hash_piece : sample_piece, p);
+
+    struct hash h;
+    char hex[HASH_HEX_SIZE];
+    hash_init(&h);
+    hash_config(&h, w);
+    for (size_t i = 0, at = 0; i < w->n_entries; i++) {
+        const struct tensor *t = w->entries[i].tensor;
+        hash_add_str(&h, w->entries[i].name);
+        hash_add_str(&h, dtype_name(t->dtype));
+        for (int d = 0; d < t->n_dims; d++) hash_add_u64(&h, (uint64_t)t->shape[d]);
+        for (; at < (size_t)n && p[at].tensor == t; at++) hash_add_str(&h, hash_hex(&p[at].digest, hex));
+    }
+    snprintf(out, FINGERPRINT_SIZE, "%s:%s", full ? "full" : "sampled", hash_hex(&h, hex));
+    free(p);
+    return OK;
+}

@@ -1,0 +1,514 @@
+#include "engine/cuda/session_cuda_parts.h"
+
+#include "engine/rope.h"
+#include "engine/tuner/tuner_parts.h"
+#include "kernels/cuda/ops_cuda.h"
+#include "kernels/registry.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct session_plan plan(const struct weights *w, int capacity, int chunk, bool once)
+{
+    return session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once);
+}
+
+static void cuda_close(void **state)
+{
+    struct session_cuda *s = *state;
+    if (!s) return;
+    pthread_mutex_lock(&s->on->lock);
+    weights_cuda_free(s->on, s->slab, s->plan.total_bytes);
+    session_cuda_close_view(s);
+    weights_cuda_free(s->on, s->mass, s->mass_bytes);
+    session_cuda_close_graphs(s);
+    session_cuda_close_times(s);
+    pthread_mutex_unlock(&s->on->lock);
+    free(s->host_ledger);
+    free(s->host_sparse);
+    free(s->host_lambda);
+    free(s->host_rows);
+    free(s->layers);
+    free(s->kept_maps);
+    free(s->host_map);
+    free(s);
+    *state = NULL;
+}
+
+static enum status cuda_open(void **state, const struct weights *w, struct par *par, const struct session_plan *p,
+                             const char *impl)
+{
+    const struct llama_config *c = &w->config;
+    size_t cells = (size_t)c->n_layers * (size_t)c->n_heads;
+    struct session_cuda *s = calloc(1, sizeof *s);
+    *state = s;
+    if (!s) return fail(ERR_MEMORY, "no memory for a session");
+    *s = (struct session_cuda){.w = w, .on = (struct weights_cuda *)w->on_device, .par = par, .impl = impl, .plan = *p,
+                               .residual = w->device_options.residual};
+    char what[128];
+    snprintf(what, sizeof what, "a session of %d tokens (KV cache %.2f GiB)", p->capacity, (double)p->kv_bytes / 0x1p30);
+    enum status st = weights_cuda_lock(s->on);
+    if (st == OK) st = weights_cuda_alloc(s->on, &s->slab, p->total_bytes, what);
+    st = weights_cuda_unlock(s->on, st);
+    if (st == OK) {
+        session_cuda_lay_out(c, s->residual, &s->plan, s);
+        s->host_ledger = malloc(cells * sizeof *s->host_ledger);
+        s->host_sparse = malloc(cells);
+        s->host_lambda = malloc(cells * sizeof *s->host_lambda);
+        s->host_rows = malloc(COMPARE_CUDA_ROWS * sizeof *s->host_rows);
+        s->layers = malloc((size_t)c->n_layers);
+        s->kept_maps = malloc((size_t)c->n_layers * sizeof *s->kept_maps);
+        s->host_map = malloc(s->map_bytes);
+        if (!s->host_ledger || !s->host_sparse || !s->host_lambda || !s->host_rows || !s->layers || !s->kept_maps ||
+            !s->host_map)
+            st = fail(ERR_MEMORY, "no memory for a session");
+    }
+    if (st != OK) cuda_close(state);
+    return st;
+}
+
+static uint16_t *cache_of(const struct session_cuda *s, int layer, int value)
+{
+    const struct llama_config *c = &s->w->config;
+    size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
+    return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
+}
+
+static enum status project(struct session_cuda *s, int n, int m, int k, const uint16_t *x, const uint16_t *w,
+                           uint16_t *y)
+{
+    return gemm_cuda_run(s->on->gemm, n, m, k, x, w, y, m, DTYPE_BF16, false);
+}
+
+/* Onto the residual stream, rounded once to its type. */
+static enum status project_add(struct session_cuda *s, int n, int k, const uint16_t *x, const uint16_t *w,
+                               const float *bias)
+{
+    int h = s->w->config.hidden_size;
+    TRY(gemm_cuda_run(s->on->gemm, n, h, k, x, w, s->x, h, s->residual, true));
+    return bias ? ops_cuda_add_bias(s->x, s->residual, bias, n, h, s->on->stream) : OK;
+}
+
+/* What `oracle` ranks by, on the host; the caller frees it. Memory for it is taken when it is first wanted. */
+static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a, const struct tile_map *map,
+                                float **out)
+{
+    size_t bytes = sizeof(float) * (size_t)map->n_heads * (size_t)map->n_qblocks * (size_t)map->n_kblocks;
+    if (s->mass_bytes < bytes) {
+        weights_cuda_free(s->on, s->mass, s->mass_bytes);
+        s->mass_bytes = 0;
+        void *at;
+        TRY(weights_cuda_alloc(s->on, &at, bytes, "the oracle"));
+        s->mass = at;
+        s->mass_bytes = bytes;
+    }
+    *out = malloc(bytes);
+    if (!*out) return fail(ERR_MEMORY, "no memory for the oracle");
+    TRY(mask_cuda_mass(a, s->mass, s->on->stream));
+    return fetch(s, *out, s->mass, bytes);
+}
+
+/* Tiles chosen on the host: of `window`, which looks at no tensor, and of `oracle`, whose masses come from the device. */
+static enum status host_map(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
+                            struct tile_map *map)
+{
+    const struct sparse_policy *p = f->policy;
+    int n_heads = s->w->config.n_heads;
+    struct attn_args shape = *a;
+    shape.dtype = DTYPE_F32;
+    shape.ledger = f->ledger ? f->ledger + layer * n_heads : NULL;
+    struct mask_args m = {.attn = &shape, .heads = p->heads + layer * n_heads, .smooth_k = p->smooth_k, .topk = p->topk,
+                          .window = p->window};
+    struct tile_map host = *map;
+    host.bits = s->host_map;
+    bool oracle = p->method == &mask_oracle;
+    const struct mask_method *method = oracle ? &mask_masses : p->method;
+    float *masses = NULL;
+    enum status st = oracle ? fetch_masses(s, a, map, &masses) : OK;
+    shape.q = masses;
+    void *ws = aligned_alloc(64, (mask_workspace(method, &m, par_threads(s->par)) + 127) / 64 * 64);
+    if (st == OK && !ws) st = fail(ERR_MEMORY, "no memory to choose tiles");
+    if (st == OK) st = mask_predict(method, &m, &host, ws, s->par);
+    free(ws);
+    free(masses);
+    return st == OK ? send(s, map->bits, host.bits, tile_map_bytes(map)) : st;
+}
+
+static enum status choose_tiles(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
+                                struct tile_map *map)
+{
+    const struct sparse_policy *p = f->policy;
+    if (p->method != &mask_sparge) return host_map(s, f, layer, a, map);
+    struct mask_cuda_args m = {.attn = a, .heads = s->heads + layer * s->w->config.n_heads, .smooth_k = p->smooth_k,
+                               .topk = p->topk};
+    return mask_cuda_predict(&m, map, s->mask_ws, s->on->stream);
+}
+
+/* The attention call of a layer, dense. */
+static struct attn_args call_of(const struct session_cuda *s, const struct chunk *x, int layer)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct forward_args *f = x->f;
+    int d = c->head_dim;
+    ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d, width = (ptrdiff_t)(c->n_heads + 2 * c->n_kv_heads) * d;
+    return (struct attn_args){
+        .dtype = DTYPE_BF16, .n_q = x->n, .q_start = x->position, .q_start_at = x->at_device ? s->position : NULL,
+        .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = d, .scale = (float)(1 / sqrt((double)d)),
+        .q = s->qkv, .k = cache_of(s, layer, 0), .v = cache_of(s, layer, 1), .o = s->attn, .q_row = width, .q_head = d,
+        .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = (ptrdiff_t)c->n_heads * d, .o_head = d,
+        .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
+        .ledger = f->ledger ? s->ledger + layer * c->n_heads : NULL,
+    };
+}
+
+#define PART(s, x, field) session_cuda_part(s, x, offsetof(struct forward_times, field))
+
+static enum status attend(struct session_cuda *s, const struct chunk *x, int layer)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct forward_args *f = x->f;
+    struct attn_args a = call_of(s, x, layer);
+    struct tile_map map = s->kept_maps[layer];
+    bool sparse = s->layers[layer] & LAYER_SPARSE;
+    if (sparse) {
+        TRY(PART(s, x, predict_s));
+        TRY(choose_tiles(s, f, layer, &a, &map));
+        a.tiles = &map;
+        a.head_sparse = s->head_sparse + align256((size_t)c->n_heads) * (size_t)layer;
+        if (s->layers[layer] & LAYER_SKIPS) a.pv_threshold = s->lambda + layer * c->n_heads;
+    }
+    const struct attn_impl *impl;
+    TRY(attn_choose(&a, s->impl, &impl));
+    session_note_impl(x->impls, impl);
+    if (impl->workspace(&a) > session_cuda_attention_scratch(c))
+        return fail(ERR_UNSUPPORTED, "%s asks for more scratch than a CUDA session plans", impl->name);
+    TRY(sparse ? PART(s, x, attention_s) : PART(s, x, attention_dense_s));
+    TRY(impl->run(&a, s->attn_ws, s->par, s->on->stream));
+    TRY(PART(s, x, rest_s));
+    return f->hook && !f->hook_tiles_only ? session_cuda_show_layer(s, f, layer, &a) : OK;
+}
+
+/* Gate and up exist for some rows at a time, so that they pass through the cache; down takes all rows at once. */
+static enum status mlp(struct session_cuda *s, const struct chunk *x, const struct layer_cuda *lw)
+{
+    const struct llama_config *c = &s->w->config;
+    struct stream *stream = s->on->stream;
+    int h = c->hidden_size, inter = c->intermediate_size;
+    TRY(ops_cuda_rmsnorm(s->x, s->residual, lw->mlp_norm, (float)c->rms_norm_eps, x->n, h, s->norm, NULL, stream));
+    for (int row = 0; row < x->n; row += s->mlp_rows) {
+        int rows = x->n - row < s->mlp_rows ? x->n - row : s->mlp_rows;
+        TRY(PART(s, x, linear_s));
+        TRY(project(s, rows, 2 * inter, h, s->norm + (size_t)row * (size_t)h, lw->gate_up, s->gate_up));
+        TRY(PART(s, x, rest_s));
+        TRY(ops_cuda_silu_mul(s->gate_up, lw->gate_up_bias, rows, inter, s->act + (size_t)row * (size_t)inter, stream));
+    }
+    TRY(PART(s, x, linear_s));
+    TRY(project_add(s, x->n, inter, s->act, lw->down, lw->down_bias));
+    return PART(s, x, rest_s);
+}
+
+static enum status layer_forward(struct session_cuda *s, const struct chunk *x, int layer)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct layer_cuda *lw = &s->on->layers[layer];
+    struct stream *stream = s->on->stream;
+    int n = x->n, h = c->hidden_size, q = c->n_heads * c->head_dim;
+    TRY(ops_cuda_rmsnorm(s->x, s->residual, lw->attn_norm, (float)c->rms_norm_eps, n, h, s->norm, NULL, stream));
+    TRY(PART(s, x, linear_s));
+    TRY(project(s, n, q + 2 * c->n_kv_heads * c->head_dim, h, s->norm, lw->qkv, s->qkv));
+    TRY(PART(s, x, rest_s));
+    TRY(ops_cuda_rope_pack(&(struct rope_cuda_args){
+                               .qkv = s->qkv, .bias = lw->qkv_bias, .cosine = s->cosine, .sine = s->sine, .n = n,
+                               .position = x->position, .position_at = x->at_device ? s->position : NULL,
+                               .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
+                               .capacity = s->plan.capacity, .k = cache_of(s, layer, 0), .v = cache_of(s, layer, 1)},
+                           stream));
+    TRY(attend(s, x, layer));
+    TRY(PART(s, x, linear_s));
+    TRY(project_add(s, n, q, s->attn, lw->o, lw->o_bias));
+    TRY(PART(s, x, rest_s));
+    return mlp(s, x, lw);
+}
+
+/* Logits of the row in `norm`. */
+static enum status head_row(struct session_cuda *s)
+{
+    const struct llama_config *c = &s->w->config;
+    return gemm_cuda_run(s->on->gemm, 1, c->vocab_size, c->hidden_size, s->norm, s->on->head, s->logits, c->vocab_size,
+                         DTYPE_F32, false);
+}
+
+static const void *stream_row(const struct session_cuda *s, int row)
+{
+    return (const char *)s->x + (size_t)row * (size_t)s->w->config.hidden_size * dtype_size(s->residual);
+}
+
+/* A stream from outside, f32 there: exactly what was once handed out. */
+static enum status take_stream(struct session_cuda *s, const float *from, size_t values, enum copy_way way)
+{
+    float *to = s->residual == DTYPE_F32 ? s->x : s->wide;
+    TRY(s->on->impl->copy(s->on->d, to, from, values * sizeof *from, way));
+    return to == s->wide ? ops_cuda_to_bf16(s->wide, DTYPE_F32, values, s->x, s->on->stream) : OK;
+}
+
+static enum status give_stream(struct session_cuda *s, float *to, int n, enum copy_way way)
+{
+    int h = s->w->config.hidden_size;
+    const float *from = s->residual == DTYPE_F32 ? s->x : s->wide;
+    if (from == s->wide) TRY(ops_cuda_widen(s->x, h, n, h, s->wide, s->on->stream));
+    return s->on->impl->copy(s->on->d, to, from, (size_t)n * (size_t)h * sizeof *to, way);
+}
+
+enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct forward_args *f = x->f;
+    struct stream *stream = s->on->stream;
+    int n = x->n, h = c->hidden_size;
+    size_t offset = (size_t)x->begin * (size_t)h;
+    TRY(PART(s, x, rest_s));
+    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position, x->at_device ? s->position : NULL, n,
+                        c->head_dim / 2, s->cosine, s->sine, stream));
+    if (f->residual_in)
+        TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, f->on_device ? COPY_ON_DEVICE : COPY_TO_DEVICE));
+    else
+        TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, s->x, s->residual, stream));
+    for (int l = x->first; l <= x->end; l++) {
+        if (f->residual_out && l == f->capture_layer)
+            TRY(give_stream(s, f->residual_out + offset, n, f->on_device ? COPY_ON_DEVICE : COPY_TO_HOST));
+        if (l == x->end) break;
+        if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
+        TRY(layer_forward(s, x, l));
+    }
+    if (!x->logits) return OK;
+    TRY(ops_cuda_rmsnorm(stream_row(s, n - 1), s->residual, s->on->final_norm, (float)c->rms_norm_eps, 1, h, s->norm,
+                         NULL, stream));
+    TRY(PART(s, x, linear_s));
+    TRY(head_row(s));
+    return PART(s, x, rest_s);
+}
+
+/* −log p of the true next tokens from the head input in `norm`. */
+static enum status score(struct session_cuda *s, const int32_t *next, int n, float *nll)
+{
+    const struct llama_config *c = &s->w->config;
+    TRY(send(s, s->tokens, next, sizeof *next * (size_t)n));
+    for (int r = 0; r < n; r += COMPARE_CUDA_ROWS) {
+        int rows = n - r < COMPARE_CUDA_ROWS ? n - r : COMPARE_CUDA_ROWS;
+        TRY(compare_cuda_run(&(struct compare_cuda_args){
+                                 .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows,
+                                 .loss_only = true, .x = s->norm + (size_t)r * (size_t)c->hidden_size,
+                                 .next = s->tokens + r, .chunk = s->head_ids, .logits = s->logits, .rows = s->rows},
+                             s->on->gemm, s->on->stream));
+        TRY(compare_cuda_nll(s->rows, s->tokens + r, rows, s->nll + r, s->on->stream));
+    }
+    TRY(fetch(s, nll, s->nll, sizeof *nll * (size_t)n));
+    for (int r = 0; r < n; r++)
+        if (isnan(nll[r]))
+            return fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`", r);
+    return OK;
+}
+
+/* What each layer will do, counted into the caller's ledger as it is on the CPU. */
+static void plan_layers(struct session_cuda *s, const struct chunk *x, int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct sparse_policy *p = x->f->policy;
+    memset(s->layers, 0, (size_t)c->n_layers);
+    for (int l = x->first; l < x->end; l++) {
+        s->kept_maps[l] = (struct tile_map){0};
+        if (session_counts_dense(x->f, l, c->n_heads, total_len, x->position)) continue;
+        s->layers[l] = LAYER_SPARSE;
+        s->kept_maps[l] = tile_map_shape(p->block, c->n_heads, x->position, x->n);
+        s->kept_maps[l].bits = (uint64_t *)(s->maps + s->map_bytes * (size_t)l);
+        /* 50 never skips, and a kernel that need not ask is a fifth faster */
+        for (int h = l * c->n_heads; h < (l + 1) * c->n_heads; h++)
+            if (s->host_sparse[h] && s->host_lambda[h] < 50) s->layers[l] |= LAYER_SKIPS;
+    }
+}
+
+/* A graph of this chunk can be repeated: nothing of it crosses to the host and nobody looks into it. */
+static enum status can_record(const struct session_cuda *s, const struct chunk *x, bool *can)
+{
+    const struct forward_args *f = x->f;
+    *can = false;
+    if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out || f->end_layer > 0 ||
+        (f->hook && !f->hook_tiles_only))
+        return OK;
+    for (int l = 0; l < s->w->config.n_layers; l++)
+        if (s->layers[l] & LAYER_SPARSE && f->policy->method != &mask_sparge)
+            return fail(ERR_UNSUPPORTED, "method %s chooses tiles on the host, which no graph repeats; leave out "
+                                         "--graph", f->policy->method->name);
+    if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
+    *can = true;
+    return OK;
+}
+
+/* One graph serves all steps when the only position-dependent kernels read it on the device. The last row of a prompt cut
+ * in chunks can be a chunk of its own, and sparse. */
+static enum status decodes(const struct session_cuda *s, const struct chunk *x, bool *yes)
+{
+    *yes = false;
+    for (int l = 0; l < s->w->config.n_layers; l++)
+        if (s->layers[l] & LAYER_SPARSE) return OK;
+    struct attn_args a = call_of(s, x, 0);
+    const struct attn_impl *impl;
+    TRY(attn_choose(&a, s->impl, &impl));
+    *yes = impl == &attn_decode_cuda_bf16;
+    return OK;
+}
+
+static enum status run_chunk(struct session_cuda *s, struct chunk *x)
+{
+    bool record;
+    TRY(can_record(s, x, &record));
+    if (!x->f->residual_in) TRY(send(s, s->tokens, x->f->tokens + x->begin, sizeof *x->f->tokens * (size_t)x->n));
+    if (!record) return session_cuda_run_layers(s, x);
+    if (x->n == 1) TRY(decodes(s, x, &x->at_device));
+    if (x->at_device) TRY(send(s, s->position, &x->position, sizeof x->position));
+    return session_cuda_run_graph(s, x);
+}
+
+static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct forward_args *f = x->f;
+    struct stream *stream = s->on->stream;
+    int n = x->n, h = c->hidden_size;
+    size_t bytes = (size_t)n * (size_t)h * sizeof(float);
+    float eps = (float)c->rms_norm_eps;
+    session_cuda_begin_times(s);
+    plan_layers(s, x, total_len);
+    TRY(run_chunk(s, x));
+    if (x->logits) TRY(fetch(s, f->last_logits, s->logits, sizeof(float) * (size_t)c->vocab_size));
+    if (f->hidden) {
+        TRY(ops_cuda_rmsnorm(s->x, s->residual, s->on->final_norm, eps, n, h, NULL, s->wide, stream));
+        TRY(fetch(s, f->hidden + (size_t)x->begin * (size_t)h, s->wide, bytes));
+    }
+    if (f->last_hidden && x->begin + n == f->n) {
+        TRY(ops_cuda_rmsnorm(stream_row(s, n - 1), s->residual, s->on->final_norm, eps, 1, h, NULL, s->wide, stream));
+        TRY(fetch(s, f->last_hidden, s->wide, sizeof(float) * (size_t)h));
+    }
+    if (f->nll) {
+        TRY(ops_cuda_rmsnorm(s->x, s->residual, s->on->final_norm, eps, n, h, s->norm, NULL, stream));
+        TRY(PART(s, x, linear_s));
+        TRY(score(s, f->next + x->begin, n, f->nll + x->begin));
+    }
+    TRY(session_cuda_read_times(s, x));
+    if (f->hook && f->hook_tiles_only) TRY(session_cuda_show_maps(s, x));
+    /* work that failed is told here, and no longer than here are host buffers read */
+    return s->on->impl->sync(s->on->d);
+}
+
+/* What of the policy the kernels read. */
+static enum status send_policy(struct session_cuda *s, const struct sparse_policy *p)
+{
+    const struct llama_config *c = &s->w->config;
+    size_t cells = (size_t)c->n_layers * (size_t)c->n_heads, line = align256((size_t)c->n_heads);
+    if (!p || !p->method) return OK;
+    for (size_t i = 0; i < cells; i++) {
+        s->host_sparse[i] = p->heads[i].is_sparse;
+        s->host_lambda[i] = p->heads[i].pvthreshd;
+    }
+    for (int l = 0; l < c->n_layers; l++)
+        TRY(send(s, s->head_sparse + line * (size_t)l, s->host_sparse + l * c->n_heads, (size_t)c->n_heads));
+    TRY(send(s, s->heads, p->heads, cells * sizeof *p->heads));
+    return send(s, s->lambda, s->host_lambda, cells * sizeof *s->lambda);
+}
+
+static enum status forward_on(struct session_cuda *s, int position, int total_len, const struct forward_args *f,
+                              struct str *impls)
+{
+    const struct llama_config *c = &s->w->config;
+    float inv_freq[128];
+    size_t inv_freq_bytes = sizeof *inv_freq * (size_t)c->head_dim / 2;
+    rope_frequencies(c, total_len, inv_freq);
+    if (!s->has_inv_freq || memcmp(s->host_inv_freq, inv_freq, inv_freq_bytes) != 0) {
+        s->has_inv_freq = false;
+        TRY(send(s, s->inv_freq, inv_freq, inv_freq_bytes));
+        memcpy(s->host_inv_freq, inv_freq, inv_freq_bytes);
+        s->has_inv_freq = true;
+    }
+    TRY(send_policy(s, f->policy));
+    if (f->ledger)
+        TRY(s->on->impl->fill(s->on->d, s->ledger, 0, sizeof *s->ledger * (size_t)c->n_layers * (size_t)c->n_heads));
+    for (int begin = 0; begin < f->n; begin += s->plan.chunk) {
+        int n = f->n - begin < s->plan.chunk ? f->n - begin : s->plan.chunk;
+        struct chunk x = {.f = f, .begin = begin, .n = n, .position = position + begin, .impls = impls,
+                          .first = f->residual_in ? f->first_layer : 0,
+                          .end = f->end_layer > 0 ? f->end_layer : c->n_layers,
+                          .logits = f->last_logits && begin + n == f->n};
+        TRY(chunk_forward(s, &x, total_len));
+    }
+    return session_cuda_collect(s, f);
+}
+
+static enum status cuda_forward(void *state, int position, int total_len, const struct forward_args *f,
+                                struct str *impls)
+{
+    struct session_cuda *s = state;
+    enum status st = weights_cuda_lock(s->on);
+    if (st == OK) st = forward_on(s, position, total_len, f, impls);
+    return weights_cuda_unlock(s->on, st);
+}
+
+static enum status logits_on(struct session_cuda *s, const float *hidden, float *logits)
+{
+    const struct llama_config *c = &s->w->config;
+    size_t h = (size_t)c->hidden_size;
+    TRY(send(s, s->wide, hidden, sizeof *hidden * h));
+    TRY(ops_cuda_to_bf16(s->wide, DTYPE_F32, h, s->norm, s->on->stream));
+    TRY(head_row(s));
+    return fetch(s, logits, s->logits, sizeof *logits * (size_t)c->vocab_size);
+}
+
+static enum status cuda_logits(void *state, const float *hidden, float *logits)
+{
+    struct session_cuda *s = state;
+    enum status st = weights_cuda_lock(s->on);
+    if (st == OK) st = logits_on(s, hidden, logits);
+    return weights_cuda_unlock(s->on, st);
+}
+
+static enum status compare_on(struct session_cuda *s, int n, const float *dense, const float *sparse,
+                              const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+{
+    const struct llama_config *c = &s->w->config;
+    bool both = dense != sparse;
+    int at_once = both ? COMPARE_CUDA_ROWS / 2 : COMPARE_CUDA_ROWS;
+    size_t h = (size_t)c->hidden_size;
+    for (int r = 0; r < n; r += at_once) {
+        int rows = n - r < at_once ? n - r : at_once;
+        size_t values = (size_t)rows * h;
+        TRY(send(s, s->wide, dense + (size_t)r * h, values * sizeof(float)));
+        if (both) TRY(send(s, s->wide + values, sparse + (size_t)r * h, values * sizeof(float)));
+        TRY(ops_cuda_to_bf16(s->wide, DTYPE_F32, both ? 2 * values : values, s->norm, s->on->stream));
+        TRY(send(s, s->tokens, next + r, sizeof *next * (size_t)rows));
+        TRY(compare_cuda_run(&(struct compare_cuda_args){
+                                 .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows,
+                                 .both = both, .x = s->norm, .hidden = s->wide, .next = s->tokens, .chunk = s->head_ids,
+                                 .logits = s->logits, .rows = s->rows},
+                             s->on->gemm, s->on->stream));
+        TRY(fetch(s, s->host_rows, s->rows, sizeof *s->rows * (size_t)rows));
+        int bad = compare_cuda_finish(s->host_rows, rows, c->vocab_size, c->hidden_size, next + r, out + r, sums);
+        if (bad >= 0)
+            return fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`", r + bad);
+    }
+    return OK;
+}
+
+static enum status cuda_compare(void *state, int n, const float *dense, const float *sparse, const int32_t *next,
+                                struct token_metrics *out, struct tensor_sums *sums)
+{
+    struct session_cuda *s = state;
+    enum status st = weights_cuda_lock(s->on);
+    if (st == OK) st = compare_on(s, n, dense, sparse, next, out, sums);
+    return weights_cuda_unlock(s->on, st);
+}
+
+const struct session_backend session_backend_cuda = {
+    "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_logits, cuda_compare,
+    &tuner_backend_cuda,
+};

@@ -1,0 +1,119 @@
+/* What the parts of a CUDA session share: session_cuda.c runs the layers, session_cuda_plan.c lays out their memory,
+ * session_cuda_graph.c repeats them as a graph, session_cuda_times.c times them, session_cuda_view.c shows them to
+ * hooks. Nobody else includes this. */
+#ifndef SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
+#define SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
+
+#include "engine/cuda/session_cuda.h"
+#include "engine/cuda/weights_cuda.h"
+#include "kernels/cuda/compare_cuda.h"
+#include "kernels/cuda/device_cuda.h"
+
+/* What a layer of the present chunk does. */
+enum { LAYER_SPARSE = 1, LAYER_SKIPS = 2 /* some head may skip P·V */ };
+
+struct session_cuda {
+    const struct weights *w;
+    struct weights_cuda *on;
+    struct par *par;
+    const char *impl;
+    struct session_plan plan;
+    void *slab;
+    /* device */
+    uint16_t *kv;               /* [n_layers][2][n_kv_heads][capacity][head_dim] */
+    void *x;                    /* [chunk, hidden] residual stream, of type `residual` */
+    uint16_t *norm;             /* [chunk, hidden]; `attn` is the same memory */
+    uint16_t *qkv, *attn;       /* [chunk, (n_heads + 2 n_kv_heads) head_dim], [chunk, n_heads head_dim] */
+    uint16_t *gate_up, *act;    /* [mlp_rows, 2 intermediate], [chunk, intermediate] */
+    float *wide;                /* [chunk, hidden]: states on their way to or from the host; rows to compare */
+    float *nll;                 /* [chunk] */
+    float *cosine, *sine, *inv_freq;
+    int32_t *tokens;            /* [chunk]; the true next ones while scoring */
+    int32_t *position;          /* of the present step, for kernels in a graph */
+    struct head_params *heads;  /* [n_layers, n_heads] */
+    float *lambda;
+    uint8_t *head_sparse;
+    struct head_ledger *ledger;
+    char *maps, *mask_ws, *attn_ws; /* a map for each layer, map_bytes apart */
+    size_t map_bytes;
+    float *logits;              /* [COMPARE_CUDA_ROWS, head_ids], or one row of all */
+    int mlp_rows, head_ids;
+    enum dtype residual;
+    struct compare_cuda_row *rows; /* [COMPARE_CUDA_ROWS] */
+    /* host */
+    struct head_ledger *host_ledger;
+    float host_inv_freq[128];   /* what the device has */
+    bool has_inv_freq;
+    uint8_t *host_sparse;       /* [n_layers, n_heads] */
+    float *host_lambda;
+    struct compare_cuda_row *host_rows;
+    uint8_t *layers;            /* [n_layers] what each does in this chunk */
+    struct tile_map *kept_maps; /* [n_layers] shapes of this chunk's maps, bits on the device; no heads: dense */
+    void *host_map;             /* map_bytes */
+    float *view[4];             /* q, k, v, o for a hook that looks inside; allocated when first needed */
+    float *device_view;
+    size_t device_view_bytes;
+    float *mass; /* for the oracle; taken when first wanted */
+    size_t mass_bytes;
+    const struct attn_args *repeat; /* the device call under a hook */
+    struct session_graphs *graphs;  /* NULL until one is wanted; the same with times */
+    struct session_times *times;
+};
+
+/* One chunk of a forward pass. */
+struct chunk {
+    const struct forward_args *f;
+    int begin, n, position; /* first row of f->tokens, rows, position of the first in the sequence */
+    int first, end;         /* layers */
+    bool at_device;         /* a decode step that reads its position on the device */
+    bool logits;            /* of the last row, wanted and in this chunk */
+    struct str *impls;
+};
+
+static inline size_t align256(size_t n) { return (n + 255) / 256 * 256; }
+static inline size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+static inline enum status send(struct session_cuda *s, void *to, const void *from, size_t bytes)
+{
+    return s->on->impl->copy(s->on->d, to, from, bytes, COPY_TO_DEVICE);
+}
+
+static inline enum status fetch(struct session_cuda *s, void *to, const void *from, size_t bytes)
+{
+    return s->on->impl->copy(s->on->d, to, from, bytes, COPY_TO_HOST);
+}
+
+/* Fills the sizes of a plan whose capacity, chunk and once are set; with `to`, whose slab is there, its pointers too. */
+void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p,
+                          struct session_cuda *to);
+size_t session_cuda_attention_scratch(const struct llama_config *c);
+
+/* Embeddings (or the stream that came in), all layers of the chunk, logits if wanted: queued, and unless a caller asks
+ * for what must cross to the host in between, without waiting. */
+enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x) MUST_USE;
+/* The same as one launch, from the second call of a shape on. */
+enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x) MUST_USE;
+void session_cuda_close_graphs(struct session_cuda *s);
+
+/* Forget intervals that a failed call has left open. */
+void session_cuda_begin_times(struct session_cuda *s);
+/* What follows on the stream counts as this part (offsetof a double in struct forward_times), when somebody asked. */
+enum status session_cuda_part(struct session_cuda *s, const struct chunk *x, size_t field) MUST_USE;
+/* Add what was measured to the caller's times; waits. */
+enum status session_cuda_read_times(struct session_cuda *s, const struct chunk *x) MUST_USE;
+void session_cuda_close_times(struct session_cuda *s);
+
+/* The device's counts so far are added to the caller's, and the device's are cleared. */
+enum status session_cuda_collect(struct session_cuda *s, const struct forward_args *f) MUST_USE;
+
+/* For a hook that looks inside: the layer's tensors on the host, and its call repeatable (layer_view.impl). */
+enum status session_cuda_show_layer(struct session_cuda *s, const struct forward_args *f, int layer,
+                                    const struct attn_args *a) MUST_USE;
+
+/* For a hook that reads maps only: all layers of the chunk. */
+enum status session_cuda_show_maps(struct session_cuda *s, const struct chunk *x) MUST_USE;
+
+/* Free what the hooks needed. */
+void session_cuda_close_view(struct session_cuda *s);
+
+#endif

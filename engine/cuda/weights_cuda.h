@@ -1,0 +1,49 @@
+/* Weights on a CUDA device: what session_cuda.c computes with. Private to engine/. */
+#ifndef SG_ENGINE_CUDA_WEIGHTS_CUDA_H
+#define SG_ENGINE_CUDA_WEIGHTS_CUDA_H
+
+#include "engine/session_backend.h"
+#include "kernels/device.h"
+#include "kernels/cuda/linear_cuda.h"
+
+#include <pthread.h>
+
+/* bf16 matrices, row-major as in the checkpoint; matrices that read the same input stand in one block. */
+struct layer_cuda {
+    uint16_t *qkv;     /* [(n_heads + 2 n_kv_heads) head_dim, hidden] */
+    uint16_t *o;       /* [hidden, n_heads head_dim] */
+    uint16_t *gate_up; /* [2 intermediate, hidden] */
+    uint16_t *down;    /* [hidden, intermediate] */
+    float *attn_norm, *mlp_norm;
+    float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* NULL: none */
+};
+
+struct weights_cuda {
+    struct weights_device base;
+    const struct device_impl *impl;
+    struct device *d;
+    struct stream *stream;
+    struct gemm_cuda *gemm;
+    struct device_info info;
+    pthread_mutex_t lock;     /* one user of stream and handle at a time */
+    size_t bytes, peak_bytes; /* taken on the device now and at most, by weights and sessions */
+    void *slab;
+    uint16_t *embedding, *head;
+    float *final_norm;
+    struct layer_cuda *layers;
+};
+
+extern const struct session_backend session_backend_cuda;
+
+/* Entries of the table that live with the weights. */
+
+/* Device memory that counts in `bytes`; ERR_MEMORY says `what` needs how much. */
+enum status weights_cuda_alloc(struct weights_cuda *w, void **at, size_t bytes, const char *what) MUST_USE;
+void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes);
+
+/* Make stream and handle this thread's alone, and the device current. Whatever lock returned, unlock follows with the
+ * status so far, and hands it on: after a failure nothing is under way any more. */
+enum status weights_cuda_lock(struct weights_cuda *w) MUST_USE;
+enum status weights_cuda_unlock(struct weights_cuda *w, enum status st) MUST_USE;
+
+#endif

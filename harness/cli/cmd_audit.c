@@ -1,0 +1,97 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/common_options.h"
+#include "harness/measure/audit.h"
+#include "harness/cli/output.h"
+#include "harness/measure/setup.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    struct machine_options machine;
+    struct sample_options samples;
+    struct policy_options policy;
+    struct output_options output;
+} o;
+
+static const struct option_def options[] = {
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "instead of MODEL", 0, 0},
+    OUTPUT_OPTIONS(o.output),
+    SAMPLE_OPTIONS(o.samples),
+    POLICY_OPTIONS(o.policy),
+    MACHINE_OPTIONS(o.machine),
+    {0},
+};
+
+static const struct command_help help = {
+    "audit MODEL [options]",
+    "Tries to catch this program lying: does anything later reach anything earlier, is sparse with everything kept dense, do\n"
+    "threads change results, does the ledger agree with an independent count? Half of the tiles are left out unless options say\n"
+    "otherwise. Exits 1 when a claim fails.",
+    "sparsegauge audit suites/demo/model --tuned tuned.json --max-length 2048",
+};
+
+static enum status show(const struct audit *a, int *n_failed)
+{
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "claim"});
+    table_add_column(t, (struct table_column){.name = "tried by"});
+    table_add_column(t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "allowed", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "unit"});
+    table_add_column(t, (struct table_column){.name = "outcome"});
+    *n_failed = 0;
+    for (int i = 0; i < a->n; i++) {
+        const struct audit_check *c = &a->checks[i];
+        table_text(t, c->claim);
+        table_text(t, c->how);
+        table_real(t, c->found);
+        if (c->stated_only)
+            table_missing(t);
+        else
+            table_real(t, c->allowed);
+        table_text(t, c->unit);
+        table_text(t, c->stated_only ? "stated" : audit_passes(c) ? "holds" : "FAILS");
+        *n_failed += !audit_passes(c);
+    }
+    return print_table(t, &o.output);
+}
+
+int cmd_audit(int argc, char **argv)
+{
+    o.machine = machine_defaults;
+    o.samples = sample_defaults;
+    o.policy = policy_defaults;
+    o.output = output_defaults;
+    o.output.all_columns = true;
+    const char *positional[1];
+    int n, n_failed = 0;
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
+    bool asked = o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0 ||
+                 !isnan(o.policy.simthreshd1) || !isnan(o.policy.cdfthreshd);
+    if (!asked) o.policy.topk = .5; /* untuned thresholds may leave nothing out, and then nothing is tried */
+    struct setup setup = {0};
+    struct sample_set set = {0};
+    struct sparse_policy policy = {0};
+    struct tuned tuned = {0};
+    struct audit audit;
+    o.samples.num_samples = 1;
+    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, setup_samples(&setup, &o.samples, 0, false, &set));
+    TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));
+    setup_note_tuned(&o.policy, &tuned, set.samples[0].n);
+    TRY_GOTO(st, done, audit_run(&setup.model, setup.par, &set.samples[0], &policy, &audit));
+    TRY_GOTO(st, done, show(&audit, &n_failed));
+    if (strcmp(o.output.format, "terminal") == 0)
+        printf("\naudit of %s on %s: %s\n", setup.model.name, set.samples[0].name, n_failed ? "FAILED" : "every claim holds");
+done:
+    sample_set_clear(&set);
+    policy_clear(&policy);
+    tuned_clear(&tuned);
+    setup_close(&setup);
+    return st != OK ? report_failure(st) : n_failed ? EXIT_GATE : EXIT_PASS;
+}

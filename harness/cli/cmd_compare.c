@@ -1,0 +1,63 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/output.h"
+#include "reports/compare.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    struct output_options output;
+    const char *db;
+    bool only_changed, force;
+    int seed;
+} o;
+
+static const struct option_def options[] = {
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"only-changed", OPTION_FLAG, &o.only_changed, NULL, "hide what stayed the same", 0, 0},
+    {"force", OPTION_FLAG, &o.force, NULL, "compare although model or tokens differ; the output says so", 0, 0},
+    {"seed", OPTION_INT, &o.seed, "N", "of the resampling (0)", 0, 1 << 30},
+    OUTPUT_OPTIONS(o.output),
+    {0},
+};
+
+static const struct command_help help = {
+    "compare BEFORE AFTER [options]",
+    "Each is a run of the database (number, key, `last`) or a before_tune.json / after_tune.json. Differences are\n"
+    "paired by sample, with 95 % intervals from resampled samples.",
+    "sparsegauge compare before_tune.json after_tune.json\nsparsegauge compare 1 last --only-changed --format md",
+};
+
+int cmd_compare(int argc, char **argv)
+{
+    o.output = output_defaults;
+    o.db = "sparsegauge.db";
+    const char *positional[2];
+    int n;
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 2, &n, &code)) return code;
+    enum status st = OK;
+    if (n != 2) return report_failure(fail(ERR_ARG, "compare needs two runs or files, found %d; -h shows an example", n));
+    struct view_source before = {0}, after = {0};
+    struct comparison c = {0};
+    struct str verdict = {0};
+    TRY_GOTO(st, done, view_source_load(&before, o.db, positional[0]));
+    TRY_GOTO(st, done, view_source_load(&after, o.db, positional[1]));
+    TRY_GOTO(st, done, compare_runs(&c, &before.view, &after.view,
+                                    &(struct compare_options){.force = o.force, .seed = (uint64_t)o.seed,
+                                                              .or_else = ", or see them side by side with --force"}));
+    if (strcmp(o.output.format, "terminal") == 0) {
+        comparison_verdict(&c, &verdict);
+        printf("%s\n\n", str_get(&verdict));
+        if (c.n_settings) TRY_GOTO(st, done, print_table(comparison_settings_table(&c), &o.output));
+        putchar('\n');
+    }
+    st = print_table(comparison_table(&c, o.only_changed), &o.output);
+done:
+    str_clear(&verdict);
+    comparison_clear(&c);
+    view_source_clear(&before);
+    view_source_clear(&after);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,338 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/common_options.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "engine/tuner/tuner.h"
+#include "harness/measure/cell.h"
+#include "harness/measure/curve_db.h"
+#include "harness/cli/output.h"
+#include "harness/measure/report_curves.h"
+#include "reports/report.h"
+#include "reports/runjson.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    struct machine_options machine;
+    struct output_options output;
+    const char *dir;
+    int max_length;
+} o;
+
+static const struct option_def options[] = {
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "another model (the bundled one)", 0, 0},
+    {"o|output", OPTION_TEXT, &o.dir, "DIR", "where database, JSON and report go (demo)", 0, 0},
+    {"max-length", OPTION_INT, &o.max_length, "TOKENS", "window length (4096)", 512, 8192},
+    OUTPUT_OPTIONS(o.output),
+    MACHINE_OPTIONS(o.machine),
+    {0},
+};
+
+static const struct command_help help = {
+    "demo [options]",
+    "Evaluates the bundled model with untuned thresholds, tunes it under two rules, sets both beside a sliding window and beside\n"
+    "the oracle, counts the answers each of them loses, and writes a database, before_tune.json, after_tune.json and a report.",
+    "sparsegauge demo -o out/demo",
+};
+
+enum { N_TUNE = 3, N_HELD_OUT = 1, N_TEXTS = 4, WINDOW = 256 };
+
+/* Profile "high accuracy" of the tuning guide, and bounds of the tail rule from which the one with the nearest sparsity is
+ * taken, so that the two rules are compared at like sparsity. */
+static const struct tune_bounds l1_bounds = {.04, .05};
+static const struct tune_bounds tail_bounds[] = {{.45, .47}, {.55, .57}, {.65, .67}};
+enum { N_TAIL = sizeof tail_bounds / sizeof tail_bounds[0] };
+
+struct demo {
+    struct setup setup;
+    struct store *store;
+    struct dense_cache cache;
+    struct sample_set texts, needles, tuning;
+    struct tuned l1, tail;
+    char last_text[HASH_HEX_SIZE], last_needle[HASH_HEX_SIZE];
+    char first_text[HASH_HEX_SIZE], after_text[HASH_HEX_SIZE];
+    int argc;
+    char **argv;
+    int64_t started;
+    bool is_bundled;
+};
+
+static void say(const struct demo *d, const char *what)
+{
+    if (!o.machine.quiet) printf("%5.1f s  %s\n", (double)(clock_ns() - d->started) * 1e-9, what);
+    fflush(stdout);
+}
+
+static enum status load(struct demo *d)
+{
+    struct sample_options s = sample_defaults;
+    s.max_length = o.max_length;
+    s.num_samples = N_TEXTS;
+    TRY(setup_samples(&d->setup, &s, 0, false, &d->texts));
+    s.num_samples = N_TUNE + N_HELD_OUT;
+    TRY(setup_samples(&d->setup, &s, 0, true, &d->tuning));
+    s.num_samples = 0;
+    s.suites = (struct text_list){{"needle:lengths=1024,4096;depths=0,25,50,75,100;repeat=1"}, 1};
+    return setup_samples(&d->setup, &s, 0, false, &d->needles);
+}
+
+static double mean_sparsity(const struct tuned *t)
+{
+    double sum = 0;
+    for (int i = 0; i < t->n_layers * t->n_heads; i++) sum += t->heads[i].params.is_sparse ? t->heads[i].sparsity : 0;
+    return sum / (t->n_layers * t->n_heads);
+}
+
+static enum status tune_rule(struct demo *d, const struct sparse_policy *policy, enum tune_rule rule,
+                             const struct tune_bounds *bounds, int n_bounds, struct tuned *out)
+{
+    struct tune_sample samples[N_TUNE + N_HELD_OUT];
+    struct curve_db db = {0};
+    struct tune_times times;
+    for (int i = 0; i < d->tuning.n_samples; i++)
+        samples[i] = (struct tune_sample){d->tuning.samples[i].ids, d->tuning.samples[i].n, d->tuning.samples[i].name, i >= N_TUNE};
+    TRY(curve_db_open(&db, d->store, &d->setup, &d->tuning, policy));
+    enum status st = tune(&(struct tune_args){.weights = &d->setup.model.weights, .par = d->setup.par, .policy = policy,
+                                              .rule = rule, .samples = samples, .n_samples = d->tuning.n_samples,
+                                              .bounds = bounds, .n_bounds = n_bounds, .min_sparsity = .10,
+                                              .curves = curve_db_store(&db), .impl = o.machine.impl, .stop = cancel_requested},
+                          out, &times);
+    curve_db_close(&db);
+    for (int i = 0; i < n_bounds && st == OK; i++) {
+        snprintf(out[i].model_fingerprint, sizeof out[i].model_fingerprint, "%s", d->setup.model.fingerprint);
+        snprintf(out[i].model_name, sizeof out[i].model_name, "%s", d->setup.model.name);
+        snprintf(out[i].data_fingerprint, sizeof out[i].data_fingerprint, "%s", d->tuning.fingerprint);
+        snprintf(out[i].data_name, sizeof out[i].data_name, "%s", d->tuning.name);
+    }
+    return st;
+}
+
+static enum status tune_both(struct demo *d)
+{
+    const struct llama_config *c = &d->setup.model.weights.config;
+    struct sparse_policy policy;
+    struct tuned candidates[N_TAIL];
+    TRY(policy_init(&policy, &mask_sparge, c->n_layers, c->n_heads));
+    enum status st = tune_rule(d, &policy, RULE_L1, &l1_bounds, 1, &d->l1);
+    if (st == OK) st = tune_rule(d, &policy, RULE_TAIL, tail_bounds, N_TAIL, candidates);
+    policy_clear(&policy);
+    if (st != OK) return st;
+    int best = 0;
+    for (int i = 1; i < N_TAIL; i++)
+        if (fabs(mean_sparsity(&candidates[i]) - mean_sparsity(&d->l1)) <
+            fabs(mean_sparsity(&candidates[best]) - mean_sparsity(&d->l1)))
+            best = i;
+    for (int i = 0; i < N_TAIL; i++)
+        if (i == best)
+            d->tail = candidates[i];
+        else
+            tuned_clear(&candidates[i]);
+    char *path = path_join(o.dir, "tuned_l1.json");
+    st = tuned_write(&d->l1, path);
+    free(path);
+    path = path_join(o.dir, "tuned_tail.json");
+    if (st == OK) st = tuned_write(&d->tail, path);
+    free(path);
+    return st;
+}
+
+/* Both suites under one policy; the keys stay in last_text and last_needle. */
+static enum status evaluate_policy(struct demo *d, const struct policy_options *p, const struct tuned *tuned)
+{
+    struct sparse_policy policy = {0};
+    struct tuned unused = {0};
+    struct cell_result cell;
+    TRY(setup_policy(&d->setup, p, &policy, &unused));
+    enum status st = OK;
+    if (tuned) st = tuned_apply(tuned, "the tuned thresholds", &d->setup.model.weights, d->setup.model.fingerprint, &policy);
+    for (int i = 0; i < 2 && st == OK; i++) {
+        st = cell_run(&(struct cell_args){.setup = &d->setup, .store = d->store, .cache = &d->cache,
+                                          .set = i ? &d->needles : &d->texts, .policy = &policy, .tuned = tuned,
+                                          .machine = &o.machine, .max_length = o.max_length, .score = "all", .plan = "demo",
+                                          .generate = i == 0, .attribution = i == 0 && tuned == &d->l1, .n_worst = i ? 0 : 20, .argc = d->argc, .argv = d->argv}, &cell);
+        memcpy(i ? d->last_needle : d->last_text, cell.key, sizeof cell.key);
+    }
+    policy_clear(&policy);
+    return st;
+}
+
+static enum status add_to_table(struct demo *d, struct table *t, const char *label, const char *bounds)
+{
+    struct run_view text, needle;
+    TRY(run_view_load(&text, d->store, d->last_text));
+    enum status st = run_view_load(&needle, d->store, d->last_needle);
+    if (st == OK) {
+        table_text(t, label);
+        table_text(t, bounds);
+        table_real(t, run_view_metric(&text, "sparsity"));
+        table_real(t, run_view_metric(&text, "cosine"));
+        table_real(t, run_view_metric(&text, "kl"));
+        table_real(t, run_view_metric(&text, "ppl_ratio"));
+        table_real(t, run_view_metric(&text, "token_accuracy"));
+        table_real(t, run_view_metric(&text, "score_sparse"));
+        table_real(t, run_view_metric(&needle, "score_sparse"));
+        run_view_clear(&needle);
+    }
+    run_view_clear(&text);
+    return st;
+}
+
+static void add_dense(struct demo *d, struct table *t)
+{
+    struct run_view text, needle;
+    if (run_view_load(&text, d->store, d->last_text) != OK) return;
+    if (run_view_load(&needle, d->store, d->last_needle) == OK) {
+        table_text(t, "dense");
+        table_missing(t);
+        table_real(t, 0);
+        table_real(t, 1);
+        table_real(t, 0);
+        table_real(t, 1);
+        table_real(t, 1);
+        table_real(t, run_view_metric(&text, "score_dense"));
+        table_real(t, run_view_metric(&needle, "score_dense"));
+        run_view_clear(&needle);
+    }
+    run_view_clear(&text);
+}
+
+static struct table *demo_table(void)
+{
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "attention"});
+    table_add_column(t, (struct table_column){.name = "bounds"});
+    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "answers right", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "needles found", .number = NUMBER_PERCENT, .digits = 1});
+    return t;
+}
+
+struct setting {
+    const char *label, *bounds, *said;
+    struct policy_options policy;
+    const struct tuned *tuned;
+};
+
+static enum status write_json(struct demo *d, const char *key, const char *name)
+{
+    struct run_view v;
+    TRY(run_view_load(&v, d->store, key));
+    char *path = path_join(o.dir, name);
+    enum status st = runjson_write(&v, path);
+    free(path);
+    run_view_clear(&v);
+    return st;
+}
+
+static enum status write_report(struct demo *d)
+{
+    struct str notes = {0};
+    char *dir = path_join(o.dir, "report");
+    static struct report_curves curves; /* 100 KB */
+    struct report_options report = {.dir = dir, .db = store_path(d->store), .run = d->after_text, .baseline = d->first_text};
+    enum status st = report_curves_load(d->store, report.run, &curves);
+    if (st == OK) {
+        report_curves_offer(&curves, &report);
+        st = report_write(d->store, &report, &notes);
+    }
+    if (notes.len) fprintf(stderr, "%s", str_get(&notes));
+    free(dir);
+    str_clear(&notes);
+    return st;
+}
+
+static enum status run(struct demo *d)
+{
+    char l1_text[64], tail_text[64], oracle_text[64];
+    say(d, "writing texts with questions, and needles in haystacks");
+    TRY(load(d));
+    say(d, "tuning every head under the rules l1 and tail");
+    TRY(tune_both(d));
+    snprintf(l1_text, sizeof l1_text, "l1 <= %g", d->l1.l1);
+    snprintf(tail_text, sizeof tail_text, "tail <= %g", d->tail.l1);
+    struct policy_options untuned = policy_defaults, window = policy_defaults, oracle = policy_defaults;
+    window.method = "window";
+    window.window = WINDOW;
+    oracle.method = "oracle";
+    oracle.topk = 1 - mean_sparsity(&d->l1);
+    snprintf(oracle_text, sizeof oracle_text, "top %.0f %% of tiles", 100 * oracle.topk);
+    struct setting settings[] = {
+        {"untuned sparge", "theta .6, tau .98", "untuned thresholds", untuned, NULL},
+        {"tuned, rule l1", l1_text, "tuned, rule l1", untuned, &d->l1},
+        {"tuned, rule tail", tail_text, "tuned, rule tail", untuned, &d->tail},
+        {"oracle", oracle_text, "the oracle: tiles ranked by their true mass", oracle, NULL},
+        {"window", "256 tokens", "a sliding window", window, NULL},
+    };
+    struct table *t = demo_table();
+    enum status st = OK;
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0] && st == OK; i++) {
+        say(d, settings[i].said);
+        st = evaluate_policy(d, &settings[i].policy, settings[i].tuned);
+        if (st == OK && i == 0) {
+            add_dense(d, t);
+            memcpy(d->first_text, d->last_text, sizeof d->last_text);
+        }
+        if (st == OK && settings[i].tuned == &d->l1) memcpy(d->after_text, d->last_text, sizeof d->last_text);
+        if (st == OK) st = add_to_table(d, t, settings[i].label, settings[i].bounds);
+    }
+    if (st == OK) st = write_json(d, d->first_text, "before_tune.json");
+    if (st == OK) st = write_json(d, d->after_text, "after_tune.json");
+    if (st == OK) {
+        say(d, "drawing the report");
+        st = write_report(d);
+    }
+    if (st != OK) {
+        table_free(&t);
+        return st;
+    }
+    say(d, "done");
+    printf("\n%s, %d texts of %d tokens, %d questions and %d needles:\n\n", d->is_bundled ? "the bundled model" : d->setup.model.name, d->texts.n_samples, o.max_length,
+           d->texts.n_questions, d->needles.n_questions);
+    TRY(print_table(t, &o.output));
+    printf("\n%s/report/index.html        the report, one page\n%s/demo.db                  every number: sparsegauge list --db %s/demo.db\n"
+           "%s/before_tune.json, after_tune.json: sparsegauge compare them\n", o.dir, o.dir, o.dir, o.dir);
+    return OK;
+}
+
+int cmd_demo(int argc, char **argv)
+{
+    o.machine = machine_defaults;
+    o.output = output_defaults;
+    o.dir = "demo";
+    o.max_length = 4096;
+    int n;
+    int code;
+    if (!command_begin(&help, options, argc, argv, NULL, 0, &n, &code)) return code;
+    enum status st = OK;
+    char *bundled = bundled_model();
+    bool is_bundled = !o.machine.model;
+    if (is_bundled) o.machine.model = bundled;
+    struct demo d = {.is_bundled = is_bundled, .argc = argc, .argv = argv, .started = clock_ns()};
+    char *db = path_join(o.dir, "demo.db");
+    cancel_install();
+    TRY_GOTO(st, done, file_make_dirs(o.dir));
+    TRY_GOTO(st, done, store_open(&d.store, db, STORE_WRITE));
+    TRY_GOTO(st, done, setup_open(&d.setup, &o.machine, NULL));
+    TRY_GOTO(st, done, dense_cache_open(&d.cache, o.machine.cache));
+    st = run(&d);
+done:
+    tuned_clear(&d.l1);
+    tuned_clear(&d.tail);
+    sample_set_clear(&d.texts);
+    sample_set_clear(&d.needles);
+    sample_set_clear(&d.tuning);
+    dense_cache_close(&d.cache);
+    setup_close(&d.setup);
+    store_close(&d.store);
+    free(bundled);
+    free(db);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,294 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/common_options.h"
+#include "harness/measure/cell.h"
+#include "harness/measure/devices.h"
+#include "harness/measure/noise.h"
+#include "harness/cli/output.h"
+#include "reports/runjson.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    struct machine_options machine;
+    struct sample_options samples;
+    struct policy_options policy;
+    struct output_options output;
+    const char *db, *json, *stats;
+    bool generate, keep_tokens, attribution, replace;
+    int n_worst;
+} o;
+
+static const struct option_def options[] = {
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"o|output", OPTION_TEXT, &o.json, "FILE", "also write before_tune.json or after_tune.json", 0, 0},
+    {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "also write per-layer statistics as JSON", 0, 0},
+    {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
+    {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
+    {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
+    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: three more passes over every sample", 0, 0},
+    {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
+    OUTPUT_OPTIONS(o.output),
+    SAMPLE_OPTIONS(o.samples),
+    POLICY_OPTIONS(o.policy),
+    MACHINE_OPTIONS(o.machine),
+    {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs share the samples", 0, 0},
+    GRAPH_OPTIONS(o.machine),
+    {0},
+};
+
+static const struct command_help help = {
+    "eval MODEL [--suite SPEC …] [options]",
+    "Runs every sample dense and sparse, compares logits position by position, counts what the kernel skipped, and\n"
+    "stores it all as one run per suite. A cell that is stored already is shown, not run again. With --device cpu,cuda both\n"
+    "run, afresh, and what separates them is shown and stored with the GPU's run.",
+    "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
+    "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output before_tune.json",
+};
+
+static enum status show_run(struct store *store, const char *key, bool reused)
+{
+    struct run_view view;
+    TRY(run_view_load(&view, store, key));
+    if (reused) printf("run %lld is stored already with these settings, on these tokens; --replace runs it again\n\n",
+                       (long long)view.run->id);
+    print_run_summary(&view, &o.output);
+    enum status st = OK;
+    if (o.json) st = runjson_write(&view, o.json);
+    if (st == OK && o.json) printf("wrote %s\n", o.json);
+    if (st == OK && o.stats) st = runjson_write_stats(&view, o.stats);
+    run_view_clear(&view);
+    return st;
+}
+
+/* What was done to the input is said, never silent. */
+static void note_input(const struct sample_set *set)
+{
+    if (set->n_replaced)
+        fprintf(stderr, "sparsegauge: %s: %zu invalid UTF-8 sequences became U+FFFD\n", set->name, set->n_replaced);
+    if (set->n_skipped) fprintf(stderr, "sparsegauge: %s: %lld documents were too short\n", set->name, (long long)set->n_skipped);
+    if (set->n_truncated)
+        fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
+}
+
+static int longest_sample(const struct sample_set *set)
+{
+    int longest = 0;
+    for (int i = 0; i < set->n_samples; i++) longest = set->samples[i].n > longest ? set->samples[i].n : longest;
+    return longest;
+}
+
+static void note_lengths(const struct sample_set *set, const struct llama_config *c)
+{
+    int longest = longest_sample(set);
+    if (longest > c->max_position)
+        fprintf(stderr, "sparsegauge: samples of %d tokens, the model was made for %d: its dense side is out of its depth too\n",
+                longest, c->max_position);
+    if (longest < o.samples.max_length && strcmp(set->suite, "text") == 0)
+        fprintf(stderr, "sparsegauge: %s: the longest window has %d tokens, %d were asked for\n", set->name, longest,
+                o.samples.max_length);
+}
+
+/* The suite `null`: what differs between dense runs that should not differ is the floor under every other difference. */
+static enum status measure_noise(const struct setup *setup, struct store *store, const struct sample_set *set)
+{
+    struct noise_result r;
+    TRY(noise_measure(setup, &o.machine, set, cancel_requested, &r));
+    TRY(noise_store(store, &r));
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "dense against dense, other"});
+    table_add_column(t, (struct table_column){.name = "metric"});
+    table_add_column(t, (struct table_column){.name = "largest distance", .number = NUMBER_SHORT, .digits = 3});
+    for (int i = 0; i < r.n; i++) {
+        table_text(t, r.rows[i].source);
+        table_text(t, r.rows[i].metric);
+        table_real(t, r.rows[i].value);
+    }
+    for (int i = 0; i < NOISE_SOURCES; i++)
+        if (r.skipped[i][0]) table_note(t, r.skipped[i]);
+    table_note(t, "Stored as this machine's noise floor for this model: smaller differences print as within it.");
+    return print_table(t, &o.output);
+}
+
+/* Two runs side by side, and what separates the devices. */
+static enum status print_parity(struct store *store, const struct cell_result cells[2], const struct parity_result *p)
+{
+    static const char *const both[] = {"sparsity", "cosine", "kl", "ppl_dense", "ppl_sparse"};
+    struct run_view views[2];
+    struct table *t = table_new(NULL);
+    enum status st = run_view_load(&views[0], store, cells[0].key);
+    if (st != OK) {
+        table_free(&t);
+        return st;
+    }
+    if ((st = run_view_load(&views[1], store, cells[1].key)) != OK) {
+        run_view_clear(&views[0]);
+        table_free(&t);
+        return st;
+    }
+    table_add_column(t, (struct table_column){.name = "what"});
+    table_add_column(t, (struct table_column){.name = "CPU", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "GPU", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "GPU - CPU", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "GPU against CPU", .number = NUMBER_SHORT, .digits = 4});
+    for (size_t i = 0; i < sizeof both / sizeof *both; i++) {
+        double cpu = run_view_metric(&views[0], both[i]), gpu = run_view_metric(&views[1], both[i]);
+        if (isnan(cpu) || isnan(gpu)) continue;
+        table_text(t, metric_info(both[i])->label);
+        table_real(t, cpu);
+        table_real(t, gpu);
+        table_real(t, gpu - cpu);
+        table_missing(t);
+    }
+    const struct {
+        const char *what;
+        double value;
+    } rows[] = {
+        {"tiles chosen alike: mask Jaccard, mean over layers and heads",
+         p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
+        {"the same, the worst", p->masks.n ? p->masks.min : NAN},
+        {"dense logits: relative error", p->logits_error[0]}, {"sparse logits: relative error", p->logits_error[1]},
+        {"dense: same most likely token", p->top1[0]}, {"sparse: same most likely token", p->top1[1]},
+        {"dense: KL divergence from the CPU, nats", p->kl[0]}, {"sparse: KL divergence from the CPU, nats", p->kl[1]},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (isnan(rows[i].value)) continue;
+        table_text(t, rows[i].what);
+        for (int k = 0; k < 3; k++) table_missing(t);
+        table_real(t, rows[i].value);
+    }
+    char note[160];
+    snprintf(note, sizeof note,
+             "Stored as run %lld (CPU) and run %lld (GPU), with these differences; logits of both states through one head.",
+             (long long)views[0].run->id, (long long)views[1].run->id);
+    table_note(t, note);
+    for (int i = 0; i < 2; i++) run_view_clear(&views[i]);
+    return print_table(t, &o.output);
+}
+
+/* What --device names: one device; several of a kind, which share the samples; or the CPU and a GPU, which are compared. */
+struct places {
+    struct setup *all;
+    int n;
+    bool compared;
+};
+
+static enum status eval_suite(const struct places *on, struct store *store, struct dense_cache *cache, int i, int argc,
+                              char **argv)
+{
+    const struct setup *setup = &on->all[0], *pair = on->compared ? &on->all[1] : NULL;
+    struct eval_device more[MAX_DEVICES];
+    int n_more = on->compared ? 0 : on->n - 1;
+    for (int k = 0; k < n_more; k++) more[k] = (struct eval_device){&on->all[k + 1].model.weights, on->all[k + 1].par};
+    struct sample_set set = {0};
+    struct sparse_policy policy = {0};
+    struct tuned tuned = {0};
+    struct cell_result cells[2];
+    struct parity parity = {0};
+    enum status st;
+    TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
+    note_input(&set);
+    note_lengths(&set, &setup->model.weights.config);
+    if (set.dense_only && (o.json || o.stats))
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite null measures the noise floor, which goes to the database alone; drop --output"));
+    if (on->n > 1 && (set.dense_only || set.timed))
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to share or compare between devices; name one --device",
+                                set.suite));
+    if (set.dense_only) {
+        st = measure_noise(setup, store, &set);
+        goto done;
+    }
+    if (set.timed && o.attribution)
+        TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
+    TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
+    setup_note_tuned(&o.policy, &tuned, longest_sample(&set));
+    struct cell_args cell = {
+        .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy,
+        .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length, .seed = o.samples.seed,
+        .score = o.samples.score, .generate = o.generate || o.json, .attribution = o.attribution,
+        .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
+    if (pair) {
+        TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
+        cell.parity = &parity;
+    }
+    TRY_GOTO(st, done, cell_run(&cell, &cells[0]));
+    if (pair) {
+        cell.setup = pair;
+        TRY_GOTO(st, done, cell_run(&cell, &cells[1]));
+        st = print_parity(store, cells, &parity.result);
+    } else {
+        st = show_run(store, cells[0].key, cells[0].reused);
+    }
+done:
+    if (parity.samples) parity_close(&parity);
+    policy_clear(&policy);
+    tuned_clear(&tuned);
+    sample_set_clear(&set);
+    return st;
+}
+
+static enum status open_pair(struct places *on, const struct device_list *devices, const char *positional)
+{
+    if (o.machine.impl)
+        return fail(ERR_ARG, "--impl names a kernel of one device; --device %s are two", o.machine.device);
+    if (o.json || o.stats)
+        return fail(ERR_ARG, "--output and --stats-out hold one run, and --device %s makes two", o.machine.device);
+    struct machine_options cpu = o.machine, gpu = o.machine;
+    char name[16];
+    int index = devices->index[0] == DEVICE_CPU ? devices->index[1] : devices->index[0];
+    snprintf(name, sizeof name, "cuda:%d", index);
+    cpu.device = "cpu", cpu.residual = NULL, cpu.graph = cpu.compile = false;
+    gpu.device = name;
+    on->all = calloc(2, sizeof *on->all);
+    if (!on->all) return fail(ERR_MEMORY, "no memory for two devices");
+    on->n = 2;
+    on->compared = true;
+    TRY(setup_open(&on->all[0], &cpu, positional));
+    return setup_open(&on->all[1], &gpu, positional);
+}
+
+static enum status open_places(struct places *on, const char *positional)
+{
+    struct device_list devices;
+    TRY(devices_parse(o.machine.device, &devices));
+    if (devices.n == 2 && (devices.index[0] == DEVICE_CPU) != (devices.index[1] == DEVICE_CPU))
+        return open_pair(on, &devices, positional);
+    return setup_open_fleet(&on->all, &on->n, &o.machine, positional);
+}
+
+int cmd_eval(int argc, char **argv)
+{
+    o.machine = machine_defaults;
+    o.samples = sample_defaults;
+    o.policy = policy_defaults;
+    o.output = output_defaults;
+    o.db = "sparsegauge.db";
+    o.n_worst = 20;
+    const char *positional[1];
+    int n;
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
+    struct places on = {0};
+    struct store *store = NULL;
+    struct dense_cache cache = {0};
+    cancel_install();
+    TRY_GOTO(st, done, output_check(&o.output, o.json));
+    TRY_GOTO(st, done, output_check(&o.output, o.stats));
+    TRY_GOTO(st, done, open_places(&on, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
+    TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
+    int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
+    if (n_suites > 1 && (o.json || o.stats))
+        TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
+    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&on, store, &cache, i, argc, argv);
+done:
+    dense_cache_close(&cache);
+    setup_close_fleet(&on.all, &on.n);
+    store_close(&store);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,317 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/common_options.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "reports/gate.h"
+#include "harness/measure/gate_again.h"
+#include "harness/cli/output.h"
+#include "harness/measure/selftest.h"
+#include "reports/tables.h"
+#include "version.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    struct output_options output;
+    struct gate_bounds bounds;
+    struct machine_options machine;
+    const char *db, *config, *dump, *junit, *gitlab, *baseline;
+    bool github, confirm, self_test;
+    int max_length, num_samples;
+} o;
+
+static const struct option_def options[] = {
+    {"Bounds on the run", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
+    {"min-cosine", OPTION_REAL, &o.bounds.min_cosine, "X", "mean logits cosine", -1, 1},
+    {"min-cosine-p1", OPTION_REAL, &o.bounds.min_cosine_p1, "X", "its first percentile over positions", -1, 1},
+    {"max-kl", OPTION_REAL, &o.bounds.max_kl, "NATS", "mean KL divergence", 0, 1e9},
+    {"max-kl-p99.9", OPTION_REAL, &o.bounds.max_kl_p99_9, "NATS", "its 99.9th percentile", 0, 1e9},
+    {"max-ppl-increase", OPTION_SHARE, &o.bounds.max_ppl_increase, "X", "perplexity ratio - 1: .01 or 1%", -1,
+     1e9},
+    {"min-sparsity", OPTION_SHARE, &o.bounds.min_sparsity, "X", "counted sparsity", 0, 1},
+    {"min-token-accuracy", OPTION_SHARE, &o.bounds.min_token_accuracy, "X", "top-1 agreement", 0, 1},
+    {"max-score-drop", OPTION_SHARE, &o.bounds.max_score_drop, "X", "share of answers lost", -1, 1},
+    {"max-latency-ratio", OPTION_REAL, &o.bounds.max_latency_ratio, "X", "sparse / dense prefill time", 0, 1e9},
+    {"max-memory", OPTION_REAL, &o.bounds.max_memory_mib, "MIB", "peak resident memory", 0, 1e12},
+    {"Bounds on the change from --baseline", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
+    {"baseline", OPTION_TEXT, &o.baseline, "RUN|FILE", "run or before_tune.json on the same tokens", 0, 0},
+    {"max-cosine-drop", OPTION_REAL, &o.bounds.max_cosine_drop, "X", "mean logits cosine lost", -2, 2},
+    {"max-kl-rise", OPTION_REAL, &o.bounds.max_kl_rise, "NATS", "mean KL gained", -1e9, 1e9},
+    {"max-ppl-rise", OPTION_SHARE, &o.bounds.max_ppl_rise, "X", "perplexity ratio gained", -1e9, 1e9},
+    {"max-token-accuracy-drop", OPTION_SHARE, &o.bounds.max_token_accuracy_drop, "X", "top-1 agreement lost", -1, 1},
+    {"max-score-loss", OPTION_SHARE, &o.bounds.max_score_loss, "X", "share of right answers lost", -1, 1},
+    {"max-sparsity-drop", OPTION_SHARE, &o.bounds.max_sparsity_drop, "X", "counted sparsity lost", -1, 1},
+    {"max-latency-rise", OPTION_SHARE, &o.bounds.max_latency_rise, "X",
+     "sparse time gained: .1 is ten percent; same machine only", -1, 1e9},
+    {"max-memory-rise", OPTION_SHARE, &o.bounds.max_memory_rise, "X",
+     "peak memory gained: .1 is ten percent; same machine only", -1, 1e9},
+    {"Judging", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
+    {"by-mean", OPTION_FLAG, &o.bounds.by_mean, NULL, "judge the value, not its interval", 0, 0},
+    {"confirm", OPTION_FLAG, &o.confirm, NULL, "evaluate a failed run once more; a failure must happen twice", 0, 0},
+    {"self-test", OPTION_FLAG, &o.self_test, NULL, "plant faults in MODEL (the bundled one): does the gate see them?",
+     0, 0},
+    {"max-length", OPTION_INT, &o.max_length, "TOKENS", "of the self-test (2048)", 256, 1 << 20},
+    {"num-samples", OPTION_INT, &o.num_samples, "N", "of the self-test (3)", 2, 1 << 20},
+    {"config", OPTION_TEXT, &o.config, "FILE", "bounds from JSON; options override", 0, 0},
+    {"dump-config", OPTION_TEXT, &o.dump, "FILE", "write the bounds as JSON to edit, and stop", 0, 0},
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"Reporting", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
+    {"junit", OPTION_TEXT, &o.junit, "FILE", "write JUnit XML", 0, 0},
+    {"gitlab", OPTION_TEXT, &o.gitlab, "FILE", "write GitLab code-quality JSON", 0, 0},
+    {"github", OPTION_FLAG, &o.github, NULL, "print GitHub annotations, add to $GITHUB_STEP_SUMMARY", 0, 0},
+    OUTPUT_OPTIONS(o.output),
+    {"model", OPTION_TEXT, &o.machine.model, "DIR", "model for --confirm, if it has moved", 0, 0},
+    MACHINE_OPTIONS(o.machine),
+    {0},
+};
+
+static const struct command_help help = {
+    "gate [RUN | FILE.json] [bounds]",
+    "Exits 0 when every bound holds, 1 when one is broken, 4 when the data cannot decide or nothing sparse was\n"
+    "measured. A bound is judged by the metric's 95 % interval, a change by the paired interval of the difference.",
+    "sparsegauge gate last --min-cosine .98 --max-kl .02 --min-sparsity .3\n"
+    "sparsegauge gate last --baseline 12 --max-kl-rise .002 --confirm\n"
+    "sparsegauge gate after_tune.json --config gate.json --junit gate.xml\n"
+    "sparsegauge gate --self-test",
+};
+
+static struct table *checks_table(const struct gate_result *g)
+{
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "bound"});
+    table_add_column(t, (struct table_column){.name = "wanted"});
+    table_add_column(t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "low", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "high", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(t, (struct table_column){.name = "outcome"});
+    for (size_t i = 0; i < g->n; i++) {
+        const struct gate_check *c = &g->checks[i];
+        char wanted[64];
+        int digits = gate_check_digits(c, 5);
+        snprintf(wanted, sizeof wanted, "%s %.*g", c->op, digits > 6 ? digits : 6, c->bound);
+        table_text(t, c->name);
+        table_text(t, wanted);
+        table_real_as(t, c->value, NUMBER_SHORT, digits);
+        table_real_as(t, c->lo, NUMBER_SHORT, digits);
+        table_real_as(t, c->hi, NUMBER_SHORT, digits);
+        table_text(t, check_outcome_name(c->outcome));
+        if (c->message) table_note(t, c->message);
+    }
+    if (g->note) table_note(t, g->note);
+    return t;
+}
+
+static bool is_check(const struct gate_result *g, const char *name)
+{
+    for (size_t i = 0; i < g->n; i++)
+        if (strcmp(g->checks[i].name, name) == 0) return true;
+    return false;
+}
+
+static enum status write_text(const char *path, struct str *text)
+{
+    enum status st = file_write_atomic(path, str_get(text), text->len);
+    str_clear(text);
+    return st;
+}
+
+static enum status export(const struct gate_result *g, struct table *causes, double wall_s)
+{
+    char utc[32];
+    struct str text = {0};
+    clock_utc(utc, sizeof utc);
+    if (o.junit) {
+        junit_xml(g->checks, g->n, "sparsegauge", wall_s, utc, &text);
+        TRY(write_text(o.junit, &text));
+    }
+    if (o.gitlab) {
+        gitlab_quality(g->checks, g->n, o.config ? o.config : ".gitlab-ci.yml", &text);
+        TRY(write_text(o.gitlab, &text));
+    }
+    if (!o.github) return OK;
+    github_annotations(g->checks, g->n, &text);
+    fputs(str_get(&text), stdout);
+    str_reset(&text);
+    const char *summary = getenv("GITHUB_STEP_SUMMARY");
+    FILE *f = summary ? fopen(summary, "a") : NULL;
+    if (summary && !f) return fail(ERR_IO, "%s: cannot append the step summary", summary);
+    if (f) {
+        github_summary(g->checks, g->n, "sparsegauge gate", &text);
+        if (g->alarm && !is_check(g, "metrics-agree")) str_addf(&text, "\n> %s\n", g->alarm);
+        if (g->note) str_addf(&text, "\n%s\n", g->note);
+        if (g->outcome != CHECK_PASS && table_rows(causes)) {
+            str_add_char(&text, '\n');
+            table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
+        }
+        fputs(str_get(&text), f);
+        fclose(f);
+    }
+    str_clear(&text);
+    return OK;
+}
+
+/* Runs a failed configuration again and lets both runs decide. What hinders it is said, and changes nothing. */
+static enum status confirm(struct gate_result *result, const struct gate_subject *subject, int argc, char **argv)
+{
+    char key[HASH_HEX_SIZE];
+    struct view_source again = {0};
+    struct gate_result second = {0};
+    if (result->outcome != CHECK_FAIL) return OK;
+    if (gate_again(subject->run, o.db, &o.machine, argc, argv, key) != OK) {
+        gate_unconfirmed(result, status_message());
+        return OK;
+    }
+    struct gate_subject repeated = *subject;
+    enum status st = view_source_load(&again, o.db, key);
+    repeated.run = &again.view;
+    if (st == OK) st = gate_run(&repeated, &o.bounds, &second);
+    if (st == OK) gate_confirm(result, &second);
+    gate_result_clear(&second);
+    view_source_clear(&again);
+    return st;
+}
+
+static enum status show_result(const struct gate_result *g, struct table *causes)
+{
+    TRY(print_table(checks_table(g), &o.output));
+    if (strcmp(o.output.format, "terminal") != 0) return OK;
+    printf("\ngate: %s\n", check_outcome_name(g->outcome));
+    if (g->alarm && !is_check(g, "metrics-agree")) printf("\n%s\n", g->alarm);
+    if (g->outcome == CHECK_PASS || !table_rows(causes)) return OK;
+    struct str text = {0};
+    table_render(causes, TABLE_TERMINAL, (struct table_style){0}, &text);
+    printf("\n%s", str_get(&text));
+    str_clear(&text);
+    return OK;
+}
+
+static enum status load_context(const struct view_source *source, struct noise_list *floors, struct run_list *others)
+{
+    const struct run_record *r = source->view.run;
+    if (!source->store) return OK;
+    TRY(query_noise(source->store, r->machine.fingerprint, r->model.fingerprint, floors));
+    return query_runs(source->store,
+                      &(struct run_filter){.model = r->model.fingerprint, .dataset = r->dataset.fingerprint}, others);
+}
+
+static enum status judge(const char *name, int argc, char **argv, int64_t t0, enum check_outcome *outcome)
+{
+    struct view_source source = {0}, baseline = {0};
+    struct noise_list floors = {0};
+    struct run_list others = {0};
+    struct gate_result result = {0};
+    struct table *causes = NULL;
+    enum status st;
+    TRY_GOTO(st, done, view_source_load(&source, o.db, name));
+    if (o.baseline) TRY_GOTO(st, done, view_source_load(&baseline, o.db, o.baseline));
+    TRY_GOTO(st, done, load_context(&source, &floors, &others));
+    struct gate_subject subject = {&source.view, o.baseline ? &baseline.view : NULL, floors.n ? &floors : NULL};
+    TRY_GOTO(st, done, gate_run(&subject, &o.bounds, &result));
+    if (o.confirm) TRY_GOTO(st, done, confirm(&result, &subject, argc, argv));
+    causes = causes_table(&source.view, &others);
+    TRY_GOTO(st, done, show_result(&result, causes));
+    TRY_GOTO(st, done, export(&result, causes, (double)(clock_ns() - t0) * 1e-9));
+    *outcome = result.outcome;
+done:
+    table_free(&causes);
+    gate_result_clear(&result);
+    run_list_clear(&others);
+    noise_list_clear(&floors);
+    view_source_clear(&baseline);
+    view_source_clear(&source);
+    return st;
+}
+
+static enum status show_selftest(const struct selftest *t)
+{
+    struct table *table = table_new(NULL);
+    table_add_column(table, (struct table_column){.name = "configuration"});
+    table_add_column(table, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(table, (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(table, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(table, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    static const char *const names[] = {"must", "gate", "broken bounds", "told"};
+    for (int i = 0; i < 4; i++) table_add_column(table, (struct table_column){.name = names[i]});
+    for (int i = 0; i < SELFTEST_ROWS; i++) {
+        const struct selftest_row *r = &t->rows[i];
+        table_text(table, r->what);
+        table_real(table, r->cosine);
+        table_real(table, r->kl);
+        table_real(table, r->token_accuracy);
+        table_real(table, r->sparsity);
+        table_text(table, r->sound ? "pass" : "fail");
+        table_text(table, check_outcome_name(r->outcome));
+        table_text(table, r->broken);
+        table_text(table, selftest_row_told(r) ? "yes" : "NO");
+    }
+    return print_table(table, &o.output);
+}
+
+static enum status self_test(const char *model, int64_t t0, bool *passed)
+{
+    struct setup setup = {0};
+    struct sample_set set = {0};
+    struct selftest t;
+    struct sample_options s = sample_defaults;
+    s.max_length = o.max_length;
+    s.num_samples = o.num_samples;
+    enum status st;
+    TRY_GOTO(st, done,
+             setup_open(&setup, &o.machine,
+                        model             ? model
+                        : o.machine.model ? o.machine.model
+                                          : SG_DEMO_DIR "/model"));
+    TRY_GOTO(st, done, setup_samples(&setup, &s, 0, false, &set));
+    TRY_GOTO(st, done, selftest_run(&setup.model, setup.par, &set, cancel_requested, &t));
+    TRY_GOTO(st, done, show_selftest(&t));
+    *passed = selftest_passes(&t);
+    if (strcmp(o.output.format, "terminal") == 0)
+        printf("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name, set.n_samples,
+               o.max_length, (double)(clock_ns() - t0) * 1e-9,
+               *passed ? "every planted fault was caught, nothing sound was refused"
+                       : "FAILED, do not trust this gate here");
+done:
+    sample_set_clear(&set);
+    setup_close(&setup);
+    return st;
+}
+
+int cmd_gate(int argc, char **argv)
+{
+    o.output = output_defaults;
+    o.machine = machine_defaults;
+    o.bounds = gate_no_bounds();
+    o.db = "sparsegauge.db";
+    o.max_length = 2048;
+    o.num_samples = 3;
+    const char *positional[1];
+    int n;
+    bool want_help, passed = false;
+    int64_t t0 = clock_ns();
+    enum check_outcome outcome = CHECK_INVALID;
+    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
+    if (st == OK && !want_help && o.config) { /* the file first, then the options over it */
+        st = gate_bounds_read(&o.bounds, o.config);
+        if (st == OK) st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
+    }
+    if (st != OK) return report_failure(st);
+    if (want_help) {
+        options_print_help(&help, options);
+        return EXIT_PASS;
+    }
+    cancel_install();
+    if (o.self_test) {
+        st = self_test(n ? positional[0] : NULL, t0, &passed);
+        return st != OK ? report_failure(st) : passed ? EXIT_PASS : EXIT_GATE;
+    }
+    if (o.dump) {
+        st = gate_bounds_write(&o.bounds, o.dump);
+        return st == OK ? EXIT_PASS : report_failure(st);
+    }
+    st = judge(n ? positional[0] : "last", argc, argv, t0, &outcome);
+    return st == OK ? outcome_exit_code(outcome) : report_failure(st);
+}

@@ -1,0 +1,65 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/options.h"
+#include "results/store.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    const char *db;
+} o;
+
+static const struct option_def options[] = {
+    {"db", OPTION_TEXT, &o.db, "FILE",
+     "the database that takes them in; made when it is not there (sparsegauge.db)", 0, 0},
+    {0},
+};
+
+static const struct command_help help = {
+    "merge FILE… [--db FILE]",
+    "Takes runs, plans, tunings and curves of other databases into one. Equal rows are kept once; a cell with "
+    "two different\n"
+    "results is a conflict: the one in --db stays and both are told. Exit code 4: there were conflicts.",
+    "sparsegauge merge --db all.db results.1-of-4.db results.2-of-4.db results.3-of-4.db results.4-of-4.db",
+};
+
+enum { MAX_FILES = 4096 };
+
+static enum status merge_all(const char **files, int n, size_t *n_conflicts)
+{
+    struct store *s = NULL;
+    TRY(store_open(&s, o.db, STORE_WRITE));
+    enum status st = OK;
+    for (int i = 0; i < n && st == OK; i++) {
+        struct merge_report r;
+        if (strcmp(files[i], o.db) == 0) {
+            st = fail(ERR_ARG, "merge: %s is the database that takes the others in; name it with --db alone", o.db);
+            break;
+        }
+        st = store_merge(s, files[i], &r);
+        if (st != OK) break;
+        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict\n", files[i], r.added, r.identical,
+               r.completed, r.conflicting);
+        for (size_t k = 0; k < r.conflicting; k++)
+            printf("  conflict: cell %s: %s\n", r.conflicts[k].key, r.conflicts[k].what);
+        *n_conflicts += r.conflicting;
+        merge_report_clear(&r);
+    }
+    store_close(&s);
+    return st;
+}
+
+int cmd_merge(int argc, char **argv)
+{
+    static const char *files[MAX_FILES];
+    int n;
+    size_t n_conflicts = 0;
+    o.db = "sparsegauge.db";
+    int code;
+    if (!command_begin(&help, options, argc, argv, files, MAX_FILES, &n, &code)) return code;
+    enum status st = OK;
+    if (!n) st = fail(ERR_ARG, "merge: which databases? -h shows an example");
+    if (st == OK) st = merge_all(files, n, &n_conflicts);
+    return st != OK ? report_failure(st) : n_conflicts ? EXIT_INVALID : EXIT_PASS;
+}

@@ -1,0 +1,104 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/output.h"
+#include "results/query.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    struct output_options output;
+    const char *db;
+    bool schema;
+} o;
+
+static const struct option_def options[] = {
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"schema", OPTION_FLAG, &o.schema, NULL, "print the tables with their comments", 0, 0},
+    OUTPUT_OPTIONS(o.output),
+    {0},
+};
+
+static const struct command_help help = {
+    "sql [QUERY] [options]",
+    "Runs a SELECT, read-only. Without one it explains the views and opens a prompt: one query a line, an "
+    "empty line ends.",
+    "sparsegauge sql 'SELECT id, method, layers, sparsity, kl_mean FROM v_runs ORDER BY kl_mean LIMIT 5'\n"
+    "sparsegauge sql --format csv 'SELECT layer, avg(sparsity) FROM v_ledger WHERE run = 7 GROUP BY layer'",
+};
+
+static const char *const views[][2] = {
+    {"v_runs", "one row a run: settings, status, sparsity, cosine_*, kl_*, ppl_*, latency_*, machine, key, plan"},
+    {"v_metrics", "one row a metric and scope of a run: name, n, mean, quantiles, lo and hi (95 % interval)"},
+    {"v_frontier", "done runs; on_cosine, on_kl, on_ppl = 1: no other run of the same model and data beats it"},
+    {"v_ledger", "one row a head: tiles possible and computed, forced tiles by reason, thresholds, sparsity"},
+    {"v_cells", "planned cells and what became of them: plan, key, run, state, reason"},
+    {"v_flips", "questions whose answer changed between dense and sparse"},
+    {"sample", "one row a window of tokens of a run"},
+    {"worst_token", "positions with the highest KL, with context and both top-5 lists (see `tokens`)"},
+    {"tuned, tuned_head", "thresholds found by tuning and what they achieved"},
+    {"layer_error", "errors by layer and head (eval --attribution); rows with sample = -1 are over all samples, with head = -1 over a layer"},
+    {"item, generation, latency, noise, curve, plan", "see --schema"},
+};
+
+static enum status ask(struct store *s, const char *sql)
+{
+    struct sql_result r;
+    TRY(query_sql(s, sql, &r));
+    struct output_options shown = o.output;
+    shown.all_columns = true; /* what was asked for is shown, though all rows agree */
+    enum status st = print_table(sql_table(&r), &shown);
+    sql_result_clear(&r);
+    return st;
+}
+
+static enum status prompt(struct store *s)
+{
+    char line[8192];
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "view or table"});
+    table_add_column(t, (struct table_column){.name = "what it holds"});
+    for (size_t i = 0; i < sizeof views / sizeof *views; i++) {
+        table_text(t, views[i][0]);
+        table_text(t, views[i][1]);
+    }
+    TRY(print_table(t, &o.output));
+    for (;;) {
+        printf("sql> ");
+        fflush(stdout);
+        if (!fgets(line, sizeof line, stdin) || line[0] == '\n') break;
+        line[strcspn(line, "\n")] = 0;
+        if (ask(s, line) != OK) printf("%s\n", status_message()); /* a wrong query is no reason to leave */
+    }
+    putchar('\n');
+    return OK;
+}
+
+static enum status run(const char *sql)
+{
+    struct store *s = NULL;
+    TRY(store_open(&s, o.db, STORE_READ));
+    enum status st;
+    if (o.schema) {
+        struct sql_result r;
+        st = query_sql(s, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name", &r);
+        for (size_t i = 0; st == OK && i < r.n_rows; i++) printf("%s;\n\n", r.cells[i].text);
+        if (st == OK) sql_result_clear(&r);
+    } else {
+        st = sql ? ask(s, sql) : prompt(s);
+    }
+    store_close(&s);
+    return st;
+}
+
+int cmd_sql(int argc, char **argv)
+{
+    o.output = output_defaults;
+    o.db = "sparsegauge.db";
+    const char *positional[1];
+    int n;
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = run(n ? positional[0] : NULL);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

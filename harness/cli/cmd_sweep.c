@@ -1,0 +1,493 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/common_options.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "harness/measure/noise.h"
+#include "harness/cli/output.h"
+#include "harness/sweep/plan_runs.h"
+#include "harness/sweep/sweep_fleet.h"
+#include "reports/attribution.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct {
+    struct machine_options machine;
+    struct output_options output;
+    struct plan_axes axes;
+    struct plan_settings settings;
+    const char *db, *plan_file, *smooth_k, *tune_suite, *shard, *field;
+    double min_sparsity, max_memory_gib;
+    int n_tune, n_held_out, tune_length, min_sparse_tokens, n_worst;
+    bool dry_run, retry_failed, keep_tokens, keep_masks, noise_floor;
+} o;
+
+static const struct option_def options[] = {
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0,
+     0},
+    {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
+    {"dry-run", OPTION_FLAG, &o.dry_run, NULL, "only say what would run, what is reused, memory and time", 0,
+     0},
+    {"retry-failed", OPTION_FLAG, &o.retry_failed, NULL, "run cells again that failed or were skipped", 0, 0},
+    {"shard", OPTION_TEXT, &o.shard, "I/N",
+     "part I of N, from 1; auto/N; none (auto: Slurm, Open MPI, PMI, Kubernetes)", 0, 0},
+    {"name", OPTION_TEXT, &o.settings.name, "NAME", "of the plan in the database (made from the axes)", 0, 0},
+    {"plan", OPTION_TEXT, &o.plan_file, "FILE", "a JSON file with axes", 0, 0},
+    {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL of every cell (5)", 0, 10000},
+    {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
+    {"keep-masks", OPTION_FLAG, &o.keep_masks, NULL, "keep block masks of every cell's first sample", 0, 0},
+    {"noise-floor", OPTION_FLAG, &o.noise_floor, NULL,
+     "first run dense against dense; smaller differences then count as none", 0, 0},
+    {"max-memory", OPTION_REAL, &o.max_memory_gib, "GIB", "cells that need more are skipped (what is free)", 0,
+     1e6},
+    OUTPUT_OPTIONS(o.output),
+    {"Axes: values joined by commas; first-last+step, first-last*factor", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
+    {"s|suite", OPTION_LIST, &o.axes.suite, "SPEC", "see `list suites`; once for each suite (chronicle)", 0, 0},
+    {"max-length", OPTION_LIST, &o.axes.max_length, "TOKENS", "window lengths (2048)", 0, 0},
+    {"m|method", OPTION_LIST, &o.axes.method, "NAMES", "sparge, oracle, dense, topk:.5, window:1024 (sparge)",
+     0, 0},
+    {"block", OPTION_LIST, &o.axes.block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0, 0},
+    {"layers|layer-range", OPTION_LIST, &o.axes.layers, "WHICH", "all, 8-15, 0-3+12, each, all-but-each (all)",
+     0, 0},
+    {"heads", OPTION_LIST, &o.axes.heads, "WHICH", "all, each, or numbers: one head of those layers (all)", 0,
+     0},
+    {"rule", OPTION_LIST, &o.axes.rule, "NAMES", "what tuning bounds: l1, tail, cosine, rmse (l1)", 0, 0},
+    {"l1", OPTION_LIST, &o.axes.l1, "X", "bounds of stage 1; tunes. Without: fixed thresholds", 0, 0},
+    {"pv-l1", OPTION_LIST, &o.axes.pv_l1, "X", "bounds of both stages, or l1+X for each l1 (l1+.01)", 0, 0},
+    {"simthreshd1", OPTION_LIST, &o.axes.simthreshd1, "X", "fixed: a block is similar above this (.6)", 0, 0},
+    {"cdfthreshd", OPTION_LIST, &o.axes.cdfthreshd, "X", "fixed: predicted mass to keep (.98)", 0, 0},
+    {"pvthreshd", OPTION_LIST, &o.axes.pvthreshd, "X", "fixed: skip P·V this far below the maximum, log2 (50)",
+     0, 0},
+    {"repeat", OPTION_INT, &o.axes.repeat, "N", "every cell N times", 1, 1000},
+    {"Same for all cells", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
+    {"num-samples", OPTION_INT, &o.settings.num_samples, "N", "at most so many (the suite's own default)", 0,
+     1 << 20},
+    {"seed", OPTION_INT, &o.settings.seed, "N", "of generated samples and resampling (0)", 0, 1 << 30},
+    {"score", OPTION_TEXT, &o.settings.score, "HOW",
+     "all, or second-half of each window as llama.cpp does (all)", 0, 0},
+    {"field", OPTION_TEXT, &o.field, "A=B,…", "other names of JSON keys", 0, 0},
+    {"smooth-k", OPTION_TEXT, &o.smooth_k, "HOW", "running, global or off (running)", 0, 0},
+    {"min-sparse-tokens", OPTION_INT, &o.min_sparse_tokens, "N", "shorter sequences run dense (256)", 1,
+     1 << 20},
+    {"tune-suite", OPTION_TEXT, &o.tune_suite, "SPEC", "tune on this (each cell's own suite)", 0, 0},
+    {"tune-length", OPTION_INT, &o.tune_length, "TOKENS", "tune at this length (each cell's own)", 256,
+     1 << 20},
+    {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples to choose on (5)", 1, 1000},
+    {"held-out", OPTION_INT, &o.n_held_out, "N", "further samples that the bound must hold on (2)", 0, 1000},
+    {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
+    MACHINE_OPTIONS(o.machine),
+    {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs", 0, 0},
+    {0},
+};
+
+static const struct command_help help = {
+    "sweep MODEL [axes] [options]",
+    "Runs every combination of the axes and stores each as soon as it is done. Run again, it fills what is "
+    "missing: cells\n"
+    "that are stored are reused, one that fails becomes a row with its reason, and several processes may share "
+    "the work,\n"
+    "on one database or sharded. Exit code 3: some cells have no result.",
+    "sparsegauge sweep suites/demo/model --l1 .04-.10+.02 --pv-l1 l1+.01,l1+.02 --layers 4-7,all --max-length "
+    "1024-4096*2\n"
+    "sparsegauge sweep suites/demo/model --layers each,all-but-each,all --method topk:.3\n"
+    "sparsegauge sweep llama-3.2-1b --plan grid.json --dry-run",
+};
+
+/* The axes as JSON: names the plan, and is kept with it. */
+static char *axes_text(const char *model_name)
+{
+    const struct {
+        const char *name;
+        const struct text_list *list;
+    } lists[] = {
+        {"suite", &o.axes.suite},
+        {"max_length", &o.axes.max_length},
+        {"method", &o.axes.method},
+        {"block", &o.axes.block},
+        {"layers", &o.axes.layers},
+        {"heads", &o.axes.heads},
+        {"rule", &o.axes.rule},
+        {"l1", &o.axes.l1},
+        {"pv_l1", &o.axes.pv_l1},
+        {"simthreshd1", &o.axes.simthreshd1},
+        {"cdfthreshd", &o.axes.cdfthreshd},
+        {"pvthreshd", &o.axes.pvthreshd},
+    };
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "model", model_name);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        if (!lists[i].list->n) continue;
+        cJSON *a = cJSON_AddArrayToObject(root, lists[i].name);
+        for (int k = 0; k < lists[i].list->n; k++)
+            cJSON_AddItemToArray(a, cJSON_CreateString(lists[i].list->items[k]));
+    }
+    cJSON_AddNumberToObject(root, "num_samples", o.settings.num_samples);
+    cJSON_AddNumberToObject(root, "seed", o.settings.seed);
+    cJSON_AddStringToObject(root, "score", o.settings.score);
+    cJSON_AddNumberToObject(root, "repeat", o.axes.repeat);
+    char *text = cJSON_PrintUnformatted(root), *out = str_dup(text);
+    cJSON_free(text);
+    cJSON_Delete(root);
+    return out;
+}
+
+static void show_event(void *ctx, const struct sweep_event *e)
+{
+    (void)ctx;
+    if (o.machine.quiet && !e->problem) return;
+    FILE *to = strcmp(o.output.format, "terminal") == 0 ? stdout : stderr;
+    if (e->kind == SWEEP_CELL) fprintf(to, "[%d/%d] %s", e->n_finished, e->n, e->text);
+    else
+        fprintf(to, "%s%s",
+                e->kind == SWEEP_TUNED   ? "tuned: "
+                : e->kind == SWEEP_DENSE ? "dense: "
+                                         : "waiting: ",
+                e->text);
+    if (e->problem) fprintf(to, ": %s", e->problem);
+    else if (e->kind == SWEEP_CELL)
+    {
+        fprintf(to, ": %.1f %% sparse", 100 * e->sparsity);
+        if (!isnan(e->cosine)) fprintf(to, ", cosine %.4f, KL %.4g", e->cosine, e->kl); /* a cell of times has none */
+    }
+    if (e->seconds > 0) fprintf(to, ", %.2f s", e->seconds);
+    fputc('\n', to);
+    fflush(to);
+}
+
+static void print_seconds(const char *what, double seconds)
+{
+    if (seconds < 120) printf("%s%.1f s", what, seconds);
+    else if (seconds < 7200) printf("%s%.0f min", what, seconds / 60);
+    else printf("%s%.1f h", what, seconds / 3600);
+}
+
+static enum status print_dry_run(const struct sweep *s)
+{
+    struct sweep_estimate e = sweep_estimate(s);
+    int shard_cells = s->end - s->first;
+    struct table *t = table_new(NULL);
+    static const char *const names[] = {"cell", "state", "key"};
+    for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
+    for (int i = s->first; i < s->end; i++) {
+        const struct sweep_cell *x = &s->cells[i];
+        struct str text = {0};
+        plan_cell_describe(x->cell, &text);
+        const char *problem = s->data[x->data].problem;
+        if (!problem && x->group >= 0) problem = s->groups[x->group].problem;
+        if (problem && !x->settled) str_addf(&text, " — will fail: %s", problem);
+        char key[13];
+        snprintf(key, sizeof key, "%.12s", x->run.key);
+        table_text(t, str_get(&text));
+        table_text(t, cell_state_name(x->state));
+        table_text(t, key);
+        str_clear(&text);
+    }
+    TRY(print_table(t, &o.output));
+    if (strcmp(o.output.format, "terminal") != 0) return OK;
+    printf("\n%d cells", s->n);
+    if (s->a.shard.count > 1) printf(", %d of them in this part", shard_cells);
+    printf(": %d would run, %d are done", e.n_run, e.n_done);
+    if (e.n_failed) printf(", %d failed before", e.n_failed);
+    if (e.n_skipped) printf(", %d were skipped before", e.n_skipped);
+    if (e.n_stale) printf(", %d are stale and would run", e.n_stale);
+    if (e.n_elsewhere) printf(", %d run elsewhere", e.n_elsewhere);
+    if (!e.n_run) {
+        printf("\n");
+        return OK;
+    }
+    printf("\nshared: %d dense passes, residual streams at %d layers, %d tunings\n", e.n_dense_passes,
+           e.n_streams, e.n_tunings);
+    printf("memory: %.2f GiB beside the weights, %.2f GiB are free\n", (double)e.bytes / 0x1p30,
+           sweep_free_bytes(s) / 0x1p30);
+    if (e.device_bytes) {
+        struct weights_device_info device;
+        size_t free_bytes, total;
+        weights_device_describe(&s->a.setup->model.weights, &device);
+        TRY(weights_device_memory(&s->a.setup->model.weights, &free_bytes, &total));
+        printf("device: %.2f GiB beside the weights, %s has %.2f of %.2f GiB free%s\n",
+               (double)e.device_bytes / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30,
+               e.device_bytes > free_bytes ? ": cells that do not fit will be skipped" : "");
+    }
+    double flops;
+    TRY(sweep_probe(s->a.setup, s->a.machine->impl, &flops));
+    double total = e.dense_flop + e.cells_flop + e.tune_flop;
+    print_seconds("time: about ", total / flops);
+    print_seconds(" (tuning ", e.tune_flop / flops);
+    print_seconds("), as single runs about ", e.separate_flop / flops);
+    printf("; from %.3g GFLOP/s in a short dense prefill, work that sparsity saves not taken off\n", flops * 1e-9);
+    return OK;
+}
+
+static enum status print_results(struct store *store, const char *plan)
+{
+    struct run_list runs;
+    struct attribution *rows = NULL;
+    size_t n = 0, n_violations = 0;
+    TRY(plan_runs(store, &(struct run_filter){.plan = plan}, &runs));
+    enum status st = OK;
+    if (runs.n && runs.n <= 200) {
+        if (strcmp(o.output.format, "terminal") == 0) putchar('\n');
+        st = print_table(runs_table(&runs), &o.output);
+    }
+    bool people = strcmp(o.output.format, "terminal") == 0; /* programs get one table */
+    if (st == OK && people) st = attribution_find(&runs, &rows, &n);
+    if (st == OK && n) {
+        putchar('\n');
+        st = print_table(attribution_table(rows, n), &o.output);
+    }
+    if (st == OK && people) {
+        struct table *t = monotonicity_table(&runs, &n_violations);
+        if (table_rows(t)) {
+            putchar('\n');
+            st = print_table(t, &o.output);
+            if (n_violations) printf("%zu times a tighter bound gave a lower cosine beyond noise\n", n_violations);
+        } else {
+            table_free(&t);
+        }
+    }
+    free(rows);
+    run_list_clear(&runs);
+    return st;
+}
+
+/* Null runs on the first data set that has samples. */
+static enum status measure_noise(struct sweep *s, struct store *store)
+{
+    struct noise_result r;
+    int i = 0;
+    while (i < s->n_data && s->data[i].problem) i++;
+    if (i == s->n_data) return fail(ERR_ARG, "--noise-floor: no suite of this sweep has samples");
+    TRY(noise_measure(s->a.setup, &o.machine, &s->data[i].set, cancel_requested, &r));
+    TRY(noise_store(store, &r));
+    if (o.machine.quiet || strcmp(o.output.format, "terminal") != 0) return OK;
+    static const char *const names[] = {"null run", "metric", "floor"};
+    struct table *t = table_new("Dense against dense: the largest difference of any sample");
+    for (int k = 0; k < 3; k++)
+        table_add_column(t, (struct table_column){.name = names[k], .number = NUMBER_SHORT, .digits = 3});
+    for (int k = 0; k < r.n; k++) {
+        const char *metric = r.rows[k].metric;
+        if (strcmp(metric, "cosine") && strcmp(metric, "kl") && strcmp(metric, "ppl_ratio") &&
+            strcmp(metric, "logits_l1"))
+            continue;
+        table_text(t, r.rows[k].source);
+        table_text(t, metric);
+        table_real(t, r.rows[k].value);
+    }
+    for (int k = 0; k < NOISE_SOURCES; k++)
+        if (r.skipped[k][0]) table_note(t, r.skipped[k]);
+    TRY(print_table(t, &o.output));
+    putchar('\n');
+    return OK;
+}
+
+/* "results.db", part 2 of 4: "results.2-of-4.db". Parts write files of their own, since a database on a network
+ * disk is no meeting place. */
+static char *shard_db(const struct shard *shard)
+{
+    if (shard->count == 1) return str_dup(o.db);
+    const char *dot = strrchr(o.db, '.');
+    size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - o.db) : strlen(o.db);
+    return str_format("%.*s.%d-of-%d%s", (int)stem, o.db, shard->index + 1, shard->count, o.db + stem);
+}
+
+static enum status parse_smooth_k(const char *text, enum smooth_k *out)
+{
+    if (smooth_k_parse(text, out)) return OK;
+    return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
+}
+
+static void print_summary(const struct sweep *s, const char *db)
+{
+    printf("\nplan %s in %s: %d run, %d reused, %d failed, %d skipped", s->a.name, db, s->n_done, s->n_reused,
+           s->n_failed, s->n_skipped);
+    if (s->dense_s > 0) printf("; dense passes %.2f s", s->dense_s);
+    if (s->n_tunings)
+        printf("; %d tunings %.2f s (%d curves made, %d reused)", s->n_tunings, s->tune_s, s->n_curves,
+               s->n_curves_reused);
+    if (s->n_done) printf("; cells %.2f s", s->cells_s);
+    if (s->n_twins) printf(", %d of them with the thresholds of another", s->n_twins);
+    printf("\n");
+}
+
+/* The sweep itself, in a process that may crash. *partial: cells of this part have no result. */
+static enum status work(const struct setup *fleet, int n_fleet, struct sweep_watch *watch, bool *partial)
+{
+    const struct setup *setup = &fleet[0];
+    struct shard shard;
+    struct store *store = NULL;
+    struct dense_cache cache = {0};
+    struct plan plan = {0};
+    struct sweep s = {0};
+    char *db = NULL, *axes = NULL, name[64];
+    enum smooth_k smooth_k;
+    enum status st;
+    *partial = false;
+    TRY(shard_detect(o.shard, &shard));
+    TRY(parse_smooth_k(o.smooth_k, &smooth_k));
+    const struct llama_config *c = &setup->model.weights.config;
+    TRY_GOTO(st, done, plan_expand(&o.axes, c->n_layers, c->n_heads, &plan));
+    if (!watch->n_crashes && !o.machine.quiet) {
+        if (plan.n_pruned)
+            fprintf(stderr, "sparsegauge: %d cells with pv_l1 not above l1 were left out\n", plan.n_pruned);
+        if (plan.n_duplicate)
+            fprintf(stderr, "sparsegauge: %d cells were equal to others and left out\n", plan.n_duplicate);
+        if (shard.source)
+            fprintf(stderr, "sparsegauge: part %d of %d (%s)\n", shard.index + 1, shard.count, shard.source);
+    }
+    db = shard_db(&shard);
+    axes = axes_text(setup->model.name);
+    struct hash h;
+    char hex[HASH_HEX_SIZE];
+    hash_init(&h);
+    hash_add_str(&h, axes);
+    snprintf(name, sizeof name, "sweep-%.8s", hash_hex(&h, hex));
+    bool unwritten = o.dry_run && !file_exists(db); /* a dry run leaves nothing behind */
+    TRY_GOTO(
+        st, done,
+        store_open(&store, unwritten ? ":memory:" : db, o.dry_run && !unwritten ? STORE_READ : STORE_WRITE));
+    TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
+    TRY_GOTO(st, done,
+             sweep_open(&s, &(struct sweep_args){.setup = setup,
+                                                 .store = store,
+                                                 .cache = &cache,
+                                                 .plan = &plan,
+                                                 .machine = &o.machine,
+                                                 .name = o.settings.name ? o.settings.name : name,
+                                                 .plan_json = axes,
+                                                 .num_samples = o.settings.num_samples,
+                                                 .seed = o.settings.seed,
+                                                 .score = o.settings.score,
+                                                 .field = o.field,
+                                                 .smooth_k = smooth_k,
+                                                 .min_sparse_tokens = o.min_sparse_tokens,
+                                                 .tune_suite = o.tune_suite,
+                                                 .n_tune = o.n_tune,
+                                                 .n_held_out = o.n_held_out,
+                                                 .tune_length = o.tune_length,
+                                                 .min_sparsity = o.min_sparsity,
+                                                 .shard = shard,
+                                                 .retry_failed = o.retry_failed,
+                                                 .keep_tokens = o.keep_tokens,
+                                                 .keep_masks = o.keep_masks,
+                                                 .n_worst = o.n_worst,
+                                                 .max_memory = o.max_memory_gib * 0x1p30,
+                                                 .watch = watch,
+                                                 .event = show_event,
+                                                 .stop = cancel_requested}));
+    if (o.dry_run) {
+        st = print_dry_run(&s);
+        goto done;
+    }
+    if (o.noise_floor && !watch->n_crashes) TRY_GOTO(st, done, measure_noise(&s, store));
+    TRY_GOTO(st, done, n_fleet > 1 ? sweep_run_fleet(&s, fleet, n_fleet, db) : sweep_run(&s));
+    if (strcmp(o.output.format, "terminal") == 0) print_summary(&s, db);
+    st = print_results(store, s.a.name);
+    for (int i = s.first; i < s.end && st == OK; i++) {
+        enum cell_state state;
+        st = query_cell(store, s.cells[i].run.key, s.cells[i].run.slot, &state);
+        *partial |= st == OK && state != CELL_DONE;
+    }
+done:
+    sweep_close(&s);
+    plan_clear(&plan);
+    dense_cache_close(&cache);
+    store_close(&store);
+    free(db);
+    free(axes);
+    return st;
+}
+
+static int run_worker(const char *positional, struct sweep_watch *watch)
+{
+    struct setup *fleet = NULL;
+    int n = 0;
+    bool partial = false;
+    cancel_install();
+    sweep_watch_install(watch);
+    sweep_watch_begin(0);
+    enum status st = setup_open_fleet(&fleet, &n, &o.machine, positional ? positional : o.machine.model ? NULL : o.settings.model);
+    if (st == OK) st = work(fleet, n, watch, &partial);
+    setup_close_fleet(&fleet, &n);
+    if (st != OK) return report_failure(st);
+    if (partial)
+        fprintf(stderr,
+                "sparsegauge: partial: some cells have no result; `status` lists them, --retry-failed runs "
+                "them again\n");
+    return partial ? EXIT_RUN : EXIT_PASS;
+}
+
+static void forward(pid_t worker)
+{
+    static bool sent;
+    if (cancel_requested(NULL) && !sent) {
+        sent = true;
+        kill(worker, CANCEL_PASSED_ON);
+    }
+}
+
+/* The cells run in a child process: one that crashes takes the child along, becomes a row, and the next child
+ * goes on. */
+static int supervise(const char *positional)
+{
+    struct sweep_watch *watch = mmap(NULL, sizeof *watch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (watch == MAP_FAILED)
+        return report_failure(fail(ERR_MEMORY, "no memory to watch over a sweep: %s", strerror(errno)));
+    memset(watch, 0, sizeof *watch);
+    cancel_install();
+    for (;;) {
+        sweep_watch_reset(watch);
+        pid_t parent = getpid(), worker = fork();
+        if (worker < 0) return report_failure(fail(ERR_IO, "cannot start a process: %s", strerror(errno)));
+        if (worker == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphan goes on where nobody watches */
+            if (getppid() != parent) _exit(EXIT_RUN);
+            _exit(finish_output(run_worker(positional, watch)));
+        }
+        int status;
+        while (waitpid(worker, &status, 0) < 0 && errno == EINTR) forward(worker);
+        if (WIFEXITED(status)) return WEXITSTATUS(status);
+        int number = WTERMSIG(status);
+        if (cancel_requested(NULL) || !sweep_watch_blame(watch, number))
+            return report_failure(
+                fail(ERR_IO, "the sweep ended by signal %d (%s) outside of any cell; what is stored is kept",
+                     number, strsignal(number)));
+    }
+}
+
+int cmd_sweep(int argc, char **argv)
+{
+    o.machine = machine_defaults;
+    o.output = output_defaults;
+    o.db = "sparsegauge.db";
+    o.settings.score = "all";
+    o.smooth_k = "running";
+    o.n_tune = 5;
+    o.n_held_out = 2;
+    o.min_sparsity = .1;
+    o.min_sparse_tokens = MIN_SPARSE_TOKENS;
+    o.n_worst = 5;
+    const char *positional[1];
+    int n;
+    struct arena *arena = NULL;
+    int over;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &over)) return over;
+    enum status st = OK;
+    if (o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &arena);
+    for (int i = 0; i < o.axes.suite.n && st == OK; i++) st = suite_check(o.axes.suite.items[i]);
+    bool fields = false;
+    for (int i = 0; i < o.axes.suite.n; i++) fields |= suite_reads_fields(o.axes.suite.items[i]);
+    if (st == OK && o.field && !fields && !suite_reads_fields(o.tune_suite ? o.tune_suite : ""))
+        st = fail(ERR_ARG, "--field %s: no suite of this sweep reads JSON; it goes with text, cloze and choice", o.field);
+    int code = st == OK ? supervise(n ? positional[0] : NULL) : report_failure(st);
+    arena_free(&arena);
+    return code;
+}

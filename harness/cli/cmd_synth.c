@@ -1,0 +1,83 @@
+#include "harness/cli/command.h"
+
+#include "engine/checkpoint/synth.h"
+#include "harness/cli/options.h"
+#include "harness/measure/progress.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    const char *shape, *dtype;
+    int seed, threads;
+    bool quiet, list;
+} o;
+
+static const struct option_def options[] = {
+    {"shape", OPTION_TEXT, &o.shape, "NAME", "whose shape, see --list", 0, 0},
+    {"list", OPTION_FLAG, &o.list, NULL, "list the shapes", 0, 0},
+    {"dtype", OPTION_TEXT, &o.dtype, "NAME", "bf16, f16 or f32 (bf16)", 0, 0},
+    {"seed", OPTION_INT, &o.seed, "N", "of the weights (1)", 0, 1 << 30},
+    {"threads", OPTION_INT, &o.threads, "N", "threads (all processors)", 0, 4096},
+    {"q|quiet", OPTION_FLAG, &o.quiet, NULL, "no progress", 0, 0},
+    {0},
+};
+
+static const struct command_help help = {
+    "synth --shape NAME DIR",
+    "Writes a checkpoint with random weights in a real model's shape, for speed work without a download.",
+    "sparsegauge synth --shape llama-3.2-1b /tmp/llama-1b",
+};
+
+static bool show_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    (void)total;
+    progress_update(ctx, (double)done / 0x1p20);
+    return !cancel_requested(NULL);
+}
+
+static void list_shapes(void)
+{
+    int n;
+    const struct synth_shape *shapes = synth_shapes(&n);
+    for (int i = 0; i < n; i++)
+        printf("%-18s %8.2f GiB in bf16  %s\n", shapes[i].name, (double)synth_bytes(&shapes[i].config, DTYPE_BF16) / 0x1p30,
+               shapes[i].like);
+}
+
+int cmd_synth(int argc, char **argv)
+{
+    o.dtype = "bf16";
+    o.seed = 1;
+    const char *positional[1];
+    int n;
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
+    if (o.list) {
+        list_shapes();
+        return EXIT_PASS;
+    }
+    const struct synth_shape *shape;
+    struct synth_options s = synth_defaults();
+    struct progress progress;
+    struct par *par = NULL;
+    cancel_install();
+    if (!o.shape || !n) TRY_GOTO(st, done, fail(ERR_ARG, "synth needs --shape NAME and a directory; --list names the shapes"));
+    TRY_GOTO(st, done, synth_find(o.shape, &shape));
+    s.dtype = strcmp(o.dtype, "f32") == 0 ? DTYPE_F32 : strcmp(o.dtype, "f16") == 0 ? DTYPE_F16 : DTYPE_BF16;
+    if (strcmp(dtype_name(s.dtype), o.dtype) != 0)
+        TRY_GOTO(st, done, fail(ERR_ARG, "--dtype: found \"%s\", expected bf16, f16 or f32", o.dtype));
+    TRY_GOTO(st, done, par_open(&par, o.threads));
+    s.seed = (uint64_t)o.seed;
+    s.par = par;
+    s.progress = show_progress;
+    s.progress_ctx = &progress;
+    progress_begin(&progress, "synth", "MiB", (double)synth_bytes(&shape->config, s.dtype) / 0x1p20, o.quiet);
+    st = synth_write(positional[0], &shape->config, &s);
+    progress_end(&progress);
+    if (st == OK) printf("%s: %s with random weights\n", positional[0], shape->name);
+done:
+    par_close(&par);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,314 @@
+#include "harness/cli/command.h"
+
+#include "harness/cli/common_options.h"
+#include "base/file.h"
+#include "engine/tuner/sparge_pt.h"
+#include "engine/tuner/tuner.h"
+#include "harness/measure/curve_db.h"
+#include "harness/measure/identity.h"
+#include "harness/cli/output.h"
+#include "harness/measure/progress.h"
+#include "harness/measure/setup.h"
+#include "harness/measure/tuned_db.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    struct machine_options machine;
+    struct sample_options samples;
+    struct policy_options policy;
+    struct output_options output;
+    const char *db, *out, *stats, *l1, *pv_l1, *rule;
+    double min_sparsity;
+    int n_tune, n_held_out, held_mib;
+    bool tune, from_curves, dry_run;
+} o;
+
+static const struct option_def options[] = {
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
+    {"l1", OPTION_TEXT, &o.l1, "X[,X…]", "bounds of stage 1 (.06)", 0, 0},
+    {"pv-l1", OPTION_TEXT, &o.pv_l1, "X[,X…]", "bounds of both stages, or l1+X for each l1 (l1+.01)", 0, 0},
+    {"rule", OPTION_TEXT, &o.rule, "NAME", "the error that is bounded: l1, tail, cosine, rmse or both (l1)", 0, 0},
+    {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
+     "where the thresholds go (tuned.json); with several bounds the name gets them; .pt writes SpargeAttn's own format", 0, 0},
+    {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "per-layer statistics as the guide writes them", 0, 0},
+    {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples to choose on (5)", 1, 1000},
+    {"held-out", OPTION_INT, &o.n_held_out, "N", "further samples that the bound must hold on (2)", 0, 1000},
+    {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
+    {"db", OPTION_TEXT, &o.db, "FILE", "database of curves, results and choices (sparsegauge.db)", 0, 0},
+    {"from-curves", OPTION_FLAG, &o.from_curves, NULL, "answer from stored curves without running the model; unverified", 0, 0},
+    {"held-memory", OPTION_INT, &o.held_mib, "MIB",
+     "most for tensors and curves of the heads taken at once, on the CPU (64, or four residual streams if more)", 1, 1 << 30},
+    {"dry-run", OPTION_FLAG, &o.dry_run, NULL, "only say how many heads are taken at once and what memory that needs", 0, 0},
+    {"parallel|parallel-tune", OPTION_FLAG, &o.machine.parallel, NULL, "all threads, which is always so, and with --device cuda all GPUs", 0, 0},
+    {"tune", OPTION_FLAG, &o.tune, NULL, "accepted: this is tune", 0, 0},
+    {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; everything is compiled", 0, 0},
+    OUTPUT_OPTIONS(o.output),
+    SAMPLE_OPTIONS(o.samples),
+    RANKED_POLICY_OPTIONS(o.policy),
+    MACHINE_OPTIONS(o.machine),
+    {0},
+};
+
+static const struct command_help help = {
+    "tune MODEL [--l1 .06] [--pv-l1 .07] [options]",
+    "Finds every head's thresholds under the bounds from one pass of error curves, runs what it found with the inference\n"
+    "kernel on the tuning samples and on held-out ones, backs off where a bound does not hold, and writes the thresholds.\n"
+    "Curves are kept in the database: an interrupted run goes on where it stopped, and other bounds come almost free.",
+    "sparsegauge tune suites/demo/model --l1 .06 --pv-l1 .07 -o tuned.json\n"
+    "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length 4096 -o tail.json",
+};
+
+enum { MAX_BOUNDS = 64 };
+
+static enum status parse_number(const char *option, const char **text, double *out)
+{
+    char *end;
+    *out = strtod(*text, &end);
+    if (end == *text || (*end && *end != ',')) return fail(ERR_ARG, "%s: found \"%s\", expected numbers joined by commas", option, *text);
+    *text = *end ? end + 1 : end;
+    return OK;
+}
+
+/* Every l1 with every pv_l1; "l1+.01" stands for one that follows l1. Pairs with pv_l1 ≤ l1 are left out, aloud. */
+static enum status parse_bounds(struct tune_bounds *out, int *n)
+{
+    int n_pruned = 0;
+    *n = 0;
+    for (const char *a = o.l1; *a;) {
+        double l1;
+        TRY(parse_number("--l1", &a, &l1));
+        if (!(l1 > 0 && l1 < 1)) return fail(ERR_ARG, "--l1: found %g, expected more than 0 and less than 1", l1);
+        for (const char *b = o.pv_l1; *b;) {
+            double pv;
+            bool relative = str_starts_with(b, "l1+");
+            if (relative) b += 3;
+            TRY(parse_number("--pv-l1", &b, &pv));
+            if (relative) pv += l1;
+            if (!(pv > 0 && pv < 1)) return fail(ERR_ARG, "--pv-l1: found %g, expected more than 0 and less than 1", pv);
+            if (pv <= l1) {
+                n_pruned++;
+                continue;
+            }
+            if (*n == MAX_BOUNDS) return fail(ERR_ARG, "more than %d pairs of bounds", MAX_BOUNDS);
+            out[(*n)++] = (struct tune_bounds){l1, pv};
+        }
+    }
+    if (!*n) return fail(ERR_ARG, "pv_l1 bounds both stages together, so it must be larger than l1; e.g. --pv-l1 l1+.01");
+    if (n_pruned && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: %d pairs with pv_l1 not above l1 were left out\n", n_pruned);
+    return OK;
+}
+
+static void show_progress(void *ctx, int done, int total)
+{
+    (void)total;
+    progress_update(ctx, done);
+}
+
+/* "tuned.json" for one pair of bounds, "tuned_l1=0.06_pv=0.07.json" for several. */
+static char *output_name(const struct tuned *t, const char *path, int n)
+{
+    if (n == 1) return str_dup(path);
+    const char *dot = strrchr(path, '.');
+    size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - path) : strlen(path);
+    return str_format("%.*s_l1=%g_pv=%g%s", (int)stem, path, t->l1, t->pv_l1, path + stem);
+}
+
+static enum status load_samples(const struct setup *setup, struct sample_set *set, struct tune_sample **out)
+{
+    o.samples.num_samples = o.n_tune + o.n_held_out;
+    TRY(setup_samples(setup, &o.samples, 0, true, set));
+    int n = set->n_samples, n_tune = n - o.n_held_out < o.n_tune ? n - o.n_held_out : o.n_tune;
+    if (n_tune < 1)
+        return fail(ERR_ARG, "%s has %d samples of %d tokens, and %d are to be held out; lower --held-out or --max-length",
+                    set->name, n, o.samples.max_length, o.n_held_out);
+    if (n_tune < o.n_tune && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: %s has %d samples of %d tokens: tuning on %d of them\n", set->name, n,
+                o.samples.max_length, n_tune);
+    *out = calloc((size_t)n, sizeof **out);
+    if (!*out) return fail(ERR_MEMORY, "no memory for %d samples", n);
+    for (int i = 0; i < n; i++)
+        (*out)[i] = (struct tune_sample){set->samples[i].ids, set->samples[i].n, set->samples[i].name, i >= n_tune};
+    return OK;
+}
+
+static struct table *summary_table(const struct tuned *tuned, int n, char **names)
+{
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "l1", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "pv_l1", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "sparse heads"});
+    table_add_column(t, (struct table_column){.name = "backed off"});
+    table_add_column(t, (struct table_column){.name = "sparsity of tuned layers", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "worst, tuning", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "worst, held-out", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "file"});
+    for (int i = 0; i < n; i++) {
+        const struct tuned *x = &tuned[i];
+        int n_heads = 0, n_sparse = 0, n_backed = 0;
+        double sparsity = 0;
+        struct head_error tune = {0}, held = {0};
+        for (int h = 0; h < x->n_layers * x->n_heads; h++) {
+            const struct tuned_head *head = &x->heads[h];
+            if (!head->in_range) continue;
+            n_heads++;
+            n_sparse += head->params.is_sparse;
+            n_backed += head->back_offs > 0;
+            sparsity += head->params.is_sparse ? head->sparsity : 0;
+            tune = head_error_worst(tune, head->tune);
+            held = head_error_worst(held, head->held_out);
+        }
+        char text[64];
+        snprintf(text, sizeof text, "%d of %d", n_sparse, n_heads);
+        table_real(t, x->l1);
+        table_real(t, x->pv_l1);
+        table_text(t, text);
+        table_int(t, n_backed);
+        table_real(t, sparsity / n_heads);
+        table_real(t, head_error_by(&tune, x->rule));
+        table_real(t, x->num_held_out && x->verified ? head_error_by(&held, x->rule) : NAN);
+        table_text(t, names[i]);
+    }
+    return t;
+}
+
+static enum status save(const struct setup *setup, struct store *store, struct tuned *t, const struct sample_set *set,
+                        const char *path)
+{
+    char hash[33];
+    snprintf(t->model_fingerprint, sizeof t->model_fingerprint, "%s", setup->model.fingerprint);
+    snprintf(t->model_name, sizeof t->model_name, "%s", setup->model.name);
+    snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", set->fingerprint);
+    snprintf(t->data_name, sizeof t->data_name, "%s", set->name);
+    if (str_ends_with(path, ".pt")) {
+        struct str caveats = {0};
+        TRY(sparge_pt_write(t, path));
+        sparge_pt_caveats(t, &caveats);
+        if (caveats.len) fprintf(stderr, "sparsegauge: %s in the public library:\n%s", path, str_get(&caveats));
+        str_clear(&caveats);
+    } else {
+        TRY(tuned_write(t, path));
+    }
+    struct arena *arena = NULL;
+    struct model_record model;
+    model_identity(&model, &setup->model, setup->model_dir, &arena);
+    enum status st = store_tuned(store, t, tuned_hash(t, hash));
+    arena_free(&arena);
+    return st;
+}
+
+static void print_plan(const struct tune_args *a)
+{
+    struct tuner_plan p = tuner_plan(a);
+    double mib = 0x1p20;
+    printf("%d of %d heads of a layer at once, %d samples: %.1f MiB: session %.1f, residual streams %.1f, tensors %.1f, curves %.1f, "
+           "workspace of %d threads %.1f\n", p.heads_at_once, a->weights->config.n_heads, a->n_samples,
+           (double)p.total_bytes / mib, (double)p.session_bytes / mib, (double)p.stream_bytes / mib,
+           (double)p.tensor_bytes / mib, (double)p.curve_bytes / mib, par_threads(a->par), (double)p.workspace_bytes / mib);
+}
+
+static enum status run(const struct setup *fleet, int n_fleet, struct store *store)
+{
+    const struct setup *setup = &fleet[0];
+    struct tune_bounds bounds[MAX_BOUNDS];
+    struct tuned tuned[MAX_BOUNDS], unused;
+    char *names[MAX_BOUNDS] = {NULL};
+    struct sparse_policy policy = {0};
+    struct sample_set set = {0};
+    struct tune_sample *samples = NULL;
+    struct curve_db db = {0};
+    struct progress progress;
+    struct tune_times times = {0};
+    enum tune_rule rule;
+    int n = 0;
+    enum status st;
+    memset(tuned, 0, sizeof tuned);
+    TRY(parse_bounds(bounds, &n));
+    TRY(tune_rule_parse(o.rule, &rule));
+    TRY_GOTO(st, done, setup_check_tunable(o.policy.method));
+    TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &unused));
+    TRY_GOTO(st, done, load_samples(setup, &set, &samples));
+    TRY_GOTO(st, done, curve_db_open(&db, store, setup, &set, &policy));
+    const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = rule,
+                                   .samples = samples, .n_samples = set.n_samples, .bounds = bounds, .n_bounds = n,
+                                   .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
+                                   .held_bytes = (size_t)o.held_mib << 20, .progress = show_progress,
+                                   .progress_ctx = &progress, .stop = cancel_requested};
+    if (o.dry_run) {
+        print_plan(&args);
+        goto done;
+    }
+    progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
+    for (int l = 0; l < policy.n_layers; l++) progress.total += policy.layer_on[l] * policy.n_heads;
+    st = o.from_curves ? tune_from_curves(&args, tuned) : setup_tune(fleet, n_fleet, &o.machine, &args, tuned, &times);
+    progress_end(&progress);
+    for (int i = 0; i < n && st == OK; i++) {
+        names[i] = output_name(&tuned[i], o.out, n);
+        st = save(setup, store, &tuned[i], &set, names[i]);
+        char *stats = o.stats ? output_name(&tuned[i], o.stats, n) : NULL;
+        if (st == OK && stats) st = tuned_write_stats(&tuned[i], stats);
+        free(stats);
+    }
+    if (st == OK) st = print_table(summary_table(tuned, n, names), &o.output);
+    if (st == OK && strcmp(o.output.format, "terminal") == 0 && o.from_curves)
+        printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);
+    else if (st == OK && strcmp(o.output.format, "terminal") == 0)
+        printf("\n%d samples of up to %d tokens, %d of them held out; forward %.2f s, curves on %s%s%s %.2f s (%d made, %d reused), "
+               "choice and verification %.2f s (%d kernel runs)\n",
+               set.n_samples, o.samples.max_length, set.n_samples - tuned[0].num_samples, times.forward_s, times.place,
+               times.why ? ", the device refusing: " : "", times.why ? times.why : "", times.curves_s, times.n_curves,
+               times.n_reused, times.verify_s, times.n_verified);
+    if (st == OK && times.why && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: curves and verification ran on the CPU: %s\n", times.why);
+done:
+    for (int i = 0; i < n; i++) {
+        tuned_clear(&tuned[i]);
+        free(names[i]);
+    }
+    curve_db_close(&db);
+    free(samples);
+    sample_set_clear(&set);
+    policy_clear(&policy);
+    return st;
+}
+
+int cmd_tune(int argc, char **argv)
+{
+    o.machine = machine_defaults;
+    o.samples = sample_defaults;
+    o.policy = policy_defaults;
+    o.output = output_defaults;
+    o.db = "sparsegauge.db";
+    o.out = "tuned.json";
+    o.l1 = ".06";
+    o.pv_l1 = "l1+.01";
+    o.rule = "l1";
+    o.n_tune = 5;
+    o.n_held_out = 2;
+    o.min_sparsity = .10;
+    const char *positional[1];
+    int n;
+    int code;
+    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    enum status st = OK;
+    struct setup *fleet = NULL;
+    struct store *store = NULL;
+    int n_fleet = 0;
+    cancel_install();
+    if (o.samples.num_samples)
+        TRY_GOTO(st, done, fail(ERR_ARG, "--num-samples %d: tune takes --num-tune-samples to choose on and --held-out further ones; "
+                                         "give those", o.samples.num_samples));
+    TRY_GOTO(st, done, output_check(&o.output, o.out));
+    TRY_GOTO(st, done, output_check(&o.output, o.stats));
+    TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, store_open(&store, o.dry_run ? ":memory:" : o.db, STORE_WRITE));
+    st = run(fleet, n_fleet, store);
+done:
+    setup_close_fleet(&fleet, &n_fleet);
+    store_close(&store);
+    return st == OK ? EXIT_PASS : report_failure(st);
+}

@@ -1,0 +1,101 @@
+#include "harness/cli/output.h"
+
+#include "base/file.h"
+#include "reports/runjson.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+const struct output_options output_defaults = {.format = "terminal"};
+
+static int terminal_width(void)
+{
+    struct winsize size;
+    if (!isatty(STDOUT_FILENO)) return 0;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+enum status print_table(struct table *t, const struct output_options *o)
+{
+    enum table_format format;
+    enum status st = table_format_parse(o->format, &format);
+    if (st == OK) {
+        struct str out = {0};
+        struct table_style style = {!o->all_columns, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"), terminal_width()};
+        table_render(t, format, style, &out);
+        fputs(str_get(&out), stdout);
+        str_clear(&out);
+    }
+    table_free(&t);
+    return st;
+}
+
+enum status output_check(const struct output_options *o, const char *path)
+{
+    enum table_format format;
+    TRY(table_format_parse(o->format, &format));
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    if (!slash || slash == path) return OK;
+    char *dir = str_format("%.*s", (int)(slash - path), path);
+    enum status st = file_is_dir(dir) ? OK : fail(ERR_IO, "%s: the directory %s does not exist; make it first", path, dir);
+    free(dir);
+    return st;
+}
+
+static void print_or_complain(struct table *t, const struct output_options *o)
+{
+    if (print_table(t, o) != OK) fprintf(stderr, "sparsegauge: %s\n", status_message());
+    putchar('\n');
+}
+
+void print_run_summary(const struct run_view *v, const struct output_options *o)
+{
+    struct str title = {0};
+    run_describe(v->run, &title);
+    struct verdict verdict = verdict_of(run_view_metric(v, "cosine"), run_view_metric(v, "token_accuracy"),
+                                        run_view_metric(v, "sparsity"));
+    if (strcmp(o->format, "terminal") == 0) {
+        printf("%s  %s on %s: %s\n", v->label, v->run->model.name, v->run->dataset.name, str_get(&title));
+        if (isnan(run_view_metric(v, "cosine")))
+            putchar('\n'); /* a run that timed and compared nothing */
+        else if (run_view_metric(v, "sparsity") == 0)
+            printf("nothing was left out: this compares dense with dense\n\n");
+        else
+            printf("accuracy %s by the tuning guide's bands (cosine and token agreement); its goal for tuning, which "
+                   "asks for sparsity > 30 %% and cosine > .95 alone, is %s%s\n\n",
+                   verdict.band, verdict.success && strcmp(verdict.band, "poor") == 0 ? "nevertheless " : "",
+                   verdict.success ? "met" : "not met");
+    }
+    str_clear(&title);
+    print_or_complain(metrics_table(v), o);
+    if (strcmp(o->format, "terminal") != 0) return;
+    if (!isnan(run_view_metric(v, "latency_sparse")) && isnan(run_view_metric(v, "latency_dense")))
+        printf("dense side from the cache, or from a pass shared with other runs: no time for it; --cache none with --replace takes it\n\n");
+    if (v->generations.n) print_or_complain(generations_table(v), o);
+    char **warnings = run_warnings(v);
+    for (int i = 0; warnings && warnings[i]; i++) printf("note: %s\n", warnings[i]);
+    warnings_free(warnings);
+}
+
+enum status view_source_load(struct view_source *s, const char *db, const char *name)
+{
+    *s = (struct view_source){0};
+    if (str_ends_with(name, ".json")) {
+        TRY(runjson_read(&s->view, name));
+        enum status st = runjson_check_means(&s->view);
+        if (st != OK) run_view_clear(&s->view);
+        return st;
+    }
+    TRY(store_open(&s->store, db, STORE_READ));
+    return run_view_load(&s->view, s->store, name);
+}
+
+void view_source_clear(struct view_source *s)
+{
+    run_view_clear(&s->view);
+    store_close(&s->store);
+}

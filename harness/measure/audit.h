@@ -1,0 +1,51 @@
+/* Claims that must hold whatever the model, each tried on real tensors: causality, dense equality, determinism, the
+ * ledger.
+ */
+#ifndef SG_HARNESS_MEASURE_AUDIT_H
+#define SG_HARNESS_MEASURE_AUDIT_H
+
+#include "engine/engine.h"
+#include "kernels/attn.h"
+#include "suites/suite.h"
+
+#include <stdbool.h>
+
+struct audit_check {
+    const char *claim;   /* "earlier outputs do not move when later values change" */
+    const char *how;     /* what was done */
+    double found;        /* the largest deviation, or a count; NAN: not tried here */
+    double allowed;
+    const char *unit;    /* "relative", "tiles", … */
+    bool stated_only;    /* a measured property that is allowed to be anything; never fails */
+};
+
+enum { AUDIT_MAX = 20 };
+
+struct audit {
+    struct audit_check checks[AUDIT_MAX];
+    int n;
+};
+
+/* Runs every check on one sample under the policy, which must be sparse. */
+enum status audit_run(const struct model *m, struct par *par, const struct sample *x,
+                      const struct sparse_policy *policy, struct audit *out) MUST_USE;
+
+bool audit_passes(const struct audit_check *c);
+
+/* What one attention call does that it must not. */
+struct audit_call {
+    /* largest change of an output row when keys and values from `cut` on change, INFINITY for one that is no number: */
+    double leak;         /* of rows in units of 64 that end before the cut */
+    double leak_in_unit; /* of the up to 63 rows before the cut in the unit that holds it */
+    uint64_t tiles, tiles_possible, units;                   /* from the map alone, one by one */
+    uint64_t ledger_tiles, ledger_possible, ledger_units;    /* as the implementation counted */
+};
+/* Runs `impl` on the call's tensors (f32) and once more with every row from position `cut` on made another. `tiles`
+ * NULL: dense, every possible tile counts as computed and the implementation is not asked for its counts. */
+enum status audit_attention(const struct attn_args *call, const struct attn_impl *impl, int cut, struct par *par,
+                            struct audit_call *out) MUST_USE;
+
+/* The largest ‖x − y‖ / ‖x‖ over rows [from, to) of width floats; INFINITY when a row holds what is no number. */
+double audit_rows_apart(const float *x, const float *y, int from, int to, int width);
+
+#endif

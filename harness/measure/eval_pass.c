@@ -1,0 +1,285 @@
+#include "harness/measure/eval_pass.h"
+
+#include "base/clock.h"
+#include "harness/measure/progress.h"
+
+#include <assert.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What the devices share; all but `p`'s arrays, in which each sample has its place, under the lock. */
+struct pass_shared {
+    const struct evaluate_args *a;
+    struct sample_passes *p;
+    struct arena **arena;
+    pthread_mutex_t lock;
+    struct progress progress;
+    double n_tokens_done;
+    int next_sample, longest, width;
+    enum status status; /* of the first sample that failed, */
+    int failed_sample;  /* this one; n_samples: none */
+    char message[1024];
+};
+
+struct pass_worker {
+    struct pass_shared *all;
+    struct eval_device device;
+    struct session *session;
+    float *dense, *sparse;
+    const float *dense_rows;             /* of the present sample: `dense`, or what all cells share */
+    int32_t *next;
+    double *row_computed, *row_possible; /* tiles per query block of the present sample, over all layers */
+    int sample;
+    pthread_t thread;
+    bool started;
+};
+
+static void keep_mask(struct pass_shared *all, int layer, const struct tile_map *t)
+{
+    for (int h = 0; h < t->n_heads; h++) {
+        size_t bits = (size_t)t->n_qblocks * (size_t)t->n_kblocks;
+        uint8_t *out = arena_alloc(all->arena, (bits + 7) / 8);
+        for (int i = 0; i < t->n_qblocks; i++) {
+            const uint64_t *row = tile_map_row(t, h, i);
+            for (int j = 0; j < t->n_kblocks; j++) {
+                size_t at = (size_t)i * (size_t)t->n_kblocks + (size_t)j;
+                if (row[j / 64] >> (j % 64) & 1) out[at / 8] |= (uint8_t)(1u << (at % 8));
+            }
+        }
+        all->p->masks[all->p->n_masks++] = (struct mask_record){0, layer, h, t->n_qblocks, t->n_kblocks, out};
+    }
+}
+
+/* Tiles of each query block row, so that the worst tokens can say how sparse theirs was. */
+static enum status watch_layer(void *ctx, const struct layer_view *view)
+{
+    struct pass_worker *w = ctx;
+    const struct tile_map *t = view->tiles;
+    if (w->all->a->parity) TRY(parity_layer(w->all->a->parity, w->sample, view));
+    if (!t) return OK;
+    int first = view->attn->q_start / t->block.q, n_kv = attn_n_kv(view->attn);
+    for (int h = 0; h < t->n_heads; h++)
+        for (int i = 0; i < t->n_qblocks; i++) {
+            const uint64_t *row = tile_map_row(t, h, i);
+            int set = 0;
+            for (int k = 0; k < t->words_per_row; k++) set += __builtin_popcountll(row[k]);
+            w->row_computed[first + i] += set;
+            w->row_possible[first + i] += tiles_possible(t->block, first + i, n_kv);
+        }
+    /* A chunked prefill shows a layer several times; its first view is kept. */
+    if (w->all->p->masks && w->sample == 0 && first == 0) keep_mask(w->all, view->layer, t);
+    return OK;
+}
+
+static enum status dense_pass(struct pass_worker *w, int i)
+{
+    struct pass_shared *all = w->all;
+    const struct evaluate_args *a = all->a;
+    const struct sample *x = &a->set->samples[i];
+    char key[HASH_HEX_SIZE];
+    all->p->dense_times[i] = NAN;
+    w->dense_rows = a->states ? a->states->hidden[i] : w->dense;
+    if (a->states) return OK;
+    dense_cache_key(key, a->model, a->impl, x->ids, x->n);
+    pthread_mutex_lock(&all->lock);
+    bool cached = dense_cache_get(a->cache, key, x->n, all->width, w->dense);
+    pthread_mutex_unlock(&all->lock);
+    if (cached) return OK;
+    session_reset(w->session);
+    int64_t t0 = clock_ns();
+    TRY(session_forward(w->session, &(struct forward_args){.tokens = x->ids, .n = x->n, .hidden = w->dense,
+                                                           .stop = a->stop, .stop_ctx = a->stop_ctx}));
+    all->p->dense_times[i] = (double)(clock_ns() - t0) * 1e-9;
+    pthread_mutex_lock(&all->lock);
+    dense_cache_put(a->cache, key, x->n, all->width, w->dense);
+    pthread_mutex_unlock(&all->lock);
+    return OK;
+}
+
+/* Where the policy begins to matter and a stored stream lets the pass begin; the layers before it are entered into the
+ * ledger as the shared dense pass counted them. */
+static int start_layer(const struct evaluate_args *a, int i, const float **stream, struct head_ledger *ledger)
+{
+    const struct sparse_policy *p = a->policy;
+    const struct head_ledger *counts = NULL;
+    if (!a->states || !p->method) return 0;
+    int first = dense_states_start(a->states, i, policy_first_sparse_layer(p), p->block, stream, &counts);
+    for (int l = 0; l < first; l++)
+        for (int h = 0; h < p->n_heads; h++) head_ledger_add(&ledger[l * p->n_heads + h], &counts[h]);
+    return first;
+}
+
+static enum status sparse_pass(struct pass_worker *w, int i)
+{
+    const struct evaluate_args *a = w->all->a;
+    struct sample_passes *p = w->all->p;
+    const struct sample *x = &a->set->samples[i];
+    session_reset(w->session);
+    int n_rows = (x->n + a->policy->block.q - 1) / a->policy->block.q;
+    memset(w->row_computed, 0, sizeof(double) * (size_t)n_rows);
+    memset(w->row_possible, 0, sizeof(double) * (size_t)n_rows);
+    struct head_ledger *ledger = p->ledger + (size_t)i * (size_t)p->n_cells;
+    const float *stream = NULL;
+    p->first_layer[i] = start_layer(a, i, &stream, ledger);
+    int64_t t0 = clock_ns();
+    TRY(session_forward(w->session, &(struct forward_args){
+                                        .tokens = x->ids, .n = x->n, .policy = a->policy, .ledger = ledger,
+                                        .first_layer = p->first_layer[i], .residual_in = stream, .hidden = w->sparse,
+                                        .hook = watch_layer, .hook_ctx = w, .hook_tiles_only = true, .stop = a->stop,
+                                        .stop_ctx = a->stop_ctx}));
+    p->sparse_times[i] = (double)(clock_ns() - t0) * 1e-9;
+    for (int r = 0; r < n_rows; r++)
+        w->row_computed[r] = w->row_possible[r] > 0 ? 1 - w->row_computed[r] / w->row_possible[r] : 0;
+    return OK;
+}
+
+static enum status run_sample(struct pass_worker *w, int i)
+{
+    struct pass_shared *all = w->all;
+    struct sample_passes *p = all->p;
+    const struct sample *x = &all->a->set->samples[i];
+    w->sample = i;
+    TRY(dense_pass(w, i));
+    TRY(sparse_pass(w, i));
+    for (int t = 0; t < x->n; t++) w->next[t] = t + 1 < x->n ? x->ids[t + 1] : -1;
+    enum status st = session_compare(w->session, x->n, w->dense_rows, w->sparse, w->next, p->tokens[i], &p->sums[i]);
+    if (st == OK && all->a->parity) st = parity_sample(all->a->parity, i, w->session, w->dense_rows, w->sparse, w->next);
+    if (st != OK) return fail_context(st, "%s", x->name);
+    pthread_mutex_lock(&all->lock);
+    worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], w->dense_rows, w->sparse, w->row_computed, all->a->policy->block.q);
+    progress_update(&all->progress, all->n_tokens_done += x->n);
+    pthread_mutex_unlock(&all->lock);
+    return OK;
+}
+
+static void *run_samples(void *opaque)
+{
+    struct pass_worker *w = opaque;
+    struct pass_shared *all = w->all;
+    for (;;) {
+        pthread_mutex_lock(&all->lock);
+        int i = all->status == OK ? all->next_sample++ : all->a->set->n_samples;
+        pthread_mutex_unlock(&all->lock);
+        if (i >= all->a->set->n_samples) return NULL;
+        enum status st = run_sample(w, i);
+        if (st == OK) continue;
+        pthread_mutex_lock(&all->lock);
+        if (i < all->failed_sample) {
+            all->failed_sample = i;
+            all->status = st;
+            snprintf(all->message, sizeof all->message, "%s", status_message());
+        }
+        pthread_mutex_unlock(&all->lock);
+    }
+}
+
+static enum status no_memory(const struct pass_shared *all)
+{
+    return fail(ERR_MEMORY, "no memory to evaluate %d samples of %d tokens; lower --max-length", all->a->set->n_samples,
+                all->longest);
+}
+
+static enum status worker_open(struct pass_worker *w, struct pass_shared *all, struct eval_device device)
+{
+    size_t rows = (size_t)all->longest * (size_t)all->width, row_blocks = (size_t)all->longest / 64 + 1;
+    *w = (struct pass_worker){.all = all, .device = device};
+    w->dense = malloc(rows * sizeof(float));
+    w->sparse = malloc(rows * sizeof(float));
+    w->next = malloc((size_t)all->longest * sizeof *w->next);
+    w->row_computed = calloc(row_blocks, sizeof(double));
+    w->row_possible = calloc(row_blocks, sizeof(double));
+    if (!w->dense || !w->sparse || !w->next || !w->row_computed || !w->row_possible) return no_memory(all);
+    return session_open_once(&w->session, device.weights, device.par, all->longest, all->a->chunk, all->a->impl);
+}
+
+static void worker_close(struct pass_worker *w)
+{
+    session_close(&w->session);
+    free(w->dense);
+    free(w->sparse);
+    free(w->next);
+    free(w->row_computed);
+    free(w->row_possible);
+}
+
+static enum status prepare(struct sample_passes *p, const struct pass_shared *all)
+{
+    const struct evaluate_args *a = all->a;
+    const struct llama_config *c = &a->model->weights.config;
+    size_t n = (size_t)a->set->n_samples;
+    *p = (struct sample_passes){.n_cells = c->n_layers * c->n_heads};
+    p->tokens = calloc(n, sizeof *p->tokens);
+    p->sums = calloc(n, sizeof *p->sums);
+    p->ledger = calloc(n * (size_t)p->n_cells, sizeof *p->ledger);
+    p->dense_times = calloc(n, sizeof(double));
+    p->sparse_times = calloc(n, sizeof(double));
+    p->first_layer = calloc(n, sizeof *p->first_layer);
+    bool ok = p->tokens && p->sums && p->ledger && p->dense_times && p->sparse_times && p->first_layer;
+    for (size_t i = 0; ok && i < n; i++) {
+        p->tokens[i] = malloc(sizeof **p->tokens * (size_t)a->set->samples[i].n);
+        ok = p->tokens[i] != NULL;
+    }
+    if (!ok) return no_memory(all);
+    if (a->keep_masks) p->masks = arena_alloc(all->arena, sizeof *p->masks * (size_t)p->n_cells);
+    return worst_tokens_init(&p->worst, a->n_worst, all->width);
+}
+
+static enum status run_all(struct pass_shared *all, struct pass_worker *workers, int n)
+{
+    for (int i = 1; i < n; i++) workers[i].started = pthread_create(&workers[i].thread, NULL, run_samples, &workers[i]) == 0;
+    run_samples(&workers[0]);
+    for (int i = 1; i < n; i++)
+        if (workers[i].started) pthread_join(workers[i].thread, NULL);
+    return all->status == OK ? OK : fail(all->status, "%s", all->message);
+}
+
+enum status sample_passes_run(struct sample_passes *p, const struct evaluate_args *a, struct arena **arena)
+{
+    const struct sample_set *set = a->set;
+    struct pass_shared all = {.a = a, .p = p, .arena = arena, .failed_sample = set->n_samples,
+                              .width = a->model->weights.config.hidden_size};
+    double total = 0;
+    int n_open = 0, n = 1 + a->n_more;
+    assert(!a->parity || n == 1); /* it listens to one pass after the other */
+    if (n > set->n_samples) n = set->n_samples;
+    for (int i = 0; i < set->n_samples; i++) {
+        total += set->samples[i].n;
+        if (set->samples[i].n > all.longest) all.longest = set->samples[i].n;
+    }
+    *p = (struct sample_passes){0};
+    struct pass_worker *workers = calloc((size_t)n, sizeof *workers);
+    if (!workers) return no_memory(&all);
+    pthread_mutex_init(&all.lock, NULL);
+    progress_begin(&all.progress, "eval", "tokens", total, a->quiet);
+    enum status st = prepare(p, &all);
+    for (; n_open < n && st == OK; n_open++)
+        st = worker_open(&workers[n_open], &all,
+                         n_open ? a->more[n_open - 1] : (struct eval_device){&a->model->weights, a->par});
+    if (st == OK) st = run_all(&all, workers, n);
+    progress_end(&all.progress);
+    if (n_open) {
+        p->session = workers[0].session;
+        workers[0].session = NULL;
+    }
+    for (int i = 0; i < n_open; i++) worker_close(&workers[i]);
+    pthread_mutex_destroy(&all.lock);
+    free(workers);
+    return st;
+}
+
+void sample_passes_clear(struct sample_passes *p, int n_samples)
+{
+    session_close(&p->session);
+    for (int i = 0; p->tokens && i < n_samples; i++) free(p->tokens[i]);
+    free(p->tokens);
+    free(p->sums);
+    free(p->ledger);
+    free(p->dense_times);
+    free(p->sparse_times);
+    free(p->first_layer);
+    worst_tokens_clear(&p->worst);
+    *p = (struct sample_passes){0};
+}

@@ -1,0 +1,229 @@
+#include "harness/measure/evaluate.h"
+
+#include "base/clock.h"
+#include "base/stats.h"
+#include "harness/measure/eval_pass.h"
+#include "harness/measure/latency.h"
+#include "harness/measure/layer_errors.h"
+#include "harness/measure/measure.h"
+#include "harness/measure/prompts.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* Position buckets: the first window, then doublings. */
+static const int BUCKETS[] = {0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, INT32_MAX};
+enum { N_BUCKETS = sizeof BUCKETS / sizeof BUCKETS[0] - 1 };
+
+struct eval_state {
+    const struct evaluate_args *a;
+    struct evaluation *e;
+    struct sample_passes p;
+};
+
+static int64_t peak_resident_bytes(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : -1;
+}
+
+/* From per-token metrics to rows. */
+
+static void add_samples(struct eval_state *s)
+{
+    const struct sample_set *set = s->a->set;
+    struct sample_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->n_samples);
+    for (int i = 0; i < set->n_samples; i++) {
+        struct head_ledger total = {0};
+        for (int c = 0; c < s->p.n_cells; c++) head_ledger_add(&total, &s->p.ledger[i * s->p.n_cells + c]);
+        rows[i] = measure_sample(i, &set->samples[i], s->p.tokens[i], &s->p.sums[i], &total);
+    }
+    s->e->data.samples = rows;
+    s->e->data.n_samples = (size_t)set->n_samples;
+}
+
+static void add_ledger(struct eval_state *s)
+{
+    const struct sparse_policy *p = s->a->policy;
+    struct ledger_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)s->p.n_cells);
+    int n_heads = s->a->model->weights.config.n_heads;
+    int64_t calls = 0, short_calls = 0;
+    for (int c = 0; c < s->p.n_cells; c++) {
+        struct head_ledger l = {0};
+        for (int i = 0; i < s->a->set->n_samples; i++) head_ledger_add(&l, &s->p.ledger[i * s->p.n_cells + c]);
+        bool sparse = p->method && p->layer_on[c / n_heads] && p->heads[c].is_sparse;
+        bool theta = sparse && p->method == &mask_sparge, tau = sparse && p->method->ranked && !(p->topk > 0);
+        bool lambda = sparse && (p->method->ranked || p->heads[c].pvthreshd < 50); /* thresholds that this run looks at */
+        int n_short = 0; /* samples, however many chunks each was cut into */
+        for (int i = 0; i < s->a->set->n_samples; i++) n_short += s->p.ledger[i * s->p.n_cells + c].calls_dense_short > 0;
+        rows[c] = (struct ledger_record){
+            .layer = c / n_heads, .head = c % n_heads,
+            .tiles_possible = (int64_t)l.tiles_possible, .tiles_computed = (int64_t)l.tiles_computed,
+            .pv_possible = (int64_t)l.pv_units_possible, .pv_computed = (int64_t)l.pv_units_computed,
+            .forced_sink = (int64_t)l.forced_sink, .forced_diagonal = (int64_t)l.forced_diagonal,
+            .forced_theta_q = (int64_t)l.forced_theta_q, .forced_theta_k = (int64_t)l.forced_theta_k,
+            .calls = s->a->set->n_samples, .dense_head = (int64_t)l.calls_dense_head,
+            .dense_layer = (int64_t)l.calls_dense_layer, .dense_short = (int64_t)l.calls_dense_short,
+            .theta = theta ? (double)p->heads[c].simthreshd1 : NAN, .tau = tau ? (double)p->heads[c].cdfthreshd : NAN,
+            .lambda = lambda ? (double)p->heads[c].pvthreshd : NAN,
+        };
+        if (c % n_heads == 0) {
+            calls += s->a->set->n_samples;
+            short_calls += n_short;
+        }
+    }
+    s->e->data.ledger = rows;
+    s->e->data.n_ledger = (size_t)s->p.n_cells;
+    s->e->data.run.attention_calls = calls;
+    s->e->data.run.dense_fallback_calls = short_calls;
+}
+
+static void add_items(struct eval_state *s, struct metric_rows *metrics)
+{
+    const struct sample_set *set = s->a->set;
+    if (!set->n_questions) return;
+    struct token_score **scores = arena_alloc(&s->e->arena, sizeof *scores * (size_t)set->n_samples);
+    for (int i = 0; i < set->n_samples; i++) {
+        scores[i] = arena_alloc(&s->e->arena, sizeof **scores * (size_t)set->samples[i].n);
+        for (int p = 0; p + 1 < set->samples[i].n; p++) {
+            const struct token_metrics *t = &s->p.tokens[i][p];
+            scores[i][p] = (struct token_score){-t->nll_dense, -t->nll_sparse, t->top1_dense == t->next,
+                                                t->top1_sparse == t->next};
+        }
+    }
+    struct item_score *out = arena_alloc(&s->e->arena, sizeof *out * (size_t)set->n_questions);
+    int *gold = arena_alloc(&s->e->arena, sizeof *gold * (size_t)set->n_questions);
+    suite_score(set, (const struct token_score *const *)scores, out, gold);
+    struct item_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->n_questions);
+    for (int q = 0; q < set->n_questions; q++) {
+        const struct item *item = &set->items[gold[q]];
+        rows[q] = (struct item_record){.item = item->id, .group = item->group, .sample = item->sample,
+                                       .depth = item->depth, .length = item->length, .dense_score = out[q].dense,
+                                       .sparse_score = out[q].sparse, .dense_right = out[q].dense_right,
+                                       .sparse_right = out[q].sparse_right, .has_norm = set->n_items != set->n_questions,
+                                       .dense_right_norm = out[q].dense_right_norm,
+                                       .sparse_right_norm = out[q].sparse_right_norm};
+    }
+    s->e->data.items = rows;
+    s->e->data.n_items = (size_t)set->n_questions;
+    measure_items(metrics, "", rows, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
+    if (set->n_items == set->n_questions) return;
+    struct item_record *norm = arena_alloc(&s->e->arena, sizeof *norm * (size_t)set->n_questions); /* multiple choice */
+    for (int q = 0; q < set->n_questions; q++) {
+        norm[q] = rows[q];
+        norm[q].dense_right = out[q].dense_right_norm;
+        norm[q].sparse_right = out[q].sparse_right_norm;
+    }
+    measure_items(metrics, "_norm", norm, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
+}
+
+static void add_metrics(struct eval_state *s)
+{
+    struct metric_rows m = {.arena = &s->e->arena};
+    const struct sample_set *set = s->a->set;
+    struct measured in = {set, (const struct token_metrics *const *)s->p.tokens, s->p.sums, s->e->data.samples,
+                          s->a->n_resamples, s->a->seed};
+    measure_overall(&m, &in);
+    for (int b = 0; b < N_BUCKETS; b++) measure_positions(&m, &in, BUCKETS[b], BUCKETS[b + 1]);
+    add_items(s, &m);
+    struct head_ledger total = {0};
+    double *dense_times = arena_alloc(&s->e->arena, sizeof *dense_times * (size_t)set->n_samples);
+    int n_timed = 0;
+    for (int i = 0; i < set->n_samples; i++)
+        if (!isnan(s->p.dense_times[i])) dense_times[n_timed++] = s->p.dense_times[i];
+    for (int c = 0; c < s->p.n_cells * set->n_samples; c++) head_ledger_add(&total, &s->p.ledger[c]);
+    measure_sparsity(&m, &in, &total);
+    if (s->a->parity) parity_finish(s->a->parity, &total, &m);
+    if (n_timed) measure_latency(&m, &in, "latency_dense", dense_times, n_timed);
+    if (!s->e->first_layer) measure_latency(&m, &in, "latency_sparse", s->p.sparse_times, set->n_samples);
+    s->e->data.metrics = m.rows;
+    s->e->data.n_metrics = m.n;
+}
+
+static void add_tokens(struct eval_state *s)
+{
+    const struct sample_set *set = s->a->set;
+    struct token_block *blocks = arena_alloc(&s->e->arena, sizeof *blocks * (size_t)set->n_samples);
+    for (int i = 0; i < set->n_samples; i++) {
+        struct token_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->samples[i].n);
+        for (int p = 0; p < set->samples[i].n; p++) {
+            const struct token_metrics *t = &s->p.tokens[i][p];
+            rows[p] = (struct token_record){t->next, t->kl, t->cosine, t->nll_dense, t->nll_sparse};
+        }
+        blocks[i] = (struct token_block){i, (size_t)set->samples[i].n, rows};
+    }
+    s->e->data.token_blocks = blocks;
+    s->e->data.n_token_blocks = (size_t)set->n_samples;
+}
+
+static enum status add_worst_tokens(struct eval_state *s)
+{
+    struct worst_token_record *rows;
+    TRY(worst_tokens_records(&s->p.worst, s->a->model, s->a->set, s->p.session, &s->e->arena, &rows));
+    s->e->data.worst_tokens = rows;
+    s->e->data.n_worst_tokens = (size_t)s->p.worst.n;
+    return OK;
+}
+
+static enum status add_layer_errors(struct eval_state *s)
+{
+    struct layer_error_record *rows;
+    TRY(layer_errors_measure(s->a, s->p.session, &s->e->arena, &rows, &s->e->data.n_layer_errors));
+    s->e->data.layer_errors = rows;
+    return OK;
+}
+
+static enum status add_generation(struct eval_state *s)
+{
+    struct generation_record *rows = arena_alloc(&s->e->arena, sizeof *rows * N_GUIDE_PROMPTS);
+    TRY(prompts_run(s->a->model, s->a->par, s->a->policy, s->a->impl, &s->e->arena, rows));
+    s->e->data.generations = rows;
+    s->e->data.n_generations = N_GUIDE_PROMPTS;
+    return OK;
+}
+
+enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
+{
+    if (a->set->timed) return latency_measure(a, out);
+    *out = (struct evaluation){0};
+    struct eval_state s = {.a = a, .e = out};
+    int64_t t0 = clock_ns();
+    enum status st = sample_passes_run(&s.p, a, &out->arena);
+    if (st == OK) {
+        out->first_layer = s.p.first_layer[a->set->n_samples - 1];
+        out->data.masks = s.p.masks;
+        out->data.n_masks = s.p.n_masks;
+        add_samples(&s);
+        add_ledger(&s);
+        add_metrics(&s);
+        if (a->keep_tokens) add_tokens(&s);
+        st = add_worst_tokens(&s);
+        if (st == OK && a->attribution && a->policy->method) st = add_layer_errors(&s);
+        if (st == OK && a->generate) st = add_generation(&s);
+    }
+    if (st == OK) {
+        for (int i = 0; i < a->set->n_samples; i++) {
+            if (!isnan(s.p.dense_times[i])) out->dense_s += s.p.dense_times[i];
+            out->sparse_s += s.p.sparse_times[i];
+        }
+        struct run_record *r = &out->data.run;
+        r->status = RUN_DONE;
+        r->wall_s = (double)(clock_ns() - t0) * 1e-9;
+        r->peak_bytes = peak_resident_bytes();
+        struct weights_device_info device;
+        weights_device_describe(&a->model->weights, &device);
+        r->peak_device_bytes = device.peak_bytes ? (int64_t)device.peak_bytes : -1;
+        r->impls = arena_str(&out->arena, session_impls(s.p.session));
+    }
+    sample_passes_clear(&s.p, a->set->n_samples);
+    if (st != OK) evaluation_clear(out);
+    return st;
+}
+
+void evaluation_clear(struct evaluation *e)
+{
+    arena_free(&e->arena);
+    *e = (struct evaluation){0};
+}

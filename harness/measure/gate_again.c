@@ -1,0 +1,149 @@
+#include "harness/measure/gate_again.h"
+
+#include "base/file.h"
+#include "harness/measure/cell.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum status gate_again_options(const struct run_record *r, const char *tuned_path, struct sample_options *samples,
+                               struct policy_options *policy)
+{
+    static _Thread_local char block[32];
+    if (r->heads && strcmp(r->heads, "all") != 0)
+        return fail(ERR_ARG, "only head %s was sparse; `sweep` makes such runs, not eval", r->heads);
+    *samples = sample_defaults;
+    samples->suites = (struct text_list){{r->dataset.name}, 1};
+    samples->max_length = r->max_length;
+    samples->num_samples = r->num_samples;
+    samples->score = r->score;
+    samples->seed = (int)r->seed;
+    *policy = policy_defaults;
+    policy->method = r->method;
+    if (strcmp(r->method, "dense") == 0) return OK;
+    snprintf(block, sizeof block, "%dx%d", r->block_q, r->block_k);
+    policy->block = block;
+    policy->smooth_k = r->smooth_k;
+    policy->layers = r->layers;
+    policy->min_sparse_tokens = r->min_sparse_tokens;
+    policy->tuned = tuned_path;
+    policy->topk = isnan(r->topk) ? 0 : r->topk;
+    policy->window = r->window < 0 ? 0 : (int)r->window;
+    if (tuned_path) return OK;
+    policy->simthreshd1 = r->simthreshd1;
+    policy->cdfthreshd = r->cdfthreshd;
+    policy->pvthreshd = r->pvthreshd;
+    return OK;
+}
+
+/* The thresholds as a file, as `eval --tuned` takes them. The caller frees and unlinks *path; NULL without tuning. */
+static enum status write_tuned(const struct run_view *v, char **path)
+{
+    *path = NULL;
+    if (!v->run->tuned_hash) return OK;
+    if (!v->tuned.n || !v->tuned.rows[0].json)
+        return fail(ERR_ARG, "%s: its tuned thresholds %s are not in the database", v->label, v->run->tuned_hash);
+    const char *dir = getenv("TMPDIR");
+    char *name = str_format("%s/sparsegauge-tuned-XXXXXX", dir ? dir : "/tmp");
+    int fd = mkstemp(name);
+    if (fd < 0) {
+        enum status st = fail(ERR_IO, "%s: cannot make a temporary file", name);
+        free(name);
+        return st;
+    }
+    close(fd);
+    *path = name;
+    return file_write_atomic(name, v->tuned.rows[0].json, strlen(v->tuned.rows[0].json));
+}
+
+static enum status check_same(const struct run_record *r, const struct setup *setup, const struct sample_set *set)
+{
+    if (strcmp(r->model.fingerprint, setup->model.fingerprint) != 0)
+        return fail(ERR_ARG, "model.fingerprint: found %s in %s, expected %s; name the model of the run with --model",
+                    setup->model.fingerprint, setup->model_dir, r->model.fingerprint);
+    if (strcmp(r->dataset.fingerprint, set->fingerprint) != 0)
+        return fail(ERR_ARG, "data.fingerprint: %s now gives %s, expected %s; the texts have changed since",
+                    r->dataset.name, set->fingerprint, r->dataset.fingerprint);
+    return OK;
+}
+
+/* Nothing of what decides the numbers may differ but the repetition itself. */
+static enum status check_keys(const char *then, struct store *store, const char *key)
+{
+    struct run_list list;
+    TRY(query_run(store, key, &list));
+    struct str differs = {0};
+    enum status st = key_json_diff(then, list.rows[0].key_json, &differs) < 0
+                         ? fail(ERR_FORMAT, "the run's key is no JSON object: %.60s", then) : OK;
+    char *text = str_dup(str_get(&differs));
+    for (char *save = NULL, *part = strtok_r(text, ";", &save); part && st == OK; part = strtok_r(NULL, ";", &save)) {
+        part += *part == ' ';
+        if (!str_starts_with(part, "repeat:")) st = fail(ERR_ARG, "the second run was not the same: %s", part);
+    }
+    free(text);
+    str_clear(&differs);
+    run_list_clear(&list);
+    return st;
+}
+
+enum status gate_again(const struct run_view *v, const char *db, const struct machine_options *machine, int argc,
+                       char **argv, char key[HASH_HEX_SIZE])
+{
+    const struct run_record *r = v->run;
+    struct machine_options m = *machine;
+    struct sample_options s;
+    struct policy_options p;
+    struct setup setup = {0};
+    struct store *store = NULL;
+    struct dense_cache cache = {0};
+    struct sample_set set = {0};
+    struct sparse_policy policy = {0};
+    struct tuned tuned = {0};
+    struct cell_result cell;
+    char *tuned_path = NULL;
+    enum status st;
+    if (v->from_file) return fail(ERR_ARG, "%s is a file: only a run of a database can be run again", v->label);
+    if (!m.model) m.model = r->model.path;
+    if (!m.model) return fail(ERR_ARG, "%s does not say where its model lay; give --model DIR", v->label);
+    if (!m.threads) m.threads = r->threads;
+    TRY_GOTO(st, done, write_tuned(v, &tuned_path));
+    TRY_GOTO(st, done, gate_again_options(r, tuned_path, &s, &p));
+    TRY_GOTO(st, done, setup_open(&setup, &m, NULL));
+    TRY_GOTO(st, done, setup_samples(&setup, &s, 0, false, &set));
+    TRY_GOTO(st, done, check_same(r, &setup, &set));
+    TRY_GOTO(st, done, setup_policy(&setup, &p, &policy, &tuned));
+    TRY_GOTO(st, done, store_open(&store, db, STORE_WRITE));
+    TRY_GOTO(st, done, dense_cache_open(&cache, m.cache));
+    TRY_GOTO(st, done,
+             cell_run(&(struct cell_args){.setup = &setup,
+                                          .store = store,
+                                          .cache = &cache,
+                                          .set = &set,
+                                          .policy = &policy,
+                                          .tuned = &tuned,
+                                          .machine = &m,
+                                          .max_length = s.max_length,
+                                          .seed = s.seed,
+                                          .repeat = r->repeat + 1,
+                                          .score = s.score,
+                                          .replace = true,
+                                          .n_worst = 20,
+                                          .argc = argc,
+                                          .argv = argv},
+                      &cell));
+    memcpy(key, cell.key, sizeof cell.key);
+    st = check_keys(r->key_json, store, key);
+done:
+    if (tuned_path) unlink(tuned_path);
+    free(tuned_path);
+    policy_clear(&policy);
+    tuned_clear(&tuned);
+    sample_set_clear(&set);
+    dense_cache_close(&cache);
+    setup_close(&setup);
+    store_close(&store);
+    return st;
+}

@@ -1,0 +1,224 @@
+#include "harness/measure/identity.h"
+
+#include "base/json.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "results/store.h"
+#include "version.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+/* .6f as .6: the shortest decimal that reads back as the same float. */
+static double short_real(float f)
+{
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)f);
+        if (strtof(text, NULL) == f) break;
+    }
+    return strtod(text, NULL);
+}
+
+static const char *print_json(cJSON *o, struct arena **arena)
+{
+    char *text = cJSON_PrintUnformatted(o);
+    const char *out = arena_str(arena, text);
+    cJSON_free(text);
+    cJSON_Delete(o);
+    return out;
+}
+
+const char *argv_text(int argc, char **argv, struct arena **arena)
+{
+    cJSON *a = cJSON_CreateArray();
+    for (int i = 0; i < argc; i++) cJSON_AddItemToArray(a, cJSON_CreateString(argv[i]));
+    return print_json(a, arena);
+}
+
+static const char *cpu_model(struct arena **arena)
+{
+    char line[512], *name = NULL;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && !name && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (!str_starts_with(line, "model name") || !colon) continue;
+        line[strcspn(line, "\n")] = 0;
+        name = colon + 1 + strspn(colon + 1, " ");
+    }
+    if (f) fclose(f);
+    return arena_str(arena, name ? name : "unknown processor");
+}
+
+void machine_identity(struct machine_record *m, struct arena **arena)
+{
+    struct utsname os;
+    uname(&os);
+    struct str text = {0};
+    str_addf(&text, "%s %s %s", os.sysname, os.release, os.machine);
+    *m = (struct machine_record){
+        .hostname = arena_str(arena, os.nodename), .cpu = cpu_model(arena), .n_cores = par_cpu_count(),
+        .ram_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE), .os = arena_str(arena, str_get(&text)),
+    };
+    struct hash h;
+    char hex[HASH_HEX_SIZE];
+    hash_init(&h);
+    hash_add_str(&h, m->hostname);
+    hash_add_str(&h, m->cpu);
+    hash_add_u64(&h, (uint64_t)m->n_cores);
+    hash_add_u64(&h, (uint64_t)m->ram_bytes);
+    hash_add_str(&h, m->os);
+    m->fingerprint = arena_str(arena, hash_hex(&h, hex));
+    str_clear(&text);
+}
+
+void software_identity(struct software_record *s, struct arena **arena)
+{
+    (void)arena;
+    *s = (struct software_record){SG_VERSION, ENGINE_VERSION, SG_COMPILER, SG_COMMIT, SG_DIRTY};
+}
+
+void model_identity(struct model_record *r, const struct model *m, const char *dir, struct arena **arena)
+{
+    const struct llama_config *c = &m->weights.config;
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddNumberToObject(o, "hidden_size", c->hidden_size);
+    cJSON_AddNumberToObject(o, "intermediate_size", c->intermediate_size);
+    cJSON_AddNumberToObject(o, "max_position_embeddings", c->max_position);
+    cJSON_AddStringToObject(o, "rope_type", rope_type_name(c->rope.type));
+    cJSON_AddNumberToObject(o, "rope_theta", c->rope.theta);
+    cJSON_AddBoolToObject(o, "tie_word_embeddings", m->weights.tied);
+    *r = (struct model_record){arena_str(arena, m->fingerprint), arena_str(arena, m->name), arena_str(arena, dir),
+                               print_json(o, arena), c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->vocab_size,
+                               llama_config_parameters(c)};
+}
+
+struct run_record run_record_blank(void)
+{
+    return (struct run_record){
+        .l1 = NAN, .pv_l1 = NAN, .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN, .topk = NAN, .window = -1,
+        .heads = "all", .layers = "all", .score = "all", .device = "cpu", .peak_bytes = -1, .peak_device_bytes = -1,
+    };
+}
+
+static void add_real(cJSON *o, const char *name, double value)
+{
+    if (!isnan(value)) cJSON_AddNumberToObject(o, name, value);
+}
+
+static void add_text(cJSON *o, const char *name, const char *value)
+{
+    if (value) cJSON_AddStringToObject(o, name, value);
+}
+
+static const char *kernels_of(const char *device) { return strcmp(device, "cpu") == 0 ? cpu_ops()->name : device; }
+
+/* What was asked for: the slot. With fingerprints and versions in front it is the key. */
+static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, const char *tuning,
+                            struct arena **arena)
+{
+    cJSON *o = cJSON_CreateObject();
+    if (key) {
+        struct hash h;
+        char hex[HASH_HEX_SIZE];
+        hash_init(&h);
+        policy_hash(p, &h);
+        cJSON_AddStringToObject(o, "model_fingerprint", r->model.fingerprint);
+        cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
+        cJSON_AddStringToObject(o, "engine", r->software.engine);
+        cJSON_AddStringToObject(o, "kernels", r->impls ? r->impls : kernels_of(r->device)); /* --impl, when one was asked for */
+        if (tuning)
+            cJSON_AddStringToObject(o, "tuning", tuning);
+        else
+            cJSON_AddStringToObject(o, "policy", hash_hex(&h, hex));
+    }
+    cJSON_AddStringToObject(o, "model", r->model.name);
+    cJSON_AddStringToObject(o, "suite", r->dataset.name);
+    cJSON_AddNumberToObject(o, "max_length", r->max_length);
+    cJSON_AddNumberToObject(o, "num_samples", r->num_samples);
+    add_text(o, "score", r->score);
+    add_text(o, "method", r->method);
+    if (p->method) {
+        cJSON_AddNumberToObject(o, "block_q", r->block_q);
+        cJSON_AddNumberToObject(o, "block_k", r->block_k);
+        add_text(o, "smooth_k", r->smooth_k);
+        add_text(o, "layers", r->layers);
+        add_text(o, "heads", r->heads);
+        add_text(o, "rule", r->rule);
+        add_real(o, "l1", r->l1);
+        add_real(o, "pv_l1", r->pv_l1);
+        add_real(o, "simthreshd1", r->simthreshd1);
+        add_real(o, "cdfthreshd", r->cdfthreshd);
+        add_real(o, "pvthreshd", r->pvthreshd);
+        add_real(o, "topk", r->topk);
+        if (r->window >= 0) cJSON_AddNumberToObject(o, "window", (double)r->window);
+        cJSON_AddNumberToObject(o, "min_sparse_tokens", r->min_sparse_tokens);
+    }
+    add_text(o, "device", r->device);
+    add_text(o, "residual", r->residual);
+    if (r->graph) cJSON_AddTrueToObject(o, "graph");
+    if (r->repeat) cJSON_AddNumberToObject(o, "repeat", r->repeat);
+    return print_json(o, arena);
+}
+
+static void make_keys(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct arena **arena)
+{
+    char key[HASH_HEX_SIZE];
+    r->slot = arena_str(arena, store_key(describe(r, policy, false, NULL, arena), key));
+    r->key_json = describe(r, policy, true, tuning, arena);
+    r->key = arena_str(arena, store_key(r->key_json, key));
+}
+
+void identity_plan_tuned(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct arena **arena)
+{
+    make_keys(r, policy, tuning, arena);
+}
+
+/* Where the model's sessions run. The machine's fingerprint stays its processor's: the device is in the key. */
+static void device_identity(struct run_record *r, const struct model *m, struct arena **arena)
+{
+    struct weights_device_info info;
+    weights_device_describe(&m->weights, &info);
+    r->device = info.name;
+    r->residual = info.residual;
+    r->graph = info.graph;
+    if (!info.gpu[0]) return;
+    struct str gpus = {0};
+    str_addf(&gpus, "1x %s", info.gpu);
+    r->machine.gpus = arena_str(arena, str_get(&gpus));
+    r->machine.driver = arena_str(arena, info.driver);
+    str_clear(&gpus);
+}
+
+void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
+                   const struct sparse_policy *policy, struct arena **arena)
+{
+    char text[256];
+    model_identity(&r->model, m, model_dir, arena);
+    machine_identity(&r->machine, arena);
+    device_identity(r, m, arena);
+    software_identity(&r->software, arena);
+    r->dataset = (struct dataset_record){arena_str(arena, set->fingerprint), set->suite, arena_str(arena, set->name),
+                                         set->n_samples, r->max_length, set->n_tokens};
+    bool topk = policy->topk > 0;
+    r->method = policy->method ? topk && strcmp(policy->method->name, "sparge") == 0 ? "topk" : policy->method->name
+                               : "dense";
+    if (policy->method) {
+        r->block_q = policy->block.q;
+        r->block_k = policy->block.k;
+        r->smooth_k = smooth_k_name(policy->smooth_k);
+        r->topk = topk ? short_real(policy->topk) : NAN;
+        r->window = policy->method == &mask_window ? policy->window : -1;
+        bool ranked = policy->method->ranked && !r->tuned_hash;
+        r->simthreshd1 = ranked && policy->method == &mask_sparge ? short_real(policy->heads[0].simthreshd1) : NAN;
+        r->cdfthreshd = ranked && !topk ? short_real(policy->heads[0].cdfthreshd) : NAN;
+        bool window_skips = policy->method == &mask_window && policy->heads[0].pvthreshd < 50;
+        r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].pvthreshd) : NAN;
+    }
+    r->layers = arena_str(arena, policy->method ? policy_layers_text(policy, text, sizeof text) : "none");
+    r->min_sparse_tokens = policy->min_sparse_tokens;
+    make_keys(r, policy, NULL, arena);
+}

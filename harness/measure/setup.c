@@ -1,0 +1,327 @@
+#include "harness/measure/setup.h"
+
+#include "base/file.h"
+#ifdef SG_HAVE_CUDA
+#include "engine/cuda/session_cuda.h"
+#endif
+#include "engine/tuner/sparge_pt.h"
+#include "engine/tuner/tuner_spread.h"
+#include "harness/measure/devices.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "version.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const struct machine_options machine_defaults = {.cpu_mask = "auto", .device = "cpu"};
+const struct sample_options sample_defaults = {.score = "all", .max_length = 2048};
+const struct policy_options policy_defaults = {
+    .layers = "all", .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN,
+    .min_sparse_tokens = MIN_SPARSE_TOKENS,
+};
+
+/* What was said about the device's way of working, or what the CPU cannot do of it. */
+static enum status set_device_options(struct setup *s, const struct machine_options *m, int index)
+{
+    struct device_options *how = &s->model.weights.device_options;
+    bool cpu = index == DEVICE_CPU;
+    if (m->residual && strcmp(m->residual, "f32") != 0 && strcmp(m->residual, "bf16") != 0)
+        return fail(ERR_ARG, "--residual: found \"%s\", expected f32 or bf16", m->residual);
+    if (cpu && m->residual && strcmp(m->residual, "bf16") == 0)
+        return fail(ERR_UNSUPPORTED, "--residual bf16 needs --device cuda: the CPU computes in f32");
+    if (cpu && m->graph) return fail(ERR_UNSUPPORTED, "--graph needs --device cuda");
+    if (cpu && m->compile && !m->quiet)
+        fprintf(stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
+    how->residual = m->residual && strcmp(m->residual, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    how->graph = m->graph || m->compile;
+    return OK;
+}
+
+static enum status place_weights(struct setup *s, int index, const char *text, bool quiet)
+{
+    if (index == DEVICE_CPU) return OK;
+#ifdef SG_HAVE_CUDA
+    enum status st = weights_place_cuda(&s->model.weights, index);
+    if (st != OK) return fail_context(st, "--device %s", text);
+    double rounded = weights_cuda_rounds(&s->model.weights);
+    if (rounded > 0 && !quiet)
+        fprintf(stderr, "sparsegauge: %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n",
+                100 * rounded);
+    return OK;
+#else
+    (void)s, (void)quiet; /* devices_parse has refused it already */
+    return fail(ERR_UNSUPPORTED, "--device %s: this program was built without CUDA", text);
+#endif
+}
+
+static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
+{
+    enum status st = par_open(&s->par, n_threads);
+    if (st == OK) st = model_open(&s->model, s->model_dir, s->par);
+    if (st == OK) st = set_device_options(s, m, index);
+    if (st == OK && place) st = place_weights(s, index, m->device, m->quiet);
+    if (st != OK) setup_close(s);
+    return st;
+}
+
+static enum status check_machine(struct setup *s, const struct machine_options *m, const char *positional)
+{
+    *s = (struct setup){.model_dir = positional ? positional : m->model};
+    if (!s->model_dir) return fail(ERR_ARG, "which model? give its directory; -h shows an example");
+    if (positional && m->model && strcmp(positional, m->model) != 0)
+        return fail(ERR_ARG, "two models: %s and --model %s", positional, m->model);
+    if (m->chunk % 128) return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
+    return cpu_ops_choose(m->cpu_mask);
+}
+
+static enum status open_one(struct setup *s, const struct machine_options *m, const char *positional, int *index,
+                            bool place)
+{
+    struct device_list devices;
+    TRY(check_machine(s, m, positional));
+    TRY(devices_parse(m->device, &devices));
+    if (devices.n != 1) return fail(ERR_ARG, "--device %s: this command runs on one device", m->device);
+    *index = devices.index[0];
+    return open_on(s, m, *index, m->threads, place);
+}
+
+enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
+{
+    int index;
+    return open_one(s, m, positional, &index, true);
+}
+
+enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional, int *index)
+{
+    return open_one(s, m, positional, index, false);
+}
+
+/* Opening one of several devices: a context and the weights take half a second each, so they come up together. */
+struct opening {
+    struct setup *s;
+    const struct machine_options *m;
+    int index, n_threads;
+    pthread_t thread;
+    bool started;
+    enum status status;
+    char message[1024];
+};
+
+static void *open_in_thread(void *opaque)
+{
+    struct opening *x = opaque;
+    x->status = open_on(x->s, x->m, x->index, x->n_threads, true);
+    if (x->status != OK) snprintf(x->message, sizeof x->message, "%s", status_message());
+    return NULL;
+}
+
+static enum status open_all(struct opening *x, int n)
+{
+    for (int i = 1; i < n; i++) x[i].started = pthread_create(&x[i].thread, NULL, open_in_thread, &x[i]) == 0;
+    for (int i = 0; i < n; i++)
+        if (!x[i].started) open_in_thread(&x[i]);
+    for (int i = 1; i < n; i++)
+        if (x[i].started) pthread_join(x[i].thread, NULL);
+    for (int i = 0; i < n; i++)
+        if (x[i].status != OK) return fail(x[i].status, "%s", x[i].message);
+    return OK;
+}
+
+enum status setup_open_fleet(struct setup **out, int *n, const struct machine_options *m, const char *positional)
+{
+    struct device_list devices;
+    struct setup first;
+    *out = NULL;
+    *n = 0;
+    TRY(check_machine(&first, m, positional));
+    TRY(devices_parse(m->parallel && strcmp(m->device, "cuda") == 0 ? "cuda:all" : m->device, &devices));
+    for (int i = 1; i < devices.n; i++)
+        if ((devices.index[i] == DEVICE_CPU) != (devices.index[0] == DEVICE_CPU))
+            return fail(ERR_ARG, "--device %s: results of CPU and GPU are kept apart, so devices of one kind are expected", m->device);
+    int n_threads = m->threads > 0 ? m->threads : par_cpu_count() / devices.n;
+    struct setup *all = calloc((size_t)devices.n, sizeof *all);
+    if (!all) return fail(ERR_MEMORY, "no memory for %d devices", devices.n);
+    struct opening opening[MAX_DEVICES];
+    struct machine_options hushed = *m; /* what is to be said is said for the first */
+    hushed.quiet = true;
+    for (int i = 0; i < devices.n; i++) {
+        all[i].model_dir = first.model_dir;
+        opening[i] = (struct opening){.s = &all[i], .m = i ? &hushed : m, .index = devices.index[i],
+                                      .n_threads = devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1};
+    }
+    enum status st = open_all(opening, devices.n);
+    *out = all;
+    *n = devices.n;
+    if (st != OK) setup_close_fleet(out, n);
+    return st;
+}
+
+enum status setup_tune(const struct setup *fleet, int n, const struct machine_options *m, const struct tune_args *args,
+                       struct tuned *out, struct tune_times *times)
+{
+    const struct weights *weights[MAX_DEVICES];
+    if (n <= 1) return tune(args, out, times);
+    for (int i = 0; i < n; i++) weights[i] = &fleet[i].model.weights;
+    return tune_spread(args, weights, n, m->threads, out, times);
+}
+
+void setup_close_fleet(struct setup **all, int *n)
+{
+    for (int i = 0; i < *n && *all; i++) setup_close(&(*all)[i]);
+    free(*all);
+    *all = NULL;
+    *n = 0;
+}
+
+char *bundled_model(void)
+{
+    char exe[4096];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    for (int up = 0; up < 3 && n > 0; up++) {
+        exe[n] = 0;
+        char *slash = strrchr(exe, '/');
+        if (!slash) break;
+        n = slash - exe;
+        char *dir = str_format("%.*s/suites/demo/model", (int)n, exe);
+        if (file_is_dir(dir)) return dir;
+        free(dir);
+    }
+    return str_dup(SG_DEMO_DIR "/model");
+}
+
+void setup_close(struct setup *s)
+{
+    model_close(&s->model);
+    par_close(&s->par);
+}
+
+enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
+                          struct sample_set *out)
+{
+    bool second_half = strcmp(o->score, "second-half") == 0;
+    if (!second_half && strcmp(o->score, "all") != 0)
+        return fail(ERR_ARG, "--score: found \"%s\", expected all or second-half", o->score);
+    char *spec = i < o->suites.n   ? str_dup(o->suites.items[i])
+                 : o->dataset      ? str_format(file_exists(o->dataset) ? "text:%s" : "%s", o->dataset)
+                                   : str_dup("chronicle");
+    struct suite_options options = {
+        .tokenizer = s->model.tokenizer, .max_length = o->max_length, .num_samples = o->num_samples,
+        .seed = (uint64_t)o->seed, .second_half = second_half, .field = o->field, .tuning = tuning,
+    };
+    enum status st = suite_load(spec, &options, out);
+    free(spec);
+    return st;
+}
+
+static enum status set_smooth_k(struct sparse_policy *p, const char *text)
+{
+    if (smooth_k_parse(text, &p->smooth_k)) return OK;
+    return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
+}
+
+static enum status set_method(const struct policy_options *o, const char *name, struct sparse_policy *p)
+{
+    const struct mask_method *m = p->method;
+    bool theta = !isnan(o->simthreshd1), tau = !isnan(o->cdfthreshd);
+    if (tau && o->topk > 0) return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
+    if (m == &mask_window && (theta || tau)) return fail(ERR_ARG, "--method window looks at no threshold; drop --simthreshd1 and --cdfthreshd");
+    if (!m && (theta || tau || !isnan(o->pvthreshd))) return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
+    if (o->topk > 0 && !m) return fail(ERR_ARG, "--topk says which tiles to keep, and --method dense keeps all; drop one");
+    if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with --method topk or oracle, not %s", name);
+    if (strcmp(name, "topk") == 0 && o->topk <= 0) return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
+    if (m == &mask_window && o->window <= 0) return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");
+    if (m != &mask_window && o->window > 0) return fail(ERR_ARG, "--window goes with --method window, not %s", name);
+    p->topk = (float)o->topk;
+    p->window = o->window;
+    return OK;
+}
+
+/* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant. */
+static enum status read_tuned(const struct setup *s, const char *path, struct tuned *out)
+{
+    if (!str_ends_with(path, ".pt")) return tuned_read(out, path);
+    const struct llama_config *c = &s->model.weights.config;
+    struct str caveats = {0};
+    TRY(sparge_pt_read(out, path, c->n_layers, c->n_heads));
+    snprintf(out->model_fingerprint, sizeof out->model_fingerprint, "%s", s->model.fingerprint);
+    snprintf(out->model_name, sizeof out->model_name, "%s", s->model.name);
+    sparge_pt_caveats(out, &caveats);
+    fprintf(stderr, "sparsegauge: %s names no model and no block shape; taken for this model at %dx%d\n%s", path, out->block.q,
+            out->block.k, str_get(&caveats));
+    str_clear(&caveats);
+    return OK;
+}
+
+enum status setup_policy(const struct setup *s, const struct policy_options *o, struct sparse_policy *p,
+                         struct tuned *tuned)
+{
+    const struct llama_config *c = &s->model.weights.config;
+    *tuned = (struct tuned){0};
+    *p = (struct sparse_policy){0};
+    if (o->tuned) TRY(read_tuned(s, o->tuned, tuned));
+    const char *name = o->method ? o->method : o->tuned ? tuned->method : o->topk > 0 ? "topk" : o->window > 0 ? "window"
+                                                                                                             : "sparge";
+    const struct mask_method *method = mask_method_find(name);
+    enum status st = OK;
+    if (!method && strcmp(name, "dense") != 0) {
+        struct str known = {0};
+        for (int i = 0; mask_methods[i]; i++) str_addf(&known, "%s, ", mask_methods[i]->name);
+        st = fail(ERR_ARG, "--method: found \"%s\", expected %stopk or dense", name, str_get(&known));
+        str_clear(&known);
+        goto bad;
+    }
+    TRY_GOTO(st, bad, policy_init(p, method, c->n_layers, c->n_heads));
+    if (o->block) TRY_GOTO(st, bad, block_shape_parse(o->block, &p->block));
+    if (o->smooth_k) TRY_GOTO(st, bad, set_smooth_k(p, o->smooth_k));
+    TRY_GOTO(st, bad, set_method(o, name, p));
+    p->min_sparse_tokens = o->min_sparse_tokens;
+    bool thresholds = !isnan(o->simthreshd1) || !isnan(o->cdfthreshd) || !isnan(o->pvthreshd);
+    if (o->tuned && ((o->method && strcmp(o->method, tuned->method) != 0) || o->topk > 0 || o->window > 0))
+        TRY_GOTO(st, bad, fail(ERR_ARG, "%s: method: found %s, which goes with no other --method, --topk or --window", o->tuned,
+                               tuned->method));
+    if (o->tuned && o->smooth_k && strcmp(o->smooth_k, smooth_k_name(tuned->smooth_k)) != 0)
+        TRY_GOTO(st, bad, fail(ERR_ARG, "%s: smooth_k: found %s, expected %s as asked for; tune again with it", o->tuned,
+                               smooth_k_name(tuned->smooth_k), o->smooth_k));
+    if (o->tuned && thresholds)
+        TRY_GOTO(st, bad, fail(ERR_ARG, "--tuned brings its own thresholds; drop --simthreshd1, --cdfthreshd and --pvthreshd"));
+    policy_choose_thresholds(p, o->simthreshd1, o->cdfthreshd, o->pvthreshd);
+    TRY_GOTO(st, bad, policy_set_layers(p, o->layers));
+    if (o->tuned) {
+        if (o->block && (p->block.q != tuned->block.q || p->block.k != tuned->block.k))
+            TRY_GOTO(st, bad, fail(ERR_ARG, "%s: block: found %dx%d, expected %s as asked for; tune again for that shape",
+                                   o->tuned, tuned->block.q, tuned->block.k, o->block));
+        TRY_GOTO(st, bad, tuned_apply(tuned, o->tuned, &s->model.weights, s->model.fingerprint, p));
+    }
+    return OK;
+bad:
+    policy_clear(p);
+    tuned_clear(tuned);
+    return st;
+}
+
+void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, int n_tokens)
+{
+    if (!o->tuned) return;
+    if (!tuned->verified)
+        fprintf(stderr, "sparsegauge: %s: nothing in it was verified: its thresholds were never run by the inference kernel; "
+                        "`tune` without --from-curves does that\n", o->tuned);
+    else if (!tuned->num_held_out)
+        fprintf(stderr, "sparsegauge: %s: tuned with no held-out samples: its bounds were checked on the samples they were chosen "
+                        "on alone\n", o->tuned);
+    /* by more than texts of one --max-length differ in */
+    if (tuned->max_length && n_tokens - tuned->max_length > tuned->max_length / 4)
+        fprintf(stderr, "sparsegauge: %s: tuned on samples of up to %d tokens, run on %d: its bounds say nothing about longer texts; "
+                        "tune at that --max-length\n", o->tuned, tuned->max_length, n_tokens);
+}
+
+enum status setup_check_tunable(const char *method)
+{
+    const struct mask_method *m = method ? mask_method_find(method) : &mask_sparge;
+    bool known = m || strcmp(method, "dense") == 0; /* a name that is none gets a message of its own */
+    if (!known || (m && m->ranked && (!method || strcmp(method, "topk") != 0))) return OK;
+    return fail(ERR_ARG, "--method %s has no thresholds to tune, expected sparge or oracle", method);
+}

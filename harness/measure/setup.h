@@ -1,0 +1,73 @@
+/* What a run is asked for: the machine, the samples, the policy; and opening them. */
+#ifndef SG_HARNESS_MEASURE_SETUP_H
+#define SG_HARNESS_MEASURE_SETUP_H
+
+#include "base/str.h"
+#include "engine/engine.h"
+#include "engine/tuner/tuned.h"
+#include "engine/tuner/tuner.h"
+#include "results/records.h"
+#include "suites/suite.h"
+
+struct machine_options {
+    const char *model, *cpu_mask, *impl, *device, *cache, *residual;
+    int threads, chunk;
+    bool quiet, parallel;
+    bool graph, compile; /* compile: as --graph on a GPU; on the CPU the guide's word for what is so anyway */
+};
+
+struct sample_options {
+    struct text_list suites;
+    const char *dataset, *score, *field;
+    int max_length, num_samples, seed;
+};
+
+struct policy_options {
+    const char *method, *layers, *block, *smooth_k, *tuned;
+    double simthreshd1, cdfthreshd, pvthreshd, topk;
+    int window, min_sparse_tokens;
+};
+
+extern const struct machine_options machine_defaults;
+extern const struct sample_options sample_defaults;
+extern const struct policy_options policy_defaults;
+
+/* A model and threads, ready. */
+struct setup {
+    struct par *par;
+    struct model model;
+    const char *model_dir;
+};
+
+/* Applies --cpu-mask and --device, starts threads, opens the model. positional is the MODEL argument or NULL. */
+enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional) MUST_USE;
+/* The same, but the weights stay on the host: *index is the GPU that --device names, or DEVICE_CPU. */
+enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional,
+                                int *index) MUST_USE;
+void setup_close(struct setup *s);
+
+/* The same model on every device that --device names, of one kind; with `parallel` "cuda" means all GPUs. Each has threads
+ * of its own: --threads of them, or an even share of the machine's. (*all)[0 … *n). */
+enum status setup_open_fleet(struct setup **all, int *n, const struct machine_options *m, const char *positional) MUST_USE;
+/* tune() where args->weights are, or spread over the fleet when it has more than one device. */
+enum status setup_tune(const struct setup *fleet, int n, const struct machine_options *m, const struct tune_args *args,
+                       struct tuned *out, struct tune_times *times) MUST_USE;
+void setup_close_fleet(struct setup **all, int *n);
+
+/* Directory of the bundled model: beside this program's checkout, wherever that was moved. The caller frees it. */
+char *bundled_model(void);
+
+/* The suite specification of the i-th --suite, or the default. */
+enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
+                          struct sample_set *out) MUST_USE;
+
+/* The policy; with --tuned also *tuned is filled (else zeroed) and must be cleared. */
+enum status setup_policy(const struct setup *s, const struct policy_options *o, struct sparse_policy *p,
+                         struct tuned *tuned) MUST_USE;
+/* ERR_ARG for a --method (NULL: the default) that has no thresholds to tune. */
+enum status setup_check_tunable(const char *method) MUST_USE;
+/* Says on stderr what thresholds from a file do not promise: unverified, judged on no text of their own, or tuned on texts
+ * clearly shorter than the n_tokens about to run. Nothing without --tuned. */
+void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, int n_tokens);
+
+#endif

@@ -1,0 +1,587 @@
+#include "harness/sweep/plan.h"
+
+#include "base/json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_VALUES = 4096, MAX_CELLS = 1000000 };
+
+/* Numbers. */
+
+struct numbers {
+    double *values;
+    bool *relative; /* to l1 */
+    int n, cap;
+};
+
+static void numbers_clear(struct numbers *x)
+{
+    free(x->values);
+    free(x->relative);
+    *x = (struct numbers){0};
+}
+
+static enum status numbers_add(struct numbers *x, const char *axis, double value, bool relative)
+{
+    if (x->n == MAX_VALUES) return fail(ERR_ARG, "%s: more than %d values", axis, MAX_VALUES);
+    if (x->n == x->cap) {
+        int cap = x->cap ? 2 * x->cap : 16;
+        double *values = realloc(x->values, sizeof *values * (size_t)cap);
+        if (values) x->values = values;
+        bool *flags = realloc(x->relative, sizeof *flags * (size_t)cap);
+        if (flags) x->relative = flags;
+        if (!values || !flags) return fail(ERR_MEMORY, "%s: no memory for %d values", axis, cap);
+        x->cap = cap;
+    }
+    /* .04 + 2 * .02 is to be the .08 that a person would write, or its key would be another */
+    char text[32];
+    snprintf(text, sizeof text, "%.12g", value);
+    x->relative[x->n] = relative;
+    x->values[x->n++] = strtod(text, NULL);
+    return OK;
+}
+
+static enum status bad_number(const char *axis, const char *item)
+{
+    return fail(ERR_ARG,
+                "%s: found \"%s\", expected a number, first-last+step or first-last*factor, joined by commas",
+                axis, item);
+}
+
+/* One item of a list: 4, 4-10+2, 1-16*2; "l1+" in front when `may_follow`. */
+static enum status parse_item(const char *axis, const char *item, bool may_follow, struct numbers *out)
+{
+    bool relative = may_follow && str_starts_with(item, "l1+");
+    const char *p = relative ? item + 3 : item;
+    char *end;
+    double first = strtod(p, &end), last, by;
+    if (end == p || !isfinite(first)) return bad_number(axis, item);
+    if (!*end) return numbers_add(out, axis, first, relative);
+    if (*end != '-') return bad_number(axis, item);
+    p = end + 1;
+    last = strtod(p, &end);
+    if (end == p || (*end != '+' && *end != '*')) return bad_number(axis, item);
+    bool times = *end == '*';
+    p = end + 1;
+    by = strtod(p, &end);
+    if (end == p || *end || !isfinite(last) || !isfinite(by)) return bad_number(axis, item);
+    if (last < first) return fail(ERR_ARG, "%s: \"%s\" ends before it begins", axis, item);
+    if (times ? !(by > 1 && first > 0) : !(by > 0))
+        return fail(ERR_ARG, "%s: \"%s\" does not get from %g to %g: expected %s", axis, item, first, last,
+                    times ? "a factor above 1 and a start above 0" : "a step above 0");
+    double slack = 1e-9 * fmax(fabs(last), by);
+    double value = first;
+    for (int i = 0; value <= last + slack; i++, value = times ? value * by : first + i * by)
+        TRY(numbers_add(out, axis, value, relative));
+    return OK;
+}
+
+/* Calls `each` for every comma-separated item of every text. */
+typedef enum status item_body(void *ctx, const char *axis, const char *item);
+
+static enum status for_items(const char *axis, const struct text_list *texts, item_body *body, void *ctx)
+{
+    for (int i = 0; i < texts->n; i++) {
+        char *copy = str_dup(texts->items[i]), *rest = copy;
+        enum status st = OK;
+        for (char *item; st == OK && (item = strsep(&rest, ","));)
+            st = *item ? body(ctx, axis, item) : fail(ERR_ARG, "%s: \"%s\" has an empty value", axis, texts->items[i]);
+        free(copy);
+        TRY(st);
+    }
+    return OK;
+}
+
+static enum status plain_item(void *ctx, const char *axis, const char *item)
+{
+    return parse_item(axis, item, false, ctx);
+}
+static enum status pv_item(void *ctx, const char *axis, const char *item) { return parse_item(axis, item, true, ctx); }
+
+static enum status check_range(const char *axis, const struct numbers *x, double lo, double hi)
+{
+    for (int i = 0; i < x->n; i++)
+        if (!(x->values[i] >= lo && x->values[i] <= hi))
+            return fail(ERR_ARG, "%s: found %g, expected %g to %g", axis, x->values[i], lo, hi);
+    return OK;
+}
+
+enum status plan_numbers(const char *axis, const struct text_list *texts, double lo, double hi, double **out, int *n)
+{
+    struct numbers x = {0};
+    enum status st = for_items(axis, texts, plain_item, &x);
+    if (st == OK) st = check_range(axis, &x, lo, hi);
+    free(x.relative);
+    *out = x.values;
+    *n = x.n;
+    if (st == OK) return OK;
+    free(x.values);
+    *out = NULL;
+    return st;
+}
+
+/* Words. */
+
+struct method_choice {
+    const char *name;
+    double topk;
+    int window;
+};
+
+struct layer_choice {
+    const char *text;
+    int first;
+};
+
+struct axes_values {
+    struct arena **arena;
+    int n_layers, n_heads;
+    struct numbers lengths, l1, pv, theta, tau, lambda, heads;
+    struct method_choice methods[64];
+    struct block_shape blocks[8];
+    struct layer_choice *layers;
+    enum tune_rule rules[8];
+    int n_methods, n_blocks, n_layer_choices, n_rules;
+};
+
+static enum status method_item(void *ctx, const char *axis, const char *item)
+{
+    struct axes_values *v = ctx;
+    if (v->n_methods == 64) return fail(ERR_ARG, "%s: more than 64 methods", axis);
+    const char *colon = strchr(item, ':');
+    size_t n = colon ? (size_t)(colon - item) : strlen(item);
+    struct method_choice m = {.name = NULL};
+    static const char *const names[] = {"sparge", "oracle", "topk", "window", "dense"};
+    for (int i = 0; i < 5; i++)
+        if (strlen(names[i]) == n && strncmp(item, names[i], n) == 0) m.name = names[i];
+    if (!m.name)
+        return fail(ERR_ARG, "%s: found \"%s\", expected sparge, oracle, dense, topk:.5 or window:1024", axis,
+                    item);
+    char *end = NULL;
+    double value = colon ? strtod(colon + 1, &end) : 0;
+    bool number = colon && end != colon + 1 && !*end;
+    bool fraction = strcmp(m.name, "topk") == 0 || (colon && strcmp(m.name, "oracle") == 0);
+    if (fraction) {
+        if (!number || !(value > 0 && value <= 1))
+            return fail(ERR_ARG, "%s: found \"%s\", expected a fraction of tiles, e.g. %s:.5", axis, item, m.name);
+        m.topk = value;
+    } else if (strcmp(m.name, "window") == 0) {
+        if (!number || value < 1 || value > 1 << 30 || value != floor(value))
+            return fail(ERR_ARG, "%s: found \"%s\", expected at least 1 token, e.g. window:1024", axis, item);
+        m.window = (int)value;
+    } else if (colon) {
+        return fail(ERR_ARG, "%s: %s takes no value, found \"%s\"", axis, m.name, item);
+    }
+    v->methods[v->n_methods++] = m;
+    return OK;
+}
+
+static enum status block_item(void *ctx, const char *axis, const char *item)
+{
+    struct axes_values *v = ctx;
+    if (v->n_blocks == 8) return fail(ERR_ARG, "%s: more than 8 shapes", axis);
+    return block_shape_parse(item, &v->blocks[v->n_blocks++]);
+}
+
+static enum status rule_item(void *ctx, const char *axis, const char *item)
+{
+    struct axes_values *v = ctx;
+    if (v->n_rules == 8) return fail(ERR_ARG, "%s: more than 8 rules", axis);
+    return tune_rule_parse(item, &v->rules[v->n_rules++]);
+}
+
+static enum status add_layers(struct axes_values *v, const struct sparse_policy *p)
+{
+    if (v->n_layer_choices == MAX_VALUES) return fail(ERR_ARG, "--layers: more than %d values", MAX_VALUES);
+    struct layer_choice *grown = realloc(v->layers, sizeof *grown * (size_t)(v->n_layer_choices + 1));
+    if (!grown) return fail(ERR_MEMORY, "no memory for the layers of a plan");
+    char text[256];
+    v->layers = grown;
+    grown[v->n_layer_choices++] = (struct layer_choice){arena_str(v->arena, policy_layers_text(p, text, sizeof text)),
+                                                        policy_first_sparse_layer(p)};
+    return OK;
+}
+
+static enum status layers_item(void *ctx, const char *axis, const char *item)
+{
+    (void)axis;
+    struct axes_values *v = ctx;
+    struct sparse_policy p;
+    bool one = strcmp(item, "each") == 0, all_but = strcmp(item, "all-but-each") == 0;
+    TRY(policy_init(&p, &mask_sparge, v->n_layers, v->n_heads));
+    enum status st = OK;
+    if (!one && !all_but) {
+        st = policy_set_layers(&p, item);
+        if (st == OK && policy_first_sparse_layer(&p) == v->n_layers)
+            st = fail(ERR_ARG, "--layers: \"%s\" leaves no layer sparse; use --method dense for a dense cell", item);
+        if (st == OK) st = add_layers(v, &p);
+    }
+    for (int l = 0; st == OK && (one || all_but) && l < v->n_layers; l++) {
+        memset(p.layer_on, all_but, (size_t)v->n_layers);
+        p.layer_on[l] = one;
+        if (policy_first_sparse_layer(&p) < v->n_layers) st = add_layers(v, &p);
+    }
+    policy_clear(&p);
+    return st;
+}
+
+static enum status heads_item(void *ctx, const char *axis, const char *item)
+{
+    struct axes_values *v = ctx;
+    if (strcmp(item, "all") == 0) return numbers_add(&v->heads, axis, -1, false);
+    if (strcmp(item, "each") != 0) {
+        int before = v->heads.n;
+        TRY(parse_item(axis, item, false, &v->heads));
+        for (int i = before; i < v->heads.n; i++)
+            if (v->heads.values[i] < 0 || v->heads.values[i] >= v->n_heads ||
+                v->heads.values[i] != floor(v->heads.values[i]))
+                return fail(ERR_ARG, "%s: found %g, expected all, each or a head from 0 to %d", axis,
+                            v->heads.values[i], v->n_heads - 1);
+        return OK;
+    }
+    for (int h = 0; h < v->n_heads; h++) TRY(numbers_add(&v->heads, axis, h, false));
+    return OK;
+}
+
+static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
+{
+    TRY(for_items("--max-length", &a->max_length, plain_item, &v->lengths));
+    TRY(check_range("--max-length", &v->lengths, 2, 1 << 20));
+    for (int i = 0; i < v->lengths.n; i++)
+        if (v->lengths.values[i] != floor(v->lengths.values[i]))
+            return fail(ERR_ARG, "--max-length: found %g, expected whole numbers", v->lengths.values[i]);
+    TRY(for_items("--method", &a->method, method_item, v));
+    TRY(for_items("--block", &a->block, block_item, v));
+    TRY(for_items("--layers", &a->layers, layers_item, v));
+    TRY(for_items("--heads", &a->heads, heads_item, v));
+    TRY(for_items("--rule", &a->rule, rule_item, v));
+    TRY(for_items("--l1", &a->l1, plain_item, &v->l1));
+    TRY(for_items("--pv-l1", &a->pv_l1, pv_item, &v->pv));
+    TRY(for_items("--simthreshd1", &a->simthreshd1, plain_item, &v->theta));
+    TRY(for_items("--cdfthreshd", &a->cdfthreshd, plain_item, &v->tau));
+    TRY(for_items("--pvthreshd", &a->pvthreshd, plain_item, &v->lambda));
+    TRY(check_range("--simthreshd1", &v->theta, -1, 1));
+    TRY(check_range("--cdfthreshd", &v->tau, 0, 1));
+    TRY(check_range("--pvthreshd", &v->lambda, 0, 50));
+    if (v->l1.n && (v->theta.n || v->tau.n || v->lambda.n))
+        return fail(
+            ERR_ARG,
+            "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given with it");
+    if (v->pv.n && !v->l1.n) return fail(ERR_ARG, "--pv-l1 needs --l1");
+    if (v->l1.n && !v->pv.n) TRY(numbers_add(&v->pv, "--pv-l1", .01, true));
+    static const struct text_list length = {{"2048"}, 1}, method = {{"sparge"}, 1}, block = {{"128x64"}, 1},
+                                  all = {{"all"}, 1}, rule = {{"l1"}, 1};
+    if (!v->lengths.n) TRY(for_items("--max-length", &length, plain_item, &v->lengths));
+    if (!v->n_methods) TRY(for_items("--method", &method, method_item, v));
+    if (!v->n_blocks) TRY(for_items("--block", &block, block_item, v));
+    if (!v->n_layer_choices) TRY(for_items("--layers", &all, layers_item, v));
+    if (!v->heads.n) TRY(for_items("--heads", &all, heads_item, v));
+    if (!v->n_rules) TRY(for_items("--rule", &rule, rule_item, v));
+    struct numbers *thresholds[] = {&v->theta, &v->tau, &v->lambda};
+    for (int i = 0; i < 3; i++)
+        if (!thresholds[i]->n) TRY(numbers_add(thresholds[i], "thresholds", NAN, false));
+    return OK;
+}
+
+/* Cells. */
+
+static uint64_t cell_hash(const struct plan_cell *c)
+{
+    struct str text = {0};
+    plan_cell_describe(c, &text);
+    uint64_t h = 14695981039346656037u; /* FNV-1a; equal texts are compared in full */
+    for (size_t i = 0; i < text.len; i++) h = (h ^ (unsigned char)text.data[i]) * 1099511628211u;
+    str_clear(&text);
+    return h;
+}
+
+/* Open addressing over cell numbers, so that a large plan is not compared pairwise. */
+struct cell_set {
+    int *slots; /* -1: free */
+    uint64_t *hashes;
+    size_t size; /* power of two */
+};
+
+static bool same_cell(const struct plan_cell *a, const struct plan_cell *b)
+{
+    struct str x = {0}, y = {0};
+    plan_cell_describe(a, &x);
+    plan_cell_describe(b, &y);
+    bool same = strcmp(str_get(&x), str_get(&y)) == 0;
+    str_clear(&x);
+    str_clear(&y);
+    return same;
+}
+
+static enum status cell_set_grow(struct cell_set *s, int n_cells)
+{
+    if (s->size > 2 * (size_t)n_cells + 1) return OK;
+    size_t size = s->size ? 2 * s->size : 256;
+    int *slots = malloc(size * sizeof *slots);
+    uint64_t *hashes = malloc(size * sizeof *hashes);
+    if (!slots || !hashes) {
+        free(slots);
+        free(hashes);
+        return fail(ERR_MEMORY, "no memory for a plan of %d cells", n_cells);
+    }
+    for (size_t i = 0; i < size; i++) slots[i] = -1;
+    for (size_t i = 0; i < s->size; i++) {
+        if (s->slots[i] < 0) continue;
+        size_t at = s->hashes[i] & (size - 1);
+        while (slots[at] >= 0) at = (at + 1) & (size - 1);
+        slots[at] = s->slots[i];
+        hashes[at] = s->hashes[i];
+    }
+    free(s->slots);
+    free(s->hashes);
+    *s = (struct cell_set){slots, hashes, size};
+    return OK;
+}
+
+static enum status add_cell(struct plan *p, struct cell_set *seen, const struct plan_cell *c)
+{
+    TRY(cell_set_grow(seen, p->n));
+    uint64_t h = cell_hash(c);
+    size_t at = h & (seen->size - 1);
+    for (; seen->slots[at] >= 0; at = (at + 1) & (seen->size - 1))
+        if (seen->hashes[at] == h && same_cell(&p->cells[seen->slots[at]], c)) {
+            p->n_duplicate++;
+            return OK;
+        }
+    if (p->n == MAX_CELLS) return fail(ERR_ARG, "the plan has more than %d cells; leave out some values", MAX_CELLS);
+    if (p->n == p->cap) {
+        int cap = p->cap ? 2 * p->cap : 64;
+        struct plan_cell *cells = realloc(p->cells, sizeof *cells * (size_t)cap);
+        if (!cells) return fail(ERR_MEMORY, "no memory for a plan of %d cells", cap);
+        p->cells = cells;
+        p->cap = cap;
+    }
+    seen->slots[at] = p->n;
+    seen->hashes[at] = h;
+    p->cells[p->n++] = *c;
+    return OK;
+}
+
+/* Thresholds or bounds of a cell whose other axes are chosen. */
+static enum status add_bounds(struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
+{
+    c.l1 = c.pv_l1 = c.simthreshd1 = c.cdfthreshd = c.pvthreshd = NAN;
+    bool topk = strcmp(c.method, "topk") == 0;
+    bool ranked = !c.topk && (strcmp(c.method, "sparge") == 0 || strcmp(c.method, "oracle") == 0);
+    if (!ranked && (!topk || v->l1.n)) return add_cell(p, seen, &c);
+    if (v->l1.n) {
+        c.tuned = true;
+        for (int r = 0; r < v->n_rules; r++)
+            for (int i = 0; i < v->l1.n; i++)
+                for (int j = 0; j < v->pv.n; j++) {
+                    char text[32];
+                    c.rule = v->rules[r];
+                    c.l1 = v->l1.values[i];
+                    snprintf(text, sizeof text, "%.12g", v->pv.values[j] + (v->pv.relative[j] ? c.l1 : 0));
+                    c.pv_l1 = strtod(text, NULL);
+                    if (!(c.l1 > 0 && c.l1 < 1 && c.pv_l1 < 1))
+                        return fail(ERR_ARG, "--l1 %g with --pv-l1 %g: expected both above 0 and below 1", c.l1,
+                                    c.pv_l1);
+                    if (c.pv_l1 <= c.l1)
+                        p->n_pruned++;
+                    else
+                        TRY(add_cell(p, seen, &c));
+                }
+        return OK;
+    }
+    for (int i = 0; i < v->theta.n; i++)
+        for (int j = 0; j < v->tau.n; j++)
+            for (int k = 0; k < v->lambda.n; k++) {
+                c.simthreshd1 = v->theta.values[i];
+                c.cdfthreshd = topk ? NAN : v->tau.values[j];
+                c.pvthreshd = v->lambda.values[k];
+                TRY(add_cell(p, seen, &c));
+            }
+    return OK;
+}
+
+static enum status add_sparse(struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
+{
+    for (int b = 0; b < v->n_blocks; b++)
+        for (int l = 0; l < v->n_layer_choices; l++)
+            for (int h = 0; h < v->heads.n; h++) {
+                c.block = v->blocks[b];
+                c.layers = v->layers[l].text;
+                c.first_layer = v->layers[l].first;
+                c.head = (int)v->heads.values[h];
+                TRY(add_bounds(p, seen, v, c));
+            }
+    return OK;
+}
+
+static enum status multiply(const struct plan_axes *a, const struct axes_values *v, struct plan *p)
+{
+    struct cell_set seen = {0};
+    enum status st = OK;
+    int n_suites = a->suite.n ? a->suite.n : 1, repeats = a->repeat > 1 ? a->repeat : 1;
+    for (int s = 0; s < n_suites && st == OK; s++)
+        for (int n = 0; n < v->lengths.n && st == OK; n++)
+            for (int m = 0; m < v->n_methods && st == OK; m++)
+                for (int r = 0; r < repeats && st == OK; r++) {
+                    struct plan_cell c = {
+                        .suite = arena_str(&p->arena, a->suite.n ? a->suite.items[s] : "chronicle"),
+                        .max_length = (int)v->lengths.values[n],
+                        .method = v->methods[m].name,
+                        .topk = v->methods[m].topk,
+                        .window = v->methods[m].window,
+                        .layers = "none",
+                        .first_layer = v->n_layers,
+                        .head = -1,
+                        .block = {128, 64},
+                        .repeat = r,
+                        .l1 = NAN,
+                        .pv_l1 = NAN,
+                        .simthreshd1 = NAN,
+                        .cdfthreshd = NAN,
+                        .pvthreshd = NAN,
+                    };
+                    st = strcmp(c.method, "dense") == 0 ? add_cell(p, &seen, &c) : add_sparse(p, &seen, v, c);
+                }
+    free(seen.slots);
+    free(seen.hashes);
+    return st;
+}
+
+enum status plan_expand(const struct plan_axes *axes, int n_layers, int n_heads, struct plan *out)
+{
+    *out = (struct plan){0};
+    struct axes_values v = {.arena = &out->arena, .n_layers = n_layers, .n_heads = n_heads};
+    enum status st = read_axes(axes, &v);
+    if (st == OK) st = multiply(axes, &v, out);
+    if (st == OK && !out->n)
+        st =
+            fail(ERR_ARG,
+                 "no cell is left: in all %d pairs pv_l1 is not above l1; it bounds both stages together, e.g. "
+                 "--pv-l1 l1+.01",
+                 out->n_pruned);
+    struct numbers *all[] = {&v.lengths, &v.l1, &v.pv, &v.theta, &v.tau, &v.lambda, &v.heads};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) numbers_clear(all[i]);
+    free(v.layers);
+    if (st != OK) plan_clear(out);
+    return st;
+}
+
+void plan_clear(struct plan *p)
+{
+    free(p->cells);
+    arena_free(&p->arena);
+    *p = (struct plan){0};
+}
+
+void plan_cell_describe(const struct plan_cell *c, struct str *out)
+{
+    str_add(out, c->method);
+    if (c->topk > 0) str_addf(out, ":%g", c->topk);
+    if (c->window > 0) str_addf(out, ":%d", c->window);
+    if (strcmp(c->method, "dense") != 0) str_addf(out, " %dx%d layers %s", c->block.q, c->block.k, c->layers);
+    if (c->head >= 0) str_addf(out, " head %d", c->head);
+    if (c->tuned) str_addf(out, " %s %.12g/%.12g", tune_rule_name(c->rule), c->l1, c->pv_l1);
+    if (!isnan(c->simthreshd1)) str_addf(out, " theta %.12g", c->simthreshd1);
+    if (!isnan(c->cdfthreshd)) str_addf(out, " tau %.12g", c->cdfthreshd);
+    if (!isnan(c->pvthreshd)) str_addf(out, " lambda %.12g", c->pvthreshd);
+    str_addf(out, " at %d of %s", c->max_length, c->suite);
+    if (c->repeat) str_addf(out, " again %d", c->repeat);
+}
+
+enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w, const char *model_fingerprint,
+                             enum smooth_k smooth_k, int min_sparse_tokens, const struct tuned *tuned,
+                             struct sparse_policy *out)
+{
+    const struct mask_method *method = mask_method_find(c->method);
+    TRY(policy_init(out, method, w->config.n_layers, w->config.n_heads));
+    out->block = c->block;
+    out->smooth_k = smooth_k;
+    out->min_sparse_tokens = min_sparse_tokens;
+    out->topk = (float)c->topk;
+    out->window = c->window;
+    policy_choose_thresholds(out, c->simthreshd1, c->cdfthreshd, c->pvthreshd);
+    enum status st = method ? policy_set_layers(out, c->layers) : OK;
+    if (st == OK && tuned) st = tuned_apply(tuned, "the tuned thresholds of this sweep", w, model_fingerprint, out);
+    for (int i = 0; st == OK && c->head >= 0 && i < out->n_layers * out->n_heads; i++)
+        if (i % out->n_heads != c->head) out->heads[i].is_sparse = false;
+    if (st != OK) policy_clear(out);
+    return st;
+}
+
+/* Plan files. */
+
+static enum status add_value(struct text_list *to, const cJSON *v, const char *file, const char *field,
+                             struct arena **arena)
+{
+    char text[32];
+    const char *item = text;
+    if (cJSON_IsString(v))
+        item = v->valuestring;
+    else if (cJSON_IsNumber(v))
+        snprintf(text, sizeof text, "%.12g", v->valuedouble);
+    else
+        return fail(ERR_FORMAT, "%s: field %s: found %s, expected a text or a number", file, field, json_kind(v));
+    if (to->n == (int)(sizeof to->items / sizeof to->items[0]))
+        return fail(ERR_FORMAT, "%s: field %s: more than %d values; join them with commas", file, field, to->n);
+    to->items[to->n++] = arena_str(arena, item);
+    return OK;
+}
+
+enum status plan_read(const char *path, struct plan_axes *axes, struct plan_settings *s, struct arena **arena)
+{
+    const struct {
+        const char *name;
+        struct text_list *to;
+    } lists[] = {
+        {"suite", &axes->suite}, {"max_length", &axes->max_length}, {"method", &axes->method}, {"block", &axes->block},
+        {"layers", &axes->layers}, {"heads", &axes->heads}, {"rule", &axes->rule}, {"l1", &axes->l1},
+        {"pv_l1", &axes->pv_l1}, {"simthreshd1", &axes->simthreshd1}, {"cdfthreshd", &axes->cdfthreshd},
+        {"pvthreshd", &axes->pvthreshd},
+    };
+    static const char *const settings[] = {"name", "model", "score", "num_samples", "seed", "repeat"};
+    cJSON *root;
+    TRY(json_read_file(&root, path));
+    struct json_in in = {root, path, ""};
+    enum status st = cJSON_IsObject(root) ? OK : fail(ERR_FORMAT, "%s: found %s, expected an object of axes", path,
+                                                      json_kind(root));
+    const cJSON *v, *item;
+    if (st == OK)
+        cJSON_ArrayForEach(v, root)
+        {
+            size_t i = 0, k = 0;
+            while (i < sizeof lists / sizeof *lists && strcmp(lists[i].name, v->string) != 0) i++;
+            while (k < sizeof settings / sizeof *settings && strcmp(settings[k], v->string) != 0) k++;
+            if (i < sizeof lists / sizeof *lists) {
+                if (!cJSON_IsArray(v)) TRY_GOTO(st, done, add_value(lists[i].to, v, path, v->string, arena));
+                else
+                    cJSON_ArrayForEach(item, v)
+                        TRY_GOTO(st, done, add_value(lists[i].to, item, path, v->string, arena));
+            } else if (k == sizeof settings / sizeof *settings) {
+                TRY_GOTO(st, done,
+                         fail(ERR_FORMAT,
+                              "%s: field %s: unknown, expected suite, max_length, method, block, layers, "
+                              "heads, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, model, "
+                              "score, num_samples, seed or repeat",
+                              path, v->string));
+            }
+        }
+    int64_t number;
+    const char **texts[] = {&s->name, &s->model, &s->score};
+    for (int i = 0; i < 3 && st == OK; i++) {
+        const char *text = NULL;
+        st = json_get_string(in, settings[i], false, &text);
+        if (text) *texts[i] = arena_str(arena, text);
+    }
+    int *numbers[] = {&s->num_samples, &s->seed, &axes->repeat};
+    for (int i = 0; i < 3 && st == OK; i++) {
+        number = *numbers[i];
+        st = json_get_int(in, settings[3 + i], false, 0, 1 << 30, &number);
+        *numbers[i] = (int)number;
+    }
+done:
+    cJSON_Delete(root);
+    return st;
+}

@@ -1,0 +1,444 @@
+#include "harness/sweep/sweep.h"
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "harness/measure/identity.h"
+#include "kernels/compare.h"
+#include "kernels/cpu/cpu_ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* "host:pid:start", and behind that the number of a further worker: a process of the same number that began later is
+ * another one. */
+static void name_owner(char *out, size_t size, int worker)
+{
+    char host[64] = "?", line[512];
+    unsigned long long start = 0;
+    gethostname(host, sizeof host - 1);
+    FILE *f = fopen("/proc/self/stat", "r");
+    if (f && fgets(line, sizeof line, f)) {
+        char *p = strrchr(line, ')'); /* the name of the program may hold anything but this, being the last one */
+        for (int field = 2; p && field < 22; field++) p = strchr(p + 1, ' ');
+        if (p) start = strtoull(p, NULL, 10);
+    }
+    if (f) fclose(f);
+    int n = snprintf(out, size, "%s:%ld:%llu", host, (long)getpid(), start);
+    if (worker && n > 0 && (size_t)n < size) snprintf(out + n, size - (size_t)n, ":%d", worker);
+}
+
+static int find_data(struct sweep *s, const struct plan_cell *c)
+{
+    for (int i = 0; i < s->n_data; i++)
+        if (s->data[i].max_length == c->max_length && strcmp(s->data[i].suite, c->suite) == 0) return i;
+    return -1;
+}
+
+static enum status load_samples(const struct sweep *s, const char *suite, int max_length, int n, bool tuning,
+                                struct sample_set *out)
+{
+    struct sample_options o = {.suites = {{suite}, 1},
+                               .score = s->a.score,
+                               .field = suite_reads_fields(suite) ? s->a.field : NULL,
+                               .max_length = max_length,
+                               .num_samples = n,
+                               .seed = s->a.seed};
+    return setup_samples(s->a.setup, &o, 0, tuning, out);
+}
+
+static enum status add_data(struct sweep *s, const struct plan_cell *c, int *index)
+{
+    struct sweep_data *grown = realloc(s->data, sizeof *grown * (size_t)(s->n_data + 1));
+    if (!grown) return fail(ERR_MEMORY, "no memory for %d data sets", s->n_data + 1);
+    s->data = grown;
+    struct sweep_data *d = &grown[s->n_data];
+    *d = (struct sweep_data){.suite = c->suite, .max_length = c->max_length};
+    if (load_samples(s, c->suite, c->max_length, s->a.num_samples, false, &d->set) != OK)
+        d->problem = str_dup(status_message());
+    else if (!d->set.n_samples)
+        d->problem = str_format("%s has no sample of %d tokens", c->suite, c->max_length);
+    if (d->problem) { /* its cells need a name to fail under */
+        struct hash h;
+        hash_init(&h);
+        hash_add_str(&h, "no samples");
+        hash_add_str(&h, c->suite);
+        hash_add_u64(&h, (uint64_t)c->max_length);
+        sample_set_clear(&d->set);
+        d->set = (struct sample_set){.suite = "unavailable", .name = str_dup(c->suite)};
+        hash_hex(&h, d->set.fingerprint);
+    }
+    *index = s->n_data++;
+    return OK;
+}
+
+/* Groups. */
+
+static bool belongs(const struct sweep_group *g, int data, const struct plan_cell *c)
+{
+    return g->data == data && g->rule == c->rule && g->block.q == c->block.q && g->block.k == c->block.k &&
+           strcmp(g->method, c->method) == 0;
+}
+
+static void name_group(const struct sweep *s, struct sweep_group *g, const char *suite, int length)
+{
+    struct hash h;
+    hash_init(&h);
+    hash_add_str(&h, ENGINE_VERSION);
+    struct weights_device_info device;
+    weights_device_describe(&s->a.setup->model.weights, &device);
+    hash_add_str(&h, device.residual ? device.name : cpu_ops()->name);
+    if (device.residual) hash_add_str(&h, device.residual);
+    hash_add_str(&h, g->set.fingerprint);
+    hash_add_u64(&h, (uint64_t)s->a.n_tune);
+    hash_add_u64(&h, (uint64_t)s->a.n_held_out);
+    hash_add(&h, &s->a.min_sparsity, sizeof s->a.min_sparsity);
+    hash_hex(&h, g->id);
+    g->text = str_format("%d+%d samples of %s at %d (%s), heads from %g sparsity", s->a.n_tune,
+                         s->a.n_held_out, suite, length, g->set.fingerprint, s->a.min_sparsity);
+}
+
+static enum status add_group(struct sweep *s, int data, const struct plan_cell *c)
+{
+    struct sweep_group *grown = realloc(s->groups, sizeof *grown * (size_t)(s->n_groups + 1));
+    if (!grown) return fail(ERR_MEMORY, "no memory for %d groups of cells", s->n_groups + 1);
+    s->groups = grown;
+    struct sweep_group *g = &grown[s->n_groups++];
+    *g = (struct sweep_group){.data = data, .method = c->method, .block = c->block, .rule = c->rule};
+    g->layers = calloc((size_t)s->a.setup->model.weights.config.n_layers, 1);
+    if (!g->layers) return fail(ERR_MEMORY, "no memory for a group of cells");
+    const char *suite = s->a.tune_suite ? s->a.tune_suite : c->suite;
+    int length = s->a.tune_length ? s->a.tune_length : c->max_length, wanted = s->a.n_tune + s->a.n_held_out;
+    if (load_samples(s, suite, length, wanted, true, &g->set) != OK)
+        g->problem = str_format("tuning samples: %s", status_message());
+    else if (g->set.n_samples < wanted)
+        g->problem = str_format(
+            "tuning needs %d samples, %s has %d of %d tokens; lower --num-tune-samples or --held-out, or "
+            "give --tune-suite",
+            wanted, suite, g->set.n_samples, length);
+    name_group(s, g, suite, length);
+    return OK;
+}
+
+static enum status join_group(struct sweep *s, struct sweep_cell *x)
+{
+    const struct plan_cell *c = x->cell;
+    int i = 0;
+    while (i < s->n_groups && !belongs(&s->groups[i], x->data, c)) i++;
+    if (i == s->n_groups) TRY(add_group(s, x->data, c));
+    struct sweep_group *g = &s->groups[i];
+    struct sparse_policy p;
+    const struct llama_config *config = &s->a.setup->model.weights.config;
+    TRY(policy_init(&p, mask_method_find(c->method), config->n_layers, config->n_heads));
+    enum status st = policy_set_layers(&p, c->layers);
+    for (int l = 0; l < config->n_layers; l++) g->layers[l] |= p.layer_on[l];
+    policy_clear(&p);
+    TRY(st);
+    int b = 0;
+    while (b < g->n_bounds && (g->bounds[b][0] != c->l1 || g->bounds[b][1] != c->pv_l1)) b++;
+    if (b == g->n_bounds) {
+        double(*bounds)[2] = realloc(g->bounds, sizeof *bounds * (size_t)(b + 1));
+        if (!bounds) return fail(ERR_MEMORY, "no memory for %d bounds", b + 1);
+        g->bounds = bounds;
+        bounds[b][0] = c->l1;
+        bounds[b][1] = c->pv_l1;
+        g->n_bounds++;
+    }
+    x->group = i;
+    x->bounds = b;
+    return OK;
+}
+
+/* Identity. */
+
+/* The command line that makes this one cell, for whoever wants to see it again. */
+static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
+{
+    const struct sweep_args *a = &s->a;
+    cJSON *o = cJSON_CreateArray();
+    char text[64];
+#define ADD(option, ...)                                                            \
+    do {                                                                            \
+        snprintf(text, sizeof text, __VA_ARGS__);                                   \
+        cJSON_AddItemToArray(o, cJSON_CreateString(option));                        \
+        cJSON_AddItemToArray(o, cJSON_CreateString(text));                          \
+    } while (0)
+    cJSON_AddItemToArray(o, cJSON_CreateString(a->setup->model_dir));
+    cJSON_AddItemToArray(o, cJSON_CreateString("--suite"));
+    cJSON_AddItemToArray(o, cJSON_CreateString(c->suite));
+    ADD("--max-length", "%d", c->max_length);
+    if (a->num_samples) ADD("--num-samples", "%d", a->num_samples);
+    if (a->seed) ADD("--seed", "%d", a->seed);
+    if (strcmp(a->score, "all") != 0) ADD("--score", "%s", a->score);
+    if (c->topk > 0) ADD("--method", "%s:%.12g", c->method, c->topk);
+    else if (c->window > 0) ADD("--method", "%s:%d", c->method, c->window);
+    else ADD("--method", "%s", c->method);
+    if (strcmp(c->method, "dense") != 0) {
+        ADD("--block", "%dx%d", c->block.q, c->block.k);
+        cJSON_AddItemToArray(o, cJSON_CreateString("--layers"));
+        cJSON_AddItemToArray(o, cJSON_CreateString(c->layers));
+    }
+    if (c->head >= 0) ADD("--heads", "%d", c->head);
+    if (c->tuned) {
+        ADD("--rule", "%s", tune_rule_name(c->rule));
+        ADD("--l1", "%.12g", c->l1);
+        ADD("--pv-l1", "%.12g", c->pv_l1);
+        ADD("--num-tune-samples", "%d", a->n_tune);
+        ADD("--held-out", "%d", a->n_held_out);
+        if (a->tune_length) ADD("--tune-length", "%d", a->tune_length);
+        if (a->min_sparsity != .1) ADD("--min-sparsity", "%.12g", a->min_sparsity);
+        if (a->tune_suite) {
+            cJSON_AddItemToArray(o, cJSON_CreateString("--tune-suite"));
+            cJSON_AddItemToArray(o, cJSON_CreateString(a->tune_suite));
+        }
+    }
+    if (!isnan(c->simthreshd1)) ADD("--simthreshd1", "%.12g", c->simthreshd1);
+    if (!isnan(c->cdfthreshd)) ADD("--cdfthreshd", "%.12g", c->cdfthreshd);
+    if (!isnan(c->pvthreshd)) ADD("--pvthreshd", "%.12g", c->pvthreshd);
+    if (a->smooth_k != SMOOTH_K_RUNNING) ADD("--smooth-k", "%s", smooth_k_name(a->smooth_k));
+    if (a->min_sparse_tokens != MIN_SPARSE_TOKENS) ADD("--min-sparse-tokens", "%d", a->min_sparse_tokens);
+#undef ADD
+    char *printed = cJSON_PrintUnformatted(o);
+    const char *out = arena_str(&s->arena, printed);
+    cJSON_free(printed);
+    cJSON_Delete(o);
+    return out;
+}
+
+static enum status identify(struct sweep *s, struct sweep_cell *x)
+{
+    const struct plan_cell *c = x->cell;
+    const struct model *m = &s->a.setup->model;
+    struct sparse_policy policy;
+    TRY(plan_cell_policy(c, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, NULL, &policy));
+    struct sample_set *set = &s->data[x->data].set;
+    struct run_record *r = &x->run;
+    char head[16];
+    *r = run_record_blank();
+    snprintf(head, sizeof head, "%d", c->head);
+    r->max_length = c->max_length;
+    r->num_samples = set->n_samples;
+    r->score = s->a.score;
+    r->seed = (uint64_t)s->a.seed;
+    r->repeat = c->repeat;
+    r->threads = par_threads(s->a.setup->par);
+    r->plan = s->a.name;
+    r->heads = c->head < 0 ? "all" : arena_str(&s->arena, head);
+    if (c->tuned) {
+        r->rule = tune_rule_name(c->rule);
+        r->l1 = c->l1;
+        r->pv_l1 = c->pv_l1;
+        r->tuned_hash = ""; /* set when it is known; here it says that thresholds are no axis */
+    }
+    identity_fill(r, m, s->a.setup->model_dir, set, &policy, &s->arena);
+    if (c->tuned) identity_plan_tuned(r, &policy, s->groups[x->group].text, &s->arena);
+    r->tuned_hash = NULL;
+    r->argv_json = cell_argv(s, c);
+    policy_clear(&policy);
+    return OK;
+}
+
+/* Cost. */
+
+static double layer_flop(const struct llama_config *c, double n)
+{
+    double d = c->head_dim, hidden = c->hidden_size;
+    double weights = hidden * d * (2 * c->n_heads + 2 * c->n_kv_heads) + 3 * hidden * c->intermediate_size;
+    return n * (2 * weights + 2 * n * d * c->n_heads); /* two products over the causal half */
+}
+
+static double set_flop(const struct sweep *s, const struct sample_set *set, int n_layers, int n_heads_of_model)
+{
+    const struct llama_config *c = &s->a.setup->model.weights.config;
+    double sum = 0;
+    for (int i = 0; i < set->n_samples; i++) {
+        double n = set->samples[i].n;
+        sum += n_layers * layer_flop(c, n) + n_heads_of_model * 2 * n * c->hidden_size * (double)c->vocab_size;
+    }
+    return sum;
+}
+
+enum status sweep_probe(const struct setup *setup, const char *impl, double *flops)
+{
+    enum { TOKENS = 128, RUNS = 3 };
+    const struct llama_config *c = &setup->model.weights.config;
+    int32_t ids[TOKENS];
+    struct session *session;
+    int64_t best = INT64_MAX;
+    for (int i = 0; i < TOKENS; i++) ids[i] = i % c->vocab_size;
+    TRY(session_open(&session, &setup->model.weights, setup->par, TOKENS, 0, impl));
+    enum status st = OK;
+    for (int i = 0; i < RUNS && st == OK; i++) { /* the first one brings the weights in */
+        session_reset(session);
+        int64_t t0 = clock_ns();
+        st = session_forward(session, &(struct forward_args){.tokens = ids, .n = TOKENS});
+        if (clock_ns() - t0 < best) best = clock_ns() - t0;
+    }
+    session_close(&session);
+    *flops = c->n_layers * layer_flop(c, TOKENS) / ((double)best * 1e-9);
+    return st;
+}
+
+size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set)
+{
+    const struct weights *w = &s->a.setup->model.weights;
+    int longest = 0, n_threads = par_threads(s->a.setup->par);
+    for (int i = 0; i < set->n_samples; i++)
+        if (set->samples[i].n > longest) longest = set->samples[i].n;
+    struct session_plan plan = session_plan_for(w, longest, s->a.machine->chunk, true, n_threads);
+    size_t rows = (size_t)longest * (size_t)w->config.hidden_size * sizeof(float);
+    size_t here = w->on_device ? 0 : plan.total_bytes + compare_workspace(&w->head, n_threads);
+    return here + 2 * rows + (size_t)set->n_tokens * sizeof(struct token_metrics);
+}
+
+size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set)
+{
+    const struct weights *w = &s->a.setup->model.weights;
+    int longest = 0;
+    for (int i = 0; i < set->n_samples; i++)
+        if (set->samples[i].n > longest) longest = set->samples[i].n;
+    return w->on_device ? session_plan_for(w, longest, s->a.machine->chunk, true, 1).total_bytes : 0;
+}
+
+double sweep_free_bytes(const struct sweep *s)
+{
+    double available = INFINITY;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long long kib;
+        if (sscanf(line, "MemAvailable: %llu", &kib) == 1) available = (double)kib * 1024;
+    }
+    if (f) fclose(f);
+    return s->a.max_memory > 0 && s->a.max_memory < available ? s->a.max_memory : available;
+}
+
+/* Tuning in dense passes over what it tunes on: the pass itself and the curves, and the verification of each pair of
+ * bounds. Measured on the bundled model at 1 024 and 2 048 tokens; meant to tell minutes from hours. */
+static double tuning_passes(int n_bounds) { return 2.5 + .15 * n_bounds; }
+
+struct sweep_estimate sweep_estimate(const struct sweep *s)
+{
+    const struct llama_config *c = &s->a.setup->model.weights.config;
+    struct sweep_estimate e = {0};
+    bool *used = calloc((size_t)s->n_data + 1, sizeof *used), *tuned = calloc((size_t)s->n_groups + 1, sizeof *tuned);
+    uint8_t *streams = calloc((size_t)s->n_data * (size_t)(c->n_layers + 1) + 1, 1);
+    if (!used || !tuned || !streams) abort();
+    for (int i = s->first; i < s->end; i++) {
+        const struct sweep_cell *x = &s->cells[i];
+        const struct sweep_data *d = &s->data[x->data];
+        e.n_done += x->state == CELL_DONE;
+        e.n_failed += x->state == CELL_FAILED;
+        e.n_skipped += x->state == CELL_SKIPPED;
+        e.n_stale += x->state == CELL_STALE;
+        e.n_elsewhere += x->state == CELL_RUNNING;
+        if (x->settled) continue;
+        e.n_run++;
+        if (d->problem) continue;
+        e.cells_flop += x->cost;
+        e.separate_flop += set_flop(s, &d->set, 2 * c->n_layers, 2);
+        if (x->group >= 0 && !s->groups[x->group].problem) {
+            const struct sweep_group *g = &s->groups[x->group];
+            double pass = set_flop(s, &g->set, c->n_layers, 0);
+            e.separate_flop += tuning_passes(1) * pass;
+            if (!tuned[x->group]) e.tune_flop += tuning_passes(g->n_bounds) * pass;
+            e.n_tunings += !tuned[x->group];
+            tuned[x->group] = true;
+        }
+        if (!used[x->data]) e.dense_flop += set_flop(s, &d->set, c->n_layers, 0);
+        e.n_dense_passes += used[x->data] ? 0 : d->set.n_samples;
+        used[x->data] = true;
+        int first = x->cell->first_layer;
+        if (first > 0 && first < c->n_layers) streams[(size_t)x->data * (size_t)(c->n_layers + 1) + (size_t)first] = 1;
+    }
+    for (int i = 0; i < s->n_data; i++) {
+        if (!used[i]) continue;
+        int n = 0;
+        for (int l = 0; l <= c->n_layers; l++) n += streams[(size_t)i * (size_t)(c->n_layers + 1) + (size_t)l];
+        size_t bytes = sweep_cell_bytes(s, &s->data[i].set) + dense_states_bytes(&s->data[i].set, c->hidden_size, n);
+        if (bytes > e.bytes) e.bytes = bytes;
+        size_t device = sweep_device_bytes(s, &s->data[i].set);
+        if (device > e.device_bytes) e.device_bytes = device;
+        e.n_streams += n;
+    }
+    free(used);
+    free(tuned);
+    free(streams);
+    return e;
+}
+
+/* Order: data sets as they come, within one the cells that begin early first; then as planned. */
+static int by_execution(const void *x, const void *y)
+{
+    const struct sweep_cell *a = x, *b = y;
+    if (a->data != b->data) return a->data < b->data ? -1 : 1;
+    if (a->cell->first_layer != b->cell->first_layer) return a->cell->first_layer < b->cell->first_layer ? -1 : 1;
+    return (a->cell > b->cell) - (a->cell < b->cell);
+}
+
+static enum status prepare(struct sweep *s)
+{
+    const struct plan *p = s->a.plan;
+    const struct llama_config *c = &s->a.setup->model.weights.config;
+    s->cells = calloc((size_t)p->n, sizeof *s->cells);
+    if (!s->cells) return fail(ERR_MEMORY, "no memory for %d cells", p->n);
+    for (int i = 0; i < p->n; i++) {
+        struct sweep_cell *x = &s->cells[s->n++];
+        *x = (struct sweep_cell){.cell = &p->cells[i], .group = -1};
+        x->data = find_data(s, x->cell);
+        if (x->data < 0) TRY(add_data(s, x->cell, &x->data));
+    }
+    qsort(s->cells, (size_t)s->n, sizeof *s->cells, by_execution);
+    for (int i = 0; i < s->n; i++) {
+        struct sweep_cell *x = &s->cells[i];
+        const struct sweep_data *d = &s->data[x->data];
+        if (x->cell->tuned) TRY(join_group(s, x));
+        TRY(identify(s, x));
+        int first = x->cell->first_layer < c->n_layers ? x->cell->first_layer : 0;
+        x->cost = set_flop(s, &d->set, c->n_layers - first, 2);
+        TRY(query_cell(s->a.store, x->run.key, x->run.slot, &x->state));
+        bool stored = x->state == CELL_FAILED || x->state == CELL_SKIPPED;
+        x->settled = x->state == CELL_DONE || (stored && !s->a.retry_failed);
+    }
+    const struct sweep_watch *w = s->a.watch;
+    for (int i = 0; w && i < w->n_crashes; i++)
+        if (w->crashes[i].stored) s->cells[w->crashes[i].cell].settled = true; /* by an earlier process */
+    shard_range(&s->a.shard, s->n, &s->first, &s->end);
+    return OK;
+}
+
+enum status sweep_open(struct sweep *s, const struct sweep_args *a)
+{
+    *s = (struct sweep){.a = *a};
+    name_owner(s->owner, sizeof s->owner, a->worker);
+    enum status st = prepare(s);
+    if (st != OK) sweep_close(s);
+    return st;
+}
+
+void sweep_close(struct sweep *s)
+{
+    for (int i = 0; i < s->n_data; i++) {
+        dense_states_close(&s->data[i].states);
+        sample_set_clear(&s->data[i].set);
+        free(s->data[i].problem);
+    }
+    for (int i = 0; i < s->n_groups; i++) {
+        struct sweep_group *g = &s->groups[i];
+        for (int b = 0; g->tuned && b < g->n_bounds; b++) tuned_clear(&g->tuned[b]);
+        sample_set_clear(&g->set);
+        free(g->layers);
+        free(g->bounds);
+        free(g->problem);
+        free(g->text);
+        free(g->tuned);
+        free(g->hashes);
+    }
+    free(s->data);
+    free(s->groups);
+    free(s->cells);
+    arena_free(&s->arena);
+    *s = (struct sweep){0};
+}

@@ -1,0 +1,242 @@
+#include "harness/sweep/sweep.h"
+
+#include "base/clock.h"
+#include "engine/tuner/tuner.h"
+#include "harness/measure/curve_db.h"
+#include "harness/measure/identity.h"
+#include "harness/measure/tuned_db.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Leases. */
+
+static unsigned long long start_time(long pid)
+{
+    char path[64], line[512];
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    FILE *f = fopen(path, "r");
+    char *p = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
+    for (int field = 2; p && field < 22; field++) p = strchr(p + 1, ' ');
+    unsigned long long start = p ? strtoull(p, NULL, 10) : 0;
+    if (f) fclose(f);
+    return start;
+}
+
+/* True when the owner was a process of this machine and is no more. */
+static bool is_dead(const char *owner)
+{
+    char host[64] = "?";
+    gethostname(host, sizeof host - 1);
+    size_t n = strlen(host);
+    long pid;
+    unsigned long long start;
+    if (strncmp(owner, host, n) != 0 || sscanf(owner + n, ":%ld:%llu", &pid, &start) != 2) return false;
+    return (kill((pid_t)pid, 0) < 0 && errno == ESRCH) || start_time(pid) != start;
+}
+
+enum status sweep_lease(struct sweep *s, const char *key, enum lease *out)
+{
+    bool tuning = strchr(key, ':') != NULL;
+    double seconds = tuning ? SWEEP_TUNE_LEASE_SECONDS : SWEEP_LEASE_SECONDS;
+    TRY(store_lease(s->a.store, key, s->owner, seconds, s->a.retry_failed, out));
+    if (*out != LEASE_BUSY) return OK;
+    char *sql = str_format("SELECT owner FROM lease WHERE key = '%s'", key); /* keys are hex, or "tune:" and hex */
+    struct sql_result r;
+    enum status st = query_sql(s->a.store, sql, &r);
+    free(sql);
+    TRY(st);
+    if (r.n_rows && r.cells[0].text && is_dead(r.cells[0].text)) {
+        st = store_lease_release(s->a.store, key, r.cells[0].text);
+        if (st == OK) st = store_lease(s->a.store, key, s->owner, seconds, s->a.retry_failed, out);
+    }
+    sql_result_clear(&r);
+    return st;
+}
+
+/* Thresholds. */
+
+static enum status group_policy(const struct sweep *s, const struct sweep_group *g, struct sparse_policy *p)
+{
+    const struct llama_config *c = &s->a.setup->model.weights.config;
+    TRY(policy_init(p, mask_method_find(g->method), c->n_layers, c->n_heads));
+    p->block = g->block;
+    p->smooth_k = s->a.smooth_k;
+    p->min_sparse_tokens = s->a.min_sparse_tokens;
+    memcpy(p->layer_on, g->layers, (size_t)c->n_layers);
+    return OK;
+}
+
+static bool fits(const struct sweep *s, const struct sweep_group *g, int b, const struct tuned_record *r)
+{
+    const struct llama_config *c = &s->a.setup->model.weights.config;
+    if (strcmp(r->data_fingerprint, g->id) || strcmp(r->method, g->method) ||
+        strcmp(r->rule, tune_rule_name(g->rule)) || strcmp(r->smooth_k, smooth_k_name(s->a.smooth_k)) ||
+        r->l1 != g->bounds[b][0] || r->pv_l1 != g->bounds[b][1] || r->block_q != g->block.q ||
+        r->block_k != g->block.k)
+        return false;
+    int n_wanted = 0, n_found = 0;
+    for (int l = 0; l < c->n_layers; l++) n_wanted += g->layers[l] * c->n_heads;
+    for (size_t i = 0; i < r->n_heads; i++)
+        n_found += r->heads[i].layer < c->n_layers && r->heads[i].head < c->n_heads && g->layers[r->heads[i].layer];
+    return n_found == n_wanted;
+}
+
+static enum status from_record(const struct sweep *s, const struct sweep_group *g, int b, const struct tuned_record *r)
+{
+    const struct model *m = &s->a.setup->model;
+    const struct llama_config *c = &m->weights.config;
+    struct tuned *t = &g->tuned[b];
+    TRY(tuned_init(t, c->n_layers, c->n_heads));
+    snprintf(t->model_fingerprint, sizeof t->model_fingerprint, "%s", m->fingerprint);
+    snprintf(t->method, sizeof t->method, "%s", g->method);
+    t->rule = g->rule;
+    t->l1 = r->l1;
+    t->pv_l1 = r->pv_l1;
+    t->block = g->block;
+    t->smooth_k = s->a.smooth_k;
+    for (size_t i = 0; i < r->n_heads; i++) {
+        const struct tuned_head_record *h = &r->heads[i];
+        t->heads[h->layer * c->n_heads + h->head] = (struct tuned_head){
+            .params = {(float)h->theta, (float)h->tau, (float)h->lambda, h->is_sparse}, .in_range = true};
+    }
+    snprintf(g->hashes[b], sizeof g->hashes[b], "%s", r->hash);
+    return OK;
+}
+
+/* *missing: bounds whose thresholds are not in the database. */
+static enum status load_stored(const struct sweep *s, const struct sweep_group *g, int *missing)
+{
+    struct tuned_list list;
+    TRY(query_tuned(s->a.store, NULL, s->a.setup->model.fingerprint, &list));
+    enum status st = OK;
+    *missing = 0;
+    for (int b = 0; b < g->n_bounds && st == OK; b++) {
+        for (size_t i = 0; i < list.n && !g->tuned[b].heads && st == OK; i++)
+            if (fits(s, g, b, &list.rows[i])) st = from_record(s, g, b, &list.rows[i]);
+        *missing += !g->tuned[b].heads;
+    }
+    tuned_list_clear(&list);
+    return st;
+}
+
+/* The lease goes on while layers get done; a call a layer is often enough. */
+static void keep_lease(void *ctx, int done, int total)
+{
+    (void)done, (void)total;
+    void **both = ctx;
+    enum lease lease;
+    if (sweep_lease(both[0], both[1], &lease) != OK) lease = LEASE_BUSY;
+    (void)lease; /* lost it: the other process finds the same thresholds */
+}
+
+static enum status store_all(struct sweep *s, struct sweep_group *g, struct tuned *fresh,
+                             const struct tune_bounds *bounds, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct tuned *t = &fresh[i];
+        int b = 0;
+        while (g->bounds[b][0] != bounds[i].l1 || g->bounds[b][1] != bounds[i].pv_l1) b++;
+        snprintf(t->model_fingerprint, sizeof t->model_fingerprint, "%s", s->a.setup->model.fingerprint);
+        snprintf(t->model_name, sizeof t->model_name, "%s", s->a.setup->model.name);
+        snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", g->id);
+        snprintf(t->data_name, sizeof t->data_name, "%s", g->set.name);
+        tuned_hash(t, g->hashes[b]);
+        TRY(store_tuned(s->a.store, t, g->hashes[b]));
+        g->tuned[b] = *t;
+        *t = (struct tuned){0};
+    }
+    return OK;
+}
+
+static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_key)
+{
+    struct sparse_policy policy;
+    struct curve_db db = {0};
+    struct tune_times times = {0};
+    int n = 0, n_samples = g->set.n_samples;
+    struct tune_sample *samples = calloc((size_t)n_samples, sizeof *samples);
+    struct tune_bounds *bounds = calloc((size_t)g->n_bounds, sizeof *bounds);
+    struct tuned *fresh = calloc((size_t)g->n_bounds, sizeof *fresh);
+    void *lease[2] = {s, lease_key};
+    enum status st = samples && bounds && fresh ? group_policy(s, g, &policy) : fail(ERR_MEMORY, "no memory to tune");
+    if (st != OK) {
+        free(samples);
+        free(bounds);
+        free(fresh);
+        return st;
+    }
+    for (int b = 0; b < g->n_bounds; b++)
+        if (!g->tuned[b].heads) bounds[n++] = (struct tune_bounds){g->bounds[b][0], g->bounds[b][1]};
+    for (int i = 0; i < n_samples; i++)
+        samples[i] = (struct tune_sample){g->set.samples[i].ids, g->set.samples[i].n, g->set.samples[i].name,
+                                          i >= s->a.n_tune};
+    TRY_GOTO(st, done, curve_db_open(&db, s->a.store, s->a.setup, &g->set, &policy));
+    int64_t t0 = clock_ns();
+    const struct tune_args args = {
+        .weights = &s->a.setup->model.weights, .par = s->a.setup->par, .policy = &policy, .rule = g->rule, .samples = samples,
+        .n_samples = n_samples, .bounds = bounds, .n_bounds = n, .min_sparsity = s->a.min_sparsity,
+        .curves = curve_db_store(&db), .impl = s->a.machine->impl, .progress = keep_lease, .progress_ctx = lease,
+        .stop = s->a.stop};
+    if (s->a.devices) pthread_rwlock_wrlock(s->a.devices); /* fellows' sessions would take the memory it counts on */
+    st = setup_tune(s->a.fleet, s->a.n_fleet, s->a.machine, &args, fresh, &times);
+    if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
+    curve_db_close(&db); /* commits curves also when the rest failed */
+    if (st == OK) st = store_all(s, g, fresh, bounds, n);
+    double seconds = (double)(clock_ns() - t0) * 1e-9;
+    s->tune_s += seconds;
+    s->n_tunings++;
+    s->n_curves += times.n_curves;
+    s->n_curves_reused += times.n_reused;
+    if (s->a.event) {
+        char text[256];
+        snprintf(text, sizeof text, "%s %dx%d, rule %s, %d bounds: %d curves made on %s%s%s, %d reused", g->method,
+                 g->block.q, g->block.k, tune_rule_name(g->rule), n, times.n_curves, times.place ? times.place : "no device",
+                 times.why ? ": " : "", times.why ? times.why : "", times.n_reused);
+        s->a.event(s->a.event_ctx, &(struct sweep_event){.kind = SWEEP_TUNED, .text = text, .seconds = seconds,
+                                                         .problem = st == OK ? NULL : status_message()});
+    }
+done:
+    for (int i = 0; i < n; i++) tuned_clear(&fresh[i]);
+    policy_clear(&policy);
+    free(samples);
+    free(bounds);
+    free(fresh);
+    return st;
+}
+
+enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy)
+{
+    *busy = false;
+    if (g->problem) return fail(ERR_ARG, "%s", g->problem);
+    int missing;
+    if (!g->tuned) {
+        g->tuned = calloc((size_t)g->n_bounds, sizeof *g->tuned);
+        g->hashes = calloc((size_t)g->n_bounds, sizeof *g->hashes);
+        if (!g->tuned || !g->hashes) return fail(ERR_MEMORY, "no memory for %d tunings", g->n_bounds);
+    }
+    TRY(load_stored(s, g, &missing));
+    if (!missing) return OK;
+    struct hash h;
+    char hex[HASH_HEX_SIZE], key[HASH_HEX_SIZE + 8];
+    hash_init(&h);
+    hash_add_str(&h, g->id);
+    hash_add_str(&h, g->method);
+    hash_add_u64(&h, (uint64_t)g->rule << 32 | (uint64_t)g->block.q << 16 | (uint64_t)g->block.k);
+    snprintf(key, sizeof key, "tune:%s", hash_hex(&h, hex));
+    enum lease lease;
+    TRY(sweep_lease(s, key, &lease));
+    if (lease == LEASE_BUSY) {
+        *busy = true;
+        return OK;
+    }
+    enum status st = load_stored(s, g, &missing); /* who had the lease before may have finished */
+    if (st == OK && missing) st = tune_now(s, g, key);
+    enum status released = store_lease_release(s->a.store, key, s->owner);
+    return st == OK ? released : st;
+}

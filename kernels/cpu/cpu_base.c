@@ -1,0 +1,4 @@
+#include "kernels/cpu/attn_body.h"
+#include "kernels/cpu/tile_body.h"
+
+const struct cpu_ops cpu_ops_base = CPU_OPS_TABLE("base");

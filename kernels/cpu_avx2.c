@@ -1,4 +1,0 @@
-#include "kernels/attn_body.h"
-#include "kernels/tile_body.h"
-
-const struct cpu_ops cpu_ops_avx2 = CPU_OPS_TABLE("avx2");

@@ -1,0 +1,199 @@
+/* Causal attention for any GPU with bf16 tensor cores (compute capability 8.0 and up), dense and
+ * block-sparse, for head dimensions up to 256 and every block shape: the path taken where attn_sm90.cu
+ * refuses.
+ *
+ * One CTA per 64 query rows, the unit of stage 2, and head; four warps of 16 rows. Keys and values pass
+ * through one shared buffer. Plain and synchronous: it is here to be right, not to be fast.
+ */
+extern "C" {
+#include "kernels/attn.h"
+#include "kernels/cuda/device_cuda.h"
+}
+#include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/mma.cuh"
+
+#include <math.h>
+
+namespace
+{
+
+enum { ROWS = PV_UNIT_ROWS,
+       THREADS = 128,
+       WARP_ROWS = 16 };
+
+struct params {
+    struct attn_args a;
+    const uint64_t *bits;
+    int words_per_row, n_map_rows;
+};
+
+template <int DIM, int KEYS>
+__global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ params p)
+{
+    extern __shared__ __align__(16) __nv_bfloat16 memory[];
+    constexpr int LINE = DIM + 8; /* as fetch() lays rows out */
+    __nv_bfloat16 *q = memory, *kv = q + ROWS * LINE;
+    const struct attn_args &a = p.a;
+    const int n_kv = a.q_start + a.n_q, head = blockIdx.y, kv_head = head / (a.n_heads / a.n_kv_heads);
+    const int unit0 = (a.q_start / ROWS + (int)(gridDim.x - 1 - blockIdx.x)) * ROWS; /* longest first */
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = unit0 + warp * WARP_ROWS + lane / 4;
+    const int last = min(unit0 + ROWS, n_kv) - 1;
+    const bool sparse = p.bits != NULL && (a.head_sparse == NULL || a.head_sparse[head]);
+    const bool skip = sparse && a.pv_threshold != NULL;
+    const float lambda = skip ? a.pv_threshold[head] : 0, scale = a.scale * 1.44269504f;
+    const uint64_t *bits = NULL;
+    if (sparse)
+        bits = p.bits + ((size_t)head * p.n_map_rows + (unit0 - a.q_start) / a.block.q) * p.words_per_row;
+    const auto *kp = (const __nv_bfloat16 *)a.k + kv_head * a.k_head;
+    const auto *vp = (const __nv_bfloat16 *)a.v + kv_head * a.v_head;
+
+    fetch<DIM, THREADS>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row, a.q_row, unit0, ROWS,
+               a.q_start, n_kv, a.head_dim);
+    float o[DIM / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    bool empty[2] = {true, true}, valid[2];
+    for (int r = 0; r < 2; r++) valid[r] = row + 8 * r >= a.q_start && row + 8 * r < n_kv;
+    int tiles = 0, units = 0;
+    for (int j = 0; j * KEYS <= last; j++) {
+        if (sparse && !(bits[j / 64] >> (j % 64) & 1)) continue;
+        const int k0 = j * KEYS;
+        tiles++;
+        __syncthreads();
+        fetch<DIM, THREADS>(kv, kp, a.k_row, k0, KEYS, 0, n_kv, a.head_dim);
+        __syncthreads();
+        float s[KEYS / 8][4] = {};
+        multiply_keys<DIM, KEYS>(s, q + warp * WARP_ROWS * LINE, kv, lane);
+        __syncthreads();
+        fetch<DIM, THREADS>(kv, vp, a.v_row, k0, KEYS, 0, n_kv, a.head_dim);
+
+        float local[2] = {-INFINITY, -INFINITY}, now[2];
+        bool wanted = false;
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (k0 + n * 8 + lane % 4 * 2 + i % 2 > row + i / 2 * 8) s[n][i] = -INFINITY;
+                local[i / 2] = fmaxf(local[i / 2], s[n][i]);
+            }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            local[r] = fmaxf(local[r], __shfl_xor_sync(0xffffffffu, local[r], 1));
+            local[r] = fmaxf(local[r], __shfl_xor_sync(0xffffffffu, local[r], 2));
+            now[r] = fmaxf(top[r], local[r]);
+            wanted |= valid[r] && (empty[r] || (local[r] - now[r]) * scale + lambda > 0);
+        }
+        bool live = __syncthreads_or(!skip || wanted); /* V has arrived, too */
+        units += live;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float shrink = now[r] == -INFINITY ? 1.0f : exp2f((top[r] - now[r]) * scale);
+            top[r] = now[r];
+            sum[r] *= shrink;
+#pragma unroll
+            for (int n = 0; n < DIM / 8; n++) o[n][2 * r] *= shrink, o[n][2 * r + 1] *= shrink;
+            if (live) empty[r] &= local[r] == -INFINITY;
+        }
+        if (!live) continue;
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float base = top[i / 2] == -INFINITY ? 0.0f : top[i / 2];
+                s[n][i] = exp2f((s[n][i] - base) * scale);
+                sum[i / 2] += s[n][i];
+            }
+        multiply_values<DIM, KEYS>(o, s, kv, lane);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
+        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
+        if (!valid[r]) continue;
+        float inverse = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+        auto *to = (__nv_bfloat16 *)a.o + head * a.o_head + (row + 8 * r - a.q_start) * a.o_row;
+#pragma unroll
+        for (int n = 0; n < DIM / 8; n++)
+            if (n * 8 < a.head_dim)
+                *(uint32_t *)(to + n * 8 + lane % 4 * 2) =
+                    pack(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
+    }
+    if (a.ledger != NULL && threadIdx.x == 0) {
+        auto add = [](uint64_t *to, int by) { atomicAdd((unsigned long long *)to, (unsigned long long)by); };
+        struct head_ledger *l = &a.ledger[head];
+        add(&l->pv_units_possible, last / KEYS + 1);
+        add(&l->pv_units_computed, units);
+        if (last == n_kv - 1 ||
+            (last + 1) % a.block.q == 0) { /* the unit that sees all of its query block's tiles */
+            add(&l->tiles_possible, last / KEYS + 1);
+            add(&l->tiles_computed, tiles);
+        }
+    }
+}
+
+template <int DIM, int KEYS>
+enum status launch(const params &p, cudaStream_t stream)
+{
+    auto *kernel = attn_kernel<DIM, KEYS>;
+    const int bytes = (ROWS + KEYS) * (DIM + 8) * 2;
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    const struct attn_args &a = p.a;
+    dim3 grid((unsigned)((attn_n_kv(&a) - 1) / ROWS - a.q_start / ROWS + 1), (unsigned)a.n_heads);
+    kernel<<<grid, THREADS, (size_t)bytes, stream>>>(p);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
+template <int DIM>
+enum status launch_dim(const params &p, cudaStream_t stream)
+{
+    return p.a.block.k == 128 ? launch<DIM, 128>(p, stream) : launch<DIM, 64>(p, stream);
+}
+
+const char *refuses(const struct attn_args *a)
+{
+    if (a->dtype != DTYPE_BF16) return "takes bf16 only";
+    if (a->head_dim < 16 || a->head_dim > 256 || a->head_dim % 16 != 0)
+        return "head_dim is not a multiple of 16 up to 256";
+    if (a->n_q < 1 || a->q_start < 0) return "no query rows";
+    if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
+    if (a->n_heads > 65535) return "more than 65535 heads";
+    if (!(a->scale > 0)) return "scale is not positive";
+    if ((a->block.q != 64 && a->block.q != 128) || (a->block.k != 64 && a->block.k != 128))
+        return "blocks are not 64 or 128 rows and keys";
+    if (a->tiles != NULL && (a->tiles->block.q != a->block.q || a->tiles->block.k != a->block.k))
+        return "block shape of the call and of its map differ";
+    if (a->tiles != NULL && a->q_start % a->block.q != 0)
+        return "q_start is not a multiple of the query block";
+    if ((uintptr_t)a->q % 16 || (uintptr_t)a->k % 16 || (uintptr_t)a->v % 16 || (uintptr_t)a->o % 4 ||
+        a->q_row % 8 || a->q_head % 8 || a->k_row % 8 || a->k_head % 8 || a->v_row % 8 || a->v_head % 8 ||
+        a->o_row % 2 || a->o_head % 2)
+        return "pointers and strides are not multiples of 16 bytes";
+    if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
+    return NULL;
+}
+
+size_t workspace(const struct attn_args *a)
+{
+    (void)a;
+    return 0;
+}
+
+enum status run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)ws, (void)par;
+    params p = {*a, NULL, 0, 0};
+    if (a->tiles != NULL)
+        p.bits = a->tiles->bits, p.words_per_row = a->tiles->words_per_row,
+        p.n_map_rows = a->tiles->n_qblocks;
+    cudaStream_t s = (cudaStream_t)stream;
+    if (a->head_dim <= 32) return launch_dim<32>(p, s);
+    if (a->head_dim <= 64) return launch_dim<64>(p, s);
+    if (a->head_dim <= 96) return launch_dim<96>(p, s);
+    if (a->head_dim <= 128) return launch_dim<128>(p, s);
+    return launch_dim<256>(p, s);
+}
+
+} // namespace
+
+extern "C" {
+const struct attn_impl attn_cuda_bf16 = {"attn_cuda_bf16", refuses, workspace, run};
+}

@@ -1,0 +1,343 @@
+#include "reports/gate.h"
+
+#include "base/json.h"
+#include "reports/gate_reading.h"
+#include "reports/tables.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct bound_def {
+    const char *name, *field;
+    size_t offset;
+    const char *metric;
+    enum gate_part part;
+    bool minimum, speaks_of_quality;
+};
+
+#define BOUND(n, f, metric, part, minimum, quality)                            \
+    {                                                                          \
+        n, #f, offsetof(struct gate_bounds, f), metric, part, minimum, quality \
+    }
+static const struct bound_def defs[] = {
+    BOUND("min-cosine", min_cosine, "cosine", PART_MEAN, true, true),
+    BOUND("min-cosine-p1", min_cosine_p1, "cosine", PART_P1, true, true),
+    BOUND("max-kl", max_kl, "kl", PART_MEAN, false, true),
+    BOUND("max-kl-p99.9", max_kl_p99_9, "kl", PART_P99_9, false, true),
+    BOUND("max-ppl-increase", max_ppl_increase, "ppl_ratio", PART_RATIO_MINUS_ONE, false, true),
+    BOUND("min-sparsity", min_sparsity, "sparsity", PART_MEAN, true, false),
+    BOUND("min-token-accuracy", min_token_accuracy, "token_accuracy", PART_MEAN, true, true),
+    BOUND("max-score-drop", max_score_drop, "score_drop", PART_MEAN, false, true),
+    BOUND("max-latency-ratio", max_latency_ratio, "sparse / dense time", PART_LATENCY, false, false),
+    BOUND("max-memory", max_memory_mib, "peak MiB", PART_MEMORY, false, false),
+    BOUND("max-cosine-drop", max_cosine_drop, "cosine", PART_DROP, false, true),
+    BOUND("max-kl-rise", max_kl_rise, "kl", PART_RISE, false, true),
+    BOUND("max-ppl-rise", max_ppl_rise, "ppl_ratio", PART_RISE, false, true),
+    BOUND("max-token-accuracy-drop", max_token_accuracy_drop, "token_accuracy", PART_DROP, false, true),
+    BOUND("max-score-loss", max_score_loss, "score_sparse", PART_DROP, false, true),
+    BOUND("max-sparsity-drop", max_sparsity_drop, "sparsity", PART_DROP, false, false),
+    BOUND("max-latency-rise", max_latency_rise, "sparse time", PART_LATENCY_RISE, false, false),
+    BOUND("max-memory-rise", max_memory_rise, "peak memory", PART_MEMORY_RISE, false, false),
+};
+enum { N_DEFS = sizeof defs / sizeof defs[0] };
+_Static_assert(N_DEFS + 2 <= GATE_MAX_CHECKS, "every bound, the validity check and the alarm fit");
+
+static double *bound_of(const struct gate_bounds *b, const struct bound_def *d)
+{
+    return (double *)((char *)b + d->offset);
+}
+
+static bool is_change(const struct bound_def *d) { return d->part >= PART_RISE; }
+
+struct gate_bounds gate_no_bounds(void)
+{
+    struct gate_bounds b = {0};
+    for (int i = 0; i < N_DEFS; i++) *bound_of(&b, &defs[i]) = NAN;
+    return b;
+}
+
+bool gate_needs_baseline(const struct gate_bounds *b)
+{
+    for (int i = 0; i < N_DEFS; i++)
+        if (is_change(&defs[i]) && !isnan(*bound_of(b, &defs[i]))) return true;
+    return false;
+}
+
+static bool holds(const struct bound_def *d, double value, double bound)
+{
+    return d->minimum ? value >= bound : value <= bound;
+}
+
+/* The half-width shrinks with the root of the number of samples. */
+static double samples_needed(const struct gate_check *c, size_t n_samples)
+{
+    double distance = fabs(c->value - c->bound), half = fmax(c->hi - c->value, c->value - c->lo);
+    return distance > 0 ? ceil((double)n_samples * (half / distance) * (half / distance)) : INFINITY;
+}
+
+int gate_check_digits(const struct gate_check *c, int least)
+{
+    const double found[] = {c->value, c->lo, c->hi};
+    int digits = least;
+    for (int i = 0; i < 3; i++)
+        if (!isnan(found[i])) digits = digits_apart(found[i], c->bound, digits);
+    return digits;
+}
+
+static char *undecided(const char *what, const struct gate_check *c, const struct gate_reading *r)
+{
+    double need = samples_needed(c, r->n_samples);
+    int d = gate_check_digits(c, 6);
+    char *interval = str_format("%s is %.*g, but its interval [%.*g, %.*g]", what, d, c->value, d, c->lo, d, c->hi);
+    char *text =
+        r->of_repeats ? str_format("%s over %zu timed passes holds the bound %.*g; only times that vary less would "
+                                   "decide: time again on a quieter machine",
+                                   interval, r->n_samples, d, c->bound)
+        : need < 1e4  ? str_format("%s holds the bound %.*g; about %.0f samples would decide (now %zu): raise "
+                                   "--num-samples",
+                                   interval, d, c->bound, need, r->n_samples)
+                      : str_format("%s is %.*g, right at the bound %.*g; no number of samples will decide", what, d,
+                                   c->value, d, c->bound);
+    free(interval);
+    return text;
+}
+
+/* A mean over samples of which nobody knows how far it would move with others. */
+static char *no_interval(const char *what, const struct gate_check *c, const struct gate_reading *r)
+{
+    int d = gate_check_digits(c, 6);
+    if (r->n_samples == 1 && !r->of_repeats)
+        return str_format("%s is %.*g, the bound is %s %.*g, but one sample gives no interval; raise --num-samples", what,
+                          d, c->value, c->op, d, c->bound);
+    return str_format("%s is %.*g, the bound is %s %.*g, but no interval is stored for it; evaluate again, or judge the "
+                      "value with --by-mean",
+                      what, d, c->value, c->op, d, c->bound);
+}
+
+static char *words_of(const struct bound_def *d)
+{
+    return str_format("%s%s", is_change(d) ? d->part == PART_DROP ? "drop of " : "rise of " : "", d->metric);
+}
+
+static void decide(const struct bound_def *d, const struct gate_reading *r, bool by_mean, struct gate_check *c)
+{
+    char *what = words_of(d);
+    bool interval = !by_mean && !isnan(c->lo) && !isnan(c->hi);
+    int digits = gate_check_digits(c, 6);
+    if (r->within_floor && c->bound >= 0) {
+        c->outcome = CHECK_PASS;
+    } else if (!interval && !by_mean && r->expects_interval) {
+        c->outcome = CHECK_AMBIGUOUS;
+        c->message = no_interval(what, c, r);
+    } else if (!interval) {
+        c->outcome = holds(d, c->value, c->bound) ? CHECK_PASS : CHECK_FAIL;
+        if (c->outcome == CHECK_FAIL)
+            c->message = str_format("%s is %.*g, the bound is %s %.*g", what, digits, c->value, c->op, digits, c->bound);
+    } else if (holds(d, c->lo, c->bound) && holds(d, c->hi, c->bound)) {
+        c->outcome = CHECK_PASS;
+    } else if (!holds(d, c->lo, c->bound) && !holds(d, c->hi, c->bound)) {
+        c->outcome = CHECK_FAIL;
+        c->message = str_format("%s is %.*g [%.*g, %.*g], the bound is %s %.*g", what, digits, c->value, digits, c->lo,
+                                digits, c->hi, c->op, digits, c->bound);
+    } else {
+        c->outcome = CHECK_AMBIGUOUS;
+        c->message = undecided(what, c, r);
+    }
+    free(what);
+}
+
+static void judge(const struct bound_def *d, struct gate_reading r, bool by_mean, struct gate_check *c)
+{
+    c->value = r.value;
+    c->lo = r.lo;
+    c->hi = r.hi;
+    if (r.missing) {
+        c->outcome = r.not_applicable ? CHECK_SKIPPED : CHECK_INVALID;
+        c->message = r.missing;
+        return;
+    }
+    decide(d, &r, by_mean, c);
+}
+
+static int severity(enum check_outcome o)
+{
+    return o == CHECK_INVALID ? 3 : o == CHECK_FAIL ? 2 : o == CHECK_AMBIGUOUS ? 1 : 0;
+}
+
+static void take_worst(struct gate_result *g)
+{
+    bool decided = false;
+    g->outcome = CHECK_PASS;
+    for (size_t i = 0; i < g->n; i++) {
+        decided |= g->checks[i].outcome != CHECK_SKIPPED;
+        if (severity(g->checks[i].outcome) > severity(g->outcome)) g->outcome = g->checks[i].outcome;
+    }
+    if (!decided) g->outcome = CHECK_INVALID; /* nothing was asked that could be answered */
+}
+
+static struct gate_check *add_check(struct gate_result *g, const char *name, const struct run_view *v)
+{
+    struct gate_check *c = &g->checks[g->n++];
+    *c = (struct gate_check){
+        .name = name, .subject = v->label, .op = ">=", .bound = 1, .value = 0, .lo = NAN, .hi = NAN};
+    return c;
+}
+
+/* A gate on cosine alone may not pass, nor break, on a cosine that the other metrics contradict. */
+static void add_alarm(const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out)
+{
+    struct str text = {0};
+    if (metric_disagreement(s->run, &text)) {
+        out->alarm = str_dup(str_get(&text));
+        bool cosine = false, others = false;
+        for (int i = 0; i < N_DEFS; i++) {
+            if (isnan(*bound_of(b, &defs[i]))) continue;
+            cosine |= strcmp(defs[i].metric, "cosine") == 0;
+            others |= defs[i].speaks_of_quality && strcmp(defs[i].metric, "cosine") != 0;
+        }
+        if (cosine && !others) {
+            struct gate_check *c = add_check(out, "metrics-agree", s->run);
+            c->outcome = CHECK_AMBIGUOUS;
+            c->message = str_format("%s Bound one of them as well (--max-kl, --min-token-accuracy).", str_get(&text));
+        }
+    }
+    str_clear(&text);
+}
+
+static void add_validity(const struct run_view *v, struct gate_result *out)
+{
+    const struct run_record *r = v->run;
+    bool dense = strcmp(r->method, "dense") == 0 || (r->layers && strcmp(r->layers, "none") == 0);
+    const char *why =
+        r->status != RUN_DONE ? "the run did not finish"
+        : dense               ? "no layer was sparse: dense was compared with dense, and nothing sparse was measured"
+        : r->attention_calls > 0 && r->dense_fallback_calls == r->attention_calls
+            ? "every call fell back to dense because the sequences are shorter than --min-sparse-tokens: "
+              "nothing sparse was measured; use longer samples"
+        : run_view_metric(v, "sparsity") == 0
+            ? "not one tile was left out: dense was compared with dense, and nothing sparse was measured; loosen the thresholds"
+            : NULL;
+    if (!why) return;
+    struct gate_check *c = add_check(out, "valid-measurement", v);
+    c->outcome = CHECK_INVALID;
+    c->message = str_dup(why);
+}
+
+enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out)
+{
+    *out = (struct gate_result){.outcome = CHECK_PASS};
+    struct comparison c = {0};
+    const char *why_not = "this bound needs a baseline: name one with --baseline RUN or FILE.json";
+    char *refused = NULL;
+    bool comparable = false;
+    if (s->baseline && gate_needs_baseline(b)) {
+        comparable = compare_runs(&c, s->baseline, s->run, &(struct compare_options){.floors = s->floors}) == OK;
+        if (!comparable) why_not = refused = str_dup(status_message());
+    }
+    for (int i = 0; i < N_DEFS; i++) {
+        double bound = *bound_of(b, &defs[i]);
+        if (isnan(bound)) continue;
+        struct gate_check *check = add_check(out, defs[i].name, s->run);
+        check->op = defs[i].minimum ? ">=" : "<=";
+        check->bound = bound;
+        struct gate_reading r =
+            gate_read(defs[i].part, defs[i].metric, s->run, s->baseline, comparable ? &c : NULL, why_not);
+        judge(&defs[i], r, b->by_mean, check);
+        if (!out->note && !b->by_mean && !r.of_repeats && !isnan(r.lo) && r.n_samples > 1 && r.n_samples < 5)
+            out->note = str_format("%zu samples give rough intervals: their 95 %% covers less; use --num-samples 5 or "
+                                   "more",
+                                   r.n_samples);
+    }
+    comparison_clear(&c);
+    free(refused);
+    if (!out->n) return fail(ERR_ARG, "no bound was given; e.g. --min-cosine .98 --max-kl .02, see -h");
+    add_validity(s->run, out);
+    if (s->run->run->status == RUN_DONE) add_alarm(s, b, out);
+    take_worst(out);
+    return OK;
+}
+
+void gate_result_clear(struct gate_result *g)
+{
+    for (size_t i = 0; i < g->n; i++) free((char *)g->checks[i].message);
+    free(g->alarm);
+    free(g->note);
+    *g = (struct gate_result){0};
+}
+
+static const struct gate_check *find_check(const struct gate_result *g, const char *name)
+{
+    for (size_t i = 0; i < g->n; i++)
+        if (strcmp(g->checks[i].name, name) == 0) return &g->checks[i];
+    return NULL;
+}
+
+static void say_more(struct gate_check *c, char *more)
+{
+    char *message = str_format("%s; %s", c->message ? c->message : "", more);
+    free((char *)c->message);
+    free(more);
+    c->message = message;
+}
+
+void gate_confirm(struct gate_result *first, const struct gate_result *second)
+{
+    for (size_t i = 0; i < first->n; i++) {
+        struct gate_check *c = &first->checks[i];
+        const struct gate_check *again = find_check(second, c->name);
+        if (c->outcome != CHECK_FAIL || !again) continue;
+        if (again->outcome == CHECK_FAIL) {
+            say_more(c, str_format("confirmed by a second run: %.6g", again->value));
+        } else {
+            c->outcome = CHECK_AMBIGUOUS;
+            say_more(c, str_format("not confirmed: the second run gave %.6g (%s)", again->value,
+                                   check_outcome_name(again->outcome)));
+        }
+    }
+    take_worst(first);
+}
+
+void gate_unconfirmed(struct gate_result *g, const char *why)
+{
+    for (size_t i = 0; i < g->n; i++)
+        if (g->checks[i].outcome == CHECK_FAIL) say_more(&g->checks[i], str_format("not run again: %s", why));
+}
+
+enum status gate_bounds_read(struct gate_bounds *b, const char *path)
+{
+    cJSON *root;
+    TRY(json_read_file(&root, path));
+    struct json_in in = {root, path, ""};
+    enum status st = cJSON_IsObject(root)
+                         ? OK
+                         : fail(ERR_FORMAT, "%s: found %s, expected an object of bounds", path, json_kind(root));
+    const cJSON *field;
+    for (field = st == OK ? root->child : NULL; field && st == OK; field = field->next) {
+        int i = 0;
+        while (i < N_DEFS && strcmp(defs[i].field, field->string) != 0) i++;
+        if (i == N_DEFS)
+            st = fail(ERR_FORMAT, "%s: field %s is no bound; `gate --dump-config` writes all of them", path,
+                      field->string);
+        else
+            st = json_get_double(in, field->string, false, -1e9, 1e9, bound_of(b, &defs[i]));
+    }
+    cJSON_Delete(root);
+    return st;
+}
+
+enum status gate_bounds_write(const struct gate_bounds *b, const char *path)
+{
+    cJSON *root = cJSON_CreateObject();
+    for (int i = 0; i < N_DEFS; i++) {
+        double bound = *bound_of(b, &defs[i]);
+        if (isnan(bound))
+            cJSON_AddNullToObject(root, defs[i].field);
+        else
+            cJSON_AddNumberToObject(root, defs[i].field, bound);
+    }
+    enum status st = json_write_file(path, root);
+    cJSON_Delete(root);
+    return st;
+}

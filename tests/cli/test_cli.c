@@ -1,0 +1,865 @@
+/* The program as a stranger uses it: what it prints, what it writes, how it ends, and what it says to bad
+ * input. */
+#include "base/json.h"
+#include "tests/unit/model_files.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define DEMO SG_SOURCE_DIR "/suites/demo/model"
+
+enum { PASS, GATE_FAILED, USAGE, RUN_ERROR, INVALID };
+
+/* The folder that all runs of one test work in; HOME and the cache lie inside. */
+static char *place;
+
+static void enter(void)
+{
+    place = dir_make();
+    char *cache = path_join(place, "cache");
+    setenv("HOME", place, 1);
+    setenv("XDG_CACHE_HOME", cache, 1);
+    unsetenv("GITHUB_STEP_SUMMARY");
+    free(cache);
+}
+
+static void leave(void)
+{
+    char *command = str_format("rm -rf '%s'", place);
+    if (system(command) != 0) abort();
+    free(command);
+    free(place);
+}
+
+static char *in_place(const char *name) { return path_join(place, name); }
+
+static bool here(const char *name)
+{
+    char *path = in_place(name);
+    bool yes = file_exists(path);
+    free(path);
+    return yes;
+}
+
+struct ran {
+    int code;
+    struct str out, err;
+};
+
+static void ran_clear(struct ran *r)
+{
+    str_clear(&r->out);
+    str_clear(&r->err);
+}
+
+/* Words are cut at single spaces. Standard output goes to `device` when there is one, and is not kept then. */
+static struct ran run_to(const char *device, const char *words)
+{
+    char *copy = str_dup(words), *argv[64] = {(char *)SG_BINARY};
+    int n = 1;
+    for (char *save, *w = strtok_r(copy, " ", &save); w && n < 63; w = strtok_r(NULL, " ", &save))
+        argv[n++] = w;
+    char *out = in_place(".stdout"), *err = in_place(".stderr");
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        int fds[] = {open("/dev/null", O_RDONLY), open(device ? device : out, O_CREAT | O_TRUNC | O_WRONLY, 0600),
+                     open(err, O_CREAT | O_TRUNC | O_WRONLY, 0600)};
+        for (int i = 0; i < 3; i++) dup2(fds[i], i);
+        if (chdir(place) == 0) execv(SG_BINARY, argv);
+        _exit(127);
+    }
+    int status = 0;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    struct ran r = {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status)};
+    if (!device) r.out = file_get(place, ".stdout");
+    r.err = file_get(place, ".stderr");
+    free(out);
+    free(err);
+    free(copy);
+    return r;
+}
+
+static struct ran run(const char *words) { return run_to(NULL, words); }
+
+static bool has(const struct str *s, const char *what) { return strstr(str_get(s), what) != NULL; }
+
+/* Run and expect this exit code; prints what was said if not. */
+static struct ran expect(int code, const char *words)
+{
+    struct ran r = run(words);
+    cr_expect_eq(r.code, code, "%s: exit code %d, expected %d\n%s%s", words, r.code, code,
+                 r.code == PASS ? "" : str_get(&r.out), str_get(&r.err));
+    return r;
+}
+
+static void ends(int code, const char *words)
+{
+    struct ran r = expect(code, words);
+    ran_clear(&r);
+}
+
+/* One message on standard error with all of `wanted` (ended by NULL) in it, and this exit code. */
+static void refuses(int code, const char *words, const char *const *wanted)
+{
+    struct ran r = expect(code, words);
+    cr_expect(str_starts_with(str_get(&r.err), "sparsegauge: "), "%s: \"%s\"", words, str_get(&r.err));
+    const char *end = strchr(str_get(&r.err), '\n');
+    cr_expect(end && end[1] == 0, "%s: more or less than one message: \"%s\"", words, str_get(&r.err));
+    for (; *wanted; wanted++)
+        cr_expect(has(&r.err, *wanted), "%s: no \"%s\" in \"%s\"", words, *wanted, str_get(&r.err));
+    ran_clear(&r);
+}
+#define SAYS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+static cJSON *json_of(const char *name)
+{
+    char *path = in_place(name);
+    cJSON *root = NULL;
+    cr_assert_eq(json_read_file(&root, path), OK, "%s", status_message());
+    free(path);
+    return root;
+}
+
+static const cJSON *at(const cJSON *o, const char *field)
+{
+    const cJSON *x = cJSON_GetObjectItemCaseSensitive(o, field);
+    cr_assert_not_null(x, "no field %s", field);
+    return x;
+}
+
+static double number(const cJSON *o, const char *field)
+{
+    const cJSON *x = at(o, field);
+    cr_assert(cJSON_IsNumber(x), "%s is %s", field, json_kind(x));
+    return x->valuedouble;
+}
+
+static double metric(const cJSON *root, const char *name, const char *part)
+{
+    const cJSON *m;
+    cJSON_ArrayForEach(m, at(root, "metrics"))
+    {
+        if (strcmp(at(m, "scope")->valuestring, "overall") == 0 &&
+            strcmp(at(m, "name")->valuestring, name) == 0)
+            return number(m, part);
+    }
+    cr_assert_fail("no metric %s", name);
+    return NAN;
+}
+
+#define EVAL "eval " DEMO " --threads 1 --db r.db "
+
+Test(cli, help_and_usage, .init = enter, .fini = leave)
+{
+    struct ran all = expect(PASS, "-h"), none = expect(USAGE, "");
+    cr_expect(has(&none.err, "usage") && none.out.len == 0);
+    int n = 0;
+    for (const char *p = str_get(&all.out); (p = strstr(p, "\n  ")); p += 3) {
+        char name[32], words[64];
+        if (sscanf(p + 3, "%31[a-z]", name) != 1) continue;
+        n++;
+        snprintf(words, sizeof words, "%s -h", name);
+        struct ran r = expect(PASS, words), wrong;
+        char usage[64], example[64];
+        snprintf(usage, sizeof usage, "usage: sparsegauge %s", name);
+        snprintf(example, sizeof example, "\n  sparsegauge %s", name);
+        cr_expect(str_starts_with(str_get(&r.out), usage), "%s", words);
+        const char *shown = strstr(str_get(&r.out), "\nexample");
+        cr_assert(shown && strstr(shown, example), "%s shows no example", words);
+        cr_expect_eq(r.err.len, 0);
+        /* options in the example are options of the command */
+        for (const char *o = shown; (o = strstr(o, " --")); o += 3) {
+            char option[48];
+            size_t length = strcspn(o + 1, " =\n");
+            snprintf(option, sizeof option, "%.*s", (int)length, o + 1);
+            const char *first = strstr(str_get(&r.out), option);
+            cr_expect(first && first < shown, "%s: its example has %s, its options do not", name, option);
+        }
+        snprintf(words, sizeof words, "%s --no-such-option", name);
+        wrong = expect(USAGE, words);
+        cr_expect(has(&wrong.err, "--no-such-option") && wrong.out.len == 0, "%s", words);
+        ran_clear(&wrong);
+        ran_clear(&r);
+    }
+    cr_expect(n >= 12, "%d commands", n);
+    ran_clear(&all);
+    ran_clear(&none);
+    struct ran version = expect(PASS, "--version");
+    cr_expect(str_starts_with(str_get(&version.out), "sparsegauge "));
+    ran_clear(&version);
+}
+
+Test(cli, wrong_options_are_usage_errors, .init = enter, .fini = leave)
+{
+    static const struct {
+        const char *words, *says;
+    } wrong[] = {
+        {"eval", "model"},
+        {EVAL "--max-length abc", "--max-length"},
+        {EVAL "--max-length 1", "--max-length"},
+        {EVAL "--max-length=2.5", "--max-length"},
+        {EVAL "--max-length", "--max-length"},
+        {EVAL "extra", "extra"},
+        {EVAL "--quiet=yes", "--quiet"},
+        {EVAL "--method magic", "magic"},
+        {EVAL "--method topk", "--topk"},
+        {EVAL "--method window", "--window"},
+        {EVAL "--window 64 --method sparge", "--window"},
+        {EVAL "--layers 5,99", "5,99"},
+        {EVAL "--block 32x32", "32x32"},
+        {EVAL "--smooth-k never", "never"},
+        {EVAL "--score half", "half"},
+        {EVAL "--chunk 100", "--chunk"},
+        {EVAL "--cpu-mask sse", "sse"},
+        {EVAL "--suite nothing", "nothing"},
+        {EVAL "--simthreshd1 nan", "--simthreshd1"},
+        {EVAL "--cdfthreshd 0x", "--cdfthreshd"},
+        {EVAL "--model elsewhere", "elsewhere"},
+        {"tune " DEMO " --l1 .07 --pv-l1 .06", "pv_l1"},
+        {"tune " DEMO " --l1 .07 --pv-l1 .07", "pv_l1"},
+        {"tune " DEMO " --l1 1.5", "--l1"},
+        {"tune " DEMO " --l1 0", "--l1"},
+        {"tune " DEMO " --l1 .06,x", "--l1"},
+        {"tune " DEMO " --rule best", "best"},
+        {"tune " DEMO " --layers 7,20", "7,20"},
+        {"tune " DEMO " --method window", "window"},
+        {"tune " DEMO " --max-length 200 --num-tune-samples 1 --held-out 0", "256"},
+        {"gate x.json --min-cosine two", "--min-cosine"},
+        {"gate x.json --min-cosine nan", "--min-cosine"},
+        {"gate x.json --max-kl -1", "--max-kl"},
+        {"list methods --format pretty", "pretty"},
+        {EVAL "-q --max-length 300 --num-samples 1 --format pretty", "pretty"},
+        {"list nothing", "nothing"},
+        {EVAL "--field text=body", "--field"},
+        {"sweep " DEMO " --field text=body --dry-run", "--field"},
+        {EVAL "--topk .5 --cdfthreshd .9", "--topk"},
+        {EVAL "--window 256 --simthreshd1 .5", "window"},
+        {"generate " DEMO " -p Once --top-k 5", "--temperature"},
+        {"generate " DEMO " -p Once --prompt-file x", "--prompt-file"},
+        {"generate " DEMO " -p Once --dense --topk .5", "--dense"},
+        {"help nonsense", "nonsense"},
+        {"nonsense", "nonsense"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct ran r = expect(USAGE, wrong[i].words);
+        cr_expect(has(&r.err, wrong[i].says), "%s: \"%s\"", wrong[i].words, str_get(&r.err));
+        cr_expect_eq(r.out.len, 0, "%s printed \"%s\"", wrong[i].words, str_get(&r.out));
+        ran_clear(&r);
+    }
+}
+
+static void check_guide_keys(const cJSON *root)
+{
+    static const char *const accuracy[] = {"seq_len",        "logits_cosine", "logits_l1",
+                                           "logits_rmse",    "hidden_cosine", "hidden_l1",
+                                           "token_accuracy", "top5_overlap"};
+    static const char *const prompts[] = {"The capital of France is", "In machine learning,",
+                                          "Once upon a time,"};
+    cr_expect_str_eq(root->child->string, "schema_version");
+    const cJSON *config = at(root, "config");
+    cr_expect_str_eq(at(config, "model")->valuestring, DEMO);
+    cr_expect(fabs(number(config, "simthreshd1") - .6) < 1e-6 &&
+              fabs(number(config, "cdfthreshd") - .98) < 1e-6 && number(config, "pvthreshd") == 50);
+    cr_expect(number(config, "num_samples") == 2 && number(config, "max_length") == 300);
+    cr_expect_str_eq(at(config, "layer_range")->valuestring, "4,8");
+    cr_expect(cJSON_IsNull(at(config, "l1")) && cJSON_IsNull(at(config, "pv_l1")));
+    for (size_t i = 0; i < sizeof accuracy / sizeof *accuracy; i++)
+        number(at(root, "output_accuracy"), accuracy[i]);
+    static const char *const spread[] = {"mean", "std", "min", "max"};
+    for (int i = 0; i < 4; i++) number(at(root, "sparsity"), spread[i]);
+    cr_expect_eq(cJSON_GetArraySize(at(root, "generation")), 3);
+    const cJSON *x;
+    int i = 0;
+    cJSON_ArrayForEach(x, at(root, "generation"))
+    {
+        cr_expect_str_eq(at(x, "prompt")->valuestring, prompts[i++]);
+        cr_expect(cJSON_IsString(at(x, "dense")) && cJSON_IsString(at(x, "sparse")));
+        cr_expect(number(x, "token_match") >= 0 && number(x, "token_match") <= 1 &&
+                  number(x, "text_similarity") <= 1);
+        cr_expect_eq(number(x, "n_tokens"), 50);
+    }
+    i = 0;
+    cJSON_ArrayForEach(x, at(root, "detailed_results"))
+    {
+        cr_expect_eq(number(x, "text_idx"), i++);
+        cr_expect(number(x, "seq_len") > 256 && number(x, "seq_len") <= 300);
+        number(x, "sparsity");
+    }
+    cr_expect_eq(i, 2);
+}
+
+Test(cli, the_guides_before_file, .init = enter, .fini = leave)
+{
+    struct ran r = expect(
+        PASS, "--model " DEMO " --max_length 300 --num_samples 2 --layer_range 4,8 --threads 1 --db r.db "
+              "--generate --compile --quiet --output before_tune.json --stats_out_path s.json");
+    cr_expect(has(&r.out, "run 1") && has(&r.out, "sparsity"));
+    ran_clear(&r);
+    cJSON *root = json_of("before_tune.json"), *stats = json_of("s.json");
+    check_guide_keys(root);
+    cr_assert(cJSON_IsArray(stats) && cJSON_GetArraySize(stats) == 8);
+    int layer = 0;
+    const cJSON *x;
+    cJSON_ArrayForEach(x, stats)
+    {
+        cr_expect_eq(number(x, "layer_idx"), layer);
+        number(x, "mean_sparsity");
+        cr_expect_eq(cJSON_IsNumber(at(x, "simthreshd1")), layer >= 4);
+        cr_expect_eq(cJSON_IsNumber(at(x, "cdfthreshd")), layer >= 4);
+        layer++;
+    }
+    cJSON_Delete(stats);
+    cJSON_Delete(root);
+    r = expect(PASS, "show before_tune.json");
+    cr_expect(has(&r.out, "logits cosine"));
+    ran_clear(&r);
+    r = expect(PASS, "compare before_tune.json before_tune.json --only-changed");
+    cr_expect(!has(&r.out, "worse ("), "%s", str_get(&r.out));
+    ran_clear(&r);
+}
+
+/* Asked for on a second run of a stored cell, the guide's file is as complete as on the first. */
+Test(cli, a_stored_run_still_gives_the_whole_file, .init = enter, .fini = leave)
+{
+    ends(PASS, EVAL "-q --max-length 300 --num-samples 2 --layers 4,8");
+    struct ran r =
+        expect(PASS, EVAL "-q --max_length 300 --num_samples=2 --layer-range 4,8 --output before_tune.json");
+    ran_clear(&r);
+    cJSON *root = json_of("before_tune.json");
+    check_guide_keys(root);
+    cJSON_Delete(root);
+    r = expect(PASS, "list --db r.db --format json");
+    cJSON *rows = cJSON_Parse(str_get(&r.out));
+    cr_expect(rows != NULL, "list --format json printed no JSON");
+    cJSON_Delete(rows);
+    ran_clear(&r);
+}
+
+Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 300)
+{
+    /* files by show: eval --output would continue the guide's prompts each time */
+    ends(PASS, EVAL "-q --max-length 384 --num-samples 3");
+    ends(PASS, EVAL "-q --max-length 384 --num-samples 3 --simthreshd1 -1 --cdfthreshd .5");
+    ends(PASS, EVAL "-q --max-length 200 --num-samples 2");
+    ends(PASS, "show 1 --db r.db --output before.json");
+    ends(PASS, "show 2 --db r.db --output after.json");
+    ends(PASS, "show 3 --db r.db --output short.json");
+    struct ran r = expect(PASS, "list --db r.db --format csv");
+    int lines = 0;
+    for (const char *p = str_get(&r.out); (p = strchr(p, '\n')); p++) lines++;
+    cr_expect(lines >= 4, "%s", str_get(&r.out));
+    ran_clear(&r);
+    static const char *const parts[] = {"metrics", "samples", "positions", "layers",
+                                        "heads",   "items",   "tokens",    "provenance"};
+    for (int i = 0; i < 8; i++) {
+        char words[80];
+        snprintf(words, sizeof words, "show 2 --db r.db --part %s --format csv", parts[i]);
+        r = expect(PASS, words);
+        cr_expect(r.out.len > 20 && r.err.len == 0, "%s", words);
+        ran_clear(&r);
+    }
+    refuses(USAGE, "show 2 --db r.db --part latency", SAYS("no latency", "--suite speed"));
+    ends(PASS, "show last --db r.db --output again.json");
+    r = expect(PASS, "compare 1 2 --db r.db --only-changed");
+    cr_expect(has(&r.out, "worse"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    ends(PASS, "compare before.json after.json");
+    refuses(USAGE, "compare before.json short.json", SAYS("short.json", "fingerprint", "--force"));
+    refuses(USAGE, "compare 1 3 --db r.db", SAYS("run 3", "--force"));
+    r = expect(PASS, "compare before.json short.json --force");
+    cr_expect(has(&r.out, "FORCED"));
+    ran_clear(&r);
+
+    cJSON *after = json_of("after.json");
+    double sparsity = number(at(after, "sparsity"), "mean");
+    cr_expect(sparsity > .2, "%g", sparsity);
+    double mean = metric(after, "cosine", "mean"), lo = metric(after, "cosine", "lo"),
+           hi = metric(after, "cosine", "hi");
+    cr_assert(lo < mean && mean < hi);
+    char words[160];
+    snprintf(words, sizeof words, "gate after.json --min-cosine %.9g --min-sparsity .05 --max-kl 5",
+             lo - 1e-4);
+    r = expect(PASS, words);
+    cr_expect(has(&r.out, "gate: pass"));
+    ran_clear(&r);
+    snprintf(words, sizeof words, "gate after.json --min-cosine %.9g", hi + 1e-4);
+    r = expect(GATE_FAILED, words);
+    cr_expect(has(&r.out, "gate: fail") && has(&r.out, "cosine"));
+    ran_clear(&r);
+    snprintf(words, sizeof words, "gate 2 --db r.db --min_cosine=%.9g", hi + 1e-4);
+    ends(GATE_FAILED, words);
+    snprintf(words, sizeof words, "gate after.json --min-cosine %.9g", mean);
+    r = expect(INVALID, words);
+    cr_expect(has(&r.out, "ambiguous"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    snprintf(words, sizeof words, "gate after.json --by-mean --min-cosine %.9g", mean - 1e-6);
+    ends(PASS, words);
+    /* one broken bound beside one that cannot be decided is a failure */
+    snprintf(words, sizeof words, "gate after.json --min-cosine %.9g --min-sparsity 1", mean);
+    ends(GATE_FAILED, words);
+    r = expect(INVALID, "gate short.json --min-cosine .5");
+    cr_expect(has(&r.out, "min-sparse-tokens"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    ends(USAGE, "gate after.json");
+    ends(GATE_FAILED, "gate after.json --max-ppl-increase -90%");
+    ends(PASS, "gate after.json --max-ppl-increase 9000%");
+    refuses(USAGE, "gate after.json --max-kl 1%", SAYS("--max-kl", "a number"));
+    refuses(USAGE, "gate after.json --min-sparsity 130%", SAYS("--min-sparsity", "from 0 to 1"));
+    refuses(USAGE, "gate after.json --max-length 3 --self-test", SAYS("from 256 to 1048576"));
+    r = expect(INVALID, "gate after.json --baseline short.json --max-kl-rise .1");
+    cr_expect(has(&r.out, "fingerprint") && !has(&r.out, "--force"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    text_put(place, "gate.json", "{\"min_sparsity\": 0.05, \"max_kl\": 0.0001, \"min_cosine\": null}");
+    ends(GATE_FAILED, "gate after.json --config gate.json --junit gate.xml");
+    cr_expect(here("gate.xml"));
+    ends(PASS, "gate after.json --config gate.json --max-kl 9");
+    ends(PASS, "gate --dump-config dumped.json --min-cosine .5");
+    ends(PASS, "gate after.json --config dumped.json");
+    cJSON_Delete(after);
+}
+
+/* Nothing sparse was measured: no gate can pass on it, however the run came to be dense. */
+Test(cli, dense_runs_pass_no_gate, .init = enter, .fini = leave)
+{
+    ends(PASS, EVAL "-q --max-length 200 --num-samples 2 --chunk 128 --output short.json");
+    ends(INVALID, "gate short.json --min-cosine .5");
+    ends(PASS, EVAL "-q --max-length 300 --num-samples 2 --method dense --output dense.json");
+    ends(INVALID, "gate dense.json --min-cosine .5");
+    ends(PASS, EVAL "-q --max-length 300 --num-samples 2 --layers none --output none.json");
+    struct ran r = expect(PASS, "tokens last --db r.db");
+    cr_expect(has(&r.out, "not one token differs"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    ends(INVALID, "gate none.json --min-cosine .5");
+}
+
+Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout = 300)
+{
+    struct ran r =
+        expect(PASS, "--model " DEMO " --tune --l1 .06 --pv_l1 .07 --layer_range 4,8 --max_length 512 "
+                     "--num_tune_samples 2 --held-out 1 --model_out_path t.json --stats_out_path s.json "
+                     "--threads 1 --db r.db");
+    cr_expect_eq(r.err.len, 0, "not a terminal, and yet: %s", str_get(&r.err));
+    ran_clear(&r);
+    ends(PASS,
+         "--model_name " DEMO " --parallel_tune --l1=0.06 --pv-l1=.07 --layer-range 4,8 --max-length 512 "
+         "--num-tune-samples 2 --held_out 1 --model-out-path p.json --threads 2 --db p.db");
+    struct str one = file_get(place, "t.json"), two = file_get(place, "p.json");
+    cr_expect_str_eq(str_get(&one), str_get(&two), "parallel tuning found something else");
+    str_clear(&one);
+    str_clear(&two);
+    cJSON *t = json_of("t.json");
+    cr_expect_str_eq(at(t, "layers")->valuestring, "4-7");
+    cr_expect(number(t, "l1") == .06 && number(t, "pv_l1") == .07 && number(t, "num_samples") == 2);
+    cr_expect_eq(cJSON_GetArraySize(at(t, "heads")), 16);
+    const cJSON *x;
+    int n_sparse = 0;
+    cJSON_ArrayForEach(x, at(t, "heads"))
+    {
+        n_sparse += cJSON_IsTrue(at(x, "is_sparse"));
+        cr_expect(number(at(x, "achieved"), "l1") <= .07 && number(at(x, "held_out"), "l1") <= .07);
+    }
+    cr_expect(n_sparse > 0);
+    cJSON_Delete(t);
+    cr_expect(here("s.json"), "--stats_out_path wrote nothing");
+    if (here("s.json")) {
+        cJSON *s = json_of("s.json");
+        cr_expect(cJSON_IsArray(s) && cJSON_GetArraySize(s) >= 4);
+        cJSON_ArrayForEach(x, s) cr_expect(number(x, "layer_idx") >= 0 && number(x, "mean_sparsity") >= 0);
+        cJSON_Delete(s);
+    }
+    r = expect(PASS, "explain t.json");
+    cr_expect(has(&r.out, "0.06"));
+    ran_clear(&r);
+    ends(PASS, EVAL "-q --tuned t.json --max-length 512 --num-samples 2 --output after_tune.json");
+    cJSON *after = json_of("after_tune.json");
+    cr_expect(number(at(after, "config"), "l1") == .06 && number(at(after, "config"), "pv_l1") == .07);
+    cr_expect_str_eq(at(at(after, "config"), "layer_range")->valuestring, "4,8");
+    cr_expect(number(at(after, "sparsity"), "mean") > 0);
+    cJSON_Delete(after);
+    /* thresholds of another model, shape or method */
+    refuses(USAGE, EVAL "--tuned t.json --block 64x64 --max-length 300",
+            SAYS("t.json", "block", "128x64", "64x64"));
+    refuses(USAGE, EVAL "--tuned t.json --simthreshd1 .5", SAYS("--tuned", "--simthreshd1"));
+    refuses(RUN_ERROR, EVAL "--tuned after_tune.json", SAYS("after_tune.json", "kind"));
+    file_edit(place, "t.json", "\"model_fingerprint\": \"full:", "\"model_fingerprint\": \"full:0");
+    struct ran other = run(EVAL "--tuned t.json --max-length 300");
+    cr_expect(other.code == USAGE || other.code == RUN_ERROR, "%d", other.code);
+    cr_expect(has(&other.err, "model_fingerprint") && has(&other.err, "t.json"), "%s", str_get(&other.err));
+    ran_clear(&other);
+}
+
+/* What a tuned file fixes cannot be asked for otherwise beside it. */
+Test(cli, tuned_files_and_contrary_options, .init = enter, .fini = leave)
+{
+    ends(PASS,
+         "tune " DEMO
+         " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 --db r.db -o t.json");
+    static const char *const contrary[] = {"--smooth-k global", "--method oracle", "--topk .5"};
+    for (int i = 0; i < 3; i++) {
+        char words[256];
+        snprintf(words, sizeof words, EVAL "-q --tuned t.json --max-length 300 --num-samples 1 %s",
+                 contrary[i]);
+        ends(USAGE, words);
+    }
+}
+
+Test(cli, a_grid_of_bounds_and_torch_files, .init = enter, .fini = leave)
+{
+    ends(PASS, "tune " DEMO
+               " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db "
+               "--l1 .04,.10 --pv-l1 l1+.02 -o grid.json");
+    cr_expect(here("grid_l1=0.04_pv=0.06.json") && here("grid_l1=0.1_pv=0.12.json"));
+    ends(PASS,
+         "tune " DEMO
+         " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db -o x.pt");
+    struct str pt = file_get(place, "x.pt");
+    cr_expect(pt.len > 4 && memcmp(pt.data, "PK\3\4", 4) == 0,
+              "x.pt is no zip file of torch's, it begins \"%.8s\"", str_get(&pt));
+    str_clear(&pt);
+    refuses(RUN_ERROR,
+            "tune " DEMO
+            " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 7 --threads 1 --db r.db "
+            "-o /nowhere/t.json",
+            SAYS("/nowhere/t.json"));
+}
+
+/* A copy of the demo model at place/bad. */
+static char *bad_model(void)
+{
+    char *to = in_place("bad");
+    char *command = str_format("rm -rf '%s' && cp -r '%s' '%s'", to, DEMO, to);
+    cr_assert_eq(system(command), 0);
+    free(command);
+    return to;
+}
+
+/* An evaluation and a tuning of place/bad end with one message and leave nothing behind. */
+static void refused_model(const char *const *wanted)
+{
+    refuses(RUN_ERROR, "eval bad --threads 1 -q --max-length 300 --num-samples 1 --db e.db --output e.json",
+            wanted);
+    cr_expect(!here("e.json"), "%s: e.json was written", wanted[0]);
+    cr_expect(!here("e.db"), "%s: eval made a database for nothing", wanted[0]);
+    refuses(RUN_ERROR, "info bad", wanted);
+    char *command = str_format("rm -f '%s'/e.db*", place);
+    cr_assert_eq(system(command), 0);
+    free(command);
+}
+
+Test(cli, damaged_models, .init = enter, .fini = leave, .timeout = 300)
+{
+    char *dir = bad_model(), *path = path_join(dir, "model.safetensors");
+    cr_assert_eq(truncate(path, 5000000), 0);
+    refused_model(SAYS("bad/model.safetensors", "tensor", "truncated"));
+    cr_assert_eq(truncate(path, 100), 0);
+    refused_model(SAYS("bad/model.safetensors"));
+    cr_assert_eq(truncate(path, 0), 0);
+    refused_model(SAYS("bad/model.safetensors"));
+    free(path);
+    free(dir);
+
+    dir = bad_model();
+    file_edit(dir, "model.safetensors", "\"shape\":[", "\"shape\":[1,");
+    refused_model(SAYS("bad/model.safetensors"));
+    free(dir);
+
+    dir = bad_model();
+    file_edit(dir, "config.json", "\"intermediate_size\": 704", "\"intermediate_size\": 700");
+    refused_model(SAYS("bad/model.safetensors", "mlp", "700", "704"));
+    free(dir);
+
+    dir = bad_model();
+    file_edit(dir, "config.json", "\"model_type\": \"llama\"", "\"model_type\": \"mamba\"");
+    refused_model(SAYS("bad/config.json", "model_type", "mamba", "llama"));
+    free(dir);
+
+    dir = bad_model();
+    file_edit(dir, "config.json", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"");
+    refused_model(SAYS("bad/config.json", "rope_type", "yarn"));
+    free(dir);
+
+    dir = bad_model();
+    text_put(dir, "config.json", "{\"model_type\": \"llama\",");
+    refused_model(SAYS("bad/config.json", "line 1"));
+    free(dir);
+
+    dir = bad_model();
+    text_put(dir, "tokenizer.json", "{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}");
+    refused_model(SAYS("bad/tokenizer.json", "WordPiece", "BPE"));
+    free(dir);
+
+    dir = bad_model(); /* shards of another model with this tokenizer */
+    path = path_join(dir, "model.safetensors");
+    unlink(path);
+    free(path);
+    char *command = str_format("cp '%s'/sharded_bf16/model*.safetensors* '%s'/sharded_bf16/config.json '%s'",
+                               GOLDEN_MODELS, GOLDEN_MODELS, dir);
+    cr_assert_eq(system(command), 0);
+    free(command);
+    refused_model(SAYS("tokenizer.json", "4096", "96"));
+    path = path_join(dir, "model-00002-of-00003.safetensors");
+    unlink(path);
+    free(path);
+    refused_model(SAYS("index.json", "model-00002-of-00003.safetensors", "missing"));
+    free(dir);
+
+    refuses(RUN_ERROR, "eval nowhere -q --db e.db", SAYS("nowhere", "config.json"));
+    cr_expect(!here("e.db"));
+}
+
+Test(cli, weights_that_are_not_numbers, .init = enter, .fini = leave)
+{
+    char *dir = bad_model();
+    struct str file = file_get(dir, "model.safetensors");
+    uint64_t header;
+    memcpy(&header, file.data, 8);
+    cJSON *root = cJSON_ParseWithLength(file.data + 8, header);
+    const cJSON *offsets = at(at(root, "model.layers.3.self_attn.v_proj.weight"), "data_offsets");
+    size_t first = 8 + header + (size_t)offsets->child->valuedouble + 500;
+    file.data[first] = (char)0xc0;
+    file.data[first + 1] = (char)0x7f;
+    file_put(dir, "model.safetensors", file.data, file.len);
+    cJSON_Delete(root);
+    str_clear(&file);
+    free(dir);
+    refuses(RUN_ERROR, "info bad --check", SAYS("layers.3.self_attn.v_proj.weight", "NaN", "250"));
+    refuses(RUN_ERROR, "eval bad -q --threads 1 --max-length 300 --num-samples 1 --db e.db --output e.json",
+            SAYS("NaN", "info --check", "chronicle 1"));
+    cr_expect(!here("e.json"));
+    struct ran r = run("list --db e.db --format csv");
+    cr_expect(!has(&r.out, "sparge"), "a run with NaN was stored: %s", str_get(&r.out));
+    ran_clear(&r);
+    refuses(RUN_ERROR,
+            "tune bad -q --threads 1 --max-length 300 --num-tune-samples 1 --held-out 0 --db e.db -o t.json",
+            SAYS("layer 3", "head", "chronicle 1", "NaN"));
+    cr_expect(!here("t.json"));
+}
+
+Test(cli, texts_databases_and_outputs, .init = enter, .fini = leave)
+{
+    text_put(place, "empty.txt", "");
+    text_put(place, "space.txt", " \n");
+    text_put(place, "bad.jsonl", "{\"text\": \"one two three\"}\n{\"text\": 5}\n");
+    refuses(RUN_ERROR, EVAL "-q --suite text:empty.txt", SAYS("empty.txt", "token", "longer"));
+    refuses(RUN_ERROR, EVAL "-q --suite text:nowhere.txt", SAYS("nowhere.txt"));
+    refuses(RUN_ERROR, EVAL "-q --suite text:bad.jsonl", SAYS("bad.jsonl", "line 2", "text", "a number"));
+    refuses(RUN_ERROR, EVAL "-q --suite cloze:empty.txt --num-samples 1", SAYS("empty.txt"));
+    /* short text runs dense, and says so */
+    struct ran r = expect(PASS, EVAL "-q --suite text:space.txt --output short.json");
+    cr_expect(has(&r.out, "fell back") || has(&r.out, "ran dense") || has(&r.out, "shorter"), "%s",
+              str_get(&r.out));
+    ran_clear(&r);
+
+    text_put(place, "foreign.db", "these bytes are no database, and nobody may touch them");
+    char *sql =
+        str_format("sqlite3 '%s/other.db' 'CREATE TABLE t(x); INSERT INTO t VALUES (7);' 2>/dev/null", place);
+    bool have_sqlite = system(sql) == 0;
+    free(sql);
+    struct str before = file_get(place, "foreign.db");
+    refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db foreign.db",
+            SAYS("foreign.db", "--db"));
+    refuses(RUN_ERROR, "list --db foreign.db", SAYS("foreign.db"));
+    struct str after = file_get(place, "foreign.db");
+    cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0,
+              "a foreign file was changed");
+    str_clear(&before);
+    str_clear(&after);
+    if (have_sqlite) {
+        before = file_get(place, "other.db");
+        refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db other.db",
+                SAYS("other.db", "another program"));
+        after = file_get(place, "other.db");
+        cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0,
+                  "a foreign database was changed");
+        str_clear(&before);
+        str_clear(&after);
+    }
+    refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db /nowhere/r.db",
+            SAYS("/nowhere"));
+    refuses(RUN_ERROR, "list --db none.db", SAYS("none.db"));
+    refuses(RUN_ERROR, "show last --db none.db", SAYS("none.db"));
+    cr_expect(!here("none.db"), "a reading command made a database");
+    struct ran w = expect(RUN_ERROR, EVAL "-q --max-length 300 --num-samples 1 --output /nowhere/x.json");
+    cr_expect(has(&w.err, "/nowhere/x.json"));
+    ran_clear(&w);
+}
+
+Test(cli, json_that_is_not_ours, .init = enter, .fini = leave)
+{
+    static const struct {
+        const char *text, *says;
+    } wrong[] = {
+        {"", "not valid JSON"},
+        {"[1, 2]", "array"},
+        {"{\"a\": 1}", "schema_version"},
+        {"{\"schema_version\": 99, \"config\": {}}", "schema_version"},
+        {"{\"schema_version\": 1}", "config"},
+        {"{\"schema_version\": \"1\"}", "schema_version"},
+        {"{\"schema_version\": 1, \"config\": []}", "config"},
+        {"{\"kind\": \"sparsegauge tuned thresholds\", \"schema_version\": 1}", ""},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        text_put(place, "x.json", wrong[i].text);
+        refuses(RUN_ERROR, "gate x.json --min-cosine .5", SAYS("x.json", wrong[i].says));
+        refuses(RUN_ERROR, "compare x.json x.json", SAYS("x.json"));
+        refuses(RUN_ERROR, "show x.json", SAYS("x.json"));
+        struct ran r = run("explain x.json");
+        cr_expect(r.code == RUN_ERROR && has(&r.err, "x.json"), "explain: %d, %s", r.code, str_get(&r.err));
+        ran_clear(&r);
+    }
+    ends(PASS, EVAL "-q --max-length 300 --num-samples 1");
+    ends(PASS, "show 1 --db r.db --output good.json");
+    struct str good = file_get(place, "good.json");
+    for (size_t n = 1; n < good.len; n = n * 2 + 1) { /* cut short anywhere */
+        file_put(place, "x.json", good.data, n);
+        refuses(RUN_ERROR, "gate x.json --min-cosine .5", SAYS("x.json"));
+    }
+    str_clear(&good);
+    text_put(place, "gate.json", "{\"min_cosine\": \"high\"}");
+    refuses(RUN_ERROR, "gate good.json --config gate.json", SAYS("gate.json", "min_cosine", "a string"));
+    text_put(place, "gate.json", "{\"min_cosin\": .5}");
+    refuses(RUN_ERROR, "gate good.json --config gate.json", SAYS("gate.json"));
+    text_put(place, "gate.json", "{\"min_cosin\": 0.5}");
+    refuses(RUN_ERROR, "gate good.json --config gate.json", SAYS("gate.json", "min_cosin", "--dump-config"));
+    refuses(RUN_ERROR, "gate good.json --config none.json", SAYS("none.json"));
+    refuses(RUN_ERROR, "gate none.json --min-cosine .5", SAYS("none.json"));
+}
+
+Test(cli, other_commands_run, .init = enter, .fini = leave)
+{
+    struct ran r = expect(PASS, "info " DEMO " --check");
+    cr_expect(has(&r.out, "fingerprint"));
+    ran_clear(&r);
+    static const char *const lists[] = {"list suites", "list methods", "list kernels"};
+    static const char *const entries[] = {"chronicle", "oracle", "attn_base_f32"};
+    for (int i = 0; i < 3; i++) {
+        r = expect(PASS, lists[i]);
+        cr_expect(has(&r.out, entries[i]), "%s: %s", lists[i], str_get(&r.out));
+        ran_clear(&r);
+    }
+    r = expect(PASS, "generate " DEMO " --threads 1 -q --prompt Once -n 5");
+    struct ran again = expect(PASS, "generate --model " DEMO " --threads 2 -q --prompt=Once --max_new 5");
+    cr_expect_str_eq(str_get(&r.out), str_get(&again.out));
+    cr_expect(r.out.len > 4);
+    ran_clear(&r);
+    ran_clear(&again);
+    r = expect(PASS, "synth --list");
+    cr_expect(has(&r.out, "llama-3.2-1b"));
+    ran_clear(&r);
+    refuses(USAGE, "synth --shape llama-9 x", SAYS("llama-9"));
+    ends(PASS, "suite chronicle --length 2000 --seed 3");
+    refuses(USAGE, "eval " DEMO " --device abacus", SAYS("abacus", "cpu"));
+}
+
+/* Without curves in the store there is nothing to answer from; running the model is not what was asked. */
+Test(cli, what_needs_a_gpu_says_so, .init = enter, .fini = leave)
+{
+    refuses(RUN_ERROR, "generate " DEMO " -p x --graph", SAYS("--graph", "--device cuda"));
+    refuses(RUN_ERROR, EVAL "--residual bf16", SAYS("--residual bf16", "--device cuda", "f32"));
+    refuses(USAGE, EVAL "--residual f64", SAYS("--residual", "f64", "f32 or bf16"));
+    struct ran r = expect(PASS, "generate " DEMO " -p x -n 2 --compile");
+    cr_expect(has(&r.err, "no effect on the CPU"), "%s", str_get(&r.err));
+    ran_clear(&r);
+}
+
+Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
+{
+    struct ran r = run("tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 "
+                       "--threads 1 --db r.db --from-curves -o t.json");
+    cr_expect(r.code != PASS && has(&r.err, "curve") && !here("t.json"), "exit code %d: %s", r.code,
+              str_get(&r.err));
+    ran_clear(&r);
+    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
+               "--db r.db -o first.json");
+    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
+               "--db r.db --l1 .1 --from-curves -o t.json");
+    cr_expect(here("t.json"));
+}
+
+/* What was not written was not done. */
+Test(cli, a_full_standard_output_is_a_failure, .init = enter, .fini = leave)
+{
+    static const char *const cases[] = {"list methods", "--version", "sweep " DEMO " --dry-run --max-length 300 --num-samples 1 --db r.db"};
+    for (int i = 0; i < 3; i++) {
+        struct ran r = run_to("/dev/full", cases[i]);
+        cr_expect_eq(r.code, RUN_ERROR, "%s: %d", cases[i], r.code);
+        cr_expect(has(&r.err, "standard output") && has(&r.err, strerror(ENOSPC)), "%s: %s", cases[i], str_get(&r.err));
+        ran_clear(&r);
+    }
+}
+
+/* What thresholds from a file do not promise is said before they run. */
+Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave)
+{
+#define TUNE "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --layers 7 --threads 1 --db r.db "
+    ends(PASS, TUNE "--held-out 1 -o sound.json");
+    ends(PASS, TUNE "--held-out 0 -o alone.json");
+    ends(PASS, TUNE "--held-out 1 --from-curves -o curves.json");
+    static const struct {
+        const char *words, *says;
+    } cases[] = {
+        {EVAL "-q --tuned sound.json --max-length 300 --num-samples 1", NULL},
+        {EVAL "-q --tuned alone.json --max-length 300 --num-samples 1", "alone.json: tuned with no held-out samples"},
+        {EVAL "-q --tuned curves.json --max-length 300 --num-samples 1", "curves.json: nothing in it was verified"},
+        {EVAL "-q --tuned sound.json --max-length 400 --num-samples 1", "sound.json: tuned on samples of up to 288 tokens, run on 381"},
+        {"audit " DEMO " -q --threads 1 --tuned sound.json --max-length 400", "sound.json: tuned on samples of up to 288 tokens, run on 381"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ran r = run(cases[i].words);
+        cr_expect_neq(r.code, RUN_ERROR, "%s: %s", cases[i].words, str_get(&r.err));
+        cr_expect(cases[i].says ? has(&r.err, cases[i].says) : !has(&r.err, "sound.json"), "%s: %s", cases[i].words, str_get(&r.err));
+        ran_clear(&r);
+    }
+}
+
+Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = leave)
+{
+    refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2", SAYS("--num-samples 1", "--num-tune-samples", "--held-out"));
+    refuses(USAGE, "tune " DEMO " -q --method window", SAYS("--method window", "sparge or oracle"));
+    refuses(USAGE, "tune " DEMO " -q --method topk", SAYS("--method topk", "sparge or oracle"));
+    refuses(USAGE, "tune " DEMO " -q --method dense", SAYS("--method dense", "sparge or oracle"));
+    refuses(USAGE, "optimise " DEMO " -q --method window", SAYS("--method window", "sparge or oracle"));
+    refuses(USAGE, EVAL "-q --method dense --topk .5", SAYS("--topk", "--method dense"));
+    refuses(USAGE, "explain t.pt", SAYS("t.pt", "no bounds, errors or reasons", "tuned.json"));
+}
+
+/* The ledger names the thresholds that a run looked at, and a missing time says why. */
+Test(cli, thresholds_not_looked_at_and_times_not_taken_are_not_shown, .init = enter, .fini = leave)
+{
+#define SHORT "-q --max-length 300 --num-samples 1 "
+    struct ran r = expect(PASS, EVAL SHORT "--topk .5");
+    cr_expect(!has(&r.out, "no time for it"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, EVAL SHORT "--window 128");
+    cr_expect(has(&r.out, "dense side from the cache") && has(&r.out, "no time for it"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    ends(PASS, EVAL SHORT "--window 128 --pvthreshd 4");
+    ends(PASS, EVAL SHORT "--cdfthreshd .9");
+    r = expect(PASS, "sql --db r.db --format csv SELECT/**/run,count(theta)>0,count(tau)>0,count(lambda)>0/**/FROM/**/v_ledger/**/GROUP/**/BY/**/run");
+    cr_expect(has(&r.out, "1,1,0,1") && has(&r.out, "2,0,0,0") && has(&r.out, "3,0,0,1") && has(&r.out, "4,1,1,1"), "%s",
+              str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, "sql --db r.db --format csv SELECT/**/id,pvthreshd/**/FROM/**/v_runs/**/WHERE/**/id=3");
+    cr_expect(has(&r.out, "3,4"), "%s", str_get(&r.out));
+    ran_clear(&r);
+}
+
+/* The guide's prompts are a few tokens long: that they match shows nothing, and that is said. */
+Test(cli, short_prompts_are_said_to_run_dense, .init = enter, .fini = leave)
+{
+    struct ran r = expect(PASS, EVAL SHORT "--topk .5 --min-sparse-tokens 1 --generate -o after.json");
+    cr_expect(has(&r.out, "3 of 3 prompts lie within one tile, so both sides ran dense"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    cJSON *root = json_of("after.json");
+    const cJSON *x;
+    cJSON_ArrayForEach(x, at(root, "generation")) cr_expect_str_eq(at(x, "prefill")->valuestring, "dense");
+    cJSON_Delete(root);
+    r = expect(PASS, EVAL SHORT "--topk .5");
+    cr_expect(!has(&r.out, "ran dense"), "%s", str_get(&r.out));
+    ran_clear(&r);
+}

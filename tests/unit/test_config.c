@@ -1,0 +1,264 @@
+#include "engine/checkpoint/config.h"
+#include "engine/rope.h"
+
+#include "base/json.h"
+#include "tests/unit/model_files.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+
+#define SIZES                                                                                                \
+    "\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":2,"                                   \
+    "\"num_attention_heads\":4,\"vocab_size\":320"
+#define LLAMA "\"model_type\":\"llama\","
+
+static enum status parse(struct llama_config *c, const char *text)
+{
+    char *exact = malloc(strlen(text) + 1);
+    memcpy(exact, text, strlen(text));
+    enum status st = llama_config_parse(c, "config.json", exact, strlen(text));
+    free(exact);
+    return st;
+}
+
+static void must_parse(struct llama_config *c, const char *text)
+{
+    cr_assert_eq(parse(c, text), OK, "%s: %s", text, status_message());
+}
+
+Test(config, defaults)
+{
+    struct llama_config c;
+    must_parse(&c, "{" LLAMA SIZES "}");
+    cr_expect(c.hidden_size == 64 && c.intermediate_size == 96 && c.n_layers == 2 && c.n_heads == 4);
+    cr_expect(c.n_kv_heads == 4 && c.head_dim == 16 && c.vocab_size == 320 && c.max_position == 2048);
+    cr_expect(c.rms_norm_eps == 1e-6 && c.rope.type == ROPE_DEFAULT && c.rope.theta == 10000);
+    cr_expect(!c.tie_word_embeddings && !c.attention_bias && !c.mlp_bias && !c.has_dtype);
+    cr_expect(c.bos_id == 1 && c.n_eos == 1 && llama_config_is_eos(&c, 2) && !llama_config_is_eos(&c, 1));
+}
+
+Test(config, old_and_new_keys_agree)
+{
+#define FACTORS                                                                                              \
+    "\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":64"
+    struct llama_config a, b, c;
+    must_parse(&a, "{" LLAMA SIZES ",\"rope_theta\":500000.0,\"torch_dtype\":\"bfloat16\","
+                   "\"rope_scaling\":{\"type\":\"llama3\"," FACTORS "}}");
+    must_parse(&b, "{" LLAMA SIZES ",\"dtype\":\"bfloat16\","
+                   "\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":500000.0," FACTORS "}}");
+    must_parse(&c,
+               "{" LLAMA SIZES ",\"dtype\":\"torch.bfloat16\",\"rope_scaling\":null,\"rope_theta\":500000,"
+               "\"rope_parameters\":{\"rope_type\":\"llama3\",\"type\":\"linear\"," FACTORS "}}");
+    cr_expect(a.rope.type == ROPE_LLAMA3 && a.rope.theta == 500000 && a.rope.factor == 8);
+    cr_expect(a.rope.low_freq_factor == 1 && a.rope.high_freq_factor == 4 &&
+              a.rope.original_max_position == 64);
+    cr_expect(a.has_dtype && a.dtype == DTYPE_BF16);
+    cr_expect(!memcmp(&a, &b, sizeof a) && !memcmp(&a, &c, sizeof a));
+}
+
+Test(config, rope_edges)
+{
+    struct llama_config c;
+    must_parse(&c, "{" LLAMA SIZES ",\"rope_scaling\":{},\"rope_parameters\":{\"rope_theta\":7.5}}");
+    cr_expect(c.rope.type == ROPE_DEFAULT && c.rope.theta == 7.5);
+    must_parse(&c, "{" LLAMA SIZES
+                   ",\"rope_theta\":9,\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2}}");
+    cr_expect(c.rope.type == ROPE_LINEAR && c.rope.theta == 9 && c.rope.factor == 2);
+    must_parse(&c,
+               "{" LLAMA SIZES ",\"max_position_embeddings\":77,\"rope_scaling\":{\"rope_type\":\"llama3\","
+               "\"factor\":2,\"low_freq_factor\":1,\"high_freq_factor\":4}}");
+    cr_expect_eq(c.rope.original_max_position, 77);
+    must_parse(&c, "{" LLAMA SIZES ",\"rope_theta\":9,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+                   "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2,\"rope_theta\":9}}");
+    cr_expect(c.rope.type == ROPE_LINEAR && c.rope.theta == 9 && c.rope.factor == 2, "what agrees may stand twice");
+}
+
+Test(config, special_ids)
+{
+    struct llama_config c;
+    must_parse(&c, "{" LLAMA SIZES ",\"bos_token_id\":null,\"eos_token_id\":[5,7,9]}");
+    cr_expect(c.bos_id == -1 && c.n_eos == 3 && llama_config_is_eos(&c, 9));
+    must_parse(&c, "{" LLAMA SIZES ",\"bos_token_id\":128000,\"eos_token_id\":null}");
+    cr_expect(c.bos_id == 128000 && c.n_eos == 0 && !llama_config_is_eos(&c, 0));
+    const char *g = "{\"eos_token_id\":[11,12]}", *none = "{\"temperature\":0.6}",
+               *bad = "{\"eos_token_id\":\"x\"}";
+    cr_expect_eq(llama_generation_config_parse(&c, "g", g, strlen(g)), OK);
+    cr_expect(c.n_eos == 2 && c.eos_ids[1] == 12);
+    cr_expect_eq(llama_generation_config_parse(&c, "g", none, strlen(none)), OK);
+    cr_expect(c.n_eos == 2 && c.eos_ids[1] == 12);
+    cr_expect_eq(llama_generation_config_parse(&c, "g", bad, strlen(bad)), ERR_FORMAT);
+    cr_expect(strstr(status_message(), "eos_token_id"));
+}
+
+Test(config, refusals)
+{
+    static const struct {
+        const char *text;
+        enum status code;
+        const char *says;
+    } cases[] = {
+        {"{" SIZES "}", ERR_FORMAT, "model_type"},
+        {"{\"model_type\":\"mistral\"," SIZES "}", ERR_UNSUPPORTED, "\"mistral\""},
+        {"{\"model_type\":\"mistral\"," SIZES "}", ERR_UNSUPPORTED, "LlamaForCausalLM"},
+        {"{" LLAMA "\"architectures\":[\"LlamaForSequenceClassification\"]," SIZES "}", ERR_UNSUPPORTED,
+         "LlamaForSequenceClassification"},
+        {"{\"architectures\":[\"Qwen2ForCausalLM\"]," SIZES "}", ERR_UNSUPPORTED, "Qwen2ForCausalLM"},
+        {"{\"architectures\":\"LlamaForCausalLM\"," SIZES "}", ERR_FORMAT, "expected an array"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4}}", ERR_UNSUPPORTED, "\"yarn\""},
+        {"{" LLAMA SIZES ",\"rope_parameters\":{\"rope_type\":\"longrope\"}}", ERR_UNSUPPORTED,
+         "\"longrope\""},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\"}}", ERR_FORMAT, "rope_scaling.factor"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", ERR_FORMAT,
+         "rope_scaling.factor"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":2}}", ERR_FORMAT,
+         "low_freq_factor"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":2,\"low_freq_factor\":4,"
+         "\"high_freq_factor\":4}}",
+         ERR_FORMAT, "high_freq_factor"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":[1]}", ERR_FORMAT, "rope_scaling"},
+        {"{" LLAMA SIZES ",\"rope_theta\":5000,\"rope_parameters\":{\"rope_theta\":100000}}", ERR_FORMAT,
+         "field rope_theta: found 5000 beside 100000 in rope_parameters.rope_theta"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"rope_theta\":7,\"type\":\"linear\",\"factor\":2},\"rope_theta\":8}",
+         ERR_FORMAT, "field rope_theta: found 8 beside 7 in rope_scaling.rope_theta"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+         "\"rope_parameters\":{\"rope_type\":\"default\"}}",
+         ERR_FORMAT, "rope_scaling.rope_type: found \"linear\" beside \"default\" in rope_parameters.rope_type"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+         "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4}}",
+         ERR_FORMAT, "rope_scaling.factor: found 2 beside 4 in rope_parameters.factor"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"rope_type\":3}}", ERR_FORMAT, "rope_type"},
+        {"{" LLAMA SIZES ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", ERR_UNSUPPORTED, "partial"},
+        {"{" LLAMA SIZES ",\"hidden_act\":\"gelu\"}", ERR_UNSUPPORTED, "\"gelu\""},
+        {"{" LLAMA SIZES ",\"quantization_config\":{\"quant_method\":\"gptq\"}}", ERR_UNSUPPORTED, "gptq"},
+        {"{" LLAMA SIZES ",\"num_key_value_heads\":3}", ERR_FORMAT, "num_key_value_heads"},
+        {"{" LLAMA SIZES ",\"head_dim\":15}", ERR_UNSUPPORTED, "head_dim"},
+        {"{" LLAMA SIZES ",\"head_dim\":2000000}", ERR_FORMAT, "head_dim"},
+        {"{" LLAMA SIZES ",\"rms_norm_eps\":\"1e-5\"}", ERR_FORMAT, "rms_norm_eps"},
+        {"{" LLAMA SIZES ",\"tie_word_embeddings\":1}", ERR_FORMAT, "tie_word_embeddings"},
+        {"{" LLAMA SIZES ",\"eos_token_id\":1.5}", ERR_FORMAT, "eos_token_id"},
+        {"{" LLAMA SIZES ",\"eos_token_id\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", ERR_UNSUPPORTED,
+         "16"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2},\"head_dim\":2}",
+         ERR_UNSUPPORTED, "head_dim"},
+        {"{" LLAMA "\"hidden_size\":64}", ERR_FORMAT, "intermediate_size"},
+        {"{" LLAMA
+         "\"hidden_size\":66,\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+         "\"vocab_size\":320}",
+         ERR_FORMAT, "hidden_size"},
+        {"{" LLAMA "\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":1e9,"
+         "\"num_attention_heads\":4,\"vocab_size\":320}",
+         ERR_FORMAT, "num_hidden_layers"},
+        {"[]", ERR_FORMAT, "expected an object"},
+        {"{\"model_type\":", ERR_FORMAT, "not valid JSON"},
+        {"", ERR_FORMAT, "not valid JSON"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct llama_config c;
+        enum status st = parse(&c, cases[i].text);
+        cr_expect_eq(st, cases[i].code, "%s: %s", cases[i].text, status_name(st));
+        cr_expect(strstr(status_message(), cases[i].says), "\"%s\" lacks \"%s\"", status_message(),
+                  cases[i].says);
+        cr_expect(strstr(status_message(), "config.json"), "%s", status_message());
+    }
+}
+
+Test(config, directories)
+{
+    struct llama_config c;
+    cr_expect_eq(llama_config_read(&c, "/nonexistent-model"), ERR_IO);
+    cr_expect(strstr(status_message(), "no such directory"), "%s", status_message());
+    char *dir = dir_make();
+    cr_expect_eq(llama_config_read(&c, dir), ERR_IO);
+    text_put(dir, "params.json", "{}");
+    cr_expect_eq(llama_config_read(&c, dir), ERR_UNSUPPORTED);
+    text_put(dir, "config.json", "{" LLAMA SIZES "}");
+    cr_expect_eq(llama_config_read(&c, dir), OK);
+    cr_expect_eq(c.eos_ids[0], 2);
+    text_put(dir, "generation_config.json", "{\"eos_token_id\": [300, 301]}");
+    cr_expect_eq(llama_config_read(&c, dir), OK);
+    cr_expect(c.n_eos == 2 && c.eos_ids[0] == 300);
+    text_put(dir, "generation_config.json", "{");
+    cr_expect_eq(llama_config_read(&c, dir), ERR_FORMAT);
+    dir_remove(dir);
+}
+
+static const char *const golden[] = {"mha_default",         "gqa_d64_tied",     "mqa_linear_f16",
+                                     "dynamic_tied_head",   "dynamic_new_keys", "llama3_d64",
+                                     "llama3_new_keys_d16", "bias_d16",         "d128_gqa",
+                                     "sharded_bf16",        "mixed_unaligned"};
+#define N_GOLDEN (sizeof golden / sizeof *golden)
+
+Test(config, written_reads_back_equal)
+{
+    char *dir = dir_make(), *path = path_join(dir, "config.json");
+    for (size_t i = 0; i < N_GOLDEN; i++) {
+        struct llama_config a, b;
+        char *from = path_join(GOLDEN_MODELS, golden[i]);
+        cr_assert_eq(llama_config_read(&a, from), OK, "%s", status_message());
+        if (i == 0) a.bos_id = -1;
+        if (i == 1) a.n_eos = 0, a.eos_ids[0] = 0;
+        if (i == 2) a.n_eos = 2, a.eos_ids[1] = 9;
+        cr_assert_eq(llama_config_write(&a, path), OK, "%s", status_message());
+        cr_assert_eq(llama_config_read(&b, dir), OK, "%s", status_message());
+        cr_expect(!memcmp(&a, &b, sizeof a), "%s", golden[i]);
+        free(from);
+    }
+    free(path);
+    dir_remove(dir);
+}
+
+/* The frequencies that transformers used at the golden sequence's length. */
+Test(rope, frequencies_equal_transformers)
+{
+    for (size_t i = 0; i < N_GOLDEN; i++) {
+        struct llama_config c;
+        char *dir = path_join(GOLDEN_MODELS, golden[i]), *path = path_join(dir, "golden.json");
+        cr_assert_eq(llama_config_read(&c, dir), OK, "%s", status_message());
+        cJSON *root;
+        cr_assert_eq(json_read_file(&root, path), OK, "%s", status_message());
+        const cJSON *want = cJSON_GetObjectItem(root, "inv_freq");
+        int n = cJSON_GetArraySize(cJSON_GetObjectItem(root, "ids")), half = c.head_dim / 2;
+        cr_assert_eq(cJSON_GetArraySize(want), half);
+        float *got = malloc((size_t)half * sizeof *got);
+        rope_frequencies(&c, n, got);
+        for (int j = 0; j < half; j++) {
+            float w = (float)cJSON_GetArrayItem(want, j)->valuedouble;
+            cr_expect_leq(fabsf(got[j] - w), 2.5e-7f * w, "%s: frequency %d: %.9g, expected %.9g", golden[i],
+                          j, (double)got[j], (double)w);
+        }
+        cr_expect_eq(rope_attention_scaling(&c), 1.0f);
+        free(got);
+        cJSON_Delete(root);
+        free(path);
+        free(dir);
+    }
+}
+
+Test(rope, dynamic_depends_on_length_only_beyond_the_trained_one)
+{
+    struct llama_config c;
+    must_parse(&c, "{" LLAMA SIZES ",\"max_position_embeddings\":100,"
+                   "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}");
+    float plain[8], at[8];
+    cr_expect(rope_depends_on_length(&c));
+    rope_frequencies(&c, 1, at);
+    c.rope.type = ROPE_DEFAULT;
+    cr_expect(!rope_depends_on_length(&c));
+    rope_frequencies(&c, 1, plain);
+    cr_expect(!memcmp(plain, at, sizeof at));
+    c.rope.type = ROPE_DYNAMIC;
+    rope_frequencies(&c, 100, at);
+    cr_expect(!memcmp(plain, at, sizeof at));
+    rope_frequencies(&c, 200, at);
+    cr_expect_eq(at[0], 1.0f);
+    for (int i = 1; i < 8; i++) cr_expect_lt(at[i], plain[i]);
+}
+
+Test(config, parameter_count)
+{
+    struct llama_config c;
+    must_parse(&c, "{" LLAMA SIZES ",\"num_key_value_heads\":2,\"attention_bias\":true,\"mlp_bias\":true}");
+    /* q, o 64x64; k, v 32x64; gate, up, down 96x64; biases; 2 norms. Embedding, head, final norm. */
+    long long layer = 2 * 4096 + 2 * 2048 + 3 * 6144 + (64 + 32 + 32 + 64) + (96 + 96 + 64) + 128;
+    cr_expect_eq(llama_config_parameters(&c), 2 * layer + 2 * 320 * 64 + 64);
+}

@@ -1,0 +1,291 @@
+#include "harness/sweep/plan.h"
+#include "harness/sweep/shard.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int count(const char *text, double *first, double *last)
+{
+    struct text_list list = {{text}, 1};
+    double *values;
+    int n;
+    cr_assert_eq(plan_numbers("--x", &list, -1e9, 1e9, &values, &n), OK, "%s: %s", text, status_message());
+    *first = values[0];
+    *last = values[n - 1];
+    free(values);
+    return n;
+}
+
+static bool refused(const char *text)
+{
+    struct text_list list = {{text}, 1};
+    double *values;
+    int n;
+    bool bad = plan_numbers("--x", &list, -1e9, 1e9, &values, &n) == ERR_ARG;
+    free(values);
+    return bad;
+}
+
+Test(plan, ranges)
+{
+    double a, b;
+    cr_assert_eq(count(".04-.10+.02", &a, &b), 4);
+    cr_assert(a == .04 && b == .10, "%.17g %.17g", a, b);
+    cr_assert_eq(count("512-4096*2", &a, &b), 4);
+    cr_assert(a == 512 && b == 4096);
+    cr_assert_eq(count("1,3-5+1,9", &a, &b), 5);
+    cr_assert_eq(count("-1-1+.5", &a, &b), 5);
+    cr_assert(a == -1 && b == 1);
+    cr_assert_eq(count("1e-3", &a, &b), 1);
+    cr_assert(a == 1e-3);
+    cr_assert_eq(count("1-8*3", &a, &b), 2);
+    cr_assert(b == 3);
+}
+
+Test(plan, every_step_of_a_decimal_range_is_the_decimal)
+{
+    struct text_list list = {{".01-.99+.01"}, 1};
+    double *values;
+    int n;
+    cr_assert_eq(plan_numbers("--x", &list, 0, 1, &values, &n), OK);
+    cr_assert_eq(n, 99);
+    for (int i = 0; i < n; i++) {
+        char text[16];
+        snprintf(text, sizeof text, "0.%02d", i + 1);
+        cr_assert(values[i] == strtod(text, NULL), "%d: %.17g", i, values[i]);
+    }
+    free(values);
+}
+
+Test(plan, bad_numbers)
+{
+    static const char *const bad[] = {"",      "x",     "1,",    ",1",  "1-2",    "1-2+0",    "1-2*1",
+                                      "0-2*2", "2-1+1", "1-2+x", "nan", "1-2+-1", "0-1+1e-9", "1 2"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) cr_assert(refused(bad[i]), "\"%s\" was taken", bad[i]);
+}
+
+static struct plan expand(const struct plan_axes *a)
+{
+    struct plan p;
+    cr_assert_eq(plan_expand(a, 8, 4, &p), OK, "%s", status_message());
+    return p;
+}
+
+Test(plan, multiplies_and_prunes)
+{
+    struct plan_axes a = {.l1 = {{".04-.10+.02"}, 1},
+                          .pv_l1 = {{"l1+.01,l1+.02", ".06"}, 2},
+                          .layers = {{"0-3,4-7,all"}, 1},
+                          .block = {{"128x64,64x64"}, 1},
+                          .method = {{"sparge,topk:.5,window:1024,oracle"}, 1},
+                          .rule = {{"l1,tail"}, 1},
+                          .max_length = {{"2048,4096"}, 1}};
+    struct plan p = expand(&a);
+    /* pairs: 4 x {+.01, +.02, .06}; .06 fits .04 only and equals .04 + .02 there; both rules */
+    int pairs = 4 * 2, per_shape = 2 /* sparge, oracle */ * 2 * pairs + 2 /* topk, window */;
+    cr_assert_eq(p.n, 2 * 2 * 3 * per_shape, "%d", p.n);
+    cr_assert_eq(p.n_pruned, 2 * 2 * 3 * 2 * 2 * 3);
+    cr_assert_eq(p.n_duplicate, 2 * 2 * 3 * 2 * 2 * 1);
+    for (int i = 0; i < p.n; i++) cr_assert(!p.cells[i].tuned || p.cells[i].pv_l1 > p.cells[i].l1);
+    plan_clear(&p);
+}
+
+Test(plan, axes_that_a_method_lacks_do_not_multiply)
+{
+    struct plan_axes a = {
+        .method = {{"dense,window:256,sparge"}, 1}, .cdfthreshd = {{".9,.95"}, 1}, .layers = {{"all,4-7"}, 1}};
+    struct plan p = expand(&a);
+    cr_assert_eq(p.n, 1 + 2 + 4);
+    plan_clear(&p);
+}
+
+Test(plan, attribution_axes)
+{
+    struct plan_axes a = {.layers = {{"each,all-but-each,all"}, 1}};
+    struct plan p = expand(&a);
+    cr_assert_eq(p.n, 17);
+    cr_assert_str_eq(p.cells[3].layers, "3");
+    cr_assert_eq(p.cells[3].first_layer, 3);
+    cr_assert_str_eq(p.cells[8].layers, "1-7");
+    cr_assert_str_eq(p.cells[9].layers, "0+2-7");
+    plan_clear(&p);
+    a = (struct plan_axes){.layers = {{"5"}, 1}, .heads = {{"each"}, 1}};
+    p = expand(&a);
+    cr_assert_eq(p.n, 4);
+    cr_assert_eq(p.cells[2].head, 2);
+    plan_clear(&p);
+}
+
+Test(plan, one_spelling_of_equal_layers)
+{
+    struct plan_axes a = {.layers = {{"all,0-7,0-3+4-7"}, 1}};
+    struct plan p = expand(&a);
+    cr_assert_eq(p.n, 1);
+    cr_assert_eq(p.n_duplicate, 2);
+    plan_clear(&p);
+}
+
+Test(plan, refuses_with_a_reason)
+{
+    static const struct {
+        struct plan_axes axes;
+        const char *word;
+    } cases[] = {
+        {{.l1 = {{".06"}, 1}, .pv_l1 = {{".05"}, 1}}, "pv_l1"},
+        {{.layers = {{"4-9"}, 1}}, "0 to 7"},
+        {{.layers = {{"none"}, 1}}, "no layer"},
+        {{.heads = {{"4"}, 1}}, "0 to 3"},
+        {{.method = {{"window:0"}, 1}}, "window"},
+        {{.method = {{"topk"}, 1}}, "topk"},
+        {{.method = {{"sparge:1"}, 1}}, "sparge"},
+        {{.pv_l1 = {{".1"}, 1}}, "--l1"},
+        {{.l1 = {{".1"}, 1}, .cdfthreshd = {{".9"}, 1}}, "--cdfthreshd"},
+        {{.cdfthreshd = {{"1.1"}, 1}}, "--cdfthreshd"},
+        {{.max_length = {{"100.5"}, 1}}, "whole"},
+        {{.block = {{"32x32"}, 1}}, "--block"},
+        {{.rule = {{"l2"}, 1}}, "l2"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct plan p;
+        cr_assert_eq(plan_expand(&cases[i].axes, 8, 4, &p), ERR_ARG, "case %zu was taken", i);
+        cr_assert(strstr(status_message(), cases[i].word), "case %zu: %s", i, status_message());
+        cr_assert_eq(p.n, 0);
+    }
+}
+
+static char *write_file(const char *text)
+{
+    static char path[64];
+    snprintf(path, sizeof path, "/tmp/test_plan_%d.json", getpid());
+    FILE *f = fopen(path, "w");
+    fputs(text, f);
+    fclose(f);
+    return path;
+}
+
+Test(plan, file_says_the_same_as_options)
+{
+    struct plan_axes a = {0}, b = {.l1 = {{".04-.08+.02"}, 1},
+                                   .pv_l1 = {{"l1+.01"}, 1},
+                                   .max_length = {{"512,1024"}, 1}};
+    struct plan_settings s = {.score = "all"};
+    struct arena *arena = NULL;
+    const char *path = write_file(
+        "{\"name\": \"n\", \"num_samples\": 3, \"l1\": [0.04, \".06-.08+.02\"], \"pv_l1\": \"l1+.01\","
+        " \"max_length\": [512, 1024]}");
+    cr_assert_eq(plan_read(path, &a, &s, &arena), OK, "%s", status_message());
+    cr_assert_str_eq(s.name, "n");
+    cr_assert_str_eq(s.score, "all");
+    cr_assert_eq(s.num_samples, 3);
+    struct plan x = expand(&a), y = expand(&b);
+    cr_assert_eq(x.n, y.n);
+    for (int i = 0; i < x.n; i++) {
+        struct str p = {0}, q = {0};
+        plan_cell_describe(&x.cells[i], &p);
+        plan_cell_describe(&y.cells[i], &q);
+        cr_assert_str_eq(str_get(&p), str_get(&q));
+        str_clear(&p);
+        str_clear(&q);
+    }
+    plan_clear(&x);
+    plan_clear(&y);
+    cr_assert_eq(plan_read(write_file("{\"layer\": \"all\"}"), &a, &s, &arena), ERR_FORMAT);
+    cr_assert(strstr(status_message(), "layer"), "%s", status_message());
+    cr_assert_eq(plan_read(write_file("[1]"), &a, &s, &arena), ERR_FORMAT);
+    cr_assert_eq(plan_read(write_file("{\"l1\": true}"), &a, &s, &arena), ERR_FORMAT);
+    unlink(path);
+    arena_free(&arena);
+}
+
+static void clear_environment(void)
+{
+    static const char *const names[] = {"SLURM_ARRAY_TASK_ID",
+                                        "SLURM_ARRAY_TASK_COUNT",
+                                        "SLURM_ARRAY_TASK_MIN",
+                                        "SLURM_ARRAY_TASK_STEP",
+                                        "SLURM_PROCID",
+                                        "SLURM_STEP_NUM_TASKS",
+                                        "SLURM_NTASKS",
+                                        "OMPI_COMM_WORLD_RANK",
+                                        "OMPI_COMM_WORLD_SIZE",
+                                        "PMI_RANK",
+                                        "PMI_SIZE",
+                                        "MV2_COMM_WORLD_RANK",
+                                        "MV2_COMM_WORLD_SIZE",
+                                        "JOB_COMPLETION_INDEX"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
+}
+
+static void expect_shard(const char *text, int index, int n, const char *source)
+{
+    struct shard s;
+    cr_assert_eq(shard_detect(text, &s), OK, "%s", status_message());
+    cr_assert_eq(s.index, index);
+    cr_assert_eq(s.count, n);
+    cr_assert(source ? s.source && strcmp(s.source, source) == 0 : !s.source, "%s", s.source ? s.source : "none");
+}
+
+Test(shard, from_text, .init = clear_environment)
+{
+    struct shard s;
+    expect_shard(NULL, 0, 1, NULL);
+    expect_shard("2/4", 1, 4, "--shard");
+    static const char *const bad[] = {"0/4", "5/4", "x", "1/", "/4", "1/0", "1/4x", "auto/0", "auto/4"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_eq(shard_detect(bad[i], &s), ERR_ARG, "%s", bad[i]);
+}
+
+Test(shard, engines, .init = clear_environment)
+{
+    struct shard s;
+    setenv("SLURM_ARRAY_TASK_ID", "15", 1);
+    setenv("SLURM_ARRAY_TASK_MIN", "5", 1);
+    setenv("SLURM_ARRAY_TASK_STEP", "5", 1);
+    setenv("SLURM_ARRAY_TASK_COUNT", "4", 1);
+    expect_shard(NULL, 2, 4, "Slurm array");
+    expect_shard("none", 0, 1, NULL);
+    expect_shard("1/2", 0, 2, "--shard");
+    setenv("SLURM_PROCID", "1", 1);
+    setenv("SLURM_NTASKS", "2", 1);
+    expect_shard(NULL, 2, 4, "Slurm array"); /* a batch script has these too, with one process */
+    setenv("SLURM_STEP_NUM_TASKS", "2", 1);
+    expect_shard(NULL, 5, 8, "Slurm array of steps");
+    setenv("SLURM_ARRAY_TASK_ID", "16", 1);
+    cr_assert_eq(shard_detect(NULL, &s), ERR_ARG);
+    clear_environment();
+    setenv("OMPI_COMM_WORLD_RANK", "3", 1);
+    setenv("OMPI_COMM_WORLD_SIZE", "4", 1);
+    expect_shard("auto", 3, 4, "Open MPI");
+    setenv("OMPI_COMM_WORLD_RANK", "4", 1);
+    cr_assert_eq(shard_detect(NULL, &s), ERR_ARG);
+    setenv("OMPI_COMM_WORLD_RANK", "x", 1);
+    cr_assert_eq(shard_detect(NULL, &s), ERR_ARG);
+    clear_environment();
+    setenv("PMI_RANK", "0", 1);
+    setenv("PMI_SIZE", "2", 1);
+    expect_shard(NULL, 0, 2, "PMI");
+    clear_environment();
+    setenv("JOB_COMPLETION_INDEX", "1", 1);
+    cr_assert_eq(shard_detect(NULL, &s), ERR_ARG);
+    expect_shard("auto/3", 1, 3, "Kubernetes indexed job");
+}
+
+Test(shard, parts_cover_everything_once)
+{
+    for (int n = 0; n < 40; n++)
+        for (int count_ = 1; count_ < 12; count_++) {
+            int next = 0;
+            for (int i = 0; i < count_; i++) {
+                int first, end;
+                shard_range(&(struct shard){i, count_, NULL}, n, &first, &end);
+                cr_assert_eq(first, next);
+                cr_assert(end - first == n / count_ || end - first == n / count_ + 1);
+                next = end;
+            }
+            cr_assert_eq(next, n);
+        }
+}

@@ -1,0 +1,543 @@
+/* Sweeps on the bundled model: shared work changes no bit, and nothing is lost or done twice. */
+#include "harness/measure/evaluate.h"
+#include "harness/sweep/sweep.h"
+#include "results/query.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MODEL SG_SOURCE_DIR "/suites/demo/model"
+#define QUICK " --max-length 512 --num-samples 1 --cache none --threads 1 --shard none "
+#define TEN "--layers 4-7,2-7 --simthreshd1 -1 --cdfthreshd .86-.90+.01 "
+
+static char dir[] = "/tmp/test_sweep_XXXXXX";
+
+static void enter(void)
+{
+    cr_assert(mkdtemp(dir) && chdir(dir) == 0);
+}
+
+static void leave(void)
+{
+    char text[128];
+    snprintf(text, sizeof text, "rm -rf %s", dir);
+    cr_assert(chdir("/") == 0 && system(text) == 0);
+}
+
+TestSuite(sweep, .init = enter, .fini = leave, .timeout = 120);
+
+/* Exit code of "sparsegauge ARGS", its output in out.txt. */
+static int tool(const char *verb, const char *args)
+{
+    char *line = str_format("%s %s %s > out.txt 2>&1", SG_BINARY, verb, args);
+    int status = system(line);
+    free(line);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static bool said(const char *words)
+{
+    struct str text = {0};
+    FILE *f = fopen("out.txt", "r");
+    int c;
+    while (f && (c = fgetc(f)) != EOF) str_add_char(&text, (char)c);
+    if (f) fclose(f);
+    bool found = strstr(str_get(&text), words) != NULL;
+    if (!found) fprintf(stderr, "not said: %s\n%s\n", words, str_get(&text));
+    str_clear(&text);
+    return found;
+}
+
+static int64_t number(const char *db, const char *sql)
+{
+    struct store *s;
+    struct sql_result r;
+    cr_assert_eq(store_open(&s, db, STORE_READ), OK, "%s", status_message());
+    cr_assert_eq(query_sql(s, sql, &r), OK, "%s", status_message());
+    int64_t n = r.n_rows ? r.cells[0].i : -1;
+    sql_result_clear(&r);
+    store_close(&s);
+    return n;
+}
+
+static void same_number(double a, double b, const char *what)
+{
+    cr_assert(memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)), "%s: %.17g and %.17g", what, a, b);
+}
+
+static void same_evaluation(const struct evaluation *a, const struct evaluation *b)
+{
+    size_t n = 0;
+    cr_assert_eq(a->data.n_ledger, b->data.n_ledger);
+    for (size_t i = 0; i < a->data.n_ledger; i++) {
+        const struct ledger_record *x = &a->data.ledger[i], *y = &b->data.ledger[i];
+        cr_assert(x->tiles_possible == y->tiles_possible && x->tiles_computed == y->tiles_computed &&
+                      x->pv_possible == y->pv_possible && x->pv_computed == y->pv_computed &&
+                      x->calls == y->calls && x->dense_layer == y->dense_layer &&
+                      x->dense_head == y->dense_head && x->dense_short == y->dense_short &&
+                      x->forced_sink == y->forced_sink && x->forced_diagonal == y->forced_diagonal,
+                  "ledger of layer %d, head %d: %lld/%lld tiles and %lld/%lld", x->layer, x->head,
+                  (long long)x->tiles_computed, (long long)x->tiles_possible, (long long)y->tiles_computed,
+                  (long long)y->tiles_possible);
+    }
+    for (size_t i = 0; i < a->data.n_metrics; i++) {
+        const struct metric_record *x = &a->data.metrics[i], *y = NULL;
+        for (size_t k = 0; k < b->data.n_metrics; k++)
+            if (!strcmp(b->data.metrics[k].name, x->name) && !strcmp(b->data.metrics[k].scope, x->scope))
+                y = &b->data.metrics[k];
+        if (str_starts_with(x->name, "latency")) continue;
+        cr_assert_not_null(y, "%s of %s", x->name, x->scope);
+        same_number(x->mean, y->mean, x->name);
+        same_number(x->min, y->min, x->name);
+        same_number(x->p99_9, y->p99_9, x->name);
+        n++;
+    }
+    cr_assert_gt(n, 20);
+    for (size_t i = 0; i < a->data.n_samples; i++)
+        same_number(a->data.samples[i].nll_sparse_sum, b->data.samples[i].nll_sparse_sum, "nll of a sample");
+}
+
+Test(sweep, a_shared_dense_pass_changes_no_bit)
+{
+    struct setup setup;
+    struct machine_options machine = machine_defaults;
+    struct sample_options options = sample_defaults;
+    struct sample_set set;
+    struct dense_cache none = {0};
+    machine.threads = 1;
+    options.max_length = 700; /* no multiple of a block */
+    options.num_samples = 2;
+    cr_assert_eq(setup_open(&setup, &machine, MODEL), OK, "%s", status_message());
+    cr_assert_eq(setup_samples(&setup, &options, 0, false, &set), OK, "%s", status_message());
+    const int layers[] = {0, 3, 6};
+    const struct block_shape blocks[] = {{128, 64}, {64, 64}};
+    static const char *const ranges[] = {"all", "3-7", "4-6", "6", "7", "0+7"};
+    static const int starts[] = {0, 3, 3, 6, 6, 0};
+    for (int chunk = 0; chunk <= 256; chunk += 256) {
+        struct dense_states states;
+        cr_assert_eq(dense_states_open(&states, &(struct dense_states_args){.model = &setup.model,
+                                                                            .par = setup.par,
+                                                                            .set = &set,
+                                                                            .cache = &none,
+                                                                            .chunk = chunk,
+                                                                            .layers = layers,
+                                                                            .n_layers = 3,
+                                                                            .blocks = blocks,
+                                                                            .n_blocks = 2,
+                                                                            .budget_bytes = (size_t)1 << 30}),
+                     OK, "%s", status_message());
+        cr_assert_eq(states.n_points, 2);
+        for (size_t r = 0; r < sizeof ranges / sizeof *ranges; r++)
+            for (int b = 0; b < 2; b++) {
+                struct sparse_policy p;
+                struct evaluation alone, shared;
+                cr_assert_eq(policy_init(&p, &mask_sparge, 8, 4), OK);
+                cr_assert_eq(policy_set_layers(&p, ranges[r]), OK);
+                p.block = blocks[b];
+                policy_set_thresholds(&p, -1, .9f, 10);
+                struct evaluate_args a = {.model = &setup.model,
+                                          .par = setup.par,
+                                          .set = &set,
+                                          .policy = &p,
+                                          .cache = &none,
+                                          .chunk = chunk,
+                                          .n_worst = 5,
+                                          .n_resamples = 100,
+                                          .quiet = true};
+                cr_assert_eq(evaluate(&a, &alone), OK, "%s", status_message());
+                a.states = &states;
+                cr_assert_eq(evaluate(&a, &shared), OK, "%s", status_message());
+                cr_assert_eq(shared.first_layer, starts[r], "layers %s began at %d", ranges[r], shared.first_layer);
+                same_evaluation(&alone, &shared);
+                for (size_t i = 0; i < shared.data.n_metrics; i++)
+                    cr_assert(!starts[r] || strcmp(shared.data.metrics[i].name, "latency_sparse"),
+                              "half a pass is no latency");
+                evaluation_clear(&alone);
+                evaluation_clear(&shared);
+                policy_clear(&p);
+            }
+        dense_states_close(&states);
+    }
+    sample_set_clear(&set);
+    setup_close(&setup);
+}
+
+Test(sweep, streams_are_thinned_out_to_fit)
+{
+    struct setup setup;
+    struct machine_options machine = machine_defaults;
+    struct sample_options options = sample_defaults;
+    struct sample_set set;
+    struct dense_cache none = {0};
+    machine.threads = 1;
+    options.max_length = 300;
+    options.num_samples = 1;
+    cr_assert_eq(setup_open(&setup, &machine, MODEL), OK);
+    cr_assert_eq(setup_samples(&setup, &options, 0, false, &set), OK);
+    const int layers[] = {1, 2, 3, 4, 5, 6, 7};
+    const struct block_shape block = {128, 64};
+    size_t one = dense_states_bytes(&set, 256, 0);
+    for (size_t n = 0; n < 9; n++) {
+        struct dense_states s;
+        enum status st = dense_states_open(&s, &(struct dense_states_args){.model = &setup.model,
+                                                                           .par = setup.par,
+                                                                           .set = &set,
+                                                                           .cache = &none,
+                                                                           .layers = layers,
+                                                                           .n_layers = 7,
+                                                                           .blocks = &block,
+                                                                           .n_blocks = 1,
+                                                                           .budget_bytes = n * one + one / 2});
+        cr_assert_eq(st, n ? OK : ERR_MEMORY);
+        if (n) cr_assert_eq(s.n_points, (int)(n < 8 ? n - 1 : 7));
+        if (n > 1) cr_assert_eq(s.points[0], 1); /* the first serves every cell */
+        dense_states_close(&s);
+    }
+    sample_set_clear(&set);
+    setup_close(&setup);
+}
+
+Test(sweep, cells_equal_single_runs)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .85,.9 --db a.db"), 0);
+    cr_assert_eq(
+        tool("eval",
+             MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
+                   "--cdfthreshd .85 --db b.db"),
+        0);
+    cr_assert_eq(
+        tool("eval",
+             MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
+                   "--cdfthreshd .9 --db b.db"),
+        0);
+    cr_assert_eq(tool("merge", "b.db --db a.db"), 0);
+    cr_assert(said("0 added, 2 identical, 0 completed, 0 in conflict"));
+}
+
+Test(sweep, a_dry_run_leaves_nothing)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--dry-run --db a.db"), 0);
+    cr_assert(said("10 cells: 10 would run, 0 are done"));
+    cr_assert_neq(access("a.db", F_OK), 0);
+}
+
+static pid_t start(const char *args, const char *out)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        setpgid(0, 0);
+        char *line = str_format("exec %s sweep %s > %s 2>&1", SG_BINARY, args, out);
+        execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+static int64_t finished(const char *db)
+{
+    if (access(db, F_OK) != 0) return 0;
+    struct store *s;
+    struct sql_result r;
+    int64_t n = 0;
+    if (store_open(&s, db, STORE_READ) != OK) return 0;
+    if (query_sql(s, "SELECT count(*) FROM run", &r) == OK) {
+        n = r.cells[0].i;
+        sql_result_clear(&r);
+    }
+    store_close(&s);
+    return n;
+}
+
+static void wait_for(const char *db, int64_t n)
+{
+    for (int i = 0; i < 6000 && finished(db) < n; i++) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    cr_assert_geq(finished(db), n);
+}
+
+Test(sweep, kill_9_loses_only_the_running_cell)
+{
+    int status;
+    pid_t pid = start(MODEL QUICK TEN "--db a.db", "first.txt");
+    wait_for("a.db", 3);
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    cr_assert(WIFSIGNALED(status));
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL); /* its worker goes with it */
+    int64_t before = finished("a.db");
+    cr_assert(before >= 3 && before < 10, "%lld", (long long)before);
+    cr_assert_eq(tool("status", "--db a.db"), 3);
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0); /* the dead worker's lease is no obstacle */
+    char words[64];
+    snprintf(words, sizeof words, "%d run, %d reused, 0 failed", (int)(10 - before), (int)before);
+    cr_assert(said(words));
+    cr_assert_eq(tool("status", "--db a.db"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 10);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
+}
+
+/* The worker is the only child of the process that was started. */
+static pid_t worker_of(pid_t parent)
+{
+    char path[64];
+    long child = -1;
+    snprintf(path, sizeof path, "/proc/%ld/task/%ld/children", (long)parent, (long)parent);
+    FILE *f = fopen(path, "r");
+    if (f && fscanf(f, "%ld", &child) != 1) child = -1;
+    if (f) fclose(f);
+    return (pid_t)child;
+}
+
+Test(sweep, a_crash_becomes_a_row_and_the_sweep_goes_on)
+{
+    int status;
+    pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
+    wait_for("a.db", 2);
+    pid_t worker = worker_of(pid);
+    if (worker < 0) {
+        kill(pid, SIGKILL);
+        waitpid(pid, &status, 0);
+        cr_skip_test("this kernel does not list children");
+    }
+    kill(worker, SIGSEGV);
+    waitpid(pid, &status, 0);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%d", status);
+    cr_assert(said("crashed: signal 11"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 9);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE 'crashed%'"), 1);
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 3);
+    cr_assert(said("0 run, 10 reused"));
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--retry-failed --db a.db"), 0);
+    cr_assert(said("1 run, 9 reused"));
+}
+
+Test(sweep, a_cell_that_fails_is_a_row_with_its_reason)
+{
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 3);
+    cr_assert(said("later.txt"));
+    cr_assert(said("partial"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE '%later.txt%'"), 1);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 1);
+    FILE *f = fopen("later.txt", "w");
+    for (int i = 0; i < 400; i++) fprintf(f, "The clock of the town struck %d and nobody came. ", i);
+    fclose(f);
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 0);
+    cr_assert(said("1 run, 1 reused"));
+    f = fopen("later.txt", "a");
+    fprintf(f, "And then somebody came after all, which changes everything.");
+    for (int i = 0; i < 400; i++) fprintf(f, " The clock struck %d.", i);
+    fclose(f);
+    f = fopen("later.txt", "r+"); /* the first window is another one now */
+    fputs("One", f);
+    fclose(f);
+    cr_assert_eq(tool("sweep", MODEL QUICK
+                      "--suite text:later.txt --suite chronicle --method window:256 --dry-run --db a.db"),
+                 0);
+    cr_assert(said("1 would run, 1 are done, 1 are stale"));
+}
+
+/* whole_group: as a terminal does it, which interrupts both processes. */
+static void stop_in_time(bool whole_group)
+{
+    int status;
+    pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
+    wait_for("a.db", 2);
+    kill(whole_group ? -pid : pid, whole_group ? SIGINT : SIGTERM);
+    waitpid(pid, &status, 0);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%d", status);
+    cr_assert(said("stopped on request"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status <> 'done'"), 0);
+}
+
+Test(sweep, an_interrupt_from_the_terminal_counts_once) { stop_in_time(true); }
+
+Test(sweep, stops_on_request_and_goes_on)
+{
+    stop_in_time(false);
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 10);
+}
+
+Test(sweep, null_runs_give_the_floor)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --noise-floor --db a.db"), 0);
+    cr_assert_geq(number("a.db", "SELECT count(DISTINCT source) FROM noise"), 2);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM noise WHERE value < 0 OR value > .001"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM noise WHERE source = 'threads' AND value > 1e-6"), 0);
+}
+
+Test(sweep, layers_are_ranked_by_what_they_cost)
+{
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--method topk:.3 --simthreshd1 -1 --layers each,all-but-each,all --db a.db"),
+        0);
+    cr_assert(said("Error by layer and head"));
+    cr_assert(said("all but it"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 17);
+}
+
+Test(sweep, what_does_not_fit_is_skipped_with_the_sizes)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --max-memory .0001 --db a.db"), 3);
+    cr_assert(said("does not fit: needs"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'skipped'"), 1);
+    cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --retry-failed --db a.db"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 1);
+}
+
+Test(sweep, other_bounds_need_no_new_curves)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.3 --db a.db"), 0);
+    cr_assert(said("2 bounds: 8 curves made on cpu, 0 reused"));
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"),
+        0);
+    cr_assert(said("1 bounds: 0 curves made on cpu, 8 reused"));
+    cr_assert(said("1 run, 2 reused"));
+    cr_assert_eq(
+        number("a.db", "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"),
+        3);
+    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --db b.db"), 0);
+    cr_assert_eq(tool("merge", "b.db --db a.db"),
+                 0); /* tuned with other bounds beside or alone: the same thresholds */
+    cr_assert(said("0 added, 1 identical"));
+}
+
+Test(sweep, two_workers_on_one_file_share_the_cells)
+{
+    int status, n_first, n_second;
+    pid_t other = start(MODEL QUICK TEN "--db a.db", "first.txt");
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
+    waitpid(other, &status, 0);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 10);
+    FILE *f = popen("grep -c '^\\[' first.txt; grep -c '^\\[' out.txt", "r");
+    cr_assert_eq(fscanf(f, "%d %d", &n_first, &n_second), 2);
+    pclose(f);
+    cr_assert_eq(n_first + n_second, 10, "%d and %d", n_first, n_second);
+}
+
+/* One process, several devices: each cell once, results as on one. */
+Test(sweep, several_devices_share_the_cells)
+{
+    static const char grid[] = MODEL QUICK "--layers 4-7,6-7 --num-tune-samples 2 --held-out 1 --l1 .1,.2 --pv-l1 l1+.05,l1+.1 ";
+    char line[512];
+    snprintf(line, sizeof line, "%s--db one.db", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    snprintf(line, sizeof line, "%s--device cpu,cpu,cpu --db many.db", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("8 run, 0 reused, 0 failed"));
+    cr_assert(said("[8/8]"));
+    cr_assert(said("; 1 tunings"));
+    cr_assert_eq(tool("merge", "many.db --db one.db"), 0);
+    cr_assert(said("0 added, 8 identical"));
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("0 run, 8 reused"));
+}
+
+/* What one worker fails at once more, its fellows do not try again. */
+Test(sweep, several_devices_retry_a_failed_cell_once)
+{
+    static const char failing[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1000 --held-out 1 --l1 .1,.2 "
+                                              "--pv-l1 l1+.05 --suite text:short.txt --device cpu,cpu,cpu --db a.db ";
+    char line[512];
+    FILE *f = fopen("short.txt", "w");
+    for (int i = 0; i < 400; i++) fprintf(f, "Line %d of a short text.\n", i);
+    fclose(f);
+    cr_assert_eq(tool("sweep", failing), 3);
+    cr_assert(said("0 run, 0 reused, 2 failed"));
+    snprintf(line, sizeof line, "%s--retry-failed", failing);
+    cr_assert_eq(tool("sweep", line), 3);
+    cr_assert(said("0 run, 0 reused, 2 failed"));
+}
+
+/* Likewise the samples of one evaluation: same metrics, same worst tokens. */
+Test(sweep, several_devices_share_the_samples)
+{
+    static const char cell[] = MODEL " --max-length 400 --num-samples 5 --cache none --threads 1 --topk .4 -q --db ";
+    char line[512];
+    snprintf(line, sizeof line, "%sone.db", cell);
+    cr_assert_eq(tool("eval", line), 0);
+    snprintf(line, sizeof line, "%smany.db --device cpu,cpu,cpu", cell);
+    cr_assert_eq(tool("eval", line), 0);
+    cr_assert_eq(tool("merge", "many.db --db one.db"), 0);
+    cr_assert(said("0 added, 1 identical"));
+    static const char worst[] = "SELECT sum(position * (sample + 1)) FROM worst_token";
+    cr_assert_eq(number("one.db", worst), number("many.db", worst));
+    cr_assert_gt(number("one.db", worst), 0);
+    snprintf(line, sizeof line, "%smany.db --device cpu,cpu --suite speed", cell);
+    cr_assert_eq(tool("eval", line), 2);
+    cr_assert(said("name one --device"));
+}
+
+/* A crash takes all workers along, and is put down to the one that made it. */
+Test(sweep, only_the_culprit_is_blamed)
+{
+    struct sweep_watch w = {0};
+    sweep_watch_reset(&w);
+    cr_assert(!sweep_watch_blame(&w, SIGSEGV), "nothing ran");
+    w.cell[0] = 7;
+    w.cell[3] = 9;
+    w.culprit = 3;
+    cr_assert(sweep_watch_blame(&w, SIGSEGV));
+    cr_assert(w.n_crashes == 1 && w.crashes[0].cell == 9 && !w.crashes[0].stored);
+    w.culprit = 1;
+    cr_assert(!sweep_watch_blame(&w, SIGSEGV), "a worker between two cells");
+    w.culprit = -1;
+    cr_assert(sweep_watch_blame(&w, SIGKILL));
+    cr_assert(w.n_crashes == 3 && w.crashes[1].cell == 7 && w.crashes[2].cell == 9);
+    cr_assert(strstr(w.crashes[2].how, "while 2 cells ran"));
+}
+
+Test(sweep, parts_make_the_whole)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--shard 1/3 --db a.db"), 0);
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--shard 2/3 --db a.db"), 0);
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--shard 3/3 --db a.db"), 0);
+    cr_assert_eq(tool("merge", "--db all.db a.1-of-3.db a.2-of-3.db a.3-of-3.db a.2-of-3.db"), 0);
+    cr_assert(said("0 added, 3 identical"));
+    cr_assert_eq(tool("status", "--db all.db"), 0);
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db all.db"), 0);
+    cr_assert(said("0 run, 10 reused"));
+}
+
+Test(sweep, mpirun_ranks_are_parts)
+{
+    if (system("command -v mpirun > /dev/null 2>&1") != 0) cr_skip_test("no mpirun (apt-get install openmpi-bin)");
+    int status = system("mpirun --allow-run-as-root --oversubscribe -np 2 " SG_BINARY " sweep " MODEL
+                        " --max-length 512 --num-samples 1 --cache none --threads 1 " TEN "--db a.db > out.txt 2>&1");
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    cr_assert(said("part 2 of 2 (Open MPI)"));
+    cr_assert_eq(number("a.1-of-2.db", "SELECT count(*) FROM run"), 5);
+    cr_assert_eq(tool("merge", "--db all.db a.1-of-2.db a.2-of-2.db"), 0);
+    cr_assert_eq(tool("status", "--db all.db"), 0);
+}
+
+Test(sweep, best_prints_a_command_that_makes_the_very_cell)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .7,.9 --db a.db"), 0);
+    cr_assert_eq(tool("best", "--max-kl 1000 --db a.db"), 0);
+    cr_assert_eq(system("grep -A1 'make it again' out.txt | tail -1 | sed 's/^ *sparsegauge//' > again.txt"), 0);
+    char line[2048];
+    FILE *f = fopen("again.txt", "r");
+    cr_assert_not_null(fgets(line, sizeof line, f));
+    fclose(f);
+    line[strcspn(line, "\n")] = 0;
+    char *args = str_format("%s --cache none --threads 1 --shard none --db b.db", line);
+    cr_assert_eq(tool("", args), 0);
+    free(args);
+    cr_assert_eq(tool("merge", "b.db --db a.db"), 0);
+    cr_assert(said("0 added, 1 identical"));
+    cr_assert_eq(tool("best", "--max-kl 0 --min-cosine 1 --db a.db"), 1);
+    cr_assert(said("bound"));
+}
