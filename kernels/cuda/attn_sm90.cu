@@ -31,7 +31,7 @@ using namespace attn_sm90;
  * and fp32 all their precision, and most tiles then cost no rescaling at all. */
 constexpr float LAZY_LOG2 = 8.0f;
 
-/* Measured on an H200 (SPEED.md): warpgroups that take turns at the tensor cores gain 1 to 5 %; with head_dim
+/* Measured on an H200 (docs/speed/attention.md): warpgroups that take turns at the tensor cores gain 1 to 5 %; with head_dim
  * 64 a third one fills gaps that two leave, and its 192-row items suit dense calls only. Sparse calls get two
  * teams of two instead, each with items of its own. */
 constexpr bool TURNS_PAY = true;
@@ -556,7 +556,7 @@ enum status teams_run(const struct attn_args *a, void *ws, struct par *par, stru
     return launch<64, 2, KEYS_64, false, TURNS_PAY, 64>(a, ws, s);
 }
 
-/* Two teams are the faster (SPEED.md) as long as each gets several items: an item takes a team twice as long. */
+/* Two teams are the faster (docs/speed/attention.md) as long as each gets several items: an item takes a team twice as long. */
 bool teams_pay(const struct attn_args *a)
 {
     constexpr int EACH = 3;

@@ -6,7 +6,7 @@ It runs where `import spas_sage_attn` works. To get it, on a machine with nvcc, 
 Without the Internet or against another PyTorch: its Python is used as it is, and its extension modules _qattn and
 _fused can be a shared library with a C interface that ctypes calls with data_ptr(). On Hopper the call needs three
 functions of it: the sm90 attention kernel (int8 Q·K, one scale per block, P·V threshold, not causal, bf16 out),
-transpose_pad_permute and scale_fuse_quant, both for f16. SPEED.md's figures were taken in this way.
+transpose_pad_permute and scale_fuse_quant, both for f16. docs/speed/attention.md's figures were taken in this way.
 Its prediction takes as many kv heads as query heads, so K and V are repeated for it beforehand, outside the timing.
 """
 import torch

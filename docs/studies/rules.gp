@@ -1,12 +1,12 @@
-# gnuplot docs/tuning.gp, from the repository's root: docs/tuning.png from docs/tuning.csv
+# gnuplot docs/studies/rules.gp, from the repository's root: docs/studies/rules.png from docs/studies/rules.csv
 set datafile separator ','
 set terminal pngcairo size 1200,520 font 'sans,11'
-set output 'docs/tuning.png'
+set output 'docs/studies/rules.png'
 set multiplot layout 1,2
 set key top left
 set xlabel 'sparsity, %'
 set grid
-rows(by, rule, column) = sprintf("< awk -F, '$1 == \"%s\" && $2 ~ /^%s$/ {print $4 \",\" $%d}' docs/tuning.csv | sort -n", by, rule, column)
+rows(by, rule, column) = sprintf("< awk -F, '$1 == \"%s\" && $2 ~ /^%s$/ {print $4 \",\" $%d}' docs/studies/rules.csv | sort -n", by, rule, column)
 set logscale y
 set xrange [25:53]
 set ylabel 'KL, nats'
