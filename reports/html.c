@@ -7,65 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char style[] =
-    ":root{--bg:#fff;--fg:#1b1f24;--dim:#57606a;--line:#d0d7de;--card:#f6f8fa;--head:#eef1f4;--good:#0b6b46;"
-    "--bad:#a33100;--warn:#7a4f00;--link:#0058a3}"
-    "@media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#9aa4af;--line:#333a43;--card:#"
-    "1c2127;"
-    "--head:#242a32;--good:#4cc38a;--bad:#ff9b6a;--warn:#f0c060;--link:#6cb6ff}}"
-    "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}"
-    "body{margin:0 auto;max-width:1160px;padding:16px;background:var(--bg);color:var(--fg);"
-    "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
-    "h1{font-size:1.5rem;line-height:1.25;margin:.2em 0 .4em}h2{font-size:1.2rem;margin:2em 0 .5em;"
-    "border-bottom:1px solid var(--line);padding-bottom:.2em}"
-    "nav{font-size:.9rem}nav a{color:var(--link);margin-right:1em;display:inline-block}p{margin:.6em 0}"
-    ".verdict{border:1px solid var(--line);border-left:6px solid "
-    "var(--dim);border-radius:6px;background:var(--card);"
-    "padding:12px 16px}.verdict.good{border-left-color:var(--good)}.verdict.bad{border-left-color:var(--bad)}"
-    ".verdict strong{font-size:1.15rem}"
-    ".numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(118px,1fr));gap:10px;margin:14px 0}"
-    ".numbers div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px 12px}"
-    ".numbers b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}.numbers "
-    "span{color:var(--dim);"
-    "font-size:.85rem}"
-    ".warning{border-left:4px solid var(--warn);padding:2px 12px;margin:.6em 0}"
-    ".warning::before{content:'Warning: ';font-weight:600;color:var(--warn)}"
-    "figure{margin:1em 0}figcaption{font-weight:600;margin-bottom:.3em}"
-    "figure.picture svg{width:100%;height:auto;display:block}"
-    ".card{background:#fff;border:1px solid var(--line);border-radius:6px;padding:6px;overflow-x:auto}"
-    ".scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px}"
-    "table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}"
-    "th,td{padding:5px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}"
-    "tbody tr:last-child td{border-bottom:0}th{background:var(--head);white-space:nowrap;cursor:pointer}"
-    "th[aria-sort]::after{content:' \\2193'}th[aria-sort=ascending]::after{content:' \\2191'}"
-    ".n{text-align:right;white-space:nowrap}td:first-child:not(.n){min-width:7.5rem}"
-    "td{overflow-wrap:break-word;max-width:32rem;min-width:3.5rem}td:last-child:not(.n){min-width:11rem}"
-    ".up{color:var(--good);font-weight:600}.down{color:var(--bad);font-weight:600}.constant,.note{color:var(-"
-    "-dim);"
-    "font-size:.875rem}"
-    "details{margin:1em 0}summary{cursor:pointer;font-weight:600}code{overflow-wrap:anywhere}"
-    "@media(max-width:900px){th,th.n{white-space:normal;vertical-align:bottom}th,td{padding:4px 7px}}"
-    "@media(max-width:600px){body{padding:10px}.picture figcaption::after{content:' (scroll sideways "
-    "\\2192)';font-weight:400;"
-    "color:var(--dim);font-size:.8rem}.picture .card svg{min-width:560px}"
-    "}"
-    "@media print{.scroll,.card{overflow:visible}th{cursor:auto}nav{display:none}}";
-
-/* Click or Enter on a heading sorts by it: numbers by data-v, texts by themselves, missing ones last. */
-static const char script[] =
-    "document.querySelectorAll('th').forEach(function(th){th.tabIndex=0;function sort(){"
-    "var row=th.parentNode,i=[].indexOf.call(row.children,th),body=row.parentNode.parentNode.tBodies[0],"
-    "up=th.getAttribute('aria-sort')!=='ascending';"
-    "[].forEach.call(row.children,function(o){o.removeAttribute('aria-sort')});"
-    "th.setAttribute('aria-sort',up?'ascending':'descending');"
-    "function key(tr){var td=tr.children[i],v=td.getAttribute('data-v');return "
-    "v===null?td.textContent.trim():+v}"
-    "[].slice.call(body.rows).sort(function(a,b){var x=key(a),y=key(b);"
-    "if(x==='-'||y==='-')return(x==='-')-(y==='-');"
-    "var c=typeof x==='number'&&typeof y==='number'?x-y:String(x).localeCompare(String(y));return up?c:-c})"
-    ".forEach(function(tr){body.appendChild(tr)})}"
-    "th.addEventListener('click',sort);"
-    "th.addEventListener('keydown',function(e){if(e.key==='Enter'){e.preventDefault();sort()}})});";
+extern const char reports_page_css[], reports_page_js[]; /* page.css, page.js */
 
 /* Table into the page, freed. */
 static void add_table(struct table *t, struct str *out)
@@ -332,7 +274,7 @@ enum status html_page(const struct html_input *in, struct str *out)
                  "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
                  "<meta name=\"color-scheme\" content=\"light dark\">\n<title>");
     xml_escape(in->title, out);
-    str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", style);
+    str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", reports_page_css);
     xml_escape(in->title, out);
     bool speed = in->views[0]->latencies.n || has_section(in, "speed");
     struct str why = {0}; /* a run that only timed has none */
@@ -367,7 +309,7 @@ enum status html_page(const struct html_input *in, struct str *out)
         xml_escape(in->argv_line, out);
         str_add(out, "</code></p>");
     }
-    str_addf(out, "</section>\n</main>\n<script>%s</script>\n</body></html>\n", script);
+    str_addf(out, "</section>\n</main>\n<script>%s</script>\n</body></html>\n", reports_page_js);
 done:
     str_clear(&why);
     return st;

@@ -14,7 +14,10 @@ static struct {
     struct sample_options samples;
     struct policy_options policy;
     struct output_options output;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS, .output.all_columns = true,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "instead of MODEL", 0, 0},
@@ -23,14 +26,6 @@ static const struct option_def options[] = {
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "audit MODEL [options]",
-    "Tries to catch this program lying: does anything later reach anything earlier, is sparse with everything kept dense, do\n"
-    "threads change results, does the ledger agree with an independent count? Half of the tiles are left out unless options say\n"
-    "otherwise. Exits 1 when a claim fails.",
-    "sparsegauge audit suites/demo/model --tuned tuned.json --max-length 2048",
 };
 
 static enum status show(const struct audit *a, int *n_failed)
@@ -59,17 +54,9 @@ static enum status show(const struct audit *a, int *n_failed)
     return print_table(t, &o.output);
 }
 
-int cmd_audit(int argc, char **argv)
+static enum status audit_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.samples = sample_defaults;
-    o.policy = policy_defaults;
-    o.output = output_defaults;
-    o.output.all_columns = true;
-    const char *positional[1];
-    int n, n_failed = 0;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
+    int n_failed = 0;
     enum status st = OK;
     bool asked = o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0 ||
                  !isnan(o.policy.simthreshd1) || !isnan(o.policy.cdfthreshd);
@@ -80,7 +67,7 @@ int cmd_audit(int argc, char **argv)
     struct tuned tuned = {0};
     struct audit audit;
     o.samples.num_samples = 1;
-    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, setup_open(&setup, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, setup_samples(&setup, &o.samples, 0, false, &set));
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));
     setup_note_tuned(&o.policy, &tuned, set.samples[0].n);
@@ -93,5 +80,21 @@ done:
     policy_clear(&policy);
     tuned_clear(&tuned);
     setup_close(&setup);
-    return st != OK ? report_failure(st) : n_failed ? EXIT_GATE : EXIT_PASS;
+    if (n_failed) call->code = EXIT_GATE;
+    return st;
 }
+
+const struct command cmd_audit = {
+    .name = "audit",
+    .summary = "try to catch this program lying",
+    .help = {
+        "audit MODEL [options]",
+        "Tries to catch this program lying: does anything later reach anything earlier, is sparse with everything kept dense, do\n"
+        "threads change results, does the ledger agree with an independent count? Half of the tiles are left out unless options say\n"
+        "otherwise. Exits 1 when a claim fails.",
+        "sparsegauge audit suites/demo/model --tuned tuned.json --max-length 2048",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = audit_command,
+};

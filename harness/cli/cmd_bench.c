@@ -19,7 +19,9 @@ static struct {
     struct machine_options machine;
     struct output_options output;
     int repeats, length;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .output = OUTPUT_DEFAULTS, .repeats = 5, .length = 2048,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "also time this model's prefill, logits and loading", 0, 0},
@@ -29,13 +31,6 @@ static const struct option_def options[] = {
     MACHINE_OPTIONS(o.machine),
     GRAPH_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "bench [MODEL] [options]",
-    "Times linear layers, dense and sparse attention and the metrics pass on a 1B shape against a large OpenBLAS sgemm in the\n"
-    "same run, with the same threads; with MODEL also its prefill. Medians; ratios are what to quote.",
-    "sparsegauge bench\nsparsegauge bench suites/demo/model --max-length 4096",
 };
 
 typedef enum status timed(void *ctx);
@@ -417,27 +412,19 @@ done:
     return st;
 }
 
-int cmd_bench(int argc, char **argv)
+static enum status bench_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.output = output_defaults;
-    o.repeats = 5;
-    o.length = 2048;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct setup setup = {0};
     struct bench b = {0};
-    bool model = n || o.machine.model, device = strcmp(o.machine.device, "cpu") != 0;
+    bool model = call->n || o.machine.model, device = strcmp(o.machine.device, "cpu") != 0;
     if (device && !model)
-        return report_failure(fail(ERR_ARG, "bench --device %s times a model: give its directory", o.machine.device));
+        return fail(ERR_ARG, "bench --device %s times a model: give its directory", o.machine.device);
     if (model)
-        st = setup_open(&setup, &o.machine, n ? positional[0] : NULL);
+        st = setup_open(&setup, &o.machine, call->positional[0]);
     else if ((st = cpu_ops_choose(o.machine.cpu_mask)) == OK)
         st = par_open(&setup.par, o.machine.threads);
-    if (st != OK) return report_failure(st);
+    if (st != OK) return st;
     b.par = setup.par;
     b.table = table_new(NULL);
     table_add_column(b.table, (struct table_column){.name = "what"});
@@ -470,5 +457,19 @@ int cmd_bench(int argc, char **argv)
 done:
     if (b.table) table_free(&b.table);
     setup_close(&setup);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_bench = {
+    .name = "bench",
+    .summary = "time kernels and prefill",
+    .help = {
+        "bench [MODEL] [options]",
+        "Times linear layers, dense and sparse attention and the metrics pass on a 1B shape against a large OpenBLAS sgemm in the\n"
+        "same run, with the same threads; with MODEL also its prefill. Medians; ratios are what to quote.",
+        "sparsegauge bench\nsparsegauge bench suites/demo/model --max-length 4096",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = bench_command,
+};

@@ -14,7 +14,9 @@ static struct {
     struct best_bounds bounds;
     struct run_filter filter;
     const char *db, *export;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .bounds = {NAN, NAN, NAN, NAN, false},
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -34,15 +36,6 @@ static const struct option_def options[] = {
     {"export", OPTION_TEXT, &o.export, "FILE", "write the thresholds it used as tuned.json", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "best [bounds] [options]",
-    "Prints the run with the highest sparsity that holds every bound, and the command that makes it again. "
-    "When none does,\n"
-    "the nearest run and the bound it breaks are named and the exit code is 1.",
-    "sparsegauge best --min-cosine .98 --max-kl .02 --max-length 4096\n"
-    "sparsegauge best --max-ppl-increase .01 --with-intervals --export tuned.json",
 };
 
 static void print_quoted(const char *word)
@@ -140,18 +133,26 @@ static enum status run(bool *none)
     return st;
 }
 
-int cmd_best(int argc, char **argv)
+static enum status best_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    o.bounds = (struct best_bounds){NAN, NAN, NAN, NAN, false};
-    const char *positional[1];
-    int n;
     bool none = false;
-    int over;
-    if (!command_begin(&help, options, argc, argv, positional, 0, &n, &over)) return over;
     enum status st = run(&none);
-    if (st == OK) return EXIT_PASS;
-    int code = report_failure(st);
-    return none ? EXIT_GATE : code;
+    if (none) call->code = EXIT_GATE;
+    return st;
 }
+
+const struct command cmd_best = {
+    .name = "best",
+    .summary = "the cheapest settings that hold your bounds",
+    .help = {
+        "best [bounds] [options]",
+        "Prints the run with the highest sparsity that holds every bound, and the command that makes it again. "
+        "When none does,\n"
+        "the nearest run and the bound it breaks are named and the exit code is 1.",
+        "sparsegauge best --min-cosine .98 --max-kl .02 --max-length 4096\n"
+        "sparsegauge best --max-ppl-increase .01 --with-intervals --export tuned.json",
+    },
+    .options = options,
+    .max_positional = 0,
+    .run = best_command,
+};

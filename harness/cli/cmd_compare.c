@@ -11,7 +11,9 @@ static struct {
     const char *db;
     bool only_changed, force;
     int seed;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -22,28 +24,15 @@ static const struct option_def options[] = {
     {0},
 };
 
-static const struct command_help help = {
-    "compare BEFORE AFTER [options]",
-    "Each is a run of the database (number, key, `last`) or a before_tune.json / after_tune.json. Differences are\n"
-    "paired by sample, with 95 % intervals from resampled samples.",
-    "sparsegauge compare before_tune.json after_tune.json\nsparsegauge compare 1 last --only-changed --format md",
-};
-
-int cmd_compare(int argc, char **argv)
+static enum status compare_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    const char *positional[2];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 2, &n, &code)) return code;
     enum status st = OK;
-    if (n != 2) return report_failure(fail(ERR_ARG, "compare needs two runs or files, found %d; -h shows an example", n));
+    if (call->n != 2) return fail(ERR_ARG, "compare needs two runs or files, found %d; -h shows an example", call->n);
     struct view_source before = {0}, after = {0};
     struct comparison c = {0};
     struct str verdict = {0};
-    TRY_GOTO(st, done, view_source_load(&before, o.db, positional[0]));
-    TRY_GOTO(st, done, view_source_load(&after, o.db, positional[1]));
+    TRY_GOTO(st, done, view_source_load(&before, o.db, call->positional[0]));
+    TRY_GOTO(st, done, view_source_load(&after, o.db, call->positional[1]));
     TRY_GOTO(st, done, compare_runs(&c, &before.view, &after.view,
                                     &(struct compare_options){.force = o.force, .seed = (uint64_t)o.seed,
                                                               .or_else = ", or see them side by side with --force"}));
@@ -59,5 +48,19 @@ done:
     comparison_clear(&c);
     view_source_clear(&before);
     view_source_clear(&after);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_compare = {
+    .name = "compare",
+    .summary = "two runs or two before/after files, metric by metric",
+    .help = {
+        "compare BEFORE AFTER [options]",
+        "Each is a run of the database (number, key, `last`) or a before_tune.json / after_tune.json. Differences are\n"
+        "paired by sample, with 95 % intervals from resampled samples.",
+        "sparsegauge compare before_tune.json after_tune.json\nsparsegauge compare 1 last --only-changed --format md",
+    },
+    .options = options,
+    .max_positional = 2,
+    .run = compare_command,
+};

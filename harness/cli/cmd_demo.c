@@ -21,7 +21,9 @@ static struct {
     struct output_options output;
     const char *dir;
     int max_length;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .output = OUTPUT_DEFAULTS, .dir = "demo", .max_length = 4096,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "another model (the bundled one)", 0, 0},
@@ -30,13 +32,6 @@ static const struct option_def options[] = {
     OUTPUT_OPTIONS(o.output),
     MACHINE_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "demo [options]",
-    "Evaluates the bundled model with untuned thresholds, tunes it under two rules, sets both beside a sliding window and beside\n"
-    "the oracle, counts the answers each of them loses, and writes a database, before_tune.json, after_tune.json and a report.",
-    "sparsegauge demo -o out/demo",
 };
 
 enum { N_TUNE = 3, N_HELD_OUT = 1, N_TEXTS = 4, WINDOW = 256 };
@@ -69,7 +64,7 @@ static void say(const struct demo *d, const char *what)
 
 static enum status load(struct demo *d)
 {
-    struct sample_options s = sample_defaults;
+    struct sample_options s = SAMPLE_DEFAULTS;
     s.max_length = o.max_length;
     s.num_samples = N_TEXTS;
     TRY(setup_samples(&d->setup, &s, 0, false, &d->texts));
@@ -258,7 +253,7 @@ static enum status run(struct demo *d)
     TRY(tune_both(d));
     snprintf(l1_text, sizeof l1_text, "l1 <= %g", d->l1.l1);
     snprintf(tail_text, sizeof tail_text, "tail <= %g", d->tail.l1);
-    struct policy_options untuned = policy_defaults, window = policy_defaults, oracle = policy_defaults;
+    struct policy_options untuned = POLICY_DEFAULTS, window = POLICY_DEFAULTS, oracle = POLICY_DEFAULTS;
     window.method = "window";
     window.window = WINDOW;
     oracle.method = "oracle";
@@ -302,20 +297,13 @@ static enum status run(struct demo *d)
     return OK;
 }
 
-int cmd_demo(int argc, char **argv)
+static enum status demo_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.output = output_defaults;
-    o.dir = "demo";
-    o.max_length = 4096;
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, NULL, 0, &n, &code)) return code;
     enum status st = OK;
     char *bundled = bundled_model();
     bool is_bundled = !o.machine.model;
     if (is_bundled) o.machine.model = bundled;
-    struct demo d = {.is_bundled = is_bundled, .argc = argc, .argv = argv, .started = clock_ns()};
+    struct demo d = {.is_bundled = is_bundled, .argc = call->argc, .argv = call->argv, .started = clock_ns()};
     char *db = path_join(o.dir, "demo.db");
     cancel_install();
     TRY_GOTO(st, done, file_make_dirs(o.dir));
@@ -334,5 +322,19 @@ done:
     store_close(&d.store);
     free(bundled);
     free(db);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_demo = {
+    .name = "demo",
+    .summary = "the whole instrument on the bundled model, in a minute",
+    .help = {
+        "demo [options]",
+        "Evaluates the bundled model with untuned thresholds, tunes it under two rules, sets both beside a sliding window and beside\n"
+        "the oracle, counts the answers each of them loses, and writes a database, before_tune.json, after_tune.json and a report.",
+        "sparsegauge demo -o out/demo",
+    },
+    .options = options,
+    .max_positional = 0,
+    .run = demo_command,
+};

@@ -20,7 +20,10 @@ static struct {
     const char *db, *json, *stats;
     bool generate, keep_tokens, attribution, replace;
     int n_worst;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .n_worst = 20,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
@@ -39,15 +42,6 @@ static const struct option_def options[] = {
     {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs share the samples", 0, 0},
     GRAPH_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "eval MODEL [--suite SPEC …] [options]",
-    "Runs every sample dense and sparse, compares logits position by position, counts what the kernel skipped, and\n"
-    "stores it all as one run per suite. A cell that is stored already is shown, not run again. With --device cpu,cuda both\n"
-    "run, afresh, and what separates them is shown and stored with the GPU's run.",
-    "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
-    "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output before_tune.json",
 };
 
 static enum status show_run(struct store *store, const char *key, bool reused)
@@ -260,18 +254,8 @@ static enum status open_places(struct places *on, const char *positional)
     return setup_open_fleet(&on->all, &on->n, &o.machine, positional);
 }
 
-int cmd_eval(int argc, char **argv)
+static enum status eval_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.samples = sample_defaults;
-    o.policy = policy_defaults;
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    o.n_worst = 20;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct places on = {0};
     struct store *store = NULL;
@@ -279,16 +263,32 @@ int cmd_eval(int argc, char **argv)
     cancel_install();
     TRY_GOTO(st, done, output_check(&o.output, o.json));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
-    TRY_GOTO(st, done, open_places(&on, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, open_places(&on, call->positional[0]));
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
     if (n_suites > 1 && (o.json || o.stats))
         TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
-    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&on, store, &cache, i, argc, argv);
+    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&on, store, &cache, i, call->argc, call->argv);
 done:
     dense_cache_close(&cache);
     setup_close_fleet(&on.all, &on.n);
     store_close(&store);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_eval = {
+    .name = "eval",
+    .summary = "run dense and sparse over a suite and store what it costs",
+    .help = {
+        "eval MODEL [--suite SPEC …] [options]",
+        "Runs every sample dense and sparse, compares logits position by position, counts what the kernel skipped, and\n"
+        "stores it all as one run per suite. A cell that is stored already is shown, not run again. With --device cpu,cuda both\n"
+        "run, afresh, and what separates them is shown and stored with the GPU's run.",
+        "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
+        "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output before_tune.json",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = eval_command,
+};

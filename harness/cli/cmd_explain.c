@@ -11,20 +11,14 @@
 static struct {
     struct output_options output;
     bool layers;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS,
+};
 
 static const struct option_def options[] = {
     {"by-layer", OPTION_FLAG, &o.layers, NULL, "one row per layer instead of one per head", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "explain TUNED.json [options]",
-    "Prints what a tuned file holds: per head the thresholds, the bound, what was achieved on tuning and on held-out samples,\n"
-    "the sparsity that was counted, and why a head stayed dense; then how low, middle and late layers compare with the layer\n"
-    "strategies of the tuning guide, end to end when the file comes from optimise.",
-    "sparsegauge explain tuned.json\nsparsegauge explain tuned.json --by-layer --format md",
 };
 
 static double bound_of(const struct tuned *t, const struct tuned_head *h) { return h->pv_l1 > 0 ? h->pv_l1 : t->pv_l1; }
@@ -179,32 +173,43 @@ static void print_costs(const struct tuned *t)
                                              : ": the guide's advice to keep low layers dense does not fit this model");
 }
 
-int cmd_explain(int argc, char **argv)
+static enum status explain_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    const char *positional[1];
-    int n, code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st;
     struct tuned t = {0};
     bool terminal = strcmp(o.output.format, "terminal") == 0;
-    if (!n) return report_failure(fail(ERR_ARG, "explain needs a tuned file; -h shows an example"));
-    if (str_ends_with(positional[0], ".pt"))
+    if (!call->n) return fail(ERR_ARG, "explain needs a tuned file; -h shows an example");
+    if (str_ends_with(call->positional[0], ".pt"))
         TRY_GOTO(st, done, fail(ERR_ARG, "%s: SpargeAttn's .pt holds thresholds alone, no bounds, errors or reasons; explain the "
-                                         "tuned.json that `tune -o` writes", positional[0]));
-    TRY_GOTO(st, done, tuned_read(&t, positional[0]));
+                                         "tuned.json that `tune -o` writes", call->positional[0]));
+    TRY_GOTO(st, done, tuned_read(&t, call->positional[0]));
     if (terminal)
         printf("%s: %s, method %s, rule %s, bounds l1 %g and pv_l1 %g, blocks %dx%d, smooth_k %s\n"
                "tuned on %d samples of %s (up to %d tokens), %d more held out\n\n",
-               positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1, t.block.q, t.block.k,
+               call->positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1, t.block.q, t.block.k,
                smooth_k_name(t.smooth_k), t.num_samples, t.data_name, t.max_length, t.num_held_out);
     if (terminal && t.goal[0]) printf("Bounds per layer or head, searched by optimise to keep %s; those above are the largest.\n\n", t.goal);
     if (terminal && !t.verified)
         printf("Nothing in this file was verified: it comes from stored curves, or from another program.\n\n");
     TRY_GOTO(st, done, print_table(o.layers ? layers_of(&t) : heads_of(&t), &o.output));
-    if (terminal) print_thirds(&t, positional[0]);
+    if (terminal) print_thirds(&t, call->positional[0]);
     if (terminal && t.costs) print_costs(&t);
 done:
     tuned_clear(&t);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_explain = {
+    .name = "explain",
+    .summary = "what a tuned file chose, head by head, and why",
+    .help = {
+        "explain TUNED.json [options]",
+        "Prints what a tuned file holds: per head the thresholds, the bound, what was achieved on tuning and on held-out samples,\n"
+        "the sparsity that was counted, and why a head stayed dense; then how low, middle and late layers compare with the layer\n"
+        "strategies of the tuning guide, end to end when the file comes from optimise.",
+        "sparsegauge explain tuned.json\nsparsegauge explain tuned.json --by-layer --format md",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = explain_command,
+};

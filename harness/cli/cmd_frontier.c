@@ -13,7 +13,9 @@ static struct {
     struct run_filter filter;
     const char *db, *axis;
     bool all, audit;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .axis = "kl",
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -27,14 +29,6 @@ static const struct option_def options[] = {
     {"m|method", OPTION_TEXT, &o.filter.method, "NAME", "runs of this method only", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "frontier [options]",
-    "Prints the runs that no other run of the same model and data beats: none is at least as sparse and at "
-    "least as good and\n"
-    "better in one of both. The knee is the one farthest from the line between the two ends.",
-    "sparsegauge frontier\nsparsegauge frontier --axis cosine --suite chronicle --format csv",
 };
 
 static enum status run(void)
@@ -65,15 +59,23 @@ static enum status run(void)
     return st;
 }
 
-int cmd_frontier(int argc, char **argv)
+static enum status frontier_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    o.axis = "kl";
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 0, &n, &code)) return code;
-    enum status st = run();
-    return st == OK ? EXIT_PASS : report_failure(st);
+    (void)call;
+    return run();
 }
+
+const struct command cmd_frontier = {
+    .name = "frontier",
+    .summary = "the settings that no other beats, with the knee",
+    .help = {
+        "frontier [options]",
+        "Prints the runs that no other run of the same model and data beats: none is at least as sparse and at "
+        "least as good and\n"
+        "better in one of both. The knee is the one farthest from the line between the two ends.",
+        "sparsegauge frontier\nsparsegauge frontier --axis cosine --suite chronicle --format csv",
+    },
+    .options = options,
+    .max_positional = 0,
+    .run = frontier_command,
+};

@@ -22,7 +22,10 @@ static struct {
     const char *db, *config, *dump, *junit, *gitlab, *baseline;
     bool github, confirm, self_test;
     int max_length, num_samples;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .machine = MACHINE_DEFAULTS,
+    .db = "sparsegauge.db", .max_length = 2048, .num_samples = 3,
+};
 
 static const struct option_def options[] = {
     {"Bounds on the run", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
@@ -67,16 +70,6 @@ static const struct option_def options[] = {
     {"model", OPTION_TEXT, &o.machine.model, "DIR", "model for --confirm, if it has moved", 0, 0},
     MACHINE_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "gate [RUN | FILE.json] [bounds]",
-    "Exits 0 when every bound holds, 1 when one is broken, 4 when the data cannot decide or nothing sparse was\n"
-    "measured. A bound is judged by the metric's 95 % interval, a change by the paired interval of the difference.",
-    "sparsegauge gate last --min-cosine .98 --max-kl .02 --min-sparsity .3\n"
-    "sparsegauge gate last --baseline 12 --max-kl-rise .002 --confirm\n"
-    "sparsegauge gate after_tune.json --config gate.json --junit gate.xml\n"
-    "sparsegauge gate --self-test",
 };
 
 static struct table *checks_table(const struct gate_result *g)
@@ -256,7 +249,7 @@ static enum status self_test(const char *model, int64_t t0, bool *passed)
     struct setup setup = {0};
     struct sample_set set = {0};
     struct selftest t;
-    struct sample_options s = sample_defaults;
+    struct sample_options s = SAMPLE_DEFAULTS;
     s.max_length = o.max_length;
     s.num_samples = o.num_samples;
     enum status st;
@@ -280,38 +273,42 @@ done:
     return st;
 }
 
-int cmd_gate(int argc, char **argv)
+static enum status gate_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.machine = machine_defaults;
-    o.bounds = gate_no_bounds();
-    o.db = "sparsegauge.db";
-    o.max_length = 2048;
-    o.num_samples = 3;
-    const char *positional[1];
-    int n;
-    bool want_help, passed = false;
+    bool passed = false;
     int64_t t0 = clock_ns();
     enum check_outcome outcome = CHECK_INVALID;
-    enum status st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    if (st == OK && !want_help && o.config) { /* the file first, then the options over it */
-        st = gate_bounds_read(&o.bounds, o.config);
-        if (st == OK) st = options_parse(options, argc, argv, positional, 1, &n, &want_help);
-    }
-    if (st != OK) return report_failure(st);
-    if (want_help) {
-        options_print_help(&help, options);
-        return EXIT_PASS;
-    }
+    const char *again[1];
+    int n;
+    bool want_help;
+    o.bounds = gate_no_bounds(); /* then the file's, then what was given on the command line over them */
+    if (o.config) TRY(gate_bounds_read(&o.bounds, o.config));
+    TRY(options_parse(options, call->argc, call->argv, again, 1, &n, &want_help));
     cancel_install();
+    if (o.dump) return gate_bounds_write(&o.bounds, o.dump);
     if (o.self_test) {
-        st = self_test(n ? positional[0] : NULL, t0, &passed);
-        return st != OK ? report_failure(st) : passed ? EXIT_PASS : EXIT_GATE;
+        TRY(self_test(call->positional[0], t0, &passed));
+        call->code = passed ? EXIT_PASS : EXIT_GATE;
+        return OK;
     }
-    if (o.dump) {
-        st = gate_bounds_write(&o.bounds, o.dump);
-        return st == OK ? EXIT_PASS : report_failure(st);
-    }
-    st = judge(n ? positional[0] : "last", argc, argv, t0, &outcome);
-    return st == OK ? outcome_exit_code(outcome) : report_failure(st);
+    TRY(judge(call->n ? call->positional[0] : "last", call->argc, call->argv, t0, &outcome));
+    call->code = outcome_exit_code(outcome);
+    return OK;
 }
+
+const struct command cmd_gate = {
+    .name = "gate",
+    .summary = "fail when a bound is broken",
+    .help = {
+        "gate [RUN | FILE.json] [bounds]",
+        "Exits 0 when every bound holds, 1 when one is broken, 4 when the data cannot decide or nothing sparse was\n"
+        "measured. A bound is judged by the metric's 95 % interval, a change by the paired interval of the difference.",
+        "sparsegauge gate last --min-cosine .98 --max-kl .02 --min-sparsity .3\n"
+        "sparsegauge gate last --baseline 12 --max-kl-rise .002 --confirm\n"
+        "sparsegauge gate after_tune.json --config gate.json --junit gate.xml\n"
+        "sparsegauge gate --self-test",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = gate_command,
+};

@@ -15,7 +15,9 @@ static struct {
     int max_new, top_k, seed;
     double temperature, top_p;
     bool dense;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .policy = POLICY_DEFAULTS, .max_new = 50, .top_p = 1,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "instead of MODEL", 0, 0},
@@ -31,13 +33,6 @@ static const struct option_def options[] = {
     MACHINE_OPTIONS(o.machine),
     GRAPH_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "generate MODEL --prompt TEXT [options]",
-    "Continues a prompt. The prefill is sparse unless --dense is given or the prompt is shorter than\n"
-    "--min-sparse-tokens, which is said; decode steps are dense.",
-    "sparsegauge generate suites/demo/model --prompt \"Once upon a time,\" -n 60",
 };
 
 struct writer {
@@ -108,34 +103,40 @@ done:
     return st;
 }
 
-int cmd_generate(int argc, char **argv)
+static enum status generate_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.policy = policy_defaults;
-    o.max_new = 50;
-    o.top_p = 1;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct setup setup = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
     cancel_install();
-    if (o.prompt && o.prompt_file) return report_failure(fail(ERR_ARG, "two prompts: give --prompt or --prompt-file"));
+    if (o.prompt && o.prompt_file) return fail(ERR_ARG, "two prompts: give --prompt or --prompt-file");
     if (o.temperature == 0 && (o.top_k || o.top_p != 1 || o.seed))
-        return report_failure(fail(ERR_ARG, "with temperature 0 the likeliest token is taken, so --top-k, --top-p and --seed mean "
-                                            "nothing; give --temperature X"));
+        return fail(ERR_ARG, "with temperature 0 the likeliest token is taken, so --top-k, --top-p and --seed mean "
+                                            "nothing; give --temperature X");
     if (o.dense && (o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0))
-        return report_failure(fail(ERR_ARG, "--dense goes with no --method, --topk, --window or --tuned"));
-    if (!o.prompt && !o.prompt_file) return report_failure(fail(ERR_ARG, "what to continue? give --prompt TEXT"));
-    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+        return fail(ERR_ARG, "--dense goes with no --method, --topk, --window or --tuned");
+    if (!o.prompt && !o.prompt_file) return fail(ERR_ARG, "what to continue? give --prompt TEXT");
+    TRY_GOTO(st, done, setup_open(&setup, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));
     st = run(&setup, &policy, &tuned);
 done:
     policy_clear(&policy);
     tuned_clear(&tuned);
     setup_close(&setup);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_generate = {
+    .name = "generate",
+    .summary = "write text with dense or sparse prefill",
+    .help = {
+        "generate MODEL --prompt TEXT [options]",
+        "Continues a prompt. The prefill is sparse unless --dense is given or the prompt is shorter than\n"
+        "--min-sparse-tokens, which is said; decode steps are dense.",
+        "sparsegauge generate suites/demo/model --prompt \"Once upon a time,\" -n 60",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = generate_command,
+};

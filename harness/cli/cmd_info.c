@@ -15,7 +15,9 @@ static struct {
     struct machine_options machine;
     bool check, full;
     int max_length;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .max_length = 2048,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "instead of MODEL", 0, 0},
@@ -24,13 +26,6 @@ static const struct option_def options[] = {
     {"max-length", OPTION_INT, &o.max_length, "TOKENS", "plan memory for this length (2048)", 1, 1 << 24},
     MACHINE_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "info MODEL [options]",
-    "Opens a model directory, checks every tensor's name, type and shape, and prints what it holds and what a\n"
-    "session needs.",
-    "sparsegauge info suites/demo/model --check",
 };
 
 static void print_info(const struct setup *s, const char *fingerprint)
@@ -87,19 +82,13 @@ static enum status print_device(const struct setup *s, int index)
 }
 #endif
 
-int cmd_info(int argc, char **argv)
+static enum status info_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.max_length = 2048;
-    const char *positional[1];
     char fingerprint[FINGERPRINT_SIZE];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct setup setup = {0};
     int index;
-    TRY_GOTO(st, done, setup_open_unplaced(&setup, &o.machine, n ? positional[0] : NULL, &index));
+    TRY_GOTO(st, done, setup_open_unplaced(&setup, &o.machine, call->positional[0], &index));
     TRY_GOTO(st, done, weights_fingerprint(&setup.model.weights, o.full, setup.par, fingerprint));
     print_info(&setup, fingerprint);
 #ifdef SG_HAVE_CUDA
@@ -111,5 +100,19 @@ int cmd_info(int argc, char **argv)
     }
 done:
     setup_close(&setup);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_info = {
+    .name = "info",
+    .summary = "what a model directory holds, checked",
+    .help = {
+        "info MODEL [options]",
+        "Opens a model directory, checks every tensor's name, type and shape, and prints what it holds and what a\n"
+        "session needs.",
+        "sparsegauge info suites/demo/model --check",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = info_command,
+};

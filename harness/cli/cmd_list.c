@@ -12,7 +12,9 @@ static struct {
     struct output_options output;
     const char *db, *model, *suite, *method;
     int limit;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -22,12 +24,6 @@ static const struct option_def options[] = {
     {"limit", OPTION_INT, &o.limit, "N", "at most so many, the newest (all)", 0, 1 << 30},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "list [runs | suites | methods | kernels] [options]",
-    "Prints the runs of a database, or what this binary knows.",
-    "sparsegauge list --db sparsegauge.db\nsparsegauge list suites",
 };
 
 static enum status list_runs(void)
@@ -80,15 +76,20 @@ static enum status list_known(const char *what)
     return print_table(t, &o.output);
 }
 
-int cmd_list(int argc, char **argv)
+static enum status list_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
-    enum status st = OK;
-    st = n == 0 || strcmp(positional[0], "runs") == 0 ? list_runs() : list_known(positional[0]);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return call->n == 0 || strcmp(call->positional[0], "runs") == 0 ? list_runs() : list_known(call->positional[0]);
 }
+
+const struct command cmd_list = {
+    .name = "list",
+    .summary = "runs of a database, or the known suites, methods and kernels",
+    .help = {
+        "list [runs | suites | methods | kernels] [options]",
+        "Prints the runs of a database, or what this binary knows.",
+        "sparsegauge list --db sparsegauge.db\nsparsegauge list suites",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = list_command,
+};

@@ -3,28 +3,21 @@
 #include "harness/cli/options.h"
 #include "results/store.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 static struct {
     const char *db;
-} o;
+} o = {
+    .db = "sparsegauge.db",
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE",
      "the database that takes them in; made when it is not there (sparsegauge.db)", 0, 0},
     {0},
 };
-
-static const struct command_help help = {
-    "merge FILE… [--db FILE]",
-    "Takes runs, plans, tunings and curves of other databases into one. Equal rows are kept once; a cell with "
-    "two different\n"
-    "results is a conflict: the one in --db stays and both are told. Exit code 4: there were conflicts.",
-    "sparsegauge merge --db all.db results.1-of-4.db results.2-of-4.db results.3-of-4.db results.4-of-4.db",
-};
-
-enum { MAX_FILES = 4096 };
 
 static enum status merge_all(const char **files, int n, size_t *n_conflicts)
 {
@@ -50,16 +43,26 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
     return st;
 }
 
-int cmd_merge(int argc, char **argv)
+static enum status merge_command(struct command_call *call)
 {
-    static const char *files[MAX_FILES];
-    int n;
     size_t n_conflicts = 0;
-    o.db = "sparsegauge.db";
-    int code;
-    if (!command_begin(&help, options, argc, argv, files, MAX_FILES, &n, &code)) return code;
-    enum status st = OK;
-    if (!n) st = fail(ERR_ARG, "merge: which databases? -h shows an example");
-    if (st == OK) st = merge_all(files, n, &n_conflicts);
-    return st != OK ? report_failure(st) : n_conflicts ? EXIT_INVALID : EXIT_PASS;
+    if (!call->n) return fail(ERR_ARG, "merge: which databases? -h shows an example");
+    TRY(merge_all(call->positional, call->n, &n_conflicts));
+    if (n_conflicts) call->code = EXIT_INVALID;
+    return OK;
 }
+
+const struct command cmd_merge = {
+    .name = "merge",
+    .summary = "join databases of shards or machines",
+    .help = {
+        "merge FILE… [--db FILE]",
+        "Takes runs, plans, tunings and curves of other databases into one. Equal rows are kept once; a cell with "
+        "two different\n"
+        "results is a conflict: the one in --db stays and both are told. Exit code 4: there were conflicts.",
+        "sparsegauge merge --db all.db results.1-of-4.db results.2-of-4.db results.3-of-4.db results.4-of-4.db",
+    },
+    .options = options,
+    .max_positional = INT_MAX,
+    .run = merge_command,
+};

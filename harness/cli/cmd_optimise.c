@@ -25,7 +25,12 @@ static struct {
     const char *db, *out, *rule, *rungs, *max_ppl, *by, *price;
     double min_cosine, max_kl, min_sparsity;
     int n_tune, n_tune_held, n_search, n_held, n_probes;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "optimised.json", .rule = "l1",
+    .by = "layer", .min_cosine = NAN, .max_kl = NAN, .n_tune = 5, .n_tune_held = 2, .n_search = 3,
+    .n_held = 3, .n_probes = 5, .min_sparsity = .10,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
@@ -53,16 +58,6 @@ static const struct option_def options[] = {
     RANKED_POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "optimise MODEL [--min-cosine .99] [--max-kl X] [--max-ppl-increase 1%] [options]",
-    "Searches a bound for every layer or head, for the most sparsity that keeps an end-to-end target: tunes a ladder of bounds,\n"
-    "runs one at a time sparse to see what it costs, walks the path of the cheapest steps, and checks where it ends on held-out\n"
-    "samples. Prints the frontier it walked and one bound for all beside it.",
-    "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
-    "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse\n"
-    "sparsegauge optimise suites/demo/model --by head --rule both --max-kl .005",
 };
 
 /* A ladder in the rule's own error: what is usual for l1, and about the same sparsity under the others. */
@@ -363,31 +358,14 @@ done:
     return st;
 }
 
-int cmd_optimise(int argc, char **argv)
+static enum status optimise_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.samples = sample_defaults;
-    o.policy = policy_defaults;
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    o.out = "optimised.json";
-    o.rule = "l1";
-    o.by = "layer";
-    o.min_cosine = o.max_kl = NAN;
-    o.n_tune = 5;
-    o.n_tune_held = 2;
-    o.n_search = o.n_held = 3;
-    o.n_probes = 5;
-    o.min_sparsity = .10;
-    const char *positional[1];
-    int n, code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct setup setup = {0};
     struct work w = {.setup = &setup};
     cancel_install();
     TRY_GOTO(st, done, output_check(&o.output, o.out));
-    TRY_GOTO(st, done, setup_open(&setup, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, setup_open(&setup, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, store_open(&w.store, o.db, STORE_WRITE));
     st = run(&w);
 done:
@@ -400,5 +378,22 @@ done:
     policy_clear(&w.policy);
     setup_close(&setup);
     store_close(&w.store);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_optimise = {
+    .name = "optimise",
+    .summary = "search a bound per layer for the most sparsity that keeps a target",
+    .help = {
+        "optimise MODEL [--min-cosine .99] [--max-kl X] [--max-ppl-increase 1%] [options]",
+        "Searches a bound for every layer or head, for the most sparsity that keeps an end-to-end target: tunes a ladder of bounds,\n"
+        "runs one at a time sparse to see what it costs, walks the path of the cheapest steps, and checks where it ends on held-out\n"
+        "samples. Prints the frontier it walked and one bound for all beside it.",
+        "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
+        "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse\n"
+        "sparsegauge optimise suites/demo/model --by head --rule both --max-kl .005",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = optimise_command,
+};

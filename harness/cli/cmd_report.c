@@ -9,7 +9,9 @@
 static struct {
     const char *db, *dir, *baseline, *title;
     bool png;
-} o;
+} o = {
+    .db = "sparsegauge.db", .dir = "report", .png = true,
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -20,22 +22,8 @@ static const struct option_def options[] = {
     {0},
 };
 
-static const struct command_help help = {
-    "report [RUN] [options]",
-    "Writes one self-contained HTML page, its pictures with their data and scripts, and the tables as Markdown and "
-    "CSV.",
-    "sparsegauge report last --baseline 1 -o report",
-};
-
-int cmd_report(int argc, char **argv)
+static enum status report_command(struct command_call *call)
 {
-    o.db = "sparsegauge.db";
-    o.dir = "report";
-    o.png = true;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct store *store = NULL;
     struct str notes = {0};
@@ -46,7 +34,7 @@ int cmd_report(int argc, char **argv)
                                     .no_png = !o.png,
                                     .db = o.db,
                                     .baseline = o.baseline,
-                                    .run = n ? positional[0] : "last"};
+                                    .run = call->n ? call->positional[0] : "last"};
     TRY_GOTO(st, done, report_curves_load(store, report.run, &curves));
     report_curves_offer(&curves, &report);
     TRY_GOTO(st, done, report_write(store, &report, &notes));
@@ -55,5 +43,19 @@ int cmd_report(int argc, char **argv)
 done:
     str_clear(&notes);
     store_close(&store);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_report = {
+    .name = "report",
+    .summary = "a self-contained page with pictures",
+    .help = {
+        "report [RUN] [options]",
+        "Writes one self-contained HTML page, its pictures with their data and scripts, and the tables as Markdown and "
+        "CSV.",
+        "sparsegauge report last --baseline 1 -o report",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = report_command,
+};

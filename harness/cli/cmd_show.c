@@ -9,7 +9,9 @@
 static struct {
     struct output_options output;
     const char *db, *part, *json;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -18,12 +20,6 @@ static const struct option_def options[] = {
     {"o|output", OPTION_TEXT, &o.json, "FILE", "write the run as before_tune.json / after_tune.json", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "show RUN [options]",
-    "Prints one run: a number, a key or its beginning, or `last`. RUN may also be a before_tune.json file.",
-    "sparsegauge show last\nsparsegauge show 12 --part heads --format md",
 };
 
 /* A part that the run has nothing of, and what to do about it. */
@@ -89,20 +85,27 @@ static enum status show_all(const struct run_view *v)
     return print_table(provenance_table(v), &o.output);
 }
 
-int cmd_show(int argc, char **argv)
+static enum status show_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct view_source source = {0};
-    TRY_GOTO(st, done, view_source_load(&source, o.db, n ? positional[0] : "last"));
+    TRY_GOTO(st, done, view_source_load(&source, o.db, call->n ? call->positional[0] : "last"));
     st = o.part ? show_part(&source.view) : show_all(&source.view);
     if (st == OK && o.json) st = runjson_write(&source.view, o.json);
 done:
     view_source_clear(&source);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_show = {
+    .name = "show",
+    .summary = "one run in full",
+    .help = {
+        "show RUN [options]",
+        "Prints one run: a number, a key or its beginning, or `last`. RUN may also be a before_tune.json file.",
+        "sparsegauge show last\nsparsegauge show 12 --part heads --format md",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = show_command,
+};

@@ -10,21 +10,15 @@ static struct {
     struct output_options output;
     const char *db;
     bool schema;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"schema", OPTION_FLAG, &o.schema, NULL, "print the tables with their comments", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "sql [QUERY] [options]",
-    "Runs a SELECT, read-only. Without one it explains the views and opens a prompt: one query a line, an "
-    "empty line ends.",
-    "sparsegauge sql 'SELECT id, method, layers, sparsity, kl_mean FROM v_runs ORDER BY kl_mean LIMIT 5'\n"
-    "sparsegauge sql --format csv 'SELECT layer, avg(sparsity) FROM v_ledger WHERE run = 7 GROUP BY layer'",
 };
 
 static const char *const views[][2] = {
@@ -91,14 +85,22 @@ static enum status run(const char *sql)
     return st;
 }
 
-int cmd_sql(int argc, char **argv)
+static enum status sql_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
-    enum status st = run(n ? positional[0] : NULL);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return run(call->positional[0]);
 }
+
+const struct command cmd_sql = {
+    .name = "sql",
+    .summary = "ask the database yourself",
+    .help = {
+        "sql [QUERY] [options]",
+        "Runs a SELECT, read-only. Without one it explains the views and opens a prompt: one query a line, an "
+        "empty line ends.",
+        "sparsegauge sql 'SELECT id, method, layers, sparsity, kl_mean FROM v_runs ORDER BY kl_mean LIMIT 5'\n"
+        "sparsegauge sql --format csv 'SELECT layer, avg(sparsity) FROM v_ledger WHERE run = 7 GROUP BY layer'",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = sql_command,
+};

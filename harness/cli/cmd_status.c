@@ -12,7 +12,9 @@ static struct {
     struct output_options output;
     const char *db, *explain;
     bool cells;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -21,15 +23,6 @@ static const struct option_def options[] = {
      "why a cell is in its state: its number in the plan, or its key's beginning", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "status [PLAN] [options]",
-    "Counts the cells of each plan by state (done, failed, skipped, running, stale, missing) and lists those "
-    "that failed or\n"
-    "were skipped with their reasons. Exit code 3: some cell has no result. It counts and measures nothing, so\n"
-    "that it has no smallest detectable effect: `frontier`, `best` and `compare` say it of the cells that are done.",
-    "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7",
 };
 
 /* "suite=chronicle layers=4-7 …": what was asked for, without fingerprints and versions. */
@@ -188,15 +181,26 @@ done:
     return st;
 }
 
-int cmd_status(int argc, char **argv)
+static enum status status_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    const char *positional[1];
-    int n;
     bool missing = false;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
-    enum status st = run(n ? positional[0] : NULL, &missing);
-    return st != OK ? report_failure(st) : missing ? EXIT_RUN : EXIT_PASS;
+    enum status st = run(call->positional[0], &missing);
+    if (missing) call->code = EXIT_RUN;
+    return st;
 }
+
+const struct command cmd_status = {
+    .name = "status",
+    .summary = "what of a sweep is done, failed, missing or stale, and why",
+    .help = {
+        "status [PLAN] [options]",
+        "Counts the cells of each plan by state (done, failed, skipped, running, stale, missing) and lists those "
+        "that failed or\n"
+        "were skipped with their reasons. Exit code 3: some cell has no result. It counts and measures nothing, so\n"
+        "that it has no smallest detectable effect: `frontier`, `best` and `compare` say it of the cells that are done.",
+        "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = status_command,
+};

@@ -12,7 +12,9 @@ static struct {
     struct sample_options samples;
     int length, depth;
     bool questions, needle;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .length = 8000, .depth = 500,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "tokenise with this model's tokenizer and list the samples", 0, 0},
@@ -22,12 +24,6 @@ static const struct option_def options[] = {
     {"questions", OPTION_FLAG, &o.questions, NULL, "print the questions and where their evidence stands", 0, 0},
     SAMPLE_OPTIONS(o.samples),
     {0},
-};
-
-static const struct command_help help = {
-    "suite chronicle [options] | suite SPEC --model DIR",
-    "Prints the generated text of the chronicle suite, or with --model the samples that a suite would run.",
-    "sparsegauge suite chronicle --seed 7 --length 6000\nsparsegauge suite needle --model suites/demo/model",
 };
 
 static enum status print_document(void)
@@ -67,18 +63,10 @@ static enum status print_samples(const char *spec)
     return st;
 }
 
-int cmd_suite(int argc, char **argv)
+static enum status suite_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.samples = sample_defaults;
-    o.length = 8000;
-    o.depth = 500;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
-    const char *spec = n ? positional[0] : "chronicle";
+    const char *spec = call->n ? call->positional[0] : "chronicle";
     bool generated = strcmp(spec, "chronicle") == 0 || strcmp(spec, "needle") == 0;
     if (strcmp(spec, "needle") == 0 && !o.machine.model) o.needle = true;
     if (o.machine.model)
@@ -87,5 +75,18 @@ int cmd_suite(int argc, char **argv)
         st = print_document();
     else
         st = fail(ERR_ARG, "suite %s: give --model DIR, whose tokenizer cuts the text", spec);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_suite = {
+    .name = "suite",
+    .summary = "print what a suite would evaluate",
+    .help = {
+        "suite chronicle [options] | suite SPEC --model DIR",
+        "Prints the generated text of the chronicle suite, or with --model the samples that a suite would run.",
+        "sparsegauge suite chronicle --seed 7 --length 6000\nsparsegauge suite needle --model suites/demo/model",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = suite_command,
+};

@@ -29,7 +29,11 @@ static struct {
     double min_sparsity, max_memory_gib;
     int n_tune, n_held_out, tune_length, min_sparse_tokens, n_worst;
     bool dry_run, retry_failed, keep_tokens, keep_masks, noise_floor;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+    .settings.score = "all", .smooth_k = "running", .n_tune = 5, .n_held_out = 2,
+    .min_sparsity = .1, .min_sparse_tokens = MIN_SPARSE_TOKENS, .n_worst = 5,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0,
@@ -87,19 +91,6 @@ static const struct option_def options[] = {
     MACHINE_OPTIONS(o.machine),
     {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs", 0, 0},
     {0},
-};
-
-static const struct command_help help = {
-    "sweep MODEL [axes] [options]",
-    "Runs every combination of the axes and stores each as soon as it is done. Run again, it fills what is "
-    "missing: cells\n"
-    "that are stored are reused, one that fails becomes a row with its reason, and several processes may share "
-    "the work,\n"
-    "on one database or sharded. Exit code 3: some cells have no result.",
-    "sparsegauge sweep suites/demo/model --l1 .04-.10+.02 --pv-l1 l1+.01,l1+.02 --layers 4-7,all --max-length "
-    "1024-4096*2\n"
-    "sparsegauge sweep suites/demo/model --layers each,all-but-each,all --method topk:.3\n"
-    "sparsegauge sweep llama-3.2-1b --plan grid.json --dry-run",
 };
 
 /* The axes as JSON: names the plan, and is kept with it. */
@@ -463,23 +454,9 @@ static int supervise(const char *positional)
     }
 }
 
-int cmd_sweep(int argc, char **argv)
+static enum status sweep_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    o.settings.score = "all";
-    o.smooth_k = "running";
-    o.n_tune = 5;
-    o.n_held_out = 2;
-    o.min_sparsity = .1;
-    o.min_sparse_tokens = MIN_SPARSE_TOKENS;
-    o.n_worst = 5;
-    const char *positional[1];
-    int n;
     struct arena *arena = NULL;
-    int over;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &over)) return over;
     enum status st = OK;
     if (o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &arena);
     for (int i = 0; i < o.axes.suite.n && st == OK; i++) st = suite_check(o.axes.suite.items[i]);
@@ -487,7 +464,27 @@ int cmd_sweep(int argc, char **argv)
     for (int i = 0; i < o.axes.suite.n; i++) fields |= suite_reads_fields(o.axes.suite.items[i]);
     if (st == OK && o.field && !fields && !suite_reads_fields(o.tune_suite ? o.tune_suite : ""))
         st = fail(ERR_ARG, "--field %s: no suite of this sweep reads JSON; it goes with text, cloze and choice", o.field);
-    int code = st == OK ? supervise(n ? positional[0] : NULL) : report_failure(st);
+    if (st == OK) call->code = supervise(call->positional[0]);
     arena_free(&arena);
-    return code;
+    return st;
 }
+
+const struct command cmd_sweep = {
+    .name = "sweep",
+    .summary = "every combination of settings, resumable, shared among processes",
+    .help = {
+        "sweep MODEL [axes] [options]",
+        "Runs every combination of the axes and stores each as soon as it is done. Run again, it fills what is "
+        "missing: cells\n"
+        "that are stored are reused, one that fails becomes a row with its reason, and several processes may share "
+        "the work,\n"
+        "on one database or sharded. Exit code 3: some cells have no result.",
+        "sparsegauge sweep suites/demo/model --l1 .04-.10+.02 --pv-l1 l1+.01,l1+.02 --layers 4-7,all --max-length "
+        "1024-4096*2\n"
+        "sparsegauge sweep suites/demo/model --layers each,all-but-each,all --method topk:.3\n"
+        "sparsegauge sweep llama-3.2-1b --plan grid.json --dry-run",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = sweep_command,
+};

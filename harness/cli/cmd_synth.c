@@ -11,7 +11,9 @@ static struct {
     const char *shape, *dtype;
     int seed, threads;
     bool quiet, list;
-} o;
+} o = {
+    .dtype = "bf16", .seed = 1,
+};
 
 static const struct option_def options[] = {
     {"shape", OPTION_TEXT, &o.shape, "NAME", "whose shape, see --list", 0, 0},
@@ -21,12 +23,6 @@ static const struct option_def options[] = {
     {"threads", OPTION_INT, &o.threads, "N", "threads (all processors)", 0, 4096},
     {"q|quiet", OPTION_FLAG, &o.quiet, NULL, "no progress", 0, 0},
     {0},
-};
-
-static const struct command_help help = {
-    "synth --shape NAME DIR",
-    "Writes a checkpoint with random weights in a real model's shape, for speed work without a download.",
-    "sparsegauge synth --shape llama-3.2-1b /tmp/llama-1b",
 };
 
 static bool show_progress(void *ctx, uint64_t done, uint64_t total)
@@ -45,25 +41,19 @@ static void list_shapes(void)
                shapes[i].like);
 }
 
-int cmd_synth(int argc, char **argv)
+static enum status synth_command(struct command_call *call)
 {
-    o.dtype = "bf16";
-    o.seed = 1;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     if (o.list) {
         list_shapes();
-        return EXIT_PASS;
+        return OK;
     }
     const struct synth_shape *shape;
     struct synth_options s = synth_defaults();
     struct progress progress;
     struct par *par = NULL;
     cancel_install();
-    if (!o.shape || !n) TRY_GOTO(st, done, fail(ERR_ARG, "synth needs --shape NAME and a directory; --list names the shapes"));
+    if (!o.shape || !call->n) TRY_GOTO(st, done, fail(ERR_ARG, "synth needs --shape NAME and a directory; --list names the shapes"));
     TRY_GOTO(st, done, synth_find(o.shape, &shape));
     s.dtype = strcmp(o.dtype, "f32") == 0 ? DTYPE_F32 : strcmp(o.dtype, "f16") == 0 ? DTYPE_F16 : DTYPE_BF16;
     if (strcmp(dtype_name(s.dtype), o.dtype) != 0)
@@ -74,10 +64,23 @@ int cmd_synth(int argc, char **argv)
     s.progress = show_progress;
     s.progress_ctx = &progress;
     progress_begin(&progress, "synth", "MiB", (double)synth_bytes(&shape->config, s.dtype) / 0x1p20, o.quiet);
-    st = synth_write(positional[0], &shape->config, &s);
+    st = synth_write(call->positional[0], &shape->config, &s);
     progress_end(&progress);
-    if (st == OK) printf("%s: %s with random weights\n", positional[0], shape->name);
+    if (st == OK) printf("%s: %s with random weights\n", call->positional[0], shape->name);
 done:
     par_close(&par);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_synth = {
+    .name = "synth",
+    .summary = "write a random checkpoint of a real shape",
+    .help = {
+        "synth --shape NAME DIR",
+        "Writes a checkpoint with random weights in a real model's shape, for speed work without a download.",
+        "sparsegauge synth --shape llama-3.2-1b /tmp/llama-1b",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = synth_command,
+};

@@ -9,22 +9,15 @@ static struct {
     struct output_options output;
     const char *db;
     int worst;
-} o;
+} o = {
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .worst = 20,
+};
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"worst", OPTION_INT, &o.worst, "N", "so many (20)", 1, 100000},
     OUTPUT_OPTIONS(o.output),
     {0},
-};
-
-static const struct command_help help = {
-    "tokens [RUN] [options]",
-    "Prints the tokens of a run with the highest KL: where they stand, what came before, what both models "
-    "expected with\n"
-    "their probabilities, and how sparse their row of blocks was. A run keeps as many as --worst of eval or "
-    "sweep said.",
-    "sparsegauge tokens last --worst 5\nsparsegauge tokens 12 --format csv",
 };
 
 static void print_top(const char *label, const char *json, int64_t true_id)
@@ -88,15 +81,23 @@ static enum status run(const char *name)
     return st;
 }
 
-int cmd_tokens(int argc, char **argv)
+static enum status tokens_command(struct command_call *call)
 {
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    o.worst = 20;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
-    enum status st = run(n ? positional[0] : "last");
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return run(call->n ? call->positional[0] : "last");
 }
+
+const struct command cmd_tokens = {
+    .name = "tokens",
+    .summary = "the tokens that a run hurt most",
+    .help = {
+        "tokens [RUN] [options]",
+        "Prints the tokens of a run with the highest KL: where they stand, what came before, what both models "
+        "expected with\n"
+        "their probabilities, and how sparse their row of blocks was. A run keeps as many as --worst of eval or "
+        "sweep said.",
+        "sparsegauge tokens last --worst 5\nsparsegauge tokens 12 --format csv",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = tokens_command,
+};

@@ -25,7 +25,11 @@ static struct {
     double min_sparsity;
     int n_tune, n_held_out, held_mib;
     bool tune, from_curves, dry_run;
-} o;
+} o = {
+    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "tuned.json", .l1 = ".06",
+    .pv_l1 = "l1+.01", .rule = "l1", .n_tune = 5, .n_held_out = 2, .min_sparsity = .10,
+};
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
@@ -51,15 +55,6 @@ static const struct option_def options[] = {
     RANKED_POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
     {0},
-};
-
-static const struct command_help help = {
-    "tune MODEL [--l1 .06] [--pv-l1 .07] [options]",
-    "Finds every head's thresholds under the bounds from one pass of error curves, runs what it found with the inference\n"
-    "kernel on the tuning samples and on held-out ones, backs off where a bound does not hold, and writes the thresholds.\n"
-    "Curves are kept in the database: an interrupted run goes on where it stopped, and other bounds come almost free.",
-    "sparsegauge tune suites/demo/model --l1 .06 --pv-l1 .07 -o tuned.json\n"
-    "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length 4096 -o tail.json",
 };
 
 enum { MAX_BOUNDS = 64 };
@@ -276,24 +271,8 @@ done:
     return st;
 }
 
-int cmd_tune(int argc, char **argv)
+static enum status tune_command(struct command_call *call)
 {
-    o.machine = machine_defaults;
-    o.samples = sample_defaults;
-    o.policy = policy_defaults;
-    o.output = output_defaults;
-    o.db = "sparsegauge.db";
-    o.out = "tuned.json";
-    o.l1 = ".06";
-    o.pv_l1 = "l1+.01";
-    o.rule = "l1";
-    o.n_tune = 5;
-    o.n_held_out = 2;
-    o.min_sparsity = .10;
-    const char *positional[1];
-    int n;
-    int code;
-    if (!command_begin(&help, options, argc, argv, positional, 1, &n, &code)) return code;
     enum status st = OK;
     struct setup *fleet = NULL;
     struct store *store = NULL;
@@ -304,11 +283,27 @@ int cmd_tune(int argc, char **argv)
                                          "give those", o.samples.num_samples));
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
-    TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, n ? positional[0] : NULL));
+    TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, store_open(&store, o.dry_run ? ":memory:" : o.db, STORE_WRITE));
     st = run(fleet, n_fleet, store);
 done:
     setup_close_fleet(&fleet, &n_fleet);
     store_close(&store);
-    return st == OK ? EXIT_PASS : report_failure(st);
+    return st;
 }
+
+const struct command cmd_tune = {
+    .name = "tune",
+    .summary = "find per-head thresholds under error bounds, verified",
+    .help = {
+        "tune MODEL [--l1 .06] [--pv-l1 .07] [options]",
+        "Finds every head's thresholds under the bounds from one pass of error curves, runs what it found with the inference\n"
+        "kernel on the tuning samples and on held-out ones, backs off where a bound does not hold, and writes the thresholds.\n"
+        "Curves are kept in the database: an interrupted run goes on where it stopped, and other bounds come almost free.",
+        "sparsegauge tune suites/demo/model --l1 .06 --pv-l1 .07 -o tuned.json\n"
+        "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length 4096 -o tail.json",
+    },
+    .options = options,
+    .max_positional = 1,
+    .run = tune_command,
+};

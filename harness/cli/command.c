@@ -21,17 +21,6 @@ int finish_output(int code)
     return EXIT_RUN;
 }
 
-bool command_begin(const struct command_help *help, const struct option_def *options, int argc, char **argv,
-                   const char **positional, int max_positional, int *n_positional, int *exit_code)
-{
-    bool want_help;
-    enum status st = options_parse(options, argc, argv, positional, max_positional, n_positional, &want_help);
-    if (st == OK && !want_help) return true;
-    if (want_help) options_print_help(help, options);
-    *exit_code = st == OK ? EXIT_PASS : report_failure(st);
-    return false;
-}
-
 int outcome_exit_code(enum check_outcome outcome)
 {
     return outcome == CHECK_PASS ? EXIT_PASS : outcome == CHECK_FAIL ? EXIT_GATE : EXIT_INVALID;

@@ -1,4 +1,5 @@
-/* A command is a file: one function and a line in the table of main.c. Only commands print and choose exit codes. */
+/* A command is a file: its name, help, options and what it does, as one constant, and a line in the table of main.c, which
+ * parses and reports. Only this room prints and chooses exit codes. */
 #ifndef SG_HARNESS_CLI_COMMAND_H
 #define SG_HARNESS_CLI_COMMAND_H
 
@@ -18,9 +19,21 @@ enum exit_code {
     EXIT_INVALID = 4, /* ambiguous or invalid measurement */
 };
 
+/* What stood on the command line behind the command's name, its options parsed already. */
+struct command_call {
+    const char **positional; /* [n], then a NULL */
+    int n;
+    int argc;                /* everything as it was written, for provenance */
+    char **argv;
+    int code;                /* of a command that succeeds: EXIT_PASS, unless it says otherwise here */
+};
+
 struct command {
     const char *name, *summary;
-    int (*run)(int argc, char **argv); /* arguments behind the command's name; returns an exit code */
+    struct command_help help;
+    const struct option_def *options; /* they write to the command's own variables, which hold the defaults */
+    int max_positional;
+    enum status (*run)(struct command_call *call); /* a failure is reported by the caller */
 };
 
 /* Prints "sparsegauge: error: message" to stderr; returns the exit code that fits the status. */
@@ -30,36 +43,11 @@ int report_failure(enum status st);
  * or EXIT_RUN with a message when not all could be written. */
 int finish_output(int code);
 
-/* The start of every command: parses the arguments, or prints the help. False when the command is over already; then
- * *exit_code says how. positional: at most max_positional, n_positional of them were given. */
-bool command_begin(const struct command_help *help, const struct option_def *options, int argc, char **argv,
-                   const char **positional, int max_positional, int *n_positional, int *exit_code);
-
 /* The exit code of what a gate found: EXIT_PASS, EXIT_GATE, EXIT_INVALID. */
 int outcome_exit_code(enum check_outcome outcome);
 
-int cmd_demo(int argc, char **argv);
-int cmd_audit(int argc, char **argv);
-int cmd_info(int argc, char **argv);
-int cmd_eval(int argc, char **argv);
-int cmd_tune(int argc, char **argv);
-int cmd_generate(int argc, char **argv);
-int cmd_list(int argc, char **argv);
-int cmd_show(int argc, char **argv);
-int cmd_compare(int argc, char **argv);
-int cmd_gate(int argc, char **argv);
-int cmd_report(int argc, char **argv);
-int cmd_suite(int argc, char **argv);
-int cmd_synth(int argc, char **argv);
-int cmd_bench(int argc, char **argv);
-int cmd_explain(int argc, char **argv);
-int cmd_optimise(int argc, char **argv);
-int cmd_sweep(int argc, char **argv);
-int cmd_status(int argc, char **argv);
-int cmd_merge(int argc, char **argv);
-int cmd_best(int argc, char **argv);
-int cmd_frontier(int argc, char **argv);
-int cmd_tokens(int argc, char **argv);
-int cmd_sql(int argc, char **argv);
+extern const struct command cmd_demo, cmd_info, cmd_eval, cmd_tune, cmd_sweep, cmd_status, cmd_merge, cmd_best, cmd_frontier,
+    cmd_tokens, cmd_sql, cmd_optimise, cmd_explain, cmd_generate, cmd_list, cmd_show, cmd_compare, cmd_gate, cmd_audit,
+    cmd_report, cmd_suite, cmd_synth, cmd_bench;
 
 #endif

@@ -10,8 +10,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-const struct output_options output_defaults = {.format = "terminal"};
-
 static int terminal_width(void)
 {
     struct winsize size;

@@ -11,7 +11,7 @@ struct output_options {
     const char *format; /* terminal, md, csv, json, latex, html */
     bool all_columns;
 };
-extern const struct output_options output_defaults;
+#define OUTPUT_DEFAULTS {.format = "terminal"}
 
 #define OUTPUT_OPTIONS(p)                                                                                          \
     {"format", OPTION_TEXT, &(p).format, "NAME", "terminal, md, csv, json, latex or html (terminal)", 0, 0},       \

@@ -15,13 +15,13 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     static _Thread_local char block[32];
     if (r->heads && strcmp(r->heads, "all") != 0)
         return fail(ERR_ARG, "only head %s was sparse; `sweep` makes such runs, not eval", r->heads);
-    *samples = sample_defaults;
+    *samples = (struct sample_options)SAMPLE_DEFAULTS;
     samples->suites = (struct text_list){{r->dataset.name}, 1};
     samples->max_length = r->max_length;
     samples->num_samples = r->num_samples;
     samples->score = r->score;
     samples->seed = (int)r->seed;
-    *policy = policy_defaults;
+    *policy = (struct policy_options)POLICY_DEFAULTS;
     policy->method = r->method;
     if (strcmp(r->method, "dense") == 0) return OK;
     snprintf(block, sizeof block, "%dx%d", r->block_q, r->block_k);

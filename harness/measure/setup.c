@@ -17,13 +17,6 @@
 #include <string.h>
 #include <unistd.h>
 
-const struct machine_options machine_defaults = {.cpu_mask = "auto", .device = "cpu"};
-const struct sample_options sample_defaults = {.score = "all", .max_length = 2048};
-const struct policy_options policy_defaults = {
-    .layers = "all", .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN,
-    .min_sparse_tokens = MIN_SPARSE_TOKENS,
-};
-
 /* What was said about the device's way of working, or what the CPU cannot do of it. */
 static enum status set_device_options(struct setup *s, const struct machine_options *m, int index)
 {

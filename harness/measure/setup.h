@@ -9,6 +9,8 @@
 #include "results/records.h"
 #include "suites/suite.h"
 
+#include <math.h>
+
 struct machine_options {
     const char *model, *cpu_mask, *impl, *device, *cache, *residual;
     int threads, chunk;
@@ -28,9 +30,11 @@ struct policy_options {
     int window, min_sparse_tokens;
 };
 
-extern const struct machine_options machine_defaults;
-extern const struct sample_options sample_defaults;
-extern const struct policy_options policy_defaults;
+#define MACHINE_DEFAULTS {.cpu_mask = "auto", .device = "cpu"}
+#define SAMPLE_DEFAULTS {.score = "all", .max_length = 2048}
+#define POLICY_DEFAULTS                                                                            \
+    {.layers = "all", .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN,                      \
+     .min_sparse_tokens = MIN_SPARSE_TOKENS}
 
 /* A model and threads, ready. */
 struct setup {

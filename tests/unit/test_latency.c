@@ -136,8 +136,8 @@ static double seconds_of(const struct evaluation *e, const char *part, int n_tok
 Test(latency, parts_add_up_to_a_pass, .timeout = 120)
 {
     struct setup setup = {0};
-    struct machine_options machine = machine_defaults;
-    struct sample_options samples = sample_defaults;
+    struct machine_options machine = MACHINE_DEFAULTS;
+    struct sample_options samples = SAMPLE_DEFAULTS;
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct evaluation e;

@@ -108,8 +108,8 @@ static void same_evaluation(const struct evaluation *a, const struct evaluation 
 Test(sweep, a_shared_dense_pass_changes_no_bit)
 {
     struct setup setup;
-    struct machine_options machine = machine_defaults;
-    struct sample_options options = sample_defaults;
+    struct machine_options machine = MACHINE_DEFAULTS;
+    struct sample_options options = SAMPLE_DEFAULTS;
     struct sample_set set;
     struct dense_cache none = {0};
     machine.threads = 1;
@@ -173,8 +173,8 @@ Test(sweep, a_shared_dense_pass_changes_no_bit)
 Test(sweep, streams_are_thinned_out_to_fit)
 {
     struct setup setup;
-    struct machine_options machine = machine_defaults;
-    struct sample_options options = sample_defaults;
+    struct machine_options machine = MACHINE_DEFAULTS;
+    struct sample_options options = SAMPLE_DEFAULTS;
     struct sample_set set;
     struct dense_cache none = {0};
     machine.threads = 1;
