@@ -132,7 +132,7 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
         add_counters(s, &workers[i].own);
         worker_close(&workers[i]);
     }
-    /* a worker counts its fellows' cells as such */
+    /* a worker counts the other workers' cells as such */
     if (st == OK) s->n_reused = f.n - s->n_done - s->n_failed - s->n_skipped;
     s->a.event = f.event;
     s->a.event_ctx = f.event_ctx;

@@ -299,10 +299,10 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
         *deferred = true;
         return OK;
     }
-    /* A cell that a fellow has just failed at is not tried again, although failed ones are: the lease is free then. */
-    bool by_fellow = lease == LEASE_TAKEN && s->a.begun && atomic_exchange(&s->a.begun[i], true);
-    if (by_fellow) TRY(store_lease_release(s->a.store, x->run.key, s->owner));
-    if (by_fellow || lease == LEASE_STORED) {
+    /* A cell at which another worker of this sweep has failed is not tried again, even with --retry-failed. */
+    bool failed_elsewhere = lease == LEASE_TAKEN && s->a.begun && atomic_exchange(&s->a.begun[i], true);
+    if (failed_elsewhere) TRY(store_lease_release(s->a.store, x->run.key, s->owner));
+    if (failed_elsewhere || lease == LEASE_STORED) {
         x->settled = true;
         s->n_reused++;
         return OK;

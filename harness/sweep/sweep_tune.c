@@ -183,7 +183,7 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
         .n_samples = n_samples, .bounds = bounds, .n_bounds = n, .min_sparsity = s->a.min_sparsity,
         .curves = curve_db_store(&db), .impl = s->a.machine->impl, .progress = keep_lease, .progress_ctx = lease,
         .stop = s->a.stop};
-    if (s->a.devices) pthread_rwlock_wrlock(s->a.devices); /* fellows' sessions would take the memory it counts on */
+    if (s->a.devices) pthread_rwlock_wrlock(s->a.devices); /* other workers' sessions would take the memory it counts on */
     st = setup_tune(s->a.fleet, s->a.n_fleet, s->a.machine, &args, fresh, &times);
     if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
     curve_db_close(&db); /* commits curves also when the rest failed */

@@ -445,7 +445,7 @@ Test(sweep, several_devices_share_the_cells)
     cr_assert(said("0 run, 8 reused"));
 }
 
-/* What one worker fails at once more, its fellows do not try again. */
+/* A cell that fails again in one worker is not tried by the others. */
 Test(sweep, several_devices_retry_a_failed_cell_once)
 {
     static const char failing[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1000 --held-out 1 --l1 .1,.2 "
