@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -102,8 +103,17 @@ enum status cursor_run(struct cursor *c)
     return st;
 }
 
+enum status cursor_check(const struct cursor *c)
+{
+    if (!c->problem[0]) return OK;
+    return fail(ERR_DB, "%s: %s: the database is damaged or was changed by another program; rescue what is readable with: "
+                "sqlite3 FILE .recover, or give another --db", c->store->path, c->problem);
+}
+
 enum status cursor_step(struct cursor *c, bool *more)
 {
+    *more = false;
+    TRY(cursor_check(c));
     int code = sqlite3_step(c->stmt);
     *more = code == SQLITE_ROW;
     c->at = 0;
@@ -113,6 +123,27 @@ enum status cursor_step(struct cursor *c, bool *more)
 const char *get_text(struct cursor *c)
 {
     return arena_str(c->arena, (const char *)sqlite3_column_text(c->stmt, c->at++));
+}
+
+const char *get_name(struct cursor *c)
+{
+    const char *text = get_text(c);
+    if (text) return text;
+    if (!c->problem[0])
+        snprintf(c->problem, sizeof c->problem, "column %s: found nothing, expected a text",
+                 sqlite3_column_name(c->stmt, c->at - 1));
+    return "";
+}
+
+int get_range(struct cursor *c, int lo, int hi)
+{
+    int i = c->at++;
+    int64_t value = sqlite3_column_int64(c->stmt, i);
+    if (value >= lo && value <= hi && sqlite3_column_type(c->stmt, i) != SQLITE_NULL) return (int)value;
+    if (!c->problem[0])
+        snprintf(c->problem, sizeof c->problem, "column %s: found %lld, expected %d to %d", sqlite3_column_name(c->stmt, i),
+                 (long long)value, lo, hi);
+    return lo;
 }
 
 int64_t get_int(struct cursor *c) { return sqlite3_column_int64(c->stmt, c->at++); }

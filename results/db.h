@@ -37,6 +37,7 @@ struct cursor {
     struct sqlite3_stmt *stmt;
     int at;
     struct arena **arena; /* where texts read go */
+    char problem[192];    /* a column that another hand has filled; cursor_step reports it */
 };
 enum status cursor_open(struct cursor *c, struct store *s, const char *sql) MUST_USE;
 void cursor_close(struct cursor *c);
@@ -50,8 +51,13 @@ void put_blob(struct cursor *c, const void *data, size_t size);
 enum status cursor_run(struct cursor *c) MUST_USE;
 /* Next row: *more false at the end. */
 enum status cursor_step(struct cursor *c, bool *more) MUST_USE;
-/* Columns, in order. */
-const char *get_text(struct cursor *c);
+/* Columns, in order. Whatever indexes, sizes or steers anything is read by get_name and get_range: STRICT and NOT NULL
+ * bind SQLite when it writes, not the bytes of a file from elsewhere. What they refuse is told by the next cursor_step,
+ * or by cursor_check where no other step follows. */
+const char *get_text(struct cursor *c); /* may be NULL */
+const char *get_name(struct cursor *c); /* never NULL */
+int get_range(struct cursor *c, int lo, int hi);
+enum status cursor_check(const struct cursor *c) MUST_USE;
 int64_t get_int(struct cursor *c);                    /* NULL = 0 */
 int64_t get_count(struct cursor *c);                  /* NULL = -1 */
 double get_real(struct cursor *c);                    /* NULL = NAN */

@@ -2,9 +2,14 @@
 
 #include "results/db.h"
 
+#include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Layers and heads of any model, tiles along one side of any mask: what is beyond is no result of ours. */
+enum { MAX_INDEX = 65535, MAX_TILES = 1 << 20 };
 
 #define DEFINE_CLEAR(name)            \
     void name##_clear(struct name *l) \
@@ -60,8 +65,8 @@ static enum status read_rows(struct cursor *c, read_record *read, size_t record_
 static void read_metric(struct cursor *c, void *record)
 {
     struct metric_record *m = record;
-    m->scope = get_text(c);
-    m->name = get_text(c);
+    m->scope = get_name(c);
+    m->name = get_name(c);
     m->n = get_int(c);
     double *const v[] = {&m->mean, &m->std_error, &m->min,   &m->p0_1, &m->p1, &m->p5, &m->median,
                          &m->p95,  &m->p99,       &m->p99_9, &m->max,  &m->lo, &m->hi};
@@ -102,7 +107,7 @@ const struct metric_record *metric_list_find(const struct metric_list *l, const 
 static void read_sample(struct cursor *c, void *record)
 {
     struct sample_record *r = record;
-    r->sample = (int)get_int(c);
+    r->sample = get_range(c, -1, INT_MAX);
     r->n_tokens = get_int(c);
     r->n_scored = get_int(c);
     r->fell_back = get_int(c) != 0;
@@ -131,8 +136,8 @@ enum status query_samples(struct store *s, int64_t run, struct sample_list *out)
 static void read_ledger(struct cursor *c, void *record)
 {
     struct ledger_record *r = record;
-    r->layer = (int)get_int(c);
-    r->head = (int)get_int(c);
+    r->layer = get_range(c, 0, MAX_INDEX);
+    r->head = get_range(c, -1, MAX_INDEX);
     int64_t *const v[] = {&r->tiles_possible, &r->tiles_computed,  &r->pv_possible,    &r->pv_computed,
                           &r->forced_sink,    &r->forced_diagonal, &r->forced_theta_q, &r->forced_theta_k,
                           &r->calls,          &r->dense_head,      &r->dense_layer,    &r->dense_short};
@@ -155,9 +160,9 @@ enum status query_ledger(struct store *s, int64_t run, struct ledger_list *out)
 static void read_layer_error(struct cursor *c, void *record)
 {
     struct layer_error_record *r = record;
-    r->sample = (int)get_int(c);
-    r->layer = (int)get_int(c);
-    r->head = (int)get_int(c);
+    r->sample = get_range(c, -1, INT_MAX);
+    r->layer = get_range(c, 0, MAX_INDEX);
+    r->head = get_range(c, -1, MAX_INDEX);
     r->isolated_l1 = get_real(c);
     r->isolated_cosine = get_real(c);
     r->propagated_l1 = get_real(c);
@@ -175,9 +180,10 @@ enum status query_layer_errors(struct store *s, int64_t run, struct layer_error_
 static void read_item(struct cursor *c, void *record)
 {
     struct item_record *r = record;
-    r->item = get_text(c);
+    r->item = get_name(c);
     r->group = get_text(c);
-    r->sample = (int)get_count(c);
+    int64_t sample = get_count(c);
+    r->sample = sample < 0 || sample > INT_MAX ? -1 : (int)sample;
     r->depth = get_real(c);
     r->length = get_count(c);
     r->dense_score = get_real(c);
@@ -201,11 +207,11 @@ enum status query_items(struct store *s, int64_t run, struct item_list *out)
 static void read_generation(struct cursor *c, void *record)
 {
     struct generation_record *r = record;
-    r->index = (int)get_int(c);
-    r->prompt = get_text(c);
-    r->dense = get_text(c);
-    r->sparse = get_text(c);
-    r->n_tokens = (int)get_int(c);
+    r->index = get_range(c, 0, INT_MAX);
+    r->prompt = get_name(c);
+    r->dense = get_name(c);
+    r->sparse = get_name(c);
+    r->n_tokens = get_range(c, 0, INT_MAX);
     r->token_match = get_real(c);
     r->text_similarity = get_real(c);
 }
@@ -221,9 +227,9 @@ enum status query_generations(struct store *s, int64_t run, struct generation_li
 static void read_latency(struct cursor *c, void *record)
 {
     struct latency_record *r = record;
-    r->part = get_text(c);
+    r->part = get_name(c);
     r->n_tokens = get_int(c);
-    r->n = (int)get_int(c);
+    r->n = get_range(c, 0, INT_MAX);
     double *const v[] = {&r->min, &r->p5, &r->q1, &r->median, &r->q3, &r->p95, &r->max, &r->mean};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_real(c);
     r->valid = get_int(c) != 0;
@@ -241,7 +247,7 @@ enum status query_latencies(struct store *s, int64_t run, struct latency_list *o
 static void read_worst_token(struct cursor *c, void *record)
 {
     struct worst_token_record *r = record;
-    r->sample = (int)get_int(c);
+    r->sample = get_range(c, -1, INT_MAX);
     r->position = get_int(c);
     r->token = get_int(c);
     r->kl = get_real(c);
@@ -278,14 +284,16 @@ enum status query_worst_tokens(struct store *s, int64_t run, size_t limit, struc
 static void read_mask(struct cursor *c, void *record)
 {
     struct mask_record *r = record;
-    r->sample = (int)get_int(c);
-    r->layer = (int)get_int(c);
-    r->head = (int)get_int(c);
-    r->n_q = (int)get_int(c);
-    r->n_k = (int)get_int(c);
-    size_t size;
+    r->sample = get_range(c, -1, INT_MAX);
+    r->layer = get_range(c, 0, MAX_INDEX);
+    r->head = get_range(c, -1, MAX_INDEX);
+    r->n_q = get_range(c, 0, MAX_TILES);
+    r->n_k = get_range(c, 0, MAX_TILES);
+    size_t size, wanted = ((size_t)r->n_q * (size_t)r->n_k + 7) / 8;
     r->bits = get_blob(c, &size);
-    if (size < ((size_t)r->n_q * (size_t)r->n_k + 7) / 8) r->n_q = r->n_k = 0; /* cut short by another hand */
+    if (size != wanted && !c->problem[0])
+        snprintf(c->problem, sizeof c->problem, "column bits: found %zu bytes for %d x %d tiles, expected %zu", size, r->n_q,
+                 r->n_k, wanted);
 }
 
 enum status query_masks(struct store *s, int64_t run, struct mask_list *out)
@@ -313,8 +321,11 @@ enum status query_tokens(struct store *s, int64_t run, int sample, struct token_
         size_t size;
         const void *data = get_blob(&c, &size);
         *n = size / TOKEN_BYTES;
-        *out = malloc(*n ? *n * TOKEN_BYTES : 1);
-        if (!*out) st = fail(ERR_MEMORY, "%s: no memory for %zu token rows", s->path, *n);
+        *out = size % TOKEN_BYTES ? NULL : malloc(*n ? *n * TOKEN_BYTES : 1);
+        if (size % TOKEN_BYTES)
+            st = fail(ERR_DB, "%s: table token_block, run %lld: found %zu bytes, expected a multiple of %d", s->path,
+                      (long long)run, size, TOKEN_BYTES);
+        else if (!*out) st = fail(ERR_MEMORY, "%s: no memory for %zu token rows", s->path, *n);
         else memcpy(*out, data, *n * TOKEN_BYTES);
     }
     cursor_close(&c);
@@ -325,10 +336,10 @@ enum status query_tokens(struct store *s, int64_t run, int sample, struct token_
 static void read_noise(struct cursor *c, void *record)
 {
     struct noise_record *r = record;
-    r->machine_fingerprint = get_text(c);
-    r->model_fingerprint = get_text(c);
-    r->source = get_text(c);
-    r->metric = get_text(c);
+    r->machine_fingerprint = get_name(c);
+    r->model_fingerprint = get_name(c);
+    r->source = get_name(c);
+    r->metric = get_name(c);
     r->value = get_real(c);
     r->n = get_int(c);
 }
@@ -380,17 +391,46 @@ enum status query_curve(struct store *s, const struct curve_key *key, void **blo
     return st;
 }
 
+enum status query_curve_data(struct store *s, struct curve_key *key, struct arena **arena)
+{
+    struct cursor c = {.arena = arena};
+    bool more = false;
+    int n = 0;
+    key->data_fingerprint = NULL;
+    enum status st = cursor_open(&c, s,
+                                 "SELECT data_fingerprint, min(sample) FROM curve WHERE model_fingerprint = ? AND kind = ? "
+                                 "AND method = ? AND smooth_k = ? AND block_q = ? AND block_k = ? AND layer = ? AND head = ? "
+                                 "GROUP BY 1 LIMIT 2");
+    if (st == OK) {
+        put_text(&c, key->model_fingerprint);
+        put_text(&c, key->kind);
+        put_text(&c, key->method);
+        put_text(&c, key->smooth_k);
+        put_int(&c, key->block_q);
+        put_int(&c, key->block_k);
+        put_int(&c, key->layer);
+        put_int(&c, key->head);
+    }
+    while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
+        const char *data = get_name(&c);
+        key->sample = get_range(&c, 0, INT_MAX);
+        key->data_fingerprint = n++ ? NULL : data;
+    }
+    cursor_close(&c);
+    return st;
+}
+
 static void read_tuned(struct cursor *c, void *record)
 {
     struct tuned_record *t = record;
     const char **const texts[] = {
         &t->hash,  &t->model_fingerprint, &t->data_fingerprint, &t->method, &t->rule, &t->smooth_k,
         &t->layers};
-    for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) *texts[k] = get_text(c);
+    for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) *texts[k] = get_name(c);
     t->l1 = get_real(c);
     t->pv_l1 = get_real(c);
-    t->block_q = (int)get_int(c);
-    t->block_k = (int)get_int(c);
+    t->block_q = get_range(c, 1, 4096);
+    t->block_k = get_range(c, 1, 4096);
     t->json = get_text(c);
     t->wall_s = get_real(c);
 }
@@ -398,13 +438,13 @@ static void read_tuned(struct cursor *c, void *record)
 static void read_tuned_head(struct cursor *c, void *record)
 {
     struct tuned_head_record *h = record;
-    h->layer = (int)get_int(c);
-    h->head = (int)get_int(c);
+    h->layer = get_range(c, 0, MAX_INDEX);
+    h->head = get_range(c, 0, MAX_INDEX);
     h->is_sparse = get_int(c) != 0;
     double *const v[] = {&h->theta,     &h->tau,           &h->lambda,      &h->l1_tune, &h->l1_held_out,
                          &h->tail_tune, &h->tail_held_out, &h->qk_sparsity, &h->sparsity};
     for (size_t k = 0; k < sizeof v / sizeof *v; k++) *v[k] = get_real(c);
-    h->back_offs = (int)get_int(c);
+    h->back_offs = get_range(c, 0, INT_MAX);
     h->reason = get_text(c);
 }
 

@@ -121,6 +121,9 @@ int key_json_diff(const char *a, const char *b, struct str *out);
 
 /* Tuning. *blob NULL and *size 0 when there is none; the caller frees *blob. */
 enum status query_curve(struct store *s, const struct curve_key *key, void **blob, size_t *size) MUST_USE;
+/* The data fingerprint under which curves with these members of *key are stored, and their first sample, put into *key;
+ * text in *arena. NULL when there is none, or several. */
+enum status query_curve_data(struct store *s, struct curve_key *key, struct arena **arena) MUST_USE;
 struct tuned_list {
     struct tuned_record *rows; /* heads filled */
     size_t n;

@@ -258,7 +258,7 @@ enum status query_cell(struct store *s, const char *key, const char *slot, enum 
         put_text(&c, slot);
         st = cursor_step(&c, &more);
     }
-    if (st == OK) *out = cell_state_of(get_text(&c));
+    if (st == OK) *out = cell_state_of(get_name(&c));
     cursor_close(&c);
     arena_free(&arena);
     return st;
@@ -274,7 +274,7 @@ enum status query_plan_status(struct store *s, const char *plan, size_t counts[6
         cursor_open(&c, s, "SELECT state, count(*) FROM v_cells WHERE ?1 IS NULL OR plan = ?1 GROUP BY 1");
     if (st == OK) put_text(&c, plan);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
-        enum cell_state state = cell_state_of(get_text(&c));
+        enum cell_state state = cell_state_of(get_name(&c));
         counts[state] = (size_t)get_int(&c);
     }
     cursor_close(&c);
@@ -295,12 +295,12 @@ enum status query_cells(struct store *s, const char *plan, struct cell_list *out
     if (st == OK) put_text(&c, plan);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct cell_record *r = rows_grow(&rows, out->n++, sizeof *r);
-        r->plan = get_text(&c);
-        r->key = get_text(&c);
-        r->slot = get_text(&c);
-        r->key_json = get_text(&c);
+        r->plan = get_name(&c);
+        r->key = get_name(&c);
+        r->slot = get_name(&c);
+        r->key_json = get_name(&c);
         r->reason = get_text(&c);
-        r->state = cell_state_of(get_text(&c));
+        r->state = cell_state_of(get_name(&c));
     }
     cursor_close(&c);
     out->rows = rows;

@@ -106,8 +106,8 @@ static enum status explain_lease(struct store *s, const char *key, struct str *o
         st = cursor_step(&c, &more);
     }
     if (st == OK && more) {
-        const char *owner = get_text(&c);
-        str_addf(out, "running: worker %s has it until %s UTC", owner, get_text(&c));
+        const char *owner = get_name(&c), *until = get_text(&c); /* NULL: beyond what SQLite calls a date */
+        str_addf(out, "running: worker %s has it until %s UTC", owner, until ? until : "the end of time");
     }
     cursor_close(&c);
     arena_free(&arena);

@@ -2,6 +2,8 @@
 
 #include "results/db.h"
 
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,15 +39,15 @@ static enum status load_models(struct store *s, struct arena **arena, struct par
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct model_parent *m = rows_grow(&rows, p->n_models++, sizeof *m);
         m->id = get_int(&c);
-        m->r.fingerprint = get_text(&c);
-        m->r.name = get_text(&c);
+        m->r.fingerprint = get_name(&c);
+        m->r.name = get_name(&c);
         m->r.path = get_text(&c);
         m->r.config_json = get_text(&c);
-        m->r.n_layers = (int)get_int(&c);
-        m->r.n_heads = (int)get_int(&c);
-        m->r.n_kv_heads = (int)get_int(&c);
-        m->r.head_dim = (int)get_int(&c);
-        m->r.vocab = (int)get_int(&c);
+        m->r.n_layers = get_range(&c, 1, 65535);
+        m->r.n_heads = get_range(&c, 1, 65535);
+        m->r.n_kv_heads = get_range(&c, 1, 65535);
+        m->r.head_dim = get_range(&c, 1, 65535);
+        m->r.vocab = get_range(&c, 1, INT_MAX);
         m->r.n_params = get_int(&c);
     }
     p->models = rows;
@@ -64,11 +66,11 @@ static enum status load_datasets(struct store *s, struct arena **arena, struct p
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct dataset_parent *d = rows_grow(&rows, p->n_datasets++, sizeof *d);
         d->id = get_int(&c);
-        d->r.fingerprint = get_text(&c);
-        d->r.suite = get_text(&c);
-        d->r.name = get_text(&c);
-        d->r.n_samples = (int)get_int(&c);
-        d->r.max_length = (int)get_int(&c);
+        d->r.fingerprint = get_name(&c);
+        d->r.suite = get_name(&c);
+        d->r.name = get_name(&c);
+        d->r.n_samples = get_range(&c, 0, INT_MAX);
+        d->r.max_length = get_range(&c, 0, INT_MAX);
         d->r.n_tokens = get_int(&c);
     }
     p->datasets = rows;
@@ -88,10 +90,10 @@ static enum status load_machines(struct store *s, struct arena **arena, struct p
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct machine_parent *m = rows_grow(&rows, p->n_machines++, sizeof *m);
         m->id = get_int(&c);
-        m->r.fingerprint = get_text(&c);
+        m->r.fingerprint = get_name(&c);
         m->r.hostname = get_text(&c);
         m->r.cpu = get_text(&c);
-        m->r.n_cores = (int)get_int(&c);
+        m->r.n_cores = get_range(&c, 0, INT_MAX);
         m->r.ram_bytes = get_int(&c);
         m->r.gpus = get_text(&c);
         m->r.driver = get_text(&c);
@@ -113,9 +115,9 @@ static enum status load_softwares(struct store *s, struct arena **arena, struct 
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct software_parent *w = rows_grow(&rows, p->n_softwares++, sizeof *w);
         w->id = get_int(&c);
-        w->r.version = get_text(&c);
-        w->r.engine = get_text(&c);
-        w->r.compiler = get_text(&c);
+        w->r.version = get_name(&c);
+        w->r.engine = get_name(&c);
+        w->r.compiler = get_name(&c);
         w->r.commit = get_text(&c);
         w->r.dirty = get_int(&c) != 0;
     }
@@ -132,16 +134,16 @@ static void parents_clear(struct parents *p)
     free(p->softwares);
 }
 
-/* Ids are few and each was stored before the run: the search is short and finds. */
+/* Ids are few: the search is short. Each was stored before the run; a file from elsewhere may lack one. */
 #define PARENT(list, n, key, into)      \
     for (size_t i_ = 0; i_ < (n); i_++) \
         if ((list)[i_].id == (key)) (into) = (list)[i_].r
 
 static void read_settings(struct cursor *c, struct run_record *r)
 {
-    r->method = get_text(c);
-    r->block_q = (int)get_int(c);
-    r->block_k = (int)get_int(c);
+    r->method = get_name(c);
+    r->block_q = get_range(c, 0, 4096);
+    r->block_k = get_range(c, 0, 4096);
     r->smooth_k = get_text(c);
     r->rule = get_text(c);
     r->l1 = get_real(c);
@@ -151,18 +153,18 @@ static void read_settings(struct cursor *c, struct run_record *r)
     r->pvthreshd = get_real(c);
     r->topk = get_real(c);
     r->window = get_count(c);
-    r->layers = get_text(c);
-    r->heads = get_text(c);
+    r->layers = get_name(c);
+    r->heads = get_name(c);
     r->tuned_hash = get_text(c);
-    r->max_length = (int)get_int(c);
-    r->num_samples = (int)get_int(c);
+    r->max_length = get_range(c, 0, INT_MAX);
+    r->num_samples = get_range(c, 0, INT_MAX);
     r->score = get_text(c);
     r->seed = (uint64_t)get_int(c);
-    r->repeat = (int)get_int(c);
-    r->threads = (int)get_int(c);
-    r->device = get_text(c);
+    r->repeat = get_range(c, 0, INT_MAX);
+    r->threads = get_range(c, 0, INT_MAX);
+    r->device = get_name(c);
     r->impls = get_text(c);
-    r->min_sparse_tokens = (int)get_int(c);
+    r->min_sparse_tokens = get_range(c, 0, INT_MAX);
     r->attention_calls = get_int(c);
     r->dense_fallback_calls = get_int(c);
 }
@@ -187,17 +189,19 @@ static enum run_status status_of(const char *name)
 static void read_run(struct cursor *c, const struct parents *p, struct run_record *r)
 {
     r->id = get_int(c);
-    r->key = get_text(c);
-    r->slot = get_text(c);
-    r->key_json = get_text(c);
+    r->key = get_name(c);
+    r->slot = get_name(c);
+    r->key_json = get_name(c);
     r->plan = get_text(c);
-    r->status = status_of(get_text(c));
+    r->status = status_of(get_name(c));
     r->reason = get_text(c);
     int64_t model = get_int(c), dataset = get_int(c), machine = get_int(c), software = get_int(c);
     PARENT(p->models, p->n_models, model, r->model);
     PARENT(p->datasets, p->n_datasets, dataset, r->dataset);
     PARENT(p->machines, p->n_machines, machine, r->machine);
     PARENT(p->softwares, p->n_softwares, software, r->software);
+    if (!(r->model.fingerprint && r->dataset.fingerprint && r->machine.fingerprint && r->software.version) && !c->problem[0])
+        snprintf(c->problem, sizeof c->problem, "run %lld: its model, data set, machine or software has no row", (long long)r->id);
     read_settings(c, r);
     r->argv_json = get_text(c);
     r->started = get_text(c);
@@ -205,7 +209,7 @@ static void read_run(struct cursor *c, const struct parents *p, struct run_recor
     r->wall_s = get_real(c);
     r->peak_bytes = get_count(c);
     r->peak_device_bytes = get_count(c);
-    r->digest = get_text(c);
+    r->digest = get_name(c);
     read_headline(c, &r->headline);
 }
 

@@ -29,28 +29,6 @@ static const char to_version_2[] =
  * and are made anew. */
 static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2};
 
-static enum status migrate(struct store *s)
-{
-    TRY(db_begin(s));
-    int64_t version = 0;
-    enum status st = db_int(s, "PRAGMA user_version", &version); /* another worker may have been faster */
-    if (st == OK && version == 0) {
-        st = db_exec(s, steps[0]);
-        version = SCHEMA_VERSION;
-    }
-    for (; st == OK && version < SCHEMA_VERSION; version++) st = db_exec(s, steps[version]);
-    if (st == OK) st = db_exec(s, results_views_sql);
-    if (st == OK) {
-        char *sql = str_format("PRAGMA application_id = %d; PRAGMA user_version = %d", SCHEMA_APPLICATION_ID,
-                               SCHEMA_VERSION);
-        st = db_exec(s, sql);
-        free(sql);
-    }
-    if (st == OK) st = db_commit(s);
-    if (st != OK) db_rollback(s);
-    return st;
-}
-
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)
 {
@@ -76,12 +54,35 @@ static enum status check_identity(struct store *s, bool *empty, int64_t *version
                     "%s: application_id: found 0x%08x, expected 0x%08x: a database of another program, left "
                     "untouched; give another --db",
                     s->path, (unsigned)id, (unsigned)SCHEMA_APPLICATION_ID);
-    if (*version > SCHEMA_VERSION)
-        return fail(ERR_DB,
-                    "%s: user_version: found %d, this program knows up to %d: written by a newer version; "
-                    "update this program, or give another --db",
-                    s->path, (int)*version, SCHEMA_VERSION);
+    if (*version < 1 || *version > SCHEMA_VERSION)
+        return fail(ERR_DB, "%s: user_version: found %lld, this program knows 1 to %d: %s, or give another --db", s->path,
+                    (long long)*version, SCHEMA_VERSION,
+                    *version < 1 ? "the file is damaged; rescue what is readable with: sqlite3 FILE .recover"
+                                 : "written by a newer version; update this program");
     return OK;
+}
+
+static enum status migrate(struct store *s)
+{
+    TRY(db_begin(s));
+    int64_t version = 0;
+    bool empty = false;
+    enum status st = check_identity(s, &empty, &version); /* another worker may have been faster */
+    if (st == OK && empty) {
+        st = db_exec(s, steps[0]);
+        version = SCHEMA_VERSION;
+    }
+    for (; st == OK && version < SCHEMA_VERSION; version++) st = db_exec(s, steps[version]);
+    if (st == OK) st = db_exec(s, results_views_sql);
+    if (st == OK) {
+        char *sql = str_format("PRAGMA application_id = %d; PRAGMA user_version = %d", SCHEMA_APPLICATION_ID,
+                               SCHEMA_VERSION);
+        st = db_exec(s, sql);
+        free(sql);
+    }
+    if (st == OK) st = db_commit(s);
+    if (st != OK) db_rollback(s);
+    return st;
 }
 
 /* Write-ahead logging lets readers work beside a writer. Changing to it needs the file alone for a moment and
@@ -138,6 +139,9 @@ static enum status open_handle(struct store *s, enum store_mode mode, bool immut
     str_clear(&uri);
     if (code != SQLITE_OK) return open_failure(s, mode);
     sqlite3_busy_timeout(s->db, 30000);
+    /* A file from elsewhere may bring triggers: none of ours has one. */
+    sqlite3_db_config(s->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
+    sqlite3_db_config(s->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     return OK;
 }
 
@@ -291,7 +295,7 @@ static enum status lease_try(struct store *s, const char *key, const char *owner
     TRY_GOTO(st, done, cursor_open(&c, s, "SELECT status FROM run WHERE key = ?"));
     put_text(&c, key);
     TRY_GOTO(st, done, cursor_step(&c, &more));
-    if (more && (!retry || !strcmp(get_text(&c), "done"))) {
+    if (more && (!retry || !strcmp(get_name(&c), "done"))) {
         *out = LEASE_STORED;
         goto done;
     }
@@ -301,7 +305,7 @@ static enum status lease_try(struct store *s, const char *key, const char *owner
     put_text(&c, key);
     TRY_GOTO(st, done, cursor_step(&c, &more));
     if (more) {
-        const char *holder = get_text(&c);
+        const char *holder = get_name(&c);
         if (get_real(&c) > now && strcmp(holder, owner)) {
             *out = LEASE_BUSY;
             goto done;

@@ -20,7 +20,7 @@ static enum status column_names(struct store *s, const char *table, const char *
     enum status st = cursor_open(&c, s, "SELECT name FROM pragma_table_info(?) ORDER BY cid");
     if (st == OK) put_text(&c, table);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
-        const char *name = get_text(&c);
+        const char *name = get_name(&c);
         if (skip && !strcmp(name, skip)) continue;
         str_addf(out, "%s%s%s", out->len ? ", " : "", prefix, name);
     }
@@ -86,7 +86,7 @@ static enum status describe_conflict(struct store *s, int64_t here, int64_t ther
         st = cursor_step(&c, &more);
     }
     if (st == OK && more) {
-        const char *name = get_text(&c), *scope = get_text(&c);
+        const char *name = get_name(&c), *scope = get_name(&c);
         double a = get_real(&c), b = get_real(&c);
         snprintf(out, size, "%s of scope %s: here %.9g, there %.9g", name, scope, a, b);
     } else {
@@ -109,7 +109,7 @@ static enum status list_conflicts(struct store *s, struct merge_report *out)
                                  "ORDER BY r.id");
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct merge_conflict *k = rows_grow(&rows, out->conflicting++, sizeof *k);
-        snprintf(k->key, sizeof k->key, "%s", get_text(&c));
+        snprintf(k->key, sizeof k->key, "%s", get_name(&c));
         int64_t here = get_int(&c), there = get_int(&c);
         st = describe_conflict(s, here, there, k->what, sizeof k->what);
     }

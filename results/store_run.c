@@ -628,7 +628,7 @@ static enum status remove_old(struct store *s, const char *key, bool replace)
         put_text(&c, key);
         st = cursor_step(&c, &more);
     }
-    if (st == OK && more && !replace && !strcmp(get_text(&c), "done"))
+    if (st == OK && more && !replace && !strcmp(get_name(&c), "done"))
         st = fail(ERR_ARG,
                   "%s: run %lld has this key already and is done; ask for it to be replaced, or keep it",
                   s->path, (long long)get_int(&c));

@@ -102,7 +102,7 @@ static enum status print_counts(struct store *s, const char *plan, bool *missing
     size_t n_shown = 0;
     for (size_t i = 0; i < plans.n_rows && st == OK; i++) {
         const struct sql_cell *row = &plans.cells[3 * i];
-        if (plan && strcmp(plan, row[0].text) != 0) continue;
+        if (!row[0].text || (plan && strcmp(plan, row[0].text) != 0)) continue;
         size_t counts[CELL_MISSING + 1];
         st = query_plan_status(s, row[0].text, counts);
         if (st != OK) break;

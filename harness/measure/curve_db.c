@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "results/query.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,7 +47,15 @@ enum status curve_unpack(const void *blob, size_t size, struct curve *out)
             u += run;
         }
     }
-    if (p == end) return OK;
+    if (p != end) goto damaged;
+    for (int t = 0; t < N_THETAS; t++)
+        for (int u = 0; u < N_TAUS; u++) {
+            const struct curve_point *x = &out->points[t][u];
+            if (x->n_kept > out->n_possible || !isfinite(x->error.l1) || !isfinite(x->error.tail) ||
+                !isfinite(x->error.cosine) || !isfinite(x->error.rmse))
+                goto damaged;
+        }
+    return OK;
 damaged:
     return fail(ERR_FORMAT, "a stored tuning curve is damaged; delete its row from the table of curves or use another --db");
 }

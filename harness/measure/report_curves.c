@@ -31,27 +31,6 @@ static const struct tuned_head_record *worst_head(const struct tuned_record *t)
     return worst;
 }
 
-/* data: the fingerprint under which the one tuning of this head is stored; "" when there is none, or several. */
-static enum status find_curve(struct store *s, const struct curve_key *k, char data[64], int *sample)
-{
-    char *sql = str_format(
-        "SELECT data_fingerprint, min(sample) FROM curve WHERE model_fingerprint = '%s' AND kind = '%s' AND "
-        "method = '%s' AND smooth_k = '%s' AND block_q = %d AND block_k = %d AND layer = %d AND head = %d "
-        "GROUP BY 1",
-        k->model_fingerprint, k->kind, k->method, k->smooth_k, k->block_q, k->block_k, k->layer, k->head);
-    struct sql_result r;
-    enum status st = query_sql(s, sql, &r);
-    free(sql);
-    *data = 0;
-    if (st != OK) return st;
-    if (r.n_rows == 1 && r.cells[0].text) {
-        snprintf(data, 64, "%s", r.cells[0].text);
-        *sample = (int)r.cells[1].i;
-    }
-    sql_result_clear(&r);
-    return OK;
-}
-
 static void take(const struct curve *c, const char *rule, struct report_curves *out)
 {
     for (int t = 0; t < N_THETAS; t++) {
@@ -74,14 +53,14 @@ enum status report_curves_load(struct store *s, const char *run, struct report_c
     TRY(run_view_load(&v, s, run));
     const struct tuned_record *t = v.tuned.n ? v.tuned.rows : NULL;
     const struct tuned_head_record *h = t && t->rule ? worst_head(t) : NULL;
-    char data[64];
+    struct arena *arena = NULL;
     void *blob = NULL;
     size_t size = 0;
     struct curve *curve = malloc(sizeof *curve);
     enum status st = curve ? OK : fail(ERR_MEMORY, "no memory for an error curve");
     if (st == OK && h) {
         struct curve_key key = {v.run->model.fingerprint,
-                                data,
+                                NULL,
                                 "curve1",
                                 t->method,
                                 t->smooth_k,
@@ -90,8 +69,8 @@ enum status report_curves_load(struct store *s, const char *run, struct report_c
                                 h->layer,
                                 h->head,
                                 0};
-        st = find_curve(s, &key, data, &key.sample);
-        if (st == OK && *data) st = query_curve(s, &key, &blob, &size);
+        st = query_curve_data(s, &key, &arena);
+        if (st == OK && key.data_fingerprint) st = query_curve(s, &key, &blob, &size);
         if (st == OK && blob) st = curve_unpack(blob, size, curve);
         if (st == OK && blob && curve->n_possible) {
             take(curve, t->rule, out);
@@ -102,6 +81,7 @@ enum status report_curves_load(struct store *s, const char *run, struct report_c
     }
     free(blob);
     free(curve);
+    arena_free(&arena);
     run_view_clear(&v);
     return st;
 }

@@ -13,7 +13,7 @@ static enum status unknown_plan(struct store *s, const char *plan)
     struct sql_result r;
     struct str known = {0};
     TRY(query_sql(s, "SELECT name FROM plan ORDER BY created DESC LIMIT 8", &r));
-    for (size_t i = 0; i < r.n_rows; i++) str_addf(&known, "%s%s", i ? ", " : "", r.cells[i].text);
+    for (size_t i = 0; i < r.n_rows; i++) str_addf(&known, "%s%s", i ? ", " : "", r.cells[i].text ? r.cells[i].text : "");
     sql_result_clear(&r);
     enum status st = fail(ERR_ARG, "%s: no plan \"%s\"; there %s%s", store_path(s), plan,
                           known.len ? "are: "

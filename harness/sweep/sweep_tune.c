@@ -72,19 +72,42 @@ static enum status group_policy(const struct sweep *s, const struct sweep_group 
     return OK;
 }
 
-static bool fits(const struct sweep *s, const struct sweep_group *g, int b, const struct tuned_record *r)
+/* Tuned under the same question, whichever its layers. */
+static bool is_of_group(const struct sweep *s, const struct sweep_group *g, int b, const struct tuned_record *r)
+{
+    return !strcmp(r->data_fingerprint, g->id) && !strcmp(r->method, g->method) && !strcmp(r->rule, tune_rule_name(g->rule)) &&
+           !strcmp(r->smooth_k, smooth_k_name(s->a.smooth_k)) && r->l1 == g->bounds[b][0] && r->pv_l1 == g->bounds[b][1] &&
+           r->block_q == g->block.q && r->block_k == g->block.k;
+}
+
+static bool has_layers(const struct sweep *s, const struct sweep_group *g, const struct tuned_record *r)
 {
     const struct llama_config *c = &s->a.setup->model.weights.config;
-    if (strcmp(r->data_fingerprint, g->id) || strcmp(r->method, g->method) ||
-        strcmp(r->rule, tune_rule_name(g->rule)) || strcmp(r->smooth_k, smooth_k_name(s->a.smooth_k)) ||
-        r->l1 != g->bounds[b][0] || r->pv_l1 != g->bounds[b][1] || r->block_q != g->block.q ||
-        r->block_k != g->block.k)
-        return false;
     int n_wanted = 0, n_found = 0;
     for (int l = 0; l < c->n_layers; l++) n_wanted += g->layers[l] * c->n_heads;
-    for (size_t i = 0; i < r->n_heads; i++)
-        n_found += r->heads[i].layer < c->n_layers && r->heads[i].head < c->n_heads && g->layers[r->heads[i].layer];
+    for (size_t i = 0; i < r->n_heads; i++) n_found += r->heads[i].layer < c->n_layers && g->layers[r->heads[i].layer];
     return n_found == n_wanted;
+}
+
+static bool within(double x, double lo, double hi) { return x >= lo && x <= hi; }
+
+/* A row of this very tuning that cannot be one of the tuner's. */
+static enum status check_heads(const struct sweep *s, const struct tuned_record *r)
+{
+    const struct llama_config *c = &s->a.setup->model.weights.config;
+    for (size_t i = 0; i < r->n_heads; i++) {
+        const struct tuned_head_record *h = &r->heads[i]; /* sorted by layer and head */
+        bool twice = i && h->layer == h[-1].layer && h->head == h[-1].head;
+        bool usable = !h->is_sparse || (within(h->theta, -1, 1) && within(h->tau, 0, 1) && within(h->lambda, 0, 50));
+        if (h->layer >= 0 && h->layer < c->n_layers && h->head >= 0 && h->head < c->n_heads && !twice && usable) continue;
+        return fail(ERR_FORMAT,
+                    "%s: table tuned_head, hash %s: found layer %d, head %d, theta %g, tau %g, lambda %g%s, expected each of "
+                    "%d layers x %d heads once, theta -1 to 1, tau 0 to 1, lambda 0 to 50; delete the hash from table tuned, "
+                    "or give another --db",
+                    store_path(s->a.store), r->hash, h->layer, h->head, h->theta, h->tau, h->lambda, twice ? " twice" : "",
+                    c->n_layers, c->n_heads);
+    }
+    return OK;
 }
 
 static enum status from_record(const struct sweep *s, const struct sweep_group *g, int b, const struct tuned_record *r)
@@ -117,8 +140,11 @@ static enum status load_stored(const struct sweep *s, const struct sweep_group *
     enum status st = OK;
     *missing = 0;
     for (int b = 0; b < g->n_bounds && st == OK; b++) {
-        for (size_t i = 0; i < list.n && !g->tuned[b].heads && st == OK; i++)
-            if (fits(s, g, b, &list.rows[i])) st = from_record(s, g, b, &list.rows[i]);
+        for (size_t i = 0; i < list.n && !g->tuned[b].heads && st == OK; i++) {
+            if (!is_of_group(s, g, b, &list.rows[i])) continue;
+            st = check_heads(s, &list.rows[i]);
+            if (st == OK && has_layers(s, g, &list.rows[i])) st = from_record(s, g, b, &list.rows[i]);
+        }
         *missing += !g->tuned[b].heads;
     }
     tuned_list_clear(&list);

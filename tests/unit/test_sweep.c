@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -411,6 +412,28 @@ Test(sweep, other_bounds_need_no_new_curves)
     cr_assert_eq(tool("merge", "b.db --db a.db"),
                  0); /* tuned with other bounds beside or alone: the same thresholds */
     cr_assert(said("0 added, 1 identical"));
+}
+
+/* A stored tuning that names a head the model has not. */
+Test(sweep, thresholds_from_a_damaged_database_are_refused)
+{
+    static const char grid[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --db a.db";
+    static const char *const damages[] = {"layer = 9999, head = 31", "layer = -7", "head = 4", "theta = 7", "tau = NULL"};
+    cr_assert_eq(tool("sweep", grid), 0);
+    cr_assert_eq(system("cp a.db whole.db"), 0);
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        sqlite3 *raw;
+        cr_assert_eq(system("rm -f a.db-*; cp whole.db a.db"), 0);
+        cr_assert_eq(sqlite3_open("a.db", &raw), SQLITE_OK);
+        char *sql = str_format("PRAGMA foreign_keys = ON; DELETE FROM run; UPDATE tuned_head SET is_sparse = 1; UPDATE tuned_head SET %s WHERE rowid = 1",
+                               damages[i]);
+        cr_assert_eq(sqlite3_exec(raw, sql, NULL, NULL, NULL), SQLITE_OK, "%s", sqlite3_errmsg(raw));
+        free(sql);
+        sqlite3_close(raw);
+        cr_assert_eq(tool("sweep", grid), 3);
+        cr_assert(said("tuned_head") || said("column layer: found -7"), "%s", damages[i]);
+        cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 0, "%s", damages[i]);
+    }
 }
 
 Test(sweep, two_workers_on_one_file_share_the_cells)
