@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,17 +15,21 @@ static enum status fail_errno(const char *what, const char *path)
     return fail(ERR_IO, "%s: cannot %s: %s", path, what, strerror(errno));
 }
 
+/* Not to hang where nobody writes into a pipe; on a regular file the flag says nothing. */
+#define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+
 enum status file_map_open(struct file_map *m, const char *path)
 {
     *m = (struct file_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, OPEN_FLAGS);
     if (fd < 0) return fail_errno("open", path);
     struct stat info;
     enum status st = OK;
     if (fstat(fd, &info) < 0) {
         st = fail_errno("stat", path);
-    } else if (S_ISDIR(info.st_mode)) {
-        st = fail(ERR_IO, "%s: is a directory, expected a file", path);
+    } else if (!S_ISREG(info.st_mode)) {
+        st = fail(ERR_IO, "%s: is a %s, expected a file", path,
+                  S_ISDIR(info.st_mode) ? "directory" : S_ISFIFO(info.st_mode) ? "pipe" : "device");
     } else if (info.st_size > 0) {
         void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED)
@@ -42,19 +47,45 @@ void file_map_close(struct file_map *m)
     *m = (struct file_map){0};
 }
 
+enum { READ_STEP = 1 << 16, WAIT_STEP_MS = 100, WAIT_WRITER_MS = 10000 };
+
+/* How much is believed to have an end: of a device, such as /dev/zero, and of a pipe. */
+static size_t stream_limit(mode_t mode) { return S_ISREG(mode) ? SIZE_MAX : (size_t)(S_ISCHR(mode) ? 64 : 2048) << 20; }
+
+/* Read on until the end. A pipe is waited for as long as somebody holds its other end, and for ten seconds until somebody
+ * does: read() tells the two apart, by EAGAIN and by 0. */
+static enum status read_to_end(struct str *out, int fd, mode_t mode, const char *path)
+{
+    size_t limit = stream_limit(mode), first = out->len;
+    int waited_ms = 0;
+    bool had_writer = false;
+    for (;;) {
+        str_reserve(out, READ_STEP);
+        ssize_t n = read(fd, out->data + out->len, READ_STEP);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno != EAGAIN) return fail_errno("read", path);
+        if (n > 0) {
+            out->len += (size_t)n;
+            if (out->len - first <= limit) continue;
+            return fail(ERR_IO, "%s: gives more than %zu MiB and no end; save what is needed of it as a file", path, limit >> 20);
+        }
+        if (n == 0 && (!S_ISFIFO(mode) || had_writer || out->len > first)) return OK;
+        had_writer |= n < 0;
+        struct pollfd one = {fd, POLLIN, 0};
+        int ready = poll(&one, 1, had_writer ? -1 : WAIT_STEP_MS);
+        if (ready < 0) return errno == EINTR ? fail(ERR_CANCELLED, "%s: interrupted while waiting for it", path) : fail_errno("wait for", path);
+        if (ready > 0 && !(one.revents & POLLIN)) had_writer = true; /* and it has gone */
+        if (had_writer || (waited_ms += WAIT_STEP_MS) < WAIT_WRITER_MS) continue;
+        return fail(ERR_IO, "%s: is a pipe that nobody wrote into for %d seconds", path, WAIT_WRITER_MS / 1000);
+    }
+}
+
 enum status file_read(struct str *out, const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat info;
+    int fd = open(path, OPEN_FLAGS);
     if (fd < 0) return fail_errno("open", path);
-    enum status st = OK;
-    for (;;) {
-        str_reserve(out, 1 << 16);
-        ssize_t n = read(fd, out->data + out->len, 1 << 16);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) st = fail_errno("read", path);
-        if (n <= 0) break;
-        out->len += (size_t)n;
-    }
+    enum status st = fstat(fd, &info) < 0 ? fail_errno("stat", path) : read_to_end(out, fd, info.st_mode, path);
     close(fd);
     if (out->data) out->data[out->len] = 0;
     return st;
@@ -111,6 +142,12 @@ enum status file_make_dirs(const char *path)
 }
 
 bool file_exists(const char *path) { return access(path, F_OK) == 0; }
+
+bool file_is_regular(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
 
 bool file_is_dir(const char *path)
 {

@@ -18,10 +18,12 @@ struct file_map {
     size_t size;         /* bytes */
 };
 
+/* Regular files only: a pipe or device has no size. */
 enum status file_map_open(struct file_map *m, const char *path) MUST_USE;
 void file_map_close(struct file_map *m);
 
-/* Append the whole file to `out`. */
+/* Append the whole file to `out`; pipes and devices too, up to a size that a text may have (2 GiB, 64 MiB) and, where
+ * nobody holds the other end of a pipe, for ten seconds. */
 enum status file_read(struct str *out, const char *path) MUST_USE;
 
 /* Write through a temporary file beside `path`, fsync, rename: readers see the old content or the new,
@@ -32,6 +34,7 @@ enum status file_write_atomic(const char *path, const void *data, size_t size) M
 enum status file_make_dirs(const char *path) MUST_USE;
 
 bool file_exists(const char *path);
+bool file_is_regular(const char *path);
 bool file_is_dir(const char *path);
 
 /* "dir/name" as a heap string; the caller frees it. */

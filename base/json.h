@@ -19,11 +19,17 @@ struct json_in {
     const char *path;  /* borrowed, where `node` stands in the file, "" for the root */
 };
 
-/* Parse `text` (len bytes; trailing spaces allowed, anything else behind the value refused).
+/* Parse `text` (len bytes; trailing spaces allowed, anything else behind the value refused): a file of our own. A key
+ * that an object says twice is refused by name, since its writer cannot have meant both.
  * On OK the caller frees *root with cJSON_Delete. A failure names file, line and column. */
 enum status json_parse(cJSON **root, const char *file, const char *text, size_t len) MUST_USE;
 /* The same for a whole file. */
 enum status json_read_file(cJSON **root, const char *path) MUST_USE;
+
+/* A file that others wrote, read as Python reads it: of a key said twice the last counts, and NaN, Infinity and
+ * -Infinity are numbers, not finite ones, which every getter refuses. `line`: of the file, where `text` begins. */
+enum status json_parse_foreign(cJSON **root, const char *file, long line, const char *text, size_t len) MUST_USE;
+enum status json_read_foreign(cJSON **root, const char *path) MUST_USE;
 
 /* Getters of one field of an object. `required` false: a missing or null field leaves *out untouched. */
 enum status json_get_int(struct json_in in, const char *field, bool required, int64_t lo, int64_t hi,

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static const char *const known_keys[] = {"text", "context", "continuation", "query", "choices", "gold"};
 enum { N_KEYS = sizeof known_keys / sizeof *known_keys };
@@ -62,21 +63,6 @@ const char *field_map_name(const struct field_map *m, const char *key)
     return key;
 }
 
-enum status jsonl_open(struct jsonl *r, const char *path, const struct field_map *fields)
-{
-    *r = (struct jsonl){.fields = fields, .path = path};
-    TRY(file_map_open(&r->map, path));
-    if (r->map.size >= 3 && memcmp(r->map.data, "\xef\xbb\xbf", 3) == 0) r->at = 3;
-    return OK;
-}
-
-void jsonl_close(struct jsonl *r)
-{
-    cJSON_Delete(r->object);
-    file_map_close(&r->map);
-    *r = (struct jsonl){0};
-}
-
 static bool blank(char c)
 {
     return c == ' ' || c == '\t' || c == '\r';
@@ -89,11 +75,24 @@ static bool all_blank(const char *s, size_t len)
     return true;
 }
 
-/* Where a zero character stands, raw or as \u0000; len when nowhere. */
+/* The next line that holds something: its length, and *s and r->line say where; -1 behind the last. */
+static ptrdiff_t next_line(struct jsonl *r, const char **s)
+{
+    while (r->at < r->file.len) {
+        *s = r->file.text + r->at;
+        const char *newline = memchr(*s, '\n', r->file.len - r->at);
+        size_t len = newline ? (size_t)(newline - *s) : r->file.len - r->at;
+        r->at += len + (newline != NULL);
+        r->line++;
+        if (!all_blank(*s, len)) return (ptrdiff_t)len;
+    }
+    return -1;
+}
+
+/* Where a zero character stands, as \u0000; len when nowhere. C strings would end there. */
 static size_t find_zero(const char *s, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
-        if (s[i] == 0) return i;
         if (s[i] != '\\') continue;
         if (len - i >= 6 && memcmp(s + i, "\\u0000", 6) == 0) return i;
         i++; /* the escaped character, which may be a backslash */
@@ -101,44 +100,100 @@ static size_t find_zero(const char *s, size_t len)
     return len;
 }
 
-static enum status parse_line(struct jsonl *r, const char *s, size_t len)
+/* Text from s to the end of the line or file, whose first byte stands in line r->line. */
+static enum status parse_at(const struct jsonl *r, const char *s, size_t len, cJSON **out)
 {
     size_t zero = find_zero(s, len);
+    *out = NULL;
     if (zero < len)
-        return fail(ERR_FORMAT, "%s: line %ld, column %zu: a zero character; remove it from the text",
-                    r->path, r->line, zero + 1);
-    const char *end = NULL;
-    r->object = cJSON_ParseWithLengthOpts(s, len, &end, false);
-    if (!r->object) {
-        end = cJSON_GetErrorPtr();
-        if (!end || end < s || end > s + len) end = s + len;
-    } else if (!all_blank(end, (size_t)(s + len - end))) {
-        cJSON_Delete(r->object);
-        r->object = NULL;
-        while (blank(*end)) end++;
+        return fail(ERR_FORMAT, "%s: line %ld, column %zu: a zero character; remove it from the text", r->path, r->line, zero + 1);
+    return json_parse_foreign(out, r->path, r->line, s, len);
+}
+
+/* Whatever the names that such files have. */
+static bool named_json(const char *path)
+{
+    static const char *const ends[] = {".jsonl", ".ndjson", ".jsonlines", ".json"};
+    const char *dot = strrchr(path_base(path), '.');
+    for (int i = 0; dot && i < 4; i++)
+        if (strcasecmp(dot, ends[i]) == 0) return true;
+    return false;
+}
+
+static bool is_list_of_objects(const cJSON *root)
+{
+    const cJSON *item;
+    if (!cJSON_IsArray(root) || !root->child) return false;
+    cJSON_ArrayForEach(item, root)
+        if (!cJSON_IsObject(item)) return false;
+    return true;
+}
+
+/* An array of objects, or one object over several lines, is as good as lines. A first line that is an object decides for
+ * lines; so does, for want of anything else, the name of the file. */
+static bool find_documents(struct jsonl *r)
+{
+    struct jsonl first = *r;
+    const char *s;
+    cJSON *root = NULL;
+    ptrdiff_t len = next_line(&first, &s);
+    if (len < 0) return named_json(r->path);
+    while (blank(*s)) s++, len--;
+    if (*s == '{' && parse_at(&first, s, (size_t)len, &root) == OK) {
+        cJSON_Delete(root);
+        return true;
     }
-    if (!r->object)
-        return fail(ERR_FORMAT, "%s: line %ld, column %td: not valid JSON; each line must be one object",
-                    r->path, r->line, end - s + 1);
-    if (!cJSON_IsObject(r->object))
-        return fail(ERR_FORMAT, "%s: line %ld: found %s, expected an object", r->path, r->line,
-                    json_kind(r->object));
+    if ((*s == '{' || *s == '[') && parse_at(&first, s, r->file.len - (size_t)(s - r->file.text), &root) == OK) {
+        if (is_list_of_objects(root) || cJSON_IsObject(root)) {
+            r->list = root;
+            r->next = cJSON_IsArray(root) ? root->child : root;
+            r->at = r->file.len;
+            return true;
+        }
+        cJSON_Delete(root);
+    }
+    return named_json(r->path);
+}
+
+enum status jsonl_open(struct jsonl *r, const char *path, const struct field_map *fields)
+{
+    *r = (struct jsonl){.fields = fields, .path = path};
+    TRY(text_file_open(&r->file, path));
+    r->documents = find_documents(r);
     return OK;
+}
+
+void jsonl_close(struct jsonl *r)
+{
+    cJSON_Delete(r->line_object);
+    cJSON_Delete(r->list);
+    text_file_close(&r->file);
+    *r = (struct jsonl){0};
 }
 
 enum status jsonl_next(struct jsonl *r)
 {
-    cJSON_Delete(r->object);
-    r->object = NULL;
-    while (r->at < r->map.size) {
-        const char *s = (const char *)r->map.data + r->at;
-        const char *newline = memchr(s, '\n', r->map.size - r->at);
-        size_t len = newline ? (size_t)(newline - s) : r->map.size - r->at;
-        r->at += len + (newline != NULL);
-        r->line++;
-        if (!all_blank(s, len)) return parse_line(r, s, len);
+    const char *s;
+    cJSON_Delete(r->line_object);
+    r->object = r->line_object = NULL;
+    if (r->list) {
+        r->object = r->next;
+        r->next = r->next ? r->next->next : NULL;
+        r->line += r->object != NULL;
+        return OK;
     }
-    return OK;
+    ptrdiff_t len = next_line(r, &s);
+    if (len < 0) return OK;
+    enum status st = parse_at(r, s, (size_t)len, &r->line_object);
+    if (st == ERR_FORMAT) {
+        char *why = str_dup(status_message());
+        st = fail(st, "%s; each line must be one object", why);
+        free(why);
+    }
+    TRY(st);
+    r->object = r->line_object;
+    if (cJSON_IsObject(r->object)) return OK;
+    return fail(ERR_FORMAT, "%s: %s %ld: found %s, expected an object", r->path, jsonl_unit(r), r->line, json_kind(r->object));
 }
 
 static const cJSON *descend(const cJSON *object, const char *name)
@@ -158,6 +213,11 @@ const cJSON *jsonl_find(const struct jsonl *r, const char *key)
     return cJSON_IsNull(found) ? NULL : found;
 }
 
+const char *jsonl_unit(const struct jsonl *r)
+{
+    return r->list ? "entry" : "line";
+}
+
 enum status jsonl_fail_missing(const struct jsonl *r, const char *wanted)
 {
     struct str keys = {0};
@@ -169,9 +229,9 @@ enum status jsonl_fail_missing(const struct jsonl *r, const char *wanted)
     }
     if (n > 8) str_addf(&keys, " and %d more", n - 8);
     enum status st = fail(ERR_FORMAT,
-                          "%s: line %ld: field %s is missing; the object has %s; other names are given "
+                          "%s: %s %ld: field %s is missing; the object has %s; other names are given "
                           "by --field KEY=NAME",
-                          r->path, r->line, wanted, n ? str_get(&keys) : "no fields");
+                          r->path, jsonl_unit(r), r->line, wanted, n ? str_get(&keys) : "no fields");
     str_clear(&keys);
     return st;
 }
@@ -181,6 +241,8 @@ static enum status find_kind(const struct jsonl *r, const char *key, cJSON_bool 
 {
     *out = jsonl_find(r, key);
     const char *name = field_map_name(r->fields, key);
+    if (!*out && descend(r->object, name))
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found null, expected %s", r->path, jsonl_unit(r), r->line, name, expected);
     if (!*out) {
         char *quoted = str_format("\"%s\"", name);
         enum status st = jsonl_fail_missing(r, quoted);
@@ -188,7 +250,7 @@ static enum status find_kind(const struct jsonl *r, const char *key, cJSON_bool 
         return st;
     }
     if (!is(*out))
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": found %s, expected %s", r->path, r->line, name,
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found %s, expected %s", r->path, jsonl_unit(r), r->line, name,
                     json_kind(*out), expected);
     return OK;
 }

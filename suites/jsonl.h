@@ -1,4 +1,5 @@
-/* JSON Lines: one object a line, read in order with the line's number in every message.
+/* JSON Lines: one object a line, read in order with the line's number in every message. What such a file is called does
+ * not matter, and one JSON array of objects is read alike, with the entry's number for the line's.
  *
  * Blank lines are skipped, a byte order mark and "\r\n" are accepted. Keys can be renamed by the user:
  * `--field text=content,context=prompt` reads "content" where a suite asks for "text"; a name with dots,
@@ -7,8 +8,8 @@
 #ifndef SG_SUITES_JSONL_H
 #define SG_SUITES_JSONL_H
 
-#include "base/file.h"
 #include "base/json.h"
+#include "suites/text_file.h"
 
 /* What each key is called in the file. */
 struct field_map {
@@ -26,12 +27,16 @@ void field_map_clear(struct field_map *m);
 const char *field_map_name(const struct field_map *m, const char *key);
 
 struct jsonl {
-    struct file_map map;
+    struct text_file file;
     const struct field_map *fields; /* borrowed */
     const char *path;               /* borrowed */
+    bool documents;                 /* by its content, or for want of any by its name: else this is plain text */
     size_t at;                      /* bytes consumed */
-    long line;                      /* of the present object, from 1 */
-    cJSON *object;                  /* the present one, owned; NULL before the first and after the last */
+    long line;                      /* of the present object, from 1; in an array its place, from 1 */
+    const cJSON *object;            /* the present one; NULL before the first and after the last */
+    cJSON *line_object;             /* owned: it, when it is a line's */
+    cJSON *list;                    /* owned: the whole file, when it is an array or an object over several lines */
+    const cJSON *next;              /* in the list */
 };
 
 enum status jsonl_open(struct jsonl *r, const char *path, const struct field_map *fields) MUST_USE;
@@ -40,6 +45,9 @@ void jsonl_close(struct jsonl *r);
 /* Go to the next object; r->object is NULL behind the last. A line that is no JSON object fails with file,
  * line and column, and so does text with a zero character in it, which C strings would cut short. */
 enum status jsonl_next(struct jsonl *r) MUST_USE;
+
+/* "line", or "entry" of an array: what r->line counts. */
+const char *jsonl_unit(const struct jsonl *r);
 
 /* Field `key` (a suite's name) of the present object; NULL when it is missing or null. */
 const cJSON *jsonl_find(const struct jsonl *r, const char *key);

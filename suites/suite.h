@@ -50,6 +50,7 @@ struct sample_set {
     bool timed;         /* samples are lengths to time; what is in them does not matter */
     char fingerprint[33]; /* of all ids, score_from and items: hex, see base/hash.h */
     int n_skipped;      /* documents, lines or questions left out: under min_length */
+    int n_ambiguous;    /* answers named by digits that are an index and another choice's text: taken as the index */
     int n_truncated;    /* samples whose context was cut at the left to fit max_length; their names say so */
 };
 

@@ -1,7 +1,8 @@
 /* Multiple choice by log-likelihood.
  *
- * Lines are {"query","choices","gold"}: gold is the index of the right choice from 0, the choice's own text,
- * or the index as a string. A candidate is the query, one space unless there is white space at the joint, and
+ * Lines are {"query","choices","gold"}: gold is the index of the right choice from 0, the index as a string of digits
+ * (lm-evaluation-harness renders its target to text and reads digits back as an index), or the choice's own text; digits
+ * that are no index are a text again, and digits that are both are counted, to be said. A candidate is the query, one space unless there is white space at the joint, and
  * the choice; each is a sample of its own. num_samples takes questions from the start, never parts of one.
  */
 #include "suites/build.h"
@@ -21,7 +22,7 @@ static int as_index(const char *s)
     return atoi(s);
 }
 
-static enum status find_gold(const struct jsonl *in, const cJSON *choices, int *out)
+static enum status find_gold(const struct jsonl *in, const cJSON *choices, int *out, int *n_ambiguous)
 {
     const char *name = field_map_name(in->fields, "gold");
     const cJSON *gold = jsonl_find(in, "gold");
@@ -34,27 +35,29 @@ static enum status find_gold(const struct jsonl *in, const cJSON *choices, int *
     }
     if (cJSON_IsString(gold)) {
         const cJSON *choice;
+        int index = as_index(gold->valuestring);
+        bool is_index = index >= 0 && index < n;
         cJSON_ArrayForEach(choice, choices)
         {
             if (strcmp(choice->valuestring, gold->valuestring) == 0) {
-                *out = i;
+                *n_ambiguous += is_index && i != index;
+                *out = is_index ? index : i;
                 return OK;
             }
             i++;
         }
-        *out = as_index(gold->valuestring);
-        if (*out >= 0 && *out < n) return OK;
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": \"%.60s\" is none of the %d choices", in->path,
-                    in->line, name, gold->valuestring, n);
+        *out = index;
+        if (is_index) return OK;
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": \"%.60s\" is none of the %d choices", in->path, jsonl_unit(in), in->line, name, gold->valuestring, n);
     }
     if (!cJSON_IsNumber(gold))
         return fail(ERR_FORMAT,
-                    "%s: line %ld: field \"%s\": found %s, expected an index from 0 or a choice's text",
-                    in->path, in->line, name, json_kind(gold));
+                    "%s: %s %ld: field \"%s\": found %s, expected an index from 0 or a choice's text",
+                    in->path, jsonl_unit(in), in->line, name, json_kind(gold));
     double v = gold->valuedouble;
     if (!(v >= 0 && v < n && v == floor(v)))
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": found %g, expected a whole number from 0 to %d",
-                    in->path, in->line, name, v, n - 1);
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found %g, expected a whole number from 0 to %d",
+                    in->path, jsonl_unit(in), in->line, name, v, n - 1);
     *out = (int)v;
     return OK;
 }
@@ -64,16 +67,14 @@ static enum status check_choices(const struct jsonl *in, const cJSON *choices)
     const char *name = field_map_name(in->fields, "choices");
     int n = cJSON_GetArraySize(choices), i = 0;
     if (n < 2)
-        return fail(ERR_FORMAT, "%s: line %ld: field \"%s\": has %d choices, expected 2 or more", in->path,
-                    in->line, name, n);
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": has %d choices, expected 2 or more", in->path, jsonl_unit(in), in->line, name, n);
     const cJSON *choice;
     cJSON_ArrayForEach(choice, choices)
     {
         if (!cJSON_IsString(choice))
-            return fail(ERR_FORMAT, "%s: line %ld: field \"%s[%d]\": found %s, expected a string", in->path,
-                        in->line, name, i, json_kind(choice));
+            return fail(ERR_FORMAT, "%s: %s %ld: field \"%s[%d]\": found %s, expected a string", in->path, jsonl_unit(in), in->line, name, i, json_kind(choice));
         if (!*choice->valuestring)
-            return fail(ERR_FORMAT, "%s: line %ld: field \"%s[%d]\" is an empty string", in->path, in->line,
+            return fail(ERR_FORMAT, "%s: %s %ld: field \"%s[%d]\" is an empty string", in->path, jsonl_unit(in), in->line,
                         name, i);
         i++;
     }
@@ -108,7 +109,7 @@ static enum status add_line(const struct suite_options *o, const struct jsonl *i
     TRY(jsonl_string(in, "query", &query));
     TRY(jsonl_array(in, "choices", &choices));
     TRY(check_choices(in, choices));
-    TRY(find_gold(in, choices, &gold));
+    TRY(find_gold(in, choices, &gold, &s->n_ambiguous));
     if (o->num_samples && *n_questions >= o->num_samples) return OK;
     const struct sample_set mark = *s;
     cJSON_ArrayForEach(choice, choices)

@@ -54,8 +54,8 @@ static enum status read_line(const struct jsonl *in, struct sample_set *s, struc
     TRY(jsonl_string(in, "text", &text));
     if (!split_last_word(s, text, out, n_bytes))
         return fail(ERR_FORMAT,
-                    "%s: line %ld: field \"%s\" needs at least two words, the last is the one asked for",
-                    in->path, in->line, field_map_name(in->fields, "text"));
+                    "%s: %s %ld: field \"%s\" needs at least two words, the last is the one asked for",
+                    in->path, jsonl_unit(in), in->line, field_map_name(in->fields, "text"));
     return OK;
 }
 

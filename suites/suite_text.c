@@ -45,14 +45,10 @@ static enum status add_document(struct reader *r, const char *label, const char 
     return OK;
 }
 
-static enum status read_whole(struct reader *r)
+static enum status read_whole(struct reader *r, const struct text_file *file)
 {
     const char *path = r->o->argument;
-    struct file_map map;
-    TRY(file_map_open(&map, path));
-    enum status st = add_document(r, path_base(path), map.data ? (const char *)map.data : "", map.size);
-    file_map_close(&map);
-    TRY(st);
+    TRY(add_document(r, path_base(path), file->text, file->len));
     if (r->set->n_skipped)
         return fail(ERR_FORMAT,
                     "%s: has %zu tokens (begin-of-text included), at least %d are needed; give a longer text",
@@ -60,51 +56,46 @@ static enum status read_whole(struct reader *r)
     return OK;
 }
 
-static enum status read_lines(struct reader *r, const struct field_map *fields)
+static enum status read_lines(struct reader *r, struct jsonl *in)
 {
     const char *path = r->o->argument;
-    struct jsonl in;
-    TRY(jsonl_open(&in, path, fields));
-    enum status st;
     int n_lines = 0;
     for (;; n_lines++) {
         const char *text;
-        TRY_GOTO(st, done, jsonl_next(&in));
-        if (!in.object) break;
-        TRY_GOTO(st, done, jsonl_string(&in, "text", &text));
+        TRY(jsonl_next(in));
+        if (!in->object) break;
+        TRY(jsonl_string(in, "text", &text));
         if (full(r)) continue; /* the rest is only checked */
-        char *label = str_format("%s line %ld", path_base(path), in.line);
-        st = add_document(r, label, text, strlen(text));
+        char *label = str_format("%s %s %ld", path_base(path), jsonl_unit(in), in->line);
+        enum status st = add_document(r, label, text, strlen(text));
         free(label);
-        if (st != OK) goto done;
+        TRY(st);
     }
-    if (n_lines == 0)
-        st = fail(ERR_FORMAT, "%s: has no lines", path);
-    else if (r->set->n_samples == 0)
-        st = fail(ERR_FORMAT,
-                  "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts",
-                  path, n_lines, r->o->min_length, r->longest);
-done:
-    jsonl_close(&in);
-    return st;
+    if (n_lines == 0) return fail(ERR_FORMAT, "%s: has no lines", path);
+    if (r->set->n_samples > 0) return OK;
+    return fail(ERR_FORMAT, "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts", path,
+                n_lines, r->o->min_length, r->longest);
 }
 
 static enum status load(const struct suite_options *o, struct sample_set *out)
 {
-    TRY(build_need_file(o, "text", "text:FILE.txt (one document) or text:FILE.jsonl ({\"text\"} a line)"));
+    TRY(build_need_file(o, "text", "text:FILE, one document or JSON lines of {\"text\"}"));
     struct field_map fields;
-    TRY(field_map_parse(&fields, o->field));
+    struct jsonl in = {0};
     struct reader r = {.o = o, .set = out};
+    TRY(field_map_parse(&fields, o->field));
     out->score_text = true;
-    enum status st = str_ends_with(o->argument, ".jsonl") ? read_lines(&r, &fields) : read_whole(&r);
+    enum status st = jsonl_open(&in, o->argument, &fields);
+    if (st == OK) st = in.documents ? read_lines(&r, &in) : read_whole(&r, &in.file);
     token_list_clear(&r.tokens);
+    jsonl_close(&in);
     field_map_clear(&fields);
     return st;
 }
 
 const struct suite suite_text = {
     .name = "text",
-    .help = "text:FILE  perplexity of a text file, or of the {\"text\"} lines of a .jsonl file",
+    .help = "text:FILE  perplexity of a text file, or of the {\"text\"} lines of a JSON lines file",
     .reads_fields = true,
     .load = load,
 };

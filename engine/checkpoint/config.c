@@ -299,7 +299,7 @@ enum status llama_config_parse(struct llama_config *c, const char *file, const c
 {
     *c = (struct llama_config){0};
     cJSON *root;
-    TRY(json_parse(&root, file, text, len));
+    TRY(json_parse_foreign(&root, file, 1, text, len));
     enum status st = parse_object(c, (struct json_in){root, file, ""});
     cJSON_Delete(root);
     return st;
@@ -309,7 +309,7 @@ enum status llama_generation_config_parse(struct llama_config *c, const char *fi
                                           size_t len)
 {
     cJSON *root;
-    TRY(json_parse(&root, file, text, len));
+    TRY(json_parse_foreign(&root, file, 1, text, len));
     enum status st;
     if (!cJSON_IsObject(root))
         st = fail(ERR_FORMAT, "%s: found %s, expected an object", file, json_kind(root));

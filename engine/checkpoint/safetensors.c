@@ -250,19 +250,21 @@ static enum status parse_file(struct safetensors *s, const char *path, const uin
     return st;
 }
 
-static enum status sort_by_name(struct safetensors *s)
+static enum status check_names(const struct safetensors *s)
 {
-    if (s->n_tensors == 0) return OK;
-    qsort(s->tensors, s->n_tensors, sizeof *s->tensors, by_name);
     for (size_t i = 1; i < s->n_tensors; i++) {
         const struct tensor *a = &s->tensors[i - 1], *b = &s->tensors[i];
         if (strcmp(a->name, b->name) != 0) continue;
-        if (a->file == b->file)
-            return fail(ERR_FORMAT, "%s: tensor %s: found twice in the header; " AGAIN, a->file, a->name);
         return fail(ERR_FORMAT, "%s: tensor %s: found in %s too; " AGAIN, a->file, a->name,
                     path_base(b->file));
     }
     return OK;
+}
+
+static enum status sort_by_name(struct safetensors *s)
+{
+    if (s->n_tensors > 0) qsort(s->tensors, s->n_tensors, sizeof *s->tensors, by_name);
+    return check_names(s);
 }
 
 static enum status add_file(struct safetensors *s, char *path)
@@ -296,6 +298,11 @@ void safetensors_close(struct safetensors *s)
         free(s->files[i].path);
     }
     free(s->files);
+    for (size_t i = 0; i < s->n_absent; i++) {
+        free(s->absent[i].name);
+        free(s->absent[i].shard);
+    }
+    free(s->absent);
     *s = (struct safetensors){0};
 }
 
@@ -368,32 +375,41 @@ static enum status map_shards(struct safetensors *s, const char *dir, const char
     return st;
 }
 
-/* Keep the tensors that stand where the index says, and check that all of these are there. */
-static enum status apply_placements(struct safetensors *s, const char *index, struct placement *p, size_t n)
+/* Of a tensor that several shards have, the copy where the index says stays. */
+static void drop_other_copies(struct safetensors *s, const struct placement *p, size_t n)
 {
-    qsort(p, n, sizeof *p, placement_by_name);
-    for (size_t i = 1; i < n; i++)
-        if (!strcmp(p[i].name, p[i - 1].name) && strcmp(p[i].shard, p[i - 1].shard) != 0)
-            return fail(ERR_FORMAT, "%s: field weight_map.%s: found twice, in %s and %s; " AGAIN, index,
-                        p[i].name, p[i - 1].shard, p[i].shard);
     size_t kept = 0;
-    for (size_t i = 0; i < s->n_tensors; i++) {
-        struct tensor *t = &s->tensors[i];
-        struct placement key = {t->name, ""};
+    for (size_t first = 0, end; first < s->n_tensors; first = end) {
+        struct placement key = {s->tensors[first].name, ""};
         const struct placement *found = bsearch(&key, p, n, sizeof *p, placement_by_name);
-        if (found && !strcmp(found->shard, path_base(t->file))) {
-            s->tensors[kept++] = *t;
-        } else {
-            drop_tensor(t);
-            s->n_unlisted++;
+        bool placed = false;
+        for (end = first; end < s->n_tensors && !strcmp(s->tensors[end].name, key.name); end++)
+            placed |= found && !strcmp(found->shard, path_base(s->tensors[end].file));
+        for (size_t i = first; i < end; i++) {
+            if (placed && strcmp(found->shard, path_base(s->tensors[i].file)) != 0)
+                drop_tensor(&s->tensors[i]);
+            else
+                s->tensors[kept++] = s->tensors[i];
         }
     }
     s->n_tensors = kept;
-    TRY(sort_by_name(s));
-    for (size_t i = 0; i < n; i++)
-        if (!safetensors_find(s, p[i].name))
-            return fail(ERR_FORMAT, "%s: field weight_map.%s: says %s, which has no such tensor; " AGAIN,
-                        index, p[i].name, p[i].shard);
+}
+
+/* As transformers does, everything in the shards counts. What the index lists and no shard has is only remembered: many
+ * list a tied head or a buffer that was never saved, and whether a model needs it is not known here. */
+static enum status apply_placements(struct safetensors *s, struct placement *p, size_t n)
+{
+    qsort(p, n, sizeof *p, placement_by_name);
+    qsort(s->tensors, s->n_tensors, sizeof *s->tensors, by_name);
+    drop_other_copies(s, p, n);
+    TRY(check_names(s));
+    for (size_t i = 0; i < n; i++) {
+        if (safetensors_find(s, p[i].name)) continue;
+        struct absent_tensor *grown = realloc(s->absent, (s->n_absent + 1) * sizeof *grown);
+        if (!grown) return fail(ERR_MEMORY, "no memory for a list of %zu tensors", s->n_absent + 1);
+        s->absent = grown;
+        s->absent[s->n_absent++] = (struct absent_tensor){str_dup(p[i].name), str_dup(p[i].shard)};
+    }
     return OK;
 }
 
@@ -402,10 +418,10 @@ static enum status open_sharded(struct safetensors *s, const char *dir, const ch
     cJSON *root;
     struct placement *p = NULL;
     size_t n = 0;
-    TRY(json_read_file(&root, index));
+    TRY(json_read_foreign(&root, index));
     enum status st = read_placements(root, index, &p, &n);
     if (st == OK) st = map_shards(s, dir, index, p, n);
-    if (st == OK) st = apply_placements(s, index, p, n);
+    if (st == OK) st = apply_placements(s, p, n);
     free(p);
     cJSON_Delete(root);
     return st;
@@ -466,6 +482,13 @@ enum status safetensors_parse(struct safetensors *s, const char *path, const uin
     if (st == OK) st = sort_by_name(s);
     if (st != OK) safetensors_close(s);
     return st;
+}
+
+const char *safetensors_absent(const struct safetensors *s, const char *name)
+{
+    for (size_t i = 0; i < s->n_absent; i++)
+        if (!strcmp(s->absent[i].name, name)) return s->absent[i].shard;
+    return NULL;
 }
 
 const struct tensor *safetensors_find(const struct safetensors *s, const char *name)

@@ -39,7 +39,10 @@ struct safetensors {
     int n_files;
     struct tensor *tensors; /* ascending by name (strcmp), names unique */
     size_t n_tensors;
-    size_t n_unlisted;      /* tensors in a shard that the index does not place there; left out */
+    struct absent_tensor {
+        char *name, *shard;
+    } *absent;              /* what the index lists and no shard has */
+    size_t n_absent;
     size_t bytes;           /* of all files */
 };
 
@@ -56,6 +59,9 @@ void safetensors_close(struct safetensors *s);
 
 /* NULL when there is none of that name. */
 const struct tensor *safetensors_find(const struct safetensors *s, const char *name);
+
+/* The shard in which an index promised a tensor that no shard has; NULL when it promised none of that name. */
+const char *safetensors_absent(const struct safetensors *s, const char *name);
 
 /* Elements; the product of the shape. */
 int64_t tensor_elements(const struct tensor *t);

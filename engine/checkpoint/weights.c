@@ -238,7 +238,7 @@ static enum status load_all(struct weights *w)
     for (int i = 0; i < w->config.n_layers; i++) TRY(load_layer(w, i));
     TRY(load_norm(w, "model.norm.weight", &w->final_norm));
     TRY(load_head(w));
-    w->n_extra = w->files.n_tensors - w->n_entries + w->files.n_unlisted;
+    w->n_extra = w->files.n_tensors - w->n_entries;
     return OK;
 }
 

@@ -3,7 +3,7 @@
 #include "base/str.h"
 #include "engine/tokenizer/bpe_vocab.h"
 #include "engine/tokenizer/tokenizer_grow.h"
-#include "engine/tokenizer/tokenizer_utf8.h"
+#include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>

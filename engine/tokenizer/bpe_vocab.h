@@ -4,7 +4,7 @@
 
 #include "engine/tokenizer/bpe.h"
 
-#include "engine/tokenizer/tokenizer_utf8.h"
+#include "base/utf8.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 #include "engine/tokenizer/tokenizer_component.h"
 
-#include "engine/tokenizer/tokenizer_utf8.h"
+#include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>

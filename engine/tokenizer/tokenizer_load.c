@@ -246,7 +246,7 @@ enum status tokenizer_read_json(struct tokenizer *t, const char *file, const cha
 {
     cJSON *root;
     TRY(check_text(file, json, len));
-    TRY(json_parse(&root, file, json, len));
+    TRY(json_parse_foreign(&root, file, 1, json, len));
     t->bos = t->eos = -1;
     enum status st = bpe_open(&t->bpe);
     if (st == OK) st = read_parts(t, root, file, had_processor);
@@ -290,7 +290,7 @@ enum status tokenizer_read_config(struct tokenizer *t, const char *file, const c
 {
     cJSON *root;
     TRY(check_text(file, json, len));
-    TRY(json_parse(&root, file, json, len));
+    TRY(json_parse_foreign(&root, file, 1, json, len));
     enum status st = read_config(t, (struct json_in){root, file, ""}, had_processor);
     cJSON_Delete(root);
     return st;

@@ -3,7 +3,7 @@
 
 #include "base/str.h"
 #include "engine/tokenizer/tokenizer_unicode.h"
-#include "engine/tokenizer/tokenizer_utf8.h"
+#include "base/utf8.h"
 
 #include <pcre2.h>
 #include <stdlib.h>

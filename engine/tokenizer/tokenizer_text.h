@@ -7,7 +7,7 @@
 #define SG_ENGINE_TOKENIZER_TOKENIZER_TEXT_H
 
 #include "engine/tokenizer/tokenizer_grow.h"
-#include "engine/tokenizer/tokenizer_utf8.h"
+#include "base/utf8.h"
 
 #include <stdint.h>
 #include <string.h>

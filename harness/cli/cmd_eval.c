@@ -65,6 +65,9 @@ static void note_input(const struct sample_set *set)
     if (set->n_replaced)
         fprintf(stderr, "sparsegauge: %s: %zu invalid UTF-8 sequences became U+FFFD\n", set->name, set->n_replaced);
     if (set->n_skipped) fprintf(stderr, "sparsegauge: %s: %lld documents were too short\n", set->name, (long long)set->n_skipped);
+    if (set->n_ambiguous)
+        fprintf(stderr, "sparsegauge: %s: %d answers are digits that name one choice by its place and another by its text; the place "
+                        "was taken, as lm-evaluation-harness does\n", set->name, set->n_ambiguous);
     if (set->n_truncated)
         fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
 }

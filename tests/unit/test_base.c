@@ -495,6 +495,54 @@ Test(json, errors_name_line_and_column)
     cJSON_Delete(root);
 }
 
+/* Ours: refused by name. Of others: as Python's json.loads, whose results these are. */
+Test(json, keys_said_twice)
+{
+    cJSON *root;
+    cr_expect_eq(parse(&root, "{\"max_kl\": 9, \"x\": 1, \"max_kl\": 0.02}"), ERR_FORMAT);
+    EXPECT_MESSAGE("f.json: key max_kl stands there twice");
+    cr_expect(root == NULL);
+    cr_expect_eq(parse(&root, "{\"a\": [{}, {\"b\": {\"c\": 1, \"d\": 2, \"c\": 1}}]}"), ERR_FORMAT);
+    EXPECT_MESSAGE("key a[1].b.c stands there twice");
+    cr_expect_eq(parse(&root, "{\"a\": 1, \"A\": 2, \"b\": {\"a\": 3}, \"c\": [{\"a\": 1}, {\"a\": 2}]}"), OK);
+    cJSON_Delete(root);
+    static const char text[] = "{\"a\": 1, \"b\": {\"c\": 1, \"c\": null, \"d\": 4}, \"a\": [2, {\"e\": 5, \"e\": 6}], \"a\": \"last\", "
+                               "\"f\": [{\"g\": 7, \"g\": 8}]}";
+    struct str out = {0};
+    cr_assert_eq(json_parse_foreign(&root, "f.json", 1, text, sizeof text - 1), OK, "%s", status_message());
+    json_print(&out, root, -1);
+    cr_expect_str_eq(str_get(&out), "{\"b\":{\"c\":null,\"d\":4},\"a\":\"last\",\"f\":[{\"g\":8}]}");
+    str_clear(&out);
+    cJSON_Delete(root);
+}
+
+Test(json, python_writes_numbers_that_are_none)
+{
+    static const char text[] = "{\"a\": NaN, \"b\": [Infinity, -Infinity, 1], \"NaN\": \"NaN \\\" Infinity\"}";
+    cJSON *root;
+    double d = 7;
+    const char *s = NULL;
+    cr_expect_eq(parse(&root, "{\"a\": NaN}"), ERR_FORMAT, "in our own files");
+    EXPECT_MESSAGE("line 1, column 7");
+    cr_assert_eq(json_parse_foreign(&root, "f.json", 1, text, sizeof text - 1), OK, "%s", status_message());
+    struct json_in in = {root, "f.json", ""};
+    cr_expect_eq(json_get_double(in, "a", false, -INFINITY, INFINITY, &d), ERR_FORMAT);
+    EXPECT_MESSAGE("field a: found NaN or an infinite number, expected a number");
+    cr_expect(json_get_string(in, "NaN", true, &s) == OK && strcmp(s, "NaN \" Infinity") == 0);
+    const cJSON *b = cJSON_GetObjectItemCaseSensitive(root, "b");
+    cr_expect(b->child->valuedouble == INFINITY && b->child->next->valuedouble == -INFINITY);
+    cr_expect_eq(d, 7);
+    cJSON_Delete(root);
+    /* a mistake behind such numbers stands where it would behind finite ones */
+    static const char plain[] = "{\n\"a\": [111, 222, 33333333], oops}", bad[] = "{\n\"a\": [NaN, NaN, Infinity], oops}";
+    cr_expect_eq(json_parse_foreign(&root, "f.json", 5, plain, sizeof plain - 1), ERR_FORMAT);
+    char *message = str_dup(status_message());
+    cr_expect_eq(json_parse_foreign(&root, "f.json", 5, bad, sizeof bad - 1), ERR_FORMAT);
+    cr_expect_str_eq(status_message(), message);
+    EXPECT_MESSAGE("f.json: line 6, column 2");
+    free(message);
+}
+
 Test(json, getters)
 {
     cJSON *root;

@@ -6,9 +6,11 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* The synthetic tokenizer makes one token of each byte, id = byte, BOS = 256: offsets can be counted by
@@ -167,7 +169,7 @@ Test(suites, text_too_short_says_how_many_tokens)
     o.min_length = 513;
     REFUSED("text:x", &o, ERR_ARG, "min_length", "513", "512");
     o = options(512);
-    REFUSED("text", &o, ERR_ARG, "text:FILE.txt");
+    REFUSED("text", &o, ERR_ARG, "text:FILE");
     REFUSED("text:/nonexistent/file.txt", &o, ERR_IO, "/nonexistent/file.txt");
     REFUSED("text:/nonexistent/file.jsonl", &o, ERR_IO, "/nonexistent/file.jsonl");
 }
@@ -221,7 +223,7 @@ Test(suites, bad_lines_name_file_and_line)
     REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":7}\n"), &o, ERR_FORMAT, "line 2",
             "a number", "a string");
     REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":null}\n"), &o, ERR_FORMAT, "line 2",
-            "missing");
+            "\"text\"", "found null, expected a string");
     REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"a\\u0000b\"}\n"), &o, ERR_FORMAT, "line 1, column 11",
             "zero");
     REFUSED(spec_bytes("text", "a.jsonl", "{\"text\":\"a\0b\"}\n", 15), &o, ERR_FORMAT, "line 1, column 11",
@@ -238,6 +240,108 @@ Test(suites, bad_lines_name_file_and_line)
     REFUSED(spec_of("cloze", "a.jsonl", "{\"context\":\"a b\",\"continuation\":\"\"}\n"), &o, ERR_FORMAT,
             "line 1", "empty");
     REFUSED(spec_of("cloze", "a.jsonl", ""), &o, ERR_FORMAT, "a.jsonl", "nothing");
+}
+
+/* Which files hold JSON documents is in them, not in their names: one set of tokens for all. */
+Test(suites, json_documents_are_told_by_content)
+{
+    static const char lines[] = "{\"text\": \"one and two\", \"score\": NaN}\n{\"text\": \"three\"}\n";
+    static const char *const names[] = {"a.jsonl", "a.ndjson", "a.JSONL", "a.jsonlines", "a.json", "a.txt", "a"};
+    static const char *const others[] = {
+        "[{\"text\": \"one and two\"},\n {\"text\": \"three\", \"by\": null}]",
+        "\xef\xbb\xbf [\n{\"text\": \"one and two\", \"x\": -Infinity}, {\"text\": \"three\"}\n]\n",
+        "{\"text\": \"no\", \"text\": \"one and two\"}\n{\"text\": \"three\"}\n",
+    };
+    struct suite_options o = options(64);
+    char print[33] = "";
+    for (int i = 0; i < 10; i++) {
+        const char *name = i < 7 ? names[i] : "a.json";
+        struct sample_set s = load(spec_of("text", name, i < 7 ? lines : others[i - 7]), &o);
+        cr_assert_eq(s.n_samples, 2, "%s", name);
+        expect_text(&s, 0, 1, s.samples[0].n, "one and two");
+        expect_text(&s, 1, 1, s.samples[1].n, "three");
+        if (!i) strcpy(print, s.fingerprint);
+        cr_expect_str_eq(s.fingerprint, print, "%s", name);
+        sample_set_clear(&s);
+        remove_file(name);
+    }
+    struct sample_set s = load(spec_of("text", "a.json", "{\n \"text\": \"one and two\"\n}\n"), &o);
+    expect_text(&s, 0, 1, s.samples[0].n, "one and two");
+    sample_set_clear(&s);
+    s = load(spec_of("text", "a.txt", "[1] and {2}\n"), &o);
+    expect_text(&s, 0, 1, s.samples[0].n, "[1] and {2}\n");
+    sample_set_clear(&s);
+    s = load(spec_of("text", "a.txt", "{ this is no JSON }"), &o);
+    expect_text(&s, 0, 1, s.samples[0].n, "{ this is no JSON }");
+    sample_set_clear(&s);
+    REFUSED(spec_of("text", "a.json", "plain words"), &o, ERR_FORMAT, "a.json", "line 1, column 1");
+    REFUSED(spec_of("text", "a.json", "[{\"text\":\"x\"}, {\"body\":\"y\"}]"), &o, ERR_FORMAT, "entry 2", "\"body\"");
+    REFUSED(spec_of("text", "a.json", "[{\"text\":NaN}]"), &o, ERR_FORMAT, "entry 1", "found NaN", "a string");
+    REFUSED(spec_of("choice", "a.json", "[{\"query\":\"q\",\"choices\":[\"x\",\"y\"],\"gold\":Infinity}]"), &o, ERR_FORMAT,
+            "entry 1", "gold", "found inf");
+    remove_file("a.json");
+}
+
+Test(suites, what_is_no_text_is_refused)
+{
+    static const struct {
+        const char *bytes;
+        size_t n;
+        const char *what, *remedy;
+    } bad[] = {
+        {"\x1f\x8b\x08\x00\x01", 5, "gzip", "gunzip"},
+        {"\x28\xb5\x2f\xfd\x01", 5, "zstd", "unzstd"},
+        {"\xfd" "7zXZ", 5, "xz", "unxz"},
+        {"BZh91AY&SY", 10, "bzip2", "bunzip2"},
+        {"PK\x03\x04....", 8, "zip", "unzip"},
+        {"PAR1....", 8, "Parquet", "JSON lines"},
+        {"\xff\xfew\0o\0r\0d\0", 10, "UTF-16", "iconv -f UTF-16 "},
+        {"\xfe\xff\0w\0o\0r\0d", 10, "UTF-16", "iconv -f UTF-16 "},
+        {"w\0o\0r\0d\0s\0", 10, "UTF-16", "iconv -f UTF-16LE"},
+        {"\0w\0o\0r\0d\0s", 10, "UTF-16", "iconv -f UTF-16BE"},
+        {"\xff\xfe\0\0w\0\0\0", 8, "UTF-32", "iconv -f UTF-32"},
+        {"two words\nand a \0zero", 20, "line 2, column 7", "binary"},
+    };
+    struct suite_options o = options(64);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const char *const names[] = {"a.txt", "a.jsonl"};
+        for (int k = 0; k < 2; k++)
+            REFUSED(spec_bytes(k ? "cloze" : "text", names[k], bad[i].bytes, bad[i].n), &o, ERR_FORMAT, names[k], bad[i].what,
+                    bad[i].remedy);
+    }
+    struct sample_set s = load(spec_of("text", "a.txt", "\xef\xbb\xbfwords"), &o);
+    expect_text(&s, 0, 1, s.samples[0].n, "words");
+    sample_set_clear(&s);
+}
+
+static void *write_words(void *path)
+{
+    FILE *f = fopen(path, "w");
+    if (!f) return NULL;
+    for (int i = 0; i < 3; i++) {
+        fputs("words ", f);
+        fflush(f);
+        usleep(20000);
+    }
+    fclose(f);
+    return path;
+}
+
+Test(suites, pipes_are_read_to_their_end)
+{
+    struct suite_options o = options(64);
+    pthread_t writer;
+    char *path = path_join(dir, "a.txt"), *spec = str_format("text:%s", path);
+    cr_assert_eq(mkfifo(path, 0600), 0);
+    cr_assert_eq(pthread_create(&writer, NULL, write_words, path), 0);
+    struct sample_set s = load(spec, &o);
+    pthread_join(writer, NULL);
+    expect_text(&s, 0, 1, s.samples[0].n, "words words words ");
+    sample_set_clear(&s);
+    REFUSED("text:/dev/zero", &o, ERR_IO, "/dev/zero", "no end");
+    REFUSED("text:/dev/null", &o, ERR_FORMAT, "/dev/null", "1 tokens");
+    free(path);
+    free(spec);
 }
 
 Test(suites, fields_can_be_renamed)
@@ -365,12 +469,13 @@ Test(suites, choice_candidates)
     expect_item(&s, 1, "Two and two:", " fifteen");
     expect_item(&s, 2, "Q", " a");
     expect_item(&s, 3, "Q", "  b");
-    const bool gold[9] = {true, false, false, false, true, false, true, false, true};
+    const bool gold[9] = {true, false, false, false, true, false, true, true, false};
     const int question[9] = {0, 0, 1, 1, 1, 2, 2, 3, 3};
     for (int i = 0; i < 9; i++) {
         cr_expect_eq(s.items[i].gold, gold[i], "item %d", i);
         cr_expect_eq(s.items[i].question, question[i]);
     }
+    cr_expect_eq(s.n_ambiguous, 1, "the last one's \"0\" is its first choice, and the text of its second");
     cr_expect_eq(s.items[0].n_bytes, 4);
     cr_expect_str_eq(s.items[4].id, "a.jsonl:2:2");
     sample_set_clear(&s);

@@ -4,8 +4,8 @@
  * Rust's from_utf8_lossy do: one U+FFFD for each longest run that begins a well-formed character and does
  * not finish it, one for each other stray byte.
  */
-#ifndef SG_ENGINE_TOKENIZER_TOKENIZER_UTF8_H
-#define SG_ENGINE_TOKENIZER_TOKENIZER_UTF8_H
+#ifndef SG_BASE_UTF8_H
+#define SG_BASE_UTF8_H
 
 #include "base/str.h"
 

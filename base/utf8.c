@@ -1,4 +1,4 @@
-#include "engine/tokenizer/tokenizer_utf8.h"
+#include "base/utf8.h"
 
 #include <string.h>
 
