@@ -184,8 +184,9 @@ struct rows_job {
     const float *weight;
     const int32_t *tokens;
     int n, position, layer;
-    int n_heads;      /* of the rows to rotate or to cache … */
-    size_t head_rows; /* … and rows that a head has in the cache */
+    int n_heads;      /* of the rows to rotate, to cache or to pick … */
+    size_t head_rows; /* … rows that a head has in the cache */
+    int from_heads;   /* … and heads in a row of `from` */
     const float *from;
     float *to;
     bool rotate;
@@ -277,7 +278,7 @@ static void cache_task(void *ctx, int item, int worker)
     EACH_ROW(j, item, r)
         for (int h = 0; h < j->n_heads; h++) {
             float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
-            memcpy(to, j->from + ((size_t)r * (size_t)j->n_heads + (size_t)h) * d, d * sizeof *to);
+            memcpy(to, j->from + ((size_t)r * (size_t)j->from_heads + (size_t)h) * d, d * sizeof *to);
             if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
         }
 }
@@ -433,7 +434,8 @@ static enum status layer_forward(struct session *s, const struct forward_args *f
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
         for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .n_heads = c->n_kv_heads,
-                                       .head_rows = (size_t)s->plan.capacity, .from = s->kv_rows,
+                                       .from_heads = c->n_kv_heads, .head_rows = (size_t)s->plan.capacity,
+                                       .from = s->kv_rows,
                                        .to = cache_of(s, layer, value), .rotate = !value}, cache_task);
     }
     TRY(attend(s, f, layer, n, position, total_len));
@@ -534,12 +536,16 @@ enum status session_forward(struct session *s, const struct forward_args *f)
     return OK;
 }
 
-static void project_heads(struct session *s, const struct linear *l, int first, int end, int n, float *y)
+static void pick_task(void *ctx, int item, int worker)
 {
-    int d = s->w->config.head_dim;
-    linear_run_rows(l, first * d, end * d, n, s->norm, l->k, y, (ptrdiff_t)(end - first) * d, s->linear_ws, s->par);
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t d = (size_t)j->s->w->config.head_dim, width = (size_t)j->n_heads * d;
+    EACH_ROW(j, item, r)
+        memcpy(j->to + (size_t)r * width, j->from + (size_t)r * (size_t)j->from_heads * d, width * sizeof *j->to);
 }
 
+/* All heads are projected and some are kept: only the layer's own products give its bits on every processor. */
 enum status session_heads(struct session *s, const struct heads_args *a)
 {
     const struct llama_config *c = &s->w->config;
@@ -559,11 +565,14 @@ enum status session_heads(struct session *s, const struct heads_args *a)
     for_rows(s, &rows, angle_task);
     if (!a->residual) for_rows(s, &rows, embed_task);
     normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
-    project_heads(s, &lw->q, a->first, a->end, n, a->q);
+    project(s, &lw->q, n, s->norm, s->q, false);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .from_heads = c->n_heads,
+                                   .from = s->q + (size_t)a->first * (size_t)d, .to = a->q}, pick_task);
     for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = a->q}, rotate_task);
     for (int value = 0; value < 2; value++) {
-        project_heads(s, value ? &lw->v : &lw->k, kv_first, kv_end, n, s->kv_rows);
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .head_rows = (size_t)n, .from = s->kv_rows,
+        project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .from_heads = c->n_kv_heads,
+                                       .head_rows = (size_t)n, .from = s->kv_rows + (size_t)kv_first * (size_t)d,
                                        .to = value ? a->v : a->k, .rotate = !value}, cache_task);
     }
     const struct attn_impl *impl;

@@ -2,17 +2,25 @@
 
 #include "kernels/cpu/cpu_ops.h"
 
+#include <assert.h>
 #include <cblas.h>
 #include <pthread.h>
 #include <stdint.h>
 
+/* Pieces of the work are cut by the shape of a call alone, never by the number of threads: what sgemm adds up for an
+ * element, and in which order, depends on where the element stands in its piece (OpenBLAS' kernels for Haswell and Zen walk
+ * rows in tiles of 12 and columns in tiles of their own, and sum what is left over in another order). */
 enum {
-    PANEL = 1024,    /* rows of W per panel: sgemm packs x once a panel, 97 % of its peak rate against 92 % at 512 */
     FEW_ROWS = 4,    /* up to here each weight is used too rarely to be worth widening into memory */
     DOT_CHUNK = 64,  /* weight rows per task on that path */
-    MANY_PANELS = 4,        /* per thread: then threads end together all the same */
-    TASK_MACS = 1 << 24,    /* a smaller piece of work is not worth another task, .2 ms */
-    MIN_ROWS = 128,         /* of x per task: each task packs the panel of W again, a tenth of the work at this size */
+    /* sgemm packs the rows of x once a panel and the panel once for each piece of rows: that costs some 20 / columns +
+     * 13 / rows of the product's time. */
+    PANEL = LINEAR_PANEL,
+    PIECE_ROWS = 512,
+    ROW_STEP = 48,       /* whole tiles of 4, 6, 8, 12, 16 and 24 rows in every piece but the last */
+    TASKS = 16,          /* fewer pieces than this are halved … */
+    MIN_SIDE = 128,      /* … as long as each keeps so many rows or columns … */
+    TASK_MACS = 1 << 25, /* … and so much work, half a millisecond */
 };
 
 void widen(const void *from, enum dtype dtype, float *to, size_t n) { cpu_ops()->widen(from, dtype, to, n); }
@@ -35,8 +43,8 @@ size_t linear_workspace(int k, int n_threads) { return panel_bytes(k) * (size_t)
 
 struct job {
     const struct linear *l;
-    int m0, m1, panel, n;
-    int n_cuts; /* of the rows of x; tasks of one panel follow each other */
+    int n, panel;
+    int n_pieces; /* of the rows of x; tasks of one panel follow each other */
     const float *x;
     float *y;
     ptrdiff_t x_stride, y_stride;
@@ -56,31 +64,22 @@ static float bias_at(const struct linear *l, int m)
     return b;
 }
 
-/* Columns [m, m + rows) of W widened by this worker, unless it still has them. */
-static const float *widened(const struct job *j, int m, int rows, int worker)
+/* Rows [m, m + rows) of W widened by this worker, unless it still has them. */
+static const float *panel_widened(const struct job *j, int m, int rows, int worker)
 {
     char *own = j->ws + panel_bytes(j->l->k) * (size_t)worker;
     int *tag = (int *)own;
     float *panel = (float *)(own + TAG_BYTES);
+    if (j->l->dtype == DTYPE_F32) return weight_row(j->l, m);
     if (*tag != m) widen(weight_row(j->l, m), j->l->dtype, panel, (size_t)rows * (size_t)j->l->k);
     *tag = m;
     return panel;
 }
 
-/* Row r of x is cut off in front of cut i: even pieces, a multiple of 16. */
-static int cut_at(const struct job *j, int i)
+static void panel_multiply(const struct job *j, int m, int rows, int first, int n, const float *w)
 {
-    return i == j->n_cuts ? j->n : (int)((int64_t)j->n * i / j->n_cuts / 16 * 16);
-}
-
-static void panel_task(void *ctx, int item, int worker)
-{
-    const struct job *j = ctx;
     const struct linear *l = j->l;
-    int m = j->m0 + item / j->n_cuts * j->panel, rows = j->m1 - m < j->panel ? j->m1 - m : j->panel;
-    int first = cut_at(j, item % j->n_cuts), n = cut_at(j, item % j->n_cuts + 1) - first;
-    const float *w = l->dtype == DTYPE_F32 ? weight_row(l, m) : widened(j, m, rows, worker);
-    float *y = j->y + first * j->y_stride + (m - j->m0);
+    float *y = j->y + first * j->y_stride + m;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, rows, l->k, 1, j->x + first * j->x_stride, (int)j->x_stride, w,
                 l->k, j->add ? 1 : 0, y, (int)j->y_stride);
     for (int c = 0; c < rows && l->bias; c++) {
@@ -89,56 +88,85 @@ static void panel_task(void *ctx, int item, int worker)
     }
 }
 
+/* Row of x in front of which piece i begins. */
+static int piece_begin(const struct job *j, int i)
+{
+    return i == j->n_pieces ? j->n : (int)((int64_t)j->n * i / j->n_pieces / ROW_STEP * ROW_STEP);
+}
+
+static void panel_task(void *ctx, int item, int worker)
+{
+    const struct job *j = ctx;
+    int m = item / j->n_pieces * j->panel, rows = j->l->m - m < j->panel ? j->l->m - m : j->panel;
+    int first = piece_begin(j, item % j->n_pieces), n = piece_begin(j, item % j->n_pieces + 1) - first;
+    panel_multiply(j, m, rows, first, n, panel_widened(j, m, rows, worker));
+}
+
 static void dot_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct job *j = ctx;
-    int m = j->m0 + item * DOT_CHUNK, end = j->m1 - m < DOT_CHUNK ? j->m1 : m + DOT_CHUNK;
+    int m = item * DOT_CHUNK, end = j->l->m - m < DOT_CHUNK ? j->l->m : m + DOT_CHUNK;
     for (; m < end; m++)
         for (int r = 0; r < j->n; r++) {
-            float *y = j->y + r * j->y_stride + (m - j->m0);
+            float *y = j->y + r * j->y_stride + m;
             float sum = cpu_ops()->dot_weight(j->x + r * j->x_stride, weight_row(j->l, m), j->l->dtype, j->l->k);
             *y = sum + bias_at(j->l, m) + (j->add ? *y : 0);
         }
 }
 
-/* Rows are cut when panels alone would leave threads idle. What sgemm adds up for one element does not depend on it. */
-static int count_cuts(const struct job *j, int n_panels, int threads)
-{
-    if (n_panels % threads == 0 || n_panels >= MANY_PANELS * threads) return 1;
-    int64_t by_work = (int64_t)j->n * j->panel * j->l->k / TASK_MACS;
-    int cuts = threads, by_rows = j->n / MIN_ROWS;
-    if (cuts > by_rows) cuts = by_rows;
-    if (cuts > by_work) cuts = (int)by_work;
-    return cuts > 1 ? cuts : 1;
-}
+static int count_panels(const struct job *j) { return (j->l->m + j->panel - 1) / j->panel; }
 
-static void run(struct job *j, struct par *par)
+/* The longer side is halved until there is something to do for many threads. */
+static void job_cut(struct job *j)
 {
-    limit_blas();
-    if (j->m1 <= j->m0 || j->n < 1) return;
-    int m = j->m1 - j->m0, threads = par_threads(par);
-    if (j->n <= FEW_ROWS) {
-        par_for(par, (m + DOT_CHUNK - 1) / DOT_CHUNK, dot_task, j);
-        return;
+    j->panel = j->l->m < PANEL ? j->l->m : PANEL;
+    j->n_pieces = (j->n + PIECE_ROWS / 2) / PIECE_ROWS;
+    if (j->n_pieces < 1) j->n_pieces = 1;
+    while (count_panels(j) * j->n_pieces < TASKS) {
+        int rows = j->n / j->n_pieces;
+        if ((int64_t)rows * j->panel * j->l->k < 2 * (int64_t)TASK_MACS) break;
+        if (rows >= j->panel && rows >= 2 * MIN_SIDE) j->n_pieces *= 2;
+        else if (j->panel >= 2 * MIN_SIDE) j->panel = (j->panel / 2 + 15) / 16 * 16;
+        else break;
     }
-    j->panel = m < PANEL ? m : PANEL;
-    int n_panels = (m + j->panel - 1) / j->panel;
-    j->n_cuts = count_cuts(j, n_panels, threads);
-    for (int t = 0; t < threads; t++) *(int *)(j->ws + panel_bytes(j->l->k) * (size_t)t) = -1;
-    par_for(par, n_panels * j->n_cuts, panel_task, j);
 }
 
 void linear_run(const struct linear *l, int n, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride,
                 bool add, void *ws, struct par *par)
 {
-    run(&(struct job){.l = l, .m1 = l->m, .n = n, .x = x, .y = y, .x_stride = x_stride, .y_stride = y_stride,
-                      .add = add, .ws = ws}, par);
+    struct job j = {.l = l, .n = n, .x = x, .y = y, .x_stride = x_stride, .y_stride = y_stride, .add = add, .ws = ws};
+    limit_blas();
+    if (l->m < 1 || n < 1) return;
+    if (n <= FEW_ROWS) {
+        par_for(par, (l->m + DOT_CHUNK - 1) / DOT_CHUNK, dot_task, &j);
+        return;
+    }
+    job_cut(&j);
+    for (int t = 0; t < par_threads(par); t++) *(int *)(j.ws + panel_bytes(l->k) * (size_t)t) = -1;
+    par_for(par, count_panels(&j) * j.n_pieces, panel_task, &j);
 }
 
-void linear_run_rows(const struct linear *l, int m0, int m1, int n, const float *x, ptrdiff_t x_stride, float *y,
-                     ptrdiff_t y_stride, void *ws, struct par *par)
+struct linear linear_rows(const struct linear *l, int m0, int m1)
 {
-    run(&(struct job){.l = l, .m0 = m0, .m1 = m1, .n = n, .x = x, .y = y, .x_stride = x_stride, .y_stride = y_stride,
-                      .ws = ws}, par);
+    struct linear part = *l;
+    part.m = m1 - m0;
+    part.weight = weight_row(l, m0);
+    if (l->bias) part.bias = (const char *)l->bias + (size_t)m0 * dtype_size(l->dtype);
+    return part;
+}
+
+void linear_run_sides(const struct linear *l, int n, int n_sides, const float *const *x, float *const *y,
+                      ptrdiff_t y_stride, void *ws)
+{
+    struct job j = {.l = l, .n = n, .x_stride = l->k, .y_stride = y_stride, .ws = ws};
+    assert(l->m <= PANEL);
+    limit_blas();
+    *(int *)j.ws = -1;
+    for (int side = 0; side < n_sides; side++) {
+        j.x = x[side];
+        j.y = y[side];
+        if (n > FEW_ROWS) panel_multiply(&j, 0, l->m, 0, n, panel_widened(&j, 0, l->m, 0));
+        else for (int i = 0; i * DOT_CHUNK < l->m; i++) dot_task(&j, i, 0);
+    }
 }

@@ -23,13 +23,18 @@ struct linear {
 size_t linear_workspace(int k, int n_threads);
 
 /* y [n rows, stride y_stride elements] = x [n rows, stride x_stride] Wᵀ + b; add: y += instead.
- * x and y must not overlap. */
+ * x and y must not overlap. The number of threads changes no bit; n and l->m may. */
 void linear_run(const struct linear *l, int n, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride,
                 bool add, void *ws, struct par *par);
 
-/* Rows [m0, m1) of W only: y [n, m1 - m0]. For the head in vocabulary chunks. */
-void linear_run_rows(const struct linear *l, int m0, int m1, int n, const float *x, ptrdiff_t x_stride, float *y,
-                     ptrdiff_t y_stride, void *ws, struct par *par);
+/* The layer of rows [m0, m1) of W alone. */
+struct linear linear_rows(const struct linear *l, int m0, int m1);
+
+/* y[s] = x[s] Wᵀ + b for each of n_sides blocks of n contiguous rows: serial, in one piece each and every side by the same
+ * calls, so that equal rows in equal places give equal results. l->m is at most LINEAR_PANEL; ws as for one thread. */
+enum { LINEAR_PANEL = 1024 };
+void linear_run_sides(const struct linear *l, int n, int n_sides, const float *const *x, float *const *y,
+                      ptrdiff_t y_stride, void *ws);
 
 /* Widen n values; exact. */
 void widen(const void *from, enum dtype dtype, float *to, size_t n);

@@ -245,9 +245,9 @@ static enum status run_head(void *ctx)
 {
     struct metrics *m = ctx;
     for (int first = 0; first < VOCAB; first += 2048) { /* in chunks: two n × vocab buffers would be half a gigabyte */
-        int end = first + 2048 < VOCAB ? first + 2048 : VOCAB;
-        linear_run_rows(&m->head, first, end, ROWS, m->dense, HIDDEN, m->logits, 2048, m->linear_ws, m->b->par);
-        linear_run_rows(&m->head, first, end, ROWS, m->sparse, HIDDEN, m->logits, 2048, m->linear_ws, m->b->par);
+        struct linear part = linear_rows(&m->head, first, first + 2048 < VOCAB ? first + 2048 : VOCAB);
+        linear_run(&part, ROWS, m->dense, HIDDEN, m->logits, 2048, false, m->linear_ws, m->b->par);
+        linear_run(&part, ROWS, m->sparse, HIDDEN, m->logits, 2048, false, m->linear_ws, m->b->par);
     }
     return OK;
 }

@@ -208,10 +208,8 @@ static void check_linear(struct rng *r, enum dtype t, int m, int k, int n, bool 
     for (size_t i = 0; !add && i < y_size; i++) y[i] = NAN;
     memcpy(old, y, y_size * sizeof *y);
     void *ws = scratch(linear_workspace(k, par_threads(par)));
-    if (part)
-        linear_run_rows(&w.l, m0, m1, n, x, x_stride, y, y_stride, ws, par);
-    else
-        linear_run(&w.l, n, x, x_stride, y, y_stride, add, ws, par);
+    struct linear rows = part ? linear_rows(&w.l, m0, m1) : w.l;
+    linear_run(&rows, n, x, x_stride, y, y_stride, add, ws, par);
     for (size_t i = 0; i < y_size; i++) {
         ptrdiff_t row = (ptrdiff_t)i / y_stride, c = (ptrdiff_t)i % y_stride;
         if (row >= n || c >= cols) {
@@ -287,8 +285,9 @@ Test(linear, empty_is_harmless)
     float *x = normals(&r, 16 * 8, 1), y[8] = {1, 2, 3, 4, 5, 6, 7, 8};
     void *ws = scratch(linear_workspace(16, 1));
     linear_run(&w.l, 0, x, 16, y, 70, false, ws, NULL);
-    linear_run_rows(&w.l, 5, 5, 2, x, 16, y, 1, ws, NULL);
-    linear_run_rows(&w.l, 5, 5, 8, x, 16, y, 1, ws, NULL);
+    struct linear none = linear_rows(&w.l, 5, 5);
+    linear_run(&none, 2, x, 16, y, 1, false, ws, NULL);
+    linear_run(&none, 8, x, 16, y, 1, false, ws, NULL);
     for (int i = 0; i < 8; i++) cr_expect_eq(y[i], (float)(i + 1));
     free(ws);
     free(x);
