@@ -402,27 +402,18 @@ static int run_worker(const char *positional, struct sweep_watch *watch)
     struct setup *fleet = NULL;
     int n = 0;
     bool partial = false;
-    cancel_install();
     sweep_watch_install(watch);
     sweep_watch_begin(0);
     enum status st = setup_open_fleet(&fleet, &n, &o.machine, positional ? positional : o.machine.model ? NULL : o.settings.model);
     if (st == OK) st = work(fleet, n, watch, &partial);
     setup_close_fleet(&fleet, &n);
+    if (st == ERR_CANCELLED) st = fail(st, "stopped on request; what is stored is kept, and the same command goes on from here");
     if (st != OK) return report_failure(st);
     if (partial)
         fprintf(stderr,
                 "sparsegauge: partial: some cells have no result; `status` lists them, --retry-failed runs "
                 "them again\n");
     return partial ? EXIT_RUN : EXIT_PASS;
-}
-
-static void forward(pid_t worker)
-{
-    static bool sent;
-    if (cancel_requested(NULL) && !sent) {
-        sent = true;
-        kill(worker, CANCEL_PASSED_ON);
-    }
 }
 
 /* The cells run in a child process: one that crashes takes the child along, becomes a row, and the next child
@@ -433,6 +424,7 @@ static int supervise(const char *positional)
     if (watch == MAP_FAILED)
         return report_failure(fail(ERR_MEMORY, "no memory to watch over a sweep: %s", strerror(errno)));
     memset(watch, 0, sizeof *watch);
+    cancel_watch_begin();
     cancel_install();
     for (;;) {
         sweep_watch_reset(watch);
@@ -441,13 +433,17 @@ static int supervise(const char *positional)
         if (worker == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphan goes on where nobody watches */
             if (getppid() != parent) _exit(EXIT_RUN);
+            cancel_child();
             _exit(finish_output(run_worker(positional, watch)));
         }
-        int status;
-        while (waitpid(worker, &status, 0) < 0 && errno == EINTR) forward(worker);
-        if (WIFEXITED(status)) return WEXITSTATUS(status);
+        int status = cancel_wait(worker);
+        bool cancelled = cancel_requested(NULL);
+        if (WIFEXITED(status)) /* a child that was told by us knows no signal of its own */
+            return cancelled && WEXITSTATUS(status) > 128 ? cancel_exit_code() : WEXITSTATUS(status);
         int number = WTERMSIG(status);
-        if (cancel_requested(NULL) || !sweep_watch_blame(watch, number))
+        if (cancelled && number == SIGKILL)
+            return report_failure(fail(ERR_CANCELLED, "stopped at once; what is stored is kept, and the same command goes on"));
+        if (cancelled || !sweep_watch_blame(watch, number))
             return report_failure(
                 fail(ERR_IO, "the sweep ended by signal %d (%s) outside of any cell; what is stored is kept",
                      number, strsignal(number)));

@@ -8,7 +8,7 @@ int report_failure(enum status st)
 {
     fflush(stdout);
     fprintf(stderr, "sparsegauge: %s: %s\n", status_name(st), status_message());
-    return st == ERR_ARG ? EXIT_USAGE : EXIT_RUN;
+    return st == ERR_CANCELLED ? cancel_exit_code() : st == ERR_ARG ? EXIT_USAGE : EXIT_RUN;
 }
 
 int finish_output(int code)

@@ -17,6 +17,7 @@ enum exit_code {
     EXIT_USAGE = 2,   /* the command line makes no sense */
     EXIT_RUN = 3,     /* a run failed */
     EXIT_INVALID = 4, /* ambiguous or invalid measurement */
+    /* 130 after Ctrl-C, 143 after SIGTERM: see cancel_exit_code() */
 };
 
 /* What stood on the command line behind the command's name, its options parsed already. */

@@ -1,15 +1,19 @@
 #include "harness/measure/cancel.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static atomic_int cancelled, n_interrupts; /* written by signal handlers; all threads read the first */
+static atomic_int first_signal;
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2, "a handler must not wait");
 
 static void on_interrupt(int signal_number)
 {
     if (n_interrupts++) _exit(128 + signal_number);
+    first_signal = signal_number;
     cancelled = 1;
 }
 
@@ -32,4 +36,33 @@ bool cancel_requested(void *unused)
 {
     (void)unused;
     return cancelled;
+}
+
+int cancel_exit_code(void) { return 128 + (first_signal ? first_signal : SIGINT); }
+
+static sigset_t watched, before_watch;
+
+void cancel_watch_begin(void)
+{
+    sigemptyset(&watched);
+    sigaddset(&watched, SIGINT);
+    sigaddset(&watched, SIGTERM);
+    sigaddset(&watched, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &watched, &before_watch);
+}
+
+void cancel_child(void) { sigprocmask(SIG_SETMASK, &before_watch, NULL); }
+
+int cancel_wait(pid_t child)
+{
+    int status;
+    for (;;) {
+        pid_t ended = waitpid(child, &status, WNOHANG);
+        if (ended == child || (ended < 0 && errno != EINTR)) return ended == child ? status : 0;
+        int number = sigwaitinfo(&watched, NULL);
+        if (number != SIGINT && number != SIGTERM) continue;
+        kill(child, n_interrupts++ ? SIGKILL : CANCEL_PASSED_ON);
+        if (!cancelled) first_signal = number;
+        cancelled = 1;
+    }
 }

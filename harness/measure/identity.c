@@ -6,6 +6,7 @@
 #include "version.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,18 +40,29 @@ const char *argv_text(int argc, char **argv, struct arena **arena)
     return print_json(a, arena);
 }
 
-static const char *cpu_model(struct arena **arena)
+static char cpu_name[512];
+
+/* Once a process: the kernel asks every processor for its frequency when this file is read. */
+static void cpu_find(void)
 {
-    char line[512], *name = NULL;
+    char *line = cpu_name, *name = NULL;
     FILE *f = fopen("/proc/cpuinfo", "r");
-    while (f && !name && fgets(line, sizeof line, f)) {
+    while (f && !name && fgets(line, sizeof cpu_name, f)) {
         char *colon = strchr(line, ':');
         if (!str_starts_with(line, "model name") || !colon) continue;
         line[strcspn(line, "\n")] = 0;
         name = colon + 1 + strspn(colon + 1, " ");
     }
     if (f) fclose(f);
-    return arena_str(arena, name ? name : "unknown processor");
+    if (name) memmove(cpu_name, name, strlen(name) + 1);
+    else strcpy(cpu_name, "unknown processor");
+}
+
+static const char *cpu_model(struct arena **arena)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, cpu_find);
+    return arena_str(arena, cpu_name);
 }
 
 void machine_identity(struct machine_record *m, struct arena **arena)

@@ -388,12 +388,14 @@ static enum status prepare(struct sweep *s)
         struct sweep_cell *x = &s->cells[s->n++];
         *x = (struct sweep_cell){.cell = &p->cells[i], .group = -1};
         x->data = find_data(s, x->cell);
+        if (s->a.stop && s->a.stop(NULL)) return fail(ERR_CANCELLED, "stopped on request");
         if (x->data < 0) TRY(add_data(s, x->cell, &x->data));
     }
     qsort(s->cells, (size_t)s->n, sizeof *s->cells, by_execution);
     for (int i = 0; i < s->n; i++) {
         struct sweep_cell *x = &s->cells[i];
         const struct sweep_data *d = &s->data[x->data];
+        if (s->a.stop && s->a.stop(NULL)) return fail(ERR_CANCELLED, "stopped on request");
         if (x->cell->tuned) TRY(join_group(s, x));
         TRY(identify(s, x));
         int first = x->cell->first_layer < c->n_layers ? x->cell->first_layer : 0;

@@ -373,7 +373,7 @@ static enum status run_all(struct sweep *s)
             }
             open_data = x->data;
             if (s->a.stop && s->a.stop(NULL))
-                return fail(ERR_CANCELLED, "stopped on request; the same command goes on from here");
+                return fail(ERR_CANCELLED, "stopped on request");
             TRY(visit(s, i, &deferred));
             progress |= x->settled;
         }

@@ -354,8 +354,8 @@ static void stop_in_time(bool whole_group)
     wait_for("a.db", 2);
     kill(whole_group ? -pid : pid, whole_group ? SIGINT : SIGTERM);
     waitpid(pid, &status, 0);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%d", status);
-    cr_assert(said("stopped on request"));
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == (whole_group ? 130 : 143), "%d", status);
+    cr_assert(said("the same command goes on from here"));
     cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status <> 'done'"), 0);
 }
@@ -367,6 +367,44 @@ Test(sweep, stops_on_request_and_goes_on)
     stop_in_time(false);
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 10);
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* At any moment: before the program listens it dies of it, and then it stops in time. */
+Test(sweep, no_signal_is_lost)
+{
+    for (int i = 0; i < 24; i++) {
+        int status;
+        pid_t pid = start(MODEL QUICK TEN "--repeat 50 --db a.db", "out.txt");
+        nanosleep(&(struct timespec){.tv_nsec = 1000000 * (i < 12 ? i : 8 * i)}, NULL);
+        double t0 = seconds();
+        kill(pid, i % 2 ? SIGINT : SIGTERM);
+        waitpid(pid, &status, 0);
+        double waited = seconds() - t0;
+        int number = WIFEXITED(status) ? WEXITSTATUS(status) - 128 : WTERMSIG(status);
+        cr_assert_eq(number, i % 2 ? SIGINT : SIGTERM, "try %d: status %d", i, status);
+        cr_assert_lt(waited, 20, "try %d took %.1f s", i, waited);
+    }
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
+}
+
+Test(sweep, planning_answers_a_signal)
+{
+    int status;
+    pid_t pid = start(MODEL QUICK "--simthreshd1 -1-1+.001 --cdfthreshd .5-.9+.001 --dry-run --db a.db", "out.txt");
+    nanosleep(&(struct timespec){.tv_sec = 2}, NULL);
+    double t0 = seconds();
+    kill(pid, SIGINT);
+    waitpid(pid, &status, 0);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 130, "%d", status);
+    cr_assert_lt(seconds() - t0, 15);
+    cr_assert(said("stopped on request"));
 }
 
 Test(sweep, null_runs_give_the_floor)
