@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum status db_fail(struct store *s, const char *what)
 {
@@ -31,8 +33,54 @@ enum status db_need_write(struct store *s)
     return s->writable ? OK : fail(ERR_ARG, "%s: opened for reading only", s->path);
 }
 
+/* Where the file that this process has open is now, if it has a name still; NULL: none. The caller frees it. */
+static char *present_path(const struct store *s)
+{
+    char link[64], target[4096];
+    struct stat info;
+    for (int fd = 3; fd < 1024; fd++) {
+        if (fstat(fd, &info) != 0 || (uint64_t)info.st_ino != s->inode || (uint64_t)info.st_dev != s->device) continue;
+        if (info.st_nlink == 0) return NULL;
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(link, target, sizeof target - 1);
+        if (n <= 0) return NULL;
+        target[n] = 0;
+        return str_dup(target);
+    }
+    return NULL;
+}
+
+/* SQLite goes on writing to a file that was moved or deleted, where nobody looks for it. What is in it is kept: under its
+ * new name, or copied to one. */
+static enum status db_in_place(struct store *s)
+{
+    struct stat info;
+    if (!s->inode || (stat(s->path, &info) == 0 && (uint64_t)info.st_ino == s->inode && (uint64_t)info.st_dev == s->device))
+        return OK;
+    char *now = present_path(s), *rescued = str_format("%s.rescued-%ld", s->path, (long)getpid());
+    enum status st;
+    if (now)
+        st = fail(ERR_DB, "%s: was moved or replaced while this program wrote to it; what it stored is in %s", s->path, now);
+    else {
+        struct cursor c = {0};
+        bool kept = cursor_open(&c, s, "VACUUM INTO ?") == OK;
+        if (kept) put_text(&c, rescued);
+        kept = kept && cursor_run(&c) == OK;
+        cursor_close(&c);
+        st = kept ? fail(ERR_DB, "%s: was deleted or replaced while this program wrote to it; what was in it is in %s now; "
+                                 "`merge` takes it into another", s->path, rescued)
+                  : fail(ERR_DB, "%s: was deleted or replaced while this program wrote to it, and a copy could not be made as "
+                                 "%s: %s", s->path, rescued, sqlite3_errmsg(s->db));
+    }
+    s->inode = 0; /* told once: what follows is clearing up */
+    free(now);
+    free(rescued);
+    return st;
+}
+
 enum status db_begin(struct store *s)
 {
+    if (!s->depth) TRY(db_in_place(s));
     TRY(db_exec(s, s->depth ? "SAVEPOINT nested" : "BEGIN IMMEDIATE"));
     s->depth++;
     return OK;

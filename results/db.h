@@ -20,6 +20,7 @@ struct store {
     bool writable;
     bool immutable; /* opened as a file that nobody changes, for want of a writable folder */
     int depth;      /* open transactions, nested ones are savepoints */
+    uint64_t device, inode; /* of the file that is written; 0: none on a disk */
 };
 
 /* ERR_DB with the file, what was tried and SQLite's words. */

@@ -195,7 +195,14 @@ static enum status open_for_writing(struct store *s)
     /* In this mode a power cut may lose the last runs, never the file; kill -9 loses nothing. */
     /* The log is folded into the file every 16 MiB, so that few cells pay for it. */
     TRY(db_exec(s, "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 4000"));
-    return version < SCHEMA_VERSION ? migrate(s) : OK;
+    if (version < SCHEMA_VERSION) TRY(migrate(s));
+    const char *name = sqlite3_db_filename(s->db, "main"); /* NULL or "": in memory */
+    struct stat info;
+    if (name && *name && stat(s->path, &info) == 0) {
+        s->inode = (uint64_t)info.st_ino;
+        s->device = (uint64_t)info.st_dev;
+    }
+    return OK;
 }
 
 enum status store_open(struct store **s, const char *path, enum store_mode mode)

@@ -53,6 +53,10 @@ struct run_data {
  * skipped is replaced; one that is done is replaced only with `replace`, else ERR_ARG. *id may be NULL. */
 enum status store_run_put(struct store *s, const struct run_data *d, bool replace, int64_t *id) MUST_USE;
 
+/* The same for work that others may have finished meanwhile: where a done run with the key is stored, it stays and *taken
+ * is false. */
+enum status store_run_offer(struct store *s, const struct run_data *d, bool *taken) MUST_USE;
+
 /* The text of a JSON object with string, number and boolean members hashed for key and slot: hex of the
  * text's hash. out: at least 33 bytes. */
 char *store_key(const char *key_json, char *out);

@@ -617,8 +617,11 @@ static enum status put_blobs(struct store *s, int64_t run, const struct run_data
     return st;
 }
 
-/* Make room for the key: an unfinished run goes, a done one only when it may. */
-static enum status remove_old(struct store *s, const char *key, bool replace)
+/* What becomes of a done run with the same key. */
+enum if_done { REFUSE, REPLACE, KEEP };
+
+/* Make room for the key: an unfinished run goes, a done one only when it may. *kept: it stays, and that is well. */
+static enum status remove_old(struct store *s, const char *key, enum if_done if_done, bool *kept)
 {
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
@@ -628,13 +631,15 @@ static enum status remove_old(struct store *s, const char *key, bool replace)
         put_text(&c, key);
         st = cursor_step(&c, &more);
     }
-    if (st == OK && more && !replace && !strcmp(get_name(&c), "done"))
+    bool is_done = st == OK && more && if_done != REPLACE && !strcmp(get_name(&c), "done");
+    *kept = is_done && if_done == KEEP;
+    if (is_done && !*kept)
         st = fail(ERR_ARG,
                   "%s: run %lld has this key already and is done; ask for it to be replaced, or keep it",
                   s->path, (long long)get_int(&c));
     cursor_close(&c);
     arena_free(&arena);
-    if (st != OK || !more) return st;
+    if (st != OK || !more || *kept) return st;
     return store_run_delete(s, key);
 }
 
@@ -650,13 +655,18 @@ static enum status drop_lease(struct store *s, const char *key)
     return st;
 }
 
-enum status store_run_put(struct store *s, const struct run_data *d, bool replace, int64_t *id)
+static enum status store_run(struct store *s, const struct run_data *d, enum if_done if_done, bool *kept, int64_t *id)
 {
     TRY(db_need_write(s));
     TRY(db_begin(s));
     int64_t run = 0;
     enum status st;
-    TRY_GOTO(st, done, remove_old(s, d->run.key, replace));
+    TRY_GOTO(st, done, remove_old(s, d->run.key, if_done, kept));
+    if (*kept) {
+        TRY_GOTO(st, done, drop_lease(s, d->run.key));
+        st = db_commit(s);
+        goto done;
+    }
     TRY_GOTO(st, done, put_run(s, d, &run));
     TRY_GOTO(st, done, put_metrics(s, run, d->metrics, d->n_metrics));
     TRY_GOTO(st, done, put_samples(s, run, d->samples, d->n_samples));
@@ -672,5 +682,19 @@ enum status store_run_put(struct store *s, const struct run_data *d, bool replac
 done:
     if (st != OK) db_rollback(s);
     else if (id) *id = run;
+    return st;
+}
+
+enum status store_run_put(struct store *s, const struct run_data *d, bool replace, int64_t *id)
+{
+    bool kept;
+    return store_run(s, d, replace ? REPLACE : REFUSE, &kept, id);
+}
+
+enum status store_run_offer(struct store *s, const struct run_data *d, bool *taken)
+{
+    bool kept = false;
+    enum status st = store_run(s, d, KEEP, &kept, NULL);
+    *taken = st == OK && !kept;
     return st;
 }

@@ -10,25 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-/* "host:pid:start", and behind that the number of a further worker: a process of the same number that began later is
- * another one. */
-static void name_owner(char *out, size_t size, int worker)
-{
-    char host[64] = "?", line[512];
-    unsigned long long start = 0;
-    gethostname(host, sizeof host - 1);
-    FILE *f = fopen("/proc/self/stat", "r");
-    if (f && fgets(line, sizeof line, f)) {
-        char *p = strrchr(line, ')'); /* the name of the program may hold anything but this, being the last one */
-        for (int field = 2; p && field < 22; field++) p = strchr(p + 1, ' ');
-        if (p) start = strtoull(p, NULL, 10);
-    }
-    if (f) fclose(f);
-    int n = snprintf(out, size, "%s:%ld:%llu", host, (long)getpid(), start);
-    if (worker && n > 0 && (size_t)n < size) snprintf(out + n, size - (size_t)n, ":%d", worker);
-}
 
 static int find_data(struct sweep *s, const struct plan_cell *c)
 {
@@ -414,14 +395,15 @@ static enum status prepare(struct sweep *s)
 enum status sweep_open(struct sweep *s, const struct sweep_args *a)
 {
     *s = (struct sweep){.a = *a};
-    name_owner(s->owner, sizeof s->owner, a->worker);
-    enum status st = prepare(s);
+    enum status st = lease_open(&s->leases, a->store, a->worker);
+    if (st == OK) st = prepare(s);
     if (st != OK) sweep_close(s);
     return st;
 }
 
 void sweep_close(struct sweep *s)
 {
+    lease_close(&s->leases);
     for (int i = 0; i < s->n_data; i++) {
         dense_states_close(&s->data[i].states);
         sample_set_clear(&s->data[i].set);

@@ -4,8 +4,8 @@
  * Shared: one dense pass per data set (harness/measure/dense_states.h), one set of tuning curves for all bounds of a
  * group of cells, the residual stream at the first sparse layer. Each cell is stored in a transaction of its
  * own as soon as it is done; one that fails is stored with the reason and the sweep goes on. Several processes
- * may work on one database: a cell belongs to whoever holds its lease, and leases of processes that died on
- * this machine are void.
+ * may work on one database: a cell belongs to whoever holds its lease (results/lease.h), and one that another has
+ * stored meanwhile is reused.
  */
 #ifndef SG_HARNESS_SWEEP_SWEEP_H
 #define SG_HARNESS_SWEEP_SWEEP_H
@@ -14,6 +14,7 @@
 #include "harness/sweep/plan.h"
 #include "harness/measure/setup.h"
 #include "harness/sweep/shard.h"
+#include "results/lease.h"
 #include "results/query.h"
 #include "results/store.h"
 
@@ -131,7 +132,7 @@ struct sweep {
     struct sweep_cell *cells;  /* in order of execution */
     int n_data, n_groups, n;
     int first, end;            /* the shard's cells */
-    char owner[96];
+    struct lease_holder *leases;
     int round;                 /* times that sweep_run has gone over the cells, from 1 */
     struct sweep_twins *twins;
     int n_done, n_failed, n_skipped, n_reused, n_tunings,
@@ -163,14 +164,11 @@ enum status sweep_run(struct sweep *s) MUST_USE;
 
 /* For sweep_run: the thresholds of a group, from the database or found now. *busy: another process is at it. */
 enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy) MUST_USE;
-/* A lease, also when its present owner is a process of this machine that no longer runs. */
-enum status sweep_lease(struct sweep *s, const char *key, enum lease *out) MUST_USE;
 /* Bytes of the host that evaluating a set takes beside weights and shared states. */
 size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set);
 /* Bytes of the device beside its weights; 0 on the CPU. */
 size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set);
 /* Of all bytes, what may still be taken. */
 double sweep_free_bytes(const struct sweep *s);
-enum { SWEEP_LEASE_SECONDS = 900, SWEEP_TUNE_LEASE_SECONDS = 7200 };
 
 #endif

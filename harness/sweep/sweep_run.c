@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RESAMPLES = 1000, RENEW_SECONDS = 60, POLL_NS = 300000000, MAX_TWINS = 256 };
+enum { RESAMPLES = 1000, POLL_NS = 300000000, MAX_TWINS = 256 };
 
 static void tell(struct sweep *s, const struct sweep_event *e)
 {
@@ -24,23 +24,11 @@ static int n_settled(const struct sweep *s)
     return n;
 }
 
-/* Called between layers: the user's wish to stop, and the lease of a long cell. */
-struct cell_watch {
-    struct sweep *s;
-    const char *key;
-    int64_t renewed;
-};
-
+/* Called between layers. */
 static bool cell_stop(void *ctx)
 {
-    struct cell_watch *w = ctx;
-    if (w->s->a.stop && w->s->a.stop(NULL)) return true;
-    if (clock_ns() - w->renewed > RENEW_SECONDS * (int64_t)1000000000) {
-        enum lease lease;
-        w->renewed = clock_ns();
-        if (sweep_lease(w->s, w->key, &lease) != OK) return false; /* storing the cell will say what is wrong */
-    }
-    return false;
+    const struct sweep *s = ctx;
+    return s->a.stop && s->a.stop(NULL);
 }
 
 static void describe_event(struct sweep *s, const struct sweep_cell *x, const struct run_data *d, double seconds)
@@ -76,11 +64,13 @@ static enum status store_problem(struct sweep *s, struct sweep_cell *x, enum run
     d.run.reason = copy;
     d.run.started = d.run.ended = clock_utc(now, sizeof now);
     d.run.wall_s = 0;
-    enum status st = store_run_put(s->a.store, &d, false, NULL);
+    bool taken;
+    enum status st = store_run_offer(s->a.store, &d, &taken);
     x->settled = st == OK;
-    s->n_failed += st == OK && status == RUN_FAILED;
-    s->n_skipped += st == OK && status == RUN_SKIPPED;
-    if (st == OK) describe_event(s, x, &d, 0);
+    s->n_failed += st == OK && taken && status == RUN_FAILED;
+    s->n_skipped += st == OK && taken && status == RUN_SKIPPED;
+    s->n_reused += st == OK && !taken;
+    if (st == OK && taken) describe_event(s, x, &d, 0);
     free(copy);
     return st;
 }
@@ -139,14 +129,13 @@ static enum status measure(struct sweep *s, struct sweep_cell *x, const struct s
 {
     struct sweep_data *d = &s->data[x->data];
     const struct model *m = &s->a.setup->model;
-    struct cell_watch watch = {s, x->run.key, clock_ns()};
     return evaluate(&(struct evaluate_args){
                                   .model = (struct model *)m, .par = s->a.setup->par, .set = &d->set, .policy = policy,
                                   .cache = s->a.cache, .states = d->have_states ? &d->states : NULL,
                                   .impl = s->a.machine->impl, .chunk = s->a.machine->chunk,
                                   .keep_tokens = s->a.keep_tokens, .keep_masks = s->a.keep_masks && policy->method,
                                   .n_worst = s->a.n_worst, .n_resamples = RESAMPLES, .seed = (uint64_t)s->a.seed,
-                                  .quiet = true, .stop = cell_stop, .stop_ctx = &watch}, e);
+                                  .quiet = true, .stop = cell_stop, .stop_ctx = s}, e);
 }
 
 /* What is known of the cell's policy, or is found out now. *owned: the caller clears *e. */
@@ -221,12 +210,14 @@ static enum status run_cell(struct sweep *s, struct sweep_cell *x)
     r.started = started;
     r.ended = clock_utc(ended, sizeof ended);
     e.data.run = r;
-    st = store_run_put(s->a.store, &e.data, false, NULL);
+    bool taken;
+    st = store_run_offer(s->a.store, &e.data, &taken);
     double seconds = (double)(clock_ns() - t0) * 1e-9;
     x->settled = st == OK;
-    s->n_done += st == OK;
+    s->n_done += st == OK && taken;
+    s->n_reused += st == OK && !taken; /* another was faster, while this process slept or by a merge */
     s->cells_s += seconds;
-    if (st == OK) describe_event(s, x, &e.data, seconds);
+    if (st == OK && taken) describe_event(s, x, &e.data, seconds);
     if (owned) evaluation_clear(&e);
     return st;
 }
@@ -236,7 +227,6 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
 {
     int data = for_cell->data;
     struct sweep_data *d = &s->data[data];
-    struct cell_watch watch = {s, for_cell->run.key, clock_ns()};
     const struct llama_config *c = &s->a.setup->model.weights.config;
     if (d->have_states || d->no_states) return OK;
     int *layers = calloc((size_t)c->n_layers + 1, sizeof *layers), n = 0, n_blocks = 0, n_open = 0;
@@ -268,7 +258,7 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
                                                                   .n_blocks = n_blocks,
                                                                   .budget_bytes = budget,
                                                                   .stop = cell_stop,
-                                                                  .stop_ctx = &watch});
+                                                                  .stop_ctx = s});
     free(layers);
     double seconds = (double)(clock_ns() - t0) * 1e-9;
     s->dense_s += seconds;
@@ -294,14 +284,15 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
         *deferred = true;
         return OK;
     }
-    TRY(sweep_lease(s, x->run.key, &lease));
+    TRY(lease_take(s->leases, x->run.key, s->a.retry_failed, &lease));
     if (lease == LEASE_BUSY) {
+        if (*lease_news(s->leases)) tell(s, &(struct sweep_event){.kind = SWEEP_WAIT, .text = lease_news(s->leases)});
         *deferred = true;
         return OK;
     }
     /* A cell at which another worker of this sweep has failed is not tried again, even with --retry-failed. */
     bool failed_elsewhere = lease == LEASE_TAKEN && s->a.begun && atomic_exchange(&s->a.begun[i], true);
-    if (failed_elsewhere) TRY(store_lease_release(s->a.store, x->run.key, s->owner));
+    if (failed_elsewhere) TRY(lease_drop(s->leases, x->run.key));
     if (failed_elsewhere || lease == LEASE_STORED) {
         x->settled = true;
         s->n_reused++;
@@ -337,7 +328,7 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     if (!x->settled) { /* stopped, or its tuning is made elsewhere: leave it to whoever comes next */
         char *message = st == OK ? NULL : str_dup(status_message());
         if (s->a.begun) atomic_store(&s->a.begun[i], false);
-        enum status released = store_lease_release(s->a.store, x->run.key, s->owner);
+        enum status released = lease_drop(s->leases, x->run.key);
         if (st == OK) return released;
         st = fail(st, "%s", message);
         free(message);

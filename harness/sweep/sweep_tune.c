@@ -6,58 +6,10 @@
 #include "harness/measure/identity.h"
 #include "harness/measure/tuned_db.h"
 
-#include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-/* Leases. */
-
-static unsigned long long start_time(long pid)
-{
-    char path[64], line[512];
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    FILE *f = fopen(path, "r");
-    char *p = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
-    for (int field = 2; p && field < 22; field++) p = strchr(p + 1, ' ');
-    unsigned long long start = p ? strtoull(p, NULL, 10) : 0;
-    if (f) fclose(f);
-    return start;
-}
-
-/* True when the owner was a process of this machine and is no more. */
-static bool is_dead(const char *owner)
-{
-    char host[64] = "?";
-    gethostname(host, sizeof host - 1);
-    size_t n = strlen(host);
-    long pid;
-    unsigned long long start;
-    if (strncmp(owner, host, n) != 0 || sscanf(owner + n, ":%ld:%llu", &pid, &start) != 2) return false;
-    return (kill((pid_t)pid, 0) < 0 && errno == ESRCH) || start_time(pid) != start;
-}
-
-enum status sweep_lease(struct sweep *s, const char *key, enum lease *out)
-{
-    bool tuning = strchr(key, ':') != NULL;
-    double seconds = tuning ? SWEEP_TUNE_LEASE_SECONDS : SWEEP_LEASE_SECONDS;
-    TRY(store_lease(s->a.store, key, s->owner, seconds, s->a.retry_failed, out));
-    if (*out != LEASE_BUSY) return OK;
-    char *sql = str_format("SELECT owner FROM lease WHERE key = '%s'", key); /* keys are hex, or "tune:" and hex */
-    struct sql_result r;
-    enum status st = query_sql(s->a.store, sql, &r);
-    free(sql);
-    TRY(st);
-    if (r.n_rows && r.cells[0].text && is_dead(r.cells[0].text)) {
-        st = store_lease_release(s->a.store, key, r.cells[0].text);
-        if (st == OK) st = store_lease(s->a.store, key, s->owner, seconds, s->a.retry_failed, out);
-    }
-    sql_result_clear(&r);
-    return st;
-}
 
 /* Thresholds. */
 
@@ -151,16 +103,6 @@ static enum status load_stored(const struct sweep *s, const struct sweep_group *
     return st;
 }
 
-/* The lease goes on while layers get done; a call a layer is often enough. */
-static void keep_lease(void *ctx, int done, int total)
-{
-    (void)done, (void)total;
-    void **both = ctx;
-    enum lease lease;
-    if (sweep_lease(both[0], both[1], &lease) != OK) lease = LEASE_BUSY;
-    (void)lease; /* lost it: the other process finds the same thresholds */
-}
-
 static enum status store_all(struct sweep *s, struct sweep_group *g, struct tuned *fresh,
                              const struct tune_bounds *bounds, int n)
 {
@@ -180,7 +122,7 @@ static enum status store_all(struct sweep *s, struct sweep_group *g, struct tune
     return OK;
 }
 
-static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_key)
+static enum status tune_now(struct sweep *s, struct sweep_group *g)
 {
     struct sparse_policy policy;
     struct curve_db db = {0};
@@ -189,7 +131,6 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
     struct tune_sample *samples = calloc((size_t)n_samples, sizeof *samples);
     struct tune_bounds *bounds = calloc((size_t)g->n_bounds, sizeof *bounds);
     struct tuned *fresh = calloc((size_t)g->n_bounds, sizeof *fresh);
-    void *lease[2] = {s, lease_key};
     enum status st = samples && bounds && fresh ? group_policy(s, g, &policy) : fail(ERR_MEMORY, "no memory to tune");
     if (st != OK) {
         free(samples);
@@ -207,8 +148,7 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g, char *lease_
     const struct tune_args args = {
         .weights = &s->a.setup->model.weights, .par = s->a.setup->par, .policy = &policy, .rule = g->rule, .samples = samples,
         .n_samples = n_samples, .bounds = bounds, .n_bounds = n, .min_sparsity = s->a.min_sparsity,
-        .curves = curve_db_store(&db), .impl = s->a.machine->impl, .progress = keep_lease, .progress_ctx = lease,
-        .stop = s->a.stop};
+        .curves = curve_db_store(&db), .impl = s->a.machine->impl, .stop = s->a.stop};
     if (s->a.devices) pthread_rwlock_wrlock(s->a.devices); /* other workers' sessions would take the memory it counts on */
     st = setup_tune(s->a.fleet, s->a.n_fleet, s->a.machine, &args, fresh, &times);
     if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
@@ -256,13 +196,13 @@ enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy)
     hash_add_u64(&h, (uint64_t)g->rule << 32 | (uint64_t)g->block.q << 16 | (uint64_t)g->block.k);
     snprintf(key, sizeof key, "tune:%s", hash_hex(&h, hex));
     enum lease lease;
-    TRY(sweep_lease(s, key, &lease));
+    TRY(lease_take(s->leases, key, s->a.retry_failed, &lease));
     if (lease == LEASE_BUSY) {
         *busy = true;
         return OK;
     }
     enum status st = load_stored(s, g, &missing); /* who had the lease before may have finished */
-    if (st == OK && missing) st = tune_now(s, g, key);
-    enum status released = store_lease_release(s->a.store, key, s->owner);
+    if (st == OK && missing) st = tune_now(s, g);
+    enum status released = lease_drop(s->leases, key);
     return st == OK ? released : st;
 }

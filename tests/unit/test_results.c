@@ -1,6 +1,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "results/lease.h"
 #include "tests/unit/run_fixture.h"
 
 #include <criterion/criterion.h>
@@ -570,6 +571,59 @@ Test(results, leases_are_exclusive_and_run_out)
     fixture_clear(&f);
     store_close(&a);
     store_close(&b);
+}
+
+/* A process counts as dead only where its number means something here. */
+Test(results, owners_are_told_dead_only_when_they_are)
+{
+    struct str me = {0}, other = {0};
+    lease_owner(3, &me);
+    cr_assert(!lease_owner_is_dead(str_get(&me)), "%s", str_get(&me));
+    int pipe_of[2];
+    cr_assert_eq(pipe(pipe_of), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        lease_owner(0, &other);
+        if (write(pipe_of[1], str_get(&other), other.len) < 0) _exit(1);
+        _exit(0);
+    }
+    char text[256];
+    waitpid(child, NULL, 0);
+    ssize_t n = read(pipe_of[0], text, sizeof text - 1);
+    cr_assert_gt(n, 0);
+    text[n] = 0;
+    cr_assert(lease_owner_is_dead(text), "%s", text);
+    char *colon = strrchr(text, ':'), *ns = colon; /* host:pid:start:boot:namespace:worker */
+    while (ns[-1] != ':') ns--;
+    ns[0] = ns[0] == '1' ? '2' : '1';
+    cr_assert(!lease_owner_is_dead(text), "another namespace: %s", text);
+    static const char *const strange[] = {"", "host", "host:1", "host:1:1", "host:1:1:-:-:0", "a:b:c:d:e:f", "host:-1:0:x:1:0"};
+    for (size_t i = 0; i < sizeof strange / sizeof *strange; i++) cr_assert(!lease_owner_is_dead(strange[i]), "%s", strange[i]);
+    str_clear(&me);
+    str_clear(&other);
+}
+
+Test(results, holders_give_back_what_they_hold)
+{
+    struct store *s = opened(db, STORE_WRITE);
+    struct lease_holder *a, *b;
+    enum lease got;
+    ok(lease_open(&a, s, 0));
+    ok(lease_open(&b, s, 1));
+    ok(lease_take(a, "k", false, &got));
+    cr_assert_eq(got, LEASE_TAKEN);
+    ok(lease_take(b, "k", false, &got));
+    cr_assert_eq(got, LEASE_BUSY);
+    lease_close(&a);
+    ok(lease_take(b, "k", false, &got));
+    cr_assert_eq(got, LEASE_TAKEN);
+    ok(lease_drop(b, "k"));
+    lease_close(&b);
+    struct sql_result r;
+    ok(query_sql(s, "SELECT count(*) FROM lease", &r));
+    cr_assert_eq(r.cells[0].i, 0);
+    sql_result_clear(&r);
+    store_close(&s);
 }
 
 Test(results, several_workers_share_one_new_file)

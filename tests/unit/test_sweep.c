@@ -452,6 +452,136 @@ Test(sweep, other_bounds_need_no_new_curves)
     cr_assert(said("0 added, 1 identical"));
 }
 
+static void sql(const char *db, const char *text)
+{
+    sqlite3 *raw;
+    char *why = NULL;
+    cr_assert_eq(sqlite3_open(db, &raw), SQLITE_OK);
+    sqlite3_busy_timeout(raw, 20000);
+    cr_assert_eq(sqlite3_exec(raw, text, NULL, NULL, &why), SQLITE_OK, "%s: %s", text, why);
+    sqlite3_close(raw);
+}
+
+static void ends_well(pid_t pid, const char *out)
+{
+    int status;
+    waitpid(pid, &status, 0);
+    char *show = str_format("cp %s out.txt", out);
+    cr_assert_eq(system(show), 0);
+    free(show);
+    if (!WIFEXITED(status) || WEXITSTATUS(status)) said("(all of it)");
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d", status);
+    cr_assert(said("0 failed"));
+}
+
+/* Results of all its cells arrive while it works: it takes them. */
+Test(sweep, a_merge_into_a_running_sweep_is_good_news)
+{
+    static const char *const grids[] = {TEN, "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.1,.14,.2,.3 ",
+                                        TEN "--device cpu,cpu "};
+    for (int i = 0; i < 3; i++) {
+        char *args = str_format(MODEL QUICK "%s--db whole%d.db", grids[i], i);
+        cr_assert_eq(tool("sweep", args), 0);
+        free(args);
+        args = str_format(MODEL QUICK "%s--db a%d.db", grids[i], i);
+        char *db = str_format("a%d.db", i), *merge = str_format("whole%d.db --db a%d.db", i, i);
+        pid_t pid = start(args, "first.txt");
+        wait_for(db, 1);
+        cr_assert_eq(tool("merge", merge), 0);
+        ends_well(pid, "first.txt");
+        free(args);
+        free(db);
+        free(merge);
+    }
+}
+
+/* Put to sleep until its lease has run out, and overtaken. */
+Test(sweep, a_worker_that_was_asleep_goes_on)
+{
+    pid_t pid = start(MODEL QUICK TEN "--db a.db", "first.txt");
+    wait_for("a.db", 2);
+    kill(-pid, SIGSTOP);
+    sql("a.db", "UPDATE lease SET expires = 0");
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
+    kill(-pid, SIGCONT);
+    ends_well(pid, "first.txt");
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 10);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
+}
+
+static int cells_told(const char *file)
+{
+    int n = -1;
+    char *line = str_format("grep -c '^\\[' %s", file);
+    FILE *f = popen(line, "r");
+    cr_assert(f && fscanf(f, "%d", &n) == 1);
+    pclose(f);
+    free(line);
+    return n;
+}
+
+/* Two containers of one host name see different processes under the same numbers. */
+Test(sweep, a_live_lease_of_another_namespace_is_not_taken)
+{
+    if (system("unshare -p -f --mount-proc true 2> /dev/null") != 0) cr_skip_test("may not make PID namespaces");
+    pid_t pids[2];
+    for (int i = 0; i < 2; i++) {
+        char *out = str_format("%d.txt", i);
+        pids[i] = fork();
+        if (pids[i] == 0) {
+            char *line = str_format("exec unshare -p -f --mount-proc %s sweep " MODEL QUICK TEN "--db a.db > %s 2>&1", SG_BINARY, out);
+            execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+            _exit(127);
+        }
+        free(out);
+    }
+    ends_well(pids[0], "0.txt");
+    ends_well(pids[1], "1.txt");
+    cr_assert_eq(cells_told("0.txt") + cells_told("1.txt"), 10);
+}
+
+/* SQLite would go on writing where nobody looks. */
+Test(sweep, a_database_that_goes_away_ends_the_sweep)
+{
+    static const struct {
+        const char *change, *says, *where;
+    } cases[] = {{"mv a.db elsewhere.db; mv a.db-wal elsewhere.db-wal; mv a.db-shm elsewhere.db-shm", "moved or replaced", "elsewhere.db"},
+                 {"rm a.db", "deleted or replaced", "a.db.rescued-*"},
+                 {"cp a.db b.db; mv b.db a.db", "deleted or replaced", "a.db.rescued-*"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int status;
+        cr_assert_eq(system("rm -f a.db* elsewhere.db*"), 0);
+        pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
+        wait_for("a.db", 2);
+        cr_assert_eq(system(cases[i].change), 0);
+        waitpid(pid, &status, 0);
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%s: %d", cases[i].change, status);
+        cr_assert(said(cases[i].says));
+        char *name = str_format("mv %s found.db", cases[i].where);
+        cr_assert_eq(system(name), 0);
+        free(name);
+        cr_assert_eq(system("if [ -e elsewhere.db-wal ]; then mv elsewhere.db-wal found.db-wal; fi"), 0);
+        cr_assert_geq(finished("found.db"), 2);
+        cr_assert_eq(system("rm -f found.db*"), 0);
+    }
+}
+
+/* A lease that lasts for years is told, and does not hold up the other cells. */
+Test(sweep, a_clock_that_is_ahead_is_told)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
+    sql("a.db", "PRAGMA foreign_keys = ON;"
+                "INSERT INTO lease SELECT key, 'tomorrow:1:1', 4102444800 FROM run WHERE id = 3; DELETE FROM run");
+    pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
+    wait_for("a.db", 9);
+    nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+    int status;
+    kill(pid, SIGINT);
+    waitpid(pid, &status, 0);
+    cr_assert(said("a lease of tomorrow lasts until 2100-01-01 00:00:00 UTC"));
+    cr_assert_eq(tool("status", "--db a.db"), 3);
+}
+
 /* A stored tuning that names a head the model has not. */
 Test(sweep, thresholds_from_a_damaged_database_are_refused)
 {
@@ -460,14 +590,11 @@ Test(sweep, thresholds_from_a_damaged_database_are_refused)
     cr_assert_eq(tool("sweep", grid), 0);
     cr_assert_eq(system("cp a.db whole.db"), 0);
     for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
-        sqlite3 *raw;
         cr_assert_eq(system("rm -f a.db-*; cp whole.db a.db"), 0);
-        cr_assert_eq(sqlite3_open("a.db", &raw), SQLITE_OK);
-        char *sql = str_format("PRAGMA foreign_keys = ON; DELETE FROM run; UPDATE tuned_head SET is_sparse = 1; UPDATE tuned_head SET %s WHERE rowid = 1",
+        char *change = str_format("PRAGMA foreign_keys = ON; DELETE FROM run; UPDATE tuned_head SET is_sparse = 1; UPDATE tuned_head SET %s WHERE rowid = 1",
                                damages[i]);
-        cr_assert_eq(sqlite3_exec(raw, sql, NULL, NULL, NULL), SQLITE_OK, "%s", sqlite3_errmsg(raw));
-        free(sql);
-        sqlite3_close(raw);
+        sql("a.db", change);
+        free(change);
         cr_assert_eq(tool("sweep", grid), 3);
         cr_assert(said("tuned_head") || said("column layer: found -7"), "%s", damages[i]);
         cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 0, "%s", damages[i]);
