@@ -18,6 +18,19 @@ static enum status fail_errno(const char *what, const char *path)
 /* Not to hang where nobody writes into a pipe; on a regular file the flag says nothing. */
 #define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
+static struct file_id id_of(const struct stat *s)
+{
+    const int64_t second = 1000000000;
+    return (struct file_id){s->st_dev, s->st_ino, (uint64_t)s->st_size, s->st_mtim.tv_sec * second + s->st_mtim.tv_nsec,
+                            s->st_ctim.tv_sec * second + s->st_ctim.tv_nsec};
+}
+
+struct file_id file_id(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 ? id_of(&info) : (struct file_id){0};
+}
+
 enum status file_map_open(struct file_map *m, const char *path)
 {
     *m = (struct file_map){0};
@@ -35,7 +48,7 @@ enum status file_map_open(struct file_map *m, const char *path)
         if (p == MAP_FAILED)
             st = fail_errno("map", path);
         else
-            *m = (struct file_map){p, (size_t)info.st_size};
+            *m = (struct file_map){p, (size_t)info.st_size, id_of(&info)};
     }
     close(fd);
     return st;

@@ -16,10 +16,16 @@
 struct file_map {
     const uint8_t *data; /* NULL for an empty file */
     size_t size;         /* bytes */
+    struct file_id {     /* which content it was: changes with every write; all 0 for what is no file */
+        uint64_t device, inode, size;
+        int64_t mtime_ns, ctime_ns;
+    } id;
 };
 
 /* Regular files only: a pipe or device has no size. */
 enum status file_map_open(struct file_map *m, const char *path) MUST_USE;
+/* What the file of that name is now; all 0 when there is none. */
+struct file_id file_id(const char *path);
 void file_map_close(struct file_map *m);
 
 /* Append the whole file to `out`; pipes and devices too, up to a size that a text may have (2 GiB, 64 MiB) and, where

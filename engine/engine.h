@@ -19,8 +19,14 @@ struct model {
     char *name; /* last part of the directory's path */
 };
 
-/* Open a Hugging Face directory. Refuses a tokenizer whose ids do not fit the embedding table. */
+struct model_options {
+    const char *fingerprints; /* where fingerprints are remembered (engine/checkpoint/fingerprint_memory.h); NULL: nowhere */
+    bool ignore_tensors;      /* tensors that the model does not use are left out instead of refused */
+};
+
+/* Open a Hugging Face directory. */
 enum status model_open(struct model *m, const char *dir, struct par *par) MUST_USE;
+enum status model_open_with(struct model *m, const char *dir, const struct model_options *o, struct par *par) MUST_USE;
 void model_close(struct model *m);
 
 #endif

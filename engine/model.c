@@ -15,15 +15,21 @@ static char *directory_name(const char *dir)
 
 enum status model_open(struct model *m, const char *dir, struct par *par)
 {
+    return model_open_with(m, dir, &(struct model_options){0}, par);
+}
+
+enum status model_open_with(struct model *m, const char *dir, const struct model_options *o, struct par *par)
+{
     *m = (struct model){0};
     enum status st;
     TRY_GOTO(st, bad, weights_open(&m->weights, dir));
+    if (!o->ignore_tensors) TRY_GOTO(st, bad, weights_check_unused(&m->weights));
     TRY_GOTO(st, bad, tokenizer_open(&m->tokenizer, dir));
     int vocab = m->weights.config.vocab_size, ids = tokenizer_vocab_size(m->tokenizer);
     if (ids > vocab)
         TRY_GOTO(st, bad, fail(ERR_FORMAT, "%s: tokenizer.json has %d ids, config.json: vocab_size is %d; they belong to "
                                "different models", dir, ids, vocab));
-    TRY_GOTO(st, bad, weights_fingerprint(&m->weights, false, par, m->fingerprint));
+    TRY_GOTO(st, bad, weights_fingerprint(&m->weights, tokenizer_fingerprint(m->tokenizer), par, o->fingerprints, m->fingerprint));
     m->name = directory_name(dir);
     return OK;
 bad:

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "engine/checkpoint/config_neutral.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -101,11 +102,41 @@ const char *rope_type_name(enum rope_type t)
     return names[t];
 }
 
+/* Everything in a rope object is understood or refused: a parameter of another form, an object by layer type, a factor whose
+ * type is not said. `name` is the type, "default" when none is said. */
+static enum status check_rope_keys(struct json_in in, const char *name)
+{
+    static const char *const any[] = {"type", "rope_type", "rope_theta", "partial_rotary_factor",
+                                      "original_max_position_embeddings", "finetuned"};
+    static const char *const scaled[] = {"factor", "low_freq_factor", "high_freq_factor"};
+    const int n_scaled[] = {[ROPE_DEFAULT] = 0, [ROPE_LINEAR] = 1, [ROPE_DYNAMIC] = 1, [ROPE_LLAMA3] = 3};
+    int type = ROPE_DEFAULT;
+    while (type <= ROPE_LLAMA3 && strcmp(name, rope_type_name((enum rope_type)type)) != 0) type++;
+    if (type > ROPE_LLAMA3) return OK; /* refused by its name */
+    const cJSON *item;
+    cJSON_ArrayForEach (item, in.node) {
+        bool known = cJSON_IsNull(item);
+        for (size_t i = 0; i < sizeof any / sizeof *any; i++) known |= !strcmp(item->string, any[i]);
+        for (int i = 0; i < n_scaled[type]; i++) known |= !strcmp(item->string, scaled[i]);
+        known |= cJSON_IsNumber(item) && item->valuedouble == 1; /* a factor of 1 scales nothing */
+        if (known) continue;
+        if (cJSON_IsObject(item))
+            return fail(ERR_UNSUPPORTED, "%s: field %s.%s: found parameters by layer type, supported is one rope for all layers",
+                        in.file, in.path, item->string);
+        bool said = field(in.node, "type") || field(in.node, "rope_type");
+        return fail(ERR_UNSUPPORTED, "%s: field %s.%s: goes with no rope of the type \"%s\"%s; %s", in.file, in.path, item->string,
+                    name, said ? "" : ", and no other is said",
+                    said ? "remove it if the model was not trained with it" : "say rope_type, or remove it");
+    }
+    return OK;
+}
+
 static enum status parse_rope_type(struct rope_config *r, struct json_in in)
 {
     const char *name = "default";
     TRY(json_get_string(in, "type", false, &name));
     TRY(json_get_string(in, "rope_type", false, &name));
+    TRY(check_rope_keys(in, name));
     for (int t = ROPE_DEFAULT; t <= ROPE_LLAMA3; t++) {
         if (strcmp(name, rope_type_name((enum rope_type)t)) != 0) continue;
         r->type = (enum rope_type)t;
@@ -286,6 +317,7 @@ static enum status parse_object(struct llama_config *c, struct json_in in)
     TRY(parse_sizes(c, in));
     c->rms_norm_eps = 1e-6;
     TRY(json_get_double(in, "rms_norm_eps", false, 0, 1, &c->rms_norm_eps));
+    TRY(llama_config_check_neutral(c, in));
     TRY(parse_rope(c, in));
     TRY(json_get_bool(in, "tie_word_embeddings", false, &c->tie_word_embeddings));
     TRY(json_get_bool(in, "attention_bias", false, &c->attention_bias));

@@ -39,17 +39,24 @@ static enum status add_entry(struct weights *w, const char *name, const struct t
     return OK;
 }
 
+static enum status fail_missing(const struct weights *w, const char *name)
+{
+    const char *shard = safetensors_absent(&w->files, name);
+    if (shard)
+        return fail(ERR_FORMAT, "%s: tensor %s is missing: the index says %s, which has no such tensor; download it again", w->dir,
+                    name, shard);
+    return fail(ERR_FORMAT,
+                "%s: tensor %s is missing, config.json asks for it; config.json and weights do not belong "
+                "together or the download is incomplete: download both again",
+                w->dir, name);
+}
+
 /* The tensor `name` of shape [m, k], or [m] when k is 0. */
 static enum status find_checked(const struct weights *w, const char *name, int m, int k,
                                 const struct tensor **out)
 {
     const struct tensor *t = safetensors_find(&w->files, name);
-    if (!t)
-        return fail(
-            ERR_FORMAT,
-            "%s: tensor %s is missing, config.json asks for it; config.json and weights do not belong "
-            "together or the download is incomplete: download both again",
-            w->dir, name);
+    if (!t) return fail_missing(w, name);
     char found[128], expected[64];
     snprintf(expected, sizeof expected, k ? "[%d, %d]" : "[%d]", m, k);
     if (t->n_dims != (k ? 2 : 1) || t->shape[0] != m || (k && t->shape[1] != k))
@@ -240,6 +247,60 @@ static enum status load_all(struct weights *w)
     TRY(load_head(w));
     w->n_extra = w->files.n_tensors - w->n_entries;
     return OK;
+}
+
+static bool in_use(const struct weights *w, const struct tensor *t)
+{
+    for (size_t i = 0; i < w->n_entries; i++)
+        if (w->entries[i].tensor == t) return true;
+    return false;
+}
+
+const struct tensor *weights_next_unused(const struct weights *w, size_t *at)
+{
+    while (*at < w->files.n_tensors) {
+        const struct tensor *t = &w->files.tensors[(*at)++];
+        bool second_name = w->tied && (!strcmp(t->name, EMBEDDING) || !strcmp(t->name, HEAD));
+        if (!second_name && !str_ends_with(t->name, "rotary_emb.inv_freq") && !in_use(w, t)) return t;
+    }
+    return NULL;
+}
+
+/* What a name says about a checkpoint whose tensors are not all used. */
+static const char *unused_remedy(const char *name)
+{
+    static const struct {
+        const char *part, *remedy;
+    } known[] = {
+        {"lora_", "an adapter was saved with the model: merge it, with peft's merge_and_unload(), and save again"},
+        {"weight_scale", "the weights are quantised: use the unquantised checkpoint"},
+        {"qweight", "the weights are quantised: use the unquantised checkpoint"},
+        {"_norm.", "another architecture than LLaMA normalises there: this engine cannot follow it"},
+        {".bias", "if the model has biases, say attention_bias or mlp_bias true in config.json"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strstr(name, known[i].part)) return known[i].remedy;
+    return "config.json and weights may not belong together: download both again";
+}
+
+enum status weights_check_unused(const struct weights *w)
+{
+    struct str names = {0};
+    const struct tensor *t, *first = NULL;
+    size_t at = 0, n = 0;
+    while ((t = weights_next_unused(w, &at))) {
+        if (!first) first = t;
+        if (n++ < 3) str_addf(&names, "%s%s", n > 1 ? ", " : "", t->name);
+    }
+    if (n > 3) str_addf(&names, " and %zu more", n - 3);
+    enum status st = OK;
+    if (first)
+        st = fail(ERR_UNSUPPORTED,
+                  "%s: found %s, which this model does not use, so its results would not be those of the checkpoint; %s; or go on "
+                  "without with --ignore-tensors",
+                  first->file, str_get(&names), unused_remedy(first->name));
+    str_clear(&names);
+    return st;
 }
 
 enum status weights_open(struct weights *w, const char *dir)

@@ -106,15 +106,19 @@ const void *weights_embedding_row(const struct weights *w, int id);
  * weights_open(). */
 enum status weights_check_finite(const struct weights *w, struct par *par) MUST_USE;
 
-/* Identity of a model: configuration and every tensor in use by name, dtype, shape and content. Sharding,
- * file names, order in the file and unused tensors do not matter.
- *   "full:<32 hex>"     content of every byte, when weight_bytes <= WEIGHTS_FULL_HASH_BYTES or `full` is set
- *   "sampled:<32 hex>"  of each tensor larger than 64 KiB only 16 pages of 4 KiB spread evenly, the first
- *                       and the last included: touches about 20 MB of a 2.5 GB model
- * Equal for every thread count. */
-#define WEIGHTS_FULL_HASH_BYTES ((size_t)256 << 20)
-#define FINGERPRINT_SIZE (8 + HASH_HEX_SIZE)
-enum status weights_fingerprint(const struct weights *w, bool full, struct par *par,
+/* Identity of a model, "xxh3:<32 hex>": every byte of every tensor in use, by name, dtype and shape, all of the
+ * configuration that changes results, and `also` (the tokenizer's fingerprint; NULL: none). Sharding, file names, order in
+ * the file and unused tensors do not matter. Tensors are hashed by XXH3 in pieces of a fixed size and the pieces' hashes
+ * in their order, so the result is equal for every number of threads. memory (fingerprint_memory.h; NULL: none) is a file
+ * where results are looked up and kept. */
+#define FINGERPRINT_SIZE (5 + HASH_HEX_SIZE)
+enum status weights_fingerprint(const struct weights *w, const char *also, struct par *par, const char *memory,
                                 char out[FINGERPRINT_SIZE]) MUST_USE;
+
+/* Tensors of the files that the model does not use, without those that change nothing: frequencies of the rotation, which
+ * follow from the configuration, and the second name of a tied embedding. *at is 0 at first; NULL behind the last. */
+const struct tensor *weights_next_unused(const struct weights *w, size_t *at);
+/* ERR_UNSUPPORTED, naming them, when there are any: what the checkpoint computes is not what would be computed. */
+enum status weights_check_unused(const struct weights *w) MUST_USE;
 
 #endif

@@ -1,9 +1,11 @@
 /* The two passes over a whole checkpoint: the scan for values that are not finite, and the fingerprint. */
+#include "engine/checkpoint/fingerprint_memory.h"
 #include "engine/checkpoint/weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 /* Not finite: all bits of the exponent set. Blocks of a fixed size with counters as wide as the values let
  * the compiler use whole vectors. */
@@ -71,29 +73,28 @@ static size_t count_not_finite(const void *data, enum dtype dtype, size_t n, siz
 
 /* Both passes over the whole checkpoint walk a list of pieces, so that threads share the work evenly
  * whatever the sizes of the tensors are, and results do not depend on how many threads there are. */
-#define PIECE_BYTES ((size_t)16 << 20)
+#define PIECE_BYTES ((size_t)1 << 20)
 
 struct piece {
     const struct tensor *tensor;
     size_t offset, bytes;
     size_t n_bad, first_bad; /* results of the scan; first in elements of the tensor */
-    struct hash digest;      /* result of the hash */
+    XXH128_canonical_t digest; /* result of the hash, in one order of bytes on every machine */
 };
 
-static enum status list_pieces(const struct weights *w, bool whole_tensors, struct piece **out, int *n_out)
+static enum status list_pieces(const struct weights *w, struct piece **out, int *n_out)
 {
     size_t n = 0;
     for (size_t i = 0; i < w->n_entries; i++)
-        n += whole_tensors ? 1 : (w->entries[i].tensor->bytes + PIECE_BYTES - 1) / PIECE_BYTES;
+        n += (w->entries[i].tensor->bytes + PIECE_BYTES - 1) / PIECE_BYTES;
     struct piece *p = calloc(n + 1, sizeof *p);
     if (!p) return fail(ERR_MEMORY, "%s: no memory for a list of %zu pieces", w->dir, n);
     n = 0;
     for (size_t i = 0; i < w->n_entries; i++) {
         const struct tensor *t = w->entries[i].tensor;
-        size_t step = whole_tensors ? t->bytes : PIECE_BYTES;
-        for (size_t at = 0; at < t->bytes; at += step)
+        for (size_t at = 0; at < t->bytes; at += PIECE_BYTES)
             p[n++] = (struct piece){
-                .tensor = t, .offset = at, .bytes = t->bytes - at < step ? t->bytes - at : step};
+                .tensor = t, .offset = at, .bytes = t->bytes - at < PIECE_BYTES ? t->bytes - at : PIECE_BYTES};
     }
     *out = p;
     *n_out = (int)n;
@@ -114,7 +115,7 @@ enum status weights_check_finite(const struct weights *w, struct par *par)
 {
     struct piece *p = NULL;
     int n = 0;
-    TRY(list_pieces(w, false, &p, &n));
+    TRY(list_pieces(w, &p, &n));
     par_for(par, n, scan_piece, p);
     enum status st = OK;
     for (int i = 0; i < n && st == OK; i++) {
@@ -135,28 +136,7 @@ static void hash_piece(void *ctx, int i, int worker)
 {
     (void)worker;
     struct piece *p = (struct piece *)ctx + i;
-    hash_init(&p->digest);
-    hash_add(&p->digest, p->tensor->data + p->offset, p->bytes);
-}
-
-#define SAMPLE_WHOLE ((size_t)64 << 10)
-#define SAMPLE_PAGE ((size_t)4096)
-#define SAMPLE_PAGES ((size_t)16)
-
-static void sample_piece(void *ctx, int i, int worker)
-{
-    struct piece *p = (struct piece *)ctx + i;
-    if (p->bytes <= SAMPLE_WHOLE) {
-        hash_piece(ctx, i, worker);
-        return;
-    }
-    hash_init(&p->digest);
-    size_t last = p->bytes - SAMPLE_PAGE;
-    for (size_t k = 0; k < SAMPLE_PAGES; k++) {
-        /* Whole pages of the tensor, so that a sample touches few pages of memory. */
-        size_t at = k + 1 < SAMPLE_PAGES ? last / (SAMPLE_PAGES - 1) * k / SAMPLE_PAGE * SAMPLE_PAGE : last;
-        hash_add(&p->digest, p->tensor->data + at, SAMPLE_PAGE);
-    }
+    XXH128_canonicalFromHash(&p->digest, XXH3_128bits(p->tensor->data + p->offset, p->bytes));
 }
 
 static void hash_double(struct hash *h, double v)
@@ -184,27 +164,43 @@ static void hash_config(struct hash *h, const struct weights *w)
     hash_double(h, c->rope.high_freq_factor);
 }
 
-enum status weights_fingerprint(const struct weights *w, bool full, struct par *par,
+/* All that the fingerprint follows from except the tensors' content. */
+static void hash_description(struct hash *h, const struct weights *w, const char *also)
+{
+    hash_config(h, w);
+    hash_add_str(h, also);
+    for (size_t i = 0; i < w->n_entries; i++) {
+        const struct tensor *t = w->entries[i].tensor;
+        hash_add_str(h, w->entries[i].name);
+        hash_add_str(h, dtype_name(t->dtype));
+        for (int d = 0; d < t->n_dims; d++) hash_add_u64(h, (uint64_t)t->shape[d]);
+    }
+}
+
+static void hash_file_ids(struct hash *h, const struct safetensors *s)
+{
+    for (int i = 0; i < s->n_files; i++) hash_add(h, &s->files[i].map.id, sizeof s->files[i].map.id);
+}
+
+enum status weights_fingerprint(const struct weights *w, const char *also, struct par *par, const char *memory,
                                 char out[FINGERPRINT_SIZE])
 {
+    struct hash h;
+    char hex[HASH_HEX_SIZE], key[HASH_HEX_SIZE];
+    hash_init(&h);
+    hash_description(&h, w, also ? also : "");
+    struct hash ids = h;
+    hash_file_ids(&ids, &w->files);
+    hash_hex(&ids, key);
+    if (memory && fingerprint_recall(memory, key, out)) return OK;
+
     struct piece *p = NULL;
     int n = 0;
-    full = full || w->weight_bytes <= WEIGHTS_FULL_HASH_BYTES;
-    TRY(list_pieces(w, !full, &p, &n));
-    par_for(par, n, full ? hash_piece : sample_piece, p);
-
-    struct hash h;
-    char hex[HASH_HEX_SIZE];
-    hash_init(&h);
-    hash_config(&h, w);
-    for (size_t i = 0, at = 0; i < w->n_entries; i++) {
-        const struct tensor *t = w->entries[i].tensor;
-        hash_add_str(&h, w->entries[i].name);
-        hash_add_str(&h, dtype_name(t->dtype));
-        for (int d = 0; d < t->n_dims; d++) hash_add_u64(&h, (uint64_t)t->shape[d]);
-        for (; at < (size_t)n && p[at].tensor == t; at++) hash_add_str(&h, hash_hex(&p[at].digest, hex));
-    }
-    snprintf(out, FINGERPRINT_SIZE, "%s:%s", full ? "full" : "sampled", hash_hex(&h, hex));
+    TRY(list_pieces(w, &p, &n));
+    par_for(par, n, hash_piece, p);
+    for (int i = 0; i < n; i++) hash_add(&h, &p[i].digest, sizeof p[i].digest);
+    snprintf(out, FINGERPRINT_SIZE, "xxh3:%s", hash_hex(&h, hex));
     free(p);
+    if (memory && fingerprint_files_at_rest(&w->files)) fingerprint_remember(memory, key, out);
     return OK;
 }

@@ -48,7 +48,7 @@ struct layer_cost {
 };
 
 struct tuned {
-    char model_fingerprint[FINGERPRINT_SIZE];
+    char model_fingerprint[64];     /* longer than any: files of other versions have other forms */
     char model_name[128];
     char data_fingerprint[33];
     char data_name[256];

@@ -13,7 +13,7 @@
 
 static struct {
     struct machine_options machine;
-    bool check, full;
+    bool check;
     int max_length;
 } o = {
     .machine = MACHINE_DEFAULTS, .max_length = 2048,
@@ -22,19 +22,30 @@ static struct {
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "instead of MODEL", 0, 0},
     {"check", OPTION_FLAG, &o.check, NULL, "read every weight and look for NaN and infinity", 0, 0},
-    {"full", OPTION_FLAG, &o.full, NULL, "fingerprint over every byte, however large", 0, 0},
     {"max-length", OPTION_INT, &o.max_length, "TOKENS", "plan memory for this length (2048)", 1, 1 << 24},
     MACHINE_OPTIONS(o.machine),
     {0},
 };
 
-static void print_info(const struct setup *s, const char *fingerprint)
+/* What the checkpoint has and no computation reads; a command that runs the model asks for --ignore-tensors then. */
+static void print_unused(const struct weights *w)
+{
+    const struct tensor *t;
+    size_t at = 0, n = 0;
+    char shape[64];
+    while ((t = weights_next_unused(w, &at)))
+        if (n++ < 8) printf("%-14s %s %s\n", n == 1 ? "unused" : "", t->name, tensor_shape_text(t, shape, sizeof shape));
+    if (n > 8) printf("%14s and %zu more\n", "", n - 8);
+    if (n) printf("%14s so no command runs this model without --ignore-tensors\n", "");
+}
+
+static void print_info(const struct setup *s)
 {
     const struct weights *w = &s->model.weights;
     const struct llama_config *c = &w->config;
     struct session_plan plan = session_plan(c, o.max_length, o.machine.chunk, par_threads(s->par));
     printf("model          %s\n", s->model.name);
-    printf("fingerprint    %s\n", fingerprint);
+    printf("fingerprint    %s\n", s->model.fingerprint);
     printf("parameters     %lld, %.1f MiB of weights (%zu tensors, %zu unused)\n", llama_config_parameters(c),
            (double)w->weight_bytes / 0x1p20, w->n_entries, w->n_extra);
     printf("layers         %d, hidden %d, MLP %d\n", c->n_layers, c->hidden_size, c->intermediate_size);
@@ -46,6 +57,7 @@ static void print_info(const struct setup *s, const char *fingerprint)
     printf("session        %.1f MiB at %d tokens (KV cache %.1f, activations %.1f, panels %.1f)\n",
            (double)plan.total_bytes / 0x1p20, plan.capacity, (double)plan.kv_bytes / 0x1p20,
            (double)plan.activation_bytes / 0x1p20, (double)plan.linear_bytes / 0x1p20);
+    print_unused(w);
     if (*tokenizer_notes(s->model.tokenizer)) printf("note           %s\n", tokenizer_notes(s->model.tokenizer));
 }
 
@@ -84,13 +96,12 @@ static enum status print_device(const struct setup *s, int index)
 
 static enum status info_command(struct command_call *call)
 {
-    char fingerprint[FINGERPRINT_SIZE];
     enum status st = OK;
     struct setup setup = {0};
     int index;
+    o.machine.ignore_tensors = true; /* nothing is run, and they are shown */
     TRY_GOTO(st, done, setup_open_unplaced(&setup, &o.machine, call->positional[0], &index));
-    TRY_GOTO(st, done, weights_fingerprint(&setup.model.weights, o.full, setup.par, fingerprint));
-    print_info(&setup, fingerprint);
+    print_info(&setup);
 #ifdef SG_HAVE_CUDA
     if (index != DEVICE_CPU) TRY_GOTO(st, done, print_device(&setup, index));
 #endif

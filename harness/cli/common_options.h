@@ -15,7 +15,8 @@
     {"impl", OPTION_TEXT, &(m).impl, "NAME", "attention implementation, see `list kernels` (auto)", 0, 0},          \
     {"chunk", OPTION_INT, &(m).chunk, "TOKENS", "prefill in chunks of this many, a multiple of 128", 0, 1 << 20},   \
     {"cache", OPTION_TEXT, &(m).cache, "DIR", \
-     "dense hidden states are kept here; `none` keeps nothing ($XDG_CACHE_HOME/sparsegauge, or ~/.cache/sparsegauge)", 0, 0},     \
+     "dense hidden states and fingerprints are kept here; `none` keeps nothing ($XDG_CACHE_HOME/sparsegauge, or ~/.cache/sparsegauge)", 0, 0},     \
+    {"ignore-tensors", OPTION_FLAG, &(m).ignore_tensors, NULL, "go on without tensors that the model does not use", 0, 0},           \
     {"q|quiet", OPTION_FLAG, &(m).quiet, NULL, "no progress", 0, 0}
 
 /* For commands that repeat calls of one shape. */

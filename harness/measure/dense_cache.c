@@ -23,19 +23,18 @@ struct header {
 static const char MAGIC[8] = "sgdense1";
 enum { DEFAULT_LIMIT_GIB = 4 };
 
+char *cache_folder(const char *dir)
+{
+    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (dir) return strcmp(dir, "none") == 0 ? NULL : str_dup(dir);
+    if (base && *base) return path_join(base, "sparsegauge");
+    return home && *home ? str_format("%s/.cache/sparsegauge", home) : NULL;
+}
+
 enum status dense_cache_open(struct dense_cache *c, const char *dir)
 {
-    *c = (struct dense_cache){.limit_bytes = (size_t)DEFAULT_LIMIT_GIB << 30};
-    if (dir && strcmp(dir, "none") == 0) return OK;
-    if (dir) {
-        c->dir = str_dup(dir);
-        return file_make_dirs(c->dir);
-    }
-    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (base && *base)
-        c->dir = path_join(base, "sparsegauge");
-    else if (home && *home)
-        c->dir = str_format("%s/.cache/sparsegauge", home);
+    *c = (struct dense_cache){.limit_bytes = (size_t)DEFAULT_LIMIT_GIB << 30, .dir = cache_folder(dir)};
+    if (dir && c->dir) return file_make_dirs(c->dir);
     if (c->dir && file_make_dirs(c->dir) != OK) {
         free(c->dir);
         c->dir = NULL;

@@ -21,6 +21,10 @@ struct dense_cache {
     int n_hits, n_misses;
 };
 
+/* The folder of what is kept from run to run: as for dense_cache_open(), NULL for none. It may not be there yet. The caller
+ * frees it. */
+char *cache_folder(const char *dir);
+
 /* dir "none" keeps nothing; NULL is $XDG_CACHE_HOME/sparsegauge or ~/.cache/sparsegauge. A directory that cannot be
  * made is an error only when it was asked for by name. */
 enum status dense_cache_open(struct dense_cache *c, const char *dir) MUST_USE;

@@ -6,6 +6,7 @@
 #endif
 #include "engine/tuner/sparge_pt.h"
 #include "engine/tuner/tuner_spread.h"
+#include "harness/measure/dense_cache.h"
 #include "harness/measure/devices.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "version.h"
@@ -53,8 +54,12 @@ static enum status place_weights(struct setup *s, int index, const char *text, b
 
 static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
 {
+    char *folder = cache_folder(m->cache), *fingerprints = folder && file_make_dirs(folder) == OK ? path_join(folder, "fingerprints") : NULL;
+    const struct model_options options = {.fingerprints = fingerprints, .ignore_tensors = m->ignore_tensors};
     enum status st = par_open(&s->par, n_threads);
-    if (st == OK) st = model_open(&s->model, s->model_dir, s->par);
+    if (st == OK) st = model_open_with(&s->model, s->model_dir, &options, s->par);
+    free(folder);
+    free(fingerprints);
     if (st == OK) st = set_device_options(s, m, index);
     if (st == OK && place) st = place_weights(s, index, m->device, m->quiet);
     if (st != OK) setup_close(s);

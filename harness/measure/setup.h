@@ -15,6 +15,7 @@ struct machine_options {
     const char *model, *cpu_mask, *impl, *device, *cache, *residual;
     int threads, chunk;
     bool quiet, parallel;
+    bool ignore_tensors;
     bool graph, compile; /* compile: as --graph on a GPU; on the CPU the guide's word for what is so anyway */
 };
 

@@ -486,7 +486,7 @@ Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout 
             SAYS("t.json", "block", "128x64", "64x64"));
     refuses(USAGE, EVAL "--tuned t.json --simthreshd1 .5", SAYS("--tuned", "--simthreshd1"));
     refuses(RUN_ERROR, EVAL "--tuned after_tune.json", SAYS("after_tune.json", "kind"));
-    file_edit(place, "t.json", "\"model_fingerprint\": \"full:", "\"model_fingerprint\": \"full:0");
+    file_edit(place, "t.json", "\"model_fingerprint\": \"xxh3:", "\"model_fingerprint\": \"xxh3:0");
     struct ran other = run(EVAL "--tuned t.json --max-length 300");
     cr_expect(other.code == USAGE || other.code == RUN_ERROR, "%d", other.code);
     cr_expect(has(&other.err, "model_fingerprint") && has(&other.err, "t.json"), "%s", str_get(&other.err));

@@ -162,6 +162,59 @@ Test(config, refusals)
     }
 }
 
+/* Of a key said twice the last counts, as in Python (json.loads): the values are what transformers reads. */
+Test(config, keys_said_twice)
+{
+    struct llama_config c;
+    must_parse(&c, "{\"rope_theta\": 5.0," LLAMA SIZES ",\"rope_theta\": 20000}");
+    cr_expect_eq(c.rope.theta, 20000);
+    must_parse(&c, "{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4},\"rope_scaling\":null}");
+    cr_expect_eq(c.rope.type, ROPE_DEFAULT);
+    must_parse(&c, "{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4,\"factor\":8,\"type\":\"dynamic\"}}");
+    cr_expect(c.rope.type == ROPE_DYNAMIC && c.rope.factor == 8);
+    must_parse(&c, "{" LLAMA SIZES ",\"unknown\":[NaN,-Infinity],\"attention_bias\":false,\"attention_bias\":true}");
+    cr_expect(c.attention_bias);
+}
+
+/* What would change the result is refused by its name; what says the same as nothing passes. */
+Test(config, fields_that_must_be_neutral)
+{
+    static const char *const bad[] = {
+        "\"embedding_multiplier\":12.0", "\"residual_multiplier\":0.22", "\"logits_scaling\":16", "\"logit_scale\":0.0625",
+        "\"attention_multiplier\":0.015625", "\"query_pre_attn_scalar\":224", "\"scale_depth\":1.4", "\"scale_emb\":12",
+        "\"dim_model_base\":256", "\"sliding_window\":1024", "\"layer_types\":[\"sliding_attention\",\"full_attention\"]",
+        "\"attention_chunk_size\":8", "\"no_rope_layers\":[1,0]", "\"attn_logit_softcapping\":50.0",
+        "\"final_logit_softcapping\":30.0", "\"clip_qkv\":8", "\"use_qk_norm\":true", "\"partial_rotary_factor\":0.5",
+        "\"num_local_experts\":8", "\"sliding_window\":\"wide\"",
+        "\"rope_scaling\":{\"factor\":4.0}", "\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":4.0}",
+        "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"attention_factor\":0.7}",
+        "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2,\"low_freq_factor\":2}",
+        "\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e6},\"sliding_attention\":{\"rope_theta\":1e4}}",
+    };
+    static const char *const good[] = {
+        "\"embedding_multiplier\":1.0", "\"residual_multiplier\":1", "\"logits_scaling\":null", "\"attention_multiplier\":0.25",
+        "\"query_pre_attn_scalar\":16", "\"dim_model_base\":64", "\"sliding_window\":null", "\"sliding_window\":1000000",
+        "\"sliding_window\":1024,\"use_sliding_window\":false", "\"layer_types\":[\"full_attention\",\"full_attention\"]",
+        "\"no_rope_layers\":[1,1]", "\"attn_logit_softcapping\":null", "\"clip_qkv\":null", "\"use_qk_norm\":false",
+        "\"partial_rotary_factor\":1.0", "\"num_local_experts\":0", "\"pretraining_tp\":2", "\"bias\":true",
+        "\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":1.0}", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"finetuned\":true}",
+        "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"low_freq_factor\":null}",
+    };
+    struct llama_config c;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char *text = str_format("{" LLAMA SIZES ",%s}", bad[i]), *name = str_format("%.*s", (int)strcspn(bad[i] + 1, "\""), bad[i] + 1);
+        cr_expect_eq(parse(&c, text), ERR_UNSUPPORTED, "%s", bad[i]);
+        cr_expect(strstr(status_message(), name) && strstr(status_message(), "config.json"), "%s", status_message());
+        free(text);
+        free(name);
+    }
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        char *text = str_format("{" LLAMA SIZES ",%s}", good[i]);
+        cr_expect_eq(parse(&c, text), OK, "%s: %s", good[i], status_message());
+        free(text);
+    }
+}
+
 Test(config, directories)
 {
     struct llama_config c;

@@ -21,7 +21,7 @@ static void fingerprint_of(const char *dir, char out[FINGERPRINT_SIZE])
     struct weights w;
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
     cr_expect_eq(weights_check_finite(&w, NULL), OK, "%s", status_message());
-    cr_assert_eq(weights_fingerprint(&w, true, NULL, out), OK);
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, NULL, out), OK);
     weights_close(&w);
 }
 
@@ -59,13 +59,13 @@ Test(synth, same_everywhere)
     char print[FINGERPRINT_SIZE];
     struct synth_options o = synth_defaults();
     write_fingerprint(tiny(), &o, print);
-    cr_expect_str_eq(print, "full:305d83918a699ed768e9db7145d91a10");
+    cr_expect_str_eq(print, "xxh3:4939d33dd3b69d62a3d68a351c6dfe68");
     o.dtype = DTYPE_F16;
     write_fingerprint(tiny(), &o, print);
-    cr_expect_str_eq(print, "full:0cff3ccba4f044c40fe15292c28a3557");
+    cr_expect_str_eq(print, "xxh3:6b61a97f9314d63b8fd0832cb993ec5d");
     o.dtype = DTYPE_F32;
     write_fingerprint(tiny(), &o, print);
-    cr_expect_str_eq(print, "full:e0fea1c2f555a37bf2a1b2126bd774a1");
+    cr_expect_str_eq(print, "xxh3:6cdb072b4d08f81e70ea3b93f6d2d9fc");
 }
 
 Test(synth, threads_and_shards_change_nothing_and_the_seed_does)

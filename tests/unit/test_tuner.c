@@ -29,7 +29,7 @@ static void open_bench(struct bench *b, const char *dir, int threads, const char
     *b = (struct bench){0};
     CHECK(weights_open(&b->w, dir));
     CHECK(par_open(&b->par, threads));
-    CHECK(weights_fingerprint(&b->w, false, b->par, b->fingerprint));
+    CHECK(weights_fingerprint(&b->w, NULL, b->par, NULL, b->fingerprint));
     CHECK(policy_init(&b->policy, &mask_sparge, b->w.config.n_layers, b->w.config.n_heads));
     CHECK(policy_set_layers(&b->policy, layers));
 }
@@ -744,7 +744,7 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
 
     struct sparse_policy p;
     CHECK(policy_init(&p, &mask_sparge, t.n_layers, t.n_heads));
-    cr_expect_eq(tuned_apply(&back, path, &b.w, "full:00000000000000000000000000000000", &p), ERR_ARG);
+    cr_expect_eq(tuned_apply(&back, path, &b.w, "xxh3:00000000000000000000000000000000", &p), ERR_ARG);
     cr_expect(strstr(status_message(), "model_fingerprint") && strstr(status_message(), path) &&
                   strstr(status_message(), b.fingerprint),
               "%s", status_message());

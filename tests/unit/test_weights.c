@@ -1,9 +1,12 @@
 #include "engine/checkpoint/weights.h"
 
+#include "engine/checkpoint/synth.h"
 #include "tests/unit/model_files.h"
 
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <math.h>
+#include <sys/stat.h>
 
 static void must_not_open(const char *dir, enum status code, const char *says, const char *says_too)
 {
@@ -75,8 +78,8 @@ Test(weights, tied_under_either_name)
     file_put(dir, "model.safetensors", s.data, s.len);
     cr_assert_eq(weights_open(&swapped, dir), OK, "%s", status_message());
     char a[FINGERPRINT_SIZE], b[FINGERPRINT_SIZE];
-    cr_assert_eq(weights_fingerprint(&w, false, NULL, a), OK);
-    cr_assert_eq(weights_fingerprint(&swapped, false, NULL, b), OK);
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, NULL, a), OK);
+    cr_assert_eq(weights_fingerprint(&swapped, NULL, NULL, NULL, b), OK);
     cr_expect_str_eq(a, b);
     weights_close(&w);
     weights_close(&swapped);
@@ -207,35 +210,197 @@ static void fingerprint(const char *dir, struct par *par, char out[FINGERPRINT_S
 {
     struct weights w;
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
-    cr_assert_eq(weights_fingerprint(&w, false, par, out), OK);
+    cr_assert_eq(weights_fingerprint(&w, NULL, par, NULL, out), OK);
     weights_close(&w);
+}
+
+/* Append a tensor of n floats in F32 to the one file of a model. */
+static void append_tensor(const char *dir, const char *name, int n)
+{
+    struct str s = file_get(dir, "model.safetensors"), out = {0};
+    uint64_t header;
+    memcpy(&header, s.data, 8);
+    size_t data = s.len - 8 - header;
+    while (s.data[8 + header - 1] != '}') header--;
+    struct str json = {0};
+    str_addf(&json, "%.*s,\"%s\":{\"dtype\":\"F32\",\"shape\":[%d],\"data_offsets\":[%zu,%zu]}}", (int)header - 1, s.data + 8, name,
+             n, data, data + 4 * (size_t)n);
+    uint64_t length = json.len;
+    str_add_bytes(&out, &length, 8);
+    str_add_bytes(&out, json.data, json.len);
+    str_add_bytes(&out, s.data + s.len - data, data);
+    for (int i = 0; i < n; i++) str_add_bytes(&out, &(float){1}, 4);
+    file_put(dir, "model.safetensors", out.data, out.len);
+    str_clear(&s);
+    str_clear(&json);
+    str_clear(&out);
+}
+
+Test(weights, tensors_without_use_are_named)
+{
+    static const char *const harmless[] = {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"};
+    static const struct {
+        const char *name, *remedy;
+    } bad[] = {
+        {"model.layers.1.self_attn.q_proj.bias", "attention_bias"},
+        {"model.layers.0.self_attn.q_norm.weight", "another architecture"},
+        {"model.layers.0.self_attn.q_proj.lora_A.weight", "merge"},
+        {"model.layers.0.mlp.up_proj.weight_scale", "quantised"},
+        {"model.layers.0.mlp.extra", "download"},
+    };
+    char *dir = golden_copy("mha_default");
+    struct weights w;
+    for (int i = 0; i < 2; i++) append_tensor(dir, harmless[i], 3);
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_expect_eq(weights_check_unused(&w), OK, "%s", status_message());
+    weights_close(&w);
+    dir_remove(dir);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        dir = golden_copy("mha_default");
+        append_tensor(dir, bad[i].name, 3);
+        cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+        cr_expect_eq(weights_check_unused(&w), ERR_UNSUPPORTED);
+        cr_expect(strstr(status_message(), bad[i].name) && strstr(status_message(), bad[i].remedy) &&
+                      strstr(status_message(), "--ignore-tensors") && strstr(status_message(), "model.safetensors"),
+                  "%s", status_message());
+        size_t at = 0;
+        cr_expect_str_eq(weights_next_unused(&w, &at)->name, bad[i].name);
+        cr_expect_null(weights_next_unused(&w, &at));
+        weights_close(&w);
+        dir_remove(dir);
+    }
+    dir = golden_copy("dynamic_tied_head"); /* a second name of the tied tensor is harmless; see tied_with_both_tensors */
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_expect_eq(weights_check_unused(&w), OK, "%s", status_message());
+    weights_close(&w);
+    dir_remove(dir);
+}
+
+/* An index may promise what was never saved; what the model needs is missing all the same. */
+Test(weights, an_index_with_more_than_the_shards)
+{
+    char *dir = golden_copy("sharded_bf16");
+    struct weights w;
+    file_edit(dir, "model.safetensors.index.json", "\"lm_head.weight\": ",
+              "\"model.layers.0.self_attn.rotary_emb.inv_freq\": \"model-00001-of-00003.safetensors\", \"lm_head.weight\": ");
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_expect_eq(weights_check_unused(&w), OK, "%s", status_message());
+    weights_close(&w);
+    file_edit(dir, "config.json", "{", "{\"mlp_bias\": true,");
+    file_edit(dir, "model.safetensors.index.json", "\"lm_head.weight\": ",
+              "\"model.layers.0.mlp.gate_proj.bias\": \"model-00002-of-00003.safetensors\", \"lm_head.weight\": ");
+    must_not_open(dir, ERR_FORMAT, "model.layers.0.mlp.gate_proj.bias is missing", "the index says model-00002-of-00003.safetensors");
+    dir_remove(dir);
 }
 
 Test(weights, fingerprint)
 {
     char first[FINGERPRINT_SIZE], other[FINGERPRINT_SIZE];
     struct par *par;
-    cr_assert_eq(par_open(&par, 4), OK);
     char *dir = golden_copy("sharded_bf16");
     fingerprint(dir, NULL, first);
-    cr_expect_eq(strncmp(first, "full:", 5), 0);
+    cr_expect_eq(strncmp(first, "xxh3:", 5), 0);
     cr_expect_eq(strlen(first), 5 + 32);
-    fingerprint(dir, par, other);
-    cr_expect_str_eq(first, other);
+    for (int threads = 1; threads <= 8; threads += 1 + (threads > 2) * 4) { /* 1, 2, 3, 8 */
+        cr_assert_eq(par_open(&par, threads), OK);
+        fingerprint(dir, par, other);
+        cr_expect_str_eq(first, other, "%d threads", threads);
+        par_close(&par);
+    }
+    struct weights w;
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_assert_eq(weights_fingerprint(&w, "a tokenizer", NULL, NULL, other), OK);
+    weights_close(&w);
+    cr_expect_str_neq(first, other);
 
     file_edit(dir, "config.json", "\"eos_token_id\": 2", "\"eos_token_id\": 7");
-    fingerprint(dir, par, other);
+    fingerprint(dir, NULL, other);
     cr_expect_str_eq(first, other, "token ids of generation are no part of it");
     file_edit(dir, "config.json", "\"rope_theta\": 10000.0", "\"rope_theta\": 10001.0");
-    fingerprint(dir, par, other);
-    cr_expect_str_neq(first, other);
-    file_edit(dir, "config.json", "\"rope_theta\": 10001.0", "\"rope_theta\": 10000.0");
-    uint16_t one = 0x3f80;
-    poke(dir, "model.layers.2.mlp.up_proj.weight", 1000, &one, 2);
-    fingerprint(dir, par, other);
+    fingerprint(dir, NULL, other);
     cr_expect_str_neq(first, other);
     dir_remove(dir);
-    par_close(&par);
+}
+
+/* Every byte: one bit of the first, a middle and the last byte of every tensor, and about every edge of the pieces. */
+Test(weights, fingerprint_covers_every_byte)
+{
+    char *dir = dir_make(), *path = path_join(dir, "model.safetensors"), first[FINGERPRINT_SIZE], other[FINGERPRINT_SIZE];
+    const struct synth_shape *tiny;
+    struct weights w;
+    cr_assert_eq(synth_find("tiny", &tiny), OK);
+    struct llama_config c = tiny->config;
+    struct synth_options o = synth_defaults();
+    c.vocab_size = (int)((5 << 19) / (c.hidden_size * 2)) + 1; /* an embedding of two and a half pieces */
+    cr_assert_eq(synth_write(dir, &c, &o), OK, "%s", status_message());
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, NULL, first), OK);
+    int fd = open(path, O_WRONLY), n_places = 0;
+    for (size_t i = 0; i < w.n_entries; i++) {
+        const struct tensor *t = w.entries[i].tensor;
+        const size_t mib = 1 << 20, places[] = {0, t->bytes / 2 + 1, t->bytes - 1, mib - 1, mib, 2 * mib - 1, 2 * mib};
+        for (int k = 0; k < 7; k++) {
+            if (places[k] >= t->bytes) continue;
+            off_t at = (off_t)(t->data - w.files.files[0].map.data) + (off_t)places[k];
+            uint8_t was = t->data[places[k]], now = was ^ 1;
+            cr_assert_eq(pwrite(fd, &now, 1, at), 1);
+            cr_assert_eq(weights_fingerprint(&w, NULL, NULL, NULL, other), OK);
+            cr_expect_str_neq(first, other, "%s byte %zu", t->name, places[k]);
+            cr_assert_eq(pwrite(fd, &was, 1, at), 1);
+            n_places++;
+        }
+    }
+    cr_expect_geq(n_places, 3 * (int)w.n_entries + 4);
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, NULL, other), OK);
+    cr_expect_str_eq(first, other);
+    close(fd);
+    weights_close(&w);
+    free(path);
+    dir_remove(dir);
+}
+
+/* Remembered by what the files are: a file that may still change is not, and one that was changed is hashed again although
+ * its size and time of change were put back. */
+Test(weights, fingerprints_are_remembered)
+{
+    char *dir = golden_copy("mha_default"), *memory = path_join(dir, "fingerprints"), *path = path_join(dir, "model.safetensors");
+    char real[FINGERPRINT_SIZE], other[FINGERPRINT_SIZE], planted[FINGERPRINT_SIZE] = "xxh3:planted-planted-planted-planted";
+    struct weights w;
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, memory, real), OK);
+    cr_expect(!file_exists(memory), "changed just now: not believed yet");
+    usleep(2100000);
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, memory, other), OK);
+    cr_expect_str_eq(real, other);
+    cr_assert(file_exists(memory));
+    planted[36] = 'x';
+    file_edit(dir, "fingerprints", real, planted);
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, memory, other), OK);
+    cr_expect_str_eq(planted, other, "it was looked up");
+    cr_assert_eq(weights_fingerprint(&w, "another tokenizer", NULL, memory, other), OK);
+    cr_expect_str_neq(planted, other);
+    weights_close(&w);
+    struct stat was;
+    cr_assert_eq(stat(path, &was), 0);
+    struct str s = file_get(dir, "model.safetensors");
+    int fd = open(path, O_WRONLY);
+    s.data[s.len - 1] ^= 1;
+    cr_assert_eq(pwrite(fd, s.data + s.len - 1, 1, (off_t)s.len - 1), 1);
+    close(fd);
+    cr_assert_eq(utimensat(AT_FDCWD, path, (struct timespec[2]){was.st_atim, was.st_mtim}, 0), 0);
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, memory, other), OK);
+    cr_expect(strcmp(other, planted) != 0 && strcmp(other, real) != 0, "%s", other);
+    weights_close(&w);
+    text_put(dir, "fingerprints", "this is no such file\n");
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    cr_assert_eq(weights_fingerprint(&w, NULL, NULL, memory, planted), OK);
+    cr_expect_str_eq(planted, other);
+    weights_close(&w);
+    str_clear(&s);
+    free(memory);
+    free(path);
+    dir_remove(dir);
 }
 
 Test(weights, every_golden_model_opens)
