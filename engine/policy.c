@@ -51,13 +51,13 @@ enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *fr
 void policy_set_thresholds(struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd)
 {
     for (int i = 0; i < p->n_layers * p->n_heads; i++)
-        p->heads[i] = (struct head_params){simthreshd1, cdfthreshd, pvthreshd, runs_sparse(p)};
+        p->heads[i] = (struct head_params){simthreshd1, cdfthreshd, pvthreshd, runs_sparse(p), 0};
 }
 
 void policy_choose_thresholds(struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd)
 {
-    float theta = p->topk > 0 ? -.1f : .6f;
-    policy_set_thresholds(p, isnan(simthreshd1) ? theta : (float)simthreshd1, isnan(cdfthreshd) ? .98f : (float)cdfthreshd,
+    float theta = p->topk > 0 ? -.1f : .6f, keep = p->method && p->method->keep > 0 ? p->method->keep : .98f;
+    policy_set_thresholds(p, isnan(simthreshd1) ? theta : (float)simthreshd1, isnan(cdfthreshd) ? keep : (float)cdfthreshd,
                           isnan(pvthreshd) ? 50 : (float)pvthreshd);
 }
 

@@ -30,7 +30,8 @@ void policy_clear(struct sparse_policy *p);
 enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *from) MUST_USE;
 
 /* The same thresholds for every head, NAN for the default: simthreshd1 .6, or -.1 when topk counts the tiles (nothing should
- * then be kept for want of similarity as well; SpargeAttn's top-k call does the same), cdfthreshd .98, pvthreshd 50. */
+ * then be kept for want of similarity as well; SpargeAttn's top-k call does the same), cdfthreshd the method's own or .98,
+ * pvthreshd 50. */
 void policy_choose_thresholds(struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd);
 
 /* The same thresholds for every head. */

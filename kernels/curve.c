@@ -21,7 +21,8 @@ struct accumulator {
 
 struct work {
     const struct mask_method *m;
-    const struct mask_args *a;
+    const struct mask_args *a;       /* with the method's parameters */
+    struct mask_args own;
     const struct cpu_ops *ops;
     int n_rows, d, n_kblocks, bq, bk;
     int n_largest;
@@ -58,7 +59,9 @@ static size_t layout(const struct mask_method *m, const struct mask_args *a, int
         at += ((bytes) + 63) / 64 * 64;         \
     } while (0)
     PUT(kt, f * nk * d * bk);
-    PUT(method_ws, m->workspace(a));
+    struct mask_args own = *a;
+    own.values = m->values;
+    PUT(method_ws, m->workspace(&own));
     PUT(part_o, f * nk * bq * d);
     PUT(part_m, f * nk * bq);
     PUT(part_l, f * nk * bq);
@@ -118,6 +121,9 @@ static enum status begin(struct work *w, const struct mask_method *m, const stru
     assert(t->n_heads == 1 && t->n_kv_heads == 1 && t->q_start == 0 && t->dtype == DTYPE_F32);
     *w = (struct work){.m = m, .a = a, .ops = cpu_ops(), .n_rows = t->n_q, .d = t->head_dim, .bq = t->block.q,
                        .bk = t->block.k, .n_largest = curve_n_largest(t->n_q)};
+    w->own = *a;
+    w->own.values = m->values;
+    w->a = &w->own;
     layout(m, a, n_points, ws, w);
     w->n_kblocks = (t->n_q + w->bk - 1) / w->bk;
     w->unit.head_dim = w->d;
@@ -252,7 +258,7 @@ static void walk_taus(struct work *w, const struct mask_row *row, int row0, int 
     bool grew = true;
     struct block_error e = {0};
     for (int tau = 0; tau < N_TAUS; tau++) {
-        int want = w->m->ranked ? mask_count(row, w->order, n, curve_tau(tau)) : n;
+        int want = mask_keep(w->m, row, w->order, n, curve_tau(tau));
         for (; merged < want; merged++) {
             int j = w->order[merged];
             if (row->forced[j]) continue;
@@ -271,21 +277,22 @@ enum status curve_thetas(const struct mask_method *m, const struct mask_args *a,
 {
     struct work w;
     TRY(begin(&w, m, a, N_THETAS * N_TAUS, ws));
-    m->prepare(a, 0, w.method_ws);
+    m->prepare(w.a, 0, w.method_ws);
     out->n_possible = 0;
     for (int i = 0; i * w.bq < w.n_rows; i++) {
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
-        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
+        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced, .qb = i,
+                               .n_qblocks = (w.n_rows + w.bq - 1) / w.bq, .n_kblocks = w.n_kblocks};
         out->n_possible += (uint32_t)row.n;
         compute_partials(&w, row0, n_rows, row.n, NULL);
         for (int t0 = 0, t1; t0 < N_THETAS; t0 = t1) {
-            m->row(a, 0, i, curve_theta(t0), w.method_ws, &row);
+            m->row(w.a, 0, i, curve_theta(t0), w.method_ws, &row);
             memcpy(w.last_forced, row.forced, (size_t)row.n);
             for (t1 = t0 + 1; t1 < N_THETAS; t1++) {
-                m->row(a, 0, i, curve_theta(t1), w.method_ws, &row);
+                m->row(w.a, 0, i, curve_theta(t1), w.method_ws, &row);
                 if (memcmp(row.forced, w.last_forced, (size_t)row.n) != 0) break;
             }
-            m->row(a, 0, i, curve_theta(t0), w.method_ws, &row);
+            m->row(w.a, 0, i, curve_theta(t0), w.method_ws, &row);
             walk_taus(&w, &row, row0, n_rows, t0, t1);
         }
     }
@@ -346,7 +353,7 @@ static void walk_lambdas(struct work *w, struct accumulator *points, const uint8
 static void mark_kept(struct work *w, int i, struct threshold_pair pair, struct mask_row *row, uint8_t *kept)
 {
     w->m->row(w->a, 0, i, pair.simthreshd1, w->method_ws, row);
-    int n = mask_order(row, w->order), keep = w->m->ranked ? mask_count(row, w->order, n, pair.cdfthreshd) : n;
+    int n = mask_order(row, w->order), keep = mask_keep(w->m, row, w->order, n, pair.cdfthreshd);
     for (int j = 0; j < row->n; j++) kept[j] = row->forced[j] != 0;
     for (int r = 0; r < keep; r++) kept[w->order[r]] = 1;
 }
@@ -357,11 +364,12 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
     struct work w;
     assert(n_pairs >= 1 && n_pairs <= MAX_LAMBDA_PAIRS);
     TRY(begin(&w, m, a, n_pairs * N_LAMBDAS, ws));
-    m->prepare(a, 0, w.method_ws);
+    m->prepare(w.a, 0, w.method_ws);
     uint32_t n_possible = 0;
     for (int i = 0; i * w.bq < w.n_rows; i++) {
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
-        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced};
+        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced, .qb = i,
+                               .n_qblocks = (w.n_rows + w.bq - 1) / w.bq, .n_kblocks = w.n_kblocks};
         memset(w.any_kept, 0, (size_t)row.n);
         for (int p = 0; p < n_pairs; p++) {
             uint8_t *kept = w.kept + (size_t)p * (size_t)w.n_kblocks;

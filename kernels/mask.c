@@ -5,16 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct mask_method *const mask_methods[] = {&mask_sparge, &mask_window, &mask_oracle, NULL};
-
-const struct mask_method *mask_method_find(const char *name)
-{
-    if (strcmp(name, "topk") == 0) name = "sparge";
-    for (int i = 0; mask_methods[i]; i++)
-        if (strcmp(mask_methods[i]->name, name) == 0) return mask_methods[i];
-    return NULL;
-}
-
 const char *smooth_k_name(enum smooth_k s)
 {
     return s == SMOOTH_K_RUNNING ? "running" : s == SMOOTH_K_GLOBAL ? "global" : "off";
@@ -61,13 +51,9 @@ int mask_order(const struct mask_row *row, int *order)
     return n;
 }
 
-int mask_count(const struct mask_row *row, const int *order, int n_eligible, float tau)
+int mask_keep(const struct mask_method *m, const struct mask_row *row, const int *order, int n_eligible, float keep)
 {
-    if (tau >= 1 || n_eligible == 0) return n_eligible;
-    double sum = row->p[order[0]];
-    int n = 1;
-    while (n < n_eligible && (sum += row->p[order[n]]) <= tau) n++;
-    return n;
+    return m->ranked ? mask_rule_of(m)->count(row, order, n_eligible, keep) : n_eligible;
 }
 
 /* Memory of one worker: the method's, then p, order, forced for the longest row. */
@@ -76,10 +62,29 @@ static size_t row_entries(const struct mask_args *a)
     return (size_t)((attn_n_kv(a->attn) + a->attn->block.k - 1) / a->attn->block.k);
 }
 
+/* A method with its parameters. */
+static struct mask_args args_for(const struct mask_args *a, const struct mask_method *m)
+{
+    struct mask_args own = *a;
+    own.values = m->values;
+    return own;
+}
+
+static size_t method_bytes(const struct mask_method *m, const struct mask_args *a)
+{
+    size_t most = 0;
+    for (int i = 0; i < (m->n_parts ? m->n_parts : 1); i++) {
+        struct mask_args own = args_for(a, mask_part(m, i));
+        size_t bytes = mask_part(m, i)->workspace(&own);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
 static size_t worker_bytes(const struct mask_method *m, const struct mask_args *a)
 {
     size_t n = row_entries(a);
-    return m->workspace(a) + (n * (sizeof(float) + sizeof(int) + 1) + 63) / 64 * 64;
+    return method_bytes(m, a) + (n * (sizeof(float) + sizeof(int) + 1) + 63) / 64 * 64;
 }
 
 size_t mask_workspace(const struct mask_method *m, const struct mask_args *a, int n_workers)
@@ -94,7 +99,7 @@ struct predict {
     char *ws;
     size_t stride;
     bool alike; /* heads read the same q and k: what no threshold changes is prepared once, by the first that needs it */
-    bool prepared;
+    const struct mask_method *prepared;
 };
 
 static void count_forced(struct head_ledger *l, uint8_t reasons)
@@ -113,17 +118,20 @@ static void set_all(uint64_t *bits, int n)
 static void predict_head(void *ctx, int head, int worker)
 {
     struct predict *c = ctx;
-    const struct mask_args *a = c->a;
-    const struct head_params *params = &a->heads[head];
+    const struct head_params *params = &c->a->heads[head];
+    const struct mask_method *m = mask_part(c->m, params->part);
+    const struct mask_args own = args_for(c->a, m), *a = &own;
     char *ws = c->ws + c->stride * (size_t)worker;
-    struct mask_row row = {.p = (float *)(ws + c->m->workspace(a))};
+    int bq = a->attn->block.q, n_kv = attn_n_kv(a->attn);
+    struct mask_row row = {.p = (float *)(ws + method_bytes(c->m, c->a)), .n_qblocks = (n_kv + bq - 1) / bq,
+                           .n_kblocks = (int)row_entries(a)};
     int *order = (int *)(row.p + row_entries(a));
     row.forced = (uint8_t *)(order + row_entries(a));
     struct head_ledger *ledger = a->attn->ledger ? &a->attn->ledger[head] : NULL;
     int first = a->attn->q_start / a->attn->block.q;
-    if (params->is_sparse && !c->prepared) {
-        c->m->prepare(a, head, ws);
-        if (c->alike) c->prepared = true;
+    if (params->is_sparse && c->prepared != m) {
+        m->prepare(a, head, ws);
+        if (c->alike) c->prepared = m;
     }
     for (int i = 0; i < c->tiles->n_qblocks; i++) {
         uint64_t *bits = tile_map_row(c->tiles, head, i);
@@ -133,13 +141,14 @@ static void predict_head(void *ctx, int head, int worker)
             set_all(bits, row.n);
             continue;
         }
-        c->m->row(a, head, i, params->simthreshd1, ws, &row);
-        int n = mask_order(&row, order), keep = n;
-        if (c->m->ranked && a->topk > 0) {
-            int want = (int)ceil(((double)a->topk - 1e-6) * row.n); /* .72 of 75 is 54, whatever binary makes of .72 */
+        row.qb = first + i;
+        m->row(a, head, i, params->simthreshd1, ws, &row);
+        int n = mask_order(&row, order), keep;
+        if (m->ranked && a->topk > 0) {
+            int want = mask_topk_count(a->topk, row.n);
             keep = want < n ? want : n;
-        } else if (c->m->ranked) {
-            keep = mask_count(&row, order, n, params->cdfthreshd);
+        } else {
+            keep = mask_keep(m, &row, order, n, params->cdfthreshd);
         }
         for (int r = 0; r < keep; r++) bits[order[r] / 64] |= (uint64_t)1 << (order[r] % 64);
         for (int j = 0; j < row.n; j++) {
@@ -153,10 +162,14 @@ static void predict_head(void *ctx, int head, int worker)
 enum status mask_predict(const struct mask_method *m, const struct mask_args *a, struct tile_map *tiles, void *ws,
                          struct par *par)
 {
-    const char *why = m->refuses(a);
-    if (why) return fail(ERR_UNSUPPORTED, "method %s: %s", m->name, why);
+    for (int i = 0; i < (m->n_parts ? m->n_parts : 1); i++) {
+        const struct mask_method *part = mask_part(m, i);
+        struct mask_args own = args_for(a, part);
+        const char *why = part->refuses(&own);
+        if (why) return fail(ERR_UNSUPPORTED, "method %s: %s", part->name, why);
+    }
     bool alike = a->attn->q_head == 0 && a->attn->n_kv_heads == 1 && a->attn->n_heads > 1;
-    struct predict c = {m, a, tiles, ws, worker_bytes(m, a), alike, false};
+    struct predict c = {m, a, tiles, ws, worker_bytes(m, a), alike, NULL};
     par_for(alike ? NULL : par, a->attn->n_heads, predict_head, &c);
     return OK;
 }

@@ -1,7 +1,9 @@
 /* Stage 1 of sparse attention: which tiles of each head are worth computing.
  *
- * A method ranks the key blocks of one query block; the choice among the ranked ones (threshold on the
- * running probability, or a count) is common to all methods, so a new method is one file with one table.
+ * A method is a predictor and a choice rule. The predictor ranks the key blocks of one query block and is one file with one
+ * table (kernels/mask/); the rule says how many of the ranked ones are kept, from one number a head (kernels/mask_rules.c),
+ * and goes with any predictor. What is kept is always a prefix of the ranking: that is what error curves rest on.
+ * METHODS.md lists the sources.
  *
  * A key block that reaches past its query block (64x128) is pooled over all keys that are there, so with that shape a
  * prefill in chunks may rank such a block otherwise than one done at once; the other shapes cut alike.
@@ -21,9 +23,10 @@ bool smooth_k_parse(const char *text, enum smooth_k *out);
 
 struct head_params {
     float simthreshd1; /* θ in [-1, 1]: a block is similar when its self-similarity is greater */
-    float cdfthreshd;  /* τ in (0, 1]; 1 and above keep every tile */
+    float cdfthreshd;  /* how much to keep, as the rule reads it: τ in (0, 1] for top-p; 1 and above keep every tile */
     float pvthreshd;   /* λ in [0, 50], log2 units; 50 never skips */
     bool is_sparse;    /* false: the head runs dense */
+    uint8_t part;      /* which of the method's parts ranks this head, where it has any (see mask_part) */
 };
 
 struct mask_args {
@@ -32,6 +35,7 @@ struct mask_args {
     enum smooth_k smooth_k;
     float topk;                        /* 0: use cdfthreshd; else the fraction of possible tiles to keep */
     int window;                        /* tokens, for `window` */
+    const float *values;               /* of the method's parameters, set by whoever calls its functions; NULL: defaults */
 };
 
 /* The ranking of one query block. Arrays hold n = tiles_possible() entries. */
@@ -39,7 +43,26 @@ struct mask_row {
     int n;
     float *p;        /* predicted probability of each key block, 0 where not eligible; sums to 1 or is all 0 */
     uint8_t *forced; /* force_reason bits; a forced tile is kept whatever its rank */
+    int qb, n_qblocks, n_kblocks; /* its absolute query block, and the blocks of all that the call sees */
 };
+
+/* How many of the ranked tiles to keep, given one number in [0, 1] that keeps more when it is larger, all from 1 on. */
+struct mask_rule {
+    const char *name;
+    const char *reads; /* how it reads that number, for people */
+    int (*count)(const struct mask_row *row, const int *order, int n_eligible, float keep);
+};
+extern const struct mask_rule *const mask_rules[]; /* ended by NULL; the first, top-p, is the default */
+extern const struct mask_rule rule_top_p, rule_cover, rule_top_k, rule_relative, rule_spread, rule_falling, rule_level;
+
+/* A number that a predictor takes beside the thresholds, as in "xattention+stride=16". */
+struct mask_param {
+    const char *name, *what;
+    float value, least, most;  /* the default, and the range */
+    bool whole;
+    const char *const *words;  /* NULL, or what the values 0, 1, … are called; ended by NULL */
+};
+enum { MAX_MASK_PARAMS = 6, MAX_MASK_PARTS = 4 };
 
 struct mask_method {
     const char *name;                                                /* stable: a key in the database */
@@ -50,9 +73,21 @@ struct mask_method {
     /* Rank query block i (of this call); p and forced are to be filled for out->n entries. `theta` stands in
      * for heads[head].simthreshd1 so that a tuner can ask for many. */
     void (*row)(const struct mask_args *, int head, int i, float theta, const void *ws, struct mask_row *out);
+    /* What may be left out (zero). */
+    const char *what, *source;             /* a line for people, and where the rule was published */
+    const struct mask_rule *rule;          /* NULL: top-p */
+    float keep;                            /* default of the number that the rule reads; 0: .98 */
+    bool takes_theta;                      /* simthreshd1 means something to it */
+    bool any_length;                       /* false is usual; true: what it keeps depends on the length of the whole call */
+    const struct mask_param *params;       /* [n_params] */
+    int n_params;
+    const struct mask_method *base;        /* of a method with parameters given: the one in mask_methods; NULL: itself */
+    const float *values;                   /* [n_params] */
+    const struct mask_method *const *parts; /* [n_parts] of a mixture, from which every head has one; else NULL */
+    int n_parts;
 };
 
-extern const struct mask_method mask_sparge, mask_window, mask_oracle;
+extern const struct mask_method mask_sparge, mask_window, mask_oracle, mask_bound;
 /* `oracle` by masses that were made elsewhere: attn->q is no tensor but f32 [n_heads, query blocks of this call, key
  * blocks] on the host, in any unit; the other tensors are not looked at. Not in the list below. */
 extern const struct mask_method mask_masses;
@@ -60,8 +95,25 @@ extern const struct mask_method mask_masses;
 /* The marks every method sets: sink and diagonal. `qb` is the absolute query block. */
 void mask_force_common(struct mask_row *row, struct block_shape b, int qb);
 
-/* NULL when there is none of that name; "topk" is sparge with a count. */
+/* A method by its name as users and files write it:
+ *   NAME[+PARAMETER=VALUE]…[+rule=RULE]   or several joined by "/": a mixture, of which the tuner gives every head one
+ * "topk" is sparge with a count. The same text always gives the same pointer, whose `name` is the canonical text; it lives
+ * as long as the program. ERR_ARG names the method, the parameter, the range. */
+enum status mask_method_parse(const char *text, const struct mask_method **out) MUST_USE;
+/* The same, NULL for whatever cannot be parsed. */
 const struct mask_method *mask_method_find(const char *name);
+/* Which of the predictors it is. */
+static inline const struct mask_method *mask_base(const struct mask_method *m) { return m->base ? m->base : m; }
+static inline const struct mask_rule *mask_rule_of(const struct mask_method *m) { return m->rule ? m->rule : &rule_top_p; }
+/* What ranks a head of a method that may be a mixture. */
+static inline const struct mask_method *mask_part(const struct mask_method *m, int part)
+{
+    return m->n_parts ? m->parts[part < m->n_parts ? part : 0] : m;
+}
+static inline float mask_value(const struct mask_args *a, const struct mask_param *params, int i)
+{
+    return a->values ? a->values[i] : params[i].value;
+}
 /* All of them, ended by NULL. */
 extern const struct mask_method *const mask_methods[];
 
@@ -69,8 +121,14 @@ extern const struct mask_method *const mask_methods[];
  * Returns how many are eligible (p > 0). */
 int mask_order(const struct mask_row *row, int *order);
 /* How many of the ordered blocks τ keeps: the largest count whose running sum is ≤ τ, at least 1, all for
- * τ ≥ 1; 0 when none is eligible. */
+ * τ ≥ 1; 0 when none is eligible. The rule top-p. */
 int mask_count(const struct mask_row *row, const int *order, int n_eligible, float tau);
+/* The same by the rule of a method: all when it does not rank. */
+int mask_keep(const struct mask_method *m, const struct mask_row *row, const int *order, int n_eligible, float keep);
+/* ⌈fraction · n⌉, where the fraction is the decimal number that a user wrote: the shortest one that reads as this float. */
+int mask_topk_count(float fraction, int n);
+/* The decimal number itself. */
+double mask_decimal(float f);
 
 /* Bytes for mask_predict with that many workers. */
 size_t mask_workspace(const struct mask_method *m, const struct mask_args *a, int n_workers);

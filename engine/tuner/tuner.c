@@ -24,7 +24,7 @@ const struct head_error tuner_no_error = {NAN, NAN, NAN, NAN};
 
 void tuner_make_dense(struct tuned_head *h, bool any_held_out, const char *why, double value)
 {
-    h->params = (struct head_params){1, 1, 50, false};
+    h->params = (struct head_params){1, 1, 50, false, 0};
     h->tune = (struct head_error){0};
     h->held_out = any_held_out ? h->tune : tuner_no_error;
     h->qk_sparsity = h->sparsity = 0;
@@ -258,7 +258,7 @@ static void choose_unverified(const struct tune_args *a, int layer, int head, co
             tuner_make_dense(h, false, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
             continue;
         }
-        h->params = (struct head_params){curve_theta(theta), curve_tau(tau), 50, true};
+        h->params = (struct head_params){curve_theta(theta), curve_tau(tau), 50, true, 0};
         h->tune = worst;
         h->held_out = tuner_no_error;
         h->qk_sparsity = h->sparsity = sparsity;

@@ -44,7 +44,7 @@ static int longest_of(const struct tune_args *a)
 
 static struct mask_args mask_of(const struct tune_args *a, const struct attn_args *attn, const struct head_params *p)
 {
-    return (struct mask_args){attn, p, a->policy->smooth_k, 0, a->policy->window};
+    return (struct mask_args){attn, p, a->policy->smooth_k, 0, a->policy->window, NULL};
 }
 
 static int group_of(const struct llama_config *c) { return c->n_heads / c->n_kv_heads; }

@@ -196,7 +196,7 @@ static enum status make_held_curves(struct settling *s)
 static struct head_params params_of(const struct head_work *h, const struct triple *x)
 {
     const struct pair *p = &h->pairs[x->pair];
-    return (struct head_params){curve_theta(p->theta), curve_tau(p->tau), curve_lambda(x->lambda), true};
+    return (struct head_params){curve_theta(p->theta), curve_tau(p->tau), curve_lambda(x->lambda), true, 0};
 }
 
 static void note_measured(const struct settling *s, struct head_work *h, int sample, const struct tuner_measured *m)

@@ -198,7 +198,7 @@ static enum status bench_attention(struct bench *b, int n, int d, const struct a
                              .o_head = d, .block = {128, 64}, .ledger = x.ledger};
     x.map = tile_map_shape(x.a.block, HEADS, 0, n);
     x.map.bits = aligned_alloc(64, (tile_map_bytes(&x.map) + 63) / 64 * 64);
-    x.mask = (struct mask_args){&x.a, x.params, SMOOTH_K_RUNNING, 0, 0};
+    x.mask = (struct mask_args){&x.a, x.params, SMOOTH_K_RUNNING, 0, 0, NULL};
     size_t mask = mask_workspace(&mask_sparge, &x.mask, par_threads(b->par)), work = impl->workspace(&x.a);
     x.ws = aligned_alloc(64, (mask > work ? mask : work) + 64);
     if (!x.map.bits || !x.ws) abort();
@@ -209,7 +209,7 @@ static enum status bench_attention(struct bench *b, int n, int d, const struct a
     if (st == OK) add_row(b, what, dense, flop, flop / dense / b->sgemm_rate, n >= 4096 && d == 64 ? "at least .45 of sgemm" : "");
     x.sparse = true;
     x.a.tiles = &x.map;
-    for (int h = 0; h < HEADS; h++) x.params[h] = (struct head_params){-1, 1, 50, true};
+    for (int h = 0; h < HEADS; h++) x.params[h] = (struct head_params){-1, 1, 50, true, 0};
     for (int step = 1; step <= 4 && st == OK && n >= 4096; step++) {
         x.mask.topk = .2f * (float)step - .07f;
         st = median_time(run_attention, &x, &seconds);

@@ -40,6 +40,47 @@ static enum status list_runs(void)
     return st;
 }
 
+/* "rows 8, keys 16", and what its threshold means. */
+static void add_method(struct table *t, const struct mask_method *m)
+{
+    struct str text = {0};
+    table_text(t, m->name);
+    table_text(t, m->what);
+    for (int i = 0; i < m->n_params; i++) {
+        const struct mask_param *p = &m->params[i];
+        if (p->words) str_addf(&text, "%s%s %s", i ? ", " : "", p->name, p->words[(int)p->value]);
+        else str_addf(&text, "%s%s %g", i ? ", " : "", p->name, mask_decimal(p->value));
+    }
+    table_text(t, str_get(&text));
+    str_clear(&text);
+    if (m->ranked) str_addf(&text, "%s %g", mask_rule_of(m)->name, m->keep > 0 ? mask_decimal(m->keep) : .98);
+    table_text(t, m->ranked ? str_get(&text) : "");
+    str_clear(&text);
+    table_text(t, m->source);
+}
+
+static void list_methods(struct table *t)
+{
+    table_add_column(t, (struct table_column){.name = "parameters"});
+    table_add_column(t, (struct table_column){.name = "rule, --cdfthreshd"});
+    table_add_column(t, (struct table_column){.name = "source"});
+    static const char *const others[][5] = {
+        {"topk", "the ranking of sparge, a fixed fraction of tiles (--topk)", "", "top-k", "METHOD 2"},
+        {"dense", "nothing is skipped", "", "", ""},
+    };
+    for (int i = 0; mask_methods[i]; i++) add_method(t, mask_methods[i]);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        for (int c = 0; c < 5; c++) table_text(t, others[i][c]);
+    for (int i = 0; mask_rules[i]; i++) {
+        struct str name = {0};
+        str_addf(&name, "+rule=%s", mask_rules[i]->name);
+        table_text(t, str_get(&name));
+        str_clear(&name);
+        table_text(t, mask_rules[i]->reads);
+        for (int c = 0; c < 3; c++) table_text(t, "");
+    }
+}
+
 static enum status list_known(const char *what)
 {
     struct table *t = table_new(NULL);
@@ -51,17 +92,7 @@ static enum status list_known(const char *what)
             table_text(t, suites[i]->help);
         }
     } else if (strcmp(what, "methods") == 0) {
-        static const char *const texts[][2] = {
-            {"sparge", "SpargeAttn's prediction with per-head thresholds"},
-            {"topk", "the same ranking, a fixed fraction of tiles (--topk)"},
-            {"window", "sink block and the last tokens (--window)"},
-            {"oracle", "tiles ranked by their true mass: the limit of any predictor, no faster than dense"},
-            {"dense", "nothing is skipped"},
-        };
-        for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-            table_text(t, texts[i][0]);
-            table_text(t, texts[i][1]);
-        }
+        list_methods(t);
     } else if (strcmp(what, "kernels") == 0) {
         struct attn_args probe = {.n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = {128, 64}};
         for (int i = 0; attn_impls[i]; i++) {

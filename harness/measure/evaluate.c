@@ -54,7 +54,7 @@ static void add_ledger(struct eval_state *s)
         struct head_ledger l = {0};
         for (int i = 0; i < s->a->set->n_samples; i++) head_ledger_add(&l, &s->p.ledger[i * s->p.n_cells + c]);
         bool sparse = p->method && p->layer_on[c / n_heads] && p->heads[c].is_sparse;
-        bool theta = sparse && p->method == &mask_sparge, tau = sparse && p->method->ranked && !(p->topk > 0);
+        bool theta = sparse && mask_part(p->method, p->heads[c].part)->takes_theta, tau = sparse && p->method->ranked && !(p->topk > 0);
         bool lambda = sparse && (p->method->ranked || p->heads[c].pvthreshd < 50); /* thresholds that this run looks at */
         int n_short = 0; /* samples, however many chunks each was cut into */
         for (int i = 0; i < s->a->set->n_samples; i++) n_short += s->p.ledger[i * s->p.n_cells + c].calls_dense_short > 0;

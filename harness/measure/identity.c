@@ -225,7 +225,7 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
         r->topk = topk ? short_real(policy->topk) : NAN;
         r->window = policy->method == &mask_window ? policy->window : -1;
         bool ranked = policy->method->ranked && !r->tuned_hash;
-        r->simthreshd1 = ranked && policy->method == &mask_sparge ? short_real(policy->heads[0].simthreshd1) : NAN;
+        r->simthreshd1 = ranked && policy->method->takes_theta ? short_real(policy->heads[0].simthreshd1) : NAN;
         r->cdfthreshd = ranked && !topk ? short_real(policy->heads[0].cdfthreshd) : NAN;
         bool window_skips = policy->method == &mask_window && policy->heads[0].pvthreshd < 50;
         r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].pvthreshd) : NAN;

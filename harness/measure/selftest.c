@@ -54,11 +54,13 @@ static void row_doubled(const struct mask_args *a, int head, int i, float theta,
     mask_sparge.row(a, head, i, 2 * theta, ws, out);
 }
 
+#define PLANTED(name_, row_)                                                                                         \
+    {.name = name_, .ranked = true, .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row_, .takes_theta = true}
 static const struct mask_method methods[N_FAULTS] = {
-    [FAULT_NONE] = {"planted-nothing", true, refuses, workspace, prepare, row_none},
-    [FAULT_SHIFTED_MASK] = {"planted-shift", true, refuses, workspace, prepare, row_shifted},
-    [FAULT_DROPPED_DIAGONAL] = {"planted-no-diagonal", true, refuses, workspace, prepare, row_without_diagonal},
-    [FAULT_DOUBLED_THETA] = {"planted-theta", true, refuses, workspace, prepare, row_doubled},
+    [FAULT_NONE] = PLANTED("planted-nothing", row_none),
+    [FAULT_SHIFTED_MASK] = PLANTED("planted-shift", row_shifted),
+    [FAULT_DROPPED_DIAGONAL] = PLANTED("planted-no-diagonal", row_without_diagonal),
+    [FAULT_DOUBLED_THETA] = PLANTED("planted-theta", row_doubled),
 };
 
 const struct mask_method *planted_method(enum planted_fault f) { return &methods[f]; }

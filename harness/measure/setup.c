@@ -226,16 +226,30 @@ static enum status set_method(const struct policy_options *o, const char *name, 
     const struct mask_method *m = p->method;
     bool theta = !isnan(o->simthreshd1), tau = !isnan(o->cdfthreshd);
     if (tau && o->topk > 0) return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
-    if (m == &mask_window && (theta || tau)) return fail(ERR_ARG, "--method window looks at no threshold; drop --simthreshd1 and --cdfthreshd");
+    if (m && !m->ranked && (theta || tau))
+        return fail(ERR_ARG, "--method %s looks at no threshold; drop --simthreshd1 and --cdfthreshd", name);
+    if (m && theta && !m->takes_theta)
+        return fail(ERR_ARG, "--method %s does not look at how alike the rows of a block are; drop --simthreshd1", name);
+    if (m && m->n_parts && !o->tuned)
+        return fail(ERR_ARG, "--method %s is chosen head by head: `tune` does that, and --tuned FILE brings the choice", name);
     if (!m && (theta || tau || !isnan(o->pvthreshd))) return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
     if (o->topk > 0 && !m) return fail(ERR_ARG, "--topk says which tiles to keep, and --method dense keeps all; drop one");
-    if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with --method topk or oracle, not %s", name);
+    if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with a method that ranks tiles, not %s", name);
     if (strcmp(name, "topk") == 0 && o->topk <= 0) return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
     if (m == &mask_window && o->window <= 0) return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");
     if (m != &mask_window && o->window > 0) return fail(ERR_ARG, "--window goes with --method window, not %s", name);
     p->topk = (float)o->topk;
     p->window = o->window;
     return OK;
+}
+
+static enum status oracle_over(const char *over, const struct mask_method **method)
+{
+    char name[64];
+    if (!*method || mask_base(*method) != &mask_oracle)
+        return fail(ERR_ARG, "--oracle-over goes with --method oracle, not %s", *method ? (*method)->name : "dense");
+    snprintf(name, sizeof name, "%s+over=%s", (*method)->name, over);
+    return mask_method_parse(name, method);
 }
 
 /* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant. */
@@ -263,15 +277,10 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o, 
     if (o->tuned) TRY(read_tuned(s, o->tuned, tuned));
     const char *name = o->method ? o->method : o->tuned ? tuned->method : o->topk > 0 ? "topk" : o->window > 0 ? "window"
                                                                                                              : "sparge";
-    const struct mask_method *method = mask_method_find(name);
+    const struct mask_method *method = NULL;
     enum status st = OK;
-    if (!method && strcmp(name, "dense") != 0) {
-        struct str known = {0};
-        for (int i = 0; mask_methods[i]; i++) str_addf(&known, "%s, ", mask_methods[i]->name);
-        st = fail(ERR_ARG, "--method: found \"%s\", expected %stopk or dense", name, str_get(&known));
-        str_clear(&known);
-        goto bad;
-    }
+    if (strcmp(name, "dense") != 0) TRY_GOTO(st, bad, mask_method_parse(name, &method));
+    if (o->oracle_over) TRY_GOTO(st, bad, oracle_over(o->oracle_over, &method));
     TRY_GOTO(st, bad, policy_init(p, method, c->n_layers, c->n_heads));
     if (o->block) TRY_GOTO(st, bad, block_shape_parse(o->block, &p->block));
     if (o->smooth_k) TRY_GOTO(st, bad, set_smooth_k(p, o->smooth_k));
@@ -318,8 +327,9 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
 
 enum status setup_check_tunable(const char *method)
 {
-    const struct mask_method *m = method ? mask_method_find(method) : &mask_sparge;
-    bool known = m || strcmp(method, "dense") == 0; /* a name that is none gets a message of its own */
-    if (!known || (m && m->ranked && (!method || strcmp(method, "topk") != 0))) return OK;
-    return fail(ERR_ARG, "--method %s has no thresholds to tune, expected sparge or oracle", method);
+    const struct mask_method *m = NULL;
+    if (!method) return OK;
+    if (strcmp(method, "dense") != 0) TRY(mask_method_parse(method, &m));
+    if (m && m->ranked && strcmp(method, "topk") != 0) return OK;
+    return fail(ERR_ARG, "--method %s has no thresholds to tune, expected one that ranks tiles, see `list methods`", method);
 }

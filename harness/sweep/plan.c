@@ -154,21 +154,22 @@ static enum status method_item(void *ctx, const char *axis, const char *item)
     const char *colon = strchr(item, ':');
     size_t n = colon ? (size_t)(colon - item) : strlen(item);
     struct method_choice m = {.name = NULL};
-    static const char *const names[] = {"sparge", "oracle", "topk", "window", "dense"};
-    for (int i = 0; i < 5; i++)
-        if (strlen(names[i]) == n && strncmp(item, names[i], n) == 0) m.name = names[i];
-    if (!m.name)
-        return fail(ERR_ARG, "%s: found \"%s\", expected sparge, oracle, dense, topk:.5 or window:1024", axis,
-                    item);
+    const struct mask_method *method = NULL;
+    char name[256];
+    snprintf(name, sizeof name, "%.*s", (int)n, item);
+    if (strcmp(name, "dense") != 0 && mask_method_parse(name, &method) != OK)
+        return fail(ERR_ARG, "%s: %s; a fraction of tiles stands behind a colon, as in oracle:.5 or window:1024", axis,
+                    status_message());
+    m.name = strcmp(name, "topk") == 0 ? "topk" : method ? method->name : "dense";
     char *end = NULL;
     double value = colon ? strtod(colon + 1, &end) : 0;
     bool number = colon && end != colon + 1 && !*end;
-    bool fraction = strcmp(m.name, "topk") == 0 || (colon && strcmp(m.name, "oracle") == 0);
+    bool fraction = strcmp(m.name, "topk") == 0 || (colon && method && method->ranked);
     if (fraction) {
         if (!number || !(value > 0 && value <= 1))
             return fail(ERR_ARG, "%s: found \"%s\", expected a fraction of tiles, e.g. %s:.5", axis, item, m.name);
         m.topk = value;
-    } else if (strcmp(m.name, "window") == 0) {
+    } else if (method == &mask_window) {
         if (!number || value < 1 || value > 1 << 30 || value != floor(value))
             return fail(ERR_ARG, "%s: found \"%s\", expected at least 1 token, e.g. window:1024", axis, item);
         m.window = (int)value;
@@ -370,7 +371,8 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
 {
     c.l1 = c.pv_l1 = c.simthreshd1 = c.cdfthreshd = c.pvthreshd = NAN;
     bool topk = strcmp(c.method, "topk") == 0;
-    bool ranked = !c.topk && (strcmp(c.method, "sparge") == 0 || strcmp(c.method, "oracle") == 0);
+    const struct mask_method *method = mask_method_find(c.method);
+    bool ranked = !c.topk && method->ranked;
     if (!ranked && (!topk || v->l1.n)) return add_cell(p, seen, &c);
     if (v->l1.n) {
         c.tuned = true;
@@ -395,7 +397,7 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
     for (int i = 0; i < v->theta.n; i++)
         for (int j = 0; j < v->tau.n; j++)
             for (int k = 0; k < v->lambda.n; k++) {
-                c.simthreshd1 = v->theta.values[i];
+                c.simthreshd1 = method->takes_theta ? v->theta.values[i] : NAN;
                 c.cdfthreshd = topk ? NAN : v->tau.values[j];
                 c.pvthreshd = v->lambda.values[k];
                 TRY(add_cell(p, seen, &c));

@@ -15,7 +15,7 @@
 struct plan_axes {
     struct text_list suite;      /* SPEC; not split at commas */
     struct text_list max_length; /* tokens */
-    struct text_list method;     /* sparge, oracle, dense, topk:FRACTION, window:TOKENS, oracle:FRACTION */
+    struct text_list method;     /* as `--method` takes them, with :FRACTION behind one that ranks and window:TOKENS */
     struct text_list block;      /* 128x64 */
     struct text_list layers;     /* as --layers of eval with "-" and "+", each, all-but-each */
     struct text_list heads;      /* all, each, or numbers: one head of the sparse layers */

@@ -78,7 +78,7 @@ static enum status from_record(const struct sweep *s, const struct sweep_group *
     for (size_t i = 0; i < r->n_heads; i++) {
         const struct tuned_head_record *h = &r->heads[i];
         t->heads[h->layer * c->n_heads + h->head] = (struct tuned_head){
-            .params = {(float)h->theta, (float)h->tau, (float)h->lambda, h->is_sparse}, .in_range = true};
+            .params = {(float)h->theta, (float)h->tau, (float)h->lambda, h->is_sparse, 0}, .in_range = true};
     }
     snprintf(g->hashes[b], sizeof g->hashes[b], "%s", r->hash);
     return OK;

@@ -1,20 +1,21 @@
 /* Tiles ranked by the attention mass they really hold: computes everything first, so it saves nothing, and is the
- * limit any predictor is judged by. θ plays no part. */
+ * limit any predictor is judged by: over the rows of a block the largest mass counts, or their root mean square or mean
+ * (METHOD 2). θ plays no part. */
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/mask.h"
+#include "kernels/mask/sheet.h"
 
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
 struct truth {
-    float *mass;   /* [n_qblocks, n_kblocks] mean over the rows of the block */
+    float *mass;   /* [n_qblocks, n_kblocks] over the rows of the block */
     float *kt;     /* [n_kblocks, d, block.k] */
     float *unit;   /* q, o and s of an attn_unit */
     float *rows;   /* [n_kblocks, 64] mass of each row in each tile */
 };
 
-static int count_blocks(int n, int block) { return (n + block - 1) / block; }
+static const struct mask_param params[] = {{"over", "how rows of a block join", JOIN_MAX, 0, 0, true, sheet_joins}};
 
 static size_t layout(const struct mask_args *a, void *ws, struct truth *t)
 {
@@ -35,7 +36,7 @@ static const char *refuses(const struct mask_args *a)
 }
 
 static void weigh_unit(const struct attn_args *a, const struct cpu_ops *ops, struct attn_unit *u, const struct truth *t,
-                       float *mass)
+                       enum sheet_join join, float *mass)
 {
     size_t tile = (size_t)a->block.k * (size_t)a->head_dim;
     int n_kv = attn_n_kv(a), nb = (u->first_pos + u->n_rows - 1) / a->block.k + 1;
@@ -54,14 +55,17 @@ static void weigh_unit(const struct attn_args *a, const struct cpu_ops *ops, str
             for (int r = 0; r < u->n_rows; r++) sum[r] += rows[r];
         }
     for (int j = 0; j < nb; j++)
-        for (int r = 0; r < u->n_rows; r++) mass[j] += t->rows[j * PV_UNIT_ROWS + r] / sum[r];
+        for (int r = 0; r < u->n_rows; r++) {
+            float share = t->rows[j * PV_UNIT_ROWS + r] / sum[r];
+            sheet_join(join, &mass[j], &share, 1);
+        }
 }
 
 static void prepare(const struct mask_args *a, int head, void *ws)
 {
     const struct attn_args *at = a->attn;
     const struct cpu_ops *ops = cpu_ops();
-    struct truth t;
+    struct truth t = {0};
     layout(a, ws, &t);
     int d = at->head_dim, n_kv = attn_n_kv(at), bk = at->block.k, nk = count_blocks(n_kv, bk);
     const float *k = (const float *)at->k + head / (at->n_heads / at->n_kv_heads) * at->k_head;
@@ -71,6 +75,7 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     struct attn_unit u = {.head_dim = d, .q = t.unit};
     u.o = u.q + PV_UNIT_ROWS * d;
     u.s = u.o + PV_UNIT_ROWS * d;
+    enum sheet_join join = (enum sheet_join)mask_value(a, params, 0);
     for (int i = 0; i * at->block.q < at->n_q; i++) {
         float *mass = t.mass + i * nk;
         int end = (i + 1) * at->block.q < at->n_q ? (i + 1) * at->block.q : at->n_q;
@@ -79,29 +84,26 @@ static void prepare(const struct mask_args *a, int head, void *ws)
             u.n_rows = end - row < PV_UNIT_ROWS ? end - row : PV_UNIT_ROWS;
             u.first_pos = at->q_start + row;
             ops->unit_begin(&u, (const float *)at->q + row * at->q_row + head * at->q_head, at->q_row, at->scale);
-            weigh_unit(at, ops, &u, &t, mass);
+            weigh_unit(at, ops, &u, &t, join, mass);
         }
+        for (int j = 0; j < nk && join == JOIN_RMS; j++) mass[j] = sqrtf(mass[j]);
     }
-}
-
-static void rank_by(const struct mask_args *a, int i, const float *mass, struct mask_row *out)
-{
-    double sum = 0;
-    mask_force_common(out, a->attn->block, a->attn->q_start / a->attn->block.q + i);
-    for (int j = 0; j < out->n; j++) sum += (double)mass[j];
-    for (int j = 0; j < out->n; j++) out->p[j] = fmaxf((float)((double)mass[j] / sum), FLT_MIN);
 }
 
 static void row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head;
     (void)theta;
-    struct truth t;
+    struct truth t = {0};
     layout(a, (void *)ws, &t);
-    rank_by(a, i, t.mass + i * count_blocks(attn_n_kv(a->attn), a->attn->block.k), out);
+    sheet_rank(a, t.mass + i * count_blocks(attn_n_kv(a->attn), a->attn->block.k), i, out);
 }
 
-const struct mask_method mask_oracle = {"oracle", true, refuses, workspace, prepare, row};
+const struct mask_method mask_oracle = {
+    .name = "oracle", .ranked = true, .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
+    .what = "tiles by the mass they really hold: the limit of any predictor, no faster than dense", .source = "METHOD 2",
+    .params = params, .n_params = 1,
+};
 
 static size_t no_workspace(const struct mask_args *a)
 {
@@ -116,7 +118,9 @@ static void mass_row(const struct mask_args *a, int head, int i, float theta, co
     (void)theta, (void)ws;
     const struct attn_args *at = a->attn;
     int nq = count_blocks(at->n_q, at->block.q), nk = count_blocks(attn_n_kv(at), at->block.k);
-    rank_by(a, i, (const float *)at->q + ((size_t)head * (size_t)nq + (size_t)i) * (size_t)nk, out);
+    sheet_rank(a, (const float *)at->q + ((size_t)head * (size_t)nq + (size_t)i) * (size_t)nk, i, out);
 }
 
-const struct mask_method mask_masses = {"oracle", true, refuses, no_workspace, nothing_to_prepare, mass_row};
+const struct mask_method mask_masses = {
+    .name = "oracle", .ranked = true, .refuses = refuses, .workspace = no_workspace, .prepare = nothing_to_prepare, .row = mass_row,
+};

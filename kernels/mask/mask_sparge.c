@@ -133,4 +133,7 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
         if (out->p[j] > 0) out->p[j] = fmaxf((float)((double)out->p[j] / sum), FLT_MIN);
 }
 
-const struct mask_method mask_sparge = {"sparge", true, refuses, workspace, prepare, row};
+const struct mask_method mask_sparge = {
+    .name = "sparge", .ranked = true, .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
+    .what = "means of blocks, where the rows of a block are alike", .source = "SpargeAttn, arXiv 2502.18137", .takes_theta = true,
+};

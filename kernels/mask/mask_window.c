@@ -31,4 +31,7 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
     for (int j = 0; j < out->n; j++) out->p[j] = (j + 1) * b.k > oldest ? 1 : 0;
 }
 
-const struct mask_method mask_window = {"window", false, refuses, workspace, prepare, row};
+const struct mask_method mask_window = {
+    .name = "window", .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
+    .what = "sink block and the last tokens (--window)", .source = "StreamingLLM, arXiv 2309.17453",
+};

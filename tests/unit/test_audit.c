@@ -203,7 +203,9 @@ static void peek_row(const struct mask_args *a, int head, int i, float theta, co
         out->forced[j] = bits >> (j % 12) & 1 ? FORCE_THETA_K : 0;
     }
 }
-static const struct mask_method peeking = {"peeking", true, peek_refuses, peek_workspace, peek_prepare, peek_row};
+static const struct mask_method peeking = {
+    .name = "peeking", .ranked = true, .refuses = peek_refuses, .workspace = peek_workspace, .prepare = peek_prepare, .row = peek_row,
+};
 
 static const struct audit_check *find(const struct audit *a, const char *claim)
 {

@@ -282,7 +282,7 @@ Test(curve, every_point, .timeout = 300)
     int distinct = 0;
     for (int t = 0; t < N_THETAS; t++)
         for (int u = 0; u < N_TAUS; u++) {
-            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true};
+            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true, 0};
             struct head_ledger l = infer(&h, &mask_sparge);
             struct output_error brute = error_of(&h);
             char where[64];
@@ -378,7 +378,7 @@ Test(curve, both_curves_meet)
     struct worst w = {0};
     for (int t = 8; t < N_THETAS; t += 7)
         for (int u = 4; u < N_TAUS; u += 23) {
-            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true};
+            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true, 0};
             CHECK(curve_lambdas(&mask_sparge, &h.mask, ws, &pv));
             compare(&w, &pv.points[N_LAMBDAS - 1].error, &c->points[t][u].error, "lambda 50");
         }

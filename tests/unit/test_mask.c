@@ -248,7 +248,7 @@ static void compare_with_slow(const struct mask_args *m, const struct slow *s, s
 
 static void set_all(struct input *in, float theta, float tau)
 {
-    for (int h = 0; h < in->a.n_heads; h++) in->heads[h] = (struct head_params){theta, tau, 50, true};
+    for (int h = 0; h < in->a.n_heads; h++) in->heads[h] = (struct head_params){theta, tau, 50, true, 0};
 }
 
 Test(sparge, equals_the_definition_over_thresholds)

@@ -799,7 +799,7 @@ Test(tuner, damaged_files_are_refused_by_field)
     t.max_length = t.num_samples = 1;
     for (int i = 0; i < 8; i++) {
         t.heads[i].in_range = true;
-        t.heads[i].params = (struct head_params){5, 5, 5, true}; /* an edit puts digits in front */
+        t.heads[i].params = (struct head_params){5, 5, 5, true, 0}; /* an edit puts digits in front */
         t.heads[i].params.simthreshd1 = .5f;
         t.heads[i].params.cdfthreshd = .5f;
     }
