@@ -40,7 +40,6 @@ static double log_floor(const struct run_list *runs, const struct frontier_point
     return most > 10 * least ? least / 2.5 : -INFINITY;
 }
 
-static bool is_oracle(const struct run_record *r) { return !strcmp(r->method, "oracle"); }
 
 /* "sparge, tail": what is one series. */
 static char *series_of(const struct run_record *r)
@@ -62,7 +61,7 @@ static size_t find_series(struct series *list, size_t *n, const struct run_recor
             free(name);
             return i;
         }
-    list[*n] = (struct series){.name = name, .oracle = is_oracle(r)};
+    list[*n] = (struct series){.name = name, .oracle = run_is_oracle(r)};
     return (*n)++;
 }
 
@@ -103,7 +102,7 @@ static void add_line(struct str *out, const struct run_list *runs, const struct 
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
         const struct run_record *r = &runs->rows[points[i].run];
-        if (points[i].dominated || is_oracle(r) != oracle) continue;
+        if (points[i].dominated || run_is_oracle(r) != oracle) continue;
         xy[2 * used] = 100 * r->headline.sparsity;
         xy[2 * used++ + 1] = fmax(axis_of(r, axis).value, floor);
     }
@@ -135,8 +134,8 @@ static void frontier_body(struct plot_script *p, const struct run_list *runs,
     str_add(b, "set xrange [0:100]\nset xtics 10\n");
     for (size_t i = 0; i < n; i++) {
         const struct run_record *r = &runs->rows[points[i].run];
-        has_oracle |= is_oracle(r);
-        if (!points[i].knee || is_oracle(r)) continue;
+        has_oracle |= run_is_oracle(r);
+        if (!points[i].knee || run_is_oracle(r)) continue;
         double y = fmax(axis_of(r, axis).value, floor);
         str_addf(b, "set label \"knee: run %lld\" at %.9g,%.9g offset 1,%s tc '#202020'\n", (long long)r->id,
                  100 * r->headline.sparsity, y, axis == FRONTIER_COSINE ? "0.9" : "-0.9");

@@ -66,15 +66,14 @@ void run_describe(const struct run_record *r, struct str *out)
         if (r->rule) str_addf(out, " rule=%s", r->rule);
         add_setting(out, "l1", r->l1);
         add_setting(out, "pv_l1", r->pv_l1);
-    } else if (!strcmp(r->method, "topk") || !strcmp(r->method, "oracle")) {
-        add_setting(out, "topk", r->topk);
-        if (isnan(r->topk)) add_setting(out, "cdfthreshd", r->cdfthreshd);
     } else if (!strcmp(r->method, "window")) {
         str_addf(out, " window=%lld", (long long)r->window);
+    } else if (!isnan(r->topk)) {
+        add_setting(out, "topk", r->topk);
     } else {
         add_setting(out, "simthreshd1", r->simthreshd1);
         add_setting(out, "cdfthreshd", r->cdfthreshd);
-        add_setting(out, "pvthreshd", r->pvthreshd);
+        if (!isnan(r->simthreshd1) || r->pvthreshd < 50) add_setting(out, "pvthreshd", r->pvthreshd);
     }
     str_addf(out, " layers=%s", r->layers);
     if (r->heads && strcmp(r->heads, "all")) str_addf(out, " head=%s", r->heads);
@@ -95,7 +94,7 @@ void run_short_name(const struct run_record *r, struct str *out)
         str_addf(out, " %.3g/%.3g", r->simthreshd1, r->cdfthreshd);
     if (r->window >= 0) str_addf(out, " %lld", (long long)r->window);
     if (!isnan(r->topk)) str_addf(out, " %.2g", r->topk);
-    if (!strcmp(r->method, "oracle") && isnan(r->topk) && !isnan(r->cdfthreshd)) str_addf(out, " tau %.3g", r->cdfthreshd);
+    if (!sparge && !r->tuned_hash && isnan(r->topk) && !isnan(r->cdfthreshd)) str_addf(out, " tau %.3g", r->cdfthreshd);
     if (strcmp(r->method, "dense") && strcmp(r->layers, "all")) str_addf(out, ", layers %s", r->layers);
     if (r->heads && strcmp(r->heads, "all")) str_addf(out, ", head %s", r->heads);
 }

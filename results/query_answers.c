@@ -19,9 +19,6 @@ static double goodness(const struct run_record *r, enum frontier_axis axis)
     }
 }
 
-/* Computes everything before it leaves anything out: a limit, nothing to choose. */
-static int is_oracle(const struct run_record *r) { return r->method && !strcmp(r->method, "oracle"); }
-
 struct candidate {
     const struct run_record *run;
     double sparsity, value;
@@ -32,7 +29,7 @@ static int compare_groups(const struct candidate *a, const struct candidate *b)
 {
     int order = strcmp(a->run->model.fingerprint, b->run->model.fingerprint);
     if (!order) order = strcmp(a->run->dataset.fingerprint, b->run->dataset.fingerprint);
-    return order ? order : is_oracle(a->run) - is_oracle(b->run);
+    return order ? order : run_is_oracle(a->run) - run_is_oracle(b->run);
 }
 
 /* By group, then sparsest first, then best first. */
@@ -189,7 +186,7 @@ enum status query_best(struct store *s, const struct run_filter *f, const struct
         goto done;
     }
     for (size_t i = 0; i < runs.n; i++)
-        if (!isnan(runs.rows[i].headline.sparsity) && (f->method || !is_oracle(&runs.rows[i])))
+        if (!isnan(runs.rows[i].headline.sparsity) && (f->method || !run_is_oracle(&runs.rows[i])))
             order[n++] = &runs.rows[i];
     qsort(order, n, sizeof *order, compare_sparsity);
     for (size_t i = 0; i < n && !best; i++) {

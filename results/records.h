@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Fingerprints and keys are base/hash.h hex: 32 digits. */
 
@@ -74,7 +75,7 @@ struct run_record {
     enum run_status status;
     const char *reason; /* why it failed or was skipped; NULL when done */
 
-    const char *method; /* "dense", "sparge", "topk", "window", "oracle", … */
+    const char *method; /* "dense", "sparge", "topk", "bound+keys=32", … (kernels/mask.h) */
     int block_q, block_k;
     const char *smooth_k; /* "running", "global", "off" */
     const char *rule;     /* tuning rule: "l1", "tail", "cosine", "rmse"; NULL untuned */
@@ -111,6 +112,12 @@ struct run_record {
     struct headline headline; /* read side only */
     const char *digest;       /* read side only: hash of the results, timings left out */
 };
+
+/* The oracle, by whatever name: it computes everything before it leaves anything out, so it is a limit and nothing to choose. */
+static inline bool run_is_oracle(const struct run_record *r)
+{
+    return r->method && !strncmp(r->method, "oracle", 6) && (!r->method[6] || r->method[6] == '+');
+}
 
 /* break_even_length: mean, lo and hi are missing where they lie outside the measured lengths. Then max (p5 for lo, p99
  * for hi) is the shortest measured, which it is at or below, or min (p1, p95) the longest, which it is above.

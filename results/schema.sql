@@ -67,7 +67,7 @@ CREATE TABLE run (
     machine   INTEGER NOT NULL REFERENCES machine,
     software  INTEGER NOT NULL REFERENCES software,
     -- settings
-    method      TEXT NOT NULL,      -- dense, sparge, topk, window, oracle
+    method      TEXT NOT NULL,      -- dense, sparge, topk, oracle, bound+keys=32, …
     block_q     INTEGER NOT NULL,   -- query rows of a tile
     block_k     INTEGER NOT NULL,   -- key rows of a tile
     smooth_k    TEXT,               -- running, global, off

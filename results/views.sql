@@ -39,8 +39,8 @@ WITH marked AS (
            ppl_ratio IS NOT NULL AND ppl_ratio <= min(ppl_ratio) OVER same
                AND ifnull(ppl_ratio < min(ppl_ratio) OVER sparser, 1) AS on_ppl
     FROM run WHERE status = 'done' AND sparsity IS NOT NULL
-    WINDOW same    AS (PARTITION BY model, dataset, method = 'oracle', sparsity),
-           sparser AS (PARTITION BY model, dataset, method = 'oracle' ORDER BY sparsity DESC
+    WINDOW same    AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%', sparsity),
+           sparser AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%' ORDER BY sparsity DESC
                        GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
 SELECT r.id, m.name AS model, d.name AS dataset, r.max_length, r.method, r.layers, r.rule, r.l1, r.pv_l1,
        r.topk, r.window, r.sparsity, r.cosine_mean, r.kl_mean, r.ppl_ratio, k.on_cosine, k.on_kl, k.on_ppl

@@ -1,5 +1,7 @@
 #include "harness/cli/command.h"
 
+#include "kernels/mask.h"
+
 #include "harness/cli/output.h"
 #include "kernels/registry.h"
 #include "results/query.h"

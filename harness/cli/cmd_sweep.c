@@ -57,7 +57,7 @@ static const struct option_def options[] = {
     {"Axes: values joined by commas; first-last+step, first-last*factor", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"s|suite", OPTION_LIST, &o.axes.suite, "SPEC", "see `list suites`; once for each suite (chronicle)", 0, 0},
     {"max-length", OPTION_LIST, &o.axes.max_length, "TOKENS", "window lengths (2048)", 0, 0},
-    {"m|method", OPTION_LIST, &o.axes.method, "NAMES", "sparge, oracle, dense, topk:.5, window:1024 (sparge)",
+    {"m|method", OPTION_LIST, &o.axes.method, "NAMES", "see `list methods`; topk:.5, oracle:.5, window:1024 (sparge)",
      0, 0},
     {"block", OPTION_LIST, &o.axes.block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0, 0},
     {"layers|layer-range", OPTION_LIST, &o.axes.layers, "WHICH", "all, 8-15, 0-3+12, each, all-but-each (all)",

@@ -164,6 +164,8 @@ static enum status method_item(void *ctx, const char *axis, const char *item)
     char *end = NULL;
     double value = colon ? strtod(colon + 1, &end) : 0;
     bool number = colon && end != colon + 1 && !*end;
+    if (colon && method == &mask_sparge && strcmp(m.name, "topk") != 0)
+        return fail(ERR_ARG, "%s: sparge takes no value, found \"%s\"; its ranking with a fraction of tiles is topk%s", axis, item, colon);
     bool fraction = strcmp(m.name, "topk") == 0 || (colon && method && method->ranked);
     if (fraction) {
         if (!number || !(value > 0 && value <= 1))

@@ -483,7 +483,7 @@ Test(curve, extreme_scores)
         struct worst w = {0};
         head_init(&h, 14, 517, 64, shapes[0], SMOOTH_K_RUNNING, sharps[i]);
         check_points(&w, &h, &mask_sparge, 20, 3);
-        h.params = (struct head_params){-.2f, .9f, 0, true};
+        h.params = (struct head_params){-.2f, .9f, 0, true, 0};
         struct pv_curve pv;
         void *ws = aligned(curve_workspace(&mask_sparge, &h.mask));
         CHECK(curve_lambdas(&mask_sparge, &h.mask, ws, &pv));

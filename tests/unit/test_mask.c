@@ -55,7 +55,7 @@ static struct input input_make(uint64_t seed, int n, int n_heads, int n_kv_heads
     }
     in.a.q = in.q;
     in.a.k = in.k;
-    for (int h = 0; h < n_heads; h++) in.heads[h] = (struct head_params){.6f, .98f, 50, true};
+    for (int h = 0; h < n_heads; h++) in.heads[h] = (struct head_params){.6f, .98f, 50, true, 0};
     return in;
 }
 
@@ -301,7 +301,7 @@ Test(sparge, one_threshold_per_head)
     struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_GLOBAL};
     struct slow *slow = slow_all(&m);
     for (int h = 0; h < 4; h++)
-        in.heads[h] = (struct head_params){.2f * (float)h - .3f, .5f + .1f * (float)h, 50, true};
+        in.heads[h] = (struct head_params){.2f * (float)h - .3f, .5f + .1f * (float)h, 50, true, 0};
     compare_with_slow(&m, slow, &v);
     free(slow);
     input_free(&in);
@@ -377,7 +377,7 @@ Test(sparge, forced_tiles_are_counted_by_reason)
     struct head_ledger l[4];
     memset(l, 0, sizeof l);
     in.a.ledger = l;
-    for (int h = 0; h < 4; h++) in.heads[h] = (struct head_params){.15f * (float)h, .8f, 50, h != 2};
+    for (int h = 0; h < 4; h++) in.heads[h] = (struct head_params){.15f * (float)h, .8f, 50, h != 2, 0};
     l[1].forced_sink = 1000;
     struct tile_map map = predict(&mask_sparge, &m, NULL);
     struct slow *s = malloc(sizeof *s);
@@ -426,7 +426,7 @@ Test(sparge, running_mode_is_the_same_in_chunks)
         struct head_ledger whole_ledger[4], chunk_ledger[4];
         memset(whole_ledger, 0, sizeof whole_ledger);
         memset(chunk_ledger, 0, sizeof chunk_ledger);
-        for (int h = 0; h < 4; h++) in.heads[h] = (struct head_params){.1f * (float)h, .75f, 50, true};
+        for (int h = 0; h < 4; h++) in.heads[h] = (struct head_params){.1f * (float)h, .75f, 50, true, 0};
         in.a.ledger = whole_ledger;
         struct tile_map whole = predict(&mask_sparge, &m, NULL);
         struct attn_args part = in.a;
@@ -525,6 +525,18 @@ Test(topk, count_is_exact)
     cr_expect_lt(v.unsure * 20, v.rows);
 }
 
+/* ⌈fraction · n⌉ in whole numbers, for every thousandth and rows of any length, METHOD 2. */
+Test(topk, ceiling_in_whole_numbers)
+{
+    for (int64_t thousandths = 1; thousandths <= 1000; thousandths++)
+        for (int n = 1; n <= 8192; n += n < 1100 ? 1 : 97) {
+            int want = (int)((thousandths * n + 999) / 1000), got = mask_topk_count((float)thousandths / 1000, n);
+            cr_assert_eq(got, want, ".%03d of %d: %d, expected %d", (int)thousandths, n, got, want);
+        }
+    cr_expect_eq(mask_topk_count(.00125f, 8000), 10);
+    cr_expect_eq(mask_topk_count(.00125f, 8001), 11);
+}
+
 /* Decimal fractions are not binary ones: .28 of 25 is 7, although f32 stores .28 a little above. With all
  * blocks alike the chosen ones are the first, and the diagonal comes on top unless everything is chosen. */
 Test(topk, decimal_fractions_do_not_add_a_tile)
@@ -607,11 +619,173 @@ Test(mask, refusals_name_the_method)
     cr_expect_null(mask_method_find("nothing"));
 }
 
-/* p of the oracle is the mean over the block's rows of the true softmax mass. */
-static void check_oracle(struct input *in, int q_start)
+Test(mask, names_with_parameters)
+{
+    const struct mask_method *a, *b;
+    cr_assert_eq(mask_method_parse("bound+keys=32+rows=8", &a), OK);
+    cr_expect_str_eq(a->name, "bound+keys=32"); /* the default is not said */
+    cr_assert_eq(mask_method_parse("bound+keys=32", &b), OK);
+    cr_expect_eq(a, b);
+    cr_expect_eq(mask_base(a), &mask_bound);
+    cr_expect_eq(mask_method_find("bound+rows=8"), &mask_bound);
+    cr_assert_eq(mask_method_parse("oracle+over=mean+rule=max-relative", &a), OK);
+    cr_expect_str_eq(a->name, "oracle+over=mean+rule=max-relative");
+    cr_expect_eq(mask_rule_of(a), &rule_relative);
+    cr_assert_eq(mask_method_parse("sparge/bound+keys=32", &a), OK);
+    cr_expect_eq(a->n_parts, 2);
+    cr_expect_eq(mask_part(a, 0), &mask_sparge);
+    cr_expect_eq(mask_part(a, 1), b);
+    cr_expect_eq(mask_method_find("sparge/bound+keys=32"), a);
+    static const char *const bad[][2] = {
+        {"nothing+keys=3", "nothing"}, {"sparge+stride=8", "stride"}, {"bound+stride=8", "rows, keys"}, {"bound+keys=1.5", "whole"},
+        {"bound+keys=", "keys"}, {"bound+keys", "keys"}, {"bound+keys=0", "from 1"}, {"bound+keys=nan", "keys"}, {"oracle+over=least", "mean, rms, max"},
+        {"bound+rule=best", "top-p"}, {"window+rule=top-p", "rule"}, {"sparge/", "found \"\""}, {"sparge/sparge", "twice"},
+        {"sparge/window", "window"}, {"sparge/bound/oracle/bound+keys=4/bound+keys=8", "more than"}, {"bound+", "bound"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cr_expect_eq(mask_method_parse(bad[i][0], &a), ERR_ARG, "%s", bad[i][0]);
+        cr_expect(strstr(status_message(), bad[i][1]), "%s: %s", bad[i][0], status_message());
+        cr_expect_null(mask_method_find(bad[i][0]));
+    }
+}
+
+/* Every rule keeps a prefix that grows with its number, and what its definition says. */
+Test(mask, rules)
+{
+    struct rng r;
+    rng_init(&r, 17);
+    for (int trial = 0; trial < 200; trial++) {
+        float p[64];
+        uint8_t forced[64] = {0};
+        int order[64];
+        struct mask_row row = {.n = 1 + (int)rng_below(&r, 64), .p = p, .forced = forced, .qb = 10, .n_qblocks = 32, .n_kblocks = 64};
+        double sum = 0;
+        for (int j = 0; j < row.n; j++) sum += p[j] = (float)(1 + rng_below(&r, 1000));
+        for (int j = 0; j < row.n; j++) p[j] = (float)((double)p[j] / sum);
+        forced[row.n - 1] = FORCE_DIAGONAL;
+        int n = mask_order(&row, order);
+        double mean = 0, square = 0;
+        for (int j = 0; j < row.n; j++) mean += log((double)p[j]) / row.n;
+        for (int j = 0; j < row.n; j++) square += pow(log((double)p[j]) - mean, 2) / row.n;
+        for (int rule = 0; mask_rules[rule]; rule++)
+            for (int t = 0, before = 0; t <= 64; t++) {
+                float keep = (float)t / 64;
+                int got = mask_rules[rule]->count(&row, order, n, keep), want = 0;
+                double reached = (double)p[row.n - 1];
+                cr_assert(got >= before && got <= n, "%s", mask_rules[rule]->name);
+                before = got;
+                if (t == 64) cr_assert_eq(got, n, "%s keeps all", mask_rules[rule]->name);
+                if (mask_rules[rule] == &rule_relative)
+                    for (int j = 0; j < n; j++) want += (double)p[j] >= (1 - (double)keep) * (double)p[order[0]];
+                else if (mask_rules[rule] == &rule_level)
+                    for (int j = 0; j < n; j++) want += (double)p[j] >= 1 - (double)keep;
+                else if (mask_rules[rule] == &rule_top_k)
+                    want = (t * n + 63) / 64;
+                else if (mask_rules[rule] == &rule_falling)
+                    want = (int)fmin(n, ceil(t * (1 - .3 * 10 / 32) - 1e-9)); /* 64 blocks in all, keep in 64ths */
+                else if (mask_rules[rule] == &rule_cover)
+                    for (want = 0; want < n && reached < (double)keep; want++)
+                        reached += order[want] == row.n - 1 ? 0 : (double)p[order[want]];
+                else if (mask_rules[rule] == &rule_spread) {
+                    double least = exp(mean + (4 + log2(1 - (double)keep)) * sqrt(square));
+                    for (int j = 0; j < n; j++) want += (double)p[j] >= least;
+                    bool close = false; /* to a score: rounding may decide */
+                    for (int j = 0; j < n; j++) close |= fabs((double)p[j] / least - 1) < 1e-6;
+                    if (close) continue;
+                    if (!want) want = 1;
+                } else
+                    continue; /* top-p has a test of its own */
+                if (t < 64) cr_assert_eq(got, want, "%s at %d/64 of %d: %d, expected %d", mask_rules[rule]->name, t, n, got, want);
+            }
+    }
+}
+
+/* The bound follows its definition: sub-blocks of 16 keys by their ranges against means of 8 rows. */
+static void check_bound(struct input *in, int q_start)
 {
     struct attn_args *a = &in->a;
     struct mask_args m = {.attn = a, .heads = in->heads};
+    int n_kv = attn_n_kv(a), d = a->head_dim;
+    void *ws = aligned_alloc(64, mask_bound.workspace(&m) + 64);
+    float p[MAX_BLOCKS];
+    uint8_t forced[MAX_BLOCKS];
+    for (int h = 0; h < a->n_heads; h++) {
+        const float *q = (const float *)a->q + h * a->q_head, *k = in->k + h / (a->n_heads / a->n_kv_heads) * a->k_head;
+        mask_bound.prepare(&m, h, ws);
+        for (int i = 0; i * a->block.q < a->n_q; i++) {
+            struct mask_row row = {.n = tiles_possible(a->block, q_start / a->block.q + i, n_kv), .p = p, .forced = forced};
+            double squares[MAX_BLOCKS] = {0}, total = 0;
+            mask_bound.row(&m, h, i, 0, ws, &row);
+            for (int r0 = i * a->block.q; r0 < (i + 1) * a->block.q && r0 < a->n_q; r0 += 8) {
+                int n = a->n_q - r0 < 8 ? a->n_q - r0 : 8, last = q_start + r0 + 7;
+                double sum = 0, top = -INFINITY, most[512], mass[MAX_BLOCKS] = {0};
+                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) {
+                    most[b] = 0;
+                    for (int c = 0; c < d; c++) {
+                        double mean = 0, at_most = -INFINITY;
+                        for (int r = r0; r < r0 + n; r++) mean += (double)q[r * a->q_row + c] / n;
+                        for (int j = b * 16; j < b * 16 + 16 && j < n_kv; j++)
+                            at_most = fmax(at_most, mean * (double)k[j * a->k_row + c]);
+                        most[b] += at_most * (double)a->scale;
+                    }
+                    top = fmax(top, most[b]);
+                }
+                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) sum += exp(most[b] - top);
+                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) mass[b * 16 / a->block.k] += exp(most[b] - top) / sum;
+                for (int j = 0; j < row.n; j++) squares[j] += mass[j] * mass[j];
+            }
+            for (int j = 0; j < row.n; j++) total += sqrt(squares[j]);
+            for (int j = 0; j < row.n; j++)
+                cr_assert_float_eq((double)p[j], sqrt(squares[j]) / total, 3e-6, "head %d tile (%d, %d)", h, i, j);
+        }
+    }
+    free(ws);
+}
+
+Test(bound, follows_its_definition)
+{
+    for (int s = 0; s < 4; s++) {
+        struct input in = input_make((uint64_t)(200 + s), 450, 4, 2, 32, shapes[s]);
+        check_bound(&in, 0);
+        in.a.q_start = 256; /* the last rows as a chunk of their own */
+        in.a.n_q = 450 - 256;
+        in.a.q = in.q + 256 * in.a.q_row;
+        check_bound(&in, 256);
+        input_free(&in);
+    }
+}
+
+/* Heads of a mixture are ranked by their own parts, also when they read the same tensors. */
+Test(mask, mixture_is_its_parts)
+{
+    const struct mask_method *parts[] = {&mask_sparge, &mask_bound}, *mixture = mask_method_find("sparge/bound");
+    for (int heads = 1; heads <= 2; heads++) { /* kv heads; with one and the same q, heads are alike */
+        struct input in = input_make(71, 900, 4, heads, 32, shapes[0]);
+        if (heads == 1) in.a.q_head = 0;
+        struct mask_args m = {.attn = &in.a, .heads = in.heads};
+        set_all(&in, .2f, .6f);
+        struct tile_map whole[2] = {predict(parts[0], &m, NULL), predict(parts[1], &m, NULL)};
+        for (int h = 0; h < 4; h++) in.heads[h].part = h % 3 == 0;
+        struct tile_map mixed = predict(mixture, &m, NULL);
+        cr_expect_neq(memcmp(whole[0].bits, whole[1].bits, tile_map_bytes(&mixed)), 0);
+        for (int h = 0; h < 4; h++)
+            for (int i = 0; i < mixed.n_qblocks; i++)
+                cr_assert_arr_eq(tile_map_row(&mixed, h, i), tile_map_row(&whole[h % 3 == 0], h, i), 8 * (size_t)mixed.words_per_row);
+        free(mixed.bits);
+        free(whole[0].bits);
+        free(whole[1].bits);
+        input_free(&in);
+    }
+}
+
+enum { OVER_MEAN, OVER_RMS, OVER_MAX }; /* the values of the parameter "over" */
+
+/* p of the oracle is the true softmax mass over the block's rows: mean, root mean square or largest, of their sum. */
+static void check_oracle(struct input *in, int q_start, int over)
+{
+    struct attn_args *a = &in->a;
+    float values[] = {(float)over};
+    struct mask_args m = {.attn = a, .heads = in->heads, .values = values};
     int n_kv = attn_n_kv(a), d = a->head_dim;
     void *ws = aligned_alloc(64, mask_oracle.workspace(&m) + 64);
     float p[MAX_BLOCKS];
@@ -620,12 +794,11 @@ static void check_oracle(struct input *in, int q_start)
     for (int h = 0; h < a->n_heads; h++) {
         mask_oracle.prepare(&m, h, ws);
         for (int i = 0; i * a->block.q < a->n_q; i++) {
-            struct mask_row row = {tiles_possible(a->block, q_start / a->block.q + i, n_kv), p, forced};
+            struct mask_row row = {.n = tiles_possible(a->block, q_start / a->block.q + i, n_kv), .p = p, .forced = forced};
             mask_oracle.row(&m, h, i, .5f, ws, &row);
-            double mass[MAX_BLOCKS] = {0}, total = 0;
-            int rows = 0;
-            for (int r = i * a->block.q; r < (i + 1) * a->block.q && r < a->n_q; r++, rows++) {
-                double top = -INFINITY, sum = 0;
+            double mass[MAX_BLOCKS] = {0}, all = 0, total = 0;
+            for (int r = i * a->block.q; r < (i + 1) * a->block.q && r < a->n_q; r++) {
+                double top = -INFINITY, sum = 0, of_row[MAX_BLOCKS] = {0};
                 for (int j = 0; j <= q_start + r; j++) {
                     e[j] = 0;
                     for (int c = 0; c < d; c++)
@@ -636,11 +809,14 @@ static void check_oracle(struct input *in, int q_start)
                     top = fmax(top, e[j]);
                 }
                 for (int j = 0; j <= q_start + r; j++) sum += e[j] = exp(e[j] - top);
-                for (int j = 0; j <= q_start + r; j++) mass[j / a->block.k] += e[j] / sum;
+                for (int j = 0; j <= q_start + r; j++) of_row[j / a->block.k] += e[j] / sum;
+                for (int j = 0; j < row.n; j++)
+                    mass[j] = over == OVER_MAX ? fmax(mass[j], of_row[j]) : mass[j] + pow(of_row[j], 1 + (over == OVER_RMS));
             }
+            for (int j = 0; j < row.n; j++) all += mass[j] = over == OVER_RMS ? sqrt(mass[j]) : mass[j];
             for (int j = 0; j < row.n; j++) {
-                cr_assert_float_eq((double)p[j], mass[j] / rows, 3e-6, "head %d tile (%d, %d): %g, true %g",
-                                   h, i, j, (double)p[j], mass[j] / rows);
+                cr_assert_float_eq((double)p[j], mass[j] / all, 3e-6, "over %d, head %d tile (%d, %d): %g, true %g",
+                                   over, h, i, j, (double)p[j], mass[j] / all);
                 cr_assert(p[j] > 0);
                 bool diagonal = (j + 1) * a->block.k > (q_start / a->block.q + i) * a->block.q;
                 cr_assert_eq(forced[j], (j == 0 ? FORCE_SINK : 0) | (diagonal ? FORCE_DIAGONAL : 0));
@@ -657,11 +833,11 @@ Test(oracle, mass_is_the_true_one)
 {
     for (int s = 0; s < 4; s++) {
         struct input in = input_make((uint64_t)(100 + s), 450, 2, 1, 32, shapes[s]);
-        check_oracle(&in, 0);
+        for (int over = OVER_MEAN; over <= OVER_MAX; over++) check_oracle(&in, 0, over);
         in.a.q_start = 256; /* the last rows as a chunk of their own */
         in.a.n_q = 450 - 256;
         in.a.q = in.q + 256 * in.a.q_row;
-        check_oracle(&in, 256);
+        for (int over = OVER_MEAN; over <= OVER_MAX; over++) check_oracle(&in, 256, over);
         input_free(&in);
     }
 }
@@ -673,7 +849,7 @@ Test(mask, order_and_count)
     float p[700];
     int order[700];
     for (int trial = 0; trial < 300; trial++) {
-        struct mask_row row = {trial < 295 ? 1 + (int)rng_below(&r, 60) : 600 + trial - 295, p, NULL};
+        struct mask_row row = {.n = trial < 295 ? 1 + (int)rng_below(&r, 60) : 600 + trial - 295, .p = p};
         double sum = 0;
         int eligible = 0;
         for (int j = 0; j < row.n; j++) {
@@ -704,7 +880,7 @@ Test(mask, order_and_count)
             before = count;
         }
     }
-    struct mask_row none = {3, (float[3]){0, 0, 0}, NULL};
+    struct mask_row none = {.n = 3, .p = (float[3]){0, 0, 0}};
     cr_expect_eq(mask_order(&none, order), 0);
     cr_expect_eq(mask_count(&none, order, 0, .5f), 0);
     cr_expect_eq(mask_count(&none, order, 0, 1), 0);
