@@ -52,7 +52,7 @@ struct tuned {
     char model_name[128];
     char data_fingerprint[33];
     char data_name[256];
-    char method[16];
+    char method[256];
     char layers[256];
     enum tune_rule rule;
     double l1, pv_l1;               /* bounds of the rule's error for stage 1, and for both stages */

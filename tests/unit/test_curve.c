@@ -80,7 +80,7 @@ static void head_init(struct head *h, uint64_t seed, int n, int d, struct block_
                        .v = poisoned(size),
                        .o = poisoned(size),
                        .got = poisoned((size_t)n * (size_t)d),
-                       .params = {0, 0, 50, true}};
+                       .params = {0, 0, 50, true, 0}};
     wander(&r, h->q, n, d, row, sharp, .3);
     wander(&r, h->k, n, d, row, sharp, 1);
     for (int t = 0; t < n / 3; t++) /* some keys are what some queries look for */

@@ -567,7 +567,7 @@ Test(gate, planted_faults_do_what_they_are_called)
                           .k_row = D,
                           .v_row = D,
                           .block = {128, 64}};
-    struct head_params head = {.2f, .5f, 50, true};
+    struct head_params head = {.2f, .5f, 50, true, 0};
     struct mask_args args = {.attn = &a, .heads = &head, .smooth_k = SMOOTH_K_RUNNING};
     bool map[N_FAULTS][Q][K] = {0};
     struct par *par;
