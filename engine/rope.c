@@ -34,6 +34,39 @@ static float llama3_frequency(const struct rope_config *r, float f)
     return (1 - s) * f / (float)r->factor + s * f;
 }
 
+/* The dimension whose wave turns so many times over the pretraining's length. */
+static double yarn_dimension(const struct llama_config *c, double turns)
+{
+    const struct rope_config *r = &c->rope;
+    return c->head_dim * log(r->original_max_position / (turns * 2 * M_PI)) / (2 * log(r->theta));
+}
+
+static float yarn_frequency(const struct llama_config *c, int i)
+{
+    const struct rope_config *r = &c->rope;
+    double low = yarn_dimension(c, r->beta_fast), high = yarn_dimension(c, r->beta_slow);
+    if (r->truncate) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = fmax(low, 0);
+    high = fmin(high, c->head_dim - 1);
+    if (low == high) high += .001;
+    float s = ((float)i - (float)low) / (float)(high - low);
+    s = s < 0 ? 0 : s > 1 ? 1 : s;
+    float wave = (float)pow((double)(float)r->theta, (double)((float)(2 * i) / (float)c->head_dim));
+    float keep = 1 - s; /* of what extrapolates */
+    return 1.0f / ((float)r->factor * wave) * (1 - keep) + 1.0f / wave * keep;
+}
+
+static float longrope_frequency(const struct llama_config *c, int i, int seq_len)
+{
+    const struct rope_config *r = &c->rope;
+    float by = seq_len > r->original_max_position ? r->long_factor[i] : r->short_factor[i];
+    float wave = (float)pow((double)(float)r->theta, (double)((float)(2 * i) / (float)c->head_dim));
+    return 1.0f / (by * wave);
+}
+
 void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq)
 {
     assert(c->head_dim > 0 && c->head_dim % 2 == 0);
@@ -43,14 +76,15 @@ void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq
         float f = plain_frequency(base, i, c->head_dim);
         if (r->type == ROPE_LINEAR) f /= (float)r->factor;
         if (r->type == ROPE_LLAMA3) f = llama3_frequency(r, f);
+        if (r->type == ROPE_YARN) f = yarn_frequency(c, i);
+        if (r->type == ROPE_LONGROPE) f = longrope_frequency(c, i, seq_len);
         inv_freq[i] = f;
     }
 }
 
-bool rope_depends_on_length(const struct llama_config *c) { return c->rope.type == ROPE_DYNAMIC; }
+bool rope_depends_on_length(const struct llama_config *c) { return c->rope.type == ROPE_DYNAMIC || c->rope.type == ROPE_LONGROPE; }
 
 float rope_attention_scaling(const struct llama_config *c)
 {
-    (void)c;
-    return 1.0f;
+    return (float)c->rope.attention_factor;
 }

@@ -15,6 +15,10 @@
  *              high = L / high_freq_factor: w < high keeps f_i; w > low gives f_i / factor; between them
  *              (1 - s) f_i / factor + s f_i with s = (L / w - low_freq_factor) / (high_freq_factor -
  *              low_freq_factor)
+ *     yarn     between f_i / factor and f_i by a ramp over i: with r(t) = d ln(L / (2 pi t)) / (2 ln b), from low =
+ *              r(beta_fast) to high = r(beta_slow), s = clamp((i - low) / (high - low), 0, 1):
+ *              s f_i / factor + (1 - s) f_i (YaRN, arXiv 2309.00071)
+ *     longrope f_i / short_factor[i] for sequences up to L, f_i / long_factor[i] for longer ones (arXiv 2402.13753)
  */
 #ifndef SG_ENGINE_ROPE_H
 #define SG_ENGINE_ROPE_H
@@ -24,17 +28,16 @@
 #include <stdbool.h>
 
 /* inv_freq [head_dim / 2], radians per token. seq_len is the length of the whole sequence, past and present
- * (largest position + 1); only `dynamic` looks at it. transformers keeps the frequencies of a longer
- * sequence seen before; this is a pure function and equals it for a fresh sequence. Under `dynamic`, chunks
+ * (largest position + 1); only `dynamic` and `longrope` look at it. transformers keeps the frequencies of a longer
+ * sequence seen before; this is a pure function and equals it for a fresh sequence. Under these two, chunks
  * of one prefill must all be given the final length, or keys already cached stay turned by older
  * frequencies. */
 void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq);
 
-/* True when rope_frequencies() changes with seq_len in the range above max_position. */
+/* True when rope_frequencies() changes with seq_len. */
 bool rope_depends_on_length(const struct llama_config *c);
 
-/* Factor on cos and sin: 1 for all four scalings (it differs only for yarn and longrope, which are
- * refused by the config reader). */
+/* Factor on cos and sin: 1 but for yarn and longrope. */
 float rope_attention_scaling(const struct llama_config *c);
 
 #endif

@@ -262,6 +262,19 @@ static void rotate_task(void *ctx, int item, int worker)
                    j->s->sine + r * half, half);
 }
 
+/* RMSNorm over each head. */
+static void head_norm_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    const struct llama_config *c = &j->s->w->config;
+    EACH_ROW(j, item, r)
+        for (int h = 0; h < j->n_heads; h++) {
+            float *x = j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)c->head_dim;
+            cpu_ops()->rmsnorm(x, j->weight, (float)c->rms_norm_eps, c->head_dim, x);
+        }
+}
+
 static float *cache_of(const struct session *s, int layer, int value)
 {
     const struct llama_config *c = &s->w->config;
@@ -294,6 +307,19 @@ static void silu_task(void *ctx, int item, int worker)
 void session_note_impl(struct str *impls, const struct attn_impl *impl)
 {
     if (!strstr(str_get(impls), impl->name)) str_addf(impls, "%s%s", impls->len ? "+" : "", impl->name);
+}
+
+int session_window(const struct llama_config *c, int layer, int total_len)
+{
+    int window = llama_window(c, layer);
+    return window < total_len ? window : 0;
+}
+
+enum status session_fail_windowed(const struct llama_config *c, int layer, const struct sparse_policy *p)
+{
+    return fail(ERR_UNSUPPORTED, "layer %d sees a sliding window of %d tokens, which method %s is not defined for; leave such layers "
+                                 "dense with --layers, or stay within %d tokens with --max-length",
+                layer, c->window, p->method->name, c->window);
 }
 
 bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
@@ -356,6 +382,7 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
         .v = cache_of(s, layer, 1), .o = s->attn, .q_row = row, .q_head = d, .k_row = d, .k_head = head, .v_row = d,
         .v_head = head, .o_row = row, .o_head = d, .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
         .ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL,
+        .window = session_window(c, layer, total_len),
     };
     struct tile_map map;
     float lambda[1024];
@@ -364,6 +391,7 @@ static enum status attend(struct session *s, const struct forward_args *f, int l
     size_t map_bytes = 0, mask_bytes = 0;
     struct mask_args m = {.attn = &a};
     bool dense = session_counts_dense(f, layer, c->n_heads, total_len, position);
+    if (!dense && a.window) return session_fail_windowed(c, layer, f->policy);
     if (!dense) {
         const struct sparse_policy *p = f->policy;
         m.heads = p->heads + layer * c->n_heads;
@@ -402,6 +430,18 @@ static void normalise(struct session *s, int n, const float *weight, const float
     for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
 }
 
+static void normalise_heads(struct session *s, const float *weight, int n_heads, int n, float *x)
+{
+    if (weight) for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .n_heads = n_heads, .to = x}, head_norm_task);
+}
+
+static void turn_queries(struct session *s, int layer, int n_heads, int n, float *q)
+{
+    normalise_heads(s, s->w->layers[layer].q_norm, n_heads, n, q);
+    if (llama_turns(&s->w->config, layer))
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = q}, rotate_task);
+}
+
 static void project(struct session *s, const struct linear *l, int n, const float *x, float *y, bool add)
 {
     int64_t t0 = started(s);
@@ -430,13 +470,14 @@ static enum status layer_forward(struct session *s, const struct forward_args *f
     const struct layer_weights *lw = &s->w->layers[layer];
     normalise(s, n, lw->attn_norm, s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
-    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = c->n_heads, .to = s->q}, rotate_task);
+    turn_queries(s, layer, c->n_heads, n, s->q);
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
         for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .n_heads = c->n_kv_heads,
                                        .from_heads = c->n_kv_heads, .head_rows = (size_t)s->plan.capacity,
-                                       .from = s->kv_rows,
-                                       .to = cache_of(s, layer, value), .rotate = !value}, cache_task);
+                                       .from = s->kv_rows, .to = cache_of(s, layer, value),
+                                       .rotate = !value && llama_turns(c, layer)}, cache_task);
     }
     TRY(attend(s, f, layer, n, position, total_len));
     project(s, &lw->o, n, s->attn, s->x, true);
@@ -559,6 +600,7 @@ enum status session_heads(struct session *s, const struct heads_args *a)
         .dtype = DTYPE_F32, .n_q = n, .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = d,
         .scale = (float)(1 / sqrt((double)d)), .q = a->q, .k = a->k, .v = a->v, .o = a->o, .q_row = row, .q_head = d,
         .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = row, .o_head = d, .block = {128, 64},
+        .window = session_window(c, a->layer, n),
     };
     struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
     rope_frequencies(c, n, s->inv_freq);
@@ -568,12 +610,14 @@ enum status session_heads(struct session *s, const struct heads_args *a)
     project(s, &lw->q, n, s->norm, s->q, false);
     for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .from_heads = c->n_heads,
                                    .from = s->q + (size_t)a->first * (size_t)d, .to = a->q}, pick_task);
-    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = a->q}, rotate_task);
+    turn_queries(s, a->layer, n_heads, n, a->q);
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
         for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .from_heads = c->n_kv_heads,
                                        .head_rows = (size_t)n, .from = s->kv_rows + (size_t)kv_first * (size_t)d,
-                                       .to = value ? a->v : a->k, .rotate = !value}, cache_task);
+                                       .to = value ? a->v : a->k,
+                                       .rotate = !value && llama_turns(c, a->layer)}, cache_task);
     }
     const struct attn_impl *impl;
     TRY(attn_choose(&attn, s->impl, &impl));

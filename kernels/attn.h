@@ -6,6 +6,7 @@
  *
  *   dense   o = softmax(q kᵀ · scale) v                                  (flash style, never n × n)
  *   sparse  only the tiles set in `tiles`; inside them the triangle is exact in every mode
+ *   window  dense, but a row sees only its last `window` keys, itself included, exact to the element
  *
  * Sources: FlashAttention-2 (arXiv 2307.08691) for the online softmax, SpargeAttn (arXiv 2502.18137) for the
  * two-stage sparsity.
@@ -102,11 +103,19 @@ struct attn_args {
     struct head_ledger *ledger;     /* [n_heads], counted into (tile and PV counters only); may be NULL */
     const int32_t *q_start_at;      /* attn_decode_cuda_bf16 alone: device memory where it finds q_start when it runs,
                                        so that a captured graph serves every step; NULL: q_start */
+    int window;                     /* > 0: a row at position p sees keys p - window + 1 … p alone; a model's own
+                                       sliding window, dense calls only. Tiles wholly before it are not possible */
     struct attn_ticks *ticks;       /* added to on the CPU; NULL: not timed. A device overlaps the two: left alone */
 };
 
 /* The number of keys the call sees. */
 static inline int attn_n_kv(const struct attn_args *a) { return a->q_start + a->n_q; }
+
+/* The first key that the row at `position` sees. */
+static inline int attn_first_key(const struct attn_args *a, int position)
+{
+    return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
+}
 
 struct stream; /* of a device; NULL on the CPU */
 

@@ -9,6 +9,7 @@ static const char *refuses(const struct attn_args *a)
 {
     if (a->dtype != DTYPE_F32) return "the reference takes f32";
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
+    if (a->tiles && a->window > 0) return "a windowed call is dense";
     return NULL;
 }
 
@@ -33,7 +34,8 @@ static void score_block(const struct attn_args *a, const struct rows *u, int hea
             double dot = 0;
             for (int i = 0; i < a->head_dim; i++)
                 dot += (double)q[(row0 + r) * a->q_row + i] * (double)k[j * a->k_row + i];
-            u->s[r * attn_n_kv(a) + j] = j <= u->first_pos + r ? dot * (double)a->scale : -INFINITY;
+            bool seen = j <= u->first_pos + r && j >= attn_first_key(a, u->first_pos + r);
+            u->s[r * attn_n_kv(a) + j] = seen ? dot * (double)a->scale : -INFINITY;
         }
 }
 
@@ -83,7 +85,7 @@ static void attend_unit(const struct attn_args *a, struct rows *u, int head, int
         u->m[r] = u->seen[r] = -INFINITY;
         u->l[r] = 0;
     }
-    for (int jb = 0; jb * a->block.k <= last_pos; jb++) {
+    for (int jb = attn_first_key(a, u->first_pos) / a->block.k; jb * a->block.k <= last_pos; jb++) {
         int j0 = jb * a->block.k, j1 = j0 + a->block.k < n_kv ? j0 + a->block.k : n_kv;
         count->pv_units_possible++;
         count->tiles_possible += last_of_block;

@@ -3,12 +3,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "engine/checkpoint/config_neutral.h"
+#include "engine/checkpoint/family.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define SUPPORTED "supported is model_type \"llama\" with LlamaForCausalLM"
 
 static const cJSON *field(const cJSON *object, const char *name)
 {
@@ -24,37 +23,41 @@ static enum status get_int(struct json_in in, const char *name, bool required, i
     return OK;
 }
 
-static enum status check_architecture(struct json_in in)
+static enum status find_family(struct llama_config *c, struct json_in in)
 {
-    const char *model_type = NULL;
+    const char *model_type = NULL, *other = NULL;
     TRY(json_get_string(in, "model_type", false, &model_type));
-    if (model_type && strcmp(model_type, "llama") != 0)
-        return fail(ERR_UNSUPPORTED, "%s: field model_type: found \"%s\"; %s", in.file, model_type,
-                    SUPPORTED);
+    c->family = llama_family_find(model_type, NULL);
+    if (model_type && !c->family)
+        return fail(ERR_UNSUPPORTED, "%s: field model_type: found \"%s\"; supported are %s", in.file, model_type,
+                    llama_family_names());
 
     const cJSON *list = field(in.node, "architectures");
     if (list && !cJSON_IsArray(list))
         return fail(ERR_FORMAT, "%s: field architectures: found %s, expected an array of names", in.file,
                     json_kind(list));
     bool found = false;
-    const char *other = NULL;
     const cJSON *item;
     cJSON_ArrayForEach (item, list) {
         if (!cJSON_IsString(item))
             return fail(ERR_FORMAT, "%s: field architectures: found %s, expected names", in.file,
                         json_kind(item));
-        if (!strcmp(item->valuestring, "LlamaForCausalLM") || !strcmp(item->valuestring, "LLaMAForCausalLM"))
+        const struct llama_family *named = llama_family_find(NULL, item->valuestring);
+        if (named && !c->family) c->family = named;
+        if (named && named == c->family)
             found = true;
         else
             other = item->valuestring;
     }
     if (other && !found)
-        return fail(ERR_UNSUPPORTED, "%s: field architectures: found \"%s\"; %s", in.file, other, SUPPORTED);
-    if (!found && !model_type)
+        return fail(ERR_UNSUPPORTED, "%s: field architectures: found \"%s\"; supported is %s of model_type \"%s\", and of "
+                                     "model types %s", in.file, other, c->family ? c->family->architecture : "none",
+                    c->family ? c->family->model_type : "", llama_family_names());
+    if (!c->family)
         return fail(ERR_FORMAT,
                     "%s: neither model_type nor architectures is there, so this is not the config.json "
-                    "of a model; %s",
-                    in.file, SUPPORTED);
+                    "of a model; supported are %s",
+                    in.file, llama_family_names());
     return OK;
 }
 
@@ -98,7 +101,7 @@ static enum status parse_dtype(struct llama_config *c, struct json_in in)
 
 const char *rope_type_name(enum rope_type t)
 {
-    static const char *const names[] = {"default", "linear", "dynamic", "llama3"};
+    static const char *const names[N_ROPE_TYPES] = {"default", "linear", "dynamic", "llama3", "yarn", "longrope"};
     return names[t];
 }
 
@@ -106,18 +109,21 @@ const char *rope_type_name(enum rope_type t)
  * type is not said. `name` is the type, "default" when none is said. */
 static enum status check_rope_keys(struct json_in in, const char *name)
 {
-    static const char *const any[] = {"type", "rope_type", "rope_theta", "partial_rotary_factor",
-                                      "original_max_position_embeddings", "finetuned"};
-    static const char *const scaled[] = {"factor", "low_freq_factor", "high_freq_factor"};
-    const int n_scaled[] = {[ROPE_DEFAULT] = 0, [ROPE_LINEAR] = 1, [ROPE_DYNAMIC] = 1, [ROPE_LLAMA3] = 3};
+    static const char *const any = " type rope_type rope_theta partial_rotary_factor original_max_position_embeddings finetuned ";
+    static const char *const scaled[N_ROPE_TYPES] = {
+        [ROPE_DEFAULT] = "",
+        [ROPE_LINEAR] = " factor ",
+        [ROPE_DYNAMIC] = " factor ",
+        [ROPE_LLAMA3] = " factor low_freq_factor high_freq_factor ",
+        [ROPE_YARN] = " factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate ",
+        [ROPE_LONGROPE] = " factor attention_factor short_factor long_factor ",
+    };
     int type = ROPE_DEFAULT;
-    while (type <= ROPE_LLAMA3 && strcmp(name, rope_type_name((enum rope_type)type)) != 0) type++;
-    if (type > ROPE_LLAMA3) return OK; /* refused by its name */
+    while (type < N_ROPE_TYPES && strcmp(name, rope_type_name((enum rope_type)type)) != 0) type++;
+    if (type == N_ROPE_TYPES) return OK; /* refused by its name */
     const cJSON *item;
     cJSON_ArrayForEach (item, in.node) {
-        bool known = cJSON_IsNull(item);
-        for (size_t i = 0; i < sizeof any / sizeof *any; i++) known |= !strcmp(item->string, any[i]);
-        for (int i = 0; i < n_scaled[type]; i++) known |= !strcmp(item->string, scaled[i]);
+        bool known = cJSON_IsNull(item) || llama_word_in(any, item->string) || llama_word_in(scaled[type], item->string);
         known |= cJSON_IsNumber(item) && item->valuedouble == 1; /* a factor of 1 scales nothing */
         if (known) continue;
         if (cJSON_IsObject(item))
@@ -137,15 +143,68 @@ static enum status parse_rope_type(struct rope_config *r, struct json_in in)
     TRY(json_get_string(in, "type", false, &name));
     TRY(json_get_string(in, "rope_type", false, &name));
     TRY(check_rope_keys(in, name));
-    for (int t = ROPE_DEFAULT; t <= ROPE_LLAMA3; t++) {
+    for (int t = ROPE_DEFAULT; t < N_ROPE_TYPES; t++) {
         if (strcmp(name, rope_type_name((enum rope_type)t)) != 0) continue;
         r->type = (enum rope_type)t;
         return OK;
     }
     return fail(ERR_UNSUPPORTED,
-                "%s: field %s.rope_type: found \"%s\"; supported are default, linear, dynamic and "
-                "llama3",
+                "%s: field %s.rope_type: found \"%s\"; supported are default, linear, dynamic, llama3, "
+                "yarn and longrope",
                 in.file, in.path, name);
+}
+
+static enum status parse_llama3(struct rope_config *r, struct json_in in)
+{
+    TRY(json_get_double(in, "low_freq_factor", true, 1e-3, 1e6, &r->low_freq_factor));
+    TRY(json_get_double(in, "high_freq_factor", true, 1e-3, 1e6, &r->high_freq_factor));
+    if (r->high_freq_factor <= r->low_freq_factor)
+        return fail(ERR_FORMAT,
+                    "%s: field %s.high_freq_factor: found %g, expected more than low_freq_factor %g", in.file,
+                    in.path, r->high_freq_factor, r->low_freq_factor);
+    return OK;
+}
+
+/* YaRN (arXiv 2309.00071): what stands on cos and sin grows with the logarithm of the factor, unless it is said. */
+static double yarn_scale(double factor, double mscale) { return factor <= 1 ? 1 : .1 * mscale * log(factor) + 1; }
+
+static enum status parse_yarn(struct rope_config *r, struct json_in in)
+{
+    double mscale = 0, all_dim = 0;
+    r->beta_fast = 32;
+    r->beta_slow = 1;
+    r->truncate = true;
+    TRY(json_get_double(in, "mscale", false, 0, 1e3, &mscale));
+    TRY(json_get_double(in, "mscale_all_dim", false, 0, 1e3, &all_dim));
+    r->attention_factor = mscale != 0 && all_dim != 0 ? yarn_scale(r->factor, mscale) / yarn_scale(r->factor, all_dim)
+                                                      : yarn_scale(r->factor, 1);
+    TRY(json_get_double(in, "attention_factor", false, 1e-3, 1e3, &r->attention_factor));
+    TRY(json_get_double(in, "beta_fast", false, 1e-3, 1e6, &r->beta_fast));
+    TRY(json_get_double(in, "beta_slow", false, 1e-3, 1e6, &r->beta_slow));
+    return json_get_bool(in, "truncate", false, &r->truncate);
+}
+
+static enum status parse_factors(struct json_in in, const char *name, int n, float *out)
+{
+    const cJSON *list = field(in.node, name), *item;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != n)
+        return fail(ERR_FORMAT, "%s: field %s.%s: found %s of %d, expected an array of head_dim / 2 = %d numbers", in.file, in.path,
+                    name, list ? json_kind(list) : "nothing", cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 0, n);
+    cJSON_ArrayForEach (item, list) {
+        if (!cJSON_IsNumber(item) || !(item->valuedouble > 0 && item->valuedouble < 1e9))
+            return fail(ERR_FORMAT, "%s: field %s.%s: expected positive numbers", in.file, in.path, name);
+        *out++ = (float)item->valuedouble;
+    }
+    return OK;
+}
+
+/* LongRoPE (arXiv 2402.13753): a divisor for each frequency, one set up to the pretraining's length and one beyond. */
+static enum status parse_longrope(const struct llama_config *c, struct rope_config *r, struct json_in in)
+{
+    r->attention_factor = r->factor <= 1 ? 1 : sqrt(1 + log(r->factor) / log((double)r->original_max_position));
+    TRY(json_get_double(in, "attention_factor", false, 1e-3, 1e3, &r->attention_factor));
+    TRY(parse_factors(in, "short_factor", c->head_dim / 2, r->short_factor));
+    return parse_factors(in, "long_factor", c->head_dim / 2, r->long_factor);
 }
 
 static enum status parse_rope_parameters(struct llama_config *c, struct json_in top, struct json_in in)
@@ -163,22 +222,24 @@ static enum status parse_rope_parameters(struct llama_config *c, struct json_in 
                     "turns)",
                     in.file, in.path, partial);
     if (r->type == ROPE_DEFAULT) return OK;
-    TRY(json_get_double(in, "factor", true, 1e-3, 1e6, &r->factor));
+    r->original_max_position = c->max_position;
+    if (r->type >= ROPE_LLAMA3) {
+        TRY(get_int(in, "original_max_position_embeddings", false, 2, 1 << 30, &r->original_max_position));
+        TRY(get_int(top, "original_max_position_embeddings", false, 2, 1 << 30, &r->original_max_position));
+    }
+    if (r->type == ROPE_YARN || r->type == ROPE_LONGROPE)
+        r->factor = (double)c->max_position / r->original_max_position; /* unless it is said */
+    TRY(json_get_double(in, "factor", r->type <= ROPE_LLAMA3, 1e-3, 1e6, &r->factor));
     if (r->type == ROPE_DYNAMIC && c->head_dim < 4)
         return fail(ERR_UNSUPPORTED,
                     "%s: field %s.rope_type: dynamic scaling needs a head_dim of at least 4, "
                     "found %d",
                     in.file, in.path, c->head_dim);
-    if (r->type != ROPE_LLAMA3) return OK;
-    TRY(json_get_double(in, "low_freq_factor", true, 1e-3, 1e6, &r->low_freq_factor));
-    TRY(json_get_double(in, "high_freq_factor", true, 1e-3, 1e6, &r->high_freq_factor));
-    if (r->high_freq_factor <= r->low_freq_factor)
-        return fail(ERR_FORMAT,
-                    "%s: field %s.high_freq_factor: found %g, expected more than low_freq_factor %g", in.file,
-                    in.path, r->high_freq_factor, r->low_freq_factor);
-    r->original_max_position = c->max_position;
-    TRY(get_int(in, "original_max_position_embeddings", false, 1, 1 << 30, &r->original_max_position));
-    return get_int(top, "original_max_position_embeddings", false, 1, 1 << 30, &r->original_max_position);
+    if (r->type < ROPE_LLAMA3) r->original_max_position = 0;
+    if (r->type == ROPE_LLAMA3) return parse_llama3(r, in);
+    if (r->type == ROPE_YARN) return parse_yarn(r, in);
+    if (r->type == ROPE_LONGROPE) return parse_longrope(c, r, in);
+    return OK;
 }
 
 static enum status differ(const char *file, const char *a, double x, const char *b, double y)
@@ -209,7 +270,7 @@ static enum status parse_theta(struct llama_config *c, struct json_in in)
 
 static enum status parse_rope(struct llama_config *c, struct json_in in)
 {
-    c->rope = (struct rope_config){.type = ROPE_DEFAULT, .theta = 10000, .factor = 1};
+    c->rope = (struct rope_config){.type = ROPE_DEFAULT, .theta = c->family->theta, .factor = 1, .attention_factor = 1};
     TRY(parse_theta(c, in));
     static const char *const keys[] = {"rope_scaling", "rope_parameters"};
     struct rope_config found[2];
@@ -239,6 +300,11 @@ static enum status parse_rope(struct llama_config *c, struct json_in in)
     if (a->original_max_position != b->original_max_position)
         return differ(in.file, "rope_scaling.original_max_position_embeddings", a->original_max_position,
                       "rope_parameters.original_max_position_embeddings", b->original_max_position);
+    if (a->attention_factor != b->attention_factor)
+        return differ(in.file, "rope_scaling's attention factor", a->attention_factor, "rope_parameters'", b->attention_factor);
+    if (memcmp(a, b, sizeof *a) != 0)
+        return fail(ERR_FORMAT, "%s: field rope_scaling: differs from rope_parameters, expected the same; remove the wrong one",
+                    in.file);
     return OK;
 }
 
@@ -246,16 +312,19 @@ static enum status parse_sizes(struct llama_config *c, struct json_in in)
 {
     TRY(get_int(in, "hidden_size", true, 1, 1 << 20, &c->hidden_size));
     TRY(get_int(in, "intermediate_size", true, 1, 1 << 22, &c->intermediate_size));
-    TRY(get_int(in, "num_hidden_layers", true, 1, 4096, &c->n_layers));
+    TRY(get_int(in, "num_hidden_layers", true, 1, LLAMA_MAX_LAYERS, &c->n_layers));
     TRY(get_int(in, "num_attention_heads", true, 1, 4096, &c->n_heads));
-    c->n_kv_heads = c->n_heads;
+    c->n_kv_heads = c->family->n_kv_heads ? c->family->n_kv_heads : c->n_heads;
+    const cJSON *kv = cJSON_GetObjectItemCaseSensitive(in.node, "num_key_value_heads");
+    if (kv && cJSON_IsNull(kv)) c->n_kv_heads = c->n_heads;
     TRY(get_int(in, "num_key_value_heads", false, 1, 4096, &c->n_kv_heads));
     if (c->n_heads % c->n_kv_heads != 0)
         return fail(ERR_FORMAT,
                     "%s: field num_key_value_heads: found %d, expected a divisor of "
                     "num_attention_heads %d",
                     in.file, c->n_kv_heads, c->n_heads);
-    if (!field(in.node, "head_dim")) {
+    c->head_dim = c->family->head_dim;
+    if (!field(in.node, "head_dim") && !c->head_dim) {
         if (c->hidden_size % c->n_heads != 0)
             return fail(ERR_FORMAT,
                         "%s: field hidden_size: found %d, expected a multiple of num_attention_heads %d "
@@ -263,13 +332,13 @@ static enum status parse_sizes(struct llama_config *c, struct json_in in)
                         in.file, c->hidden_size, c->n_heads);
         c->head_dim = c->hidden_size / c->n_heads;
     }
-    TRY(get_int(in, "head_dim", false, 2, 1024, &c->head_dim));
-    if (c->head_dim % 2 != 0 || c->head_dim < 2 || c->head_dim > 1024)
+    TRY(get_int(in, "head_dim", false, 2, LLAMA_MAX_HEAD_DIM, &c->head_dim));
+    if (c->head_dim % 2 != 0 || c->head_dim < 2 || c->head_dim > LLAMA_MAX_HEAD_DIM)
         return fail(ERR_UNSUPPORTED,
                     "%s: field head_dim: found %d, supported are even numbers from 2 to 1024", in.file,
                     c->head_dim);
     TRY(get_int(in, "vocab_size", true, 1, 1 << 24, &c->vocab_size));
-    c->max_position = 2048;
+    c->max_position = c->family->max_position;
     return get_int(in, "max_position_embeddings", false, 1, 1 << 30, &c->max_position);
 }
 
@@ -299,9 +368,9 @@ static enum status parse_eos(struct llama_config *c, struct json_in in)
 
 static enum status parse_special_ids(struct llama_config *c, struct json_in in)
 {
-    c->bos_id = 1; /* LlamaConfig's defaults for keys left out; null means none */
-    c->n_eos = 1;
-    c->eos_ids[0] = 2;
+    c->bos_id = c->family->bos_id; /* for keys left out; null means none */
+    c->n_eos = c->family->eos_id >= 0;
+    c->eos_ids[0] = c->n_eos ? c->family->eos_id : 0;
     const cJSON *bos = cJSON_GetObjectItemCaseSensitive(in.node, "bos_token_id");
     if (bos && cJSON_IsNull(bos)) c->bos_id = -1;
     TRY(get_int(in, "bos_token_id", false, -1, INT32_MAX, &c->bos_id));
@@ -312,16 +381,20 @@ static enum status parse_object(struct llama_config *c, struct json_in in)
 {
     if (!cJSON_IsObject(in.node))
         return fail(ERR_FORMAT, "%s: found %s, expected an object", in.file, json_kind(in.node));
-    TRY(check_architecture(in));
+    TRY(find_family(c, in));
     TRY(check_refused(in));
     TRY(parse_sizes(c, in));
     c->rms_norm_eps = 1e-6;
     TRY(json_get_double(in, "rms_norm_eps", false, 0, 1, &c->rms_norm_eps));
     TRY(llama_config_check_neutral(c, in));
     TRY(parse_rope(c, in));
+    c->tie_word_embeddings = c->family->tied;
     TRY(json_get_bool(in, "tie_word_embeddings", false, &c->tie_word_embeddings));
-    TRY(json_get_bool(in, "attention_bias", false, &c->attention_bias));
-    TRY(json_get_bool(in, "mlp_bias", false, &c->mlp_bias));
+    if (c->family->bias == BIAS_ASKED) TRY(json_get_bool(in, "attention_bias", false, &c->o_bias));
+    c->qkv_bias = c->o_bias || c->family->bias == BIAS_QKV;
+    if (c->family->mlp_bias) TRY(json_get_bool(in, "mlp_bias", false, &c->mlp_bias));
+    c->qk_norm = c->family->qk_norm;
+    if (c->family->layers) TRY(c->family->layers(c, in));
     TRY(parse_dtype(c, in));
     /* pretraining_tp only splits the same products into slices and adds them up: nothing to follow. */
     return parse_special_ids(c, in);
@@ -414,12 +487,14 @@ long long llama_config_parameters(const struct llama_config *c)
     long long h = c->hidden_size, f = c->intermediate_size;
     long long q = (long long)c->n_heads * c->head_dim, kv = (long long)c->n_kv_heads * c->head_dim;
     long long layer = 2 * h + 2 * h * (q + kv) + 3 * h * f;
-    if (c->attention_bias) layer += q + 2 * kv + h;
+    if (c->qkv_bias) layer += q + 2 * kv;
+    if (c->o_bias) layer += h;
+    if (c->qk_norm) layer += 2 * c->head_dim;
     if (c->mlp_bias) layer += 2 * f + h;
     return layer * c->n_layers + h + (long long)c->vocab_size * h * (c->tie_word_embeddings ? 1 : 2);
 }
 
-static void add_rope(cJSON *root, const struct rope_config *r)
+static void add_rope(cJSON *root, const struct rope_config *r, int half)
 {
     cJSON_AddNumberToObject(root, "rope_theta", r->theta);
     if (r->type == ROPE_DEFAULT) {
@@ -429,10 +504,22 @@ static void add_rope(cJSON *root, const struct rope_config *r)
     cJSON *scaling = cJSON_AddObjectToObject(root, "rope_scaling");
     cJSON_AddStringToObject(scaling, "rope_type", rope_type_name(r->type));
     cJSON_AddNumberToObject(scaling, "factor", r->factor);
-    if (r->type != ROPE_LLAMA3) return;
-    cJSON_AddNumberToObject(scaling, "low_freq_factor", r->low_freq_factor);
-    cJSON_AddNumberToObject(scaling, "high_freq_factor", r->high_freq_factor);
+    if (r->type < ROPE_LLAMA3) return;
     cJSON_AddNumberToObject(scaling, "original_max_position_embeddings", r->original_max_position);
+    if (r->type == ROPE_LLAMA3) {
+        cJSON_AddNumberToObject(scaling, "low_freq_factor", r->low_freq_factor);
+        cJSON_AddNumberToObject(scaling, "high_freq_factor", r->high_freq_factor);
+        return;
+    }
+    cJSON_AddNumberToObject(scaling, "attention_factor", r->attention_factor);
+    if (r->type == ROPE_YARN) {
+        cJSON_AddNumberToObject(scaling, "beta_fast", r->beta_fast);
+        cJSON_AddNumberToObject(scaling, "beta_slow", r->beta_slow);
+        cJSON_AddBoolToObject(scaling, "truncate", r->truncate);
+        return;
+    }
+    cJSON_AddItemToObject(scaling, "short_factor", cJSON_CreateFloatArray(r->short_factor, half));
+    cJSON_AddItemToObject(scaling, "long_factor", cJSON_CreateFloatArray(r->long_factor, half));
 }
 
 enum status llama_config_write(const struct llama_config *c, const char *path)
@@ -451,10 +538,10 @@ enum status llama_config_write(const struct llama_config *c, const char *path)
     cJSON_AddNumberToObject(root, "vocab_size", c->vocab_size);
     cJSON_AddNumberToObject(root, "max_position_embeddings", c->max_position);
     cJSON_AddNumberToObject(root, "rms_norm_eps", c->rms_norm_eps);
-    add_rope(root, &c->rope);
+    add_rope(root, &c->rope, c->head_dim / 2);
     cJSON_AddStringToObject(root, "hidden_act", "silu");
     cJSON_AddBoolToObject(root, "tie_word_embeddings", c->tie_word_embeddings);
-    cJSON_AddBoolToObject(root, "attention_bias", c->attention_bias);
+    cJSON_AddBoolToObject(root, "attention_bias", c->qkv_bias);
     cJSON_AddBoolToObject(root, "mlp_bias", c->mlp_bias);
     static const char *const dtypes[] = {"float32", "float16", "bfloat16"};
     if (c->has_dtype) cJSON_AddStringToObject(root, "torch_dtype", dtypes[c->dtype]);

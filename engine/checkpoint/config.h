@@ -1,4 +1,4 @@
-/* The numbers of a LLaMA model, from config.json and generation_config.json of a Hugging Face directory.
+/* The numbers of a LLaMA model or of one of its kin (family.h), from config.json and generation_config.json of a Hugging Face directory.
  *
  * Field names and defaults follow transformers' LlamaConfig; both the long-standing keys (rope_theta,
  * rope_scaling, torch_dtype) and those of transformers 5 (rope_parameters, dtype) are read.
@@ -11,21 +11,31 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
-enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3 };
+enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3, ROPE_YARN, ROPE_LONGROPE, N_ROPE_TYPES };
+
+enum { LLAMA_MAX_LAYERS = 4096, LLAMA_MAX_HEAD_DIM = 1024 };
 
 struct rope_config {
     enum rope_type type;
     double theta;            /* base of the wavelengths, > 0 */
-    double factor;           /* linear, dynamic, llama3: > 0; else 1 */
+    double factor;           /* of every scaling: > 0; else 1 */
     double low_freq_factor;  /* llama3: 0 < low < high; else 0 */
     double high_freq_factor;
-    int original_max_position; /* llama3: tokens of the pretraining; else 0 */
+    int original_max_position; /* llama3, yarn, longrope: tokens of the pretraining; else 0 */
+    double attention_factor;   /* yarn, longrope: on cos and sin; else 1 */
+    double beta_fast, beta_slow; /* yarn: rotations over the pretraining that bound the ramp; else 0 */
+    bool truncate;             /* yarn: the ramp's ends are whole dimensions */
+    float short_factor[LLAMA_MAX_HEAD_DIM / 2], long_factor[LLAMA_MAX_HEAD_DIM / 2]; /* longrope: [head_dim / 2]; else 0 */
 };
 
 #define LLAMA_MAX_EOS 16
 
+struct llama_family;
+
 struct llama_config {
+    const struct llama_family *family;
     int hidden_size;
     int intermediate_size;
     int n_layers;
@@ -37,8 +47,11 @@ struct llama_config {
     double rms_norm_eps;
     struct rope_config rope;
     bool tie_word_embeddings;
-    bool attention_bias; /* on q, k, v and o */
+    bool qkv_bias, o_bias;
     bool mlp_bias;       /* on gate, up and down */
+    bool qk_norm;        /* RMSNorm over each head of q and k */
+    int window;          /* keys that a windowed layer's rows see, themselves included; 0: no layer is windowed */
+    uint64_t windowed[LLAMA_MAX_LAYERS / 64], unturned[LLAMA_MAX_LAYERS / 64]; /* bit l: of layer l */
     bool has_dtype;      /* config.json declares a dtype; what counts is each tensor's own */
     enum dtype dtype;
     int bos_id; /* -1: none */
@@ -58,12 +71,22 @@ enum status llama_config_parse(struct llama_config *c, const char *file, const c
 enum status llama_generation_config_parse(struct llama_config *c, const char *file, const char *text,
                                           size_t len) MUST_USE;
 
-/* Write a config.json that transformers 4 and 5 load and that reads back equal. */
+/* Write the config.json of a LLaMA proper that transformers 4 and 5 load and that reads back equal. */
 enum status llama_config_write(const struct llama_config *c, const char *path) MUST_USE;
+
+static inline void llama_set_windowed(struct llama_config *c, int layer) { c->windowed[layer / 64] |= 1ull << layer % 64; }
+static inline void llama_set_unturned(struct llama_config *c, int layer) { c->unturned[layer / 64] |= 1ull << layer % 64; }
+/* The rows of this layer are rotated by their position. */
+static inline bool llama_turns(const struct llama_config *c, int layer) { return !(c->unturned[layer / 64] >> layer % 64 & 1); }
+/* Keys that a row of this layer sees; 0: all before it. */
+static inline int llama_window(const struct llama_config *c, int layer)
+{
+    return c->windowed[layer / 64] >> layer % 64 & 1 ? c->window : 0;
+}
 
 bool llama_config_is_eos(const struct llama_config *c, int id);
 
-/* "default", "linear", "dynamic", "llama3" */
+/* "default", "linear", "dynamic", "llama3", "yarn", "longrope" */
 const char *rope_type_name(enum rope_type t);
 
 /* Elements of all weights, tied embeddings counted once, biases and norms included. */

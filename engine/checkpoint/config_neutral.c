@@ -1,6 +1,8 @@
 /* Fields of config.json that this engine does not follow and that would change the result. */
 #include "engine/checkpoint/config_neutral.h"
 
+#include "engine/checkpoint/family.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -107,7 +109,7 @@ enum status llama_config_check_neutral(const struct llama_config *c, struct json
     for (size_t i = 0; i < sizeof neutral_fields / sizeof *neutral_fields; i++) {
         const struct neutral_field *f = &neutral_fields[i];
         const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, f->name);
-        if (!node || cJSON_IsNull(node) || is_neutral(c, in.node, node, f->neutral)) continue;
+        if (!node || cJSON_IsNull(node) || llama_word_in(c->family->reads, f->name) || is_neutral(c, in.node, node, f->neutral)) continue;
         struct str value = {0};
         json_print(&value, node, -1);
         enum status st = fail(ERR_UNSUPPORTED,

@@ -159,10 +159,10 @@ static enum status plan_tensors(struct synth *s)
         char name[MAX_NAME];
         snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", i);
         plan_add(s, name, h, 0, true);
-        plan_linear(s, i, "self_attn.q_proj", q, h, c->attention_bias);
-        plan_linear(s, i, "self_attn.k_proj", kv, h, c->attention_bias);
-        plan_linear(s, i, "self_attn.v_proj", kv, h, c->attention_bias);
-        plan_linear(s, i, "self_attn.o_proj", h, q, c->attention_bias);
+        plan_linear(s, i, "self_attn.q_proj", q, h, c->qkv_bias);
+        plan_linear(s, i, "self_attn.k_proj", kv, h, c->qkv_bias);
+        plan_linear(s, i, "self_attn.v_proj", kv, h, c->qkv_bias);
+        plan_linear(s, i, "self_attn.o_proj", h, q, c->o_bias);
         snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
         plan_add(s, name, h, 0, true);
         plan_linear(s, i, "mlp.gate_proj", f, h, c->mlp_bias);

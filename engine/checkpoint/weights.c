@@ -131,12 +131,12 @@ static enum status load_bias(struct weights *w, const char *name, struct linear 
     return OK;
 }
 
-static enum status load_norm(struct weights *w, const char *name, const float **out)
+static enum status load_norm(struct weights *w, const char *name, int n, const float **out)
 {
     const struct tensor *t = NULL;
-    TRY(find_checked(w, name, w->config.hidden_size, 0, &t));
+    TRY(find_checked(w, name, n, 0, &t));
     TRY(widened(w, t, out));
-    for (int i = 0; i < w->config.hidden_size; i++)
+    for (int i = 0; i < n; i++)
         if (!isfinite((*out)[i]))
             return fail(
                 ERR_NUMERIC,
@@ -165,13 +165,19 @@ static enum status load_layer(struct weights *w, int i)
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     char name[96];
     snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", i);
-    TRY(load_norm(w, name, &l->attn_norm));
-    TRY(load_linear(w, i, "self_attn.q_proj", c->attention_bias, q, h, &l->q));
-    TRY(load_linear(w, i, "self_attn.k_proj", c->attention_bias, kv, h, &l->k));
-    TRY(load_linear(w, i, "self_attn.v_proj", c->attention_bias, kv, h, &l->v));
-    TRY(load_linear(w, i, "self_attn.o_proj", c->attention_bias, h, q, &l->o));
+    TRY(load_norm(w, name, h, &l->attn_norm));
+    TRY(load_linear(w, i, "self_attn.q_proj", c->qkv_bias, q, h, &l->q));
+    TRY(load_linear(w, i, "self_attn.k_proj", c->qkv_bias, kv, h, &l->k));
+    TRY(load_linear(w, i, "self_attn.v_proj", c->qkv_bias, kv, h, &l->v));
+    TRY(load_linear(w, i, "self_attn.o_proj", c->o_bias, h, q, &l->o));
+    if (c->qk_norm) {
+        snprintf(name, sizeof name, "model.layers.%d.self_attn.q_norm.weight", i);
+        TRY(load_norm(w, name, c->head_dim, &l->q_norm));
+        snprintf(name, sizeof name, "model.layers.%d.self_attn.k_norm.weight", i);
+        TRY(load_norm(w, name, c->head_dim, &l->k_norm));
+    }
     snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
-    TRY(load_norm(w, name, &l->mlp_norm));
+    TRY(load_norm(w, name, h, &l->mlp_norm));
     TRY(load_linear(w, i, "mlp.gate_proj", c->mlp_bias, f, h, &l->gate));
     TRY(load_linear(w, i, "mlp.up_proj", c->mlp_bias, f, h, &l->up));
     return load_linear(w, i, "mlp.down_proj", c->mlp_bias, h, f, &l->down);
@@ -243,7 +249,7 @@ static enum status load_all(struct weights *w)
     TRY(check_no_further_layer(w));
     TRY(load_embedding(w));
     for (int i = 0; i < w->config.n_layers; i++) TRY(load_layer(w, i));
-    TRY(load_norm(w, "model.norm.weight", &w->final_norm));
+    TRY(load_norm(w, "model.norm.weight", w->config.hidden_size, &w->final_norm));
     TRY(load_head(w));
     w->n_extra = w->files.n_tensors - w->n_entries;
     return OK;

@@ -48,6 +48,7 @@ struct layer_weights {
     struct linear q;        /* [n_heads * head_dim, hidden] */
     struct linear k, v;     /* [n_kv_heads * head_dim, hidden] */
     struct linear o;        /* [hidden, n_heads * head_dim] */
+    const float *q_norm, *k_norm; /* [head_dim]; NULL: this family has none */
     struct linear gate, up; /* [intermediate, hidden] */
     struct linear down;     /* [hidden, intermediate] */
 };

@@ -2,6 +2,8 @@
 #include "engine/checkpoint/fingerprint_memory.h"
 #include "engine/checkpoint/weights.h"
 
+#include "engine/checkpoint/family.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,7 +155,7 @@ static void hash_config(struct hash *h, const struct weights *w)
     const int numbers[] = {
         c->hidden_size,    c->intermediate_size, c->n_layers,   c->n_heads,
         c->n_kv_heads,     c->head_dim,          c->vocab_size, c->max_position,
-        c->attention_bias, c->mlp_bias,          w->tied,       c->rope.original_max_position};
+        c->qkv_bias,       c->mlp_bias,          w->tied,       c->rope.original_max_position};
     hash_add_str(h, "llama");
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) hash_add_u64(h, (uint64_t)numbers[i]);
     hash_double(h, c->rms_norm_eps);
@@ -162,6 +164,16 @@ static void hash_config(struct hash *h, const struct weights *w)
     hash_double(h, c->rope.factor);
     hash_double(h, c->rope.low_freq_factor);
     hash_double(h, c->rope.high_freq_factor);
+    if (strcmp(c->family->model_type, "llama") == 0 && c->rope.type < ROPE_YARN) return; /* as it always was */
+    hash_add_str(h, c->family->model_type);
+    const double further[] = {c->o_bias, c->qk_norm, c->window, c->rope.attention_factor, c->rope.beta_fast, c->rope.beta_slow,
+                              c->rope.truncate};
+    for (size_t i = 0; i < sizeof further / sizeof *further; i++) hash_double(h, further[i]);
+    for (int l = 0; l < c->n_layers; l++) hash_add_u64(h, (uint64_t)(llama_window(c, l) > 0) * 2 + llama_turns(c, l));
+    for (int i = 0; i < c->head_dim / 2; i++) {
+        hash_double(h, (double)c->rope.short_factor[i]);
+        hash_double(h, (double)c->rope.long_factor[i]);
+    }
 }
 
 /* All that the fingerprint follows from except the tensors' content. */

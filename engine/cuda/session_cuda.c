@@ -160,6 +160,7 @@ static struct attn_args call_of(const struct session_cuda *s, const struct chunk
         .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = (ptrdiff_t)c->n_heads * d, .o_head = d,
         .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
         .ledger = f->ledger ? s->ledger + layer * c->n_heads : NULL,
+        .window = session_window(c, layer, x->position + x->n),
     };
 }
 
@@ -219,8 +220,16 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
     TRY(PART(s, x, linear_s));
     TRY(project(s, n, q + 2 * c->n_kv_heads * c->head_dim, h, s->norm, lw->qkv, s->qkv));
     TRY(PART(s, x, rest_s));
+    if (lw->q_norm)
+        TRY(ops_cuda_head_norm(&(struct head_norm_cuda_args){
+                                   .x = s->qkv, .bias = lw->qkv_bias, .q_norm = lw->q_norm, .k_norm = lw->k_norm,
+                                   .eps = (float)c->rms_norm_eps, .n = n, .n_q = c->n_heads, .n_k = c->n_kv_heads,
+                                   .head_dim = c->head_dim, .width = q + 2 * c->n_kv_heads * c->head_dim},
+                               stream));
+    bool turns = llama_turns(c, layer);
     TRY(ops_cuda_rope_pack(&(struct rope_cuda_args){
-                               .qkv = s->qkv, .bias = lw->qkv_bias, .cosine = s->cosine, .sine = s->sine, .n = n,
+                               .qkv = s->qkv, .bias = lw->q_norm ? NULL : lw->qkv_bias, .cosine = turns ? s->cosine : NULL,
+                               .sine = s->sine, .n = n,
                                .position = x->position, .position_at = x->at_device ? s->position : NULL,
                                .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
                                .capacity = s->plan.capacity, .k = cache_of(s, layer, 0), .v = cache_of(s, layer, 1)},
@@ -312,7 +321,7 @@ static enum status score(struct session_cuda *s, const int32_t *next, int n, flo
 }
 
 /* What each layer will do, counted into the caller's ledger as it is on the CPU. */
-static void plan_layers(struct session_cuda *s, const struct chunk *x, int total_len)
+static enum status plan_layers(struct session_cuda *s, const struct chunk *x, int total_len)
 {
     const struct llama_config *c = &s->w->config;
     const struct sparse_policy *p = x->f->policy;
@@ -320,6 +329,7 @@ static void plan_layers(struct session_cuda *s, const struct chunk *x, int total
     for (int l = x->first; l < x->end; l++) {
         s->kept_maps[l] = (struct tile_map){0};
         if (session_counts_dense(x->f, l, c->n_heads, total_len, x->position)) continue;
+        if (session_window(c, l, total_len)) return session_fail_windowed(c, l, p);
         s->layers[l] = LAYER_SPARSE;
         s->kept_maps[l] = tile_map_shape(p->block, c->n_heads, x->position, x->n);
         s->kept_maps[l].bits = (uint64_t *)(s->maps + s->map_bytes * (size_t)l);
@@ -327,6 +337,7 @@ static void plan_layers(struct session_cuda *s, const struct chunk *x, int total
         for (int h = l * c->n_heads; h < (l + 1) * c->n_heads; h++)
             if (s->host_sparse[h] && s->host_lambda[h] < 50) s->layers[l] |= LAYER_SKIPS;
     }
+    return OK;
 }
 
 /* A graph of this chunk can be repeated: nothing of it crosses to the host and nobody looks into it. */
@@ -352,7 +363,7 @@ static enum status decodes(const struct session_cuda *s, const struct chunk *x, 
 {
     *yes = false;
     for (int l = 0; l < s->w->config.n_layers; l++)
-        if (s->layers[l] & LAYER_SPARSE) return OK;
+        if (s->layers[l] & LAYER_SPARSE || session_window(&s->w->config, l, s->plan.capacity)) return OK;
     struct attn_args a = call_of(s, x, 0);
     const struct attn_impl *impl;
     TRY(attn_choose(&a, s->impl, &impl));
@@ -380,7 +391,7 @@ static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int to
     size_t bytes = (size_t)n * (size_t)h * sizeof(float);
     float eps = (float)c->rms_norm_eps;
     session_cuda_begin_times(s);
-    plan_layers(s, x, total_len);
+    TRY(plan_layers(s, x, total_len));
     TRY(run_chunk(s, x));
     if (x->logits) TRY(fetch(s, f->last_logits, s->logits, sizeof(float) * (size_t)c->vocab_size));
     if (f->hidden) {

@@ -40,9 +40,11 @@ static size_t lay_out(const struct llama_config *c, bool tied, struct weights_cu
         PUT(x->down, h * inter, uint16_t);
         PUT(x->attn_norm, h, float);
         PUT(x->mlp_norm, h, float);
-        if (c->attention_bias) {
-            PUT(x->qkv_bias, q + 2 * kv, float);
-            PUT(x->o_bias, h, float);
+        if (c->qkv_bias) PUT(x->qkv_bias, q + 2 * kv, float);
+        if (c->o_bias) PUT(x->o_bias, h, float);
+        if (c->qk_norm) {
+            PUT(x->q_norm, (size_t)c->head_dim, float);
+            PUT(x->k_norm, (size_t)c->head_dim, float);
         }
         if (c->mlp_bias) {
             PUT(x->gate_up_bias, 2 * inter, float);
@@ -164,7 +166,12 @@ static enum status send_layer(struct weights_cuda *w, const struct llama_config 
         TRY(send_bias(w, to->qkv_bias, &from->q));
         TRY(send_bias(w, to->qkv_bias + from->q.m, &from->k));
         TRY(send_bias(w, to->qkv_bias + from->q.m + from->k.m, &from->v));
-        TRY(send_bias(w, to->o_bias, &from->o));
+    }
+    if (to->o_bias) TRY(send_bias(w, to->o_bias, &from->o));
+    if (to->q_norm) {
+        size_t one = sizeof(float) * (size_t)c->head_dim;
+        TRY(w->impl->copy(w->d, to->q_norm, from->q_norm, one, COPY_TO_DEVICE));
+        TRY(w->impl->copy(w->d, to->k_norm, from->k_norm, one, COPY_TO_DEVICE));
     }
     if (to->gate_up_bias) {
         TRY(send_bias(w, to->gate_up_bias, &from->gate));

@@ -15,6 +15,7 @@ struct layer_cuda {
     uint16_t *gate_up; /* [2 intermediate, hidden] */
     uint16_t *down;    /* [hidden, intermediate] */
     float *attn_norm, *mlp_norm;
+    float *q_norm, *k_norm; /* [head_dim]; NULL: none */
     float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* NULL: none */
 };
 

@@ -50,7 +50,7 @@ static void print_info(const struct setup *s)
            (double)w->weight_bytes / 0x1p20, w->n_entries, w->n_extra);
     printf("layers         %d, hidden %d, MLP %d\n", c->n_layers, c->hidden_size, c->intermediate_size);
     printf("attention      %d query heads, %d kv heads, head_dim %d%s\n", c->n_heads, c->n_kv_heads, c->head_dim,
-           c->attention_bias ? ", biased" : "");
+           c->qkv_bias ? ", biased" : "");
     printf("rope           %s, theta %g, context %d\n", rope_type_name(c->rope.type), c->rope.theta, c->max_position);
     printf("vocabulary     %d ids, embeddings %s, tokenizer %s\n", c->vocab_size, w->tied ? "tied" : "apart",
            tokenizer_fingerprint(s->model.tokenizer));

@@ -75,15 +75,24 @@ static inline int row_limit(const struct attn_unit *u, int r, int pos, int n_key
     return limit < n_keys ? limit : n_keys;
 }
 
+/* Columns of that block in front of a row's window. */
+static inline int row_first(const struct attn_unit *u, int r, int pos)
+{
+    return u->window > 0 ? u->first_pos + r - u->window + 1 - pos : 0;
+}
+
 static void unit_scores(struct attn_unit *u, const float *kt, int block, int pos, int n_keys, float *m_local)
 {
     int d = u->head_dim;
     mm(u->n_rows, block, d, u->q, d, kt, block, u->s, SCORE_STRIDE, NULL);
     for (int r = 0; r < u->n_rows; r++) {
         float *s = u->s + r * SCORE_STRIDE;
-        int limit = row_limit(u, r, pos, n_keys);
+        int limit = row_limit(u, r, pos, n_keys), first = row_first(u, r, pos);
         vf top = v_set1(-INFINITY);
-        if (limit >= block) {
+        if (first > 0) {
+            for (int j = 0; j < block && j < limit; j += VW)
+                top = v_max(top, v_load(s + j) + v_mask_before(first - j) + v_mask_after(limit - j));
+        } else if (limit >= block) {
             for (int j = 0; j < block; j += VW) top = v_max(top, v_load(s + j));
         } else {
             for (int j = 0; j < block && j < limit; j += VW) top = v_max(top, v_load(s + j) + v_mask_after(limit - j));
@@ -98,11 +107,22 @@ static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row
     float scale[PV_UNIT_ROWS] = {0};
     for (int r = 0; r < u->n_rows; r++) {
         float *s = u->s + r * SCORE_STRIDE;
-        int limit = row_limit(u, r, pos, n_keys);
+        int limit = row_limit(u, r, pos, n_keys), first = row_first(u, r, pos);
         float m_new = m_local[r] > u->m[r] ? m_local[r] : u->m[r];
         scale[r] = u->m[r] == m_new ? 1 : u->m[r] == -INFINITY ? 0 : exp2f(u->m[r] - m_new);
         vf m = v_set1(m_new), sum = v_set1(0);
-        if (limit >= block) {
+        if (first > 0 && m_new == -INFINITY) { /* the window begins behind this block */
+            scale[r] = 1;
+            memset(s, 0, sizeof *s * (size_t)block);
+            continue;
+        }
+        if (first > 0) { /* exact zeros on both sides */
+            for (int j = 0; j < block; j += VW) {
+                vf p = v_exp2(v_load(s + j) - m) * v_first(limit - j) * (v_set1(1) - v_first(first - j));
+                v_store(s + j, p);
+                sum += p;
+            }
+        } else if (limit >= block) {
             for (int j = 0; j < block; j += VW) {
                 vf p = v_exp2(v_load(s + j) - m);
                 v_store(s + j, p);

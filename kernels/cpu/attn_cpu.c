@@ -25,6 +25,7 @@ static const char *refuses(const struct attn_args *a)
     if (a->block.q % PV_UNIT_ROWS || a->block.k % 64 || a->block.q > MAX_BLOCK || a->block.k > MAX_BLOCK)
         return "blocks are 64 or 128";
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
+    if (a->tiles && a->window > 0) return "a windowed call is dense";
     return NULL;
 }
 
@@ -100,8 +101,8 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
     float m_local[PV_UNIT_ROWS], seen[PV_UNIT_ROWS];
     struct attn_ticks spent = {0};
     for (int r = 0; r < PV_UNIT_ROWS; r++) seen[r] = -INFINITY;
-    int nb = last_pos / a->block.k + 1;
-    for (int jb = 0; jb < nb; jb++) {
+    int first = attn_first_key(a, u->first_pos) / a->block.k, nb = last_pos / a->block.k + 1;
+    for (int jb = first; jb < nb; jb++) {
         if (tiles && !(tiles[jb / 64] >> (jb % 64) & 1)) continue;
         int pos = jb * a->block.k, n_keys = n_kv - pos < a->block.k ? n_kv - pos : a->block.k;
         const float *kt = w->kt + ((size_t)kv * (size_t)n_kblocks(a) + (size_t)jb) * tile;
@@ -120,8 +121,8 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
         __atomic_fetch_add(&a->ticks->qk, spent.qk, __ATOMIC_RELAXED);
         __atomic_fetch_add(&a->ticks->pv, spent.pv, __ATOMIC_RELAXED);
     }
-    count->pv_units_possible += (uint64_t)nb;
-    count->tiles_possible += last_of_block ? (uint64_t)nb : 0;
+    count->pv_units_possible += (uint64_t)(nb - first);
+    count->tiles_possible += last_of_block ? (uint64_t)(nb - first) : 0;
 }
 
 static void ledger_add_atomic(struct head_ledger *to, const struct head_ledger *from)
@@ -156,7 +157,7 @@ static void block_task(void *ctx, int item, int worker)
     const uint64_t *tiles = sparse ? tile_map_row(a->tiles, head, qb) : NULL;
     struct head_ledger count = {0};
     float buffer[PV_UNIT_ROWS * (2 * 256 + MAX_BLOCK)] __attribute__((aligned(64))); /* 160 KiB of stack */
-    struct attn_unit u = {.head_dim = a->head_dim, .q = buffer};
+    struct attn_unit u = {.head_dim = a->head_dim, .window = a->window, .q = buffer};
     u.o = u.q + PV_UNIT_ROWS * a->head_dim;
     u.s = u.o + PV_UNIT_ROWS * a->head_dim;
     for (int row = row0; row < row1;) {
@@ -278,7 +279,7 @@ static int shared_at_once(const struct attn_args *a)
 
 static bool shares(const struct attn_args *a)
 {
-    return a->n_heads > 1 && a->n_kv_heads == 1 && a->q_head == 0;
+    return a->n_heads > 1 && a->n_kv_heads == 1 && a->q_head == 0 && a->window <= 0;
 }
 
 static void shared_task(void *ctx, int item, int worker)
@@ -323,11 +324,12 @@ static void decode_task(void *ctx, int head, int worker)
     float *scores = w->kt + (size_t)head * (size_t)attn_n_kv(a);
     struct head_ledger count = {0};
     for (int row = 0; row < a->n_q; row++) {
-        int n = a->q_start + row + 1;
-        w->ops->attend_row((const float *)a->q + row * a->q_row + head * a->q_head, a->scale, k, a->k_row, v, a->v_row,
-                           n, a->head_dim, scores, (float *)a->o + row * a->o_row + head * a->o_head);
+        int n = a->q_start + row + 1, first = attn_first_key(a, n - 1);
+        w->ops->attend_row((const float *)a->q + row * a->q_row + head * a->q_head, a->scale, k + first * a->k_row, a->k_row,
+                           v + first * a->v_row, a->v_row, n - first, a->head_dim, scores,
+                           (float *)a->o + row * a->o_row + head * a->o_head);
         bool ends_unit = row + 1 == a->n_q || n % PV_UNIT_ROWS == 0, ends_block = row + 1 == a->n_q || n % a->block.q == 0;
-        uint64_t nb = (uint64_t)((n - 1) / a->block.k + 1);
+        uint64_t nb = (uint64_t)((n - 1) / a->block.k + 1 - first / a->block.k);
         count.pv_units_possible += ends_unit ? nb : 0;
         count.tiles_possible += ends_block ? nb : 0;
     }

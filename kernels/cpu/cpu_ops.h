@@ -14,6 +14,7 @@
 struct attn_unit {
     int n_rows, head_dim;
     int first_pos;     /* position of row 0 */
+    int window;        /* > 0: a row sees this many keys, itself included (attn.h) */
     float *q;          /* [64, head_dim] rows scaled by scale·log2(e); rows past n_rows zero */
     float *o;          /* [64, head_dim] unnormalised output */
     float *s;          /* [64, 128] scores, then probabilities */

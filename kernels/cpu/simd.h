@@ -140,6 +140,14 @@ static inline vf v_mask_after(int n)
     return v_load(ramp + 16 - n);
 }
 
+/* Lanes [0, n) -inf, the rest zero; n clamped. */
+static inline vf v_mask_before(int n)
+{
+    static const float ramp[2 * 16] = {[0 ... 15] = -INFINITY};
+    n = n < 0 ? 0 : n > VW ? VW : n;
+    return v_load(ramp + 16 - n);
+}
+
 static inline float dot(const float *a, const float *b, int n)
 {
     vf s0 = v_set1(0), s1 = v_set1(0);

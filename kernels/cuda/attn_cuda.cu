@@ -53,7 +53,8 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
     bool empty[2] = {true, true}, valid[2];
     for (int r = 0; r < 2; r++) valid[r] = row + 8 * r >= a.q_start && row + 8 * r < n_kv;
     int tiles = 0, units = 0;
-    for (int j = 0; j * KEYS <= last; j++) {
+    const int first = a.window > 0 ? max(max(unit0, a.q_start) - a.window + 1, 0) / KEYS : 0;
+    for (int j = first; j * KEYS <= last; j++) {
         if (sparse && !(bits[j / 64] >> (j % 64) & 1)) continue;
         const int k0 = j * KEYS;
         tiles++;
@@ -71,7 +72,8 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                if (k0 + n * 8 + lane % 4 * 2 + i % 2 > row + i / 2 * 8) s[n][i] = -INFINITY;
+                const int key = k0 + n * 8 + lane % 4 * 2 + i % 2, at = row + i / 2 * 8;
+                if (key > at || (a.window > 0 && key <= at - a.window)) s[n][i] = -INFINITY;
                 local[i / 2] = fmaxf(local[i / 2], s[n][i]);
             }
 #pragma unroll
@@ -119,11 +121,11 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
     if (a.ledger != NULL && threadIdx.x == 0) {
         auto add = [](uint64_t *to, int by) { atomicAdd((unsigned long long *)to, (unsigned long long)by); };
         struct head_ledger *l = &a.ledger[head];
-        add(&l->pv_units_possible, last / KEYS + 1);
+        add(&l->pv_units_possible, last / KEYS + 1 - first);
         add(&l->pv_units_computed, units);
         if (last == n_kv - 1 ||
             (last + 1) % a.block.q == 0) { /* the unit that sees all of its query block's tiles */
-            add(&l->tiles_possible, last / KEYS + 1);
+            add(&l->tiles_possible, last / KEYS + 1 - first);
             add(&l->tiles_computed, tiles);
         }
     }
@@ -163,6 +165,7 @@ const char *refuses(const struct attn_args *a)
         return "block shape of the call and of its map differ";
     if (a->tiles != NULL && a->q_start % a->block.q != 0)
         return "q_start is not a multiple of the query block";
+    if (a->tiles != NULL && a->window > 0) return "a windowed call is dense";
     if ((uintptr_t)a->q % 16 || (uintptr_t)a->k % 16 || (uintptr_t)a->v % 16 || (uintptr_t)a->o % 4 ||
         a->q_row % 8 || a->q_head % 8 || a->k_row % 8 || a->k_head % 8 || a->v_row % 8 || a->v_head % 8 ||
         a->o_row % 2 || a->o_head % 2)

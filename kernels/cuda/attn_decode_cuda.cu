@@ -188,6 +188,7 @@ const char *refuses(const struct attn_args *a)
     if (a->dtype != DTYPE_BF16) return "takes bf16 only";
     if (a->n_q != 1) return "takes one new token";
     if (a->tiles != NULL) return "given a tile map";
+    if (a->window > 0) return "has no sliding window";
     if (a->ledger != NULL) return "counts no tiles";
     if (a->head_dim % 8 != 0 || a->head_dim > 256) return "head_dim is not a multiple of 8 up to 256";
     if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";

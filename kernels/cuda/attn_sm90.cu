@@ -495,6 +495,7 @@ const char *refuses_common(const struct attn_args *a)
 {
     if (a->dtype != DTYPE_BF16) return "takes bf16 only";
     if (a->head_dim != 64 && a->head_dim != 128) return "head_dim is not 64 or 128";
+    if (a->window > 0) return "has no sliding window";
     if (a->n_q < 1 || a->q_start < 0) return "no query rows";
     if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
     if (!(a->scale > 0)) return "scale is not positive";

@@ -28,11 +28,21 @@ enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weig
 enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n,
                             int half, float *cosine, float *sine, struct stream *stream) MUST_USE;
 
+/* x [n, width]: an RMSNorm over each of the n_q heads of q and the n_k heads of k that stand first in a row, with weights
+ * q_norm and k_norm [head_dim]; bias [width] is added to the whole row before, NULL: none. */
+struct head_norm_cuda_args {
+    uint16_t *x;
+    const float *bias, *q_norm, *k_norm;
+    float eps;
+    int n, n_q, n_k, head_dim, width;
+};
+enum status ops_cuda_head_norm(const struct head_norm_cuda_args *a, struct stream *stream) MUST_USE;
+
 /* Rotate-half RoPE (engine/rope.h) of q in place, of k on its way into the cache, and v into the cache. */
 struct rope_cuda_args {
     uint16_t *qkv;                /* [n, (n_heads + 2 n_kv_heads) head_dim]: q, k, v of a row side by side */
     const float *bias;            /* as wide as a row of qkv, added first; NULL: none */
-    const float *cosine, *sine;   /* [n, head_dim / 2] */
+    const float *cosine, *sine;   /* [n, head_dim / 2]; NULL: nothing turns */
     int n, position;              /* rows, and the position of the first in the cache */
     const int32_t *position_at;   /* device; NULL: `position` */
     int n_heads, n_kv_heads, head_dim, capacity;

@@ -5,6 +5,8 @@ extern "C" {
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/vec8_cuda.cuh"
 
+#include <cuda_bf16.h>
+
 namespace
 {
 
@@ -49,14 +51,44 @@ __global__ void rope_rows(const __grid_constant__ struct rope_cuda_args a)
         uint16_t *from = a.qkv + (size_t)row * width + column, *to = place(a, head, row, from);
         floats8 lo = load8(from + at), hi = load8(from + at + half);
         if (a.bias != NULL) shift(lo, a.bias + column + at), shift(hi, a.bias + column + at + half);
-        if (head < a.n_heads + a.n_kv_heads)
+        if (head < a.n_heads + a.n_kv_heads && a.cosine != NULL)
             turn(lo, hi, load8(a.cosine + (size_t)row * half + at), load8(a.sine + (size_t)row * half + at));
         store8(to + at, lo);
         store8(to + at + half, hi);
     }
 }
 
+/* One warp for a head of a row; the heads behind q and k only get their bias. */
+__global__ void norm_heads(const __grid_constant__ struct head_norm_cuda_args a)
+{
+    const int heads = a.width / a.head_dim, item = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (item >= a.n * heads) return;
+    const int row = item / heads, head = item % heads;
+    const float *weight = head < a.n_q ? a.q_norm : head < a.n_q + a.n_k ? a.k_norm : NULL;
+    uint16_t *x = a.x + (size_t)row * a.width + head * a.head_dim;
+    const float *bias = a.bias != NULL ? a.bias + head * a.head_dim : NULL;
+    float sum = 0;
+    for (int i = lane; i < a.head_dim; i += 32) {
+        float v = __uint_as_float((unsigned)x[i] << 16) + (bias != NULL ? bias[i] : 0.0f);
+        sum += v * v;
+    }
+    for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
+    float scale = rsqrtf(sum / a.head_dim + a.eps);
+    for (int i = lane; i < a.head_dim; i += 32) {
+        float v = __uint_as_float((unsigned)x[i] << 16) + (bias != NULL ? bias[i] : 0.0f);
+        x[i] = __bfloat16_as_ushort(__float2bfloat16_rn(weight != NULL ? v * scale * weight[i] : v));
+    }
+}
+
 } // namespace
+
+extern "C" enum status ops_cuda_head_norm(const struct head_norm_cuda_args *a, struct stream *stream)
+{
+    const int warps = THREADS / 32, items = a->n * (a->width / a->head_dim);
+    norm_heads<<<(unsigned)((items + warps - 1) / warps), THREADS, 0, (cudaStream_t)stream>>>(*a);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
 
 extern "C" enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct stream *stream)
 {

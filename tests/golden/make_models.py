@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tiny random LLaMA checkpoints and what transformers computes from them; see README.md.
 
-Usage: make_models.py [OUT_DIR]     (default: models/ beside this file)
+Usage: make_models.py [OUT_DIR [NAME...]]     (default: models/ beside this file, all)
 Needs torch, transformers >= 5, safetensors, numpy. Every number comes from a fixed seed.
 """
 import json
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import torch
 import transformers
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 N_POSITIONS = 12
 N_GREEDY = 16
@@ -21,11 +21,11 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def config(new_style, rope=None, theta=10000.0, dtype="F32", **fields):
+def config(new_style, rope=None, theta=10000.0, dtype="F32", kin=("llama", "LlamaForCausalLM"), **fields):
     """A config.json in the keys of transformers 5 (new_style) or in the long-standing ones."""
     c = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [kin[1]],
+        "model_type": kin[0],
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 512,
@@ -97,10 +97,73 @@ MODELS = [
                       head_dim=32, pretraining_tp=2),
         dtype={"norm": "F32", "self_attn": "BF16", "mlp": "F16", "embed": "BF16", "lm_head": "F32"}, n=100,
         odd_header=True, extra=True)),
+    # kin of LLaMA: engine/checkpoint/family.c
+    ("mistral_window", dict(
+        config=config(False, kin=("mistral", "MistralForCausalLM"), hidden_size=48, intermediate_size=64,
+                      num_attention_heads=4, num_key_value_heads=2, head_dim=32, sliding_window=70),
+        n=200)),
+    ("mistral_full", dict(
+        config=config(True, kin=("mistral", "MistralForCausalLM"), theta=1e6, dtype="BF16", hidden_size=32,
+                      intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=64,
+                      sliding_window=None),
+        dtype="BF16", n=150, keep_null=["sliding_window"])),
+    ("ministral_layers", dict(
+        config=config(True, kin=("ministral", "MinistralForCausalLM"), dtype="BF16", hidden_size=32,
+                      intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=64,
+                      num_hidden_layers=3, sliding_window=33,
+                      layer_types=["full_attention", "sliding_attention", "full_attention"]),
+        dtype="BF16", n=180)),
+    ("qwen2_bias", dict(
+        config=config(False, kin=("qwen2", "Qwen2ForCausalLM"), theta=1e6, dtype="BF16", hidden_size=32,
+                      intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+                      use_sliding_window=False, sliding_window=64, max_window_layers=1),
+        dtype="BF16", n=160, bias="qkv")),
+    ("qwen2_window_yarn", dict(
+        config=config(True, kin=("qwen2", "Qwen2ForCausalLM"), theta=1e6,
+                      rope={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+                      hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=2,
+                      num_hidden_layers=3, use_sliding_window=True, sliding_window=100, max_window_layers=1),
+        n=220, bias="qkv")),
+    ("qwen3_norms", dict(
+        config=config(False, kin=("qwen3", "Qwen3ForCausalLM"), theta=1e6, dtype="BF16", hidden_size=32,
+                      intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
+                      attention_bias=False, use_sliding_window=False, sliding_window=None, max_window_layers=2),
+        dtype="BF16", n=170, qk_norm=True)),
+    ("qwen3_bias", dict(
+        config=config(True, kin=("qwen3", "Qwen3ForCausalLM"), hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=1, head_dim=32, attention_bias=True),
+        n=140, qk_norm=True)),
+    ("smollm3_some_turn", dict(
+        config=config(False, kin=("smollm3", "SmolLM3ForCausalLM"), pad_token_id=0, theta=5e4, dtype="BF16", hidden_size=48,
+                      intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=4,
+                      tie_word_embeddings=True, no_rope_layers=[1, 0, 1, 0], no_rope_layer_interval=4),
+        dtype="BF16", n=190)),
+    ("smollm3_interval", dict(
+        config=config(True, kin=("smollm3", "SmolLM3ForCausalLM"), pad_token_id=0, hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=3, no_rope_layer_interval=2),
+        n=130)),
+    ("yarn_llama", dict(
+        config=config(False, rope={"type": "yarn", "factor": 8.0, "beta_fast": 16, "beta_slow": 2,
+                                   "original_max_position_embeddings": 40, "attention_factor": 1.3},
+                      dtype="F32", hidden_size=32, intermediate_size=48, num_attention_heads=2,
+                      num_key_value_heads=1, head_dim=64),
+        n=240)),
+    ("longrope_long", dict(
+        config=config(True, rope={"rope_type": "longrope", "original_max_position_embeddings": 96,
+                                  "short_factor": [1.0 + 0.02 * i for i in range(16)],
+                                  "long_factor": [1.0 + 0.3 * i for i in range(16)], "factor": 4.0},
+                      hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32),
+        n=150)),
+    ("longrope_short", dict(
+        config=config(True, rope={"rope_type": "longrope", "original_max_position_embeddings": 400,
+                                  "short_factor": [1.0 + 0.02 * i for i in range(16)],
+                                  "long_factor": [1.0 + 0.3 * i for i in range(16)], "factor": 1.25},
+                      hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32),
+        n=150)),
 ]
 
 
-def shapes(c):
+def shapes(c, spec):
     h, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     d = c.get("head_dim") or h // c["num_attention_heads"]
     q, kv = c["num_attention_heads"] * d, (c.get("num_key_value_heads") or c["num_attention_heads"]) * d
@@ -111,8 +174,10 @@ def shapes(c):
         out[p + "post_attention_layernorm.weight"] = (h,)
         for part, m, k in (("q", q, h), ("k", kv, h), ("v", kv, h), ("o", h, q)):
             out[p + f"self_attn.{part}_proj.weight"] = (m, k)
-            if c.get("attention_bias"):
+            if c.get("attention_bias") or (spec.get("bias") == "qkv" and part != "o"):
                 out[p + f"self_attn.{part}_proj.bias"] = (m,)
+        if spec.get("qk_norm"):
+            out[p + "self_attn.q_norm.weight"] = out[p + "self_attn.k_norm.weight"] = (d,)
         for part, m, k in (("gate", f, h), ("up", f, h), ("down", h, f)):
             out[p + f"mlp.{part}_proj.weight"] = (m, k)
             if c.get("mlp_bias"):
@@ -157,11 +222,11 @@ def write_safetensors(path, tensors, odd_header=False):
 def write_checkpoint(out, spec, seed):
     c = spec["config"]
     with open(os.path.join(out, "config.json"), "w") as f:
-        json.dump({k: v for k, v in c.items() if v is not None or k == "rope_scaling"}, f, indent=1)
+        json.dump({k: v for k, v in c.items() if v is not None or k in ["rope_scaling", *spec.get("keep_null", [])]}, f, indent=1)
         f.write("\n")
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, shape in shapes(c).items():
+    for name, shape in shapes(c, spec).items():
         kind = type_of(spec.get("dtype", "F32"), name)
         x = torch.from_numpy(random_tensor(rng, name, shape).astype(np.float32)).to(DTYPES[kind])
         if name == "model.embed_tokens.weight":
@@ -193,14 +258,14 @@ def positions_of(n):
 
 @torch.no_grad()
 def write_golden(out, spec, seed):
-    model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
     c = model.config
     ids = np.random.default_rng(seed + 1000).integers(0, c.vocab_size, spec["n"]).tolist()
     rows = positions_of(len(ids))
     logits = model(torch.tensor([ids]), use_cache=False).logits[0]
     inv_freq = model.model.rotary_emb.inv_freq.tolist()  # as used for this length
     greedy, margins, text = [], [], list(ids)
-    if c.rope_parameters["rope_type"] != "dynamic":  # whose frequencies change while the text grows
+    if c.rope_parameters["rope_type"] not in ("dynamic", "longrope"):  # whose frequencies change while the text grows
         for _ in range(N_GREEDY):
             top = model(torch.tensor([text]), use_cache=False).logits[0, -1].topk(2)
             greedy.append(int(top.indices[0]))
@@ -225,7 +290,10 @@ def write_golden(out, spec, seed):
 def main():
     out = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
     torch.set_num_threads(1)
+    only = sys.argv[2:]
     for i, (name, spec) in enumerate(MODELS):
+        if only and name not in only:
+            continue
         path = os.path.join(out, name)
         shutil.rmtree(path, ignore_errors=True)
         os.makedirs(path)

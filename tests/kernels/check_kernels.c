@@ -174,6 +174,9 @@ static void fill_map(struct rng *r, struct tile_map *m, const struct attn_args *
         }
 }
 
+/* A key in front of a row's window, if there is one. */
+static bool too_old(const struct attn_args *a, int row, int key) { return a->window > 0 && a->q_start + row - key >= a->window; }
+
 static double score(const struct attn_args *a, int h, int row, int key)
 {
     const float *q = (const float *)a->q + row * a->q_row + h * a->q_head;
@@ -189,7 +192,7 @@ static void plain_row(const struct attn_args *a, int h, int row, const uint8_t *
     const float *q = (const float *)a->q + row * a->q_row + h * a->q_head;
     float top = -INFINITY, sum = 0;
     for (int j = 0; j < n; j++) {
-        if (!used[j / a->block.k]) continue;
+        if (!used[j / a->block.k] || too_old(a, row, j)) continue;
         const float *k = (const float *)a->k + j * a->k_row + kv * a->k_head;
         s[j] = 0;
         for (int i = 0; i < d; i++) s[j] += q[i] * k[i];
@@ -198,7 +201,7 @@ static void plain_row(const struct attn_args *a, int h, int row, const uint8_t *
     }
     memset(o, 0, sizeof *o * (size_t)d);
     for (int j = 0; j < n; j++) {
-        if (!used[j / a->block.k]) continue;
+        if (!used[j / a->block.k] || too_old(a, row, j)) continue;
         const float *v = (const float *)a->v + j * a->v_row + kv * a->v_head;
         float p = expf(s[j] - top);
         sum += p;
@@ -221,6 +224,8 @@ static void judge_unit(struct problem *p, int h, int row0, int row1, const uint6
     struct head_ledger *l = &p->ledger[h];
     bool ends_block = row1 == a->n_q || (a->q_start + row1) % a->block.q == 0;
     for (int jb = 0; jb < nb; jb++) {
+        int last_key = (jb + 1) * bk - 1;
+        if (too_old(a, row0, last_key)) continue; /* for every row of the unit */
         l->pv_units_possible++;
         l->tiles_possible += ends_block;
         if (tiles && !(tiles[jb / 64] >> (jb % 64) & 1)) continue;
@@ -230,6 +235,7 @@ static void judge_unit(struct problem *p, int h, int row0, int row1, const uint6
         for (int r = 0; r < rows; r++) {
             double local = -INFINITY;
             for (int j = jb * bk; j < (jb + 1) * bk && j <= a->q_start + row0 + r; j++) {
+                if (too_old(a, row0 + r, j)) continue;
                 s[r * n_kv + j] = score(a, h, row0 + r, j);
                 local = fmax(local, s[r * n_kv + j]);
             }
@@ -253,10 +259,10 @@ static void judge_unit(struct problem *p, int h, int row0, int row1, const uint6
                top = -INFINITY; /* skipped tiles may hold larger scores */
         memset(o, 0, sizeof *o * (size_t)d);
         for (int j = 0; j <= a->q_start + row0 + r; j++)
-            if (used[j / bk]) top = fmax(top, s[r * n_kv + j]);
+            if (used[j / bk] && !too_old(a, row0 + r, j)) top = fmax(top, s[r * n_kv + j]);
         p->top_score = fmax(p->top_score, fabs(top));
         for (int j = 0; j <= a->q_start + row0 + r; j++) {
-            if (!used[j / bk]) continue;
+            if (!used[j / bk] || too_old(a, row0 + r, j)) continue;
             double e = exp(s[r * n_kv + j] - top);
             sum += e;
             const float *v = (const float *)a->v + j * a->v_row + kv * a->v_head;
@@ -448,6 +454,19 @@ static void check_dense(struct rng *r, int n, int d, int ratio, struct block_sha
     struct problem p;
     problem_open(&p, r, n, start, HEADS / ratio, d, block, .3f);
     snprintf(label, sizeof label, "dense n %d+%d d %d gqa %d", start, n, d, ratio);
+    judge(&p);
+    check_all(&p, r);
+    problem_close(&p);
+}
+
+/* A model's own sliding window: 1 key, fewer than a unit, about a block, many. */
+static void check_window(struct rng *r, int n, int d, int ratio, struct block_shape block, int window)
+{
+    int start = rng_below(r, 2) ? 0 : rng_range(r, 1, 300);
+    struct problem p;
+    problem_open(&p, r, n, start, HEADS / ratio, d, block, .3f);
+    p.a.window = window;
+    snprintf(label, sizeof label, "window %d n %d+%d d %d gqa %d", window, start, n, d, ratio);
     judge(&p);
     check_all(&p, r);
     problem_close(&p);
@@ -652,6 +671,11 @@ static int check(uint64_t seed, int rounds)
                 check_causality(&r, rng_range(&r, 2, 300), sparse ? 80 : 64, shapes[s], sparse, 40);
             }
             check_value_causality(&r, rng_range(&r, 130, 400), 64, shapes[s]);
+        }
+        static const int windows[] = {1, 2, 33, 64, 100, 129, 300};
+        for (int i = 0; i < (int)(sizeof windows / sizeof *windows); i++) {
+            check_window(&r, rng_range(&r, 9, 500), head_dims[i % N_DIMS], 1 << i % 3, shapes[i % N_SHAPES], windows[i]);
+            check_window(&r, rng_range(&r, 1, 9), 64, 2, shapes[0], windows[i]); /* as decoding does */
         }
         check_dense(&r, 70, 1, 1, shapes[0]);
         check_dense(&r, 70, 20, 2, shapes[0]);

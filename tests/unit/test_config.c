@@ -33,7 +33,7 @@ Test(config, defaults)
     cr_expect(c.hidden_size == 64 && c.intermediate_size == 96 && c.n_layers == 2 && c.n_heads == 4);
     cr_expect(c.n_kv_heads == 4 && c.head_dim == 16 && c.vocab_size == 320 && c.max_position == 2048);
     cr_expect(c.rms_norm_eps == 1e-6 && c.rope.type == ROPE_DEFAULT && c.rope.theta == 10000);
-    cr_expect(!c.tie_word_embeddings && !c.attention_bias && !c.mlp_bias && !c.has_dtype);
+    cr_expect(!c.tie_word_embeddings && !c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.has_dtype);
     cr_expect(c.bos_id == 1 && c.n_eos == 1 && llama_config_is_eos(&c, 2) && !llama_config_is_eos(&c, 1));
 }
 
@@ -98,15 +98,14 @@ Test(config, refusals)
         const char *says;
     } cases[] = {
         {"{" SIZES "}", ERR_FORMAT, "model_type"},
-        {"{\"model_type\":\"mistral\"," SIZES "}", ERR_UNSUPPORTED, "\"mistral\""},
-        {"{\"model_type\":\"mistral\"," SIZES "}", ERR_UNSUPPORTED, "LlamaForCausalLM"},
+        {"{\"model_type\":\"mixtral\"," SIZES "}", ERR_UNSUPPORTED, "\"mixtral\""},
+        {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "qwen3 and smollm3"},
+        {"{" LLAMA "\"architectures\":[\"MistralForCausalLM\"]," SIZES "}", ERR_UNSUPPORTED, "LlamaForCausalLM"},
         {"{" LLAMA "\"architectures\":[\"LlamaForSequenceClassification\"]," SIZES "}", ERR_UNSUPPORTED,
          "LlamaForSequenceClassification"},
-        {"{\"architectures\":[\"Qwen2ForCausalLM\"]," SIZES "}", ERR_UNSUPPORTED, "Qwen2ForCausalLM"},
+        {"{\"architectures\":[\"Qwen2MoeForCausalLM\"]," SIZES "}", ERR_UNSUPPORTED, "Qwen2MoeForCausalLM"},
         {"{\"architectures\":\"LlamaForCausalLM\"," SIZES "}", ERR_FORMAT, "expected an array"},
-        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4}}", ERR_UNSUPPORTED, "\"yarn\""},
-        {"{" LLAMA SIZES ",\"rope_parameters\":{\"rope_type\":\"longrope\"}}", ERR_UNSUPPORTED,
-         "\"longrope\""},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"su\",\"factor\":4}}", ERR_UNSUPPORTED, "\"su\""},
         {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\"}}", ERR_FORMAT, "rope_scaling.factor"},
         {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", ERR_FORMAT,
          "rope_scaling.factor"},
@@ -305,6 +304,44 @@ Test(rope, dynamic_depends_on_length_only_beyond_the_trained_one)
     rope_frequencies(&c, 200, at);
     cr_expect_eq(at[0], 1.0f);
     for (int i = 1; i < 8; i++) cr_expect_lt(at[i], plain[i]);
+}
+
+#define KIN(model_type) "{\"model_type\":\"" model_type "\"," SIZES
+
+/* What the configuration classes of transformers 5 make of keys left out. */
+Test(config, kin_of_llama_and_their_defaults)
+{
+    struct llama_config c;
+    must_parse(&c, KIN("mistral") ",\"num_key_value_heads\":2}");
+    cr_expect(!c.qkv_bias && c.window == 4096 && llama_window(&c, 0) == 4096 && llama_window(&c, 1) == 4096);
+    must_parse(&c, KIN("mistral") ",\"num_key_value_heads\":2,\"sliding_window\":null}");
+    cr_expect(c.window == 0 && llama_window(&c, 0) == 0 && c.max_position == 4096 * 32);
+    must_parse(&c, KIN("ministral") ",\"num_key_value_heads\":2,\"sliding_window\":64,"
+                   "\"layer_types\":[\"full_attention\",\"sliding_attention\"]}");
+    cr_expect(llama_window(&c, 0) == 0 && llama_window(&c, 1) == 64);
+    must_parse(&c, KIN("qwen2") ",\"num_key_value_heads\":2,\"attention_bias\":true}");
+    cr_expect(c.qkv_bias && !c.o_bias && !c.qk_norm && c.window == 0 && c.bos_id == -1 && c.n_eos == 0);
+    must_parse(&c, KIN("qwen2") ",\"num_key_value_heads\":2,\"use_sliding_window\":true,\"max_window_layers\":1}");
+    cr_expect(llama_window(&c, 0) == 0 && llama_window(&c, 1) == 4096);
+    must_parse(&c, KIN("qwen3") ",\"num_key_value_heads\":2}");
+    cr_expect(!c.qkv_bias && c.qk_norm && c.head_dim == 128);
+    must_parse(&c, KIN("smollm3") ",\"num_key_value_heads\":2,\"no_rope_layer_interval\":2}");
+    cr_expect(c.rope.theta == 2000000 && c.tie_word_embeddings && llama_turns(&c, 0) && !llama_turns(&c, 1));
+    must_parse(&c, KIN("smollm3") ",\"num_key_value_heads\":2,\"no_rope_layers\":[0,1]}");
+    cr_expect(!llama_turns(&c, 0) && llama_turns(&c, 1));
+    static const char *const bad[][2] = {
+        {KIN("ministral") ",\"num_key_value_heads\":2,\"layer_types\":[\"full_attention\"]}", "layer_types"},
+        {KIN("ministral") ",\"num_key_value_heads\":2,\"layer_types\":[\"full_attention\",\"chunked_attention\"]}",
+         "chunked_attention"},
+        {KIN("smollm3") ",\"num_key_value_heads\":2,\"no_rope_layers\":[0,1,1]}", "no_rope_layers"},
+        {KIN("smollm3") ",\"num_key_value_heads\":2,\"no_rope_layers\":[0,2]}", "no_rope_layers[1]"},
+        {KIN("mistral") ",\"num_key_value_heads\":2,\"sliding_window\":0}", "sliding_window"},
+        {"{" LLAMA SIZES ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1]}}", "short_factor"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cr_expect_neq(parse(&c, bad[i][0]), OK, "%s", bad[i][0]);
+        cr_expect(strstr(status_message(), bad[i][1]), "%s", status_message());
+    }
 }
 
 Test(config, parameter_count)

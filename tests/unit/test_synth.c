@@ -73,7 +73,7 @@ Test(synth, threads_and_shards_change_nothing_and_the_seed_does)
     char first[FINGERPRINT_SIZE], other[FINGERPRINT_SIZE];
     struct llama_config c = *tiny();
     c.vocab_size = 40000; /* more than one chunk of values */
-    c.attention_bias = c.mlp_bias = true;
+    c.qkv_bias = c.o_bias = c.mlp_bias = true;
     c.tie_word_embeddings = false;
     struct synth_options o = synth_defaults();
     write_fingerprint(&c, &o, first);

@@ -1,0 +1,141 @@
+#include "engine/checkpoint/family.h"
+
+#include <string.h>
+
+static enum status family_int(struct json_in in, const char *name, int lo, int hi, int *out)
+{
+    int64_t value = *out;
+    TRY(json_get_int(in, name, false, lo, hi, &value));
+    *out = (int)value;
+    return OK;
+}
+
+static const cJSON *family_field(struct json_in in, const char *name)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, name);
+    return node && cJSON_IsNull(node) ? NULL : node;
+}
+
+/* sliding_window: `missing` when the key is not there, 0 for null. */
+static enum status family_window(struct llama_config *c, struct json_in in, int missing)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, "sliding_window");
+    c->window = node ? 0 : missing;
+    if (!node || cJSON_IsNull(node)) return OK;
+    return family_int(in, "sliding_window", 1, 1 << 30, &c->window);
+}
+
+/* layer_types says it layer by layer; *told is false when the key is not there. */
+static enum status family_layer_types(struct llama_config *c, struct json_in in, bool *told)
+{
+    const cJSON *list = family_field(in, "layer_types"), *item;
+    int n = 0;
+    *told = list != NULL;
+    if (!list) return OK;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != c->n_layers)
+        return fail(ERR_FORMAT, "%s: field layer_types: found %s of %d, expected an array of num_hidden_layers %d names", in.file,
+                    json_kind(list), cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 1, c->n_layers);
+    cJSON_ArrayForEach (item, list) {
+        const char *kind = cJSON_IsString(item) ? item->valuestring : json_kind(item);
+        if (strcmp(kind, "sliding_attention") == 0)
+            llama_set_windowed(c, n);
+        else if (strcmp(kind, "full_attention") != 0)
+            return fail(ERR_UNSUPPORTED, "%s: field layer_types[%d]: found \"%s\", supported are full_attention and "
+                                         "sliding_attention", in.file, n, kind);
+        n++;
+    }
+    return OK;
+}
+
+static enum status all_windowed(struct llama_config *c, struct json_in in)
+{
+    TRY(family_window(c, in, 4096));
+    for (int l = 0; l < c->n_layers && c->window; l++) llama_set_windowed(c, l);
+    return OK;
+}
+
+static enum status windowed_by_type(struct llama_config *c, struct json_in in)
+{
+    bool told;
+    TRY(family_window(c, in, 4096));
+    TRY(family_layer_types(c, in, &told));
+    for (int l = 0; l < c->n_layers && c->window && !told; l++) llama_set_windowed(c, l);
+    return OK;
+}
+
+/* use_sliding_window turns it on; then layer_types, or the layers from max_window_layers on. */
+static enum status windowed_late(struct llama_config *c, struct json_in in)
+{
+    bool on = false, told;
+    int first = 28;
+    TRY(json_get_bool(in, "use_sliding_window", false, &on));
+    TRY(family_window(c, in, 4096));
+    if (!on) c->window = 0;
+    TRY(family_int(in, "max_window_layers", 0, 1 << 20, &first));
+    TRY(family_layer_types(c, in, &told));
+    for (int l = first; l < c->n_layers && c->window && !told; l++) llama_set_windowed(c, l);
+    return OK;
+}
+
+/* Every no_rope_layer_interval-th layer is not rotated, or those where no_rope_layers holds a 0; a window, when there is
+ * one, is on these. */
+static enum status some_unturned(struct llama_config *c, struct json_in in)
+{
+    int interval = 4, n = 0;
+    bool on = false, told;
+    TRY(family_int(in, "no_rope_layer_interval", 1, 1 << 20, &interval));
+    const cJSON *list = family_field(in, "no_rope_layers"), *item;
+    if (list && (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != c->n_layers))
+        return fail(ERR_FORMAT, "%s: field no_rope_layers: found %s, expected an array of num_hidden_layers %d numbers, 0 or 1",
+                    in.file, json_kind(list), c->n_layers);
+    for (int l = 0; l < c->n_layers && !list; l++)
+        if ((l + 1) % interval == 0) llama_set_unturned(c, l);
+    cJSON_ArrayForEach (item, list) {
+        if (!cJSON_IsNumber(item) || (item->valuedouble != 0 && item->valuedouble != 1))
+            return fail(ERR_FORMAT, "%s: field no_rope_layers[%d]: expected 0 (not rotated) or 1", in.file, n);
+        if (item->valuedouble == 0) llama_set_unturned(c, n);
+        n++;
+    }
+    TRY(json_get_bool(in, "use_sliding_window", false, &on));
+    TRY(family_window(c, in, 0));
+    if (!on) c->window = 0;
+    TRY(family_layer_types(c, in, &told));
+    for (int l = 0; l < c->n_layers && c->window && !told; l++)
+        if (!llama_turns(c, l)) llama_set_windowed(c, l);
+    return OK;
+}
+
+#define WINDOWS " sliding_window layer_types "
+
+/* clang-format off */
+static const struct llama_family families[] = {
+    /* model_type, architecture           bias        mlp    qk     kv  dim  positions   bos     eos     theta     tied   reads, layers */
+    {"llama",      "LlamaForCausalLM",     BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, "", NULL},
+    {"mistral",    "MistralForCausalLM",   BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, all_windowed},
+    {"ministral",  "MinistralForCausalLM", BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, windowed_by_type},
+    {"qwen2",      "Qwen2ForCausalLM",     BIAS_QKV,   false, false, 32, 0,   32768,      -1,     -1,     10000,    false, WINDOWS, windowed_late},
+    {"qwen3",      "Qwen3ForCausalLM",     BIAS_ASKED, false, true,  32, 128, 32768,      -1,     -1,     10000,    false, WINDOWS, windowed_late},
+    {"smollm3",    "SmolLM3ForCausalLM",   BIAS_ASKED, true,  false, 4,  0,   32768,      128000, 128001, 2000000,  true,  WINDOWS "no_rope_layers no_rope_layer_interval ", some_unturned},
+};
+/* clang-format on */
+enum { N_FAMILIES = sizeof families / sizeof families[0] };
+
+bool llama_word_in(const char *words, const char *word)
+{
+    size_t n = strlen(word);
+    const char *at = n ? strstr(words, word) : NULL;
+    while (at && !(at > words && at[-1] == ' ' && at[n] == ' ')) at = strstr(at + 1, word);
+    return at != NULL;
+}
+
+const struct llama_family *llama_family_find(const char *model_type, const char *architecture)
+{
+    for (int i = 0; i < N_FAMILIES; i++) {
+        if (model_type && strcmp(model_type, families[i].model_type) == 0) return &families[i];
+        if (architecture && strcmp(architecture, families[i].architecture) == 0) return &families[i];
+    }
+    if (architecture && strcmp(architecture, "LLaMAForCausalLM") == 0) return &families[0];
+    return NULL;
+}
+
+const char *llama_family_names(void) { return "llama, mistral, ministral, qwen2, qwen3 and smollm3"; }
