@@ -1,8 +1,8 @@
 #include "engine/tuner/optimise.h"
 
+#include "base/beta.h"
 #include "base/clock.h"
 #include "engine/tuner/stream_share.h"
-#include "kernels/compare.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +13,8 @@
 struct step {
     int cell, rung;
 };
+
+struct sample_sums;
 
 struct search {
     const struct optimise_args *a;
@@ -26,10 +28,10 @@ struct search {
     int32_t *next;               /* [longest] */
     struct token_metrics *tokens; /* [longest] */
     struct head_ledger *ledger;  /* [n_layers, n_heads] */
-    void *ws;
+    struct sample_sums *sums;    /* [n_samples] */
     struct step *path;           /* [n_cells * n_rungs] */
     int *at;                     /* [n_cells] rungs of the policy, -1 dense */
-    int n_search;                /* samples that are not held out; they stand first */
+    int n_samples;
     double work_done, work_all;  /* for progress, in forward passes */
 };
 
@@ -39,6 +41,15 @@ double damage_used(const struct damage *d, const struct optimise_target *t)
 {
     double kl = d->kl / t->most.kl, cosine = d->cosine / t->most.cosine, ppl = d->log_ppl / t->most.log_ppl;
     return fmax(0, fmax(kl, fmax(cosine, ppl)));
+}
+
+static struct damage damage_of(double cosine, double kl, double log_ppl) { return (struct damage){cosine, kl, log_ppl}; }
+
+enum optimise_judgement optimise_judge(const struct optimise_point *p, const struct optimise_target *t)
+{
+    if (isnan(p->hi.kl)) return TARGET_OPEN;
+    if (damage_used(&p->hi, t) <= 1) return TARGET_HOLDS;
+    return damage_used(&p->lo, t) > 1 ? TARGET_BROKEN : TARGET_OPEN;
 }
 
 static void advance_progress(struct search *s, double passes)
@@ -66,48 +77,89 @@ static void set_policy(struct search *s)
     }
 }
 
-/* The samples in [first, end) under the policy, begun at `layer` from the stored stream when it is above 0. */
-static enum status run_samples(struct search *s, int first, int end, int layer, struct damage *out, double *sparsity)
+/* Sums of one sample: what is divided by its positions, and by those that have a next token. */
+struct sample_sums {
+    double cosine, kl, log_ppl, n, n_next;
+};
+
+static void range_of(const struct search *s, enum optimise_on on, int *first, int *end)
+{
+    const struct optimise_args *a = s->a;
+    *first = on == ON_SEARCH ? 0 : on == ON_CHECK ? a->n_search : a->n_search + a->n_check;
+    *end = on == ON_SEARCH ? a->n_search : on == ON_CHECK ? a->n_search + a->n_check : s->n_samples;
+}
+
+/* A ratio of sums over samples and half its interval: residuals of the ratio, Student's t (METHOD 6). */
+static double half_width(const double *x, const double *w, int n, double *ratio)
+{
+    double sum = 0, weight = 0, squares = 0;
+    for (int i = 0; i < n; i++) sum += x[i], weight += w[i];
+    *ratio = sum / weight;
+    for (int i = 0; i < n; i++) squares += (x[i] - *ratio * w[i]) * (x[i] - *ratio * w[i]);
+    return n > 1 ? student_quantile(.975, n - 1) * sqrt(squares * n / (n - 1)) / weight : NAN;
+}
+
+static enum status summarise_samples(const struct sample_sums *all, int n, struct optimise_point *out)
+{
+    double *columns = malloc(sizeof *columns * 5 * (size_t)n);
+    if (!columns) return fail(ERR_MEMORY, "no memory for %d samples", n);
+    double *cosine = columns, *kl = columns + n, *ppl = columns + 2 * n, *w = columns + 3 * n, *w_next = columns + 4 * n;
+    for (int i = 0; i < n; i++) {
+        cosine[i] = all[i].cosine;
+        kl[i] = all[i].kl;
+        ppl[i] = all[i].log_ppl;
+        w[i] = all[i].n;
+        w_next[i] = all[i].n_next;
+    }
+    struct damage d;
+    double c = half_width(cosine, w, n, &d.cosine), k = half_width(kl, w, n, &d.kl), p = half_width(ppl, w_next, n, &d.log_ppl);
+    out->damage = d;
+    out->lo = damage_of(d.cosine - c, d.kl - k, d.log_ppl - p);
+    out->hi = damage_of(d.cosine + c, d.kl + k, d.log_ppl + p);
+    free(columns);
+    return OK;
+}
+
+/* One kind of samples under the policy, begun at `layer` from the stored stream when it is above 0. Compared where the session
+ * runs, as `eval` does. */
+static enum status run_samples(struct search *s, enum optimise_on on, int layer, struct optimise_point *out)
 {
     size_t n_cells = (size_t)s->c->n_layers * (size_t)s->c->n_heads;
-    double n_positions = 0, n_next = 0;
     struct head_ledger total = {0};
-    *out = (struct damage){0};
+    int first, end;
+    range_of(s, on, &first, &end);
     memset(s->ledger, 0, sizeof *s->ledger * n_cells);
     for (int i = first; i < end; i++) {
         const struct tune_sample *x = &s->a->samples[i];
-        struct tensor_sums sums = {0};
+        struct tensor_sums unused = {0};
+        struct sample_sums *sums = &s->sums[i - first];
+        *sums = (struct sample_sums){.n = x->n};
         session_reset(s->session);
         TRY(session_forward(s->session, &(struct forward_args){
                                             .tokens = x->ids, .n = x->n, .policy = &s->policy, .ledger = s->ledger,
                                             .first_layer = layer, .residual_in = layer ? s->stream[i] : NULL,
                                             .hidden = s->sparse, .stop = s->a->stop}));
         for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
-        enum status st = compare_logits(&s->a->weights->head, x->n, s->dense[i], s->sparse, s->next, s->tokens, &sums, s->ws,
-                                        s->a->par);
+        enum status st = session_compare(s->session, x->n, s->dense[i], s->sparse, s->next, s->tokens, &unused);
         if (st != OK) return fail_context(st, "%s", x->name);
         for (int p = 0; p < x->n; p++) {
             const struct token_metrics *m = &s->tokens[p];
-            out->cosine += 1 - (double)m->cosine;
-            out->kl += (double)m->kl;
+            sums->cosine += 1 - (double)m->cosine;
+            sums->kl += (double)m->kl;
             if (m->next < 0) continue;
-            out->log_ppl += (double)m->nll_sparse - (double)m->nll_dense;
-            n_next++;
+            sums->log_ppl += (double)m->nll_sparse - (double)m->nll_dense;
+            sums->n_next++;
         }
-        n_positions += x->n;
         advance_progress(s, 1.5 - (double)layer / s->c->n_layers);
     }
-    out->cosine /= n_positions;
-    out->kl /= n_positions;
-    out->log_ppl /= n_next;
     for (size_t i = 0; i < n_cells; i++) head_ledger_add(&total, &s->ledger[i]);
-    *sparsity = ledger_sparsity(&total);
-    return OK;
+    out->sparsity = ledger_sparsity(&total);
+    return summarise_samples(s->sums, end - first, out);
 }
 
 static enum status dense_pass(struct search *s)
 {
-    for (int i = 0; i < s->a->n_samples; i++) {
+    for (int i = 0; i < s->n_samples; i++) {
         session_reset(s->session);
         TRY(session_forward(s->session, &(struct forward_args){.tokens = s->a->samples[i].ids, .n = s->a->samples[i].n,
                                                                .hidden = s->dense[i], .stop = s->a->stop}));
@@ -165,11 +217,12 @@ static enum status probe_cell(struct search *s, int cell)
     for (int r = 0; r < s->a->n_rungs; r++) row[r].sparsity = cell_sparsity(s, r, cell);
     for (int i = 0; i < s->a->n_probes; i++) {
         int r = probe_rung(s, i);
-        double unused;
+        struct optimise_point p = {0};
         if (row[r].measured) continue;
         s->at[cell] = r;
         set_policy(s);
-        if (row[r].sparsity > 0) TRY(run_samples(s, 0, s->n_search, layer_of(s, cell), &row[r].damage, &unused));
+        if (row[r].sparsity > 0) TRY(run_samples(s, ON_SEARCH, layer_of(s, cell), &p));
+        row[r].damage = p.damage;
         row[r].measured = true;
     }
     s->at[cell] = -1;
@@ -209,7 +262,7 @@ static enum status watch_layer(void *ctx, const struct layer_view *view)
 /* Streams of the samples searched on go through the layer; its shares are taken on the way. */
 static enum status pass_layer(struct search *s, int layer, struct stream_share *share)
 {
-    for (int i = 0; i < s->n_search; i++) {
+    for (int i = 0; i < s->a->n_search; i++) {
         const struct tune_sample *x = &s->a->samples[i];
         struct watch w = {share, s->stream[i]};
         struct forward_args f = {.tokens = x->ids, .n = x->n, .first_layer = layer, .end_layer = layer + 1,
@@ -300,70 +353,118 @@ static void stand_at(struct search *s, int step)
     set_policy(s);
 }
 
-static enum status measure_point(struct search *s, int step, int rung, bool held_out, struct optimise_point *out)
+/* Every cell at one rung. */
+static void stand_uniform(struct search *s, int rung)
+{
+    for (int i = 0; i < s->r->n_cells; i++) s->at[i] = may_be_sparse(s, i) ? rung : -1;
+    set_policy(s);
+}
+
+/* Runs where the cells stand; *index (may be NULL): of the point. */
+static enum status measure_point(struct search *s, int step, int rung, enum optimise_on on, int *index)
 {
     struct optimise_result *r = s->r;
     struct optimise_point *grown = realloc(r->points, sizeof *grown * (size_t)(r->n_points + 1));
     if (!grown) return fail(ERR_MEMORY, "no memory for %d points", r->n_points + 1);
     r->points = grown;
-    struct optimise_point p = {.step = step, .rung = rung, .held_out = held_out};
-    TRY(run_samples(s, held_out ? s->n_search : 0, held_out ? s->a->n_samples : s->n_search, 0, &p.damage, &p.sparsity));
+    struct optimise_point p = {.step = step, .rung = rung, .on = on};
+    TRY(run_samples(s, on, 0, &p));
     p.holds = damage_used(&p.damage, &s->a->target) <= 1;
-    *out = r->points[r->n_points++] = p;
+    if (index) *index = r->n_points;
+    r->points[r->n_points++] = p;
     return OK;
 }
 
+/* The last step in (holds, breaks) that holds, by bisection; both ends are known. *index: its point, untouched when it is
+ * `holds` itself. */
+static enum status bisect(struct search *s, int holds, int breaks, enum optimise_on on, int *step, int *index)
+{
+    while (breaks - holds > 1) {
+        int middle = holds + (breaks - holds) / 2, at;
+        stand_at(s, middle);
+        TRY(measure_point(s, middle, -1, on, &at));
+        if (s->r->points[at].holds) {
+            holds = middle;
+            *index = at;
+        } else {
+            breaks = middle;
+        }
+    }
+    *step = holds;
+    return OK;
+}
+
+/* Of all points that hold on check samples, whichever way they came about. */
+static void take_sparsest(struct optimise_result *r)
+{
+    r->taken = -1;
+    for (int i = 0; i < r->n_points; i++) {
+        const struct optimise_point *p = &r->points[i];
+        if (p->on != ON_CHECK || !p->holds || !(p->sparsity > 0)) continue;
+        if (r->taken < 0 || p->sparsity > r->points[r->taken].sparsity) r->taken = i;
+    }
+}
+
+/* Along the path: as far as it holds on search samples, then back, and forth again between, on check samples. */
 static enum status walk(struct search *s)
 {
-    struct optimise_result *r = s->r;
-    struct optimise_point p;
-    int lo = 0, hi = r->n_steps + 1; /* dense holds; beyond the end nothing is */
-    while (hi - lo > 1) {
-        int middle = lo + (hi - lo) / 2;
-        stand_at(s, middle);
-        TRY(measure_point(s, middle, -1, false, &p));
-        *(p.holds ? &lo : &hi) = middle;
+    int step, index = -1, breaks;
+    TRY(bisect(s, 0, s->r->n_steps + 1, ON_SEARCH, &step, &index)); /* dense holds; beyond the end nothing is */
+    breaks = step + 1;
+    for (int back = 1; step > 0; back *= 2) {
+        stand_at(s, step);
+        TRY(measure_point(s, step, -1, ON_CHECK, &index));
+        if (s->r->points[index].holds) break;
+        breaks = step;
+        step = step == 1 ? 0 : step - back < 1 ? 1 : step - back;
     }
-    r->chosen = -1;
-    for (int back = 1; lo > 0; back *= 2) { /* held-out samples have the last word */
-        stand_at(s, lo);
-        TRY(measure_point(s, lo, -1, true, &p));
-        if (p.holds) {
-            r->chosen = r->n_points - 1;
-            break;
-        }
-        lo = lo == 1 ? 0 : lo - back < 1 ? 1 : lo - back;
+    return step > 0 ? bisect(s, step, breaks, ON_CHECK, &step, &index) : OK;
+}
+
+/* One bound for all at the cosine of what was taken, on the same samples. 1 − cosine goes about as the square of the error and
+ * sparsity about linearly, so between two rungs sparsity is taken linear in its root. */
+static void compare_uniform(struct optimise_result *r)
+{
+    double root = r->taken >= 0 ? sqrt(fmax(0, r->points[r->taken].damage.cosine)) : 0, before_root = 0, before_sparsity = 0;
+    r->uniform_sparsity = NAN;
+    for (int i = 0; i < r->n_points; i++) {
+        const struct optimise_point *p = &r->points[i];
+        if (p->step >= 0 || p->on != ON_CHECK) continue;
+        double here = sqrt(fmax(0, p->damage.cosine));
+        if (isnan(r->uniform_sparsity) && here >= root && here > before_root)
+            r->uniform_sparsity = before_sparsity + (p->sparsity - before_sparsity) * (root - before_root) / (here - before_root);
+        before_root = here;
+        before_sparsity = p->sparsity;
     }
-    stand_at(s, lo);
-    memcpy(r->rung, s->at, sizeof *r->rung * (size_t)r->n_cells);
+}
+
+static enum status run_uniform(struct search *s)
+{
+    for (int rung = 0; rung < s->a->n_rungs; rung++) {
+        stand_uniform(s, rung);
+        TRY(measure_point(s, -1, rung, ON_CHECK, NULL));
+    }
     return OK;
 }
 
-/* Uniform bounds on the same held-out samples. 1 − cosine goes about as the square of the error and sparsity about linearly,
- * so between two rungs sparsity is taken linear in its root. */
-static enum status compare_uniform(struct search *s)
+/* The sparsest point that holds on the check samples, and the one look at those held out. */
+static enum status take(struct search *s)
 {
     struct optimise_result *r = s->r;
-    double root = r->chosen >= 0 ? sqrt(fmax(0, r->points[r->chosen].damage.cosine)) : 0, before_root = 0, before_sparsity = 0;
-    r->uniform_sparsity = NAN;
-    for (int rung = 0; rung < s->a->n_rungs; rung++) {
-        struct optimise_point p;
-        for (int i = 0; i < r->n_cells; i++) s->at[i] = may_be_sparse(s, i) ? rung : -1;
-        set_policy(s);
-        TRY(measure_point(s, -1, rung, true, &p));
-        double here = sqrt(fmax(0, p.damage.cosine));
-        if (isnan(r->uniform_sparsity) && here >= root && here > before_root)
-            r->uniform_sparsity = before_sparsity + (p.sparsity - before_sparsity) * (root - before_root) / (here - before_root);
-        before_root = here;
-        before_sparsity = p.sparsity;
-    }
-    return OK;
+    take_sparsest(r);
+    compare_uniform(r);
+    int step = r->taken >= 0 ? r->points[r->taken].step : 0, rung = r->taken >= 0 ? r->points[r->taken].rung : -1;
+    if (step >= 0)
+        stand_at(s, step);
+    else
+        stand_uniform(s, rung);
+    memcpy(r->rung, s->at, sizeof *r->rung * (size_t)r->n_cells);
+    return r->taken >= 0 ? measure_point(s, step, rung, ON_HELD_OUT, &r->chosen) : OK;
 }
 
 static enum status refuse(const struct optimise_args *a)
 {
     const struct damage *m = &a->target.most;
-    int n_held = 0;
     if (!(m->cosine > 0 && m->kl > 0 && m->log_ppl > 0) || (isinf(m->cosine) && isinf(m->kl) && isinf(m->log_ppl)))
         return fail(ERR_ARG, "no target: give a lowest cosine, a highest KL divergence or a highest increase of perplexity");
     if (a->n_rungs < 1 || a->n_probes < 1 || a->n_probes > a->n_rungs)
@@ -372,13 +473,9 @@ static enum status refuse(const struct optimise_args *a)
         if (!(a->rungs[i].l1 > a->rungs[i - 1].l1))
             return fail(ERR_ARG, "rung %d has bound %g, expected more than %g, that of the rung before", i, a->rungs[i].l1,
                         a->rungs[i - 1].l1);
-    for (int i = 0; i < a->n_samples; i++) {
-        if (i > 0 && a->samples[i - 1].held_out && !a->samples[i].held_out)
-            return fail(ERR_ARG, "held-out samples must stand behind the others");
-        n_held += a->samples[i].held_out;
-    }
-    if (n_held == 0 || n_held == a->n_samples)
-        return fail(ERR_ARG, "%d samples, %d of them held out: expected at least one of each", a->n_samples, n_held);
+    if (a->n_search < 1 || a->n_check < 1 || a->n_held_out < 1)
+        return fail(ERR_ARG, "%d samples to search on, %d to check, %d held out: expected at least one of each", a->n_search,
+                    a->n_check, a->n_held_out);
     return OK;
 }
 
@@ -388,36 +485,35 @@ static enum status prepare(struct search *s)
     const struct llama_config *c = s->c;
     int longest = 0, n_cells = s->r->n_cells, n_on = 0;
     size_t width = (size_t)c->hidden_size * sizeof(float);
-    s->dense = calloc((size_t)a->n_samples, sizeof *s->dense);
-    s->stream = calloc((size_t)a->n_samples, sizeof *s->stream);
-    bool ok = s->dense && s->stream;
-    for (int i = 0; i < a->n_samples && ok; i++) {
+    s->n_samples = a->n_search + a->n_check + a->n_held_out;
+    s->dense = calloc((size_t)s->n_samples, sizeof *s->dense);
+    s->stream = calloc((size_t)s->n_samples, sizeof *s->stream);
+    s->sums = malloc((size_t)s->n_samples * sizeof *s->sums);
+    bool ok = s->dense && s->stream && s->sums;
+    for (int i = 0; i < s->n_samples && ok; i++) {
         size_t n = (size_t)a->samples[i].n;
         if (a->samples[i].n > longest) longest = a->samples[i].n;
-        s->n_search += !a->samples[i].held_out;
         s->dense[i] = malloc(n * width);
-        if (!a->samples[i].held_out) s->stream[i] = malloc(n * width);
-        ok = s->dense[i] && (s->stream[i] || a->samples[i].held_out);
+        if (i < a->n_search) s->stream[i] = malloc(n * width);
+        ok = s->dense[i] && (s->stream[i] || i >= a->n_search);
     }
     for (int i = 0; i < n_cells; i++) n_on += may_be_sparse(s, i);
     s->sparse = malloc((size_t)longest * width);
     s->next = malloc((size_t)longest * sizeof *s->next);
     s->tokens = malloc((size_t)longest * sizeof *s->tokens);
     s->ledger = calloc((size_t)c->n_layers * (size_t)c->n_heads, sizeof *s->ledger);
-    s->ws = aligned_alloc(64, compare_workspace(&a->weights->head, par_threads(a->par)));
     s->path = malloc((size_t)n_cells * (size_t)a->n_rungs * sizeof *s->path);
     s->at = malloc((size_t)n_cells * sizeof *s->at);
     s->r->cells = calloc((size_t)n_cells * (size_t)a->n_rungs, sizeof *s->r->cells);
     s->r->rung = malloc((size_t)n_cells * sizeof *s->r->rung);
     s->r->share = a->by_stream ? malloc((size_t)c->n_layers * (size_t)c->n_heads * sizeof *s->r->share) : NULL;
     for (int i = 0; s->r->share && i < c->n_layers * c->n_heads; i++) s->r->share[i] = NAN;
-    ok = ok && (s->r->share || !a->by_stream) && s->sparse && s->next && s->tokens && s->ledger && s->ws && s->path && s->at && s->r->cells && s->r->rung;
+    ok = ok && (s->r->share || !a->by_stream) && s->sparse && s->next && s->tokens && s->ledger && s->path && s->at && s->r->cells && s->r->rung;
     if (!ok) return fail(ERR_MEMORY, "no memory to optimise on %d samples of up to %d tokens; use fewer or shorter ones",
-                         a->n_samples, longest);
+                         s->n_samples, longest);
     for (int i = 0; i < n_cells; i++) s->at[i] = -1;
-    int n_held = a->n_samples - s->n_search;
-    s->work_all = a->n_samples + s->n_search * (a->by_stream ? 2 : n_on * a->n_probes + 1.) +
-                  1.5 * (s->n_search * log2(n_on * a->n_rungs + 2) + n_held * (a->n_rungs + 1));
+    s->work_all = s->n_samples + a->n_search * (a->by_stream ? 2 : n_on * a->n_probes + 1.) +
+                  1.5 * (a->n_search * log2(n_on * a->n_rungs + 2) + a->n_check * (a->n_rungs + 3) + a->n_held_out);
     TRY(policy_copy(&s->policy, a->policy));
     return session_open(&s->session, a->weights, a->par, longest, 0, a->impl);
 }
@@ -426,7 +522,7 @@ static void release(struct search *s)
 {
     session_close(&s->session);
     policy_clear(&s->policy);
-    for (int i = 0; s->dense && s->stream && i < s->a->n_samples; i++) {
+    for (int i = 0; s->dense && s->stream && i < s->n_samples; i++) {
         free(s->dense[i]);
         free(s->stream[i]);
     }
@@ -436,7 +532,7 @@ static void release(struct search *s)
     free(s->next);
     free(s->tokens);
     free(s->ledger);
-    free(s->ws);
+    free(s->sums);
     free(s->path);
     free(s->at);
 }
@@ -446,7 +542,7 @@ enum status optimise(const struct optimise_args *a, struct optimise_result *out)
     const struct llama_config *c = &a->weights->config;
     int each = a->by_head ? 1 : c->n_heads;
     *out = (struct optimise_result){.n_layers = c->n_layers, .n_cells = c->n_layers * c->n_heads / each, .heads_each = each,
-                                    .n_rungs = a->n_rungs, .chosen = -1};
+                                    .n_rungs = a->n_rungs, .taken = -1, .chosen = -1};
     TRY(refuse(a));
     struct search s = {.a = a, .c = c, .r = out};
     int64_t t0 = clock_ns(), t1 = t0, t2 = t0;
@@ -459,7 +555,8 @@ enum status optimise(const struct optimise_args *a, struct optimise_result *out)
         st = walk(&s);
     }
     t2 = clock_ns();
-    if (st == OK) st = compare_uniform(&s);
+    if (st == OK) st = run_uniform(&s);
+    if (st == OK) st = take(&s);
     out->sensitivity_s = (double)(t1 - t0) * 1e-9;
     out->search_s = (double)(t2 - t1) * 1e-9;
     out->uniform_s = (double)(clock_ns() - t2) * 1e-9;
@@ -474,7 +571,7 @@ void optimise_clear(struct optimise_result *r)
     free(r->rung);
     free(r->share);
     free(r->points);
-    *r = (struct optimise_result){.chosen = -1};
+    *r = (struct optimise_result){.taken = -1, .chosen = -1};
 }
 
 /* What the layer's cells cost alone, added up, at the first measured rung from the middle on: the same for all. */

@@ -4,8 +4,10 @@
  * one cell at a time sparse, the others dense, and measures what each rung of each cell does to the logits. Heads that can
  * stand in for each other look harmless that way: cells can be priced instead by what their error does to the residual
  * stream (by_stream), which takes one dense pass. Small damages add up nearly, so the ladder of steps (cell, next rung) in falling order of sparsity gained per damage is a path from all dense to all at the
- * last rung. The furthest point of the path that holds the target when the whole model runs is found by bisection, then
- * checked on held-out samples, and taken back along the path until it holds there too.
+ * last rung. The furthest point of the path that holds the target when the whole model runs is found by bisection on search
+ * samples, then taken back along the path to where it holds on check samples too. Every rung as one bound for all runs on those
+ * as well: what is taken is the sparsest of all points that hold there, so no row of the table beats what is written. Held-out
+ * samples have no say in it: what was taken runs on them once, and is judged with intervals.
  */
 #ifndef SG_ENGINE_TUNER_OPTIMISE_H
 #define SG_ENGINE_TUNER_OPTIMISE_H
@@ -37,8 +39,8 @@ struct optimise_args {
     bool by_stream;                     /* price cells by what their error does to the residual stream, from one dense
                                            pass, instead of running each alone; n_probes then plays no part */
     int n_probes;                       /* rungs that the sensitivity pass runs, the rest is interpolated; 1 … n_rungs */
-    const struct tune_sample *samples;  /* searched on, and behind them those held out; at least one of each */
-    int n_samples;
+    const struct tune_sample *samples;  /* to search on, behind them those to check on, behind them those held out */
+    int n_search, n_check, n_held_out;  /* at least one of each */
     struct optimise_target target;
     const char *impl;
     void (*progress)(void *ctx, double share); /* 0 … 1 */
@@ -46,14 +48,20 @@ struct optimise_args {
     bool (*stop)(void *);
 };
 
+enum optimise_on { ON_SEARCH, ON_CHECK, ON_HELD_OUT };
+enum optimise_judgement { TARGET_HOLDS, TARGET_OPEN, TARGET_BROKEN };
+
 struct optimise_point {
     int step;                 /* along the path; -1: all cells at one rung, which is then `rung` */
     int rung;
-    bool held_out;            /* measured on the held-out samples */
+    enum optimise_on on;      /* these samples */
     double sparsity;          /* counted in these runs */
-    struct damage damage;
-    bool holds;               /* the target */
+    struct damage damage, lo, hi; /* hi and lo: 95 % interval over samples, Student's t, NAN for a single one */
+    bool holds;               /* the target, by the means */
 };
+
+/* The same with the interval: holds when all of it does, is broken when none of it does. A single sample leaves it open. */
+enum optimise_judgement optimise_judge(const struct optimise_point *p, const struct optimise_target *t);
 
 /* One cell sparse at one rung, all others dense. */
 struct cell_rung {
@@ -69,10 +77,11 @@ struct optimise_result {
     struct cell_rung *cells;        /* [n_cells, n_rungs] */
     int *rung;                      /* [n_cells] chosen, -1 dense */
     double *share;                  /* [n_layers, n_heads] stream_share.h, NAN outside the layers; NULL unless by_stream */
-    struct optimise_point *points;  /* in the order they were run: path, held-out checks, then uniform rungs */
+    struct optimise_point *points;  /* in the order they were run: path, checks, uniform rungs, the one held-out look */
     int n_points;
-    int chosen;                     /* index of the held-out point that was taken; -1: nothing holds, all dense */
-    double uniform_sparsity;        /* one bound for all cells at the same cosine on the same samples, interpolated;
+    int taken, chosen;              /* the point that was taken, on check samples and on held-out ones; -1: nothing holds on
+                                       check samples, all dense */
+    double uniform_sparsity;        /* one bound for all cells at the cosine of `taken` on the check samples, interpolated;
                                        NAN when the ladder does not reach there */
     double sensitivity_s, search_s, uniform_s;
 };

@@ -186,7 +186,7 @@ static enum status fill(struct tuned *t, struct layer_tensors *layers, const str
     const struct head_error unknown = {NAN, NAN, NAN, NAN};
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         struct tuned_head *h = &t->heads[i];
-        h->tune = h->held_out = unknown;
+        h->tune = h->check = h->held_out = unknown;
         h->qk_sparsity = h->sparsity = NAN;
     }
     TRY(find_layers(layers, f, path, t->n_layers, t->n_heads));

@@ -74,7 +74,7 @@ static void head_task(void *ctx, int head, int worker)
     const double *gram = s->gram + (size_t)head * (size_t)d * (size_t)d;
     for (int r = 0; r < a->n_q; r++) {
         const float *o = (const float *)a->o + r * a->o_row + head * a->o_head;
-        double written = 0, norm = row_norm(s->stream + (size_t)r * (size_t)hidden, hidden);
+        double written = 0, norm = row_norm(s->stream + (size_t)(a->q_start + r) * (size_t)hidden, hidden);
         for (int i = 0; i < d; i++) {
             double sum = 0;
             for (int j = 0; j < d; j++) sum += gram[i * d + j] * (double)o[j];

@@ -16,7 +16,8 @@ struct stream_share; /* of one layer, opaque */
 enum status stream_share_open(struct stream_share **s, const struct weights *w, int layer, struct par *par) MUST_USE;
 void stream_share_close(struct stream_share **s);
 
-/* Counts one sample: `stream` [n, hidden_size] enters the layer, `attn` is its attention, f32 on the host. */
+/* Counts one sample, or a chunk of it: `stream` [n, hidden_size] enters the layer, the whole sample's (its rows from
+ * attn->q_start on are looked at), `attn` is the attention of the chunk, f32 on the host. */
 void stream_share_add(struct stream_share *s, const float *stream, const struct attn_args *attn);
 
 /* out: [n_heads]; NAN before anything was counted. */

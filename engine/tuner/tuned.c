@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TUNED_SCHEMA_VERSION = 1 };
+/* 2: num_check and `check` for what was backed off by; num_held_out and `held_out` are of samples beyond those. */
+enum { TUNED_SCHEMA_VERSION = 2 };
 
 static const char *const rule_names[] = {"l1", "tail", "cosine", "rmse", "both"};
 
@@ -53,6 +54,43 @@ void tuned_clear(struct tuned *t)
     free(t->heads);
     free(t->costs);
     *t = (struct tuned){0};
+}
+
+static double bound_of(const struct tuned *t, const struct tuned_head *h, double bound)
+{
+    return bound > 0 ? bound : h->pv_l1 > 0 ? h->pv_l1 : t->pv_l1;
+}
+
+enum status tuned_over(const struct tuned *t, const struct head_error *errors, int n_samples, double bound,
+                       struct over_bound *out)
+{
+    int n = t->n_layers * t->n_heads;
+    double *ratios = malloc(sizeof *ratios * (size_t)n * (size_t)n_samples + 1);
+    if (!ratios) return fail(ERR_MEMORY, "no memory to judge %d heads", n);
+    for (int s = 0; s < n_samples; s++)
+        for (int i = 0; i < n; i++) {
+            const struct tuned_head *h = &t->heads[i];
+            size_t at = (size_t)s * (size_t)n + (size_t)i;
+            bool sparse = h->in_range && h->params.is_sparse;
+            ratios[at] = sparse ? head_error_by(&errors[at], t->rule) / bound_of(t, h, bound) : NAN;
+        }
+    enum status st = over_bound_count(ratios, n_samples, n, out);
+    free(ratios);
+    return st;
+}
+
+enum status tuned_judge(struct tuned *t, const struct head_error *errors, int n_samples)
+{
+    int n = t->n_layers * t->n_heads;
+    for (int i = 0; i < n; i++) {
+        struct tuned_head *h = &t->heads[i];
+        if (!h->in_range) continue;
+        h->held_out = (struct head_error){0};
+        for (int s = 0; s < n_samples && h->params.is_sparse; s++)
+            h->held_out = head_error_worst(h->held_out, errors[(size_t)s * (size_t)n + (size_t)i]);
+    }
+    t->num_held_out = n_samples;
+    return tuned_over(t, errors, n_samples, 0, &t->over);
 }
 
 char *tuned_hash(const struct tuned *t, char *out)
@@ -120,6 +158,20 @@ static void add_costs(cJSON *root, const struct tuned *t)
     }
 }
 
+static void add_over(cJSON *root, const struct over_bound *over)
+{
+    cJSON *o = cJSON_AddObjectToObject(root, "held_out_over_bound");
+    cJSON_AddNumberToObject(o, "samples", over->n_samples);
+    cJSON_AddNumberToObject(o, "sparse_heads", over->n_heads);
+    cJSON_AddNumberToObject(o, "pairs_over", over->n_over);
+    cJSON_AddNumberToObject(o, "heads_over", over->heads_over);
+    cJSON_AddNumberToObject(o, "samples_over", over->samples_over);
+    add_real(o, "share", over->share);
+    add_real(o, "share_lo", over->lo);
+    add_real(o, "share_hi", over->hi);
+    cJSON_AddNumberToObject(o, "worst_ratio", over->worst);
+}
+
 static cJSON *tuned_json(const struct tuned *t)
 {
     cJSON *root = cJSON_CreateObject();
@@ -143,7 +195,13 @@ static cJSON *tuned_json(const struct tuned *t)
     cJSON_AddStringToObject(root, "data", t->data_name);
     cJSON_AddNumberToObject(root, "max_length", t->max_length);
     cJSON_AddNumberToObject(root, "num_samples", t->num_samples);
+    cJSON_AddNumberToObject(root, "num_check", t->num_check);
     cJSON_AddNumberToObject(root, "num_held_out", t->num_held_out);
+    if (t->coverage > 0) {
+        cJSON_AddNumberToObject(root, "coverage", t->coverage);
+        cJSON_AddNumberToObject(root, "tightened", t->tightened);
+    }
+    if (t->over.n_samples) add_over(root, &t->over);
     cJSON *heads = cJSON_AddArrayToObject(root, "heads");
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         const struct tuned_head *h = &t->heads[i];
@@ -157,6 +215,7 @@ static cJSON *tuned_json(const struct tuned *t)
         cJSON_AddNumberToObject(o, "cdfthreshd", short_float(h->params.cdfthreshd));
         cJSON_AddNumberToObject(o, "pvthreshd", short_float(h->params.pvthreshd));
         add_error(o, "achieved", &h->tune);
+        add_error(o, "check", &h->check);
         add_error(o, "held_out", &h->held_out);
         add_real(o, "qk_sparsity", h->qk_sparsity);
         add_real(o, "sparsity", h->sparsity);
@@ -275,6 +334,7 @@ static enum status read_head(struct tuned *t, struct json_in in)
     h->params.pvthreshd = (float)lambda;
     h->in_range = true;
     TRY(read_error(in, "achieved", &h->tune));
+    TRY(read_error(in, "check", &h->check));
     TRY(read_error(in, "held_out", &h->held_out));
     h->qk_sparsity = h->sparsity = NAN;
     TRY(json_get_double(in, "qk_sparsity", false, 0, 1, &h->qk_sparsity));
@@ -285,6 +345,25 @@ static enum status read_head(struct tuned *t, struct json_in in)
     TRY(json_get_double(in, "l1", false, 0, 20, &h->l1));
     TRY(json_get_double(in, "pv_l1", false, 0, 20, &h->pv_l1));
     return get_int(in, "back_offs", 0, 1 << 20, &h->back_offs);
+}
+
+static enum status read_over(struct json_in in, struct over_bound *o)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, "held_out_over_bound");
+    struct json_in x = {node, in.file, "held_out_over_bound"};
+    o->share = o->lo = o->hi = NAN;
+    if (!node) return OK;
+    if (!cJSON_IsObject(node))
+        return fail(ERR_FORMAT, "%s: field held_out_over_bound: found %s, expected an object", in.file, json_kind(node));
+    TRY(get_int(x, "samples", 0, 1 << 30, &o->n_samples));
+    TRY(get_int(x, "sparse_heads", 0, 1 << 20, &o->n_heads));
+    TRY(get_int(x, "pairs_over", 0, INT32_MAX, &o->n_over));
+    TRY(get_int(x, "heads_over", 0, o->n_heads, &o->heads_over));
+    TRY(get_int(x, "samples_over", 0, o->n_samples, &o->samples_over));
+    TRY(json_get_double(x, "share", false, 0, 1, &o->share));
+    TRY(json_get_double(x, "share_lo", false, 0, 1, &o->lo));
+    TRY(json_get_double(x, "share_hi", false, 0, 1, &o->hi));
+    return json_get_double(x, "worst_ratio", true, 0, INFINITY, &o->worst);
 }
 
 static enum status read_costs(struct tuned *t, struct json_in in)
@@ -385,6 +464,13 @@ static enum status read_root(struct tuned *t, struct json_in in)
     TRY(get_int(in, "max_length", 0, 1 << 30, &t->max_length)); /* 0: unknown, from an imported file */
     TRY(get_int(in, "num_samples", 0, 1 << 30, &t->num_samples));
     TRY(get_int(in, "num_held_out", 0, 1 << 30, &t->num_held_out));
+    if (version == 1)
+        t->num_check = t->num_held_out, t->num_held_out = 0;
+    else
+        TRY(get_int(in, "num_check", 0, 1 << 30, &t->num_check));
+    TRY(json_get_double(in, "coverage", false, 0, 1, &t->coverage));
+    TRY(json_get_double(in, "tightened", false, 0, 1, &t->tightened));
+    TRY(read_over(in, &t->over));
     const cJSON *heads = cJSON_GetObjectItemCaseSensitive(in.node, "heads"), *head;
     if (!cJSON_IsArray(heads)) return fail(ERR_FORMAT, "%s: field heads: found %s, expected an array", in.file, json_kind(heads));
     int i = 0;
@@ -393,6 +479,10 @@ static enum status read_root(struct tuned *t, struct json_in in)
         char path[32];
         snprintf(path, sizeof path, "heads[%d]", i++);
         TRY(read_head(t, (struct json_in){head, in.file, path}));
+    }
+    for (int k = 0; k < n_layers * n_heads && version == 1; k++) {
+        t->heads[k].check = t->heads[k].held_out;
+        t->heads[k].held_out = (struct head_error){NAN, NAN, NAN, NAN};
     }
     TRY(check_complete(t, in.file));
     return read_costs(t, in);

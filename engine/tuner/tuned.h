@@ -7,6 +7,7 @@
 #define SG_ENGINE_TUNER_TUNED_H
 
 #include "engine/policy.h"
+#include "engine/tuner/over_bound.h"
 #include "engine/checkpoint/weights.h"
 
 #include <stdbool.h>
@@ -33,7 +34,8 @@ struct tuned_head {
     struct head_params params;      /* is_sparse false: dense */
     bool in_range;                  /* false: outside the layer range, not tuned */
     struct head_error tune;         /* of the stored triple in the inference kernel: worst tuning sample */
-    struct head_error held_out;     /* worst held-out sample; NAN fields without one */
+    struct head_error check;        /* worst check sample, those that thresholds were backed off by; NAN fields without one */
+    struct head_error held_out;     /* worst sample that nothing was chosen or backed off by; NAN fields without one */
     double qk_sparsity, sparsity;   /* counted in those runs, mean over the tuning samples */
     int back_offs;                  /* steps back because a bound did not hold */
     double l1, pv_l1;               /* bounds of this head where they differ from head to head; 0: those of the file */
@@ -60,7 +62,9 @@ struct tuned {
     enum smooth_k smooth_k;
     bool verified;                  /* every stored triple was run by the inference kernel */
     char goal[96];                  /* what `optimise` was asked to keep, "" when bounds were given */
-    int max_length, num_samples, num_held_out;
+    int max_length, num_samples, num_check, num_held_out;
+    double coverage, tightened;     /* asked for, and the factor that the bounds were tightened by for it; 0: not asked */
+    struct over_bound over;         /* on the held-out samples; n_samples 0 without any */
     int n_layers, n_heads;
     struct tuned_head *heads;       /* [n_layers, n_heads], owned */
     struct layer_cost *costs;       /* [n_layers], owned; NULL when not measured */
@@ -68,6 +72,14 @@ struct tuned {
 
 enum status tuned_init(struct tuned *t, int n_layers, int n_heads) MUST_USE;
 void tuned_clear(struct tuned *t);
+
+/* How often the heads' errors on texts (tune_errors(), [n_samples, layers x heads]) are over `bound`, or over their own bounds
+ * when that is 0. */
+enum status tuned_over(const struct tuned *t, const struct head_error *errors, int n_samples, double bound,
+                       struct over_bound *out) MUST_USE;
+/* The same of held-out samples, entered into *t. */
+enum status tuned_judge(struct tuned *t, const struct head_error *errors, int n_samples) MUST_USE;
+
 
 /* Hash of thresholds, blocks, rule and bounds: names the choice in the database. out: 33 bytes. */
 char *tuned_hash(const struct tuned *t, char *out);

@@ -22,11 +22,12 @@ struct head_error tuner_widen(const struct output_error *e)
 
 const struct head_error tuner_no_error = {NAN, NAN, NAN, NAN};
 
-void tuner_make_dense(struct tuned_head *h, bool any_held_out, const char *why, double value)
+void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value)
 {
     h->params = (struct head_params){1, 1, 50, false, 0};
     h->tune = (struct head_error){0};
-    h->held_out = any_held_out ? h->tune : tuner_no_error;
+    h->check = any_check ? h->tune : tuner_no_error;
+    h->held_out = tuner_no_error;
     h->qk_sparsity = h->sparsity = 0;
     snprintf(h->reason, sizeof h->reason, why, value);
 }
@@ -135,9 +136,9 @@ static enum status refuse(const struct tune_args *a)
         if (a->samples[i].n < MIN_SPARSE_TOKENS)
             return fail(ERR_ARG, "%s has %d tokens, tuning needs at least %d: sparse attention is not used below that",
                         a->samples[i].name, a->samples[i].n, MIN_SPARSE_TOKENS);
-        if (i > 0 && a->samples[i - 1].held_out && !a->samples[i].held_out)
-            return fail(ERR_ARG, "held-out samples must stand behind the others");
-        n_tune += !a->samples[i].held_out;
+        if (i > 0 && a->samples[i - 1].check && !a->samples[i].check)
+            return fail(ERR_ARG, "check samples must stand behind those to choose on");
+        n_tune += !a->samples[i].check;
     }
     return n_tune ? OK : fail(ERR_ARG, "no samples to tune on");
 }
@@ -147,7 +148,7 @@ static enum status tuner_init(struct tuner *t, const struct tune_args *a, struct
     *t = (struct tuner){.a = a, .c = &a->weights->config, .times = times};
     t->backend = tuner_backend_for(a->weights, a->policy, longest_of(a), &times->why);
     times->place = t->backend->name;
-    for (int s = 0; s < a->n_samples; s++) t->n_tune += !a->samples[s].held_out;
+    for (int s = 0; s < a->n_samples; s++) t->n_tune += !a->samples[s].check;
     t->plan = t->backend->plan(a);
     t->curves = malloc(sizeof *t->curves * (size_t)t->plan.heads_at_once * (size_t)t->n_tune);
     if (!t->curves) return fail(ERR_MEMORY, "no memory for the curves of %d heads", t->plan.heads_at_once);
@@ -199,7 +200,7 @@ static void describe(const struct tune_args *a, int b, int n_tune, struct tuned 
     x->smooth_k = a->policy->smooth_k;
     x->max_length = longest;
     x->num_samples = n_tune;
-    x->num_held_out = a->n_samples - n_tune;
+    x->num_check = a->n_samples - n_tune;
     x->verified = true;
 }
 
@@ -260,7 +261,7 @@ static void choose_unverified(const struct tune_args *a, int layer, int head, co
         }
         h->params = (struct head_params){curve_theta(theta), curve_tau(tau), 50, true, 0};
         h->tune = worst;
-        h->held_out = tuner_no_error;
+        h->check = h->held_out = tuner_no_error;
         h->qk_sparsity = h->sparsity = sparsity;
         snprintf(h->reason, sizeof h->reason, "from curves, not verified");
     }
@@ -272,7 +273,7 @@ enum status tune_from_curves(const struct tune_args *a, struct tuned *out)
     for (int b = 0; b < a->n_bounds; b++) out[b] = (struct tuned){0};
     TRY(refuse(a));
     int n = 0;
-    for (int i = 0; i < a->n_samples; i++) n += !a->samples[i].held_out;
+    for (int i = 0; i < a->n_samples; i++) n += !a->samples[i].check;
     struct curve *curves = malloc(sizeof *curves * (size_t)n);
     const struct curve **views = malloc(sizeof *views * (size_t)n);
     enum status st = curves && views ? OK : fail(ERR_MEMORY, "no memory for %d curves", n);

@@ -5,6 +5,9 @@
  * choice for every pair of bounds, λ, and the verification by the inference kernel with back-off: stage 2 gives way first
  * (λ rises), then τ rises. One task is one (head, sample) and is serial, so the thresholds do not depend on the number of
  * threads.
+ *
+ * Samples that anything was chosen or backed off by are no evidence for it. tune() sees tuning and check samples; what its
+ * thresholds do on others is measured by tune_errors() behind it, once.
  */
 #ifndef SG_ENGINE_TUNER_TUNER_H
 #define SG_ENGINE_TUNER_TUNER_H
@@ -21,7 +24,7 @@ struct tune_sample {
     const int32_t *ids;
     int n;
     const char *name;
-    bool held_out; /* not looked at when choosing; its bound must hold all the same */
+    bool check; /* not looked at when choosing; what does not hold its bound there is backed off */
 };
 
 struct tune_bounds {
@@ -74,7 +77,7 @@ struct tuner_plan {
     size_t session_bytes;   /* of the model's forward pass */
     size_t stream_bytes;    /* the residual stream of every sample */
     size_t tensor_bytes;    /* q, k, v and the dense output of the heads held, for every sample */
-    size_t curve_bytes;     /* their curves; those of held-out samples included, which only a back-off makes */
+    size_t curve_bytes;     /* their curves; those of check samples included, which only a back-off makes */
     size_t workspace_bytes; /* of all threads */
     size_t total_bytes;
 };
@@ -94,6 +97,11 @@ enum status tune(const struct tune_args *a, struct tuned *out, struct tune_times
  * result says so (`verified` false, a reason on every sparse head). curves.get must be there; samples as in the run that
  * made the curves. ERR_ARG names the first curve that is missing. */
 enum status tune_from_curves(const struct tune_args *a, struct tuned *out) MUST_USE;
+
+/* What stored thresholds do: every triple of t[0 … n) runs with the inference kernel on every sample of a, from the dense
+ * model's inputs as in tune(). out: [n, a->n_samples, layers x heads], fields NAN of heads that run dense. Of a are looked at:
+ * weights, par, policy (method, blocks, smoothing), samples, impl, held_bytes and stop. */
+enum status tune_errors(const struct tune_args *a, const struct tuned *t, int n, struct head_error *out) MUST_USE;
 
 /* The choice alone: the (θ, τ) with the highest sparsity whose error holds `bound` on every sample. Returns false when
  * none does. curves: [n]. sparsity is the mean over samples. */

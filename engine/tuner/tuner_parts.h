@@ -88,7 +88,7 @@ struct head_error tuner_widen(const struct output_error *e);
 double tuner_error_by(const struct output_error *e, enum tune_rule rule);
 
 extern const struct head_error tuner_no_error; /* of no sample: NAN */
-void tuner_make_dense(struct tuned_head *h, bool any_held_out, const char *why, double value);
+void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value);
 
 /* Thresholds of the heads held for every pair of bounds, from t->curves. */
 enum status settle_heads(struct tuner *t, struct tuned *out) MUST_USE;

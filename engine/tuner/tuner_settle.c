@@ -13,15 +13,15 @@
 /* A (θ, τ) and the rule's error over λ on the worst sample. */
 struct pair {
     int theta, tau;
-    bool want_tune, want_held, have_held;
-    double tune[N_LAMBDAS], held[N_LAMBDAS];
+    bool want_tune, want_check, have_check;
+    double tune[N_LAMBDAS], check[N_LAMBDAS];
     double rise[N_LAMBDAS];     /* mean error over that without stage 2, worst sample so far */
 };
 
 struct triple {
     int pair, lambda;
     bool measured;
-    struct head_error tune, held_out;
+    struct head_error tune, check;
     double qk_sparsity, sparsity;
 };
 
@@ -36,13 +36,13 @@ struct head_work {
     struct pair *pairs;
     struct triple *triples;
     struct pick *picks;         /* [n_bounds] */
-    struct curve *held;         /* [n_held]; NULL until a bound fails there */
+    struct curve *check;         /* [n_check]; NULL until a bound fails there */
     int n_pairs, n_triples;
 };
 
 struct settling {
     struct tuner *t;
-    int n_held;
+    int n_check;
     struct tuned *out;
     struct head_work *heads; /* [t->n_heads] */
 };
@@ -111,13 +111,13 @@ static enum status no_memory(const struct settling *s)
 
 /* λ: the curves of all pairs that want one on this kind of sample. */
 
-static bool wants(const struct pair *p, bool held) { return held ? p->want_held : p->want_tune; }
+static bool wants(const struct pair *p, bool check) { return check ? p->want_check : p->want_tune; }
 
-static void note_lambdas(const struct settling *s, struct head_work *h, const struct pv_curve *c, bool held)
+static void note_lambdas(const struct settling *s, struct head_work *h, const struct pv_curve *c, bool check)
 {
     for (int p = 0; p < h->n_pairs; p++) {
-        if (!wants(&h->pairs[p], held)) continue;
-        double *worst = held ? h->pairs[p].held : h->pairs[p].tune;
+        if (!wants(&h->pairs[p], check)) continue;
+        double *worst = check ? h->pairs[p].check : h->pairs[p].tune;
         double base = (double)c->points[N_LAMBDAS - 1].error.l1;
         for (int l = 0; l < N_LAMBDAS; l++) {
             double mean = (double)c->points[l].error.l1;
@@ -128,13 +128,13 @@ static void note_lambdas(const struct settling *s, struct head_work *h, const st
     }
 }
 
-static enum status make_lambda_curves(struct settling *s, bool held)
+static enum status make_lambda_curves(struct settling *s, bool check)
 {
     struct tuner *t = s->t;
-    int first = held ? t->n_tune : 0, end = held ? t->a->n_samples : t->n_tune, n_heads = 0, n_pairs = 0;
+    int first = check ? t->n_tune : 0, end = check ? t->a->n_samples : t->n_tune, n_heads = 0, n_pairs = 0;
     for (int head = 0; head < t->n_heads; head++) {
         int n = 0;
-        for (int p = 0; p < s->heads[head].n_pairs; p++) n += wants(&s->heads[head].pairs[p], held);
+        for (int p = 0; p < s->heads[head].n_pairs; p++) n += wants(&s->heads[head].pairs[p], check);
         n_heads += n > 0;
         n_pairs += n;
     }
@@ -150,7 +150,7 @@ static enum status make_lambda_curves(struct settling *s, bool held)
         const struct head_work *h = &s->heads[head];
         int n = 0;
         for (int p = 0; p < h->n_pairs; p++)
-            if (wants(&h->pairs[p], held))
+            if (wants(&h->pairs[p], check))
                 pairs[n++] = (struct threshold_pair){curve_theta(h->pairs[p].theta), curve_tau(h->pairs[p].tau)};
         for (int i = first; i < end && n; i++, out += n)
             tasks[r.n_tasks++] = (struct tuner_lambda_task){{t->first_head + head, i}, pairs, n, out};
@@ -158,33 +158,33 @@ static enum status make_lambda_curves(struct settling *s, bool held)
     }
     enum status st = t->backend->lambdas(t->state, tasks, r.n_tasks);
     for (int i = 0; i < r.n_tasks && st == OK; i++)
-        note_lambdas(s, &s->heads[tasks[i].at.head - t->first_head], tasks[i].out, held);
+        note_lambdas(s, &s->heads[tasks[i].at.head - t->first_head], tasks[i].out, check);
     for (int head = 0; head < t->n_heads; head++)
         for (int p = 0; p < s->heads[head].n_pairs; p++) {
             struct pair *x = &s->heads[head].pairs[p];
-            x->have_held |= held && x->want_held;
-            *(held ? &x->want_held : &x->want_tune) = false;
+            x->have_check |= check && x->want_check;
+            *(check ? &x->want_check : &x->want_tune) = false;
         }
     round_clear(&r);
     return st;
 }
 
-/* Held-out samples get curves over θ and τ only when a bound fails on them and λ cannot help. */
-static enum status make_held_curves(struct settling *s)
+/* Check samples get curves over θ and τ only when a bound fails on them and λ cannot help. */
+static enum status make_check_curves(struct settling *s)
 {
     struct tuner *t = s->t;
     int n = 0;
-    struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)(t->n_heads * s->n_held) + 1);
+    struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)(t->n_heads * s->n_check) + 1);
     enum status st = tasks ? OK : no_memory(s);
     for (int head = 0; head < t->n_heads && st == OK; head++) {
         struct head_work *h = &s->heads[head];
         bool wanted = false;
         for (int b = 0; b < t->a->n_bounds; b++) wanted |= h->picks[b].want_curves;
-        if (!wanted || h->held || !s->n_held) continue;
-        h->held = malloc(sizeof *h->held * (size_t)s->n_held);
-        if (!h->held) st = fail(ERR_MEMORY, "no memory for the curves of %d held-out samples", s->n_held);
-        for (int i = 0; i < s->n_held && h->held; i++)
-            tasks[n++] = (struct tuner_curve_task){{t->first_head + head, t->n_tune + i}, &h->held[i], false};
+        if (!wanted || h->check || !s->n_check) continue;
+        h->check = malloc(sizeof *h->check * (size_t)s->n_check);
+        if (!h->check) st = fail(ERR_MEMORY, "no memory for the curves of %d check samples", s->n_check);
+        for (int i = 0; i < s->n_check && h->check; i++)
+            tasks[n++] = (struct tuner_curve_task){{t->first_head + head, t->n_tune + i}, &h->check[i], false};
     }
     if (st == OK && n) st = t->backend->curves(t->state, tasks, n);
     free(tasks);
@@ -204,8 +204,8 @@ static void note_measured(const struct settling *s, struct head_work *h, int sam
     for (int x = 0; x < h->n_triples; x++) {
         struct triple *v = &h->triples[x];
         if (v->measured) continue;
-        if (s->t->a->samples[sample].held_out) {
-            v->held_out = head_error_worst(v->held_out, m->error);
+        if (s->t->a->samples[sample].check) {
+            v->check = head_error_worst(v->check, m->error);
         } else {
             v->tune = head_error_worst(v->tune, m->error);
             v->qk_sparsity += ledger_qk_sparsity(&m->ledger) / s->t->n_tune;
@@ -267,7 +267,7 @@ static enum status choose_pairs(struct settling *s, int head, const struct curve
         bool found = tune_choose(curves, t->n_tune, t->a->rule, t->a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
         out->in_range = true;
         if (!found || sparsity < t->a->min_sparsity) {
-            tuner_make_dense(out, s->n_held > 0, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
+            tuner_make_dense(out, s->n_check > 0, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
             continue;
         }
         TRY(pair_of(h, theta, tau, &h->picks[b].pair));
@@ -277,7 +277,7 @@ static enum status choose_pairs(struct settling *s, int head, const struct curve
     return OK;
 }
 
-/* The smallest λ from `first` on that holds the bound on tuning samples, and on held-out ones when their curve is known.
+/* The smallest λ from `first` on that holds the bound on tuning samples, and on check samples when their curve is known.
  * Stage 2 errs a little on many rows, and the tail does not see that below its bound (one head of the bundled model went
  * from a mean of .08 to .26 with its tail unmoved): under that rule the mean may rise in proportion to the bounds only. */
 static bool smallest_lambda(const struct tuner *t, const struct pair *p, int first, struct tune_bounds bounds, int *out)
@@ -285,7 +285,7 @@ static bool smallest_lambda(const struct tuner *t, const struct pair *p, int fir
     int found = N_LAMBDAS;
     double bound = bounds.pv_l1;
     for (int l = N_LAMBDAS - 1; l >= first; l--) {
-        if (!(p->tune[l] <= bound && (!p->have_held || p->held[l] <= bound))) break;
+        if (!(p->tune[l] <= bound && (!p->have_check || p->check[l] <= bound))) break;
         if (t->a->rule == RULE_TAIL && l < N_LAMBDAS - 1 && p->rise[l] > bounds.pv_l1 / bounds.l1) break;
         found = l;
     }
@@ -306,7 +306,7 @@ static enum status choose_first_lambda(struct settling *s, int head)
     return OK;
 }
 
-/* Settles what holds; what does not asks for its held-out curve over λ. Returns how many stay open. */
+/* Settles what holds; what does not asks for its curve on the check samples over λ. Returns how many stay open. */
 static int judge(struct settling *s, int head)
 {
     const struct tuner *t = s->t;
@@ -318,26 +318,27 @@ static int judge(struct settling *s, int head)
         const struct triple *v = &h->triples[p->triple];
         struct tuned_head *out = head_out(s, b, head);
         out->tune = v->tune;
-        out->held_out = s->n_held ? v->held_out : tuner_no_error;
+        out->check = s->n_check ? v->check : tuner_no_error;
+        out->held_out = tuner_no_error;
         out->qk_sparsity = v->qk_sparsity;
         out->sparsity = v->sparsity;
-        struct head_error worst = head_error_worst(v->tune, v->held_out);
+        struct head_error worst = head_error_worst(v->tune, v->check);
         p->open = false;
         if (v->sparsity < t->a->min_sparsity) {
-            tuner_make_dense(out, s->n_held > 0, out->back_offs ? "%.1f %% sparsity is left where the bound holds on every sample"
+            tuner_make_dense(out, s->n_check > 0, out->back_offs ? "%.1f %% sparsity is left where the bound holds on every sample"
                                                  : "%.1f %% sparsity is too little to be worth it", 100 * v->sparsity);
         } else if (head_error_by(&worst, t->a->rule) <= t->a->bounds[b].pv_l1) {
             out->params = params_of(h, v);
         } else {
             p->open = true;
             n_open++;
-            h->pairs[p->pair].want_held = !h->pairs[p->pair].have_held && s->n_held > 0 && p->lambda < N_LAMBDAS - 1;
+            h->pairs[p->pair].want_check = !h->pairs[p->pair].have_check && s->n_check > 0 && p->lambda < N_LAMBDAS - 1;
         }
     }
     return n_open;
 }
 
-/* Stage 2 gives way first: λ rises to where the bound holds on held-out samples too. */
+/* Stage 2 gives way first: λ rises to where the bound holds on check samples too. */
 static enum status back_off_lambda(struct settling *s, int head)
 {
     struct head_work *h = &s->heads[head];
@@ -355,7 +356,7 @@ static bool pair_holds(const struct settling *s, int head, int theta, int tau, d
 {
     const struct tuner *t = s->t;
     for (int i = 0; i < t->a->n_samples; i++) {
-        const struct curve *c = i < t->n_tune ? &t->curves[head * t->n_tune + i] : &s->heads[head].held[i - t->n_tune];
+        const struct curve *c = i < t->n_tune ? &t->curves[head * t->n_tune + i] : &s->heads[head].check[i - t->n_tune];
         if (!(tuner_error_by(&c->points[theta][tau].error, t->a->rule) <= bound)) return false;
     }
     return true;
@@ -400,7 +401,7 @@ static enum status settle(struct settling *s)
         if (!n_open) return OK;
         TRY(make_lambda_curves(s, true));
         for (int head = 0; head < t->n_heads; head++) TRY(back_off_lambda(s, head));
-        TRY(make_held_curves(s));
+        TRY(make_check_curves(s));
         for (int head = 0; head < t->n_heads; head++) TRY(back_off_tau(s, head));
     }
 }
@@ -408,7 +409,7 @@ static enum status settle(struct settling *s)
 enum status settle_heads(struct tuner *t, struct tuned *out)
 {
     int n_heads = t->n_heads;
-    struct settling s = {.t = t, .n_held = t->a->n_samples - t->n_tune, .out = out};
+    struct settling s = {.t = t, .n_check = t->a->n_samples - t->n_tune, .out = out};
     int64_t t0 = clock_ns();
     s.heads = calloc((size_t)n_heads, sizeof *s.heads);
     bool ok = s.heads;
@@ -419,7 +420,7 @@ enum status settle_heads(struct tuner *t, struct tuned *out)
         free(s.heads[i].pairs);
         free(s.heads[i].triples);
         free(s.heads[i].picks);
-        free(s.heads[i].held);
+        free(s.heads[i].check);
     }
     free(s.heads);
     return st;

@@ -6,6 +6,7 @@
 #include "engine/tuner/tuner.h"
 #include "harness/measure/cell.h"
 #include "harness/measure/curve_db.h"
+#include "harness/measure/tuning.h"
 #include "harness/cli/output.h"
 #include "harness/measure/report_curves.h"
 #include "reports/report.h"
@@ -34,7 +35,7 @@ static const struct option_def options[] = {
     {0},
 };
 
-enum { N_TUNE = 3, N_HELD_OUT = 1, N_TEXTS = 4, WINDOW = 256 };
+enum { N_TUNE = 3, N_CHECK = 1, N_HELD_OUT = 2, N_TUNING = N_TUNE + N_CHECK + N_HELD_OUT, N_TEXTS = 4, WINDOW = 256 };
 
 /* Profile "high accuracy" of the tuning guide, and bounds of the tail rule from which the one with the nearest sparsity is
  * taken, so that the two rules are compared at like sparsity. */
@@ -68,7 +69,7 @@ static enum status load(struct demo *d)
     s.max_length = o.max_length;
     s.num_samples = N_TEXTS;
     TRY(setup_samples(&d->setup, &s, 0, false, &d->texts));
-    s.num_samples = N_TUNE + N_HELD_OUT;
+    s.num_samples = N_TUNING;
     TRY(setup_samples(&d->setup, &s, 0, true, &d->tuning));
     s.num_samples = 0;
     s.suites = (struct text_list){{"needle:lengths=1024,4096;depths=0,25,50,75,100;repeat=1"}, 1};
@@ -85,17 +86,19 @@ static double mean_sparsity(const struct tuned *t)
 static enum status tune_rule(struct demo *d, const struct sparse_policy *policy, enum tune_rule rule,
                              const struct tune_bounds *bounds, int n_bounds, struct tuned *out)
 {
-    struct tune_sample samples[N_TUNE + N_HELD_OUT];
+    struct tune_sample samples[N_TUNING];
+    struct tuning_samples want = {N_TUNE, N_CHECK, N_HELD_OUT};
     struct curve_db db = {0};
     struct tune_times times;
+    TRY(tuning_split(&want, d->tuning.n_samples, d->tuning.name));
     for (int i = 0; i < d->tuning.n_samples; i++)
-        samples[i] = (struct tune_sample){d->tuning.samples[i].ids, d->tuning.samples[i].n, d->tuning.samples[i].name, i >= N_TUNE};
+        samples[i] = (struct tune_sample){d->tuning.samples[i].ids, d->tuning.samples[i].n, d->tuning.samples[i].name, i >= want.n_tune};
     TRY(curve_db_open(&db, d->store, &d->setup, &d->tuning, policy));
-    enum status st = tune(&(struct tune_args){.weights = &d->setup.model.weights, .par = d->setup.par, .policy = policy,
+    enum status st = tuning_run(&d->setup, 1, &o.machine, &(struct tune_args){.weights = &d->setup.model.weights, .par = d->setup.par, .policy = policy,
                                               .rule = rule, .samples = samples, .n_samples = d->tuning.n_samples,
                                               .bounds = bounds, .n_bounds = n_bounds, .min_sparsity = .10,
                                               .curves = curve_db_store(&db), .impl = o.machine.impl, .stop = cancel_requested},
-                          out, &times);
+                          want, 0, out, &times);
     curve_db_close(&db);
     for (int i = 0; i < n_bounds && st == OK; i++) {
         snprintf(out[i].model_fingerprint, sizeof out[i].model_fingerprint, "%s", d->setup.model.fingerprint);

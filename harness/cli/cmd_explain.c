@@ -34,6 +34,7 @@ static struct table *heads_of(const struct tuned *t)
     table_add_column(x, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
     table_add_column(x, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(x, (struct table_column){.name = "tuning", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(x, (struct table_column){.name = "check", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(x, (struct table_column){.name = "held-out", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(x, (struct table_column){.name = "mean L1", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(x, (struct table_column){.name = "backed off"});
@@ -50,6 +51,7 @@ static struct table *heads_of(const struct tuned *t)
         table_real(x, h->sparsity);
         table_real(x, sparse ? bound_of(t, h) : NAN);
         table_real(x, sparse ? head_error_by(&h->tune, t->rule) : NAN);
+        table_real(x, sparse && t->num_check ? head_error_by(&h->check, t->rule) : NAN);
         table_real(x, sparse && t->num_held_out ? head_error_by(&h->held_out, t->rule) : NAN);
         table_real(x, sparse ? h->tune.l1 : NAN);
         table_int(x, h->back_offs);
@@ -177,6 +179,7 @@ static enum status explain_command(struct command_call *call)
 {
     enum status st;
     struct tuned t = {0};
+    char over[OVER_BOUND_TEXT];
     bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (!call->n) return fail(ERR_ARG, "explain needs a tuned file; -h shows an example");
     if (str_ends_with(call->positional[0], ".pt"))
@@ -185,9 +188,14 @@ static enum status explain_command(struct command_call *call)
     TRY_GOTO(st, done, tuned_read(&t, call->positional[0]));
     if (terminal)
         printf("%s: %s, method %s, rule %s, bounds l1 %g and pv_l1 %g, blocks %dx%d, smooth_k %s\n"
-               "tuned on %d samples of %s (up to %d tokens), %d more held out\n\n",
+               "tuned on %d samples of %s (up to %d tokens), %d more to check, %d held out\n",
                call->positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1, t.block.q, t.block.k,
-               smooth_k_name(t.smooth_k), t.num_samples, t.data_name, t.max_length, t.num_held_out);
+               smooth_k_name(t.smooth_k), t.num_samples, t.data_name, t.max_length, t.num_check, t.num_held_out);
+    if (terminal && t.over.n_samples) printf("on those held out %s\n", over_bound_text(&t.over, over));
+    if (terminal && t.coverage > 0)
+        printf("bounds were tightened to %.2f of those above, for %g %% of heads and texts to hold them\n", t.tightened,
+               100 * t.coverage);
+    if (terminal) printf("\n");
     if (terminal && t.goal[0]) printf("Bounds per layer or head, searched by optimise to keep %s; those above are the largest.\n\n", t.goal);
     if (terminal && !t.verified)
         printf("Nothing in this file was verified: it comes from stored curves, or from another program.\n\n");
@@ -204,7 +212,7 @@ const struct command cmd_explain = {
     .summary = "what a tuned file chose, head by head, and why",
     .help = {
         "explain TUNED.json [options]",
-        "Prints what a tuned file holds: per head the thresholds, the bound, what was achieved on tuning and on held-out samples,\n"
+        "Prints what a tuned file holds: per head the thresholds, the bound, what was achieved on tuning, check and held-out samples,\n"
         "the sparsity that was counted, and why a head stayed dense; then how low, middle and late layers compare with the layer\n"
         "strategies of the tuning guide, end to end when the file comes from optimise.",
         "sparsegauge explain tuned.json\nsparsegauge explain tuned.json --by-layer --format md",

@@ -24,12 +24,12 @@ static struct {
     struct output_options output;
     const char *db, *out, *rule, *rungs, *max_ppl, *by, *price;
     double min_cosine, max_kl, min_sparsity;
-    int n_tune, n_tune_held, n_search, n_held, n_probes;
+    int n_tune, n_tune_check, n_search, n_check, n_held, n_probes;
 } o = {
     .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
     .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "optimised.json", .rule = "l1",
-    .by = "layer", .min_cosine = NAN, .max_kl = NAN, .n_tune = 5, .n_tune_held = 2, .n_search = 3,
-    .n_held = 3, .n_probes = 5, .min_sparsity = .10,
+    .by = "layer", .min_cosine = NAN, .max_kl = NAN, .n_tune = 5, .n_tune_check = 2, .n_search = 3,
+    .n_check = 3, .n_held = 5, .n_probes = 5, .min_sparsity = .10,
 };
 
 static const struct option_def options[] = {
@@ -46,9 +46,10 @@ static const struct option_def options[] = {
      "what a step costs: alone, each of them run sparse by itself, or stream, what its error does to the residual stream (layer: alone, head: stream)", 0, 0},
     {"probes", OPTION_INT, &o.n_probes, "N", "rungs that each of them is run at alone, the rest is interpolated (5)", 1, MAX_RUNGS},
     {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples that thresholds are chosen on (5)", 1, 1000},
-    {"tune-held-out", OPTION_INT, &o.n_tune_held, "N", "further samples that every rung's bound must hold on (2)", 0, 1000},
+    {"tune-check", OPTION_INT, &o.n_tune_check, "N", "further samples that every rung's bound must hold on (2)", 0, 1000},
     {"num-search-samples", OPTION_INT, &o.n_search, "N", "other samples, to search on (3)", 1, 1000},
-    {"held-out", OPTION_INT, &o.n_held, "N", "yet other samples that the target must hold on (3)", 1, 1000},
+    {"check", OPTION_INT, &o.n_check, "N", "further samples that the target must hold on (3)", 1, 1000},
+    {"held-out", OPTION_INT, &o.n_held, "N", "yet other samples: what was taken runs on them once, and is judged there (5)", 1, 1000},
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
     {"Output", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE", "where the thresholds go (optimised.json)", 0, 0},
@@ -134,8 +135,8 @@ struct work {
     const struct setup *setup;
     struct store *store;
     struct sparse_policy policy;
-    struct sample_set tuning, all; /* `all` begins with the samples of `tuning` */
-    struct tune_sample *samples;   /* [all.n_samples] */
+    struct sample_set all;
+    struct tune_sample *samples;   /* [all.n_samples]: to tune, to check that, to search, to check that, held out */
     struct tuned rungs[MAX_RUNGS];
     struct tune_bounds bounds[MAX_RUNGS];
     int n_rungs;
@@ -144,22 +145,22 @@ struct work {
     double tune_s;
 };
 
+static int n_tuning(void) { return o.n_tune + o.n_tune_check; }
+
 static enum status load_samples(struct work *w)
 {
-    int n_tuning = o.n_tune + o.n_tune_held, n = n_tuning + o.n_search + o.n_held;
-    o.samples.num_samples = n_tuning;
-    TRY(setup_samples(w->setup, &o.samples, 0, true, &w->tuning));
+    int n = n_tuning() + o.n_search + o.n_check + o.n_held;
     o.samples.num_samples = n;
     TRY(setup_samples(w->setup, &o.samples, 0, true, &w->all));
     if (w->all.n_samples < n)
-        return fail(ERR_ARG, "%s has %d samples of %d tokens, and %d are needed: %d to tune, %d to check that, %d to search and %d "
-                    "to check that; ask for fewer or lower --max-length", w->all.name, w->all.n_samples, o.samples.max_length, n,
-                    o.n_tune, o.n_tune_held, o.n_search, o.n_held);
+        return fail(ERR_ARG, "%s has %d samples of %d tokens, and %d are needed: %d to tune, %d to check that, %d to search, %d "
+                    "to check that and %d held out; ask for fewer or lower --max-length", w->all.name, w->all.n_samples, o.samples.max_length, n,
+                    o.n_tune, o.n_tune_check, o.n_search, o.n_check, o.n_held);
     w->samples = calloc((size_t)n, sizeof *w->samples);
     if (!w->samples) return fail(ERR_MEMORY, "no memory for %d samples", n);
     for (int i = 0; i < n; i++)
         w->samples[i] = (struct tune_sample){w->all.samples[i].ids, w->all.samples[i].n, w->all.samples[i].name,
-                                             i < n_tuning ? i >= o.n_tune : i >= n_tuning + o.n_search};
+                                             i >= o.n_tune};
     return OK;
 }
 
@@ -176,12 +177,12 @@ static enum status tune_rungs(struct work *w, enum tune_rule rule)
     struct curve_db db = {0};
     struct progress progress;
     struct tune_times times;
-    TRY(curve_db_open(&db, w->store, w->setup, &w->tuning, &w->policy));
+    TRY(curve_db_open(&db, w->store, w->setup, &w->all, &w->policy));
     int64_t t0 = clock_ns();
     progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
     for (int l = 0; l < w->policy.n_layers; l++) progress.total += w->policy.layer_on[l] * w->policy.n_heads;
     enum status st = tune(&(struct tune_args){.weights = &w->setup->model.weights, .par = w->setup->par, .policy = &w->policy,
-                                              .rule = rule, .samples = w->samples, .n_samples = w->tuning.n_samples,
+                                              .rule = rule, .samples = w->samples, .n_samples = n_tuning(),
                                               .bounds = w->bounds, .n_bounds = w->n_rungs, .min_sparsity = o.min_sparsity,
                                               .curves = curve_db_store(&db), .impl = o.machine.impl, .progress = show_heads,
                                               .progress_ctx = &progress, .stop = cancel_requested}, w->rungs, &times);
@@ -198,12 +199,12 @@ static bool by_stream(void) { return strcmp(o.price ? o.price : by_head() ? "str
 static enum status search(struct work *w, const struct optimise_target *target)
 {
     struct progress progress;
-    int first = w->tuning.n_samples;
     progress_begin(&progress, "optimise", "%", 100, o.machine.quiet);
     enum status st = optimise(&(struct optimise_args){.weights = &w->setup->model.weights, .par = w->setup->par,
                                                       .policy = &w->policy, .by_head = by_head(), .by_stream = by_stream(), .rungs = w->rungs, .n_rungs = w->n_rungs,
                                                       .n_probes = o.n_probes < w->n_rungs ? o.n_probes : w->n_rungs,
-                                                      .samples = w->samples + first, .n_samples = w->all.n_samples - first,
+                                                      .samples = w->samples + n_tuning(), .n_search = o.n_search,
+                                                      .n_check = o.n_check, .n_held_out = o.n_held,
                                                       .target = *target, .impl = o.machine.impl, .progress = show_share,
                                                       .progress_ctx = &progress, .stop = cancel_requested}, &w->result);
     progress_end(&progress);
@@ -267,7 +268,7 @@ static struct table *cell_table(const struct work *w)
     return t;
 }
 
-static struct table *walked_table(const struct work *w)
+static struct table *walked_table(const struct work *w, const struct optimise_target *target)
 {
     const struct optimise_result *r = &w->result;
     struct table *t = table_new(NULL);
@@ -276,6 +277,7 @@ static struct table *walked_table(const struct work *w)
     table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
     add_damage_columns(t);
     table_add_column(t, (struct table_column){.name = "target"});
+    static const char *const on[] = {"search", "check", "held-out"}, *const judged[] = {"holds", "open", "broken"};
     for (int i = 0; i < r->n_points; i++) {
         const struct optimise_point *p = &r->points[i];
         char label[64];
@@ -284,12 +286,28 @@ static struct table *walked_table(const struct work *w)
         else
             snprintf(label, sizeof label, "all at %g", w->bounds[p->rung].l1);
         table_text(t, label);
-        table_text(t, p->held_out ? "held-out" : "search");
+        table_text(t, on[p->on]);
         table_real(t, p->sparsity);
         add_damage(t, &p->damage);
-        table_text(t, i == r->chosen ? "holds: taken" : p->holds ? "holds" : "broken");
+        table_text(t, i == r->chosen ? judged[optimise_judge(p, target)] : i == r->taken ? "holds: taken" : p->holds ? "holds" : "broken");
     }
     return t;
+}
+
+/* How often its heads are over their bounds on the held-out samples. */
+static enum status judge_heads(struct work *w)
+{
+    struct tuned *t = &w->chosen;
+    size_t n = (size_t)t->n_layers * (size_t)t->n_heads * (size_t)o.n_held;
+    struct head_error *errors = malloc(sizeof *errors * n);
+    if (!errors) return fail(ERR_MEMORY, "no memory to judge %d samples", o.n_held);
+    enum status st = tune_errors(&(struct tune_args){.weights = &w->setup->model.weights, .par = w->setup->par,
+                                                     .policy = &w->policy, .samples = w->samples + w->all.n_samples - o.n_held,
+                                                     .n_samples = o.n_held, .impl = o.machine.impl, .stop = cancel_requested},
+                                 t, 1, errors);
+    if (st == OK) st = tuned_judge(t, errors, o.n_held);
+    free(errors);
+    return st;
 }
 
 static enum status save(struct work *w, const char *goal)
@@ -299,6 +317,7 @@ static enum status save(struct work *w, const char *goal)
     struct model_record model;
     TRY(optimise_apply(&w->result, w->rungs, goal, &w->chosen));
     struct tuned *t = &w->chosen;
+    TRY(judge_heads(w));
     snprintf(t->model_fingerprint, sizeof t->model_fingerprint, "%s", w->setup->model.fingerprint);
     snprintf(t->model_name, sizeof t->model_name, "%s", w->setup->model.name);
     snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", w->all.fingerprint); /* all of it had a say */
@@ -310,21 +329,31 @@ static enum status save(struct work *w, const char *goal)
     return st;
 }
 
-static void print_verdict(const struct work *w, const char *goal)
+static void print_verdict(const struct work *w, const struct optimise_target *target, const char *goal)
 {
     const struct optimise_result *r = &w->result;
     if (r->chosen < 0) {
-        printf("\n%s: not even the cheapest step holds on the held-out samples; every head is stored dense in %s\n", goal, o.out);
+        printf("\n%s: nothing that was tried holds on the check samples; every head is stored dense in %s\n", goal, o.out);
         return;
     }
-    const struct optimise_point *p = &r->points[r->chosen];
-    printf("\n%s: %.1f %% sparsity, cosine %.4f, KL %.4f, perplexity x%.4f on %d held-out samples; written to %s\n", goal,
-           100 * p->sparsity, 1 - p->damage.cosine, p->damage.kl, exp(p->damage.log_ppl), o.n_held, o.out);
-    if (isnan(r->uniform_sparsity))
+    static const char *const judged[] = {
+        "The target holds there, the whole interval of it.", "The interval reaches to both sides of the target: more --held-out samples decide.",
+        "The target is BROKEN there: check samples flattered it; give more of them, or a stricter target."};
+    const struct optimise_point *p = &r->points[r->chosen], *check = &r->points[r->taken];
+    char over[OVER_BOUND_TEXT];
+    printf("\n%s: %.1f %% sparsity on %d held-out samples, run once; written to %s\n", goal, 100 * p->sparsity, o.n_held, o.out);
+    printf("  cosine %.4f (95 %% interval %.4f to %.4f), KL %.4f (%.4f to %.4f), perplexity x%.4f (%.4f to %.4f)\n  %s\n",
+           1 - p->damage.cosine, 1 - p->hi.cosine, 1 - p->lo.cosine, p->damage.kl, p->lo.kl, p->hi.kl, exp(p->damage.log_ppl),
+           exp(p->lo.log_ppl), exp(p->hi.log_ppl), judged[optimise_judge(p, target)]);
+    printf("Of its heads' bounds on those: %s.\n", over_bound_text(&w->chosen.over, over));
+    if (check->step < 0)
+        printf("One bound for all, %g, is the sparsest that holds on the check samples, so that is what was written.\n",
+               w->bounds[check->rung].l1);
+    else if (isnan(r->uniform_sparsity))
         printf("One bound for all does not get down to that cosine on this ladder; give higher --rungs to compare.\n");
     else
-        printf("One bound for all gets %.1f %% at that cosine on the same samples (between rungs): %+.1f points.\n",
-               100 * r->uniform_sparsity, 100 * (p->sparsity - r->uniform_sparsity));
+        printf("One bound for all gets %.1f %% at its cosine on the check samples (between rungs): %+.1f points.\n",
+               100 * r->uniform_sparsity, 100 * (check->sparsity - r->uniform_sparsity));
     printf("ladder %.1f s, sensitivity %.1f s, path %.1f s, uniform bounds %.1f s\n", w->tune_s, r->sensitivity_s, r->search_s,
            r->uniform_s);
 }
@@ -351,8 +380,8 @@ static enum status run(struct work *w)
     TRY_GOTO(st, done, save(w, str_get(&goal)));
     TRY_GOTO(st, done, print_table(cell_table(w), &o.output));
     if (terminal) printf("\n");
-    TRY_GOTO(st, done, print_table(walked_table(w), &o.output));
-    if (terminal) print_verdict(w, str_get(&goal));
+    TRY_GOTO(st, done, print_table(walked_table(w, &target), &o.output));
+    if (terminal) print_verdict(w, &target, str_get(&goal));
 done:
     str_clear(&goal);
     return st;
@@ -373,7 +402,6 @@ done:
     tuned_clear(&w.chosen);
     optimise_clear(&w.result);
     free(w.samples);
-    sample_set_clear(&w.tuning);
     sample_set_clear(&w.all);
     policy_clear(&w.policy);
     setup_close(&setup);
@@ -387,8 +415,8 @@ const struct command cmd_optimise = {
     .help = {
         "optimise MODEL [--min-cosine .99] [--max-kl X] [--max-ppl-increase 1%] [options]",
         "Searches a bound for every layer or head, for the most sparsity that keeps an end-to-end target: tunes a ladder of bounds,\n"
-        "runs one at a time sparse to see what it costs, walks the path of the cheapest steps, and checks where it ends on held-out\n"
-        "samples. Prints the frontier it walked and one bound for all beside it.",
+        "runs one at a time sparse to see what it costs, walks the path of the cheapest steps, and takes what is sparsest on check\n"
+        "samples, one bound for all included. Held-out samples judge it once. Prints the frontier it walked.",
         "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
         "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse\n"
         "sparsegauge optimise suites/demo/model --by head --rule both --max-kl .005",

@@ -27,11 +27,11 @@ static struct {
     struct plan_settings settings;
     const char *db, *plan_file, *smooth_k, *tune_suite, *shard, *field;
     double min_sparsity, max_memory_gib;
-    int n_tune, n_held_out, tune_length, min_sparse_tokens, n_worst;
+    int n_tune, n_check, n_held_out, tune_length, min_sparse_tokens, n_worst;
     bool dry_run, retry_failed, keep_tokens, keep_masks, noise_floor;
 } o = {
     .machine = MACHINE_DEFAULTS, .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
-    .settings.score = "all", .smooth_k = "running", .n_tune = 5, .n_held_out = 2,
+    .settings.score = "all", .smooth_k = "running", .n_tune = 5, .n_check = 2, .n_held_out = 2,
     .min_sparsity = .1, .min_sparse_tokens = MIN_SPARSE_TOKENS, .n_worst = 5,
 };
 
@@ -86,7 +86,8 @@ static const struct option_def options[] = {
     {"tune-length", OPTION_INT, &o.tune_length, "TOKENS", "tune at this length (each cell's own)", 256,
      1 << 20},
     {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples to choose on (5)", 1, 1000},
-    {"held-out", OPTION_INT, &o.n_held_out, "N", "further samples that the bound must hold on (2)", 0, 1000},
+    {"check", OPTION_INT, &o.n_check, "N", "further samples that the bound must hold on, or else is backed off (2)", 0, 1000},
+    {"held-out", OPTION_INT, &o.n_held_out, "N", "yet other samples, on which heads over their bound are counted (2)", 0, 1000},
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
     MACHINE_OPTIONS(o.machine),
     {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs", 0, 0},
@@ -362,6 +363,7 @@ static enum status work(const struct setup *fleet, int n_fleet, struct sweep_wat
                                                  .min_sparse_tokens = o.min_sparse_tokens,
                                                  .tune_suite = o.tune_suite,
                                                  .n_tune = o.n_tune,
+                                                 .n_check = o.n_check,
                                                  .n_held_out = o.n_held_out,
                                                  .tune_length = o.tune_length,
                                                  .min_sparsity = o.min_sparsity,

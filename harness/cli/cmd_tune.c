@@ -10,6 +10,7 @@
 #include "harness/measure/progress.h"
 #include "harness/measure/setup.h"
 #include "harness/measure/tuned_db.h"
+#include "harness/measure/tuning.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,13 +23,14 @@ static struct {
     struct policy_options policy;
     struct output_options output;
     const char *db, *out, *stats, *l1, *pv_l1, *rule;
-    double min_sparsity;
-    int n_tune, n_held_out, held_mib;
+    double min_sparsity, coverage;
+    struct tuning_samples want;
+    int held_mib;
     bool tune, from_curves, dry_run;
 } o = {
     .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
     .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "tuned.json", .l1 = ".06",
-    .pv_l1 = "l1+.01", .rule = "l1", .n_tune = 5, .n_held_out = 2, .min_sparsity = .10,
+    .pv_l1 = "l1+.01", .rule = "l1", .want = {5, -1, 5}, .min_sparsity = .10,
 };
 
 static const struct option_def options[] = {
@@ -39,8 +41,10 @@ static const struct option_def options[] = {
     {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
      "where the thresholds go (tuned.json); with several bounds the name gets them; .pt writes SpargeAttn's own format", 0, 0},
     {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "per-layer statistics as the guide writes them", 0, 0},
-    {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples to choose on (5)", 1, 1000},
-    {"held-out", OPTION_INT, &o.n_held_out, "N", "further samples that the bound must hold on (2)", 0, 1000},
+    {"num-tune-samples", OPTION_INT, &o.want.n_tune, "N", "samples to choose on (5)", 1, 1000},
+    {"check", OPTION_INT, &o.want.n_check, "N", "further samples that the bound must hold on, or else is backed off (2; 8 with --coverage)", 0, 1000},
+    {"held-out", OPTION_INT, &o.want.n_held_out, "N", "yet other samples, looked at once at the end: how many heads are over their bound there (5)", 0, 1000},
+    {"coverage", OPTION_REAL, &o.coverage, "X", "tighten all bounds until this share of heads and new texts holds those given, e.g. .95", 0, .999},
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
     {"db", OPTION_TEXT, &o.db, "FILE", "database of curves, results and choices (sparsegauge.db)", 0, 0},
     {"from-curves", OPTION_FLAG, &o.from_curves, NULL, "answer from stored curves without running the model; unverified", 0, 0},
@@ -115,19 +119,17 @@ static char *output_name(const struct tuned *t, const char *path, int n)
 
 static enum status load_samples(const struct setup *setup, struct sample_set *set, struct tune_sample **out)
 {
-    o.samples.num_samples = o.n_tune + o.n_held_out;
+    o.samples.num_samples = o.want.n_tune + o.want.n_check + o.want.n_held_out;
     TRY(setup_samples(setup, &o.samples, 0, true, set));
-    int n = set->n_samples, n_tune = n - o.n_held_out < o.n_tune ? n - o.n_held_out : o.n_tune;
-    if (n_tune < 1)
-        return fail(ERR_ARG, "%s has %d samples of %d tokens, and %d are to be held out; lower --held-out or --max-length",
-                    set->name, n, o.samples.max_length, o.n_held_out);
-    if (n_tune < o.n_tune && !o.machine.quiet)
-        fprintf(stderr, "sparsegauge: %s has %d samples of %d tokens: tuning on %d of them\n", set->name, n,
-                o.samples.max_length, n_tune);
+    int n = set->n_samples, wanted = o.samples.num_samples;
+    TRY(tuning_split(&o.want, n, set->name));
+    if (n < wanted && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: %s has %d samples of %d tokens: tuning on %d, checking on %d, %d held out\n", set->name, n,
+                o.samples.max_length, o.want.n_tune, o.want.n_check, o.want.n_held_out);
     *out = calloc((size_t)n, sizeof **out);
     if (!*out) return fail(ERR_MEMORY, "no memory for %d samples", n);
     for (int i = 0; i < n; i++)
-        (*out)[i] = (struct tune_sample){set->samples[i].ids, set->samples[i].n, set->samples[i].name, i >= n_tune};
+        (*out)[i] = (struct tune_sample){set->samples[i].ids, set->samples[i].n, set->samples[i].name, i >= o.want.n_tune};
     return OK;
 }
 
@@ -140,13 +142,17 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
     table_add_column(t, (struct table_column){.name = "backed off"});
     table_add_column(t, (struct table_column){.name = "sparsity of tuned layers", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t, (struct table_column){.name = "worst, tuning", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "worst, checked", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(t, (struct table_column){.name = "worst, held-out", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "from", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "to", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t, (struct table_column){.name = "file"});
     for (int i = 0; i < n; i++) {
         const struct tuned *x = &tuned[i];
         int n_heads = 0, n_sparse = 0, n_backed = 0;
         double sparsity = 0;
-        struct head_error tune = {0}, held = {0};
+        struct head_error tune = {0}, check = {0}, held = {0};
         for (int h = 0; h < x->n_layers * x->n_heads; h++) {
             const struct tuned_head *head = &x->heads[h];
             if (!head->in_range) continue;
@@ -155,6 +161,7 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
             n_backed += head->back_offs > 0;
             sparsity += head->params.is_sparse ? head->sparsity : 0;
             tune = head_error_worst(tune, head->tune);
+            check = head_error_worst(check, head->check);
             held = head_error_worst(held, head->held_out);
         }
         char text[64];
@@ -165,7 +172,12 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
         table_int(t, n_backed);
         table_real(t, sparsity / n_heads);
         table_real(t, head_error_by(&tune, x->rule));
-        table_real(t, x->num_held_out && x->verified ? head_error_by(&held, x->rule) : NAN);
+        bool judged = x->over.n_samples > 0;
+        table_real(t, x->num_check && x->verified ? head_error_by(&check, x->rule) : NAN);
+        table_real(t, judged ? head_error_by(&held, x->rule) : NAN);
+        table_real(t, judged ? x->over.share : NAN);
+        table_real(t, judged ? x->over.lo : NAN);
+        table_real(t, judged ? x->over.hi : NAN);
         table_text(t, names[i]);
     }
     return t;
@@ -206,6 +218,26 @@ static void print_plan(const struct tune_args *a)
            (double)p.tensor_bytes / mib, (double)p.curve_bytes / mib, par_threads(a->par), (double)p.workspace_bytes / mib);
 }
 
+/* What was promised and what new text says to it. */
+static void print_verdict(const struct tuned *tuned, int n, const struct tune_times *times)
+{
+    char text[OVER_BOUND_TEXT];
+    printf("\n%d samples of up to %d tokens to choose on, %d to check, %d held out; forward %.2f s, curves on %s%s%s %.2f s (%d made, "
+           "%d reused), choice and verification %.2f s (%d kernel runs)\n", o.want.n_tune, o.samples.max_length, o.want.n_check,
+           o.want.n_held_out, times->forward_s, times->place, times->why ? ", the device refusing: " : "",
+           times->why ? times->why : "", times->curves_s, times->n_curves, times->n_reused, times->verify_s, times->n_verified);
+    for (int i = 0; i < n; i++) {
+        if (n > 1) printf("l1 %g, pv_l1 %g: ", tuned[i].l1, tuned[i].pv_l1);
+        if (tuned[i].coverage > 0)
+            printf("bounds tightened to %.2f of those given, for %g %% of heads and texts to hold them; ", tuned[i].tightened,
+                   100 * tuned[i].coverage);
+        if (tuned[i].over.n_samples)
+            printf("on held-out texts %s\n", over_bound_text(&tuned[i].over, text));
+        else
+            printf("nothing was held out: how often new texts are over the bounds is not known\n");
+    }
+}
+
 static enum status run(const struct setup *fleet, int n_fleet, struct store *store)
 {
     const struct setup *setup = &fleet[0];
@@ -239,7 +271,13 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     }
     progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
     for (int l = 0; l < policy.n_layers; l++) progress.total += policy.layer_on[l] * policy.n_heads;
-    st = o.from_curves ? tune_from_curves(&args, tuned) : setup_tune(fleet, n_fleet, &o.machine, &args, tuned, &times);
+    if (o.from_curves) {
+        struct tune_args chosen_on = args; /* curves of the others are not looked at */
+        chosen_on.n_samples = o.want.n_tune + o.want.n_check;
+        st = tune_from_curves(&chosen_on, tuned);
+    } else {
+        st = tuning_run(fleet, n_fleet, &o.machine, &args, o.want, o.coverage, tuned, &times);
+    }
     progress_end(&progress);
     for (int i = 0; i < n && st == OK; i++) {
         names[i] = output_name(&tuned[i], o.out, n);
@@ -252,11 +290,7 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     if (st == OK && strcmp(o.output.format, "terminal") == 0 && o.from_curves)
         printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);
     else if (st == OK && strcmp(o.output.format, "terminal") == 0)
-        printf("\n%d samples of up to %d tokens, %d of them held out; forward %.2f s, curves on %s%s%s %.2f s (%d made, %d reused), "
-               "choice and verification %.2f s (%d kernel runs)\n",
-               set.n_samples, o.samples.max_length, set.n_samples - tuned[0].num_samples, times.forward_s, times.place,
-               times.why ? ", the device refusing: " : "", times.why ? times.why : "", times.curves_s, times.n_curves,
-               times.n_reused, times.verify_s, times.n_verified);
+        print_verdict(tuned, n, &times);
     if (st == OK && times.why && !o.machine.quiet)
         fprintf(stderr, "sparsegauge: curves and verification ran on the CPU: %s\n", times.why);
 done:
@@ -278,9 +312,12 @@ static enum status tune_command(struct command_call *call)
     struct store *store = NULL;
     int n_fleet = 0;
     cancel_install();
+    if (o.want.n_check < 0) o.want.n_check = o.coverage > 0 ? 8 : 2;
+    if (o.coverage > 0 && (o.from_curves || !o.want.n_check))
+        TRY_GOTO(st, done, fail(ERR_ARG, "--coverage runs thresholds on check samples; drop --from-curves and give --check samples"));
     if (o.samples.num_samples)
-        TRY_GOTO(st, done, fail(ERR_ARG, "--num-samples %d: tune takes --num-tune-samples to choose on and --held-out further ones; "
-                                         "give those", o.samples.num_samples));
+        TRY_GOTO(st, done, fail(ERR_ARG, "--num-samples %d: tune takes --num-tune-samples to choose on, --check and --held-out "
+                                         "further ones; give those", o.samples.num_samples));
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, call->positional[0]));
@@ -298,9 +335,11 @@ const struct command cmd_tune = {
     .help = {
         "tune MODEL [--l1 .06] [--pv-l1 .07] [options]",
         "Finds every head's thresholds under the bounds from one pass of error curves, runs what it found with the inference\n"
-        "kernel on the tuning samples and on held-out ones, backs off where a bound does not hold, and writes the thresholds.\n"
+        "kernel on the tuning samples and on check samples, backs off where a bound does not hold, writes the thresholds, and counts\n"
+        "on held-out samples, which nothing was chosen or backed off by, how many heads are over their bound.\n"
         "Curves are kept in the database: an interrupted run goes on where it stopped, and other bounds come almost free.",
         "sparsegauge tune suites/demo/model --l1 .06 --pv-l1 .07 -o tuned.json\n"
+        "sparsegauge tune suites/demo/model --coverage .95 -o tuned.json\n"
         "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length 4096 -o tail.json",
     },
     .options = options,

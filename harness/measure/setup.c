@@ -317,8 +317,8 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
         fprintf(stderr, "sparsegauge: %s: nothing in it was verified: its thresholds were never run by the inference kernel; "
                         "`tune` without --from-curves does that\n", o->tuned);
     else if (!tuned->num_held_out)
-        fprintf(stderr, "sparsegauge: %s: tuned with no held-out samples: its bounds were checked on the samples they were chosen "
-                        "on alone\n", o->tuned);
+        fprintf(stderr, "sparsegauge: %s: tuned with no held-out samples: how often its heads are over their bounds on new text "
+                        "is not known\n", o->tuned);
     /* by more than texts of one --max-length differ in */
     if (tuned->max_length && n_tokens - tuned->max_length > tuned->max_length / 4)
         fprintf(stderr, "sparsegauge: %s: tuned on samples of up to %d tokens, run on %d: its bounds say nothing about longer texts; "

@@ -74,10 +74,10 @@ static void name_group(const struct sweep *s, struct sweep_group *g, const char 
     if (device.residual) hash_add_str(&h, device.residual);
     hash_add_str(&h, g->set.fingerprint);
     hash_add_u64(&h, (uint64_t)s->a.n_tune);
-    hash_add_u64(&h, (uint64_t)s->a.n_held_out);
+    hash_add_u64(&h, (uint64_t)s->a.n_check << 32 | (uint64_t)s->a.n_held_out);
     hash_add(&h, &s->a.min_sparsity, sizeof s->a.min_sparsity);
     hash_hex(&h, g->id);
-    g->text = str_format("%d+%d samples of %s at %d (%s), heads from %g sparsity", s->a.n_tune,
+    g->text = str_format("%d+%d+%d samples of %s at %d (%s), heads from %g sparsity", s->a.n_tune, s->a.n_check,
                          s->a.n_held_out, suite, length, g->set.fingerprint, s->a.min_sparsity);
 }
 
@@ -91,12 +91,12 @@ static enum status add_group(struct sweep *s, int data, const struct plan_cell *
     g->layers = calloc((size_t)s->a.setup->model.weights.config.n_layers, 1);
     if (!g->layers) return fail(ERR_MEMORY, "no memory for a group of cells");
     const char *suite = s->a.tune_suite ? s->a.tune_suite : c->suite;
-    int length = s->a.tune_length ? s->a.tune_length : c->max_length, wanted = s->a.n_tune + s->a.n_held_out;
+    int length = s->a.tune_length ? s->a.tune_length : c->max_length, wanted = s->a.n_tune + s->a.n_check + s->a.n_held_out;
     if (load_samples(s, suite, length, wanted, true, &g->set) != OK)
         g->problem = str_format("tuning samples: %s", status_message());
     else if (g->set.n_samples < wanted)
         g->problem = str_format(
-            "tuning needs %d samples, %s has %d of %d tokens; lower --num-tune-samples or --held-out, or "
+            "tuning needs %d samples, %s has %d of %d tokens; lower --num-tune-samples, --check or --held-out, or "
             "give --tune-suite",
             wanted, suite, g->set.n_samples, length);
     name_group(s, g, suite, length);
@@ -167,6 +167,7 @@ static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
         ADD("--l1", "%.12g", c->l1);
         ADD("--pv-l1", "%.12g", c->pv_l1);
         ADD("--num-tune-samples", "%d", a->n_tune);
+        ADD("--check", "%d", a->n_check);
         ADD("--held-out", "%d", a->n_held_out);
         if (a->tune_length) ADD("--tune-length", "%d", a->tune_length);
         if (a->min_sparsity != .1) ADD("--min-sparsity", "%.12g", a->min_sparsity);

@@ -67,7 +67,7 @@ struct sweep_args {
     enum smooth_k smooth_k;
     int min_sparse_tokens;
     const char *tune_suite;    /* NULL: each cell's own suite */
-    int n_tune, n_held_out, tune_length; /* tune_length 0: each cell's own length */
+    int n_tune, n_check, n_held_out, tune_length; /* tune_length 0: each cell's own length */
     double min_sparsity;
     struct shard shard;
     bool retry_failed, keep_tokens, keep_masks;
@@ -104,7 +104,7 @@ struct sweep_group {
     uint8_t *layers;           /* [n_layers] of all its cells, owned */
     double (*bounds)[2];       /* [n_bounds] l1, pv_l1, owned */
     int n_bounds;
-    struct sample_set set;     /* tuning and held-out samples */
+    struct sample_set set;     /* tuning, check and held-out samples */
     char *problem;
     int busy_round;            /* the round of sweep_run in which another was found tuning it */
     char id[33];               /* hash of everything the thresholds follow from, bounds and layers left out */

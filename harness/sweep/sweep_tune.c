@@ -5,6 +5,7 @@
 #include "harness/measure/curve_db.h"
 #include "harness/measure/identity.h"
 #include "harness/measure/tuned_db.h"
+#include "harness/measure/tuning.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -150,7 +151,8 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g)
         .n_samples = n_samples, .bounds = bounds, .n_bounds = n, .min_sparsity = s->a.min_sparsity,
         .curves = curve_db_store(&db), .impl = s->a.machine->impl, .stop = s->a.stop};
     if (s->a.devices) pthread_rwlock_wrlock(s->a.devices); /* other workers' sessions would take the memory it counts on */
-    st = setup_tune(s->a.fleet, s->a.n_fleet, s->a.machine, &args, fresh, &times);
+    st = tuning_run(s->a.fleet, s->a.n_fleet, s->a.machine, &args,
+                    (struct tuning_samples){s->a.n_tune, s->a.n_check, s->a.n_held_out}, 0, fresh, &times);
     if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
     curve_db_close(&db); /* commits curves also when the rest failed */
     if (st == OK) st = store_all(s, g, fresh, bounds, n);

@@ -461,9 +461,12 @@ Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout 
     cJSON_ArrayForEach(x, at(t, "heads"))
     {
         n_sparse += cJSON_IsTrue(at(x, "is_sparse"));
-        cr_expect(number(at(x, "achieved"), "l1") <= .07 && number(at(x, "held_out"), "l1") <= .07);
+        cr_expect(number(at(x, "achieved"), "l1") <= .07 && number(at(x, "check"), "l1") <= .07);
     }
     cr_expect(n_sparse > 0);
+    const cJSON *over = at(t, "held_out_over_bound");
+    cr_expect(number(over, "samples") == 1 && number(over, "sparse_heads") == n_sparse && number(over, "share_hi") > .5,
+              "one held-out text vouches for little: %g", number(over, "share_hi"));
     cJSON_Delete(t);
     cr_expect(here("s.json"), "--stats_out_path wrote nothing");
     if (here("s.json")) {
@@ -819,7 +822,9 @@ Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave
 
 Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = leave)
 {
-    refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2", SAYS("--num-samples 1", "--num-tune-samples", "--held-out"));
+    refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2", SAYS("--num-samples 1", "--num-tune-samples", "--check", "--held-out"));
+    refuses(USAGE, "tune " DEMO " -q --coverage .9 --from-curves", SAYS("--coverage", "--from-curves"));
+    refuses(USAGE, "tune " DEMO " -q --coverage .9 --check 0", SAYS("--coverage", "--check"));
     refuses(USAGE, "tune " DEMO " -q --method window", SAYS("--method window", "sparge or oracle"));
     refuses(USAGE, "tune " DEMO " -q --method topk", SAYS("--method topk", "sparge or oracle"));
     refuses(USAGE, "tune " DEMO " -q --method dense", SAYS("--method dense", "sparge or oracle"));

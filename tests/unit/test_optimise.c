@@ -10,7 +10,7 @@
 
 #define CHECK(call) cr_assert_eq((call), OK, "%s: %s", #call, status_message())
 
-enum { N_RUNGS = 4, N_TUNE = 2, N_SAMPLES = 4 };
+enum { N_RUNGS = 4, N_TUNE = 2, N_CHECK = 2, N_HELD_OUT = 2, N_SAMPLES = N_TUNE + N_CHECK + N_HELD_OUT };
 static const struct tune_bounds bounds[N_RUNGS] = {{.03, .04}, {.06, .07}, {.1, .11}, {.16, .17}};
 
 struct bench {
@@ -39,7 +39,6 @@ static void bench_open(struct bench *b, int threads)
     CHECK(tune(&(struct tune_args){.weights = &b->model.weights, .par = b->par, .policy = &b->policy, .rule = RULE_L1,
                                    .samples = b->samples, .n_samples = N_TUNE, .bounds = bounds, .n_bounds = N_RUNGS,
                                    .min_sparsity = .05}, b->rungs, &times));
-    for (int i = 0; i < N_SAMPLES; i++) b->samples[i].held_out = i >= N_TUNE;
 }
 
 static void bench_close(struct bench *b)
@@ -54,8 +53,8 @@ static void bench_close(struct bench *b)
 static struct optimise_args args_of(const struct bench *b, double max_kl)
 {
     return (struct optimise_args){.weights = &b->model.weights, .par = b->par, .policy = &b->policy, .rungs = b->rungs,
-                                  .n_rungs = N_RUNGS, .n_probes = 3, .samples = b->samples, .n_samples = N_SAMPLES,
-                                  .target = {{INFINITY, max_kl, INFINITY}}};
+                                  .n_rungs = N_RUNGS, .n_probes = 3, .samples = b->samples, .n_search = N_TUNE, .n_check = N_CHECK,
+                                  .n_held_out = N_HELD_OUT, .target = {{INFINITY, max_kl, INFINITY}}};
 }
 
 /* Mean KL and sparsity of the held-out samples under the thresholds of a file, by a session of our own. */
@@ -74,7 +73,7 @@ static void run_again(const struct bench *b, const struct tuned *t, double *kl, 
     float *dense = malloc(sizeof(float) * 512 * width), *sparse = malloc(sizeof(float) * 512 * width);
     struct token_metrics tokens[512];
     int32_t next[512];
-    for (int i = N_TUNE; i < N_SAMPLES; i++) {
+    for (int i = N_TUNE + N_CHECK; i < N_SAMPLES; i++) {
         const struct tune_sample *x = &b->samples[i];
         struct tensor_sums sums = {0};
         session_reset(s);
@@ -110,7 +109,17 @@ static void check_taken(bool by_head, bool by_stream)
     cr_assert(r.heads_each == each && r.n_cells == n_heads / each);
     cr_assert(r.chosen >= 0, "nothing holds KL .02");
     const struct optimise_point *p = &r.points[r.chosen];
-    cr_expect(p->held_out && p->holds && p->damage.kl <= .02);
+    cr_assert(r.taken >= 0 && r.points[r.taken].on == ON_CHECK && r.points[r.taken].holds);
+    int n_looks = 0;
+    for (int i = 0; i < r.n_points; i++) {
+        const struct optimise_point *x = &r.points[i];
+        n_looks += x->on == ON_HELD_OUT;
+        cr_expect(x->on != ON_CHECK || !x->holds || x->sparsity <= r.points[r.taken].sparsity,
+                  "its own table has %.4f where %.4f was taken", x->sparsity, r.points[r.taken].sparsity);
+        cr_expect(x->lo.kl <= x->damage.kl && x->damage.kl <= x->hi.kl && x->lo.kl < x->hi.kl, "point %d has no interval", i);
+    }
+    cr_expect(n_looks == 1 && p->on == ON_HELD_OUT && p->step == r.points[r.taken].step && p->rung == r.points[r.taken].rung,
+              "%d looks at the held-out samples", n_looks);
     for (int i = 0; i < r.n_points; i++)
         cr_expect_eq(r.points[i].holds, damage_used(&r.points[i].damage, &a.target) <= 1, "point %d", i);
     CHECK(optimise_apply(&r, b.rungs, "KL <= 0.02", &t));
@@ -204,7 +213,7 @@ Test(optimise, refuses_what_makes_no_sense, .timeout = 300)
     a.n_probes = N_RUNGS + 1;
     cr_expect_eq(optimise(&a, &r), ERR_ARG);
     a = args_of(&b, .01);
-    a.n_samples = N_TUNE; /* none held out */
+    a.n_held_out = 0;
     cr_expect_eq(optimise(&a, &r), ERR_ARG);
     a = args_of(&b, .01);
     struct tuned swapped[2] = {b.rungs[1], b.rungs[0]};

@@ -97,7 +97,7 @@ static bool same_head(const struct tuned_head *x, const struct tuned_head *y)
            memcmp(&x->params.pvthreshd, &y->params.pvthreshd, sizeof(float)) == 0 &&
            x->params.is_sparse == y->params.is_sparse && x->in_range == y->in_range &&
            x->back_offs == y->back_offs && memcmp(&x->tune, &y->tune, sizeof x->tune) == 0 &&
-           memcmp(&x->held_out, &y->held_out, sizeof x->held_out) == 0 && x->qk_sparsity == y->qk_sparsity &&
+           memcmp(&x->check, &y->check, sizeof x->check) == 0 && x->qk_sparsity == y->qk_sparsity &&
            x->sparsity == y->sparsity && strcmp(x->reason, y->reason) == 0;
 }
 
@@ -193,7 +193,7 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
     return OK;
 }
 
-static void rerun_samples(const struct bench *b, const struct sparse_policy *p, bool held_out,
+static void rerun_samples(const struct bench *b, const struct sparse_policy *p, bool check,
                           struct rerun *out)
 {
     int n = p->n_layers * p->n_heads;
@@ -205,7 +205,7 @@ static void rerun_samples(const struct bench *b, const struct sparse_policy *p, 
                           calloc((size_t)n, sizeof(double)),
                           calloc((size_t)n, sizeof(double))};
     for (int s = 0; s < b->n_samples; s++) {
-        if (b->samples[s].held_out != held_out) continue;
+        if (b->samples[s].check != check) continue;
         struct session *session;
         CHECK(session_open(&session, &b->w, b->par, b->samples[s].n, (b->samples[s].n + 127) / 128 * 128,
                            NULL));
@@ -230,7 +230,7 @@ static void check_stored(const struct bench *b, const struct tuned *t)
     struct sparse_policy p;
     struct rerun tune_runs, held_runs;
     int n_tune = 0;
-    for (int s = 0; s < b->n_samples; s++) n_tune += !b->samples[s].held_out;
+    for (int s = 0; s < b->n_samples; s++) n_tune += !b->samples[s].check;
     CHECK(policy_init(&p, &mask_sparge, t->n_layers, t->n_heads));
     struct tuned named = *t;
     snprintf(named.model_fingerprint, sizeof named.model_fingerprint, "%s", b->fingerprint);
@@ -255,12 +255,12 @@ static void check_stored(const struct bench *b, const struct tuned *t)
                       fabs(h->tune.cosine - x->cosine) < 1e-6,
                   "head %d: stored l1 %.9g, rmse %.9g, run again %.9g, %.9g", i, h->tune.l1, h->tune.rmse,
                   x->l1, x->rmse);
-        cr_expect(fabs(h->held_out.l1 - y->l1) < 1e-6, "head %d, held out: stored %.9g, run again %.9g", i,
-                  h->held_out.l1, y->l1);
+        cr_expect(fabs(h->check.l1 - y->l1) < 1e-6, "head %d, check: stored %.9g, run again %.9g", i,
+                  h->check.l1, y->l1);
         cr_expect(fabs(h->sparsity - tune_runs.sparsity[i] / n_tune) < 1e-12, "head %d", i);
         cr_expect(fabs(h->qk_sparsity - tune_runs.qk_sparsity[i] / n_tune) < 1e-12, "head %d", i);
         cr_expect(h->sparsity >= .1, "head %d: %g", i, h->sparsity);
-        struct head_error worst = head_error_worst(h->tune, h->held_out);
+        struct head_error worst = head_error_worst(h->tune, h->check);
         cr_expect(head_error_by(&worst, t->rule) <= t->pv_l1, "head %d: %g over %g", i,
                   head_error_by(&worst, t->rule), t->pv_l1);
     }
@@ -284,7 +284,7 @@ Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 300)
         for (int i = 0; i < 2; i++) {
             const struct tuned *t = &out[threads - 1][i];
             cr_expect(t->l1 == bounds[i].l1 && t->pv_l1 == bounds[i].pv_l1 && t->num_samples == 2 &&
-                      t->num_held_out == 1);
+                      t->num_check == 1);
             cr_expect_str_eq(t->layers, "1-3+6");
             cr_expect_str_eq(t->method, "sparge");
             if (threads == 1) check_stored(&b, t);
@@ -454,13 +454,13 @@ Test(tuner, refuses_what_makes_no_sense)
                   strstr(status_message(), "256"),
               "%s", status_message());
     b.samples[1].n = 256;
-    b.samples[0].held_out = true;
+    b.samples[0].check = true;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
     cr_expect(strstr(status_message(), "samples"), "%s", status_message());
-    b.samples[1].held_out = false;
+    b.samples[1].check = false;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
-    cr_expect(strstr(status_message(), "held-out"), "%s", status_message());
-    b.samples[0].held_out = false;
+    cr_expect(strstr(status_message(), "no samples to tune on"), "%s", status_message());
+    b.samples[0].check = false;
     b.ids[300] = 96;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
     cr_expect_null(out.heads);
@@ -686,8 +686,8 @@ Test(tuner, without_held_out_samples_nothing_is_claimed_of_them)
     cr_expect_eq(out.num_held_out, 0);
     cr_assert(count_sparse(&out) > 0);
     for (int i = 0; i < out.n_layers * out.n_heads; i++)
-        cr_expect(isnan(out.heads[i].held_out.l1), "head %d: held-out error %g of no sample", i,
-                  out.heads[i].held_out.l1);
+        cr_expect(isnan(out.heads[i].held_out.l1) && isnan(out.heads[i].check.l1), "head %d: errors %g and %g of no sample", i,
+                  out.heads[i].held_out.l1, out.heads[i].check.l1);
     tuned_clear(&out);
     free(dir);
     close_bench(&b);
@@ -726,7 +726,8 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
     cr_expect_str_eq(back.layers, "2");
     cr_expect(back.rule == t.rule && back.l1 == t.l1 && back.pv_l1 == t.pv_l1 && back.block.q == t.block.q &&
               back.block.k == t.block.k && back.smooth_k == t.smooth_k && back.max_length == t.max_length &&
-              back.num_samples == t.num_samples && back.num_held_out == t.num_held_out);
+              back.num_samples == t.num_samples && back.num_held_out == t.num_held_out &&
+              back.num_check == t.num_check && back.num_check == 1);
     for (int i = 0; i < t.n_layers * t.n_heads; i++) {
         const struct tuned_head *x = &t.heads[i], *y = &back.heads[i];
         cr_expect_eq(x->in_range, y->in_range);
@@ -737,6 +738,7 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
                   x->qk_sparsity == y->qk_sparsity);
         cr_expect_str_eq(x->reason, y->reason);
         expect_same_error(&x->tune, &y->tune);
+        expect_same_error(&x->check, &y->check);
         expect_same_error(&x->held_out, &y->held_out);
     }
     char h1[33], h2[33];
@@ -771,7 +773,7 @@ Test(tuner, damaged_files_are_refused_by_field)
         const char *what, *by, *field;
     } edits[] = {
         {"sparsegauge tuned thresholds", "something else", "kind"},
-        {"\"schema_version\": 1", "\"schema_version\": 2", "schema_version"},
+        {"\"schema_version\": 2", "\"schema_version\": 3", "schema_version"},
         {"\"num_layers\": 2", "\"num_layers\": 0", "num_layers"},
         {"\"num_layers\": 2", "\"num_layers\": 1", "layer"},
         {"\"num_heads\": 4", "\"num_heads\": \"4\"", "num_heads"},
