@@ -343,7 +343,7 @@ static void print_verdict(const struct work *w, const struct optimise_target *ta
     char over[OVER_BOUND_TEXT];
     printf("\n%s: %.1f %% sparsity on %d held-out samples, run once; written to %s\n", goal, 100 * p->sparsity, o.n_held, o.out);
     printf("  cosine %.4f (95 %% interval %.4f to %.4f), KL %.4f (%.4f to %.4f), perplexity x%.4f (%.4f to %.4f)\n  %s\n",
-           1 - p->damage.cosine, 1 - p->hi.cosine, 1 - p->lo.cosine, p->damage.kl, p->lo.kl, p->hi.kl, exp(p->damage.log_ppl),
+           1 - p->damage.cosine, 1 - p->hi.cosine, 1 - p->lo.cosine, p->damage.kl, fmax(0, p->lo.kl), p->hi.kl, exp(p->damage.log_ppl),
            exp(p->lo.log_ppl), exp(p->hi.log_ppl), judged[optimise_judge(p, target)]);
     printf("Of its heads' bounds on those: %s.\n", over_bound_text(&w->chosen.over, over));
     if (check->step < 0)

@@ -67,22 +67,22 @@ static enum status share_within(const struct tuned *t, const struct head_error *
     return OK;
 }
 
-/* The loosest factor that holds, and no looser one that fails in front of it. */
+/* The loosest factor that holds. Not from the tight end: there so few heads are sparse that they vouch for nothing. */
 static enum status choose_factor(const struct tuned *t, const struct head_error *errors, int n_samples, double bound,
                                  double coverage, int *out)
 {
     double best = 0;
-    *out = -1;
-    for (int f = N_FACTORS - 1; f >= 0; f--) {
+    *out = 0;
+    for (int f = 0; f < N_FACTORS; f++) {
         double share = 0;
         TRY(share_within(&t[f], of_tuned(errors, t, f, n_samples), n_samples, bound, &share));
         best = fmax(best, share);
-        if (share < coverage) break;
+        if (share < coverage) continue;
         *out = f;
+        return OK;
     }
-    if (*out >= 0) return OK;
-    return fail(ERR_ARG, "--coverage %g: with bounds tightened to %.2f of %g, %.1f %% of the heads on check samples hold it for "
-                "certain; give more --check samples (%d now) or a lower --coverage", coverage, factor(N_FACTORS - 1), bound,
+    return fail(ERR_ARG, "--coverage %g: with bounds tightened down to %.2f of %g, at most %.1f %% of the heads on check samples are "
+                "sure to hold it; give more --check samples (%d now) or a lower --coverage", coverage, factor(N_FACTORS - 1), bound,
                 100 * best, n_samples);
 }
 

@@ -459,7 +459,7 @@ Test(tuner, refuses_what_makes_no_sense)
     cr_expect(strstr(status_message(), "samples"), "%s", status_message());
     b.samples[1].check = false;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
-    cr_expect(strstr(status_message(), "no samples to tune on"), "%s", status_message());
+    cr_expect(strstr(status_message(), "must stand behind"), "%s", status_message());
     b.samples[0].check = false;
     b.ids[300] = 96;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);

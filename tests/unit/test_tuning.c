@@ -112,7 +112,7 @@ struct bench {
 
 static void bench_open(struct bench *b)
 {
-    *b = (struct bench){.machine = machine_defaults};
+    *b = (struct bench){.machine = MACHINE_DEFAULTS};
     CHECK(par_open(&b->setup.par, 2));
     CHECK(model_open(&b->setup.model, SG_SOURCE_DIR "/suites/demo/model", b->setup.par));
     const struct llama_config *c = &b->setup.model.weights.config;
