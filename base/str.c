@@ -101,3 +101,5 @@ int digits_apart(double a, double b, int least)
     }
     return 17;
 }
+
+bool text_same(const char *a, const char *b) { return !a || !b ? a == b : !strcmp(a, b); }

@@ -29,6 +29,8 @@ const char *str_get(const struct str *s);           /* never NULL */
 
 bool str_starts_with(const char *s, const char *prefix);
 bool str_ends_with(const char *s, const char *suffix);
+/* Equal texts; a text that is missing (NULL) equals nothing but another that is missing. */
+bool text_same(const char *a, const char *b);
 
 /* Significant digits, at least `least`, that two different numbers need to look different. */
 int digits_apart(double a, double b, int least);

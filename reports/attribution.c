@@ -1,6 +1,7 @@
 #include "reports/attribution.h"
 
 #include "reports/plot_script.h"
+#include "results/columns.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -37,23 +38,12 @@ static int parse_layers(const char *text, int n_layers, bool on[MAX_LAYERS])
     return n;
 }
 
-static bool same_text(const char *a, const char *b) { return !a || !b ? a == b : !strcmp(a, b); }
-static bool same_real(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
-
-/* Equal in everything but layers, heads and, when asked for, the bounds and what follows from them. */
+/* Equal in everything but layers, heads and what was tuned for them, or but the bounds and what follows from them. */
 static bool same_question(const struct run_record *a, const struct run_record *b, bool but_bounds)
 {
-    if (!same_text(a->model.fingerprint, b->model.fingerprint) ||
-        !same_text(a->dataset.fingerprint, b->dataset.fingerprint) || !same_text(a->method, b->method) ||
-        !same_text(a->rule, b->rule) || !same_text(a->smooth_k, b->smooth_k) ||
-        !same_text(a->device, b->device) || a->block_q != b->block_q || a->block_k != b->block_k ||
-        a->max_length != b->max_length || a->window != b->window || a->repeat != b->repeat ||
-        !same_real(a->topk, b->topk))
-        return false;
-    if (but_bounds) return same_text(a->layers, b->layers) && same_text(a->heads, b->heads);
-    return same_real(a->l1, b->l1) && same_real(a->pv_l1, b->pv_l1) &&
-           same_real(a->simthreshd1, b->simthreshd1) && same_real(a->cdfthreshd, b->cdfthreshd) &&
-           same_real(a->pvthreshd, b->pvthreshd);
+    return text_same(a->model.fingerprint, b->model.fingerprint) &&
+           text_same(a->dataset.fingerprint, b->dataset.fingerprint) &&
+           columns_same(&run_columns, a, b, COLUMN_SETTING, but_bounds ? COLUMN_BOUND : COLUMN_PLACE);
 }
 
 static bool all_heads(const struct run_record *r) { return !r->heads || !strcmp(r->heads, "all"); }
@@ -196,7 +186,7 @@ static int compare_bounds(const void *x, const void *y)
 {
     const struct run_record *const *a = x, *const *b = y;
     if ((*a)->l1 != (*b)->l1) return (*a)->l1 < (*b)->l1 ? -1 : 1;
-    if (!same_real((*a)->pv_l1, (*b)->pv_l1)) return (*a)->pv_l1 < (*b)->pv_l1 ? -1 : 1;
+    if ((*a)->pv_l1 != (*b)->pv_l1 && !(isnan((*a)->pv_l1) && isnan((*b)->pv_l1))) return (*a)->pv_l1 < (*b)->pv_l1 ? -1 : 1;
     return ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
 }
 

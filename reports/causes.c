@@ -1,5 +1,6 @@
 #include "reports/attribution.h"
 #include "reports/tables.h"
+#include "results/columns.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -58,17 +59,10 @@ static double sparsity_of(const struct run_view *v, int layer, int head)
     return NAN;
 }
 
-static bool same_text(const char *a, const char *b) { return !a || !b ? a == b : !strcmp(a, b); }
-static bool same_real(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
-
-/* Runs of one layer or head under the same method, rule and bounds as this one. */
+/* Runs of one layer or head under the same settings as this one. */
 static bool speaks_of(const struct attribution *a, const struct run_record *r)
 {
-    return !a->all_but && same_text(a->run->method, r->method) && same_text(a->run->rule, r->rule) &&
-           same_real(a->run->l1, r->l1) && same_real(a->run->simthreshd1, r->simthreshd1) &&
-           same_real(a->run->cdfthreshd, r->cdfthreshd) && same_real(a->run->topk, r->topk) &&
-           same_real(a->run->pv_l1, r->pv_l1) && same_real(a->run->pvthreshd, r->pvthreshd) &&
-           a->run->block_q == r->block_q && a->run->block_k == r->block_k && a->run->window == r->window;
+    return !a->all_but && columns_same(&run_columns, a->run, r, COLUMN_SETTING, COLUMN_PLACE);
 }
 
 /* From runs in which one head alone was sparse. */
@@ -152,7 +146,7 @@ static bool blame_tuned(struct blame *b, const struct run_view *v)
 {
     if (!v->tuned.n) return false;
     const struct tuned_record *t = &v->tuned.rows[0];
-    bool tail = same_text(t->rule, "tail");
+    bool tail = text_same(t->rule, "tail");
     blame_shape(b, 1);
     for (size_t i = 0; i < t->n_heads; i++)
         if (t->heads[i].is_sparse)

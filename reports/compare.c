@@ -2,6 +2,7 @@
 
 #include "base/stats.h"
 #include "reports/tables.h"
+#include "results/columns.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -112,9 +113,9 @@ static bool of_answers(const char *name) { return !strncmp(name, "score_", 6) ||
 /* What one question adds to a task score; NAN when it was not judged so. */
 static double item_value(const struct item_record *r, const char *name)
 {
-    bool norm = strstr(name, "_norm") != NULL, dense = norm ? r->dense_right_norm : r->dense_right,
-         sparse = norm ? r->sparse_right_norm : r->sparse_right;
-    if (norm && !r->has_norm) return NAN;
+    bool norm = strstr(name, "_norm") != NULL, dense = norm ? r->dense_right_norm > 0 : r->dense_right,
+         sparse = norm ? r->sparse_right_norm > 0 : r->sparse_right;
+    if (norm && r->dense_right_norm < 0) return NAN;
     if (!strncmp(name, "score_dense", 11)) return dense;
     if (!strncmp(name, "score_sparse", 12)) return sparse;
     if (!strncmp(name, "score_drop", 10)) return dense - sparse;
@@ -228,68 +229,35 @@ static void add_rows(struct comparison *c, const struct run_view *before, const 
     }
 }
 
-static void add_setting(struct comparison *c, const char *name, const char *before, const char *after)
+/* Settings that differ, and who measured it with what. */
+static void add_settings(struct comparison *c, const struct run_record *before, const struct run_record *after)
 {
-    if (!before) before = "-";
-    if (!after) after = "-";
-    if (!strcmp(before, after)) return;
-    c->settings = realloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
-    if (!c->settings) abort();
-    c->settings[c->n_settings++] =
-        (struct compare_setting){name, arena_str(&c->arena, before), arena_str(&c->arena, after)};
+    for (int i = 0; i < RUN_PARTS; i++) {
+        const struct columns *t = run_parts[i].columns;
+        const void *b = (const char *)before + run_parts[i].offset, *a = (const char *)after + run_parts[i].offset;
+        for (size_t k = 0; k < t->n; k++) {
+            const struct column *column = &t->at[k];
+            if (!(column->use & (COLUMN_SETTING | COLUMN_PROVENANCE)) || column_same(column, a, b)) continue;
+            struct str text[2] = {0};
+            column_describe(column, b, &text[0]);
+            column_describe(column, a, &text[1]);
+            c->settings = realloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
+            if (!c->settings) abort();
+            c->settings[c->n_settings++] =
+                (struct compare_setting){column_label(column), arena_str(&c->arena, str_get(&text[0])),
+                                         arena_str(&c->arena, str_get(&text[1]))};
+            for (int side = 0; side < 2; side++) str_clear(&text[side]);
+        }
+    }
 }
-
-static void add_number(struct comparison *c, const char *name, double before, double after)
-{
-    char b[32], a[32];
-    snprintf(b, sizeof b, "%.6g", before);
-    snprintf(a, sizeof a, "%.6g", after);
-    add_setting(c, name, isnan(before) ? NULL : b, isnan(after) ? NULL : a);
-}
-
-static void add_settings(struct comparison *c, const struct run_record *b, const struct run_record *a)
-{
-    add_setting(c, "model", b->model.fingerprint, a->model.fingerprint);
-    add_setting(c, "data", b->dataset.fingerprint, a->dataset.fingerprint);
-    add_setting(c, "method", b->method, a->method);
-    add_number(c, "block_q", b->block_q, a->block_q);
-    add_number(c, "block_k", b->block_k, a->block_k);
-    add_setting(c, "smooth_k", b->smooth_k, a->smooth_k);
-    add_setting(c, "rule", b->rule, a->rule);
-    add_number(c, "l1", b->l1, a->l1);
-    add_number(c, "pv_l1", b->pv_l1, a->pv_l1);
-    add_number(c, "simthreshd1", b->simthreshd1, a->simthreshd1);
-    add_number(c, "cdfthreshd", b->cdfthreshd, a->cdfthreshd);
-    add_number(c, "pvthreshd", b->pvthreshd, a->pvthreshd);
-    add_number(c, "topk", b->topk, a->topk);
-    add_number(c, "window", b->window < 0 ? NAN : (double)b->window, a->window < 0 ? NAN : (double)a->window);
-    add_setting(c, "layers", b->layers, a->layers);
-    add_setting(c, "heads", b->heads, a->heads);
-    add_setting(c, "tuned", b->tuned_hash, a->tuned_hash);
-    add_number(c, "max_length", b->max_length, a->max_length);
-    add_number(c, "num_samples", b->num_samples, a->num_samples);
-    add_setting(c, "score", b->score, a->score);
-    add_number(c, "seed", (double)b->seed, (double)a->seed);
-    add_number(c, "threads", b->threads, a->threads);
-    add_setting(c, "device", b->device, a->device);
-    add_setting(c, "kernels", b->impls, a->impls);
-    add_number(c, "min_sparse_tokens", b->min_sparse_tokens, a->min_sparse_tokens);
-    add_setting(c, "machine", b->machine.cpu, a->machine.cpu);
-    add_setting(c, "GPUs", b->machine.gpus, a->machine.gpus);
-    add_setting(c, "version", b->software.version, a->software.version);
-    add_setting(c, "engine", b->software.engine, a->software.engine);
-    add_setting(c, "commit", b->software.commit, a->software.commit);
-}
-
-static bool same_text(const char *a, const char *b) { return a && b && !strcmp(a, b); }
 
 /* "" when the two may be compared, else the first field that forbids it, in words. */
 static void find_obstacle(const struct run_record *b, const struct run_record *a, struct str *out)
 {
-    if (!same_text(b->model.fingerprint, a->model.fingerprint))
+    if (!text_same(b->model.fingerprint, a->model.fingerprint))
         str_addf(out, "model.fingerprint: %s (%s) and %s (%s)", b->model.fingerprint, b->model.name,
                  a->model.fingerprint, a->model.name);
-    else if (!same_text(b->dataset.fingerprint, a->dataset.fingerprint))
+    else if (!text_same(b->dataset.fingerprint, a->dataset.fingerprint))
         str_addf(out, "data.fingerprint: %s (%s, %d samples of at most %d tokens) and %s (%s, %d of %d)",
                  b->dataset.fingerprint, b->dataset.name, b->dataset.n_samples, b->dataset.max_length,
                  a->dataset.fingerprint, a->dataset.name, a->dataset.n_samples, a->dataset.max_length);
@@ -330,7 +298,7 @@ enum status compare_runs(struct comparison *c, const struct run_view *before, co
     c->before_label = str_dup(before->label);
     c->after_label = str_dup(after->label);
     /* other tokens pair with nothing, however alike their numbers look */
-    bool pairable = same_text(before->run->dataset.fingerprint, after->run->dataset.fingerprint);
+    bool pairable = text_same(before->run->dataset.fingerprint, after->run->dataset.fingerprint);
     c->n_paired_samples = pairable ? count_pairs(before, after) : 0;
     add_rows(c, before, after, o, pairable);
     if (!c->n_rows) {

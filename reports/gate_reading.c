@@ -91,12 +91,10 @@ static struct gate_reading read_change(enum gate_part part, const char *metric, 
     return nothing(str_format("\"%s\" is not in both runs", metric), false);
 }
 
-static bool same_text(const char *a, const char *b) { return a && b && !strcmp(a, b); }
-
 /* Times and memory of two machines say nothing about a change in the program. */
 static char *other_machine(const struct run_record *r, const struct run_record *b)
 {
-    if (!same_text(r->machine.cpu, b->machine.cpu) || r->machine.n_cores != b->machine.n_cores)
+    if (!r->machine.cpu || !text_same(r->machine.cpu, b->machine.cpu) || r->machine.n_cores != b->machine.n_cores)
         return str_format("the baseline ran on another machine (%s, %d cores)",
                           b->machine.cpu ? b->machine.cpu : "unknown", b->machine.n_cores);
     if (r->threads != b->threads)

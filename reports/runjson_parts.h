@@ -5,11 +5,6 @@
 #include "base/json.h"
 #include "reports/view.h"
 
-/* Times of a run that took some: without them a file could not say that a time is not valid. */
-cJSON *runjson_latencies(const struct run_view *v);
-/* Nothing where the object has no such array. */
-enum status runjson_read_latencies(struct json_in in, struct latency_list *out) MUST_USE;
-
 /* ERR_FORMAT naming the field that is out of its range or contradicts another: counts of samples, the guide's blocks
  * against metrics and samples. What a file does not have is not asked for. */
 enum status runjson_check(const struct run_view *v, const cJSON *root, const char *path) MUST_USE;

@@ -2,22 +2,17 @@
 
 #include "base/stats.h"
 #include "reports/columns.h"
+#include "results/columns.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *status_text(enum run_status status)
+/* Settings and where they ran; hashes tell people nothing. */
+static bool column_shown(const struct column *c)
 {
-    return status == RUN_DONE ? "done" : status == RUN_FAILED ? "failed" : "skipped";
-}
-
-static void table_block(struct table *t, const struct run_record *r)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%dx%d", r->block_q, r->block_k);
-    table_text(t, text);
+    return (c->use & COLUMN_SETTING && strcmp(c->name, "tuned_hash")) || !strcmp(c->name, "threads");
 }
 
 /* Columns and cells that tell one setting from another; in every table of runs. */
@@ -25,48 +20,25 @@ static void add_settings_columns(struct table *t)
 {
     add_text(t, "model");
     add_text(t, "data");
-    add_text(t, "method");
-    add_text(t, "rule");
-    add_short(t, "l1");
-    add_short(t, "pv_l1");
-    add_short(t, "theta");
-    add_short(t, "tau");
-    add_short(t, "lambda");
-    add_short(t, "topk");
-    add_text(t, "window");
-    add_text(t, "layers");
-    add_text(t, "heads");
-    add_text(t, "block");
-    add_text(t, "smooth_k");
-    add_text(t, "length");
-    add_text(t, "samples");
-    add_text(t, "score");
-    add_text(t, "device");
-    add_text(t, "threads");
+    for (size_t i = 0; i < run_columns.n; i++)
+        if (column_shown(&run_columns.at[i])) add_short(t, column_label(&run_columns.at[i]));
 }
 
 static void add_settings(struct table *t, const struct run_record *r)
 {
     table_text(t, r->model.name);
     table_text(t, r->dataset.name);
-    table_text(t, r->method);
-    table_text(t, r->rule);
-    table_real(t, r->l1);
-    table_real(t, r->pv_l1);
-    table_real(t, r->simthreshd1);
-    table_real(t, r->cdfthreshd);
-    table_real(t, r->pvthreshd);
-    table_real(t, r->topk);
-    table_count(t, r->window);
-    table_text(t, r->layers);
-    table_text(t, r->heads);
-    table_block(t, r);
-    table_text(t, r->smooth_k);
-    table_int(t, r->max_length);
-    table_int(t, r->num_samples);
-    table_text(t, r->score);
-    table_text(t, r->device);
-    table_int(t, r->threads);
+    for (size_t i = 0; i < run_columns.n; i++) {
+        const struct column *c = &run_columns.at[i];
+        struct str text = {0};
+        if (!column_shown(c)) continue;
+        column_describe(c, r, &text);
+        if (column_missing(c, r)) table_missing(t);
+        else if (c->type == COLUMN_REAL) table_real(t, column_real(c, r));
+        else if (c->type == COLUMN_INT || c->type == COLUMN_INT64) table_int(t, (int64_t)column_real(c, r));
+        else table_text(t, str_get(&text));
+        str_clear(&text);
+    }
 }
 
 struct table *runs_table(const struct run_list *runs)
@@ -93,7 +65,7 @@ struct table *runs_table(const struct run_list *runs)
         const struct headline *h = &r->headline;
         table_int(t, r->id);
         add_settings(t, r);
-        table_text(t, status_text(r->status));
+        table_text(t, run_status_name(r->status));
         const double v[] = {h->sparsity,    h->cosine_mean,  h->cosine_p1,     h->kl_mean,
                             h->kl_p99_9,    h->ppl_dense,    h->ppl_ratio,     h->token_accuracy,
                             h->score_dense, h->score_sparse, h->latency_ratio, r->wall_s};

@@ -1,5 +1,7 @@
 #include "reports/tables.h"
 
+#include "results/columns.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,96 +173,35 @@ void warnings_free(char **w)
     free(w);
 }
 
-static void add_row(struct table *t, const char *name, const char *value)
+/* Sizes and times with their units. */
+static void describe(const struct column *c, const void *record, struct str *out)
 {
-    if (!value) return;
-    table_text(t, name);
-    table_text(t, value);
+    bool size = str_ends_with(c->name, "_bytes"), seconds = str_ends_with(c->name, "_s");
+    if (size || seconds)
+        number_format(size ? NUMBER_BYTES : NUMBER_SECONDS, size ? 2 : 1, column_real(c, record), out);
+    else column_describe(c, record, out);
 }
 
-static void add_format(struct table *t, const char *name, char *value)
-{
-    add_row(t, name, value);
-    free(value);
-}
-
-static void add_size(struct table *t, const char *name, int64_t bytes)
-{
-    if (bytes <= 0) return;
-    struct str text = {0};
-    number_format(NUMBER_BYTES, 2, (double)bytes, &text);
-    add_row(t, name, str_get(&text));
-    str_clear(&text);
-}
-
-static void add_real(struct table *t, const char *name, double value)
-{
-    if (!isnan(value)) add_format(t, name, str_format("%g", value));
-}
-
+/* What a file of the run says of it. */
 struct table *provenance_table(const struct run_view *v)
 {
-    const struct run_record *r = v->run;
     struct table *t = table_new("Provenance");
     table_add_column(t, (struct table_column){.name = "what"});
     table_add_column(t, (struct table_column){.name = "value"});
-    add_row(t, "model", r->model.name);
-    add_row(t, "model fingerprint", r->model.fingerprint);
-    add_format(t, "model shape",
-               str_format("%d layers, %d query heads, %d key/value heads, head size %d, %d tokens, "
-                          "%lld parameters",
-                          r->model.n_layers, r->model.n_heads, r->model.n_kv_heads, r->model.head_dim,
-                          r->model.vocab, (long long)r->model.n_params));
-    add_row(t, "data", r->dataset.name);
-    add_row(t, "data fingerprint", r->dataset.fingerprint);
-    add_format(t, "data size",
-               str_format("%d samples, %lld tokens, at most %d each", r->dataset.n_samples,
-                          (long long)r->dataset.n_tokens, r->dataset.max_length));
-    add_row(t, "method", r->method);
-    add_format(t, "tiles", str_format("%d queries x %d keys", r->block_q, r->block_k));
-    add_row(t, "smooth_k", r->smooth_k);
-    add_row(t, "rule", r->rule);
-    add_real(t, "l1", r->l1);
-    add_real(t, "pv_l1", r->pv_l1);
-    add_real(t, "simthreshd1", r->simthreshd1);
-    add_real(t, "cdfthreshd", r->cdfthreshd);
-    add_real(t, "pvthreshd", r->pvthreshd);
-    add_real(t, "topk", r->topk);
-    if (r->window >= 0) add_format(t, "window", str_format("%lld tokens", (long long)r->window));
-    add_row(t, "sparse layers", r->layers);
-    add_row(t, "sparse heads", r->heads);
-    add_row(t, "tuned thresholds", r->tuned_hash);
-    add_row(t, "scored positions", r->score);
-    add_format(t, "seed", str_format("%llu", (unsigned long long)r->seed));
-    add_format(t, "device", str_format("%s, %d threads", r->device ? r->device : "unknown", r->threads));
-    add_row(t, "kernels", r->impls);
-    add_format(t, "attention calls",
-               str_format("%lld, of these dense because too short %lld", (long long)r->attention_calls,
-                          (long long)r->dense_fallback_calls));
-    add_row(t, "started", r->started);
-    add_row(t, "ended", r->ended);
-    if (!isnan(r->wall_s)) {
-        struct str text = {0};
-        number_format(NUMBER_SECONDS, 1, r->wall_s, &text);
-        add_row(t, "took", str_get(&text));
-        str_clear(&text);
+    for (int i = 0; i < RUN_PARTS; i++) {
+        const struct columns *part = run_parts[i].columns;
+        const void *record = (const char *)v->run + run_parts[i].offset;
+        for (size_t k = 0; k < part->n; k++) {
+            const struct column *c = &part->at[k];
+            if (!c->json || column_missing(c, record)) continue;
+            char *name = str_format("%s%s%s", i ? part->table : "", i ? " " : "", i ? c->name : column_label(c));
+            struct str value = {0};
+            describe(c, record, &value);
+            table_text(t, name);
+            table_text(t, str_get(&value));
+            str_clear(&value);
+            free(name);
+        }
     }
-    add_size(t, "peak memory", r->peak_bytes);
-    add_size(t, "peak device memory", r->peak_device_bytes);
-    add_row(t, "processor", r->machine.cpu);
-    add_format(t, "cores", str_format("%d", r->machine.n_cores));
-    add_size(t, "memory", r->machine.ram_bytes);
-    add_row(t, "GPUs", r->machine.gpus);
-    add_row(t, "driver", r->machine.driver);
-    add_row(t, "system", r->machine.os);
-    add_row(t, "program version", r->software.version);
-    add_row(t, "engine version", r->software.engine);
-    add_row(t, "compiler", r->software.compiler);
-    if (r->software.commit)
-        add_format(
-            t, "commit",
-            str_format("%s%s", r->software.commit, r->software.dirty ? " with uncommitted changes" : ""));
-    add_row(t, "command", r->argv_json);
-    add_row(t, "cell key", r->key);
     return t;
 }

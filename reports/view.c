@@ -1,5 +1,7 @@
 #include "reports/view.h"
 
+#include "results/columns.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -99,17 +101,8 @@ void run_short_name(const struct run_record *r, struct str *out)
     if (r->heads && strcmp(r->heads, "all")) str_addf(out, ", head %s", r->heads);
 }
 
-static bool same_text(const char *a, const char *b) { return !a || !b ? a == b : !strcmp(a, b); }
-static bool same_real(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
-
 bool run_same_configuration(const struct run_record *a, const struct run_record *b)
 {
-    return same_text(a->model.fingerprint, b->model.fingerprint) && same_text(a->method, b->method) &&
-           same_text(a->rule, b->rule) && same_text(a->tuned_hash, b->tuned_hash) &&
-           same_text(a->layers, b->layers) && same_text(a->heads, b->heads) && same_text(a->smooth_k, b->smooth_k) &&
-           same_text(a->device, b->device) && same_real(a->l1, b->l1) && same_real(a->pv_l1, b->pv_l1) &&
-           same_real(a->simthreshd1, b->simthreshd1) && same_real(a->cdfthreshd, b->cdfthreshd) &&
-           same_real(a->pvthreshd, b->pvthreshd) && same_real(a->topk, b->topk) && a->window == b->window &&
-           a->block_q == b->block_q && a->block_k == b->block_k && a->repeat == b->repeat && a->seed == b->seed &&
-           a->max_length == b->max_length;
+    return text_same(a->model.fingerprint, b->model.fingerprint) &&
+           columns_same(&run_columns, a, b, COLUMN_SETTING, COLUMN_DATA);
 }

@@ -123,9 +123,9 @@ void put_text(struct cursor *c, const char *text)
 
 void put_int(struct cursor *c, int64_t value) { sqlite3_bind_int64(c->stmt, ++c->at, value); }
 
-void put_count(struct cursor *c, int64_t value)
+static void put_int_or_null(struct cursor *c, bool missing, int64_t value)
 {
-    if (value < 0) sqlite3_bind_null(c->stmt, ++c->at);
+    if (missing) sqlite3_bind_null(c->stmt, ++c->at);
     else put_int(c, value);
 }
 
@@ -237,8 +237,121 @@ void *rows_grow(void **rows, size_t n, size_t record_bytes)
     return memset((char *)*rows + n * record_bytes, 0, record_bytes);
 }
 
-const char *run_status_name(enum run_status status)
+void put_record(struct cursor *c, const struct columns *t, const void *record)
 {
-    static const char *const names[] = {"done", "failed", "skipped"};
-    return names[status];
+    for (size_t i = 0; i < t->n; i++) {
+        const struct column *x = &t->at[i];
+        const void *m = (const char *)record + x->offset;
+        bool missing = column_missing(x, record);
+        switch (x->type) {
+        case COLUMN_TEXT:
+        case COLUMN_JSON: put_text(c, missing && x->use & COLUMN_EMPTY ? "" : *(const char *const *)m); break;
+        case COLUMN_INT64: put_int_or_null(c, missing, *(const int64_t *)m); break;
+        case COLUMN_UNSIGNED: put_int(c, (int64_t) * (const uint64_t *)m); break;
+        case COLUMN_REAL: put_real(c, *(const double *)m); break;
+        case COLUMN_BOOL: put_int(c, *(const bool *)m); break;
+        case COLUMN_STATUS: put_text(c, run_status_name(*(const enum run_status *)m)); break;
+        default: put_int_or_null(c, missing, *(const int *)m);
+        }
+    }
+}
+
+static int get_narrow(struct cursor *c, const struct column *x)
+{
+    int lo, hi;
+    column_is_int(x, &lo, &hi);
+    if (!(x->use & COLUMN_OPTIONAL)) return get_range(c, lo, hi);
+    int64_t value = get_count(c);
+    return value < 0 || value > hi ? -1 : (int)value;
+}
+
+void get_record(struct cursor *c, const struct columns *t, void *record)
+{
+    for (size_t i = 0; i < t->n; i++) {
+        const struct column *x = &t->at[i];
+        void *m = (char *)record + x->offset;
+        const char *text;
+        switch (x->type) {
+        case COLUMN_TEXT:
+        case COLUMN_JSON:
+            text = x->use & COLUMN_NAMED ? get_name(c) : get_text(c);
+            *(const char **)m = text && !*text && x->use & COLUMN_EMPTY ? NULL : text;
+            break;
+        case COLUMN_INT64: *(int64_t *)m = x->use & COLUMN_OPTIONAL ? get_count(c) : get_int(c); break;
+        case COLUMN_UNSIGNED: *(uint64_t *)m = (uint64_t)get_int(c); break;
+        case COLUMN_REAL: *(double *)m = get_real(c); break;
+        case COLUMN_BOOL: *(bool *)m = get_int(c) != 0; break;
+        case COLUMN_STATUS:
+            *(enum run_status *)m = run_status_of(get_name(c));
+            break;
+        default: *(int *)m = get_narrow(c, x);
+        }
+    }
+}
+
+/* "INTO table (before, columns, after) VALUES (?, …)". */
+static void add_into(const struct columns *t, const char *before, const char *after, struct str *out)
+{
+    size_t n = t->n;
+    str_addf(out, "INTO %s (%s%s", t->table, before, *before ? ", " : "");
+    columns_names(t, "", "", ", ", out);
+    str_addf(out, "%s%s) VALUES (", *after ? ", " : "", after);
+    for (const char *p = before; *before && p; p = strchr(p + 1, ',')) n++;
+    for (const char *p = after; *after && p; p = strchr(p + 1, ',')) n++;
+    for (size_t i = 0; i < n; i++) str_add(out, i ? ",?" : "?");
+    str_add(out, ")");
+}
+
+enum status cursor_open_insert(struct cursor *c, struct store *s, const char *verb, const struct columns *t,
+                               const char *before, const char *after)
+{
+    struct str sql = {0};
+    str_addf(&sql, "%s ", verb);
+    add_into(t, before, after, &sql);
+    enum status st = cursor_open(c, s, str_get(&sql));
+    str_clear(&sql);
+    return st;
+}
+
+enum status cursor_open_select(struct cursor *c, struct store *s, const struct columns *t, const char *before,
+                               const char *tail)
+{
+    struct str sql = {0};
+    str_addf(&sql, "SELECT %s%s", before, *before ? ", " : "");
+    columns_names(t, "t.", "", ", ", &sql);
+    str_addf(&sql, " FROM %s t %s", t->table, tail);
+    enum status st = cursor_open(c, s, str_get(&sql));
+    str_clear(&sql);
+    return st;
+}
+
+enum status get_records(struct cursor *c, const struct columns *t, void **rows, size_t *n)
+{
+    for (;;) {
+        bool more;
+        TRY(cursor_step(c, &more));
+        if (!more) return OK;
+        get_record(c, t, rows_grow(rows, *n, t->bytes));
+        ++*n;
+    }
+}
+
+enum status put_parent(struct store *s, const struct columns *t, const void *record, int64_t *id)
+{
+    struct cursor c = {0};
+    struct str sql = {0};
+    bool more = false;
+    str_add(&sql, "INSERT ");
+    add_into(t, "", "", &sql);
+    /* the update changes nothing; it makes RETURNING answer for a row that was there */
+    str_addf(&sql, " ON CONFLICT DO UPDATE SET %s = excluded.%s RETURNING id", t->at[0].name, t->at[0].name);
+    enum status st = cursor_open(&c, s, str_get(&sql));
+    str_clear(&sql);
+    if (st == OK) {
+        put_record(&c, t, record);
+        st = cursor_step(&c, &more);
+    }
+    if (st == OK) *id = get_int(&c);
+    cursor_close(&c);
+    return st;
 }

@@ -4,13 +4,14 @@
 
 #include "base/str.h"
 #include "base/arena.h"
+#include "results/columns.h"
 #include "results/store.h"
 
 struct sqlite3;
 struct sqlite3_stmt;
 
 #define SCHEMA_APPLICATION_ID 0x53704761 /* "SpGa" */
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 
 extern const char results_schema_sql[], results_views_sql[];
 
@@ -45,7 +46,6 @@ void cursor_close(struct cursor *c);
 /* Parameters, in order; texts are borrowed until the next cursor_step or cursor_run. */
 void put_text(struct cursor *c, const char *text); /* NULL stays NULL */
 void put_int(struct cursor *c, int64_t value);
-void put_count(struct cursor *c, int64_t value); /* negative = NULL */
 void put_real(struct cursor *c, double value);   /* NAN = NULL */
 void put_blob(struct cursor *c, const void *data, size_t size);
 /* Run a statement that gives no rows, and make it ready for the next parameters. */
@@ -73,11 +73,19 @@ enum status db_int(struct store *s, const char *sql, int64_t *out) MUST_USE;
 /* Room for one more record at the end of a malloced array; zeroed. */
 void *rows_grow(void **rows, size_t n, size_t record_bytes);
 
-/* Adds the machine when it is new; *id its row. */
-enum status put_machine(struct store *s, const struct machine_record *m, int64_t *id) MUST_USE;
-/* The ten columns of a curve's identity. */
-void bind_curve_key(struct cursor *c, const struct curve_key *key);
+/* Whole records: the columns of a table, in its order. */
+void put_record(struct cursor *c, const struct columns *t, const void *record);
+void get_record(struct cursor *c, const struct columns *t, void *record);
+/* "VERB INTO table (before, columns, after) VALUES (?, …)": before and after name further columns, "" for none. */
+enum status cursor_open_insert(struct cursor *c, struct store *s, const char *verb, const struct columns *t,
+                               const char *before, const char *after) MUST_USE;
+/* "SELECT before, columns FROM table tail"; before "" for the record's columns alone. */
+enum status cursor_open_select(struct cursor *c, struct store *s, const struct columns *t, const char *before,
+                               const char *tail) MUST_USE;
+/* Every record that a prepared cursor finds, appended to a malloced array. */
+enum status get_records(struct cursor *c, const struct columns *t, void **rows, size_t *n) MUST_USE;
 
-const char *run_status_name(enum run_status status);
+/* Adds a model, dataset, machine or software when it is new; *id its row. */
+enum status put_parent(struct store *s, const struct columns *t, const void *record, int64_t *id) MUST_USE;
 
 #endif

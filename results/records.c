@@ -1,28 +1,15 @@
-#include "results/records.h"
+#include "results/columns.h"
 
-#include <math.h>
 #include <string.h>
 
 struct metric_record metric_record_empty(const char *scope, const char *name, int64_t n)
 {
-    return (struct metric_record){
-        .scope = scope,
-        .name = name,
-        .n = n,
-        .mean = NAN,
-        .std_error = NAN,
-        .min = NAN,
-        .p0_1 = NAN,
-        .p1 = NAN,
-        .p5 = NAN,
-        .median = NAN,
-        .p95 = NAN,
-        .p99 = NAN,
-        .p99_9 = NAN,
-        .max = NAN,
-        .lo = NAN,
-        .hi = NAN,
-    };
+    struct metric_record m;
+    columns_blank(&metric_columns, &m);
+    m.scope = scope;
+    m.name = name;
+    m.n = n;
+    return m;
 }
 
 static const struct metric_info known[] = {

@@ -2,7 +2,7 @@
  *
  * Strings are borrowed: from the caller when writing, from the list that holds the record when reading.
  * A missing number is NAN (stored as NULL), a missing string is NULL, a missing count is -1 where the
- * comment says so. Times are seconds, sizes bytes, UTC texts look like "2026-01-31T12:00:00Z".
+ * comment says so. results/columns.c says what becomes of each member. Times are seconds, sizes bytes, UTC texts look like "2026-01-31T12:00:00Z".
  */
 #ifndef SG_RESULTS_RECORDS_H
 #define SG_RESULTS_RECORDS_H
@@ -51,9 +51,9 @@ struct software_record {
 
 enum run_status { RUN_DONE, RUN_FAILED, RUN_SKIPPED };
 
-/* Headline numbers, derived by the store from the metric rows of scope "overall" (never set by hand):
- * X_mean, X_lo, X_hi, X_p1 and X_p99_9 are columns of the row named X, all others the mean of the row of that
- * very name. */
+/* Headline numbers, derived from the metric rows of scope "overall" by headline_fill() (results/columns.h), never set by
+ * hand: X_mean, X_lo, X_hi, X_p1 and X_p99_9 are columns of the row named X, all others the mean of the row of that very
+ * name. */
 struct headline {
     double sparsity, qk_sparsity, pv_sparsity;
     double cosine_mean, cosine_lo, cosine_hi, cosine_p1, kl_mean, kl_lo, kl_hi, kl_p99_9;
@@ -92,9 +92,11 @@ struct run_record {
     int repeat; /* 0, or the number of a repetition asked for */
     int threads;
     const char *device; /* "cpu", "cuda" */
-    const char *residual; /* of the residual stream on a device, "f32" or "bf16"; NULL on the CPU. In the key alone */
-    bool graph;           /* repeated calls ran as captured graphs; in the key alone */
-    const char *impls;  /* implementations that ran: "attn_dense=…;attn_sparse=…" */
+    const char *residual; /* of the residual stream on a device, "f32" or "bf16"; NULL on the CPU */
+    bool graph;           /* repeated calls ran as captured graphs */
+    const char *impls;    /* implementations that ran: "attn_dense=…;attn_sparse=…" */
+    const char *blas;     /* library, version and kernels of the products: "OpenBLAS 0.3.21 Haswell"; may be NULL */
+    const char *isa;      /* instruction set of our own CPU kernels: "avx2"; may be NULL */
     int min_sparse_tokens;
     int64_t attention_calls;      /* sequence x layer calls */
     int64_t dense_fallback_calls; /* of these, run dense because the sequence was too short */
@@ -192,8 +194,7 @@ struct item_record {
     int64_t length;                   /* tokens of the context, -1 when it does not apply */
     double dense_score, sparse_score; /* e.g. log probability of the answer */
     bool dense_right, sparse_right;
-    bool has_norm; /* multiple choice: also judged by the log probability per byte */
-    bool dense_right_norm, sparse_right_norm;
+    int dense_right_norm, sparse_right_norm; /* multiple choice, by the log probability per byte: 0 or 1; else -1 */
 };
 
 struct generation_record {

@@ -89,7 +89,11 @@ CREATE TABLE run (
     repeat      INTEGER NOT NULL,
     threads     INTEGER NOT NULL,
     device      TEXT NOT NULL,
+    residual    TEXT,               -- of the residual stream on a device: f32, bf16
+    graph       INTEGER NOT NULL,   -- 1: repeated calls ran as captured graphs
     impls       TEXT,               -- kernels that ran
+    blas        TEXT,               -- library, version and kernels of the products, e.g. OpenBLAS 0.3.21 Haswell
+    isa         TEXT,               -- instruction set of our own CPU kernels
     min_sparse_tokens    INTEGER NOT NULL,
     attention_calls      INTEGER NOT NULL,
     dense_fallback_calls INTEGER NOT NULL, -- of these, dense because the sequence was too short

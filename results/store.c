@@ -25,9 +25,18 @@ static const char to_version_2[] =
     "ALTER TABLE item ADD COLUMN dense_right_norm INTEGER;"
     "ALTER TABLE item ADD COLUMN sparse_right_norm INTEGER;";
 
+/* In version 2 the way of working of a device stood in the key alone. */
+static const char to_version_3[] =
+    "ALTER TABLE run ADD COLUMN residual TEXT;"
+    "ALTER TABLE run ADD COLUMN graph INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE run ADD COLUMN blas TEXT;"
+    "ALTER TABLE run ADD COLUMN isa TEXT;"
+    "UPDATE run SET residual = json_extract(key_json, '$.residual'),"
+    " graph = ifnull(json_extract(key_json, '$.graph'), 0) WHERE json_valid(key_json);";
+
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. Views hold nothing
  * and are made anew. */
-static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2};
+static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)

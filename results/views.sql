@@ -10,7 +10,7 @@ DROP VIEW IF EXISTS v_cells;
 CREATE VIEW v_runs AS
 SELECT r.id, r.status, r.reason, m.name AS model, d.suite, d.name AS dataset, r.method, r.layers, r.heads,
        r.rule, r.l1, r.pv_l1, r.simthreshd1, r.cdfthreshd, r.pvthreshd, r.topk, r.window,
-       r.block_q, r.block_k, r.smooth_k, r.max_length, r.num_samples, r.score, d.n_tokens, r.device, r.threads,
+       r.block_q, r.block_k, r.smooth_k, r.max_length, r.num_samples, r.score, d.n_tokens, r.device, r.residual, r.graph, r.threads,
        r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_lo, r.cosine_hi, r.cosine_p1,
        r.kl_mean, r.kl_lo, r.kl_hi, r.kl_p99_9,
        r.ppl_dense, r.ppl_sparse, r.ppl_ratio, r.ppl_ratio_lo, r.ppl_ratio_hi,
@@ -19,7 +19,7 @@ SELECT r.id, r.status, r.reason, m.name AS model, d.suite, d.name AS dataset, r.
        r.score_dense, r.score_sparse, r.score_drop, r.latency_dense, r.latency_sparse, r.latency_ratio,
        r.dense_fallback_calls, r.attention_calls, r.wall_s, r.peak_bytes, r.peak_device_bytes,
        r.started, r.ended, r.plan, r.key, r.slot, r.tuned_hash, r.seed, r.repeat,
-       h.cpu, h.gpus, s.version, s.git_commit, s.dirty
+       h.cpu, h.gpus, r.blas, r.isa, s.version, s.git_commit, s.dirty
 FROM run r
 JOIN model m ON m.id = r.model
 JOIN dataset d ON d.id = r.dataset

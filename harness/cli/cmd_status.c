@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "harness/cli/output.h"
+#include "results/columns.h"
 #include "results/query.h"
 
 #include <stdio.h>
@@ -25,32 +26,23 @@ static const struct option_def options[] = {
     {0},
 };
 
-/* "suite=chronicle layers=4-7 …": what was asked for, without fingerprints and versions. */
+/* "suite=chronicle layers=4-7 …": what was asked for, without fingerprints and versions, and without what rarely differs
+ * in a sweep. */
 static void add_settings(const char *key_json, struct str *out)
 {
-    static const char *const left_out[] = {"model_fingerprint",
-                                           "tokens",
-                                           "engine",
-                                           "kernels",
-                                           "policy",
-                                           "tuning",
-                                           "model",
-                                           "device",
-                                           "smooth_k",
-                                           "score",
-                                           "min_sparse_tokens",
-                                           "heads"};
+    static const char *const usual[] = {"device", "smooth_k", "score", "min_sparse_tokens"};
     cJSON *key = cJSON_Parse(key_json);
     const cJSON *v;
     cJSON_ArrayForEach(v, key)
     {
-        size_t i = 0, n = sizeof left_out / sizeof *left_out;
-        if (cJSON_IsString(v) && strcmp(v->string, "heads") == 0 && strcmp(v->valuestring, "all") != 0) n--;
-        while (i < n && strcmp(left_out[i], v->string) != 0) i++;
-        if (i < n) continue;
+        bool shown = strcmp(v->string, "suite") == 0 || columns_find(&run_columns, v->string);
+        for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) shown &= strcmp(usual[i], v->string) != 0;
+        if (cJSON_IsString(v) && strcmp(v->string, "heads") == 0) shown = strcmp(v->valuestring, "all") != 0;
+        if (!shown) continue;
         str_addf(out, "%s%s=", out->len ? " " : "", v->string);
         if (cJSON_IsString(v)) str_add(out, v->valuestring);
-        else str_addf(out, "%.6g", v->valuedouble);
+        else if (cJSON_IsNumber(v)) str_addf(out, "%.6g", v->valuedouble);
+        else str_add(out, cJSON_IsTrue(v) ? "yes" : "no");
     }
     cJSON_Delete(key);
 }

@@ -4,6 +4,7 @@
 #include "harness/measure/cancel.h"
 #include "harness/measure/identity.h"
 #include "harness/measure/tuned_db.h"
+#include "results/columns.h"
 #include "results/query.h"
 
 #include <string.h>
@@ -34,13 +35,7 @@ static struct run_record describe(const struct cell_args *a, char *tuned_key)
 
 void cell_take_measurements(struct run_record *r, const struct run_record *measured)
 {
-    r->status = measured->status;
-    r->attention_calls = measured->attention_calls;
-    r->dense_fallback_calls = measured->dense_fallback_calls;
-    r->wall_s = measured->wall_s;
-    r->peak_bytes = measured->peak_bytes;
-    r->peak_device_bytes = measured->peak_device_bytes;
-    r->impls = measured->impls;
+    columns_copy(&run_columns, r, measured, COLUMN_MEASURED);
 }
 
 /* Has the stored run what is asked for beside its metrics? */

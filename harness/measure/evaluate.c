@@ -97,19 +97,20 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     int *gold = arena_alloc(&s->e->arena, sizeof *gold * (size_t)set->n_questions);
     suite_score(set, (const struct token_score *const *)scores, out, gold);
     struct item_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->n_questions);
+    bool choices = set->n_items != set->n_questions;
     for (int q = 0; q < set->n_questions; q++) {
         const struct item *item = &set->items[gold[q]];
         rows[q] = (struct item_record){.item = item->id, .group = item->group, .sample = item->sample,
                                        .depth = item->depth, .length = item->length, .dense_score = out[q].dense,
                                        .sparse_score = out[q].sparse, .dense_right = out[q].dense_right,
-                                       .sparse_right = out[q].sparse_right, .has_norm = set->n_items != set->n_questions,
-                                       .dense_right_norm = out[q].dense_right_norm,
-                                       .sparse_right_norm = out[q].sparse_right_norm};
+                                       .sparse_right = out[q].sparse_right,
+                                       .dense_right_norm = choices ? out[q].dense_right_norm : -1,
+                                       .sparse_right_norm = choices ? out[q].sparse_right_norm : -1};
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;
     measure_items(metrics, "", rows, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
-    if (set->n_items == set->n_questions) return;
+    if (!choices) return;
     struct item_record *norm = arena_alloc(&s->e->arena, sizeof *norm * (size_t)set->n_questions); /* multiple choice */
     for (int q = 0; q < set->n_questions; q++) {
         norm[q] = rows[q];

@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "results/columns.h"
 #include "results/store.h"
 #include "version.h"
 
@@ -110,20 +111,11 @@ void model_identity(struct model_record *r, const struct model *m, const char *d
 
 struct run_record run_record_blank(void)
 {
-    return (struct run_record){
-        .l1 = NAN, .pv_l1 = NAN, .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN, .topk = NAN, .window = -1,
-        .heads = "all", .layers = "all", .score = "all", .device = "cpu", .peak_bytes = -1, .peak_device_bytes = -1,
-    };
-}
-
-static void add_real(cJSON *o, const char *name, double value)
-{
-    if (!isnan(value)) cJSON_AddNumberToObject(o, name, value);
-}
-
-static void add_text(cJSON *o, const char *name, const char *value)
-{
-    if (value) cJSON_AddStringToObject(o, name, value);
+    struct run_record r;
+    columns_blank(&run_columns, &r);
+    r.heads = r.layers = r.score = "all";
+    r.device = "cpu";
+    return r;
 }
 
 static const char *kernels_of(const char *device) { return strcmp(device, "cpu") == 0 ? cpu_ops()->name : device; }
@@ -149,30 +141,7 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
     }
     cJSON_AddStringToObject(o, "model", r->model.name);
     cJSON_AddStringToObject(o, "suite", r->dataset.name);
-    cJSON_AddNumberToObject(o, "max_length", r->max_length);
-    cJSON_AddNumberToObject(o, "num_samples", r->num_samples);
-    add_text(o, "score", r->score);
-    add_text(o, "method", r->method);
-    if (p->method) {
-        cJSON_AddNumberToObject(o, "block_q", r->block_q);
-        cJSON_AddNumberToObject(o, "block_k", r->block_k);
-        add_text(o, "smooth_k", r->smooth_k);
-        add_text(o, "layers", r->layers);
-        add_text(o, "heads", r->heads);
-        add_text(o, "rule", r->rule);
-        add_real(o, "l1", r->l1);
-        add_real(o, "pv_l1", r->pv_l1);
-        add_real(o, "simthreshd1", r->simthreshd1);
-        add_real(o, "cdfthreshd", r->cdfthreshd);
-        add_real(o, "pvthreshd", r->pvthreshd);
-        add_real(o, "topk", r->topk);
-        if (r->window >= 0) cJSON_AddNumberToObject(o, "window", (double)r->window);
-        cJSON_AddNumberToObject(o, "min_sparse_tokens", r->min_sparse_tokens);
-    }
-    add_text(o, "device", r->device);
-    add_text(o, "residual", r->residual);
-    if (r->graph) cJSON_AddTrueToObject(o, "graph");
-    if (r->repeat) cJSON_AddNumberToObject(o, "repeat", r->repeat);
+    columns_to_key(o, r, p->method != NULL);
     return print_json(o, arena);
 }
 

@@ -148,7 +148,7 @@ Test(compare, per_byte_answers_pair_by_their_own_judgement)
         struct fixture f;
         fixture_run(&f, options((uint64_t)i + 1, .3, 1));
         for (size_t k = 0; k < f.d.n_items; k++) {
-            f.items[k].has_norm = f.items[k].dense_right_norm = true;
+            f.items[k].dense_right_norm = 1;
             f.items[k].sparse_right_norm = i == 0 || k % 2;
         }
         fixture_pooled(&f, "score_drop_norm", i ? .5 : 0, .1);

@@ -233,7 +233,7 @@ Test(damage, what_is_wrong_is_named)
     refuses("UPDATE block_mask SET n_q = -4", "column n_q: found -4, expected 0 to");
     refuses("UPDATE metric SET name = NULL", "column name: found nothing, expected a text");
     refuses("UPDATE model SET n_heads = 4294967297", "column n_heads: found 4294967297, expected 1 to 65535");
-    refuses("DELETE FROM model", "run 1: its model, data set, machine or software has no row");
+    refuses("DELETE FROM model", "run 1: its model has no row");
     refuses("UPDATE run SET key = NULL", "column key");
     sqlite3_close(raw);
 }

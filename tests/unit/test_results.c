@@ -475,7 +475,9 @@ Test(results, an_older_version_is_brought_up_to_date)
     run_sql(db, "DROP VIEW v_flips; DROP VIEW v_metrics; DROP VIEW v_runs; CREATE VIEW v_runs AS SELECT id FROM run;"
                 "ALTER TABLE sample DROP COLUMN cosine_centred_mean; ALTER TABLE sample DROP COLUMN row_rmse_mean;"
                 "ALTER TABLE sample DROP COLUMN row_hidden_cosine_mean; ALTER TABLE item DROP COLUMN dense_right_norm;"
-                "ALTER TABLE item DROP COLUMN sparse_right_norm; DROP TABLE layer_error;"
+                "ALTER TABLE item DROP COLUMN sparse_right_norm; ALTER TABLE run DROP COLUMN residual;"
+                "ALTER TABLE run DROP COLUMN graph; ALTER TABLE run DROP COLUMN blas; ALTER TABLE run DROP COLUMN isa;"
+                "DROP TABLE layer_error;"
                 "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT NULL);"
                 "PRAGMA user_version = 1");
     cr_assert_eq(store_open(&s, db, STORE_READ), ERR_DB);
