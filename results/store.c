@@ -29,10 +29,12 @@ static const char to_version_2[] =
 static const char to_version_3[] =
     "ALTER TABLE run ADD COLUMN residual TEXT;"
     "ALTER TABLE run ADD COLUMN graph INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE run ADD COLUMN impl TEXT;"
     "ALTER TABLE run ADD COLUMN blas TEXT;"
     "ALTER TABLE run ADD COLUMN isa TEXT;"
     "UPDATE run SET residual = json_extract(key_json, '$.residual'),"
-    " graph = ifnull(json_extract(key_json, '$.graph'), 0) WHERE json_valid(key_json);";
+    " graph = ifnull(json_extract(key_json, '$.graph'), 0),"
+    " impl = nullif(nullif(nullif(nullif(json_extract(key_json, '$.kernels'), 'avx512'), 'avx2'), 'base'), device) WHERE json_valid(key_json);";
 
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. Views hold nothing
  * and are made anew. */

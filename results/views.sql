@@ -10,7 +10,7 @@ DROP VIEW IF EXISTS v_cells;
 CREATE VIEW v_runs AS
 SELECT r.id, r.status, r.reason, m.name AS model, d.suite, d.name AS dataset, r.method, r.layers, r.heads,
        r.rule, r.l1, r.pv_l1, r.simthreshd1, r.cdfthreshd, r.pvthreshd, r.topk, r.window,
-       r.block_q, r.block_k, r.smooth_k, r.max_length, r.num_samples, r.score, d.n_tokens, r.device, r.residual, r.graph, r.threads,
+       r.block_q, r.block_k, r.smooth_k, r.max_length, r.num_samples, r.score, d.n_tokens, r.device, r.residual, r.graph, r.impl, r.threads,
        r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_lo, r.cosine_hi, r.cosine_p1,
        r.kl_mean, r.kl_lo, r.kl_hi, r.kl_p99_9,
        r.ppl_dense, r.ppl_sparse, r.ppl_ratio, r.ppl_ratio_lo, r.ppl_ratio_hi,

@@ -21,7 +21,7 @@ static struct run_record describe(const struct cell_args *a, char *tuned_key)
     r.repeat = a->repeat;
     r.threads = par_threads(a->setup->par);
     r.plan = a->plan;
-    r.impls = a->machine->impl;
+    r.impl = a->machine->impl;
     if (a->tuned && a->tuned->heads) {
         if (a->tuned->l1 > 0) { /* a .pt carries no bounds */
             r.rule = tune_rule_name(a->tuned->rule);

@@ -1,7 +1,6 @@
 #include "harness/measure/identity.h"
 
 #include "base/json.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "results/columns.h"
 #include "results/store.h"
 #include "version.h"
@@ -118,8 +117,6 @@ struct run_record run_record_blank(void)
     return r;
 }
 
-static const char *kernels_of(const char *device) { return strcmp(device, "cpu") == 0 ? cpu_ops()->name : device; }
-
 /* What was asked for: the slot. With fingerprints and versions in front it is the key. */
 static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, const char *tuning,
                             struct arena **arena)
@@ -133,7 +130,6 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
         cJSON_AddStringToObject(o, "model_fingerprint", r->model.fingerprint);
         cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
         cJSON_AddStringToObject(o, "engine", r->software.engine);
-        cJSON_AddStringToObject(o, "kernels", r->impls ? r->impls : kernels_of(r->device)); /* --impl, when one was asked for */
         if (tuning)
             cJSON_AddStringToObject(o, "tuning", tuning);
         else

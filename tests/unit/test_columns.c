@@ -254,7 +254,7 @@ Test(columns, a_database_of_version_2_is_brought_up_to_date)
     cr_assert_str_eq(v.run->digest, "18152a25fc92830d4dc17aa0edc56823");
     cr_assert_str_eq(v.run->residual, "bf16");
     cr_assert(v.run->graph);
-    cr_assert_null(v.run->blas);
+    cr_assert(!v.run->blas && !v.run->impl);
     cr_assert_str_eq(v.run->dataset.suite, "needle");
     cr_assert_eq(v.run->min_sparse_tokens, 256);
     cr_assert_float_eq(v.run->simthreshd1, .6, 1e-15);
