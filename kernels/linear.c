@@ -16,11 +16,11 @@ enum {
     /* sgemm packs the rows of x once a panel and the panel once for each piece of rows: that costs some 20 / columns +
      * 13 / rows of the product's time. */
     PANEL = LINEAR_PANEL,
-    PIECE_ROWS = 512,
+    PIECE_ROWS = 1024,
     ROW_STEP = 48,       /* whole tiles of 4, 6, 8, 12, 16 and 24 rows in every piece but the last */
     TASKS = 16,          /* fewer pieces than this are halved … */
-    MIN_SIDE = 128,      /* … as long as each keeps so many rows or columns … */
-    TASK_MACS = 1 << 25, /* … and so much work, half a millisecond */
+    MIN_SIDE = 256,      /* … as long as each keeps so many rows or columns … */
+    TASK_MACS = 1 << 26, /* … and so much work, a millisecond */
 };
 
 void widen(const void *from, enum dtype dtype, float *to, size_t n) { cpu_ops()->widen(from, dtype, to, n); }
