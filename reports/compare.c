@@ -2,6 +2,7 @@
 
 #include "base/stats.h"
 #include "reports/tables.h"
+#include "results/arithmetic.h"
 #include "results/columns.h"
 
 #include <math.h>
@@ -312,6 +313,12 @@ enum status compare_runs(struct comparison *c, const struct run_view *before, co
                     after->label);
     }
     add_settings(c, before->run, after->run);
+    /* of runs that differ in what was asked for, too, the floor says nothing */
+    if (!run_same_configuration(before->run, after->run) || !pairable) return OK;
+    struct str words = {0};
+    arithmetic_compare((struct arithmetic_side){before->run, &before->metrics},
+                       (struct arithmetic_side){after->run, &after->metrics}, o->floors, &words);
+    c->arithmetic = words.data;
     return OK;
 }
 
@@ -321,6 +328,7 @@ void comparison_clear(struct comparison *c)
     free(c->settings);
     free(c->before_label);
     free(c->after_label);
+    free(c->arithmetic);
     free(c->forced);
     arena_free(&c->arena);
     *c = (struct comparison){0};
@@ -397,6 +405,7 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
         table_note(t, text);
         free(text);
     }
+    if (c->arithmetic) table_note(t, c->arithmetic);
     if (hidden) {
         snprintf(note, sizeof note, "%zu metrics did not change and are not shown", hidden);
         table_note(t, note);

@@ -32,6 +32,7 @@ struct comparison {
     struct compare_setting *settings; /* those that differ */
     size_t n_settings;
     char *before_label, *after_label;
+    char *arithmetic; /* "other arithmetic (…), …" of two results of one question; NULL when it is the same */
     char *forced; /* what was different and forced, NULL when nothing */
     size_t n_paired_samples;
     struct arena *arena;

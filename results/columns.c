@@ -120,7 +120,7 @@ static const struct column machine_table[] = {
     MACHINE(n_cores, INT, 0, "provenance.cores", NULL),
     MACHINE(ram_bytes, INT64, 0, "provenance.ram_bytes", NULL),
     MACHINE(gpus, TEXT, WHERE | COLUMN_ARITHMETIC, "provenance.gpus", "GPUs"),
-    MACHINE(driver, TEXT, WHERE, "provenance.driver", NULL),
+    MACHINE(driver, TEXT, WHERE | COLUMN_ARITHMETIC, "provenance.driver", NULL),
     MACHINE(os, TEXT, 0, "provenance.os", NULL),
 };
 const struct columns machine_columns = {.table = "machine", TABLE(machine_record, machine_table)};

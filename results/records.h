@@ -155,6 +155,8 @@ struct metric_info {
 };
 /* NULL for a name that is not in the list. */
 const struct metric_info *metric_info(const char *name);
+/* Seconds and bytes: they differ from run to run. */
+bool metric_is_timing(const char *name);
 
 /* One sample (one window of tokens), one wide row. */
 struct sample_record {

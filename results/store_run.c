@@ -18,12 +18,6 @@ static void hash_real(struct hash *h, double value)
 
 static void hash_text(struct hash *h, const char *text) { hash_add_str(h, text ? text : ""); }
 
-static bool is_timing(const char *metric)
-{
-    return !strncmp(metric, "latency_", 8) || !strcmp(metric, "break_even_length") ||
-           !strcmp(metric, "peak_bytes");
-}
-
 /* What two machines that ran the same cell must agree on. */
 static void digest_of(const struct run_data *d, char out[HASH_HEX_SIZE])
 {
@@ -32,7 +26,7 @@ static void digest_of(const struct run_data *d, char out[HASH_HEX_SIZE])
     hash_add_u64(&h, d->run.status);
     for (size_t i = 0; i < d->n_metrics; i++) {
         const struct metric_record *m = &d->metrics[i];
-        if (is_timing(m->name)) continue;
+        if (metric_is_timing(m->name)) continue;
         hash_text(&h, m->scope);
         hash_text(&h, m->name);
         hash_add_u64(&h, (uint64_t)m->n);

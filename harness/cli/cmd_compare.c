@@ -30,11 +30,14 @@ static enum status compare_command(struct command_call *call)
     if (call->n != 2) return fail(ERR_ARG, "compare needs two runs or files, found %d; -h shows an example", call->n);
     struct view_source before = {0}, after = {0};
     struct comparison c = {0};
+    struct noise_list floors = {0};
     struct str verdict = {0};
     TRY_GOTO(st, done, view_source_load(&before, o.db, call->positional[0]));
     TRY_GOTO(st, done, view_source_load(&after, o.db, call->positional[1]));
+    struct store *with_floors = after.store ? after.store : before.store;
+    if (with_floors) TRY_GOTO(st, done, query_noise(with_floors, NULL, after.view.run->model.fingerprint, &floors));
     TRY_GOTO(st, done, compare_runs(&c, &before.view, &after.view,
-                                    &(struct compare_options){.force = o.force, .seed = (uint64_t)o.seed,
+                                    &(struct compare_options){.force = o.force, .seed = (uint64_t)o.seed, .floors = &floors,
                                                               .or_else = ", or see them side by side with --force"}));
     if (strcmp(o.output.format, "terminal") == 0) {
         comparison_verdict(&c, &verdict);
@@ -46,6 +49,7 @@ static enum status compare_command(struct command_call *call)
 done:
     str_clear(&verdict);
     comparison_clear(&c);
+    noise_list_clear(&floors);
     view_source_clear(&before);
     view_source_clear(&after);
     return st;

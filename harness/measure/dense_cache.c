@@ -3,7 +3,9 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "engine/engine.h"
+#include "kernels/arithmetic.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "version.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -57,6 +59,10 @@ void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char 
     hash_add_str(&h, ENGINE_VERSION);
     hash_add_str(&h, impl ? impl : strcmp(device.name, "cpu") == 0 ? cpu_ops()->name : device.name);
     if (device.residual) hash_add_str(&h, device.residual);
+    /* with other arithmetic the states have other last digits, and a run that mixes both compares that too */
+    hash_add_str(&h, arithmetic_blas());
+    hash_add_str(&h, arithmetic_isa());
+    hash_add_str(&h, SG_COMPILER);
     hash_add_str(&h, m->fingerprint);
     hash_add(&h, ids, sizeof *ids * (size_t)n);
     hash_hex(&h, key);

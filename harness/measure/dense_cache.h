@@ -1,4 +1,4 @@
-/* Hidden states of dense runs, kept so that each is computed once per (model, tokens, engine).
+/* Hidden states of dense runs, kept so that each is computed once per (model, tokens, engine, arithmetic).
  *
  * A file per sample under a directory: n x hidden floats, 8 KB a token for a 2 048-wide model. Files that do not
  * check out are recomputed. The oldest are deleted when the directory outgrows its limit.
@@ -30,7 +30,8 @@ char *cache_folder(const char *dir);
 enum status dense_cache_open(struct dense_cache *c, const char *dir) MUST_USE;
 void dense_cache_close(struct dense_cache *c);
 
-/* The key of a sample under a model; everything that changes the numbers goes in. impl: the attention
+/* The key of a sample under a model; everything that changes the numbers goes in, BLAS, instruction set and compiler too.
+ * impl: the attention
  * implementation asked for, NULL the best. */
 void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char *impl, const int32_t *ids, int n);
 

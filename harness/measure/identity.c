@@ -1,6 +1,7 @@
 #include "harness/measure/identity.h"
 
 #include "base/json.h"
+#include "kernels/arithmetic.h"
 #include "results/columns.h"
 #include "results/store.h"
 #include "version.h"
@@ -162,7 +163,11 @@ static void device_identity(struct run_record *r, const struct model *m, struct 
     r->device = info.name;
     r->residual = info.residual;
     r->graph = info.graph;
-    if (!info.gpu[0]) return;
+    if (!info.gpu[0]) { /* on a GPU its name, driver and runtime say it */
+        r->blas = arithmetic_blas();
+        r->isa = arithmetic_isa();
+        return;
+    }
     struct str gpus = {0};
     str_addf(&gpus, "1x %s", info.gpu);
     r->machine.gpus = arena_str(arena, str_get(&gpus));
