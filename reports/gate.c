@@ -299,6 +299,13 @@ void gate_confirm(struct gate_result *first, const struct gate_result *second)
     take_worst(first);
 }
 
+void gate_add_note(struct gate_result *g, const char *text)
+{
+    char *note = str_format("%s%s%s", g->note ? g->note : "", g->note ? "; " : "", text);
+    free(g->note);
+    g->note = note;
+}
+
 void gate_unconfirmed(struct gate_result *g, const char *why)
 {
     for (size_t i = 0; i < g->n; i++)

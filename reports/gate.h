@@ -44,7 +44,7 @@ struct gate_result {
     enum check_outcome outcome; /* the worst: invalid, fail, ambiguous, pass */
     char *alarm; /* cosine and what it stands for disagree; NULL when they do not. A check of its own when cosine
                     is bounded and no other quality, since then the outcome hangs on the metric that is in doubt */
-    char *note;  /* so few samples that the intervals are rough; NULL otherwise */
+    char *note;  /* so few samples that the intervals are rough, a second run under other arithmetic; NULL otherwise */
 };
 
 /* ERR_ARG when no bound was given. */
@@ -54,6 +54,8 @@ void gate_result_clear(struct gate_result *g);
 /* A second run of the same configuration has its say: what failed twice is confirmed, what failed once is ambiguous.
  */
 void gate_confirm(struct gate_result *first, const struct gate_result *second);
+/* Added to the note. */
+void gate_add_note(struct gate_result *g, const char *text);
 /* Why a failure could not be tried again; it stays a failure. */
 void gate_unconfirmed(struct gate_result *g, const char *why);
 

@@ -27,7 +27,7 @@ static bool describe(const struct run_record *a, const struct run_record *b, str
 
 static double floor_of(const struct noise_list *floors, const char *metric)
 {
-    double floor = NAN;
+    double floor = NAN; /* the largest of all sources and machines: sums in another order are all alike */
     for (size_t i = 0; floors && i < floors->n; i++)
         if (!strcmp(floors->rows[i].metric, metric)) floor = fmax(floor, floors->rows[i].value);
     return floor;
@@ -61,4 +61,29 @@ enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_s
     }
     str_add(words, "within the floor");
     return ARITHMETIC_WITHIN;
+}
+
+enum status arithmetic_between(struct store *a, struct store *b, const char *key, enum arithmetic *out,
+                               struct str *words)
+{
+    struct store *stores[2] = {a, b};
+    struct run_list runs[2] = {{0}};
+    struct metric_list metrics[2] = {{0}};
+    struct noise_list floors[2] = {{0}};
+    enum status st = OK;
+    for (int i = 0; i < 2; i++) {
+        TRY_GOTO(st, done, query_run(stores[i], key, &runs[i]));
+        TRY_GOTO(st, done, query_metrics(stores[i], runs[i].rows[0].id, "overall", &metrics[i]));
+        TRY_GOTO(st, done, query_noise(stores[i], NULL, runs[i].rows[0].model.fingerprint, &floors[i]));
+    }
+    bool here = floors[0].n > 0;
+    *out = arithmetic_compare((struct arithmetic_side){runs[0].rows, &metrics[0]},
+                              (struct arithmetic_side){runs[1].rows, &metrics[1]}, &floors[!here], words);
+done:
+    for (int i = 0; i < 2; i++) {
+        run_list_clear(&runs[i]);
+        metric_list_clear(&metrics[i]);
+        noise_list_clear(&floors[i]);
+    }
+    return st;
 }

@@ -23,4 +23,8 @@ struct arithmetic_side {
 enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_side b, const struct noise_list *floors,
                                    struct str *words);
 
+/* The same for one cell that two databases hold, by the floors of the first, or of the second where it has none. */
+enum status arithmetic_between(struct store *a, struct store *b, const char *key, enum arithmetic *out,
+                               struct str *words) MUST_USE;
+
 #endif

@@ -249,20 +249,20 @@ static enum status read_lease(struct store *s, const char *key, struct arena **a
     return st;
 }
 
-enum status lease_take(struct lease_holder *h, const char *key, bool retry, enum lease *out)
+enum status lease_take(struct lease_holder *h, const char *key, enum lease_over over, enum lease *out)
 {
     struct arena *arena = NULL;
     const char *owner;
     double expires = 0;
     str_reset(&h->news);
-    TRY(store_lease(h->store, key, h->owner, LEASE_SECONDS, retry, out));
+    TRY(store_lease(h->store, key, h->owner, LEASE_SECONDS, over, out));
     if (*out == LEASE_BUSY) {
         enum status st = read_lease(h->store, key, &arena, &owner, &expires);
         bool is_void = st == OK && owner &&
                        (lease_owner_is_dead(owner) || (expires > now_unix() + LEASE_SECONDS + LEASE_RENEW_SECONDS &&
                                                        outwaited(h, key, owner, expires)));
         if (is_void) st = store_lease_release(h->store, key, owner);
-        if (is_void && st == OK) st = store_lease(h->store, key, h->owner, LEASE_SECONDS, retry, out);
+        if (is_void && st == OK) st = store_lease(h->store, key, h->owner, LEASE_SECONDS, over, out);
         arena_free(&arena);
         TRY(st);
     }

@@ -19,7 +19,7 @@ enum status lease_open(struct lease_holder **h, struct store *s, int worker) MUS
 void lease_close(struct lease_holder **h);
 
 /* As store_lease(). */
-enum status lease_take(struct lease_holder *h, const char *key, bool retry, enum lease *out) MUST_USE;
+enum status lease_take(struct lease_holder *h, const char *key, enum lease_over over, enum lease *out) MUST_USE;
 enum status lease_drop(struct lease_holder *h, const char *key) MUST_USE;
 
 /* What people should know of leases met since the last call, e.g. that a clock is ahead; "" when nothing. Valid until the

@@ -303,7 +303,7 @@ done:
 }
 
 /* Inside a transaction, so that two workers cannot both find the cell free. */
-static enum status lease_try(struct store *s, const char *key, const char *owner, double seconds, bool retry,
+static enum status lease_try(struct store *s, const char *key, const char *owner, double seconds, enum lease_over over,
                              enum lease *out)
 {
     struct arena *arena = NULL;
@@ -313,7 +313,7 @@ static enum status lease_try(struct store *s, const char *key, const char *owner
     TRY_GOTO(st, done, cursor_open(&c, s, "SELECT status FROM run WHERE key = ?"));
     put_text(&c, key);
     TRY_GOTO(st, done, cursor_step(&c, &more));
-    if (more && (!retry || !strcmp(get_name(&c), "done"))) {
+    if (more && (over == LEASE_OVER_NONE || (over == LEASE_OVER_FAILED && !strcmp(get_name(&c), "done")))) {
         *out = LEASE_STORED;
         goto done;
     }
@@ -343,12 +343,12 @@ done:
     return st;
 }
 
-enum status store_lease(struct store *s, const char *key, const char *owner, double seconds, bool retry,
+enum status store_lease(struct store *s, const char *key, const char *owner, double seconds, enum lease_over over,
                         enum lease *out)
 {
     TRY(db_need_write(s));
     TRY(db_begin(s));
-    enum status st = lease_try(s, key, owner, seconds, retry, out);
+    enum status st = lease_try(s, key, owner, seconds, over, out);
     if (st == OK) st = db_commit(s);
     if (st != OK) db_rollback(s);
     return st;

@@ -70,10 +70,12 @@ enum status store_plan_put(struct store *s, const char *plan, const char *plan_j
 
 /* A claim on a cell for some seconds, so that several workers share one file. */
 enum lease { LEASE_TAKEN, LEASE_BUSY, LEASE_STORED };
+/* Which stored runs a claim is made over: of what has no result, also of what failed or was skipped, of all. */
+enum lease_over { LEASE_OVER_NONE, LEASE_OVER_FAILED, LEASE_OVER_ALL };
 /* LEASE_TAKEN: the cell is the owner's until now + seconds (also when the owner had it already, or an earlier
- * lease has run out). LEASE_BUSY: another owner has it. LEASE_STORED: a done run is there; with `retry` false
- * failed and skipped ones count too. `owner` must tell workers apart, e.g. "host:pid". */
-enum status store_lease(struct store *s, const char *key, const char *owner, double seconds, bool retry,
+ * lease has run out). LEASE_BUSY: another owner has it. LEASE_STORED: a run is there that `over` leaves alone.
+ * `owner` must tell workers apart, e.g. "host:pid". */
+enum status store_lease(struct store *s, const char *key, const char *owner, double seconds, enum lease_over over,
                         enum lease *out) MUST_USE;
 enum status store_lease_release(struct store *s, const char *key, const char *owner) MUST_USE;
 

@@ -143,16 +143,23 @@ static enum status evaluate_policy(struct demo *d, const struct policy_options *
 {
     struct sparse_policy policy = {0};
     struct tuned unused = {0};
-    struct cell_result cell;
     TRY(setup_policy(&d->setup, p, &policy, &unused));
     enum status st = OK;
     if (tuned) st = tuned_apply(tuned, "the tuned thresholds", &d->setup.model.weights, d->setup.model.fingerprint, &policy);
     for (int i = 0; i < 2 && st == OK; i++) {
-        st = cell_run(&(struct cell_args){.setup = &d->setup, .store = d->store, .cache = &d->cache,
-                                          .set = i ? &d->needles : &d->texts, .policy = &policy, .tuned = tuned,
-                                          .machine = &o.machine, .max_length = o.max_length, .score = "all", .plan = "demo",
-                                          .generate = i == 0, .attribution = i == 0 && tuned == &d->l1, .n_worst = i ? 0 : 20, .argc = d->argc, .argv = d->argv}, &cell);
-        memcpy(i ? d->last_needle : d->last_text, cell.key, sizeof cell.key);
+        struct cell_request cell = {.setup = &d->setup, .store = d->store, .cache = &d->cache,
+                                    .set = i ? &d->needles : &d->texts, .policy = &policy, .tuned = tuned,
+                                    .machine = &o.machine, .settings = cell_defaults, .retry = true, .wait = true,
+                                    .quiet = o.machine.quiet, .stop = cancel_requested, .argc = d->argc, .argv = d->argv};
+        cell.settings.max_length = o.max_length;
+        cell.settings.plan = "demo";
+        cell.settings.generate = i == 0;
+        cell.settings.attribution = i == 0 && tuned == &d->l1;
+        if (i) cell.settings.n_worst = 0;
+        struct cell_result result;
+        st = cell_run(&cell, &result);
+        if (st == OK) memcpy(i ? d->last_needle : d->last_text, result.key, sizeof result.key);
+        if (st == OK) cell_result_clear(&result);
     }
     policy_clear(&policy);
     return st;

@@ -167,6 +167,8 @@ static enum status print_parity(struct store *store, const struct cell_result ce
     return print_table(t, &o.output);
 }
 
+static void say_waiting(const char *text) { fprintf(stderr, "sparsegauge: %s\n", text); }
+
 /* What --device names: one device; several of a kind, which share the samples; or the CPU and a GPU, which are compared. */
 struct places {
     struct setup *all;
@@ -184,7 +186,7 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
-    struct cell_result cells[2];
+    struct cell_result cells[2] = {0};
     struct parity parity = {0};
     enum status st;
     TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
@@ -203,11 +205,17 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
         TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
     setup_note_tuned(&o.policy, &tuned, longest_sample(&set));
-    struct cell_args cell = {
+    struct cell_request cell = {
         .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy,
-        .tuned = &tuned, .machine = &o.machine, .max_length = o.samples.max_length, .seed = o.samples.seed,
-        .score = o.samples.score, .generate = o.generate || o.json, .attribution = o.attribution,
-        .keep_tokens = o.keep_tokens, .replace = o.replace, .n_worst = o.n_worst, .argc = argc, .argv = argv};
+        .tuned = &tuned, .machine = &o.machine, .settings = cell_defaults, .replace = o.replace, .retry = true, .wait = true,
+        .say = say_waiting, .quiet = o.machine.quiet, .stop = cancel_requested, .argc = argc, .argv = argv};
+    cell.settings.max_length = o.samples.max_length;
+    cell.settings.seed = o.samples.seed;
+    cell.settings.score = o.samples.score;
+    cell.settings.generate = o.generate || o.json;
+    cell.settings.attribution = o.attribution;
+    cell.settings.keep_tokens = o.keep_tokens;
+    cell.settings.n_worst = o.n_worst;
     if (pair) {
         TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
         cell.parity = &parity;
@@ -218,9 +226,10 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
         TRY_GOTO(st, done, cell_run(&cell, &cells[1]));
         st = print_parity(store, cells, &parity.result);
     } else {
-        st = show_run(store, cells[0].key, cells[0].reused);
+        st = show_run(store, cells[0].key, cells[0].end == CELL_REUSED);
     }
 done:
+    for (int k = 0; k < 2; k++) cell_result_clear(&cells[k]);
     if (parity.samples) parity_close(&parity);
     policy_clear(&policy);
     tuned_clear(&tuned);

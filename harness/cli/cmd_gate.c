@@ -8,6 +8,7 @@
 #include "harness/cli/output.h"
 #include "harness/measure/selftest.h"
 #include "reports/tables.h"
+#include "results/arithmetic.h"
 #include "version.h"
 
 #include <math.h>
@@ -23,7 +24,8 @@ static struct {
     bool github, confirm, self_test;
     int max_length, num_samples;
 } o = {
-    .output = OUTPUT_DEFAULTS, .machine = MACHINE_DEFAULTS,
+    .output = OUTPUT_DEFAULTS,
+    .machine = {.cpu_mask = "auto"}, /* device NULL: that of the run to confirm */
     .db = "sparsegauge.db", .max_length = 2048, .num_samples = 3,
 };
 
@@ -163,6 +165,12 @@ static enum status confirm(struct gate_result *result, const struct gate_subject
     repeated.run = &again.view;
     if (st == OK) st = gate_run(&repeated, &o.bounds, &second);
     if (st == OK) gate_confirm(result, &second);
+    struct str words = {0};
+    if (st == OK)
+        arithmetic_compare((struct arithmetic_side){subject->run->run, &subject->run->metrics},
+                           (struct arithmetic_side){again.view.run, &again.view.metrics}, subject->floors, &words);
+    if (words.len) gate_add_note(result, str_get(&words));
+    str_clear(&words);
     gate_result_clear(&second);
     view_source_clear(&again);
     return st;
@@ -246,6 +254,7 @@ static enum status show_selftest(const struct selftest *t)
 
 static enum status self_test(const char *model, int64_t t0, bool *passed)
 {
+    if (!o.machine.device) o.machine.device = "cpu";
     struct setup setup = {0};
     struct sample_set set = {0};
     struct selftest t;

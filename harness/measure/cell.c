@@ -1,109 +1,191 @@
 #include "harness/measure/cell.h"
 
 #include "base/clock.h"
-#include "harness/measure/cancel.h"
 #include "harness/measure/identity.h"
 #include "harness/measure/tuned_db.h"
 #include "results/columns.h"
 #include "results/query.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { RESAMPLES = 1000 };
+enum { POLL_NS = 300000000 };
 
-static struct run_record describe(const struct cell_args *a, char *tuned_key)
+const struct cell_settings cell_defaults = {.score = "all", .heads = "all", .keep_masks = true, .n_worst = 20, .n_resamples = 1000};
+
+void cell_identify(const struct cell_request *q, struct run_record *r, struct arena **arena)
 {
-    struct run_record r = run_record_blank();
-    r.max_length = a->max_length;
-    r.num_samples = a->set->n_samples;
-    r.score = a->score;
-    r.seed = (uint64_t)a->seed;
-    r.repeat = a->repeat;
-    r.threads = par_threads(a->setup->par);
-    r.plan = a->plan;
-    r.impl = a->machine->impl;
-    if (a->tuned && a->tuned->heads) {
-        if (a->tuned->l1 > 0) { /* a .pt carries no bounds */
-            r.rule = tune_rule_name(a->tuned->rule);
-            r.l1 = a->tuned->l1;
-            r.pv_l1 = a->tuned->pv_l1;
+    char hash[33];
+    *r = run_record_blank();
+    r->max_length = q->settings.max_length;
+    r->num_samples = q->set->n_samples;
+    r->score = q->settings.score;
+    r->heads = q->settings.heads;
+    r->seed = (uint64_t)q->settings.seed;
+    r->repeat = q->settings.repeat;
+    r->threads = par_threads(q->setup->par);
+    r->plan = q->settings.plan;
+    r->impl = q->machine->impl;
+    if (q->tuned && q->tuned->heads) {
+        if (q->tuned->l1 > 0) { /* a .pt carries no bounds */
+            r->rule = tune_rule_name(q->tuned->rule);
+            r->l1 = q->tuned->l1;
+            r->pv_l1 = q->tuned->pv_l1;
         }
-        r.tuned_hash = tuned_hash(a->tuned, tuned_key);
+        r->tuned_hash = arena_str(arena, tuned_hash(q->tuned, hash));
     }
-    return r;
-}
-
-void cell_take_measurements(struct run_record *r, const struct run_record *measured)
-{
-    columns_copy(&run_columns, r, measured, COLUMN_MEASURED);
+    identity_fill(r, &q->setup->model, q->setup->model_dir, q->set, q->policy, arena);
+    r->argv_json = argv_text(q->argc, q->argv, arena);
 }
 
 /* Has the stored run what is asked for beside its metrics? */
-static enum status holds(struct store *s, const char *key, bool generations, bool layer_errors, bool *out)
+static enum status cell_holds(const struct cell_request *q, const char *key, bool *out)
 {
     struct run_list run;
     struct generation_list g = {0};
     struct layer_error_list e = {0};
-    TRY(query_run(s, key, &run));
-    enum status st = query_generations(s, run.rows[0].id, &g);
-    if (st == OK) st = query_layer_errors(s, run.rows[0].id, &e);
-    *out = st == OK && (!generations || g.n) && (!layer_errors || e.n);
+    bool attribution = q->settings.attribution && q->policy && q->policy->method;
+    *out = true;
+    if (!q->settings.generate && !attribution) return OK;
+    TRY(query_run(q->store, key, &run));
+    enum status st = query_generations(q->store, run.rows[0].id, &g);
+    if (st == OK) st = query_layer_errors(q->store, run.rows[0].id, &e);
+    *out = (!q->settings.generate || g.n) && (!attribution || e.n);
     generation_list_clear(&g);
     layer_error_list_clear(&e);
     run_list_clear(&run);
     return st;
 }
 
-enum status cell_run(const struct cell_args *a, struct cell_result *out)
+/* The cell is this process's (*end CELL_RAN), or what is to be said instead. *replace: a done run is run again. */
+static enum status cell_claim(const struct cell_request *q, struct lease_holder *leases, const char *key, bool *replace,
+                              enum cell_end *end)
 {
-    struct arena *arena = NULL;
-    struct evaluation e = {0};
-    char started[32], ended[32], tuned_key[33];
-    enum cell_state state;
-    enum status st;
-    clock_utc(started, sizeof started);
-    struct run_record r = describe(a, tuned_key);
-    identity_fill(&r, &a->setup->model, a->setup->model_dir, a->set, a->policy, &arena);
-    memcpy(out->key, r.key, strlen(r.key) + 1);
-    TRY_GOTO(st, done, query_cell(a->store, r.key, r.slot, &state));
-    out->reused = state == CELL_DONE && !a->replace && !a->parity;
-    bool replace = a->replace || a->parity;
-    bool attribution = a->attribution && a->policy->method;
-    if (out->reused && (a->generate || attribution)) {
-        TRY_GOTO(st, done, holds(a->store, r.key, a->generate, attribution, &out->reused));
-        replace = !out->reused;
+    bool told = false;
+    *replace = q->replace || q->parity;
+    for (;;) {
+        enum lease lease;
+        TRY(lease_take(leases, key, *replace ? LEASE_OVER_ALL : q->retry ? LEASE_OVER_FAILED : LEASE_OVER_NONE, &lease));
+        if (lease == LEASE_STORED) {
+            bool holds;
+            TRY(cell_holds(q, key, &holds));
+            *end = CELL_REUSED;
+            if (holds) return OK;
+            *replace = true; /* and the lease is asked for again */
+            continue;
+        }
+        *end = lease == LEASE_TAKEN ? CELL_RAN : CELL_ELSEWHERE;
+        if (lease == LEASE_TAKEN || !q->wait) return OK;
+        if (!told && q->say) q->say("another process evaluates this cell: waiting for its result");
+        told = true;
+        if (q->stop && q->stop(q->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
+        nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
     }
-    if (out->reused) goto done;
-    TRY_GOTO(st, done,
-             evaluate(&(struct evaluate_args){.model = (struct model *)&a->setup->model,
-                                              .par = a->setup->par,
-                                              .more = a->more,
-                                              .n_more = a->n_more,
-                                              .set = a->set,
-                                              .policy = a->policy,
-                                              .cache = a->cache,
-                                              .impl = a->machine->impl,
-                                              .chunk = a->machine->chunk,
-                                              .generate = a->generate,
-                                              .attribution = attribution,
-                                              .keep_tokens = a->keep_tokens,
-                                              .keep_masks = a->policy->method != NULL,
-                                              .n_worst = a->n_worst,
-                                              .parity = a->parity,
-                                              .n_resamples = RESAMPLES,
-                                              .seed = (uint64_t)a->seed,
-                                              .quiet = a->machine->quiet,
-                                              .stop = cancel_requested},
-                      &e));
-    cell_take_measurements(&r, &e.data.run);
-    r.argv_json = argv_text(a->argc, a->argv, &arena);
-    r.started = started;
-    r.ended = clock_utc(ended, sizeof ended);
-    e.data.run = r;
-    if (r.tuned_hash) TRY_GOTO(st, done, store_tuned(a->store, a->tuned, r.tuned_hash));
-    st = store_run_put(a->store, &e.data, replace, NULL);
-done:
-    evaluation_clear(&e);
-    arena_free(&arena);
+}
+
+static enum status cell_measure(const struct cell_request *q, struct evaluation *e)
+{
+    const struct cell_settings *s = &q->settings;
+    bool sparse = q->policy->method != NULL;
+    return evaluate(&(struct evaluate_args){.model = (struct model *)&q->setup->model,
+                                            .par = q->setup->par,
+                                            .more = q->more,
+                                            .n_more = q->n_more,
+                                            .set = q->set,
+                                            .policy = q->policy,
+                                            .cache = q->cache,
+                                            .states = q->states,
+                                            .impl = q->machine->impl,
+                                            .chunk = q->machine->chunk,
+                                            .generate = s->generate,
+                                            .attribution = s->attribution && sparse,
+                                            .keep_tokens = s->keep_tokens,
+                                            .keep_masks = s->keep_masks && sparse,
+                                            .n_worst = s->n_worst,
+                                            .parity = q->parity,
+                                            .n_resamples = s->n_resamples,
+                                            .seed = (uint64_t)s->seed,
+                                            .quiet = q->quiet,
+                                            .stop = q->stop,
+                                            .stop_ctx = q->stop_ctx},
+                    e);
+}
+
+/* Of a cell that is this process's: what becomes of it, into out->data. */
+static enum status cell_fill(struct cell_request *q, struct run_record *r, struct cell_result *out)
+{
+    char text[32];
+    enum cell_readiness ready = CELL_READY;
+    int64_t t0 = clock_ns();
+    r->started = arena_str(&out->arena, clock_utc(text, sizeof text));
+    if (q->prepare) TRY(q->prepare(q->ctx, q, r, &ready));
+    if (ready != CELL_READY) {
+        out->end = ready == CELL_LATER ? CELL_DEFERRED : CELL_REUSED;
+        return OK;
+    }
+    if (!q->known) TRY(cell_measure(q, &out->evaluation));
+    out->data = q->known ? *q->known : out->evaluation.data;
+    columns_copy(&run_columns, r, &out->data.run, COLUMN_MEASURED);
+    r->ended = arena_str(&out->arena, clock_utc(text, sizeof text));
+    out->data.run = *r;
+    out->seconds = (double)(clock_ns() - t0) * 1e-9;
+    return q->tuned && q->tuned->heads && r->tuned_hash ? store_tuned(q->store, q->tuned, r->tuned_hash) : OK;
+}
+
+/* A cell without results is a row too. */
+static void cell_fail(struct run_record *r, enum status why, struct cell_result *out)
+{
+    char text[32];
+    r->status = why == ERR_MEMORY ? RUN_SKIPPED : RUN_FAILED;
+    r->reason = arena_str(&out->arena, status_message());
+    r->started = r->ended = arena_str(&out->arena, clock_utc(text, sizeof text));
+    r->wall_s = 0;
+    out->data = (struct run_data){.run = *r};
+}
+
+static enum status cell_do(const struct cell_request *asked, struct lease_holder *leases, struct cell_result *out)
+{
+    struct cell_request q = *asked;
+    struct run_record r;
+    bool replace, taken = true;
+    if (q.planned) r = *q.planned;
+    else cell_identify(&q, &r, &out->arena);
+    memcpy(out->key, r.key, strlen(r.key) + 1);
+    TRY(cell_claim(&q, leases, r.key, &replace, &out->end));
+    if (out->end != CELL_RAN) return OK;
+    enum status st = cell_fill(&q, &r, out);
+    if (st != OK && q.keep_failures && st != ERR_CANCELLED && st != ERR_DB) {
+        cell_fail(&r, st, out);
+        st = OK;
+    }
+    if (st == OK && out->end == CELL_RAN) {
+        st = replace ? store_run_put(q.store, &out->data, true, NULL) : store_run_offer(q.store, &out->data, &taken);
+        if (st == OK && !taken) out->end = CELL_REUSED; /* another was faster, while this process slept or by a merge */
+        if (st == OK) return OK; /* storing gave the lease back */
+    }
+    char *message = st == OK ? NULL : str_dup(status_message());
+    enum status dropped = lease_drop(leases, r.key);
+    if (st == OK) return dropped;
+    st = fail(st, "%s", message);
+    free(message);
     return st;
+}
+
+enum status cell_run(const struct cell_request *q, struct cell_result *out)
+{
+    struct lease_holder *own = NULL;
+    *out = (struct cell_result){0};
+    enum status st = q->leases ? OK : lease_open(&own, q->store, 0);
+    if (st == OK) st = cell_do(q, q->leases ? q->leases : own, out);
+    lease_close(&own);
+    if (st != OK) cell_result_clear(out);
+    return st;
+}
+
+void cell_result_clear(struct cell_result *r)
+{
+    evaluation_clear(&r->evaluation);
+    arena_free(&r->arena);
+    r->data = (struct run_data){0};
 }

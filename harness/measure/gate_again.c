@@ -1,7 +1,10 @@
 #include "harness/measure/gate_again.h"
 
 #include "base/file.h"
+#include "base/json.h"
+#include "harness/measure/cancel.h"
 #include "harness/measure/cell.h"
+#include "harness/measure/identity.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,8 +16,6 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
                                struct policy_options *policy)
 {
     static _Thread_local char block[32];
-    if (r->heads && strcmp(r->heads, "all") != 0)
-        return fail(ERR_ARG, "only head %s was sparse; `sweep` makes such runs, not eval", r->heads);
     *samples = (struct sample_options)SAMPLE_DEFAULTS;
     samples->suites = (struct text_list){{r->dataset.name}, 1};
     samples->max_length = r->max_length;
@@ -28,6 +29,7 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     policy->block = block;
     policy->smooth_k = r->smooth_k;
     policy->layers = r->layers;
+    policy->heads = r->heads;
     policy->min_sparse_tokens = r->min_sparse_tokens;
     policy->tuned = tuned_path;
     policy->topk = isnan(r->topk) ? 0 : r->topk;
@@ -70,22 +72,41 @@ static enum status check_same(const struct run_record *r, const struct setup *se
     return OK;
 }
 
-/* Nothing of what decides the numbers may differ but the repetition itself. */
-static enum status check_keys(const char *then, struct store *store, const char *key)
+/* Where and how it ran then; what is asked for now must not be something else. */
+static enum status restore_machine(const struct run_record *r, struct machine_options *m)
 {
-    struct run_list list;
-    TRY(query_run(store, key, &list));
+    if (!m->model) m->model = r->model.path;
+    if (!m->threads) m->threads = r->threads;
+    if (!m->device) m->device = r->device;
+    if (!m->residual) m->residual = r->residual;
+    if (!m->impl) m->impl = r->impl;
+    m->graph |= r->graph;
+    return m->model ? OK : fail(ERR_ARG, "it does not say where its model lay; give --model DIR");
+}
+
+/* Nothing of what decides the numbers may differ but the repetition itself, and it is found out before anything is
+ * evaluated. Where thresholds were to be found when the run got its key, the key names their tuning instead of them. */
+static enum status check_question(const struct run_record *then, struct run_record *now, const struct sparse_policy *policy,
+                                  struct arena **arena)
+{
+    cJSON *key = cJSON_Parse(then->key_json);
+    const char *tuning = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(key, "tuning"));
+    if (tuning) identity_plan_tuned(now, policy, arena_str(arena, tuning), arena);
+    cJSON_Delete(key);
     struct str differs = {0};
-    enum status st = key_json_diff(then, list.rows[0].key_json, &differs) < 0
-                         ? fail(ERR_FORMAT, "the run's key is no JSON object: %.60s", then) : OK;
+    enum status st = key_json_diff(then->key_json, now->key_json, &differs) < 0
+                         ? fail(ERR_FORMAT, "the run's key is no JSON object: %.60s", then->key_json) : OK;
+    if (st == OK && !text_same(then->tuned_hash, now->tuned_hash))
+        st = fail(ERR_ARG, "tuned: found %s, expected %s: its thresholds have changed",
+                  now->tuned_hash ? now->tuned_hash : "none", then->tuned_hash ? then->tuned_hash : "none");
     char *text = str_dup(str_get(&differs));
     for (char *save = NULL, *part = strtok_r(text, ";", &save); part && st == OK; part = strtok_r(NULL, ";", &save)) {
         part += *part == ' ';
-        if (!str_starts_with(part, "repeat:")) st = fail(ERR_ARG, "the second run was not the same: %s", part);
+        if (!str_starts_with(part, "repeat:"))
+            st = fail(ERR_ARG, "it would not be the same run: %s; evaluate it again by hand", part);
     }
     free(text);
     str_clear(&differs);
-    run_list_clear(&list);
     return st;
 }
 
@@ -102,13 +123,13 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
-    struct cell_result cell;
+    struct arena *arena = NULL;
+    struct run_record again;
+    struct cell_result cell = {0};
     char *tuned_path = NULL;
     enum status st;
     if (v->from_file) return fail(ERR_ARG, "%s is a file: only a run of a database can be run again", v->label);
-    if (!m.model) m.model = r->model.path;
-    if (!m.model) return fail(ERR_ARG, "%s does not say where its model lay; give --model DIR", v->label);
-    if (!m.threads) m.threads = r->threads;
+    TRY(restore_machine(r, &m));
     TRY_GOTO(st, done, write_tuned(v, &tuned_path));
     TRY_GOTO(st, done, gate_again_options(r, tuned_path, &s, &p));
     TRY_GOTO(st, done, setup_open(&setup, &m, NULL));
@@ -117,28 +138,23 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     TRY_GOTO(st, done, setup_policy(&setup, &p, &policy, &tuned));
     TRY_GOTO(st, done, store_open(&store, db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, m.cache));
-    TRY_GOTO(st, done,
-             cell_run(&(struct cell_args){.setup = &setup,
-                                          .store = store,
-                                          .cache = &cache,
-                                          .set = &set,
-                                          .policy = &policy,
-                                          .tuned = &tuned,
-                                          .machine = &m,
-                                          .max_length = s.max_length,
-                                          .seed = s.seed,
-                                          .repeat = r->repeat + 1,
-                                          .score = s.score,
-                                          .replace = true,
-                                          .n_worst = 20,
-                                          .argc = argc,
-                                          .argv = argv},
-                      &cell));
+    struct cell_request q = {.setup = &setup, .store = store, .cache = &cache, .set = &set, .policy = &policy, .tuned = &tuned,
+                             .machine = &m, .settings = cell_defaults, .replace = true, .wait = true, .quiet = m.quiet,
+                             .planned = &again, .stop = cancel_requested, .argc = argc, .argv = argv};
+    q.settings.max_length = s.max_length;
+    q.settings.seed = s.seed;
+    q.settings.repeat = r->repeat + 1;
+    q.settings.score = s.score;
+    q.settings.heads = r->heads;
+    cell_identify(&q, &again, &arena);
+    TRY_GOTO(st, done, check_question(r, &again, &policy, &arena));
+    st = cell_run(&q, &cell);
     memcpy(key, cell.key, sizeof cell.key);
-    st = check_keys(r->key_json, store, key);
 done:
     if (tuned_path) unlink(tuned_path);
     free(tuned_path);
+    cell_result_clear(&cell);
+    arena_free(&arena);
     policy_clear(&policy);
     tuned_clear(&tuned);
     sample_set_clear(&set);

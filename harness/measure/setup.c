@@ -303,6 +303,8 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o, 
                                    o->tuned, tuned->block.q, tuned->block.k, o->block));
         TRY_GOTO(st, bad, tuned_apply(tuned, o->tuned, &s->model.weights, s->model.fingerprint, p));
     }
+    for (int i = 0; o->heads && strcmp(o->heads, "all") != 0 && i < p->n_layers * p->n_heads; i++)
+        if (i % p->n_heads != atoi(o->heads)) p->heads[i].is_sparse = false;
     return OK;
 bad:
     policy_clear(p);

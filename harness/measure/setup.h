@@ -26,7 +26,7 @@ struct sample_options {
 };
 
 struct policy_options {
-    const char *method, *layers, *block, *smooth_k, *tuned, *oracle_over;
+    const char *method, *layers, *heads, *block, *smooth_k, *tuned, *oracle_over;
     double simthreshd1, cdfthreshd, pvthreshd, topk;
     int window, min_sparse_tokens;
 };

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RESAMPLES = 1000, POLL_NS = 300000000, MAX_TWINS = 256 };
+enum { POLL_NS = 300000000, MAX_TWINS = 256 };
 
 static void tell(struct sweep *s, const struct sweep_event *e)
 {
@@ -55,26 +55,6 @@ static void describe_event(struct sweep *s, const struct sweep_cell *x, const st
     str_clear(&text);
 }
 
-/* A cell without results is a row too. */
-static enum status store_problem(struct sweep *s, struct sweep_cell *x, enum run_status status, const char *reason)
-{
-    char now[32], *copy = str_dup(reason); /* the reason may be the status message, which storing overwrites */
-    struct run_data d = {.run = x->run};
-    d.run.status = status;
-    d.run.reason = copy;
-    d.run.started = d.run.ended = clock_utc(now, sizeof now);
-    d.run.wall_s = 0;
-    bool taken;
-    enum status st = store_run_offer(s->a.store, &d, &taken);
-    x->settled = st == OK;
-    s->n_failed += st == OK && taken && status == RUN_FAILED;
-    s->n_skipped += st == OK && taken && status == RUN_SKIPPED;
-    s->n_reused += st == OK && !taken;
-    if (st == OK && taken) describe_event(s, x, &d, 0);
-    free(copy);
-    return st;
-}
-
 /* Bounds that lie close often lead to the same thresholds. Cells with equal policies on equal tokens are equal, so the
  * second one gets a copy of what the first one measured. Repetitions are asked for and are run. */
 struct twin {
@@ -105,65 +85,22 @@ static struct twin *twin_find(struct sweep *s, const struct sweep_cell *x, const
     return NULL;
 }
 
-/* Takes the evaluation; NULL when it is not worth keeping, then the caller has it still. */
-static struct twin *twin_add(struct sweep *s, const struct sweep_cell *x, const char *policy,
-                             const struct evaluation *e)
+/* Takes the evaluation over where it is worth keeping. */
+static void twin_add(struct sweep *s, const struct sweep_cell *x, const char *policy, struct evaluation *e)
 {
-    if (s->data[x->data].set.timed) return NULL; /* each time is taken anew */
-    if (x->group < 0 || (s->twins && s->twins->n == MAX_TWINS)) return NULL; /* fixed thresholds differ by intent */
+    if (s->data[x->data].set.timed) return; /* each time is taken anew */
+    if (x->group < 0 || (s->twins && s->twins->n == MAX_TWINS)) return; /* fixed thresholds differ by intent */
     if (!s->twins) s->twins = calloc(1, sizeof *s->twins);
-    if (!s->twins) return NULL;
+    if (!s->twins) return;
     s->twins->data = x->data;
     struct twin *grown = realloc(s->twins->items, sizeof *grown * (size_t)(s->twins->n + 1));
-    if (!grown) return NULL;
+    if (!grown) return;
     s->twins->items = grown;
     struct twin *t = &grown[s->twins->n++];
     memcpy(t->policy, policy, sizeof t->policy);
     t->repeat = x->cell->repeat;
     t->e = *e;
-    return t;
-}
-
-static enum status measure(struct sweep *s, struct sweep_cell *x, const struct sparse_policy *policy,
-                           struct evaluation *e)
-{
-    struct sweep_data *d = &s->data[x->data];
-    const struct model *m = &s->a.setup->model;
-    return evaluate(&(struct evaluate_args){
-                                  .model = (struct model *)m, .par = s->a.setup->par, .set = &d->set, .policy = policy,
-                                  .cache = s->a.cache, .states = d->have_states ? &d->states : NULL,
-                                  .impl = s->a.machine->impl, .chunk = s->a.machine->chunk,
-                                  .keep_tokens = s->a.keep_tokens, .keep_masks = s->a.keep_masks && policy->method,
-                                  .n_worst = s->a.n_worst, .n_resamples = RESAMPLES, .seed = (uint64_t)s->a.seed,
-                                  .quiet = true, .stop = cell_stop, .stop_ctx = s}, e);
-}
-
-/* What is known of the cell's policy, or is found out now. *owned: the caller clears *e. */
-static enum status obtain(struct sweep *s, struct sweep_cell *x, const struct tuned *tuned,
-                          struct evaluation *e, bool *owned)
-{
-    const struct model *m = &s->a.setup->model;
-    struct sparse_policy policy;
-    struct hash h;
-    char hex[HASH_HEX_SIZE];
-    *owned = false;
-    TRY(plan_cell_policy(x->cell, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, tuned, &policy));
-    for (int i = 0; i < policy.n_layers * policy.n_heads; i++)
-        if (!policy.layer_on[i / policy.n_heads]) policy.heads[i] = (struct head_params){0}; /* they play no part */
-    hash_init(&h);
-    policy_hash(&policy, &h);
-    hash_hex(&h, hex);
-    struct twin *twin = twin_find(s, x, hex);
-    enum status st = OK;
-    if (twin) {
-        *e = twin->e;
-        s->n_twins++;
-    } else {
-        st = measure(s, x, &policy, e);
-        *owned = st == OK && !twin_add(s, x, hex, e);
-    }
-    policy_clear(&policy);
-    return st;
+    *e = (struct evaluation){0};
 }
 
 /* Why a session for these samples has no room on its device; false when it has. */
@@ -180,46 +117,14 @@ static bool too_large_for_device(const struct sweep *s, const struct sample_set 
     return true;
 }
 
-static enum status run_cell(struct sweep *s, struct sweep_cell *x)
+static enum status check_room(const struct sweep *s, const struct sample_set *set)
 {
-    struct sweep_data *d = &s->data[x->data];
-    struct evaluation e = {0};
-    char started[32], ended[32];
-    const struct tuned *tuned = NULL;
-    if (x->group >= 0) {
-        tuned = &s->groups[x->group].tuned[x->bounds];
-        x->run.tuned_hash = s->groups[x->group].hashes[x->bounds];
-    }
-    double need = (double)sweep_cell_bytes(s, &d->set), available = sweep_free_bytes(s);
     char reason[320];
-    if (too_large_for_device(s, &d->set, reason, sizeof reason)) return store_problem(s, x, RUN_SKIPPED, reason);
-    if (need > available) {
-        snprintf(reason, sizeof reason,
-                 "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
-                 need / 0x1p30, available / 0x1p30);
-        return store_problem(s, x, RUN_SKIPPED, reason);
-    }
-    clock_utc(started, sizeof started);
-    int64_t t0 = clock_ns();
-    bool owned;
-    enum status st = obtain(s, x, tuned, &e, &owned);
-    if (st == ERR_CANCELLED || st == ERR_DB) return st;
-    if (st != OK) return store_problem(s, x, RUN_FAILED, status_message());
-    struct run_record r = x->run;
-    cell_take_measurements(&r, &e.data.run);
-    r.started = started;
-    r.ended = clock_utc(ended, sizeof ended);
-    e.data.run = r;
-    bool taken;
-    st = store_run_offer(s->a.store, &e.data, &taken);
-    double seconds = (double)(clock_ns() - t0) * 1e-9;
-    x->settled = st == OK;
-    s->n_done += st == OK && taken;
-    s->n_reused += st == OK && !taken; /* another was faster, while this process slept or by a merge */
-    s->cells_s += seconds;
-    if (st == OK && taken) describe_event(s, x, &e.data, seconds);
-    if (owned) evaluation_clear(&e);
-    return st;
+    double need = (double)sweep_cell_bytes(s, set), available = sweep_free_bytes(s);
+    if (too_large_for_device(s, set, reason, sizeof reason)) return fail(ERR_MEMORY, "%s", reason);
+    if (need <= available) return OK;
+    return fail(ERR_MEMORY, "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
+                need / 0x1p30, available / 0x1p30);
 }
 
 /* The dense pass of a data set, cut where its open cells begin. */
@@ -274,65 +179,120 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
     return st == ERR_MEMORY ? OK : st;
 }
 
+struct visit {
+    struct sweep *s;
+    struct sweep_cell *x;
+    struct sparse_policy policy;
+    char hash[HASH_HEX_SIZE]; /* of the policy */
+    bool locked;              /* the devices */
+};
+
+static struct sweep_crash *crash_of(const struct sweep *s, const struct sweep_cell *x)
+{
+    for (int k = 0; s->a.watch && k < s->a.watch->n_crashes; k++)
+        if (s->a.watch->crashes[k].cell == x - s->cells && !s->a.watch->crashes[k].stored) return &s->a.watch->crashes[k];
+    return NULL;
+}
+
+static enum status visit_policy(struct visit *v, const struct tuned *tuned)
+{
+    struct sweep *s = v->s;
+    const struct model *m = &s->a.setup->model;
+    struct sparse_policy *p = &v->policy;
+    struct hash h;
+    TRY(plan_cell_policy(v->x->cell, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, tuned, p));
+    for (int i = 0; i < p->n_layers * p->n_heads; i++)
+        if (!p->layer_on[i / p->n_heads]) p->heads[i] = (struct head_params){0}; /* they play no part */
+    hash_init(&h);
+    policy_hash(p, &h);
+    hash_hex(&h, v->hash);
+    return OK;
+}
+
+/* The cell is this worker's: its thresholds, what it shares with others, and what is known of an equal one. */
+static enum status visit_prepare(void *ctx, struct cell_request *q, struct run_record *r, enum cell_readiness *ready)
+{
+    struct visit *v = ctx;
+    struct sweep *s = v->s;
+    struct sweep_data *d = &s->data[v->x->data];
+    struct sweep_group *g = v->x->group >= 0 ? &s->groups[v->x->group] : NULL;
+    const struct sweep_crash *crash = crash_of(s, v->x);
+    /* A cell at which another worker of this sweep has failed is not tried again, even with --retry-failed. */
+    if (s->a.begun && atomic_exchange(&s->a.begun[v->x - s->cells], true)) {
+        *ready = CELL_SETTLED;
+        return OK;
+    }
+    if (s->a.watch) s->a.watch->cell[s->a.worker] = (int)(v->x - s->cells);
+    if (d->problem) return fail(ERR_ARG, "%s", d->problem);
+    if (crash) return fail(ERR_ARG, "%s", crash->how);
+    if (g) {
+        bool busy = false;
+        TRY(sweep_group_tune(s, g, &busy));
+        if (busy) {
+            g->busy_round = s->round;
+            *ready = CELL_LATER;
+            return OK;
+        }
+        r->tuned_hash = g->hashes[v->x->bounds];
+    }
+    if (s->a.devices) pthread_rwlock_rdlock(s->a.devices);
+    v->locked = s->a.devices != NULL;
+    TRY(check_room(s, &d->set));
+    TRY(open_states(s, v->x));
+    TRY(visit_policy(v, g ? &g->tuned[v->x->bounds] : NULL));
+    const struct twin *twin = twin_find(s, v->x, v->hash);
+    s->n_twins += twin != NULL;
+    q->known = twin ? &twin->e.data : NULL;
+    q->states = d->have_states ? &d->states : NULL;
+    q->policy = &v->policy;
+    return OK;
+}
+
+static void count_cell(struct sweep *s, const struct sweep_cell *x, const struct cell_result *r)
+{
+    enum run_status status = r->data.run.status;
+    struct sweep_crash *crash = crash_of(s, x);
+    if (crash) crash->stored = true;
+    s->n_done += status == RUN_DONE;
+    s->n_failed += status == RUN_FAILED;
+    s->n_skipped += status == RUN_SKIPPED;
+    s->cells_s += r->seconds;
+    describe_event(s, x, &r->data, r->seconds);
+}
+
 /* One open cell: *deferred when another process has it, or its tuning. */
 static enum status visit(struct sweep *s, int i, bool *deferred)
 {
     struct sweep_cell *x = &s->cells[i];
-    struct sweep_data *d = &s->data[x->data];
-    enum lease lease;
     if (x->group >= 0 && s->groups[x->group].busy_round == s->round) { /* leases are writes: not one more for each cell */
         *deferred = true;
         return OK;
     }
-    TRY(lease_take(s->leases, x->run.key, s->a.retry_failed, &lease));
-    if (lease == LEASE_BUSY) {
-        if (*lease_news(s->leases)) tell(s, &(struct sweep_event){.kind = SWEEP_WAIT, .text = lease_news(s->leases)});
-        *deferred = true;
-        return OK;
-    }
-    /* A cell at which another worker of this sweep has failed is not tried again, even with --retry-failed. */
-    bool failed_elsewhere = lease == LEASE_TAKEN && s->a.begun && atomic_exchange(&s->a.begun[i], true);
-    if (failed_elsewhere) TRY(lease_drop(s->leases, x->run.key));
-    if (failed_elsewhere || lease == LEASE_STORED) {
-        x->settled = true;
-        s->n_reused++;
-        return OK;
-    }
-    struct sweep_crash *crash = NULL;
-    for (int k = 0; s->a.watch && k < s->a.watch->n_crashes; k++)
-        if (s->a.watch->crashes[k].cell == i && !s->a.watch->crashes[k].stored) crash = &s->a.watch->crashes[k];
-    if (s->a.watch) s->a.watch->cell[s->a.worker] = i;
-    enum status st = OK;
-    bool busy = false;
-    if (d->problem) {
-        st = store_problem(s, x, RUN_FAILED, d->problem);
-    } else if (crash) {
-        st = store_problem(s, x, RUN_FAILED, crash->how);
-        crash->stored = st == OK;
-    } else {
-        st = x->group >= 0 ? sweep_group_tune(s, &s->groups[x->group], &busy) : OK;
-        if (st != OK && st != ERR_CANCELLED && st != ERR_DB) {
-            st = store_problem(s, x, RUN_FAILED, status_message());
-        } else if (st == OK && !busy) {
-            double need = (double)sweep_cell_bytes(s, &d->set);
-            if (s->a.devices) pthread_rwlock_rdlock(s->a.devices);
-            if (need <= sweep_free_bytes(s)) st = open_states(s, x);
-            if (st == OK) st = run_cell(s, x);
-            else if (st != ERR_CANCELLED && st != ERR_DB) st = store_problem(s, x, RUN_FAILED, status_message());
-            if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
-        }
-    }
+    struct visit v = {.s = s, .x = x};
+    struct cell_result r;
+    struct cell_request q = {.setup = s->a.setup, .store = s->a.store, .leases = s->leases, .cache = s->a.cache,
+                             .machine = s->a.machine, .set = &s->data[x->data].set, .settings = cell_defaults,
+                             .planned = &x->run, .retry = s->a.retry_failed, .keep_failures = true, .quiet = true,
+                             .prepare = visit_prepare, .ctx = &v, .stop = cell_stop, .stop_ctx = s};
+    q.settings.seed = s->a.seed;
+    q.settings.keep_tokens = s->a.keep_tokens;
+    q.settings.keep_masks = s->a.keep_masks;
+    q.settings.n_worst = s->a.n_worst;
+    enum status st = cell_run(&q, &r);
+    if (v.locked) pthread_rwlock_unlock(s->a.devices);
     if (s->a.watch) s->a.watch->cell[s->a.worker] = -1;
-    *deferred |= busy;
-    if (busy) s->groups[x->group].busy_round = s->round;
-    if (!x->settled) { /* stopped, or its tuning is made elsewhere: leave it to whoever comes next */
-        char *message = st == OK ? NULL : str_dup(status_message());
-        if (s->a.begun) atomic_store(&s->a.begun[i], false);
-        enum status released = lease_drop(s->leases, x->run.key);
-        if (st == OK) return released;
-        st = fail(st, "%s", message);
-        free(message);
-    }
+    x->settled = st == OK && (r.end == CELL_RAN || r.end == CELL_REUSED);
+    if (st == OK && r.end == CELL_ELSEWHERE && *lease_news(s->leases))
+        tell(s, &(struct sweep_event){.kind = SWEEP_WAIT, .text = lease_news(s->leases)});
+    if (st == OK && r.end == CELL_RAN) count_cell(s, x, &r);
+    s->n_reused += st == OK && r.end == CELL_REUSED;
+    *deferred |= st == OK && !x->settled;
+    /* stopped, or its tuning is made elsewhere: whoever comes next may have it */
+    if (!x->settled && s->a.begun && (st != OK || r.end == CELL_DEFERRED)) atomic_store(&s->a.begun[i], false);
+    if (x->settled && r.end == CELL_RAN && r.data.run.status == RUN_DONE && r.evaluation.arena)
+        twin_add(s, x, v.hash, &r.evaluation);
+    if (st == OK) cell_result_clear(&r);
+    policy_clear(&v.policy);
     return st;
 }
 

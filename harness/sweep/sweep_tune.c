@@ -198,7 +198,7 @@ enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy)
     hash_add_u64(&h, (uint64_t)g->rule << 32 | (uint64_t)g->block.q << 16 | (uint64_t)g->block.k);
     snprintf(key, sizeof key, "tune:%s", hash_hex(&h, hex));
     enum lease lease;
-    TRY(lease_take(s->leases, key, s->a.retry_failed, &lease));
+    TRY(lease_take(s->leases, key, s->a.retry_failed ? LEASE_OVER_FAILED : LEASE_OVER_NONE, &lease));
     if (lease == LEASE_BUSY) {
         *busy = true;
         return OK;
