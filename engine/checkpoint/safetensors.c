@@ -303,6 +303,7 @@ void safetensors_close(struct safetensors *s)
         free(s->absent[i].shard);
     }
     free(s->absent);
+    free(s->unpacked);
     *s = (struct safetensors){0};
 }
 

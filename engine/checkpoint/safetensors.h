@@ -44,6 +44,7 @@ struct safetensors {
     } *absent;              /* what the index lists and no shard has */
     size_t n_absent;
     size_t bytes;           /* of all files */
+    void *unpacked;         /* owned; data of tensors that a GGUF file holds in another form, else NULL */
 };
 
 /* Open `dir`/model.safetensors, or every shard of `dir`/model.safetensors.index.json. Headers are read and

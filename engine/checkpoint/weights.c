@@ -1,5 +1,7 @@
 #include "engine/checkpoint/weights.h"
 
+#include "engine/checkpoint/gguf.h"
+
 
 #include <assert.h>
 #include <math.h>
@@ -309,12 +311,30 @@ enum status weights_check_unused(const struct weights *w)
     return st;
 }
 
+static enum status open_gguf(struct weights *w)
+{
+    struct gguf g;
+    struct str config = {0};
+    TRY(gguf_open(&g, w->dir));
+    enum status st = gguf_config(&g, &config);
+    if (st == OK) st = llama_config_parse(&w->config, w->dir, str_get(&config), config.len);
+    if (st == OK) st = gguf_tensors(&g, &w->files);
+    str_clear(&config);
+    gguf_close(&g);
+    return st;
+}
+
+static enum status open_directory(struct weights *w)
+{
+    TRY(llama_config_read(&w->config, w->dir));
+    return safetensors_open(&w->files, w->dir);
+}
+
 enum status weights_open(struct weights *w, const char *dir)
 {
     *w = (struct weights){0};
     w->dir = str_dup(dir);
-    enum status st = llama_config_read(&w->config, dir);
-    if (st == OK) st = safetensors_open(&w->files, dir);
+    enum status st = gguf_is(dir) ? open_gguf(w) : open_directory(w);
     if (st == OK) st = load_all(w);
     if (st != OK) weights_close(w);
     return st;

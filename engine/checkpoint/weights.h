@@ -80,7 +80,7 @@ struct weights {
     size_t n_owned, cap_owned;
 };
 
-/* Read the configuration and map the weights of a Hugging Face directory. Tensor data are not touched
+/* Read the configuration and map the weights of a Hugging Face directory or a GGUF file. Tensor data are not touched
  * except norms and the copies named above. On failure *w is empty. Messages name file, tensor, found and
  * expected shape, and the remedy. */
 enum status weights_open(struct weights *w, const char *dir) MUST_USE;
