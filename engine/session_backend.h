@@ -1,7 +1,7 @@
-/* What runs sessions somewhere else than on the CPU. Private to engine/ but for the name.
+/* What runs sessions: the CPU, or the device that the weights were placed on, which carry a pointer to its table.
+ * Private to engine/ but for the name.
  *
- * Weights placed on a device carry a pointer to the table; session.c then hands every call over. Entries are
- * all mandatory, and may be called from any thread.
+ * session.c checks arguments and calls. Entries are all mandatory, and may be called from any thread.
  */
 #ifndef SG_ENGINE_SESSION_BACKEND_H
 #define SG_ENGINE_SESSION_BACKEND_H
@@ -9,21 +9,20 @@
 #include "base/str.h"
 #include "engine/session.h"
 
-struct tuner_backend;
-
 struct session_backend {
-    const char *name; /* "cuda": what the database calls the device */
-    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk, bool once);
+    const char *name; /* "cpu", "cuda": what the database calls the device */
+    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk, bool once, int n_threads);
     enum status (*open)(void **state, const struct weights *w, struct par *par, const struct session_plan *plan,
                         const char *impl);
-    void (*close)(void **state);
+    void (*close)(void **state); /* also of one that could not be opened, and of NULL */
     /* Arguments were checked; names of kernels are added to impls. */
     enum status (*forward)(void *state, int position, int total_len, const struct forward_args *f, struct str *impls);
+    enum status (*heads)(void *state, const struct heads_args *a); /* ERR_UNSUPPORTED on a device */
     enum status (*logits)(void *state, const float *hidden, float *logits);
     enum status (*compare)(void *state, int n, const float *dense, const float *sparse, const int32_t *next,
                            struct token_metrics *out, struct tensor_sums *sums);
-    const struct tuner_backend *tuner; /* engine/tuner/tuner_parts.h: tunes where these sessions run */
 };
+extern const struct session_backend session_backend_cpu;
 
 /* True when the whole layer runs dense; counts why, head by head. */
 bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start);

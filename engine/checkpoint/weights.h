@@ -20,6 +20,8 @@
 #include <stdint.h>
 
 
+struct session_backend;
+struct tuner_backend;
 struct weights_device;
 struct weights_device_info;
 
@@ -34,6 +36,7 @@ struct weights_place {
 struct weights_device {
     const struct weights_place *place;
     const struct session_backend *backend; /* engine/session_backend.h: what runs sessions there */
+    const struct tuner_backend *tuner;     /* engine/tuner/tuner_parts.h: what tunes there */
 };
 
 /* How sessions run on a device; set before the weights are placed there. */

@@ -1,7 +1,6 @@
 #include "engine/cuda/session_cuda_parts.h"
 
 #include "engine/rope.h"
-#include "engine/tuner/tuner_parts.h"
 #include "kernels/cuda/ops_cuda.h"
 #include "kernels/registry.h"
 
@@ -10,8 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct session_plan plan(const struct weights *w, int capacity, int chunk, bool once)
+static struct session_plan plan(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
+    (void)n_threads;
     return session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once);
 }
 
@@ -465,6 +465,12 @@ static enum status cuda_forward(void *state, int position, int total_len, const 
     return weights_cuda_unlock(s->on, st);
 }
 
+static enum status cuda_heads(void *state, const struct heads_args *a)
+{
+    (void)state, (void)a;
+    return fail(ERR_UNSUPPORTED, "single heads are offered on the CPU only");
+}
+
 static enum status logits_on(struct session_cuda *s, const float *hidden, float *logits)
 {
     const struct llama_config *c = &s->w->config;
@@ -520,6 +526,5 @@ static enum status cuda_compare(void *state, int n, const float *dense, const fl
 }
 
 const struct session_backend session_backend_cuda = {
-    "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_logits, cuda_compare,
-    &tuner_backend_cuda,
+    "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_heads, cuda_logits, cuda_compare,
 };

@@ -70,7 +70,7 @@ enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place
 const struct tuner_backend *tuner_backend_for(const struct weights *w, const struct sparse_policy *p, int longest,
                                               const char **why)
 {
-    const struct tuner_backend *there = w->on_device ? w->on_device->backend->tuner : &tuner_backend_cpu;
+    const struct tuner_backend *there = w->on_device ? w->on_device->tuner : &tuner_backend_cpu;
     const char *reason = there->refuses(w, p, longest);
     if (why) *why = reason;
     return reason ? &tuner_backend_cpu : there;

@@ -1,0 +1,548 @@
+#include "engine/session.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+#include "engine/rope.h"
+#include "engine/session_backend.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/registry.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MLP_ROWS = 1024, /* gate and up exist for so many rows at a time */
+    ROW_TASK = 32,   /* rows per task in the element-wise steps */
+    DEFAULT_CHUNK = 8192,
+};
+
+struct session_cpu {
+    const struct weights *w;
+    struct par *par;
+    const char *impl;
+    struct session_plan plan;
+    float *kv;          /* [n_layers][2][n_kv_heads][capacity][head_dim] */
+    float *x, *norm;    /* [chunk, hidden] residual stream and normed copy */
+    float *q, *attn;    /* [chunk, n_heads * head_dim] */
+    float *kv_rows;     /* [chunk, n_kv_heads * head_dim] on the way to the cache */
+    float *gate, *up;   /* [MLP_ROWS, intermediate] */
+    float *cosine, *sine; /* [chunk, head_dim / 2] */
+    float *inv_freq;    /* [head_dim / 2] */
+    void *linear_ws;
+    void *slab;
+    void *scratch;      /* attention and prediction, grows to the largest call */
+    size_t scratch_bytes;
+    /* of the call under way */
+    int position;
+    struct str *impls;
+    struct forward_times *times; /* NULL: nobody asked */
+};
+
+static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+
+struct slab_layout {
+    size_t kv, x, norm, q, attn, kv_rows, gate, up, cosine, sine, inv_freq, linear, end;
+};
+
+static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
+{
+    struct slab_layout l = {0};
+    size_t at = 0, f = sizeof(float), rows = (size_t)chunk, d = (size_t)c->head_dim;
+    size_t q_dim = (size_t)c->n_heads * d, kv_dim = (size_t)c->n_kv_heads * d, hidden = (size_t)c->hidden_size;
+    size_t mlp_rows = chunk < MLP_ROWS ? rows : MLP_ROWS, inter = (size_t)c->intermediate_size;
+    size_t widest = hidden > inter ? hidden : inter;
+    if (q_dim > widest) widest = q_dim;
+#define PUT(field, bytes) (l.field = at, at += align64(bytes))
+    PUT(kv, f * 2 * (once ? 1 : (size_t)c->n_layers) * kv_dim * (size_t)capacity);
+    PUT(x, f * rows * hidden);
+    PUT(norm, f * rows * hidden);
+    PUT(q, f * rows * q_dim);
+    PUT(attn, f * rows * q_dim);
+    PUT(kv_rows, f * rows * kv_dim);
+    PUT(gate, f * mlp_rows * inter);
+    PUT(up, f * mlp_rows * inter);
+    PUT(cosine, f * rows * d / 2);
+    PUT(sine, f * rows * d / 2);
+    PUT(inv_freq, f * d / 2);
+    PUT(linear, linear_workspace((int)widest, n_threads));
+#undef PUT
+    l.end = at;
+    return l;
+}
+
+static struct session_plan plan(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
+{
+    once = once && chunk <= 0 && capacity <= DEFAULT_CHUNK;
+    if (chunk <= 0) chunk = capacity < DEFAULT_CHUNK ? capacity : DEFAULT_CHUNK;
+    struct slab_layout l = lay_out(c, capacity, chunk, once, n_threads);
+    return (struct session_plan){.kv_bytes = l.x, .activation_bytes = l.linear - l.x, .linear_bytes = l.end - l.linear,
+                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk, .once = once};
+}
+
+struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+{
+    return plan(c, capacity, chunk, false, n_threads);
+}
+
+static struct session_plan cpu_plan(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+{
+    return plan(&w->config, capacity, chunk, once, n_threads);
+}
+
+static void cpu_close(void **state)
+{
+    struct session_cpu *s = *state;
+    if (!s) return;
+    free(s->slab);
+    free(s->scratch);
+    free(s);
+    *state = NULL;
+}
+
+static enum status cpu_open(void **state, const struct weights *w, struct par *par, const struct session_plan *p,
+                            const char *impl)
+{
+    struct session_cpu *s = *state = calloc(1, sizeof *s);
+    if (!s) return fail(ERR_MEMORY, "no memory for a session");
+    s->w = w;
+    s->par = par;
+    s->impl = impl;
+    s->plan = *p;
+    s->slab = aligned_alloc(64, p->total_bytes);
+    if (!s->slab)
+        return fail(ERR_MEMORY, "a session of %d tokens needs %.2f GiB (KV cache %.2f GiB); lower --max-length",
+                    p->capacity, (double)p->total_bytes / 0x1p30, (double)p->kv_bytes / 0x1p30);
+    struct slab_layout l = lay_out(&w->config, p->capacity, p->chunk, p->once, par_threads(par));
+    char *base = s->slab;
+    s->kv = (float *)(base + l.kv);
+    s->x = (float *)(base + l.x);
+    s->norm = (float *)(base + l.norm);
+    s->q = (float *)(base + l.q);
+    s->attn = (float *)(base + l.attn);
+    s->kv_rows = (float *)(base + l.kv_rows);
+    s->gate = (float *)(base + l.gate);
+    s->up = (float *)(base + l.up);
+    s->cosine = (float *)(base + l.cosine);
+    s->sine = (float *)(base + l.sine);
+    s->inv_freq = (float *)(base + l.inv_freq);
+    s->linear_ws = base + l.linear;
+    return OK;
+}
+
+static enum status scratch(struct session_cpu *s, size_t bytes)
+{
+    if (bytes <= s->scratch_bytes) return OK;
+    free(s->scratch);
+    s->scratch_bytes = 0;
+    s->scratch = aligned_alloc(64, align64(bytes));
+    if (!s->scratch) return fail(ERR_MEMORY, "attention needs %.2f GiB of scratch; lower --max-length",
+                                 (double)bytes / 0x1p30);
+    s->scratch_bytes = align64(bytes);
+    return OK;
+}
+
+/* Element-wise steps, cut by rows. */
+struct rows_job {
+    struct session_cpu *s;
+    const float *weight;
+    const int32_t *tokens;
+    int n, position, layer;
+    int n_heads;      /* of the rows to rotate, to cache or to pick … */
+    size_t head_rows; /* … rows that a head has in the cache */
+    int from_heads;   /* … and heads in a row of `from` */
+    const float *from;
+    float *to;
+    bool rotate;
+};
+
+static void for_rows(struct session_cpu *s, struct rows_job *j, par_body *body)
+{
+    par_for(s->par, (j->n + ROW_TASK - 1) / ROW_TASK, body, j);
+}
+
+#define EACH_ROW(j, item, r)                                                                    \
+    for (int r = (item) * ROW_TASK, end_ = r + ROW_TASK < (j)->n ? r + ROW_TASK : (j)->n; r < end_; r++)
+
+static void embed_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t h = (size_t)j->s->w->config.hidden_size;
+    EACH_ROW(j, item, r)
+        widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype, j->to + (size_t)r * h, h);
+}
+
+static void copy_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t h = (size_t)j->s->w->config.hidden_size;
+    EACH_ROW(j, item, r) memcpy(j->to + (size_t)r * h, j->from + (size_t)r * h, h * sizeof *j->to);
+}
+
+static void norm_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    const struct llama_config *c = &j->s->w->config;
+    size_t h = (size_t)c->hidden_size;
+    EACH_ROW(j, item, r)
+        cpu_ops()->rmsnorm(j->from + (size_t)r * h, j->weight, (float)c->rms_norm_eps, c->hidden_size,
+                           j->to + (size_t)r * h);
+}
+
+static void angle_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    int half = j->s->w->config.head_dim / 2;
+    float scaling = rope_attention_scaling(&j->s->w->config);
+    EACH_ROW(j, item, r)
+        for (int i = 0; i < half; i++) {
+            float angle = (float)(j->position + r) * j->s->inv_freq[i];
+            j->s->cosine[r * half + i] = cosf(angle) * scaling;
+            j->s->sine[r * half + i] = sinf(angle) * scaling;
+        }
+}
+
+static void rotate(float *x, const float *cosine, const float *sine, int half)
+{
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static void rotate_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    int d = j->s->w->config.head_dim, half = d / 2;
+    EACH_ROW(j, item, r)
+        for (int h = 0; h < j->n_heads; h++)
+            rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
+                   j->s->sine + r * half, half);
+}
+
+/* RMSNorm over each head. */
+static void head_norm_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    const struct llama_config *c = &j->s->w->config;
+    EACH_ROW(j, item, r)
+        for (int h = 0; h < j->n_heads; h++) {
+            float *x = j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)c->head_dim;
+            cpu_ops()->rmsnorm(x, j->weight, (float)c->rms_norm_eps, c->head_dim, x);
+        }
+}
+
+static float *cache_of(const struct session_cpu *s, int layer, int value)
+{
+    const struct llama_config *c = &s->w->config;
+    size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
+    return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
+}
+
+static void cache_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t d = (size_t)j->s->w->config.head_dim;
+    int half = (int)d / 2;
+    EACH_ROW(j, item, r)
+        for (int h = 0; h < j->n_heads; h++) {
+            float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
+            memcpy(to, j->from + ((size_t)r * (size_t)j->from_heads + (size_t)h) * d, d * sizeof *to);
+            if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
+        }
+}
+
+static void silu_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t inter = (size_t)j->s->w->config.intermediate_size;
+    EACH_ROW(j, item, r) cpu_ops()->silu_mul(j->to + (size_t)r * inter, j->from + (size_t)r * inter, inter);
+}
+
+/* Seconds since t0 to one of the times, when somebody asked. */
+static int64_t started(const struct session_cpu *s) { return s->times ? clock_ns() : 0; }
+
+static void spent(const struct session_cpu *s, int64_t t0, double *seconds)
+{
+    if (s->times) *seconds += (double)(clock_ns() - t0) * 1e-9;
+}
+
+static enum status run_attention(struct session_cpu *s, const struct attn_impl *impl, struct attn_args *a, void *ws)
+{
+    if (!s->times) return impl->run(a, ws, s->par, NULL);
+    struct forward_times *t = s->times;
+    struct attn_ticks ticks = {0};
+    double seconds = 0;
+    int64_t t0 = started(s);
+    a->ticks = &ticks;
+    enum status st = impl->run(a, ws, s->par, NULL);
+    a->ticks = NULL;
+    if (st != OK) return st;
+    spent(s, t0, &seconds);
+    *(a->tiles ? &t->attention_s : &t->attention_dense_s) += seconds;
+    if (!a->tiles || ticks.qk + ticks.pv == 0) return OK;
+    double part = (double)ticks.qk / (double)(ticks.qk + ticks.pv);
+    t->has_split = true;
+    t->qk_s += seconds * part;
+    t->pv_s += seconds * (1 - part);
+    return OK;
+}
+
+static enum status attend(struct session_cpu *s, const struct forward_args *f, int layer, int n, int position, int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    int d = c->head_dim;
+    ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d, row = (ptrdiff_t)c->n_heads * d;
+    struct attn_args a = {
+        .dtype = DTYPE_F32, .n_q = n, .q_start = position, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
+        .head_dim = d, .scale = (float)(1 / sqrt((double)d)), .q = s->q, .k = cache_of(s, layer, 0),
+        .v = cache_of(s, layer, 1), .o = s->attn, .q_row = row, .q_head = d, .k_row = d, .k_head = head, .v_row = d,
+        .v_head = head, .o_row = row, .o_head = d, .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
+        .ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL,
+        .window = session_window(c, layer, total_len),
+    };
+    struct tile_map map;
+    float lambda[1024];
+    uint8_t sparse[1024];
+    if (c->n_heads > 1024) return fail(ERR_UNSUPPORTED, "%d heads, at most 1024 are offered", c->n_heads);
+    size_t map_bytes = 0, mask_bytes = 0;
+    struct mask_args m = {.attn = &a};
+    bool dense = session_counts_dense(f, layer, c->n_heads, total_len, position);
+    if (!dense && a.window) return session_fail_windowed(c, layer, f->policy);
+    if (!dense) {
+        const struct sparse_policy *p = f->policy;
+        m.heads = p->heads + layer * c->n_heads;
+        m.smooth_k = p->smooth_k;
+        m.topk = p->topk;
+        m.window = p->window;
+        map = tile_map_shape(p->block, c->n_heads, position, n);
+        map_bytes = align64(tile_map_bytes(&map));
+        mask_bytes = mask_workspace(p->method, &m, par_threads(s->par));
+        for (int h = 0; h < c->n_heads; h++) {
+            lambda[h] = m.heads[h].pvthreshd;
+            sparse[h] = m.heads[h].is_sparse;
+        }
+        a.tiles = &map;
+        a.pv_threshold = lambda;
+        a.head_sparse = sparse;
+    }
+    const struct attn_impl *impl;
+    TRY(attn_choose(&a, s->impl, &impl));
+    session_note_impl(s->impls, impl);
+    size_t work = impl->workspace(&a);
+    TRY(scratch(s, map_bytes + (mask_bytes > work ? mask_bytes : work)));
+    if (!dense) {
+        int64_t t0 = started(s);
+        map.bits = s->scratch;
+        TRY(mask_predict(f->policy->method, &m, &map, (char *)s->scratch + map_bytes, s->par));
+        if (s->times) spent(s, t0, &s->times->predict_s);
+    }
+    TRY(run_attention(s, impl, &a, (char *)s->scratch + map_bytes));
+    if (f->hook) TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles, NULL}));
+    return OK;
+}
+
+static void normalise(struct session_cpu *s, int n, const float *weight, const float *from, float *to)
+{
+    for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
+}
+
+static void normalise_heads(struct session_cpu *s, const float *weight, int n_heads, int n, float *x)
+{
+    if (weight) for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .n_heads = n_heads, .to = x}, head_norm_task);
+}
+
+static void turn_queries(struct session_cpu *s, int layer, int n_heads, int n, float *q)
+{
+    normalise_heads(s, s->w->layers[layer].q_norm, n_heads, n, q);
+    if (llama_turns(&s->w->config, layer))
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = q}, rotate_task);
+}
+
+static void project(struct session_cpu *s, const struct linear *l, int n, const float *x, float *y, bool add)
+{
+    int64_t t0 = started(s);
+    linear_run(l, n, x, l->k, y, l->m, add, s->linear_ws, s->par);
+    if (s->times) spent(s, t0, &s->times->linear_s);
+}
+
+static void mlp(struct session_cpu *s, const struct layer_weights *lw, int n)
+{
+    size_t h = (size_t)s->w->config.hidden_size;
+    normalise(s, n, lw->mlp_norm, s->x, s->norm);
+    for (int row = 0; row < n; row += MLP_ROWS) {
+        int rows = n - row < MLP_ROWS ? n - row : MLP_ROWS;
+        const float *x = s->norm + (size_t)row * h;
+        project(s, &lw->gate, rows, x, s->gate, false);
+        project(s, &lw->up, rows, x, s->up, false);
+        for_rows(s, &(struct rows_job){.s = s, .n = rows, .from = s->up, .to = s->gate}, silu_task);
+        project(s, &lw->down, rows, s->gate, s->x + (size_t)row * h, true);
+    }
+}
+
+static enum status layer_forward(struct session_cpu *s, const struct forward_args *f, int layer, int n, int position,
+                                 int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    const struct layer_weights *lw = &s->w->layers[layer];
+    normalise(s, n, lw->attn_norm, s->x, s->norm);
+    project(s, &lw->q, n, s->norm, s->q, false);
+    turn_queries(s, layer, c->n_heads, n, s->q);
+    for (int value = 0; value < 2; value++) {
+        project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .n_heads = c->n_kv_heads,
+                                       .from_heads = c->n_kv_heads, .head_rows = (size_t)s->plan.capacity,
+                                       .from = s->kv_rows, .to = cache_of(s, layer, value),
+                                       .rotate = !value && llama_turns(c, layer)}, cache_task);
+    }
+    TRY(attend(s, f, layer, n, position, total_len));
+    project(s, &lw->o, n, s->attn, s->x, true);
+    mlp(s, lw, n);
+    return OK;
+}
+
+static enum status cpu_compare(void *state, int n, const float *hidden_dense, const float *hidden_sparse,
+                               const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+{
+    struct session_cpu *s = state;
+    TRY(scratch(s, compare_workspace(&s->w->head, par_threads(s->par))));
+    return compare_logits(&s->w->head, n, hidden_dense, hidden_sparse, next, out, sums, s->scratch, s->par);
+}
+
+/* The states of a chunk are in x; `norm` is free behind the last layer. */
+static enum status score_chunk(struct session_cpu *s, const struct forward_args *f, int begin, int n)
+{
+    struct tensor_sums sums = {0};
+    struct token_metrics *rows = malloc(sizeof *rows * (size_t)n);
+    if (!rows) return fail(ERR_MEMORY, "no memory to score %d tokens", n);
+    normalise(s, n, s->w->final_norm, s->x, s->norm);
+    int64_t t0 = started(s);
+    enum status st = cpu_compare(s, n, s->norm, s->norm, f->next + begin, rows, &sums);
+    if (s->times) spent(s, t0, &s->times->linear_s);
+    for (int r = 0; r < n && st == OK; r++) f->nll[begin + r] = rows[r].nll_dense;
+    free(rows);
+    return st;
+}
+
+static enum status chunk_forward(struct session_cpu *s, const struct forward_args *f, int begin, int n, int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    int position = s->position + begin;
+    size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h;
+    struct rows_job rows = {.s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
+    for_rows(s, &rows, angle_task);
+    if (f->residual_in) rows.from = f->residual_in + offset;
+    for_rows(s, &rows, f->residual_in ? copy_task : embed_task);
+    int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
+    for (int l = f->residual_in ? f->first_layer : 0; l <= end; l++) {
+        if (f->residual_out && l == f->capture_layer)
+            for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset}, copy_task);
+        if (l == end) break;
+        if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
+        TRY(layer_forward(s, f, l, n, position, total_len));
+    }
+    if (f->hidden) normalise(s, n, s->w->final_norm, s->x, f->hidden + offset);
+    if (f->last_hidden && begin + n == f->n)
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size,
+                           f->last_hidden);
+    if (f->last_logits && begin + n == f->n) {
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size, s->norm);
+        project(s, &s->w->head, 1, s->norm, f->last_logits, false);
+    }
+    return f->nll ? score_chunk(s, f, begin, n) : OK;
+}
+
+static enum status cpu_forward(void *state, int position, int total_len, const struct forward_args *f,
+                               struct str *impls)
+{
+    struct session_cpu *s = state;
+    if (f->on_device) return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
+    s->position = position;
+    s->impls = impls;
+    rope_frequencies(&s->w->config, total_len, s->inv_freq);
+    struct forward_times mine = {0};
+    double total = 0;
+    int64_t t0 = clock_ns();
+    s->times = f->times ? &mine : NULL;
+    enum status st = OK;
+    for (int begin = 0; begin < f->n && st == OK; begin += s->plan.chunk) {
+        int n = f->n - begin < s->plan.chunk ? f->n - begin : s->plan.chunk;
+        st = chunk_forward(s, f, begin, n, total_len);
+    }
+    spent(s, t0, &total);
+    s->times = NULL;
+    if (st != OK) return st;
+    mine.rest_s = total - mine.predict_s - mine.attention_s - mine.attention_dense_s - mine.linear_s;
+    if (f->times) forward_times_add(f->times, &mine);
+    return OK;
+}
+
+static void pick_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t d = (size_t)j->s->w->config.head_dim, width = (size_t)j->n_heads * d;
+    EACH_ROW(j, item, r)
+        memcpy(j->to + (size_t)r * width, j->from + (size_t)r * (size_t)j->from_heads * d, width * sizeof *j->to);
+}
+
+/* All heads are projected and some are kept: only the layer's own products give its bits on every processor. */
+static enum status cpu_heads(void *state, const struct heads_args *a)
+{
+    struct session_cpu *s = state;
+    const struct llama_config *c = &s->w->config;
+    const struct layer_weights *lw = &s->w->layers[a->layer];
+    int n = a->n, n_heads = a->end - a->first, g = c->n_heads / c->n_kv_heads, d = c->head_dim;
+    int kv_first = a->first / g, kv_end = (a->end - 1) / g + 1, n_kv = kv_end - kv_first;
+    assert(n_heads > 0 && n_heads % n_kv == 0 && n <= s->plan.chunk);
+    ptrdiff_t row = (ptrdiff_t)n_heads * d, head = (ptrdiff_t)n * d;
+    struct attn_args attn = {
+        .dtype = DTYPE_F32, .n_q = n, .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)), .q = a->q, .k = a->k, .v = a->v, .o = a->o, .q_row = row, .q_head = d,
+        .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = row, .o_head = d, .block = {128, 64},
+        .window = session_window(c, a->layer, n),
+    };
+    struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
+    rope_frequencies(c, n, s->inv_freq);
+    for_rows(s, &rows, angle_task);
+    if (!a->residual) for_rows(s, &rows, embed_task);
+    normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
+    project(s, &lw->q, n, s->norm, s->q, false);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .from_heads = c->n_heads,
+                                   .from = s->q + (size_t)a->first * (size_t)d, .to = a->q}, pick_task);
+    turn_queries(s, a->layer, n_heads, n, a->q);
+    for (int value = 0; value < 2; value++) {
+        project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .from_heads = c->n_kv_heads,
+                                       .head_rows = (size_t)n, .from = s->kv_rows + (size_t)kv_first * (size_t)d,
+                                       .to = value ? a->v : a->k,
+                                       .rotate = !value && llama_turns(c, a->layer)}, cache_task);
+    }
+    const struct attn_impl *impl;
+    TRY(attn_choose(&attn, s->impl, &impl));
+    TRY(scratch(s, impl->workspace(&attn)));
+    return impl->run(&attn, s->scratch, s->par, NULL);
+}
+
+static enum status cpu_logits(void *state, const float *hidden, float *logits)
+{
+    struct session_cpu *s = state;
+    project(s, &s->w->head, 1, hidden, logits, false);
+    return OK;
+}
+
+const struct session_backend session_backend_cpu = {
+    "cpu", cpu_plan, cpu_open, cpu_close, cpu_forward, cpu_heads, cpu_logits, cpu_compare,
+};
