@@ -1,7 +1,9 @@
 #include "harness/measure/cell.h"
 
 #include "base/clock.h"
+#include "harness/measure/evaluate.h"
 #include "harness/measure/identity.h"
+#include "harness/measure/latency.h"
 #include "harness/measure/tuned_db.h"
 #include "results/columns.h"
 #include "results/query.h"
@@ -88,28 +90,28 @@ static enum status cell_measure(const struct cell_request *q, struct evaluation 
 {
     const struct cell_settings *s = &q->settings;
     bool sparse = q->policy->method != NULL;
-    return evaluate(&(struct evaluate_args){.model = (struct model *)&q->setup->model,
-                                            .par = q->setup->par,
-                                            .more = q->more,
-                                            .n_more = q->n_more,
-                                            .set = q->set,
-                                            .policy = q->policy,
-                                            .cache = q->cache,
-                                            .states = q->states,
-                                            .impl = q->machine->impl,
-                                            .chunk = q->machine->chunk,
-                                            .generate = s->generate,
-                                            .attribution = s->attribution && sparse,
-                                            .keep_tokens = s->keep_tokens,
-                                            .keep_masks = s->keep_masks && sparse,
-                                            .n_worst = s->n_worst,
-                                            .parity = q->parity,
-                                            .n_resamples = s->n_resamples,
-                                            .seed = (uint64_t)s->seed,
-                                            .quiet = q->quiet,
-                                            .stop = q->stop,
-                                            .stop_ctx = q->stop_ctx},
-                    e);
+    const struct evaluate_args args = {.model = (struct model *)&q->setup->model,
+                                       .par = q->setup->par,
+                                       .more = q->more,
+                                       .n_more = q->n_more,
+                                       .set = q->set,
+                                       .policy = q->policy,
+                                       .cache = q->cache,
+                                       .states = q->states,
+                                       .impl = q->machine->impl,
+                                       .chunk = q->machine->chunk,
+                                       .generate = s->generate,
+                                       .attribution = s->attribution && sparse,
+                                       .keep_tokens = s->keep_tokens,
+                                       .keep_masks = s->keep_masks && sparse,
+                                       .n_worst = s->n_worst,
+                                       .parity = q->parity,
+                                       .n_resamples = s->n_resamples,
+                                       .seed = (uint64_t)s->seed,
+                                       .quiet = q->quiet,
+                                       .stop = q->stop,
+                                       .stop_ctx = q->stop_ctx};
+    return q->set->timed ? latency_measure(&args, e) : evaluate(&args, e);
 }
 
 /* Of a cell that is this process's: what becomes of it, into out->data. */

@@ -4,7 +4,7 @@
 #ifndef SG_HARNESS_MEASURE_CELL_H
 #define SG_HARNESS_MEASURE_CELL_H
 
-#include "harness/measure/evaluate.h"
+#include "harness/measure/evaluation.h"
 #include "harness/measure/setup.h"
 #include "results/lease.h"
 #include "results/store.h"

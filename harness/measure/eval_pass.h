@@ -5,7 +5,7 @@
 #ifndef SG_HARNESS_MEASURE_EVAL_PASS_H
 #define SG_HARNESS_MEASURE_EVAL_PASS_H
 
-#include "harness/measure/evaluate.h"
+#include "harness/measure/evaluation.h"
 #include "harness/measure/worst_tokens.h"
 
 struct sample_passes {

@@ -3,15 +3,14 @@
 #include "base/clock.h"
 #include "base/stats.h"
 #include "harness/measure/eval_pass.h"
-#include "harness/measure/latency.h"
 #include "harness/measure/layer_errors.h"
 #include "harness/measure/measure.h"
 #include "harness/measure/prompts.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 /* Position buckets: the first window, then doublings. */
 static const int BUCKETS[] = {0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, INT32_MAX};
@@ -22,12 +21,6 @@ struct eval_state {
     struct evaluation *e;
     struct sample_passes p;
 };
-
-static int64_t peak_resident_bytes(void)
-{
-    struct rusage usage;
-    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : -1;
-}
 
 /* From per-token metrics to rows. */
 
@@ -187,7 +180,7 @@ static enum status add_generation(struct eval_state *s)
 
 enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
 {
-    if (a->set->timed) return latency_measure(a, out);
+    assert(!a->set->timed);
     *out = (struct evaluation){0};
     struct eval_state s = {.a = a, .e = out};
     int64_t t0 = clock_ns();
@@ -209,22 +202,9 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
             if (!isnan(s.p.dense_times[i])) out->dense_s += s.p.dense_times[i];
             out->sparse_s += s.p.sparse_times[i];
         }
-        struct run_record *r = &out->data.run;
-        r->status = RUN_DONE;
-        r->wall_s = (double)(clock_ns() - t0) * 1e-9;
-        r->peak_bytes = peak_resident_bytes();
-        struct weights_device_info device;
-        weights_device_describe(&a->model->weights, &device);
-        r->peak_device_bytes = device.peak_bytes ? (int64_t)device.peak_bytes : -1;
-        r->impls = arena_str(&out->arena, session_impls(s.p.session));
+        evaluation_finish(out, a, s.p.session, t0);
     }
     sample_passes_clear(&s.p, a->set->n_samples);
     if (st != OK) evaluation_clear(out);
     return st;
-}
-
-void evaluation_clear(struct evaluation *e)
-{
-    arena_free(&e->arena);
-    *e = (struct evaluation){0};
 }

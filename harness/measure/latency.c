@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 enum {
     DECODE_STEPS = 16,
@@ -336,15 +335,10 @@ enum status latency_measure(const struct evaluate_args *a, struct evaluation *ou
     if (st == OK && n > 1) st = check_drift(&t);
     progress_end(&progress);
     if (st == OK) {
-        struct rusage usage;
         add_metrics(&t, out);
-        out->data.run.status = RUN_DONE;
+        evaluation_finish(out, a, t.session, t0);
         out->data.run.attention_calls = t.calls;
         out->data.run.dense_fallback_calls = t.short_calls;
-        out->data.run.wall_s = (double)(clock_ns() - t0) * 1e-9;
-        out->data.run.peak_bytes = getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : -1;
-        out->data.run.peak_device_bytes = -1;
-        out->data.run.impls = arena_str(&out->arena, session_impls(t.session));
     }
     session_close(&t.session);
     free(t.watches);

@@ -7,7 +7,7 @@
 #ifndef SG_HARNESS_MEASURE_LATENCY_H
 #define SG_HARNESS_MEASURE_LATENCY_H
 
-#include "harness/measure/evaluate.h"
+#include "harness/measure/evaluation.h"
 
 enum status latency_measure(const struct evaluate_args *a, struct evaluation *out) MUST_USE;
 

@@ -12,7 +12,7 @@
 #ifndef SG_HARNESS_MEASURE_LAYER_ERRORS_H
 #define SG_HARNESS_MEASURE_LAYER_ERRORS_H
 
-#include "harness/measure/evaluate.h"
+#include "harness/measure/evaluation.h"
 
 /* Rows in `arena`: every layer and head over all samples (sample -1), then per sample each head that ran sparse.
  * ERR_MEMORY with what is needed. The session's sequence is lost. */

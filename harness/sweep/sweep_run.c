@@ -2,7 +2,6 @@
 
 #include "base/clock.h"
 #include "harness/measure/cell.h"
-#include "harness/measure/evaluate.h"
 
 #include <math.h>
 #include <stdio.h>

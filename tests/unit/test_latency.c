@@ -151,7 +151,7 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
     ok(policy_init(&policy, &mask_sparge, c->n_layers, c->n_heads));
     policy_set_thresholds(&policy, -1, .5, 50);
     policy.layer_on[0] = 0;
-    ok(evaluate(&(struct evaluate_args){.model = &setup.model, .par = setup.par, .set = &set, .policy = &policy,
+    ok(latency_measure(&(struct evaluate_args){.model = &setup.model, .par = setup.par, .set = &set, .policy = &policy,
                                         .n_resamples = 100, .quiet = true, .timing = &quick}, &e));
     for (int i = 0; i < 2; i++) {
         int n = set.samples[i].n;
