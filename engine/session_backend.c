@@ -1,0 +1,54 @@
+/* What backends share. */
+#include "engine/session_backend.h"
+
+#include <string.h>
+
+void session_note_impl(struct str *impls, const struct attn_impl *impl)
+{
+    if (!strstr(str_get(impls), impl->name)) str_addf(impls, "%s%s", impls->len ? "+" : "", impl->name);
+}
+
+int session_window(const struct llama_config *c, int layer, int total_len)
+{
+    int window = llama_window(c, layer);
+    return window < total_len ? window : 0;
+}
+
+enum status session_fail_windowed(const struct llama_config *c, int layer, const struct sparse_policy *p)
+{
+    return fail(ERR_UNSUPPORTED, "layer %d sees a sliding window of %d tokens, which method %s is not defined for; leave such layers "
+                                 "dense with --layers, or stay within %d tokens with --max-length",
+                layer, c->window, p->method->name, c->window);
+}
+
+bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
+{
+    const struct sparse_policy *p = f->policy;
+    if (!p || !p->method) return true;
+    bool outside = !p->layer_on[layer];
+    bool small = total_len < p->min_sparse_tokens || f->n == 1 || q_start % p->block.q != 0;
+    int n_sparse = 0;
+    for (int h = 0; h < n_heads; h++) {
+        bool head_dense = !p->heads[layer * n_heads + h].is_sparse;
+        n_sparse += !head_dense;
+        if (!f->ledger) continue;
+        struct head_ledger *l = &f->ledger[layer * n_heads + h];
+        if (outside) l->calls_dense_layer++;
+        else if (small) l->calls_dense_short++;
+        else if (head_dense) l->calls_dense_head++;
+        else l->calls_sparse++;
+    }
+    return outside || small || n_sparse == 0;
+}
+
+void forward_times_add(struct forward_times *to, const struct forward_times *from)
+{
+    to->predict_s += from->predict_s;
+    to->attention_s += from->attention_s;
+    to->attention_dense_s += from->attention_dense_s;
+    to->linear_s += from->linear_s;
+    to->rest_s += from->rest_s;
+    to->has_split |= from->has_split;
+    to->qk_s += from->qk_s;
+    to->pv_s += from->pv_s;
+}
