@@ -1,6 +1,6 @@
-/* What the parts of a CUDA session share: session_cuda.c runs the layers, session_cuda_plan.c lays out their memory,
- * session_cuda_graph.c repeats them as a graph, session_cuda_times.c times them, session_cuda_view.c shows them to
- * hooks. Nobody else includes this. */
+/* What the parts of a CUDA session share: session_cuda.c is the backend, session_cuda_layers.c runs the layers,
+ * session_cuda_plan.c lays out their memory, session_cuda_graph.c repeats them as a graph, session_cuda_times.c times
+ * them, session_cuda_view.c shows them to hooks. Nobody else includes this. */
 #ifndef SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 #define SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 
@@ -91,7 +91,13 @@ size_t session_cuda_attention_scratch(const struct llama_config *c);
 /* Embeddings (or the stream that came in), all layers of the chunk, logits if wanted: queued, and unless a caller asks
  * for what must cross to the host in between, without waiting. */
 enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x) MUST_USE;
-/* The same as one launch, from the second call of a shape on. */
+/* The attention of a layer. */
+struct attn_args session_cuda_call(const struct session_cuda *s, const struct chunk *x, int layer);
+/* Logits of the row in `norm`, into the first of `logits`. */
+enum status session_cuda_head_row(struct session_cuda *s) MUST_USE;
+/* A row of the stream, on the device. */
+const void *session_cuda_stream_row(const struct session_cuda *s, int row);
+/* session_cuda_run_layers as one launch, from the second call of a shape on. */
 enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x) MUST_USE;
 void session_cuda_close_graphs(struct session_cuda *s);
 
@@ -99,6 +105,7 @@ void session_cuda_close_graphs(struct session_cuda *s);
 void session_cuda_begin_times(struct session_cuda *s);
 /* What follows on the stream counts as this part (offsetof a double in struct forward_times), when somebody asked. */
 enum status session_cuda_part(struct session_cuda *s, const struct chunk *x, size_t field) MUST_USE;
+#define PART(s, x, field) session_cuda_part(s, x, offsetof(struct forward_times, field))
 /* Add what was measured to the caller's times; waits. */
 enum status session_cuda_read_times(struct session_cuda *s, const struct chunk *x) MUST_USE;
 void session_cuda_close_times(struct session_cuda *s);
