@@ -48,6 +48,12 @@ double beta_quantile(double a, double b, double p)
     return lo + (hi - lo) / 2;
 }
 
+double student_cdf(double t, double df)
+{
+    double tail = .5 * beta_cdf(df / 2, .5, df / (df + t * t)); /* Abramowitz and Stegun 26.7.1 */
+    return t > 0 ? 1 - tail : tail;
+}
+
 double student_quantile(double p, double df)
 {
     if (p == .5) return 0;

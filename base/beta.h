@@ -10,7 +10,8 @@
 double beta_cdf(double a, double b, double x);
 /* The x with P(X ≤ x) = p. */
 double beta_quantile(double a, double b, double p);
-/* Of Student's t with df > 0 degrees of freedom; p in (0, 1). */
+/* Student's t with df > 0 degrees of freedom: P(T ≤ t), and its inverse for p in (0, 1). */
+double student_cdf(double t, double df);
 double student_quantile(double p, double df);
 
 /* Confidence limits of a share, level e.g. .95 two-sided. */

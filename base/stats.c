@@ -40,16 +40,13 @@ double quantile(const double *values, size_t n, double q)
 struct summary summarise(const float *values, size_t n)
 {
     assert(n > 0);
-    double *v = malloc(n * sizeof *v), sum = 0, squares = 0;
+    double *v = malloc(n * sizeof *v), sum = 0;
     if (!v) abort();
     for (size_t i = 0; i < n; i++) sum += v[i] = values[i];
-    double mean = sum / (double)n;
-    for (size_t i = 0; i < n; i++) squares += (v[i] - mean) * (v[i] - mean);
     qsort(v, n, sizeof *v, compare_double);
     struct summary s = {
         .n = n,
-        .mean = mean,
-        .std_error = n > 1 ? sqrt(squares / (double)(n - 1) / (double)n) : 0,
+        .mean = sum / (double)n,
         .min = v[0],
         .p0_1 = quantile_sorted(v, n, .001),
         .p1 = quantile_sorted(v, n, .01),
@@ -62,35 +59,6 @@ struct summary summarise(const float *values, size_t n)
     };
     free(v);
     return s;
-}
-
-struct interval bootstrap(cluster_stat *stat, const void *ctx, size_t n_clusters, double level, int n_resamples,
-                          uint64_t seed)
-{
-    assert(n_clusters > 0 && n_resamples > 1);
-    int *pick = malloc(n_clusters * sizeof *pick);
-    double *values = malloc((size_t)n_resamples * sizeof *values);
-    if (!pick || !values) abort();
-    for (size_t i = 0; i < n_clusters; i++) pick[i] = (int)i;
-    struct interval out = {stat(ctx, pick, n_clusters), NAN, NAN, NAN};
-    if (n_clusters > 1) {
-        struct rng r;
-        rng_init(&r, seed);
-        double sum = 0, squares = 0;
-        for (int b = 0; b < n_resamples; b++) {
-            for (size_t i = 0; i < n_clusters; i++) pick[i] = (int)rng_below(&r, (uint32_t)n_clusters);
-            sum += values[b] = stat(ctx, pick, n_clusters);
-        }
-        double mean = sum / n_resamples;
-        for (int b = 0; b < n_resamples; b++) squares += (values[b] - mean) * (values[b] - mean);
-        qsort(values, (size_t)n_resamples, sizeof *values, compare_double);
-        out.std_error = sqrt(squares / (n_resamples - 1));
-        out.lo = quantile_sorted(values, (size_t)n_resamples, (1 - level) / 2);
-        out.hi = quantile_sorted(values, (size_t)n_resamples, (1 + level) / 2);
-    }
-    free(values);
-    free(pick);
-    return out;
 }
 
 static double normal_guess(double p)
@@ -123,7 +91,256 @@ double normal_quantile(double p)
     return x - u / (1 + x * u / 2);
 }
 
-double minimum_detectable_effect(double std_error, double alpha, double power)
+static double normal_cdf(double x) { return .5 * erfc(-x / sqrt(2)); }
+
+/* Over the distribution of the estimated standard deviation s (in units of the true one): the mean of P(Z > t s - shift),
+ * by Simpson's rule over ten standard deviations of s on either side. */
+double student_power(double t, double shift, double df)
 {
-    return (normal_quantile(1 - alpha / 2) + normal_quantile(power)) * std_error;
+    enum { STEPS = 200 };
+    if (df > 2000) return normal_cdf(shift - t);
+    double half = 10 / sqrt(2 * df), from = fmax(1e-9, 1 - half), step = (1 + half - from) / STEPS, sum = 0;
+    double scale = log(2) + .5 * df * log(.5 * df) - lgamma(.5 * df);
+    for (int i = 0; i <= STEPS; i++) {
+        double s = from + i * step, weight = i == 0 || i == STEPS ? 1 : i % 2 ? 4 : 2;
+        sum += weight * exp(scale + (df - 1) * log(s) - .5 * df * s * s) * normal_cdf(shift - t * s);
+    }
+    return fmin(1, sum * step / 3);
+}
+
+#define LEVEL .975 /* of each side: intervals are 95 % */
+#define POWER .8
+
+double detectable_difference(double std_error, double df)
+{
+    if (isnan(std_error) || !(df > 0)) return NAN;
+    double t = student_quantile(LEVEL, df), lo = 0, hi = t;
+    while (student_power(t, hi, df) < POWER) hi *= 2;
+    for (int i = 0; i < 40; i++) {
+        double middle = (lo + hi) / 2;
+        if (student_power(t, middle, df) < POWER) lo = middle;
+        else hi = middle;
+    }
+    return hi * std_error;
+}
+
+static double scale_to(enum estimate_scale scale, double value)
+{
+    switch (scale) {
+    case SCALE_POSITIVE:
+    case SCALE_EXP: return log(value);
+    case SCALE_BELOW_ONE: return -log(1 - value);
+    default: return value;
+    }
+}
+
+static double scale_back(enum estimate_scale scale, double at)
+{
+    switch (scale) {
+    case SCALE_POSITIVE:
+    case SCALE_EXP: return exp(at);
+    case SCALE_BELOW_ONE: return 1 - exp(-at);
+    default: return at;
+    }
+}
+
+/* Satterthwaite's degrees of freedom of the jackknife variance of a mean with weights a (summing to one), when sample i
+ * has the variance s_i = (1 + mean(a) / a_i) / 2. The variance is the quadratic form with the matrix
+ * M_ij = [i = j] c_i - a_i c_j - a_j c_i + C a_i a_j, c_i = (a_i / (1 - a_i))^2, C = sum of c; df = tr(MS)^2 / tr(MSMS). */
+static double degrees_of_freedom(const double *weight, size_t n)
+{
+    enum { MOST = 400 }; /* beyond, what is left to say is that they are many */
+    if (!weight || n > MOST) return (double)n - 1;
+    double a[MOST], c[MOST], s[MOST], sum = 0, all = 0, trace = 0, square = 0;
+    for (size_t i = 0; i < n; i++) sum += weight[i];
+    for (size_t i = 0; i < n; i++) {
+        a[i] = weight[i] / sum;
+        if (!(a[i] > 0 && a[i] < 1)) return (double)n - 1;
+        c[i] = pow(a[i] / (1 - a[i]), 2);
+        s[i] = (1 + 1 / (a[i] * (double)n)) / 2;
+        all += c[i];
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) {
+            double m = (i == j ? c[i] : 0) - a[i] * c[j] - a[j] * c[i] + all * a[i] * a[j];
+            if (i == j) trace += m * s[i];
+            square += m * m * s[i] * s[j];
+        }
+    return fmin((double)n - 1, trace * trace / square);
+}
+
+struct leave_one_out {
+    double *without; /* the statistic without each sample */
+    size_t n;
+};
+
+/* Spread and skewness of the jackknife on a scale; false where a value has no place on it. */
+static bool jackknife(const struct leave_one_out *l, enum estimate_scale scale, double *spread, double *skew)
+{
+    double n = (double)l->n, mean = 0, squares = 0, cubes = 0;
+    for (size_t i = 0; i < l->n; i++) mean += scale_to(scale, l->without[i]) / n;
+    if (!isfinite(mean)) return false;
+    for (size_t i = 0; i < l->n; i++) {
+        double e = mean - scale_to(scale, l->without[i]); /* what the sample adds */
+        squares += e * e;
+        cubes += e * e * e;
+    }
+    *spread = sqrt((n - 1) / n * squares);
+    *skew = squares > 0 ? cubes / n / pow(squares / n, 1.5) / sqrt(n) : 0;
+    return true;
+}
+
+static void estimate_judge(struct estimate *e, const struct leave_one_out *l, double least)
+{
+    double skew;
+    enum estimate_scale own = e->scale == SCALE_EXP ? SCALE_PLAIN : e->scale; /* the statistic is the logarithm */
+    if (!jackknife(l, SCALE_PLAIN, &e->spread, &e->skew)) return;
+    double plain = fmax(e->spread, sqrt(least));
+    if (plain < 1e-13 * fabs(e->at)) plain = 0; /* samples that agree: what is left is rounding */
+    e->std_error = e->scale == SCALE_EXP ? plain * e->value : plain;
+    double distance = own == SCALE_BELOW_ONE ? 1 - e->value : e->value; /* from the end of the scale */
+    if (own != SCALE_PLAIN && !(distance > 0)) own = e->scale = SCALE_PLAIN;
+    if (own == SCALE_PLAIN) {
+        e->spread = plain;
+    } else {
+        e->at = scale_to(own, e->value);
+        if (!jackknife(l, own, &e->spread, &skew) || plain / distance > e->spread) e->spread = plain / distance;
+        if (plain == 0) e->spread = 0;
+        e->skew = 0; /* the scale has taken it out */
+    }
+    e->lo = estimate_limit(e, 1 - LEVEL);
+    e->hi = estimate_limit(e, LEVEL);
+}
+
+struct estimate estimate_samples(sample_stat *stat, const void *ctx, const double *weight, size_t n,
+                                 enum estimate_scale scale, double least)
+{
+    assert(n > 0);
+    int *pick = malloc(n * sizeof *pick);
+    struct leave_one_out l = {malloc(n * sizeof *l.without), n};
+    if (!pick || !l.without) abort();
+    for (size_t i = 0; i < n; i++) pick[i] = (int)i;
+    double value = stat(ctx, pick, n);
+    struct estimate e = {.value = scale == SCALE_EXP ? exp(value) : value, .std_error = NAN, .lo = NAN, .hi = NAN, .n = n,
+                         .scale = scale, .at = value, .spread = NAN, .df = degrees_of_freedom(weight, n)};
+    for (size_t i = 0; i < n && n > 1; i++) { /* the last one takes the place of the one left out */
+        pick[i] = (int)n - 1;
+        l.without[i] = stat(ctx, pick, n - 1);
+        pick[i] = (int)i;
+    }
+    if (n > 1) estimate_judge(&e, &l, least);
+    free(l.without);
+    free(pick);
+    return e;
+}
+
+struct ratio {
+    double *x, *weight;
+};
+
+static double ratio_of(const void *ctx, const int *pick, size_t n)
+{
+    const struct ratio *r = ctx;
+    double x = 0, weight = 0;
+    for (size_t i = 0; i < n; i++) {
+        x += r->x[pick[i]];
+        weight += r->weight[pick[i]];
+    }
+    return x / weight;
+}
+
+struct estimate estimate_ratio(const double *x, const double *weight, size_t n, enum estimate_scale scale)
+{
+    struct ratio r = {malloc((n + 1) * sizeof *r.x), malloc((n + 1) * sizeof *r.weight)};
+    size_t kept = 0;
+    if (!r.x || !r.weight) abort();
+    for (size_t i = 0; i < n; i++) {
+        if (!(weight[i] > 0)) continue;
+        r.x[kept] = x[i];
+        r.weight[kept++] = weight[i];
+    }
+    assert(kept > 0);
+    struct estimate e = estimate_samples(ratio_of, &r, r.weight, kept, scale, 0);
+    free(r.x);
+    free(r.weight);
+    return e;
+}
+
+/* Hall's cubic of a studentised distance T, ((1 + aT/3)^3 - 1) / a + a/6 with a = skewness / sqrt(n), and its inverse. The
+ * skewness of few samples is itself hardly known, so the long side is at most LONGER times Student's, and the short side is
+ * Student's. */
+#define LONGER 1.5
+
+static double between(double x, double lo, double hi, double sign) { return copysign(fmax(lo, fmin(fabs(x), hi)), sign); }
+
+static double hall(double t, double a)
+{
+    double g = fabs(a) < 1e-9 ? t : (pow(1 + a * t / 3, 3) - 1) / a + a / 6;
+    return between(g * t > 0 ? g : 0, fabs(t) / LONGER, fabs(t), t);
+}
+
+static double hall_inverse(double g, double a)
+{
+    double t = fabs(a) < 1e-9 ? g : 3 / a * (cbrt(1 + a * (g - a / 6)) - 1);
+    return between(g * t > 0 ? t : 0, fabs(g), fabs(g) * LONGER, g);
+}
+
+double estimate_limit(const struct estimate *e, double p)
+{
+    if (isnan(e->spread)) return NAN;
+    if (e->spread == 0) return e->value;
+    return scale_back(e->scale, e->at - e->spread * hall_inverse(student_quantile(1 - p, e->df), e->skew));
+}
+
+double estimate_above(const struct estimate *e, double bound)
+{
+    double from = scale_to(e->scale, bound);
+    if (isnan(e->spread)) return 1;
+    if (isnan(from)) from = e->scale == SCALE_BELOW_ONE ? INFINITY : -INFINITY; /* a bound beyond the end of the scale */
+    if (e->spread == 0 || isinf(from)) return e->at > from ? 0 : 1;
+    return 1 - student_cdf(hall((e->at - from) / e->spread, e->skew), e->df);
+}
+
+double estimate_below(const struct estimate *e, double bound)
+{
+    double from = scale_to(e->scale, bound);
+    if (isnan(e->spread)) return 1;
+    if (isnan(from)) from = e->scale == SCALE_BELOW_ONE ? INFINITY : -INFINITY;
+    if (e->spread == 0 || isinf(from)) return e->at < from ? 0 : 1;
+    return student_cdf(hall((e->at - from) / e->spread, e->skew), e->df);
+}
+
+/* Share of cases in which `more` times as many samples decide on either side, the truth being drawn from where these say
+ * it may be. */
+enum { DRAWS = 21 };
+
+static double share_decided(const struct estimate *e, const double truths[DRAWS], double more)
+{
+    double df = (e->df + 1) * more - 1, t = student_quantile(LEVEL, df), sum = 0;
+    for (int i = 0; i < DRAWS; i++) {
+        double shift = fabs(truths[i]) * sqrt(more);
+        sum += student_power(t, shift, df) + student_power(t, -shift, df);
+    }
+    return sum / DRAWS;
+}
+
+double estimate_samples_to_decide(const struct estimate *e, double bound)
+{
+    enum { MOST = 10000 };
+    double distance = e->at - scale_to(e->scale, bound), n = (double)e->n;
+    if (!(e->spread > 0) || !isfinite(distance)) return INFINITY;
+    double truths[DRAWS]; /* in standard errors from the bound */
+    for (int i = 0; i < DRAWS; i++) truths[i] = distance / e->spread + student_quantile((i + .5) / DRAWS, e->df);
+    int lo = (int)e->n, hi = lo;
+    while (hi < MOST && share_decided(e, truths, hi / n) < POWER) {
+        lo = hi;
+        hi *= 2;
+    }
+    if (hi >= MOST) return INFINITY;
+    while (hi - lo > 1) {
+        int middle = lo + (hi - lo) / 2;
+        if (share_decided(e, truths, middle / n) < POWER) lo = middle;
+        else hi = middle;
+    }
+    return hi;
 }

@@ -1,6 +1,5 @@
 #include "reports/compare.h"
 
-#include "base/stats.h"
 #include "reports/tables.h"
 #include "results/arithmetic.h"
 #include "results/columns.h"
@@ -16,58 +15,6 @@ const char *change_mark(enum change change)
     return marks[change];
 }
 
-/* A statistic that pools per-sample numbers: sum of `a` over sum of `w`, exponentiated for perplexities. */
-struct paired {
-    double *a_before, *a_after, *w;   /* per sample */
-    double *less_before, *less_after; /* what is taken off each side after pooling; NULL without */
-    size_t n;
-    bool exponent;
-};
-
-static double pooled(const struct paired *p, const double *a, const int *pick, size_t n)
-{
-    double sum = 0, w = 0;
-    for (size_t i = 0; i < n; i++) {
-        sum += a[pick[i]];
-        w += p->w[pick[i]];
-    }
-    return p->exponent ? exp(sum / w) : sum / w;
-}
-
-static double pooled_difference(const void *ctx, const int *pick, size_t n)
-{
-    const struct paired *p = ctx;
-    double difference = pooled(p, p->a_after, pick, n) - pooled(p, p->a_before, pick, n);
-    if (p->less_before) difference -= pooled(p, p->less_after, pick, n) - pooled(p, p->less_before, pick, n);
-    return difference;
-}
-
-/* The per-sample column behind an overall metric; weight: scored positions. */
-static double sample_value(const struct sample_record *s, const char *name)
-{
-    double n = (double)s->n_scored;
-    if (!strcmp(name, "cosine")) return n * s->cosine_mean;
-    if (!strcmp(name, "cosine_centred")) return n * s->cosine_centred_mean;
-    if (!strcmp(name, "row_rmse")) return n * s->row_rmse_mean;
-    if (!strcmp(name, "row_hidden_cosine")) return n * s->row_hidden_cosine_mean;
-    if (!strcmp(name, "kl")) return n * s->kl_mean;
-    if (!strcmp(name, "delta_p")) return n * s->delta_p_mean;
-    if (!strcmp(name, "token_accuracy") || !strcmp(name, "top1")) return n * s->token_accuracy;
-    if (!strcmp(name, "top5_overlap") || !strcmp(name, "top5")) return n * s->top5_overlap;
-    if (!strcmp(name, "logits_cosine")) return n * s->logits_cosine;
-    if (!strcmp(name, "logits_l1") || !strcmp(name, "row_l1")) return n * s->logits_l1;
-    if (!strcmp(name, "logits_rmse")) return n * s->logits_rmse;
-    if (!strcmp(name, "hidden_cosine")) return n * s->hidden_cosine;
-    if (!strcmp(name, "hidden_l1") || !strcmp(name, "row_hidden_l1")) return n * s->hidden_l1;
-    if (!strcmp(name, "sparsity")) return n * s->sparsity;
-    if (!strcmp(name, "qk_sparsity")) return n * s->qk_sparsity;
-    if (!strcmp(name, "pv_sparsity")) return n * s->pv_sparsity;
-    if (!strcmp(name, "ppl_sparse") || !strcmp(name, "nll_sparse")) return s->nll_sparse_sum;
-    if (!strcmp(name, "ppl_dense") || !strcmp(name, "nll_dense")) return s->nll_dense_sum;
-    if (!strcmp(name, "ppl_ratio")) return s->nll_sparse_sum - s->nll_dense_sum;
-    return NAN;
-}
-
 static const struct sample_record *find_sample(const struct run_view *v, const struct sample_record *like)
 {
     for (size_t i = 0; i < v->samples.n; i++)
@@ -76,100 +23,25 @@ static const struct sample_record *find_sample(const struct run_view *v, const s
     return NULL;
 }
 
-static void paired_init(struct paired *p, size_t n)
-{
-    *p = (struct paired){.a_before = calloc(5 * n + 1, sizeof *p->a_before)};
-    if (!p->a_before) abort();
-    p->a_after = p->a_before + n;
-    p->w = p->a_after + n;
-}
-
-static void pair_samples(struct paired *p, const struct run_view *before, const struct run_view *after,
-                         const char *name)
-{
-    paired_init(p, before->samples.n);
-    p->exponent = !strncmp(name, "ppl_", 4);
-    if (!strcmp(name, "ppl_diff")) {
-        name = "ppl_sparse";
-        p->less_before = p->w + before->samples.n;
-        p->less_after = p->less_before + before->samples.n;
-    }
-    for (size_t i = 0; i < before->samples.n; i++) {
-        const struct sample_record *b = &before->samples.rows[i], *a = find_sample(after, b);
-        if (!a || b->n_scored <= 0) continue;
-        double vb = sample_value(b, name), va = sample_value(a, name);
-        if (isnan(vb) || isnan(va)) continue;
-        p->a_before[p->n] = vb;
-        p->a_after[p->n] = va;
-        if (p->less_before) {
-            p->less_before[p->n] = b->nll_dense_sum;
-            p->less_after[p->n] = a->nll_dense_sum;
-        }
-        p->w[p->n++] = (double)b->n_scored;
-    }
-}
-
 static bool of_answers(const char *name) { return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8); }
 
-/* What one question adds to a task score; NAN when it was not judged so. */
-static double item_value(const struct item_record *r, const char *name)
+/* The paired difference with its interval; what is stored stays where the samples do not say. */
+static void add_interval(struct compare_row *row, const struct run_view *before, const struct run_view *after)
 {
-    bool norm = strstr(name, "_norm") != NULL, dense = norm ? r->dense_right_norm > 0 : r->dense_right,
-         sparse = norm ? r->sparse_right_norm > 0 : r->sparse_right;
-    if (norm && r->dense_right_norm < 0) return NAN;
-    if (!strncmp(name, "score_dense", 11)) return dense;
-    if (!strncmp(name, "score_sparse", 12)) return sparse;
-    if (!strncmp(name, "score_drop", 10)) return dense - sparse;
-    if (!strncmp(name, "answers_lost", 12)) return dense && !sparse;
-    return !strncmp(name, "answers_gained", 14) ? !dense && sparse : NAN;
+    struct estimate_source b = run_view_source(before), a = run_view_source(after);
+    struct estimate e;
+    if (!estimate_change(&b, &a, row->name, &e) || isnan(e.std_error)) return;
+    row->difference = e.value;
+    row->lo = e.lo;
+    row->hi = e.hi;
+    if (e.std_error > 0) row->detectable = detectable_difference(e.std_error, e.df);
 }
 
-/* Task scores pair by question, and all questions of a text stay together: they are no more independent than its
- * tokens. */
-static void pair_items(struct paired *p, const struct run_view *before, const struct run_view *after,
-                       const char *name)
-{
-    paired_init(p, before->items.n);
-    int sample = -1;
-    for (size_t i = 0; i < before->items.n && i < after->items.n; i++) {
-        const struct item_record *b = &before->items.rows[i], *a = &after->items.rows[i];
-        double vb = item_value(b, name), va = item_value(a, name);
-        if (strcmp(a->item, b->item) || isnan(vb) || isnan(va)) continue;
-        if (!p->n || b->sample < 0 || b->sample != sample) p->n++; /* items come in the order of their samples */
-        sample = b->sample;
-        p->a_before[p->n - 1] += vb;
-        p->a_after[p->n - 1] += va;
-        p->w[p->n - 1]++;
-    }
-}
-
-/* Interval of the difference; NAN where fewer than two samples pair. */
-static void add_interval(struct compare_row *row, const struct run_view *before, const struct run_view *after,
-                         const struct compare_options *o)
-{
-    struct paired p;
-    if (of_answers(row->name)) pair_items(&p, before, after, row->name);
-    else pair_samples(&p, before, after, row->name);
-    if (p.n >= 2) {
-        struct interval i =
-            bootstrap(pooled_difference, &p, p.n, .95, o->n_resamples ? o->n_resamples : 2000, o->seed);
-        /* The stored value may pool in another way than the weighted mean here (a flattened cosine): the
-         * width is taken from the samples and laid around the stored difference. */
-        double shift = row->difference - i.value;
-        row->lo = i.lo + shift;
-        row->hi = i.hi + shift;
-        /* where all samples differ by the same amount, what is left is rounding */
-        if (i.std_error > 1e-12 * fabs(i.value))
-            row->detectable = minimum_detectable_effect(i.std_error, .05, .8);
-    }
-    free(p.a_before);
-}
-
-static double floor_of(const struct compare_options *o, const char *name)
+double noise_floor(const struct noise_list *floors, const char *metric)
 {
     double floor = NAN;
-    for (size_t i = 0; o->floors && i < o->floors->n; i++)
-        if (!strcmp(o->floors->rows[i].metric, name)) floor = fmax(floor, o->floors->rows[i].value);
+    for (size_t i = 0; floors && i < floors->n; i++)
+        if (!strcmp(floors->rows[i].metric, metric)) floor = fmax(floor, floors->rows[i].value);
     return floor;
 }
 
@@ -222,10 +94,10 @@ static void add_rows(struct comparison *c, const struct run_view *before, const 
             .lo = NAN,
             .hi = NAN,
             .detectable = NAN,
-            .floor = floor_of(o, b->name),
+            .floor = noise_floor(o->floors, b->name),
         };
+        if (pairable) add_interval(row, before, after);
         row->within_floor = fabs(row->difference) <= row->floor;
-        if (pairable) add_interval(row, before, after, o);
         row->change = judge(row, b, a);
     }
 }
@@ -411,7 +283,7 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
         table_note(t, note);
     }
     if (c->n_paired_samples >= 2)
-        snprintf(note, sizeof note, "intervals: differences paired over %zu samples, whole samples resampled",
+        snprintf(note, sizeof note, "intervals: differences paired over %zu samples, Student's t",
                  c->n_paired_samples);
     else
         snprintf(note, sizeof note,

@@ -15,7 +15,7 @@ struct compare_row {
     enum metric_better better;
     double before, after;
     double difference, ratio; /* after - before, after / before */
-    double lo, hi; /* 95 % interval of the difference: paired, whole samples resampled; NAN: the table says why */
+    double lo, hi; /* 95 % interval of the difference, paired by sample; NAN: the table says why */
     double detectable;  /* smallest difference this comparison would notice (alpha .05, power .8); NAN */
     double floor;       /* noise floor that applies; NAN when none was measured */
     enum change change; /* same: equal, within the floor, or the interval holds 0 */
@@ -39,9 +39,7 @@ struct comparison {
 };
 
 struct compare_options {
-    bool force;      /* compare in spite of other tokens or models; said in the output */
-    int n_resamples; /* 0 = 2000 */
-    uint64_t seed;
+    bool force; /* compare in spite of other tokens or models; said in the output */
     const struct noise_list *floors; /* NULL without */
     const char *or_else;             /* put behind a refusal that `force` would lift; NULL where nobody can set it */
 };
@@ -50,6 +48,9 @@ struct compare_options {
 enum status compare_runs(struct comparison *c, const struct run_view *before, const struct run_view *after,
                          const struct compare_options *o) MUST_USE;
 void comparison_clear(struct comparison *c);
+
+/* The largest of a metric's floors; NAN when none was measured. floors may be NULL. */
+double noise_floor(const struct noise_list *floors, const char *metric);
 
 struct table *comparison_table(const struct comparison *c, bool only_changed);
 struct table *comparison_settings_table(const struct comparison *c);

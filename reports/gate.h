@@ -1,10 +1,11 @@
 /* Bounds on a run: pass, fail, ambiguous or invalid, with the reason.
  *
- * A bound holds when the whole 95 % interval is on its good side, is broken when the whole interval is on the bad
- * side, and is ambiguous when the interval straddles it: then the message says how many samples would decide.
- * A mean over samples without an interval (one sample) is ambiguous, too; what has none by nature (memory, percentiles,
- * the counts of a run that only takes times) is decided by its value. Bounds against a baseline judge the paired
- * difference of reports/compare.h.
+ * A bound holds when the whole 95 % interval is on its good side, is broken when the whole interval is on the bad side, and
+ * is ambiguous when the interval straddles it: then the message says how many samples would decide. Of several bounds that
+ * look broken each must be as clear as their number demands (Holm). Every interval is computed here, from the samples
+ * (results/estimates.h), whatever was stored. An estimate from one sample is ambiguous; what is no estimate of other texts
+ * (memory, the worst sample, the counts of a run that only takes times) is decided by its value. Bounds against a baseline
+ * judge the paired difference.
  */
 #ifndef SG_REPORTS_GATE_H
 #define SG_REPORTS_GATE_H
@@ -15,7 +16,7 @@
 #include <stdbool.h>
 
 struct gate_bounds { /* NAN: not asked for */
-    double min_cosine, min_cosine_p1, max_kl, max_kl_p99_9, max_ppl_increase, min_sparsity, min_token_accuracy;
+    double min_cosine, min_cosine_p1, max_kl, max_kl_p99_9, max_sample_kl, max_ppl_increase, min_sparsity, min_token_accuracy;
     double max_score_drop;
     double max_latency_ratio; /* sparse / dense prefill of this run */
     double max_memory_mib;    /* peak resident */
@@ -23,6 +24,7 @@ struct gate_bounds { /* NAN: not asked for */
     double max_cosine_drop, max_kl_rise, max_ppl_rise, max_token_accuracy_drop, max_score_loss, max_sparsity_drop;
     double max_latency_rise, max_memory_rise; /* shares: .1 is ten percent more */
     bool by_mean; /* compare the value and ignore the interval */
+    bool strict;  /* metrics that contradict each other decide: ambiguous */
 };
 
 struct gate_bounds gate_no_bounds(void);
@@ -33,7 +35,7 @@ bool gate_needs_baseline(const struct gate_bounds *b);
 struct gate_subject {
     const struct run_view *run;
     const struct run_view *baseline; /* NULL: none was named, and bounds that need one are invalid */
-    const struct noise_list *floors; /* differences from the baseline below them hold every bound; NULL: none known */
+    const struct noise_list *floors; /* differences from the baseline, or from dense, below them are none; NULL: none known */
 };
 
 enum { GATE_MAX_CHECKS = 24 };
@@ -42,9 +44,8 @@ struct gate_result {
     struct gate_check checks[GATE_MAX_CHECKS]; /* messages owned; subjects borrowed from the view */
     size_t n;
     enum check_outcome outcome; /* the worst: invalid, fail, ambiguous, pass */
-    char *alarm; /* cosine and what it stands for disagree; NULL when they do not. A check of its own when cosine
-                    is bounded and no other quality, since then the outcome hangs on the metric that is in doubt */
-    char *note;  /* so few samples that the intervals are rough, a second run under other arithmetic; NULL otherwise */
+    char *alarm; /* cosine and what it stands for disagree; NULL when they do not. With `strict` a check of its own, too */
+    char *note;  /* e.g. a second run under other arithmetic; NULL otherwise */
 };
 
 /* ERR_ARG when no bound was given. */

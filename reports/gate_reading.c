@@ -1,6 +1,7 @@
 #include "reports/gate_reading.h"
 
 #include "base/str.h"
+#include "reports/gate.h"
 
 #include <math.h>
 #include <string.h>
@@ -11,84 +12,151 @@ static struct gate_reading nothing(char *why, bool not_applicable)
         .value = NAN, .lo = NAN, .hi = NAN, .missing = why, .not_applicable = not_applicable};
 }
 
-/* A run of the speed suite has no samples, but passes over one prompt, whose sparsity is a count. */
-static bool only_times(const struct run_view *v)
+static struct gate_reading plain_value(double value)
 {
-    return metric_list_find(&v->metrics, "overall", "latency_ratio") && !metric_list_find(&v->metrics, "overall", "kl");
+    return (struct gate_reading){.kind = READING_VALUE, .value = value, .lo = NAN, .hi = NAN};
 }
 
-static struct gate_reading read_metric(enum gate_part part, const char *metric, const struct run_view *v)
+/* A run of the speed suite has no samples, but passes over one prompt, whose sparsity is a count. */
+static bool only_times(const struct run_view *v) { return !metric_list_find(&v->metrics, "overall", "kl"); }
+
+static struct gate_reading of_estimate(const struct estimate *e, double bound)
 {
+    bool interval = !isnan(e->spread);
+    double above = estimate_above(e, bound), below = estimate_below(e, bound);
+    bool open = above > .025 && below > .025;
+    return (struct gate_reading){.kind = interval ? READING_INTERVAL : READING_NO_INTERVAL,
+                                 .value = e->value,
+                                 .lo = e->lo,
+                                 .hi = e->hi,
+                                 .above = above,
+                                 .below = below,
+                                 .would_decide = interval && open ? estimate_samples_to_decide(e, bound) : NAN,
+                                 .n_samples = e->n};
+}
+
+/* Dense against dense has every metric at its perfect value; a distance from it below the machine's noise is none. */
+static bool near_perfect(const struct noise_list *floors, const char *metric, double value)
+{
+    static const char *const zero[] = {"kl", "logits_l1", "logits_rmse", "hidden_l1", "delta_p"};
+    double perfect = 1, floor = noise_floor(floors, metric);
+    for (size_t i = 0; i < sizeof zero / sizeof *zero; i++)
+        if (!strcmp(zero[i], metric)) perfect = 0;
+    return fabs(value - perfect) <= floor;
+}
+
+static struct gate_reading read_metric(enum gate_part part, const char *metric, double bound, const struct gate_subject *s)
+{
+    const struct run_view *v = s->run;
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", metric);
+    struct estimate_source source = run_view_source(v);
+    struct estimate e;
     if (!m)
-        return nothing(str_format("the run has no metric \"%s\"; choose a suite that measures it", metric), false);
+        return nothing(str_format("the run has no metric \"%s\"; choose a suite that measures it, or evaluate again", metric),
+                       false);
+    if (only_times(v)) return plain_value(m->mean);
+    if (!estimate_metric(&source, metric, &e))
+        return nothing(str_format("the run does not hold what \"%s\" is computed from, sample by sample; evaluate again "
+                                  "(--replace)",
+                                  metric), false);
     double shift = part == PART_RATIO_MINUS_ONE ? 1 : 0;
-    struct gate_reading r = {.value = m->mean - shift, .lo = m->lo - shift, .hi = m->hi - shift,
-                             .expects_interval = !only_times(v), .n_samples = v->samples.n};
-    if (part == PART_P1 || part == PART_P99_9)
-        r = (struct gate_reading){.value = part == PART_P1 ? m->p1 : m->p99_9, .lo = NAN, .hi = NAN};
-    if (isnan(r.value)) return nothing(str_format("the metric \"%s\" has no value", metric), false);
+    struct gate_reading r = of_estimate(&e, bound + shift);
+    r.value -= shift;
+    r.lo -= shift;
+    r.hi -= shift;
+    r.within_floor = near_perfect(s->floors, metric, e.value);
+    if (!metric_is_percentile(metric)) return r;
+    r.above = metric_above(&source, metric, &e, bound);
+    r.below = metric_below(&source, metric, &e, bound);
+    r.would_decide = NAN;
     return r;
 }
 
-/* The row of a timed pass at the longest prompt. */
-static const struct latency_record *longest(const struct run_view *v, const char *part)
+static struct gate_reading read_worst(const struct run_view *v)
 {
-    const struct latency_record *best = NULL;
-    for (size_t i = 0; i < v->latencies.n; i++) {
-        const struct latency_record *r = &v->latencies.rows[i];
-        if (strcmp(r->part, part) == 0 && (!best || r->n_tokens > best->n_tokens)) best = r;
-    }
-    return best;
+    double worst = NAN;
+    for (size_t i = 0; i < v->samples.n; i++) worst = fmax(worst, v->samples.rows[i].kl_mean);
+    return isnan(worst) ? nothing(str_dup("the run has no KL divergence by sample; evaluate again"), false)
+                        : plain_value(worst);
 }
 
-/* A speed run has the median of sparse / dense over pairs of passes, with its interval; the times themselves say only
- * whether they may be believed. A run that compared outputs took one time of each sample. */
-static struct gate_reading read_latency(const struct run_view *v)
+/* Times judge only where they were taken to be judged: in pairs, repeated until they stand still, by the suite `speed`.
+ * NULL when they may. */
+static char *no_time(const struct run_view *v)
 {
-    static const char *const parts[] = {"prefill_sparse", "prefill_dense"};
-    for (int i = 0; i < 2; i++) {
-        const struct latency_record *r = longest(v, parts[i]);
-        if (r && !r->valid)
-            return nothing(
-                str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine", r->part,
-                           (long long)r->n_tokens, r->note ? r->note : "no reason stored"),
-                false);
+    if (!only_times(v))
+        return str_dup("the times of an evaluation are one pass a sample, taken beside all else it does, and judge nothing; "
+                       "run the suite speed");
+    for (size_t i = 0; i < v->latencies.n; i++) {
+        const struct latency_record *r = &v->latencies.rows[i];
+        if (!r->valid && !strncmp(r->part, "prefill_", 8))
+            return str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine", r->part,
+                              (long long)r->n_tokens, r->note ? r->note : "no reason stored");
     }
+    if (!metric_list_find(&v->metrics, "overall", "latency_ratio"))
+        return str_dup("the run has no times; run the suite speed");
+    return NULL;
+}
+
+/* Over the passes: a median and its standard error. */
+static struct estimate estimate_of_passes(double value, double std_error, double n)
+{
+    struct estimate e = {.value = value, .std_error = std_error, .n = n > 0 ? (size_t)n : 0, .at = value, .df = n - 1,
+                         .spread = n > 1 ? std_error : NAN};
+    e.lo = estimate_limit(&e, .025);
+    e.hi = estimate_limit(&e, .975);
+    return e;
+}
+
+static struct gate_reading of_passes(double value, double std_error, double n, double bound)
+{
+    struct estimate e = estimate_of_passes(value, std_error, n);
+    struct gate_reading r = of_estimate(&e, bound);
+    r.of_repeats = true;
+    return r;
+}
+
+static struct gate_reading read_latency(const struct run_view *v, double bound)
+{
+    char *why = no_time(v);
+    if (why) return nothing(why, false);
     const struct metric_record *ratio = metric_list_find(&v->metrics, "overall", "latency_ratio");
-    if (ratio && !isnan(ratio->mean))
-        return (struct gate_reading){.value = ratio->mean, .lo = ratio->lo, .hi = ratio->hi, .expects_interval = true,
-                                     .of_repeats = true, .n_samples = ratio->n > 0 ? (size_t)ratio->n : 0};
-    const struct metric_record *s = metric_list_find(&v->metrics, "overall", "latency_sparse"),
-                               *d = metric_list_find(&v->metrics, "overall", "latency_dense");
-    if (!s || !d || s->n != d->n)
-        return nothing(str_dup("the run timed no dense pass for every sample (hidden states came from the cache): "
-                               "evaluate with --cache none, or time with bench"), false);
-    return (struct gate_reading){.value = s->mean / d->mean, .lo = s->lo / d->hi, .hi = s->hi / d->lo,
-                                 .expects_interval = true, .n_samples = v->samples.n};
+    return of_passes(ratio->mean, ratio->std_error, (double)ratio->n, bound);
 }
 
 static struct gate_reading read_memory(const struct run_view *v)
 {
     if (v->run->peak_bytes < 0) return nothing(str_dup("the run has no peak memory stored"), false);
-    return (struct gate_reading){.value = (double)v->run->peak_bytes / (1024. * 1024.), .lo = NAN, .hi = NAN};
+    return plain_value((double)v->run->peak_bytes / (1024. * 1024.));
 }
 
-static struct gate_reading read_change(enum gate_part part, const char *metric, const struct comparison *c)
+static struct gate_reading read_change(enum gate_part part, const char *metric, double bound, const struct gate_subject *s,
+                                       const struct comparison *c)
 {
-    for (size_t i = 0; i < c->n_rows; i++) {
-        const struct compare_row *row = &c->rows[i];
-        if (strcmp(row->name, metric)) continue;
-        struct gate_reading r = {.value = row->difference, .lo = row->lo, .hi = row->hi, .expects_interval = true,
-                                 .within_floor = row->within_floor, .n_samples = c->n_paired_samples};
-        if (part == PART_DROP) {
-            r.value = -row->difference;
-            r.lo = -row->hi;
-            r.hi = -row->lo;
-        }
-        return r;
+    const struct compare_row *row = NULL;
+    struct estimate_source before = run_view_source(s->baseline), after = run_view_source(s->run);
+    struct estimate e;
+    double sign = part == PART_DROP ? -1 : 1;
+    for (size_t i = 0; i < c->n_rows; i++)
+        if (!strcmp(c->rows[i].name, metric)) row = &c->rows[i];
+    if (!row) return nothing(str_format("\"%s\" is not in both runs", metric), false);
+    if (only_times(s->run)) return plain_value(sign * row->difference);
+    if (!estimate_change(&before, &after, metric, &e))
+        return nothing(str_format("\"%s\" does not pair: one of the runs does not hold what it is computed from, sample by "
+                                  "sample; evaluate again (--replace)",
+                                  metric), false);
+    struct gate_reading r = of_estimate(&e, sign * bound);
+    r.within_floor = row->within_floor;
+    if (part == PART_DROP) {
+        struct gate_reading turned = r;
+        turned.value = -r.value;
+        turned.lo = -r.hi;
+        turned.hi = -r.lo;
+        turned.above = r.below;
+        turned.below = r.above;
+        r = turned;
     }
-    return nothing(str_format("\"%s\" is not in both runs", metric), false);
+    return r;
 }
 
 /* Times and memory of two machines say nothing about a change in the program. */
@@ -102,32 +170,33 @@ static char *other_machine(const struct run_record *r, const struct run_record *
     return NULL;
 }
 
-static struct gate_reading read_rise(enum gate_part part, const struct run_view *v, const struct run_view *b)
+static struct gate_reading read_rise(enum gate_part part, double bound, const struct run_view *v, const struct run_view *b)
 {
     char *other = other_machine(v->run, b->run);
     if (other) return nothing(other, true);
     if (part == PART_MEMORY_RISE) {
         if (v->run->peak_bytes <= 0 || b->run->peak_bytes <= 0)
             return nothing(str_dup("one of the runs has no peak memory stored"), false);
-        return (struct gate_reading){
-            .value = (double)v->run->peak_bytes / (double)b->run->peak_bytes - 1, .lo = NAN, .hi = NAN};
+        return plain_value((double)v->run->peak_bytes / (double)b->run->peak_bytes - 1);
     }
+    char *why = no_time(v);
+    if (!why) why = no_time(b);
+    if (why) return nothing(why, false);
     const struct metric_record *now = metric_list_find(&v->metrics, "overall", "latency_sparse"),
                                *then = metric_list_find(&b->metrics, "overall", "latency_sparse");
     if (!now || !then) return nothing(str_dup("one of the runs has no sparse times"), false);
-    bool repeats = only_times(v);
-    return (struct gate_reading){.value = now->mean / then->mean - 1, .lo = now->lo / then->hi - 1,
-                                 .hi = now->hi / then->lo - 1, .expects_interval = true, .of_repeats = repeats,
-                                 .n_samples = repeats ? (size_t)fmax(0, (double)now->n) : v->samples.n};
+    double ratio = now->mean / then->mean, relative = hypot(now->std_error / now->mean, then->std_error / then->mean);
+    return of_passes(ratio - 1, ratio * relative, (double)(now->n < then->n ? now->n : then->n), bound);
 }
 
-struct gate_reading gate_read(enum gate_part part, const char *metric, const struct run_view *run,
-                              const struct run_view *baseline, const struct comparison *c, const char *why_not)
+struct gate_reading gate_read(enum gate_part part, const char *metric, double bound, const struct gate_subject *s,
+                              const struct comparison *c, const char *why_not)
 {
-    if (part < PART_LATENCY) return read_metric(part, metric, run);
-    if (part == PART_LATENCY) return read_latency(run);
-    if (part == PART_MEMORY) return read_memory(run);
-    if (!baseline || !c) return nothing(str_dup(why_not), false);
-    if (part == PART_RISE || part == PART_DROP) return read_change(part, metric, c);
-    return read_rise(part, run, baseline);
+    if (part <= PART_RATIO_MINUS_ONE) return read_metric(part, metric, bound, s);
+    if (part == PART_WORST) return read_worst(s->run);
+    if (part == PART_LATENCY) return read_latency(s->run, bound);
+    if (part == PART_MEMORY) return read_memory(s->run);
+    if (!s->baseline || !c) return nothing(str_dup(why_not), false);
+    if (part == PART_RISE || part == PART_DROP) return read_change(part, metric, bound, s, c);
+    return read_rise(part, bound, s->run, s->baseline);
 }

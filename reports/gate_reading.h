@@ -1,5 +1,5 @@
-/* Where the number behind each bound comes from: a metric of the run, a time, memory, or a change from a baseline.
- * For reports/gate.c alone.
+/* Where the number behind each bound comes from: a metric of the run, a time, memory, or a change from a baseline; and what
+ * it says of that bound. For reports/gate.c alone.
  */
 #ifndef SG_REPORTS_GATE_READING_H
 #define SG_REPORTS_GATE_READING_H
@@ -10,10 +10,9 @@
 #include <stdbool.h>
 
 enum gate_part {
-    PART_MEAN,
-    PART_P1,
-    PART_P99_9,
-    PART_RATIO_MINUS_ONE,
+    PART_MEAN,            /* a metric's value, percentiles among them */
+    PART_RATIO_MINUS_ONE, /* a ratio's excess */
+    PART_WORST,           /* the largest of all samples: of these texts, not of others */
     PART_LATENCY,
     PART_MEMORY,
     PART_RISE,
@@ -22,9 +21,18 @@ enum gate_part {
     PART_MEMORY_RISE
 };
 
+enum gate_kind {
+    READING_INTERVAL,    /* judged by what others like it would show */
+    READING_NO_INTERVAL, /* would be, but there is none: one sample */
+    READING_VALUE,       /* what it is, and no estimate of anything */
+};
+
 struct gate_reading {
-    double value, lo, hi;  /* lo, hi NAN: no interval */
-    bool expects_interval; /* one would be there with more samples */
+    enum gate_kind kind;
+    double value, lo, hi;  /* lo, hi NAN: that end is not known */
+    double above, below;   /* how often data like these come about when the truth is the bound: evidence that it is above, or
+                              below */
+    double would_decide;   /* about so many samples, in four cases of five; NAN not known, INFINITY none */
     bool within_floor;     /* not told apart from the noise of this machine */
     bool not_applicable;   /* `missing` says why this cannot be asked here; else why the number is not there */
     char *missing;         /* owned; NULL when there is a value */
@@ -32,8 +40,9 @@ struct gate_reading {
     size_t n_samples;      /* behind the interval; repeated passes where it is over those */
 };
 
-/* baseline and c (the comparison of the two) may be NULL; why_not then says what stands in the way. */
-struct gate_reading gate_read(enum gate_part part, const char *metric, const struct run_view *run,
-                              const struct run_view *baseline, const struct comparison *c, const char *why_not);
+struct gate_subject;
+/* c: the comparison with the baseline; NULL where there is none, and why_not says what stands in the way. */
+struct gate_reading gate_read(enum gate_part part, const char *metric, double bound, const struct gate_subject *s,
+                              const struct comparison *c, const char *why_not);
 
 #endif

@@ -73,8 +73,8 @@ static size_t count(const struct gate_check *checks, size_t n, enum check_outcom
     return k;
 }
 
-void junit_xml(const struct gate_check *checks, size_t n, const char *suite, double wall_s, const char *utc,
-               struct str *out)
+void junit_xml(const struct gate_check *checks, size_t n, const char *suite, const char *warning, double wall_s,
+               const char *utc, struct str *out)
 {
     size_t failures = count(checks, n, CHECK_FAIL) + count(checks, n, CHECK_AMBIGUOUS);
     size_t errors = count(checks, n, CHECK_INVALID), skipped = count(checks, n, CHECK_SKIPPED);
@@ -86,9 +86,15 @@ void junit_xml(const struct gate_check *checks, size_t n, const char *suite, dou
     add_attribute(out, "timestamp", moment);
     str_addf(out,
              " hostname=\"localhost\" tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"%zu\" "
-             "time=\"%.3f\">\n"
-             "    <properties/>\n",
+             "time=\"%.3f\">\n",
              n, failures, errors, skipped, wall_s);
+    if (warning) {
+        str_add(out, "    <properties>\n      <property name=\"warning\"");
+        add_attribute(out, "value", warning);
+        str_add(out, "/>\n    </properties>\n");
+    } else {
+        str_add(out, "    <properties/>\n");
+    }
     for (size_t i = 0; i < n; i++) {
         const struct gate_check *c = &checks[i];
         static const char *const tags[] = {NULL, "failure", "failure", "error", "skipped"};
@@ -159,10 +165,16 @@ static void add_command_text(const char *text, bool property, struct str *out)
     }
 }
 
-void github_annotations(const struct gate_check *checks, size_t n, struct str *out)
+void github_annotations(const struct gate_check *checks, size_t n, const char *warning, struct str *out)
 {
     const struct gate_check **order = by_severity(checks, n);
     size_t shown = 0;
+    if (warning) {
+        str_add(out, "::warning title=metrics disagree::");
+        add_command_text(warning, false, out);
+        str_add_char(out, '\n');
+        shown++;
+    }
     for (size_t i = 0; i < n && shown < 10; i++) {
         const struct gate_check *c = order[i];
         if (c->outcome == CHECK_PASS || c->outcome == CHECK_SKIPPED) continue;

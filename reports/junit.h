@@ -19,11 +19,12 @@ struct gate_check {
     const char *message; /* what happened and what to do; never NULL unless it passed */
 };
 
+/* `warning`: what decides nothing and must be read, NULL for none; a property, and an annotation of its own. */
 /* failure = bound broken or ambiguous, error = invalid measurement, skipped = not applicable. */
-void junit_xml(const struct gate_check *checks, size_t n, const char *suite, double wall_s, const char *utc,
-               struct str *out);
+void junit_xml(const struct gate_check *checks, size_t n, const char *suite, const char *warning, double wall_s,
+               const char *utc, struct str *out);
 /* Workflow commands, at most ten, the worst first. */
-void github_annotations(const struct gate_check *checks, size_t n, struct str *out);
+void github_annotations(const struct gate_check *checks, size_t n, const char *warning, struct str *out);
 /* Markdown for $GITHUB_STEP_SUMMARY. */
 void github_summary(const struct gate_check *checks, size_t n, const char *title, struct str *out);
 /* JSON array; `file` is the path that the findings are attached to, e.g. the gate's configuration. */

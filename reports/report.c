@@ -75,7 +75,7 @@ static enum status load(struct draft *d, struct store *s)
         d->views[d->n_views++] = &d->baseline;
         struct noise_list floors;
         TRY(query_noise(s, d->subject.run->machine.fingerprint, d->subject.run->model.fingerprint, &floors));
-        struct compare_options c = {.floors = &floors, .seed = 1};
+        struct compare_options c = {.floors = &floors};
         enum status st = compare_runs(&d->comparison, &d->baseline, &d->subject, &c);
         noise_list_clear(&floors);
         TRY(st);

@@ -146,6 +146,8 @@ enum status runjson_write(const struct run_view *v, const char *path)
     cJSON_AddItemToObject(o, "sparsity", sparsity_json(v));
     cJSON_AddItemToObject(o, "detailed_results", rows_json(&sample_columns, v->samples.rows, v->samples.n));
     cJSON_AddItemToObject(o, "metrics", rows_json(&metric_columns, v->metrics.rows, v->metrics.n));
+    cJSON_AddItemToObject(o, "tails", runjson_tails(v));
+    if (v->items.n) cJSON_AddItemToObject(o, "items", rows_json(&item_columns, v->items.rows, v->items.n));
     if (v->latencies.n) /* without them a file could not say that a time is not valid */
         cJSON_AddItemToObject(o, "latencies", rows_json(&latency_columns, v->latencies.rows, v->latencies.n));
     cJSON_AddItemToObject(o, "identity", identity_json(v->run));
@@ -279,9 +281,14 @@ static enum status read_root(struct run_view *v, const cJSON *root, const char *
     TRY(read_section(part, r, "identity.model", arena));
     TRY(read_section(part, r, "identity.data", arena));
     TRY(read_section(in, r, "provenance", arena));
+    TRY(get_object(in, "provenance", &part));
+    const char *status = NULL;
+    TRY(json_get_string(part, "status", true, &status));
     READ_ROWS(in, "metrics", true, &metric_columns, &v->metrics);
     READ_ROWS(in, "latencies", false, &latency_columns, &v->latencies);
     READ_ROWS(in, "detailed_results", true, &sample_columns, &v->samples);
+    READ_ROWS(in, "items", false, &item_columns, &v->items);
+    TRY(runjson_read_tails(in, &v->tails));
     READ_ROWS(in, "generation", true, &generation_columns, &v->generations);
     for (size_t i = 0; i < v->generations.n; i++) v->generations.rows[i].index = (int)i;
     return runjson_check(v, root, path);

@@ -13,12 +13,9 @@
 /* Written atomically. */
 enum status runjson_write(const struct run_view *v, const char *path) MUST_USE;
 
-/* ERR_FORMAT when it is not ours, of a newer schema_version, or contradicts itself. */
+/* ERR_FORMAT when it is not ours, of a newer schema_version, or its summaries contradict its rows; whether the rows are what
+ * their samples say is reports/recompute.h. */
 enum status runjson_read(struct run_view *v, const char *path) MUST_USE;
-
-/* Recomputes means and perplexities over samples from the samples of a file; ERR_FORMAT where they differ by more than
- * rounding and what the weights of positions leave open. */
-enum status runjson_check_means(const struct run_view *v) MUST_USE;
 
 /* The guide's statistics file: an array with one object per layer, made from the ledger and, when there is
  * one, the tuning. */

@@ -80,7 +80,10 @@ double run_detectable(const struct run_record *r, enum frontier_axis axis)
     const struct headline *h = &r->headline;
     double lo = axis == FRONTIER_COSINE ? h->cosine_lo : axis == FRONTIER_KL ? h->kl_lo : h->ppl_ratio_lo,
            hi = axis == FRONTIER_COSINE ? h->cosine_hi : axis == FRONTIER_KL ? h->kl_hi : h->ppl_ratio_hi;
-    return isnan(lo) || isnan(hi) ? NAN : minimum_detectable_effect((hi - lo) / (2 * 1.959964), .05, .8);
+    int df = r->dataset.n_samples - 1;
+    if (isnan(lo) || isnan(hi) || df < 1) return NAN;
+    double std_error = (hi - lo) / (2 * student_quantile(.975, df));
+    return detectable_difference(sqrt(2) * std_error, 2. * df); /* of the difference of two such runs */
 }
 
 static const struct frontier_point *sorted_by_sparsity(const struct run_list *runs,

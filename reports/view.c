@@ -18,6 +18,7 @@ enum status run_view_load(struct run_view *v, struct store *s, const char *name)
     int64_t id = v->run->id;
     TRY_GOTO(st, fail, query_metrics(s, id, NULL, &v->metrics));
     TRY_GOTO(st, fail, query_samples(s, id, &v->samples));
+    TRY_GOTO(st, fail, query_tails(s, id, &v->tails));
     TRY_GOTO(st, fail, query_ledger(s, id, &v->ledger));
     TRY_GOTO(st, fail, query_layer_errors(s, id, &v->layer_errors));
     TRY_GOTO(st, fail, query_items(s, id, &v->items));
@@ -36,6 +37,7 @@ void run_view_clear(struct run_view *v)
 {
     metric_list_clear(&v->metrics);
     sample_list_clear(&v->samples);
+    tail_list_clear(&v->tails);
     ledger_list_clear(&v->ledger);
     layer_error_list_clear(&v->layer_errors);
     item_list_clear(&v->items);
@@ -46,6 +48,11 @@ void run_view_clear(struct run_view *v)
     tuned_list_clear(&v->tuned);
     run_list_clear(&v->runs);
     memset(v, 0, sizeof *v);
+}
+
+struct estimate_source run_view_source(const struct run_view *v)
+{
+    return (struct estimate_source){v->samples.rows, v->samples.n, v->items.rows, v->items.n, v->tails.rows, v->tails.n};
 }
 
 double run_view_metric(const struct run_view *v, const char *name)

@@ -164,7 +164,8 @@ static const struct column sample_table[] = {
     SAMPLE(token_accuracy), SAMPLE(top5_overlap), SAMPLE(sparsity), SAMPLE(qk_sparsity), SAMPLE(pv_sparsity),
     SAMPLE(nll_dense_sum), SAMPLE(nll_sparse_sum), SAMPLE(cosine_mean), SAMPLE(cosine_p1), SAMPLE(cosine_min),
     SAMPLE(kl_mean), SAMPLE(kl_p99_9), SAMPLE(kl_max), SAMPLE(delta_p_mean), SAMPLE(cosine_centred_mean),
-    SAMPLE(row_rmse_mean), SAMPLE(row_hidden_cosine_mean),
+    SAMPLE(row_rmse_mean), SAMPLE(row_hidden_cosine_mean), SAMPLE(logits_dense_rms), SAMPLE(logits_sparse_rms),
+    SAMPLE(hidden_dense_rms), SAMPLE(hidden_sparse_rms), SAMPLE(tiles_possible), SAMPLE(pv_possible),
 };
 const struct columns sample_columns = {.table = "sample", TABLE(sample_record, sample_table)};
 
@@ -186,9 +187,9 @@ static const struct column layer_error_table[] = {
 };
 const struct columns layer_error_columns = {.table = "layer_error", TABLE(layer_error_record, layer_error_table)};
 
-#define ITEM(name, member, type, use) COLUMN(item_record, name, member, type, use, NULL, NULL)
+#define ITEM(name, member, type, use) COLUMN(item_record, name, member, type, use, #member, NULL)
 static const struct column item_table[] = {
-    ITEM("item", item, TEXT, NAMED), ITEM("grp", group, TEXT, 0), ITEM("sample", sample, INT, COLUMN_OPTIONAL),
+    ITEM("item", item, TEXT, NAMED | COLUMN_REQUIRED), ITEM("grp", group, TEXT, 0), ITEM("sample", sample, INT, COLUMN_OPTIONAL),
     ITEM("depth", depth, REAL, 0), ITEM("length", length, INT64, COLUMN_OPTIONAL),
     ITEM("dense_score", dense_score, REAL, 0), ITEM("sparse_score", sparse_score, REAL, 0),
     ITEM("dense_right", dense_right, BOOL, 0), ITEM("sparse_right", sparse_right, BOOL, 0),

@@ -11,7 +11,7 @@ struct sqlite3;
 struct sqlite3_stmt;
 
 #define SCHEMA_APPLICATION_ID 0x53704761 /* "SpGa" */
-#define SCHEMA_VERSION 3
+#define SCHEMA_VERSION 4
 
 extern const char results_schema_sql[], results_views_sql[];
 

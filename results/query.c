@@ -17,6 +17,7 @@
 DEFINE_CLEAR(run_list)
 DEFINE_CLEAR(metric_list)
 DEFINE_CLEAR(sample_list)
+DEFINE_CLEAR(tail_list)
 DEFINE_CLEAR(ledger_list)
 DEFINE_CLEAR(layer_error_list)
 DEFINE_CLEAR(item_list)
@@ -86,6 +87,29 @@ enum status query_ledger(struct store *s, int64_t run, struct ledger_list *out)
 enum status query_layer_errors(struct store *s, int64_t run, struct layer_error_list *out)
 {
     LIST_OF_RUN(out, s, &layer_error_columns, run, "WHERE run = ? ORDER BY sample, layer, head");
+}
+
+enum status query_tails(struct store *s, int64_t run, struct tail_list *out)
+{
+    *out = (struct tail_list){0};
+    struct cursor c = {.arena = &out->arena};
+    void *rows = NULL;
+    bool more = false;
+    enum status st = cursor_open(&c, s, "SELECT sample, name, n, data FROM tail WHERE run = ? ORDER BY sample, name");
+    if (st == OK) put_int(&c, run);
+    while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
+        struct tail_record *r = rows_grow(&rows, out->n++, sizeof *r);
+        size_t size;
+        r->sample = (int)get_int(&c);
+        r->name = get_name(&c);
+        r->n = (size_t)get_int(&c);
+        r->values = get_blob(&c, &size);
+        if (size != r->n * sizeof *r->values)
+            st = fail(ERR_DB, "%s: table tail, run %lld: found %zu bytes for %zu values", s->path, (long long)run, size, r->n);
+    }
+    cursor_close(&c);
+    out->rows = rows;
+    return st;
 }
 
 enum status query_items(struct store *s, int64_t run, struct item_list *out)

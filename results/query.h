@@ -25,6 +25,7 @@ struct store;
 QUERY_LIST(run_list, run_record);
 QUERY_LIST(metric_list, metric_record);
 QUERY_LIST(sample_list, sample_record);
+QUERY_LIST(tail_list, tail_record);
 QUERY_LIST(ledger_list, ledger_record);
 QUERY_LIST(layer_error_list, layer_error_record);
 QUERY_LIST(item_list, item_record);
@@ -61,6 +62,7 @@ enum status query_metrics(struct store *s, int64_t run, const char *scope, struc
 const struct metric_record *metric_list_find(const struct metric_list *l, const char *scope,
                                              const char *name);
 enum status query_samples(struct store *s, int64_t run, struct sample_list *out) MUST_USE;
+enum status query_tails(struct store *s, int64_t run, struct tail_list *out) MUST_USE;
 enum status query_ledger(struct store *s, int64_t run, struct ledger_list *out) MUST_USE;
 enum status query_layer_errors(struct store *s, int64_t run, struct layer_error_list *out) MUST_USE;
 enum status query_items(struct store *s, int64_t run, struct item_list *out) MUST_USE;

@@ -47,6 +47,8 @@ static const struct metric_info known[] = {
     {"sparsity", "sparsity", "", METRIC_HIGHER},
     {"qk_sparsity", "QK sparsity", "", METRIC_HIGHER},
     {"pv_sparsity", "PV sparsity", "", METRIC_HIGHER},
+    {"cosine_p1", "logit cosine, its 1st percentile", "", METRIC_HIGHER},
+    {"kl_p99_9", "KL divergence, its 99.9th percentile", "nats", METRIC_LOWER},
     {"latency_dense", "time dense", "s", METRIC_NEITHER},
     {"latency_sparse", "time sparse", "s", METRIC_LOWER},
     {"latency_ratio", "time sparse / dense", "", METRIC_LOWER},

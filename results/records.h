@@ -133,7 +133,7 @@ struct metric_record {
         *name; /* names in METRIC_NAMES below get labels and directions in reports; others are allowed */
     int64_t n; /* values that went in */
     double mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max;
-    double lo, hi; /* 95 % interval of the mean or pooled value, whole samples resampled */
+    double lo, hi; /* 95 % interval of the mean or pooled value over samples (results/estimates.h) */
 };
 
 /* All NAN but scope, name and n; fill what applies. */
@@ -144,6 +144,7 @@ struct metric_record metric_record_empty(const char *scope, const char *name, in
  * Pooled, as in the tuning guide: logits_cosine logits_l1 logits_rmse hidden_cosine hidden_l1
  *   token_accuracy top5_overlap
  * Pooled, paired: ppl_dense ppl_sparse ppl_ratio ppl_diff score_dense score_sparse score_drop
+ * Percentiles, with intervals of their own: cosine_p1 kl_p99_9 (an end that so few samples cannot give is missing)
  * Counted: sparsity qk_sparsity pv_sparsity   Timed: latency_dense latency_sparse latency_ratio
  *   break_even_length                         Space: peak_bytes
  * Of a run on a GPU beside one on the CPU (`eval --device cpu,cuda`): cpu_mask_jaccard cpu_logits_error_dense
@@ -170,6 +171,17 @@ struct sample_record {
     double logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1;
     double sparsity, qk_sparsity, pv_sparsity;
     double cosine_centred_mean, row_rmse_mean, row_hidden_cosine_mean; /* over positions */
+    double logits_dense_rms, logits_sparse_rms, hidden_dense_rms, hidden_sparse_rms; /* root mean squares: weights of a
+                                                                                        flattened cosine */
+    double tiles_possible, pv_possible; /* work that sparsity is a share of, over all layers and heads */
+};
+
+/* The worst positions of a sample, worst first: what percentiles over all positions are computed from again. */
+struct tail_record {
+    int sample;
+    const char *name; /* "cosine": the smallest, "kl": the largest */
+    size_t n;
+    const float *values; /* [n] */
 };
 
 /* Counters of one head over all samples of the run (METHOD 4). Every head of a layer has one, in order. */

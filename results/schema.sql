@@ -126,7 +126,7 @@ CREATE TABLE metric (
     n       INTEGER NOT NULL, -- values that went in
     mean REAL, std_error REAL, min REAL, p0_1 REAL, p1 REAL, p5 REAL, median REAL,
     p95 REAL, p99 REAL, p99_9 REAL, max REAL,
-    lo REAL, hi REAL,         -- 95 % interval, whole samples resampled
+    lo REAL, hi REAL,         -- 95 % interval over samples
     PRIMARY KEY (run, scope, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -144,7 +144,19 @@ CREATE TABLE sample (
     logits_cosine REAL, logits_l1 REAL, logits_rmse REAL, hidden_cosine REAL, hidden_l1 REAL,
     sparsity REAL, qk_sparsity REAL, pv_sparsity REAL,
     cosine_centred_mean REAL, row_rmse_mean REAL, row_hidden_cosine_mean REAL, -- means over positions
+    logits_dense_rms REAL, logits_sparse_rms REAL, hidden_dense_rms REAL, hidden_sparse_rms REAL, -- root mean squares
+    tiles_possible REAL, pv_possible REAL, -- work that qk_sparsity and pv_sparsity are shares of
     PRIMARY KEY (run, sample)
+) STRICT, WITHOUT ROWID;
+
+-- The worst positions of a sample, worst first: data is n little-endian f32. name: cosine (the smallest) or kl.
+CREATE TABLE tail (
+    run    INTEGER NOT NULL REFERENCES run ON DELETE CASCADE,
+    sample INTEGER NOT NULL,
+    name   TEXT NOT NULL,
+    n      INTEGER NOT NULL,
+    data   BLOB NOT NULL,
+    PRIMARY KEY (run, sample, name)
 ) STRICT, WITHOUT ROWID;
 
 -- Thresholds of the heads of one layer, stored once for all runs that share them: JSON arrays by head, or one

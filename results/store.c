@@ -36,9 +36,20 @@ static const char to_version_3[] =
     " graph = ifnull(json_extract(key_json, '$.graph'), 0),"
     " impl = nullif(nullif(nullif(nullif(json_extract(key_json, '$.kernels'), 'avx512'), 'avx2'), 'base'), device) WHERE json_valid(key_json);";
 
+/* Version 3 kept of samples what one sees of them, not what a pooled value is computed from. */
+static const char to_version_4[] =
+    "ALTER TABLE sample ADD COLUMN logits_dense_rms REAL;"
+    "ALTER TABLE sample ADD COLUMN logits_sparse_rms REAL;"
+    "ALTER TABLE sample ADD COLUMN hidden_dense_rms REAL;"
+    "ALTER TABLE sample ADD COLUMN hidden_sparse_rms REAL;"
+    "ALTER TABLE sample ADD COLUMN tiles_possible REAL;"
+    "ALTER TABLE sample ADD COLUMN pv_possible REAL;"
+    "CREATE TABLE tail (run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE, sample INTEGER NOT NULL,"
+    " name TEXT NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, sample, name)) STRICT, WITHOUT ROWID;";
+
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. Views hold nothing
  * and are made anew. */
-static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3};
+static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3, to_version_4};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)

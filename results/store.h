@@ -31,6 +31,8 @@ struct run_data {
     size_t n_metrics;
     const struct sample_record *samples;
     size_t n_samples;
+    const struct tail_record *tails;
+    size_t n_tails;
     const struct ledger_record *ledger; /* sorted by layer, then head 0 … n_heads-1 without gaps */
     size_t n_ledger;
     const struct layer_error_record *layer_errors;

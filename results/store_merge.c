@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Tables whose first column is the run they belong to. */
-static const char *const children[] = {"metric",     "sample",  "ledger",      "layer_error", "item",
+static const char *const children[] = {"metric",     "sample",  "tail", "ledger",      "layer_error", "item",
                                        "generation", "latency", "worst_token", "token_block", "block_mask"};
 
 /* "a, b, c" of a table, leaving out `skip` (NULL: none); each with `prefix` in front. */

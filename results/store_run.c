@@ -208,6 +208,17 @@ static enum status put_blobs(struct store *s, int64_t run, const struct run_data
         st = cursor_run(&c);
     }
     cursor_close(&c);
+    if (st == OK) st = cursor_open(&c, s, "INSERT INTO tail (run, sample, name, n, data) VALUES (?,?,?,?,?)");
+    for (size_t i = 0; st == OK && i < d->n_tails; i++) {
+        const struct tail_record *t = &d->tails[i];
+        put_int(&c, run);
+        put_int(&c, t->sample);
+        put_text(&c, t->name);
+        put_int(&c, (int64_t)t->n);
+        put_blob(&c, t->values, t->n * sizeof *t->values);
+        st = cursor_run(&c);
+    }
+    cursor_close(&c);
     if (st == OK) st = cursor_open_insert(&c, s, "INSERT", &mask_columns, "run", "bits");
     for (size_t i = 0; st == OK && i < d->n_masks; i++) {
         const struct mask_record *m = &d->masks[i];

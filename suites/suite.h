@@ -51,6 +51,8 @@ struct sample_set {
     char fingerprint[33]; /* of all ids, score_from and items: hex, see base/hash.h */
     int n_skipped;      /* documents, lines or questions left out: under min_length */
     int n_ambiguous;    /* answers named by digits that are an index and another choice's text: taken as the index */
+    int n_repeated;     /* windows or questions of a file that repeat an earlier one: counted once, see suites/spread.h */
+    bool shared;        /* drawn from all of a file, not from the half that tuning leaves to evaluation, or the reverse */
     int n_truncated;    /* samples whose context was cut at the left to fit max_length; their names say so */
 };
 
@@ -63,7 +65,7 @@ struct suite_options {
     uint64_t seed;
     bool second_half;       /* --score second-half: llama.cpp's perplexity convention */
     const char *field;      /* --field a=b,c=d: other names of JSON keys; NULL */
-    bool tuning;            /* draw from material kept apart for tuning, where the suite generates it */
+    bool tuning;            /* draw from material kept apart for tuning: texts of their own, or every other piece of a file */
 };
 
 struct suite {

@@ -3,10 +3,11 @@
  * Lines are {"query","choices","gold"}: gold is the index of the right choice from 0, the index as a string of digits
  * (lm-evaluation-harness renders its target to text and reads digits back as an index), or the choice's own text; digits
  * that are no index are a text again, and digits that are both are counted, to be said. A candidate is the query, one space unless there is white space at the joint, and
- * the choice; each is a sample of its own. num_samples takes questions from the start, never parts of one.
+ * the choice; each is a sample of its own. num_samples takes questions spread over the file (suites/spread.h), never parts of one.
  */
 #include "suites/build.h"
 #include "suites/jsonl.h"
+#include "suites/spread.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -110,7 +111,6 @@ static enum status add_line(const struct suite_options *o, const struct jsonl *i
     TRY(jsonl_array(in, "choices", &choices));
     TRY(check_choices(in, choices));
     TRY(find_gold(in, choices, &gold, &s->n_ambiguous));
-    if (o->num_samples && *n_questions >= o->num_samples) return OK;
     const struct sample_set mark = *s;
     cJSON_ArrayForEach(choice, choices)
     {
@@ -145,6 +145,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
     if (n_questions == 0 && out->n_skipped)
         st = fail(ERR_FORMAT, "%s: all %d questions are under %d tokens", o->argument, out->n_skipped,
                   o->min_length);
+    if (st == OK) st = spread_questions(out, o);
 done:
     jsonl_close(&in);
     field_map_clear(&fields);

@@ -2,10 +2,11 @@
  * likely is it.
  *
  * Lines are {"context","continuation"}, joined as they stand, or {"text"}, whose last word with the space
- * before it is the continuation. num_samples takes lines from the start.
+ * before it is the continuation. num_samples takes lines spread over the file (suites/spread.h).
  */
 #include "suites/build.h"
 #include "suites/jsonl.h"
+#include "suites/spread.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -64,9 +65,9 @@ static enum status add_line(const struct suite_options *o, const struct jsonl *i
     const char *base = path_base(in->path);
     struct answer_text a = {.file = in->path, .line = in->line};
     struct item item = {.question = s->n_items, .gold = true, .depth = NAN, .length = -1};
-    bool too_short = false, wanted = !o->num_samples || s->n_samples < o->num_samples;
+    bool too_short = false;
     enum status st = read_line(in, s, &a, &item.n_bytes);
-    if (st == OK && wanted) {
+    if (st == OK) {
         item.id = str_format("%s:%ld", base, in->line);
         st = build_answer(o, s, &a, item, str_format("%s line %ld", base, in->line), &too_short);
         s->n_skipped += too_short;
@@ -92,6 +93,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
     if (out->n_samples == 0 && out->n_skipped)
         st = fail(ERR_FORMAT, "%s: all %d lines are under %d tokens", o->argument, out->n_skipped,
                   o->min_length);
+    if (st == OK) st = spread_questions(out, o);
 done:
     jsonl_close(&in);
     field_map_clear(&fields);

@@ -70,7 +70,7 @@ static enum status audit_command(struct command_call *call)
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, setup_samples(&setup, &o.samples, 0, false, &set));
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));
-    setup_note_tuned(&o.policy, &tuned, set.samples[0].n);
+    setup_note_tuned(&o.policy, &tuned, &set, set.samples[0].n);
     TRY_GOTO(st, done, audit_run(&setup.model, setup.par, &set.samples[0], &policy, &audit));
     TRY_GOTO(st, done, show(&audit, &n_failed));
     if (strcmp(o.output.format, "terminal") == 0)

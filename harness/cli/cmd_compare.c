@@ -10,7 +10,6 @@ static struct {
     struct output_options output;
     const char *db;
     bool only_changed, force;
-    int seed;
 } o = {
     .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
 };
@@ -19,7 +18,6 @@ static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"only-changed", OPTION_FLAG, &o.only_changed, NULL, "hide what stayed the same", 0, 0},
     {"force", OPTION_FLAG, &o.force, NULL, "compare although model or tokens differ; the output says so", 0, 0},
-    {"seed", OPTION_INT, &o.seed, "N", "of the resampling (0)", 0, 1 << 30},
     OUTPUT_OPTIONS(o.output),
     {0},
 };
@@ -34,10 +32,9 @@ static enum status compare_command(struct command_call *call)
     struct str verdict = {0};
     TRY_GOTO(st, done, view_source_load(&before, o.db, call->positional[0]));
     TRY_GOTO(st, done, view_source_load(&after, o.db, call->positional[1]));
-    struct store *with_floors = after.store ? after.store : before.store;
-    if (with_floors) TRY_GOTO(st, done, query_noise(with_floors, NULL, after.view.run->model.fingerprint, &floors));
+    TRY_GOTO(st, done, view_source_floors(&after, o.db, NULL, &floors));
     TRY_GOTO(st, done, compare_runs(&c, &before.view, &after.view,
-                                    &(struct compare_options){.force = o.force, .seed = (uint64_t)o.seed, .floors = &floors,
+                                    &(struct compare_options){.force = o.force, .floors = &floors,
                                                               .or_else = ", or see them side by side with --force"}));
     if (strcmp(o.output.format, "terminal") == 0) {
         comparison_verdict(&c, &verdict);
@@ -61,7 +58,7 @@ const struct command cmd_compare = {
     .help = {
         "compare BEFORE AFTER [options]",
         "Each is a run of the database (number, key, `last`) or a before_tune.json / after_tune.json. Differences are\n"
-        "paired by sample, with 95 % intervals from resampled samples.",
+        "paired by sample, with 95 % intervals; below the noise floor (eval --suite null) nothing differs.",
         "sparsegauge compare before_tune.json after_tune.json\nsparsegauge compare 1 last --only-changed --format md",
     },
     .options = options,

@@ -68,6 +68,9 @@ static void note_input(const struct sample_set *set)
     if (set->n_ambiguous)
         fprintf(stderr, "sparsegauge: %s: %d answers are digits that name one choice by its place and another by its text; the place "
                         "was taken, as lm-evaluation-harness does\n", set->name, set->n_ambiguous);
+    if (set->n_repeated)
+        fprintf(stderr, "sparsegauge: %s: %d windows or questions repeat an earlier one in whole or in part; each is counted once\n",
+                set->name, set->n_repeated);
     if (set->n_truncated)
         fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
 }
@@ -204,7 +207,7 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
     if (set.timed && o.attribution)
         TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
-    setup_note_tuned(&o.policy, &tuned, longest_sample(&set));
+    setup_note_tuned(&o.policy, &tuned, &set, longest_sample(&set));
     struct cell_request cell = {
         .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy,
         .tuned = &tuned, .machine = &o.machine, .settings = cell_defaults, .replace = o.replace, .retry = true, .wait = true,

@@ -26,7 +26,7 @@ static struct {
 } o = {
     .output = OUTPUT_DEFAULTS,
     .machine = {.cpu_mask = "auto"}, /* device NULL: that of the run to confirm */
-    .db = "sparsegauge.db", .max_length = 2048, .num_samples = 3,
+    .db = "sparsegauge.db", .max_length = 2048, .num_samples = 5,
 };
 
 static const struct option_def options[] = {
@@ -35,6 +35,7 @@ static const struct option_def options[] = {
     {"min-cosine-p1", OPTION_REAL, &o.bounds.min_cosine_p1, "X", "its first percentile over positions", -1, 1},
     {"max-kl", OPTION_REAL, &o.bounds.max_kl, "NATS", "mean KL divergence", 0, 1e9},
     {"max-kl-p99.9", OPTION_REAL, &o.bounds.max_kl_p99_9, "NATS", "its 99.9th percentile", 0, 1e9},
+    {"max-sample-kl", OPTION_REAL, &o.bounds.max_sample_kl, "NATS", "mean KL of the worst of these samples", 0, 1e9},
     {"max-ppl-increase", OPTION_SHARE, &o.bounds.max_ppl_increase, "X", "perplexity ratio - 1: .01 or 1%", -1,
      1e9},
     {"min-sparsity", OPTION_SHARE, &o.bounds.min_sparsity, "X", "counted sparsity", 0, 1},
@@ -56,11 +57,12 @@ static const struct option_def options[] = {
      "peak memory gained: .1 is ten percent; same machine only", -1, 1e9},
     {"Judging", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"by-mean", OPTION_FLAG, &o.bounds.by_mean, NULL, "judge the value, not its interval", 0, 0},
+    {"strict", OPTION_FLAG, &o.bounds.strict, NULL, "metrics that disagree decide: ambiguous", 0, 0},
     {"confirm", OPTION_FLAG, &o.confirm, NULL, "evaluate a failed run once more; a failure must happen twice", 0, 0},
     {"self-test", OPTION_FLAG, &o.self_test, NULL, "plant faults in MODEL (the bundled one): does the gate see them?",
      0, 0},
     {"max-length", OPTION_INT, &o.max_length, "TOKENS", "of the self-test (2048)", 256, 1 << 20},
-    {"num-samples", OPTION_INT, &o.num_samples, "N", "of the self-test (3)", 2, 1 << 20},
+    {"num-samples", OPTION_INT, &o.num_samples, "N", "of the self-test (5)", 2, 1 << 20},
     {"config", OPTION_TEXT, &o.config, "FILE", "bounds from JSON; options override", 0, 0},
     {"dump-config", OPTION_TEXT, &o.dump, "FILE", "write the bounds as JSON to edit, and stop", 0, 0},
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
@@ -100,13 +102,6 @@ static struct table *checks_table(const struct gate_result *g)
     return t;
 }
 
-static bool is_check(const struct gate_result *g, const char *name)
-{
-    for (size_t i = 0; i < g->n; i++)
-        if (strcmp(g->checks[i].name, name) == 0) return true;
-    return false;
-}
-
 static enum status write_text(const char *path, struct str *text)
 {
     enum status st = file_write_atomic(path, str_get(text), text->len);
@@ -120,7 +115,7 @@ static enum status export(const struct gate_result *g, struct table *causes, dou
     struct str text = {0};
     clock_utc(utc, sizeof utc);
     if (o.junit) {
-        junit_xml(g->checks, g->n, "sparsegauge", wall_s, utc, &text);
+        junit_xml(g->checks, g->n, "sparsegauge", g->alarm, wall_s, utc, &text);
         TRY(write_text(o.junit, &text));
     }
     if (o.gitlab) {
@@ -128,7 +123,7 @@ static enum status export(const struct gate_result *g, struct table *causes, dou
         TRY(write_text(o.gitlab, &text));
     }
     if (!o.github) return OK;
-    github_annotations(g->checks, g->n, &text);
+    github_annotations(g->checks, g->n, g->alarm, &text);
     fputs(str_get(&text), stdout);
     str_reset(&text);
     const char *summary = getenv("GITHUB_STEP_SUMMARY");
@@ -136,7 +131,7 @@ static enum status export(const struct gate_result *g, struct table *causes, dou
     if (summary && !f) return fail(ERR_IO, "%s: cannot append the step summary", summary);
     if (f) {
         github_summary(g->checks, g->n, "sparsegauge gate", &text);
-        if (g->alarm && !is_check(g, "metrics-agree")) str_addf(&text, "\n> %s\n", g->alarm);
+        if (g->alarm) str_addf(&text, "\n> %s\n", g->alarm);
         if (g->note) str_addf(&text, "\n%s\n", g->note);
         if (g->outcome != CHECK_PASS && table_rows(causes)) {
             str_add_char(&text, '\n');
@@ -181,7 +176,7 @@ static enum status show_result(const struct gate_result *g, struct table *causes
     TRY(print_table(checks_table(g), &o.output));
     if (strcmp(o.output.format, "terminal") != 0) return OK;
     printf("\ngate: %s\n", check_outcome_name(g->outcome));
-    if (g->alarm && !is_check(g, "metrics-agree")) printf("\n%s\n", g->alarm);
+    if (g->alarm) printf("\nWARNING: %s\n", g->alarm);
     if (g->outcome == CHECK_PASS || !table_rows(causes)) return OK;
     struct str text = {0};
     table_render(causes, TABLE_TERMINAL, (struct table_style){0}, &text);
@@ -193,8 +188,8 @@ static enum status show_result(const struct gate_result *g, struct table *causes
 static enum status load_context(const struct view_source *source, struct noise_list *floors, struct run_list *others)
 {
     const struct run_record *r = source->view.run;
+    TRY(view_source_floors(source, o.db, r->machine.fingerprint, floors));
     if (!source->store) return OK;
-    TRY(query_noise(source->store, r->machine.fingerprint, r->model.fingerprint, floors));
     return query_runs(source->store,
                       &(struct run_filter){.model = r->model.fingerprint, .dataset = r->dataset.fingerprint}, others);
 }

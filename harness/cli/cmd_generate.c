@@ -70,7 +70,7 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy, 
     if (prompt.n == 0) TRY_GOTO(st, done, fail(ERR_ARG, "the prompt has no tokens; give --prompt TEXT"));
     TRY_GOTO(st, done, session_open(&s, &setup->model.weights, setup->par, (int)prompt.n + o.max_new, o.machine.chunk,
                                     o.machine.impl));
-    setup_note_tuned(&o.policy, tuned, (int)prompt.n);
+    setup_note_tuned(&o.policy, tuned, NULL, (int)prompt.n);
     int end = (int)prompt.n + o.max_new;
     if (end > c->max_position)
         fprintf(stderr, "sparsegauge: up to %d tokens, the model was made for %d\n", end, c->max_position);

@@ -1,6 +1,7 @@
 #include "harness/cli/output.h"
 
 #include "base/file.h"
+#include "reports/recompute.h"
 #include "reports/runjson.h"
 
 #include <math.h>
@@ -71,8 +72,6 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
     str_clear(&title);
     print_or_complain(metrics_table(v), o);
     if (strcmp(o->format, "terminal") != 0) return;
-    if (!isnan(run_view_metric(v, "latency_sparse")) && isnan(run_view_metric(v, "latency_dense")))
-        printf("dense side from the cache, or from a pass shared with other runs: no time for it; --cache none with --replace takes it\n\n");
     if (v->generations.n) print_or_complain(generations_table(v), o);
     char **warnings = run_warnings(v);
     for (int i = 0; warnings && warnings[i]; i++) printf("note: %s\n", warnings[i]);
@@ -84,12 +83,24 @@ enum status view_source_load(struct view_source *s, const char *db, const char *
     *s = (struct view_source){0};
     if (str_ends_with(name, ".json")) {
         TRY(runjson_read(&s->view, name));
-        enum status st = runjson_check_means(&s->view);
+        enum status st = recompute_check(&s->view);
         if (st != OK) run_view_clear(&s->view);
         return st;
     }
     TRY(store_open(&s->store, db, STORE_READ));
     return run_view_load(&s->view, s->store, name);
+}
+
+enum status view_source_floors(const struct view_source *s, const char *db, const char *machine, struct noise_list *out)
+{
+    const struct run_record *r = s->view.run;
+    struct store *store = s->store;
+    *out = (struct noise_list){0};
+    if (!store && !file_exists(db)) return OK;
+    if (!store) TRY(store_open(&store, db, STORE_READ));
+    enum status st = query_noise(store, machine, r->model.fingerprint, out);
+    if (store != s->store) store_close(&store);
+    return st;
 }
 
 void view_source_clear(struct view_source *s)

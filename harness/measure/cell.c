@@ -14,7 +14,7 @@
 
 enum { POLL_NS = 300000000 };
 
-const struct cell_settings cell_defaults = {.score = "all", .heads = "all", .keep_masks = true, .n_worst = 20, .n_resamples = 1000};
+const struct cell_settings cell_defaults = {.score = "all", .heads = "all", .keep_masks = true, .n_worst = 20};
 
 void cell_identify(const struct cell_request *q, struct run_record *r, struct arena **arena)
 {
@@ -106,8 +106,6 @@ static enum status cell_measure(const struct cell_request *q, struct evaluation 
                                        .keep_masks = s->keep_masks && sparse,
                                        .n_worst = s->n_worst,
                                        .parity = q->parity,
-                                       .n_resamples = s->n_resamples,
-                                       .seed = (uint64_t)s->seed,
                                        .quiet = q->quiet,
                                        .stop = q->stop,
                                        .stop_ctx = q->stop_ctx};

@@ -18,9 +18,9 @@ struct cell_settings {
     bool generate;           /* a stored run without the guide's prompts is then run again */
     bool attribution;        /* a stored run without errors by layer is then run again */
     bool keep_tokens, keep_masks;
-    int n_worst, n_resamples;
+    int n_worst;
 };
-extern const struct cell_settings cell_defaults; /* 20 worst tokens, 1000 resamples, masks of the first sample */
+extern const struct cell_settings cell_defaults; /* 20 worst tokens, masks of the first sample */
 
 /* When a cell is another's: what is to be done about it, and how it is ready to be measured. */
 enum cell_readiness { CELL_READY, CELL_LATER, CELL_SETTLED };

@@ -1,7 +1,6 @@
 #include "harness/measure/evaluate.h"
 
 #include "base/clock.h"
-#include "base/stats.h"
 #include "harness/measure/eval_pass.h"
 #include "harness/measure/layer_errors.h"
 #include "harness/measure/measure.h"
@@ -35,6 +34,8 @@ static void add_samples(struct eval_state *s)
     }
     s->e->data.samples = rows;
     s->e->data.n_samples = (size_t)set->n_samples;
+    s->e->data.tails = measure_tails(set, (const struct token_metrics *const *)s->p.tokens, rows, &s->e->arena,
+                                     &s->e->data.n_tails);
 }
 
 static void add_ledger(struct eval_state *s)
@@ -102,36 +103,44 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;
-    measure_items(metrics, "", rows, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
-    if (!choices) return;
-    struct item_record *norm = arena_alloc(&s->e->arena, sizeof *norm * (size_t)set->n_questions); /* multiple choice */
-    for (int q = 0; q < set->n_questions; q++) {
-        norm[q] = rows[q];
-        norm[q].dense_right = out[q].dense_right_norm;
-        norm[q].sparse_right = out[q].sparse_right_norm;
+    measure_items(metrics, rows, set->n_questions, false);
+    if (choices) measure_items(metrics, rows, set->n_questions, true);
+}
+
+/* One pass a sample, taken beside all else that an evaluation does: nothing is judged by it, so it has no interval, and
+ * where the dense passes of some samples came from elsewhere the two sides would speak of different texts. */
+static void add_times(struct eval_state *s, struct metric_rows *m)
+{
+    int n = s->a->set->n_samples;
+    bool whole = !s->e->first_layer;
+    double dense = 0, sparse = 0;
+    for (int i = 0; i < n; i++) {
+        whole &= !isnan(s->p.dense_times[i]);
+        dense += s->p.dense_times[i] / n;
+        sparse += s->p.sparse_times[i] / n;
     }
-    measure_items(metrics, "_norm", norm, set->n_questions, set->n_samples, s->a->n_resamples, s->a->seed);
+    if (!whole) return;
+    metric_rows_add(m, "overall", "latency_dense", n)->mean = dense;
+    metric_rows_add(m, "overall", "latency_sparse", n)->mean = sparse;
 }
 
 static void add_metrics(struct eval_state *s)
 {
     struct metric_rows m = {.arena = &s->e->arena};
     const struct sample_set *set = s->a->set;
-    struct measured in = {set, (const struct token_metrics *const *)s->p.tokens, s->p.sums, s->e->data.samples,
-                          s->a->n_resamples, s->a->seed};
+    struct measured in = {set, (const struct token_metrics *const *)s->p.tokens,
+                          {.samples = s->e->data.samples, .n_samples = s->e->data.n_samples, .tails = s->e->data.tails,
+                           .n_tails = s->e->data.n_tails}};
     measure_overall(&m, &in);
     for (int b = 0; b < N_BUCKETS; b++) measure_positions(&m, &in, BUCKETS[b], BUCKETS[b + 1]);
     add_items(s, &m);
-    struct head_ledger total = {0};
-    double *dense_times = arena_alloc(&s->e->arena, sizeof *dense_times * (size_t)set->n_samples);
-    int n_timed = 0;
-    for (int i = 0; i < set->n_samples; i++)
-        if (!isnan(s->p.dense_times[i])) dense_times[n_timed++] = s->p.dense_times[i];
-    for (int c = 0; c < s->p.n_cells * set->n_samples; c++) head_ledger_add(&total, &s->p.ledger[c]);
-    measure_sparsity(&m, &in, &total);
-    if (s->a->parity) parity_finish(s->a->parity, &total, &m);
-    if (n_timed) measure_latency(&m, &in, "latency_dense", dense_times, n_timed);
-    if (!s->e->first_layer) measure_latency(&m, &in, "latency_sparse", s->p.sparse_times, set->n_samples);
+    measure_sparsity(&m, &in);
+    if (s->a->parity) {
+        struct head_ledger total = {0};
+        for (int c = 0; c < s->p.n_cells * set->n_samples; c++) head_ledger_add(&total, &s->p.ledger[c]);
+        parity_finish(s->a->parity, &total, &m);
+    }
+    add_times(s, &m);
     s->e->data.metrics = m.rows;
     s->e->data.n_metrics = m.n;
 }

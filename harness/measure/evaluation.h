@@ -35,8 +35,6 @@ struct evaluate_args {
     bool keep_masks;          /* block masks of the first sample */
     bool attribution;         /* errors by layer and head: three more passes, see harness/measure/layer_errors.h */
     int n_worst;              /* worst tokens by KL to keep */
-    int n_resamples;          /* bootstrap */
-    uint64_t seed;            /* of the bootstrap */
     const struct stopwatch_rule *timing; /* when times of a timed set stand still; NULL: stopwatch_default */
     bool quiet;
     struct parity *parity;    /* of two runs, CPU and GPU, and then n_more is 0; NULL: of one */

@@ -31,7 +31,7 @@ struct timing {
     const struct sample *x;
     struct head_ledger *ledger;  /* of one sparse pass of the length at hand; in the end of the longest */
     bool count;
-    bool *ran_sparse;            /* [n_samples]: not every layer was too short */
+    bool *skipped;            /* [n_samples]: something was left out */
     int64_t calls, short_calls;  /* attention calls of those passes, and those that ran dense for want of length */
     struct forward_times *times; /* of the profiled passes; NULL while others are timed */
     struct stopwatch *watches;   /* [n_samples] */
@@ -162,7 +162,7 @@ static enum status count_length(struct timing *t, int i)
     for (int l = 0; l < c->n_layers; l++) {
         const struct head_ledger *head = &t->ledger[l * c->n_heads];
         n_short += head->calls_dense_short > 0;
-        t->ran_sparse[i] |= !head->calls_dense_short && !head->calls_dense_layer;
+        for (int h = 0; h < c->n_heads; h++) t->skipped[i] |= ledger_sparsity(&head[h]) > 0;
     }
     t->short_calls += n_short;
     t->calls += c->n_layers;
@@ -213,62 +213,6 @@ double break_even_length(const int *lengths, const double *ratios, int n)
     return exp(log(lengths[i - 1]) + at * (log(lengths[i]) - log(lengths[i - 1])));
 }
 
-#define NEVER 1e300
-
-static int ascending(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-/* A length within those measured is a number; of one outside only the side it is on is kept (results/records.h). */
-static double within(double length, int shortest, int longest, double *at_most, double *more_than)
-{
-    if (length <= 0) *at_most = shortest;
-    else if (length >= NEVER) *more_than = longest;
-    else return length;
-    return NAN;
-}
-
-/* Pairs are resampled at every length. The ends are draws and nothing between two: half-way from a length to "never" is
- * no length. Lengths too short for anything to be sparse are dense against dense, and no evidence. */
-static void add_break_even(struct timing *t, struct metric_record *m)
-{
-    enum { RESAMPLES = 500 };
-    int n = t->a->set->n_samples, from = 0;
-    while (from < n && !t->ran_sparse[from]) from++; /* ascending */
-    if (from == n) return;
-    n -= from;
-    int *lengths = malloc(sizeof *lengths * (size_t)n);
-    double *ratios = malloc(sizeof *ratios * (size_t)n), draws[RESAMPLES] = {0}, pick[STOPWATCH_MAX];
-    struct rng r;
-    if (!lengths || !ratios) abort();
-    rng_init(&r, t->a->seed);
-    double at = 0;
-    for (int b = -1; b < RESAMPLES; b++) { /* -1: the data as they are */
-        for (int i = 0; i < n; i++) {
-            const struct stopwatch *w = &t->watches[from + i];
-            lengths[i] = t->a->set->samples[from + i].n;
-            for (int k = 0; k < w->n; k++) {
-                int p = b < 0 ? k : (int)rng_below(&r, (uint32_t)w->n);
-                pick[k] = w->b[p] / w->a[p];
-            }
-            ratios[i] = quantile(pick, (size_t)w->n, .5);
-        }
-        double length = break_even_length(lengths, ratios, n);
-        if (isinf(length)) length = NEVER;
-        if (b < 0) at = length;
-        else draws[b] = length;
-    }
-    qsort(draws, RESAMPLES, sizeof *draws, ascending);
-    int first = lengths[0], last = lengths[n - 1];
-    m->mean = within(at, first, last, &m->max, &m->min);
-    m->lo = within(draws[(int)floor(.025 * (RESAMPLES - 1))], first, last, &m->p5, &m->p1);
-    m->hi = within(draws[(int)ceil(.975 * (RESAMPLES - 1))], first, last, &m->p99, &m->p95);
-    free(lengths);
-    free(ratios);
-}
-
 static struct metric_record median_metric(const char *name, const double *v, int n)
 {
     struct metric_record m = metric_record_empty("overall", name, n);
@@ -279,26 +223,74 @@ static struct metric_record median_metric(const char *name, const double *v, int
     m.p95 = quantile(v, count, .95);
     m.max = quantile(v, count, 1);
     m.std_error = stopwatch_noise(v, n) * m.median;
-    m.lo = m.median - 1.96 * m.std_error;
-    m.hi = m.median + 1.96 * m.std_error;
+    double half = n > 1 ? student_quantile(.975, n - 1) * m.std_error : NAN;
+    m.lo = m.median - half;
+    m.hi = m.median + half;
     return m;
+}
+
+/* A length within those measured is a number; of one outside only the side it is on is kept (results/records.h). */
+static double within(double length, int shortest, int longest, double *at_most, double *more_than)
+{
+    if (length <= 0) *at_most = shortest;
+    else if (isinf(length)) *more_than = longest;
+    else return length;
+    return NAN;
+}
+
+/* sparse / dense, pair by pair. */
+static struct metric_record ratio_metric(const struct stopwatch *w)
+{
+    double ratio[STOPWATCH_MAX];
+    for (int i = 0; i < w->n; i++) ratio[i] = w->b[i] / w->a[i];
+    return median_metric("latency_ratio", ratio, w->n);
+}
+
+/* Where the curve of ratios falls below one for good, and where the curves of their limits do. Lengths at which nothing is
+ * skipped are dense against dense, and no evidence. */
+static void add_break_even(struct timing *t, struct metric_record *m)
+{
+    int n = t->a->set->n_samples, from = 0;
+    while (from < n && !t->skipped[from]) from++; /* ascending */
+    if (from == n) return;
+    n -= from;
+    int *lengths = malloc(sizeof *lengths * (size_t)n);
+    double *at = malloc(sizeof *at * (size_t)n), *lo = malloc(sizeof *lo * (size_t)n), *hi = malloc(sizeof *hi * (size_t)n);
+    if (!lengths || !at || !lo || !hi) abort();
+    for (int i = 0; i < n; i++) {
+        struct metric_record r = ratio_metric(&t->watches[from + i]);
+        lengths[i] = t->a->set->samples[from + i].n;
+        at[i] = r.mean;
+        lo[i] = fmax(r.lo, 1e-9);
+        hi[i] = r.hi;
+    }
+    int first = lengths[0], last = lengths[n - 1];
+    m->mean = within(break_even_length(lengths, at, n), first, last, &m->max, &m->min);
+    m->lo = within(break_even_length(lengths, lo, n), first, last, &m->p5, &m->p1);
+    m->hi = within(break_even_length(lengths, hi, n), first, last, &m->p99, &m->p95);
+    free(lengths);
+    free(at);
+    free(lo);
+    free(hi);
 }
 
 static void add_metrics(struct timing *t, struct evaluation *out)
 {
     struct metric_record *m = arena_alloc(t->arena, sizeof *m * 7);
     const struct stopwatch *w = &t->watches[t->a->set->n_samples - 1]; /* the longest */
-    double ratio[STOPWATCH_MAX];
     struct head_ledger total = {0};
     const struct llama_config *c = &t->a->model->weights.config;
-    for (int i = 0; i < w->n; i++) ratio[i] = w->b[i] / w->a[i];
     for (int i = 0; i < c->n_layers * c->n_heads; i++) head_ledger_add(&total, &t->ledger[i]);
     int n = 0;
-    m[n++] = median_metric("latency_dense", w->a, w->n);
-    m[n++] = median_metric("latency_sparse", w->b, w->n);
-    m[n++] = median_metric("latency_ratio", ratio, w->n);
-    m[n] = metric_record_empty("overall", "break_even_length", t->a->set->n_samples);
-    add_break_even(t, &m[n++]);
+    bool valid = true; /* a time that is not valid stands among the times, with the reason, and nowhere else */
+    for (size_t i = 0; i < t->n_rows; i++) valid &= t->rows[i].valid || strncmp(t->rows[i].part, "prefill_", 8) != 0;
+    if (valid) {
+        m[n++] = median_metric("latency_dense", w->a, w->n);
+        m[n++] = median_metric("latency_sparse", w->b, w->n);
+        m[n++] = ratio_metric(w);
+        m[n] = metric_record_empty("overall", "break_even_length", t->a->set->n_samples);
+        add_break_even(t, &m[n++]);
+    }
     static const char *const names[] = {"sparsity", "qk_sparsity", "pv_sparsity"};
     double values[] = {ledger_sparsity(&total), ledger_qk_sparsity(&total), ledger_pv_sparsity(&total)};
     for (int i = 0; i < 3; i++) {
@@ -322,8 +314,8 @@ enum status latency_measure(const struct evaluate_args *a, struct evaluation *ou
     struct timing t = {.a = a, .arena = &out->arena};
     t.watches = calloc((size_t)n, sizeof *t.watches);
     t.ledger = calloc((size_t)c->n_layers * (size_t)c->n_heads, sizeof *t.ledger);
-    t.ran_sparse = arena_alloc(&out->arena, sizeof *t.ran_sparse * (size_t)n);
-    memset(t.ran_sparse, 0, sizeof *t.ran_sparse * (size_t)n);
+    t.skipped = arena_alloc(&out->arena, sizeof *t.skipped * (size_t)n);
+    memset(t.skipped, 0, sizeof *t.skipped * (size_t)n);
     t.rows = arena_alloc(&out->arena, sizeof *t.rows * (size_t)n * ROWS_PER_LENGTH);
     enum status st = t.watches && t.ledger ? OK : fail(ERR_MEMORY, "no memory to time %d lengths", n);
     if (st == OK) st = session_open(&t.session, &a->model->weights, a->par, longest + MAX_DECODED, a->chunk, a->impl);

@@ -25,7 +25,6 @@ struct metric_record *metric_rows_add(struct metric_rows *m, const char *scope, 
 static void set_summary(struct metric_record *r, const struct summary *s)
 {
     r->mean = s->mean;
-    r->std_error = s->std_error;
     r->min = s->min;
     r->p0_1 = s->p0_1;
     r->p1 = s->p1;
@@ -37,12 +36,18 @@ static void set_summary(struct metric_record *r, const struct summary *s)
     r->max = s->max;
 }
 
-static void set_interval(struct metric_record *r, const struct interval *i)
+static void set_estimate(struct metric_record *r, const struct estimate *e)
 {
-    r->mean = i->value;
-    r->std_error = i->std_error;
-    r->lo = i->lo;
-    r->hi = i->hi;
+    r->mean = e->value;
+    r->std_error = e->std_error;
+    r->lo = e->lo;
+    r->hi = e->hi;
+}
+
+static void add_estimate(struct metric_rows *m, const struct estimate_source *s, const char *name, int64_t n)
+{
+    struct estimate e;
+    if (estimate_metric(s, name, &e)) set_estimate(metric_rows_add(m, "overall", name, n), &e);
 }
 
 /* One field of struct token_metrics as a number. */
@@ -82,50 +87,37 @@ static bool counts(const struct token_field *f, const struct sample *x, int posi
     return !f->scored_only || (t->next >= 0 && position >= x->score_from);
 }
 
-/* Sums and counts of one field per sample: what the bootstrap of a mean needs. */
-struct pooled {
-    double *sum, *count;
-};
-
-static double pooled_mean(const void *ctx, const int *clusters, size_t n)
-{
-    const struct pooled *p = ctx;
-    double sum = 0, count = 0;
-    for (size_t i = 0; i < n; i++) {
-        sum += p->sum[clusters[i]];
-        count += p->count[clusters[i]];
-    }
-    return count > 0 ? sum / count : NAN;
-}
-
+/* The distribution over positions [first, end); its mean is that of the samples where they are whole. */
 static void summarise_field(struct metric_rows *m, const struct measured *in, const struct token_field *f,
                             const char *scope, int first, int end)
 {
     int n_samples = in->set->n_samples;
     float *values = malloc(sizeof *values * (size_t)in->set->n_tokens);
-    struct pooled p = {calloc((size_t)n_samples, sizeof(double)), calloc((size_t)n_samples, sizeof(double))};
-    if (!values || !p.sum || !p.count) abort();
+    double *sum = calloc((size_t)n_samples, sizeof *sum), *count = calloc((size_t)n_samples, sizeof *count);
+    if (!values || !sum || !count) abort();
     size_t n = 0;
     for (int i = 0; i < n_samples; i++) {
         const struct sample *x = &in->set->samples[i];
         for (int t = first; t < x->n && t < end; t++) {
             if (!counts(f, x, t, &in->tokens[i][t])) continue;
             values[n] = field_value(f, &in->tokens[i][t]);
-            p.sum[i] += (double)values[n++];
-            p.count[i]++;
+            sum[i] += (double)values[n++];
+            count[i]++;
         }
     }
     if (n) {
         struct summary s = summarise(values, n);
         struct metric_record *r = metric_rows_add(m, scope, f->name, (int64_t)n);
-        struct interval ci = bootstrap(pooled_mean, &p, (size_t)n_samples, .95, in->n_resamples, in->seed);
+        struct estimate e;
+        if (first > 0 || end < INT32_MAX || !estimate_metric(&in->source, f->name, &e))
+            e = estimate_ratio(sum, count, (size_t)n_samples, metric_scale(f->name));
+        metric_clip(f->name, &e);
         set_summary(r, &s);
-        r->lo = ci.lo;
-        r->hi = ci.hi;
+        set_estimate(r, &e);
     }
     free(values);
-    free(p.sum);
-    free(p.count);
+    free(sum);
+    free(count);
 }
 
 static double share(double part, double a, double b) { return a > 0 && b > 0 ? part / sqrt(a * b) : NAN; }
@@ -170,6 +162,12 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
     r.logits_rmse = sqrt(sums->sq_diff / sums->n);
     r.hidden_cosine = share(sums->hidden_dot, sums->hidden_dense_sq, sums->hidden_sparse_sq);
     r.hidden_l1 = sums->hidden_abs_diff / sums->hidden_n;
+    r.logits_dense_rms = sqrt(sums->dense_sq / sums->n);
+    r.logits_sparse_rms = sqrt(sums->sparse_sq / sums->n);
+    r.hidden_dense_rms = sqrt(sums->hidden_dense_sq / sums->hidden_n);
+    r.hidden_sparse_rms = sqrt(sums->hidden_sparse_sq / sums->hidden_n);
+    r.tiles_possible = (double)ledger->tiles_possible;
+    r.pv_possible = (double)ledger->pv_units_possible;
     r.sparsity = ledger_sparsity(ledger);
     r.qk_sparsity = ledger_qk_sparsity(ledger);
     r.pv_sparsity = ledger_pv_sparsity(ledger);
@@ -178,116 +176,18 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
     return r;
 }
 
-/* Statistics of whole samples, for the bootstrap. */
-
-static struct tensor_sums total_sums(const struct measured *in, const int *pick, size_t n)
-{
-    struct tensor_sums total = {0};
-    double *to = (double *)&total;
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < sizeof total / sizeof *to; j++) to[j] += ((const double *)&in->sums[pick[i]])[j];
-    return total;
-}
-
-static double logits_cosine(const void *ctx, const int *pick, size_t n)
-{
-    struct tensor_sums t = total_sums(ctx, pick, n);
-    return share(t.dot, t.dense_sq, t.sparse_sq);
-}
-
-static double logits_l1(const void *ctx, const int *pick, size_t n)
-{
-    struct tensor_sums t = total_sums(ctx, pick, n);
-    return t.abs_diff / t.n;
-}
-
-static double logits_rmse(const void *ctx, const int *pick, size_t n)
-{
-    struct tensor_sums t = total_sums(ctx, pick, n);
-    return sqrt(t.sq_diff / t.n);
-}
-
-static double hidden_cosine(const void *ctx, const int *pick, size_t n)
-{
-    struct tensor_sums t = total_sums(ctx, pick, n);
-    return share(t.hidden_dot, t.hidden_dense_sq, t.hidden_sparse_sq);
-}
-
-static double hidden_l1(const void *ctx, const int *pick, size_t n)
-{
-    struct tensor_sums t = total_sums(ctx, pick, n);
-    return t.hidden_abs_diff / t.hidden_n;
-}
-
-static double weighted(const struct measured *in, const int *pick, size_t n, size_t offset)
-{
-    double sum = 0, tokens = 0;
-    for (size_t i = 0; i < n; i++) {
-        const struct sample_record *s = &in->samples[pick[i]];
-        sum += *(const double *)((const char *)s + offset) * (double)s->n_tokens;
-        tokens += (double)s->n_tokens;
-    }
-    return sum / tokens;
-}
-
-static double token_accuracy(const void *ctx, const int *pick, size_t n)
-{
-    return weighted(ctx, pick, n, offsetof(struct sample_record, token_accuracy));
-}
-
-static double top5_overlap(const void *ctx, const int *pick, size_t n)
-{
-    return weighted(ctx, pick, n, offsetof(struct sample_record, top5_overlap));
-}
-
-static double mean_nll(const struct measured *in, const int *pick, size_t n, bool sparse)
-{
-    double sum = 0, scored = 0;
-    for (size_t i = 0; i < n; i++) {
-        const struct sample_record *s = &in->samples[pick[i]];
-        sum += sparse ? s->nll_sparse_sum : s->nll_dense_sum;
-        scored += (double)s->n_scored;
-    }
-    return sum / scored;
-}
-
-static double ppl_dense(const void *ctx, const int *pick, size_t n) { return exp(mean_nll(ctx, pick, n, false)); }
-static double ppl_sparse(const void *ctx, const int *pick, size_t n) { return exp(mean_nll(ctx, pick, n, true)); }
-
-static double ppl_ratio(const void *ctx, const int *pick, size_t n)
-{
-    return exp(mean_nll(ctx, pick, n, true) - mean_nll(ctx, pick, n, false));
-}
-
-static double ppl_diff(const void *ctx, const int *pick, size_t n)
-{
-    return ppl_sparse(ctx, pick, n) - ppl_dense(ctx, pick, n);
-}
-
-static void add_statistic(struct metric_rows *m, const struct measured *in, const char *name, cluster_stat *stat,
-                          int64_t n)
-{
-    struct interval i = bootstrap(stat, in, (size_t)in->set->n_samples, .95, in->n_resamples, in->seed);
-    set_interval(metric_rows_add(m, "overall", name, n), &i);
-}
-
 void measure_overall(struct metric_rows *m, const struct measured *in)
 {
+    static const char *const pooled[] = {"logits_cosine", "logits_l1", "logits_rmse",    "hidden_cosine",
+                                         "hidden_l1",     "token_accuracy", "top5_overlap"},
+                            *const of_text[] = {"ppl_dense", "ppl_sparse", "ppl_ratio", "ppl_diff"};
     for (int f = 0; f < N_FIELDS; f++) summarise_field(m, in, &fields[f], "overall", 0, INT32_MAX);
     int64_t n = in->set->n_tokens, scored = 0;
-    for (int i = 0; i < in->set->n_samples; i++) scored += in->samples[i].n_scored;
-    add_statistic(m, in, "logits_cosine", logits_cosine, n);
-    add_statistic(m, in, "logits_l1", logits_l1, n);
-    add_statistic(m, in, "logits_rmse", logits_rmse, n);
-    add_statistic(m, in, "hidden_cosine", hidden_cosine, n);
-    add_statistic(m, in, "hidden_l1", hidden_l1, n);
-    add_statistic(m, in, "token_accuracy", token_accuracy, n);
-    add_statistic(m, in, "top5_overlap", top5_overlap, n);
-    if (!scored || !in->set->score_text) return;
-    add_statistic(m, in, "ppl_dense", ppl_dense, scored);
-    add_statistic(m, in, "ppl_sparse", ppl_sparse, scored);
-    add_statistic(m, in, "ppl_ratio", ppl_ratio, scored);
-    add_statistic(m, in, "ppl_diff", ppl_diff, scored);
+    for (int i = 0; i < in->set->n_samples; i++) scored += in->source.samples[i].n_scored;
+    for (size_t i = 0; i < sizeof pooled / sizeof *pooled; i++) add_estimate(m, &in->source, pooled[i], n);
+    for (int i = 0; i < N_TAIL_RULES; i++) add_estimate(m, &in->source, tail_rules[i].percentile, n);
+    for (size_t i = 0; scored && in->set->score_text && i < sizeof of_text / sizeof *of_text; i++)
+        add_estimate(m, &in->source, of_text[i], scored);
 }
 
 void measure_positions(struct metric_rows *m, const struct measured *in, int first, int end)
@@ -308,82 +208,64 @@ void measure_positions(struct metric_rows *m, const struct measured *in, int fir
     }
 }
 
-static void sample_sparsity(struct metric_rows *m, const struct measured *in, const char *name, size_t offset, double value)
+/* Over all possible work; the distribution is that over samples. */
+static void sample_sparsity(struct metric_rows *m, const struct measured *in, const char *name, size_t offset)
 {
     int n = in->set->n_samples;
-    struct pooled p = {malloc(sizeof(double) * (size_t)n), malloc(sizeof(double) * (size_t)n)};
     float *values = malloc(sizeof *values * (size_t)n);
-    if (!p.sum || !p.count || !values) abort();
-    for (int i = 0; i < n; i++) {
-        p.sum[i] = *(const double *)((const char *)&in->samples[i] + offset);
-        p.count[i] = 1;
-        values[i] = (float)p.sum[i];
-    }
+    if (!values) abort();
+    for (int i = 0; i < n; i++) values[i] = (float)*(const double *)((const char *)&in->source.samples[i] + offset);
     struct summary s = summarise(values, (size_t)n);
-    struct interval ci = bootstrap(pooled_mean, &p, (size_t)n, .95, in->n_resamples, in->seed);
     struct metric_record *r = metric_rows_add(m, "overall", name, n);
+    struct estimate e;
     set_summary(r, &s);
-    r->mean = value; /* over all possible work, not over samples */
-    r->lo = ci.lo;
-    r->hi = ci.hi;
+    if (estimate_metric(&in->source, name, &e)) set_estimate(r, &e);
     free(values);
-    free(p.sum);
-    free(p.count);
 }
 
-void measure_sparsity(struct metric_rows *m, const struct measured *in, const struct head_ledger *total)
+void measure_sparsity(struct metric_rows *m, const struct measured *in)
 {
-    sample_sparsity(m, in, "sparsity", offsetof(struct sample_record, sparsity), ledger_sparsity(total));
-    sample_sparsity(m, in, "qk_sparsity", offsetof(struct sample_record, qk_sparsity), ledger_qk_sparsity(total));
-    sample_sparsity(m, in, "pv_sparsity", offsetof(struct sample_record, pv_sparsity), ledger_pv_sparsity(total));
+    sample_sparsity(m, in, "sparsity", offsetof(struct sample_record, sparsity));
+    sample_sparsity(m, in, "qk_sparsity", offsetof(struct sample_record, qk_sparsity));
+    sample_sparsity(m, in, "pv_sparsity", offsetof(struct sample_record, pv_sparsity));
 }
 
-void measure_items(struct metric_rows *m, const char *suffix, const struct item_record *items, int n_items, int n_samples,
-                   int n_resamples, uint64_t seed)
+void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, bool norm)
 {
-    struct pooled p = {calloc((size_t)n_samples, sizeof(double)), calloc((size_t)n_samples, sizeof(double))};
-    if (!p.sum || !p.count) abort();
     static const char *const names[] = {"score_dense", "score_sparse", "score_drop", "answers_lost", "answers_gained"};
+    struct estimate_source s = {.items = items, .n_items = (size_t)n_items};
     for (int which = 0; which < 5; which++) {
-        memset(p.sum, 0, sizeof(double) * (size_t)n_samples);
-        memset(p.count, 0, sizeof(double) * (size_t)n_samples);
-        for (int i = 0; i < n_items; i++) {
-            int c = items[i].sample;
-            p.count[c]++;
-            bool dense = items[i].dense_right, sparse = items[i].sparse_right;
-            p.sum[c] += which == 0 ? dense : which == 1 ? sparse : which == 2 ? dense - sparse : which == 3 ? dense && !sparse
-                                                                                                         : sparse && !dense;
-        }
-        struct interval ci = bootstrap(pooled_mean, &p, (size_t)n_samples, .95, n_resamples, seed);
         char name[64];
-        snprintf(name, sizeof name, "%s%s", names[which], suffix);
-        set_interval(metric_rows_add(m, "overall", name, n_items), &ci);
+        snprintf(name, sizeof name, "%s%s", names[which], norm ? "_norm" : "");
+        add_estimate(m, &s, name, n_items);
     }
-    free(p.sum);
-    free(p.count);
 }
 
-void measure_latency(struct metric_rows *m, const struct measured *in, const char *name, const double *seconds, int n)
+struct tail_record *measure_tails(const struct sample_set *set, const struct token_metrics *const *tokens,
+                                  const struct sample_record *samples, struct arena **arena, size_t *n_tails)
 {
-    float *values = malloc(sizeof *values * (size_t)n);
-    struct pooled p = {malloc(sizeof(double) * (size_t)n), malloc(sizeof(double) * (size_t)n)};
-    if (!values || !p.sum || !p.count) abort();
-    double tokens = 0;
-    for (int i = 0; i < n; i++) values[i] = (float)seconds[i];
-    for (int i = 0; i < n && n == in->set->n_samples; i++) {
-        p.sum[i] = seconds[i];
-        p.count[i] = (double)in->set->samples[i].n;
-        tokens += p.count[i] / n;
+    size_t n = (size_t)set->n_samples, *keep = calloc(n, sizeof *keep);
+    float **values = calloc(n, sizeof *values);
+    struct tail_record *out = arena_alloc(arena, N_TAIL_RULES * n * sizeof *out);
+    if (!keep || !values) abort();
+    *n_tails = 0;
+    for (int rule = 0; rule < N_TAIL_RULES; rule++) {
+        bool low = tail_rules[rule].low;
+        for (size_t i = 0; i < n; i++) {
+            size_t length = (size_t)set->samples[i].n;
+            values[i] = malloc(length * sizeof **values);
+            if (!values[i]) abort();
+            for (size_t t = 0; t < length; t++) values[i][t] = low ? tokens[i][t].cosine : tokens[i][t].kl;
+        }
+        tail_choose(&tail_rules[rule], values, samples, n, keep);
+        for (size_t i = 0; i < n; i++) {
+            float *kept = arena_alloc(arena, (keep[i] + 1) * sizeof *kept);
+            memcpy(kept, values[i], keep[i] * sizeof *kept);
+            out[(*n_tails)++] = (struct tail_record){samples[i].sample, tail_rules[rule].metric, keep[i], kept};
+            free(values[i]);
+        }
     }
-    struct summary s = summarise(values, (size_t)n);
-    struct metric_record *r = metric_rows_add(m, "overall", name, n);
-    set_summary(r, &s);
-    if (tokens > 0) {
-        struct interval ci = bootstrap(pooled_mean, &p, (size_t)n, .95, in->n_resamples, in->seed);
-        r->lo = ci.lo * tokens;
-        r->hi = ci.hi * tokens;
-    }
+    free(keep);
     free(values);
-    free(p.sum);
-    free(p.count);
+    return out;
 }

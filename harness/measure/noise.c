@@ -47,7 +47,6 @@ static enum status null_run(const struct null_run *n, const char *source, struct
                                          .states = n->base,
                                          .impl = n->machine->impl,
                                          .chunk = chunk,
-                                         .n_resamples = 2,
                                          .quiet = true,
                                          .stop = n->stop},
                  &e));

@@ -88,7 +88,7 @@ static enum status trial_run(struct trial *t, struct model *m, struct par *par, 
     if (st == OK) policy_set_thresholds(&policy, THETA, TAU, 50);
     if (st == OK)
         st = evaluate(&(struct evaluate_args){.model = m, .par = par, .set = set, .policy = &policy, .states = dense,
-                                              .n_resamples = 1000, .quiet = true, .stop = stop}, &t->e);
+                                              .quiet = true, .stop = stop}, &t->e);
     if (st == OK) {
         t->record = run_record_blank();
         t->record.num_samples = set->n_samples;

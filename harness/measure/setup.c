@@ -312,7 +312,15 @@ bad:
     return st;
 }
 
-void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, int n_tokens)
+/* The same suite and, where it reads one, a file of the same name. */
+static bool same_source(const char *a, const char *b)
+{
+    size_t n = strcspn(a, ":");
+    return n == strcspn(b, ":") && strncmp(a, b, n) == 0 && strcmp(path_base(a + n), path_base(b + n)) == 0;
+}
+
+void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, const struct sample_set *set,
+                      int n_tokens)
 {
     if (!o->tuned) return;
     if (!tuned->verified)
@@ -322,9 +330,16 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
         fprintf(stderr, "sparsegauge: %s: tuned with no held-out samples: how often its heads are over their bounds on new text "
                         "is not known\n", o->tuned);
     /* by more than texts of one --max-length differ in */
-    if (tuned->max_length && n_tokens - tuned->max_length > tuned->max_length / 4)
-        fprintf(stderr, "sparsegauge: %s: tuned on samples of up to %d tokens, run on %d: its bounds say nothing about longer texts; "
-                        "tune at that --max-length\n", o->tuned, tuned->max_length, n_tokens);
+    if (tuned->max_length && abs(n_tokens - tuned->max_length) > tuned->max_length / 4)
+        fprintf(stderr, "sparsegauge: %s: tuned on samples of up to %d tokens, run on %d: its bounds say nothing about texts of "
+                        "another length; tune at that --max-length\n", o->tuned, tuned->max_length, n_tokens);
+    if (!set || !*tuned->data_name) return;
+    if (!same_source(tuned->data_name, set->name))
+        fprintf(stderr, "sparsegauge: %s: tuned on %s, run on %s: its bounds were not held on text of that kind, and may cost "
+                        "more there; tune with --dataset %s\n", o->tuned, tuned->data_name, set->name, set->name);
+    else if (set->shared)
+        fprintf(stderr, "sparsegauge: %s: tuned on %s too, and these windows are drawn from all of it: some may be those that it "
+                        "was tuned on; take fewer (--num-samples) or other text\n", o->tuned, set->name);
 }
 
 enum status setup_check_tunable(const char *method)

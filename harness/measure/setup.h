@@ -72,7 +72,9 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o, 
 /* ERR_ARG for a --method (NULL: the default) that has no thresholds to tune. */
 enum status setup_check_tunable(const char *method) MUST_USE;
 /* Says on stderr what thresholds from a file do not promise: unverified, judged on no text of their own, or tuned on texts
- * clearly shorter than the n_tokens about to run. Nothing without --tuned. */
-void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, int n_tokens);
+ * of another source or clearly another length than the n_tokens about to run. set: NULL for what is no sample. Nothing
+ * without --tuned. */
+void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, const struct sample_set *set,
+                      int n_tokens);
 
 #endif

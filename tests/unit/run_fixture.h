@@ -175,7 +175,11 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
     }
     f->samples = calloc((size_t)o.n_samples, sizeof *f->samples);
     for (int i = 0; i < o.n_samples; i++) {
-        double g = e * (.8 + .4 * rng_unit(&r)), level = 2.5 + .2 * rng_normal(&r);
+        /* by pairs around e, so that means over samples are the overall numbers */
+        double away = i < o.n_samples / 2 ? .1 + .1 * rng_unit(&r) : 0, level = 2.5 + .2 * rng_normal(&r);
+        int twin = o.n_samples - 1 - i;
+        if (i > twin && e != 0) away = 1 - f->samples[twin].kl_mean / (.05 * e); /* the other side of its twin */
+        double g = e == 0 ? 0 : e * (i > twin ? 1 + away : 1 - away);
         f->samples[i] = (struct sample_record){
             .sample = i,
             .n_tokens = 2048,
@@ -202,6 +206,12 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
             .cosine_centred_mean = 1 - .019 * g,
             .row_rmse_mean = .28 * g,
             .row_hidden_cosine_mean = 1 - .016 * g,
+            .logits_dense_rms = 3 + .01 * i,
+            .logits_sparse_rms = 3 + .01 * i,
+            .hidden_dense_rms = 1 + .01 * i,
+            .hidden_sparse_rms = 1 + .01 * i,
+            .tiles_possible = 2720,
+            .pv_possible = 5440,
         };
     }
     f->ledger = calloc((size_t)(o.n_layers * o.n_heads), sizeof *f->ledger);

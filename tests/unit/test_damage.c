@@ -119,7 +119,7 @@ static void read_runs(struct store *s)
         read_view(s, &v[0], &runs);
         if (run_view_load(&v[1], s, "2") == OK) {
             struct comparison c;
-            if (compare_runs(&c, &v[0], &v[1], &(struct compare_options){.n_resamples = 10}) == OK) {
+            if (compare_runs(&c, &v[0], &v[1], &(struct compare_options){.floors = NULL}) == OK) {
                 show(comparison_table(&c, false));
                 comparison_clear(&c);
             }

@@ -152,7 +152,7 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
     policy_set_thresholds(&policy, -1, .5, 50);
     policy.layer_on[0] = 0;
     ok(latency_measure(&(struct evaluate_args){.model = &setup.model, .par = setup.par, .set = &set, .policy = &policy,
-                                        .n_resamples = 100, .quiet = true, .timing = &quick}, &e));
+                                        .quiet = true, .timing = &quick}, &e));
     for (int i = 0; i < 2; i++) {
         int n = set.samples[i].n;
         double dense = 0, sparse = 0;
@@ -175,11 +175,16 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
     }
     /* sparsity is that of the longest prompt, whose times the metrics hold; every length's pass is counted as calls */
     const struct metric_record *sparsity = metric_of(&e, "sparsity"), *even = metric_of(&e, BREAK_EVEN);
-    cr_assert(sparsity && even);
+    bool valid = true; /* a machine that is busy has times, and none that are shown as results */
+    for (int i = 0; i < 2; i++)
+        valid &= row_of(&e, "prefill_dense", set.samples[i].n)->valid && row_of(&e, "prefill_sparse", set.samples[i].n)->valid;
+    cr_assert(sparsity);
+    cr_expect_eq(even != NULL, valid);
+    cr_expect_eq(metric_of(&e, "latency_ratio") != NULL, valid);
     cr_expect(sparsity->mean > 0 && sparsity->n == 1);
     cr_expect_eq(e.data.run.attention_calls, 2 * c->n_layers);
     cr_expect_eq(e.data.run.dense_fallback_calls, c->n_layers - 1, "32 tokens; layer 0 is dense anyway");
-    for (int part = BREAK_EVEN_AT; part <= BREAK_EVEN_HI; part++) {
+    for (int part = BREAK_EVEN_AT; part <= BREAK_EVEN_HI && even; part++) {
         double length;
         enum break_even_side side = break_even_read(even, part, &length);
         cr_expect(side != BREAK_EVEN_UNKNOWN && length == 272, "32 tokens ran dense and tell nothing: part %d: %g", part, length);

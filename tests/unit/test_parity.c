@@ -41,7 +41,7 @@ static void close_fixture(struct fixture *f)
 static enum status run(struct fixture *f, struct parity *p, int chunk, struct evaluation *e)
 {
     struct evaluate_args args = {.model = &f->model, .par = f->par, .set = &f->set, .policy = &f->policy,
-                                 .cache = &f->cache, .chunk = chunk, .n_resamples = 10, .quiet = true, .parity = p};
+                                 .cache = &f->cache, .chunk = chunk, .quiet = true, .parity = p};
     return evaluate(&args, e);
 }
 

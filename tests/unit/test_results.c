@@ -477,6 +477,9 @@ Test(results, an_older_version_is_brought_up_to_date)
                 "ALTER TABLE sample DROP COLUMN row_hidden_cosine_mean; ALTER TABLE item DROP COLUMN dense_right_norm;"
                 "ALTER TABLE item DROP COLUMN sparse_right_norm; ALTER TABLE run DROP COLUMN residual;"
                 "ALTER TABLE run DROP COLUMN graph; ALTER TABLE run DROP COLUMN impl; ALTER TABLE run DROP COLUMN blas; ALTER TABLE run DROP COLUMN isa;"
+                "ALTER TABLE sample DROP COLUMN logits_dense_rms; ALTER TABLE sample DROP COLUMN logits_sparse_rms;"
+                "ALTER TABLE sample DROP COLUMN hidden_dense_rms; ALTER TABLE sample DROP COLUMN hidden_sparse_rms;"
+                "ALTER TABLE sample DROP COLUMN tiles_possible; ALTER TABLE sample DROP COLUMN pv_possible; DROP TABLE tail;"
                 "DROP TABLE layer_error;"
                 "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT NULL);"
                 "PRAGMA user_version = 1");

@@ -1,3 +1,4 @@
+#include "base/rng.h"
 #include "suites/suite.h"
 
 #include "base/file.h"
@@ -145,17 +146,128 @@ Test(suites, text_keeps_a_last_window_of_256)
     sample_set_clear(&s);
 }
 
-Test(suites, text_second_half_and_limit)
+/* No run of characters comes twice. */
+static void fill_varied(char *text, size_t n)
+{
+    struct rng r;
+    rng_init(&r, 12);
+    for (size_t i = 0; i < n; i++) text[i] = (char)rng_range(&r, 'a', 'z');
+}
+
+Test(suites, text_second_half)
 {
     char text[1000];
-    fill(text, sizeof text);
+    fill_varied(text, sizeof text);
     struct suite_options o = options(101);
     o.second_half = true;
-    o.num_samples = 2;
     struct sample_set s = load(spec_bytes("text", "a.txt", text, sizeof text), &o);
-    cr_assert_eq(s.n_samples, 2);
+    cr_assert_eq(s.n_samples, 10);
     cr_expect_eq(s.samples[1].score_from, 50);
-    cr_expect_eq(s.samples[1].ids[1], text[100], "from the start of the file");
+    cr_expect_eq(s.samples[1].ids[1], text[100]);
+    sample_set_clear(&s);
+}
+
+/* Where in the text the windows begin. */
+static void places(const struct sample_set *s, const char *text, size_t n, size_t *at)
+{
+    for (int i = 0; i < s->n_samples; i++) {
+        for (at[i] = 0; at[i] + 10 < n; at[i]++) {
+            int k = 0;
+            while (k < 10 && s->samples[i].ids[1 + k] == text[at[i] + (size_t)k]) k++;
+            if (k == 10) break;
+        }
+        cr_assert_lt(at[i] + 10, n);
+    }
+}
+
+/* Few windows are spread over all of a file, drawn by the seed where there is one, and never those that tuning takes. */
+Test(suites, text_windows_are_spread_and_apart_from_tuning)
+{
+    enum { N = 20000, L = 201 };
+    static char text[N];
+    size_t eval[8], drawn[8], tune[8];
+    fill_varied(text, N);
+    struct suite_options o = options(L);
+    o.num_samples = 8;
+    o.seed = 0;
+    char *spec = str_dup(spec_bytes("text", "a.txt", text, N));
+    struct sample_set a = load(spec, &o), b;
+    cr_assert_eq(a.n_samples, 8);
+    places(&a, text, N, eval);
+    for (int i = 1; i < 8; i++) cr_expect_gt(eval[i], eval[i - 1] + L, "in the order of the file");
+    cr_expect_gt(eval[7], 8000, "the last is at %zu", eval[7]);
+    o.seed = 3;
+    b = load(spec, &o);
+    places(&b, text, N, drawn);
+    cr_expect(memcmp(eval, drawn, sizeof eval) != 0);
+    cr_expect(strcmp(a.fingerprint, b.fingerprint) != 0);
+    sample_set_clear(&b);
+    o.seed = 0;
+    o.tuning = true;
+    b = load(spec, &o);
+    cr_assert_eq(b.n_samples, 8);
+    places(&b, text, N, tune);
+    for (int i = 0; i < 8; i++)
+        for (int k = 0; k < 8; k++) cr_expect(eval[i] + L <= tune[k] || tune[k] + L <= eval[i], "%zu, %zu", eval[i], tune[k]);
+    cr_expect_not(a.shared || b.shared);
+    cr_expect(labs((long)tune[0] - (long)tune[1]) > 2000, "its first ones are spread as well: %zu, %zu", tune[0], tune[1]);
+    sample_set_clear(&a);
+    sample_set_clear(&b);
+    o.tuning = false;
+    o.num_samples = 60; /* more than half of the file has */
+    a = load(spec, &o);
+    cr_expect_eq(a.n_samples, 60);
+    cr_expect(a.shared, "who asks for more gets it, and is told");
+    sample_set_clear(&a);
+    o.num_samples = 0;
+    a = load(spec, &o);
+    cr_expect_eq(a.n_samples, 100, "all of it, without a piece left out");
+    sample_set_clear(&a);
+    free(spec);
+}
+
+/* Equal, overlapping and nearly equal windows are one sample. */
+Test(suites, text_counts_what_repeats_once)
+{
+    static char one[600], two[600], text[8000];
+    fill_varied(one, 600);
+    for (int i = 0; i < 600; i++) two[i] = (char)('a' + (one[i] * 7 + i * i) % 26);
+    int n = 0;
+    for (int copy = 0; copy < 6; copy++) {
+        if (copy == 3) one[300] = '!'; /* nearly equal */
+        n += snprintf(text + n, sizeof text - (size_t)n, "{\"text\":\"%.600s\"}\n", one);
+    }
+    n += snprintf(text + n, sizeof text - (size_t)n, "{\"text\":\"%.300s%.300s\"}\n", one + 300, two); /* overlaps by half */
+    n += snprintf(text + n, sizeof text - (size_t)n, "{\"text\":\"%.600s\"}\n", two);
+    struct suite_options o = options(700);
+    struct sample_set s = load(spec_bytes("text", "a.jsonl", text, (size_t)n), &o);
+    cr_expect_eq(s.n_samples, 2);
+    cr_expect_eq(s.n_repeated, 6);
+    expect_text(&s, 1, 1, 5, (char[]){two[0], two[1], two[2], two[3], 0});
+    sample_set_clear(&s);
+}
+
+/* So are questions, which are spread as well. */
+Test(suites, questions_are_spread_and_counted_once)
+{
+    static char text[4000];
+    int n = 0;
+    for (int i = 0; i < 20; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n, "{\"context\":\"number %d is\",\"continuation\":\" %d\"}\n", i, i);
+    n += snprintf(text + n, sizeof text - (size_t)n, "{\"context\":\"number 3 is\",\"continuation\":\" 3\"}\n");
+    struct suite_options o = options(64);
+    struct sample_set s = load(spec_bytes("cloze", "a.jsonl", text, (size_t)n), &o);
+    cr_expect(s.n_samples == 20 && s.n_questions == 20 && s.n_repeated == 1, "%d, %d", s.n_samples, s.n_repeated);
+    sample_set_clear(&s);
+    o.num_samples = 4;
+    o.seed = 0;
+    s = load(spec_bytes("cloze", "a.jsonl", text, (size_t)n), &o);
+    cr_assert_eq(s.n_samples, 4);
+    static const char *const ids[] = {"a.jsonl:1", "a.jsonl:7", "a.jsonl:11", "a.jsonl:17"};
+    for (int i = 0; i < 4; i++) {
+        cr_expect_str_eq(s.items[i].id, ids[i]);
+        cr_expect(s.items[i].sample == i && s.items[i].question == i);
+    }
     sample_set_clear(&s);
 }
 

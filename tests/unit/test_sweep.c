@@ -151,7 +151,6 @@ Test(sweep, a_shared_dense_pass_changes_no_bit)
                                           .cache = &none,
                                           .chunk = chunk,
                                           .n_worst = 5,
-                                          .n_resamples = 100,
                                           .quiet = true};
                 cr_assert_eq(evaluate(&a, &alone), OK, "%s", status_message());
                 a.states = &states;
