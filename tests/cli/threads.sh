@@ -8,11 +8,10 @@ program=$1 test_kernels=$2 source=$3 form=${4:-quick}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export XDG_CACHE_HOME=$work/cache
-unset OPENBLAS_CORETYPE
-
 # Core types, and the instruction sets that their kernels use: asked of a processor without them, OpenBLAS would crash.
+# here: what OpenBLAS chooses, or the environment asks for.
 cores='
-own
+here
 Prescott     pni
 Nehalem      sse4_2
 Sandybridge  avx
@@ -36,7 +35,7 @@ core_refused() {
     shift
     why=$(lacking "$@")
     [ -n "$why" ] && { echo "$why"; return; }
-    [ "$core" = own ] && return
+    [ "$core" = here ] && return
     said=$(OPENBLAS_CORETYPE=$core OPENBLAS_VERBOSE=2 "$program" list suites 2>&1 >"$work/unused")
     case $said in
         *'Core not found'*) echo "this OpenBLAS has no kernels for it" ;;
@@ -59,7 +58,7 @@ run() { # FOLDER COMMAND ARG...: its output, in FOLDER
         { echo "threads: $* failed with $?:" >&2; cat "$folder/$1.out" "$folder/$1.err" >&2; exit 1; }
 }
 
-stored() { "$program" sql --db "$1" --format csv --all-columns 'SELECT key, digest FROM run ORDER BY key'; }
+stored() { "$program" sql --db "$1" --format csv --all-columns 'SELECT digest FROM run ORDER BY digest'; }
 
 # What the four commands say with N threads, without times: eval tune sweep audit, eight digits each.
 digests() {
@@ -101,9 +100,10 @@ while read -r core needs; do
     [ -n "$core" ] || continue
     why=$(core_refused "$core" $needs)
     [ -z "$why" ] || { row "$core" - - - - - "skipped: $why"; continue; }
-    if [ "$core" = own ]; then unset OPENBLAS_CORETYPE; else export OPENBLAS_CORETYPE=$core; fi
     name=$core
-    [ "$core" != own ] || name="own: $(OPENBLAS_VERBOSE=2 "$program" list suites 2>&1 >"$work/unused" | sed -n 's/^Core: //p')"
+    if [ "$core" != here ]; then export OPENBLAS_CORETYPE=$core
+    else name="here: $(OPENBLAS_VERBOSE=2 "$program" list suites 2>&1 >"$work/unused" | sed -n 's/^Core: //p')"
+    fi
     # Products large enough to be cut, which the tiny model's are not.
     "$test_kernels" --filter '*/threads_*' >"$work/kernels" 2>&1 ||
         { failed=1; cat "$work/kernels"; echo "threads: $test_kernels fails under core type $core"; }
@@ -111,7 +111,7 @@ while read -r core needs; do
         [ -n "$mask" ] || continue
         why=$(lacking $wants)
         if [ -n "$why" ]; then row "$name" "$mask" - - - - "skipped: $why"
-        elif [ $form = full ] || [ "$core" = own ]; then compare "$name" "$mask"
+        elif [ $form = full ] || [ "$core" = here ]; then compare "$name" "$mask"
         else compare "$name" auto; break
         fi
     done <<<"$masks"
