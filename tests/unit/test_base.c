@@ -670,11 +670,11 @@ Test(json, numbers_survive_a_file, .init = make_dir, .fini = remove_dir)
                                   1e-300,
                                   5e-324,
                                   1.7976931348623157e308,
-                                  123456789012345678,
+                                  123456789012345678.,
                                   -.1,
                                   1e22,
                                   2.2250738585072014e-308,
-                                  9007199254740993};
+                                  9007199254740993.};
     double values[300];
     for (int i = 0; i < 300; i++) values[i] = i < 10 ? hard[i] : rng_normal(&r) * exp(20 * rng_normal(&r));
     cJSON *root = cJSON_CreateDoubleArray(values, 300), *back;
