@@ -582,8 +582,8 @@ Test(cli, damaged_models, .init = enter, .fini = leave, .timeout = 300)
     free(dir);
 
     dir = bad_model();
-    file_edit(dir, "config.json", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"");
-    refused_model(SAYS("bad/config.json", "rope_type", "yarn"));
+    file_edit(dir, "config.json", "\"rope_type\": \"default\"", "\"rope_type\": \"spiral\"");
+    refused_model(SAYS("bad/config.json", "rope_type", "spiral"));
     free(dir);
 
     dir = bad_model();
@@ -825,10 +825,10 @@ Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = 
     refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2", SAYS("--num-samples 1", "--num-tune-samples", "--check", "--held-out"));
     refuses(USAGE, "tune " DEMO " -q --coverage .9 --from-curves", SAYS("--coverage", "--from-curves"));
     refuses(USAGE, "tune " DEMO " -q --coverage .9 --check 0", SAYS("--coverage", "--check"));
-    refuses(USAGE, "tune " DEMO " -q --method window", SAYS("--method window", "sparge or oracle"));
-    refuses(USAGE, "tune " DEMO " -q --method topk", SAYS("--method topk", "sparge or oracle"));
-    refuses(USAGE, "tune " DEMO " -q --method dense", SAYS("--method dense", "sparge or oracle"));
-    refuses(USAGE, "optimise " DEMO " -q --method window", SAYS("--method window", "sparge or oracle"));
+    refuses(USAGE, "tune " DEMO " -q --method window", SAYS("--method window", "list methods"));
+    refuses(USAGE, "tune " DEMO " -q --method topk", SAYS("--method topk", "list methods"));
+    refuses(USAGE, "tune " DEMO " -q --method dense", SAYS("--method dense", "list methods"));
+    refuses(USAGE, "optimise " DEMO " -q --method window", SAYS("--method window", "list methods"));
     refuses(USAGE, EVAL "-q --method dense --topk .5", SAYS("--topk", "--method dense"));
     refuses(USAGE, "explain t.pt", SAYS("t.pt", "no bounds, errors or reasons", "tuned.json"));
 }
