@@ -69,6 +69,17 @@ void str_addf(struct str *s, const char *fmt, ...)
     va_end(ap);
 }
 
+void str_add_number(struct str *s, const char *before, double value)
+{
+    char text[40];
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) break;
+    }
+    str_add(s, before);
+    str_add(s, text);
+}
+
 bool str_starts_with(const char *s, const char *prefix) { return strncmp(s, prefix, strlen(prefix)) == 0; }
 
 bool str_ends_with(const char *s, const char *suffix)

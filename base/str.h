@@ -26,6 +26,8 @@ void str_add_bytes(struct str *s, const void *bytes, size_t len);
 void str_add_char(struct str *s, char c);
 void str_addf(struct str *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
 const char *str_get(const struct str *s);           /* never NULL */
+/* `before`, and the shortest text that reads back as the same number. */
+void str_add_number(struct str *s, const char *before, double value);
 
 bool str_starts_with(const char *s, const char *prefix);
 bool str_ends_with(const char *s, const char *suffix);

@@ -1,5 +1,6 @@
 #include "engine/policy.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,8 +101,10 @@ enum status policy_set_layers(struct sparse_policy *p, const char *text)
     return OK;
 }
 
-char *policy_layers_text(const struct sparse_policy *p, char *out, size_t size)
+char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZE])
 {
+    const size_t size = LAYERS_TEXT_SIZE;
+    assert(p->n_layers <= MAX_MODEL_LAYERS);
     size_t at = 0;
     int on = 0;
     out[0] = 0;
@@ -115,7 +118,6 @@ char *policy_layers_text(const struct sparse_policy *p, char *out, size_t size)
         int first = l;
         while (l + 1 < p->n_layers && p->layer_on[l + 1]) l++;
         int n = snprintf(out + at, size - at, l > first ? "%s%d-%d" : "%s%d", at ? "+" : "", first, l);
-        if (n < 0 || (size_t)n >= size - at) break;
         at += (size_t)n;
     }
     return out;
@@ -152,7 +154,7 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
     hash_add(h, p->layer_on, (size_t)p->n_layers);
     for (int i = 0; i < p->n_layers * p->n_heads; i++) {
         const struct head_params *head = &p->heads[i];
-        float thresholds[3] = {head->simthreshd1, head->cdfthreshd, head->pvthreshd};
+        float thresholds[3] = {head->simthreshd1 + 0.f, head->cdfthreshd + 0.f, head->pvthreshd + 0.f}; /* -0 is 0 */
         hash_add(h, thresholds, sizeof thresholds);
         hash_add_u64(h, head->is_sparse);
     }

@@ -40,8 +40,10 @@ void policy_set_thresholds(struct sparse_policy *p, float simthreshd1, float cdf
 /* "all", "none", "7", "16,32" (the guide's form: layers 16 … 31), "8-15", or a list of ranges and single layers
  * joined by "+", as in "0-3+12". ERR_ARG for layers the model lacks. */
 enum status policy_set_layers(struct sparse_policy *p, const char *text) MUST_USE;
-/* Canonical text of the layers that are on: "all", "none", "16-31", "0-3+12". out: at least 256 bytes. */
-char *policy_layers_text(const struct sparse_policy *p, char *out, size_t size);
+/* Canonical text of the layers that are on: "all", "none", "16-31", "0-3+12". It is read back, so it is whole: the size is that
+ * of the longest, pairs of layers with gaps between them in a model of as many layers as a configuration may have. */
+enum { MAX_MODEL_LAYERS = 4096, LAYERS_TEXT_SIZE = 16384 };
+char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZE]);
 
 /* The first layer that is on; n_layers when none is. */
 int policy_first_sparse_layer(const struct sparse_policy *p);

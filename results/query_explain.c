@@ -8,13 +8,21 @@
 
 static void add_value(struct str *out, const cJSON *v)
 {
-    if (cJSON_IsString(v)) {
-        str_add(out, v->valuestring);
-        return;
-    }
-    char *text = v ? cJSON_PrintUnformatted(v) : NULL;
-    str_add(out, text ? text : "nothing");
-    cJSON_free(text);
+    if (!v) str_add(out, "nothing");
+    else if (cJSON_IsString(v)) str_add(out, v->valuestring);
+    else json_print(out, v, -1);
+}
+
+/* To the last digit, which cJSON_Compare does not look at. */
+static bool same_value(const cJSON *a, const cJSON *b)
+{
+    struct str x = {0}, y = {0};
+    if (a) json_print(&x, a, -1);
+    if (b) json_print(&y, b, -1);
+    bool same = !strcmp(str_get(&x), str_get(&y));
+    str_clear(&x);
+    str_clear(&y);
+    return same;
 }
 
 static void add_difference(struct str *out, int n, const char *field, const cJSON *a, const cJSON *b)
@@ -35,7 +43,7 @@ int key_json_diff(const char *a, const char *b, struct str *out)
         cJSON_ArrayForEach(v, ja)
         {
             const cJSON *w = cJSON_GetObjectItemCaseSensitive(jb, v->string);
-            if (!cJSON_Compare(v, w, true)) add_difference(out, n++, v->string, v, w);
+            if (!same_value(v, w)) add_difference(out, n++, v->string, v, w);
         }
         cJSON_ArrayForEach(v, jb) if (!cJSON_GetObjectItemCaseSensitive(ja, v->string))
             add_difference(out, n++, v->string, NULL, v);

@@ -175,7 +175,7 @@ static enum status name_layers(struct tuned *t)
     struct sparse_policy p;
     TRY(policy_init(&p, NULL, t->n_layers, t->n_heads));
     for (int l = 0; l < t->n_layers; l++) p.layer_on[l] = t->heads[l * t->n_heads].in_range;
-    policy_layers_text(&p, t->layers, sizeof t->layers);
+    policy_layers_text(&p, t->layers);
     policy_clear(&p);
     return OK;
 }

@@ -440,7 +440,7 @@ static enum status read_root(struct tuned *t, struct json_in in)
     if (version > TUNED_SCHEMA_VERSION)
         return fail(ERR_FORMAT, "%s: schema_version: found %d, expected at most %d; use a newer sparsegauge", in.file, version,
                     TUNED_SCHEMA_VERSION);
-    TRY(get_int(in, "num_layers", 1, 1024, &n_layers));
+    TRY(get_int(in, "num_layers", 1, MAX_MODEL_LAYERS, &n_layers));
     TRY(get_int(in, "num_heads", 1, 1024, &n_heads));
     TRY(tuned_init(t, n_layers, n_heads));
     TRY(copy_text(in, "model_fingerprint", t->model_fingerprint, sizeof t->model_fingerprint));

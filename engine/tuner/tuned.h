@@ -51,11 +51,11 @@ struct layer_cost {
 
 struct tuned {
     char model_fingerprint[64];     /* longer than any: files of other versions have other forms */
-    char model_name[128];
+    char model_name[256];           /* of a folder or file */
     char data_fingerprint[33];
-    char data_name[256];
+    char data_name[4352];           /* as asked for: a suite and a path */
     char method[256];
-    char layers[256];
+    char layers[LAYERS_TEXT_SIZE];
     enum tune_rule rule;
     double l1, pv_l1;               /* bounds of the rule's error for stage 1, and for both stages */
     struct block_shape block;

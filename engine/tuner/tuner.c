@@ -132,7 +132,7 @@ static void describe(const struct tune_args *a, int b, int n_tune, struct tuned 
     for (int s = 0; s < a->n_samples; s++)
         if (a->samples[s].n > longest) longest = a->samples[s].n;
     snprintf(x->method, sizeof x->method, "%s", a->policy->method->name);
-    policy_layers_text(a->policy, x->layers, sizeof x->layers);
+    policy_layers_text(a->policy, x->layers);
     x->rule = a->rule;
     x->l1 = a->bounds[b].l1;
     x->pv_l1 = a->bounds[b].pv_l1;

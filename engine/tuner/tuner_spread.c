@@ -114,7 +114,7 @@ static void merge(struct spread *s, struct tuned *out, struct tune_times *times)
     for (int b = 0; b < s->a->n_bounds; b++) {
         out[b] = s->shares[0].out[b];
         s->shares[0].out[b] = (struct tuned){0};
-        policy_layers_text(s->a->policy, out[b].layers, sizeof out[b].layers);
+        policy_layers_text(s->a->policy, out[b].layers);
         size_t row = (size_t)out[b].n_heads;
         for (int i = 1; i < s->n; i++)
             for (int l = 0; l < out[b].n_layers; l++)

@@ -25,11 +25,13 @@ static double short_real(float f)
     return strtod(text, NULL);
 }
 
+/* Numbers to the last digit: texts of this are hashed. */
 static const char *print_json(cJSON *o, struct arena **arena)
 {
-    char *text = cJSON_PrintUnformatted(o);
-    const char *out = arena_str(arena, text);
-    cJSON_free(text);
+    struct str text = {0};
+    json_print(&text, o, -1);
+    const char *out = arena_str(arena, str_get(&text));
+    str_clear(&text);
     cJSON_Delete(o);
     return out;
 }
@@ -118,7 +120,8 @@ struct run_record run_record_blank(void)
     return r;
 }
 
-/* What was asked for: the slot. With fingerprints and versions in front it is the key. */
+/* What was asked for, by name: the slot. The key has fingerprints and versions instead of names and paths: the same bytes in
+ * another place are the same question. */
 static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, const char *tuning,
                             struct arena **arena)
 {
@@ -136,8 +139,8 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
         else
             cJSON_AddStringToObject(o, "policy", hash_hex(&h, hex));
     }
-    cJSON_AddStringToObject(o, "model", r->model.name);
-    cJSON_AddStringToObject(o, "suite", r->dataset.name);
+    if (!key) cJSON_AddStringToObject(o, "model", r->model.name);
+    cJSON_AddStringToObject(o, "suite", key ? r->dataset.suite : r->dataset.name);
     columns_to_key(o, r, p->method != NULL);
     return print_json(o, arena);
 }
@@ -178,7 +181,7 @@ static void device_identity(struct run_record *r, const struct model *m, struct 
 void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
                    const struct sparse_policy *policy, struct arena **arena)
 {
-    char text[256];
+    char text[LAYERS_TEXT_SIZE];
     model_identity(&r->model, m, model_dir, arena);
     machine_identity(&r->machine, arena);
     device_identity(r, m, arena);
@@ -200,7 +203,7 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
         bool window_skips = policy->method == &mask_window && policy->heads[0].pvthreshd < 50;
         r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].pvthreshd) : NAN;
     }
-    r->layers = arena_str(arena, policy->method ? policy_layers_text(policy, text, sizeof text) : "none");
+    r->layers = arena_str(arena, policy->method ? policy_layers_text(policy, text) : "none");
     r->min_sparse_tokens = policy->min_sparse_tokens;
     make_keys(r, policy, NULL, arena);
 }

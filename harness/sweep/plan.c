@@ -1,5 +1,6 @@
 #include "harness/sweep/plan.h"
 
+#include "base/decimal.h"
 #include "base/json.h"
 
 #include <math.h>
@@ -11,72 +12,88 @@ enum { MAX_VALUES = 4096, MAX_CELLS = 1000000 };
 
 /* Numbers. */
 
+struct number {
+    double value;
+    struct decimal exact;
+    bool relative; /* to l1 */
+};
+
 struct numbers {
-    double *values;
-    bool *relative; /* to l1 */
+    struct number *items;
     int n, cap;
 };
 
 static void numbers_clear(struct numbers *x)
 {
-    free(x->values);
-    free(x->relative);
+    free(x->items);
     *x = (struct numbers){0};
 }
 
-static enum status numbers_add(struct numbers *x, const char *axis, double value, bool relative)
+static enum status numbers_put(struct numbers *x, const char *axis, struct number item)
 {
     if (x->n == MAX_VALUES) return fail(ERR_ARG, "%s: more than %d values", axis, MAX_VALUES);
     if (x->n == x->cap) {
         int cap = x->cap ? 2 * x->cap : 16;
-        double *values = realloc(x->values, sizeof *values * (size_t)cap);
-        if (values) x->values = values;
-        bool *flags = realloc(x->relative, sizeof *flags * (size_t)cap);
-        if (flags) x->relative = flags;
-        if (!values || !flags) return fail(ERR_MEMORY, "%s: no memory for %d values", axis, cap);
+        struct number *grown = realloc(x->items, sizeof *grown * (size_t)cap);
+        if (!grown) return fail(ERR_MEMORY, "%s: no memory for %d values", axis, cap);
+        x->items = grown;
         x->cap = cap;
     }
-    /* .04 + 2 * .02 is to be the .08 that a person would write, or its key would be another */
-    char text[32];
-    snprintf(text, sizeof text, "%.12g", value);
-    x->relative[x->n] = relative;
-    x->values[x->n++] = strtod(text, NULL);
+    x->items[x->n++] = item;
     return OK;
+}
+
+static enum status numbers_add(struct numbers *x, const char *axis, double value)
+{
+    return numbers_put(x, axis, (struct number){.value = value});
 }
 
 static enum status bad_number(const char *axis, const char *item)
 {
     return fail(ERR_ARG,
-                "%s: found \"%s\", expected a number, first-last+step or first-last*factor, joined by commas",
+                "%s: found \"%s\", expected a number of at most 18 digits, first-last+step or first-last*factor, joined by "
+                "commas",
                 axis, item);
+}
+
+/* first, first + by, … or first, first * by, …, calculated as people would with pencil and paper: .04 + 2 * .02 is to be the .08
+ * that a person would write, or its key would be another. `last` must be hit, since both ends are said to be included. */
+static enum status add_range(struct numbers *x, const char *axis, const char *item, struct decimal first, struct decimal last,
+                             struct decimal by, bool times, bool relative)
+{
+    bool ok;
+    struct decimal before = first;
+    for (struct decimal at = first;;) {
+        int side = decimal_compare(at, last, &ok);
+        if (!ok) return bad_number(axis, item);
+        if (side > 0)
+            return fail(ERR_ARG, "%s: \"%s\" steps over its end, from %.12g to %.12g: let it end at one of them", axis, item,
+                        decimal_value(before), decimal_value(at));
+        TRY(numbers_put(x, axis, (struct number){decimal_value(at), at, relative}));
+        if (side == 0) return OK;
+        before = at;
+        if (times ? !decimal_multiply(at, by, &at) : !decimal_add(at, by, &at)) return bad_number(axis, item);
+    }
 }
 
 /* One item of a list: 4, 4-10+2, 1-16*2; "l1+" in front when `may_follow`. */
 static enum status parse_item(const char *axis, const char *item, bool may_follow, struct numbers *out)
 {
-    bool relative = may_follow && str_starts_with(item, "l1+");
+    bool relative = may_follow && str_starts_with(item, "l1+"), ok;
     const char *p = relative ? item + 3 : item;
-    char *end;
-    double first = strtod(p, &end), last, by;
-    if (end == p || !isfinite(first)) return bad_number(axis, item);
-    if (!*end) return numbers_add(out, axis, first, relative);
-    if (*end != '-') return bad_number(axis, item);
-    p = end + 1;
-    last = strtod(p, &end);
-    if (end == p || (*end != '+' && *end != '*')) return bad_number(axis, item);
-    bool times = *end == '*';
-    p = end + 1;
-    by = strtod(p, &end);
-    if (end == p || *end || !isfinite(last) || !isfinite(by)) return bad_number(axis, item);
-    if (last < first) return fail(ERR_ARG, "%s: \"%s\" ends before it begins", axis, item);
-    if (times ? !(by > 1 && first > 0) : !(by > 0))
-        return fail(ERR_ARG, "%s: \"%s\" does not get from %g to %g: expected %s", axis, item, first, last,
-                    times ? "a factor above 1 and a start above 0" : "a step above 0");
-    double slack = 1e-9 * fmax(fabs(last), by);
-    double value = first;
-    for (int i = 0; value <= last + slack; i++, value = times ? value * by : first + i * by)
-        TRY(numbers_add(out, axis, value, relative));
-    return OK;
+    struct decimal first, last, by, zero = {0, 0}, one = {1, 0};
+    if (!decimal_read(&p, &first)) return bad_number(axis, item);
+    if (!*p) return numbers_put(out, axis, (struct number){decimal_value(first), first, relative});
+    if (*p++ != '-' || !decimal_read(&p, &last) || (*p != '+' && *p != '*')) return bad_number(axis, item);
+    bool times = *p++ == '*';
+    if (!decimal_read(&p, &by) || *p) return bad_number(axis, item);
+    if (decimal_compare(last, first, &ok) < 0) return fail(ERR_ARG, "%s: \"%s\" ends before it begins", axis, item);
+    bool moves = times ? decimal_compare(by, one, &ok) > 0 && decimal_compare(first, zero, &ok) > 0
+                       : decimal_compare(by, zero, &ok) > 0;
+    if (!moves)
+        return fail(ERR_ARG, "%s: \"%s\" does not get from %g to %g: expected %s", axis, item, decimal_value(first),
+                    decimal_value(last), times ? "a factor above 1 and a start above 0" : "a step above 0");
+    return add_range(out, axis, item, first, last, by, times, relative);
 }
 
 /* Calls `each` for every comma-separated item of every text. */
@@ -104,8 +121,8 @@ static enum status pv_item(void *ctx, const char *axis, const char *item) { retu
 static enum status check_range(const char *axis, const struct numbers *x, double lo, double hi)
 {
     for (int i = 0; i < x->n; i++)
-        if (!(x->values[i] >= lo && x->values[i] <= hi))
-            return fail(ERR_ARG, "%s: found %g, expected %g to %g", axis, x->values[i], lo, hi);
+        if (!(x->items[i].value >= lo && x->items[i].value <= hi))
+            return fail(ERR_ARG, "%s: found %.12g, expected %g to %g", axis, x->items[i].value, lo, hi);
     return OK;
 }
 
@@ -114,12 +131,11 @@ enum status plan_numbers(const char *axis, const struct text_list *texts, double
     struct numbers x = {0};
     enum status st = for_items(axis, texts, plain_item, &x);
     if (st == OK) st = check_range(axis, &x, lo, hi);
-    free(x.relative);
-    *out = x.values;
     *n = x.n;
-    if (st == OK) return OK;
-    free(x.values);
-    *out = NULL;
+    *out = st == OK ? malloc(((size_t)x.n + 1) * sizeof **out) : NULL;
+    if (st == OK && !*out) st = fail(ERR_MEMORY, "%s: no memory for %d values", axis, x.n);
+    for (int i = 0; st == OK && i < x.n; i++) (*out)[i] = x.items[i].value;
+    numbers_clear(&x);
     return st;
 }
 
@@ -161,9 +177,10 @@ static enum status method_item(void *ctx, const char *axis, const char *item)
         return fail(ERR_ARG, "%s: %s; a fraction of tiles stands behind a colon, as in oracle:.5 or window:1024", axis,
                     status_message());
     m.name = strcmp(name, "topk") == 0 ? "topk" : method ? method->name : "dense";
-    char *end = NULL;
-    double value = colon ? strtod(colon + 1, &end) : 0;
-    bool number = colon && end != colon + 1 && !*end;
+    const char *rest = colon ? colon + 1 : "";
+    struct decimal exact = {0, 0};
+    bool number = colon && decimal_read(&rest, &exact) && !*rest;
+    double value = decimal_value(exact);
     if (colon && method == &mask_sparge && strcmp(m.name, "topk") != 0)
         return fail(ERR_ARG, "%s: sparge takes no value, found \"%s\"; its ranking with a fraction of tiles is topk%s", axis, item, colon);
     bool fraction = strcmp(m.name, "topk") == 0 || (colon && method && method->ranked);
@@ -201,9 +218,9 @@ static enum status add_layers(struct axes_values *v, const struct sparse_policy 
     if (v->n_layer_choices == MAX_VALUES) return fail(ERR_ARG, "--layers: more than %d values", MAX_VALUES);
     struct layer_choice *grown = realloc(v->layers, sizeof *grown * (size_t)(v->n_layer_choices + 1));
     if (!grown) return fail(ERR_MEMORY, "no memory for the layers of a plan");
-    char text[256];
+    char text[LAYERS_TEXT_SIZE];
     v->layers = grown;
-    grown[v->n_layer_choices++] = (struct layer_choice){arena_str(v->arena, policy_layers_text(p, text, sizeof text)),
+    grown[v->n_layer_choices++] = (struct layer_choice){arena_str(v->arena, policy_layers_text(p, text)),
                                                         policy_first_sparse_layer(p)};
     return OK;
 }
@@ -234,18 +251,18 @@ static enum status layers_item(void *ctx, const char *axis, const char *item)
 static enum status heads_item(void *ctx, const char *axis, const char *item)
 {
     struct axes_values *v = ctx;
-    if (strcmp(item, "all") == 0) return numbers_add(&v->heads, axis, -1, false);
+    if (strcmp(item, "all") == 0) return numbers_add(&v->heads, axis, -1);
     if (strcmp(item, "each") != 0) {
         int before = v->heads.n;
         TRY(parse_item(axis, item, false, &v->heads));
         for (int i = before; i < v->heads.n; i++)
-            if (v->heads.values[i] < 0 || v->heads.values[i] >= v->n_heads ||
-                v->heads.values[i] != floor(v->heads.values[i]))
+            if (v->heads.items[i].value < 0 || v->heads.items[i].value >= v->n_heads ||
+                v->heads.items[i].value != floor(v->heads.items[i].value))
                 return fail(ERR_ARG, "%s: found %g, expected all, each or a head from 0 to %d", axis,
-                            v->heads.values[i], v->n_heads - 1);
+                            v->heads.items[i].value, v->n_heads - 1);
         return OK;
     }
-    for (int h = 0; h < v->n_heads; h++) TRY(numbers_add(&v->heads, axis, h, false));
+    for (int h = 0; h < v->n_heads; h++) TRY(numbers_add(&v->heads, axis, h));
     return OK;
 }
 
@@ -254,8 +271,8 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     TRY(for_items("--max-length", &a->max_length, plain_item, &v->lengths));
     TRY(check_range("--max-length", &v->lengths, 2, 1 << 20));
     for (int i = 0; i < v->lengths.n; i++)
-        if (v->lengths.values[i] != floor(v->lengths.values[i]))
-            return fail(ERR_ARG, "--max-length: found %g, expected whole numbers", v->lengths.values[i]);
+        if (v->lengths.items[i].value != floor(v->lengths.items[i].value))
+            return fail(ERR_ARG, "--max-length: found %g, expected whole numbers", v->lengths.items[i].value);
     TRY(for_items("--method", &a->method, method_item, v));
     TRY(for_items("--block", &a->block, block_item, v));
     TRY(for_items("--layers", &a->layers, layers_item, v));
@@ -274,7 +291,7 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
             ERR_ARG,
             "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given with it");
     if (v->pv.n && !v->l1.n) return fail(ERR_ARG, "--pv-l1 needs --l1");
-    if (v->l1.n && !v->pv.n) TRY(numbers_add(&v->pv, "--pv-l1", .01, true));
+    if (v->l1.n && !v->pv.n) TRY(numbers_put(&v->pv, "--pv-l1", (struct number){.01, {1, 2}, true}));
     static const struct text_list length = {{"2048"}, 1}, method = {{"sparge"}, 1}, block = {{"128x64"}, 1},
                                   all = {{"all"}, 1}, rule = {{"l1"}, 1};
     if (!v->lengths.n) TRY(for_items("--max-length", &length, plain_item, &v->lengths));
@@ -285,7 +302,7 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     if (!v->n_rules) TRY(for_items("--rule", &rule, rule_item, v));
     struct numbers *thresholds[] = {&v->theta, &v->tau, &v->lambda};
     for (int i = 0; i < 3; i++)
-        if (!thresholds[i]->n) TRY(numbers_add(thresholds[i], "thresholds", NAN, false));
+        if (!thresholds[i]->n) TRY(numbers_add(thresholds[i], "thresholds", NAN));
     return OK;
 }
 
@@ -381,11 +398,12 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
         for (int r = 0; r < v->n_rules; r++)
             for (int i = 0; i < v->l1.n; i++)
                 for (int j = 0; j < v->pv.n; j++) {
-                    char text[32];
+                    struct decimal pv = v->pv.items[j].exact;
                     c.rule = v->rules[r];
-                    c.l1 = v->l1.values[i];
-                    snprintf(text, sizeof text, "%.12g", v->pv.values[j] + (v->pv.relative[j] ? c.l1 : 0));
-                    c.pv_l1 = strtod(text, NULL);
+                    c.l1 = v->l1.items[i].value;
+                    if (v->pv.items[j].relative && !decimal_add(pv, v->l1.items[i].exact, &pv))
+                        return fail(ERR_ARG, "--pv-l1 l1+%.12g: %.12g and it lie too far apart", v->pv.items[j].value, c.l1);
+                    c.pv_l1 = decimal_value(pv);
                     if (!(c.l1 > 0 && c.l1 < 1 && c.pv_l1 < 1))
                         return fail(ERR_ARG, "--l1 %g with --pv-l1 %g: expected both above 0 and below 1", c.l1,
                                     c.pv_l1);
@@ -399,9 +417,9 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
     for (int i = 0; i < v->theta.n; i++)
         for (int j = 0; j < v->tau.n; j++)
             for (int k = 0; k < v->lambda.n; k++) {
-                c.simthreshd1 = method->takes_theta ? v->theta.values[i] : NAN;
-                c.cdfthreshd = topk ? NAN : v->tau.values[j];
-                c.pvthreshd = v->lambda.values[k];
+                c.simthreshd1 = method->takes_theta ? v->theta.items[i].value : NAN;
+                c.cdfthreshd = topk ? NAN : v->tau.items[j].value;
+                c.pvthreshd = v->lambda.items[k].value;
                 TRY(add_cell(p, seen, &c));
             }
     return OK;
@@ -415,7 +433,7 @@ static enum status add_sparse(struct plan *p, struct cell_set *seen, const struc
                 c.block = v->blocks[b];
                 c.layers = v->layers[l].text;
                 c.first_layer = v->layers[l].first;
-                c.head = (int)v->heads.values[h];
+                c.head = (int)v->heads.items[h].value;
                 TRY(add_bounds(p, seen, v, c));
             }
     return OK;
@@ -432,7 +450,7 @@ static enum status multiply(const struct plan_axes *a, const struct axes_values 
                 for (int r = 0; r < repeats && st == OK; r++) {
                     struct plan_cell c = {
                         .suite = arena_str(&p->arena, a->suite.n ? a->suite.items[s] : "chronicle"),
-                        .max_length = (int)v->lengths.values[n],
+                        .max_length = (int)v->lengths.items[n].value,
                         .method = v->methods[m].name,
                         .topk = v->methods[m].topk,
                         .window = v->methods[m].window,
@@ -480,17 +498,22 @@ void plan_clear(struct plan *p)
     *p = (struct plan){0};
 }
 
+/* Names a cell: two that are not equal must not look alike. */
 void plan_cell_describe(const struct plan_cell *c, struct str *out)
 {
     str_add(out, c->method);
-    if (c->topk > 0) str_addf(out, ":%g", c->topk);
+    if (c->topk > 0) str_add_number(out, ":", c->topk);
     if (c->window > 0) str_addf(out, ":%d", c->window);
     if (strcmp(c->method, "dense") != 0) str_addf(out, " %dx%d layers %s", c->block.q, c->block.k, c->layers);
     if (c->head >= 0) str_addf(out, " head %d", c->head);
-    if (c->tuned) str_addf(out, " %s %.12g/%.12g", tune_rule_name(c->rule), c->l1, c->pv_l1);
-    if (!isnan(c->simthreshd1)) str_addf(out, " theta %.12g", c->simthreshd1);
-    if (!isnan(c->cdfthreshd)) str_addf(out, " tau %.12g", c->cdfthreshd);
-    if (!isnan(c->pvthreshd)) str_addf(out, " lambda %.12g", c->pvthreshd);
+    if (c->tuned) {
+        str_addf(out, " %s ", tune_rule_name(c->rule));
+        str_add_number(out, "", c->l1);
+        str_add_number(out, "/", c->pv_l1);
+    }
+    if (!isnan(c->simthreshd1)) str_add_number(out, " theta ", c->simthreshd1);
+    if (!isnan(c->cdfthreshd)) str_add_number(out, " tau ", c->cdfthreshd);
+    if (!isnan(c->pvthreshd)) str_add_number(out, " lambda ", c->pvthreshd);
     str_addf(out, " at %d of %s", c->max_length, c->suite);
     if (c->repeat) str_addf(out, " again %d", c->repeat);
 }
@@ -520,17 +543,17 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
 static enum status add_value(struct text_list *to, const cJSON *v, const char *file, const char *field,
                              struct arena **arena)
 {
-    char text[32];
-    const char *item = text;
+    struct str text = {0};
     if (cJSON_IsString(v))
-        item = v->valuestring;
+        str_add(&text, v->valuestring);
     else if (cJSON_IsNumber(v))
-        snprintf(text, sizeof text, "%.12g", v->valuedouble);
+        str_add_number(&text, "", v->valuedouble);
     else
         return fail(ERR_FORMAT, "%s: field %s: found %s, expected a text or a number", file, field, json_kind(v));
     if (to->n == (int)(sizeof to->items / sizeof to->items[0]))
         return fail(ERR_FORMAT, "%s: field %s: more than %d values; join them with commas", file, field, to->n);
-    to->items[to->n++] = arena_str(arena, item);
+    to->items[to->n++] = arena_str(arena, str_get(&text));
+    str_clear(&text);
     return OK;
 }
 

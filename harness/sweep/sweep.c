@@ -77,8 +77,12 @@ static void name_group(const struct sweep *s, struct sweep_group *g, const char 
     hash_add_u64(&h, (uint64_t)s->a.n_check << 32 | (uint64_t)s->a.n_held_out);
     hash_add(&h, &s->a.min_sparsity, sizeof s->a.min_sparsity);
     hash_hex(&h, g->id);
-    g->text = str_format("%d+%d+%d samples of %s at %d (%s), heads from %g sparsity", s->a.n_tune, s->a.n_check,
-                         s->a.n_held_out, suite, length, g->set.fingerprint, s->a.min_sparsity);
+    struct str text = {0}; /* without names: it is part of the key */
+    str_addf(&text, "%d+%d+%d samples at %d (%s), heads from ", s->a.n_tune, s->a.n_check, s->a.n_held_out, length,
+             g->problem ? suite : g->set.fingerprint);
+    str_add_number(&text, "", s->a.min_sparsity);
+    str_add(&text, " sparsity");
+    g->text = text.data;
 }
 
 static enum status add_group(struct sweep *s, int data, const struct plan_cell *c)
@@ -134,57 +138,80 @@ static enum status join_group(struct sweep *s, struct sweep_cell *x)
 
 /* Identity. */
 
+static void argv_add(cJSON *argv, const char *option, const char *value)
+{
+    cJSON_AddItemToArray(argv, cJSON_CreateString(option));
+    cJSON_AddItemToArray(argv, cJSON_CreateString(value));
+}
+
+static void argv_int(cJSON *argv, const char *option, int value)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%d", value);
+    argv_add(argv, option, text);
+}
+
+/* before: what stands in front of the number, e.g. "topk:". */
+static void argv_real(cJSON *argv, const char *option, const char *before, double value)
+{
+    struct str text = {0};
+    str_add_number(&text, before, value);
+    argv_add(argv, option, str_get(&text));
+    str_clear(&text);
+}
+
+static void argv_sparse(cJSON *o, const struct plan_cell *c)
+{
+    char *block = str_format("%dx%d", c->block.q, c->block.k);
+    argv_add(o, "--block", block);
+    argv_add(o, "--layers", c->layers);
+    free(block);
+    if (c->head >= 0) argv_int(o, "--heads", c->head);
+    if (!isnan(c->simthreshd1)) argv_real(o, "--simthreshd1", "", c->simthreshd1);
+    if (!isnan(c->cdfthreshd)) argv_real(o, "--cdfthreshd", "", c->cdfthreshd);
+    if (!isnan(c->pvthreshd)) argv_real(o, "--pvthreshd", "", c->pvthreshd);
+}
+
+static void argv_tuned(cJSON *o, const struct sweep_args *a, const struct plan_cell *c)
+{
+    argv_add(o, "--rule", tune_rule_name(c->rule));
+    argv_real(o, "--l1", "", c->l1);
+    argv_real(o, "--pv-l1", "", c->pv_l1);
+    argv_int(o, "--num-tune-samples", a->n_tune);
+    argv_int(o, "--check", a->n_check);
+    argv_int(o, "--held-out", a->n_held_out);
+    if (a->tune_length) argv_int(o, "--tune-length", a->tune_length);
+    if (a->min_sparsity != .1) argv_real(o, "--min-sparsity", "", a->min_sparsity);
+    if (a->tune_suite) argv_add(o, "--tune-suite", a->tune_suite);
+}
+
 /* The command line that makes this one cell, for whoever wants to see it again. */
 static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
 {
     const struct sweep_args *a = &s->a;
     cJSON *o = cJSON_CreateArray();
-    char text[64];
-#define ADD(option, ...)                                                            \
-    do {                                                                            \
-        snprintf(text, sizeof text, __VA_ARGS__);                                   \
-        cJSON_AddItemToArray(o, cJSON_CreateString(option));                        \
-        cJSON_AddItemToArray(o, cJSON_CreateString(text));                          \
-    } while (0)
     cJSON_AddItemToArray(o, cJSON_CreateString(a->setup->model_dir));
-    cJSON_AddItemToArray(o, cJSON_CreateString("--suite"));
-    cJSON_AddItemToArray(o, cJSON_CreateString(c->suite));
-    ADD("--max-length", "%d", c->max_length);
-    if (a->num_samples) ADD("--num-samples", "%d", a->num_samples);
-    if (a->seed) ADD("--seed", "%d", a->seed);
-    if (strcmp(a->score, "all") != 0) ADD("--score", "%s", a->score);
-    if (c->topk > 0) ADD("--method", "%s:%.12g", c->method, c->topk);
-    else if (c->window > 0) ADD("--method", "%s:%d", c->method, c->window);
-    else ADD("--method", "%s", c->method);
-    if (strcmp(c->method, "dense") != 0) {
-        ADD("--block", "%dx%d", c->block.q, c->block.k);
-        cJSON_AddItemToArray(o, cJSON_CreateString("--layers"));
-        cJSON_AddItemToArray(o, cJSON_CreateString(c->layers));
-    }
-    if (c->head >= 0) ADD("--heads", "%d", c->head);
-    if (c->tuned) {
-        ADD("--rule", "%s", tune_rule_name(c->rule));
-        ADD("--l1", "%.12g", c->l1);
-        ADD("--pv-l1", "%.12g", c->pv_l1);
-        ADD("--num-tune-samples", "%d", a->n_tune);
-        ADD("--check", "%d", a->n_check);
-        ADD("--held-out", "%d", a->n_held_out);
-        if (a->tune_length) ADD("--tune-length", "%d", a->tune_length);
-        if (a->min_sparsity != .1) ADD("--min-sparsity", "%.12g", a->min_sparsity);
-        if (a->tune_suite) {
-            cJSON_AddItemToArray(o, cJSON_CreateString("--tune-suite"));
-            cJSON_AddItemToArray(o, cJSON_CreateString(a->tune_suite));
-        }
-    }
-    if (!isnan(c->simthreshd1)) ADD("--simthreshd1", "%.12g", c->simthreshd1);
-    if (!isnan(c->cdfthreshd)) ADD("--cdfthreshd", "%.12g", c->cdfthreshd);
-    if (!isnan(c->pvthreshd)) ADD("--pvthreshd", "%.12g", c->pvthreshd);
-    if (a->smooth_k != SMOOTH_K_RUNNING) ADD("--smooth-k", "%s", smooth_k_name(a->smooth_k));
-    if (a->min_sparse_tokens != MIN_SPARSE_TOKENS) ADD("--min-sparse-tokens", "%d", a->min_sparse_tokens);
-#undef ADD
-    char *printed = cJSON_PrintUnformatted(o);
-    const char *out = arena_str(&s->arena, printed);
-    cJSON_free(printed);
+    argv_add(o, "--suite", c->suite);
+    argv_int(o, "--max-length", c->max_length);
+    if (a->num_samples) argv_int(o, "--num-samples", a->num_samples);
+    if (a->seed) argv_int(o, "--seed", a->seed);
+    if (strcmp(a->score, "all") != 0) argv_add(o, "--score", a->score);
+    if (a->field) argv_add(o, "--field", a->field);
+    if (str_starts_with(a->machine->device, "cuda")) argv_add(o, "--device", "cuda"); /* which one, and how many, is no matter */
+    if (a->machine->impl) argv_add(o, "--impl", a->machine->impl);
+    char *window = str_format("%s:%d", c->method, c->window), *share = str_format("%s:", c->method);
+    if (c->topk > 0) argv_real(o, "--method", share, c->topk);
+    else argv_add(o, "--method", c->window > 0 ? window : c->method);
+    free(window);
+    free(share);
+    if (strcmp(c->method, "dense") != 0) argv_sparse(o, c);
+    if (c->tuned) argv_tuned(o, a, c);
+    if (a->smooth_k != SMOOTH_K_RUNNING) argv_add(o, "--smooth-k", smooth_k_name(a->smooth_k));
+    if (a->min_sparse_tokens != MIN_SPARSE_TOKENS) argv_int(o, "--min-sparse-tokens", a->min_sparse_tokens);
+    struct str text = {0};
+    json_print(&text, o, -1);
+    const char *out = arena_str(&s->arena, str_get(&text));
+    str_clear(&text);
     cJSON_Delete(o);
     return out;
 }

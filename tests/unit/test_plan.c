@@ -42,8 +42,18 @@ Test(plan, ranges)
     cr_assert(a == -1 && b == 1);
     cr_assert_eq(count("1e-3", &a, &b), 1);
     cr_assert(a == 1e-3);
-    cr_assert_eq(count("1-8*3", &a, &b), 2);
-    cr_assert(b == 3);
+    cr_assert_eq(count("1-9*3", &a, &b), 3);
+    cr_assert(b == 9);
+    cr_assert_eq(count("-.3-.3+.1", &a, &b), 7);
+    cr_assert(a == -.3 && b == .3);
+    cr_assert_eq(count("1e-3-3e-3+.001", &a, &b), 3);
+    cr_assert(b == .003);
+    cr_assert_eq(count("1-2.25*1.5", &a, &b), 3);
+    cr_assert(b == 2.25);
+    cr_assert_eq(count("-0", &a, &b), 1);
+    cr_assert(a == 0 && !signbit(a), "-0 is 0");
+    cr_assert_eq(count(".123456789012345678", &a, &b), 1);
+    cr_assert(a == .123456789012345678, "to the last digit");
 }
 
 Test(plan, every_step_of_a_decimal_range_is_the_decimal)
@@ -61,9 +71,41 @@ Test(plan, every_step_of_a_decimal_range_is_the_decimal)
     free(values);
 }
 
+Test(plan, a_range_through_zero_has_a_zero)
+{
+    struct text_list list = {{"-.3-.3+.1"}, 1};
+    double *values;
+    int n;
+    cr_assert_eq(plan_numbers("--x", &list, -1, 1, &values, &n), OK);
+    static const double want[] = {-.3, -.2, -.1, 0, .1, .2, .3};
+    for (int i = 0; i < n; i++) cr_assert(memcmp(&values[i], &want[i], sizeof want[i]) == 0, "%d: %.17g", i, values[i]);
+    free(values);
+}
+
+Test(plan, an_end_that_is_stepped_over_is_refused)
+{
+    cr_assert(refused(".04-.1+.04"));
+    cr_assert(strstr(status_message(), "steps over its end, from 0.08 to 0.12"), "%s", status_message());
+}
+
+/* Values that agree to six digits, or to twelve. */
+Test(plan, cells_are_told_apart_by_the_last_digit)
+{
+    struct plan_axes a = {.method = {{"topk:.5000001,topk:.5000002,topk:.5"}, 1}};
+    struct plan p;
+    cr_assert_eq(plan_expand(&a, 8, 4, &p), OK);
+    cr_assert(p.n == 3 && p.n_duplicate == 0, "%d", p.n);
+    plan_clear(&p);
+    a = (struct plan_axes){.l1 = {{".06,.06000000000001,0.060"}, 1}, .pv_l1 = {{"l1+.01"}, 1}};
+    cr_assert_eq(plan_expand(&a, 8, 4, &p), OK);
+    cr_assert(p.n == 2 && p.n_duplicate == 1, "%d", p.n);
+    cr_assert(p.cells[0].pv_l1 == .07 && p.cells[1].pv_l1 == .07000000000001);
+    plan_clear(&p);
+}
+
 Test(plan, bad_numbers)
 {
-    static const char *const bad[] = {"",      "x",     "1,",    ",1",  "1-2",    "1-2+0",    "1-2*1",
+    static const char *const bad[] = {".04-.1+.04", "1-8*3", "1e999", "1-2+1e-40", ".1234567890123456789", "0x10", "",      "x",     "1,",    ",1",  "1-2",    "1-2+0",    "1-2*1",
                                       "0-2*2", "2-1+1", "1-2+x", "nan", "1-2+-1", "0-1+1e-9", "1 2"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) cr_assert(refused(bad[i]), "\"%s\" was taken", bad[i]);
 }

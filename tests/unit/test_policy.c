@@ -83,10 +83,10 @@ Test(policy, layers)
     };
     struct sparse_policy p = make(16, 1);
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        char text[256];
+        char text[LAYERS_TEXT_SIZE];
         cr_assert_eq(policy_set_layers(&p, good[i].text), OK, "%s", good[i].text);
         cr_expect_str_eq(picture(&p), good[i].want, "%s: %s", good[i].text, picture(&p));
-        cr_expect_str_eq(policy_layers_text(&p, text, sizeof text), good[i].canonical);
+        cr_expect_str_eq(policy_layers_text(&p, text), good[i].canonical);
         cr_expect_eq(policy_first_sparse_layer(&p), good[i].first);
     }
     policy_clear(&p);
@@ -137,31 +137,38 @@ Test(policy, lowest_number)
 
 Test(policy, text_reads_back)
 {
-    char text[256], again[256];
+    char text[LAYERS_TEXT_SIZE], again[LAYERS_TEXT_SIZE];
     struct sparse_policy p = make(40, 1), q = make(40, 1);
     uint64_t state = 1;
     for (int trial = 0; trial < 500; trial++) {
         uint64_t bits = splitmix64(&state) | (trial % 3 == 0 ? splitmix64(&state) : 0);
         for (int l = 0; l < 40; l++) p.layer_on[l] = bits >> l & 1;
-        policy_layers_text(&p, text, sizeof text);
+        policy_layers_text(&p, text);
         cr_assert_eq(policy_set_layers(&q, text), OK, "%s", text);
         cr_assert_arr_eq(p.layer_on, q.layer_on, 40);
-        cr_assert_str_eq(policy_layers_text(&q, again, sizeof again), text);
+        cr_assert_str_eq(policy_layers_text(&q, again), text);
     }
     policy_clear(&p);
     policy_clear(&q);
 }
 
-/* The longest text of the deepest public models (126 layers) fits the buffer that the header asks for. */
-Test(policy, longest_text_fits)
+/* A text that is cut is read back as fewer layers: the longest ones, of every depth that a configuration may have. */
+Test(policy, longest_texts_fit)
 {
-    char text[256];
-    struct sparse_policy p = make(126, 1), q = make(126, 1);
-    for (int l = 0; l < 126; l++) p.layer_on[l] = l % 2;
-    cr_expect_eq(policy_set_layers(&q, policy_layers_text(&p, text, sizeof text)), OK);
-    cr_expect_arr_eq(p.layer_on, q.layer_on, 126);
-    policy_clear(&p);
-    policy_clear(&q);
+    static char text[LAYERS_TEXT_SIZE + 64];
+    static const int depths[] = {126, 1000, MAX_MODEL_LAYERS};
+    for (int i = 0; i < 3; i++)
+        for (int period = 2; period <= 4; period++) {
+            int n = depths[i];
+            struct sparse_policy p = make(n, 1), q = make(n, 1);
+            for (int l = 0; l < n; l++) p.layer_on[l] = l % period != 1;
+            memset(text, 'x', sizeof text);
+            cr_expect_eq(policy_set_layers(&q, policy_layers_text(&p, text)), OK);
+            cr_expect_arr_eq(p.layer_on, q.layer_on, (size_t)n);
+            cr_expect_eq(text[LAYERS_TEXT_SIZE], 'x');
+            policy_clear(&p);
+            policy_clear(&q);
+        }
 }
 
 Test(policy, block_shapes)

@@ -494,6 +494,29 @@ Test(sweep, a_merge_into_a_running_sweep_is_good_news)
     }
 }
 
+/* The key is the question: the same bytes in another place are no other question. */
+Test(sweep, names_and_paths_are_no_part_of_the_key)
+{
+    FILE *f = fopen("w.txt", "w");
+    for (int i = 0; i < 900; i++) fprintf(f, "The clock of the town struck %d and nobody came. ", i);
+    fclose(f);
+    static const char grid[] = " --max-length 512 --num-samples 1 --cache none --threads 1 --shard none --layers 6-7 "
+                               "--num-tune-samples 1 --held-out 1 --l1 .3 --db a.db ";
+    cr_assert_eq(system("mkdir staged; cp w.txt staged/other.txt; cp -r " MODEL " renamed"), 0);
+    const char *const places[][2] = {{MODEL, "text:w.txt"}, {MODEL, "text:./w.txt"}, {MODEL, "text:staged/other.txt"}, {"renamed", "text:w.txt"}};
+    for (int i = 0; i < 4; i++) {
+        char *line = str_format("%s%s--suite %s", places[i][0], grid, places[i][1]);
+        cr_assert_eq(tool("sweep", line), 0);
+        cr_assert(said(i ? "0 run, 1 reused" : "1 run, 0 reused"), "%s on %s", places[i][1], places[i][0]);
+        free(line);
+        cr_assert_eq(tool("status", "--db a.db"), 0);
+    }
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM tuned"), 1);
+    cr_assert_eq(tool("sweep", "renamed --max-length 512 --num-samples 1 --cache none --threads 1 --shard none "
+                               "--simthreshd1 -0,0 --db b.db"), 0);
+    cr_assert(said("1 run, 0 reused"));
+}
+
 /* Put to sleep until its lease has run out, and overtaken. */
 Test(sweep, a_worker_that_was_asleep_goes_on)
 {

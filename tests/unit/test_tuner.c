@@ -751,8 +751,8 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
                   strstr(status_message(), b.fingerprint),
               "%s", status_message());
     CHECK(tuned_apply(&back, path, &b.w, b.fingerprint, &p));
-    char layers[256];
-    cr_expect_str_eq(policy_layers_text(&p, layers, sizeof layers), "2");
+    char layers[LAYERS_TEXT_SIZE];
+    cr_expect_str_eq(policy_layers_text(&p, layers), "2");
     policy_clear(&p);
     back.n_layers = 7;
     CHECK(policy_init(&p, &mask_sparge, t.n_layers, t.n_heads));
