@@ -20,6 +20,7 @@ struct store {
     char *path;
     bool writable;
     bool immutable; /* opened as a file that nobody changes, for want of a writable folder */
+    char *copy;     /* of an older version, brought up to date for reading; removed with the handle */
     int depth;      /* open transactions, nested ones are savepoints */
     uint64_t device, inode; /* of the file that is written; 0: none on a disk */
 };

@@ -172,6 +172,37 @@ static enum status not_a_database(struct store *s)
     return fail(ERR_DB, "%s: is no SQLite database, left untouched; give another --db", s->path);
 }
 
+static enum status copy_all(struct store *s, sqlite3 *to)
+{
+    sqlite3_backup *b = sqlite3_backup_init(to, "main", s->db, "main");
+    int code = b ? sqlite3_backup_step(b, -1) : sqlite3_errcode(to);
+    if (b) code = sqlite3_backup_finish(b);
+    return code == SQLITE_OK ? OK : fail(ERR_DB, "%s: cannot copy it to %s to bring it up to date: %s", s->path, s->copy,
+                                         sqlite3_errmsg(to));
+}
+
+/* An older version is read through a copy that is brought up to date, since the file itself is not to be written. */
+static enum status read_copy(struct store *s)
+{
+    const char *dir = getenv("TMPDIR");
+    sqlite3 *to = NULL;
+    s->copy = str_format("%s/sparsegauge-db-XXXXXX", dir && *dir ? dir : "/tmp");
+    int fd = mkstemp(s->copy);
+    if (fd < 0) {
+        enum status st = fail(ERR_IO, "%s: cannot make a file to bring version 1 up to date in: %s", s->copy, strerror(errno));
+        free(s->copy);
+        s->copy = NULL;
+        return st;
+    }
+    close(fd);
+    enum status st = sqlite3_open(s->copy, &to) == SQLITE_OK ? copy_all(s, to)
+                                                             : fail(ERR_DB, "%s: %s", s->copy, sqlite3_errmsg(to));
+    sqlite3_close(s->db);
+    s->db = to;
+    s->immutable = false;
+    return st == OK ? migrate(s) : st;
+}
+
 static enum status open_for_reading(struct store *s)
 {
     TRY(open_handle(s, STORE_READ, false));
@@ -195,12 +226,7 @@ static enum status open_for_reading(struct store *s)
     if (empty)
         return fail(ERR_DB, "%s: the database is empty; run an evaluation with --db %s first", s->path,
                     s->path);
-    if (version < SCHEMA_VERSION)
-        return fail(ERR_DB,
-                    "%s: user_version: found %d, expected %d: open it once for writing, for instance with "
-                    "an eval, and it is brought up to date",
-                    s->path, (int)version, SCHEMA_VERSION);
-    return OK;
+    return version < SCHEMA_VERSION ? read_copy(s) : OK;
 }
 
 static enum status open_for_writing(struct store *s)
@@ -245,6 +271,8 @@ void store_close(struct store **s)
 {
     if (!*s) return;
     sqlite3_close((*s)->db); /* undoes what was begun and not committed */
+    if ((*s)->copy) unlink((*s)->copy);
+    free((*s)->copy);
     free((*s)->path);
     free(*s);
     *s = NULL;

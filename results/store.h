@@ -14,7 +14,7 @@
 struct store; /* opaque */
 
 enum store_mode {
-    STORE_READ,  /* the file must exist; nothing is written */
+    STORE_READ,  /* the file must exist; nothing is written: of an older version a copy is brought up to date and read */
     STORE_WRITE, /* made when it does not exist; an older version is migrated in place */
 };
 
@@ -84,7 +84,8 @@ enum status store_lease_release(struct store *s, const char *key, const char *ow
 /* Put every run of the database at src_path that is not in `s` yet. Same key and same digest: kept once.
  * Same key, one of them done and the other not: the done one stays. Same key, both done, other results: a
  * conflict; the one in `s` stays and the conflict is listed. Plans, tunings, curves and floors come along.
- * src_path is opened read-only and must be of the same version. One transaction. */
+ * A plan that both have keeps, for a question under two keys, the one with a result, else the later plan's. src_path is
+ * opened read-only, and through a copy when it is of an older version. One transaction. */
 struct merge_conflict {
     char key[33];
     char what[128]; /* e.g. "cosine of scope overall: here 0.991, there 0.987" */

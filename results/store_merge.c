@@ -10,22 +10,71 @@
 static const char *const children[] = {"metric",     "sample",  "tail", "ledger",      "layer_error", "item",
                                        "generation", "latency", "worst_token", "token_block", "block_mask"};
 
-/* "a, b, c" of a table, leaving out `skip` (NULL: none); each with `prefix` in front. */
-static enum status column_names(struct store *s, const char *table, const char *skip, const char *prefix,
-                                struct str *out)
+/* What a column of table `run` becomes under its new number; NULL: it is copied. */
+static const char *run_value(const char *name)
+{
+    static const char *const values[][2] = {
+        {"id", "k.new"},
+        {"model", "(SELECT a.id FROM main.model a JOIN src.model b USING (fingerprint) WHERE b.id = o.model)"},
+        {"dataset", "(SELECT a.id FROM main.dataset a JOIN src.dataset b USING (fingerprint) WHERE b.id = o.dataset)"},
+        {"machine", "(SELECT a.id FROM main.machine a JOIN src.machine b USING (fingerprint) WHERE b.id = o.machine)"},
+        {"software", "(SELECT a.id FROM main.software a JOIN src.software b USING (version, engine, compiler, git_commit, dirty) "
+                     "WHERE b.id = o.software)"},
+    };
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        if (!strcmp(name, values[i][0])) return values[i][1];
+    return NULL;
+}
+
+static void add_name(struct str *out, const char *name)
+{
+    str_add_char(out, '"');
+    for (; *name; name++) {
+        if (*name == '"') str_add_char(out, '"');
+        str_add_char(out, *name);
+    }
+    str_add_char(out, '"');
+}
+
+/* Columns of a table for an INSERT, and what is selected for them from row o of the source: `run` is k.new, of a table of
+ * runs the references are translated. skip: a column that is left out; NULL. */
+static enum status column_lists(struct store *s, const char *table, const char *skip, struct str *to, struct str *from)
 {
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
-    bool more;
-    enum status st = cursor_open(&c, s, "SELECT name FROM pragma_table_info(?) ORDER BY cid");
+    bool more, runs = !strcmp(table, "run");
+    enum status st = cursor_open(&c, s, "SELECT name FROM pragma_table_info(?, 'main') ORDER BY cid");
     if (st == OK) put_text(&c, table);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
-        const char *name = get_name(&c);
+        const char *name = get_name(&c), *value = runs ? run_value(name) : !strcmp(name, "run") ? "k.new" : NULL;
         if (skip && !strcmp(name, skip)) continue;
-        str_addf(out, "%s%s%s", out->len ? ", " : "", prefix, name);
+        if (to->len) {
+            str_add(to, ", ");
+            str_add(from, ", ");
+        }
+        add_name(to, name);
+        if (value) str_add(from, value);
+        else {
+            str_add(from, "o.");
+            add_name(from, name);
+        }
     }
     cursor_close(&c);
     arena_free(&arena);
+    return st;
+}
+
+/* INSERT `how` INTO the table what `rows` finds in src.TABLE o. */
+static enum status copy_table(struct store *s, const char *table, const char *skip, const char *how, const char *rows)
+{
+    struct str to = {0}, from = {0};
+    enum status st = column_lists(s, table, skip, &to, &from);
+    char *sql = str_format("INSERT %s INTO main.%s (%s) SELECT %s FROM src.%s o %s", how, table, str_get(&to), str_get(&from),
+                           table, rows);
+    if (st == OK) st = db_exec(s, sql);
+    free(sql);
+    str_clear(&to);
+    str_clear(&from);
     return st;
 }
 
@@ -33,16 +82,7 @@ static enum status column_names(struct store *s, const char *table, const char *
 static enum status merge_parents(struct store *s)
 {
     static const char *const tables[] = {"model", "dataset", "machine", "software"};
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
-        struct str columns = {0};
-        enum status st = column_names(s, tables[i], "id", "", &columns);
-        char *sql = str_format("INSERT OR IGNORE INTO main.%s (%s) SELECT %s FROM src.%s", tables[i],
-                               str_get(&columns), str_get(&columns), tables[i]);
-        if (st == OK) st = db_exec(s, sql);
-        free(sql);
-        str_clear(&columns);
-        TRY(st);
-    }
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) TRY(copy_table(s, tables[i], "id", "OR IGNORE", ""));
     return OK;
 }
 
@@ -121,78 +161,64 @@ static enum status list_conflicts(struct store *s, struct merge_report *out)
 
 static enum status copy_runs(struct store *s)
 {
-    struct str columns = {0};
-    enum status st = column_names(s, "run", NULL, "o.", &columns);
-    /* the four references and the number are translated, all other columns copied */
-    char *wanted = str_dup(str_get(&columns));
-    struct str values = {0};
-    for (char *save = NULL, *p = strtok_r(wanted, ", ", &save); p; p = strtok_r(NULL, ", ", &save)) {
-        const char *v =
-            !strcmp(p, "o.id")         ? "k.new"
-            : !strcmp(p, "o.model")    ? "(SELECT a.id FROM main.model a JOIN src.model b USING "
-                                         "(fingerprint) WHERE b.id = o.model)"
-            : !strcmp(p, "o.dataset")  ? "(SELECT a.id FROM main.dataset a JOIN src.dataset b USING "
-                                         "(fingerprint) WHERE b.id = o.dataset)"
-            : !strcmp(p, "o.machine")  ? "(SELECT a.id FROM main.machine a JOIN src.machine b USING "
-                                         "(fingerprint) WHERE b.id = o.machine)"
-            : !strcmp(p, "o.software") ? "(SELECT a.id FROM main.software a JOIN src.software b USING "
-                                         "(version, engine, compiler, git_commit, dirty) "
-                                         "WHERE b.id = o.software)"
-                                       : p;
-        str_addf(&values, "%s%s", values.len ? ", " : "", v);
-    }
-    free(wanted);
-    str_clear(&columns);
-    if (st == OK) st = column_names(s, "run", NULL, "", &columns);
-    if (st == OK)
-        st = db_exec(s, "DELETE FROM main.run WHERE key IN (SELECT o.key FROM src.run o JOIN run_map k ON "
-                        "k.old = o.id "
-                        "WHERE k.completes)");
-    char *sql =
-        str_format("INSERT INTO main.run (%s) SELECT %s FROM src.run o JOIN run_map k ON k.old = o.id",
-                   str_get(&columns), str_get(&values));
-    if (st == OK) st = db_exec(s, sql);
-    free(sql);
-    str_clear(&columns);
-    str_clear(&values);
-    return st;
+    TRY(db_exec(s, "DELETE FROM main.run WHERE key IN (SELECT o.key FROM src.run o JOIN run_map k ON k.old = o.id "
+                   "WHERE k.completes)"));
+    return copy_table(s, "run", NULL, "", "JOIN run_map k ON k.old = o.id");
 }
 
 static enum status copy_children(struct store *s)
 {
-    TRY(db_exec(s, "INSERT OR IGNORE INTO main.head_thresholds SELECT * FROM src.head_thresholds"));
-    for (size_t i = 0; i < sizeof children / sizeof *children; i++) {
-        struct str to = {0}, from = {0};
-        enum status st = column_names(s, children[i], "run", "", &to);
-        if (st == OK) st = column_names(s, children[i], "run", "o.", &from);
-        char *sql = str_format("INSERT INTO main.%s (run, %s) SELECT k.new, %s FROM src.%s o "
-                               "JOIN run_map k ON k.old = o.run",
-                               children[i], str_get(&to), str_get(&from), children[i]);
-        if (st == OK) st = db_exec(s, sql);
-        free(sql);
-        str_clear(&to);
-        str_clear(&from);
-        TRY(st);
-    }
+    TRY(copy_table(s, "head_thresholds", NULL, "OR IGNORE", ""));
+    for (size_t i = 0; i < sizeof children / sizeof *children; i++)
+        TRY(copy_table(s, children[i], NULL, "", "JOIN run_map k ON k.old = o.run"));
     return OK;
 }
 
-/* Tunings, curves, floors, plans. A plan that is here already gets the cells it lacks, at its end. */
-static const char copy_rest[] =
-    "INSERT OR IGNORE INTO main.tuned SELECT * FROM src.tuned;"
-    "INSERT INTO main.tuned_head SELECT h.* FROM src.tuned_head h"
-    "  WHERE h.hash NOT IN (SELECT hash FROM main.tuned_head);"
-    "INSERT OR IGNORE INTO main.curve SELECT * FROM src.curve;"
+/* Failures of a question that was answered later. */
+static const char drop_answered[] =
+    "DELETE FROM main.run WHERE status <> 'done' AND EXISTS (SELECT 1 FROM main.run d WHERE d.slot = run.slot"
+    "  AND d.status = 'done' AND d.key <> run.key AND d.ended >= run.ended)";
+
+static const char merge_noise[] =
     "INSERT INTO main.noise (machine, model_fingerprint, source, metric, value, n)"
     "  SELECT a.id, n.model_fingerprint, n.source, n.metric, n.value, n.n FROM src.noise n"
     "  JOIN src.machine b ON b.id = n.machine JOIN main.machine a USING (fingerprint) WHERE 1"
-    "  ON CONFLICT DO UPDATE SET value = max(value, excluded.value), n = max(n, excluded.n);"
-    "INSERT OR IGNORE INTO main.plan SELECT * FROM src.plan;"
+    "  ON CONFLICT DO UPDATE SET value = max(value, excluded.value), n = max(n, excluded.n)";
+
+/* A plan that is here already gets the cells it lacks, at its end. Where both ask the same question under two keys (a text was
+ * changed or found in between), the key with a result stays, else that of the later plan. */
+static const char merge_cells[] =
+    "CREATE TEMP TABLE there AS SELECT o.plan, o.ordinal, o.key, o.slot, o.key_json, p.created,"
+    "  EXISTS (SELECT 1 FROM main.run r WHERE r.key = o.key AND r.status = 'done') AS answered"
+    "  FROM src.cell o JOIN src.plan p ON p.name = o.plan;"
+    "CREATE INDEX temp.there_slot ON there (plan, slot);"
+    "CREATE TEMP TABLE here AS SELECT h.plan, h.ordinal, h.slot, h.key, p.created,"
+    "  EXISTS (SELECT 1 FROM main.run r WHERE r.key = h.key AND r.status = 'done') AS answered"
+    "  FROM main.cell h JOIN main.plan p ON p.name = h.plan;"
+    "CREATE INDEX temp.here_slot ON here (plan, slot);"
+    "CREATE INDEX temp.here_key ON here (plan, key);"
+    "UPDATE main.cell AS c SET key = x.key, key_json = x.key_json FROM"
+    "  (SELECT h.plan, h.ordinal, t.key, t.key_json FROM here h JOIN there t ON t.plan = h.plan AND t.slot = h.slot"
+    "   WHERE t.key <> h.key AND (t.answered > h.answered OR (t.answered = h.answered AND t.created > h.created))) AS x"
+    "  WHERE c.plan = x.plan AND c.ordinal = x.ordinal;"
     "INSERT INTO main.cell (plan, ordinal, key, slot, key_json)"
-    "  SELECT o.plan, (SELECT ifnull(max(ordinal), -1) FROM main.cell h WHERE h.plan = o.plan)"
-    "    + row_number() OVER (PARTITION BY o.plan ORDER BY o.ordinal), o.key, o.slot, o.key_json FROM "
-    "src.cell o"
-    "  WHERE NOT EXISTS (SELECT 1 FROM main.cell h WHERE h.plan = o.plan AND h.key = o.key);";
+    "  SELECT t.plan, (SELECT ifnull(max(ordinal), -1) FROM main.cell h WHERE h.plan = t.plan)"
+    "    + row_number() OVER (PARTITION BY t.plan ORDER BY t.ordinal), t.key, t.slot, t.key_json FROM there t"
+    "  WHERE NOT EXISTS (SELECT 1 FROM here h WHERE h.plan = t.plan AND h.slot = t.slot)"
+    "    AND NOT EXISTS (SELECT 1 FROM here h WHERE h.plan = t.plan AND h.key = t.key);"
+    "UPDATE main.plan AS p SET created = o.created, json = o.json FROM src.plan o"
+    "  WHERE o.name = p.name AND o.created > p.created;"
+    "DROP TABLE there; DROP TABLE here";
+
+static enum status copy_rest(struct store *s)
+{
+    TRY(copy_table(s, "tuned", NULL, "OR IGNORE", ""));
+    TRY(copy_table(s, "tuned_head", NULL, "", "WHERE o.hash NOT IN (SELECT hash FROM main.tuned_head)"));
+    TRY(copy_table(s, "curve", NULL, "OR IGNORE", ""));
+    TRY(db_exec(s, merge_noise));
+    TRY(copy_table(s, "plan", NULL, "OR IGNORE", ""));
+    return db_exec(s, merge_cells);
+}
 
 static enum status merge_attached(struct store *s, struct merge_report *out)
 {
@@ -202,17 +228,17 @@ static enum status merge_attached(struct store *s, struct merge_report *out)
     TRY(count_outcomes(s, out));
     TRY(copy_runs(s));
     TRY(copy_children(s));
-    TRY(db_exec(s, copy_rest));
+    TRY(db_exec(s, drop_answered));
+    TRY(copy_rest(s));
     return db_exec(s, "DROP TABLE run_map");
 }
 
-static enum status attach(struct store *s, const char *path)
+/* *other stays open as long as the file is attached: it may be a copy that goes with it. */
+static enum status attach(struct store *s, const char *path, struct store **other)
 {
-    struct store *other;
-    TRY(store_open(&other, path, STORE_READ)); /* refuses what is not ours, with a reason */
+    TRY(store_open(other, path, STORE_READ)); /* refuses what is not ours, with a reason */
     struct str uri = {0};
-    db_uri(path, other->immutable ? "immutable=1" : "mode=ro", &uri);
-    store_close(&other);
+    db_uri((*other)->copy ? (*other)->copy : path, (*other)->immutable ? "immutable=1" : "mode=ro", &uri);
     struct cursor c = {0};
     enum status st = cursor_open(&c, s, "ATTACH ? AS src");
     if (st == OK) {
@@ -229,18 +255,19 @@ enum status store_merge(struct store *s, const char *src_path, struct merge_repo
     *out = (struct merge_report){0};
     TRY(db_need_write(s));
     if (s->depth) return fail(ERR_ARG, "%s: cannot merge inside a transaction", s->path);
-    TRY(attach(s, src_path));
-    enum status st = db_begin(s);
+    struct store *other = NULL;
+    enum status attached = attach(s, src_path, &other), st = attached == OK ? db_begin(s) : attached;
     if (st == OK) {
         st = merge_attached(s, out);
         if (st == OK) st = db_commit(s);
         if (st != OK) db_rollback(s);
     }
     if (st != OK) {
-        st = fail_context(st, "merging %s", src_path);
+        if (attached == OK) st = fail_context(st, "merging %s", src_path);
         merge_report_clear(out);
     }
     sqlite3_exec(s->db, "DETACH src", NULL, NULL, NULL);
+    store_close(&other);
     return st;
 }
 

@@ -269,6 +269,20 @@ static enum status drop_lease(struct store *s, const char *key)
     return st;
 }
 
+/* Failures of the same question under other keys: a text that was not there, an older version. */
+static enum status drop_answered(struct store *s, const struct run_record *r)
+{
+    struct cursor c = {0};
+    enum status st = cursor_open(&c, s, "DELETE FROM run WHERE slot = ? AND status <> 'done' AND key <> ?");
+    if (st == OK) {
+        put_text(&c, r->slot);
+        put_text(&c, r->key);
+        st = cursor_run(&c);
+    }
+    cursor_close(&c);
+    return st;
+}
+
 static enum status store_run(struct store *s, const struct run_data *d, enum if_done if_done, bool *kept, int64_t *id)
 {
     TRY(db_need_write(s));
@@ -299,6 +313,7 @@ static enum status store_run(struct store *s, const struct run_data *d, enum if_
     for (size_t i = 0; i < sizeof children / sizeof *children; i++)
         TRY_GOTO(st, done, put_rows(s, run, children[i].columns, children[i].rows, children[i].n));
     TRY_GOTO(st, done, put_blobs(s, run, d));
+    if (d->run.status == RUN_DONE) TRY_GOTO(st, done, drop_answered(s, &d->run));
     TRY_GOTO(st, done, drop_lease(s, d->run.key));
     st = db_commit(s);
 done:

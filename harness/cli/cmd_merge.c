@@ -1,11 +1,16 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/options.h"
+#include "base/file.h"
+#include "results/query.h"
 #include "results/store.h"
 
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static struct {
     const char *db;
@@ -19,14 +24,36 @@ static const struct option_def options[] = {
     {0},
 };
 
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return strcmp(a, b) == 0 || (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino == y.st_ino && x.st_dev == y.st_dev);
+}
+
+/* A database that was made for nothing. */
+static void remove_empty(struct store **s)
+{
+    struct run_list runs;
+    bool empty = query_runs(*s, &(struct run_filter){.limit = 1}, &runs) == OK && !runs.n;
+    run_list_clear(&runs);
+    store_close(s);
+    static const char *const ends[] = {"", "-wal", "-shm"};
+    for (int i = 0; empty && i < 3; i++) {
+        char *path = str_format("%s%s", o.db, ends[i]);
+        unlink(path);
+        free(path);
+    }
+}
+
 static enum status merge_all(const char **files, int n, size_t *n_conflicts)
 {
     struct store *s = NULL;
+    bool fresh = !file_exists(o.db);
     TRY(store_open(&s, o.db, STORE_WRITE));
     enum status st = OK;
     for (int i = 0; i < n && st == OK; i++) {
         struct merge_report r;
-        if (strcmp(files[i], o.db) == 0) {
+        if (same_file(files[i], o.db)) {
             st = fail(ERR_ARG, "merge: %s is the database that takes the others in; name it with --db alone", o.db);
             break;
         }
@@ -38,6 +65,12 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
             printf("  conflict: cell %s: %s\n", r.conflicts[k].key, r.conflicts[k].what);
         *n_conflicts += r.conflicting;
         merge_report_clear(&r);
+    }
+    if (st != OK && fresh) {
+        char *message = str_dup(status_message());
+        remove_empty(&s);
+        st = fail(st, "%s", message);
+        free(message);
     }
     store_close(&s);
     return st;

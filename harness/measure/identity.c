@@ -142,6 +142,7 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
     if (!key) cJSON_AddStringToObject(o, "model", r->model.name);
     cJSON_AddStringToObject(o, "suite", key ? r->dataset.suite : r->dataset.name);
     columns_to_key(o, r, p->method != NULL);
+    if (key) cJSON_DeleteItemFromObjectCaseSensitive(o, "num_samples"); /* the tokens say how many there are */
     return print_json(o, arena);
 }
 

@@ -228,7 +228,7 @@ static enum status identify(struct sweep *s, struct sweep_cell *x)
     *r = run_record_blank();
     snprintf(head, sizeof head, "%d", c->head);
     r->max_length = c->max_length;
-    r->num_samples = set->n_samples;
+    r->num_samples = s->a.num_samples; /* as asked, for the slot: a suite that fails to load has none */
     r->score = s->a.score;
     r->seed = (uint64_t)s->a.seed;
     r->repeat = c->repeat;
@@ -243,6 +243,7 @@ static enum status identify(struct sweep *s, struct sweep_cell *x)
     }
     identity_fill(r, m, s->a.setup->model_dir, set, &policy, &s->arena);
     if (c->tuned) identity_plan_tuned(r, &policy, s->groups[x->group].text, &s->arena);
+    r->num_samples = set->n_samples;
     r->tuned_hash = NULL;
     r->argv_json = cell_argv(s, c);
     policy_clear(&policy);

@@ -483,10 +483,26 @@ Test(results, an_older_version_is_brought_up_to_date)
                 "DROP TABLE layer_error;"
                 "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT NULL);"
                 "PRAGMA user_version = 1");
-    cr_assert_eq(store_open(&s, db, STORE_READ), ERR_DB);
-    message_has("open it once for writing");
-    s = opened(db, STORE_WRITE);
     struct sample_list samples;
+    struct stat before, after;
+    cr_assert_eq(stat(db, &before), 0);
+    s = opened(db, STORE_READ); /* through a copy */
+    ok(query_samples(s, 1, &samples));
+    cr_assert(samples.n == 4 && isnan(samples.rows[0].row_rmse_mean));
+    sample_list_clear(&samples);
+    store_close(&s);
+    char *all = path_join(dir, "all.db");
+    struct merge_report merged;
+    s = opened(all, STORE_WRITE);
+    ok(store_merge(s, db, &merged));
+    cr_assert_eq(merged.added, 1);
+    merge_report_clear(&merged);
+    store_close(&s);
+    free(all);
+    cr_assert_eq(stat(db, &after), 0);
+    cr_assert(before.st_mtim.tv_sec == after.st_mtim.tv_sec && before.st_mtim.tv_nsec == after.st_mtim.tv_nsec &&
+              before.st_size == after.st_size, "reading changes nothing");
+    s = opened(db, STORE_WRITE);
     ok(query_samples(s, 1, &samples));
     cr_assert_eq(samples.n, 4);
     cr_assert(samples.rows[0].kl_mean > 0 && isnan(samples.rows[0].row_rmse_mean));

@@ -709,6 +709,47 @@ Test(sweep, only_the_culprit_is_blamed)
     cr_assert(strstr(w.crashes[2].how, "while 2 cells ran"));
 }
 
+/* merge afterany, fix, resubmit, merge again into the same file; and in any other order. */
+Test(sweep, merging_is_monotone)
+{
+    static const char grid[] = MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256,topk:.5 ";
+    static const char *const orders[] = {"old.1-of-2.db old.2-of-2.db new.1-of-2.db new.2-of-2.db",
+                                         "new.2-of-2.db old.2-of-2.db new.1-of-2.db old.1-of-2.db",
+                                         "new.1-of-2.db new.2-of-2.db old.1-of-2.db old.2-of-2.db"};
+    char line[512];
+    for (int fixed = 0; fixed < 2; fixed++) {
+        if (fixed) {
+            FILE *f = fopen("later.txt", "w");
+            for (int i = 0; i < 400; i++) fprintf(f, "The clock of the town struck %d and nobody came. ", i);
+            fclose(f);
+        }
+        for (int i = 1; i <= 2; i++) {
+            snprintf(line, sizeof line, "%s --shard %d/2 --db %s.db", grid, i, fixed ? "new" : "old");
+            tool("sweep", line);
+        }
+        if (!fixed) {
+            cr_assert_eq(tool("merge", "--db all.db old.1-of-2.db old.2-of-2.db"), 0);
+            cr_assert_eq(tool("status", "--db all.db"), 3);
+            nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = 100000000}, NULL);
+        }
+    }
+    cr_assert_eq(tool("merge", "--db all.db new.1-of-2.db new.2-of-2.db"), 0);
+    cr_assert_eq(tool("status", "--db all.db"), 0);
+    cr_assert_eq(number("all.db", "SELECT count(*) FROM run WHERE status <> 'done'"), 0);
+    for (int i = 0; i < 3; i++) {
+        snprintf(line, sizeof line, "--db all%d.db %s", i, orders[i]);
+        cr_assert_eq(tool("merge", line), 0);
+        snprintf(line, sizeof line, "--db all%d.db", i);
+        cr_assert_eq(tool("status", line), 0, "%s", orders[i]);
+        snprintf(line, sizeof line, "all%d.db", i);
+        cr_assert_eq(number(line, "SELECT count(*) FROM run WHERE status <> 'done'"), 0);
+        cr_assert_eq(number(line, "SELECT count(*) FROM cell"), 4);
+    }
+    cr_assert_eq(tool("merge", "--db none.db later.txt"), 3);
+    cr_assert(access("none.db", F_OK) != 0 && access("none.db-wal", F_OK) != 0, "made for nothing");
+    cr_assert_eq(tool("merge", "--db all.db ./all.db"), 2);
+}
+
 Test(sweep, parts_make_the_whole)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--shard 1/3 --db a.db"), 0);
