@@ -36,27 +36,43 @@ static enum status pair(const char *index, const char *count, struct shard *out,
     return OK;
 }
 
-/* Task ids of an array need not start at 0 nor follow each other: 5-20:5 has ids 5, 10, 15, 20. */
-static enum status slurm_array(struct shard *out, bool *found)
+static int common_divisor(int a, int b)
 {
-    bool has_id, has_count, has_min, has_step;
-    int id = 0, count = 0, min = 0, step = 1;
-    *found = false;
+    while (b) {
+        int rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* The part of an array's task follows from its id alone, id modulo the number of parts: a resubmission of task 5, of 3-4 or of 3,5
+ * is an array too, with a count, a least and a largest id of its own. They only tell whether two tasks would be one part. */
+static enum status slurm_array(int n_parts, struct shard *out, bool *found)
+{
+    bool has_id, has_count, has_min, has_max, has_step;
+    int id = 0, count = 1, min = 0, max = 0, step = 1;
     TRY(number("SLURM_ARRAY_TASK_ID", &has_id, &id));
     TRY(number("SLURM_ARRAY_TASK_COUNT", &has_count, &count));
     TRY(number("SLURM_ARRAY_TASK_MIN", &has_min, &min));
+    TRY(number("SLURM_ARRAY_TASK_MAX", &has_max, &max));
     TRY(number("SLURM_ARRAY_TASK_STEP", &has_step, &step));
-    if (!has_id || !has_count) return OK;
+    *found = has_id;
+    if (!has_id) return OK;
+    if (!n_parts)
+        return fail(ERR_ARG,
+                    "task %d of a Slurm array: --shard auto/N with N parts in all is needed, since an array that is sent again in "
+                    "part does not tell; --shard none runs everything",
+                    id);
     if (step < 1) step = 1;
-    if (id < min || (id - min) % step || (id - min) / step >= count)
-        return fail(
-            ERR_ARG,
-            "SLURM_ARRAY_TASK_ID is %d, which is none of %d tasks from %d in steps of %d; an array that is a "
-            "list of numbers needs --shard i/n",
-            id, count, min, step);
-    out->index = (id - min) / step;
-    out->count = count;
-    *found = true;
+    int apart = n_parts / common_divisor(step, n_parts); /* tasks until a part comes round again */
+    if (count > n_parts || (has_min && has_max && count > 1 && count > apart))
+        return fail(ERR_ARG,
+                    "--shard auto: %d tasks from %d to %d in steps of %d for %d parts: several would be one part (id modulo parts); "
+                    "use --array=0-%d",
+                    count, min, max, step, n_parts, n_parts - 1);
+    out->index = id % n_parts;
+    out->count = n_parts;
     return OK;
 }
 
@@ -81,13 +97,17 @@ static enum status ranks(struct shard *out, bool *found)
     return OK;
 }
 
+/* count: of the parts in all; 0: the environment has to tell. */
 static enum status from_environment(int count, struct shard *out)
 {
     struct shard array = {0, 1, NULL}, rank = {0, 1, NULL};
     bool in_array, in_job, indexed;
     int index = 0;
-    TRY(slurm_array(&array, &in_array));
     TRY(ranks(&rank, &in_job));
+    if (in_job && count % rank.count)
+        return fail(ERR_ARG, "--shard auto/%d: %s says there are %d processes, of which %d is no multiple", count, rank.source,
+                    rank.count, count);
+    TRY(slurm_array(count / rank.count, &array, &in_array));
     TRY(number("JOB_COMPLETION_INDEX", &indexed, &index));
     if (in_array || in_job) {
         *out = (struct shard){array.index * rank.count + rank.index, array.count * rank.count,

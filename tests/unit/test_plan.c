@@ -248,6 +248,7 @@ static void clear_environment(void)
     static const char *const names[] = {"SLURM_ARRAY_TASK_ID",
                                         "SLURM_ARRAY_TASK_COUNT",
                                         "SLURM_ARRAY_TASK_MIN",
+                                        "SLURM_ARRAY_TASK_MAX",
                                         "SLURM_ARRAY_TASK_STEP",
                                         "SLURM_PROCID",
                                         "SLURM_STEP_NUM_TASKS",
@@ -281,23 +282,65 @@ Test(shard, from_text, .init = clear_environment)
         cr_assert_eq(shard_detect(bad[i], &s), ERR_ARG, "%s", bad[i]);
 }
 
+static void slurm_task(int id, int min, int max, int step, int count_)
+{
+    const struct {
+        const char *name;
+        int value;
+    } set[] = {{"ID", id}, {"MIN", min}, {"MAX", max}, {"STEP", step}, {"COUNT", count_}};
+    for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
+        char name[64], value[16];
+        snprintf(name, sizeof name, "SLURM_ARRAY_TASK_%s", set[i].name);
+        snprintf(value, sizeof value, "%d", set[i].value);
+        setenv(name, value, 1);
+    }
+}
+
+/* A task is the same part whether it was sent with all others, alone, in a range or in a list. */
+Test(shard, an_array_sent_again_is_the_same_parts, .init = clear_environment)
+{
+    struct shard s;
+    static const int first[][2] = {{0, 7}, {1, 8}};
+    for (int k = 0; k < 2; k++) {
+        bool seen[8] = {false};
+        for (int id = first[k][0]; id <= first[k][1]; id++) {
+            slurm_task(id, first[k][0], first[k][1], 1, 8);
+            cr_assert_eq(shard_detect("auto/8", &s), OK, "%s", status_message());
+            int part = s.index;
+            cr_assert(!seen[part]);
+            seen[part] = true;
+            slurm_task(id, id, id, 1, 1); /* --array=5 */
+            expect_shard("auto/8", part, 8, "Slurm array");
+            slurm_task(id, id, id + 1, 1, 2); /* --array=3-4 */
+            expect_shard("auto/8", part, 8, "Slurm array");
+            slurm_task(id, id, id + 2, 2, 2); /* --array=3,5 */
+            expect_shard("auto/8", part, 8, "Slurm array");
+        }
+    }
+    slurm_task(3, 3, 11, 8, 2);
+    cr_assert_eq(shard_detect("auto/8", &s), ERR_ARG, "3 and 11 would be one part");
+    slurm_task(4, 0, 14, 2, 8);
+    cr_assert_eq(shard_detect("auto/8", &s), ERR_ARG);
+    cr_assert(strstr(status_message(), "--array=0-7"), "%s", status_message());
+    slurm_task(4, 0, 8, 1, 9);
+    cr_assert_eq(shard_detect("auto/8", &s), ERR_ARG);
+}
+
 Test(shard, engines, .init = clear_environment)
 {
     struct shard s;
-    setenv("SLURM_ARRAY_TASK_ID", "15", 1);
-    setenv("SLURM_ARRAY_TASK_MIN", "5", 1);
-    setenv("SLURM_ARRAY_TASK_STEP", "5", 1);
-    setenv("SLURM_ARRAY_TASK_COUNT", "4", 1);
-    expect_shard(NULL, 2, 4, "Slurm array");
+    slurm_task(15, 5, 20, 5, 4);
+    expect_shard("auto/4", 3, 4, "Slurm array");
+    cr_assert_eq(shard_detect(NULL, &s), ERR_ARG);
+    cr_assert(strstr(status_message(), "--shard auto/N"), "%s", status_message());
     expect_shard("none", 0, 1, NULL);
     expect_shard("1/2", 0, 2, "--shard");
     setenv("SLURM_PROCID", "1", 1);
     setenv("SLURM_NTASKS", "2", 1);
-    expect_shard(NULL, 2, 4, "Slurm array"); /* a batch script has these too, with one process */
+    expect_shard("auto/4", 3, 4, "Slurm array"); /* a batch script has these too, with one process */
     setenv("SLURM_STEP_NUM_TASKS", "2", 1);
-    expect_shard(NULL, 5, 8, "Slurm array of steps");
-    setenv("SLURM_ARRAY_TASK_ID", "16", 1);
-    cr_assert_eq(shard_detect(NULL, &s), ERR_ARG);
+    expect_shard("auto/8", 7, 8, "Slurm array of steps");
+    cr_assert_eq(shard_detect("auto/7", &s), ERR_ARG);
     clear_environment();
     setenv("OMPI_COMM_WORLD_RANK", "3", 1);
     setenv("OMPI_COMM_WORLD_SIZE", "4", 1);
