@@ -55,6 +55,15 @@ enum status query_runs(struct store *s, const struct run_filter *f, struct run_l
  * ERR_ARG names what exists when none or several fit. out->n is 1. */
 enum status query_run(struct store *s, const char *name, struct run_list *out) MUST_USE;
 
+/* What a stored run has beside its metrics. */
+struct run_parts {
+    bool tokens, masks, generations, layer_errors;
+    int n_worst;
+    char ended[32]; /* UTC; "" unknown */
+};
+/* All empty when there is no run with this very key. */
+enum status query_parts(struct store *s, const char *key, struct run_parts *out) MUST_USE;
+
 /* Rows of a run. */
 /* scope: exact, or a prefix ending in ":" ("position:"), NULL = all. In order of writing. */
 enum status query_metrics(struct store *s, int64_t run, const char *scope, struct metric_list *out) MUST_USE;

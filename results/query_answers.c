@@ -4,6 +4,7 @@
 
 #include "base/str.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -256,6 +257,35 @@ enum status query_cell(struct store *s, const char *key, const char *slot, enum 
         st = cursor_step(&c, &more);
     }
     if (st == OK) *out = cell_state_of(get_name(&c));
+    cursor_close(&c);
+    arena_free(&arena);
+    return st;
+}
+
+enum status query_parts(struct store *s, const char *key, struct run_parts *out)
+{
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
+    bool more = false;
+    *out = (struct run_parts){0};
+    enum status st = cursor_open(&c, s,
+                                 "SELECT EXISTS (SELECT 1 FROM token_block t WHERE t.run = r.id),"
+                                 " EXISTS (SELECT 1 FROM block_mask t WHERE t.run = r.id),"
+                                 " EXISTS (SELECT 1 FROM generation t WHERE t.run = r.id),"
+                                 " EXISTS (SELECT 1 FROM layer_error t WHERE t.run = r.id),"
+                                 " (SELECT count(*) FROM worst_token t WHERE t.run = r.id), ended FROM run r WHERE key = ?");
+    if (st == OK) {
+        put_text(&c, key);
+        st = cursor_step(&c, &more);
+    }
+    if (st == OK && more) {
+        bool *const flags[] = {&out->tokens, &out->masks, &out->generations, &out->layer_errors};
+        for (int i = 0; i < 4; i++) *flags[i] = get_int(&c) != 0;
+        out->n_worst = get_range(&c, 0, INT_MAX);
+        const char *ended = get_text(&c);
+        snprintf(out->ended, sizeof out->ended, "%s", ended ? ended : "");
+        st = cursor_check(&c);
+    }
     cursor_close(&c);
     arena_free(&arena);
     return st;

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { WORST_UNSET = -1, WORST_USUAL = 20 };
+
 static struct {
     struct machine_options machine;
     struct sample_options samples;
@@ -22,7 +24,7 @@ static struct {
     int n_worst;
 } o = {
     .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .n_worst = 20,
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .n_worst = WORST_UNSET,
 };
 
 static const struct option_def options[] = {
@@ -218,7 +220,7 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
     cell.settings.generate = o.generate || o.json;
     cell.settings.attribution = o.attribution;
     cell.settings.keep_tokens = o.keep_tokens;
-    cell.settings.n_worst = o.n_worst;
+    cell.settings.n_worst = o.n_worst == WORST_UNSET ? WORST_USUAL : o.n_worst;
     if (pair) {
         TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
         cell.parity = &parity;
@@ -230,6 +232,9 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
         st = print_parity(store, cells, &parity.result);
     } else {
         st = show_run(store, cells[0].key, cells[0].end == CELL_REUSED);
+        if (st == OK && cells[0].end == CELL_REUSED && o.n_worst > cells[0].n_worst && !o.machine.quiet)
+            fprintf(stderr, "sparsegauge: the stored run has %d worst tokens, not %d; --replace runs it again\n",
+                    cells[0].n_worst, o.n_worst);
     }
 done:
     for (int k = 0; k < 2; k++) cell_result_clear(&cells[k]);

@@ -20,6 +20,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { WORST_UNSET = -1, WORST_USUAL = 5 };
+
 static struct {
     struct machine_options machine;
     struct output_options output;
@@ -28,11 +30,12 @@ static struct {
     const char *db, *plan_file, *smooth_k, *tune_suite, *shard, *field;
     double min_sparsity, max_memory_gib;
     int n_tune, n_check, n_held_out, tune_length, min_sparse_tokens, n_worst;
-    bool dry_run, retry_failed, keep_tokens, keep_masks, noise_floor;
+    bool dry_run, retry_failed, replace, keep_tokens, keep_masks, noise_floor;
 } o = {
     .machine = MACHINE_DEFAULTS, .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
-    .settings.score = "all", .smooth_k = "running", .n_tune = 5, .n_check = 2, .n_held_out = 2,
-    .min_sparsity = .1, .min_sparse_tokens = MIN_SPARSE_TOKENS, .n_worst = 5,
+    .settings = {.num_samples = PLAN_UNSET, .seed = PLAN_UNSET}, .axes.repeat = PLAN_UNSET, .smooth_k = "running",
+    .n_tune = 5, .n_check = 2, .n_held_out = 2, .min_sparsity = .1, .min_sparse_tokens = MIN_SPARSE_TOKENS,
+    .n_worst = WORST_UNSET,
 };
 
 static const struct option_def options[] = {
@@ -42,8 +45,9 @@ static const struct option_def options[] = {
     {"dry-run", OPTION_FLAG, &o.dry_run, NULL, "only say what would run, what is reused, memory and time", 0,
      0},
     {"retry-failed", OPTION_FLAG, &o.retry_failed, NULL, "run cells again that failed or were skipped", 0, 0},
+    {"replace", OPTION_FLAG, &o.replace, NULL, "run every cell again, also those that are stored", 0, 0},
     {"shard", OPTION_TEXT, &o.shard, "I/N",
-     "part I of N, from 1; auto/N; none (auto: Slurm, Open MPI, PMI, Kubernetes)", 0, 0},
+     "part I of N, from 1; auto/N for arrays; none (auto: Slurm steps, Open MPI, PMI)", 0, 0},
     {"name", OPTION_TEXT, &o.settings.name, "NAME", "of the plan in the database (made from the axes)", 0, 0},
     {"plan", OPTION_TEXT, &o.plan_file, "FILE", "a JSON file with axes", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL of every cell (5)", 0, 10000},
@@ -369,13 +373,17 @@ static enum status work(const struct setup *fleet, int n_fleet, struct sweep_wat
                                                  .min_sparsity = o.min_sparsity,
                                                  .shard = shard,
                                                  .retry_failed = o.retry_failed,
+                                                 .replace = o.replace,
                                                  .keep_tokens = o.keep_tokens,
                                                  .keep_masks = o.keep_masks,
-                                                 .n_worst = o.n_worst,
+                                                 .n_worst = o.n_worst == WORST_UNSET ? WORST_USUAL : o.n_worst,
                                                  .max_memory = o.max_memory_gib * 0x1p30,
                                                  .watch = watch,
                                                  .event = show_event,
                                                  .stop = cancel_requested}));
+    if (s.n_fewer_worst && o.n_worst != WORST_UNSET && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: %d stored cells have fewer than %d worst tokens; --replace runs them again\n",
+                s.n_fewer_worst, o.n_worst);
     if (o.dry_run) {
         st = print_dry_run(&s);
         goto done;
@@ -456,7 +464,18 @@ static enum status sweep_command(struct command_call *call)
 {
     struct arena *arena = NULL;
     enum status st = OK;
-    if (o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &arena);
+    struct str beaten = {0};
+    if (call->positional[0] && o.machine.model && strcmp(call->positional[0], o.machine.model) != 0)
+        st = fail(ERR_ARG, "MODEL is %s and --model is %s: name one", call->positional[0], o.machine.model);
+    if (st == OK && o.settings.name && !*o.settings.name) st = fail(ERR_ARG, "--name: found an empty text");
+    if (st == OK && o.plan_file) st = plan_read(o.plan_file, &o.axes, &o.settings, &arena, &beaten);
+    if (st == OK && beaten.len && !o.machine.quiet)
+        fprintf(stderr, "sparsegauge: %s of the command line, not of %s\n", str_get(&beaten), o.plan_file);
+    str_clear(&beaten);
+    if (o.axes.repeat == PLAN_UNSET) o.axes.repeat = 0;
+    if (o.settings.num_samples == PLAN_UNSET) o.settings.num_samples = 0;
+    if (o.settings.seed == PLAN_UNSET) o.settings.seed = 0;
+    if (!o.settings.score) o.settings.score = "all";
     for (int i = 0; i < o.axes.suite.n && st == OK; i++) st = suite_check(o.axes.suite.items[i]);
     bool fields = false;
     for (int i = 0; i < o.axes.suite.n; i++) fields |= suite_reads_fields(o.axes.suite.items[i]);

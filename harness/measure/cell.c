@@ -42,28 +42,22 @@ void cell_identify(const struct cell_request *q, struct run_record *r, struct ar
 }
 
 /* Has the stored run what is asked for beside its metrics? */
-static enum status cell_holds(const struct cell_request *q, const char *key, bool *out)
+static enum status cell_holds(const struct cell_request *q, const char *key, struct cell_result *out, bool *holds)
 {
-    struct run_list run;
-    struct generation_list g = {0};
-    struct layer_error_list e = {0};
+    struct run_parts has;
     bool attribution = q->settings.attribution && q->policy && q->policy->method;
-    *out = true;
-    if (!q->settings.generate && !attribution) return OK;
-    TRY(query_run(q->store, key, &run));
-    enum status st = query_generations(q->store, run.rows[0].id, &g);
-    if (st == OK) st = query_layer_errors(q->store, run.rows[0].id, &e);
-    *out = (!q->settings.generate || g.n) && (!attribution || e.n);
-    generation_list_clear(&g);
-    layer_error_list_clear(&e);
-    run_list_clear(&run);
-    return st;
+    TRY(query_parts(q->store, key, &has));
+    *holds = (!q->settings.generate || has.generations) && (!attribution || has.layer_errors) &&
+             (!q->settings.keep_tokens || has.tokens || q->set->timed);
+    out->n_worst = has.n_worst;
+    return OK;
 }
 
-/* The cell is this process's (*end CELL_RAN), or what is to be said instead. *replace: a done run is run again. */
+/* The cell is this process's (out->end CELL_RAN), or what is to be said instead. *replace: a done run is run again. */
 static enum status cell_claim(const struct cell_request *q, struct lease_holder *leases, const char *key, bool *replace,
-                              enum cell_end *end)
+                              struct cell_result *out)
 {
+    enum cell_end *end = &out->end;
     bool told = false;
     *replace = q->replace || q->parity;
     for (;;) {
@@ -71,7 +65,7 @@ static enum status cell_claim(const struct cell_request *q, struct lease_holder 
         TRY(lease_take(leases, key, *replace ? LEASE_OVER_ALL : q->retry ? LEASE_OVER_FAILED : LEASE_OVER_NONE, &lease));
         if (lease == LEASE_STORED) {
             bool holds;
-            TRY(cell_holds(q, key, &holds));
+            TRY(cell_holds(q, key, out, &holds));
             *end = CELL_REUSED;
             if (holds) return OK;
             *replace = true; /* and the lease is asked for again */
@@ -152,7 +146,7 @@ static enum status cell_do(const struct cell_request *asked, struct lease_holder
     if (q.planned) r = *q.planned;
     else cell_identify(&q, &r, &out->arena);
     memcpy(out->key, r.key, strlen(r.key) + 1);
-    TRY(cell_claim(&q, leases, r.key, &replace, &out->end));
+    TRY(cell_claim(&q, leases, r.key, &replace, out));
     if (out->end != CELL_RAN) return OK;
     enum status st = cell_fill(&q, &r, out);
     if (st != OK && q.keep_failures && st != ERR_CANCELLED && st != ERR_DB) {
@@ -160,6 +154,7 @@ static enum status cell_do(const struct cell_request *asked, struct lease_holder
         st = OK;
     }
     if (st == OK && out->end == CELL_RAN) {
+        replace &= r.status == RUN_DONE; /* a failure takes no result away */
         st = replace ? store_run_put(q.store, &out->data, true, NULL) : store_run_offer(q.store, &out->data, &taken);
         if (st == OK && !taken) out->end = CELL_REUSED; /* another was faster, while this process slept or by a merge */
         if (st == OK) return OK; /* storing gave the lease back */

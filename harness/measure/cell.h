@@ -70,6 +70,7 @@ enum cell_end {
 struct cell_result {
     char key[HASH_HEX_SIZE];
     enum cell_end end;
+    int n_worst;                  /* worst tokens that a reused run is stored with */
     struct run_data data;         /* what was stored, of CELL_RAN; points into `evaluation`, the request and this */
     struct evaluation evaluation; /* empty when it was known */
     struct arena *arena;

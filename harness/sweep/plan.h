@@ -22,7 +22,7 @@ struct plan_axes {
     struct text_list rule;       /* l1, tail, cosine, rmse */
     struct text_list l1, pv_l1;  /* bounds of tuning; none: fixed thresholds */
     struct text_list simthreshd1, cdfthreshd, pvthreshd; /* fixed thresholds, where nothing is tuned */
-    int repeat;                  /* every cell so many times; 0 and 1: once */
+    int repeat;                  /* every cell so many times; 1 and less: once */
 };
 
 struct plan_cell {
@@ -54,13 +54,15 @@ struct plan {
 enum status plan_expand(const struct plan_axes *axes, int n_layers, int n_heads, struct plan *out) MUST_USE;
 void plan_clear(struct plan *p);
 
-/* A plan file. Axes that it names are added to those in *axes; texts live in the arena. The other fields are set only
- * when the file names them. */
+/* A plan file. Axes that it names are added to those in *axes; texts live in the arena. Settings that are there already, on the
+ * command line, stay: `beaten` gets the names of those that the file sets otherwise, appended. */
 struct plan_settings {
-    const char *name, *model, *score;
-    int num_samples, seed;
+    const char *name, *model, *score; /* NULL: not set */
+    int num_samples, seed;            /* PLAN_UNSET: not set; as is axes->repeat */
 };
-enum status plan_read(const char *path, struct plan_axes *axes, struct plan_settings *s, struct arena **arena) MUST_USE;
+enum { PLAN_UNSET = -1 };
+enum status plan_read(const char *path, struct plan_axes *axes, struct plan_settings *s, struct arena **arena,
+                      struct str *beaten) MUST_USE;
 
 /* Values of one axis of numbers; *out is malloced, the caller frees it. */
 enum status plan_numbers(const char *axis, const struct text_list *texts, double lo, double hi, double **out,

@@ -339,7 +339,7 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
     for (int i = s->first; i < s->end; i++) {
         const struct sweep_cell *x = &s->cells[i];
         const struct sweep_data *d = &s->data[x->data];
-        e.n_done += x->state == CELL_DONE;
+        e.n_done += x->state == CELL_DONE && x->settled;
         e.n_failed += x->state == CELL_FAILED;
         e.n_skipped += x->state == CELL_SKIPPED;
         e.n_stale += x->state == CELL_STALE;
@@ -388,6 +388,18 @@ static int by_execution(const void *x, const void *y)
     return (a->cell > b->cell) - (a->cell < b->cell);
 }
 
+/* Has a stored run what is to be kept beside its metrics? */
+static enum status check_parts(struct sweep *s, struct sweep_cell *x)
+{
+    const struct sweep_data *d = &s->data[x->data];
+    struct run_parts has;
+    TRY(query_parts(s->a.store, x->run.key, &has));
+    bool sparse = strcmp(x->cell->method, "dense") != 0;
+    x->again = s->a.replace || (!d->set.timed && ((s->a.keep_tokens && !has.tokens) || (s->a.keep_masks && sparse && !has.masks)));
+    s->n_fewer_worst += !x->again && !d->set.timed && has.n_worst < s->a.n_worst;
+    return OK;
+}
+
 static enum status prepare(struct sweep *s)
 {
     const struct plan *p = s->a.plan;
@@ -412,7 +424,8 @@ static enum status prepare(struct sweep *s)
         x->cost = set_flop(s, &d->set, c->n_layers - first, 2);
         TRY(query_cell(s->a.store, x->run.key, x->run.slot, &x->state));
         bool stored = x->state == CELL_FAILED || x->state == CELL_SKIPPED;
-        x->settled = x->state == CELL_DONE || (stored && !s->a.retry_failed);
+        if (x->state == CELL_DONE) TRY(check_parts(s, x));
+        x->settled = (x->state == CELL_DONE && !x->again) || (stored && !s->a.retry_failed && !s->a.replace);
     }
     const struct sweep_watch *w = s->a.watch;
     for (int i = 0; w && i < w->n_crashes; i++)
@@ -424,6 +437,9 @@ static enum status prepare(struct sweep *s)
 enum status sweep_open(struct sweep *s, const struct sweep_args *a)
 {
     *s = (struct sweep){.a = *a};
+    clock_utc(s->opened, sizeof s->opened);
+    if (a->watch && a->watch->opened[0]) memcpy(s->opened, a->watch->opened, sizeof s->opened);
+    else if (a->watch) memcpy(a->watch->opened, s->opened, sizeof s->opened);
     enum status st = lease_open(&s->leases, a->store, a->worker);
     if (st == OK) st = prepare(s);
     if (st != OK) sweep_close(s);

@@ -33,6 +33,7 @@ struct sweep_watch {
     volatile int culprit;                 /* the worker whose thread got the fatal signal; -1: not known */
     struct sweep_crash crashes[SWEEP_MAX_CRASHES];
     int n_crashes;
+    char opened[32];                      /* UTC, when the first process began */
 };
 
 /* Called by the thread that is worker `number`: a fatal signal of its making is put down to it. */
@@ -70,7 +71,7 @@ struct sweep_args {
     int n_tune, n_check, n_held_out, tune_length; /* tune_length 0: each cell's own length */
     double min_sparsity;
     struct shard shard;
-    bool retry_failed, keep_tokens, keep_masks;
+    bool retry_failed, replace, keep_tokens, keep_masks;
     int n_worst;
     double max_memory;         /* bytes a cell may take; 0: what the machine has left */
     struct sweep_watch *watch; /* may be NULL */
@@ -118,6 +119,7 @@ struct sweep_cell {
     int data, group, bounds;   /* group -1: not tuned */
     struct run_record run;     /* identity */
     bool settled;
+    bool again;                /* a done run is stored, and is made anew: --replace, or it lacks what is to be kept */
     enum cell_state state;     /* when the sweep was opened */
     double cost;               /* floating point operations of its own */
 };
@@ -135,6 +137,8 @@ struct sweep {
     struct lease_holder *leases;
     int round;                 /* times that sweep_run has gone over the cells, from 1 */
     struct sweep_twins *twins;
+    char opened[32];           /* UTC */
+    int n_fewer_worst;         /* stored cells with fewer worst tokens than asked for */
     int n_done, n_failed, n_skipped, n_reused, n_tunings,
         n_twins; /* n_twins: of the done, copies of an equal policy's */
     double dense_s, tune_s, cells_s;

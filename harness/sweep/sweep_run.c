@@ -221,6 +221,14 @@ static enum status visit_prepare(void *ctx, struct cell_request *q, struct run_r
         *ready = CELL_SETTLED;
         return OK;
     }
+    if (v->x->again) { /* another worker of this sweep was faster? */
+        struct run_parts has;
+        TRY(query_parts(s->a.store, v->x->run.key, &has));
+        if (strcmp(has.ended, s->opened) > 0) {
+            *ready = CELL_SETTLED;
+            return OK;
+        }
+    }
     if (s->a.watch) s->a.watch->cell[s->a.worker] = (int)(v->x - s->cells);
     if (d->problem) return fail(ERR_ARG, "%s", d->problem);
     if (crash) return fail(ERR_ARG, "%s", crash->how);
@@ -271,7 +279,7 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     struct cell_result r;
     struct cell_request q = {.setup = s->a.setup, .store = s->a.store, .leases = s->leases, .cache = s->a.cache,
                              .machine = s->a.machine, .set = &s->data[x->data].set, .settings = cell_defaults,
-                             .planned = &x->run, .retry = s->a.retry_failed, .keep_failures = true, .quiet = true,
+                             .planned = &x->run, .replace = x->again, .retry = s->a.retry_failed || s->a.replace, .keep_failures = true, .quiet = true,
                              .prepare = visit_prepare, .ctx = &v, .stop = cell_stop, .stop_ctx = s};
     q.settings.seed = s->a.seed;
     q.settings.keep_tokens = s->a.keep_tokens;
@@ -309,7 +317,12 @@ static enum status store_plan(struct sweep *s)
 static enum status run_all(struct sweep *s)
 {
     TRY(store_plan(s));
-    for (int i = s->first; i < s->end; i++) s->n_reused += s->cells[i].settled;
+    for (int i = s->first; i < s->end && s->a.worker == 0; i++) { /* several workers have the same cells */
+        const struct sweep_cell *x = &s->cells[i];
+        s->n_reused += x->settled && x->state == CELL_DONE;
+        s->n_failed += x->settled && x->state == CELL_FAILED;
+        s->n_skipped += x->settled && x->state == CELL_SKIPPED;
+    }
     int open_data = -1;
     for (bool told = false;;) {
         bool deferred = false, progress = false;

@@ -214,15 +214,18 @@ Test(plan, file_says_the_same_as_options)
     struct plan_axes a = {0}, b = {.l1 = {{".04-.08+.02"}, 1},
                                    .pv_l1 = {{"l1+.01"}, 1},
                                    .max_length = {{"512,1024"}, 1}};
-    struct plan_settings s = {.score = "all"};
+    struct plan_settings s = {.score = "all", .num_samples = PLAN_UNSET, .seed = 3};
     struct arena *arena = NULL;
+    struct str beaten = {0};
     const char *path = write_file(
-        "{\"name\": \"n\", \"num_samples\": 3, \"l1\": [0.04, \".06-.08+.02\"], \"pv_l1\": \"l1+.01\","
+        "{\"name\": \"n\", \"num_samples\": 3, \"seed\": 1, \"score\": \"second-half\", \"l1\": [0.04, \".06-.08+.02\"], \"pv_l1\": \"l1+.01\","
         " \"max_length\": [512, 1024]}");
-    cr_assert_eq(plan_read(path, &a, &s, &arena), OK, "%s", status_message());
+    cr_assert_eq(plan_read(path, &a, &s, &arena, &beaten), OK, "%s", status_message());
     cr_assert_str_eq(s.name, "n");
     cr_assert_str_eq(s.score, "all");
     cr_assert_eq(s.num_samples, 3);
+    cr_assert_eq(s.seed, 3, "what the command line says stays");
+    cr_assert_str_eq(str_get(&beaten), "score, seed");
     struct plan x = expand(&a), y = expand(&b);
     cr_assert_eq(x.n, y.n);
     for (int i = 0; i < x.n; i++) {
@@ -235,10 +238,16 @@ Test(plan, file_says_the_same_as_options)
     }
     plan_clear(&x);
     plan_clear(&y);
-    cr_assert_eq(plan_read(write_file("{\"layer\": \"all\"}"), &a, &s, &arena), ERR_FORMAT);
+    cr_assert_eq(plan_read(write_file("{\"layer\": \"all\"}"), &a, &s, &arena, &beaten), ERR_FORMAT);
     cr_assert(strstr(status_message(), "layer"), "%s", status_message());
-    cr_assert_eq(plan_read(write_file("[1]"), &a, &s, &arena), ERR_FORMAT);
-    cr_assert_eq(plan_read(write_file("{\"l1\": true}"), &a, &s, &arena), ERR_FORMAT);
+    cr_assert_eq(plan_read(write_file("[1]"), &a, &s, &arena, &beaten), ERR_FORMAT);
+    static const char *const bad[] = {"{\"l1\": true}", "{\"l1\": []}", "{\"suite\": []}", "{\"name\": \"\"}", "{\"name\": \"a\\u0000b\"}",
+                                      "{\"suite\": \"text:a\\u0000\"}", "{\"repeat\": 1001}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_eq(plan_read(write_file(bad[i]), &a, &s, &arena, &beaten), ERR_FORMAT, "%s", bad[i]);
+    s.name = NULL;
+    cr_assert_eq(plan_read(write_file("{\"name\": \"a\\\\u0000b\"}"), &a, &s, &arena, &beaten), OK, "a backslash is one");
+    str_clear(&beaten);
     unlink(path);
     arena_free(&arena);
 }

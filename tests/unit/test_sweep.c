@@ -313,7 +313,7 @@ Test(sweep, a_crash_becomes_a_row_and_the_sweep_goes_on)
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 9);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE 'crashed%'"), 1);
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 3);
-    cr_assert(said("0 run, 10 reused"));
+    cr_assert(said("0 run, 9 reused, 1 failed"));
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--retry-failed --db a.db"), 0);
     cr_assert(said("1 run, 9 reused"));
 }
@@ -429,8 +429,55 @@ Test(sweep, what_does_not_fit_is_skipped_with_the_sizes)
     cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --max-memory .0001 --db a.db"), 3);
     cr_assert(said("does not fit: needs"));
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'skipped'"), 1);
+    cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --db a.db"), 3);
+    cr_assert(said("0 run, 0 reused, 0 failed, 1 skipped"));
     cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --retry-failed --db a.db"), 0);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 1);
+}
+
+/* What is asked to be kept is there afterwards, also when the cell was stored before. */
+Test(sweep, what_is_to_be_kept_is_made_or_told)
+{
+    static const char grid[] = MODEL QUICK "--method window:64,window:128,dense --db a.db ";
+    char line[512];
+    cr_assert_eq(tool("sweep", grid), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM token_block"), 0);
+    snprintf(line, sizeof line, "%s--keep-tokens", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("3 run, 0 reused"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM token_block"), 3);
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("0 run, 3 reused"));
+    snprintf(line, sizeof line, "%s--keep-tokens --keep-masks", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("2 run, 1 reused"));
+    snprintf(line, sizeof line, "%s--worst 50", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("fewer than 50 worst tokens; --replace runs them again"));
+    nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = 100000000}, NULL);
+    snprintf(line, sizeof line, "%s--worst 50 --replace --device cpu,cpu", grid);
+    cr_assert_eq(tool("sweep", line), 0);
+    cr_assert(said("3 run, 0 reused"));
+    cr_assert_eq(number("a.db", "SELECT min(n) FROM (SELECT count(*) AS n FROM worst_token w JOIN run r ON r.id = w.run "
+                                "WHERE r.method <> 'dense' GROUP BY run)"), 50);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run"), 3);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
+    cr_assert_eq(tool("eval", MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --window 64 --db a.db --worst 60"), 0);
+    cr_assert(said("the stored run has 50 worst tokens, not 60"));
+    cr_assert_eq(tool("eval", MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --window 64 --db a.db --keep-tokens"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM token_block"), 1);
+}
+
+Test(sweep, the_command_line_beats_the_plan_file)
+{
+    FILE *f = fopen("plan.json", "w");
+    fputs("{\"name\": \"grid\", \"seed\": 1, \"num_samples\": 2, \"repeat\": 2, \"max_length\": 512, \"method\": \"window:64\"}", f);
+    fclose(f);
+    cr_assert_eq(tool("sweep", MODEL " --plan plan.json --seed 7 --name mine --repeat 1 --cache none --threads 1 --shard none --db a.db"), 0);
+    cr_assert(said("name, seed, repeat of the command line, not of plan.json"));
+    cr_assert(said("plan mine in a.db"));
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE seed = 7 AND num_samples = 2"), 1);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run"), 1);
 }
 
 Test(sweep, other_bounds_need_no_new_curves)
