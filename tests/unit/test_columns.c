@@ -247,8 +247,11 @@ Test(columns, a_database_of_version_2_is_brought_up_to_date)
     sqlite3_close(raw);
     struct store *s;
     struct run_view v;
-    cr_assert_eq(store_open(&s, old, STORE_READ), ERR_DB);
-    has(status_message(), "open it once for writing");
+    ok(store_open(&s, old, STORE_READ)); /* through a copy */
+    ok(run_view_load(&v, s, "last"));
+    cr_assert_str_eq(v.run->residual, "bf16");
+    run_view_clear(&v);
+    store_close(&s);
     ok(store_open(&s, old, STORE_WRITE));
     ok(run_view_load(&v, s, "last"));
     cr_assert_str_eq(v.run->digest, "18152a25fc92830d4dc17aa0edc56823");
