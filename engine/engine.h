@@ -16,11 +16,13 @@ struct model {
     struct weights weights;
     struct tokenizer *tokenizer;
     char fingerprint[FINGERPRINT_SIZE];
+    enum bos_rule bos; /* what stands in front of every text that this model is given */
     char *name; /* last part of the directory's path */
 };
 
 struct model_options {
     const char *fingerprints; /* where fingerprints are remembered (engine/checkpoint/fingerprint_memory.h); NULL: nowhere */
+    enum bos_rule bos;
     bool ignore_tensors;      /* tensors that the model does not use are left out instead of refused */
 };
 
@@ -28,5 +30,8 @@ struct model_options {
 enum status model_open(struct model *m, const char *dir, struct par *par) MUST_USE;
 enum status model_open_with(struct model *m, const char *dir, const struct model_options *o, struct par *par) MUST_USE;
 void model_close(struct model *m);
+
+/* The ids of a text to go on from, begun by the rule m->bos. ERR_ARG for a token that has no embedding. */
+enum status model_prompt(const struct model *m, const char *text, size_t len, struct token_list *out) MUST_USE;
 
 #endif

@@ -40,10 +40,7 @@ enum status model_open_with(struct model *m, const char *dir, const struct model
     TRY_GOTO(st, bad, weights_open(&m->weights, dir));
     if (!o->ignore_tensors) TRY_GOTO(st, bad, weights_check_unused(&m->weights));
     TRY_GOTO(st, bad, open_tokenizer(m, dir));
-    int vocab = m->weights.config.vocab_size, ids = tokenizer_vocab_size(m->tokenizer);
-    if (ids > vocab)
-        TRY_GOTO(st, bad, fail(ERR_FORMAT, "%s: tokenizer.json has %d ids, config.json: vocab_size is %d; they belong to "
-                               "different models", dir, ids, vocab));
+    m->bos = o->bos;
     TRY_GOTO(st, bad, weights_fingerprint(&m->weights, tokenizer_fingerprint(m->tokenizer), par, o->fingerprints, m->fingerprint));
     m->name = directory_name(dir);
     return OK;
@@ -58,4 +55,14 @@ void model_close(struct model *m)
     tokenizer_close(&m->tokenizer);
     free(m->name);
     *m = (struct model){0};
+}
+
+enum status model_prompt(const struct model *m, const char *text, size_t len, struct token_list *out)
+{
+    const int32_t *prefix;
+    size_t n = tokenizer_prefix(m->tokenizer, m->bos, &prefix);
+    if (m->bos == BOS_ALWAYS && n == 0) return fail(ERR_ARG, "--bos always: this tokenizer has no begin-of-text token");
+    for (size_t i = 0; i < n; i++) TRY(token_list_add(out, prefix[i], 0));
+    TRY(tokenizer_encode_behind(m->tokenizer, m->bos, text, len, out, NULL));
+    return tokenizer_check_ids(m->tokenizer, out->ids, out->n, m->weights.config.vocab_size, "the prompt");
 }

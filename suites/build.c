@@ -5,7 +5,8 @@
 
 int build_bos(const struct suite_options *o)
 {
-    return tokenizer_bos(o->tokenizer) >= 0;
+    const int32_t *ids;
+    return (int)tokenizer_prefix(o->tokenizer, o->bos, &ids);
 }
 
 enum status build_encode(const struct suite_options *o, struct sample_set *s, const char *text, size_t len,
@@ -13,7 +14,7 @@ enum status build_encode(const struct suite_options *o, struct sample_set *s, co
 {
     size_t n_replaced = 0;
     out->n = 0;
-    TRY(tokenizer_encode(o->tokenizer, text, len, false, out, &n_replaced));
+    TRY(tokenizer_encode_behind(o->tokenizer, o->bos, text, len, out, &n_replaced));
     s->n_replaced += n_replaced;
     return OK;
 }
@@ -34,15 +35,22 @@ size_t build_token_at(const struct token_list *t, size_t at)
 enum status build_sample(const struct suite_options *o, struct sample_set *s, const int32_t *ids, size_t n,
                          char *name)
 {
-    int bos = build_bos(o);
+    const int32_t *prefix;
+    int bos = (int)tokenizer_prefix(o->tokenizer, o->bos, &prefix);
     struct sample sample = {.n = bos + (int)n, .name = name};
     sample.ids = malloc((size_t)sample.n * sizeof *sample.ids);
     if (!sample.ids) {
         free(name);
         return fail(ERR_MEMORY, "no memory for a sample of %d tokens", sample.n);
     }
-    if (bos) sample.ids[0] = tokenizer_bos(o->tokenizer);
+    if (bos) memcpy(sample.ids, prefix, (size_t)bos * sizeof *prefix);
     if (n) memcpy(sample.ids + bos, ids, n * sizeof *ids);
+    enum status st = o->n_rows ? tokenizer_check_ids(o->tokenizer, sample.ids, (size_t)sample.n, o->n_rows, name) : OK;
+    if (st != OK) {
+        free(sample.ids);
+        free(name);
+        return st;
+    }
     sample.score_from = o->second_half ? sample.n / 2 : 0;
     return sample_set_add(s, sample);
 }
@@ -101,8 +109,7 @@ static enum status add_answer(const struct suite_options *o, struct sample_set *
         return fail(ERR_FORMAT, "%s: line %ld: the answer is empty", a->file, a->line);
     if (!bos && split == 0)
         return fail(ERR_FORMAT,
-                    "%s: line %ld: the context is empty, and this tokenizer has no begin-of-text token "
-                    "that could stand for it",
+                    "%s: line %ld: the context is empty, and no begin-of-text token stands for it, as --bos always would have it",
                     a->file, a->line);
     if (n_answer > room)
         return fail(ERR_FORMAT, "%s: line %ld: the answer has %zu tokens, max_length %d leaves room for %zu",

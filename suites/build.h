@@ -11,7 +11,7 @@ static inline bool build_is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-/* 1 when samples begin with BOS, else 0. */
+/* How many tokens the rule puts in front of a sample: 1 for BOS, or 0; seldom more. */
 int build_bos(const struct suite_options *o);
 
 /* Encode without BOS into `out`, which is emptied first; adds to s->n_replaced. */

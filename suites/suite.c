@@ -28,6 +28,20 @@ static enum status unknown_suite(const char *name, size_t len)
     return st;
 }
 
+#define RULE "--bos "
+
+const char *suite_name_parse(const char *name, enum bos_rule *rule)
+{
+    *rule = BOS_TOKENIZER;
+    if (!str_starts_with(name, RULE)) return name;
+    const char *word = name + strlen(RULE);
+    char *text = str_format("%.*s", (int)strcspn(word, " "), word);
+    bool known = bos_rule_parse(text, rule);
+    free(text);
+    word += strcspn(word, " ");
+    return known && *word ? word + 1 : name;
+}
+
 enum status suite_check(const char *spec)
 {
     size_t len = strcspn(spec, ":");
@@ -43,6 +57,8 @@ bool suite_reads_fields(const char *spec)
 static enum status check_options(const struct suite_options *o)
 {
     if (o->max_length < 2) return fail(ERR_ARG, "max_length is %d, expected 2 or more tokens", o->max_length);
+    if (o->bos == BOS_ALWAYS && tokenizer_bos(o->tokenizer) < 0)
+        return fail(ERR_ARG, "--bos always: this tokenizer has no begin-of-text token");
     if (o->num_samples < 0)
         return fail(ERR_ARG, "num_samples is %d, expected 1 or more, or 0 for the default", o->num_samples);
     if (o->min_length < 0 || o->min_length > o->max_length)
@@ -65,7 +81,7 @@ enum status suite_load(const char *spec, const struct suite_options *options, st
     if (o.field && !suite->reads_fields)
         return fail(ERR_ARG, "--field %s: %s reads no JSON; it goes with text, cloze and choice", o.field, suite->name);
     out->suite = suite->name;
-    out->name = str_dup(spec);
+    out->name = o.bos == BOS_TOKENIZER ? str_dup(spec) : str_format(RULE "%s %s", bos_rule_name(o.bos), spec);
     enum status st = suite->load(&o, out);
     if (st == OK && out->n_samples == 0) st = fail(ERR_FORMAT, "%s: nothing to evaluate in it", spec);
     if (st != OK) {

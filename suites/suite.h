@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One window of tokens, begun with BOS when the tokenizer has one. */
+/* One window of tokens, begun with what the rule of suite_options.bos puts there. */
 struct sample {
     int32_t *ids;    /* [n], owned by the set */
     int n;
@@ -38,7 +38,8 @@ struct item {
 
 struct sample_set {
     const char *suite;  /* static */
-    char *name;         /* as asked for: "text:wiki.valid.raw"; owned */
+    char *name;         /* as asked for: "text:wiki.valid.raw"; under another rule than the tokenizer's that is said too:
+                         * "--bos never text:wiki.valid.raw"; owned */
     struct sample *samples;
     int n_samples;
     struct item *items;
@@ -58,6 +59,8 @@ struct sample_set {
 
 struct suite_options {
     const struct tokenizer *tokenizer;
+    enum bos_rule bos;
+    int n_rows;             /* of the embedding table: a text that needs more is refused; 0: not checked */
     const char *argument;   /* behind the colon of "text:FILE"; "" when absent */
     int max_length;         /* tokens of a window */
     int num_samples;        /* at most so many; 0: the suite's default (all of a file) */
@@ -81,6 +84,8 @@ extern const struct suite *const suites[]; /* ended by NULL */
 /* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the known.
  * On failure *out is empty. */
 enum status suite_load(const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
+/* A set's name taken apart: returns the specification, in `name`, and sets the rule. */
+const char *suite_name_parse(const char *name, enum bos_rule *rule);
 /* OK when the part before the colon names a suite; else ERR_ARG, listing them. */
 enum status suite_check(const char *spec) MUST_USE;
 /* True when --field means something to the suite of that specification. */

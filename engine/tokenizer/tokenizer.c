@@ -80,6 +80,66 @@ enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t
     return st;
 }
 
+static const char *const bos_rules[] = {"tokenizer", "always", "never"};
+
+const char *bos_rule_name(enum bos_rule rule) { return bos_rules[rule]; }
+
+bool bos_rule_parse(const char *text, enum bos_rule *rule)
+{
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(text, bos_rules[i]) != 0) continue;
+        *rule = (enum bos_rule)i;
+        return true;
+    }
+    return false;
+}
+
+size_t tokenizer_prefix(const struct tokenizer *t, enum bos_rule rule, const int32_t **ids)
+{
+    *ids = rule == BOS_TOKENIZER ? t->before.ids : &t->bos;
+    return rule == BOS_TOKENIZER ? t->before.n : rule == BOS_ALWAYS && t->bos >= 0;
+}
+
+void tokenizer_prefix_text(const struct tokenizer *t, enum bos_rule rule, struct str *out)
+{
+    const int32_t *ids;
+    size_t n = tokenizer_prefix(t, rule, &ids), len;
+    str_add(out, n ? "begin with " : "begin with no special token");
+    for (size_t i = 0; i < n; i++) {
+        const char *text = tokenizer_token(t, ids[i], &len);
+        if (text)
+            str_add_bytes(out, text, len);
+        else
+            str_addf(out, "token %d", ids[i]);
+    }
+    str_addf(out, rule == BOS_TOKENIZER ? " by the tokenizer's rule" : " by --bos %s", bos_rule_name(rule));
+}
+
+enum status tokenizer_encode_behind(const struct tokenizer *t, enum bos_rule rule, const char *text, size_t len,
+                                    struct token_list *out, size_t *n_replaced)
+{
+    const int32_t *ids;
+    size_t n = tokenizer_prefix(t, rule, &ids), first = out->n;
+    TRY(tokenizer_encode(t, text, len, false, out, n_replaced));
+    if (n == 0 || out->n - first < n || memcmp(out->ids + first, ids, n * sizeof *ids) != 0) return OK;
+    out->n -= n;
+    memmove(out->ids + first, out->ids + first + n, (out->n - first) * sizeof *out->ids);
+    memmove(out->begin + first, out->begin + first + n, (out->n - first) * sizeof *out->begin);
+    return OK;
+}
+
+enum status tokenizer_check_ids(const struct tokenizer *t, const int32_t *ids, size_t n, int n_rows, const char *where)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < n_rows) continue;
+        size_t len = 0;
+        const char *text = tokenizer_token(t, ids[i], &len);
+        return fail(ERR_ARG, "%s: token %d, \"%.*s\": the embedding table has %d rows, so the model has none for it; take it out of "
+                    "the text", where, ids[i], (int)len, text ? text : "", n_rows);
+    }
+    return OK;
+}
+
 size_t tokenizer_repair(struct str *out, const char *text, size_t len) { return utf8_repair(out, text, len); }
 
 enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,

@@ -69,6 +69,20 @@ size_t token_list_find(const struct token_list *l, size_t from, uint32_t at);
  * len below 2^31 or ERR_ARG. After a failure `out` is as before. */
 enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_special,
                              struct token_list *out, size_t *n_replaced) MUST_USE;
+/* What stands in front of a text: what the files of the tokenizer ask for, its BOS, or nothing. */
+enum bos_rule { BOS_TOKENIZER, BOS_ALWAYS, BOS_NEVER };
+const char *bos_rule_name(enum bos_rule rule); /* "tokenizer", "always", "never" */
+bool bos_rule_parse(const char *text, enum bos_rule *rule);
+/* These ids, borrowed: n of them, seldom more than one. None under BOS_ALWAYS when there is no BOS. */
+size_t tokenizer_prefix(const struct tokenizer *t, enum bos_rule rule, const int32_t **ids);
+/* The same for people: "begin with <s> by the tokenizer's rule", "begin with no special token by --bos never". */
+void tokenizer_prefix_text(const struct tokenizer *t, enum bos_rule rule, struct str *out);
+/* Encode a text that follows the prefix. One that spells the prefix out does not have it twice: its ids are left out. */
+enum status tokenizer_encode_behind(const struct tokenizer *t, enum bos_rule rule, const char *text, size_t len,
+                                    struct token_list *out, size_t *n_replaced) MUST_USE;
+/* ERR_ARG, naming the token, for an id from n_rows on: the model has no embedding for it. `where`: the text, for the message. */
+enum status tokenizer_check_ids(const struct tokenizer *t, const int32_t *ids, size_t n, int n_rows, const char *where) MUST_USE;
+
 /* Append `text` as tokenizer_encode sees it; returns the number of replacements. */
 size_t tokenizer_repair(struct str *out, const char *text, size_t len);
 

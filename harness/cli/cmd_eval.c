@@ -236,6 +236,7 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
             fprintf(stderr, "sparsegauge: the stored run has %d worst tokens, not %d; --replace runs it again\n",
                     cells[0].n_worst, o.n_worst);
     }
+    if (st == OK) print_text_begin(&setup->model, &o.output);
 done:
     for (int k = 0; k < 2; k++) cell_result_clear(&cells[k]);
     if (parity.samples) parity_close(&parity);

@@ -54,7 +54,7 @@ static bool write_token(void *ctx, int32_t id)
 
 static enum status run(struct setup *setup, const struct sparse_policy *policy, const struct tuned *tuned)
 {
-    struct str text = {0}, rest = {0};
+    struct str text = {0}, rest = {0}, begins = {0};
     struct token_list prompt = {0};
     struct session *s = NULL;
     const struct llama_config *c = &setup->model.weights.config;
@@ -66,7 +66,7 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy, 
     if (st == OK && o.prompt_file) st = file_read(&text, o.prompt_file);
     if (st != OK) goto done;
     if (o.prompt) str_add(&text, o.prompt);
-    TRY_GOTO(st, done, tokenizer_encode(setup->model.tokenizer, str_get(&text), text.len, true, &prompt, NULL));
+    TRY_GOTO(st, done, model_prompt(&setup->model, str_get(&text), text.len, &prompt));
     if (prompt.n == 0) TRY_GOTO(st, done, fail(ERR_ARG, "the prompt has no tokens; give --prompt TEXT"));
     TRY_GOTO(st, done, session_open(&s, &setup->model.weights, setup->par, (int)prompt.n + o.max_new, o.machine.chunk,
                                     o.machine.impl));
@@ -85,6 +85,8 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy, 
     TRY_GOTO(st, done, token_stream_flush(&writer.stream, setup->model.tokenizer, &rest));
     printf("%s\n", str_get(&rest));
     for (size_t i = 0; i < n_cells; i++) head_ledger_add(&total, &ledger[i]);
+    tokenizer_prefix_text(setup->model.tokenizer, setup->model.bos, &begins);
+    fprintf(stderr, "\nprompts %s", str_get(&begins));
     fprintf(stderr, "\nprefill %zu tokens in %.3f s, decode %d tokens in %.3f s (%.1f a second)\n", prompt.n,
             (double)result.prefill_ns * 1e-9, result.n_new, (double)result.decode_ns * 1e-9,
             result.n_new / ((double)result.decode_ns * 1e-9));
@@ -98,6 +100,7 @@ done:
     token_list_clear(&prompt);
     str_clear(&text);
     str_clear(&rest);
+    str_clear(&begins);
     free(ledger);
     free(out);
     return st;

@@ -23,6 +23,7 @@ static const struct option_def options[] = {
     {"needle", OPTION_FLAG, &o.needle, NULL, "print a needle document instead of a chronicle", 0, 0},
     {"questions", OPTION_FLAG, &o.questions, NULL, "print the questions and where their evidence stands", 0, 0},
     SAMPLE_OPTIONS(o.samples),
+    BOS_OPTION(o.machine),
     {0},
 };
 
@@ -55,8 +56,11 @@ static enum status print_samples(const char *spec)
     o.samples.suites = (struct text_list){{spec}, 1};
     enum status st = setup_samples(&setup, &o.samples, 0, false, &set);
     if (st == OK) {
-        printf("%s: %d samples, %lld tokens, %d questions, fingerprint %s\n", set.name, set.n_samples,
-               (long long)set.n_tokens, set.n_questions, set.fingerprint);
+        struct str begins = {0};
+        tokenizer_prefix_text(setup.model.tokenizer, setup.model.bos, &begins);
+        printf("%s: %d samples, %lld tokens, %d questions, fingerprint %s; they %s\n", set.name, set.n_samples,
+               (long long)set.n_tokens, set.n_questions, set.fingerprint, str_get(&begins));
+        str_clear(&begins);
         for (int i = 0; i < set.n_samples; i++) printf("%4d  %6d tokens  %s\n", i, set.samples[i].n, set.samples[i].name);
     }
     sample_set_clear(&set);

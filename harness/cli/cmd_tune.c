@@ -291,6 +291,7 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
         printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);
     else if (st == OK && strcmp(o.output.format, "terminal") == 0)
         print_verdict(tuned, n, &times);
+    if (st == OK) print_text_begin(&setup->model, &o.output);
     if (st == OK && times.why && !o.machine.quiet)
         fprintf(stderr, "sparsegauge: curves and verification ran on the CPU: %s\n", times.why);
 done:

@@ -6,8 +6,12 @@
 #include "harness/measure/setup.h"
 
 /* For use inside a command's static table. */
+#define BOS_OPTION(m)                                                                                               \
+    {"bos", OPTION_TEXT, &(m).bos, "RULE", "begin-of-text in front of every text: tokenizer, always, never (tokenizer)", 0, 0}
+
 #define MACHINE_OPTIONS(m)                                                                                          \
     {"Machine", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                              \
+    BOS_OPTION(m),                                                                                                  \
     {"threads", OPTION_INT, &(m).threads, "N", "threads (all processors)", 0, 4096},                                \
     {"device", OPTION_TEXT, &(m).device, "NAME", "cpu, cuda, cuda:N; some take several: cuda:0,1 cuda:all (cpu)", 0, 0},                                \
     {"residual", OPTION_TEXT, &(m).residual, "TYPE", "residual stream on a GPU: f32, or bf16 (f32)", 0, 0},           \

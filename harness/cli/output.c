@@ -78,6 +78,14 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
     warnings_free(warnings);
 }
 
+void print_text_begin(const struct model *m, const struct output_options *o)
+{
+    struct str begins = {0};
+    tokenizer_prefix_text(m->tokenizer, m->bos, &begins);
+    if (strcmp(o->format, "terminal") == 0) printf("texts %s\n", str_get(&begins));
+    str_clear(&begins);
+}
+
 enum status view_source_load(struct view_source *s, const char *db, const char *name)
 {
     *s = (struct view_source){0};

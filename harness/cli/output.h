@@ -2,6 +2,7 @@
 #ifndef SG_HARNESS_CLI_OUTPUT_H
 #define SG_HARNESS_CLI_OUTPUT_H
 
+#include "engine/engine.h"
 #include "harness/cli/options.h"
 #include "reports/tables.h"
 #include "reports/view.h"
@@ -24,6 +25,9 @@ enum status output_check(const struct output_options *o, const char *path) MUST_
 enum status print_table(struct table *t, const struct output_options *o) MUST_USE;
 /* Verdict, metrics, tasks, fallbacks and warnings of a run. */
 void print_run_summary(const struct run_view *v, const struct output_options *o);
+
+/* "texts begin with <s> by the tokenizer's rule": for people, so in no other format. */
+void print_text_begin(const struct model *m, const struct output_options *o);
 
 /* A run of a database or a before/after JSON file, by name: what ends in ".json" is a file. The database stays open
  * with it. */

@@ -17,7 +17,8 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
 {
     static _Thread_local char block[32];
     *samples = (struct sample_options)SAMPLE_DEFAULTS;
-    samples->suites = (struct text_list){{r->dataset.name}, 1};
+    enum bos_rule bos;
+    samples->suites = (struct text_list){{suite_name_parse(r->dataset.name, &bos)}, 1};
     samples->max_length = r->max_length;
     samples->num_samples = r->num_samples;
     samples->score = r->score;
@@ -130,6 +131,9 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     enum status st;
     if (v->from_file) return fail(ERR_ARG, "%s is a file: only a run of a database can be run again", v->label);
     TRY(restore_machine(r, &m));
+    enum bos_rule bos;
+    suite_name_parse(r->dataset.name, &bos);
+    m.bos = bos_rule_name(bos);
     TRY_GOTO(st, done, write_tuned(v, &tuned_path));
     TRY_GOTO(st, done, gate_again_options(r, tuned_path, &s, &p));
     TRY_GOTO(st, done, setup_open(&setup, &m, NULL));

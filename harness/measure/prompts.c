@@ -55,7 +55,7 @@ enum status prompts_run(struct model *m, struct par *par, const struct sparse_po
     for (int i = 0; i < N_GUIDE_PROMPTS && st == OK; i++) {
         struct token_list prompt = {0};
         struct side dense = {.ids = {0}}, sparse = {.ids = {0}};
-        st = tokenizer_encode(m->tokenizer, prompts[i], strlen(prompts[i]), true, &prompt, NULL);
+        st = model_prompt(m, prompts[i], strlen(prompts[i]), &prompt);
         if (st == OK) st = run_prompt(m, s, &prompt, NULL, &dense);
         if (st == OK) st = run_prompt(m, s, &prompt, policy, &sparse);
         if (st == OK)

@@ -55,8 +55,10 @@ static enum status place_weights(struct setup *s, int index, const char *text, b
 static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
 {
     char *folder = cache_folder(m->cache), *fingerprints = folder && file_make_dirs(folder) == OK ? path_join(folder, "fingerprints") : NULL;
-    const struct model_options options = {.fingerprints = fingerprints, .ignore_tensors = m->ignore_tensors};
-    enum status st = par_open(&s->par, n_threads);
+    struct model_options options = {.fingerprints = fingerprints, .ignore_tensors = m->ignore_tensors};
+    enum status st = m->bos && !bos_rule_parse(m->bos, &options.bos)
+                         ? fail(ERR_ARG, "--bos: found \"%s\", expected tokenizer, always or never", m->bos) : OK;
+    if (st == OK) st = par_open(&s->par, n_threads);
     if (st == OK) st = model_open_with(&s->model, s->model_dir, &options, s->par);
     free(folder);
     free(fingerprints);
@@ -207,7 +209,7 @@ enum status setup_samples(const struct setup *s, const struct sample_options *o,
                  : o->dataset      ? str_format(file_exists(o->dataset) ? "text:%s" : "%s", o->dataset)
                                    : str_dup("chronicle");
     struct suite_options options = {
-        .tokenizer = s->model.tokenizer, .max_length = o->max_length, .num_samples = o->num_samples,
+        .tokenizer = s->model.tokenizer, .bos = s->model.bos, .n_rows = s->model.weights.config.vocab_size, .max_length = o->max_length, .num_samples = o->num_samples,
         .seed = (uint64_t)o->seed, .second_half = second_half, .field = o->field, .tuning = tuning,
     };
     enum status st = suite_load(spec, &options, out);

@@ -13,6 +13,7 @@
 
 struct machine_options {
     const char *model, *cpu_mask, *impl, *device, *cache, *residual;
+    const char *bos; /* NULL: "tokenizer" */
     int threads, chunk;
     bool quiet, parallel;
     bool ignore_tensors;

@@ -564,6 +564,80 @@ Test(suites, straddling_tokens_and_no_bos)
     tokenizer_close(&t);
 }
 
+static struct tokenizer *merging(const char *processor, const char *config)
+{
+    struct tokenizer *t;
+    struct str json = {0};
+    const char *null = "\"post_processor\":null", *at = strstr(merging_json, null);
+    str_addf(&json, "%.*s\"post_processor\":%s%s", (int)(at - merging_json), merging_json, processor, at + strlen(null));
+    cr_assert_eq(tokenizer_parse(&t, "merging", json.data, json.len, config, strlen(config)), OK, "%s", status_message());
+    str_clear(&json);
+    return t;
+}
+
+/* Whether BOS (x, here) stands in front is the tokenizer's to say, unless --bos does; what a text spells out is not said
+ * twice. Ids as `tokenizers` 0.2x gives them with add_special_tokens, but for that doubling. */
+Test(suites, bos_follows_the_tokenizer)
+{
+    static const char template[] =
+        "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\",\"type_id\":0}},"
+        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"x\":{\"id\":\"x\",\"ids\":[0],"
+        "\"tokens\":[\"x\"]}}}";
+    static const struct {
+        const char *processor, *config;
+        bool by_itself;
+    } kinds[] = {
+        {"null", "{\"bos_token\":\"x\",\"add_bos_token\":false}", false}, /* Yi, SmolLM */
+        {"null", "{\"bos_token\":\"x\"}", false},
+        {"null", "{\"bos_token\":\"x\",\"add_bos_token\":true}", true},
+        {template, "{\"bos_token\":\"x\"}", true},
+    };
+    static const char *const rules[] = {"tokenizer", "always", "never"};
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        struct tokenizer *t = merging(kinds[k].processor, kinds[k].config);
+        for (int r = 0; r < 3; r++) {
+            struct suite_options o = {.tokenizer = t, .max_length = 3};
+            cr_assert(bos_rule_parse(rules[r], &o.bos));
+            int bos = r == 1 || (r == 0 && kinds[k].by_itself);
+            struct sample_set s = load(spec_of("text", "a.txt", "zyzzy"), &o);
+            cr_expect_eq(s.n_samples, bos ? 2 : 1, "5 tokens in windows of 3 with it, whose short rest is left out; %zu %s", k, rules[r]);
+            for (int i = 0; i < s.n_samples; i++) cr_expect_eq(s.samples[i].ids[0] == 0, bos, "%zu %s window %d", k, rules[r], i);
+            cr_expect_eq(str_starts_with(s.name, "--bos "), r > 0);
+            enum bos_rule parsed;
+            cr_expect(str_starts_with(suite_name_parse(s.name, &parsed), "text:/") && parsed == o.bos);
+            sample_set_clear(&s);
+            s = load(spec_of("text", "a.txt", "xzy"), &o); /* BOS spelled out */
+            cr_expect_eq(s.samples[0].n, 3);
+            cr_expect(s.samples[0].ids[0] == 0 && s.samples[0].ids[1] == 3 && s.samples[0].ids[2] == 1, "%zu %s", k, rules[r]);
+            sample_set_clear(&s);
+            s = load(spec_of("cloze", "a.jsonl", "{\"context\":\"xz\",\"continuation\":\"z\"}\n"), &o);
+            cr_expect(s.samples[0].n == 3 && s.items[0].begin == 2 && s.items[0].end == 3);
+            sample_set_clear(&s);
+        }
+        tokenizer_close(&t);
+    }
+    struct tokenizer *none = merging("null", "{}");
+    struct suite_options o = {.tokenizer = none, .max_length = 8, .bos = BOS_ALWAYS};
+    REFUSED(spec_of("text", "a.txt", "zy"), &o, ERR_ARG, "--bos always", "no begin-of-text");
+    tokenizer_close(&none);
+}
+
+/* More ids than rows are no matter until a text needs one. */
+Test(suites, tokens_beyond_the_table)
+{
+    struct suite_options o = options(64);
+    o.n_rows = SYNTH_BOS + 1;
+    struct sample_set s = load(spec_of("text", "a.txt", "fine"), &o);
+    sample_set_clear(&s);
+    o.n_rows = SYNTH_BOS;
+    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_ARG, "a.txt window 1", "token 256", "256 rows");
+    o.bos = BOS_NEVER;
+    s = load(spec_of("text", "a.txt", "fine"), &o);
+    sample_set_clear(&s);
+    o.n_rows = 'n';
+    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_ARG, "token 110, \"n\"");
+}
+
 Test(suites, choice_candidates)
 {
     struct suite_options o = options(64);
