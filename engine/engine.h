@@ -17,7 +17,8 @@ struct model {
     struct tokenizer *tokenizer;
     char fingerprint[FINGERPRINT_SIZE];
     enum bos_rule bos; /* what stands in front of every text that this model is given */
-    char *name; /* last part of the directory's path */
+    char *dir;  /* where its files are */
+    char *name; /* engine/checkpoint/locate.h */
 };
 
 struct model_options {
@@ -26,9 +27,9 @@ struct model_options {
     bool ignore_tensors;      /* tensors that the model does not use are left out instead of refused */
 };
 
-/* Open a Hugging Face directory. */
-enum status model_open(struct model *m, const char *dir, struct par *par) MUST_USE;
-enum status model_open_with(struct model *m, const char *dir, const struct model_options *o, struct par *par) MUST_USE;
+/* Open a model by its directory or its id in the hub's cache (engine/checkpoint/locate.h). */
+enum status model_open(struct model *m, const char *asked, struct par *par) MUST_USE;
+enum status model_open_with(struct model *m, const char *asked, const struct model_options *o, struct par *par) MUST_USE;
 void model_close(struct model *m);
 
 /* The ids of a text to go on from, begun by the rule m->bos. ERR_ARG for a token that has no embedding. */

@@ -1,17 +1,14 @@
 #include "engine/engine.h"
 
-#include "base/file.h"
 #include "engine/checkpoint/gguf.h"
+#include "engine/checkpoint/locate.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static char *directory_name(const char *dir)
+enum status model_open(struct model *m, const char *asked, struct par *par)
 {
-    char *real = realpath(dir, NULL);
-    char *name = str_dup(path_base(real ? real : dir));
-    free(real);
-    return name;
+    return model_open_with(m, asked, &(struct model_options){0}, par);
 }
 
 static enum status open_tokenizer(struct model *m, const char *dir)
@@ -28,21 +25,19 @@ static enum status open_tokenizer(struct model *m, const char *dir)
     return st;
 }
 
-enum status model_open(struct model *m, const char *dir, struct par *par)
+enum status model_open_with(struct model *m, const char *asked, const struct model_options *o, struct par *par)
 {
-    return model_open_with(m, dir, &(struct model_options){0}, par);
-}
-
-enum status model_open_with(struct model *m, const char *dir, const struct model_options *o, struct par *par)
-{
-    *m = (struct model){0};
+    struct checkpoint_place place;
     enum status st;
-    TRY_GOTO(st, bad, weights_open(&m->weights, dir));
+    *m = (struct model){0};
+    TRY(checkpoint_locate(&place, asked));
+    m->dir = place.dir;
+    m->name = place.name;
+    TRY_GOTO(st, bad, weights_open(&m->weights, m->dir));
     if (!o->ignore_tensors) TRY_GOTO(st, bad, weights_check_unused(&m->weights));
-    TRY_GOTO(st, bad, open_tokenizer(m, dir));
+    TRY_GOTO(st, bad, open_tokenizer(m, m->dir));
     m->bos = o->bos;
     TRY_GOTO(st, bad, weights_fingerprint(&m->weights, tokenizer_fingerprint(m->tokenizer), par, o->fingerprints, m->fingerprint));
-    m->name = directory_name(dir);
     return OK;
 bad:
     model_close(m);
@@ -54,6 +49,7 @@ void model_close(struct model *m)
     weights_close(&m->weights);
     tokenizer_close(&m->tokenizer);
     free(m->name);
+    free(m->dir);
     *m = (struct model){0};
 }
 

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "engine/checkpoint/config_neutral.h"
 #include "engine/checkpoint/family.h"
+#include "engine/checkpoint/locate.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -438,36 +439,12 @@ static enum status read_generation_config(struct llama_config *c, const char *di
     return st;
 }
 
-/* Why there is no config.json, for the layouts people have by mistake. */
-static enum status fail_no_config(const char *dir, const char *path)
-{
-    if (!file_exists(dir))
-        return fail(ERR_IO,
-                    "%s: no such directory; expected a Hugging Face model directory with config.json, "
-                    "tokenizer.json and model.safetensors",
-                    dir);
-    if (!file_is_dir(dir))
-        return fail(ERR_IO,
-                    "%s: is a file; expected a Hugging Face model directory with config.json, "
-                    "tokenizer.json and model.safetensors",
-                    dir);
-    char *params = path_join(dir, "params.json");
-    bool meta = file_exists(params);
-    free(params);
-    if (meta)
-        return fail(ERR_UNSUPPORTED,
-                    "%s: no config.json but params.json: this is Meta's own layout; convert it with "
-                    "transformers' convert_llama_weights_to_hf or download the -hf repository",
-                    dir);
-    return fail(ERR_IO, "%s: is missing; expected a Hugging Face model directory, download it again", path);
-}
-
 enum status llama_config_read(struct llama_config *c, const char *dir)
 {
     *c = (struct llama_config){0};
     char *path = path_join(dir, "config.json");
     struct str text = {0};
-    enum status st = file_exists(path) ? file_read(&text, path) : fail_no_config(dir, path);
+    enum status st = file_exists(path) ? file_read(&text, path) : checkpoint_explain(dir, "config.json");
     if (st == OK) st = llama_config_parse(c, path, str_get(&text), text.len);
     if (st == OK) st = read_generation_config(c, dir);
     str_clear(&text);

@@ -44,6 +44,7 @@ void fingerprint_remember(const char *path, const char key[HASH_HEX_SIZE], const
 bool fingerprint_files_at_rest(const struct safetensors *s)
 {
     struct timespec now;
+    if (s->n_files == 0) return false;
     clock_gettime(CLOCK_REALTIME, &now);
     for (int i = 0; i < s->n_files; i++) {
         const struct file_id *was = &s->files[i].map.id;

@@ -15,7 +15,7 @@ enum { FINGERPRINT_MEMORY = 256 };
 bool fingerprint_recall(const char *path, const char key[HASH_HEX_SIZE], char out[FINGERPRINT_SIZE]);
 void fingerprint_remember(const char *path, const char key[HASH_HEX_SIZE], const char *fingerprint);
 
-/* False while one of the files may still change within the clock's grain, or is not what was mapped any more. */
+/* False where there are no files, and while one of them may still change within the clock's grain, or is not what was mapped any more. */
 bool fingerprint_files_at_rest(const struct safetensors *s);
 
 #endif

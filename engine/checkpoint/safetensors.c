@@ -1,6 +1,7 @@
 #include "engine/checkpoint/safetensors.h"
 
 #include "base/json.h"
+#include "engine/checkpoint/locate.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -428,26 +429,6 @@ static enum status open_sharded(struct safetensors *s, const char *dir, const ch
     return st;
 }
 
-static enum status fail_no_weights(const char *dir)
-{
-    static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json",
-                                         "consolidated.00.pth"};
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-        char *path = path_join(dir, others[i]);
-        bool there = file_exists(path);
-        free(path);
-        if (there)
-            return fail(ERR_UNSUPPORTED,
-                        "%s: found %s, expected model.safetensors; load the model once with "
-                        "transformers and save_pretrained(..., safe_serialization=True)",
-                        dir, others[i]);
-    }
-    return fail(ERR_IO,
-                "%s: found neither model.safetensors nor model.safetensors.index.json; download the weights "
-                "again",
-                dir);
-}
-
 enum status safetensors_open(struct safetensors *s, const char *dir)
 {
     *s = (struct safetensors){0};
@@ -459,7 +440,7 @@ enum status safetensors_open(struct safetensors *s, const char *dir)
     else if (file_exists(index))
         st = open_sharded(s, dir, index);
     else
-        st = fail_no_weights(dir);
+        st = checkpoint_explain(dir, "model.safetensors");
     if (st != OK) safetensors_close(s);
     free(single);
     free(index);

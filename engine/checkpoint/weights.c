@@ -41,12 +41,39 @@ static enum status add_entry(struct weights *w, const char *name, const struct t
     return OK;
 }
 
+/* What kind of checkpoint calls its embedding otherwise; OK when there is nothing to say. */
+static enum status explain_names(const struct weights *w)
+{
+    static const struct {
+        const char *name, *what;
+    } known[] = {
+        {"embed_tokens.weight", "a bare model without its head, as AutoModel saves it; load it with AutoModelForCausalLM and save that"},
+        {"tok_embeddings.weight", "Meta's or Mistral's own names; convert it with transformers"},
+        {"transformer.wte.weight", "another architecture's names; supported is LlamaForCausalLM"},
+        {"gpt_neox.embed_in.weight", "another architecture's names; supported is LlamaForCausalLM"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const struct tensor *t = safetensors_find(&w->files, known[i].name);
+        if (t) return fail(ERR_UNSUPPORTED, "%s: found %s, expected " EMBEDDING ": %s", t->file, t->name, known[i].what);
+    }
+    for (size_t i = 0; i < w->files.n_tensors; i++) {
+        const struct tensor *t = &w->files.tensors[i];
+        if (!str_ends_with(t->name, "." EMBEDDING) && !str_ends_with(t->name, ".embed_tokens.weight")) continue;
+        return fail(ERR_UNSUPPORTED, "%s: found %s, expected " EMBEDDING ": %s", t->file, t->name,
+                    str_starts_with(t->name, "base_model.")
+                        ? "a model inside an adapter; merge it with peft's merge_and_unload() and save that"
+                        : "a model inside a larger one; save the language model by itself with transformers");
+    }
+    return OK;
+}
+
 static enum status fail_missing(const struct weights *w, const char *name)
 {
     const char *shard = safetensors_absent(&w->files, name);
     if (shard)
         return fail(ERR_FORMAT, "%s: tensor %s is missing: the index says %s, which has no such tensor; download it again", w->dir,
                     name, shard);
+    if (!strcmp(name, EMBEDDING)) TRY(explain_names(w));
     return fail(ERR_FORMAT,
                 "%s: tensor %s is missing, config.json asks for it; config.json and weights do not belong "
                 "together or the download is incomplete: download both again",

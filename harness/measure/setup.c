@@ -62,6 +62,7 @@ static enum status open_on(struct setup *s, const struct machine_options *m, int
     if (st == OK) st = model_open_with(&s->model, s->model_dir, &options, s->par);
     free(folder);
     free(fingerprints);
+    if (st == OK) s->model_dir = s->model.dir;
     if (st == OK) st = set_device_options(s, m, index);
     if (st == OK && place) st = place_weights(s, index, m->device, m->quiet);
     if (st != OK) setup_close(s);

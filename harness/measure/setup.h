@@ -42,7 +42,7 @@ struct policy_options {
 struct setup {
     struct par *par;
     struct model model;
-    const char *model_dir;
+    const char *model_dir; /* as it was asked for; once open, where its files are */
 };
 
 /* Applies --cpu-mask and --device, starts threads, opens the model. positional is the MODEL argument or NULL. */

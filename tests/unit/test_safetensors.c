@@ -255,9 +255,9 @@ Test(safetensors, a_tensor_in_two_shards)
 Test(safetensors, says_what_else_is_there)
 {
     char *dir = dir_make();
-    must_not_open(dir, ERR_IO, "neither");
+    must_not_open(dir, ERR_IO, "found no model.safetensors");
     text_put(dir, "pytorch_model.bin", "x");
     must_not_open(dir, ERR_UNSUPPORTED, "pytorch_model.bin");
     dir_remove(dir);
-    must_not_open("/nonexistent-model", ERR_IO, "neither");
+    must_not_open("/nonexistent-model", ERR_IO, "no such directory");
 }
