@@ -1,5 +1,7 @@
 #include "base/file.h"
 
+#include "base/utf8.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -134,6 +136,12 @@ enum status file_write_atomic(const char *path, const void *data, size_t size)
     }
     free(tmp);
     return st;
+}
+
+enum status file_write_text(const char *path, struct str *text)
+{
+    utf8_repair_in(text, 0);
+    return file_write_atomic(path, str_get(text), text->len);
 }
 
 enum status file_make_dirs(const char *path)

@@ -36,6 +36,9 @@ enum status file_read(struct str *out, const char *path) MUST_USE;
  * never a part. */
 enum status file_write_atomic(const char *path, const void *data, size_t size) MUST_USE;
 
+/* The same for a text, which is made UTF-8 first: paths and names in it may hold any bytes. */
+enum status file_write_text(const char *path, struct str *text) MUST_USE;
+
 /* Create a directory and its parents; an existing one is fine. */
 enum status file_make_dirs(const char *path) MUST_USE;
 

@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include "base/file.h"
+#include "base/utf8.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -287,6 +288,7 @@ static void print_number(struct str *out, double value)
 
 static void print_string(struct str *out, const char *s)
 {
+    size_t begin = out->len;
     str_add_char(out, '"');
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
@@ -298,6 +300,7 @@ static void print_string(struct str *out, const char *s)
             str_add_char(out, *s);
     }
     str_add_char(out, '"');
+    utf8_repair_in(out, begin); /* a path may hold any bytes; JSON may not */
 }
 
 void json_print(struct str *out, const cJSON *node, int indent)
@@ -330,7 +333,7 @@ enum status json_write_file(const char *path, const cJSON *root)
     struct str out = {0};
     json_print(&out, root, 0);
     str_add_char(&out, '\n');
-    enum status st = file_write_atomic(path, out.data, out.len);
+    enum status st = file_write_text(path, &out);
     str_clear(&out);
     return st;
 }

@@ -96,3 +96,35 @@ size_t utf8_repair(struct str *out, const char *s, size_t n)
         n -= bad;
     }
 }
+
+void utf8_repair_in(struct str *s, size_t from)
+{
+    struct str good = {0};
+    if (s->len <= from || utf8_valid(s->data + from, s->len - from, NULL)) return;
+    utf8_repair(&good, s->data + from, s->len - from);
+    s->len = from;
+    str_add_bytes(s, good.data, good.len);
+    str_clear(&good);
+}
+
+void utf8_add_shown(struct str *out, const char *text)
+{
+    for (size_t n = strlen(text), len; n > 0; text += len, n -= len) {
+        uint32_t cp;
+        len = utf8_read(text, n, &cp);
+        if (cp == '\n')
+            str_add(out, "\xe2\x8f\x8e");
+        else if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0))
+            str_add(out, "\xc2\xb7");
+        else
+            utf8_add(out, cp == UINT32_MAX ? UTF8_REPLACEMENT : cp);
+    }
+}
+
+char *utf8_shown(const char *text)
+{
+    struct str out = {0};
+    str_reserve(&out, 1);
+    utf8_add_shown(&out, text);
+    return out.data;
+}

@@ -29,6 +29,15 @@ bool utf8_valid(const char *s, size_t n, size_t *bad);
 /* Append s to `out` with every wrong sequence replaced; returns the number of replacements. */
 size_t utf8_repair(struct str *out, const char *s, size_t n);
 
+/* Make everything from `from` on UTF-8, in place. */
+void utf8_repair_in(struct str *s, size_t from);
+
+/* Append a text that somebody else wrote, for a terminal or a log: on one line ("⏎" for a new one), control characters as "·",
+ * and what is no UTF-8 as U+FFFD, so that it can neither move the cursor nor begin a line of its own. */
+void utf8_add_shown(struct str *out, const char *text);
+/* The same as a heap string, which the caller frees. */
+char *utf8_shown(const char *text);
+
 /* Length of the character that starts at a byte of valid UTF-8. */
 static inline size_t utf8_length(unsigned char first)
 {

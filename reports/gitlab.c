@@ -1,7 +1,7 @@
 #include "base/hash.h"
+#include "base/json.h"
 #include "reports/junit.h"
 
-#include <cjson/cJSON.h>
 #include <stdio.h>
 
 /* https://docs.gitlab.com/ci/testing/code_quality/: description, check_name, fingerprint, severity and
@@ -37,9 +37,7 @@ void gitlab_quality(const struct gate_check *checks, size_t n, const char *file,
         cJSON_AddItemToArray(list, entry);
         str_clear(&text);
     }
-    char *text = cJSON_Print(list);
-    str_add(out, text ? text : "[]");
+    json_print(out, list, 0);
     str_add_char(out, '\n');
-    cJSON_free(text);
     cJSON_Delete(list);
 }

@@ -1,26 +1,17 @@
 #include "reports/junit.h"
 
+#include "base/utf8.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes of the valid UTF-8 sequence at p, 0 when there is none. */
-static size_t sequence(const unsigned char *p)
-{
-    if (*p < 0x80) return 1;
-    size_t n = *p >= 0xc2 && *p < 0xe0 ? 2 : (*p & 0xf0) == 0xe0 ? 3 : *p >= 0xf0 && *p < 0xf5 ? 4 : 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    bool overlong = (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xf0 && p[1] < 0x90);
-    bool outside = (*p == 0xed && p[1] >= 0xa0) || (*p == 0xf4 && p[1] >= 0x90);
-    return overlong || outside ? 0 : n;
-}
-
 void xml_escape(const char *text, struct str *out)
 {
     for (const char *p = text; *p;) {
-        size_t n = sequence((const unsigned char *)p);
+        uint32_t cp;
+        size_t n = utf8_read(p, strnlen(p, 4), &cp);
         switch (*p) {
         case '&': str_add(out, "&amp;"); break;
         case '<': str_add(out, "&lt;"); break;
@@ -28,10 +19,10 @@ void xml_escape(const char *text, struct str *out)
         case '"': str_add(out, "&quot;"); break;
         case '\'': str_add(out, "&#39;"); break;
         default:
-            if (n == 0) str_add(out, "\xef\xbf\xbd"); /* U+FFFD for what is no text */
+            if (cp == UINT32_MAX) str_add(out, "\xef\xbf\xbd"); /* U+FFFD for what is no text */
             else if (n > 1 || (unsigned char)*p >= 0x20 || *p == '\n' || *p == '\t') str_add_bytes(out, p, n);
         }
-        p += n ? n : 1;
+        p += n;
     }
 }
 

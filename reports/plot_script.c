@@ -1,6 +1,7 @@
 #include "reports/plot_script.h"
 
 #include "base/file.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <math.h>
@@ -34,6 +35,7 @@ void plot_script_clear(struct plot_script *p)
 
 void plot_quote(const char *text, struct str *out)
 {
+    size_t begin = out->len;
     str_add_char(out, '"');
     for (const char *p = text; *p; p++) {
         if ((unsigned char)*p < 0x20) {
@@ -48,6 +50,7 @@ void plot_quote(const char *text, struct str *out)
         str_add_char(out, *p);
     }
     str_add_char(out, '"');
+    utf8_repair_in(out, begin);
 }
 
 void plot_number(double value, struct str *out)
@@ -189,10 +192,10 @@ static enum status run_gnuplot(const char *gnuplot, const char *dir, const char 
     return st;
 }
 
-static enum status write_beside(const struct plot_script *p, const char *suffix, const struct str *text)
+static enum status write_beside(const struct plot_script *p, const char *suffix, struct str *text)
 {
     char *file = str_format("%s%s", p->name, suffix), *path = path_join(p->out->dir, file);
-    enum status st = file_write_atomic(path, str_get(text), text->len);
+    enum status st = file_write_text(path, text);
     free(path);
     free(file);
     return st;

@@ -173,10 +173,10 @@ static void draw_all(struct draft *d)
                     : "Where the time goes; dense attention, and that of layers left dense, is one part");
 }
 
-static enum status write_file(const struct draft *d, const char *name, const struct str *text)
+static enum status write_file(const struct draft *d, const char *name, struct str *text)
 {
     char *path = path_join(d->o->dir, name);
-    enum status st = file_write_atomic(path, str_get(text), text->len);
+    enum status st = file_write_text(path, text);
     free(path);
     return st;
 }

@@ -1,5 +1,7 @@
 #include "reports/table_model.h"
 
+#include "base/utf8.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,6 +158,7 @@ static void hide_constant(struct table *t, bool wanted, struct str *line)
 void table_render(struct table *t, enum table_format format, struct table_style style, struct str *out)
 {
     struct str constant = {0};
+    size_t begin = out->len;
     hide_constant(t, style.hide_constant && format != TABLE_CSV && format != TABLE_JSON, &constant);
     switch (format) {
     case TABLE_TERMINAL: render_terminal(t, style, str_get(&constant), out); break;
@@ -166,4 +169,5 @@ void table_render(struct table *t, enum table_format format, struct table_style 
     case TABLE_HTML: render_html(t, str_get(&constant), out); break;
     }
     str_clear(&constant);
+    utf8_repair_in(out, begin); /* names and paths may hold any bytes */
 }

@@ -43,8 +43,6 @@ bool cell_is_number(const struct cell *c);
 bool column_right(const struct table *t, size_t column);
 /* Name, unit and arrow; appended. */
 void column_header(const struct column *c, struct str *out);
-/* Text without control characters, which would move a cursor or worse; appended. */
-void text_printable(const char *text, struct str *out);
 
 /* `constant`: the line that stands for hidden columns, "" without. */
 void render_terminal(const struct table *t, struct table_style style, const char *constant, struct str *out);

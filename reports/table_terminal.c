@@ -1,5 +1,7 @@
 #include "reports/table_model.h"
 
+#include "base/utf8.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,7 +44,7 @@ static struct grid grid_make(const struct table *t)
                 const char *mark = cell_at(t, r - 1, g.index[k])->mark;
                 if (*mark) str_addf(&raw, " %s", mark);
             }
-            text_printable(str_get(&raw), &text);
+            utf8_add_shown(&text, str_get(&raw));
             g.texts[r * g.columns + k] = str_dup(str_get(&text));
             size_t w = text_columns(str_get(&text));
             if (w > g.width[k]) g.width[k] = w;

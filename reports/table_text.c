@@ -1,5 +1,7 @@
 #include "reports/table_model.h"
 
+#include "base/utf8.h"
+
 #include "reports/junit.h"
 
 #include <math.h>
@@ -150,7 +152,7 @@ void render_latex(const struct table *t, const char *constant, struct str *out)
     struct str text = {0};
     if (t->title) {
         str_add(out, "% ");
-        text_printable(t->title, out);
+        utf8_add_shown(out, t->title);
         str_add(out, "; needs the packages booktabs and amssymb\n");
     }
     str_add(out, "\\begin{tabular}{");

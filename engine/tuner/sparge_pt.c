@@ -349,3 +349,9 @@ void sparge_pt_caveats(const struct tuned *t, struct str *out)
             "smooth_k: tuned with %s; SpargeAttn centres keys by the mean of the whole sequence (global)\n",
             smooth_k_name(t->smooth_k));
 }
+
+void sparge_pt_options(const struct tuned *t, struct str *out)
+{
+    if (t->block.q != 128 || t->block.k != 64) str_addf(out, " --block %dx%d", t->block.q, t->block.k);
+    if (t->smooth_k != SMOOTH_K_GLOBAL) str_addf(out, " --smooth-k %s", smooth_k_name(t->smooth_k));
+}

@@ -53,4 +53,8 @@ enum status sparge_pt_write_as(const struct tuned *t, const char *path, const ch
  * shape, smooth_k), appended; nothing when it will not. */
 void sparge_pt_caveats(const struct tuned *t, struct str *out);
 
+/* The options of ours under which reading the file gives these thresholds their meaning back, since it says neither block
+ * nor smooth_k: " --smooth-k running", appended; nothing where our assumptions hold. */
+void sparge_pt_options(const struct tuned *t, struct str *out);
+
 #endif

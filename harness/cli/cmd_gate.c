@@ -104,7 +104,7 @@ static struct table *checks_table(const struct gate_result *g)
 
 static enum status write_text(const char *path, struct str *text)
 {
-    enum status st = file_write_atomic(path, str_get(text), text->len);
+    enum status st = file_write_text(path, text);
     str_clear(text);
     return st;
 }

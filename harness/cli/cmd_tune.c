@@ -196,6 +196,10 @@ static enum status save(const struct setup *setup, struct store *store, struct t
         TRY(sparge_pt_write(t, path));
         sparge_pt_caveats(t, &caveats);
         if (caveats.len) fprintf(stderr, "sparsegauge: %s in the public library:\n%s", path, str_get(&caveats));
+        str_reset(&caveats);
+        sparge_pt_options(t, &caveats);
+        if (caveats.len) fprintf(stderr, "sparsegauge: %s says neither block nor smooth_k: what was tuned runs here with --tuned %s%s\n",
+                                 path, path, str_get(&caveats));
         str_clear(&caveats);
     } else {
         TRY(tuned_write(t, path));

@@ -1,6 +1,7 @@
 #include "harness/cli/output.h"
 
 #include "base/file.h"
+#include "base/utf8.h"
 #include "reports/recompute.h"
 #include "reports/runjson.h"
 
@@ -58,7 +59,10 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
     struct verdict verdict = verdict_of(run_view_metric(v, "cosine"), run_view_metric(v, "token_accuracy"),
                                         run_view_metric(v, "sparsity"));
     if (strcmp(o->format, "terminal") == 0) {
-        printf("%s  %s on %s: %s\n", v->label, v->run->model.name, v->run->dataset.name, str_get(&title));
+        char *line = str_format("%s  %s on %s: %s", v->label, v->run->model.name, v->run->dataset.name, str_get(&title)), *shown = utf8_shown(line);
+        printf("%s\n", shown);
+        free(line);
+        free(shown);
         if (isnan(run_view_metric(v, "cosine")))
             putchar('\n'); /* a run that timed and compared nothing */
         else if (run_view_metric(v, "sparsity") == 0)

@@ -218,9 +218,8 @@ enum status setup_samples(const struct setup *s, const struct sample_options *o,
     return st;
 }
 
-static enum status set_smooth_k(struct sparse_policy *p, const char *text)
+static enum status fail_smooth_k(const char *text)
 {
-    if (smooth_k_parse(text, &p->smooth_k)) return OK;
     return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
 }
 
@@ -255,19 +254,25 @@ static enum status oracle_over(const char *over, const struct mask_method **meth
     return mask_method_parse(name, method);
 }
 
-/* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant. */
-static enum status read_tuned(const struct setup *s, const char *path, struct tuned *out)
+/* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant, and --block and --smooth-k
+ * say how it was tuned, where it was not in SpargeAttn's way. */
+static enum status read_tuned(const struct setup *s, const struct policy_options *o, struct tuned *out)
 {
+    const char *path = o->tuned;
     if (!str_ends_with(path, ".pt")) return tuned_read(out, path);
     const struct llama_config *c = &s->model.weights.config;
-    struct str caveats = {0};
     TRY(sparge_pt_read(out, path, c->n_layers, c->n_heads));
+    enum status st = o->block ? block_shape_parse(o->block, &out->block) : OK;
+    if (st == OK && o->smooth_k && !smooth_k_parse(o->smooth_k, &out->smooth_k)) st = fail_smooth_k(o->smooth_k);
+    if (st != OK) {
+        tuned_clear(out);
+        return st;
+    }
     snprintf(out->model_fingerprint, sizeof out->model_fingerprint, "%s", s->model.fingerprint);
     snprintf(out->model_name, sizeof out->model_name, "%s", s->model.name);
-    sparge_pt_caveats(out, &caveats);
-    fprintf(stderr, "sparsegauge: %s names no model and no block shape; taken for this model at %dx%d\n%s", path, out->block.q,
-            out->block.k, str_get(&caveats));
-    str_clear(&caveats);
+    fprintf(stderr, "sparsegauge: %s names no model, block shape or centring of keys: taken for this model, %dx%d%s, smooth_k %s%s\n",
+            path, out->block.q, out->block.k, o->block ? " as asked for" : " (--block says otherwise)", smooth_k_name(out->smooth_k),
+            o->smooth_k ? " as asked for" : " as SpargeAttn has it (--smooth-k says otherwise)");
     return OK;
 }
 
@@ -277,7 +282,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o, 
     const struct llama_config *c = &s->model.weights.config;
     *tuned = (struct tuned){0};
     *p = (struct sparse_policy){0};
-    if (o->tuned) TRY(read_tuned(s, o->tuned, tuned));
+    if (o->tuned) TRY(read_tuned(s, o, tuned));
     const char *name = o->method ? o->method : o->tuned ? tuned->method : o->topk > 0 ? "topk" : o->window > 0 ? "window"
                                                                                                              : "sparge";
     const struct mask_method *method = NULL;
@@ -286,7 +291,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o, 
     if (o->oracle_over) TRY_GOTO(st, bad, oracle_over(o->oracle_over, &method));
     TRY_GOTO(st, bad, policy_init(p, method, c->n_layers, c->n_heads));
     if (o->block) TRY_GOTO(st, bad, block_shape_parse(o->block, &p->block));
-    if (o->smooth_k) TRY_GOTO(st, bad, set_smooth_k(p, o->smooth_k));
+    if (o->smooth_k && !smooth_k_parse(o->smooth_k, &p->smooth_k)) TRY_GOTO(st, bad, fail_smooth_k(o->smooth_k));
     TRY_GOTO(st, bad, set_method(o, name, p));
     p->min_sparse_tokens = o->min_sparse_tokens;
     bool thresholds = !isnan(o->simthreshd1) || !isnan(o->cdfthreshd) || !isnan(o->pvthreshd);

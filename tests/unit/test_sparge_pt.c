@@ -253,6 +253,12 @@ Test(sparge_pt, names_what_differs_there)
     sparge_pt_caveats(&t, &s);
     cr_expect_str_eq(str_get(&s), "");
     t.block.q = 64;
+    struct str options = {0};
+    sparge_pt_options(&(struct tuned){.block = {128, 64}, .smooth_k = SMOOTH_K_GLOBAL}, &options);
+    cr_expect_str_eq(str_get(&options), "");
+    sparge_pt_options(&(struct tuned){.block = {64, 64}, .smooth_k = SMOOTH_K_OFF}, &options);
+    cr_expect_str_eq(str_get(&options), " --block 64x64 --smooth-k off");
+    str_clear(&options);
     t.smooth_k = SMOOTH_K_RUNNING;
     sparge_pt_caveats(&t, &s);
     cr_expect(strstr(str_get(&s), "64x64") && strstr(str_get(&s), "running"), "%s", str_get(&s));
