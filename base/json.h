@@ -26,6 +26,9 @@ enum status json_parse(cJSON **root, const char *file, const char *text, size_t 
 /* The same for a whole file. */
 enum status json_read_file(cJSON **root, const char *path) MUST_USE;
 
+/* A text of our own that a database holds; NULL when it is none, or not there. */
+cJSON *json_stored(const char *text);
+
 /* A file that others wrote, read as Python reads it: of a key said twice the last counts, and NaN, Infinity and
  * -Infinity are numbers, not finite ones, which every getter refuses. `line`: of the file, where `text` begins. */
 enum status json_parse_foreign(cJSON **root, const char *file, long line, const char *text, size_t len) MUST_USE;

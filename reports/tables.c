@@ -404,7 +404,7 @@ static void add_shown(const char *text, struct str *out)
 
 void top_tokens_text(const char *json, int64_t true_token, struct str *out)
 {
-    cJSON *list = json ? cJSON_Parse(json) : NULL;
+    cJSON *list = json_stored(json);
     const cJSON *x;
     size_t n = 0;
     cJSON_ArrayForEach(x, list)

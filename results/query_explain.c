@@ -35,7 +35,7 @@ static void add_difference(struct str *out, int n, const char *field, const cJSO
 
 int key_json_diff(const char *a, const char *b, struct str *out)
 {
-    cJSON *ja = cJSON_Parse(a), *jb = cJSON_Parse(b);
+    cJSON *ja = json_stored(a), *jb = json_stored(b);
     int n = -1;
     if (cJSON_IsObject(ja) && cJSON_IsObject(jb)) {
         const cJSON *v;

@@ -55,7 +55,7 @@ static void print_quoted(const char *word)
 /* The stored arguments as a command line; a sweep's cell stores the arguments of a sweep of one cell. */
 static void print_command(const struct run_record *r)
 {
-    cJSON *argv = r->argv_json ? cJSON_Parse(r->argv_json) : NULL;
+    cJSON *argv = json_stored(r->argv_json);
     if (!cJSON_IsArray(argv)) {
         printf("its command line was not stored\n");
         cJSON_Delete(argv);

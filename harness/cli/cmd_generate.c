@@ -1,7 +1,7 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/common_options.h"
-#include "base/file.h"
+#include "suites/text_file.h"
 #include "harness/measure/setup.h"
 
 #include <stdio.h>
@@ -63,7 +63,10 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy, 
     int32_t *out = malloc(sizeof *out * (size_t)o.max_new);
     struct writer writer = {.model = &setup->model, .stream = {.skip_special = true}};
     enum status st = ledger && out ? OK : fail(ERR_MEMORY, "no memory for %d new tokens", o.max_new);
-    if (st == OK && o.prompt_file) st = file_read(&text, o.prompt_file);
+    struct text_file file = {0};
+    if (st == OK && o.prompt_file) st = text_file_open(&file, o.prompt_file);
+    if (st == OK && o.prompt_file) str_add_bytes(&text, file.text, file.len);
+    text_file_close(&file);
     if (st != OK) goto done;
     if (o.prompt) str_add(&text, o.prompt);
     TRY_GOTO(st, done, model_prompt(&setup->model, str_get(&text), text.len, &prompt));

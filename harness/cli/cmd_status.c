@@ -31,7 +31,7 @@ static const struct option_def options[] = {
 static void add_settings(const char *key_json, struct str *out)
 {
     static const char *const usual[] = {"device", "smooth_k", "score", "min_sparse_tokens"};
-    cJSON *key = cJSON_Parse(key_json);
+    cJSON *key = json_stored(key_json);
     const cJSON *v;
     cJSON_ArrayForEach(v, key)
     {
