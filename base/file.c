@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,48 @@ struct file_id file_id(const char *path)
     return stat(path, &info) == 0 ? id_of(&info) : (struct file_id){0};
 }
 
+/* Who lies where. Written under the lock, read without: an entry's size is set last and cleared first. */
+enum { MAX_KNOWN = 1024, KNOWN_PATH = 256 };
+static struct known_map {
+    const uint8_t *volatile data;
+    volatile size_t size;
+    char path[KNOWN_PATH];
+} known_maps[MAX_KNOWN];
+static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void known_add(const struct file_map *m, const char *path)
+{
+    pthread_mutex_lock(&known_lock);
+    struct known_map *k = known_maps;
+    while (k < known_maps + MAX_KNOWN && k->size) k++;
+    if (k < known_maps + MAX_KNOWN) {
+        size_t n = strlen(path), cut = n < KNOWN_PATH ? 0 : n - KNOWN_PATH + 1;
+        memcpy(k->path, path + cut, n - cut + 1);
+        k->data = m->data;
+        k->size = m->size;
+    }
+    pthread_mutex_unlock(&known_lock);
+}
+
+static void known_remove(const struct file_map *m)
+{
+    pthread_mutex_lock(&known_lock);
+    for (int i = 0; i < MAX_KNOWN; i++)
+        if (known_maps[i].size && known_maps[i].data == m->data) known_maps[i].size = 0;
+    pthread_mutex_unlock(&known_lock);
+}
+
+const char *file_map_at(const void *address)
+{
+    const uint8_t *p = address;
+    for (int i = 0; i < MAX_KNOWN; i++) {
+        const struct known_map *k = &known_maps[i];
+        size_t page = 4096, size = (k->size + page - 1) / page * page;
+        if (size && p >= k->data && p < k->data + size) return k->path;
+    }
+    return NULL;
+}
+
 enum status file_map_open(struct file_map *m, const char *path)
 {
     *m = (struct file_map){0};
@@ -53,11 +96,13 @@ enum status file_map_open(struct file_map *m, const char *path)
             *m = (struct file_map){p, (size_t)info.st_size, id_of(&info)};
     }
     close(fd);
+    if (m->data) known_add(m, path);
     return st;
 }
 
 void file_map_close(struct file_map *m)
 {
+    if (m->data) known_remove(m);
     if (m->data) munmap((void *)m->data, m->size);
     *m = (struct file_map){0};
 }

@@ -28,6 +28,10 @@ enum status file_map_open(struct file_map *m, const char *path) MUST_USE;
 struct file_id file_id(const char *path);
 void file_map_close(struct file_map *m);
 
+/* The path of the file mapped at an address, NULL when it is in none: for a handler of SIGBUS, which is how the system says
+ * that a mapped file was cut short, or its disk failed. Takes no lock and no memory. */
+const char *file_map_at(const void *address);
+
 /* Append the whole file to `out`; pipes and devices too, up to a size that a text may have (2 GiB, 64 MiB) and, where
  * nobody holds the other end of a pipe, for ten seconds. */
 enum status file_read(struct str *out, const char *path) MUST_USE;

@@ -1,11 +1,14 @@
 #include "harness/cli/command.h"
 
+#include "base/file.h"
 #include "base/str.h"
 #include "version.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command *const commands[] = {
     &cmd_demo, &cmd_info, &cmd_eval, &cmd_tune, &cmd_sweep, &cmd_status, &cmd_merge, &cmd_best,
@@ -81,4 +84,21 @@ static int run(int argc, char **argv)
     return EXIT_USAGE;
 }
 
-int main(int argc, char **argv) { return finish_output(run(argc, argv)); }
+/* A mapped file was cut short while it was in use, or its disk failed: said in a handler's way, by write() alone. */
+static void on_bus_error(int signal, siginfo_t *info, void *context)
+{
+    (void)signal, (void)context;
+    const char *path = file_map_at(info->si_addr);
+    const char *const words[] = {"sparsegauge: ", status_name(ERR_IO), ": ", path ? path : "a file in use",
+                                 ": was cut short while it was read, or its disk failed; restore it and repeat\n"};
+    for (int i = 0; i < 5; i++)
+        if (write(STDERR_FILENO, words[i], strlen(words[i])) < 0) break;
+    _exit(EXIT_RUN);
+}
+
+int main(int argc, char **argv)
+{
+    struct sigaction bus = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+    sigaction(SIGBUS, &bus, NULL);
+    return finish_output(run(argc, argv));
+}

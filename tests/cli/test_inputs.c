@@ -165,6 +165,23 @@ Test(inputs, output_is_utf8_whatever_a_path_is)
     SAYS(0, "cat l.csv", "m\xef\xbf\xbd\xef\xbf\xbd", "t\xef\xbf\xbd\xef\xbf\xbd.txt");
 }
 
+/* Weights that are cut short under a run, and things that are no files: a message, exit 3, in bounded time. */
+Test(inputs, files_that_end_before_their_time)
+{
+    copy_demo();
+    SAYS(3, "$SG eval m -q --max-length 2048 --num-samples 40 --cache none --method dense & pid=$!; "
+            "for i in $(seq 100); do [ -n \"$(grep -l model.safetensors /proc/$pid/maps)\" ] && break; sleep .05; done; sleep .3; "
+            "truncate -s 100000 m/model.safetensors; wait $pid", "model.safetensors", "cut short");
+    RUN("rm m/model.safetensors && mkfifo m/model.safetensors");
+    SAYS(3, "timeout 20 $SG info m", "model.safetensors", "pipe");
+    RUN("rm m/model.safetensors && ln -s /dev/zero m/model.safetensors");
+    SAYS(3, "timeout 20 $SG info m", "model.safetensors", "device");
+    RUN("rm m/config.json && mkfifo m/config.json");
+    SAYS(3, "timeout 20 $SG info m", "config.json", "nobody wrote");
+    SAYS(3, "timeout 20 $SG gate /dev/zero.json", "/dev/zero.json");
+    SAYS(3, "timeout 20 $SG suite text:/dev/zero --model $DEMO", "/dev/zero", "no end");
+}
+
 Test(inputs, standard_input_is_a_text)
 {
     RUN("printf 'One day the baker of Elmbourne lost a key. %.0s' $(seq 40) >t.txt");
