@@ -32,7 +32,7 @@ enum status model_open(struct model *m, const char *asked, struct par *par) MUST
 enum status model_open_with(struct model *m, const char *asked, const struct model_options *o, struct par *par) MUST_USE;
 void model_close(struct model *m);
 
-/* The ids of a text to go on from, begun by the rule m->bos. ERR_ARG for a token that has no embedding. */
+/* The ids of a text to go on from, begun by the rule m->bos. ERR_FORMAT for a token that has no embedding. */
 enum status model_prompt(const struct model *m, const char *text, size_t len, struct token_list *out) MUST_USE;
 
 #endif

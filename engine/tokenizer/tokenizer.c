@@ -134,8 +134,9 @@ enum status tokenizer_check_ids(const struct tokenizer *t, const int32_t *ids, s
         if (ids[i] < n_rows) continue;
         size_t len = 0;
         const char *text = tokenizer_token(t, ids[i], &len);
-        return fail(ERR_ARG, "%s: token %d, \"%.*s\": the embedding table has %d rows, so the model has none for it; take it out of "
-                    "the text", where, ids[i], (int)len, text ? text : "", n_rows);
+        return fail(ERR_FORMAT, "%s: token %d, \"%.*s\": found beyond the %d rows of the embedding table, tokenizer.json has %d ids; take "
+                    "it out of the text, or download both again if they belong to different models",
+                    where, ids[i], (int)len, text ? text : "", n_rows, tokenizer_vocab_size(t));
     }
     return OK;
 }

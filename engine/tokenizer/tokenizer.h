@@ -28,7 +28,7 @@ enum status tokenizer_parse(struct tokenizer **t, const char *file, const char *
                             const char *config, size_t config_len) MUST_USE;
 void tokenizer_close(struct tokenizer **t);
 
-/* Highest id + 1, added tokens included: an embedding needs at least so many rows. */
+/* Highest id + 1, added tokens included: an embedding with fewer rows has none for the last. */
 int tokenizer_vocab_size(const struct tokenizer *t);
 /* Ids of tokenizer_config.json's bos_token and eos_token; -1 when it names none. Without a config BOS is the
  * token that the post-processor puts in front. */
@@ -80,7 +80,7 @@ void tokenizer_prefix_text(const struct tokenizer *t, enum bos_rule rule, struct
 /* Encode a text that follows the prefix. One that spells the prefix out does not have it twice: its ids are left out. */
 enum status tokenizer_encode_behind(const struct tokenizer *t, enum bos_rule rule, const char *text, size_t len,
                                     struct token_list *out, size_t *n_replaced) MUST_USE;
-/* ERR_ARG, naming the token, for an id from n_rows on: the model has no embedding for it. `where`: the text, for the message. */
+/* ERR_FORMAT, naming the token, for an id from n_rows on: the model has no embedding for it. `where`: the text, for the message. */
 enum status tokenizer_check_ids(const struct tokenizer *t, const int32_t *ids, size_t n, int n_rows, const char *where) MUST_USE;
 
 /* Append `text` as tokenizer_encode sees it; returns the number of replacements. */

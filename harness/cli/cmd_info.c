@@ -58,6 +58,10 @@ static void print_info(const struct setup *s)
            (double)plan.total_bytes / 0x1p20, plan.capacity, (double)plan.kv_bytes / 0x1p20,
            (double)plan.activation_bytes / 0x1p20, (double)plan.linear_bytes / 0x1p20);
     print_unused(w);
+    int n_ids = tokenizer_vocab_size(s->model.tokenizer);
+    if (n_ids > c->vocab_size)
+        printf("note           tokenizer.json has %d ids, the embedding table %d rows: a text that needs more is refused\n", n_ids,
+               c->vocab_size);
     if (*tokenizer_notes(s->model.tokenizer)) printf("note           %s\n", tokenizer_notes(s->model.tokenizer));
 }
 

@@ -604,7 +604,11 @@ Test(cli, damaged_models, .init = enter, .fini = leave, .timeout = 300)
                                GOLDEN_MODELS, GOLDEN_MODELS, dir);
     cr_assert_eq(system(command), 0);
     free(command);
-    refused_model(SAYS("tokenizer.json", "4096", "96"));
+    refuses(RUN_ERROR, "eval bad --threads 1 -q --max-length 300 --num-samples 1 --output e.json",
+            SAYS("tokenizer.json", "4096 ids", "96 rows"));
+    struct ran info = expect(PASS, "info bad");
+    cr_expect(has(&info.out, "4096 ids") && has(&info.out, "96 rows"), "%s", str_get(&info.out));
+    ran_clear(&info);
     path = path_join(dir, "model-00002-of-00003.safetensors");
     unlink(path);
     free(path);

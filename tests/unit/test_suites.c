@@ -630,12 +630,12 @@ Test(suites, tokens_beyond_the_table)
     struct sample_set s = load(spec_of("text", "a.txt", "fine"), &o);
     sample_set_clear(&s);
     o.n_rows = SYNTH_BOS;
-    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_ARG, "a.txt window 1", "token 256", "256 rows");
+    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_FORMAT, "a.txt window 1", "token 256", "256 rows", "258 ids");
     o.bos = BOS_NEVER;
     s = load(spec_of("text", "a.txt", "fine"), &o);
     sample_set_clear(&s);
     o.n_rows = 'n';
-    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_ARG, "token 110, \"n\"");
+    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_FORMAT, "token 110, \"n\"");
 }
 
 Test(suites, choice_candidates)
