@@ -1,5 +1,7 @@
 #include "results/columns.h"
 
+#include "base/json.h"
+
 #include <assert.h>
 #include <limits.h>
 #include <math.h>
@@ -398,7 +400,7 @@ static cJSON *column_json(const struct column *c, const void *record)
     switch (c->type) {
     case COLUMN_TEXT: return cJSON_CreateString(text_of(c, record));
     case COLUMN_JSON: {
-        cJSON *value = cJSON_Parse(text_of(c, record));
+        cJSON *value = json_stored(text_of(c, record));
         return value ? value : cJSON_CreateNull();
     }
     case COLUMN_REAL: {
