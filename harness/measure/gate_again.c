@@ -82,6 +82,9 @@ static enum status restore_machine(const struct run_record *r, struct machine_op
     if (!m->residual) m->residual = r->residual;
     if (!m->impl) m->impl = r->impl;
     m->graph |= r->graph;
+    enum bos_rule bos;
+    suite_name_parse(r->dataset.name, &bos);
+    m->bos = bos_rule_name(bos);
     return m->model ? OK : fail(ERR_ARG, "it does not say where its model lay; give --model DIR");
 }
 
@@ -90,7 +93,7 @@ static enum status restore_machine(const struct run_record *r, struct machine_op
 static enum status check_question(const struct run_record *then, struct run_record *now, const struct sparse_policy *policy,
                                   struct arena **arena)
 {
-    cJSON *key = cJSON_Parse(then->key_json);
+    cJSON *key = json_stored(then->key_json);
     const char *tuning = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(key, "tuning"));
     if (tuning) identity_plan_tuned(now, policy, arena_str(arena, tuning), arena);
     cJSON_Delete(key);
@@ -131,9 +134,6 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     enum status st;
     if (v->from_file) return fail(ERR_ARG, "%s is a file: only a run of a database can be run again", v->label);
     TRY(restore_machine(r, &m));
-    enum bos_rule bos;
-    suite_name_parse(r->dataset.name, &bos);
-    m.bos = bos_rule_name(bos);
     TRY_GOTO(st, done, write_tuned(v, &tuned_path));
     TRY_GOTO(st, done, gate_again_options(r, tuned_path, &s, &p));
     TRY_GOTO(st, done, setup_open(&setup, &m, NULL));
