@@ -75,11 +75,3 @@ void column_header(const struct column *c, struct str *out)
     if (better_mark(c)) str_addf(out, " %s", better_mark(c));
 }
 
-void text_printable(const char *text, struct str *out)
-{
-    for (const char *p = text; *p; p++) {
-        if (*p == '\n') str_add(out, "⏎");
-        else if ((unsigned char)*p < 0x20 || *p == 0x7f) str_add(out, "·");
-        else str_add_char(out, *p);
-    }
-}
