@@ -1,10 +1,23 @@
 #include "base/status.h"
 
+#include "base/utf8.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 static _Thread_local char message[1024];
+
+/* Names in a message come from files: none may move a cursor or begin a line of its own in a log. What was cut within a
+ * character, or is none, goes too. In place, so that no memory is needed. */
+static void message_clean(char *text)
+{
+    for (size_t n = strlen(text), len; n > 0; text += len, n -= len) {
+        uint32_t cp;
+        len = utf8_read(text, n, &cp);
+        if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || cp == UINT32_MAX) memset(text, '?', len);
+    }
+}
 
 enum status fail(enum status code, const char *fmt, ...)
 {
@@ -12,6 +25,7 @@ enum status fail(enum status code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(message, sizeof message, fmt, ap);
     va_end(ap);
+    message_clean(message);
     return code;
 }
 
@@ -28,6 +42,7 @@ enum status fail_context(enum status code, const char *fmt, ...)
     message[n + 2 + keep] = 0;
     memcpy(message, context, n);
     memcpy(message + n, ": ", 2);
+    message_clean(message);
     return code;
 }
 

@@ -22,7 +22,8 @@ enum status {
 #define MUST_USE __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
-/* Store the message for this thread and return `code`. Messages longer than 1 KiB are cut. */
+/* Store the message for this thread and return `code`. Messages longer than 1 KiB are cut, and control characters
+ * and bytes that are no UTF-8 become "?". */
 enum status fail(enum status code, const char *fmt, ...) MUST_USE PRINTF_LIKE(2, 3);
 
 /* Put "context: " in front of the present message; returns `code` unchanged. */

@@ -220,7 +220,11 @@ static enum status draw(struct plot_script *p)
     struct str script = {0}, sql = {0};
     compose(p, &script);
     str_addf(&sql, "-- data of %s.svg", p->name);
-    if (p->out->db) str_addf(&sql, "; run: sqlite3 '%s' < %s.sql", p->out->db, p->name);
+    if (p->out->db) {
+        str_add(&sql, "; run: sqlite3 '");
+        utf8_add_shown(&sql, p->out->db); /* a comment ends with its line */
+        str_addf(&sql, "' < %s.sql", p->name);
+    }
     str_addf(&sql, "\n.headers on\n%s\n", str_get(&p->sql));
     enum status st = write_beside(p, ".gp", &script);
     if (st == OK) st = write_beside(p, ".sql", &sql);

@@ -221,7 +221,9 @@ static void add_markdown(struct table *t, struct str *out)
 static enum status write_markdown(const struct draft *d, const char *title)
 {
     struct str out = {0};
-    str_addf(&out, "# %s\n\n", title);
+    str_add(&out, "# ");
+    markdown_escape(title, &out);
+    str_add(&out, "\n\n");
     const struct run_view *v = &d->subject;
     double sparsity = run_view_metric(v, "sparsity"), cosine = run_view_metric(v, "logits_cosine");
     if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
@@ -244,7 +246,11 @@ static enum status write_markdown(const struct draft *d, const char *title)
         add_markdown(metrics_table(v), &out);
     }
     char **warnings = run_warnings(v);
-    for (size_t i = 0; warnings[i]; i++) str_addf(&out, "> Warning: %s\n\n", warnings[i]);
+    for (size_t i = 0; warnings[i]; i++) {
+        str_add(&out, "> Warning: ");
+        markdown_escape(warnings[i], &out);
+        str_add(&out, "\n\n");
+    }
     warnings_free(warnings);
     add_markdown(causes_table(v, &d->runs), &out);
     add_markdown(layers_table(v), &out);
@@ -252,8 +258,11 @@ static enum status write_markdown(const struct draft *d, const char *title)
     add_markdown(generations_table(v), &out);
     add_markdown(latencies_table(v), &out);
     add_markdown(breakdown_table(v), &out);
-    for (size_t i = 0; i < d->n_pictures; i++)
-        str_addf(&out, "![%s](pictures/%s)\n\n", d->pictures[i].caption, path_base(d->pictures[i].svg_path));
+    for (size_t i = 0; i < d->n_pictures; i++) {
+        str_add(&out, "![");
+        markdown_escape(d->pictures[i].caption, &out);
+        str_addf(&out, "](pictures/%s)\n\n", path_base(d->pictures[i].svg_path));
+    }
     add_markdown(provenance_table(v), &out);
     enum status st = write_file(d, "report.md", &out);
     str_clear(&out);

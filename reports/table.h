@@ -64,4 +64,7 @@ size_t text_columns(const char *utf8);
 /* One number as people read it in a column of this kind; appended. */
 void number_format(enum table_number number, int digits, double value, struct str *out);
 
+/* A text as words of a Markdown paragraph or heading, on one line; appended. */
+void markdown_escape(const char *text, struct str *out);
+
 #endif

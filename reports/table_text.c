@@ -7,10 +7,10 @@
 #include <math.h>
 #include <string.h>
 
-static void add_markdown(const char *text, struct str *out)
+void markdown_escape(const char *text, struct str *out)
 {
     for (const char *p = text; *p; p++) {
-        if (*p == '\n' || *p == '\r') str_add_char(out, ' ');
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) str_add_char(out, ' ');
         else if (*p == '<') str_add(out, "&lt;");
         else {
             if (strchr("|\\`*_[", *p)) str_add_char(out, '\\');
@@ -24,11 +24,11 @@ void render_markdown(const struct table *t, const char *constant, struct str *ou
     struct str text = {0};
     if (t->title) {
         str_add(out, "**");
-        add_markdown(t->title, out);
+        markdown_escape(t->title, out);
         str_add(out, "**\n\n");
     }
     if (*constant) {
-        add_markdown(constant, out);
+        markdown_escape(constant, out);
         str_add(out, "\n\n");
     }
     for (size_t line = 0; line < table_rows(t) + 2; line++) {
@@ -43,7 +43,7 @@ void render_markdown(const struct table *t, const char *constant, struct str *ou
                 continue;
             }
             str_add_char(out, ' ');
-            add_markdown(str_get(&text), out);
+            markdown_escape(str_get(&text), out);
             if (line > 1 && cell_at(t, line - 2, c)->mark[0])
                 str_addf(out, " %s", cell_at(t, line - 2, c)->mark);
             str_add(out, " |");
@@ -52,7 +52,7 @@ void render_markdown(const struct table *t, const char *constant, struct str *ou
     }
     for (size_t i = 0; i < t->n_notes; i++) {
         str_add_char(out, '\n');
-        add_markdown(t->notes[i], out);
+        markdown_escape(t->notes[i], out);
         str_add_char(out, '\n');
     }
     str_clear(&text);

@@ -1,6 +1,7 @@
 #include "suites/suite.h"
 
 #include "base/hash.h"
+#include "base/utf8.h"
 
 #include <assert.h>
 #include <math.h>
@@ -20,6 +21,7 @@ void sample_set_clear(struct sample_set *s)
     free(s->samples);
     free(s->items);
     free(s->name);
+    free(s->shown);
     *s = (struct sample_set){0};
 }
 
@@ -41,6 +43,9 @@ enum status sample_set_add(struct sample_set *s, struct sample sample)
         free(sample.name);
         return fail(ERR_MEMORY, "no memory for %d samples", s->n_samples + 1);
     }
+    char *shown = utf8_shown(sample.name); /* it has the file's name in it */
+    free(sample.name);
+    sample.name = shown;
     s->samples = samples;
     s->samples[s->n_samples++] = sample;
     return OK;
@@ -56,6 +61,9 @@ enum status sample_set_add_item(struct sample_set *s, struct item item)
         free(item.group);
         return fail(ERR_MEMORY, "no memory for %d items", s->n_items + 1);
     }
+    char *shown = utf8_shown(item.id);
+    free(item.id);
+    item.id = shown;
     s->items = items;
     s->items[s->n_items++] = item;
     return OK;

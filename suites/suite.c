@@ -1,6 +1,7 @@
 #include "suites/suite.h"
 
 #include "base/str.h"
+#include "base/utf8.h"
 
 #include <assert.h>
 #include <math.h>
@@ -82,6 +83,7 @@ enum status suite_load(const char *spec, const struct suite_options *options, st
         return fail(ERR_ARG, "--field %s: %s reads no JSON; it goes with text, cloze and choice", o.field, suite->name);
     out->suite = suite->name;
     out->name = o.bos == BOS_TOKENIZER ? str_dup(spec) : str_format(RULE "%s %s", bos_rule_name(o.bos), spec);
+    out->shown = utf8_shown(out->name);
     enum status st = suite->load(&o, out);
     if (st == OK && out->n_samples == 0) st = fail(ERR_FORMAT, "%s: nothing to evaluate in it", spec);
     if (st != OK) {

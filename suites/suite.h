@@ -38,6 +38,7 @@ struct item {
 
 struct sample_set {
     const char *suite;  /* static */
+    char *shown;        /* the name, fit to be shown; owned */
     char *name;         /* as asked for: "text:wiki.valid.raw"; under another rule than the tokenizer's that is said too:
                          * "--bos never text:wiki.valid.raw"; owned */
     struct sample *samples;

@@ -189,11 +189,9 @@ enum status checkpoint_locate(struct checkpoint_place *p, const char *asked)
     *p = (struct checkpoint_place){0};
     enum status st = file_is_dir(asked) ? open_directory(p, asked) : file_exists(asked) ? open_file(p, asked) : open_id(p, asked);
     if (st == OK) {
-        struct str name = {0};
-        utf8_repair(&name, p->name, strlen(p->name));
+        char *shown = utf8_shown(p->name);
         free(p->name);
-        p->name = str_dup(str_get(&name));
-        str_clear(&name);
+        p->name = shown;
     } else {
         checkpoint_place_clear(p);
     }

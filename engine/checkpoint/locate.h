@@ -10,7 +10,7 @@
 
 struct checkpoint_place {
     char *dir;  /* with config.json and weights; or the file */
-    char *name; /* what the model is called: "org/name" of a repository, else its own name; always UTF-8 */
+    char *name; /* what the model is called: "org/name" of a repository, else its own name; fit to be shown */
 };
 
 /* ERR_IO when there is nothing of that name: with the command that downloads it when it may be an id, with the choice when

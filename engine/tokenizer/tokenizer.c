@@ -107,10 +107,9 @@ void tokenizer_prefix_text(const struct tokenizer *t, enum bos_rule rule, struct
     str_add(out, n ? "begin with " : "begin with no special token");
     for (size_t i = 0; i < n; i++) {
         const char *text = tokenizer_token(t, ids[i], &len);
-        if (text)
-            str_add_bytes(out, text, len);
-        else
-            str_addf(out, "token %d", ids[i]);
+        char *shown = text ? str_format("%.*s", (int)len, text) : str_format("token %d", ids[i]);
+        utf8_add_shown(out, shown);
+        free(shown);
     }
     str_addf(out, rule == BOS_TOKENIZER ? " by the tokenizer's rule" : " by --bos %s", bos_rule_name(rule));
 }

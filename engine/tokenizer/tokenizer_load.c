@@ -1,3 +1,4 @@
+#include "base/utf8.h"
 #include "engine/tokenizer/tokenizer_component.h"
 #include "engine/tokenizer/tokenizer_parts.h"
 
@@ -264,9 +265,11 @@ static enum status read_special(struct tokenizer *t, struct json_in in, const ch
         return fail(ERR_FORMAT, "%s: field %s: found %s, expected a token's text", in.file, field,
                     json_kind(node));
     *id = tokenizer_find(t, node->valuestring);
-    if (*id < 0)
-        str_addf(&t->notes, "%s: field %s: \"%s\" is not in the vocabulary, so there is no such token\n",
-                 in.file, field, node->valuestring);
+    if (*id < 0) {
+        char *shown = utf8_shown(node->valuestring);
+        str_addf(&t->notes, "%s: field %s: \"%s\" is not in the vocabulary, so there is no such token\n", in.file, field, shown);
+        free(shown);
+    }
     return OK;
 }
 

@@ -65,16 +65,16 @@ static enum status show_run(struct store *store, const char *key, bool reused)
 static void note_input(const struct sample_set *set)
 {
     if (set->n_replaced)
-        fprintf(stderr, "sparsegauge: %s: %zu invalid UTF-8 sequences became U+FFFD\n", set->name, set->n_replaced);
-    if (set->n_skipped) fprintf(stderr, "sparsegauge: %s: %lld documents were too short\n", set->name, (long long)set->n_skipped);
+        fprintf(stderr, "sparsegauge: %s: %zu invalid UTF-8 sequences became U+FFFD\n", set->shown, set->n_replaced);
+    if (set->n_skipped) fprintf(stderr, "sparsegauge: %s: %lld documents were too short\n", set->shown, (long long)set->n_skipped);
     if (set->n_ambiguous)
         fprintf(stderr, "sparsegauge: %s: %d answers are digits that name one choice by its place and another by its text; the place "
-                        "was taken, as lm-evaluation-harness does\n", set->name, set->n_ambiguous);
+                        "was taken, as lm-evaluation-harness does\n", set->shown, set->n_ambiguous);
     if (set->n_repeated)
         fprintf(stderr, "sparsegauge: %s: %d windows or questions repeat an earlier one in whole or in part; each is counted once\n",
-                set->name, set->n_repeated);
+                set->shown, set->n_repeated);
     if (set->n_truncated)
-        fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->name, (long long)set->n_truncated);
+        fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->shown, (long long)set->n_truncated);
 }
 
 static int longest_sample(const struct sample_set *set)
@@ -91,7 +91,7 @@ static void note_lengths(const struct sample_set *set, const struct llama_config
         fprintf(stderr, "sparsegauge: samples of %d tokens, the model was made for %d: its dense side is out of its depth too\n",
                 longest, c->max_position);
     if (longest < o.samples.max_length && strcmp(set->suite, "text") == 0)
-        fprintf(stderr, "sparsegauge: %s: the longest window has %d tokens, %d were asked for\n", set->name, longest,
+        fprintf(stderr, "sparsegauge: %s: the longest window has %d tokens, %d were asked for\n", set->shown, longest,
                 o.samples.max_length);
 }
 

@@ -1,5 +1,6 @@
 #include "harness/cli/command.h"
 
+#include "base/utf8.h"
 #include "harness/cli/common_options.h"
 #include "harness/measure/devices.h"
 #include "harness/cli/output.h"
@@ -9,6 +10,7 @@
 #endif
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct {
@@ -27,14 +29,20 @@ static const struct option_def options[] = {
     {0},
 };
 
+static void print_tensor(const char *label, const struct tensor *t)
+{
+    char shape[64], *shown = utf8_shown(t->name);
+    printf("%-14s %s %s\n", label, shown, tensor_shape_text(t, shape, sizeof shape));
+    free(shown);
+}
+
 /* What the checkpoint has and no computation reads; a command that runs the model asks for --ignore-tensors then. */
 static void print_unused(const struct weights *w)
 {
     const struct tensor *t;
     size_t at = 0, n = 0;
-    char shape[64];
     while ((t = weights_next_unused(w, &at)))
-        if (n++ < 8) printf("%-14s %s %s\n", n == 1 ? "unused" : "", t->name, tensor_shape_text(t, shape, sizeof shape));
+        if (n++ < 8) print_tensor(n == 1 ? "unused" : "", t);
     if (n > 8) printf("%14s and %zu more\n", "", n - 8);
     if (n) printf("%14s so no command runs this model without --ignore-tensors\n", "");
 }

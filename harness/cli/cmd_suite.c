@@ -58,7 +58,7 @@ static enum status print_samples(const char *spec)
     if (st == OK) {
         struct str begins = {0};
         tokenizer_prefix_text(setup.model.tokenizer, setup.model.bos, &begins);
-        printf("%s: %d samples, %lld tokens, %d questions, fingerprint %s; they %s\n", set.name, set.n_samples,
+        printf("%s: %d samples, %lld tokens, %d questions, fingerprint %s; they %s\n", set.shown, set.n_samples,
                (long long)set.n_tokens, set.n_questions, set.fingerprint, str_get(&begins));
         str_clear(&begins);
         for (int i = 0; i < set.n_samples; i++) printf("%4d  %6d tokens  %s\n", i, set.samples[i].n, set.samples[i].name);

@@ -124,7 +124,7 @@ static enum status load_samples(const struct setup *setup, struct sample_set *se
     int n = set->n_samples, wanted = o.samples.num_samples;
     TRY(tuning_split(&o.want, n, set->name));
     if (n < wanted && !o.machine.quiet)
-        fprintf(stderr, "sparsegauge: %s has %d samples of %d tokens: tuning on %d, checking on %d, %d held out\n", set->name, n,
+        fprintf(stderr, "sparsegauge: %s has %d samples of %d tokens: tuning on %d, checking on %d, %d held out\n", set->shown, n,
                 o.samples.max_length, o.want.n_tune, o.want.n_check, o.want.n_held_out);
     *out = calloc((size_t)n, sizeof **out);
     if (!*out) return fail(ERR_MEMORY, "no memory for %d samples", n);

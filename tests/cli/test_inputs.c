@@ -182,6 +182,26 @@ Test(inputs, files_that_end_before_their_time)
     SAYS(3, "timeout 20 $SG suite text:/dev/zero --model $DEMO", "/dev/zero", "no end");
 }
 
+/* A CI log takes what begins with "::" on a line of its own for a command. */
+Test(inputs, names_stay_on_their_line)
+{
+    RUN("f=\"$(printf 'a\\n::error::b\\033[31m.txt')\"; printf 'One day the baker of Elmbourne lost a key. \\377%.0s' $(seq 60) >\"$f\"");
+    static const char *const commands[] = {
+        "$SG suite \"text:$(ls a*)\" --model $DEMO --max-length 300",
+        "$SG eval $DEMO -q -s \"text:$(ls a*)\" --max-length 300 --num-samples 2 --topk .5",
+        "$SG list", "$SG show last", "$SG list --format md", "$SG gate last --min-sparsity .01 --github || true",
+        "$SG report -o rep && cat rep/report.md rep/pictures/*.sql",
+        "$SG eval $DEMO -q -s \"text:$(ls a*)x\" || true",
+        "printf '{\"a\\\\u001b\\\\n::error::x\":1,\"a\\\\u001b\\\\n::error::x\":2}' >g.json; $SG gate last --config g.json || true",
+    };
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        struct str out = run(0, commands[i]);
+        cr_expect(!strstr(str_get(&out), "\n::error::b") && !strstr(str_get(&out), "\n::error::x") && !strchr(str_get(&out), 033),
+                  "%s: %s", commands[i], str_get(&out));
+        str_clear(&out);
+    }
+}
+
 Test(inputs, standard_input_is_a_text)
 {
     RUN("printf 'One day the baker of Elmbourne lost a key. %.0s' $(seq 40) >t.txt");

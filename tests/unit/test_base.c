@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "base/stats.h"
 #include "base/str.h"
+#include "base/utf8.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -603,6 +604,27 @@ Test(json, python_writes_numbers_that_are_none)
     cr_expect_str_eq(status_message(), message);
     EXPECT_MESSAGE("f.json: line 6, column 2");
     free(message);
+}
+
+/* Names come from files: none may move a cursor, or begin a line of its own in a log. */
+Test(status, messages_hold_no_control_characters)
+{
+    enum status st = fail(ERR_FORMAT, "tensor %s is bad", "a\nb\r\x1b[31m\x7f \xc2\x9b \xff \xe2\x82 caf\xc3\xa9");
+    cr_expect_eq(st, ERR_FORMAT);
+    cr_expect_str_eq(status_message(), "tensor a?b??[31m? ?? ? ?? caf\xc3\xa9 is bad");
+    cr_expect_eq(fail_context(ERR_IO, "x\ny"), ERR_IO);
+    cr_expect(str_starts_with(status_message(), "x?y: tensor a?b"));
+    char *long_name = calloc(2001, 1);
+    for (int i = 0; i < 2000; i += 2) memcpy(long_name + i, "\xc3\xa9", 2);
+    st = fail(ERR_IO, "x%s", long_name); /* cut within a character */
+    cr_expect(st == ERR_IO && utf8_valid(status_message(), strlen(status_message()), NULL));
+    free(long_name);
+    char *shown = utf8_shown("a\nb\t\x1b\xc2\x85\xff\xc3\xa9");
+    cr_expect_str_eq(shown, "a\xe2\x8f\x8e" "b\xc2\xb7\xc2\xb7\xc2\xb7\xef\xbf\xbd\xc3\xa9");
+    free(shown);
+    shown = utf8_shown("");
+    cr_expect_str_eq(shown, "");
+    free(shown);
 }
 
 Test(json, getters)
