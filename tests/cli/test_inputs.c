@@ -115,7 +115,7 @@ Test(inputs, what_stands_in_front_of_a_text_is_named)
     SAYS(0, "$SG list", "--bos never text:t.txt");
     SAYS(0, "$SG generate $DEMO -q -p Once -n 1", "begin with <|begin_of_text|>");
     SAYS(0, "$SG generate $DEMO -q -p Once -n 1 --bos never", "begin with no special token");
-    SAYS(0, "$SG tune $DEMO -q -s text:t.txt --max-length 300 --num-tune-samples 1 --held-out 0 --layers 6,7 --bos never",
+    SAYS(0, "$SG tune $DEMO -q -s text:t.txt --max-length 300 --num-tune-samples 1 --check 0 --held-out 0 --layers 6,7 --bos never",
          "begin with no special token by --bos never");
     SAYS(2, "$SG eval $DEMO -q --bos perhaps", "--bos", "perhaps", "tokenizer, always or never");
     struct str plain = run(0, "$SG suite text:t.txt --model $DEMO --max-length 300 | sed 's/text:.*fingerprint/is/; s/ .*txt/ /'");
