@@ -83,16 +83,18 @@ enum status store_lease_release(struct store *s, const char *key, const char *ow
 
 /* Put every run of the database at src_path that is not in `s` yet. Same key and same digest: kept once.
  * Same key, one of them done and the other not: the done one stays. Same key, both done, other results: a
- * conflict; the one in `s` stays and the conflict is listed. Plans, tunings, curves and floors come along.
+ * conflict, or where they were computed with other arithmetic, a difference to be told (results/arithmetic.h); the one in
+ * `s` stays and both are listed. Plans, tunings, curves and floors come along.
  * A plan that both have keeps, for a question under two keys, the one with a result, else the later plan's. src_path is
  * opened read-only, and through a copy when it is of an older version. One transaction. */
 struct merge_conflict {
     char key[33];
-    char what[128]; /* e.g. "cosine of scope overall: here 0.991, there 0.987" */
+    bool arithmetic; /* no conflict: other arithmetic */
+    char *what;      /* "cosine of scope overall: here 0.991, there 0.987"; owned */
 };
 struct merge_report {
-    size_t added, identical, completed, conflicting;
-    struct merge_conflict *conflicts; /* all of them; owned, freed by merge_report_clear */
+    size_t added, identical, completed, conflicting, other_arithmetic;
+    struct merge_conflict *conflicts; /* [conflicting + other_arithmetic]; owned, freed by merge_report_clear */
 };
 enum status store_merge(struct store *s, const char *src_path, struct merge_report *out) MUST_USE;
 void merge_report_clear(struct merge_report *r);

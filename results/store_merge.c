@@ -1,4 +1,5 @@
 #include "base/str.h"
+#include "results/arithmetic.h"
 #include "results/db.h"
 
 #include <sqlite3.h>
@@ -110,7 +111,7 @@ static enum status count_outcomes(struct store *s, struct merge_report *out)
 }
 
 /* The first metric in which two runs differ, in words. */
-static enum status describe_conflict(struct store *s, int64_t here, int64_t there, char *out, size_t size)
+static enum status describe_conflict(struct store *s, int64_t here, int64_t there, char **out)
 {
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
@@ -128,16 +129,16 @@ static enum status describe_conflict(struct store *s, int64_t here, int64_t ther
     if (st == OK && more) {
         const char *name = get_name(&c), *scope = get_name(&c);
         double a = get_real(&c), b = get_real(&c);
-        snprintf(out, size, "%s of scope %s: here %.9g, there %.9g", name, scope, a, b);
+        *out = str_format("%s of scope %s: here %.9g, there %.9g", name, scope, a, b);
     } else {
-        snprintf(out, size, "results differ outside the means of the metrics");
+        *out = str_dup("results differ outside the means of the metrics");
     }
     cursor_close(&c);
     arena_free(&arena);
     return st;
 }
 
-static enum status list_conflicts(struct store *s, struct merge_report *out)
+static enum status list_conflicts(struct store *s, struct store *other, struct merge_report *out)
 {
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
@@ -148,10 +149,16 @@ static enum status list_conflicts(struct store *s, struct merge_report *out)
                                  "WHERE r.status = 'done' AND o.status = 'done' AND r.digest <> o.digest "
                                  "ORDER BY r.id");
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
-        struct merge_conflict *k = rows_grow(&rows, out->conflicting++, sizeof *k);
+        struct merge_conflict *k = rows_grow(&rows, out->conflicting + out->other_arithmetic, sizeof *k);
+        struct str words = {0};
+        enum arithmetic arithmetic = ARITHMETIC_SAME;
         snprintf(k->key, sizeof k->key, "%s", get_name(&c));
         int64_t here = get_int(&c), there = get_int(&c);
-        st = describe_conflict(s, here, there, k->what, sizeof k->what);
+        st = arithmetic_between(s, other, k->key, &arithmetic, &words);
+        k->arithmetic = arithmetic != ARITHMETIC_SAME;
+        *(k->arithmetic ? &out->other_arithmetic : &out->conflicting) += 1;
+        if (k->arithmetic) k->what = words.data;
+        else if (st == OK) st = describe_conflict(s, here, there, &k->what);
     }
     out->conflicts = rows;
     cursor_close(&c);
@@ -220,11 +227,11 @@ static enum status copy_rest(struct store *s)
     return db_exec(s, merge_cells);
 }
 
-static enum status merge_attached(struct store *s, struct merge_report *out)
+static enum status merge_attached(struct store *s, struct store *other, struct merge_report *out)
 {
     TRY(merge_parents(s));
     TRY(db_exec(s, choose_runs));
-    TRY(list_conflicts(s, out));
+    TRY(list_conflicts(s, other, out));
     TRY(count_outcomes(s, out));
     TRY(copy_runs(s));
     TRY(copy_children(s));
@@ -258,7 +265,7 @@ enum status store_merge(struct store *s, const char *src_path, struct merge_repo
     struct store *other = NULL;
     enum status attached = attach(s, src_path, &other), st = attached == OK ? db_begin(s) : attached;
     if (st == OK) {
-        st = merge_attached(s, out);
+        st = merge_attached(s, other, out);
         if (st == OK) st = db_commit(s);
         if (st != OK) db_rollback(s);
     }
@@ -273,6 +280,7 @@ enum status store_merge(struct store *s, const char *src_path, struct merge_repo
 
 void merge_report_clear(struct merge_report *r)
 {
+    for (size_t i = 0; i < r->conflicting + r->other_arithmetic; i++) free(r->conflicts[i].what);
     free(r->conflicts);
     *r = (struct merge_report){0};
 }

@@ -59,10 +59,12 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
         }
         st = store_merge(s, files[i], &r);
         if (st != OK) break;
-        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict\n", files[i], r.added, r.identical,
-               r.completed, r.conflicting);
-        for (size_t k = 0; k < r.conflicting; k++)
-            printf("  conflict: cell %s: %s\n", r.conflicts[k].key, r.conflicts[k].what);
+        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict", files[i], r.added, r.identical, r.completed,
+               r.conflicting);
+        if (r.other_arithmetic) printf(", %zu under other arithmetic", r.other_arithmetic);
+        putchar('\n');
+        for (size_t k = 0; k < r.conflicting + r.other_arithmetic; k++)
+            printf("  %scell %s: %s\n", r.conflicts[k].arithmetic ? "" : "conflict: ", r.conflicts[k].key, r.conflicts[k].what);
         *n_conflicts += r.conflicting;
         merge_report_clear(&r);
     }
@@ -92,7 +94,9 @@ const struct command cmd_merge = {
         "merge FILE… [--db FILE]",
         "Takes runs, plans, tunings and curves of other databases into one. Equal rows are kept once; a cell with "
         "two different\n"
-        "results is a conflict: the one in --db stays and both are told. Exit code 4: there were conflicts.",
+        "results is a conflict: the one in --db stays and both are told. Exit code 4: there were conflicts. Results that differ\n"
+        "because another BLAS, processor, GPU or compiler computed them are none: they are told, within the noise floor\n"
+        "or beyond it.",
         "sparsegauge merge --db all.db results.1-of-4.db results.2-of-4.db results.3-of-4.db results.4-of-4.db",
     },
     .options = options,

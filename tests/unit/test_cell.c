@@ -149,6 +149,16 @@ Test(cell, other_arithmetic_is_told)
     cr_expect_eq(number("SELECT blas LIKE 'OpenBLAS %' AND isa = 'base' FROM run"), 1);
     cr_expect_eq(tool("", "compare one.json two.json --db a.db"), 0);
     cr_expect(said("out.txt", "other arithmetic (blas: OpenBLAS"));
+    /* and in another database: no conflict, but told */
+    cr_assert_eq(rename("a.db", "b.db"), 0);
+    cr_assert_eq(tool("", EVAL), 0);
+    cr_assert_eq(tool("", "merge b.db --db a.db"), 0);
+    cr_expect(said("out.txt", "0 in conflict, 1 under other arithmetic"));
+    cr_expect(said("out.txt", "no noise floor of this model is stored"));
+    cr_assert_eq(tool("", "eval " MODEL SMALL "--suite null"), 0);
+    cr_assert_eq(tool("", "merge b.db --db a.db"), 0);
+    cr_expect(said("out.txt", " the floor"));
+    cr_expect(said("out.txt", "), "), "%s", "the two arithmetics are named");
 }
 
 static struct metric_record metric(const char *name, double mean)
