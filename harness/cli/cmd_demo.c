@@ -152,6 +152,7 @@ static enum status evaluate_policy(struct demo *d, const struct policy_options *
                                     .machine = &o.machine, .settings = cell_defaults, .retry = true, .wait = true,
                                     .quiet = o.machine.quiet, .stop = cancel_requested, .argc = d->argc, .argv = d->argv};
         cell.settings.max_length = o.max_length;
+        cell.settings.num_samples = i ? 0 : N_TEXTS;
         cell.settings.plan = "demo";
         cell.settings.generate = i == 0;
         cell.settings.attribution = i == 0 && tuned == &d->l1;

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORST_UNSET = -1, WORST_USUAL = 20 };
+enum { WORST_UNSET = -1 };
 
 static struct {
     struct machine_options machine;
@@ -215,12 +215,13 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
         .tuned = &tuned, .machine = &o.machine, .settings = cell_defaults, .replace = o.replace, .retry = true, .wait = true,
         .say = say_waiting, .quiet = o.machine.quiet, .stop = cancel_requested, .argc = argc, .argv = argv};
     cell.settings.max_length = o.samples.max_length;
+    cell.settings.num_samples = o.samples.num_samples;
     cell.settings.seed = o.samples.seed;
     cell.settings.score = o.samples.score;
     cell.settings.generate = o.generate || o.json;
     cell.settings.attribution = o.attribution;
     cell.settings.keep_tokens = o.keep_tokens;
-    cell.settings.n_worst = o.n_worst == WORST_UNSET ? WORST_USUAL : o.n_worst;
+    if (o.n_worst != WORST_UNSET) cell.settings.n_worst = o.n_worst;
     if (pair) {
         TRY_GOTO(st, done, parity_open(&parity, &setup->model.weights.config, &set, &policy));
         cell.parity = &parity;

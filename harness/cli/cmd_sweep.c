@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { WORST_UNSET = -1, WORST_USUAL = 5 };
+enum { WORST_UNSET = -1 };
 
 static struct {
     struct machine_options machine;
@@ -50,7 +50,7 @@ static const struct option_def options[] = {
      "part I of N, from 1; auto/N for arrays; none (auto: Slurm steps, Open MPI, PMI)", 0, 0},
     {"name", OPTION_TEXT, &o.settings.name, "NAME", "of the plan in the database (made from the axes)", 0, 0},
     {"plan", OPTION_TEXT, &o.plan_file, "FILE", "a JSON file with axes", 0, 0},
-    {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL of every cell (5)", 0, 10000},
+    {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL of every cell (20)", 0, 10000},
     {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
     {"keep-masks", OPTION_FLAG, &o.keep_masks, NULL, "keep block masks of every cell's first sample", 0, 0},
     {"noise-floor", OPTION_FLAG, &o.noise_floor, NULL,
@@ -351,6 +351,13 @@ static enum status work(const struct setup *fleet, int n_fleet, struct sweep_wat
         st, done,
         store_open(&store, unwritten ? ":memory:" : db, o.dry_run && !unwritten ? STORE_READ : STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
+    struct cell_settings settings = cell_defaults;
+    settings.num_samples = o.settings.num_samples;
+    settings.seed = o.settings.seed;
+    settings.score = o.settings.score;
+    settings.keep_tokens = o.keep_tokens;
+    settings.keep_masks = o.keep_masks; /* ten thousand cells at once, whose masks may take more than all else */
+    if (o.n_worst != WORST_UNSET) settings.n_worst = o.n_worst;
     TRY_GOTO(st, done,
              sweep_open(&s, &(struct sweep_args){.setup = setup,
                                                  .store = store,
@@ -359,9 +366,7 @@ static enum status work(const struct setup *fleet, int n_fleet, struct sweep_wat
                                                  .machine = &o.machine,
                                                  .name = o.settings.name ? o.settings.name : name,
                                                  .plan_json = axes,
-                                                 .num_samples = o.settings.num_samples,
-                                                 .seed = o.settings.seed,
-                                                 .score = o.settings.score,
+                                                 .settings = settings,
                                                  .field = o.field,
                                                  .smooth_k = smooth_k,
                                                  .min_sparse_tokens = o.min_sparse_tokens,
@@ -374,9 +379,6 @@ static enum status work(const struct setup *fleet, int n_fleet, struct sweep_wat
                                                  .shard = shard,
                                                  .retry_failed = o.retry_failed,
                                                  .replace = o.replace,
-                                                 .keep_tokens = o.keep_tokens,
-                                                 .keep_masks = o.keep_masks,
-                                                 .n_worst = o.n_worst == WORST_UNSET ? WORST_USUAL : o.n_worst,
                                                  .max_memory = o.max_memory_gib * 0x1p30,
                                                  .watch = watch,
                                                  .event = show_event,

@@ -21,7 +21,7 @@ void cell_identify(const struct cell_request *q, struct run_record *r, struct ar
     char hash[33];
     *r = run_record_blank();
     r->max_length = q->settings.max_length;
-    r->num_samples = q->set->n_samples;
+    r->num_samples = q->settings.num_samples;
     r->score = q->settings.score;
     r->heads = q->settings.heads;
     r->seed = (uint64_t)q->settings.seed;
@@ -37,7 +37,17 @@ void cell_identify(const struct cell_request *q, struct run_record *r, struct ar
         }
         r->tuned_hash = arena_str(arena, tuned_hash(q->tuned, hash));
     }
+    if (q->tuning) {
+        r->rule = q->tuning->rule;
+        r->l1 = q->tuning->l1;
+        r->pv_l1 = q->tuning->pv_l1;
+        r->tuned_hash = ""; /* set when it is known; here it says that thresholds are no axis */
+    }
     identity_fill(r, &q->setup->model, q->setup->model_dir, q->set, q->policy, arena);
+    if (q->tuning) {
+        identity_plan_tuned(r, q->policy, q->tuning->text, arena);
+        r->tuned_hash = NULL;
+    }
     r->argv_json = argv_text(q->argc, q->argv, arena);
 }
 

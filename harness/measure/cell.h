@@ -12,6 +12,7 @@
 /* What a cell is asked for beside its model, samples and policy. */
 struct cell_settings {
     int max_length, seed;
+    int num_samples;         /* as asked: 0 = all there are */
     int repeat;              /* 0, or the number of a repetition, which is a cell of its own */
     const char *score, *heads;
     const char *plan;        /* the sweep it belongs to; NULL: a single eval */
@@ -21,6 +22,12 @@ struct cell_settings {
     int n_worst;
 };
 extern const struct cell_settings cell_defaults; /* 20 worst tokens, masks of the first sample */
+
+/* What thresholds will follow from, the tuner being deterministic. */
+struct cell_tuning {
+    const char *text, *rule; /* text: samples and whatever else decides; part of the key */
+    double l1, pv_l1;
+};
 
 /* When a cell is another's: what is to be done about it, and how it is ready to be measured. */
 enum cell_readiness { CELL_READY, CELL_LATER, CELL_SETTLED };
@@ -40,6 +47,7 @@ struct cell_request {
     const struct sparse_policy *policy;
     const struct tuned *tuned; /* where the policy's thresholds come from; heads NULL or the pointer NULL: untuned */
     struct cell_settings settings;
+    const struct cell_tuning *tuning; /* thresholds that are still to be found; NULL: policy has them */
     const struct run_record *planned; /* its identity, when that was made before; NULL: made here */
     int argc;
     char **argv;

@@ -146,6 +146,7 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
                              .machine = &m, .settings = cell_defaults, .replace = true, .wait = true, .quiet = m.quiet,
                              .planned = &again, .stop = cancel_requested, .argc = argc, .argv = argv};
     q.settings.max_length = s.max_length;
+    q.settings.num_samples = s.num_samples;
     q.settings.seed = s.seed;
     q.settings.repeat = r->repeat + 1;
     q.settings.score = s.score;

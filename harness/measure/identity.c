@@ -146,17 +146,16 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
     return print_json(o, arena);
 }
 
-static void make_keys(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct arena **arena)
+static void make_key(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct arena **arena)
 {
     char key[HASH_HEX_SIZE];
-    r->slot = arena_str(arena, store_key(describe(r, policy, false, NULL, arena), key));
     r->key_json = describe(r, policy, true, tuning, arena);
     r->key = arena_str(arena, store_key(r->key_json, key));
 }
 
 void identity_plan_tuned(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct arena **arena)
 {
-    make_keys(r, policy, tuning, arena);
+    make_key(r, policy, tuning, arena);
 }
 
 /* Where the model's sessions run. The machine's fingerprint stays its processor's: the device is in the key. */
@@ -206,5 +205,8 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
     }
     r->layers = arena_str(arena, policy->method ? policy_layers_text(policy, text) : "none");
     r->min_sparse_tokens = policy->min_sparse_tokens;
-    make_keys(r, policy, NULL, arena);
+    char slot[HASH_HEX_SIZE];
+    r->slot = arena_str(arena, store_key(describe(r, policy, false, NULL, arena), slot));
+    r->num_samples = set->n_samples; /* as asked in the slot, as found in the key */
+    make_key(r, policy, NULL, arena);
 }

@@ -22,11 +22,11 @@ static enum status load_samples(const struct sweep *s, const char *suite, int ma
                                 struct sample_set *out)
 {
     struct sample_options o = {.suites = {{suite}, 1},
-                               .score = s->a.score,
+                               .score = s->a.settings.score,
                                .field = suite_reads_fields(suite) ? s->a.field : NULL,
                                .max_length = max_length,
                                .num_samples = n,
-                               .seed = s->a.seed};
+                               .seed = s->a.settings.seed};
     return setup_samples(s->a.setup, &o, 0, tuning, out);
 }
 
@@ -37,7 +37,7 @@ static enum status add_data(struct sweep *s, const struct plan_cell *c, int *ind
     s->data = grown;
     struct sweep_data *d = &grown[s->n_data];
     *d = (struct sweep_data){.suite = c->suite, .max_length = c->max_length};
-    if (load_samples(s, c->suite, c->max_length, s->a.num_samples, false, &d->set) != OK)
+    if (load_samples(s, c->suite, c->max_length, s->a.settings.num_samples, false, &d->set) != OK)
         d->problem = str_dup(status_message());
     else if (!d->set.n_samples)
         d->problem = str_format("%s has no sample of %d tokens", c->suite, c->max_length);
@@ -193,9 +193,9 @@ static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
     cJSON_AddItemToArray(o, cJSON_CreateString(a->setup->model_dir));
     argv_add(o, "--suite", c->suite);
     argv_int(o, "--max-length", c->max_length);
-    if (a->num_samples) argv_int(o, "--num-samples", a->num_samples);
-    if (a->seed) argv_int(o, "--seed", a->seed);
-    if (strcmp(a->score, "all") != 0) argv_add(o, "--score", a->score);
+    if (a->settings.num_samples) argv_int(o, "--num-samples", a->settings.num_samples);
+    if (a->settings.seed) argv_int(o, "--seed", a->settings.seed);
+    if (strcmp(a->settings.score, "all") != 0) argv_add(o, "--score", a->settings.score);
     if (a->field) argv_add(o, "--field", a->field);
     if (str_starts_with(a->machine->device, "cuda")) argv_add(o, "--device", "cuda"); /* which one, and how many, is no matter */
     if (a->machine->impl) argv_add(o, "--impl", a->machine->impl);
@@ -216,35 +216,32 @@ static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
     return out;
 }
 
+struct cell_request sweep_request(struct sweep *s, const struct sweep_cell *x)
+{
+    struct cell_request q = {.setup = s->a.setup, .store = s->a.store, .leases = s->leases, .cache = s->a.cache,
+                             .machine = s->a.machine, .set = &s->data[x->data].set, .settings = s->a.settings};
+    q.settings.max_length = x->cell->max_length;
+    q.settings.repeat = x->cell->repeat;
+    q.settings.plan = s->a.name;
+    return q;
+}
+
 static enum status identify(struct sweep *s, struct sweep_cell *x)
 {
     const struct plan_cell *c = x->cell;
     const struct model *m = &s->a.setup->model;
     struct sparse_policy policy;
     TRY(plan_cell_policy(c, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, NULL, &policy));
-    struct sample_set *set = &s->data[x->data].set;
-    struct run_record *r = &x->run;
     char head[16];
-    *r = run_record_blank();
     snprintf(head, sizeof head, "%d", c->head);
-    r->max_length = c->max_length;
-    r->num_samples = s->a.num_samples; /* as asked, for the slot: a suite that fails to load has none */
-    r->score = s->a.score;
-    r->seed = (uint64_t)s->a.seed;
-    r->repeat = c->repeat;
-    r->threads = par_threads(s->a.setup->par);
-    r->plan = s->a.name;
-    r->heads = c->head < 0 ? "all" : arena_str(&s->arena, head);
-    if (c->tuned) {
-        r->rule = tune_rule_name(c->rule);
-        r->l1 = c->l1;
-        r->pv_l1 = c->pv_l1;
-        r->tuned_hash = ""; /* set when it is known; here it says that thresholds are no axis */
-    }
-    identity_fill(r, m, s->a.setup->model_dir, set, &policy, &s->arena);
-    if (c->tuned) identity_plan_tuned(r, &policy, s->groups[x->group].text, &s->arena);
-    r->num_samples = set->n_samples;
-    r->tuned_hash = NULL;
+    struct cell_tuning tuning = {.rule = tune_rule_name(c->rule), .l1 = c->l1, .pv_l1 = c->pv_l1};
+    if (c->tuned) tuning.text = s->groups[x->group].text;
+    struct cell_request q = sweep_request(s, x);
+    q.policy = &policy;
+    q.tuning = c->tuned ? &tuning : NULL;
+    q.settings.heads = c->head < 0 ? "all" : arena_str(&s->arena, head);
+    struct run_record *r = &x->run;
+    cell_identify(&q, r, &s->arena);
     r->argv_json = cell_argv(s, c);
     policy_clear(&policy);
     return OK;
@@ -395,8 +392,8 @@ static enum status check_parts(struct sweep *s, struct sweep_cell *x)
     struct run_parts has;
     TRY(query_parts(s->a.store, x->run.key, &has));
     bool sparse = strcmp(x->cell->method, "dense") != 0;
-    x->again = s->a.replace || (!d->set.timed && ((s->a.keep_tokens && !has.tokens) || (s->a.keep_masks && sparse && !has.masks)));
-    s->n_fewer_worst += !x->again && !d->set.timed && has.n_worst < s->a.n_worst;
+    x->again = s->a.replace || (!d->set.timed && ((s->a.settings.keep_tokens && !has.tokens) || (s->a.settings.keep_masks && sparse && !has.masks)));
+    s->n_fewer_worst += !x->again && !d->set.timed && has.n_worst < s->a.settings.n_worst;
     return OK;
 }
 

@@ -10,6 +10,7 @@
 #ifndef SG_HARNESS_SWEEP_SWEEP_H
 #define SG_HARNESS_SWEEP_SWEEP_H
 
+#include "harness/measure/cell.h"
 #include "harness/measure/dense_states.h"
 #include "harness/sweep/plan.h"
 #include "harness/measure/setup.h"
@@ -63,16 +64,15 @@ struct sweep_args {
     const struct plan *plan;
     const struct machine_options *machine;
     const char *name, *plan_json; /* name of the plan in the database */
-    int num_samples, seed;
-    const char *score, *field;
+    struct cell_settings settings; /* of every cell, but for length and repetition */
+    const char *field;
     enum smooth_k smooth_k;
     int min_sparse_tokens;
     const char *tune_suite;    /* NULL: each cell's own suite */
     int n_tune, n_check, n_held_out, tune_length; /* tune_length 0: each cell's own length */
     double min_sparsity;
     struct shard shard;
-    bool retry_failed, replace, keep_tokens, keep_masks;
-    int n_worst;
+    bool retry_failed, replace;
     double max_memory;         /* bytes a cell may take; 0: what the machine has left */
     struct sweep_watch *watch; /* may be NULL */
     int worker;                /* 0, or this one's number among several in one process */
@@ -166,6 +166,8 @@ enum status sweep_probe(const struct setup *setup, const char *impl, double *flo
  * cannot be stored. */
 enum status sweep_run(struct sweep *s) MUST_USE;
 
+/* What a cell is asked for; without its policy. */
+struct cell_request sweep_request(struct sweep *s, const struct sweep_cell *x);
 /* For sweep_run: the thresholds of a group, from the database or found now. *busy: another process is at it. */
 enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy) MUST_USE;
 /* Bytes of the host that evaluating a set takes beside weights and shared states. */

@@ -277,14 +277,15 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     }
     struct visit v = {.s = s, .x = x};
     struct cell_result r;
-    struct cell_request q = {.setup = s->a.setup, .store = s->a.store, .leases = s->leases, .cache = s->a.cache,
-                             .machine = s->a.machine, .set = &s->data[x->data].set, .settings = cell_defaults,
-                             .planned = &x->run, .replace = x->again, .retry = s->a.retry_failed || s->a.replace, .keep_failures = true, .quiet = true,
-                             .prepare = visit_prepare, .ctx = &v, .stop = cell_stop, .stop_ctx = s};
-    q.settings.seed = s->a.seed;
-    q.settings.keep_tokens = s->a.keep_tokens;
-    q.settings.keep_masks = s->a.keep_masks;
-    q.settings.n_worst = s->a.n_worst;
+    struct cell_request q = sweep_request(s, x);
+    q.planned = &x->run;
+    q.replace = x->again;
+    q.retry = s->a.retry_failed || s->a.replace;
+    q.keep_failures = q.quiet = true;
+    q.prepare = visit_prepare;
+    q.ctx = &v;
+    q.stop = cell_stop;
+    q.stop_ctx = s;
     enum status st = cell_run(&q, &r);
     if (v.locked) pthread_rwlock_unlock(s->a.devices);
     if (s->a.watch) s->a.watch->cell[s->a.worker] = -1;

@@ -120,6 +120,20 @@ Test(cell, a_cell_of_a_sweep_is_confirmed_as_it_was)
                         "b.tuned_hash AND b.repeat = a.repeat + 1"), 1, "the same numbers again");
 }
 
+/* Whichever command asks, and however many samples it leaves to the suite. */
+Test(cell, eval_and_sweep_ask_the_same_question)
+{
+#define ASKED MODEL " --suite 'needle:lengths=512;depths=50;repeat=2' --max-length 512 --method window:128 --threads 1 --cache none -q " \
+              "--impl attn_base_f32 --db a.db "
+    cr_assert_eq(tool("", "sweep " ASKED "--shard none"), 0);
+    cr_assert_eq(number("SELECT count(*) FROM run WHERE impl = 'attn_base_f32' AND impls = impl AND num_samples = 2"), 1);
+    cr_expect_eq(tool("", "eval " MODEL " --suite 'needle:lengths=512;depths=50;repeat=2' --max-length 512 --method window --window 128 "
+                          "--threads 1 --cache none -q --impl attn_base_f32 --db a.db"), 0);
+    cr_expect(said("out.txt", "is stored already"));
+    cr_expect_eq(number("SELECT count(*) FROM run"), 1);
+    cr_expect_eq(number("SELECT count(DISTINCT slot) FROM (SELECT slot FROM run UNION ALL SELECT slot FROM cell)"), 1);
+}
+
 Test(cell, what_cannot_be_the_same_is_refused_before_it_is_evaluated)
 {
     text_put(dir, "w.txt", "Once there was a lighthouse. ");
