@@ -11,7 +11,8 @@ static char blas[128];
 static void blas_find(void)
 {
     char name[32] = "BLAS", version[32] = "of an unknown version";
-    sscanf(openblas_get_config(), "%31s %31s", name, version); /* "OpenBLAS 0.3.21 DYNAMIC_ARCH …" */
+    sscanf(openblas_get_config(), "%31s %31s", name, version); /* "OpenBLAS 0.3.21 DYNAMIC_ARCH …"
+                                                                */
     snprintf(blas, sizeof blas, "%s %s %s", name, version, openblas_get_corename());
 }
 

@@ -1,5 +1,5 @@
-/* With whose arithmetic the CPU computes. Two machines that name the same here and run the same build give the same bits;
- * others answer the same question with other last digits. */
+/* With whose arithmetic the CPU computes. Two machines that name the same here and run the same
+ * build give the same bits; others answer the same question with other last digits. */
 #ifndef SG_KERNELS_ARITHMETIC_H
 #define SG_KERNELS_ARITHMETIC_H
 

@@ -1,5 +1,6 @@
-/* Two results of one question under different arithmetic: another BLAS, processor, GPU or compiler gives other last digits.
- * That is no conflict, and no news where it stays within the noise floor. */
+/* Two results of one question under different arithmetic: another BLAS, processor, GPU or compiler
+ * gives other last digits. That is no conflict, and no news where it stays within the noise floor.
+ */
 #ifndef SG_RESULTS_ARITHMETIC_H
 #define SG_RESULTS_ARITHMETIC_H
 
@@ -18,13 +19,14 @@ struct arithmetic_side {
     const struct metric_list *metrics;
 };
 
-/* By the metrics of scope "overall" that both have, times left out. `words` gets "other arithmetic (…), within the floor"
- * or the like, nothing when it is the same. floors may be NULL. */
-enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_side b, const struct noise_list *floors,
-                                   struct str *words);
+/* By the metrics of scope "overall" that both have, times left out. `words` gets "other arithmetic
+ * (…), within the floor" or the like, nothing when it is the same. floors may be NULL. */
+enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_side b,
+                                   const struct noise_list *floors, struct str *words);
 
-/* The same for one cell that two databases hold, by the floors of the first, or of the second where it has none. */
-enum status arithmetic_between(struct store *a, struct store *b, const char *key, enum arithmetic *out,
-                               struct str *words) MUST_USE;
+/* The same for one cell that two databases hold, by the floors of the first, or of the second where
+ * it has none. */
+enum status arithmetic_between(struct store *a, struct store *b, const char *key,
+                               enum arithmetic *out, struct str *words) MUST_USE;
 
 #endif

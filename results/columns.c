@@ -9,9 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COLUMN(record, name, member, type, use, json, label) \
-    {name, json, label, COLUMN_##type, use, offsetof(struct record, member)}
-#define TABLE(record, rows) .at = (rows), .n = sizeof(rows) / sizeof *(rows), .bytes = sizeof(struct record)
+#define COLUMN(record, name, member, type, use, json, label)                   \
+    {                                                                          \
+        name, json, label, COLUMN_##type, use, offsetof(struct record, member) \
+    }
+#define TABLE(record, rows) \
+    .at = (rows), .n = sizeof(rows) / sizeof *(rows), .bytes = sizeof(struct record)
 
 enum {
     KEY = COLUMN_KEY | COLUMN_SETTING,
@@ -273,19 +276,25 @@ enum run_status run_status_of(const char *name)
 }
 
 /* Members by type. */
-static const void *member_of(const struct column *c, const void *record) { return (const char *)record + c->offset; }
+static const void *member_of(const struct column *c, const void *record)
+{
+    return (const char *)record + c->offset;
+}
 static const char *text_of(const struct column *c, const void *record)
 {
     return *(const char *const *)member_of(c, record);
 }
 
-bool column_is_text(const struct column *c) { return c->type == COLUMN_TEXT || c->type == COLUMN_JSON; }
+bool column_is_text(const struct column *c)
+{
+    return c->type == COLUMN_TEXT || c->type == COLUMN_JSON;
+}
 
 bool column_is_int(const struct column *c, int *lo, int *hi)
 {
     static const int ranges[][2] = {
-        [COLUMN_INT] = {0, INT_MAX}, [COLUMN_SAMPLE] = {-1, INT_MAX}, [COLUMN_INDEX] = {0, 65535},
-        [COLUMN_HEAD] = {-1, 65535}, [COLUMN_SIZE] = {1, 65535},      [COLUMN_BLOCK] = {0, 4096},
+        [COLUMN_INT] = {0, INT_MAX},   [COLUMN_SAMPLE] = {-1, INT_MAX}, [COLUMN_INDEX] = {0, 65535},
+        [COLUMN_HEAD] = {-1, 65535},   [COLUMN_SIZE] = {1, 65535},      [COLUMN_BLOCK] = {0, 4096},
         [COLUMN_TILES] = {0, 1 << 20},
     };
     if (c->type < COLUMN_INT || c->type > COLUMN_TILES) return false;
@@ -324,7 +333,8 @@ void columns_blank(const struct columns *t, void *record)
 
 double column_real(const struct column *c, const void *record)
 {
-    return c->type == COLUMN_REAL ? *(const double *)member_of(c, record) : (double)integer_of(c, record);
+    return c->type == COLUMN_REAL ? *(const double *)member_of(c, record)
+                                  : (double)integer_of(c, record);
 }
 
 bool column_missing(const struct column *c, const void *record)
@@ -351,7 +361,8 @@ void column_describe(const struct column *c, const void *record, struct str *out
     else if (c->type == COLUMN_REAL) str_addf(out, "%.6g", column_real(c, record));
     else if (c->type == COLUMN_BOOL) str_add(out, integer_of(c, record) ? "yes" : "no");
     else if (c->type == COLUMN_STATUS) str_add(out, status_names[integer_of(c, record)]);
-    else if (c->type == COLUMN_UNSIGNED) str_addf(out, "%llu", (unsigned long long)integer_of(c, record));
+    else if (c->type == COLUMN_UNSIGNED)
+        str_addf(out, "%llu", (unsigned long long)integer_of(c, record));
     else str_addf(out, "%lld", (long long)integer_of(c, record));
 }
 
@@ -365,7 +376,8 @@ const struct column *columns_find(const struct columns *t, const char *name)
 bool columns_same(const struct columns *t, const void *a, const void *b, unsigned use, unsigned but)
 {
     for (size_t i = 0; i < t->n; i++)
-        if (t->at[i].use & use && !(t->at[i].use & but) && !column_same(&t->at[i], a, b)) return false;
+        if (t->at[i].use & use && !(t->at[i].use & but) && !column_same(&t->at[i], a, b))
+            return false;
     return true;
 }
 
@@ -435,7 +447,8 @@ void columns_to_json(cJSON *o, const struct columns *t, const void *record, cons
     }
 }
 
-static enum status integer_from_json(struct json_in in, const struct column *c, const char *name, void *m)
+static enum status integer_from_json(struct json_in in, const struct column *c, const char *name,
+                                     void *m)
 {
     bool required = c->use & COLUMN_REQUIRED;
     int64_t value = c->use & COLUMN_OPTIONAL ? -1 : 0;
@@ -447,8 +460,8 @@ static enum status integer_from_json(struct json_in in, const struct column *c, 
     return OK;
 }
 
-static enum status column_from_json(struct json_in in, const struct column *c, const char *name, void *m,
-                                    struct arena **arena)
+static enum status column_from_json(struct json_in in, const struct column *c, const char *name,
+                                    void *m, struct arena **arena)
 {
     bool required = c->use & COLUMN_REQUIRED;
     const char *text = NULL;
@@ -468,7 +481,8 @@ static enum status column_from_json(struct json_in in, const struct column *c, c
         return OK;
     case COLUMN_REAL:
         *(double *)m = NAN;
-        return json_get_double(in, name, required, c->use & COLUMN_TIMING ? 0 : -INFINITY, INFINITY, m);
+        return json_get_double(in, name, required, c->use & COLUMN_TIMING ? 0 : -INFINITY, INFINITY,
+                               m);
     case COLUMN_BOOL: return json_get_bool(in, name, required, m);
     case COLUMN_STATUS:
         text = status_names[RUN_DONE];
@@ -483,12 +497,13 @@ static enum status column_from_json(struct json_in in, const struct column *c, c
     }
 }
 
-enum status columns_from_json(struct json_in in, const struct columns *t, void *record, const char *section,
-                              struct arena **arena)
+enum status columns_from_json(struct json_in in, const struct columns *t, void *record,
+                              const char *section, struct arena **arena)
 {
     for (size_t i = 0; i < t->n; i++) {
         const char *name = name_in(&t->at[i], section);
-        if (name) TRY(column_from_json(in, &t->at[i], name, (char *)record + t->at[i].offset, arena));
+        if (name)
+            TRY(column_from_json(in, &t->at[i], name, (char *)record + t->at[i].offset, arena));
     }
     return OK;
 }
@@ -497,13 +512,15 @@ void columns_to_key(cJSON *o, const struct run_record *r, bool sparse)
 {
     for (size_t i = 0; i < run_columns.n; i++) {
         const struct column *c = &run_columns.at[i];
-        if (!(c->use & COLUMN_KEY) || (c->use & COLUMN_SPARSE && !sparse) || column_missing(c, r)) continue;
+        if (!(c->use & COLUMN_KEY) || (c->use & COLUMN_SPARSE && !sparse) || column_missing(c, r))
+            continue;
         if (c->use & COLUMN_UNSAID && integer_of(c, r) == 0) continue;
         cJSON_AddItemToObject(o, c->name, column_json(c, r));
     }
 }
 
-/* "kl_lo": the column lo of the metric kl; a name that no column of a metric ends is the metric whose mean it is. */
+/* "kl_lo": the column lo of the metric kl; a name that no column of a metric ends is the metric
+ * whose mean it is. */
 static double headline_of(const char *name, const struct metric_record *rows, size_t n)
 {
     size_t length = strlen(name);
@@ -518,7 +535,8 @@ static double headline_of(const char *name, const struct metric_record *rows, si
         length = (size_t)(tail - name) - 1;
     }
     for (size_t i = 0; i < n; i++)
-        if (!strcmp(rows[i].scope, "overall") && !strncmp(rows[i].name, name, length) && !rows[i].name[length])
+        if (!strcmp(rows[i].scope, "overall") && !strncmp(rows[i].name, name, length) &&
+            !rows[i].name[length])
             return column_real(part, &rows[i]);
     return NAN;
 }
@@ -528,12 +546,13 @@ void headline_fill(struct headline *h, const struct metric_record *rows, size_t 
     for (size_t i = 0; i < run_columns.n; i++) {
         const struct column *c = &run_columns.at[i];
         if (c->use & COLUMN_HEADLINE)
-            *(double *)((char *)h + c->offset - offsetof(struct run_record, headline)) = headline_of(c->name, rows, n);
+            *(double *)((char *)h + c->offset - offsetof(struct run_record, headline)) =
+                headline_of(c->name, rows, n);
     }
 }
 
-void columns_names(const struct columns *t, const char *prefix, const char *suffix, const char *between,
-                   struct str *out)
+void columns_names(const struct columns *t, const char *prefix, const char *suffix,
+                   const char *between, struct str *out)
 {
     for (size_t i = 0; i < t->n; i++)
         str_addf(out, "%s%s%s%s", i ? between : "", prefix, t->at[i].name, suffix);

@@ -1,9 +1,11 @@
-/* What a record consists of: one table of columns for each, which drives everything that goes through its members.
+/* What a record consists of: one table of columns for each, which drives everything that goes
+ * through its members.
  *
- * Writing and reading rows, JSON both ways, headline numbers, a cell's key, "the same configuration", the differences
- * that `compare` shows, and running a stored run again. A new setting is three lines: its member in results/records.h,
- * its column in results/columns.c, its column in results/schema.sql (and a step in results/store.c for databases that
- * are there already).
+ * Writing and reading rows, JSON both ways, headline numbers, a cell's key, "the same
+ * configuration", the differences that `compare` shows, and running a stored run again. A new
+ * setting is three lines: its member in results/records.h, its column in results/columns.c, its
+ * column in results/schema.sql (and a step in results/store.c for databases that are there
+ * already).
  */
 #ifndef SG_RESULTS_COLUMNS_H
 #define SG_RESULTS_COLUMNS_H
@@ -24,7 +26,8 @@ enum column_type {
     COLUMN_BLOCK,    /* … 0 to 4096 */
     COLUMN_TILES,    /* … tiles along one side of a mask, 0 to 2^20 */
     COLUMN_INT64,    /* int64_t */
-    COLUMN_UNSIGNED, /* uint64_t: two's complement in SQL, a text in JSON, whose numbers have 53 bits */
+    COLUMN_UNSIGNED, /* uint64_t: two's complement in SQL, a text in JSON, whose numbers have 53
+                        bits */
     COLUMN_REAL,     /* double */
     COLUMN_BOOL,     /* bool */
     COLUMN_STATUS,   /* enum run_status, by name */
@@ -33,17 +36,17 @@ enum column_type {
 
 enum column_use {
     /* What it is for. */
-    COLUMN_KEY = 1 << 0,        /* asked for, part of a cell's key … */
-    COLUMN_SPARSE = 1 << 1,     /* … only where attention is sparse … */
-    COLUMN_UNSAID = 1 << 2,     /* … and not when it is 0 */
-    COLUMN_SETTING = 1 << 3,    /* decides what runs */
-    COLUMN_DATA = 1 << 4,       /* a setting that belongs to the data */
-    COLUMN_PLACE = 1 << 5,      /* a setting: which layers and heads are sparse */
-    COLUMN_BOUND = 1 << 6,      /* a setting: how much they may leave out */
-    COLUMN_PROVENANCE = 1 << 7, /* who measured it with what: shown where two runs differ in it */
-    COLUMN_MEASURED = 1 << 8,   /* found out by running */
-    COLUMN_HEADLINE = 1 << 9,   /* copied from the metrics, see headline_fill() */
-    COLUMN_TIMING = 1 << 10,    /* depends on the day: seconds and the like, never negative */
+    COLUMN_KEY = 1 << 0,         /* asked for, part of a cell's key … */
+    COLUMN_SPARSE = 1 << 1,      /* … only where attention is sparse … */
+    COLUMN_UNSAID = 1 << 2,      /* … and not when it is 0 */
+    COLUMN_SETTING = 1 << 3,     /* decides what runs */
+    COLUMN_DATA = 1 << 4,        /* a setting that belongs to the data */
+    COLUMN_PLACE = 1 << 5,       /* a setting: which layers and heads are sparse */
+    COLUMN_BOUND = 1 << 6,       /* a setting: how much they may leave out */
+    COLUMN_PROVENANCE = 1 << 7,  /* who measured it with what: shown where two runs differ in it */
+    COLUMN_MEASURED = 1 << 8,    /* found out by running */
+    COLUMN_HEADLINE = 1 << 9,    /* copied from the metrics, see headline_fill() */
+    COLUMN_TIMING = 1 << 10,     /* depends on the day: seconds and the like, never negative */
     COLUMN_ARITHMETIC = 1 << 11, /* with what the same question may give other last digits */
     /* How it is kept. */
     COLUMN_OPTIONAL = 1 << 14, /* an integer that is missing when negative */
@@ -54,7 +57,8 @@ enum column_use {
 
 struct column {
     const char *name;  /* in its table of results/schema.sql */
-    const char *json;  /* in a file: "member" of an object of its own, or "config.member" of the run's; NULL: in none */
+    const char *json;  /* in a file: "member" of an object of its own, or "config.member" of the
+                          run's; NULL: in none */
     const char *label; /* for people; NULL: the name */
     enum column_type type;
     unsigned use; /* of enum column_use */
@@ -66,18 +70,19 @@ struct columns {
     const struct column *at; /* [n] */
     size_t n, bytes;         /* bytes of a record */
     bool ordinal;            /* the table also has the order of writing */
-    bool brief;              /* members that are missing are left out of JSON; otherwise they are null */
+    bool brief; /* members that are missing are left out of JSON; otherwise they are null */
 };
 
-extern const struct columns run_columns, model_columns, dataset_columns, machine_columns, software_columns,
-    metric_columns, sample_columns, ledger_columns, layer_error_columns, item_columns, generation_columns,
-    latency_columns, worst_token_columns, mask_columns, tuned_columns, tuned_head_columns, curve_columns;
+extern const struct columns run_columns, model_columns, dataset_columns, machine_columns,
+    software_columns, metric_columns, sample_columns, ledger_columns, layer_error_columns,
+    item_columns, generation_columns, latency_columns, worst_token_columns, mask_columns,
+    tuned_columns, tuned_head_columns, curve_columns;
 
 /* A run and the four records in it. */
 enum { RUN_PARTS = 5 };
 extern const struct run_part {
     const struct columns *columns;
-    size_t offset; /* in struct run_record */
+    size_t offset;      /* in struct run_record */
 } run_parts[RUN_PARTS]; /* the run itself first */
 
 const char *run_status_name(enum run_status status);
@@ -94,18 +99,21 @@ double column_real(const struct column *c, const void *record); /* of a number *
 const char *column_label(const struct column *c);
 /* The value for people, "-" when it is missing; appended. */
 void column_describe(const struct column *c, const void *record, struct str *out);
-const struct column *columns_find(const struct columns *t, const char *name); /* NULL: no such column */
+const struct column *columns_find(const struct columns *t, const char *name); /* NULL: no such
+                                                                                 column */
 
 /* Are all columns equal that have one of the bits of `use` and none of `but`? */
-bool columns_same(const struct columns *t, const void *a, const void *b, unsigned use, unsigned but);
+bool columns_same(const struct columns *t, const void *a, const void *b, unsigned use,
+                  unsigned but);
 /* Those of `use` alone. */
 void columns_copy(const struct columns *t, void *to, const void *from, unsigned use);
 
-/* Members of one object: the columns of `section` ("config"), or of a record that is an object by itself (NULL). */
+/* Members of one object: the columns of `section` ("config"), or of a record that is an object by
+ * itself (NULL). */
 void columns_to_json(cJSON *o, const struct columns *t, const void *record, const char *section);
 /* Texts go to the arena; a member that is not there is missing. ERR_FORMAT names the field. */
-enum status columns_from_json(struct json_in in, const struct columns *t, void *record, const char *section,
-                              struct arena **arena) MUST_USE;
+enum status columns_from_json(struct json_in in, const struct columns *t, void *record,
+                              const char *section, struct arena **arena) MUST_USE;
 /* The part of a cell's key that the run's settings are. */
 void columns_to_key(cJSON *o, const struct run_record *r, bool sparse);
 
@@ -113,7 +121,7 @@ void columns_to_key(cJSON *o, const struct run_record *r, bool sparse);
 void headline_fill(struct headline *h, const struct metric_record *rows, size_t n);
 
 /* "prefix NAME suffix between prefix NAME suffix …" for SQL; appended. */
-void columns_names(const struct columns *t, const char *prefix, const char *suffix, const char *between,
-                   struct str *out);
+void columns_names(const struct columns *t, const char *prefix, const char *suffix,
+                   const char *between, struct str *out);
 
 #endif

@@ -14,7 +14,8 @@
 
 enum { POLL_NS = 300000000 };
 
-const struct cell_settings cell_defaults = {.score = "all", .heads = "all", .keep_masks = true, .n_worst = 20};
+const struct cell_settings cell_defaults = {
+    .score = "all", .heads = "all", .keep_masks = true, .n_worst = 20};
 
 void cell_identify(const struct cell_request *q, struct run_record *r, struct arena **arena)
 {
@@ -52,7 +53,8 @@ void cell_identify(const struct cell_request *q, struct run_record *r, struct ar
 }
 
 /* Has the stored run what is asked for beside its metrics? */
-static enum status cell_holds(const struct cell_request *q, const char *key, struct cell_result *out, bool *holds)
+static enum status cell_holds(const struct cell_request *q, const char *key,
+                              struct cell_result *out, bool *holds)
 {
     struct run_parts has;
     bool attribution = q->settings.attribution && q->policy && q->policy->method;
@@ -63,16 +65,21 @@ static enum status cell_holds(const struct cell_request *q, const char *key, str
     return OK;
 }
 
-/* The cell is this process's (out->end CELL_RAN), or what is to be said instead. *replace: a done run is run again. */
-static enum status cell_claim(const struct cell_request *q, struct lease_holder *leases, const char *key, bool *replace,
-                              struct cell_result *out)
+/* The cell is this process's (out->end CELL_RAN), or what is to be said instead. *replace: a done
+ * run is run again. */
+static enum status cell_claim(const struct cell_request *q, struct lease_holder *leases,
+                              const char *key, bool *replace, struct cell_result *out)
 {
     enum cell_end *end = &out->end;
     bool told = false;
     *replace = q->replace || q->parity;
     for (;;) {
         enum lease lease;
-        TRY(lease_take(leases, key, *replace ? LEASE_OVER_ALL : q->retry ? LEASE_OVER_FAILED : LEASE_OVER_NONE, &lease));
+        TRY(lease_take(leases, key,
+                       *replace   ? LEASE_OVER_ALL
+                       : q->retry ? LEASE_OVER_FAILED
+                                  : LEASE_OVER_NONE,
+                       &lease));
         if (lease == LEASE_STORED) {
             bool holds;
             TRY(cell_holds(q, key, out, &holds));
@@ -134,7 +141,9 @@ static enum status cell_fill(struct cell_request *q, struct run_record *r, struc
     r->ended = arena_str(&out->arena, clock_utc(text, sizeof text));
     out->data.run = *r;
     out->seconds = (double)(clock_ns() - t0) * 1e-9;
-    return q->tuned && q->tuned->heads && r->tuned_hash ? store_tuned(q->store, q->tuned, r->tuned_hash) : OK;
+    return q->tuned && q->tuned->heads && r->tuned_hash
+               ? store_tuned(q->store, q->tuned, r->tuned_hash)
+               : OK;
 }
 
 /* A cell without results is a row too. */
@@ -148,7 +157,8 @@ static void cell_fail(struct run_record *r, enum status why, struct cell_result 
     out->data = (struct run_data){.run = *r};
 }
 
-static enum status cell_do(const struct cell_request *asked, struct lease_holder *leases, struct cell_result *out)
+static enum status cell_do(const struct cell_request *asked, struct lease_holder *leases,
+                           struct cell_result *out)
 {
     struct cell_request q = *asked;
     struct run_record r;
@@ -165,9 +175,11 @@ static enum status cell_do(const struct cell_request *asked, struct lease_holder
     }
     if (st == OK && out->end == CELL_RAN) {
         replace &= r.status == RUN_DONE; /* a failure takes no result away */
-        st = replace ? store_run_put(q.store, &out->data, true, NULL) : store_run_offer(q.store, &out->data, &taken);
-        if (st == OK && !taken) out->end = CELL_REUSED; /* another was faster, while this process slept or by a merge */
-        if (st == OK) return OK; /* storing gave the lease back */
+        st = replace ? store_run_put(q.store, &out->data, true, NULL)
+                     : store_run_offer(q.store, &out->data, &taken);
+        if (st == OK && !taken)
+            out->end = CELL_REUSED; /* another was faster, while this process slept or by a merge */
+        if (st == OK) return OK;    /* storing gave the lease back */
     }
     char *message = st == OK ? NULL : str_dup(status_message());
     enum status dropped = lease_drop(leases, r.key);
