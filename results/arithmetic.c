@@ -5,8 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-/* "blas: OpenBLAS 0.3.21 Haswell and OpenBLAS 0.3.29 Zen"; false when nothing differs. */
-static bool describe(const struct run_record *a, const struct run_record *b, struct str *out)
+bool arithmetic_differs(const struct run_record *a, const struct run_record *b, struct str *out)
 {
     bool differs = false;
     for (int i = 0; i < RUN_PARTS; i++) {
@@ -39,7 +38,7 @@ enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_s
                                    const struct noise_list *floors, struct str *words)
 {
     struct str what = {0};
-    bool other = describe(a.run, b.run, &what);
+    bool other = arithmetic_differs(a.run, b.run, &what);
     if (other) str_addf(words, "other arithmetic (%s), ", str_get(&what));
     str_clear(&what);
     if (!other) return ARITHMETIC_SAME;

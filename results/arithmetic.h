@@ -19,6 +19,9 @@ struct arithmetic_side {
     const struct metric_list *metrics;
 };
 
+/* "blas: OpenBLAS 0.3.21 Haswell and OpenBLAS 0.3.29 Zen", appended; false when nothing differs. */
+bool arithmetic_differs(const struct run_record *a, const struct run_record *b, struct str *out);
+
 /* By the metrics of scope "overall" that both have, times left out. `words` gets "other arithmetic
  * (…), within the floor" or the like, nothing when it is the same. floors may be NULL. */
 enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_side b,

@@ -6,6 +6,7 @@
 #include "harness/measure/noise.h"
 #include "harness/cli/output.h"
 #include "reports/runjson.h"
+#include "results/arithmetic.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -46,12 +47,22 @@ static const struct option_def options[] = {
     {0},
 };
 
-static enum status show_run(struct store *store, const char *key, bool reused)
+static void say_stored(const struct run_record *stored, const struct run_record *asked)
+{
+    struct str other = {0};
+    printf("run %lld is stored already with these settings, on these tokens; --replace runs it again\n",
+           (long long)stored->id);
+    if (arithmetic_differs(stored, asked, &other))
+        printf("it was computed with other arithmetic than here (%s), so that last digits may differ\n", str_get(&other));
+    putchar('\n');
+    str_clear(&other);
+}
+
+static enum status show_run(struct store *store, const struct cell_result *cell)
 {
     struct run_view view;
-    TRY(run_view_load(&view, store, key));
-    if (reused) printf("run %lld is stored already with these settings, on these tokens; --replace runs it again\n\n",
-                       (long long)view.run->id);
+    TRY(run_view_load(&view, store, cell->key));
+    if (cell->end == CELL_REUSED) say_stored(view.run, &cell->data.run);
     print_run_summary(&view, &o.output);
     enum status st = OK;
     if (o.json) st = runjson_write(&view, o.json);
@@ -232,7 +243,7 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
         TRY_GOTO(st, done, cell_run(&cell, &cells[1]));
         st = print_parity(store, cells, &parity.result);
     } else {
-        st = show_run(store, cells[0].key, cells[0].end == CELL_REUSED);
+        st = show_run(store, &cells[0]);
         if (st == OK && cells[0].end == CELL_REUSED && o.n_worst > cells[0].n_worst && !o.machine.quiet)
             fprintf(stderr, "sparsegauge: the stored run has %d worst tokens, not %d; --replace runs it again\n",
                     cells[0].n_worst, o.n_worst);

@@ -167,6 +167,7 @@ static enum status cell_do(const struct cell_request *asked, struct lease_holder
     else cell_identify(&q, &r, &out->arena);
     memcpy(out->key, r.key, strlen(r.key) + 1);
     TRY(cell_claim(&q, leases, r.key, &replace, out));
+    out->data.run = r;
     if (out->end != CELL_RAN) return OK;
     enum status st = cell_fill(&q, &r, out);
     if (st != OK && q.keep_failures && st != ERR_CANCELLED && st != ERR_DB) {

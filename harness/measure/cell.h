@@ -84,8 +84,8 @@ struct cell_result {
     char key[HASH_HEX_SIZE];
     enum cell_end end;
     int n_worst;          /* worst tokens that a reused run is stored with */
-    struct run_data data; /* what was stored, of CELL_RAN; points into `evaluation`, the request and
-                             this */
+    struct run_data data; /* what was stored, of CELL_RAN; otherwise only who asked, where and with
+                             what. Points into `evaluation`, the request and this */
     struct evaluation evaluation; /* empty when it was known */
     struct arena *arena;
     double seconds;

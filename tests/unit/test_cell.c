@@ -182,6 +182,7 @@ Test(cell, other_arithmetic_is_told)
     cr_assert_eq(tool("", EVAL " -o one.json"), 0);
     cr_assert_eq(tool("OPENBLAS_CORETYPE=Prescott", EVAL " --cpu-mask base -o same.json"), 0);
     cr_expect(said("out.txt", "is stored already"));
+    cr_expect(said("out.txt", "with other arithmetic than here (blas: OpenBLAS"));
     cr_assert_eq(tool("OPENBLAS_CORETYPE=Prescott", EVAL " --cpu-mask base --replace -o two.json"),
                  0);
     cr_expect_eq(number("SELECT count(*) FROM run"), 1);
