@@ -157,5 +157,6 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
         float thresholds[3] = {head->simthreshd1 + 0.f, head->cdfthreshd + 0.f, head->pvthreshd + 0.f}; /* -0 is 0 */
         hash_add(h, thresholds, sizeof thresholds);
         hash_add_u64(h, head->is_sparse);
+        if (p->method->n_parts) hash_add_u64(h, head->part);
     }
 }

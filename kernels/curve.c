@@ -21,15 +21,15 @@ struct accumulator {
 
 struct work {
     const struct mask_method *m;
-    const struct mask_args *a;       /* with the method's parameters */
-    struct mask_args own;
+    const struct mask_args *a;
+    struct mask_args own[MAX_MASK_PARTS]; /* with the parameters of each part */
     const struct cpu_ops *ops;
     int n_rows, d, n_kblocks, bq, bk;
     int n_largest;
     double exact_abs, exact_sq;
     /* memory */
     float *kt;                       /* [n_kblocks, d, bk] */
-    void *method_ws;
+    void *method_ws[MAX_MASK_PARTS];
     float *part_o, *part_m, *part_l; /* partial results of one query block: [n_kblocks][bq][…] */
     float *o, *mx, *l;               /* the chain: [bq, d], [bq], [bq] */
     float *row_abs;                  /* [n_rows] Σ_d |exact| */
@@ -45,6 +45,8 @@ struct work {
     struct accumulator *points;      /* [n_points] */
 };
 
+static int n_parts(const struct mask_method *m) { return m->n_parts ? m->n_parts : 1; }
+
 /* Cut `ws` into the arrays; returns bytes. With ws NULL only counts. */
 static size_t layout(const struct mask_method *m, const struct mask_args *a, int n_points, void *ws, struct work *w)
 {
@@ -59,9 +61,11 @@ static size_t layout(const struct mask_method *m, const struct mask_args *a, int
         at += ((bytes) + 63) / 64 * 64;         \
     } while (0)
     PUT(kt, f * nk * d * bk);
-    struct mask_args own = *a;
-    own.values = m->values;
-    PUT(method_ws, m->workspace(&own));
+    for (int i = 0; i < n_parts(m); i++) {
+        struct mask_args own = *a;
+        own.values = mask_part(m, i)->values;
+        PUT(method_ws[i], mask_part(m, i)->workspace(&own));
+    }
     PUT(part_o, f * nk * bq * d);
     PUT(part_m, f * nk * bq);
     PUT(part_l, f * nk * bq);
@@ -121,9 +125,10 @@ static enum status begin(struct work *w, const struct mask_method *m, const stru
     assert(t->n_heads == 1 && t->n_kv_heads == 1 && t->q_start == 0 && t->dtype == DTYPE_F32);
     *w = (struct work){.m = m, .a = a, .ops = cpu_ops(), .n_rows = t->n_q, .d = t->head_dim, .bq = t->block.q,
                        .bk = t->block.k, .n_largest = curve_n_largest(t->n_q)};
-    w->own = *a;
-    w->own.values = m->values;
-    w->a = &w->own;
+    for (int i = 0; i < n_parts(m); i++) {
+        w->own[i] = *a;
+        w->own[i].values = mask_part(m, i)->values;
+    }
     layout(m, a, n_points, ws, w);
     w->n_kblocks = (t->n_q + w->bk - 1) / w->bk;
     w->unit.head_dim = w->d;
@@ -277,7 +282,8 @@ enum status curve_thetas(const struct mask_method *m, const struct mask_args *a,
 {
     struct work w;
     TRY(begin(&w, m, a, N_THETAS * N_TAUS, ws));
-    m->prepare(w.a, 0, w.method_ws);
+    assert(!m->n_parts);
+    m->prepare(w.own, 0, w.method_ws[0]);
     out->n_possible = 0;
     for (int i = 0; i * w.bq < w.n_rows; i++) {
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
@@ -286,13 +292,13 @@ enum status curve_thetas(const struct mask_method *m, const struct mask_args *a,
         out->n_possible += (uint32_t)row.n;
         compute_partials(&w, row0, n_rows, row.n, NULL);
         for (int t0 = 0, t1; t0 < N_THETAS; t0 = t1) {
-            m->row(w.a, 0, i, curve_theta(t0), w.method_ws, &row);
+            m->row(w.own, 0, i, curve_theta(t0), w.method_ws[0], &row);
             memcpy(w.last_forced, row.forced, (size_t)row.n);
             for (t1 = t0 + 1; t1 < N_THETAS; t1++) {
-                m->row(w.a, 0, i, curve_theta(t1), w.method_ws, &row);
+                m->row(w.own, 0, i, curve_theta(t1), w.method_ws[0], &row);
                 if (memcmp(row.forced, w.last_forced, (size_t)row.n) != 0) break;
             }
-            m->row(w.a, 0, i, curve_theta(t0), w.method_ws, &row);
+            m->row(w.own, 0, i, curve_theta(t0), w.method_ws[0], &row);
             walk_taus(&w, &row, row0, n_rows, t0, t1);
         }
     }
@@ -352,8 +358,9 @@ static void walk_lambdas(struct work *w, struct accumulator *points, const uint8
 /* Marks what one pair keeps of a query block. */
 static void mark_kept(struct work *w, int i, struct threshold_pair pair, struct mask_row *row, uint8_t *kept)
 {
-    w->m->row(w->a, 0, i, pair.simthreshd1, w->method_ws, row);
-    int n = mask_order(row, w->order), keep = mask_keep(w->m, row, w->order, n, pair.cdfthreshd);
+    const struct mask_method *m = mask_part(w->m, pair.part);
+    m->row(&w->own[pair.part], 0, i, pair.simthreshd1, w->method_ws[pair.part], row);
+    int n = mask_order(row, w->order), keep = mask_keep(m, row, w->order, n, pair.cdfthreshd);
     for (int j = 0; j < row->n; j++) kept[j] = row->forced[j] != 0;
     for (int r = 0; r < keep; r++) kept[w->order[r]] = 1;
 }
@@ -364,7 +371,11 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
     struct work w;
     assert(n_pairs >= 1 && n_pairs <= MAX_LAMBDA_PAIRS);
     TRY(begin(&w, m, a, n_pairs * N_LAMBDAS, ws));
-    m->prepare(w.a, 0, w.method_ws);
+    for (int part = 0; part < n_parts(m); part++) {
+        bool wanted = false;
+        for (int p = 0; p < n_pairs; p++) wanted |= pairs[p].part == part;
+        if (wanted) mask_part(m, part)->prepare(&w.own[part], 0, w.method_ws[part]);
+    }
     uint32_t n_possible = 0;
     for (int i = 0; i * w.bq < w.n_rows; i++) {
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
@@ -397,7 +408,7 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
 
 enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out)
 {
-    struct threshold_pair pair = {a->heads[0].simthreshd1, a->heads[0].cdfthreshd};
+    struct threshold_pair pair = {a->heads[0].simthreshd1, a->heads[0].cdfthreshd, a->heads[0].part};
     return curve_lambdas_of(m, a, &pair, 1, ws, out);
 }
 

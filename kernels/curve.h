@@ -54,10 +54,12 @@ size_t curve_workspace(const struct mask_method *m, const struct mask_args *a);
 enum status curve_thetas(const struct mask_method *m, const struct mask_args *a, void *ws, struct curve *out) MUST_USE;
 enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out) MUST_USE;
 
-/* The same for several pairs at once: tiles that more than one of them keeps are computed once. */
+/* The same for several pairs at once: tiles that more than one of them keeps are computed once. The method may be a mixture
+ * here; curve_thetas takes one of its parts. */
 enum { MAX_LAMBDA_PAIRS = 30 };
 struct threshold_pair {
     float simthreshd1, cdfthreshd;
+    int part; /* of a method that is a mixture */
 };
 /* out: [n_pairs], 1 … MAX_LAMBDA_PAIRS */
 enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args *a, const struct threshold_pair *pairs,

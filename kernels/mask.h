@@ -87,10 +87,21 @@ struct mask_method {
     int n_parts;
 };
 
-extern const struct mask_method mask_sparge, mask_window, mask_oracle, mask_bound;
+extern const struct mask_method mask_sparge, mask_bound, mask_xattention, mask_flashprefill, mask_window, mask_a_shape,
+    mask_tri_shape, mask_oracle;
 /* `oracle` by masses that were made elsewhere: attn->q is no tensor but f32 [n_heads, query blocks of this call, key
  * blocks] on the host, in any unit; the other tensors are not looked at. Not in the list below. */
 extern const struct mask_method mask_masses;
+
+/* What `bound` is asked for, for its other bodies. deviation: spread is the standard deviation, else half of the range. */
+struct bound_setting {
+    int rows, keys, over;
+    bool deviation;
+    float width;
+};
+struct bound_setting bound_setting_of(const struct mask_args *a);
+/* How rows of a block join for `oracle`: 0 by mean, 1 by root mean square, 2 by the largest. */
+int mask_oracle_over(const struct mask_args *a);
 
 /* The marks every method sets: sink and diagonal. `qb` is the absolute query block. */
 void mask_force_common(struct mask_row *row, struct block_shape b, int qb);

@@ -109,6 +109,7 @@ char *tuned_hash(const struct tuned *t, char *out)
         float thresholds[3] = {p->simthreshd1, p->cdfthreshd, p->pvthreshd};
         hash_add_u64(&h, p->is_sparse);
         if (p->is_sparse) hash_add(&h, thresholds, sizeof thresholds);
+        if (p->is_sparse && p->part) hash_add_u64(&h, p->part);
     }
     return hash_hex(&h, out);
 }
@@ -172,6 +173,13 @@ static void add_over(cJSON *root, const struct over_bound *over)
     cJSON_AddNumberToObject(o, "worst_ratio", over->worst);
 }
 
+/* The method of the file when every head has one of several; else NULL. */
+static const struct mask_method *mixture_of(const struct tuned *t)
+{
+    const struct mask_method *m = mask_method_find(t->method);
+    return m && m->n_parts ? m : NULL;
+}
+
 static cJSON *tuned_json(const struct tuned *t)
 {
     cJSON *root = cJSON_CreateObject();
@@ -203,6 +211,7 @@ static cJSON *tuned_json(const struct tuned *t)
     }
     if (t->over.n_samples) add_over(root, &t->over);
     cJSON *heads = cJSON_AddArrayToObject(root, "heads");
+    const struct mask_method *mixture = mixture_of(t);
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         const struct tuned_head *h = &t->heads[i];
         if (!h->in_range) continue;
@@ -210,6 +219,7 @@ static cJSON *tuned_json(const struct tuned *t)
         cJSON_AddItemToArray(heads, o);
         cJSON_AddNumberToObject(o, "layer", i / t->n_heads);
         cJSON_AddNumberToObject(o, "head", i % t->n_heads);
+        if (h->params.is_sparse && mixture) cJSON_AddStringToObject(o, "method", mask_part(mixture, h->params.part)->name);
         cJSON_AddBoolToObject(o, "is_sparse", h->params.is_sparse);
         cJSON_AddNumberToObject(o, "simthreshd1", short_float(h->params.simthreshd1));
         cJSON_AddNumberToObject(o, "cdfthreshd", short_float(h->params.cdfthreshd));
@@ -317,6 +327,22 @@ static enum status read_error(struct json_in in, const char *field, struct head_
     return json_get_double(x, "rmse", false, 0, INFINITY, &e->rmse);
 }
 
+/* Which part of a mixture ranks the head. */
+static enum status read_part(const struct tuned *t, struct json_in in, struct head_params *p)
+{
+    const struct mask_method *mixture = mixture_of(t);
+    const char *name = NULL;
+    TRY(json_get_string(in, "method", mixture && p->is_sparse, &name));
+    if (!mixture && name) return fail(ERR_FORMAT, "%s: %s: field method: found \"%s\", but field method of the file is %s, no mixture",
+                                      in.file, in.path, name, t->method);
+    for (int i = 0; name && i < mixture->n_parts; i++)
+        if (strcmp(mixture->parts[i]->name, name) == 0) {
+            p->part = (uint8_t)i;
+            return OK;
+        }
+    return name ? fail(ERR_FORMAT, "%s: %s: field method: found \"%s\", expected one of %s", in.file, in.path, name, t->method) : OK;
+}
+
 static enum status read_head(struct tuned *t, struct json_in in)
 {
     int layer, head;
@@ -326,6 +352,7 @@ static enum status read_head(struct tuned *t, struct json_in in)
     struct tuned_head *h = &t->heads[layer * t->n_heads + head];
     if (h->in_range) return fail(ERR_FORMAT, "%s: %s: layer %d, head %d stands there twice", in.file, in.path, layer, head);
     TRY(json_get_bool(in, "is_sparse", true, &h->params.is_sparse));
+    TRY(read_part(t, in, &h->params));
     TRY(json_get_double(in, "simthreshd1", true, -1, 1, &theta));
     TRY(json_get_double(in, "cdfthreshd", true, 0, 1, &tau));
     TRY(json_get_double(in, "pvthreshd", true, 0, 50, &lambda));
@@ -488,15 +515,28 @@ static enum status read_root(struct tuned *t, struct json_in in)
     return read_costs(t, in);
 }
 
+static enum status read_json(struct tuned *t, cJSON *root, const char *name)
+{
+    enum status st = read_root(t, (struct json_in){root, name, ""});
+    cJSON_Delete(root);
+    if (st != OK) tuned_clear(t);
+    return st;
+}
+
 enum status tuned_read(struct tuned *t, const char *path)
 {
     *t = (struct tuned){0};
     cJSON *root;
     TRY(json_read_file(&root, path));
-    enum status st = read_root(t, (struct json_in){root, path, ""});
-    cJSON_Delete(root);
-    if (st != OK) tuned_clear(t);
-    return st;
+    return read_json(t, root, path);
+}
+
+enum status tuned_parse(struct tuned *t, const char *text, const char *name)
+{
+    *t = (struct tuned){0};
+    cJSON *root;
+    TRY(json_parse(&root, name, text, strlen(text)));
+    return read_json(t, root, name);
 }
 
 enum status tuned_apply(const struct tuned *t, const char *path, const struct weights *w, const char *model_fingerprint,

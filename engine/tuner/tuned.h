@@ -91,6 +91,8 @@ enum status tuned_write_stats(const struct tuned *t, const char *path) MUST_USE;
 void tuned_print(const struct tuned *t, struct str *out);
 /* ERR_FORMAT names file, field, found and expected; also for a file that lacks heads of its layers. */
 enum status tuned_read(struct tuned *t, const char *path) MUST_USE;
+/* The same of a text; `name` stands for it in messages. */
+enum status tuned_parse(struct tuned *t, const char *text, const char *name) MUST_USE;
 
 /* Put thresholds, block shape and smoothing into a policy for this model. Refuses another model or another number of
  * layers or heads; the message names file and field. Heads that were not tuned become dense. */

@@ -40,22 +40,24 @@ static double seconds_since(int64_t t0) { return (double)(clock_ns() - t0) * 1e-
 static enum status make_curves(struct tuner *t)
 {
     const struct curve_store *store = &t->a->curves;
-    int n_all = t->n_heads * t->n_tune, n = 0, n_made = 0;
+    int n_all = t->n_heads * t->n_tune * t->n_parts, n = 0, n_made = 0;
     struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)n_all);
     if (!tasks) return fail(ERR_MEMORY, "no memory to tune layer %d", t->layer);
     int64_t t0 = clock_ns();
     enum status st = OK, put = OK;
     for (int i = 0; i < n_all && st == OK; i++) {
-        struct tuner_place at = {t->first_head + i / t->n_tune, i % t->n_tune};
+        int of_head = i % (t->n_tune * t->n_parts);
+        struct tuner_place at = {t->first_head + i / (t->n_tune * t->n_parts), of_head / t->n_parts, of_head % t->n_parts};
         bool have = false;
-        if (store->get) st = store->get(store->ctx, t->layer, at.head, at.sample, &t->curves[i], &have);
+        if (store->get) st = store->get(store->ctx, t->layer, at.head, at.part, at.sample, &t->curves[i], &have);
         if (!have) tasks[n++] = (struct tuner_curve_task){at, &t->curves[i], false};
     }
     if (st == OK && n) st = t->backend->curves(t->state, tasks, n);
     for (int i = 0; i < n && put == OK; i++) { /* also behind a stop: what is finished is kept */
         if (!tasks[i].done) continue;
         n_made++;
-        if (store->put) put = store->put(store->ctx, t->layer, tasks[i].at.head, tasks[i].at.sample, tasks[i].out);
+        const struct tuner_place *at = &tasks[i].at;
+        if (store->put) put = store->put(store->ctx, t->layer, at->head, at->part, at->sample, tasks[i].out);
     }
     if (st == OK) st = put;
     if (st == OK && store->layer_done) st = store->layer_done(store->ctx, t->layer);
@@ -90,7 +92,8 @@ static enum status tuner_init(struct tuner *t, const struct tune_args *a, struct
     times->place = t->backend->name;
     for (int s = 0; s < a->n_samples; s++) t->n_tune += !a->samples[s].check;
     t->plan = t->backend->plan(a);
-    t->curves = malloc(sizeof *t->curves * (size_t)t->plan.heads_at_once * (size_t)t->n_tune);
+    t->n_parts = a->policy->method->n_parts ? a->policy->method->n_parts : 1;
+    t->curves = malloc(sizeof *t->curves * (size_t)t->plan.heads_at_once * (size_t)t->n_tune * (size_t)t->n_parts);
     if (!t->curves) return fail(ERR_MEMORY, "no memory for the curves of %d heads", t->plan.heads_at_once);
     return t->backend->open(&t->state, a, &t->plan);
 }
@@ -172,11 +175,12 @@ enum status tune(const struct tune_args *a, struct tuned *out, struct tune_times
     return st;
 }
 
-static enum status load_curves(const struct tune_args *a, int layer, int head, int n, struct curve *curves)
+static enum status load_curves(const struct tune_args *a, int layer, int head, int n, int n_parts, struct curve *curves)
 {
-    for (int i = 0; i < n; i++) {
+    for (int x = 0; x < n * n_parts; x++) {
         bool found = false;
-        TRY(a->curves.get(a->curves.ctx, layer, head, i, &curves[i], &found));
+        int i = x / n_parts;
+        TRY(a->curves.get(a->curves.ctx, layer, head, x % n_parts, i, &curves[x], &found));
         if (!found)
             return fail(ERR_ARG, "no curve is stored for layer %d, head %d, sample %s under these samples, method, blocks and "
                         "smoothing; run `tune` once without --from-curves", layer, head, a->samples[i].name);
@@ -185,7 +189,7 @@ static enum status load_curves(const struct tune_args *a, int layer, int head, i
 }
 
 /* The choice of one head for every pair of bounds. */
-static void choose_unverified(const struct tune_args *a, int layer, int head, const struct curve *const *curves, int n,
+static void choose_unverified(const struct tune_args *a, int layer, int head, const struct curve *curves, int n, int n_parts,
                               struct tuned *out)
 {
     for (int b = 0; b < a->n_bounds; b++) {
@@ -193,13 +197,13 @@ static void choose_unverified(const struct tune_args *a, int layer, int head, co
         int theta, tau;
         double sparsity;
         struct head_error worst;
-        bool found = tune_choose(curves, n, a->rule, a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
+        bool found = tuner_choose(curves, n, n_parts, a->rule, a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
         h->in_range = true;
         if (!found || sparsity < a->min_sparsity) {
             tuner_make_dense(h, false, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
             continue;
         }
-        h->params = (struct head_params){curve_theta(theta), curve_tau(tau), 50, true, 0};
+        h->params = tuner_params_of(theta, tau, 50);
         h->tune = worst;
         h->check = h->held_out = tuner_no_error;
         h->qk_sparsity = h->sparsity = sparsity;
@@ -214,22 +218,20 @@ enum status tune_from_curves(const struct tune_args *a, struct tuned *out)
     TRY(refuse(a));
     int n = 0;
     for (int i = 0; i < a->n_samples; i++) n += !a->samples[i].check;
-    struct curve *curves = malloc(sizeof *curves * (size_t)n);
-    const struct curve **views = malloc(sizeof *views * (size_t)n);
-    enum status st = curves && views ? OK : fail(ERR_MEMORY, "no memory for %d curves", n);
+    int n_parts = a->policy->method->n_parts ? a->policy->method->n_parts : 1;
+    struct curve *curves = malloc(sizeof *curves * (size_t)n * (size_t)n_parts);
+    enum status st = curves ? OK : fail(ERR_MEMORY, "no memory for %d curves", n);
     for (int b = 0; b < a->n_bounds && st == OK; b++) st = tuned_init(&out[b], c->n_layers, c->n_heads);
-    for (int i = 0; i < n && views && curves; i++) views[i] = &curves[i];
     for (int l = 0; l < c->n_layers && st == OK; l++)
         for (int h = 0; h < c->n_heads && a->policy->layer_on[l] && st == OK; h++) {
-            st = load_curves(a, l, h, n, curves);
-            if (st == OK) choose_unverified(a, l, h, views, n, out);
+            st = load_curves(a, l, h, n, n_parts, curves);
+            if (st == OK) choose_unverified(a, l, h, curves, n, n_parts, out);
         }
     for (int b = 0; b < a->n_bounds && st == OK; b++) {
         describe(a, b, n, &out[b]);
         out[b].verified = false;
     }
     free(curves);
-    free(views);
     for (int b = 0; b < a->n_bounds && st != OK; b++) tuned_clear(&out[b]);
     return st;
 }

@@ -31,12 +31,12 @@ struct tune_bounds {
     double l1, pv_l1; /* in the rule's error, 0 < l1 < pv_l1 */
 };
 
-/* Where curves are kept between runs. Both may be NULL. */
+/* Where curves are kept between runs, of each part of a method that is a mixture. Both may be NULL. */
 struct curve_store {
     void *ctx;
     /* *found is false when there is none */
-    enum status (*get)(void *ctx, int layer, int head, int sample, struct curve *out, bool *found);
-    enum status (*put)(void *ctx, int layer, int head, int sample, const struct curve *c);
+    enum status (*get)(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found);
+    enum status (*put)(void *ctx, int layer, int head, int part, int sample, const struct curve *c);
     enum status (*layer_done)(void *ctx, int layer); /* all that is put at once of this layer was put */
 };
 

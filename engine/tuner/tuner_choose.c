@@ -65,3 +65,29 @@ enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place
 {
     return fail(st, "layer %d, head %d, sample %s: %s", layer, at.head, a->samples[at.sample].name, message);
 }
+
+bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound, int *theta, int *tau,
+                  double *sparsity, struct head_error *worst)
+{
+    const struct curve *views[n];
+    bool found = false;
+    *sparsity = -1;
+    for (int part = 0; part < n_parts; part++) {
+        int t, u;
+        double s;
+        struct head_error w;
+        for (int i = 0; i < n; i++) views[i] = &curves[i * n_parts + part];
+        if (!tune_choose(views, n, rule, bound, &t, &u, &s, &w) || !(s > *sparsity)) continue;
+        found = true;
+        *theta = part * N_THETAS + t;
+        *tau = u;
+        *sparsity = s;
+        *worst = w;
+    }
+    return found;
+}
+
+struct head_params tuner_params_of(int theta, int tau, float lambda)
+{
+    return (struct head_params){curve_theta(theta % N_THETAS), curve_tau(tau), lambda, true, (uint8_t)tuner_part_of(theta)};
+}

@@ -103,7 +103,8 @@ static size_t tensor_bytes(const struct llama_config *c, size_t tokens, int n_he
 
 static size_t curve_bytes(const struct tune_args *a, int n_heads)
 {
-    return (size_t)n_heads * (size_t)a->n_samples * sizeof(struct curve);
+    int n_parts = a->policy->method->n_parts ? a->policy->method->n_parts : 1;
+    return (size_t)n_heads * (size_t)a->n_samples * (size_t)n_parts * sizeof(struct curve);
 }
 
 /* Whole groups of a kv head, or equal parts of one: as many heads as fit. */
@@ -328,7 +329,7 @@ static enum status curve_task(struct cpu_tuner *t, void *task, char *ws)
     struct tuner_curve_task *x = task;
     struct attn_args attn = head_of(t, x->at);
     struct mask_args mask = mask_of(t->a, &attn, NULL);
-    TRY(curve_thetas(t->a->policy->method, &mask, ws, x->out));
+    TRY(curve_thetas(mask_part(t->a->policy->method, x->at.part), &mask, ws, x->out));
     x->done = true;
     return OK;
 }

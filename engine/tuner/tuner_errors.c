@@ -36,7 +36,7 @@ static enum status judge_part(struct judging *j, int layer, int first, int end)
         for (int i = 0; i < j->n; i++)
             if (runs(head_of(j, i, layer * n_heads + head))) params[n++] = head_of(j, i, layer * n_heads + head)->params;
         for (int s = 0; s < n_samples && n; s++, measured += n)
-            j->tasks[n_tasks++] = (struct tuner_measure_task){{head, s}, params, n, measured};
+            j->tasks[n_tasks++] = (struct tuner_measure_task){{head, s, 0}, params, n, measured};
         params += n;
     }
     if (!n_tasks) return OK;

@@ -10,6 +10,7 @@
 /* A head of the layer that is held (counted in the whole layer), on one sample. */
 struct tuner_place {
     int head, sample;
+    int part; /* of the method, for curves over θ and τ; else 0 */
 };
 
 /* Every error over θ and τ. */
@@ -78,7 +79,8 @@ struct tuner {
     void *state;
     struct tuner_plan plan;
     int layer, first_head, n_heads; /* held */
-    struct curve *curves;           /* [plan.heads_at_once, n_tune] */
+    struct curve *curves;           /* [plan.heads_at_once, n_tune, n_parts] */
+    int n_parts;                    /* of the method, 1 when it is no mixture */
     int n_tune;                     /* samples that are not held out; they stand first */
     struct tune_times *times;
 };
@@ -86,6 +88,13 @@ struct tuner {
 struct head_error tuner_widen(const struct output_error *e);
 /* INFINITY for NaN */
 double tuner_error_by(const struct output_error *e, enum tune_rule rule);
+
+/* A θ of one part of the method is counted in all parts: part · N_THETAS + θ. */
+static inline int tuner_part_of(int theta) { return theta / N_THETAS; }
+struct head_params tuner_params_of(int theta, int tau, float lambda);
+/* tune_choose over all parts; curves: [n, n_parts]. *theta is counted in all parts. */
+bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound, int *theta, int *tau,
+                  double *sparsity, struct head_error *worst);
 
 extern const struct head_error tuner_no_error; /* of no sample: NAN */
 void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value);

@@ -12,7 +12,7 @@
 
 /* A (θ, τ) and the rule's error over λ on the worst sample. */
 struct pair {
-    int theta, tau;
+    int theta, tau;             /* θ counted in all parts of the method (tuner_part_of) */
     bool want_tune, want_check, have_check;
     double tune[N_LAMBDAS], check[N_LAMBDAS];
     double rise[N_LAMBDAS];     /* mean error over that without stage 2, worst sample so far */
@@ -36,7 +36,7 @@ struct head_work {
     struct pair *pairs;
     struct triple *triples;
     struct pick *picks;         /* [n_bounds] */
-    struct curve *check;         /* [n_check]; NULL until a bound fails there */
+    struct curve *check;        /* [n_check, n_parts]; NULL until a bound fails there */
     int n_pairs, n_triples;
 };
 
@@ -151,9 +151,10 @@ static enum status make_lambda_curves(struct settling *s, bool check)
         int n = 0;
         for (int p = 0; p < h->n_pairs; p++)
             if (wants(&h->pairs[p], check))
-                pairs[n++] = (struct threshold_pair){curve_theta(h->pairs[p].theta), curve_tau(h->pairs[p].tau)};
+                pairs[n++] = (struct threshold_pair){curve_theta(h->pairs[p].theta % N_THETAS), curve_tau(h->pairs[p].tau),
+                                                     tuner_part_of(h->pairs[p].theta)};
         for (int i = first; i < end && n; i++, out += n)
-            tasks[r.n_tasks++] = (struct tuner_lambda_task){{t->first_head + head, i}, pairs, n, out};
+            tasks[r.n_tasks++] = (struct tuner_lambda_task){{t->first_head + head, i, 0}, pairs, n, out};
         pairs += n;
     }
     enum status st = t->backend->lambdas(t->state, tasks, r.n_tasks);
@@ -174,17 +175,17 @@ static enum status make_check_curves(struct settling *s)
 {
     struct tuner *t = s->t;
     int n = 0;
-    struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)(t->n_heads * s->n_check) + 1);
+    struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)(t->n_heads * s->n_check * t->n_parts) + 1);
     enum status st = tasks ? OK : no_memory(s);
     for (int head = 0; head < t->n_heads && st == OK; head++) {
         struct head_work *h = &s->heads[head];
         bool wanted = false;
         for (int b = 0; b < t->a->n_bounds; b++) wanted |= h->picks[b].want_curves;
         if (!wanted || h->check || !s->n_check) continue;
-        h->check = malloc(sizeof *h->check * (size_t)s->n_check);
+        h->check = malloc(sizeof *h->check * (size_t)(s->n_check * t->n_parts));
         if (!h->check) st = fail(ERR_MEMORY, "no memory for the curves of %d check samples", s->n_check);
-        for (int i = 0; i < s->n_check && h->check; i++)
-            tasks[n++] = (struct tuner_curve_task){{t->first_head + head, t->n_tune + i}, &h->check[i], false};
+        for (int i = 0; i < s->n_check * t->n_parts && h->check; i++)
+            tasks[n++] = (struct tuner_curve_task){{t->first_head + head, t->n_tune + i / t->n_parts, i % t->n_parts}, &h->check[i], false};
     }
     if (st == OK && n) st = t->backend->curves(t->state, tasks, n);
     free(tasks);
@@ -196,7 +197,7 @@ static enum status make_check_curves(struct settling *s)
 static struct head_params params_of(const struct head_work *h, const struct triple *x)
 {
     const struct pair *p = &h->pairs[x->pair];
-    return (struct head_params){curve_theta(p->theta), curve_tau(p->tau), curve_lambda(x->lambda), true, 0};
+    return tuner_params_of(p->theta, p->tau, curve_lambda(x->lambda));
 }
 
 static void note_measured(const struct settling *s, struct head_work *h, int sample, const struct tuner_measured *m)
@@ -239,7 +240,7 @@ static enum status measure_triples(struct settling *s)
         for (int x = 0; x < h->n_triples; x++)
             if (!h->triples[x].measured) params[n++] = params_of(h, &h->triples[x]);
         for (int i = 0; i < n_samples && n; i++, out += n)
-            tasks[r.n_tasks++] = (struct tuner_measure_task){{t->first_head + head, i}, params, n, out};
+            tasks[r.n_tasks++] = (struct tuner_measure_task){{t->first_head + head, i, 0}, params, n, out};
         params += n;
     }
     t->times->n_verified += n_triples * n_samples;
@@ -254,17 +255,17 @@ static enum status measure_triples(struct settling *s)
 
 /* Choice, judgement and back-off: cheap, one head after the other. */
 
-static enum status choose_pairs(struct settling *s, int head, const struct curve **curves)
+static enum status choose_pairs(struct settling *s, int head)
 {
     struct tuner *t = s->t;
     struct head_work *h = &s->heads[head];
-    for (int i = 0; i < t->n_tune; i++) curves[i] = &t->curves[head * t->n_tune + i];
+    const struct curve *curves = &t->curves[head * t->n_tune * t->n_parts];
     for (int b = 0; b < t->a->n_bounds; b++) {
         struct tuned_head *out = head_out(s, b, head);
         int theta, tau;
         double sparsity;
         struct head_error worst;
-        bool found = tune_choose(curves, t->n_tune, t->a->rule, t->a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
+        bool found = tuner_choose(curves, t->n_tune, t->n_parts, t->a->rule, t->a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
         out->in_range = true;
         if (!found || sparsity < t->a->min_sparsity) {
             tuner_make_dense(out, s->n_check > 0, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
@@ -355,9 +356,10 @@ static enum status back_off_lambda(struct settling *s, int head)
 static bool pair_holds(const struct settling *s, int head, int theta, int tau, double bound)
 {
     const struct tuner *t = s->t;
+    int part = tuner_part_of(theta), n = t->n_parts;
     for (int i = 0; i < t->a->n_samples; i++) {
-        const struct curve *c = i < t->n_tune ? &t->curves[head * t->n_tune + i] : &s->heads[head].check[i - t->n_tune];
-        if (!(tuner_error_by(&c->points[theta][tau].error, t->a->rule) <= bound)) return false;
+        const struct curve *c = i < t->n_tune ? &t->curves[(head * t->n_tune + i) * n + part] : &s->heads[head].check[(i - t->n_tune) * n + part];
+        if (!(tuner_error_by(&c->points[theta % N_THETAS][tau].error, t->a->rule) <= bound)) return false;
     }
     return true;
 }
@@ -387,11 +389,7 @@ static enum status back_off_tau(struct settling *s, int head)
 static enum status settle(struct settling *s)
 {
     struct tuner *t = s->t;
-    const struct curve **curves = malloc(sizeof *curves * (size_t)t->n_tune);
-    enum status st = curves ? OK : fail(ERR_MEMORY, "no memory for %d curves", t->n_tune);
-    for (int head = 0; head < t->n_heads && st == OK; head++) st = choose_pairs(s, head, curves);
-    free(curves);
-    TRY(st);
+    for (int head = 0; head < t->n_heads; head++) TRY(choose_pairs(s, head));
     TRY(make_lambda_curves(s, false));
     for (int head = 0; head < t->n_heads; head++) TRY(choose_first_lambda(s, head));
     for (;;) {

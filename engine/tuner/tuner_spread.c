@@ -31,20 +31,20 @@ struct spread {
     int n, n_total;
 };
 
-static enum status get_curve(void *ctx, int layer, int head, int sample, struct curve *out, bool *found)
+static enum status get_curve(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
     struct spread *s = ctx;
     pthread_mutex_lock(&s->lock);
-    enum status st = s->a->curves.get(s->a->curves.ctx, layer, head, sample, out, found);
+    enum status st = s->a->curves.get(s->a->curves.ctx, layer, head, part, sample, out, found);
     pthread_mutex_unlock(&s->lock);
     return st;
 }
 
-static enum status put_curve(void *ctx, int layer, int head, int sample, const struct curve *c)
+static enum status put_curve(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
     struct spread *s = ctx;
     pthread_mutex_lock(&s->lock);
-    enum status st = s->a->curves.put(s->a->curves.ctx, layer, head, sample, c);
+    enum status st = s->a->curves.put(s->a->curves.ctx, layer, head, part, sample, c);
     pthread_mutex_unlock(&s->lock);
     return st;
 }

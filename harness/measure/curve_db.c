@@ -82,7 +82,7 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     const char *place = tune_place(&setup->model.weights, policy, longest_of(set), NULL);
     hash_add_str(&h, strcmp(place, "cpu") == 0 ? cpu_ops()->name : place);
     hash_add_str(&h, set->fingerprint);
-    *db = (struct curve_db){.store = store};
+    *db = (struct curve_db){.store = store, .method = policy->method};
     hash_hex(&h, db->data);
     db->key = (struct curve_key){.model_fingerprint = setup->model.fingerprint, .data_fingerprint = db->data, .kind = KIND,
                                  .method = policy->method->name, .smooth_k = smooth_k_name(policy->smooth_k),
@@ -90,20 +90,21 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     return OK;
 }
 
-static struct curve_key key_of(const struct curve_db *db, int layer, int head, int sample)
+static struct curve_key key_of(const struct curve_db *db, int layer, int head, int part, int sample)
 {
     struct curve_key key = db->key;
     key.data_fingerprint = db->data;
+    key.method = mask_part(db->method, part)->name;
     key.layer = layer;
     key.head = head;
     key.sample = sample;
     return key;
 }
 
-static enum status get(void *ctx, int layer, int head, int sample, struct curve *out, bool *found)
+static enum status get(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
     struct curve_db *db = ctx;
-    struct curve_key key = key_of(db, layer, head, sample);
+    struct curve_key key = key_of(db, layer, head, part, sample);
     void *blob;
     size_t size;
     TRY(query_curve(db->store, &key, &blob, &size));
@@ -113,10 +114,10 @@ static enum status get(void *ctx, int layer, int head, int sample, struct curve 
     return st;
 }
 
-static enum status put(void *ctx, int layer, int head, int sample, const struct curve *c)
+static enum status put(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
     struct curve_db *db = ctx;
-    struct curve_key key = key_of(db, layer, head, sample);
+    struct curve_key key = key_of(db, layer, head, part, sample);
     struct str blob = {0};
     enum status st = OK;
     if (!db->writing) st = store_begin(db->store);

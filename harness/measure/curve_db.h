@@ -12,7 +12,8 @@
 
 struct curve_db {
     struct store *store; /* borrowed */
-    struct curve_key key; /* all but layer, head, sample */
+    struct curve_key key; /* all but method, layer, head, sample */
+    const struct mask_method *method;
     char data[33];
     bool writing; /* a transaction is open */
 };

@@ -82,7 +82,12 @@ static enum status from_record(const struct sweep *s, const struct sweep_group *
             .params = {(float)h->theta, (float)h->tau, (float)h->lambda, h->is_sparse, 0}, .in_range = true};
     }
     snprintf(g->hashes[b], sizeof g->hashes[b], "%s", r->hash);
-    return OK;
+    if (!mask_method_find(g->method)->n_parts) return OK;
+    struct tuned whole; /* which part of a mixture a head has is said in the text alone */
+    enum status st = tuned_parse(&whole, r->json, "stored thresholds");
+    for (int i = 0; i < c->n_layers * c->n_heads && st == OK; i++) t->heads[i].params.part = whole.heads[i].params.part;
+    tuned_clear(&whole);
+    return st;
 }
 
 /* *missing: bounds whose thresholds are not in the database. */

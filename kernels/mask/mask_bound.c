@@ -1,22 +1,25 @@
-/* Ours: how much of a tile its neediest rows may want. Keys of a sub-block lie within a range in every channel, so a query
- * can score at most Σ_c max(q_c·lo_c, q_c·hi_c) there (Quest, arXiv 2406.10774, does this for decoding). Queries are pooled
- * by few rows, a softmax over all sub-blocks of keys makes masses of the bounds, and the rows of a block join by their root
- * mean square, since a tile that one row needs must be kept (docs/studies/methods.md). */
+/* Ours: how much of a tile its neediest rows may want. Keys of a sub-block lie about their mean in every channel, by so much
+ * either way, so a query scores up to Σ_c max(q_c·lo_c, q_c·hi_c) there. With the extremes of the keys that is the bound of
+ * Quest (arXiv 2406.10774), which is for decoding; one standard deviation ranks better than these. Queries are pooled by few
+ * rows, a softmax over all sub-blocks makes masses of the bounds, and rows of a block join by what the neediest of them want,
+ * since a tile that one row needs must be kept (docs/studies/methods.md).
+ *
+ * What is pooled is rounded to bf16, so that tensor cores multiply the same numbers. */
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/mask/sheet.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { PARAM_ROWS, PARAM_KEYS, PARAM_WIDTH, PARAM_OVER, PARAM_KIND, N_PARAMS };
+enum { PARAM_ROWS, PARAM_KEYS, PARAM_WIDTH, PARAM_OVER, PARAM_SPREAD, N_PARAMS };
 
-static const char *const kinds[] = {"range", "std", NULL};
+static const char *const spreads[] = {"range", "std", NULL};
 static const struct mask_param params[N_PARAMS] = {
     {"rows", "query rows in a pool", 8, 1, 64, true, NULL},
     {"keys", "keys in a sub-block", 16, 1, 64, true, NULL},
-    {"width", "share of the range that the bound reaches out to", 1, 0, 4, false, NULL},
+    {"width", "how many times the spread a key may be off", 1, 0, 4, false, NULL},
     {"over", "how rows of a block join", JOIN_RMS, 0, 0, true, sheet_joins},
-    {"kind", "spread", 0, 0, 0, true, kinds},
+    {"spread", "of keys: half of their range about its middle, or their standard deviation about their mean", 1, 0, 0, true, spreads},
 };
 
 struct bound {
@@ -45,7 +48,16 @@ static size_t layout(const struct mask_args *a, void *ws, struct bound *b)
     return sheet + ((nq + 1) * nk * sizeof(float) + 63) / 64 * 64;
 }
 
+struct bound_setting bound_setting_of(const struct mask_args *a)
+{
+    return (struct bound_setting){(int)mask_value(a, params, PARAM_ROWS), (int)mask_value(a, params, PARAM_KEYS),
+                                  (int)mask_value(a, params, PARAM_OVER), mask_value(a, params, PARAM_SPREAD) > 0,
+                                  mask_value(a, params, PARAM_WIDTH)};
+}
+
 static size_t workspace(const struct mask_args *a) { return layout(a, NULL, NULL); }
+
+static float rounded(float x) { return bf16_to_f32(f32_to_bf16(x)); }
 
 static const char *refuses(const struct mask_args *a)
 {
@@ -67,55 +79,63 @@ static void pool_queries(const struct mask_args *a, int head, struct sheet *s)
         memset(up, 0, sizeof *up * (size_t)d);
         cpu_ops()->pool_sum(q + (ptrdiff_t)r * size * t->q_row, t->q_row, n, d, up);
         for (int c = 0; c < d; c++) {
-            float mean = up[c] / (float)n;
+            float mean = rounded(up[c] / (float)n);
             up[c] = fmaxf(mean, 0);
             down[c] = fminf(mean, 0);
         }
     }
 }
 
-/* Highest and lowest value of each channel. */
-static void pool_sub_block(const float *k, ptrdiff_t row, int n, int d, float width, bool deviation, float *hi, float *lo)
+/* Highest and lowest value of each channel. kernels/cuda/bound_cuda.cu takes the same steps in the same order. */
+static void pool_sub_block(const float *k, ptrdiff_t row, int n, int d, struct bound_setting s, float *hi, float *lo)
 {
-    if (deviation) {
+    float *centre = hi, *reach = lo;
+    memset(hi, 0, sizeof *hi * 2 * (size_t)d); /* lo stands behind it */
+    if (s.deviation) {
+        for (int i = 0; i < n; i++)
+            for (int c = 0; c < d; c++) centre[c] += k[i * row + c];
+        for (int c = 0; c < d; c++) centre[c] /= (float)n;
+        for (int i = 0; i < n; i++)
+            for (int c = 0; c < d; c++) {
+                float off = k[i * row + c] - centre[c];
+                reach[c] += off * off;
+            }
+        for (int c = 0; c < d; c++) reach[c] = sqrtf(reach[c] / (float)n);
+    } else {
+        memcpy(hi, k, sizeof *hi * (size_t)d);
+        memcpy(lo, k, sizeof *lo * (size_t)d);
+        for (int i = 1; i < n; i++)
+            for (int c = 0; c < d; c++) {
+                float x = k[i * row + c];
+                hi[c] = x > hi[c] ? x : hi[c];
+                lo[c] = x < lo[c] ? x : lo[c];
+            }
         for (int c = 0; c < d; c++) {
-            float sum = 0, sq = 0;
-            for (int i = 0; i < n; i++) sum += k[i * row + c];
-            float mean = sum / (float)n;
-            for (int i = 0; i < n; i++) sq += (k[i * row + c] - mean) * (k[i * row + c] - mean);
-            float dev = sqrtf(sq / (float)n) * width;
-            hi[c] = mean + dev;
-            lo[c] = mean - dev;
+            float middle = (hi[c] + lo[c]) / 2, half = (hi[c] - lo[c]) / 2;
+            centre[c] = middle;
+            reach[c] = half;
         }
-        return;
     }
-    memcpy(hi, k, sizeof *hi * (size_t)d);
-    memcpy(lo, k, sizeof *lo * (size_t)d);
-    for (int i = 1; i < n; i++)
-        for (int c = 0; c < d; c++) {
-            float x = k[i * row + c];
-            hi[c] = x > hi[c] ? x : hi[c];
-            lo[c] = x < lo[c] ? x : lo[c];
-        }
-    for (int c = 0; c < d && width != 1; c++) {
-        float middle = (hi[c] + lo[c]) / 2, half = (hi[c] - lo[c]) / 2 * width;
-        hi[c] = middle + half;
-        lo[c] = middle - half;
+    for (int c = 0; c < d; c++) {
+        float middle = centre[c], half = reach[c] * s.width;
+        hi[c] = rounded(middle + half);
+        lo[c] = rounded(middle - half);
     }
 }
 
 static void pool_keys(const struct mask_args *a, int head, struct sheet *s)
 {
     const struct attn_args *t = a->attn;
-    const float *k = (const float *)t->k + head / (t->n_heads / t->n_kv_heads) * t->k_head, width = mask_value(a, params, PARAM_WIDTH);
+    const float *k = (const float *)t->k + head / (t->n_heads / t->n_kv_heads) * t->k_head;
+    struct bound_setting setting = bound_setting_of(a);
     int n_kv = attn_n_kv(t), size = s->col_tokens;
     for (int first = 0; first < s->n_cols; first += SHEET_COLS) {
         int n = s->n_cols - first < SHEET_COLS ? s->n_cols - first : SHEET_COLS;
         for (int i = 0; i < n; i++) {
             int key = (first + i) * size;
             float *hi = s->cols + (size_t)i * (size_t)s->dim;
-            pool_sub_block(k + key * t->k_row, t->k_row, n_kv - key < size ? n_kv - key : size, t->head_dim, width,
-                           mask_value(a, params, PARAM_KIND) > 0, hi, hi + t->head_dim);
+            pool_sub_block(k + key * t->k_row, t->k_row, n_kv - key < size ? n_kv - key : size, t->head_dim, setting, hi,
+                           hi + t->head_dim);
         }
         sheet_set_cols(s, first, n);
     }
@@ -159,6 +179,7 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
 
 const struct mask_method mask_bound = {
     .name = "bound", .ranked = true, .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
-    .what = "what a tile can hold at most, by ranges of its keys, for the rows that need it most", .source = "this project",
+    .what = "what a tile may hold for the rows that need it most, by where its keys may lie", .source = "this project",
+    .rule = &rule_relative,
     .params = params, .n_params = N_PARAMS,
 };

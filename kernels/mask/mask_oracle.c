@@ -17,6 +17,8 @@ struct truth {
 
 static const struct mask_param params[] = {{"over", "how rows of a block join", JOIN_MAX, 0, 0, true, sheet_joins}};
 
+int mask_oracle_over(const struct mask_args *a) { return (int)mask_value(a, params, 0); }
+
 static size_t layout(const struct mask_args *a, void *ws, struct truth *t)
 {
     const struct attn_args *at = a->attn;
@@ -75,7 +77,7 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     struct attn_unit u = {.head_dim = d, .q = t.unit};
     u.o = u.q + PV_UNIT_ROWS * d;
     u.s = u.o + PV_UNIT_ROWS * d;
-    enum sheet_join join = (enum sheet_join)mask_value(a, params, 0);
+    enum sheet_join join = (enum sheet_join)mask_oracle_over(a);
     for (int i = 0; i * at->block.q < at->n_q; i++) {
         float *mass = t.mass + i * nk;
         int end = (i + 1) * at->block.q < at->n_q ? (i + 1) * at->block.q : at->n_q;
@@ -102,7 +104,7 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
 const struct mask_method mask_oracle = {
     .name = "oracle", .ranked = true, .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
     .what = "tiles by the mass they really hold: the limit of any predictor, no faster than dense", .source = "METHOD 2",
-    .params = params, .n_params = 1,
+    .rule = &rule_relative, .params = params, .n_params = 1,
 };
 
 static size_t no_workspace(const struct mask_args *a)
@@ -123,4 +125,5 @@ static void mass_row(const struct mask_args *a, int head, int i, float theta, co
 
 const struct mask_method mask_masses = {
     .name = "oracle", .ranked = true, .refuses = refuses, .workspace = no_workspace, .prepare = nothing_to_prepare, .row = mass_row,
+    .rule = &rule_relative,
 };

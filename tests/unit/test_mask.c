@@ -628,9 +628,9 @@ Test(mask, names_with_parameters)
     cr_expect_eq(a, b);
     cr_expect_eq(mask_base(a), &mask_bound);
     cr_expect_eq(mask_method_find("bound+rows=8"), &mask_bound);
-    cr_assert_eq(mask_method_parse("oracle+over=mean+rule=max-relative", &a), OK);
-    cr_expect_str_eq(a->name, "oracle+over=mean+rule=max-relative");
-    cr_expect_eq(mask_rule_of(a), &rule_relative);
+    cr_assert_eq(mask_method_parse("oracle+over=mean+rule=mean-std", &a), OK);
+    cr_expect_str_eq(a->name, "oracle+over=mean+rule=mean-std");
+    cr_expect_eq(mask_rule_of(a), &rule_spread);
     cr_assert_eq(mask_method_parse("sparge/bound+keys=32", &a), OK);
     cr_expect_eq(a->n_parts, 2);
     cr_expect_eq(mask_part(a, 0), &mask_sparge);
@@ -700,11 +700,16 @@ Test(mask, rules)
     }
 }
 
-/* The bound follows its definition: sub-blocks of 16 keys by their ranges against means of 8 rows. */
-static void check_bound(struct input *in, int q_start)
+/* What tensor cores would read. */
+static double as_bf16(double x) { return (double)bf16_to_f32(f32_to_bf16((float)x)); }
+
+/* The bound follows its definition: sub-blocks of 16 keys by their mean and deviation, or by their range, against means of
+ * 8 rows. */
+static void check_bound(struct input *in, int q_start, const struct mask_method *method)
 {
     struct attn_args *a = &in->a;
-    struct mask_args m = {.attn = a, .heads = in->heads};
+    struct mask_args m = {.attn = a, .heads = in->heads, .values = method->values};
+    bool deviation = method == &mask_bound;
     int n_kv = attn_n_kv(a), d = a->head_dim;
     void *ws = aligned_alloc(64, mask_bound.workspace(&m) + 64);
     float p[MAX_BLOCKS];
@@ -722,11 +727,19 @@ static void check_bound(struct input *in, int q_start)
                 for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) {
                     most[b] = 0;
                     for (int c = 0; c < d; c++) {
-                        double mean = 0, at_most = -INFINITY;
-                        for (int r = r0; r < r0 + n; r++) mean += (double)q[r * a->q_row + c] / n;
-                        for (int j = b * 16; j < b * 16 + 16 && j < n_kv; j++)
-                            at_most = fmax(at_most, mean * (double)k[j * a->k_row + c]);
-                        most[b] += at_most * (double)a->scale;
+                        float sum_q = 0, sum_k = 0, hi = -INFINITY, lo = INFINITY, off = 0;
+                        int n_keys = n_kv - b * 16 < 16 ? n_kv - b * 16 : 16;
+                        for (int r = r0; r < r0 + n; r++) sum_q += q[r * a->q_row + c];
+                        for (int j = b * 16; j < b * 16 + n_keys; j++) {
+                            float x = k[j * a->k_row + c];
+                            sum_k += x, hi = fmaxf(hi, x), lo = fminf(lo, x);
+                        }
+                        float mean = sum_k / (float)n_keys;
+                        for (int j = b * 16; j < b * 16 + n_keys; j++)
+                            off += (k[j * a->k_row + c] - mean) * (k[j * a->k_row + c] - mean);
+                        if (deviation) hi = mean + sqrtf(off / (float)n_keys), lo = mean - sqrtf(off / (float)n_keys);
+                        double x = as_bf16((double)(sum_q / (float)n));
+                        most[b] += fmax(x * as_bf16((double)hi), x * as_bf16((double)lo)) * (double)a->scale;
                     }
                     top = fmax(top, most[b]);
                 }
@@ -746,11 +759,111 @@ Test(bound, follows_its_definition)
 {
     for (int s = 0; s < 4; s++) {
         struct input in = input_make((uint64_t)(200 + s), 450, 4, 2, 32, shapes[s]);
-        check_bound(&in, 0);
+        check_bound(&in, 0, &mask_bound);
+        check_bound(&in, 0, mask_method_find("bound+spread=range"));
         in.a.q_start = 256; /* the last rows as a chunk of their own */
         in.a.n_q = 450 - 256;
         in.a.q = in.q + 256 * in.a.q_row;
-        check_bound(&in, 256);
+        check_bound(&in, 256, &mask_bound);
+        input_free(&in);
+    }
+}
+
+/* XAttention's scores straight from its definition, groups and softmax in double. */
+Test(xattention, follows_its_definition)
+{
+    enum { S = 8 };
+    struct input in = input_make(31, 450, 4, 2, 32, shapes[3]);
+    const struct attn_args *a = &in.a;
+    struct mask_args m = {.attn = a, .heads = in.heads};
+    int n = a->n_q, n_groups = (n + S - 1) / S;
+    void *ws = aligned_alloc(64, mask_xattention.workspace(&m) + 64);
+    float p[MAX_BLOCKS];
+    uint8_t forced[MAX_BLOCKS];
+    for (int h = 0; h < 4; h++) {
+        const float *q = (const float *)a->q + h * a->q_head, *k = in.k + h / 2 * a->k_head;
+        mask_xattention.prepare(&m, h, ws);
+        for (int i = 0; i * a->block.q < n; i++) {
+            struct mask_row row = {.n = tiles_possible(a->block, i, n), .p = p, .forced = forced};
+            double mass[MAX_BLOCKS] = {0}, all = 0;
+            mask_xattention.row(&m, h, i, 0, ws, &row);
+            for (int g = i * a->block.q / S; g < (i + 1) * a->block.q / S && g < n_groups; g++) {
+                double e[64], sum = 0;
+                for (int b = 0; b <= g; b++) {
+                    double s = 0;
+                    for (int t = 0; t < S; t++)
+                        for (int c = 0; c < a->head_dim && g * S + S - 1 - t < n && b * S + t < n; c++)
+                            s += (double)q[(g * S + S - 1 - t) * a->q_row + c] * (double)k[(b * S + t) * a->k_row + c];
+                    sum += e[b] = exp(s * (double)a->scale / S);
+                }
+                for (int b = 0; b <= g; b++) mass[b * S / a->block.k] += e[b] / sum;
+            }
+            for (int j = 0; j < row.n; j++) all += mass[j];
+            for (int j = 0; j < row.n; j++) cr_assert_float_eq((double)p[j], mass[j] / all, 3e-6, "head %d tile (%d, %d)", h, i, j);
+        }
+    }
+    free(ws);
+    input_free(&in);
+}
+
+/* FlashPrefill: every row against the means of blocks that it stands behind; sink, window and last blocks by force. */
+Test(flashprefill, follows_its_definition)
+{
+    struct input in = input_make(33, 1400, 2, 1, 32, shapes[3]);
+    const struct attn_args *a = &in.a;
+    struct mask_args m = {.attn = a, .heads = in.heads};
+    int n = a->n_q, bq = a->block.q, bk = a->block.k, nq = (n + bq - 1) / bq;
+    void *ws = aligned_alloc(64, mask_flashprefill.workspace(&m) + 64);
+    float p[MAX_BLOCKS];
+    uint8_t forced[MAX_BLOCKS];
+    for (int h = 0; h < 2; h++) {
+        const float *q = (const float *)a->q + h * a->q_head;
+        mask_flashprefill.prepare(&m, h, ws);
+        for (int i = 0; i < nq; i++) {
+            struct mask_row row = {.n = tiles_possible(a->block, i, n), .p = p, .forced = forced};
+            double mass[MAX_BLOCKS] = {0}, all = 0;
+            mask_flashprefill.row(&m, h, i, 0, ws, &row);
+            for (int j = 0; j < row.n; j++)
+                for (int r = i * bq; r < (i + 1) * bq && r < n; r++) {
+                    double s = 0;
+                    if (r < (j + 1) * bk - 1) continue;
+                    for (int c = 0; c < a->head_dim; c++) {
+                        double mean = 0;
+                        for (int t = j * bk; t < (j + 1) * bk; t++) mean += (double)in.k[t * a->k_row + c] / bk;
+                        s += mean * (double)q[r * a->q_row + c];
+                    }
+                    mass[j] += exp(s * (double)a->scale);
+                }
+            for (int j = 0; j < row.n; j++) all += mass[j];
+            for (int j = 0; j < row.n; j++) {
+                cr_assert_float_eq((double)p[j], all > 0 ? mass[j] / all : 0, 3e-6, "head %d tile (%d, %d)", h, i, j);
+                cr_assert_eq(forced[j] != 0, j < 2 || j > i - 4 || i >= nq - 2, "tile (%d, %d)", i, j);
+            }
+        }
+    }
+    free(ws);
+    input_free(&in);
+}
+
+/* What static masks keep is what their definition says of every tile. */
+Test(statics, keep_what_they_say)
+{
+    for (int s = 0; s < 4; s++) {
+        struct input in = input_make(7, 1500, 1, 1, 16, shapes[s]);
+        struct mask_args m = {.attn = &in.a, .heads = in.heads};
+        set_all(&in, -1, 1);
+        for (int tri = 0; tri < 2; tri++) {
+            struct tile_map map = predict(mask_method_find(tri ? "tri-shape+window=300" : "a-shape+window=300+sink=70"), &m, NULL);
+            int bq = in.a.block.q, bk = in.a.block.k;
+            for (int i = 0; i < map.n_qblocks; i++)
+                for (int j = 0; j < tiles_possible(in.a.block, i, 1500); j++) {
+                    bool want = j * bk < (tri ? 100 : 70) || (j + 1) * bk > i * bq; /* and the diagonal */
+                    for (int r = i * bq; r < (i + 1) * bq && r < 1500; r++)
+                        want |= (j + 1) * bk - 1 > r - 300 || (tri && r >= 1400);
+                    cr_assert_eq(bit(&map, 0, i, j), want, "tri %d tile (%d, %d)", tri, i, j);
+                }
+            free(map.bits);
+        }
         input_free(&in);
     }
 }

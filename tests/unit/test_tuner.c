@@ -480,9 +480,10 @@ static size_t place(const struct memory *m, int layer, int head, int sample)
     return ((size_t)layer * (size_t)m->n_heads + (size_t)head) * (size_t)m->n_samples + (size_t)sample;
 }
 
-static enum status memory_get(void *ctx, int layer, int head, int sample, struct curve *out, bool *found)
+static enum status memory_get(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
     struct memory *m = ctx;
+    cr_assert_eq(part, 0);
     size_t at = place(m, layer, head, sample);
     *found = m->have[at];
     if (*found) *out = m->curves[at];
@@ -490,9 +491,10 @@ static enum status memory_get(void *ctx, int layer, int head, int sample, struct
     return OK;
 }
 
-static enum status memory_put(void *ctx, int layer, int head, int sample, const struct curve *c)
+static enum status memory_put(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
     struct memory *m = ctx;
+    cr_assert_eq(part, 0);
     size_t at = place(m, layer, head, sample);
     cr_expect(!m->have[at], "layer %d head %d sample %d put twice", layer, head, sample);
     m->curves[at] = *c;
@@ -647,10 +649,11 @@ Test(tuner, a_stop_within_a_layer_keeps_its_finished_curves, .timeout = 300)
     close_bench(&b);
 }
 
-static enum status put_fails(void *ctx, int layer, int head, int sample, const struct curve *c)
+static enum status put_fails(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
     (void)ctx;
     (void)layer;
+    (void)part;
     (void)sample;
     (void)c;
     return head == 2 ? fail(ERR_DB, "disk full") : OK;
