@@ -15,7 +15,7 @@ enum { PARAM_ROWS, PARAM_KEYS, PARAM_WIDTH, PARAM_OVER, PARAM_SPREAD, N_PARAMS }
 
 static const char *const spreads[] = {"range", "std", NULL};
 static const struct mask_param params[N_PARAMS] = {
-    {"rows", "query rows in a pool", 8, 1, 64, true, NULL},
+    {"rows", "query rows in a pool", 16, 1, 64, true, NULL},
     {"keys", "keys in a sub-block", 16, 1, 64, true, NULL},
     {"width", "how many times the spread a key may be off", 1, 0, 4, false, NULL},
     {"over", "how rows of a block join", JOIN_RMS, 0, 0, true, sheet_joins},

@@ -104,7 +104,7 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
         buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
         map.bits = bits.at;
         buffer<struct head_params> heads(p.heads);
-        heads.put(std::vector<struct head_params>(p.heads, {-1.0f, 0.9f, 50.0f, true}));
+        heads.put(std::vector<struct head_params>(p.heads, {-1.0f, 0.9f, 50.0f, true, 0}));
         buffer<uint8_t> ws(1024);
         struct mask_call c = {};
         c.attention = {&attn_sparse_sm90_bf16, arguments(p, x, o), ws.at};

@@ -622,12 +622,12 @@ Test(mask, refusals_name_the_method)
 Test(mask, names_with_parameters)
 {
     const struct mask_method *a, *b;
-    cr_assert_eq(mask_method_parse("bound+keys=32+rows=8", &a), OK);
+    cr_assert_eq(mask_method_parse("bound+keys=32+rows=16", &a), OK);
     cr_expect_str_eq(a->name, "bound+keys=32"); /* the default is not said */
     cr_assert_eq(mask_method_parse("bound+keys=32", &b), OK);
     cr_expect_eq(a, b);
     cr_expect_eq(mask_base(a), &mask_bound);
-    cr_expect_eq(mask_method_find("bound+rows=8"), &mask_bound);
+    cr_expect_eq(mask_method_find("bound+rows=16"), &mask_bound);
     cr_assert_eq(mask_method_parse("oracle+over=mean+rule=mean-std", &a), OK);
     cr_expect_str_eq(a->name, "oracle+over=mean+rule=mean-std");
     cr_expect_eq(mask_rule_of(a), &rule_spread);
@@ -704,7 +704,7 @@ Test(mask, rules)
 static double as_bf16(double x) { return (double)bf16_to_f32(f32_to_bf16((float)x)); }
 
 /* The bound follows its definition: sub-blocks of 16 keys by their mean and deviation, or by their range, against means of
- * 8 rows. */
+ * 16 rows. */
 static void check_bound(struct input *in, int q_start, const struct mask_method *method)
 {
     struct attn_args *a = &in->a;
@@ -721,8 +721,8 @@ static void check_bound(struct input *in, int q_start, const struct mask_method 
             struct mask_row row = {.n = tiles_possible(a->block, q_start / a->block.q + i, n_kv), .p = p, .forced = forced};
             double squares[MAX_BLOCKS] = {0}, total = 0;
             mask_bound.row(&m, h, i, 0, ws, &row);
-            for (int r0 = i * a->block.q; r0 < (i + 1) * a->block.q && r0 < a->n_q; r0 += 8) {
-                int n = a->n_q - r0 < 8 ? a->n_q - r0 : 8, last = q_start + r0 + 7;
+            for (int r0 = i * a->block.q; r0 < (i + 1) * a->block.q && r0 < a->n_q; r0 += 16) {
+                int n = a->n_q - r0 < 16 ? a->n_q - r0 : 16, last = q_start + r0 + 15;
                 double sum = 0, top = -INFINITY, most[512], mass[MAX_BLOCKS] = {0};
                 for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) {
                     most[b] = 0;
