@@ -30,43 +30,58 @@ static enum status project_add(struct session_cuda *s, int n, int k, const uint1
     return bias ? ops_cuda_add_bias(s->x, s->residual, bias, n, h, s->on->stream) : OK;
 }
 
-/* What `oracle` ranks by, on the host; the caller frees it. Memory for it is taken when it is first wanted. */
+/* Room for methods other than sparge, which the plan of a session does not count: taken when it is first wanted. */
+static enum status want_room(struct session_cuda *s, size_t bytes, const char *what)
+{
+    if (s->mass_bytes >= bytes) return OK;
+    weights_cuda_free(s->on, s->mass, s->mass_bytes);
+    s->mass_bytes = 0;
+    void *at;
+    TRY(weights_cuda_alloc(s->on, &at, bytes, what));
+    s->mass = at;
+    s->mass_bytes = bytes;
+    return OK;
+}
+
+/* What `oracle` ranks by, on the host; the caller frees it. */
 static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a, const struct tile_map *map,
-                                float **out)
+                                const struct mask_method *method, float **out)
 {
     size_t bytes = sizeof(float) * (size_t)map->n_heads * (size_t)map->n_qblocks * (size_t)map->n_kblocks;
-    if (s->mass_bytes < bytes) {
-        weights_cuda_free(s->on, s->mass, s->mass_bytes);
-        s->mass_bytes = 0;
-        void *at;
-        TRY(weights_cuda_alloc(s->on, &at, bytes, "the oracle"));
-        s->mass = at;
-        s->mass_bytes = bytes;
-    }
+    TRY(want_room(s, bytes, "the oracle"));
     *out = malloc(bytes);
     if (!*out) return fail(ERR_MEMORY, "no memory for the oracle");
-    TRY(mask_cuda_mass(a, s->mass, s->on->stream));
+    struct mask_args values = {.attn = a, .values = method->values};
+    TRY(mask_cuda_mass(a, mask_oracle_over(&values), s->mass, s->on->stream));
     return fetch(s, *out, s->mass, bytes);
 }
 
-/* Tiles chosen on the host: of `window`, which looks at no tensor, and of `oracle`, whose masses come from the device. */
+/* Tiles chosen on the host: of `window`, which looks at no tensor, of `oracle`, whose masses come from the device, and of
+ * every method whose predictor has no body there, from copies of q and k. */
 static enum status host_map(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
                             struct tile_map *map)
 {
     const struct sparse_policy *p = f->policy;
     int n_heads = s->w->config.n_heads;
     struct attn_args shape = *a;
-    shape.dtype = DTYPE_F32;
     shape.ledger = f->ledger ? f->ledger + layer * n_heads : NULL;
     struct mask_args m = {.attn = &shape, .heads = p->heads + layer * n_heads, .smooth_k = p->smooth_k, .topk = p->topk,
                           .window = p->window};
     struct tile_map host = *map;
     host.bits = s->host_map;
-    bool oracle = p->method == &mask_oracle;
-    const struct mask_method *method = oracle ? &mask_masses : p->method;
+    bool oracle = mask_base(p->method) == &mask_oracle;
+    struct mask_method by_mass = mask_masses;
+    by_mass.rule = p->method->rule;
+    const struct mask_method *method = oracle ? &by_mass : p->method;
     float *masses = NULL;
-    enum status st = oracle ? fetch_masses(s, a, map, &masses) : OK;
-    shape.q = masses;
+    enum status st = OK;
+    if (oracle) {
+        st = fetch_masses(s, a, map, p->method, &masses);
+        shape.dtype = DTYPE_F32;
+        shape.q = masses;
+    } else if (method != &mask_window) {
+        st = session_cuda_show_keys(s, &shape);
+    }
     void *ws = aligned_alloc(64, (mask_workspace(method, &m, par_threads(s->par)) + 127) / 64 * 64);
     if (st == OK && !ws) st = fail(ERR_MEMORY, "no memory to choose tiles");
     if (st == OK) st = mask_predict(method, &m, &host, ws, s->par);
@@ -79,10 +94,12 @@ static enum status choose_tiles(struct session_cuda *s, const struct forward_arg
                                 struct tile_map *map)
 {
     const struct sparse_policy *p = f->policy;
-    if (p->method != &mask_sparge) return host_map(s, f, layer, a, map);
     struct mask_cuda_args m = {.attn = a, .heads = s->heads + layer * s->w->config.n_heads, .smooth_k = p->smooth_k,
-                               .topk = p->topk};
-    return mask_cuda_predict(&m, map, s->mask_ws, s->on->stream);
+                               .topk = p->topk, .method = p->method};
+    if (mask_cuda_refuses(&m)) return host_map(s, f, layer, a, map);
+    if (p->method == &mask_sparge) return mask_cuda_predict(&m, map, s->mask_ws, s->on->stream);
+    TRY(want_room(s, mask_cuda_workspace(&m), "the prediction"));
+    return mask_cuda_predict(&m, map, s->mass, s->on->stream);
 }
 
 /* The attention call of a layer, dense. */

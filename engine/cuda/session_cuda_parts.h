@@ -53,7 +53,7 @@ struct session_cuda {
     float *view[4];             /* q, k, v, o for a hook that looks inside; allocated when first needed */
     float *device_view;
     size_t device_view_bytes;
-    float *mass; /* for the oracle; taken when first wanted */
+    float *mass; /* for methods other than sparge; taken when first wanted */
     size_t mass_bytes;
     const struct attn_args *repeat; /* the device call under a hook */
     struct session_graphs *graphs;  /* NULL until one is wanted; the same with times */
@@ -114,6 +114,7 @@ void session_cuda_close_times(struct session_cuda *s);
 enum status session_cuda_collect(struct session_cuda *s, const struct forward_args *f) MUST_USE;
 
 /* For a hook that looks inside: the layer's tensors on the host, and its call repeatable (layer_view.impl). */
+enum status session_cuda_show_keys(struct session_cuda *s, struct attn_args *shown) MUST_USE;
 enum status session_cuda_show_layer(struct session_cuda *s, const struct forward_args *f, int layer,
                                     const struct attn_args *a) MUST_USE;
 

@@ -151,6 +151,21 @@ static enum status call_hook(struct session_cuda *s, const struct forward_args *
     return st;
 }
 
+/* Makes *shown, which begins as the device's call, read q and k on the host. */
+enum status session_cuda_show_keys(struct session_cuda *s, struct attn_args *shown)
+{
+    int d = shown->head_dim;
+    TRY(open_view(s));
+    TRY(fetch_tensor(s, shown, shown->q, shown->q_row, shown->q_head, false, s->view[0]));
+    TRY(fetch_tensor(s, shown, shown->k, shown->k_row, shown->k_head, true, s->view[1]));
+    shown->dtype = DTYPE_F32;
+    shown->q = s->view[0], shown->k = s->view[1];
+    shown->q_row = (ptrdiff_t)shown->n_heads * d;
+    shown->q_head = shown->k_row = d;
+    shown->k_head = (ptrdiff_t)attn_n_kv(shown) * d;
+    return OK;
+}
+
 enum status session_cuda_show_layer(struct session_cuda *s, const struct forward_args *f, int layer,
                                     const struct attn_args *a)
 {

@@ -30,13 +30,14 @@ extern const struct attn_impl attn_decode_cuda_bf16;
 /* Compute capability 8.0 and up, head_dim a multiple of 16 up to 256, dense and sparse, every block shape. */
 extern const struct attn_impl attn_cuda_bf16;
 
-/* Stage 1 for `sparge` and `topk` on the device. head_dim a multiple of 16 up to 256, blocks of 64 or 128, compute
+/* Stage 1 on the device for `sparge`, `bound` and mixtures of them. head_dim a multiple of 16 up to 256, blocks of 64 or 128, compute
  * capability 8.0 and up. */
 struct mask_cuda_args {
     const struct attn_args *attn;    /* q, k bf16 on the device; shapes, block and ledger as for attention */
     const struct head_params *heads; /* device, [n_heads]; pvthreshd is not read */
     enum smooth_k smooth_k;
     float topk;                      /* 0: cdfthreshd; else the fraction of possible tiles to keep */
+    const struct mask_method *method; /* NULL: sparge */
 };
 const char *mask_cuda_refuses(const struct mask_cuda_args *a);
 size_t mask_cuda_workspace(const struct mask_cuda_args *a);
@@ -44,9 +45,15 @@ size_t mask_cuda_workspace(const struct mask_cuda_args *a);
 enum status mask_cuda_predict(const struct mask_cuda_args *a, const struct tile_map *tiles, void *ws,
                               struct stream *stream) MUST_USE;
 
-/* mass [n_heads, query blocks of this call, key blocks] (device) = Σ over the block's rows of the attention each gives
- * the tile: what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far from the
+/* What mask_cuda_predict does for a part that is `bound`: it writes the rows of heads of that part alone. */
+const char *bound_cuda_refuses(const struct mask_cuda_args *a, const struct mask_method *method);
+size_t bound_cuda_workspace(const struct mask_cuda_args *a, const struct mask_method *method);
+enum status bound_cuda_predict(const struct mask_cuda_args *a, const struct mask_method *method, int part,
+                               const struct tile_map *tiles, void *ws, struct stream *stream) MUST_USE;
+
+/* mass [n_heads, query blocks of this call, key blocks] (device): the attention that the block's rows give the
+ * tile, over rows by their sum (0), root of the sum of squares (1) or largest (2): what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far from the
  * speed of attention: for judging predictors. */
-enum status mask_cuda_mass(const struct attn_args *a, float *mass, struct stream *stream) MUST_USE;
+enum status mask_cuda_mass(const struct attn_args *a, int over, float *mass, struct stream *stream) MUST_USE;
 
 #endif

@@ -1,4 +1,5 @@
-/* Stage 1 of sparse attention on the device (METHOD 2, methods sparge and topk), in three launches that overlap.
+/* Stage 1 of sparse attention on the device (METHOD 2): methods whose predictors have a device body, and that of sparge,
+ * in three launches that overlap.
  *
  * Sums of key blocks; then their self-similarity, which needs the sums of all earlier keys for its centre; then the
  * rows of the map, a few query blocks of one kv head to a CTA, which first pools those query blocks. Each launch begins
@@ -276,7 +277,7 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
     for (int j = threadIdx.x; j < n; j += ROWS * 32) k_sim[j] = __ldcg(p.k_sim + (size_t)kv * p.at.k_pad + j);
     score_rows<ROWS, 4>(p, kv, share, q, score);
     __syncthreads();
-    if (!real) return;
+    if (!real || t.part != p.part) return;
     const int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
     write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch,
               list);
@@ -333,6 +334,17 @@ enum status run(const params &p, cudaStream_t stream)
 
 extern "C" {
 
+/* The predictor of a part that has a body here: sparge as it is, or bound. */
+static const char *part_refuses(const struct mask_cuda_args *m, const struct mask_method *part)
+{
+    if (part == &mask_sparge) return NULL;
+    if (mask_base(part) == &mask_bound) return bound_cuda_refuses(m, part);
+    return "no device body for this predictor or its rule";
+}
+
+static const struct mask_method *method_of(const struct mask_cuda_args *m) { return m->method ? m->method : &mask_sparge; }
+static int n_parts(const struct mask_method *method) { return method->n_parts ? method->n_parts : 1; }
+
 const char *mask_cuda_refuses(const struct mask_cuda_args *m)
 {
     const struct attn_args *a = m->attn;
@@ -347,17 +359,28 @@ const char *mask_cuda_refuses(const struct mask_cuda_args *m)
         return "pointers and strides are not multiples of 16 bytes";
     if ((attn_n_kv(a) + a->block.k - 1) / a->block.k > MAX_KBLOCKS) return "more than 4096 key blocks";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
+    for (int i = 0; i < n_parts(method_of(m)); i++) {
+        const char *why = part_refuses(m, mask_part(method_of(m), i));
+        if (why) return why;
+    }
     return NULL;
 }
 
-size_t mask_cuda_workspace(const struct mask_cuda_args *m) { return plan(m->attn).bytes; }
+size_t mask_cuda_workspace(const struct mask_cuda_args *m)
+{
+    size_t most = 0;
+    for (int i = 0; i < n_parts(method_of(m)); i++) {
+        const struct mask_method *part = mask_part(method_of(m), i);
+        size_t bytes = part == &mask_sparge ? plan(m->attn).bytes : bound_cuda_workspace(m, part);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
 
-enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_map *tiles, void *ws,
-                              struct stream *stream)
+static enum status sparge_predict(const struct mask_cuda_args *m, int part, const struct tile_map *tiles, void *ws,
+                                  struct stream *stream)
 {
     const struct attn_args *a = m->attn;
-    const char *why = mask_cuda_refuses(m);
-    if (why != NULL) return fail(ERR_UNSUPPORTED, "mask prediction: %s", why);
     params p = {};
     p.at = plan(a);
     p.n_q = a->n_q, p.n_kv = attn_n_kv(a), p.q_start = a->q_start;
@@ -365,7 +388,7 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     p.block_q = a->block.q, p.block_k = a->block.k;
     p.q = (const __nv_bfloat16 *)a->q, p.k = (const __nv_bfloat16 *)a->k;
     p.q_row = a->q_row, p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head;
-    p.scale = a->scale, p.topk = m->topk, p.smooth = m->smooth_k;
+    p.scale = a->scale, p.topk = mask_decimal(m->topk), p.smooth = m->smooth_k, p.part = part;
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
     p.k_sums = (float *)((char *)ws + p.at.k_sums), p.chunk_sums = (float *)((char *)ws + p.at.chunk_sums);
@@ -374,5 +397,17 @@ enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_
     if (a->head_dim <= 64) return run<4>(p, s);
     if (a->head_dim <= 128) return run<8>(p, s);
     return run<16>(p, s);
+}
+
+enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_map *tiles, void *ws,
+                              struct stream *stream)
+{
+    const char *why = mask_cuda_refuses(m);
+    if (why != NULL) return fail(ERR_UNSUPPORTED, "mask prediction: %s", why);
+    for (int i = 0; i < n_parts(method_of(m)); i++) {
+        const struct mask_method *part = mask_part(method_of(m), i);
+        TRY(part == &mask_sparge ? sparge_predict(m, i, tiles, ws, stream) : bound_cuda_predict(m, part, i, tiles, ws, stream));
+    }
+    return OK;
 }
 }

@@ -30,7 +30,9 @@ struct params {
     int n_q, n_kv, q_start, n_heads, n_kv_heads, group, block_q, block_k;
     const __nv_bfloat16 *q, *k;
     ptrdiff_t q_row, q_head, k_row, k_head;
-    float scale, topk;
+    float scale;
+    double topk; /* the decimal number, kernels/mask_rules.c */
+    int part;    /* of the method: heads that another one ranks are left alone */
     enum smooth_k smooth;
     const struct head_params *heads;
     struct head_ledger *ledger;
@@ -134,6 +136,34 @@ __device__ __forceinline__ choice choose(const float *p, int n, int eligible, fl
     return c;
 }
 
+/* As the CPU counts, kernels/mask_rules.c. */
+__device__ __forceinline__ int topk_count(double fraction, int n) { return (int)ceil(fraction * (double)n - 1e-10); }
+
+/* The words of one row by one warp: what the choice keeps of `rank`, and what is kept anyhow; all possible tiles of a head
+ * that is dense. */
+__device__ __forceinline__ void write_bits(uint32_t *row, int words, int n, bool sparse, const float *rank, choice c, int diagonal,
+                                           bool all)
+{
+    const int lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (int j0 = 0; j0 < words * 32; j0 += 32) {
+        int j = j0 + lane;
+        bool keep = j < n;
+        if (sparse && j0 < n) {
+            uint32_t r = j < n ? __float_as_uint(rank[j]) : 0;
+            bool ranked = r == 0 || r >= c.bound || j == 0 || j >= diagonal || all;
+            if (c.ties > 0) {
+                uint32_t tied = __ballot_sync(0xffffffffu, r != 0 && r + 1 == c.bound);
+                ranked |= (tied >> lane & 1) && __popc(tied & ((1u << lane) - 1)) < c.ties;
+                c.ties -= __popc(tied);
+            }
+            keep = keep && ranked;
+        }
+        uint32_t word = __ballot_sync(0xffffffffu, keep);
+        if (lane == 0) row[j0 / 32] = word;
+    }
+}
+
 /* The map's row of one head by one warp. s: `slices` parts of the row's dot products with the sums of key blocks,
  * `apart` floats from one to the next; it becomes its ranks. n: key blocks the row may see; k_sim: similarities of
  * these. */
@@ -173,7 +203,7 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
         total = warp_sum(total), eligible = __reduce_add_sync(0xffffffffu, eligible);
         low = __reduce_min_sync(0xffffffffu, low);
         __syncwarp();
-        const int wanted = (int)ceil(((double)p.topk - 1e-6) * (double)n); /* as the CPU counts, kernels/mask.c */
+        const int wanted = topk_count(p.topk, n);
         if (eligible == 0)
             c.bound = 0xffffffffu;
         else if (p.topk > 0)
@@ -183,23 +213,7 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
         else
             c = choose<false>(s, n, eligible, t.cdfthreshd * total, low, list);
     }
-#pragma unroll 1
-    for (int j0 = 0; j0 < p.words * 32; j0 += 32) {
-        int j = j0 + lane;
-        bool keep = j < n;
-        if (t.is_sparse && j0 < n) {
-            uint32_t rank = j < n ? __float_as_uint(s[j]) : 0;
-            bool ranked = rank == 0 || rank >= c.bound || j == 0 || j >= diagonal || !q_similar;
-            if (c.ties > 0) {
-                uint32_t tied = __ballot_sync(0xffffffffu, rank != 0 && rank + 1 == c.bound);
-                ranked |= (tied >> lane & 1) && __popc(tied & ((1u << lane) - 1)) < c.ties;
-                c.ties -= __popc(tied);
-            }
-            keep = keep && ranked;
-        }
-        uint32_t word = __ballot_sync(0xffffffffu, keep);
-        if (lane == 0) row[j0 / 32] = word;
-    }
+    write_bits(row, p.words, n, t.is_sparse, s, c, diagonal, !q_similar);
     if (lane == 0 && t.is_sparse && p.ledger != NULL) {
         struct head_ledger *l = &p.ledger[head];
         atomicAdd((unsigned long long *)&l->forced_sink, 1ull);

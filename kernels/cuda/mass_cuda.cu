@@ -28,6 +28,7 @@ struct params {
     ptrdiff_t q_row, q_head, k_row, k_head;
     int n_q, q_start, n_kv, group, d, block_q, block_k, n_qblocks, n_kblocks;
     float scale_log2;
+    int over; /* rows join by 0 sum, 1 root of the sum of squares, 2 largest */
     float *mass;
 };
 
@@ -59,6 +60,8 @@ __device__ void score(const __nv_bfloat16 *q, const __nv_bfloat16 *k, int d, flo
     }
     __syncwarp();
 }
+
+__device__ __forceinline__ float joined(const params &p, float a, float b) { return p.over == 2 ? fmaxf(a, b) : a + b; }
 
 __global__ void mass_kernel(const __grid_constant__ params p)
 {
@@ -93,14 +96,16 @@ __global__ void mass_kernel(const __grid_constant__ params p)
                 for (int i = 0; i < KEYS / 2; i++)
                     if (i <= seen) share += exp2f(mine[i] * p.scale_log2 - top) * sum; /* sum is its inverse by now */
                 if ((j0 + KEYS) % p.block_k == 0) {
-                    for (int m = 16; m > 0; m /= 2) share += __shfl_xor_sync(0xffffffffu, share, m);
+                    share += __shfl_xor_sync(0xffffffffu, share, 1); /* the row's other half */
+                    if (p.over == 1) share *= share;
+                    for (int m = 16; m > 1; m /= 2) share = joined(p, share, __shfl_xor_sync(0xffffffffu, share, m));
                     if (lane == 0) of_warps[warp] = share;
                     share = 0;
                     __syncthreads();
                     if (threadIdx.x == 0) {
                         float total = 0;
-                        for (int w = 0; w < n_warps; w++) total += of_warps[w];
-                        out[j0 / p.block_k] = total;
+                        for (int w = 0; w < n_warps; w++) total = joined(p, total, of_warps[w]);
+                        out[j0 / p.block_k] = p.over == 1 ? sqrtf(total) : total;
                     }
                 }
             }
@@ -127,7 +132,7 @@ size_t shared_bytes(const params &p)
 
 extern "C" {
 
-enum status mask_cuda_mass(const struct attn_args *a, float *mass, struct stream *stream)
+enum status mask_cuda_mass(const struct attn_args *a, int over, float *mass, struct stream *stream)
 {
     if (a->dtype != DTYPE_BF16 || a->head_dim % 16 != 0 || a->head_dim > 256)
         return fail(ERR_UNSUPPORTED, "the oracle on CUDA takes bf16 and a head_dim that is a multiple of 16 up to 256");
@@ -138,6 +143,7 @@ enum status mask_cuda_mass(const struct attn_args *a, float *mass, struct stream
     p.d = a->head_dim, p.block_q = a->block.q, p.block_k = a->block.k;
     p.n_qblocks = (p.n_q + p.block_q - 1) / p.block_q, p.n_kblocks = (p.n_kv + p.block_k - 1) / p.block_k;
     p.scale_log2 = a->scale * 1.44269504f;
+    p.over = over;
     p.mass = mass;
     const size_t bytes = shared_bytes(p);
     CUDA_TRY(cudaFuncSetAttribute(mass_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
