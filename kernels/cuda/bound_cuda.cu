@@ -148,7 +148,7 @@ __global__ __launch_bounds__(SCORE_WARPS * 32) void score_tiles(const __grid_con
     float s[COLS / 8][4] = {};
     multiply_keys<DIM, COLS>(s, q + warp * 16 * (DIM + 8), k, lane);
     __syncwarp(); /* this warp's rows of q are read: its sums take their room */
-    constexpr int LINE = COLS + 1;
+    constexpr int LINE = COLS / 2 + 1; /* a tile has at least two columns */
     static_assert(16 * LINE * 4 <= 16 * (DIM + 8) * 2, "sums fit into the room of means");
     float *mine = (float *)(q + warp * 16 * (DIM + 8));
     const int tiles = COLS / p.per_tile;
@@ -344,7 +344,7 @@ enum status bound_cuda_predict(const struct mask_cuda_args *m, const struct mask
     CUDA_TRY(cudaFuncSetAttribute(rank_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
     for (p.from = 0; p.from < p.n_rows; p.from += l.rows_at_once) {
         p.end = min(p.from + l.rows_at_once, p.n_rows);
-        TRY(p.d <= 64 ? score<128, 128>(p, s) : p.d <= 128 ? score<256, 128>(p, s) : score<512, 64>(p, s));
+        TRY((p.d <= 64 ? score<128, 128>(p, s) : p.d <= 128 ? score<256, 128>(p, s) : score<512, 64>(p, s)));
         const int per_block = p.block_q / p.row_tokens, blocks = (p.end - p.from + per_block - 1) / per_block;
         rank_rows<<<dim3((unsigned)blocks, (unsigned)p.n_heads), RANK_WARPS * 32, room, s>>>(p);
         CUDA_TRY(cudaGetLastError());

@@ -202,7 +202,7 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x, st
     buffer<struct head_params> params(p.heads);
     buffer<float> lambda(p.heads);
     map.bits = bits.at;
-    struct mask_cuda_args mask = {&x.device, params.at, p.smooth, 0};
+    struct mask_cuda_args mask = {&x.device, params.at, p.smooth, 0, NULL};
     buffer<uint8_t> mask_ws(mask_cuda_workspace(&mask));
     std::vector<float> exact(x.q.size());
     CHECK(cudaMemcpy(exact.data(), a->exact, exact.size() * sizeof(float), cudaMemcpyDeviceToHost));

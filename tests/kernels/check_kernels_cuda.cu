@@ -243,6 +243,7 @@ struct mask_problem {
     problem p;
     float theta, tau, topk;
     enum smooth_k smooth;
+    const char *method;
 };
 
 /* Against the CPU's prediction on the same numbers; only tiles within rounding of a bound may differ. */
@@ -251,9 +252,10 @@ static void check_mask(const mask_problem &m)
     const problem &p = m.p;
     char name[256];
     snprintf(name, sizeof name,
-             "mask n=%d start=%d heads=%d/%d d=%d block=%dx%d theta=%g tau=%g topk=%g smooth=%s", p.n,
+             "mask %s n=%d start=%d heads=%d/%d d=%d block=%dx%d theta=%g tau=%g topk=%g smooth=%s", m.method, p.n,
              p.q_start, p.heads, p.kv_heads, p.d, p.block.q, p.block.k, m.theta, m.tau, m.topk,
              smooth_k_name(m.smooth));
+    const struct mask_method *method = mask_method_find(m.method);
     data x(p);
     struct attn_args a = arguments(p, x, NULL);
     struct tile_map map = tile_map_shape(p.block, p.heads, p.q_start, p.n), host_map = map;
@@ -261,13 +263,13 @@ static void check_mask(const mask_problem &m)
     bits.fill(0xff);
     map.bits = bits.at;
     std::vector<struct head_params> heads;
-    for (int h = 0; h < p.heads; h++) heads.push_back({m.theta, m.tau, 50, !(p.mixed && h % 3 == 1)});
+    for (int h = 0; h < p.heads; h++) heads.push_back({m.theta, m.tau, 50, !(p.mixed && h % 3 == 1), (uint8_t)(method->n_parts ? h % method->n_parts : 0)});
     buffer<struct head_params> device_heads(heads.size());
     device_heads.put(heads);
     buffer<struct head_ledger> ledger(p.heads);
     ledger.fill(0);
     a.ledger = ledger.at;
-    struct mask_cuda_args args = {&a, device_heads.at, m.smooth, m.topk};
+    struct mask_cuda_args args = {&a, device_heads.at, m.smooth, m.topk, method};
     buffer<uint8_t> ws(mask_cuda_workspace(&args));
     ws.fill(0xff);
     if (mask_cuda_predict(&args, &map, ws.at, NULL) != OK) {
@@ -285,8 +287,8 @@ static void check_mask(const mask_problem &m)
     cpu.attn = &host, cpu.heads = heads.data(), cpu.smooth_k = m.smooth, cpu.topk = m.topk;
     std::vector<uint64_t> want(bits.n);
     host_map.bits = want.data();
-    std::vector<uint64_t> cpu_ws(mask_workspace(&mask_sparge, &cpu, 1) / 8 + 8);
-    if (mask_predict(&mask_sparge, &cpu, &host_map, cpu_ws.data(), NULL) != OK) {
+    std::vector<uint64_t> cpu_ws(mask_workspace(method, &cpu, 1) / 8 + 8);
+    if (mask_predict(method, &cpu, &host_map, cpu_ws.data(), NULL) != OK) {
         printf("     %s\n", status_message());
         verdict(false, name);
         return;
@@ -337,11 +339,21 @@ static void check_masks(bool quick)
                 if (d == 80 && n > 3000) continue;
                 problem p = {n, n % 2 ? 0 : 1280, 8, n % 3 ? 2 : 8, d, n % 2 == 0, shapes[b], -1,
                              -1, n == 1000, 1.5f};
-                for (int s = 0; s < 3; s++) check_mask({p, 0.19f, 0.9f, 0, smooths[s]});
+                for (int s = 0; s < 3; s++) check_mask({p, 0.19f, 0.9f, 0, smooths[s], "sparge"});
                 for (float tau : {0.0f, 0.3f, 0.7f, 0.98f, 1.0f})
-                    check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING});
-                for (float topk : {0.05f, 0.5f}) check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING});
+                    check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING, "sparge"});
+                for (float topk : {0.05f, 0.5f}) check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING, "sparge"});
+                for (const char *method : {"bound", "bound+spread=range+over=max+rule=top-p", "bound+rows=8+keys=32+over=mean", "sparge/bound"})
+                    for (float tau : {0.0f, 0.7f, 0.95f, 1.0f}) check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING, method});
+                check_mask({p, 0.1f, 0.5f, 0.3f, SMOOTH_K_RUNNING, "bound"});
             }
+}
+
+/* More rows than the bound makes at a time. */
+static void check_long_masks()
+{
+    for (int d : {64, 128})
+        check_mask({{20000, 0, 32, 8, d, true, {128, 64}, -1, -1, false, 1.5f}, -1.0f, 0.9f, 0, SMOOTH_K_RUNNING, "bound"});
 }
 
 static void check_portable(bool quick)
@@ -443,7 +455,7 @@ int main(int argc, char **argv)
             check_attentions(quick, only_length);
             check_lone_item();
         }
-        if (!only_length) check_masks(quick);
+        if (!only_length) check_masks(quick), check_long_masks();
         if (!only_length && !only_masks) {
             check_portable(quick);
             check_refusals(dev);

@@ -109,7 +109,7 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
         struct mask_call c = {};
         c.attention = {&attn_sparse_sm90_bf16, arguments(p, x, o), ws.at};
         c.attention.args.tiles = &map;
-        c.args = {&c.attention.args, heads.at, SMOOTH_K_RUNNING, 0};
+        c.args = {&c.attention.args, heads.at, SMOOTH_K_RUNNING, 0, NULL};
         buffer<uint8_t> mask_ws(mask_cuda_workspace(&c.args));
         c.map = &map, c.ws = mask_ws.at;
         double by_tau = median_ms(calls, 15, run_mask, &c);
@@ -124,6 +124,15 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
         printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole call %.4f ms, "
                "kept %.3f\n",
                p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, kept);
+        for (const char *method : {"bound", "bound+keys=8", "bound+rows=8"}) {
+            c.args.topk = 0, c.args.method = mask_method_find(method);
+            buffer<uint8_t> room(mask_cuda_workspace(&c.args));
+            c.ws = room.at;
+            double ms = median_ms(calls, 15, run_mask, &c);
+            snprintf(what, sizeof what, "predict_128x%d_%s", bk, method);
+            report(what, p.d, p.n, ms, 0, 0);
+            printf("mask   d=%-3d n=%-6d 128x%-3d %s %.4f ms: %.2f %% of dense\n", p.d, p.n, bk, method, ms, 100 * ms / dense);
+        }
     }
 }
 
