@@ -78,7 +78,7 @@ struct mask_method {
     const struct mask_rule *rule;          /* NULL: top-p */
     float keep;                            /* default of the number that the rule reads; 0: .98 */
     bool takes_theta;                      /* simthreshd1 means something to it */
-    bool any_length;                       /* false is usual; true: what it keeps depends on the length of the whole call */
+    bool any_length;                       /* see mask_looks_at_length */
     const struct mask_param *params;       /* [n_params] */
     int n_params;
     const struct mask_method *base;        /* of a method with parameters given: the one in mask_methods; NULL: itself */
@@ -116,6 +116,13 @@ const struct mask_method *mask_method_find(const char *name);
 /* Which of the predictors it is. */
 static inline const struct mask_method *mask_base(const struct mask_method *m) { return m->base ? m->base : m; }
 static inline const struct mask_rule *mask_rule_of(const struct mask_method *m) { return m->rule ? m->rule : &rule_top_p; }
+/* What it keeps depends on the length of all that a call sees, so a prefill in chunks is another one. */
+static inline bool mask_looks_at_length(const struct mask_method *m)
+{
+    bool any = m->any_length || mask_rule_of(m) == &rule_falling;
+    for (int i = 0; i < m->n_parts; i++) any |= m->parts[i]->any_length || mask_rule_of(m->parts[i]) == &rule_falling;
+    return any;
+}
 /* What ranks a head of a method that may be a mixture. */
 static inline const struct mask_method *mask_part(const struct mask_method *m, int part)
 {

@@ -360,7 +360,6 @@ static void print_verdict(const struct work *w, const struct optimise_target *ta
 
 static enum status run(struct work *w)
 {
-    struct tuned unused = {0};
     struct optimise_target target;
     struct str goal = {0};
     enum tune_rule rule;
@@ -372,8 +371,7 @@ static enum status run(struct work *w)
     TRY(tune_rule_parse(o.rule, &rule));
     TRY(parse_rungs(rule, w->bounds, &w->n_rungs));
     TRY_GOTO(st, done, read_target(&target, &goal));
-    TRY_GOTO(st, done, setup_check_tunable(o.policy.method));
-    TRY_GOTO(st, done, setup_policy(w->setup, &o.policy, &w->policy, &unused));
+    TRY_GOTO(st, done, setup_policy_to_tune(w->setup, &o.policy, &w->policy));
     TRY_GOTO(st, done, load_samples(w));
     TRY_GOTO(st, done, tune_rungs(w, rule));
     TRY_GOTO(st, done, search(w, &target));

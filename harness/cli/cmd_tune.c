@@ -246,7 +246,7 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
 {
     const struct setup *setup = &fleet[0];
     struct tune_bounds bounds[MAX_BOUNDS];
-    struct tuned tuned[MAX_BOUNDS], unused;
+    struct tuned tuned[MAX_BOUNDS];
     char *names[MAX_BOUNDS] = {NULL};
     struct sparse_policy policy = {0};
     struct sample_set set = {0};
@@ -260,8 +260,7 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     memset(tuned, 0, sizeof tuned);
     TRY(parse_bounds(bounds, &n));
     TRY(tune_rule_parse(o.rule, &rule));
-    TRY_GOTO(st, done, setup_check_tunable(o.policy.method));
-    TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &unused));
+    TRY_GOTO(st, done, setup_policy_to_tune(setup, &o.policy, &policy));
     TRY_GOTO(st, done, load_samples(setup, &set, &samples));
     TRY_GOTO(st, done, curve_db_open(&db, store, setup, &set, &policy));
     const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = rule,

@@ -327,8 +327,9 @@ static enum status check_equalities(struct auditor *a, const float *dense, const
         false);
     if (a->policy->block.k <= a->policy->block.q && a->policy->smooth_k != SMOOTH_K_GLOBAL) {
         TRY_GOTO(st, done, forward(a, a->par, a->x->ids, a->policy, 256, NULL, NULL, other));
-        add(a, "prefill in chunks is prefill at once", "chunks of 256 tokens",
-            worst_row(a, sparse, other, 0, a->x->n), rounding(a, 1e-4), "relative", on_device(a));
+        bool by_length = mask_looks_at_length(a->policy->method);
+        add(a, "prefill in chunks is prefill at once", by_length ? "chunks of 256 tokens; the method counts from the end of the prompt" : "chunks of 256 tokens",
+            worst_row(a, sparse, other, 0, a->x->n), rounding(a, 1e-4), "relative", on_device(a) || by_length);
     }
 done:
     par_close(&one);

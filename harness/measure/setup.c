@@ -232,7 +232,7 @@ static enum status set_method(const struct policy_options *o, const char *name, 
         return fail(ERR_ARG, "--method %s looks at no threshold; drop --simthreshd1 and --cdfthreshd", name);
     if (m && theta && !m->takes_theta)
         return fail(ERR_ARG, "--method %s does not look at how alike the rows of a block are; drop --simthreshd1", name);
-    if (m && m->n_parts && !o->tuned)
+    if (m && m->n_parts && !o->tuned && !o->to_tune)
         return fail(ERR_ARG, "--method %s is chosen head by head: `tune` does that, and --tuned FILE brings the choice", name);
     if (!m && (theta || tau || !isnan(o->pvthreshd))) return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
     if (o->topk > 0 && !m) return fail(ERR_ARG, "--topk says which tiles to keep, and --method dense keeps all; drop one");
@@ -350,11 +350,20 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
                         "was tuned on; take fewer (--num-samples) or other text\n", o->tuned, set->name);
 }
 
-enum status setup_check_tunable(const char *method)
+static enum status check_tunable(const char *method)
 {
     const struct mask_method *m = NULL;
     if (!method) return OK;
     if (strcmp(method, "dense") != 0) TRY(mask_method_parse(method, &m));
     if (m && m->ranked && strcmp(method, "topk") != 0) return OK;
     return fail(ERR_ARG, "--method %s has no thresholds to tune, expected one that ranks tiles, see `list methods`", method);
+}
+
+enum status setup_policy_to_tune(const struct setup *s, const struct policy_options *o, struct sparse_policy *p)
+{
+    struct policy_options own = *o;
+    struct tuned none;
+    own.to_tune = true;
+    TRY(check_tunable(o->method));
+    return setup_policy(s, &own, p, &none);
 }

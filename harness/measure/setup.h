@@ -30,6 +30,7 @@ struct policy_options {
     const char *method, *layers, *heads, *block, *smooth_k, *tuned, *oracle_over;
     double simthreshd1, cdfthreshd, pvthreshd, topk;
     int window, min_sparse_tokens;
+    bool to_tune; /* thresholds are searched: every head may get another part of a mixture */
 };
 
 #define MACHINE_DEFAULTS {.cpu_mask = "auto", .device = "cpu"}
@@ -70,8 +71,8 @@ enum status setup_samples(const struct setup *s, const struct sample_options *o,
 /* The policy; with --tuned also *tuned is filled (else zeroed) and must be cleared. */
 enum status setup_policy(const struct setup *s, const struct policy_options *o, struct sparse_policy *p,
                          struct tuned *tuned) MUST_USE;
-/* ERR_ARG for a --method (NULL: the default) that has no thresholds to tune. */
-enum status setup_check_tunable(const char *method) MUST_USE;
+/* The same for thresholds that are searched: the method may be a mixture. ERR_ARG for one that has none to tune. */
+enum status setup_policy_to_tune(const struct setup *s, const struct policy_options *o, struct sparse_policy *p) MUST_USE;
 /* Says on stderr what thresholds from a file do not promise: unverified, judged on no text of their own, or tuned on texts
  * of another source or clearly another length than the n_tokens about to run. set: NULL for what is no sample. Nothing
  * without --tuned. */

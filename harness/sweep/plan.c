@@ -393,6 +393,8 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
     bool topk = strcmp(c.method, "topk") == 0;
     const struct mask_method *method = mask_method_find(c.method);
     bool ranked = !c.topk && method->ranked;
+    if (method->n_parts && !v->l1.n)
+        return fail(ERR_ARG, "--method %s is chosen head by head, by tuning: give --l1", c.method);
     if (!ranked && (!topk || v->l1.n)) return add_cell(p, seen, &c);
     if (v->l1.n) {
         c.tuned = true;

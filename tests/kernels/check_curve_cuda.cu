@@ -165,7 +165,7 @@ static void check_thetas(const char *name, const curve_problem &p, inputs &x, st
 static void check_lambdas(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a,
                           buffer<uint8_t> &ws, std::vector<struct pv_curve> &got)
 {
-    const struct threshold_pair pairs[3] = {{-1, .5f}, {.25f, .9f}, {.5f, .98f}};
+    const struct threshold_pair pairs[3] = {{-1, .5f, 0}, {.25f, .9f, 0}, {.5f, .98f, 0}};
     std::vector<struct curve_cuda_pairs> work;
     std::vector<struct pv_curve> again((size_t)p.heads * 3), want(3);
     got.resize(again.size());
@@ -207,7 +207,7 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x, st
     std::vector<float> exact(x.q.size());
     CHECK(cudaMemcpy(exact.data(), a->exact, exact.size() * sizeof(float), cudaMemcpyDeviceToHost));
     for (int step : {8, 100}) {
-        params.put(std::vector<struct head_params>(p.heads, {-1, .5f, step / 2.0f, true}));
+        params.put(std::vector<struct head_params>(p.heads, {-1, .5f, step / 2.0f, true, 0}));
         lambda.put(std::vector<float>(p.heads, step / 2.0f));
         struct attn_args run = x.device;
         CHECK_OK(mask_cuda_predict(&mask, &map, mask_ws.at, NULL));
@@ -314,7 +314,7 @@ static void time_shape(int n, int d, struct block_shape block)
     std::vector<struct pv_curve> pv((size_t)p.heads * 4);
     std::vector<struct curve *> out;
     std::vector<int> heads;
-    const struct threshold_pair pairs[4] = {{-1, .7f}, {0, .8f}, {.25f, .9f}, {.5f, .95f}};
+    const struct threshold_pair pairs[4] = {{-1, .7f, 0}, {0, .8f, 0}, {.25f, .9f, 0}, {.5f, .95f, 0}};
     std::vector<struct curve_cuda_pairs> work;
     for (int h = 0; h < p.heads; h++)
         heads.push_back(h), out.push_back(&curves[h]), work.push_back({h, 4, pairs, &pv[(size_t)h * 4]});
