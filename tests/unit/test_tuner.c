@@ -153,7 +153,7 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
     a.ledger = ledger;
     struct mask_args m = {.attn = &a, .heads = heads, .smooth_k = r->policy->smooth_k};
     struct tile_map map = tile_map_shape(a.block, a.n_heads, 0, a.n_q);
-    void *ws = aligned_alloc(64, (mask_workspace(&mask_sparge, &m, 1) + 63) / 64 * 64);
+    void *ws = aligned_alloc(64, (mask_workspace(r->policy->method, &m, 1) + 63) / 64 * 64);
     map.bits = malloc(tile_map_bytes(&map));
     CHECK(mask_predict(r->policy->method, &m, &map, ws, NULL));
     free(ws);
@@ -231,7 +231,7 @@ static void check_stored(const struct bench *b, const struct tuned *t)
     struct rerun tune_runs, held_runs;
     int n_tune = 0;
     for (int s = 0; s < b->n_samples; s++) n_tune += !b->samples[s].check;
-    CHECK(policy_init(&p, &mask_sparge, t->n_layers, t->n_heads));
+    CHECK(policy_init(&p, b->policy.method, t->n_layers, t->n_heads));
     struct tuned named = *t;
     snprintf(named.model_fingerprint, sizeof named.model_fingerprint, "%s", b->fingerprint);
     CHECK(tuned_apply(&named, "tuned", &b->w, b->fingerprint, &p));
@@ -309,6 +309,47 @@ static void note_progress(void *ctx, int done, int total)
 }
 
 /* Three devices, a layer range that does not divide by three, and more devices than layers. */
+/* Every head gets the part that leaves out most under the bound, runs by it in verification, and keeps it in the file. */
+Test(tuner, a_mixture_gives_every_head_its_best, .timeout = 300)
+{
+    static const struct tune_bounds bounds = {.1, .12};
+    static const char *const methods[] = {"sparge", "bound", "sparge/bound"};
+    struct tuned out[3], back;
+    struct tune_times times;
+    int n_of[2] = {0}, n_cells = 0;
+    for (int m = 0; m < 3; m++) {
+        struct bench b;
+        open_demo(&b, 2, "0-4", 3);
+        b.policy.method = mask_method_find(methods[m]);
+        struct tune_args a = args_of(&b, &bounds, 1);
+        CHECK(tune(&a, &out[m], &times));
+        cr_expect_str_eq(out[m].method, methods[m]);
+        check_stored(&b, &out[m]);
+        n_cells = out[m].n_layers * out[m].n_heads;
+        close_bench(&b);
+    }
+    for (int i = 0; i < n_cells; i++) {
+        const struct tuned_head *x[3] = {&out[0].heads[i], &out[1].heads[i], &out[2].heads[i]};
+        if (!x[2]->params.is_sparse) continue;
+        n_of[x[2]->params.part]++;
+        cr_expect_eq(memcmp(&x[2]->params, &x[x[2]->params.part]->params, 3 * sizeof(float)), 0, "head %d is not its part's choice", i);
+        if (!x[0]->back_offs && !x[1]->back_offs)
+            cr_expect_geq(x[2]->qk_sparsity, fmax(x[0]->qk_sparsity, x[1]->qk_sparsity) - 1e-9, "head %d", i);
+    }
+    cr_expect(n_of[0] && n_of[1], "%d heads by sparge, %d by the bound: nothing was mixed", n_of[0], n_of[1]);
+    char *dir = dir_make(), *path = path_join(dir, "tuned.json"), hash[2][33];
+    CHECK(tuned_write(&out[2], path));
+    CHECK(tuned_read(&back, path));
+    for (int i = 0; i < n_cells; i++) cr_expect_eq(back.heads[i].params.part, out[2].heads[i].params.part, "head %d", i);
+    cr_expect_str_eq(tuned_hash(&out[2], hash[0]), tuned_hash(&back, hash[1]));
+    for (int i = 0; i < n_cells; i++) back.heads[i].params.part ^= 1;
+    cr_expect_str_neq(tuned_hash(&back, hash[1]), hash[0], "the part is in the name of a choice");
+    tuned_clear(&back);
+    dir_remove(dir);
+    free(path);
+    for (int m = 0; m < 3; m++) tuned_clear(&out[m]);
+}
+
 Test(tuner, devices_change_nothing, .timeout = 300)
 {
     static const struct tune_bounds bounds[] = {{.06, .07}, {.2, .3}};
