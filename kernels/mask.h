@@ -87,8 +87,8 @@ struct mask_method {
     int n_parts;
 };
 
-extern const struct mask_method mask_sparge, mask_bound, mask_xattention, mask_flashprefill, mask_window, mask_a_shape,
-    mask_tri_shape, mask_oracle;
+extern const struct mask_method mask_sparge, mask_bound, mask_xattention, mask_flashprefill, mask_subblock, mask_window,
+    mask_a_shape, mask_tri_shape, mask_oracle;
 /* `oracle` by masses that were made elsewhere: attn->q is no tensor but f32 [n_heads, query blocks of this call, key
  * blocks] on the host, in any unit; the other tensors are not looked at. Not in the list below. */
 extern const struct mask_method mask_masses;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct mask_method *const mask_methods[] = {&mask_sparge, &mask_bound, &mask_xattention, &mask_flashprefill, &mask_window,
+const struct mask_method *const mask_methods[] = {&mask_sparge, &mask_bound, &mask_xattention, &mask_flashprefill, &mask_subblock, &mask_window,
                                                 &mask_a_shape, &mask_tri_shape, &mask_oracle, NULL};
 
 struct made {

@@ -845,6 +845,45 @@ Test(flashprefill, follows_its_definition)
     input_free(&in);
 }
 
+/* Sub-blocks: Σ exp over the parts of a tile that meet, as a share of the row. */
+Test(subblock, follows_its_definition)
+{
+    for (int shape = 0; shape < 4; shape++) {
+        struct input in = input_make(37, 450, 4, 2, 32, shapes[shape]);
+        const struct attn_args *a = &in.a;
+        struct mask_args m = {.attn = a, .heads = in.heads};
+        int n = a->n_q, pq = a->block.q / 4, pk = a->block.k / 4;
+        void *ws = aligned_alloc(64, mask_subblock.workspace(&m) + 64);
+        float p[MAX_BLOCKS];
+        uint8_t forced[MAX_BLOCKS];
+        for (int h = 0; h < 4; h++) {
+            const float *q = (const float *)a->q + h * a->q_head, *k = in.k + h / 2 * a->k_head;
+            mask_subblock.prepare(&m, h, ws);
+            for (int i = 0; i * a->block.q < n; i++) {
+                struct mask_row row = {.n = tiles_possible(a->block, i, n), .p = p, .forced = forced};
+                double mass[MAX_BLOCKS] = {0}, all = 0;
+                mask_subblock.row(&m, h, i, 0, ws, &row);
+                for (int r = i * a->block.q; r < (i + 1) * a->block.q && r < n; r += pq)
+                    for (int b = 0; b * pk < n && b * pk <= r + pq - 1; b++) {
+                        double s = 0;
+                        int rows = n - r < pq ? n - r : pq, keys = n - b * pk < pk ? n - b * pk : pk;
+                        for (int c = 0; c < a->head_dim; c++) {
+                            double x = 0, y = 0;
+                            for (int t = r; t < r + rows; t++) x += (double)q[t * a->q_row + c] / rows;
+                            for (int t = b * pk; t < b * pk + keys; t++) y += (double)k[t * a->k_row + c] / keys;
+                            s += x * y;
+                        }
+                        mass[b * pk / a->block.k] += exp(s * (double)a->scale);
+                    }
+                for (int j = 0; j < row.n; j++) all += mass[j];
+                for (int j = 0; j < row.n; j++) cr_assert_float_eq((double)p[j], mass[j] / all, 3e-6, "head %d tile (%d, %d)", h, i, j);
+            }
+        }
+        free(ws);
+        input_free(&in);
+    }
+}
+
 /* What static masks keep is what their definition says of every tile. */
 Test(statics, keep_what_they_say)
 {
