@@ -70,6 +70,18 @@ const struct weights *session_weights(const struct session *s) { return s->w; }
 struct par *session_par(const struct session *s) { return s->par; }
 const char *session_impls(const struct session *s) { return str_get(&s->impls); }
 
+/* What came back to the host. The CPU looks at the stream of every layer beside this; of a device's it is all that is seen. */
+static enum status check_results(const struct llama_config *c, const struct forward_args *f)
+{
+    size_t h = (size_t)c->hidden_size, rows = (size_t)f->n * h;
+    bool ok = (!f->hidden || values_are_finite(f->hidden, rows)) && (!f->last_hidden || values_are_finite(f->last_hidden, h)) &&
+              (!f->residual_out || f->on_device || values_are_finite(f->residual_out, rows)) &&
+              (!f->last_logits || values_are_finite(f->last_logits, (size_t)c->vocab_size));
+    return ok ? OK : fail(ERR_NUMERIC, "the result of a forward pass holds NaN or infinity; check the weights with `info --check`");
+}
+
+void session_rewind(struct session *s, int position) { s->position = position; }
+
 enum status session_forward(struct session *s, const struct forward_args *f)
 {
     const struct llama_config *c = &s->w->config;
@@ -82,7 +94,9 @@ enum status session_forward(struct session *s, const struct forward_args *f)
             return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
                         f->tokens[i], c->vocab_size - 1);
     int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
-    TRY(s->backend->forward(s->state, s->position, total_len, f, &s->impls));
+    enum status st = s->backend->forward(s->state, s->position, total_len, f, &s->impls);
+    if (st == OK && !f->unchecked) st = check_results(c, f);
+    if (st != OK) return st == ERR_NUMERIC && !f->unchecked ? session_trace(s, s->position, f) : st;
     s->position += f->n;
     return OK;
 }

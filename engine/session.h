@@ -98,6 +98,8 @@ struct forward_args {
     bool hook_tiles_only;               /* the hook reads no q, k, v, o (they are NULL on a device, and nothing waits
                                            for a copy); it may then be called when the whole chunk is done */
     struct forward_times *times;        /* may be NULL */
+    bool unchecked;                     /* let NaN and infinity pass; else they end the call with ERR_NUMERIC, which
+                                           names the first layer, tensor, token and head that hold one */
     bool (*stop)(void *);               /* asked between layers; true ends with ERR_CANCELLED. May be NULL */
     void *stop_ctx;
 };

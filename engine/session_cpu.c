@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,6 +39,7 @@ struct session_cpu {
     int position;
     struct str *impls;
     struct forward_times *times; /* NULL: nobody asked */
+    atomic_bool not_finite;      /* seen in the stream */
 };
 
 static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
@@ -261,6 +263,24 @@ static void cache_task(void *ctx, int item, int worker)
         }
 }
 
+static void finite_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    size_t h = (size_t)j->s->w->config.hidden_size;
+    EACH_ROW(j, item, r)
+        if (!values_are_finite(j->from + (size_t)r * h, h)) atomic_store_explicit(&j->s->not_finite, true, memory_order_relaxed);
+}
+
+/* The stream as it enters layer `layer`, all tokens of the chunk. session_forward() finds out where it began. */
+static enum status check_stream(struct session_cpu *s, int n, int layer)
+{
+    atomic_store(&s->not_finite, false);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x}, finite_task);
+    if (!atomic_load(&s->not_finite)) return OK;
+    return fail(ERR_NUMERIC, "the residual stream holds NaN or infinity in front of layer %d", layer);
+}
+
 static void silu_task(void *ctx, int item, int worker)
 {
     (void)worker;
@@ -446,6 +466,7 @@ static enum status chunk_forward(struct session_cpu *s, const struct forward_arg
     for_rows(s, &rows, f->residual_in ? copy_task : embed_task);
     int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
     for (int l = f->residual_in ? f->first_layer : 0; l <= end; l++) {
+        if (!f->unchecked) TRY(check_stream(s, n, l));
         if (f->residual_out && l == f->capture_layer)
             for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset}, copy_task);
         if (l == end) break;

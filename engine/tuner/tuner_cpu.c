@@ -246,11 +246,12 @@ static enum status forward(struct cpu_tuner *t, int layer, bool keep)
     for (int s = 0; s < t->a->n_samples; s++) {
         struct keeper k = {t, s, NULL};
         session_reset(t->session);
-        TRY(session_forward(t->session, &(struct forward_args){
+        enum status st = session_forward(t->session, &(struct forward_args){
                                             .tokens = t->a->samples[s].ids, .n = t->a->samples[s].n, .first_layer = layer,
                                             .end_layer = layer + 1, .residual_in = layer ? t->stream[s] : NULL,
                                             .capture_layer = layer + 1, .residual_out = t->stream[s],
-                                            .hook = keep ? keep_tensors : NULL, .hook_ctx = &k, .stop = t->a->stop}));
+                                            .hook = keep ? keep_tensors : NULL, .hook_ctx = &k, .stop = t->a->stop});
+        if (st != OK) return st == ERR_CANCELLED ? st : fail_context(st, "sample %s", t->a->samples[s].name);
     }
     t->n_advanced = layer + 1;
     return OK;

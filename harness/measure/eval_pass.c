@@ -142,8 +142,10 @@ static enum status run_sample(struct pass_worker *w, int i)
     struct sample_passes *p = all->p;
     const struct sample *x = &all->a->set->samples[i];
     w->sample = i;
-    TRY(dense_pass(w, i));
-    TRY(sparse_pass(w, i));
+    enum status run = dense_pass(w, i);
+    if (run == OK) run = sparse_pass(w, i);
+    if (run == ERR_NUMERIC) return fail_context(run, "%s", x->name);
+    TRY(run);
     for (int t = 0; t < x->n; t++) w->next[t] = t + 1 < x->n ? x->ids[t + 1] : -1;
     enum status st = session_compare(w->session, x->n, w->dense_rows, w->sparse, w->next, p->tokens[i], &p->sums[i]);
     if (st == OK && all->a->parity) st = parity_sample(all->a->parity, i, w->session, w->dense_rows, w->sparse, w->next);

@@ -5,6 +5,8 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
+#include <stdbool.h>
+
 enum { MR = 4, SCORE_STRIDE = 128 };
 
 /* c [MR, nv·VW] = (c · scale[r] or 0) + a [MR, depth] · b [depth, nv·VW]; nv a compile-time constant. */
@@ -88,17 +90,28 @@ static void unit_scores(struct attn_unit *u, const float *kt, int block, int pos
     for (int r = 0; r < u->n_rows; r++) {
         float *s = u->s + r * SCORE_STRIDE;
         int limit = row_limit(u, r, pos, n_keys), first = row_first(u, r, pos);
-        vf top = v_set1(-INFINITY);
+        vf top = v_set1(-INFINITY); /* v_max gives the second of two that cannot be compared: NaN is passed over */
         if (first > 0) {
             for (int j = 0; j < block && j < limit; j += VW)
-                top = v_max(top, v_load(s + j) + v_mask_before(first - j) + v_mask_after(limit - j));
+                top = v_max(v_load(s + j) + v_mask_before(first - j) + v_mask_after(limit - j), top);
         } else if (limit >= block) {
-            for (int j = 0; j < block; j += VW) top = v_max(top, v_load(s + j));
+            for (int j = 0; j < block; j += VW) top = v_max(v_load(s + j), top);
         } else {
-            for (int j = 0; j < block && j < limit; j += VW) top = v_max(top, v_load(s + j) + v_mask_after(limit - j));
+            for (int j = 0; j < block && j < limit; j += VW) top = v_max(v_load(s + j) + v_mask_after(limit - j), top);
         }
         m_local[r] = v_top(top);
     }
+}
+
+static bool unit_tainted(const struct attn_unit *u, int block, int pos, int n_keys)
+{
+    vf taint = v_set1(0);
+    for (int r = 0; r < u->n_rows; r++) {
+        int limit = row_limit(u, r, pos, n_keys), first = row_first(u, r, pos);
+        for (int j = 0; j < block && j < limit; j += VW)
+            taint += v_taint(v_drop(v_keep(v_load(u->s + r * SCORE_STRIDE + j), limit - j), first - j));
+    }
+    return v_sum(taint) != 0; /* NaN */
 }
 
 static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row, int block, int pos, int n_keys,
@@ -111,27 +124,27 @@ static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row
         float m_new = m_local[r] > u->m[r] ? m_local[r] : u->m[r];
         scale[r] = u->m[r] == m_new ? 1 : u->m[r] == -INFINITY ? 0 : exp2f(u->m[r] - m_new);
         vf m = v_set1(m_new), sum = v_set1(0);
-        if (first > 0 && m_new == -INFINITY) { /* the window begins behind this block */
+        if (first > 0 && first >= limit) { /* the window begins behind this block */
             scale[r] = 1;
             memset(s, 0, sizeof *s * (size_t)block);
             continue;
         }
         if (first > 0) { /* exact zeros on both sides */
             for (int j = 0; j < block; j += VW) {
-                vf p = v_exp2(v_load(s + j) - m) * v_first(limit - j) * (v_set1(1) - v_first(first - j));
+                vf p = v_drop(v_keep(v_exp2_below(v_load(s + j) - m), limit - j), first - j);
                 v_store(s + j, p);
                 sum += p;
             }
         } else if (limit >= block) {
             for (int j = 0; j < block; j += VW) {
-                vf p = v_exp2(v_load(s + j) - m);
+                vf p = v_exp2_below(v_load(s + j) - m);
                 v_store(s + j, p);
                 sum += p;
             }
         } else {
             for (int j = 0; j < block; j += VW) { /* exact zeros behind the diagonal */
                 vf p = v_set1(0);
-                if (limit > j) p = v_exp2(v_load(s + j) - m) * v_first(limit - j);
+                if (limit > j) p = v_keep(v_exp2_below(v_load(s + j) - m), limit - j);
                 v_store(s + j, p);
                 sum += p;
             }
@@ -166,12 +179,12 @@ static void unit_mass(const struct attn_unit *u, int block, int pos, int n_keys,
 static void attend_row(const float *q, float scale, const float *k, ptrdiff_t k_row, const float *v, ptrdiff_t v_row,
                        int n, int d, float *scores, float *o)
 {
-    float top = -INFINITY;
+    float top = -INFINITY, sum = 0; /* NaN once a score is none, or infinite */
     for (int j = 0; j < n; j++) {
         scores[j] = dot(q, k + j * k_row, d) * scale * 1.44269504f;
         top = scores[j] > top ? scores[j] : top;
+        sum += scores[j] * 0;
     }
-    float sum = 0;
     int j = 0;
     vf m = v_set1(top), sums = v_set1(0);
     for (; j + VW <= n; j += VW) {

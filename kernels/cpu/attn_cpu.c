@@ -110,7 +110,8 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
         w->ops->unit_scores(u, kt, a->block.k, pos, n_keys, m_local);
         uint64_t scored = ticks(a);
         count->tiles_computed += last_of_block;
-        if (!tiles || !a->pv_threshold || !skip_pv(u, m_local, seen, a->pv_threshold[head])) {
+        if (!tiles || !a->pv_threshold || !skip_pv(u, m_local, seen, a->pv_threshold[head]) ||
+            w->ops->unit_tainted(u, a->block.k, pos, n_keys)) { /* NaN is not for skipping: it goes into the output */
             w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
             count->pv_units_computed++;
         }
@@ -203,18 +204,18 @@ static int fork_branch(struct shared *s, int from)
 
 /* What each head of branch b does with the tile; its heads part where they differ. computes[branch] is set for those that
  * are to accumulate. */
-static void part(struct shared *s, int b, const bool *keeps, const float *m_local, bool *computes)
+static void part(struct shared *s, int b, const bool *keeps, const float *m_local, bool tainted, bool *computes)
 {
     const struct attn_args *a = s->w->a;
     float seen[PV_UNIT_ROWS];
     memcpy(seen, s->branches[b].seen, sizeof seen);
     float worst = see(&s->branches[b].u, m_local, seen);
-    bool empty = has_empty(&s->branches[b].u);
+    bool needed = tainted || has_empty(&s->branches[b].u);
     int of_outcome[N_OUTCOMES] = {-1, -1, -1}, first = -1;
     enum outcome outcomes[MAX_SHARED];
     for (int h = 0; h < s->n; h++) {
         if (s->branch_of[h] != b) continue;
-        bool skip = s->tiles[h] && a->pv_threshold && !empty && worst + a->pv_threshold[s->head0 + h] <= 0;
+        bool skip = s->tiles[h] && a->pv_threshold && !needed && worst + a->pv_threshold[s->head0 + h] <= 0;
         outcomes[h] = !keeps[h] ? ABSENT : skip ? SKIPPED : COMPUTED;
         if (first < 0) first = (int)outcomes[h];
     }
@@ -254,7 +255,8 @@ static void walk_shared_unit(struct shared *s, bool last_of_block)
         int pos = jb * bk, n_keys = n_kv - pos < bk ? n_kv - pos : bk, n_before = s->n_branches, left = 0;
         u->s = s->scores;
         w->ops->unit_scores(u, w->kt + (size_t)jb * (size_t)bk * (size_t)a->head_dim, bk, pos, n_keys, m_local);
-        for (int b = 0; b < n_before; b++) part(s, b, keeps, m_local, computes);
+        bool tainted = a->pv_threshold && w->ops->unit_tainted(u, bk, pos, n_keys);
+        for (int b = 0; b < n_before; b++) part(s, b, keeps, m_local, tainted, computes);
         for (int b = 0; b < s->n_branches; b++) left += computes[b];
         for (int b = 0; b < s->n_branches; b++) {
             if (!computes[b]) continue;

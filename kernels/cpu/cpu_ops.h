@@ -39,9 +39,11 @@ struct cpu_ops {
     /* kt [d, block] = the n ≤ block rows of k transposed, zero behind n */
     void (*unit_begin)(struct attn_unit *u, const float *q, ptrdiff_t q_row, float scale);
     /* s = q·kt for the n_keys (≤ block) keys from position `pos`, masked; m_local[r] = row maxima, -inf when
-     * the row sees none of them */
+     * the row sees none of them; NaN is passed over, and comes back in unit_accumulate */
     void (*unit_scores)(struct attn_unit *u, const float *kt, int block, int pos, int n_keys, float *m_local);
-    /* P·V of the scores above into o, m, l */
+    /* some row sees a score that is NaN or infinite */
+    bool (*unit_tainted)(const struct attn_unit *u, int block, int pos, int n_keys);
+    /* P·V of the scores above into o, m, l; a row that sees NaN or +inf becomes NaN */
     void (*unit_accumulate)(struct attn_unit *u, const float *v, ptrdiff_t v_row, int block, int pos, int n_keys,
                             const float *m_local);
     void (*unit_end)(const struct attn_unit *u, float *o, ptrdiff_t o_row);

@@ -106,14 +106,9 @@ static inline vf v_load_f16(const uint16_t *p)
 }
 #endif
 
-/* 2^x with x clamped to [-126, 126]: always finite, so a lane that must be zero becomes zero by a factor. Taylor series
- * of 2^f on |f| ≤ 1/2 to the sixth order, error below 1.3e-7 relative. */
-static inline vf v_exp2(vf x)
+/* 2^f · 2^(low bits of t). Taylor series of 2^f on |f| ≤ 1/2 to the sixth order, error below 1.3e-7 relative. */
+static inline vf v_exp2_of(vf f, vf t)
 {
-    const vf round = v_set1(12582912.0f); /* 1.5·2^23: adding it leaves the nearest integer in the low bits */
-    x = v_min(v_max(x, v_set1(-126.0f)), v_set1(126.0f));
-    vf t = x + round;
-    vf f = x - (t - round);
     vf p = v_set1(1.5403530e-4f);
     p = p * f + v_set1(1.3333558e-3f);
     p = p * f + v_set1(9.6181291e-3f);
@@ -123,6 +118,44 @@ static inline vf v_exp2(vf x)
     p = p * f + v_set1(1.0f);
     return v_add_exponent(p, t);
 }
+
+/* 1.5·2^23: adding it leaves the nearest integer in the low bits */
+static inline vf v_round(void) { return v_set1(12582912.0f); }
+
+/* 2^x with x clamped to [-126, 126]: always finite, NaN too (of two operands that cannot be compared max and min give the
+ * second), so a lane that must be zero becomes zero by a factor. */
+static inline vf v_exp2(vf x)
+{
+    x = v_min(v_max(x, v_set1(-126.0f)), v_set1(126.0f));
+    vf t = x + v_round();
+    return v_exp2_of(x - (t - v_round()), t);
+}
+
+/* 2^x of x ≤ 0, clamped to -126. NaN stays NaN: it passes the first maximum, and its exponent is then that of 0. */
+static inline vf v_exp2_below(vf x)
+{
+    x = v_max(v_set1(-126.0f), x);
+    vf t = v_min(x, v_set1(0)) + v_round();
+    return v_exp2_of(x - (t - v_round()), t);
+}
+
+/* 0 in a lane of finite x, else NaN. */
+static inline vf v_taint(vf x) { return x * v_set1(0); }
+
+/* All bits of lanes [0, n), none of the rest; n clamped to [0, VW]. */
+typedef int vi __attribute__((vector_size(sizeof(vf))));
+static inline vi v_lanes(int n)
+{
+    static const int ramp[2 * 16] = {[0 ... 15] = -1};
+    vi mask;
+    n = n < 0 ? 0 : n > VW ? VW : n;
+    memcpy(&mask, ramp + 16 - n, sizeof mask);
+    return mask;
+}
+
+/* Lanes [0, n) as they are, the rest zero, whatever it was; and the other way round. */
+static inline vf v_keep(vf x, int n) { return (vf)((vi)x & v_lanes(n)); }
+static inline vf v_drop(vf x, int n) { return (vf)((vi)x & ~v_lanes(n)); }
 
 /* Lanes [0, n) one, the rest zero; n clamped to [0, VW]. */
 static inline vf v_first(int n)

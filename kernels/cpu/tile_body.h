@@ -120,7 +120,12 @@ static void widen_values(const void *from, enum dtype dtype, float *to, size_t n
 
 static void rmsnorm(const float *x, const float *weight, float eps, int n, float *y)
 {
-    float inv = 1 / sqrtf(dot(x, x, n) / (float)n + eps);
+    float squares = dot(x, x, n), inv = 1 / sqrtf(squares / (float)n + eps);
+    if (isinf(squares)) { /* of finite values: their squares do not fit a float. An infinity among them gives NaN below. */
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+        inv = (float)(1 / sqrt(sum / n + (double)eps));
+    }
     for (int i = 0; i < n; i++) y[i] = x[i] * inv * weight[i];
 }
 
@@ -206,6 +211,7 @@ static void logit_fold(struct logit_row *row, const float *dense, const float *s
 #define CPU_OPS_TABLE(label)                                                                                  \
     {                                                                                                         \
         .name = label, .pack_keys = pack_keys, .unit_begin = unit_begin, .unit_scores = unit_scores,          \
+        .unit_tainted = unit_tainted,                                                                         \
         .unit_accumulate = unit_accumulate, .unit_end = unit_end, .unit_mass = unit_mass,                     \
         .attend_row = attend_row, .pool_sum = pool_sum, .pool_unit = pool_unit,                               \
         .merge_partial = merge_partial, .row_errors = row_errors, .dot = dot, .dot_weight = dot_weight,       \

@@ -49,7 +49,9 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
 
     fetch<DIM, THREADS>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row, a.q_row, unit0, ROWS,
                a.q_start, n_kv, a.head_dim);
-    float o[DIM / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    /* seen: of skipped tiles too. top: of what was added, so that sums never shrink to nothing under a maximum that was
+     * only seen (METHOD 3). */
+    float o[DIM / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, seen[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     bool empty[2] = {true, true}, valid[2];
     for (int r = 0; r < 2; r++) valid[r] = row + 8 * r >= a.q_start && row + 8 * r < n_kv;
     int tiles = 0, units = 0;
@@ -74,17 +76,21 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
             for (int i = 0; i < 4; i++) {
                 const int key = k0 + n * 8 + lane % 4 * 2 + i % 2, at = row + i / 2 * 8;
                 if (key > at || (a.window > 0 && key <= at - a.window)) s[n][i] = -INFINITY;
-                local[i / 2] = fmaxf(local[i / 2], s[n][i]);
+                local[i / 2] = max_nan(local[i / 2], s[n][i]);
             }
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            local[r] = fmaxf(local[r], __shfl_xor_sync(0xffffffffu, local[r], 1));
-            local[r] = fmaxf(local[r], __shfl_xor_sync(0xffffffffu, local[r], 2));
-            now[r] = fmaxf(top[r], local[r]);
-            wanted |= valid[r] && (empty[r] || (local[r] - now[r]) * scale + lambda > 0);
+            local[r] = max_nan(local[r], __shfl_xor_sync(0xffffffffu, local[r], 1));
+            local[r] = max_nan(local[r], __shfl_xor_sync(0xffffffffu, local[r], 2));
+            now[r] = max_nan(top[r], local[r]);
+            seen[r] = max_nan(seen[r], local[r]);
+            /* not "> 0": NaN is for nobody to skip */
+            bool below = local[r] == -INFINITY || (local[r] - seen[r]) * scale + lambda <= 0;
+            wanted |= valid[r] && (empty[r] || !below);
         }
         bool live = __syncthreads_or(!skip || wanted); /* V has arrived, too */
         units += live;
+        if (!live) continue;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float shrink = now[r] == -INFINITY ? 1.0f : exp2f((top[r] - now[r]) * scale);
@@ -92,9 +98,8 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
             sum[r] *= shrink;
 #pragma unroll
             for (int n = 0; n < DIM / 8; n++) o[n][2 * r] *= shrink, o[n][2 * r + 1] *= shrink;
-            if (live) empty[r] &= local[r] == -INFINITY;
+            empty[r] &= local[r] == -INFINITY;
         }
-        if (!live) continue;
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
@@ -110,7 +115,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
         sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
         sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
         if (!valid[r]) continue;
-        float inverse = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+        float inverse = 1.0f / sum[r]; /* every row has its own key */
         auto *to = (__nv_bfloat16 *)a.o + head * a.o_head + (row + 8 * r - a.q_start) * a.o_row;
 #pragma unroll
         for (int n = 0; n < DIM / 8; n++)

@@ -56,7 +56,7 @@ struct consumer {
     uint32_t prob[SCORES / 2];
     float top[2],
         sum[2];        /* reference of the exponent, raw score units; running sums of this thread's columns */
-    float true_top[2]; /* SKIP: the running maximum that stage 2 speaks of */
+    float true_top[2]; /* SKIP: the running maximum that stage 2 speaks of, of skipped units too */
     float lambda;
     int live; /* SKIP: bit u is set when unit u of the tile in `prob` was computed */
     int units;
@@ -115,8 +115,8 @@ struct consumer {
 
     static __device__ __forceinline__ float quad_max(float x)
     {
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-        return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+        x = max_nan(x, __shfl_xor_sync(0xffffffffu, x, 1));
+        return max_nan(x, __shfl_xor_sync(0xffffffffu, x, 2));
     }
 
     /* Turn scores into probabilities in place. Returns whether o must be multiplied by alpha. */
@@ -133,10 +133,10 @@ struct consumer {
                 float even = s[u * UNIT_REGS + 2 * r], odd = s[u * UNIT_REGS + 2 * r + 1];
 #pragma unroll
                 for (int i = 4; i < UNIT_REGS; i += 4) {
-                    even = fmaxf(even, s[u * UNIT_REGS + i + 2 * r]);
-                    odd = fmaxf(odd, s[u * UNIT_REGS + i + 2 * r + 1]);
+                    even = max_nan(even, s[u * UNIT_REGS + i + 2 * r]);
+                    odd = max_nan(odd, s[u * UNIT_REGS + i + 2 * r + 1]);
                 }
-                local[u][r] = quad_max(fmaxf(even, odd));
+                local[u][r] = quad_max(max_nan(even, odd));
             }
         }
         if (SKIP) {
@@ -146,10 +146,11 @@ struct consumer {
                 bool wanted = false;
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    true_top[r] = fmaxf(true_top[r], local[u][r]);
-                    /* A row whose sum is still empty needs its first unit. */
-                    wanted |= row_valid[r] &&
-                              (empty[r] || (local[u][r] - true_top[r]) * p.scale_log2 + lambda > 0.0f);
+                    true_top[r] = max_nan(true_top[r], local[u][r]);
+                    /* A row whose sum is still empty needs its first unit; NaN is for nobody to skip. */
+                    bool below = local[u][r] == -INFINITY ||
+                                 (local[u][r] - true_top[r]) * p.scale_log2 + lambda <= 0.0f;
+                    wanted |= row_valid[r] && (empty[r] || !below);
                 }
                 if (named_any(ids + 4 + wg, WG_THREADS, wanted)) {
                     keep |= 1 << u;
@@ -158,10 +159,17 @@ struct consumer {
             }
             units += __popc(keep);
             live = keep;
-            now[0] = true_top[0], now[1] = true_top[1];
+            /* The reference follows what is added: under a maximum that was only seen, sums would shrink to nothing. */
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                now[r] = FIRST ? -INFINITY : top[r];
+#pragma unroll
+                for (int u = 0; u < UNITS; u++)
+                    if (keep >> u & 1) now[r] = max_nan(now[r], local[u][r]);
+            }
         } else {
 #pragma unroll
-            for (int r = 0; r < 2; r++) now[r] = FIRST ? local[0][r] : fmaxf(top[r], local[0][r]);
+            for (int r = 0; r < 2; r++) now[r] = FIRST ? local[0][r] : max_nan(top[r], local[0][r]);
         }
         if (FIRST) {
             top[0] = now[0], top[1] = now[1];
@@ -267,7 +275,7 @@ struct consumer {
         for (int r = 0; r < 2; r++) {
             sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
             sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
-            inverse[r] = sum[r] > 0.0f ? 1.0f / sum[r] : 0.0f;
+            inverse[r] = 1.0f / sum[r]; /* a row without keys lies outside and is not stored */
         }
         uint8_t *stage = o_stage + wg * WG_ROWS * D * 2;
         if (thread() == 0) tma_store_drained();

@@ -32,6 +32,14 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* The larger of two, NaN when one of them is: fmaxf would pass over it. */
+__device__ __forceinline__ float max_nan(float x, float y)
+{
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+
 __device__ __forceinline__ uint32_t pack(float lo, float hi)
 {
     __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);

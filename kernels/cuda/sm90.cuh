@@ -246,6 +246,14 @@ __device__ __forceinline__ void mma_rs(float (&d)[32], uint32_t a0, uint32_t a1,
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
 }
 
+/* The larger of two, NaN when one of them is: fmaxf would pass over it. */
+__device__ __forceinline__ float max_nan(float x, float y)
+{
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+
 __device__ __forceinline__ float exp2_fast(float x)
 {
     float y;
