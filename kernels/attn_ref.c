@@ -14,11 +14,13 @@ static const char *refuses(const struct attn_args *a)
 }
 
 /* scores [64, n_kv], then per row: o [64, head_dim], m and l of what was added, and the maximum seen */
-static size_t workspace(const struct attn_args *a)
+static size_t head_bytes(const struct attn_args *a)
 {
     size_t bytes = sizeof(double) * PV_UNIT_ROWS * ((size_t)attn_n_kv(a) + (size_t)a->head_dim + 3);
     return (bytes + 63) / 64 * 64;
 }
+
+static size_t workspace(const struct attn_args *a) { return (size_t)a->n_heads * head_bytes(a); }
 
 struct rows {
     int n, first_pos;
@@ -101,31 +103,45 @@ static void attend_unit(const struct attn_args *a, struct rows *u, int head, int
         for (int i = 0; i < d; i++) o[(row0 + r) * a->o_row + i] = (float)(u->o[r * d + i] / u->l[r]);
 }
 
-static enum status run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+struct heads {
+    const struct attn_args *a;
+    char *ws;
+};
+
+static void head_task(void *ctx, int h, int worker)
 {
-    (void)par;
-    (void)stream;
-    struct rows u = {.s = ws};
+    (void)worker;
+    const struct heads *x = ctx;
+    const struct attn_args *a = x->a;
+    struct rows u = {.s = (double *)(x->ws + (size_t)h * head_bytes(a))};
     u.o = u.s + (size_t)PV_UNIT_ROWS * (size_t)attn_n_kv(a);
     u.m = u.o + PV_UNIT_ROWS * a->head_dim;
     u.l = u.m + PV_UNIT_ROWS;
     u.seen = u.l + PV_UNIT_ROWS;
-    for (int h = 0; h < a->n_heads; h++) {
-        struct head_ledger count = {0};
-        bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[h]);
-        /* Units never straddle a query block; blocks are cut at absolute positions. */
-        for (int row = 0; row < a->n_q;) {
-            int pos = a->q_start + row;
-            int unit_end = (pos / PV_UNIT_ROWS + 1) * PV_UNIT_ROWS;
-            u.n = unit_end - pos < a->n_q - row ? unit_end - pos : a->n_q - row;
-            u.first_pos = pos;
-            bool last = row + u.n == a->n_q || (pos + u.n) % a->block.q == 0;
-            const uint64_t *tiles = sparse ? tile_map_row(a->tiles, h, row / a->block.q) : NULL;
-            attend_unit(a, &u, h, row, tiles, &count, last);
-            row += u.n;
-        }
-        if (a->ledger) head_ledger_add(&a->ledger[h], &count);
+    struct head_ledger count = {0};
+    bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[h]);
+    /* Units never straddle a query block; blocks are cut at absolute positions. */
+    for (int row = 0; row < a->n_q;) {
+        int pos = a->q_start + row;
+        int unit_end = (pos / PV_UNIT_ROWS + 1) * PV_UNIT_ROWS;
+        u.n = unit_end - pos < a->n_q - row ? unit_end - pos : a->n_q - row;
+        u.first_pos = pos;
+        bool last = row + u.n == a->n_q || (pos + u.n) % a->block.q == 0;
+        const uint64_t *tiles = sparse ? tile_map_row(a->tiles, h, row / a->block.q) : NULL;
+        attend_unit(a, &u, h, row, tiles, &count, last);
+        row += u.n;
     }
+    if (a->ledger) head_ledger_add(&a->ledger[h], &count);
+}
+
+static enum status run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+{
+    (void)stream;
+    struct heads x = {a, ws};
+    if (par)
+        par_for(par, a->n_heads, head_task, &x);
+    else
+        for (int h = 0; h < a->n_heads; h++) head_task(&x, h, 0);
     return OK;
 }
 

@@ -66,15 +66,20 @@ static enum status audit_command(struct command_call *call)
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
     struct audit audit;
-    o.samples.num_samples = 1;
+    if (!o.samples.num_samples) o.samples.num_samples = 2;
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, setup_samples(&setup, &o.samples, 0, false, &set));
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));
     setup_note_tuned(&o.policy, &tuned, &set, set.samples[0].n);
-    TRY_GOTO(st, done, audit_run(&setup.model, setup.par, &set.samples[0], &policy, &audit));
+    audit = (struct audit){0};
+    for (int i = 0; i < set.n_samples; i++) {
+        struct audit one;
+        TRY_GOTO(st, done, audit_run(&setup.model, setup.par, &set.samples[i], &policy, &one));
+        audit_join(&audit, &one);
+    }
     TRY_GOTO(st, done, show(&audit, &n_failed));
     if (strcmp(o.output.format, "terminal") == 0)
-        printf("\naudit of %s on %s: %s\n", setup.model.name, set.samples[0].name, n_failed ? "FAILED" : "every claim holds");
+        printf("\naudit of %s on %d texts of %s: %s\n", setup.model.name, set.n_samples, set.name, n_failed ? "FAILED" : "every claim holds");
 done:
     sample_set_clear(&set);
     policy_clear(&policy);

@@ -11,6 +11,8 @@
 /* λ of a head that skips no P·V */
 #define NEVER_SKIP 50
 
+enum { N_CUTS = 5 };
+
 struct auditor {
     const struct model *m;
     struct par *par;
@@ -18,6 +20,8 @@ struct auditor {
     const struct sparse_policy *policy;
     struct audit *out;
     int width, cut; /* tokens from `cut` on are the future */
+    int cuts[N_CUTS]; /* the same, for single calls; the first is `cut` */
+    struct audit_tiles *tiles; /* NULL: not looked at */
     /* what the layer hook collects */
     struct audit_call sum;
     int n_calls, n_shared; /* attention calls, and those whose rows share decisions by units */
@@ -31,6 +35,12 @@ static void add(struct auditor *a, const char *claim, const char *how, double fo
 }
 
 bool audit_passes(const struct audit_check *c) { return c->stated_only || c->found <= c->allowed; }
+
+/* The method that METHOD 2 spells out. */
+static bool has_definition(const struct sparse_policy *p)
+{
+    return p->method == &mask_sparge;
+}
 
 static bool on_device(const struct auditor *a) { return a->m->weights.on_device != NULL; }
 
@@ -190,6 +200,19 @@ enum status audit_attention(const struct attn_args *call, const struct attn_impl
     return st;
 }
 
+/* The whole map against the definition; of one head in turn what its tiles do. */
+static enum status look_at_tiles(struct auditor *a, const struct layer_view *view, const struct attn_impl *impl)
+{
+    const struct attn_args *call = view->attn;
+    struct mask_args how = {.attn = call, .heads = a->policy->heads + view->layer * call->n_heads, .smooth_k = a->policy->smooth_k,
+                            .topk = a->policy->topk};
+    int head = view->layer % call->n_heads;
+    if (has_definition(a->policy)) TRY(audit_map(call, &how, on_device(a) ? 1e-3 : 1e-5, a->tiles));
+    for (int i = 0; i < call->n_heads && call->head_sparse && !call->head_sparse[head]; i++) head = (head + 1) % call->n_heads;
+    if (call->head_sparse && !call->head_sparse[head]) return OK;
+    return audit_trace(call, impl, head, 2, a->par, a->tiles);
+}
+
 static enum status look(void *ctx, const struct layer_view *view)
 {
     struct auditor *a = ctx;
@@ -199,12 +222,15 @@ static enum status look(void *ctx, const struct layer_view *view)
         impl = view->impl; /* where the layer ran */
     else
         TRY(attn_choose(view->attn, NULL, &impl));
-    TRY(audit_attention(view->attn, impl, a->cut, a->par, &call));
     a->n_calls++;
     bool shared = units_share(a, view->attn);
     a->n_shared += shared;
-    a->sum.leak = fmax(a->sum.leak, shared ? call.leak : fmax(call.leak, call.leak_in_unit));
-    if (shared) a->sum.leak_in_unit = fmax(a->sum.leak_in_unit, call.leak_in_unit);
+    for (int i = 0; i < N_CUTS; i++) {
+        TRY(audit_attention(view->attn, impl, a->cuts[i], a->par, &call));
+        a->sum.leak = fmax(a->sum.leak, shared ? call.leak : fmax(call.leak, call.leak_in_unit));
+        if (shared) a->sum.leak_in_unit = fmax(a->sum.leak_in_unit, call.leak_in_unit);
+    }
+    if (a->tiles && view->tiles) TRY(look_at_tiles(a, view, impl));
     if (!a->policy->layer_on[view->layer]) return OK; /* the ledger below leaves it out as well */
     a->sum.tiles += call.tiles;
     a->sum.tiles_possible += call.tiles_possible;
@@ -216,12 +242,27 @@ static enum status look(void *ctx, const struct layer_view *view)
 static enum status check_leak(struct auditor *a)
 {
     float *again = rows_of(a, a->x->n);
+    struct audit_tiles tiles = {0};
+    a->tiles = &tiles;
     enum status st = again ? forward(a, a->par, a->x->ids, a->policy, 0, NULL, look, again)
                            : fail(ERR_MEMORY, "no memory to audit");
+    a->tiles = NULL;
+    if (st == OK && has_definition(a->policy)) {
+        add(a, "the map is what the definition says", "every layer and head against METHOD 2 read again in fp64", tiles.n_rows ? (double)tiles.wrong : INFINITY,
+            0, "tiles", false);
+        add(a, "of that, where rounding may decide", "query blocks near another outcome, not judged",
+            (double)tiles.n_doubtful / fmax(1, (double)tiles.n_rows), .5, "share", false);
+    }
+    if (st == OK) {
+        add(a, "left-out tiles leave no trace", "NaN for their K and V: some bit of the query block moved",
+            (double)tiles.left_traces, 0, "blocks", false);
+        add(a, "kept tiles leave one", "NaN for their V: no output became NaN", tiles.n_kept ? (double)tiles.kept_traceless : INFINITY, 0,
+            "tiles", false);
+    }
     if (st == OK)
         add(a, "later keys and values do not reach earlier outputs",
-            a->n_shared ? "every layer and head, same tiles, future tensors replaced; units of 64 rows before the cut"
-                        : "every layer and head, same tiles, future tensors replaced",
+            a->n_shared ? "every layer and head, same tiles, future replaced at five cuts; units of 64 rows before them"
+                        : "every layer and head, same tiles, future replaced at five cuts",
             a->n_calls ? a->sum.leak : INFINITY, 0, "absolute", false);
     if (st == OK && a->n_shared)
         add(a, on_device(a) ? "rows of a unit share their rescaling and the skip of P·V" : "the skip of P·V sees later rows of its unit",
@@ -409,6 +450,23 @@ static enum status check_kernels(struct auditor *a, const float *dense)
     return st;
 }
 
+void audit_join(struct audit *to, const struct audit *from)
+{
+    for (int i = 0; i < from->n; i++) {
+        const struct audit_check *x = &from->checks[i];
+        int at = 0;
+        while (at < to->n && strcmp(to->checks[at].claim, x->claim) != 0) at++;
+        if (at == to->n) {
+            to->checks[to->n++] = *x;
+            continue;
+        }
+        struct audit_check *y = &to->checks[at];
+        bool tried = !isnan(x->found) && !(x->found <= y->found); /* the worse; NaN: not tried there */
+        if (tried) y->found = x->found;
+        y->stated_only = x->allowed < 0 ? y->stated_only || x->stated_only : y->stated_only && x->stated_only;
+    }
+}
+
 enum status audit_run(const struct model *m, struct par *par, const struct sample *x,
                       const struct sparse_policy *policy, struct audit *out)
 {
@@ -420,6 +478,9 @@ enum status audit_run(const struct model *m, struct par *par, const struct sampl
     struct auditor a = {
         .m = m, .par = par, .x = x, .policy = policy, .out = out, .width = m->weights.config.hidden_size};
     a.cut = x->n / 2 + policy->block.q / 3; /* inside a block, on no boundary */
+    int block_end = (x->n / 2 / policy->block.q + 1) * policy->block.q; /* a leak may be in the last rows of a block alone */
+    int cuts[N_CUTS] = {a.cut, block_end - 1, block_end - 19, block_end - policy->block.q + 1, x->n - 1};
+    for (int i = 0; i < N_CUTS; i++) a.cuts[i] = cuts[i] < x->n ? cuts[i] : x->n - 1;
     float *dense = rows_of(&a, x->n), *sparse = rows_of(&a, x->n);
     enum status st = dense && sparse ? OK : fail(ERR_MEMORY, "no memory to audit %d tokens", x->n);
     if (st == OK) st = forward(&a, par, x->ids, NULL, 0, NULL, NULL, dense);

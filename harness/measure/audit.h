@@ -19,7 +19,7 @@ struct audit_check {
     bool stated_only;    /* a measured property that is allowed to be anything; never fails */
 };
 
-enum { AUDIT_MAX = 20 };
+enum { AUDIT_MAX = 24 };
 
 struct audit {
     struct audit_check checks[AUDIT_MAX];
@@ -31,6 +31,8 @@ enum status audit_run(const struct model *m, struct par *par, const struct sampl
                       const struct sparse_policy *policy, struct audit *out) MUST_USE;
 
 bool audit_passes(const struct audit_check *c);
+/* Of several samples: every claim with the worst that was found. */
+void audit_join(struct audit *to, const struct audit *from);
 
 /* What one attention call does that it must not. */
 struct audit_call {
@@ -44,6 +46,21 @@ struct audit_call {
  * NULL: dense, every possible tile counts as computed and the implementation is not asked for its counts. */
 enum status audit_attention(const struct attn_args *call, const struct attn_impl *impl, int cut, struct par *par,
                             struct audit_call *out) MUST_USE;
+
+/* The map of a call against METHOD 2, every sparse head of it; and what its tiles do. */
+struct audit_tiles {
+    uint64_t n_rows, n_doubtful;  /* query blocks judged, and those where rounding may decide: they are not counted */
+    uint64_t wrong;               /* tiles that the map keeps and the definition does not, or the other way round */
+    uint64_t n_left, n_kept;      /* query blocks whose left-out tiles were poisoned, kept tiles that were */
+    uint64_t left_traces;         /* of the former: some bit of an output moved */
+    uint64_t kept_traceless;      /* of the latter: no output of theirs became NaN */
+};
+/* Adds to *out. doubt: decisions nearer than this to another outcome are not held against anybody. */
+enum status audit_map(const struct attn_args *call, const struct mask_args *how, double doubt, struct audit_tiles *out) MUST_USE;
+/* Adds to *out: NaN in place of K and V of what one head's query blocks leave out, and of V of what they keep; on up to
+ * `n_blocks` of them. */
+enum status audit_trace(const struct attn_args *call, const struct attn_impl *impl, int head, int n_blocks, struct par *par,
+                        struct audit_tiles *out) MUST_USE;
 
 /* The largest ‖x − y‖ / ‖x‖ over rows [from, to) of width floats; INFINITY when a row holds what is no number. */
 double audit_rows_apart(const float *x, const float *y, int from, int to, int width);

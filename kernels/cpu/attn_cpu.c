@@ -18,6 +18,12 @@ enum {
     MAX_SHARED = 8,
 };
 
+/* Faults for those who must catch them: tests/CMakeLists.txt builds a program with each, and nothing else defines SG_PLANT. */
+enum { PLANT_NOTHING, PLANT_LEDGER, PLANT_LEAK, PLANT_MASK };
+#ifndef SG_PLANT
+#define SG_PLANT PLANT_NOTHING
+#endif
+
 static const char *refuses(const struct attn_args *a)
 {
     if (a->dtype != DTYPE_F32) return "the CPU path takes f32";
@@ -102,14 +108,17 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
     struct attn_ticks spent = {0};
     for (int r = 0; r < PV_UNIT_ROWS; r++) seen[r] = -INFINITY;
     int first = attn_first_key(a, u->first_pos) / a->block.k, nb = last_pos / a->block.k + 1;
+    int ahead = SG_PLANT == PLANT_LEAK && u->first_pos % a->block.q >= 64; /* the last rows of a block see the next key */
+    u->first_pos += ahead;
     for (int jb = first; jb < nb; jb++) {
-        if (tiles && !(tiles[jb / 64] >> (jb % 64) & 1)) continue;
+        int bit = SG_PLANT == PLANT_MASK && jb + 1 < nb ? jb + 1 : jb;
+        if (tiles && !(tiles[bit / 64] >> (bit % 64) & 1)) continue;
         int pos = jb * a->block.k, n_keys = n_kv - pos < a->block.k ? n_kv - pos : a->block.k;
         const float *kt = w->kt + ((size_t)kv * (size_t)n_kblocks(a) + (size_t)jb) * tile;
         uint64_t begin = ticks(a);
         w->ops->unit_scores(u, kt, a->block.k, pos, n_keys, m_local);
         uint64_t scored = ticks(a);
-        count->tiles_computed += last_of_block;
+        count->tiles_computed += last_of_block && !(SG_PLANT == PLANT_LEDGER && jb % 4 == 1);
         if (!tiles || !a->pv_threshold || !skip_pv(u, m_local, seen, a->pv_threshold[head]) ||
             w->ops->unit_tainted(u, a->block.k, pos, n_keys)) { /* NaN is not for skipping: it goes into the output */
             w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
@@ -118,6 +127,7 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
         spent.qk += scored - begin;
         spent.pv += ticks(a) - scored;
     }
+    u->first_pos -= ahead;
     if (a->ticks) {
         __atomic_fetch_add(&a->ticks->qk, spent.qk, __ATOMIC_RELAXED);
         __atomic_fetch_add(&a->ticks->pv, spent.pv, __ATOMIC_RELAXED);

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# check_planted.sh PROGRAM FAULT MODEL: the program has that fault in its attention; audit and the gate's self-test must end with 1
+# and name it. FAULT "none": both must pass.
+set -u
+program=$1 fault=$2 model=$3
+case $fault in
+none) claim="every claim holds" ;;
+ledger) claim="the ledger counts what the map holds .*FAILS" ;;
+leak) claim="later keys and values do not reach earlier outputs .*FAILS" ;;
+mask) claim="left-out tiles leave no trace .*FAILS" ;;
+esac
+want=1
+[ "$fault" = none ] && want=0
+said=$("$program" audit "$model" -q --threads 2 --max-length 768 --num-samples 1 2>&1)
+code=$?
+if [ $code -ne $want ] || ! grep -q "$claim" <<<"$said"; then
+  echo "audit ended with $code and does not say \"$claim\":"
+  echo "$said"
+  exit 1
+fi
+said=$("$program" gate --self-test --model "$model" -q --threads 2 --max-length 768 --num-samples 2 2>&1)
+code=$?
+if [ $code -ne $want ]; then
+  echo "the gate's self-test ended with $code, expected $want:"
+  echo "$said"
+  exit 1
+fi
