@@ -47,6 +47,19 @@ static const struct option_def options[] = {
     {0},
 };
 
+/* What a tuned file's bounds are worth on this text, where attribution measured it. */
+static void print_over_bound(const struct run_view *v)
+{
+    const struct metric_record *share = metric_list_find(&v->metrics, "overall", "over_bound"),
+                               *heads = metric_list_find(&v->metrics, "overall", "over_bound_heads"),
+                               *texts = metric_list_find(&v->metrics, "overall", "over_bound_texts"),
+                               *worst = metric_list_find(&v->metrics, "overall", "over_bound_worst");
+    if (!share || !heads || !texts || !worst || strcmp(o.output.format, "terminal") != 0) return;
+    printf("bounds on this text: %.1f %% of %lld pairs of a head and a text are over theirs (95 %% interval %.1f to %.1f %%): %.0f of %lld "
+           "heads, %.0f of %lld texts, the worst at %.2f x its bound\n", 100 * share->mean, (long long)share->n, 100 * share->lo,
+           100 * share->hi, heads->mean, (long long)heads->n, texts->mean, (long long)texts->n, worst->mean);
+}
+
 static void say_stored(const struct run_record *stored, const struct run_record *asked)
 {
     struct str other = {0};
@@ -64,6 +77,7 @@ static enum status show_run(struct store *store, const struct cell_result *cell)
     TRY(run_view_load(&view, store, cell->key));
     if (cell->end == CELL_REUSED) say_stored(view.run, &cell->data.run);
     print_run_summary(&view, &o.output);
+    print_over_bound(&view);
     enum status st = OK;
     if (o.json) st = runjson_write(&view, o.json);
     if (st == OK && o.json) printf("wrote %s\n", o.json);

@@ -113,6 +113,7 @@ static enum status cell_measure(const struct cell_request *q, struct evaluation 
                                        .chunk = q->machine->chunk,
                                        .generate = s->generate,
                                        .attribution = s->attribution && sparse,
+                                       .tuned = q->tuned,
                                        .keep_tokens = s->keep_tokens,
                                        .keep_masks = s->keep_masks && sparse,
                                        .n_worst = s->n_worst,

@@ -19,6 +19,7 @@ struct eval_state {
     const struct evaluate_args *a;
     struct evaluation *e;
     struct sample_passes p;
+    struct metric_rows metrics;
 };
 
 /* From per-token metrics to rows. */
@@ -141,8 +142,7 @@ static void add_metrics(struct eval_state *s)
         parity_finish(s->a->parity, &total, &m);
     }
     add_times(s, &m);
-    s->e->data.metrics = m.rows;
-    s->e->data.n_metrics = m.n;
+    s->metrics = m;
 }
 
 static void add_tokens(struct eval_state *s)
@@ -170,11 +170,26 @@ static enum status add_worst_tokens(struct eval_state *s)
     return OK;
 }
 
+/* What the tuned file's bounds are worth on this text. */
+static void add_over_bound(struct eval_state *s, const struct over_bound *o)
+{
+    int64_t n = (int64_t)o->n_samples * o->n_heads;
+    struct metric_record *r = metric_rows_add(&s->metrics, "overall", "over_bound", n);
+    r->mean = o->share;
+    r->lo = o->lo;
+    r->hi = o->hi;
+    metric_rows_add(&s->metrics, "overall", "over_bound_worst", n)->mean = o->worst;
+    metric_rows_add(&s->metrics, "overall", "over_bound_heads", o->n_heads)->mean = o->heads_over;
+    metric_rows_add(&s->metrics, "overall", "over_bound_texts", o->n_samples)->mean = o->samples_over;
+}
+
 static enum status add_layer_errors(struct eval_state *s)
 {
     struct layer_error_record *rows;
-    TRY(layer_errors_measure(s->a, s->p.session, &s->e->arena, &rows, &s->e->data.n_layer_errors));
+    struct over_bound over;
+    TRY(layer_errors_measure(s->a, s->p.session, &s->e->arena, &rows, &s->e->data.n_layer_errors, &over));
     s->e->data.layer_errors = rows;
+    if (over.n_samples > 0 && over.n_heads > 0) add_over_bound(s, &over);
     return OK;
 }
 
@@ -205,6 +220,8 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         st = add_worst_tokens(&s);
         if (st == OK && a->attribution && a->policy->method) st = add_layer_errors(&s);
         if (st == OK && a->generate) st = add_generation(&s);
+        out->data.metrics = s.metrics.rows;
+        out->data.n_metrics = s.metrics.n;
     }
     if (st == OK) {
         for (int i = 0; i < a->set->n_samples; i++) {

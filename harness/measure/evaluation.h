@@ -4,6 +4,7 @@
 #define SG_HARNESS_MEASURE_EVALUATION_H
 
 #include "engine/engine.h"
+#include "engine/tuner/tuned.h"
 #include "harness/measure/dense_cache.h"
 #include "harness/measure/dense_states.h"
 #include "harness/measure/parity.h"
@@ -36,6 +37,8 @@ struct evaluate_args {
     bool generate;                       /* also the guide's three prompts, greedy, 50 new tokens */
     bool keep_tokens;                    /* per-token rows */
     bool keep_masks;                     /* block masks of the first sample */
+    const struct tuned *tuned;           /* with attribution: how often its heads are over their
+                                            bounds here; NULL: no bounds */
     bool attribution;                    /* errors by layer and head: three more passes, see
                                             harness/measure/layer_errors.h */
     int n_worst;                         /* worst tokens by KL to keep */

@@ -2,6 +2,7 @@
 
 #include "harness/measure/progress.h"
 #include "base/arena.h"
+#include "kernels/curve.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,6 +22,10 @@ struct errors {
     float *dense_stream, *sparse_stream;  /* [n, hidden]: what enters the present layer in either run */
     float *dense, *isolated, *propagated; /* [n, n_heads, head_dim]: outputs of the present layer */
     struct sums *of_isolated, *of_propagated; /* [n_layers, n_heads] of the present sample */
+    /* with bounds to judge, else NULL */
+    struct head_error *judged;  /* [samples that ran sparse, n_layers, n_heads] */
+    int n_judged;
+    float *packed, *row_ws;     /* [n, head_dim] and [n] */
 };
 
 static void sums_add(struct sums *to, const struct sums *from)
@@ -102,6 +107,24 @@ static bool errs(const struct errors *e, int layer)
     return false;
 }
 
+/* The error that the tuner bounds, of a sparse head; 0 where the dense output is all zero. */
+static enum status judge_head(const struct errors *e, int layer, int head)
+{
+    size_t d = (size_t)e->head_dim, width = (size_t)e->n_heads * d;
+    struct attn_args dense = {.dtype = DTYPE_F32, .n_q = e->x->n, .n_heads = 1, .n_kv_heads = 1, .head_dim = e->head_dim,
+                              .o = e->dense + (size_t)head * d, .o_row = (ptrdiff_t)width, .o_head = (ptrdiff_t)d};
+    struct output_error x = {0};
+    bool zero = true;
+    for (size_t r = 0; r < (size_t)e->x->n; r++) {
+        memcpy(e->packed + r * d, e->isolated + r * width + (size_t)head * d, d * sizeof *e->packed);
+        for (size_t i = 0; i < d; i++) zero &= e->dense[r * width + (size_t)head * d + i] == 0;
+    }
+    if (!zero) TRY(output_error_of(&dense, e->packed, e->row_ws, &x));
+    e->judged[((size_t)e->n_judged * (size_t)e->n_layers + (size_t)layer) * (size_t)e->n_heads + (size_t)head] =
+        (struct head_error){(double)x.l1, (double)x.tail, (double)x.cosine, (double)x.rmse};
+    return OK;
+}
+
 static enum status measure_layers(struct errors *e, struct progress *progress, double done)
 {
     size_t stream = sizeof(float) * (size_t)e->x->n * (size_t)e->a->model->weights.config.hidden_size;
@@ -114,6 +137,7 @@ static enum status measure_layers(struct errors *e, struct progress *progress, d
         TRY(run_layer(e, l, NULL, e->dense_stream, true, e->dense));
         if (parted) TRY(run_layer(e, l, e->a->policy, e->sparse_stream, true, e->propagated));
         for (int h = 0; h < e->n_heads; h++) {
+            if (own && e->judged && e->a->policy->heads[l * e->n_heads + h].is_sparse) TRY(judge_head(e, l, h));
             compare_head(e, h, own ? e->isolated : e->dense, &e->of_isolated[l * e->n_heads + h]);
             compare_head(e, h, parted ? e->propagated : e->dense, &e->of_propagated[l * e->n_heads + h]);
         }
@@ -173,6 +197,7 @@ static enum status measure_all(struct errors *e, struct sums *all, struct layer_
         memset(e->of_isolated, 0, 2 * n_cells * sizeof *all);
         st = measure_layers(e, &progress, done);
         if (st != OK) break;
+        e->n_judged += e->judged && e->x->n >= e->a->policy->min_sparse_tokens;
         *n += add_sample(e, i, of_samples + *n);
         for (size_t k = 0; k < n_cells; k++) {
             sums_add(&isolated[k], &e->of_isolated[k]);
@@ -186,7 +211,7 @@ static enum status measure_all(struct errors *e, struct sums *all, struct layer_
 }
 
 enum status layer_errors_measure(const struct evaluate_args *a, struct session *session, struct arena **arena,
-                                 struct layer_error_record **rows, size_t *n)
+                                 struct layer_error_record **rows, size_t *n, struct over_bound *over)
 {
     const struct llama_config *c = &a->model->weights.config;
     struct errors e = {
@@ -198,8 +223,17 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
     float *memory = malloc(sizeof *memory * (2 * stream + 3 * output));
     struct sums *all = calloc(4 * n_cells, sizeof *all);
     enum status st = OK;
+    const struct tuned *bounds = a->tuned && a->tuned->heads && a->tuned->pv_l1 > 0 ? a->tuned : NULL; /* a .pt has none */
+    size_t n_errors = n_cells * (size_t)a->set->n_samples;
     *n = 0;
-    if (!memory || !all) {
+    *over = (struct over_bound){0};
+    if (bounds) {
+        e.judged = malloc(n_errors * sizeof *e.judged);
+        e.packed = malloc(longest * ((size_t)c->head_dim + 1) * sizeof *e.packed);
+        e.row_ws = e.packed ? e.packed + longest * (size_t)c->head_dim : NULL;
+        for (size_t i = 0; e.judged && i < n_errors; i++) e.judged[i] = (struct head_error){NAN, NAN, NAN, NAN};
+    }
+    if (!memory || !all || (bounds && (!e.judged || !e.packed))) {
         st = fail(ERR_MEMORY,
                   "--attribution needs %.2f GiB for the streams and outputs of one sample; lower --max-length, or "
                   "leave it out",
@@ -212,8 +246,11 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
         e.propagated = e.isolated + output;
         *rows = arena_alloc(arena, sizeof **rows * (n_cells * (size_t)(a->set->n_samples + 1) + (size_t)c->n_layers));
         st = measure_all(&e, all, *rows, n);
+        if (st == OK && bounds) st = tuned_over(bounds, e.judged, e.n_judged, 0, over);
     }
     free(memory);
     free(all);
+    free(e.judged);
+    free(e.packed);
     return st;
 }

@@ -14,9 +14,10 @@
 
 #include "harness/measure/evaluation.h"
 
-/* Rows in `arena`: every layer and head over all samples (sample -1), then per sample each head that ran sparse.
+/* *over: with a->tuned that has bounds, how often its sparse heads are over them, isolated and by the file's rule, as the tuner
+ * counts it; n_samples 0 without. Rows in `arena`: every layer and head over all samples (sample -1), then per sample each head that ran sparse.
  * ERR_MEMORY with what is needed. The session's sequence is lost. */
 enum status layer_errors_measure(const struct evaluate_args *a, struct session *session, struct arena **arena,
-                                 struct layer_error_record **rows, size_t *n) MUST_USE;
+                                 struct layer_error_record **rows, size_t *n, struct over_bound *over) MUST_USE;
 
 #endif

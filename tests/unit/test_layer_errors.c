@@ -55,7 +55,9 @@ static struct measured_errors measure(int chunk)
     struct evaluate_args a = {
         .model = &model, .par = par, .set = &set, .policy = &policy, .attribution = true, .quiet = true};
     ok(session_open(&s, &model.weights, par, N, chunk, NULL));
-    ok(layer_errors_measure(&a, s, &m.arena, &m.rows, &m.n));
+    struct over_bound over;
+    ok(layer_errors_measure(&a, s, &m.arena, &m.rows, &m.n, &over));
+    cr_expect_eq(over.n_samples, 0, "no bounds were given");
     session_close(&s);
     return m;
 }
