@@ -17,10 +17,15 @@ const char *change_mark(enum change change)
 
 static const struct sample_record *find_sample(const struct run_view *v, const struct sample_record *like)
 {
-    for (size_t i = 0; i < v->samples.n; i++)
-        if (v->samples.rows[i].sample == like->sample && v->samples.rows[i].n_scored == like->n_scored)
-            return &v->samples.rows[i];
-    return NULL;
+    const struct sample_record *rows = v->samples.rows;
+    size_t first = 0, end = v->samples.n; /* in the order of their numbers, each once */
+    while (first < end) {
+        size_t middle = first + (end - first) / 2;
+        if (rows[middle].sample < like->sample) first = middle + 1;
+        else end = middle;
+    }
+    bool found = first < v->samples.n && rows[first].sample == like->sample && rows[first].n_scored == like->n_scored;
+    return found ? &rows[first] : NULL;
 }
 
 static bool of_answers(const char *name) { return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8); }

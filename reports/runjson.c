@@ -246,6 +246,23 @@ static enum status read_rows(struct json_in in, const char *name, bool required,
         TRY(st_);                                                                                       \
     } while (0)
 
+static int by_number(const void *a, const void *b)
+{
+    int x = ((const struct sample_record *)a)->sample, y = ((const struct sample_record *)b)->sample;
+    return (x > y) - (x < y);
+}
+
+/* As a database gives them: in order, each once. */
+static enum status order_samples(struct run_view *v, const char *path)
+{
+    if (v->samples.n) qsort(v->samples.rows, v->samples.n, sizeof *v->samples.rows, by_number);
+    for (size_t i = 1; i < v->samples.n; i++)
+        if (v->samples.rows[i].sample == v->samples.rows[i - 1].sample)
+            return fail(ERR_FORMAT, "%s: field detailed_results.text_idx: found %d twice; each text counts once", path,
+                        v->samples.rows[i].sample);
+    return OK;
+}
+
 static enum status read_root(struct run_view *v, const cJSON *root, const char *path)
 {
     struct json_in in = {root, path, ""}, part;
@@ -291,6 +308,7 @@ static enum status read_root(struct run_view *v, const cJSON *root, const char *
     TRY(runjson_read_tails(in, &v->tails));
     READ_ROWS(in, "generation", true, &generation_columns, &v->generations);
     for (size_t i = 0; i < v->generations.n; i++) v->generations.rows[i].index = (int)i;
+    TRY(order_samples(v, path));
     return runjson_check(v, root, path);
 }
 

@@ -62,6 +62,7 @@ static const struct column run_table[] = {
     RUN(graph, BOOL, KEY | COLUMN_UNSAID, "config.graph", NULL),
     RUN(impl, TEXT, KEY, "config.impl", NULL),
     RUN(repeat, INT, KEY | COLUMN_UNSAID, "config.repeat", NULL),
+    RUN(confirming, BOOL, KEY | COLUMN_UNSAID, "config.confirming", NULL),
     RUN(seed, UNSIGNED, KEY | COLUMN_UNSAID, "config.seed", NULL),
     RUN(tuned_hash, TEXT, SETTING | COLUMN_PLACE | COLUMN_BOUND, "config.tuned_hash", "tuned"),
     /* how and where */

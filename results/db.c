@@ -11,7 +11,11 @@
 enum status db_fail(struct store *s, const char *what)
 {
     int code = sqlite3_errcode(s->db) & 0xff;
+    int extended = sqlite3_extended_errcode(s->db);
     const char *remedy = "";
+    if (extended == SQLITE_IOERR_LOCK || extended == SQLITE_IOERR_RDLOCK || extended == SQLITE_IOERR_UNLOCK ||
+        extended == SQLITE_IOERR_SHMOPEN || extended == SQLITE_IOERR_SHMMAP || extended == SQLITE_IOERR_SHMLOCK)
+        return db_no_file_system(s);
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
         remedy = "; another program holds the file: wait for it, or give this worker its own --db and merge";
     else if (code == SQLITE_FULL) remedy = "; free some space on the disk, results stored so far are kept";

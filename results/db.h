@@ -11,7 +11,7 @@ struct sqlite3;
 struct sqlite3_stmt;
 
 #define SCHEMA_APPLICATION_ID 0x53704761 /* "SpGa" */
-#define SCHEMA_VERSION 4
+#define SCHEMA_VERSION 5
 
 extern const char results_schema_sql[], results_views_sql[];
 
@@ -27,6 +27,7 @@ struct store {
 
 /* ERR_DB with the file, what was tried and SQLite's words. */
 enum status db_fail(struct store *s, const char *what) MUST_USE;
+enum status db_no_file_system(struct store *s) MUST_USE;
 enum status db_exec(struct store *s, const char *sql) MUST_USE;
 enum status db_begin(struct store *s) MUST_USE;
 enum status db_commit(struct store *s) MUST_USE;

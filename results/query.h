@@ -35,7 +35,7 @@ QUERY_LIST(worst_token_list, worst_token_record);
 QUERY_LIST(mask_list, mask_record);
 QUERY_LIST(noise_list, noise_record);
 
-/* A zeroed filter takes every run. Texts must be equal; NULL = any. */
+/* A zeroed filter takes every run but those that confirm another. Texts must be equal; NULL = any. */
 struct run_filter {
     const char *model;   /* name or fingerprint (prefix of at least 6 digits) */
     const char *suite;   /* suite name or data set name */

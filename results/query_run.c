@@ -86,7 +86,7 @@ enum status query_runs(struct store *s, const struct run_filter *f, struct run_l
     /* a parameter that is NULL, or a number that is 0, takes everything */
     str_add(&sql, "JOIN model m ON m.id = t.model JOIN dataset d ON d.id = t.dataset "
                   "JOIN machine h ON h.id = t.machine "
-                  "WHERE (?1 IS NULL OR m.name = ?1 OR (length(?1) >= 6 AND substr(m.fingerprint, 1, "
+                  "WHERE NOT t.confirming AND (?1 IS NULL OR m.name = ?1 OR (length(?1) >= 6 AND substr(m.fingerprint, 1, "
                   "length(?1)) = ?1)) "
                   "AND (?2 IS NULL OR d.suite = ?2 OR d.name = ?2) AND (?3 IS NULL OR d.fingerprint = ?3) "
                   "AND (?4 IS NULL OR t.method = ?4) AND (?5 IS NULL OR t.layers = ?5) "
@@ -157,7 +157,7 @@ enum status query_run(struct store *s, const char *name, struct run_list *out)
     enum status st = OK;
     *out = (struct run_list){0};
     if (!strcmp(name, "last"))
-        st = runs_where(s, "WHERE t.status = 'done' ORDER BY t.ended DESC, t.id DESC LIMIT 1", NULL, out);
+        st = runs_where(s, "WHERE t.status = 'done' AND NOT t.confirming ORDER BY t.ended DESC, t.id DESC LIMIT 1", NULL, out);
     else if (number) st = runs_where(s, "WHERE t.id = CAST(? AS INTEGER)", name, out);
     if (st == OK && out->n == 0 && key) {
         run_list_clear(out);

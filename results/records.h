@@ -94,6 +94,7 @@ struct run_record {
     const char *device; /* "cpu", "cuda" */
     const char *residual; /* of the residual stream on a device, "f32" or "bf16"; NULL on the CPU */
     bool graph;           /* repeated calls ran as captured graphs */
+    bool confirming;      /* made by `gate --confirm` to try a failure again: no result of its own */
     const char *impl;     /* attention implementation asked for; NULL: the best */
     const char *impls;    /* implementations that ran: "attn_dense=…;attn_sparse=…" */
     const char *blas;     /* library, version and kernels of the products: "OpenBLAS 0.3.21 Haswell"; may be NULL */

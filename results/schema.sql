@@ -91,6 +91,7 @@ CREATE TABLE run (
     device      TEXT NOT NULL,
     residual    TEXT,               -- of the residual stream on a device: f32, bf16
     graph       INTEGER NOT NULL,   -- 1: repeated calls ran as captured graphs
+    confirming  INTEGER NOT NULL,   -- 1: made by gate --confirm to try a failure again; lists and frontiers leave it out
     impl        TEXT,               -- attention kernel asked for; NULL: the best
     impls       TEXT,               -- kernels that ran
     blas        TEXT,               -- library, version and kernels of the products, e.g. OpenBLAS 0.3.21 Haswell

@@ -6,6 +6,9 @@
 #include "results/db.h"
 
 #include <errno.h>
+#include <sys/vfs.h>
+#include <stdio.h>
+#include <fcntl.h>
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,9 +50,11 @@ static const char to_version_4[] =
     "CREATE TABLE tail (run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE, sample INTEGER NOT NULL,"
     " name TEXT NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, sample, name)) STRICT, WITHOUT ROWID;";
 
+static const char to_version_5[] = "ALTER TABLE run ADD COLUMN confirming INTEGER NOT NULL DEFAULT 0;";
+
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. Views hold nothing
  * and are made anew. */
-static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3, to_version_4};
+static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3, to_version_4, to_version_5};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)
@@ -107,14 +112,66 @@ static enum status migrate(struct store *s)
     return st;
 }
 
+static enum status open_handle(struct store *s, enum store_mode mode, bool immutable);
+
+/* Kinds of file systems by the numbers of statfs(2), those where SQLite is known to have trouble. */
+static const char *file_system_of(const char *path)
+{
+    static const struct {
+        unsigned long type;
+        const char *name;
+    } known[] = {{0x6969, "NFS"},       {0xff534d42, "CIFS"},     {0xfe534d42, "SMB2"},      {0x517b, "SMB"},
+                 {0x65735546, "FUSE"},  {0x01021997, "9p"},       {0x0bd00bd0, "Lustre"},    {0x47504653, "GPFS"},
+                 {0x00c36400, "Ceph"},  {0x19830326, "BeeGFS"},   {0x5346414f, "AFS"},       {0x794c7630, "overlayfs"}};
+    static _Thread_local char other[32];
+    char *dir = str_dup(path), *slash = strrchr(dir, '/');
+    if (slash) *(slash == dir ? slash + 1 : slash) = 0;
+    struct statfs info;
+    bool ok = statfs(slash ? dir : ".", &info) == 0;
+    free(dir);
+    if (!ok) return "unknown";
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (((unsigned long)info.f_type & 0xffffffffu) == known[i].type) return known[i].name;
+    snprintf(other, sizeof other, "0x%lx", (unsigned long)info.f_type & 0xffffffffu);
+    return other;
+}
+
+enum status db_no_file_system(struct store *s)
+{
+    char *why = str_dup(sqlite3_errmsg(s->db));
+    enum status st = fail(ERR_DB, "%s: its file system (%s) lacks the locks or the shared memory that a database needs: %s; give a "
+                                  "--db on a local disk, one for each machine, and merge them", s->path, file_system_of(s->path), why);
+    free(why);
+    return st;
+}
+
+/* A handle that has seen the write-ahead log needs its shared memory even to leave that mode, unless it is alone. */
+static enum status use_rollback_journal(struct store *s)
+{
+    sqlite3_close(s->db);
+    TRY(open_handle(s, STORE_WRITE, false));
+    int code = sqlite3_exec(s->db, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = DELETE; PRAGMA locking_mode = NORMAL;"
+                                   "SELECT count(*) FROM sqlite_master", NULL, NULL, NULL);
+    return code == SQLITE_OK ? OK : db_no_file_system(s);
+}
+
+static bool lacks_shared_memory(int code)
+{
+    return code == SQLITE_IOERR_SHMOPEN || code == SQLITE_IOERR_SHMSIZE || code == SQLITE_IOERR_SHMMAP ||
+           code == SQLITE_IOERR_SHMLOCK || (code & 0xff) == SQLITE_CANTOPEN || (code & 0xff) == SQLITE_PROTOCOL;
+}
+
 /* Write-ahead logging lets readers work beside a writer. Changing to it needs the file alone for a moment and
- * SQLite does not wait then, so this does. File systems that cannot are left as they are. */
+ * SQLite does not wait then, so this does. */
 static enum status use_wal(struct store *s)
 {
     int64_t end = clock_ns() + 30 * (int64_t)1000000000;
     for (;;) {
-        int code = sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
+        int code = sqlite3_exec(s->db, "PRAGMA journal_mode = WAL; SELECT count(*) FROM sqlite_master", NULL, NULL, NULL);
         if (code == SQLITE_OK) return OK;
+        code = sqlite3_extended_errcode(s->db);
+        if (lacks_shared_memory(code)) return use_rollback_journal(s);
+        if (code == SQLITE_IOERR_LOCK || code == SQLITE_IOERR_RDLOCK || code == SQLITE_IOERR_UNLOCK) return db_no_file_system(s);
         if ((code & 0xff) != SQLITE_BUSY || clock_ns() > end)
             return db_fail(s, "switch to write-ahead logging");
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
@@ -156,7 +213,8 @@ static enum status open_handle(struct store *s, enum store_mode mode, bool immut
                 (mode == STORE_READ ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     struct str uri = {0};
     s->immutable = immutable;
-    db_uri(s->path, immutable ? "immutable=1" : "", &uri);
+    if (mode == STORE_SCRATCH) str_add(&uri, "file::memory:");
+    else db_uri(s->path, immutable ? "immutable=1" : "", &uri);
     int code = sqlite3_open_v2(str_get(&uri), &s->db, flags, NULL);
     str_clear(&uri);
     if (code != SQLITE_OK) return open_failure(s, mode);
@@ -229,8 +287,16 @@ static enum status open_for_reading(struct store *s)
     return version < SCHEMA_VERSION ? read_copy(s) : OK;
 }
 
+/* For its owner alone: SQLite makes files that everybody may read. The files beside it get its mode. */
+static void make_private(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd >= 0) close(fd); /* else it is there already, or SQLite will say why it cannot be */
+}
+
 static enum status open_for_writing(struct store *s)
 {
+    make_private(s->path);
     TRY(open_handle(s, STORE_WRITE, false));
     bool empty = false;
     int64_t version = 0;
@@ -258,9 +324,14 @@ enum status store_open(struct store **s, const char *path, enum store_mode mode)
     *s = calloc(1, sizeof **s);
     if (!*s) return fail(ERR_MEMORY, "%s: no memory for a database handle", path);
     (*s)->path = str_dup(path);
-    (*s)->writable = mode == STORE_WRITE;
+    (*s)->writable = mode != STORE_READ;
     enum status st;
-    if (mode == STORE_READ && !file_exists(path))
+    if (mode != STORE_SCRATCH && (!*path || strcmp(path, ":memory:") == 0))
+        st = fail(ERR_ARG, "--db \"%s\": results would vanish with the program; name a file", path);
+    else if (mode == STORE_SCRATCH) {
+        st = open_handle(*s, mode, false);
+        if (st == OK) st = migrate(*s);
+    } else if (mode == STORE_READ && !file_exists(path))
         st = fail(ERR_IO, "%s: no such database; an evaluation with --db %s makes one", path, path);
     else st = mode == STORE_READ ? open_for_reading(*s) : open_for_writing(*s);
     if (st != OK) store_close(s);

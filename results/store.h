@@ -15,11 +15,13 @@ struct store; /* opaque */
 
 enum store_mode {
     STORE_READ,  /* the file must exist; nothing is written: of an older version a copy is brought up to date and read */
-    STORE_WRITE, /* made when it does not exist; an older version is migrated in place */
+    STORE_WRITE, /* made when it does not exist, for its owner alone; an older version is migrated in place */
+    STORE_SCRATCH, /* in memory, gone when it is closed; the path is for messages */
 };
 
 /* Refuses files that are no SQLite database, databases of another program (application_id) and newer
- * versions, each with what to do. Waits up to 30 s for another writer. */
+ * versions, each with what to do. Waits up to 30 s for another writer. Where the file system has no shared memory (many network
+ * ones), a rollback journal is used, and readers wait for writers; without locks it is refused by the name of its kind. */
 enum status store_open(struct store **s, const char *path, enum store_mode mode) MUST_USE;
 void store_close(struct store **s);
 const char *store_path(const struct store *s);

@@ -38,7 +38,7 @@ WITH marked AS (
                AND ifnull(kl_mean < min(kl_mean) OVER sparser, 1) AS on_kl,
            ppl_ratio IS NOT NULL AND ppl_ratio <= min(ppl_ratio) OVER same
                AND ifnull(ppl_ratio < min(ppl_ratio) OVER sparser, 1) AS on_ppl
-    FROM run WHERE status = 'done' AND sparsity IS NOT NULL
+    FROM run WHERE status = 'done' AND NOT confirming AND sparsity IS NOT NULL
     WINDOW same    AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%', sparsity),
            sparser AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%' ORDER BY sparsity DESC
                        GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))

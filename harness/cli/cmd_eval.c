@@ -318,6 +318,7 @@ static enum status eval_command(struct command_call *call)
         TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
     for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&on, store, &cache, i, call->argc, call->argv);
 done:
+    if (!o.machine.quiet) note_cache(&cache);
     dense_cache_close(&cache);
     setup_close_fleet(&on.all, &on.n);
     store_close(&store);

@@ -349,7 +349,7 @@ static enum status work(const struct setup *fleet, int n_fleet, struct sweep_wat
     bool unwritten = o.dry_run && !file_exists(db); /* a dry run leaves nothing behind */
     TRY_GOTO(
         st, done,
-        store_open(&store, unwritten ? ":memory:" : db, o.dry_run && !unwritten ? STORE_READ : STORE_WRITE));
+        store_open(&store, db, unwritten ? STORE_SCRATCH : o.dry_run ? STORE_READ : STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     struct cell_settings settings = cell_defaults;
     settings.num_samples = o.settings.num_samples;
@@ -402,6 +402,7 @@ static enum status work(const struct setup *fleet, int n_fleet, struct sweep_wat
 done:
     sweep_close(&s);
     plan_clear(&plan);
+    if (!o.machine.quiet) note_cache(&cache);
     dense_cache_close(&cache);
     store_close(&store);
     free(db);
@@ -467,6 +468,7 @@ static enum status sweep_command(struct command_call *call)
     struct arena *arena = NULL;
     enum status st = OK;
     struct str beaten = {0};
+    enum smooth_k smooth_k;
     if (call->positional[0] && o.machine.model && strcmp(call->positional[0], o.machine.model) != 0)
         st = fail(ERR_ARG, "MODEL is %s and --model is %s: name one", call->positional[0], o.machine.model);
     if (st == OK && o.settings.name && !*o.settings.name) st = fail(ERR_ARG, "--name: found an empty text");
@@ -478,6 +480,9 @@ static enum status sweep_command(struct command_call *call)
     if (o.settings.num_samples == PLAN_UNSET) o.settings.num_samples = 0;
     if (o.settings.seed == PLAN_UNSET) o.settings.seed = 0;
     if (!o.settings.score) o.settings.score = "all";
+    if (st == OK) st = setup_check_score(o.settings.score); /* what makes no sense is told before work starts */
+    if (st == OK) st = parse_smooth_k(o.smooth_k, &smooth_k);
+    if (st == OK && o.tune_suite) st = suite_check(o.tune_suite);
     for (int i = 0; i < o.axes.suite.n && st == OK; i++) st = suite_check(o.axes.suite.items[i]);
     bool fields = false;
     for (int i = 0; i < o.axes.suite.n; i++) fields |= suite_reads_fields(o.axes.suite.items[i]);

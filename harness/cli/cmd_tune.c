@@ -325,7 +325,7 @@ static enum status tune_command(struct command_call *call)
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, call->positional[0]));
-    TRY_GOTO(st, done, store_open(&store, o.dry_run ? ":memory:" : o.db, STORE_WRITE));
+    TRY_GOTO(st, done, store_open(&store, o.db, o.dry_run ? STORE_SCRATCH : STORE_WRITE));
     st = run(fleet, n_fleet, store);
 done:
     setup_close_fleet(&fleet, &n_fleet);

@@ -120,3 +120,10 @@ void view_source_clear(struct view_source *s)
     run_view_clear(&s->view);
     store_close(&s->store);
 }
+
+void note_cache(const struct dense_cache *c)
+{
+    if (c->too_large)
+        fprintf(stderr, "sparsegauge: dense states of %.3g GiB were not kept: the cache in %s holds %.3g GiB; the next run makes "
+                        "them again\n", (double)c->too_large / 0x1p30, c->dir, (double)c->limit_bytes / 0x1p30);
+}

@@ -4,6 +4,7 @@
 
 #include "engine/engine.h"
 #include "harness/cli/options.h"
+#include "harness/measure/dense_cache.h"
 #include "reports/tables.h"
 #include "reports/view.h"
 #include "results/store.h"
@@ -41,5 +42,9 @@ enum status view_source_load(struct view_source *s, const char *db, const char *
 enum status view_source_floors(const struct view_source *s, const char *db, const char *machine,
                                struct noise_list *out) MUST_USE;
 void view_source_clear(struct view_source *s);
+
+
+/* On stderr, what the cache of dense states could not keep. */
+void note_cache(const struct dense_cache *c);
 
 #endif

@@ -27,6 +27,7 @@ void cell_identify(const struct cell_request *q, struct run_record *r, struct ar
     r->heads = q->settings.heads;
     r->seed = (uint64_t)q->settings.seed;
     r->repeat = q->settings.repeat;
+    r->confirming = q->settings.confirming;
     r->threads = par_threads(q->setup->par);
     r->plan = q->settings.plan;
     r->impl = q->machine->impl;

@@ -14,6 +14,7 @@ struct cell_settings {
     int max_length, seed;
     int num_samples; /* as asked: 0 = all there are */
     int repeat;      /* 0, or the number of a repetition, which is a cell of its own */
+    bool confirming; /* tries another run again: a cell of its own, which lists leave out */
     const char *score, *heads;
     const char *plan; /* the sweep it belongs to; NULL: a single eval */
     bool generate;    /* a stored run without the guide's prompts is then run again */

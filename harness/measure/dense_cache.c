@@ -33,14 +33,22 @@ char *cache_folder(const char *dir)
     return home && *home ? str_format("%s/.cache/sparsegauge", home) : NULL;
 }
 
+enum status cache_make(const char *dir)
+{
+    bool fresh = !file_exists(dir);
+    TRY(file_make_dirs(dir));
+    if (fresh) (void)!chmod(dir, 0700);
+    return OK;
+}
+
 enum status dense_cache_open(struct dense_cache *c, const char *dir)
 {
     *c = (struct dense_cache){.limit_bytes = (size_t)DEFAULT_LIMIT_GIB << 30, .dir = cache_folder(dir)};
-    if (dir && c->dir) return file_make_dirs(c->dir);
-    if (c->dir && file_make_dirs(c->dir) != OK) {
-        free(c->dir);
-        c->dir = NULL;
-    }
+    if (!c->dir) return OK;
+    enum status st = cache_make(c->dir);
+    if (st == OK || dir) return st;
+    free(c->dir);
+    c->dir = NULL;
     return OK;
 }
 
@@ -150,6 +158,10 @@ void dense_cache_put(struct dense_cache *c, const char *key, int n, int width, c
 {
     if (!c->dir) return;
     size_t count = (size_t)n * (size_t)width, size = sizeof(struct header) + count * sizeof *rows;
+    if (size > c->limit_bytes) { /* it would push out everything, itself included */
+        if (size > c->too_large) c->too_large = size;
+        return;
+    }
     char *buffer = malloc(size), *path = path_join(c->dir, key);
     if (buffer) {
         struct header h = {.n = n, .width = width};

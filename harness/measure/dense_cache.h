@@ -19,11 +19,15 @@ struct dense_cache {
     char *dir;          /* NULL: nothing is kept */
     size_t limit_bytes;
     int n_hits, n_misses;
+    size_t too_large;   /* bytes of the largest entry that was not kept, being larger than limit_bytes; 0: none */
 };
 
 /* The folder of what is kept from run to run: as for dense_cache_open(), NULL for none. It may not be there yet. The caller
  * frees it. */
 char *cache_folder(const char *dir);
+
+/* Makes it, for its owner alone: what texts a model was run on is nobody else's business. */
+enum status cache_make(const char *dir) MUST_USE;
 
 /* dir "none" keeps nothing; NULL is $XDG_CACHE_HOME/sparsegauge or ~/.cache/sparsegauge. A directory that cannot be
  * made is an error only when it was asked for by name. */
@@ -37,7 +41,8 @@ void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char 
 
 /* True when `rows` [n, width] was filled from the cache. */
 bool dense_cache_get(struct dense_cache *c, const char *key, int n, int width, float *rows);
-/* A cache that cannot be written is not an error: the numbers are the same without it. */
+/* A cache that cannot be written is not an error: the numbers are the same without it. Nor is an entry that is larger than all
+ * of it: it is not kept, see too_large. */
 void dense_cache_put(struct dense_cache *c, const char *key, int n, int width, const float *rows);
 
 #endif

@@ -88,7 +88,7 @@ static enum status restore_machine(const struct run_record *r, struct machine_op
     return m->model ? OK : fail(ERR_ARG, "it does not say where its model lay; give --model DIR");
 }
 
-/* Nothing of what decides the numbers may differ but the repetition itself, and it is found out before anything is
+/* Nothing of what decides the numbers may differ but that it confirms, and it is found out before anything is
  * evaluated. Where thresholds were to be found when the run got its key, the key names their tuning instead of them. */
 static enum status check_question(const struct run_record *then, struct run_record *now, const struct sparse_policy *policy,
                                   struct arena **arena)
@@ -106,7 +106,7 @@ static enum status check_question(const struct run_record *then, struct run_reco
     char *text = str_dup(str_get(&differs));
     for (char *save = NULL, *part = strtok_r(text, ";", &save); part && st == OK; part = strtok_r(NULL, ";", &save)) {
         part += *part == ' ';
-        if (!str_starts_with(part, "repeat:"))
+        if (!str_starts_with(part, "confirming:"))
             st = fail(ERR_ARG, "it would not be the same run: %s; evaluate it again by hand", part);
     }
     free(text);
@@ -148,7 +148,8 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     q.settings.max_length = s.max_length;
     q.settings.num_samples = s.num_samples;
     q.settings.seed = s.seed;
-    q.settings.repeat = r->repeat + 1;
+    q.settings.repeat = r->repeat;
+    q.settings.confirming = true;
     q.settings.score = s.score;
     q.settings.heads = r->heads;
     cell_identify(&q, &again, &arena);

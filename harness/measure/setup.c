@@ -54,7 +54,7 @@ static enum status place_weights(struct setup *s, int index, const char *text, b
 
 static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
 {
-    char *folder = cache_folder(m->cache), *fingerprints = folder && file_make_dirs(folder) == OK ? path_join(folder, "fingerprints") : NULL;
+    char *folder = cache_folder(m->cache), *fingerprints = folder && cache_make(folder) == OK ? path_join(folder, "fingerprints") : NULL;
     struct model_options options = {.fingerprints = fingerprints, .ignore_tensors = m->ignore_tensors};
     enum status st = m->bos && !bos_rule_parse(m->bos, &options.bos)
                          ? fail(ERR_ARG, "--bos: found \"%s\", expected tokenizer, always or never", m->bos) : OK;
@@ -200,12 +200,17 @@ void setup_close(struct setup *s)
     par_close(&s->par);
 }
 
+enum status setup_check_score(const char *score)
+{
+    if (strcmp(score, "second-half") == 0 || strcmp(score, "all") == 0) return OK;
+    return fail(ERR_ARG, "--score: found \"%s\", expected all or second-half", score);
+}
+
 enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
                           struct sample_set *out)
 {
     bool second_half = strcmp(o->score, "second-half") == 0;
-    if (!second_half && strcmp(o->score, "all") != 0)
-        return fail(ERR_ARG, "--score: found \"%s\", expected all or second-half", o->score);
+    TRY(setup_check_score(o->score));
     char *spec = i < o->suites.n   ? str_dup(o->suites.items[i])
                  : o->dataset      ? str_format(file_exists(o->dataset) ? "text:%s" : "%s", o->dataset)
                                    : str_dup("chronicle");

@@ -64,6 +64,8 @@ void setup_close_fleet(struct setup **all, int *n);
 /* Directory of the bundled model: beside this program's checkout, wherever that was moved. The caller frees it. */
 char *bundled_model(void);
 
+/* "all" or "second-half"; ERR_ARG. */
+enum status setup_check_score(const char *score) MUST_USE;
 /* The suite specification of the i-th --suite, or the default. */
 enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
                           struct sample_set *out) MUST_USE;

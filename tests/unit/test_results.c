@@ -480,6 +480,7 @@ Test(results, an_older_version_is_brought_up_to_date)
                 "ALTER TABLE sample DROP COLUMN logits_dense_rms; ALTER TABLE sample DROP COLUMN logits_sparse_rms;"
                 "ALTER TABLE sample DROP COLUMN hidden_dense_rms; ALTER TABLE sample DROP COLUMN hidden_sparse_rms;"
                 "ALTER TABLE sample DROP COLUMN tiles_possible; ALTER TABLE sample DROP COLUMN pv_possible; DROP TABLE tail;"
+                "DROP VIEW v_frontier; ALTER TABLE run DROP COLUMN confirming;"
                 "DROP TABLE layer_error;"
                 "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT NULL);"
                 "PRAGMA user_version = 1");

@@ -821,6 +821,46 @@ Test(sweep, mpirun_ranks_are_parts)
     cr_assert_eq(tool("status", "--db all.db"), 0);
 }
 
+/* A failure of a tuned cell happens twice, and the second time is no result of its own. */
+Test(sweep, tuned_cells_are_confirmed)
+{
+    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7,6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --repeat 2 --num-samples 3 --db a.db"), 0);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run"), 4);
+    for (int i = 0; i < 2; i++) {
+        char line[256];
+        int64_t id = number("a.db", i ? "SELECT id FROM run WHERE layers = '4-7' AND repeat = 1"
+                                      : "SELECT id FROM run WHERE layers = '6-7' AND repeat = 0");
+        snprintf(line, sizeof line, "%lld --max-kl 1e-9 --confirm --threads 1 --cache none --db a.db", (long long)id);
+        cr_assert_eq(tool("gate", line), 1);
+        cr_assert(said("confirmed by a second run"));
+    }
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run"), 6);
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE confirming"), 2);
+    cr_assert_eq(number("a.db", "SELECT count(DISTINCT digest) FROM run WHERE layers = '4-7'"), 1);
+    cr_assert_eq(tool("list", "--db a.db --format csv"), 0);
+    cr_assert_eq(system("test $(wc -l < out.txt) = 5"), 0, "four runs and a heading");
+    cr_assert_eq(number("a.db", "SELECT count(*) FROM v_frontier"), 4);
+    cr_assert_eq(tool("status", "--db a.db"), 0);
+}
+
+/* Nothing is kept where it would vanish, and nothing is for others to read. */
+Test(sweep, databases_are_files_of_their_owner)
+{
+    static const char *const nowhere[] = {"\"\"", ":memory:"};
+    for (int i = 0; i < 2; i++) {
+        char *args = str_format(MODEL QUICK "--method window:64 --db %s", nowhere[i]);
+        cr_assert_eq(tool("sweep", args), 2, "%s", nowhere[i]);
+        cr_assert(said("results would vanish"));
+        free(args);
+    }
+    cr_assert_eq(tool("sweep", MODEL " --max-length 512 --num-samples 1 --threads 1 --shard none --cache kept/cache --method window:64 --db a.db"), 0);
+    struct stat info;
+    cr_assert(stat("a.db", &info) == 0 && (info.st_mode & 0777) == 0600, "%o", info.st_mode);
+    cr_assert(stat("kept/cache", &info) == 0 && (info.st_mode & 0777) == 0700, "%o", info.st_mode);
+    cr_assert_eq(tool("sweep", MODEL QUICK "--method window:64 --score third --db b.db"), 2);
+    cr_assert(access("b.db", F_OK) != 0, "refused before work starts");
+}
+
 Test(sweep, best_prints_a_command_that_makes_the_very_cell)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .7,.9 --db a.db"), 0);
