@@ -1,5 +1,6 @@
-/* Methods by name. One that is asked for with parameters or as a mixture is made once and kept: whoever holds the pointer
- * needs to know nothing of it, and the same text gives the same pointer. */
+/* Methods by name. One that is asked for with parameters or as a mixture is made once and kept:
+ * whoever holds the pointer needs to know nothing of it, and the same text gives the same pointer.
+ */
 #include "kernels/mask.h"
 
 #include <math.h>
@@ -8,8 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct mask_method *const mask_methods[] = {&mask_sparge, &mask_bound, &mask_xattention, &mask_flashprefill, &mask_subblock, &mask_window,
-                                                &mask_a_shape, &mask_tri_shape, &mask_oracle, NULL};
+const struct mask_method *const mask_methods[] = {
+    &mask_sparge, &mask_bound,   &mask_xattention, &mask_flashprefill, &mask_subblock,
+    &mask_window, &mask_a_shape, &mask_tri_shape,  &mask_oracle,       NULL};
 
 struct made {
     struct mask_method method;
@@ -26,7 +28,8 @@ static const struct mask_method *find_plain(const char *name, size_t n)
 {
     if (n == 4 && strncmp(name, "topk", 4) == 0) return &mask_sparge;
     for (int i = 0; mask_methods[i]; i++)
-        if (strlen(mask_methods[i]->name) == n && strncmp(mask_methods[i]->name, name, n) == 0) return mask_methods[i];
+        if (strlen(mask_methods[i]->name) == n && strncmp(mask_methods[i]->name, name, n) == 0)
+            return mask_methods[i];
     return NULL;
 }
 
@@ -34,7 +37,8 @@ static enum status no_method(const char *text, size_t n)
 {
     char known[256];
     int at = 0;
-    for (int i = 0; mask_methods[i]; i++) at += snprintf(known + at, sizeof known - (size_t)at, "%s, ", mask_methods[i]->name);
+    for (int i = 0; mask_methods[i]; i++)
+        at += snprintf(known + at, sizeof known - (size_t)at, "%s, ", mask_methods[i]->name);
     return fail(ERR_ARG, "--method: found \"%.*s\", expected %stopk or dense", (int)n, text, known);
 }
 
@@ -62,14 +66,19 @@ static struct made *make(const char *name)
     return m;
 }
 
-static enum status read_rule(const struct mask_method *base, const char *text, size_t n, const struct mask_rule **out)
+static enum status read_rule(const struct mask_method *base, const char *text, size_t n,
+                             const struct mask_rule **out)
 {
     for (int i = 0; mask_rules[i]; i++)
         if (strlen(mask_rules[i]->name) == n && strncmp(mask_rules[i]->name, text, n) == 0) {
             *out = mask_rules[i];
-            return base->ranked ? OK : fail(ERR_ARG, "--method %s ranks nothing and takes no rule", base->name);
+            return base->ranked
+                       ? OK
+                       : fail(ERR_ARG, "--method %s ranks nothing and takes no rule", base->name);
         }
-    return fail(ERR_ARG, "--method %s+rule: found \"%.*s\", expected top-p, cover, top-k, max-relative, mean-std, falling or level",
+    return fail(ERR_ARG,
+                "--method %s+rule: found \"%.*s\", expected top-p, cover, top-k, max-relative, "
+                "mean-std, falling or level",
                 base->name, (int)n, text);
 }
 
@@ -88,25 +97,33 @@ static bool read_value(const struct mask_param *p, const char *text, size_t n, f
     return !*end && *out >= p->least && *out <= p->most && (!p->whole || *out == floorf(*out));
 }
 
-static enum status bad_value(const struct mask_method *m, const struct mask_param *p, const char *text, size_t n)
+static enum status bad_value(const struct mask_method *m, const struct mask_param *p,
+                             const char *text, size_t n)
 {
     char range[160] = "";
     int at = 0;
     for (int i = 0; p->words && p->words[i]; i++)
         at += snprintf(range + at, sizeof range - (size_t)at, "%s%s", i ? ", " : "", p->words[i]);
-    if (!p->words) snprintf(range, sizeof range, "%s from %g to %g", p->whole ? "a whole number" : "a number", (double)p->least, (double)p->most);
-    return fail(ERR_ARG, "--method %s+%s: found \"%.*s\", expected %s", m->name, p->name, (int)n, text, range);
+    if (!p->words)
+        snprintf(range, sizeof range, "%s from %g to %g", p->whole ? "a whole number" : "a number",
+                 (double)p->least, (double)p->most);
+    return fail(ERR_ARG, "--method %s+%s: found \"%.*s\", expected %s", m->name, p->name, (int)n,
+                text, range);
 }
 
 static enum status no_parameter(const struct mask_method *m, const char *text, size_t n)
 {
     char known[160];
     int at = snprintf(known, sizeof known, "rule");
-    for (int i = 0; i < m->n_params; i++) at += snprintf(known + at, sizeof known - (size_t)at, ", %s", m->params[i].name);
-    return fail(ERR_ARG, "--method %s: found the parameter \"%.*s\", which it does not have; it takes %s", m->name, (int)n, text, known);
+    for (int i = 0; i < m->n_params; i++)
+        at += snprintf(known + at, sizeof known - (size_t)at, ", %s", m->params[i].name);
+    return fail(ERR_ARG,
+                "--method %s: found the parameter \"%.*s\", which it does not have; it takes %s",
+                m->name, (int)n, text, known);
 }
 
-/* One NAME[+PARAMETER=VALUE]… of `n` bytes. Only what differs from the defaults is in the canonical name. */
+/* One NAME[+PARAMETER=VALUE]… of `n` bytes. Only what differs from the defaults is in the canonical
+ * name. */
 static enum status parse_one(const char *text, size_t n, const struct mask_method **out)
 {
     const char *end = text + n, *plus = memchr(text, '+', n);
@@ -128,9 +145,12 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
             continue;
         }
         int i = 0;
-        while (i < base->n_params && (strlen(base->params[i].name) != name || strncmp(base->params[i].name, at, name) != 0)) i++;
+        while (i < base->n_params && (strlen(base->params[i].name) != name ||
+                                      strncmp(base->params[i].name, at, name) != 0))
+            i++;
         if (i == base->n_params) return no_parameter(base, at, name);
-        if (!read_value(&base->params[i], value, value_size, &values[i])) return bad_value(base, &base->params[i], value, value_size);
+        if (!read_value(&base->params[i], value, value_size, &values[i]))
+            return bad_value(base, &base->params[i], value, value_size);
     }
     char canonical[256];
     int at = snprintf(canonical, sizeof canonical, "%s", base->name);
@@ -138,11 +158,14 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
         const struct mask_param *p = &base->params[i];
         if (values[i] == p->value) continue;
         if (p->words)
-            at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+%s=%s", p->name, p->words[(int)values[i]]);
+            at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+%s=%s", p->name,
+                           p->words[(int)values[i]]);
         else
-            at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+%s=%.9g", p->name, mask_decimal(values[i]));
+            at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+%s=%.9g", p->name,
+                           mask_decimal(values[i]));
     }
-    if (rule != mask_rule_of(base)) at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+rule=%s", rule->name);
+    if (rule != mask_rule_of(base))
+        at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+rule=%s", rule->name);
     *out = base;
     if (strcmp(canonical, base->name) == 0) return OK;
     struct made *m = make(canonical);
@@ -158,7 +181,8 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
     return OK;
 }
 
-/* A mixture is run through its parts alone; what is said of it as a whole is what holds for one of them. */
+/* A mixture is run through its parts alone; what is said of it as a whole is what holds for one of
+ * them. */
 static enum status parse_mixture(const char *text, const struct mask_method **out)
 {
     const struct mask_method *parts[MAX_MASK_PARTS];
@@ -166,12 +190,18 @@ static enum status parse_mixture(const char *text, const struct mask_method **ou
     int n = 0, at = 0;
     for (const char *s = text; s;) {
         const char *slash = strchr(s, '/');
-        if (n == MAX_MASK_PARTS) return fail(ERR_ARG, "--method %s: found more than %d methods to choose from", text, MAX_MASK_PARTS);
+        if (n == MAX_MASK_PARTS)
+            return fail(ERR_ARG, "--method %s: found more than %d methods to choose from", text,
+                        MAX_MASK_PARTS);
         TRY(parse_one(s, slash ? (size_t)(slash - s) : strlen(s), &parts[n]));
         for (int i = 0; i < n; i++)
-            if (parts[i] == parts[n]) return fail(ERR_ARG, "--method %s: found %s twice", text, parts[n]->name);
-        if (!parts[n]->ranked) return fail(ERR_ARG, "--method %s: %s ranks nothing, so no head can be tuned to it", text, parts[n]->name);
-        at += snprintf(canonical + at, sizeof canonical - (size_t)at, "%s%s", n ? "/" : "", parts[n]->name);
+            if (parts[i] == parts[n])
+                return fail(ERR_ARG, "--method %s: found %s twice", text, parts[n]->name);
+        if (!parts[n]->ranked)
+            return fail(ERR_ARG, "--method %s: %s ranks nothing, so no head can be tuned to it",
+                        text, parts[n]->name);
+        at += snprintf(canonical + at, sizeof canonical - (size_t)at, "%s%s", n ? "/" : "",
+                       parts[n]->name);
         n++;
         s = slash ? slash + 1 : NULL;
     }

@@ -1,5 +1,5 @@
-/* Choice rules: how many of the ranked tiles of a row are kept (METHODS.md 1). All of them keep a prefix of the ranking, and
- * more of it for a larger number. */
+/* Choice rules: how many of the ranked tiles of a row are kept (METHODS.md 1). All of them keep a
+ * prefix of the ranking, and more of it for a larger number. */
 #include "kernels/mask.h"
 
 #include <math.h>
@@ -16,8 +16,8 @@ double mask_decimal(float f)
     return (double)f;
 }
 
-/* A decimal of at most nine digits times n is a whole number or at least 1e-9 off one, and the double product within
- * n · 1e-16 of it. */
+/* A decimal of at most nine digits times n is a whole number or at least 1e-9 off one, and the
+ * double product within n · 1e-16 of it. */
 static int share_of(double fraction, int n)
 {
     int count = (int)ceil(fraction * n - 1e-10);
@@ -66,7 +66,8 @@ static int count_relative(const struct mask_row *row, const int *order, int n_el
     return count_above(row, order, n_eligible, (1 - (double)keep) * row->p[order[0]]);
 }
 
-/* Scores are logarithms of probabilities: the spread of the probabilities themselves is that of their largest few. */
+/* Scores are logarithms of probabilities: the spread of the probabilities themselves is that of
+ * their largest few. */
 static int count_spread(const struct mask_row *row, const int *order, int n_eligible, float keep)
 {
     if (keep >= 1 || n_eligible == 0) return n_eligible;
@@ -81,7 +82,8 @@ static int count_spread(const struct mask_row *row, const int *order, int n_elig
     return n ? n : 1;
 }
 
-/* Stem's: a budget in tiles, of all the blocks there are, that falls in a line to FALLS of itself at the last row. */
+/* Stem's: a budget in tiles, of all the blocks there are, that falls in a line to FALLS of itself
+ * at the last row. */
 static int count_falling(const struct mask_row *row, const int *order, int n_eligible, float keep)
 {
     (void)order;
@@ -98,14 +100,21 @@ static int count_level(const struct mask_row *row, const int *order, int n_eligi
     return keep >= 1 ? n_eligible : count_above(row, order, n_eligible, 1 - (double)keep);
 }
 
-const struct mask_rule rule_top_p = {"top-p", "most tiles whose predicted mass stays within it", mask_count};
-const struct mask_rule rule_cover = {"cover", "fewest tiles whose predicted mass, forced tiles first, reaches it", count_cover};
-const struct mask_rule rule_top_k = {"top-k", "the fraction of a row's possible tiles", count_share};
-const struct mask_rule rule_relative = {"max-relative", "1 - alpha: tiles of at least alpha times the row's largest", count_relative};
-const struct mask_rule rule_spread = {"mean-std", "1 - 2^(beta - 4): log scores of at least mean + beta std", count_spread};
-const struct mask_rule rule_falling = {"falling", "share of all blocks in the first row, falling to .7 of it in the last",
-                                       count_falling};
+const struct mask_rule rule_top_p = {"top-p", "most tiles whose predicted mass stays within it",
+                                     mask_count};
+const struct mask_rule rule_cover = {
+    "cover", "fewest tiles whose predicted mass, forced tiles first, reaches it", count_cover};
+const struct mask_rule rule_top_k = {"top-k", "the fraction of a row's possible tiles",
+                                     count_share};
+const struct mask_rule rule_relative = {
+    "max-relative", "1 - alpha: tiles of at least alpha times the row's largest", count_relative};
+const struct mask_rule rule_spread = {
+    "mean-std", "1 - 2^(beta - 4): log scores of at least mean + beta std", count_spread};
+const struct mask_rule rule_falling = {
+    "falling", "share of all blocks in the first row, falling to .7 of it in the last",
+    count_falling};
 const struct mask_rule rule_level = {"level", "1 - the lowest level kept", count_level};
 
-const struct mask_rule *const mask_rules[] = {&rule_top_p, &rule_cover, &rule_top_k, &rule_relative, &rule_spread,
-                                              &rule_falling, &rule_level, NULL};
+const struct mask_rule *const mask_rules[] = {&rule_top_p,    &rule_cover,  &rule_top_k,
+                                              &rule_relative, &rule_spread, &rule_falling,
+                                              &rule_level,    NULL};

@@ -52,7 +52,8 @@ enum status bound_cuda_predict(const struct mask_cuda_args *a, const struct mask
                                const struct tile_map *tiles, void *ws, struct stream *stream) MUST_USE;
 
 /* mass [n_heads, query blocks of this call, key blocks] (device): the attention that the block's rows give the
- * tile, over rows by their sum (0), root of the sum of squares (1) or largest (2): what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far from the
+ * tile, over rows by their sum (0), root of the sum of squares (1) or largest (2): what `oracle` ranks by. Entries of tiles
+ * under no row's reach are left alone. Twice Q·Kᵀ, and far from the
  * speed of attention: for judging predictors. */
 enum status mask_cuda_mass(const struct attn_args *a, int over, float *mass, struct stream *stream) MUST_USE;
 
