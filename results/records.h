@@ -1,8 +1,9 @@
 /* The rows of a results database as plain structs: what results/store.h writes and results/query.h reads.
  *
  * Strings are borrowed: from the caller when writing, from the list that holds the record when reading.
- * A missing number is NAN (stored as NULL), a missing string is NULL, a missing count is -1 where the
- * comment says so. results/columns.c says what becomes of each member. Times are seconds, sizes bytes, UTC texts look like "2026-01-31T12:00:00Z".
+ * A missing number is NAN (stored as NULL), a missing string is NULL, a missing count is -1 where the comment says so.
+ * results/columns.c says what becomes of each member. Times are seconds, sizes bytes, UTC texts look like
+ * "2026-01-31T12:00:00Z".
  */
 #ifndef SG_RESULTS_RECORDS_H
 #define SG_RESULTS_RECORDS_H

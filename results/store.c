@@ -37,7 +37,8 @@ static const char to_version_3[] =
     "ALTER TABLE run ADD COLUMN isa TEXT;"
     "UPDATE run SET residual = json_extract(key_json, '$.residual'),"
     " graph = ifnull(json_extract(key_json, '$.graph'), 0),"
-    " impl = nullif(nullif(nullif(nullif(json_extract(key_json, '$.kernels'), 'avx512'), 'avx2'), 'base'), device) WHERE json_valid(key_json);";
+    " impl = nullif(nullif(nullif(nullif(json_extract(key_json, '$.kernels'), 'avx512'), 'avx2'), 'base'), device)"
+    " WHERE json_valid(key_json);";
 
 /* Version 3 kept of samples what one sees of them, not what a pooled value is computed from. */
 static const char to_version_4[] =
