@@ -338,21 +338,12 @@ static void add_names(const struct comparison *c, enum change change, const char
 
 void comparison_verdict(const struct comparison *c, struct str *out)
 {
-    const struct compare_row *cosine = find_row(c, "logits_cosine"),
-                             *agreement = find_row(c, "token_accuracy"), *sparsity = find_row(c, "sparsity");
+    const struct compare_row *cosine = find_row(c, "logits_cosine"), *kl = find_row(c, "kl"),
+                             *score = find_row(c, "score_sparse"), *agreement = find_row(c, "token_accuracy"),
+                             *sparsity = find_row(c, "sparsity");
     if (!cosine) cosine = find_row(c, "cosine");
     if (c->forced) str_addf(out, "FORCED in spite of different %s. ", c->forced);
-    if (cosine && agreement) {
-        struct verdict b = verdict_of(cosine->before, agreement->before, sparsity ? sparsity->before : NAN);
-        struct verdict a = verdict_of(cosine->after, agreement->after, sparsity ? sparsity->after : NAN);
-        str_addf(out, "Accuracy %s -> %s (cosine %.4f -> %.4f, token agreement %.1f %% -> %.1f %%)", b.band,
-                 a.band, cosine->before, cosine->after, 100 * agreement->before, 100 * agreement->after);
-    } else {
-        str_add(out, "Accuracy unknown");
-    }
-    if (sparsity)
-        str_addf(out, ", sparsity %.1f %% -> %.1f %%", 100 * sparsity->before, 100 * sparsity->after);
-    str_add(out, ". Beyond noise:");
+    str_add(out, "Beyond noise:");
     add_names(c, CHANGE_BETTER, "better", out);
     str_add(out, ",");
     add_names(c, CHANGE_WORSE, "worse", out);
@@ -363,4 +354,13 @@ void comparison_verdict(const struct comparison *c, struct str *out)
         add_names(c, CHANGE_UNKNOWN, without == 1 ? "differs" : "differ", out);
     }
     str_add(out, ".");
+    const char *between = " ";
+    if (sparsity) str_addf(out, "%ssparsity %.1f %% -> %.1f %%", between, 100 * sparsity->before, 100 * sparsity->after), between = ", ";
+    if (kl) str_addf(out, "%sKL %.4f -> %.4f nats", between, kl->before, kl->after), between = ", ";
+    if (score) str_addf(out, "%sanswers right %.1f %% -> %.1f %%", between, 100 * score->before, 100 * score->after), between = ", ";
+    if (!cosine || !agreement) return;
+    struct verdict b = verdict_of(cosine->before, agreement->before, sparsity ? sparsity->before : NAN);
+    struct verdict a = verdict_of(cosine->after, agreement->after, sparsity ? sparsity->after : NAN);
+    str_addf(out, "%stoken agreement %.1f %% -> %.1f %%, cosine %.4f -> %.4f. By the tuning guide's bands: %s -> %s.", between,
+             100 * agreement->before, 100 * agreement->after, cosine->before, cosine->after, b.band, a.band);
 }

@@ -54,7 +54,7 @@ double noise_floor(const struct noise_list *floors, const char *metric);
 
 struct table *comparison_table(const struct comparison *c, bool only_changed);
 struct table *comparison_settings_table(const struct comparison *c);
-/* One or two sentences: the band before and after, and what changed beyond noise; appended. */
+/* What changed beyond noise, by how much, and the guide's band before and after; appended. */
 void comparison_verdict(const struct comparison *c, struct str *out);
 
 #endif

@@ -168,7 +168,7 @@ static void add_verdict(const struct html_input *in, struct str *out)
     struct str disagreement = {0}; /* no green light while the metrics contradict each other */
     bool doubtful = metric_disagreement(v, &disagreement);
     str_clear(&disagreement);
-    bool good = !bad && !doubtful && strcmp(verdict.band, "unknown") && strcmp(verdict.band, "acceptable");
+    bool good = !bad && !doubtful && !run_lost(v) && strcmp(verdict.band, "unknown") && strcmp(verdict.band, "acceptable");
     str_addf(out, "<section id=\"verdict\"><div class=\"verdict %s\">", bad ? "bad" : good ? "good" : "");
     if (v->run->status != RUN_DONE) {
         str_add(out, "<strong>The run did not finish</strong>");
@@ -176,13 +176,21 @@ static void add_verdict(const struct html_input *in, struct str *out)
         double ratio = run_view_metric(v, "latency_ratio");
         if (isnan(cosine) && !isnan(ratio)) /* a run that timed and compared nothing */
             str_addf(out, "<strong>Sparse takes %.2f of the dense time</strong> at the longest prompt", ratio);
-        else
-            str_addf(out, "<strong>Accuracy: %s</strong>", verdict.band);
-        if (!isnan(sparsity))
-            str_addf(out, " at %.1f&nbsp;%% sparsity%s", 100 * sparsity,
-                     !verdict.success ? ""
-                     : bad            ? " (the tuning guide's goal, cosine and sparsity alone, is met nevertheless)"
-                                      : " (the tuning guide calls this a success)");
+        else {
+            struct str headline = {0};
+            run_headline(v, &headline);
+            const char *text = str_get(&headline), *bands = strstr(text, "By the tuning guide's bands");
+            size_t n = bands ? (size_t)(bands - text) : headline.len;
+            struct str lost = {0};
+            str_add_bytes(&lost, text, n);
+            str_add(out, "<strong>");
+            xml_escape(str_get(&lost), out);
+            str_add(out, "</strong><p>");
+            xml_escape(bands ? bands : "", out);
+            str_add(out, "</p>");
+            str_clear(&lost);
+            str_clear(&headline);
+        }
     }
     struct str settings = {0};
     run_describe(v->run, &settings);

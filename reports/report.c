@@ -225,17 +225,13 @@ static enum status write_markdown(const struct draft *d, const char *title)
     markdown_escape(title, &out);
     str_add(&out, "\n\n");
     const struct run_view *v = &d->subject;
-    double sparsity = run_view_metric(v, "sparsity"), cosine = run_view_metric(v, "logits_cosine");
-    if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
-    struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
     double ratio = run_view_metric(v, "latency_ratio");
-    if (isnan(cosine) && !isnan(ratio))
-        str_addf(&out, "Sparse takes **%.2f** of the dense time at the longest prompt", ratio);
-    else str_addf(&out, "Accuracy **%s**", verdict.band);
-    if (!isnan(sparsity)) str_addf(&out, " at %.1f %% sparsity", 100 * sparsity);
-    str_add(&out, ": ");
     run_describe(v->run, &out);
-    str_add(&out, ".\n\n");
+    str_add(&out, ".\n\n**");
+    if (isnan(run_view_metric(v, "cosine")) && !isnan(ratio))
+        str_addf(&out, "Sparse takes %.2f of the dense time at the longest prompt.", ratio);
+    else run_headline(v, &out);
+    str_add(&out, "**\n\n");
     if (d->plan.n > 1) add_markdown(methods_table(&d->plan, v->run), &out);
     if (d->has_baseline) {
         comparison_verdict(&d->comparison, &out);

@@ -55,6 +55,12 @@ struct verdict {
 };
 struct verdict verdict_of(double cosine, double token_accuracy, double sparsity);
 
+/* The instrument's own verdict in one line: what was lost, with intervals, at which sparsity; then what the guide's bands
+ * would say. Appended; nothing for a run that compared nothing. */
+void run_headline(const struct run_view *v, struct str *out);
+/* More was lost than chance explains, whatever the bands say: answers by more than one in a hundred, or KL over .05 nats. */
+bool run_lost(const struct run_view *v);
+
 /* True, with the sentence appended to *out, when the cosine looks good and KL or token agreement does not, or the
  * reverse: cosine > .98 with KL > .05 nats or agreement < 90 %; cosine < .95 with KL < .01 and agreement > 95 %.
  * The bands are the guide's; .05 nats lies between what cost few answers and what cost many (METHOD 5). */

@@ -17,6 +17,55 @@ struct verdict verdict_of(double cosine, double token_accuracy, double sparsity)
     return (struct verdict){band, sparsity > .30 && cosine > .95};
 }
 
+/* "10.7 % of the answers [7.9, 13.6]": scale and shift take a metric to what was lost of it. */
+static void add_loss(const struct run_view *v, const char *metric, double scale, double shift, const char *format,
+                     const char *unit, bool *any, struct str *out)
+{
+    const struct metric_record *m = metric_list_find(&v->metrics, "overall", metric);
+    if (!m || isnan(m->mean)) return;
+    double a = scale * (m->lo - shift), b = scale * (m->hi - shift);
+    str_add(out, *any ? ", " : "Lost: ");
+    *any = true;
+    str_addf(out, format, scale * (m->mean - shift));
+    str_add(out, unit);
+    if (isnan(a) || isnan(b)) return;
+    str_add(out, " [");
+    str_addf(out, format, fmin(a, b));
+    str_add(out, ", ");
+    str_addf(out, format, fmax(a, b));
+    str_add(out, "]");
+}
+
+void run_headline(const struct run_view *v, struct str *out)
+{
+    double cosine = run_view_metric(v, "logits_cosine"), sparsity = run_view_metric(v, "sparsity");
+    if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
+    if (isnan(cosine)) return;
+    if (sparsity == 0) {
+        str_add(out, "Nothing was left out: this compares dense with dense.");
+        return;
+    }
+    bool any = false;
+    add_loss(v, "score_drop", 100, 0, "%.1f", " % of the answers", &any, out);
+    add_loss(v, "ppl_ratio", 100, 1, "%.1f", " % in perplexity", &any, out);
+    add_loss(v, "token_accuracy", -100, 1, "%.1f", " % of the next tokens", &any, out);
+    add_loss(v, "kl", 1, 0, "%.4f", " nats of KL", &any, out);
+    if (any && !isnan(sparsity)) str_addf(out, ", at %.1f %% sparsity.", 100 * sparsity);
+    if (v->samples.n == 1) str_add(out, " One sample: no interval.");
+    struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
+    str_addf(out, "%sBy the tuning guide's bands (cosine %.4f and token agreement): %s; its goal for tuning, sparsity > 30 %% and "
+                  "cosine > .95 alone, is %s%s.",
+             out->len ? " " : "", cosine, verdict.band, verdict.success && run_lost(v) ? "nevertheless " : "",
+             verdict.success ? "met" : "not met");
+}
+
+bool run_lost(const struct run_view *v)
+{
+    const struct metric_record *drop = metric_list_find(&v->metrics, "overall", "score_drop"),
+                               *kl = metric_list_find(&v->metrics, "overall", "kl");
+    return (drop && (isnan(drop->lo) ? drop->mean : drop->lo) > .01) || (kl && (isnan(kl->lo) ? kl->mean : kl->lo) > .05);
+}
+
 enum { MAX_WARNINGS = 16 };
 
 struct warnings {
@@ -61,7 +110,7 @@ static void warn_samples(struct warnings *w, const struct run_view *v)
                         "--num-samples 5 or "
                         "more."));
     else if (v->samples.n > 1 && v->samples.n < 5)
-        warn(w, str_format("%zu samples give rough intervals: use --num-samples 5 or more.", v->samples.n));
+        warn(w, str_format("%zu samples give wide intervals: use --num-samples 5 or more.", v->samples.n));
 }
 
 bool metric_disagreement(const struct run_view *v, struct str *out)

@@ -1,6 +1,7 @@
 #include "engine/tuner/tuned.h"
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/json.h"
 
 #include <math.h>
@@ -180,6 +181,17 @@ static const struct mask_method *mixture_of(const struct tuned *t)
     return m && m->n_parts ? m : NULL;
 }
 
+/* Of everything in the file but the checksum itself: thresholds belong to the errors that were measured with them. */
+static void checksum_of(const cJSON *root, char out[HASH_HEX_SIZE])
+{
+    struct hash h;
+    char *text = cJSON_PrintUnformatted(root);
+    hash_init(&h);
+    hash_add_str(&h, text ? text : "");
+    hash_hex(&h, out);
+    cJSON_free(text);
+}
+
 static cJSON *tuned_json(const struct tuned *t)
 {
     cJSON *root = cJSON_CreateObject();
@@ -237,6 +249,9 @@ static cJSON *tuned_json(const struct tuned *t)
         if (h->reason[0]) cJSON_AddStringToObject(o, "reason", h->reason);
     }
     if (t->costs) add_costs(root, t);
+    char checksum[HASH_HEX_SIZE];
+    checksum_of(root, checksum);
+    cJSON_AddStringToObject(root, "checksum", checksum);
     return root;
 }
 
@@ -517,7 +532,13 @@ static enum status read_root(struct tuned *t, struct json_in in)
 
 static enum status read_json(struct tuned *t, cJSON *root, const char *name)
 {
+    cJSON *checksum = cJSON_DetachItemFromObjectCaseSensitive(root, "checksum");
+    char found[HASH_HEX_SIZE];
+    checksum_of(root, found);
     enum status st = read_root(t, (struct json_in){root, name, ""});
+    t->edited = !cJSON_IsString(checksum) || strcmp(checksum->valuestring, found) != 0;
+    if (t->edited) t->verified = false;
+    cJSON_Delete(checksum);
     cJSON_Delete(root);
     if (st != OK) tuned_clear(t);
     return st;

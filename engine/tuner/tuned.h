@@ -61,6 +61,7 @@ struct tuned {
     struct block_shape block;
     enum smooth_k smooth_k;
     bool verified;                  /* every stored triple was run by the inference kernel */
+    bool edited;                    /* read from a file that is not as it was written: its errors speak of other thresholds */
     char goal[96];                  /* what `optimise` was asked to keep, "" when bounds were given */
     int max_length, num_samples, num_check, num_held_out;
     double coverage, tightened;     /* asked for, and the factor that the bounds were tightened by for it; 0: not asked */

@@ -197,7 +197,9 @@ static enum status explain_command(struct command_call *call)
                100 * t.coverage);
     if (terminal) printf("\n");
     if (terminal && t.goal[0]) printf("Bounds per layer or head, searched by optimise to keep %s; those above are the largest.\n\n", t.goal);
-    if (terminal && !t.verified)
+    if (terminal && t.edited)
+        printf("This file was changed since it was written: its errors were not measured with these thresholds.\n\n");
+    else if (terminal && !t.verified)
         printf("Nothing in this file was verified: it comes from stored curves, or from another program.\n\n");
     TRY_GOTO(st, done, print_table(o.layers ? layers_of(&t) : heads_of(&t), &o.output));
     if (terminal) print_thirds(&t, call->positional[0]);

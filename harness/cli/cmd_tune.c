@@ -289,6 +289,8 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
         if (st == OK && stats) st = tuned_write_stats(&tuned[i], stats);
         free(stats);
     }
+    if (st == OK && strcmp(o.output.format, "terminal") == 0)
+        printf("tuned on %s, %d texts of at most %d tokens\n\n", set.name, set.n_samples, o.samples.max_length);
     if (st == OK) st = print_table(summary_table(tuned, n, names), &o.output);
     if (st == OK && strcmp(o.output.format, "terminal") == 0 && o.from_curves)
         printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);

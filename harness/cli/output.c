@@ -56,22 +56,14 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
 {
     struct str title = {0};
     run_describe(v->run, &title);
-    struct verdict verdict = verdict_of(run_view_metric(v, "cosine"), run_view_metric(v, "token_accuracy"),
-                                        run_view_metric(v, "sparsity"));
     if (strcmp(o->format, "terminal") == 0) {
         char *line = str_format("%s  %s on %s: %s", v->label, v->run->model.name, v->run->dataset.name, str_get(&title)), *shown = utf8_shown(line);
-        printf("%s\n", shown);
+        struct str headline = {0};
+        run_headline(v, &headline);
+        printf("%s\n%s%s\n", shown, str_get(&headline), headline.len ? "\n" : "");
+        str_clear(&headline);
         free(line);
         free(shown);
-        if (isnan(run_view_metric(v, "cosine")))
-            putchar('\n'); /* a run that timed and compared nothing */
-        else if (run_view_metric(v, "sparsity") == 0)
-            printf("nothing was left out: this compares dense with dense\n\n");
-        else
-            printf("accuracy %s by the tuning guide's bands (cosine and token agreement); its goal for tuning, which "
-                   "asks for sparsity > 30 %% and cosine > .95 alone, is %s%s\n\n",
-                   verdict.band, verdict.success && strcmp(verdict.band, "poor") == 0 ? "nevertheless " : "",
-                   verdict.success ? "met" : "not met");
     }
     str_clear(&title);
     print_or_complain(metrics_table(v), o);

@@ -336,7 +336,10 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
                       int n_tokens)
 {
     if (!o->tuned) return;
-    if (!tuned->verified)
+    if (tuned->edited)
+        fprintf(stderr, "sparsegauge: %s: was changed since it was written (field checksum): the errors in it were not measured "
+                        "with these thresholds; tune again\n", o->tuned);
+    else if (!tuned->verified)
         fprintf(stderr, "sparsegauge: %s: nothing in it was verified: its thresholds were never run by the inference kernel; "
                         "`tune` without --from-curves does that\n", o->tuned);
     else if (!tuned->num_held_out)

@@ -1,5 +1,6 @@
 /* The tuner on real attention: what it stores is run again from outside, threads and interruptions change
  * nothing, and what cannot be tuned is refused by name. */
+#include "base/json.h"
 #include "engine/engine.h"
 #include "engine/tuner/tuner_spread.h"
 #include "kernels/registry.h"
@@ -762,6 +763,25 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
     char *dir = dir_make(), *path = path_join(dir, "tuned.json");
     CHECK(tuned_write(&t, path));
     CHECK(tuned_read(&back, path));
+    cr_expect(!back.edited && back.verified == t.verified);
+    { /* thresholds changed by hand are noticed, and so is a checksum taken away */
+        cJSON *root, *head;
+        struct tuned hand;
+        for (int how = 0; how < 2; how++) {
+            CHECK(json_read_file(&root, path));
+            head = cJSON_GetArrayItem(cJSON_GetObjectItem(root, "heads"), 0);
+            if (how == 0) cJSON_SetNumberValue(cJSON_GetObjectItem(head, "cdfthreshd"), .123);
+            else cJSON_DeleteItemFromObject(root, "checksum");
+            char *other = str_format("%s.edited", path);
+            CHECK(json_write_file(other, root));
+            CHECK(tuned_read(&hand, other));
+            cr_expect(hand.edited && !hand.verified, "%d", how);
+            tuned_clear(&hand);
+            remove(other);
+            free(other);
+            cJSON_Delete(root);
+        }
+    }
     cr_expect_str_eq(back.model_fingerprint, t.model_fingerprint);
     cr_expect_str_eq(back.model_name, t.model_name);
     cr_expect_str_eq(back.data_fingerprint, t.data_fingerprint);
