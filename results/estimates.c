@@ -199,12 +199,12 @@ static double item_value(const struct item_record *r, const char *name)
     return !strncmp(name, "answers_gained", 14) ? !dense && sparse : NAN;
 }
 
-/* *squares: of what the questions say, for the least variance. */
+/* *sum, *squares: of what the questions say, for the least variance. */
 static bool pool_items(struct pooled *p, const char *name, const struct item_record *before,
-                       const struct item_record *items, size_t n, double *squares)
+                       const struct item_record *items, size_t n, double *sum, double *squares)
 {
     int sample = -1;
-    *squares = 0;
+    *sum = *squares = 0;
     for (size_t i = 0; i < n; i++) {
         double now = item_value(&items[i], name), then = before ? item_value(&before[i], name) : 0;
         if (isnan(now) || isnan(then) || (before && strcmp(before[i].item, items[i].item))) return false;
@@ -213,17 +213,18 @@ static bool pool_items(struct pooled *p, const char *name, const struct item_rec
         p->x[p->n - 1][0] += now;
         p->before[p->n - 1][0] += then;
         p->x[p->n - 1][1] = p->before[p->n - 1][1] = ++p->weight[p->n - 1];
+        *sum += now - then;
         *squares += (now - then) * (now - then);
     }
     return p->n > 0;
 }
 
-/* The variance of a share of independent questions, two more of either kind added (Agresti and Coull): where all of few
+/* The variance of a mean of independent questions, two more of either kind added (Agresti and Coull): where all of few
  * answers agree, their spread is no measure of what others would do. */
-static double least_variance(double squares, size_t n, bool difference)
+static double least_variance(double sum, double squares, size_t n)
 {
-    double share = (squares + 2) / ((double)n + 4);
-    return (difference ? share : share * (1 - share)) / (double)n;
+    double more = (double)n + 4, mean = (sum + (sum < 0 ? -2 : 2)) / more, square = (squares + 2) / more;
+    return (square - mean * mean) / (double)n;
 }
 
 /* Percentiles over all positions: the share of positions beyond the percentile is a ratio of sums like any other; its
@@ -393,12 +394,12 @@ void tail_choose(const struct tail_rule *rule, float *const *values, const struc
 static bool estimate_score(const struct estimate_source *s, const char *name, struct estimate *out)
 {
     struct pooled p;
-    double squares;
+    double sum, squares;
     pooled_init(&p, s->n_items);
-    bool known = pool_items(&p, name, NULL, s->items, s->n_items, &squares);
+    bool known = pool_items(&p, name, NULL, s->items, s->n_items, &sum, &squares);
     if (known)
         *out = estimate_samples(pooled_value, &p, p.weight, p.n, SCALE_PLAIN,
-                                least_variance(squares, s->n_items, !strncmp(name, "score_drop", 10)));
+                                least_variance(sum, squares, s->n_items));
     if (known) metric_clip(name, out);
     pooled_clear(&p);
     return known;
@@ -466,13 +467,13 @@ bool estimate_change(const struct estimate_source *before, const struct estimate
 {
     const struct estimator *e = estimator_find(name);
     struct pooled p;
-    double squares = 0, least = 0;
+    double sum = 0, squares = 0, least = 0;
     bool known = false;
     if (is_score(name)) {
         pooled_init(&p, after->n_items);
         known = before->n_items == after->n_items &&
-                pool_items(&p, name, before->items, after->items, after->n_items, &squares);
-        least = least_variance(squares, after->n_items, true);
+                pool_items(&p, name, before->items, after->items, after->n_items, &sum, &squares);
+        least = least_variance(sum, squares, after->n_items);
     } else if (e) {
         pooled_init(&p, before->n_samples);
         known = pool_pairs(&p, e, before, after);
