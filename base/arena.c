@@ -1,5 +1,6 @@
 #include "base/arena.h"
 
+#include "base/xmalloc.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,15 +19,13 @@ struct arena {
 void *arena_alloc(struct arena **p, size_t size)
 {
     if (!*p) {
-        *p = calloc(1, sizeof **p);
-        if (!*p) abort();
+        *p = xcalloc(1, sizeof **p);
     }
     size = (size + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
     struct chunk *c = (*p)->first;
     if (!c || c->size - c->used < size) {
         size_t room = size > CHUNK_BYTES ? size : CHUNK_BYTES;
-        c = malloc(sizeof *c + room);
-        if (!c) abort();
+        c = xmalloc(sizeof *c + room);
         c->used = 0;
         c->size = room;
         c->next = (*p)->first;

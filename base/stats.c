@@ -1,5 +1,6 @@
 #include "base/stats.h"
 
+#include "base/xmalloc.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -22,8 +23,7 @@ double quantile_sorted(const double *sorted, size_t n, double q)
 
 static double *sorted_copy(const double *values, size_t n)
 {
-    double *copy = malloc(n * sizeof *copy);
-    if (!copy) abort();
+    double *copy = xmalloc(n * sizeof *copy);
     memcpy(copy, values, n * sizeof *copy);
     qsort(copy, n, sizeof *copy, compare_double);
     return copy;
@@ -40,8 +40,7 @@ double quantile(const double *values, size_t n, double q)
 struct summary summarise(const float *values, size_t n)
 {
     assert(n > 0);
-    double *v = malloc(n * sizeof *v), sum = 0;
-    if (!v) abort();
+    double *v = xmalloc(n * sizeof *v), sum = 0;
     for (size_t i = 0; i < n; i++) sum += v[i] = values[i];
     qsort(v, n, sizeof *v, compare_double);
     struct summary s = {
@@ -216,9 +215,8 @@ struct estimate estimate_samples(sample_stat *stat, const void *ctx, const doubl
                                  enum estimate_scale scale, double least)
 {
     assert(n > 0);
-    int *pick = malloc(n * sizeof *pick);
-    struct leave_one_out l = {malloc(n * sizeof *l.without), n};
-    if (!pick || !l.without) abort();
+    int *pick = xmalloc(n * sizeof *pick);
+    struct leave_one_out l = {xmalloc(n * sizeof *l.without), n};
     for (size_t i = 0; i < n; i++) pick[i] = (int)i;
     double value = stat(ctx, pick, n);
     struct estimate e = {.value = scale == SCALE_EXP ? exp(value) : value, .std_error = NAN, .lo = NAN, .hi = NAN, .n = n,
@@ -251,9 +249,8 @@ static double ratio_of(const void *ctx, const int *pick, size_t n)
 
 struct estimate estimate_ratio(const double *x, const double *weight, size_t n, enum estimate_scale scale)
 {
-    struct ratio r = {malloc((n + 1) * sizeof *r.x), malloc((n + 1) * sizeof *r.weight)};
+    struct ratio r = {xmalloc((n + 1) * sizeof *r.x), xmalloc((n + 1) * sizeof *r.weight)};
     size_t kept = 0;
-    if (!r.x || !r.weight) abort();
     for (size_t i = 0; i < n; i++) {
         if (!(weight[i] > 0)) continue;
         r.x[kept] = x[i];

@@ -1,5 +1,6 @@
 #include "base/str.h"
 
+#include "base/xmalloc.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,11 +24,7 @@ void str_reserve(struct str *s, size_t extra)
     if (need <= s->cap) return;
     size_t cap = s->cap ? s->cap : 64;
     while (cap < need) cap *= 2;
-    char *p = realloc(s->data, cap);
-    if (!p) {
-        fprintf(stderr, "sparsegauge: out of memory (string of %zu bytes)\n", cap);
-        abort();
-    }
+    char *p = xrealloc(s->data, cap);
     if (!s->data) p[0] = 0;
     s->data = p;
     s->cap = cap;

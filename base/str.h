@@ -1,7 +1,6 @@
 /* A growable byte string. Always zero-terminated, may also hold zero bytes.
  *
- * Growth that fails aborts the process: strings are small, and a program that cannot get a few kilobytes
- * cannot report an error either. Large buffers use arenas or mmap, which do fail politely.
+ * Growth that fails ends the program (xmalloc.h). Large buffers use arenas or mmap, which do fail politely.
  */
 #ifndef SG_BASE_STR_H
 #define SG_BASE_STR_H

@@ -1,6 +1,7 @@
 #include "engine/generate.h"
 
 #include "base/clock.h"
+#include "base/xmalloc.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -35,8 +36,7 @@ static int compare_candidates(const void *a, const void *b)
 int32_t sample_token(const struct sampler *s, struct rng *r, float *logits, int vocab)
 {
     if (s->temperature <= 0) return argmax(logits, vocab);
-    struct candidate *c = malloc((size_t)vocab * sizeof *c);
-    if (!c) abort();
+    struct candidate *c = xmalloc((size_t)vocab * sizeof *c);
     for (int i = 0; i < vocab; i++) c[i] = (struct candidate){logits[i] / s->temperature, i};
     qsort(c, (size_t)vocab, sizeof *c, compare_candidates);
     int n = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab;

@@ -1,5 +1,6 @@
 #include "kernels/mask.h"
 
+#include "base/xmalloc.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -40,8 +41,7 @@ static int compare_ranked(const void *a, const void *b)
 
 int mask_order(const struct mask_row *row, int *order)
 {
-    struct ranked small[512], *r = row->n <= 512 ? small : malloc((size_t)row->n * sizeof *r);
-    if (!r) abort();
+    struct ranked small[512], *r = row->n <= 512 ? small : xmalloc((size_t)row->n * sizeof *r);
     int n = 0;
     for (int j = 0; j < row->n; j++)
         if (row->p[j] > 0) r[n++] = (struct ranked){row->p[j], j};

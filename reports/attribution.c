@@ -1,5 +1,6 @@
 #include "reports/attribution.h"
 
+#include "base/xmalloc.h"
 #include "reports/plot_script.h"
 #include "results/columns.h"
 
@@ -208,9 +209,8 @@ struct table *monotonicity_table(const struct run_list *runs, size_t *n_violatio
                                                   i == 3 ? 1 : 6, METRIC_NEITHER, ALIGN_AUTO});
     table_add_column(t, (struct table_column){.name = "verdict"});
     *n_violations = 0;
-    const struct run_record **order = malloc((runs->n + 1) * sizeof *order);
-    bool *done = calloc(runs->n + 1, sizeof *done);
-    if (!order || !done) abort();
+    const struct run_record **order = xmalloc((runs->n + 1) * sizeof *order);
+    bool *done = xcalloc(runs->n + 1, sizeof *done);
     for (size_t i = 0; i < runs->n; i++) {
         size_t n = 0;
         for (size_t k = i; k < runs->n; k++) {

@@ -1,5 +1,6 @@
 /* Where the time of a pass goes: the table and the picture of the parts that the suite speed profiled. */
 #include "reports/plot_script.h"
+#include "base/xmalloc.h"
 #include "reports/tables.h"
 
 #include <math.h>
@@ -56,8 +57,7 @@ static struct pass read_pass(const struct run_view *v, bool sparse, int64_t n_to
 static size_t read_passes(const struct run_view *v, struct pass **out)
 {
     size_t n = 0;
-    *out = malloc((2 * v->latencies.n + 1) * sizeof **out);
-    if (!*out) abort();
+    *out = xmalloc((2 * v->latencies.n + 1) * sizeof **out);
     for (int64_t last = -1, next; ; last = next) {
         next = INT64_MAX;
         for (size_t i = 0; i < v->latencies.n; i++)

@@ -1,4 +1,5 @@
 #include "reports/attribution.h"
+#include "base/xmalloc.h"
 #include "reports/tables.h"
 #include "results/columns.h"
 
@@ -29,8 +30,7 @@ static void blame_shape(struct blame *b, size_t n_lines)
 {
     free(b->weight);
     b->n_lines = n_lines;
-    b->weight = calloc(n_lines * cells_of(b) + 1, sizeof *b->weight);
-    if (!b->weight) abort();
+    b->weight = xcalloc(n_lines * cells_of(b) + 1, sizeof *b->weight);
 }
 
 static bool any(const struct blame *b)

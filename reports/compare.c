@@ -1,5 +1,6 @@
 #include "reports/compare.h"
 
+#include "base/xmalloc.h"
 #include "reports/tables.h"
 #include "results/arithmetic.h"
 #include "results/columns.h"
@@ -78,8 +79,7 @@ static enum change judge(const struct compare_row *row, const struct metric_reco
 static void add_rows(struct comparison *c, const struct run_view *before, const struct run_view *after,
                      const struct compare_options *o, bool pairable)
 {
-    c->rows = calloc(before->metrics.n + 1, sizeof *c->rows);
-    if (!c->rows) abort();
+    c->rows = xcalloc(before->metrics.n + 1, sizeof *c->rows);
     for (size_t i = 0; i < before->metrics.n; i++) {
         const struct metric_record *b = &before->metrics.rows[i];
         if (strcmp(b->scope, "overall")) continue;
@@ -119,8 +119,7 @@ static void add_settings(struct comparison *c, const struct run_record *before, 
             struct str text[2] = {0};
             column_describe(column, b, &text[0]);
             column_describe(column, a, &text[1]);
-            c->settings = realloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
-            if (!c->settings) abort();
+            c->settings = xrealloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
             c->settings[c->n_settings++] =
                 (struct compare_setting){column_label(column), arena_str(&c->arena, str_get(&text[0])),
                                          arena_str(&c->arena, str_get(&text[1]))};

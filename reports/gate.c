@@ -1,6 +1,7 @@
 #include "reports/gate.h"
 
 #include "base/json.h"
+#include "base/xmalloc.h"
 #include "reports/gate_reading.h"
 #include "reports/tables.h"
 
@@ -188,8 +189,7 @@ static void judge_together(struct judgement *all, size_t n)
 {
     bool clear = true;
     size_t family = 0;
-    struct judgement *member = malloc((n + 1) * sizeof *member);
-    if (!member) abort();
+    struct judgement *member = xmalloc((n + 1) * sizeof *member);
     for (size_t i = 0; i < n; i++)
         if (!all[i].reading.missing && all[i].reading.kind == READING_INTERVAL) member[family++] = all[i];
     qsort(member, family, sizeof *member, by_evidence);

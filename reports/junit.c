@@ -1,6 +1,7 @@
 #include "reports/junit.h"
 
 #include "base/utf8.h"
+#include "base/xmalloc.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -140,8 +141,7 @@ static int compare_severity(const void *x, const void *y)
 
 static const struct gate_check **by_severity(const struct gate_check *checks, size_t n)
 {
-    const struct gate_check **order = malloc((n ? n : 1) * sizeof *order);
-    if (!order) abort();
+    const struct gate_check **order = xmalloc((n ? n : 1) * sizeof *order);
     for (size_t i = 0; i < n; i++) order[i] = &checks[i];
     qsort(order, n, sizeof *order, compare_severity);
     return order;

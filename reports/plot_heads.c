@@ -1,5 +1,6 @@
 #include "reports/plot_script.h"
 
+#include "base/xmalloc.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +12,7 @@ struct grid {
 
 static struct grid grid_make(int n_layers, int n_heads)
 {
-    struct grid g = {n_layers, n_heads, malloc(((size_t)n_layers * (size_t)n_heads + 1) * sizeof *g.values)};
-    if (!g.values) abort();
+    struct grid g = {n_layers, n_heads, xmalloc(((size_t)n_layers * (size_t)n_heads + 1) * sizeof *g.values)};
     for (int i = 0; i < n_layers * n_heads; i++) g.values[i] = NAN;
     return g;
 }
@@ -215,8 +215,7 @@ static bool mask_bit(const struct mask_record *m, int i, int j)
  * next rows have the very same run. top[j]: the row where the run that begins at j began, -1 without. */
 static void add_mask(const struct mask_record *m, size_t index, struct str *out)
 {
-    int *top = malloc(((size_t)m->n_k + 1) * sizeof *top), *end = malloc(((size_t)m->n_k + 1) * sizeof *end);
-    if (!top || !end) abort();
+    int *top = xmalloc(((size_t)m->n_k + 1) * sizeof *top), *end = xmalloc(((size_t)m->n_k + 1) * sizeof *end);
     for (int j = 0; j < m->n_k; j++) top[j] = -1;
     str_addf(out, "$mask%zu << EOD\n", index);
     for (int i = 0; i <= m->n_q; i++) /* the row behind the last is empty and ends every run */

@@ -1,5 +1,6 @@
 #include "reports/plot_script.h"
 
+#include "base/xmalloc.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +28,7 @@ static struct axes axes_make(const struct run_view *const *views, size_t n)
 {
     size_t total = 0;
     for (size_t i = 0; i < n; i++) total += views[i]->items.n;
-    struct axes a = {malloc((total + 1) * sizeof *a.depths), malloc((total + 1) * sizeof *a.lengths), 0, 0};
-    if (!a.depths || !a.lengths) abort();
+    struct axes a = {xmalloc((total + 1) * sizeof *a.depths), xmalloc((total + 1) * sizeof *a.lengths), 0, 0};
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < views[i]->items.n; k++) {
             const struct item_record *r = &views[i]->items.rows[k];

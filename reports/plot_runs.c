@@ -1,5 +1,6 @@
 #include "reports/plot_script.h"
 
+#include "base/xmalloc.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,8 +98,7 @@ static int compare_x(const void *x, const void *y)
 static void add_line(struct str *out, const struct run_list *runs, const struct frontier_point *points,
                      size_t n, bool oracle, enum frontier_axis axis, double floor)
 {
-    double *xy = malloc((n + 1) * 2 * sizeof *xy);
-    if (!xy) abort();
+    double *xy = xmalloc((n + 1) * 2 * sizeof *xy);
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
         const struct run_record *r = &runs->rows[points[i].run];
@@ -170,8 +170,7 @@ enum status plot_frontier(const struct plot_out *o, const char *name, const stru
         return fail(ERR_ARG, "%s: no finished run has both a sparsity and this metric", name);
     }
     double floor = log_floor(runs, points, n, axis);
-    struct series *series = calloc(n, sizeof *series);
-    if (!series) abort();
+    struct series *series = xcalloc(n, sizeof *series);
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 560);
     for (size_t i = 0; i < n; i++) find_series(series, &n_series, &runs->rows[points[i].run]);

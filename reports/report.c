@@ -1,6 +1,7 @@
 #include "reports/report.h"
 
 #include "base/file.h"
+#include "base/xmalloc.h"
 #include "reports/attribution.h"
 #include "reports/plot.h"
 #include "reports/tables.h"
@@ -45,8 +46,7 @@ static enum status load_others(struct draft *d, struct store *s)
                            .done_only = true};
     struct run_list needles;
     TRY(query_runs(s, &f, &needles));
-    d->others = calloc(2 * MOST_LINES, sizeof *d->others);
-    if (!d->others) abort();
+    d->others = xcalloc(2 * MOST_LINES, sizeof *d->others);
     enum status st = OK;
     for (size_t i = 0; i < d->plan.n && d->n_same < MOST_LINES && st == OK; i++) {
         const struct run_record *r = &d->plan.rows[i];

@@ -1,22 +1,16 @@
 #include "reports/table_model.h"
 
 #include "base/utf8.h"
+#include "base/xmalloc.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static void *grow(void *p, size_t bytes)
-{
-    p = realloc(p, bytes);
-    if (!p) abort();
-    return p;
-}
-
 struct table *table_new(const char *title)
 {
-    struct table *t = grow(NULL, sizeof *t);
+    struct table *t = xrealloc(NULL, sizeof *t);
     *t = (struct table){.title = title ? str_dup(title) : NULL};
     return t;
 }
@@ -40,7 +34,7 @@ void table_free(struct table **t)
 
 void table_add_column(struct table *t, struct table_column column)
 {
-    t->columns = grow(t->columns, (t->n_columns + 1) * sizeof *t->columns);
+    t->columns = xrealloc(t->columns, (t->n_columns + 1) * sizeof *t->columns);
     t->columns[t->n_columns++] =
         (struct column){.c = column,
                         .name = str_dup(column.name),
@@ -51,7 +45,7 @@ static struct cell *next_cell(struct table *t, enum kind kind)
 {
     if (t->n_cells == t->cap_cells) {
         t->cap_cells = t->cap_cells ? 2 * t->cap_cells : 64;
-        t->cells = grow(t->cells, t->cap_cells * sizeof *t->cells);
+        t->cells = xrealloc(t->cells, t->cap_cells * sizeof *t->cells);
     }
     struct cell *c = &t->cells[t->n_cells++];
     *c = (struct cell){.kind = kind};
@@ -100,7 +94,7 @@ void table_mark(struct table *t, const char *mark)
 
 void table_note(struct table *t, const char *text)
 {
-    t->notes = grow(t->notes, (t->n_notes + 1) * sizeof *t->notes);
+    t->notes = xrealloc(t->notes, (t->n_notes + 1) * sizeof *t->notes);
     t->notes[t->n_notes++] = str_dup(text);
 }
 

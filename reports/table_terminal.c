@@ -1,16 +1,10 @@
 #include "reports/table_model.h"
 
 #include "base/utf8.h"
+#include "base/xmalloc.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static void *alloc(size_t bytes)
-{
-    void *p = malloc(bytes);
-    if (!p) abort();
-    return p;
-}
 
 /* A terminal gets a grid of texts of known widths. */
 
@@ -24,12 +18,12 @@ struct grid {
 static struct grid grid_make(const struct table *t)
 {
     struct grid g = {.rows = table_rows(t) + 1};
-    g.index = alloc((t->n_columns + 1) * sizeof *g.index);
-    g.width = alloc((t->n_columns + 1) * sizeof *g.width);
-    g.right = alloc((t->n_columns + 1) * sizeof *g.right);
+    g.index = xmalloc((t->n_columns + 1) * sizeof *g.index);
+    g.width = xmalloc((t->n_columns + 1) * sizeof *g.width);
+    g.right = xmalloc((t->n_columns + 1) * sizeof *g.right);
     for (size_t c = 0; c < t->n_columns; c++)
         if (!t->columns[c].hidden) g.index[g.columns++] = c;
-    g.texts = alloc((g.rows * g.columns + 1) * sizeof *g.texts);
+    g.texts = xmalloc((g.rows * g.columns + 1) * sizeof *g.texts);
     struct str raw = {0}, text = {0};
     for (size_t k = 0; k < g.columns; k++) {
         g.right[k] = column_right(t, g.index[k]);

@@ -1,6 +1,7 @@
 #include "reports/tables.h"
 
 #include "base/json.h"
+#include "base/xmalloc.h"
 #include "reports/break_even.h"
 #include "reports/columns.h"
 
@@ -272,8 +273,7 @@ struct table *heads_table(const struct run_view *v, size_t limit)
     add(t, "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
     add_text(t, "back-offs");
     add_text(t, "dense because");
-    struct ranked *order = malloc((v->ledger.n + 1) * sizeof *order);
-    if (!order) abort();
+    struct ranked *order = xmalloc((v->ledger.n + 1) * sizeof *order);
     for (size_t i = 0; i < v->ledger.n; i++) {
         const struct ledger_record *r = &v->ledger.rows[i];
         const struct tuned_head_record *h = tuned_head(v, r->layer, r->head);

@@ -1,6 +1,7 @@
 #include "reports/tables.h"
 
 #include "base/stats.h"
+#include "base/xmalloc.h"
 #include "reports/columns.h"
 #include "results/columns.h"
 
@@ -90,8 +91,7 @@ static const struct frontier_point *sorted_by_sparsity(const struct run_list *ru
                                                        const struct frontier_point *points, size_t n,
                                                        bool with_dominated, size_t *kept)
 {
-    struct frontier_point *out = malloc((n ? n : 1) * sizeof *out);
-    if (!out) abort();
+    struct frontier_point *out = xmalloc((n ? n : 1) * sizeof *out);
     *kept = 0;
     for (size_t i = 0; i < n; i++) {
         if (points[i].dominated && !with_dominated) continue;

@@ -1,5 +1,6 @@
 #include "reports/tables.h"
 
+#include "base/xmalloc.h"
 #include "results/columns.h"
 
 #include <math.h>
@@ -198,8 +199,7 @@ static void warn_times(struct warnings *w, const struct run_view *v)
 
 char **run_warnings(const struct run_view *v)
 {
-    struct warnings w = {calloc(MAX_WARNINGS + 1, sizeof *w.texts), 0};
-    if (!w.texts) abort();
+    struct warnings w = {xcalloc(MAX_WARNINGS + 1, sizeof *w.texts), 0};
     warn_status(&w, v->run);
     if (v->run->status == RUN_DONE) {
         warn_fallback(&w, v);

@@ -1,5 +1,6 @@
 #include "results/db.h"
 
+#include "base/xmalloc.h"
 #include <math.h>
 #include <sqlite3.h>
 #include <stdio.h>
@@ -234,8 +235,7 @@ enum status db_int(struct store *s, const char *sql, int64_t *out)
 void *rows_grow(void **rows, size_t n, size_t record_bytes)
 {
     if ((n & (n - 1)) == 0) { /* full at powers of two */
-        void *grown = realloc(*rows, (n ? 2 * n : 1) * record_bytes);
-        if (!grown) abort();
+        void *grown = xrealloc(*rows, (n ? 2 * n : 1) * record_bytes);
         *rows = grown;
     }
     return memset((char *)*rows + n * record_bytes, 0, record_bytes);

@@ -1,5 +1,6 @@
 #include "results/estimates.h"
 
+#include "base/xmalloc.h"
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -151,9 +152,8 @@ static double pooled_change(const void *ctx, const int *pick, size_t n)
 
 static void pooled_init(struct pooled *p, size_t room)
 {
-    *p = (struct pooled){.x = calloc(room + 1, sizeof *p->x), .before = calloc(room + 1, sizeof *p->before),
-                         .weight = calloc(room + 1, sizeof *p->weight)};
-    if (!p->x || !p->before || !p->weight) abort();
+    *p = (struct pooled){.x = xcalloc(room + 1, sizeof *p->x), .before = xcalloc(room + 1, sizeof *p->before),
+                         .weight = xcalloc(room + 1, sizeof *p->weight)};
 }
 
 static void pooled_clear(struct pooled *p)
@@ -278,12 +278,11 @@ static double share_of(const void *ctx, const int *pick, size_t n)
 static bool tail_open(struct tail *t, const struct tail_rule *rule, const float *const *values, const size_t *n_values,
                       const struct sample_record *samples, size_t n)
 {
-    *t = (struct tail){.rule = rule, .n_samples = n, .beyond = calloc(n + 1, sizeof(double)),
-                       .positions = calloc(n + 1, sizeof(double))};
+    *t = (struct tail){.rule = rule, .n_samples = n, .beyond = xcalloc(n + 1, sizeof(double)),
+                       .positions = xcalloc(n + 1, sizeof(double))};
     size_t total = 0, at = 0;
     for (size_t i = 0; i < n; i++) total += n_values[i];
-    t->worst = malloc((total + 1) * sizeof *t->worst);
-    if (!t->worst || !t->beyond || !t->positions) abort();
+    t->worst = xmalloc((total + 1) * sizeof *t->worst);
     for (size_t i = 0; i < n; i++) {
         if (n_values[i]) memcpy(t->worst + at, values[i], n_values[i] * sizeof *t->worst);
         at += n_values[i];
@@ -344,9 +343,8 @@ static double tail_evidence(const struct tail *t, double bound, bool is_worse)
 /* The tails of a source, sample by sample; false where one is missing. */
 static bool source_tail(const struct estimate_source *s, const struct tail_rule *rule, struct tail *t)
 {
-    const float **values = calloc(s->n_samples + 1, sizeof *values);
-    size_t *n = calloc(s->n_samples + 1, sizeof *n), found = 0;
-    if (!values || !n) abort();
+    const float **values = xcalloc(s->n_samples + 1, sizeof *values);
+    size_t *n = xcalloc(s->n_samples + 1, sizeof *n), found = 0;
     for (size_t i = 0; i < s->n_tails; i++) {
         const struct tail_record *r = &s->tails[i];
         for (size_t k = 0; k < s->n_samples && !strcmp(r->name, rule->metric); k++) {

@@ -1,5 +1,6 @@
 #include "base/hash.h"
 #include "base/str.h"
+#include "base/xmalloc.h"
 #include "results/db.h"
 
 #include <math.h>
@@ -132,8 +133,7 @@ enum { LEDGER_KEYS = 2, N_THRESHOLDS = 3, MAX_TEXTS = 24 };
 
 static void ledger_texts(const struct ledger_record *rows, size_t n, struct str texts[MAX_TEXTS])
 {
-    double *column = malloc(n * sizeof *column);
-    if (!column) abort();
+    double *column = xmalloc(n * sizeof *column);
     for (size_t k = 0; k + LEDGER_KEYS < ledger_columns.n; k++) {
         for (size_t i = 0; i < n; i++) column[i] = column_real(&ledger_columns.at[k + LEDGER_KEYS], &rows[i]);
         add_column(&texts[k], column, n);

@@ -1,5 +1,6 @@
 #include "suites/chronicle_writer.h"
 
+#include "base/xmalloc.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,9 +153,8 @@ static struct fact *new_fact(struct writer *w, enum chronicle_kind kind)
         if (taken) continue;
         if (w->n_facts == w->cap_facts) {
             w->cap_facts = w->cap_facts ? 2 * w->cap_facts : 64;
-            w->facts = realloc(w->facts, (size_t)w->cap_facts * sizeof *w->facts);
-            w->pending = realloc(w->pending, (size_t)w->cap_facts * sizeof *w->pending);
-            if (!w->facts || !w->pending) abort();
+            w->facts = xrealloc(w->facts, (size_t)w->cap_facts * sizeof *w->facts);
+            w->pending = xrealloc(w->pending, (size_t)w->cap_facts * sizeof *w->pending);
         }
         f.kept_for_end = writer_chance(w, 45);
         w->facts[w->n_facts] = f;

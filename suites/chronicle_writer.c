@@ -1,5 +1,6 @@
 #include "suites/chronicle_writer.h"
 
+#include "base/xmalloc.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,8 +187,7 @@ void writer_add_question(struct writer *w, size_t query_begin, size_t value_len,
     struct chronicle_doc *doc = w->doc;
     if (doc->n_questions == doc->cap_questions) {
         doc->cap_questions = doc->cap_questions ? 2 * doc->cap_questions : 64;
-        doc->questions = realloc(doc->questions, doc->cap_questions * sizeof *doc->questions);
-        if (!doc->questions) abort();
+        doc->questions = xrealloc(doc->questions, doc->cap_questions * sizeof *doc->questions);
     }
     doc->questions[doc->n_questions++] = (struct chronicle_question){
         .query_begin = query_begin,

@@ -1,6 +1,7 @@
 #include "suites/spread.h"
 
 #include "base/rng.h"
+#include "base/xmalloc.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -26,9 +27,8 @@ static void run_table_grow(struct run_table *t)
 {
     struct run_table old = *t;
     t->room = old.room ? 2 * old.room : 1024;
-    t->hash = calloc(t->room, sizeof *t->hash);
-    t->unit = calloc(t->room, sizeof *t->unit);
-    if (!t->hash || !t->unit) abort();
+    t->hash = xcalloc(t->room, sizeof *t->hash);
+    t->unit = xcalloc(t->room, sizeof *t->unit);
     for (size_t i = 0; i < old.room; i++) {
         if (!old.hash[i]) continue;
         size_t at = run_place(t, old.hash[i]);
@@ -67,11 +67,10 @@ static size_t unit_runs(const int32_t *ids, int n, bool equal, uint64_t *out)
 void spread_find_repeats(struct spread_unit *units, const int32_t *const *ids, const int *lengths, size_t n, bool equal)
 {
     struct run_table t = {0};
-    uint32_t *hits = calloc(n + 1, sizeof *hits);
+    uint32_t *hits = xcalloc(n + 1, sizeof *hits);
     int longest = 1;
     for (size_t i = 0; i < n; i++) longest = lengths[i] > longest ? lengths[i] : longest;
-    uint64_t *runs = malloc((size_t)longest * sizeof *runs);
-    if (!hits || !runs) abort();
+    uint64_t *runs = xmalloc((size_t)longest * sizeof *runs);
     for (size_t i = 0; i < n; i++) {
         size_t n_runs = unit_runs(ids[i], lengths[i], equal, runs), shared = 0;
         while (2 * (t.n + n_runs) > t.room) run_table_grow(&t);
@@ -103,9 +102,8 @@ static double golden(size_t k) { return fmod((double)(k + 1) * .6180339887498949
 
 static void order_for_tuning(size_t *chosen, size_t n)
 {
-    size_t *sorted = malloc((n + 1) * sizeof *sorted);
-    bool *used = calloc(n + 1, sizeof *used);
-    if (!sorted || !used) abort();
+    size_t *sorted = xmalloc((n + 1) * sizeof *sorted);
+    bool *used = xcalloc(n + 1, sizeof *used);
     memcpy(sorted, chosen, n * sizeof *sorted);
     for (size_t k = 0; k < n; k++) {
         size_t at = (size_t)(golden(k) * (double)n);
@@ -128,8 +126,7 @@ static size_t candidates(const struct spread_unit *units, size_t n, int side, si
 size_t spread_choose(const struct spread_unit *units, size_t n, const struct suite_options *o, size_t *chosen,
                      bool *shared)
 {
-    size_t want = (size_t)o->num_samples, *all = malloc((n + 1) * sizeof *all);
-    if (!all) abort();
+    size_t want = (size_t)o->num_samples, *all = xmalloc((n + 1) * sizeof *all);
     bool whole = !o->tuning && !want;
     size_t found = candidates(units, n, whole ? -1 : o->tuning ? SPREAD_TUNING : SPREAD_EVALUATION, all);
     *shared = whole || (o->tuning ? found == 0 : found < want);
@@ -150,8 +147,7 @@ size_t spread_choose(const struct spread_unit *units, size_t n, const struct sui
 static void keep_questions(struct sample_set *s, const bool *keep)
 {
     int n_samples = 0, n_items = 0, question = -1, last = -1;
-    int *place = malloc(((size_t)s->n_samples + 1) * sizeof *place);
-    if (!place) abort();
+    int *place = xmalloc(((size_t)s->n_samples + 1) * sizeof *place);
     for (int i = 0; i < s->n_samples; i++) place[i] = -1;
     for (int i = 0; i < s->n_items; i++) {
         struct item item = s->items[i];

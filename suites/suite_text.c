@@ -8,6 +8,7 @@
  * windows that do not fill up are left out. Lines belong to either by turns.
  */
 #include "suites/build.h"
+#include "base/xmalloc.h"
 #include "suites/jsonl.h"
 #include "suites/spread.h"
 
@@ -42,8 +43,7 @@ struct reader {
 static void *grown(void *array, size_t n, size_t size)
 {
     if (n & (n - 1)) return array;
-    void *p = realloc(array, (n ? 2 * n : 1) * size);
-    if (!p) abort();
+    void *p = xrealloc(array, (n ? 2 * n : 1) * size);
     return p;
 }
 

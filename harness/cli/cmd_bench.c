@@ -3,6 +3,7 @@
 #include "harness/cli/common_options.h"
 #include "base/clock.h"
 #include "base/stats.h"
+#include "base/xmalloc.h"
 #include "harness/cli/output.h"
 #include "harness/measure/setup.h"
 #include "kernels/compare.h"
@@ -60,17 +61,15 @@ static void fill(float *x, size_t n, uint64_t seed)
 
 static float *normal(size_t n, uint64_t seed)
 {
-    float *x = aligned_alloc(64, (n * sizeof *x + 63) / 64 * 64);
-    if (!x) abort();
+    float *x = xaligned((n * sizeof *x + 63) / 64 * 64);
     fill(x, n, seed);
     return x;
 }
 
 static uint16_t *normal_bf16(size_t n, uint64_t seed)
 {
-    uint16_t *x = malloc(n * sizeof *x);
+    uint16_t *x = xmalloc(n * sizeof *x);
     struct rng r;
-    if (!x) abort();
     rng_init(&r, seed);
     for (size_t i = 0; i < n; i++) x[i] = f32_to_bf16((float)rng_normal(&r) * .02f);
     return x;
@@ -197,11 +196,10 @@ static enum status bench_attention(struct bench *b, int n, int d, const struct a
                              .k_row = d, .k_head = (ptrdiff_t)n * d, .v_row = d, .v_head = (ptrdiff_t)n * d, .o_row = HEADS * d,
                              .o_head = d, .block = {128, 64}, .ledger = x.ledger};
     x.map = tile_map_shape(x.a.block, HEADS, 0, n);
-    x.map.bits = aligned_alloc(64, (tile_map_bytes(&x.map) + 63) / 64 * 64);
+    x.map.bits = xaligned((tile_map_bytes(&x.map) + 63) / 64 * 64);
     x.mask = (struct mask_args){&x.a, x.params, SMOOTH_K_RUNNING, 0, 0, NULL};
     size_t mask = mask_workspace(&mask_sparge, &x.mask, par_threads(b->par)), work = impl->workspace(&x.a);
-    x.ws = aligned_alloc(64, (mask > work ? mask : work) + 64);
-    if (!x.map.bits || !x.ws) abort();
+    x.ws = xaligned((mask > work ? mask : work) + 64);
     char what[128];
     double dense = 0, seconds = 0, flop = 2.0 * HEADS * (double)n * n * d; /* the causal half of 4 n² d */
     enum status st = median_time(run_attention, &x, &dense);

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/str.h"
+#include "base/xmalloc.h"
 #include "version.h"
 
 #include <signal.h>
@@ -84,6 +85,16 @@ static int run(int argc, char **argv)
     return EXIT_USAGE;
 }
 
+/* Without a buffer that would have to be allocated, and without what runs at a usual end. */
+static void on_no_memory(size_t bytes)
+{
+    char text[160];
+    snprintf(text, sizeof text, "sparsegauge: %s: no room for %zu bytes more; give it more memory, or ask for less\n",
+             status_name(ERR_MEMORY), bytes);
+    if (write(STDERR_FILENO, text, strlen(text)) < 0) _exit(EXIT_RUN);
+    _exit(EXIT_RUN);
+}
+
 /* A mapped file was cut short while it was in use, or its disk failed: said in a handler's way, by write() alone. */
 static void on_bus_error(int signal, siginfo_t *info, void *context)
 {
@@ -100,5 +111,6 @@ int main(int argc, char **argv)
 {
     struct sigaction bus = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
     sigaction(SIGBUS, &bus, NULL);
+    xmalloc_failed = on_no_memory;
     return finish_output(run(argc, argv));
 }

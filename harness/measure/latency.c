@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/stats.h"
+#include "base/xmalloc.h"
 #include "harness/measure/measure.h"
 #include "harness/measure/progress.h"
 #include "harness/measure/stopwatch.h"
@@ -94,8 +95,7 @@ static enum status time_decode(struct timing *t, struct stopwatch *all)
 static void add_row(struct timing *t, const char *part, int n_tokens, const double *seconds, int n, double scale,
                     const struct stopwatch *w)
 {
-    double *v = malloc(sizeof *v * (size_t)n), sum = 0;
-    if (!v) abort();
+    double *v = xmalloc(sizeof *v * (size_t)n), sum = 0;
     for (int i = 0; i < n; i++) sum += v[i] = seconds[i] * scale;
     size_t count = (size_t)n;
     t->rows[t->n_rows++] = (struct latency_record){
@@ -254,9 +254,8 @@ static void add_break_even(struct timing *t, struct metric_record *m)
     while (from < n && !t->skipped[from]) from++; /* ascending */
     if (from == n) return;
     n -= from;
-    int *lengths = malloc(sizeof *lengths * (size_t)n);
-    double *at = malloc(sizeof *at * (size_t)n), *lo = malloc(sizeof *lo * (size_t)n), *hi = malloc(sizeof *hi * (size_t)n);
-    if (!lengths || !at || !lo || !hi) abort();
+    int *lengths = xmalloc(sizeof *lengths * (size_t)n);
+    double *at = xmalloc(sizeof *at * (size_t)n), *lo = xmalloc(sizeof *lo * (size_t)n), *hi = xmalloc(sizeof *hi * (size_t)n);
     for (int i = 0; i < n; i++) {
         struct metric_record r = ratio_metric(&t->watches[from + i]);
         lengths[i] = t->a->set->samples[from + i].n;

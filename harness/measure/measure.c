@@ -1,6 +1,7 @@
 #include "harness/measure/measure.h"
 
 #include "base/stats.h"
+#include "base/xmalloc.h"
 
 #include <assert.h>
 #include <math.h>
@@ -92,9 +93,8 @@ static void summarise_field(struct metric_rows *m, const struct measured *in, co
                             const char *scope, int first, int end)
 {
     int n_samples = in->set->n_samples;
-    float *values = malloc(sizeof *values * (size_t)in->set->n_tokens);
-    double *sum = calloc((size_t)n_samples, sizeof *sum), *count = calloc((size_t)n_samples, sizeof *count);
-    if (!values || !sum || !count) abort();
+    float *values = xmalloc(sizeof *values * (size_t)in->set->n_tokens);
+    double *sum = xcalloc((size_t)n_samples, sizeof *sum), *count = xcalloc((size_t)n_samples, sizeof *count);
     size_t n = 0;
     for (int i = 0; i < n_samples; i++) {
         const struct sample *x = &in->set->samples[i];
@@ -127,8 +127,7 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
 {
     struct sample_record r = {.sample = index, .n_tokens = x->n, .fell_back = ledger->calls_dense_short > 0};
     assert(x->n > 0);
-    float *cosine = calloc((size_t)x->n, sizeof *cosine), *kl = calloc((size_t)x->n, sizeof *kl);
-    if (!cosine || !kl) abort();
+    float *cosine = xcalloc((size_t)x->n, sizeof *cosine), *kl = xcalloc((size_t)x->n, sizeof *kl);
     double agree = 0, top5 = 0, delta = 0, centred = 0, rmse = 0, hidden = 0;
     for (int t = 0; t < x->n; t++) {
         cosine[t] = tokens[t].cosine;
@@ -212,8 +211,7 @@ void measure_positions(struct metric_rows *m, const struct measured *in, int fir
 static void sample_sparsity(struct metric_rows *m, const struct measured *in, const char *name, size_t offset)
 {
     int n = in->set->n_samples;
-    float *values = malloc(sizeof *values * (size_t)n);
-    if (!values) abort();
+    float *values = xmalloc(sizeof *values * (size_t)n);
     for (int i = 0; i < n; i++) values[i] = (float)*(const double *)((const char *)&in->source.samples[i] + offset);
     struct summary s = summarise(values, (size_t)n);
     struct metric_record *r = metric_rows_add(m, "overall", name, n);
@@ -244,17 +242,15 @@ void measure_items(struct metric_rows *m, const struct item_record *items, int n
 struct tail_record *measure_tails(const struct sample_set *set, const struct token_metrics *const *tokens,
                                   const struct sample_record *samples, struct arena **arena, size_t *n_tails)
 {
-    size_t n = (size_t)set->n_samples, *keep = calloc(n, sizeof *keep);
-    float **values = calloc(n, sizeof *values);
+    size_t n = (size_t)set->n_samples, *keep = xcalloc(n, sizeof *keep);
+    float **values = xcalloc(n, sizeof *values);
     struct tail_record *out = arena_alloc(arena, N_TAIL_RULES * n * sizeof *out);
-    if (!keep || !values) abort();
     *n_tails = 0;
     for (int rule = 0; rule < N_TAIL_RULES; rule++) {
         bool low = tail_rules[rule].low;
         for (size_t i = 0; i < n; i++) {
             size_t length = (size_t)set->samples[i].n;
-            values[i] = malloc(length * sizeof **values);
-            if (!values[i]) abort();
+            values[i] = xmalloc(length * sizeof **values);
             for (size_t t = 0; t < length; t++) values[i][t] = low ? tokens[i][t].cosine : tokens[i][t].kl;
         }
         tail_choose(&tail_rules[rule], values, samples, n, keep);

@@ -1,5 +1,6 @@
 #include "harness/measure/prompts.h"
 
+#include "base/xmalloc.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,8 +9,7 @@ static const char *const prompts[N_GUIDE_PROMPTS] = {"The capital of France is",
 static double text_similarity(const struct str *a, const struct str *b)
 {
     if (a->len + b->len == 0) return 1;
-    int *row = calloc(b->len + 1, sizeof *row); /* row[j]: LCS of a's first i bytes and b's first j */
-    if (!row) abort();
+    int *row = xcalloc(b->len + 1, sizeof *row); /* row[j]: LCS of a's first i bytes and b's first j */
     for (size_t i = 0; i < a->len; i++)
         for (size_t j = 0, diagonal = 0; j < b->len; j++) {
             size_t above = (size_t)row[j + 1];

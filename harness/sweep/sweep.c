@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/xmalloc.h"
 #include "harness/measure/identity.h"
 #include "kernels/compare.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -330,9 +331,8 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
 {
     const struct llama_config *c = &s->a.setup->model.weights.config;
     struct sweep_estimate e = {0};
-    bool *used = calloc((size_t)s->n_data + 1, sizeof *used), *tuned = calloc((size_t)s->n_groups + 1, sizeof *tuned);
-    uint8_t *streams = calloc((size_t)s->n_data * (size_t)(c->n_layers + 1) + 1, 1);
-    if (!used || !tuned || !streams) abort();
+    bool *used = xcalloc((size_t)s->n_data + 1, sizeof *used), *tuned = xcalloc((size_t)s->n_groups + 1, sizeof *tuned);
+    uint8_t *streams = xcalloc((size_t)s->n_data * (size_t)(c->n_layers + 1) + 1, 1);
     for (int i = s->first; i < s->end; i++) {
         const struct sweep_cell *x = &s->cells[i];
         const struct sweep_data *d = &s->data[x->data];

@@ -178,6 +178,10 @@ Test(inputs, files_that_end_before_their_time)
     SAYS(3, "timeout 20 $SG info m", "model.safetensors", "device");
     RUN("rm m/config.json && mkfifo m/config.json");
     SAYS(3, "timeout 20 $SG info m", "config.json", "nobody wrote");
+#ifndef __SANITIZE_ADDRESS__
+    RUN("truncate -s 4G big.json");
+    SAYS(3, "ulimit -v 2000000; OPENBLAS_NUM_THREADS=1 timeout 20 $SG gate last --config big.json", "does not fit in memory", "bytes more");
+#endif
     SAYS(3, "timeout 20 $SG gate /dev/zero.json", "/dev/zero.json");
     SAYS(3, "timeout 20 $SG suite text:/dev/zero --model $DEMO", "/dev/zero", "no end");
 }

@@ -7,8 +7,11 @@
 #include "base/stats.h"
 #include "base/str.h"
 #include "base/utf8.h"
+#include "base/xmalloc.h"
 
 #include <criterion/criterion.h>
+#include <fcntl.h>
+#include <sys/wait.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -604,6 +607,27 @@ Test(json, python_writes_numbers_that_are_none)
     cr_expect_str_eq(status_message(), message);
     EXPECT_MESSAGE("f.json: line 6, column 2");
     free(message);
+}
+
+static void no_memory(size_t bytes) { _exit(bytes == (size_t)1 << 60 ? 3 : 4); }
+
+/* No room for a small thing: whoever is to say so hears of it. */
+Test(xmalloc, a_failure_is_handed_on)
+{
+#ifdef __SANITIZE_ADDRESS__
+    cr_skip("the sanitizer ends the program itself");
+#endif
+    for (int k = 0; k < 3; k++) {
+        size_t much = (size_t)1 << 60;
+        int status = 0;
+        pid_t child = fork();
+        if (child == 0) {
+            xmalloc_failed = no_memory;
+            _exit((k == 0 ? xmalloc(much) : k == 1 ? xcalloc(much, 1) : xrealloc(malloc(1), much)) == NULL);
+        }
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%d: %d", k, status);
+    }
 }
 
 /* Names come from files: none may move a cursor, or begin a line of its own in a log. */
