@@ -48,17 +48,24 @@ struct measured_errors {
     size_t n;
 };
 
-static struct measured_errors measure(int chunk)
+static struct measured_errors measure_bounds(int chunk, const struct tuned *tuned, struct over_bound *over)
 {
     struct measured_errors m = {0};
     struct session *s;
     struct evaluate_args a = {
-        .model = &model, .par = par, .set = &set, .policy = &policy, .attribution = true, .quiet = true};
+        .model = &model, .par = par, .set = &set, .policy = &policy, .tuned = tuned, .attribution = true,
+        .quiet = true};
     ok(session_open(&s, &model.weights, par, N, chunk, NULL));
-    struct over_bound over;
-    ok(layer_errors_measure(&a, s, &m.arena, &m.rows, &m.n, &over));
-    cr_expect_eq(over.n_samples, 0, "no bounds were given");
+    ok(layer_errors_measure(&a, s, &m.arena, &m.rows, &m.n, over));
     session_close(&s);
+    return m;
+}
+
+static struct measured_errors measure(int chunk)
+{
+    struct over_bound over;
+    struct measured_errors m = measure_bounds(chunk, NULL, &over);
+    cr_expect_eq(over.n_samples, 0, "no bounds were given");
     return m;
 }
 
@@ -171,4 +178,38 @@ Test(layer_errors, nothing_left_out_is_no_error)
     cr_expect_eq(m.n, (size_t)(policy.n_layers * (policy.n_heads + 1)), "no rows by sample");
     for (size_t i = 0; i < m.n; i++) cr_expect(m.rows[i].isolated_l1 == 0 && m.rows[i].propagated_l1 == 0);
     arena_free(&m.arena);
+}
+
+/* Pairs over the bound are the rows whose isolated error is, each head by its own bound where it has one. */
+Test(layer_errors, heads_over_their_bounds_are_counted)
+{
+    const struct llama_config *c = &model.weights.config;
+    int n = c->n_layers * c->n_heads;
+    struct tuned t;
+    struct over_bound over;
+    ok(tuned_init(&t, c->n_layers, c->n_heads));
+    t.rule = RULE_L1;
+    t.pv_l1 = .1;
+    for (int i = 0; i < n; i++) {
+        t.heads[i].params = policy.heads[i];
+        t.heads[i].in_range = policy.layer_on[i / c->n_heads];
+        if (i % 3 == 0) t.heads[i].pv_l1 = .3;
+    }
+    struct measured_errors m = measure_bounds(0, &t, &over);
+    int n_over = 0, n_pairs = 0;
+    double worst = 0;
+    for (size_t i = 0; i < m.n; i++) {
+        const struct layer_error_record *r = &m.rows[i];
+        if (r->sample < 0) continue;
+        double ratio = r->isolated_l1 / ((r->layer * c->n_heads + r->head) % 3 ? .1 : .3);
+        n_pairs++;
+        n_over += ratio > 1;
+        worst = fmax(worst, ratio);
+    }
+    cr_expect(n_over > 0 && n_over < n_pairs, "%d of %d: bounds that say nothing", n_over, n_pairs);
+    cr_expect(over.n_samples == 2 && over.n_samples * over.n_heads == n_pairs && over.n_over == n_over, "%d of %d over, counted %d of %d",
+              n_over, n_pairs, over.n_over, over.n_samples * over.n_heads);
+    cr_expect(fabs(over.worst - worst) < 1e-5 * worst, "%g and %g", over.worst, worst);
+    arena_free(&m.arena);
+    tuned_clear(&t);
 }
