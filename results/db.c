@@ -18,7 +18,11 @@ enum status db_fail(struct store *s, const char *what)
         extended == SQLITE_IOERR_SHMOPEN || extended == SQLITE_IOERR_SHMMAP || extended == SQLITE_IOERR_SHMLOCK)
         return db_no_file_system(s);
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
-        remedy = "; another program holds the file: wait for it, or give this worker its own --db and merge";
+        remedy = str_starts_with(db_file_system(s->path), "0x")
+                     ? "; another program holds the file, or its file system has no locks: wait for it, or give this worker its own --db "
+                       "on a local disk and merge"
+                     : "; another program holds the file, or its network file system has no locks: give this worker its own --db on a "
+                       "local disk and merge";
     else if (code == SQLITE_FULL) remedy = "; free some space on the disk, results stored so far are kept";
     else if (code == SQLITE_IOERR)
         remedy = "; is the disk full? Reading, too, needs room for two small files beside the database";

@@ -116,7 +116,7 @@ static enum status migrate(struct store *s)
 static enum status open_handle(struct store *s, enum store_mode mode, bool immutable);
 
 /* Kinds of file systems by the numbers of statfs(2), those where SQLite is known to have trouble. */
-static const char *file_system_of(const char *path)
+const char *db_file_system(const char *path)
 {
     static const struct {
         unsigned long type;
@@ -141,7 +141,7 @@ enum status db_no_file_system(struct store *s)
 {
     char *why = str_dup(sqlite3_errmsg(s->db));
     enum status st = fail(ERR_DB, "%s: its file system (%s) lacks the locks or the shared memory that a database needs: %s; give a "
-                                  "--db on a local disk, one for each machine, and merge them", s->path, file_system_of(s->path), why);
+                                  "--db on a local disk, one for each machine, and merge them", s->path, db_file_system(s->path), why);
     free(why);
     return st;
 }

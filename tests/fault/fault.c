@@ -1,0 +1,195 @@
+/* Preloaded by tests: makes the N-th call of a kind fail, and gives a file system fewer abilities.
+ *
+ *   SG_FAULT=KIND:N      the N-th call of malloc, write, fsync, mmap, open or sqlite (a step) fails, once
+ *   SG_FAULT_COUNT=FILE  at the end, how many calls of each kind there were: "malloc 812\nwrite 40\n..."
+ *   SG_NO_SHM=1          files whose name ends with "-shm" cannot be mapped
+ *   SG_NO_LOCKS=1        there are no file locks
+ *   SG_CLOCK=F           the monotonic clock runs F times as fast
+ *
+ * Calls of the program and of its libraries count alike, those before main and those of the C library among themselves do not.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum kind { KIND_MALLOC, KIND_WRITE, KIND_FSYNC, KIND_MMAP, KIND_OPEN, KIND_SQLITE, N_KINDS };
+static const char *const names[N_KINDS] = {"malloc", "write", "fsync", "mmap", "open", "sqlite"};
+static atomic_long counts[N_KINDS];
+static int fail_kind = -1;
+static long fail_at;
+static bool ready, no_shm, no_locks;
+static double clock_factor = 1;
+
+#define REAL(name) __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+
+extern void *__libc_malloc(size_t);
+extern void *__libc_calloc(size_t, size_t);
+extern void *__libc_realloc(void *, size_t);
+
+static bool fails(enum kind kind)
+{
+    if (!ready) return false;
+    long n = atomic_fetch_add(&counts[kind], 1) + 1;
+    return (int)kind == fail_kind && n == fail_at;
+}
+
+__attribute__((constructor)) static void begin(void)
+{
+    const char *fault = getenv("SG_FAULT"), *colon = fault ? strchr(fault, ':') : NULL, *factor = getenv("SG_CLOCK");
+    for (int i = 0; colon && i < N_KINDS; i++)
+        if (strlen(names[i]) == (size_t)(colon - fault) && strncmp(fault, names[i], strlen(names[i])) == 0) fail_kind = i;
+    if (colon) fail_at = strtol(colon + 1, NULL, 10);
+    if (factor) clock_factor = strtod(factor, NULL);
+    no_shm = getenv("SG_NO_SHM") != NULL;
+    no_locks = getenv("SG_NO_LOCKS") != NULL;
+    ready = true;
+}
+
+__attribute__((destructor)) static void end(void)
+{
+    const char *path = getenv("SG_FAULT_COUNT");
+    ready = false;
+    FILE *f = path ? fopen(path, "w") : NULL;
+    for (int i = 0; f && i < N_KINDS; i++) fprintf(f, "%s %ld\n", names[i], counts[i]);
+    if (f) fclose(f);
+}
+
+static void *none(void)
+{
+    errno = ENOMEM;
+    return NULL;
+}
+
+void *malloc(size_t size) { return fails(KIND_MALLOC) ? none() : __libc_malloc(size); }
+void *calloc(size_t n, size_t size) { return fails(KIND_MALLOC) ? none() : __libc_calloc(n, size); }
+void *realloc(void *p, size_t size) { return fails(KIND_MALLOC) ? none() : __libc_realloc(p, size); }
+
+static int full(void)
+{
+    errno = ENOSPC;
+    return -1;
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+    REAL(write);
+    return fd > 2 && fails(KIND_WRITE) ? full() : real(fd, data, size);
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at)
+{
+    REAL(pwrite64);
+    return fails(KIND_WRITE) ? full() : real(fd, data, size, at);
+}
+
+int fsync(int fd)
+{
+    REAL(fsync);
+    if (fails(KIND_FSYNC)) return errno = EIO, -1;
+    return real(fd);
+}
+
+int fdatasync(int fd)
+{
+    REAL(fdatasync);
+    if (fails(KIND_FSYNC)) return errno = EIO, -1;
+    return real(fd);
+}
+
+static bool is_shm(int fd)
+{
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path);
+    return n > 4 && memcmp(path + n - 4, "-shm", 4) == 0;
+}
+
+void *mmap64(void *at, size_t size, int protection, int flags, int fd, off64_t offset)
+{
+    REAL(mmap64);
+    if (fd >= 0 && no_shm && is_shm(fd)) return errno = ENODEV, MAP_FAILED;
+    if (fd >= 0 && fails(KIND_MMAP)) return errno = ENOMEM, MAP_FAILED;
+    return real(at, size, protection, flags, fd, offset);
+}
+
+void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    return mmap64(at, size, protection, flags, fd, offset);
+}
+
+int open64(const char *path, int flags, ...)
+{
+    REAL(open64);
+    mode_t mode = 0;
+    if (flags & (O_CREAT | O_TMPFILE)) {
+        va_list ap;
+        va_start(ap, flags);
+        mode = va_arg(ap, mode_t);
+        va_end(ap);
+    }
+    if (strncmp(path, "/proc/", 6) && strncmp(path, "/sys/", 5) && fails(KIND_OPEN)) return errno = EMFILE, -1;
+    return real(path, flags, mode);
+}
+
+int open(const char *path, int flags, ...)
+{
+    mode_t mode = 0;
+    if (flags & (O_CREAT | O_TMPFILE)) {
+        va_list ap;
+        va_start(ap, flags);
+        mode = va_arg(ap, mode_t);
+        va_end(ap);
+    }
+    return open64(path, flags, mode);
+}
+
+int fcntl64(int fd, int command, ...)
+{
+    REAL(fcntl64);
+    va_list ap;
+    va_start(ap, command);
+    void *argument = va_arg(ap, void *);
+    va_end(ap);
+    if (no_locks && (command == F_SETLK || command == F_SETLKW || command == F_GETLK)) return errno = ENOLCK, -1;
+    return real(fd, command, argument);
+}
+
+int fcntl(int fd, int command, ...)
+{
+    va_list ap;
+    va_start(ap, command);
+    void *argument = va_arg(ap, void *);
+    va_end(ap);
+    return fcntl64(fd, command, argument);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *t)
+{
+    REAL(clock_gettime);
+    int code = real(clock, t);
+    if (code == 0 && clock == CLOCK_MONOTONIC && clock_factor != 1) {
+        double now = ((double)t->tv_sec + 1e-9 * (double)t->tv_nsec) * clock_factor;
+        t->tv_sec = (time_t)now;
+        t->tv_nsec = (long)((now - (double)t->tv_sec) * 1e9);
+    }
+    return code;
+}
+
+/* SQLITE_IOERR, as from a disk that is gone. */
+struct sqlite3_stmt;
+int sqlite3_step(struct sqlite3_stmt *stmt)
+{
+    int (*real)(struct sqlite3_stmt *) = (int (*)(struct sqlite3_stmt *))dlsym(RTLD_NEXT, "sqlite3_step");
+    return fails(KIND_SQLITE) ? 10 : real(stmt);
+}
