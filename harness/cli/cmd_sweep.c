@@ -129,6 +129,7 @@ static char *axes_text(const char *model_name)
     cJSON_AddNumberToObject(root, "num_samples", o.settings.num_samples);
     cJSON_AddNumberToObject(root, "seed", o.settings.seed);
     cJSON_AddStringToObject(root, "score", o.settings.score);
+    if (o.machine.bos && strcmp(o.machine.bos, "tokenizer") != 0) cJSON_AddStringToObject(root, "bos", o.machine.bos);
     cJSON_AddNumberToObject(root, "repeat", o.axes.repeat);
     char *text = cJSON_PrintUnformatted(root), *out = str_dup(text);
     cJSON_free(text);

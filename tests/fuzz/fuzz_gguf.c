@@ -1,4 +1,5 @@
 /* A GGUF file from a stranger: it opens as a model, or it is refused. */
+#include "engine/checkpoint/config.h"
 #include "engine/checkpoint/gguf.h"
 #include "engine/tokenizer/tokenizer.h"
 
