@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "kernels/dtype.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -85,6 +86,9 @@ struct attn_ticks {
     uint64_t pv; /* whether to skip, exponentials, rescaling, P·V */
 };
 
+/* What a product's operands become before they are multiplied (METHOD 9). */
+enum precision { PRECISION_FULL, PRECISION_INT8, PRECISION_FP8 };
+
 struct attn_args {
     enum dtype dtype;                                      /* of q, k, v and o */
     int n_q, q_start;                                      /* rows of this call and the position of the first */
@@ -105,6 +109,8 @@ struct attn_args {
                                        so that a captured graph serves every step; NULL: q_start */
     int window;                     /* > 0: a row at position p sees keys p - window + 1 … p alone; a model's own
                                        sliding window, dense calls only. Tiles wholly before it are not possible */
+    enum precision qk, pv;          /* of Q·Kᵀ and of P·V, which is never int8; PRECISION_FULL: dtype's own. Eight bits
+                                       start on a unit of PV_UNIT_ROWS */
     struct attn_ticks *ticks;       /* added to on the CPU; NULL: not timed. A device overlaps the two: left alone */
 };
 
@@ -115,6 +121,11 @@ static inline int attn_n_kv(const struct attn_args *a) { return a->q_start + a->
 static inline int attn_first_key(const struct attn_args *a, int position)
 {
     return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
+}
+
+static inline bool attn_is_full(const struct attn_args *a)
+{
+    return a->qk == PRECISION_FULL && a->pv == PRECISION_FULL;
 }
 
 struct stream; /* of a device; NULL on the CPU */

@@ -1,5 +1,5 @@
 /* The definition, one row at a time in fp64: what every other implementation is held against. */
-#include "kernels/attn.h"
+#include "kernels/eight.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -10,7 +10,7 @@ static const char *refuses(const struct attn_args *a)
     if (a->dtype != DTYPE_F32) return "the reference takes f32";
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
     if (a->tiles && a->window > 0) return "a windowed call is dense";
-    return NULL;
+    return eight_refuses(a);
 }
 
 /* scores [64, n_kv], then per row: o [64, head_dim], m and l of what was added, and the maximum seen */
@@ -20,7 +20,10 @@ static size_t head_bytes(const struct attn_args *a)
     return (bytes + 63) / 64 * 64;
 }
 
-static size_t workspace(const struct attn_args *a) { return (size_t)a->n_heads * head_bytes(a); }
+static size_t workspace(const struct attn_args *a)
+{
+    return (size_t)a->n_heads * head_bytes(a) + eight_bytes(a);
+}
 
 struct rows {
     int n, first_pos;
@@ -57,6 +60,17 @@ static bool skip_pv(const struct attn_args *a, const struct rows *u, int head, i
     return !empty && worst * 1.4426950408889634 + (double)a->pv_threshold[head] <= 0;
 }
 
+/* What of the probability of key j is left for P·V: e4m3 under a power of two of the row and the 64 keys around j. */
+static double rounded(const struct attn_args *a, const double *s, int j, int j1, double m, double p)
+{
+    if (a->pv != PRECISION_FP8 || p == 0) return p;
+    double largest = -INFINITY;
+    int j0 = j / EIGHT_ROWS * EIGHT_ROWS;
+    for (int i = j0; i < j1 && i < j0 + EIGHT_ROWS; i++) largest = fmax(largest, s[i]);
+    double power = ceil(largest * 1.4426950408889634) - EIGHT_P_LOG2;
+    return (double)e4m3_round((float)exp2(s[j] * 1.4426950408889634 - power)) * exp2(power - m * 1.4426950408889634);
+}
+
 static void take_block(const struct attn_args *a, struct rows *u, int head, int j0, int j1)
 {
     const float *v = (const float *)a->v + head / (a->n_heads / a->n_kv_heads) * a->v_head;
@@ -73,6 +87,7 @@ static void take_block(const struct attn_args *a, struct rows *u, int head, int 
         for (int j = j0; j < j1; j++) {
             double p = exp(s[j] - m);
             u->l[r] += p;
+            p = rounded(a, s, j, j1, m, p);
             for (int i = 0; i < d; i++) u->o[r * d + i] += p * (double)v[j * a->v_row + i];
         }
     }
@@ -137,6 +152,12 @@ static void head_task(void *ctx, int h, int worker)
 static enum status run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
 {
     (void)stream;
+    struct attn_args e;
+    if (!attn_is_full(a)) {
+        eight_inputs(a, ws, par, &e);
+        ws = (char *)ws + eight_bytes(a);
+        a = &e;
+    }
     struct heads x = {a, ws};
     if (par)
         par_for(par, a->n_heads, head_task, &x);

@@ -10,7 +10,7 @@
 const struct attn_impl *const attn_impls[] = {
 #ifdef SG_HAVE_CUDA
     &attn_decode_cuda_bf16, &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_sparse_teams_sm90_bf16,
-    &attn_cuda_bf16,
+    &attn_cuda_bf16, &attn_dense_eight_sm90, &attn_sparse_eight_sm90,
 #endif
     &attn_cpu_avx512, &attn_cpu_avx2, &attn_cpu_base, &attn_ref, NULL,
 };

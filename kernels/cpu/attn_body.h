@@ -114,6 +114,26 @@ static bool unit_tainted(const struct attn_unit *u, int block, int pos, int n_ke
     return v_sum(taint) != 0; /* NaN */
 }
 
+/* Row r's scores become probabilities as e4m3 holds them (METHOD 9); returns the sum of what they were before. */
+static float probabilities_e4m3(struct attn_unit *u, int r, int block, int limit, float m_new)
+{
+    float *s = u->s + r * SCORE_STRIDE, sum = 0;
+    for (int j0 = 0; j0 < block; j0 += EIGHT_ROWS) {
+        vf top = v_set1(-INFINITY), all = v_set1(0);
+        for (int j = j0; j < j0 + EIGHT_ROWS && j < limit; j += VW) top = v_max(top, v_load(s + j) + v_mask_after(limit - j));
+        float largest = v_top(top), reach = ceilf(largest);
+        vf most = v_set1(reach), scale = v_set1((float)(1 << EIGHT_P_LOG2));
+        vf back = v_set1(largest > -INFINITY ? exp2f(reach - (float)EIGHT_P_LOG2 - m_new) : 0);
+        for (int j = j0; j < j0 + EIGHT_ROWS; j += VW) {
+            vf p = v_keep(v_exp2_below(v_load(s + j) - most) * scale, limit - j);
+            v_store(s + j, v_e4m3(p) * back);
+            all += p * back;
+        }
+        sum += v_sum(all);
+    }
+    return sum;
+}
+
 static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row, int block, int pos, int n_keys,
                             const float *m_local)
 {
@@ -123,6 +143,11 @@ static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row
         int limit = row_limit(u, r, pos, n_keys), first = row_first(u, r, pos);
         float m_new = m_local[r] > u->m[r] ? m_local[r] : u->m[r];
         scale[r] = u->m[r] == m_new ? 1 : u->m[r] == -INFINITY ? 0 : exp2f(u->m[r] - m_new);
+        if (u->p_e4m3) {
+            u->m[r] = m_new;
+            u->l[r] = u->l[r] * scale[r] + probabilities_e4m3(u, r, block, limit, m_new);
+            continue;
+        }
         vf m = v_set1(m_new), sum = v_set1(0);
         if (first > 0 && first >= limit) { /* the window begins behind this block */
             scale[r] = 1;

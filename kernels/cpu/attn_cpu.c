@@ -32,12 +32,12 @@ static const char *refuses(const struct attn_args *a)
         return "blocks are 64 or 128";
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
     if (a->tiles && a->window > 0) return "a windowed call is dense";
-    return NULL;
+    return eight_refuses(a);
 }
 
 static int n_kblocks(const struct attn_args *a) { return (attn_n_kv(a) + a->block.k - 1) / a->block.k; }
 
-static bool decodes(const struct attn_args *a) { return !a->tiles && a->n_q <= DECODE_ROWS; }
+static bool decodes(const struct attn_args *a) { return !a->tiles && a->n_q <= DECODE_ROWS && attn_is_full(a); }
 
 static size_t packed_floats(const struct attn_args *a)
 {
@@ -48,7 +48,7 @@ static size_t packed_floats(const struct attn_args *a)
 static size_t workspace(const struct attn_args *a)
 {
     size_t floats = decodes(a) ? (size_t)a->n_heads * (size_t)attn_n_kv(a) : packed_floats(a);
-    return (sizeof(float) * floats + 63) / 64 * 64;
+    return (sizeof(float) * floats + 63) / 64 * 64 + eight_bytes(a);
 }
 
 struct walk {
@@ -168,7 +168,7 @@ static void block_task(void *ctx, int item, int worker)
     const uint64_t *tiles = sparse ? tile_map_row(a->tiles, head, qb) : NULL;
     struct head_ledger count = {0};
     float buffer[PV_UNIT_ROWS * (2 * 256 + MAX_BLOCK)] __attribute__((aligned(64))); /* 160 KiB of stack */
-    struct attn_unit u = {.head_dim = a->head_dim, .window = a->window, .q = buffer};
+    struct attn_unit u = {.head_dim = a->head_dim, .window = a->window, .p_e4m3 = a->pv == PRECISION_FP8, .q = buffer};
     u.o = u.q + PV_UNIT_ROWS * a->head_dim;
     u.s = u.o + PV_UNIT_ROWS * a->head_dim;
     for (int row = row0; row < row1;) {
@@ -307,7 +307,7 @@ static void shared_task(void *ctx, int item, int worker)
     for (int h = 0; h < s.n; h++, o += PV_UNIT_ROWS * a->head_dim) {
         bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[head0 + h]);
         s.tiles[h] = sparse ? tile_map_row(a->tiles, head0 + h, qb) : NULL;
-        s.branches[h].u = (struct attn_unit){.head_dim = a->head_dim, .q = q, .o = o};
+        s.branches[h].u = (struct attn_unit){.head_dim = a->head_dim, .p_e4m3 = a->pv == PRECISION_FP8, .q = q, .o = o};
     }
     s.scores = o;
     s.spare = o + PV_UNIT_ROWS * MAX_BLOCK;
@@ -352,6 +352,12 @@ static void decode_task(void *ctx, int head, int worker)
 
 static enum status run_with(const struct cpu_ops *ops, const struct attn_args *a, void *ws, struct par *par)
 {
+    struct attn_args rounded;
+    if (!attn_is_full(a)) {
+        eight_inputs(a, ws, par, &rounded);
+        ws = (char *)ws + eight_bytes(a);
+        a = &rounded;
+    }
     struct walk w = {a, ops, ws, 0};
     if (decodes(a)) {
         par_for(par, a->n_heads, decode_task, &w);

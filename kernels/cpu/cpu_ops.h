@@ -7,12 +7,14 @@
 
 #include "kernels/attn.h"
 #include "kernels/compare.h"
+#include "kernels/eight.h"
 
 #include <stdbool.h>
 
 /* One unit of at most PV_UNIT_ROWS query rows on its walk over key blocks. */
 struct attn_unit {
     int n_rows, head_dim;
+    bool p_e4m3;       /* probabilities are rounded to e4m3 before P·V */
     int first_pos;     /* position of row 0 */
     int window;        /* > 0: a row sees this many keys, itself included (attn.h) */
     float *q;          /* [64, head_dim] rows scaled by scale·log2(e); rows past n_rows zero */

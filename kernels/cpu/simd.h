@@ -157,6 +157,16 @@ static inline vi v_lanes(int n)
 static inline vf v_keep(vf x, int n) { return (vf)((vi)x & v_lanes(n)); }
 static inline vf v_drop(vf x, int n) { return (vf)((vi)x & ~v_lanes(n)); }
 
+/* e4m3_round() of numbers that are not negative. */
+static inline vf v_e4m3(vf x)
+{
+    const vf magic = v_set1(0x1.8p14f); /* adding it leaves multiples of 2^-9 */
+    x = v_min(v_set1(448), x); /* NaN stays */
+    vi bits = (vi)x, small = x < v_set1(0x1p-6f);
+    bits = (bits + 0x7ffff + (bits >> 20 & 1)) & ~0xfffff;
+    return (vf)((small & (vi)((x + magic) - magic)) | (~small & bits));
+}
+
 /* Lanes [0, n) one, the rest zero; n clamped to [0, VW]. */
 static inline vf v_first(int n)
 {

@@ -157,6 +157,7 @@ enum status launch_dim(const params &p, cudaStream_t stream)
 
 const char *refuses(const struct attn_args *a)
 {
+    if (!attn_is_full(a)) return "takes no eight-bit products";
     if (a->dtype != DTYPE_BF16) return "takes bf16 only";
     if (a->head_dim < 16 || a->head_dim > 256 || a->head_dim % 16 != 0)
         return "head_dim is not a multiple of 16 up to 256";

@@ -185,6 +185,7 @@ bool aligned(const void *at, ptrdiff_t row, ptrdiff_t head) { return (uintptr_t)
 
 const char *refuses(const struct attn_args *a)
 {
+    if (!attn_is_full(a)) return "takes no eight-bit products";
     if (a->dtype != DTYPE_BF16) return "takes bf16 only";
     if (a->n_q != 1) return "takes one new token";
     if (a->tiles != NULL) return "given a tile map";

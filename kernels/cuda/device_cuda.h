@@ -25,6 +25,8 @@ extern const struct attn_impl attn_dense_sm90_bf16;
 extern const struct attn_impl attn_sparse_sm90_bf16;
 /* head_dim 64 only, and no stage 2 with 128x128: what the former runs where there is work enough. */
 extern const struct attn_impl attn_sparse_teams_sm90_bf16;
+/* Both again with eight-bit products (qk int8 or fp8, pv fp8): METHOD 9. */
+extern const struct attn_impl attn_dense_eight_sm90, attn_sparse_eight_sm90;
 /* One new token, dense, no ledger; compute capability 8.0 and up, head_dim a multiple of 8 up to 256. */
 extern const struct attn_impl attn_decode_cuda_bf16;
 /* Compute capability 8.0 and up, head_dim a multiple of 16 up to 256, dense and sparse, every block shape. */

@@ -2,6 +2,7 @@
  *
  *   check_kernels_cuda              check everything; exit 1 when something is wrong
  *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
+ *   check_kernels_cuda --eight      eight-bit products only (also with --bench)
  *   check_kernels_cuda --length N   attention, one size only (with --bench: everything, one size only)
  *   check_kernels_cuda --masks      prediction only (with --quick: small sizes; with --bench: no sparse
  * attention) check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
@@ -10,6 +11,7 @@
  * them. An implementation may be twice as far from fp64 as the plain bf16 path is.
  */
 #include "tests/kernels/cuda_bench.cuh"
+#include "tests/kernels/cuda_eight.cuh"
 #include "tests/kernels/cuda_problem.cuh"
 #include "tests/kernels/cuda_reference.cuh"
 
@@ -38,11 +40,15 @@ static double distance(const std::vector<double> &x, const std::vector<double> &
     return norm > 0 ? sqrt(diff / norm) : sqrt(diff);
 }
 
+/* A probability within rounding of the middle between two e4m3 numbers falls to either: 1/8 of it at most, times a
+ * value. And fp8 scores are summed by tensor cores that keep some 14 bits, which moves scores of 100 by .01. */
+static const double E4M3_STEP = 0.4, FP8_SCORES = 0.02;
+
 static void check_attention(const struct attn_impl *impl, const problem &p)
 {
     char name[256];
-    snprintf(name, sizeof name, "%s n=%d start=%d heads=%d/%d d=%d %s block=%dx%d keep=%g lambda=%g%s",
-             impl->name, p.n, p.q_start, p.heads, p.kv_heads, p.d,
+    snprintf(name, sizeof name, "%s %s n=%d start=%d heads=%d/%d d=%d %s block=%dx%d keep=%g lambda=%g%s",
+             impl->name, precision_name(p.qk), p.n, p.q_start, p.heads, p.kv_heads, p.d,
              p.token_major ? "token-major" : "head-major", p.block.q, p.block.k, p.keep, p.lambda,
              p.mixed ? " mixed" : "");
     data x(p);
@@ -77,6 +83,8 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     }
 
     reference_args r = {a, p.keep >= 0 ? bits.at : NULL, map.words_per_row, map.n_qblocks};
+    eight_copies eight(a, x);
+    if (p.qk != PRECISION_FULL) r.a = eight.on_device;
     buffer<double> truth(out), plain(out);
     buffer<uint8_t> unsure((size_t)p.n * p.heads);
     buffer<unsigned long long> done(p.heads);
@@ -96,6 +104,12 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     }
     CHECK(cudaDeviceSynchronize());
 
+    if (p.qk != PRECISION_FULL) {
+        size_t wrong = eight_differences(a, eight, ws.get());
+        if (wrong) printf("     %zu quantised numbers are not the CPU's\n", wrong);
+        verdict(wrong == 0, name);
+    }
+
     std::vector<__nv_bfloat16> raw = o.get();
     std::vector<double> got(out), want = truth.get(), base = plain.get();
     bool untouched = true;
@@ -113,7 +127,10 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     double worst, worst_plain;
     double e = distance(got, want, doubt, p.d, &worst),
            e_plain = distance(base, want, doubt, p.d, &worst_plain);
-    bool good = e <= 2 * e_plain + 1e-7 && worst <= 4 * worst_plain + 1e-3 && untouched;
+    double most = 2 * e_plain + 1e-7, most_worst = 4 * worst_plain + 1e-3;
+    if (p.qk != PRECISION_FULL) most_worst += E4M3_STEP;
+    if (p.qk == PRECISION_FP8) most += FP8_SCORES, most_worst += FP8_SCORES * 10;
+    bool good = e <= most && worst <= most_worst && untouched;
     if (getenv("SG_VERBOSE")) printf("%s: %.3g / %.3g\n", name, e, e_plain);
     if (!good)
         printf("     error %.3g (plain %.3g), worst %.3g (%.3g), guard %s\n", e, e_plain, worst, worst_plain,
@@ -153,13 +170,6 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
         snprintf(what, sizeof what, "ledger of head %d, %s", h, name);
         verdict(right, what);
     }
-}
-
-static std::vector<float> widened(const buffer<__nv_bfloat16> &x)
-{
-    std::vector<float> f;
-    for (__nv_bfloat16 e : x.get()) f.push_back(__bfloat162float(e));
-    return f;
 }
 
 /* The GPU's fp64 reference must agree with the CPU's before anything is held against it. */
@@ -237,6 +247,29 @@ static void check_attentions(bool quick, int only_length)
                                                         lambda >= 0 ? 2.5f : 1.5f});
                         }
         }
+}
+
+/* The same with eight bits. */
+static void check_eight(bool quick, int only_length)
+{
+    std::vector<int> lengths = {1, 63, 65, 128, 129, 385, 1000, 2049};
+    if (quick) lengths = {1, 129, 385};
+    if (only_length) lengths = {only_length};
+    for (enum precision qk : {PRECISION_INT8, PRECISION_FP8})
+        for (int d : {128, 64})
+            for (int n : lengths) {
+                int heads = n > 1500 ? 4 : 8, kv = n % 2 ? heads / 4 : heads / 2;
+                check_attention(&attn_dense_eight_sm90,
+                                {n, n % 2 ? 0 : 192, heads, kv, d, n % 3 == 0, {128, 64}, -1, -1, false, 1.5f, qk});
+                for (int bk : {128, 64})
+                    for (float keep : {0.0f, 0.3f, 1.0f})
+                        for (float lambda : {-1.0f, 1.0f, 6.0f}) {
+                            if (n > 1500 && keep > 0.6f) continue;
+                            check_attention(&attn_sparse_eight_sm90,
+                                            {n, n % 2 ? 0 : 384, heads, kv, d, n % 3 != 0, {128, bk}, keep, lambda,
+                                             keep == 0.3f, lambda >= 0 ? 2.5f : 1.5f, qk});
+                        }
+            }
 }
 
 struct mask_problem {
@@ -419,7 +452,7 @@ static void check_refusals(struct device *dev)
 int main(int argc, char **argv)
 {
     bool quick = false, timing = false, brief = false;
-    bool only_masks = false;
+    bool only_masks = false, only_eight = false;
     int only_length = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0)
@@ -430,6 +463,8 @@ int main(int argc, char **argv)
             brief = true;
         else if (strcmp(argv[i], "--masks") == 0)
             only_masks = true;
+        else if (strcmp(argv[i], "--eight") == 0)
+            only_eight = true;
         else if (strcmp(argv[i], "--length") == 0 && i + 1 < argc)
             only_length = atoi(argv[++i]);
         else if (timing)
@@ -444,19 +479,21 @@ int main(int argc, char **argv)
     if (device_cuda.info(dev, &info) != OK) return 3;
     printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
     if (timing) {
-        bench(only_length ? std::vector<int>{only_length}
-              : brief     ? std::vector<int>{2048, 8192, 32768}
-                          : std::vector<int>{2048, 4096, 8192, 32768, 131072},
-              brief, only_masks);
+        std::vector<int> lengths = only_length ? std::vector<int>{only_length}
+                                   : brief     ? std::vector<int>{2048, 8192, 32768}
+                                               : std::vector<int>{2048, 4096, 8192, 32768, 131072};
+        if (!only_eight) bench(lengths, brief, only_masks);
+        bench_eight(lengths);
     } else {
         if (!only_masks) {
             for (int bk : {64, 128})
                 for (float lambda : {1.0f, 6.0f}) check_reference(bk, lambda);
-            check_attentions(quick, only_length);
-            check_lone_item();
+            if (!only_eight) check_attentions(quick, only_length);
+            check_eight(quick, only_length);
+            if (!only_eight) check_lone_item();
         }
-        if (!only_length) check_masks(quick), check_long_masks();
-        if (!only_length && !only_masks) {
+        if (!only_length && !only_eight) check_masks(quick), check_long_masks();
+        if (!only_length && !only_masks && !only_eight) {
             check_portable(quick);
             check_refusals(dev);
         }

@@ -4,6 +4,7 @@
 #ifndef SG_TESTS_KERNELS_CUDA_BENCH_CUH
 #define SG_TESTS_KERNELS_CUDA_BENCH_CUH
 
+#include "kernels/cuda/eight_cuda.cuh"
 #include "tests/kernels/cuda_problem.cuh"
 
 static double median_ms(int calls, int samples, void (*body)(void *), void *ctx)
@@ -186,6 +187,70 @@ static void bench(const std::vector<int> &lengths, bool brief, bool only_masks)
                     }
                     printf("\n");
                 }
+        }
+}
+
+static void run_quantise(void *ctx)
+{
+    struct call *c = (struct call *)ctx;
+    if (quantise_sm90(&c->args, c->ws, NULL) != OK) exit(3);
+}
+
+/* Eight bits beside bf16: dense, then half of the tiles, by a random map and by prediction. */
+static void bench_eight(const std::vector<int> &lengths)
+{
+    const int heads = 32, kv = 8;
+    for (int d : {128, 64})
+        for (int n : lengths) {
+            problem p = {n, 0, heads, kv, d, false, {128, 64}, -1, -1, false, 1.0f, PRECISION_INT8};
+            data x(p);
+            buffer<__nv_bfloat16> o((size_t)n * heads * d);
+            struct attn_args a = arguments(p, x, o.at);
+            buffer<uint8_t> ws(attn_dense_eight_sm90.workspace(&a));
+            struct tile_map map = tile_map_shape(p.block, heads, 0, n);
+            buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
+            map.bits = bits.at;
+            uint64_t seed = mix(seed_now++);
+            map_kernel<<<256, 64>>>(map, 0, n, 0.5f, seed);
+            double f = kept_fraction(map, bits, n), flop = 2.0 * heads * (double)n * n * d;
+            struct call c = {&attn_dense_eight_sm90, a, ws.at}, full = {&attn_dense_sm90_bf16, a, ws.at};
+            full.args.qk = full.args.pv = PRECISION_FULL;
+            double quantise = median_ms(n <= 16384 ? 10 : 2, 15, run_quantise, &c);
+            double bf16 = time_call(&full, n);
+            report("quantise", d, n, quantise, 1, 0);
+            printf("eight  d=%-3d n=%-6d bf16 %.4f ms %.0f TFLOP/s, quantisation %.4f ms\n", d, n, bf16,
+                   flop / bf16 * 1e-9, quantise);
+            buffer<struct head_params> params(heads);
+            params.put(std::vector<struct head_params>(heads, {-1.0f, 0.9f, 50.0f, true}));
+            for (enum precision qk : {PRECISION_INT8, PRECISION_FP8}) {
+                c.impl = &attn_dense_eight_sm90, c.args.tiles = NULL, c.args.qk = qk;
+                double dense = time_call(&c, n);
+                c.impl = &attn_sparse_eight_sm90, c.args.tiles = &map;
+                double sparse = time_call(&c, n);
+                struct mask_call m = {};
+                m.attention = c;
+                m.args = {&m.attention.args, params.at, SMOOTH_K_RUNNING, 0.5f};
+                buffer<uint8_t> mask_ws(mask_cuda_workspace(&m.args));
+                buffer<uint64_t> ranked_bits(bits.n);
+                struct tile_map ranked = map;
+                ranked.bits = ranked_bits.at;
+                m.attention.args.tiles = &ranked;
+                m.map = &ranked, m.ws = mask_ws.at;
+                double whole = median_ms(n <= 16384 ? 5 : 1, 9, run_both, &m);
+                double kept = kept_fraction(ranked, ranked_bits, n);
+                char what[64];
+                snprintf(what, sizeof what, "dense_%s", precision_name(qk));
+                report(what, d, n, dense, 1, 0);
+                snprintf(what, sizeof what, "sparse_%s_0.50", precision_name(qk));
+                report(what, d, n, sparse, f, seed);
+                snprintf(what, sizeof what, "call_%s_topk_0.5", precision_name(qk));
+                report(what, d, n, whole, kept, 0);
+                double alone = dense - quantise;
+                printf("       %-4s dense %.4f ms (%.4f without quantisation, %.0f TFLOP/s), x bf16 %.2f; random %.3f "
+                       "kept %.4f ms, useful %.3f; predicted %.3f kept, whole call %.4f ms\n",
+                       precision_name(qk), dense, alone, flop / alone * 1e-9, bf16 / dense, f, sparse,
+                       f * alone / (sparse - quantise), kept, whole);
+            }
         }
 }
 

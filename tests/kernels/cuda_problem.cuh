@@ -108,6 +108,7 @@ struct problem {
     float lambda; /* < 0: none */
     bool mixed;   /* every third head dense */
     float gain;
+    enum precision qk = PRECISION_FULL; /* int8, fp8: and P·V in fp8 */
 };
 
 struct data {
@@ -135,6 +136,7 @@ struct data {
     a.q_head = a.o_head = p.token_major ? p.d : (ptrdiff_t)p.n * p.d;
     a.k_head = a.v_head = p.token_major ? p.d : (ptrdiff_t)x.n_kv * p.d;
     a.block = p.block;
+    a.qk = p.qk, a.pv = p.qk == PRECISION_FULL ? PRECISION_FULL : PRECISION_FP8;
     return a;
 }
 
