@@ -120,7 +120,7 @@ static float probabilities_e4m3(struct attn_unit *u, int r, int block, int limit
     float *s = u->s + r * SCORE_STRIDE, sum = 0;
     for (int j0 = 0; j0 < block; j0 += EIGHT_ROWS) {
         vf top = v_set1(-INFINITY), all = v_set1(0);
-        for (int j = j0; j < j0 + EIGHT_ROWS && j < limit; j += VW) top = v_max(top, v_load(s + j) + v_mask_after(limit - j));
+        for (int j = j0; j < j0 + EIGHT_ROWS && j < limit; j += VW) top = v_max(v_load(s + j) + v_mask_after(limit - j), top);
         float largest = v_top(top), reach = ceilf(largest);
         vf most = v_set1(reach), scale = v_set1((float)(1 << EIGHT_P_LOG2));
         vf back = v_set1(largest > -INFINITY ? exp2f(reach - (float)EIGHT_P_LOG2 - m_new) : 0);
