@@ -79,7 +79,7 @@ static const struct option_def options[] = {
     {"Same for all cells", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"num-samples", OPTION_INT, &o.settings.num_samples, "N", "at most so many (the suite's own default)", 0,
      1 << 20},
-    {"seed", OPTION_INT, &o.settings.seed, "N", "of generated samples and resampling (0)", 0, 1 << 30},
+    {"seed", OPTION_INT, &o.settings.seed, "N", "of generated samples, and of windows drawn from a file (0: spread evenly)", 0, 1 << 30},
     {"score", OPTION_TEXT, &o.settings.score, "HOW",
      "all, or second-half of each window as llama.cpp does (all)", 0, 0},
     {"field", OPTION_TEXT, &o.field, "A=B,…", "other names of JSON keys", 0, 0},

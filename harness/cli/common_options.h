@@ -36,7 +36,7 @@
     {"num-samples", OPTION_INT, &(s).num_samples, "N", "at most so many (the suite's own default)", 0, 1 << 20},    \
     {"score", OPTION_TEXT, &(s).score, "HOW", "all, or second-half of each window as llama.cpp does (all)", 0, 0},  \
     {"field", OPTION_TEXT, &(s).field, "A=B,…", "other names of JSON keys", 0, 0},                                  \
-    {"seed", OPTION_INT, &(s).seed, "N", "of generated samples and resampling (0)", 0, 1 << 30}
+    {"seed", OPTION_INT, &(s).seed, "N", "of generated samples, and of windows drawn from a file (0: spread evenly)", 0, 1 << 30}
 
 #define POLICY_OPTIONS(p)                                                                                           \
     {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                                             \
