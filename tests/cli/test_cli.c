@@ -791,7 +791,7 @@ Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
 /* What was not written was not done. */
 Test(cli, a_full_standard_output_is_a_failure, .init = enter, .fini = leave)
 {
-    static const char *const cases[] = {"list methods", "--version", "sweep " DEMO " --dry-run --max-length 300 --num-samples 1 --db r.db"};
+    static const char *const cases[] = {"list suites", "--version", "sweep " DEMO " --dry-run --max-length 300 --num-samples 1 --db r.db"};
     for (int i = 0; i < 3; i++) {
         struct ran r = run_to("/dev/full", cases[i]);
         cr_expect_eq(r.code, RUN_ERROR, "%s: %d", cases[i], r.code);
