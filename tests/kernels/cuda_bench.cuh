@@ -221,7 +221,7 @@ static void bench_eight(const std::vector<int> &lengths)
             printf("eight  d=%-3d n=%-6d bf16 %.4f ms %.0f TFLOP/s, quantisation %.4f ms\n", d, n, bf16,
                    flop / bf16 * 1e-9, quantise);
             buffer<struct head_params> params(heads);
-            params.put(std::vector<struct head_params>(heads, {-1.0f, 0.9f, 50.0f, true}));
+            params.put(std::vector<struct head_params>(heads, {-1.0f, 0.9f, 50.0f, true, 0}));
             for (enum precision qk : {PRECISION_INT8, PRECISION_FP8}) {
                 c.impl = &attn_dense_eight_sm90, c.args.tiles = NULL, c.args.qk = qk;
                 double dense = time_call(&c, n);
@@ -229,7 +229,7 @@ static void bench_eight(const std::vector<int> &lengths)
                 double sparse = time_call(&c, n);
                 struct mask_call m = {};
                 m.attention = c;
-                m.args = {&m.attention.args, params.at, SMOOTH_K_RUNNING, 0.5f};
+                m.args = {&m.attention.args, params.at, SMOOTH_K_RUNNING, 0.5f, NULL};
                 buffer<uint8_t> mask_ws(mask_cuda_workspace(&m.args));
                 buffer<uint64_t> ranked_bits(bits.n);
                 struct tile_map ranked = map;
