@@ -217,8 +217,9 @@ static enum status check_times(const struct run_view *v)
     }
     double lo = longest[1]->min / longest[0]->max, hi = longest[1]->max / longest[0]->min,
            about = longest[1]->median / longest[0]->median;
-    if (!(ratio->lo <= ratio->mean && ratio->mean <= ratio->hi && ratio->lo >= lo - NEAR && ratio->hi <= hi + NEAR) ||
-        fabs(ratio->mean / about - 1) > .1)
+    double half = ratio->n > 1 ? student_quantile(.975, (double)ratio->n - 1) * ratio->std_error : NAN;
+    if (!same(ratio->lo, ratio->mean - half) || !same(ratio->hi, ratio->mean + half) || ratio->mean < lo - NEAR ||
+        ratio->mean > hi + NEAR || fabs(ratio->mean / about - 1) > .1)
         return fail(ERR_FORMAT, "%s: field metrics (overall latency_ratio): found %.6g [%.6g, %.6g], expected about %.6g within "
                                 "[%.6g, %.6g] by its times; time again", v->label, ratio->mean, ratio->lo, ratio->hi, about, lo, hi);
     return OK;
