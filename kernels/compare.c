@@ -8,8 +8,8 @@
 #include <string.h>
 
 enum {
-    ROWS = 384,  /* positions per task: each weight panel is widened once per so many rows, and packed once per side */
-    VOCAB = 512, /* ids per chunk: 2 x 384 x 512 logits are 1.5 MiB, much of which stays in a core's L2 */
+    ROWS = 512,  /* positions per task at most: each weight panel is widened once per so many rows, packed once per side */
+    VOCAB = 512, /* ids per chunk: 2 x 512 x 512 logits are 2 MiB, much of which stays in a core's L2 */
 };
 
 struct work {

@@ -18,8 +18,8 @@ enum {
     PANEL = LINEAR_PANEL,
     PIECE_ROWS = 1024,
     ROW_STEP = 48,       /* whole tiles of 4, 6, 8, 12, 16 and 24 rows in every piece but the last */
-    TASKS = 16,          /* fewer pieces than this are halved … */
-    MIN_SIDE = 256,      /* … as long as each keeps so many rows or columns … */
+    TASKS = 8,           /* fewer pieces than this are halved … */
+    MIN_SIDE = 512,      /* … as long as each keeps so many rows or columns … */
     TASK_MACS = 1 << 26, /* … and so much work, a millisecond */
 };
 
