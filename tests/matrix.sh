@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 logs=$PWD/out/matrix
 roots=${MATRIX_ROOTS:-$logs/roots}
 mirror=${MATRIX_MIRROR:-http://deb.debian.org/debian}
-toolkit=$(nvcc=$(command -v nvcc) && readlink -f /usr/local/cuda || true)
+toolkit=$(command -v nvcc >/dev/null && readlink -f /usr/local/cuda || true)
 
 say() { echo "matrix: $*" >&2; }
 die() { say "$@"; exit 1; }
