@@ -52,3 +52,14 @@ void forward_times_add(struct forward_times *to, const struct forward_times *fro
     to->qk_s += from->qk_s;
     to->pv_s += from->pv_s;
 }
+
+bool values_are_finite(const float *x, size_t n)
+{
+    uint32_t bad = 0; /* by the bits of the exponent: nothing that a compiler could take for granted */
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bad |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return !bad;
+}

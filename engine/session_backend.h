@@ -24,11 +24,6 @@ struct session_backend {
 };
 extern const struct session_backend session_backend_cpu;
 
-/* ERR_NUMERIC was met: runs the call again, layer by layer, to say where NaN or infinity began; the message that is there
- * stays when nothing is found. The session is left at `position`. Always fails. */
-enum status session_trace(struct session *s, int position, const struct forward_args *f) MUST_USE;
-/* Where the next call appends; what stands behind is forgotten. */
-void session_rewind(struct session *s, int position);
 bool values_are_finite(const float *x, size_t n);
 
 /* True when the whole layer runs dense; counts why, head by head. */

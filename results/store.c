@@ -6,7 +6,6 @@
 #include "results/db.h"
 
 #include <errno.h>
-#include <sys/vfs.h>
 #include <stdio.h>
 #include <fcntl.h>
 #include <sqlite3.h>
@@ -114,37 +113,6 @@ static enum status migrate(struct store *s)
 }
 
 static enum status open_handle(struct store *s, enum store_mode mode, bool immutable);
-
-/* Kinds of file systems by the numbers of statfs(2), those where SQLite is known to have trouble. */
-const char *db_file_system(const char *path)
-{
-    static const struct {
-        unsigned long type;
-        const char *name;
-    } known[] = {{0x6969, "NFS"},       {0xff534d42, "CIFS"},     {0xfe534d42, "SMB2"},      {0x517b, "SMB"},
-                 {0x65735546, "FUSE"},  {0x01021997, "9p"},       {0x0bd00bd0, "Lustre"},    {0x47504653, "GPFS"},
-                 {0x00c36400, "Ceph"},  {0x19830326, "BeeGFS"},   {0x5346414f, "AFS"},       {0x794c7630, "overlayfs"}};
-    static _Thread_local char other[32];
-    char *dir = str_dup(path), *slash = strrchr(dir, '/');
-    if (slash) *(slash == dir ? slash + 1 : slash) = 0;
-    struct statfs info;
-    bool ok = statfs(slash ? dir : ".", &info) == 0;
-    free(dir);
-    if (!ok) return "unknown";
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (((unsigned long)info.f_type & 0xffffffffu) == known[i].type) return known[i].name;
-    snprintf(other, sizeof other, "0x%lx", (unsigned long)info.f_type & 0xffffffffu);
-    return other;
-}
-
-enum status db_no_file_system(struct store *s)
-{
-    char *why = str_dup(sqlite3_errmsg(s->db));
-    enum status st = fail(ERR_DB, "%s: its file system (%s) lacks the locks or the shared memory that a database needs: %s; give a "
-                                  "--db on a local disk, one for each machine, and merge them", s->path, db_file_system(s->path), why);
-    free(why);
-    return st;
-}
 
 /* A handle that has seen the write-ahead log needs its shared memory even to leave that mode, unless it is alone. */
 static enum status use_rollback_journal(struct store *s)
