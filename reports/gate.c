@@ -282,6 +282,17 @@ static void add_validity(const struct run_view *v, struct gate_result *out)
     c->message = str_dup(why);
 }
 
+/* Two models, or two settings, gated in one job are different test cases. */
+static void add_identity(const struct run_record *r, struct gate_result *out)
+{
+    struct str text = {0};
+    str_addf(&text, "%s on %s: ", r->model.name ? r->model.name : "model", r->dataset.name ? r->dataset.name : "data");
+    run_describe(r, &text);
+    out->identity = str_dup(str_get(&text));
+    for (size_t i = 0; i < out->n; i++) out->checks[i].identity = out->identity;
+    str_clear(&text);
+}
+
 enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out)
 {
     *out = (struct gate_result){.outcome = CHECK_PASS};
@@ -311,6 +322,7 @@ enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, 
     if (!out->n) return fail(ERR_ARG, "no bound was given; e.g. --min-cosine .98 --max-kl .02, see -h");
     add_validity(s->run, out);
     if (s->run->run->status == RUN_DONE) add_alarm(s, b->strict, out);
+    add_identity(s->run->run, out);
     take_worst(out);
     return OK;
 }
@@ -319,6 +331,7 @@ void gate_result_clear(struct gate_result *g)
 {
     for (size_t i = 0; i < g->n; i++) free((char *)g->checks[i].message);
     free(g->alarm);
+    free(g->identity);
     free(g->note);
     *g = (struct gate_result){0};
 }

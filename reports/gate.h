@@ -45,6 +45,7 @@ struct gate_result {
     size_t n;
     enum check_outcome outcome; /* the worst: invalid, fail, ambiguous, pass */
     char *alarm; /* cosine and what it stands for disagree; NULL when they do not. With `strict` a check of its own, too */
+    char *identity; /* of every check: model, data and settings of the run */
     char *note;  /* e.g. a second run under other arithmetic; NULL otherwise */
 };
 

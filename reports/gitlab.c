@@ -24,7 +24,7 @@ void gitlab_quality(const struct gate_check *checks, size_t n, const char *file,
         char hex[HASH_HEX_SIZE];
         hash_init(&h);
         hash_add_str(&h, c->name);
-        hash_add_str(&h, c->subject ? c->subject : "");
+        hash_add_str(&h, c->identity ? c->identity : c->subject ? c->subject : "");
         cJSON *entry = cJSON_CreateObject(), *location = cJSON_CreateObject(), *lines = cJSON_CreateObject();
         cJSON_AddStringToObject(entry, "description", str_get(&text));
         cJSON_AddStringToObject(entry, "check_name", c->name);

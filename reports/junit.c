@@ -94,7 +94,7 @@ void junit_xml(const struct gate_check *checks, size_t n, const char *suite, con
         add_measured(c, &measured);
         str_add(out, "    <testcase");
         add_attribute(out, "name", c->name);
-        add_attribute(out, "classname", c->subject ? c->subject : suite);
+        add_attribute(out, "classname", c->identity ? c->identity : c->subject ? c->subject : suite);
         str_add(out, " time=\"0.000\"");
         const char *tag = tags[c->outcome];
         if (!tag) {

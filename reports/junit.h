@@ -17,6 +17,7 @@ struct gate_check {
     double lo, hi; /* 95 % interval; NAN without */
     enum check_outcome outcome;
     const char *message; /* what happened and what to do; never NULL unless it passed */
+    const char *identity; /* its model, data and settings, which tell two findings of one name apart; NULL: the subject */
 };
 
 /* `warning`: what decides nothing and must be read, NULL for none; a property, and an annotation of its own. */

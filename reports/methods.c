@@ -1,5 +1,6 @@
 #include "reports/tables.h"
 #include "reports/view.h"
+#include "results/columns.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -7,9 +8,9 @@
 
 enum { MOST_TASKS = 6 };
 
-/* Data sets of the list that ask questions, each once. */
+/* Suites of the list that ask questions, each once. */
 struct tasks {
-    const struct dataset_record *sets[MOST_TASKS];
+    const char *suites[MOST_TASKS];
     size_t n;
 };
 
@@ -18,14 +19,16 @@ static bool same_data(const struct run_record *a, const struct dataset_record *d
     return a->dataset.fingerprint && d->fingerprint && !strcmp(a->dataset.fingerprint, d->fingerprint);
 }
 
+static bool same_suite(const struct run_record *r, const char *suite) { return text_same(r->dataset.suite, suite); }
+
 static struct tasks find_tasks(const struct run_list *runs)
 {
     struct tasks t = {.n = 0};
     for (size_t i = 0; i < runs->n; i++) {
         const struct run_record *r = &runs->rows[i];
         bool known = r->status != RUN_DONE || isnan(r->headline.score_sparse);
-        for (size_t k = 0; k < t.n && !known; k++) known = same_data(r, t.sets[k]);
-        if (!known && t.n < MOST_TASKS) t.sets[t.n++] = &r->dataset;
+        for (size_t k = 0; k < t.n && !known; k++) known = same_suite(r, t.suites[k]);
+        if (!known && t.n < MOST_TASKS) t.suites[t.n++] = r->dataset.suite;
     }
     return t;
 }
@@ -40,22 +43,23 @@ static void add_columns(struct table *t, const struct tasks *tasks)
     table_add_column(t, (struct table_column){"ppl / dense", NULL, NUMBER_FIXED, 3, METRIC_LOWER, ALIGN_AUTO});
     table_add_column(t, (struct table_column){"agreement", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
     for (size_t i = 0; i < tasks->n; i++) {
-        char *name = str_format("%s right", tasks->sets[i]->suite);
+        char *name = str_format("%s right", tasks->suites[i]);
         table_add_column(t, (struct table_column){name, NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
         free(name);
     }
     table_add_column(t, (struct table_column){.name = "runs"});
 }
 
-/* The done run of this configuration on these data; NULL when there is none. */
-static const struct run_record *find_run(const struct run_list *runs, const struct run_record *like,
-                                         const struct dataset_record *data)
+/* The done run of this configuration on a suite, of the length of `like` if there is one; NULL when there is none. */
+static const struct run_record *find_run(const struct run_list *runs, const struct run_record *like, const char *suite)
 {
+    const struct run_record *found = NULL;
     for (size_t i = 0; i < runs->n; i++) {
         const struct run_record *r = &runs->rows[i];
-        if (r->status == RUN_DONE && same_data(r, data) && run_same_configuration(r, like)) return r;
+        if (r->status != RUN_DONE || !same_suite(r, suite) || !run_same_configuration(r, like)) continue;
+        if (!found || (r->max_length == like->max_length && found->max_length != like->max_length)) found = r;
     }
-    return NULL;
+    return found;
 }
 
 static void add_dense(struct table *t, const struct run_list *runs, const struct dataset_record *data,
@@ -71,40 +75,85 @@ static void add_dense(struct table *t, const struct run_list *runs, const struct
     for (size_t k = 0; k < tasks->n; k++) {
         double score = NAN;
         for (size_t i = 0; i < runs->n; i++)
-            if (same_data(&runs->rows[i], tasks->sets[k]) && !isnan(runs->rows[i].headline.score_dense))
+            if (same_suite(&runs->rows[i], tasks->suites[k]) && !isnan(runs->rows[i].headline.score_dense) &&
+                (!same_suite(&runs->rows[i], data->suite) || same_data(&runs->rows[i], data)))
                 score = runs->rows[i].headline.score_dense;
         table_real(t, score);
     }
     table_missing(t);
 }
 
+/* What tells this configuration from others of the same short name, and its data from those of the page. */
+static void add_distinctions(const struct run_list *runs, const struct run_record *like, const struct run_record *subject,
+                             struct str *name)
+{
+    struct str short_name = {0};
+    str_add(&short_name, str_get(name));
+    for (size_t k = 0; k < run_columns.n; k++) {
+        const struct column *c = &run_columns.at[k];
+        bool differs = false;
+        if (!(c->use & COLUMN_SETTING) || c->use & COLUMN_DATA) continue;
+        for (size_t i = 0; i < runs->n && !differs; i++) {
+            const struct run_record *r = &runs->rows[i];
+            struct str other = {0};
+            if (r->status == RUN_DONE && !column_same(c, r, like)) {
+                run_short_name(r, &other);
+                differs = strcmp(str_get(&other), str_get(&short_name)) == 0;
+            }
+            str_clear(&other);
+        }
+        struct str value = {0};
+        if (differs) column_describe(c, like, &value);
+        if (differs) str_addf(name, ", %s %s", column_label(c), value.len ? str_get(&value) : "-");
+        str_clear(&value);
+    }
+    str_clear(&short_name);
+    if (same_data(like, &subject->dataset)) return;
+    if (!same_suite(like, subject->dataset.suite)) str_addf(name, ", on %s", like->dataset.name);
+    if (like->max_length != subject->max_length) str_addf(name, ", %d tokens", like->max_length);
+    else if (same_suite(like, subject->dataset.suite)) str_addf(name, ", on %s, other texts", like->dataset.name);
+}
+
 static void add_configuration(struct table *t, const struct run_list *runs, const struct run_record *like,
                               const struct run_record *subject, const struct tasks *tasks)
 {
-    const struct run_record *main = find_run(runs, like, &subject->dataset);
     struct str name = {0}, ids = {0};
     run_short_name(like, &name);
-    if (run_same_configuration(like, subject)) str_add(&name, " *");
+    add_distinctions(runs, like, subject, &name);
+    if (run_same_configuration(like, subject) && same_data(like, &subject->dataset)) str_add(&name, " *");
     table_text(t, str_get(&name));
-    if (main) {
-        const struct headline *h = &main->headline;
-        struct verdict v =
-            verdict_of(isnan(h->logits_cosine) ? h->cosine_mean : h->logits_cosine, h->token_accuracy, h->sparsity);
-        table_text(t, v.band);
-        const double values[] = {h->sparsity, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy};
-        for (int i = 0; i < 5; i++) table_real(t, values[i]);
-        str_addf(&ids, "%lld", (long long)main->id);
-    } else {
-        for (int i = 0; i < 6; i++) table_missing(t);
-    }
+    const struct headline *h = &like->headline;
+    struct verdict v =
+        verdict_of(isnan(h->logits_cosine) ? h->cosine_mean : h->logits_cosine, h->token_accuracy, h->sparsity);
+    table_text(t, v.band);
+    const double values[] = {h->sparsity, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy};
+    for (int i = 0; i < 5; i++) table_real(t, values[i]);
+    str_addf(&ids, "%lld", (long long)like->id);
     for (size_t k = 0; k < tasks->n; k++) {
-        const struct run_record *r = find_run(runs, like, tasks->sets[k]);
+        bool own = same_suite(like, tasks->suites[k]);
+        const struct run_record *r = own ? like : find_run(runs, like, tasks->suites[k]);
         table_real(t, r ? r->headline.score_sparse : NAN);
-        if (r && r != main) str_addf(&ids, "%s%lld", ids.len ? ", " : "", (long long)r->id);
+        if (r && r != like) str_addf(&ids, ", %lld", (long long)r->id);
     }
     table_text(t, str_get(&ids));
     str_clear(&name);
     str_clear(&ids);
+}
+
+/* A row for each configuration on each data set of the page's suite; other suites give it columns, or rows where the
+ * page's suite was not run. */
+static bool has_row(const struct run_list *runs, size_t at, const struct run_record *subject)
+{
+    const struct run_record *r = &runs->rows[at];
+    if (r->status != RUN_DONE || !strcmp(r->method, "dense")) return false;
+    bool main = same_suite(r, subject->dataset.suite);
+    if (!main && find_run(runs, r, subject->dataset.suite)) return false;
+    for (size_t k = 0; k < at; k++) {
+        const struct run_record *other = &runs->rows[k];
+        if (other->status != RUN_DONE || !run_same_configuration(other, r)) continue;
+        if (main ? same_data(other, &r->dataset) : !same_suite(other, subject->dataset.suite)) return false;
+    }
+    return true;
 }
 
 struct table *methods_table(const struct run_list *runs, const struct run_record *subject)
@@ -113,13 +162,8 @@ struct table *methods_table(const struct run_list *runs, const struct run_record
     struct tasks tasks = find_tasks(runs);
     add_columns(t, &tasks);
     add_dense(t, runs, &subject->dataset, &tasks);
-    for (size_t i = 0; i < runs->n; i++) {
-        const struct run_record *r = &runs->rows[i];
-        bool told = r->status != RUN_DONE || !strcmp(r->method, "dense");
-        for (size_t k = 0; k < i && !told; k++)
-            told = runs->rows[k].status == RUN_DONE && run_same_configuration(&runs->rows[k], r);
-        if (!told) add_configuration(t, runs, r, subject, &tasks);
-    }
-    table_note(t, "* the run this page is about; quality is measured on its data");
+    for (size_t i = 0; i < runs->n; i++)
+        if (has_row(runs, i, subject)) add_configuration(t, runs, &runs->rows[i], subject, &tasks);
+    table_note(t, "* the run this page is about; quality is measured on its data unless a row says otherwise");
     return t;
 }

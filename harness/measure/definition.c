@@ -1,5 +1,6 @@
 #include "harness/measure/definition.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -84,6 +85,7 @@ int definition_row(const struct attn_args *a, int head, int i, double theta, dou
         p[j] *= (double)a->scale;
         top = fmax(top, p[j]);
     }
+    assert(possible > 0);
     for (int j = 0; j < possible; j++) total += p[j] = p[j] == -INFINITY ? 0 : exp(p[j] - top);
     int eligible = 0, taken = 0, most = (int)ceil(topk * possible);
     for (int j = 0; j < possible; j++) {
@@ -97,6 +99,7 @@ int definition_row(const struct attn_args *a, int head, int i, double theta, dou
         int best = -1;
         for (int j = 0; j < possible; j++)
             if (similarity[j] > theta && !chosen[j] && (best < 0 || p[j] > p[best])) best = j;
+        assert(best >= 0); /* eligible ones are counted above */
         sum += p[best] / total;
         if (!(topk > 0) && tau < 1 && taken > 0) doubt_of(sum - tau, doubt);
         if (topk > 0 ? taken >= most : tau < 1 && taken > 0 && sum > tau) {

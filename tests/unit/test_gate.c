@@ -570,6 +570,32 @@ Test(gate, junit_says_what_the_gate_said)
     gate_result_clear(&g);
 }
 
+/* One finding of two models, or of two settings of one, is two findings to whoever collects them. */
+Test(gate, findings_of_two_models_differ)
+{
+    struct str xml[3] = {{0}}, quality[3] = {{0}};
+    for (int i = 0; i < 3; i++) {
+        struct made m;
+        make(&m, .99, .10, .97, .4, .01);
+        m.run.model.name = i == 1 ? "llama-b" : "llama-a";
+        if (i == 2) m.run.layers = "4-7";
+        struct gate_bounds b = gate_no_bounds();
+        b.max_kl = .05;
+        struct gate_result g = judged(&m, NULL, b);
+        junit_xml(g.checks, g.n, "s", NULL, 1, "2026-01-01T00:00:00Z", &xml[i]);
+        gitlab_quality(g.checks, g.n, "gate.json", &quality[i]);
+        gate_result_clear(&g);
+    }
+    has(str_get(&xml[0]), "classname=\"llama-a on ");
+    has(str_get(&xml[1]), "classname=\"llama-b on ");
+    cr_expect_str_neq(str_get(&quality[0]), str_get(&quality[1]));
+    cr_expect_str_neq(str_get(&quality[0]), str_get(&quality[2]));
+    for (int i = 0; i < 3; i++) {
+        str_clear(&xml[i]);
+        str_clear(&quality[i]);
+    }
+}
+
 static char *causes_of(const struct made *m, const struct run_list *runs)
 {
     struct table *t = causes_table(&m->view, runs);
