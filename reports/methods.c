@@ -92,7 +92,7 @@ static void add_distinctions(const struct run_list *runs, const struct run_recor
     for (size_t k = 0; k < run_columns.n; k++) {
         const struct column *c = &run_columns.at[k];
         bool differs = false;
-        if (!(c->use & COLUMN_SETTING) || c->use & COLUMN_DATA) continue;
+        if (!(c->use & COLUMN_SETTING) || c->use & COLUMN_DATA || !strcmp(c->name, "max_length")) continue; /* told below */
         for (size_t i = 0; i < runs->n && !differs; i++) {
             const struct run_record *r = &runs->rows[i];
             struct str other = {0};
