@@ -145,8 +145,9 @@ static size_t place_of(const struct shelf *s, int layer, int head, int sample)
     return ((size_t)layer * (size_t)s->n_heads + (size_t)head) * N_SAMPLES + (size_t)sample;
 }
 
-static enum status get(void *ctx, int layer, int head, int sample, struct curve *out, bool *found)
+static enum status get(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
+    (void)part; /* one method alone */
     const struct shelf *s = ctx;
     size_t at = place_of(s, layer, head, sample);
     *found = s->have[at];
@@ -154,8 +155,9 @@ static enum status get(void *ctx, int layer, int head, int sample, struct curve 
     return OK;
 }
 
-static enum status put(void *ctx, int layer, int head, int sample, const struct curve *c)
+static enum status put(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
+    (void)part; /* one method alone */
     struct shelf *s = ctx;
     size_t at = place_of(s, layer, head, sample);
     s->curves[at] = *c;
