@@ -1,7 +1,5 @@
 #include "engine/cuda/weights_cuda.h"
 
-#include "engine/cuda/session_cuda.h"
-#include "engine/tuner/tuner_parts.h"
 #include "kernels/cuda/device_cuda.h"
 #include "kernels/cuda/ops_cuda.h"
 
@@ -193,7 +191,7 @@ static enum status send_all(struct weights_cuda *w, const struct weights *from, 
     return w->impl->sync(w->d);
 }
 
-static enum status place(struct weights_cuda *w, const struct weights *from, int index)
+enum status weights_cuda_fill(struct weights_cuda *w, const struct weights *from, int index)
 {
     const struct llama_config *c = &from->config;
     void *stage = NULL;
@@ -253,39 +251,4 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
     pthread_mutex_unlock((pthread_mutex_t *)&w->lock);
 }
 
-static const struct weights_place weights_on_cuda = {weights_cuda_memory, weights_cuda_describe, weights_cuda_release};
-
-enum status weights_place_cuda(struct weights *w, int index)
-{
-    const char *why = weights_cuda_refuses(&w->config);
-    if (why) return fail(ERR_UNSUPPORTED, "%s: %s", w->dir, why);
-    if (device_cuda.count() == 0) return ERR_DEVICE; /* with its reason */
-    struct weights_cuda *on = calloc(1, sizeof *on);
-    if (!on) return fail(ERR_MEMORY, "no memory for a device");
-    on->base = (struct weights_device){&weights_on_cuda, &session_backend_cuda, &tuner_backend_cuda};
-    on->impl = &device_cuda;
-    pthread_mutex_init(&on->lock, NULL);
-    struct weights_device *device = &on->base;
-    enum status st = place(on, w, index);
-    if (st != OK)
-        weights_cuda_release(&device);
-    else
-        w->on_device = device;
-    return st;
-}
-
-enum status weights_cuda_look(int index, struct weights_device_info *out, size_t *free_bytes,
-                              size_t *total_bytes)
-{
-    struct weights_cuda w = {.base = {&weights_on_cuda, &session_backend_cuda, &tuner_backend_cuda}, .impl = &device_cuda};
-    *out = (struct weights_device_info){0};
-    if (device_cuda.count() == 0) return ERR_DEVICE; /* with its reason */
-    TRY(device_cuda.open(&w.d, index));
-    enum status st = device_cuda.info(w.d, &w.info);
-    device_cuda.close(&w.d);
-    if (st != OK) return st;
-    weights_cuda_describe(&w.base, out);
-    *free_bytes = w.info.memory_free;
-    *total_bytes = w.info.memory_total;
-    return OK;
-}
+const struct weights_place weights_on_cuda = {weights_cuda_memory, weights_cuda_describe, weights_cuda_release};

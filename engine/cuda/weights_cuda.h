@@ -47,4 +47,9 @@ void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes);
 enum status weights_cuda_lock(struct weights_cuda *w) MUST_USE;
 enum status weights_cuda_unlock(struct weights_cuda *w, enum status st) MUST_USE;
 
+/* What a GPU does with its weights; release takes a half-filled one, too. */
+extern const struct weights_place weights_on_cuda;
+/* Opens GPU `index` and copies all weights there. */
+enum status weights_cuda_fill(struct weights_cuda *w, const struct weights *from, int index) MUST_USE;
+
 #endif
