@@ -2,9 +2,10 @@
  * time as their masses leave room for in the workspace, which stays within the cache:
  *
  *   pool_rows   ranges of the sub-blocks of keys, once for all heads that read them, and means of
- * the pools of queries score_tiles means against ranges on tensor cores; a softmax wants sums over
- * a whole row, so what it leaves is the logarithm of each tile's sum rank_rows   from these the
- * masses, their join over the rows of a block, and the choice
+ * the pools of queries score_tiles means against ranges on tensor cores, all that a row sees by one
+ * CTA; a softmax wants sums over a whole row, so what it leaves is the logarithm of each tile's
+ * sum, and of the row's rank_rows   from these the masses, their join over the rows of a block, and
+ * the choice
  *
  * Means are rounded to bf16, as on the CPU, and ranges of bf16 keys are bf16, so that products are
  * exact and masks of the two differ by the order of sums alone.
@@ -21,13 +22,7 @@ namespace
 
 using mask_cuda::FEW;
 
-enum {
-    POOL_THREADS = 256,
-    SCORE_WARPS = 4,
-    SCORE_ROWS = 16 * SCORE_WARPS,
-    RANK_WARPS = 4,
-    MASS_BYTES = 32 << 20
-};
+enum { POOL_THREADS = 256, HELD = 8, MOST_ROWS = 128, RANK_WARPS = 4, MASS_BYTES = 32 << 20 };
 
 struct params {
     int n_q, n_kv, q_start, n_heads, n_kv_heads, group, block_q, block_k, d;
@@ -42,6 +37,7 @@ struct params {
     __nv_bfloat16 *ranges; /* [n_kv_heads, n_cols, 2 d] highest, lowest */
     __nv_bfloat16 *means;  /* [n_heads, n_rows, d] */
     float *sums;           /* [n_heads, end - from, n_kblocks] log2 of the sum of 2^score */
+    float *norms;          /* [n_heads, n_rows] the same of the whole row */
     const struct head_params *heads;
     struct head_ledger *ledger;
     uint32_t *bits;
@@ -57,57 +53,123 @@ __device__ __forceinline__ int cols_seen(const params &p, int row)
     return min(((p.first_row + row + 1) * p.row_tokens - 1) / p.col_tokens + 1, p.n_cols);
 }
 
-/* A warp makes one pool: two channels to a lane at a time. */
+/* Up to HELD steps of rows on their way through a warp: PER lanes to a row of at most 8 PER
+ * channels, eight to a lane. */
+template <int PER> struct steps {
+    static constexpr int AT_ONCE = 32 / PER;
+    uint4 x[HELD];
+    __device__ __forceinline__ void load(const __nv_bfloat16 *from, ptrdiff_t row, int first, int n,
+                                         bool there)
+    {
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            const int r = first + i * AT_ONCE + (int)(threadIdx.x % 32) / PER;
+            x[i] = there && r < n ? *(const uint4 *)(from + r * row) : make_uint4(0, 0, 0, 0);
+        }
+    }
+    __device__ __forceinline__ void widen(int i, float (&e)[8]) const
+    {
+        const uint32_t w[4] = {x[i].x, x[i].y, x[i].z, x[i].w};
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            e[2 * c] = __uint_as_float(w[c] << 16),
+                  e[2 * c + 1] = __uint_as_float(w[c] & 0xffff0000u);
+    }
+    __device__ __forceinline__ bool real(int i, int first, int n) const
+    {
+        return first + i * AT_ONCE + (int)(threadIdx.x % 32) / PER < n;
+    }
+};
+
+template <int PER, typename JOIN>
+__device__ __forceinline__ void across_rows(float (&x)[8], JOIN join)
+{
+#pragma unroll
+    for (int m = PER; m < 32; m *= 2)
+#pragma unroll
+        for (int c = 0; c < 8; c++) x[c] = join(x[c], __shfl_xor_sync(0xffffffffu, x[c], m));
+}
+
+__device__ __forceinline__ void store(__nv_bfloat16 *to, const float (&x)[8])
+{
+    *(uint4 *)to =
+        make_uint4(pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
+}
+
+/* Centre and reach of one sub-block of keys, in all lanes of a column. */
+template <int PER>
+__device__ __forceinline__ void spread(const params &p, const __nv_bfloat16 *from, int n,
+                                       bool there, float (&centre)[8], float (&reach)[8])
+{
+    constexpr int ROUND = HELD * steps<PER>::AT_ONCE;
+    const auto add = [](float a, float b) { return a + b; };
+    steps<PER> s;
+    float e[8];
+#pragma unroll
+    for (int c = 0; c < 8; c++)
+        centre[c] = p.deviation ? 0 : -INFINITY, reach[c] = p.deviation ? 0 : INFINITY;
+    for (int first = 0; first < n; first += ROUND) {
+        s.load(from, p.k_row, first, n, there);
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            s.widen(i, e);
+            if (!s.real(i, first, n)) continue;
+#pragma unroll
+            for (int c = 0; c < 8; c++) {
+                if (p.deviation) centre[c] += e[c];
+                else centre[c] = fmaxf(centre[c], e[c]), reach[c] = fminf(reach[c], e[c]);
+            }
+        }
+    }
+    if (!p.deviation) { /* highest and lowest */
+        across_rows<PER>(centre, [](float a, float b) { return fmaxf(a, b); });
+        across_rows<PER>(reach, [](float a, float b) { return fminf(a, b); });
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const float most = centre[c], least = reach[c];
+            centre[c] = (most + least) / 2, reach[c] = (most - least) / 2;
+        }
+        return;
+    }
+    across_rows<PER>(centre, add);
+#pragma unroll
+    for (int c = 0; c < 8; c++) centre[c] /= (float)n;
+    for (int first = 0; first < n; first += ROUND) {
+        if (n > ROUND) s.load(from, p.k_row, first, n, there);
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            s.widen(i, e);
+            if (!s.real(i, first, n)) continue;
+#pragma unroll
+            for (int c = 0; c < 8; c++) reach[c] += (e[c] - centre[c]) * (e[c] - centre[c]);
+        }
+    }
+    across_rows<PER>(reach, add);
+#pragma unroll
+    for (int c = 0; c < 8; c++) reach[c] = sqrtf(reach[c] / (float)n);
+}
+
+/* A warp makes one pool. */
+template <int PER>
 __global__ __launch_bounds__(POOL_THREADS) void pool_rows(const __grid_constant__ params p)
 {
-    const int lane = threadIdx.x % 32, n_keys = p.n_kv_heads * p.n_cols;
+    const int lane = threadIdx.x % 32, n_keys = p.n_kv_heads * p.n_cols, at = lane % PER * 8;
+    const bool there = at < p.d, writes = there && lane < PER;
     int item = (int)(blockIdx.x * (POOL_THREADS / 32) + threadIdx.x / 32);
     if (item < n_keys) {
         const int kv = item / p.n_cols, col = item % p.n_cols,
                   n = min(p.col_tokens, p.n_kv - col * p.col_tokens);
-        const __nv_bfloat16 *from = p.k + kv * p.k_head + (ptrdiff_t)col * p.col_tokens * p.k_row;
-        __nv_bfloat16 *to = p.ranges + (size_t)item * 2 * p.d;
-        for (int c = 2 * lane; c < p.d; c += 64) {
-            float2 centre, reach; /* step by step as the CPU does it, without contraction */
-            const float2 first = __bfloat1622float2(*(const __nv_bfloat162 *)(from + c));
-            if (p.deviation) {
-                centre = reach = make_float2(0, 0);
-#pragma unroll 16
-                for (int r = 0; r < n; r++) {
-                    const float2 x =
-                        __bfloat1622float2(*(const __nv_bfloat162 *)(from + r * p.k_row + c));
-                    centre.x += x.x, centre.y += x.y;
-                }
-                centre.x = __fdiv_rn(centre.x, (float)n), centre.y = __fdiv_rn(centre.y, (float)n);
-#pragma unroll 16
-                for (int r = 0; r < n; r++) {
-                    const float2 x =
-                        __bfloat1622float2(*(const __nv_bfloat162 *)(from + r * p.k_row + c));
-                    const float ox = x.x - centre.x, oy = x.y - centre.y;
-                    reach.x = __fadd_rn(reach.x, __fmul_rn(ox, ox)),
-                    reach.y = __fadd_rn(reach.y, __fmul_rn(oy, oy));
-                }
-                reach.x = __fsqrt_rn(__fdiv_rn(reach.x, (float)n)),
-                reach.y = __fsqrt_rn(__fdiv_rn(reach.y, (float)n));
-            } else {
-                float2 most = first, least = first;
-#pragma unroll 16
-                for (int r = 1; r < n; r++) {
-                    const float2 x =
-                        __bfloat1622float2(*(const __nv_bfloat162 *)(from + r * p.k_row + c));
-                    most.x = fmaxf(most.x, x.x), most.y = fmaxf(most.y, x.y);
-                    least.x = fminf(least.x, x.x), least.y = fminf(least.y, x.y);
-                }
-                centre = make_float2((most.x + least.x) / 2, (most.y + least.y) / 2);
-                reach = make_float2((most.x - least.x) / 2, (most.y - least.y) / 2);
-            }
-            reach.x = __fmul_rn(reach.x, p.width), reach.y = __fmul_rn(reach.y, p.width);
-            const __nv_bfloat162 hi =
-                __floats2bfloat162_rn(__fadd_rn(centre.x, reach.x), __fadd_rn(centre.y, reach.y));
-            const __nv_bfloat162 lo =
-                __floats2bfloat162_rn(__fadd_rn(centre.x, -reach.x), __fadd_rn(centre.y, -reach.y));
-            *(__nv_bfloat162 *)(to + c) = hi;
-            *(__nv_bfloat162 *)(to + p.d + c) = lo;
+        float centre[8], reach[8], hi[8], lo[8];
+        spread<PER>(p, p.k + kv * p.k_head + (ptrdiff_t)col * p.col_tokens * p.k_row + at, n, there,
+                    centre, reach);
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            const float half = __fmul_rn(reach[c], p.width);
+            hi[c] = __fadd_rn(centre[c], half), lo[c] = __fadd_rn(centre[c], -half);
+        }
+        if (writes) {
+            store(p.ranges + (size_t)item * 2 * p.d + at, hi);
+            store(p.ranges + (size_t)item * 2 * p.d + p.d + at, lo);
         }
         return;
     }
@@ -115,87 +177,135 @@ __global__ __launch_bounds__(POOL_THREADS) void pool_rows(const __grid_constant_
     if (item >= p.n_heads * p.n_rows || !is_mine(p, item / p.n_rows)) return;
     const int head = item / p.n_rows, row = item % p.n_rows,
               n = min(p.row_tokens, p.n_q - row * p.row_tokens);
-    const __nv_bfloat16 *from = p.q + head * p.q_head + (ptrdiff_t)row * p.row_tokens * p.q_row;
-    for (int c = 2 * lane; c < p.d; c += 64) {
-        float2 sum = make_float2(0, 0);
-#pragma unroll 8
-        for (int r = 0; r < n; r++) {
-            const float2 x = __bfloat1622float2(*(const __nv_bfloat162 *)(from + r * p.q_row + c));
-            sum.x += x.x, sum.y += x.y;
+    const __nv_bfloat16 *from =
+        p.q + head * p.q_head + (ptrdiff_t)row * p.row_tokens * p.q_row + at;
+    float sum[8] = {};
+    steps<PER> s;
+    for (int first = 0; first < n; first += HELD * steps<PER>::AT_ONCE) {
+        s.load(from, p.q_row, first, n, there);
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            float e[8];
+            s.widen(i, e);
+#pragma unroll
+            for (int c = 0; c < 8; c++) sum[c] += e[c];
         }
-        *(__nv_bfloat162 *)(p.means + (size_t)item * p.d + c) =
-            __floats2bfloat162_rn(__fdiv_rn(sum.x, (float)n), __fdiv_rn(sum.y, (float)n));
     }
+    across_rows<PER>(sum, [](float a, float b) { return a + b; });
+#pragma unroll
+    for (int c = 0; c < 8; c++) sum[c] /= (float)n;
+    if (writes) store(p.means + (size_t)item * p.d + at, sum);
 }
 
 /* Means into shared rows of DIM + 8: their positive parts in front, the negative ones behind. */
-template <int DIM>
+template <int DIM, int ROWS>
 __device__ __forceinline__ void stage_means(const params &p, int head, int row0, __nv_bfloat16 *to)
 {
     const __nv_bfloat162 zero = __floats2bfloat162_rn(0, 0);
-    for (int i = threadIdx.x; i < SCORE_ROWS * (DIM / 16); i += SCORE_WARPS * 32) {
-        const int r = i / (DIM / 16), c = i % (DIM / 16) * 8, row = row0 + r;
-        __nv_bfloat162 x[4] = {zero, zero, zero, zero}, down[4];
-        if (row < p.n_rows && c < p.d)
-            *(uint4 *)x = *(const uint4 *)(p.means + ((size_t)head * p.n_rows + row) * p.d + c);
+    for (int i = threadIdx.x; i < ROWS * (DIM / 8); i += ROWS * 2) {
+        const int r = i / (DIM / 8), c = i % (DIM / 8) * 8, row = row0 + r,
+                  from = c < p.d ? c : c - p.d;
+        __nv_bfloat162 x[4] = {zero, zero, zero, zero};
+        if (row < p.n_rows && from < p.d)
+            *(uint4 *)x = *(const uint4 *)(p.means + ((size_t)head * p.n_rows + row) * p.d + from);
 #pragma unroll
-        for (int e = 0; e < 4; e++) down[e] = __hmin2(x[e], zero), x[e] = __hmax2(x[e], zero);
-        if (c < p.d) {
-            *(uint4 *)(to + r * (DIM + 8) + c) = *(uint4 *)x;
-            *(uint4 *)(to + r * (DIM + 8) + p.d + c) = *(uint4 *)down;
-        }
-        if (2 * p.d + c < DIM)
-            *(uint4 *)(to + r * (DIM + 8) + 2 * p.d + c) = make_uint4(0, 0, 0, 0);
-        if (2 * p.d + DIM / 2 + c < DIM)
-            *(uint4 *)(to + r * (DIM + 8) + 2 * p.d + DIM / 2 + c) = make_uint4(0, 0, 0, 0);
+        for (int e = 0; e < 4; e++) x[e] = c < p.d ? __hmax2(x[e], zero) : __hmin2(x[e], zero);
+        *(uint4 *)(to + r * (DIM + 8) + c) = *(uint4 *)x;
     }
 }
 
-/* SCORE_ROWS pools of one head against COLS sub-blocks. */
-template <int DIM, int COLS>
-__global__ __launch_bounds__(SCORE_WARPS * 32) void score_tiles(const __grid_constant__ params p)
+/* Sends for COLS ranges from col0 on; those that are not there, and channels behind 2 d, become
+ * zeros. */
+template <int DIM, int COLS, int THREADS>
+__device__ __forceinline__ void send_ranges(const params &p, const __nv_bfloat16 *ranges, int col0,
+                                            __nv_bfloat16 *to)
 {
-    extern __shared__ __align__(16) __nv_bfloat16 shared[];
-    __nv_bfloat16 *q = shared, *k = q + SCORE_ROWS * (DIM + 8);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.z;
-    const int row0 = p.from + (int)blockIdx.y * SCORE_ROWS, col0 = (int)blockIdx.x * COLS;
-    if (!is_mine(p, head) || col0 >= cols_seen(p, min(row0 + SCORE_ROWS, p.end) - 1)) return;
-    stage_means<DIM>(p, head, row0, q);
-    fetch<DIM, SCORE_WARPS * 32>(k, p.ranges + (size_t)(head / p.group) * p.n_cols * 2 * p.d,
-                                 2 * p.d, col0, COLS, 0, p.n_cols, 2 * p.d);
-    __syncthreads();
-    float s[COLS / 8][4] = {};
-    multiply_keys<DIM, COLS>(s, q + warp * 16 * (DIM + 8), k, lane);
-    __syncwarp(); /* this warp's rows of q are read: its sums take their room */
+    for (int i = threadIdx.x; i < COLS * (DIM / 8); i += THREADS) {
+        const int r = i / (DIM / 8), c = i % (DIM / 8) * 8;
+        const bool there = col0 + r < p.n_cols && c < 2 * p.d;
+        const __nv_bfloat16 *from = ranges + (there ? (size_t)(col0 + r) * 2 * p.d + c : 0);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                         (uint32_t)__cvta_generic_to_shared(to + r * (DIM + 8) + c)),
+                     "l"(from), "r"(there ? 16 : 0)
+                     : "memory");
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int LEFT> __device__ __forceinline__ void wait_for_ranges()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
+/* ROWS pools of one head against all sub-blocks that they see, COLS at a time while the next are on
+ * their way. */
+template <int DIM, int ROWS, int COLS>
+__global__ __launch_bounds__(ROWS * 2) void score_tiles(const __grid_constant__ params p)
+{
     constexpr int LINE = COLS / 2 + 1; /* a tile has at least two columns */
-    static_assert(16 * LINE * 4 <= 16 * (DIM + 8) * 2, "sums fit into the room of means");
-    float *mine = (float *)(q + warp * 16 * (DIM + 8));
-    const int tiles = COLS / p.per_tile;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int r = lane / 4 + 8 * half, seen = cols_seen(p, row0 + warp * 16 + r);
-#pragma unroll
-        for (int n = 0; n < COLS / 8; n++) {
-            const int col = n * 8 + lane % 4 * 2;
-            float x = col0 + col < seen ? s[n][2 * half] * p.scale_log2 : -INFINITY;
-            float y = col0 + col + 1 < seen ? s[n][2 * half + 1] * p.scale_log2 : -INFINITY;
-            float top = fmaxf(x, y);
-            if (p.per_tile >= 4) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-            if (p.per_tile == 8) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-            float sum = top == -INFINITY ? 0 : exp2f(x - top) + exp2f(y - top);
-            if (p.per_tile >= 4) sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            if (p.per_tile == 8) sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            if (col % p.per_tile == 0) mine[r * LINE + col / p.per_tile] = top + log2f(sum);
+    extern __shared__ __align__(16) __nv_bfloat16 shared[];
+    __nv_bfloat16 *q = shared, *k = q + ROWS * (DIM + 8);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.x % p.n_heads;
+    const int set =
+        (int)(gridDim.x / p.n_heads) - 1 - (int)blockIdx.x / p.n_heads; /* longest rows first */
+    const int row0 = p.from + set * ROWS, seen_by_all = cols_seen(p, min(row0 + ROWS, p.end) - 1);
+    if (!is_mine(p, head)) return;
+    float *mine = (float *)(k + 2 * COLS * (DIM + 8)) + warp * 16 * LINE;
+    const __nv_bfloat16 *ranges = p.ranges + (size_t)(head / p.group) * p.n_cols * 2 * p.d;
+    send_ranges<DIM, COLS, ROWS * 2>(p, ranges, 0, k);
+    stage_means<DIM, ROWS>(p, head, row0, q);
+    const int tiles = COLS / p.per_tile, warp_row = row0 + warp * 16;
+    float top = -INFINITY, sum = 0; /* of row lane / 2, half of its tiles */
+    for (int col0 = 0, turn = 0; col0 < seen_by_all; col0 += COLS, turn ^= 1) {
+        if (col0 + COLS < seen_by_all) {
+            send_ranges<DIM, COLS, ROWS * 2>(p, ranges, col0 + COLS,
+                                             k + (turn ^ 1) * COLS * (DIM + 8));
+            wait_for_ranges<1>();
+        } else {
+            wait_for_ranges<0>();
         }
+        __syncthreads();
+        float s[COLS / 8][4] = {};
+        multiply_keys<DIM, COLS>(s, q + warp * 16 * (DIM + 8), k + turn * COLS * (DIM + 8), lane);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int r = lane / 4 + 8 * half, seen = cols_seen(p, warp_row + r);
+#pragma unroll
+            for (int n = 0; n < COLS / 8; n++) {
+                const int col = n * 8 + lane % 4 * 2;
+                const float x = col0 + col < seen ? s[n][2 * half] * p.scale_log2 : -INFINITY;
+                const float y =
+                    col0 + col + 1 < seen ? s[n][2 * half + 1] * p.scale_log2 : -INFINITY;
+                float most = fmaxf(x, y);
+                if (p.per_tile >= 4) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+                if (p.per_tile == 8) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+                float all = most == -INFINITY ? 0 : exp2f(x - most) + exp2f(y - most);
+                if (p.per_tile >= 4) all += __shfl_xor_sync(0xffffffffu, all, 1);
+                if (p.per_tile == 8) all += __shfl_xor_sync(0xffffffffu, all, 2);
+                if (col % p.per_tile == 0) mine[r * LINE + col / p.per_tile] = most + log2f(all);
+            }
+        }
+        __syncwarp();
+        for (int t = lane % 2; t < tiles; t += 2) {
+            const float x = mine[lane / 2 * LINE + t], most = fmaxf(top, x);
+            if (most > -INFINITY) sum = sum * exp2f(top - most) + exp2f(x - most), top = most;
+        }
+        for (int i = lane; i < 16 * tiles; i += 32) {
+            const int r = i / tiles, t = i % tiles, row = warp_row + r,
+                      tile = col0 / p.per_tile + t;
+            if (row < p.end && tile < p.n_kblocks)
+                p.sums[((size_t)head * (p.end - p.from) + row - p.from) * p.n_kblocks + tile] =
+                    mine[r * LINE + t];
+        }
+        __syncthreads(); /* these ranges are read */
     }
-    __syncwarp();
-    for (int i = lane; i < 16 * tiles; i += 32) {
-        const int r = i / tiles, t = i % tiles, row = row0 + warp * 16 + r,
-                  tile = col0 / p.per_tile + t;
-        if (row < p.end && tile < p.n_kblocks)
-            p.sums[((size_t)head * (p.end - p.from) + row - p.from) * p.n_kblocks + tile] =
-                mine[r * LINE + t];
-    }
+    const float other_top = __shfl_xor_sync(0xffffffffu, top, 1),
+                other_sum = __shfl_xor_sync(0xffffffffu, sum, 1);
+    const float most = fmaxf(top, other_top);
+    const float all = (top == -INFINITY ? 0 : sum * exp2f(top - most)) +
+                      (other_top == -INFINITY ? 0 : other_sum * exp2f(other_top - most));
+    if (lane % 2 == 0 && warp_row + lane / 2 < p.end)
+        p.norms[(size_t)head * p.n_rows + warp_row + lane / 2] = most + log2f(all);
 }
 
 /* One row of the map. */
@@ -216,22 +326,25 @@ __global__ __launch_bounds__(RANK_WARPS * 32) void rank_rows(const __grid_consta
         return; /* another predictor's; a head that runs dense is the first part's, below */
     mask_cuda::choice c = {0, 0};
     if (t.is_sparse) {
-        for (int r = warp; r < rows; r += RANK_WARPS) {
-            float top = -INFINITY, sum = 0;
-            for (int j = lane; j < n; j += 32) top = fmaxf(top, sums[(size_t)r * p.n_kblocks + j]);
-            top = mask_cuda::warp_max(top);
-            for (int j = lane; j < n; j += 32)
-                sum += exp2f(sums[(size_t)r * p.n_kblocks + j] - top);
-            sum = mask_cuda::warp_sum(sum);
-            if (lane == 0) norms[r] = top + log2f(sum);
-        }
+        if ((int)threadIdx.x < rows)
+            norms[threadIdx.x] = p.norms[(size_t)head * p.n_rows + row0 + threadIdx.x];
         __syncthreads();
         float top = 0;
         for (int j = threadIdx.x; j < n; j += RANK_WARPS * 32) {
             float all = 0;
-            for (int r = 0; r < rows; r++) {
-                const float x = exp2f(sums[(size_t)r * p.n_kblocks + j] - norms[r]);
-                all = p.join == 0 ? all + x : p.join == 1 ? fmaf(x, x, all) : fmaxf(all, x);
+            for (int r0 = 0; r0 < rows; r0 += 8) {
+                float x[8];
+#pragma unroll
+                for (int r = 0; r < 8; r++)
+                    x[r] = r0 + r < rows ? sums[(size_t)(r0 + r) * p.n_kblocks + j] - norms[r0 + r]
+                                         : -INFINITY;
+#pragma unroll
+                for (int r = 0; r < 8; r++) {
+                    const float mass_here = exp2f(x[r]);
+                    all = p.join == 0   ? all + mass_here
+                          : p.join == 1 ? fmaf(mass_here, mass_here, all)
+                                        : fmaxf(all, mass_here);
+                }
             }
             if (p.join == 1) all = sqrtf(all);
             mass[j] = all;
@@ -272,7 +385,7 @@ __global__ __launch_bounds__(RANK_WARPS * 32) void rank_rows(const __grid_consta
 }
 
 struct layout {
-    size_t means, ranges, sums, bytes;
+    size_t means, ranges, norms, sums, bytes;
     int rows_at_once; /* pools; whole rows of the map, and whole tiles of score_tiles */
 };
 
@@ -287,8 +400,8 @@ struct layout plan(const params &p)
     };
     l.means = take(2 * (size_t)p.n_heads * (size_t)p.n_rows * d);
     l.ranges = take(2 * (size_t)p.n_kv_heads * (size_t)p.n_cols * 2 * d);
-    size_t of_row = sizeof(float) * (size_t)p.n_heads * (size_t)p.n_kblocks,
-           least = (size_t)(p.block_q > 64 ? 2 : 1) * SCORE_ROWS;
+    l.norms = take(sizeof(float) * (size_t)p.n_heads * (size_t)p.n_rows);
+    size_t of_row = sizeof(float) * (size_t)p.n_heads * (size_t)p.n_kblocks, least = MOST_ROWS;
     size_t rows = MASS_BYTES / of_row / least * least;
     if (rows < least) rows = least;
     size_t all = ((size_t)p.n_rows + least - 1) / least * least;
@@ -323,15 +436,23 @@ struct params params_of(const struct mask_cuda_args *m, const struct mask_method
     return p;
 }
 
-template <int DIM, int COLS> enum status score(const params &p, cudaStream_t stream)
+template <int DIM, int ROWS, int COLS> enum status score(const params &p, cudaStream_t stream)
 {
-    const size_t room = sizeof(__nv_bfloat16) * (DIM + 8) * (SCORE_ROWS + COLS);
-    const int seen = min((p.first_row + p.end) * p.row_tokens, p.n_kv);
-    dim3 grid((unsigned)((seen + COLS * p.col_tokens - 1) / (COLS * p.col_tokens)),
-              (unsigned)((p.end - p.from + SCORE_ROWS - 1) / SCORE_ROWS), (unsigned)p.n_heads);
-    CUDA_TRY(cudaFuncSetAttribute(score_tiles<DIM, COLS>,
+    static_assert(MOST_ROWS % ROWS == 0, "whole tiles");
+    const size_t room = sizeof(__nv_bfloat16) * (DIM + 8) * (ROWS + 2 * COLS) +
+                        sizeof(float) * ROWS * (COLS / 2 + 1);
+    const unsigned sets = (unsigned)((p.end - p.from + ROWS - 1) / ROWS);
+    CUDA_TRY(cudaFuncSetAttribute(score_tiles<DIM, ROWS, COLS>,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
-    score_tiles<DIM, COLS><<<grid, SCORE_WARPS * 32, room, stream>>>(p);
+    score_tiles<DIM, ROWS, COLS><<<sets *(unsigned)p.n_heads, ROWS * 2, room, stream>>>(p);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
+template <int PER> enum status pool_all(const params &p, cudaStream_t stream)
+{
+    const int items = p.n_kv_heads * p.n_cols + p.n_heads * p.n_rows, warps = POOL_THREADS / 32;
+    pool_rows<PER><<<(unsigned)((items + warps - 1) / warps), POOL_THREADS, 0, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
@@ -368,18 +489,16 @@ enum status bound_cuda_predict(const struct mask_cuda_args *m, const struct mask
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
     p.means = (__nv_bfloat16 *)((char *)ws + l.means),
     p.ranges = (__nv_bfloat16 *)((char *)ws + l.ranges);
-    p.sums = (float *)((char *)ws + l.sums);
-    const int items = p.n_kv_heads * p.n_cols + p.n_heads * p.n_rows, warps = POOL_THREADS / 32;
-    pool_rows<<<(unsigned)((items + warps - 1) / warps), POOL_THREADS, 0, s>>>(p);
-    CUDA_TRY(cudaGetLastError());
+    p.norms = (float *)((char *)ws + l.norms), p.sums = (float *)((char *)ws + l.sums);
+    TRY(p.d <= 64 ? pool_all<8>(p, s) : p.d <= 128 ? pool_all<16>(p, s) : pool_all<32>(p, s));
     const size_t room = sizeof(float) * (size_t)p.n_kblocks;
     CUDA_TRY(
         cudaFuncSetAttribute(rank_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
     for (p.from = 0; p.from < p.n_rows; p.from += l.rows_at_once) {
         p.end = min(p.from + l.rows_at_once, p.n_rows);
-        TRY((p.d <= 64    ? score<128, 128>(p, s)
-             : p.d <= 128 ? score<256, 128>(p, s)
-                          : score<512, 64>(p, s)));
+        TRY((p.d <= 64    ? score<128, 128, 64>(p, s)
+             : p.d <= 128 ? score<256, 128, 64>(p, s)
+                          : score<512, 64, 32>(p, s)));
         const int per_block = p.block_q / p.row_tokens,
                   blocks = (p.end - p.from + per_block - 1) / per_block;
         rank_rows<<<dim3((unsigned)blocks, (unsigned)p.n_heads), RANK_WARPS * 32, room, s>>>(p);
