@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 /* Kinds of file systems by the numbers of statfs(2), those where SQLite is known to have trouble. */
-const char *db_file_system(const char *path)
+static const char *db_file_system(const char *path)
 {
     static const struct {
         unsigned long type;

@@ -27,8 +27,7 @@ struct store {
 
 /* ERR_DB with the file, what was tried and SQLite's words. */
 enum status db_fail(struct store *s, const char *what) MUST_USE;
-/* "NFS", "0xef53": of the folder of the path. */
-const char *db_file_system(const char *path);
+/* ERR_DB: the file system, by its name, lacks what a database needs; with the remedy. */
 enum status db_no_file_system(struct store *s) MUST_USE;
 enum status db_exec(struct store *s, const char *sql) MUST_USE;
 enum status db_begin(struct store *s) MUST_USE;

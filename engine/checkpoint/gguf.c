@@ -45,6 +45,7 @@ static uint64_t reader_u64(struct gguf_reader *r)
 static struct gguf_text reader_text(struct gguf_reader *r)
 {
     uint64_t n = reader_u64(r);
+    if (n > INT32_MAX) r->failed = true; /* lengths of texts are printed as ints */
     const uint8_t *p = reader_take(r, n);
     return p ? (struct gguf_text){(const char *)p, (size_t)n} : (struct gguf_text){"", 0};
 }
@@ -207,11 +208,12 @@ bool gguf_is(const char *path)
     return n == sizeof magic && memcmp(magic, "GGUF", sizeof magic) == 0;
 }
 
+bool gguf_text_is(struct gguf_text t, const char *s) { return t.n == strlen(s) && memcmp(t.s, s, t.n) == 0; }
+
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key)
 {
-    size_t n = strlen(key);
     for (size_t i = 0; i < g->n_values; i++)
-        if (g->values[i].key.n == n && memcmp(g->values[i].key.s, key, n) == 0) return &g->values[i];
+        if (gguf_text_is(g->values[i].key, key)) return &g->values[i];
     return NULL;
 }
 

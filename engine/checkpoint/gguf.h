@@ -19,7 +19,7 @@ enum gguf_type { /* of a value */
     GGUF_F64, N_GGUF_TYPES
 };
 
-struct gguf_text { /* not terminated; in the map */
+struct gguf_text { /* not terminated; in the map; below 2^31 bytes */
     const char *s;
     size_t n;
 };
@@ -58,6 +58,7 @@ enum status gguf_open(struct gguf *g, const char *path) MUST_USE;
 enum status gguf_parse(struct gguf *g, const char *path, const uint8_t *data, size_t size) MUST_USE;
 void gguf_close(struct gguf *g);
 
+bool gguf_text_is(struct gguf_text t, const char *s);
 /* NULL when there is none of that name. */
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key);
 /* Element i of a number or of an array of numbers or bools. */

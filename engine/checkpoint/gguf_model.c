@@ -20,8 +20,6 @@ static const struct gguf_architecture {
     {"qwen3", "Qwen3ForCausalLM", false, "\"use_sliding_window\":false,\"attention_bias\":false"},
 };
 
-static bool text_is(struct gguf_text t, const char *s) { return t.n == strlen(s) && memcmp(t.s, s, t.n) == 0; }
-
 static enum status find_architecture(const struct gguf *g, const struct gguf_architecture **out)
 {
     const struct gguf_value *v = gguf_find(g, "general.architecture");
@@ -30,7 +28,7 @@ static enum status find_architecture(const struct gguf *g, const struct gguf_arc
     const uint8_t *at = v->data;
     struct gguf_text name = gguf_next_text(&at);
     for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
-        if (text_is(name, architectures[i].name)) {
+        if (gguf_text_is(name, architectures[i].name)) {
             *out = &architectures[i];
             return OK;
         }
@@ -63,7 +61,7 @@ static enum status number_of(const struct gguf *g, const struct gguf_architectur
 static const struct gguf_tensor *tensor_named(const struct gguf *g, const char *name)
 {
     for (size_t i = 0; i < g->n_tensors; i++)
-        if (text_is(g->tensors[i].name, name)) return &g->tensors[i];
+        if (gguf_text_is(g->tensors[i].name, name)) return &g->tensors[i];
     return NULL;
 }
 
@@ -99,13 +97,13 @@ static enum status add_rope(const struct gguf *g, const struct gguf_architecture
     struct gguf_text name = {"none", 4};
     if (type && type->type == GGUF_STRING && !type->is_array) name = gguf_next_text(&at);
     if (!type && factor != 1) name = (struct gguf_text){"linear", 6};
-    if (text_is(name, "none") || factor == 1) return OK;
-    if (!text_is(name, "linear") && !text_is(name, "yarn"))
+    if (gguf_text_is(name, "none") || factor == 1) return OK;
+    if (!gguf_text_is(name, "linear") && !gguf_text_is(name, "yarn"))
         return fail(ERR_UNSUPPORTED, "%s: metadata %s.rope.scaling.type: found \"%.*s\", supported are none, linear and yarn", g->path,
                     a->name, (int)(name.n < 100 ? name.n : 100), name.s);
     str_addf(json, ",\"rope_scaling\":{\"rope_type\":\"%.*s\",\"factor\":%.17g", (int)name.n, name.s, factor);
-    if (text_is(name, "yarn")) str_addf(json, ",\"original_max_position_embeddings\":%.0f", original);
-    if (text_is(name, "yarn") && attention > 0) str_addf(json, ",\"attention_factor\":%.17g", attention);
+    if (gguf_text_is(name, "yarn")) str_addf(json, ",\"original_max_position_embeddings\":%.0f", original);
+    if (gguf_text_is(name, "yarn") && attention > 0) str_addf(json, ",\"attention_factor\":%.17g", attention);
     str_add(json, "}");
     return OK;
 }
@@ -171,7 +169,7 @@ static char *huggingface_name(struct gguf_text t)
         {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"},
     };
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
-        if (text_is(t, whole[i][0])) return str_dup(whole[i][1]);
+        if (gguf_text_is(t, whole[i][0])) return str_dup(whole[i][1]);
     char *name = str_format("%.*s", (int)t.n, t.s), part[32], tail[16];
     int layer, used = 0;
     if (sscanf(name, "blk.%d.%31[a-z_].%15[a-z]%n", &layer, part, tail, &used) == 3 && !name[used] && layer >= 0)

@@ -43,8 +43,6 @@ static struct gguf_text text_of(const struct gguf *g, const char *key)
     return at ? gguf_next_text(&at) : (struct gguf_text){"", 0};
 }
 
-static bool text_is(struct gguf_text t, const char *s) { return t.n == strlen(s) && memcmp(t.s, s, t.n) == 0; }
-
 static size_t vocabulary_slot(const struct vocabulary *v, const char *s, size_t n)
 {
     size_t i = (size_t)XXH3_64bits(s, n) & v->mask;
@@ -348,9 +346,9 @@ static enum status build(const struct vocabulary *v, cJSON *root, cJSON *config)
     cJSON_AddStringToObject(root, "version", "1.0");
     add_special_tokens(v, root);
     cJSON_AddItemToObject(root, "model", model);
-    if (text_is(kind, "gpt2"))
+    if (gguf_text_is(kind, "gpt2"))
         TRY(add_byte_level(v, root, model, &bos));
-    else if (text_is(kind, "llama"))
+    else if (gguf_text_is(kind, "llama"))
         TRY(add_sentencepiece(v, root, model));
     else
         return fail(ERR_UNSUPPORTED, "%s: metadata tokenizer.ggml.model: found \"%.*s\", supported are gpt2 and llama", v->g->path,

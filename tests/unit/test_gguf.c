@@ -59,7 +59,7 @@ static void check_ids(const struct model *m, const char *name, const cJSON *gold
         static int32_t want[4096];
         int n = read_ids(ids, want, 4096);
         CHECK(tokenizer_encode(m->tokenizer, text->valuestring, strlen(text->valuestring), true, &got, NULL));
-        cr_expect(got.n == (size_t)n && memcmp(got.ids, want, sizeof *want * (size_t)n) == 0, "%s: text %d: \"%.60s\"", name, i,
+        cr_expect(got.n == (size_t)n && (n == 0 || memcmp(got.ids, want, sizeof *want * (size_t)n) == 0), "%s: text %d: \"%.60s\"", name, i,
                   text->valuestring);
         token_list_clear(&got);
     }
