@@ -11,6 +11,7 @@
 #include "harness/measure/setup.h"
 #include "harness/measure/tuned_db.h"
 #include "harness/measure/tuning.h"
+#include "harness/measure/tuning_cost.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,22 +23,35 @@ static struct {
     struct sample_options samples;
     struct policy_options policy;
     struct output_options output;
-    const char *db, *out, *stats, *l1, *pv_l1, *rule;
+    const char *db, *out, *stats, *profile, *l1, *pv_l1, *rule;
     double min_sparsity, coverage;
     struct tuning_samples want;
     int held_mib;
     bool tune, from_curves, dry_run;
 } o = {
     .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "tuned.json", .l1 = ".06",
-    .pv_l1 = "l1+.01", .rule = "l1", .want = {5, -1, 5}, .min_sparsity = .10,
+    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "tuned.json", .want = {5, -1, 5}, .min_sparsity = .10,
 };
+
+/* What is chosen by, where the command line says nothing. */
+struct profile {
+    const char *name, *method, *rule, *l1, *pv_l1;
+};
+/* The tuning guide's "balanced", and what docs/studies/methods.md found to cost least at like sparsity. */
+static const struct profile profiles[] = {
+    {"guide", "sparge", "l1", ".06", "l1+.01"},
+    {"recommended", "sparge/bound", "rmse", ".09", "l1+.005"},
+};
+enum { GUIDE, RECOMMENDED, N_PROFILES };
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
-    {"l1", OPTION_TEXT, &o.l1, "X[,X…]", "bounds of stage 1 (.06)", 0, 0},
-    {"pv-l1", OPTION_TEXT, &o.pv_l1, "X[,X…]", "bounds of both stages, or l1+X for each l1 (l1+.01)", 0, 0},
-    {"rule", OPTION_TEXT, &o.rule, "NAME", "the error that is bounded: l1, tail, cosine, rmse or both (l1)", 0, 0},
+    {"profile", OPTION_TEXT, &o.profile, "NAME",
+     "guide: method sparge, rule l1, bounds .06 and .07; recommended: sparge/bound, rmse, .09 and .095; "
+     "without it and the next four options both are tuned and set side by side", 0, 0},
+    {"l1", OPTION_TEXT, &o.l1, "X[,X…]", "bounds of stage 1 (the profile's)", 0, 0},
+    {"pv-l1", OPTION_TEXT, &o.pv_l1, "X[,X…]", "bounds of both stages, or l1+X for each l1 (the profile's)", 0, 0},
+    {"rule", OPTION_TEXT, &o.rule, "NAME", "the error that is bounded: l1, tail, cosine, rmse or both (the profile's)", 0, 0},
     {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
      "where the thresholds go (tuned.json); with several bounds the name gets them; .pt writes SpargeAttn's own format", 0, 0},
     {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "per-layer statistics as the guide writes them", 0, 0},
@@ -73,15 +87,15 @@ static enum status parse_number(const char *option, const char **text, double *o
 }
 
 /* Every l1 with every pv_l1; "l1+.01" stands for one that follows l1. Pairs with pv_l1 ≤ l1 are left out, aloud. */
-static enum status parse_bounds(struct tune_bounds *out, int *n)
+static enum status parse_bounds(const struct profile *p, struct tune_bounds *out, int *n)
 {
     int n_pruned = 0;
     *n = 0;
-    for (const char *a = o.l1; *a;) {
+    for (const char *a = p->l1; *a;) {
         double l1;
         TRY(parse_number("--l1", &a, &l1));
         if (!(l1 > 0 && l1 < 1)) return fail(ERR_ARG, "--l1: found %g, expected more than 0 and less than 1", l1);
-        for (const char *b = o.pv_l1; *b;) {
+        for (const char *b = p->pv_l1; *b;) {
             double pv;
             bool relative = str_starts_with(b, "l1+");
             if (relative) b += 3;
@@ -108,13 +122,21 @@ static void show_progress(void *ctx, int done, int total)
     progress_update(ctx, done);
 }
 
+/* `out` with `_word` in front of its ending. */
+static char *name_with(const char *out, const char *word)
+{
+    const char *dot = strrchr(out, '.');
+    size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - out) : strlen(out);
+    return str_format("%.*s_%s%s", (int)stem, out, word, out + stem);
+}
+
 /* "tuned.json" for one pair of bounds, "tuned_l1=0.06_pv=0.07.json" for several. */
 static char *output_name(const struct tuned *t, const char *path, int n)
 {
+    char word[64];
     if (n == 1) return str_dup(path);
-    const char *dot = strrchr(path, '.');
-    size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - path) : strlen(path);
-    return str_format("%.*s_l1=%g_pv=%g%s", (int)stem, path, t->l1, t->pv_l1, path + stem);
+    snprintf(word, sizeof word, "l1=%g_pv=%g", t->l1, t->pv_l1);
+    return name_with(path, word);
 }
 
 static enum status load_samples(const struct setup *setup, struct sample_set *set, struct tune_sample **out)
@@ -242,72 +264,187 @@ static void print_verdict(const struct tuned *tuned, int n, const struct tune_ti
     }
 }
 
-static enum status run(const struct setup *fleet, int n_fleet, struct store *store)
+/* One choice, tuned and written. */
+struct choice {
+    struct profile by;
+    enum tune_rule rule;
+    int n;
+    struct tuned tuned[MAX_BOUNDS];
+    char *names[MAX_BOUNDS];
+    struct tune_times times;
+};
+
+static void choice_clear(struct choice *c)
+{
+    for (int i = 0; i < c->n; i++) {
+        tuned_clear(&c->tuned[i]);
+        free(c->names[i]);
+    }
+    c->n = 0;
+}
+
+static enum status find(const struct setup *fleet, int n_fleet, const struct tune_args *args, struct choice *c)
+{
+    struct progress progress;
+    progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
+    for (int l = 0; l < args->policy->n_layers; l++) progress.total += args->policy->layer_on[l] * args->policy->n_heads;
+    struct tune_args own = *args;
+    own.progress = show_progress;
+    own.progress_ctx = &progress;
+    if (o.from_curves) own.n_samples = o.want.n_tune + o.want.n_check; /* curves of the others are not looked at */
+    enum status st = o.from_curves ? tune_from_curves(&own, c->tuned)
+                                   : tuning_run(fleet, n_fleet, &o.machine, &own, o.want, o.coverage, c->tuned, &c->times);
+    progress_end(&progress);
+    return st;
+}
+
+static enum status make_choice(const struct setup *fleet, int n_fleet, struct store *store, const struct sample_set *set,
+                               const struct tune_sample *samples, const char *word, struct choice *c)
 {
     const struct setup *setup = &fleet[0];
     struct tune_bounds bounds[MAX_BOUNDS];
-    struct tuned tuned[MAX_BOUNDS];
-    char *names[MAX_BOUNDS] = {NULL};
     struct sparse_policy policy = {0};
+    struct policy_options asked = o.policy;
+    struct curve_db db = {0};
+    int n;
+    asked.method = c->by.method;
+    TRY(parse_bounds(&c->by, bounds, &n));
+    TRY(tune_rule_parse(c->by.rule, &c->rule));
+    TRY(setup_policy_to_tune(setup, &asked, &policy));
+    enum status st = curve_db_open(&db, store, setup, set, &policy);
+    const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = c->rule,
+                                   .samples = samples, .n_samples = set->n_samples, .bounds = bounds, .n_bounds = n,
+                                   .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
+                                   .held_bytes = (size_t)o.held_mib << 20, .stop = cancel_requested};
+    if (st == OK && o.dry_run) {
+        if (word) printf("%s: ", c->by.name);
+        print_plan(&args);
+    } else if (st == OK) {
+        st = find(fleet, n_fleet, &args, c);
+        c->n = st == OK ? n : 0;
+    }
+    char *out = word ? name_with(o.out, word) : str_dup(o.out), *stats = !o.stats ? NULL : word ? name_with(o.stats, word) : str_dup(o.stats);
+    for (int i = 0; i < c->n && st == OK; i++) {
+        c->names[i] = output_name(&c->tuned[i], out, n);
+        st = save(setup, store, &c->tuned[i], set, c->names[i]);
+        char *of_this = stats ? output_name(&c->tuned[i], stats, n) : NULL;
+        if (st == OK && of_this) st = tuned_write_stats(&c->tuned[i], of_this);
+        free(of_this);
+    }
+    free(out);
+    free(stats);
+    curve_db_close(&db);
+    policy_clear(&policy);
+    return st;
+}
+
+static enum status print_choice(const struct setup *setup, const struct sample_set *set, const struct choice *c)
+{
+    bool terminal = strcmp(o.output.format, "terminal") == 0;
+    if (terminal)
+        printf("tuned on %s, %d texts of at most %d tokens\n\n", set->name, set->n_samples, o.samples.max_length);
+    TRY(print_table(summary_table(c->tuned, c->n, (char **)c->names), &o.output));
+    if (terminal && o.from_curves)
+        printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", c->tuned[0].num_samples);
+    else if (terminal)
+        print_verdict(c->tuned, c->n, &c->times);
+    print_text_begin(&setup->model, &o.output);
+    return OK;
+}
+
+/* Both profiles side by side, and what each costs where nothing was chosen: on check samples, and on those held out. */
+static enum status print_both(const struct setup *setup, const struct sample_set *set, const struct choice *choices)
+{
+    struct tuned both[N_PROFILES];
+    struct tuning_cost cost[N_PROFILES];
+    int n_texts = set->n_samples - o.want.n_tune;
+    bool judged = !o.from_curves && n_texts > 0;
+    for (int i = 0; i < N_PROFILES; i++) both[i] = choices[i].tuned[0]; /* borrowed */
+    if (judged) TRY(tuning_costs(setup, &o.machine, set, o.want.n_tune, n_texts, both, N_PROFILES, cost));
+    struct table *t = table_new(NULL);
+    static const char *const words[] = {"profile", "method", "bounds"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) table_add_column(t, (struct table_column){.name = words[i]});
+    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "from", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "to", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t, (struct table_column){.name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
+    table_add_column(t, (struct table_column){.name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "file"});
+    for (int i = 0; i < N_PROFILES; i++) {
+        char bounds[64];
+        snprintf(bounds, sizeof bounds, "%s <= %g, %g", choices[i].by.rule, both[i].l1, both[i].pv_l1);
+        table_text(t, choices[i].by.name);
+        table_text(t, choices[i].by.method);
+        table_text(t, bounds);
+        const double values[] = {cost[i].sparsity, cost[i].cosine, cost[i].kl, cost[i].kl_lo, cost[i].kl_hi, cost[i].ppl_ratio};
+        for (size_t v = 0; v < sizeof values / sizeof *values; v++) table_real(t, judged ? values[v] : NAN);
+        table_real(t, both[i].over.n_samples > 0 ? both[i].over.share : NAN);
+        table_text(t, choices[i].names[0]);
+    }
+    bool terminal = strcmp(o.output.format, "terminal") == 0;
+    if (terminal && judged)
+        printf("tuned on %s, %d texts of at most %d tokens; what each costs on the %d others (%d check, %d held out), KL with its 95 %% "
+               "interval\n\n", set->name, o.want.n_tune, o.samples.max_length, n_texts, o.want.n_check, o.want.n_held_out);
+    TRY(print_table(t, &o.output));
+    if (terminal && !judged) printf("\n%s\n", o.from_curves ? "from stored curves; nothing was run" : "no text was left to judge them on");
+    for (int i = 0; i < N_PROFILES && terminal && !o.from_curves; i++) {
+        printf("\n%s:", choices[i].by.name);
+        print_verdict(choices[i].tuned, choices[i].n, &choices[i].times);
+    }
+    print_text_begin(&setup->model, &o.output);
+    return OK;
+}
+
+/* What the command line leaves open is the profile's. */
+static enum status choose_profiles(struct choice *choices, int *n)
+{
+    bool said = o.profile || o.l1 || o.pv_l1 || o.rule || o.policy.method;
+    int which = GUIDE;
+    if (o.profile) {
+        for (which = 0; which < N_PROFILES && strcmp(profiles[which].name, o.profile) != 0;) which++;
+        if (which == N_PROFILES) return fail(ERR_ARG, "--profile: found \"%s\", expected guide or recommended", o.profile);
+    }
+    *n = 1;
+    if (!said && str_ends_with(o.out, ".pt")) {
+        if (!o.machine.quiet)
+            fprintf(stderr, "sparsegauge: %s: SpargeAttn's format holds the guide's profile alone; name a .json file to have the "
+                            "recommended one too\n", o.out);
+        said = true;
+    }
+    if (!said) {
+        for (int i = 0; i < N_PROFILES; i++) choices[i].by = profiles[i];
+        *n = N_PROFILES;
+        return OK;
+    }
+    struct profile p = profiles[which];
+    if (o.policy.method) p.method = o.policy.method;
+    if (o.rule) p.rule = o.rule;
+    if (o.l1) p.l1 = o.l1;
+    if (o.pv_l1) p.pv_l1 = o.pv_l1;
+    choices[0].by = p;
+    return OK;
+}
+
+static enum status run(const struct setup *fleet, int n_fleet, struct store *store)
+{
+    static struct choice choices[N_PROFILES]; /* 700 KB */
     struct sample_set set = {0};
     struct tune_sample *samples = NULL;
-    struct curve_db db = {0};
-    struct progress progress;
-    struct tune_times times = {0};
-    enum tune_rule rule;
     int n = 0;
-    enum status st;
-    memset(tuned, 0, sizeof tuned);
-    TRY(parse_bounds(bounds, &n));
-    TRY(tune_rule_parse(o.rule, &rule));
-    TRY_GOTO(st, done, setup_policy_to_tune(setup, &o.policy, &policy));
-    TRY_GOTO(st, done, load_samples(setup, &set, &samples));
-    TRY_GOTO(st, done, curve_db_open(&db, store, setup, &set, &policy));
-    const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = rule,
-                                   .samples = samples, .n_samples = set.n_samples, .bounds = bounds, .n_bounds = n,
-                                   .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
-                                   .held_bytes = (size_t)o.held_mib << 20, .progress = show_progress,
-                                   .progress_ctx = &progress, .stop = cancel_requested};
-    if (o.dry_run) {
-        print_plan(&args);
-        goto done;
-    }
-    progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
-    for (int l = 0; l < policy.n_layers; l++) progress.total += policy.layer_on[l] * policy.n_heads;
-    if (o.from_curves) {
-        struct tune_args chosen_on = args; /* curves of the others are not looked at */
-        chosen_on.n_samples = o.want.n_tune + o.want.n_check;
-        st = tune_from_curves(&chosen_on, tuned);
-    } else {
-        st = tuning_run(fleet, n_fleet, &o.machine, &args, o.want, o.coverage, tuned, &times);
-    }
-    progress_end(&progress);
-    for (int i = 0; i < n && st == OK; i++) {
-        names[i] = output_name(&tuned[i], o.out, n);
-        st = save(setup, store, &tuned[i], &set, names[i]);
-        char *stats = o.stats ? output_name(&tuned[i], o.stats, n) : NULL;
-        if (st == OK && stats) st = tuned_write_stats(&tuned[i], stats);
-        free(stats);
-    }
-    if (st == OK && strcmp(o.output.format, "terminal") == 0)
-        printf("tuned on %s, %d texts of at most %d tokens\n\n", set.name, set.n_samples, o.samples.max_length);
-    if (st == OK) st = print_table(summary_table(tuned, n, names), &o.output);
-    if (st == OK && strcmp(o.output.format, "terminal") == 0 && o.from_curves)
-        printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", tuned[0].num_samples);
-    else if (st == OK && strcmp(o.output.format, "terminal") == 0)
-        print_verdict(tuned, n, &times);
-    if (st == OK) print_text_begin(&setup->model, &o.output);
-    if (st == OK && times.why && !o.machine.quiet)
-        fprintf(stderr, "sparsegauge: curves and verification ran on the CPU: %s\n", times.why);
-done:
-    for (int i = 0; i < n; i++) {
-        tuned_clear(&tuned[i]);
-        free(names[i]);
-    }
-    curve_db_close(&db);
+    enum status st = choose_profiles(choices, &n);
+    if (st == OK) st = load_samples(&fleet[0], &set, &samples);
+    /* the guide's first: the recommended mixture takes its curves over */
+    for (int i = 0; i < n && st == OK; i++)
+        st = make_choice(fleet, n_fleet, store, &set, samples, n > 1 && i == GUIDE ? profiles[GUIDE].name : NULL, &choices[i]);
+    if (st == OK && !o.dry_run) st = n > 1 ? print_both(&fleet[0], &set, choices) : print_choice(&fleet[0], &set, &choices[0]);
+    for (int i = 0; i < n && st == OK; i++)
+        if (choices[i].times.why && !o.machine.quiet)
+            fprintf(stderr, "sparsegauge: curves and verification of %s ran on the CPU: %s\n", choices[i].by.method, choices[i].times.why);
+    for (int i = 0; i < n; i++) choice_clear(&choices[i]);
     free(samples);
     sample_set_clear(&set);
-    policy_clear(&policy);
     return st;
 }
 
@@ -339,11 +476,14 @@ const struct command cmd_tune = {
     .name = "tune",
     .summary = "find per-head thresholds under error bounds, verified",
     .help = {
-        "tune MODEL [--l1 .06] [--pv-l1 .07] [options]",
+        "tune MODEL [--profile NAME] [--l1 X] [--pv-l1 X] [options]",
         "Finds every head's thresholds under the bounds from one pass of error curves, runs what it found with the inference\n"
         "kernel on the tuning samples and on check samples, backs off where a bound does not hold, writes the thresholds, and counts\n"
         "on held-out samples, which nothing was chosen or backed off by, how many heads are over their bound.\n"
-        "Curves are kept in the database: an interrupted run goes on where it stopped, and other bounds come almost free.",
+        "Curves are kept in the database: an interrupted run goes on where it stopped, and other bounds come almost free.\n"
+        "Without a profile, bounds, rule or method it tunes both profiles and prints what each costs on texts that nothing was chosen\n"
+        "on: the recommended choice goes to FILE, the tuning guide's beside it, to FILE with _guide in its name.",
+        "sparsegauge tune suites/demo/model -o tuned.json\n"
         "sparsegauge tune suites/demo/model --l1 .06 --pv-l1 .07 -o tuned.json\n"
         "sparsegauge tune suites/demo/model --coverage .95 -o tuned.json\n"
         "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length 4096 -o tail.json",

@@ -824,6 +824,30 @@ Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave
     }
 }
 
+/* The guide's choice and the recommended one, side by side unless one of them is asked for. */
+Test(cli, tune_without_a_choice_makes_both, .init = enter, .fini = leave)
+{
+#define BOTH "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 --threads 1 --db r.db "
+    struct ran r = expect(PASS, BOTH "--format csv -o both.json");
+    cr_expect(here("both.json") && here("both_guide.json"));
+    cr_expect(has(&r.out, "guide,sparge,") && has(&r.out, "recommended,sparge/bound,"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    struct str guide = file_get(place, "both_guide.json"), ours = file_get(place, "both.json");
+    cr_expect(has(&guide, "\"method\": \"sparge\"") && has(&guide, "\"rule\": \"l1\""), "%s", str_get(&guide));
+    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"rule\": \"rmse\""), "%s", str_get(&ours));
+    str_clear(&guide);
+    str_clear(&ours);
+    ends(PASS, BOTH "--profile recommended --l1 .2 --pv-l1 l1+.01 -o one.json");
+    cr_expect(here("one.json") && !here("one_guide.json"));
+    ours = file_get(place, "one.json");
+    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"l1\": 0.2"), "%s", str_get(&ours));
+    str_clear(&ours);
+    r = expect(PASS, "tune " DEMO " --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 --threads 1 --db r.db -o x.pt");
+    cr_expect(here("x.pt") && !here("x_guide.pt") && has(&r.err, "the guide's profile alone"), "%s", str_get(&r.err));
+    ran_clear(&r);
+    refuses(USAGE, BOTH "--profile best", SAYS("--profile", "best", "guide or recommended"));
+}
+
 Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = leave)
 {
     refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2", SAYS("--num-samples 1", "--num-tune-samples", "--check", "--held-out"));
