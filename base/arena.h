@@ -6,8 +6,8 @@
 
 struct arena; /* opaque; NULL is an empty one */
 
-/* Zeroed memory, aligned for any type; aborts when there is none (base/str.h gives the reason). *p NULL makes
- * the pool. */
+/* Zeroed memory, aligned for any type; aborts when there is none (base/str.h gives the reason). *p
+ * NULL makes the pool. */
 void *arena_alloc(struct arena **p, size_t size);
 /* A copy; NULL stays NULL. */
 char *arena_str(struct arena **p, const char *text);

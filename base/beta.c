@@ -67,7 +67,8 @@ struct share_limits share_of_clusters(const int *hits, int n, int each, double l
     if (n < 1 || each < 1) return (struct share_limits){NAN, NAN, NAN};
     for (int i = 0; i < n; i++) sum += hits[i];
     double share = sum / trials, worth = trials / (1 + (each - 1) * SHARE_ALIKE);
-    for (int i = 0; i < n; i++) spread += ((double)hits[i] / each - share) * ((double)hits[i] / each - share);
+    for (int i = 0; i < n; i++)
+        spread += ((double)hits[i] / each - share) * ((double)hits[i] / each - share);
     if (n == 1) {
         worth = 1;
     } else {
@@ -77,5 +78,5 @@ struct share_limits share_of_clusters(const int *hits, int n, int each, double l
     }
     double hit = share * worth, miss = worth - hit;
     return (struct share_limits){share, hit > 0 ? beta_quantile(hit, miss + 1, tail) : 0,
-                                 miss > 0 ? beta_quantile(hit + 1, miss, 1 - tail) : 1};
+        miss > 0 ? beta_quantile(hit + 1, miss, 1 - tail) : 1};
 }

@@ -1,7 +1,8 @@
 /* The beta distribution, and what it gives: Student's t, and intervals for shares.
  *
- * The incomplete beta function by its continued fraction (Abramowitz and Stegun 26.5.8, evaluated after Lentz), quantiles by
- * bisection: exact to about 1e-12, and slow beside a formula, which nothing here minds.
+ * The incomplete beta function by its continued fraction (Abramowitz and Stegun 26.5.8, evaluated
+ * after Lentz), quantiles by bisection: exact to about 1e-12, and slow beside a formula, which
+ * nothing here minds.
  */
 #ifndef SG_BASE_BETA_H
 #define SG_BASE_BETA_H
@@ -19,10 +20,12 @@ struct share_limits {
     double share, lo, hi;
 };
 
-/* hits[i] of the same number `each` of trials in every one of n clusters, whose trials are alike (heads on one text): Clopper
- * and Pearson's exact interval for as many independent trials as these are worth, after Korn and Graubard (Survey Methodology
- * 24, 1998): the spread between clusters says how many, Student's t pays for having few of them. That spread is 0 when no
- * cluster has a hit, so trials of a cluster are never taken for less alike than SHARE_ALIKE. One cluster counts as one trial. */
+/* hits[i] of the same number `each` of trials in every one of n clusters, whose trials are alike
+ * (heads on one text): Clopper and Pearson's exact interval for as many independent trials as these
+ * are worth, after Korn and Graubard (Survey Methodology 24, 1998): the spread between clusters
+ * says how many, Student's t pays for having few of them. That spread is 0 when no cluster has a
+ * hit, so trials of a cluster are never taken for less alike than SHARE_ALIKE. One cluster counts
+ * as one trial. */
 #define SHARE_ALIKE .1
 struct share_limits share_of_clusters(const int *hits, int n, int each, double level);
 

@@ -55,14 +55,16 @@ bool decimal_read(const char **text, struct decimal *out)
 static bool decimal_shift(struct decimal *d, int places)
 {
     for (; d->places < places; d->places++)
-        if (d->digits != 0 && __builtin_mul_overflow(d->digits, (__int128)10, &d->digits)) return false;
+        if (d->digits != 0 && __builtin_mul_overflow(d->digits, (__int128)10, &d->digits))
+            return false;
     return true;
 }
 
 bool decimal_add(struct decimal a, struct decimal b, struct decimal *out)
 {
     int places = a.places > b.places ? a.places : b.places;
-    if (!decimal_shift(&a, places) || !decimal_shift(&b, places) || __builtin_add_overflow(a.digits, b.digits, &a.digits))
+    if (!decimal_shift(&a, places) || !decimal_shift(&b, places) ||
+        __builtin_add_overflow(a.digits, b.digits, &a.digits))
         return false;
     *out = decimal_tidy(a);
     return true;

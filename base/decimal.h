@@ -10,8 +10,8 @@ struct decimal {
     int places;
 };
 
-/* Reads "12", "-.5", "1e-3" at *text and moves behind it. False when there is none, or with more than 18 digits or an exponent
- * beyond 300: then *text stays. */
+/* Reads "12", "-.5", "1e-3" at *text and moves behind it. False when there is none, or with more
+ * than 18 digits or an exponent beyond 300: then *text stays. */
 bool decimal_read(const char **text, struct decimal *out);
 
 /* False where the result has too many digits. */

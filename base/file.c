@@ -24,8 +24,9 @@ static enum status fail_errno(const char *what, const char *path)
 static struct file_id id_of(const struct stat *s)
 {
     const int64_t second = 1000000000;
-    return (struct file_id){s->st_dev, s->st_ino, (uint64_t)s->st_size, s->st_mtim.tv_sec * second + s->st_mtim.tv_nsec,
-                            s->st_ctim.tv_sec * second + s->st_ctim.tv_nsec};
+    return (struct file_id){s->st_dev, s->st_ino, (uint64_t)s->st_size,
+        s->st_mtim.tv_sec * second + s->st_mtim.tv_nsec,
+        s->st_ctim.tv_sec * second + s->st_ctim.tv_nsec};
 }
 
 struct file_id file_id(const char *path)
@@ -34,7 +35,8 @@ struct file_id file_id(const char *path)
     return stat(path, &info) == 0 ? id_of(&info) : (struct file_id){0};
 }
 
-/* Who lies where. Written under the lock, read without: an entry's size is set last and cleared first. */
+/* Who lies where. Written under the lock, read without: an entry's size is set last and cleared
+ * first. */
 enum { MAX_KNOWN = 1024, KNOWN_PATH = 256 };
 static struct known_map {
     const uint8_t *volatile data;
@@ -87,13 +89,13 @@ enum status file_map_open(struct file_map *m, const char *path)
         st = fail_errno("stat", path);
     } else if (!S_ISREG(info.st_mode)) {
         st = fail(ERR_IO, "%s: is a %s, expected a file", path,
-                  S_ISDIR(info.st_mode) ? "directory" : S_ISFIFO(info.st_mode) ? "pipe" : "device");
+            S_ISDIR(info.st_mode)        ? "directory"
+                : S_ISFIFO(info.st_mode) ? "pipe"
+                                         : "device");
     } else if (info.st_size > 0) {
         void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED)
-            st = fail_errno("map", path);
-        else
-            *m = (struct file_map){p, (size_t)info.st_size, id_of(&info)};
+        if (p == MAP_FAILED) st = fail_errno("map", path);
+        else *m = (struct file_map){p, (size_t)info.st_size, id_of(&info)};
     }
     close(fd);
     if (m->data) known_add(m, path);
@@ -110,10 +112,13 @@ void file_map_close(struct file_map *m)
 enum { READ_STEP = 1 << 16, WAIT_STEP_MS = 100, WAIT_WRITER_MS = 10000 };
 
 /* How much is believed to have an end: of a device, such as /dev/zero, and of a pipe. */
-static size_t stream_limit(mode_t mode) { return S_ISREG(mode) ? SIZE_MAX : (size_t)(S_ISCHR(mode) ? 64 : 2048) << 20; }
+static size_t stream_limit(mode_t mode)
+{
+    return S_ISREG(mode) ? SIZE_MAX : (size_t)(S_ISCHR(mode) ? 64 : 2048) << 20;
+}
 
-/* Read on until the end. A pipe is waited for as long as somebody holds its other end, and for ten seconds until somebody
- * does: read() tells the two apart, by EAGAIN and by 0. */
+/* Read on until the end. A pipe is waited for as long as somebody holds its other end, and for ten
+ * seconds until somebody does: read() tells the two apart, by EAGAIN and by 0. */
 static enum status read_to_end(struct str *out, int fd, mode_t mode, const char *path)
 {
     size_t limit = stream_limit(mode), first = out->len;
@@ -127,16 +132,22 @@ static enum status read_to_end(struct str *out, int fd, mode_t mode, const char 
         if (n > 0) {
             out->len += (size_t)n;
             if (out->len - first <= limit) continue;
-            return fail(ERR_IO, "%s: gives more than %zu MiB and no end; save what is needed of it as a file", path, limit >> 20);
+            return fail(ERR_IO,
+                "%s: gives more than %zu MiB and no end; save what is needed of it as a file", path,
+                limit >> 20);
         }
         if (n == 0 && (!S_ISFIFO(mode) || had_writer || out->len > first)) return OK;
         had_writer |= n < 0;
         struct pollfd one = {fd, POLLIN, 0};
         int ready = poll(&one, 1, had_writer ? -1 : WAIT_STEP_MS);
-        if (ready < 0) return errno == EINTR ? fail(ERR_CANCELLED, "%s: interrupted while waiting for it", path) : fail_errno("wait for", path);
+        if (ready < 0)
+            return errno == EINTR
+                ? fail(ERR_CANCELLED, "%s: interrupted while waiting for it", path)
+                : fail_errno("wait for", path);
         if (ready > 0 && !(one.revents & POLLIN)) had_writer = true; /* and it has gone */
         if (had_writer || (waited_ms += WAIT_STEP_MS) < WAIT_WRITER_MS) continue;
-        return fail(ERR_IO, "%s: is a pipe that nobody wrote into for %d seconds", path, WAIT_WRITER_MS / 1000);
+        return fail(ERR_IO, "%s: is a pipe that nobody wrote into for %d seconds", path,
+            WAIT_WRITER_MS / 1000);
     }
 }
 
@@ -145,7 +156,8 @@ enum status file_read(struct str *out, const char *path)
     struct stat info;
     int fd = open(path, OPEN_FLAGS);
     if (fd < 0) return fail_errno("open", path);
-    enum status st = fstat(fd, &info) < 0 ? fail_errno("stat", path) : read_to_end(out, fd, info.st_mode, path);
+    enum status st =
+        fstat(fd, &info) < 0 ? fail_errno("stat", path) : read_to_end(out, fd, info.st_mode, path);
     close(fd);
     if (out->data) out->data[out->len] = 0;
     return st;
@@ -202,7 +214,8 @@ enum status file_make_dirs(const char *path)
         *p = keep;
         if (!keep) break;
     }
-    if (st == OK && !file_is_dir(path)) st = fail(ERR_IO, "%s: exists and is not a directory", path);
+    if (st == OK && !file_is_dir(path))
+        st = fail(ERR_IO, "%s: exists and is not a directory", path);
     free(copy);
     return st;
 }

@@ -16,7 +16,8 @@
 struct file_map {
     const uint8_t *data; /* NULL for an empty file */
     size_t size;         /* bytes */
-    struct file_id {     /* which content it was: changes with every write; all 0 for what is no file */
+    /* which content it was: changes with every write; all 0 for what is no file */
+    struct file_id {
         uint64_t device, inode, size;
         int64_t mtime_ns, ctime_ns;
     } id;
@@ -28,16 +29,17 @@ enum status file_map_open(struct file_map *m, const char *path) MUST_USE;
 struct file_id file_id(const char *path);
 void file_map_close(struct file_map *m);
 
-/* The path of the file mapped at an address, NULL when it is in none: for a handler of SIGBUS, which is how the system says
- * that a mapped file was cut short, or its disk failed. Takes no lock and no memory. */
+/* The path of the file mapped at an address, NULL when it is in none: for a handler of SIGBUS,
+ * which is how the system says that a mapped file was cut short, or its disk failed. Takes no lock
+ * and no memory. */
 const char *file_map_at(const void *address);
 
-/* Append the whole file to `out`; pipes and devices too, up to a size that a text may have (2 GiB, 64 MiB) and, where
- * nobody holds the other end of a pipe, for ten seconds. */
+/* Append the whole file to `out`; pipes and devices too, up to a size that a text may have (2 GiB,
+ * 64 MiB) and, where nobody holds the other end of a pipe, for ten seconds. */
 enum status file_read(struct str *out, const char *path) MUST_USE;
 
-/* Write through a temporary file beside `path`, fsync, rename: readers see the old content or the new,
- * never a part. */
+/* Write through a temporary file beside `path`, fsync, rename: readers see the old content or the
+ * new, never a part. */
 enum status file_write_atomic(const char *path, const void *data, size_t size) MUST_USE;
 
 /* The same for a text, which is made UTF-8 first: paths and names in it may hold any bytes. */

@@ -65,6 +65,7 @@ char *hash_hex(const struct hash *in, char out[HASH_HEX_SIZE])
     h.h[1] = finish_word(h.h[1]);
     h.h[0] += h.h[1];
     h.h[1] += h.h[0];
-    snprintf(out, HASH_HEX_SIZE, "%016llx%016llx", (unsigned long long)h.h[0], (unsigned long long)h.h[1]);
+    snprintf(out, HASH_HEX_SIZE, "%016llx%016llx", (unsigned long long)h.h[0],
+        (unsigned long long)h.h[1]);
     return out;
 }

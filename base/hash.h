@@ -19,7 +19,8 @@ struct hash {
 
 void hash_init(struct hash *h);
 void hash_add(struct hash *h, const void *data, size_t size);
-void hash_add_str(struct hash *h, const char *s); /* with its zero, so that "ab","c" differs from "a","bc" */
+/* with its zero, so that "ab","c" differs from "a","bc" */
+void hash_add_str(struct hash *h, const char *s);
 void hash_add_u64(struct hash *h, uint64_t v);
 /* Lower-case hex of the hash so far; the stream may go on afterwards. Returns `out`. */
 char *hash_hex(const struct hash *h, char out[HASH_HEX_SIZE]);

@@ -13,7 +13,8 @@ const char *json_kind(const cJSON *node)
 {
     if (!node) return "nothing";
     if (cJSON_IsString(node)) return "a string";
-    if (cJSON_IsNumber(node)) return isfinite(node->valuedouble) ? "a number" : "NaN or an infinite number";
+    if (cJSON_IsNumber(node))
+        return isfinite(node->valuedouble) ? "a number" : "NaN or an infinite number";
     if (cJSON_IsBool(node)) return "true or false";
     if (cJSON_IsArray(node)) return "an array";
     if (cJSON_IsObject(node)) return "an object";
@@ -44,7 +45,8 @@ static enum status place_fail_twice(const struct place *p, const char *file)
     struct str path = {0};
     place_add(p, &path);
     enum status st =
-        fail(ERR_FORMAT, "%s: key %s stands there twice, and only one can count; remove the other", file, str_get(&path));
+        fail(ERR_FORMAT, "%s: key %s stands there twice, and only one can count; remove the other",
+            file, str_get(&path));
     str_clear(&path);
     return st;
 }
@@ -62,7 +64,8 @@ static int member_by_key(const void *a, const void *b)
 }
 
 /* Of the members with one key the last is left, as in Python; or they are refused. */
-static enum status settle_members(const struct place *p, cJSON *object, const char *file, bool last_counts)
+static enum status settle_members(
+    const struct place *p, cJSON *object, const char *file, bool last_counts)
 {
     size_t n = 0, at = 0;
     for (const cJSON *c = object->child; c; c = c->next) n++;
@@ -75,16 +78,15 @@ static enum status settle_members(const struct place *p, cJSON *object, const ch
     for (size_t i = 0; i + 1 < n && st == OK; i++) {
         struct place twice = {p, members[i].node};
         if (strcmp(members[i].node->string, members[i + 1].node->string) != 0) continue;
-        if (last_counts)
-            cJSON_Delete(cJSON_DetachItemViaPointer(object, members[i].node));
-        else
-            st = place_fail_twice(&twice, file);
+        if (last_counts) cJSON_Delete(cJSON_DetachItemViaPointer(object, members[i].node));
+        else st = place_fail_twice(&twice, file);
     }
     free(members);
     return st;
 }
 
-static enum status settle_keys(const struct place *up, cJSON *node, const char *file, bool last_counts)
+static enum status settle_keys(
+    const struct place *up, cJSON *node, const char *file, bool last_counts)
 {
     struct place here = {up, node};
     if (cJSON_IsObject(node)) TRY(settle_members(&here, node, file, last_counts));
@@ -93,7 +95,8 @@ static enum status settle_keys(const struct place *up, cJSON *node, const char *
     return OK;
 }
 
-/* Python writes NaN, Infinity and -Infinity, which the parser does not know; numbers beyond a double stand for them. */
+/* Python writes NaN, Infinity and -Infinity, which the parser does not know; numbers beyond a
+ * double stand for them. */
 static const struct not_finite {
     const char *word, *number;
 } not_finite[] = {{"NaN", "-1e9990999"}, {"Infinity", "1e9999  "}};
@@ -146,7 +149,8 @@ static bool all_space(const char *from, const char *end)
     return from == end;
 }
 
-/* The tree of text[0..len) with nothing but space behind it; *at is where reading ended when it is NULL. */
+/* The tree of text[0..len) with nothing but space behind it; *at is where reading ended when it is
+ * NULL. */
 static cJSON *parse_whole(const char *text, size_t len, size_t *at)
 {
     const char *end = NULL;
@@ -184,14 +188,16 @@ cJSON *json_stored(const char *text)
     return text && json_parse(&root, "the database", text, strlen(text)) == OK ? root : NULL;
 }
 
-enum status json_parse_foreign(cJSON **root, const char *file, long line, const char *text, size_t len)
+enum status json_parse_foreign(
+    cJSON **root, const char *file, long line, const char *text, size_t len)
 {
     struct str copy = {0};
     size_t at = 0;
     bool other = replace_not_finite(&copy, text, len);
     *root = other ? parse_whole(copy.data, copy.len, &at) : parse_whole(text, len, &at);
-    enum status st = *root ? settle_root(root, file, true)
-                           : fail_syntax(file, line, text, other ? place_in_original(&copy, at) : at);
+    enum status st = *root
+        ? settle_root(root, file, true)
+        : fail_syntax(file, line, text, other ? place_in_original(&copy, at) : at);
     str_clear(&copy);
     return st;
 }
@@ -221,37 +227,42 @@ static enum status find(struct json_in in, const char *field, bool required, con
     *out = cJSON_GetObjectItemCaseSensitive(in.node, field);
     if (*out && cJSON_IsNull(*out)) *out = NULL;
     if (!*out && required)
-        return fail(ERR_FORMAT, "%s: field %s%s%s is missing", in.file, in.path, *in.path ? "." : "", field);
+        return fail(ERR_FORMAT, "%s: field %s%s%s is missing", in.file, in.path,
+            *in.path ? "." : "", field);
     return OK;
 }
 
-static enum status wrong_kind(struct json_in in, const char *field, const cJSON *node, const char *expected)
+static enum status wrong_kind(
+    struct json_in in, const char *field, const cJSON *node, const char *expected)
 {
-    return fail(ERR_FORMAT, "%s: field %s%s%s: found %s, expected %s", in.file, in.path, *in.path ? "." : "",
-                field, json_kind(node), expected);
+    return fail(ERR_FORMAT, "%s: field %s%s%s: found %s, expected %s", in.file, in.path,
+        *in.path ? "." : "", field, json_kind(node), expected);
 }
 
-enum status json_get_double(struct json_in in, const char *field, bool required, double lo, double hi, double *out)
+enum status json_get_double(
+    struct json_in in, const char *field, bool required, double lo, double hi, double *out)
 {
     const cJSON *node;
     TRY(find(in, field, required, &node));
     if (!node) return OK;
-    if (!cJSON_IsNumber(node) || !isfinite(node->valuedouble)) return wrong_kind(in, field, node, "a number");
+    if (!cJSON_IsNumber(node) || !isfinite(node->valuedouble))
+        return wrong_kind(in, field, node, "a number");
     if (!(node->valuedouble >= lo && node->valuedouble <= hi))
-        return fail(ERR_FORMAT, "%s: field %s%s%s: found %.15g, expected %.15g to %.15g", in.file, in.path,
-                    *in.path ? "." : "", field, node->valuedouble, lo, hi);
+        return fail(ERR_FORMAT, "%s: field %s%s%s: found %.15g, expected %.15g to %.15g", in.file,
+            in.path, *in.path ? "." : "", field, node->valuedouble, lo, hi);
     *out = node->valuedouble;
     return OK;
 }
 
-enum status json_get_int(struct json_in in, const char *field, bool required, int64_t lo, int64_t hi, int64_t *out)
+enum status json_get_int(
+    struct json_in in, const char *field, bool required, int64_t lo, int64_t hi, int64_t *out)
 {
     double value = NAN;
     TRY(json_get_double(in, field, required, (double)lo, (double)hi, &value));
     if (isnan(value)) return OK;
     if (value != floor(value))
-        return fail(ERR_FORMAT, "%s: field %s%s%s: found %.17g, expected a whole number", in.file, in.path,
-                    *in.path ? "." : "", field, value);
+        return fail(ERR_FORMAT, "%s: field %s%s%s: found %.17g, expected a whole number", in.file,
+            in.path, *in.path ? "." : "", field, value);
     *out = (int64_t)value;
     return OK;
 }
@@ -276,8 +287,8 @@ enum status json_get_string(struct json_in in, const char *field, bool required,
     return OK;
 }
 
-/* cJSON prints 15 digits where it believes them equal, which loses bits; the shortest text that reads back equal keeps
- * them. */
+/* cJSON prints 15 digits where it believes them equal, which loses bits; the shortest text that
+ * reads back equal keeps them. */
 static void print_number(struct str *out, double value)
 {
     char text[40];
@@ -300,10 +311,8 @@ static void print_string(struct str *out, const char *s)
         unsigned char c = (unsigned char)*s;
         if (c == '"' || c == '\\' || c == '\n' || c == '\t')
             str_addf(out, "\\%c", c == '\n' ? 'n' : c == '\t' ? 't' : c);
-        else if (c < 0x20)
-            str_addf(out, "\\u%04x", c);
-        else
-            str_add_char(out, *s);
+        else if (c < 0x20) str_addf(out, "\\u%04x", c);
+        else str_add_char(out, *s);
     }
     str_add_char(out, '"');
     utf8_repair_in(out, begin); /* a path may hold any bytes; JSON may not */

@@ -8,13 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Loops of a model's layer follow each other within microseconds, and waking a thread takes tens of them: whoever waits
- * looks for so long before it sleeps. */
+/* Loops of a model's layer follow each other within microseconds, and waking a thread takes tens of
+ * them: whoever waits looks for so long before it sleeps. */
 enum { SPIN_NS = 50000 };
 
 struct par {
     int n_threads;
-    int spin_ns;         /* 0 where threads outnumber processors */
+    int spin_ns;        /* 0 where threads outnumber processors */
     pthread_t *threads; /* n_threads - 1 of them */
     pthread_mutex_t lock;
     pthread_cond_t wake, idle;
@@ -48,7 +48,8 @@ static void pause_briefly(void)
 #endif
 }
 
-/* Looks until `changed` says yes or the time is up; what it saw is looked at again under the lock. */
+/* Looks until `changed` says yes or the time is up; what it saw is looked at again under the lock.
+ */
 static void spin(struct par *p, int (*changed)(struct par *, unsigned), unsigned seen)
 {
     if (!p->spin_ns) return;
@@ -60,7 +61,10 @@ static void spin(struct par *p, int (*changed)(struct par *, unsigned), unsigned
 }
 
 static int has_work(struct par *p, unsigned seen) { return atomic_load(&p->generation) != seen; }
-static int all_done(struct par *p, unsigned unused) { return (void)unused, atomic_load(&p->n_active) == 0; }
+static int all_done(struct par *p, unsigned unused)
+{
+    return (void)unused, atomic_load(&p->n_active) == 0;
+}
 
 static void *worker_main(void *opaque)
 {
@@ -126,7 +130,8 @@ enum status par_open(struct par **out, int n_threads)
         if (!arg || pthread_create(&p->threads[i - 1], NULL, worker_main, arg) != 0) {
             free(arg);
             par_close(&p);
-            return fail(ERR_MEMORY, "cannot start thread %d of %d; ask for fewer with --threads", i + 1, n_threads);
+            return fail(ERR_MEMORY, "cannot start thread %d of %d; ask for fewer with --threads",
+                i + 1, n_threads);
         }
         p->n_threads = i + 1;
     }

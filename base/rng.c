@@ -48,7 +48,8 @@ int rng_range(struct rng *r, int lo, int hi)
 {
     assert(lo <= hi);
     uint32_t span = (uint32_t)hi - (uint32_t)lo;
-    return (int)((uint32_t)lo + (span == UINT32_MAX ? (uint32_t)(rng_u64(r) >> 32) : rng_below(r, span + 1)));
+    return (int)((uint32_t)lo +
+        (span == UINT32_MAX ? (uint32_t)(rng_u64(r) >> 32) : rng_below(r, span + 1)));
 }
 
 double rng_unit(struct rng *r) { return (double)(rng_u64(r) >> 11) * 0x1p-53; }

@@ -27,8 +27,8 @@ int rng_range(struct rng *r, int lo, int hi);
 /* Uniform in [0, 1) with 53 bits. */
 double rng_unit(struct rng *r);
 
-/* Standard normal, one value per call (Marsaglia's polar method, the second value is dropped so that
- * the stream position depends on nothing but the calls made). */
+/* Standard normal, one value per call (Marsaglia's polar method, the second value is dropped so
+ * that the stream position depends on nothing but the calls made). */
 double rng_normal(struct rng *r);
 
 /* One 64-bit step of splitmix64: a good mixer for hashes and for deriving seeds. */

@@ -62,22 +62,24 @@ struct summary summarise(const float *values, size_t n)
 
 static double normal_guess(double p)
 {
-    static const double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
-                               1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
-    static const double b[] = {-5.447609879822406e+01, 1.615858368580409e+02, -1.556989798598866e+02,
-                               6.680131188771972e+01, -1.328068155288572e+01};
-    static const double c[] = {-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e+00,
-                               -2.549732539343734e+00, 4.374664141464968e+00,  2.938163982698783e+00};
-    static const double d[] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00,
-                               3.754408661907416e+00};
+    static const double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,
+        -2.759285104469687e+02, 1.383577518672690e+02, -3.066479806614716e+01,
+        2.506628277459239e+00};
+    static const double b[] = {-5.447609879822406e+01, 1.615858368580409e+02,
+        -1.556989798598866e+02, 6.680131188771972e+01, -1.328068155288572e+01};
+    static const double c[] = {-7.784894002430293e-03, -3.223964580411365e-01,
+        -2.400758277161838e+00, -2.549732539343734e+00, 4.374664141464968e+00,
+        2.938163982698783e+00};
+    static const double d[] = {
+        7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00, 3.754408661907416e+00};
     if (p < 0.02425) {
         double q = sqrt(-2 * log(p));
         return (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
-               ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1);
+            ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1);
     }
     double q = p - 0.5, r = q * q;
     return (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q /
-           (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1);
+        (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1);
 }
 
 double normal_quantile(double p)
@@ -92,17 +94,19 @@ double normal_quantile(double p)
 
 static double normal_cdf(double x) { return .5 * erfc(-x / sqrt(2)); }
 
-/* Over the distribution of the estimated standard deviation s (in units of the true one): the mean of P(Z > t s - shift),
- * by Simpson's rule over ten standard deviations of s on either side. */
+/* Over the distribution of the estimated standard deviation s (in units of the true one): the mean
+ * of P(Z > t s - shift), by Simpson's rule over ten standard deviations of s on either side. */
 double student_power(double t, double shift, double df)
 {
     enum { STEPS = 200 };
     if (df > 2000) return normal_cdf(shift - t);
-    double half = 10 / sqrt(2 * df), from = fmax(1e-9, 1 - half), step = (1 + half - from) / STEPS, sum = 0;
+    double half = 10 / sqrt(2 * df), from = fmax(1e-9, 1 - half), step = (1 + half - from) / STEPS,
+           sum = 0;
     double scale = log(2) + .5 * df * log(.5 * df) - lgamma(.5 * df);
     for (int i = 0; i <= STEPS; i++) {
         double s = from + i * step, weight = i == 0 || i == STEPS ? 1 : i % 2 ? 4 : 2;
-        sum += weight * exp(scale + (df - 1) * log(s) - .5 * df * s * s) * normal_cdf(shift - t * s);
+        sum +=
+            weight * exp(scale + (df - 1) * log(s) - .5 * df * s * s) * normal_cdf(shift - t * s);
     }
     return fmin(1, sum * step / 3);
 }
@@ -143,9 +147,10 @@ static double scale_back(enum estimate_scale scale, double at)
     }
 }
 
-/* Satterthwaite's degrees of freedom of the jackknife variance of a mean with weights a (summing to one), when sample i
- * has the variance s_i = (1 + mean(a) / a_i) / 2. The variance is the quadratic form with the matrix
- * M_ij = [i = j] c_i - a_i c_j - a_j c_i + C a_i a_j, c_i = (a_i / (1 - a_i))^2, C = sum of c; df = tr(MS)^2 / tr(MSMS). */
+/* Satterthwaite's degrees of freedom of the jackknife variance of a mean with weights a (summing to
+ * one), when sample i has the variance s_i = (1 + mean(a) / a_i) / 2. The variance is the quadratic
+ * form with the matrix M_ij = [i = j] c_i - a_i c_j - a_j c_i + C a_i a_j, c_i = (a_i / (1 -
+ * a_i))^2, C = sum of c; df = tr(MS)^2 / tr(MSMS). */
 static double degrees_of_freedom(const double *weight, size_t n)
 {
     enum { MOST = 400 }; /* beyond, what is left to say is that they are many */
@@ -174,7 +179,8 @@ struct leave_one_out {
 };
 
 /* Spread and skewness of the jackknife on a scale; false where a value has no place on it. */
-static bool jackknife(const struct leave_one_out *l, enum estimate_scale scale, double *spread, double *skew)
+static bool jackknife(
+    const struct leave_one_out *l, enum estimate_scale scale, double *spread, double *skew)
 {
     double n = (double)l->n, mean = 0, squares = 0, cubes = 0;
     for (size_t i = 0; i < l->n; i++) mean += scale_to(scale, l->without[i]) / n;
@@ -192,18 +198,21 @@ static bool jackknife(const struct leave_one_out *l, enum estimate_scale scale, 
 static void estimate_judge(struct estimate *e, const struct leave_one_out *l, double least)
 {
     double skew;
-    enum estimate_scale own = e->scale == SCALE_EXP ? SCALE_PLAIN : e->scale; /* the statistic is the logarithm */
+    /* the statistic is the logarithm */
+    enum estimate_scale own = e->scale == SCALE_EXP ? SCALE_PLAIN : e->scale;
     if (!jackknife(l, SCALE_PLAIN, &e->spread, &e->skew)) return;
     double plain = fmax(e->spread, sqrt(least));
     if (plain < 1e-13 * fabs(e->at)) plain = 0; /* samples that agree: what is left is rounding */
     e->std_error = e->scale == SCALE_EXP ? plain * e->value : plain;
-    double distance = own == SCALE_BELOW_ONE ? 1 - e->value : e->value; /* from the end of the scale */
+    /* from the end of the scale */
+    double distance = own == SCALE_BELOW_ONE ? 1 - e->value : e->value;
     if (own != SCALE_PLAIN && !(distance > 0)) own = e->scale = SCALE_PLAIN;
     if (own == SCALE_PLAIN) {
         e->spread = plain;
     } else {
         e->at = scale_to(own, e->value);
-        if (!jackknife(l, own, &e->spread, &skew) || plain / distance > e->spread) e->spread = plain / distance;
+        if (!jackknife(l, own, &e->spread, &skew) || plain / distance > e->spread)
+            e->spread = plain / distance;
         if (plain == 0) e->spread = 0;
         e->skew = 0; /* the scale has taken it out */
     }
@@ -212,15 +221,22 @@ static void estimate_judge(struct estimate *e, const struct leave_one_out *l, do
 }
 
 struct estimate estimate_samples(sample_stat *stat, const void *ctx, const double *weight, size_t n,
-                                 enum estimate_scale scale, double least)
+    enum estimate_scale scale, double least)
 {
     assert(n > 0);
     int *pick = xmalloc(n * sizeof *pick);
     struct leave_one_out l = {xmalloc(n * sizeof *l.without), n};
     for (size_t i = 0; i < n; i++) pick[i] = (int)i;
     double value = stat(ctx, pick, n);
-    struct estimate e = {.value = scale == SCALE_EXP ? exp(value) : value, .std_error = NAN, .lo = NAN, .hi = NAN, .n = n,
-                         .scale = scale, .at = value, .spread = NAN, .df = degrees_of_freedom(weight, n)};
+    struct estimate e = {.value = scale == SCALE_EXP ? exp(value) : value,
+        .std_error = NAN,
+        .lo = NAN,
+        .hi = NAN,
+        .n = n,
+        .scale = scale,
+        .at = value,
+        .spread = NAN,
+        .df = degrees_of_freedom(weight, n)};
     for (size_t i = 0; i < n && n > 1; i++) { /* the last one takes the place of the one left out */
         pick[i] = (int)n - 1;
         l.without[i] = stat(ctx, pick, n - 1);
@@ -247,7 +263,8 @@ static double ratio_of(const void *ctx, const int *pick, size_t n)
     return x / weight;
 }
 
-struct estimate estimate_ratio(const double *x, const double *weight, size_t n, enum estimate_scale scale)
+struct estimate estimate_ratio(
+    const double *x, const double *weight, size_t n, enum estimate_scale scale)
 {
     struct ratio r = {xmalloc((n + 1) * sizeof *r.x), xmalloc((n + 1) * sizeof *r.weight)};
     size_t kept = 0;
@@ -263,12 +280,15 @@ struct estimate estimate_ratio(const double *x, const double *weight, size_t n, 
     return e;
 }
 
-/* Hall's cubic of a studentised distance T, ((1 + aT/3)^3 - 1) / a + a/6 with a = skewness / sqrt(n), and its inverse. The
- * skewness of few samples is itself hardly known, so the long side is at most LONGER times Student's, and the short side is
- * Student's. */
+/* Hall's cubic of a studentised distance T, ((1 + aT/3)^3 - 1) / a + a/6 with a = skewness /
+ * sqrt(n), and its inverse. The skewness of few samples is itself hardly known, so the long side is
+ * at most LONGER times Student's, and the short side is Student's. */
 #define LONGER 1.5
 
-static double between(double x, double lo, double hi, double sign) { return copysign(fmax(lo, fmin(fabs(x), hi)), sign); }
+static double between(double x, double lo, double hi, double sign)
+{
+    return copysign(fmax(lo, fmin(fabs(x), hi)), sign);
+}
 
 static double hall(double t, double a)
 {
@@ -286,14 +306,16 @@ double estimate_limit(const struct estimate *e, double p)
 {
     if (isnan(e->spread)) return NAN;
     if (e->spread == 0) return e->value;
-    return scale_back(e->scale, e->at - e->spread * hall_inverse(student_quantile(1 - p, e->df), e->skew));
+    return scale_back(
+        e->scale, e->at - e->spread * hall_inverse(student_quantile(1 - p, e->df), e->skew));
 }
 
 double estimate_above(const struct estimate *e, double bound)
 {
     double from = scale_to(e->scale, bound);
     if (isnan(e->spread)) return 1;
-    if (isnan(from)) from = e->scale == SCALE_BELOW_ONE ? INFINITY : -INFINITY; /* a bound beyond the end of the scale */
+    /* a bound beyond the end of the scale */
+    if (isnan(from)) from = e->scale == SCALE_BELOW_ONE ? INFINITY : -INFINITY;
     if (e->spread == 0 || isinf(from)) return e->at > from ? 0 : 1;
     return 1 - student_cdf(hall((e->at - from) / e->spread, e->skew), e->df);
 }
@@ -307,8 +329,8 @@ double estimate_below(const struct estimate *e, double bound)
     return student_cdf(hall((e->at - from) / e->spread, e->skew), e->df);
 }
 
-/* Share of cases in which `more` times as many samples decide on either side, the truth being drawn from where these say
- * it may be. */
+/* Share of cases in which `more` times as many samples decide on either side, the truth being drawn
+ * from where these say it may be. */
 enum { DRAWS = 21 };
 
 static double share_decided(const struct estimate *e, const double truths[DRAWS], double more)
@@ -327,7 +349,8 @@ double estimate_samples_to_decide(const struct estimate *e, double bound)
     double distance = e->at - scale_to(e->scale, bound), n = (double)e->n;
     if (!(e->spread > 0) || !isfinite(distance)) return INFINITY;
     double truths[DRAWS]; /* in standard errors from the bound */
-    for (int i = 0; i < DRAWS; i++) truths[i] = distance / e->spread + student_quantile((i + .5) / DRAWS, e->df);
+    for (int i = 0; i < DRAWS; i++)
+        truths[i] = distance / e->spread + student_quantile((i + .5) / DRAWS, e->df);
     int lo = (int)e->n, hi = lo;
     while (hi < MOST && share_decided(e, truths, hi / n) < POWER) {
         lo = hi;

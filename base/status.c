@@ -8,8 +8,8 @@
 
 static _Thread_local char message[1024];
 
-/* Names in a message come from files: none may move a cursor or begin a line of its own in a log. What was cut within a
- * character, or is none, goes too. In place, so that no memory is needed. */
+/* Names in a message come from files: none may move a cursor or begin a line of its own in a log.
+ * What was cut within a character, or is none, goes too. In place, so that no memory is needed. */
 static void message_clean(char *text)
 {
     for (size_t n = strlen(text), len; n > 0; text += len, n -= len) {

@@ -1,7 +1,8 @@
 /* Error codes, the thread's last message, and the macros that forward them.
  *
- * Every function that can fail returns `enum status` and must be used. The message names the file, the
- * field, what was found, what was expected and the remedy; it lives per thread until the next fail().
+ * Every function that can fail returns `enum status` and must be used. The message names the file,
+ * the field, what was found, what was expected and the remedy; it lives per thread until the next
+ * fail().
  */
 #ifndef SG_BASE_STATUS_H
 #define SG_BASE_STATUS_H
@@ -22,8 +23,8 @@ enum status {
 #define MUST_USE __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
-/* Store the message for this thread and return `code`. Messages longer than 1 KiB are cut, and control characters
- * and bytes that are no UTF-8 become "?". */
+/* Store the message for this thread and return `code`. Messages longer than 1 KiB are cut, and
+ * control characters and bytes that are no UTF-8 become "?". */
 enum status fail(enum status code, const char *fmt, ...) MUST_USE PRINTF_LIKE(2, 3);
 
 /* Put "context: " in front of the present message; returns `code` unchanged. */
@@ -36,17 +37,17 @@ const char *status_message(void);
 const char *status_name(enum status code);
 
 /* Forward a failure to the caller. */
-#define TRY(expr)                                   \
-    do {                                            \
-        enum status try_status_ = (expr);           \
-        if (try_status_ != OK) return try_status_;  \
+#define TRY(expr)                                  \
+    do {                                           \
+        enum status try_status_ = (expr);          \
+        if (try_status_ != OK) return try_status_; \
     } while (0)
 
 /* As TRY, but jump to a cleanup label after storing the code in `st`. */
-#define TRY_GOTO(st, label, expr)        \
-    do {                                 \
-        (st) = (expr);                   \
-        if ((st) != OK) goto label;      \
+#define TRY_GOTO(st, label, expr)   \
+    do {                            \
+        (st) = (expr);              \
+        if ((st) != OK) goto label; \
     } while (0)
 
 #endif

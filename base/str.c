@@ -77,7 +77,10 @@ void str_add_number(struct str *s, const char *before, double value)
     str_add(s, text);
 }
 
-bool str_starts_with(const char *s, const char *prefix) { return strncmp(s, prefix, strlen(prefix)) == 0; }
+bool str_starts_with(const char *s, const char *prefix)
+{
+    return strncmp(s, prefix, strlen(prefix)) == 0;
+}
 
 bool str_ends_with(const char *s, const char *suffix)
 {

@@ -1,6 +1,7 @@
 /* A growable byte string. Always zero-terminated, may also hold zero bytes.
  *
- * Growth that fails ends the program (xmalloc.h). Large buffers use arenas or mmap, which do fail politely.
+ * Growth that fails ends the program (xmalloc.h). Large buffers use arenas or mmap, which do fail
+ * politely.
  */
 #ifndef SG_BASE_STR_H
 #define SG_BASE_STR_H
@@ -17,14 +18,14 @@ struct str {
 };
 
 /* `struct str s = {0};` is a valid empty string. */
-void str_clear(struct str *s);                      /* free everything, back to {0} */
-void str_reset(struct str *s);                      /* length 0, memory kept */
-void str_reserve(struct str *s, size_t extra);      /* room for `extra` more bytes */
-void str_add(struct str *s, const char *text);      /* append a C string */
+void str_clear(struct str *s);                 /* free everything, back to {0} */
+void str_reset(struct str *s);                 /* length 0, memory kept */
+void str_reserve(struct str *s, size_t extra); /* room for `extra` more bytes */
+void str_add(struct str *s, const char *text); /* append a C string */
 void str_add_bytes(struct str *s, const void *bytes, size_t len);
 void str_add_char(struct str *s, char c);
 void str_addf(struct str *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
-const char *str_get(const struct str *s);           /* never NULL */
+const char *str_get(const struct str *s); /* never NULL */
 /* `before`, and the shortest text that reads back as the same number. */
 void str_add_number(struct str *s, const char *before, double value);
 

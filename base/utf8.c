@@ -112,12 +112,9 @@ void utf8_add_shown(struct str *out, const char *text)
     for (size_t n = strlen(text), len; n > 0; text += len, n -= len) {
         uint32_t cp;
         len = utf8_read(text, n, &cp);
-        if (cp == '\n')
-            str_add(out, "\xe2\x8f\x8e");
-        else if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0))
-            str_add(out, "\xc2\xb7");
-        else
-            utf8_add(out, cp == UINT32_MAX ? UTF8_REPLACEMENT : cp);
+        if (cp == '\n') str_add(out, "\xe2\x8f\x8e");
+        else if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0)) str_add(out, "\xc2\xb7");
+        else utf8_add(out, cp == UINT32_MAX ? UTF8_REPLACEMENT : cp);
     }
 }
 

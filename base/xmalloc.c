@@ -13,7 +13,10 @@ static void *checked(void *p, size_t bytes)
 
 void *xmalloc(size_t bytes) { return checked(malloc(bytes ? bytes : 1), bytes); }
 
-void *xcalloc(size_t n, size_t bytes) { return checked(calloc(n ? n : 1, bytes ? bytes : 1), n * bytes); }
+void *xcalloc(size_t n, size_t bytes)
+{
+    return checked(calloc(n ? n : 1, bytes ? bytes : 1), n * bytes);
+}
 
 void *xaligned(size_t bytes) { return checked(aligned_alloc(64, (bytes + 64) / 64 * 64), bytes); }
 

@@ -43,7 +43,8 @@ int32_t sample_token(const struct sampler *s, struct rng *r, float *logits, int 
     double sum = 0, kept = 0;
     for (int i = 0; i < n; i++) sum += exp((double)c[i].z - (double)c[0].z);
     int m = 0;
-    while (m < n && (m == 0 || kept < (double)s->top_p * sum)) kept += exp((double)c[m++].z - (double)c[0].z);
+    while (m < n && (m == 0 || kept < (double)s->top_p * sum))
+        kept += exp((double)c[m++].z - (double)c[0].z);
     double at = rng_unit(r) * kept;
     int pick = 0;
     for (; pick + 1 < m; pick++) {
@@ -55,7 +56,8 @@ int32_t sample_token(const struct sampler *s, struct rng *r, float *logits, int 
     return id;
 }
 
-enum status generate(struct session *s, const struct generate_args *a, int32_t *out, struct generate_result *result)
+enum status generate(
+    struct session *s, const struct generate_args *a, int32_t *out, struct generate_result *result)
 {
     const struct llama_config *c = &session_weights(s)->config;
     *result = (struct generate_result){0};
@@ -69,20 +71,30 @@ enum status generate(struct session *s, const struct generate_args *a, int32_t *
         goto done;
     }
     int64_t t0 = clock_ns();
-    TRY_GOTO(st, done, session_forward(s, &(struct forward_args){.tokens = a->prompt, .n = a->n_prompt, .policy = a->policy,
-                                                                 .ledger = a->ledger, .last_logits = logits}));
+    TRY_GOTO(st, done,
+        session_forward(s,
+            &(struct forward_args){.tokens = a->prompt,
+                .n = a->n_prompt,
+                .policy = a->policy,
+                .ledger = a->ledger,
+                .last_logits = logits}));
     int64_t t1 = clock_ns();
     result->prefill_ns = t1 - t0;
     for (int i = 0; i < a->max_new; i++) {
         if (!all_finite(logits, c->vocab_size))
-            TRY_GOTO(st, done, fail(ERR_NUMERIC, "the logits behind token %d hold NaN or infinity; check the weights with `info --check`",
-                                    a->n_prompt + i));
+            TRY_GOTO(st, done,
+                fail(ERR_NUMERIC,
+                    "the logits behind token %d hold NaN or infinity; check the weights with `info "
+                    "--check`",
+                    a->n_prompt + i));
         int32_t id = sample_token(&a->sampler, &r, logits, c->vocab_size);
         out[result->n_new++] = id;
         result->ended = llama_config_is_eos(c, id) && !a->ignore_eos;
         bool more = !a->token || a->token(a->ctx, id);
         if (result->ended || !more || i + 1 == a->max_new) break;
-        TRY_GOTO(st, done, session_forward(s, &(struct forward_args){.tokens = &id, .n = 1, .last_logits = logits}));
+        TRY_GOTO(st, done,
+            session_forward(
+                s, &(struct forward_args){.tokens = &id, .n = 1, .last_logits = logits}));
     }
     result->decode_ns = clock_ns() - t1;
 done:

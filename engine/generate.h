@@ -18,24 +18,25 @@ int32_t sample_token(const struct sampler *s, struct rng *r, float *logits, int 
 struct generate_args {
     const int32_t *prompt;
     int n_prompt;
-    int max_new;                        /* tokens */
+    int max_new; /* tokens */
     bool ignore_eos;
     struct sampler sampler;
-    const struct sparse_policy *policy; /* of the prefill; NULL dense. Decode steps are always dense. */
-    struct head_ledger *ledger;         /* [n_layers, n_heads] of the prefill, may be NULL */
+    /* of the prefill; NULL dense. Decode steps are always dense. */
+    const struct sparse_policy *policy;
+    struct head_ledger *ledger; /* [n_layers, n_heads] of the prefill, may be NULL */
     /* called for each new token; false stops. May be NULL */
     bool (*token)(void *ctx, int32_t id);
     void *ctx;
 };
 
 struct generate_result {
-    int n_new;                          /* tokens written to out, the end token included */
-    bool ended;                         /* an end-of-text token came */
+    int n_new;  /* tokens written to out, the end token included */
+    bool ended; /* an end-of-text token came */
     int64_t prefill_ns, decode_ns;
 };
 
 /* Resets the session first. out: at least max_new ids. */
 enum status generate(struct session *s, const struct generate_args *a, int32_t *out,
-                     struct generate_result *result) MUST_USE;
+    struct generate_result *result) MUST_USE;
 
 #endif

@@ -8,7 +8,8 @@
 
 static bool runs_sparse(const struct sparse_policy *p) { return p->method != NULL; }
 
-enum status policy_init(struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads)
+enum status policy_init(
+    struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads)
 {
     *p = (struct sparse_policy){
         .method = method,
@@ -22,7 +23,8 @@ enum status policy_init(struct sparse_policy *p, const struct mask_method *metho
     };
     if (!p->layer_on || !p->heads) {
         policy_clear(p);
-        return fail(ERR_MEMORY, "no memory for the thresholds of %d layers x %d heads", n_layers, n_heads);
+        return fail(
+            ERR_MEMORY, "no memory for the thresholds of %d layers x %d heads", n_layers, n_heads);
     }
     memset(p->layer_on, runs_sparse(p), (size_t)n_layers);
     policy_set_thresholds(p, .6f, .98f, 50);
@@ -49,25 +51,29 @@ enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *fr
     return OK;
 }
 
-void policy_set_thresholds(struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd)
+void policy_set_thresholds(
+    struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd)
 {
     for (int i = 0; i < p->n_layers * p->n_heads; i++)
         p->heads[i] = (struct head_params){simthreshd1, cdfthreshd, pvthreshd, runs_sparse(p), 0};
 }
 
-void policy_choose_thresholds(struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd)
+void policy_choose_thresholds(
+    struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd)
 {
-    float theta = p->topk > 0 ? -.1f : .6f, keep = p->method && p->method->keep > 0 ? p->method->keep : .98f;
-    policy_set_thresholds(p, isnan(simthreshd1) ? theta : (float)simthreshd1, isnan(cdfthreshd) ? keep : (float)cdfthreshd,
-                          isnan(pvthreshd) ? 50 : (float)pvthreshd);
+    float theta = p->topk > 0 ? -.1f : .6f,
+          keep = p->method && p->method->keep > 0 ? p->method->keep : .98f;
+    policy_set_thresholds(p, isnan(simthreshd1) ? theta : (float)simthreshd1,
+        isnan(cdfthreshd) ? keep : (float)cdfthreshd, isnan(pvthreshd) ? 50 : (float)pvthreshd);
 }
 
 static enum status bad_layers(const char *text, int n_layers)
 {
     return fail(ERR_ARG,
-                "--layers: found \"%s\", expected all, none, a layer \"7\", a range \"8-15\", the guide's \"16,32\" "
-                "(16 to 31), or several joined by +; this model has layers 0 to %d",
-                text, n_layers - 1);
+        "--layers: found \"%s\", expected all, none, a layer \"7\", a range \"8-15\", the guide's "
+        "\"16,32\" "
+        "(16 to 31), or several joined by +; this model has layers 0 to %d",
+        text, n_layers - 1);
 }
 
 /* Digits only, at most six: no sign, no space, no overflow. */
@@ -82,7 +88,8 @@ static bool read_layer(const char **s, int *out)
 enum status policy_set_layers(struct sparse_policy *p, const char *text)
 {
     bool all = strcmp(text, "all") == 0, none = strcmp(text, "none") == 0;
-    for (int pass = 0; pass < 2; pass++) { /* look first, then write: a refused text changes nothing */
+    /* look first, then write: a refused text changes nothing */
+    for (int pass = 0; pass < 2; pass++) {
         if (pass) memset(p->layer_on, all && runs_sparse(p), (size_t)p->n_layers);
         for (const char *s = text; !all && !none;) {
             int first, last;
@@ -93,7 +100,8 @@ enum status policy_set_layers(struct sparse_policy *p, const char *text)
                 if (!read_layer(&s, &last)) return bad_layers(text, p->n_layers);
                 last -= half_open;
             }
-            if (last < first || last >= p->n_layers || (*s && *s != '+')) return bad_layers(text, p->n_layers);
+            if (last < first || last >= p->n_layers || (*s && *s != '+'))
+                return bad_layers(text, p->n_layers);
             if (pass) memset(p->layer_on + first, runs_sparse(p), (size_t)(last - first + 1));
             if (!*s++) break;
         }
@@ -117,7 +125,8 @@ char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZ
         if (!p->layer_on[l]) continue;
         int first = l;
         while (l + 1 < p->n_layers && p->layer_on[l + 1]) l++;
-        int n = snprintf(out + at, size - at, l > first ? "%s%d-%d" : "%s%d", at ? "+" : "", first, l);
+        int n =
+            snprintf(out + at, size - at, l > first ? "%s%d-%d" : "%s%d", at ? "+" : "", first, l);
         at += (size_t)n;
     }
     return out;
@@ -139,7 +148,9 @@ enum status block_shape_parse(const char *text, struct block_shape *out)
             *out = offered[i];
             return OK;
         }
-    return fail(ERR_ARG, "--block: found \"%s\", expected 128x64, 64x64, 64x128 or 128x128 (query x key rows)", text);
+    return fail(ERR_ARG,
+        "--block: found \"%s\", expected 128x64, 64x64, 64x128 or 128x128 (query x key rows)",
+        text);
 }
 
 void policy_hash(const struct sparse_policy *p, struct hash *h)
@@ -154,7 +165,9 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
     hash_add(h, p->layer_on, (size_t)p->n_layers);
     for (int i = 0; i < p->n_layers * p->n_heads; i++) {
         const struct head_params *head = &p->heads[i];
-        float thresholds[3] = {head->simthreshd1 + 0.f, head->cdfthreshd + 0.f, head->pvthreshd + 0.f}; /* -0 is 0 */
+        /* -0 is 0 */
+        float thresholds[3] = {
+            head->simthreshd1 + 0.f, head->cdfthreshd + 0.f, head->pvthreshd + 0.f};
         hash_add(h, thresholds, sizeof thresholds);
         hash_add_u64(h, head->is_sparse);
         if (p->method->n_parts) hash_add_u64(h, head->part);

@@ -16,32 +16,36 @@ struct sparse_policy {
     struct block_shape block;
     enum smooth_k smooth_k;
     int min_sparse_tokens;
-    float topk;                       /* 0: thresholds; else the kept fraction, in (0, 1] */
-    int window;                       /* tokens, for the method "window" */
+    float topk; /* 0: thresholds; else the kept fraction, in (0, 1] */
+    int window; /* tokens, for the method "window" */
     int n_layers, n_heads;
-    uint8_t *layer_on;                /* [n_layers], owned; 0: outside the layer range, dense */
-    struct head_params *heads;        /* [n_layers, n_heads], owned */
+    uint8_t *layer_on;         /* [n_layers], owned; 0: outside the layer range, dense */
+    struct head_params *heads; /* [n_layers, n_heads], owned */
 };
 
-/* All layers on, every head sparse with simthreshd1 .6, cdfthreshd .98, pvthreshd 50 (the tuning guide's
- * "before"), blocks 128x64, running smooth_k. method NULL makes a dense policy. */
-enum status policy_init(struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads) MUST_USE;
+/* All layers on, every head sparse with simthreshd1 .6, cdfthreshd .98, pvthreshd 50 (the tuning
+ * guide's "before"), blocks 128x64, running smooth_k. method NULL makes a dense policy. */
+enum status policy_init(
+    struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads) MUST_USE;
 void policy_clear(struct sparse_policy *p);
 enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *from) MUST_USE;
 
-/* The same thresholds for every head, NAN for the default: simthreshd1 .6, or -.1 when topk counts the tiles (nothing should
- * then be kept for want of similarity as well; SpargeAttn's top-k call does the same), cdfthreshd the method's own or .98,
- * pvthreshd 50. */
-void policy_choose_thresholds(struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd);
+/* The same thresholds for every head, NAN for the default: simthreshd1 .6, or -.1 when topk counts
+ * the tiles (nothing should then be kept for want of similarity as well; SpargeAttn's top-k call
+ * does the same), cdfthreshd the method's own or .98, pvthreshd 50. */
+void policy_choose_thresholds(
+    struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd);
 
 /* The same thresholds for every head. */
-void policy_set_thresholds(struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd);
+void policy_set_thresholds(
+    struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd);
 
-/* "all", "none", "7", "16,32" (the guide's form: layers 16 … 31), "8-15", or a list of ranges and single layers
- * joined by "+", as in "0-3+12". ERR_ARG for layers the model lacks. */
+/* "all", "none", "7", "16,32" (the guide's form: layers 16 … 31), "8-15", or a list of ranges and
+ * single layers joined by "+", as in "0-3+12". ERR_ARG for layers the model lacks. */
 enum status policy_set_layers(struct sparse_policy *p, const char *text) MUST_USE;
-/* Canonical text of the layers that are on: "all", "none", "16-31", "0-3+12". It is read back, so it is whole: the size is that
- * of the longest, pairs of layers with gaps between them in a model of as many layers as a configuration may have. */
+/* Canonical text of the layers that are on: "all", "none", "16-31", "0-3+12". It is read back, so
+ * it is whole: the size is that of the longest, pairs of layers with gaps between them in a model
+ * of as many layers as a configuration may have. */
 enum { MAX_MODEL_LAYERS = 4096, LAYERS_TEXT_SIZE = 16384 };
 char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZE]);
 

@@ -3,8 +3,8 @@
 #include <assert.h>
 #include <math.h>
 
-/* One step after the other in f32, as the framework rounds them, so that angles at far positions agree:
- * at position 100 000 one unit in the last place of a frequency is already 0.006 radians. */
+/* One step after the other in f32, as the framework rounds them, so that angles at far positions
+ * agree: at position 100 000 one unit in the last place of a frequency is already 0.006 radians. */
 static float plain_frequency(float base, int i, int head_dim)
 {
     float exponent = (float)(2 * i) / (float)head_dim;
@@ -17,7 +17,8 @@ static float stretched_base(const struct llama_config *c, int seq_len)
     int n = seq_len > m ? seq_len : m;
     /* In the framework n is an integer tensor, which makes every step below f32. */
     float scale = (float)c->rope.factor * (float)n / (float)m - (float)(c->rope.factor - 1);
-    float power = (float)pow((double)scale, (double)(float)((double)c->head_dim / (c->head_dim - 2)));
+    float power =
+        (float)pow((double)scale, (double)(float)((double)c->head_dim / (c->head_dim - 2)));
     return (float)c->rope.theta * power;
 }
 
@@ -29,8 +30,8 @@ static float llama3_frequency(const struct rope_config *r, float f)
     float wavelength = (float)(2 * M_PI) / f;
     if (wavelength < high_wavelength) return f;
     if (wavelength > low_wavelength) return f / (float)r->factor;
-    float s =
-        (length / wavelength - (float)r->low_freq_factor) / (float)(r->high_freq_factor - r->low_freq_factor);
+    float s = (length / wavelength - (float)r->low_freq_factor) /
+        (float)(r->high_freq_factor - r->low_freq_factor);
     return (1 - s) * f / (float)r->factor + s * f;
 }
 
@@ -82,7 +83,10 @@ void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq
     }
 }
 
-bool rope_depends_on_length(const struct llama_config *c) { return c->rope.type == ROPE_DYNAMIC || c->rope.type == ROPE_LONGROPE; }
+bool rope_depends_on_length(const struct llama_config *c)
+{
+    return c->rope.type == ROPE_DYNAMIC || c->rope.type == ROPE_LONGROPE;
+}
 
 float rope_attention_scaling(const struct llama_config *c)
 {

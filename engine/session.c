@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The face of all sessions: checks what it is asked for, and calls the backend where the weights are. */
+/* The face of all sessions: checks what it is asked for, and calls the backend where the weights
+ * are. */
 struct session {
     const struct weights *w;
     struct par *par;
@@ -24,13 +25,14 @@ static const struct session_backend *backend_of(const struct weights *w)
     return w->on_device ? w->on_device->backend : &session_backend_cpu;
 }
 
-struct session_plan session_plan_for(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+struct session_plan session_plan_for(
+    const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
     return backend_of(w)->plan(w, capacity, chunk, once, n_threads);
 }
 
-static enum status open_session(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
-                                bool once, const char *impl)
+static enum status open_session(struct session **out, const struct weights *w, struct par *par,
+    int capacity, int chunk, bool once, const char *impl)
 {
     struct session *s = *out = calloc(1, sizeof *s);
     if (!s) return fail(ERR_MEMORY, "no memory for a session");
@@ -43,14 +45,14 @@ static enum status open_session(struct session **out, const struct weights *w, s
     return st;
 }
 
-enum status session_open(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
-                         const char *impl)
+enum status session_open(struct session **out, const struct weights *w, struct par *par,
+    int capacity, int chunk, const char *impl)
 {
     return open_session(out, w, par, capacity, chunk, false, impl);
 }
 
-enum status session_open_once(struct session **out, const struct weights *w, struct par *par, int capacity, int chunk,
-                              const char *impl)
+enum status session_open_once(struct session **out, const struct weights *w, struct par *par,
+    int capacity, int chunk, const char *impl)
 {
     return open_session(out, w, par, capacity, chunk, true, impl);
 }
@@ -71,26 +73,33 @@ const struct weights *session_weights(const struct session *s) { return s->w; }
 struct par *session_par(const struct session *s) { return s->par; }
 const char *session_impls(const struct session *s) { return str_get(&s->impls); }
 
-/* What came back to the host. The CPU looks at the stream of every layer beside this; of a device's it is all that is seen. */
+/* What came back to the host. The CPU looks at the stream of every layer beside this; of a device's
+ * it is all that is seen. */
 static enum status check_results(const struct llama_config *c, const struct forward_args *f)
 {
     size_t h = (size_t)c->hidden_size, rows = (size_t)f->n * h;
-    bool ok = (!f->hidden || values_are_finite(f->hidden, rows)) && (!f->last_hidden || values_are_finite(f->last_hidden, h)) &&
-              (!f->residual_out || f->on_device || values_are_finite(f->residual_out, rows)) &&
-              (!f->last_logits || values_are_finite(f->last_logits, (size_t)c->vocab_size));
-    return ok ? OK : fail(ERR_NUMERIC, "the result of a forward pass holds NaN or infinity; check the weights with `info --check`");
+    bool ok = (!f->hidden || values_are_finite(f->hidden, rows)) &&
+        (!f->last_hidden || values_are_finite(f->last_hidden, h)) &&
+        (!f->residual_out || f->on_device || values_are_finite(f->residual_out, rows)) &&
+        (!f->last_logits || values_are_finite(f->last_logits, (size_t)c->vocab_size));
+    return ok ? OK
+              : fail(ERR_NUMERIC,
+                    "the result of a forward pass holds NaN or infinity; check the weights with "
+                    "`info --check`");
 }
 
 /* Where NaN or infinity began. Only a call that has failed comes here, so time does not matter. */
 #define ADVICE "check the weights with `info --check`"
 
-static enum status look_at(const char *what, int layer, const float *x, ptrdiff_t row, ptrdiff_t head, int first, int n_rows,
-                           int n_heads, int d)
+static enum status look_at(const char *what, int layer, const float *x, ptrdiff_t row,
+    ptrdiff_t head, int first, int n_rows, int n_heads, int d)
 {
     for (int r = 0; r < n_rows; r++)
         for (int h = 0; h < n_heads; h++)
             if (!values_are_finite(x + (first + r) * row + h * head, (size_t)d))
-                return fail(ERR_NUMERIC, "layer %d: %s %d at row %d of the call hold NaN or infinity; " ADVICE, layer, what, h, r);
+                return fail(ERR_NUMERIC,
+                    "layer %d: %s %d at row %d of the call hold NaN or infinity; " ADVICE, layer,
+                    what, h, r);
     return OK;
 }
 
@@ -98,29 +107,45 @@ static enum status look_at_layer(void *ctx, const struct layer_view *view)
 {
     (void)ctx;
     const struct attn_args *a = view->attn;
-    TRY(look_at("queries of head", view->layer, a->q, a->q_row, a->q_head, 0, a->n_q, a->n_heads, a->head_dim));
-    TRY(look_at("keys of kv head", view->layer, a->k, a->k_row, a->k_head, a->q_start, a->n_q, a->n_kv_heads, a->head_dim));
-    TRY(look_at("values of kv head", view->layer, a->v, a->v_row, a->v_head, a->q_start, a->n_q, a->n_kv_heads, a->head_dim));
-    return look_at("attention outputs of head", view->layer, a->o, a->o_row, a->o_head, 0, a->n_q, a->n_heads, a->head_dim);
+    TRY(look_at("queries of head", view->layer, a->q, a->q_row, a->q_head, 0, a->n_q, a->n_heads,
+        a->head_dim));
+    TRY(look_at("keys of kv head", view->layer, a->k, a->k_row, a->k_head, a->q_start, a->n_q,
+        a->n_kv_heads, a->head_dim));
+    TRY(look_at("values of kv head", view->layer, a->v, a->v_row, a->v_head, a->q_start, a->n_q,
+        a->n_kv_heads, a->head_dim));
+    return look_at("attention outputs of head", view->layer, a->o, a->o_row, a->o_head, 0, a->n_q,
+        a->n_heads, a->head_dim);
 }
 
 static enum status look_at_stream(const float *stream, int n, int h, int layer)
 {
     for (int r = 0; r < n; r++) {
         if (values_are_finite(stream + (size_t)r * (size_t)h, (size_t)h)) continue;
-        if (layer < 0) return fail(ERR_NUMERIC, "the embedding of token %d of the call holds NaN or infinity; " ADVICE, r);
-        return fail(ERR_NUMERIC, "layer %d: the residual stream behind o_proj and the MLP holds NaN or infinity at token %d of the call; "
-                    ADVICE, layer, r);
+        if (layer < 0)
+            return fail(ERR_NUMERIC,
+                "the embedding of token %d of the call holds NaN or infinity; " ADVICE, r);
+        return fail(ERR_NUMERIC,
+            "layer %d: the residual stream behind o_proj and the MLP holds NaN or infinity at "
+            "token %d of the call; " ADVICE,
+            layer, r);
     }
     return OK;
 }
 
-static enum status trace_layers(struct session *s, int position, const struct forward_args *f, float *stream)
+static enum status trace_layers(
+    struct session *s, int position, const struct forward_args *f, float *stream)
 {
     const struct llama_config *c = &session_weights(s)->config;
-    int first = f->residual_in ? f->first_layer : 0, end = f->end_layer > 0 ? f->end_layer : c->n_layers;
-    struct forward_args x = {.tokens = f->tokens, .n = f->n, .total_len = f->total_len, .policy = f->policy, .residual_out = stream,
-                             .unchecked = true, .stop = f->stop, .stop_ctx = f->stop_ctx};
+    int first = f->residual_in ? f->first_layer : 0,
+        end = f->end_layer > 0 ? f->end_layer : c->n_layers;
+    struct forward_args x = {.tokens = f->tokens,
+        .n = f->n,
+        .total_len = f->total_len,
+        .policy = f->policy,
+        .residual_out = stream,
+        .unchecked = true,
+        .stop = f->stop,
+        .stop_ctx = f->stop_ctx};
     if (f->residual_in) {
         memcpy(stream, f->residual_in, sizeof *stream * (size_t)f->n * (size_t)c->hidden_size);
     } else {
@@ -140,15 +165,18 @@ static enum status trace_layers(struct session *s, int position, const struct fo
     return OK;
 }
 
-/* ERR_NUMERIC was met: runs the call again, layer by layer, to say where NaN or infinity began; the message that is there
- * stays when nothing is found. The session is left at `position`. Always fails. */
+/* ERR_NUMERIC was met: runs the call again, layer by layer, to say where NaN or infinity began; the
+ * message that is there stays when nothing is found. The session is left at `position`. Always
+ * fails. */
 static enum status trace_forward(struct session *s, int position, const struct forward_args *f)
 {
     char message[512];
     snprintf(message, sizeof message, "%s", status_message());
-    float *stream = malloc(sizeof *stream * (size_t)f->n * (size_t)session_weights(s)->config.hidden_size);
+    float *stream =
+        malloc(sizeof *stream * (size_t)f->n * (size_t)session_weights(s)->config.hidden_size);
     /* a stream on a device is not ours to copy */
-    enum status st = stream && !(f->residual_in && f->on_device) ? trace_layers(s, position, f, stream) : OK;
+    enum status st =
+        stream && !(f->residual_in && f->on_device) ? trace_layers(s, position, f, stream) : OK;
     s->position = position;
     free(stream);
     return st == OK ? fail(ERR_NUMERIC, "%s", message) : st;
@@ -158,13 +186,16 @@ enum status session_forward(struct session *s, const struct forward_args *f)
 {
     const struct llama_config *c = &s->w->config;
     if (f->n < 1 || s->position + f->n > s->plan.capacity)
-        return fail(ERR_ARG, "%d more tokens behind %d, expected 1 to %d in all", f->n, s->position, s->plan.capacity);
+        return fail(ERR_ARG, "%d more tokens behind %d, expected 1 to %d in all", f->n, s->position,
+            s->plan.capacity);
     if (s->plan.once && (s->position > 0 || f->n > s->plan.chunk))
-        return fail(ERR_ARG, "%d more tokens behind %d in a session that keeps no keys and values", f->n, s->position);
+        return fail(ERR_ARG, "%d more tokens behind %d in a session that keeps no keys and values",
+            f->n, s->position);
     for (int i = 0; i < f->n; i++)
         if (f->tokens[i] < 0 || f->tokens[i] >= c->vocab_size)
-            return fail(ERR_ARG, "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model", i,
-                        f->tokens[i], c->vocab_size - 1);
+            return fail(ERR_ARG,
+                "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model",
+                i, f->tokens[i], c->vocab_size - 1);
     int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
     enum status st = s->backend->forward(s->state, s->position, total_len, f, &s->impls);
     if (st == OK && !f->unchecked) st = check_results(c, f);
@@ -184,8 +215,9 @@ enum status session_logits(struct session *s, const float *hidden, float *logits
     return s->backend->logits(s->state, hidden, logits);
 }
 
-enum status session_compare(struct session *s, int n, const float *hidden_dense, const float *hidden_sparse,
-                            const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+enum status session_compare(struct session *s, int n, const float *hidden_dense,
+    const float *hidden_sparse, const int32_t *next, struct token_metrics *out,
+    struct tensor_sums *sums)
 {
     return s->backend->compare(s->state, n, hidden_dense, hidden_sparse, next, out, sums);
 }

@@ -5,7 +5,8 @@
 
 void session_note_impl(struct str *impls, const struct attn_impl *impl)
 {
-    if (!strstr(str_get(impls), impl->name)) str_addf(impls, "%s%s", impls->len ? "+" : "", impl->name);
+    if (!strstr(str_get(impls), impl->name))
+        str_addf(impls, "%s%s", impls->len ? "+" : "", impl->name);
 }
 
 int session_window(const struct llama_config *c, int layer, int total_len)
@@ -14,14 +15,18 @@ int session_window(const struct llama_config *c, int layer, int total_len)
     return window < total_len ? window : 0;
 }
 
-enum status session_fail_windowed(const struct llama_config *c, int layer, const struct sparse_policy *p)
+enum status session_fail_windowed(
+    const struct llama_config *c, int layer, const struct sparse_policy *p)
 {
-    return fail(ERR_UNSUPPORTED, "layer %d sees a sliding window of %d tokens, which method %s is not defined for; leave such layers "
-                                 "dense with --layers, or stay within %d tokens with --max-length",
-                layer, c->window, p->method->name, c->window);
+    return fail(ERR_UNSUPPORTED,
+        "layer %d sees a sliding window of %d tokens, which method %s is not defined for; leave "
+        "such layers "
+        "dense with --layers, or stay within %d tokens with --max-length",
+        layer, c->window, p->method->name, c->window);
 }
 
-bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
+bool session_counts_dense(
+    const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
 {
     const struct sparse_policy *p = f->policy;
     if (!p || !p->method) return true;
@@ -55,7 +60,8 @@ void forward_times_add(struct forward_times *to, const struct forward_times *fro
 
 bool values_are_finite(const float *x, size_t n)
 {
-    uint32_t bad = 0; /* by the bits of the exponent: nothing that a compiler could take for granted */
+    /* by the bits of the exponent: nothing that a compiler could take for granted */
+    uint32_t bad = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, &x[i], sizeof bits);

@@ -1,7 +1,8 @@
-/* What runs sessions: the CPU, or the device that the weights were placed on, which carry a pointer to its table.
- * Private to engine/ but for the name.
+/* What runs sessions: the CPU, or the device that the weights were placed on, which carry a pointer
+ * to its table. Private to engine/ but for the name.
  *
- * session.c checks arguments and calls. Entries are all mandatory, and may be called from any thread.
+ * session.c checks arguments and calls. Entries are all mandatory, and may be called from any
+ * thread.
  */
 #ifndef SG_ENGINE_SESSION_BACKEND_H
 #define SG_ENGINE_SESSION_BACKEND_H
@@ -11,27 +12,31 @@
 
 struct session_backend {
     const char *name; /* "cpu", "cuda": what the database calls the device */
-    struct session_plan (*plan)(const struct weights *w, int capacity, int chunk, bool once, int n_threads);
-    enum status (*open)(void **state, const struct weights *w, struct par *par, const struct session_plan *plan,
-                        const char *impl);
+    struct session_plan (*plan)(
+        const struct weights *w, int capacity, int chunk, bool once, int n_threads);
+    enum status (*open)(void **state, const struct weights *w, struct par *par,
+        const struct session_plan *plan, const char *impl);
     void (*close)(void **state); /* also of one that could not be opened, and of NULL */
     /* Arguments were checked; names of kernels are added to impls. */
-    enum status (*forward)(void *state, int position, int total_len, const struct forward_args *f, struct str *impls);
+    enum status (*forward)(
+        void *state, int position, int total_len, const struct forward_args *f, struct str *impls);
     enum status (*heads)(void *state, const struct heads_args *a); /* ERR_UNSUPPORTED on a device */
     enum status (*logits)(void *state, const float *hidden, float *logits);
-    enum status (*compare)(void *state, int n, const float *dense, const float *sparse, const int32_t *next,
-                           struct token_metrics *out, struct tensor_sums *sums);
+    enum status (*compare)(void *state, int n, const float *dense, const float *sparse,
+        const int32_t *next, struct token_metrics *out, struct tensor_sums *sums);
 };
 extern const struct session_backend session_backend_cpu;
 
 bool values_are_finite(const float *x, size_t n);
 
 /* True when the whole layer runs dense; counts why, head by head. */
-bool session_counts_dense(const struct forward_args *f, int layer, int n_heads, int total_len, int q_start);
+bool session_counts_dense(
+    const struct forward_args *f, int layer, int n_heads, int total_len, int q_start);
 /* Keys that a row of this layer sees in a sequence so long; 0: all before it. */
 int session_window(const struct llama_config *c, int layer, int total_len);
 /* ERR_UNSUPPORTED: the policy is sparse on a layer whose window is shorter than the sequence. */
-enum status session_fail_windowed(const struct llama_config *c, int layer, const struct sparse_policy *p) MUST_USE;
+enum status session_fail_windowed(
+    const struct llama_config *c, int layer, const struct sparse_policy *p) MUST_USE;
 /* Add a kernel's name to a "+"-joined list that lacks it. */
 void session_note_impl(struct str *impls, const struct attn_impl *impl);
 

@@ -24,16 +24,16 @@ struct session_cpu {
     struct par *par;
     const char *impl;
     struct session_plan plan;
-    float *kv;          /* [n_layers][2][n_kv_heads][capacity][head_dim] */
-    float *x, *norm;    /* [chunk, hidden] residual stream and normed copy */
-    float *q, *attn;    /* [chunk, n_heads * head_dim] */
-    float *kv_rows;     /* [chunk, n_kv_heads * head_dim] on the way to the cache */
-    float *gate, *up;   /* [MLP_ROWS, intermediate] */
+    float *kv;            /* [n_layers][2][n_kv_heads][capacity][head_dim] */
+    float *x, *norm;      /* [chunk, hidden] residual stream and normed copy */
+    float *q, *attn;      /* [chunk, n_heads * head_dim] */
+    float *kv_rows;       /* [chunk, n_kv_heads * head_dim] on the way to the cache */
+    float *gate, *up;     /* [MLP_ROWS, intermediate] */
     float *cosine, *sine; /* [chunk, head_dim / 2] */
-    float *inv_freq;    /* [head_dim / 2] */
+    float *inv_freq;      /* [head_dim / 2] */
     void *linear_ws;
     void *slab;
-    void *scratch;      /* attention and prediction, grows to the largest call */
+    void *scratch; /* attention and prediction, grows to the largest call */
     size_t scratch_bytes;
     /* of the call under way */
     int position;
@@ -48,11 +48,13 @@ struct slab_layout {
     size_t kv, x, norm, q, attn, kv_rows, gate, up, cosine, sine, inv_freq, linear, end;
 };
 
-static struct slab_layout lay_out(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
+static struct slab_layout lay_out(
+    const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
     struct slab_layout l = {0};
     size_t at = 0, f = sizeof(float), rows = (size_t)chunk, d = (size_t)c->head_dim;
-    size_t q_dim = (size_t)c->n_heads * d, kv_dim = (size_t)c->n_kv_heads * d, hidden = (size_t)c->hidden_size;
+    size_t q_dim = (size_t)c->n_heads * d, kv_dim = (size_t)c->n_kv_heads * d,
+           hidden = (size_t)c->hidden_size;
     size_t mlp_rows = chunk < MLP_ROWS ? rows : MLP_ROWS, inter = (size_t)c->intermediate_size;
     size_t widest = hidden > inter ? hidden : inter;
     if (q_dim > widest) widest = q_dim;
@@ -74,21 +76,29 @@ static struct slab_layout lay_out(const struct llama_config *c, int capacity, in
     return l;
 }
 
-static struct session_plan plan(const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
+static struct session_plan plan(
+    const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
 {
     once = once && chunk <= 0 && capacity <= DEFAULT_CHUNK;
     if (chunk <= 0) chunk = capacity < DEFAULT_CHUNK ? capacity : DEFAULT_CHUNK;
     struct slab_layout l = lay_out(c, capacity, chunk, once, n_threads);
-    return (struct session_plan){.kv_bytes = l.x, .activation_bytes = l.linear - l.x, .linear_bytes = l.end - l.linear,
-                                 .total_bytes = l.end, .capacity = capacity, .chunk = chunk, .once = once};
+    return (struct session_plan){.kv_bytes = l.x,
+        .activation_bytes = l.linear - l.x,
+        .linear_bytes = l.end - l.linear,
+        .total_bytes = l.end,
+        .capacity = capacity,
+        .chunk = chunk,
+        .once = once};
 }
 
-struct session_plan session_plan(const struct llama_config *c, int capacity, int chunk, int n_threads)
+struct session_plan session_plan(
+    const struct llama_config *c, int capacity, int chunk, int n_threads)
 {
     return plan(c, capacity, chunk, false, n_threads);
 }
 
-static struct session_plan cpu_plan(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+static struct session_plan cpu_plan(
+    const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
     return plan(&w->config, capacity, chunk, once, n_threads);
 }
@@ -103,8 +113,8 @@ static void cpu_close(void **state)
     *state = NULL;
 }
 
-static enum status cpu_open(void **state, const struct weights *w, struct par *par, const struct session_plan *p,
-                            const char *impl)
+static enum status cpu_open(void **state, const struct weights *w, struct par *par,
+    const struct session_plan *p, const char *impl)
 {
     struct session_cpu *s = *state = calloc(1, sizeof *s);
     if (!s) return fail(ERR_MEMORY, "no memory for a session");
@@ -114,8 +124,9 @@ static enum status cpu_open(void **state, const struct weights *w, struct par *p
     s->plan = *p;
     s->slab = aligned_alloc(64, p->total_bytes);
     if (!s->slab)
-        return fail(ERR_MEMORY, "a session of %d tokens needs %.2f GiB (KV cache %.2f GiB); lower --max-length",
-                    p->capacity, (double)p->total_bytes / 0x1p30, (double)p->kv_bytes / 0x1p30);
+        return fail(ERR_MEMORY,
+            "a session of %d tokens needs %.2f GiB (KV cache %.2f GiB); lower --max-length",
+            p->capacity, (double)p->total_bytes / 0x1p30, (double)p->kv_bytes / 0x1p30);
     struct slab_layout l = lay_out(&w->config, p->capacity, p->chunk, p->once, par_threads(par));
     char *base = s->slab;
     s->kv = (float *)(base + l.kv);
@@ -139,8 +150,9 @@ static enum status scratch(struct session_cpu *s, size_t bytes)
     free(s->scratch);
     s->scratch_bytes = 0;
     s->scratch = aligned_alloc(64, align64(bytes));
-    if (!s->scratch) return fail(ERR_MEMORY, "attention needs %.2f GiB of scratch; lower --max-length",
-                                 (double)bytes / 0x1p30);
+    if (!s->scratch)
+        return fail(ERR_MEMORY, "attention needs %.2f GiB of scratch; lower --max-length",
+            (double)bytes / 0x1p30);
     s->scratch_bytes = align64(bytes);
     return OK;
 }
@@ -164,16 +176,18 @@ static void for_rows(struct session_cpu *s, struct rows_job *j, par_body *body)
     par_for(s->par, (j->n + ROW_TASK - 1) / ROW_TASK, body, j);
 }
 
-#define EACH_ROW(j, item, r)                                                                    \
-    for (int r = (item) * ROW_TASK, end_ = r + ROW_TASK < (j)->n ? r + ROW_TASK : (j)->n; r < end_; r++)
+#define EACH_ROW(j, item, r)                                                                      \
+    for (int r = (item)*ROW_TASK, end_ = r + ROW_TASK < (j)->n ? r + ROW_TASK : (j)->n; r < end_; \
+         r++)
 
 static void embed_task(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
     size_t h = (size_t)j->s->w->config.hidden_size;
-    EACH_ROW(j, item, r)
-        widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype, j->to + (size_t)r * h, h);
+    EACH_ROW (j, item, r)
+        widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype,
+            j->to + (size_t)r * h, h);
 }
 
 static void copy_task(void *ctx, int item, int worker)
@@ -181,7 +195,7 @@ static void copy_task(void *ctx, int item, int worker)
     (void)worker;
     const struct rows_job *j = ctx;
     size_t h = (size_t)j->s->w->config.hidden_size;
-    EACH_ROW(j, item, r) memcpy(j->to + (size_t)r * h, j->from + (size_t)r * h, h * sizeof *j->to);
+    EACH_ROW (j, item, r) memcpy(j->to + (size_t)r * h, j->from + (size_t)r * h, h * sizeof *j->to);
 }
 
 static void norm_task(void *ctx, int item, int worker)
@@ -190,9 +204,9 @@ static void norm_task(void *ctx, int item, int worker)
     const struct rows_job *j = ctx;
     const struct llama_config *c = &j->s->w->config;
     size_t h = (size_t)c->hidden_size;
-    EACH_ROW(j, item, r)
-        cpu_ops()->rmsnorm(j->from + (size_t)r * h, j->weight, (float)c->rms_norm_eps, c->hidden_size,
-                           j->to + (size_t)r * h);
+    EACH_ROW (j, item, r)
+        cpu_ops()->rmsnorm(j->from + (size_t)r * h, j->weight, (float)c->rms_norm_eps,
+            c->hidden_size, j->to + (size_t)r * h);
 }
 
 static void angle_task(void *ctx, int item, int worker)
@@ -201,7 +215,7 @@ static void angle_task(void *ctx, int item, int worker)
     const struct rows_job *j = ctx;
     int half = j->s->w->config.head_dim / 2;
     float scaling = rope_attention_scaling(&j->s->w->config);
-    EACH_ROW(j, item, r)
+    EACH_ROW (j, item, r)
         for (int i = 0; i < half; i++) {
             float angle = (float)(j->position + r) * j->s->inv_freq[i];
             j->s->cosine[r * half + i] = cosf(angle) * scaling;
@@ -223,10 +237,10 @@ static void rotate_task(void *ctx, int item, int worker)
     (void)worker;
     const struct rows_job *j = ctx;
     int d = j->s->w->config.head_dim, half = d / 2;
-    EACH_ROW(j, item, r)
+    EACH_ROW (j, item, r)
         for (int h = 0; h < j->n_heads; h++)
-            rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d, j->s->cosine + r * half,
-                   j->s->sine + r * half, half);
+            rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d,
+                j->s->cosine + r * half, j->s->sine + r * half, half);
 }
 
 /* RMSNorm over each head. */
@@ -235,7 +249,7 @@ static void head_norm_task(void *ctx, int item, int worker)
     (void)worker;
     const struct rows_job *j = ctx;
     const struct llama_config *c = &j->s->w->config;
-    EACH_ROW(j, item, r)
+    EACH_ROW (j, item, r)
         for (int h = 0; h < j->n_heads; h++) {
             float *x = j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)c->head_dim;
             cpu_ops()->rmsnorm(x, j->weight, (float)c->rms_norm_eps, c->head_dim, x);
@@ -255,10 +269,11 @@ static void cache_task(void *ctx, int item, int worker)
     const struct rows_job *j = ctx;
     size_t d = (size_t)j->s->w->config.head_dim;
     int half = (int)d / 2;
-    EACH_ROW(j, item, r)
+    EACH_ROW (j, item, r)
         for (int h = 0; h < j->n_heads; h++) {
             float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
-            memcpy(to, j->from + ((size_t)r * (size_t)j->from_heads + (size_t)h) * d, d * sizeof *to);
+            memcpy(
+                to, j->from + ((size_t)r * (size_t)j->from_heads + (size_t)h) * d, d * sizeof *to);
             if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
         }
 }
@@ -268,17 +283,20 @@ static void finite_task(void *ctx, int item, int worker)
     (void)worker;
     const struct rows_job *j = ctx;
     size_t h = (size_t)j->s->w->config.hidden_size;
-    EACH_ROW(j, item, r)
-        if (!values_are_finite(j->from + (size_t)r * h, h)) atomic_store_explicit(&j->s->not_finite, true, memory_order_relaxed);
+    EACH_ROW (j, item, r)
+        if (!values_are_finite(j->from + (size_t)r * h, h))
+            atomic_store_explicit(&j->s->not_finite, true, memory_order_relaxed);
 }
 
-/* The stream as it enters layer `layer`, all tokens of the chunk. session_forward() finds out where it began. */
+/* The stream as it enters layer `layer`, all tokens of the chunk. session_forward() finds out where
+ * it began. */
 static enum status check_stream(struct session_cpu *s, int n, int layer)
 {
     atomic_store(&s->not_finite, false);
     for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x}, finite_task);
     if (!atomic_load(&s->not_finite)) return OK;
-    return fail(ERR_NUMERIC, "the residual stream holds NaN or infinity in front of layer %d", layer);
+    return fail(
+        ERR_NUMERIC, "the residual stream holds NaN or infinity in front of layer %d", layer);
 }
 
 static void silu_task(void *ctx, int item, int worker)
@@ -286,7 +304,8 @@ static void silu_task(void *ctx, int item, int worker)
     (void)worker;
     const struct rows_job *j = ctx;
     size_t inter = (size_t)j->s->w->config.intermediate_size;
-    EACH_ROW(j, item, r) cpu_ops()->silu_mul(j->to + (size_t)r * inter, j->from + (size_t)r * inter, inter);
+    EACH_ROW (j, item, r)
+        cpu_ops()->silu_mul(j->to + (size_t)r * inter, j->from + (size_t)r * inter, inter);
 }
 
 /* Seconds since t0 to one of the times, when somebody asked. */
@@ -297,7 +316,8 @@ static void spent(const struct session_cpu *s, int64_t t0, double *seconds)
     if (s->times) *seconds += (double)(clock_ns() - t0) * 1e-9;
 }
 
-static enum status run_attention(struct session_cpu *s, const struct attn_impl *impl, struct attn_args *a, void *ws)
+static enum status run_attention(
+    struct session_cpu *s, const struct attn_impl *impl, struct attn_args *a, void *ws)
 {
     if (!s->times) return impl->run(a, ws, s->par, NULL);
     struct forward_times *t = s->times;
@@ -318,23 +338,41 @@ static enum status run_attention(struct session_cpu *s, const struct attn_impl *
     return OK;
 }
 
-static enum status attend(struct session_cpu *s, const struct forward_args *f, int layer, int n, int position, int total_len)
+static enum status attend(struct session_cpu *s, const struct forward_args *f, int layer, int n,
+    int position, int total_len)
 {
     const struct llama_config *c = &s->w->config;
     int d = c->head_dim;
     ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d, row = (ptrdiff_t)c->n_heads * d;
     struct attn_args a = {
-        .dtype = DTYPE_F32, .n_q = n, .q_start = position, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
-        .head_dim = d, .scale = (float)(1 / sqrt((double)d)), .q = s->q, .k = cache_of(s, layer, 0),
-        .v = cache_of(s, layer, 1), .o = s->attn, .q_row = row, .q_head = d, .k_row = d, .k_head = head, .v_row = d,
-        .v_head = head, .o_row = row, .o_head = d, .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
+        .dtype = DTYPE_F32,
+        .n_q = n,
+        .q_start = position,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)),
+        .q = s->q,
+        .k = cache_of(s, layer, 0),
+        .v = cache_of(s, layer, 1),
+        .o = s->attn,
+        .q_row = row,
+        .q_head = d,
+        .k_row = d,
+        .k_head = head,
+        .v_row = d,
+        .v_head = head,
+        .o_row = row,
+        .o_head = d,
+        .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
         .ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL,
         .window = session_window(c, layer, total_len),
     };
     struct tile_map map;
     float lambda[1024];
     uint8_t sparse[1024];
-    if (c->n_heads > 1024) return fail(ERR_UNSUPPORTED, "%d heads, at most 1024 are offered", c->n_heads);
+    if (c->n_heads > 1024)
+        return fail(ERR_UNSUPPORTED, "%d heads, at most 1024 are offered", c->n_heads);
     size_t map_bytes = 0, mask_bytes = 0;
     struct mask_args m = {.attn = &a};
     bool dense = session_counts_dense(f, layer, c->n_heads, total_len, position);
@@ -368,18 +406,25 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
         if (s->times) spent(s, t0, &s->times->predict_s);
     }
     TRY(run_attention(s, impl, &a, (char *)s->scratch + map_bytes));
-    if (f->hook) TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles, NULL}));
+    if (f->hook)
+        TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles, NULL}));
     return OK;
 }
 
-static void normalise(struct session_cpu *s, int n, const float *weight, const float *from, float *to)
+static void normalise(
+    struct session_cpu *s, int n, const float *weight, const float *from, float *to)
 {
-    for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
+    for_rows(
+        s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
 }
 
-static void normalise_heads(struct session_cpu *s, const float *weight, int n_heads, int n, float *x)
+static void normalise_heads(
+    struct session_cpu *s, const float *weight, int n_heads, int n, float *x)
 {
-    if (weight) for_rows(s, &(struct rows_job){.s = s, .weight = weight, .n = n, .n_heads = n_heads, .to = x}, head_norm_task);
+    if (weight)
+        for_rows(s,
+            &(struct rows_job){.s = s, .weight = weight, .n = n, .n_heads = n_heads, .to = x},
+            head_norm_task);
 }
 
 static void turn_queries(struct session_cpu *s, int layer, int n_heads, int n, float *q)
@@ -389,7 +434,8 @@ static void turn_queries(struct session_cpu *s, int layer, int n_heads, int n, f
         for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = q}, rotate_task);
 }
 
-static void project(struct session_cpu *s, const struct linear *l, int n, const float *x, float *y, bool add)
+static void project(
+    struct session_cpu *s, const struct linear *l, int n, const float *x, float *y, bool add)
 {
     int64_t t0 = started(s);
     linear_run(l, n, x, l->k, y, l->m, add, s->linear_ws, s->par);
@@ -410,8 +456,8 @@ static void mlp(struct session_cpu *s, const struct layer_weights *lw, int n)
     }
 }
 
-static enum status layer_forward(struct session_cpu *s, const struct forward_args *f, int layer, int n, int position,
-                                 int total_len)
+static enum status layer_forward(struct session_cpu *s, const struct forward_args *f, int layer,
+    int n, int position, int total_len)
 {
     const struct llama_config *c = &s->w->config;
     const struct layer_weights *lw = &s->w->layers[layer];
@@ -421,10 +467,17 @@ static enum status layer_forward(struct session_cpu *s, const struct forward_arg
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
         if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .position = position, .n_heads = c->n_kv_heads,
-                                       .from_heads = c->n_kv_heads, .head_rows = (size_t)s->plan.capacity,
-                                       .from = s->kv_rows, .to = cache_of(s, layer, value),
-                                       .rotate = !value && llama_turns(c, layer)}, cache_task);
+        for_rows(s,
+            &(struct rows_job){.s = s,
+                .n = n,
+                .position = position,
+                .n_heads = c->n_kv_heads,
+                .from_heads = c->n_kv_heads,
+                .head_rows = (size_t)s->plan.capacity,
+                .from = s->kv_rows,
+                .to = cache_of(s, layer, value),
+                .rotate = !value && llama_turns(c, layer)},
+            cache_task);
     }
     TRY(attend(s, f, layer, n, position, total_len));
     project(s, &lw->o, n, s->attn, s->x, true);
@@ -432,16 +485,19 @@ static enum status layer_forward(struct session_cpu *s, const struct forward_arg
     return OK;
 }
 
-static enum status cpu_compare(void *state, int n, const float *hidden_dense, const float *hidden_sparse,
-                               const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+static enum status cpu_compare(void *state, int n, const float *hidden_dense,
+    const float *hidden_sparse, const int32_t *next, struct token_metrics *out,
+    struct tensor_sums *sums)
 {
     struct session_cpu *s = state;
     TRY(scratch(s, compare_workspace(&s->w->head, par_threads(s->par))));
-    return compare_logits(&s->w->head, n, hidden_dense, hidden_sparse, next, out, sums, s->scratch, s->par);
+    return compare_logits(
+        &s->w->head, n, hidden_dense, hidden_sparse, next, out, sums, s->scratch, s->par);
 }
 
 /* The states of a chunk are in x; `norm` is free behind the last layer. */
-static enum status score_chunk(struct session_cpu *s, const struct forward_args *f, int begin, int n)
+static enum status score_chunk(
+    struct session_cpu *s, const struct forward_args *f, int begin, int n)
 {
     struct tensor_sums sums = {0};
     struct token_metrics *rows = malloc(sizeof *rows * (size_t)n);
@@ -455,12 +511,14 @@ static enum status score_chunk(struct session_cpu *s, const struct forward_args 
     return st;
 }
 
-static enum status chunk_forward(struct session_cpu *s, const struct forward_args *f, int begin, int n, int total_len)
+static enum status chunk_forward(
+    struct session_cpu *s, const struct forward_args *f, int begin, int n, int total_len)
 {
     const struct llama_config *c = &s->w->config;
     int position = s->position + begin;
     size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h;
-    struct rows_job rows = {.s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
+    struct rows_job rows = {
+        .s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
     for_rows(s, &rows, angle_task);
     if (f->residual_in) rows.from = f->residual_in + offset;
     for_rows(s, &rows, f->residual_in ? copy_task : embed_task);
@@ -468,27 +526,31 @@ static enum status chunk_forward(struct session_cpu *s, const struct forward_arg
     for (int l = f->residual_in ? f->first_layer : 0; l <= end; l++) {
         if (!f->unchecked) TRY(check_stream(s, n, l));
         if (f->residual_out && l == f->capture_layer)
-            for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset}, copy_task);
+            for_rows(s,
+                &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset},
+                copy_task);
         if (l == end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, f, l, n, position, total_len));
     }
     if (f->hidden) normalise(s, n, s->w->final_norm, s->x, f->hidden + offset);
     if (f->last_hidden && begin + n == f->n)
-        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size,
-                           f->last_hidden);
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps,
+            c->hidden_size, f->last_hidden);
     if (f->last_logits && begin + n == f->n) {
-        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps, c->hidden_size, s->norm);
+        cpu_ops()->rmsnorm(s->x + (size_t)(n - 1) * h, s->w->final_norm, (float)c->rms_norm_eps,
+            c->hidden_size, s->norm);
         project(s, &s->w->head, 1, s->norm, f->last_logits, false);
     }
     return f->nll ? score_chunk(s, f, begin, n) : OK;
 }
 
-static enum status cpu_forward(void *state, int position, int total_len, const struct forward_args *f,
-                               struct str *impls)
+static enum status cpu_forward(
+    void *state, int position, int total_len, const struct forward_args *f, struct str *impls)
 {
     struct session_cpu *s = state;
-    if (f->on_device) return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
+    if (f->on_device)
+        return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
     s->position = position;
     s->impls = impls;
     rope_frequencies(&s->w->config, total_len, s->inv_freq);
@@ -504,7 +566,8 @@ static enum status cpu_forward(void *state, int position, int total_len, const s
     spent(s, t0, &total);
     s->times = NULL;
     if (st != OK) return st;
-    mine.rest_s = total - mine.predict_s - mine.attention_s - mine.attention_dense_s - mine.linear_s;
+    mine.rest_s =
+        total - mine.predict_s - mine.attention_s - mine.attention_dense_s - mine.linear_s;
     if (f->times) forward_times_add(f->times, &mine);
     return OK;
 }
@@ -514,11 +577,13 @@ static void pick_task(void *ctx, int item, int worker)
     (void)worker;
     const struct rows_job *j = ctx;
     size_t d = (size_t)j->s->w->config.head_dim, width = (size_t)j->n_heads * d;
-    EACH_ROW(j, item, r)
-        memcpy(j->to + (size_t)r * width, j->from + (size_t)r * (size_t)j->from_heads * d, width * sizeof *j->to);
+    EACH_ROW (j, item, r)
+        memcpy(j->to + (size_t)r * width, j->from + (size_t)r * (size_t)j->from_heads * d,
+            width * sizeof *j->to);
 }
 
-/* All heads are projected and some are kept: only the layer's own products give its bits on every processor. */
+/* All heads are projected and some are kept: only the layer's own products give its bits on every
+ * processor. */
 static enum status cpu_heads(void *state, const struct heads_args *a)
 {
     struct session_cpu *s = state;
@@ -529,9 +594,25 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
     assert(n_heads > 0 && n_heads % n_kv == 0 && n <= s->plan.chunk);
     ptrdiff_t row = (ptrdiff_t)n_heads * d, head = (ptrdiff_t)n * d;
     struct attn_args attn = {
-        .dtype = DTYPE_F32, .n_q = n, .n_heads = n_heads, .n_kv_heads = n_kv, .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)), .q = a->q, .k = a->k, .v = a->v, .o = a->o, .q_row = row, .q_head = d,
-        .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = row, .o_head = d, .block = {128, 64},
+        .dtype = DTYPE_F32,
+        .n_q = n,
+        .n_heads = n_heads,
+        .n_kv_heads = n_kv,
+        .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)),
+        .q = a->q,
+        .k = a->k,
+        .v = a->v,
+        .o = a->o,
+        .q_row = row,
+        .q_head = d,
+        .k_row = d,
+        .k_head = head,
+        .v_row = d,
+        .v_head = head,
+        .o_row = row,
+        .o_head = d,
+        .block = {128, 64},
         .window = session_window(c, a->layer, n),
     };
     struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
@@ -540,16 +621,28 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
     if (!a->residual) for_rows(s, &rows, embed_task);
     normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
-    for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .from_heads = c->n_heads,
-                                   .from = s->q + (size_t)a->first * (size_t)d, .to = a->q}, pick_task);
+    for_rows(s,
+        &(struct rows_job){.s = s,
+            .n = n,
+            .n_heads = n_heads,
+            .from_heads = c->n_heads,
+            .from = s->q + (size_t)a->first * (size_t)d,
+            .to = a->q},
+        pick_task);
     turn_queries(s, a->layer, n_heads, n, a->q);
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
         if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_kv, .from_heads = c->n_kv_heads,
-                                       .head_rows = (size_t)n, .from = s->kv_rows + (size_t)kv_first * (size_t)d,
-                                       .to = value ? a->v : a->k,
-                                       .rotate = !value && llama_turns(c, a->layer)}, cache_task);
+        for_rows(s,
+            &(struct rows_job){.s = s,
+                .n = n,
+                .n_heads = n_kv,
+                .from_heads = c->n_kv_heads,
+                .head_rows = (size_t)n,
+                .from = s->kv_rows + (size_t)kv_first * (size_t)d,
+                .to = value ? a->v : a->k,
+                .rotate = !value && llama_turns(c, a->layer)},
+            cache_task);
     }
     const struct attn_impl *impl;
     TRY(attn_choose(&attn, s->impl, &impl));
@@ -565,5 +658,12 @@ static enum status cpu_logits(void *state, const float *hidden, float *logits)
 }
 
 const struct session_backend session_backend_cpu = {
-    "cpu", cpu_plan, cpu_open, cpu_close, cpu_forward, cpu_heads, cpu_logits, cpu_compare,
+    "cpu",
+    cpu_plan,
+    cpu_open,
+    cpu_close,
+    cpu_forward,
+    cpu_heads,
+    cpu_logits,
+    cpu_compare,
 };

@@ -1,15 +1,17 @@
 /* Causal attention, dense and block-sparse, with the sparsity ledger counted inside the kernel.
  *
- * One query head h reads kv head h / (n_heads / n_kv_heads). Query row r stands at position q_start + r and
- * sees keys 0 … q_start + r; n_kv = q_start + n_q. Row and key blocks are cut at absolute positions, so a
- * prefill done in chunks that start on a query block computes the same tiles as one done at once.
+ * One query head h reads kv head h / (n_heads / n_kv_heads). Query row r stands at position q_start
+ * + r and sees keys 0 … q_start + r; n_kv = q_start + n_q. Row and key blocks are cut at absolute
+ * positions, so a prefill done in chunks that start on a query block computes the same tiles as one
+ * done at once.
  *
  *   dense   o = softmax(q kᵀ · scale) v                                  (flash style, never n × n)
  *   sparse  only the tiles set in `tiles`; inside them the triangle is exact in every mode
- *   window  dense, but a row sees only its last `window` keys, itself included, exact to the element
+ *   window  dense, but a row sees only its last `window` keys, itself included, exact to the
+ * element
  *
- * Sources: FlashAttention-2 (arXiv 2307.08691) for the online softmax, SpargeAttn (arXiv 2502.18137) for the
- * two-stage sparsity.
+ * Sources: FlashAttention-2 (arXiv 2307.08691) for the online softmax, SpargeAttn (arXiv
+ * 2502.18137) for the two-stage sparsity.
  */
 #ifndef SG_KERNELS_ATTN_H
 #define SG_KERNELS_ATTN_H
@@ -22,18 +24,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Tile (I, J): query rows [I·q, (I+1)·q) against keys [J·k, (J+1)·k). Offered: 128x64, 64x64, 64x128, 128x128. */
+/* Tile (I, J): query rows [I·q, (I+1)·q) against keys [J·k, (J+1)·k). Offered: 128x64, 64x64,
+ * 64x128, 128x128. */
 struct block_shape {
     int q, k;
 };
 
-/* The unit of stage 2: this many query rows against one key block share one decision to skip P·V. */
+/* The unit of stage 2: this many query rows against one key block share one decision to skip P·V.
+ */
 enum { PV_UNIT_ROWS = 64 };
 
 /* Why a tile was kept before any ranking. A tile may have several reasons; each is counted. */
 enum force_reason { FORCE_SINK = 1, FORCE_DIAGONAL = 2, FORCE_THETA_Q = 4, FORCE_THETA_K = 8 };
 
-/* What one head did, counted and never derived. Counters only grow; add two ledgers field by field. */
+/* What one head did, counted and never derived. Counters only grow; add two ledgers field by field.
+ */
 struct head_ledger {
     uint64_t tiles_possible;    /* under the causal triangle */
     uint64_t tiles_computed;    /* Q·Kᵀ done */
@@ -47,19 +52,20 @@ struct head_ledger {
 };
 
 void head_ledger_add(struct head_ledger *to, const struct head_ledger *from);
-/* 1 - computed / possible; 0 when nothing was possible. `sparsity` weighs both products by their FLOPs,
- * which are equal per (query, key) pair: it is 1 - (QKᵀ pairs + PV pairs) / (2 · possible pairs), in tiles. */
+/* 1 - computed / possible; 0 when nothing was possible. `sparsity` weighs both products by their
+ * FLOPs, which are equal per (query, key) pair: it is 1 - (QKᵀ pairs + PV pairs) / (2 · possible
+ * pairs), in tiles. */
 double ledger_qk_sparsity(const struct head_ledger *l);
 double ledger_pv_sparsity(const struct head_ledger *l);
 double ledger_sparsity(const struct head_ledger *l);
 
-/* Which tiles to compute: one bit per (head, query block, key block). Key block J of row (h, i) is bit J % 64 of
- * bits[(h * n_qblocks + i) * words_per_row + J / 64]. Query block i is the absolute block q_start / q + i.
- * Impossible tiles are never set; every row has its diagonal set. */
+/* Which tiles to compute: one bit per (head, query block, key block). Key block J of row (h, i) is
+ * bit J % 64 of bits[(h * n_qblocks + i) * words_per_row + J / 64]. Query block i is the absolute
+ * block q_start / q + i. Impossible tiles are never set; every row has its diagonal set. */
 struct tile_map {
     struct block_shape block;
     int n_heads, n_qblocks, n_kblocks, words_per_row;
-    uint64_t *bits;             /* caller's memory, tile_map_bytes() of it */
+    uint64_t *bits; /* caller's memory, tile_map_bytes() of it */
 };
 
 /* Number of key blocks that some row of the query block `qb` (absolute) may see, for n_kv keys. */
@@ -79,8 +85,8 @@ static inline uint64_t *tile_map_row(const struct tile_map *m, int head, int i)
     return m->bits + ((size_t)head * (size_t)m->n_qblocks + (size_t)i) * (size_t)m->words_per_row;
 }
 
-/* Where a call's time went, in ticks of the processor over all threads: their ratio is what means something. What is in
- * neither is packing keys and scaling queries and outputs. */
+/* Where a call's time went, in ticks of the processor over all threads: their ratio is what means
+ * something. What is in neither is packing keys and scaling queries and outputs. */
 struct attn_ticks {
     uint64_t qk; /* scores, the mask, row maxima */
     uint64_t pv; /* whether to skip, exponentials, rescaling, P·V */
@@ -90,28 +96,34 @@ struct attn_ticks {
 enum precision { PRECISION_FULL, PRECISION_INT8, PRECISION_FP8 };
 
 struct attn_args {
-    enum dtype dtype;                                      /* of q, k, v and o */
-    int n_q, q_start;                                      /* rows of this call and the position of the first */
+    enum dtype dtype; /* of q, k, v and o */
+    /* rows of this call and the position of the first */
+    int n_q, q_start;
     int n_heads, n_kv_heads, head_dim;
-    float scale;                                           /* usually 1/sqrt(head_dim) */
-    const void *q, *k, *v;                                 /* borrowed; last dimension contiguous */
-    void *o;                                               /* may not overlap q, k, v */
+    float scale;           /* usually 1/sqrt(head_dim) */
+    const void *q, *k, *v; /* borrowed; last dimension contiguous */
+    void *o;               /* may not overlap q, k, v */
     ptrdiff_t q_row, q_head, k_row, k_head, v_row, v_head, o_row, o_head; /* strides in elements */
 
-    struct block_shape block;       /* tiles are counted in this shape; q_start is a multiple of block.q when
-                                       tiles != NULL */
-    const struct tile_map *tiles;   /* NULL: dense */
-    const uint8_t *head_sparse;     /* [n_heads]; 0 means this head is dense. NULL: all follow `tiles` */
-    const float *pv_threshold;      /* [n_heads], λ in log2 units, stage 2 of METHOD; NULL, or no tiles: never skip P·V.
-                                       A row whose sum is still empty is never skipped. */
-    struct head_ledger *ledger;     /* [n_heads], counted into (tile and PV counters only); may be NULL */
-    const int32_t *q_start_at;      /* attn_decode_cuda_bf16 alone: device memory where it finds q_start when it runs,
-                                       so that a captured graph serves every step; NULL: q_start */
-    int window;                     /* > 0: a row at position p sees keys p - window + 1 … p alone; a model's own
-                                       sliding window, dense calls only. Tiles wholly before it are not possible */
-    enum precision qk, pv;          /* of Q·Kᵀ and of P·V, which is never int8; PRECISION_FULL: dtype's own. Eight bits
-                                       start on a unit of PV_UNIT_ROWS */
-    struct attn_ticks *ticks;       /* added to on the CPU; NULL: not timed. A device overlaps the two: left alone */
+    struct block_shape block; /* tiles are counted in this shape; q_start is a multiple of block.q
+                                 when tiles != NULL */
+    const struct tile_map *tiles; /* NULL: dense */
+    /* [n_heads]; 0 means this head is dense. NULL: all follow `tiles` */
+    const uint8_t *head_sparse;
+    const float
+        *pv_threshold; /* [n_heads], λ in log2 units, stage 2 of METHOD; NULL, or no tiles: never
+                          skip P·V. A row whose sum is still empty is never skipped. */
+    /* [n_heads], counted into (tile and PV counters only); may be NULL */
+    struct head_ledger *ledger;
+    const int32_t
+        *q_start_at; /* attn_decode_cuda_bf16 alone: device memory where it finds q_start when it
+                        runs, so that a captured graph serves every step; NULL: q_start */
+    int window;      /* > 0: a row at position p sees keys p - window + 1 … p alone; a model's own
+                        sliding window, dense calls only. Tiles wholly before it are not possible */
+    enum precision qk, pv; /* of Q·Kᵀ and of P·V, which is never int8; PRECISION_FULL: dtype's own.
+                              Eight bits start on a unit of PV_UNIT_ROWS */
+    /* added to on the CPU; NULL: not timed. A device overlaps the two: left alone */
+    struct attn_ticks *ticks;
 };
 
 /* The number of keys the call sees. */
@@ -132,9 +144,10 @@ struct stream; /* of a device; NULL on the CPU */
 
 /* One implementation. The engine takes the first in the registry that does not refuse. */
 struct attn_impl {
-    const char *name;                                    /* stable: a key in the database */
-    const char *(*refuses)(const struct attn_args *);    /* NULL: can run; else the reason, static text */
-    size_t (*workspace)(const struct attn_args *);       /* bytes, 64-byte aligned; pure */
+    const char *name; /* stable: a key in the database */
+    /* NULL: can run; else the reason, static text */
+    const char *(*refuses)(const struct attn_args *);
+    size_t (*workspace)(const struct attn_args *); /* bytes, 64-byte aligned; pure */
     enum status (*run)(const struct attn_args *, void *ws, struct par *par, struct stream *stream);
 };
 

@@ -15,7 +15,10 @@ static double skipped(uint64_t computed, uint64_t possible)
     return possible ? 1 - (double)computed / (double)possible : 0;
 }
 
-double ledger_qk_sparsity(const struct head_ledger *l) { return skipped(l->tiles_computed, l->tiles_possible); }
+double ledger_qk_sparsity(const struct head_ledger *l)
+{
+    return skipped(l->tiles_computed, l->tiles_possible);
+}
 
 double ledger_pv_sparsity(const struct head_ledger *l)
 {

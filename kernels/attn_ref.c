@@ -13,7 +13,8 @@ static const char *refuses(const struct attn_args *a)
     return eight_refuses(a);
 }
 
-/* scores [64, n_kv], then per row: o [64, head_dim], m and l of what was added, and the maximum seen */
+/* scores [64, n_kv], then per row: o [64, head_dim], m and l of what was added, and the maximum
+ * seen */
 static size_t head_bytes(const struct attn_args *a)
 {
     size_t bytes = sizeof(double) * PV_UNIT_ROWS * ((size_t)attn_n_kv(a) + (size_t)a->head_dim + 3);
@@ -30,7 +31,8 @@ struct rows {
     double *s, *o, *m, *l, *seen;
 };
 
-static void score_block(const struct attn_args *a, const struct rows *u, int head, int row0, int j0, int j1)
+static void score_block(
+    const struct attn_args *a, const struct rows *u, int head, int row0, int j0, int j1)
 {
     const float *q = (const float *)a->q + head * a->q_head;
     const float *k = (const float *)a->k + head / (a->n_heads / a->n_kv_heads) * a->k_head;
@@ -44,7 +46,8 @@ static void score_block(const struct attn_args *a, const struct rows *u, int hea
         }
 }
 
-/* True when the whole unit skips exp and P·V of this block: METHOD 3. A row whose sum is still empty needs them. */
+/* True when the whole unit skips exp and P·V of this block: METHOD 3. A row whose sum is still
+ * empty needs them. */
 static bool skip_pv(const struct attn_args *a, const struct rows *u, int head, int j0, int j1)
 {
     if (!a->pv_threshold) return false;
@@ -60,7 +63,8 @@ static bool skip_pv(const struct attn_args *a, const struct rows *u, int head, i
     return !empty && worst * 1.4426950408889634 + (double)a->pv_threshold[head] <= 0;
 }
 
-/* What of the probability of key j is left for P·V: e4m3 under a power of two of the row and the 64 keys around j. */
+/* What of the probability of key j is left for P·V: e4m3 under a power of two of the row and the 64
+ * keys around j. */
 static double rounded(const struct attn_args *a, const double *s, int j, int j1, double m, double p)
 {
     if (a->pv != PRECISION_FP8 || p == 0) return p;
@@ -68,7 +72,8 @@ static double rounded(const struct attn_args *a, const double *s, int j, int j1,
     int j0 = j / EIGHT_ROWS * EIGHT_ROWS;
     for (int i = j0; i < j1 && i < j0 + EIGHT_ROWS; i++) largest = fmax(largest, s[i]);
     double power = ceil(largest * 1.4426950408889634) - EIGHT_P_LOG2;
-    return (double)e4m3_round((float)exp2(s[j] * 1.4426950408889634 - power)) * exp2(power - m * 1.4426950408889634);
+    return (double)e4m3_round((float)exp2(s[j] * 1.4426950408889634 - power)) *
+        exp2(power - m * 1.4426950408889634);
 }
 
 static void take_block(const struct attn_args *a, struct rows *u, int head, int j0, int j1)
@@ -93,8 +98,8 @@ static void take_block(const struct attn_args *a, struct rows *u, int head, int 
     }
 }
 
-static void attend_unit(const struct attn_args *a, struct rows *u, int head, int row0, const uint64_t *tiles,
-                        struct head_ledger *count, bool last_of_block)
+static void attend_unit(const struct attn_args *a, struct rows *u, int head, int row0,
+    const uint64_t *tiles, struct head_ledger *count, bool last_of_block)
 {
     int d = a->head_dim, n_kv = attn_n_kv(a), last_pos = u->first_pos + u->n - 1;
     memset(u->o, 0, sizeof(double) * PV_UNIT_ROWS * (size_t)d);
@@ -115,7 +120,8 @@ static void attend_unit(const struct attn_args *a, struct rows *u, int head, int
     }
     float *o = (float *)a->o + head * a->o_head;
     for (int r = 0; r < u->n; r++)
-        for (int i = 0; i < d; i++) o[(row0 + r) * a->o_row + i] = (float)(u->o[r * d + i] / u->l[r]);
+        for (int i = 0; i < d; i++)
+            o[(row0 + r) * a->o_row + i] = (float)(u->o[r * d + i] / u->l[r]);
 }
 
 struct heads {
@@ -159,8 +165,7 @@ static enum status run(const struct attn_args *a, void *ws, struct par *par, str
         a = &e;
     }
     struct heads x = {a, ws};
-    if (par)
-        par_for(par, a->n_heads, head_task, &x);
+    if (par) par_for(par, a->n_heads, head_task, &x);
     else
         for (int h = 0; h < a->n_heads; h++) head_task(&x, h, 0);
     return OK;

@@ -28,7 +28,7 @@ struct work {
     int n_largest;
     double exact_abs, exact_sq;
     /* memory */
-    float *kt;                       /* [n_kblocks, d, bk] */
+    float *kt; /* [n_kblocks, d, bk] */
     void *method_ws[MAX_MASK_PARTS];
     float *part_o, *part_m, *part_l; /* partial results of one query block: [n_kblocks][bq][…] */
     float *o, *mx, *l;               /* the chain: [bq, d], [bq], [bq] */
@@ -40,25 +40,27 @@ struct work {
     uint8_t *forced, *last_forced;   /* [n_kblocks] */
     uint8_t *kept, *any_kept;        /* [MAX_LAMBDA_PAIRS, n_kblocks], [n_kblocks] */
     struct attn_unit unit;
-    float *zero_row;                 /* [d] */
-    float *largest;                  /* [n_points, n_largest] */
-    struct accumulator *points;      /* [n_points] */
+    float *zero_row;            /* [d] */
+    float *largest;             /* [n_points, n_largest] */
+    struct accumulator *points; /* [n_points] */
 };
 
 static int n_parts(const struct mask_method *m) { return m->n_parts ? m->n_parts : 1; }
 
 /* Cut `ws` into the arrays; returns bytes. With ws NULL only counts. */
-static size_t layout(const struct mask_method *m, const struct mask_args *a, int n_points, void *ws, struct work *w)
+static size_t layout(
+    const struct mask_method *m, const struct mask_args *a, int n_points, void *ws, struct work *w)
 {
     const struct attn_args *t = a->attn;
-    size_t at = 0, d = (size_t)t->head_dim, bq = (size_t)t->block.q, bk = (size_t)t->block.k, f = sizeof(float);
+    size_t at = 0, d = (size_t)t->head_dim, bq = (size_t)t->block.q, bk = (size_t)t->block.k,
+           f = sizeof(float);
     size_t nk = (size_t)((attn_n_kv(t) + t->block.k - 1) / t->block.k), n = (size_t)t->n_q;
     size_t largest = (size_t)curve_n_largest(t->n_q), points = (size_t)n_points;
     char *base = ws;
-#define PUT(field, bytes)                       \
-    do {                                        \
-        if (w) w->field = (void *)(base + at);  \
-        at += ((bytes) + 63) / 64 * 64;         \
+#define PUT(field, bytes)                      \
+    do {                                       \
+        if (w) w->field = (void *)(base + at); \
+        at += ((bytes) + 63) / 64 * 64;        \
     } while (0)
     PUT(kt, f * nk * d * bk);
     for (int i = 0; i < n_parts(m); i++) {
@@ -92,7 +94,8 @@ static size_t layout(const struct mask_method *m, const struct mask_args *a, int
     return at;
 }
 
-_Static_assert(MAX_LAMBDA_PAIRS * N_LAMBDAS <= N_THETAS * N_TAUS, "curve_workspace is enough for both passes");
+_Static_assert(
+    MAX_LAMBDA_PAIRS *N_LAMBDAS <= N_THETAS * N_TAUS, "curve_workspace is enough for both passes");
 
 size_t curve_workspace(const struct mask_method *m, const struct mask_args *a)
 {
@@ -111,20 +114,29 @@ static enum status measure_exact(struct work *w)
     w->exact_abs = w->exact_sq = 0;
     for (int r = 0; r < w->n_rows; r++) {
         float sq_diff, sq;
-        w->ops->row_errors(1, w->d, &one, w->zero_row, exact_row(w, r), 0, &w->row_abs[r], &sq_diff, &sq);
+        w->ops->row_errors(
+            1, w->d, &one, w->zero_row, exact_row(w, r), 0, &w->row_abs[r], &sq_diff, &sq);
         w->exact_abs += (double)w->row_abs[r];
         w->exact_sq += (double)sq_diff;
     }
     if (w->exact_abs > 0 && isfinite(w->exact_abs)) return OK;
-    return fail(ERR_NUMERIC, "the dense output has %s", isfinite(w->exact_abs) ? "norm zero" : "NaN or infinity");
+    return fail(ERR_NUMERIC, "the dense output has %s",
+        isfinite(w->exact_abs) ? "norm zero" : "NaN or infinity");
 }
 
-static enum status begin(struct work *w, const struct mask_method *m, const struct mask_args *a, int n_points, void *ws)
+static enum status begin(
+    struct work *w, const struct mask_method *m, const struct mask_args *a, int n_points, void *ws)
 {
     const struct attn_args *t = a->attn;
     assert(t->n_heads == 1 && t->n_kv_heads == 1 && t->q_start == 0 && t->dtype == DTYPE_F32);
-    *w = (struct work){.m = m, .a = a, .ops = cpu_ops(), .n_rows = t->n_q, .d = t->head_dim, .bq = t->block.q,
-                       .bk = t->block.k, .n_largest = curve_n_largest(t->n_q)};
+    *w = (struct work){.m = m,
+        .a = a,
+        .ops = cpu_ops(),
+        .n_rows = t->n_q,
+        .d = t->head_dim,
+        .bq = t->block.q,
+        .bk = t->block.k,
+        .n_largest = curve_n_largest(t->n_q)};
     for (int i = 0; i < n_parts(m); i++) {
         w->own[i] = *a;
         w->own[i].values = mask_part(m, i)->values;
@@ -135,17 +147,20 @@ static enum status begin(struct work *w, const struct mask_method *m, const stru
     memset(w->zero_row, 0, sizeof(float) * (size_t)w->d);
     TRY(measure_exact(w));
     for (int p = 0; p < n_points; p++) {
-        w->points[p] = (struct accumulator){.largest = w->largest + (size_t)p * (size_t)w->n_largest};
+        w->points[p] =
+            (struct accumulator){.largest = w->largest + (size_t)p * (size_t)w->n_largest};
         memset(w->points[p].largest, 0, sizeof(float) * (size_t)w->n_largest);
     }
     for (int j = 0; j < w->n_kblocks; j++) {
         int pos = j * w->bk, n = w->n_rows - pos < w->bk ? w->n_rows - pos : w->bk;
-        w->ops->pack_keys((const float *)t->k + pos * t->k_row, t->k_row, n, w->d, w->bk, w->kt + (size_t)pos * (size_t)w->d);
+        w->ops->pack_keys((const float *)t->k + pos * t->k_row, t->k_row, n, w->d, w->bk,
+            w->kt + (size_t)pos * (size_t)w->d);
     }
     return OK;
 }
 
-/* Partial results of one query block against its first n key blocks; with `only`, those that are marked there. */
+/* Partial results of one query block against its first n key blocks; with `only`, those that are
+ * marked there. */
 static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles, const uint8_t *only)
 {
     const struct attn_args *t = w->a->attn;
@@ -168,10 +183,12 @@ static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles, 
                 for (int r = 0; r < u->n_rows; r++) w->part_m[at + (size_t)r] = -INFINITY;
                 continue;
             }
-            u->o = w->part_o + at * (size_t)w->d; /* 64 rows of its own, so that whole units may be written */
+            /* 64 rows of its own, so that whole units may be written */
+            u->o = w->part_o + at * (size_t)w->d;
             memset(u->o, 0, sizeof(float) * PV_UNIT_ROWS * (size_t)w->d);
             w->ops->unit_scores(u, w->kt + (size_t)pos * (size_t)w->d, w->bk, pos, n_keys, m_local);
-            w->ops->unit_accumulate(u, (const float *)t->v + pos * t->v_row, t->v_row, w->bk, pos, n_keys, m_local);
+            w->ops->unit_accumulate(
+                u, (const float *)t->v + pos * t->v_row, t->v_row, w->bk, pos, n_keys, m_local);
             memcpy(w->part_m + at, u->m, sizeof(float) * (size_t)u->n_rows);
             memcpy(w->part_l + at, u->l, sizeof(float) * (size_t)u->n_rows);
         }
@@ -191,8 +208,8 @@ static void chain_reset(struct work *w, int n_rows)
 static void chain_merge(struct work *w, int j, int u0, int n)
 {
     size_t at = (size_t)j * (size_t)w->bq + (size_t)u0, d = (size_t)w->d;
-    w->ops->merge_partial(n, w->d, w->mx + u0, w->l + u0, w->o + (size_t)u0 * d, w->part_m + at, w->part_l + at,
-                          w->part_o + at * d);
+    w->ops->merge_partial(n, w->d, w->mx + u0, w->l + u0, w->o + (size_t)u0 * d, w->part_m + at,
+        w->part_l + at, w->part_o + at * d);
 }
 
 static void note_largest(const struct work *w, struct accumulator *p, float relative)
@@ -208,11 +225,12 @@ struct block_error {
     double abs_diff, sq_diff, sq;
 };
 
-/* Error of the chain as it stands on rows [u0, u0 + n) of the block at row0; fills abs_diff[] too. */
+/* Error of the chain as it stands on rows [u0, u0 + n) of the block at row0; fills abs_diff[] too.
+ */
 static struct block_error chain_error(struct work *w, int row0, int u0, int n)
 {
-    w->ops->row_errors(n, w->d, w->l + u0, w->o + (size_t)u0 * (size_t)w->d, exact_row(w, row0 + u0), w->a->attn->o_row,
-                       w->abs_diff + u0, w->sq_diff + u0, w->sq + u0);
+    w->ops->row_errors(n, w->d, w->l + u0, w->o + (size_t)u0 * (size_t)w->d,
+        exact_row(w, row0 + u0), w->a->attn->o_row, w->abs_diff + u0, w->sq_diff + u0, w->sq + u0);
     struct block_error e = {0};
     for (int r = u0; r < u0 + n; r++) {
         e.abs_diff += (double)w->abs_diff[r];
@@ -222,7 +240,8 @@ static struct block_error chain_error(struct work *w, int row0, int u0, int n)
     return e;
 }
 
-static void add_error(struct work *w, struct accumulator *p, struct block_error e, uint32_t n_kept, int row0, int u0, int n)
+static void add_error(struct work *w, struct accumulator *p, struct block_error e, uint32_t n_kept,
+    int row0, int u0, int n)
 {
     p->abs_diff += e.abs_diff;
     p->sq_diff += e.sq_diff;
@@ -250,7 +269,8 @@ static struct output_error finish(const struct work *w, const struct accumulator
 }
 
 /* All τ on one query block, for the θ in [t0, t1), which mark its tiles alike. */
-static void walk_taus(struct work *w, const struct mask_row *row, int row0, int n_rows, int t0, int t1)
+static void walk_taus(
+    struct work *w, const struct mask_row *row, int row0, int n_rows, int t0, int t1)
 {
     int n = mask_order(row, w->order), merged = 0;
     uint32_t n_kept = 0;
@@ -274,11 +294,13 @@ static void walk_taus(struct work *w, const struct mask_row *row, int row0, int 
         if (grew) e = chain_error(w, row0, 0, n_rows);
         grew = false;
         if (n_kept == (uint32_t)row->n) e.abs_diff = e.sq_diff = 0; /* nothing was left out */
-        for (int t = t0; t < t1; t++) add_error(w, &w->points[t * N_TAUS + tau], e, n_kept, row0, 0, n_rows);
+        for (int t = t0; t < t1; t++)
+            add_error(w, &w->points[t * N_TAUS + tau], e, n_kept, row0, 0, n_rows);
     }
 }
 
-enum status curve_thetas(const struct mask_method *m, const struct mask_args *a, void *ws, struct curve *out)
+enum status curve_thetas(
+    const struct mask_method *m, const struct mask_args *a, void *ws, struct curve *out)
 {
     struct work w;
     TRY(begin(&w, m, a, N_THETAS * N_TAUS, ws));
@@ -287,8 +309,12 @@ enum status curve_thetas(const struct mask_method *m, const struct mask_args *a,
     out->n_possible = 0;
     for (int i = 0; i * w.bq < w.n_rows; i++) {
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
-        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced, .qb = i,
-                               .n_qblocks = (w.n_rows + w.bq - 1) / w.bq, .n_kblocks = w.n_kblocks};
+        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows),
+            .p = w.p,
+            .forced = w.forced,
+            .qb = i,
+            .n_qblocks = (w.n_rows + w.bq - 1) / w.bq,
+            .n_kblocks = w.n_kblocks};
         out->n_possible += (uint32_t)row.n;
         compute_partials(&w, row0, n_rows, row.n, NULL);
         for (int t0 = 0, t1; t0 < N_THETAS; t0 = t1) {
@@ -303,11 +329,13 @@ enum status curve_thetas(const struct mask_method *m, const struct mask_args *a,
         }
     }
     for (int p = 0; p < N_THETAS * N_TAUS; p++)
-        out->points[p / N_TAUS][p % N_TAUS] = (struct curve_point){finish(&w, &w.points[p]), w.points[p].n_kept};
+        out->points[p / N_TAUS][p % N_TAUS] =
+            (struct curve_point){finish(&w, &w.points[p]), w.points[p].n_kept};
     return OK;
 }
 
-/* The λ above which this unit computes P·V of tile j, given the running maxima m so far (moved on); 0 or less: always. */
+/* The λ above which this unit computes P·V of tile j, given the running maxima m so far (moved on);
+ * 0 or less: always. */
 static float pv_margin(const struct work *w, int j, int u0, int n, float *m, bool first)
 {
     float worst = -INFINITY;
@@ -321,7 +349,8 @@ static float pv_margin(const struct work *w, int j, int u0, int n, float *m, boo
 }
 
 /* All λ on one unit of one query block whose kept tiles are marked in `kept`. */
-static void walk_lambdas(struct work *w, struct accumulator *points, const uint8_t *kept, int n_tiles, int row0, int u0, int n)
+static void walk_lambdas(struct work *w, struct accumulator *points, const uint8_t *kept,
+    int n_tiles, int row0, int u0, int n)
 {
     float m[PV_UNIT_ROWS];
     bool first = true;
@@ -356,7 +385,8 @@ static void walk_lambdas(struct work *w, struct accumulator *points, const uint8
 }
 
 /* Marks what one pair keeps of a query block. */
-static void mark_kept(struct work *w, int i, struct threshold_pair pair, struct mask_row *row, uint8_t *kept)
+static void mark_kept(
+    struct work *w, int i, struct threshold_pair pair, struct mask_row *row, uint8_t *kept)
 {
     const struct mask_method *m = mask_part(w->m, pair.part);
     m->row(&w->own[pair.part], 0, i, pair.simthreshd1, w->method_ws[pair.part], row);
@@ -365,8 +395,8 @@ static void mark_kept(struct work *w, int i, struct threshold_pair pair, struct 
     for (int r = 0; r < keep; r++) kept[w->order[r]] = 1;
 }
 
-enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args *a, const struct threshold_pair *pairs,
-                             int n_pairs, void *ws, struct pv_curve *out)
+enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args *a,
+    const struct threshold_pair *pairs, int n_pairs, void *ws, struct pv_curve *out)
 {
     struct work w;
     assert(n_pairs >= 1 && n_pairs <= MAX_LAMBDA_PAIRS);
@@ -379,8 +409,12 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
     uint32_t n_possible = 0;
     for (int i = 0; i * w.bq < w.n_rows; i++) {
         int row0 = i * w.bq, n_rows = w.n_rows - row0 < w.bq ? w.n_rows - row0 : w.bq;
-        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows), .p = w.p, .forced = w.forced, .qb = i,
-                               .n_qblocks = (w.n_rows + w.bq - 1) / w.bq, .n_kblocks = w.n_kblocks};
+        struct mask_row row = {.n = tiles_possible(a->attn->block, i, w.n_rows),
+            .p = w.p,
+            .forced = w.forced,
+            .qb = i,
+            .n_qblocks = (w.n_rows + w.bq - 1) / w.bq,
+            .n_kblocks = w.n_kblocks};
         memset(w.any_kept, 0, (size_t)row.n);
         for (int p = 0; p < n_pairs; p++) {
             uint8_t *kept = w.kept + (size_t)p * (size_t)w.n_kblocks;
@@ -392,8 +426,8 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
             int unit_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
             n_possible += (uint32_t)((row0 + u0 + unit_rows - 1) / w.bk + 1);
             for (int p = 0; p < n_pairs; p++)
-                walk_lambdas(&w, w.points + p * N_LAMBDAS, w.kept + (size_t)p * (size_t)w.n_kblocks, row.n, row0, u0,
-                             unit_rows);
+                walk_lambdas(&w, w.points + p * N_LAMBDAS, w.kept + (size_t)p * (size_t)w.n_kblocks,
+                    row.n, row0, u0, unit_rows);
         }
     }
     for (int p = 0; p < n_pairs; p++) {
@@ -406,9 +440,11 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
     return OK;
 }
 
-enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out)
+enum status curve_lambdas(
+    const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out)
 {
-    struct threshold_pair pair = {a->heads[0].simthreshd1, a->heads[0].cdfthreshd, a->heads[0].part};
+    struct threshold_pair pair = {
+        a->heads[0].simthreshd1, a->heads[0].cdfthreshd, a->heads[0].part};
     return curve_lambdas_of(m, a, &pair, 1, ws, out);
 }
 
@@ -419,7 +455,8 @@ static enum status output_error(struct work *w, const float *got, struct output_
     memset(p.largest, 0, sizeof(float) * (size_t)w->n_largest);
     for (int r = 0; r < w->n_rows; r++) {
         float abs_diff, sq_diff, sq;
-        w->ops->row_errors(1, w->d, &one, got + (ptrdiff_t)r * w->d, exact_row(w, r), 0, &abs_diff, &sq_diff, &sq);
+        w->ops->row_errors(
+            1, w->d, &one, got + (ptrdiff_t)r * w->d, exact_row(w, r), 0, &abs_diff, &sq_diff, &sq);
         p.abs_diff += (double)abs_diff;
         p.sq_diff += (double)sq_diff;
         p.sq += (double)sq;
@@ -430,11 +467,16 @@ static enum status output_error(struct work *w, const float *got, struct output_
     return OK;
 }
 
-enum status output_errors_of(const struct attn_args *dense, const float *got, int n, float *ws, struct output_error *out)
+enum status output_errors_of(
+    const struct attn_args *dense, const float *got, int n, float *ws, struct output_error *out)
 {
     struct mask_args a = {.attn = dense};
-    struct work w = {.a = &a, .ops = cpu_ops(), .n_rows = dense->n_q, .d = dense->head_dim,
-                     .n_largest = curve_n_largest(dense->n_q), .row_abs = ws};
+    struct work w = {.a = &a,
+        .ops = cpu_ops(),
+        .n_rows = dense->n_q,
+        .d = dense->head_dim,
+        .n_largest = curve_n_largest(dense->n_q),
+        .row_abs = ws};
     size_t size = (size_t)w.n_rows * (size_t)w.d;
     w.zero_row = calloc((size_t)(w.d + w.n_largest), sizeof(float));
     if (!w.zero_row) return fail(ERR_MEMORY, "no memory for %d row errors", w.n_largest);
@@ -445,7 +487,8 @@ enum status output_errors_of(const struct attn_args *dense, const float *got, in
     return st;
 }
 
-enum status output_error_of(const struct attn_args *dense, const float *got, float *ws, struct output_error *out)
+enum status output_error_of(
+    const struct attn_args *dense, const float *got, float *ws, struct output_error *out)
 {
     return output_errors_of(dense, got, 1, ws, out);
 }

@@ -30,7 +30,8 @@ float eight_scale(enum precision p, float largest)
 
 void eight_round(enum precision p, float scale, const float *x, const float *mean, float *to, int n)
 {
-    /* A power of two divides exactly; for int8 the inverse is one rounding, then the product another. */
+    /* A power of two divides exactly; for int8 the inverse is one rounding, then the product
+     * another. */
     float inverse = 1 / scale;
     for (int i = 0; i < n; i++) {
         float y = (x[i] - (mean ? mean[i] : 0)) * inverse;
@@ -67,13 +68,15 @@ static void block_task(void *ctx, int item, int worker)
     int n = j->n_rows - r0 < EIGHT_ROWS ? j->n_rows - r0 : EIGHT_ROWS;
     const float *x = j->from + head * j->head;
     float mean[256] = {0}, largest = 0;
-    if (j->centred) mean_of(x, j->row, j->n_rows < EIGHT_MEAN_KEYS ? j->n_rows : EIGHT_MEAN_KEYS, d, mean);
+    if (j->centred)
+        mean_of(x, j->row, j->n_rows < EIGHT_MEAN_KEYS ? j->n_rows : EIGHT_MEAN_KEYS, d, mean);
     x += r0 * j->row;
     for (int r = 0; r < n; r++)
         for (int i = 0; i < d; i++) largest = fmaxf(largest, fabsf(x[r * j->row + i] - mean[i]));
     float scale = eight_scale(j->precision, largest);
     float *to = j->to + ((size_t)head * (size_t)j->n_rows + (size_t)r0) * (size_t)d;
-    for (int r = 0; r < n; r++) eight_round(j->precision, scale, x + r * j->row, mean, to + (size_t)r * (size_t)d, d);
+    for (int r = 0; r < n; r++)
+        eight_round(j->precision, scale, x + r * j->row, mean, to + (size_t)r * (size_t)d, d);
 }
 
 static void run_job(struct job *j, int heads, struct par *par)
@@ -99,7 +102,8 @@ static size_t lines(size_t floats) { return (floats * sizeof(float) + 63) / 64 *
 
 size_t eight_bytes(const struct attn_args *a)
 {
-    return (a->qk ? lines(q_floats(a)) + lines(kv_floats(a)) : 0) + (a->pv ? lines(kv_floats(a)) : 0);
+    return (a->qk ? lines(q_floats(a)) + lines(kv_floats(a)) : 0) +
+        (a->pv ? lines(kv_floats(a)) : 0);
 }
 
 void eight_inputs(const struct attn_args *a, void *ws, struct par *par, struct attn_args *to)
@@ -110,14 +114,17 @@ void eight_inputs(const struct attn_args *a, void *ws, struct par *par, struct a
     if (a->qk) {
         float *q = (float *)at, *k = (float *)(at + lines(q_floats(a)));
         at += lines(q_floats(a)) + lines(kv_floats(a));
-        run_job(&(struct job){a, a->qk, a->q, q, a->q_row, a->q_head, a->n_q, 0, false}, query_heads(a), par);
-        run_job(&(struct job){a, a->qk, a->k, k, a->k_row, a->k_head, (int)n_kv, 0, true}, a->n_kv_heads, par);
+        run_job(&(struct job){a, a->qk, a->q, q, a->q_row, a->q_head, a->n_q, 0, false},
+            query_heads(a), par);
+        run_job(&(struct job){a, a->qk, a->k, k, a->k_row, a->k_head, (int)n_kv, 0, true},
+            a->n_kv_heads, par);
         to->q = q, to->q_row = d, to->q_head = a->q_head ? a->n_q * d : 0;
         to->k = k, to->k_row = d, to->k_head = n_kv * d;
     }
     if (a->pv) {
         float *v = (float *)at;
-        run_job(&(struct job){a, a->pv, a->v, v, a->v_row, a->v_head, (int)n_kv, 0, false}, a->n_kv_heads, par);
+        run_job(&(struct job){a, a->pv, a->v, v, a->v_row, a->v_head, (int)n_kv, 0, false},
+            a->n_kv_heads, par);
         to->v = v, to->v_row = d, to->v_head = n_kv * d;
     }
 }

@@ -11,8 +11,9 @@
 enum {
     EIGHT_ROWS = 64,       /* rows of Q, of K and of V under one scale, at absolute positions */
     EIGHT_MEAN_KEYS = 128, /* K is centred by the mean of its first so many rows */
-    EIGHT_P_LOG2 = 8,      /* the largest P of a row and key block becomes at most 2^8; e4m3 ends at 448 */
-    EIGHT_EXP_MIN = -24,   /* of a scale 2^e */
+    /* the largest P of a row and key block becomes at most 2^8; e4m3 ends at 448 */
+    EIGHT_P_LOG2 = 8,
+    EIGHT_EXP_MIN = -24, /* of a scale 2^e */
 };
 
 const char *precision_name(enum precision p);
@@ -42,15 +43,18 @@ static inline float e4m3_round(float x)
 
 /* The scale of a block for Q and K whose largest magnitude is given. */
 float eight_scale(enum precision p, float largest);
-/* n numbers x - mean (mean may be NULL) divided by the scale, rounded as p says, times the scale again. */
-void eight_round(enum precision p, float scale, const float *x, const float *mean, float *to, int n);
+/* n numbers x - mean (mean may be NULL) divided by the scale, rounded as p says, times the scale
+ * again. */
+void eight_round(
+    enum precision p, float scale, const float *x, const float *mean, float *to, int n);
 
 /* NULL, or why a call with eight bits has no meaning. */
 const char *eight_refuses(const struct attn_args *a);
 /* Bytes for the copies eight_inputs() makes; 0 when the call is not of eight bits. */
 size_t eight_bytes(const struct attn_args *a);
-/* `to` becomes `a` reading, for what its precision speaks of, copies of q, k and v in `ws` that hold exactly what their
- * eight bits stand for. f32 on the host. K stays shifted by its mean: every score of a row moves by the same. */
+/* `to` becomes `a` reading, for what its precision speaks of, copies of q, k and v in `ws` that
+ * hold exactly what their eight bits stand for. f32 on the host. K stays shifted by its mean: every
+ * score of a row moves by the same. */
 void eight_inputs(const struct attn_args *a, void *ws, struct par *par, struct attn_args *to);
 
 #endif

@@ -7,23 +7,29 @@
 #include <pthread.h>
 #include <stdint.h>
 
-/* Pieces of the work are cut by the shape of a call alone, never by the number of threads: what sgemm adds up for an
- * element, and in which order, depends on where the element stands in its piece (OpenBLAS' kernels for Haswell and Zen walk
- * rows in tiles of 12 and columns in tiles of their own, and sum what is left over in another order). */
+/* Pieces of the work are cut by the shape of a call alone, never by the number of threads: what
+ * sgemm adds up for an element, and in which order, depends on where the element stands in its
+ * piece (OpenBLAS' kernels for Haswell and Zen walk rows in tiles of 12 and columns in tiles of
+ * their own, and sum what is left over in another order). */
 enum {
-    FEW_ROWS = 4,    /* up to here each weight is used too rarely to be worth widening into memory */
-    DOT_CHUNK = 64,  /* weight rows per task on that path */
-    /* sgemm packs the rows of x once a panel and the panel once for each piece of rows: that costs some 20 / columns +
-     * 13 / rows of the product's time. */
+    /* up to here each weight is used too rarely to be worth widening into memory */
+    FEW_ROWS = 4,
+    DOT_CHUNK = 64, /* weight rows per task on that path */
+    /* sgemm packs the rows of x once a panel and the panel once for each piece of rows: that costs
+     * some 20 / columns + 13 / rows of the product's time. */
     PANEL = LINEAR_PANEL,
     PIECE_ROWS = 1024,
-    ROW_STEP = 48,       /* whole tiles of 4, 6, 8, 12, 16 and 24 rows in every piece but the last */
+    /* whole tiles of 4, 6, 8, 12, 16 and 24 rows in every piece but the last */
+    ROW_STEP = 48,
     TASKS = 8,           /* fewer pieces than this are halved … */
     MIN_SIDE = 512,      /* … as long as each keeps so many rows or columns … */
     TASK_MACS = 1 << 26, /* … and so much work, a millisecond */
 };
 
-void widen(const void *from, enum dtype dtype, float *to, size_t n) { cpu_ops()->widen(from, dtype, to, n); }
+void widen(const void *from, enum dtype dtype, float *to, size_t n)
+{
+    cpu_ops()->widen(from, dtype, to, n);
+}
 
 /* Our own threads cut the work; OpenBLAS must not start more inside each piece. */
 static void one_blas_thread(void) { openblas_set_num_threads(1); }
@@ -37,7 +43,10 @@ static void limit_blas(void)
 /* A worker's scratch: which panel it has widened, then the panel. */
 enum { TAG_BYTES = 64 };
 
-static size_t panel_bytes(int k) { return TAG_BYTES + ((size_t)PANEL * (size_t)k * sizeof(float) + 63) / 64 * 64; }
+static size_t panel_bytes(int k)
+{
+    return TAG_BYTES + ((size_t)PANEL * (size_t)k * sizeof(float) + 63) / 64 * 64;
+}
 
 size_t linear_workspace(int k, int n_threads) { return panel_bytes(k) * (size_t)n_threads; }
 
@@ -80,8 +89,8 @@ static void panel_multiply(const struct job *j, int m, int rows, int first, int 
 {
     const struct linear *l = j->l;
     float *y = j->y + first * j->y_stride + m;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, rows, l->k, 1, j->x + first * j->x_stride, (int)j->x_stride, w,
-                l->k, j->add ? 1 : 0, y, (int)j->y_stride);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, rows, l->k, 1,
+        j->x + first * j->x_stride, (int)j->x_stride, w, l->k, j->add ? 1 : 0, y, (int)j->y_stride);
     for (int c = 0; c < rows && l->bias; c++) {
         float b = bias_at(l, m + c);
         for (int r = 0; r < n; r++) y[r * j->y_stride + c] += b;
@@ -98,7 +107,8 @@ static void panel_task(void *ctx, int item, int worker)
 {
     const struct job *j = ctx;
     int m = item / j->n_pieces * j->panel, rows = j->l->m - m < j->panel ? j->l->m - m : j->panel;
-    int first = piece_begin(j, item % j->n_pieces), n = piece_begin(j, item % j->n_pieces + 1) - first;
+    int first = piece_begin(j, item % j->n_pieces),
+        n = piece_begin(j, item % j->n_pieces + 1) - first;
     panel_multiply(j, m, rows, first, n, panel_widened(j, m, rows, worker));
 }
 
@@ -110,7 +120,8 @@ static void dot_task(void *ctx, int item, int worker)
     for (; m < end; m++)
         for (int r = 0; r < j->n; r++) {
             float *y = j->y + r * j->y_stride + m;
-            float sum = cpu_ops()->dot_weight(j->x + r * j->x_stride, weight_row(j->l, m), j->l->dtype, j->l->k);
+            float sum = cpu_ops()->dot_weight(
+                j->x + r * j->x_stride, weight_row(j->l, m), j->l->dtype, j->l->k);
             *y = sum + bias_at(j->l, m) + (j->add ? *y : 0);
         }
 }
@@ -132,10 +143,17 @@ static void job_cut(struct job *j)
     }
 }
 
-void linear_run(const struct linear *l, int n, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride,
-                bool add, void *ws, struct par *par)
+void linear_run(const struct linear *l, int n, const float *x, ptrdiff_t x_stride, float *y,
+    ptrdiff_t y_stride, bool add, void *ws, struct par *par)
 {
-    struct job j = {.l = l, .n = n, .x = x, .y = y, .x_stride = x_stride, .y_stride = y_stride, .add = add, .ws = ws};
+    struct job j = {.l = l,
+        .n = n,
+        .x = x,
+        .y = y,
+        .x_stride = x_stride,
+        .y_stride = y_stride,
+        .add = add,
+        .ws = ws};
     limit_blas();
     if (l->m < 1 || n < 1) return;
     if (n <= FEW_ROWS) {
@@ -156,8 +174,8 @@ struct linear linear_rows(const struct linear *l, int m0, int m1)
     return part;
 }
 
-void linear_run_sides(const struct linear *l, int n, int n_sides, const float *const *x, float *const *y,
-                      ptrdiff_t y_stride, void *ws)
+void linear_run_sides(const struct linear *l, int n, int n_sides, const float *const *x,
+    float *const *y, ptrdiff_t y_stride, void *ws)
 {
     struct job j = {.l = l, .n = n, .x_stride = l->k, .y_stride = y_stride, .ws = ws};
     assert(l->m <= PANEL);
@@ -167,6 +185,7 @@ void linear_run_sides(const struct linear *l, int n, int n_sides, const float *c
         j.x = x[side];
         j.y = y[side];
         if (n > FEW_ROWS) panel_multiply(&j, 0, l->m, 0, n, panel_widened(&j, 0, l->m, 0));
-        else for (int i = 0; i * DOT_CHUNK < l->m; i++) dot_task(&j, i, 0);
+        else
+            for (int i = 0; i * DOT_CHUNK < l->m; i++) dot_task(&j, i, 0);
     }
 }

@@ -24,7 +24,8 @@ bool smooth_k_parse(const char *text, enum smooth_k *out)
 void mask_force_common(struct mask_row *row, struct block_shape b, int qb)
 {
     for (int j = 0; j < row->n; j++)
-        row->forced[j] = (uint8_t)((j == 0 ? FORCE_SINK : 0) | ((j + 1) * b.k > qb * b.q ? FORCE_DIAGONAL : 0));
+        row->forced[j] =
+            (uint8_t)((j == 0 ? FORCE_SINK : 0) | ((j + 1) * b.k > qb * b.q ? FORCE_DIAGONAL : 0));
 }
 
 struct ranked {
@@ -51,7 +52,8 @@ int mask_order(const struct mask_row *row, int *order)
     return n;
 }
 
-int mask_keep(const struct mask_method *m, const struct mask_row *row, const int *order, int n_eligible, float keep)
+int mask_keep(const struct mask_method *m, const struct mask_row *row, const int *order,
+    int n_eligible, float keep)
 {
     return m->ranked ? mask_rule_of(m)->count(row, order, n_eligible, keep) : n_eligible;
 }
@@ -98,7 +100,9 @@ struct predict {
     struct tile_map *tiles;
     char *ws;
     size_t stride;
-    bool alike; /* heads read the same q and k: what no threshold changes is prepared once, by the first that needs it */
+    /* heads read the same q and k: what no threshold changes is prepared once, by the first that
+     * needs it */
+    bool alike;
     const struct mask_method *prepared;
 };
 
@@ -112,7 +116,8 @@ static void count_forced(struct head_ledger *l, uint8_t reasons)
 
 static void set_all(uint64_t *bits, int n)
 {
-    for (int j = 0; j < n; j += 64) bits[j / 64] = n - j >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << (n - j)) - 1;
+    for (int j = 0; j < n; j += 64)
+        bits[j / 64] = n - j >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << (n - j)) - 1;
 }
 
 static void predict_head(void *ctx, int head, int worker)
@@ -123,8 +128,9 @@ static void predict_head(void *ctx, int head, int worker)
     const struct mask_args own = args_for(c->a, m), *a = &own;
     char *ws = c->ws + c->stride * (size_t)worker;
     int bq = a->attn->block.q, n_kv = attn_n_kv(a->attn);
-    struct mask_row row = {.p = (float *)(ws + method_bytes(c->m, c->a)), .n_qblocks = (n_kv + bq - 1) / bq,
-                           .n_kblocks = (int)row_entries(a)};
+    struct mask_row row = {.p = (float *)(ws + method_bytes(c->m, c->a)),
+        .n_qblocks = (n_kv + bq - 1) / bq,
+        .n_kblocks = (int)row_entries(a)};
     int *order = (int *)(row.p + row_entries(a));
     row.forced = (uint8_t *)(order + row_entries(a));
     struct head_ledger *ledger = a->attn->ledger ? &a->attn->ledger[head] : NULL;
@@ -159,8 +165,8 @@ static void predict_head(void *ctx, int head, int worker)
     }
 }
 
-enum status mask_predict(const struct mask_method *m, const struct mask_args *a, struct tile_map *tiles, void *ws,
-                         struct par *par)
+enum status mask_predict(const struct mask_method *m, const struct mask_args *a,
+    struct tile_map *tiles, void *ws, struct par *par)
 {
     for (int i = 0; i < (m->n_parts ? m->n_parts : 1); i++) {
         const struct mask_method *part = mask_part(m, i);

@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct mask_method *const mask_methods[] = {
-    &mask_sparge, &mask_bound,   &mask_xattention, &mask_flashprefill, &mask_subblock,
-    &mask_window, &mask_a_shape, &mask_tri_shape,  &mask_oracle,       NULL};
+const struct mask_method *const mask_methods[] = {&mask_sparge, &mask_bound, &mask_xattention,
+    &mask_flashprefill, &mask_subblock, &mask_window, &mask_a_shape, &mask_tri_shape, &mask_oracle,
+    NULL};
 
 struct made {
     struct mask_method method;
@@ -66,20 +66,20 @@ static struct made *make(const char *name)
     return m;
 }
 
-static enum status read_rule(const struct mask_method *base, const char *text, size_t n,
-                             const struct mask_rule **out)
+static enum status read_rule(
+    const struct mask_method *base, const char *text, size_t n, const struct mask_rule **out)
 {
     for (int i = 0; mask_rules[i]; i++)
         if (strlen(mask_rules[i]->name) == n && strncmp(mask_rules[i]->name, text, n) == 0) {
             *out = mask_rules[i];
             return base->ranked
-                       ? OK
-                       : fail(ERR_ARG, "--method %s ranks nothing and takes no rule", base->name);
+                ? OK
+                : fail(ERR_ARG, "--method %s ranks nothing and takes no rule", base->name);
         }
     return fail(ERR_ARG,
-                "--method %s+rule: found \"%.*s\", expected top-p, cover, top-k, max-relative, "
-                "mean-std, falling or level",
-                base->name, (int)n, text);
+        "--method %s+rule: found \"%.*s\", expected top-p, cover, top-k, max-relative, "
+        "mean-std, falling or level",
+        base->name, (int)n, text);
 }
 
 static bool read_value(const struct mask_param *p, const char *text, size_t n, float *out)
@@ -97,8 +97,8 @@ static bool read_value(const struct mask_param *p, const char *text, size_t n, f
     return !*end && *out >= p->least && *out <= p->most && (!p->whole || *out == floorf(*out));
 }
 
-static enum status bad_value(const struct mask_method *m, const struct mask_param *p,
-                             const char *text, size_t n)
+static enum status bad_value(
+    const struct mask_method *m, const struct mask_param *p, const char *text, size_t n)
 {
     char range[160] = "";
     int at = 0;
@@ -106,9 +106,9 @@ static enum status bad_value(const struct mask_method *m, const struct mask_para
         at += snprintf(range + at, sizeof range - (size_t)at, "%s%s", i ? ", " : "", p->words[i]);
     if (!p->words)
         snprintf(range, sizeof range, "%s from %g to %g", p->whole ? "a whole number" : "a number",
-                 (double)p->least, (double)p->most);
+            (double)p->least, (double)p->most);
     return fail(ERR_ARG, "--method %s+%s: found \"%.*s\", expected %s", m->name, p->name, (int)n,
-                text, range);
+        text, range);
 }
 
 static enum status no_parameter(const struct mask_method *m, const char *text, size_t n)
@@ -118,8 +118,8 @@ static enum status no_parameter(const struct mask_method *m, const char *text, s
     for (int i = 0; i < m->n_params; i++)
         at += snprintf(known + at, sizeof known - (size_t)at, ", %s", m->params[i].name);
     return fail(ERR_ARG,
-                "--method %s: found the parameter \"%.*s\", which it does not have; it takes %s",
-                m->name, (int)n, text, known);
+        "--method %s: found the parameter \"%.*s\", which it does not have; it takes %s", m->name,
+        (int)n, text, known);
 }
 
 /* One NAME[+PARAMETER=VALUE]… of `n` bytes. Only what differs from the defaults is in the canonical
@@ -145,8 +145,8 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
             continue;
         }
         int i = 0;
-        while (i < base->n_params && (strlen(base->params[i].name) != name ||
-                                      strncmp(base->params[i].name, at, name) != 0))
+        while (i < base->n_params &&
+            (strlen(base->params[i].name) != name || strncmp(base->params[i].name, at, name) != 0))
             i++;
         if (i == base->n_params) return no_parameter(base, at, name);
         if (!read_value(&base->params[i], value, value_size, &values[i]))
@@ -159,10 +159,10 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
         if (values[i] == p->value) continue;
         if (p->words)
             at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+%s=%s", p->name,
-                           p->words[(int)values[i]]);
+                p->words[(int)values[i]]);
         else
             at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+%s=%.9g", p->name,
-                           mask_decimal(values[i]));
+                mask_decimal(values[i]));
     }
     if (rule != mask_rule_of(base))
         at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+rule=%s", rule->name);
@@ -192,16 +192,16 @@ static enum status parse_mixture(const char *text, const struct mask_method **ou
         const char *slash = strchr(s, '/');
         if (n == MAX_MASK_PARTS)
             return fail(ERR_ARG, "--method %s: found more than %d methods to choose from", text,
-                        MAX_MASK_PARTS);
+                MAX_MASK_PARTS);
         TRY(parse_one(s, slash ? (size_t)(slash - s) : strlen(s), &parts[n]));
         for (int i = 0; i < n; i++)
             if (parts[i] == parts[n])
                 return fail(ERR_ARG, "--method %s: found %s twice", text, parts[n]->name);
         if (!parts[n]->ranked)
             return fail(ERR_ARG, "--method %s: %s ranks nothing, so no head can be tuned to it",
-                        text, parts[n]->name);
-        at += snprintf(canonical + at, sizeof canonical - (size_t)at, "%s%s", n ? "/" : "",
-                       parts[n]->name);
+                text, parts[n]->name);
+        at += snprintf(
+            canonical + at, sizeof canonical - (size_t)at, "%s%s", n ? "/" : "", parts[n]->name);
         n++;
         s = slash ? slash + 1 : NULL;
     }

@@ -100,21 +100,19 @@ static int count_level(const struct mask_row *row, const int *order, int n_eligi
     return keep >= 1 ? n_eligible : count_above(row, order, n_eligible, 1 - (double)keep);
 }
 
-const struct mask_rule rule_top_p = {"top-p", "most tiles whose predicted mass stays within it",
-                                     mask_count};
+const struct mask_rule rule_top_p = {
+    "top-p", "most tiles whose predicted mass stays within it", mask_count};
 const struct mask_rule rule_cover = {
     "cover", "fewest tiles whose predicted mass, forced tiles first, reaches it", count_cover};
-const struct mask_rule rule_top_k = {"top-k", "the fraction of a row's possible tiles",
-                                     count_share};
+const struct mask_rule rule_top_k = {
+    "top-k", "the fraction of a row's possible tiles", count_share};
 const struct mask_rule rule_relative = {
     "max-relative", "1 - alpha: tiles of at least alpha times the row's largest", count_relative};
 const struct mask_rule rule_spread = {
     "mean-std", "1 - 2^(beta - 4): log scores of at least mean + beta std", count_spread};
-const struct mask_rule rule_falling = {
-    "falling", "share of all blocks in the first row, falling to .7 of it in the last",
-    count_falling};
+const struct mask_rule rule_falling = {"falling",
+    "share of all blocks in the first row, falling to .7 of it in the last", count_falling};
 const struct mask_rule rule_level = {"level", "1 - the lowest level kept", count_level};
 
-const struct mask_rule *const mask_rules[] = {&rule_top_p,    &rule_cover,  &rule_top_k,
-                                              &rule_relative, &rule_spread, &rule_falling,
-                                              &rule_level,    NULL};
+const struct mask_rule *const mask_rules[] = {&rule_top_p, &rule_cover, &rule_top_k, &rule_relative,
+    &rule_spread, &rule_falling, &rule_level, NULL};

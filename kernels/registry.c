@@ -9,10 +9,19 @@
 
 const struct attn_impl *const attn_impls[] = {
 #ifdef SG_HAVE_CUDA
-    &attn_decode_cuda_bf16, &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_sparse_teams_sm90_bf16,
-    &attn_cuda_bf16, &attn_dense_eight_sm90, &attn_sparse_eight_sm90,
+    &attn_decode_cuda_bf16,
+    &attn_dense_sm90_bf16,
+    &attn_sparse_sm90_bf16,
+    &attn_sparse_teams_sm90_bf16,
+    &attn_cuda_bf16,
+    &attn_dense_eight_sm90,
+    &attn_sparse_eight_sm90,
 #endif
-    &attn_cpu_avx512, &attn_cpu_avx2, &attn_cpu_base, &attn_ref, NULL,
+    &attn_cpu_avx512,
+    &attn_cpu_avx2,
+    &attn_cpu_base,
+    &attn_ref,
+    NULL,
 };
 
 enum status attn_choose(const struct attn_args *a, const char *name, const struct attn_impl **out)
@@ -30,8 +39,11 @@ enum status attn_choose(const struct attn_args *a, const char *name, const struc
         }
         str_addf(&why, " %s: %s;", impl->name, reason);
     }
-    if (!why.len) str_addf(&why, " no implementation is called \"%s\"; `list kernels` names them", any ? "auto" : name);
-    enum status st = fail(ERR_UNSUPPORTED, "attention with head_dim %d:%s", a->head_dim, str_get(&why));
+    if (!why.len)
+        str_addf(&why, " no implementation is called \"%s\"; `list kernels` names them",
+            any ? "auto" : name);
+    enum status st =
+        fail(ERR_UNSUPPORTED, "attention with head_dim %d:%s", a->head_dim, str_get(&why));
     str_clear(&why);
     return st;
 }

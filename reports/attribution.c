@@ -11,7 +11,8 @@
 
 enum { MAX_LAYERS = 1024 };
 
-/* "0-6+8-15" into flags (older databases have commas); returns how many layers, -1 for a text of another form. */
+/* "0-6+8-15" into flags (older databases have commas); returns how many layers, -1 for a text of
+ * another form. */
 static int parse_layers(const char *text, int n_layers, bool on[MAX_LAYERS])
 {
     memset(on, 0, MAX_LAYERS * sizeof *on);
@@ -39,12 +40,13 @@ static int parse_layers(const char *text, int n_layers, bool on[MAX_LAYERS])
     return n;
 }
 
-/* Equal in everything but layers, heads and what was tuned for them, or but the bounds and what follows from them. */
+/* Equal in everything but layers, heads and what was tuned for them, or but the bounds and what
+ * follows from them. */
 static bool same_question(const struct run_record *a, const struct run_record *b, bool but_bounds)
 {
     return text_same(a->model.fingerprint, b->model.fingerprint) &&
-           text_same(a->dataset.fingerprint, b->dataset.fingerprint) &&
-           columns_same(&run_columns, a, b, COLUMN_SETTING, but_bounds ? COLUMN_BOUND : COLUMN_PLACE);
+        text_same(a->dataset.fingerprint, b->dataset.fingerprint) &&
+        columns_same(&run_columns, a, b, COLUMN_SETTING, but_bounds ? COLUMN_BOUND : COLUMN_PLACE);
 }
 
 static bool all_heads(const struct run_record *r) { return !r->heads || !strcmp(r->heads, "all"); }
@@ -111,13 +113,16 @@ struct table *attribution_table(const struct attribution *rows, size_t n)
     table_add_column(t, (struct table_column){.name = "layer"});
     table_add_column(t, (struct table_column){.name = "head"});
     table_add_column(t, (struct table_column){.name = "sparse"});
-    table_add_column(t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(t,
-                     (struct table_column){"KL saved", "nats", NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(t,
-                     (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"KL saved", "nats", NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
     for (size_t i = 0; i < n; i++) {
         table_int(t, rows[i].run->id);
         table_int(t, rows[i].layer);
@@ -133,7 +138,8 @@ struct table *attribution_table(const struct attribution *rows, size_t n)
     return t;
 }
 
-enum status plot_attribution(const struct plot_out *o, const char *name, const struct run_list *runs)
+enum status plot_attribution(
+    const struct plot_out *o, const char *name, const struct run_list *runs)
 {
     struct attribution *rows;
     size_t n, alone = 0, all_but = 0;
@@ -161,25 +167,30 @@ enum status plot_attribution(const struct plot_out *o, const char *name, const s
         alone++;
     }
     str_addf(&p.data, "%sEOD\n$saved << EOD\n%sEOD\n", alone ? "" : "NaN NaN NaN NaN\n",
-             all_but ? str_get(&saved) : "NaN NaN\n");
+        all_but ? str_get(&saved) : "NaN NaN\n");
     str_clear(&saved);
     free(rows);
     if (!alone && !all_but) {
         plot_script_clear(&p);
-        return fail(ERR_ARG, "%s: no runs single out a layer; make some with sweep --layers each", name);
+        return fail(
+            ERR_ARG, "%s: no runs single out a layer; make some with sweep --layers each", name);
     }
-    str_add(&p.body, "set xlabel 'layer'\nset ylabel 'KL divergence, nats'\nset boxwidth 0.7\n"
-                     "set offsets 0,0,graph 0.05,0\n");
-    str_addf(&p.body, "set xrange [-0.6:%.1f]\nset xtics %d\n", n_layers - .4, n_layers > 20 ? 4 : 1);
+    str_add(&p.body,
+        "set xlabel 'layer'\nset ylabel 'KL divergence, nats'\nset boxwidth 0.7\n"
+        "set offsets 0,0,graph 0.05,0\n");
+    str_addf(
+        &p.body, "set xrange [-0.6:%.1f]\nset xtics %d\n", n_layers - .4, n_layers > 20 ? 4 : 1);
     str_addf(&p.body,
-             "plot $alone using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'caused by the "
-             "layer "
-             "alone', $alone using 1:2:3:4 with yerrorbars pt 7 ps 0.5 lw 1.5 lc '%s' notitle, $saved using 1:2 "
-             "with points "
-             "pt 5 ps 1.2 lc '%s' title 'saved by leaving it dense'\n",
-             plot_color(0), plot_color(0), plot_color(0), plot_color(1));
-    str_add(&p.sql, "SELECT id, layers, heads, kl_mean, kl_lo, kl_hi FROM v_runs WHERE status = 'done' ORDER "
-                    "BY id;");
+        "plot $alone using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'caused by the "
+        "layer "
+        "alone', $alone using 1:2:3:4 with yerrorbars pt 7 ps 0.5 lw 1.5 lc '%s' notitle, $saved "
+        "using 1:2 "
+        "with points "
+        "pt 5 ps 1.2 lc '%s' title 'saved by leaving it dense'\n",
+        plot_color(0), plot_color(0), plot_color(0), plot_color(1));
+    str_add(&p.sql,
+        "SELECT id, layers, heads, kl_mean, kl_lo, kl_hi FROM v_runs WHERE status = 'done' ORDER "
+        "BY id;");
     return plot_script_run(&p);
 }
 
@@ -187,7 +198,8 @@ static int compare_bounds(const void *x, const void *y)
 {
     const struct run_record *const *a = x, *const *b = y;
     if ((*a)->l1 != (*b)->l1) return (*a)->l1 < (*b)->l1 ? -1 : 1;
-    if ((*a)->pv_l1 != (*b)->pv_l1 && !(isnan((*a)->pv_l1) && isnan((*b)->pv_l1))) return (*a)->pv_l1 < (*b)->pv_l1 ? -1 : 1;
+    if ((*a)->pv_l1 != (*b)->pv_l1 && !(isnan((*a)->pv_l1) && isnan((*b)->pv_l1)))
+        return (*a)->pv_l1 < (*b)->pv_l1 ? -1 : 1;
     return ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
 }
 
@@ -203,10 +215,12 @@ static bool violates(const struct run_record *tight, const struct run_record *lo
 struct table *monotonicity_table(const struct run_list *runs, size_t *n_violations)
 {
     struct table *t = table_new("Do tighter bounds keep more?");
-    static const char *const names[] = {"run", "l1", "pv_l1", "sparsity", "cosine", "95 % from", "to"};
+    static const char *const names[] = {
+        "run", "l1", "pv_l1", "sparsity", "cosine", "95 % from", "to"};
     for (int i = 0; i < 7; i++)
-        table_add_column(t, (struct table_column){names[i], NULL, i == 3 ? NUMBER_PERCENT : NUMBER_SHORT,
-                                                  i == 3 ? 1 : 6, METRIC_NEITHER, ALIGN_AUTO});
+        table_add_column(t,
+            (struct table_column){names[i], NULL, i == 3 ? NUMBER_PERCENT : NUMBER_SHORT,
+                i == 3 ? 1 : 6, METRIC_NEITHER, ALIGN_AUTO});
     table_add_column(t, (struct table_column){.name = "verdict"});
     *n_violations = 0;
     const struct run_record **order = xmalloc((runs->n + 1) * sizeof *order);
@@ -215,7 +229,8 @@ struct table *monotonicity_table(const struct run_list *runs, size_t *n_violatio
         size_t n = 0;
         for (size_t k = i; k < runs->n; k++) {
             const struct run_record *r = &runs->rows[k];
-            if (done[k] || r->status != RUN_DONE || isnan(r->l1) || isnan(r->headline.cosine_mean)) continue;
+            if (done[k] || r->status != RUN_DONE || isnan(r->l1) || isnan(r->headline.cosine_mean))
+                continue;
             if (!same_question(&runs->rows[i], r, true)) continue;
             done[k] = true;
             order[n++] = r;
@@ -235,7 +250,8 @@ struct table *monotonicity_table(const struct run_list *runs, size_t *n_violatio
             table_real(t, r->headline.cosine_hi);
             char text[64] = "ok";
             if (worse_than)
-                snprintf(text, sizeof text, "worse than the looser run %lld", (long long)worse_than->id);
+                snprintf(
+                    text, sizeof text, "worse than the looser run %lld", (long long)worse_than->id);
             table_text(t, text);
             table_mark(t, worse_than ? "▼" : "=");
             *n_violations += worse_than != NULL;

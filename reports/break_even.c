@@ -2,13 +2,15 @@
 
 #include <math.h>
 
-enum break_even_side break_even_read(const struct metric_record *m, enum break_even_part part, double *length)
+enum break_even_side break_even_read(
+    const struct metric_record *m, enum break_even_part part, double *length)
 {
     const double value[] = {m->mean, m->lo, m->hi}, at_most[] = {m->max, m->p5, m->p99},
                  more_than[] = {m->min, m->p1, m->p95};
     *length = value[part];
     if (value[part] > 0) return BREAK_EVEN_WITHIN;
-    if (value[part] == 0) { /* rows of earlier versions: faster from the first length on, which they did not name */
+    /* rows of earlier versions: faster from the first length on, which they did not name */
+    if (value[part] == 0) {
         *length = NAN;
         return BREAK_EVEN_BELOW;
     }

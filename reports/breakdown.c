@@ -1,4 +1,5 @@
-/* Where the time of a pass goes: the table and the picture of the parts that the suite speed profiled. */
+/* Where the time of a pass goes: the table and the picture of the parts that the suite speed
+ * profiled. */
 #include "reports/plot_script.h"
 #include "base/xmalloc.h"
 #include "reports/tables.h"
@@ -14,7 +15,8 @@ static const struct {
     {"predict", "prediction", "solid 1"},
     {"qk", "QK", "pattern 1"},
     {"pv", "PV", "pattern 2"},
-    {"attention", "attention", "solid 0.75"}, /* QK and PV in one, as dense passes and fused kernels have it */
+    /* QK and PV in one, as dense passes and fused kernels have it */
+    {"attention", "attention", "solid 0.75"},
     {"linear", "linear layers", "pattern 4"},
     {"rest", "rest", "solid 0.3"},
 };
@@ -47,18 +49,20 @@ static struct pass read_pass(const struct run_view *v, bool sparse, int64_t n_to
         double seconds = median_of(v, name, n_tokens);
         p.seconds[q] = isnan(seconds) ? 0 : seconds;
     }
-    double dense_layers = median_of(v, "sparse_attention_dense", n_tokens); /* outside the layer range */
+    /* outside the layer range */
+    double dense_layers = median_of(v, "sparse_attention_dense", n_tokens);
     if (sparse && !isnan(dense_layers)) p.seconds[ATTENTION] += dense_layers;
     for (int q = 0; q < N_PARTS; q++) p.total += p.seconds[q];
     return p;
 }
 
-/* The passes of a run, shortest first, dense before sparse. The caller frees *out; returns how many. */
+/* The passes of a run, shortest first, dense before sparse. The caller frees *out; returns how
+ * many. */
 static size_t read_passes(const struct run_view *v, struct pass **out)
 {
     size_t n = 0;
     *out = xmalloc((2 * v->latencies.n + 1) * sizeof **out);
-    for (int64_t last = -1, next; ; last = next) {
+    for (int64_t last = -1, next;; last = next) {
         next = INT64_MAX;
         for (size_t i = 0; i < v->latencies.n; i++)
             if (v->latencies.rows[i].n_tokens > last && v->latencies.rows[i].n_tokens < next)
@@ -77,23 +81,28 @@ struct table *breakdown_table(const struct run_view *v)
     table_add_column(t, (struct table_column){.name = "tokens"});
     table_add_column(t, (struct table_column){.name = "pass"});
     for (int q = 0; q < N_PARTS; q++)
-        table_add_column(t, (struct table_column){parts[q].label, NULL, NUMBER_SECONDS, 2, METRIC_NEITHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"profiled", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"timed", NULL, NUMBER_SECONDS, 2, METRIC_LOWER, ALIGN_AUTO});
+        table_add_column(t,
+            (struct table_column){
+                parts[q].label, NULL, NUMBER_SECONDS, 2, METRIC_NEITHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"profiled", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"timed", NULL, NUMBER_SECONDS, 2, METRIC_LOWER, ALIGN_AUTO});
     struct pass *passes;
     size_t n = read_passes(v, &passes);
     for (size_t i = 0; i < n; i++) {
         table_int(t, passes[i].n_tokens);
         table_text(t, passes[i].sparse ? "sparse" : "dense");
-        for (int q = 0; q < N_PARTS; q++) table_real(t, passes[i].seconds[q] > 0 ? passes[i].seconds[q] : NAN);
+        for (int q = 0; q < N_PARTS; q++)
+            table_real(t, passes[i].seconds[q] > 0 ? passes[i].seconds[q] : NAN);
         table_real(t, passes[i].total);
         table_real(t, passes[i].timed);
     }
     free(passes);
     if (n)
-        table_note(
-            t,
-            "medians of passes profiled beside the timed ones; profiling costs a little, on a device more, so the two "
+        table_note(t,
+            "medians of passes profiled beside the timed ones; profiling costs a little, on a "
+            "device more, so the two "
             "totals differ. attention: QK and PV in one kernel, and layers that ran dense");
     return t;
 }
@@ -105,10 +114,10 @@ bool breakdown_is_whole(const struct run_view *v)
     return false;
 }
 
-/* Bars of one run from x on; returns where the next may begin. Heights are shares of the dense pass of that length, so
- * that short prompts are seen beside long ones. */
-static double add_bars(struct plot_script *p, const struct pass *passes, size_t n, double x, struct str data[N_PARTS],
-                       struct str *totals)
+/* Bars of one run from x on; returns where the next may begin. Heights are shares of the dense pass
+ * of that length, so that short prompts are seen beside long ones. */
+static double add_bars(struct plot_script *p, const struct pass *passes, size_t n, double x,
+    struct str data[N_PARTS], struct str *totals)
 {
     double dense = NAN;
     for (size_t i = 0; i < n; i++) {
@@ -125,7 +134,8 @@ static double add_bars(struct plot_script *p, const struct pass *passes, size_t 
         number_format(NUMBER_SECONDS, b->total < 1e-2 || b->total >= 1 ? 1 : 0, b->total, &time);
         double timed = 100 * b->timed / dense;
         /* words stand above the mark where it is in their way */
-        str_addf(totals, "%.3f %.6g ", x, timed > low - 1 && timed < low + 12 ? fmax(low, timed) : low);
+        str_addf(
+            totals, "%.3f %.6g ", x, timed > low - 1 && timed < low + 12 ? fmax(low, timed) : low);
         plot_quote(str_get(&time), totals);
         plot_number(timed, totals);
         str_add_char(totals, '\n');
@@ -133,14 +143,16 @@ static double add_bars(struct plot_script *p, const struct pass *passes, size_t 
         str_addf(&p->body, "set xtics add (\"%s\" %.3f)\n", b->sparse ? "sparse" : "dense", x);
         bool pair = b->sparse && i > 0 && passes[i - 1].n_tokens == b->n_tokens;
         if (!b->sparse || !pair)
-            str_addf(&p->body, "set label \"%lld\" at %.3f, graph -0.105 center\n", (long long)b->n_tokens,
-                     x + (!b->sparse && i + 1 < n && passes[i + 1].n_tokens == b->n_tokens ? .425 : 0));
+            str_addf(&p->body, "set label \"%lld\" at %.3f, graph -0.105 center\n",
+                (long long)b->n_tokens,
+                x + (!b->sparse && i + 1 < n && passes[i + 1].n_tokens == b->n_tokens ? .425 : 0));
         x += b->sparse ? 1.25 : .85;
     }
     return x;
 }
 
-enum status plot_breakdown(const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
+enum status plot_breakdown(
+    const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
 {
     enum { MOST_BARS = 18 }; /* as many as have room for their words */
     struct plot_script p;
@@ -176,24 +188,33 @@ enum status plot_breakdown(const struct plot_out *o, const char *name, const str
     str_clear(&totals);
     if (!any) {
         plot_script_clear(&p);
-        return fail(ERR_ARG, "%s: no run has times of parts; measure some with --suite speed", name);
+        return fail(
+            ERR_ARG, "%s: no run has times of parts; measure some with --suite speed", name);
     }
     double first = -.75;
     str_addf(&p.body,
-             "unset grid\nset grid ytics lt 1 lw 1 lc '#dddddd'\nset bmargin %d\nset lmargin 9\nset label 'tokens' at "
-             "graph -0.015, graph -0.105 right\nset xrange [%.3f:%.3f]\n"
-             "set yrange [0:*]\nset offsets 0,0,graph 0.07,0\nset ylabel 'time, %% of the dense pass of that length'\n"
-             "plot 100 with lines dt 2 lw 1 lc '#808080' notitle",
-             n > 1 ? 6 : 4, first, x - 1);
+        "unset grid\nset grid ytics lt 1 lw 1 lc '#dddddd'\nset bmargin %d\nset lmargin 9\nset "
+        "label 'tokens' at "
+        "graph -0.015, graph -0.105 right\nset xrange [%.3f:%.3f]\n"
+        "set yrange [0:*]\nset offsets 0,0,graph 0.07,0\nset ylabel 'time, %% of the dense pass of "
+        "that length'\n"
+        "plot 100 with lines dt 2 lw 1 lc '#808080' notitle",
+        n > 1 ? 6 : 4, first, x - 1);
     for (int q = 0; q < N_PARTS; q++)
         if (drawn[q])
-            str_addf(&p.body, ", $part%d using 1:4:2:3:4:5 with boxxyerror fs %s border lc '#202020' lc '%s' lw 1 title '%s'",
-                     q, parts[q].fill, plot_color((size_t)q), parts[q].label);
-    str_addf(&p.body, ", $totals using 1:2:3 with labels offset 0,0.6 font ',%d' notitle", n_bars > 12 ? 10 : 12);
-    str_add(&p.body, ", $totals using 1:4 with points pt 2 ps 1 lw 2 lc '#000000' title 'timed, not profiled'\n");
+            str_addf(&p.body,
+                ", $part%d using 1:4:2:3:4:5 with boxxyerror fs %s border lc '#202020' lc '%s' lw "
+                "1 title '%s'",
+                q, parts[q].fill, plot_color((size_t)q), parts[q].label);
+    str_addf(&p.body, ", $totals using 1:2:3 with labels offset 0,0.6 font ',%d' notitle",
+        n_bars > 12 ? 10 : 12);
+    str_add(&p.body,
+        ", $totals using 1:4 with points pt 2 ps 1 lw 2 lc '#000000' title 'timed, not "
+        "profiled'\n");
     str_add(&p.sql,
-            "SELECT run, n_tokens, part, n, median FROM latency WHERE (part LIKE 'dense~_%' ESCAPE '~' OR part LIKE "
-            "'sparse~_%' ESCAPE '~' OR part LIKE 'prefill~_%' ESCAPE '~') AND run IN (");
+        "SELECT run, n_tokens, part, n, median FROM latency WHERE (part LIKE 'dense~_%' ESCAPE '~' "
+        "OR part LIKE "
+        "'sparse~_%' ESCAPE '~' OR part LIKE 'prefill~_%' ESCAPE '~') AND run IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") ORDER BY run, n_tokens, part;");
     return plot_script_run(&p);

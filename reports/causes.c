@@ -9,8 +9,8 @@
 
 enum { WORST = 3 };
 
-/* How much of a sample's damage each head is charged with: weight[sample * n_cells + layer * n_heads + head], one line
- * for all samples when the evidence does not tell them apart. */
+/* How much of a sample's damage each head is charged with: weight[sample * n_cells + layer *
+ * n_heads + head], one line for all samples when the evidence does not tell them apart. */
 struct blame {
     const char *how, *measure; /* measure: what `value` of the table is */
     int n_layers, n_heads;
@@ -22,7 +22,8 @@ static size_t cells_of(const struct blame *b) { return (size_t)b->n_layers * (si
 
 static double *at(struct blame *b, size_t line, int layer, int head)
 {
-    if (line >= b->n_lines || layer < 0 || layer >= b->n_layers || head < 0 || head >= b->n_heads) return NULL;
+    if (line >= b->n_lines || layer < 0 || layer >= b->n_layers || head < 0 || head >= b->n_heads)
+        return NULL;
     return &b->weight[line * cells_of(b) + (size_t)(layer * b->n_heads + head)];
 }
 
@@ -55,7 +56,8 @@ static double left_out(const struct ledger_record *r)
 static double sparsity_of(const struct run_view *v, int layer, int head)
 {
     for (size_t i = 0; i < v->ledger.n; i++)
-        if (v->ledger.rows[i].layer == layer && v->ledger.rows[i].head == head) return left_out(&v->ledger.rows[i]);
+        if (v->ledger.rows[i].layer == layer && v->ledger.rows[i].head == head)
+            return left_out(&v->ledger.rows[i]);
     return NAN;
 }
 
@@ -66,7 +68,8 @@ static bool speaks_of(const struct attribution *a, const struct run_record *r)
 }
 
 /* From runs in which one head alone was sparse. */
-static bool blame_heads_alone(struct blame *b, const struct run_view *v, const struct run_list *runs)
+static bool blame_heads_alone(
+    struct blame *b, const struct run_view *v, const struct run_list *runs)
 {
     struct attribution *rows;
     size_t n;
@@ -86,11 +89,12 @@ static bool blame_measured(struct blame *b, const struct run_view *v)
     for (size_t s = 0; s < v->samples.n; s++)
         for (size_t i = 0; i < v->layer_errors.n; i++) {
             const struct layer_error_record *e = &v->layer_errors.rows[i];
-            if (e->sample == v->samples.rows[s].sample) charge(b, s, e->layer, e->head, e->isolated_l1);
+            if (e->sample == v->samples.rows[s].sample)
+                charge(b, s, e->layer, e->head, e->isolated_l1);
         }
     b->measure = "L1 of its output";
-    b->how =
-        "measured in each sample: the L1 error of each head's attention output, its layer alone sparse (--attribution)";
+    b->how = "measured in each sample: the L1 error of each head's attention output, its layer "
+             "alone sparse (--attribution)";
     return any(b);
 }
 
@@ -100,8 +104,8 @@ static bool blame_sparsity(struct blame *b, const struct run_view *v)
     for (size_t i = 0; i < v->ledger.n; i++)
         charge(b, 0, v->ledger.rows[i].layer, v->ledger.rows[i].head, left_out(&v->ledger.rows[i]));
     b->measure = "share left out";
-    b->how =
-        "guessed from the work each head left out, for no error by head was measured; eval --attribution measures it";
+    b->how = "guessed from the work each head left out, for no error by head was measured; eval "
+             "--attribution measures it";
     return any(b);
 }
 
@@ -111,13 +115,16 @@ static void scale_layer(struct blame *b, int layer, double kl)
     for (size_t line = 0; line < b->n_lines; line++) {
         double *heads = at(b, line, layer, 0), whole = 0;
         for (int h = 0; heads && h < b->n_heads; h++) whole += heads[h];
-        for (int h = 0; heads && h < b->n_heads; h++) heads[h] = whole > 0 ? heads[h] * kl / whole : 0;
+        for (int h = 0; heads && h < b->n_heads; h++)
+            heads[h] = whole > 0 ? heads[h] * kl / whole : 0;
     }
 }
 
-/* From runs in which one layer alone was sparse; its heads share by their measured error, or by the work they left out.
+/* From runs in which one layer alone was sparse; its heads share by their measured error, or by the
+ * work they left out.
  */
-static bool blame_layers_alone(struct blame *b, const struct run_view *v, const struct run_list *runs)
+static bool blame_layers_alone(
+    struct blame *b, const struct run_view *v, const struct run_list *runs)
 {
     struct attribution *rows;
     size_t n;
@@ -127,18 +134,19 @@ static bool blame_layers_alone(struct blame *b, const struct run_view *v, const 
     for (int l = 0; l < b->n_layers; l++) {
         double kl = 0;
         for (size_t i = 0; i < n; i++)
-            if (speaks_of(&rows[i], v->run) && rows[i].head < 0 && rows[i].layer == l) kl = rows[i].kl;
+            if (speaks_of(&rows[i], v->run) && rows[i].head < 0 && rows[i].layer == l)
+                kl = rows[i].kl;
         scale_layer(b, l, kl);
         known |= kl > 0;
     }
     free(rows);
     b->measure = "its part of the KL when its layer alone is sparse";
-    b->how =
-        measured
-            ? "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the L1 "
-              "error of its output in the sample (--attribution)"
-            : "measured end to end with one layer sparse at a time (sweep --layers each), within a layer by the work "
-              "it left out";
+    b->how = measured ? "measured end to end with one layer sparse at a time (sweep --layers "
+                        "each), within a layer by the L1 "
+                        "error of its output in the sample (--attribution)"
+                      : "measured end to end with one layer sparse at a time (sweep --layers "
+                        "each), within a layer by the work "
+                        "it left out";
     return known && any(b);
 }
 
@@ -151,10 +159,10 @@ static bool blame_tuned(struct blame *b, const struct run_view *v)
     for (size_t i = 0; i < t->n_heads; i++)
         if (t->heads[i].is_sparse)
             charge(b, 0, t->heads[i].layer, t->heads[i].head,
-                   tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
+                tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
     b->measure = tail ? "tail error" : "L1";
-    b->how =
-        "estimated from the error each head had when it was tuned, on held-out text; --attribution measures it here";
+    b->how = "estimated from the error each head had when it was tuned, on held-out text; "
+             "--attribution measures it here";
     return any(b);
 }
 
@@ -173,23 +181,28 @@ static void offer(struct cause worst[WORST], size_t *n, struct cause c)
     if (i < WORST) worst[i] = c;
 }
 
-/* Every head of every sample: the sample's part of all damage, times the head's part of what is charged in the sample.
+/* Every head of every sample: the sample's part of all damage, times the head's part of what is
+ * charged in the sample.
  */
-static size_t find_worst(const struct run_view *v, const struct blame *b, bool has_heads, struct cause worst[WORST])
+static size_t find_worst(
+    const struct run_view *v, const struct blame *b, bool has_heads, struct cause worst[WORST])
 {
     size_t n = 0;
     double total = 0;
-    for (size_t s = 0; s < v->samples.n; s++) total += v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens;
+    for (size_t s = 0; s < v->samples.n; s++)
+        total += v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens;
     if (!(total > 0)) return 0; /* no damage, no cause */
     for (size_t s = 0; s < v->samples.n; s++) {
-        double part = v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens / total, charged = 0;
+        double part = v->samples.rows[s].kl_mean * (double)v->samples.rows[s].n_tokens / total,
+               charged = 0;
         const double *line = has_heads ? b->weight + (b->n_lines > 1 ? s : 0) * cells_of(b) : NULL;
         for (size_t c = 0; has_heads && c < cells_of(b); c++) charged += line[c];
         if (!(charged > 0)) offer(worst, &n, (struct cause){s, -1, -1, part, NAN});
         else
             for (size_t c = 0; c < cells_of(b); c++)
                 offer(worst, &n,
-                      (struct cause){s, (int)c / b->n_heads, (int)c % b->n_heads, part * line[c] / charged, line[c]});
+                    (struct cause){s, (int)c / b->n_heads, (int)c % b->n_heads,
+                        part * line[c] / charged, line[c]});
     }
     return n;
 }
@@ -200,19 +213,21 @@ static void put_index(struct table *t, int value)
     else table_int(t, value);
 }
 
-static void add_notes(struct table *t, const struct run_view *v, const struct blame *b, bool has_heads)
+static void add_notes(
+    struct table *t, const struct run_view *v, const struct blame *b, bool has_heads)
 {
     char *how = str_format("damage: KL, summed over tokens. A sample's part of it is counted; %s%s",
-                           has_heads ? "a head's part of its sample is " : "",
-                           has_heads        ? b->how
-                           : v->from_file ? "a file tells no layers and heads apart: judge the run in its database"
-                                          : "nothing is known of layers and heads");
+        has_heads ? "a head's part of its sample is " : "",
+        has_heads          ? b->how
+            : v->from_file ? "a file tells no layers and heads apart: judge the run in its database"
+                           : "nothing is known of layers and heads");
     table_note(t, how);
     free(how);
     if (!v->worst_tokens.n) return;
     const struct worst_token_record *w = &v->worst_tokens.rows[0];
-    char *token = str_format("worst token: sample %d, position %lld, KL %.3g nats, its row of blocks %.0f %% sparse",
-                             w->sample, (long long)w->position, w->kl, 100 * w->row_sparsity);
+    char *token = str_format(
+        "worst token: sample %d, position %lld, KL %.3g nats, its row of blocks %.0f %% sparse",
+        w->sample, (long long)w->position, w->kl, 100 * w->row_sparsity);
     table_note(t, token);
     free(token);
 }
@@ -223,14 +238,18 @@ struct table *causes_table(const struct run_view *v, const struct run_list *runs
     static const char *const names[] = {"layer", "head", "sample"};
     for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
     struct blame b = {.n_layers = v->run->model.n_layers, .n_heads = v->run->model.n_heads};
-    bool has_heads = blame_heads_alone(&b, v, runs) || blame_layers_alone(&b, v, runs) || blame_measured(&b, v) ||
-                     blame_tuned(&b, v) || blame_sparsity(&b, v);
-    table_add_column(t, (struct table_column){.name = "of the damage", .number = NUMBER_PERCENT, .digits = 1});
+    bool has_heads = blame_heads_alone(&b, v, runs) || blame_layers_alone(&b, v, runs) ||
+        blame_measured(&b, v) || blame_tuned(&b, v) || blame_sparsity(&b, v);
     table_add_column(
-        t, (struct table_column){.name = "KL of the sample", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+        t, (struct table_column){.name = "of the damage", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t,
+        (struct table_column){
+            .name = "KL of the sample", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){
+            .name = has_heads ? b.measure : "of the head", .number = NUMBER_SHORT, .digits = 4});
     table_add_column(
-        t, (struct table_column){.name = has_heads ? b.measure : "of the head", .number = NUMBER_SHORT, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "left out", .number = NUMBER_PERCENT, .digits = 1});
+        t, (struct table_column){.name = "left out", .number = NUMBER_PERCENT, .digits = 1});
     struct cause worst[WORST];
     size_t n = find_worst(v, &b, has_heads, worst);
     for (size_t i = 0; i < n; i++) {
@@ -241,7 +260,8 @@ struct table *causes_table(const struct run_view *v, const struct run_list *runs
         table_real(t, worst[i].share);
         table_real(t, s->kl_mean);
         table_real(t, worst[i].value);
-        table_real(t, worst[i].layer < 0 ? s->sparsity : sparsity_of(v, worst[i].layer, worst[i].head));
+        table_real(
+            t, worst[i].layer < 0 ? s->sparsity : sparsity_of(v, worst[i].layer, worst[i].head));
     }
     if (n) add_notes(t, v, &b, has_heads);
     free(b.weight);

@@ -4,8 +4,8 @@
 
 #include "reports/table.h"
 
-static inline void add(struct table *t, const char *name, const char *unit, enum table_number number, int digits,
-                enum metric_better better)
+static inline void add(struct table *t, const char *name, const char *unit,
+    enum table_number number, int digits, enum metric_better better)
 {
     table_add_column(t, (struct table_column){name, unit, number, digits, better, ALIGN_AUTO});
 }

@@ -16,7 +16,8 @@ const char *change_mark(enum change change)
     return marks[change];
 }
 
-static const struct sample_record *find_sample(const struct run_view *v, const struct sample_record *like)
+static const struct sample_record *find_sample(
+    const struct run_view *v, const struct sample_record *like)
 {
     const struct sample_record *rows = v->samples.rows;
     size_t first = 0, end = v->samples.n; /* in the order of their numbers, each once */
@@ -25,14 +26,19 @@ static const struct sample_record *find_sample(const struct run_view *v, const s
         if (rows[middle].sample < like->sample) first = middle + 1;
         else end = middle;
     }
-    bool found = first < v->samples.n && rows[first].sample == like->sample && rows[first].n_scored == like->n_scored;
+    bool found = first < v->samples.n && rows[first].sample == like->sample &&
+        rows[first].n_scored == like->n_scored;
     return found ? &rows[first] : NULL;
 }
 
-static bool of_answers(const char *name) { return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8); }
+static bool of_answers(const char *name)
+{
+    return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8);
+}
 
 /* The paired difference with its interval; what is stored stays where the samples do not say. */
-static void add_interval(struct compare_row *row, const struct run_view *before, const struct run_view *after)
+static void add_interval(
+    struct compare_row *row, const struct run_view *before, const struct run_view *after)
 {
     struct estimate_source b = run_view_source(before), a = run_view_source(after);
     struct estimate e;
@@ -57,11 +63,13 @@ static bool apart(const struct metric_record *a, const struct metric_record *b)
     return a->hi < b->lo || b->hi < a->lo;
 }
 
-/* Only an interval tells a change from noise: the difference's, or for times, which do not pair, those of both. */
-static enum change judge(const struct compare_row *row, const struct metric_record *a,
-                         const struct metric_record *b)
+/* Only an interval tells a change from noise: the difference's, or for times, which do not pair,
+ * those of both. */
+static enum change judge(
+    const struct compare_row *row, const struct metric_record *a, const struct metric_record *b)
 {
-    bool counted = strstr(row->name, "sparsity") != NULL; /* no chance in it, on the texts at hand */
+    /* no chance in it, on the texts at hand */
+    bool counted = strstr(row->name, "sparsity") != NULL;
     bool timed = !strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length");
     bool has_intervals = !isnan(a->lo) && !isnan(a->hi) && !isnan(b->lo) && !isnan(b->hi);
     if (row->difference == 0 || row->within_floor) return CHANGE_SAME;
@@ -76,8 +84,8 @@ static enum change judge(const struct compare_row *row, const struct metric_reco
     return (row->difference > 0) == (row->better == METRIC_HIGHER) ? CHANGE_BETTER : CHANGE_WORSE;
 }
 
-static void add_rows(struct comparison *c, const struct run_view *before, const struct run_view *after,
-                     const struct compare_options *o, bool pairable)
+static void add_rows(struct comparison *c, const struct run_view *before,
+    const struct run_view *after, const struct compare_options *o, bool pairable)
 {
     c->rows = xcalloc(before->metrics.n + 1, sizeof *c->rows);
     for (size_t i = 0; i < before->metrics.n; i++) {
@@ -108,21 +116,23 @@ static void add_rows(struct comparison *c, const struct run_view *before, const 
 }
 
 /* Settings that differ, and who measured it with what. */
-static void add_settings(struct comparison *c, const struct run_record *before, const struct run_record *after)
+static void add_settings(
+    struct comparison *c, const struct run_record *before, const struct run_record *after)
 {
     for (int i = 0; i < RUN_PARTS; i++) {
         const struct columns *t = run_parts[i].columns;
-        const void *b = (const char *)before + run_parts[i].offset, *a = (const char *)after + run_parts[i].offset;
+        const void *b = (const char *)before + run_parts[i].offset,
+                   *a = (const char *)after + run_parts[i].offset;
         for (size_t k = 0; k < t->n; k++) {
             const struct column *column = &t->at[k];
-            if (!(column->use & (COLUMN_SETTING | COLUMN_PROVENANCE)) || column_same(column, a, b)) continue;
+            if (!(column->use & (COLUMN_SETTING | COLUMN_PROVENANCE)) || column_same(column, a, b))
+                continue;
             struct str text[2] = {0};
             column_describe(column, b, &text[0]);
             column_describe(column, a, &text[1]);
             c->settings = xrealloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
-            c->settings[c->n_settings++] =
-                (struct compare_setting){column_label(column), arena_str(&c->arena, str_get(&text[0])),
-                                         arena_str(&c->arena, str_get(&text[1]))};
+            c->settings[c->n_settings++] = (struct compare_setting){column_label(column),
+                arena_str(&c->arena, str_get(&text[0])), arena_str(&c->arena, str_get(&text[1]))};
             for (int side = 0; side < 2; side++) str_clear(&text[side]);
         }
     }
@@ -133,15 +143,16 @@ static void find_obstacle(const struct run_record *b, const struct run_record *a
 {
     if (!text_same(b->model.fingerprint, a->model.fingerprint))
         str_addf(out, "model.fingerprint: %s (%s) and %s (%s)", b->model.fingerprint, b->model.name,
-                 a->model.fingerprint, a->model.name);
+            a->model.fingerprint, a->model.name);
     else if (!text_same(b->dataset.fingerprint, a->dataset.fingerprint))
-        str_addf(out, "data.fingerprint: %s (%s, %d samples of at most %d tokens) and %s (%s, %d of %d)",
-                 b->dataset.fingerprint, b->dataset.name, b->dataset.n_samples, b->dataset.max_length,
-                 a->dataset.fingerprint, a->dataset.name, a->dataset.n_samples, a->dataset.max_length);
+        str_addf(out,
+            "data.fingerprint: %s (%s, %d samples of at most %d tokens) and %s (%s, %d of %d)",
+            b->dataset.fingerprint, b->dataset.name, b->dataset.n_samples, b->dataset.max_length,
+            a->dataset.fingerprint, a->dataset.name, a->dataset.n_samples, a->dataset.max_length);
 }
 
 static enum status check_comparable(struct comparison *c, const struct run_view *before,
-                                    const struct run_view *after, const struct compare_options *o)
+    const struct run_view *after, const struct compare_options *o)
 {
     struct str obstacle = {0};
     enum status st = OK;
@@ -149,12 +160,12 @@ static enum status check_comparable(struct comparison *c, const struct run_view 
     for (int i = 0; i < 2; i++)
         if (both[i]->run->status != RUN_DONE)
             st = fail(ERR_ARG, "%s did not finish: %s; nothing to compare", both[i]->label,
-                      both[i]->run->reason ? both[i]->run->reason : "no reason stored");
+                both[i]->run->reason ? both[i]->run->reason : "no reason stored");
     find_obstacle(before->run, after->run, &obstacle);
     if (st == OK && obstacle.len && !o->force)
-        st = fail(ERR_ARG,
-                  "%s and %s cannot be compared: different %s; evaluate both on the same%s",
-                  before->label, after->label, str_get(&obstacle), o->or_else ? o->or_else : "");
+        st =
+            fail(ERR_ARG, "%s and %s cannot be compared: different %s; evaluate both on the same%s",
+                before->label, after->label, str_get(&obstacle), o->or_else ? o->or_else : "");
     if (st == OK && obstacle.len) c->forced = str_dup(str_get(&obstacle));
     str_clear(&obstacle);
     return st;
@@ -163,12 +174,13 @@ static enum status check_comparable(struct comparison *c, const struct run_view 
 static size_t count_pairs(const struct run_view *before, const struct run_view *after)
 {
     size_t n = 0;
-    for (size_t i = 0; i < before->samples.n; i++) n += find_sample(after, &before->samples.rows[i]) != NULL;
+    for (size_t i = 0; i < before->samples.n; i++)
+        n += find_sample(after, &before->samples.rows[i]) != NULL;
     return n;
 }
 
-enum status compare_runs(struct comparison *c, const struct run_view *before, const struct run_view *after,
-                         const struct compare_options *o)
+enum status compare_runs(struct comparison *c, const struct run_view *before,
+    const struct run_view *after, const struct compare_options *o)
 {
     *c = (struct comparison){0};
     TRY(check_comparable(c, before, after, o));
@@ -179,21 +191,24 @@ enum status compare_runs(struct comparison *c, const struct run_view *before, co
     c->n_paired_samples = pairable ? count_pairs(before, after) : 0;
     add_rows(c, before, after, o, pairable);
     if (!c->n_rows) {
-        const struct run_view *empty = !before->metrics.n ? before : !after->metrics.n ? after : NULL;
+        const struct run_view *empty = !before->metrics.n ? before
+            : !after->metrics.n                           ? after
+                                                          : NULL;
         comparison_clear(c);
         if (empty)
             return fail(ERR_ARG,
-                        "%s: holds no metrics, so there is nothing to compare; write it anew with eval --output",
-                        empty->label);
-        return fail(ERR_ARG, "%s and %s have no metric in common; evaluate both on the same suite", before->label,
-                    after->label);
+                "%s: holds no metrics, so there is nothing to compare; write it anew with eval "
+                "--output",
+                empty->label);
+        return fail(ERR_ARG, "%s and %s have no metric in common; evaluate both on the same suite",
+            before->label, after->label);
     }
     add_settings(c, before->run, after->run);
     /* of runs that differ in what was asked for, too, the floor says nothing */
     if (!run_same_configuration(before->run, after->run) || !pairable) return OK;
     struct str words = {0};
     arithmetic_compare((struct arithmetic_side){before->run, &before->metrics},
-                       (struct arithmetic_side){after->run, &after->metrics}, o->floors, &words);
+        (struct arithmetic_side){after->run, &after->metrics}, o->floors, &words);
     c->arithmetic = words.data;
     return OK;
 }
@@ -226,7 +241,8 @@ static const char *why_no_interval(const struct compare_row *row)
     if (!strcmp(row->name, "peak_bytes")) return "one reading a run";
     if (!strncmp(row->name, "latency", 7) || !strcmp(row->name, "break_even_length"))
         return "times of two runs do not pair; each run's own interval judges them";
-    if (of_answers(row->name)) return "no answers stored by question; compare the runs in their database";
+    if (of_answers(row->name))
+        return "no answers stored by question; compare the runs in their database";
     if (!strncmp(row->name, "cpu_", 4)) return "beside the CPU, kept for the run as a whole";
     return "not stored by sample; evaluate again";
 }
@@ -240,14 +256,16 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
     table_add_column(t, (struct table_column){.name = "change"});
     static const char *const names[] = {"before", "after", "difference"};
     for (int i = 0; i < 3; i++)
-        table_add_column(t,
-                         (struct table_column){names[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(t, (struct table_column){"ratio", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(t,
-                     (struct table_column){"95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(t, (struct table_column){"to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(t,
-                     (struct table_column){"detectable", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+        table_add_column(
+            t, (struct table_column){names[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(
+        t, (struct table_column){"ratio", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(
+        t, (struct table_column){"95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(
+        t, (struct table_column){"to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    table_add_column(
+        t, (struct table_column){"detectable", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
     struct str without = {0};
     size_t hidden = 0;
     for (size_t i = 0; i < c->n_rows; i++) {
@@ -257,13 +275,14 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
             continue;
         }
         char *label = str_format("%s%s", row->label,
-                                 row->better == METRIC_HIGHER  ? " ↑"
-                                 : row->better == METRIC_LOWER ? " ↓"
-                                                               : "");
+            row->better == METRIC_HIGHER      ? " ↑"
+                : row->better == METRIC_LOWER ? " ↓"
+                                              : "");
         table_text(t, label);
         free(label);
         static const char *const words[] = {"differs", "same", "better", "worse", "changed"};
-        table_text(t, row->within_floor && row->difference != 0 ? "within floor" : words[row->change]);
+        table_text(
+            t, row->within_floor && row->difference != 0 ? "within floor" : words[row->change]);
         table_mark(t, change_mark(row->change));
         add_value(t, row, row->before);
         add_value(t, row, row->after);
@@ -273,7 +292,8 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
         add_value(t, row, row->hi);
         add_value(t, row, row->detectable);
         if (isnan(row->lo) && c->n_paired_samples >= 2)
-            str_addf(&without, "%s%s (%s)", without.len ? ", " : "", row->label, why_no_interval(row));
+            str_addf(
+                &without, "%s%s (%s)", without.len ? ", " : "", row->label, why_no_interval(row));
     }
     char note[160];
     if (c->forced) {
@@ -288,11 +308,11 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
     }
     if (c->n_paired_samples >= 2)
         snprintf(note, sizeof note, "intervals: differences paired over %zu samples, Student's t",
-                 c->n_paired_samples);
+            c->n_paired_samples);
     else
         snprintf(note, sizeof note,
-                 "no intervals: %zu sample%s in common, two are needed; use --num-samples 5 or more",
-                 c->n_paired_samples, c->n_paired_samples == 1 ? "" : "s");
+            "no intervals: %zu sample%s in common, two are needed; use --num-samples 5 or more",
+            c->n_paired_samples, c->n_paired_samples == 1 ? "" : "s");
     table_note(t, note);
     if (without.len) {
         char *text = str_format("without one: %s", str_get(&without));
@@ -324,21 +344,24 @@ static const struct compare_row *find_row(const struct comparison *c, const char
     return NULL;
 }
 
-static void add_names(const struct comparison *c, enum change change, const char *word, struct str *out)
+static void add_names(
+    const struct comparison *c, enum change change, const char *word, struct str *out)
 {
     size_t n = 0;
     for (size_t i = 0; i < c->n_rows; i++) n += c->rows[i].change == change;
     str_addf(out, " %zu %s", n, word);
     size_t shown = 0;
     for (size_t i = 0; i < c->n_rows && shown < 4; i++)
-        if (c->rows[i].change == change) str_addf(out, "%s%s", shown++ ? ", " : " (", c->rows[i].label);
+        if (c->rows[i].change == change)
+            str_addf(out, "%s%s", shown++ ? ", " : " (", c->rows[i].label);
     if (shown) str_addf(out, "%s)", n > shown ? ", …" : "");
 }
 
 void comparison_verdict(const struct comparison *c, struct str *out)
 {
     const struct compare_row *cosine = find_row(c, "logits_cosine"), *kl = find_row(c, "kl"),
-                             *score = find_row(c, "score_sparse"), *agreement = find_row(c, "token_accuracy"),
+                             *score = find_row(c, "score_sparse"),
+                             *agreement = find_row(c, "token_accuracy"),
                              *sparsity = find_row(c, "sparsity");
     if (!cosine) cosine = find_row(c, "cosine");
     if (c->forced) str_addf(out, "FORCED in spite of different %s. ", c->forced);
@@ -354,12 +377,23 @@ void comparison_verdict(const struct comparison *c, struct str *out)
     }
     str_add(out, ".");
     const char *between = " ";
-    if (sparsity) str_addf(out, "%ssparsity %.1f %% -> %.1f %%", between, 100 * sparsity->before, 100 * sparsity->after), between = ", ";
+    if (sparsity)
+        str_addf(out, "%ssparsity %.1f %% -> %.1f %%", between, 100 * sparsity->before,
+            100 * sparsity->after),
+            between = ", ";
     if (kl) str_addf(out, "%sKL %.4f -> %.4f nats", between, kl->before, kl->after), between = ", ";
-    if (score) str_addf(out, "%sanswers right %.1f %% -> %.1f %%", between, 100 * score->before, 100 * score->after), between = ", ";
+    if (score)
+        str_addf(out, "%sanswers right %.1f %% -> %.1f %%", between, 100 * score->before,
+            100 * score->after),
+            between = ", ";
     if (!cosine || !agreement) return;
-    struct verdict b = verdict_of(cosine->before, agreement->before, sparsity ? sparsity->before : NAN);
-    struct verdict a = verdict_of(cosine->after, agreement->after, sparsity ? sparsity->after : NAN);
-    str_addf(out, "%stoken agreement %.1f %% -> %.1f %%, cosine %.4f -> %.4f. By the tuning guide's bands: %s -> %s.", between,
-             100 * agreement->before, 100 * agreement->after, cosine->before, cosine->after, b.band, a.band);
+    struct verdict b =
+        verdict_of(cosine->before, agreement->before, sparsity ? sparsity->before : NAN);
+    struct verdict a =
+        verdict_of(cosine->after, agreement->after, sparsity ? sparsity->after : NAN);
+    str_addf(out,
+        "%stoken agreement %.1f %% -> %.1f %%, cosine %.4f -> %.4f. By the tuning guide's bands: "
+        "%s -> %s.",
+        between, 100 * agreement->before, 100 * agreement->after, cosine->before, cosine->after,
+        b.band, a.band);
 }

@@ -6,8 +6,9 @@
 #include "reports/view.h"
 
 enum change { CHANGE_UNKNOWN, CHANGE_SAME, CHANGE_BETTER, CHANGE_WORSE, CHANGE_OTHER };
-/* "•" "=" "▲" "▼" "≠": better and worse are told apart without colour. Unknown: it differs, and no interval says
- * whether that is noise; other: it changed, and neither direction is the better one. */
+/* "•" "=" "▲" "▼" "≠": better and worse are told apart without colour. Unknown: it differs, and no
+ * interval says whether that is noise; other: it changed, and neither direction is the better one.
+ */
 const char *change_mark(enum change change);
 
 struct compare_row {
@@ -16,7 +17,8 @@ struct compare_row {
     double before, after;
     double difference, ratio; /* after - before, after / before */
     double lo, hi; /* 95 % interval of the difference, paired by sample; NAN: the table says why */
-    double detectable;  /* smallest difference this comparison would notice (alpha .05, power .8); NAN */
+    /* smallest difference this comparison would notice (alpha .05, power .8); NAN */
+    double detectable;
     double floor;       /* noise floor that applies; NAN when none was measured */
     enum change change; /* same: equal, within the floor, or the interval holds 0 */
     bool within_floor;
@@ -32,7 +34,8 @@ struct comparison {
     struct compare_setting *settings; /* those that differ */
     size_t n_settings;
     char *before_label, *after_label;
-    char *arithmetic; /* "other arithmetic (…), …" of two results of one question; NULL when it is the same */
+    /* "other arithmetic (…), …" of two results of one question; NULL when it is the same */
+    char *arithmetic;
     char *forced; /* what was different and forced, NULL when nothing */
     size_t n_paired_samples;
     struct arena *arena;
@@ -41,12 +44,14 @@ struct comparison {
 struct compare_options {
     bool force; /* compare in spite of other tokens or models; said in the output */
     const struct noise_list *floors; /* NULL without */
-    const char *or_else;             /* put behind a refusal that `force` would lift; NULL where nobody can set it */
+    /* put behind a refusal that `force` would lift; NULL where nobody can set it */
+    const char *or_else;
 };
 
-/* ERR_ARG naming the field when model or tokens differ and force is not set, or the side that holds no metrics. */
-enum status compare_runs(struct comparison *c, const struct run_view *before, const struct run_view *after,
-                         const struct compare_options *o) MUST_USE;
+/* ERR_ARG naming the field when model or tokens differ and force is not set, or the side that holds
+ * no metrics. */
+enum status compare_runs(struct comparison *c, const struct run_view *before,
+    const struct run_view *after, const struct compare_options *o) MUST_USE;
 void comparison_clear(struct comparison *c);
 
 /* The largest of a metric's floors; NAN when none was measured. floors may be NULL. */

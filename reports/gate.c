@@ -85,7 +85,8 @@ int gate_check_digits(const struct gate_check *c, int least)
 static char *interval_text(const struct gate_check *c, int digits)
 {
     char *lo = isnan(c->lo) ? str_dup("?") : str_format("%.*g", digits, c->lo),
-         *hi = isnan(c->hi) ? str_dup("?") : str_format("%.*g", digits, c->hi), *text = str_format("[%s, %s]", lo, hi);
+         *hi = isnan(c->hi) ? str_dup("?") : str_format("%.*g", digits, c->hi),
+         *text = str_format("[%s, %s]", lo, hi);
     free(lo);
     free(hi);
     return text;
@@ -96,20 +97,24 @@ static char *undecided(const char *what, const struct gate_check *c, const struc
     int d = gate_check_digits(c, 6);
     char *interval = interval_text(c, d), *text;
     if (r->of_repeats)
-        text = str_format("%s is %.*g, but its interval %s over %zu timed passes holds the bound %.*g; only times that vary "
+        text = str_format("%s is %.*g, but its interval %s over %zu timed passes holds the bound "
+                          "%.*g; only times that vary "
                           "less would decide: time again on a quieter machine",
-                          what, d, c->value, interval, r->n_samples, d, c->bound);
+            what, d, c->value, interval, r->n_samples, d, c->bound);
     else if (isnan(r->would_decide))
-        text = str_format("%s is %.*g, but its interval %s holds the bound %.*g; %zu samples do not decide: raise "
+        text = str_format("%s is %.*g, but its interval %s holds the bound %.*g; %zu samples do "
+                          "not decide: raise "
                           "--num-samples",
-                          what, d, c->value, interval, d, c->bound, r->n_samples);
+            what, d, c->value, interval, d, c->bound, r->n_samples);
     else if (isinf(r->would_decide))
-        text = str_format("%s is %.*g %s, right at the bound %.*g; no number of samples will decide", what, d, c->value,
-                          interval, d, c->bound);
+        text =
+            str_format("%s is %.*g %s, right at the bound %.*g; no number of samples will decide",
+                what, d, c->value, interval, d, c->bound);
     else
-        text = str_format("%s is %.*g, but its interval %s holds the bound %.*g; about %.0f samples would decide in four cases "
+        text = str_format("%s is %.*g, but its interval %s holds the bound %.*g; about %.0f "
+                          "samples would decide in four cases "
                           "of five (now %zu): raise --num-samples",
-                          what, d, c->value, interval, d, c->bound, r->would_decide, r->n_samples);
+            what, d, c->value, interval, d, c->bound, r->would_decide, r->n_samples);
     free(interval);
     return text;
 }
@@ -118,34 +123,45 @@ static char *undecided(const char *what, const struct gate_check *c, const struc
 static char *no_interval(const char *what, const struct gate_check *c, const struct gate_reading *r)
 {
     int d = gate_check_digits(c, 6);
-    return str_format("%s is %.*g, the bound is %s %.*g, but one %s gives no interval; %s", what, d, c->value, c->op, d,
-                      c->bound, r->of_repeats ? "pass" : "sample", r->of_repeats ? "time again" : "raise --num-samples");
+    return str_format("%s is %.*g, the bound is %s %.*g, but one %s gives no interval; %s", what, d,
+        c->value, c->op, d, c->bound, r->of_repeats ? "pass" : "sample",
+        r->of_repeats ? "time again" : "raise --num-samples");
 }
 
 static char *words_of(const struct bound_def *d)
 {
-    return str_format("%s%s", is_change(d) ? d->part == PART_DROP ? "drop of " : "rise of " : "", d->metric);
+    return str_format(
+        "%s%s", is_change(d) ? d->part == PART_DROP ? "drop of " : "rise of " : "", d->metric);
 }
 
 #define CHANCE .025 /* of a wrong claim on one side: what is outside of a 95 % interval */
 
-/* How well data like these go with a bound that holds (small: it is broken), and with one that is broken. */
-static double seems_broken(const struct bound_def *d, const struct gate_reading *r) { return d->minimum ? r->below : r->above; }
-static double seems_held(const struct bound_def *d, const struct gate_reading *r) { return d->minimum ? r->above : r->below; }
+/* How well data like these go with a bound that holds (small: it is broken), and with one that is
+ * broken. */
+static double seems_broken(const struct bound_def *d, const struct gate_reading *r)
+{
+    return d->minimum ? r->below : r->above;
+}
+static double seems_held(const struct bound_def *d, const struct gate_reading *r)
+{
+    return d->minimum ? r->above : r->below;
+}
 
-static char *broken_message(const struct bound_def *d, const struct gate_check *c, bool with_interval)
+static char *broken_message(
+    const struct bound_def *d, const struct gate_check *c, bool with_interval)
 {
     int digits = gate_check_digits(c, 6);
     char *what = words_of(d), *interval = interval_text(c, digits),
-         *text = str_format("%s is %.*g%s%s, the bound is %s %.*g", what, digits, c->value, with_interval ? " " : "",
-                            with_interval ? interval : "", c->op, digits, c->bound);
+         *text = str_format("%s is %.*g%s%s, the bound is %s %.*g", what, digits, c->value,
+             with_interval ? " " : "", with_interval ? interval : "", c->op, digits, c->bound);
     free(what);
     free(interval);
     return text;
 }
 
 /* By itself; whether a bound that looks broken counts as broken is decided among all of them. */
-static void decide(const struct bound_def *d, const struct gate_reading *r, bool by_mean, struct gate_check *c)
+static void decide(
+    const struct bound_def *d, const struct gate_reading *r, bool by_mean, struct gate_check *c)
 {
     char *what = words_of(d);
     if (r->within_floor && (is_change(d) ? c->bound >= 0 : true)) {
@@ -181,17 +197,19 @@ static int by_evidence(const void *a, const void *b)
     return (px > py) - (px < py);
 }
 
-/* Four bounds, all exactly kept, are seen broken four times as often as one. So the bounds that intervals decide are judged
- * together (Holm, "A simple sequentially rejective multiple test procedure", 1979): the clearest of k must be as clear as k
- * of them demand, the next as k - 1, … until one is not; it and all behind it are ambiguous. No such care is needed for
- * passing: there every bound has to hold. */
+/* Four bounds, all exactly kept, are seen broken four times as often as one. So the bounds that
+ * intervals decide are judged together (Holm, "A simple sequentially rejective multiple test
+ * procedure", 1979): the clearest of k must be as clear as k of them demand, the next as k - 1, …
+ * until one is not; it and all behind it are ambiguous. No such care is needed for passing: there
+ * every bound has to hold. */
 static void judge_together(struct judgement *all, size_t n)
 {
     bool clear = true;
     size_t family = 0;
     struct judgement *member = xmalloc((n + 1) * sizeof *member);
     for (size_t i = 0; i < n; i++)
-        if (!all[i].reading.missing && all[i].reading.kind == READING_INTERVAL) member[family++] = all[i];
+        if (!all[i].reading.missing && all[i].reading.kind == READING_INTERVAL)
+            member[family++] = all[i];
     qsort(member, family, sizeof *member, by_evidence);
     for (size_t i = 0; i < family; i++) {
         struct gate_check *c = member[i].check;
@@ -199,9 +217,10 @@ static void judge_together(struct judgement *all, size_t n)
         if (c->outcome != CHECK_FAIL || clear) continue;
         c->outcome = CHECK_AMBIGUOUS;
         char *alone = (char *)c->message;
-        c->message = str_format("%s: broken if it stood alone, but of %zu bounds judged together one so far off is no proof; raise "
+        c->message = str_format("%s: broken if it stood alone, but of %zu bounds judged together "
+                                "one so far off is no proof; raise "
                                 "--num-samples",
-                                alone, family);
+            alone, family);
         free(alone);
     }
     free(member);
@@ -232,20 +251,28 @@ static void take_worst(struct gate_result *g)
     g->outcome = CHECK_PASS;
     for (size_t i = 0; i < g->n; i++) {
         decided |= g->checks[i].outcome != CHECK_SKIPPED;
-        if (severity(g->checks[i].outcome) > severity(g->outcome)) g->outcome = g->checks[i].outcome;
+        if (severity(g->checks[i].outcome) > severity(g->outcome))
+            g->outcome = g->checks[i].outcome;
     }
     if (!decided) g->outcome = CHECK_INVALID; /* nothing was asked that could be answered */
 }
 
-static struct gate_check *add_check(struct gate_result *g, const char *name, const struct run_view *v)
+static struct gate_check *add_check(
+    struct gate_result *g, const char *name, const struct run_view *v)
 {
     struct gate_check *c = &g->checks[g->n++];
-    *c = (struct gate_check){
-        .name = name, .subject = v->label, .op = ">=", .bound = 1, .value = 0, .lo = NAN, .hi = NAN};
+    *c = (struct gate_check){.name = name,
+        .subject = v->label,
+        .op = ">=",
+        .bound = 1,
+        .value = 0,
+        .lo = NAN,
+        .hi = NAN};
     return c;
 }
 
-/* Where cosine and what it stands for contradict each other, that is said loudly; it decides where `strict` asks for it. */
+/* Where cosine and what it stands for contradict each other, that is said loudly; it decides where
+ * `strict` asks for it. */
 static void add_alarm(const struct gate_subject *s, bool strict, struct gate_result *out)
 {
     struct str text = {0};
@@ -264,18 +291,21 @@ static void add_validity(const struct run_view *v, struct gate_result *out)
 {
     const struct run_record *r = v->run;
     bool dense = strcmp(r->method, "dense") == 0 || (r->layers && strcmp(r->layers, "none") == 0);
-    const char *why =
-        r->status != RUN_DONE ? "the run did not finish"
-        : dense               ? "no layer was sparse: dense was compared with dense, and nothing sparse was measured"
+    const char *why = r->status != RUN_DONE ? "the run did not finish"
+        : dense
+        ? "no layer was sparse: dense was compared with dense, and nothing sparse was measured"
         : r->attention_calls > 0 && r->dense_fallback_calls == r->attention_calls
-            ? "every call fell back to dense because the sequences are shorter than --min-sparse-tokens: "
-              "nothing sparse was measured; use longer samples"
+        ? "every call fell back to dense because the sequences are shorter than "
+          "--min-sparse-tokens: "
+          "nothing sparse was measured; use longer samples"
         : 2 * r->dense_fallback_calls > r->attention_calls
-            ? "most calls fell back to dense because their sequences are shorter than --min-sparse-tokens: what was measured "
-              "is mostly dense against dense; use longer samples"
+        ? "most calls fell back to dense because their sequences are shorter than "
+          "--min-sparse-tokens: what was measured "
+          "is mostly dense against dense; use longer samples"
         : run_view_metric(v, "sparsity") == 0
-            ? "not one tile was left out: dense was compared with dense, and nothing sparse was measured; loosen the thresholds"
-            : NULL;
+        ? "not one tile was left out: dense was compared with dense, and nothing sparse was "
+          "measured; loosen the thresholds"
+        : NULL;
     if (!why) return;
     struct gate_check *c = add_check(out, "valid-measurement", v);
     c->outcome = CHECK_INVALID;
@@ -286,14 +316,16 @@ static void add_validity(const struct run_view *v, struct gate_result *out)
 static void add_identity(const struct run_record *r, struct gate_result *out)
 {
     struct str text = {0};
-    str_addf(&text, "%s on %s: ", r->model.name ? r->model.name : "model", r->dataset.name ? r->dataset.name : "data");
+    str_addf(&text, "%s on %s: ", r->model.name ? r->model.name : "model",
+        r->dataset.name ? r->dataset.name : "data");
     run_describe(r, &text);
     out->identity = str_dup(str_get(&text));
     for (size_t i = 0; i < out->n; i++) out->checks[i].identity = out->identity;
     str_clear(&text);
 }
 
-enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out)
+enum status gate_run(
+    const struct gate_subject *s, const struct gate_bounds *b, struct gate_result *out)
 {
     *out = (struct gate_result){.outcome = CHECK_PASS};
     struct comparison c = {0};
@@ -301,7 +333,8 @@ enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, 
     char *refused = NULL;
     bool comparable = false;
     if (s->baseline && gate_needs_baseline(b)) {
-        comparable = compare_runs(&c, s->baseline, s->run, &(struct compare_options){.floors = s->floors}) == OK;
+        comparable = compare_runs(&c, s->baseline, s->run,
+                         &(struct compare_options){.floors = s->floors}) == OK;
         if (!comparable) why_not = refused = str_dup(status_message());
     }
     struct judgement all[N_DEFS];
@@ -313,13 +346,14 @@ enum status gate_run(const struct gate_subject *s, const struct gate_bounds *b, 
         check->op = defs[i].minimum ? ">=" : "<=";
         check->bound = bound;
         all[n] = (struct judgement){&defs[i], check,
-                                    gate_read(defs[i].part, defs[i].metric, bound, s, comparable ? &c : NULL, why_not)};
+            gate_read(defs[i].part, defs[i].metric, bound, s, comparable ? &c : NULL, why_not)};
         judge(&all[n++], b->by_mean);
     }
     if (!b->by_mean) judge_together(all, n);
     comparison_clear(&c);
     free(refused);
-    if (!out->n) return fail(ERR_ARG, "no bound was given; e.g. --min-cosine .98 --max-kl .02, see -h");
+    if (!out->n)
+        return fail(ERR_ARG, "no bound was given; e.g. --min-cosine .98 --max-kl .02, see -h");
     add_validity(s->run, out);
     if (s->run->run->status == RUN_DONE) add_alarm(s, b->strict, out);
     add_identity(s->run->run, out);
@@ -361,8 +395,9 @@ void gate_confirm(struct gate_result *first, const struct gate_result *second)
             say_more(c, str_format("confirmed by a second run: %.6g", again->value));
         } else {
             c->outcome = CHECK_AMBIGUOUS;
-            say_more(c, str_format("not confirmed: the second run gave %.6g (%s)", again->value,
-                                   check_outcome_name(again->outcome)));
+            say_more(c,
+                str_format("not confirmed: the second run gave %.6g (%s)", again->value,
+                    check_outcome_name(again->outcome)));
         }
     }
     take_worst(first);
@@ -378,7 +413,8 @@ void gate_add_note(struct gate_result *g, const char *text)
 void gate_unconfirmed(struct gate_result *g, const char *why)
 {
     for (size_t i = 0; i < g->n; i++)
-        if (g->checks[i].outcome == CHECK_FAIL) say_more(&g->checks[i], str_format("not run again: %s", why));
+        if (g->checks[i].outcome == CHECK_FAIL)
+            say_more(&g->checks[i], str_format("not run again: %s", why));
 }
 
 enum status gate_bounds_read(struct gate_bounds *b, const char *path)
@@ -387,17 +423,17 @@ enum status gate_bounds_read(struct gate_bounds *b, const char *path)
     TRY(json_read_file(&root, path));
     struct json_in in = {root, path, ""};
     enum status st = cJSON_IsObject(root)
-                         ? OK
-                         : fail(ERR_FORMAT, "%s: found %s, expected an object of bounds", path, json_kind(root));
+        ? OK
+        : fail(ERR_FORMAT, "%s: found %s, expected an object of bounds", path, json_kind(root));
     const cJSON *field;
     for (field = st == OK ? root->child : NULL; field && st == OK; field = field->next) {
         int i = 0;
         while (i < N_DEFS && strcmp(defs[i].field, field->string) != 0) i++;
         if (i == N_DEFS)
-            st = fail(ERR_FORMAT, "%s: field %s is no bound; `gate --dump-config` writes all of them", path,
-                      field->string);
-        else
-            st = json_get_double(in, field->string, false, -1e9, 1e9, bound_of(b, &defs[i]));
+            st = fail(ERR_FORMAT,
+                "%s: field %s is no bound; `gate --dump-config` writes all of them", path,
+                field->string);
+        else st = json_get_double(in, field->string, false, -1e9, 1e9, bound_of(b, &defs[i]));
     }
     cJSON_Delete(root);
     return st;
@@ -408,10 +444,8 @@ enum status gate_bounds_write(const struct gate_bounds *b, const char *path)
     cJSON *root = cJSON_CreateObject();
     for (int i = 0; i < N_DEFS; i++) {
         double bound = *bound_of(b, &defs[i]);
-        if (isnan(bound))
-            cJSON_AddNullToObject(root, defs[i].field);
-        else
-            cJSON_AddNumberToObject(root, defs[i].field, bound);
+        if (isnan(bound)) cJSON_AddNullToObject(root, defs[i].field);
+        else cJSON_AddNumberToObject(root, defs[i].field, bound);
     }
     enum status st = json_write_file(path, root);
     cJSON_Delete(root);

@@ -17,8 +17,12 @@ static struct gate_reading plain_value(double value)
     return (struct gate_reading){.kind = READING_VALUE, .value = value, .lo = NAN, .hi = NAN};
 }
 
-/* A run of the speed suite has no samples, but passes over one prompt, whose sparsity is a count. */
-static bool only_times(const struct run_view *v) { return !metric_list_find(&v->metrics, "overall", "kl"); }
+/* A run of the speed suite has no samples, but passes over one prompt, whose sparsity is a count.
+ */
+static bool only_times(const struct run_view *v)
+{
+    return !metric_list_find(&v->metrics, "overall", "kl");
+}
 
 static struct gate_reading of_estimate(const struct estimate *e, double bound)
 {
@@ -26,16 +30,17 @@ static struct gate_reading of_estimate(const struct estimate *e, double bound)
     double above = estimate_above(e, bound), below = estimate_below(e, bound);
     bool open = above > .025 && below > .025;
     return (struct gate_reading){.kind = interval ? READING_INTERVAL : READING_NO_INTERVAL,
-                                 .value = e->value,
-                                 .lo = e->lo,
-                                 .hi = e->hi,
-                                 .above = above,
-                                 .below = below,
-                                 .would_decide = interval && open ? estimate_samples_to_decide(e, bound) : NAN,
-                                 .n_samples = e->n};
+        .value = e->value,
+        .lo = e->lo,
+        .hi = e->hi,
+        .above = above,
+        .below = below,
+        .would_decide = interval && open ? estimate_samples_to_decide(e, bound) : NAN,
+        .n_samples = e->n};
 }
 
-/* Dense against dense has every metric at its perfect value; a distance from it below the machine's noise is none. */
+/* Dense against dense has every metric at its perfect value; a distance from it below the machine's
+ * noise is none. */
 static bool near_perfect(const struct noise_list *floors, const char *metric, double value)
 {
     static const char *const zero[] = {"kl", "logits_l1", "logits_rmse", "hidden_l1", "delta_p"};
@@ -45,20 +50,26 @@ static bool near_perfect(const struct noise_list *floors, const char *metric, do
     return fabs(value - perfect) <= floor;
 }
 
-static struct gate_reading read_metric(enum gate_part part, const char *metric, double bound, const struct gate_subject *s)
+static struct gate_reading read_metric(
+    enum gate_part part, const char *metric, double bound, const struct gate_subject *s)
 {
     const struct run_view *v = s->run;
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", metric);
     struct estimate_source source = run_view_source(v);
     struct estimate e;
     if (!m)
-        return nothing(str_format("the run has no metric \"%s\"; choose a suite that measures it, or evaluate again", metric),
-                       false);
+        return nothing(
+            str_format(
+                "the run has no metric \"%s\"; choose a suite that measures it, or evaluate again",
+                metric),
+            false);
     if (only_times(v)) return plain_value(m->mean);
     if (!estimate_metric(&source, metric, &e))
-        return nothing(str_format("the run does not hold what \"%s\" is computed from, sample by sample; evaluate again "
+        return nothing(str_format("the run does not hold what \"%s\" is computed from, sample by "
+                                  "sample; evaluate again "
                                   "(--replace)",
-                                  metric), false);
+                           metric),
+            false);
     double shift = part == PART_RATIO_MINUS_ONE ? 1 : 0;
     struct gate_reading r = of_estimate(&e, bound + shift);
     r.value -= shift;
@@ -76,22 +87,25 @@ static struct gate_reading read_worst(const struct run_view *v)
 {
     double worst = NAN;
     for (size_t i = 0; i < v->samples.n; i++) worst = fmax(worst, v->samples.rows[i].kl_mean);
-    return isnan(worst) ? nothing(str_dup("the run has no KL divergence by sample; evaluate again"), false)
-                        : plain_value(worst);
+    return isnan(worst)
+        ? nothing(str_dup("the run has no KL divergence by sample; evaluate again"), false)
+        : plain_value(worst);
 }
 
-/* Times judge only where they were taken to be judged: in pairs, repeated until they stand still, by the suite `speed`.
- * NULL when they may. */
+/* Times judge only where they were taken to be judged: in pairs, repeated until they stand still,
+ * by the suite `speed`. NULL when they may. */
 static char *no_time(const struct run_view *v)
 {
     if (!only_times(v))
-        return str_dup("the times of an evaluation are one pass a sample, taken beside all else it does, and judge nothing; "
+        return str_dup("the times of an evaluation are one pass a sample, taken beside all else it "
+                       "does, and judge nothing; "
                        "run the suite speed");
     for (size_t i = 0; i < v->latencies.n; i++) {
         const struct latency_record *r = &v->latencies.rows[i];
         if (!r->valid && !strncmp(r->part, "prefill_", 8))
-            return str_format("the time of %s at %lld tokens is not valid: %s; measure again on an idle machine", r->part,
-                              (long long)r->n_tokens, r->note ? r->note : "no reason stored");
+            return str_format(
+                "the time of %s at %lld tokens is not valid: %s; measure again on an idle machine",
+                r->part, (long long)r->n_tokens, r->note ? r->note : "no reason stored");
     }
     if (!metric_list_find(&v->metrics, "overall", "latency_ratio"))
         return str_dup("the run has no times; run the suite speed");
@@ -101,8 +115,12 @@ static char *no_time(const struct run_view *v)
 /* Over the passes: a median and its standard error. */
 static struct estimate estimate_of_passes(double value, double std_error, double n)
 {
-    struct estimate e = {.value = value, .std_error = std_error, .n = n > 0 ? (size_t)n : 0, .at = value, .df = n - 1,
-                         .spread = n > 1 ? std_error : NAN};
+    struct estimate e = {.value = value,
+        .std_error = std_error,
+        .n = n > 0 ? (size_t)n : 0,
+        .at = value,
+        .df = n - 1,
+        .spread = n > 1 ? std_error : NAN};
     e.lo = estimate_limit(&e, .025);
     e.hi = estimate_limit(&e, .975);
     return e;
@@ -130,8 +148,8 @@ static struct gate_reading read_memory(const struct run_view *v)
     return plain_value((double)v->run->peak_bytes / (1024. * 1024.));
 }
 
-static struct gate_reading read_change(enum gate_part part, const char *metric, double bound, const struct gate_subject *s,
-                                       const struct comparison *c)
+static struct gate_reading read_change(enum gate_part part, const char *metric, double bound,
+    const struct gate_subject *s, const struct comparison *c)
 {
     const struct compare_row *row = NULL;
     struct estimate_source before = run_view_source(s->baseline), after = run_view_source(s->run);
@@ -142,9 +160,11 @@ static struct gate_reading read_change(enum gate_part part, const char *metric, 
     if (!row) return nothing(str_format("\"%s\" is not in both runs", metric), false);
     if (only_times(s->run)) return plain_value(sign * row->difference);
     if (!estimate_change(&before, &after, metric, &e))
-        return nothing(str_format("\"%s\" does not pair: one of the runs does not hold what it is computed from, sample by "
+        return nothing(str_format("\"%s\" does not pair: one of the runs does not hold what it is "
+                                  "computed from, sample by "
                                   "sample; evaluate again (--replace)",
-                                  metric), false);
+                           metric),
+            false);
     struct gate_reading r = of_estimate(&e, sign * bound);
     r.within_floor = row->within_floor;
     if (part == PART_DROP) {
@@ -162,15 +182,18 @@ static struct gate_reading read_change(enum gate_part part, const char *metric, 
 /* Times and memory of two machines say nothing about a change in the program. */
 static char *other_machine(const struct run_record *r, const struct run_record *b)
 {
-    if (!r->machine.cpu || !text_same(r->machine.cpu, b->machine.cpu) || r->machine.n_cores != b->machine.n_cores)
+    if (!r->machine.cpu || !text_same(r->machine.cpu, b->machine.cpu) ||
+        r->machine.n_cores != b->machine.n_cores)
         return str_format("the baseline ran on another machine (%s, %d cores)",
-                          b->machine.cpu ? b->machine.cpu : "unknown", b->machine.n_cores);
+            b->machine.cpu ? b->machine.cpu : "unknown", b->machine.n_cores);
     if (r->threads != b->threads)
-        return str_format("the baseline ran with %d threads, this run with %d", b->threads, r->threads);
+        return str_format(
+            "the baseline ran with %d threads, this run with %d", b->threads, r->threads);
     return NULL;
 }
 
-static struct gate_reading read_rise(enum gate_part part, double bound, const struct run_view *v, const struct run_view *b)
+static struct gate_reading read_rise(
+    enum gate_part part, double bound, const struct run_view *v, const struct run_view *b)
 {
     char *other = other_machine(v->run, b->run);
     if (other) return nothing(other, true);
@@ -185,12 +208,14 @@ static struct gate_reading read_rise(enum gate_part part, double bound, const st
     const struct metric_record *now = metric_list_find(&v->metrics, "overall", "latency_sparse"),
                                *then = metric_list_find(&b->metrics, "overall", "latency_sparse");
     if (!now || !then) return nothing(str_dup("one of the runs has no sparse times"), false);
-    double ratio = now->mean / then->mean, relative = hypot(now->std_error / now->mean, then->std_error / then->mean);
-    return of_passes(ratio - 1, ratio * relative, (double)(now->n < then->n ? now->n : then->n), bound);
+    double ratio = now->mean / then->mean,
+           relative = hypot(now->std_error / now->mean, then->std_error / then->mean);
+    return of_passes(
+        ratio - 1, ratio * relative, (double)(now->n < then->n ? now->n : then->n), bound);
 }
 
-struct gate_reading gate_read(enum gate_part part, const char *metric, double bound, const struct gate_subject *s,
-                              const struct comparison *c, const char *why_not)
+struct gate_reading gate_read(enum gate_part part, const char *metric, double bound,
+    const struct gate_subject *s, const struct comparison *c, const char *why_not)
 {
     if (part <= PART_RATIO_MINUS_ONE) return read_metric(part, metric, bound, s);
     if (part == PART_WORST) return read_worst(s->run);

@@ -1,5 +1,5 @@
-/* Where the number behind each bound comes from: a metric of the run, a time, memory, or a change from a baseline; and what
- * it says of that bound. For reports/gate.c alone.
+/* Where the number behind each bound comes from: a metric of the run, a time, memory, or a change
+ * from a baseline; and what it says of that bound. For reports/gate.c alone.
  */
 #ifndef SG_REPORTS_GATE_READING_H
 #define SG_REPORTS_GATE_READING_H
@@ -29,20 +29,24 @@ enum gate_kind {
 
 struct gate_reading {
     enum gate_kind kind;
-    double value, lo, hi;  /* lo, hi NAN: that end is not known */
-    double above, below;   /* how often data like these come about when the truth is the bound: evidence that it is above, or
-                              below */
-    double would_decide;   /* about so many samples, in four cases of five; NAN not known, INFINITY none */
-    bool within_floor;     /* not told apart from the noise of this machine */
-    bool not_applicable;   /* `missing` says why this cannot be asked here; else why the number is not there */
-    char *missing;         /* owned; NULL when there is a value */
-    bool of_repeats;       /* the interval is over repeated passes of one prompt, not over samples */
-    size_t n_samples;      /* behind the interval; repeated passes where it is over those */
+    double value, lo, hi; /* lo, hi NAN: that end is not known */
+    double above, below;  /* how often data like these come about when the truth is the bound:
+                             evidence that it is above, or  below */
+    /* about so many samples, in four cases of five; NAN not known, INFINITY none */
+    double would_decide;
+    bool within_floor; /* not told apart from the noise of this machine */
+    /* `missing` says why this cannot be asked here; else why the number is not there */
+    bool not_applicable;
+    char *missing; /* owned; NULL when there is a value */
+    /* the interval is over repeated passes of one prompt, not over samples */
+    bool of_repeats;
+    size_t n_samples; /* behind the interval; repeated passes where it is over those */
 };
 
 struct gate_subject;
-/* c: the comparison with the baseline; NULL where there is none, and why_not says what stands in the way. */
-struct gate_reading gate_read(enum gate_part part, const char *metric, double bound, const struct gate_subject *s,
-                              const struct comparison *c, const char *why_not);
+/* c: the comparison with the baseline; NULL where there is none, and why_not says what stands in
+ * the way. */
+struct gate_reading gate_read(enum gate_part part, const char *metric, double bound,
+    const struct gate_subject *s, const struct comparison *c, const char *why_not);
 
 #endif

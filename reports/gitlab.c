@@ -4,8 +4,8 @@
 
 #include <stdio.h>
 
-/* https://docs.gitlab.com/ci/testing/code_quality/: description, check_name, fingerprint, severity and
- * location are required of each entry. */
+/* https://docs.gitlab.com/ci/testing/code_quality/: description, check_name, fingerprint, severity
+ * and location are required of each entry. */
 void gitlab_quality(const struct gate_check *checks, size_t n, const char *file, struct str *out)
 {
     cJSON *list = cJSON_CreateArray();
@@ -25,7 +25,8 @@ void gitlab_quality(const struct gate_check *checks, size_t n, const char *file,
         hash_init(&h);
         hash_add_str(&h, c->name);
         hash_add_str(&h, c->identity ? c->identity : c->subject ? c->subject : "");
-        cJSON *entry = cJSON_CreateObject(), *location = cJSON_CreateObject(), *lines = cJSON_CreateObject();
+        cJSON *entry = cJSON_CreateObject(), *location = cJSON_CreateObject(),
+              *lines = cJSON_CreateObject();
         cJSON_AddStringToObject(entry, "description", str_get(&text));
         cJSON_AddStringToObject(entry, "check_name", c->name);
         cJSON_AddStringToObject(entry, "fingerprint", hash_hex(&h, hex));

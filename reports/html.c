@@ -12,7 +12,8 @@ extern const char reports_page_css[], reports_page_js[]; /* page.css, page.js */
 /* Table into the page, freed. */
 static void add_table(struct table *t, struct str *out)
 {
-    if (table_rows(t)) table_render(t, TABLE_HTML, (struct table_style){.hide_constant = true}, out);
+    if (table_rows(t))
+        table_render(t, TABLE_HTML, (struct table_style){.hide_constant = true}, out);
     table_free(&t);
 }
 
@@ -30,9 +31,13 @@ static void add_folded(const char *summary, struct table *t, struct str *out)
     str_add(out, "</details>\n");
 }
 
-static bool name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '-' || c == '.'; }
+static bool name_char(char c)
+{
+    return isalnum((unsigned char)c) || c == '_' || c == '-' || c == '.';
+}
 
-/* The drawing without its XML prologue. Names inside are made unique: several drawings share one page. */
+/* The drawing without its XML prologue. Names inside are made unique: several drawings share one
+ * page. */
 static enum status add_svg(const char *path, size_t index, struct str *out)
 {
     struct str text = {0};
@@ -71,7 +76,8 @@ static enum status add_pictures(const struct html_input *in, const char *section
     return OK;
 }
 
-static void add_number(struct str *out, const char *label, double value, enum table_number number, int digits)
+static void add_number(
+    struct str *out, const char *label, double value, enum table_number number, int digits)
 {
     if (isnan(value)) return;
     str_add(out, "<div><b>");
@@ -94,10 +100,10 @@ static bool any_check(const struct html_input *in, enum check_outcome outcome)
 static void add_gate_sentence(const struct html_input *in, struct str *out)
 {
     if (!in->n_checks) return;
-    const char *word = any_check(in, CHECK_FAIL)        ? "failed"
-                       : any_check(in, CHECK_INVALID)   ? "is invalid"
-                       : any_check(in, CHECK_AMBIGUOUS) ? "is ambiguous"
-                                                        : "passed";
+    const char *word = any_check(in, CHECK_FAIL) ? "failed"
+        : any_check(in, CHECK_INVALID)           ? "is invalid"
+        : any_check(in, CHECK_AMBIGUOUS)         ? "is ambiguous"
+                                                 : "passed";
     str_addf(out, "<p>The gate <strong>%s</strong>.</p>", word);
 }
 
@@ -108,7 +114,8 @@ static struct table *checks_table(const struct html_input *in)
     for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
     static const char *const numbers[] = {"value", "95 % from", "to", "bound"};
     for (int i = 0; i < 4; i++)
-        table_add_column(t, (struct table_column){.name = numbers[i], .number = NUMBER_SHORT, .digits = 5});
+        table_add_column(
+            t, (struct table_column){.name = numbers[i], .number = NUMBER_SHORT, .digits = 5});
     table_add_column(t, (struct table_column){.name = "message"});
     for (size_t i = 0; i < in->n_checks; i++) {
         const struct gate_check *c = &in->checks[i];
@@ -161,25 +168,33 @@ static void add_verdict(const struct html_input *in, struct str *out)
     const struct run_view *v = in->views[0];
     double cosine = run_view_metric(v, "logits_cosine");
     if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
-    double agreement = run_view_metric(v, "token_accuracy"), sparsity = run_view_metric(v, "sparsity");
+    double agreement = run_view_metric(v, "token_accuracy"),
+           sparsity = run_view_metric(v, "sparsity");
     struct verdict verdict = verdict_of(cosine, agreement, sparsity);
-    bool bad = any_check(in, CHECK_FAIL) || any_check(in, CHECK_INVALID) || v->run->status != RUN_DONE ||
-               !strcmp(verdict.band, "poor");
+    bool bad = any_check(in, CHECK_FAIL) || any_check(in, CHECK_INVALID) ||
+        v->run->status != RUN_DONE || !strcmp(verdict.band, "poor");
     struct str disagreement = {0}; /* no green light while the metrics contradict each other */
     bool doubtful = metric_disagreement(v, &disagreement);
     str_clear(&disagreement);
-    bool good = !bad && !doubtful && !run_lost(v) && strcmp(verdict.band, "unknown") && strcmp(verdict.band, "acceptable");
-    str_addf(out, "<section id=\"verdict\"><div class=\"verdict %s\">", bad ? "bad" : good ? "good" : "");
+    bool good = !bad && !doubtful && !run_lost(v) && strcmp(verdict.band, "unknown") &&
+        strcmp(verdict.band, "acceptable");
+    str_addf(out, "<section id=\"verdict\"><div class=\"verdict %s\">",
+        bad        ? "bad"
+            : good ? "good"
+                   : "");
     if (v->run->status != RUN_DONE) {
         str_add(out, "<strong>The run did not finish</strong>");
     } else {
         double ratio = run_view_metric(v, "latency_ratio");
         if (isnan(cosine) && !isnan(ratio)) /* a run that timed and compared nothing */
-            str_addf(out, "<strong>Sparse takes %.2f of the dense time</strong> at the longest prompt", ratio);
+            str_addf(out,
+                "<strong>Sparse takes %.2f of the dense time</strong> at the longest prompt",
+                ratio);
         else {
             struct str headline = {0};
             run_headline(v, &headline);
-            const char *text = str_get(&headline), *bands = strstr(text, "By the tuning guide's bands");
+            const char *text = str_get(&headline),
+                       *bands = strstr(text, "By the tuning guide's bands");
             size_t n = bands ? (size_t)(bands - text) : headline.len;
             struct str lost = {0};
             str_add_bytes(&lost, text, n);
@@ -245,7 +260,8 @@ static enum status add_changes(const struct html_input *in, struct str *out)
         else add_folded("Answers that changed", flips, out);
     }
     add_table(generations_table(v), out);
-    if (in->runs && in->runs->n > 1) add_folded("All runs, every column", runs_table(in->runs), out);
+    if (in->runs && in->runs->n > 1)
+        add_folded("All runs, every column", runs_table(in->runs), out);
     str_add(out, "</section>\n");
     return OK;
 }
@@ -254,12 +270,14 @@ static enum status add_causes(const struct html_input *in, struct str *out)
 {
     const struct run_view *v = in->views[0];
     struct table *causes = causes_table(v, in->same_data);
-    if (table_rows(causes))
-        table_render(causes, TABLE_HTML, (struct table_style){0}, out); /* a cause has all its names */
+    if (table_rows(causes)) /* a cause has all its names */
+        table_render(causes, TABLE_HTML, (struct table_style){0}, out);
     table_free(&causes);
     if (!v->layer_errors.n && v->samples.n && !v->from_file && strcmp(v->run->method, "dense"))
-        str_add(out, "<p class=\"note\">The error of each layer and head was not measured in this run: <code>eval "
-                     "--attribution</code> does.</p>\n");
+        str_add(out,
+            "<p class=\"note\">The error of each layer and head was not measured in this run: "
+            "<code>eval "
+            "--attribution</code> does.</p>\n");
     TRY(add_pictures(in, "why", out));
     add_table(layers_table(v), out);
     add_table(heads_table(v, 20), out);
@@ -278,9 +296,10 @@ static bool has_section(const struct html_input *in, const char *section)
 
 enum status html_page(const struct html_input *in, struct str *out)
 {
-    str_add(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
-                 "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
-                 "<meta name=\"color-scheme\" content=\"light dark\">\n<title>");
+    str_add(out,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+        "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
+        "<meta name=\"color-scheme\" content=\"light dark\">\n<title>");
     xml_escape(in->title, out);
     str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", reports_page_css);
     xml_escape(in->title, out);
@@ -288,7 +307,8 @@ enum status html_page(const struct html_input *in, struct str *out)
     struct str why = {0}; /* a run that only timed has none */
     enum status st;
     TRY_GOTO(st, done, add_causes(in, &why));
-    str_add(out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a>");
+    str_add(
+        out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a>");
     if (why.len) str_add(out, "<a href=\"#why\">Why</a>");
     if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
     str_add(out, "<a href=\"#provenance\">Provenance</a></nav>\n<main>\n");

@@ -1,5 +1,5 @@
-/* One self-contained page: verdict, what changed, why, provenance. No network, works from a file, on a phone
- * and in dark mode. */
+/* One self-contained page: verdict, what changed, why, provenance. No network, works from a file,
+ * on a phone and in dark mode. */
 #ifndef SG_REPORTS_HTML_H
 #define SG_REPORTS_HTML_H
 
@@ -18,8 +18,10 @@ struct html_input {
     const struct run_view *const *views; /* the first is the subject; at least one */
     size_t n_views;
     const struct comparison *comparison; /* NULL without */
-    const struct run_list *runs;         /* all that belong together, for the tables of runs; NULL without */
-    const struct run_list *same_data;    /* runs on the subject's tokens, for what they tell of causes; NULL without */
+    /* all that belong together, for the tables of runs; NULL without */
+    const struct run_list *runs;
+    /* runs on the subject's tokens, for what they tell of causes; NULL without */
+    const struct run_list *same_data;
     const struct gate_check *checks;
     size_t n_checks;
     const struct html_picture *pictures;

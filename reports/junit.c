@@ -21,7 +21,8 @@ void xml_escape(const char *text, struct str *out)
         case '\'': str_add(out, "&#39;"); break;
         default:
             if (cp == UINT32_MAX) str_add(out, "\xef\xbf\xbd"); /* U+FFFD for what is no text */
-            else if (n > 1 || (unsigned char)*p >= 0x20 || *p == '\n' || *p == '\t') str_add_bytes(out, p, n);
+            else if (n > 1 || (unsigned char)*p >= 0x20 || *p == '\n' || *p == '\t')
+                str_add_bytes(out, p, n);
         }
         p += n;
     }
@@ -65,8 +66,8 @@ static size_t count(const struct gate_check *checks, size_t n, enum check_outcom
     return k;
 }
 
-void junit_xml(const struct gate_check *checks, size_t n, const char *suite, const char *warning, double wall_s,
-               const char *utc, struct str *out)
+void junit_xml(const struct gate_check *checks, size_t n, const char *suite, const char *warning,
+    double wall_s, const char *utc, struct str *out)
 {
     size_t failures = count(checks, n, CHECK_FAIL) + count(checks, n, CHECK_AMBIGUOUS);
     size_t errors = count(checks, n, CHECK_INVALID), skipped = count(checks, n, CHECK_SKIPPED);
@@ -77,9 +78,9 @@ void junit_xml(const struct gate_check *checks, size_t n, const char *suite, con
     add_attribute(out, "name", suite);
     add_attribute(out, "timestamp", moment);
     str_addf(out,
-             " hostname=\"localhost\" tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"%zu\" "
-             "time=\"%.3f\">\n",
-             n, failures, errors, skipped, wall_s);
+        " hostname=\"localhost\" tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"%zu\" "
+        "time=\"%.3f\">\n",
+        n, failures, errors, skipped, wall_s);
     if (warning) {
         str_add(out, "    <properties>\n      <property name=\"warning\"");
         add_attribute(out, "value", warning);
@@ -94,7 +95,10 @@ void junit_xml(const struct gate_check *checks, size_t n, const char *suite, con
         add_measured(c, &measured);
         str_add(out, "    <testcase");
         add_attribute(out, "name", c->name);
-        add_attribute(out, "classname", c->identity ? c->identity : c->subject ? c->subject : suite);
+        add_attribute(out, "classname",
+            c->identity      ? c->identity
+                : c->subject ? c->subject
+                             : suite);
         str_add(out, " time=\"0.000\"");
         const char *tag = tags[c->outcome];
         if (!tag) {
@@ -151,12 +155,14 @@ static const struct gate_check **by_severity(const struct gate_check *checks, si
 static void add_command_text(const char *text, bool property, struct str *out)
 {
     for (const char *p = text; *p; p++) {
-        if (strchr("%\r\n", *p) || (property && strchr(":,", *p))) str_addf(out, "%%%02X", (unsigned char)*p);
+        if (strchr("%\r\n", *p) || (property && strchr(":,", *p)))
+            str_addf(out, "%%%02X", (unsigned char)*p);
         else str_add_char(out, *p);
     }
 }
 
-void github_annotations(const struct gate_check *checks, size_t n, const char *warning, struct str *out)
+void github_annotations(
+    const struct gate_check *checks, size_t n, const char *warning, struct str *out)
 {
     const struct gate_check **order = by_severity(checks, n);
     size_t shown = 0;
@@ -205,8 +211,9 @@ void github_summary(const struct gate_check *checks, size_t n, const char *title
     str_add(out, "### ");
     add_table_text(title, out);
     str_addf(out, "\n\n%zu passed, %zu failed, %zu ambiguous, %zu invalid, %zu skipped\n\n",
-             count(checks, n, CHECK_PASS), count(checks, n, CHECK_FAIL), count(checks, n, CHECK_AMBIGUOUS),
-             count(checks, n, CHECK_INVALID), count(checks, n, CHECK_SKIPPED));
+        count(checks, n, CHECK_PASS), count(checks, n, CHECK_FAIL),
+        count(checks, n, CHECK_AMBIGUOUS), count(checks, n, CHECK_INVALID),
+        count(checks, n, CHECK_SKIPPED));
     str_add(out, "| | check | measured | subject | message |\n| --- | --- | --- | --- | --- |\n");
     const struct gate_check **order = by_severity(checks, n);
     for (size_t i = 0; i < n; i++) {

@@ -16,10 +16,14 @@ struct tasks {
 
 static bool same_data(const struct run_record *a, const struct dataset_record *d)
 {
-    return a->dataset.fingerprint && d->fingerprint && !strcmp(a->dataset.fingerprint, d->fingerprint);
+    return a->dataset.fingerprint && d->fingerprint &&
+        !strcmp(a->dataset.fingerprint, d->fingerprint);
 }
 
-static bool same_suite(const struct run_record *r, const char *suite) { return text_same(r->dataset.suite, suite); }
+static bool same_suite(const struct run_record *r, const char *suite)
+{
+    return text_same(r->dataset.suite, suite);
+}
 
 static struct tasks find_tasks(const struct run_list *runs)
 {
@@ -37,33 +41,43 @@ static void add_columns(struct table *t, const struct tasks *tasks)
 {
     table_add_column(t, (struct table_column){.name = "attention"});
     table_add_column(t, (struct table_column){.name = "verdict"});
-    table_add_column(t, (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"ppl / dense", NULL, NUMBER_FIXED, 3, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"agreement", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"ppl / dense", NULL, NUMBER_FIXED, 3, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"agreement", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
     for (size_t i = 0; i < tasks->n; i++) {
         char *name = str_format("%s right", tasks->suites[i]);
-        table_add_column(t, (struct table_column){name, NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+        table_add_column(
+            t, (struct table_column){name, NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
         free(name);
     }
     table_add_column(t, (struct table_column){.name = "runs"});
 }
 
-/* The done run of this configuration on a suite, of the length of `like` if there is one; NULL when there is none. */
-static const struct run_record *find_run(const struct run_list *runs, const struct run_record *like, const char *suite)
+/* The done run of this configuration on a suite, of the length of `like` if there is one; NULL when
+ * there is none. */
+static const struct run_record *find_run(
+    const struct run_list *runs, const struct run_record *like, const char *suite)
 {
     const struct run_record *found = NULL;
     for (size_t i = 0; i < runs->n; i++) {
         const struct run_record *r = &runs->rows[i];
-        if (r->status != RUN_DONE || !same_suite(r, suite) || !run_same_configuration(r, like)) continue;
-        if (!found || (r->max_length == like->max_length && found->max_length != like->max_length)) found = r;
+        if (r->status != RUN_DONE || !same_suite(r, suite) || !run_same_configuration(r, like))
+            continue;
+        if (!found || (r->max_length == like->max_length && found->max_length != like->max_length))
+            found = r;
     }
     return found;
 }
 
-static void add_dense(struct table *t, const struct run_list *runs, const struct dataset_record *data,
-                      const struct tasks *tasks)
+static void add_dense(struct table *t, const struct run_list *runs,
+    const struct dataset_record *data, const struct tasks *tasks)
 {
     table_text(t, "dense");
     table_missing(t);
@@ -75,7 +89,8 @@ static void add_dense(struct table *t, const struct run_list *runs, const struct
     for (size_t k = 0; k < tasks->n; k++) {
         double score = NAN;
         for (size_t i = 0; i < runs->n; i++)
-            if (same_suite(&runs->rows[i], tasks->suites[k]) && !isnan(runs->rows[i].headline.score_dense) &&
+            if (same_suite(&runs->rows[i], tasks->suites[k]) &&
+                !isnan(runs->rows[i].headline.score_dense) &&
                 (!same_suite(&runs->rows[i], data->suite) || same_data(&runs->rows[i], data)))
                 score = runs->rows[i].headline.score_dense;
         table_real(t, score);
@@ -83,16 +98,19 @@ static void add_dense(struct table *t, const struct run_list *runs, const struct
     table_missing(t);
 }
 
-/* What tells this configuration from others of the same short name, and its data from those of the page. */
-static void add_distinctions(const struct run_list *runs, const struct run_record *like, const struct run_record *subject,
-                             struct str *name)
+/* What tells this configuration from others of the same short name, and its data from those of the
+ * page. */
+static void add_distinctions(const struct run_list *runs, const struct run_record *like,
+    const struct run_record *subject, struct str *name)
 {
     struct str short_name = {0};
     str_add(&short_name, str_get(name));
     for (size_t k = 0; k < run_columns.n; k++) {
         const struct column *c = &run_columns.at[k];
         bool differs = false;
-        if (!(c->use & COLUMN_SETTING) || c->use & COLUMN_DATA || !strcmp(c->name, "max_length")) continue; /* told below */
+        /* told below */
+        if (!(c->use & COLUMN_SETTING) || c->use & COLUMN_DATA || !strcmp(c->name, "max_length"))
+            continue;
         for (size_t i = 0; i < runs->n && !differs; i++) {
             const struct run_record *r = &runs->rows[i];
             struct str other = {0};
@@ -111,22 +129,25 @@ static void add_distinctions(const struct run_list *runs, const struct run_recor
     if (same_data(like, &subject->dataset)) return;
     if (!same_suite(like, subject->dataset.suite)) str_addf(name, ", on %s", like->dataset.name);
     if (like->max_length != subject->max_length) str_addf(name, ", %d tokens", like->max_length);
-    else if (same_suite(like, subject->dataset.suite)) str_addf(name, ", on %s, other texts", like->dataset.name);
+    else if (same_suite(like, subject->dataset.suite))
+        str_addf(name, ", on %s, other texts", like->dataset.name);
 }
 
-static void add_configuration(struct table *t, const struct run_list *runs, const struct run_record *like,
-                              const struct run_record *subject, const struct tasks *tasks)
+static void add_configuration(struct table *t, const struct run_list *runs,
+    const struct run_record *like, const struct run_record *subject, const struct tasks *tasks)
 {
     struct str name = {0}, ids = {0};
     run_short_name(like, &name);
     add_distinctions(runs, like, subject, &name);
-    if (run_same_configuration(like, subject) && same_data(like, &subject->dataset)) str_add(&name, " *");
+    if (run_same_configuration(like, subject) && same_data(like, &subject->dataset))
+        str_add(&name, " *");
     table_text(t, str_get(&name));
     const struct headline *h = &like->headline;
-    struct verdict v =
-        verdict_of(isnan(h->logits_cosine) ? h->cosine_mean : h->logits_cosine, h->token_accuracy, h->sparsity);
+    struct verdict v = verdict_of(isnan(h->logits_cosine) ? h->cosine_mean : h->logits_cosine,
+        h->token_accuracy, h->sparsity);
     table_text(t, v.band);
-    const double values[] = {h->sparsity, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy};
+    const double values[] = {
+        h->sparsity, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy};
     for (int i = 0; i < 5; i++) table_real(t, values[i]);
     str_addf(&ids, "%lld", (long long)like->id);
     for (size_t k = 0; k < tasks->n; k++) {
@@ -140,8 +161,8 @@ static void add_configuration(struct table *t, const struct run_list *runs, cons
     str_clear(&ids);
 }
 
-/* A row for each configuration on each data set of the page's suite; other suites give it columns, or rows where the
- * page's suite was not run. */
+/* A row for each configuration on each data set of the page's suite; other suites give it columns,
+ * or rows where the page's suite was not run. */
 static bool has_row(const struct run_list *runs, size_t at, const struct run_record *subject)
 {
     const struct run_record *r = &runs->rows[at];
@@ -151,7 +172,8 @@ static bool has_row(const struct run_list *runs, size_t at, const struct run_rec
     for (size_t k = 0; k < at; k++) {
         const struct run_record *other = &runs->rows[k];
         if (other->status != RUN_DONE || !run_same_configuration(other, r)) continue;
-        if (main ? same_data(other, &r->dataset) : !same_suite(other, subject->dataset.suite)) return false;
+        if (main ? same_data(other, &r->dataset) : !same_suite(other, subject->dataset.suite))
+            return false;
     }
     return true;
 }
@@ -164,6 +186,8 @@ struct table *methods_table(const struct run_list *runs, const struct run_record
     add_dense(t, runs, &subject->dataset, &tasks);
     for (size_t i = 0; i < runs->n; i++)
         if (has_row(runs, i, subject)) add_configuration(t, runs, &runs->rows[i], subject, &tasks);
-    table_note(t, "* the run this page is about; quality is measured on its data unless a row says otherwise");
+    table_note(t,
+        "* the run this page is about; quality is measured on its data unless a row says "
+        "otherwise");
     return t;
 }

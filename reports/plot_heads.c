@@ -12,7 +12,8 @@ struct grid {
 
 static struct grid grid_make(int n_layers, int n_heads)
 {
-    struct grid g = {n_layers, n_heads, xmalloc(((size_t)n_layers * (size_t)n_heads + 1) * sizeof *g.values)};
+    struct grid g = {
+        n_layers, n_heads, xmalloc(((size_t)n_layers * (size_t)n_heads + 1) * sizeof *g.values)};
     for (int i = 0; i < n_layers * n_heads; i++) g.values[i] = NAN;
     return g;
 }
@@ -31,8 +32,8 @@ static size_t grid_fill(struct grid *g, const struct run_view *v, enum heat heat
             const struct ledger_record *r = &v->ledger.rows[i];
             if (r->tiles_possible && r->pv_possible)
                 grid_set(g, r->layer, r->head,
-                         100 - 50 * (double)r->tiles_computed / (double)r->tiles_possible -
-                             50 * (double)r->pv_computed / (double)r->pv_possible);
+                    100 - 50 * (double)r->tiles_computed / (double)r->tiles_possible -
+                        50 * (double)r->pv_computed / (double)r->pv_possible);
         }
     if ((heat == HEAT_L1_TUNE || heat == HEAT_L1_HELD_OUT) && v->tuned.n)
         for (size_t i = 0; i < v->tuned.rows[0].n_heads; i++) {
@@ -46,7 +47,9 @@ static size_t grid_fill(struct grid *g, const struct run_view *v, enum heat heat
             if (e->head < 0 || e->sample >= 0) continue;
             bool dense = e->isolated_l1 == 0; /* the head left nothing out */
             grid_set(g, e->layer, e->head,
-                     heat == HEAT_L1_PROPAGATED ? e->propagated_l1 : dense ? NAN : e->isolated_l1);
+                heat == HEAT_L1_PROPAGATED ? e->propagated_l1
+                    : dense                ? NAN
+                                           : e->isolated_l1);
         }
     size_t n = 0;
     for (int i = 0; i < g->n_layers * g->n_heads; i++) n += !isnan(g->values[i]);
@@ -57,26 +60,30 @@ static const struct {
     const char *label, *nothing, *sql;
 } heats[] = {
     [HEAT_SPARSITY] = {"sparsity, %", "the run has no per-head counts",
-                       "SELECT layer, head, 100 * sparsity FROM v_ledger WHERE run = %lld ORDER BY 1, 2;"},
-    [HEAT_L1_TUNE] = {"L1 on the tuning samples", "the run used no tuned thresholds, or no head is sparse",
-                      "SELECT layer, head, l1_tune FROM tuned_head WHERE is_sparse AND hash = (SELECT "
-                      "tuned_hash FROM run "
-                      "WHERE id = %lld) ORDER BY 1, 2;"},
-    [HEAT_L1_HELD_OUT] = {"L1 on held-out samples", "the run used no tuned thresholds, or no head is sparse",
-                          "SELECT layer, head, l1_held_out FROM tuned_head WHERE is_sparse AND hash = "
-                          "(SELECT tuned_hash "
-                          "FROM run WHERE id = %lld) ORDER BY 1, 2;"},
-    [HEAT_L1_ISOLATED] =
-        {"L1 of the output, dense inputs", "the run has no errors by head; eval --attribution measures them",
-         "SELECT layer, head, isolated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND isolated_l1 > 0 "
-         "AND run = %lld ORDER BY 1, 2;"},
+        "SELECT layer, head, 100 * sparsity FROM v_ledger WHERE run = %lld ORDER BY 1, 2;"},
+    [HEAT_L1_TUNE] = {"L1 on the tuning samples",
+        "the run used no tuned thresholds, or no head is sparse",
+        "SELECT layer, head, l1_tune FROM tuned_head WHERE is_sparse AND hash = (SELECT "
+        "tuned_hash FROM run "
+        "WHERE id = %lld) ORDER BY 1, 2;"},
+    [HEAT_L1_HELD_OUT] = {"L1 on held-out samples",
+        "the run used no tuned thresholds, or no head is sparse",
+        "SELECT layer, head, l1_held_out FROM tuned_head WHERE is_sparse AND hash = "
+        "(SELECT tuned_hash "
+        "FROM run WHERE id = %lld) ORDER BY 1, 2;"},
+    [HEAT_L1_ISOLATED] = {"L1 of the output, dense inputs",
+        "the run has no errors by head; eval --attribution measures them",
+        "SELECT layer, head, isolated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND "
+        "isolated_l1 > 0 "
+        "AND run = %lld ORDER BY 1, 2;"},
     [HEAT_L1_PROPAGATED] = {"L1 of the output in the sparse run",
-                            "the run has no errors by head; eval --attribution measures them",
-                            "SELECT layer, head, propagated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND "
-                            "run = %lld ORDER BY 1, 2;"},
+        "the run has no errors by head; eval --attribution measures them",
+        "SELECT layer, head, propagated_l1 FROM layer_error WHERE sample = -1 AND head >= 0 AND "
+        "run = %lld ORDER BY 1, 2;"},
 };
 
-enum status plot_heads(const struct plot_out *o, const char *name, const struct run_view *v, enum heat heat)
+enum status plot_heads(
+    const struct plot_out *o, const char *name, const struct run_view *v, enum heat heat)
 {
     struct grid g = grid_make(v->run->model.n_layers, v->run->model.n_heads);
     size_t n = grid_fill(&g, v, heat);
@@ -101,26 +108,29 @@ enum status plot_heads(const struct plot_out *o, const char *name, const struct 
     double top = percent ? 100 : highest > 0 ? highest : 1;
     str_add(&p.body, plot_heat_palette);
     str_addf(&p.body,
-             "set cbrange [0:%.6g]\nunset grid\nunset key\nset xlabel 'head'\nset ylabel 'layer'\nset "
-             "cblabel ",
-             top);
+        "set cbrange [0:%.6g]\nunset grid\nunset key\nset xlabel 'head'\nset ylabel 'layer'\nset "
+        "cblabel ",
+        top);
     plot_quote(heats[heat].label, &p.body);
     /* what has no value shows the grey behind it */
     str_addf(&p.body,
-             "\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\nset xtics scale 0 %d\nset ytics scale 0 %d\n"
-             "set object 1 rectangle from graph 0,0 to graph 1,1 behind fc '#d4d4d4' fs solid noborder\n"
-             "set style fill solid 1 noborder\n",
-             g.n_heads - .5, g.n_layers - .5, g.n_heads > 16 ? 4 : 1, g.n_layers > 24 ? 4 : 1);
+        "\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\nset xtics scale 0 %d\nset ytics scale 0 "
+        "%d\n"
+        "set object 1 rectangle from graph 0,0 to graph 1,1 behind fc '#d4d4d4' fs solid noborder\n"
+        "set style fill solid 1 noborder\n",
+        g.n_heads - .5, g.n_layers - .5, g.n_heads > 16 ? 4 : 1, g.n_layers > 24 ? 4 : 1);
     bool numbers = g.n_heads <= 16 && g.n_layers <= 32;
     str_add(&p.body, "plot $grid using 1:2:(0.5):(0.5):3 with boxxyerror fc palette");
     if (numbers) { /* white on the dark half of the palette, black on the light one */
         const char *format = percent ? "%.0f" : top < .1 ? "%.3f" : "%.2f";
         str_addf(&p.body,
-                 ", $grid using 1:2:($3 < %.6g ? sprintf('%s',$3) : '') with labels tc '#ffffff' font ',11'",
-                 .6 * top, format);
+            ", $grid using 1:2:($3 < %.6g ? sprintf('%s',$3) : '') with labels tc '#ffffff' font "
+            "',11'",
+            .6 * top, format);
         str_addf(&p.body,
-                 ", $grid using 1:2:($3 >= %.6g ? sprintf('%s',$3) : '') with labels tc '#000000' font ',11'",
-                 .6 * top, format);
+            ", $grid using 1:2:($3 >= %.6g ? sprintf('%s',$3) : '') with labels tc '#000000' font "
+            "',11'",
+            .6 * top, format);
     }
     if (n < (size_t)(g.n_layers * g.n_heads)) str_add(&p.body, "\n# grey: dense, or not measured");
     str_add(&p.body, "\n");
@@ -147,29 +157,32 @@ enum status plot_layers(const struct plot_out *o, const char *name, const struct
     str_add(&p.data, "EOD\n");
     if (!n) {
         plot_script_clear(&p);
-        return fail(ERR_ARG, "%s: the run has no errors by layer; eval --attribution measures them", name);
+        return fail(
+            ERR_ARG, "%s: the run has no errors by layer; eval --attribution measures them", name);
     }
-    str_addf(
-        &p.body,
-        "set xlabel 'layer'\nset ylabel 'L1 error of the attention output'\nset yrange [0:*]\nset xrange [-0.6:%.1f]\n"
+    str_addf(&p.body,
+        "set xlabel 'layer'\nset ylabel 'L1 error of the attention output'\nset yrange [0:*]\nset "
+        "xrange [-0.6:%.1f]\n"
         "set xtics 1\nset boxwidth 0.7\n",
         v->run->model.n_layers - .4);
     if (v->run->model.n_layers > 20) str_add(&p.body, "set xtics 4\n");
     str_addf(&p.body,
-             "plot $layers using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'isolated: "
-             "this layer alone sparse', $layers using 1:3 with linespoints pt 5 ps 1.1 lw 2 lc '%s' title "
-             "'propagated: in the sparse run'\n",
-             plot_color(0), plot_color(0), plot_color(1));
+        "plot $layers using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'isolated: "
+        "this layer alone sparse', $layers using 1:3 with linespoints pt 5 ps 1.1 lw 2 lc '%s' "
+        "title "
+        "'propagated: in the sparse run'\n",
+        plot_color(0), plot_color(0), plot_color(1));
     str_addf(&p.sql,
-             "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE sample = -1 AND head = -1 AND run = %lld "
-             "ORDER "
-             "BY 1;",
-             (long long)v->run->id);
+        "SELECT layer, isolated_l1, propagated_l1 FROM layer_error WHERE sample = -1 AND head = -1 "
+        "AND run = %lld "
+        "ORDER "
+        "BY 1;",
+        (long long)v->run->id);
     return plot_script_run(&p);
 }
 
 enum status plot_curves(const struct plot_out *o, const char *name, const char *title,
-                        const struct error_curve *curves, size_t n, double bound)
+    const struct error_curve *curves, size_t n, double bound)
 {
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 520);
@@ -188,20 +201,24 @@ enum status plot_curves(const struct plot_out *o, const char *name, const char *
     str_add(&p.body, plot_heat_palette);
     str_add(&p.body, "set title ");
     plot_quote(title, &p.body);
-    str_add(&p.body, "\nset xlabel 'tiles left out, %'\nset ylabel 'error of the head'\nset cblabel 'theta'\nset "
-                     "cbrange [-1:1]\n"
-                     "set key at graph 0.02, graph 0.97 left top\n");
+    str_add(&p.body,
+        "\nset xlabel 'tiles left out, %'\nset ylabel 'error of the head'\nset cblabel "
+        "'theta'\nset "
+        "cbrange [-1:1]\n"
+        "set key at graph 0.02, graph 0.97 left top\n");
     /* near the bound is where the choice is made */
     if (bound > 0) str_addf(&p.body, "set yrange [0:%.6g]\nplot ", 4 * bound);
     else str_add(&p.body, "set yrange [0:*]\nplot ");
     for (size_t i = 0; i < n; i++)
-        str_addf(&p.body, "%s$theta%zu using 1:2:(%.6g) with lines lw 1.8 lc palette notitle", i ? ", " : "",
-                 i, curves[i].theta);
+        str_addf(&p.body, "%s$theta%zu using 1:2:(%.6g) with lines lw 1.8 lc palette notitle",
+            i ? ", " : "", i, curves[i].theta);
     if (!isnan(bound))
-        str_addf(&p.body, ", %.6g with lines dt 2 lw 2 lc '#d55e00' title 'bound %.3g'", bound, bound);
+        str_addf(
+            &p.body, ", %.6g with lines dt 2 lw 2 lc '#d55e00' title 'bound %.3g'", bound, bound);
     str_add(&p.body, "\n");
-    str_add(&p.sql, "SELECT model_fingerprint, kind, layer, head, sample, length(data) FROM curve; -- blobs; "
-                    "see the kind");
+    str_add(&p.sql,
+        "SELECT model_fingerprint, kind, layer, head, sample, length(data) FROM curve; -- blobs; "
+        "see the kind");
     return plot_script_run(&p);
 }
 
@@ -211,11 +228,13 @@ static bool mask_bit(const struct mask_record *m, int i, int j)
     return i < m->n_q && (m->bits[bit / 8] >> bit % 8 & 1);
 }
 
-/* Computed tiles as few boxes, so that a picture stays small: a run within a row grows down as long as the
- * next rows have the very same run. top[j]: the row where the run that begins at j began, -1 without. */
+/* Computed tiles as few boxes, so that a picture stays small: a run within a row grows down as long
+ * as the next rows have the very same run. top[j]: the row where the run that begins at j began, -1
+ * without. */
 static void add_mask(const struct mask_record *m, size_t index, struct str *out)
 {
-    int *top = xmalloc(((size_t)m->n_k + 1) * sizeof *top), *end = xmalloc(((size_t)m->n_k + 1) * sizeof *end);
+    int *top = xmalloc(((size_t)m->n_k + 1) * sizeof *top),
+        *end = xmalloc(((size_t)m->n_k + 1) * sizeof *end);
     for (int j = 0; j < m->n_k; j++) top[j] = -1;
     str_addf(out, "$mask%zu << EOD\n", index);
     for (int i = 0; i <= m->n_q; i++) /* the row behind the last is empty and ends every run */
@@ -237,19 +256,22 @@ static void add_mask(const struct mask_record *m, size_t index, struct str *out)
     free(end);
 }
 
-/* Masks of long texts would make too many boxes; their tiles are as small as pixels, so they become an image.
+/* Masks of long texts would make too many boxes; their tiles are as small as pixels, so they become
+ * an image.
  */
 static bool as_image(const struct mask_record *m) { return m->n_q * m->n_k > 2048; }
 
-static void add_mask_image(const struct mask_record *m, const struct run_record *run, size_t index, struct str *out)
+static void add_mask_image(
+    const struct mask_record *m, const struct run_record *run, size_t index, struct str *out)
 {
     str_addf(out, "$mask%zu << EOD\n", index);
     for (int i = 0; i < m->n_q; i++)
         for (int j = 0; j < m->n_k; j++)
-            str_addf(out, "%s%c", mask_bit(m, i, j)                              ? "1"
-                                  : j * run->block_k > (i + 1) * run->block_q - 1 ? "0.5"
-                                                                                  : "0",
-                     j + 1 < m->n_k ? ' ' : '\n');
+            str_addf(out, "%s%c",
+                mask_bit(m, i, j)                                   ? "1"
+                    : j * run->block_k > (i + 1) * run->block_q - 1 ? "0.5"
+                                                                    : "0",
+                j + 1 < m->n_k ? ' ' : '\n');
     str_add(out, "EOD\n");
 }
 
@@ -262,12 +284,13 @@ enum status plot_masks(const struct plot_out *o, const char *name, const struct 
     struct plot_script p;
     plot_script_init(&p, o, name, (int)(columns * 260), (int)(rows * 270));
     str_addf(&p.body,
-             "set multiplot layout %zu,%zu\nunset key\nunset grid\nunset colorbox\nset border 15 lw 1 lc "
-             "'#404040'\n"
-             "set xtics scale 0 format ''\nset ytics scale 0 format ''\nset tmargin 2\nset bmargin 1.5\n"
-             "set xlabel 'keys' offset 0,0.8\nset ylabel 'queries' offset 1.5,0\n"
-             "set palette defined (0 '#ffffff', 0.5 '#e2e2e2', 1 '#0072b2')\nset cbrange [0:1]\n",
-             rows, columns);
+        "set multiplot layout %zu,%zu\nunset key\nunset grid\nunset colorbox\nset border 15 lw 1 "
+        "lc "
+        "'#404040'\n"
+        "set xtics scale 0 format ''\nset ytics scale 0 format ''\nset tmargin 2\nset bmargin 1.5\n"
+        "set xlabel 'keys' offset 0,0.8\nset ylabel 'queries' offset 1.5,0\n"
+        "set palette defined (0 '#ffffff', 0.5 '#e2e2e2', 1 '#0072b2')\nset cbrange [0:1]\n",
+        rows, columns);
     for (size_t i = 0; i < n; i++) {
         const struct mask_record *m = &v->masks.rows[i * v->masks.n / n];
         bool image = as_image(m);
@@ -275,19 +298,21 @@ enum status plot_masks(const struct plot_out *o, const char *name, const struct 
         else add_mask(m, i, &p.data);
         if (!image) /* the future, which nobody computes */
             str_addf(&p.body,
-                     "set object 1 polygon from 0,0 to %d,0 to %d,%d to 0,0 behind fc '#e2e2e2' fs solid noborder\n",
-                     m->n_k, m->n_k, m->n_q);
+                "set object 1 polygon from 0,0 to %d,0 to %d,%d to 0,0 behind fc '#e2e2e2' fs "
+                "solid noborder\n",
+                m->n_k, m->n_k, m->n_q);
         double edge = image ? .5 : 0; /* pixels are drawn around whole numbers */
         str_addf(&p.body,
-                 "set title 'layer %d, head %d, sample %d' offset 0,-0.6\nset xrange [%.1f:%.1f]\n"
-                 "set yrange [%.1f:%.1f]\nplot $mask%zu %s\n",
-                 m->layer, m->head, m->sample, -edge, m->n_k - edge, m->n_q - edge, -edge, i,
-                 image ? "matrix with image"
-                       : "using (0.5*($1+$2)):(0.5*($3+$4)):(0.5*($2-$1)):(0.5*($4-$3)) with boxxyerror "
-                         "fs solid 1 noborder fc '#0072b2'");
+            "set title 'layer %d, head %d, sample %d' offset 0,-0.6\nset xrange [%.1f:%.1f]\n"
+            "set yrange [%.1f:%.1f]\nplot $mask%zu %s\n",
+            m->layer, m->head, m->sample, -edge, m->n_k - edge, m->n_q - edge, -edge, i,
+            image ? "matrix with image"
+                  : "using (0.5*($1+$2)):(0.5*($3+$4)):(0.5*($2-$1)):(0.5*($4-$3)) with boxxyerror "
+                    "fs solid 1 noborder fc '#0072b2'");
     }
     str_add(&p.body, "unset multiplot\n");
-    str_addf(&p.sql, "SELECT layer, head, sample, n_q, n_k, hex(bits) FROM block_mask WHERE run = %lld;",
-             (long long)v->run->id);
+    str_addf(&p.sql,
+        "SELECT layer, head, sample, n_q, n_k, hex(bits) FROM block_mask WHERE run = %lld;",
+        (long long)v->run->id);
     return plot_script_run(&p);
 }

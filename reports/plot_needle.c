@@ -28,7 +28,8 @@ static struct axes axes_make(const struct run_view *const *views, size_t n)
 {
     size_t total = 0;
     for (size_t i = 0; i < n; i++) total += views[i]->items.n;
-    struct axes a = {xmalloc((total + 1) * sizeof *a.depths), xmalloc((total + 1) * sizeof *a.lengths), 0, 0};
+    struct axes a = {
+        xmalloc((total + 1) * sizeof *a.depths), xmalloc((total + 1) * sizeof *a.lengths), 0, 0};
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < views[i]->items.n; k++) {
             const struct item_record *r = &views[i]->items.rows[k];
@@ -49,8 +50,8 @@ static struct axes axes_make(const struct run_view *const *views, size_t n)
 }
 
 /* One panel's data: column, row, share right in percent. */
-static void add_panel(struct str *out, size_t index, const struct axes *a, const struct run_view *v,
-                      bool dense)
+static void add_panel(
+    struct str *out, size_t index, const struct axes *a, const struct run_view *v, bool dense)
 {
     str_addf(out, "$panel%zu << EOD\n", index);
     for (size_t d = 0; d < a->n_depths; d++)
@@ -73,18 +74,19 @@ static void add_plot(struct str *out, size_t index, const char *title, bool left
     plot_quote(title, out);
     str_addf(out, "\nset ylabel %s\n", leftmost ? "'depth of the needle'" : "''");
     str_addf(out,
-             "plot $panel%zu using 1:2:(0.5):(0.5):3 with boxxyerror fc palette, "
-             "$panel%zu using 1:2:($3 < 60 ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff' font ',12', "
-             "$panel%zu using 1:2:($3 >= 60 ? sprintf('%%.0f',$3) : '') with labels tc '#000000' font "
-             "',12'\n",
-             index, index, index);
+        "plot $panel%zu using 1:2:(0.5):(0.5):3 with boxxyerror fc palette, "
+        "$panel%zu using 1:2:($3 < 60 ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff' font "
+        "',12', "
+        "$panel%zu using 1:2:($3 >= 60 ? sprintf('%%.0f',$3) : '') with labels tc '#000000' font "
+        "',12'\n",
+        index, index, index);
 }
 
 static void add_axes(struct str *b, const struct axes *a)
 {
-    str_addf(
-        b,
-        "set cbrange [0:100]\nunset key\nunset grid\nset style fill solid 1 border lc '#ffffff'\nunset colorbox\n"
+    str_addf(b,
+        "set cbrange [0:100]\nunset key\nunset grid\nset style fill solid 1 border lc "
+        "'#ffffff'\nunset colorbox\n"
         "set xlabel 'context, tokens'\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\n",
         (double)a->n_lengths - .5, (double)a->n_depths - .5);
     str_add(b, "set xtics scale 0 (");
@@ -101,24 +103,28 @@ enum { MOST_STEPS = 16, COLUMNS = 3 };
 static enum status check_grid(const struct axes *a, const char *name)
 {
     if (a->n_depths == 0)
-        return fail(ERR_ARG, "%s: no run has answers by depth and length; evaluate with --suite needle", name);
+        return fail(ERR_ARG,
+            "%s: no run has answers by depth and length; evaluate with --suite needle", name);
     if (a->n_depths > MOST_STEPS || a->n_lengths > MOST_STEPS)
-        return fail(ERR_ARG, "%s: answers stand at %zu depths and %zu lengths, a grid has at most %d; evaluate with "
-                             "--suite needle", name, a->n_depths, a->n_lengths, MOST_STEPS);
+        return fail(ERR_ARG,
+            "%s: answers stand at %zu depths and %zu lengths, a grid has at most %d; evaluate with "
+            "--suite needle",
+            name, a->n_depths, a->n_lengths, MOST_STEPS);
     return OK;
 }
 
-enum status plot_needle(const struct plot_out *o, const char *name, const struct run_view *const *views,
-                        size_t n)
+enum status plot_needle(
+    const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
 {
     if (n > PLOT_NEEDLE_RUNS) n = PLOT_NEEDLE_RUNS;
     struct axes a = axes_make(views, n);
     enum status st = check_grid(&a, name);
     if (st == OK) {
-        size_t panels = n + 1, columns = panels < COLUMNS ? panels : COLUMNS, rows = (panels + columns - 1) / columns;
+        size_t panels = n + 1, columns = panels < COLUMNS ? panels : COLUMNS,
+               rows = (panels + columns - 1) / columns;
         struct plot_script p;
         plot_script_init(&p, o, name, (int)(300 * columns) + 40,
-                         (int)rows * (110 + 34 * (int)(a.n_depths > 4 ? a.n_depths : 4)) + 40);
+            (int)rows * (110 + 34 * (int)(a.n_depths > 4 ? a.n_depths : 4)) + 40);
         struct str *b = &p.body;
         str_add(b, plot_heat_palette);
         add_axes(b, &a);
@@ -133,8 +139,9 @@ enum status plot_needle(const struct plot_out *o, const char *name, const struct
             str_clear(&title);
         }
         str_add(b, "unset multiplot\n");
-        str_add(&p.sql, "SELECT run, depth, length, avg(dense_right), avg(sparse_right), count(*) FROM item "
-                        "WHERE run IN (");
+        str_add(&p.sql,
+            "SELECT run, depth, length, avg(dense_right), avg(sparse_right), count(*) FROM item "
+            "WHERE run IN (");
         plot_run_ids(views, n, &p.sql);
         str_add(&p.sql, ") GROUP BY 1, 2, 3;");
         st = plot_script_run(&p);
@@ -156,7 +163,8 @@ static int bucket_of(double distance)
 
 static bool has_distance(const struct item_record *r) { return !isnan(r->depth) && r->length >= 0; }
 
-static void count_buckets(const struct run_view *v, bool dense, size_t right[N_BUCKETS], size_t all[N_BUCKETS])
+static void count_buckets(
+    const struct run_view *v, bool dense, size_t right[N_BUCKETS], size_t all[N_BUCKETS])
 {
     memset(right, 0, N_BUCKETS * sizeof *right);
     memset(all, 0, N_BUCKETS * sizeof *all);
@@ -179,8 +187,8 @@ static void add_line(struct str *data, size_t index, const struct run_view *v, b
     str_add(data, "EOD\n");
 }
 
-enum status plot_distance(const struct plot_out *o, const char *name, const struct run_view *const *views,
-                          size_t n)
+enum status plot_distance(
+    const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
 {
     size_t right[N_BUCKETS], all[N_BUCKETS], total = 0;
     int first = N_BUCKETS, last = -1;
@@ -192,34 +200,40 @@ enum status plot_distance(const struct plot_out *o, const char *name, const stru
         last = b;
     }
     if (!total || first == last)
-        return fail(ERR_ARG, "%s: no run has answers at different distances; evaluate with --suite chronicle", name);
+        return fail(ERR_ARG,
+            "%s: no run has answers at different distances; evaluate with --suite chronicle", name);
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 500);
     str_addf(&p.body,
-             "set bmargin 5.5\nset xlabel 'tokens between evidence and question; n: questions' offset 0,-1.2\nset "
-             "ylabel 'answers right, %%'\n"
-             "set xrange [%.1f:%.1f]\nset yrange [*<90:102]\nset xtics scale 0 (",
-             first - .3, last + .3);
+        "set bmargin 5.5\nset xlabel 'tokens between evidence and question; n: questions' offset "
+        "0,-1.2\nset "
+        "ylabel 'answers right, %%'\n"
+        "set xrange [%.1f:%.1f]\nset yrange [*<90:102]\nset xtics scale 0 (",
+        first - .3, last + .3);
     for (int b = first; b <= last; b++) {
         str_addf(&p.body, "%s\"", b > first ? ", " : "");
         if (b == 0) str_add(&p.body, "under 64");
         else str_addf(&p.body, "%.0f–%.0f", 32 * pow(2, b), 64 * pow(2, b) - 1);
         str_addf(&p.body, "\\nn = %zu\" %d", all[b], b);
     }
-    str_add(&p.body, ")\nplot $line0 using 1:2 with linespoints pt 6 ps 1.4 dt 2 lw 2 lc '#000000' title 'dense'");
+    str_add(&p.body,
+        ")\nplot $line0 using 1:2 with linespoints pt 6 ps 1.4 dt 2 lw 2 lc '#000000' title "
+        "'dense'");
     add_line(&p.data, 0, views[0], true);
     for (size_t i = 0; i < n; i++) {
         struct str title = {0};
         run_short_name(views[i]->run, &title);
         add_line(&p.data, i + 1, views[i], false);
-        str_addf(&p.body, ", $line%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' title ", i + 1,
-                 plot_marker(i), plot_color(i));
+        str_addf(&p.body, ", $line%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' title ",
+            i + 1, plot_marker(i), plot_color(i));
         plot_quote(str_get(&title), &p.body);
         str_clear(&title);
     }
     str_add(&p.body, "\n");
-    str_add(&p.sql, "SELECT run, max(0, cast(log2(max(length * (1 - depth), 1) / 32) AS INTEGER)) AS doubling, "
-                    "avg(dense_right), avg(sparse_right), count(*) FROM item WHERE depth IS NOT NULL AND run IN (");
+    str_add(&p.sql,
+        "SELECT run, max(0, cast(log2(max(length * (1 - depth), 1) / 32) AS INTEGER)) AS doubling, "
+        "avg(dense_right), avg(sparse_right), count(*) FROM item WHERE depth IS NOT NULL AND run "
+        "IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") GROUP BY 1, 2;");
     return plot_script_run(&p);

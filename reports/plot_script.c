@@ -17,11 +17,12 @@
 extern char **environ;
 
 const char plot_heat_palette[] = /* stops of viridis (van der Walt and Smith, CC0) */
-    "set palette defined (0 '#440154', 1 '#472d7b', 2 '#3b528b', 3 '#2c728e', 4 '#21918c', 5 '#28ae80', "
+    "set palette defined (0 '#440154', 1 '#472d7b', 2 '#3b528b', 3 '#2c728e', 4 '#21918c', 5 "
+    "'#28ae80', "
     "6 '#5ec962', 7 '#addc30', 8 '#fde725')\n";
 
-void plot_script_init(struct plot_script *p, const struct plot_out *out, const char *name, int width,
-                      int height)
+void plot_script_init(
+    struct plot_script *p, const struct plot_out *out, const char *name, int width, int height)
 {
     *p = (struct plot_script){.out = out, .name = name, .width = width, .height = height};
 }
@@ -61,8 +62,8 @@ void plot_number(double value, struct str *out)
 
 const char *plot_color(size_t i)
 {
-    static const char *const colors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
-                                         "#e69f00", "#56b4e9", "#000000"};
+    static const char *const colors[] = {
+        "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"};
     return colors[i % (sizeof colors / sizeof *colors)];
 }
 
@@ -78,7 +79,8 @@ void plot_run_ids(const struct run_view *const *views, size_t n, struct str *out
 {
     size_t used = 0;
     for (size_t i = 0; i < n; i++)
-        if (!views[i]->from_file) str_addf(out, "%s%lld", used++ ? ", " : "", (long long)views[i]->run->id);
+        if (!views[i]->from_file)
+            str_addf(out, "%s%lld", used++ ? ", " : "", (long long)views[i]->run->id);
     if (!used) str_add(out, "NULL");
 }
 
@@ -108,9 +110,10 @@ enum status plot_available(void)
 {
     char *gnuplot = find_gnuplot();
     if (!gnuplot)
-        return fail(ERR_UNSUPPORTED, "gnuplot: not found in PATH, so no pictures are drawn; install it with "
-                                     "`apt-get install gnuplot-nox` (Debian, Ubuntu), `dnf install gnuplot` "
-                                     "(Fedora) or `brew install gnuplot` (macOS)");
+        return fail(ERR_UNSUPPORTED,
+            "gnuplot: not found in PATH, so no pictures are drawn; install it with "
+            "`apt-get install gnuplot-nox` (Debian, Ubuntu), `dnf install gnuplot` "
+            "(Fedora) or `brew install gnuplot` (macOS)");
     free(gnuplot);
     return OK;
 }
@@ -118,24 +121,26 @@ enum status plot_available(void)
 static void compose(const struct plot_script *p, struct str *out)
 {
     str_addf(out,
-             "# gnuplot script, complete with its data: run `gnuplot %s.gp` in this folder to draw it "
-             "again\n",
-             p->name);
+        "# gnuplot script, complete with its data: run `gnuplot %s.gp` in this folder to draw it "
+        "again\n",
+        p->name);
     str_add(out, "set encoding utf8\n");
     str_add(out, str_get(&p->data));
     const char *kinds = p->out->no_png ? "svg" : "svg png";
-    str_addf(out, "do for [kind in \"%s\"] {\nreset\n", kinds); /* the first picture leaves nothing to the second */
+    /* the first picture leaves nothing to the second */
+    str_addf(out, "do for [kind in \"%s\"] {\nreset\n", kinds);
     str_addf(out,
-             "if (kind eq \"svg\") {\n"
-             "set terminal svg noenhanced size %d,%d dynamic font 'Helvetica,Arial,sans-serif,14' "
-             "background '#ffffff'\n} else {\n"
-             "set terminal pngcairo noenhanced size %d,%d font 'sans,14' fontscale 1.5 linewidth 1.6 "
-             "pointscale 1.6 background '#ffffff'\n}\n",
-             p->width, p->height, 2 * p->width, 2 * p->height);
+        "if (kind eq \"svg\") {\n"
+        "set terminal svg noenhanced size %d,%d dynamic font 'Helvetica,Arial,sans-serif,14' "
+        "background '#ffffff'\n} else {\n"
+        "set terminal pngcairo noenhanced size %d,%d font 'sans,14' fontscale 1.5 linewidth 1.6 "
+        "pointscale 1.6 background '#ffffff'\n}\n",
+        p->width, p->height, 2 * p->width, 2 * p->height);
     str_addf(out, "set output \"%s.\".kind\n", p->name);
-    str_add(out, "set border 3 lw 1 lc '#404040'\nset tics nomirror textcolor '#202020'\n"
-                 "set grid lt 1 lw 1 lc '#dddddd'\nset key outside top center horizontal Left reverse "
-                 "samplen 2.5\n");
+    str_add(out,
+        "set border 3 lw 1 lc '#404040'\nset tics nomirror textcolor '#202020'\n"
+        "set grid lt 1 lw 1 lc '#dddddd'\nset key outside top center horizontal Left reverse "
+        "samplen 2.5\n");
     str_add(out, str_get(&p->body));
     str_add(out, "\nset output\n}\n");
 }
@@ -152,8 +157,8 @@ static void send_all(int fd, const char *data, size_t size)
     }
 }
 
-static enum status run_gnuplot(const char *gnuplot, const char *dir, const char *name,
-                               const struct str *script)
+static enum status run_gnuplot(
+    const char *gnuplot, const char *dir, const char *name, const struct str *script)
 {
     int pipe_ends[2], words = memfd_create("gnuplot-messages", MFD_CLOEXEC);
     if (words < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pipe_ends) < 0) {
@@ -183,8 +188,8 @@ static enum status run_gnuplot(const char *gnuplot, const char *dir, const char 
             char text[512] = "";
             ssize_t n = pread(words, text, sizeof text - 1, 0);
             text[n > 0 ? n : 0] = 0;
-            st = fail(ERR_IO, "gnuplot could not draw %s/%s: %s; the script is %s.gp beside it", dir, name,
-                      *text ? text : "no message", name);
+            st = fail(ERR_IO, "gnuplot could not draw %s/%s: %s; the script is %s.gp beside it",
+                dir, name, *text ? text : "no message", name);
         }
     }
     close(pipe_ends[1]);

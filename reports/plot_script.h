@@ -16,8 +16,8 @@ struct plot_script {
     struct str sql;
 };
 
-void plot_script_init(struct plot_script *p, const struct plot_out *out, const char *name, int width,
-                      int height);
+void plot_script_init(
+    struct plot_script *p, const struct plot_out *out, const char *name, int width, int height);
 void plot_script_clear(struct plot_script *p);
 
 /* Write NAME.gp and NAME.sql, run gnuplot, check that the pictures are there. Clears the script. */
@@ -35,7 +35,8 @@ int plot_marker(size_t i);
 /* Their hollow twins. */
 int plot_marker_hollow(size_t i);
 
-/* The colour map of heat maps: dark is low, equal steps look equal, also in grey and to colour-blind readers.
+/* The colour map of heat maps: dark is low, equal steps look equal, also in grey and to
+ * colour-blind readers.
  */
 extern const char plot_heat_palette[];
 

@@ -13,34 +13,35 @@ static bool has_part(const struct run_view *v, const char *part)
     return false;
 }
 
-static void add_times(struct plot_script *p, struct str *plots, const struct run_view *v, size_t run,
-                      const char *part, bool dense, size_t *used)
+static void add_times(struct plot_script *p, struct str *plots, const struct run_view *v,
+    size_t run, const char *part, bool dense, size_t *used)
 {
     if (!has_part(v, part)) return;
     str_addf(&p->data, "$%s%zu << EOD\n", part, run);
     for (size_t i = 0; i < v->latencies.n; i++) {
         const struct latency_record *r = &v->latencies.rows[i];
         if (strcmp(r->part, part)) continue;
-        str_addf(&p->data, "%lld %.9g %.9g %.9g %d\n", (long long)r->n_tokens, 1e3 * r->median, 1e3 * r->q1,
-                 1e3 * r->q3, r->valid);
+        str_addf(&p->data, "%lld %.9g %.9g %.9g %d\n", (long long)r->n_tokens, 1e3 * r->median,
+            1e3 * r->q1, 1e3 * r->q3, r->valid);
     }
     str_add(&p->data, "EOD\n");
     struct str label = {0};
     plot_label(v, &label);
     str_add(&label, dense ? ", dense" : ", sparse");
     str_addf(plots,
-             "%s$%s%zu using 1:2:3:4 with yerrorbars pt 0 lw 1.5 lc '%s' notitle, "
-             "$%s%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 %s lc '%s' title ",
-             (*used)++ ? ", " : "", part, run, plot_color(run), part, run,
-             dense ? plot_marker_hollow(run) : plot_marker(run), dense ? "dt 2" : "", plot_color(run));
+        "%s$%s%zu using 1:2:3:4 with yerrorbars pt 0 lw 1.5 lc '%s' notitle, "
+        "$%s%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 %s lc '%s' title ",
+        (*used)++ ? ", " : "", part, run, plot_color(run), part, run,
+        dense ? plot_marker_hollow(run) : plot_marker(run), dense ? "dt 2" : "", plot_color(run));
     plot_quote(str_get(&label), plots);
-    str_addf(plots, ", $%s%zu using 1:($5 == 0 ? $2 : NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
-             part, run);
+    str_addf(plots,
+        ", $%s%zu using 1:($5 == 0 ? $2 : NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
+        part, run);
     str_clear(&label);
 }
 
-/* Automatic ranges of logarithmic axes reach to the next power of ten, and name only those; these reach just past the
- * data and name 1, 2 and 5 of each decade. Returns the length in the middle. */
+/* Automatic ranges of logarithmic axes reach to the next power of ten, and name only those; these
+ * reach just past the data and name 1, 2 and 5 of each decade. Returns the length in the middle. */
 static double add_ranges(struct plot_script *p, const struct run_view *const *views, size_t n)
 {
     double shortest = INFINITY, longest = 0, fastest = INFINITY, slowest = 0;
@@ -53,11 +54,13 @@ static double add_ranges(struct plot_script *p, const struct run_view *const *vi
             fastest = fmin(fastest, 1e3 * r->q1);
             slowest = fmax(slowest, 1e3 * r->q3);
         }
-    str_addf(&p->body, "set xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\nset ytics (", shortest / 1.3, longest * 1.3,
-             fastest / 1.4, slowest * 1.4);
+    str_addf(&p->body, "set xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\nset ytics (",
+        shortest / 1.3, longest * 1.3, fastest / 1.4, slowest * 1.4);
     static const int steps[] = {1, 2, 5};
-    for (double decade = pow(10, floor(log10(fastest / 1.4))), used = 0; decade < 1.4 * slowest; decade *= 10)
-        for (int i = 0; i < 3; i++) str_addf(&p->body, "%s%.6g", used++ > 0 ? ", " : "", steps[i] * decade);
+    for (double decade = pow(10, floor(log10(fastest / 1.4))), used = 0; decade < 1.4 * slowest;
+         decade *= 10)
+        for (int i = 0; i < 3; i++)
+            str_addf(&p->body, "%s%.6g", used++ > 0 ? ", " : "", steps[i] * decade);
     str_add(&p->body, ")\n");
     return sqrt(shortest * longest);
 }
@@ -74,7 +77,8 @@ static double median_of(const struct run_view *v, const char *part, int64_t n_to
 }
 
 /* Where two steep lines part by little, their ratio still tells. */
-static void add_ratios(struct plot_script *p, struct str *plots, const struct run_view *v, size_t run)
+static void add_ratios(
+    struct plot_script *p, struct str *plots, const struct run_view *v, size_t run)
 {
     size_t n = 0;
     str_addf(&p->data, "$ratio%zu << EOD\n", run);
@@ -88,9 +92,9 @@ static void add_ratios(struct plot_script *p, struct str *plots, const struct ru
         n++;
     }
     str_add(&p->data, n ? "EOD\n" : "NaN NaN NaN\nEOD\n");
-    str_addf(
-        plots,
-        ", $ratio%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' notitle, $ratio%zu using 1:($3 == 0 ? $2 : "
+    str_addf(plots,
+        ", $ratio%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' notitle, $ratio%zu using "
+        "1:($3 == 0 ? $2 : "
         "NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
         run, plot_marker(run), plot_color(run), run);
 }
@@ -99,7 +103,8 @@ static bool any_invalid(const struct run_view *const *views, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < views[i]->latencies.n; k++)
-            if (!views[i]->latencies.rows[k].valid && str_starts_with(views[i]->latencies.rows[k].part, "prefill_"))
+            if (!views[i]->latencies.rows[k].valid &&
+                str_starts_with(views[i]->latencies.rows[k].part, "prefill_"))
                 return true;
     return false;
 }
@@ -117,8 +122,10 @@ static char *edge_of(const struct metric_record *m, enum break_even_part part)
     return NULL;
 }
 
-/* The length from which on sparse is faster, with its interval as a band. Its words stand where there is room. */
-static void add_break_even(struct plot_script *p, const struct run_view *v, size_t run, bool with_label, double middle)
+/* The length from which on sparse is faster, with its interval as a band. Its words stand where
+ * there is room. */
+static void add_break_even(
+    struct plot_script *p, const struct run_view *v, size_t run, bool with_label, double middle)
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", BREAK_EVEN);
     double at, length;
@@ -126,13 +133,15 @@ static void add_break_even(struct plot_script *p, const struct run_view *v, size
     if (side == BREAK_EVEN_UNKNOWN) return;
     char *lo = edge_of(m, BREAK_EVEN_LO), *hi = edge_of(m, BREAK_EVEN_HI);
     if (side == BREAK_EVEN_WITHIN)
-        str_addf(&p->body, "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n", at, at,
-                 plot_color(run));
+        str_addf(&p->body,
+            "set arrow from %.9g, graph 0 to %.9g, graph 1 nohead dt 3 lw 1.5 lc '%s'\n", at, at,
+            plot_color(run));
     if (lo && hi && strcmp(lo, hi))
         str_addf(&p->body,
-                 "set object rectangle from %s, graph 0 to %s, graph 1 behind fc '%s' fs transparent solid 0.1 "
-                 "noborder\n",
-                 lo, hi, plot_color(run));
+            "set object rectangle from %s, graph 0 to %s, graph 1 behind fc '%s' fs transparent "
+            "solid 0.1 "
+            "noborder\n",
+            lo, hi, plot_color(run));
     struct str text = {0};
     str_add(&text, "break-even ");
     break_even_word(m, BREAK_EVEN_AT, &text);
@@ -144,24 +153,29 @@ static void add_break_even(struct plot_script *p, const struct run_view *v, size
         str_add(&text, ")");
     }
     if (with_label && side == BREAK_EVEN_WITHIN) {
-        bool left = break_even_read(m, BREAK_EVEN_LO, &length) == BREAK_EVEN_WITHIN && length > middle;
+        bool left =
+            break_even_read(m, BREAK_EVEN_LO, &length) == BREAK_EVEN_WITHIN && length > middle;
         bool right = break_even_read(m, BREAK_EVEN_HI, &length) == BREAK_EVEN_WITHIN;
         char here[32];
         snprintf(here, sizeof here, "%.9g", at);
-        str_addf(&p->body, "set label \"%s\" at %s, graph %.2f %s offset %s0.8,0 tc '%s'\n", str_get(&text),
-                 left ? lo : right ? hi : here, left ? .94 - .08 * (double)run : .06 + .08 * (double)run,
-                 left ? "right" : "left", left ? "-" : "", plot_color(run));
+        str_addf(&p->body, "set label \"%s\" at %s, graph %.2f %s offset %s0.8,0 tc '%s'\n",
+            str_get(&text),
+            left        ? lo
+                : right ? hi
+                        : here,
+            left ? .94 - .08 * (double)run : .06 + .08 * (double)run, left ? "right" : "left",
+            left ? "-" : "", plot_color(run));
     } else if (with_label) { /* no place on the axis */
-        str_addf(&p->body, "set label \"%s\" at graph 0.98, graph %.2f right tc '%s'\n", str_get(&text),
-                 .06 + .08 * (double)run, plot_color(run));
+        str_addf(&p->body, "set label \"%s\" at graph 0.98, graph %.2f right tc '%s'\n",
+            str_get(&text), .06 + .08 * (double)run, plot_color(run));
     }
     str_clear(&text);
     free(lo);
     free(hi);
 }
 
-enum status plot_latency(const struct plot_out *o, const char *name, const struct run_view *const *views,
-                         size_t n)
+enum status plot_latency(
+    const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
 {
     struct plot_script p;
     plot_script_init(&p, o, name, 900, 680);
@@ -178,24 +192,30 @@ enum status plot_latency(const struct plot_out *o, const char *name, const struc
         str_clear(&ratios);
         return fail(ERR_ARG, "%s: no run has prefill times; measure some with --suite speed", name);
     }
-    str_addf(&p.body, "set multiplot\nset lmargin 11\nset rmargin 3\nset logscale x 2\nset logscale y\n"
-                      "set origin 0,0.34\nset size 1,0.66\nset bmargin 0.6\nset format x ''\n"
-                      "set ylabel 'prefill, ms (median, bars: quartiles)'\n");
+    str_addf(&p.body,
+        "set multiplot\nset lmargin 11\nset rmargin 3\nset logscale x 2\nset logscale y\n"
+        "set origin 0,0.34\nset size 1,0.66\nset bmargin 0.6\nset format x ''\n"
+        "set ylabel 'prefill, ms (median, bars: quartiles)'\n");
     double middle = add_ranges(&p, views, n);
     for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, true, middle);
     str_addf(&p.body, "plot %s%s\n", str_get(&plots),
-             any_invalid(views, n) ? ", NaN with points pt 2 ps 1.6 lw 2 lc '#000000' title 'not valid'" : "");
-    str_add(&p.body, "unset label\nunset arrow\nunset object\nunset logscale y\nset yrange [*:*]\nset ytics auto\n"
-                     "set offsets 0,0,graph 0.12,graph 0.12\nset origin 0,0\nset size 1,0.34\nset tmargin 0.8\n"
-                     "set bmargin 3.4\nset format x '%g'\nset xlabel 'prompt length, tokens'\n"
-                     "set ylabel 'sparse / dense'\nunset key\n");
+        any_invalid(views, n) ? ", NaN with points pt 2 ps 1.6 lw 2 lc '#000000' title 'not valid'"
+                              : "");
+    str_add(&p.body,
+        "unset label\nunset arrow\nunset object\nunset logscale y\nset yrange [*:*]\nset ytics "
+        "auto\n"
+        "set offsets 0,0,graph 0.12,graph 0.12\nset origin 0,0\nset size 1,0.34\nset tmargin 0.8\n"
+        "set bmargin 3.4\nset format x '%g'\nset xlabel 'prompt length, tokens'\n"
+        "set ylabel 'sparse / dense'\nunset key\n");
     for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, false, middle);
-    str_addf(&p.body, "plot 1 with lines dt 2 lw 1.5 lc '#606060'%s\nunset multiplot\n", str_get(&ratios));
+    str_addf(&p.body, "plot 1 with lines dt 2 lw 1.5 lc '#606060'%s\nunset multiplot\n",
+        str_get(&ratios));
     str_clear(&plots);
     str_clear(&ratios);
-    str_add(&p.sql, "SELECT run, part, n_tokens, n, median, q1, q3, valid, note FROM latency WHERE part LIKE "
-                    "'prefill%' AND "
-                    "run IN (");
+    str_add(&p.sql,
+        "SELECT run, part, n_tokens, n, median, q1, q3, valid, note FROM latency WHERE part LIKE "
+        "'prefill%' AND "
+        "run IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") ORDER BY run, part, n_tokens;");
     return plot_script_run(&p);

@@ -10,7 +10,10 @@
 #define NEAR 1e-6   /* between numbers that went through 17 digits of text */
 #define FLOATS 2e-6 /* between a mean of floats and floats */
 
-static bool near(double a, double b, double slack) { return fabs(a - b) <= slack * fmax(1, fmax(fabs(a), fabs(b))); }
+static bool near(double a, double b, double slack)
+{
+    return fabs(a - b) <= slack * fmax(1, fmax(fabs(a), fabs(b)));
+}
 
 /* Of small numbers the digits count as well. */
 static bool same(double a, double b)
@@ -19,19 +22,24 @@ static bool same(double a, double b)
     return fabs(a - b) <= NEAR * fmax(fabs(a), fabs(b)) + 1e-12;
 }
 
-static enum status differs(const struct run_view *v, const char *where, const char *field, double found, double wanted)
+static enum status differs(
+    const struct run_view *v, const char *where, const char *field, double found, double wanted)
 {
     if (isnan(found))
-        return fail(ERR_FORMAT, "%s: field %s.%s: is missing, expected %.9g by its samples; evaluate again", v->label, where,
-                    field, wanted);
-    return fail(ERR_FORMAT, "%s: field %s.%s: found %.9g, expected %.9g by its samples; evaluate again", v->label, where,
-                field, found, wanted);
+        return fail(ERR_FORMAT,
+            "%s: field %s.%s: is missing, expected %.9g by its samples; evaluate again", v->label,
+            where, field, wanted);
+    return fail(ERR_FORMAT,
+        "%s: field %s.%s: found %.9g, expected %.9g by its samples; evaluate again", v->label,
+        where, field, found, wanted);
 }
 
-static enum status sample_fault(const struct run_view *v, size_t i, const char *field, const char *what, double found)
+static enum status sample_fault(
+    const struct run_view *v, size_t i, const char *field, const char *what, double found)
 {
-    return fail(ERR_FORMAT, "%s: field detailed_results[%zu].%s: found %.9g, expected %s; evaluate again", v->label, i, field,
-                found, what);
+    return fail(ERR_FORMAT,
+        "%s: field detailed_results[%zu].%s: found %.9g, expected %s; evaluate again", v->label, i,
+        field, found, what);
 }
 
 /* No number of a sample is missing. */
@@ -45,8 +53,10 @@ static enum status check_complete(const struct run_view *v, size_t i)
         if (c->type != COLUMN_REAL || !column_missing(c, s)) continue;
         if (!strcmp(c->name, "delta_p_mean") && s->n_scored == 0) continue;
         return fail(ERR_FORMAT,
-                    "%s: field detailed_results[%zu].%s: is missing or null, expected a number: a file of an earlier version, or "
-                    "one that was edited; evaluate again", v->label, i, c->json);
+            "%s: field detailed_results[%zu].%s: is missing or null, expected a number: a file of "
+            "an earlier version, or "
+            "one that was edited; evaluate again",
+            v->label, i, c->json);
     }
     return OK;
 }
@@ -59,29 +69,38 @@ static enum status check_sample(const struct run_view *v, size_t i)
     const struct sample_record *s = &v->samples.rows[i];
     double n = (double)s->n_tokens;
     TRY(check_complete(v, i));
-    if (s->sample != (int)i) return sample_fault(v, i, "text_idx", "its place in the list", s->sample);
+    if (s->sample != (int)i)
+        return sample_fault(v, i, "text_idx", "its place in the list", s->sample);
     if (!near(s->sparsity, (s->qk_sparsity + s->pv_sparsity) / 2, FLOATS))
-        return sample_fault(v, i, "sparsity", "the mean of qk_sparsity and pv_sparsity", s->sparsity);
-    if (!(s->tiles_possible > 0) || !whole(s->tiles_possible) || !whole(s->tiles_possible * s->qk_sparsity))
-        return sample_fault(v, i, "tiles_possible", "a whole number, of which qk_sparsity is a whole number of tiles",
-                            s->tiles_possible);
+        return sample_fault(
+            v, i, "sparsity", "the mean of qk_sparsity and pv_sparsity", s->sparsity);
+    if (!(s->tiles_possible > 0) || !whole(s->tiles_possible) ||
+        !whole(s->tiles_possible * s->qk_sparsity))
+        return sample_fault(v, i, "tiles_possible",
+            "a whole number, of which qk_sparsity is a whole number of tiles", s->tiles_possible);
     if (!(s->pv_possible >= 0) || !whole(s->pv_possible) || !whole(s->pv_possible * s->pv_sparsity))
-        return sample_fault(v, i, "pv_possible", "a whole number, of which pv_sparsity is a whole number of units",
-                            s->pv_possible);
+        return sample_fault(v, i, "pv_possible",
+            "a whole number, of which pv_sparsity is a whole number of units", s->pv_possible);
     if (!whole(n * s->token_accuracy))
-        return sample_fault(v, i, "token_accuracy", "a whole number of its positions", s->token_accuracy);
+        return sample_fault(
+            v, i, "token_accuracy", "a whole number of its positions", s->token_accuracy);
     if (!whole(5 * n * s->top5_overlap))
-        return sample_fault(v, i, "top5_overlap", "a whole number of fifths of its positions", s->top5_overlap);
+        return sample_fault(
+            v, i, "top5_overlap", "a whole number of fifths of its positions", s->top5_overlap);
     if (s->cosine_min > s->cosine_p1 + FLOATS || s->cosine_min > s->cosine_mean + FLOATS)
-        return sample_fault(v, i, "cosine_min", "no more than cosine_p1 and cosine_mean", s->cosine_min);
+        return sample_fault(
+            v, i, "cosine_min", "no more than cosine_p1 and cosine_mean", s->cosine_min);
     if (s->kl_max < s->kl_p99_9 - FLOATS || s->kl_max < s->kl_mean - FLOATS)
         return sample_fault(v, i, "kl_max", "no less than kl_p99_9 and kl_mean", s->kl_max);
     for (size_t k = 0; k < i; k++) {
         const struct sample_record *o = &v->samples.rows[k];
         if (o->nll_dense_sum == s->nll_dense_sum && o->logits_dense_rms == s->logits_dense_rms &&
             o->hidden_dense_rms == s->hidden_dense_rms && o->n_tokens == s->n_tokens)
-            return fail(ERR_FORMAT, "%s: field detailed_results[%zu]: is detailed_results[%zu] once more, expected another text; "
-                                    "equal texts count once", v->label, i, k);
+            return fail(ERR_FORMAT,
+                "%s: field detailed_results[%zu]: is detailed_results[%zu] once more, expected "
+                "another text; "
+                "equal texts count once",
+                v->label, i, k);
     }
     return OK;
 }
@@ -92,33 +111,43 @@ static enum status check_tail(const struct run_view *v, size_t at)
     const struct tail_record *t = &v->tails.rows[at];
     bool low = !strcmp(t->name, "cosine");
     if (t->sample < 0 || (size_t)t->sample >= v->samples.n || (!low && strcmp(t->name, "kl") != 0))
-        return fail(ERR_FORMAT, "%s: field tails[%zu]: is of %s of text %d, which the file does not have; evaluate again", v->label,
-                    at, t->name, t->sample);
+        return fail(ERR_FORMAT,
+            "%s: field tails[%zu]: is of %s of text %d, which the file does not have; evaluate "
+            "again",
+            v->label, at, t->name, t->sample);
     const struct sample_record *s = &v->samples.rows[t->sample];
     double sum = 0, n = (double)s->n_tokens, mean = low ? s->cosine_mean : s->kl_mean;
     for (size_t k = 0; k < at; k++)
         if (v->tails.rows[k].sample == t->sample && !strcmp(v->tails.rows[k].name, t->name))
-            return fail(ERR_FORMAT, "%s: field tails[%zu]: is tails[%zu] once more; evaluate again", v->label, at, k);
+            return fail(ERR_FORMAT, "%s: field tails[%zu]: is tails[%zu] once more; evaluate again",
+                v->label, at, k);
     for (size_t k = 0; k < t->n; k++) {
         sum += (double)t->values[k];
         if (k && (low ? t->values[k] < t->values[k - 1] : t->values[k] > t->values[k - 1]))
-            return fail(ERR_FORMAT, "%s: field tails[%zu].worst[%zu]: found %.9g behind %.9g, expected the worst first", v->label,
-                        at, k, (double)t->values[k], (double)t->values[k - 1]);
+            return fail(ERR_FORMAT,
+                "%s: field tails[%zu].worst[%zu]: found %.9g behind %.9g, expected the worst first",
+                v->label, at, k, (double)t->values[k], (double)t->values[k - 1]);
     }
     if (!t->n) return OK;
-    double first = low ? s->cosine_min : s->kl_max, last = (double)t->values[t->n - 1], most = sum + (n - (double)t->n) * last;
+    double first = low ? s->cosine_min : s->kl_max, last = (double)t->values[t->n - 1],
+           most = sum + (n - (double)t->n) * last;
     if ((double)t->n > n || !near((double)t->values[0], first, FLOATS))
-        return fail(ERR_FORMAT, "%s: field tails[%zu].worst[0]: found %.9g, expected %.9g as %s says; evaluate again", v->label, at,
-                    (double)t->values[0], first, low ? "cosine_min" : "kl_max");
+        return fail(ERR_FORMAT,
+            "%s: field tails[%zu].worst[0]: found %.9g, expected %.9g as %s says; evaluate again",
+            v->label, at, (double)t->values[0], first, low ? "cosine_min" : "kl_max");
     if (low ? n * mean > sum + (n - (double)t->n) + FLOATS * n || n * mean < most - FLOATS * n
             : n * mean < sum - FLOATS * n || n * mean > most + FLOATS * n)
-        return fail(ERR_FORMAT, "%s: field tails[%zu]: its values do not go with a mean %s of %.9g over %.0f positions; evaluate "
-                                "again", v->label, at, t->name, mean, n);
+        return fail(ERR_FORMAT,
+            "%s: field tails[%zu]: its values do not go with a mean %s of %.9g over %.0f "
+            "positions; evaluate "
+            "again",
+            v->label, at, t->name, mean, n);
     return OK;
 }
 
 /* A row of the metrics against what its samples give. */
-static enum status check_metric(const struct run_view *v, const struct estimate_source *source, const char *name)
+static enum status check_metric(
+    const struct run_view *v, const struct estimate_source *source, const char *name)
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", name);
     struct estimate e;
@@ -126,14 +155,21 @@ static enum status check_metric(const struct run_view *v, const struct estimate_
     snprintf(where, sizeof where, "metrics (overall %s)", name);
     bool known = estimate_metric(source, name, &e);
     if (!m && !known) return OK;
-    if (!m) return fail(ERR_FORMAT, "%s: field %s: is missing, expected %.9g by its samples; evaluate again", v->label, where, e.value);
+    if (!m)
+        return fail(ERR_FORMAT,
+            "%s: field %s: is missing, expected %.9g by its samples; evaluate again", v->label,
+            where, e.value);
     if (!known)
-        return fail(ERR_FORMAT, "%s: field %s: found %.9g, but the file does not hold what it is computed from; evaluate again",
-                    v->label, where, m->mean);
+        return fail(ERR_FORMAT,
+            "%s: field %s: found %.9g, but the file does not hold what it is computed from; "
+            "evaluate again",
+            v->label, where, m->mean);
     if (!same(m->mean, e.value)) return differs(v, where, "mean", m->mean, e.value);
     if (!same(m->lo, e.lo)) return differs(v, where, "lo", m->lo, e.lo);
     if (!same(m->hi, e.hi)) return differs(v, where, "hi", m->hi, e.hi);
-    return same(m->std_error, e.std_error) ? OK : differs(v, where, "std_error", m->std_error, e.std_error);
+    return same(m->std_error, e.std_error)
+        ? OK
+        : differs(v, where, "std_error", m->std_error, e.std_error);
 }
 
 /* Ends of distributions that are there twice. */
@@ -148,9 +184,12 @@ static enum status check_ends(const struct run_view *v)
         least = fmin(least, v->samples.rows[i].cosine_min);
         most = fmax(most, v->samples.rows[i].kl_max);
     }
-    if (!near(cosine->min, least, FLOATS)) return differs(v, "metrics (overall cosine)", "min", cosine->min, least);
-    if (!near(kl->max, most, FLOATS)) return differs(v, "metrics (overall kl)", "max", kl->max, most);
-    if (p1 && !near(cosine->p1, p1->mean, FLOATS)) return differs(v, "metrics (overall cosine)", "p1", cosine->p1, p1->mean);
+    if (!near(cosine->min, least, FLOATS))
+        return differs(v, "metrics (overall cosine)", "min", cosine->min, least);
+    if (!near(kl->max, most, FLOATS))
+        return differs(v, "metrics (overall kl)", "max", kl->max, most);
+    if (p1 && !near(cosine->p1, p1->mean, FLOATS))
+        return differs(v, "metrics (overall cosine)", "p1", cosine->p1, p1->mean);
     if (p99_9 && !near(kl->p99_9, p99_9->mean, FLOATS))
         return differs(v, "metrics (overall kl)", "p99_9", kl->p99_9, p99_9->mean);
     return OK;
@@ -165,15 +204,24 @@ static enum status check_calls(const struct run_view *v)
         n_tokens += v->samples.rows[i].n_tokens;
     }
     if (r->attention_calls != (int64_t)v->samples.n * n_layers)
-        return fail(ERR_FORMAT, "%s: field provenance.attention_calls: found %lld, expected %lld: %zu samples, %lld layers; "
-                                "evaluate again", v->label, (long long)r->attention_calls, (long long)v->samples.n * n_layers,
-                    v->samples.n, (long long)n_layers);
-    if (r->dense_fallback_calls > n_fell * n_layers || (r->dense_fallback_calls > 0) != (n_fell > 0))
-        return fail(ERR_FORMAT, "%s: field provenance.dense_fallback_calls: found %lld, expected the calls of the %lld samples "
-                                "that fell back; evaluate again", v->label, (long long)r->dense_fallback_calls, (long long)n_fell);
+        return fail(ERR_FORMAT,
+            "%s: field provenance.attention_calls: found %lld, expected %lld: %zu samples, %lld "
+            "layers; "
+            "evaluate again",
+            v->label, (long long)r->attention_calls, (long long)v->samples.n * n_layers,
+            v->samples.n, (long long)n_layers);
+    if (r->dense_fallback_calls > n_fell * n_layers ||
+        (r->dense_fallback_calls > 0) != (n_fell > 0))
+        return fail(ERR_FORMAT,
+            "%s: field provenance.dense_fallback_calls: found %lld, expected the calls of the %lld "
+            "samples "
+            "that fell back; evaluate again",
+            v->label, (long long)r->dense_fallback_calls, (long long)n_fell);
     if (r->dataset.n_tokens != n_tokens)
-        return fail(ERR_FORMAT, "%s: field identity.data.n_tokens: found %lld, expected %lld by its samples; evaluate again",
-                    v->label, (long long)r->dataset.n_tokens, (long long)n_tokens);
+        return fail(ERR_FORMAT,
+            "%s: field identity.data.n_tokens: found %lld, expected %lld by its samples; evaluate "
+            "again",
+            v->label, (long long)r->dataset.n_tokens, (long long)n_tokens);
     return OK;
 }
 
@@ -183,22 +231,27 @@ static enum status check_items(const struct run_view *v)
     for (size_t i = 0; i < v->items.n; i++) {
         const struct item_record *r = &v->items.rows[i];
         if (r->sample < last || r->sample >= (int)v->samples.n)
-            return fail(ERR_FORMAT, "%s: field items[%zu].sample: found %d, expected %d to %zu, in order; evaluate again", v->label, i,
-                        r->sample, last, v->samples.n - 1);
+            return fail(ERR_FORMAT,
+                "%s: field items[%zu].sample: found %d, expected %d to %zu, in order; evaluate "
+                "again",
+                v->label, i, r->sample, last, v->samples.n - 1);
         last = r->sample;
         for (size_t k = 0; k < i; k++)
             if (!strcmp(v->items.rows[k].item, r->item))
-                return fail(ERR_FORMAT, "%s: field items[%zu].item: found %s once more; equal questions count once", v->label, i,
-                            r->item);
+                return fail(ERR_FORMAT,
+                    "%s: field items[%zu].item: found %s once more; equal questions count once",
+                    v->label, i, r->item);
     }
     return OK;
 }
 
-/* Times have no samples; what is there twice must agree, and a ratio of pairs lies where pairs can have it. */
+/* Times have no samples; what is there twice must agree, and a ratio of pairs lies where pairs can
+ * have it. */
 static enum status check_times(const struct run_view *v)
 {
     const struct latency_record *longest[2] = {NULL, NULL};
-    static const char *const parts[] = {"prefill_dense", "prefill_sparse"}, *const names[] = {"latency_dense", "latency_sparse"};
+    static const char *const parts[] = {"prefill_dense", "prefill_sparse"},
+                             *const names[] = {"latency_dense", "latency_sparse"};
     for (size_t i = 0; i < v->latencies.n; i++)
         for (int k = 0; k < 2; k++)
             if (!strcmp(v->latencies.rows[i].part, parts[k]) &&
@@ -207,50 +260,67 @@ static enum status check_times(const struct run_view *v)
     const struct metric_record *ratio = metric_list_find(&v->metrics, "overall", "latency_ratio");
     if (!ratio) return OK;
     if (!longest[0] || !longest[1])
-        return fail(ERR_FORMAT, "%s: field latencies: has no prefill_dense and prefill_sparse, but metrics have their ratio; time "
-                                "again", v->label);
+        return fail(ERR_FORMAT,
+            "%s: field latencies: has no prefill_dense and prefill_sparse, but metrics have their "
+            "ratio; time "
+            "again",
+            v->label);
     for (int k = 0; k < 2; k++) {
         const struct metric_record *m = metric_list_find(&v->metrics, "overall", names[k]);
         char where[64];
         snprintf(where, sizeof where, "metrics (overall %s)", names[k]);
-        if (!m || !same(m->mean, longest[k]->median)) return differs(v, where, "mean", m ? m->mean : NAN, longest[k]->median);
+        if (!m || !same(m->mean, longest[k]->median))
+            return differs(v, where, "mean", m ? m->mean : NAN, longest[k]->median);
     }
     double lo = longest[1]->min / longest[0]->max, hi = longest[1]->max / longest[0]->min,
            about = longest[1]->median / longest[0]->median;
-    double half = ratio->n > 1 ? student_quantile(.975, (double)ratio->n - 1) * ratio->std_error : NAN;
-    if (!same(ratio->lo, ratio->mean - half) || !same(ratio->hi, ratio->mean + half) || ratio->mean < lo - NEAR ||
-        ratio->mean > hi + NEAR || fabs(ratio->mean / about - 1) > .1)
-        return fail(ERR_FORMAT, "%s: field metrics (overall latency_ratio): found %.6g [%.6g, %.6g], expected about %.6g within "
-                                "[%.6g, %.6g] by its times; time again", v->label, ratio->mean, ratio->lo, ratio->hi, about, lo, hi);
+    double half =
+        ratio->n > 1 ? student_quantile(.975, (double)ratio->n - 1) * ratio->std_error : NAN;
+    if (!same(ratio->lo, ratio->mean - half) || !same(ratio->hi, ratio->mean + half) ||
+        ratio->mean < lo - NEAR || ratio->mean > hi + NEAR || fabs(ratio->mean / about - 1) > .1)
+        return fail(ERR_FORMAT,
+            "%s: field metrics (overall latency_ratio): found %.6g [%.6g, %.6g], expected about "
+            "%.6g within "
+            "[%.6g, %.6g] by its times; time again",
+            v->label, ratio->mean, ratio->lo, ratio->hi, about, lo, hi);
     return OK;
 }
 
 enum status recompute_check(const struct run_view *v)
 {
-    static const char *const always[] = {"cosine", "cosine_centred", "kl", "top1", "top5", "row_l1", "row_rmse",
-                                         "row_hidden_cosine", "row_hidden_l1", "logits_cosine", "logits_l1", "logits_rmse",
-                                         "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap", "cosine_p1", "kl_p99_9",
-                                         "sparsity", "qk_sparsity", "pv_sparsity"},
-                            *const of_text[] = {"ppl_dense", "ppl_sparse", "ppl_ratio", "ppl_diff", "nll_dense", "nll_sparse",
-                                                "delta_p"};
+    static const char *const always[] = {"cosine", "cosine_centred", "kl", "top1", "top5", "row_l1",
+        "row_rmse", "row_hidden_cosine", "row_hidden_l1", "logits_cosine", "logits_l1",
+        "logits_rmse", "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap", "cosine_p1",
+        "kl_p99_9", "sparsity", "qk_sparsity", "pv_sparsity"},
+                             *const of_text[] = {"ppl_dense", "ppl_sparse", "ppl_ratio", "ppl_diff",
+                                 "nll_dense", "nll_sparse", "delta_p"};
     struct estimate_source source = run_view_source(v);
     if (v->run->status != RUN_DONE)
-        return fail(ERR_FORMAT, "%s: field provenance.status: found %s, expected done: %s; evaluate again", v->label,
-                    run_status_name(v->run->status), v->run->reason ? v->run->reason : "the run did not finish");
+        return fail(ERR_FORMAT,
+            "%s: field provenance.status: found %s, expected done: %s; evaluate again", v->label,
+            run_status_name(v->run->status),
+            v->run->reason ? v->run->reason : "the run did not finish");
     if (!v->samples.n && !metric_list_find(&v->metrics, "overall", "cosine") &&
         !metric_list_find(&v->metrics, "overall", "kl") && v->latencies.n)
         return check_times(v);
     if (!v->samples.n)
-        return fail(ERR_FORMAT, "%s: field detailed_results: is empty, expected the samples that its metrics come from; evaluate "
-                                "again", v->label);
+        return fail(ERR_FORMAT,
+            "%s: field detailed_results: is empty, expected the samples that its metrics come "
+            "from; evaluate "
+            "again",
+            v->label);
     for (size_t i = 0; i < v->samples.n; i++) TRY(check_sample(v, i));
     TRY(check_calls(v));
     for (size_t i = 0; i < v->tails.n; i++) TRY(check_tail(v, i));
     TRY(check_items(v));
-    for (size_t i = 0; i < sizeof always / sizeof *always; i++) TRY(check_metric(v, &source, always[i]));
-    for (size_t i = 0; i < sizeof of_text / sizeof *of_text; i++) /* a suite of questions has no perplexity */
-        if (metric_list_find(&v->metrics, "overall", of_text[i])) TRY(check_metric(v, &source, of_text[i]));
-    static const char *const scores[] = {"score_dense", "score_sparse", "score_drop", "answers_lost", "answers_gained"};
+    for (size_t i = 0; i < sizeof always / sizeof *always; i++)
+        TRY(check_metric(v, &source, always[i]));
+    /* a suite of questions has no perplexity */
+    for (size_t i = 0; i < sizeof of_text / sizeof *of_text; i++)
+        if (metric_list_find(&v->metrics, "overall", of_text[i]))
+            TRY(check_metric(v, &source, of_text[i]));
+    static const char *const scores[] = {
+        "score_dense", "score_sparse", "score_drop", "answers_lost", "answers_gained"};
     for (size_t i = 0; i < 5; i++) {
         char norm[64];
         snprintf(norm, sizeof norm, "%s_norm", scores[i]);

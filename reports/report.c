@@ -19,7 +19,8 @@ struct draft {
     size_t n_views;
     struct run_list runs; /* same model and data as the subject */
     struct run_list plan; /* the subject's plan on any data, or `runs` once more without a plan */
-    struct run_view *others; /* of the plan: those on the subject's data, then those on a grid of needles */
+    /* of the plan: those on the subject's data, then those on a grid of needles */
+    struct run_view *others;
     size_t n_same, n_needles;
     struct comparison comparison;
     struct html_picture pictures[24];
@@ -37,27 +38,31 @@ static bool is_subject_data(const struct draft *d, const struct run_record *r)
     return !strcmp(r->dataset.fingerprint, d->subject.run->dataset.fingerprint);
 }
 
-/* Runs of the plan that share a picture: on the subject's data, and on the needles that were asked last. */
+/* Runs of the plan that share a picture: on the subject's data, and on the needles that were asked
+ * last. */
 static enum status load_others(struct draft *d, struct store *s)
 {
     struct run_filter f = {.model = d->subject.run->model.fingerprint,
-                           .plan = d->subject.run->plan,
-                           .suite = "needle",
-                           .done_only = true};
+        .plan = d->subject.run->plan,
+        .suite = "needle",
+        .done_only = true};
     struct run_list needles;
     TRY(query_runs(s, &f, &needles));
     d->others = xcalloc(2 * MOST_LINES, sizeof *d->others);
     enum status st = OK;
     for (size_t i = 0; i < d->plan.n && d->n_same < MOST_LINES && st == OK; i++) {
         const struct run_record *r = &d->plan.rows[i];
-        if (r->status != RUN_DONE || r->repeat || !is_subject_data(d, r) || !strcmp(r->method, "dense")) continue;
+        if (r->status != RUN_DONE || r->repeat || !is_subject_data(d, r) ||
+            !strcmp(r->method, "dense"))
+            continue;
         st = run_view_load(&d->others[d->n_same], s, r->key);
         d->n_same += st == OK;
     }
     const char *grid = needles.n ? needles.rows[needles.n - 1].dataset.fingerprint : "";
     for (size_t i = 0; i < needles.n && d->n_needles < MOST_LINES && st == OK; i++) {
         const struct run_record *r = &needles.rows[i];
-        if (strcmp(r->dataset.fingerprint, grid) || r->repeat || !strcmp(r->method, "dense")) continue;
+        if (strcmp(r->dataset.fingerprint, grid) || r->repeat || !strcmp(r->method, "dense"))
+            continue;
         st = run_view_load(&d->others[d->n_same + d->n_needles], s, r->key);
         d->n_needles += st == OK;
     }
@@ -74,14 +79,15 @@ static enum status load(struct draft *d, struct store *s)
         d->has_baseline = true;
         d->views[d->n_views++] = &d->baseline;
         struct noise_list floors;
-        TRY(query_noise(s, d->subject.run->machine.fingerprint, d->subject.run->model.fingerprint, &floors));
+        TRY(query_noise(
+            s, d->subject.run->machine.fingerprint, d->subject.run->model.fingerprint, &floors));
         struct compare_options c = {.floors = &floors};
         enum status st = compare_runs(&d->comparison, &d->baseline, &d->subject, &c);
         noise_list_clear(&floors);
         TRY(st);
     }
-    struct run_filter f = {.model = d->subject.run->model.fingerprint,
-                           .dataset = d->subject.run->dataset.fingerprint};
+    struct run_filter f = {
+        .model = d->subject.run->model.fingerprint, .dataset = d->subject.run->dataset.fingerprint};
     TRY(query_runs(s, &f, &d->runs));
     if (d->subject.run->plan) {
         f.dataset = NULL;
@@ -91,9 +97,10 @@ static enum status load(struct draft *d, struct store *s)
     return load_others(d, s);
 }
 
-/* Take a picture that was drawn; a missing one is a note, and data that hold nothing for it are no news. */
-static void add_picture(struct draft *d, enum status st, const char *name, const char *section,
-                        const char *caption)
+/* Take a picture that was drawn; a missing one is a note, and data that hold nothing for it are no
+ * news. */
+static void add_picture(
+    struct draft *d, enum status st, const char *name, const char *section, const char *caption)
 {
     if (st == ERR_ARG) return;
     if (st == ERR_UNSUPPORTED) {
@@ -106,7 +113,8 @@ static void add_picture(struct draft *d, enum status st, const char *name, const
         return;
     }
     char *file = str_format("%s.svg", name);
-    d->pictures[d->n_pictures++] = (struct html_picture){path_join(d->pictures_dir, file), caption, section};
+    d->pictures[d->n_pictures++] =
+        (struct html_picture){path_join(d->pictures_dir, file), caption, section};
     free(file);
 }
 
@@ -118,14 +126,15 @@ static void draw_all(struct draft *d)
     const struct run_view *order[2] = {d->has_baseline ? &d->baseline : v, v};
     size_t n = d->has_baseline ? 2 : 1;
     if (d->runs.n > 1) {
-        add_picture(d, plot_frontier(o, "frontier_cosine", &d->runs, FRONTIER_COSINE), "frontier_cosine",
-                    "changed", "Sparsity against cosine");
-        add_picture(d, plot_frontier(o, "frontier_kl", &d->runs, FRONTIER_KL), "frontier_kl", "changed",
-                    "Sparsity against KL divergence");
-        add_picture(d, plot_frontier(o, "frontier_ppl", &d->runs, FRONTIER_PPL), "frontier_ppl", "changed",
-                    "Sparsity against perplexity");
+        add_picture(d, plot_frontier(o, "frontier_cosine", &d->runs, FRONTIER_COSINE),
+            "frontier_cosine", "changed", "Sparsity against cosine");
+        add_picture(d, plot_frontier(o, "frontier_kl", &d->runs, FRONTIER_KL), "frontier_kl",
+            "changed", "Sparsity against KL divergence");
+        add_picture(d, plot_frontier(o, "frontier_ppl", &d->runs, FRONTIER_PPL), "frontier_ppl",
+            "changed", "Sparsity against perplexity");
     }
-    add_picture(d, plot_bars(o, "accuracy", order, n), "accuracy", "changed", "Accuracy and sparsity");
+    add_picture(
+        d, plot_bars(o, "accuracy", order, n), "accuracy", "changed", "Accuracy and sparsity");
     /* with a plan all of its runs are set side by side, else what the page compares */
     const struct run_view *plan[2 * MOST_LINES];
     for (size_t i = 0; i < d->n_same + d->n_needles; i++) plan[i] = &d->others[i];
@@ -133,44 +142,49 @@ static void draw_all(struct draft *d)
     const struct run_view *const *lines = has_plan ? plan : order;
     size_t n_lines = has_plan ? d->n_same : n;
     if (d->n_needles)
-        add_picture(d, plot_needle(o, "needle", plan + d->n_same, d->n_needles), "needle", "changed",
-                    "Needles found by depth and length");
+        add_picture(d, plot_needle(o, "needle", plan + d->n_same, d->n_needles), "needle",
+            "changed", "Needles found by depth and length");
     else
         add_picture(d, plot_needle(o, "needle", lines, n_lines), "needle", "changed",
-                    "Answers right by depth and length");
+            "Answers right by depth and length");
     if (strcmp(d->subject.run->dataset.suite, "needle")) /* the grid says it already */
         add_picture(d, plot_distance(o, "distance", lines, n_lines), "distance", "changed",
-                    "Answers right by distance to the evidence");
+            "Answers right by distance to the evidence");
     add_picture(d, plot_distribution(o, "cosine", lines, n_lines, "cosine"), "cosine", "changed",
-                "Distribution of the cosine");
+        "Distribution of the cosine");
     add_picture(d, plot_distribution(o, "kl", lines, n_lines, "kl"), "kl", "changed",
-                "Distribution of the KL divergence");
-    add_picture(d, plot_positions(o, "cosine_by_position", order, n, "cosine"), "cosine_by_position", "why",
-                "Cosine by token position");
+        "Distribution of the KL divergence");
+    add_picture(d, plot_positions(o, "cosine_by_position", order, n, "cosine"),
+        "cosine_by_position", "why", "Cosine by token position");
     add_picture(d, plot_positions(o, "kl_by_position", order, n, "kl"), "kl_by_position", "why",
-                "KL divergence by token position");
-    add_picture(d, plot_layers(o, "layers", v), "layers", "why", "Error of the attention output by layer");
+        "KL divergence by token position");
+    add_picture(
+        d, plot_layers(o, "layers", v), "layers", "why", "Error of the attention output by layer");
     add_picture(d, plot_attribution(o, "layer_cost", &d->runs), "layer_cost", "why",
-                "Error each layer causes, end to end");
+        "Error each layer causes, end to end");
     add_picture(d, plot_heads(o, "heads_sparsity", v, HEAT_SPARSITY), "heads_sparsity", "why",
-                "Sparsity of each head, %");
+        "Sparsity of each head, %");
     add_picture(d, plot_heads(o, "heads_l1", v, HEAT_L1_HELD_OUT), "heads_l1", "why",
-                "L1 of each head on held-out text; grey: dense");
+        "L1 of each head on held-out text; grey: dense");
     add_picture(d, plot_heads(o, "heads_isolated", v, HEAT_L1_ISOLATED), "heads_isolated", "why",
-                "L1 each head causes: its layer alone sparse; grey: dense");
-    add_picture(d, plot_heads(o, "heads_propagated", v, HEAT_L1_PROPAGATED), "heads_propagated", "why",
-                "L1 of each head's output in the sparse run, errors of earlier layers included");
+        "L1 each head causes: its layer alone sparse; grey: dense");
+    add_picture(d, plot_heads(o, "heads_propagated", v, HEAT_L1_PROPAGATED), "heads_propagated",
+        "why", "L1 of each head's output in the sparse run, errors of earlier layers included");
     if (d->o->n_curves)
-        add_picture(d, plot_curves(o, "curves", d->o->curves_title, d->o->curves, d->o->n_curves, d->o->curves_bound),
-                    "curves", "why",
-                    "Error against tiles left out: the head with the largest error, a line per theta");
+        add_picture(d,
+            plot_curves(
+                o, "curves", d->o->curves_title, d->o->curves, d->o->n_curves, d->o->curves_bound),
+            "curves", "why",
+            "Error against tiles left out: the head with the largest error, a line per theta");
     add_picture(d, plot_masks(o, "masks", v), "masks", "why",
-                "Computed tiles of some heads; grey: later keys, which no query sees");
-    add_picture(d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
+        "Computed tiles of some heads; grey: later keys, which no query sees");
+    add_picture(
+        d, plot_latency(o, "latency", order, n), "latency", "speed", "Prefill time against length");
     add_picture(d, plot_breakdown(o, "breakdown", order, n), "breakdown", "speed",
-                breakdown_is_whole(v)
-                    ? "Where the time goes; the sparse kernel does QK and PV at once, so attention is one part"
-                    : "Where the time goes; dense attention, and that of layers left dense, is one part");
+        breakdown_is_whole(v)
+            ? "Where the time goes; the sparse kernel does QK and PV at once, so attention is one "
+              "part"
+            : "Where the time goes; dense attention, and that of layers left dense, is one part");
 }
 
 static enum status write_file(const struct draft *d, const char *name, struct str *text)

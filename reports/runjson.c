@@ -12,15 +12,26 @@
 
 /* The overall metrics that the tuning guide's block holds, its own first. */
 static const char *const accuracy_names[] = {
-    "logits_cosine", "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1",   "token_accuracy",
-    "top5_overlap",  "ppl_dense", "ppl_sparse",  "ppl_ratio",     "score_dense", "score_sparse",
+    "logits_cosine",
+    "logits_l1",
+    "logits_rmse",
+    "hidden_cosine",
+    "hidden_l1",
+    "token_accuracy",
+    "top5_overlap",
+    "ppl_dense",
+    "ppl_sparse",
+    "ppl_ratio",
+    "score_dense",
+    "score_sparse",
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static void put_real(cJSON *o, const char *name, double value)
 {
-    cJSON_AddItemToObject(o, name, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+    cJSON_AddItemToObject(
+        o, name, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
 }
 
 static void put_text(cJSON *o, const char *name, const char *text)
@@ -30,7 +41,8 @@ static void put_text(cJSON *o, const char *name, const char *text)
 
 static void put_count(cJSON *o, const char *name, int64_t value)
 {
-    cJSON_AddItemToObject(o, name, value >= 0 ? cJSON_CreateNumber((double)value) : cJSON_CreateNull());
+    cJSON_AddItemToObject(
+        o, name, value >= 0 ? cJSON_CreateNumber((double)value) : cJSON_CreateNull());
 }
 
 /* "16-31" is the guide's "16,32"; several ranges have no such form. */
@@ -144,12 +156,15 @@ enum status runjson_write(const struct run_view *v, const char *path)
     cJSON_AddItemToObject(o, "output_accuracy", accuracy_json(v));
     cJSON_AddItemToObject(o, "generation", generation_json(v));
     cJSON_AddItemToObject(o, "sparsity", sparsity_json(v));
-    cJSON_AddItemToObject(o, "detailed_results", rows_json(&sample_columns, v->samples.rows, v->samples.n));
+    cJSON_AddItemToObject(
+        o, "detailed_results", rows_json(&sample_columns, v->samples.rows, v->samples.n));
     cJSON_AddItemToObject(o, "metrics", rows_json(&metric_columns, v->metrics.rows, v->metrics.n));
     cJSON_AddItemToObject(o, "tails", runjson_tails(v));
-    if (v->items.n) cJSON_AddItemToObject(o, "items", rows_json(&item_columns, v->items.rows, v->items.n));
+    if (v->items.n)
+        cJSON_AddItemToObject(o, "items", rows_json(&item_columns, v->items.rows, v->items.n));
     if (v->latencies.n) /* without them a file could not say that a time is not valid */
-        cJSON_AddItemToObject(o, "latencies", rows_json(&latency_columns, v->latencies.rows, v->latencies.n));
+        cJSON_AddItemToObject(
+            o, "latencies", rows_json(&latency_columns, v->latencies.rows, v->latencies.n));
     cJSON_AddItemToObject(o, "identity", identity_json(v->run));
     cJSON_AddItemToObject(o, "provenance", section_json(v->run, "provenance"));
     enum status st = json_write_file(path, o);
@@ -160,8 +175,8 @@ enum status runjson_write(const struct run_view *v, const char *path)
 enum status runjson_write_stats(const struct run_view *v, const char *path)
 {
     if (v->ledger.n == 0)
-        return fail(ERR_ARG, "%s: %s holds no per-layer counts to write; name a run of a database", path,
-                    v->label);
+        return fail(ERR_ARG, "%s: %s holds no per-layer counts to write; name a run of a database",
+            path, v->label);
     cJSON *list = cJSON_CreateArray();
     for (size_t from = 0, to; from < v->ledger.n; from = to) {
         const struct ledger_record *rows = v->ledger.rows;
@@ -200,32 +215,36 @@ static enum status get_object(struct json_in in, const char *name, struct json_i
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, name);
     if (!cJSON_IsObject(node))
         return fail(ERR_FORMAT,
-                    "%s: field %s%s%s: found %s, expected an object; is it a file that eval --output wrote?",
-                    in.file, in.path, *in.path ? "." : "", name, json_kind(node));
+            "%s: field %s%s%s: found %s, expected an object; is it a file that eval --output "
+            "wrote?",
+            in.file, in.path, *in.path ? "." : "", name, json_kind(node));
     *out = (struct json_in){node, in.file, name};
     return OK;
 }
 
-static enum status read_section(struct json_in in, struct run_record *r, const char *section, struct arena **arena)
+static enum status read_section(
+    struct json_in in, struct run_record *r, const char *section, struct arena **arena)
 {
     const char *dot = strrchr(section, '.');
     struct json_in part;
     TRY(get_object(in, dot ? dot + 1 : section, &part));
     part.path = section;
     for (int i = 0; i < RUN_PARTS; i++)
-        TRY(columns_from_json(part, run_parts[i].columns, (char *)r + run_parts[i].offset, section, arena));
+        TRY(columns_from_json(
+            part, run_parts[i].columns, (char *)r + run_parts[i].offset, section, arena));
     return OK;
 }
 
 /* The objects of an array as malloced records. */
-static enum status read_rows(struct json_in in, const char *name, bool required, const struct columns *t, void **rows,
-                             size_t *n, struct arena **arena)
+static enum status read_rows(struct json_in in, const char *name, bool required,
+    const struct columns *t, void **rows, size_t *n, struct arena **arena)
 {
     const cJSON *node, *array = cJSON_GetObjectItemCaseSensitive(in.node, name);
     if (!array && !required) return OK;
     if (!cJSON_IsArray(array))
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an array; is it a file that eval --output wrote?",
-                    in.file, name, json_kind(array));
+        return fail(ERR_FORMAT,
+            "%s: field %s: found %s, expected an array; is it a file that eval --output wrote?",
+            in.file, name, json_kind(array));
     *rows = calloc((size_t)cJSON_GetArraySize(array) + 1, t->bytes);
     if (!*rows) return fail(ERR_MEMORY, "%s: no memory for its %s", in.file, name);
     cJSON_ArrayForEach(node, array)
@@ -238,17 +257,19 @@ static enum status read_rows(struct json_in in, const char *name, bool required,
     return OK;
 }
 
-#define READ_ROWS(in, name, required, columns, list)                                                    \
-    do {                                                                                                \
-        void *rows_ = NULL;                                                                             \
-        enum status st_ = read_rows(in, name, required, columns, &rows_, &(list)->n, &(list)->arena);   \
-        (list)->rows = rows_;                                                                           \
-        TRY(st_);                                                                                       \
+#define READ_ROWS(in, name, required, columns, list)                                    \
+    do {                                                                                \
+        void *rows_ = NULL;                                                             \
+        enum status st_ =                                                               \
+            read_rows(in, name, required, columns, &rows_, &(list)->n, &(list)->arena); \
+        (list)->rows = rows_;                                                           \
+        TRY(st_);                                                                       \
     } while (0)
 
 static int by_number(const void *a, const void *b)
 {
-    int x = ((const struct sample_record *)a)->sample, y = ((const struct sample_record *)b)->sample;
+    int x = ((const struct sample_record *)a)->sample,
+        y = ((const struct sample_record *)b)->sample;
     return (x > y) - (x < y);
 }
 
@@ -258,8 +279,9 @@ static enum status order_samples(struct run_view *v, const char *path)
     if (v->samples.n) qsort(v->samples.rows, v->samples.n, sizeof *v->samples.rows, by_number);
     for (size_t i = 1; i < v->samples.n; i++)
         if (v->samples.rows[i].sample == v->samples.rows[i - 1].sample)
-            return fail(ERR_FORMAT, "%s: field detailed_results.text_idx: found %d twice; each text counts once", path,
-                        v->samples.rows[i].sample);
+            return fail(ERR_FORMAT,
+                "%s: field detailed_results.text_idx: found %d twice; each text counts once", path,
+                v->samples.rows[i].sample);
     return OK;
 }
 
@@ -268,19 +290,19 @@ static enum status read_root(struct run_view *v, const cJSON *root, const char *
     struct json_in in = {root, path, ""}, part;
     if (!cJSON_IsObject(root))
         return fail(ERR_FORMAT, "%s: found %s, expected an object as eval --output writes it", path,
-                    json_kind(root));
+            json_kind(root));
     const cJSON *version_node = cJSON_GetObjectItemCaseSensitive(root, "schema_version");
     if (!version_node)
         return fail(ERR_FORMAT,
-                    "%s: field schema_version is missing: not a file of this program; make one with eval "
-                    "--output",
-                    path);
+            "%s: field schema_version is missing: not a file of this program; make one with eval "
+            "--output",
+            path);
     int64_t version = 0;
     TRY(json_get_int(in, "schema_version", true, 1, 1 << 20, &version));
     if (version > RUNJSON_SCHEMA_VERSION)
         return fail(ERR_FORMAT,
-                    "%s: field schema_version: found %lld, this program reads up to %d; update it", path,
-                    (long long)version, RUNJSON_SCHEMA_VERSION);
+            "%s: field schema_version: found %lld, this program reads up to %d; update it", path,
+            (long long)version, RUNJSON_SCHEMA_VERSION);
     v->from_file = true;
     v->runs.rows = calloc(1, sizeof *v->runs.rows);
     if (!v->runs.rows) return fail(ERR_MEMORY, "%s: no memory for a run", path);

@@ -12,12 +12,29 @@ static const struct range {
     const char *name;
     double lo, hi;
 } ranges[] = {
-    {"cosine", -1, 1},          {"cosine_centred", -1, 1}, {"logits_cosine", -1, 1},      {"hidden_cosine", -1, 1},
-    {"row_hidden_cosine", -1, 1}, {"kl", 0, INFINITY},     {"token_accuracy", 0, 1},      {"top1", 0, 1},
-    {"top5", 0, 1},             {"top5_overlap", 0, 1},    {"sparsity", 0, 1},            {"qk_sparsity", 0, 1},
-    {"pv_sparsity", 0, 1},      {"ppl_dense", 0, INFINITY}, {"ppl_sparse", 0, INFINITY},  {"ppl_ratio", 0, INFINITY},
-    {"logits_l1", 0, INFINITY}, {"logits_rmse", 0, INFINITY}, {"hidden_l1", 0, INFINITY}, {"score_dense", 0, 1},
-    {"score_sparse", 0, 1},     {"score_drop", -1, 1},     {"latency_ratio", 0, INFINITY},
+    {"cosine", -1, 1},
+    {"cosine_centred", -1, 1},
+    {"logits_cosine", -1, 1},
+    {"hidden_cosine", -1, 1},
+    {"row_hidden_cosine", -1, 1},
+    {"kl", 0, INFINITY},
+    {"token_accuracy", 0, 1},
+    {"top1", 0, 1},
+    {"top5", 0, 1},
+    {"top5_overlap", 0, 1},
+    {"sparsity", 0, 1},
+    {"qk_sparsity", 0, 1},
+    {"pv_sparsity", 0, 1},
+    {"ppl_dense", 0, INFINITY},
+    {"ppl_sparse", 0, INFINITY},
+    {"ppl_ratio", 0, INFINITY},
+    {"logits_l1", 0, INFINITY},
+    {"logits_rmse", 0, INFINITY},
+    {"hidden_l1", 0, INFINITY},
+    {"score_dense", 0, 1},
+    {"score_sparse", 0, 1},
+    {"score_drop", -1, 1},
+    {"latency_ratio", 0, INFINITY},
 };
 
 static enum status in_range(const char *path, const char *field, const char *name, double value)
@@ -26,8 +43,8 @@ static enum status in_range(const char *path, const char *field, const char *nam
         const struct range *r = &ranges[i];
         if (strcmp(r->name, name) != 0) continue;
         if (value < r->lo - OF_FLOATS || value > r->hi + OF_FLOATS)
-            return fail(ERR_FORMAT, "%s: field %s: found %.9g, expected %g to %g; evaluate again", path, field, value,
-                        r->lo, r->hi);
+            return fail(ERR_FORMAT, "%s: field %s: found %.9g, expected %g to %g; evaluate again",
+                path, field, value, r->lo, r->hi);
     }
     return OK;
 }
@@ -40,14 +57,17 @@ static enum status check_metrics(const struct run_view *v, const char *path)
         const struct {
             const char *name;
             double value;
-        } parts[] = {{"mean", m->mean}, {"lo", m->lo}, {"hi", m->hi}, {"p1", m->p1}, {"p99_9", m->p99_9}};
+        } parts[] = {
+            {"mean", m->mean}, {"lo", m->lo}, {"hi", m->hi}, {"p1", m->p1}, {"p99_9", m->p99_9}};
         for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
-            snprintf(field, sizeof field, "metrics[%zu] (%.60s %.40s).%s", i, m->scope, m->name, parts[k].name);
+            snprintf(field, sizeof field, "metrics[%zu] (%.60s %.40s).%s", i, m->scope, m->name,
+                parts[k].name);
             TRY(in_range(path, field, m->name, parts[k].value));
         }
         if (m->lo > m->hi)
-            return fail(ERR_FORMAT, "%s: field metrics[%zu] (%s %s).lo: found %.9g, expected at most hi, %.9g", path, i,
-                        m->scope, m->name, m->lo, m->hi);
+            return fail(ERR_FORMAT,
+                "%s: field metrics[%zu] (%s %s).lo: found %.9g, expected at most hi, %.9g", path, i,
+                m->scope, m->name, m->lo, m->hi);
     }
     return OK;
 }
@@ -59,27 +79,27 @@ static enum status check_samples(const struct run_view *v, const char *path)
     const struct {
         const char *field;
         int n;
-    } wanted[] = {{"config.num_samples", r->num_samples}, {"identity.data.n_samples", r->dataset.n_samples}};
+    } wanted[] = {
+        {"config.num_samples", r->num_samples}, {"identity.data.n_samples", r->dataset.n_samples}};
     for (int i = 0; i < 2; i++)
         if (r->status == RUN_DONE && (v->samples.n || compared) && wanted[i].n > 0 &&
             v->samples.n != (size_t)wanted[i].n)
             return fail(ERR_FORMAT,
-                        "%s: field detailed_results: found %zu samples, expected %d as %s says; evaluate again", path,
-                        v->samples.n, wanted[i].n, wanted[i].field);
+                "%s: field detailed_results: found %zu samples, expected %d as %s says; evaluate "
+                "again",
+                path, v->samples.n, wanted[i].n, wanted[i].field);
     for (size_t i = 0; i < v->samples.n; i++) {
         const struct sample_record *s = &v->samples.rows[i];
         const struct {
             const char *field, *name;
             double value;
-        } parts[] = {{"cosine_mean", "cosine", s->cosine_mean},
-                     {"kl_mean", "kl", s->kl_mean},
-                     {"token_accuracy", "token_accuracy", s->token_accuracy},
-                     {"top5_overlap", "top5_overlap", s->top5_overlap},
-                     {"logits_cosine", "logits_cosine", s->logits_cosine},
-                     {"hidden_cosine", "hidden_cosine", s->hidden_cosine},
-                     {"sparsity", "sparsity", s->sparsity},
-                     {"qk_sparsity", "qk_sparsity", s->qk_sparsity},
-                     {"pv_sparsity", "pv_sparsity", s->pv_sparsity}};
+        } parts[] = {{"cosine_mean", "cosine", s->cosine_mean}, {"kl_mean", "kl", s->kl_mean},
+            {"token_accuracy", "token_accuracy", s->token_accuracy},
+            {"top5_overlap", "top5_overlap", s->top5_overlap},
+            {"logits_cosine", "logits_cosine", s->logits_cosine},
+            {"hidden_cosine", "hidden_cosine", s->hidden_cosine},
+            {"sparsity", "sparsity", s->sparsity}, {"qk_sparsity", "qk_sparsity", s->qk_sparsity},
+            {"pv_sparsity", "pv_sparsity", s->pv_sparsity}};
         for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
             char field[80];
             snprintf(field, sizeof field, "detailed_results[%zu].%s", i, parts[k].field);
@@ -89,27 +109,32 @@ static enum status check_samples(const struct run_view *v, const char *path)
     return OK;
 }
 
-/* A number of one of the guide's blocks against the one it was taken from; nothing where either is missing. */
-static enum status same_number(const cJSON *root, const char *block, const char *name, const char *metric,
-                               double wanted, const char *path)
+/* A number of one of the guide's blocks against the one it was taken from; nothing where either is
+ * missing. */
+static enum status same_number(const cJSON *root, const char *block, const char *name,
+    const char *metric, double wanted, const char *path)
 {
-    const cJSON *node = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, block), name);
+    const cJSON *node =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, block), name);
     char field[80];
     if (!cJSON_IsNumber(node)) return OK;
     snprintf(field, sizeof field, "%s.%s", block, name);
     TRY(in_range(path, field, metric, node->valuedouble));
-    if (isnan(wanted) || fabs(node->valuedouble - wanted) <= ROUNDED * fmax(1, fabs(wanted))) return OK;
-    return fail(ERR_FORMAT, "%s: field %s: found %.9g, expected %.9g, as the rest of the file says; evaluate again",
-                path, field, node->valuedouble, wanted);
+    if (isnan(wanted) || fabs(node->valuedouble - wanted) <= ROUNDED * fmax(1, fabs(wanted)))
+        return OK;
+    return fail(ERR_FORMAT,
+        "%s: field %s: found %.9g, expected %.9g, as the rest of the file says; evaluate again",
+        path, field, node->valuedouble, wanted);
 }
 
 static enum status check_blocks(const struct run_view *v, const cJSON *root, const char *path)
 {
-    static const char *const accuracy[] = {"logits_cosine", "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1",
-                                           "token_accuracy", "top5_overlap", "ppl_dense", "ppl_sparse", "ppl_ratio",
-                                           "score_dense", "score_sparse", "kl", "cosine"};
+    static const char *const accuracy[] = {"logits_cosine", "logits_l1", "logits_rmse",
+        "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap", "ppl_dense", "ppl_sparse",
+        "ppl_ratio", "score_dense", "score_sparse", "kl", "cosine"};
     for (size_t i = 0; i < sizeof accuracy / sizeof *accuracy; i++)
-        TRY(same_number(root, "output_accuracy", accuracy[i], accuracy[i], run_view_metric(v, accuracy[i]), path));
+        TRY(same_number(root, "output_accuracy", accuracy[i], accuracy[i],
+            run_view_metric(v, accuracy[i]), path));
     double min = NAN, max = NAN;
     for (size_t i = 0; i < v->samples.n; i++) {
         min = fmin(min, v->samples.rows[i].sparsity);
@@ -118,8 +143,10 @@ static enum status check_blocks(const struct run_view *v, const cJSON *root, con
     TRY(same_number(root, "sparsity", "mean", "sparsity", run_view_metric(v, "sparsity"), path));
     TRY(same_number(root, "sparsity", "min", "sparsity", min, path));
     TRY(same_number(root, "sparsity", "max", "sparsity", max, path));
-    TRY(same_number(root, "sparsity", "qk", "qk_sparsity", run_view_metric(v, "qk_sparsity"), path));
-    return same_number(root, "sparsity", "pv", "pv_sparsity", run_view_metric(v, "pv_sparsity"), path);
+    TRY(same_number(
+        root, "sparsity", "qk", "qk_sparsity", run_view_metric(v, "qk_sparsity"), path));
+    return same_number(
+        root, "sparsity", "pv", "pv_sparsity", run_view_metric(v, "pv_sparsity"), path);
 }
 
 enum status runjson_check(const struct run_view *v, const cJSON *root, const char *path)

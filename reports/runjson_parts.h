@@ -10,8 +10,8 @@ cJSON *runjson_tails(const struct run_view *v);
 /* Nothing where the object has no such array. */
 enum status runjson_read_tails(struct json_in in, struct tail_list *out) MUST_USE;
 
-/* ERR_FORMAT naming the field that is out of its range or contradicts another: counts of samples, the guide's blocks
- * against metrics and samples. What a file does not have is not asked for. */
+/* ERR_FORMAT naming the field that is out of its range or contradicts another: counts of samples,
+ * the guide's blocks against metrics and samples. What a file does not have is not asked for. */
 enum status runjson_check(const struct run_view *v, const cJSON *root, const char *path) MUST_USE;
 
 #endif

@@ -31,15 +31,17 @@ static enum status read_tail(struct json_in in, struct tail_record *t, struct ar
     TRY(json_get_string(in, "name", true, &name));
     const cJSON *array = cJSON_GetObjectItemCaseSensitive(in.node, "worst"), *node;
     if (!cJSON_IsArray(array))
-        return fail(ERR_FORMAT, "%s: field %s.worst: found %s, expected an array; evaluate again", in.file, in.path,
-                    json_kind(array));
+        return fail(ERR_FORMAT, "%s: field %s.worst: found %s, expected an array; evaluate again",
+            in.file, in.path, json_kind(array));
     float *values = arena_alloc(arena, ((size_t)cJSON_GetArraySize(array) + 1) * sizeof *values);
-    *t = (struct tail_record){.sample = (int)sample, .name = arena_str(arena, name), .values = values};
+    *t = (struct tail_record){
+        .sample = (int)sample, .name = arena_str(arena, name), .values = values};
     cJSON_ArrayForEach(node, array)
     {
         if (!cJSON_IsNumber(node) || !isfinite(node->valuedouble))
-            return fail(ERR_FORMAT, "%s: field %s.worst[%zu]: found %s, expected a number; evaluate again", in.file, in.path,
-                        t->n, json_kind(node));
+            return fail(ERR_FORMAT,
+                "%s: field %s.worst[%zu]: found %s, expected a number; evaluate again", in.file,
+                in.path, t->n, json_kind(node));
         values[t->n++] = (float)node->valuedouble;
     }
     return OK;
@@ -50,7 +52,8 @@ enum status runjson_read_tails(struct json_in in, struct tail_list *out)
     const cJSON *array = cJSON_GetObjectItemCaseSensitive(in.node, "tails"), *node;
     if (!array) return OK;
     if (!cJSON_IsArray(array))
-        return fail(ERR_FORMAT, "%s: field tails: found %s, expected an array", in.file, json_kind(array));
+        return fail(
+            ERR_FORMAT, "%s: field tails: found %s, expected an array", in.file, json_kind(array));
     out->rows = calloc((size_t)cJSON_GetArraySize(array) + 1, sizeof *out->rows);
     if (!out->rows) return fail(ERR_MEMORY, "%s: no memory for its tails", in.file);
     cJSON_ArrayForEach(node, array)

@@ -35,10 +35,9 @@ void table_free(struct table **t)
 void table_add_column(struct table *t, struct table_column column)
 {
     t->columns = xrealloc(t->columns, (t->n_columns + 1) * sizeof *t->columns);
-    t->columns[t->n_columns++] =
-        (struct column){.c = column,
-                        .name = str_dup(column.name),
-                        .unit = column.unit && *column.unit ? str_dup(column.unit) : NULL};
+    t->columns[t->n_columns++] = (struct column){.c = column,
+        .name = str_dup(column.name),
+        .unit = column.unit && *column.unit ? str_dup(column.unit) : NULL};
 }
 
 static struct cell *next_cell(struct table *t, enum kind kind)
@@ -54,7 +53,10 @@ static struct cell *next_cell(struct table *t, enum kind kind)
 
 void table_missing(struct table *t) { next_cell(t, CELL_MISSING); }
 
-void table_missing_as(struct table *t, const char *shown) { next_cell(t, CELL_MISSING)->text = str_dup(shown); }
+void table_missing_as(struct table *t, const char *shown)
+{
+    next_cell(t, CELL_MISSING)->text = str_dup(shown);
+}
 
 void table_text(struct table *t, const char *text)
 {
@@ -102,7 +104,7 @@ static const struct {
     const char *name;
     enum table_format format;
 } formats[] = {{"terminal", TABLE_TERMINAL}, {"md", TABLE_MARKDOWN}, {"csv", TABLE_CSV},
-               {"json", TABLE_JSON},         {"latex", TABLE_LATEX}, {"html", TABLE_HTML}};
+    {"json", TABLE_JSON}, {"latex", TABLE_LATEX}, {"html", TABLE_HTML}};
 
 enum status table_format_parse(const char *name, enum table_format *out)
 {
@@ -111,7 +113,8 @@ enum status table_format_parse(const char *name, enum table_format *out)
             *out = formats[i].format;
             return OK;
         }
-    return fail(ERR_ARG, "format: found \"%s\", expected terminal, md, csv, json, latex or html", name);
+    return fail(
+        ERR_ARG, "format: found \"%s\", expected terminal, md, csv, json, latex or html", name);
 }
 
 /* 0 differs, 1 all equal, 2 all missing */
@@ -130,7 +133,8 @@ static int constancy(const struct table *t, size_t column)
     return out;
 }
 
-/* Marks columns as hidden; returns the line that replaces them. Columns that are missing everywhere vanish.
+/* Marks columns as hidden; returns the line that replaces them. Columns that are missing everywhere
+ * vanish.
  */
 static void hide_constant(struct table *t, bool wanted, struct str *line)
 {
@@ -149,7 +153,8 @@ static void hide_constant(struct table *t, bool wanted, struct str *line)
     }
 }
 
-void table_render(struct table *t, enum table_format format, struct table_style style, struct str *out)
+void table_render(
+    struct table *t, enum table_format format, struct table_style style, struct str *out)
 {
     struct str constant = {0};
     size_t begin = out->len;

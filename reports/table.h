@@ -46,7 +46,14 @@ void table_note(struct table *t, const char *text);
 size_t table_rows(const struct table *t);
 size_t table_columns(const struct table *t);
 
-enum table_format { TABLE_TERMINAL, TABLE_MARKDOWN, TABLE_CSV, TABLE_JSON, TABLE_LATEX, TABLE_HTML };
+enum table_format {
+    TABLE_TERMINAL,
+    TABLE_MARKDOWN,
+    TABLE_CSV,
+    TABLE_JSON,
+    TABLE_LATEX,
+    TABLE_HTML
+};
 /* "terminal", "md", "csv", "json", "latex", "html"; ERR_ARG lists them. */
 enum status table_format_parse(const char *name, enum table_format *out) MUST_USE;
 
@@ -56,7 +63,8 @@ struct table_style {
     int width;          /* terminal only: columns wider than fits are cut with "…"; 0 = never */
 };
 /* Appends. A missing cell is "-" for people, empty in CSV, null in JSON. */
-void table_render(struct table *t, enum table_format format, struct table_style style, struct str *out);
+void table_render(
+    struct table *t, enum table_format format, struct table_style style, struct str *out);
 
 /* Columns of a terminal that a UTF-8 text takes: wide East Asian and emoji 2, combining 0. */
 size_t text_columns(const char *utf8);

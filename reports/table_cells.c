@@ -74,4 +74,3 @@ void column_header(const struct column *c, struct str *out)
     if (c->unit) str_addf(out, " [%s]", c->unit);
     if (better_mark(c)) str_addf(out, " %s", better_mark(c));
 }
-

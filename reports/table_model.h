@@ -45,7 +45,8 @@ bool column_right(const struct table *t, size_t column);
 void column_header(const struct column *c, struct str *out);
 
 /* `constant`: the line that stands for hidden columns, "" without. */
-void render_terminal(const struct table *t, struct table_style style, const char *constant, struct str *out);
+void render_terminal(
+    const struct table *t, struct table_style style, const char *constant, struct str *out);
 void render_markdown(const struct table *t, const char *constant, struct str *out);
 void render_csv(const struct table *t, struct str *out);
 void render_json(const struct table *t, struct str *out);

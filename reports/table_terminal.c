@@ -66,7 +66,8 @@ static void grid_fit(struct grid *g, size_t width)
     while (total > width) {
         size_t widest = g->columns;
         for (size_t k = 0; k < g->columns; k++)
-            if (!g->right[k] && g->width[k] > 12 && (widest == g->columns || g->width[k] > g->width[widest]))
+            if (!g->right[k] && g->width[k] > 12 &&
+                (widest == g->columns || g->width[k] > g->width[widest]))
                 widest = k;
         if (widest == g->columns) return;
         g->width[widest]--;
@@ -107,7 +108,8 @@ static const char *mark_color(const char *mark)
     return !strcmp(mark, "▲") ? "\033[32m" : !strcmp(mark, "▼") ? "\033[31m" : "";
 }
 
-void render_terminal(const struct table *t, struct table_style style, const char *constant, struct str *out)
+void render_terminal(
+    const struct table *t, struct table_style style, const char *constant, struct str *out)
 {
     const char *bold = style.color ? "\033[1m" : "", *dim = style.color ? "\033[2m" : "",
                *off = style.color ? "\033[0m" : "";

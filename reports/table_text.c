@@ -123,17 +123,10 @@ static void add_latex(const char *text, struct str *out)
 {
     static const struct {
         const char *from, *to;
-    } signs[] = {{"↑", "$\\uparrow$"},
-                 {"↓", "$\\downarrow$"},
-                 {"▲", "$\\blacktriangle$"},
-                 {"▼", "$\\blacktriangledown$"},
-                 {"•", "$\\bullet$"},
-                 {"\\", "\\textbackslash{}"},
-                 {"~", "\\textasciitilde{}"},
-                 {"^", "\\textasciicircum{}"},
-                 {"<", "\\textless{}"},
-                 {">", "\\textgreater{}"},
-                 {"\n", " "}};
+    } signs[] = {{"↑", "$\\uparrow$"}, {"↓", "$\\downarrow$"}, {"▲", "$\\blacktriangle$"},
+        {"▼", "$\\blacktriangledown$"}, {"•", "$\\bullet$"}, {"\\", "\\textbackslash{}"},
+        {"~", "\\textasciitilde{}"}, {"^", "\\textasciicircum{}"}, {"<", "\\textless{}"},
+        {">", "\\textgreater{}"}, {"\n", " "}};
     for (const char *p = text; *p;) {
         size_t i = 0, n = sizeof signs / sizeof *signs;
         while (i < n && !str_starts_with(p, signs[i].from)) i++;
@@ -168,7 +161,8 @@ void render_latex(const struct table *t, const char *constant, struct str *out)
                 column_header(&t->columns[c], &text);
             } else {
                 cell_human(t, r - 1, c, &text);
-                if (cell_at(t, r - 1, c)->mark[0]) str_addf(&text, " %s", cell_at(t, r - 1, c)->mark);
+                if (cell_at(t, r - 1, c)->mark[0])
+                    str_addf(&text, " %s", cell_at(t, r - 1, c)->mark);
             }
             if (!first) str_add(out, " & ");
             add_latex(str_get(&text), out);
@@ -231,10 +225,10 @@ void render_html(const struct table *t, const char *constant, struct str *out)
             xml_escape(str_get(&text), out);
             if (cell->mark[0])
                 str_addf(out, "&nbsp;<span class=\"%s\">%s</span>",
-                         !strcmp(cell->mark, "▲")   ? "up"
-                         : !strcmp(cell->mark, "▼") ? "down"
-                                                    : "mark",
-                         cell->mark);
+                    !strcmp(cell->mark, "▲")       ? "up"
+                        : !strcmp(cell->mark, "▼") ? "down"
+                                                   : "mark",
+                    cell->mark);
             str_add(out, "</td>");
         }
         str_add(out, "</tr>\n");

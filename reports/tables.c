@@ -58,12 +58,12 @@ struct table *metrics_table(const struct run_view *v)
     char title[96];
     snprintf(title, sizeof title, "Metrics of %s", v->label);
     struct table *t = table_new(title);
-    static const char *const columns[] = {"mean", "95 % from", "to",  "min", "p0.1",  "p1",
-                                          "p5",   "median",    "p95", "p99", "p99.9", "max"};
+    static const char *const columns[] = {"mean", "95 % from", "to", "min", "p0.1", "p1", "p5",
+        "median", "p95", "p99", "p99.9", "max"};
     add_text(t, "metric");
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        table_add_column(
-            t, (struct table_column){columns[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+        table_add_column(t,
+            (struct table_column){columns[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
     for (size_t i = 0; i < v->metrics.n; i++) {
         const struct metric_record *m = &v->metrics.rows[i];
         if (strcmp(m->scope, "overall")) continue;
@@ -80,9 +80,10 @@ struct table *metrics_table(const struct run_view *v)
             add_break_even(t, m);
             continue;
         }
-        const double values[] = {m->mean, m->lo,     m->hi,  m->min, m->p0_1,  m->p1,
-                                 m->p5,   m->median, m->p95, m->p99, m->p99_9, m->max};
-        for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_metric(t, info, values[k]);
+        const double values[] = {m->mean, m->lo, m->hi, m->min, m->p0_1, m->p1, m->p5, m->median,
+            m->p95, m->p99, m->p99_9, m->max};
+        for (size_t k = 0; k < sizeof values / sizeof *values; k++)
+            table_metric(t, info, values[k]);
     }
     return t;
 }
@@ -108,15 +109,9 @@ struct table *samples_table(const struct run_view *v)
         table_int(t, s->sample);
         table_int(t, s->n_tokens);
         table_bool(t, s->fell_back);
-        const double values[] = {s->sparsity,
-                                 s->cosine_mean,
-                                 s->cosine_min,
-                                 s->kl_mean,
-                                 s->kl_max,
-                                 exp(s->nll_dense_sum / n),
-                                 exp(s->nll_sparse_sum / n),
-                                 s->token_accuracy,
-                                 s->top5_overlap};
+        const double values[] = {s->sparsity, s->cosine_mean, s->cosine_min, s->kl_mean, s->kl_max,
+            exp(s->nll_dense_sum / n), exp(s->nll_sparse_sum / n), s->token_accuracy,
+            s->top5_overlap};
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_real(t, values[k]);
     }
     return t;
@@ -150,7 +145,10 @@ static double left_out(int64_t possible, int64_t computed)
     return possible ? 1 - (double)computed / (double)possible : NAN;
 }
 
-static double share(int64_t part, int64_t whole) { return whole ? (double)part / (double)whole : NAN; }
+static double share(int64_t part, int64_t whole)
+{
+    return whole ? (double)part / (double)whole : NAN;
+}
 
 /* Largest achieved L1 of a layer's sparse heads; NAN without tuning. */
 static void achieved(const struct run_view *v, int layer, double *tune, double *held_out)
@@ -218,18 +216,11 @@ struct table *layers_table(const struct run_view *v)
         snprintf(heads, sizeof heads, "%d of %zu", n_sparse, to - from);
         table_int(t, rows[from].layer);
         table_text(t, heads);
-        const double values[] = {.5 * (qk + pv),
-                                 qk,
-                                 pv,
-                                 share(sum.forced_sink, sum.tiles_possible),
-                                 share(sum.forced_diagonal, sum.tiles_possible),
-                                 share(sum.forced_theta_q, sum.tiles_possible),
-                                 share(sum.forced_theta_k, sum.tiles_possible),
-                                 share(sum.dense_head, sum.calls),
-                                 tune,
-                                 held_out,
-                                 e ? e->isolated_l1 : NAN,
-                                 e ? e->propagated_l1 : NAN};
+        const double values[] = {.5 * (qk + pv), qk, pv, share(sum.forced_sink, sum.tiles_possible),
+            share(sum.forced_diagonal, sum.tiles_possible),
+            share(sum.forced_theta_q, sum.tiles_possible),
+            share(sum.forced_theta_k, sum.tiles_possible), share(sum.dense_head, sum.calls), tune,
+            held_out, e ? e->isolated_l1 : NAN, e ? e->propagated_l1 : NAN};
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_real(t, values[k]);
     }
     return t;
@@ -261,8 +252,8 @@ static const struct tuned_head_record *tuned_head(const struct run_view *v, int 
 
 struct table *heads_table(const struct run_view *v, size_t limit)
 {
-    struct table *t =
-        table_new(v->tuned.n ? "Heads with the largest L1 on held-out text" : "Heads that left out least");
+    struct table *t = table_new(
+        v->tuned.n ? "Heads with the largest L1 on held-out text" : "Heads that left out least");
     add_text(t, "layer");
     add_text(t, "head");
     add_share(t, "sparsity", METRIC_HIGHER);
@@ -277,7 +268,8 @@ struct table *heads_table(const struct run_view *v, size_t limit)
     for (size_t i = 0; i < v->ledger.n; i++) {
         const struct ledger_record *r = &v->ledger.rows[i];
         const struct tuned_head_record *h = tuned_head(v, r->layer, r->head);
-        double computed = share(r->tiles_computed + r->pv_computed, r->tiles_possible + r->pv_possible);
+        double computed =
+            share(r->tiles_computed + r->pv_computed, r->tiles_possible + r->pv_possible);
         double rank = !v->tuned.n ? computed : h && h->is_sparse ? h->l1_held_out : NAN;
         order[i] = (struct ranked){r, h, isnan(rank) ? -1 : rank};
     }
@@ -287,8 +279,10 @@ struct table *heads_table(const struct run_view *v, size_t limit)
         const struct tuned_head_record *h = order[i].tuned;
         table_int(t, r->layer);
         table_int(t, r->head);
-        table_real(t, .5 * (left_out(r->tiles_possible, r->tiles_computed) +
-                            left_out(r->pv_possible, r->pv_computed)));
+        table_real(t,
+            .5 *
+                (left_out(r->tiles_possible, r->tiles_computed) +
+                    left_out(r->pv_possible, r->pv_computed)));
         table_real(t, r->theta);
         table_real(t, r->tau);
         table_real(t, r->lambda);
@@ -355,8 +349,11 @@ struct table *generations_table(const struct run_view *v)
     }
     if (n_dense) {
         char note[192];
-        snprintf(note, sizeof note, "%zu of %zu prompts lie within one tile, so both sides ran dense and their match says nothing about "
-                 "sparsity; generate --prompt-file takes a longer one", n_dense, v->generations.n);
+        snprintf(note, sizeof note,
+            "%zu of %zu prompts lie within one tile, so both sides ran dense and their match says "
+            "nothing about "
+            "sparsity; generate --prompt-file takes a longer one",
+            n_dense, v->generations.n);
         table_note(t, note);
     }
     return t;
@@ -409,7 +406,8 @@ void top_tokens_text(const char *json, int64_t true_token, struct str *out)
     size_t n = 0;
     cJSON_ArrayForEach(x, list)
     {
-        const cJSON *text = cJSON_GetObjectItemCaseSensitive(x, "text"), *p = cJSON_GetObjectItemCaseSensitive(x, "p"),
+        const cJSON *text = cJSON_GetObjectItemCaseSensitive(x, "text"),
+                    *p = cJSON_GetObjectItemCaseSensitive(x, "p"),
                     *id = cJSON_GetObjectItemCaseSensitive(x, "id");
         bool right = cJSON_IsNumber(id) && (int64_t)id->valuedouble == true_token;
         str_addf(out, "%s%s\"", n++ ? "  " : "", right ? "*" : "");
@@ -437,7 +435,8 @@ static void table_context(struct table *t, const char *text)
     }
     struct str shown = {0};
     size_t n = strlen(text), from = n > SHOWN ? n - SHOWN : 0;
-    while (from < n && ((unsigned char)text[from] & 0xc0) == 0x80) from++; /* not in the middle of a character */
+    /* not in the middle of a character */
+    while (from < n && ((unsigned char)text[from] & 0xc0) == 0x80) from++;
     if (from) str_add(&shown, "…");
     add_shown(text + from, &shown);
     table_text(t, str_get(&shown));

@@ -13,7 +13,8 @@
 /* Settings and where they ran; hashes tell people nothing. */
 static bool column_shown(const struct column *c)
 {
-    return (c->use & COLUMN_SETTING && strcmp(c->name, "tuned_hash")) || !strcmp(c->name, "threads");
+    return (c->use & COLUMN_SETTING && strcmp(c->name, "tuned_hash")) ||
+        !strcmp(c->name, "threads");
 }
 
 /* Columns and cells that tell one setting from another; in every table of runs. */
@@ -36,7 +37,8 @@ static void add_settings(struct table *t, const struct run_record *r)
         column_describe(c, r, &text);
         if (column_missing(c, r)) table_missing(t);
         else if (c->type == COLUMN_REAL) table_real(t, column_real(c, r));
-        else if (c->type == COLUMN_INT || c->type == COLUMN_INT64) table_int(t, (int64_t)column_real(c, r));
+        else if (c->type == COLUMN_INT || c->type == COLUMN_INT64)
+            table_int(t, (int64_t)column_real(c, r));
         else table_text(t, str_get(&text));
         str_clear(&text);
     }
@@ -67,9 +69,9 @@ struct table *runs_table(const struct run_list *runs)
         table_int(t, r->id);
         add_settings(t, r);
         table_text(t, run_status_name(r->status));
-        const double v[] = {h->sparsity,    h->cosine_mean,  h->cosine_p1,     h->kl_mean,
-                            h->kl_p99_9,    h->ppl_dense,    h->ppl_ratio,     h->token_accuracy,
-                            h->score_dense, h->score_sparse, h->latency_ratio, r->wall_s};
+        const double v[] = {h->sparsity, h->cosine_mean, h->cosine_p1, h->kl_mean, h->kl_p99_9,
+            h->ppl_dense, h->ppl_ratio, h->token_accuracy, h->score_dense, h->score_sparse,
+            h->latency_ratio, r->wall_s};
         for (size_t k = 0; k < sizeof v / sizeof *v; k++) table_real(t, v[k]);
         table_text(t, r->reason);
     }
@@ -79,17 +81,21 @@ struct table *runs_table(const struct run_list *runs)
 double run_detectable(const struct run_record *r, enum frontier_axis axis)
 {
     const struct headline *h = &r->headline;
-    double lo = axis == FRONTIER_COSINE ? h->cosine_lo : axis == FRONTIER_KL ? h->kl_lo : h->ppl_ratio_lo,
-           hi = axis == FRONTIER_COSINE ? h->cosine_hi : axis == FRONTIER_KL ? h->kl_hi : h->ppl_ratio_hi;
+    double lo = axis == FRONTIER_COSINE ? h->cosine_lo
+        : axis == FRONTIER_KL           ? h->kl_lo
+                                        : h->ppl_ratio_lo,
+           hi = axis == FRONTIER_COSINE ? h->cosine_hi
+        : axis == FRONTIER_KL           ? h->kl_hi
+                                        : h->ppl_ratio_hi;
     int df = r->dataset.n_samples - 1;
     if (isnan(lo) || isnan(hi) || df < 1) return NAN;
     double std_error = (hi - lo) / (2 * student_quantile(.975, df));
-    return detectable_difference(sqrt(2) * std_error, 2. * df); /* of the difference of two such runs */
+    /* of the difference of two such runs */
+    return detectable_difference(sqrt(2) * std_error, 2. * df);
 }
 
 static const struct frontier_point *sorted_by_sparsity(const struct run_list *runs,
-                                                       const struct frontier_point *points, size_t n,
-                                                       bool with_dominated, size_t *kept)
+    const struct frontier_point *points, size_t n, bool with_dominated, size_t *kept)
 {
     struct frontier_point *out = xmalloc((n ? n : 1) * sizeof *out);
     *kept = 0;
@@ -106,12 +112,13 @@ static const struct frontier_point *sorted_by_sparsity(const struct run_list *ru
     return out;
 }
 
-struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points, size_t n,
-                             enum frontier_axis axis, bool with_dominated)
+struct table *frontier_table(const struct run_list *runs, const struct frontier_point *points,
+    size_t n, enum frontier_axis axis, bool with_dominated)
 {
-    static const char *const titles[] = {"Frontier: sparsity against cosine", "Frontier: sparsity against KL",
-                                         "Frontier: sparsity against perplexity"};
-    static const char *const detectable[] = {"detectable cosine", "detectable KL", "detectable ppl ratio"};
+    static const char *const titles[] = {"Frontier: sparsity against cosine",
+        "Frontier: sparsity against KL", "Frontier: sparsity against perplexity"};
+    static const char *const detectable[] = {
+        "detectable cosine", "detectable KL", "detectable ppl ratio"};
     struct table *t = table_new(titles[axis]);
     add_text(t, "run");
     add_share(t, "sparsity", METRIC_HIGHER);
@@ -139,10 +146,13 @@ struct table *frontier_table(const struct run_list *runs, const struct frontier_
         table_text(t, order[i].knee ? "knee" : order[i].dominated ? "dominated" : "frontier");
     }
     free((void *)order);
-    table_note(t, with_interval
-                      ? "detectable: the smallest change that as many other texts would show (from the run's own "
-                        "interval, 5 % false alarms, 80 % power); `compare` pairs the texts and sees smaller ones"
-                      : "no run has an interval, so what they could detect is unknown; use --num-samples 5 or more");
+    table_note(t,
+        with_interval ? "detectable: the smallest change that as many other texts would show (from "
+                        "the run's own "
+                        "interval, 5 % false alarms, 80 % power); `compare` pairs the texts and "
+                        "sees smaller ones"
+                      : "no run has an interval, so what they could detect is unknown; use "
+                        "--num-samples 5 or more");
     return t;
 }
 

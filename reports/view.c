@@ -52,7 +52,8 @@ void run_view_clear(struct run_view *v)
 
 struct estimate_source run_view_source(const struct run_view *v)
 {
-    return (struct estimate_source){v->samples.rows, v->samples.n, v->items.rows, v->items.n, v->tails.rows, v->tails.n};
+    return (struct estimate_source){
+        v->samples.rows, v->samples.n, v->items.rows, v->items.n, v->tails.rows, v->tails.n};
 }
 
 double run_view_metric(const struct run_view *v, const char *name)
@@ -82,7 +83,8 @@ void run_describe(const struct run_record *r, struct str *out)
     } else {
         add_setting(out, "simthreshd1", r->simthreshd1);
         add_setting(out, "cdfthreshd", r->cdfthreshd);
-        if (!isnan(r->simthreshd1) || r->pvthreshd < 50) add_setting(out, "pvthreshd", r->pvthreshd);
+        if (!isnan(r->simthreshd1) || r->pvthreshd < 50)
+            add_setting(out, "pvthreshd", r->pvthreshd);
     }
     str_addf(out, " layers=%s", r->layers);
     if (r->heads && strcmp(r->heads, "all")) str_addf(out, " head=%s", r->heads);
@@ -93,23 +95,27 @@ void run_short_name(const struct run_record *r, struct str *out)
 {
     bool sparge = !strcmp(r->method, "sparge");
     if (r->tuned_hash)
-        str_addf(out, "%s%stuned %s", sparge ? "" : r->method, sparge ? "" : " ", r->rule ? r->rule : "");
+        str_addf(out, "%s%stuned %s", sparge ? "" : r->method, sparge ? "" : " ",
+            r->rule ? r->rule : "");
     else str_add(out, sparge ? "untuned" : r->method);
     if (r->tuned_hash && !isnan(r->l1)) str_addf(out, " %.3g", r->l1);
-    /* the tuning guide's thresholds before tuning go without saying (compared as they are stored: float made double)
+    /* the tuning guide's thresholds before tuning go without saying (compared as they are stored:
+     * float made double)
      */
     if (!r->tuned_hash && sparge && !isnan(r->cdfthreshd) &&
         (fabs(r->simthreshd1 - .6) > 1e-6 || fabs(r->cdfthreshd - .98) > 1e-6 || r->pvthreshd < 50))
         str_addf(out, " %.3g/%.3g", r->simthreshd1, r->cdfthreshd);
     if (r->window >= 0) str_addf(out, " %lld", (long long)r->window);
     if (!isnan(r->topk)) str_addf(out, " %.2g", r->topk);
-    if (!sparge && !r->tuned_hash && isnan(r->topk) && !isnan(r->cdfthreshd)) str_addf(out, " tau %.3g", r->cdfthreshd);
-    if (strcmp(r->method, "dense") && strcmp(r->layers, "all")) str_addf(out, ", layers %s", r->layers);
+    if (!sparge && !r->tuned_hash && isnan(r->topk) && !isnan(r->cdfthreshd))
+        str_addf(out, " tau %.3g", r->cdfthreshd);
+    if (strcmp(r->method, "dense") && strcmp(r->layers, "all"))
+        str_addf(out, ", layers %s", r->layers);
     if (r->heads && strcmp(r->heads, "all")) str_addf(out, ", head %s", r->heads);
 }
 
 bool run_same_configuration(const struct run_record *a, const struct run_record *b)
 {
     return text_same(a->model.fingerprint, b->model.fingerprint) &&
-           columns_same(&run_columns, a, b, COLUMN_SETTING, COLUMN_DATA);
+        columns_same(&run_columns, a, b, COLUMN_SETTING, COLUMN_DATA);
 }

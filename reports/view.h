@@ -1,4 +1,5 @@
-/* One run with all its rows, from a database or from a before/after JSON file: what reports work on. */
+/* One run with all its rows, from a database or from a before/after JSON file: what reports work
+ * on. */
 #ifndef SG_REPORTS_VIEW_H
 #define SG_REPORTS_VIEW_H
 
@@ -8,7 +9,7 @@
 struct run_view {
     const struct run_record *run; /* points into `runs` */
     const char *label;            /* "run 12" or the file's name; owned by `runs` */
-    bool from_file; /* then ledger, layer errors, tokens and masks are empty */
+    bool from_file;               /* then ledger, layer errors, tokens and masks are empty */
     struct run_list runs;
     struct metric_list metrics;
     struct sample_list samples;

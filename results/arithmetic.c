@@ -35,7 +35,7 @@ static double floor_of(const struct noise_list *floors, const char *metric)
 }
 
 enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_side b,
-                                   const struct noise_list *floors, struct str *words)
+    const struct noise_list *floors, struct str *words)
 {
     struct str what = {0};
     bool other = arithmetic_differs(a.run, b.run, &what);
@@ -52,14 +52,14 @@ enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_s
         n_untold += isnan(floor);
         if (!(difference > floor)) continue;
         str_addf(words, "beyond the floor: %s is %.9g and %.9g, floor %.2g", x->name, x->mean,
-                 y->mean, floor);
+            y->mean, floor);
         return ARITHMETIC_BEYOND;
     }
     bool measured = floors && floors->n;
     if (n_untold && !measured) {
-        str_addf(
-            words,
-            "and %zu metrics differ; no noise floor of this model is stored to tell by, `eval --suite null` "
+        str_addf(words,
+            "and %zu metrics differ; no noise floor of this model is stored to tell by, `eval "
+            "--suite null` "
             "measures it",
             n_untold);
         return ARITHMETIC_UNTOLD;
@@ -68,8 +68,8 @@ enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_s
     return ARITHMETIC_WITHIN;
 }
 
-enum status arithmetic_between(struct store *a, struct store *b, const char *key,
-                               enum arithmetic *out, struct str *words)
+enum status arithmetic_between(
+    struct store *a, struct store *b, const char *key, enum arithmetic *out, struct str *words)
 {
     struct store *stores[2] = {a, b};
     struct run_list runs[2] = {{0}};
@@ -79,13 +79,12 @@ enum status arithmetic_between(struct store *a, struct store *b, const char *key
     for (int i = 0; i < 2; i++) {
         TRY_GOTO(st, done, query_run(stores[i], key, &runs[i]));
         TRY_GOTO(st, done, query_metrics(stores[i], runs[i].rows[0].id, "overall", &metrics[i]));
-        TRY_GOTO(st, done,
-                 query_noise(stores[i], NULL, runs[i].rows[0].model.fingerprint, &floors[i]));
+        TRY_GOTO(
+            st, done, query_noise(stores[i], NULL, runs[i].rows[0].model.fingerprint, &floors[i]));
     }
     bool here = floors[0].n > 0;
     *out = arithmetic_compare((struct arithmetic_side){runs[0].rows, &metrics[0]},
-                              (struct arithmetic_side){runs[1].rows, &metrics[1]}, &floors[!here],
-                              words);
+        (struct arithmetic_side){runs[1].rows, &metrics[1]}, &floors[!here], words);
 done:
     for (int i = 0; i < 2; i++) {
         run_list_clear(&runs[i]);

@@ -25,11 +25,11 @@ bool arithmetic_differs(const struct run_record *a, const struct run_record *b, 
 /* By the metrics of scope "overall" that both have, times left out. `words` gets "other arithmetic
  * (…), within the floor" or the like, nothing when it is the same. floors may be NULL. */
 enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_side b,
-                                   const struct noise_list *floors, struct str *words);
+    const struct noise_list *floors, struct str *words);
 
 /* The same for one cell that two databases hold, by the floors of the first, or of the second where
  * it has none. */
 enum status arithmetic_between(struct store *a, struct store *b, const char *key,
-                               enum arithmetic *out, struct str *words) MUST_USE;
+    enum arithmetic *out, struct str *words) MUST_USE;
 
 #endif

@@ -294,8 +294,12 @@ bool column_is_text(const struct column *c)
 bool column_is_int(const struct column *c, int *lo, int *hi)
 {
     static const int ranges[][2] = {
-        [COLUMN_INT] = {0, INT_MAX},   [COLUMN_SAMPLE] = {-1, INT_MAX}, [COLUMN_INDEX] = {0, 65535},
-        [COLUMN_HEAD] = {-1, 65535},   [COLUMN_SIZE] = {1, 65535},      [COLUMN_BLOCK] = {0, 4096},
+        [COLUMN_INT] = {0, INT_MAX},
+        [COLUMN_SAMPLE] = {-1, INT_MAX},
+        [COLUMN_INDEX] = {0, 65535},
+        [COLUMN_HEAD] = {-1, 65535},
+        [COLUMN_SIZE] = {1, 65535},
+        [COLUMN_BLOCK] = {0, 4096},
         [COLUMN_TILES] = {0, 1 << 20},
     };
     if (c->type < COLUMN_INT || c->type > COLUMN_TILES) return false;
@@ -448,8 +452,8 @@ void columns_to_json(cJSON *o, const struct columns *t, const void *record, cons
     }
 }
 
-static enum status integer_from_json(struct json_in in, const struct column *c, const char *name,
-                                     void *m)
+static enum status integer_from_json(
+    struct json_in in, const struct column *c, const char *name, void *m)
 {
     bool required = c->use & COLUMN_REQUIRED;
     int64_t value = c->use & COLUMN_OPTIONAL ? -1 : 0;
@@ -461,8 +465,8 @@ static enum status integer_from_json(struct json_in in, const struct column *c, 
     return OK;
 }
 
-static enum status column_from_json(struct json_in in, const struct column *c, const char *name,
-                                    void *m, struct arena **arena)
+static enum status column_from_json(
+    struct json_in in, const struct column *c, const char *name, void *m, struct arena **arena)
 {
     bool required = c->use & COLUMN_REQUIRED;
     const char *text = NULL;
@@ -482,8 +486,8 @@ static enum status column_from_json(struct json_in in, const struct column *c, c
         return OK;
     case COLUMN_REAL:
         *(double *)m = NAN;
-        return json_get_double(in, name, required, c->use & COLUMN_TIMING ? 0 : -INFINITY, INFINITY,
-                               m);
+        return json_get_double(
+            in, name, required, c->use & COLUMN_TIMING ? 0 : -INFINITY, INFINITY, m);
     case COLUMN_BOOL: return json_get_bool(in, name, required, m);
     case COLUMN_STATUS:
         text = status_names[RUN_DONE];
@@ -499,7 +503,7 @@ static enum status column_from_json(struct json_in in, const struct column *c, c
 }
 
 enum status columns_from_json(struct json_in in, const struct columns *t, void *record,
-                              const char *section, struct arena **arena)
+    const char *section, struct arena **arena)
 {
     for (size_t i = 0; i < t->n; i++) {
         const char *name = name_in(&t->at[i], section);
@@ -553,7 +557,7 @@ void headline_fill(struct headline *h, const struct metric_record *rows, size_t 
 }
 
 void columns_names(const struct columns *t, const char *prefix, const char *suffix,
-                   const char *between, struct str *out)
+    const char *between, struct str *out)
 {
     for (size_t i = 0; i < t->n; i++)
         str_addf(out, "%s%s%s%s", i ? between : "", prefix, t->at[i].name, suffix);

@@ -103,8 +103,8 @@ const struct column *columns_find(const struct columns *t, const char *name); /*
                                                                                  column */
 
 /* Are all columns equal that have one of the bits of `use` and none of `but`? */
-bool columns_same(const struct columns *t, const void *a, const void *b, unsigned use,
-                  unsigned but);
+bool columns_same(
+    const struct columns *t, const void *a, const void *b, unsigned use, unsigned but);
 /* Those of `use` alone. */
 void columns_copy(const struct columns *t, void *to, const void *from, unsigned use);
 
@@ -113,7 +113,7 @@ void columns_copy(const struct columns *t, void *to, const void *from, unsigned 
 void columns_to_json(cJSON *o, const struct columns *t, const void *record, const char *section);
 /* Texts go to the arena; a member that is not there is missing. ERR_FORMAT names the field. */
 enum status columns_from_json(struct json_in in, const struct columns *t, void *record,
-                              const char *section, struct arena **arena) MUST_USE;
+    const char *section, struct arena **arena) MUST_USE;
 /* The part of a cell's key that the run's settings are. */
 void columns_to_key(cJSON *o, const struct run_record *r, bool sparse);
 
@@ -122,6 +122,6 @@ void headline_fill(struct headline *h, const struct metric_record *rows, size_t 
 
 /* "prefix NAME suffix between prefix NAME suffix …" for SQL; appended. */
 void columns_names(const struct columns *t, const char *prefix, const char *suffix,
-                   const char *between, struct str *out);
+    const char *between, struct str *out);
 
 #endif

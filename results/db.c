@@ -10,15 +10,17 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-/* Kinds of file systems by the numbers of statfs(2), those where SQLite is known to have trouble. */
+/* Kinds of file systems by the numbers of statfs(2), those where SQLite is known to have trouble.
+ */
 static const char *db_file_system(const char *path)
 {
     static const struct {
         unsigned long type;
         const char *name;
-    } known[] = {{0x6969, "NFS"},       {0xff534d42, "CIFS"},     {0xfe534d42, "SMB2"},      {0x517b, "SMB"},
-                 {0x65735546, "FUSE"},  {0x01021997, "9p"},       {0x0bd00bd0, "Lustre"},    {0x47504653, "GPFS"},
-                 {0x00c36400, "Ceph"},  {0x19830326, "BeeGFS"},   {0x5346414f, "AFS"},       {0x794c7630, "overlayfs"}};
+    } known[] = {{0x6969, "NFS"}, {0xff534d42, "CIFS"}, {0xfe534d42, "SMB2"}, {0x517b, "SMB"},
+        {0x65735546, "FUSE"}, {0x01021997, "9p"}, {0x0bd00bd0, "Lustre"}, {0x47504653, "GPFS"},
+        {0x00c36400, "Ceph"}, {0x19830326, "BeeGFS"}, {0x5346414f, "AFS"},
+        {0x794c7630, "overlayfs"}};
     static _Thread_local char other[32];
     char *dir = str_dup(path), *slash = strrchr(dir, '/');
     if (slash) *(slash == dir ? slash + 1 : slash) = 0;
@@ -35,8 +37,11 @@ static const char *db_file_system(const char *path)
 enum status db_no_file_system(struct store *s)
 {
     char *why = str_dup(sqlite3_errmsg(s->db));
-    enum status st = fail(ERR_DB, "%s: its file system (%s) lacks the locks or the shared memory that a database needs: %s; give a "
-                                  "--db on a local disk, one for each machine, and merge them", s->path, db_file_system(s->path), why);
+    enum status st = fail(ERR_DB,
+        "%s: its file system (%s) lacks the locks or the shared memory that a database needs: %s; "
+        "give a "
+        "--db on a local disk, one for each machine, and merge them",
+        s->path, db_file_system(s->path), why);
     free(why);
     return st;
 }
@@ -46,27 +51,36 @@ enum status db_fail(struct store *s, const char *what)
     int code = sqlite3_errcode(s->db) & 0xff;
     int extended = sqlite3_extended_errcode(s->db);
     const char *remedy = "";
-    if (extended == SQLITE_IOERR_LOCK || extended == SQLITE_IOERR_RDLOCK || extended == SQLITE_IOERR_UNLOCK ||
-        extended == SQLITE_IOERR_SHMOPEN || extended == SQLITE_IOERR_SHMMAP || extended == SQLITE_IOERR_SHMLOCK)
+    if (extended == SQLITE_IOERR_LOCK || extended == SQLITE_IOERR_RDLOCK ||
+        extended == SQLITE_IOERR_UNLOCK || extended == SQLITE_IOERR_SHMOPEN ||
+        extended == SQLITE_IOERR_SHMMAP || extended == SQLITE_IOERR_SHMLOCK)
         return db_no_file_system(s);
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
         remedy = str_starts_with(db_file_system(s->path), "0x")
-                     ? "; another program holds the file, or its file system has no locks: wait for it, or give this worker its own --db "
-                       "on a local disk and merge"
-                     : "; another program holds the file, or its network file system has no locks: give this worker its own --db on a "
-                       "local disk and merge";
-    else if (code == SQLITE_FULL) remedy = "; free some space on the disk, results stored so far are kept";
+            ? "; another program holds the file, or its file system has no locks: wait for it, or "
+              "give this worker its own --db "
+              "on a local disk and merge"
+            : "; another program holds the file, or its network file system has no locks: give "
+              "this worker its own --db on a "
+              "local disk and merge";
+    else if (code == SQLITE_FULL)
+        remedy = "; free some space on the disk, results stored so far are kept";
     else if (code == SQLITE_IOERR)
-        remedy = "; is the disk full? Reading, too, needs room for two small files beside the database";
-    else if (code == SQLITE_CORRUPT) remedy = "; rescue what is readable with: sqlite3 FILE .recover";
+        remedy =
+            "; is the disk full? Reading, too, needs room for two small files beside the database";
+    else if (code == SQLITE_CORRUPT)
+        remedy = "; rescue what is readable with: sqlite3 FILE .recover";
     else if (code == SQLITE_READONLY)
-        remedy = "; the file or its folder is not writable: change permissions or give another --db";
+        remedy =
+            "; the file or its folder is not writable: change permissions or give another --db";
     return fail(ERR_DB, "%s: cannot %s: %s%s", s->path, what, sqlite3_errmsg(s->db), remedy);
 }
 
 enum status db_exec(struct store *s, const char *sql)
 {
-    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? OK : db_fail(s, "change the database");
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK
+        ? OK
+        : db_fail(s, "change the database");
 }
 
 enum status db_need_write(struct store *s)
@@ -74,13 +88,16 @@ enum status db_need_write(struct store *s)
     return s->writable ? OK : fail(ERR_ARG, "%s: opened for reading only", s->path);
 }
 
-/* Where the file that this process has open is now, if it has a name still; NULL: none. The caller frees it. */
+/* Where the file that this process has open is now, if it has a name still; NULL: none. The caller
+ * frees it. */
 static char *present_path(const struct store *s)
 {
     char link[64], target[4096];
     struct stat info;
     for (int fd = 3; fd < 1024; fd++) {
-        if (fstat(fd, &info) != 0 || (uint64_t)info.st_ino != s->inode || (uint64_t)info.st_dev != s->device) continue;
+        if (fstat(fd, &info) != 0 || (uint64_t)info.st_ino != s->inode ||
+            (uint64_t)info.st_dev != s->device)
+            continue;
         if (info.st_nlink == 0) return NULL;
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         ssize_t n = readlink(link, target, sizeof target - 1);
@@ -91,27 +108,37 @@ static char *present_path(const struct store *s)
     return NULL;
 }
 
-/* SQLite goes on writing to a file that was moved or deleted, where nobody looks for it. What is in it is kept: under its
- * new name, or copied to one. */
+/* SQLite goes on writing to a file that was moved or deleted, where nobody looks for it. What is in
+ * it is kept: under its new name, or copied to one. */
 static enum status db_in_place(struct store *s)
 {
     struct stat info;
-    if (!s->inode || (stat(s->path, &info) == 0 && (uint64_t)info.st_ino == s->inode && (uint64_t)info.st_dev == s->device))
+    if (!s->inode ||
+        (stat(s->path, &info) == 0 && (uint64_t)info.st_ino == s->inode &&
+            (uint64_t)info.st_dev == s->device))
         return OK;
     char *now = present_path(s), *rescued = str_format("%s.rescued-%ld", s->path, (long)getpid());
     enum status st;
     if (now)
-        st = fail(ERR_DB, "%s: was moved or replaced while this program wrote to it; what it stored is in %s", s->path, now);
+        st = fail(ERR_DB,
+            "%s: was moved or replaced while this program wrote to it; what it stored is in %s",
+            s->path, now);
     else {
         struct cursor c = {0};
         bool kept = cursor_open(&c, s, "VACUUM INTO ?") == OK;
         if (kept) put_text(&c, rescued);
         kept = kept && cursor_run(&c) == OK;
         cursor_close(&c);
-        st = kept ? fail(ERR_DB, "%s: was deleted or replaced while this program wrote to it; what was in it is in %s now; "
-                                 "`merge` takes it into another", s->path, rescued)
-                  : fail(ERR_DB, "%s: was deleted or replaced while this program wrote to it, and a copy could not be made as "
-                                 "%s: %s", s->path, rescued, sqlite3_errmsg(s->db));
+        st = kept ? fail(ERR_DB,
+                        "%s: was deleted or replaced while this program wrote to it; what was in "
+                        "it is in %s now; "
+                        "`merge` takes it into another",
+                        s->path, rescued)
+                  : fail(ERR_DB,
+                        "%s: was deleted or replaced while this program wrote to it, and a copy "
+                        "could not be made as "
+                        "%s: %s",
+                        s->path, rescued, sqlite3_errmsg(s->db));
     }
     s->inode = 0; /* told once: what follows is clearing up */
     free(now);
@@ -147,8 +174,8 @@ enum status cursor_open(struct cursor *c, struct store *s, const char *sql)
     struct arena **arena = c->arena;
     *c = (struct cursor){.store = s, .arena = arena};
     return sqlite3_prepare_v2(s->db, sql, -1, &c->stmt, NULL) == SQLITE_OK
-               ? OK
-               : db_fail(s, "use the database");
+        ? OK
+        : db_fail(s, "use the database");
 }
 
 void cursor_close(struct cursor *c)
@@ -186,7 +213,8 @@ void put_blob(struct cursor *c, const void *data, size_t size)
 enum status cursor_run(struct cursor *c)
 {
     int code = sqlite3_step(c->stmt);
-    enum status st = code == SQLITE_DONE || code == SQLITE_ROW ? OK : db_fail(c->store, "write a row");
+    enum status st =
+        code == SQLITE_DONE || code == SQLITE_ROW ? OK : db_fail(c->store, "write a row");
     sqlite3_reset(c->stmt);
     c->at = 0;
     return st;
@@ -195,8 +223,11 @@ enum status cursor_run(struct cursor *c)
 enum status cursor_check(const struct cursor *c)
 {
     if (!c->problem[0]) return OK;
-    return fail(ERR_DB, "%s: %s: the database is damaged or was changed by another program; rescue what is readable with: "
-                "sqlite3 FILE .recover, or give another --db", c->store->path, c->problem);
+    return fail(ERR_DB,
+        "%s: %s: the database is damaged or was changed by another program; rescue what is "
+        "readable with: "
+        "sqlite3 FILE .recover, or give another --db",
+        c->store->path, c->problem);
 }
 
 enum status cursor_step(struct cursor *c, bool *more)
@@ -220,7 +251,7 @@ const char *get_name(struct cursor *c)
     if (text) return text;
     if (!c->problem[0])
         snprintf(c->problem, sizeof c->problem, "column %s: found nothing, expected a text",
-                 sqlite3_column_name(c->stmt, c->at - 1));
+            sqlite3_column_name(c->stmt, c->at - 1));
     return "";
 }
 
@@ -228,10 +259,11 @@ int get_range(struct cursor *c, int lo, int hi)
 {
     int i = c->at++;
     int64_t value = sqlite3_column_int64(c->stmt, i);
-    if (value >= lo && value <= hi && sqlite3_column_type(c->stmt, i) != SQLITE_NULL) return (int)value;
+    if (value >= lo && value <= hi && sqlite3_column_type(c->stmt, i) != SQLITE_NULL)
+        return (int)value;
     if (!c->problem[0])
-        snprintf(c->problem, sizeof c->problem, "column %s: found %lld, expected %d to %d", sqlite3_column_name(c->stmt, i),
-                 (long long)value, lo, hi);
+        snprintf(c->problem, sizeof c->problem, "column %s: found %lld, expected %d to %d",
+            sqlite3_column_name(c->stmt, i), (long long)value, lo, hi);
     return lo;
 }
 
@@ -285,7 +317,9 @@ void put_record(struct cursor *c, const struct columns *t, const void *record)
         bool missing = column_missing(x, record);
         switch (x->type) {
         case COLUMN_TEXT:
-        case COLUMN_JSON: put_text(c, missing && x->use & COLUMN_EMPTY ? "" : *(const char *const *)m); break;
+        case COLUMN_JSON:
+            put_text(c, missing && x->use & COLUMN_EMPTY ? "" : *(const char *const *)m);
+            break;
         case COLUMN_INT64: put_int_or_null(c, missing, *(const int64_t *)m); break;
         case COLUMN_UNSIGNED: put_int(c, (int64_t) * (const uint64_t *)m); break;
         case COLUMN_REAL: put_real(c, *(const double *)m); break;
@@ -317,20 +351,21 @@ void get_record(struct cursor *c, const struct columns *t, void *record)
             text = x->use & COLUMN_NAMED ? get_name(c) : get_text(c);
             *(const char **)m = text && !*text && x->use & COLUMN_EMPTY ? NULL : text;
             break;
-        case COLUMN_INT64: *(int64_t *)m = x->use & COLUMN_OPTIONAL ? get_count(c) : get_int(c); break;
+        case COLUMN_INT64:
+            *(int64_t *)m = x->use & COLUMN_OPTIONAL ? get_count(c) : get_int(c);
+            break;
         case COLUMN_UNSIGNED: *(uint64_t *)m = (uint64_t)get_int(c); break;
         case COLUMN_REAL: *(double *)m = get_real(c); break;
         case COLUMN_BOOL: *(bool *)m = get_int(c) != 0; break;
-        case COLUMN_STATUS:
-            *(enum run_status *)m = run_status_of(get_name(c));
-            break;
+        case COLUMN_STATUS: *(enum run_status *)m = run_status_of(get_name(c)); break;
         default: *(int *)m = get_narrow(c, x);
         }
     }
 }
 
 /* "INTO table (before, columns, after) VALUES (?, …)". */
-static void add_into(const struct columns *t, const char *before, const char *after, struct str *out)
+static void add_into(
+    const struct columns *t, const char *before, const char *after, struct str *out)
 {
     size_t n = t->n;
     str_addf(out, "INTO %s (%s%s", t->table, before, *before ? ", " : "");
@@ -342,8 +377,8 @@ static void add_into(const struct columns *t, const char *before, const char *af
     str_add(out, ")");
 }
 
-enum status cursor_open_insert(struct cursor *c, struct store *s, const char *verb, const struct columns *t,
-                               const char *before, const char *after)
+enum status cursor_open_insert(struct cursor *c, struct store *s, const char *verb,
+    const struct columns *t, const char *before, const char *after)
 {
     struct str sql = {0};
     str_addf(&sql, "%s ", verb);
@@ -353,8 +388,8 @@ enum status cursor_open_insert(struct cursor *c, struct store *s, const char *ve
     return st;
 }
 
-enum status cursor_open_select(struct cursor *c, struct store *s, const struct columns *t, const char *before,
-                               const char *tail)
+enum status cursor_open_select(struct cursor *c, struct store *s, const struct columns *t,
+    const char *before, const char *tail)
 {
     struct str sql = {0};
     str_addf(&sql, "SELECT %s%s", before, *before ? ", " : "");
@@ -384,7 +419,8 @@ enum status put_parent(struct store *s, const struct columns *t, const void *rec
     str_add(&sql, "INSERT ");
     add_into(t, "", "", &sql);
     /* the update changes nothing; it makes RETURNING answer for a row that was there */
-    str_addf(&sql, " ON CONFLICT DO UPDATE SET %s = excluded.%s RETURNING id", t->at[0].name, t->at[0].name);
+    str_addf(&sql, " ON CONFLICT DO UPDATE SET %s = excluded.%s RETURNING id", t->at[0].name,
+        t->at[0].name);
     enum status st = cursor_open(&c, s, str_get(&sql));
     str_clear(&sql);
     if (st == OK) {

@@ -1,4 +1,5 @@
-/* What the files of results/ share: the handle, and binding and reading columns in order. Not for others. */
+/* What the files of results/ share: the handle, and binding and reading columns in order. Not for
+ * others. */
 #ifndef SG_RESULTS_DB_H
 #define SG_RESULTS_DB_H
 
@@ -20,8 +21,9 @@ struct store {
     char *path;
     bool writable;
     bool immutable; /* opened as a file that nobody changes, for want of a writable folder */
-    char *copy;     /* of an older version, brought up to date for reading; removed with the handle */
-    int depth;      /* open transactions, nested ones are savepoints */
+    /* of an older version, brought up to date for reading; removed with the handle */
+    char *copy;
+    int depth;              /* open transactions, nested ones are savepoints */
     uint64_t device, inode; /* of the file that is written; 0: none on a disk */
 };
 
@@ -49,15 +51,15 @@ void cursor_close(struct cursor *c);
 /* Parameters, in order; texts are borrowed until the next cursor_step or cursor_run. */
 void put_text(struct cursor *c, const char *text); /* NULL stays NULL */
 void put_int(struct cursor *c, int64_t value);
-void put_real(struct cursor *c, double value);   /* NAN = NULL */
+void put_real(struct cursor *c, double value); /* NAN = NULL */
 void put_blob(struct cursor *c, const void *data, size_t size);
 /* Run a statement that gives no rows, and make it ready for the next parameters. */
 enum status cursor_run(struct cursor *c) MUST_USE;
 /* Next row: *more false at the end. */
 enum status cursor_step(struct cursor *c, bool *more) MUST_USE;
-/* Columns, in order. Whatever indexes, sizes or steers anything is read by get_name and get_range: STRICT and NOT NULL
- * bind SQLite when it writes, not the bytes of a file from elsewhere. What they refuse is told by the next cursor_step,
- * or by cursor_check where no other step follows. */
+/* Columns, in order. Whatever indexes, sizes or steers anything is read by get_name and get_range:
+ * STRICT and NOT NULL bind SQLite when it writes, not the bytes of a file from elsewhere. What they
+ * refuse is told by the next cursor_step, or by cursor_check where no other step follows. */
 const char *get_text(struct cursor *c); /* may be NULL */
 const char *get_name(struct cursor *c); /* never NULL */
 int get_range(struct cursor *c, int lo, int hi);
@@ -79,16 +81,18 @@ void *rows_grow(void **rows, size_t n, size_t record_bytes);
 /* Whole records: the columns of a table, in its order. */
 void put_record(struct cursor *c, const struct columns *t, const void *record);
 void get_record(struct cursor *c, const struct columns *t, void *record);
-/* "VERB INTO table (before, columns, after) VALUES (?, …)": before and after name further columns, "" for none. */
-enum status cursor_open_insert(struct cursor *c, struct store *s, const char *verb, const struct columns *t,
-                               const char *before, const char *after) MUST_USE;
+/* "VERB INTO table (before, columns, after) VALUES (?, …)": before and after name further columns,
+ * "" for none. */
+enum status cursor_open_insert(struct cursor *c, struct store *s, const char *verb,
+    const struct columns *t, const char *before, const char *after) MUST_USE;
 /* "SELECT before, columns FROM table tail"; before "" for the record's columns alone. */
-enum status cursor_open_select(struct cursor *c, struct store *s, const struct columns *t, const char *before,
-                               const char *tail) MUST_USE;
+enum status cursor_open_select(struct cursor *c, struct store *s, const struct columns *t,
+    const char *before, const char *tail) MUST_USE;
 /* Every record that a prepared cursor finds, appended to a malloced array. */
 enum status get_records(struct cursor *c, const struct columns *t, void **rows, size_t *n) MUST_USE;
 
 /* Adds a model, dataset, machine or software when it is new; *id its row. */
-enum status put_parent(struct store *s, const struct columns *t, const void *record, int64_t *id) MUST_USE;
+enum status put_parent(
+    struct store *s, const struct columns *t, const void *record, int64_t *id) MUST_USE;
 
 #endif

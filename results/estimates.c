@@ -53,13 +53,14 @@ static const struct estimator {
     {"logits_l1", ADD_POSITIONS, POOL_RATIO, SCALE_POSITIVE, AT(logits_l1), 0, 0},
     {"row_rmse", ADD_POSITIONS, POOL_RATIO, SCALE_POSITIVE, AT(row_rmse_mean), 0, 0},
     {"logits_rmse", ADD_SQUARE, POOL_ROOT, SCALE_POSITIVE, AT(logits_rmse), 0, 0},
-    {"row_hidden_cosine", ADD_POSITIONS, POOL_RATIO, SCALE_BELOW_ONE, AT(row_hidden_cosine_mean), 0, 0},
+    {"row_hidden_cosine", ADD_POSITIONS, POOL_RATIO, SCALE_BELOW_ONE, AT(row_hidden_cosine_mean), 0,
+        0},
     {"row_hidden_l1", ADD_POSITIONS, POOL_RATIO, SCALE_POSITIVE, AT(hidden_l1), 0, 0},
     {"hidden_l1", ADD_POSITIONS, POOL_RATIO, SCALE_POSITIVE, AT(hidden_l1), 0, 0},
-    {"logits_cosine", ADD_COSINE, POOL_COSINE, SCALE_BELOW_ONE, AT(logits_cosine), AT(logits_dense_rms),
-     AT(logits_sparse_rms)},
-    {"hidden_cosine", ADD_COSINE, POOL_COSINE, SCALE_BELOW_ONE, AT(hidden_cosine), AT(hidden_dense_rms),
-     AT(hidden_sparse_rms)},
+    {"logits_cosine", ADD_COSINE, POOL_COSINE, SCALE_BELOW_ONE, AT(logits_cosine),
+        AT(logits_dense_rms), AT(logits_sparse_rms)},
+    {"hidden_cosine", ADD_COSINE, POOL_COSINE, SCALE_BELOW_ONE, AT(hidden_cosine),
+        AT(hidden_dense_rms), AT(hidden_sparse_rms)},
     {"ppl_dense", ADD_NLL_DENSE, POOL_RATIO, SCALE_EXP, 0, 0, 0},
     {"ppl_sparse", ADD_NLL_SPARSE, POOL_RATIO, SCALE_EXP, 0, 0, 0},
     {"ppl_ratio", ADD_NLL_MORE, POOL_RATIO, SCALE_EXP, 0, 0, 0},
@@ -83,10 +84,14 @@ enum estimate_scale metric_scale(const char *name)
     return e ? e->scale : SCALE_PLAIN;
 }
 
-static double member(const struct sample_record *s, size_t offset) { return *(const double *)((const char *)s + offset); }
+static double member(const struct sample_record *s, size_t offset)
+{
+    return *(const double *)((const char *)s + offset);
+}
 
 /* The sums of one sample, and its weight among samples. */
-static double sample_sums(const struct estimator *e, const struct sample_record *s, double x[N_SUMS])
+static double sample_sums(
+    const struct estimator *e, const struct sample_record *s, double x[N_SUMS])
 {
     double n = (double)s->n_tokens, scored = (double)s->n_scored, value = member(s, e->at);
     memset(x, 0, N_SUMS * sizeof *x);
@@ -102,9 +107,15 @@ static double sample_sums(const struct estimator *e, const struct sample_record 
     case ADD_NLL_DENSE: x[0] = s->nll_dense_sum, x[1] = scored; return scored;
     case ADD_NLL_SPARSE: x[0] = s->nll_sparse_sum, x[1] = scored; return scored;
     case ADD_NLL_MORE: x[0] = s->nll_sparse_sum - s->nll_dense_sum, x[1] = scored; return scored;
-    case ADD_NLL_BOTH: x[0] = s->nll_sparse_sum, x[1] = s->nll_dense_sum, x[2] = scored; return scored;
-    case ADD_QK: x[0] = s->qk_sparsity * s->tiles_possible, x[1] = s->tiles_possible; return s->tiles_possible;
-    case ADD_PV: x[0] = s->pv_sparsity * s->pv_possible, x[1] = s->pv_possible; return s->pv_possible;
+    case ADD_NLL_BOTH:
+        x[0] = s->nll_sparse_sum, x[1] = s->nll_dense_sum, x[2] = scored;
+        return scored;
+    case ADD_QK:
+        x[0] = s->qk_sparsity * s->tiles_possible, x[1] = s->tiles_possible;
+        return s->tiles_possible;
+    case ADD_PV:
+        x[0] = s->pv_sparsity * s->pv_possible, x[1] = s->pv_possible;
+        return s->pv_possible;
     case ADD_WORK:
         x[0] = s->qk_sparsity * s->tiles_possible, x[1] = s->tiles_possible;
         x[2] = s->pv_sparsity * s->pv_possible, x[3] = s->pv_possible;
@@ -152,8 +163,9 @@ static double pooled_change(const void *ctx, const int *pick, size_t n)
 
 static void pooled_init(struct pooled *p, size_t room)
 {
-    *p = (struct pooled){.x = xcalloc(room + 1, sizeof *p->x), .before = xcalloc(room + 1, sizeof *p->before),
-                         .weight = xcalloc(room + 1, sizeof *p->weight)};
+    *p = (struct pooled){.x = xcalloc(room + 1, sizeof *p->x),
+        .before = xcalloc(room + 1, sizeof *p->before),
+        .weight = xcalloc(room + 1, sizeof *p->weight)};
 }
 
 static void pooled_clear(struct pooled *p)
@@ -171,7 +183,8 @@ static bool sums_known(const double x[N_SUMS])
 }
 
 /* Samples that count at all; false where one lacks a number. */
-static bool pool_samples(struct pooled *p, const struct estimator *e, const struct estimate_source *s)
+static bool pool_samples(
+    struct pooled *p, const struct estimator *e, const struct estimate_source *s)
 {
     p->pooling = e->pooling;
     for (size_t i = 0; i < s->n_samples; i++) {
@@ -182,14 +195,19 @@ static bool pool_samples(struct pooled *p, const struct estimator *e, const stru
     return p->n > 0;
 }
 
-/* Task scores: all questions of a text stay together, they are no more independent than its tokens. */
+/* Task scores: all questions of a text stay together, they are no more independent than its tokens.
+ */
 
-static bool is_score(const char *name) { return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8); }
+static bool is_score(const char *name)
+{
+    return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8);
+}
 
 /* What one question adds; NAN when it was not judged so. */
 static double item_value(const struct item_record *r, const char *name)
 {
-    bool norm = strstr(name, "_norm") != NULL, dense = norm ? r->dense_right_norm > 0 : r->dense_right,
+    bool norm = strstr(name, "_norm") != NULL,
+         dense = norm ? r->dense_right_norm > 0 : r->dense_right,
          sparse = norm ? r->sparse_right_norm > 0 : r->sparse_right;
     if (norm && r->dense_right_norm < 0) return NAN;
     if (!strncmp(name, "score_dense", 11)) return dense;
@@ -201,14 +219,16 @@ static double item_value(const struct item_record *r, const char *name)
 
 /* *sum, *squares: of what the questions say, for the least variance. */
 static bool pool_items(struct pooled *p, const char *name, const struct item_record *before,
-                       const struct item_record *items, size_t n, double *sum, double *squares)
+    const struct item_record *items, size_t n, double *sum, double *squares)
 {
     int sample = -1;
     *sum = *squares = 0;
     for (size_t i = 0; i < n; i++) {
         double now = item_value(&items[i], name), then = before ? item_value(&before[i], name) : 0;
-        if (isnan(now) || isnan(then) || (before && strcmp(before[i].item, items[i].item))) return false;
-        if (!p->n || items[i].sample < 0 || items[i].sample != sample) p->n++; /* in the order of their samples */
+        if (isnan(now) || isnan(then) || (before && strcmp(before[i].item, items[i].item)))
+            return false;
+        /* in the order of their samples */
+        if (!p->n || items[i].sample < 0 || items[i].sample != sample) p->n++;
         sample = items[i].sample;
         p->x[p->n - 1][0] += now;
         p->before[p->n - 1][0] += then;
@@ -219,19 +239,21 @@ static bool pool_items(struct pooled *p, const char *name, const struct item_rec
     return p->n > 0;
 }
 
-/* The variance of a mean of independent questions, two more of either kind added (Agresti and Coull): where all of few
- * answers agree, their spread is no measure of what others would do. */
+/* The variance of a mean of independent questions, two more of either kind added (Agresti and
+ * Coull): where all of few answers agree, their spread is no measure of what others would do. */
 static double least_variance(double sum, double squares, size_t n)
 {
-    double more = (double)n + 4, mean = (sum + (sum < 0 ? -2 : 2)) / more, square = (squares + 2) / more;
+    double more = (double)n + 4, mean = (sum + (sum < 0 ? -2 : 2)) / more,
+           square = (squares + 2) / more;
     return (square - mean * mean) / (double)n;
 }
 
-/* Percentiles over all positions: the share of positions beyond the percentile is a ratio of sums like any other; its
- * interval, laid over the distribution, is the percentile's (Woodruff, "Confidence intervals for medians and other
- * position measures", 1952). */
+/* Percentiles over all positions: the share of positions beyond the percentile is a ratio of sums
+ * like any other; its interval, laid over the distribution, is the percentile's (Woodruff,
+ * "Confidence intervals for medians and other position measures", 1952). */
 
-const struct tail_rule tail_rules[N_TAIL_RULES] = {{"cosine", "cosine_p1", .01, true}, {"kl", "kl_p99_9", .001, false}};
+const struct tail_rule tail_rules[N_TAIL_RULES] = {
+    {"cosine", "cosine_p1", .01, true}, {"kl", "kl_p99_9", .001, false}};
 
 static const struct tail_rule *tail_rule_of(const char *percentile)
 {
@@ -274,12 +296,15 @@ static double share_of(const void *ctx, const int *pick, size_t n)
     return beyond / positions;
 }
 
-/* values[i]: the n_values[i] worst of sample i, sorted. False when they do not reach the percentile. */
-static bool tail_open(struct tail *t, const struct tail_rule *rule, const float *const *values, const size_t *n_values,
-                      const struct sample_record *samples, size_t n)
+/* values[i]: the n_values[i] worst of sample i, sorted. False when they do not reach the
+ * percentile. */
+static bool tail_open(struct tail *t, const struct tail_rule *rule, const float *const *values,
+    const size_t *n_values, const struct sample_record *samples, size_t n)
 {
-    *t = (struct tail){.rule = rule, .n_samples = n, .beyond = xcalloc(n + 1, sizeof(double)),
-                       .positions = xcalloc(n + 1, sizeof(double))};
+    *t = (struct tail){.rule = rule,
+        .n_samples = n,
+        .beyond = xcalloc(n + 1, sizeof(double)),
+        .positions = xcalloc(n + 1, sizeof(double))};
     size_t total = 0, at = 0;
     for (size_t i = 0; i < n; i++) total += n_values[i];
     t->worst = xmalloc((total + 1) * sizeof *t->worst);
@@ -294,9 +319,11 @@ static bool tail_open(struct tail *t, const struct tail_rule *rule, const float 
     size_t i = from > 0 ? (size_t)from : 0;
     if (n == 0 || i >= total) return false;
     t->value = (double)t->worst[i];
-    if (i + 1 < total) t->value += (from - (double)i) * ((double)t->worst[i + 1] - (double)t->worst[i]);
+    if (i + 1 < total)
+        t->value += (from - (double)i) * ((double)t->worst[i + 1] - (double)t->worst[i]);
     for (size_t k = 0; k < n; k++)
-        while ((size_t)t->beyond[k] < n_values[k] && !worse(t, t->value, (double)values[k][(size_t)t->beyond[k]]))
+        while ((size_t)t->beyond[k] < n_values[k] &&
+            !worse(t, t->value, (double)values[k][(size_t)t->beyond[k]]))
             t->beyond[k]++;
     double least = rule->share * (1 - rule->share) / t->n_positions;
     t->share = estimate_samples(share_of, t, t->positions, n, SCALE_POSITIVE, least);
@@ -318,22 +345,30 @@ static double tail_share_limit(const struct tail *t, double p)
 
 static struct estimate tail_estimate(const struct tail *t)
 {
-    double few = floor(tail_share_limit(t, .025) * t->n_positions) - 1, many = ceil(tail_share_limit(t, .975) * t->n_positions);
+    double few = floor(tail_share_limit(t, .025) * t->n_positions) - 1,
+           many = ceil(tail_share_limit(t, .975) * t->n_positions);
     double bad = few >= 0 && few < (double)t->n ? (double)t->worst[(size_t)few] : NAN,
            good = many >= 0 && many < (double)t->n ? (double)t->worst[(size_t)many] : NAN;
-    return (struct estimate){.value = t->value, .std_error = NAN, .lo = t->rule->low ? bad : good,
-                             .hi = t->rule->low ? good : bad, .n = t->n_samples, .spread = t->share.spread,
-                             .df = t->share.df};
+    return (struct estimate){.value = t->value,
+        .std_error = NAN,
+        .lo = t->rule->low ? bad : good,
+        .hi = t->rule->low ? good : bad,
+        .n = t->n_samples,
+        .spread = t->share.spread,
+        .df = t->share.df};
 }
 
-/* How often the share of positions beyond the bound comes out so large (or so small) when the bound is the percentile. */
+/* How often the share of positions beyond the bound comes out so large (or so small) when the bound
+ * is the percentile. */
 static double tail_evidence(const struct tail *t, double bound, bool is_worse)
 {
     double beyond = 0;
     for (size_t i = 0; i < t->n; i++) beyond += worse(t, (double)t->worst[i], bound);
     if (isnan(t->share.spread) || t->share.spread == 0) return 1;
-    if (!is_worse && beyond == (double)t->n && beyond < t->n_positions) return 1; /* at least so many: no evidence */
-    double away = beyond > 0 ? log(beyond / t->n_positions / t->rule->share) / t->share.spread : -INFINITY;
+    /* at least so many: no evidence */
+    if (!is_worse && beyond == (double)t->n && beyond < t->n_positions) return 1;
+    double away =
+        beyond > 0 ? log(beyond / t->n_positions / t->rule->share) / t->share.spread : -INFINITY;
     /* With no position beyond it nothing tells how many others would lie there. */
     if (!is_worse && tail_share_limit(t, .025) * t->n_positions < 1) return 1;
     double below = isinf(away) ? 0 : student_cdf(away, t->share.df);
@@ -341,7 +376,8 @@ static double tail_evidence(const struct tail *t, double bound, bool is_worse)
 }
 
 /* The tails of a source, sample by sample; false where one is missing. */
-static bool source_tail(const struct estimate_source *s, const struct tail_rule *rule, struct tail *t)
+static bool source_tail(
+    const struct estimate_source *s, const struct tail_rule *rule, struct tail *t)
 {
     const float **values = xcalloc(s->n_samples + 1, sizeof *values);
     size_t *n = xcalloc(s->n_samples + 1, sizeof *n), found = 0;
@@ -361,8 +397,8 @@ static bool source_tail(const struct estimate_source *s, const struct tail_rule 
     return known;
 }
 
-void tail_choose(const struct tail_rule *rule, float *const *values, const struct sample_record *samples, size_t n,
-                 size_t *keep)
+void tail_choose(const struct tail_rule *rule, float *const *values,
+    const struct sample_record *samples, size_t n, size_t *keep)
 {
     enum { MOST = 8 }; /* times the share itself; an interval that needs more is open at that end */
     struct tail t;
@@ -372,7 +408,8 @@ void tail_choose(const struct tail_rule *rule, float *const *values, const struc
     }
     bool known = tail_open(&t, rule, (const float *const *)values, keep, samples, n);
     double most = ceil(MOST * rule->share * t.n_positions) + 2,
-           want = known && n > 1 ? ceil(tail_share_limit(&t, .999) * t.n_positions) + 2 : 2 + rule->share * t.n_positions;
+           want = known && n > 1 ? ceil(tail_share_limit(&t, .999) * t.n_positions) + 2
+                                 : 2 + rule->share * t.n_positions;
     if (!(want < most)) want = most;
     if (want > (double)t.n) want = (double)t.n;
     double last = want > 0 ? (double)t.worst[(size_t)want - 1] : 0;
@@ -381,7 +418,9 @@ void tail_choose(const struct tail_rule *rule, float *const *values, const struc
     bool ties = (double)end > 2 * most; /* too many are the same: those before them */
     for (size_t i = 0; i < n; i++) {
         size_t k = 0;
-        while (k < keep[i] && (ties ? worse(&t, (double)values[i][k], last) : !worse(&t, last, (double)values[i][k]))) k++;
+        while (k < keep[i] &&
+            (ties ? worse(&t, (double)values[i][k], last) : !worse(&t, last, (double)values[i][k])))
+            k++;
         keep[i] = k;
     }
     tail_close(&t);
@@ -396,8 +435,8 @@ static bool estimate_score(const struct estimate_source *s, const char *name, st
     pooled_init(&p, s->n_items);
     bool known = pool_items(&p, name, NULL, s->items, s->n_items, &sum, &squares);
     if (known)
-        *out = estimate_samples(pooled_value, &p, p.weight, p.n, SCALE_PLAIN,
-                                least_variance(sum, squares, s->n_items));
+        *out = estimate_samples(
+            pooled_value, &p, p.weight, p.n, SCALE_PLAIN, least_variance(sum, squares, s->n_items));
     if (known) metric_clip(name, out);
     pooled_clear(&p);
     return known;
@@ -428,14 +467,16 @@ bool estimate_metric(const struct estimate_source *s, const char *name, struct e
 /* An interval has no business outside of what the value can be. */
 void metric_clip(const char *name, struct estimate *e)
 {
-    bool share = is_score(name) || strstr(name, "sparsity") || metric_scale(name) == SCALE_BELOW_ONE;
+    bool share =
+        is_score(name) || strstr(name, "sparsity") || metric_scale(name) == SCALE_BELOW_ONE;
     double least = strstr(name, "cosine") || !strncmp(name, "score_drop", 10) ? -1 : 0;
     if (!share) return;
     e->lo = isnan(e->lo) ? NAN : fmax(e->lo, least);
     e->hi = isnan(e->hi) ? NAN : fmin(e->hi, 1);
 }
 
-static const struct sample_record *find_sample(const struct estimate_source *s, const struct sample_record *like)
+static const struct sample_record *find_sample(
+    const struct estimate_source *s, const struct sample_record *like)
 {
     for (size_t i = 0; i < s->n_samples; i++)
         if (s->samples[i].sample == like->sample && s->samples[i].n_scored == like->n_scored &&
@@ -444,8 +485,8 @@ static const struct sample_record *find_sample(const struct estimate_source *s, 
     return NULL;
 }
 
-static bool pool_pairs(struct pooled *p, const struct estimator *e, const struct estimate_source *before,
-                       const struct estimate_source *after)
+static bool pool_pairs(struct pooled *p, const struct estimator *e,
+    const struct estimate_source *before, const struct estimate_source *after)
 {
     p->pooling = e->pooling;
     p->exponent = e->scale == SCALE_EXP;
@@ -460,8 +501,8 @@ static bool pool_pairs(struct pooled *p, const struct estimator *e, const struct
     return p->n > 0;
 }
 
-bool estimate_change(const struct estimate_source *before, const struct estimate_source *after, const char *name,
-                     struct estimate *out)
+bool estimate_change(const struct estimate_source *before, const struct estimate_source *after,
+    const char *name, struct estimate *out)
 {
     const struct estimator *e = estimator_find(name);
     struct pooled p;
@@ -470,7 +511,7 @@ bool estimate_change(const struct estimate_source *before, const struct estimate
     if (is_score(name)) {
         pooled_init(&p, after->n_items);
         known = before->n_items == after->n_items &&
-                pool_items(&p, name, before->items, after->items, after->n_items, &sum, &squares);
+            pool_items(&p, name, before->items, after->items, after->n_items, &sum, &squares);
         least = least_variance(sum, squares, after->n_items);
     } else if (e) {
         pooled_init(&p, before->n_samples);
@@ -483,8 +524,8 @@ bool estimate_change(const struct estimate_source *before, const struct estimate
     return known;
 }
 
-static double percentile_evidence(const struct estimate_source *s, const struct tail_rule *rule, double bound,
-                                  bool is_worse)
+static double percentile_evidence(
+    const struct estimate_source *s, const struct tail_rule *rule, double bound, bool is_worse)
 {
     struct tail t;
     double p = source_tail(s, rule, &t) ? tail_evidence(&t, bound, is_worse) : 1;
@@ -492,13 +533,15 @@ static double percentile_evidence(const struct estimate_source *s, const struct 
     return p;
 }
 
-double metric_above(const struct estimate_source *s, const char *name, const struct estimate *e, double bound)
+double metric_above(
+    const struct estimate_source *s, const char *name, const struct estimate *e, double bound)
 {
     const struct tail_rule *rule = tail_rule_of(name);
     return rule ? percentile_evidence(s, rule, bound, !rule->low) : estimate_above(e, bound);
 }
 
-double metric_below(const struct estimate_source *s, const char *name, const struct estimate *e, double bound)
+double metric_below(
+    const struct estimate_source *s, const char *name, const struct estimate *e, double bound)
 {
     const struct tail_rule *rule = tail_rule_of(name);
     return rule ? percentile_evidence(s, rule, bound, rule->low) : estimate_below(e, bound);

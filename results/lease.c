@@ -41,15 +41,16 @@ static unsigned long long start_time(long pid)
     char path[64], line[1024];
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
     FILE *f = fopen(path, "r");
-    char *p = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL; /* the name may hold anything but this, being last */
+    /* the name may hold anything but this, being last */
+    char *p = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
     for (int field = 2; p && field < 22; field++) p = strchr(p + 1, ' ');
     unsigned long long start = p ? strtoull(p, NULL, 10) : 0;
     if (f) fclose(f);
     return start;
 }
 
-/* Where a process number means what it means here: this start of the kernel, and this namespace. "-" where it is unknown,
- * and then nobody is dead for us. */
+/* Where a process number means what it means here: this start of the kernel, and this namespace.
+ * "-" where it is unknown, and then nobody is dead for us. */
 static void add_place(struct str *out)
 {
     char boot[64] = "";
@@ -58,7 +59,8 @@ static void add_place(struct str *out)
     if (f && !fgets(boot, sizeof boot, f)) boot[0] = 0;
     if (f) fclose(f);
     boot[strcspn(boot, "\n:")] = 0;
-    if (boot[0] && stat("/proc/self/ns/pid", &ns) == 0) str_addf(out, "%s:%llu", boot, (unsigned long long)ns.st_ino);
+    if (boot[0] && stat("/proc/self/ns/pid", &ns) == 0)
+        str_addf(out, "%s:%llu", boot, (unsigned long long)ns.st_ino);
     else str_add(out, "-:-");
 }
 
@@ -81,8 +83,9 @@ bool lease_owner_is_dead(const char *owner)
     int at = -1;
     const char *rest = strchr(owner, ':');
     add_place(&here);
-    bool known = str_get(&here)[0] != '-' && rest && sscanf(rest, ":%ld:%llu:%n", &pid, &start, &at) == 2 && at > 0 &&
-                 str_starts_with(rest + at, str_get(&here)) && rest[at + (int)here.len] == ':' && pid > 0;
+    bool known = str_get(&here)[0] != '-' && rest &&
+        sscanf(rest, ":%ld:%llu:%n", &pid, &start, &at) == 2 && at > 0 &&
+        str_starts_with(rest + at, str_get(&here)) && rest[at + (int)here.len] == ':' && pid > 0;
     str_clear(&here);
     if (!known) return false;
     if (kill((pid_t)pid, 0) < 0 && errno == ESRCH) return true;
@@ -112,8 +115,8 @@ static enum status renew(struct store *s, const char *owner)
     return st;
 }
 
-/* A handle of its own, since the holder's may be in a transaction. What fails is tried again in time: the lease outlasts
- * several tries. */
+/* A handle of its own, since the holder's may be in a transaction. What fails is tried again in
+ * time: the lease outlasts several tries. */
 static void *keep_renewing(void *opaque)
 {
     struct lease_holder *h = opaque;
@@ -142,7 +145,8 @@ static enum status start_renewing(struct lease_holder *h)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&h->thread, NULL, keep_renewing, h);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error) return fail(ERR_MEMORY, "cannot start a thread that renews leases: %s", strerror(error));
+    if (error)
+        return fail(ERR_MEMORY, "cannot start a thread that renews leases: %s", strerror(error));
     h->running = true;
     return OK;
 }
@@ -216,10 +220,13 @@ static bool outwaited(struct lease_holder *h, const char *key, const char *owner
         time_t when = (time_t)expires;
         struct tm tm;
         char utc[32] = "?";
-        if (expires < 1e11 && gmtime_r(&when, &tm)) strftime(utc, sizeof utc, "%Y-%m-%d %H:%M:%S", &tm);
-        str_addf(&h->news, "%sa lease of %.*s lasts until %s UTC, longer than any can: a clock is wrong, there or here; if it is "
-                           "not renewed within %d s it counts for nothing",
-                 h->news.len ? "; " : "", host_length(owner), owner, utc, LEASE_SECONDS);
+        if (expires < 1e11 && gmtime_r(&when, &tm))
+            strftime(utc, sizeof utc, "%Y-%m-%d %H:%M:%S", &tm);
+        str_addf(&h->news,
+            "%sa lease of %.*s lasts until %s UTC, longer than any can: a clock is wrong, there or "
+            "here; if it is "
+            "not renewed within %d s it counts for nothing",
+            h->news.len ? "; " : "", host_length(owner), owner, utc, LEASE_SECONDS);
     }
     if (!a->owner || strcmp(a->owner, owner) || a->expires != expires) {
         free(a->owner);
@@ -231,7 +238,8 @@ static bool outwaited(struct lease_holder *h, const char *key, const char *owner
 }
 
 /* *owner NULL: nobody has it. */
-static enum status read_lease(struct store *s, const char *key, struct arena **arena, const char **owner, double *expires)
+static enum status read_lease(
+    struct store *s, const char *key, struct arena **arena, const char **owner, double *expires)
 {
     struct cursor c = {.arena = arena};
     bool more = false;
@@ -249,7 +257,8 @@ static enum status read_lease(struct store *s, const char *key, struct arena **a
     return st;
 }
 
-enum status lease_take(struct lease_holder *h, const char *key, enum lease_over over, enum lease *out)
+enum status lease_take(
+    struct lease_holder *h, const char *key, enum lease_over over, enum lease *out)
 {
     struct arena *arena = NULL;
     const char *owner;
@@ -259,10 +268,12 @@ enum status lease_take(struct lease_holder *h, const char *key, enum lease_over 
     if (*out == LEASE_BUSY) {
         enum status st = read_lease(h->store, key, &arena, &owner, &expires);
         bool is_void = st == OK && owner &&
-                       (lease_owner_is_dead(owner) || (expires > now_unix() + LEASE_SECONDS + LEASE_RENEW_SECONDS &&
-                                                       outwaited(h, key, owner, expires)));
+            (lease_owner_is_dead(owner) ||
+                (expires > now_unix() + LEASE_SECONDS + LEASE_RENEW_SECONDS &&
+                    outwaited(h, key, owner, expires)));
         if (is_void) st = store_lease_release(h->store, key, owner);
-        if (is_void && st == OK) st = store_lease(h->store, key, h->owner, LEASE_SECONDS, over, out);
+        if (is_void && st == OK)
+            st = store_lease(h->store, key, h->owner, LEASE_SECONDS, over, out);
         arena_free(&arena);
         TRY(st);
     }
@@ -271,6 +282,9 @@ enum status lease_take(struct lease_holder *h, const char *key, enum lease_over 
     return h->running ? OK : start_renewing(h);
 }
 
-enum status lease_drop(struct lease_holder *h, const char *key) { return store_lease_release(h->store, key, h->owner); }
+enum status lease_drop(struct lease_holder *h, const char *key)
+{
+    return store_lease_release(h->store, key, h->owner);
+}
 
 const char *lease_news(struct lease_holder *h) { return str_get(&h->news); }

@@ -1,9 +1,10 @@
-/* Who works on what: a holder takes leases on keys of one database, and a thread of its own renews them for as long as the
- * process lives, whatever that is busy with.
+/* Who works on what: a holder takes leases on keys of one database, and a thread of its own renews
+ * them for as long as the process lives, whatever that is busy with.
  *
- * A lease is void when its holder was a process of this machine and PID namespace that runs no more, or when it ran out,
- * which a holder that lives does not let happen. One that ends later than any lease can comes from a clock that is ahead;
- * it is void once it was not renewed for as long as a lease lasts by the clock here.
+ * A lease is void when its holder was a process of this machine and PID namespace that runs no
+ * more, or when it ran out, which a holder that lives does not let happen. One that ends later than
+ * any lease can comes from a clock that is ahead; it is void once it was not renewed for as long as
+ * a lease lasts by the clock here.
  */
 #ifndef SG_RESULTS_LEASE_H
 #define SG_RESULTS_LEASE_H
@@ -19,11 +20,12 @@ enum status lease_open(struct lease_holder **h, struct store *s, int worker) MUS
 void lease_close(struct lease_holder **h);
 
 /* As store_lease(). */
-enum status lease_take(struct lease_holder *h, const char *key, enum lease_over over, enum lease *out) MUST_USE;
+enum status lease_take(
+    struct lease_holder *h, const char *key, enum lease_over over, enum lease *out) MUST_USE;
 enum status lease_drop(struct lease_holder *h, const char *key) MUST_USE;
 
-/* What people should know of leases met since the last call, e.g. that a clock is ahead; "" when nothing. Valid until the
- * next lease_take. */
+/* What people should know of leases met since the last call, e.g. that a clock is ahead; "" when
+ * nothing. Valid until the next lease_take. */
 const char *lease_news(struct lease_holder *h);
 
 /* "host:pid:start:boot:namespace:worker"; appended. */

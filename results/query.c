@@ -11,7 +11,7 @@
     void name##_clear(struct name *l) \
     {                                 \
         free(l->rows);                \
-        arena_free(&l->arena);          \
+        arena_free(&l->arena);        \
         *l = (struct name){0};        \
     }
 DEFINE_CLEAR(run_list)
@@ -32,19 +32,19 @@ DEFINE_CLEAR(tuned_list)
 /* Every list is read alike: a statement, its parameters, and the columns of its record. */
 
 /* Rows of one run into a zeroed list; `list` is any QUERY_LIST of the record. */
-#define LIST_OF_RUN(list, store, columns, run, tail)                           \
-    do {                                                                       \
-        *(list) = (__typeof__(*(list))){0};                                    \
-        struct cursor c_ = {.arena = &(list)->arena};                          \
-        void *rows_ = NULL;                                                    \
-        enum status st_ = cursor_open_select(&c_, store, columns, "", tail);   \
-        if (st_ == OK) {                                                       \
-            put_int(&c_, run);                                                 \
-            st_ = get_records(&c_, columns, &rows_, &(list)->n);               \
-        }                                                                      \
-        cursor_close(&c_);                                                     \
-        (list)->rows = rows_;                                                  \
-        return st_;                                                            \
+#define LIST_OF_RUN(list, store, columns, run, tail)                         \
+    do {                                                                     \
+        *(list) = (__typeof__(*(list))){0};                                  \
+        struct cursor c_ = {.arena = &(list)->arena};                        \
+        void *rows_ = NULL;                                                  \
+        enum status st_ = cursor_open_select(&c_, store, columns, "", tail); \
+        if (st_ == OK) {                                                     \
+            put_int(&c_, run);                                               \
+            st_ = get_records(&c_, columns, &rows_, &(list)->n);             \
+        }                                                                    \
+        cursor_close(&c_);                                                   \
+        (list)->rows = rows_;                                                \
+        return st_;                                                          \
     } while (0)
 
 enum status query_metrics(struct store *s, int64_t run, const char *scope, struct metric_list *out)
@@ -53,8 +53,7 @@ enum status query_metrics(struct store *s, int64_t run, const char *scope, struc
     struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     bool prefix = scope && *scope && scope[strlen(scope) - 1] == ':';
-    enum status st = cursor_open_select(
-        &c, s, &metric_columns, "",
+    enum status st = cursor_open_select(&c, s, &metric_columns, "",
         prefix ? "WHERE run = ?1 AND substr(scope, 1, length(?2)) = ?2 ORDER BY ordinal"
                : "WHERE run = ?1 AND (?2 IS NULL OR scope = ?2) ORDER BY ordinal");
     if (st == OK) {
@@ -67,7 +66,8 @@ enum status query_metrics(struct store *s, int64_t run, const char *scope, struc
     return st;
 }
 
-const struct metric_record *metric_list_find(const struct metric_list *l, const char *scope, const char *name)
+const struct metric_record *metric_list_find(
+    const struct metric_list *l, const char *scope, const char *name)
 {
     for (size_t i = 0; i < l->n; i++)
         if (!strcmp(l->rows[i].scope, scope) && !strcmp(l->rows[i].name, name)) return &l->rows[i];
@@ -95,7 +95,8 @@ enum status query_tails(struct store *s, int64_t run, struct tail_list *out)
     struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     bool more = false;
-    enum status st = cursor_open(&c, s, "SELECT sample, name, n, data FROM tail WHERE run = ? ORDER BY sample, name");
+    enum status st = cursor_open(
+        &c, s, "SELECT sample, name, n, data FROM tail WHERE run = ? ORDER BY sample, name");
     if (st == OK) put_int(&c, run);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct tail_record *r = rows_grow(&rows, out->n++, sizeof *r);
@@ -105,7 +106,8 @@ enum status query_tails(struct store *s, int64_t run, struct tail_list *out)
         r->n = (size_t)get_int(&c);
         r->values = get_blob(&c, &size);
         if (size != r->n * sizeof *r->values)
-            st = fail(ERR_DB, "%s: table tail, run %lld: found %zu bytes for %zu values", s->path, (long long)run, size, r->n);
+            st = fail(ERR_DB, "%s: table tail, run %lld: found %zu bytes for %zu values", s->path,
+                (long long)run, size, r->n);
     }
     cursor_close(&c);
     out->rows = rows;
@@ -127,13 +129,14 @@ enum status query_latencies(struct store *s, int64_t run, struct latency_list *o
     LIST_OF_RUN(out, s, &latency_columns, run, "WHERE run = ? ORDER BY part, n_tokens");
 }
 
-enum status query_worst_tokens(struct store *s, int64_t run, size_t limit, struct worst_token_list *out)
+enum status query_worst_tokens(
+    struct store *s, int64_t run, size_t limit, struct worst_token_list *out)
 {
     *out = (struct worst_token_list){0};
     struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     enum status st = cursor_open_select(&c, s, &worst_token_columns, "",
-                                        "WHERE run = ? ORDER BY kl DESC, sample, position LIMIT ?");
+        "WHERE run = ? ORDER BY kl DESC, sample, position LIMIT ?");
     if (st == OK) {
         put_int(&c, run);
         put_int(&c, limit ? (int64_t)limit : -1);
@@ -150,8 +153,8 @@ enum status query_masks(struct store *s, int64_t run, struct mask_list *out)
     struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     bool more = false;
-    enum status st =
-        cursor_open_select(&c, s, &mask_columns, "bits", "WHERE run = ? ORDER BY sample, layer, head");
+    enum status st = cursor_open_select(
+        &c, s, &mask_columns, "bits", "WHERE run = ? ORDER BY sample, layer, head");
     if (st == OK) put_int(&c, run);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct mask_record *r = rows_grow(&rows, out->n++, sizeof *r);
@@ -160,22 +163,25 @@ enum status query_masks(struct store *s, int64_t run, struct mask_list *out)
         get_record(&c, &mask_columns, r);
         size_t wanted = ((size_t)r->n_q * (size_t)r->n_k + 7) / 8;
         if (size != wanted && !c.problem[0])
-            snprintf(c.problem, sizeof c.problem, "column bits: found %zu bytes for %d x %d tiles, expected %zu", size,
-                     r->n_q, r->n_k, wanted);
+            snprintf(c.problem, sizeof c.problem,
+                "column bits: found %zu bytes for %d x %d tiles, expected %zu", size, r->n_q,
+                r->n_k, wanted);
     }
     cursor_close(&c);
     out->rows = rows;
     return st;
 }
 
-enum status query_tokens(struct store *s, int64_t run, int sample, struct token_record **out, size_t *n)
+enum status query_tokens(
+    struct store *s, int64_t run, int sample, struct token_record **out, size_t *n)
 {
     *out = NULL;
     *n = 0;
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
     bool more = false;
-    enum status st = cursor_open(&c, s, "SELECT data FROM token_block WHERE run = ? AND sample = ?");
+    enum status st =
+        cursor_open(&c, s, "SELECT data FROM token_block WHERE run = ? AND sample = ?");
     if (st == OK) {
         put_int(&c, run);
         put_int(&c, sample);
@@ -187,8 +193,9 @@ enum status query_tokens(struct store *s, int64_t run, int sample, struct token_
         *n = size / TOKEN_BYTES;
         *out = size % TOKEN_BYTES ? NULL : malloc(*n ? *n * TOKEN_BYTES : 1);
         if (size % TOKEN_BYTES)
-            st = fail(ERR_DB, "%s: table token_block, run %lld: found %zu bytes, expected a multiple of %d", s->path,
-                      (long long)run, size, TOKEN_BYTES);
+            st = fail(ERR_DB,
+                "%s: table token_block, run %lld: found %zu bytes, expected a multiple of %d",
+                s->path, (long long)run, size, TOKEN_BYTES);
         else if (!*out) st = fail(ERR_MEMORY, "%s: no memory for %zu token rows", s->path, *n);
         else memcpy(*out, data, *n * TOKEN_BYTES);
     }
@@ -197,14 +204,14 @@ enum status query_tokens(struct store *s, int64_t run, int sample, struct token_
     return st;
 }
 
-enum status query_noise(struct store *s, const char *machine, const char *model, struct noise_list *out)
+enum status query_noise(
+    struct store *s, const char *machine, const char *model, struct noise_list *out)
 {
     *out = (struct noise_list){0};
     struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     bool more = false;
-    enum status st = cursor_open(
-        &c, s,
+    enum status st = cursor_open(&c, s,
         "SELECT m.fingerprint, n.model_fingerprint, n.source, n.metric, n.value, n.n FROM noise n "
         "JOIN machine m ON m.id = n.machine WHERE (?1 IS NULL OR m.fingerprint = ?1) "
         "AND (?2 IS NULL OR n.model_fingerprint = ?2) ORDER BY 1, 2, 3, 4");
@@ -260,9 +267,10 @@ enum status query_curve_data(struct store *s, struct curve_key *key, struct aren
     int n = 0;
     key->data_fingerprint = NULL;
     enum status st = cursor_open(&c, s,
-                                 "SELECT data_fingerprint, min(sample) FROM curve WHERE model_fingerprint = ? AND kind = ? "
-                                 "AND method = ? AND smooth_k = ? AND block_q = ? AND block_k = ? AND layer = ? AND head = ? "
-                                 "GROUP BY 1 LIMIT 2");
+        "SELECT data_fingerprint, min(sample) FROM curve WHERE model_fingerprint = ? AND kind = ? "
+        "AND method = ? AND smooth_k = ? AND block_q = ? AND block_k = ? AND layer = ? AND head = "
+        "? "
+        "GROUP BY 1 LIMIT 2");
     if (st == OK) {
         put_text(&c, key->model_fingerprint);
         put_text(&c, key->kind);
@@ -286,7 +294,8 @@ static enum status load_heads(struct store *s, struct tuned_list *list, struct t
 {
     struct cursor c = {.arena = &list->arena};
     void *rows = NULL;
-    enum status st = cursor_open_select(&c, s, &tuned_head_columns, "", "WHERE hash = ? ORDER BY layer, head");
+    enum status st =
+        cursor_open_select(&c, s, &tuned_head_columns, "", "WHERE hash = ? ORDER BY layer, head");
     if (st == OK) {
         put_text(&c, t->hash);
         st = get_records(&c, &tuned_head_columns, &rows, &t->n_heads);
@@ -297,14 +306,15 @@ static enum status load_heads(struct store *s, struct tuned_list *list, struct t
     return st;
 }
 
-enum status query_tuned(struct store *s, const char *hash, const char *model, struct tuned_list *out)
+enum status query_tuned(
+    struct store *s, const char *hash, const char *model, struct tuned_list *out)
 {
     *out = (struct tuned_list){0};
     struct cursor c = {.arena = &out->arena};
     void *rows = NULL;
     enum status st = cursor_open_select(&c, s, &tuned_columns, "",
-                                        "WHERE (?1 IS NULL OR substr(hash, 1, length(?1)) = ?1) "
-                                        "AND (?2 IS NULL OR model_fingerprint = ?2) ORDER BY rowid");
+        "WHERE (?1 IS NULL OR substr(hash, 1, length(?1)) = ?1) "
+        "AND (?2 IS NULL OR model_fingerprint = ?2) ORDER BY rowid");
     if (st == OK) {
         put_text(&c, hash);
         put_text(&c, model);

@@ -50,8 +50,8 @@ static int compare_points(const void *x, const void *y)
     return (a->run > b->run) - (a->run < b->run);
 }
 
-/* In descending sparsity a run survives when it beats every sparser one and equals the best of its own
- * sparsity. */
+/* In descending sparsity a run survives when it beats every sparser one and equals the best of its
+ * own sparsity. */
 static void mark_dominated(struct candidate *c, size_t n)
 {
     double best_sparser = -INFINITY, best_same = -INFINITY;
@@ -64,7 +64,8 @@ static void mark_dominated(struct candidate *c, size_t n)
     }
 }
 
-/* The point farthest above the straight line between the ends of the frontier, both axes scaled to [0,1]. */
+/* The point farthest above the straight line between the ends of the frontier, both axes scaled to
+ * [0,1]. */
 static void mark_knee(struct candidate *c, size_t n)
 {
     struct candidate *first = NULL, *last = NULL, *knee = NULL;
@@ -87,8 +88,8 @@ static void mark_knee(struct candidate *c, size_t n)
     if (knee) knee->point.knee = true;
 }
 
-enum status query_frontier(const struct run_list *runs, enum frontier_axis axis, struct frontier_point **out,
-                           size_t *n)
+enum status query_frontier(
+    const struct run_list *runs, enum frontier_axis axis, struct frontier_point **out, size_t *n)
 {
     *out = NULL;
     *n = 0;
@@ -117,14 +118,15 @@ enum status query_frontier(const struct run_list *runs, enum frontier_axis axis,
     return OK;
 }
 
-/* How far a run is beyond a bound, as a share of the room the bound leaves; <= 0 holds. Unknown values break
- * it. */
+/* How far a run is beyond a bound, as a share of the room the bound leaves; <= 0 holds. Unknown
+ * values break it. */
 struct breach {
     const char *bound;
     double value, limit, by;
 };
 
-static void breach_add(struct breach *worst, const char *bound, double value, double limit, double by)
+static void breach_add(
+    struct breach *worst, const char *bound, double value, double limit, double by)
 {
     if (isnan(limit)) return;
     if (isnan(by)) by = INFINITY;
@@ -133,22 +135,23 @@ static void breach_add(struct breach *worst, const char *bound, double value, do
 
 static double room(double distance) { return fmax(fabs(distance), 1e-9); }
 
-static struct breach worst_breach(const struct best_bounds *b, double cosine, double kl, double ppl,
-                                  double accuracy)
+static struct breach worst_breach(
+    const struct best_bounds *b, double cosine, double kl, double ppl, double accuracy)
 {
     struct breach w = {.by = -INFINITY};
-    breach_add(&w, "min-cosine", cosine, b->min_cosine, (b->min_cosine - cosine) / room(1 - b->min_cosine));
+    breach_add(&w, "min-cosine", cosine, b->min_cosine,
+        (b->min_cosine - cosine) / room(1 - b->min_cosine));
     breach_add(&w, "max-kl", kl, b->max_kl, (kl - b->max_kl) / room(b->max_kl));
     breach_add(&w, "max-ppl-increase", ppl - 1, b->max_ppl_increase,
-               (ppl - 1 - b->max_ppl_increase) / room(b->max_ppl_increase));
+        (ppl - 1 - b->max_ppl_increase) / room(b->max_ppl_increase));
     breach_add(&w, "min-token-accuracy", accuracy, b->min_token_accuracy,
-               (b->min_token_accuracy - accuracy) / room(1 - b->min_token_accuracy));
+        (b->min_token_accuracy - accuracy) / room(1 - b->min_token_accuracy));
     return w;
 }
 
 /* The unfavourable end of each interval instead of the mean. */
-static enum status breach_of_intervals(struct store *s, const struct run_record *r,
-                                       const struct best_bounds *b, struct breach *out)
+static enum status breach_of_intervals(
+    struct store *s, const struct run_record *r, const struct best_bounds *b, struct breach *out)
 {
     struct metric_list m;
     enum status st = query_metrics(s, r->id, "overall", &m);
@@ -168,8 +171,8 @@ static int compare_sparsity(const void *x, const void *y)
     return sa != sb ? (sa > sb ? -1 : 1) : ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
 }
 
-enum status query_best(struct store *s, const struct run_filter *f, const struct best_bounds *b,
-                       struct run_list *out)
+enum status query_best(
+    struct store *s, const struct run_filter *f, const struct best_bounds *b, struct run_list *out)
 {
     struct run_filter filter = *f;
     filter.done_only = true;
@@ -192,10 +195,13 @@ enum status query_best(struct store *s, const struct run_filter *f, const struct
     qsort(order, n, sizeof *order, compare_sparsity);
     for (size_t i = 0; i < n && !best; i++) {
         const struct headline *h = &order[i]->headline;
-        struct breach w = worst_breach(b, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy);
-        if (w.by <= 0 && b->with_intervals) TRY_GOTO(st, done, breach_of_intervals(s, order[i], b, &w));
+        struct breach w =
+            worst_breach(b, h->cosine_mean, h->kl_mean, h->ppl_ratio, h->token_accuracy);
+        if (w.by <= 0 && b->with_intervals)
+            TRY_GOTO(st, done, breach_of_intervals(s, order[i], b, &w));
         if (w.by <= 0) best = order[i];
-        if (!isnan(w.value) && (!nearest || w.by < nearest_breach.by)) { /* what was not measured is not near */
+        /* what was not measured is not near */
+        if (!isnan(w.value) && (!nearest || w.by < nearest_breach.by)) {
             nearest = order[i];
             nearest_breach = w;
         }
@@ -205,19 +211,22 @@ enum status query_best(struct store *s, const struct run_filter *f, const struct
         snprintf(id, sizeof id, "%lld", (long long)best->id);
         st = query_run(s, id, out);
     } else if (!nearest && n) {
-        st = fail(ERR_ARG, "%s: none of %zu runs has %s that are asked for; evaluate on a suite that measures them",
-                  s->path, n, b->with_intervals ? "the metrics with the intervals" : "the metrics");
+        st = fail(ERR_ARG,
+            "%s: none of %zu runs has %s that are asked for; evaluate on a suite that measures "
+            "them",
+            s->path, n, b->with_intervals ? "the metrics with the intervals" : "the metrics");
     } else if (!nearest) {
         st = fail(ERR_ARG,
-                  "%s: no finished run with a sparsity fits the filter; `status` shows what is missing",
-                  s->path);
+            "%s: no finished run with a sparsity fits the filter; `status` shows what is missing",
+            s->path);
     } else {
         int digits = digits_apart(nearest_breach.value, nearest_breach.limit, 4);
         st = fail(ERR_ARG,
-                  "%s: none of %zu runs holds the bounds%s; the nearest is run %lld: %s: found %.*g, bound "
-                  "%.*g",
-                  s->path, n, b->with_intervals ? " with its interval" : "", (long long)nearest->id,
-                  nearest_breach.bound, digits, nearest_breach.value, digits, nearest_breach.limit);
+            "%s: none of %zu runs holds the bounds%s; the nearest is run %lld: %s: found %.*g, "
+            "bound "
+            "%.*g",
+            s->path, n, b->with_intervals ? " with its interval" : "", (long long)nearest->id,
+            nearest_breach.bound, digits, nearest_breach.value, digits, nearest_breach.limit);
     }
 done:
     free(order);
@@ -243,14 +252,13 @@ enum status query_cell(struct store *s, const char *key, const char *slot, enum 
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
     bool more = false;
-    enum status st =
-        cursor_open(&c, s,
-                    "SELECT CASE WHEN EXISTS (SELECT 1 FROM run WHERE key = ?1) THEN (SELECT status FROM run "
-                    "WHERE key = ?1) "
-                    "WHEN EXISTS (SELECT 1 FROM lease WHERE key = ?1 "
-                    "             AND expires > (julianday('now') - 2440587.5) * 86400.0) THEN 'running' "
-                    "WHEN EXISTS (SELECT 1 FROM run WHERE slot = ?2 AND status = 'done') THEN 'stale' ELSE "
-                    "'missing' END");
+    enum status st = cursor_open(&c, s,
+        "SELECT CASE WHEN EXISTS (SELECT 1 FROM run WHERE key = ?1) THEN (SELECT status FROM run "
+        "WHERE key = ?1) "
+        "WHEN EXISTS (SELECT 1 FROM lease WHERE key = ?1 "
+        "             AND expires > (julianday('now') - 2440587.5) * 86400.0) THEN 'running' "
+        "WHEN EXISTS (SELECT 1 FROM run WHERE slot = ?2 AND status = 'done') THEN 'stale' ELSE "
+        "'missing' END");
     if (st == OK) {
         put_text(&c, key);
         put_text(&c, slot);
@@ -269,11 +277,11 @@ enum status query_parts(struct store *s, const char *key, struct run_parts *out)
     bool more = false;
     *out = (struct run_parts){0};
     enum status st = cursor_open(&c, s,
-                                 "SELECT EXISTS (SELECT 1 FROM token_block t WHERE t.run = r.id),"
-                                 " EXISTS (SELECT 1 FROM block_mask t WHERE t.run = r.id),"
-                                 " EXISTS (SELECT 1 FROM generation t WHERE t.run = r.id),"
-                                 " EXISTS (SELECT 1 FROM layer_error t WHERE t.run = r.id),"
-                                 " (SELECT count(*) FROM worst_token t WHERE t.run = r.id), ended FROM run r WHERE key = ?");
+        "SELECT EXISTS (SELECT 1 FROM token_block t WHERE t.run = r.id),"
+        " EXISTS (SELECT 1 FROM block_mask t WHERE t.run = r.id),"
+        " EXISTS (SELECT 1 FROM generation t WHERE t.run = r.id),"
+        " EXISTS (SELECT 1 FROM layer_error t WHERE t.run = r.id),"
+        " (SELECT count(*) FROM worst_token t WHERE t.run = r.id), ended FROM run r WHERE key = ?");
     if (st == OK) {
         put_text(&c, key);
         st = cursor_step(&c, &more);
@@ -297,8 +305,8 @@ enum status query_plan_status(struct store *s, const char *plan, size_t counts[6
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
     bool more;
-    enum status st =
-        cursor_open(&c, s, "SELECT state, count(*) FROM v_cells WHERE ?1 IS NULL OR plan = ?1 GROUP BY 1");
+    enum status st = cursor_open(
+        &c, s, "SELECT state, count(*) FROM v_cells WHERE ?1 IS NULL OR plan = ?1 GROUP BY 1");
     if (st == OK) put_text(&c, plan);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         enum cell_state state = cell_state_of(get_name(&c));
@@ -316,9 +324,9 @@ enum status query_cells(struct store *s, const char *plan, struct cell_list *out
     void *rows = NULL;
     bool more;
     enum status st = cursor_open(&c, s,
-                                 "SELECT v.plan, v.key, v.slot, c.key_json, v.reason, v.state FROM v_cells v "
-                                 "JOIN cell c ON c.plan = v.plan AND c.ordinal = v.ordinal "
-                                 "WHERE ?1 IS NULL OR v.plan = ?1 ORDER BY v.plan, v.ordinal");
+        "SELECT v.plan, v.key, v.slot, c.key_json, v.reason, v.state FROM v_cells v "
+        "JOIN cell c ON c.plan = v.plan AND c.ordinal = v.ordinal "
+        "WHERE ?1 IS NULL OR v.plan = ?1 ORDER BY v.plan, v.ordinal");
     if (st == OK) put_text(&c, plan);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         struct cell_record *r = rows_grow(&rows, out->n++, sizeof *r);

@@ -25,7 +25,8 @@ static bool same_value(const cJSON *a, const cJSON *b)
     return same;
 }
 
-static void add_difference(struct str *out, int n, const char *field, const cJSON *a, const cJSON *b)
+static void add_difference(
+    struct str *out, int n, const char *field, const cJSON *a, const cJSON *b)
 {
     str_addf(out, "%s%s: ", n ? "; " : "", field);
     add_value(out, a);
@@ -53,9 +54,10 @@ int key_json_diff(const char *a, const char *b, struct str *out)
     return n;
 }
 
-/* The stored run whose key differs least; those of the same slot come first. *n -1 when there is none. */
-static enum status nearest(struct store *s, const char *slot, const char *key_json, struct str *diff,
-                           int64_t *run, bool *same_slot, int *n)
+/* The stored run whose key differs least; those of the same slot come first. *n -1 when there is
+ * none. */
+static enum status nearest(struct store *s, const char *slot, const char *key_json,
+    struct str *diff, int64_t *run, bool *same_slot, int *n)
 {
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
@@ -64,8 +66,8 @@ static enum status nearest(struct store *s, const char *slot, const char *key_js
     int best = INT_MAX;
     *n = -1;
     enum status st = cursor_open(&c, s,
-                                 "SELECT id, slot = ?1, key_json FROM run WHERE status = 'done' "
-                                 "ORDER BY slot = ?1 DESC, id DESC");
+        "SELECT id, slot = ?1, key_json FROM run WHERE status = 'done' "
+        "ORDER BY slot = ?1 DESC, id DESC");
     if (st == OK) put_text(&c, slot);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
         int64_t id = get_int(&c);
@@ -93,11 +95,11 @@ static enum status explain_stored(struct store *s, const char *key, struct str *
     const struct run_record *r = l.rows;
     if (r->status == RUN_DONE)
         str_addf(out, "reused: run %lld has this very key; made %s by version %s", (long long)r->id,
-                 r->ended ? r->ended : "at an unknown time", r->software.version);
+            r->ended ? r->ended : "at an unknown time", r->software.version);
     else
         str_addf(out, "%s (run %lld): %s; --retry-failed runs it again",
-                 r->status == RUN_FAILED ? "failed" : "skipped", (long long)r->id,
-                 r->reason ? r->reason : "no reason stored");
+            r->status == RUN_FAILED ? "failed" : "skipped", (long long)r->id,
+            r->reason ? r->reason : "no reason stored");
     run_list_clear(&l);
     return OK;
 }
@@ -114,16 +116,18 @@ static enum status explain_lease(struct store *s, const char *key, struct str *o
         st = cursor_step(&c, &more);
     }
     if (st == OK && more) {
-        const char *owner = get_name(&c), *until = get_text(&c); /* NULL: beyond what SQLite calls a date */
-        str_addf(out, "running: worker %s has it until %s UTC", owner, until ? until : "the end of time");
+        /* NULL: beyond what SQLite calls a date */
+        const char *owner = get_name(&c), *until = get_text(&c);
+        str_addf(out, "running: worker %s has it until %s UTC", owner,
+            until ? until : "the end of time");
     }
     cursor_close(&c);
     arena_free(&arena);
     return st;
 }
 
-enum status query_explain(struct store *s, const char *key, const char *slot, const char *key_json,
-                          struct str *out)
+enum status query_explain(
+    struct store *s, const char *key, const char *slot, const char *key_json, struct str *out)
 {
     enum cell_state state;
     TRY(query_cell(s, key, slot, &state));
@@ -137,11 +141,11 @@ enum status query_explain(struct store *s, const char *key, const char *slot, co
     enum status st = nearest(s, slot, key_json, &diff, &run, &same_slot, &n);
     if (st == OK && n < 0) str_add(out, "missing: no finished run is stored yet");
     else if (st == OK && same_slot)
-        str_addf(out, "stale: run %lld answered the same question, but then changed: %s", (long long)run,
-                 str_get(&diff));
+        str_addf(out, "stale: run %lld answered the same question, but then changed: %s",
+            (long long)run, str_get(&diff));
     else if (st == OK)
         str_addf(out, "missing: the nearest stored run is %lld; different: %s", (long long)run,
-                 str_get(&diff));
+            str_get(&diff));
     str_clear(&diff);
     return st;
 }

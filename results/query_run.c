@@ -13,7 +13,8 @@ struct parents {
     size_t n;
 };
 
-static enum status load_parents(struct store *s, const struct columns *t, struct arena **arena, struct parents *p)
+static enum status load_parents(
+    struct store *s, const struct columns *t, struct arena **arena, struct parents *p)
 {
     struct cursor c = {.arena = arena};
     bool more;
@@ -30,12 +31,15 @@ static enum status load_parents(struct store *s, const struct columns *t, struct
     return st;
 }
 
-/* Ids are few: the search is short. Each was stored before the run; a file from elsewhere may lack one. */
-static bool copy_parent(const struct parents *p, int64_t id, const struct run_part *part, struct run_record *r)
+/* Ids are few: the search is short. Each was stored before the run; a file from elsewhere may lack
+ * one. */
+static bool copy_parent(
+    const struct parents *p, int64_t id, const struct run_part *part, struct run_record *r)
 {
     for (size_t i = 0; i < p->n; i++)
         if (p->ids[i] == id) {
-            memcpy((char *)r + part->offset, p->records + i * part->columns->bytes, part->columns->bytes);
+            memcpy((char *)r + part->offset, p->records + i * part->columns->bytes,
+                part->columns->bytes);
             return true;
         }
     return false;
@@ -49,10 +53,12 @@ static void read_run(struct cursor *c, const struct parents p[RUN_PARTS], struct
     r->id = get_int(c);
     const char *missing = NULL;
     for (int i = 1; i < RUN_PARTS; i++)
-        if (!copy_parent(&p[i], get_int(c), &run_parts[i], r)) missing = run_parts[i].columns->table;
+        if (!copy_parent(&p[i], get_int(c), &run_parts[i], r))
+            missing = run_parts[i].columns->table;
     get_record(c, &run_columns, r);
     if (missing && !c->problem[0])
-        snprintf(c->problem, sizeof c->problem, "run %lld: its %s has no row", (long long)r->id, missing);
+        snprintf(c->problem, sizeof c->problem, "run %lld: its %s has no row", (long long)r->id,
+            missing);
 }
 
 /* Read what a prepared cursor finds into a list. */
@@ -84,17 +90,19 @@ enum status query_runs(struct store *s, const struct run_filter *f, struct run_l
     struct cursor c = {.arena = &out->arena};
     struct str sql = {0};
     /* a parameter that is NULL, or a number that is 0, takes everything */
-    str_add(&sql, "JOIN model m ON m.id = t.model JOIN dataset d ON d.id = t.dataset "
-                  "JOIN machine h ON h.id = t.machine "
-                  "WHERE NOT t.confirming AND (?1 IS NULL OR m.name = ?1 OR (length(?1) >= 6 AND substr(m.fingerprint, 1, "
-                  "length(?1)) = ?1)) "
-                  "AND (?2 IS NULL OR d.suite = ?2 OR d.name = ?2) AND (?3 IS NULL OR d.fingerprint = ?3) "
-                  "AND (?4 IS NULL OR t.method = ?4) AND (?5 IS NULL OR t.layers = ?5) "
-                  "AND (?6 IS NULL OR t.heads = ?6) AND (?7 IS NULL OR t.rule = ?7) AND (?8 IS NULL OR "
-                  "t.plan = ?8) "
-                  "AND (?9 IS NULL OR t.device = ?9) AND (?10 IS NULL OR h.fingerprint = ?10) "
-                  "AND (?11 = 0 OR t.max_length <= ?11) AND (?12 = 0 OR t.max_length = ?12) "
-                  "AND (?13 IS NULL OR t.status = ?13) AND (?14 IS NULL OR t.slot = ?14) ");
+    str_add(&sql,
+        "JOIN model m ON m.id = t.model JOIN dataset d ON d.id = t.dataset "
+        "JOIN machine h ON h.id = t.machine "
+        "WHERE NOT t.confirming AND (?1 IS NULL OR m.name = ?1 OR (length(?1) >= 6 AND "
+        "substr(m.fingerprint, 1, "
+        "length(?1)) = ?1)) "
+        "AND (?2 IS NULL OR d.suite = ?2 OR d.name = ?2) AND (?3 IS NULL OR d.fingerprint = ?3) "
+        "AND (?4 IS NULL OR t.method = ?4) AND (?5 IS NULL OR t.layers = ?5) "
+        "AND (?6 IS NULL OR t.heads = ?6) AND (?7 IS NULL OR t.rule = ?7) AND (?8 IS NULL OR "
+        "t.plan = ?8) "
+        "AND (?9 IS NULL OR t.device = ?9) AND (?10 IS NULL OR h.fingerprint = ?10) "
+        "AND (?11 = 0 OR t.max_length <= ?11) AND (?12 = 0 OR t.max_length = ?12) "
+        "AND (?13 IS NULL OR t.status = ?13) AND (?14 IS NULL OR t.slot = ?14) ");
     str_add(&sql, f->newest_first ? "ORDER BY t.ended DESC, t.id DESC " : "ORDER BY t.id ");
     str_add(&sql, "LIMIT ?15");
     enum status st = cursor_open_select(&c, s, &run_columns, RUN_IDS, str_get(&sql));
@@ -122,7 +130,8 @@ enum status query_runs(struct store *s, const struct run_filter *f, struct run_l
 }
 
 /* Runs by one condition on t with one text parameter. */
-static enum status runs_where(struct store *s, const char *condition, const char *text, struct run_list *out)
+static enum status runs_where(
+    struct store *s, const char *condition, const char *text, struct run_list *out)
 {
     *out = (struct run_list){0};
     struct cursor c = {.arena = &out->arena};
@@ -145,7 +154,7 @@ static enum status describe_contents(struct store *s, struct str *out)
     if (n == 0) str_add(out, "it holds no runs yet");
     else
         str_addf(out, "it holds %lld run%s, numbers %lld to %lld; `list` shows them", (long long)n,
-                 n == 1 ? "" : "s", (long long)lo, (long long)hi);
+            n == 1 ? "" : "s", (long long)lo, (long long)hi);
     return OK;
 }
 
@@ -157,11 +166,14 @@ enum status query_run(struct store *s, const char *name, struct run_list *out)
     enum status st = OK;
     *out = (struct run_list){0};
     if (!strcmp(name, "last"))
-        st = runs_where(s, "WHERE t.status = 'done' AND NOT t.confirming ORDER BY t.ended DESC, t.id DESC LIMIT 1", NULL, out);
+        st = runs_where(s,
+            "WHERE t.status = 'done' AND NOT t.confirming ORDER BY t.ended DESC, t.id DESC LIMIT 1",
+            NULL, out);
     else if (number) st = runs_where(s, "WHERE t.id = CAST(? AS INTEGER)", name, out);
     if (st == OK && out->n == 0 && key) {
         run_list_clear(out);
-        st = runs_where(s, "WHERE substr(t.key, 1, length(?1)) = ?1 ORDER BY t.id LIMIT 2", name, out);
+        st = runs_where(
+            s, "WHERE substr(t.key, 1, length(?1)) = ?1 ORDER BY t.id LIMIT 2", name, out);
     }
     if (st == OK && out->n == 1) return OK;
     if (st == OK && out->n == 0 && !strcmp(name, "last")) {
@@ -170,23 +182,25 @@ enum status query_run(struct store *s, const char *name, struct run_list *out)
         if (st == OK && out->n == 1) {
             const struct run_record *r = &out->rows[0];
             st = fail(ERR_ARG,
-                      "%s: no run is done; the newest, run %lld, %s: %s; repeat what went wrong, or name it by number",
-                      s->path, (long long)r->id, r->status == RUN_FAILED ? "failed" : "was skipped",
-                      r->reason ? r->reason : "no reason stored");
+                "%s: no run is done; the newest, run %lld, %s: %s; repeat what went wrong, or name "
+                "it by number",
+                s->path, (long long)r->id, r->status == RUN_FAILED ? "failed" : "was skipped",
+                r->reason ? r->reason : "no reason stored");
             run_list_clear(out);
             return st;
         }
     }
     if (st == OK && out->n > 1) {
-        st = fail(ERR_ARG, "%s: \"%s\" fits several runs, among them %lld and %lld; give more digits",
-                  s->path, name, (long long)out->rows[0].id, (long long)out->rows[1].id);
+        st = fail(ERR_ARG,
+            "%s: \"%s\" fits several runs, among them %lld and %lld; give more digits", s->path,
+            name, (long long)out->rows[0].id, (long long)out->rows[1].id);
     } else if (st == OK) {
         struct str contents = {0};
         st = describe_contents(s, &contents);
         if (st == OK)
             st = fail(ERR_ARG,
-                      "%s: found no run \"%s\" (a number, a key of at least 4 digits, or \"last\"); %s",
-                      s->path, name, str_get(&contents));
+                "%s: found no run \"%s\" (a number, a key of at least 4 digits, or \"last\"); %s",
+                s->path, name, str_get(&contents));
         str_clear(&contents);
     }
     run_list_clear(out);

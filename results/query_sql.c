@@ -6,9 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Only what reads: a PRAGMA that sets something has an argument, save those that describe the schema. */
-static int allow_reading(void *ctx, int action, const char *a, const char *b, const char *database,
-                         const char *where)
+/* Only what reads: a PRAGMA that sets something has an argument, save those that describe the
+ * schema. */
+static int allow_reading(
+    void *ctx, int action, const char *a, const char *b, const char *database, const char *where)
 {
     (void)ctx, (void)database, (void)where;
     if (action == SQLITE_SELECT || action == SQLITE_READ || action == SQLITE_FUNCTION ||
@@ -49,7 +50,8 @@ static enum status run_statement(struct store *s, sqlite3_stmt *stmt, struct sql
     int n = sqlite3_column_count(stmt), code;
     out->n_columns = (size_t)n;
     out->columns = arena_alloc(&out->arena, (size_t)n * sizeof *out->columns);
-    for (int i = 0; i < n; i++) out->columns[i] = arena_str(&out->arena, sqlite3_column_name(stmt, i));
+    for (int i = 0; i < n; i++)
+        out->columns[i] = arena_str(&out->arena, sqlite3_column_name(stmt, i));
     size_t used = 0;
     void *cells = NULL;
     while ((code = sqlite3_step(stmt)) == SQLITE_ROW) {
@@ -73,13 +75,14 @@ enum status query_sql(struct store *s, const char *sql, struct sql_result *out)
     enum status st;
     while (isspace((unsigned char)*rest) || *rest == ';') rest++;
     if ((code & 0xff) == SQLITE_AUTH)
-        st =
-            fail(ERR_ARG, "%s: only statements that read are run here; for others open the file with sqlite3",
-                 s->path);
+        st = fail(ERR_ARG,
+            "%s: only statements that read are run here; for others open the file with sqlite3",
+            s->path);
     else if (code != SQLITE_OK)
         st = fail(ERR_ARG, "%s: the query is not valid: %s", s->path, sqlite3_errmsg(s->db));
     else if (!stmt || *rest)
-        st = fail(ERR_ARG, "%s: found %s, expected one SQL statement", s->path, stmt ? "several" : "none");
+        st = fail(ERR_ARG, "%s: found %s, expected one SQL statement", s->path,
+            stmt ? "several" : "none");
     else st = run_statement(s, stmt, out);
     sqlite3_finalize(stmt);
     sqlite3_set_authorizer(s->db, NULL, NULL);

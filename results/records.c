@@ -77,11 +77,13 @@ const struct metric_info *metric_info(const char *name)
 
 bool metric_is_timing(const char *name)
 {
-    return !strncmp(name, "latency_", 8) || !strcmp(name, "break_even_length") || !strcmp(name, "peak_bytes");
+    return !strncmp(name, "latency_", 8) || !strcmp(name, "break_even_length") ||
+        !strcmp(name, "peak_bytes");
 }
 
 bool generation_is_dense(const struct generation_record *g)
 {
-    enum { SMALLEST_BLOCK = 64, BEFORE_THE_TEXT = 4 }; /* a BOS, and a space of up to three bytes that tokenisers put in front */
+    /* a BOS, and a space of up to three bytes that tokenisers put in front */
+    enum { SMALLEST_BLOCK = 64, BEFORE_THE_TEXT = 4 };
     return strlen(g->prompt) + BEFORE_THE_TEXT <= SMALLEST_BLOCK;
 }

@@ -1,9 +1,10 @@
-/* The rows of a results database as plain structs: what results/store.h writes and results/query.h reads.
+/* The rows of a results database as plain structs: what results/store.h writes and results/query.h
+ * reads.
  *
- * Strings are borrowed: from the caller when writing, from the list that holds the record when reading.
- * A missing number is NAN (stored as NULL), a missing string is NULL, a missing count is -1 where the comment says so.
- * results/columns.c says what becomes of each member. Times are seconds, sizes bytes, UTC texts look like
- * "2026-01-31T12:00:00Z".
+ * Strings are borrowed: from the caller when writing, from the list that holds the record when
+ * reading. A missing number is NAN (stored as NULL), a missing string is NULL, a missing count is
+ * -1 where the comment says so. results/columns.c says what becomes of each member. Times are
+ * seconds, sizes bytes, UTC texts look like "2026-01-31T12:00:00Z".
  */
 #ifndef SG_RESULTS_RECORDS_H
 #define SG_RESULTS_RECORDS_H
@@ -52,9 +53,9 @@ struct software_record {
 
 enum run_status { RUN_DONE, RUN_FAILED, RUN_SKIPPED };
 
-/* Headline numbers, derived from the metric rows of scope "overall" by headline_fill() (results/columns.h), never set by
- * hand: X_mean, X_lo, X_hi, X_p1 and X_p99_9 are columns of the row named X, all others the mean of the row of that very
- * name. */
+/* Headline numbers, derived from the metric rows of scope "overall" by headline_fill()
+ * (results/columns.h), never set by hand: X_mean, X_lo, X_hi, X_p1 and X_p99_9 are columns of the
+ * row named X, all others the mean of the row of that very name. */
 struct headline {
     double sparsity, qk_sparsity, pv_sparsity;
     double cosine_mean, cosine_lo, cosine_hi, cosine_p1, kl_mean, kl_lo, kl_hi, kl_p99_9;
@@ -67,12 +68,14 @@ struct headline {
 
 /* One evaluated configuration on one data set = one cell. */
 struct run_record {
-    int64_t id;           /* row number, given by the database; ignored when writing */
-    const char *key;      /* content key: hash of everything the numbers depend on */
-    const char *slot;     /* hash of what was asked for alone (axes, model name, suite), without fingerprints
-                           * and versions: same slot and another key = the older one is stale */
-    const char *key_json; /* object of all parts of the key, so that two keys can be told apart by name */
-    const char *plan;     /* name of the sweep it belongs to, NULL for a single eval */
+    int64_t id;      /* row number, given by the database; ignored when writing */
+    const char *key; /* content key: hash of everything the numbers depend on */
+    const char
+        *slot; /* hash of what was asked for alone (axes, model name, suite), without fingerprints
+                * and versions: same slot and another key = the older one is stale */
+    /* object of all parts of the key, so that two keys can be told apart by name */
+    const char *key_json;
+    const char *plan; /* name of the sweep it belongs to, NULL for a single eval */
     enum run_status status;
     const char *reason; /* why it failed or was skipped; NULL when done */
 
@@ -84,22 +87,25 @@ struct run_record {
     double simthreshd1, cdfthreshd, pvthreshd; /* global thresholds; NAN when tuned per head */
     double topk;                               /* kept fraction */
     int64_t window;                            /* tokens, -1 = does not apply */
-    const char *layers;                        /* sparse layers, canonical: "all", "16-31", "0-6+8-15", "7" */
-    const char *heads;                         /* "all", or one head of one layer: "5" */
+    /* sparse layers, canonical: "all", "16-31", "0-6+8-15", "7" */
+    const char *layers;
+    const char *heads;      /* "all", or one head of one layer: "5" */
     const char *tuned_hash; /* tuned thresholds used, see struct tuned_record; NULL without */
     int max_length, num_samples;
     const char *score; /* "all" or "second-half" */
     uint64_t seed;
     int repeat; /* 0, or the number of a repetition asked for */
     int threads;
-    const char *device; /* "cpu", "cuda" */
+    const char *device;   /* "cpu", "cuda" */
     const char *residual; /* of the residual stream on a device, "f32" or "bf16"; NULL on the CPU */
     bool graph;           /* repeated calls ran as captured graphs */
-    bool confirming;      /* made by `gate --confirm` to try a failure again: no result of its own */
-    const char *impl;     /* attention implementation asked for; NULL: the best */
-    const char *impls;    /* implementations that ran: "attn_dense=…;attn_sparse=…" */
-    const char *blas;     /* library, version and kernels of the products: "OpenBLAS 0.3.21 Haswell"; may be NULL */
-    const char *isa;      /* instruction set of our own CPU kernels: "avx2"; may be NULL */
+    /* made by `gate --confirm` to try a failure again: no result of its own */
+    bool confirming;
+    const char *impl;  /* attention implementation asked for; NULL: the best */
+    const char *impls; /* implementations that ran: "attn_dense=…;attn_sparse=…" */
+    /* library, version and kernels of the products: "OpenBLAS 0.3.21 Haswell"; may be NULL */
+    const char *blas;
+    const char *isa; /* instruction set of our own CPU kernels: "avx2"; may be NULL */
     int min_sparse_tokens;
     int64_t attention_calls;      /* sequence x layer calls */
     int64_t dense_fallback_calls; /* of these, run dense because the sequence was too short */
@@ -118,24 +124,28 @@ struct run_record {
     const char *digest;       /* read side only: hash of the results, timings left out */
 };
 
-/* The oracle, by whatever name: it computes everything before it leaves anything out, so it is a limit and nothing to choose. */
+/* The oracle, by whatever name: it computes everything before it leaves anything out, so it is a
+ * limit and nothing to choose. */
 static inline bool run_is_oracle(const struct run_record *r)
 {
     return r->method && !strncmp(r->method, "oracle", 6) && (!r->method[6] || r->method[6] == '+');
 }
 
-/* break_even_length: mean, lo and hi are missing where they lie outside the measured lengths. Then max (p5 for lo, p99
- * for hi) is the shortest measured, which it is at or below, or min (p1, p95) the longest, which it is above.
+/* break_even_length: mean, lo and hi are missing where they lie outside the measured lengths. Then
+ * max (p5 for lo, p99 for hi) is the shortest measured, which it is at or below, or min (p1, p95)
+ * the longest, which it is above.
  *
- * A distribution. Scope "overall", "sample:3", or "position:0-255" (token positions, both included). Columns
- * that do not apply are NAN; a pooled value such as a perplexity has n, mean, lo and hi alone. */
+ * A distribution. Scope "overall", "sample:3", or "position:0-255" (token positions, both
+ * included). Columns that do not apply are NAN; a pooled value such as a perplexity has n, mean, lo
+ * and hi alone. */
 struct metric_record {
     const char *scope;
-    const char
-        *name; /* names in METRIC_NAMES below get labels and directions in reports; others are allowed */
-    int64_t n; /* values that went in */
+    const char *name; /* names in METRIC_NAMES below get labels and directions in reports; others
+                         are allowed */
+    int64_t n;        /* values that went in */
     double mean, std_error, min, p0_1, p1, p5, median, p95, p99, p99_9, max;
-    double lo, hi; /* 95 % interval of the mean or pooled value over samples (results/estimates.h) */
+    /* 95 % interval of the mean or pooled value over samples (results/estimates.h) */
+    double lo, hi;
 };
 
 /* All NAN but scope, name and n; fill what applies. */
@@ -146,11 +156,12 @@ struct metric_record metric_record_empty(const char *scope, const char *name, in
  * Pooled, as in the tuning guide: logits_cosine logits_l1 logits_rmse hidden_cosine hidden_l1
  *   token_accuracy top5_overlap
  * Pooled, paired: ppl_dense ppl_sparse ppl_ratio ppl_diff score_dense score_sparse score_drop
- * Percentiles, with intervals of their own: cosine_p1 kl_p99_9 (an end that so few samples cannot give is missing)
- * Counted: sparsity qk_sparsity pv_sparsity   Timed: latency_dense latency_sparse latency_ratio
- *   break_even_length                         Space: peak_bytes
- * Of a run on a GPU beside one on the CPU (`eval --device cpu,cuda`): cpu_mask_jaccard cpu_logits_error_dense
- *   cpu_logits_error_sparse cpu_top1_dense cpu_top1_sparse cpu_kl_dense cpu_kl_sparse cpu_sparsity_difference */
+ * Percentiles, with intervals of their own: cosine_p1 kl_p99_9 (an end that so few samples cannot
+ * give is missing) Counted: sparsity qk_sparsity pv_sparsity   Timed: latency_dense latency_sparse
+ * latency_ratio break_even_length                         Space: peak_bytes Of a run on a GPU
+ * beside one on the CPU (`eval --device cpu,cuda`): cpu_mask_jaccard cpu_logits_error_dense
+ *   cpu_logits_error_sparse cpu_top1_dense cpu_top1_sparse cpu_kl_dense cpu_kl_sparse
+ * cpu_sparsity_difference */
 enum metric_better { METRIC_NEITHER, METRIC_HIGHER, METRIC_LOWER };
 struct metric_info {
     const char *name, *label, *unit;
@@ -173,12 +184,15 @@ struct sample_record {
     double logits_cosine, logits_l1, logits_rmse, hidden_cosine, hidden_l1;
     double sparsity, qk_sparsity, pv_sparsity;
     double cosine_centred_mean, row_rmse_mean, row_hidden_cosine_mean; /* over positions */
-    double logits_dense_rms, logits_sparse_rms, hidden_dense_rms, hidden_sparse_rms; /* root mean squares: weights of a
-                                                                                        flattened cosine */
-    double tiles_possible, pv_possible; /* work that sparsity is a share of, over all layers and heads */
+    double logits_dense_rms, logits_sparse_rms, hidden_dense_rms,
+        hidden_sparse_rms; /* root mean squares: weights of a
+                              flattened cosine */
+    /* work that sparsity is a share of, over all layers and heads */
+    double tiles_possible, pv_possible;
 };
 
-/* The worst positions of a sample, worst first: what percentiles over all positions are computed from again. */
+/* The worst positions of a sample, worst first: what percentiles over all positions are computed
+ * from again. */
 struct tail_record {
     int sample;
     const char *name; /* "cosine": the smallest, "kl": the largest */
@@ -186,21 +200,25 @@ struct tail_record {
     const float *values; /* [n] */
 };
 
-/* Counters of one head over all samples of the run (METHOD 4). Every head of a layer has one, in order. */
+/* Counters of one head over all samples of the run (METHOD 4). Every head of a layer has one, in
+ * order. */
 struct ledger_record {
     int layer, head;
     int64_t tiles_possible, tiles_computed, pv_possible, pv_computed;
     int64_t forced_sink, forced_diagonal, forced_theta_q, forced_theta_k;
-    int64_t calls, dense_head, dense_layer, dense_short; /* calls, and those that ran dense, by reason */
-    double theta, tau, lambda;                           /* thresholds used; NAN where the head was dense */
+    /* calls, and those that ran dense, by reason */
+    int64_t calls, dense_head, dense_layer, dense_short;
+    /* thresholds used; NAN where the head was dense */
+    double theta, tau, lambda;
 };
 
-/* Error of the attention output of a layer (head -1: all its heads) on one sample (-1: on all), against the dense
- * run's: L1 = sum |o - o~| / sum |o|, and the cosine of both as vectors. */
+/* Error of the attention output of a layer (head -1: all its heads) on one sample (-1: on all),
+ * against the dense run's: L1 = sum |o - o~| / sum |o|, and the cosine of both as vectors. */
 struct layer_error_record {
     int sample, layer, head;
-    double isolated_l1, isolated_cosine;     /* this layer alone sparse, on the dense run's input */
-    double propagated_l1, propagated_cosine; /* of the sparse run, errors of earlier layers included */
+    double isolated_l1, isolated_cosine; /* this layer alone sparse, on the dense run's input */
+    /* of the sparse run, errors of earlier layers included */
+    double propagated_l1, propagated_cosine;
 };
 
 /* One question of a task suite. */
@@ -211,7 +229,8 @@ struct item_record {
     int64_t length;                   /* tokens of the context, -1 when it does not apply */
     double dense_score, sparse_score; /* e.g. log probability of the answer */
     bool dense_right, sparse_right;
-    int dense_right_norm, sparse_right_norm; /* multiple choice, by the log probability per byte: 0 or 1; else -1 */
+    /* multiple choice, by the log probability per byte: 0 or 1; else -1 */
+    int dense_right_norm, sparse_right_norm;
 };
 
 struct generation_record {
@@ -221,15 +240,17 @@ struct generation_record {
     double token_match, text_similarity; /* both 0…1 */
 };
 
-/* True when the prompt is sure to lie within one tile, which is always computed: then prefill is dense on both sides whatever
- * the settings are, decoding is too, and a match says nothing. By its bytes, at least one a token. */
+/* True when the prompt is sure to lie within one tile, which is always computed: then prefill is
+ * dense on both sides whatever the settings are, decoding is too, and a match says nothing. By its
+ * bytes, at least one a token. */
 bool generation_is_dense(const struct generation_record *g);
 
-/* A distribution of times. part: "prefill_dense", "prefill_sparse" and "decode" are whole passes. The parts of passes
- * that were profiled beside them add up to one: "dense_attention", "dense_linear", "dense_rest"; "sparse_predict"
- * (choosing tiles), "sparse_qk" and "sparse_pv" (or "sparse_attention" where a kernel does both at once),
- * "sparse_attention_dense" (layers that ran dense), "sparse_linear" (products with weights), "sparse_rest" (norms,
- * rotation, cache, activation). */
+/* A distribution of times. part: "prefill_dense", "prefill_sparse" and "decode" are whole passes.
+ * The parts of passes that were profiled beside them add up to one: "dense_attention",
+ * "dense_linear", "dense_rest"; "sparse_predict" (choosing tiles), "sparse_qk" and "sparse_pv" (or
+ * "sparse_attention" where a kernel does both at once), "sparse_attention_dense" (layers that ran
+ * dense), "sparse_linear" (products with weights), "sparse_rest" (norms, rotation, cache,
+ * activation). */
 struct latency_record {
     const char *part;
     int64_t n_tokens;
@@ -264,7 +285,8 @@ struct token_block {
     const struct token_record *tokens;
 };
 
-/* Block mask of one head: bit (I*n_k + J) of `bits` (least significant first) set = tile (I,J) computed. */
+/* Block mask of one head: bit (I*n_k + J) of `bits` (least significant first) set = tile (I,J)
+ * computed. */
 struct mask_record {
     int sample, layer, head;
     int n_q, n_k;
@@ -276,7 +298,8 @@ struct tuned_head_record {
     int layer, head;
     bool is_sparse;
     double theta, tau, lambda;
-    double l1_tune, l1_held_out; /* achieved with the stored triple in the inference kernel, worst sample */
+    /* achieved with the stored triple in the inference kernel, worst sample */
+    double l1_tune, l1_held_out;
     double tail_tune, tail_held_out; /* 99.9th percentile over rows, worst sample */
     double qk_sparsity, sparsity;    /* mean over tuning samples */
     int back_offs;                   /* steps taken back because the bound did not hold */

@@ -18,8 +18,10 @@
 /* Version 1 had errors by layer for nobody: no command filled them. */
 static const char to_version_2[] =
     "DROP TABLE layer_error;"
-    "CREATE TABLE layer_error (run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE, sample INTEGER NOT NULL,"
-    " layer INTEGER NOT NULL, head INTEGER NOT NULL, isolated_l1 REAL, isolated_cosine REAL, propagated_l1 REAL,"
+    "CREATE TABLE layer_error (run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE, sample "
+    "INTEGER NOT NULL,"
+    " layer INTEGER NOT NULL, head INTEGER NOT NULL, isolated_l1 REAL, isolated_cosine REAL, "
+    "propagated_l1 REAL,"
     " propagated_cosine REAL, PRIMARY KEY (run, sample, layer, head)) STRICT, WITHOUT ROWID;"
     "ALTER TABLE sample ADD COLUMN cosine_centred_mean REAL;"
     "ALTER TABLE sample ADD COLUMN row_rmse_mean REAL;"
@@ -28,44 +30,48 @@ static const char to_version_2[] =
     "ALTER TABLE item ADD COLUMN sparse_right_norm INTEGER;";
 
 /* In version 2 the way of working of a device stood in the key alone. */
-static const char to_version_3[] =
-    "ALTER TABLE run ADD COLUMN residual TEXT;"
-    "ALTER TABLE run ADD COLUMN graph INTEGER NOT NULL DEFAULT 0;"
-    "ALTER TABLE run ADD COLUMN impl TEXT;"
-    "ALTER TABLE run ADD COLUMN blas TEXT;"
-    "ALTER TABLE run ADD COLUMN isa TEXT;"
-    "UPDATE run SET residual = json_extract(key_json, '$.residual'),"
-    " graph = ifnull(json_extract(key_json, '$.graph'), 0),"
-    " impl = nullif(nullif(nullif(nullif(json_extract(key_json, '$.kernels'), 'avx512'), 'avx2'), 'base'), device)"
-    " WHERE json_valid(key_json);";
+static const char to_version_3[] = "ALTER TABLE run ADD COLUMN residual TEXT;"
+                                   "ALTER TABLE run ADD COLUMN graph INTEGER NOT NULL DEFAULT 0;"
+                                   "ALTER TABLE run ADD COLUMN impl TEXT;"
+                                   "ALTER TABLE run ADD COLUMN blas TEXT;"
+                                   "ALTER TABLE run ADD COLUMN isa TEXT;"
+                                   "UPDATE run SET residual = json_extract(key_json, '$.residual'),"
+                                   " graph = ifnull(json_extract(key_json, '$.graph'), 0),"
+                                   " impl = nullif(nullif(nullif(nullif(json_extract(key_json, "
+                                   "'$.kernels'), 'avx512'), 'avx2'), 'base'), device)"
+                                   " WHERE json_valid(key_json);";
 
 /* Version 3 kept of samples what one sees of them, not what a pooled value is computed from. */
-static const char to_version_4[] =
-    "ALTER TABLE sample ADD COLUMN logits_dense_rms REAL;"
-    "ALTER TABLE sample ADD COLUMN logits_sparse_rms REAL;"
-    "ALTER TABLE sample ADD COLUMN hidden_dense_rms REAL;"
-    "ALTER TABLE sample ADD COLUMN hidden_sparse_rms REAL;"
-    "ALTER TABLE sample ADD COLUMN tiles_possible REAL;"
-    "ALTER TABLE sample ADD COLUMN pv_possible REAL;"
-    "CREATE TABLE tail (run INTEGER NOT NULL REFERENCES run ON DELETE CASCADE, sample INTEGER NOT NULL,"
-    " name TEXT NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, sample, name)) STRICT, WITHOUT ROWID;";
+static const char to_version_4[] = "ALTER TABLE sample ADD COLUMN logits_dense_rms REAL;"
+                                   "ALTER TABLE sample ADD COLUMN logits_sparse_rms REAL;"
+                                   "ALTER TABLE sample ADD COLUMN hidden_dense_rms REAL;"
+                                   "ALTER TABLE sample ADD COLUMN hidden_sparse_rms REAL;"
+                                   "ALTER TABLE sample ADD COLUMN tiles_possible REAL;"
+                                   "ALTER TABLE sample ADD COLUMN pv_possible REAL;"
+                                   "CREATE TABLE tail (run INTEGER NOT NULL REFERENCES run ON "
+                                   "DELETE CASCADE, sample INTEGER NOT NULL,"
+                                   " name TEXT NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL, "
+                                   "PRIMARY KEY (run, sample, name)) STRICT, WITHOUT ROWID;";
 
-static const char to_version_5[] = "ALTER TABLE run ADD COLUMN confirming INTEGER NOT NULL DEFAULT 0;";
+static const char to_version_5[] =
+    "ALTER TABLE run ADD COLUMN confirming INTEGER NOT NULL DEFAULT 0;";
 
-/* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at once. Views hold nothing
- * and are made anew. */
-static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3, to_version_4, to_version_5};
+/* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at
+ * once. Views hold nothing and are made anew. */
+static const char *const steps[SCHEMA_VERSION] = {
+    results_schema_sql, to_version_2, to_version_3, to_version_4, to_version_5};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)
 {
-    /* one statement, so that a worker who is just making the tables is seen before or after, never between */
+    /* one statement, so that a worker who is just making the tables is seen before or after, never
+     * between */
     struct cursor c = {0};
     bool more = false;
     int64_t id = 0, n_objects = 0;
     enum status st = cursor_open(&c, s,
-                                 "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
-                                 "FROM pragma_application_id, pragma_user_version");
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
+        "FROM pragma_application_id, pragma_user_version");
     if (st == OK) st = cursor_step(&c, &more);
     if (st == OK) {
         id = get_int(&c);
@@ -78,14 +84,17 @@ static enum status check_identity(struct store *s, bool *empty, int64_t *version
     if (*empty) return OK;
     if (id != SCHEMA_APPLICATION_ID)
         return fail(ERR_DB,
-                    "%s: application_id: found 0x%08x, expected 0x%08x: a database of another program, left "
-                    "untouched; give another --db",
-                    s->path, (unsigned)id, (unsigned)SCHEMA_APPLICATION_ID);
+            "%s: application_id: found 0x%08x, expected 0x%08x: a database of another program, "
+            "left "
+            "untouched; give another --db",
+            s->path, (unsigned)id, (unsigned)SCHEMA_APPLICATION_ID);
     if (*version < 1 || *version > SCHEMA_VERSION)
-        return fail(ERR_DB, "%s: user_version: found %lld, this program knows 1 to %d: %s, or give another --db", s->path,
-                    (long long)*version, SCHEMA_VERSION,
-                    *version < 1 ? "the file is damaged; rescue what is readable with: sqlite3 FILE .recover"
-                                 : "written by a newer version; update this program");
+        return fail(ERR_DB,
+            "%s: user_version: found %lld, this program knows 1 to %d: %s, or give another --db",
+            s->path, (long long)*version, SCHEMA_VERSION,
+            *version < 1
+                ? "the file is damaged; rescue what is readable with: sqlite3 FILE .recover"
+                : "written by a newer version; update this program");
     return OK;
 }
 
@@ -102,8 +111,8 @@ static enum status migrate(struct store *s)
     for (; st == OK && version < SCHEMA_VERSION; version++) st = db_exec(s, steps[version]);
     if (st == OK) st = db_exec(s, results_views_sql);
     if (st == OK) {
-        char *sql = str_format("PRAGMA application_id = %d; PRAGMA user_version = %d", SCHEMA_APPLICATION_ID,
-                               SCHEMA_VERSION);
+        char *sql = str_format("PRAGMA application_id = %d; PRAGMA user_version = %d",
+            SCHEMA_APPLICATION_ID, SCHEMA_VERSION);
         st = db_exec(s, sql);
         free(sql);
     }
@@ -114,33 +123,40 @@ static enum status migrate(struct store *s)
 
 static enum status open_handle(struct store *s, enum store_mode mode, bool immutable);
 
-/* A handle that has seen the write-ahead log needs its shared memory even to leave that mode, unless it is alone. */
+/* A handle that has seen the write-ahead log needs its shared memory even to leave that mode,
+ * unless it is alone. */
 static enum status use_rollback_journal(struct store *s)
 {
     sqlite3_close(s->db);
     TRY(open_handle(s, STORE_WRITE, false));
-    int code = sqlite3_exec(s->db, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = DELETE; PRAGMA locking_mode = NORMAL;"
-                                   "SELECT count(*) FROM sqlite_master", NULL, NULL, NULL);
+    int code = sqlite3_exec(s->db,
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = DELETE; PRAGMA locking_mode = "
+        "NORMAL;"
+        "SELECT count(*) FROM sqlite_master",
+        NULL, NULL, NULL);
     return code == SQLITE_OK ? OK : db_no_file_system(s);
 }
 
 static bool lacks_shared_memory(int code)
 {
-    return code == SQLITE_IOERR_SHMOPEN || code == SQLITE_IOERR_SHMSIZE || code == SQLITE_IOERR_SHMMAP ||
-           code == SQLITE_IOERR_SHMLOCK || (code & 0xff) == SQLITE_CANTOPEN || (code & 0xff) == SQLITE_PROTOCOL;
+    return code == SQLITE_IOERR_SHMOPEN || code == SQLITE_IOERR_SHMSIZE ||
+        code == SQLITE_IOERR_SHMMAP || code == SQLITE_IOERR_SHMLOCK ||
+        (code & 0xff) == SQLITE_CANTOPEN || (code & 0xff) == SQLITE_PROTOCOL;
 }
 
-/* Write-ahead logging lets readers work beside a writer. Changing to it needs the file alone for a moment and
- * SQLite does not wait then, so this does. */
+/* Write-ahead logging lets readers work beside a writer. Changing to it needs the file alone for a
+ * moment and SQLite does not wait then, so this does. */
 static enum status use_wal(struct store *s)
 {
     int64_t end = clock_ns() + 30 * (int64_t)1000000000;
     for (;;) {
-        int code = sqlite3_exec(s->db, "PRAGMA journal_mode = WAL; SELECT count(*) FROM sqlite_master", NULL, NULL, NULL);
+        int code = sqlite3_exec(s->db,
+            "PRAGMA journal_mode = WAL; SELECT count(*) FROM sqlite_master", NULL, NULL, NULL);
         if (code == SQLITE_OK) return OK;
         code = sqlite3_extended_errcode(s->db);
         if (lacks_shared_memory(code)) return use_rollback_journal(s);
-        if (code == SQLITE_IOERR_LOCK || code == SQLITE_IOERR_RDLOCK || code == SQLITE_IOERR_UNLOCK) return db_no_file_system(s);
+        if (code == SQLITE_IOERR_LOCK || code == SQLITE_IOERR_RDLOCK || code == SQLITE_IOERR_UNLOCK)
+            return db_no_file_system(s);
         if ((code & 0xff) != SQLITE_BUSY || clock_ns() > end)
             return db_fail(s, "switch to write-ahead logging");
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
@@ -159,8 +175,8 @@ static enum status open_failure(struct store *s, enum store_mode mode)
     if (mode == STORE_READ && access(s->path, R_OK) < 0)
         st = fail(ERR_IO, "%s: cannot read the database: %s", s->path, strerror(errno));
     else if (access(parent, W_OK) < 0)
-        st = fail(ERR_IO, "%s: cannot make the database: folder %s: %s; give another --db", s->path, parent,
-                  strerror(errno));
+        st = fail(ERR_IO, "%s: cannot make the database: folder %s: %s; give another --db", s->path,
+            parent, strerror(errno));
     else st = fail(ERR_IO, "%s: cannot open the database: %s", s->path, sqlite3_errmsg(s->db));
     free(dir);
     return st;
@@ -179,7 +195,7 @@ void db_uri(const char *path, const char *query, struct str *out)
 static enum status open_handle(struct store *s, enum store_mode mode, bool immutable)
 {
     int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_URI |
-                (mode == STORE_READ ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+        (mode == STORE_READ ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     struct str uri = {0};
     s->immutable = immutable;
     if (mode == STORE_SCRATCH) str_add(&uri, "file::memory:");
@@ -204,11 +220,13 @@ static enum status copy_all(struct store *s, sqlite3 *to)
     sqlite3_backup *b = sqlite3_backup_init(to, "main", s->db, "main");
     int code = b ? sqlite3_backup_step(b, -1) : sqlite3_errcode(to);
     if (b) code = sqlite3_backup_finish(b);
-    return code == SQLITE_OK ? OK : fail(ERR_DB, "%s: cannot copy it to %s to bring it up to date: %s", s->path, s->copy,
-                                         sqlite3_errmsg(to));
+    return code == SQLITE_OK ? OK
+                             : fail(ERR_DB, "%s: cannot copy it to %s to bring it up to date: %s",
+                                   s->path, s->copy, sqlite3_errmsg(to));
 }
 
-/* An older version is read through a copy that is brought up to date, since the file itself is not to be written. */
+/* An older version is read through a copy that is brought up to date, since the file itself is not
+ * to be written. */
 static enum status read_copy(struct store *s)
 {
     const char *dir = getenv("TMPDIR");
@@ -216,14 +234,16 @@ static enum status read_copy(struct store *s)
     s->copy = str_format("%s/sparsegauge-db-XXXXXX", dir && *dir ? dir : "/tmp");
     int fd = mkstemp(s->copy);
     if (fd < 0) {
-        enum status st = fail(ERR_IO, "%s: cannot make a file to bring version 1 up to date in: %s", s->copy, strerror(errno));
+        enum status st = fail(ERR_IO, "%s: cannot make a file to bring version 1 up to date in: %s",
+            s->copy, strerror(errno));
         free(s->copy);
         s->copy = NULL;
         return st;
     }
     close(fd);
-    enum status st = sqlite3_open(s->copy, &to) == SQLITE_OK ? copy_all(s, to)
-                                                             : fail(ERR_DB, "%s: %s", s->copy, sqlite3_errmsg(to));
+    enum status st = sqlite3_open(s->copy, &to) == SQLITE_OK
+        ? copy_all(s, to)
+        : fail(ERR_DB, "%s: %s", s->copy, sqlite3_errmsg(to));
     sqlite3_close(s->db);
     s->db = to;
     s->immutable = false;
@@ -237,8 +257,8 @@ static enum status open_for_reading(struct store *s)
     int64_t version = 0;
     enum status st = check_identity(s, &empty, &version);
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_CANTOPEN) {
-        /* A database in a folder that cannot be written: SQLite wants to put its shared memory there. With no
-         * log left beside it the file is complete and can be read as it is. */
+        /* A database in a folder that cannot be written: SQLite wants to put its shared memory
+         * there. With no log left beside it the file is complete and can be read as it is. */
         char *wal = str_format("%s-wal", s->path);
         bool settled = !file_exists(wal);
         free(wal);
@@ -251,12 +271,13 @@ static enum status open_for_reading(struct store *s)
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
     TRY(st);
     if (empty)
-        return fail(ERR_DB, "%s: the database is empty; run an evaluation with --db %s first", s->path,
-                    s->path);
+        return fail(ERR_DB, "%s: the database is empty; run an evaluation with --db %s first",
+            s->path, s->path);
     return version < SCHEMA_VERSION ? read_copy(s) : OK;
 }
 
-/* For its owner alone: SQLite makes files that everybody may read. The files beside it get its mode. */
+/* For its owner alone: SQLite makes files that everybody may read. The files beside it get its
+ * mode. */
 static void make_private(const char *path)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -273,11 +294,13 @@ static enum status open_for_writing(struct store *s)
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
     TRY(st);
     if (sqlite3_db_readonly(s->db, "main") == 1)
-        return fail(ERR_IO, "%s: not writable; change its permissions or give another --db", s->path);
+        return fail(
+            ERR_IO, "%s: not writable; change its permissions or give another --db", s->path);
     TRY(use_wal(s));
     /* In this mode a power cut may lose the last runs, never the file; kill -9 loses nothing. */
     /* The log is folded into the file every 16 MiB, so that few cells pay for it. */
-    TRY(db_exec(s, "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 4000"));
+    TRY(db_exec(s,
+        "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 4000"));
     if (version < SCHEMA_VERSION) TRY(migrate(s));
     const char *name = sqlite3_db_filename(s->db, "main"); /* NULL or "": in memory */
     struct stat info;
@@ -344,7 +367,7 @@ static double now_unix(void)
 }
 
 enum status store_plan_put(struct store *s, const char *plan, const char *plan_json,
-                           const struct planned_cell *cells, size_t n)
+    const struct planned_cell *cells, size_t n)
 {
     TRY(db_need_write(s));
     TRY(db_begin(s));
@@ -355,16 +378,17 @@ enum status store_plan_put(struct store *s, const char *plan, const char *plan_j
     put_text(&c, plan);
     TRY_GOTO(st, done, cursor_run(&c));
     cursor_close(&c);
-    TRY_GOTO(st, done, cursor_open(&c, s, "INSERT INTO plan (name, json, created) VALUES (?, ?, ?)"));
+    TRY_GOTO(
+        st, done, cursor_open(&c, s, "INSERT INTO plan (name, json, created) VALUES (?, ?, ?)"));
     put_text(&c, plan);
     put_text(&c, plan_json);
     put_text(&c, clock_utc(utc, sizeof utc));
     TRY_GOTO(st, done, cursor_run(&c));
     cursor_close(&c);
     TRY_GOTO(st, done,
-             cursor_open(&c, s,
-                         "INSERT INTO cell (plan, ordinal, key, slot, key_json) "
-                         "VALUES (?, ?, ?, ?, ?)"));
+        cursor_open(&c, s,
+            "INSERT INTO cell (plan, ordinal, key, slot, key_json) "
+            "VALUES (?, ?, ?, ?, ?)"));
     for (size_t i = 0; i < n; i++) {
         put_text(&c, plan);
         put_int(&c, (int64_t)i);
@@ -382,8 +406,8 @@ done:
 }
 
 /* Inside a transaction, so that two workers cannot both find the cell free. */
-static enum status lease_try(struct store *s, const char *key, const char *owner, double seconds, enum lease_over over,
-                             enum lease *out)
+static enum status lease_try(struct store *s, const char *key, const char *owner, double seconds,
+    enum lease_over over, enum lease *out)
 {
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
@@ -392,7 +416,8 @@ static enum status lease_try(struct store *s, const char *key, const char *owner
     TRY_GOTO(st, done, cursor_open(&c, s, "SELECT status FROM run WHERE key = ?"));
     put_text(&c, key);
     TRY_GOTO(st, done, cursor_step(&c, &more));
-    if (more && (over == LEASE_OVER_NONE || (over == LEASE_OVER_FAILED && !strcmp(get_name(&c), "done")))) {
+    if (more &&
+        (over == LEASE_OVER_NONE || (over == LEASE_OVER_FAILED && !strcmp(get_name(&c), "done")))) {
         *out = LEASE_STORED;
         goto done;
     }
@@ -410,7 +435,7 @@ static enum status lease_try(struct store *s, const char *key, const char *owner
     }
     cursor_close(&c);
     TRY_GOTO(st, done,
-             cursor_open(&c, s, "INSERT OR REPLACE INTO lease (key, owner, expires) VALUES (?, ?, ?)"));
+        cursor_open(&c, s, "INSERT OR REPLACE INTO lease (key, owner, expires) VALUES (?, ?, ?)"));
     put_text(&c, key);
     put_text(&c, owner);
     put_real(&c, now + seconds);
@@ -422,8 +447,8 @@ done:
     return st;
 }
 
-enum status store_lease(struct store *s, const char *key, const char *owner, double seconds, enum lease_over over,
-                        enum lease *out)
+enum status store_lease(struct store *s, const char *key, const char *owner, double seconds,
+    enum lease_over over, enum lease *out)
 {
     TRY(db_need_write(s));
     TRY(db_begin(s));
@@ -457,6 +482,7 @@ enum status store_run_delete(struct store *s, const char *key)
         st = cursor_run(&c);
     }
     cursor_close(&c);
-    if (st == OK && sqlite3_changes(s->db) == 0) st = fail(ERR_ARG, "%s: no run with key %s", s->path, key);
+    if (st == OK && sqlite3_changes(s->db) == 0)
+        st = fail(ERR_ARG, "%s: no run with key %s", s->path, key);
     return st;
 }

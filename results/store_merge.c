@@ -8,19 +8,27 @@
 #include <string.h>
 
 /* Tables whose first column is the run they belong to. */
-static const char *const children[] = {"metric",     "sample",  "tail", "ledger",      "layer_error", "item",
-                                       "generation", "latency", "worst_token", "token_block", "block_mask"};
+static const char *const children[] = {"metric", "sample", "tail", "ledger", "layer_error", "item",
+    "generation", "latency", "worst_token", "token_block", "block_mask"};
 
 /* What a column of table `run` becomes under its new number; NULL: it is copied. */
 static const char *run_value(const char *name)
 {
     static const char *const values[][2] = {
         {"id", "k.new"},
-        {"model", "(SELECT a.id FROM main.model a JOIN src.model b USING (fingerprint) WHERE b.id = o.model)"},
-        {"dataset", "(SELECT a.id FROM main.dataset a JOIN src.dataset b USING (fingerprint) WHERE b.id = o.dataset)"},
-        {"machine", "(SELECT a.id FROM main.machine a JOIN src.machine b USING (fingerprint) WHERE b.id = o.machine)"},
-        {"software", "(SELECT a.id FROM main.software a JOIN src.software b USING (version, engine, compiler, git_commit, dirty) "
-                     "WHERE b.id = o.software)"},
+        {"model",
+            "(SELECT a.id FROM main.model a JOIN src.model b USING (fingerprint) WHERE b.id = "
+            "o.model)"},
+        {"dataset",
+            "(SELECT a.id FROM main.dataset a JOIN src.dataset b USING (fingerprint) WHERE b.id = "
+            "o.dataset)"},
+        {"machine",
+            "(SELECT a.id FROM main.machine a JOIN src.machine b USING (fingerprint) WHERE b.id = "
+            "o.machine)"},
+        {"software",
+            "(SELECT a.id FROM main.software a JOIN src.software b USING (version, engine, "
+            "compiler, git_commit, dirty) "
+            "WHERE b.id = o.software)"},
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         if (!strcmp(name, values[i][0])) return values[i][1];
@@ -37,17 +45,23 @@ static void add_name(struct str *out, const char *name)
     str_add_char(out, '"');
 }
 
-/* Columns of a table for an INSERT, and what is selected for them from row o of the source: `run` is k.new, of a table of
- * runs the references are translated. skip: a column that is left out; NULL. */
-static enum status column_lists(struct store *s, const char *table, const char *skip, struct str *to, struct str *from)
+/* Columns of a table for an INSERT, and what is selected for them from row o of the source: `run`
+ * is k.new, of a table of runs the references are translated. skip: a column that is left out;
+ * NULL. */
+static enum status column_lists(
+    struct store *s, const char *table, const char *skip, struct str *to, struct str *from)
 {
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
     bool more, runs = !strcmp(table, "run");
-    enum status st = cursor_open(&c, s, "SELECT name FROM pragma_table_info(?, 'main') ORDER BY cid");
+    enum status st =
+        cursor_open(&c, s, "SELECT name FROM pragma_table_info(?, 'main') ORDER BY cid");
     if (st == OK) put_text(&c, table);
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
-        const char *name = get_name(&c), *value = runs ? run_value(name) : !strcmp(name, "run") ? "k.new" : NULL;
+        const char *name = get_name(&c),
+                   *value = runs   ? run_value(name)
+            : !strcmp(name, "run") ? "k.new"
+                                   : NULL;
         if (skip && !strcmp(name, skip)) continue;
         if (to->len) {
             str_add(to, ", ");
@@ -66,12 +80,13 @@ static enum status column_lists(struct store *s, const char *table, const char *
 }
 
 /* INSERT `how` INTO the table what `rows` finds in src.TABLE o. */
-static enum status copy_table(struct store *s, const char *table, const char *skip, const char *how, const char *rows)
+static enum status copy_table(
+    struct store *s, const char *table, const char *skip, const char *how, const char *rows)
 {
     struct str to = {0}, from = {0};
     enum status st = column_lists(s, table, skip, &to, &from);
-    char *sql = str_format("INSERT %s INTO main.%s (%s) SELECT %s FROM src.%s o %s", how, table, str_get(&to), str_get(&from),
-                           table, rows);
+    char *sql = str_format("INSERT %s INTO main.%s (%s) SELECT %s FROM src.%s o %s", how, table,
+        str_get(&to), str_get(&from), table, rows);
     if (st == OK) st = db_exec(s, sql);
     free(sql);
     str_clear(&to);
@@ -83,14 +98,17 @@ static enum status copy_table(struct store *s, const char *table, const char *sk
 static enum status merge_parents(struct store *s)
 {
     static const char *const tables[] = {"model", "dataset", "machine", "software"};
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) TRY(copy_table(s, tables[i], "id", "OR IGNORE", ""));
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        TRY(copy_table(s, tables[i], "id", "OR IGNORE", ""));
     return OK;
 }
 
 /* Which run of the source gets which number here. */
 static const char choose_runs[] =
-    "CREATE TEMP TABLE run_map (old INTEGER PRIMARY KEY, new INTEGER NOT NULL, completes INTEGER NOT NULL);"
-    "INSERT INTO run_map SELECT o.id, (SELECT ifnull(max(id), 0) FROM main.run) + row_number() OVER (ORDER "
+    "CREATE TEMP TABLE run_map (old INTEGER PRIMARY KEY, new INTEGER NOT NULL, completes INTEGER "
+    "NOT NULL);"
+    "INSERT INTO run_map SELECT o.id, (SELECT ifnull(max(id), 0) FROM main.run) + row_number() "
+    "OVER (ORDER "
     "BY o.id),"
     "  r.id IS NOT NULL FROM src.run o LEFT JOIN main.run r ON r.key = o.key"
     "  WHERE r.id IS NULL OR (r.status <> 'done' AND o.status = 'done');";
@@ -103,9 +121,10 @@ static enum status count_outcomes(struct store *s, struct merge_report *out)
     TRY(db_int(s, "SELECT count(*) FROM run_map WHERE completes", &n));
     out->completed = (size_t)n;
     TRY(db_int(s,
-               "SELECT count(*) FROM src.run o JOIN main.run r ON r.key = o.key WHERE r.digest = o.digest "
-               "OR (r.status = 'done' AND o.status <> 'done') OR (r.status <> 'done' AND o.status <> 'done')",
-               &n));
+        "SELECT count(*) FROM src.run o JOIN main.run r ON r.key = o.key WHERE r.digest = o.digest "
+        "OR (r.status = 'done' AND o.status <> 'done') OR (r.status <> 'done' AND o.status <> "
+        "'done')",
+        &n));
     out->identical = (size_t)n;
     return OK;
 }
@@ -116,9 +135,9 @@ static enum status describe_conflict(struct store *s, int64_t here, int64_t ther
     struct arena *arena = NULL;
     struct cursor c = {.arena = &arena};
     bool more = false;
-    enum status st = cursor_open(
-        &c, s,
-        "SELECT a.name, a.scope, a.mean, b.mean FROM main.metric a JOIN src.metric b ON b.scope = a.scope "
+    enum status st = cursor_open(&c, s,
+        "SELECT a.name, a.scope, a.mean, b.mean FROM main.metric a JOIN src.metric b ON b.scope = "
+        "a.scope "
         "AND b.name = a.name WHERE a.run = ? AND b.run = ? AND a.mean IS NOT b.mean "
         "AND a.name NOT LIKE 'latency%' ORDER BY a.scope <> 'overall', a.ordinal LIMIT 1");
     if (st == OK) {
@@ -145,11 +164,12 @@ static enum status list_conflicts(struct store *s, struct store *other, struct m
     void *rows = NULL;
     bool more;
     enum status st = cursor_open(&c, s,
-                                 "SELECT r.key, r.id, o.id FROM src.run o JOIN main.run r ON r.key = o.key "
-                                 "WHERE r.status = 'done' AND o.status = 'done' AND r.digest <> o.digest "
-                                 "ORDER BY r.id");
+        "SELECT r.key, r.id, o.id FROM src.run o JOIN main.run r ON r.key = o.key "
+        "WHERE r.status = 'done' AND o.status = 'done' AND r.digest <> o.digest "
+        "ORDER BY r.id");
     while (st == OK && (st = cursor_step(&c, &more)) == OK && more) {
-        struct merge_conflict *k = rows_grow(&rows, out->conflicting + out->other_arithmetic, sizeof *k);
+        struct merge_conflict *k =
+            rows_grow(&rows, out->conflicting + out->other_arithmetic, sizeof *k);
         struct str words = {0};
         enum arithmetic arithmetic = ARITHMETIC_SAME;
         snprintf(k->key, sizeof k->key, "%s", get_name(&c));
@@ -168,8 +188,10 @@ static enum status list_conflicts(struct store *s, struct store *other, struct m
 
 static enum status copy_runs(struct store *s)
 {
-    TRY(db_exec(s, "DELETE FROM main.run WHERE key IN (SELECT o.key FROM src.run o JOIN run_map k ON k.old = o.id "
-                   "WHERE k.completes)"));
+    TRY(db_exec(s,
+        "DELETE FROM main.run WHERE key IN (SELECT o.key FROM src.run o JOIN run_map k ON k.old = "
+        "o.id "
+        "WHERE k.completes)"));
     return copy_table(s, "run", NULL, "", "JOIN run_map k ON k.old = o.id");
 }
 
@@ -183,7 +205,8 @@ static enum status copy_children(struct store *s)
 
 /* Failures of a question that was answered later. */
 static const char drop_answered[] =
-    "DELETE FROM main.run WHERE status <> 'done' AND EXISTS (SELECT 1 FROM main.run d WHERE d.slot = run.slot"
+    "DELETE FROM main.run WHERE status <> 'done' AND EXISTS (SELECT 1 FROM main.run d WHERE d.slot "
+    "= run.slot"
     "  AND d.status = 'done' AND d.key <> run.key AND d.ended >= run.ended)";
 
 static const char merge_noise[] =
@@ -192,8 +215,9 @@ static const char merge_noise[] =
     "  JOIN src.machine b ON b.id = n.machine JOIN main.machine a USING (fingerprint) WHERE 1"
     "  ON CONFLICT DO UPDATE SET value = max(value, excluded.value), n = max(n, excluded.n)";
 
-/* A plan that is here already gets the cells it lacks, at its end. Where both ask the same question under two keys (a text was
- * changed or found in between), the key with a result stays, else that of the later plan. */
+/* A plan that is here already gets the cells it lacks, at its end. Where both ask the same question
+ * under two keys (a text was changed or found in between), the key with a result stays, else that
+ * of the later plan. */
 static const char merge_cells[] =
     "CREATE TEMP TABLE there AS SELECT o.plan, o.ordinal, o.key, o.slot, o.key_json, p.created,"
     "  EXISTS (SELECT 1 FROM main.run r WHERE r.key = o.key AND r.status = 'done') AS answered"
@@ -205,12 +229,15 @@ static const char merge_cells[] =
     "CREATE INDEX temp.here_slot ON here (plan, slot);"
     "CREATE INDEX temp.here_key ON here (plan, key);"
     "UPDATE main.cell AS c SET key = x.key, key_json = x.key_json FROM"
-    "  (SELECT h.plan, h.ordinal, t.key, t.key_json FROM here h JOIN there t ON t.plan = h.plan AND t.slot = h.slot"
-    "   WHERE t.key <> h.key AND (t.answered > h.answered OR (t.answered = h.answered AND t.created > h.created))) AS x"
+    "  (SELECT h.plan, h.ordinal, t.key, t.key_json FROM here h JOIN there t ON t.plan = h.plan "
+    "AND t.slot = h.slot"
+    "   WHERE t.key <> h.key AND (t.answered > h.answered OR (t.answered = h.answered AND "
+    "t.created > h.created))) AS x"
     "  WHERE c.plan = x.plan AND c.ordinal = x.ordinal;"
     "INSERT INTO main.cell (plan, ordinal, key, slot, key_json)"
     "  SELECT t.plan, (SELECT ifnull(max(ordinal), -1) FROM main.cell h WHERE h.plan = t.plan)"
-    "    + row_number() OVER (PARTITION BY t.plan ORDER BY t.ordinal), t.key, t.slot, t.key_json FROM there t"
+    "    + row_number() OVER (PARTITION BY t.plan ORDER BY t.ordinal), t.key, t.slot, t.key_json "
+    "FROM there t"
     "  WHERE NOT EXISTS (SELECT 1 FROM here h WHERE h.plan = t.plan AND h.slot = t.slot)"
     "    AND NOT EXISTS (SELECT 1 FROM here h WHERE h.plan = t.plan AND h.key = t.key);"
     "UPDATE main.plan AS p SET created = o.created, json = o.json FROM src.plan o"
@@ -220,7 +247,8 @@ static const char merge_cells[] =
 static enum status copy_rest(struct store *s)
 {
     TRY(copy_table(s, "tuned", NULL, "OR IGNORE", ""));
-    TRY(copy_table(s, "tuned_head", NULL, "", "WHERE o.hash NOT IN (SELECT hash FROM main.tuned_head)"));
+    TRY(copy_table(
+        s, "tuned_head", NULL, "", "WHERE o.hash NOT IN (SELECT hash FROM main.tuned_head)"));
     TRY(copy_table(s, "curve", NULL, "OR IGNORE", ""));
     TRY(db_exec(s, merge_noise));
     TRY(copy_table(s, "plan", NULL, "OR IGNORE", ""));
@@ -245,7 +273,8 @@ static enum status attach(struct store *s, const char *path, struct store **othe
 {
     TRY(store_open(other, path, STORE_READ)); /* refuses what is not ours, with a reason */
     struct str uri = {0};
-    db_uri((*other)->copy ? (*other)->copy : path, (*other)->immutable ? "immutable=1" : "mode=ro", &uri);
+    db_uri((*other)->copy ? (*other)->copy : path, (*other)->immutable ? "immutable=1" : "mode=ro",
+        &uri);
     struct cursor c = {0};
     enum status st = cursor_open(&c, s, "ATTACH ? AS src");
     if (st == OK) {
@@ -263,7 +292,8 @@ enum status store_merge(struct store *s, const char *src_path, struct merge_repo
     TRY(db_need_write(s));
     if (s->depth) return fail(ERR_ARG, "%s: cannot merge inside a transaction", s->path);
     struct store *other = NULL;
-    enum status attached = attach(s, src_path, &other), st = attached == OK ? db_begin(s) : attached;
+    enum status attached = attach(s, src_path, &other),
+                st = attached == OK ? db_begin(s) : attached;
     if (st == OK) {
         st = merge_attached(s, other, out);
         if (st == OK) st = db_commit(s);

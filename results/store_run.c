@@ -32,7 +32,8 @@ static void digest_of(const struct run_data *d, char out[HASH_HEX_SIZE])
         hash_text(&h, m->name);
         hash_add_u64(&h, (uint64_t)m->n);
         for (size_t k = 0; k < metric_columns.n; k++)
-            if (metric_columns.at[k].type == COLUMN_REAL) hash_real(&h, column_real(&metric_columns.at[k], m));
+            if (metric_columns.at[k].type == COLUMN_REAL)
+                hash_real(&h, column_real(&metric_columns.at[k], m));
     }
     for (size_t i = 0; i < d->n_samples; i++) {
         const struct sample_record *r = &d->samples[i];
@@ -84,10 +85,12 @@ static enum status put_run(struct store *s, const struct run_data *d, int64_t *i
 }
 
 /* Rows that belong to a run. */
-static enum status put_rows(struct store *s, int64_t run, const struct columns *t, const void *rows, size_t n)
+static enum status put_rows(
+    struct store *s, int64_t run, const struct columns *t, const void *rows, size_t n)
 {
     struct cursor c = {0};
-    enum status st = cursor_open_insert(&c, s, "INSERT", t, t->ordinal ? "run, ordinal" : "run", "");
+    enum status st =
+        cursor_open_insert(&c, s, "INSERT", t, t->ordinal ? "run, ordinal" : "run", "");
     for (size_t i = 0; st == OK && i < n; i++) {
         put_int(&c, run);
         if (t->ordinal) put_int(&c, (int64_t)i);
@@ -135,7 +138,8 @@ static void ledger_texts(const struct ledger_record *rows, size_t n, struct str 
 {
     double *column = xmalloc(n * sizeof *column);
     for (size_t k = 0; k + LEDGER_KEYS < ledger_columns.n; k++) {
-        for (size_t i = 0; i < n; i++) column[i] = column_real(&ledger_columns.at[k + LEDGER_KEYS], &rows[i]);
+        for (size_t i = 0; i < n; i++)
+            column[i] = column_real(&ledger_columns.at[k + LEDGER_KEYS], &rows[i]);
         add_column(&texts[k], column, n);
     }
     free(column);
@@ -152,32 +156,35 @@ static int64_t thresholds_id(const struct str texts[3])
     return (int64_t)(strtoull(hex, NULL, 16) >> 1);
 }
 
-static enum status put_ledger(struct store *s, int64_t run, const struct ledger_record *rows, size_t n)
+static enum status put_ledger(
+    struct store *s, int64_t run, const struct ledger_record *rows, size_t n)
 {
     struct cursor layer = {0}, thresholds = {0};
     struct str texts[MAX_TEXTS] = {0}, sql = {0};
     size_t n_counts = ledger_columns.n - LEDGER_KEYS - N_THRESHOLDS;
     enum status st;
     str_add(&sql, "INSERT INTO ledger (run, layer, n_heads, thresholds");
-    for (size_t k = 0; k < n_counts; k++) str_addf(&sql, ", %s", ledger_columns.at[k + LEDGER_KEYS].name);
+    for (size_t k = 0; k < n_counts; k++)
+        str_addf(&sql, ", %s", ledger_columns.at[k + LEDGER_KEYS].name);
     str_add(&sql, ") VALUES (?,?,?,?");
     for (size_t k = 0; k < n_counts; k++) str_add(&sql, ",?");
     str_add(&sql, ")");
     TRY_GOTO(st, done, cursor_open(&layer, s, str_get(&sql)));
     TRY_GOTO(st, done,
-             cursor_open(&thresholds, s,
-                         "INSERT OR IGNORE INTO head_thresholds (id, theta, tau, lambda) VALUES (?,?,?,?)"));
+        cursor_open(&thresholds, s,
+            "INSERT OR IGNORE INTO head_thresholds (id, theta, tau, lambda) VALUES (?,?,?,?)"));
     for (size_t from = 0, to; from < n; from = to) {
         for (to = from; to < n && rows[to].layer == rows[from].layer; to++)
             if (rows[to].head != (int)(to - from)) {
-                st = fail(ERR_ARG, "ledger of layer %d: row %d is head %d, expected head %d", rows[to].layer,
-                          (int)to, rows[to].head, (int)(to - from));
+                st = fail(ERR_ARG, "ledger of layer %d: row %d is head %d, expected head %d",
+                    rows[to].layer, (int)to, rows[to].head, (int)(to - from));
                 goto done;
             }
         ledger_texts(rows + from, to - from, texts);
         int64_t id = thresholds_id(texts + n_counts);
         put_int(&thresholds, id);
-        for (size_t k = 0; k < N_THRESHOLDS; k++) put_text(&thresholds, str_get(&texts[n_counts + k]));
+        for (size_t k = 0; k < N_THRESHOLDS; k++)
+            put_text(&thresholds, str_get(&texts[n_counts + k]));
         TRY_GOTO(st, done, cursor_run(&thresholds));
         put_int(&layer, run);
         put_int(&layer, rows[from].layer);
@@ -197,8 +204,10 @@ done:
 static enum status put_blobs(struct store *s, int64_t run, const struct run_data *d)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "INSERT INTO token_block (run, sample, n, data) VALUES (?,?,?,?)");
-    _Static_assert(sizeof(struct token_record) == TOKEN_BYTES, "stored as it lies in memory, little-endian");
+    enum status st =
+        cursor_open(&c, s, "INSERT INTO token_block (run, sample, n, data) VALUES (?,?,?,?)");
+    _Static_assert(
+        sizeof(struct token_record) == TOKEN_BYTES, "stored as it lies in memory, little-endian");
     for (size_t i = 0; st == OK && i < d->n_token_blocks; i++) {
         const struct token_block *b = &d->token_blocks[i];
         put_int(&c, run);
@@ -208,7 +217,8 @@ static enum status put_blobs(struct store *s, int64_t run, const struct run_data
         st = cursor_run(&c);
     }
     cursor_close(&c);
-    if (st == OK) st = cursor_open(&c, s, "INSERT INTO tail (run, sample, name, n, data) VALUES (?,?,?,?,?)");
+    if (st == OK)
+        st = cursor_open(&c, s, "INSERT INTO tail (run, sample, name, n, data) VALUES (?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < d->n_tails; i++) {
         const struct tail_record *t = &d->tails[i];
         put_int(&c, run);
@@ -234,7 +244,8 @@ static enum status put_blobs(struct store *s, int64_t run, const struct run_data
 /* What becomes of a done run with the same key. */
 enum if_done { REFUSE, REPLACE, KEEP };
 
-/* Make room for the key: an unfinished run goes, a done one only when it may. *kept: it stays, and that is well. */
+/* Make room for the key: an unfinished run goes, a done one only when it may. *kept: it stays, and
+ * that is well. */
 static enum status remove_old(struct store *s, const char *key, enum if_done if_done, bool *kept)
 {
     struct arena *arena = NULL;
@@ -249,8 +260,8 @@ static enum status remove_old(struct store *s, const char *key, enum if_done if_
     *kept = is_done && if_done == KEEP;
     if (is_done && !*kept)
         st = fail(ERR_ARG,
-                  "%s: run %lld has this key already and is done; ask for it to be replaced, or keep it",
-                  s->path, (long long)get_int(&c));
+            "%s: run %lld has this key already and is done; ask for it to be replaced, or keep it",
+            s->path, (long long)get_int(&c));
     cursor_close(&c);
     arena_free(&arena);
     if (st != OK || !more || *kept) return st;
@@ -273,7 +284,8 @@ static enum status drop_lease(struct store *s, const char *key)
 static enum status drop_answered(struct store *s, const struct run_record *r)
 {
     struct cursor c = {0};
-    enum status st = cursor_open(&c, s, "DELETE FROM run WHERE slot = ? AND status <> 'done' AND key <> ?");
+    enum status st =
+        cursor_open(&c, s, "DELETE FROM run WHERE slot = ? AND status <> 'done' AND key <> ?");
     if (st == OK) {
         put_text(&c, r->slot);
         put_text(&c, r->key);
@@ -283,7 +295,8 @@ static enum status drop_answered(struct store *s, const struct run_record *r)
     return st;
 }
 
-static enum status store_run(struct store *s, const struct run_data *d, enum if_done if_done, bool *kept, int64_t *id)
+static enum status store_run(
+    struct store *s, const struct run_data *d, enum if_done if_done, bool *kept, int64_t *id)
 {
     TRY(db_need_write(s));
     TRY(db_begin(s));

@@ -2,7 +2,8 @@
 
 #include <sqlite3.h>
 
-enum status store_curve_put(struct store *s, const struct curve_key *key, const void *blob, size_t size)
+enum status store_curve_put(
+    struct store *s, const struct curve_key *key, const void *blob, size_t size)
 {
     TRY(db_need_write(s));
     struct cursor c = {0};
@@ -49,15 +50,15 @@ enum status store_tuned_put(struct store *s, const struct tuned_record *t)
     return st;
 }
 
-static enum status put_noise(struct store *s, const struct machine_record *m, const struct noise_record *rows,
-                             size_t n)
+static enum status put_noise(
+    struct store *s, const struct machine_record *m, const struct noise_record *rows, size_t n)
 {
     int64_t machine;
     TRY(put_parent(s, &machine_columns, m, &machine));
     struct cursor c = {0};
     enum status st = cursor_open(&c, s,
-                                 "INSERT OR REPLACE INTO noise (machine, model_fingerprint, source, metric, "
-                                 "value, n) VALUES (?,?,?,?,?,?)");
+        "INSERT OR REPLACE INTO noise (machine, model_fingerprint, source, metric, "
+        "value, n) VALUES (?,?,?,?,?,?)");
     for (size_t i = 0; st == OK && i < n; i++) {
         put_int(&c, machine);
         put_text(&c, rows[i].model_fingerprint);
@@ -72,7 +73,7 @@ static enum status put_noise(struct store *s, const struct machine_record *m, co
 }
 
 enum status store_noise_put(struct store *s, const struct machine_record *machine,
-                            const struct noise_record *rows, size_t n)
+    const struct noise_record *rows, size_t n)
 {
     TRY(db_need_write(s));
     TRY(db_begin(s));

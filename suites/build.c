@@ -9,8 +9,8 @@ int build_bos(const struct suite_options *o)
     return (int)tokenizer_prefix(o->tokenizer, o->bos, &ids);
 }
 
-enum status build_encode(const struct suite_options *o, struct sample_set *s, const char *text, size_t len,
-                         struct token_list *out)
+enum status build_encode(const struct suite_options *o, struct sample_set *s, const char *text,
+    size_t len, struct token_list *out)
 {
     size_t n_replaced = 0;
     out->n = 0;
@@ -24,16 +24,14 @@ size_t build_token_at(const struct token_list *t, size_t at)
     size_t lo = 0, hi = t->n;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (t->begin[mid] < at)
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (t->begin[mid] < at) lo = mid + 1;
+        else hi = mid;
     }
     return lo;
 }
 
-enum status build_sample(const struct suite_options *o, struct sample_set *s, const int32_t *ids, size_t n,
-                         char *name)
+enum status build_sample(
+    const struct suite_options *o, struct sample_set *s, const int32_t *ids, size_t n, char *name)
 {
     const int32_t *prefix;
     int bos = (int)tokenizer_prefix(o->tokenizer, o->bos, &prefix);
@@ -45,7 +43,9 @@ enum status build_sample(const struct suite_options *o, struct sample_set *s, co
     }
     if (bos) memcpy(sample.ids, prefix, (size_t)bos * sizeof *prefix);
     if (n) memcpy(sample.ids + bos, ids, n * sizeof *ids);
-    enum status st = o->n_rows ? tokenizer_check_ids(o->tokenizer, sample.ids, (size_t)sample.n, o->n_rows, name) : OK;
+    enum status st = o->n_rows
+        ? tokenizer_check_ids(o->tokenizer, sample.ids, (size_t)sample.n, o->n_rows, name)
+        : OK;
     if (st != OK) {
         free(sample.ids);
         free(name);
@@ -82,7 +82,7 @@ static void move_space(struct answer_text *a)
 
 /* Encode both together; *split is the first token of the answer. */
 static enum status encode_both(const struct suite_options *o, struct sample_set *s,
-                               const struct answer_text *a, struct token_list *both, size_t *split)
+    const struct answer_text *a, struct token_list *both, size_t *split)
 {
     struct str text = {0};
     str_add_bytes(&text, str_get(&a->context), a->context.len);
@@ -100,21 +100,25 @@ static enum status encode_both(const struct suite_options *o, struct sample_set 
 }
 
 static enum status add_answer(const struct suite_options *o, struct sample_set *s,
-                              const struct answer_text *a, const struct token_list *both, size_t split,
-                              struct item *item, char **name)
+    const struct answer_text *a, const struct token_list *both, size_t split, struct item *item,
+    char **name)
 {
     int bos = build_bos(o);
-    size_t n_answer = both->n - split, room = (size_t)o->max_length - 1; /* it needs one token before it */
+    /* it needs one token before it */
+    size_t n_answer = both->n - split, room = (size_t)o->max_length - 1;
     if (a->answer.len == 0 || n_answer == 0)
         return fail(ERR_FORMAT, "%s: line %ld: the answer is empty", a->file, a->line);
     if (!bos && split == 0)
         return fail(ERR_FORMAT,
-                    "%s: line %ld: the context is empty, and no begin-of-text token stands for it, as --bos always would have it",
-                    a->file, a->line);
+            "%s: line %ld: the context is empty, and no begin-of-text token stands for it, as "
+            "--bos always would have it",
+            a->file, a->line);
     if (n_answer > room)
-        return fail(ERR_FORMAT, "%s: line %ld: the answer has %zu tokens, max_length %d leaves room for %zu",
-                    a->file, a->line, n_answer, o->max_length, room);
-    size_t total = (size_t)bos + both->n, max = (size_t)o->max_length, cut = total > max ? total - max : 0;
+        return fail(ERR_FORMAT,
+            "%s: line %ld: the answer has %zu tokens, max_length %d leaves room for %zu", a->file,
+            a->line, n_answer, o->max_length, room);
+    size_t total = (size_t)bos + both->n, max = (size_t)o->max_length,
+           cut = total > max ? total - max : 0;
     if (cut) {
         char *longer = str_format("%s (first %zu of %zu context tokens cut)", *name, cut, split);
         free(*name);
@@ -135,7 +139,7 @@ static enum status add_answer(const struct suite_options *o, struct sample_set *
 }
 
 enum status build_answer(const struct suite_options *o, struct sample_set *s, struct answer_text *a,
-                         struct item item, char *name, bool *too_short)
+    struct item item, char *name, bool *too_short)
 {
     struct token_list both = {0};
     size_t split = 0;

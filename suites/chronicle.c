@@ -19,7 +19,10 @@ static uint32_t random_object(struct writer *w)
     return rng_below(&w->rng, words_thing_adj.n * words_thing.n);
 }
 
-static int clamp(size_t v, int lo, int hi) { return v < (size_t)lo ? lo : v > (size_t)hi ? hi : (int)v; }
+static int clamp(size_t v, int lo, int hi)
+{
+    return v < (size_t)lo ? lo : v > (size_t)hi ? hi : (int)v;
+}
 
 static void make_world(struct writer *w, size_t target)
 {
@@ -148,7 +151,7 @@ static struct fact *new_fact(struct writer *w, enum chronicle_kind kind)
         for (int i = 0; i < w->n_facts && !taken; i++) {
             const struct fact *g = &w->facts[i];
             taken = g->kind == kind &&
-                    ((g->subject == f.subject && g->object == f.object) || g->value_id == f.value_id);
+                ((g->subject == f.subject && g->object == f.object) || g->value_id == f.value_id);
         }
         if (taken) continue;
         if (w->n_facts == w->cap_facts) {
@@ -179,9 +182,9 @@ static void state_fact(struct writer *w, enum chronicle_kind kind)
 
 static enum chronicle_kind random_kind(struct writer *w)
 {
-    static const unsigned char kinds[] = {CHRONICLE_LEFT, CHRONICLE_LEFT, CHRONICLE_LEFT, CHRONICLE_SECRET,
-                                          CHRONICLE_CODE, CHRONICLE_PAID, CHRONICLE_PAID, CHRONICLE_DATE,
-                                          CHRONICLE_WHO,  CHRONICLE_GIFT, CHRONICLE_GIFT, CHRONICLE_BOAT};
+    static const unsigned char kinds[] = {CHRONICLE_LEFT, CHRONICLE_LEFT, CHRONICLE_LEFT,
+        CHRONICLE_SECRET, CHRONICLE_CODE, CHRONICLE_PAID, CHRONICLE_PAID, CHRONICLE_DATE,
+        CHRONICLE_WHO, CHRONICLE_GIFT, CHRONICLE_GIFT, CHRONICLE_BOAT};
     return kinds[rng_below(&w->rng, sizeof kinds)];
 }
 
@@ -220,7 +223,10 @@ static void form_talk(struct writer *w)
     writer_expand(w, writer_pick(w, &patterns_reply));
 }
 
-static void form_recall(struct writer *w) { writer_sentence(w, &patterns_fact[w->fact->kind].recall); }
+static void form_recall(struct writer *w)
+{
+    writer_sentence(w, &patterns_fact[w->fact->kind].recall);
+}
 
 static void form_letter(struct writer *w) { writer_expand(w, "You asked me {i}. It was {v}."); }
 
@@ -354,7 +360,8 @@ enum status chronicle_write(const struct chronicle_config *config, struct chroni
     }
     writer_add(&w, "Now answer from the chronicle.\n");
     const struct fact *f;
-    while (w.text->len + QUESTION_BYTES / 2 < target && (f = take_pending(&w, true))) ask(&w, f, form_exam);
+    while (w.text->len + QUESTION_BYTES / 2 < target && (f = take_pending(&w, true)))
+        ask(&w, f, form_exam);
     writer_clear(&w);
     return OK;
 }

@@ -1,15 +1,17 @@
 /* Generated documents whose questions can be answered only by reading far back.
  *
- * A chronicle is a seeded piece of writing: chapters, scenes, letters, ledgers, diary pages and a refrain
- * about people who leave, hide, sell and give things. Facts are stated once and asked about once, later, some
- * soon and some at the very end. An answer occurs in the text before its question exactly once: at its
- * evidence. Distractors look alike (the same object with other people, other places of the same kind).
+ * A chronicle is a seeded piece of writing: chapters, scenes, letters, ledgers, diary pages and a
+ * refrain about people who leave, hide, sell and give things. Facts are stated once and asked about
+ * once, later, some soon and some at the very end. An answer occurs in the text before its question
+ * exactly once: at its evidence. Distractors look alike (the same object with other people, other
+ * places of the same kind).
  *
- * A needle document is prose with one or more key -> value sentences in it and questions at its end.
+ * A needle document is prose with one or more key -> value sentences in it and questions at its
+ * end.
  *
- * Only integer arithmetic is used, so the bytes are the same on every machine. Training and evaluation draw
- * from disjoint sets of generator seeds: the split is the lowest bit of the 64-bit seed that starts the
- * stream.
+ * Only integer arithmetic is used, so the bytes are the same on every machine. Training and
+ * evaluation draw from disjoint sets of generator seeds: the split is the lowest bit of the 64-bit
+ * seed that starts the stream.
  */
 #ifndef SG_SUITES_CHRONICLE_H
 #define SG_SUITES_CHRONICLE_H
@@ -38,9 +40,10 @@ enum chronicle_kind {
     CHRONICLE_KINDS
 };
 
-/* Byte offsets into the document. The text in [query_begin, answer_begin) asks; text[answer_begin - 1] is a
- * space, so a prompt ends there and the wanted continuation begins with it. The byte at answer_end is
- * punctuation. The answer's only earlier occurrence lies inside the sentence that starts at evidence_begin.
+/* Byte offsets into the document. The text in [query_begin, answer_begin) asks; text[answer_begin -
+ * 1] is a space, so a prompt ends there and the wanted continuation begins with it. The byte at
+ * answer_end is punctuation. The answer's only earlier occurrence lies inside the sentence that
+ * starts at evidence_begin.
  */
 struct chronicle_question {
     size_t query_begin, answer_begin, answer_end;
@@ -64,23 +67,28 @@ struct chronicle_config {
 };
 
 /* Write the chronicle of `config`. ERR_ARG when target_bytes is out of range. */
-MUST_USE enum status chronicle_write(const struct chronicle_config *config, struct chronicle_doc *doc);
+MUST_USE enum status chronicle_write(
+    const struct chronicle_config *config, struct chronicle_doc *doc);
 
 struct needle_config {
     enum chronicle_split split;
     uint64_t seed;
-    size_t target_bytes;  /* 400 … 1 MiB */
-    int depth_permille;   /* 0 = first sentence, 1000 = last before the questions: the first needle */
-    int n_needles;        /* 1 … 16; the others stand at random depths */
-    int n_questions;      /* 1 … n_needles; the first question asks for the needle at depth_permille */
-    const char *haystack; /* prose to hide them in, from its start, repeated if too short; NULL = generated */
+    size_t target_bytes; /* 400 … 1 MiB */
+    /* 0 = first sentence, 1000 = last before the questions: the first needle */
+    int depth_permille;
+    int n_needles; /* 1 … 16; the others stand at random depths */
+    /* 1 … n_needles; the first question asks for the needle at depth_permille */
+    int n_questions;
+    /* prose to hide them in, from its start, repeated if too short; NULL = generated */
+    const char *haystack;
     size_t haystack_bytes;
 };
 
 /* Write a needle document. ERR_ARG names the field that is out of range. */
 MUST_USE enum status needle_write(const struct needle_config *config, struct chronicle_doc *doc);
 
-/* The seed that starts the random stream: lowest bit = split, the other 63 a hash of `seed` and `domain`. */
+/* The seed that starts the random stream: lowest bit = split, the other 63 a hash of `seed` and
+ * `domain`. */
 uint64_t chronicle_stream_seed(enum chronicle_split split, uint64_t seed, uint32_t domain);
 
 /* "left", "secret", … ; "?" for a value out of range. */

@@ -3,7 +3,8 @@
 #include <string.h>
 
 /* A key (a name, a hyphenated pair or a village) that is none of the `n` taken ones. */
-static void draw_needle_key(struct writer *w, char key[VALUE_BYTES], char taken[][VALUE_BYTES], int n)
+static void draw_needle_key(
+    struct writer *w, char key[VALUE_BYTES], char taken[][VALUE_BYTES], int n)
 {
     bool again;
     do {
@@ -34,7 +35,8 @@ static void draw_needle_value(struct writer *w, struct fact *f, int pattern)
         fact_add_number(f, f->value_id);
         return;
     }
-    uint32_t a = rng_below(&w->rng, words_secret_adj.n), b = rng_below(&w->rng, words_secret_noun.n);
+    uint32_t a = rng_below(&w->rng, words_secret_adj.n),
+             b = rng_below(&w->rng, words_secret_noun.n);
     uint32_t c = writer_chance(w, 30) ? 1 + rng_below(&w->rng, words_secret_adj.n) : 0;
     f->value_id = (c * words_secret_adj.n + a) * words_secret_noun.n + b + (1u << 30);
     if (c) {
@@ -46,7 +48,8 @@ static void draw_needle_value(struct writer *w, struct fact *f, int pattern)
     fact_add_text(f, words_secret_noun.item[b]);
 }
 
-/* The first place at or after `at` where a sentence has just ended, else the next blank, else the end. */
+/* The first place at or after `at` where a sentence has just ended, else the next blank, else the
+ * end. */
 static size_t sentence_break(const char *text, size_t len, size_t at)
 {
     size_t blank = len, limit = at + 400 < len ? at + 400 : len;
@@ -58,12 +61,13 @@ static size_t sentence_break(const char *text, size_t len, size_t at)
     return blank;
 }
 
-static void write_haystack(struct writer *w, const struct needle_config *config, struct str *out,
-                           size_t bytes)
+static void write_haystack(
+    struct writer *w, const struct needle_config *config, struct str *out, size_t bytes)
 {
     if (config->haystack) {
         while (out->len < bytes) {
-            size_t n = bytes - out->len < config->haystack_bytes ? bytes - out->len : config->haystack_bytes;
+            size_t n = bytes - out->len < config->haystack_bytes ? bytes - out->len
+                                                                 : config->haystack_bytes;
             str_add_bytes(out, config->haystack, n);
             str_add_char(out, ' ');
         }
@@ -115,7 +119,7 @@ static void draw_needles(struct writer *w, struct needle *needles, int n)
             again = false;
             for (int j = 0; j < i; j++)
                 again |= strstr(needles[j].fact.value, x->fact.value) ||
-                         strstr(x->fact.value, needles[j].fact.value);
+                    strstr(x->fact.value, needles[j].fact.value);
         } while (again);
     }
 }
@@ -145,7 +149,8 @@ enum status needle_write(const struct needle_config *config, struct chronicle_do
     TRY(chronicle_check_range("target_bytes", config->target_bytes, 400, (size_t)1 << 20));
     TRY(chronicle_check_range("depth_permille", (uint64_t)config->depth_permille, 0, 1000));
     TRY(chronicle_check_range("n_needles", (uint64_t)config->n_needles, 1, 16));
-    TRY(chronicle_check_range("n_questions", (uint64_t)config->n_questions, 1, (uint64_t)config->n_needles));
+    TRY(chronicle_check_range(
+        "n_questions", (uint64_t)config->n_questions, 1, (uint64_t)config->n_needles));
     if (config->haystack)
         TRY(chronicle_check_range("haystack_bytes", config->haystack_bytes, 1, (size_t)1 << 40));
     struct writer w;
@@ -162,7 +167,8 @@ enum status needle_write(const struct needle_config *config, struct chronicle_do
     write_haystack(&w, config, &hay, target > extra + 100 ? target - extra : 100);
     for (int i = 0; i < n; i++) {
         int depth = i == 0 ? config->depth_permille : rng_range(&w.rng, 0, 1000);
-        needles[i].at = depth == 0 ? 0 : sentence_break(hay.data, hay.len, hay.len * (size_t)depth / 1000);
+        needles[i].at =
+            depth == 0 ? 0 : sentence_break(hay.data, hay.len, hay.len * (size_t)depth / 1000);
         order[i] = &needles[i];
     }
     sort_needles(order, n);

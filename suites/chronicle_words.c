@@ -1,3 +1,4 @@
+/* clang-format off */
 #include "suites/chronicle_words.h"
 
 #define ITEMS(name, ...) static const char *const name##_items[] = {__VA_ARGS__}

@@ -42,7 +42,8 @@ static void emit_object(struct writer *w, const struct fact *f)
     }
 }
 
-/* Replace one {letter}. The scenery letters are listed at patterns_filler, the fact letters at left_state. */
+/* Replace one {letter}. The scenery letters are listed at patterns_filler, the fact letters at
+ * left_state. */
 void writer_slot(struct writer *w, char slot)
 {
     const struct fact *f = w->fact;
@@ -116,8 +117,8 @@ void writer_sentence(struct writer *w, const struct words *patterns)
 }
 
 /* head + tail, lower-case tail. */
-void writer_join_name(struct writer *w, char out[NAME_BYTES], const struct words *head,
-                      const struct words *tail)
+void writer_join_name(
+    struct writer *w, char out[NAME_BYTES], const struct words *head, const struct words *tail)
 {
     const char *a = writer_pick(w, head), *b = writer_pick(w, tail);
     size_t na = strlen(a), nb = strlen(b);
@@ -182,7 +183,7 @@ void writer_filler(struct writer *w)
 }
 
 void writer_add_question(struct writer *w, size_t query_begin, size_t value_len, size_t evidence,
-                         enum chronicle_kind kind)
+    enum chronicle_kind kind)
 {
     struct chronicle_doc *doc = w->doc;
     if (doc->n_questions == doc->cap_questions) {
@@ -224,8 +225,8 @@ uint64_t chronicle_stream_seed(enum chronicle_split split, uint64_t seed, uint32
 enum status chronicle_check_range(const char *field, uint64_t v, uint64_t lo, uint64_t hi)
 {
     if (v >= lo && v <= hi) return OK;
-    return fail(ERR_ARG, "chronicle: %s is %llu, expected %llu to %llu", field, (unsigned long long)v,
-                (unsigned long long)lo, (unsigned long long)hi);
+    return fail(ERR_ARG, "chronicle: %s is %llu, expected %llu to %llu", field,
+        (unsigned long long)v, (unsigned long long)lo, (unsigned long long)hi);
 }
 
 void chronicle_doc_clear(struct chronicle_doc *doc)
@@ -237,7 +238,7 @@ void chronicle_doc_clear(struct chronicle_doc *doc)
 
 const char *chronicle_kind_name(enum chronicle_kind kind)
 {
-    static const char *const names[CHRONICLE_KINDS] = {"left", "secret", "code", "paid",  "date",
-                                                       "who",  "gift",   "boat", "needle"};
+    static const char *const names[CHRONICLE_KINDS] = {
+        "left", "secret", "code", "paid", "date", "who", "gift", "boat", "needle"};
     return (unsigned)kind < CHRONICLE_KINDS ? names[kind] : "?";
 }

@@ -1,5 +1,5 @@
-/* What chronicles and needle documents share: a seeded stream, a cast, and patterns filled with words.
- * Private to the two generators.
+/* What chronicles and needle documents share: a seeded stream, a cast, and patterns filled with
+ * words. Private to the two generators.
  */
 #ifndef SG_SUITES_CHRONICLE_WRITER_H
 #define SG_SUITES_CHRONICLE_WRITER_H
@@ -59,8 +59,8 @@ bool writer_chance(struct writer *w, int percent);
 int writer_other_person(struct writer *w, int than);
 
 /* The cast. A village or surname is head + tail; first names are unique within the cast. */
-void writer_join_name(struct writer *w, char out[NAME_BYTES], const struct words *head,
-                      const struct words *tail);
+void writer_join_name(
+    struct writer *w, char out[NAME_BYTES], const struct words *head, const struct words *tail);
 void writer_first_name(struct writer *w, char out[NAME_BYTES]);
 bool writer_name_taken(const struct writer *w, const char *name);
 void writer_make_people(struct writer *w, int n);
@@ -70,9 +70,9 @@ void writer_make_villages(struct writer *w, int n);
 void fact_add_text(struct fact *f, const char *part);
 void fact_add_number(struct fact *f, uint32_t number);
 
-/* Append text; `writer_expand` fills the slots of a pattern, `writer_slot` is one slot, `writer_sentence`
- * picks a pattern, binds {A} and {B} to two people and begins with a capital, `writer_filler` says something
- * idle. */
+/* Append text; `writer_expand` fills the slots of a pattern, `writer_slot` is one slot,
+ * `writer_sentence` picks a pattern, binds {A} and {B} to two people and begins with a capital,
+ * `writer_filler` says something idle. */
 void writer_add(struct writer *w, const char *s);
 void writer_add_person(struct writer *w, int i);
 void writer_expand(struct writer *w, const char *pattern);
@@ -80,10 +80,11 @@ void writer_slot(struct writer *w, char slot);
 void writer_sentence(struct writer *w, const struct words *patterns);
 void writer_filler(struct writer *w);
 
-/* Record that the answer last written, `value_len` bytes long, ends the question that began at `query_begin`.
+/* Record that the answer last written, `value_len` bytes long, ends the question that began at
+ * `query_begin`.
  */
 void writer_add_question(struct writer *w, size_t query_begin, size_t value_len, size_t evidence,
-                         enum chronicle_kind kind);
+    enum chronicle_kind kind);
 
 /* ERR_ARG naming the field when v is outside [lo, hi]. */
 MUST_USE enum status chronicle_check_range(const char *field, uint64_t v, uint64_t lo, uint64_t hi);

@@ -22,8 +22,8 @@ void fitted_clear(struct fitted *f)
 }
 
 /* Write and encode; *n counts BOS too. */
-static enum status write_tokens(const struct suite_options *o, struct sample_set *s, fit_writer *write,
-                                const void *config, uint64_t seed, size_t bytes, struct fitted *f, size_t *n)
+static enum status write_tokens(const struct suite_options *o, struct sample_set *s,
+    fit_writer *write, const void *config, uint64_t seed, size_t bytes, struct fitted *f, size_t *n)
 {
     TRY(write(config, seed, bytes, &f->doc));
     TRY(build_encode(o, s, f->doc.text.data, f->doc.text.len, &f->tokens));
@@ -33,15 +33,17 @@ static enum status write_tokens(const struct suite_options *o, struct sample_set
 }
 
 enum status fit_write(const struct suite_options *o, struct sample_set *s, fit_writer *write,
-                      const void *config, uint64_t index, size_t min_bytes, int length, struct fitted *f)
+    const void *config, uint64_t index, size_t min_bytes, int length, struct fitted *f)
 {
-    /* Where in the allowed band to aim. Documents miss the size they are asked for, and short ones come in
-     * steps of a paragraph, so a miss is answered by the ratio it had, another aim and then another seed. */
+    /* Where in the allowed band to aim. Documents miss the size they are asked for, and short ones
+     * come in steps of a paragraph, so a miss is answered by the ratio it had, another aim and then
+     * another seed. */
     static const double aims[] = {.96, .95, .94, .97, .93, .985, .92};
     size_t n = 0, least = SIZE_MAX;
     if (f->bytes_per_token <= 0) f->bytes_per_token = 4;
     for (int i = 0; i < MAX_TRIES; i++) {
-        size_t bytes = (size_t)(length * f->bytes_per_token * aims[i % (sizeof aims / sizeof *aims)]);
+        size_t bytes =
+            (size_t)(length * f->bytes_per_token * aims[i % (sizeof aims / sizeof *aims)]);
         if (bytes < min_bytes) bytes = min_bytes;
         uint64_t seed = fit_seed(o, index + (uint64_t)(i / TRIES_PER_SEED) * NEXT_VARIANT);
         TRY(write_tokens(o, s, write, config, seed, bytes, f, &n));
@@ -50,15 +52,16 @@ enum status fit_write(const struct suite_options *o, struct sample_set *s, fit_w
     }
     if (least > (size_t)length)
         return fail(ERR_ARG,
-                    "suite %s: a document of %d tokens is too short to write, this tokenizer needs about "
-                    "%zu; raise the length",
-                    s->suite, length, least);
-    return fail(ERR_ARG, "suite %s: found no document of %d to %d tokens in %d tries; ask for another length",
-                s->suite, length * 9 / 10 + 1, length, MAX_TRIES);
+            "suite %s: a document of %d tokens is too short to write, this tokenizer needs about "
+            "%zu; raise the length",
+            s->suite, length, least);
+    return fail(ERR_ARG,
+        "suite %s: found no document of %d to %d tokens in %d tries; ask for another length",
+        s->suite, length * 9 / 10 + 1, length, MAX_TRIES);
 }
 
-void fit_answer(const struct suite_options *o, const struct fitted *f, const struct chronicle_question *q,
-                int *begin, int *end)
+void fit_answer(const struct suite_options *o, const struct fitted *f,
+    const struct chronicle_question *q, int *begin, int *end)
 {
     const struct token_list *t = &f->tokens;
     size_t first = token_list_find(t, 0, (uint32_t)(q->answer_begin - 1));
@@ -67,15 +70,16 @@ void fit_answer(const struct suite_options *o, const struct fitted *f, const str
     *end = build_bos(o) + (int)last;
 }
 
-static enum status write_chronicle(const void *config, uint64_t seed, size_t bytes, struct chronicle_doc *doc)
+static enum status write_chronicle(
+    const void *config, uint64_t seed, size_t bytes, struct chronicle_doc *doc)
 {
     (void)config;
     return chronicle_write(&(struct chronicle_config){CHRONICLE_EVAL, seed, bytes}, doc);
 }
 
 /* At least max_length tokens. */
-static enum status write_longer(const struct suite_options *o, struct sample_set *s, uint64_t index,
-                                struct fitted *f)
+static enum status write_longer(
+    const struct suite_options *o, struct sample_set *s, uint64_t index, struct fitted *f)
 {
     size_t bytes = CHRONICLE_MIN_BYTES + (size_t)o->max_length * 5, n = 0;
     for (;; bytes += bytes / 2) {
@@ -84,8 +88,8 @@ static enum status write_longer(const struct suite_options *o, struct sample_set
     }
 }
 
-static enum status add_question(const struct suite_options *o, struct sample_set *s, const struct fitted *f,
-                                int index, size_t question)
+static enum status add_question(const struct suite_options *o, struct sample_set *s,
+    const struct fitted *f, int index, size_t question)
 {
     const struct chronicle_question *q = &f->doc.questions[question];
     struct item item = {.question = s->n_items, .sample = s->n_samples - 1, .gold = true};
@@ -100,17 +104,19 @@ static enum status add_question(const struct suite_options *o, struct sample_set
     return sample_set_add_item(s, item);
 }
 
-enum status fit_add_chronicle(const struct suite_options *o, struct sample_set *s, int index, bool exact,
-                              struct fitted *f)
+enum status fit_add_chronicle(
+    const struct suite_options *o, struct sample_set *s, int index, bool exact, struct fitted *f)
 {
-    if (exact)
-        TRY(write_longer(o, s, (uint64_t)index, f));
+    if (exact) TRY(write_longer(o, s, (uint64_t)index, f));
     else
-        TRY(fit_write(o, s, write_chronicle, NULL, (uint64_t)index, CHRONICLE_MIN_BYTES, o->max_length, f));
-    size_t room = (size_t)(o->max_length - build_bos(o)), n = f->tokens.n < room ? f->tokens.n : room;
+        TRY(fit_write(
+            o, s, write_chronicle, NULL, (uint64_t)index, CHRONICLE_MIN_BYTES, o->max_length, f));
+    size_t room = (size_t)(o->max_length - build_bos(o)),
+           n = f->tokens.n < room ? f->tokens.n : room;
     if ((int)n + build_bos(o) < o->min_length)
-        return fail(ERR_ARG, "suite %s: document %d has %zu tokens, min_length asks for %d; raise max_length",
-                    s->suite, index + 1, n + (size_t)build_bos(o), o->min_length);
+        return fail(ERR_ARG,
+            "suite %s: document %d has %zu tokens, min_length asks for %d; raise max_length",
+            s->suite, index + 1, n + (size_t)build_bos(o), o->min_length);
     TRY(build_sample(o, s, f->tokens.ids, n, str_format("%s %d", s->suite, index + 1)));
     for (size_t i = 0; i < f->doc.n_questions; i++) TRY(add_question(o, s, f, index, i));
     return OK;

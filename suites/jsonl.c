@@ -4,13 +4,15 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *const known_keys[] = {"text", "context", "continuation", "query", "choices", "gold"};
+static const char *const known_keys[] = {
+    "text", "context", "continuation", "query", "choices", "gold"};
 enum { N_KEYS = sizeof known_keys / sizeof *known_keys };
 
 static const char *known_key(const char *text, size_t len)
 {
     for (int i = 0; i < N_KEYS; i++)
-        if (strlen(known_keys[i]) == len && memcmp(known_keys[i], text, len) == 0) return known_keys[i];
+        if (strlen(known_keys[i]) == len && memcmp(known_keys[i], text, len) == 0)
+            return known_keys[i];
     return NULL;
 }
 
@@ -19,14 +21,14 @@ static enum status add_field(struct field_map *m, const char *pair, size_t len)
     const char *equals = memchr(pair, '=', len);
     if (!equals || equals + 1 == pair + len)
         return fail(ERR_ARG,
-                    "--field: \"%.*s\" is not of the form KEY=NAME, as in text=content,context=prompt",
-                    (int)len, pair);
+            "--field: \"%.*s\" is not of the form KEY=NAME, as in text=content,context=prompt",
+            (int)len, pair);
     const char *key = known_key(pair, (size_t)(equals - pair));
     if (!key)
         return fail(ERR_ARG,
-                    "--field: no suite reads a key \"%.*s\"; known: text, context, continuation, query, "
-                    "choices, gold",
-                    (int)(equals - pair), pair);
+            "--field: no suite reads a key \"%.*s\"; known: text, context, continuation, query, "
+            "choices, gold",
+            (int)(equals - pair), pair);
     for (int i = 0; i < m->n; i++)
         if (m->field[i].key == key) return fail(ERR_ARG, "--field: key \"%s\" is named twice", key);
     m->field[m->n++] =
@@ -63,10 +65,7 @@ const char *field_map_name(const struct field_map *m, const char *key)
     return key;
 }
 
-static bool blank(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r';
-}
+static bool blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
 
 static bool all_blank(const char *s, size_t len)
 {
@@ -75,7 +74,8 @@ static bool all_blank(const char *s, size_t len)
     return true;
 }
 
-/* The next line that holds something: its length, and *s and r->line say where; -1 behind the last. */
+/* The next line that holds something: its length, and *s and r->line say where; -1 behind the last.
+ */
 static ptrdiff_t next_line(struct jsonl *r, const char **s)
 {
     while (r->at < r->file.len) {
@@ -106,7 +106,9 @@ static enum status parse_at(const struct jsonl *r, const char *s, size_t len, cJ
     size_t zero = find_zero(s, len);
     *out = NULL;
     if (zero < len)
-        return fail(ERR_FORMAT, "%s: line %ld, column %zu: a zero character; remove it from the text", r->path, r->line, zero + 1);
+        return fail(ERR_FORMAT,
+            "%s: line %ld, column %zu: a zero character; remove it from the text", r->path, r->line,
+            zero + 1);
     return json_parse_foreign(out, r->path, r->line, s, len);
 }
 
@@ -124,13 +126,12 @@ static bool is_list_of_objects(const cJSON *root)
 {
     const cJSON *item;
     if (!cJSON_IsArray(root) || !root->child) return false;
-    cJSON_ArrayForEach(item, root)
-        if (!cJSON_IsObject(item)) return false;
+    cJSON_ArrayForEach(item, root) if (!cJSON_IsObject(item)) return false;
     return true;
 }
 
-/* An array of objects, or one object over several lines, is as good as lines. A first line that is an object decides for
- * lines; so does, for want of anything else, the name of the file. */
+/* An array of objects, or one object over several lines, is as good as lines. A first line that is
+ * an object decides for lines; so does, for want of anything else, the name of the file. */
 static bool find_documents(struct jsonl *r)
 {
     struct jsonl first = *r;
@@ -143,7 +144,8 @@ static bool find_documents(struct jsonl *r)
         cJSON_Delete(root);
         return true;
     }
-    if ((*s == '{' || *s == '[') && parse_at(&first, s, r->file.len - (size_t)(s - r->file.text), &root) == OK) {
+    if ((*s == '{' || *s == '[') &&
+        parse_at(&first, s, r->file.len - (size_t)(s - r->file.text), &root) == OK) {
         if (is_list_of_objects(root) || cJSON_IsObject(root)) {
             r->list = root;
             r->next = cJSON_IsArray(root) ? root->child : root;
@@ -193,7 +195,8 @@ enum status jsonl_next(struct jsonl *r)
     TRY(st);
     r->object = r->line_object;
     if (cJSON_IsObject(r->object)) return OK;
-    return fail(ERR_FORMAT, "%s: %s %ld: found %s, expected an object", r->path, jsonl_unit(r), r->line, json_kind(r->object));
+    return fail(ERR_FORMAT, "%s: %s %ld: found %s, expected an object", r->path, jsonl_unit(r),
+        r->line, json_kind(r->object));
 }
 
 static const cJSON *descend(const cJSON *object, const char *name)
@@ -213,10 +216,7 @@ const cJSON *jsonl_find(const struct jsonl *r, const char *key)
     return cJSON_IsNull(found) ? NULL : found;
 }
 
-const char *jsonl_unit(const struct jsonl *r)
-{
-    return r->list ? "entry" : "line";
-}
+const char *jsonl_unit(const struct jsonl *r) { return r->list ? "entry" : "line"; }
 
 enum status jsonl_fail_missing(const struct jsonl *r, const char *wanted)
 {
@@ -229,20 +229,21 @@ enum status jsonl_fail_missing(const struct jsonl *r, const char *wanted)
     }
     if (n > 8) str_addf(&keys, " and %d more", n - 8);
     enum status st = fail(ERR_FORMAT,
-                          "%s: %s %ld: field %s is missing; the object has %s; other names are given "
-                          "by --field KEY=NAME",
-                          r->path, jsonl_unit(r), r->line, wanted, n ? str_get(&keys) : "no fields");
+        "%s: %s %ld: field %s is missing; the object has %s; other names are given "
+        "by --field KEY=NAME",
+        r->path, jsonl_unit(r), r->line, wanted, n ? str_get(&keys) : "no fields");
     str_clear(&keys);
     return st;
 }
 
-static enum status find_kind(const struct jsonl *r, const char *key, cJSON_bool (*is)(const cJSON *),
-                             const char *expected, const cJSON **out)
+static enum status find_kind(const struct jsonl *r, const char *key,
+    cJSON_bool (*is)(const cJSON *), const char *expected, const cJSON **out)
 {
     *out = jsonl_find(r, key);
     const char *name = field_map_name(r->fields, key);
     if (!*out && descend(r->object, name))
-        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found null, expected %s", r->path, jsonl_unit(r), r->line, name, expected);
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found null, expected %s", r->path,
+            jsonl_unit(r), r->line, name, expected);
     if (!*out) {
         char *quoted = str_format("\"%s\"", name);
         enum status st = jsonl_fail_missing(r, quoted);
@@ -250,8 +251,8 @@ static enum status find_kind(const struct jsonl *r, const char *key, cJSON_bool 
         return st;
     }
     if (!is(*out))
-        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found %s, expected %s", r->path, jsonl_unit(r), r->line, name,
-                    json_kind(*out), expected);
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found %s, expected %s", r->path,
+            jsonl_unit(r), r->line, name, json_kind(*out), expected);
     return OK;
 }
 

@@ -1,9 +1,11 @@
-/* JSON Lines: one object a line, read in order with the line's number in every message. What such a file is called does
- * not matter, and one JSON array of objects is read alike, with the entry's number for the line's.
+/* JSON Lines: one object a line, read in order with the line's number in every message. What such a
+ * file is called does not matter, and one JSON array of objects is read alike, with the entry's
+ * number for the line's.
  *
- * Blank lines are skipped, a byte order mark and "\r\n" are accepted. Keys can be renamed by the user:
- * `--field text=content,context=prompt` reads "content" where a suite asks for "text"; a name with dots,
- * "choices.text", descends into objects when no key has that very name.
+ * Blank lines are skipped, a byte order mark and "\r\n" are accepted. Keys can be renamed by the
+ * user:
+ * `--field text=content,context=prompt` reads "content" where a suite asks for "text"; a name with
+ * dots, "choices.text", descends into objects when no key has that very name.
  */
 #ifndef SG_SUITES_JSONL_H
 #define SG_SUITES_JSONL_H
@@ -20,7 +22,8 @@ struct field_map {
     int n;
 };
 
-/* Parse "KEY=NAME,KEY=NAME"; NULL and "" map nothing. ERR_ARG: another form, an unknown or repeated key. */
+/* Parse "KEY=NAME,KEY=NAME"; NULL and "" map nothing. ERR_ARG: another form, an unknown or repeated
+ * key. */
 enum status field_map_parse(struct field_map *m, const char *text) MUST_USE;
 void field_map_clear(struct field_map *m);
 /* The name of `key` in the file; borrowed. */
@@ -30,20 +33,24 @@ struct jsonl {
     struct text_file file;
     const struct field_map *fields; /* borrowed */
     const char *path;               /* borrowed */
-    bool documents;                 /* by its content, or for want of any by its name: else this is plain text */
-    size_t at;                      /* bytes consumed */
-    long line;                      /* of the present object, from 1; in an array its place, from 1 */
-    const cJSON *object;            /* the present one; NULL before the first and after the last */
-    cJSON *line_object;             /* owned: it, when it is a line's */
-    cJSON *list;                    /* owned: the whole file, when it is an array or an object over several lines */
-    const cJSON *next;              /* in the list */
+    /* by its content, or for want of any by its name: else this is plain text */
+    bool documents;
+    size_t at; /* bytes consumed */
+    /* of the present object, from 1; in an array its place, from 1 */
+    long line;
+    const cJSON *object; /* the present one; NULL before the first and after the last */
+    cJSON *line_object;  /* owned: it, when it is a line's */
+    /* owned: the whole file, when it is an array or an object over several lines */
+    cJSON *list;
+    const cJSON *next; /* in the list */
 };
 
 enum status jsonl_open(struct jsonl *r, const char *path, const struct field_map *fields) MUST_USE;
 void jsonl_close(struct jsonl *r);
 
-/* Go to the next object; r->object is NULL behind the last. A line that is no JSON object fails with file,
- * line and column, and so does text with a zero character in it, which C strings would cut short. */
+/* Go to the next object; r->object is NULL behind the last. A line that is no JSON object fails
+ * with file, line and column, and so does text with a zero character in it, which C strings would
+ * cut short. */
 enum status jsonl_next(struct jsonl *r) MUST_USE;
 
 /* "line", or "entry" of an array: what r->line counts. */

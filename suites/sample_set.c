@@ -25,7 +25,8 @@ void sample_set_clear(struct sample_set *s)
     *s = (struct sample_set){0};
 }
 
-/* Room for one more behind n elements: arrays double at each power of two, so no capacity is kept. */
+/* Room for one more behind n elements: arrays double at each power of two, so no capacity is kept.
+ */
 static bool grow(void **array, int n, size_t size)
 {
     if (n & (n - 1)) return true;
@@ -76,7 +77,8 @@ static void hash_double(struct hash *h, double v)
     hash_add_u64(h, bits);
 }
 
-/* What is measured, not what it is called: names and ids are left out, so a renamed file is the same data. */
+/* What is measured, not what it is called: names and ids are left out, so a renamed file is the
+ * same data. */
 static void fingerprint(const struct sample_set *s, char out[HASH_HEX_SIZE])
 {
     struct hash h;
@@ -91,8 +93,8 @@ static void fingerprint(const struct sample_set *s, char out[HASH_HEX_SIZE])
     hash_add_u64(&h, (uint64_t)s->n_items);
     for (int i = 0; i < s->n_items; i++) {
         const struct item *item = &s->items[i];
-        const int64_t fields[] = {item->question, item->sample,  item->begin, item->end,
-                                  item->gold,     item->n_bytes, item->length};
+        const int64_t fields[] = {item->question, item->sample, item->begin, item->end, item->gold,
+            item->n_bytes, item->length};
         hash_add(&h, fields, sizeof fields);
         hash_double(&h, item->depth);
         hash_add_str(&h, item->group ? item->group : "");

@@ -64,7 +64,8 @@ static size_t unit_runs(const int32_t *ids, int n, bool equal, uint64_t *out)
     return kept;
 }
 
-void spread_find_repeats(struct spread_unit *units, const int32_t *const *ids, const int *lengths, size_t n, bool equal)
+void spread_find_repeats(
+    struct spread_unit *units, const int32_t *const *ids, const int *lengths, size_t n, bool equal)
 {
     struct run_table t = {0};
     uint32_t *hits = xcalloc(n + 1, sizeof *hits);
@@ -76,7 +77,8 @@ void spread_find_repeats(struct spread_unit *units, const int32_t *const *ids, c
         while (2 * (t.n + n_runs) > t.room) run_table_grow(&t);
         for (size_t k = 0; k < n_runs; k++) {
             size_t at = run_place(&t, runs[k]);
-            if (t.hash[at] && t.unit[at] < i && ++hits[t.unit[at]] > shared) shared = hits[t.unit[at]];
+            if (t.hash[at] && t.unit[at] < i && ++hits[t.unit[at]] > shared)
+                shared = hits[t.unit[at]];
         }
         for (size_t k = 0; k < n_runs; k++) {
             size_t at = run_place(&t, runs[k]);
@@ -123,12 +125,16 @@ static size_t candidates(const struct spread_unit *units, size_t n, int side, si
     return kept;
 }
 
-size_t spread_choose(const struct spread_unit *units, size_t n, const struct suite_options *o, size_t *chosen,
-                     bool *shared)
+size_t spread_choose(const struct spread_unit *units, size_t n, const struct suite_options *o,
+    size_t *chosen, bool *shared)
 {
     size_t want = (size_t)o->num_samples, *all = xmalloc((n + 1) * sizeof *all);
     bool whole = !o->tuning && !want;
-    size_t found = candidates(units, n, whole ? -1 : o->tuning ? SPREAD_TUNING : SPREAD_EVALUATION, all);
+    size_t found = candidates(units, n,
+        whole           ? -1
+            : o->tuning ? SPREAD_TUNING
+                        : SPREAD_EVALUATION,
+        all);
     *shared = whole || (o->tuning ? found == 0 : found < want);
     if (*shared) found = candidates(units, n, -1, all);
     if (!want || want > found) want = found;
@@ -136,14 +142,16 @@ size_t spread_choose(const struct spread_unit *units, size_t n, const struct sui
     rng_init(&r, o->seed);
     for (size_t k = 0; k < want; k++) {
         size_t from = k * found / want, to = (k + 1) * found / want;
-        chosen[k] = all[o->seed ? from + rng_below(&r, (uint32_t)(to - from)) : (from + to - 1) / 2];
+        chosen[k] =
+            all[o->seed ? from + rng_below(&r, (uint32_t)(to - from)) : (from + to - 1) / 2];
     }
     if (o->tuning) order_for_tuning(chosen, want);
     free(all);
     return want;
 }
 
-/* Take the chosen questions over, in the order of the file: their samples, their items, their numbers. */
+/* Take the chosen questions over, in the order of the file: their samples, their items, their
+ * numbers. */
 static void keep_questions(struct sample_set *s, const bool *keep)
 {
     int n_samples = 0, n_items = 0, question = -1, last = -1;
@@ -163,7 +171,8 @@ static void keep_questions(struct sample_set *s, const bool *keep)
         if (place[sample] < 0) {
             place[sample] = n_samples;
             struct sample moved = s->samples[sample];
-            s->samples[sample] = s->samples[n_samples]; /* samples stand in the order of their items */
+            /* samples stand in the order of their items */
+            s->samples[sample] = s->samples[n_samples];
             s->samples[n_samples++] = moved;
         }
         item.sample = place[sample];
@@ -187,7 +196,9 @@ enum status spread_questions(struct sample_set *s, const struct suite_options *o
     int *lengths = calloc(n + 1, sizeof *lengths);
     size_t *chosen = calloc(n + 1, sizeof *chosen);
     bool *keep = calloc(n + 1, sizeof *keep);
-    enum status st = units && ids && lengths && chosen && keep ? OK : fail(ERR_MEMORY, "no memory for %zu questions", n);
+    enum status st = units && ids && lengths && chosen && keep
+        ? OK
+        : fail(ERR_MEMORY, "no memory for %zu questions", n);
     if (st == OK) {
         for (int i = 0; i < s->n_items; i++) { /* a question is its right answer in its context */
             size_t q = (size_t)s->items[i].question;

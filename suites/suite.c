@@ -9,13 +9,21 @@
 #include <string.h>
 
 const struct suite *const suites[] = {
-    &suite_text, &suite_cloze, &suite_choice, &suite_needle, &suite_chronicle, &suite_speed, &suite_null, NULL,
+    &suite_text,
+    &suite_cloze,
+    &suite_choice,
+    &suite_needle,
+    &suite_chronicle,
+    &suite_speed,
+    &suite_null,
+    NULL,
 };
 
 static const struct suite *find_suite(const char *name, size_t len)
 {
     for (int i = 0; suites[i]; i++)
-        if (strlen(suites[i]->name) == len && memcmp(suites[i]->name, name, len) == 0) return suites[i];
+        if (strlen(suites[i]->name) == len && memcmp(suites[i]->name, name, len) == 0)
+            return suites[i];
     return NULL;
 }
 
@@ -23,8 +31,8 @@ static enum status unknown_suite(const char *name, size_t len)
 {
     struct str known = {0};
     for (int i = 0; suites[i]; i++) str_addf(&known, "%s%s", i ? ", " : "", suites[i]->name);
-    enum status st =
-        fail(ERR_ARG, "unknown suite \"%.*s\"; known: %s", (int)(len < 60 ? len : 60), name, str_get(&known));
+    enum status st = fail(ERR_ARG, "unknown suite \"%.*s\"; known: %s", (int)(len < 60 ? len : 60),
+        name, str_get(&known));
     str_clear(&known);
     return st;
 }
@@ -57,18 +65,21 @@ bool suite_reads_fields(const char *spec)
 
 static enum status check_options(const struct suite_options *o)
 {
-    if (o->max_length < 2) return fail(ERR_ARG, "max_length is %d, expected 2 or more tokens", o->max_length);
+    if (o->max_length < 2)
+        return fail(ERR_ARG, "max_length is %d, expected 2 or more tokens", o->max_length);
     if (o->bos == BOS_ALWAYS && tokenizer_bos(o->tokenizer) < 0)
         return fail(ERR_ARG, "--bos always: this tokenizer has no begin-of-text token");
     if (o->num_samples < 0)
-        return fail(ERR_ARG, "num_samples is %d, expected 1 or more, or 0 for the default", o->num_samples);
+        return fail(
+            ERR_ARG, "num_samples is %d, expected 1 or more, or 0 for the default", o->num_samples);
     if (o->min_length < 0 || o->min_length > o->max_length)
-        return fail(ERR_ARG, "min_length is %d, expected 0 to max_length, which is %d", o->min_length,
-                    o->max_length);
+        return fail(ERR_ARG, "min_length is %d, expected 0 to max_length, which is %d",
+            o->min_length, o->max_length);
     return OK;
 }
 
-enum status suite_load(const char *spec, const struct suite_options *options, struct sample_set *out)
+enum status suite_load(
+    const char *spec, const struct suite_options *options, struct sample_set *out)
 {
     assert(options->tokenizer);
     *out = (struct sample_set){0};
@@ -80,12 +91,15 @@ enum status suite_load(const char *spec, const struct suite_options *options, st
     if (!o.min_length) o.min_length = 2;
     TRY(check_options(&o));
     if (o.field && !suite->reads_fields)
-        return fail(ERR_ARG, "--field %s: %s reads no JSON; it goes with text, cloze and choice", o.field, suite->name);
+        return fail(ERR_ARG, "--field %s: %s reads no JSON; it goes with text, cloze and choice",
+            o.field, suite->name);
     out->suite = suite->name;
-    out->name = o.bos == BOS_TOKENIZER ? str_dup(spec) : str_format(RULE "%s %s", bos_rule_name(o.bos), spec);
+    out->name = o.bos == BOS_TOKENIZER ? str_dup(spec)
+                                       : str_format(RULE "%s %s", bos_rule_name(o.bos), spec);
     out->shown = utf8_shown(out->name);
     enum status st = suite->load(&o, out);
-    if (st == OK && out->n_samples == 0) st = fail(ERR_FORMAT, "%s: nothing to evaluate in it", spec);
+    if (st == OK && out->n_samples == 0)
+        st = fail(ERR_FORMAT, "%s: nothing to evaluate in it", spec);
     if (st != OK) {
         sample_set_clear(out);
         return st;
@@ -112,20 +126,17 @@ static struct answer score_answer(const struct item *item, const struct token_sc
     return a;
 }
 
-/* Does the gold score stand against another candidate's? On a tie the earlier candidate wins, as argmax in
- * lm-evaluation-harness has it; a NaN never wins. */
+/* Does the gold score stand against another candidate's? On a tie the earlier candidate wins, as
+ * argmax in lm-evaluation-harness has it; a NaN never wins. */
 static bool stands(double gold, double other, bool gold_first)
 {
     return gold > other || (gold == other && gold_first);
 }
 
-static int per_byte(const struct item *item)
-{
-    return item->n_bytes > 0 ? item->n_bytes : 1;
-}
+static int per_byte(const struct item *item) { return item->n_bytes > 0 ? item->n_bytes : 1; }
 
-static void score_choice(const struct sample_set *s, const struct token_score *const *tokens, int first,
-                         int end, int gold, struct item_score *out)
+static void score_choice(const struct sample_set *s, const struct token_score *const *tokens,
+    int first, int end, int gold, struct item_score *out)
 {
     out->dense_right = out->dense_right_norm = !isnan(out->dense);
     out->sparse_right = out->sparse_right_norm = !isnan(out->sparse);
@@ -140,8 +151,8 @@ static void score_choice(const struct sample_set *s, const struct token_score *c
     }
 }
 
-void suite_score(const struct sample_set *s, const struct token_score *const *tokens, struct item_score *out,
-                 int *question_item)
+void suite_score(const struct sample_set *s, const struct token_score *const *tokens,
+    struct item_score *out, int *question_item)
 {
     for (int first = 0, end; first < s->n_items; first = end) {
         int question = s->items[first].question, gold = -1;

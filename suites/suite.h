@@ -1,9 +1,11 @@
-/* What is evaluated: a suite turns a specification into windows of tokens and the items to score in them.
+/* What is evaluated: a suite turns a specification into windows of tokens and the items to score in
+ * them.
  *
- * A suite runs nothing. The harness runs every sample dense and sparse and hands back, for each position, the
- * log-probability of the next token and whether it was the most likely one; suite_score() turns these into item
- * scores. An answer counts as right when every one of its tokens is the argmax given the true ones before it,
- * which is the same as greedy decoding reproducing it.
+ * A suite runs nothing. The harness runs every sample dense and sparse and hands back, for each
+ * position, the log-probability of the next token and whether it was the most likely one;
+ * suite_score() turns these into item scores. An answer counts as right when every one of its
+ * tokens is the argmax given the true ones before it, which is the same as greedy decoding
+ * reproducing it.
  */
 #ifndef SG_SUITES_SUITE_H
 #define SG_SUITES_SUITE_H
@@ -17,74 +19,90 @@
 
 /* One window of tokens, begun with what the rule of suite_options.bos puts there. */
 struct sample {
-    int32_t *ids;    /* [n], owned by the set */
+    int32_t *ids; /* [n], owned by the set */
     int n;
-    int score_from;  /* the first position whose *next* token counts for perplexity; n: none counts */
-    char *name;      /* for messages and tables, e.g. "wiki.valid.raw window 3"; owned */
+    /* the first position whose *next* token counts for perplexity; n: none counts */
+    int score_from;
+    char *name; /* for messages and tables, e.g. "wiki.valid.raw window 3"; owned */
 };
 
-/* Tokens [begin, end) of a sample are an answer. Candidates of one multiple-choice question share `question`. */
+/* Tokens [begin, end) of a sample are an answer. Candidates of one multiple-choice question share
+ * `question`. */
 struct item {
-    char *id;        /* unique within the set; owned */
-    char *group;     /* axis of tables, e.g. the kind of question; NULL none; owned */
-    int question;    /* 0, 1, …: items of one question stand together */
+    char *id;     /* unique within the set; owned */
+    char *group;  /* axis of tables, e.g. the kind of question; NULL none; owned */
+    int question; /* 0, 1, …: items of one question stand together */
     int sample;
-    int begin, end;  /* begin >= 1 */
-    bool gold;       /* the right candidate; true for single answers */
-    int n_bytes;     /* of the answer's text, for length-normalised scores */
-    double depth;    /* 0 … 1: where the evidence stands; NAN when it does not apply */
-    int length;      /* tokens of the context the item belongs to, for depth x length grids; -1 none */
+    int begin, end; /* begin >= 1 */
+    bool gold;      /* the right candidate; true for single answers */
+    int n_bytes;    /* of the answer's text, for length-normalised scores */
+    double depth;   /* 0 … 1: where the evidence stands; NAN when it does not apply */
+    /* tokens of the context the item belongs to, for depth x length grids; -1 none */
+    int length;
 };
 
 struct sample_set {
-    const char *suite;  /* static */
-    char *shown;        /* the name, fit to be shown; owned */
-    char *name;         /* as asked for: "text:wiki.valid.raw"; under another rule than the tokenizer's that is said too:
-                         * "--bos never text:wiki.valid.raw"; owned */
+    const char *suite; /* static */
+    char *shown;       /* the name, fit to be shown; owned */
+    char *name; /* as asked for: "text:wiki.valid.raw"; under another rule than the tokenizer's that
+                 * is said too:
+                 * "--bos never text:wiki.valid.raw"; owned */
     struct sample *samples;
     int n_samples;
     struct item *items;
     int n_items, n_questions;
-    bool score_text;    /* perplexity over all scored positions means something */
+    bool score_text; /* perplexity over all scored positions means something */
     int64_t n_tokens;
-    size_t n_replaced;  /* invalid UTF-8 sequences replaced in the input */
-    bool dense_only;    /* dense against dense, in ways that must not matter: the noise floor */
-    bool timed;         /* samples are lengths to time; what is in them does not matter */
+    size_t n_replaced;    /* invalid UTF-8 sequences replaced in the input */
+    bool dense_only;      /* dense against dense, in ways that must not matter: the noise floor */
+    bool timed;           /* samples are lengths to time; what is in them does not matter */
     char fingerprint[33]; /* of all ids, score_from and items: hex, see base/hash.h */
-    int n_skipped;      /* documents, lines or questions left out: under min_length */
-    int n_ambiguous;    /* answers named by digits that are an index and another choice's text: taken as the index */
-    int n_repeated;     /* windows or questions of a file that repeat an earlier one: counted once, see suites/spread.h */
-    bool shared;        /* drawn from all of a file, not from the half that tuning leaves to evaluation, or the reverse */
-    int n_truncated;    /* samples whose context was cut at the left to fit max_length; their names say so */
+    int n_skipped;        /* documents, lines or questions left out: under min_length */
+    /* answers named by digits that are an index and another choice's text: taken as the index */
+    int n_ambiguous;
+    /* windows or questions of a file that repeat an earlier one: counted once, see suites/spread.h
+     */
+    int n_repeated;
+    /* drawn from all of a file, not from the half that tuning leaves to evaluation, or the reverse
+     */
+    bool shared;
+    /* samples whose context was cut at the left to fit max_length; their names say so */
+    int n_truncated;
 };
 
 struct suite_options {
     const struct tokenizer *tokenizer;
     enum bos_rule bos;
-    int n_rows;             /* of the embedding table: a text that needs more is refused; 0: not checked */
-    const char *argument;   /* behind the colon of "text:FILE"; "" when absent */
-    int max_length;         /* tokens of a window */
-    int num_samples;        /* at most so many; 0: the suite's default (all of a file) */
-    int min_length;         /* windows shorter than this are refused, with their token count; 0: 2 */
+    /* of the embedding table: a text that needs more is refused; 0: not checked */
+    int n_rows;
+    const char *argument; /* behind the colon of "text:FILE"; "" when absent */
+    int max_length;       /* tokens of a window */
+    int num_samples;      /* at most so many; 0: the suite's default (all of a file) */
+    /* windows shorter than this are refused, with their token count; 0: 2 */
+    int min_length;
     uint64_t seed;
-    bool second_half;       /* --score second-half: llama.cpp's perplexity convention */
-    const char *field;      /* --field a=b,c=d: other names of JSON keys; NULL */
-    bool tuning;            /* draw from material kept apart for tuning: texts of their own, or every other piece of a file */
+    bool second_half;  /* --score second-half: llama.cpp's perplexity convention */
+    const char *field; /* --field a=b,c=d: other names of JSON keys; NULL */
+    /* draw from material kept apart for tuning: texts of their own, or every other piece of a file
+     */
+    bool tuning;
 };
 
 struct suite {
     const char *name;
-    const char *help;       /* one line: argument and what it measures */
-    bool reads_fields;      /* looks at suite_options.field */
+    const char *help;  /* one line: argument and what it measures */
+    bool reads_fields; /* looks at suite_options.field */
     enum status (*load)(const struct suite_options *o, struct sample_set *out);
 };
 
-extern const struct suite suite_text, suite_cloze, suite_choice, suite_needle, suite_chronicle, suite_speed, suite_null;
+extern const struct suite suite_text, suite_cloze, suite_choice, suite_needle, suite_chronicle,
+    suite_speed, suite_null;
 extern const struct suite *const suites[]; /* ended by NULL */
 
-/* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the known.
- * On failure *out is empty. */
-enum status suite_load(const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
+/* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the
+ * known. On failure *out is empty. */
+enum status suite_load(
+    const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
 /* A set's name taken apart: returns the specification, in `name`, and sets the rule. */
 const char *suite_name_parse(const char *name, enum bos_rule *rule);
 /* OK when the part before the colon names a suite; else ERR_ARG, listing them. */
@@ -93,7 +111,8 @@ enum status suite_check(const char *spec) MUST_USE;
 bool suite_reads_fields(const char *spec);
 void sample_set_clear(struct sample_set *s);
 
-/* For suites: append; the set takes the memory. suite_finish computes counts and the fingerprint. */
+/* For suites: append; the set takes the memory. suite_finish computes counts and the fingerprint.
+ */
 enum status sample_set_add(struct sample_set *s, struct sample sample) MUST_USE;
 enum status sample_set_add_item(struct sample_set *s, struct item item) MUST_USE;
 void sample_set_finish(struct sample_set *s);
@@ -107,14 +126,15 @@ struct token_score {
 struct item_score {
     double dense, sparse;           /* sum of log-probabilities of the answer, nats */
     double dense_norm, sparse_norm; /* per byte of the answer */
-    bool dense_right, sparse_right; /* exact answers: greedy; choices: the gold candidate scored highest */
+    /* exact answers: greedy; choices: the gold candidate scored highest */
+    bool dense_right, sparse_right;
     bool dense_right_norm, sparse_right_norm; /* choices by per-byte score; else as above */
 };
 
 /* Score every item of the set. tokens[i] points to the scores of sample i, [samples[i].n - 1].
- * out: [n_questions], the gold candidate's scores and the question's outcome. question_item: [n_questions], index
- * of each gold item; may be NULL. */
-void suite_score(const struct sample_set *s, const struct token_score *const *tokens, struct item_score *out,
-                 int *question_item);
+ * out: [n_questions], the gold candidate's scores and the question's outcome. question_item:
+ * [n_questions], index of each gold item; may be NULL. */
+void suite_score(const struct sample_set *s, const struct token_score *const *tokens,
+    struct item_score *out, int *question_item);
 
 #endif

@@ -1,9 +1,11 @@
 /* Multiple choice by log-likelihood.
  *
- * Lines are {"query","choices","gold"}: gold is the index of the right choice from 0, the index as a string of digits
- * (lm-evaluation-harness renders its target to text and reads digits back as an index), or the choice's own text; digits
- * that are no index are a text again, and digits that are both are counted, to be said. A candidate is the query, one space unless there is white space at the joint, and
- * the choice; each is a sample of its own. num_samples takes questions spread over the file (suites/spread.h), never parts of one.
+ * Lines are {"query","choices","gold"}: gold is the index of the right choice from 0, the index as
+ * a string of digits (lm-evaluation-harness renders its target to text and reads digits back as an
+ * index), or the choice's own text; digits that are no index are a text again, and digits that are
+ * both are counted, to be said. A candidate is the query, one space unless there is white space at
+ * the joint, and the choice; each is a sample of its own. num_samples takes questions spread over
+ * the file (suites/spread.h), never parts of one.
  */
 #include "suites/build.h"
 #include "suites/jsonl.h"
@@ -23,7 +25,8 @@ static int as_index(const char *s)
     return atoi(s);
 }
 
-static enum status find_gold(const struct jsonl *in, const cJSON *choices, int *out, int *n_ambiguous)
+static enum status find_gold(
+    const struct jsonl *in, const cJSON *choices, int *out, int *n_ambiguous)
 {
     const char *name = field_map_name(in->fields, "gold");
     const cJSON *gold = jsonl_find(in, "gold");
@@ -49,16 +52,18 @@ static enum status find_gold(const struct jsonl *in, const cJSON *choices, int *
         }
         *out = index;
         if (is_index) return OK;
-        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": \"%.60s\" is none of the %d choices", in->path, jsonl_unit(in), in->line, name, gold->valuestring, n);
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": \"%.60s\" is none of the %d choices",
+            in->path, jsonl_unit(in), in->line, name, gold->valuestring, n);
     }
     if (!cJSON_IsNumber(gold))
         return fail(ERR_FORMAT,
-                    "%s: %s %ld: field \"%s\": found %s, expected an index from 0 or a choice's text",
-                    in->path, jsonl_unit(in), in->line, name, json_kind(gold));
+            "%s: %s %ld: field \"%s\": found %s, expected an index from 0 or a choice's text",
+            in->path, jsonl_unit(in), in->line, name, json_kind(gold));
     double v = gold->valuedouble;
     if (!(v >= 0 && v < n && v == floor(v)))
-        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": found %g, expected a whole number from 0 to %d",
-                    in->path, jsonl_unit(in), in->line, name, v, n - 1);
+        return fail(ERR_FORMAT,
+            "%s: %s %ld: field \"%s\": found %g, expected a whole number from 0 to %d", in->path,
+            jsonl_unit(in), in->line, name, v, n - 1);
     *out = (int)v;
     return OK;
 }
@@ -68,23 +73,25 @@ static enum status check_choices(const struct jsonl *in, const cJSON *choices)
     const char *name = field_map_name(in->fields, "choices");
     int n = cJSON_GetArraySize(choices), i = 0;
     if (n < 2)
-        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": has %d choices, expected 2 or more", in->path, jsonl_unit(in), in->line, name, n);
+        return fail(ERR_FORMAT, "%s: %s %ld: field \"%s\": has %d choices, expected 2 or more",
+            in->path, jsonl_unit(in), in->line, name, n);
     const cJSON *choice;
     cJSON_ArrayForEach(choice, choices)
     {
         if (!cJSON_IsString(choice))
-            return fail(ERR_FORMAT, "%s: %s %ld: field \"%s[%d]\": found %s, expected a string", in->path, jsonl_unit(in), in->line, name, i, json_kind(choice));
+            return fail(ERR_FORMAT, "%s: %s %ld: field \"%s[%d]\": found %s, expected a string",
+                in->path, jsonl_unit(in), in->line, name, i, json_kind(choice));
         if (!*choice->valuestring)
-            return fail(ERR_FORMAT, "%s: %s %ld: field \"%s[%d]\" is an empty string", in->path, jsonl_unit(in), in->line,
-                        name, i);
+            return fail(ERR_FORMAT, "%s: %s %ld: field \"%s[%d]\" is an empty string", in->path,
+                jsonl_unit(in), in->line, name, i);
         i++;
     }
     return OK;
 }
 
-static enum status add_candidate(const struct suite_options *o, const struct jsonl *in, struct sample_set *s,
-                                 const char *query, const char *choice, struct item item, int index,
-                                 bool *too_short)
+static enum status add_candidate(const struct suite_options *o, const struct jsonl *in,
+    struct sample_set *s, const char *query, const char *choice, struct item item, int index,
+    bool *too_short)
 {
     const char *base = path_base(in->path);
     struct answer_text a = {.file = in->path, .line = in->line};
@@ -95,14 +102,14 @@ static enum status add_candidate(const struct suite_options *o, const struct jso
     answer_text_add(s, &a.answer, choice);
     item.n_bytes = (int)strlen(choice);
     item.id = str_format("%s:%ld:%d", base, in->line, index);
-    enum status st =
-        build_answer(o, s, &a, item, str_format("%s line %ld choice %d", base, in->line, index), too_short);
+    enum status st = build_answer(
+        o, s, &a, item, str_format("%s line %ld choice %d", base, in->line, index), too_short);
     answer_text_clear(&a);
     return st;
 }
 
-static enum status add_line(const struct suite_options *o, const struct jsonl *in, struct sample_set *s,
-                            int *n_questions)
+static enum status add_line(
+    const struct suite_options *o, const struct jsonl *in, struct sample_set *s, int *n_questions)
 {
     const char *query;
     const cJSON *choices, *choice;
@@ -114,7 +121,8 @@ static enum status add_line(const struct suite_options *o, const struct jsonl *i
     const struct sample_set mark = *s;
     cJSON_ArrayForEach(choice, choices)
     {
-        struct item item = {.question = *n_questions, .gold = index == gold, .depth = NAN, .length = -1};
+        struct item item = {
+            .question = *n_questions, .gold = index == gold, .depth = NAN, .length = -1};
         bool too_short = false;
         TRY(add_candidate(o, in, s, query, choice->valuestring, item, index, &too_short));
         if (too_short) {
@@ -130,7 +138,8 @@ static enum status add_line(const struct suite_options *o, const struct jsonl *i
 
 static enum status load(const struct suite_options *o, struct sample_set *out)
 {
-    TRY(build_need_file(o, "choice", "choice:FILE.jsonl ({\"query\",\"choices\",\"gold\"} a line)"));
+    TRY(build_need_file(
+        o, "choice", "choice:FILE.jsonl ({\"query\",\"choices\",\"gold\"} a line)"));
     struct field_map fields;
     TRY(field_map_parse(&fields, o->field));
     struct jsonl in = {0};
@@ -143,8 +152,8 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
         TRY_GOTO(st, done, add_line(o, &in, out, &n_questions));
     }
     if (n_questions == 0 && out->n_skipped)
-        st = fail(ERR_FORMAT, "%s: all %d questions are under %d tokens", o->argument, out->n_skipped,
-                  o->min_length);
+        st = fail(ERR_FORMAT, "%s: all %d questions are under %d tokens", o->argument,
+            out->n_skipped, o->min_length);
     if (st == OK) st = spread_questions(out, o);
 done:
     jsonl_close(&in);

@@ -1,6 +1,8 @@
-/* Chronicles: perplexity of a generated document, and its questions, whose only answer stands far earlier.
+/* Chronicles: perplexity of a generated document, and its questions, whose only answer stands far
+ * earlier.
  *
- * One document of max_length tokens (over nine tenths of it) per sample. Groups are kinds of question.
+ * One document of max_length tokens (over nine tenths of it) per sample. Groups are kinds of
+ * question.
  */
 #include "suites/fit.h"
 
@@ -10,9 +12,9 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 {
     if (*o->argument)
         return fail(ERR_ARG,
-                    "suite chronicle takes no argument, found \"%.60s\"; its size follows from max_length "
-                    "and num_samples",
-                    o->argument);
+            "suite chronicle takes no argument, found \"%.60s\"; its size follows from max_length "
+            "and num_samples",
+            o->argument);
     int n = o->num_samples ? o->num_samples : DEFAULT_SAMPLES;
     struct fitted f = {0};
     enum status st = OK;
@@ -24,6 +26,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 
 const struct suite suite_chronicle = {
     .name = "chronicle",
-    .help = "chronicle  generated documents: perplexity, and questions answered only by reading far back",
+    .help = "chronicle  generated documents: perplexity, and questions answered only by reading "
+            "far back",
     .load = load,
 };

@@ -1,8 +1,9 @@
-/* Last words (LAMBADA, Paperno et al. 2016): is the continuation of a context reproduced greedily, and how
- * likely is it.
+/* Last words (LAMBADA, Paperno et al. 2016): is the continuation of a context reproduced greedily,
+ * and how likely is it.
  *
- * Lines are {"context","continuation"}, joined as they stand, or {"text"}, whose last word with the space
- * before it is the continuation. num_samples takes lines spread over the file (suites/spread.h).
+ * Lines are {"context","continuation"}, joined as they stand, or {"text"}, whose last word with the
+ * space before it is the continuation. num_samples takes lines spread over the file
+ * (suites/spread.h).
  */
 #include "suites/build.h"
 #include "suites/jsonl.h"
@@ -12,8 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Cut behind the last word but one; false when there is none. The word keeps one space before it. */
-static bool split_last_word(struct sample_set *s, const char *text, struct answer_text *out, int *word_bytes)
+/* Cut behind the last word but one; false when there is none. The word keeps one space before it.
+ */
+static bool split_last_word(
+    struct sample_set *s, const char *text, struct answer_text *out, int *word_bytes)
 {
     size_t end = strlen(text);
     while (end > 0 && build_is_space(text[end - 1])) end--;
@@ -32,8 +35,8 @@ static bool split_last_word(struct sample_set *s, const char *text, struct answe
     return true;
 }
 
-static enum status read_line(const struct jsonl *in, struct sample_set *s, struct answer_text *out,
-                             int *n_bytes)
+static enum status read_line(
+    const struct jsonl *in, struct sample_set *s, struct answer_text *out, int *n_bytes)
 {
     const char *context, *continuation, *text;
     if (jsonl_find(in, "context") || jsonl_find(in, "continuation")) {
@@ -47,7 +50,7 @@ static enum status read_line(const struct jsonl *in, struct sample_set *s, struc
     if (!jsonl_find(in, "text")) {
         char *wanted =
             str_format("\"%s\" with \"%s\", or \"%s\",", field_map_name(in->fields, "context"),
-                       field_map_name(in->fields, "continuation"), field_map_name(in->fields, "text"));
+                field_map_name(in->fields, "continuation"), field_map_name(in->fields, "text"));
         enum status st = jsonl_fail_missing(in, wanted);
         free(wanted);
         return st;
@@ -55,12 +58,13 @@ static enum status read_line(const struct jsonl *in, struct sample_set *s, struc
     TRY(jsonl_string(in, "text", &text));
     if (!split_last_word(s, text, out, n_bytes))
         return fail(ERR_FORMAT,
-                    "%s: %s %ld: field \"%s\" needs at least two words, the last is the one asked for",
-                    in->path, jsonl_unit(in), in->line, field_map_name(in->fields, "text"));
+            "%s: %s %ld: field \"%s\" needs at least two words, the last is the one asked for",
+            in->path, jsonl_unit(in), in->line, field_map_name(in->fields, "text"));
     return OK;
 }
 
-static enum status add_line(const struct suite_options *o, const struct jsonl *in, struct sample_set *s)
+static enum status add_line(
+    const struct suite_options *o, const struct jsonl *in, struct sample_set *s)
 {
     const char *base = path_base(in->path);
     struct answer_text a = {.file = in->path, .line = in->line};
@@ -78,8 +82,8 @@ static enum status add_line(const struct suite_options *o, const struct jsonl *i
 
 static enum status load(const struct suite_options *o, struct sample_set *out)
 {
-    TRY(build_need_file(o, "cloze",
-                        "cloze:FILE.jsonl ({\"context\",\"continuation\"} or {\"text\"} a line)"));
+    TRY(build_need_file(
+        o, "cloze", "cloze:FILE.jsonl ({\"context\",\"continuation\"} or {\"text\"} a line)"));
     struct field_map fields;
     TRY(field_map_parse(&fields, o->field));
     struct jsonl in = {0};
@@ -92,7 +96,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
     }
     if (out->n_samples == 0 && out->n_skipped)
         st = fail(ERR_FORMAT, "%s: all %d lines are under %d tokens", o->argument, out->n_skipped,
-                  o->min_length);
+            o->min_length);
     if (st == OK) st = spread_questions(out, o);
 done:
     jsonl_close(&in);

@@ -1,9 +1,9 @@
-/* Needle in a haystack (Kamradt 2023): one key -> value sentence in generated prose, asked for at the end,
- * over a grid of context lengths and depths.
+/* Needle in a haystack (Kamradt 2023): one key -> value sentence in generated prose, asked for at
+ * the end, over a grid of context lengths and depths.
  *
- * A sample has at most its cell's length in tokens, BOS included, and over nine tenths of it. Items carry the
- * cell's depth and length as asked for. Samples go through the whole grid `repeat` times; num_samples takes
- * them from the start.
+ * A sample has at most its cell's length in tokens, BOS included, and over nine tenths of it. Items
+ * carry the cell's depth and length as asked for. Samples go through the whole grid `repeat` times;
+ * num_samples takes them from the start.
  */
 #include "suites/fit.h"
 
@@ -19,8 +19,10 @@ struct grid {
     int needles; /* the one that is asked for and its distractors */
 };
 
-/* A number of `text` from lo to hi, times `scale`, which must give a whole number; *end behind it. */
-static bool read_number(const char *text, double lo, double hi, double scale, int *out, const char **end)
+/* A number of `text` from lo to hi, times `scale`, which must give a whole number; *end behind it.
+ */
+static bool read_number(
+    const char *text, double lo, double hi, double scale, int *out, const char **end)
 {
     char *stop;
     double v = strtod(text, &stop);
@@ -31,8 +33,8 @@ static bool read_number(const char *text, double lo, double hi, double scale, in
     return scaled - *out < 1e-6 && *out - scaled < 1e-6;
 }
 
-static enum status read_list(const char *key, const char *text, double lo, double hi, double scale, int max,
-                             int *out, int *n)
+static enum status read_list(const char *key, const char *text, double lo, double hi, double scale,
+    int max, int *out, int *n)
 {
     const char *p = text;
     for (*n = 0; *n < max; p++) {
@@ -41,33 +43,40 @@ static enum status read_list(const char *key, const char *text, double lo, doubl
         if (!*p) return OK;
         if (*p != ',') break;
     }
-    if (*n == max && max > 1) return fail(ERR_ARG, "suite needle: %s has more than %d values", key, max);
+    if (*n == max && max > 1)
+        return fail(ERR_ARG, "suite needle: %s has more than %d values", key, max);
     return fail(ERR_ARG, "suite needle: %s=%.80s: expected %s from %g to %g%s", key, text,
-                max > 1 ? "numbers with commas between them, each" : "a whole number", lo, hi,
-                strcmp(key, "lengths") == 0 ? " (max_length)" : "");
+        max > 1 ? "numbers with commas between them, each" : "a whole number", lo, hi,
+        strcmp(key, "lengths") == 0 ? " (max_length)" : "");
 }
 
-static enum status read_option(struct grid *g, const struct suite_options *o, const char *key,
-                               const char *value)
+static enum status read_option(
+    struct grid *g, const struct suite_options *o, const char *key, const char *value)
 {
     int one;
     if (strcmp(key, "lengths") == 0)
-        return read_list(key, value, MIN_LENGTH, o->max_length, 1, MAX_VALUES, g->lengths, &g->n_lengths);
+        return read_list(
+            key, value, MIN_LENGTH, o->max_length, 1, MAX_VALUES, g->lengths, &g->n_lengths);
     if (strcmp(key, "depths") == 0)
         return read_list(key, value, 0, 100, 10, MAX_VALUES, g->depths, &g->n_depths);
-    if (strcmp(key, "repeat") == 0) return read_list(key, value, 1, MAX_REPEAT, 1, 1, &g->repeat, &one);
-    if (strcmp(key, "needles") == 0) return read_list(key, value, 1, MAX_NEEDLES, 1, 1, &g->needles, &one);
+    if (strcmp(key, "repeat") == 0)
+        return read_list(key, value, 1, MAX_REPEAT, 1, 1, &g->repeat, &one);
+    if (strcmp(key, "needles") == 0)
+        return read_list(key, value, 1, MAX_NEEDLES, 1, 1, &g->needles, &one);
     return fail(ERR_ARG,
-                "suite needle: unknown option \"%.40s\"; known: lengths, depths, repeat, needles, as in "
-                "needle:lengths=1024,2048;depths=0,50,100;repeat=2",
-                key);
+        "suite needle: unknown option \"%.40s\"; known: lengths, depths, repeat, needles, as in "
+        "needle:lengths=1024,2048;depths=0,50,100;repeat=2",
+        key);
 }
 
 static enum status read_grid(struct grid *g, const struct suite_options *o)
 {
-    *g = (struct grid){.depths = {0, 250, 500, 750, 1000}, .n_depths = 5, .repeat = 2, .needles = 1};
+    *g =
+        (struct grid){.depths = {0, 250, 500, 750, 1000}, .n_depths = 5, .repeat = 2, .needles = 1};
     for (int part = 4; part > 0; part /= 2) {
-        int length = o->max_length / part; /* a document falls a little short of its length, and under 256 tokens attention runs dense */
+        /* a document falls a little short of its length, and under 256 tokens attention runs dense
+         */
+        int length = o->max_length / part;
         if (part == 1 || length >= 320) g->lengths[g->n_lengths++] = length;
     }
     char *copy = str_dup(o->argument), *rest = copy;
@@ -82,7 +91,8 @@ static enum status read_grid(struct grid *g, const struct suite_options *o)
     return st;
 }
 
-static enum status write_needle(const void *config, uint64_t seed, size_t bytes, struct chronicle_doc *doc)
+static enum status write_needle(
+    const void *config, uint64_t seed, size_t bytes, struct chronicle_doc *doc)
 {
     struct needle_config c = *(const struct needle_config *)config;
     c.seed = seed;
@@ -90,8 +100,8 @@ static enum status write_needle(const void *config, uint64_t seed, size_t bytes,
     return needle_write(&c, doc);
 }
 
-static enum status add_sample(const struct suite_options *o, struct sample_set *s, const struct grid *g,
-                              int length, int depth, struct fitted *f)
+static enum status add_sample(const struct suite_options *o, struct sample_set *s,
+    const struct grid *g, int length, int depth, struct fitted *f)
 {
     int index = s->n_samples;
     const struct needle_config config = {
@@ -102,7 +112,8 @@ static enum status add_sample(const struct suite_options *o, struct sample_set *
     };
     TRY(fit_write(o, s, write_needle, &config, (uint64_t)index, MIN_BYTES, length, f));
     if ((int)f->tokens.n + build_bos(o) < o->min_length)
-        return fail(ERR_ARG, "suite needle: length %d is under min_length %d", length, o->min_length);
+        return fail(
+            ERR_ARG, "suite needle: length %d is under min_length %d", length, o->min_length);
     const struct chronicle_question *q = &f->doc.questions[0];
     char *cell = str_format("needle %d: %d tokens, depth %g %%", index + 1, length, depth / 10.0);
     struct item item = {
@@ -120,8 +131,8 @@ static enum status add_sample(const struct suite_options *o, struct sample_set *
     return sample_set_add_item(s, item);
 }
 
-static enum status add_grid(const struct suite_options *o, struct sample_set *s, const struct grid *g,
-                            struct fitted *f)
+static enum status add_grid(
+    const struct suite_options *o, struct sample_set *s, const struct grid *g, struct fitted *f)
 {
     for (int r = 0; r < g->repeat; r++)
         for (int l = 0; l < g->n_lengths; l++)

@@ -1,7 +1,7 @@
 /* The measurement's own noise: chronicles that the harness runs dense against dense.
  *
- * Samples have exactly max_length tokens, so even the shortest lengths can be asked for; questions beyond the
- * cut fall away.
+ * Samples have exactly max_length tokens, so even the shortest lengths can be asked for; questions
+ * beyond the cut fall away.
  */
 #include "suites/fit.h"
 
@@ -9,7 +9,8 @@ enum { DEFAULT_SAMPLES = 4 };
 
 static enum status load(const struct suite_options *o, struct sample_set *out)
 {
-    if (*o->argument) return fail(ERR_ARG, "suite null takes no argument, found \"%.60s\"", o->argument);
+    if (*o->argument)
+        return fail(ERR_ARG, "suite null takes no argument, found \"%.60s\"", o->argument);
     int n = o->num_samples ? o->num_samples : DEFAULT_SAMPLES;
     struct fitted f = {0};
     enum status st = OK;

@@ -11,17 +11,23 @@ static enum status read_lengths(const struct suite_options *o, int *lengths, int
 {
     const char *p = o->argument;
     if (!str_starts_with(p, "lengths="))
-        return fail(ERR_ARG, "suite speed: found \"%.60s\", expected lengths=256,512,…", o->argument);
+        return fail(
+            ERR_ARG, "suite speed: found \"%.60s\", expected lengths=256,512,…", o->argument);
     for (p += strlen("lengths="), *n = 0;; p++) {
         char *end;
         long length = strtol(p, &end, 10);
-        if (end == p || length < 16 || length > o->max_length || *n == MAX_LENGTHS || (*n && length <= lengths[*n - 1]))
-            return fail(ERR_ARG, "suite speed: %.60s: expected at most %d ascending lengths from 16 to --max-length, %d",
-                        o->argument, MAX_LENGTHS, o->max_length);
+        if (end == p || length < 16 || length > o->max_length || *n == MAX_LENGTHS ||
+            (*n && length <= lengths[*n - 1]))
+            return fail(ERR_ARG,
+                "suite speed: %.60s: expected at most %d ascending lengths from 16 to "
+                "--max-length, %d",
+                o->argument, MAX_LENGTHS, o->max_length);
         lengths[(*n)++] = (int)length;
         p = end;
         if (!*p) return OK;
-        if (*p != ',') return fail(ERR_ARG, "suite speed: %.60s: expected commas between the lengths", o->argument);
+        if (*p != ',')
+            return fail(
+                ERR_ARG, "suite speed: %.60s: expected commas between the lengths", o->argument);
     }
 }
 
@@ -31,7 +37,8 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
     if (*o->argument) {
         TRY(read_lengths(o, lengths, &n));
     } else {
-        for (int length = FIRST_LENGTH; length < o->max_length && n < MAX_LENGTHS - 1; length *= 2) lengths[n++] = length;
+        for (int length = FIRST_LENGTH; length < o->max_length && n < MAX_LENGTHS - 1; length *= 2)
+            lengths[n++] = length;
         lengths[n++] = o->max_length;
     }
     struct fitted f = {0};
@@ -54,6 +61,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 
 const struct suite suite_speed = {
     .name = "speed",
-    .help = "speed[:lengths=256,512,…]  prefill, dense and sparse in turns, and decode, at a ladder of lengths up to --max-length",
+    .help = "speed[:lengths=256,512,…]  prefill, dense and sparse in turns, and decode, at a "
+            "ladder of lengths up to --max-length",
     .load = load,
 };

@@ -1,11 +1,12 @@
 /* Perplexity of texts.
  *
- * Each document is cut into windows of max_length tokens that do not overlap, BOS in front of each (and
- * counted). Every next token is scored; with second_half only those of a window's second half, as llama.cpp
- * has it. A short last window is kept from LAST_WINDOW tokens on, or when the document has no other. Windows
- * never hold two documents. num_samples takes windows spread over the whole (suites/spread.h); then, and for tuning, a
- * single document is cut into pieces of about PIECE tokens first, evaluation and tuning taking every other piece, and
- * windows that do not fill up are left out. Lines belong to either by turns.
+ * Each document is cut into windows of max_length tokens that do not overlap, BOS in front of each
+ * (and counted). Every next token is scored; with second_half only those of a window's second half,
+ * as llama.cpp has it. A short last window is kept from LAST_WINDOW tokens on, or when the document
+ * has no other. Windows never hold two documents. num_samples takes windows spread over the whole
+ * (suites/spread.h); then, and for tuning, a single document is cut into pieces of about PIECE
+ * tokens first, evaluation and tuning taking every other piece, and windows that do not fill up are
+ * left out. Lines belong to either by turns.
  */
 #include "suites/build.h"
 #include "base/xmalloc.h"
@@ -15,8 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAST_WINDOW = 256, /* under this attention runs dense anyway */
-       PIECE = 32768 };   /* windows within one piece are of one article or chapter */
+enum {
+    LAST_WINDOW = 256, /* under this attention runs dense anyway */
+    PIECE = 32768
+}; /* windows within one piece are of one article or chapter */
 
 struct document {
     char *label; /* owned */
@@ -68,7 +71,8 @@ static enum status add_document(struct reader *r, const char *label, const char 
 }
 
 /* Windows of [from, end) of a document; whole: a last one may be short. */
-static void cut_windows(struct reader *r, size_t document, size_t from, size_t end, enum spread_side side, bool whole)
+static void cut_windows(
+    struct reader *r, size_t document, size_t from, size_t end, enum spread_side side, bool whole)
 {
     const struct suite_options *o = r->o;
     size_t bos = (size_t)build_bos(o), step = (size_t)o->max_length - bos;
@@ -89,14 +93,16 @@ static enum status cut(struct reader *r, bool in_pieces)
     r->n_windows = 0;
     for (size_t d = 0; d < r->n_documents; d++) {
         const struct document *x = &r->documents[d];
-        size_t pairs = x->n / (2 * PIECE), n_pieces = in_pieces && r->n_documents == 1 ? 2 * (pairs ? pairs : 1) : 1;
+        size_t pairs = x->n / (2 * PIECE),
+               n_pieces = in_pieces && r->n_documents == 1 ? 2 * (pairs ? pairs : 1) : 1;
         for (size_t k = 0; k < n_pieces; k++)
             cut_windows(r, d, x->at + k * x->n / n_pieces, x->at + (k + 1) * x->n / n_pieces,
-                        (d + k) % 2 ? SPREAD_TUNING : SPREAD_EVALUATION, n_pieces == 1);
+                (d + k) % 2 ? SPREAD_TUNING : SPREAD_EVALUATION, n_pieces == 1);
     }
     const int32_t **ids = malloc((r->n_windows + 1) * sizeof *ids);
     int *lengths = malloc((r->n_windows + 1) * sizeof *lengths);
-    enum status st = ids && lengths ? OK : fail(ERR_MEMORY, "no memory for %zu windows", r->n_windows);
+    enum status st =
+        ids && lengths ? OK : fail(ERR_MEMORY, "no memory for %zu windows", r->n_windows);
     for (size_t i = 0; st == OK && i < r->n_windows; i++) {
         ids[i] = r->ids + r->windows[i].at;
         lengths[i] = (int)r->windows[i].n;
@@ -119,9 +125,12 @@ static enum status choose(struct reader *r)
     enum status st = OK;
     if (in_pieces && shared && r->n_documents == 1) { /* then it may as well be cut as a whole */
         st = cut(r, false);
-        for (size_t i = 0; i < r->n_windows; i++) r->units[i].side = i % 2 ? SPREAD_TUNING : SPREAD_EVALUATION;
-        if (st == OK) n = spread_choose(r->units, r->n_windows, &(struct suite_options){.num_samples = o->num_samples,
-                                                                                        .seed = o->seed}, chosen, &shared);
+        for (size_t i = 0; i < r->n_windows; i++)
+            r->units[i].side = i % 2 ? SPREAD_TUNING : SPREAD_EVALUATION;
+        if (st == OK)
+            n = spread_choose(r->units, r->n_windows,
+                &(struct suite_options){.num_samples = o->num_samples, .seed = o->seed}, chosen,
+                &shared);
         shared = true;
     }
     r->set->shared = shared;
@@ -131,7 +140,7 @@ static enum status choose(struct reader *r)
         size_t first = chosen[k];
         while (first > 0 && r->windows[first - 1].document == w->document) first--;
         st = build_sample(o, r->set, r->ids + w->at, w->n,
-                          str_format("%s window %zu", r->documents[w->document].label, chosen[k] - first + 1));
+            str_format("%s window %zu", r->documents[w->document].label, chosen[k] - first + 1));
     }
     free(chosen);
     return st;
@@ -143,8 +152,9 @@ static enum status read_whole(struct reader *r, const struct text_file *file)
     TRY(add_document(r, path_base(path), file->text, file->len));
     if (r->set->n_skipped)
         return fail(ERR_FORMAT,
-                    "%s: has %zu tokens (begin-of-text included), at least %d are needed; give a longer text",
-                    path, r->longest, r->o->min_length);
+            "%s: has %zu tokens (begin-of-text included), at least %d are needed; give a longer "
+            "text",
+            path, r->longest, r->o->min_length);
     return OK;
 }
 
@@ -164,8 +174,9 @@ static enum status read_lines(struct reader *r, struct jsonl *in)
     }
     if (n_lines == 0) return fail(ERR_FORMAT, "%s: has no lines", path);
     if (r->n_documents > 0) return OK;
-    return fail(ERR_FORMAT, "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts", path,
-                n_lines, r->o->min_length, r->longest);
+    return fail(ERR_FORMAT,
+        "%s: none of its %d documents reaches %d tokens, the longest has %zu; give longer texts",
+        path, n_lines, r->o->min_length, r->longest);
 }
 
 static void reader_clear(struct reader *r)

@@ -10,13 +10,17 @@ static const struct known_start {
 } known_starts[] = {
     {"\x1f\x8b", 2, "compressed by gzip", "unpack it with `gunzip`"},
     {"\x28\xb5\x2f\xfd", 4, "compressed by zstd", "unpack it with `unzstd`"},
-    {"\xfd" "7zXZ", 5, "compressed by xz", "unpack it with `unxz`"},
+    {"\xfd"
+     "7zXZ",
+        5, "compressed by xz", "unpack it with `unxz`"},
     {"BZh", 3, "compressed by bzip2", "unpack it with `bunzip2`"},
     {"\x04\x22\x4d\x18", 4, "compressed by lz4", "unpack it with `unlz4`"},
     {"PK\x03\x04", 4, "a zip archive", "unpack it with `unzip`"},
     {"7z\xbc\xaf\x27\x1c", 6, "a 7z archive", "unpack it with `7z x`"},
-    {"PAR1", 4, "a Parquet table", "write its texts as JSON lines, with pandas: to_json(orient=\"records\", lines=True)"},
-    {"ARROW1", 6, "an Arrow table", "write its texts as JSON lines, with pandas: to_json(orient=\"records\", lines=True)"},
+    {"PAR1", 4, "a Parquet table",
+        "write its texts as JSON lines, with pandas: to_json(orient=\"records\", lines=True)"},
+    {"ARROW1", 6, "an Arrow table",
+        "write its texts as JSON lines, with pandas: to_json(orient=\"records\", lines=True)"},
     {"%PDF-", 5, "a PDF document", "take its text out with `pdftotext`"},
     {"GGUF", 4, "a model in GGUF", "name a text"},
     {"SQLite format 3", 16, "an SQLite database", "name a text"},
@@ -26,7 +30,8 @@ static const struct known_start {
     {"\xfe\xff", 2, "UTF-16", "convert it with `iconv -f UTF-16 -t UTF-8`"},
 };
 
-/* Letters of the Latin alphabet in UTF-16 without a mark: every other byte is zero. 0: no; 'L', 'B': which end is first. */
+/* Letters of the Latin alphabet in UTF-16 without a mark: every other byte is zero. 0: no; 'L',
+ * 'B': which end is first. */
 static char looks_like_utf16(const char *s, size_t n)
 {
     size_t zeros[2] = {0, 0}, pairs = (n < 4096 ? n : 4096) / 2;
@@ -40,22 +45,27 @@ static enum status text_check(const char *s, size_t n, const char *path)
     for (size_t i = 0; i < sizeof known_starts / sizeof *known_starts; i++) {
         const struct known_start *k = &known_starts[i];
         if (n < k->n || memcmp(s, k->bytes, k->n) != 0) continue;
-        return fail(ERR_FORMAT, "%s: is %s, expected a text in UTF-8; %s", path, k->what, k->remedy);
+        return fail(
+            ERR_FORMAT, "%s: is %s, expected a text in UTF-8; %s", path, k->what, k->remedy);
     }
     const char *zero = n ? memchr(s, 0, n) : NULL;
     if (!zero) return OK;
     char end = looks_like_utf16(s, n);
     if (end)
-        return fail(ERR_FORMAT, "%s: is UTF-16, expected a text in UTF-8; convert it with `iconv -f UTF-16%cE -t UTF-8`", path, end);
+        return fail(ERR_FORMAT,
+            "%s: is UTF-16, expected a text in UTF-8; convert it with `iconv -f UTF-16%cE -t "
+            "UTF-8`",
+            path, end);
     long line = 1, column = 1;
     for (const char *p = s; p < zero; p++) {
         column = *p == '\n' ? 1 : column + 1;
         line += *p == '\n';
     }
     return fail(ERR_FORMAT,
-                "%s: line %ld, column %ld: a zero character, so this is a binary file or a damaged text; name a text in UTF-8, or "
-                "remove it with `tr -d '\\000'`",
-                path, line, column);
+        "%s: line %ld, column %ld: a zero character, so this is a binary file or a damaged text; "
+        "name a text in UTF-8, or "
+        "remove it with `tr -d '\\000'`",
+        path, line, column);
 }
 
 enum status text_file_open(struct text_file *t, const char *path)

@@ -1,7 +1,9 @@
-/* A text as people have it: a file, a pipe or /dev/stdin, read whole and looked at before it is believed.
+/* A text as people have it: a file, a pipe or /dev/stdin, read whole and looked at before it is
+ * believed.
  *
- * Refused, with what to do about it: compressed files, archives and tables by their first bytes, UTF-16 and UTF-32, and
- * whatever holds a zero byte. A byte order mark of UTF-8 is no part of the text.
+ * Refused, with what to do about it: compressed files, archives and tables by their first bytes,
+ * UTF-16 and UTF-32, and whatever holds a zero byte. A byte order mark of UTF-8 is no part of the
+ * text.
  */
 #ifndef SG_SUITES_TEXT_FILE_H
 #define SG_SUITES_TEXT_FILE_H

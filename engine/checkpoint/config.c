@@ -16,7 +16,8 @@ static const cJSON *field(const cJSON *object, const char *name)
     return node && cJSON_IsNull(node) ? NULL : node;
 }
 
-static enum status get_int(struct json_in in, const char *name, bool required, int lo, int hi, int *out)
+static enum status get_int(
+    struct json_in in, const char *name, bool required, int lo, int hi, int *out)
 {
     int64_t value = *out;
     TRY(json_get_int(in, name, required, lo, hi, &value));
@@ -30,35 +31,36 @@ static enum status find_family(struct llama_config *c, struct json_in in)
     TRY(json_get_string(in, "model_type", false, &model_type));
     c->family = llama_family_find(model_type, NULL);
     if (model_type && !c->family)
-        return fail(ERR_UNSUPPORTED, "%s: field model_type: found \"%s\"; supported are %s", in.file, model_type,
-                    llama_family_names());
+        return fail(ERR_UNSUPPORTED, "%s: field model_type: found \"%s\"; supported are %s",
+            in.file, model_type, llama_family_names());
 
     const cJSON *list = field(in.node, "architectures");
     if (list && !cJSON_IsArray(list))
-        return fail(ERR_FORMAT, "%s: field architectures: found %s, expected an array of names", in.file,
-                    json_kind(list));
+        return fail(ERR_FORMAT, "%s: field architectures: found %s, expected an array of names",
+            in.file, json_kind(list));
     bool found = false;
     const cJSON *item;
-    cJSON_ArrayForEach (item, list) {
+    cJSON_ArrayForEach(item, list)
+    {
         if (!cJSON_IsString(item))
             return fail(ERR_FORMAT, "%s: field architectures: found %s, expected names", in.file,
-                        json_kind(item));
+                json_kind(item));
         const struct llama_family *named = llama_family_find(NULL, item->valuestring);
         if (named && !c->family) c->family = named;
-        if (named && named == c->family)
-            found = true;
-        else
-            other = item->valuestring;
+        if (named && named == c->family) found = true;
+        else other = item->valuestring;
     }
     if (other && !found)
-        return fail(ERR_UNSUPPORTED, "%s: field architectures: found \"%s\"; supported is %s of model_type \"%s\", and of "
-                                     "model types %s", in.file, other, c->family ? c->family->architecture : "none",
-                    c->family ? c->family->model_type : "", llama_family_names());
+        return fail(ERR_UNSUPPORTED,
+            "%s: field architectures: found \"%s\"; supported is %s of model_type \"%s\", and of "
+            "model types %s",
+            in.file, other, c->family ? c->family->architecture : "none",
+            c->family ? c->family->model_type : "", llama_family_names());
     if (!c->family)
         return fail(ERR_FORMAT,
-                    "%s: neither model_type nor architectures is there, so this is not the config.json "
-                    "of a model; supported are %s",
-                    in.file, llama_family_names());
+            "%s: neither model_type nor architectures is there, so this is not the config.json "
+            "of a model; supported are %s",
+            in.file, llama_family_names());
     return OK;
 }
 
@@ -69,15 +71,15 @@ static enum status check_refused(struct json_in in)
     if (quantised) {
         const cJSON *method = cJSON_GetObjectItemCaseSensitive(quantised, "quant_method");
         return fail(ERR_UNSUPPORTED,
-                    "%s: field quantization_config: found a model quantised by %s; weights in F32, "
-                    "F16 or BF16 are supported, use the unquantised checkpoint",
-                    in.file, cJSON_IsString(method) ? method->valuestring : "an unnamed method");
+            "%s: field quantization_config: found a model quantised by %s; weights in F32, "
+            "F16 or BF16 are supported, use the unquantised checkpoint",
+            in.file, cJSON_IsString(method) ? method->valuestring : "an unnamed method");
     }
     const char *act = "silu";
     TRY(json_get_string(in, "hidden_act", false, &act));
     if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-        return fail(ERR_UNSUPPORTED, "%s: field hidden_act: found \"%s\", supported is \"silu\"", in.file,
-                    act);
+        return fail(ERR_UNSUPPORTED, "%s: field hidden_act: found \"%s\", supported is \"silu\"",
+            in.file, act);
     return OK;
 }
 
@@ -97,43 +99,52 @@ static enum status parse_dtype(struct llama_config *c, struct json_in in)
         c->has_dtype = true;
         c->dtype = known[i].dtype;
     }
-    return OK; /* any other name says nothing about the tensors, whose own types are checked one by one */
+    /* any other name says nothing about the tensors, whose own types are checked one by one */
+    return OK;
 }
 
 const char *rope_type_name(enum rope_type t)
 {
-    static const char *const names[N_ROPE_TYPES] = {"default", "linear", "dynamic", "llama3", "yarn", "longrope"};
+    static const char *const names[N_ROPE_TYPES] = {
+        "default", "linear", "dynamic", "llama3", "yarn", "longrope"};
     return names[t];
 }
 
-/* Everything in a rope object is understood or refused: a parameter of another form, an object by layer type, a factor whose
- * type is not said. `name` is the type, "default" when none is said. */
+/* Everything in a rope object is understood or refused: a parameter of another form, an object by
+ * layer type, a factor whose type is not said. `name` is the type, "default" when none is said. */
 static enum status check_rope_keys(struct json_in in, const char *name)
 {
-    static const char *const any = " type rope_type rope_theta partial_rotary_factor original_max_position_embeddings finetuned ";
+    static const char *const any = " type rope_type rope_theta partial_rotary_factor "
+                                   "original_max_position_embeddings finetuned ";
     static const char *const scaled[N_ROPE_TYPES] = {
         [ROPE_DEFAULT] = "",
         [ROPE_LINEAR] = " factor ",
         [ROPE_DYNAMIC] = " factor ",
         [ROPE_LLAMA3] = " factor low_freq_factor high_freq_factor ",
-        [ROPE_YARN] = " factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate ",
+        [ROPE_YARN] =
+            " factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate ",
         [ROPE_LONGROPE] = " factor attention_factor short_factor long_factor ",
     };
     int type = ROPE_DEFAULT;
     while (type < N_ROPE_TYPES && strcmp(name, rope_type_name((enum rope_type)type)) != 0) type++;
     if (type == N_ROPE_TYPES) return OK; /* refused by its name */
     const cJSON *item;
-    cJSON_ArrayForEach (item, in.node) {
-        bool known = cJSON_IsNull(item) || llama_word_in(any, item->string) || llama_word_in(scaled[type], item->string);
+    cJSON_ArrayForEach(item, in.node)
+    {
+        bool known = cJSON_IsNull(item) || llama_word_in(any, item->string) ||
+            llama_word_in(scaled[type], item->string);
         known |= cJSON_IsNumber(item) && item->valuedouble == 1; /* a factor of 1 scales nothing */
         if (known) continue;
         if (cJSON_IsObject(item))
-            return fail(ERR_UNSUPPORTED, "%s: field %s.%s: found parameters by layer type, supported is one rope for all layers",
-                        in.file, in.path, item->string);
+            return fail(ERR_UNSUPPORTED,
+                "%s: field %s.%s: found parameters by layer type, supported is one rope for all "
+                "layers",
+                in.file, in.path, item->string);
         bool said = field(in.node, "type") || field(in.node, "rope_type");
-        return fail(ERR_UNSUPPORTED, "%s: field %s.%s: goes with no rope of the type \"%s\"%s; %s", in.file, in.path, item->string,
-                    name, said ? "" : ", and no other is said",
-                    said ? "remove it if the model was not trained with it" : "say rope_type, or remove it");
+        return fail(ERR_UNSUPPORTED, "%s: field %s.%s: goes with no rope of the type \"%s\"%s; %s",
+            in.file, in.path, item->string, name, said ? "" : ", and no other is said",
+            said ? "remove it if the model was not trained with it"
+                 : "say rope_type, or remove it");
     }
     return OK;
 }
@@ -150,9 +161,9 @@ static enum status parse_rope_type(struct rope_config *r, struct json_in in)
         return OK;
     }
     return fail(ERR_UNSUPPORTED,
-                "%s: field %s.rope_type: found \"%s\"; supported are default, linear, dynamic, llama3, "
-                "yarn and longrope",
-                in.file, in.path, name);
+        "%s: field %s.rope_type: found \"%s\"; supported are default, linear, dynamic, llama3, "
+        "yarn and longrope",
+        in.file, in.path, name);
 }
 
 static enum status parse_llama3(struct rope_config *r, struct json_in in)
@@ -161,13 +172,17 @@ static enum status parse_llama3(struct rope_config *r, struct json_in in)
     TRY(json_get_double(in, "high_freq_factor", true, 1e-3, 1e6, &r->high_freq_factor));
     if (r->high_freq_factor <= r->low_freq_factor)
         return fail(ERR_FORMAT,
-                    "%s: field %s.high_freq_factor: found %g, expected more than low_freq_factor %g", in.file,
-                    in.path, r->high_freq_factor, r->low_freq_factor);
+            "%s: field %s.high_freq_factor: found %g, expected more than low_freq_factor %g",
+            in.file, in.path, r->high_freq_factor, r->low_freq_factor);
     return OK;
 }
 
-/* YaRN (arXiv 2309.00071): what stands on cos and sin grows with the logarithm of the factor, unless it is said. */
-static double yarn_scale(double factor, double mscale) { return factor <= 1 ? 1 : .1 * mscale * log(factor) + 1; }
+/* YaRN (arXiv 2309.00071): what stands on cos and sin grows with the logarithm of the factor,
+ * unless it is said. */
+static double yarn_scale(double factor, double mscale)
+{
+    return factor <= 1 ? 1 : .1 * mscale * log(factor) + 1;
+}
 
 static enum status parse_yarn(struct rope_config *r, struct json_in in)
 {
@@ -177,8 +192,9 @@ static enum status parse_yarn(struct rope_config *r, struct json_in in)
     r->truncate = true;
     TRY(json_get_double(in, "mscale", false, 0, 1e3, &mscale));
     TRY(json_get_double(in, "mscale_all_dim", false, 0, 1e3, &all_dim));
-    r->attention_factor = mscale != 0 && all_dim != 0 ? yarn_scale(r->factor, mscale) / yarn_scale(r->factor, all_dim)
-                                                      : yarn_scale(r->factor, 1);
+    r->attention_factor = mscale != 0 && all_dim != 0
+        ? yarn_scale(r->factor, mscale) / yarn_scale(r->factor, all_dim)
+        : yarn_scale(r->factor, 1);
     TRY(json_get_double(in, "attention_factor", false, 1e-3, 1e3, &r->attention_factor));
     TRY(json_get_double(in, "beta_fast", false, 1e-3, 1e6, &r->beta_fast));
     TRY(json_get_double(in, "beta_slow", false, 1e-3, 1e6, &r->beta_slow));
@@ -189,53 +205,63 @@ static enum status parse_factors(struct json_in in, const char *name, int n, flo
 {
     const cJSON *list = field(in.node, name), *item;
     if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != n)
-        return fail(ERR_FORMAT, "%s: field %s.%s: found %s of %d, expected an array of head_dim / 2 = %d numbers", in.file, in.path,
-                    name, list ? json_kind(list) : "nothing", cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 0, n);
-    cJSON_ArrayForEach (item, list) {
+        return fail(ERR_FORMAT,
+            "%s: field %s.%s: found %s of %d, expected an array of head_dim / 2 = %d numbers",
+            in.file, in.path, name, list ? json_kind(list) : "nothing",
+            cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 0, n);
+    cJSON_ArrayForEach(item, list)
+    {
         if (!cJSON_IsNumber(item) || !(item->valuedouble > 0 && item->valuedouble < 1e9))
-            return fail(ERR_FORMAT, "%s: field %s.%s: expected positive numbers", in.file, in.path, name);
+            return fail(
+                ERR_FORMAT, "%s: field %s.%s: expected positive numbers", in.file, in.path, name);
         *out++ = (float)item->valuedouble;
     }
     return OK;
 }
 
-/* LongRoPE (arXiv 2402.13753): a divisor for each frequency, one set up to the pretraining's length and one beyond. */
-static enum status parse_longrope(const struct llama_config *c, struct rope_config *r, struct json_in in)
+/* LongRoPE (arXiv 2402.13753): a divisor for each frequency, one set up to the pretraining's length
+ * and one beyond. */
+static enum status parse_longrope(
+    const struct llama_config *c, struct rope_config *r, struct json_in in)
 {
-    r->attention_factor = r->factor <= 1 ? 1 : sqrt(1 + log(r->factor) / log((double)r->original_max_position));
+    r->attention_factor =
+        r->factor <= 1 ? 1 : sqrt(1 + log(r->factor) / log((double)r->original_max_position));
     TRY(json_get_double(in, "attention_factor", false, 1e-3, 1e3, &r->attention_factor));
     TRY(parse_factors(in, "short_factor", c->head_dim / 2, r->short_factor));
     return parse_factors(in, "long_factor", c->head_dim / 2, r->long_factor);
 }
 
-static enum status parse_rope_parameters(struct llama_config *c, struct json_in top, struct json_in in)
+static enum status parse_rope_parameters(
+    struct llama_config *c, struct json_in top, struct json_in in)
 {
     struct rope_config *r = &c->rope;
     if (!cJSON_IsObject(in.node))
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object or null", in.file, in.path,
-                    json_kind(in.node));
+        return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object or null", in.file,
+            in.path, json_kind(in.node));
     TRY(parse_rope_type(r, in));
     double partial = 1;
     TRY(json_get_double(in, "partial_rotary_factor", false, 0, 1, &partial));
     if (partial != 1)
         return fail(ERR_UNSUPPORTED,
-                    "%s: field %s.partial_rotary_factor: found %g, supported is 1 (all of a head "
-                    "turns)",
-                    in.file, in.path, partial);
+            "%s: field %s.partial_rotary_factor: found %g, supported is 1 (all of a head "
+            "turns)",
+            in.file, in.path, partial);
     if (r->type == ROPE_DEFAULT) return OK;
     r->original_max_position = c->max_position;
     if (r->type >= ROPE_LLAMA3) {
-        TRY(get_int(in, "original_max_position_embeddings", false, 2, 1 << 30, &r->original_max_position));
-        TRY(get_int(top, "original_max_position_embeddings", false, 2, 1 << 30, &r->original_max_position));
+        TRY(get_int(
+            in, "original_max_position_embeddings", false, 2, 1 << 30, &r->original_max_position));
+        TRY(get_int(
+            top, "original_max_position_embeddings", false, 2, 1 << 30, &r->original_max_position));
     }
     if (r->type == ROPE_YARN || r->type == ROPE_LONGROPE)
         r->factor = (double)c->max_position / r->original_max_position; /* unless it is said */
     TRY(json_get_double(in, "factor", r->type <= ROPE_LLAMA3, 1e-3, 1e6, &r->factor));
     if (r->type == ROPE_DYNAMIC && c->head_dim < 4)
         return fail(ERR_UNSUPPORTED,
-                    "%s: field %s.rope_type: dynamic scaling needs a head_dim of at least 4, "
-                    "found %d",
-                    in.file, in.path, c->head_dim);
+            "%s: field %s.rope_type: dynamic scaling needs a head_dim of at least 4, "
+            "found %d",
+            in.file, in.path, c->head_dim);
     if (r->type < ROPE_LLAMA3) r->original_max_position = 0;
     if (r->type == ROPE_LLAMA3) return parse_llama3(r, in);
     if (r->type == ROPE_YARN) return parse_yarn(r, in);
@@ -245,24 +271,26 @@ static enum status parse_rope_parameters(struct llama_config *c, struct json_in 
 
 static enum status differ(const char *file, const char *a, double x, const char *b, double y)
 {
-    return fail(ERR_FORMAT, "%s: field %s: found %.10g beside %.10g in %s, expected one value; remove the wrong one", file, a, x, y,
-                b);
+    return fail(ERR_FORMAT,
+        "%s: field %s: found %.10g beside %.10g in %s, expected one value; remove the wrong one",
+        file, a, x, y, b);
 }
 
 /* The base frequency stands in up to three places, which must agree. */
 static enum status parse_theta(struct llama_config *c, struct json_in in)
 {
-    static const char *const names[] = {"rope_theta", "rope_scaling.rope_theta", "rope_parameters.rope_theta"};
-    const struct json_in places[] = {in,
-                                     {field(in.node, "rope_scaling"), in.file, "rope_scaling"},
-                                     {field(in.node, "rope_parameters"), in.file, "rope_parameters"}};
+    static const char *const names[] = {
+        "rope_theta", "rope_scaling.rope_theta", "rope_parameters.rope_theta"};
+    const struct json_in places[] = {in, {field(in.node, "rope_scaling"), in.file, "rope_scaling"},
+        {field(in.node, "rope_parameters"), in.file, "rope_parameters"}};
     int from = -1;
     for (int i = 0; i < 3; i++) {
         double theta = NAN;
         if (!cJSON_IsObject(places[i].node)) continue;
         TRY(json_get_double(places[i], "rope_theta", false, 1, 1e12, &theta));
         if (isnan(theta)) continue;
-        if (from >= 0 && theta != c->rope.theta) return differ(in.file, names[from], c->rope.theta, names[i], theta);
+        if (from >= 0 && theta != c->rope.theta)
+            return differ(in.file, names[from], c->rope.theta, names[i], theta);
         c->rope.theta = theta;
         if (from < 0) from = i;
     }
@@ -271,7 +299,8 @@ static enum status parse_theta(struct llama_config *c, struct json_in in)
 
 static enum status parse_rope(struct llama_config *c, struct json_in in)
 {
-    c->rope = (struct rope_config){.type = ROPE_DEFAULT, .theta = c->family->theta, .factor = 1, .attention_factor = 1};
+    c->rope = (struct rope_config){
+        .type = ROPE_DEFAULT, .theta = c->family->theta, .factor = 1, .attention_factor = 1};
     TRY(parse_theta(c, in));
     static const char *const keys[] = {"rope_scaling", "rope_parameters"};
     struct rope_config found[2];
@@ -288,24 +317,31 @@ static enum status parse_rope(struct llama_config *c, struct json_in in)
     const struct rope_config *a = &found[0], *b = &found[1];
     if (a->type != b->type)
         return fail(ERR_FORMAT,
-                    "%s: field rope_scaling.rope_type: found \"%s\" beside \"%s\" in rope_parameters.rope_type, expected the "
-                    "same; remove the wrong one",
-                    in.file, rope_type_name(a->type), rope_type_name(b->type));
-    if (a->factor != b->factor) return differ(in.file, "rope_scaling.factor", a->factor, "rope_parameters.factor", b->factor);
+            "%s: field rope_scaling.rope_type: found \"%s\" beside \"%s\" in "
+            "rope_parameters.rope_type, expected the "
+            "same; remove the wrong one",
+            in.file, rope_type_name(a->type), rope_type_name(b->type));
+    if (a->factor != b->factor)
+        return differ(
+            in.file, "rope_scaling.factor", a->factor, "rope_parameters.factor", b->factor);
     if (a->low_freq_factor != b->low_freq_factor)
-        return differ(in.file, "rope_scaling.low_freq_factor", a->low_freq_factor, "rope_parameters.low_freq_factor",
-                      b->low_freq_factor);
+        return differ(in.file, "rope_scaling.low_freq_factor", a->low_freq_factor,
+            "rope_parameters.low_freq_factor", b->low_freq_factor);
     if (a->high_freq_factor != b->high_freq_factor)
-        return differ(in.file, "rope_scaling.high_freq_factor", a->high_freq_factor, "rope_parameters.high_freq_factor",
-                      b->high_freq_factor);
+        return differ(in.file, "rope_scaling.high_freq_factor", a->high_freq_factor,
+            "rope_parameters.high_freq_factor", b->high_freq_factor);
     if (a->original_max_position != b->original_max_position)
-        return differ(in.file, "rope_scaling.original_max_position_embeddings", a->original_max_position,
-                      "rope_parameters.original_max_position_embeddings", b->original_max_position);
+        return differ(in.file, "rope_scaling.original_max_position_embeddings",
+            a->original_max_position, "rope_parameters.original_max_position_embeddings",
+            b->original_max_position);
     if (a->attention_factor != b->attention_factor)
-        return differ(in.file, "rope_scaling's attention factor", a->attention_factor, "rope_parameters'", b->attention_factor);
+        return differ(in.file, "rope_scaling's attention factor", a->attention_factor,
+            "rope_parameters'", b->attention_factor);
     if (memcmp(a, b, sizeof *a) != 0)
-        return fail(ERR_FORMAT, "%s: field rope_scaling: differs from rope_parameters, expected the same; remove the wrong one",
-                    in.file);
+        return fail(ERR_FORMAT,
+            "%s: field rope_scaling: differs from rope_parameters, expected the same; remove the "
+            "wrong one",
+            in.file);
     return OK;
 }
 
@@ -321,23 +357,23 @@ static enum status parse_sizes(struct llama_config *c, struct json_in in)
     TRY(get_int(in, "num_key_value_heads", false, 1, 4096, &c->n_kv_heads));
     if (c->n_heads % c->n_kv_heads != 0)
         return fail(ERR_FORMAT,
-                    "%s: field num_key_value_heads: found %d, expected a divisor of "
-                    "num_attention_heads %d",
-                    in.file, c->n_kv_heads, c->n_heads);
+            "%s: field num_key_value_heads: found %d, expected a divisor of "
+            "num_attention_heads %d",
+            in.file, c->n_kv_heads, c->n_heads);
     c->head_dim = c->family->head_dim;
     if (!field(in.node, "head_dim") && !c->head_dim) {
         if (c->hidden_size % c->n_heads != 0)
             return fail(ERR_FORMAT,
-                        "%s: field hidden_size: found %d, expected a multiple of num_attention_heads %d "
-                        "since there is no head_dim",
-                        in.file, c->hidden_size, c->n_heads);
+                "%s: field hidden_size: found %d, expected a multiple of num_attention_heads %d "
+                "since there is no head_dim",
+                in.file, c->hidden_size, c->n_heads);
         c->head_dim = c->hidden_size / c->n_heads;
     }
     TRY(get_int(in, "head_dim", false, 2, LLAMA_MAX_HEAD_DIM, &c->head_dim));
     if (c->head_dim % 2 != 0 || c->head_dim < 2 || c->head_dim > LLAMA_MAX_HEAD_DIM)
         return fail(ERR_UNSUPPORTED,
-                    "%s: field head_dim: found %d, supported are even numbers from 2 to 1024", in.file,
-                    c->head_dim);
+            "%s: field head_dim: found %d, supported are even numbers from 2 to 1024", in.file,
+            c->head_dim);
     TRY(get_int(in, "vocab_size", true, 1, 1 << 24, &c->vocab_size));
     c->max_position = c->family->max_position;
     return get_int(in, "max_position_embeddings", false, 1, 1 << 30, &c->max_position);
@@ -349,16 +385,18 @@ static enum status parse_eos(struct llama_config *c, struct json_in in)
     if (!node) return OK;
     int ids[LLAMA_MAX_EOS], n = 0;
     bool is_list = cJSON_IsArray(node);
-    for (const cJSON *item = is_list ? node->child : node; item; item = is_list ? item->next : NULL) {
+    for (const cJSON *item = is_list ? node->child : node; item;
+         item = is_list ? item->next : NULL) {
         if (cJSON_IsNull(item)) continue;
         double id = cJSON_IsNumber(item) ? item->valuedouble : NAN;
         if (!(id >= -1 && id <= INT32_MAX && id == floor(id)))
-            return fail(ERR_FORMAT, "%s: field eos_token_id: found %s, expected a token id or a list of them",
-                        in.file, cJSON_IsNumber(item) ? "a number that is none" : json_kind(item));
+            return fail(ERR_FORMAT,
+                "%s: field eos_token_id: found %s, expected a token id or a list of them", in.file,
+                cJSON_IsNumber(item) ? "a number that is none" : json_kind(item));
         if (id < 0) continue;
         if (n == LLAMA_MAX_EOS)
             return fail(ERR_UNSUPPORTED, "%s: field eos_token_id: found more than %d ids", in.file,
-                        LLAMA_MAX_EOS);
+                LLAMA_MAX_EOS);
         ids[n++] = (int)id;
     }
     c->n_eos = n;
@@ -397,11 +435,13 @@ static enum status parse_object(struct llama_config *c, struct json_in in)
     c->qk_norm = c->family->qk_norm;
     if (c->family->layers) TRY(c->family->layers(c, in));
     TRY(parse_dtype(c, in));
-    /* pretraining_tp only splits the same products into slices and adds them up: nothing to follow. */
+    /* pretraining_tp only splits the same products into slices and adds them up: nothing to follow.
+     */
     return parse_special_ids(c, in);
 }
 
-enum status llama_config_parse(struct llama_config *c, const char *file, const char *text, size_t len)
+enum status llama_config_parse(
+    struct llama_config *c, const char *file, const char *text, size_t len)
 {
     *c = (struct llama_config){0};
     cJSON *root;
@@ -411,16 +451,15 @@ enum status llama_config_parse(struct llama_config *c, const char *file, const c
     return st;
 }
 
-enum status llama_generation_config_parse(struct llama_config *c, const char *file, const char *text,
-                                          size_t len)
+enum status llama_generation_config_parse(
+    struct llama_config *c, const char *file, const char *text, size_t len)
 {
     cJSON *root;
     TRY(json_parse_foreign(&root, file, 1, text, len));
     enum status st;
     if (!cJSON_IsObject(root))
         st = fail(ERR_FORMAT, "%s: found %s, expected an object", file, json_kind(root));
-    else
-        st = parse_eos(c, (struct json_in){root, file, ""});
+    else st = parse_eos(c, (struct json_in){root, file, ""});
     cJSON_Delete(root);
     return st;
 }
@@ -444,7 +483,8 @@ enum status llama_config_read(struct llama_config *c, const char *dir)
     *c = (struct llama_config){0};
     char *path = path_join(dir, "config.json");
     struct str text = {0};
-    enum status st = file_exists(path) ? file_read(&text, path) : checkpoint_explain(dir, "config.json");
+    enum status st =
+        file_exists(path) ? file_read(&text, path) : checkpoint_explain(dir, "config.json");
     if (st == OK) st = llama_config_parse(c, path, str_get(&text), text.len);
     if (st == OK) st = read_generation_config(c, dir);
     str_clear(&text);
@@ -468,7 +508,8 @@ long long llama_config_parameters(const struct llama_config *c)
     if (c->o_bias) layer += h;
     if (c->qk_norm) layer += 2 * c->head_dim;
     if (c->mlp_bias) layer += 2 * f + h;
-    return layer * c->n_layers + h + (long long)c->vocab_size * h * (c->tie_word_embeddings ? 1 : 2);
+    return layer * c->n_layers + h +
+        (long long)c->vocab_size * h * (c->tie_word_embeddings ? 1 : 2);
 }
 
 static void add_rope(cJSON *root, const struct rope_config *r, int half)
@@ -522,16 +563,12 @@ enum status llama_config_write(const struct llama_config *c, const char *path)
     cJSON_AddBoolToObject(root, "mlp_bias", c->mlp_bias);
     static const char *const dtypes[] = {"float32", "float16", "bfloat16"};
     if (c->has_dtype) cJSON_AddStringToObject(root, "torch_dtype", dtypes[c->dtype]);
-    if (c->bos_id >= 0)
-        cJSON_AddNumberToObject(root, "bos_token_id", c->bos_id);
-    else
-        cJSON_AddNullToObject(root, "bos_token_id");
-    if (c->n_eos == 1)
-        cJSON_AddNumberToObject(root, "eos_token_id", c->eos_ids[0]);
+    if (c->bos_id >= 0) cJSON_AddNumberToObject(root, "bos_token_id", c->bos_id);
+    else cJSON_AddNullToObject(root, "bos_token_id");
+    if (c->n_eos == 1) cJSON_AddNumberToObject(root, "eos_token_id", c->eos_ids[0]);
     else if (c->n_eos > 1)
         cJSON_AddItemToObject(root, "eos_token_id", cJSON_CreateIntArray(c->eos_ids, c->n_eos));
-    else
-        cJSON_AddNullToObject(root, "eos_token_id");
+    else cJSON_AddNullToObject(root, "eos_token_id");
     enum status st = json_write_file(path, root);
     cJSON_Delete(root);
     return st;

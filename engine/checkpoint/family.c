@@ -33,15 +33,20 @@ static enum status family_layer_types(struct llama_config *c, struct json_in in,
     *told = list != NULL;
     if (!list) return OK;
     if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != c->n_layers)
-        return fail(ERR_FORMAT, "%s: field layer_types: found %s of %d, expected an array of num_hidden_layers %d names", in.file,
-                    json_kind(list), cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 1, c->n_layers);
-    cJSON_ArrayForEach (item, list) {
+        return fail(ERR_FORMAT,
+            "%s: field layer_types: found %s of %d, expected an array of num_hidden_layers %d "
+            "names",
+            in.file, json_kind(list), cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 1,
+            c->n_layers);
+    cJSON_ArrayForEach(item, list)
+    {
         const char *kind = cJSON_IsString(item) ? item->valuestring : json_kind(item);
-        if (strcmp(kind, "sliding_attention") == 0)
-            llama_set_windowed(c, n);
+        if (strcmp(kind, "sliding_attention") == 0) llama_set_windowed(c, n);
         else if (strcmp(kind, "full_attention") != 0)
-            return fail(ERR_UNSUPPORTED, "%s: field layer_types[%d]: found \"%s\", supported are full_attention and "
-                                         "sliding_attention", in.file, n, kind);
+            return fail(ERR_UNSUPPORTED,
+                "%s: field layer_types[%d]: found \"%s\", supported are full_attention and "
+                "sliding_attention",
+                in.file, n, kind);
         n++;
     }
     return OK;
@@ -77,8 +82,8 @@ static enum status windowed_late(struct llama_config *c, struct json_in in)
     return OK;
 }
 
-/* Every no_rope_layer_interval-th layer is not rotated, or those where no_rope_layers holds a 0; a window, when there is
- * one, is on these. */
+/* Every no_rope_layer_interval-th layer is not rotated, or those where no_rope_layers holds a 0; a
+ * window, when there is one, is on these. */
 static enum status some_unturned(struct llama_config *c, struct json_in in)
 {
     int interval = 4, n = 0;
@@ -86,13 +91,17 @@ static enum status some_unturned(struct llama_config *c, struct json_in in)
     TRY(family_int(in, "no_rope_layer_interval", 1, 1 << 20, &interval));
     const cJSON *list = family_field(in, "no_rope_layers"), *item;
     if (list && (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != c->n_layers))
-        return fail(ERR_FORMAT, "%s: field no_rope_layers: found %s, expected an array of num_hidden_layers %d numbers, 0 or 1",
-                    in.file, json_kind(list), c->n_layers);
+        return fail(ERR_FORMAT,
+            "%s: field no_rope_layers: found %s, expected an array of num_hidden_layers %d "
+            "numbers, 0 or 1",
+            in.file, json_kind(list), c->n_layers);
     for (int l = 0; l < c->n_layers && !list; l++)
         if ((l + 1) % interval == 0) llama_set_unturned(c, l);
-    cJSON_ArrayForEach (item, list) {
+    cJSON_ArrayForEach(item, list)
+    {
         if (!cJSON_IsNumber(item) || (item->valuedouble != 0 && item->valuedouble != 1))
-            return fail(ERR_FORMAT, "%s: field no_rope_layers[%d]: expected 0 (not rotated) or 1", in.file, n);
+            return fail(ERR_FORMAT, "%s: field no_rope_layers[%d]: expected 0 (not rotated) or 1",
+                in.file, n);
         if (item->valuedouble == 0) llama_set_unturned(c, n);
         n++;
     }
@@ -132,10 +141,14 @@ const struct llama_family *llama_family_find(const char *model_type, const char 
 {
     for (int i = 0; i < N_FAMILIES; i++) {
         if (model_type && strcmp(model_type, families[i].model_type) == 0) return &families[i];
-        if (architecture && strcmp(architecture, families[i].architecture) == 0) return &families[i];
+        if (architecture && strcmp(architecture, families[i].architecture) == 0)
+            return &families[i];
     }
     if (architecture && strcmp(architecture, "LLaMAForCausalLM") == 0) return &families[0];
     return NULL;
 }
 
-const char *llama_family_names(void) { return "llama, mistral, ministral, qwen2, qwen3 and smollm3"; }
+const char *llama_family_names(void)
+{
+    return "llama, mistral, ministral, qwen2, qwen3 and smollm3";
+}

@@ -1,8 +1,9 @@
 /* LLaMA and its kin: one row for each family of checkpoints, which says by how much it differs.
  *
- * A family is the same decoder (RMSNorm, rotary grouped-query attention, SwiGLU) with other biases, norms inside of attention, a
- * window on some layers or no rotation on others. Rows follow the configuration classes and model files of transformers 5,
- * which is also where the values for keys left out come from.
+ * A family is the same decoder (RMSNorm, rotary grouped-query attention, SwiGLU) with other biases,
+ * norms inside of attention, a window on some layers or no rotation on others. Rows follow the
+ * configuration classes and model files of transformers 5, which is also where the values for keys
+ * left out come from.
  */
 #ifndef SG_ENGINE_CHECKPOINT_FAMILY_H
 #define SG_ENGINE_CHECKPOINT_FAMILY_H
@@ -20,24 +21,29 @@ struct llama_family {
     const char *model_type;   /* "qwen2" */
     const char *architecture; /* "Qwen2ForCausalLM" */
     enum family_bias bias;
-    bool mlp_bias;            /* mlp_bias of config.json counts */
-    bool qk_norm;             /* an RMSNorm over each head of q and of k, in front of the rotation */
+    bool mlp_bias; /* mlp_bias of config.json counts */
+    /* an RMSNorm over each head of q and of k, in front of the rotation */
+    bool qk_norm;
     /* For keys that config.json leaves out. */
-    int n_kv_heads;           /* 0: as many as query heads */
-    int head_dim;             /* 0: hidden_size / num_attention_heads */
+    int n_kv_heads; /* 0: as many as query heads */
+    int head_dim;   /* 0: hidden_size / num_attention_heads */
     int max_position;
-    int bos_id, eos_id;       /* -1: none */
+    int bos_id, eos_id; /* -1: none */
     double theta;
     bool tied;
-    const char *reads; /* fields that others may have only with a neutral value (config_neutral.c), a space on both sides of each */
-    /* Which layers see a window and which do not turn; NULL: none. Sets c->window, llama_set_windowed(), llama_set_unturned(). */
+    /* fields that others may have only with a neutral value (config_neutral.c), a space on both
+     * sides of each */
+    const char *reads;
+    /* Which layers see a window and which do not turn; NULL: none. Sets c->window,
+     * llama_set_windowed(), llama_set_unturned(). */
     enum status (*layers)(struct llama_config *c, struct json_in in);
 };
 
 /* `word` stands in `words`, each of which has a space on both sides. */
 bool llama_word_in(const char *words, const char *word);
 
-/* By model_type, or by the name in architectures; NULL when it is none of ours. Either may be NULL. */
+/* By model_type, or by the name in architectures; NULL when it is none of ours. Either may be NULL.
+ */
 const struct llama_family *llama_family_find(const char *model_type, const char *architecture);
 /* "llama, mistral, …" */
 const char *llama_family_names(void);

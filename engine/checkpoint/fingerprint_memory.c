@@ -11,7 +11,8 @@ static void memory_read(struct str *text, const char *path)
 {
     if (!file_is_regular(path) || file_read(text, path) != OK) str_reset(text);
     bool ours = text->len % LINE == 0;
-    for (size_t at = 0; ours && at < text->len; at += LINE) ours = text->data[at + KEY] == ' ' && text->data[at + LINE - 1] == '\n';
+    for (size_t at = 0; ours && at < text->len; at += LINE)
+        ours = text->data[at + KEY] == ' ' && text->data[at + LINE - 1] == '\n';
     if (!ours) str_reset(text);
 }
 

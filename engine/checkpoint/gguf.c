@@ -53,14 +53,24 @@ static struct gguf_text reader_text(struct gguf_reader *r)
 static enum status reader_check(const struct gguf_reader *r, const char *what)
 {
     if (!r->failed) return OK;
-    return fail(ERR_FORMAT, "%s: ends within %s, at byte %zu of %zu; " AGAIN, r->path, what, r->at, r->size);
+    return fail(ERR_FORMAT, "%s: ends within %s, at byte %zu of %zu; " AGAIN, r->path, what, r->at,
+        r->size);
 }
 
 static size_t type_width(enum gguf_type t)
 {
     static const uint8_t widths[N_GGUF_TYPES] = {
-        [GGUF_U8] = 1, [GGUF_I8] = 1, [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4,
-        [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
+        [GGUF_U8] = 1,
+        [GGUF_I8] = 1,
+        [GGUF_U16] = 2,
+        [GGUF_I16] = 2,
+        [GGUF_U32] = 4,
+        [GGUF_I32] = 4,
+        [GGUF_F32] = 4,
+        [GGUF_BOOL] = 1,
+        [GGUF_U64] = 8,
+        [GGUF_I64] = 8,
+        [GGUF_F64] = 8,
     };
     return widths[t];
 }
@@ -77,16 +87,16 @@ static enum status read_value(struct gguf_reader *r, struct gguf_value *v)
     }
     TRY(reader_check(r, "its metadata"));
     if (type >= N_GGUF_TYPES || type == GGUF_ARRAY)
-        return fail(ERR_FORMAT, "%s: metadata %.*s: found value type %u, expected one from 0 to 12 and no array of arrays; " AGAIN,
-                    r->path, (int)(v->key.n < 200 ? v->key.n : 200), v->key.s, type);
+        return fail(ERR_FORMAT,
+            "%s: metadata %.*s: found value type %u, expected one from 0 to 12 and no array of "
+            "arrays; " AGAIN,
+            r->path, (int)(v->key.n < 200 ? v->key.n : 200), v->key.s, type);
     v->type = (enum gguf_type)type;
     v->data = r->data + r->at;
     if (v->type == GGUF_STRING)
         for (uint64_t i = 0; i < v->n && !r->failed; i++) reader_text(r);
-    else if (v->n > r->size)
-        r->failed = true;
-    else
-        reader_take(r, v->n * type_width(v->type));
+    else if (v->n > r->size) r->failed = true;
+    else reader_take(r, v->n * type_width(v->type));
     v->bytes = (size_t)(r->data + r->at - v->data);
     return reader_check(r, "its metadata");
 }
@@ -98,15 +108,17 @@ static enum status read_tensor(struct gguf_reader *r, struct gguf_tensor *t, uin
     TRY(reader_check(r, "its list of tensors"));
     int width = (int)(t->name.n < 200 ? t->name.n : 200);
     if (n_dims < 1 || n_dims > 4)
-        return fail(ERR_FORMAT, "%s: tensor %.*s: found %u dimensions, expected 1 to 4; " AGAIN, r->path, width, t->name.s, n_dims);
+        return fail(ERR_FORMAT, "%s: tensor %.*s: found %u dimensions, expected 1 to 4; " AGAIN,
+            r->path, width, t->name.s, n_dims);
     t->n_dims = (int)n_dims;
     uint64_t elements = 1;
     for (int i = 0; i < t->n_dims; i++) {
         t->dims[i] = reader_u64(r);
         if (r->failed || t->dims[i] < 1 || t->dims[i] > ((uint64_t)1 << 40) / elements)
-            return r->failed ? reader_check(r, "its list of tensors")
-                             : fail(ERR_FORMAT, "%s: tensor %.*s: found a dimension of %llu; " AGAIN, r->path, width, t->name.s,
-                                    (unsigned long long)t->dims[i]);
+            return r->failed
+                ? reader_check(r, "its list of tensors")
+                : fail(ERR_FORMAT, "%s: tensor %.*s: found a dimension of %llu; " AGAIN, r->path,
+                      width, t->name.s, (unsigned long long)t->dims[i]);
         elements *= t->dims[i];
     }
     t->type = reader_u32(r);
@@ -114,11 +126,16 @@ static enum status read_tensor(struct gguf_reader *r, struct gguf_tensor *t, uin
     TRY(reader_check(r, "its list of tensors"));
     int values, bytes;
     if (!gguf_quant_name(t->type, &values, &bytes))
-        return fail(ERR_UNSUPPORTED, "%s: tensor %.*s: found type %u, supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, "
-                                     "Q4_K, Q5_K and Q6_K; take a file in one of these", r->path, width, t->name.s, t->type);
+        return fail(ERR_UNSUPPORTED,
+            "%s: tensor %.*s: found type %u, supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, "
+            "Q5_1, "
+            "Q4_K, Q5_K and Q6_K; take a file in one of these",
+            r->path, width, t->name.s, t->type);
     if (t->dims[0] % (uint64_t)values)
-        return fail(ERR_FORMAT, "%s: tensor %.*s: found rows of %llu values, expected a multiple of %d for its type; " AGAIN, r->path,
-                    width, t->name.s, (unsigned long long)t->dims[0], values);
+        return fail(ERR_FORMAT,
+            "%s: tensor %.*s: found rows of %llu values, expected a multiple of %d for its "
+            "type; " AGAIN,
+            r->path, width, t->name.s, (unsigned long long)t->dims[0], values);
     t->bytes = (size_t)(elements / (uint64_t)values * (uint64_t)bytes);
     return OK;
 }
@@ -128,20 +145,24 @@ static enum status read_tensors(struct gguf *g, struct gguf_reader *r)
     uint64_t *offsets = calloc(g->n_tensors ? g->n_tensors : 1, sizeof *offsets);
     if (!offsets) return fail(ERR_MEMORY, "%s: no memory for %zu tensors", r->path, g->n_tensors);
     enum status st = OK;
-    for (size_t i = 0; i < g->n_tensors && st == OK; i++) st = read_tensor(r, &g->tensors[i], &offsets[i]);
+    for (size_t i = 0; i < g->n_tensors && st == OK; i++)
+        st = read_tensor(r, &g->tensors[i], &offsets[i]);
     const struct gguf_value *align = gguf_find(g, "general.alignment");
     double step = align && align->type == GGUF_U32 && !align->is_array ? gguf_number(align, 0) : 32;
     if (st == OK && !(step >= 1 && step <= 1 << 20))
-        st = fail(ERR_FORMAT, "%s: metadata general.alignment: found %g, expected 1 to %d; " AGAIN, r->path, step, 1 << 20);
+        st = fail(ERR_FORMAT, "%s: metadata general.alignment: found %g, expected 1 to %d; " AGAIN,
+            r->path, step, 1 << 20);
     size_t unit = st == OK ? (size_t)step : 1, begin = (r->at + unit - 1) / unit * unit;
     for (size_t i = 0; i < g->n_tensors && st == OK; i++) {
         struct gguf_tensor *t = &g->tensors[i];
-        if (begin > r->size || offsets[i] > r->size - begin || t->bytes > r->size - begin - offsets[i])
-            st = fail(ERR_FORMAT, "%s: tensor %.*s: its %zu bytes at %llu reach past the end of the file, %zu; the download is incomplete: "
-                      AGAIN, r->path, (int)(t->name.n < 200 ? t->name.n : 200), t->name.s, t->bytes,
-                      (unsigned long long)(begin + offsets[i]), r->size);
-        else
-            t->data = r->data + begin + offsets[i];
+        if (begin > r->size || offsets[i] > r->size - begin ||
+            t->bytes > r->size - begin - offsets[i])
+            st = fail(ERR_FORMAT,
+                "%s: tensor %.*s: its %zu bytes at %llu reach past the end of the file, %zu; the "
+                "download is incomplete: " AGAIN,
+                r->path, (int)(t->name.n < 200 ? t->name.n : 200), t->name.s, t->bytes,
+                (unsigned long long)(begin + offsets[i]), r->size);
+        else t->data = r->data + begin + offsets[i];
     }
     free(offsets);
     return st;
@@ -151,15 +172,19 @@ static enum status read_all(struct gguf *g, struct gguf_reader *r)
 {
     const uint8_t *magic = reader_take(r, 4);
     uint32_t version = reader_u32(r);
-    if (!magic || memcmp(magic, "GGUF", 4) != 0) return fail(ERR_FORMAT, "%s: is no GGUF file", r->path);
+    if (!magic || memcmp(magic, "GGUF", 4) != 0)
+        return fail(ERR_FORMAT, "%s: is no GGUF file", r->path);
     if (version != 2 && version != 3)
-        return fail(ERR_UNSUPPORTED, "%s: found GGUF version %u, supported are 2 and 3 in little-endian; convert the model again",
-                    r->path, version);
+        return fail(ERR_UNSUPPORTED,
+            "%s: found GGUF version %u, supported are 2 and 3 in little-endian; convert the model "
+            "again",
+            r->path, version);
     uint64_t n_tensors = reader_u64(r), n_values = reader_u64(r);
     TRY(reader_check(r, "its header"));
     if (n_tensors > MAX_TENSORS || n_values > MAX_VALUES)
-        return fail(ERR_FORMAT, "%s: found %llu tensors and %llu metadata, expected up to %d and %d; " AGAIN, r->path,
-                    (unsigned long long)n_tensors, (unsigned long long)n_values, MAX_TENSORS, MAX_VALUES);
+        return fail(ERR_FORMAT,
+            "%s: found %llu tensors and %llu metadata, expected up to %d and %d; " AGAIN, r->path,
+            (unsigned long long)n_tensors, (unsigned long long)n_values, MAX_TENSORS, MAX_VALUES);
     g->values = calloc(n_values ? n_values : 1, sizeof *g->values);
     g->tensors = calloc(n_tensors ? n_tensors : 1, sizeof *g->tensors);
     if (!g->values || !g->tensors) return fail(ERR_MEMORY, "%s: no memory for its header", r->path);
@@ -182,10 +207,8 @@ enum status gguf_open(struct gguf *g, const char *path)
     *g = (struct gguf){0};
     TRY(file_map_open(&map, path));
     enum status st = gguf_parse(g, path, map.data, map.size);
-    if (st == OK)
-        g->map = map;
-    else
-        file_map_close(&map);
+    if (st == OK) g->map = map;
+    else file_map_close(&map);
     return st;
 }
 
@@ -208,7 +231,10 @@ bool gguf_is(const char *path)
     return n == sizeof magic && memcmp(magic, "GGUF", sizeof magic) == 0;
 }
 
-bool gguf_text_is(struct gguf_text t, const char *s) { return t.n == strlen(s) && memcmp(t.s, s, t.n) == 0; }
+bool gguf_text_is(struct gguf_text t, const char *s)
+{
+    return t.n == strlen(s) && memcmp(t.s, s, t.n) == 0;
+}
 
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key)
 {

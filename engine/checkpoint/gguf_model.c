@@ -1,4 +1,5 @@
-/* A GGUF file in the words of a Hugging Face checkpoint: its configuration, and its tensors by their names there. */
+/* A GGUF file in the words of a Hugging Face checkpoint: its configuration, and its tensors by
+ * their names there. */
 #include "engine/checkpoint/gguf.h"
 
 #include "base/json.h"
@@ -9,11 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What an architecture is called in config.json, and whether llama.cpp's converter has put the rows of q and k in pairs. */
+/* What an architecture is called in config.json, and whether llama.cpp's converter has put the rows
+ * of q and k in pairs. */
 static const struct gguf_architecture {
     const char *name, *class_name;
     bool paired;
-    const char *what_else; /* fields of config.json that its files do not hold and that have one value */
+    /* fields of config.json that its files do not hold and that have one value */
+    const char *what_else;
 } architectures[] = {
     {"llama", "LlamaForCausalLM", true, "\"attention_bias\":false"},
     {"qwen2", "Qwen2ForCausalLM", false, "\"use_sliding_window\":false"},
@@ -24,7 +27,8 @@ static enum status find_architecture(const struct gguf *g, const struct gguf_arc
 {
     const struct gguf_value *v = gguf_find(g, "general.architecture");
     if (!v || v->type != GGUF_STRING || v->is_array)
-        return fail(ERR_FORMAT, "%s: metadata general.architecture is missing, so this is no model", g->path);
+        return fail(ERR_FORMAT, "%s: metadata general.architecture is missing, so this is no model",
+            g->path);
     const uint8_t *at = v->data;
     struct gguf_text name = gguf_next_text(&at);
     for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
@@ -32,11 +36,13 @@ static enum status find_architecture(const struct gguf *g, const struct gguf_arc
             *out = &architectures[i];
             return OK;
         }
-    return fail(ERR_UNSUPPORTED, "%s: metadata general.architecture: found \"%.*s\", supported are llama, qwen2 and qwen3", g->path,
-                (int)(name.n < 100 ? name.n : 100), name.s);
+    return fail(ERR_UNSUPPORTED,
+        "%s: metadata general.architecture: found \"%.*s\", supported are llama, qwen2 and qwen3",
+        g->path, (int)(name.n < 100 ? name.n : 100), name.s);
 }
 
-static const struct gguf_value *find_of(const struct gguf *g, const struct gguf_architecture *a, const char *key)
+static const struct gguf_value *find_of(
+    const struct gguf *g, const struct gguf_architecture *a, const char *key)
 {
     char name[128];
     snprintf(name, sizeof name, "%s.%s", a->name, key);
@@ -44,16 +50,19 @@ static const struct gguf_value *find_of(const struct gguf *g, const struct gguf_
 }
 
 /* A single number; `missing` NAN: it must be there. */
-static enum status number_of(const struct gguf *g, const struct gguf_architecture *a, const char *key, double missing, double *out)
+static enum status number_of(const struct gguf *g, const struct gguf_architecture *a,
+    const char *key, double missing, double *out)
 {
     const struct gguf_value *v = find_of(g, a, key);
     *out = missing;
     if (!v && isnan(missing))
-        return fail(ERR_FORMAT, "%s: metadata %s.%s is missing; convert the model again", g->path, a->name, key);
+        return fail(ERR_FORMAT, "%s: metadata %s.%s is missing; convert the model again", g->path,
+            a->name, key);
     if (!v) return OK;
     if (v->type == GGUF_STRING || v->is_array)
-        return fail(ERR_UNSUPPORTED, "%s: metadata %s.%s: found %s, expected one number for all layers", g->path, a->name, key,
-                    v->is_array ? "an array" : "a text");
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata %s.%s: found %s, expected one number for all layers", g->path, a->name,
+            key, v->is_array ? "an array" : "a text");
     *out = gguf_number(v, 0);
     return OK;
 }
@@ -65,9 +74,10 @@ static const struct gguf_tensor *tensor_named(const struct gguf *g, const char *
     return NULL;
 }
 
-/* The scaling of the rotation. llama.cpp stores that of Llama 3 as the divisors it leads to, one for each frequency: the
- * same as a longrope whose two sets are equal. */
-static enum status add_rope(const struct gguf *g, const struct gguf_architecture *a, double head_dim, struct str *json)
+/* The scaling of the rotation. llama.cpp stores that of Llama 3 as the divisors it leads to, one
+ * for each frequency: the same as a longrope whose two sets are equal. */
+static enum status add_rope(
+    const struct gguf *g, const struct gguf_architecture *a, double head_dim, struct str *json)
 {
     const struct gguf_tensor *freqs = tensor_named(g, "rope_freqs.weight");
     const struct gguf_value *type = find_of(g, a, "rope.scaling.type");
@@ -81,13 +91,17 @@ static enum status add_rope(const struct gguf *g, const struct gguf_architecture
         size_t n = (size_t)head_dim / 2;
         float values[512];
         if (freqs->type != 0 || freqs->n_dims != 1 || freqs->dims[0] != n || n > 512)
-            return fail(ERR_FORMAT, "%s: tensor rope_freqs.weight: expected %zu values in F32", g->path, n);
+            return fail(
+                ERR_FORMAT, "%s: tensor rope_freqs.weight: expected %zu values in F32", g->path, n);
         memcpy(values, freqs->data, n * sizeof *values);
-        str_addf(json, ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":1,\"attention_factor\":1,"
-                       "\"original_max_position_embeddings\":%.0f", context < 2 ? 2 : context);
+        str_addf(json,
+            ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":1,\"attention_factor\":1,"
+            "\"original_max_position_embeddings\":%.0f",
+            context < 2 ? 2 : context);
         for (int set = 0; set < 2; set++) {
             str_add(json, set ? ",\"long_factor\":[" : ",\"short_factor\":[");
-            for (size_t i = 0; i < n; i++) str_addf(json, "%s%.9g", i ? "," : "", (double)values[i]);
+            for (size_t i = 0; i < n; i++)
+                str_addf(json, "%s%.9g", i ? "," : "", (double)values[i]);
             str_add(json, "]");
         }
         str_add(json, "}");
@@ -99,11 +113,16 @@ static enum status add_rope(const struct gguf *g, const struct gguf_architecture
     if (!type && factor != 1) name = (struct gguf_text){"linear", 6};
     if (gguf_text_is(name, "none") || factor == 1) return OK;
     if (!gguf_text_is(name, "linear") && !gguf_text_is(name, "yarn"))
-        return fail(ERR_UNSUPPORTED, "%s: metadata %s.rope.scaling.type: found \"%.*s\", supported are none, linear and yarn", g->path,
-                    a->name, (int)(name.n < 100 ? name.n : 100), name.s);
-    str_addf(json, ",\"rope_scaling\":{\"rope_type\":\"%.*s\",\"factor\":%.17g", (int)name.n, name.s, factor);
-    if (gguf_text_is(name, "yarn")) str_addf(json, ",\"original_max_position_embeddings\":%.0f", original);
-    if (gguf_text_is(name, "yarn") && attention > 0) str_addf(json, ",\"attention_factor\":%.17g", attention);
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata %s.rope.scaling.type: found \"%.*s\", supported are none, linear and "
+            "yarn",
+            g->path, a->name, (int)(name.n < 100 ? name.n : 100), name.s);
+    str_addf(json, ",\"rope_scaling\":{\"rope_type\":\"%.*s\",\"factor\":%.17g", (int)name.n,
+        name.s, factor);
+    if (gguf_text_is(name, "yarn"))
+        str_addf(json, ",\"original_max_position_embeddings\":%.0f", original);
+    if (gguf_text_is(name, "yarn") && attention > 0)
+        str_addf(json, ",\"attention_factor\":%.17g", attention);
     str_add(json, "}");
     return OK;
 }
@@ -113,14 +132,14 @@ static void add_token_id(const struct gguf *g, const char *key, const char *fiel
     const struct gguf_value *v = gguf_find(g, key);
     if (v && v->type != GGUF_STRING && !v->is_array)
         str_addf(json, ",\"%s\":%.0f", field, gguf_number(v, 0));
-    else
-        str_addf(json, ",\"%s\":null", field);
+    else str_addf(json, ",\"%s\":null", field);
 }
 
 enum status gguf_config(const struct gguf *g, struct str *json)
 {
     const struct gguf_architecture *a = NULL;
-    double layers, hidden, inter, heads, kv, eps, theta, context, head_dim, rotated, window, experts;
+    double layers, hidden, inter, heads, kv, eps, theta, context, head_dim, rotated, window,
+        experts;
     TRY(find_architecture(g, &a));
     TRY(number_of(g, a, "block_count", NAN, &layers));
     TRY(number_of(g, a, "embedding_length", NAN, &hidden));
@@ -135,19 +154,27 @@ enum status gguf_config(const struct gguf *g, struct str *json)
     TRY(number_of(g, a, "attention.sliding_window", 0, &window));
     TRY(number_of(g, a, "expert_count", 0, &experts));
     if (rotated != head_dim)
-        return fail(ERR_UNSUPPORTED, "%s: metadata %s.rope.dimension_count: found %g, supported is the head dimension, %g", g->path,
-                    a->name, rotated, head_dim);
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata %s.rope.dimension_count: found %g, supported is the head dimension, %g",
+            g->path, a->name, rotated, head_dim);
     if (window > 0 || experts > 0)
-        return fail(ERR_UNSUPPORTED, "%s: metadata %s.%s: found %g, supported is none", g->path, a->name,
-                    window > 0 ? "attention.sliding_window" : "expert_count", window > 0 ? window : experts);
+        return fail(ERR_UNSUPPORTED, "%s: metadata %s.%s: found %g, supported is none", g->path,
+            a->name, window > 0 ? "attention.sliding_window" : "expert_count",
+            window > 0 ? window : experts);
     const struct gguf_tensor *embedding = tensor_named(g, "token_embd.weight");
-    if (!embedding || embedding->n_dims != 2) return fail(ERR_FORMAT, "%s: tensor token_embd.weight is missing", g->path);
-    str_addf(json, "{\"model_type\":\"%s\",\"architectures\":[\"%s\"],\"hidden_size\":%.17g,\"intermediate_size\":%.17g,"
-                   "\"num_hidden_layers\":%.17g,\"num_attention_heads\":%.17g,\"num_key_value_heads\":%.17g,\"head_dim\":%.17g,"
-                   "\"vocab_size\":%llu,\"max_position_embeddings\":%.17g,\"rms_norm_eps\":%.9g,\"rope_theta\":%.17g,"
-                   "\"tie_word_embeddings\":%s,%s", a->name, a->class_name, hidden, inter, layers, heads, kv, head_dim,
-             (unsigned long long)embedding->dims[1], context, eps, theta, tensor_named(g, "output.weight") ? "false" : "true",
-             a->what_else);
+    if (!embedding || embedding->n_dims != 2)
+        return fail(ERR_FORMAT, "%s: tensor token_embd.weight is missing", g->path);
+    str_addf(json,
+        "{\"model_type\":\"%s\",\"architectures\":[\"%s\"],\"hidden_size\":%.17g,\"intermediate_"
+        "size\":%.17g,"
+        "\"num_hidden_layers\":%.17g,\"num_attention_heads\":%.17g,\"num_key_value_heads\":%.17g,"
+        "\"head_dim\":%.17g,"
+        "\"vocab_size\":%llu,\"max_position_embeddings\":%.17g,\"rms_norm_eps\":%.9g,\"rope_"
+        "theta\":%.17g,"
+        "\"tie_word_embeddings\":%s,%s",
+        a->name, a->class_name, hidden, inter, layers, heads, kv, head_dim,
+        (unsigned long long)embedding->dims[1], context, eps, theta,
+        tensor_named(g, "output.weight") ? "false" : "true", a->what_else);
     add_token_id(g, "tokenizer.ggml.bos_token_id", "bos_token_id", json);
     add_token_id(g, "tokenizer.ggml.eos_token_id", "eos_token_id", json);
     TRY(add_rope(g, a, head_dim, json));
@@ -155,24 +182,36 @@ enum status gguf_config(const struct gguf *g, struct str *json)
     return OK;
 }
 
-/* blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight. The caller frees it; an unknown name stays as it is. */
+/* blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight. The caller frees it; an unknown
+ * name stays as it is. */
 static char *huggingface_name(struct gguf_text t)
 {
     static const char *const whole[][2] = {
-        {"token_embd.weight", "model.embed_tokens.weight"}, {"output_norm.weight", "model.norm.weight"},
-        {"output.weight", "lm_head.weight"}, {"rope_freqs.weight", "model.rotary_emb.inv_freq"}, /* went into the configuration */
+        {"token_embd.weight", "model.embed_tokens.weight"},
+        {"output_norm.weight", "model.norm.weight"},
+        /* went into the configuration */
+        {"output.weight", "lm_head.weight"},
+        {"rope_freqs.weight", "model.rotary_emb.inv_freq"},
     };
     static const char *const parts[][2] = {
-        {"attn_norm", "input_layernorm"}, {"attn_q", "self_attn.q_proj"}, {"attn_k", "self_attn.k_proj"},
-        {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-        {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"}, {"ffn_gate", "mlp.gate_proj"},
-        {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"},
+        {"attn_norm", "input_layernorm"},
+        {"attn_q", "self_attn.q_proj"},
+        {"attn_k", "self_attn.k_proj"},
+        {"attn_v", "self_attn.v_proj"},
+        {"attn_output", "self_attn.o_proj"},
+        {"attn_q_norm", "self_attn.q_norm"},
+        {"attn_k_norm", "self_attn.k_norm"},
+        {"ffn_norm", "post_attention_layernorm"},
+        {"ffn_gate", "mlp.gate_proj"},
+        {"ffn_up", "mlp.up_proj"},
+        {"ffn_down", "mlp.down_proj"},
     };
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
         if (gguf_text_is(t, whole[i][0])) return str_dup(whole[i][1]);
     char *name = str_format("%.*s", (int)t.n, t.s), part[32], tail[16];
     int layer, used = 0;
-    if (sscanf(name, "blk.%d.%31[a-z_].%15[a-z]%n", &layer, part, tail, &used) == 3 && !name[used] && layer >= 0)
+    if (sscanf(name, "blk.%d.%31[a-z_].%15[a-z]%n", &layer, part, tail, &used) == 3 &&
+        !name[used] && layer >= 0)
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
             if (strcmp(part, parts[i][0]) == 0) {
                 free(name);
@@ -181,10 +220,12 @@ static char *huggingface_name(struct gguf_text t)
     return name;
 }
 
-/* llama.cpp's converter puts rows i and i + half of a head of q and k beside each other, for a rotation of neighbours. */
+/* llama.cpp's converter puts rows i and i + half of a head of q and k beside each other, for a
+ * rotation of neighbours. */
 static bool is_paired(const struct gguf_architecture *a, const char *name)
 {
-    return a->paired && (strstr(name, "self_attn.q_proj.weight") || strstr(name, "self_attn.k_proj.weight"));
+    return a->paired &&
+        (strstr(name, "self_attn.q_proj.weight") || strstr(name, "self_attn.k_proj.weight"));
 }
 
 /* Row r of a head as it is here stands at this row of the file. */
@@ -194,7 +235,10 @@ static size_t paired_row(size_t r, size_t head_dim)
     return r - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
 }
 
-static size_t row_bytes(const struct gguf_tensor *t) { return t->bytes / (t->n_dims > 1 ? (size_t)t->dims[1] : 1); }
+static size_t row_bytes(const struct gguf_tensor *t)
+{
+    return t->bytes / (t->n_dims > 1 ? (size_t)t->dims[1] : 1);
+}
 
 /* What the tensor needs beside the map, in bytes. */
 static size_t copy_bytes(const struct gguf_tensor *t, bool paired)
@@ -206,37 +250,47 @@ static size_t copy_bytes(const struct gguf_tensor *t, bool paired)
     return (copied + 63) / 64 * 64;
 }
 
-static void describe_tensor(const struct gguf_tensor *t, const char *path, char *name, struct tensor *out)
+static void describe_tensor(
+    const struct gguf_tensor *t, const char *path, char *name, struct tensor *out)
 {
     int values, bytes;
     const char *type = gguf_quant_name(t->type, &values, &bytes);
-    *out = (struct tensor){.name = name, .file = path, .is_float = true, .n_dims = t->n_dims, .data = t->data, .bytes = t->bytes};
+    *out = (struct tensor){.name = name,
+        .file = path,
+        .is_float = true,
+        .n_dims = t->n_dims,
+        .data = t->data,
+        .bytes = t->bytes};
     snprintf(out->type, sizeof out->type, "%s", type);
     out->dtype = values > 1 || t->type == 0 ? DTYPE_F32 : t->type == 1 ? DTYPE_F16 : DTYPE_BF16;
     for (int i = 0; i < t->n_dims; i++) out->shape[i] = (int64_t)t->dims[t->n_dims - 1 - i];
 }
 
 /* Unpacked and with its rows in order, into `to`. */
-static void copy_tensor(const struct gguf_tensor *t, bool paired, size_t head_dim, uint8_t *to, struct tensor *out)
+static void copy_tensor(
+    const struct gguf_tensor *t, bool paired, size_t head_dim, uint8_t *to, struct tensor *out)
 {
     int values, bytes;
     gguf_quant_name(t->type, &values, &bytes);
-    size_t rows = t->n_dims > 1 ? (size_t)t->dims[1] : 1, width = row_bytes(t), columns = (size_t)t->dims[0];
+    size_t rows = t->n_dims > 1 ? (size_t)t->dims[1] : 1, width = row_bytes(t),
+           columns = (size_t)t->dims[0];
     size_t wide = values > 1 ? columns * sizeof(float) : width;
     for (size_t r = 0; r < rows; r++) {
         const uint8_t *from = t->data + width * (paired ? paired_row(r, head_dim) : r);
-        if (values > 1)
-            gguf_dequantise(t->type, from, (float *)(to + r * wide), columns);
-        else
-            memcpy(to + r * wide, from, wide);
+        if (values > 1) gguf_dequantise(t->type, from, (float *)(to + r * wide), columns);
+        else memcpy(to + r * wide, from, wide);
     }
     out->data = to;
     out->bytes = rows * wide;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
+}
 
-static enum status fill_tensors(const struct gguf *g, const struct gguf_architecture *a, size_t head_dim, struct safetensors *out)
+static enum status fill_tensors(const struct gguf *g, const struct gguf_architecture *a,
+    size_t head_dim, struct safetensors *out)
 {
     size_t total = 0, at = 0;
     for (size_t i = 0; i < g->n_tensors; i++) {
@@ -245,22 +299,28 @@ static enum status fill_tensors(const struct gguf *g, const struct gguf_architec
         bool paired = is_paired(a, name);
         size_t rows = g->tensors[i].n_dims > 1 ? (size_t)g->tensors[i].dims[1] : 1;
         if (g->tensors[i].n_dims > 2 || (paired && rows % head_dim))
-            return fail(ERR_FORMAT, "%s: tensor %s: found %d dimensions and %zu rows, expected a matrix whose rows are heads of %zu",
-                        g->path, name, g->tensors[i].n_dims, rows, head_dim);
+            return fail(ERR_FORMAT,
+                "%s: tensor %s: found %d dimensions and %zu rows, expected a matrix whose rows are "
+                "heads of %zu",
+                g->path, name, g->tensors[i].n_dims, rows, head_dim);
         total += copy_bytes(&g->tensors[i], paired);
     }
     if (total && posix_memalign(&out->unpacked, 64, total) != 0)
-        return fail(ERR_MEMORY, "%s: its unpacked weights do not fit: they need %.2f GiB", g->path, (double)total / 0x1p30);
+        return fail(ERR_MEMORY, "%s: its unpacked weights do not fit: they need %.2f GiB", g->path,
+            (double)total / 0x1p30);
     for (size_t i = 0; i < g->n_tensors; i++) {
         bool paired = is_paired(a, out->tensors[i].name);
         size_t bytes = copy_bytes(&g->tensors[i], paired);
-        if (bytes) copy_tensor(&g->tensors[i], paired, head_dim, (uint8_t *)out->unpacked + at, &out->tensors[i]);
+        if (bytes)
+            copy_tensor(
+                &g->tensors[i], paired, head_dim, (uint8_t *)out->unpacked + at, &out->tensors[i]);
         at += bytes;
     }
     qsort(out->tensors, out->n_tensors, sizeof *out->tensors, by_name);
     for (size_t i = 1; i < out->n_tensors; i++)
         if (strcmp(out->tensors[i - 1].name, out->tensors[i].name) == 0)
-            return fail(ERR_FORMAT, "%s: tensor %s is there twice; convert the model again", g->path, out->tensors[i].name);
+            return fail(ERR_FORMAT, "%s: tensor %s is there twice; convert the model again",
+                g->path, out->tensors[i].name);
     return OK;
 }
 
@@ -273,7 +333,8 @@ enum status gguf_tensors(struct gguf *g, struct safetensors *out)
     TRY(number_of(g, a, "embedding_length", NAN, &hidden));
     TRY(number_of(g, a, "attention.head_count", NAN, &heads));
     TRY(number_of(g, a, "attention.key_length", heads > 0 ? hidden / heads : 0, &head_dim));
-    if (!(head_dim >= 2 && head_dim <= 1024)) return fail(ERR_FORMAT, "%s: found heads of %g dimensions", g->path, head_dim);
+    if (!(head_dim >= 2 && head_dim <= 1024))
+        return fail(ERR_FORMAT, "%s: found heads of %g dimensions", g->path, head_dim);
     out->files = calloc(1, sizeof *out->files);
     out->tensors = calloc(g->n_tensors ? g->n_tensors : 1, sizeof *out->tensors);
     if (!out->files || !out->tensors) {

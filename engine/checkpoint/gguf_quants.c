@@ -66,8 +66,8 @@ static void k_scale(const uint8_t *s, int i, float *scale, float *minimum)
     *minimum = (float)(i < 4 ? s[i + 4] & 63 : s[i + 4] >> 4 | s[i] >> 6 << 4);
 }
 
-/* Eight sub-blocks of 32; two of them share the nibbles of 32 bytes. `high`: the fifth bits, one byte for the same place of
- * each sub-block; NULL for four bits. */
+/* Eight sub-blocks of 32; two of them share the nibbles of 32 bytes. `high`: the fifth bits, one
+ * byte for the same place of each sub-block; NULL for four bits. */
 static void block_k(const uint8_t *b, const uint8_t *high, const uint8_t *low, float *y)
 {
     float d = half(b), m = half(b + 2);
@@ -107,10 +107,17 @@ static const struct quant {
     int values, bytes;
     void (*unpack)(const uint8_t *block, float *y); /* NULL: plain numbers */
 } quants[] = {
-    {0, "F32", 1, 4, NULL},          {1, "F16", 1, 2, NULL},           {30, "BF16", 1, 2, NULL},
-    {2, "Q4_0", 32, 18, block_q4_0}, {3, "Q4_1", 32, 20, block_q4_1},  {6, "Q5_0", 32, 22, block_q5_0},
-    {7, "Q5_1", 32, 24, block_q5_1}, {8, "Q8_0", 32, 34, block_q8_0},  {12, "Q4_K", 256, 144, block_q4_k},
-    {13, "Q5_K", 256, 176, block_q5_k}, {14, "Q6_K", 256, 210, block_q6_k},
+    {0, "F32", 1, 4, NULL},
+    {1, "F16", 1, 2, NULL},
+    {30, "BF16", 1, 2, NULL},
+    {2, "Q4_0", 32, 18, block_q4_0},
+    {3, "Q4_1", 32, 20, block_q4_1},
+    {6, "Q5_0", 32, 22, block_q5_0},
+    {7, "Q5_1", 32, 24, block_q5_1},
+    {8, "Q8_0", 32, 34, block_q8_0},
+    {12, "Q4_K", 256, 144, block_q4_k},
+    {13, "Q5_K", 256, 176, block_q5_k},
+    {14, "Q6_K", 256, 210, block_q6_k},
 };
 
 static const struct quant *quant_find(uint32_t type)

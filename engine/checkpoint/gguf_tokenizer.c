@@ -1,5 +1,6 @@
-/* The vocabulary of a GGUF file as a tokenizer.json, as transformers reads it: byte-level BPE with its merges ("gpt2"), or SentencePiece BPE ("llama"),
- * whose merges follow from the scores of its pieces. */
+/* The vocabulary of a GGUF file as a tokenizer.json, as transformers reads it: byte-level BPE with
+ * its merges ("gpt2"), or SentencePiece BPE ("llama"), whose merges follow from the scores of its
+ * pieces. */
 #include "engine/checkpoint/gguf.h"
 
 #include "base/json.h"
@@ -19,14 +20,18 @@ struct vocabulary {
     size_t mask;
 };
 
-static enum status array_of(const struct gguf *g, const char *key, bool texts, size_t n, const struct gguf_value **out)
+static enum status array_of(
+    const struct gguf *g, const char *key, bool texts, size_t n, const struct gguf_value **out)
 {
     const struct gguf_value *v = gguf_find(g, key);
     *out = v;
     if (!v) return OK;
     if (!v->is_array || (v->type == GGUF_STRING) != texts || (n && v->n != n))
-        return fail(ERR_FORMAT, "%s: metadata %s: found %s of %llu, expected an array of %zu %s; convert the model again", g->path, key,
-                    v->is_array ? "an array" : "one value", (unsigned long long)v->n, n, texts ? "texts" : "numbers");
+        return fail(ERR_FORMAT,
+            "%s: metadata %s: found %s of %llu, expected an array of %zu %s; convert the model "
+            "again",
+            g->path, key, v->is_array ? "an array" : "one value", (unsigned long long)v->n, n,
+            texts ? "texts" : "numbers");
     return OK;
 }
 
@@ -46,7 +51,8 @@ static struct gguf_text text_of(const struct gguf *g, const char *key)
 static size_t vocabulary_slot(const struct vocabulary *v, const char *s, size_t n)
 {
     size_t i = (size_t)XXH3_64bits(s, n) & v->mask;
-    while (v->slots[i] && !(v->tokens[v->slots[i] - 1].n == n && memcmp(v->tokens[v->slots[i] - 1].s, s, n) == 0))
+    while (v->slots[i] &&
+        !(v->tokens[v->slots[i] - 1].n == n && memcmp(v->tokens[v->slots[i] - 1].s, s, n) == 0))
         i = (i + 1) & v->mask;
     return i;
 }
@@ -57,7 +63,10 @@ static int64_t vocabulary_find(const struct vocabulary *v, const char *s, size_t
     return (int64_t)v->slots[vocabulary_slot(v, s, n)] - 1;
 }
 
-static int token_type(const struct vocabulary *v, size_t i) { return v->types ? (int)gguf_number(v->types, i) : 1; }
+static int token_type(const struct vocabulary *v, size_t i)
+{
+    return v->types ? (int)gguf_number(v->types, i) : 1;
+}
 
 static void vocabulary_clear(struct vocabulary *v)
 {
@@ -71,7 +80,8 @@ static enum status vocabulary_read(struct vocabulary *v, const struct gguf *g)
     *v = (struct vocabulary){.g = g};
     TRY(array_of(g, "tokenizer.ggml.tokens", true, 0, &tokens));
     if (!tokens || tokens->n == 0 || tokens->n > 1u << 24)
-        return fail(ERR_FORMAT, "%s: metadata tokenizer.ggml.tokens is missing: the file has no vocabulary", g->path);
+        return fail(ERR_FORMAT,
+            "%s: metadata tokenizer.ggml.tokens is missing: the file has no vocabulary", g->path);
     v->n = (size_t)tokens->n;
     TRY(array_of(g, "tokenizer.ggml.token_type", false, v->n, &v->types));
     TRY(array_of(g, "tokenizer.ggml.scores", false, v->n, &v->scores));
@@ -80,7 +90,8 @@ static enum status vocabulary_read(struct vocabulary *v, const struct gguf *g)
     v->mask = slots - 1;
     v->tokens = calloc(v->n, sizeof *v->tokens);
     v->slots = calloc(slots, sizeof *v->slots);
-    if (!v->tokens || !v->slots) return fail(ERR_MEMORY, "%s: no memory for %zu tokens", g->path, v->n);
+    if (!v->tokens || !v->slots)
+        return fail(ERR_MEMORY, "%s: no memory for %zu tokens", g->path, v->n);
     const uint8_t *at = tokens->data;
     for (size_t i = 0; i < v->n; i++) {
         v->tokens[i] = gguf_next_text(&at);
@@ -126,14 +137,16 @@ static void add_vocabulary(const struct vocabulary *v, cJSON *model)
 {
     cJSON *o = cJSON_AddObjectToObject(model, "vocab");
     for (size_t i = 0; i < v->n; i++) {
-        if (vocabulary_find(v, v->tokens[i].s, v->tokens[i].n) != (int64_t)i) continue; /* the first of two equal ones */
+        /* the first of two equal ones */
+        if (vocabulary_find(v, v->tokens[i].s, v->tokens[i].n) != (int64_t)i) continue;
         char *text = owned_text(v->tokens[i]);
         cJSON_AddNumberToObject(o, text, (double)i);
         free(text);
     }
 }
 
-static void add_merge(cJSON *list, const char *left, size_t n_left, const char *right, size_t n_right)
+static void add_merge(
+    cJSON *list, const char *left, size_t n_left, const char *right, size_t n_right)
 {
     char *a = str_format("%.*s", (int)n_left, left), *b = str_format("%.*s", (int)n_right, right);
     cJSON *pair = cJSON_CreateArray();
@@ -149,14 +162,18 @@ static enum status add_given_merges(const struct vocabulary *v, cJSON *model)
 {
     const struct gguf_value *merges;
     TRY(array_of(v->g, "tokenizer.ggml.merges", true, 0, &merges));
-    if (!merges) return fail(ERR_FORMAT, "%s: metadata tokenizer.ggml.merges is missing; convert the model again", v->g->path);
+    if (!merges)
+        return fail(ERR_FORMAT,
+            "%s: metadata tokenizer.ggml.merges is missing; convert the model again", v->g->path);
     cJSON *list = cJSON_AddArrayToObject(model, "merges");
     const uint8_t *at = merges->data;
     for (uint64_t i = 0; i < merges->n; i++) {
         struct gguf_text t = gguf_next_text(&at);
         const char *space = t.n > 1 ? memchr(t.s + 1, ' ', t.n - 1) : NULL;
-        if (!space) return fail(ERR_FORMAT, "%s: metadata tokenizer.ggml.merges[%llu]: found no space between two tokens", v->g->path,
-                                (unsigned long long)i);
+        if (!space)
+            return fail(ERR_FORMAT,
+                "%s: metadata tokenizer.ggml.merges[%llu]: found no space between two tokens",
+                v->g->path, (unsigned long long)i);
         add_merge(list, t.s, (size_t)(space - t.s), space + 1, t.n - (size_t)(space + 1 - t.s));
     }
     return OK;
@@ -176,7 +193,8 @@ static int within_piece(const void *x, const void *y)
     return a->right < b->right ? -1 : a->right > b->right;
 }
 
-/* Highest score first, then the longer left part, then the longer right part, then as they were found. */
+/* Highest score first, then the longer left part, then the longer right part, then as they were
+ * found. */
 static int best_first(const void *x, const void *y)
 {
     const struct scored_merge *a = x, *b = y;
@@ -193,19 +211,23 @@ static uint32_t characters(const char *s, size_t n)
     return count;
 }
 
-/* SentencePiece merges the pair whose joined piece has the highest score: every way to cut a piece in two pieces is a merge. */
+/* SentencePiece merges the pair whose joined piece has the highest score: every way to cut a piece
+ * in two pieces is a merge. */
 static enum status add_scored_merges(const struct vocabulary *v, cJSON *model)
 {
     size_t n = 0, cap = 0;
     struct scored_merge *all = NULL;
     enum status st = OK;
-    if (!v->scores) return fail(ERR_FORMAT, "%s: metadata tokenizer.ggml.scores is missing; convert the model again", v->g->path);
+    if (!v->scores)
+        return fail(ERR_FORMAT,
+            "%s: metadata tokenizer.ggml.scores is missing; convert the model again", v->g->path);
     for (size_t i = 0; i < v->n && st == OK; i++) {
         size_t first = n;
         struct gguf_text t = v->tokens[i];
         for (size_t cut = 1; cut < t.n && st == OK; cut++) {
             if ((t.s[cut] & 0xc0) == 0x80) continue; /* within a character */
-            int64_t left = vocabulary_find(v, t.s, cut), right = vocabulary_find(v, t.s + cut, t.n - cut);
+            int64_t left = vocabulary_find(v, t.s, cut),
+                    right = vocabulary_find(v, t.s + cut, t.n - cut);
             if (left < 0 || right < 0) continue;
             if (n == cap) {
                 cap = cap ? 2 * cap : 1024;
@@ -216,8 +238,9 @@ static enum status add_scored_merges(const struct vocabulary *v, cJSON *model)
                 }
                 all = grown;
             }
-            all[n++] = (struct scored_merge){gguf_number(v->scores, i), (uint32_t)i, (uint32_t)cut, (uint32_t)left, (uint32_t)right,
-                                             characters(t.s, cut), characters(t.s + cut, t.n - cut), 0};
+            all[n++] = (struct scored_merge){gguf_number(v->scores, i), (uint32_t)i, (uint32_t)cut,
+                (uint32_t)left, (uint32_t)right, characters(t.s, cut),
+                characters(t.s + cut, t.n - cut), 0};
         }
         if (n - first > 1) qsort(all + first, n - first, sizeof *all, within_piece);
     }
@@ -240,11 +263,13 @@ static const struct pre_tokenizer {
     bool whole_words, bos;
 } pre_tokenizers[] = {
     {" llama-bpe llama3 llama-v3 smaug-bpe ",
-     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-     false, true, true},
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+        false, true, true},
     {" qwen2 deepseek-r1-qwen ",
-     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-     false, false, false},
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+        false, false, false},
     {" smollm ", NULL, true, false, false},
     {" gpt-2 ", NULL, false, false, false},
 };
@@ -267,10 +292,14 @@ static enum status add_byte_level(const struct vocabulary *v, cJSON *root, cJSON
         if (strstr(pre_tokenizers[i].names, spaced)) p = &pre_tokenizers[i];
     free(spaced);
     if (!p)
-        return fail(ERR_UNSUPPORTED, "%s: metadata tokenizer.ggml.pre: found \"%.*s\", supported are llama-bpe, qwen2, smollm and gpt-2; "
-                                     "take the model's safetensors", v->g->path, (int)(name.n < 100 ? name.n : 100), name.s);
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata tokenizer.ggml.pre: found \"%.*s\", supported are llama-bpe, qwen2, "
+            "smollm and gpt-2; "
+            "take the model's safetensors",
+            v->g->path, (int)(name.n < 100 ? name.n : 100), name.s);
     cJSON_AddNullToObject(root, "normalizer");
-    cJSON *sequence = component("Sequence"), *parts = cJSON_AddArrayToObject(sequence, "pretokenizers");
+    cJSON *sequence = component("Sequence"),
+          *parts = cJSON_AddArrayToObject(sequence, "pretokenizers");
     if (p->digits) {
         cJSON *digits = component("Digits");
         cJSON_AddBoolToObject(digits, "individual_digits", true);
@@ -328,7 +357,8 @@ static enum status add_sentencepiece(const struct vocabulary *v, cJSON *root, cJ
     return add_scored_merges(v, model);
 }
 
-static void add_special(const struct vocabulary *v, const char *key, const char *field, cJSON *config)
+static void add_special(
+    const struct vocabulary *v, const char *key, const char *field, cJSON *config)
 {
     const struct gguf_value *id = gguf_find(v->g, key);
     double at = id && !id->is_array && id->type != GGUF_STRING ? gguf_number(id, 0) : -1;
@@ -346,18 +376,19 @@ static enum status build(const struct vocabulary *v, cJSON *root, cJSON *config)
     cJSON_AddStringToObject(root, "version", "1.0");
     add_special_tokens(v, root);
     cJSON_AddItemToObject(root, "model", model);
-    if (gguf_text_is(kind, "gpt2"))
-        TRY(add_byte_level(v, root, model, &bos));
-    else if (gguf_text_is(kind, "llama"))
-        TRY(add_sentencepiece(v, root, model));
+    if (gguf_text_is(kind, "gpt2")) TRY(add_byte_level(v, root, model, &bos));
+    else if (gguf_text_is(kind, "llama")) TRY(add_sentencepiece(v, root, model));
     else
-        return fail(ERR_UNSUPPORTED, "%s: metadata tokenizer.ggml.model: found \"%.*s\", supported are gpt2 and llama", v->g->path,
-                    (int)(kind.n < 100 ? kind.n : 100), kind.s);
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata tokenizer.ggml.model: found \"%.*s\", supported are gpt2 and llama",
+            v->g->path, (int)(kind.n < 100 ? kind.n : 100), kind.s);
     add_vocabulary(v, model);
     add_special(v, "tokenizer.ggml.bos_token_id", "bos_token", config);
     add_special(v, "tokenizer.ggml.eos_token_id", "eos_token", config);
-    cJSON_AddBoolToObject(config, "add_bos_token", flag_of(v->g, "tokenizer.ggml.add_bos_token", bos));
-    cJSON_AddBoolToObject(config, "add_eos_token", flag_of(v->g, "tokenizer.ggml.add_eos_token", false));
+    cJSON_AddBoolToObject(
+        config, "add_bos_token", flag_of(v->g, "tokenizer.ggml.add_bos_token", bos));
+    cJSON_AddBoolToObject(
+        config, "add_eos_token", flag_of(v->g, "tokenizer.ggml.add_eos_token", false));
     return OK;
 }
 
@@ -367,7 +398,8 @@ enum status gguf_tokenizer(const struct gguf *g, struct str *json, struct str *c
     cJSON *root = cJSON_CreateObject(), *settings = cJSON_CreateObject();
     enum status st = vocabulary_read(&v, g);
     if (st == OK) st = build(&v, root, settings);
-    char *a = st == OK ? cJSON_PrintUnformatted(root) : NULL, *b = st == OK ? cJSON_PrintUnformatted(settings) : NULL;
+    char *a = st == OK ? cJSON_PrintUnformatted(root) : NULL,
+         *b = st == OK ? cJSON_PrintUnformatted(settings) : NULL;
     if (st == OK && (!a || !b)) st = fail(ERR_MEMORY, "%s: no memory for its vocabulary", g->path);
     if (st == OK) {
         str_add(json, a);

@@ -12,17 +12,34 @@
 #define MAX_EXACT 9007199254740992.0           /* 2^53: JSON numbers are doubles here */
 #define AGAIN "download the file again"
 
-/* Bits of an element, 0 for a name this reader does not know: such a tensor may be there, but not used. */
+/* Bits of an element, 0 for a name this reader does not know: such a tensor may be there, but not
+ * used. */
 static int type_bits(const char *type)
 {
     static const struct {
         const char *name;
         int bits;
     } types[] = {
-        {"F32", 32},    {"F16", 16},    {"BF16", 16},   {"F64", 64},    {"I64", 64},
-        {"I32", 32},    {"I16", 16},    {"I8", 8},      {"U64", 64},    {"U32", 32},
-        {"U16", 16},    {"U8", 8},      {"BOOL", 8},    {"F8_E4M3", 8}, {"F8_E5M2", 8},
-        {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4},      {"C64", 64},
+        {"F32", 32},
+        {"F16", 16},
+        {"BF16", 16},
+        {"F64", 64},
+        {"I64", 64},
+        {"I32", 32},
+        {"I16", 16},
+        {"I8", 8},
+        {"U64", 64},
+        {"U32", 32},
+        {"U16", 16},
+        {"U8", 8},
+        {"BOOL", 8},
+        {"F8_E4M3", 8},
+        {"F8_E5M2", 8},
+        {"F8_E8M0", 8},
+        {"F6_E2M3", 6},
+        {"F6_E3M2", 6},
+        {"F4", 4},
+        {"C64", 64},
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (!strcmp(types[i].name, type)) return types[i].bits;
@@ -54,7 +71,8 @@ char *tensor_shape_text(const struct tensor *t, char *out, size_t size)
 {
     struct str s = {0};
     str_add_char(&s, '[');
-    for (int i = 0; i < t->n_dims; i++) str_addf(&s, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
+    for (int i = 0; i < t->n_dims; i++)
+        str_addf(&s, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
     str_add_char(&s, ']');
     if (size > 0) {
         size_t n = s.len < size - 1 ? s.len : size - 1;
@@ -69,18 +87,14 @@ static enum status parse_type(struct tensor *t, const cJSON *entry)
 {
     const cJSON *type = cJSON_GetObjectItemCaseSensitive(entry, "dtype");
     if (!cJSON_IsString(type) || !*type->valuestring)
-        return fail(ERR_FORMAT, "%s: tensor %s: field dtype: found %s, expected a name; " AGAIN, t->file,
-                    t->name, json_kind(type));
+        return fail(ERR_FORMAT, "%s: tensor %s: field dtype: found %s, expected a name; " AGAIN,
+            t->file, t->name, json_kind(type));
     strncpy(t->type, type->valuestring, sizeof t->type - 1);
     t->is_float = true;
-    if (!strcmp(t->type, "F32"))
-        t->dtype = DTYPE_F32;
-    else if (!strcmp(t->type, "F16"))
-        t->dtype = DTYPE_F16;
-    else if (!strcmp(t->type, "BF16"))
-        t->dtype = DTYPE_BF16;
-    else
-        t->is_float = false;
+    if (!strcmp(t->type, "F32")) t->dtype = DTYPE_F32;
+    else if (!strcmp(t->type, "F16")) t->dtype = DTYPE_F16;
+    else if (!strcmp(t->type, "BF16")) t->dtype = DTYPE_BF16;
+    else t->is_float = false;
     return OK;
 }
 
@@ -89,62 +103,68 @@ static enum status parse_shape(struct tensor *t, const cJSON *entry, int64_t *el
 {
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
     if (!cJSON_IsArray(shape))
-        return fail(ERR_FORMAT, "%s: tensor %s: field shape: found %s, expected an array; " AGAIN, t->file,
-                    t->name, json_kind(shape));
+        return fail(ERR_FORMAT, "%s: tensor %s: field shape: found %s, expected an array; " AGAIN,
+            t->file, t->name, json_kind(shape));
     *elements = 1;
     const cJSON *item;
-    cJSON_ArrayForEach (item, shape) {
+    cJSON_ArrayForEach(item, shape)
+    {
         int64_t extent;
         if (t->n_dims == TENSOR_MAX_DIMS)
-            return fail(ERR_UNSUPPORTED, "%s: tensor %s: found more than %d dimensions", t->file, t->name,
-                        TENSOR_MAX_DIMS);
+            return fail(ERR_UNSUPPORTED, "%s: tensor %s: found more than %d dimensions", t->file,
+                t->name, TENSOR_MAX_DIMS);
         if (!whole_number(item, &extent))
-            return fail(ERR_FORMAT, "%s: tensor %s: field shape: expected whole numbers from 0; " AGAIN,
-                        t->file, t->name);
+            return fail(ERR_FORMAT,
+                "%s: tensor %s: field shape: expected whole numbers from 0; " AGAIN, t->file,
+                t->name);
         if (__builtin_mul_overflow(*elements, extent, elements))
-            return fail(ERR_FORMAT, "%s: tensor %s: its shape has more elements than any file; " AGAIN,
-                        t->file, t->name);
+            return fail(ERR_FORMAT,
+                "%s: tensor %s: its shape has more elements than any file; " AGAIN, t->file,
+                t->name);
         t->shape[t->n_dims++] = extent;
     }
     return OK;
 }
 
-static enum status parse_range(struct tensor *t, const cJSON *entry, int64_t elements, const uint8_t *data,
-                               size_t data_size)
+static enum status parse_range(
+    struct tensor *t, const cJSON *entry, int64_t elements, const uint8_t *data, size_t data_size)
 {
     const cJSON *range = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
     int64_t begin, end;
-    if (!cJSON_IsArray(range) || cJSON_GetArraySize(range) != 2 || !whole_number(range->child, &begin) ||
-        !whole_number(range->child->next, &end) || begin > end)
+    if (!cJSON_IsArray(range) || cJSON_GetArraySize(range) != 2 ||
+        !whole_number(range->child, &begin) || !whole_number(range->child->next, &end) ||
+        begin > end)
         return fail(ERR_FORMAT,
-                    "%s: tensor %s: field data_offsets: expected [begin, end] with begin <= end; " AGAIN,
-                    t->file, t->name);
+            "%s: tensor %s: field data_offsets: expected [begin, end] with begin <= end; " AGAIN,
+            t->file, t->name);
     if ((uint64_t)end > data_size)
         return fail(ERR_FORMAT,
-                    "%s: tensor %s: data_offsets end at byte %lld, but the file holds only %zu bytes of "
-                    "data: it is truncated; " AGAIN,
-                    t->file, t->name, (long long)end, data_size);
+            "%s: tensor %s: data_offsets end at byte %lld, but the file holds only %zu bytes of "
+            "data: it is truncated; " AGAIN,
+            t->file, t->name, (long long)end, data_size);
     int bits = type_bits(t->type);
     int64_t need;
     bool overflow = __builtin_mul_overflow(elements, (int64_t)bits, &need);
     if (bits && (overflow || need % 8 != 0 || need / 8 != end - begin)) {
         char shape[128];
         return fail(ERR_FORMAT,
-                    "%s: tensor %s: data_offsets span %lld bytes, but %s of shape %s needs %lld; " AGAIN,
-                    t->file, t->name, (long long)(end - begin), t->type,
-                    tensor_shape_text(t, shape, sizeof shape), overflow ? -1LL : (long long)((need + 7) / 8));
+            "%s: tensor %s: data_offsets span %lld bytes, but %s of shape %s needs %lld; " AGAIN,
+            t->file, t->name, (long long)(end - begin), t->type,
+            tensor_shape_text(t, shape, sizeof shape),
+            overflow ? -1LL : (long long)((need + 7) / 8));
     }
     t->data = data + begin;
     t->bytes = (size_t)(end - begin);
     return OK;
 }
 
-static enum status parse_tensor(struct tensor *t, const cJSON *entry, const uint8_t *data, size_t data_size)
+static enum status parse_tensor(
+    struct tensor *t, const cJSON *entry, const uint8_t *data, size_t data_size)
 {
     int64_t elements = 0;
     if (!cJSON_IsObject(entry))
-        return fail(ERR_FORMAT, "%s: tensor %s: found %s, expected an object; " AGAIN, t->file, t->name,
-                    json_kind(entry));
+        return fail(ERR_FORMAT, "%s: tensor %s: found %s, expected an object; " AGAIN, t->file,
+            t->name, json_kind(entry));
     TRY(parse_type(t, entry));
     TRY(parse_shape(t, entry, &elements));
     return parse_range(t, entry, elements, data, data_size);
@@ -163,67 +183,72 @@ static int by_name(const void *a, const void *b)
 }
 
 /* The tensors of one file, sorted by place, must cover its data exactly. */
-static enum status check_coverage(const struct tensor *t, size_t n, const char *path, const uint8_t *data,
-                                  size_t data_size)
+static enum status check_coverage(
+    const struct tensor *t, size_t n, const char *path, const uint8_t *data, size_t data_size)
 {
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
         size_t begin = (size_t)(t[i].data - data);
         if (begin < at)
             return fail(ERR_FORMAT,
-                        "%s: tensor %s: begins at byte %zu of the data, inside tensor %s that ends at "
-                        "%zu; " AGAIN,
-                        path, t[i].name, begin, t[i - 1].name, at);
+                "%s: tensor %s: begins at byte %zu of the data, inside tensor %s that ends at "
+                "%zu; " AGAIN,
+                path, t[i].name, begin, t[i - 1].name, at);
         if (begin > at)
             return fail(ERR_FORMAT,
-                        "%s: tensor %s: begins at byte %zu of the data, expected %zu: the bytes between "
-                        "belong to no tensor; " AGAIN,
-                        path, t[i].name, begin, at);
+                "%s: tensor %s: begins at byte %zu of the data, expected %zu: the bytes between "
+                "belong to no tensor; " AGAIN,
+                path, t[i].name, begin, at);
         at += t[i].bytes;
     }
     if (at != data_size)
         return fail(ERR_FORMAT,
-                    "%s: the tensors end at byte %zu of the data, found %zu bytes: the rest belongs to no "
-                    "tensor; " AGAIN,
-                    path, at, data_size);
+            "%s: the tensors end at byte %zu of the data, found %zu bytes: the rest belongs to no "
+            "tensor; " AGAIN,
+            path, at, data_size);
     return OK;
 }
 
-static enum status read_header_length(const char *path, const uint8_t *data, size_t size, uint64_t *length)
+static enum status read_header_length(
+    const char *path, const uint8_t *data, size_t size, uint64_t *length)
 {
     static const char lfs[] = "version https://git-lfs";
     if (size >= sizeof lfs - 1 && !memcmp(data, lfs, sizeof lfs - 1))
         return fail(ERR_FORMAT,
-                    "%s: is a Git LFS pointer, not the weights; run `git lfs pull` in its directory", path);
+            "%s: is a Git LFS pointer, not the weights; run `git lfs pull` in its directory", path);
     if (size < HEADER_LENGTH_BYTES)
-        return fail(ERR_FORMAT, "%s: found %zu bytes, too short for a safetensors file; " AGAIN, path, size);
+        return fail(ERR_FORMAT, "%s: found %zu bytes, too short for a safetensors file; " AGAIN,
+            path, size);
     *length = 0;
     for (int i = HEADER_LENGTH_BYTES - 1; i >= 0; i--) *length = *length << 8 | data[i];
     if (*length > MAX_HEADER_BYTES)
         return fail(ERR_FORMAT,
-                    "%s: the header length field says %llu bytes, more than the format's limit of %llu: "
-                    "not a safetensors file",
-                    path, (unsigned long long)*length, (unsigned long long)MAX_HEADER_BYTES);
+            "%s: the header length field says %llu bytes, more than the format's limit of %llu: "
+            "not a safetensors file",
+            path, (unsigned long long)*length, (unsigned long long)MAX_HEADER_BYTES);
     if (*length > size - HEADER_LENGTH_BYTES)
         return fail(ERR_FORMAT,
-                    "%s: the header length field says %llu bytes, but the file has only %zu: it is "
-                    "truncated; " AGAIN,
-                    path, (unsigned long long)*length, size);
+            "%s: the header length field says %llu bytes, but the file has only %zu: it is "
+            "truncated; " AGAIN,
+            path, (unsigned long long)*length, size);
     if (*length == 0 || data[HEADER_LENGTH_BYTES] != '{')
-        return fail(ERR_FORMAT, "%s: the header does not begin with '{': not a safetensors file", path);
+        return fail(
+            ERR_FORMAT, "%s: the header does not begin with '{': not a safetensors file", path);
     return OK;
 }
 
-/* Append the tensors of one file in memory to s->tensors; on failure those appended so far stay owned. */
+/* Append the tensors of one file in memory to s->tensors; on failure those appended so far stay
+ * owned. */
 static enum status append_tensors(struct safetensors *s, const cJSON *root, const char *path,
-                                  const uint8_t *data, size_t data_size)
+    const uint8_t *data, size_t data_size)
 {
     size_t n = (size_t)cJSON_GetArraySize(root), first = s->n_tensors;
     struct tensor *grown = realloc(s->tensors, (first + n + 1) * sizeof *grown);
     if (!grown) return fail(ERR_MEMORY, "%s: no memory for %zu tensors", path, n);
     s->tensors = grown;
     const cJSON *entry;
-    cJSON_ArrayForEach (entry, root) {
+    cJSON_ArrayForEach(entry, root)
+    {
         if (!strcmp(entry->string, "__metadata__")) continue;
         struct tensor *t = &s->tensors[s->n_tensors];
         *t = (struct tensor){.name = str_dup(entry->string), .file = path};
@@ -235,7 +260,8 @@ static enum status append_tensors(struct safetensors *s, const cJSON *root, cons
     return check_coverage(s->tensors + first, n, path, data, data_size);
 }
 
-static enum status parse_file(struct safetensors *s, const char *path, const uint8_t *data, size_t size)
+static enum status parse_file(
+    struct safetensors *s, const char *path, const uint8_t *data, size_t size)
 {
     uint64_t length = 0;
     TRY(read_header_length(path, data, size, &length));
@@ -245,7 +271,8 @@ static enum status parse_file(struct safetensors *s, const char *path, const uin
     enum status st = json_parse(&root, label, (const char *)header, (size_t)length);
     free(label);
     if (st != OK) return st;
-    st = append_tensors(s, root, path, header + length, size - HEADER_LENGTH_BYTES - (size_t)length);
+    st =
+        append_tensors(s, root, path, header + length, size - HEADER_LENGTH_BYTES - (size_t)length);
     cJSON_Delete(root);
     s->bytes += size;
     return st;
@@ -257,7 +284,7 @@ static enum status check_names(const struct safetensors *s)
         const struct tensor *a = &s->tensors[i - 1], *b = &s->tensors[i];
         if (strcmp(a->name, b->name) != 0) continue;
         return fail(ERR_FORMAT, "%s: tensor %s: found in %s too; " AGAIN, a->file, a->name,
-                    path_base(b->file));
+            path_base(b->file));
     }
     return OK;
 }
@@ -323,27 +350,28 @@ static int placement_by_shard(const void *a, const void *b)
     return strcmp(((const struct placement *)a)->shard, ((const struct placement *)b)->shard);
 }
 
-static enum status read_placements(const cJSON *root, const char *index, struct placement **out,
-                                   size_t *n_out)
+static enum status read_placements(
+    const cJSON *root, const char *index, struct placement **out, size_t *n_out)
 {
     const cJSON *map = cJSON_GetObjectItemCaseSensitive(root, "weight_map");
     if (!cJSON_IsObject(map) || !map->child)
         return fail(ERR_FORMAT,
-                    "%s: field weight_map: found %s, expected an object of tensor names and files", index,
-                    cJSON_IsObject(map) ? "an empty object" : json_kind(map));
+            "%s: field weight_map: found %s, expected an object of tensor names and files", index,
+            cJSON_IsObject(map) ? "an empty object" : json_kind(map));
     size_t n = 0;
     struct placement *p = malloc((size_t)cJSON_GetArraySize(map) * sizeof *p);
     if (!p) return fail(ERR_MEMORY, "%s: no memory for its tensor names", index);
     *out = p;
     const cJSON *item;
-    cJSON_ArrayForEach (item, map) {
+    cJSON_ArrayForEach(item, map)
+    {
         const char *shard = cJSON_IsString(item) ? item->valuestring : "";
         if (!*shard || strchr(shard, '/') || !strcmp(shard, ".."))
             return fail(ERR_FORMAT,
-                        "%s: field weight_map.%s: found %s%s%s, expected the name of a file beside the "
-                        "index",
-                        index, item->string, *shard ? "\"" : "", *shard ? shard : json_kind(item),
-                        *shard ? "\"" : "");
+                "%s: field weight_map.%s: found %s%s%s, expected the name of a file beside the "
+                "index",
+                index, item->string, *shard ? "\"" : "", *shard ? shard : json_kind(item),
+                *shard ? "\"" : "");
         p[n++] = (struct placement){item->string, shard};
     }
     *n_out = n;
@@ -351,8 +379,8 @@ static enum status read_placements(const cJSON *root, const char *index, struct 
 }
 
 /* Open each shard once; say all at once which are missing. */
-static enum status map_shards(struct safetensors *s, const char *dir, const char *index, struct placement *p,
-                              size_t n)
+static enum status map_shards(
+    struct safetensors *s, const char *dir, const char *index, struct placement *p, size_t n)
 {
     qsort(p, n, sizeof *p, placement_by_shard);
     int n_shards = 0, n_missing = 0;
@@ -369,11 +397,12 @@ static enum status map_shards(struct safetensors *s, const char *dir, const char
     }
     enum status st = OK;
     if (n_missing)
-        st = fail(ERR_IO, "%s: %d of its %d shards are missing in %s: %s; download them again", index,
-                  n_missing, n_shards, dir, str_get(&missing));
+        st = fail(ERR_IO, "%s: %d of its %d shards are missing in %s: %s; download them again",
+            index, n_missing, n_shards, dir, str_get(&missing));
     str_clear(&missing);
     for (size_t i = 0; st == OK && i < n; i++)
-        if (!i || strcmp(p[i].shard, p[i - 1].shard) != 0) st = map_file(s, path_join(dir, p[i].shard));
+        if (!i || strcmp(p[i].shard, p[i - 1].shard) != 0)
+            st = map_file(s, path_join(dir, p[i].shard));
     return st;
 }
 
@@ -390,15 +419,15 @@ static void drop_other_copies(struct safetensors *s, const struct placement *p, 
         for (size_t i = first; i < end; i++) {
             if (placed && strcmp(found->shard, path_base(s->tensors[i].file)) != 0)
                 drop_tensor(&s->tensors[i]);
-            else
-                s->tensors[kept++] = s->tensors[i];
+            else s->tensors[kept++] = s->tensors[i];
         }
     }
     s->n_tensors = kept;
 }
 
-/* As transformers does, everything in the shards counts. What the index lists and no shard has is only remembered: many
- * list a tied head or a buffer that was never saved, and whether a model needs it is not known here. */
+/* As transformers does, everything in the shards counts. What the index lists and no shard has is
+ * only remembered: many list a tied head or a buffer that was never saved, and whether a model
+ * needs it is not known here. */
 static enum status apply_placements(struct safetensors *s, struct placement *p, size_t n)
 {
     qsort(p, n, sizeof *p, placement_by_name);
@@ -435,12 +464,9 @@ enum status safetensors_open(struct safetensors *s, const char *dir)
     char *single = path_join(dir, "model.safetensors");
     char *index = path_join(dir, "model.safetensors.index.json");
     enum status st;
-    if (file_exists(single))
-        st = safetensors_open_file(s, single);
-    else if (file_exists(index))
-        st = open_sharded(s, dir, index);
-    else
-        st = checkpoint_explain(dir, "model.safetensors");
+    if (file_exists(single)) st = safetensors_open_file(s, single);
+    else if (file_exists(index)) st = open_sharded(s, dir, index);
+    else st = checkpoint_explain(dir, "model.safetensors");
     if (st != OK) safetensors_close(s);
     free(single);
     free(index);
@@ -456,7 +482,8 @@ enum status safetensors_open_file(struct safetensors *s, const char *path)
     return st;
 }
 
-enum status safetensors_parse(struct safetensors *s, const char *path, const uint8_t *data, size_t size)
+enum status safetensors_parse(
+    struct safetensors *s, const char *path, const uint8_t *data, size_t size)
 {
     *s = (struct safetensors){0};
     enum status st = add_file(s, str_dup(path));

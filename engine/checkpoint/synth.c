@@ -57,7 +57,8 @@ struct synth {
 
 struct synth_options synth_defaults(void)
 {
-    return (struct synth_options){.seed = 1, .std = 0.02, .dtype = DTYPE_BF16, .shard_bytes = 5000000000u};
+    return (struct synth_options){
+        .seed = 1, .std = 0.02, .dtype = DTYPE_BF16, .shard_bytes = 5000000000u};
 }
 
 uint64_t synth_bytes(const struct llama_config *c, enum dtype dtype)
@@ -72,7 +73,8 @@ static uint16_t f32_to_f16(float f)
     memcpy(&bits, &f, sizeof bits);
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     float a = fabsf(f);
-    if (a < 0x1p-14f) return (uint16_t)(sign | (uint16_t)lrintf(a * 0x1p24f)); /* subnormal: units of 2^-24 */
+    /* subnormal: units of 2^-24 */
+    if (a < 0x1p-14f) return (uint16_t)(sign | (uint16_t)lrintf(a * 0x1p24f));
     bits &= 0x7fffffff;
     bits += 0xfff + (bits >> 13 & 1);
     return (uint16_t)(sign | (uint16_t)((bits - (112u << 23)) >> 13));
@@ -80,15 +82,15 @@ static uint16_t f32_to_f16(float f)
 
 static void store(void *to, size_t i, enum dtype dtype, float value)
 {
-    uint16_t half = dtype == DTYPE_BF16 ? f32_to_bf16(value) : dtype == DTYPE_F16 ? f32_to_f16(value) : 0;
-    if (dtype == DTYPE_F32)
-        ((float *)to)[i] = value;
-    else
-        ((uint16_t *)to)[i] = half;
+    uint16_t half = dtype == DTYPE_BF16 ? f32_to_bf16(value)
+        : dtype == DTYPE_F16            ? f32_to_f16(value)
+                                        : 0;
+    if (dtype == DTYPE_F32) ((float *)to)[i] = value;
+    else ((uint16_t *)to)[i] = half;
 }
 
-/* Quantiles are rounded to multiples of 2^-16 first, so that the last bits of a mathematics library do not
- * show. */
+/* Quantiles are rounded to multiples of 2^-16 first, so that the last bits of a mathematics library
+ * do not show. */
 static void fill_table(void *table, enum dtype dtype, double std)
 {
     for (int i = 0; i < TABLE_SIZE / 2; i++) {
@@ -108,8 +110,8 @@ static uint64_t stream_seed(uint64_t seed, const char *name, uint64_t chunk)
     return h.h[0] ^ h.h[1];
 }
 
-static void fill_chunk(const struct synth *s, const struct plan_tensor *t, uint64_t chunk, size_t n,
-                       void *out)
+static void fill_chunk(
+    const struct synth *s, const struct plan_tensor *t, uint64_t chunk, size_t n, void *out)
 {
     enum dtype dtype = s->options->dtype;
     if (t->ones) {
@@ -124,8 +126,7 @@ static void fill_chunk(const struct synth *s, const struct plan_tensor *t, uint6
         for (size_t j = 0; j < end; j++, bits >>= 16) {
             if (dtype == DTYPE_F32)
                 ((float *)out)[i + j] = ((const float *)s->table)[bits & 0xffff];
-            else
-                ((uint16_t *)out)[i + j] = ((const uint16_t *)s->table)[bits & 0xffff];
+            else ((uint16_t *)out)[i + j] = ((const uint16_t *)s->table)[bits & 0xffff];
         }
     }
 }
@@ -133,7 +134,8 @@ static void fill_chunk(const struct synth *s, const struct plan_tensor *t, uint6
 static void plan_add(struct synth *s, const char *name, int m, int k, bool ones)
 {
     struct plan_tensor *t = &s->tensors[s->n_tensors++];
-    *t = (struct plan_tensor){.m = m, .k = k, .ones = ones, .elements = (uint64_t)m * (uint64_t)(k ? k : 1)};
+    *t = (struct plan_tensor){
+        .m = m, .k = k, .ones = ones, .elements = (uint64_t)m * (uint64_t)(k ? k : 1)};
     snprintf(t->name, sizeof t->name, "%s", name);
 }
 
@@ -195,8 +197,8 @@ static enum status plan_shards(struct synth *s)
     for (int i = 0; i < s->n_shards; i++) {
         s->shards[i].fd = -1;
         s->shards[i].name = s->n_shards == 1
-                                ? str_dup("model.safetensors")
-                                : str_format("model-%05d-of-%05d.safetensors", i + 1, s->n_shards);
+            ? str_dup("model.safetensors")
+            : str_format("model-%05d-of-%05d.safetensors", i + 1, s->n_shards);
     }
     return OK;
 }
@@ -211,13 +213,15 @@ static void plan_header(struct synth *s, int index)
     for (int i = 0; i < s->n_tensors; i++) {
         const struct plan_tensor *t = &s->tensors[i];
         if (t->shard != index) continue;
-        str_addf(&json, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", t->name, types[s->options->dtype], t->m);
+        str_addf(&json, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", t->name,
+            types[s->options->dtype], t->m);
         if (t->k) str_addf(&json, ",%d", t->k);
         str_addf(&json, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)t->offset,
-                 (unsigned long long)(t->offset + t->elements * width));
+            (unsigned long long)(t->offset + t->elements * width));
     }
     str_add_char(&json, '}');
-    while (json.len % 64 != 56) str_add_char(&json, ' '); /* with the length field: data on cache lines */
+    /* with the length field: data on cache lines */
+    while (json.len % 64 != 56) str_add_char(&json, ' ');
     struct str header = {0};
     for (int i = 0; i < 8; i++) str_add_char(&header, (char)(json.len >> (8 * i) & 0xff));
     str_add_bytes(&header, json.data, json.len);
@@ -230,8 +234,8 @@ static void plan_header(struct synth *s, int index)
 
 static enum status fail_write(const struct synth *s, const char *name, int error)
 {
-    return fail(ERR_IO, "%s: cannot write %s: %s; the checkpoint needs %.2f GB in this place", s->tmp, name,
-                strerror(error), (double)s->weight_bytes / 1e9);
+    return fail(ERR_IO, "%s: cannot write %s: %s; the checkpoint needs %.2f GB in this place",
+        s->tmp, name, strerror(error), (double)s->weight_bytes / 1e9);
 }
 
 static enum status check_space(const struct synth *s)
@@ -241,8 +245,8 @@ static enum status check_space(const struct synth *s)
     double free_bytes = (double)v.f_bavail * (double)v.f_frsize;
     if (free_bytes >= (double)s->weight_bytes + (1 << 20)) return OK;
     return fail(ERR_IO,
-                "%s: the checkpoint needs %.2f GB, found %.2f GB free; choose a directory on a larger disk",
-                s->tmp, (double)s->weight_bytes / 1e9, free_bytes / 1e9);
+        "%s: the checkpoint needs %.2f GB, found %.2f GB free; choose a directory on a larger disk",
+        s->tmp, (double)s->weight_bytes / 1e9, free_bytes / 1e9);
 }
 
 static int write_at(int fd, const void *data, size_t size, uint64_t at)
@@ -267,8 +271,10 @@ static enum status open_shard(struct synth *s, int index)
     shard->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     free(path);
     if (shard->fd < 0) return fail_write(s, shard->name, errno);
-    /* Claim the space at once, where the file system can: a full disk shows before the work is done. */
-    if (fallocate(shard->fd, 0, 0, (off_t)(shard->header_bytes + shard->data_bytes)) != 0 && errno == ENOSPC)
+    /* Claim the space at once, where the file system can: a full disk shows before the work is
+     * done. */
+    if (fallocate(shard->fd, 0, 0, (off_t)(shard->header_bytes + shard->data_bytes)) != 0 &&
+        errno == ENOSPC)
         return fail_write(s, shard->name, errno);
     int error = write_at(shard->fd, shard->header, shard->header_bytes, 0);
     return error ? fail_write(s, shard->name, error) : OK;
@@ -279,10 +285,8 @@ static const struct plan_tensor *job_tensor(const struct synth *s, uint64_t job)
     int lo = 0, hi = s->n_tensors - 1;
     while (lo < hi) {
         int mid = (lo + hi + 1) / 2;
-        if (s->first_job[mid] <= job)
-            lo = mid;
-        else
-            hi = mid - 1;
+        if (s->first_job[mid] <= job) lo = mid;
+        else hi = mid - 1;
     }
     return &s->tensors[lo];
 }
@@ -298,7 +302,8 @@ static void run_job(void *ctx, int i, int worker)
     size_t width = dtype_size(s->options->dtype);
     uint8_t *buffer = s->buffers + (size_t)worker * CHUNK * width;
     fill_chunk(s, t, chunk, n, buffer);
-    int error = write_at(s->shards[t->shard].fd, buffer, n * width, t->offset + at * width), none = 0;
+    int error = write_at(s->shards[t->shard].fd, buffer, n * width, t->offset + at * width),
+        none = 0;
     if (error) atomic_compare_exchange_strong(&s->error, &none, error);
 }
 
@@ -311,14 +316,16 @@ static enum status write_tensors(struct synth *s)
     s->buffers = malloc((size_t)n_workers * CHUNK * width);
     s->first_job = calloc((size_t)s->n_tensors + 1, sizeof *s->first_job);
     if (!s->table || !s->buffers || !s->first_job)
-        return fail(ERR_MEMORY, "no memory for %d buffers of %zu bytes", n_workers, (size_t)CHUNK * width);
+        return fail(
+            ERR_MEMORY, "no memory for %d buffers of %zu bytes", n_workers, (size_t)CHUNK * width);
     fill_table(s->table, o->dtype, o->std);
     for (int i = 0; i < s->n_tensors; i++)
         s->first_job[i + 1] = s->first_job[i] + (s->tensors[i].elements + CHUNK - 1) / CHUNK;
 
     uint64_t n_jobs = s->first_job[s->n_tensors], batch = 16 * (uint64_t)n_workers;
     for (s->job0 = 0; s->job0 < n_jobs; s->job0 += batch) {
-        if (o->progress && !o->progress(o->progress_ctx, s->weight_bytes / n_jobs * s->job0, s->weight_bytes))
+        if (o->progress &&
+            !o->progress(o->progress_ctx, s->weight_bytes / n_jobs * s->job0, s->weight_bytes))
             return fail(ERR_CANCELLED, "%s: cancelled, nothing was kept", s->tmp);
         uint64_t n = n_jobs - s->job0 < batch ? n_jobs - s->job0 : batch;
         par_for(o->par, (int)n, run_job, s);
@@ -360,9 +367,9 @@ static enum status write_settings(const struct synth *s)
     enum status st = llama_config_write(&c, path);
     free(path);
     TRY(st);
-    char *text =
-        str_format("{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"do_sample\": false\n}\n",
-                   SYNTH_BOS, SYNTH_EOS);
+    char *text = str_format(
+        "{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"do_sample\": false\n}\n",
+        SYNTH_BOS, SYNTH_EOS);
     path = path_join(s->tmp, "generation_config.json");
     st = file_write_atomic(path, text, strlen(text));
     free(path);
@@ -406,13 +413,14 @@ static bool is_empty_dir(const char *path)
     return n <= 2; /* "." and ".." */
 }
 
-static enum status check_request(const char *dir, const struct llama_config *c, const struct synth_options *o)
+static enum status check_request(
+    const char *dir, const struct llama_config *c, const struct synth_options *o)
 {
     if (!(o->std > 0 && o->std <= 1))
         return fail(ERR_ARG, "standard deviation: found %g, expected 0 to 1", o->std);
     if (c->vocab_size <= SYNTH_EOS)
         return fail(ERR_ARG, "vocab_size: found %d, expected at least %d for the byte tokenizer",
-                    c->vocab_size, SYNTH_EOS + 1);
+            c->vocab_size, SYNTH_EOS + 1);
     if (file_exists(dir) && !is_empty_dir(dir))
         return fail(ERR_ARG, "%s: exists already; choose another directory or remove it", dir);
     return OK;
@@ -425,7 +433,8 @@ static char *without_last_slashes(const char *dir)
     return copy;
 }
 
-enum status synth_write(const char *dir, const struct llama_config *c, const struct synth_options *o)
+enum status synth_write(
+    const char *dir, const struct llama_config *c, const struct synth_options *o)
 {
     TRY(check_request(dir, c, o));
     struct synth s = {.config = c, .options = o};
@@ -437,7 +446,8 @@ enum status synth_write(const char *dir, const struct llama_config *c, const str
         for (int i = 0; i < s.n_shards; i++)
             if (s.shards[i].fd >= 0) close(s.shards[i].fd);
         if (st == OK && rename(s.tmp, final) != 0)
-            st = fail(ERR_IO, "%s: cannot rename the finished checkpoint to it: %s", final, strerror(errno));
+            st = fail(ERR_IO, "%s: cannot rename the finished checkpoint to it: %s", final,
+                strerror(errno));
         if (st != OK) remove_tmp(s.tmp);
     }
     for (int i = 0; i < s.n_shards; i++) {

@@ -1,13 +1,13 @@
 /* Random-weight checkpoints of real shapes, for speed work and tests without a download.
  *
  * A directory that transformers and this program load: config.json, generation_config.json,
- * model.safetensors (or shards with an index), tokenizer.json and tokenizer_config.json. The tokenizer is a
- * byte-level BPE without merges: 256 byte tokens, then beginning and end of text; the rest of the
- * vocabulary is padding.
+ * model.safetensors (or shards with an index), tokenizer.json and tokenizer_config.json. The
+ * tokenizer is a byte-level BPE without merges: 256 byte tokens, then beginning and end of text;
+ * the rest of the vocabulary is padding.
  *
- * Matrices are normal with standard deviation `std`, norms are 1, biases normal too. Every value is a pure
- * function of the seed, the tensor's name and the position, from integer arithmetic on a table of 65 536
- * normal quantiles, so files are equal on every machine and for every thread count.
+ * Matrices are normal with standard deviation `std`, norms are 1, biases normal too. Every value is
+ * a pure function of the seed, the tensor's name and the position, from integer arithmetic on a
+ * table of 65 536 normal quantiles, so files are equal on every machine and for every thread count.
  */
 #ifndef SG_ENGINE_CHECKPOINT_SYNTH_H
 #define SG_ENGINE_CHECKPOINT_SYNTH_H
@@ -36,10 +36,11 @@ enum status synth_find(const char *name, const struct synth_shape **shape) MUST_
 
 struct synth_options {
     uint64_t seed;
-    double std;           /* > 0, at most 1 */
-    enum dtype dtype;     /* of every tensor */
-    uint64_t shard_bytes; /* start a new file before one grows beyond this; a tensor is never split */
-    struct par *par;      /* NULL: one thread */
+    double std;       /* > 0, at most 1 */
+    enum dtype dtype; /* of every tensor */
+    /* start a new file before one grows beyond this; a tensor is never split */
+    uint64_t shard_bytes;
+    struct par *par; /* NULL: one thread */
     /* NULL, or called now and then from the calling thread; false cancels. */
     bool (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
@@ -51,11 +52,12 @@ struct synth_options synth_defaults(void);
 /* Bytes of weights that synth_write() will write. */
 uint64_t synth_bytes(const struct llama_config *c, enum dtype dtype);
 
-/* Write the checkpoint to `dir`, which must not exist yet or be an empty directory. Everything is written
- * to `dir`.tmpPID beside it and renamed at the end: on failure (ERR_IO with the cause and what space is
- * needed, ERR_CANCELLED) nothing is left. Needs a vocabulary of at least 258. Memory: 4 MB a thread. */
-enum status synth_write(const char *dir, const struct llama_config *c,
-                        const struct synth_options *o) MUST_USE;
+/* Write the checkpoint to `dir`, which must not exist yet or be an empty directory. Everything is
+ * written to `dir`.tmpPID beside it and renamed at the end: on failure (ERR_IO with the cause and
+ * what space is needed, ERR_CANCELLED) nothing is left. Needs a vocabulary of at least 258. Memory:
+ * 4 MB a thread. */
+enum status synth_write(
+    const char *dir, const struct llama_config *c, const struct synth_options *o) MUST_USE;
 
 /* Only tokenizer.json and tokenizer_config.json, into an existing directory. */
 enum status synth_write_tokenizer(const char *dir) MUST_USE;

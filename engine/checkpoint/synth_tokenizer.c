@@ -5,8 +5,8 @@
 
 #include <stdlib.h>
 
-/* Byte-level BPE writes each byte as one printable character: printable Latin-1 as itself, the rest in
- * order from U+0100 (Radford et al., GPT-2, 2019). */
+/* Byte-level BPE writes each byte as one printable character: printable Latin-1 as itself, the rest
+ * in order from U+0100 (Radford et al., GPT-2, 2019). */
 static int byte_character(int byte)
 {
     if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174) return byte;
@@ -28,9 +28,9 @@ static void add_character(struct str *s, int c)
 
 static void add_special(struct str *s, int id, const char *text)
 {
-    str_addf(
-        s,
-        "    {\"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
+    str_addf(s,
+        "    {\"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, "
+        "\"rstrip\": false, "
         "\"normalized\": false, \"special\": true}",
         id, text);
 }
@@ -38,11 +38,13 @@ static void add_special(struct str *s, int id, const char *text)
 #define BOS_TEXT "<|begin_of_text|>"
 #define EOS_TEXT "<|end_of_text|>"
 
-/* The Llama-3 division into words; without merges it changes no id, but the file has the family's form. */
+/* The Llama-3 division into words; without merges it changes no id, but the file has the family's
+ * form. */
 static const char pipeline[] =
     "  \"normalizer\": null,\n"
     "  \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n"
-    "    {\"type\": \"Split\", \"behavior\": \"Isolated\", \"invert\": false, \"pattern\": {\"Regex\":\n"
+    "    {\"type\": \"Split\", \"behavior\": \"Isolated\", \"invert\": false, \"pattern\": "
+    "{\"Regex\":\n"
     "     \"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}"
     "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}},\n"
     "    {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true,\n"
@@ -66,13 +68,12 @@ static const char pipeline[] =
     "    \"byte_fallback\": false, \"ignore_merges\": true,\n"
     "    \"vocab\": {";
 
-static const char tokenizer_config[] =
-    "{\n"
-    "  \"bos_token\": \"" BOS_TEXT "\",\n"
-    "  \"eos_token\": \"" EOS_TEXT "\",\n"
-    "  \"clean_up_tokenization_spaces\": false,\n"
-    "  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n"
-    "}\n";
+static const char tokenizer_config[] = "{\n"
+                                       "  \"bos_token\": \"" BOS_TEXT "\",\n"
+                                       "  \"eos_token\": \"" EOS_TEXT "\",\n"
+                                       "  \"clean_up_tokenization_spaces\": false,\n"
+                                       "  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n"
+                                       "}\n";
 
 static enum status write_text(const char *dir, const char *name, const char *text, size_t len)
 {
@@ -85,9 +86,9 @@ static enum status write_text(const char *dir, const char *name, const char *tex
 enum status synth_write_tokenizer(const char *dir)
 {
     struct str s = {0};
-    str_add(
-        &s,
-        "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [\n");
+    str_add(&s,
+        "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  "
+        "\"added_tokens\": [\n");
     add_special(&s, SYNTH_BOS, BOS_TEXT);
     str_add(&s, ",\n");
     add_special(&s, SYNTH_EOS, EOS_TEXT);
@@ -101,7 +102,8 @@ enum status synth_write_tokenizer(const char *dir)
     str_add(&s, "},\n    \"merges\": []}\n}\n");
     enum status st = write_text(dir, "tokenizer.json", s.data, s.len);
     if (st == OK)
-        st = write_text(dir, "tokenizer_config.json", tokenizer_config, sizeof tokenizer_config - 1);
+        st =
+            write_text(dir, "tokenizer_config.json", tokenizer_config, sizeof tokenizer_config - 1);
     str_clear(&s);
     return st;
 }

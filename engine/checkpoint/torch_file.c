@@ -31,7 +31,7 @@ static double half(uint16_t bits)
 {
     int exponent = bits >> 10 & 31, fraction = bits & 1023;
     double v = exponent == 31 ? (fraction ? NAN : INFINITY)
-               : exponent     ? ldexp(1024 + fraction, exponent - 25)
+        : exponent            ? ldexp(1024 + fraction, exponent - 25)
                               : ldexp(fraction, -24);
     return bits & 0x8000 ? -v : v;
 }
@@ -70,7 +70,8 @@ char *torch_tensor_shape_text(const struct torch_tensor *t, char *out, size_t si
 {
     struct str s = {0};
     str_add_char(&s, '[');
-    for (int i = 0; i < t->n_dims; i++) str_addf(&s, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
+    for (int i = 0; i < t->n_dims; i++)
+        str_addf(&s, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
     str_add_char(&s, ']');
     snprintf(out, size, "%s", str_get(&s));
     str_clear(&s);
@@ -84,12 +85,13 @@ static enum status read_text(struct torch_zip *z, const char *name, bool require
     out[0] = 0;
     if (!e && required)
         return fail(ERR_FORMAT,
-                    "%s: entry %s: found nothing, expected a short text; not a file of torch.save", z->file,
-                    name);
+            "%s: entry %s: found nothing, expected a short text; not a file of torch.save", z->file,
+            name);
     if (!e) return OK;
     size_t n = e->size < 15 ? e->size : 15;
     while (n > 0 && (e->data[n - 1] == '\n' || e->data[n - 1] == '\r')) n--;
-    for (size_t i = 0; i < n; i++) out[i] = e->data[i] >= 32 && e->data[i] < 127 ? (char)e->data[i] : '?';
+    for (size_t i = 0; i < n; i++)
+        out[i] = e->data[i] >= 32 && e->data[i] < 127 ? (char)e->data[i] : '?';
     out[n] = 0;
     return OK;
 }
@@ -102,15 +104,15 @@ static enum status check_container(struct torch_zip *z)
     long version = strtol(text, &end, 10);
     if (end == text || *end || version < 1 || version > 10)
         return fail(ERR_UNSUPPORTED,
-                    "%s: entry version: found \"%s\", expected 1 to 10; save the file with an older torch",
-                    z->file, text);
+            "%s: entry version: found \"%s\", expected 1 to 10; save the file with an older torch",
+            z->file, text);
     TRY(read_text(z, "byteorder", false,
-                  text)); /* torch 2.1 began to say; before, files were little-endian */
+        text)); /* torch 2.1 began to say; before, files were little-endian */
     if (text[0] && strcmp(text, "little") != 0)
         return fail(ERR_UNSUPPORTED,
-                    "%s: entry byteorder: found \"%s\", expected \"little\"; save the file on a "
-                    "little-endian machine",
-                    z->file, text);
+            "%s: entry byteorder: found \"%s\", expected \"little\"; save the file on a "
+            "little-endian machine",
+            z->file, text);
     return OK;
 }
 
@@ -121,13 +123,13 @@ static enum status attach_storage(struct torch_zip *z, struct torch_tensor *t)
     const struct zip_entry *e;
     TRY(torch_zip_find(z, name, &e));
     if (!e)
-        return fail(ERR_FORMAT, "%s: %.200s: found no entry %s, expected its elements there", z->file, t->key,
-                    name);
+        return fail(ERR_FORMAT, "%s: %.200s: found no entry %s, expected its elements there",
+            z->file, t->key, name);
     size_t size = torch_type_size(t->type);
     if (e->size % size != 0 || e->size / size != (size_t)t->storage_count)
-        return fail(
-            ERR_FORMAT,
-            "%s: %.200s: entry %s: found %zu bytes, expected %lld elements of %s; the file is damaged",
+        return fail(ERR_FORMAT,
+            "%s: %.200s: entry %s: found %zu bytes, expected %lld elements of %s; the file is "
+            "damaged",
             z->file, t->key, name, e->size, (long long)t->storage_count, torch_type_name(t->type));
     t->storage = e->data;
     return OK;
@@ -152,8 +154,8 @@ static enum status read_archive(struct torch_file *f, struct torch_zip *z)
     qsort(f->tensors, f->n_tensors, sizeof *f->tensors, tensor_order);
     for (size_t i = 1; i < f->n_tensors; i++)
         if (strcmp(f->tensors[i - 1].key, f->tensors[i].key) == 0)
-            return fail(ERR_FORMAT, "%s: %.200s: stands there twice; torch.save never writes that", z->file,
-                        f->tensors[i].key);
+            return fail(ERR_FORMAT, "%s: %.200s: stands there twice; torch.save never writes that",
+                z->file, f->tensors[i].key);
     return OK;
 }
 
@@ -174,10 +176,8 @@ enum status torch_file_open(struct torch_file *f, const char *path)
     *f = (struct torch_file){0};
     TRY(file_map_open(&map, path));
     enum status st = torch_file_parse(f, path, map.data, map.size);
-    if (st == OK)
-        f->map = map;
-    else
-        file_map_close(&map);
+    if (st == OK) f->map = map;
+    else file_map_close(&map);
     return st;
 }
 
@@ -196,10 +196,8 @@ const struct torch_tensor *torch_file_find(const struct torch_file *f, const cha
         size_t mid = (lo + hi) / 2;
         int c = strcmp(key, f->tensors[mid].key);
         if (c == 0) return &f->tensors[mid];
-        if (c < 0)
-            hi = mid;
-        else
-            lo = mid + 1;
+        if (c < 0) hi = mid;
+        else lo = mid + 1;
     }
     return NULL;
 }
@@ -242,8 +240,8 @@ static void put_tuple(struct str *s, const int64_t *v, int n)
     str_add_char(s, 't');
 }
 
-/* The dictionary; tensor i is contiguous in storage "i" on the CPU. Nothing is memoised: names are repeated,
- * which costs some hundred bytes a tensor and spares the book-keeping. */
+/* The dictionary; tensor i is contiguous in storage "i" on the CPU. Nothing is memoised: names are
+ * repeated, which costs some hundred bytes a tensor and spares the book-keeping. */
 static void put_pickle(struct str *out, const struct torch_tensor *tensors, size_t n_tensors)
 {
     str_add_bytes(out, "\x80\x02}(", 4);

@@ -3,18 +3,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Everything a file may hold is bounded by its length, since no operation copies more than a few words; this
- * keeps even those words in hand. A model of 1000 layers needs a megabyte. */
+/* Everything a file may hold is bounded by its length, since no operation copies more than a few
+ * words; this keeps even those words in hand. A model of 1000 layers needs a megabyte. */
 enum { MAX_PICKLE_BYTES = 64 << 20 };
 
 enum kind {
-    V_MARK, V_NONE, V_BOOL, V_INT, V_FLOAT, V_STRING, V_TUPLE, V_LIST, V_DICT, V_ORDERED_DICT, V_NAME,
-    V_STORAGE, V_TENSOR
+    V_MARK,
+    V_NONE,
+    V_BOOL,
+    V_INT,
+    V_FLOAT,
+    V_STRING,
+    V_TUPLE,
+    V_LIST,
+    V_DICT,
+    V_ORDERED_DICT,
+    V_NAME,
+    V_STORAGE,
+    V_TENSOR
 };
 
 static const char *const kind_names[] = {
-    "a mark", "None",         "a boolean",      "an integer",          "a float",   "a string", "a tuple",
-    "a list", "a dictionary", "an OrderedDict", "a class or function", "a storage", "a tensor",
+    "a mark",
+    "None",
+    "a boolean",
+    "an integer",
+    "a float",
+    "a string",
+    "a tuple",
+    "a list",
+    "a dictionary",
+    "an OrderedDict",
+    "a class or function",
+    "a storage",
+    "a tensor",
 };
 
 /* What may be named; a storage of type t is NAME_STORAGE + t. */
@@ -59,15 +81,16 @@ static size_t position(const struct machine *m) { return (size_t)(m->at - m->beg
 
 static enum status broken(const struct machine *m, const char *what)
 {
-    return fail(ERR_FORMAT, "%s: data.pkl, before byte %zu: %s; the file is damaged or not of torch.save",
-                m->file, position(m), what);
+    return fail(ERR_FORMAT,
+        "%s: data.pkl, before byte %zu: %s; the file is damaged or not of torch.save", m->file,
+        position(m), what);
 }
 
-static enum status wrong_kind(const struct machine *m, const char *field, enum kind found,
-                              const char *expected)
+static enum status wrong_kind(
+    const struct machine *m, const char *field, enum kind found, const char *expected)
 {
-    return fail(ERR_FORMAT, "%s: data.pkl, before byte %zu: %s: found %s, expected %s", m->file, position(m),
-                field, kind_names[found], expected);
+    return fail(ERR_FORMAT, "%s: data.pkl, before byte %zu: %s: found %s, expected %s", m->file,
+        position(m), field, kind_names[found], expected);
 }
 
 /* Printable, and never long enough to push the rest out of the message. */
@@ -90,7 +113,8 @@ static enum status grow(const struct machine *m, struct node *s, size_t need)
     return OK;
 }
 
-static enum status node_append(const struct machine *m, struct node *s, const struct value *items, size_t n)
+static enum status node_append(
+    const struct machine *m, struct node *s, const struct value *items, size_t n)
 {
     TRY(grow(m, s, s->n + n));
     if (n) memcpy(s->items + s->n, items, n * sizeof *items);
@@ -98,7 +122,10 @@ static enum status node_append(const struct machine *m, struct node *s, const st
     return OK;
 }
 
-static enum status push(struct machine *m, struct value v) { return node_append(m, &m->stack, &v, 1); }
+static enum status push(struct machine *m, struct value v)
+{
+    return node_append(m, &m->stack, &v, 1);
+}
 
 static enum status push_kind(struct machine *m, enum kind kind, int64_t i)
 {
@@ -115,7 +142,8 @@ static enum status node_new(struct machine *m, struct node **out)
     return OK;
 }
 
-/* The last n values, which no mark may stand among; they leave the stack but stay where they are. */
+/* The last n values, which no mark may stand among; they leave the stack but stay where they are.
+ */
 static enum status pop(struct machine *m, size_t n, struct value **out)
 {
     if (m->stack.n < n) return broken(m, "an operation on an empty stack");
@@ -146,7 +174,8 @@ static enum status top(const struct machine *m, struct value **out)
     return OK;
 }
 
-static enum status push_container(struct machine *m, enum kind kind, const struct value *items, size_t n)
+static enum status push_container(
+    struct machine *m, enum kind kind, const struct value *items, size_t n)
 {
     struct node *s = NULL;
     TRY(node_new(m, &s));
@@ -186,11 +215,12 @@ static bool is_text(const uint8_t *text, size_t len, const char *is)
     return strlen(is) == len && memcmp(text, is, len) == 0;
 }
 
-static enum status push_name(struct machine *m, const uint8_t *module, size_t module_len, const uint8_t *name,
-                             size_t name_len)
+static enum status push_name(struct machine *m, const uint8_t *module, size_t module_len,
+    const uint8_t *name, size_t name_len)
 {
     for (int i = 0; i < NAME_STORAGE; i++)
-        if (is_text(module, module_len, allowed[i].module) && is_text(name, name_len, allowed[i].name))
+        if (is_text(module, module_len, allowed[i].module) &&
+            is_text(name, name_len, allowed[i].name))
             return push_kind(m, V_NAME, i);
     if (is_text(module, module_len, "torch"))
         for (int t = 0; t < TORCH_TYPES; t++)
@@ -199,10 +229,11 @@ static enum status push_name(struct machine *m, const uint8_t *module, size_t mo
     char shown_module[64], shown_name[64];
     show(shown_module, module, module_len);
     show(shown_name, name, name_len);
-    return fail(
-        ERR_UNSUPPORTED,
-        "%s: data.pkl, before byte %zu: wants %s.%s, which is not loaded: only tensors, numbers, strings, "
-        "lists, tuples and dictionaries are; save a plain dictionary of tensors, and distrust a file that "
+    return fail(ERR_UNSUPPORTED,
+        "%s: data.pkl, before byte %zu: wants %s.%s, which is not loaded: only tensors, numbers, "
+        "strings, "
+        "lists, tuples and dictionaries are; save a plain dictionary of tensors, and distrust a "
+        "file that "
         "needs more",
         m->file, position(m), shown_module, shown_name);
 }
@@ -211,7 +242,8 @@ static enum status op_stack_global(struct machine *m)
 {
     struct value *v = NULL;
     TRY(pop(m, 2, &v));
-    if (v[0].kind != V_STRING || v[1].kind != V_STRING) return broken(m, "a name that is no string");
+    if (v[0].kind != V_STRING || v[1].kind != V_STRING)
+        return broken(m, "a name that is no string");
     return push_name(m, v[0].text, v[0].len, v[1].text, v[1].len);
 }
 
@@ -219,9 +251,11 @@ static enum status memo_put(struct machine *m, uint64_t i)
 {
     struct value *v = NULL;
     TRY(top(m, &v));
-    if (i > (uint64_t)(m->end - m->begin)) return broken(m, "a memo number beyond the length of the pickle");
+    if (i > (uint64_t)(m->end - m->begin))
+        return broken(m, "a memo number beyond the length of the pickle");
     TRY(grow(m, &m->memo, (size_t)i + 1));
-    while (m->memo.n <= i) m->memo.items[m->memo.n++] = (struct value){.kind = V_MARK}; /* not yet put */
+    /* not yet put */
+    while (m->memo.n <= i) m->memo.items[m->memo.n++] = (struct value){.kind = V_MARK};
     m->memo.items[i] = *v;
     return OK;
 }
@@ -267,8 +301,8 @@ static enum status op_small_int(struct machine *m, size_t n_bytes)
     return push_kind(m, V_INT, (int64_t)v);
 }
 
-/* ("storage", torch.<Type>Storage, "name", "device", elements); the device is where it was, and we hold it
- * here. */
+/* ("storage", torch.<Type>Storage, "name", "device", elements); the device is where it was, and we
+ * hold it here. */
 static enum status op_persistent_id(struct machine *m)
 {
     struct value *id = NULL;
@@ -289,14 +323,14 @@ static enum status op_persistent_id(struct machine *m)
     return push(m, (struct value){.kind = V_STORAGE, .node = id->node});
 }
 
-static enum status read_dims(const struct machine *m, const char *field, const struct value *v, int64_t *out,
-                             int *n)
+static enum status read_dims(
+    const struct machine *m, const char *field, const struct value *v, int64_t *out, int *n)
 {
     if (v->kind != V_TUPLE) return wrong_kind(m, field, v->kind, "a tuple of integers");
     if (v->node->n > TORCH_MAX_DIMS)
         return fail(ERR_UNSUPPORTED,
-                    "%s: data.pkl, before byte %zu: %s: found %zu dimensions, expected at most %d", m->file,
-                    position(m), field, v->node->n, TORCH_MAX_DIMS);
+            "%s: data.pkl, before byte %zu: %s: found %zu dimensions, expected at most %d", m->file,
+            position(m), field, v->node->n, TORCH_MAX_DIMS);
     *n = (int)v->node->n;
     for (int i = 0; i < *n; i++) {
         const struct value *d = &v->node->items[i];
@@ -318,12 +352,13 @@ static enum status check_view(const struct machine *m, const struct torch_tensor
     }
     for (int i = 0; i < t->n_dims && fits && !empty; i++)
         fits = !__builtin_mul_overflow(t->shape[i] - 1, t->stride[i], &extent) &&
-               !__builtin_add_overflow(last, extent, &last);
+            !__builtin_add_overflow(last, extent, &last);
     if (!fits || (!empty && last >= t->storage_count))
         return fail(ERR_FORMAT,
-                    "%s: data.pkl, before byte %zu: a tensor reaches beyond its storage %s of %lld elements; "
-                    "the file is damaged",
-                    m->file, position(m), t->storage_name, (long long)t->storage_count);
+            "%s: data.pkl, before byte %zu: a tensor reaches beyond its storage %s of %lld "
+            "elements; "
+            "the file is damaged",
+            m->file, position(m), t->storage_name, (long long)t->storage_count);
     return OK;
 }
 
@@ -337,16 +372,19 @@ static enum status build_tensor(struct machine *m, const struct node *args)
     if (a[1].kind != V_INT) return wrong_kind(m, "offset", a[1].kind, "an integer");
     if (args->n == 7 && a[6].kind != V_NONE && !(a[6].kind == V_DICT && a[6].node->n == 0))
         return fail(ERR_UNSUPPORTED,
-                    "%s: data.pkl, before byte %zu: a conjugated or negated view; save tensor.resolve_neg()",
-                    m->file, position(m));
+            "%s: data.pkl, before byte %zu: a conjugated or negated view; save "
+            "tensor.resolve_neg()",
+            m->file, position(m));
     const struct value *s = a[0].node->items;
-    struct torch_tensor t = {
-        .type = (enum torch_type)(s[1].i - NAME_STORAGE), .offset = a[1].i, .storage_count = s[4].i};
+    struct torch_tensor t = {.type = (enum torch_type)(s[1].i - NAME_STORAGE),
+        .offset = a[1].i,
+        .storage_count = s[4].i};
     memcpy(t.storage_name, s[2].text, s[2].len);
     int n_strides;
     TRY(read_dims(m, "shape", &a[2], t.shape, &t.n_dims));
     TRY(read_dims(m, "stride", &a[3], t.stride, &n_strides));
-    if (n_strides != t.n_dims) return broken(m, "a tensor with more or fewer strides than dimensions");
+    if (n_strides != t.n_dims)
+        return broken(m, "a tensor with more or fewer strides than dimensions");
     TRY(check_view(m, &t));
     struct node *holder = NULL;
     TRY(node_new(m, &holder));
@@ -360,7 +398,8 @@ static enum status op_reduce(struct machine *m)
 {
     struct value *v = NULL;
     TRY(pop(m, 2, &v));
-    if (v[0].kind != V_NAME) return wrong_kind(m, "call", v[0].kind, "one of the allowed functions");
+    if (v[0].kind != V_NAME)
+        return wrong_kind(m, "call", v[0].kind, "one of the allowed functions");
     if (v[1].kind != V_TUPLE) return wrong_kind(m, "arguments", v[1].kind, "a tuple");
     const struct node *args = v[1].node;
     switch (v[0].i) {
@@ -384,8 +423,8 @@ static enum status op_build(struct machine *m)
     TRY(top(m, &object));
     if (object->kind != V_ORDERED_DICT)
         return fail(ERR_UNSUPPORTED,
-                    "%s: data.pkl, before byte %zu: sets the state of %s; only an OrderedDict may have one",
-                    m->file, position(m), kind_names[object->kind]);
+            "%s: data.pkl, before byte %zu: sets the state of %s; only an OrderedDict may have one",
+            m->file, position(m), kind_names[object->kind]);
     return state->kind == V_DICT ? OK : wrong_kind(m, "attributes", state->kind, "a dictionary");
 }
 
@@ -468,10 +507,10 @@ static enum status refuse(const struct machine *m, uint8_t op)
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (known[i].op == op) name = known[i].name;
     return fail(ERR_UNSUPPORTED,
-                "%s: data.pkl, byte %zu: pickle opcode 0x%02x (%s) is not carried out: only tensors, "
-                "numbers, strings, "
-                "lists, tuples and dictionaries are loaded; save a plain dictionary of tensors",
-                m->file, position(m) - 1, op, name);
+        "%s: data.pkl, byte %zu: pickle opcode 0x%02x (%s) is not carried out: only tensors, "
+        "numbers, strings, "
+        "lists, tuples and dictionaries are loaded; save a plain dictionary of tensors",
+        m->file, position(m) - 1, op, name);
 }
 
 static enum status op_protocol(struct machine *m)
@@ -479,8 +518,8 @@ static enum status op_protocol(struct machine *m)
     uint64_t version;
     TRY(take_number(m, 1, &version));
     if (version >= 2 && version <= 5) return OK;
-    return fail(ERR_UNSUPPORTED, "%s: data.pkl: pickle protocol: found %llu, expected 2 to 5", m->file,
-                (unsigned long long)version);
+    return fail(ERR_UNSUPPORTED, "%s: data.pkl: pickle protocol: found %llu, expected 2 to 5",
+        m->file, (unsigned long long)version);
 }
 
 static enum status step(struct machine *m)
@@ -507,9 +546,19 @@ static enum status step(struct machine *m)
     case ')': return push_container(m, V_TUPLE, NULL, 0);
     case ']': return push_container(m, V_LIST, NULL, 0);
     case '}': return push_container(m, V_DICT, NULL, 0);
-    case 0x85: case 0x86: case 0x87: return op_short_tuple(m, (size_t)*p - 0x84);
-    case 't': case 's': case 'u': case 'a': case 'e': return op_collect(m, *p);
-    case 'q': case 'r': case 'h': case 'j': case 0x94: return op_memo(m, *p);
+    case 0x85:
+    case 0x86:
+    case 0x87: return op_short_tuple(m, (size_t)*p - 0x84);
+    case 't':
+    case 's':
+    case 'u':
+    case 'a':
+    case 'e': return op_collect(m, *p);
+    case 'q':
+    case 'r':
+    case 'h':
+    case 'j':
+    case 0x94: return op_memo(m, *p);
     case 'c': return op_global(m);
     case 0x93: return op_stack_global(m);
     case 'Q': return op_persistent_id(m);
@@ -519,7 +568,8 @@ static enum status step(struct machine *m)
     return refuse(m, *p);
 }
 
-static enum status collect(struct torch_pickle *out, const struct machine *m, const struct node *dict)
+static enum status collect(
+    struct torch_pickle *out, const struct machine *m, const struct node *dict)
 {
     out->tensors = calloc(dict->n / 2 + 1, sizeof *out->tensors);
     if (!out->tensors)
@@ -530,8 +580,10 @@ static enum status collect(struct torch_pickle *out, const struct machine *m, co
             out->n_other++;
             continue;
         }
-        for (uint32_t k = 0; k < key->len; k++) /* keys come up in messages: nothing that a terminal obeys */
-            if (key->text[k] < 32 || key->text[k] == 127) return broken(m, "a key with a control character");
+        /* keys come up in messages: nothing that a terminal obeys */
+        for (uint32_t k = 0; k < key->len; k++)
+            if (key->text[k] < 32 || key->text[k] == 127)
+                return broken(m, "a key with a control character");
         struct torch_tensor *t = &out->tensors[out->n_tensors++];
         *t = *value->tensor;
         t->key = malloc((size_t)key->len + 1);
@@ -549,17 +601,19 @@ static enum status run(struct torch_pickle *out, struct machine *m)
     if (m->stack.n != 1) return broken(m, "ends with several values or none");
     const struct value *v = &m->stack.items[0];
     if (v->kind != V_DICT && v->kind != V_ORDERED_DICT)
-        return fail(ERR_UNSUPPORTED, "%s: data.pkl: found %s, expected a dictionary of tensors", m->file,
-                    kind_names[v->kind]);
+        return fail(ERR_UNSUPPORTED, "%s: data.pkl: found %s, expected a dictionary of tensors",
+            m->file, kind_names[v->kind]);
     return collect(out, m, v->node);
 }
 
-enum status torch_pickle_read(struct torch_pickle *p, const char *file, const uint8_t *data, size_t size)
+enum status torch_pickle_read(
+    struct torch_pickle *p, const char *file, const uint8_t *data, size_t size)
 {
     *p = (struct torch_pickle){0};
     if (size > MAX_PICKLE_BYTES)
-        return fail(ERR_UNSUPPORTED, "%s: data.pkl: found %zu bytes, expected at most %d; save fewer tensors",
-                    file, size, MAX_PICKLE_BYTES);
+        return fail(ERR_UNSUPPORTED,
+            "%s: data.pkl: found %zu bytes, expected at most %d; save fewer tensors", file, size,
+            MAX_PICKLE_BYTES);
     struct machine m = {.file = file, .begin = data, .at = data, .end = data + size};
     enum status st = run(p, &m);
     while (m.nodes) {

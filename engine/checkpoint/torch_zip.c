@@ -30,8 +30,22 @@ uint32_t torch_zip_crc(const void *data, size_t size)
 {
     static const uint32_t nibble[16] = {
         /* the remainders of the 16 values of four bits */
-        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+        0x00000000,
+        0x1db71064,
+        0x3b6e20c8,
+        0x26d930ac,
+        0x76dc4190,
+        0x6b6b51f4,
+        0x4db26158,
+        0x5005713c,
+        0xedb88320,
+        0xf00f9344,
+        0xd6d6a3e8,
+        0xcb61b38c,
+        0x9b64c2b0,
+        0x86d3d2d4,
+        0xa00ae278,
+        0xbdbdf21c,
     };
     const uint8_t *p = data;
     uint32_t crc = 0xffffffff;
@@ -55,12 +69,14 @@ struct directory {
     uint64_t offset, size, n_entries;
 };
 
-/* Where the end record begins; size when there is none. A comment of up to 65535 bytes may follow it. */
+/* Where the end record begins; size when there is none. A comment of up to 65535 bytes may follow
+ * it. */
 static size_t find_end(const uint8_t *data, size_t size)
 {
     for (size_t back = END_BYTES; back <= size && back <= END_BYTES + 65535; back++) {
         const uint8_t *p = data + size - back;
-        if (little(p, 4) == END_SIGNATURE && little(p + 20, 2) == back - END_BYTES) return size - back;
+        if (little(p, 4) == END_SIGNATURE && little(p + 20, 2) == back - END_BYTES)
+            return size - back;
     }
     return size;
 }
@@ -69,19 +85,21 @@ static enum status no_end(const char *file, const uint8_t *data, size_t size)
 {
     if (size >= 2 && data[0] == 0x80)
         return fail(ERR_UNSUPPORTED,
-                    "%s: a bare pickle, the form torch.save had before torch 1.6; expected a zip archive; "
-                    "load it in torch and save it again",
-                    file);
+            "%s: a bare pickle, the form torch.save had before torch 1.6; expected a zip archive; "
+            "load it in torch and save it again",
+            file);
     if (size >= 4 && little(data, 4) == LOCAL_SIGNATURE)
         return fail(ERR_FORMAT,
-                    "%s: a zip archive of %zu bytes without its end record: truncated; copy the file again",
-                    file, size);
+            "%s: a zip archive of %zu bytes without its end record: truncated; copy the file again",
+            file, size);
     return fail(ERR_FORMAT,
-                "%s: begins with 0x%02x 0x%02x (%zu bytes), expected the zip archive that torch.save writes",
-                file, size > 0 ? data[0] : 0u, size > 1 ? data[1] : 0u, size);
+        "%s: begins with 0x%02x 0x%02x (%zu bytes), expected the zip archive that torch.save "
+        "writes",
+        file, size > 0 ? data[0] : 0u, size > 1 ? data[1] : 0u, size);
 }
 
-static enum status find_directory(struct directory *d, const char *file, const uint8_t *data, size_t size)
+static enum status find_directory(
+    struct directory *d, const char *file, const uint8_t *data, size_t size)
 {
     size_t end = find_end(data, size);
     if (end == size) return no_end(file, data, size);
@@ -92,21 +110,22 @@ static enum status find_directory(struct directory *d, const char *file, const u
         uint64_t at = little(p - LOCATOR_BYTES + 8, 8);
         if (at > end - LOCATOR_BYTES || end - LOCATOR_BYTES - at < END64_BYTES ||
             little(data + at, 4) != END64_SIGNATURE)
-            return fail(
-                ERR_FORMAT,
-                "%s: zip64 end record: found nothing at byte %llu; the file is damaged, copy it again", file,
-                (unsigned long long)at);
+            return fail(ERR_FORMAT,
+                "%s: zip64 end record: found nothing at byte %llu; the file is damaged, copy it "
+                "again",
+                file, (unsigned long long)at);
         split = little(data + at + 16, 4) != 0 || little(data + at + 20, 4) != 0;
-        *d = (struct directory){little(data + at + 48, 8), little(data + at + 40, 8),
-                                little(data + at + 32, 8)};
+        *d = (struct directory){
+            little(data + at + 48, 8), little(data + at + 40, 8), little(data + at + 32, 8)};
         end = (size_t)at;
     }
     if (split)
-        return fail(ERR_UNSUPPORTED, "%s: an archive split over several files; expected one file", file);
-    if (d->offset > end || d->size > end - d->offset || d->n_entries > d->size / CENTRAL_BYTES)
         return fail(
-            ERR_FORMAT,
-            "%s: zip directory: found %llu entries in %llu bytes at byte %llu, which %zu bytes do not "
+            ERR_UNSUPPORTED, "%s: an archive split over several files; expected one file", file);
+    if (d->offset > end || d->size > end - d->offset || d->n_entries > d->size / CENTRAL_BYTES)
+        return fail(ERR_FORMAT,
+            "%s: zip directory: found %llu entries in %llu bytes at byte %llu, which %zu bytes do "
+            "not "
             "hold; the file is damaged, copy it again",
             file, (unsigned long long)d->n_entries, (unsigned long long)d->size,
             (unsigned long long)d->offset, end);
@@ -121,8 +140,8 @@ struct central {
     uint32_t crc;
 };
 
-/* Sizes and offset that do not fit into 32 bits stand in the extra field, in this order, each only when
- * needed. */
+/* Sizes and offset that do not fit into 32 bits stand in the extra field, in this order, each only
+ * when needed. */
 static bool read_zip64(struct central *c, const uint8_t *extra)
 {
     uint64_t *wide[3] = {&c->unpacked, &c->packed, &c->local};
@@ -149,27 +168,30 @@ static bool read_zip64(struct central *c, const uint8_t *extra)
 static enum status entry_damaged(const char *file, const struct central *c, const char *what)
 {
     return fail(ERR_FORMAT, "%s: entry %.*s: %s; the file is damaged, copy it again", file,
-                (int)(c->name_len < 80 ? c->name_len : 80), c->name, what);
+        (int)(c->name_len < 80 ? c->name_len : 80), c->name, what);
 }
 
-/* Check one entry against its local header and find its bytes. `limit`: where the directory begins. */
+/* Check one entry against its local header and find its bytes. `limit`: where the directory begins.
+ */
 static enum status read_entry(struct zip_entry *e, const struct central *c, const char *file,
-                              const uint8_t *data, uint64_t limit)
+    const uint8_t *data, uint64_t limit)
 {
     int shown = (int)(c->name_len < 80 ? c->name_len : 80);
-    for (size_t i = 0; i < c->name_len; i++) /* names come up in messages: nothing that a terminal obeys */
+    /* names come up in messages: nothing that a terminal obeys */
+    for (size_t i = 0; i < c->name_len; i++)
         if ((uint8_t)c->name[i] < 32 || c->name[i] == 127)
-            return fail(ERR_FORMAT, "%s: an entry with a control character in its name; the file is damaged",
-                        file);
+            return fail(ERR_FORMAT,
+                "%s: an entry with a control character in its name; the file is damaged", file);
     if (c->flags & 1)
-        return fail(ERR_UNSUPPORTED, "%s: entry %.*s is encrypted; save it again with torch.save", file,
-                    shown, c->name);
+        return fail(ERR_UNSUPPORTED, "%s: entry %.*s is encrypted; save it again with torch.save",
+            file, shown, c->name);
     if (c->method != 0)
         return fail(ERR_UNSUPPORTED,
-                    "%s: entry %.*s: compression method: found %u (%s), expected 0 (stored); save the file "
-                    "again with torch.save, or repack it with `zip -0`",
-                    file, shown, c->name, c->method, c->method == 8 ? "deflate" : "compressed");
-    if (c->packed != c->unpacked) return entry_damaged(file, c, "stored, but with two different sizes");
+            "%s: entry %.*s: compression method: found %u (%s), expected 0 (stored); save the file "
+            "again with torch.save, or repack it with `zip -0`",
+            file, shown, c->name, c->method, c->method == 8 ? "deflate" : "compressed");
+    if (c->packed != c->unpacked)
+        return entry_damaged(file, c, "stored, but with two different sizes");
     if (c->local > limit || limit - c->local < LOCAL_BYTES)
         return entry_damaged(file, c, "begins outside the file");
     const uint8_t *p = data + c->local;
@@ -179,21 +201,23 @@ static enum status read_entry(struct zip_entry *e, const struct central *c, cons
              room = limit - c->local - LOCAL_BYTES;
     if (name_len + extra_len > room || c->unpacked > room - name_len - extra_len)
         return entry_damaged(file, c, "reaches beyond the end of the file");
-    if (name_len != c->name_len || memcmp(p + LOCAL_BYTES, c->name, name_len) != 0 || little(p + 8, 2) != 0)
+    if (name_len != c->name_len || memcmp(p + LOCAL_BYTES, c->name, name_len) != 0 ||
+        little(p + 8, 2) != 0)
         return entry_damaged(file, c, "its local header says something else than the directory");
-    *e = (struct zip_entry){c->name, c->name_len, p + LOCAL_BYTES + name_len + extra_len, (size_t)c->unpacked,
-                            c->crc,  false};
+    *e = (struct zip_entry){c->name, c->name_len, p + LOCAL_BYTES + name_len + extra_len,
+        (size_t)c->unpacked, c->crc, false};
     return OK;
 }
 
-static enum status read_directory(struct torch_zip *z, const struct directory *d, const uint8_t *data)
+static enum status read_directory(
+    struct torch_zip *z, const struct directory *d, const uint8_t *data)
 {
     const uint8_t *p = data + d->offset, *end = p + d->size;
     for (uint64_t i = 0; i < d->n_entries; i++) {
         if (end - p < CENTRAL_BYTES || little(p, 4) != CENTRAL_SIGNATURE)
-            return fail(
-                ERR_FORMAT,
-                "%s: zip directory: entry %llu of %llu is missing; the file is damaged, copy it again",
+            return fail(ERR_FORMAT,
+                "%s: zip directory: entry %llu of %llu is missing; the file is damaged, copy it "
+                "again",
                 z->file, (unsigned long long)i + 1, (unsigned long long)d->n_entries);
         struct central c = {
             .name = (const char *)p + CENTRAL_BYTES,
@@ -209,8 +233,8 @@ static enum status read_directory(struct torch_zip *z, const struct directory *d
         size_t all = CENTRAL_BYTES + c.name_len + c.extra_len + little(p + 32, 2);
         if ((size_t)(end - p) < all || !read_zip64(&c, p + CENTRAL_BYTES + c.name_len))
             return fail(ERR_FORMAT,
-                        "%s: zip directory: entry %llu is cut off; the file is damaged, copy it again",
-                        z->file, (unsigned long long)i + 1);
+                "%s: zip directory: entry %llu is cut off; the file is damaged, copy it again",
+                z->file, (unsigned long long)i + 1);
         TRY(read_entry(&z->entries[z->n_entries], &c, z->file, data, d->offset));
         z->n_entries++;
         p += all;
@@ -218,9 +242,10 @@ static enum status read_directory(struct torch_zip *z, const struct directory *d
     qsort(z->entries, z->n_entries, sizeof *z->entries, entry_order);
     for (size_t i = 1; i < z->n_entries; i++)
         if (entry_order(&z->entries[i - 1], &z->entries[i]) == 0)
-            return fail(ERR_FORMAT, "%s: entry %.*s stands there twice; save the file again with torch.save",
-                        z->file, (int)(z->entries[i].name_len < 80 ? z->entries[i].name_len : 80),
-                        z->entries[i].name);
+            return fail(ERR_FORMAT,
+                "%s: entry %.*s stands there twice; save the file again with torch.save", z->file,
+                (int)(z->entries[i].name_len < 80 ? z->entries[i].name_len : 80),
+                z->entries[i].name);
     return OK;
 }
 
@@ -232,17 +257,17 @@ static enum status find_root(struct torch_zip *z)
         const struct zip_entry *e = &z->entries[i];
         if (e->name_len <= len || memcmp(e->name + e->name_len - len, pickle, len) != 0) continue;
         if (memchr(e->name, '/', e->name_len - len)) continue;
-        if (z->root) return fail(ERR_FORMAT, "%s: found data.pkl in two folders, expected one", z->file);
+        if (z->root)
+            return fail(ERR_FORMAT, "%s: found data.pkl in two folders, expected one", z->file);
         z->root = e->name;
         z->root_len = e->name_len - len;
     }
-    return z->root
-               ? OK
-               : fail(
-                     ERR_FORMAT,
-                     "%s: entry FOLDER/data.pkl: found nothing among %zu entries; expected a file written by "
-                     "torch.save",
-                     z->file, z->n_entries);
+    return z->root ? OK
+                   : fail(ERR_FORMAT,
+                         "%s: entry FOLDER/data.pkl: found nothing among %zu entries; expected a "
+                         "file written by "
+                         "torch.save",
+                         z->file, z->n_entries);
 }
 
 enum status torch_zip_open(struct torch_zip *z, const char *file, const uint8_t *data, size_t size)
@@ -252,7 +277,8 @@ enum status torch_zip_open(struct torch_zip *z, const char *file, const uint8_t 
     TRY(find_directory(&d, file, data, size));
     z->entries = calloc(d.n_entries ? d.n_entries : 1, sizeof *z->entries);
     if (!z->entries)
-        return fail(ERR_MEMORY, "%s: no memory for %llu entries", file, (unsigned long long)d.n_entries);
+        return fail(
+            ERR_MEMORY, "%s: no memory for %llu entries", file, (unsigned long long)d.n_entries);
     enum status st = read_directory(z, &d, data);
     if (st == OK) st = find_root(z);
     if (st != OK) torch_zip_close(z);
@@ -278,8 +304,8 @@ enum status torch_zip_find(struct torch_zip *z, const char *name, const struct z
     uint32_t crc = torch_zip_crc(e->data, e->size);
     if (crc != e->crc)
         return fail(ERR_FORMAT,
-                    "%s: entry %s: CRC-32: found %08x, expected %08x; the file is damaged, copy it again",
-                    z->file, name, crc, e->crc);
+            "%s: entry %s: CRC-32: found %08x, expected %08x; the file is damaged, copy it again",
+            z->file, name, crc, e->crc);
     e->checked = true;
     return OK;
 }
@@ -334,8 +360,8 @@ enum status torch_zip_finish(struct torch_zip_writer *w)
     size_t offset = w->out.len;
     if (w->n_entries > 65534 || offset + w->directory.len > 0xfffffffe)
         return fail(ERR_UNSUPPORTED,
-                    "zip: %zu entries in %zu bytes do not fit; expected at most 65534 in 4 GiB", w->n_entries,
-                    offset);
+            "zip: %zu entries in %zu bytes do not fit; expected at most 65534 in 4 GiB",
+            w->n_entries, offset);
     str_add_bytes(&w->out, w->directory.data, w->directory.len);
     put(&w->out, END_SIGNATURE, 4);
     put(&w->out, 0, 4);

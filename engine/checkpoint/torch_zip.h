@@ -1,7 +1,9 @@
-/* The container of a file made by torch.save: a zip archive whose entries are stored, not compressed.
+/* The container of a file made by torch.save: a zip archive whose entries are stored, not
+ * compressed.
  *
- * Entries stand as "ROOT/data.pkl", "ROOT/data/0", "ROOT/version" …; ROOT is any name. Zip64 records are
- * read. Compressed, encrypted or split archives are refused. Format: PKWARE APPNOTE 6.3.
+ * Entries stand as "ROOT/data.pkl", "ROOT/data/0", "ROOT/version" …; ROOT is any name. Zip64
+ * records are read. Compressed, encrypted or split archives are refused. Format: PKWARE
+ * APPNOTE 6.3.
  */
 #ifndef SG_ENGINE_CHECKPOINT_TORCH_ZIP_H
 #define SG_ENGINE_CHECKPOINT_TORCH_ZIP_H
@@ -28,18 +30,21 @@ struct torch_zip {
     size_t root_len;
 };
 
-/* `file` and `data` must outlive z. On failure nothing is left open. ERR_FORMAT; ERR_UNSUPPORTED for what a
- * zip may hold and torch.save never writes. */
-enum status torch_zip_open(struct torch_zip *z, const char *file, const uint8_t *data, size_t size) MUST_USE;
+/* `file` and `data` must outlive z. On failure nothing is left open. ERR_FORMAT; ERR_UNSUPPORTED
+ * for what a zip may hold and torch.save never writes. */
+enum status torch_zip_open(
+    struct torch_zip *z, const char *file, const uint8_t *data, size_t size) MUST_USE;
 void torch_zip_close(struct torch_zip *z);
 
 /* The entry "ROOT/<name>", its CRC-32 checked; *out NULL when there is none. */
-enum status torch_zip_find(struct torch_zip *z, const char *name, const struct zip_entry **out) MUST_USE;
+enum status torch_zip_find(
+    struct torch_zip *z, const char *name, const struct zip_entry **out) MUST_USE;
 
 /* CRC-32 as in zip (ISO 3309, reflected polynomial edb88320). */
 uint32_t torch_zip_crc(const void *data, size_t size);
 
-/* An archive being written, in memory: `struct torch_zip_writer w = {0};`, add entries, finish, take w.out.
+/* An archive being written, in memory: `struct torch_zip_writer w = {0};`, add entries, finish,
+ * take w.out.
  */
 struct torch_zip_writer {
     struct str out, directory;

@@ -2,7 +2,6 @@
 
 #include "engine/checkpoint/gguf.h"
 
-
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -47,22 +46,29 @@ static enum status explain_names(const struct weights *w)
     static const struct {
         const char *name, *what;
     } known[] = {
-        {"embed_tokens.weight", "a bare model without its head, as AutoModel saves it; load it with AutoModelForCausalLM and save that"},
+        {"embed_tokens.weight",
+            "a bare model without its head, as AutoModel saves it; load it with "
+            "AutoModelForCausalLM and save that"},
         {"tok_embeddings.weight", "Meta's or Mistral's own names; convert it with transformers"},
         {"transformer.wte.weight", "another architecture's names; supported is LlamaForCausalLM"},
         {"gpt_neox.embed_in.weight", "another architecture's names; supported is LlamaForCausalLM"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const struct tensor *t = safetensors_find(&w->files, known[i].name);
-        if (t) return fail(ERR_UNSUPPORTED, "%s: found %s, expected " EMBEDDING ": %s", t->file, t->name, known[i].what);
+        if (t)
+            return fail(ERR_UNSUPPORTED, "%s: found %s, expected " EMBEDDING ": %s", t->file,
+                t->name, known[i].what);
     }
     for (size_t i = 0; i < w->files.n_tensors; i++) {
         const struct tensor *t = &w->files.tensors[i];
-        if (!str_ends_with(t->name, "." EMBEDDING) && !str_ends_with(t->name, ".embed_tokens.weight")) continue;
+        if (!str_ends_with(t->name, "." EMBEDDING) &&
+            !str_ends_with(t->name, ".embed_tokens.weight"))
+            continue;
         return fail(ERR_UNSUPPORTED, "%s: found %s, expected " EMBEDDING ": %s", t->file, t->name,
-                    str_starts_with(t->name, "base_model.")
-                        ? "a model inside an adapter; merge it with peft's merge_and_unload() and save that"
-                        : "a model inside a larger one; save the language model by itself with transformers");
+            str_starts_with(t->name, "base_model.")
+                ? "a model inside an adapter; merge it with peft's merge_and_unload() and save that"
+                : "a model inside a larger one; save the language model by itself with "
+                  "transformers");
     }
     return OK;
 }
@@ -71,49 +77,51 @@ static enum status fail_missing(const struct weights *w, const char *name)
 {
     const char *shard = safetensors_absent(&w->files, name);
     if (shard)
-        return fail(ERR_FORMAT, "%s: tensor %s is missing: the index says %s, which has no such tensor; download it again", w->dir,
-                    name, shard);
+        return fail(ERR_FORMAT,
+            "%s: tensor %s is missing: the index says %s, which has no such tensor; download it "
+            "again",
+            w->dir, name, shard);
     if (!strcmp(name, EMBEDDING)) TRY(explain_names(w));
     return fail(ERR_FORMAT,
-                "%s: tensor %s is missing, config.json asks for it; config.json and weights do not belong "
-                "together or the download is incomplete: download both again",
-                w->dir, name);
+        "%s: tensor %s is missing, config.json asks for it; config.json and weights do not belong "
+        "together or the download is incomplete: download both again",
+        w->dir, name);
 }
 
 /* The tensor `name` of shape [m, k], or [m] when k is 0. */
-static enum status find_checked(const struct weights *w, const char *name, int m, int k,
-                                const struct tensor **out)
+static enum status find_checked(
+    const struct weights *w, const char *name, int m, int k, const struct tensor **out)
 {
     const struct tensor *t = safetensors_find(&w->files, name);
     if (!t) return fail_missing(w, name);
     char found[128], expected[64];
     snprintf(expected, sizeof expected, k ? "[%d, %d]" : "[%d]", m, k);
     if (t->n_dims != (k ? 2 : 1) || t->shape[0] != m || (k && t->shape[1] != k))
-        return fail(
-            ERR_FORMAT,
-            "%s: tensor %s: found shape %s, expected %s by config.json; config.json and weights do not "
+        return fail(ERR_FORMAT,
+            "%s: tensor %s: found shape %s, expected %s by config.json; config.json and weights do "
+            "not "
             "belong together: download both again",
             t->file, name, tensor_shape_text(t, found, sizeof found), expected);
     if (!t->is_float)
-        return fail(
-            ERR_UNSUPPORTED,
-            "%s: tensor %s: found element type %s, supported are F32, F16 and BF16; convert the weights "
+        return fail(ERR_UNSUPPORTED,
+            "%s: tensor %s: found element type %s, supported are F32, F16 and BF16; convert the "
+            "weights "
             "with transformers",
             t->file, name, t->type);
     *out = t;
     return OK;
 }
 
-/* The data of a tensor at an address aligned to its element: in the map, or a copy when the file leaves it
- * at an odd place. */
+/* The data of a tensor at an address aligned to its element: in the map, or a copy when the file
+ * leaves it at an odd place. */
 static enum status aligned_data(struct weights *w, const struct tensor *t, const void **out)
 {
     *out = t->data;
     if (tensor_aligned(t)) return OK;
     void *copy = own(w, t->bytes);
     if (!copy)
-        return fail(ERR_MEMORY, "%s: tensor %s: no memory for a copy of %zu bytes", t->file, t->name,
-                    t->bytes);
+        return fail(ERR_MEMORY, "%s: tensor %s: no memory for a copy of %zu bytes", t->file,
+            t->name, t->bytes);
     memcpy(copy, t->data, t->bytes);
     w->copied_bytes += t->bytes;
     *out = copy;
@@ -127,7 +135,8 @@ static enum status widened(struct weights *w, const struct tensor *t, const floa
     TRY(aligned_data(w, t, &data));
     size_t n = (size_t)tensor_elements(t);
     float *wide = own(w, n * sizeof *wide);
-    if (!wide) return fail(ERR_MEMORY, "%s: tensor %s: no memory for %zu values", t->file, t->name, n);
+    if (!wide)
+        return fail(ERR_MEMORY, "%s: tensor %s: no memory for %zu values", t->file, t->name, n);
     widen(data, t->dtype, wide, n);
     *out = wide;
     return OK;
@@ -149,9 +158,9 @@ static enum status load_bias(struct weights *w, const char *name, struct linear 
     TRY(add_entry(w, name, t));
     if (t->dtype == l->dtype) return aligned_data(w, t, &l->bias);
     if (l->dtype != DTYPE_F32)
-        return fail(
-            ERR_UNSUPPORTED,
-            "%s: tensor %s: found a bias in %s beside a weight in %s, expected the same type; convert the "
+        return fail(ERR_UNSUPPORTED,
+            "%s: tensor %s: found a bias in %s beside a weight in %s, expected the same type; "
+            "convert the "
             "checkpoint to one type with transformers",
             t->file, name, dtype_name(t->dtype), dtype_name(l->dtype));
     const float *wide = NULL;
@@ -167,16 +176,16 @@ static enum status load_norm(struct weights *w, const char *name, int n, const f
     TRY(widened(w, t, out));
     for (int i = 0; i < n; i++)
         if (!isfinite((*out)[i]))
-            return fail(
-                ERR_NUMERIC,
-                "%s: tensor %s: value %d is NaN or infinite; the checkpoint is damaged: download it again",
+            return fail(ERR_NUMERIC,
+                "%s: tensor %s: value %d is NaN or infinite; the checkpoint is damaged: download "
+                "it again",
                 t->file, name, i);
     return add_entry(w, name, t);
 }
 
 /* model.layers.<layer>.<part>.weight, and .bias when there is one */
-static enum status load_linear(struct weights *w, int layer, const char *part, bool bias, int m, int k,
-                               struct linear *l)
+static enum status load_linear(
+    struct weights *w, int layer, const char *part, bool bias, int m, int k, struct linear *l)
 {
     char name[96];
     snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, part);
@@ -215,7 +224,7 @@ static enum status load_layer(struct weights *w, int i)
 static bool same_content(const struct tensor *a, const struct tensor *b)
 {
     return a->is_float && b->is_float && a->dtype == b->dtype && a->bytes == b->bytes &&
-           memcmp(a->data, b->data, a->bytes) == 0;
+        memcmp(a->data, b->data, a->bytes) == 0;
 }
 
 static enum status load_embedding(struct weights *w)
@@ -224,7 +233,8 @@ static enum status load_embedding(struct weights *w)
     const struct tensor *embedding = safetensors_find(&w->files, EMBEDDING);
     const struct tensor *head = safetensors_find(&w->files, HEAD);
     w->tied = c->tie_word_embeddings;
-    /* As transformers 5 does: two different tensors under a configuration that ties them stay two. */
+    /* As transformers 5 does: two different tensors under a configuration that ties them stay two.
+     */
     if (w->tied && embedding && head && !same_content(embedding, head)) w->tied = false;
     const char *name = w->tied && !embedding && head ? HEAD : EMBEDDING;
     TRY(load_matrix(w, name, c->vocab_size, c->hidden_size, &w->embedding));
@@ -242,9 +252,9 @@ static enum status load_head(struct weights *w)
     }
     if (!safetensors_find(&w->files, HEAD))
         return fail(ERR_FORMAT,
-                    "%s: tensor " HEAD " is missing while config.json says tie_word_embeddings false; "
-                    "download the weights again, or set it to true if this model shares its embedding",
-                    w->dir);
+            "%s: tensor " HEAD " is missing while config.json says tie_word_embeddings false; "
+            "download the weights again, or set it to true if this model shares its embedding",
+            w->dir);
     return load_matrix(w, HEAD, w->config.vocab_size, w->config.hidden_size, &w->head);
 }
 
@@ -266,15 +276,17 @@ static enum status check_no_further_layer(const struct weights *w)
     }
     if (!further) return OK;
     return fail(ERR_FORMAT,
-                "%s: tensor %s: found a layer %ld, expected none beyond %ld by num_hidden_layers %ld of config.json; config.json and "
-                "weights do not belong together: download both again, or set it to %ld",
-                further->file, further->name, last, n_layers - 1, n_layers, last + 1);
+        "%s: tensor %s: found a layer %ld, expected none beyond %ld by num_hidden_layers %ld of "
+        "config.json; config.json and "
+        "weights do not belong together: download both again, or set it to %ld",
+        further->file, further->name, last, n_layers - 1, n_layers, last + 1);
 }
 
 static enum status load_all(struct weights *w)
 {
     w->layers = calloc((size_t)w->config.n_layers, sizeof *w->layers);
-    if (!w->layers) return fail(ERR_MEMORY, "%s: no memory for %d layers", w->dir, w->config.n_layers);
+    if (!w->layers)
+        return fail(ERR_MEMORY, "%s: no memory for %d layers", w->dir, w->config.n_layers);
     TRY(check_no_further_layer(w));
     TRY(load_embedding(w));
     for (int i = 0; i < w->config.n_layers; i++) TRY(load_layer(w, i));
@@ -296,7 +308,8 @@ const struct tensor *weights_next_unused(const struct weights *w, size_t *at)
     while (*at < w->files.n_tensors) {
         const struct tensor *t = &w->files.tensors[(*at)++];
         bool second_name = w->tied && (!strcmp(t->name, EMBEDDING) || !strcmp(t->name, HEAD));
-        if (!second_name && !str_ends_with(t->name, "rotary_emb.inv_freq") && !in_use(w, t)) return t;
+        if (!second_name && !str_ends_with(t->name, "rotary_emb.inv_freq") && !in_use(w, t))
+            return t;
     }
     return NULL;
 }
@@ -307,10 +320,13 @@ static const char *unused_remedy(const char *name)
     static const struct {
         const char *part, *remedy;
     } known[] = {
-        {"lora_", "an adapter was saved with the model: merge it, with peft's merge_and_unload(), and save again"},
+        {"lora_",
+            "an adapter was saved with the model: merge it, with peft's merge_and_unload(), and "
+            "save again"},
         {"weight_scale", "the weights are quantised: use the unquantised checkpoint"},
         {"qweight", "the weights are quantised: use the unquantised checkpoint"},
-        {"_norm.", "another architecture than LLaMA normalises there: this engine cannot follow it"},
+        {"_norm.",
+            "another architecture than LLaMA normalises there: this engine cannot follow it"},
         {".bias", "if the model has biases, say attention_bias or mlp_bias true in config.json"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
@@ -331,9 +347,10 @@ enum status weights_check_unused(const struct weights *w)
     enum status st = OK;
     if (first)
         st = fail(ERR_UNSUPPORTED,
-                  "%s: found %s, which this model does not use, so its results would not be those of the checkpoint; %s; or go on "
-                  "without with --ignore-tensors",
-                  first->file, str_get(&names), unused_remedy(first->name));
+            "%s: found %s, which this model does not use, so its results would not be those of the "
+            "checkpoint; %s; or go on "
+            "without with --ignore-tensors",
+            first->file, str_get(&names), unused_remedy(first->name));
     str_clear(&names);
     return st;
 }
@@ -399,5 +416,5 @@ const void *weights_embedding_row(const struct weights *w, int id)
 {
     assert(id >= 0 && id < w->config.vocab_size);
     return (const char *)w->embedding.weight +
-           (size_t)id * (size_t)w->embedding.k * dtype_size(w->embedding.dtype);
+        (size_t)id * (size_t)w->embedding.k * dtype_size(w->embedding.dtype);
 }

@@ -1,9 +1,9 @@
 /* The weights of a LLaMA checkpoint, every tensor checked against the configuration.
  *
- * Matrices are borrowed from the mapped files in their own dtype, which may differ from tensor to tensor.
- * Copied are only norm vectors (widened to f32), biases in half precision beside a matrix in f32, and
- * tensors that the file leaves unaligned to their element. A bias of another type than its matrix is
- * refused otherwise.
+ * Matrices are borrowed from the mapped files in their own dtype, which may differ from tensor to
+ * tensor. Copied are only norm vectors (widened to f32), biases in half precision beside a matrix
+ * in f32, and tensors that the file leaves unaligned to their element. A bias of another type than
+ * its matrix is refused otherwise.
  */
 #ifndef SG_ENGINE_CHECKPOINT_WEIGHTS_H
 #define SG_ENGINE_CHECKPOINT_WEIGHTS_H
@@ -19,13 +19,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-
 struct session_backend;
 struct tuner_backend;
 struct weights_device;
 struct weights_device_info;
 
-/* What a device does with the weights placed on it. Entries are all mandatory and may be called from any thread. */
+/* What a device does with the weights placed on it. Entries are all mandatory and may be called
+ * from any thread. */
 struct weights_place {
     enum status (*memory)(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes);
     void (*describe)(const struct weights_device *d, struct weights_device_info *out);
@@ -41,25 +41,28 @@ struct weights_device {
 
 /* How sessions run on a device; set before the weights are placed there. */
 struct device_options {
-    enum dtype residual; /* of the residual stream: DTYPE_F32 as on the CPU, or DTYPE_BF16 as transformers in bf16 */
-    bool graph;          /* repeated calls of one shape run as captured graphs: the same kernels, the same bits */
+    /* of the residual stream: DTYPE_F32 as on the CPU, or DTYPE_BF16 as transformers in bf16 */
+    enum dtype residual;
+    /* repeated calls of one shape run as captured graphs: the same kernels, the same bits */
+    bool graph;
 };
 
 struct layer_weights {
-    const float *attn_norm; /* input_layernorm, [hidden] */
-    const float *mlp_norm;  /* post_attention_layernorm, [hidden] */
-    struct linear q;        /* [n_heads * head_dim, hidden] */
-    struct linear k, v;     /* [n_kv_heads * head_dim, hidden] */
-    struct linear o;        /* [hidden, n_heads * head_dim] */
+    const float *attn_norm;       /* input_layernorm, [hidden] */
+    const float *mlp_norm;        /* post_attention_layernorm, [hidden] */
+    struct linear q;              /* [n_heads * head_dim, hidden] */
+    struct linear k, v;           /* [n_kv_heads * head_dim, hidden] */
+    struct linear o;              /* [hidden, n_heads * head_dim] */
     const float *q_norm, *k_norm; /* [head_dim]; NULL: this family has none */
-    struct linear gate, up; /* [intermediate, hidden] */
-    struct linear down;     /* [hidden, intermediate] */
+    struct linear gate, up;       /* [intermediate, hidden] */
+    struct linear down;           /* [hidden, intermediate] */
 };
 
 /* One tensor that the model uses, in the order of the computation. */
 struct weight_entry {
-    char *name;                   /* owned; canonical: tied embeddings are "model.embed_tokens.weight" */
-    const struct tensor *tensor;  /* as found in the file */
+    /* owned; canonical: tied embeddings are "model.embed_tokens.weight" */
+    char *name;
+    const struct tensor *tensor; /* as found in the file */
 };
 
 struct weights {
@@ -74,55 +77,59 @@ struct weights {
     struct safetensors files;
     struct weight_entry *entries; /* every tensor in use */
     size_t n_entries;
-    size_t weight_bytes;          /* of the tensors in use */
-    size_t copied_bytes;          /* of them copied because they were unaligned */
-    size_t n_extra;               /* tensors in the files that the model does not use */
+    size_t weight_bytes; /* of the tensors in use */
+    size_t copied_bytes; /* of them copied because they were unaligned */
+    size_t n_extra;      /* tensors in the files that the model does not use */
     struct device_options device_options;
     struct weights_device *on_device; /* where sessions run; NULL: on the CPU. Owned */
-    void **owned;                 /* heap blocks */
+    void **owned;                     /* heap blocks */
     size_t n_owned, cap_owned;
 };
 
-/* Read the configuration and map the weights of a Hugging Face directory or a GGUF file. Tensor data are not touched
- * except norms and the copies named above. On failure *w is empty. Messages name file, tensor, found and
- * expected shape, and the remedy. */
+/* Read the configuration and map the weights of a Hugging Face directory or a GGUF file. Tensor
+ * data are not touched except norms and the copies named above. On failure *w is empty. Messages
+ * name file, tensor, found and expected shape, and the remedy. */
 enum status weights_open(struct weights *w, const char *dir) MUST_USE;
 void weights_close(struct weights *w);
 
 /* The device that the weights were placed on; `name` is "cpu" and the rest empty when on none. */
 struct weights_device_info {
-    const char *name;      /* as in the database: "cpu", "cuda" */
-    const char *residual;  /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
+    const char *name;     /* as in the database: "cpu", "cuda" */
+    const char *residual; /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
     bool graph;
-    char gpu[128];         /* "NVIDIA H200" */
-    char driver[64];       /* versions of driver and runtime */
+    char gpu[128];            /* "NVIDIA H200" */
+    char driver[64];          /* versions of driver and runtime */
     size_t bytes, peak_bytes; /* what weights and sessions take together, now and at most */
 };
 void weights_device_describe(const struct weights *w, struct weights_device_info *out);
 /* Memory of that device: free now, and all of it. Both 0 when on none. */
-enum status weights_device_memory(const struct weights *w, size_t *free_bytes, size_t *total_bytes) MUST_USE;
+enum status weights_device_memory(
+    const struct weights *w, size_t *free_bytes, size_t *total_bytes) MUST_USE;
 
 /* Row of the embedding table for 0 <= id < vocab_size, in embedding.dtype; borrowed. */
 const void *weights_embedding_row(const struct weights *w, int id);
 
-/* Scan every weight for NaN and infinity; reads the whole checkpoint (some GB/s per thread). ERR_NUMERIC
- * with the file, the tensor, how many and the index of the first. Norms are always scanned by
- * weights_open(). */
+/* Scan every weight for NaN and infinity; reads the whole checkpoint (some GB/s per thread).
+ * ERR_NUMERIC with the file, the tensor, how many and the index of the first. Norms are always
+ * scanned by weights_open(). */
 enum status weights_check_finite(const struct weights *w, struct par *par) MUST_USE;
 
-/* Identity of a model, "xxh3:<32 hex>": every byte of every tensor in use, by name, dtype and shape, all of the
- * configuration that changes results, and `also` (the tokenizer's fingerprint; NULL: none). Sharding, file names, order in
- * the file and unused tensors do not matter. Tensors are hashed by XXH3 in pieces of a fixed size and the pieces' hashes
- * in their order, so the result is equal for every number of threads. memory (fingerprint_memory.h; NULL: none) is a file
- * where results are looked up and kept. */
+/* Identity of a model, "xxh3:<32 hex>": every byte of every tensor in use, by name, dtype and
+ * shape, all of the configuration that changes results, and `also` (the tokenizer's fingerprint;
+ * NULL: none). Sharding, file names, order in the file and unused tensors do not matter. Tensors
+ * are hashed by XXH3 in pieces of a fixed size and the pieces' hashes in their order, so the result
+ * is equal for every number of threads. memory (fingerprint_memory.h; NULL: none) is a file where
+ * results are looked up and kept. */
 #define FINGERPRINT_SIZE (5 + HASH_HEX_SIZE)
-enum status weights_fingerprint(const struct weights *w, const char *also, struct par *par, const char *memory,
-                                char out[FINGERPRINT_SIZE]) MUST_USE;
+enum status weights_fingerprint(const struct weights *w, const char *also, struct par *par,
+    const char *memory, char out[FINGERPRINT_SIZE]) MUST_USE;
 
-/* Tensors of the files that the model does not use, without those that change nothing: frequencies of the rotation, which
- * follow from the configuration, and the second name of a tied embedding. *at is 0 at first; NULL behind the last. */
+/* Tensors of the files that the model does not use, without those that change nothing: frequencies
+ * of the rotation, which follow from the configuration, and the second name of a tied embedding.
+ * *at is 0 at first; NULL behind the last. */
 const struct tensor *weights_next_unused(const struct weights *w, size_t *at);
-/* ERR_UNSUPPORTED, naming them, when there are any: what the checkpoint computes is not what would be computed. */
+/* ERR_UNSUPPORTED, naming them, when there are any: what the checkpoint computes is not what would
+ * be computed. */
 enum status weights_check_unused(const struct weights *w) MUST_USE;
 
 #endif

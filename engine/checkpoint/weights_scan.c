@@ -1,4 +1,5 @@
-/* The two passes over a whole checkpoint: the scan for values that are not finite, and the fingerprint. */
+/* The two passes over a whole checkpoint: the scan for values that are not finite, and the
+ * fingerprint. */
 #include "engine/checkpoint/fingerprint_memory.h"
 #include "engine/checkpoint/weights.h"
 
@@ -9,8 +10,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* Not finite: all bits of the exponent set. Blocks of a fixed size with counters as wide as the values let
- * the compiler use whole vectors. */
+/* Not finite: all bits of the exponent set. Blocks of a fixed size with counters as wide as the
+ * values let the compiler use whole vectors. */
 #define SCAN_BLOCK 1024
 
 static unsigned scan_block16(const uint8_t *p, uint16_t exponent)
@@ -58,7 +59,8 @@ static size_t count_not_finite(const void *data, enum dtype dtype, size_t n, siz
         bool whole = n - i >= SCAN_BLOCK;
         if (whole) {
             const uint8_t *block = p + i * width;
-            unsigned c = dtype == DTYPE_F32 ? scan_block32(block) : scan_block16(block, exponent_mask(dtype));
+            unsigned c = dtype == DTYPE_F32 ? scan_block32(block)
+                                            : scan_block16(block, exponent_mask(dtype));
             if (!c || count) {
                 count += c;
                 i += SCAN_BLOCK;
@@ -73,14 +75,15 @@ static size_t count_not_finite(const void *data, enum dtype dtype, size_t n, siz
     return count;
 }
 
-/* Both passes over the whole checkpoint walk a list of pieces, so that threads share the work evenly
- * whatever the sizes of the tensors are, and results do not depend on how many threads there are. */
+/* Both passes over the whole checkpoint walk a list of pieces, so that threads share the work
+ * evenly whatever the sizes of the tensors are, and results do not depend on how many threads there
+ * are. */
 #define PIECE_BYTES ((size_t)1 << 20)
 
 struct piece {
     const struct tensor *tensor;
     size_t offset, bytes;
-    size_t n_bad, first_bad; /* results of the scan; first in elements of the tensor */
+    size_t n_bad, first_bad;   /* results of the scan; first in elements of the tensor */
     XXH128_canonical_t digest; /* result of the hash, in one order of bytes on every machine */
 };
 
@@ -95,8 +98,9 @@ static enum status list_pieces(const struct weights *w, struct piece **out, int 
     for (size_t i = 0; i < w->n_entries; i++) {
         const struct tensor *t = w->entries[i].tensor;
         for (size_t at = 0; at < t->bytes; at += PIECE_BYTES)
-            p[n++] = (struct piece){
-                .tensor = t, .offset = at, .bytes = t->bytes - at < PIECE_BYTES ? t->bytes - at : PIECE_BYTES};
+            p[n++] = (struct piece){.tensor = t,
+                .offset = at,
+                .bytes = t->bytes - at < PIECE_BYTES ? t->bytes - at : PIECE_BYTES};
     }
     *out = p;
     *n_out = (int)n;
@@ -108,8 +112,8 @@ static void scan_piece(void *ctx, int i, int worker)
     (void)worker;
     struct piece *p = (struct piece *)ctx + i;
     size_t width = dtype_size(p->tensor->dtype);
-    p->n_bad =
-        count_not_finite(p->tensor->data + p->offset, p->tensor->dtype, p->bytes / width, &p->first_bad);
+    p->n_bad = count_not_finite(
+        p->tensor->data + p->offset, p->tensor->dtype, p->bytes / width, &p->first_bad);
     p->first_bad += p->offset / width;
 }
 
@@ -126,9 +130,9 @@ enum status weights_check_finite(const struct weights *w, struct par *par)
         size_t count = 0;
         for (int j = i; j < n && p[j].tensor == t; j++) count += p[j].n_bad;
         st = fail(ERR_NUMERIC,
-                  "%s: tensor %s: %zu of %lld values are NaN or infinite, the first at index %zu; the "
-                  "checkpoint is damaged: download it again",
-                  t->file, t->name, count, (long long)tensor_elements(t), p[i].first_bad);
+            "%s: tensor %s: %zu of %lld values are NaN or infinite, the first at index %zu; the "
+            "checkpoint is damaged: download it again",
+            t->file, t->name, count, (long long)tensor_elements(t), p[i].first_bad);
     }
     free(p);
     return st;
@@ -152,24 +156,26 @@ static void hash_double(struct hash *h, double v)
 static void hash_config(struct hash *h, const struct weights *w)
 {
     const struct llama_config *c = &w->config;
-    const int numbers[] = {
-        c->hidden_size,    c->intermediate_size, c->n_layers,   c->n_heads,
-        c->n_kv_heads,     c->head_dim,          c->vocab_size, c->max_position,
-        c->qkv_bias,       c->mlp_bias,          w->tied,       c->rope.original_max_position};
+    const int numbers[] = {c->hidden_size, c->intermediate_size, c->n_layers, c->n_heads,
+        c->n_kv_heads, c->head_dim, c->vocab_size, c->max_position, c->qkv_bias, c->mlp_bias,
+        w->tied, c->rope.original_max_position};
     hash_add_str(h, "llama");
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) hash_add_u64(h, (uint64_t)numbers[i]);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        hash_add_u64(h, (uint64_t)numbers[i]);
     hash_double(h, c->rms_norm_eps);
     hash_add_str(h, rope_type_name(c->rope.type));
     hash_double(h, c->rope.theta);
     hash_double(h, c->rope.factor);
     hash_double(h, c->rope.low_freq_factor);
     hash_double(h, c->rope.high_freq_factor);
-    if (strcmp(c->family->model_type, "llama") == 0 && c->rope.type < ROPE_YARN) return; /* as it always was */
+    /* as it always was */
+    if (strcmp(c->family->model_type, "llama") == 0 && c->rope.type < ROPE_YARN) return;
     hash_add_str(h, c->family->model_type);
-    const double further[] = {c->o_bias, c->qk_norm, c->window, c->rope.attention_factor, c->rope.beta_fast, c->rope.beta_slow,
-                              c->rope.truncate};
+    const double further[] = {c->o_bias, c->qk_norm, c->window, c->rope.attention_factor,
+        c->rope.beta_fast, c->rope.beta_slow, c->rope.truncate};
     for (size_t i = 0; i < sizeof further / sizeof *further; i++) hash_double(h, further[i]);
-    for (int l = 0; l < c->n_layers; l++) hash_add_u64(h, (uint64_t)(llama_window(c, l) > 0) * 2 + llama_turns(c, l));
+    for (int l = 0; l < c->n_layers; l++)
+        hash_add_u64(h, (uint64_t)(llama_window(c, l) > 0) * 2 + llama_turns(c, l));
     for (int i = 0; i < c->head_dim / 2; i++) {
         hash_double(h, (double)c->rope.short_factor[i]);
         hash_double(h, (double)c->rope.long_factor[i]);
@@ -191,11 +197,12 @@ static void hash_description(struct hash *h, const struct weights *w, const char
 
 static void hash_file_ids(struct hash *h, const struct safetensors *s)
 {
-    for (int i = 0; i < s->n_files; i++) hash_add(h, &s->files[i].map.id, sizeof s->files[i].map.id);
+    for (int i = 0; i < s->n_files; i++)
+        hash_add(h, &s->files[i].map.id, sizeof s->files[i].map.id);
 }
 
-enum status weights_fingerprint(const struct weights *w, const char *also, struct par *par, const char *memory,
-                                char out[FINGERPRINT_SIZE])
+enum status weights_fingerprint(const struct weights *w, const char *also, struct par *par,
+    const char *memory, char out[FINGERPRINT_SIZE])
 {
     struct hash h;
     char hex[HASH_HEX_SIZE], key[HASH_HEX_SIZE];

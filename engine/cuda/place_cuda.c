@@ -1,4 +1,5 @@
-/* Weights are placed on a GPU: here what runs sessions there, what tunes there and what holds the weights meet. */
+/* Weights are placed on a GPU: here what runs sessions there, what tunes there and what holds the
+ * weights meet. */
 #include "engine/cuda/session_cuda.h"
 #include "engine/cuda/weights_cuda.h"
 #include "engine/tuner/tuner_parts.h"
@@ -13,22 +14,22 @@ enum status weights_place_cuda(struct weights *w, int index)
     if (device_cuda.count() == 0) return ERR_DEVICE; /* with its reason */
     struct weights_cuda *on = calloc(1, sizeof *on);
     if (!on) return fail(ERR_MEMORY, "no memory for a device");
-    on->base = (struct weights_device){&weights_on_cuda, &session_backend_cuda, &tuner_backend_cuda};
+    on->base =
+        (struct weights_device){&weights_on_cuda, &session_backend_cuda, &tuner_backend_cuda};
     on->impl = &device_cuda;
     pthread_mutex_init(&on->lock, NULL);
     struct weights_device *device = &on->base;
     enum status st = weights_cuda_fill(on, w, index);
-    if (st != OK)
-        weights_on_cuda.release(&device);
-    else
-        w->on_device = device;
+    if (st != OK) weights_on_cuda.release(&device);
+    else w->on_device = device;
     return st;
 }
 
-enum status weights_cuda_look(int index, struct weights_device_info *out, size_t *free_bytes,
-                              size_t *total_bytes)
+enum status weights_cuda_look(
+    int index, struct weights_device_info *out, size_t *free_bytes, size_t *total_bytes)
 {
-    struct weights_cuda w = {.base = {&weights_on_cuda, &session_backend_cuda, &tuner_backend_cuda}, .impl = &device_cuda};
+    struct weights_cuda w = {.base = {&weights_on_cuda, &session_backend_cuda, &tuner_backend_cuda},
+        .impl = &device_cuda};
     *out = (struct weights_device_info){0};
     if (device_cuda.count() == 0) return ERR_DEVICE; /* with its reason */
     TRY(device_cuda.open(&w.d, index));

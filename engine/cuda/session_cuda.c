@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct session_plan plan(const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+static struct session_plan plan(
+    const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
     (void)n_threads;
     return session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once);
@@ -37,18 +38,23 @@ static void cuda_close(void **state)
     *state = NULL;
 }
 
-static enum status cuda_open(void **state, const struct weights *w, struct par *par, const struct session_plan *p,
-                             const char *impl)
+static enum status cuda_open(void **state, const struct weights *w, struct par *par,
+    const struct session_plan *p, const char *impl)
 {
     const struct llama_config *c = &w->config;
     size_t cells = (size_t)c->n_layers * (size_t)c->n_heads;
     struct session_cuda *s = calloc(1, sizeof *s);
     *state = s;
     if (!s) return fail(ERR_MEMORY, "no memory for a session");
-    *s = (struct session_cuda){.w = w, .on = (struct weights_cuda *)w->on_device, .par = par, .impl = impl, .plan = *p,
-                               .residual = w->device_options.residual};
+    *s = (struct session_cuda){.w = w,
+        .on = (struct weights_cuda *)w->on_device,
+        .par = par,
+        .impl = impl,
+        .plan = *p,
+        .residual = w->device_options.residual};
     char what[128];
-    snprintf(what, sizeof what, "a session of %d tokens (KV cache %.2f GiB)", p->capacity, (double)p->kv_bytes / 0x1p30);
+    snprintf(what, sizeof what, "a session of %d tokens (KV cache %.2f GiB)", p->capacity,
+        (double)p->kv_bytes / 0x1p30);
     enum status st = weights_cuda_lock(s->on);
     if (st == OK) st = weights_cuda_alloc(s->on, &s->slab, p->total_bytes, what);
     st = weights_cuda_unlock(s->on, st);
@@ -61,8 +67,8 @@ static enum status cuda_open(void **state, const struct weights *w, struct par *
         s->layers = malloc((size_t)c->n_layers);
         s->kept_maps = malloc((size_t)c->n_layers * sizeof *s->kept_maps);
         s->host_map = malloc(s->map_bytes);
-        if (!s->host_ledger || !s->host_sparse || !s->host_lambda || !s->host_rows || !s->layers || !s->kept_maps ||
-            !s->host_map)
+        if (!s->host_ledger || !s->host_sparse || !s->host_lambda || !s->host_rows || !s->layers ||
+            !s->kept_maps || !s->host_map)
             st = fail(ERR_MEMORY, "no memory for a session");
     }
     if (st != OK) cuda_close(state);
@@ -76,17 +82,25 @@ static enum status score(struct session_cuda *s, const int32_t *next, int n, flo
     TRY(send(s, s->tokens, next, sizeof *next * (size_t)n));
     for (int r = 0; r < n; r += COMPARE_CUDA_ROWS) {
         int rows = n - r < COMPARE_CUDA_ROWS ? n - r : COMPARE_CUDA_ROWS;
-        TRY(compare_cuda_run(&(struct compare_cuda_args){
-                                 .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows,
-                                 .loss_only = true, .x = s->norm + (size_t)r * (size_t)c->hidden_size,
-                                 .next = s->tokens + r, .chunk = s->head_ids, .logits = s->logits, .rows = s->rows},
-                             s->on->gemm, s->on->stream));
+        TRY(compare_cuda_run(&(struct compare_cuda_args){.head = s->on->head,
+                                 .vocab = c->vocab_size,
+                                 .k = c->hidden_size,
+                                 .n_rows = rows,
+                                 .loss_only = true,
+                                 .x = s->norm + (size_t)r * (size_t)c->hidden_size,
+                                 .next = s->tokens + r,
+                                 .chunk = s->head_ids,
+                                 .logits = s->logits,
+                                 .rows = s->rows},
+            s->on->gemm, s->on->stream));
         TRY(compare_cuda_nll(s->rows, s->tokens + r, rows, s->nll + r, s->on->stream));
     }
     TRY(fetch(s, nll, s->nll, sizeof *nll * (size_t)n));
     for (int r = 0; r < n; r++)
         if (isnan(nll[r]))
-            return fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`", r);
+            return fail(ERR_NUMERIC,
+                "logits of position %d hold NaN or infinity; check the weights with `info --check`",
+                r);
     return OK;
 }
 
@@ -110,30 +124,34 @@ static enum status plan_layers(struct session_cuda *s, const struct chunk *x, in
     return OK;
 }
 
-/* A graph of this chunk can be repeated: nothing of it crosses to the host and nobody looks into it. */
+/* A graph of this chunk can be repeated: nothing of it crosses to the host and nobody looks into
+ * it. */
 static enum status can_record(const struct session_cuda *s, const struct chunk *x, bool *can)
 {
     const struct forward_args *f = x->f;
     *can = false;
-    if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out || f->end_layer > 0 ||
-        (f->hook && !f->hook_tiles_only))
+    if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out ||
+        f->end_layer > 0 || (f->hook && !f->hook_tiles_only))
         return OK;
     for (int l = 0; l < s->w->config.n_layers; l++)
         if (s->layers[l] & LAYER_SPARSE && f->policy->method != &mask_sparge)
-            return fail(ERR_UNSUPPORTED, "method %s chooses tiles on the host, which no graph repeats; leave out "
-                                         "--graph", f->policy->method->name);
+            return fail(ERR_UNSUPPORTED,
+                "method %s chooses tiles on the host, which no graph repeats; leave out "
+                "--graph",
+                f->policy->method->name);
     if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
     *can = true;
     return OK;
 }
 
-/* One graph serves all steps when the only position-dependent kernels read it on the device. The last row of a prompt cut
- * in chunks can be a chunk of its own, and sparse. */
+/* One graph serves all steps when the only position-dependent kernels read it on the device. The
+ * last row of a prompt cut in chunks can be a chunk of its own, and sparse. */
 static enum status decodes(const struct session_cuda *s, const struct chunk *x, bool *yes)
 {
     *yes = false;
     for (int l = 0; l < s->w->config.n_layers; l++)
-        if (s->layers[l] & LAYER_SPARSE || session_window(&s->w->config, l, s->plan.capacity)) return OK;
+        if (s->layers[l] & LAYER_SPARSE || session_window(&s->w->config, l, s->plan.capacity))
+            return OK;
     struct attn_args a = session_cuda_call(s, x, 0);
     const struct attn_impl *impl;
     TRY(attn_choose(&a, s->impl, &impl));
@@ -145,7 +163,8 @@ static enum status run_chunk(struct session_cuda *s, struct chunk *x)
 {
     bool record;
     TRY(can_record(s, x, &record));
-    if (!x->f->residual_in) TRY(send(s, s->tokens, x->f->tokens + x->begin, sizeof *x->f->tokens * (size_t)x->n));
+    if (!x->f->residual_in)
+        TRY(send(s, s->tokens, x->f->tokens + x->begin, sizeof *x->f->tokens * (size_t)x->n));
     if (!record) return session_cuda_run_layers(s, x);
     if (x->n == 1) TRY(decodes(s, x, &x->at_device));
     if (x->at_device) TRY(send(s, s->position, &x->position, sizeof x->position));
@@ -165,15 +184,18 @@ static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int to
     TRY(run_chunk(s, x));
     if (x->logits) TRY(fetch(s, f->last_logits, s->logits, sizeof(float) * (size_t)c->vocab_size));
     if (f->hidden) {
-        TRY(ops_cuda_rmsnorm(s->x, s->residual, s->on->final_norm, eps, n, h, NULL, s->wide, stream));
+        TRY(ops_cuda_rmsnorm(
+            s->x, s->residual, s->on->final_norm, eps, n, h, NULL, s->wide, stream));
         TRY(fetch(s, f->hidden + (size_t)x->begin * (size_t)h, s->wide, bytes));
     }
     if (f->last_hidden && x->begin + n == f->n) {
-        TRY(ops_cuda_rmsnorm(session_cuda_stream_row(s, n - 1), s->residual, s->on->final_norm, eps, 1, h, NULL, s->wide, stream));
+        TRY(ops_cuda_rmsnorm(session_cuda_stream_row(s, n - 1), s->residual, s->on->final_norm, eps,
+            1, h, NULL, s->wide, stream));
         TRY(fetch(s, f->last_hidden, s->wide, sizeof(float) * (size_t)h));
     }
     if (f->nll) {
-        TRY(ops_cuda_rmsnorm(s->x, s->residual, s->on->final_norm, eps, n, h, s->norm, NULL, stream));
+        TRY(ops_cuda_rmsnorm(
+            s->x, s->residual, s->on->final_norm, eps, n, h, s->norm, NULL, stream));
         TRY(PART(s, x, linear_s));
         TRY(score(s, f->next + x->begin, n, f->nll + x->begin));
     }
@@ -194,13 +216,14 @@ static enum status send_policy(struct session_cuda *s, const struct sparse_polic
         s->host_lambda[i] = p->heads[i].pvthreshd;
     }
     for (int l = 0; l < c->n_layers; l++)
-        TRY(send(s, s->head_sparse + line * (size_t)l, s->host_sparse + l * c->n_heads, (size_t)c->n_heads));
+        TRY(send(s, s->head_sparse + line * (size_t)l, s->host_sparse + l * c->n_heads,
+            (size_t)c->n_heads));
     TRY(send(s, s->heads, p->heads, cells * sizeof *p->heads));
     return send(s, s->lambda, s->host_lambda, cells * sizeof *s->lambda);
 }
 
-static enum status forward_on(struct session_cuda *s, int position, int total_len, const struct forward_args *f,
-                              struct str *impls)
+static enum status forward_on(struct session_cuda *s, int position, int total_len,
+    const struct forward_args *f, struct str *impls)
 {
     const struct llama_config *c = &s->w->config;
     float inv_freq[128];
@@ -214,20 +237,25 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
     }
     TRY(send_policy(s, f->policy));
     if (f->ledger)
-        TRY(s->on->impl->fill(s->on->d, s->ledger, 0, sizeof *s->ledger * (size_t)c->n_layers * (size_t)c->n_heads));
+        TRY(s->on->impl->fill(
+            s->on->d, s->ledger, 0, sizeof *s->ledger * (size_t)c->n_layers * (size_t)c->n_heads));
     for (int begin = 0; begin < f->n; begin += s->plan.chunk) {
         int n = f->n - begin < s->plan.chunk ? f->n - begin : s->plan.chunk;
-        struct chunk x = {.f = f, .begin = begin, .n = n, .position = position + begin, .impls = impls,
-                          .first = f->residual_in ? f->first_layer : 0,
-                          .end = f->end_layer > 0 ? f->end_layer : c->n_layers,
-                          .logits = f->last_logits && begin + n == f->n};
+        struct chunk x = {.f = f,
+            .begin = begin,
+            .n = n,
+            .position = position + begin,
+            .impls = impls,
+            .first = f->residual_in ? f->first_layer : 0,
+            .end = f->end_layer > 0 ? f->end_layer : c->n_layers,
+            .logits = f->last_logits && begin + n == f->n};
         TRY(chunk_forward(s, &x, total_len));
     }
     return session_cuda_collect(s, f);
 }
 
-static enum status cuda_forward(void *state, int position, int total_len, const struct forward_args *f,
-                                struct str *impls)
+static enum status cuda_forward(
+    void *state, int position, int total_len, const struct forward_args *f, struct str *impls)
 {
     struct session_cuda *s = state;
     enum status st = weights_cuda_lock(s->on);
@@ -259,8 +287,8 @@ static enum status cuda_logits(void *state, const float *hidden, float *logits)
     return weights_cuda_unlock(s->on, st);
 }
 
-static enum status compare_on(struct session_cuda *s, int n, const float *dense, const float *sparse,
-                              const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+static enum status compare_on(struct session_cuda *s, int n, const float *dense,
+    const float *sparse, const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     const struct llama_config *c = &s->w->config;
     bool both = dense != sparse;
@@ -271,23 +299,34 @@ static enum status compare_on(struct session_cuda *s, int n, const float *dense,
         size_t values = (size_t)rows * h;
         TRY(send(s, s->wide, dense + (size_t)r * h, values * sizeof(float)));
         if (both) TRY(send(s, s->wide + values, sparse + (size_t)r * h, values * sizeof(float)));
-        TRY(ops_cuda_to_bf16(s->wide, DTYPE_F32, both ? 2 * values : values, s->norm, s->on->stream));
+        TRY(ops_cuda_to_bf16(
+            s->wide, DTYPE_F32, both ? 2 * values : values, s->norm, s->on->stream));
         TRY(send(s, s->tokens, next + r, sizeof *next * (size_t)rows));
-        TRY(compare_cuda_run(&(struct compare_cuda_args){
-                                 .head = s->on->head, .vocab = c->vocab_size, .k = c->hidden_size, .n_rows = rows,
-                                 .both = both, .x = s->norm, .hidden = s->wide, .next = s->tokens, .chunk = s->head_ids,
-                                 .logits = s->logits, .rows = s->rows},
-                             s->on->gemm, s->on->stream));
+        TRY(compare_cuda_run(&(struct compare_cuda_args){.head = s->on->head,
+                                 .vocab = c->vocab_size,
+                                 .k = c->hidden_size,
+                                 .n_rows = rows,
+                                 .both = both,
+                                 .x = s->norm,
+                                 .hidden = s->wide,
+                                 .next = s->tokens,
+                                 .chunk = s->head_ids,
+                                 .logits = s->logits,
+                                 .rows = s->rows},
+            s->on->gemm, s->on->stream));
         TRY(fetch(s, s->host_rows, s->rows, sizeof *s->rows * (size_t)rows));
-        int bad = compare_cuda_finish(s->host_rows, rows, c->vocab_size, c->hidden_size, next + r, out + r, sums);
+        int bad = compare_cuda_finish(
+            s->host_rows, rows, c->vocab_size, c->hidden_size, next + r, out + r, sums);
         if (bad >= 0)
-            return fail(ERR_NUMERIC, "logits of position %d hold NaN or infinity; check the weights with `info --check`", r + bad);
+            return fail(ERR_NUMERIC,
+                "logits of position %d hold NaN or infinity; check the weights with `info --check`",
+                r + bad);
     }
     return OK;
 }
 
-static enum status cuda_compare(void *state, int n, const float *dense, const float *sparse, const int32_t *next,
-                                struct token_metrics *out, struct tensor_sums *sums)
+static enum status cuda_compare(void *state, int n, const float *dense, const float *sparse,
+    const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     struct session_cuda *s = state;
     enum status st = weights_cuda_lock(s->on);
@@ -296,5 +335,12 @@ static enum status cuda_compare(void *state, int n, const float *dense, const fl
 }
 
 const struct session_backend session_backend_cuda = {
-    "cuda", plan, cuda_open, cuda_close, cuda_forward, cuda_heads, cuda_logits, cuda_compare,
+    "cuda",
+    plan,
+    cuda_open,
+    cuda_close,
+    cuda_forward,
+    cuda_heads,
+    cuda_logits,
+    cuda_compare,
 };

@@ -8,7 +8,8 @@
 
 enum { GRAPHS = 4 }; /* a prefill dense and sparse, a decode step, and one more */
 
-/* All that launches depend on besides what is in the slab. Zeroed before it is filled: it is compared as bytes. */
+/* All that launches depend on besides what is in the slab. Zeroed before it is filled: it is
+ * compared as bytes. */
 struct shape {
     const struct mask_method *method;
     struct block_shape block;
@@ -78,8 +79,8 @@ static enum status remember(struct session_cuda *s, const struct shape *shape)
     return OK;
 }
 
-/* Calls of a shape seen for the first time run as they are: kernels are loaded then, and what never comes again is not
- * worth recording. */
+/* Calls of a shape seen for the first time run as they are: kernels are loaded then, and what never
+ * comes again is not worth recording. */
 enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x)
 {
     if (!s->graphs) s->graphs = calloc(1, sizeof *s->graphs);
@@ -93,7 +94,8 @@ enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x
             g = k;
     }
     if (!g) {
-        TRY(session_cuda_run_layers(s, x)); /* one that failed has not been seen: its kernels may not be loaded */
+        /* one that failed has not been seen: its kernels may not be loaded */
+        TRY(session_cuda_run_layers(s, x));
         return remember(s, &shape);
     }
     g->used = ++s->graphs->now;

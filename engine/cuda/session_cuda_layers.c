@@ -15,22 +15,23 @@ static uint16_t *cache_of(const struct session_cuda *s, int layer, int value)
     return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
 }
 
-static enum status project(struct session_cuda *s, int n, int m, int k, const uint16_t *x, const uint16_t *w,
-                           uint16_t *y)
+static enum status project(
+    struct session_cuda *s, int n, int m, int k, const uint16_t *x, const uint16_t *w, uint16_t *y)
 {
     return gemm_cuda_run(s->on->gemm, n, m, k, x, w, y, m, DTYPE_BF16, false);
 }
 
 /* Onto the residual stream, rounded once to its type. */
-static enum status project_add(struct session_cuda *s, int n, int k, const uint16_t *x, const uint16_t *w,
-                               const float *bias)
+static enum status project_add(
+    struct session_cuda *s, int n, int k, const uint16_t *x, const uint16_t *w, const float *bias)
 {
     int h = s->w->config.hidden_size;
     TRY(gemm_cuda_run(s->on->gemm, n, h, k, x, w, s->x, h, s->residual, true));
     return bias ? ops_cuda_add_bias(s->x, s->residual, bias, n, h, s->on->stream) : OK;
 }
 
-/* Room for methods other than sparge, which the plan of a session does not count: taken when it is first wanted. */
+/* Room for methods other than sparge, which the plan of a session does not count: taken when it is
+ * first wanted. */
 static enum status want_room(struct session_cuda *s, size_t bytes, const char *what)
 {
     if (s->mass_bytes >= bytes) return OK;
@@ -44,10 +45,11 @@ static enum status want_room(struct session_cuda *s, size_t bytes, const char *w
 }
 
 /* What `oracle` ranks by, on the host; the caller frees it. */
-static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a, const struct tile_map *map,
-                                const struct mask_method *method, float **out)
+static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a,
+    const struct tile_map *map, const struct mask_method *method, float **out)
 {
-    size_t bytes = sizeof(float) * (size_t)map->n_heads * (size_t)map->n_qblocks * (size_t)map->n_kblocks;
+    size_t bytes =
+        sizeof(float) * (size_t)map->n_heads * (size_t)map->n_qblocks * (size_t)map->n_kblocks;
     TRY(want_room(s, bytes, "the oracle"));
     *out = malloc(bytes);
     if (!*out) return fail(ERR_MEMORY, "no memory for the oracle");
@@ -56,17 +58,21 @@ static enum status fetch_masses(struct session_cuda *s, const struct attn_args *
     return fetch(s, *out, s->mass, bytes);
 }
 
-/* Tiles chosen on the host: of `window`, which looks at no tensor, of `oracle`, whose masses come from the device, and of
- * every method whose predictor has no body there, from copies of q and k. */
-static enum status host_map(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
-                            struct tile_map *map)
+/* Tiles chosen on the host: of `window`, which looks at no tensor, of `oracle`, whose masses come
+ * from the device, and of every method whose predictor has no body there, from copies of q and k.
+ */
+static enum status host_map(struct session_cuda *s, const struct forward_args *f, int layer,
+    const struct attn_args *a, struct tile_map *map)
 {
     const struct sparse_policy *p = f->policy;
     int n_heads = s->w->config.n_heads;
     struct attn_args shape = *a;
     shape.ledger = f->ledger ? f->ledger + layer * n_heads : NULL;
-    struct mask_args m = {.attn = &shape, .heads = p->heads + layer * n_heads, .smooth_k = p->smooth_k, .topk = p->topk,
-                          .window = p->window};
+    struct mask_args m = {.attn = &shape,
+        .heads = p->heads + layer * n_heads,
+        .smooth_k = p->smooth_k,
+        .topk = p->topk,
+        .window = p->window};
     struct tile_map host = *map;
     host.bits = s->host_map;
     bool oracle = mask_base(p->method) == &mask_oracle;
@@ -90,12 +96,15 @@ static enum status host_map(struct session_cuda *s, const struct forward_args *f
     return st == OK ? send(s, map->bits, host.bits, tile_map_bytes(map)) : st;
 }
 
-static enum status choose_tiles(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a,
-                                struct tile_map *map)
+static enum status choose_tiles(struct session_cuda *s, const struct forward_args *f, int layer,
+    const struct attn_args *a, struct tile_map *map)
 {
     const struct sparse_policy *p = f->policy;
-    struct mask_cuda_args m = {.attn = a, .heads = s->heads + layer * s->w->config.n_heads, .smooth_k = p->smooth_k,
-                               .topk = p->topk, .method = p->method};
+    struct mask_cuda_args m = {.attn = a,
+        .heads = s->heads + layer * s->w->config.n_heads,
+        .smooth_k = p->smooth_k,
+        .topk = p->topk,
+        .method = p->method};
     if (mask_cuda_refuses(&m)) return host_map(s, f, layer, a, map);
     if (p->method == &mask_sparge) return mask_cuda_predict(&m, map, s->mask_ws, s->on->stream);
     TRY(want_room(s, mask_cuda_workspace(&m), "the prediction"));
@@ -108,18 +117,34 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
     const struct llama_config *c = &s->w->config;
     const struct forward_args *f = x->f;
     int d = c->head_dim;
-    ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d, width = (ptrdiff_t)(c->n_heads + 2 * c->n_kv_heads) * d;
+    ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d,
+              width = (ptrdiff_t)(c->n_heads + 2 * c->n_kv_heads) * d;
     return (struct attn_args){
-        .dtype = DTYPE_BF16, .n_q = x->n, .q_start = x->position, .q_start_at = x->at_device ? s->position : NULL,
-        .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = d, .scale = (float)(1 / sqrt((double)d)),
-        .q = s->qkv, .k = cache_of(s, layer, 0), .v = cache_of(s, layer, 1), .o = s->attn, .q_row = width, .q_head = d,
-        .k_row = d, .k_head = head, .v_row = d, .v_head = head, .o_row = (ptrdiff_t)c->n_heads * d, .o_head = d,
+        .dtype = DTYPE_BF16,
+        .n_q = x->n,
+        .q_start = x->position,
+        .q_start_at = x->at_device ? s->position : NULL,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)),
+        .q = s->qkv,
+        .k = cache_of(s, layer, 0),
+        .v = cache_of(s, layer, 1),
+        .o = s->attn,
+        .q_row = width,
+        .q_head = d,
+        .k_row = d,
+        .k_head = head,
+        .v_row = d,
+        .v_head = head,
+        .o_row = (ptrdiff_t)c->n_heads * d,
+        .o_head = d,
         .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
         .ledger = f->ledger ? s->ledger + layer * c->n_heads : NULL,
         .window = session_window(c, layer, x->position + x->n),
     };
 }
-
 
 static enum status attend(struct session_cuda *s, const struct chunk *x, int layer)
 {
@@ -139,26 +164,31 @@ static enum status attend(struct session_cuda *s, const struct chunk *x, int lay
     TRY(attn_choose(&a, s->impl, &impl));
     session_note_impl(x->impls, impl);
     if (impl->workspace(&a) > session_cuda_attention_scratch(c))
-        return fail(ERR_UNSUPPORTED, "%s asks for more scratch than a CUDA session plans", impl->name);
+        return fail(
+            ERR_UNSUPPORTED, "%s asks for more scratch than a CUDA session plans", impl->name);
     TRY(sparse ? PART(s, x, attention_s) : PART(s, x, attention_dense_s));
     TRY(impl->run(&a, s->attn_ws, s->par, s->on->stream));
     TRY(PART(s, x, rest_s));
     return f->hook && !f->hook_tiles_only ? session_cuda_show_layer(s, f, layer, &a) : OK;
 }
 
-/* Gate and up exist for some rows at a time, so that they pass through the cache; down takes all rows at once. */
+/* Gate and up exist for some rows at a time, so that they pass through the cache; down takes all
+ * rows at once. */
 static enum status mlp(struct session_cuda *s, const struct chunk *x, const struct layer_cuda *lw)
 {
     const struct llama_config *c = &s->w->config;
     struct stream *stream = s->on->stream;
     int h = c->hidden_size, inter = c->intermediate_size;
-    TRY(ops_cuda_rmsnorm(s->x, s->residual, lw->mlp_norm, (float)c->rms_norm_eps, x->n, h, s->norm, NULL, stream));
+    TRY(ops_cuda_rmsnorm(
+        s->x, s->residual, lw->mlp_norm, (float)c->rms_norm_eps, x->n, h, s->norm, NULL, stream));
     for (int row = 0; row < x->n; row += s->mlp_rows) {
         int rows = x->n - row < s->mlp_rows ? x->n - row : s->mlp_rows;
         TRY(PART(s, x, linear_s));
-        TRY(project(s, rows, 2 * inter, h, s->norm + (size_t)row * (size_t)h, lw->gate_up, s->gate_up));
+        TRY(project(
+            s, rows, 2 * inter, h, s->norm + (size_t)row * (size_t)h, lw->gate_up, s->gate_up));
         TRY(PART(s, x, rest_s));
-        TRY(ops_cuda_silu_mul(s->gate_up, lw->gate_up_bias, rows, inter, s->act + (size_t)row * (size_t)inter, stream));
+        TRY(ops_cuda_silu_mul(s->gate_up, lw->gate_up_bias, rows, inter,
+            s->act + (size_t)row * (size_t)inter, stream));
     }
     TRY(PART(s, x, linear_s));
     TRY(project_add(s, x->n, inter, s->act, lw->down, lw->down_bias));
@@ -171,24 +201,38 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
     const struct layer_cuda *lw = &s->on->layers[layer];
     struct stream *stream = s->on->stream;
     int n = x->n, h = c->hidden_size, q = c->n_heads * c->head_dim;
-    TRY(ops_cuda_rmsnorm(s->x, s->residual, lw->attn_norm, (float)c->rms_norm_eps, n, h, s->norm, NULL, stream));
+    TRY(ops_cuda_rmsnorm(
+        s->x, s->residual, lw->attn_norm, (float)c->rms_norm_eps, n, h, s->norm, NULL, stream));
     TRY(PART(s, x, linear_s));
     TRY(project(s, n, q + 2 * c->n_kv_heads * c->head_dim, h, s->norm, lw->qkv, s->qkv));
     TRY(PART(s, x, rest_s));
     if (lw->q_norm)
-        TRY(ops_cuda_head_norm(&(struct head_norm_cuda_args){
-                                   .x = s->qkv, .bias = lw->qkv_bias, .q_norm = lw->q_norm, .k_norm = lw->k_norm,
-                                   .eps = (float)c->rms_norm_eps, .n = n, .n_q = c->n_heads, .n_k = c->n_kv_heads,
-                                   .head_dim = c->head_dim, .width = q + 2 * c->n_kv_heads * c->head_dim},
-                               stream));
+        TRY(ops_cuda_head_norm(&(struct head_norm_cuda_args){.x = s->qkv,
+                                   .bias = lw->qkv_bias,
+                                   .q_norm = lw->q_norm,
+                                   .k_norm = lw->k_norm,
+                                   .eps = (float)c->rms_norm_eps,
+                                   .n = n,
+                                   .n_q = c->n_heads,
+                                   .n_k = c->n_kv_heads,
+                                   .head_dim = c->head_dim,
+                                   .width = q + 2 * c->n_kv_heads * c->head_dim},
+            stream));
     bool turns = llama_turns(c, layer);
-    TRY(ops_cuda_rope_pack(&(struct rope_cuda_args){
-                               .qkv = s->qkv, .bias = lw->q_norm ? NULL : lw->qkv_bias, .cosine = turns ? s->cosine : NULL,
-                               .sine = s->sine, .n = n,
-                               .position = x->position, .position_at = x->at_device ? s->position : NULL,
-                               .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                               .capacity = s->plan.capacity, .k = cache_of(s, layer, 0), .v = cache_of(s, layer, 1)},
-                           stream));
+    TRY(ops_cuda_rope_pack(&(struct rope_cuda_args){.qkv = s->qkv,
+                               .bias = lw->q_norm ? NULL : lw->qkv_bias,
+                               .cosine = turns ? s->cosine : NULL,
+                               .sine = s->sine,
+                               .n = n,
+                               .position = x->position,
+                               .position_at = x->at_device ? s->position : NULL,
+                               .n_heads = c->n_heads,
+                               .n_kv_heads = c->n_kv_heads,
+                               .head_dim = c->head_dim,
+                               .capacity = s->plan.capacity,
+                               .k = cache_of(s, layer, 0),
+                               .v = cache_of(s, layer, 1)},
+        stream));
     TRY(attend(s, x, layer));
     TRY(PART(s, x, linear_s));
     TRY(project_add(s, n, q, s->attn, lw->o, lw->o_bias));
@@ -199,17 +243,19 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
 enum status session_cuda_head_row(struct session_cuda *s)
 {
     const struct llama_config *c = &s->w->config;
-    return gemm_cuda_run(s->on->gemm, 1, c->vocab_size, c->hidden_size, s->norm, s->on->head, s->logits, c->vocab_size,
-                         DTYPE_F32, false);
+    return gemm_cuda_run(s->on->gemm, 1, c->vocab_size, c->hidden_size, s->norm, s->on->head,
+        s->logits, c->vocab_size, DTYPE_F32, false);
 }
 
 const void *session_cuda_stream_row(const struct session_cuda *s, int row)
 {
-    return (const char *)s->x + (size_t)row * (size_t)s->w->config.hidden_size * dtype_size(s->residual);
+    return (const char *)s->x +
+        (size_t)row * (size_t)s->w->config.hidden_size * dtype_size(s->residual);
 }
 
 /* A stream from outside, f32 there: exactly what was once handed out. */
-static enum status take_stream(struct session_cuda *s, const float *from, size_t values, enum copy_way way)
+static enum status take_stream(
+    struct session_cuda *s, const float *from, size_t values, enum copy_way way)
 {
     float *to = s->residual == DTYPE_F32 ? s->x : s->wide;
     TRY(s->on->impl->copy(s->on->d, to, from, values * sizeof *from, way));
@@ -232,22 +278,23 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     int n = x->n, h = c->hidden_size;
     size_t offset = (size_t)x->begin * (size_t)h;
     TRY(PART(s, x, rest_s));
-    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position, x->at_device ? s->position : NULL, n,
-                        c->head_dim / 2, s->cosine, s->sine, stream));
+    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position,
+        x->at_device ? s->position : NULL, n, c->head_dim / 2, s->cosine, s->sine, stream));
     if (f->residual_in)
-        TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, f->on_device ? COPY_ON_DEVICE : COPY_TO_DEVICE));
-    else
-        TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, s->x, s->residual, stream));
+        TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h,
+            f->on_device ? COPY_ON_DEVICE : COPY_TO_DEVICE));
+    else TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, s->x, s->residual, stream));
     for (int l = x->first; l <= x->end; l++) {
         if (f->residual_out && l == f->capture_layer)
-            TRY(give_stream(s, f->residual_out + offset, n, f->on_device ? COPY_ON_DEVICE : COPY_TO_HOST));
+            TRY(give_stream(
+                s, f->residual_out + offset, n, f->on_device ? COPY_ON_DEVICE : COPY_TO_HOST));
         if (l == x->end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, x, l));
     }
     if (!x->logits) return OK;
-    TRY(ops_cuda_rmsnorm(session_cuda_stream_row(s, n - 1), s->residual, s->on->final_norm, (float)c->rms_norm_eps, 1, h, s->norm,
-                         NULL, stream));
+    TRY(ops_cuda_rmsnorm(session_cuda_stream_row(s, n - 1), s->residual, s->on->final_norm,
+        (float)c->rms_norm_eps, 1, h, s->norm, NULL, stream));
     TRY(PART(s, x, linear_s));
     TRY(session_cuda_head_row(s));
     return PART(s, x, rest_s);

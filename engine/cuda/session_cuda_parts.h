@@ -1,6 +1,7 @@
-/* What the parts of a CUDA session share: session_cuda.c is the backend, session_cuda_layers.c runs the layers,
- * session_cuda_plan.c lays out their memory, session_cuda_graph.c repeats them as a graph, session_cuda_times.c times
- * them, session_cuda_view.c shows them to hooks. Nobody else includes this. */
+/* What the parts of a CUDA session share: session_cuda.c is the backend, session_cuda_layers.c runs
+ * the layers, session_cuda_plan.c lays out their memory, session_cuda_graph.c repeats them as a
+ * graph, session_cuda_times.c times them, session_cuda_view.c shows them to hooks. Nobody else
+ * includes this. */
 #ifndef SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 #define SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 
@@ -20,37 +21,41 @@ struct session_cuda {
     struct session_plan plan;
     void *slab;
     /* device */
-    uint16_t *kv;               /* [n_layers][2][n_kv_heads][capacity][head_dim] */
-    void *x;                    /* [chunk, hidden] residual stream, of type `residual` */
-    uint16_t *norm;             /* [chunk, hidden]; `attn` is the same memory */
-    uint16_t *qkv, *attn;       /* [chunk, (n_heads + 2 n_kv_heads) head_dim], [chunk, n_heads head_dim] */
-    uint16_t *gate_up, *act;    /* [mlp_rows, 2 intermediate], [chunk, intermediate] */
-    float *wide;                /* [chunk, hidden]: states on their way to or from the host; rows to compare */
-    float *nll;                 /* [chunk] */
+    uint16_t *kv;   /* [n_layers][2][n_kv_heads][capacity][head_dim] */
+    void *x;        /* [chunk, hidden] residual stream, of type `residual` */
+    uint16_t *norm; /* [chunk, hidden]; `attn` is the same memory */
+    /* [chunk, (n_heads + 2 n_kv_heads) head_dim], [chunk, n_heads head_dim] */
+    uint16_t *qkv, *attn;
+    uint16_t *gate_up, *act; /* [mlp_rows, 2 intermediate], [chunk, intermediate] */
+    /* [chunk, hidden]: states on their way to or from the host; rows to compare */
+    float *wide;
+    float *nll; /* [chunk] */
     float *cosine, *sine, *inv_freq;
-    int32_t *tokens;            /* [chunk]; the true next ones while scoring */
-    int32_t *position;          /* of the present step, for kernels in a graph */
-    struct head_params *heads;  /* [n_layers, n_heads] */
+    int32_t *tokens;           /* [chunk]; the true next ones while scoring */
+    int32_t *position;         /* of the present step, for kernels in a graph */
+    struct head_params *heads; /* [n_layers, n_heads] */
     float *lambda;
     uint8_t *head_sparse;
     struct head_ledger *ledger;
     char *maps, *mask_ws, *attn_ws; /* a map for each layer, map_bytes apart */
     size_t map_bytes;
-    float *logits;              /* [COMPARE_CUDA_ROWS, head_ids], or one row of all */
+    float *logits; /* [COMPARE_CUDA_ROWS, head_ids], or one row of all */
     int mlp_rows, head_ids;
     enum dtype residual;
     struct compare_cuda_row *rows; /* [COMPARE_CUDA_ROWS] */
     /* host */
     struct head_ledger *host_ledger;
-    float host_inv_freq[128];   /* what the device has */
+    float host_inv_freq[128]; /* what the device has */
     bool has_inv_freq;
-    uint8_t *host_sparse;       /* [n_layers, n_heads] */
+    uint8_t *host_sparse; /* [n_layers, n_heads] */
     float *host_lambda;
     struct compare_cuda_row *host_rows;
-    uint8_t *layers;            /* [n_layers] what each does in this chunk */
-    struct tile_map *kept_maps; /* [n_layers] shapes of this chunk's maps, bits on the device; no heads: dense */
-    void *host_map;             /* map_bytes */
-    float *view[4];             /* q, k, v, o for a hook that looks inside; allocated when first needed */
+    uint8_t *layers; /* [n_layers] what each does in this chunk */
+    /* [n_layers] shapes of this chunk's maps, bits on the device; no heads: dense */
+    struct tile_map *kept_maps;
+    void *host_map; /* map_bytes */
+    /* q, k, v, o for a hook that looks inside; allocated when first needed */
+    float *view[4];
     float *device_view;
     size_t device_view_bytes;
     float *mass; /* for methods other than sparge; taken when first wanted */
@@ -63,10 +68,11 @@ struct session_cuda {
 /* One chunk of a forward pass. */
 struct chunk {
     const struct forward_args *f;
-    int begin, n, position; /* first row of f->tokens, rows, position of the first in the sequence */
-    int first, end;         /* layers */
-    bool at_device;         /* a decode step that reads its position on the device */
-    bool logits;            /* of the last row, wanted and in this chunk */
+    /* first row of f->tokens, rows, position of the first in the sequence */
+    int begin, n, position;
+    int first, end; /* layers */
+    bool at_device; /* a decode step that reads its position on the device */
+    bool logits;    /* of the last row, wanted and in this chunk */
     struct str *impls;
 };
 
@@ -83,13 +89,14 @@ static inline enum status fetch(struct session_cuda *s, void *to, const void *fr
     return s->on->impl->copy(s->on->d, to, from, bytes, COPY_TO_HOST);
 }
 
-/* Fills the sizes of a plan whose capacity, chunk and once are set; with `to`, whose slab is there, its pointers too. */
+/* Fills the sizes of a plan whose capacity, chunk and once are set; with `to`, whose slab is there,
+ * its pointers too. */
 void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p,
-                          struct session_cuda *to);
+    struct session_cuda *to);
 size_t session_cuda_attention_scratch(const struct llama_config *c);
 
-/* Embeddings (or the stream that came in), all layers of the chunk, logits if wanted: queued, and unless a caller asks
- * for what must cross to the host in between, without waiting. */
+/* Embeddings (or the stream that came in), all layers of the chunk, logits if wanted: queued, and
+ * unless a caller asks for what must cross to the host in between, without waiting. */
 enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x) MUST_USE;
 /* The attention of a layer. */
 struct attn_args session_cuda_call(const struct session_cuda *s, const struct chunk *x, int layer);
@@ -103,7 +110,8 @@ void session_cuda_close_graphs(struct session_cuda *s);
 
 /* Forget intervals that a failed call has left open. */
 void session_cuda_begin_times(struct session_cuda *s);
-/* What follows on the stream counts as this part (offsetof a double in struct forward_times), when somebody asked. */
+/* What follows on the stream counts as this part (offsetof a double in struct forward_times), when
+ * somebody asked. */
 enum status session_cuda_part(struct session_cuda *s, const struct chunk *x, size_t field) MUST_USE;
 #define PART(s, x, field) session_cuda_part(s, x, offsetof(struct forward_times, field))
 /* Add what was measured to the caller's times; waits. */
@@ -113,10 +121,11 @@ void session_cuda_close_times(struct session_cuda *s);
 /* The device's counts so far are added to the caller's, and the device's are cleared. */
 enum status session_cuda_collect(struct session_cuda *s, const struct forward_args *f) MUST_USE;
 
-/* For a hook that looks inside: the layer's tensors on the host, and its call repeatable (layer_view.impl). */
+/* For a hook that looks inside: the layer's tensors on the host, and its call repeatable
+ * (layer_view.impl). */
 enum status session_cuda_show_keys(struct session_cuda *s, struct attn_args *shown) MUST_USE;
 enum status session_cuda_show_layer(struct session_cuda *s, const struct forward_args *f, int layer,
-                                    const struct attn_args *a) MUST_USE;
+    const struct attn_args *a) MUST_USE;
 
 /* For a hook that reads maps only: all layers of the chunk. */
 enum status session_cuda_show_maps(struct session_cuda *s, const struct chunk *x) MUST_USE;

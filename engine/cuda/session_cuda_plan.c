@@ -1,24 +1,32 @@
-/* Where everything of a CUDA session stands in its slab. Steps that never run at the same time share memory: a layer's
- * attention, its MLP, and what follows the last layer. */
+/* Where everything of a CUDA session stands in its slab. Steps that never run at the same time
+ * share memory: a layer's attention, its MLP, and what follows the last layer. */
 #include "engine/cuda/session_cuda_parts.h"
 
 #include "kernels/registry.h"
 
 enum {
     DEFAULT_CHUNK = 8192,
-    MLP_ROWS = 2048,      /* gate and up exist for so many rows at a time: products this large lose nothing */
-    MLP_ROWS_ONCE = 512,  /* at least, where memory is short on purpose: a quarter of the rows */
+    /* gate and up exist for so many rows at a time: products this large lose nothing */
+    MLP_ROWS = 2048,
+    MLP_ROWS_ONCE = 512, /* at least, where memory is short on purpose: a quarter of the rows */
 };
 
-/* The largest map and prediction of any call: every row of a chunk at the end of a full sequence. */
-static void sparse_sizes(const struct llama_config *c, int capacity, int chunk, size_t *map, size_t *mask)
+/* The largest map and prediction of any call: every row of a chunk at the end of a full sequence.
+ */
+static void sparse_sizes(
+    const struct llama_config *c, int capacity, int chunk, size_t *map, size_t *mask)
 {
     int n = chunk < capacity ? chunk : capacity, start = (capacity - n + 127) / 128 * 128;
     *map = *mask = 0;
     for (int q = 64; q <= 128; q += 64)
         for (int k = 64; k <= 128; k += 64) {
-            struct attn_args a = {.dtype = DTYPE_BF16, .n_q = n, .q_start = start, .n_heads = c->n_heads,
-                                  .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .block = {q, k}};
+            struct attn_args a = {.dtype = DTYPE_BF16,
+                .n_q = n,
+                .q_start = start,
+                .n_heads = c->n_heads,
+                .n_kv_heads = c->n_kv_heads,
+                .head_dim = c->head_dim,
+                .block = {q, k}};
             struct mask_cuda_args m = {.attn = &a};
             struct tile_map t = tile_map_shape(a.block, c->n_heads, start, n);
             *map = max_size(*map, align256(tile_map_bytes(&t)));
@@ -29,12 +37,16 @@ static void sparse_sizes(const struct llama_config *c, int capacity, int chunk, 
 /* What the attention implementations ask for: counters, and what a decode step merges. */
 size_t session_cuda_attention_scratch(const struct llama_config *c)
 {
-    static const struct attn_impl *const all[] = {&attn_decode_cuda_bf16, &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16,
-                                                  &attn_cuda_bf16};
-    struct attn_args a = {.dtype = DTYPE_BF16, .n_q = 1, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
-                          .head_dim = c->head_dim};
+    static const struct attn_impl *const all[] = {
+        &attn_decode_cuda_bf16, &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16};
+    struct attn_args a = {.dtype = DTYPE_BF16,
+        .n_q = 1,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim};
     size_t most = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) most = max_size(most, all[i]->workspace(&a));
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        most = max_size(most, all[i]->workspace(&a));
     return most;
 }
 
@@ -50,13 +62,14 @@ static int head_ids(const struct llama_config *c, size_t room)
 
 /* The same walk counts (to NULL) and hands out. */
 void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p,
-                          struct session_cuda *to)
+    struct session_cuda *to)
 {
     struct session_cuda none;
     char *base = to ? to->slab : NULL;
     if (!to) to = &none;
     size_t at = 0, rows = (size_t)p->chunk, d = (size_t)c->head_dim, h = (size_t)c->hidden_size;
-    size_t q = (size_t)c->n_heads * d, kv = (size_t)c->n_kv_heads * d, inter = (size_t)c->intermediate_size;
+    size_t q = (size_t)c->n_heads * d, kv = (size_t)c->n_kv_heads * d,
+           inter = (size_t)c->intermediate_size;
     size_t cells = (size_t)c->n_layers * (size_t)c->n_heads, mask_bytes;
     size_t mlp_rows = p->once ? max_size(rows / 4 / 128 * 128, MLP_ROWS_ONCE) : MLP_ROWS;
     size_t layers_cached = p->once ? 1 : (size_t)c->n_layers;
@@ -64,16 +77,17 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     if (mlp_rows > rows) mlp_rows = rows;
     to->mlp_rows = (int)mlp_rows;
     sparse_sizes(c, p->capacity, p->chunk, &to->map_bytes, &mask_bytes);
-#define PUT(field, n, type)                                \
-    do {                                                   \
-        to->field = base ? (type *)(base + at) : NULL;     \
-        at += align256((n) * sizeof(type));                \
+#define PUT(field, n, type)                            \
+    do {                                               \
+        to->field = base ? (type *)(base + at) : NULL; \
+        at += align256((n) * sizeof(type));            \
     } while (0)
     PUT(kv, 2 * layers_cached * kv * (size_t)p->capacity, uint16_t);
     p->kv_bytes = at;
     PUT(x, rows * h * dtype_size(residual), char);
     PUT(norm, max_size(rows * max_size(h, q), COMPARE_CUDA_ROWS * h), uint16_t);
-    to->attn = to->norm; /* the output of attention takes the place of the input of its projections */
+    /* the output of attention takes the place of the input of its projections */
+    to->attn = to->norm;
     PUT(cosine, rows * d / 2, float);
     PUT(sine, rows * d / 2, float);
     PUT(inv_freq, d / 2, float);
@@ -97,7 +111,8 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     PUT(rows, COMPARE_CUDA_ROWS, struct compare_cuda_row);
     PUT(nll, max_size(rows, COMPARE_CUDA_ROWS), float);
     to->head_ids = head_ids(c, end > at ? end - at : 0);
-    size_t logits = max_size((size_t)COMPARE_CUDA_ROWS * (size_t)to->head_ids, (size_t)c->vocab_size);
+    size_t logits =
+        max_size((size_t)COMPARE_CUDA_ROWS * (size_t)to->head_ids, (size_t)c->vocab_size);
     to->wide = base ? (float *)(base + at) : NULL; /* read before the first logits are written */
     PUT(logits, max_size(logits, max_size(rows, COMPARE_CUDA_ROWS) * h), float);
 #undef PUT
@@ -106,14 +121,15 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     p->total_bytes = max_size(at, end);
 }
 
-struct session_plan session_plan_cuda(const struct llama_config *c, enum dtype residual, int capacity, int chunk,
-                                      bool once)
+struct session_plan session_plan_cuda(
+    const struct llama_config *c, enum dtype residual, int capacity, int chunk, bool once)
 {
-    struct session_plan p = {.capacity = capacity, .once = once && capacity <= DEFAULT_CHUNK && chunk <= 0};
+    struct session_plan p = {
+        .capacity = capacity, .once = once && capacity <= DEFAULT_CHUNK && chunk <= 0};
     int whole = (capacity + 127) / 128 * 128;
     p.chunk = chunk > 0 && chunk <= whole ? chunk
-              : capacity < DEFAULT_CHUNK  ? whole
-              : chunk > 0                 ? chunk
+        : capacity < DEFAULT_CHUNK        ? whole
+        : chunk > 0                       ? chunk
                                           : DEFAULT_CHUNK;
     session_cuda_lay_out(c, residual, &p, NULL);
     return p;

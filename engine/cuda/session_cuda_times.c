@@ -1,5 +1,5 @@
-/* Where the time of a forward pass went: one interval between two events for each part, one behind the other without a
- * gap, read when the chunk is done. */
+/* Where the time of a forward pass went: one interval between two events for each part, one behind
+ * the other without a gap, read when the chunk is done. */
 #include "engine/cuda/session_cuda_parts.h"
 
 #include <stdlib.h>
@@ -17,7 +17,8 @@ struct session_times {
 void session_cuda_close_times(struct session_cuda *s)
 {
     if (!s->times) return;
-    for (int i = 0; i < s->times->n_opened; i++) s->on->impl->timer_close(&s->times->intervals[i].timer);
+    for (int i = 0; i < s->times->n_opened; i++)
+        s->on->impl->timer_close(&s->times->intervals[i].timer);
     free(s->times->intervals);
     free(s->times);
     s->times = NULL;

@@ -9,7 +9,8 @@
 
 static size_t plane_floats(const struct attn_args *a, bool keys)
 {
-    return (size_t)(keys ? attn_n_kv(a) : a->n_q) * (size_t)(keys ? a->n_kv_heads : a->n_heads) * (size_t)a->head_dim;
+    return (size_t)(keys ? attn_n_kv(a) : a->n_q) * (size_t)(keys ? a->n_kv_heads : a->n_heads) *
+        (size_t)a->head_dim;
 }
 
 static enum status open_view(struct session_cuda *s)
@@ -19,10 +20,12 @@ static enum status open_view(struct session_cuda *s)
     size_t d = (size_t)c->head_dim, rows = (size_t)s->plan.chunk * (size_t)c->n_heads * d,
            keys = (size_t)s->plan.capacity * (size_t)c->n_kv_heads * d;
     /* f32 of the largest, and for a repeated call bf16 k, v, q and o */
-    size_t bytes = align256(4 * max_size(rows, keys)) + 2 * align256(2 * keys) + 2 * align256(2 * rows);
+    size_t bytes =
+        align256(4 * max_size(rows, keys)) + 2 * align256(2 * keys) + 2 * align256(2 * rows);
     for (int i = 0; i < 4; i++) {
         if (!s->view[i]) s->view[i] = malloc(sizeof(float) * (i == 1 || i == 2 ? keys : rows));
-        if (!s->view[i]) return fail(ERR_MEMORY, "no memory to show a layer of %d tokens", s->plan.capacity);
+        if (!s->view[i])
+            return fail(ERR_MEMORY, "no memory to show a layer of %d tokens", s->plan.capacity);
     }
     void *at;
     TRY(weights_cuda_alloc(s->on, &at, bytes, "a look into a layer"));
@@ -38,30 +41,32 @@ void session_cuda_close_view(struct session_cuda *s)
 }
 
 /* [heads][rows][d] or, for queries, [rows][heads * d] as f32 on the host. */
-static enum status fetch_tensor(struct session_cuda *s, const struct attn_args *a, const void *from, ptrdiff_t row,
-                                ptrdiff_t head, bool keys, float *to)
+static enum status fetch_tensor(struct session_cuda *s, const struct attn_args *a, const void *from,
+    ptrdiff_t row, ptrdiff_t head, bool keys, float *to)
 {
     int rows = keys ? attn_n_kv(a) : a->n_q, d = a->head_dim;
     if (!keys) {
         TRY(ops_cuda_widen(from, row, rows, a->n_heads * d, s->device_view, s->on->stream));
     } else {
         for (int h = 0; h < a->n_kv_heads; h++)
-            TRY(ops_cuda_widen((const uint16_t *)from + h * head, row, rows, d, s->device_view + (size_t)h * (size_t)rows * (size_t)d,
-                               s->on->stream));
+            TRY(ops_cuda_widen((const uint16_t *)from + h * head, row, rows, d,
+                s->device_view + (size_t)h * (size_t)rows * (size_t)d, s->on->stream));
     }
     return fetch(s, to, s->device_view, sizeof(float) * plane_floats(a, keys));
 }
 
-/* Host f32 [rows, heads, d] or [heads, rows, d] of any strides into packed bf16 on the device, heads outermost. */
-static enum status send_tensor(struct session_cuda *s, const float *from, int heads, int rows, int d, ptrdiff_t head,
-                               ptrdiff_t row, uint16_t *to)
+/* Host f32 [rows, heads, d] or [heads, rows, d] of any strides into packed bf16 on the device,
+ * heads outermost. */
+static enum status send_tensor(struct session_cuda *s, const float *from, int heads, int rows,
+    int d, ptrdiff_t head, ptrdiff_t row, uint16_t *to)
 {
     size_t n = (size_t)heads * (size_t)rows * (size_t)d, width = (size_t)d;
     float *packed = malloc(n * sizeof *packed);
     if (!packed) return fail(ERR_MEMORY, "no memory to repeat a call of %d tokens", rows);
     for (int h = 0; h < heads; h++)
         for (int r = 0; r < rows; r++)
-            memcpy(packed + ((size_t)h * (size_t)rows + (size_t)r) * width, from + h * head + r * row, sizeof *packed * width);
+            memcpy(packed + ((size_t)h * (size_t)rows + (size_t)r) * width,
+                from + h * head + r * row, sizeof *packed * width);
     enum status st = send(s, s->device_view, packed, n * sizeof *packed);
     if (st == OK) st = ops_cuda_to_bf16(s->device_view, DTYPE_F32, n, to, s->on->stream);
     if (st == OK) st = s->on->impl->sync(s->on->d);
@@ -72,20 +77,24 @@ static enum status send_tensor(struct session_cuda *s, const float *from, int he
 /* The session whose hook is under way on this thread; a hook is called with the lock held. */
 static _Thread_local struct session_cuda *showing;
 
-static enum status repeat_run(const struct attn_args *host, void *ws, struct par *par, struct stream *stream)
+static enum status repeat_run(
+    const struct attn_args *host, void *ws, struct par *par, struct stream *stream)
 {
     (void)ws, (void)par, (void)stream;
     struct session_cuda *s = showing;
-    if (!s || !s->repeat) return fail(ERR_ARG, "a layer's call can be repeated during its hook only");
+    if (!s || !s->repeat)
+        return fail(ERR_ARG, "a layer's call can be repeated during its hook only");
     const struct llama_config *c = &s->w->config;
     struct attn_args a = *s->repeat;
     int d = a.head_dim, n_kv = attn_n_kv(host);
-    if (host->n_q != a.n_q || n_kv != attn_n_kv(&a)) return fail(ERR_ARG, "a repeated call has other sizes");
+    if (host->n_q != a.n_q || n_kv != attn_n_kv(&a))
+        return fail(ERR_ARG, "a repeated call has other sizes");
     size_t rows = (size_t)s->plan.chunk * (size_t)c->n_heads * (size_t)d,
            keys = (size_t)s->plan.capacity * (size_t)c->n_kv_heads * (size_t)d;
     char *base = (char *)s->device_view + align256(4 * max_size(rows, keys));
     uint16_t *k = (uint16_t *)base, *v = (uint16_t *)(base + align256(2 * keys)),
-             *q = (uint16_t *)(base + 2 * align256(2 * keys)), *o = (uint16_t *)(base + 2 * align256(2 * keys) + align256(2 * rows));
+             *q = (uint16_t *)(base + 2 * align256(2 * keys)),
+             *o = (uint16_t *)(base + 2 * align256(2 * keys) + align256(2 * rows));
     TRY(send_tensor(s, host->q, a.n_heads, a.n_q, d, host->q_head, host->q_row, q));
     TRY(send_tensor(s, host->k, a.n_kv_heads, n_kv, d, host->k_head, host->k_row, k));
     TRY(send_tensor(s, host->v, a.n_kv_heads, n_kv, d, host->v_head, host->v_row, v));
@@ -95,7 +104,8 @@ static enum status repeat_run(const struct attn_args *host, void *ws, struct par
     a.k_head = a.v_head = (ptrdiff_t)n_kv * d;
     a.o_row = (ptrdiff_t)a.n_heads * d;
     a.o_head = d;
-    a.ledger = host->ledger ? s->ledger : NULL; /* the pass keeps its own counts on the host while a hook looks */
+    /* the pass keeps its own counts on the host while a hook looks */
+    a.ledger = host->ledger ? s->ledger : NULL;
     size_t ledger_bytes = sizeof *s->ledger * (size_t)a.n_heads;
     const struct attn_impl *impl;
     TRY(attn_choose(&a, s->impl, &impl));
@@ -112,8 +122,8 @@ static enum status repeat_run(const struct attn_args *host, void *ws, struct par
     enum status st = fetch(s, wide, s->device_view, sizeof *wide * plane_floats(&a, false));
     for (int r = 0; r < a.n_q && st == OK; r++)
         for (int h = 0; h < a.n_heads; h++)
-            memcpy((float *)host->o + r * host->o_row + h * host->o_head, wide + r * a.o_row + h * a.o_head,
-                   sizeof *wide * (size_t)d);
+            memcpy((float *)host->o + r * host->o_row + h * host->o_head,
+                wide + r * a.o_row + h * a.o_head, sizeof *wide * (size_t)d);
     free(wide);
     return st;
 }
@@ -129,7 +139,8 @@ static size_t repeat_workspace(const struct attn_args *a)
     return 64;
 }
 
-static const struct attn_impl repeat_impl = {"attn_repeated_on_cuda", repeat_refuses, repeat_workspace, repeat_run};
+static const struct attn_impl repeat_impl = {
+    "attn_repeated_on_cuda", repeat_refuses, repeat_workspace, repeat_run};
 
 /* The counts so far go to the caller, so that a repeated call finds the device's ledger free. */
 enum status session_cuda_collect(struct session_cuda *s, const struct forward_args *f)
@@ -141,12 +152,13 @@ enum status session_cuda_collect(struct session_cuda *s, const struct forward_ar
     return s->on->impl->fill(s->on->d, s->ledger, 0, cells * sizeof *s->ledger);
 }
 
-static enum status call_hook(struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *shown,
-                             const struct tile_map *map, const struct attn_impl *impl)
+static enum status call_hook(struct session_cuda *s, const struct forward_args *f, int layer,
+    const struct attn_args *shown, const struct tile_map *map, const struct attn_impl *impl)
 {
     struct session_cuda *outer = showing;
     showing = s;
-    enum status st = f->hook(f->hook_ctx, &(struct layer_view){layer, s->w->config.n_layers, shown, map, impl});
+    enum status st =
+        f->hook(f->hook_ctx, &(struct layer_view){layer, s->w->config.n_layers, shown, map, impl});
     showing = outer;
     return st;
 }
@@ -166,8 +178,8 @@ enum status session_cuda_show_keys(struct session_cuda *s, struct attn_args *sho
     return OK;
 }
 
-enum status session_cuda_show_layer(struct session_cuda *s, const struct forward_args *f, int layer,
-                                    const struct attn_args *a)
+enum status session_cuda_show_layer(
+    struct session_cuda *s, const struct forward_args *f, int layer, const struct attn_args *a)
 {
     const struct llama_config *c = &s->w->config;
     int d = a->head_dim, n_kv = attn_n_kv(a);
@@ -207,9 +219,13 @@ enum status session_cuda_show_maps(struct session_cuda *s, const struct chunk *x
     const struct forward_args *f = x->f;
     for (int l = x->first; l < x->end; l++) {
         struct tile_map map = s->kept_maps[l];
-        struct attn_args a = {.dtype = DTYPE_BF16, .n_q = x->n, .q_start = x->position, .n_heads = c->n_heads,
-                              .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                              .block = f->policy ? f->policy->block : (struct block_shape){128, 64}};
+        struct attn_args a = {.dtype = DTYPE_BF16,
+            .n_q = x->n,
+            .q_start = x->position,
+            .n_heads = c->n_heads,
+            .n_kv_heads = c->n_kv_heads,
+            .head_dim = c->head_dim,
+            .block = f->policy ? f->policy->block : (struct block_shape){128, 64}};
         if (map.n_heads > 0) {
             TRY(fetch(s, s->host_map, map.bits, tile_map_bytes(&map)));
             map.bits = s->host_map;

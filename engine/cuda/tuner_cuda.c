@@ -1,6 +1,7 @@
-/* The tuner's numbers on a CUDA device: streams, q, k, v and dense outputs of a whole layer stay there for every
- * sample, curves of all heads of a sample come from one batch of launches, and a triple of every head is verified by
- * one call of the prediction and of the attention kernel that inference uses. */
+/* The tuner's numbers on a CUDA device: streams, q, k, v and dense outputs of a whole layer stay
+ * there for every sample, curves of all heads of a sample come from one batch of launches, and a
+ * triple of every head is verified by one call of the prediction and of the attention kernel that
+ * inference uses. */
 #include "engine/cuda/session_cuda.h"
 #include "engine/tuner/tuner_parts.h"
 #include "engine/cuda/weights_cuda.h"
@@ -82,15 +83,19 @@ static const char *cuda_refuses(const struct weights *w, const struct sparse_pol
 {
     struct attn_args shape = shape_of(&w->config, p, longest > 0 ? longest : 1);
     const struct weights_cuda *on = (const struct weights_cuda *)w->on_device;
-    if (device_cuda_use(on->d) != OK) return "its device cannot be used"; /* another may be this thread's */
-    return curve_cuda_refuses(p->method, &(struct curve_cuda_args){.attn = &shape, .smooth_k = p->smooth_k});
+    /* another may be this thread's */
+    if (device_cuda_use(on->d) != OK) return "its device cannot be used";
+    return curve_cuda_refuses(
+        p->method, &(struct curve_cuda_args){.attn = &shape, .smooth_k = p->smooth_k});
 }
 
 static size_t attention_bytes(const struct attn_args *shape)
 {
-    static const struct attn_impl *const all[] = {&attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16};
+    static const struct attn_impl *const all[] = {
+        &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16};
     size_t most = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) most = max_size(most, all[i]->workspace(shape));
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        most = max_size(most, all[i]->workspace(shape));
     return most;
 }
 
@@ -101,8 +106,10 @@ static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tu
     struct attn_args longest = shape_of(c, a->policy, longest_of(a));
     struct tile_map map = tile_map_shape(longest.block, c->n_heads, 0, longest.n_q);
     char *base = t ? t->slab : NULL;
-    size_t at = 0, heads = (size_t)c->n_heads, curve_ws = 0, mask_ws = 0, attn_ws = attention_bytes(&longest);
-    for (int s = 0; s < a->n_samples; s++) { /* of a shorter sample more heads may fit the budget, and fill it better */
+    size_t at = 0, heads = (size_t)c->n_heads, curve_ws = 0, mask_ws = 0,
+           attn_ws = attention_bytes(&longest);
+    /* of a shorter sample more heads may fit the budget, and fill it better */
+    for (int s = 0; s < a->n_samples; s++) {
         struct attn_args shape = shape_of(c, a->policy, a->samples[s].n);
         struct curve_cuda_args curve = {.attn = &shape, .smooth_k = a->policy->smooth_k};
         struct mask_cuda_args mask = {.attn = &shape, .smooth_k = a->policy->smooth_k};
@@ -153,10 +160,12 @@ static struct tuner_plan cuda_plan(const struct tune_args *a)
 {
     const struct llama_config *c = &a->weights->config;
     bool once;
-    struct tuner_plan p = {.heads_at_once = c->n_heads, .session_bytes = session_of(a, &once).total_bytes};
+    struct tuner_plan p = {
+        .heads_at_once = c->n_heads, .session_bytes = session_of(a, &once).total_bytes};
     lay_out(a, NULL, &p);
     p.curve_bytes = (size_t)c->n_heads * (size_t)a->n_samples * sizeof(struct curve);
-    p.total_bytes = p.session_bytes + p.stream_bytes + p.tensor_bytes + p.curve_bytes + p.workspace_bytes;
+    p.total_bytes =
+        p.session_bytes + p.stream_bytes + p.tensor_bytes + p.curve_bytes + p.workspace_bytes;
     return p;
 }
 
@@ -203,12 +212,13 @@ static enum status allocate(struct cuda_tuner *t)
     t->heads = calloc(heads, sizeof *t->heads);
     t->curves = calloc(heads, sizeof *t->curves);
     t->pairs = calloc(heads, sizeof *t->pairs);
-    if (!t->stream || !t->kept || !t->exact || !t->held || !t->has_exact || !t->host_params || !t->host_lambda ||
-        !t->host_ledger || !t->errors || !t->heads || !t->curves || !t->pairs)
+    if (!t->stream || !t->kept || !t->exact || !t->held || !t->has_exact || !t->host_params ||
+        !t->host_lambda || !t->host_ledger || !t->errors || !t->heads || !t->curves || !t->pairs)
         return fail(ERR_MEMORY, "no memory to tune");
     struct tuner_plan ignored;
     char what[96];
-    snprintf(what, sizeof what, "tuning on %d samples of up to %d tokens", a->n_samples, longest_of(a));
+    snprintf(
+        what, sizeof what, "tuning on %d samples of up to %d tokens", a->n_samples, longest_of(a));
     size_t bytes = lay_out(a, NULL, &ignored);
     TRY(weights_cuda_alloc(t->on, &t->slab, bytes, what));
     t->slab_bytes = bytes;
@@ -231,7 +241,8 @@ static enum status cuda_open(void **state, const struct tune_args *a, const stru
     struct session_plan session = session_of(a, &once);
     if (st == OK)
         st = once ? session_open_once(&t->session, a->weights, a->par, session.capacity, 0, a->impl)
-                  : session_open(&t->session, a->weights, a->par, session.capacity, session.chunk, a->impl);
+                  : session_open(
+                        &t->session, a->weights, a->par, session.capacity, session.chunk, a->impl);
     if (st != OK) cuda_close(state);
     return st;
 }
@@ -262,17 +273,18 @@ static enum status forward(struct cuda_tuner *t, int layer, bool keep)
     for (int s = 0; s < t->a->n_samples; s++) {
         struct keeper k = {t, s};
         session_reset(t->session);
-        TRY(session_forward(t->session, &(struct forward_args){.tokens = t->a->samples[s].ids,
-                                                               .n = t->a->samples[s].n,
-                                                               .first_layer = layer,
-                                                               .end_layer = layer + 1,
-                                                               .residual_in = layer ? t->stream[s] : NULL,
-                                                               .capture_layer = layer + 1,
-                                                               .residual_out = t->stream[s],
-                                                               .on_device = true,
-                                                               .hook = keep ? keep_tensors : NULL,
-                                                               .hook_ctx = &k,
-                                                               .stop = t->a->stop}));
+        TRY(session_forward(t->session,
+            &(struct forward_args){.tokens = t->a->samples[s].ids,
+                .n = t->a->samples[s].n,
+                .first_layer = layer,
+                .end_layer = layer + 1,
+                .residual_in = layer ? t->stream[s] : NULL,
+                .capture_layer = layer + 1,
+                .residual_out = t->stream[s],
+                .on_device = true,
+                .hook = keep ? keep_tensors : NULL,
+                .hook_ctx = &k,
+                .stop = t->a->stop}));
         t->has_exact[s] = false;
     }
     t->n_advanced = layer + 1;
@@ -290,7 +302,8 @@ static enum status cuda_hold(void *state, int layer, int first_head, int end_hea
 static enum status cuda_advance(void *state, int layer)
 {
     struct cuda_tuner *t = state;
-    return t->n_advanced > layer ? OK : forward(t, layer, false); /* holding a layer has gone through it */
+    /* holding a layer has gone through it */
+    return t->n_advanced > layer ? OK : forward(t, layer, false);
 }
 
 /* Work on one sample at a time; every body runs with the device's lock. */
@@ -313,7 +326,8 @@ static enum status question(struct cuda_tuner *t, int sample, struct curve_cuda_
     return OK;
 }
 
-static enum status curves_of(struct cuda_tuner *t, int sample, struct tuner_curve_task *tasks, int n)
+static enum status curves_of(
+    struct cuda_tuner *t, int sample, struct tuner_curve_task *tasks, int n)
 {
     struct curve_cuda_args q;
     int n_heads = 0;
@@ -341,7 +355,8 @@ static enum status cuda_curves(void *state, struct tuner_curve_task *tasks, int 
     return OK;
 }
 
-static enum status lambdas_of(struct cuda_tuner *t, int sample, const struct tuner_lambda_task *tasks, int n)
+static enum status lambdas_of(
+    struct cuda_tuner *t, int sample, const struct tuner_lambda_task *tasks, int n)
 {
     struct curve_cuda_args q;
     int most = 0;
@@ -354,9 +369,9 @@ static enum status lambdas_of(struct cuda_tuner *t, int sample, const struct tun
         for (int i = 0; i < n; i++) {
             int left = tasks[i].n_pairs - first;
             if (tasks[i].at.sample != sample || left <= 0) continue;
-            t->pairs[n_heads++] =
-                (struct curve_cuda_pairs){tasks[i].at.head, left < MAX_LAMBDA_PAIRS ? left : MAX_LAMBDA_PAIRS,
-                                          tasks[i].pairs + first, tasks[i].out + first};
+            t->pairs[n_heads++] = (struct curve_cuda_pairs){tasks[i].at.head,
+                left < MAX_LAMBDA_PAIRS ? left : MAX_LAMBDA_PAIRS, tasks[i].pairs + first,
+                tasks[i].out + first};
         }
         TRY(curve_cuda_lambdas(&q, t->pairs, n_heads, t->curve_ws, t->on->stream));
     }
@@ -404,8 +419,10 @@ static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_a
     return impl->copy(d, t->host_ledger, t->ledger, heads * sizeof *t->ledger, COPY_TO_HOST);
 }
 
-/* Triple i of every head that has one, in one call; a head that has none idles with the fewest tiles there are. */
-static enum status measures_of(struct cuda_tuner *t, int sample, const struct tuner_measure_task *tasks, int n)
+/* Triple i of every head that has one, in one call; a head that has none idles with the fewest
+ * tiles there are. */
+static enum status measures_of(
+    struct cuda_tuner *t, int sample, const struct tuner_measure_task *tasks, int n)
 {
     const struct head_params idle = {-1, 0, 50, true, 0};
     struct curve_cuda_args q;
@@ -418,12 +435,14 @@ static enum status measures_of(struct cuda_tuner *t, int sample, const struct tu
         if (stopped(t)) return cancelled();
         for (int h = 0; h < t->c->n_heads; h++) t->host_params[h] = idle;
         for (int i = 0; i < n; i++)
-            if (tasks[i].at.sample == sample && x < tasks[i].n) t->host_params[tasks[i].at.head] = tasks[i].params[x];
+            if (tasks[i].at.sample == sample && x < tasks[i].n)
+                t->host_params[tasks[i].at.head] = tasks[i].params[x];
         TRY(run_inference(t, &q));
         for (int i = 0; i < n; i++) {
             int head = tasks[i].at.head;
             if (tasks[i].at.sample != sample || x >= tasks[i].n) continue;
-            tasks[i].out[x] = (struct tuner_measured){tuner_widen(&t->errors[head]), t->host_ledger[head]};
+            tasks[i].out[x] =
+                (struct tuner_measured){tuner_widen(&t->errors[head]), t->host_ledger[head]};
         }
     }
     return OK;
@@ -442,6 +461,14 @@ static enum status cuda_measure(void *state, const struct tuner_measure_task *ta
 }
 
 const struct tuner_backend tuner_backend_cuda = {
-    "cuda",    cuda_refuses, cuda_plan,   cuda_open,    cuda_close,
-    cuda_hold, cuda_advance, cuda_curves, cuda_lambdas, cuda_measure,
+    "cuda",
+    cuda_refuses,
+    cuda_plan,
+    cuda_open,
+    cuda_close,
+    cuda_hold,
+    cuda_advance,
+    cuda_curves,
+    cuda_lambdas,
+    cuda_measure,
 };

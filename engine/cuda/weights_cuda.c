@@ -13,7 +13,8 @@ static size_t align256(size_t n) { return (n + 255) / 256 * 256; }
 
 const char *weights_cuda_refuses(const struct llama_config *c)
 {
-    if (c->hidden_size % 8 || c->intermediate_size % 8) return "hidden_size or intermediate_size is not a multiple of 8";
+    if (c->hidden_size % 8 || c->intermediate_size % 8)
+        return "hidden_size or intermediate_size is not a multiple of 8";
     if (c->head_dim % 16 || c->head_dim > 256) return "head_dim is not a multiple of 16 up to 256";
     return NULL;
 }
@@ -21,12 +22,14 @@ const char *weights_cuda_refuses(const struct llama_config *c)
 /* Where everything stands in the slab; the same walk counts and hands out. */
 static size_t lay_out(const struct llama_config *c, bool tied, struct weights_cuda *to, char *base)
 {
-    size_t at = 0, h = (size_t)c->hidden_size, inter = (size_t)c->intermediate_size, vocab = (size_t)c->vocab_size;
-    size_t q = (size_t)c->n_heads * (size_t)c->head_dim, kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-#define PUT(pointer, n, type)                           \
-    do {                                                \
-        if (to) (pointer) = (type *)(base + at);        \
-        at += align256((n) * sizeof(type));             \
+    size_t at = 0, h = (size_t)c->hidden_size, inter = (size_t)c->intermediate_size,
+           vocab = (size_t)c->vocab_size;
+    size_t q = (size_t)c->n_heads * (size_t)c->head_dim,
+           kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
+#define PUT(pointer, n, type)                    \
+    do {                                         \
+        if (to) (pointer) = (type *)(base + at); \
+        at += align256((n) * sizeof(type));      \
     } while (0)
     PUT(to->embedding, vocab * h, uint16_t);
     if (!tied) PUT(to->head, vocab * h, uint16_t);
@@ -80,8 +83,9 @@ enum status weights_cuda_alloc(struct weights_cuda *w, void **at, size_t bytes, 
     *at = NULL;
     TRY(w->impl->info(w->d, &now));
     if (bytes > now.memory_free)
-        return fail(ERR_MEMORY, "%s: does not fit: needs %.2f GiB, %s has %.2f of %.2f GiB free", what, (double)bytes / 0x1p30,
-                    now.name, (double)now.memory_free / 0x1p30, (double)now.memory_total / 0x1p30);
+        return fail(ERR_MEMORY, "%s: does not fit: needs %.2f GiB, %s has %.2f of %.2f GiB free",
+            what, (double)bytes / 0x1p30, now.name, (double)now.memory_free / 0x1p30,
+            (double)now.memory_total / 0x1p30);
     TRY(w->impl->alloc(w->d, at, bytes));
     w->bytes += bytes;
     if (w->bytes > w->peak_bytes) w->peak_bytes = w->bytes;
@@ -115,19 +119,22 @@ enum status weights_cuda_unlock(struct weights_cuda *w, enum status st)
 }
 
 /* n values of any type into bf16; stage: STAGE_BYTES on the device. */
-static enum status send(struct weights_cuda *w, uint16_t *to, const void *from, enum dtype dtype, size_t n, void *stage)
+static enum status send(
+    struct weights_cuda *w, uint16_t *to, const void *from, enum dtype dtype, size_t n, void *stage)
 {
     if (dtype == DTYPE_BF16) return w->impl->copy(w->d, to, from, n * sizeof *to, COPY_TO_DEVICE);
     size_t width = dtype_size(dtype), at_once = STAGE_BYTES / width;
     for (size_t i = 0; i < n; i += at_once) {
         size_t part = n - i < at_once ? n - i : at_once;
-        TRY(w->impl->copy(w->d, stage, (const char *)from + i * width, part * width, COPY_TO_DEVICE));
+        TRY(w->impl->copy(
+            w->d, stage, (const char *)from + i * width, part * width, COPY_TO_DEVICE));
         TRY(ops_cuda_to_bf16(stage, dtype, part, to + i, w->stream));
     }
     return OK;
 }
 
-static enum status send_matrix(struct weights_cuda *w, uint16_t **to, const struct linear *l, void *stage)
+static enum status send_matrix(
+    struct weights_cuda *w, uint16_t **to, const struct linear *l, void *stage)
 {
     size_t n = (size_t)l->m * (size_t)l->k;
     TRY(send(w, *to, l->weight, l->dtype, n, stage));
@@ -147,8 +154,8 @@ static enum status send_bias(struct weights_cuda *w, float *to, const struct lin
     return st;
 }
 
-static enum status send_layer(struct weights_cuda *w, const struct llama_config *c, const struct layer_weights *from,
-                              struct layer_cuda *to, void *stage)
+static enum status send_layer(struct weights_cuda *w, const struct llama_config *c,
+    const struct layer_weights *from, struct layer_cuda *to, void *stage)
 {
     size_t norm = sizeof(float) * (size_t)c->hidden_size;
     uint16_t *qkv = to->qkv, *o = to->o, *gate_up = to->gate_up, *down = to->down;
@@ -186,8 +193,10 @@ static enum status send_all(struct weights_cuda *w, const struct weights *from, 
     uint16_t *embedding = w->embedding, *head = w->head;
     TRY(send_matrix(w, &embedding, &from->embedding, stage));
     if (!from->tied) TRY(send_matrix(w, &head, &from->head, stage));
-    TRY(w->impl->copy(w->d, w->final_norm, from->final_norm, sizeof(float) * (size_t)c->hidden_size, COPY_TO_DEVICE));
-    for (int l = 0; l < c->n_layers; l++) TRY(send_layer(w, c, &from->layers[l], &w->layers[l], stage));
+    TRY(w->impl->copy(w->d, w->final_norm, from->final_norm, sizeof(float) * (size_t)c->hidden_size,
+        COPY_TO_DEVICE));
+    for (int l = 0; l < c->n_layers; l++)
+        TRY(send_layer(w, c, &from->layers[l], &w->layers[l], stage));
     return w->impl->sync(w->d);
 }
 
@@ -227,7 +236,8 @@ static void weights_cuda_release(struct weights_device **d)
     *d = NULL;
 }
 
-static enum status weights_cuda_memory(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes)
+static enum status weights_cuda_memory(
+    const struct weights_device *d, size_t *free_bytes, size_t *total_bytes)
 {
     const struct weights_cuda *w = (const struct weights_cuda *)d;
     struct device_info now;
@@ -242,8 +252,8 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
     const struct weights_cuda *w = (const struct weights_cuda *)d;
     const struct device_info *i = &w->info;
     snprintf(out->gpu, sizeof out->gpu, "%s", i->name);
-    snprintf(out->driver, sizeof out->driver, "CUDA %d.%d, runtime %d.%d", i->driver / 1000, i->driver % 1000 / 10,
-             i->runtime / 1000, i->runtime % 1000 / 10);
+    snprintf(out->driver, sizeof out->driver, "CUDA %d.%d, runtime %d.%d", i->driver / 1000,
+        i->driver % 1000 / 10, i->runtime / 1000, i->runtime % 1000 / 10);
     out->name = w->base.backend->name;
     out->bytes = w->bytes;
     pthread_mutex_lock((pthread_mutex_t *)&w->lock);
@@ -251,4 +261,5 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
     pthread_mutex_unlock((pthread_mutex_t *)&w->lock);
 }
 
-const struct weights_place weights_on_cuda = {weights_cuda_memory, weights_cuda_describe, weights_cuda_release};
+const struct weights_place weights_on_cuda = {
+    weights_cuda_memory, weights_cuda_describe, weights_cuda_release};

@@ -8,14 +8,15 @@
 
 #include <pthread.h>
 
-/* bf16 matrices, row-major as in the checkpoint; matrices that read the same input stand in one block. */
+/* bf16 matrices, row-major as in the checkpoint; matrices that read the same input stand in one
+ * block. */
 struct layer_cuda {
     uint16_t *qkv;     /* [(n_heads + 2 n_kv_heads) head_dim, hidden] */
     uint16_t *o;       /* [hidden, n_heads head_dim] */
     uint16_t *gate_up; /* [2 intermediate, hidden] */
     uint16_t *down;    /* [hidden, intermediate] */
     float *attn_norm, *mlp_norm;
-    float *q_norm, *k_norm; /* [head_dim]; NULL: none */
+    float *q_norm, *k_norm;                              /* [head_dim]; NULL: none */
     float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* NULL: none */
 };
 
@@ -39,17 +40,20 @@ extern const struct session_backend session_backend_cuda;
 /* Entries of the table that live with the weights. */
 
 /* Device memory that counts in `bytes`; ERR_MEMORY says `what` needs how much. */
-enum status weights_cuda_alloc(struct weights_cuda *w, void **at, size_t bytes, const char *what) MUST_USE;
+enum status weights_cuda_alloc(
+    struct weights_cuda *w, void **at, size_t bytes, const char *what) MUST_USE;
 void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes);
 
-/* Make stream and handle this thread's alone, and the device current. Whatever lock returned, unlock follows with the
- * status so far, and hands it on: after a failure nothing is under way any more. */
+/* Make stream and handle this thread's alone, and the device current. Whatever lock returned,
+ * unlock follows with the status so far, and hands it on: after a failure nothing is under way any
+ * more. */
 enum status weights_cuda_lock(struct weights_cuda *w) MUST_USE;
 enum status weights_cuda_unlock(struct weights_cuda *w, enum status st) MUST_USE;
 
 /* What a GPU does with its weights; release takes a half-filled one, too. */
 extern const struct weights_place weights_on_cuda;
 /* Opens GPU `index` and copies all weights there. */
-enum status weights_cuda_fill(struct weights_cuda *w, const struct weights *from, int index) MUST_USE;
+enum status weights_cuda_fill(
+    struct weights_cuda *w, const struct weights *from, int index) MUST_USE;
 
 #endif

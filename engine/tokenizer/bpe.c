@@ -23,7 +23,7 @@ struct bpe_memory {
         uint64_t hash; /* 0: free */
         uint32_t text, token;
         uint16_t n_text, n_tokens;
-    } *slots;
+    } * slots;
     size_t n_slots, n_used;
     char *texts;
     size_t n_texts, cap_texts;
@@ -52,7 +52,8 @@ enum status bpe_work_remember(struct bpe_work *w, size_t n_bytes)
     if (w->memory) return OK;
     w->memory = calloc(1, sizeof *w->memory);
     if (w->memory) w->memory->slots = calloc(n_slots, sizeof *w->memory->slots);
-    if (!w->memory || !w->memory->slots) return fail(ERR_MEMORY, "tokenizer: no memory to remember words");
+    if (!w->memory || !w->memory->slots)
+        return fail(ERR_MEMORY, "tokenizer: no memory to remember words");
     w->memory->n_slots = n_slots;
     return OK;
 }
@@ -69,7 +70,8 @@ static enum status put_symbol(struct bpe_work *w, int32_t id, size_t at, size_t 
     TRY(GROW(w->symbols, w->cap_symbols, w->n_symbols + 1));
     size_t i = w->n_symbols++;
     if (i > 0 && w->symbols[i - 1].at > at) at = w->symbols[i - 1].at;
-    w->symbols[i] = (struct bpe_symbol){id, (uint32_t)at, (uint32_t)len, (int32_t)i - 1, (int32_t)i + 1};
+    w->symbols[i] =
+        (struct bpe_symbol){id, (uint32_t)at, (uint32_t)len, (int32_t)i - 1, (int32_t)i + 1};
     return OK;
 }
 
@@ -85,13 +87,15 @@ static enum status flush_unknown(const struct bpe *b, struct bpe_work *w, struct
     return OK;
 }
 
-/* One character that is not in the vocabulary. As in `tokenizers`, its bytes do not flush a pending unknown
- * run: in a vocabulary with only some byte tokens the unknown token comes out behind them. */
+/* One character that is not in the vocabulary. As in `tokenizers`, its bytes do not flush a pending
+ * unknown run: in a vocabulary with only some byte tokens the unknown token comes out behind them.
+ */
 static enum status add_unknown(const struct bpe *b, struct bpe_work *w, const char *text, size_t at,
-                               size_t len, struct unknown_run *run)
+    size_t len, struct unknown_run *run)
 {
     bool as_bytes = b->options.byte_fallback;
-    for (size_t i = 0; i < len; i++) as_bytes = as_bytes && b->byte_ids[(unsigned char)text[at + i]] >= 0;
+    for (size_t i = 0; i < len; i++)
+        as_bytes = as_bytes && b->byte_ids[(unsigned char)text[at + i]] >= 0;
     if (as_bytes) {
         for (size_t i = 0; i < len; i++)
             TRY(put_symbol(w, b->byte_ids[(unsigned char)text[at + i]], at + i, 1));
@@ -105,8 +109,8 @@ static enum status add_unknown(const struct bpe *b, struct bpe_work *w, const ch
 }
 
 /* Fill w->symbols from text[begin..end). */
-static enum status split_symbols(const struct bpe *b, struct bpe_work *w, const char *text, size_t begin,
-                                 size_t end)
+static enum status split_symbols(
+    const struct bpe *b, struct bpe_work *w, const char *text, size_t begin, size_t end)
 {
     struct unknown_run run = {0, 0};
     w->n_symbols = 0;
@@ -211,39 +215,38 @@ static enum status merge_by_heap(const struct bpe *b, struct bpe_work *w)
     return OK;
 }
 
-static enum status encode_stretch(const struct bpe *b, struct bpe_work *w, const char *text, size_t begin,
-                                  size_t end)
+static enum status encode_stretch(
+    const struct bpe *b, struct bpe_work *w, const char *text, size_t begin, size_t end)
 {
     TRY(split_symbols(b, w, text, begin, end));
     /* the scan is exact only when symbols and their texts agree, see bpe_vocab.h */
-    if (w->n_symbols <= SCAN_SYMBOLS && !b->odd_merges)
-        merge_by_scan(b, w);
-    else
-        TRY(merge_by_heap(b, w));
+    if (w->n_symbols <= SCAN_SYMBOLS && !b->odd_merges) merge_by_scan(b, w);
+    else TRY(merge_by_heap(b, w));
     TRY(GROW(w->tokens, w->cap_tokens, w->n_tokens + w->n_symbols));
     for (size_t i = 0; i < w->n_symbols; i++)
         w->tokens[w->n_tokens++] = (struct bpe_token){w->symbols[i].id, w->symbols[i].at};
     return OK;
 }
 
-static enum status remember(struct bpe_memory *m, struct memory_slot *slot, uint64_t hash, const char *text,
-                            size_t n, const struct bpe_token *tokens, size_t n_tokens, size_t begin)
+static enum status remember(struct bpe_memory *m, struct memory_slot *slot, uint64_t hash,
+    const char *text, size_t n, const struct bpe_token *tokens, size_t n_tokens, size_t begin)
 {
     TRY(GROW(m->texts, m->cap_texts, m->n_texts + n));
     TRY(GROW(m->tokens, m->cap_tokens, m->n_tokens + n_tokens));
-    *slot = (struct memory_slot){hash, (uint32_t)m->n_texts, (uint32_t)m->n_tokens, (uint16_t)n,
-                                 (uint16_t)n_tokens};
+    *slot = (struct memory_slot){
+        hash, (uint32_t)m->n_texts, (uint32_t)m->n_tokens, (uint16_t)n, (uint16_t)n_tokens};
     memcpy(m->texts + m->n_texts, text, n);
     for (size_t i = 0; i < n_tokens; i++)
-        m->tokens[m->n_tokens + i] = (struct bpe_token){tokens[i].id, tokens[i].at - (uint32_t)begin};
+        m->tokens[m->n_tokens + i] =
+            (struct bpe_token){tokens[i].id, tokens[i].at - (uint32_t)begin};
     m->n_texts += n;
     m->n_tokens += n_tokens;
     m->n_used++;
     return OK;
 }
 
-static enum status encode_remembered(const struct bpe *b, struct bpe_work *w, const char *text, size_t begin,
-                                     size_t end)
+static enum status encode_remembered(
+    const struct bpe *b, struct bpe_work *w, const char *text, size_t begin, size_t end)
 {
     struct bpe_memory *m = w->memory;
     size_t n = end - begin;
@@ -253,12 +256,14 @@ static enum status encode_remembered(const struct bpe *b, struct bpe_work *w, co
     for (size_t i = hash >> 20;; i++) {
         slot = &m->slots[i & (m->n_slots - 1)];
         if (slot->hash == 0) break;
-        if (slot->hash != hash || slot->n_text != n || memcmp(m->texts + slot->text, text + begin, n) != 0)
+        if (slot->hash != hash || slot->n_text != n ||
+            memcmp(m->texts + slot->text, text + begin, n) != 0)
             continue;
         TRY(GROW(w->tokens, w->cap_tokens, w->n_tokens + slot->n_tokens));
         const struct bpe_token *known = m->tokens + slot->token;
         for (size_t k = 0; k < slot->n_tokens; k++)
-            w->tokens[w->n_tokens++] = (struct bpe_token){known[k].id, known[k].at + (uint32_t)begin};
+            w->tokens[w->n_tokens++] =
+                (struct bpe_token){known[k].id, known[k].at + (uint32_t)begin};
         return OK;
     }
     size_t first = w->n_tokens;
@@ -287,8 +292,7 @@ enum status bpe_encode(const struct bpe *b, struct bpe_work *w, const char *text
         if (id >= 0 && id_before >= 0 && !bpe_may_join(b, before, cp)) {
             if (begin + utf8_length((unsigned char)text[begin]) == at)
                 TRY(put_token(w, id_before, (uint32_t)begin));
-            else
-                TRY(encode_remembered(b, w, text, begin, at));
+            else TRY(encode_remembered(b, w, text, begin, at));
             begin = at;
         }
         before = cp;

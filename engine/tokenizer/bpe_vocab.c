@@ -39,7 +39,8 @@ static struct bpe_text_slot *text_slot(const struct bpe *b, const char *text, si
         struct bpe_text_slot *slot = &b->text_slots[i & (b->n_text_slots - 1)];
         if (slot->entry == 0) return slot;
         const struct bpe_entry *e = &b->entries[slot->entry - 1];
-        if (slot->tag == tag && e->len == len && memcmp(b->texts + e->text, text, len) == 0) return slot;
+        if (slot->tag == tag && e->len == len && memcmp(b->texts + e->text, text, len) == 0)
+            return slot;
     }
 }
 
@@ -65,7 +66,8 @@ static enum status grow_text_slots(struct bpe *b)
     free(b->text_slots);
     b->n_text_slots = 0;
     b->text_slots = calloc(n, sizeof *b->text_slots);
-    if (!b->text_slots) return fail(ERR_MEMORY, "no memory for a vocabulary of %zu tokens", b->n_entries);
+    if (!b->text_slots)
+        return fail(ERR_MEMORY, "no memory for a vocabulary of %zu tokens", b->n_entries);
     b->n_text_slots = n;
     for (size_t i = 0; i < b->n_entries; i++) {
         const char *text = b->texts + b->entries[i].text;
@@ -80,7 +82,7 @@ enum status bpe_add_token(struct bpe *b, const char *text, size_t len, int64_t i
 {
     if (id < 0 || id > BPE_MAX_ID)
         return fail(ERR_FORMAT, "token \"%.*s\": found id %lld, expected 0 to %d", (int)len, text,
-                    (long long)id, BPE_MAX_ID);
+            (long long)id, BPE_MAX_ID);
     if (b->n_texts + len > UINT32_MAX) return fail(ERR_FORMAT, "the token texts exceed 4 GiB");
     TRY(grow_text_slots(b));
     size_t had = b->cap_by_id, other_len;
@@ -88,14 +90,16 @@ enum status bpe_add_token(struct bpe *b, const char *text, size_t len, int64_t i
     memset(b->by_id + had, 0, (b->cap_by_id - had) * sizeof *b->by_id);
     const char *other = bpe_text(b, (int32_t)id, &other_len);
     if (other)
-        return fail(ERR_FORMAT, "id %lld: found for \"%.*s\" and for \"%.*s\", expected one token per id",
-                    (long long)id, (int)other_len, other, (int)len, text);
+        return fail(ERR_FORMAT,
+            "id %lld: found for \"%.*s\" and for \"%.*s\", expected one token per id",
+            (long long)id, (int)other_len, other, (int)len, text);
     struct bpe_text_slot *slot = text_slot(b, text, len);
     if (slot->entry) return fail(ERR_FORMAT, "token \"%.*s\": found twice", (int)len, text);
     TRY(GROW(b->texts, b->cap_texts, b->n_texts + len));
     TRY(GROW(b->entries, b->cap_entries, b->n_entries + 1));
     memcpy(b->texts + b->n_texts, text, len);
-    b->entries[b->n_entries++] = (struct bpe_entry){(uint32_t)b->n_texts, (uint32_t)len, (int32_t)id};
+    b->entries[b->n_entries++] =
+        (struct bpe_entry){(uint32_t)b->n_texts, (uint32_t)len, (int32_t)id};
     b->n_texts += len;
     *slot = (struct bpe_text_slot){(uint32_t)(bpe_hash(text, len) >> 32), (uint32_t)b->n_entries};
     b->by_id[id] = (uint32_t)b->n_entries;
@@ -147,7 +151,8 @@ static uint32_t last_char(const char *text, size_t n)
     return first_char(text + at, n - at);
 }
 
-enum status bpe_add_merge(struct bpe *b, const char *left, size_t n_left, const char *right, size_t n_right)
+enum status bpe_add_merge(
+    struct bpe *b, const char *left, size_t n_left, const char *right, size_t n_right)
 {
     int32_t ids[2] = {bpe_find(b, left, n_left), bpe_find(b, right, n_right)};
     char *joined = malloc(n_left + n_right + 1);
@@ -158,15 +163,17 @@ enum status bpe_add_merge(struct bpe *b, const char *left, size_t n_left, const 
     free(joined);
     if (ids[0] < 0 || ids[1] < 0 || id < 0)
         return fail(ERR_FORMAT,
-                    "merge %zu, \"%.*s\" with \"%.*s\": found no token for %s, expected the parts and "
-                    "the whole in the vocabulary",
-                    b->n_merges, (int)n_left, left, (int)n_right, right,
-                    ids[0] < 0 ? "the left part" : ids[1] < 0 ? "the right part" : "the whole");
+            "merge %zu, \"%.*s\" with \"%.*s\": found no token for %s, expected the parts and "
+            "the whole in the vocabulary",
+            b->n_merges, (int)n_left, left, (int)n_right, right,
+            ids[0] < 0       ? "the left part"
+                : ids[1] < 0 ? "the right part"
+                             : "the whole");
     if (b->n_merges >= BPE_NO_MERGE) return fail(ERR_FORMAT, "found more than 2^32 - 2 merges");
     TRY(grow_pair_slots(b));
     TRY(GROW(b->merge_ids, b->cap_merges, b->n_merges + 1));
     put_pair(b, (uint64_t)(uint32_t)ids[0] << 32 | (uint32_t)ids[1],
-             (struct bpe_merge){(uint32_t)b->n_merges, id});
+        (struct bpe_merge){(uint32_t)b->n_merges, id});
     b->merge_ids[b->n_merges++] = id;
     if (n_left > 0 && n_right > 0) {
         uint32_t bit = bpe_joint(last_char(left, n_left), first_char(right, n_right));
@@ -202,7 +209,8 @@ enum status bpe_finish(struct bpe *b, struct bpe_options options)
     for (size_t i = 0; i < b->n_pair_slots && !b->odd_merges; i++) {
         const struct bpe_pair_slot *slot = &b->pair_slots[i];
         if (slot->merge.rank == BPE_NO_MERGE) continue;
-        b->odd_merges = is_odd(b, (int32_t)(slot->pair >> 32)) || is_odd(b, (int32_t)(uint32_t)slot->pair);
+        b->odd_merges =
+            is_odd(b, (int32_t)(slot->pair >> 32)) || is_odd(b, (int32_t)(uint32_t)slot->pair);
     }
     return OK;
 }

@@ -10,7 +10,9 @@
 
 #define BPE_NO_MERGE UINT32_MAX
 #define BPE_DIRECT 0x800u /* characters below have their id in an array */
-#define BPE_JOIN_BITS 20  /* 128 KiB; the 280 000 merges of Llama-3 have some ten thousand joints */
+#define BPE_JOIN_BITS                                                          \
+    20 /* 128 KiB; the 280 000 merges of Llama-3 have some ten thousand joints \
+        */
 
 struct bpe_merge {
     uint32_t rank; /* BPE_NO_MERGE: no such merge */
@@ -48,11 +50,12 @@ struct bpe {
     size_t n_merges, cap_merges;
     int32_t byte_ids[256];        /* of "<0xNN>", -1: none */
     int32_t char_ids[BPE_DIRECT]; /* of one-character tokens, -1: none */
-    /* One bit per hashed pair of characters that stand at the joint of some merge. Two neighbouring known
-     * characters without this bit can never end up in one token, so text may be cut between them. */
+    /* One bit per hashed pair of characters that stand at the joint of some merge. Two neighbouring
+     * known characters without this bit can never end up in one token, so text may be cut between
+     * them. */
     uint64_t joints[(1u << BPE_JOIN_BITS) / 64];
-    /* Some merge takes the unknown token or a byte token, whose texts are not the text they stand for: the
-     * shortcuts that reason about texts are off. */
+    /* Some merge takes the unknown token or a byte token, whose texts are not the text they stand
+     * for: the shortcuts that reason about texts are off. */
     bool odd_merges;
 };
 
@@ -87,7 +90,8 @@ static inline int32_t bpe_find_char(const struct bpe *b, const char *text, size_
 {
     if (len == 1) return b->char_ids[(unsigned char)text[0]];
     if (len == 2)
-        return b->char_ids[((unsigned char)text[0] & 0x1Fu) << 6 | ((unsigned char)text[1] & 0x3Fu)];
+        return b
+            ->char_ids[((unsigned char)text[0] & 0x1Fu) << 6 | ((unsigned char)text[1] & 0x3Fu)];
     return bpe_find(b, text, len);
 }
 

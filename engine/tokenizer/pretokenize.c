@@ -6,8 +6,8 @@
 
 /* what happens to the matches of a Split; names as in tokenizer.json */
 enum behavior { REMOVED, ISOLATED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS };
-static const char *const behavior_names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
-                                             "Contiguous"};
+static const char *const behavior_names[] = {
+    "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
 
 struct step {
     enum { STEP_SPLIT, STEP_DIGITS, STEP_SPACE_FIRST, STEP_BYTES, STEP_METASPACE } kind;
@@ -64,8 +64,8 @@ int byte_level_byte(uint32_t cp)
 static enum status add_step(struct pretokenizer *p, struct json_in in, struct step **step)
 {
     if (p->n_steps == COMPONENT_STEPS)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d pre-tokenizer steps", in.file, in.path,
-                    COMPONENT_STEPS);
+        return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d pre-tokenizer steps", in.file,
+            in.path, COMPONENT_STEPS);
     *step = &p->steps[p->n_steps++];
     **step = (struct step){.behavior = ISOLATED};
     return OK;
@@ -85,9 +85,9 @@ static enum status read_split(struct pretokenizer *p, struct json_in in)
         return OK;
     }
     return fail(ERR_UNSUPPORTED,
-                "%s: field %s.behavior: found \"%s\", expected Removed, Isolated, "
-                "MergedWithPrevious, MergedWithNext or Contiguous",
-                in.file, in.path, behavior);
+        "%s: field %s.behavior: found \"%s\", expected Removed, Isolated, "
+        "MergedWithPrevious, MergedWithNext or Contiguous",
+        in.file, in.path, behavior);
 }
 
 static enum status read_byte_level(struct pretokenizer *p, struct json_in in)
@@ -97,8 +97,8 @@ static enum status read_byte_level(struct pretokenizer *p, struct json_in in)
     TRY(json_get_bool(in, "add_prefix_space", true, &prefix));
     TRY(json_get_bool(in, "use_regex", false, &use_regex));
     if (p->bytes)
-        return fail(ERR_UNSUPPORTED, "%s: field %s: found a second ByteLevel, expected at most one", in.file,
-                    in.path);
+        return fail(ERR_UNSUPPORTED, "%s: field %s: found a second ByteLevel, expected at most one",
+            in.file, in.path);
     p->bytes = true;
     if (prefix) {
         TRY(add_step(p, in, &step));
@@ -107,7 +107,7 @@ static enum status read_byte_level(struct pretokenizer *p, struct json_in in)
     if (use_regex) {
         TRY(add_step(p, in, &step));
         TRY(regex_open(&step->what, gpt2_pattern, strlen(gpt2_pattern),
-                       (struct regex_place){in.file, in.path}));
+            (struct regex_place){in.file, in.path}));
     }
     TRY(add_step(p, in, &step));
     step->kind = STEP_BYTES;
@@ -126,13 +126,13 @@ static enum status read_metaspace(struct pretokenizer *p, struct json_in in)
     bool first = strcmp(scheme, "first") == 0, never = strcmp(scheme, "never") == 0;
     if (!first && !never && strcmp(scheme, "always") != 0)
         return fail(ERR_UNSUPPORTED,
-                    "%s: field %s.prepend_scheme: found \"%s\", expected first, never or always", in.file,
-                    in.path, scheme);
+            "%s: field %s.prepend_scheme: found \"%s\", expected first, never or always", in.file,
+            in.path, scheme);
     if (!prefix && !never)
         return fail(ERR_FORMAT,
-                    "%s: field %s.add_prefix_space: found false, expected true or the prepend_scheme "
-                    "never",
-                    in.file, in.path);
+            "%s: field %s.add_prefix_space: found false, expected true or the prepend_scheme "
+            "never",
+            in.file, in.path);
     struct regex_place place = {in.file, in.path};
     TRY(add_step(p, in, &step));
     step->kind = STEP_METASPACE;
@@ -201,7 +201,8 @@ void pretokenizer_work_clear(struct pretokenizer_work *w)
     *w = (struct pretokenizer_work){0};
 }
 
-static enum status add_span(struct pretokenizer_level *level, size_t begin, size_t end, bool matched)
+static enum status add_span(
+    struct pretokenizer_level *level, size_t begin, size_t end, bool matched)
 {
     TRY(GROW(level->spans, level->cap_spans, level->n_spans + 1));
     level->spans[level->n_spans++] = (struct span){begin, end, matched};
@@ -210,7 +211,7 @@ static enum status add_span(struct pretokenizer_level *level, size_t begin, size
 
 /* Cover the text with spans that match and spans that do not. */
 static enum status find_spans(const struct step *step, struct pretokenizer_work *w,
-                              struct pretokenizer_level *level, const struct text *in)
+    struct pretokenizer_level *level, const struct text *in)
 {
     level->n_spans = 0;
     size_t done = 0, begin, end;
@@ -223,8 +224,8 @@ static enum status find_spans(const struct step *step, struct pretokenizer_work 
     return OK;
 }
 
-static enum status find_digits(const struct cp_set *digits, struct pretokenizer_level *level,
-                               const struct text *in)
+static enum status find_digits(
+    const struct cp_set *digits, struct pretokenizer_level *level, const struct text *in)
 {
     level->n_spans = 0;
     size_t done = 0;
@@ -249,10 +250,8 @@ static void join_spans(enum behavior behavior, struct pretokenizer_level *level)
         size_t to = level->n_spans;
         for (size_t i = level->n_spans; i-- > 0;) {
             bool matched = s[i].matched;
-            if (matched && !before && to < level->n_spans)
-                s[to].begin = s[i].begin;
-            else
-                s[--to] = s[i];
+            if (matched && !before && to < level->n_spans) s[to].begin = s[i].begin;
+            else s[--to] = s[i];
             before = matched;
         }
         n = level->n_spans - to;
@@ -265,10 +264,8 @@ static void join_spans(enum behavior behavior, struct pretokenizer_level *level)
         if (behavior == REMOVED && matched) continue;
         if (behavior == CONTIGUOUS) join = matched == before && n > 0;
         if (behavior == MERGED_WITH_PREVIOUS) join = matched && !before && n > 0;
-        if (join)
-            s[n - 1].end = s[i].end;
-        else
-            s[n++] = s[i];
+        if (join) s[n - 1].end = s[i].end;
+        else s[n++] = s[i];
         before = matched;
     }
     level->n_spans = n;
@@ -290,25 +287,26 @@ static enum status write_bytes(struct text_buf *out, const struct text *in)
     return OK;
 }
 
-static enum status write_metaspace(const struct step *step, struct pretokenizer_work *w, struct text_buf *out,
-                                   const struct text *in)
+static enum status write_metaspace(const struct step *step, struct pretokenizer_work *w,
+    struct text_buf *out, const struct text *in)
 {
     size_t n_mark = strlen(step->mark);
     bool marked = in->s[0] == ' ' || (in->n >= n_mark && memcmp(in->s, step->mark, n_mark) == 0);
-    bool wanted =
-        step->scheme == PREPEND_ALWAYS || (step->scheme == PREPEND_FIRST && text_origin(in, 0) == 0);
+    bool wanted = step->scheme == PREPEND_ALWAYS ||
+        (step->scheme == PREPEND_FIRST && text_origin(in, 0) == 0);
     if (wanted && !marked) TRY(text_buf_add(out, step->mark, n_mark, text_origin(in, 0)));
     return text_replace(step->what, &w->regex, step->mark, in, out);
 }
 
 static enum status apply_from(const struct pretokenizer *p, size_t i, struct pretokenizer_work *w,
-                              const struct text *in, pretokenizer_sink *sink, void *user)
+    const struct text *in, pretokenizer_sink *sink, void *user)
 {
     if (i == p->n_steps) return sink(user, in);
     const struct step *step = &p->steps[i];
     struct pretokenizer_level *level = &w->levels[i];
     if (step->kind == STEP_SPLIT || step->kind == STEP_DIGITS) {
-        TRY(step->kind == STEP_SPLIT ? find_spans(step, w, level, in) : find_digits(&p->digits, level, in));
+        TRY(step->kind == STEP_SPLIT ? find_spans(step, w, level, in)
+                                     : find_digits(&p->digits, level, in));
         if (step->behavior != ISOLATED) join_spans(step->behavior, level);
         for (size_t k = 0; k < level->n_spans; k++) {
             struct text piece = text_slice(in, level->spans[k].begin, level->spans[k].end);
@@ -330,7 +328,7 @@ static enum status apply_from(const struct pretokenizer *p, size_t i, struct pre
 }
 
 enum status pretokenizer_apply(const struct pretokenizer *p, struct pretokenizer_work *w,
-                               const struct text *in, pretokenizer_sink *sink, void *user)
+    const struct text *in, pretokenizer_sink *sink, void *user)
 {
     if (!w->levels && p->n_steps > 0) {
         w->levels = calloc(p->n_steps, sizeof *w->levels);

@@ -1,7 +1,8 @@
-/* The field "pre_tokenizer" of tokenizer.json: how normalised text falls into the pieces that BPE encodes.
+/* The field "pre_tokenizer" of tokenizer.json: how normalised text falls into the pieces that BPE
+ * encodes.
  *
- * Offered: Split (by String or Regex, all five behaviours, inverted or not), ByteLevel, Metaspace, Digits and
- * sequences of them. Each step sees every piece of the step before, as in `tokenizers`.
+ * Offered: Split (by String or Regex, all five behaviours, inverted or not), ByteLevel, Metaspace,
+ * Digits and sequences of them. Each step sees every piece of the step before, as in `tokenizers`.
  */
 #ifndef SG_ENGINE_TOKENIZER_PRETOKENIZE_H
 #define SG_ENGINE_TOKENIZER_PRETOKENIZE_H
@@ -28,9 +29,10 @@ void pretokenizer_work_clear(struct pretokenizer_work *w);
 typedef enum status pretokenizer_sink(void *user, const struct text *piece);
 
 enum status pretokenizer_apply(const struct pretokenizer *p, struct pretokenizer_work *w,
-                               const struct text *in, pretokenizer_sink *sink, void *user) MUST_USE;
+    const struct text *in, pretokenizer_sink *sink, void *user) MUST_USE;
 
-/* The character (U+0021…U+0143) that stands for a byte in byte-level vocabularies, and back, -1 for none. */
+/* The character (U+0021…U+0143) that stands for a byte in byte-level vocabularies, and back, -1 for
+ * none. */
 uint32_t byte_level_char(unsigned char byte);
 int byte_level_byte(uint32_t cp);
 

@@ -39,8 +39,8 @@ static enum status encode_raw(void *user, const struct text *stretch, int32_t id
     return added_vocab_split(e->t->added, true, &normalized, encode_normalized, e);
 }
 
-static enum status encode_text(const struct tokenizer *t, const char *text, size_t len,
-                               struct token_list *out)
+static enum status encode_text(
+    const struct tokenizer *t, const char *text, size_t len, struct token_list *out)
 {
     struct encoding e = {.t = t, .out = out};
     struct text whole = {text, len, NULL, 0};
@@ -58,12 +58,13 @@ static enum status add_ids(struct token_list *out, const struct id_list *ids, ui
     return OK;
 }
 
-enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_special,
-                             struct token_list *out, size_t *n_replaced)
+enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t len,
+    bool add_special, struct token_list *out, size_t *n_replaced)
 {
     if (n_replaced) *n_replaced = 0;
     if (len > INT32_MAX)
-        return fail(ERR_ARG, "tokenizer: a text of %zu bytes, expected less than 2 GiB; cut it first", len);
+        return fail(
+            ERR_ARG, "tokenizer: a text of %zu bytes, expected less than 2 GiB; cut it first", len);
     struct str repaired = {0};
     if (!utf8_valid(text, len, NULL)) {
         size_t n = utf8_repair(&repaired, text, len);
@@ -111,39 +112,47 @@ void tokenizer_prefix_text(const struct tokenizer *t, enum bos_rule rule, struct
         utf8_add_shown(out, shown);
         free(shown);
     }
-    str_addf(out, rule == BOS_TOKENIZER ? " by the tokenizer's rule" : " by --bos %s", bos_rule_name(rule));
+    str_addf(out, rule == BOS_TOKENIZER ? " by the tokenizer's rule" : " by --bos %s",
+        bos_rule_name(rule));
 }
 
-enum status tokenizer_encode_behind(const struct tokenizer *t, enum bos_rule rule, const char *text, size_t len,
-                                    struct token_list *out, size_t *n_replaced)
+enum status tokenizer_encode_behind(const struct tokenizer *t, enum bos_rule rule, const char *text,
+    size_t len, struct token_list *out, size_t *n_replaced)
 {
     const int32_t *ids;
     size_t n = tokenizer_prefix(t, rule, &ids), first = out->n;
     TRY(tokenizer_encode(t, text, len, false, out, n_replaced));
-    if (n == 0 || out->n - first < n || memcmp(out->ids + first, ids, n * sizeof *ids) != 0) return OK;
+    if (n == 0 || out->n - first < n || memcmp(out->ids + first, ids, n * sizeof *ids) != 0)
+        return OK;
     out->n -= n;
     memmove(out->ids + first, out->ids + first + n, (out->n - first) * sizeof *out->ids);
     memmove(out->begin + first, out->begin + first + n, (out->n - first) * sizeof *out->begin);
     return OK;
 }
 
-enum status tokenizer_check_ids(const struct tokenizer *t, const int32_t *ids, size_t n, int n_rows, const char *where)
+enum status tokenizer_check_ids(
+    const struct tokenizer *t, const int32_t *ids, size_t n, int n_rows, const char *where)
 {
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < n_rows) continue;
         size_t len = 0;
         const char *text = tokenizer_token(t, ids[i], &len);
-        return fail(ERR_FORMAT, "%s: token %d, \"%.*s\": found beyond the %d rows of the embedding table, tokenizer.json has %d ids; take "
-                    "it out of the text, or download both again if they belong to different models",
-                    where, ids[i], (int)len, text ? text : "", n_rows, tokenizer_vocab_size(t));
+        return fail(ERR_FORMAT,
+            "%s: token %d, \"%.*s\": found beyond the %d rows of the embedding table, "
+            "tokenizer.json has %d ids; take "
+            "it out of the text, or download both again if they belong to different models",
+            where, ids[i], (int)len, text ? text : "", n_rows, tokenizer_vocab_size(t));
     }
     return OK;
 }
 
-size_t tokenizer_repair(struct str *out, const char *text, size_t len) { return utf8_repair(out, text, len); }
+size_t tokenizer_repair(struct str *out, const char *text, size_t len)
+{
+    return utf8_repair(out, text, len);
+}
 
-enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
-                             struct str *out)
+enum status tokenizer_decode(
+    const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special, struct str *out)
 {
     struct pieces pieces = {0};
     enum status st = OK;
@@ -162,8 +171,8 @@ enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size
     return st;
 }
 
-static enum status window_text(const struct token_stream *s, const struct tokenizer *t, size_t from,
-                               struct str *text)
+static enum status window_text(
+    const struct token_stream *s, const struct tokenizer *t, size_t from, struct str *text)
 {
     str_reset(text);
     if (from == s->n) return OK;
@@ -175,10 +184,10 @@ static bool unfinished(const struct str *text)
     return text->len >= 3 && memcmp(text->data + text->len - 3, "\xEF\xBF\xBD", 3) == 0;
 }
 
-/* Append what the window's whole text has more than was shown. Stray bytes can change what came before them
- * (decoder ByteFallback); then the new ids speak for themselves. */
-static enum status show_rest(struct token_stream *s, const struct tokenizer *t, struct str *text,
-                             struct str *out)
+/* Append what the window's whole text has more than was shown. Stray bytes can change what came
+ * before them (decoder ByteFallback); then the new ids speak for themselves. */
+static enum status show_rest(
+    struct token_stream *s, const struct tokenizer *t, struct str *text, struct str *out)
 {
     size_t known = s->shown.len;
     if (text->len >= known && memcmp(str_get(text), str_get(&s->shown), known) == 0) {
@@ -190,7 +199,8 @@ static enum status show_rest(struct token_stream *s, const struct tokenizer *t, 
     return OK;
 }
 
-enum status token_stream_push(struct token_stream *s, const struct tokenizer *t, int32_t id, struct str *out)
+enum status token_stream_push(
+    struct token_stream *s, const struct tokenizer *t, int32_t id, struct str *out)
 {
     TRY(GROW(s->ids, s->cap, s->n + 1));
     s->ids[s->n++] = id;
@@ -199,7 +209,8 @@ enum status token_stream_push(struct token_stream *s, const struct tokenizer *t,
     if (st != OK) s->n--;
     if (st == OK && text.len > s->shown.len && !unfinished(&text)) {
         st = show_rest(s, t, &text, out);
-        /* the window slides: the ids shown last time go, those shown now give the next ids their context */
+        /* the window slides: the ids shown last time go, those shown now give the next ids their
+         * context */
         s->n -= s->n_shown;
         memmove(s->ids, s->ids + s->n_shown, s->n * sizeof *s->ids);
         s->n_shown = s->n;
@@ -253,10 +264,8 @@ size_t token_list_find(const struct token_list *l, size_t from, uint32_t at)
     size_t lo = from, hi = l->n;
     while (lo < hi) {
         size_t mid = (lo + hi) / 2;
-        if (l->begin[mid] < at)
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (l->begin[mid] < at) lo = mid + 1;
+        else hi = mid;
     }
     return lo > from && lo <= l->n && (lo == l->n || l->begin[lo] > at) ? lo - 1 : lo;
 }

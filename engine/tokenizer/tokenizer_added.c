@@ -9,7 +9,7 @@ struct trie {
     struct node {
         uint32_t child, sibling, token; /* token: index, NO_TOKEN when no pattern ends here */
         unsigned char byte;
-    } *nodes;
+    } * nodes;
     size_t n, cap;
     uint32_t first[256]; /* children of the root */
 };
@@ -79,7 +79,7 @@ static enum status read_token(struct json_in in, struct added_token *token, int6
     const char *content = NULL;
     if (!cJSON_IsObject(in.node))
         return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object", in.file, in.path,
-                    json_kind(in.node));
+            json_kind(in.node));
     TRY(json_get_int(in, "id", true, 0, BPE_MAX_ID, id));
     TRY(json_get_string(in, "content", true, &content));
     TRY(json_get_bool(in, "single_word", true, &token->single_word));
@@ -102,18 +102,18 @@ static enum status set_id(struct added_vocab *a, size_t index, int32_t id)
 }
 
 /* Takes over token->content. */
-static enum status add_token(struct added_vocab *a, struct json_in in, struct added_token *token, int64_t id,
-                             const struct bpe *bpe, int32_t *next_id)
+static enum status add_token(struct added_vocab *a, struct json_in in, struct added_token *token,
+    int64_t id, const struct bpe *bpe, int32_t *next_id)
 {
     const struct added_token *same = added_vocab_by_text(a, token->content);
     token->id = same ? same->id : bpe_find(bpe, token->content, token->len);
     if (token->id < 0) token->id = (*next_id)++;
     if (token->id != id) {
-        enum status st =
-            fail(ERR_FORMAT,
-                 "%s: field %s.id: found %lld for \"%s\", expected %d (added tokens follow "
-                 "the %zu tokens of the model without a gap); save the tokenizer again with `tokenizers`",
-                 in.file, in.path, (long long)id, token->content, token->id, bpe_n_tokens(bpe));
+        enum status st = fail(ERR_FORMAT,
+            "%s: field %s.id: found %lld for \"%s\", expected %d (added tokens follow "
+            "the %zu tokens of the model without a gap); save the tokenizer again with "
+            "`tokenizers`",
+            in.file, in.path, (long long)id, token->content, token->id, bpe_n_tokens(bpe));
         free(token->content);
         return st;
     }
@@ -142,7 +142,8 @@ static void keep_decoded(struct added_token *token, const struct text *pattern)
     token->n_decoded = copy.len;
 }
 
-static enum status build_tries(struct added_vocab *a, struct json_in in, const struct normalizer *normalizer)
+static enum status build_tries(
+    struct added_vocab *a, struct json_in in, const struct normalizer *normalizer)
 {
     struct normalizer_work work = {0};
     enum status st = OK;
@@ -154,27 +155,27 @@ static enum status build_tries(struct added_vocab *a, struct json_in in, const s
         keep_decoded(token, &pattern);
         bool taken = false;
         if (pattern.n > 0)
-            st = add_pattern(token->normalized ? &a->normalized : &a->raw, pattern.s, pattern.n, (uint32_t)i,
-                             &taken);
+            st = add_pattern(token->normalized ? &a->normalized : &a->raw, pattern.s, pattern.n,
+                (uint32_t)i, &taken);
         if (st == OK && (taken || pattern.n == 0))
             st = fail(ERR_FORMAT,
-                      "%s: field %s: found \"%s\", which after normalisation is %s, expected a text of "
-                      "its own for each token",
-                      in.file, in.path, token->content, taken ? "another token" : "empty");
+                "%s: field %s: found \"%s\", which after normalisation is %s, expected a text of "
+                "its own for each token",
+                in.file, in.path, token->content, taken ? "another token" : "empty");
     }
     normalizer_work_clear(&work);
     return st;
 }
 
 enum status added_vocab_open(struct added_vocab **out, struct json_in in, const struct bpe *bpe,
-                             const struct normalizer *normalizer)
+    const struct normalizer *normalizer)
 {
     struct added_vocab *a = *out = calloc(1, sizeof *a);
     if (!a) return fail(ERR_MEMORY, "%s: no memory for added tokens", in.file);
     if (in.node && !cJSON_IsNull(in.node) && !cJSON_IsArray(in.node)) {
         added_vocab_close(out);
         return fail(ERR_FORMAT, "%s: field %s: found %s, expected an array", in.file, in.path,
-                    json_kind(in.node));
+            json_kind(in.node));
     }
     int32_t next_id = (int32_t)bpe_n_tokens(bpe);
     enum status st = bpe_open(&a->names);
@@ -187,8 +188,7 @@ enum status added_vocab_open(struct added_vocab **out, struct json_in in, const 
         st = read_token(element, &token, &id);
         if (st == OK && token.len == 0)
             free(token.content); /* as `tokenizers` does: an empty token is no token */
-        else if (st == OK)
-            st = add_token(a, element, &token, id, bpe, &next_id);
+        else if (st == OK) st = add_token(a, element, &token, id, bpe, &next_id);
         free(path);
     }
     if (st == OK) st = build_tries(a, in, normalizer);
@@ -262,7 +262,7 @@ static bool stands_alone(const struct text *in, size_t begin, size_t end)
 }
 
 enum status added_vocab_split(const struct added_vocab *a, bool normalized, const struct text *in,
-                              added_vocab_sink *sink, void *user)
+    added_vocab_sink *sink, void *user)
 {
     const struct trie *trie = normalized ? &a->normalized : &a->raw;
     size_t done = 0, end;

@@ -15,8 +15,8 @@ enum status component_unknown(struct json_in in, const char *type, const char *e
 
 /* Call `read` for every element of the array `field` of a Sequence. Nesting is limited. */
 typedef enum status component_reader(void *into, struct json_in element, int depth);
-enum status component_sequence(struct json_in in, const char *field, component_reader *read, void *into,
-                               int depth) MUST_USE;
+enum status component_sequence(
+    struct json_in in, const char *field, component_reader *read, void *into, int depth) MUST_USE;
 
 /* The string field that replaces or precedes text: at most 64 bytes, so that no text explodes. */
 enum status component_insert(struct json_in in, const char *field, const char **out) MUST_USE;

@@ -4,7 +4,14 @@
 #include "engine/tokenizer/tokenizer_component.h"
 
 struct step {
-    enum { STEP_REPLACE, STEP_BYTE_FALLBACK, STEP_FUSE, STEP_STRIP, STEP_BYTE_LEVEL, STEP_METASPACE } kind;
+    enum {
+        STEP_REPLACE,
+        STEP_BYTE_FALLBACK,
+        STEP_FUSE,
+        STEP_STRIP,
+        STEP_BYTE_LEVEL,
+        STEP_METASPACE
+    } kind;
     struct regex *what;  /* of STEP_REPLACE */
     char *with;          /* of STEP_REPLACE, owned */
     char mark[5];        /* of STEP_STRIP and STEP_METASPACE: one character */
@@ -72,15 +79,12 @@ static enum status read_step(struct step *step, struct json_in in, const char *t
         step->keep_first = strcmp(scheme, "never") == 0 || !prefix;
         return OK;
     }
-    if (strcmp(type, "ByteFallback") == 0)
-        step->kind = STEP_BYTE_FALLBACK;
-    else if (strcmp(type, "Fuse") == 0)
-        step->kind = STEP_FUSE;
-    else if (strcmp(type, "ByteLevel") == 0)
-        step->kind = STEP_BYTE_LEVEL;
+    if (strcmp(type, "ByteFallback") == 0) step->kind = STEP_BYTE_FALLBACK;
+    else if (strcmp(type, "Fuse") == 0) step->kind = STEP_FUSE;
+    else if (strcmp(type, "ByteLevel") == 0) step->kind = STEP_BYTE_LEVEL;
     else
-        return component_unknown(in, type,
-                                 "Sequence, Replace, ByteFallback, Fuse, Strip, ByteLevel or Metaspace");
+        return component_unknown(
+            in, type, "Sequence, Replace, ByteFallback, Fuse, Strip, ByteLevel or Metaspace");
     return OK;
 }
 
@@ -89,10 +93,11 @@ static enum status read_decoder(void *into, struct json_in in, int depth)
     struct decoder *d = into;
     const char *type = NULL;
     TRY(component_type(in, &type));
-    if (strcmp(type, "Sequence") == 0) return component_sequence(in, "decoders", read_decoder, d, depth);
+    if (strcmp(type, "Sequence") == 0)
+        return component_sequence(in, "decoders", read_decoder, d, depth);
     if (d->n_steps == COMPONENT_STEPS)
         return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d decoders", in.file, in.path,
-                    COMPONENT_STEPS);
+            COMPONENT_STEPS);
     TRY(GROW(d->steps, d->cap_steps, d->n_steps + 1));
     d->steps[d->n_steps] = (struct step){0};
     return read_step(&d->steps[d->n_steps++], in, type);
@@ -146,7 +151,8 @@ static int hex_value(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* The byte a token "<0xNN>" stands for, -1 for other tokens. Rust's number parser lets "+A" pass for 0A. */
+/* The byte a token "<0xNN>" stands for, -1 for other tokens. Rust's number parser lets "+A" pass
+ * for 0A. */
 static int byte_of(const char *s, size_t n)
 {
     if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>') return -1;
@@ -154,7 +160,8 @@ static int byte_of(const char *s, size_t n)
     return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 
-/* A run of byte tokens is one text when it is UTF-8 as a whole, and as many U+FFFD as bytes otherwise. */
+/* A run of byte tokens is one text when it is UTF-8 as a whole, and as many U+FFFD as bytes
+ * otherwise. */
 static enum status flush_bytes(struct str *run, struct pieces *out)
 {
     if (run->len == 0) return OK;
@@ -194,10 +201,11 @@ static enum status strip(const struct step *step, const struct pieces *in, struc
         size_t n;
         const char *s = piece(in, i, &n), *end = s + n;
         for (int64_t k = 0;
-             k < step->start && (size_t)(end - s) >= n_mark && memcmp(s, step->mark, n_mark) == 0; k++)
+             k < step->start && (size_t)(end - s) >= n_mark && memcmp(s, step->mark, n_mark) == 0;
+             k++)
             s += n_mark;
-        for (int64_t k = 0;
-             k < step->stop && (size_t)(end - s) >= n_mark && memcmp(end - n_mark, step->mark, n_mark) == 0;
+        for (int64_t k = 0; k < step->stop && (size_t)(end - s) >= n_mark &&
+             memcmp(end - n_mark, step->mark, n_mark) == 0;
              k++)
             end -= n_mark;
         TRY(pieces_add(out, s, (size_t)(end - s)));
@@ -237,10 +245,8 @@ static enum status metaspace(const struct step *step, const struct pieces *in, s
         for (size_t at = 0, len; at < n; at += len) {
             len = utf8_length((unsigned char)s[at]);
             bool mark = len == n_mark && memcmp(s + at, step->mark, n_mark) == 0;
-            if (!mark)
-                str_add_bytes(&out->bytes, s + at, len);
-            else if (i > 0 || step->keep_first)
-                str_add_char(&out->bytes, ' ');
+            if (!mark) str_add_bytes(&out->bytes, s + at, len);
+            else if (i > 0 || step->keep_first) str_add_char(&out->bytes, ' ');
         }
         TRY(end_piece(out));
     }

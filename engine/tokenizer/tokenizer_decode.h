@@ -1,7 +1,7 @@
 /* The field "decoder" of tokenizer.json: how the texts of tokens become text again.
  *
- * Offered: Replace, ByteFallback, Fuse, Strip, ByteLevel, Metaspace and sequences of them; null joins the
- * tokens with spaces, as `tokenizers` does.
+ * Offered: Replace, ByteFallback, Fuse, Strip, ByteLevel, Metaspace and sequences of them; null
+ * joins the tokens with spaces, as `tokenizers` does.
  */
 #ifndef SG_ENGINE_TOKENIZER_TOKENIZER_DECODE_H
 #define SG_ENGINE_TOKENIZER_TOKENIZER_DECODE_H

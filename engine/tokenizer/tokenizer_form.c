@@ -19,14 +19,17 @@ void form_work_clear(struct form_work *w)
     *w = (struct form_work){0};
 }
 
-static uint16_t combining_class(int32_t cp) { return (uint16_t)utf8proc_get_property(cp)->combining_class; }
+static uint16_t combining_class(int32_t cp)
+{
+    return (uint16_t)utf8proc_get_property(cp)->combining_class;
+}
 
 /* Whether a character may become one with what stands before it although its class is 0. */
 static bool may_join(int32_t cp)
 {
     enum unicode_category category = unicode_category((uint32_t)cp);
-    return category == UC_MN || category == UC_MC || category == UC_ME || (cp >= 0x1161 && cp <= 0x1175) ||
-           (cp >= 0x11A8 && cp <= 0x11C2);
+    return category == UC_MN || category == UC_MC || category == UC_ME ||
+        (cp >= 0x1161 && cp <= 0x1175) || (cp >= 0x11A8 && cp <= 0x11C2);
 }
 
 static int by_class(const void *a, const void *b)
@@ -47,7 +50,8 @@ static void reorder(struct form_work *w)
     }
 }
 
-static enum status flush(enum unicode_form form, struct form_work *w, struct text_buf *out, uint32_t origin)
+static enum status flush(
+    enum unicode_form form, struct form_work *w, struct text_buf *out, uint32_t origin)
 {
     if (w->n == 0) return OK;
     reorder(w);
@@ -56,9 +60,10 @@ static enum status flush(enum unicode_form form, struct form_work *w, struct tex
     for (size_t i = 0; i < n; i++) w->plain[i] = w->chars[i].cp;
     w->n = 0;
     if (n > 1 && (form == FORM_NFC || form == FORM_NFKC)) {
-        utf8proc_ssize_t left =
-            utf8proc_normalize_utf32(w->plain, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-        if (left < 0) return fail(ERR_FORMAT, "tokenizer: normalisation: %s", utf8proc_errmsg(left));
+        utf8proc_ssize_t left = utf8proc_normalize_utf32(
+            w->plain, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+        if (left < 0)
+            return fail(ERR_FORMAT, "tokenizer: normalisation: %s", utf8proc_errmsg(left));
         n = (size_t)left;
     }
     for (size_t i = 0; i < n; i++) {
@@ -68,15 +73,16 @@ static enum status flush(enum unicode_form form, struct form_work *w, struct tex
     return OK;
 }
 
-static enum status add_parts(enum unicode_form form, struct form_work *w, struct text_buf *out, uint32_t cp,
-                             uint32_t here, uint32_t *origin)
+static enum status add_parts(enum unicode_form form, struct form_work *w, struct text_buf *out,
+    uint32_t cp, uint32_t here, uint32_t *origin)
 {
     int32_t parts[MAX_PARTS];
     int boundary = 0;
     int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (form >= FORM_NFKC ? UTF8PROC_COMPAT : 0);
-    utf8proc_ssize_t n =
-        utf8proc_decompose_char((int32_t)cp, parts, MAX_PARTS, (utf8proc_option_t)options, &boundary);
-    if (n < 1 || n > MAX_PARTS) return fail(ERR_FORMAT, "tokenizer: U+%04X has no normal form", (unsigned)cp);
+    utf8proc_ssize_t n = utf8proc_decompose_char(
+        (int32_t)cp, parts, MAX_PARTS, (utf8proc_option_t)options, &boundary);
+    if (n < 1 || n > MAX_PARTS)
+        return fail(ERR_FORMAT, "tokenizer: U+%04X has no normal form", (unsigned)cp);
     if (combining_class(parts[0]) == 0 && !may_join(parts[0])) {
         TRY(flush(form, w, out, *origin));
         *origin = here;
@@ -89,8 +95,8 @@ static enum status add_parts(enum unicode_form form, struct form_work *w, struct
     return OK;
 }
 
-enum status form_apply(enum unicode_form form, struct form_work *w, const struct text *in,
-                       struct text_buf *out)
+enum status form_apply(
+    enum unicode_form form, struct form_work *w, const struct text *in, struct text_buf *out)
 {
     uint32_t origin = 0;
     w->n = 0;

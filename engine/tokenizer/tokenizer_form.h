@@ -1,5 +1,5 @@
-/* Unicode normalisation forms as `tokenizers` 0.23 computes them: the data of utf8proc, without what came
- * after the Unicode version that library knows (unicode_inert in tokenizer_unicode.h). */
+/* Unicode normalisation forms as `tokenizers` 0.23 computes them: the data of utf8proc, without
+ * what came after the Unicode version that library knows (unicode_inert in tokenizer_unicode.h). */
 #ifndef SG_ENGINE_TOKENIZER_TOKENIZER_FORM_H
 #define SG_ENGINE_TOKENIZER_TOKENIZER_FORM_H
 
@@ -16,9 +16,9 @@ struct form_work {
 };
 void form_work_clear(struct form_work *w);
 
-/* Append the form of `in` to `out`. All bytes of a cluster (a starter and what may join or reorder behind
- * it) have the origin of its first character. O(n log n) whatever the marks. */
+/* Append the form of `in` to `out`. All bytes of a cluster (a starter and what may join or reorder
+ * behind it) have the origin of its first character. O(n log n) whatever the marks. */
 enum status form_apply(enum unicode_form form, struct form_work *w, const struct text *in,
-                       struct text_buf *out) MUST_USE;
+    struct text_buf *out) MUST_USE;
 
 #endif

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Make room for `need` items of `size` bytes; `array` is the address of the owning pointer, *cap the present
- * room in items. */
+/* Make room for `need` items of `size` bytes; `array` is the address of the owning pointer, *cap
+ * the present room in items. */
 static inline enum status grow_bytes(void *array, size_t *cap, size_t need, size_t size)
 {
     if (need <= *cap) return OK;

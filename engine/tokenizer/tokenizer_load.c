@@ -4,22 +4,25 @@
 
 #include <math.h>
 
-/* The parser works with C strings, so a zero inside a string would cut it short; and it takes any bytes. */
+/* The parser works with C strings, so a zero inside a string would cut it short; and it takes any
+ * bytes. */
 static enum status check_text(const char *file, const char *json, size_t len)
 {
     size_t bad;
     if (!utf8_valid(json, len, &bad))
         return fail(ERR_FORMAT, "%s: byte %zu: found bytes that are not UTF-8", file, bad);
     const char *zero = memchr(json, 0, len);
-    if (zero) return fail(ERR_FORMAT, "%s: byte %zu: found a zero byte", file, (size_t)(zero - json));
-    for (const char *p = json, *end = json + len; (p = memmem(p, (size_t)(end - p), "\\u0000", 6)); p++) {
+    if (zero)
+        return fail(ERR_FORMAT, "%s: byte %zu: found a zero byte", file, (size_t)(zero - json));
+    for (const char *p = json, *end = json + len; (p = memmem(p, (size_t)(end - p), "\\u0000", 6));
+         p++) {
         size_t backslashes = 0;
         while (p - backslashes > json && p[-(ptrdiff_t)backslashes - 1] == '\\') backslashes++;
         if (backslashes % 2 == 0)
             return fail(ERR_UNSUPPORTED,
-                        "%s: byte %zu: found \\u0000 inside a string, expected texts without zero "
-                        "characters",
-                        file, (size_t)(p - json));
+                "%s: byte %zu: found \\u0000 inside a string, expected texts without zero "
+                "characters",
+                file, (size_t)(p - json));
     }
     return OK;
 }
@@ -33,15 +36,16 @@ static enum status read_vocab(struct tokenizer *t, struct json_in in)
 {
     const cJSON *vocab = cJSON_GetObjectItemCaseSensitive(in.node, "vocab");
     if (!cJSON_IsObject(vocab))
-        return fail(ERR_FORMAT, "%s: field model.vocab: found %s, expected an object of tokens and ids",
-                    in.file, json_kind(vocab));
+        return fail(ERR_FORMAT,
+            "%s: field model.vocab: found %s, expected an object of tokens and ids", in.file,
+            json_kind(vocab));
     for (const cJSON *token = vocab->child; token; token = token->next) {
         double id = token->valuedouble;
         if (!cJSON_IsNumber(token) || !(id >= 0 && id <= BPE_MAX_ID) || id != floor(id))
             return fail(ERR_FORMAT,
-                        "%s: field model.vocab: found no id for \"%s\", expected a whole number from 0 to "
-                        "%d",
-                        in.file, token->string, BPE_MAX_ID);
+                "%s: field model.vocab: found no id for \"%s\", expected a whole number from 0 to "
+                "%d",
+                in.file, token->string, BPE_MAX_ID);
         enum status st = bpe_add_token(t->bpe, token->string, strlen(token->string), (int64_t)id);
         if (st != OK) return fail_context(st, "%s: field model.vocab", in.file);
     }
@@ -65,7 +69,7 @@ static enum status read_merges(struct tokenizer *t, struct json_in in)
     const cJSON *merges = cJSON_GetObjectItemCaseSensitive(in.node, "merges");
     if (!cJSON_IsArray(merges))
         return fail(ERR_FORMAT, "%s: field model.merges: found %s, expected an array", in.file,
-                    json_kind(merges));
+            json_kind(merges));
     size_t i = 0;
     bool texts = cJSON_IsString(merges->child);
     for (const cJSON *merge = merges->child; merge; merge = merge->next, i++) {
@@ -84,10 +88,10 @@ static enum status read_merges(struct tokenizer *t, struct json_in in)
             }
         }
         if (!good)
-            return fail(ERR_FORMAT, "%s: field model.merges[%zu]: found %s, expected %s", in.file, i,
-                        json_kind(merge),
-                        texts ? "\"left right\" as in the first entry"
-                              : "[\"left\", \"right\"] as in the first entry");
+            return fail(ERR_FORMAT, "%s: field model.merges[%zu]: found %s, expected %s", in.file,
+                i, json_kind(merge),
+                texts ? "\"left right\" as in the first entry"
+                      : "[\"left\", \"right\"] as in the first entry");
         enum status st = bpe_add_merge(t->bpe, parts[0], sizes[0], parts[1], sizes[1]);
         if (st != OK) return fail_context(st, "%s: field model.merges", in.file);
     }
@@ -101,8 +105,8 @@ static enum status refuse_affix(struct json_in in, const char *field)
     TRY(json_get_string(in, field, false, &text));
     if (*text == 0) return OK;
     return fail(ERR_UNSUPPORTED,
-                "%s: field model.%s: found \"%s\", expected null; marked subwords are not offered", in.file,
-                field, text);
+        "%s: field model.%s: found \"%s\", expected null; marked subwords are not offered", in.file,
+        field, text);
 }
 
 static enum status read_model(struct tokenizer *t, struct json_in in)
@@ -111,15 +115,16 @@ static enum status read_model(struct tokenizer *t, struct json_in in)
     double dropout = 0;
     struct bpe_options options = {.unk = -1};
     if (!cJSON_IsObject(in.node))
-        return fail(ERR_FORMAT, "%s: field model: found %s, expected an object", in.file, json_kind(in.node));
+        return fail(ERR_FORMAT, "%s: field model: found %s, expected an object", in.file,
+            json_kind(in.node));
     TRY(json_get_string(in, "type", false, &type));
     if (strcmp(type, "BPE") != 0) return component_unknown(in, type, "BPE");
     TRY(json_get_double(in, "dropout", false, 0, 1, &dropout));
     if (dropout > 0)
         return fail(ERR_UNSUPPORTED,
-                    "%s: field model.dropout: found %g, expected null: an evaluation needs the same "
-                    "ids every time; set it to null",
-                    in.file, dropout);
+            "%s: field model.dropout: found %g, expected null: an evaluation needs the same "
+            "ids every time; set it to null",
+            in.file, dropout);
     TRY(refuse_affix(in, "continuing_subword_prefix"));
     TRY(refuse_affix(in, "end_of_word_suffix"));
     TRY(json_get_bool(in, "fuse_unk", false, &options.fuse_unk));
@@ -132,8 +137,8 @@ static enum status read_model(struct tokenizer *t, struct json_in in)
         options.unk = bpe_find(t->bpe, unk, strlen(unk));
         if (options.unk < 0)
             return fail(ERR_FORMAT,
-                        "%s: field model.unk_token: found \"%s\", expected a token of model.vocab", in.file,
-                        unk);
+                "%s: field model.unk_token: found \"%s\", expected a token of model.vocab", in.file,
+                unk);
     }
     return bpe_finish(t->bpe, options);
 }
@@ -146,25 +151,28 @@ static enum status id_list_add(struct id_list *l, int32_t id)
 }
 
 /* Append the ids of a template's special token. */
-static enum status add_template_ids(const struct tokenizer *t, struct json_in in, const char *name,
-                                    struct id_list *to)
+static enum status add_template_ids(
+    const struct tokenizer *t, struct json_in in, const char *name, struct id_list *to)
 {
     const cJSON *all = cJSON_GetObjectItemCaseSensitive(in.node, "special_tokens");
-    const cJSON *ids = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(all, name), "ids"),
+    const cJSON *ids = cJSON_GetObjectItemCaseSensitive(
+                    cJSON_GetObjectItemCaseSensitive(all, name), "ids"),
                 *id;
     if (!cJSON_IsArray(ids))
         return fail(ERR_FORMAT,
-                    "%s: field %s.special_tokens: found no ids of \"%s\", which the template uses", in.file,
-                    in.path, name);
-    cJSON_ArrayForEach(id, ids) {
+            "%s: field %s.special_tokens: found no ids of \"%s\", which the template uses", in.file,
+            in.path, name);
+    cJSON_ArrayForEach(id, ids)
+    {
         size_t len;
         double value = cJSON_IsNumber(id) ? id->valuedouble : -1;
         if (!(value >= 0 && value <= BPE_MAX_ID) || value != floor(value) ||
             !tokenizer_token(t, (int32_t)value, &len))
             return fail(ERR_FORMAT,
-                        "%s: field %s.special_tokens: found %g among the ids of \"%s\", expected ids of the "
-                        "vocabulary",
-                        in.file, in.path, value, name);
+                "%s: field %s.special_tokens: found %g among the ids of \"%s\", expected ids of "
+                "the "
+                "vocabulary",
+                in.file, in.path, value, name);
         TRY(id_list_add(to, (int32_t)value));
     }
     return OK;
@@ -176,7 +184,8 @@ static enum status read_template(struct tokenizer *t, struct json_in in)
     struct id_list before = {0};
     enum status st = OK;
     int n_texts = 0;
-    cJSON_ArrayForEach(piece, single) {
+    cJSON_ArrayForEach(piece, single)
+    {
         const cJSON *text = cJSON_GetObjectItemCaseSensitive(piece, "Sequence");
         const cJSON *special = cJSON_GetObjectItemCaseSensitive(piece, "SpecialToken");
         const cJSON *name = cJSON_GetObjectItemCaseSensitive(text ? text : special, "id");
@@ -190,10 +199,11 @@ static enum status read_template(struct tokenizer *t, struct json_in in)
     }
     if (st == OK && n_texts != 1)
         st = fail(ERR_UNSUPPORTED,
-                  "%s: field %s.single: expected one Sequence \"A\" with SpecialTokens around it", in.file,
-                  in.path);
+            "%s: field %s.single: expected one Sequence \"A\" with SpecialTokens around it",
+            in.file, in.path);
     /* a template after another one goes around it */
-    for (size_t i = 0; st == OK && i < t->before.n; i++) st = id_list_add(&before, t->before.ids[i]);
+    for (size_t i = 0; st == OK && i < t->before.n; i++)
+        st = id_list_add(&before, t->before.ids[i]);
     if (st == OK) {
         free(t->before.ids);
         t->before = before;
@@ -210,7 +220,8 @@ static enum status read_processor(void *into, struct json_in in, int depth)
     if (strcmp(type, "Sequence") == 0)
         return component_sequence(in, "processors", read_processor, into, depth);
     if (strcmp(type, "TemplateProcessing") == 0) return read_template(into, in);
-    if (strcmp(type, "ByteLevel") == 0) return OK; /* trims offsets, which we never do, and changes no id */
+    /* trims offsets, which we never do, and changes no id */
+    if (strcmp(type, "ByteLevel") == 0) return OK;
     return component_unknown(in, type, "Sequence, TemplateProcessing or ByteLevel");
 }
 
@@ -221,14 +232,16 @@ static void note_unused(struct tokenizer *t, const cJSON *root, const char *file
         str_addf(&t->notes, "%s: field %s is not applied to texts\n", file, field);
 }
 
-static enum status read_parts(struct tokenizer *t, const cJSON *root, const char *file, bool *had_processor)
+static enum status read_parts(
+    struct tokenizer *t, const cJSON *root, const char *file, bool *had_processor)
 {
     const char *version = "1.0";
     if (!cJSON_IsObject(root))
         return fail(ERR_FORMAT, "%s: found %s, expected an object", file, json_kind(root));
     TRY(json_get_string((struct json_in){root, file, ""}, "version", false, &version));
     if (strcmp(version, "1.0") != 0)
-        return fail(ERR_UNSUPPORTED, "%s: field version: found \"%s\", expected \"1.0\"", file, version);
+        return fail(
+            ERR_UNSUPPORTED, "%s: field version: found \"%s\", expected \"1.0\"", file, version);
     TRY(read_model(t, part(root, file, "model")));
     TRY(normalizer_open(&t->normalizer, part(root, file, "normalizer")));
     TRY(pretokenizer_open(&t->pretokenizer, part(root, file, "pre_tokenizer")));
@@ -242,8 +255,8 @@ static enum status read_parts(struct tokenizer *t, const cJSON *root, const char
     return OK;
 }
 
-enum status tokenizer_read_json(struct tokenizer *t, const char *file, const char *json, size_t len,
-                                bool *had_processor)
+enum status tokenizer_read_json(
+    struct tokenizer *t, const char *file, const char *json, size_t len, bool *had_processor)
 {
     cJSON *root;
     TRY(check_text(file, json, len));
@@ -255,19 +268,23 @@ enum status tokenizer_read_json(struct tokenizer *t, const char *file, const cha
     return st;
 }
 
-/* A special token of a config: a string or an object with "content". Unknown spellings are noted. */
-static enum status read_special(struct tokenizer *t, struct json_in in, const char *field, int32_t *id)
+/* A special token of a config: a string or an object with "content". Unknown spellings are noted.
+ */
+static enum status read_special(
+    struct tokenizer *t, struct json_in in, const char *field, int32_t *id)
 {
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(in.node, field);
     if (cJSON_IsObject(node)) node = cJSON_GetObjectItemCaseSensitive(node, "content");
     if (!node || cJSON_IsNull(node) || *id >= 0) return OK;
     if (!cJSON_IsString(node))
         return fail(ERR_FORMAT, "%s: field %s: found %s, expected a token's text", in.file, field,
-                    json_kind(node));
+            json_kind(node));
     *id = tokenizer_find(t, node->valuestring);
     if (*id < 0) {
         char *shown = utf8_shown(node->valuestring);
-        str_addf(&t->notes, "%s: field %s: \"%s\" is not in the vocabulary, so there is no such token\n", in.file, field, shown);
+        str_addf(&t->notes,
+            "%s: field %s: \"%s\" is not in the vocabulary, so there is no such token\n", in.file,
+            field, shown);
         free(shown);
     }
     return OK;
@@ -288,8 +305,8 @@ static enum status read_config(struct tokenizer *t, struct json_in in, bool had_
     return OK;
 }
 
-enum status tokenizer_read_config(struct tokenizer *t, const char *file, const char *json, size_t len,
-                                  bool had_processor)
+enum status tokenizer_read_config(
+    struct tokenizer *t, const char *file, const char *json, size_t len, bool had_processor)
 {
     cJSON *root;
     TRY(check_text(file, json, len));

@@ -47,7 +47,7 @@ static enum status read_normalizer(void *into, struct json_in in, int depth)
         return component_sequence(in, "normalizers", read_normalizer, n, depth);
     if (n->n_steps == COMPONENT_STEPS)
         return fail(ERR_UNSUPPORTED, "%s: field %s: more than %d normalizers", in.file, in.path,
-                    COMPONENT_STEPS);
+            COMPONENT_STEPS);
     TRY(GROW(n->steps, n->cap_steps, n->n_steps + 1));
     n->steps[n->n_steps] = (struct step){0};
     return read_step(&n->steps[n->n_steps++], in, type);
@@ -83,7 +83,7 @@ void normalizer_work_clear(struct normalizer_work *w)
 }
 
 enum status text_replace(const struct regex *what, struct regex_work *w, const char *with,
-                         const struct text *in, struct text_buf *out)
+    const struct text *in, struct text_buf *out)
 {
     size_t done = 0, begin, end, n_with = strlen(with);
     for (bool found = true; done < in->n;) {
@@ -96,8 +96,8 @@ enum status text_replace(const struct regex *what, struct regex_work *w, const c
     return text_buf_copy(out, in, done, in->n);
 }
 
-static enum status apply_step(const struct step *step, struct normalizer_work *w, const struct text *in,
-                              struct text_buf *out)
+static enum status apply_step(
+    const struct step *step, struct normalizer_work *w, const struct text *in, struct text_buf *out)
 {
     switch (step->kind) {
     case STEP_PREPEND:
@@ -109,8 +109,8 @@ static enum status apply_step(const struct step *step, struct normalizer_work *w
     return OK;
 }
 
-enum status normalizer_apply(const struct normalizer *n, struct normalizer_work *w, struct text in,
-                             struct text *out)
+enum status normalizer_apply(
+    const struct normalizer *n, struct normalizer_work *w, struct text in, struct text *out)
 {
     *out = in;
     for (size_t i = 0; i < n->n_steps; i++) {

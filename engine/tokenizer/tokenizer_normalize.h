@@ -1,4 +1,5 @@
-/* The field "normalizer" of tokenizer.json: Prepend, Replace, NFC, NFD, NFKC, NFKD and sequences of them. */
+/* The field "normalizer" of tokenizer.json: Prepend, Replace, NFC, NFD, NFKC, NFKD and sequences of
+ * them. */
 #ifndef SG_ENGINE_TOKENIZER_TOKENIZER_NORMALIZE_H
 #define SG_ENGINE_TOKENIZER_TOKENIZER_NORMALIZE_H
 
@@ -23,11 +24,11 @@ void normalizer_work_clear(struct normalizer_work *w);
 
 /* *out borrows from w until the next call, or is `in` itself where nothing had to change. */
 enum status normalizer_apply(const struct normalizer *n, struct normalizer_work *w, struct text in,
-                             struct text *out) MUST_USE;
+    struct text *out) MUST_USE;
 
-/* Append `in` to `out` with every match of `what` replaced by `with`; replacements have the origin of the
- * last character they stand for. */
+/* Append `in` to `out` with every match of `what` replaced by `with`; replacements have the origin
+ * of the last character they stand for. */
 enum status text_replace(const struct regex *what, struct regex_work *w, const char *with,
-                         const struct text *in, struct text_buf *out) MUST_USE;
+    const struct text *in, struct text_buf *out) MUST_USE;
 
 #endif

@@ -24,15 +24,16 @@ struct config_file {
     size_t len;
 };
 
-static enum status open_texts(struct tokenizer **out, const char *file, const char *json, size_t len,
-                              const struct config_file *configs, size_t n_configs)
+static enum status open_texts(struct tokenizer **out, const char *file, const char *json,
+    size_t len, const struct config_file *configs, size_t n_configs)
 {
     struct tokenizer *t = *out = calloc(1, sizeof *t);
     if (!t) return fail(ERR_MEMORY, "%s: no memory for a tokenizer", file);
     bool had_processor = false;
     enum status st = tokenizer_read_json(t, file, json, len, &had_processor);
     for (size_t i = 0; st == OK && i < n_configs; i++)
-        st = tokenizer_read_config(t, configs[i].name, configs[i].json, configs[i].len, had_processor);
+        st = tokenizer_read_config(
+            t, configs[i].name, configs[i].json, configs[i].len, had_processor);
     if (st != OK) {
         tokenizer_close(out);
         return st;
@@ -43,7 +44,7 @@ static enum status open_texts(struct tokenizer **out, const char *file, const ch
 }
 
 enum status tokenizer_parse(struct tokenizer **t, const char *file, const char *json, size_t len,
-                            const char *config, size_t config_len)
+    const char *config, size_t config_len)
 {
     struct config_file one = {"tokenizer_config.json", config, config_len};
     return open_texts(t, file, json, len, &one, config ? 1 : 0);
@@ -51,7 +52,8 @@ enum status tokenizer_parse(struct tokenizer **t, const char *file, const char *
 
 enum status tokenizer_open(struct tokenizer **t, const char *model_dir)
 {
-    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"};
+    static const char *const names[] = {
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"};
     char *paths[3];
     struct str texts[3] = {0};
     struct config_file configs[2];
@@ -61,15 +63,17 @@ enum status tokenizer_open(struct tokenizer **t, const char *model_dir)
     for (int i = 0; i < 3; i++) paths[i] = path_join(model_dir, names[i]);
     if (!file_exists(paths[0]))
         st = fail(ERR_IO,
-                  "%s: not found, expected the tokenizer of a Hugging Face model; for one that has only "
-                  "tokenizer.model, let `transformers` load and save it once",
-                  paths[0]);
+            "%s: not found, expected the tokenizer of a Hugging Face model; for one that has only "
+            "tokenizer.model, let `transformers` load and save it once",
+            paths[0]);
     for (int i = 0; st == OK && i < 3; i++) {
         if (i > 0 && !file_exists(paths[i])) continue;
         st = file_read(&texts[i], paths[i]);
-        if (i > 0) configs[n_configs++] = (struct config_file){paths[i], str_get(&texts[i]), texts[i].len};
+        if (i > 0)
+            configs[n_configs++] = (struct config_file){paths[i], str_get(&texts[i]), texts[i].len};
     }
-    if (st == OK) st = open_texts(t, paths[0], str_get(&texts[0]), texts[0].len, configs, n_configs);
+    if (st == OK)
+        st = open_texts(t, paths[0], str_get(&texts[0]), texts[0].len, configs, n_configs);
     for (int i = 0; i < 3; i++) {
         free(paths[i]);
         str_clear(&texts[i]);

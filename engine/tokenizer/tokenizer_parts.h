@@ -27,12 +27,14 @@ struct tokenizer {
     char fingerprint[HASH_HEX_SIZE];
 };
 
-/* Fill an empty tokenizer from the text of tokenizer.json; *had_processor: it has a post-processor. */
+/* Fill an empty tokenizer from the text of tokenizer.json; *had_processor: it has a post-processor.
+ */
 enum status tokenizer_read_json(struct tokenizer *t, const char *file, const char *json, size_t len,
-                                bool *had_processor) MUST_USE;
-/* BOS, EOS and whether they are added, from tokenizer_config.json or special_tokens_map.json; what is known
- * already stays. A post-processor in tokenizer.json decides alone about adding, as in `transformers` 5. */
-enum status tokenizer_read_config(struct tokenizer *t, const char *file, const char *json, size_t len,
-                                  bool had_processor) MUST_USE;
+    bool *had_processor) MUST_USE;
+/* BOS, EOS and whether they are added, from tokenizer_config.json or special_tokens_map.json; what
+ * is known already stays. A post-processor in tokenizer.json decides alone about adding, as in
+ * `transformers` 5. */
+enum status tokenizer_read_config(struct tokenizer *t, const char *file, const char *json,
+    size_t len, bool had_processor) MUST_USE;
 
 #endif

@@ -10,8 +10,9 @@
 #include <string.h>
 
 #define MAX_NESTING 64
-#define MATCH_LIMIT 200000000u /* about a second of backtracking; the known patterns need none to speak of   \
-                                */
+#define MATCH_LIMIT                                                                        \
+    200000000u /* about a second of backtracking; the known patterns need none to speak of \
+                */
 #define STACK_FIRST (32 * 1024)
 #define STACK_LAST (8 * 1024 * 1024)
 
@@ -36,9 +37,9 @@ static enum status refuse(const struct source *s, const char *what, const char *
     int shown = s->end - at > 12 ? 12 : (int)(s->end - at);
     while (shown > 0 && at + shown < s->end && !utf8_is_start(at[shown])) shown--;
     return fail(ERR_UNSUPPORTED,
-                "%s: field %s: found %s at byte %zu of the regular expression (\"%.*s\"), which has no "
-                "translation here; expected literals, groups, classes, \\p{..} and plain quantifiers",
-                s->place.file, s->place.field, what, (size_t)(at - s->begin), shown, at);
+        "%s: field %s: found %s at byte %zu of the regular expression (\"%.*s\"), which has no "
+        "translation here; expected literals, groups, classes, \\p{..} and plain quantifiers",
+        s->place.file, s->place.field, what, (size_t)(at - s->begin), shown, at);
 }
 
 static bool starts(const struct source *s, const char *prefix)
@@ -67,7 +68,8 @@ static bool read_hex(struct source *s, int most, uint32_t *value)
 
 static bool is_scalar(uint32_t cp) { return cp <= UNICODE_LAST && (cp < 0xD800 || cp > 0xDFFF); }
 
-/* An escape that stands for one character; s->at is behind the backslash. *known false: it is another kind.
+/* An escape that stands for one character; s->at is behind the backslash. *known false: it is
+ * another kind.
  */
 static enum status read_char_escape(struct source *s, bool *known, uint32_t *cp)
 {
@@ -159,7 +161,8 @@ static void write_set(struct str *out, const struct cp_set *set, bool negated)
 
 static enum status read_class_items(struct source *s, struct cp_set *set)
 {
-    bool open_range = false, have_char = false; /* "a-" was read; the last item was the character `low` */
+    /* "a-" was read; the last item was the character `low` */
+    bool open_range = false, have_char = false;
     uint32_t low = 0;
     for (bool first = true; s->at < s->end && (*s->at != ']' || first); first = false) {
         const char *item = s->at;
@@ -180,7 +183,8 @@ static enum status read_class_items(struct source *s, struct cp_set *set)
             if (!is_char || cp < low) return refuse(s, "a range that is none", item);
             cp_set_add(set, low, cp);
             open_range = have_char = false;
-        } else if (is_char && cp == '-' && *item == '-' && have_char && s->at < s->end && *s->at != ']') {
+        } else if (is_char && cp == '-' && *item == '-' && have_char && s->at < s->end &&
+            *s->at != ']') {
             open_range = true;
         } else if (is_char) {
             cp_set_add(set, cp, cp);
@@ -327,21 +331,22 @@ static enum status compile(struct regex *r, const struct str *pattern)
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (!context) return fail(ERR_MEMORY, "%s: no memory for a regular expression", place->file);
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    r->code = pcre2_compile((PCRE2_SPTR)str_get(pattern), pattern->len, PCRE2_UTF, &error, &offset, context);
+    r->code = pcre2_compile(
+        (PCRE2_SPTR)str_get(pattern), pattern->len, PCRE2_UTF, &error, &offset, context);
     pcre2_compile_context_free(context);
     if (!r->code) {
         PCRE2_UCHAR text[160] = {0};
         pcre2_get_error_message(error, text, sizeof text);
-        return fail(ERR_FORMAT, "%s: field %s: the regular expression cannot be compiled: %s", place->file,
-                    place->field, (const char *)text);
+        return fail(ERR_FORMAT, "%s: field %s: the regular expression cannot be compiled: %s",
+            place->file, place->field, (const char *)text);
     }
     uint32_t empty = 0;
     pcre2_pattern_info(r->code, PCRE2_INFO_MATCHEMPTY, &empty);
     if (empty)
         return fail(ERR_UNSUPPORTED,
-                    "%s: field %s: the regular expression can match nothing, expected one that "
-                    "always takes a character",
-                    place->file, place->field);
+            "%s: field %s: the regular expression can match nothing, expected one that "
+            "always takes a character",
+            place->file, place->field);
     r->jit = pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0;
     return OK;
 }
@@ -366,7 +371,8 @@ enum status regex_open(struct regex **r, const char *pattern, size_t len, struct
     return st;
 }
 
-enum status regex_open_literal(struct regex **r, const char *text, size_t len, struct regex_place place)
+enum status regex_open_literal(
+    struct regex **r, const char *text, size_t len, struct regex_place place)
 {
     TRY(regex_new(r, place));
     struct str copy = {0};
@@ -406,8 +412,8 @@ static enum status work_open(struct regex_work *w)
     return OK;
 }
 
-enum status regex_find(const struct regex *r, struct regex_work *w, const char *text, size_t n, size_t from,
-                       bool *found, size_t *begin, size_t *end)
+enum status regex_find(const struct regex *r, struct regex_work *w, const char *text, size_t n,
+    size_t from, bool *found, size_t *begin, size_t *end)
 {
     if (r->literal) {
         const char *at = memmem(text + from, n - from, r->literal, r->n_literal);
@@ -418,8 +424,8 @@ enum status regex_find(const struct regex *r, struct regex_work *w, const char *
     }
     if (!w->match || !w->context) TRY(work_open(w));
     int rc = r->jit
-                 ? pcre2_jit_match(r->code, (PCRE2_SPTR)text, n, from, 0, w->match, w->context)
-                 : pcre2_match(r->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, w->match, w->context);
+        ? pcre2_jit_match(r->code, (PCRE2_SPTR)text, n, from, 0, w->match, w->context)
+        : pcre2_match(r->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, w->match, w->context);
     *found = rc >= 0;
     if (rc >= 0) {
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(w->match);
@@ -431,7 +437,7 @@ enum status regex_find(const struct regex *r, struct regex_work *w, const char *
     PCRE2_UCHAR message[160] = {0};
     pcre2_get_error_message(rc, message, sizeof message);
     return fail(ERR_UNSUPPORTED,
-                "%s: field %s: the regular expression gave up on a text of %zu bytes at byte %zu: "
-                "%s",
-                r->place.file, r->place.field, n, from, (const char *)message);
+        "%s: field %s: the regular expression gave up on a text of %zu bytes at byte %zu: "
+        "%s",
+        r->place.file, r->place.field, n, from, (const char *)message);
 }

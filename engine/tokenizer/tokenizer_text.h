@@ -1,7 +1,8 @@
 /* Text on its way through the tokenizer: bytes, and for each byte where it came from.
  *
- * "Origin" is an offset in the text as the caller gave it (repaired, see tokenizer.h): always the start of a
- * character, the one a byte belongs to or was made from. Untouched text carries no array, only its base.
+ * "Origin" is an offset in the text as the caller gave it (repaired, see tokenizer.h): always the
+ * start of a character, the one a byte belongs to or was made from. Untouched text carries no
+ * array, only its base.
  */
 #ifndef SG_ENGINE_TOKENIZER_TOKENIZER_TEXT_H
 #define SG_ENGINE_TOKENIZER_TOKENIZER_TEXT_H
@@ -28,8 +29,8 @@ static inline uint32_t text_origin(const struct text *t, size_t i)
 
 static inline struct text text_slice(const struct text *t, size_t begin, size_t end)
 {
-    return (struct text){t->s + begin, end - begin, t->origin ? t->origin + begin : NULL,
-                         t->base + (uint32_t)begin};
+    return (struct text){
+        t->s + begin, end - begin, t->origin ? t->origin + begin : NULL, t->base + (uint32_t)begin};
 }
 
 /* Rewritten text under construction; owned arrays. `struct text_buf b = {0};` is empty. */
@@ -70,7 +71,8 @@ static inline enum status text_buf_add(struct text_buf *b, const char *s, size_t
 }
 
 /* Append a stretch of another text. */
-static inline enum status text_buf_copy(struct text_buf *b, const struct text *t, size_t begin, size_t end)
+static inline enum status text_buf_copy(
+    struct text_buf *b, const struct text *t, size_t begin, size_t end)
 {
     size_t n = end - begin;
     TRY(text_buf_reserve(b, n));

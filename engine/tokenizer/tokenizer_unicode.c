@@ -7,13 +7,49 @@
 #define MARKS (1u << UC_MN | 1u << UC_MC | 1u << UC_ME)
 
 static const char category_names[UC_COUNT][3] = {
-    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
-    "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cn", "Co", "Cs",
+    "Lu",
+    "Ll",
+    "Lt",
+    "Lm",
+    "Lo",
+    "Mn",
+    "Mc",
+    "Me",
+    "Nd",
+    "Nl",
+    "No",
+    "Pc",
+    "Pd",
+    "Ps",
+    "Pe",
+    "Pi",
+    "Pf",
+    "Po",
+    "Sm",
+    "Sc",
+    "Sk",
+    "So",
+    "Zs",
+    "Zl",
+    "Zp",
+    "Cc",
+    "Cf",
+    "Cn",
+    "Co",
+    "Cs",
 };
 
 static const struct cp_range white_space[] = {
-    {0x9, 0xD},       {0x20, 0x20},     {0x85, 0x85},     {0xA0, 0xA0},     {0x1680, 0x1680},
-    {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000},
+    {0x9, 0xD},
+    {0x20, 0x20},
+    {0x85, 0x85},
+    {0xA0, 0xA0},
+    {0x1680, 0x1680},
+    {0x2000, 0x200A},
+    {0x2028, 0x2029},
+    {0x202F, 0x202F},
+    {0x205F, 0x205F},
+    {0x3000, 0x3000},
 };
 
 /* symbols with the property Other_Alphabetic: circled and squared letters */
@@ -40,10 +76,8 @@ static size_t run_of(uint32_t cp)
     size_t lo = 0, hi = unicode_n_category_starts;
     while (hi - lo > 1) {
         size_t mid = (lo + hi) / 2;
-        if (unicode_category_starts[mid] >> 5 <= cp)
-            lo = mid;
-        else
-            hi = mid;
+        if (unicode_category_starts[mid] >> 5 <= cp) lo = mid;
+        else hi = mid;
     }
     return lo;
 }
@@ -59,10 +93,8 @@ static bool in_ranges(const struct cp_range *r, size_t n, uint32_t cp)
     size_t lo = 0, hi = n;
     while (lo < hi) {
         size_t mid = (lo + hi) / 2;
-        if (r[mid].last < cp)
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (r[mid].last < cp) lo = mid + 1;
+        else hi = mid;
     }
     return lo < n && r[lo].first <= cp;
 }
@@ -74,7 +106,7 @@ bool unicode_is_word(uint32_t cp)
 {
     const uint32_t mask = LETTERS | MARKS | 1u << UC_ND | 1u << UC_NL | 1u << UC_PC;
     return (mask >> unicode_category(cp) & 1) || cp == 0x200C || cp == 0x200D ||
-           in_ranges(letter_like, COUNT(letter_like), cp);
+        in_ranges(letter_like, COUNT(letter_like), cp);
 }
 
 void cp_set_clear(struct cp_set *s)
@@ -100,8 +132,8 @@ void cp_set_add_categories(struct cp_set *s, uint32_t mask)
     mask &= ~(1u << UC_CS);
     for (size_t i = 0; i < unicode_n_category_starts; i++) {
         if (!(mask >> (unicode_category_starts[i] & 31) & 1)) continue;
-        uint32_t end =
-            i + 1 < unicode_n_category_starts ? unicode_category_starts[i + 1] >> 5 : UNICODE_LAST + 1;
+        uint32_t end = i + 1 < unicode_n_category_starts ? unicode_category_starts[i + 1] >> 5
+                                                         : UNICODE_LAST + 1;
         cp_set_add(s, unicode_category_starts[i] >> 5, end - 1);
     }
 }
@@ -136,10 +168,8 @@ void cp_set_finish(struct cp_set *s)
     qsort(r, s->n, sizeof *r, by_first);
     size_t n = 1;
     for (size_t i = 1; i < s->n; i++) {
-        if (r[i].first > r[n - 1].last + 1)
-            r[n++] = r[i];
-        else if (r[i].last > r[n - 1].last)
-            r[n - 1].last = r[i].last;
+        if (r[i].first > r[n - 1].last + 1) r[n++] = r[i];
+        else if (r[i].last > r[n - 1].last) r[n - 1].last = r[i].last;
     }
     s->n = n;
     s->bytes.len = n * sizeof *r;
@@ -161,4 +191,7 @@ void cp_set_invert(struct cp_set *s)
     *s = out;
 }
 
-bool cp_set_has(const struct cp_set *s, uint32_t cp) { return in_ranges(cp_set_ranges(s), s->n, cp); }
+bool cp_set_has(const struct cp_set *s, uint32_t cp)
+{
+    return in_ranges(cp_set_ranges(s), s->n, cp);
+}

@@ -1,9 +1,9 @@
 /* Unicode classes exactly as Hugging Face `tokenizers` 0.23 has them, and sets of code points.
  *
- * The regular expression engine inside `tokenizers` carries Unicode 16, system libraries carry anything from
- * 13 to 17, and token ids must not depend on that. So patterns never use a library's \p{L}: they are
- * rewritten to explicit ranges from this table (see tokenizer_regex.h).
- * Source of the data: tests/golden/make_tokenizer_tables.py.
+ * The regular expression engine inside `tokenizers` carries Unicode 16, system libraries carry
+ * anything from 13 to 17, and token ids must not depend on that. So patterns never use a library's
+ * \p{L}: they are rewritten to explicit ranges from this table (see tokenizer_regex.h). Source of
+ * the data: tests/golden/make_tokenizer_tables.py.
  */
 #ifndef SG_ENGINE_TOKENIZER_TOKENIZER_UNICODE_H
 #define SG_ENGINE_TOKENIZER_TOKENIZER_UNICODE_H
@@ -57,8 +57,8 @@ struct cp_range {
 
 extern const uint32_t unicode_category_starts[]; /* first << 5 | category, ascending */
 extern const size_t unicode_n_category_starts;
-/* What the normalizers of `tokenizers` (Unicode 9 data) leave alone although later Unicode decomposes,
- * composes or reorders it. */
+/* What the normalizers of `tokenizers` (Unicode 9 data) leave alone although later Unicode
+ * decomposes, composes or reorders it. */
 extern const struct cp_range unicode_inert[];
 extern const size_t unicode_n_inert;
 
@@ -66,13 +66,15 @@ extern const size_t unicode_n_inert;
 uint32_t unicode_category_mask(const char *name, size_t len);
 enum unicode_category unicode_category(uint32_t cp);
 
-/* White_Space: what \s means to every engine in `tokenizers`. U+180E and U+200B do not belong to it. */
+/* White_Space: what \s means to every engine in `tokenizers`. U+180E and U+200B do not belong to
+ * it. */
 bool unicode_is_space(uint32_t cp);
 /* \w of Rust's regex crate, which decides about `single_word` added tokens. */
 bool unicode_is_word(uint32_t cp);
 bool unicode_is_inert(uint32_t cp);
 
-/* A set of code points. `struct cp_set s = {0};` is empty. Any number of adds, then one cp_set_finish(). */
+/* A set of code points. `struct cp_set s = {0};` is empty. Any number of adds, then one
+ * cp_set_finish(). */
 struct cp_set {
     struct str bytes; /* the ranges, n of them */
     size_t n;
@@ -87,8 +89,8 @@ void cp_set_clear(struct cp_set *s);
 void cp_set_add(struct cp_set *s, uint32_t first, uint32_t last);
 void cp_set_add_categories(struct cp_set *s, uint32_t mask);
 void cp_set_add_space(struct cp_set *s);
-/* \w of the engine behind Split patterns (Oniguruma). Outside of brackets, and only there, it also has the
- * superscripts and fractions of Latin-1. */
+/* \w of the engine behind Split patterns (Oniguruma). Outside of brackets, and only there, it also
+ * has the superscripts and fractions of Latin-1. */
 void cp_set_add_word(struct cp_set *s, bool in_class);
 /* What the pre-tokenizer Digits isolates (Rust's char::is_numeric, Unicode 17). */
 void cp_set_add_numeric(struct cp_set *s);

@@ -22,30 +22,36 @@ struct search {
     struct optimise_result *r;
     struct session *session;
     struct sparse_policy policy;
-    float **dense;               /* [n_samples][n, hidden] behind the final norm */
-    float **stream;              /* [n_samples][n, hidden] entering the present layer; only samples searched on */
-    float *sparse;               /* [longest, hidden] */
-    int32_t *next;               /* [longest] */
+    float **dense; /* [n_samples][n, hidden] behind the final norm */
+    /* [n_samples][n, hidden] entering the present layer; only samples searched on */
+    float **stream;
+    float *sparse;                /* [longest, hidden] */
+    int32_t *next;                /* [longest] */
     struct token_metrics *tokens; /* [longest] */
-    struct head_ledger *ledger;  /* [n_layers, n_heads] */
-    struct sample_sums *sums;    /* [n_samples] */
-    struct step *path;           /* [n_cells * n_rungs] */
-    int *at;                     /* [n_cells] rungs of the policy, -1 dense */
+    struct head_ledger *ledger;   /* [n_layers, n_heads] */
+    struct sample_sums *sums;     /* [n_samples] */
+    struct step *path;            /* [n_cells * n_rungs] */
+    int *at;                      /* [n_cells] rungs of the policy, -1 dense */
     int n_samples;
-    double work_done, work_all;  /* for progress, in forward passes */
+    double work_done, work_all; /* for progress, in forward passes */
 };
 
 static const struct head_params dense_head = {1, 1, 50, false, 0};
 
 double damage_used(const struct damage *d, const struct optimise_target *t)
 {
-    double kl = d->kl / t->most.kl, cosine = d->cosine / t->most.cosine, ppl = d->log_ppl / t->most.log_ppl;
+    double kl = d->kl / t->most.kl, cosine = d->cosine / t->most.cosine,
+           ppl = d->log_ppl / t->most.log_ppl;
     return fmax(0, fmax(kl, fmax(cosine, ppl)));
 }
 
-static struct damage damage_of(double cosine, double kl, double log_ppl) { return (struct damage){cosine, kl, log_ppl}; }
+static struct damage damage_of(double cosine, double kl, double log_ppl)
+{
+    return (struct damage){cosine, kl, log_ppl};
+}
 
-enum optimise_judgement optimise_judge(const struct optimise_point *p, const struct optimise_target *t)
+enum optimise_judgement optimise_judge(
+    const struct optimise_point *p, const struct optimise_target *t)
 {
     if (isnan(p->hi.kl)) return TARGET_OPEN;
     if (damage_used(&p->hi, t) <= 1) return TARGET_HOLDS;
@@ -63,8 +69,14 @@ static const struct tuned_head *rung_heads(const struct search *s, int rung, int
     return &s->a->rungs[rung].heads[cell * s->r->heads_each];
 }
 
-static int layer_of(const struct search *s, int cell) { return cell * s->r->heads_each / s->c->n_heads; }
-static bool may_be_sparse(const struct search *s, int cell) { return s->a->policy->layer_on[layer_of(s, cell)]; }
+static int layer_of(const struct search *s, int cell)
+{
+    return cell * s->r->heads_each / s->c->n_heads;
+}
+static bool may_be_sparse(const struct search *s, int cell)
+{
+    return s->a->policy->layer_on[layer_of(s, cell)];
+}
 
 /* Put s->at into the policy. */
 static void set_policy(struct search *s)
@@ -73,7 +85,8 @@ static void set_policy(struct search *s)
     for (int i = 0; i < s->r->n_cells; i++) {
         s->policy.layer_on[layer_of(s, i)] |= s->at[i] >= 0;
         for (int h = 0; h < s->r->heads_each; h++)
-            s->policy.heads[i * s->r->heads_each + h] = s->at[i] >= 0 ? rung_heads(s, s->at[i], i)[h].params : dense_head;
+            s->policy.heads[i * s->r->heads_each + h] =
+                s->at[i] >= 0 ? rung_heads(s, s->at[i], i)[h].params : dense_head;
     }
 }
 
@@ -89,7 +102,8 @@ static void range_of(const struct search *s, enum optimise_on on, int *first, in
     *end = on == ON_SEARCH ? a->n_search : on == ON_CHECK ? a->n_search + a->n_check : s->n_samples;
 }
 
-/* A ratio of sums over samples and half its interval: residuals of the ratio, Student's t (METHOD 6). */
+/* A ratio of sums over samples and half its interval: residuals of the ratio, Student's t (METHOD
+ * 6). */
 static double half_width(const double *x, const double *w, int n, double *ratio)
 {
     double sum = 0, weight = 0, squares = 0;
@@ -99,11 +113,13 @@ static double half_width(const double *x, const double *w, int n, double *ratio)
     return n > 1 ? student_quantile(.975, n - 1) * sqrt(squares * n / (n - 1)) / weight : NAN;
 }
 
-static enum status summarise_samples(const struct sample_sums *all, int n, struct optimise_point *out)
+static enum status summarise_samples(
+    const struct sample_sums *all, int n, struct optimise_point *out)
 {
     double *columns = malloc(sizeof *columns * 5 * (size_t)n);
     if (!columns) return fail(ERR_MEMORY, "no memory for %d samples", n);
-    double *cosine = columns, *kl = columns + n, *ppl = columns + 2 * n, *w = columns + 3 * n, *w_next = columns + 4 * n;
+    double *cosine = columns, *kl = columns + n, *ppl = columns + 2 * n, *w = columns + 3 * n,
+           *w_next = columns + 4 * n;
     for (int i = 0; i < n; i++) {
         cosine[i] = all[i].cosine;
         kl[i] = all[i].kl;
@@ -112,7 +128,8 @@ static enum status summarise_samples(const struct sample_sums *all, int n, struc
         w_next[i] = all[i].n_next;
     }
     struct damage d;
-    double c = half_width(cosine, w, n, &d.cosine), k = half_width(kl, w, n, &d.kl), p = half_width(ppl, w_next, n, &d.log_ppl);
+    double c = half_width(cosine, w, n, &d.cosine), k = half_width(kl, w, n, &d.kl),
+           p = half_width(ppl, w_next, n, &d.log_ppl);
     out->damage = d;
     out->lo = damage_of(d.cosine - c, d.kl - k, d.log_ppl - p);
     out->hi = damage_of(d.cosine + c, d.kl + k, d.log_ppl + p);
@@ -120,9 +137,10 @@ static enum status summarise_samples(const struct sample_sums *all, int n, struc
     return OK;
 }
 
-/* One kind of samples under the policy, begun at `layer` from the stored stream when it is above 0. Compared where the session
- * runs, as `eval` does. */
-static enum status run_samples(struct search *s, enum optimise_on on, int layer, struct optimise_point *out)
+/* One kind of samples under the policy, begun at `layer` from the stored stream when it is above 0.
+ * Compared where the session runs, as `eval` does. */
+static enum status run_samples(
+    struct search *s, enum optimise_on on, int layer, struct optimise_point *out)
 {
     size_t n_cells = (size_t)s->c->n_layers * (size_t)s->c->n_heads;
     struct head_ledger total = {0};
@@ -135,12 +153,18 @@ static enum status run_samples(struct search *s, enum optimise_on on, int layer,
         struct sample_sums *sums = &s->sums[i - first];
         *sums = (struct sample_sums){.n = x->n};
         session_reset(s->session);
-        TRY(session_forward(s->session, &(struct forward_args){
-                                            .tokens = x->ids, .n = x->n, .policy = &s->policy, .ledger = s->ledger,
-                                            .first_layer = layer, .residual_in = layer ? s->stream[i] : NULL,
-                                            .hidden = s->sparse, .stop = s->a->stop}));
+        TRY(session_forward(s->session,
+            &(struct forward_args){.tokens = x->ids,
+                .n = x->n,
+                .policy = &s->policy,
+                .ledger = s->ledger,
+                .first_layer = layer,
+                .residual_in = layer ? s->stream[i] : NULL,
+                .hidden = s->sparse,
+                .stop = s->a->stop}));
         for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
-        enum status st = session_compare(s->session, x->n, s->dense[i], s->sparse, s->next, s->tokens, &unused);
+        enum status st =
+            session_compare(s->session, x->n, s->dense[i], s->sparse, s->next, s->tokens, &unused);
         if (st != OK) return fail_context(st, "%s", x->name);
         for (int p = 0; p < x->n; p++) {
             const struct token_metrics *m = &s->tokens[p];
@@ -161,8 +185,11 @@ static enum status dense_pass(struct search *s)
 {
     for (int i = 0; i < s->n_samples; i++) {
         session_reset(s->session);
-        TRY(session_forward(s->session, &(struct forward_args){.tokens = s->a->samples[i].ids, .n = s->a->samples[i].n,
-                                                               .hidden = s->dense[i], .stop = s->a->stop}));
+        TRY(session_forward(s->session,
+            &(struct forward_args){.tokens = s->a->samples[i].ids,
+                .n = s->a->samples[i].n,
+                .hidden = s->dense[i],
+                .stop = s->a->stop}));
         advance_progress(s, 1);
     }
     return OK;
@@ -177,7 +204,8 @@ static int probe_rung(const struct search *s, int i)
     return k == 1 ? n - 1 : (int)lround((double)i * (n - 1) / (k - 1));
 }
 
-/* Damage goes about as a power of the bound: a line between logarithms, and a square below the first probe. */
+/* Damage goes about as a power of the bound: a line between logarithms, and a square below the
+ * first probe. */
 static double between(double lo, double hi, double bound_lo, double bound_hi, double bound)
 {
     if (!(lo > 0) || !(hi > 0)) return lo + (hi - lo) * (bound - bound_lo) / (bound_hi - bound_lo);
@@ -198,8 +226,8 @@ static void interpolate(struct search *s, struct cell_rung *row)
         if (lo < 0) continue;
         const struct damage *x = &row[lo].damage;
         double bx = rungs[lo].l1;
-        row[r].damage = (struct damage){between(x->cosine, y->cosine, bx, by, b), between(x->kl, y->kl, bx, by, b),
-                                        between(x->log_ppl, y->log_ppl, bx, by, b)};
+        row[r].damage = (struct damage){between(x->cosine, y->cosine, bx, by, b),
+            between(x->kl, y->kl, bx, by, b), between(x->log_ppl, y->log_ppl, bx, by, b)};
     }
 }
 
@@ -207,7 +235,8 @@ static double cell_sparsity(const struct search *s, int rung, int cell)
 {
     double sum = 0;
     const struct tuned_head *heads = rung_heads(s, rung, cell);
-    for (int h = 0; h < s->r->heads_each; h++) sum += heads[h].params.is_sparse ? heads[h].sparsity : 0;
+    for (int h = 0; h < s->r->heads_each; h++)
+        sum += heads[h].params.is_sparse ? heads[h].sparsity : 0;
     return sum / s->r->heads_each;
 }
 
@@ -230,8 +259,8 @@ static enum status probe_cell(struct search *s, int cell)
     return OK;
 }
 
-/* The same price without running cells: what the errors on the tuning samples do to the stream. Rows that are far off count
- * beside the mean square (METHOD 5), hence rmse · tail. */
+/* The same price without running cells: what the errors on the tuning samples do to the stream.
+ * Rows that are far off count beside the mean square (METHOD 5), hence rmse · tail. */
 static void price_by_stream(struct search *s, int cell)
 {
     for (int r = 0; r < s->a->n_rungs; r++) {
@@ -240,7 +269,8 @@ static void price_by_stream(struct search *s, int cell)
         double sum = 0;
         for (int h = 0; h < s->r->heads_each; h++) {
             double share = s->r->share[cell * s->r->heads_each + h];
-            if (heads[h].params.is_sparse) sum += share * share * heads[h].tune.rmse * heads[h].tune.tail;
+            if (heads[h].params.is_sparse)
+                sum += share * share * heads[h].tune.rmse * heads[h].tune.tail;
         }
         x->sparsity = cell_sparsity(s, r, cell);
         x->damage = (struct damage){sum, sum, sum};
@@ -265,9 +295,13 @@ static enum status pass_layer(struct search *s, int layer, struct stream_share *
     for (int i = 0; i < s->a->n_search; i++) {
         const struct tune_sample *x = &s->a->samples[i];
         struct watch w = {share, s->stream[i]};
-        struct forward_args f = {.tokens = x->ids, .n = x->n, .first_layer = layer, .end_layer = layer + 1,
-                                 .residual_in = layer ? s->stream[i] : NULL, .residual_out = s->stream[i],
-                                 .stop = s->a->stop};
+        struct forward_args f = {.tokens = x->ids,
+            .n = x->n,
+            .first_layer = layer,
+            .end_layer = layer + 1,
+            .residual_in = layer ? s->stream[i] : NULL,
+            .residual_out = s->stream[i],
+            .stop = s->a->stop};
         if (share && !layer) { /* the embeddings first */
             session_reset(s->session);
             TRY(session_forward(s->session, &f));
@@ -296,7 +330,8 @@ static enum status sensitivity_pass(struct search *s)
     int each = s->r->n_cells / s->c->n_layers;
     for (int l = 0; l < s->c->n_layers; l++) {
         bool on = s->a->policy->layer_on[l];
-        for (int i = l * each; i < (l + 1) * each && on && !s->a->by_stream; i++) TRY(probe_cell(s, i));
+        for (int i = l * each; i < (l + 1) * each && on && !s->a->by_stream; i++)
+            TRY(probe_cell(s, i));
         if (on && s->a->by_stream) {
             TRY(share_layer(s, l));
             for (int i = l * each; i < (l + 1) * each; i++) price_by_stream(s, i);
@@ -313,7 +348,8 @@ static enum status sensitivity_pass(struct search *s)
 static double cost(const struct search *s, const struct damage *d)
 {
     const struct damage *most = &s->a->target.most;
-    return fmax(0, d->cosine) / most->cosine + fmax(0, d->kl) / most->kl + fmax(0, d->log_ppl) / most->log_ppl;
+    return fmax(0, d->cosine) / most->cosine + fmax(0, d->kl) / most->kl +
+        fmax(0, d->log_ppl) / most->log_ppl;
 }
 
 /* The step with the most sparsity per cost from where the cells are; false at the end. */
@@ -323,9 +359,11 @@ static bool best_step(const struct search *s, const int *at, struct step *out)
     for (int i = 0; i < s->r->n_cells; i++) {
         if (!may_be_sparse(s, i)) continue;
         const struct cell_rung *row = &s->r->cells[i * s->a->n_rungs];
-        double from = at[i] >= 0 ? row[at[i]].sparsity : 0, paid = at[i] >= 0 ? cost(s, &row[at[i]].damage) : 0;
+        double from = at[i] >= 0 ? row[at[i]].sparsity : 0,
+               paid = at[i] >= 0 ? cost(s, &row[at[i]].damage) : 0;
         for (int r = at[i] + 1; r < s->a->n_rungs; r++) {
-            double gain = row[r].sparsity - from, price = fmax(cost(s, &row[r].damage) - paid, 1e-9);
+            double gain = row[r].sparsity - from,
+                   price = fmax(cost(s, &row[r].damage) - paid, 1e-9);
             if (gain <= 0 || gain / price <= best) continue;
             best = gain / price;
             *out = (struct step){i, r};
@@ -361,7 +399,8 @@ static void stand_uniform(struct search *s, int rung)
 }
 
 /* Runs where the cells stand; *index (may be NULL): of the point. */
-static enum status measure_point(struct search *s, int step, int rung, enum optimise_on on, int *index)
+static enum status measure_point(
+    struct search *s, int step, int rung, enum optimise_on on, int *index)
 {
     struct optimise_result *r = s->r;
     struct optimise_point *grown = realloc(r->points, sizeof *grown * (size_t)(r->n_points + 1));
@@ -375,9 +414,10 @@ static enum status measure_point(struct search *s, int step, int rung, enum opti
     return OK;
 }
 
-/* The last step in (holds, breaks) that holds, by bisection; both ends are known. *index: its point, untouched when it is
- * `holds` itself. */
-static enum status bisect(struct search *s, int holds, int breaks, enum optimise_on on, int *step, int *index)
+/* The last step in (holds, breaks) that holds, by bisection; both ends are known. *index: its
+ * point, untouched when it is `holds` itself. */
+static enum status bisect(
+    struct search *s, int holds, int breaks, enum optimise_on on, int *step, int *index)
 {
     while (breaks - holds > 1) {
         int middle = holds + (breaks - holds) / 2, at;
@@ -405,11 +445,13 @@ static void take_sparsest(struct optimise_result *r)
     }
 }
 
-/* Along the path: as far as it holds on search samples, then back, and forth again between, on check samples. */
+/* Along the path: as far as it holds on search samples, then back, and forth again between, on
+ * check samples. */
 static enum status walk(struct search *s)
 {
     int step, index = -1, breaks;
-    TRY(bisect(s, 0, s->r->n_steps + 1, ON_SEARCH, &step, &index)); /* dense holds; beyond the end nothing is */
+    /* dense holds; beyond the end nothing is */
+    TRY(bisect(s, 0, s->r->n_steps + 1, ON_SEARCH, &step, &index));
     breaks = step + 1;
     for (int back = 1; step > 0; back *= 2) {
         stand_at(s, step);
@@ -421,18 +463,21 @@ static enum status walk(struct search *s)
     return step > 0 ? bisect(s, step, breaks, ON_CHECK, &step, &index) : OK;
 }
 
-/* One bound for all at the cosine of what was taken, on the same samples. 1 − cosine goes about as the square of the error and
- * sparsity about linearly, so between two rungs sparsity is taken linear in its root. */
+/* One bound for all at the cosine of what was taken, on the same samples. 1 − cosine goes about as
+ * the square of the error and sparsity about linearly, so between two rungs sparsity is taken
+ * linear in its root. */
 static void compare_uniform(struct optimise_result *r)
 {
-    double root = r->taken >= 0 ? sqrt(fmax(0, r->points[r->taken].damage.cosine)) : 0, before_root = 0, before_sparsity = 0;
+    double root = r->taken >= 0 ? sqrt(fmax(0, r->points[r->taken].damage.cosine)) : 0,
+           before_root = 0, before_sparsity = 0;
     r->uniform_sparsity = NAN;
     for (int i = 0; i < r->n_points; i++) {
         const struct optimise_point *p = &r->points[i];
         if (p->step >= 0 || p->on != ON_CHECK) continue;
         double here = sqrt(fmax(0, p->damage.cosine));
         if (isnan(r->uniform_sparsity) && here >= root && here > before_root)
-            r->uniform_sparsity = before_sparsity + (p->sparsity - before_sparsity) * (root - before_root) / (here - before_root);
+            r->uniform_sparsity = before_sparsity +
+                (p->sparsity - before_sparsity) * (root - before_root) / (here - before_root);
         before_root = here;
         before_sparsity = p->sparsity;
     }
@@ -453,11 +498,10 @@ static enum status take(struct search *s)
     struct optimise_result *r = s->r;
     take_sparsest(r);
     compare_uniform(r);
-    int step = r->taken >= 0 ? r->points[r->taken].step : 0, rung = r->taken >= 0 ? r->points[r->taken].rung : -1;
-    if (step >= 0)
-        stand_at(s, step);
-    else
-        stand_uniform(s, rung);
+    int step = r->taken >= 0 ? r->points[r->taken].step : 0,
+        rung = r->taken >= 0 ? r->points[r->taken].rung : -1;
+    if (step >= 0) stand_at(s, step);
+    else stand_uniform(s, rung);
     memcpy(r->rung, s->at, sizeof *r->rung * (size_t)r->n_cells);
     return r->taken >= 0 ? measure_point(s, step, rung, ON_HELD_OUT, &r->chosen) : OK;
 }
@@ -465,17 +509,24 @@ static enum status take(struct search *s)
 static enum status refuse(const struct optimise_args *a)
 {
     const struct damage *m = &a->target.most;
-    if (!(m->cosine > 0 && m->kl > 0 && m->log_ppl > 0) || (isinf(m->cosine) && isinf(m->kl) && isinf(m->log_ppl)))
-        return fail(ERR_ARG, "no target: give a lowest cosine, a highest KL divergence or a highest increase of perplexity");
+    if (!(m->cosine > 0 && m->kl > 0 && m->log_ppl > 0) ||
+        (isinf(m->cosine) && isinf(m->kl) && isinf(m->log_ppl)))
+        return fail(ERR_ARG,
+            "no target: give a lowest cosine, a highest KL divergence or a highest increase of "
+            "perplexity");
     if (a->n_rungs < 1 || a->n_probes < 1 || a->n_probes > a->n_rungs)
-        return fail(ERR_ARG, "%d rungs and %d probes: expected at least one, and no more probes than rungs", a->n_rungs, a->n_probes);
+        return fail(ERR_ARG,
+            "%d rungs and %d probes: expected at least one, and no more probes than rungs",
+            a->n_rungs, a->n_probes);
     for (int i = 1; i < a->n_rungs; i++)
         if (!(a->rungs[i].l1 > a->rungs[i - 1].l1))
-            return fail(ERR_ARG, "rung %d has bound %g, expected more than %g, that of the rung before", i, a->rungs[i].l1,
-                        a->rungs[i - 1].l1);
+            return fail(ERR_ARG,
+                "rung %d has bound %g, expected more than %g, that of the rung before", i,
+                a->rungs[i].l1, a->rungs[i - 1].l1);
     if (a->n_search < 1 || a->n_check < 1 || a->n_held_out < 1)
-        return fail(ERR_ARG, "%d samples to search on, %d to check, %d held out: expected at least one of each", a->n_search,
-                    a->n_check, a->n_held_out);
+        return fail(ERR_ARG,
+            "%d samples to search on, %d to check, %d held out: expected at least one of each",
+            a->n_search, a->n_check, a->n_held_out);
     return OK;
 }
 
@@ -506,14 +557,21 @@ static enum status prepare(struct search *s)
     s->at = malloc((size_t)n_cells * sizeof *s->at);
     s->r->cells = calloc((size_t)n_cells * (size_t)a->n_rungs, sizeof *s->r->cells);
     s->r->rung = malloc((size_t)n_cells * sizeof *s->r->rung);
-    s->r->share = a->by_stream ? malloc((size_t)c->n_layers * (size_t)c->n_heads * sizeof *s->r->share) : NULL;
+    s->r->share = a->by_stream
+        ? malloc((size_t)c->n_layers * (size_t)c->n_heads * sizeof *s->r->share)
+        : NULL;
     for (int i = 0; s->r->share && i < c->n_layers * c->n_heads; i++) s->r->share[i] = NAN;
-    ok = ok && (s->r->share || !a->by_stream) && s->sparse && s->next && s->tokens && s->ledger && s->path && s->at && s->r->cells && s->r->rung;
-    if (!ok) return fail(ERR_MEMORY, "no memory to optimise on %d samples of up to %d tokens; use fewer or shorter ones",
-                         s->n_samples, longest);
+    ok = ok && (s->r->share || !a->by_stream) && s->sparse && s->next && s->tokens && s->ledger &&
+        s->path && s->at && s->r->cells && s->r->rung;
+    if (!ok)
+        return fail(ERR_MEMORY,
+            "no memory to optimise on %d samples of up to %d tokens; use fewer or shorter ones",
+            s->n_samples, longest);
     for (int i = 0; i < n_cells; i++) s->at[i] = -1;
     s->work_all = s->n_samples + a->n_search * (a->by_stream ? 2 : n_on * a->n_probes + 1.) +
-                  1.5 * (a->n_search * log2(n_on * a->n_rungs + 2) + a->n_check * (a->n_rungs + 3) + a->n_held_out);
+        1.5 *
+            (a->n_search * log2(n_on * a->n_rungs + 2) + a->n_check * (a->n_rungs + 3) +
+                a->n_held_out);
     TRY(policy_copy(&s->policy, a->policy));
     return session_open(&s->session, a->weights, a->par, longest, 0, a->impl);
 }
@@ -541,8 +599,12 @@ enum status optimise(const struct optimise_args *a, struct optimise_result *out)
 {
     const struct llama_config *c = &a->weights->config;
     int each = a->by_head ? 1 : c->n_heads;
-    *out = (struct optimise_result){.n_layers = c->n_layers, .n_cells = c->n_layers * c->n_heads / each, .heads_each = each,
-                                    .n_rungs = a->n_rungs, .taken = -1, .chosen = -1};
+    *out = (struct optimise_result){.n_layers = c->n_layers,
+        .n_cells = c->n_layers * c->n_heads / each,
+        .heads_each = each,
+        .n_rungs = a->n_rungs,
+        .taken = -1,
+        .chosen = -1};
     TRY(refuse(a));
     struct search s = {.a = a, .c = c, .r = out};
     int64_t t0 = clock_ns(), t1 = t0, t2 = t0;
@@ -574,8 +636,10 @@ void optimise_clear(struct optimise_result *r)
     *r = (struct optimise_result){.taken = -1, .chosen = -1};
 }
 
-/* What the layer's cells cost alone, added up, at the first measured rung from the middle on: the same for all. */
-static void note_cost(const struct optimise_result *r, const struct tuned *rungs, int layer, struct layer_cost *out)
+/* What the layer's cells cost alone, added up, at the first measured rung from the middle on: the
+ * same for all. */
+static void note_cost(
+    const struct optimise_result *r, const struct tuned *rungs, int layer, struct layer_cost *out)
 {
     int each = r->n_cells / r->n_layers, rung = r->n_rungs / 2;
     const struct cell_rung *first = &r->cells[layer * each * r->n_rungs];
@@ -585,13 +649,15 @@ static void note_cost(const struct optimise_result *r, const struct tuned *rungs
     double sparsity = 0;
     for (int i = 0; i < each; i++) {
         const struct cell_rung *x = &first[i * r->n_rungs + rung];
-        sum = (struct damage){sum.cosine + x->damage.cosine, sum.kl + x->damage.kl, sum.log_ppl + x->damage.log_ppl};
+        sum = (struct damage){
+            sum.cosine + x->damage.cosine, sum.kl + x->damage.kl, sum.log_ppl + x->damage.log_ppl};
         sparsity += x->sparsity / each;
     }
     *out = (struct layer_cost){rungs[rung].l1, sparsity, 1 - sum.cosine, sum.kl, exp(sum.log_ppl)};
 }
 
-enum status optimise_apply(const struct optimise_result *r, const struct tuned *rungs, const char *goal, struct tuned *out)
+enum status optimise_apply(
+    const struct optimise_result *r, const struct tuned *rungs, const char *goal, struct tuned *out)
 {
     const struct tuned *first = &rungs[0];
     struct tuned_head *heads;
@@ -599,7 +665,8 @@ enum status optimise_apply(const struct optimise_result *r, const struct tuned *
     heads = out->heads;
     *out = *first;
     out->heads = heads;
-    out->costs = r->share ? NULL : calloc((size_t)r->n_layers, sizeof *out->costs); /* shares are no end-to-end costs */
+    /* shares are no end-to-end costs */
+    out->costs = r->share ? NULL : calloc((size_t)r->n_layers, sizeof *out->costs);
     if (!out->costs && !r->share) {
         tuned_clear(out);
         return fail(ERR_MEMORY, "no memory for the costs of %d layers", r->n_layers);
@@ -622,7 +689,8 @@ enum status optimise_apply(const struct optimise_result *r, const struct tuned *
                 continue;
             }
             *x = (struct tuned_head){.params = dense_head, .in_range = true};
-            snprintf(x->reason, sizeof x->reason, "the target leaves no room for this %s", r->heads_each == 1 ? "head" : "layer");
+            snprintf(x->reason, sizeof x->reason, "the target leaves no room for this %s",
+                r->heads_each == 1 ? "head" : "layer");
         }
     }
     return OK;

@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum status over_bound_count(const double *ratios, int n_samples, int n_cells, struct over_bound *out)
+enum status over_bound_count(
+    const double *ratios, int n_samples, int n_cells, struct over_bound *out)
 {
     *out = (struct over_bound){.n_samples = n_samples, .share = NAN, .lo = NAN, .hi = NAN};
     int *hits = calloc((size_t)n_samples + 1, sizeof *hits);
@@ -38,12 +39,13 @@ enum status over_bound_count(const double *ratios, int n_samples, int n_cells, s
 char *over_bound_text(const struct over_bound *o, char *out)
 {
     int n = o->n_samples * o->n_heads;
-    if (!n)
-        snprintf(out, OVER_BOUND_TEXT, "no head runs sparse, so none can be over its bound");
+    if (!n) snprintf(out, OVER_BOUND_TEXT, "no head runs sparse, so none can be over its bound");
     else
         snprintf(out, OVER_BOUND_TEXT,
-                 "%d of %d pairs of a head and a text are over their bound (%.1f %%, 95 %% interval %.1f to %.1f %%): %d of %d heads, "
-                 "%d of %d texts, the worst at %.2f x its bound", o->n_over, n, 100 * o->share, 100 * o->lo, 100 * o->hi,
-                 o->heads_over, o->n_heads, o->samples_over, o->n_samples, o->worst);
+            "%d of %d pairs of a head and a text are over their bound (%.1f %%, 95 %% interval "
+            "%.1f to %.1f %%): %d of %d heads, "
+            "%d of %d texts, the worst at %.2f x its bound",
+            o->n_over, n, 100 * o->share, 100 * o->lo, 100 * o->hi, o->heads_over, o->n_heads,
+            o->samples_over, o->n_samples, o->worst);
     return out;
 }

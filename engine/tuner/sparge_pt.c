@@ -43,8 +43,8 @@ static bool ends_with(const char *begin, const char *end, const char *what)
     return (size_t)(end - begin) >= n && memcmp(end - n, what, n) == 0;
 }
 
-/* The layer in a key: the number behind a part that ends in "layers" or "blocks", or else the only number
- * there is. -1 when there is none, -2 when there are several candidates. */
+/* The layer in a key: the number behind a part that ends in "layers" or "blocks", or else the only
+ * number there is. -1 when there is none, -2 when there are several candidates. */
 static long layer_of(const char *key)
 {
     long named = -1, any = -1;
@@ -70,38 +70,38 @@ static enum status check_shape(const struct torch_tensor *t, const char *path, i
 {
     char shape[64];
     if (t->n_dims == 1 && t->shape[0] == n_heads) return OK;
-    return fail(
-        ERR_FORMAT,
-        "%s: %.200s: found shape %s, expected [%d], one value per query head; this file is of another "
+    return fail(ERR_FORMAT,
+        "%s: %.200s: found shape %s, expected [%d], one value per query head; this file is of "
+        "another "
         "model",
         path, t->key, torch_tensor_shape_text(t, shape, sizeof shape), n_heads);
 }
 
-static enum status place(struct layer_tensors *layers, const struct torch_tensor *t, enum field field,
-                         const char *path, int n_layers)
+static enum status place(struct layer_tensors *layers, const struct torch_tensor *t,
+    enum field field, const char *path, int n_layers)
 {
     long layer = layer_of(t->key);
     if (layer < 0)
         return fail(ERR_FORMAT,
-                    "%s: %.200s: found %s layer number, expected one, as in " SPARGE_PT_MODULE ".%s", path,
-                    t->key, layer == -1 ? "no" : "more than one", 7, fields[field].name);
+            "%s: %.200s: found %s layer number, expected one, as in " SPARGE_PT_MODULE ".%s", path,
+            t->key, layer == -1 ? "no" : "more than one", 7, fields[field].name);
     if (layer >= n_layers)
         return fail(ERR_FORMAT,
-                    "%s: %.200s: found layer %ld, expected 0 to %d; this file is of another model", path,
-                    t->key, layer, n_layers - 1);
+            "%s: %.200s: found layer %ld, expected 0 to %d; this file is of another model", path,
+            t->key, layer, n_layers - 1);
     const struct torch_tensor **slot = &layers[layer].of[field];
     if (*slot)
-        return fail(
-            ERR_FORMAT,
-            "%s: %.200s: found a second %s for layer %ld beside %.200s, expected one attention module "
+        return fail(ERR_FORMAT,
+            "%s: %.200s: found a second %s for layer %ld beside %.200s, expected one attention "
+            "module "
             "per layer",
             path, t->key, fields[field].name, layer, (*slot)->key);
     *slot = t;
     return OK;
 }
 
-static enum status find_layers(struct layer_tensors *layers, const struct torch_file *f, const char *path,
-                               int n_layers, int n_heads)
+static enum status find_layers(struct layer_tensors *layers, const struct torch_file *f,
+    const char *path, int n_layers, int n_heads)
 {
     size_t n_found = 0;
     for (size_t i = 0; i < f->n_tensors; i++) {
@@ -113,11 +113,12 @@ static enum status find_layers(struct layer_tensors *layers, const struct torch_
     }
     if (n_found) return OK;
     return fail(ERR_FORMAT,
-                "%s: found no key that ends in .is_sparse, .cdfthreshd, .simthreshd1 or .pvthreshd among %zu "
-                "tensors%s%.100s%s; expected what SpargeAttn's extract_sparse_attention_state_dict() saves "
-                "after tuning",
-                path, f->n_tensors, f->n_tensors ? " (the first is " : "",
-                f->n_tensors ? f->tensors[0].key : "", f->n_tensors ? ")" : "");
+        "%s: found no key that ends in .is_sparse, .cdfthreshd, .simthreshd1 or .pvthreshd among "
+        "%zu "
+        "tensors%s%.100s%s; expected what SpargeAttn's extract_sparse_attention_state_dict() saves "
+        "after tuning",
+        path, f->n_tensors, f->n_tensors ? " (the first is " : "",
+        f->n_tensors ? f->tensors[0].key : "", f->n_tensors ? ")" : "");
 }
 
 static enum status check_complete(const struct layer_tensors *layer, const char *path)
@@ -128,30 +129,32 @@ static enum status check_complete(const struct layer_tensors *layer, const char 
     for (int i = 0; i < N_FIELDS && present; i++)
         if (!layer->of[i] && i != SIMTHRESHD2)
             return fail(ERR_FORMAT,
-                        "%s: %.*s.%s: found nothing, expected it beside %.200s; tune and save again", path,
-                        (int)(strrchr(present->key, '.') - present->key), present->key, fields[i].name,
-                        present->key);
+                "%s: %.*s.%s: found nothing, expected it beside %.200s; tune and save again", path,
+                (int)(strrchr(present->key, '.') - present->key), present->key, fields[i].name,
+                present->key);
     return OK;
 }
 
-static enum status value_of(const struct torch_tensor *t, enum field field, int head, const char *path,
-                            double *out)
+static enum status value_of(
+    const struct torch_tensor *t, enum field field, int head, const char *path, double *out)
 {
     double v = *out = torch_tensor_at(t, head);
     if (!isfinite(v))
-        return fail(ERR_NUMERIC, "%s: %.200s: head %d: found %g, expected a number; tune this layer again",
-                    path, t->key, head, v);
+        return fail(ERR_NUMERIC,
+            "%s: %.200s: head %d: found %g, expected a number; tune this layer again", path, t->key,
+            head, v);
     if (v < fields[field].lo || v > fields[field].hi)
-        return fail(ERR_FORMAT, "%s: %.200s: head %d: found %g, expected %g to %g; tune this layer again",
-                    path, t->key, head, v, fields[field].lo, fields[field].hi);
+        return fail(ERR_FORMAT,
+            "%s: %.200s: head %d: found %g, expected %g to %g; tune this layer again", path, t->key,
+            head, v, fields[field].lo, fields[field].hi);
     if (field == IS_SPARSE && v != 0 && v != 1)
-        return fail(ERR_FORMAT, "%s: %.200s: head %d: found %g, expected false or true", path, t->key, head,
-                    v);
+        return fail(ERR_FORMAT, "%s: %.200s: head %d: found %g, expected false or true", path,
+            t->key, head, v);
     return OK;
 }
 
-static enum status read_layer(struct tuned_head *heads, const struct layer_tensors *layer, const char *path,
-                              int n_heads)
+static enum status read_layer(
+    struct tuned_head *heads, const struct layer_tensors *layer, const char *path, int n_heads)
 {
     for (int h = 0; h < n_heads; h++) {
         double v[N_FIELDS] = {0};
@@ -180,8 +183,8 @@ static enum status name_layers(struct tuned *t)
     return OK;
 }
 
-static enum status fill(struct tuned *t, struct layer_tensors *layers, const struct torch_file *f,
-                        const char *path)
+static enum status fill(
+    struct tuned *t, struct layer_tensors *layers, const struct torch_file *f, const char *path)
 {
     const struct head_error unknown = {NAN, NAN, NAN, NAN};
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
@@ -192,18 +195,20 @@ static enum status fill(struct tuned *t, struct layer_tensors *layers, const str
     TRY(find_layers(layers, f, path, t->n_layers, t->n_heads));
     for (int l = 0; l < t->n_layers; l++) {
         TRY(check_complete(&layers[l], path));
-        if (layers[l].of[IS_SPARSE]) TRY(read_layer(t->heads + l * t->n_heads, &layers[l], path, t->n_heads));
+        if (layers[l].of[IS_SPARSE])
+            TRY(read_layer(t->heads + l * t->n_heads, &layers[l], path, t->n_heads));
     }
     return name_layers(t);
 }
 
-enum status sparge_pt_from(struct tuned *out, const struct torch_file *f, const char *path, int n_layers,
-                           int n_heads)
+enum status sparge_pt_from(
+    struct tuned *out, const struct torch_file *f, const char *path, int n_layers, int n_heads)
 {
     *out = (struct tuned){0};
     if (n_layers < 1 || n_heads < 1)
-        return fail(ERR_ARG, "%s: for a model of %d layers and %d heads: expected at least one of each", path,
-                    n_layers, n_heads);
+        return fail(ERR_ARG,
+            "%s: for a model of %d layers and %d heads: expected at least one of each", path,
+            n_layers, n_heads);
     struct layer_tensors *layers = calloc((size_t)n_layers, sizeof *layers);
     enum status st = layers ? tuned_init(out, n_layers, n_heads)
                             : fail(ERR_MEMORY, "%s: no memory for %d layers", path, n_layers);
@@ -240,17 +245,19 @@ static enum status check_head(const struct tuned *t, const char *path, int layer
 {
     const struct head_params *p = &t->heads[layer * t->n_heads + head].params;
     const double v[N_FIELDS] = {[CDFTHRESHD] = (double)p->cdfthreshd,
-                                [SIMTHRESHD1] = (double)p->simthreshd1,
-                                [PVTHRESHD] = (double)p->pvthreshd};
+        [SIMTHRESHD1] = (double)p->simthreshd1,
+        [PVTHRESHD] = (double)p->pvthreshd};
     for (int i = 0; i < N_FIELDS; i++)
         if (!(v[i] >= fields[i].lo && v[i] <= fields[i].hi))
-            return fail(ERR_ARG, "%s: layer %d, head %d: %s: found %g, expected %g to %g", path, layer, head,
-                        fields[i].name, v[i], fields[i].lo, fields[i].hi);
+            return fail(ERR_ARG, "%s: layer %d, head %d: %s: found %g, expected %g to %g", path,
+                layer, head, fields[i].name, v[i], fields[i].lo, fields[i].hi);
     return OK;
 }
 
-/* The five tensors of one layer, one after another in `bytes`: a byte and then four floats per head. */
-static enum status encode_layer(const struct tuned *t, const char *path, int layer, struct str *bytes)
+/* The five tensors of one layer, one after another in `bytes`: a byte and then four floats per
+ * head. */
+static enum status encode_layer(
+    const struct tuned *t, const char *path, int layer, struct str *bytes)
 {
     struct str columns[N_FIELDS] = {{0}};
     enum status st = OK;
@@ -260,9 +267,10 @@ static enum status encode_layer(const struct tuned *t, const char *path, int lay
         if (sparse) st = check_head(t, path, layer, h);
         str_add_char(&columns[IS_SPARSE], sparse);
         const float v[N_FIELDS] = {[CDFTHRESHD] = sparse ? head->params.cdfthreshd : DENSE_CDF,
-                                   [SIMTHRESHD1] = sparse ? head->params.simthreshd1 : DENSE_SIM,
-                                   [PVTHRESHD] = sparse ? head->params.pvthreshd : NEVER_SKIP};
-        for (int i = IS_SPARSE + 1; i < N_FIELDS; i++) str_add_bytes(&columns[i], &v[i], sizeof v[i]);
+            [SIMTHRESHD1] = sparse ? head->params.simthreshd1 : DENSE_SIM,
+            [PVTHRESHD] = sparse ? head->params.pvthreshd : NEVER_SKIP};
+        for (int i = IS_SPARSE + 1; i < N_FIELDS; i++)
+            str_add_bytes(&columns[i], &v[i], sizeof v[i]);
     }
     for (int i = 0; i < N_FIELDS; i++) {
         str_add_bytes(bytes, columns[i].data, columns[i].len);
@@ -275,19 +283,20 @@ static enum status check_module(const char *path, const char *module)
 {
     const char *at = strstr(module, "%d");
     if (at && strchr(module, '%') == at && !strchr(at + 1, '%')) {
-        char *key = str_format("%.*s%d%s.%s", (int)(at - module), module, 7, at + 2, fields[IS_SPARSE].name);
+        char *key = str_format(
+            "%.*s%d%s.%s", (int)(at - module), module, 7, at + 2, fields[IS_SPARSE].name);
         long layer = layer_of(key);
         free(key);
         if (layer == 7) return OK; /* so that what is written can be read */
     }
     return fail(ERR_ARG,
-                "%s: path of the attention module: found \"%s\", expected one %%d for the layer, as in "
-                "model.layers.%%d.self_attn.sparse_attn",
-                path, module);
+        "%s: path of the attention module: found \"%s\", expected one %%d for the layer, as in "
+        "model.layers.%%d.self_attn.sparse_attn",
+        path, module);
 }
 
-static enum status write_layers(const struct tuned *t, const char *path, const char *module,
-                                struct torch_tensor *tensors)
+static enum status write_layers(
+    const struct tuned *t, const char *path, const char *module, struct torch_tensor *tensors)
 {
     const char *at = strstr(module, "%d");
     struct str bytes = {0};
@@ -297,21 +306,23 @@ static enum status write_layers(const struct tuned *t, const char *path, const c
         if (!layer_in_range(t, l)) continue;
         st = encode_layer(t, path, l, &bytes);
         for (int i = 0; i < N_FIELDS; i++)
-            tensors[n_tensors++] = (struct torch_tensor){
-                .key = str_format("%.*s%d%s.%s", (int)(at - module), module, l, at + 2, fields[i].name),
-                .type = fields[i].type,
-                .n_dims = 1,
-                .shape = {t->n_heads},
-                .stride = {1},
-                .storage_count = t->n_heads};
+            tensors[n_tensors++] =
+                (struct torch_tensor){.key = str_format("%.*s%d%s.%s", (int)(at - module), module,
+                                          l, at + 2, fields[i].name),
+                    .type = fields[i].type,
+                    .n_dims = 1,
+                    .shape = {t->n_heads},
+                    .stride = {1},
+                    .storage_count = t->n_heads};
     }
     for (size_t i = 0; i < n_tensors; i++) { /* only now do the bytes stay where they are */
         tensors[i].storage = (const uint8_t *)str_get(&bytes) + offset;
         offset += (size_t)t->n_heads * torch_type_size(tensors[i].type);
     }
     if (st == OK && n_tensors == 0)
-        st = fail(ERR_ARG, "%s: no layer of %d was tuned, so there is nothing to write; tune with --layers",
-                  path, t->n_layers);
+        st = fail(ERR_ARG,
+            "%s: no layer of %d was tuned, so there is nothing to write; tune with --layers", path,
+            t->n_layers);
     if (st == OK) st = torch_file_write(path, tensors, n_tensors);
     for (size_t i = 0; i < n_tensors; i++) free(tensors[i].key);
     str_clear(&bytes);
@@ -323,8 +334,8 @@ enum status sparge_pt_write_as(const struct tuned *t, const char *path, const ch
     TRY(check_module(path, module));
     if (strcmp(t->method, mask_sparge.name) != 0)
         return fail(ERR_ARG,
-                    "%s: method: found \"%s\", expected \"%s\": SpargeAttn has no thresholds for another",
-                    path, t->method, mask_sparge.name);
+            "%s: method: found \"%s\", expected \"%s\": SpargeAttn has no thresholds for another",
+            path, t->method, mask_sparge.name);
     struct torch_tensor *tensors = calloc((size_t)t->n_layers * N_FIELDS, sizeof *tensors);
     if (!tensors) return fail(ERR_MEMORY, "%s: no memory for %d layers", path, t->n_layers);
     enum status st = write_layers(t, path, module, tensors);
@@ -341,17 +352,19 @@ void sparge_pt_caveats(const struct tuned *t, struct str *out)
 {
     if (t->block.q != 128 || t->block.k != 64)
         str_addf(out,
-                 "block: tuned for %dx%d; SpargeAttn uses 128x64, and 64x128 on compute capability 9.0\n",
-                 t->block.q, t->block.k);
+            "block: tuned for %dx%d; SpargeAttn uses 128x64, and 64x128 on compute capability "
+            "9.0\n",
+            t->block.q, t->block.k);
     if (t->smooth_k != SMOOTH_K_GLOBAL)
-        str_addf(
-            out,
-            "smooth_k: tuned with %s; SpargeAttn centres keys by the mean of the whole sequence (global)\n",
+        str_addf(out,
+            "smooth_k: tuned with %s; SpargeAttn centres keys by the mean of the whole sequence "
+            "(global)\n",
             smooth_k_name(t->smooth_k));
 }
 
 void sparge_pt_options(const struct tuned *t, struct str *out)
 {
-    if (t->block.q != 128 || t->block.k != 64) str_addf(out, " --block %dx%d", t->block.q, t->block.k);
+    if (t->block.q != 128 || t->block.k != 64)
+        str_addf(out, " --block %dx%d", t->block.q, t->block.k);
     if (t->smooth_k != SMOOTH_K_GLOBAL) str_addf(out, " --smooth-k %s", smooth_k_name(t->smooth_k));
 }

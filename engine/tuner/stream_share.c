@@ -7,8 +7,8 @@ struct stream_share {
     const struct llama_config *c;
     struct par *par;
     const struct linear *projection;
-    double *gram;   /* [n_heads, d, d]: Wᵀ · W, so that ‖o · Wᵀ‖² = o · gram · oᵀ */
-    double *sum;    /* [n_heads] of ‖o · Wᵀ‖² / ‖x‖² */
+    double *gram; /* [n_heads, d, d]: Wᵀ · W, so that ‖o · Wᵀ‖² = o · gram · oᵀ */
+    double *sum;  /* [n_heads] of ‖o · Wᵀ‖² / ‖x‖² */
     double n_rows;
     const float *stream;
     const struct attn_args *attn;
@@ -30,15 +30,21 @@ static void gram_task(void *ctx, int head, int worker)
     }
 }
 
-enum status stream_share_open(struct stream_share **out, const struct weights *w, int layer, struct par *par)
+enum status stream_share_open(
+    struct stream_share **out, const struct weights *w, int layer, struct par *par)
 {
     const struct llama_config *c = &w->config;
     *out = NULL;
-    if (c->head_dim > 256) return fail(ERR_UNSUPPORTED, "heads of %d dims, at most 256 are offered", c->head_dim);
+    if (c->head_dim > 256)
+        return fail(ERR_UNSUPPORTED, "heads of %d dims, at most 256 are offered", c->head_dim);
     struct stream_share *s = calloc(1, sizeof *s);
     size_t d = (size_t)c->head_dim, n = (size_t)c->n_heads;
-    if (s) *s = (struct stream_share){.c = c, .par = par, .projection = &w->layers[layer].o,
-                                      .gram = calloc(n * d * d, sizeof *s->gram), .sum = calloc(n, sizeof *s->sum)};
+    if (s)
+        *s = (struct stream_share){.c = c,
+            .par = par,
+            .projection = &w->layers[layer].o,
+            .gram = calloc(n * d * d, sizeof *s->gram),
+            .sum = calloc(n, sizeof *s->sum)};
     *out = s;
     if (!s || !s->gram || !s->sum) {
         stream_share_close(out);
@@ -74,7 +80,8 @@ static void head_task(void *ctx, int head, int worker)
     const double *gram = s->gram + (size_t)head * (size_t)d * (size_t)d;
     for (int r = 0; r < a->n_q; r++) {
         const float *o = (const float *)a->o + r * a->o_row + head * a->o_head;
-        double written = 0, norm = row_norm(s->stream + (size_t)(a->q_start + r) * (size_t)hidden, hidden);
+        double written = 0,
+               norm = row_norm(s->stream + (size_t)(a->q_start + r) * (size_t)hidden, hidden);
         for (int i = 0; i < d; i++) {
             double sum = 0;
             for (int j = 0; j < d; j++) sum += gram[i * d + j] * (double)o[j];
@@ -94,5 +101,6 @@ void stream_share_add(struct stream_share *s, const float *stream, const struct 
 
 void stream_share_get(const struct stream_share *s, double *out)
 {
-    for (int h = 0; h < s->c->n_heads; h++) out[h] = s->n_rows > 0 ? sqrt(s->sum[h] / s->n_rows) : NAN;
+    for (int h = 0; h < s->c->n_heads; h++)
+        out[h] = s->n_rows > 0 ? sqrt(s->sum[h] / s->n_rows) : NAN;
 }

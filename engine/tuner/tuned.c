@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* 2: num_check and `check` for what was backed off by; num_held_out and `held_out` are of samples beyond those. */
+/* 2: num_check and `check` for what was backed off by; num_held_out and `held_out` are of samples
+ * beyond those. */
 enum { TUNED_SCHEMA_VERSION = 2 };
 
 static const char *const rule_names[] = {"l1", "tail", "cosine", "rmse", "both"};
@@ -40,7 +41,8 @@ double head_error_by(const struct head_error *e, enum tune_rule rule)
 
 struct head_error head_error_worst(struct head_error a, struct head_error b)
 {
-    return (struct head_error){fmax(a.l1, b.l1), fmax(a.tail, b.tail), fmax(a.cosine, b.cosine), fmax(a.rmse, b.rmse)};
+    return (struct head_error){
+        fmax(a.l1, b.l1), fmax(a.tail, b.tail), fmax(a.cosine, b.cosine), fmax(a.rmse, b.rmse)};
 }
 
 enum status tuned_init(struct tuned *t, int n_layers, int n_heads)
@@ -62,8 +64,8 @@ static double bound_of(const struct tuned *t, const struct tuned_head *h, double
     return bound > 0 ? bound : h->pv_l1 > 0 ? h->pv_l1 : t->pv_l1;
 }
 
-enum status tuned_over(const struct tuned *t, const struct head_error *errors, int n_samples, double bound,
-                       struct over_bound *out)
+enum status tuned_over(const struct tuned *t, const struct head_error *errors, int n_samples,
+    double bound, struct over_bound *out)
 {
     int n = t->n_layers * t->n_heads;
     double *ratios = malloc(sizeof *ratios * (size_t)n * (size_t)n_samples + 1);
@@ -117,13 +119,12 @@ char *tuned_hash(const struct tuned *t, char *out)
 
 static void add_real(cJSON *o, const char *name, double value)
 {
-    if (isnan(value))
-        cJSON_AddNullToObject(o, name);
-    else
-        cJSON_AddNumberToObject(o, name, value);
+    if (isnan(value)) cJSON_AddNullToObject(o, name);
+    else cJSON_AddNumberToObject(o, name, value);
 }
 
-/* The shortest decimal that reads back as the same float, so that .6 is not written as .60000002384. */
+/* The shortest decimal that reads back as the same float, so that .6 is not written as
+ * .60000002384. */
 static double short_float(float f)
 {
     char text[32];
@@ -181,7 +182,8 @@ static const struct mask_method *mixture_of(const struct tuned *t)
     return m && m->n_parts ? m : NULL;
 }
 
-/* Of everything in the file but the checksum itself: thresholds belong to the errors that were measured with them. */
+/* Of everything in the file but the checksum itself: thresholds belong to the errors that were
+ * measured with them. */
 static void checksum_of(const cJSON *root, char out[HASH_HEX_SIZE])
 {
     struct hash h;
@@ -231,7 +233,8 @@ static cJSON *tuned_json(const struct tuned *t)
         cJSON_AddItemToArray(heads, o);
         cJSON_AddNumberToObject(o, "layer", i / t->n_heads);
         cJSON_AddNumberToObject(o, "head", i % t->n_heads);
-        if (h->params.is_sparse && mixture) cJSON_AddStringToObject(o, "method", mask_part(mixture, h->params.part)->name);
+        if (h->params.is_sparse && mixture)
+            cJSON_AddStringToObject(o, "method", mask_part(mixture, h->params.part)->name);
         cJSON_AddBoolToObject(o, "is_sparse", h->params.is_sparse);
         cJSON_AddNumberToObject(o, "simthreshd1", short_float(h->params.simthreshd1));
         cJSON_AddNumberToObject(o, "cdfthreshd", short_float(h->params.cdfthreshd));
@@ -319,7 +322,8 @@ static enum status copy_text(struct json_in in, const char *field, char *out, si
 {
     const char *text;
     TRY(json_get_string(in, field, true, &text));
-    if (strlen(text) >= size) return fail(ERR_FORMAT, "%s: field %s is longer than %zu bytes", in.file, field, size - 1);
+    if (strlen(text) >= size)
+        return fail(ERR_FORMAT, "%s: field %s is longer than %zu bytes", in.file, field, size - 1);
     memcpy(out, text, strlen(text) + 1);
     return OK;
 }
@@ -348,14 +352,18 @@ static enum status read_part(const struct tuned *t, struct json_in in, struct he
     const struct mask_method *mixture = mixture_of(t);
     const char *name = NULL;
     TRY(json_get_string(in, "method", mixture && p->is_sparse, &name));
-    if (!mixture && name) return fail(ERR_FORMAT, "%s: %s: field method: found \"%s\", but field method of the file is %s, no mixture",
-                                      in.file, in.path, name, t->method);
+    if (!mixture && name)
+        return fail(ERR_FORMAT,
+            "%s: %s: field method: found \"%s\", but field method of the file is %s, no mixture",
+            in.file, in.path, name, t->method);
     for (int i = 0; name && i < mixture->n_parts; i++)
         if (strcmp(mixture->parts[i]->name, name) == 0) {
             p->part = (uint8_t)i;
             return OK;
         }
-    return name ? fail(ERR_FORMAT, "%s: %s: field method: found \"%s\", expected one of %s", in.file, in.path, name, t->method) : OK;
+    return name ? fail(ERR_FORMAT, "%s: %s: field method: found \"%s\", expected one of %s",
+                      in.file, in.path, name, t->method)
+                : OK;
 }
 
 static enum status read_head(struct tuned *t, struct json_in in)
@@ -365,7 +373,9 @@ static enum status read_head(struct tuned *t, struct json_in in)
     TRY(get_int(in, "layer", 0, t->n_layers - 1, &layer));
     TRY(get_int(in, "head", 0, t->n_heads - 1, &head));
     struct tuned_head *h = &t->heads[layer * t->n_heads + head];
-    if (h->in_range) return fail(ERR_FORMAT, "%s: %s: layer %d, head %d stands there twice", in.file, in.path, layer, head);
+    if (h->in_range)
+        return fail(ERR_FORMAT, "%s: %s: layer %d, head %d stands there twice", in.file, in.path,
+            layer, head);
     TRY(json_get_bool(in, "is_sparse", true, &h->params.is_sparse));
     TRY(read_part(t, in, &h->params));
     TRY(json_get_double(in, "simthreshd1", true, -1, 1, &theta));
@@ -396,7 +406,8 @@ static enum status read_over(struct json_in in, struct over_bound *o)
     o->share = o->lo = o->hi = NAN;
     if (!node) return OK;
     if (!cJSON_IsObject(node))
-        return fail(ERR_FORMAT, "%s: field held_out_over_bound: found %s, expected an object", in.file, json_kind(node));
+        return fail(ERR_FORMAT, "%s: field held_out_over_bound: found %s, expected an object",
+            in.file, json_kind(node));
     TRY(get_int(x, "samples", 0, 1 << 30, &o->n_samples));
     TRY(get_int(x, "sparse_heads", 0, 1 << 20, &o->n_heads));
     TRY(get_int(x, "pairs_over", 0, INT32_MAX, &o->n_over));
@@ -413,7 +424,8 @@ static enum status read_costs(struct tuned *t, struct json_in in)
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(in.node, "layer_costs"), *item;
     if (!list) return OK;
     if (!cJSON_IsArray(list))
-        return fail(ERR_FORMAT, "%s: field layer_costs: found %s, expected an array", in.file, json_kind(list));
+        return fail(ERR_FORMAT, "%s: field layer_costs: found %s, expected an array", in.file,
+            json_kind(list));
     t->costs = calloc((size_t)t->n_layers, sizeof *t->costs);
     if (!t->costs) return fail(ERR_MEMORY, "no memory for the costs of %d layers", t->n_layers);
     int i = 0, layer;
@@ -438,7 +450,8 @@ static enum status read_smooth_k(struct json_in in, enum smooth_k *out)
     const char *text;
     TRY(json_get_string(in, "smooth_k", true, &text));
     if (smooth_k_parse(text, out)) return OK;
-    return fail(ERR_FORMAT, "%s: field smooth_k: found \"%s\", expected running, global or off", in.file, text);
+    return fail(ERR_FORMAT, "%s: field smooth_k: found \"%s\", expected running, global or off",
+        in.file, text);
 }
 
 static enum status get_block(struct json_in in, const char *field, int *out)
@@ -448,13 +461,14 @@ static enum status get_block(struct json_in in, const char *field, int *out)
     return fail(ERR_FORMAT, "%s: field %s: found %d, expected 64 or 128", in.file, field, *out);
 }
 
-/* All heads of a layer that the file has anything on, and of every layer its field `layers` names: a head left out would run
- * dense without a word. */
+/* All heads of a layer that the file has anything on, and of every layer its field `layers` names:
+ * a head left out would run dense without a word. */
 static enum status check_complete(const struct tuned *t, const char *path)
 {
     struct sparse_policy named;
     TRY(policy_init(&named, &mask_sparge, t->n_layers, t->n_heads));
-    if (policy_set_layers(&named, t->layers) != OK) memset(named.layer_on, 0, (size_t)t->n_layers); /* says nothing */
+    /* says nothing */
+    if (policy_set_layers(&named, t->layers) != OK) memset(named.layer_on, 0, (size_t)t->n_layers);
     enum status st = OK;
     for (int l = 0; l < t->n_layers && st == OK; l++) {
         int n = 0, missing = -1;
@@ -463,8 +477,11 @@ static enum status check_complete(const struct tuned *t, const char *path)
             if (!t->heads[l * t->n_heads + h].in_range) missing = h;
         }
         if (missing >= 0 && (n || named.layer_on[l]))
-            st = fail(ERR_FORMAT, "%s: field heads: found %d of layer %d, the first missing is head %d; expected all %d of every layer in "
-                      "layers \"%s\"; tune again", path, n, l, missing, t->n_heads, t->layers);
+            st = fail(ERR_FORMAT,
+                "%s: field heads: found %d of layer %d, the first missing is head %d; expected all "
+                "%d of every layer in "
+                "layers \"%s\"; tune again",
+                path, n, l, missing, t->n_heads, t->layers);
     }
     policy_clear(&named);
     return st;
@@ -476,12 +493,16 @@ static enum status read_root(struct tuned *t, struct json_in in)
     int version, n_layers, n_heads;
     if (cJSON_IsObject(in.node)) TRY(json_get_string(in, "kind", false, &kind));
     if (!kind || strcmp(kind, "sparsegauge tuned thresholds") != 0)
-        return fail(ERR_FORMAT, "%s: not a tuned file: field kind: found %s, expected \"sparsegauge tuned thresholds\"; "
-                    "make one with `tune -o FILE`", in.file, kind ? kind : "nothing");
+        return fail(ERR_FORMAT,
+            "%s: not a tuned file: field kind: found %s, expected \"sparsegauge tuned "
+            "thresholds\"; "
+            "make one with `tune -o FILE`",
+            in.file, kind ? kind : "nothing");
     TRY(get_int(in, "schema_version", 1, 1 << 20, &version));
     if (version > TUNED_SCHEMA_VERSION)
-        return fail(ERR_FORMAT, "%s: schema_version: found %d, expected at most %d; use a newer sparsegauge", in.file, version,
-                    TUNED_SCHEMA_VERSION);
+        return fail(ERR_FORMAT,
+            "%s: schema_version: found %d, expected at most %d; use a newer sparsegauge", in.file,
+            version, TUNED_SCHEMA_VERSION);
     TRY(get_int(in, "num_layers", 1, MAX_MODEL_LAYERS, &n_layers));
     TRY(get_int(in, "num_heads", 1, 1024, &n_heads));
     TRY(tuned_init(t, n_layers, n_heads));
@@ -492,7 +513,8 @@ static enum status read_root(struct tuned *t, struct json_in in)
     TRY(copy_text(in, "data_fingerprint", t->data_fingerprint, sizeof t->data_fingerprint));
     TRY(copy_text(in, "data", t->data_name, sizeof t->data_name));
     TRY(json_get_string(in, "rule", true, &rule));
-    if (tune_rule_parse(rule, &t->rule) != OK) return fail(ERR_FORMAT, "%s: field rule: unknown \"%s\"", in.file, rule);
+    if (tune_rule_parse(rule, &t->rule) != OK)
+        return fail(ERR_FORMAT, "%s: field rule: unknown \"%s\"", in.file, rule);
     TRY(json_get_double(in, "l1", true, 0, 2, &t->l1));
     TRY(json_get_double(in, "pv_l1", true, 0, 2, &t->pv_l1));
     const char *goal = "";
@@ -503,18 +525,19 @@ static enum status read_root(struct tuned *t, struct json_in in)
     TRY(get_block(in, "block_q", &t->block.q));
     TRY(get_block(in, "block_k", &t->block.k));
     TRY(read_smooth_k(in, &t->smooth_k));
-    TRY(get_int(in, "max_length", 0, 1 << 30, &t->max_length)); /* 0: unknown, from an imported file */
+    /* 0: unknown, from an imported file */
+    TRY(get_int(in, "max_length", 0, 1 << 30, &t->max_length));
     TRY(get_int(in, "num_samples", 0, 1 << 30, &t->num_samples));
     TRY(get_int(in, "num_held_out", 0, 1 << 30, &t->num_held_out));
-    if (version == 1)
-        t->num_check = t->num_held_out, t->num_held_out = 0;
-    else
-        TRY(get_int(in, "num_check", 0, 1 << 30, &t->num_check));
+    if (version == 1) t->num_check = t->num_held_out, t->num_held_out = 0;
+    else TRY(get_int(in, "num_check", 0, 1 << 30, &t->num_check));
     TRY(json_get_double(in, "coverage", false, 0, 1, &t->coverage));
     TRY(json_get_double(in, "tightened", false, 0, 1, &t->tightened));
     TRY(read_over(in, &t->over));
     const cJSON *heads = cJSON_GetObjectItemCaseSensitive(in.node, "heads"), *head;
-    if (!cJSON_IsArray(heads)) return fail(ERR_FORMAT, "%s: field heads: found %s, expected an array", in.file, json_kind(heads));
+    if (!cJSON_IsArray(heads))
+        return fail(
+            ERR_FORMAT, "%s: field heads: found %s, expected an array", in.file, json_kind(heads));
     int i = 0;
     cJSON_ArrayForEach(head, heads)
     {
@@ -560,23 +583,25 @@ enum status tuned_parse(struct tuned *t, const char *text, const char *name)
     return read_json(t, root, name);
 }
 
-enum status tuned_apply(const struct tuned *t, const char *path, const struct weights *w, const char *model_fingerprint,
-                        struct sparse_policy *p)
+enum status tuned_apply(const struct tuned *t, const char *path, const struct weights *w,
+    const char *model_fingerprint, struct sparse_policy *p)
 {
     const struct llama_config *c = &w->config;
     if (t->n_layers != c->n_layers || t->n_heads != c->n_heads)
-        return fail(ERR_ARG, "%s: num_layers x num_heads: found %dx%d, expected the model's %dx%d; tune this model", path,
-                    t->n_layers, t->n_heads, c->n_layers, c->n_heads);
+        return fail(ERR_ARG,
+            "%s: num_layers x num_heads: found %dx%d, expected the model's %dx%d; tune this model",
+            path, t->n_layers, t->n_heads, c->n_layers, c->n_heads);
     if (strcmp(t->model_fingerprint, model_fingerprint) != 0)
-        return fail(ERR_ARG, "%s: model_fingerprint: found %s (%s), expected %s; tune this model", path,
-                    t->model_fingerprint, t->model_name, model_fingerprint);
+        return fail(ERR_ARG, "%s: model_fingerprint: found %s (%s), expected %s; tune this model",
+            path, t->model_fingerprint, t->model_name, model_fingerprint);
     p->block = t->block;
     p->smooth_k = t->smooth_k;
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         p->heads[i] = t->heads[i].params;
         p->heads[i].is_sparse = t->heads[i].in_range && t->heads[i].params.is_sparse;
     }
-    for (int l = 0; l < t->n_layers; l++) { /* a layer outside the tuned range is outside, not merely dense by choice */
+    /* a layer outside the tuned range is outside, not merely dense by choice */
+    for (int l = 0; l < t->n_layers; l++) {
         bool any = false;
         for (int h = 0; h < t->n_heads; h++) any |= t->heads[l * t->n_heads + h].in_range;
         if (!any) p->layer_on[l] = 0;

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-const struct tuner_backend *tuner_backend_for(const struct weights *w, const struct sparse_policy *p, int longest,
-                                              const char **why)
+const struct tuner_backend *tuner_backend_for(
+    const struct weights *w, const struct sparse_policy *p, int longest, const char **why)
 {
     const struct tuner_backend *there = w->on_device ? w->on_device->tuner : &tuner_backend_cpu;
     const char *reason = there->refuses(w, p, longest);
@@ -16,7 +16,8 @@ const struct tuner_backend *tuner_backend_for(const struct weights *w, const str
     return reason ? &tuner_backend_cpu : there;
 }
 
-const char *tune_place(const struct weights *w, const struct sparse_policy *p, int longest, const char **why)
+const char *tune_place(
+    const struct weights *w, const struct sparse_policy *p, int longest, const char **why)
 {
     return tuner_backend_for(w, p, longest, why)->name;
 }
@@ -47,9 +48,12 @@ static enum status make_curves(struct tuner *t)
     enum status st = OK, put = OK;
     for (int i = 0; i < n_all && st == OK; i++) {
         int of_head = i % (t->n_tune * t->n_parts);
-        struct tuner_place at = {t->first_head + i / (t->n_tune * t->n_parts), of_head / t->n_parts, of_head % t->n_parts};
+        struct tuner_place at = {t->first_head + i / (t->n_tune * t->n_parts), of_head / t->n_parts,
+            of_head % t->n_parts};
         bool have = false;
-        if (store->get) st = store->get(store->ctx, t->layer, at.head, at.part, at.sample, &t->curves[i], &have);
+        if (store->get)
+            st =
+                store->get(store->ctx, t->layer, at.head, at.part, at.sample, &t->curves[i], &have);
         if (!have) tasks[n++] = (struct tuner_curve_task){at, &t->curves[i], false};
     }
     if (st == OK && n) st = t->backend->curves(t->state, tasks, n);
@@ -57,7 +61,8 @@ static enum status make_curves(struct tuner *t)
         if (!tasks[i].done) continue;
         n_made++;
         const struct tuner_place *at = &tasks[i].at;
-        if (store->put) put = store->put(store->ctx, t->layer, at->head, at->part, at->sample, tasks[i].out);
+        if (store->put)
+            put = store->put(store->ctx, t->layer, at->head, at->part, at->sample, tasks[i].out);
     }
     if (st == OK) st = put;
     if (st == OK && store->layer_done) st = store->layer_done(store->ctx, t->layer);
@@ -72,12 +77,16 @@ static enum status refuse(const struct tune_args *a)
 {
     int n_tune = 0;
     for (int i = 0; i < a->n_bounds; i++)
-        if (!(a->bounds[i].l1 > 0 && a->bounds[i].l1 < a->bounds[i].pv_l1 && a->bounds[i].pv_l1 < 1))
-            return fail(ERR_ARG, "bounds l1 %g and pv_l1 %g: expected 0 < l1 < pv_l1 < 1", a->bounds[i].l1, a->bounds[i].pv_l1);
+        if (!(a->bounds[i].l1 > 0 && a->bounds[i].l1 < a->bounds[i].pv_l1 &&
+                a->bounds[i].pv_l1 < 1))
+            return fail(ERR_ARG, "bounds l1 %g and pv_l1 %g: expected 0 < l1 < pv_l1 < 1",
+                a->bounds[i].l1, a->bounds[i].pv_l1);
     for (int i = 0; i < a->n_samples; i++) {
         if (a->samples[i].n < MIN_SPARSE_TOKENS)
-            return fail(ERR_ARG, "%s has %d tokens, tuning needs at least %d: sparse attention is not used below that",
-                        a->samples[i].name, a->samples[i].n, MIN_SPARSE_TOKENS);
+            return fail(ERR_ARG,
+                "%s has %d tokens, tuning needs at least %d: sparse attention is not used below "
+                "that",
+                a->samples[i].name, a->samples[i].n, MIN_SPARSE_TOKENS);
         if (i > 0 && a->samples[i - 1].check && !a->samples[i].check)
             return fail(ERR_ARG, "check samples must stand behind those to choose on");
         n_tune += !a->samples[i].check;
@@ -93,8 +102,10 @@ static enum status tuner_init(struct tuner *t, const struct tune_args *a, struct
     for (int s = 0; s < a->n_samples; s++) t->n_tune += !a->samples[s].check;
     t->plan = t->backend->plan(a);
     t->n_parts = a->policy->method->n_parts ? a->policy->method->n_parts : 1;
-    t->curves = malloc(sizeof *t->curves * (size_t)t->plan.heads_at_once * (size_t)t->n_tune * (size_t)t->n_parts);
-    if (!t->curves) return fail(ERR_MEMORY, "no memory for the curves of %d heads", t->plan.heads_at_once);
+    t->curves = malloc(
+        sizeof *t->curves * (size_t)t->plan.heads_at_once * (size_t)t->n_tune * (size_t)t->n_parts);
+    if (!t->curves)
+        return fail(ERR_MEMORY, "no memory for the curves of %d heads", t->plan.heads_at_once);
     return t->backend->open(&t->state, a, &t->plan);
 }
 
@@ -161,7 +172,8 @@ enum status tune(const struct tune_args *a, struct tuned *out, struct tune_times
         }
     struct tuner t;
     enum status st = tuner_init(&t, a, times);
-    for (int b = 0; b < a->n_bounds && st == OK; b++) st = tuned_init(&out[b], c->n_layers, c->n_heads);
+    for (int b = 0; b < a->n_bounds && st == OK; b++)
+        st = tuned_init(&out[b], c->n_layers, c->n_heads);
     for (int l = 0; l <= last && st == OK; l++) {
         bool on = a->policy->layer_on[l];
         if (on) st = tune_layer(&t, l, out);
@@ -175,32 +187,39 @@ enum status tune(const struct tune_args *a, struct tuned *out, struct tune_times
     return st;
 }
 
-static enum status load_curves(const struct tune_args *a, int layer, int head, int n, int n_parts, struct curve *curves)
+static enum status load_curves(
+    const struct tune_args *a, int layer, int head, int n, int n_parts, struct curve *curves)
 {
     for (int x = 0; x < n * n_parts; x++) {
         bool found = false;
         int i = x / n_parts;
         TRY(a->curves.get(a->curves.ctx, layer, head, x % n_parts, i, &curves[x], &found));
         if (!found)
-            return fail(ERR_ARG, "no curve is stored for layer %d, head %d, sample %s under these samples, method, blocks and "
-                        "smoothing; run `tune` once without --from-curves", layer, head, a->samples[i].name);
+            return fail(ERR_ARG,
+                "no curve is stored for layer %d, head %d, sample %s under these samples, method, "
+                "blocks and "
+                "smoothing; run `tune` once without --from-curves",
+                layer, head, a->samples[i].name);
     }
     return OK;
 }
 
 /* The choice of one head for every pair of bounds. */
-static void choose_unverified(const struct tune_args *a, int layer, int head, const struct curve *curves, int n, int n_parts,
-                              struct tuned *out)
+static void choose_unverified(const struct tune_args *a, int layer, int head,
+    const struct curve *curves, int n, int n_parts, struct tuned *out)
 {
     for (int b = 0; b < a->n_bounds; b++) {
         struct tuned_head *h = &out[b].heads[layer * out[b].n_heads + head];
         int theta, tau;
         double sparsity;
         struct head_error worst;
-        bool found = tuner_choose(curves, n, n_parts, a->rule, a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
+        bool found = tuner_choose(
+            curves, n, n_parts, a->rule, a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
         h->in_range = true;
         if (!found || sparsity < a->min_sparsity) {
-            tuner_make_dense(h, false, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
+            tuner_make_dense(h, false,
+                "the curves promise %.1f %% sparsity, too little to be worth it",
+                found ? 100 * sparsity : 0);
             continue;
         }
         h->params = tuner_params_of(theta, tau, 50);
@@ -221,7 +240,8 @@ enum status tune_from_curves(const struct tune_args *a, struct tuned *out)
     int n_parts = a->policy->method->n_parts ? a->policy->method->n_parts : 1;
     struct curve *curves = malloc(sizeof *curves * (size_t)n * (size_t)n_parts);
     enum status st = curves ? OK : fail(ERR_MEMORY, "no memory for %d curves", n);
-    for (int b = 0; b < a->n_bounds && st == OK; b++) st = tuned_init(&out[b], c->n_layers, c->n_heads);
+    for (int b = 0; b < a->n_bounds && st == OK; b++)
+        st = tuned_init(&out[b], c->n_layers, c->n_heads);
     for (int l = 0; l < c->n_layers && st == OK; l++)
         for (int h = 0; h < c->n_heads && a->policy->layer_on[l] && st == OK; h++) {
             st = load_curves(a, l, h, n, n_parts, curves);

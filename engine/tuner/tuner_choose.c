@@ -31,8 +31,8 @@ void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, dou
     snprintf(h->reason, sizeof h->reason, why, value);
 }
 
-bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, double bound, int *theta, int *tau,
-                 double *sparsity, struct head_error *worst)
+bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, double bound,
+    int *theta, int *tau, double *sparsity, struct head_error *worst)
 {
     bool found = false;
     double best_error = INFINITY;
@@ -46,7 +46,8 @@ bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, 
                 sum += 1 - (double)p->n_kept / curves[s]->n_possible;
             }
             sum /= n;
-            if (!(error <= bound) || sum < *sparsity || (sum == *sparsity && error >= best_error)) continue;
+            if (!(error <= bound) || sum < *sparsity || (sum == *sparsity && error >= best_error))
+                continue;
             found = true;
             *theta = t;
             *tau = u;
@@ -61,13 +62,15 @@ bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, 
     return found;
 }
 
-enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place at, enum status st, const char *message)
+enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place at, enum status st,
+    const char *message)
 {
-    return fail(st, "layer %d, head %d, sample %s: %s", layer, at.head, a->samples[at.sample].name, message);
+    return fail(st, "layer %d, head %d, sample %s: %s", layer, at.head, a->samples[at.sample].name,
+        message);
 }
 
-bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound, int *theta, int *tau,
-                  double *sparsity, struct head_error *worst)
+bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound,
+    int *theta, int *tau, double *sparsity, struct head_error *worst)
 {
     const struct curve *views[n];
     bool found = false;
@@ -89,5 +92,6 @@ bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule
 
 struct head_params tuner_params_of(int theta, int tau, float lambda)
 {
-    return (struct head_params){curve_theta(theta % N_THETAS), curve_tau(tau), lambda, true, (uint8_t)tuner_part_of(theta)};
+    return (struct head_params){
+        curve_theta(theta % N_THETAS), curve_tau(tau), lambda, true, (uint8_t)tuner_part_of(theta)};
 }

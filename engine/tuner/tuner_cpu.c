@@ -1,5 +1,6 @@
-/* The tuner's numbers on CPU threads. One task is one (head, sample) and is serial, so results do not depend on the number
- * of threads. The session may run elsewhere: it hands over host tensors. */
+/* The tuner's numbers on CPU threads. One task is one (head, sample) and is serial, so results do
+ * not depend on the number of threads. The session may run elsewhere: it hands over host tensors.
+ */
 #include "engine/session_backend.h"
 #include "engine/tuner/tuner_parts.h"
 #include "kernels/registry.h"
@@ -24,9 +25,9 @@ struct cpu_tuner {
     struct held *tensors; /* [n_samples] */
     int at_once;          /* most heads held */
     int layer, first_head, n_held;
-    int n_advanced;       /* layers the streams have gone through */
+    int n_advanced; /* layers the streams have gone through */
     int longest;
-    char *ws;             /* per worker */
+    char *ws; /* per worker */
     size_t ws_stride;
 };
 
@@ -42,7 +43,8 @@ static int longest_of(const struct tune_args *a)
     return n;
 }
 
-static struct mask_args mask_of(const struct tune_args *a, const struct attn_args *attn, const struct head_params *p)
+static struct mask_args mask_of(
+    const struct tune_args *a, const struct attn_args *attn, const struct head_params *p)
 {
     return (struct mask_args){attn, p, a->policy->smooth_k, 0, a->policy->window, NULL};
 }
@@ -62,10 +64,24 @@ static struct attn_args head_of(const struct cpu_tuner *t, struct tuner_place at
     int head = at.head - t->first_head, kv = at.head / g - t->first_head / g;
     ptrdiff_t row = (ptrdiff_t)t->n_held * d;
     return (struct attn_args){
-        .dtype = DTYPE_F32, .n_q = n, .n_heads = 1, .n_kv_heads = 1, .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)), .q = x->q + head * d, .k = x->k + (ptrdiff_t)kv * n * d,
-        .v = x->v + (ptrdiff_t)kv * n * d, .o = x->o + head * d, .q_row = row, .q_head = d, .k_row = d,
-        .k_head = (ptrdiff_t)n * d, .v_row = d, .v_head = (ptrdiff_t)n * d, .o_row = row, .o_head = d,
+        .dtype = DTYPE_F32,
+        .n_q = n,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = d,
+        .scale = (float)(1 / sqrt((double)d)),
+        .q = x->q + head * d,
+        .k = x->k + (ptrdiff_t)kv * n * d,
+        .v = x->v + (ptrdiff_t)kv * n * d,
+        .o = x->o + head * d,
+        .q_row = row,
+        .q_head = d,
+        .k_row = d,
+        .k_head = (ptrdiff_t)n * d,
+        .v_row = d,
+        .v_head = (ptrdiff_t)n * d,
+        .o_row = row,
+        .o_head = d,
         .block = t->a->policy->block,
     };
 }
@@ -74,31 +90,43 @@ static struct attn_args head_of(const struct cpu_tuner *t, struct tuner_place at
 
 static size_t measure_workspace(const struct tune_args *a, int longest)
 {
-    struct attn_args x = {.dtype = DTYPE_F32, .n_q = longest, .n_heads = BATCH, .n_kv_heads = 1,
-                          .head_dim = a->weights->config.head_dim, .block = a->policy->block};
+    struct attn_args x = {.dtype = DTYPE_F32,
+        .n_q = longest,
+        .n_heads = BATCH,
+        .n_kv_heads = 1,
+        .head_dim = a->weights->config.head_dim,
+        .block = a->policy->block};
     struct tile_map map = tile_map_shape(x.block, BATCH, 0, x.n_q);
     struct mask_args m = mask_of(a, &x, NULL);
     x.tiles = &map;
     const struct attn_impl *impl;
-    size_t n = (size_t)x.n_q, largest = n * sizeof(float), mask = mask_workspace(a->policy->method, &m, 1);
+    size_t n = (size_t)x.n_q, largest = n * sizeof(float),
+           mask = mask_workspace(a->policy->method, &m, 1);
     size_t kernel = attn_choose(&x, a->impl, &impl) == OK ? impl->workspace(&x) : 0;
     if (kernel > largest) largest = kernel;
     if (mask > largest) largest = mask;
-    return align64(BATCH * n * (size_t)x.head_dim * sizeof(float)) + align64(tile_map_bytes(&map)) + align64(largest);
+    return align64(BATCH * n * (size_t)x.head_dim * sizeof(float)) + align64(tile_map_bytes(&map)) +
+        align64(largest);
 }
 
 static size_t worker_bytes(const struct tune_args *a, int longest)
 {
-    struct attn_args probe = {.dtype = DTYPE_F32, .n_q = longest, .n_heads = 1, .n_kv_heads = 1,
-                              .head_dim = a->weights->config.head_dim, .block = a->policy->block};
+    struct attn_args probe = {.dtype = DTYPE_F32,
+        .n_q = longest,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = a->weights->config.head_dim,
+        .block = a->policy->block};
     struct mask_args mask = mask_of(a, &probe, NULL);
-    size_t curve = curve_workspace(a->policy->method, &mask), measure = measure_workspace(a, longest);
+    size_t curve = curve_workspace(a->policy->method, &mask),
+           measure = measure_workspace(a, longest);
     return align64(curve > measure ? curve : measure);
 }
 
 static size_t tensor_bytes(const struct llama_config *c, size_t tokens, int n_heads)
 {
-    return tokens * 2 * (size_t)(n_heads + kv_heads_of(c, n_heads)) * (size_t)c->head_dim * sizeof(float);
+    return tokens * 2 * (size_t)(n_heads + kv_heads_of(c, n_heads)) * (size_t)c->head_dim *
+        sizeof(float);
 }
 
 static size_t curve_bytes(const struct tune_args *a, int n_heads)
@@ -113,7 +141,8 @@ static int choose_at_once(const struct tune_args *a, size_t tokens, size_t limit
     const struct llama_config *c = &a->weights->config;
     int g = group_of(c);
     for (int n = c->n_heads; n > 1; n--)
-        if ((n % g == 0 || g % n == 0) && tensor_bytes(c, tokens, n) + curve_bytes(a, n) <= limit) return n;
+        if ((n % g == 0 || g % n == 0) && tensor_bytes(c, tokens, n) + curve_bytes(a, n) <= limit)
+            return n;
     return 1;
 }
 
@@ -121,8 +150,12 @@ static int choose_at_once(const struct tune_args *a, size_t tokens, size_t limit
 static size_t scratch_bytes(const struct tune_args *a, int longest)
 {
     const struct llama_config *c = &a->weights->config;
-    struct attn_args x = {.dtype = DTYPE_F32, .n_q = longest, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
-                          .head_dim = c->head_dim, .block = {128, 64}};
+    struct attn_args x = {.dtype = DTYPE_F32,
+        .n_q = longest,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .block = {128, 64}};
     const struct attn_impl *impl;
     return attn_choose(&x, a->impl, &impl) == OK ? align64(impl->workspace(&x)) : 0;
 }
@@ -131,10 +164,12 @@ static struct tuner_plan cpu_plan(const struct tune_args *a)
 {
     const struct llama_config *c = &a->weights->config;
     const struct weights_device *device = a->weights->on_device;
-    int longest = longest_of(a), chunk = (longest + 127) / 128 * 128; /* the hook must see a whole sample at once */
+    /* the hook must see a whole sample at once */
+    int longest = longest_of(a), chunk = (longest + 127) / 128 * 128;
     size_t tokens = 0;
     for (int s = 0; s < a->n_samples; s++) tokens += (size_t)a->samples[s].n;
-    struct session_plan session = session_plan_for(a->weights, longest, chunk, false, par_threads(a->par));
+    struct session_plan session =
+        session_plan_for(a->weights, longest, chunk, false, par_threads(a->par));
     struct tuner_plan p = {
         .session_bytes = session.total_bytes + (device ? 0 : scratch_bytes(a, longest)),
         .stream_bytes = tokens * (size_t)c->hidden_size * sizeof(float),
@@ -143,10 +178,12 @@ static struct tuner_plan cpu_plan(const struct tune_args *a)
     size_t limit = a->held_bytes;
     if (!limit) limit = TUNER_HELD_STREAMS * p.stream_bytes;
     if (!a->held_bytes && limit < TUNER_HELD_BYTES) limit = TUNER_HELD_BYTES;
-    p.heads_at_once = device ? c->n_heads : choose_at_once(a, tokens, limit); /* parts come from the CPU's sessions only */
+    /* parts come from the CPU's sessions only */
+    p.heads_at_once = device ? c->n_heads : choose_at_once(a, tokens, limit);
     p.tensor_bytes = tensor_bytes(c, tokens, p.heads_at_once);
     p.curve_bytes = curve_bytes(a, p.heads_at_once);
-    p.total_bytes = p.session_bytes + p.stream_bytes + p.tensor_bytes + p.curve_bytes + p.workspace_bytes;
+    p.total_bytes =
+        p.session_bytes + p.stream_bytes + p.tensor_bytes + p.curve_bytes + p.workspace_bytes;
     return p;
 }
 
@@ -189,8 +226,9 @@ static enum status allocate(struct cpu_tuner *t)
     t->ws_stride = worker_bytes(a, t->longest);
     t->ws = aligned_alloc(64, t->ws_stride * (size_t)par_threads(a->par));
     if (ok && t->ws) return OK;
-    return fail(ERR_MEMORY, "no memory to tune on %d samples of up to %d tokens; use fewer or shorter ones", a->n_samples,
-                t->longest);
+    return fail(ERR_MEMORY,
+        "no memory to tune on %d samples of up to %d tokens; use fewer or shorter ones",
+        a->n_samples, t->longest);
 }
 
 static enum status cpu_open(void **state, const struct tune_args *a, const struct tuner_plan *plan)
@@ -202,7 +240,9 @@ static enum status cpu_open(void **state, const struct tune_args *a, const struc
     t->at_once = plan->heads_at_once;
     t->longest = longest_of(a);
     enum status st = allocate(t);
-    if (st == OK) st = session_open(&t->session, a->weights, a->par, t->longest, (t->longest + 127) / 128 * 128, a->impl);
+    if (st == OK)
+        st = session_open(
+            &t->session, a->weights, a->par, t->longest, (t->longest + 127) / 128 * 128, a->impl);
     if (st != OK) cpu_close(state);
     return st;
 }
@@ -222,8 +262,10 @@ static void keep_rows(void *ctx, int item, int worker)
     const struct keeper *k = ctx;
     const struct attn_args *a = k->attn;
     const struct held *x = &k->t->tensors[k->sample];
-    size_t d = (size_t)a->head_dim, n = (size_t)a->n_q, first = 64 * (size_t)item, rows = n - first < 64 ? n - first : 64;
-    size_t row = (size_t)a->n_heads * d, q_bytes = rows * row * sizeof *x->q, k_bytes = rows * d * sizeof *x->k;
+    size_t d = (size_t)a->head_dim, n = (size_t)a->n_q, first = 64 * (size_t)item,
+           rows = n - first < 64 ? n - first : 64;
+    size_t row = (size_t)a->n_heads * d, q_bytes = rows * row * sizeof *x->q,
+           k_bytes = rows * d * sizeof *x->k;
     memcpy(x->q + first * row, (const float *)a->q + first * row, q_bytes);
     memcpy(x->o + first * row, (const float *)a->o + first * row, q_bytes);
     for (int h = 0; h < a->n_kv_heads; h++) {
@@ -246,18 +288,26 @@ static enum status forward(struct cpu_tuner *t, int layer, bool keep)
     for (int s = 0; s < t->a->n_samples; s++) {
         struct keeper k = {t, s, NULL};
         session_reset(t->session);
-        enum status st = session_forward(t->session, &(struct forward_args){
-                                            .tokens = t->a->samples[s].ids, .n = t->a->samples[s].n, .first_layer = layer,
-                                            .end_layer = layer + 1, .residual_in = layer ? t->stream[s] : NULL,
-                                            .capture_layer = layer + 1, .residual_out = t->stream[s],
-                                            .hook = keep ? keep_tensors : NULL, .hook_ctx = &k, .stop = t->a->stop});
-        if (st != OK) return st == ERR_CANCELLED ? st : fail_context(st, "sample %s", t->a->samples[s].name);
+        enum status st = session_forward(t->session,
+            &(struct forward_args){.tokens = t->a->samples[s].ids,
+                .n = t->a->samples[s].n,
+                .first_layer = layer,
+                .end_layer = layer + 1,
+                .residual_in = layer ? t->stream[s] : NULL,
+                .capture_layer = layer + 1,
+                .residual_out = t->stream[s],
+                .hook = keep ? keep_tensors : NULL,
+                .hook_ctx = &k,
+                .stop = t->a->stop});
+        if (st != OK)
+            return st == ERR_CANCELLED ? st : fail_context(st, "sample %s", t->a->samples[s].name);
     }
     t->n_advanced = layer + 1;
     return OK;
 }
 
-/* A whole layer is kept on the way through it. Of a part, projections and attention are computed again from the stream. */
+/* A whole layer is kept on the way through it. Of a part, projections and attention are computed
+ * again from the stream. */
 static enum status cpu_hold(void *state, int layer, int first_head, int end_head)
 {
     struct cpu_tuner *t = state;
@@ -268,10 +318,17 @@ static enum status cpu_hold(void *state, int layer, int first_head, int end_head
     for (int s = 0; s < t->a->n_samples; s++) {
         const struct held *x = &t->tensors[s];
         if (stopped(t)) return fail(ERR_CANCELLED, "stopped on request");
-        TRY(session_heads(t->session, &(struct heads_args){
-                                          .tokens = t->a->samples[s].ids, .n = t->a->samples[s].n, .layer = layer,
-                                          .first = first_head, .end = end_head, .residual = layer ? t->stream[s] : NULL,
-                                          .q = x->q, .k = x->k, .v = x->v, .o = x->o}));
+        TRY(session_heads(t->session,
+            &(struct heads_args){.tokens = t->a->samples[s].ids,
+                .n = t->a->samples[s].n,
+                .layer = layer,
+                .first = first_head,
+                .end = end_head,
+                .residual = layer ? t->stream[s] : NULL,
+                .q = x->q,
+                .k = x->k,
+                .v = x->v,
+                .o = x->o}));
     }
     return OK;
 }
@@ -279,7 +336,8 @@ static enum status cpu_hold(void *state, int layer, int first_head, int end_head
 static enum status cpu_advance(void *state, int layer)
 {
     struct cpu_tuner *t = state;
-    return t->n_advanced > layer ? OK : forward(t, layer, false); /* holding a whole layer has gone through it */
+    /* holding a whole layer has gone through it */
+    return t->n_advanced > layer ? OK : forward(t, layer, false);
 }
 
 /* Tasks. */
@@ -303,7 +361,8 @@ static void run_task(void *ctx, int i, int worker)
     struct cpu_tuner *t = j->t;
     struct outcome *x = &j->outcomes[i];
     if (stopped(t)) return;
-    x->status = j->body(t, (char *)j->tasks + j->task_bytes * (size_t)i, t->ws + t->ws_stride * (size_t)worker);
+    x->status = j->body(
+        t, (char *)j->tasks + j->task_bytes * (size_t)i, t->ws + t->ws_stride * (size_t)worker);
     if (x->status != OK) snprintf(x->message, sizeof x->message, "%s", status_message());
 }
 
@@ -317,7 +376,8 @@ static enum status run_tasks(int n, struct job j)
     par_for(t->a->par, n, run_task, &j);
     enum status st = stopped(t) ? fail(ERR_CANCELLED, "stopped on request") : OK;
     for (int i = 0; i < n && st == OK; i++) {
-        const struct tuner_place *at = (const void *)((const char *)j.tasks + j.task_bytes * (size_t)i);
+        const struct tuner_place *at =
+            (const void *)((const char *)j.tasks + j.task_bytes * (size_t)i);
         st = j.outcomes[i].status;
         if (st != OK) st = tuner_blame(t->a, t->layer, *at, st, j.outcomes[i].message);
     }
@@ -357,9 +417,10 @@ static enum status cpu_lambdas(void *state, const struct tuner_lambda_task *task
     return run_tasks(n, (struct job){state, (void *)tasks, sizeof *tasks, lambda_task, NULL});
 }
 
-/* Up to BATCH triples as the heads of one call: they read the same q, k and v and write outputs of their own. */
-static enum status measure_batch(const struct cpu_tuner *t, struct tuner_place at, const struct head_params *params, int n,
-                                 char *ws, struct tuner_measured *out)
+/* Up to BATCH triples as the heads of one call: they read the same q, k and v and write outputs of
+ * their own. */
+static enum status measure_batch(const struct cpu_tuner *t, struct tuner_place at,
+    const struct head_params *params, int n, char *ws, struct tuner_measured *out)
 {
     struct attn_args dense = head_of(t, at), a = dense;
     struct head_ledger ledger[BATCH] = {0};
@@ -393,7 +454,8 @@ static enum status measure_task(struct cpu_tuner *t, void *task, char *ws)
 {
     const struct tuner_measure_task *x = task;
     for (int i = 0; i < x->n; i += BATCH)
-        TRY(measure_batch(t, x->at, x->params + i, x->n - i < BATCH ? x->n - i : BATCH, ws, x->out + i));
+        TRY(measure_batch(
+            t, x->at, x->params + i, x->n - i < BATCH ? x->n - i : BATCH, ws, x->out + i));
     return OK;
 }
 
@@ -409,5 +471,14 @@ static const char *cpu_refuses(const struct weights *w, const struct sparse_poli
 }
 
 const struct tuner_backend tuner_backend_cpu = {
-    "cpu", cpu_refuses, cpu_plan, cpu_open, cpu_close, cpu_hold, cpu_advance, cpu_curves, cpu_lambdas, cpu_measure,
+    "cpu",
+    cpu_refuses,
+    cpu_plan,
+    cpu_open,
+    cpu_close,
+    cpu_hold,
+    cpu_advance,
+    cpu_curves,
+    cpu_lambdas,
+    cpu_measure,
 };

@@ -1,6 +1,6 @@
-/* What the parts of the tuner share: tuner.c walks the layers, tuner_settle.c chooses, verifies and backs off, and a
- * backend computes what they decide from. The choice knows no tensors and the backend makes no choice. Nobody else
- * includes this.
+/* What the parts of the tuner share: tuner.c walks the layers, tuner_settle.c chooses, verifies and
+ * backs off, and a backend computes what they decide from. The choice knows no tensors and the
+ * backend makes no choice. Nobody else includes this.
  */
 #ifndef SG_ENGINE_TUNER_TUNER_PARTS_H
 #define SG_ENGINE_TUNER_TUNER_PARTS_H
@@ -40,10 +40,11 @@ struct tuner_measure_task {
     struct tuner_measured *out; /* [n] */
 };
 
-/* Computes for one range of heads of one layer. Every entry takes all there is to do of its kind, so that a device can
- * run it as one batch; tensors are the backend's own business. Results must not depend on how the work is spread. Errors
- * that belong to a place name it (tuner_blame); ERR_CANCELLED when args->stop said so. Entries are all mandatory, and are
- * called from one thread. */
+/* Computes for one range of heads of one layer. Every entry takes all there is to do of its kind,
+ * so that a device can run it as one batch; tensors are the backend's own business. Results must
+ * not depend on how the work is spread. Errors that belong to a place name it (tuner_blame);
+ * ERR_CANCELLED when args->stop said so. Entries are all mandatory, and are called from one thread.
+ */
 struct tuner_backend {
     const char *name;
     /* NULL, or why it cannot make curves like these; static text. */
@@ -53,10 +54,12 @@ struct tuner_backend {
     /* *state is NULL when this fails */
     enum status (*open)(void **state, const struct tune_args *a, const struct tuner_plan *plan);
     void (*close)(void **state); /* also of NULL */
-    /* Brings q, k, v and the dense o of these heads, for every sample, from the samples' streams at this layer: heads
-     * [first, end) of at most plan->heads_at_once, part after part in rising order. */
+    /* Brings q, k, v and the dense o of these heads, for every sample, from the samples' streams at
+     * this layer: heads [first, end) of at most plan->heads_at_once, part after part in rising
+     * order. */
     enum status (*hold)(void *state, int layer, int first_head, int end_head);
-    /* The streams go through this layer: layers rise one by one from 0, and what was held is dropped. */
+    /* The streams go through this layer: layers rise one by one from 0, and what was held is
+     * dropped. */
     enum status (*advance)(void *state, int layer);
     enum status (*curves)(void *state, struct tuner_curve_task *tasks, int n);
     enum status (*lambdas)(void *state, const struct tuner_lambda_task *tasks, int n);
@@ -64,13 +67,14 @@ struct tuner_backend {
 };
 
 extern const struct tuner_backend tuner_backend_cpu, tuner_backend_cuda;
-/* The one that works where the weights are, or the CPU's when that one refuses: then *why (may be NULL) is its reason, else
- * NULL. longest: tokens of the longest sample. */
-const struct tuner_backend *tuner_backend_for(const struct weights *w, const struct sparse_policy *p, int longest,
-                                              const char **why);
+/* The one that works where the weights are, or the CPU's when that one refuses: then *why (may be
+ * NULL) is its reason, else NULL. longest: tokens of the longest sample. */
+const struct tuner_backend *tuner_backend_for(
+    const struct weights *w, const struct sparse_policy *p, int longest, const char **why);
 
 /* Put layer, head and sample in front of `message`; returns st. */
-enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place at, enum status st, const char *message);
+enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place at, enum status st,
+    const char *message);
 
 struct tuner {
     const struct tune_args *a;
@@ -93,8 +97,8 @@ double tuner_error_by(const struct output_error *e, enum tune_rule rule);
 static inline int tuner_part_of(int theta) { return theta / N_THETAS; }
 struct head_params tuner_params_of(int theta, int tau, float lambda);
 /* tune_choose over all parts; curves: [n, n_parts]. *theta is counted in all parts. */
-bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound, int *theta, int *tau,
-                  double *sparsity, struct head_error *worst);
+bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound,
+    int *theta, int *tau, double *sparsity, struct head_error *worst);
 
 extern const struct head_error tuner_no_error; /* of no sample: NAN */
 void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value);

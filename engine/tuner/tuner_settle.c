@@ -1,6 +1,7 @@
-/* From curves to thresholds of the heads that are held. All heads and all bounds go through the same rounds together, so
- * that what they have in common is computed once: the tiles behind the curves of λ, the verification of a triple. A round
- * is one call of the backend. Heads are counted from the first one held. */
+/* From curves to thresholds of the heads that are held. All heads and all bounds go through the
+ * same rounds together, so that what they have in common is computed once: the tiles behind the
+ * curves of λ, the verification of a triple. A round is one call of the backend. Heads are counted
+ * from the first one held. */
 #include "engine/tuner/tuner_parts.h"
 
 #include "base/clock.h"
@@ -12,10 +13,10 @@
 
 /* A (θ, τ) and the rule's error over λ on the worst sample. */
 struct pair {
-    int theta, tau;             /* θ counted in all parts of the method (tuner_part_of) */
+    int theta, tau; /* θ counted in all parts of the method (tuner_part_of) */
     bool want_tune, want_check, have_check;
     double tune[N_LAMBDAS], check[N_LAMBDAS];
-    double rise[N_LAMBDAS];     /* mean error over that without stage 2, worst sample so far */
+    double rise[N_LAMBDAS]; /* mean error over that without stage 2, worst sample so far */
 };
 
 struct triple {
@@ -28,15 +29,15 @@ struct triple {
 /* One pair of bounds of one head on its way. */
 struct pick {
     int pair, lambda, triple;
-    bool open;                  /* not settled yet */
+    bool open; /* not settled yet */
     bool want_curves;
 };
 
 struct head_work {
     struct pair *pairs;
     struct triple *triples;
-    struct pick *picks;         /* [n_bounds] */
-    struct curve *check;        /* [n_check, n_parts]; NULL until a bound fails there */
+    struct pick *picks;  /* [n_bounds] */
+    struct curve *check; /* [n_check, n_parts]; NULL until a bound fails there */
     int n_pairs, n_triples;
 };
 
@@ -82,7 +83,8 @@ static enum status triple_of(struct head_work *h, struct pick *p)
     return OK;
 }
 
-/* What a round asks for: the same of every sample in [first, end), for each head that has something to do. */
+/* What a round asks for: the same of every sample in [first, end), for each head that has something
+ * to do. */
 struct round {
     void *tasks, *results, *params; /* params: shared by the samples of a head */
     int n_tasks;
@@ -95,10 +97,11 @@ static void round_clear(struct round *r)
     free(r->params);
 }
 
-static bool round_init(struct round *r, int n_heads, int n_things, int n_samples, size_t task, size_t params, size_t result)
+static bool round_init(struct round *r, int n_heads, int n_things, int n_samples, size_t task,
+    size_t params, size_t result)
 {
-    *r = (struct round){malloc(task * (size_t)(n_heads * n_samples)), calloc((size_t)(n_things * n_samples), result),
-                        malloc(params * (size_t)n_things), 0};
+    *r = (struct round){malloc(task * (size_t)(n_heads * n_samples)),
+        calloc((size_t)(n_things * n_samples), result), malloc(params * (size_t)n_things), 0};
     if (r->tasks && r->results && r->params) return true;
     round_clear(r);
     return false;
@@ -113,7 +116,8 @@ static enum status no_memory(const struct settling *s)
 
 static bool wants(const struct pair *p, bool check) { return check ? p->want_check : p->want_tune; }
 
-static void note_lambdas(const struct settling *s, struct head_work *h, const struct pv_curve *c, bool check)
+static void note_lambdas(
+    const struct settling *s, struct head_work *h, const struct pv_curve *c, bool check)
 {
     for (int p = 0; p < h->n_pairs; p++) {
         if (!wants(&h->pairs[p], check)) continue;
@@ -131,17 +135,19 @@ static void note_lambdas(const struct settling *s, struct head_work *h, const st
 static enum status make_lambda_curves(struct settling *s, bool check)
 {
     struct tuner *t = s->t;
-    int first = check ? t->n_tune : 0, end = check ? t->a->n_samples : t->n_tune, n_heads = 0, n_pairs = 0;
+    int first = check ? t->n_tune : 0, end = check ? t->a->n_samples : t->n_tune, n_heads = 0,
+        n_pairs = 0;
     for (int head = 0; head < t->n_heads; head++) {
         int n = 0;
-        for (int p = 0; p < s->heads[head].n_pairs; p++) n += wants(&s->heads[head].pairs[p], check);
+        for (int p = 0; p < s->heads[head].n_pairs; p++)
+            n += wants(&s->heads[head].pairs[p], check);
         n_heads += n > 0;
         n_pairs += n;
     }
     if (!n_pairs || first == end) return OK;
     struct round r;
-    if (!round_init(&r, n_heads, n_pairs, end - first, sizeof(struct tuner_lambda_task), sizeof(struct threshold_pair),
-                    sizeof(struct pv_curve)))
+    if (!round_init(&r, n_heads, n_pairs, end - first, sizeof(struct tuner_lambda_task),
+            sizeof(struct threshold_pair), sizeof(struct pv_curve)))
         return no_memory(s);
     struct tuner_lambda_task *tasks = r.tasks;
     struct threshold_pair *pairs = r.params;
@@ -151,10 +157,11 @@ static enum status make_lambda_curves(struct settling *s, bool check)
         int n = 0;
         for (int p = 0; p < h->n_pairs; p++)
             if (wants(&h->pairs[p], check))
-                pairs[n++] = (struct threshold_pair){curve_theta(h->pairs[p].theta % N_THETAS), curve_tau(h->pairs[p].tau),
-                                                     tuner_part_of(h->pairs[p].theta)};
+                pairs[n++] = (struct threshold_pair){curve_theta(h->pairs[p].theta % N_THETAS),
+                    curve_tau(h->pairs[p].tau), tuner_part_of(h->pairs[p].theta)};
         for (int i = first; i < end && n; i++, out += n)
-            tasks[r.n_tasks++] = (struct tuner_lambda_task){{t->first_head + head, i, 0}, pairs, n, out};
+            tasks[r.n_tasks++] =
+                (struct tuner_lambda_task){{t->first_head + head, i, 0}, pairs, n, out};
         pairs += n;
     }
     enum status st = t->backend->lambdas(t->state, tasks, r.n_tasks);
@@ -175,7 +182,8 @@ static enum status make_check_curves(struct settling *s)
 {
     struct tuner *t = s->t;
     int n = 0;
-    struct tuner_curve_task *tasks = malloc(sizeof *tasks * (size_t)(t->n_heads * s->n_check * t->n_parts) + 1);
+    struct tuner_curve_task *tasks =
+        malloc(sizeof *tasks * (size_t)(t->n_heads * s->n_check * t->n_parts) + 1);
     enum status st = tasks ? OK : no_memory(s);
     for (int head = 0; head < t->n_heads && st == OK; head++) {
         struct head_work *h = &s->heads[head];
@@ -183,9 +191,12 @@ static enum status make_check_curves(struct settling *s)
         for (int b = 0; b < t->a->n_bounds; b++) wanted |= h->picks[b].want_curves;
         if (!wanted || h->check || !s->n_check) continue;
         h->check = malloc(sizeof *h->check * (size_t)(s->n_check * t->n_parts));
-        if (!h->check) st = fail(ERR_MEMORY, "no memory for the curves of %d check samples", s->n_check);
+        if (!h->check)
+            st = fail(ERR_MEMORY, "no memory for the curves of %d check samples", s->n_check);
         for (int i = 0; i < s->n_check * t->n_parts && h->check; i++)
-            tasks[n++] = (struct tuner_curve_task){{t->first_head + head, t->n_tune + i / t->n_parts, i % t->n_parts}, &h->check[i], false};
+            tasks[n++] = (struct tuner_curve_task){
+                {t->first_head + head, t->n_tune + i / t->n_parts, i % t->n_parts}, &h->check[i],
+                false};
     }
     if (st == OK && n) st = t->backend->curves(t->state, tasks, n);
     free(tasks);
@@ -200,7 +211,8 @@ static struct head_params params_of(const struct head_work *h, const struct trip
     return tuner_params_of(p->theta, p->tau, curve_lambda(x->lambda));
 }
 
-static void note_measured(const struct settling *s, struct head_work *h, int sample, const struct tuner_measured *m)
+static void note_measured(
+    const struct settling *s, struct head_work *h, int sample, const struct tuner_measured *m)
 {
     for (int x = 0; x < h->n_triples; x++) {
         struct triple *v = &h->triples[x];
@@ -228,8 +240,8 @@ static enum status measure_triples(struct settling *s)
     }
     if (!n_triples) return OK;
     struct round r;
-    if (!round_init(&r, n_heads, n_triples, n_samples, sizeof(struct tuner_measure_task), sizeof(struct head_params),
-                    sizeof(struct tuner_measured)))
+    if (!round_init(&r, n_heads, n_triples, n_samples, sizeof(struct tuner_measure_task),
+            sizeof(struct head_params), sizeof(struct tuner_measured)))
         return no_memory(s);
     struct tuner_measure_task *tasks = r.tasks;
     struct head_params *params = r.params;
@@ -240,15 +252,18 @@ static enum status measure_triples(struct settling *s)
         for (int x = 0; x < h->n_triples; x++)
             if (!h->triples[x].measured) params[n++] = params_of(h, &h->triples[x]);
         for (int i = 0; i < n_samples && n; i++, out += n)
-            tasks[r.n_tasks++] = (struct tuner_measure_task){{t->first_head + head, i, 0}, params, n, out};
+            tasks[r.n_tasks++] =
+                (struct tuner_measure_task){{t->first_head + head, i, 0}, params, n, out};
         params += n;
     }
     t->times->n_verified += n_triples * n_samples;
     enum status st = t->backend->measure(t->state, tasks, r.n_tasks);
     for (int i = 0; i < r.n_tasks && st == OK; i++)
-        note_measured(s, &s->heads[tasks[i].at.head - t->first_head], tasks[i].at.sample, tasks[i].out);
+        note_measured(
+            s, &s->heads[tasks[i].at.head - t->first_head], tasks[i].at.sample, tasks[i].out);
     for (int head = 0; head < t->n_heads; head++)
-        for (int x = 0; x < s->heads[head].n_triples; x++) s->heads[head].triples[x].measured = true;
+        for (int x = 0; x < s->heads[head].n_triples; x++)
+            s->heads[head].triples[x].measured = true;
     round_clear(&r);
     return st;
 }
@@ -265,10 +280,13 @@ static enum status choose_pairs(struct settling *s, int head)
         int theta, tau;
         double sparsity;
         struct head_error worst;
-        bool found = tuner_choose(curves, t->n_tune, t->n_parts, t->a->rule, t->a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
+        bool found = tuner_choose(curves, t->n_tune, t->n_parts, t->a->rule, t->a->bounds[b].l1,
+            &theta, &tau, &sparsity, &worst);
         out->in_range = true;
         if (!found || sparsity < t->a->min_sparsity) {
-            tuner_make_dense(out, s->n_check > 0, "the curves promise %.1f %% sparsity, too little to be worth it", found ? 100 * sparsity : 0);
+            tuner_make_dense(out, s->n_check > 0,
+                "the curves promise %.1f %% sparsity, too little to be worth it",
+                found ? 100 * sparsity : 0);
             continue;
         }
         TRY(pair_of(h, theta, tau, &h->picks[b].pair));
@@ -278,16 +296,19 @@ static enum status choose_pairs(struct settling *s, int head)
     return OK;
 }
 
-/* The smallest λ from `first` on that holds the bound on tuning samples, and on check samples when their curve is known.
- * Stage 2 errs a little on many rows, and the tail does not see that below its bound (one head of the bundled model went
- * from a mean of .08 to .26 with its tail unmoved): under that rule the mean may rise in proportion to the bounds only. */
-static bool smallest_lambda(const struct tuner *t, const struct pair *p, int first, struct tune_bounds bounds, int *out)
+/* The smallest λ from `first` on that holds the bound on tuning samples, and on check samples when
+ * their curve is known. Stage 2 errs a little on many rows, and the tail does not see that below
+ * its bound (one head of the bundled model went from a mean of .08 to .26 with its tail unmoved):
+ * under that rule the mean may rise in proportion to the bounds only. */
+static bool smallest_lambda(
+    const struct tuner *t, const struct pair *p, int first, struct tune_bounds bounds, int *out)
 {
     int found = N_LAMBDAS;
     double bound = bounds.pv_l1;
     for (int l = N_LAMBDAS - 1; l >= first; l--) {
         if (!(p->tune[l] <= bound && (!p->have_check || p->check[l] <= bound))) break;
-        if (t->a->rule == RULE_TAIL && l < N_LAMBDAS - 1 && p->rise[l] > bounds.pv_l1 / bounds.l1) break;
+        if (t->a->rule == RULE_TAIL && l < N_LAMBDAS - 1 && p->rise[l] > bounds.pv_l1 / bounds.l1)
+            break;
         found = l;
     }
     if (found == N_LAMBDAS) return false;
@@ -301,13 +322,15 @@ static enum status choose_first_lambda(struct settling *s, int head)
     for (int b = 0; b < s->t->a->n_bounds; b++) {
         struct pick *p = &h->picks[b];
         if (!p->open) continue;
-        if (!smallest_lambda(s->t, &h->pairs[p->pair], 0, s->t->a->bounds[b], &p->lambda)) p->lambda = N_LAMBDAS - 1;
+        if (!smallest_lambda(s->t, &h->pairs[p->pair], 0, s->t->a->bounds[b], &p->lambda))
+            p->lambda = N_LAMBDAS - 1;
         TRY(triple_of(h, p));
     }
     return OK;
 }
 
-/* Settles what holds; what does not asks for its curve on the check samples over λ. Returns how many stay open. */
+/* Settles what holds; what does not asks for its curve on the check samples over λ. Returns how
+ * many stay open. */
 static int judge(struct settling *s, int head)
 {
     const struct tuner *t = s->t;
@@ -326,14 +349,17 @@ static int judge(struct settling *s, int head)
         struct head_error worst = head_error_worst(v->tune, v->check);
         p->open = false;
         if (v->sparsity < t->a->min_sparsity) {
-            tuner_make_dense(out, s->n_check > 0, out->back_offs ? "%.1f %% sparsity is left where the bound holds on every sample"
-                                                 : "%.1f %% sparsity is too little to be worth it", 100 * v->sparsity);
+            tuner_make_dense(out, s->n_check > 0,
+                out->back_offs ? "%.1f %% sparsity is left where the bound holds on every sample"
+                               : "%.1f %% sparsity is too little to be worth it",
+                100 * v->sparsity);
         } else if (head_error_by(&worst, t->a->rule) <= t->a->bounds[b].pv_l1) {
             out->params = params_of(h, v);
         } else {
             p->open = true;
             n_open++;
-            h->pairs[p->pair].want_check = !h->pairs[p->pair].have_check && s->n_check > 0 && p->lambda < N_LAMBDAS - 1;
+            h->pairs[p->pair].want_check =
+                !h->pairs[p->pair].have_check && s->n_check > 0 && p->lambda < N_LAMBDAS - 1;
         }
     }
     return n_open;
@@ -347,7 +373,8 @@ static enum status back_off_lambda(struct settling *s, int head)
         struct pick *p = &h->picks[b];
         if (!p->open) continue;
         head_out(s, b, head)->back_offs++;
-        p->want_curves = !smallest_lambda(s->t, &h->pairs[p->pair], p->lambda + 1, s->t->a->bounds[b], &p->lambda);
+        p->want_curves = !smallest_lambda(
+            s->t, &h->pairs[p->pair], p->lambda + 1, s->t->a->bounds[b], &p->lambda);
         if (!p->want_curves) TRY(triple_of(h, p));
     }
     return OK;
@@ -358,8 +385,10 @@ static bool pair_holds(const struct settling *s, int head, int theta, int tau, d
     const struct tuner *t = s->t;
     int part = tuner_part_of(theta), n = t->n_parts;
     for (int i = 0; i < t->a->n_samples; i++) {
-        const struct curve *c = i < t->n_tune ? &t->curves[(head * t->n_tune + i) * n + part] : &s->heads[head].check[(i - t->n_tune) * n + part];
-        if (!(tuner_error_by(&c->points[theta % N_THETAS][tau].error, t->a->rule) <= bound)) return false;
+        const struct curve *c = i < t->n_tune ? &t->curves[(head * t->n_tune + i) * n + part]
+                                              : &s->heads[head].check[(i - t->n_tune) * n + part];
+        if (!(tuner_error_by(&c->points[theta % N_THETAS][tau].error, t->a->rule) <= bound))
+            return false;
     }
     return true;
 }
@@ -374,8 +403,9 @@ static enum status back_off_tau(struct settling *s, int head)
         struct pair at = h->pairs[p->pair];
         double bound = s->t->a->bounds[b].pv_l1;
         if (at.tau == N_TAUS - 1)
-            return fail(ERR_NUMERIC, "layer %d, head %d: the bound %g does not hold although every tile is kept",
-                        s->t->layer, s->t->first_head + head, bound);
+            return fail(ERR_NUMERIC,
+                "layer %d, head %d: the bound %g does not hold although every tile is kept",
+                s->t->layer, s->t->first_head + head, bound);
         do at.tau++;
         while (at.tau < N_TAUS - 1 && !pair_holds(s, head, at.theta, at.tau, bound));
         p->want_curves = false;
@@ -411,7 +441,8 @@ enum status settle_heads(struct tuner *t, struct tuned *out)
     int64_t t0 = clock_ns();
     s.heads = calloc((size_t)n_heads, sizeof *s.heads);
     bool ok = s.heads;
-    for (int i = 0; ok && i < n_heads; i++) ok = (s.heads[i].picks = calloc((size_t)t->a->n_bounds, sizeof(struct pick)));
+    for (int i = 0; ok && i < n_heads; i++)
+        ok = (s.heads[i].picks = calloc((size_t)t->a->n_bounds, sizeof(struct pick)));
     enum status st = ok ? settle(&s) : no_memory(&s);
     t->times->verify_s += (double)(clock_ns() - t0) * 1e-9;
     for (int i = 0; s.heads && i < n_heads; i++) {

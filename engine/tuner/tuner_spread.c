@@ -15,7 +15,7 @@ struct share {
     struct tune_args args;
     struct sparse_policy policy; /* with its own layers on */
     struct par *par;
-    struct tuned *out;           /* [n_bounds] */
+    struct tuned *out; /* [n_bounds] */
     struct tune_times times;
     int n_done;
     pthread_t thread;
@@ -31,7 +31,8 @@ struct spread {
     int n, n_total;
 };
 
-static enum status get_curve(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
+static enum status get_curve(
+    void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
     struct spread *s = ctx;
     pthread_mutex_lock(&s->lock);
@@ -40,7 +41,8 @@ static enum status get_curve(void *ctx, int layer, int head, int part, int sampl
     return st;
 }
 
-static enum status put_curve(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
+static enum status put_curve(
+    void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
     struct spread *s = ctx;
     pthread_mutex_lock(&s->lock);
@@ -94,7 +96,7 @@ static enum status share_init(struct spread *s, int i, const struct weights *wei
     x->args.par = x->par;
     x->args.policy = &x->policy;
     x->args.curves = (struct curve_store){s, c->get ? get_curve : NULL, c->put ? put_curve : NULL,
-                                          c->layer_done ? finish_layer : NULL};
+        c->layer_done ? finish_layer : NULL};
     if (s->a->progress) x->args.progress = show_progress;
     x->args.progress_ctx = x;
     return OK;
@@ -119,7 +121,8 @@ static void merge(struct spread *s, struct tuned *out, struct tune_times *times)
         for (int i = 1; i < s->n; i++)
             for (int l = 0; l < out[b].n_layers; l++)
                 if (s->shares[i].policy.layer_on[l])
-                    memcpy(out[b].heads + (size_t)l * row, s->shares[i].out[b].heads + (size_t)l * row, row * sizeof *out[b].heads);
+                    memcpy(out[b].heads + (size_t)l * row,
+                        s->shares[i].out[b].heads + (size_t)l * row, row * sizeof *out[b].heads);
     }
     for (int i = 0; i < s->n; i++) {
         const struct tune_times *t = &s->shares[i].times;
@@ -151,8 +154,8 @@ static enum status run_all(struct spread *s)
     return OK;
 }
 
-enum status tune_spread(const struct tune_args *a, const struct weights *const *weights, int n, int n_threads, struct tuned *out,
-                        struct tune_times *times)
+enum status tune_spread(const struct tune_args *a, const struct weights *const *weights, int n,
+    int n_threads, struct tuned *out, struct tune_times *times)
 {
     assert(n >= 1 && n <= TUNE_MAX_DEVICES);
     struct share shares[TUNE_MAX_DEVICES];
@@ -167,7 +170,8 @@ enum status tune_spread(const struct tune_args *a, const struct weights *const *
     if (n_threads < 1) n_threads = 1;
     pthread_mutex_init(&s.lock, NULL);
     enum status st = OK;
-    for (; n_open < s.n && st == OK; n_open++) st = share_init(&s, n_open, weights[n_open], n_threads);
+    for (; n_open < s.n && st == OK; n_open++)
+        st = share_init(&s, n_open, weights[n_open], n_threads);
     if (st == OK) st = run_all(&s);
     if (st == OK) merge(&s, out, times);
     for (int i = 0; i < n_open; i++) share_clear(&shares[i], a->n_bounds);

@@ -15,8 +15,11 @@ static struct {
     struct policy_options policy;
     struct output_options output;
 } o = {
-    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS, .output.all_columns = true,
+    .machine = MACHINE_DEFAULTS,
+    .samples = SAMPLE_DEFAULTS,
+    .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS,
+    .output.all_columns = true,
 };
 
 static const struct option_def options[] = {
@@ -33,8 +36,10 @@ static enum status show(const struct audit *a, int *n_failed)
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "claim"});
     table_add_column(t, (struct table_column){.name = "tried by"});
-    table_add_column(t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 3});
-    table_add_column(t, (struct table_column){.name = "allowed", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(
+        t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(
+        t, (struct table_column){.name = "allowed", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(t, (struct table_column){.name = "unit"});
     table_add_column(t, (struct table_column){.name = "outcome"});
     *n_failed = 0;
@@ -43,10 +48,8 @@ static enum status show(const struct audit *a, int *n_failed)
         table_text(t, c->claim);
         table_text(t, c->how);
         table_real(t, c->found);
-        if (c->stated_only)
-            table_missing(t);
-        else
-            table_real(t, c->allowed);
+        if (c->stated_only) table_missing(t);
+        else table_real(t, c->allowed);
         table_text(t, c->unit);
         table_text(t, c->stated_only ? "stated" : audit_passes(c) ? "holds" : "FAILS");
         *n_failed += !audit_passes(c);
@@ -59,8 +62,9 @@ static enum status audit_command(struct command_call *call)
     int n_failed = 0;
     enum status st = OK;
     bool asked = o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0 ||
-                 !isnan(o.policy.simthreshd1) || !isnan(o.policy.cdfthreshd);
-    if (!asked) o.policy.topk = .5; /* untuned thresholds may leave nothing out, and then nothing is tried */
+        !isnan(o.policy.simthreshd1) || !isnan(o.policy.cdfthreshd);
+    /* untuned thresholds may leave nothing out, and then nothing is tried */
+    if (!asked) o.policy.topk = .5;
     struct setup setup = {0};
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
@@ -79,7 +83,8 @@ static enum status audit_command(struct command_call *call)
     }
     TRY_GOTO(st, done, show(&audit, &n_failed));
     if (strcmp(o.output.format, "terminal") == 0)
-        printf("\naudit of %s on %d texts of %s: %s\n", setup.model.name, set.n_samples, set.name, n_failed ? "FAILED" : "every claim holds");
+        printf("\naudit of %s on %d texts of %s: %s\n", setup.model.name, set.n_samples, set.name,
+            n_failed ? "FAILED" : "every claim holds");
 done:
     sample_set_clear(&set);
     policy_clear(&policy);
@@ -92,13 +97,16 @@ done:
 const struct command cmd_audit = {
     .name = "audit",
     .summary = "try to catch this program lying",
-    .help = {
-        "audit MODEL [options]",
-        "Tries to catch this program lying: does anything later reach anything earlier, is sparse with everything kept dense, do\n"
-        "threads change results, does the ledger agree with an independent count? Half of the tiles are left out unless options say\n"
-        "otherwise. Exits 1 when a claim fails.",
-        "sparsegauge audit suites/demo/model --tuned tuned.json --max-length 2048",
-    },
+    .help =
+        {
+            "audit MODEL [options]",
+            "Tries to catch this program lying: does anything later reach anything earlier, is "
+            "sparse with everything kept dense, do\n"
+            "threads change results, does the ledger agree with an independent count? Half of the "
+            "tiles are left out unless options say\n"
+            "otherwise. Exits 1 when a claim fails.",
+            "sparsegauge audit suites/demo/model --tuned tuned.json --max-length 2048",
+        },
     .options = options,
     .max_positional = 1,
     .run = audit_command,

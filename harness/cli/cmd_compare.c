@@ -11,13 +11,15 @@ static struct {
     const char *db;
     bool only_changed, force;
 } o = {
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
 };
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"only-changed", OPTION_FLAG, &o.only_changed, NULL, "hide what stayed the same", 0, 0},
-    {"force", OPTION_FLAG, &o.force, NULL, "compare although model or tokens differ; the output says so", 0, 0},
+    {"force", OPTION_FLAG, &o.force, NULL,
+        "compare although model or tokens differ; the output says so", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
 };
@@ -25,7 +27,9 @@ static const struct option_def options[] = {
 static enum status compare_command(struct command_call *call)
 {
     enum status st = OK;
-    if (call->n != 2) return fail(ERR_ARG, "compare needs two runs or files, found %d; -h shows an example", call->n);
+    if (call->n != 2)
+        return fail(
+            ERR_ARG, "compare needs two runs or files, found %d; -h shows an example", call->n);
     struct view_source before = {0}, after = {0};
     struct comparison c = {0};
     struct noise_list floors = {0};
@@ -33,9 +37,11 @@ static enum status compare_command(struct command_call *call)
     TRY_GOTO(st, done, view_source_load(&before, o.db, call->positional[0]));
     TRY_GOTO(st, done, view_source_load(&after, o.db, call->positional[1]));
     TRY_GOTO(st, done, view_source_floors(&after, o.db, NULL, &floors));
-    TRY_GOTO(st, done, compare_runs(&c, &before.view, &after.view,
-                                    &(struct compare_options){.force = o.force, .floors = &floors,
-                                                              .or_else = ", or see them side by side with --force"}));
+    TRY_GOTO(st, done,
+        compare_runs(&c, &before.view, &after.view,
+            &(struct compare_options){.force = o.force,
+                .floors = &floors,
+                .or_else = ", or see them side by side with --force"}));
     if (strcmp(o.output.format, "terminal") == 0) {
         comparison_verdict(&c, &verdict);
         printf("%s\n\n", str_get(&verdict));
@@ -55,12 +61,16 @@ done:
 const struct command cmd_compare = {
     .name = "compare",
     .summary = "two runs or two before/after files, metric by metric",
-    .help = {
-        "compare BEFORE AFTER [options]",
-        "Each is a run of the database (number, key, `last`) or a before_tune.json / after_tune.json. Differences are\n"
-        "paired by sample, with 95 % intervals; below the noise floor (eval --suite null) nothing differs.",
-        "sparsegauge compare before_tune.json after_tune.json\nsparsegauge compare 1 last --only-changed --format md",
-    },
+    .help =
+        {
+            "compare BEFORE AFTER [options]",
+            "Each is a run of the database (number, key, `last`) or a before_tune.json / "
+            "after_tune.json. Differences are\n"
+            "paired by sample, with 95 % intervals; below the noise floor (eval --suite null) "
+            "nothing differs.",
+            "sparsegauge compare before_tune.json after_tune.json\nsparsegauge compare 1 last "
+            "--only-changed --format md",
+        },
     .options = options,
     .max_positional = 2,
     .run = compare_command,

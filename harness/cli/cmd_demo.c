@@ -23,11 +23,15 @@ static struct {
     const char *dir;
     int max_length;
 } o = {
-    .machine = MACHINE_DEFAULTS, .output = OUTPUT_DEFAULTS, .dir = "demo", .max_length = 4096,
+    .machine = MACHINE_DEFAULTS,
+    .output = OUTPUT_DEFAULTS,
+    .dir = "demo",
+    .max_length = 4096,
 };
 
 static const struct option_def options[] = {
-    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "another model (the bundled one)", 0, 0},
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "another model (the bundled one)", 0,
+        0},
     {"o|output", OPTION_TEXT, &o.dir, "DIR", "where database, JSON and report go (demo)", 0, 0},
     {"max-length", OPTION_INT, &o.max_length, "TOKENS", "window length (4096)", 512, 8192},
     OUTPUT_OPTIONS(o.output),
@@ -35,14 +39,22 @@ static const struct option_def options[] = {
     {0},
 };
 
-enum { N_TUNE = 3, N_CHECK = 1, N_HELD_OUT = 2, N_TUNING = N_TUNE + N_CHECK + N_HELD_OUT, N_TEXTS = 4, WINDOW = 256 };
+enum {
+    N_TUNE = 3,
+    N_CHECK = 1,
+    N_HELD_OUT = 2,
+    N_TUNING = N_TUNE + N_CHECK + N_HELD_OUT,
+    N_TEXTS = 4,
+    WINDOW = 256
+};
 
-/* Profile "high accuracy" of the tuning guide, and bounds of the tail rule from which the one with the nearest sparsity is
- * taken. */
+/* Profile "high accuracy" of the tuning guide, and bounds of the tail rule from which the one with
+ * the nearest sparsity is taken. */
 static const struct tune_bounds l1_bounds = {.04, .05};
 enum { N_BOUNDS = 3 };
 static const struct tune_bounds tail_bounds[N_BOUNDS] = {{.45, .47}, {.55, .57}, {.65, .67}};
-/* The best that docs/studies/methods.md found at its price: for every head the predictor whose curve is better. */
+/* The best that docs/studies/methods.md found at its price: for every head the predictor whose
+ * curve is better. */
 #define OURS "sparge/bound"
 static const struct tune_bounds rmse_bounds[N_BOUNDS] = {{.06, .065}, {.07, .075}, {.08, .085}};
 
@@ -82,12 +94,13 @@ static enum status load(struct demo *d)
 static double mean_sparsity(const struct tuned *t)
 {
     double sum = 0;
-    for (int i = 0; i < t->n_layers * t->n_heads; i++) sum += t->heads[i].params.is_sparse ? t->heads[i].sparsity : 0;
+    for (int i = 0; i < t->n_layers * t->n_heads; i++)
+        sum += t->heads[i].params.is_sparse ? t->heads[i].sparsity : 0;
     return sum / (t->n_layers * t->n_heads);
 }
 
-static enum status tune_rule(struct demo *d, const struct sparse_policy *policy, enum tune_rule rule,
-                             const struct tune_bounds *bounds, int n_bounds, struct tuned *out)
+static enum status tune_rule(struct demo *d, const struct sparse_policy *policy,
+    enum tune_rule rule, const struct tune_bounds *bounds, int n_bounds, struct tuned *out)
 {
     struct tune_sample samples[N_TUNING];
     struct tuning_samples want = {N_TUNE, N_CHECK, N_HELD_OUT};
@@ -95,26 +108,39 @@ static enum status tune_rule(struct demo *d, const struct sparse_policy *policy,
     struct tune_times times;
     TRY(tuning_split(&want, d->tuning.n_samples, d->tuning.name));
     for (int i = 0; i < d->tuning.n_samples; i++)
-        samples[i] = (struct tune_sample){d->tuning.samples[i].ids, d->tuning.samples[i].n, d->tuning.samples[i].name, i >= want.n_tune};
+        samples[i] = (struct tune_sample){d->tuning.samples[i].ids, d->tuning.samples[i].n,
+            d->tuning.samples[i].name, i >= want.n_tune};
     TRY(curve_db_open(&db, d->store, &d->setup, &d->tuning, policy));
-    enum status st = tuning_run(&d->setup, 1, &o.machine, &(struct tune_args){.weights = &d->setup.model.weights, .par = d->setup.par, .policy = policy,
-                                              .rule = rule, .samples = samples, .n_samples = d->tuning.n_samples,
-                                              .bounds = bounds, .n_bounds = n_bounds, .min_sparsity = .10,
-                                              .curves = curve_db_store(&db), .impl = o.machine.impl, .stop = cancel_requested},
-                          want, 0, out, &times);
+    enum status st = tuning_run(&d->setup, 1, &o.machine,
+        &(struct tune_args){.weights = &d->setup.model.weights,
+            .par = d->setup.par,
+            .policy = policy,
+            .rule = rule,
+            .samples = samples,
+            .n_samples = d->tuning.n_samples,
+            .bounds = bounds,
+            .n_bounds = n_bounds,
+            .min_sparsity = .10,
+            .curves = curve_db_store(&db),
+            .impl = o.machine.impl,
+            .stop = cancel_requested},
+        want, 0, out, &times);
     curve_db_close(&db);
     for (int i = 0; i < n_bounds && st == OK; i++) {
-        snprintf(out[i].model_fingerprint, sizeof out[i].model_fingerprint, "%s", d->setup.model.fingerprint);
+        snprintf(out[i].model_fingerprint, sizeof out[i].model_fingerprint, "%s",
+            d->setup.model.fingerprint);
         snprintf(out[i].model_name, sizeof out[i].model_name, "%s", d->setup.model.name);
-        snprintf(out[i].data_fingerprint, sizeof out[i].data_fingerprint, "%s", d->tuning.fingerprint);
+        snprintf(
+            out[i].data_fingerprint, sizeof out[i].data_fingerprint, "%s", d->tuning.fingerprint);
         snprintf(out[i].data_name, sizeof out[i].data_name, "%s", d->tuning.name);
     }
     return st;
 }
 
-/* Of a rule's bounds the one whose sparsity is nearest to that of l1, so that choices are compared at like sparsity. */
-static enum status tune_near(struct demo *d, const char *method, enum tune_rule rule, const struct tune_bounds *bounds,
-                             struct tuned *out)
+/* Of a rule's bounds the one whose sparsity is nearest to that of l1, so that choices are compared
+ * at like sparsity. */
+static enum status tune_near(struct demo *d, const char *method, enum tune_rule rule,
+    const struct tune_bounds *bounds, struct tuned *out)
 {
     const struct llama_config *c = &d->setup.model.weights.config;
     const struct mask_method *m = NULL;
@@ -128,12 +154,12 @@ static enum status tune_near(struct demo *d, const char *method, enum tune_rule 
     int best = 0;
     double wanted = mean_sparsity(&d->l1);
     for (int i = 1; i < N_BOUNDS; i++)
-        if (fabs(mean_sparsity(&candidates[i]) - wanted) < fabs(mean_sparsity(&candidates[best]) - wanted)) best = i;
+        if (fabs(mean_sparsity(&candidates[i]) - wanted) <
+            fabs(mean_sparsity(&candidates[best]) - wanted))
+            best = i;
     for (int i = 0; i < N_BOUNDS; i++)
-        if (i == best)
-            *out = candidates[i];
-        else
-            tuned_clear(&candidates[i]);
+        if (i == best) *out = candidates[i];
+        else tuned_clear(&candidates[i]);
     return OK;
 }
 
@@ -165,10 +191,20 @@ static enum status evaluate_policy(struct demo *d, const struct policy_options *
     TRY(setup_policy(&d->setup, p, &policy, &tuned));
     enum status st = OK;
     for (int i = 0; i < 2 && st == OK; i++) {
-        struct cell_request cell = {.setup = &d->setup, .store = d->store, .cache = &d->cache,
-                                    .set = i ? &d->needles : &d->texts, .policy = &policy, .tuned = p->tuned ? &tuned : NULL,
-                                    .machine = &o.machine, .settings = cell_defaults, .retry = true, .wait = true,
-                                    .quiet = o.machine.quiet, .stop = cancel_requested, .argc = d->argc, .argv = d->argv};
+        struct cell_request cell = {.setup = &d->setup,
+            .store = d->store,
+            .cache = &d->cache,
+            .set = i ? &d->needles : &d->texts,
+            .policy = &policy,
+            .tuned = p->tuned ? &tuned : NULL,
+            .machine = &o.machine,
+            .settings = cell_defaults,
+            .retry = true,
+            .wait = true,
+            .quiet = o.machine.quiet,
+            .stop = cancel_requested,
+            .argc = d->argc,
+            .argv = d->argv};
         cell.settings.max_length = o.max_length;
         cell.settings.num_samples = i ? 0 : N_TEXTS;
         cell.settings.plan = "demo";
@@ -185,7 +221,8 @@ static enum status evaluate_policy(struct demo *d, const struct policy_options *
     return st;
 }
 
-static enum status add_to_table(struct demo *d, struct table *t, const char *label, const char *bounds)
+static enum status add_to_table(
+    struct demo *d, struct table *t, const char *label, const char *bounds)
 {
     struct run_view text, needle;
     TRY(run_view_load(&text, d->store, d->last_text));
@@ -230,13 +267,21 @@ static struct table *demo_table(void)
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "attention"});
     table_add_column(t, (struct table_column){.name = "bounds"});
-    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
-    table_add_column(t, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "answers right", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "needles found", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){
+            .name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
+    table_add_column(
+        t, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "answers right", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "needles found", .number = NUMBER_PERCENT, .digits = 1});
     return t;
 }
 
@@ -261,7 +306,8 @@ static enum status write_report(struct demo *d)
     struct str notes = {0};
     char *dir = path_join(o.dir, "report");
     static struct report_curves curves; /* 100 KB */
-    struct report_options report = {.dir = dir, .db = store_path(d->store), .run = d->after_text, .baseline = d->first_text};
+    struct report_options report = {
+        .dir = dir, .db = store_path(d->store), .run = d->after_text, .baseline = d->first_text};
     enum status st = report_curves_load(d->store, report.run, &curves);
     if (st == OK) {
         report_curves_offer(&curves, &report);
@@ -283,8 +329,9 @@ static enum status run(struct demo *d)
     snprintf(l1_text, sizeof l1_text, "l1 <= %g", d->l1.l1);
     snprintf(tail_text, sizeof tail_text, "tail <= %g", d->tail.l1);
     snprintf(rmse_text, sizeof rmse_text, "rmse <= %g", d->rmse.l1);
-    struct policy_options untuned = POLICY_DEFAULTS, window = POLICY_DEFAULTS, oracle = POLICY_DEFAULTS,
-                          l1 = POLICY_DEFAULTS, tail = POLICY_DEFAULTS, rmse = POLICY_DEFAULTS;
+    struct policy_options untuned = POLICY_DEFAULTS, window = POLICY_DEFAULTS,
+                          oracle = POLICY_DEFAULTS, l1 = POLICY_DEFAULTS, tail = POLICY_DEFAULTS,
+                          rmse = POLICY_DEFAULTS;
     TRY(write_tuned(&d->l1, "tuned_l1.json", &l1));
     TRY(write_tuned(&d->tail, "tuned_tail.json", &tail));
     TRY(write_tuned(&d->rmse, "tuned_rmse.json", &rmse));
@@ -298,7 +345,8 @@ static enum status run(struct demo *d)
         {"untuned sparge", "theta .6, tau .98", "untuned thresholds", untuned},
         {"tuned, rule l1", l1_text, "tuned, rule l1", l1},
         {"tuned, rule tail", tail_text, "tuned, rule tail", tail},
-        {"tuned, " OURS, rmse_text, "tuned, rule rmse, for every head the better of two predictors", rmse},
+        {"tuned, " OURS, rmse_text, "tuned, rule rmse, for every head the better of two predictors",
+            rmse},
         {"oracle", oracle_text, "the oracle: tiles ranked by their true mass", oracle},
         {"window", "256 tokens", "a sliding window", window},
     };
@@ -325,11 +373,14 @@ static enum status run(struct demo *d)
         return st;
     }
     say(d, "done");
-    printf("\n%s, %d texts of %d tokens, %d questions and %d needles:\n\n", d->is_bundled ? "the bundled model" : d->setup.model.name, d->texts.n_samples, o.max_length,
-           d->texts.n_questions, d->needles.n_questions);
+    printf("\n%s, %d texts of %d tokens, %d questions and %d needles:\n\n",
+        d->is_bundled ? "the bundled model" : d->setup.model.name, d->texts.n_samples, o.max_length,
+        d->texts.n_questions, d->needles.n_questions);
     TRY(print_table(t, &o.output));
-    printf("\n%s/report/index.html        the report, one page\n%s/demo.db                  every number: sparsegauge list --db %s/demo.db\n"
-           "%s/before_tune.json, after_tune.json: sparsegauge compare them\n", o.dir, o.dir, o.dir, o.dir);
+    printf("\n%s/report/index.html        the report, one page\n%s/demo.db                  every "
+           "number: sparsegauge list --db %s/demo.db\n"
+           "%s/before_tune.json, after_tune.json: sparsegauge compare them\n",
+        o.dir, o.dir, o.dir, o.dir);
     return OK;
 }
 
@@ -339,7 +390,8 @@ static enum status demo_command(struct command_call *call)
     char *bundled = bundled_model();
     bool is_bundled = !o.machine.model;
     if (is_bundled) o.machine.model = bundled;
-    struct demo d = {.is_bundled = is_bundled, .argc = call->argc, .argv = call->argv, .started = clock_ns()};
+    struct demo d = {
+        .is_bundled = is_bundled, .argc = call->argc, .argv = call->argv, .started = clock_ns()};
     char *db = path_join(o.dir, "demo.db");
     cancel_install();
     TRY_GOTO(st, done, file_make_dirs(o.dir));
@@ -365,12 +417,15 @@ done:
 const struct command cmd_demo = {
     .name = "demo",
     .summary = "the whole instrument on the bundled model, in a minute",
-    .help = {
-        "demo [options]",
-        "Evaluates the bundled model with untuned thresholds, tunes it under two rules, sets both beside a sliding window and beside\n"
-        "the oracle, counts the answers each of them loses, and writes a database, before_tune.json, after_tune.json and a report.",
-        "sparsegauge demo -o out/demo",
-    },
+    .help =
+        {
+            "demo [options]",
+            "Evaluates the bundled model with untuned thresholds, tunes it under two rules, sets "
+            "both beside a sliding window and beside\n"
+            "the oracle, counts the answers each of them loses, and writes a database, "
+            "before_tune.json, after_tune.json and a report.",
+            "sparsegauge demo -o out/demo",
+        },
     .options = options,
     .max_positional = 0,
     .run = demo_command,

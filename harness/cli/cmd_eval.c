@@ -24,25 +24,36 @@ static struct {
     bool generate, keep_tokens, attribution, replace;
     int n_worst;
 } o = {
-    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .n_worst = WORST_UNSET,
+    .machine = MACHINE_DEFAULTS,
+    .samples = SAMPLE_DEFAULTS,
+    .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
+    .n_worst = WORST_UNSET,
 };
 
 static const struct option_def options[] = {
-    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR",
+        "Hugging Face directory, instead of MODEL", 0, 0},
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
-    {"o|output", OPTION_TEXT, &o.json, "FILE", "also write before_tune.json or after_tune.json", 0, 0},
-    {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "also write per-layer statistics as JSON", 0, 0},
-    {"generate", OPTION_FLAG, &o.generate, NULL, "continue the guide's three prompts, dense and sparse", 0, 0},
+    {"o|output", OPTION_TEXT, &o.json, "FILE", "also write before_tune.json or after_tune.json", 0,
+        0},
+    {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE",
+        "also write per-layer statistics as JSON", 0, 0},
+    {"generate", OPTION_FLAG, &o.generate, NULL,
+        "continue the guide's three prompts, dense and sparse", 0, 0},
     {"worst", OPTION_INT, &o.n_worst, "N", "keep the N tokens with the highest KL (20)", 0, 10000},
-    {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0, 0},
-    {"attribution", OPTION_FLAG, &o.attribution, NULL, "errors by layer and head: three more passes over every sample", 0, 0},
+    {"keep-tokens", OPTION_FLAG, &o.keep_tokens, NULL, "keep a row per token (20 bytes each)", 0,
+        0},
+    {"attribution", OPTION_FLAG, &o.attribution, NULL,
+        "errors by layer and head: three more passes over every sample", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
-    {"parallel", OPTION_FLAG, &o.machine.parallel, NULL, "with --device cuda: all GPUs share the samples", 0, 0},
+    {"parallel", OPTION_FLAG, &o.machine.parallel, NULL,
+        "with --device cuda: all GPUs share the samples", 0, 0},
     GRAPH_OPTIONS(o.machine),
     {0},
 };
@@ -51,22 +62,30 @@ static const struct option_def options[] = {
 static void print_over_bound(const struct run_view *v)
 {
     const struct metric_record *share = metric_list_find(&v->metrics, "overall", "over_bound"),
-                               *heads = metric_list_find(&v->metrics, "overall", "over_bound_heads"),
-                               *texts = metric_list_find(&v->metrics, "overall", "over_bound_texts"),
-                               *worst = metric_list_find(&v->metrics, "overall", "over_bound_worst");
+                               *heads =
+                                   metric_list_find(&v->metrics, "overall", "over_bound_heads"),
+                               *texts =
+                                   metric_list_find(&v->metrics, "overall", "over_bound_texts"),
+                               *worst =
+                                   metric_list_find(&v->metrics, "overall", "over_bound_worst");
     if (!share || !heads || !texts || !worst || strcmp(o.output.format, "terminal") != 0) return;
-    printf("bounds on this text: %.1f %% of %lld pairs of a head and a text are over theirs (95 %% interval %.1f to %.1f %%): %.0f of %lld "
-           "heads, %.0f of %lld texts, the worst at %.2f x its bound\n", 100 * share->mean, (long long)share->n, 100 * share->lo,
-           100 * share->hi, heads->mean, (long long)heads->n, texts->mean, (long long)texts->n, worst->mean);
+    printf("bounds on this text: %.1f %% of %lld pairs of a head and a text are over theirs (95 %% "
+           "interval %.1f to %.1f %%): %.0f of %lld "
+           "heads, %.0f of %lld texts, the worst at %.2f x its bound\n",
+        100 * share->mean, (long long)share->n, 100 * share->lo, 100 * share->hi, heads->mean,
+        (long long)heads->n, texts->mean, (long long)texts->n, worst->mean);
 }
 
 static void say_stored(const struct run_record *stored, const struct run_record *asked)
 {
     struct str other = {0};
-    printf("run %lld is stored already with these settings, on these tokens; --replace runs it again\n",
-           (long long)stored->id);
+    printf("run %lld is stored already with these settings, on these tokens; --replace runs it "
+           "again\n",
+        (long long)stored->id);
     if (arithmetic_differs(stored, asked, &other))
-        printf("it was computed with other arithmetic than here (%s), so that last digits may differ\n", str_get(&other));
+        printf("it was computed with other arithmetic than here (%s), so that last digits may "
+               "differ\n",
+            str_get(&other));
     putchar('\n');
     str_clear(&other);
 }
@@ -90,22 +109,32 @@ static enum status show_run(struct store *store, const struct cell_result *cell)
 static void note_input(const struct sample_set *set)
 {
     if (set->n_replaced)
-        fprintf(stderr, "sparsegauge: %s: %zu invalid UTF-8 sequences became U+FFFD\n", set->shown, set->n_replaced);
-    if (set->n_skipped) fprintf(stderr, "sparsegauge: %s: %lld documents were too short\n", set->shown, (long long)set->n_skipped);
+        fprintf(stderr, "sparsegauge: %s: %zu invalid UTF-8 sequences became U+FFFD\n", set->shown,
+            set->n_replaced);
+    if (set->n_skipped)
+        fprintf(stderr, "sparsegauge: %s: %lld documents were too short\n", set->shown,
+            (long long)set->n_skipped);
     if (set->n_ambiguous)
-        fprintf(stderr, "sparsegauge: %s: %d answers are digits that name one choice by its place and another by its text; the place "
-                        "was taken, as lm-evaluation-harness does\n", set->shown, set->n_ambiguous);
+        fprintf(stderr,
+            "sparsegauge: %s: %d answers are digits that name one choice by its place and another "
+            "by its text; the place "
+            "was taken, as lm-evaluation-harness does\n",
+            set->shown, set->n_ambiguous);
     if (set->n_repeated)
-        fprintf(stderr, "sparsegauge: %s: %d windows or questions repeat an earlier one in whole or in part; each is counted once\n",
-                set->shown, set->n_repeated);
+        fprintf(stderr,
+            "sparsegauge: %s: %d windows or questions repeat an earlier one in whole or in part; "
+            "each is counted once\n",
+            set->shown, set->n_repeated);
     if (set->n_truncated)
-        fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->shown, (long long)set->n_truncated);
+        fprintf(stderr, "sparsegauge: %s: %lld contexts were cut to --max-length\n", set->shown,
+            (long long)set->n_truncated);
 }
 
 static int longest_sample(const struct sample_set *set)
 {
     int longest = 0;
-    for (int i = 0; i < set->n_samples; i++) longest = set->samples[i].n > longest ? set->samples[i].n : longest;
+    for (int i = 0; i < set->n_samples; i++)
+        longest = set->samples[i].n > longest ? set->samples[i].n : longest;
     return longest;
 }
 
@@ -113,15 +142,19 @@ static void note_lengths(const struct sample_set *set, const struct llama_config
 {
     int longest = longest_sample(set);
     if (longest > c->max_position)
-        fprintf(stderr, "sparsegauge: samples of %d tokens, the model was made for %d: its dense side is out of its depth too\n",
-                longest, c->max_position);
+        fprintf(stderr,
+            "sparsegauge: samples of %d tokens, the model was made for %d: its dense side is out "
+            "of its depth too\n",
+            longest, c->max_position);
     if (longest < o.samples.max_length && strcmp(set->suite, "text") == 0)
-        fprintf(stderr, "sparsegauge: %s: the longest window has %d tokens, %d were asked for\n", set->shown, longest,
-                o.samples.max_length);
+        fprintf(stderr, "sparsegauge: %s: the longest window has %d tokens, %d were asked for\n",
+            set->shown, longest, o.samples.max_length);
 }
 
-/* The suite `null`: what differs between dense runs that should not differ is the floor under every other difference. */
-static enum status measure_noise(const struct setup *setup, struct store *store, const struct sample_set *set)
+/* The suite `null`: what differs between dense runs that should not differ is the floor under every
+ * other difference. */
+static enum status measure_noise(
+    const struct setup *setup, struct store *store, const struct sample_set *set)
 {
     struct noise_result r;
     TRY(noise_measure(setup, &o.machine, set, cancel_requested, &r));
@@ -129,7 +162,8 @@ static enum status measure_noise(const struct setup *setup, struct store *store,
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "dense against dense, other"});
     table_add_column(t, (struct table_column){.name = "metric"});
-    table_add_column(t, (struct table_column){.name = "largest distance", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(
+        t, (struct table_column){.name = "largest distance", .number = NUMBER_SHORT, .digits = 3});
     for (int i = 0; i < r.n; i++) {
         table_text(t, r.rows[i].source);
         table_text(t, r.rows[i].metric);
@@ -137,12 +171,15 @@ static enum status measure_noise(const struct setup *setup, struct store *store,
     }
     for (int i = 0; i < NOISE_SOURCES; i++)
         if (r.skipped[i][0]) table_note(t, r.skipped[i]);
-    table_note(t, "Stored as this machine's noise floor for this model: smaller differences print as within it.");
+    table_note(t,
+        "Stored as this machine's noise floor for this model: smaller differences print as within "
+        "it.");
     return print_table(t, &o.output);
 }
 
 /* Two runs side by side, and what separates the devices. */
-static enum status print_parity(struct store *store, const struct cell_result cells[2], const struct parity_result *p)
+static enum status print_parity(
+    struct store *store, const struct cell_result cells[2], const struct parity_result *p)
 {
     static const char *const both[] = {"sparsity", "cosine", "kl", "ppl_dense", "ppl_sparse"};
     struct run_view views[2];
@@ -160,8 +197,10 @@ static enum status print_parity(struct store *store, const struct cell_result ce
     table_add_column(t, (struct table_column){.name = "what"});
     table_add_column(t, (struct table_column){.name = "CPU", .number = NUMBER_SHORT, .digits = 5});
     table_add_column(t, (struct table_column){.name = "GPU", .number = NUMBER_SHORT, .digits = 5});
-    table_add_column(t, (struct table_column){.name = "GPU - CPU", .number = NUMBER_SHORT, .digits = 3});
-    table_add_column(t, (struct table_column){.name = "GPU against CPU", .number = NUMBER_SHORT, .digits = 4});
+    table_add_column(
+        t, (struct table_column){.name = "GPU - CPU", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(
+        t, (struct table_column){.name = "GPU against CPU", .number = NUMBER_SHORT, .digits = 4});
     for (size_t i = 0; i < sizeof both / sizeof *both; i++) {
         double cpu = run_view_metric(&views[0], both[i]), gpu = run_view_metric(&views[1], both[i]);
         if (isnan(cpu) || isnan(gpu)) continue;
@@ -176,11 +215,14 @@ static enum status print_parity(struct store *store, const struct cell_result ce
         double value;
     } rows[] = {
         {"tiles chosen alike: mask Jaccard, mean over layers and heads",
-         p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
+            p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
         {"the same, the worst", p->masks.n ? p->masks.min : NAN},
-        {"dense logits: relative error", p->logits_error[0]}, {"sparse logits: relative error", p->logits_error[1]},
-        {"dense: same most likely token", p->top1[0]}, {"sparse: same most likely token", p->top1[1]},
-        {"dense: KL divergence from the CPU, nats", p->kl[0]}, {"sparse: KL divergence from the CPU, nats", p->kl[1]},
+        {"dense logits: relative error", p->logits_error[0]},
+        {"sparse logits: relative error", p->logits_error[1]},
+        {"dense: same most likely token", p->top1[0]},
+        {"sparse: same most likely token", p->top1[1]},
+        {"dense: KL divergence from the CPU, nats", p->kl[0]},
+        {"sparse: KL divergence from the CPU, nats", p->kl[1]},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (isnan(rows[i].value)) continue;
@@ -190,8 +232,9 @@ static enum status print_parity(struct store *store, const struct cell_result ce
     }
     char note[160];
     snprintf(note, sizeof note,
-             "Stored as run %lld (CPU) and run %lld (GPU), with these differences; logits of both states through one head.",
-             (long long)views[0].run->id, (long long)views[1].run->id);
+        "Stored as run %lld (CPU) and run %lld (GPU), with these differences; logits of both "
+        "states through one head.",
+        (long long)views[0].run->id, (long long)views[1].run->id);
     table_note(t, note);
     for (int i = 0; i < 2; i++) run_view_clear(&views[i]);
     return print_table(t, &o.output);
@@ -199,20 +242,22 @@ static enum status print_parity(struct store *store, const struct cell_result ce
 
 static void say_waiting(const char *text) { fprintf(stderr, "sparsegauge: %s\n", text); }
 
-/* What --device names: one device; several of a kind, which share the samples; or the CPU and a GPU, which are compared. */
+/* What --device names: one device; several of a kind, which share the samples; or the CPU and a
+ * GPU, which are compared. */
 struct places {
     struct setup *all;
     int n;
     bool compared;
 };
 
-static enum status eval_suite(const struct places *on, struct store *store, struct dense_cache *cache, int i, int argc,
-                              char **argv)
+static enum status eval_suite(const struct places *on, struct store *store,
+    struct dense_cache *cache, int i, int argc, char **argv)
 {
     const struct setup *setup = &on->all[0], *pair = on->compared ? &on->all[1] : NULL;
     struct eval_device more[MAX_DEVICES];
     int n_more = on->compared ? 0 : on->n - 1;
-    for (int k = 0; k < n_more; k++) more[k] = (struct eval_device){&on->all[k + 1].model.weights, on->all[k + 1].par};
+    for (int k = 0; k < n_more; k++)
+        more[k] = (struct eval_device){&on->all[k + 1].model.weights, on->all[k + 1].par};
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
@@ -223,22 +268,43 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
     note_input(&set);
     note_lengths(&set, &setup->model.weights.config);
     if (set.dense_only && (o.json || o.stats))
-        TRY_GOTO(st, done, fail(ERR_ARG, "suite null measures the noise floor, which goes to the database alone; drop --output"));
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "suite null measures the noise floor, which goes to the database alone; drop "
+                "--output"));
     if (on->n > 1 && (set.dense_only || set.timed))
-        TRY_GOTO(st, done, fail(ERR_ARG, "suite %s has nothing to share or compare between devices; name one --device",
-                                set.suite));
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "suite %s has nothing to share or compare between devices; name one --device",
+                set.suite));
     if (set.dense_only) {
         st = measure_noise(setup, store, &set);
         goto done;
     }
     if (set.timed && o.attribution)
-        TRY_GOTO(st, done, fail(ERR_ARG, "suite speed compares nothing that --attribution could look into; drop it"));
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
     setup_note_tuned(&o.policy, &tuned, &set, longest_sample(&set));
-    struct cell_request cell = {
-        .setup = setup, .more = more, .n_more = n_more, .store = store, .cache = cache, .set = &set, .policy = &policy,
-        .tuned = &tuned, .machine = &o.machine, .settings = cell_defaults, .replace = o.replace, .retry = true, .wait = true,
-        .say = say_waiting, .quiet = o.machine.quiet, .stop = cancel_requested, .argc = argc, .argv = argv};
+    struct cell_request cell = {.setup = setup,
+        .more = more,
+        .n_more = n_more,
+        .store = store,
+        .cache = cache,
+        .set = &set,
+        .policy = &policy,
+        .tuned = &tuned,
+        .machine = &o.machine,
+        .settings = cell_defaults,
+        .replace = o.replace,
+        .retry = true,
+        .wait = true,
+        .say = say_waiting,
+        .quiet = o.machine.quiet,
+        .stop = cancel_requested,
+        .argc = argc,
+        .argv = argv};
     cell.settings.max_length = o.samples.max_length;
     cell.settings.num_samples = o.samples.num_samples;
     cell.settings.seed = o.samples.seed;
@@ -258,9 +324,12 @@ static enum status eval_suite(const struct places *on, struct store *store, stru
         st = print_parity(store, cells, &parity.result);
     } else {
         st = show_run(store, &cells[0]);
-        if (st == OK && cells[0].end == CELL_REUSED && o.n_worst > cells[0].n_worst && !o.machine.quiet)
-            fprintf(stderr, "sparsegauge: the stored run has %d worst tokens, not %d; --replace runs it again\n",
-                    cells[0].n_worst, o.n_worst);
+        if (st == OK && cells[0].end == CELL_REUSED && o.n_worst > cells[0].n_worst &&
+            !o.machine.quiet)
+            fprintf(stderr,
+                "sparsegauge: the stored run has %d worst tokens, not %d; --replace runs it "
+                "again\n",
+                cells[0].n_worst, o.n_worst);
     }
     if (st == OK) print_text_begin(&setup->model, &o.output);
 done:
@@ -272,12 +341,15 @@ done:
     return st;
 }
 
-static enum status open_pair(struct places *on, const struct device_list *devices, const char *positional)
+static enum status open_pair(
+    struct places *on, const struct device_list *devices, const char *positional)
 {
     if (o.machine.impl)
-        return fail(ERR_ARG, "--impl names a kernel of one device; --device %s are two", o.machine.device);
+        return fail(
+            ERR_ARG, "--impl names a kernel of one device; --device %s are two", o.machine.device);
     if (o.json || o.stats)
-        return fail(ERR_ARG, "--output and --stats-out hold one run, and --device %s makes two", o.machine.device);
+        return fail(ERR_ARG, "--output and --stats-out hold one run, and --device %s makes two",
+            o.machine.device);
     struct machine_options cpu = o.machine, gpu = o.machine;
     char name[16];
     int index = devices->index[0] == DEVICE_CPU ? devices->index[1] : devices->index[0];
@@ -315,8 +387,13 @@ static enum status eval_command(struct command_call *call)
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
     int n_suites = o.samples.suites.n ? o.samples.suites.n : 1;
     if (n_suites > 1 && (o.json || o.stats))
-        TRY_GOTO(st, done, fail(ERR_ARG, "--output and --stats-out hold one run, and there are %d suites; call once for each", n_suites));
-    for (int i = 0; i < n_suites && st == OK; i++) st = eval_suite(&on, store, &cache, i, call->argc, call->argv);
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "--output and --stats-out hold one run, and there are %d suites; call once for "
+                "each",
+                n_suites));
+    for (int i = 0; i < n_suites && st == OK; i++)
+        st = eval_suite(&on, store, &cache, i, call->argc, call->argv);
 done:
     if (!o.machine.quiet) note_cache(&cache);
     dense_cache_close(&cache);
@@ -328,14 +405,18 @@ done:
 const struct command cmd_eval = {
     .name = "eval",
     .summary = "run dense and sparse over a suite and store what it costs",
-    .help = {
-        "eval MODEL [--suite SPEC …] [options]",
-        "Runs every sample dense and sparse, compares logits position by position, counts what the kernel skipped, and\n"
-        "stores it all as one run per suite. A cell that is stored already is shown, not run again. With --device cpu,cuda both\n"
-        "run, afresh, and what separates them is shown and stored with the GPU's run.",
-        "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
-        "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output before_tune.json",
-    },
+    .help =
+        {
+            "eval MODEL [--suite SPEC …] [options]",
+            "Runs every sample dense and sparse, compares logits position by position, counts what "
+            "the kernel skipped, and\n"
+            "stores it all as one run per suite. A cell that is stored already is shown, not run "
+            "again. With --device cpu,cuda both\n"
+            "run, afresh, and what separates them is shown and stored with the GPU's run.",
+            "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
+            "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output "
+            "before_tune.json",
+        },
     .options = options,
     .max_positional = 1,
     .run = eval_command,

@@ -21,22 +21,35 @@ static const struct option_def options[] = {
     {0},
 };
 
-static double bound_of(const struct tuned *t, const struct tuned_head *h) { return h->pv_l1 > 0 ? h->pv_l1 : t->pv_l1; }
+static double bound_of(const struct tuned *t, const struct tuned_head *h)
+{
+    return h->pv_l1 > 0 ? h->pv_l1 : t->pv_l1;
+}
 
 static struct table *heads_of(const struct tuned *t)
 {
     struct table *x = table_new(NULL);
     table_add_column(x, (struct table_column){.name = "layer"});
     table_add_column(x, (struct table_column){.name = "head"});
-    table_add_column(x, (struct table_column){.name = "simthreshd1", .number = NUMBER_SHORT, .digits = 4});
-    table_add_column(x, (struct table_column){.name = "cdfthreshd", .number = NUMBER_SHORT, .digits = 4});
-    table_add_column(x, (struct table_column){.name = "pvthreshd", .number = NUMBER_SHORT, .digits = 4});
-    table_add_column(x, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
-    table_add_column(x, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
-    table_add_column(x, (struct table_column){.name = "tuning", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(x, (struct table_column){.name = "check", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(x, (struct table_column){.name = "held-out", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(x, (struct table_column){.name = "mean L1", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        x, (struct table_column){.name = "simthreshd1", .number = NUMBER_SHORT, .digits = 4});
+    table_add_column(
+        x, (struct table_column){.name = "cdfthreshd", .number = NUMBER_SHORT, .digits = 4});
+    table_add_column(
+        x, (struct table_column){.name = "pvthreshd", .number = NUMBER_SHORT, .digits = 4});
+    table_add_column(x,
+        (struct table_column){
+            .name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
+    table_add_column(
+        x, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(
+        x, (struct table_column){.name = "tuning", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        x, (struct table_column){.name = "check", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        x, (struct table_column){.name = "held-out", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        x, (struct table_column){.name = "mean L1", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(x, (struct table_column){.name = "backed off"});
     table_add_column(x, (struct table_column){.name = "note"});
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
@@ -85,13 +98,21 @@ static struct table *layers_of(const struct tuned *t)
     struct table *x = table_new(NULL);
     table_add_column(x, (struct table_column){.name = "layer"});
     table_add_column(x, (struct table_column){.name = "sparse heads"});
-    table_add_column(x, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
-    table_add_column(x, (struct table_column){.name = "worst head", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(x,
+        (struct table_column){
+            .name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
+    table_add_column(
+        x, (struct table_column){.name = "worst head", .number = NUMBER_FIXED, .digits = 4});
     if (t->costs) {
-        table_add_column(x, (struct table_column){.name = "alone at", .number = NUMBER_SHORT, .digits = 3});
-        table_add_column(x, (struct table_column){.name = "sparsity alone", .number = NUMBER_PERCENT, .digits = 1});
-        table_add_column(x, (struct table_column){.name = "KL alone", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-        table_add_column(x, (struct table_column){.name = "cosine alone", .number = NUMBER_FIXED, .digits = 4});
+        table_add_column(
+            x, (struct table_column){.name = "alone at", .number = NUMBER_SHORT, .digits = 3});
+        table_add_column(x,
+            (struct table_column){.name = "sparsity alone", .number = NUMBER_PERCENT, .digits = 1});
+        table_add_column(x,
+            (struct table_column){
+                .name = "KL alone", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+        table_add_column(
+            x, (struct table_column){.name = "cosine alone", .number = NUMBER_FIXED, .digits = 4});
     }
     for (int l = 0; l < t->n_layers; l++) {
         struct layer_sum s = sum_layers(t, l, l + 1);
@@ -113,12 +134,14 @@ static struct table *layers_of(const struct tuned *t)
     return x;
 }
 
-/* The guide's layer strategies are to keep the low layers dense, and to tune the middle or the late ones. */
+/* The guide's layer strategies are to keep the low layers dense, and to tune the middle or the late
+ * ones. */
 static const char *const third_names[] = {"low", "middle", "late"};
 
 static int third_first(const struct tuned *t, int i) { return t->n_layers * i / 3; }
 
-/* What each third gives under the bounds of this file, and what is left of it when only some thirds are sparse. */
+/* What each third gives under the bounds of this file, and what is left of it when only some thirds
+ * are sparse. */
 static void print_thirds(const struct tuned *t, const char *path)
 {
     double share[3] = {0}, best = -1, worst = 2;
@@ -132,20 +155,25 @@ static void print_thirds(const struct tuned *t, const char *path)
         if (!s.n_heads) continue;
         n_seen++;
         share[i] = s.sparsity * (end - first) / t->n_layers;
-        printf("%-6s layers %d-%d: %d of %d heads sparse, %.1f %% sparsity under %s\n", third_names[i], first, end - 1, s.n_sparse,
-               s.n_heads, 100 * s.sparsity, one_bound ? "the same bound" : "the bounds they got");
+        printf("%-6s layers %d-%d: %d of %d heads sparse, %.1f %% sparsity under %s\n",
+            third_names[i], first, end - 1, s.n_sparse, s.n_heads, 100 * s.sparsity,
+            one_bound ? "the same bound" : "the bounds they got");
         if (s.sparsity > best) best = s.sparsity, best_at = i;
         if (s.sparsity < worst) worst = s.sparsity, worst_at = i;
     }
     if (n_seen < 3) return;
-    printf("Sparsity of the whole model with all layers %.1f %%; low layers dense %.1f %% (eval --tuned %s --layers %d,%d); only middle "
-           "%.1f %%; only late %.1f %%.\n", 100 * (share[0] + share[1] + share[2]), 100 * (share[1] + share[2]), path,
-           third_first(t, 1), t->n_layers, 100 * share[1], 100 * share[2]);
+    printf("Sparsity of the whole model with all layers %.1f %%; low layers dense %.1f %% (eval "
+           "--tuned %s --layers %d,%d); only middle "
+           "%.1f %%; only late %.1f %%.\n",
+        100 * (share[0] + share[1] + share[2]), 100 * (share[1] + share[2]), path,
+        third_first(t, 1), t->n_layers, 100 * share[1], 100 * share[2]);
     if (one_bound)
-        printf("At equal error in their own outputs the %s layers give the most and the %s layers the least%s.\n",
-               third_names[best_at], third_names[worst_at],
-               worst_at == 0 ? ": keeping low layers dense, as the guide advises, costs little"
-                             : ": by that alone the guide's low layers are not the ones to keep dense");
+        printf("At equal error in their own outputs the %s layers give the most and the %s layers "
+               "the least%s.\n",
+            third_names[best_at], third_names[worst_at],
+            worst_at == 0
+                ? ": keeping low layers dense, as the guide advises, costs little"
+                : ": by that alone the guide's low layers are not the ones to keep dense");
 }
 
 /* End to end: what a point of sparsity costs in each third, from layers that were run alone. */
@@ -165,14 +193,17 @@ static void print_costs(const struct tuned *t)
             return;
         }
         price[i] = kl / (100 * sparsity);
-        printf("%-6s layers %d-%d: together %.1f points of the model's sparsity for a KL of %.4f, %.5f per point\n", third_names[i],
-               third_first(t, i), third_first(t, i + 1) - 1, 100 * sparsity, kl, price[i]);
+        printf("%-6s layers %d-%d: together %.1f points of the model's sparsity for a KL of %.4f, "
+               "%.5f per point\n",
+            third_names[i], third_first(t, i), third_first(t, i + 1) - 1, 100 * sparsity, kl,
+            price[i]);
         if (price[i] < low) low = price[i], low_at = i;
         if (price[i] > high) high = price[i], high_at = i;
     }
-    printf("A point of sparsity is dearest in the %s layers and cheapest in the %s ones%s.\n", third_names[high_at],
-           third_names[low_at], high_at == 0 ? ", as the guide's advice to keep low layers dense supposes"
-                                             : ": the guide's advice to keep low layers dense does not fit this model");
+    printf("A point of sparsity is dearest in the %s layers and cheapest in the %s ones%s.\n",
+        third_names[high_at], third_names[low_at],
+        high_at == 0 ? ", as the guide's advice to keep low layers dense supposes"
+                     : ": the guide's advice to keep low layers dense does not fit this model");
 }
 
 static enum status explain_command(struct command_call *call)
@@ -183,24 +214,36 @@ static enum status explain_command(struct command_call *call)
     bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (!call->n) return fail(ERR_ARG, "explain needs a tuned file; -h shows an example");
     if (str_ends_with(call->positional[0], ".pt"))
-        TRY_GOTO(st, done, fail(ERR_ARG, "%s: SpargeAttn's .pt holds thresholds alone, no bounds, errors or reasons; explain the "
-                                         "tuned.json that `tune -o` writes", call->positional[0]));
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "%s: SpargeAttn's .pt holds thresholds alone, no bounds, errors or reasons; "
+                "explain the "
+                "tuned.json that `tune -o` writes",
+                call->positional[0]));
     TRY_GOTO(st, done, tuned_read(&t, call->positional[0]));
     if (terminal)
         printf("%s: %s, method %s, rule %s, bounds l1 %g and pv_l1 %g, blocks %dx%d, smooth_k %s\n"
                "tuned on %d samples of %s (up to %d tokens), %d more to check, %d held out\n",
-               call->positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1, t.block.q, t.block.k,
-               smooth_k_name(t.smooth_k), t.num_samples, t.data_name, t.max_length, t.num_check, t.num_held_out);
-    if (terminal && t.over.n_samples) printf("on those held out %s\n", over_bound_text(&t.over, over));
+            call->positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1,
+            t.block.q, t.block.k, smooth_k_name(t.smooth_k), t.num_samples, t.data_name,
+            t.max_length, t.num_check, t.num_held_out);
+    if (terminal && t.over.n_samples)
+        printf("on those held out %s\n", over_bound_text(&t.over, over));
     if (terminal && t.coverage > 0)
-        printf("bounds were tightened to %.2f of those above, for %g %% of heads and texts to hold them\n", t.tightened,
-               100 * t.coverage);
+        printf("bounds were tightened to %.2f of those above, for %g %% of heads and texts to hold "
+               "them\n",
+            t.tightened, 100 * t.coverage);
     if (terminal) printf("\n");
-    if (terminal && t.goal[0]) printf("Bounds per layer or head, searched by optimise to keep %s; those above are the largest.\n\n", t.goal);
+    if (terminal && t.goal[0])
+        printf("Bounds per layer or head, searched by optimise to keep %s; those above are the "
+               "largest.\n\n",
+            t.goal);
     if (terminal && t.edited)
-        printf("This file was changed since it was written: its errors were not measured with these thresholds.\n\n");
+        printf("This file was changed since it was written: its errors were not measured with "
+               "these thresholds.\n\n");
     else if (terminal && !t.verified)
-        printf("Nothing in this file was verified: it comes from stored curves, or from another program.\n\n");
+        printf("Nothing in this file was verified: it comes from stored curves, or from another "
+               "program.\n\n");
     TRY_GOTO(st, done, print_table(o.layers ? layers_of(&t) : heads_of(&t), &o.output));
     if (terminal) print_thirds(&t, call->positional[0]);
     if (terminal && t.costs) print_costs(&t);
@@ -212,13 +255,16 @@ done:
 const struct command cmd_explain = {
     .name = "explain",
     .summary = "what a tuned file chose, head by head, and why",
-    .help = {
-        "explain TUNED.json [options]",
-        "Prints what a tuned file holds: per head the thresholds, the bound, what was achieved on tuning, check and held-out samples,\n"
-        "the sparsity that was counted, and why a head stayed dense; then how low, middle and late layers compare with the layer\n"
-        "strategies of the tuning guide, end to end when the file comes from optimise.",
-        "sparsegauge explain tuned.json\nsparsegauge explain tuned.json --by-layer --format md",
-    },
+    .help =
+        {
+            "explain TUNED.json [options]",
+            "Prints what a tuned file holds: per head the thresholds, the bound, what was achieved "
+            "on tuning, check and held-out samples,\n"
+            "the sparsity that was counted, and why a head stayed dense; then how low, middle and "
+            "late layers compare with the layer\n"
+            "strategies of the tuning guide, end to end when the file comes from optimise.",
+            "sparsegauge explain tuned.json\nsparsegauge explain tuned.json --by-layer --format md",
+        },
     .options = options,
     .max_positional = 1,
     .run = explain_command,

@@ -26,50 +26,66 @@ static struct {
 } o = {
     .output = OUTPUT_DEFAULTS,
     .machine = {.cpu_mask = "auto"}, /* device NULL: that of the run to confirm */
-    .db = "sparsegauge.db", .max_length = 2048, .num_samples = 5,
+    .db = "sparsegauge.db",
+    .max_length = 2048,
+    .num_samples = 5,
 };
 
 static const struct option_def options[] = {
     {"Bounds on the run", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"min-cosine", OPTION_REAL, &o.bounds.min_cosine, "X", "mean logits cosine", -1, 1},
-    {"min-cosine-p1", OPTION_REAL, &o.bounds.min_cosine_p1, "X", "its first percentile over positions", -1, 1},
+    {"min-cosine-p1", OPTION_REAL, &o.bounds.min_cosine_p1, "X",
+        "its first percentile over positions", -1, 1},
     {"max-kl", OPTION_REAL, &o.bounds.max_kl, "NATS", "mean KL divergence", 0, 1e9},
     {"max-kl-p99.9", OPTION_REAL, &o.bounds.max_kl_p99_9, "NATS", "its 99.9th percentile", 0, 1e9},
-    {"max-sample-kl", OPTION_REAL, &o.bounds.max_sample_kl, "NATS", "mean KL of the worst of these samples", 0, 1e9},
-    {"max-ppl-increase", OPTION_SHARE, &o.bounds.max_ppl_increase, "X", "perplexity ratio - 1: .01 or 1%", -1,
-     1e9},
+    {"max-sample-kl", OPTION_REAL, &o.bounds.max_sample_kl, "NATS",
+        "mean KL of the worst of these samples", 0, 1e9},
+    {"max-ppl-increase", OPTION_SHARE, &o.bounds.max_ppl_increase, "X",
+        "perplexity ratio - 1: .01 or 1%", -1, 1e9},
     {"min-sparsity", OPTION_SHARE, &o.bounds.min_sparsity, "X", "counted sparsity", 0, 1},
-    {"min-token-accuracy", OPTION_SHARE, &o.bounds.min_token_accuracy, "X", "top-1 agreement", 0, 1},
+    {"min-token-accuracy", OPTION_SHARE, &o.bounds.min_token_accuracy, "X", "top-1 agreement", 0,
+        1},
     {"max-score-drop", OPTION_SHARE, &o.bounds.max_score_drop, "X", "share of answers lost", -1, 1},
-    {"max-latency-ratio", OPTION_REAL, &o.bounds.max_latency_ratio, "X", "sparse / dense prefill time", 0, 1e9},
+    {"max-latency-ratio", OPTION_REAL, &o.bounds.max_latency_ratio, "X",
+        "sparse / dense prefill time", 0, 1e9},
     {"max-memory", OPTION_REAL, &o.bounds.max_memory_mib, "MIB", "peak resident memory", 0, 1e12},
     {"Bounds on the change from --baseline", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
-    {"baseline", OPTION_TEXT, &o.baseline, "RUN|FILE", "run or before_tune.json on the same tokens", 0, 0},
-    {"max-cosine-drop", OPTION_REAL, &o.bounds.max_cosine_drop, "X", "mean logits cosine lost", -2, 2},
+    {"baseline", OPTION_TEXT, &o.baseline, "RUN|FILE", "run or before_tune.json on the same tokens",
+        0, 0},
+    {"max-cosine-drop", OPTION_REAL, &o.bounds.max_cosine_drop, "X", "mean logits cosine lost", -2,
+        2},
     {"max-kl-rise", OPTION_REAL, &o.bounds.max_kl_rise, "NATS", "mean KL gained", -1e9, 1e9},
-    {"max-ppl-rise", OPTION_SHARE, &o.bounds.max_ppl_rise, "X", "perplexity ratio gained", -1e9, 1e9},
-    {"max-token-accuracy-drop", OPTION_SHARE, &o.bounds.max_token_accuracy_drop, "X", "top-1 agreement lost", -1, 1},
-    {"max-score-loss", OPTION_SHARE, &o.bounds.max_score_loss, "X", "share of right answers lost", -1, 1},
-    {"max-sparsity-drop", OPTION_SHARE, &o.bounds.max_sparsity_drop, "X", "counted sparsity lost", -1, 1},
+    {"max-ppl-rise", OPTION_SHARE, &o.bounds.max_ppl_rise, "X", "perplexity ratio gained", -1e9,
+        1e9},
+    {"max-token-accuracy-drop", OPTION_SHARE, &o.bounds.max_token_accuracy_drop, "X",
+        "top-1 agreement lost", -1, 1},
+    {"max-score-loss", OPTION_SHARE, &o.bounds.max_score_loss, "X", "share of right answers lost",
+        -1, 1},
+    {"max-sparsity-drop", OPTION_SHARE, &o.bounds.max_sparsity_drop, "X", "counted sparsity lost",
+        -1, 1},
     {"max-latency-rise", OPTION_SHARE, &o.bounds.max_latency_rise, "X",
-     "sparse time gained: .1 is ten percent; same machine only", -1, 1e9},
+        "sparse time gained: .1 is ten percent; same machine only", -1, 1e9},
     {"max-memory-rise", OPTION_SHARE, &o.bounds.max_memory_rise, "X",
-     "peak memory gained: .1 is ten percent; same machine only", -1, 1e9},
+        "peak memory gained: .1 is ten percent; same machine only", -1, 1e9},
     {"Judging", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"by-mean", OPTION_FLAG, &o.bounds.by_mean, NULL, "judge the value, not its interval", 0, 0},
-    {"strict", OPTION_FLAG, &o.bounds.strict, NULL, "metrics that disagree decide: ambiguous", 0, 0},
-    {"confirm", OPTION_FLAG, &o.confirm, NULL, "evaluate a failed run once more; a failure must happen twice", 0, 0},
-    {"self-test", OPTION_FLAG, &o.self_test, NULL, "plant faults in MODEL (the bundled one): does the gate see them?",
-     0, 0},
+    {"strict", OPTION_FLAG, &o.bounds.strict, NULL, "metrics that disagree decide: ambiguous", 0,
+        0},
+    {"confirm", OPTION_FLAG, &o.confirm, NULL,
+        "evaluate a failed run once more; a failure must happen twice", 0, 0},
+    {"self-test", OPTION_FLAG, &o.self_test, NULL,
+        "plant faults in MODEL (the bundled one): does the gate see them?", 0, 0},
     {"max-length", OPTION_INT, &o.max_length, "TOKENS", "of the self-test (2048)", 256, 1 << 20},
     {"num-samples", OPTION_INT, &o.num_samples, "N", "of the self-test (5)", 2, 1 << 20},
     {"config", OPTION_TEXT, &o.config, "FILE", "bounds from JSON; options override", 0, 0},
-    {"dump-config", OPTION_TEXT, &o.dump, "FILE", "write the bounds as JSON to edit, and stop", 0, 0},
+    {"dump-config", OPTION_TEXT, &o.dump, "FILE", "write the bounds as JSON to edit, and stop", 0,
+        0},
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"Reporting", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
     {"junit", OPTION_TEXT, &o.junit, "FILE", "write JUnit XML", 0, 0},
     {"gitlab", OPTION_TEXT, &o.gitlab, "FILE", "write GitLab code-quality JSON", 0, 0},
-    {"github", OPTION_FLAG, &o.github, NULL, "print GitHub annotations, add to $GITHUB_STEP_SUMMARY", 0, 0},
+    {"github", OPTION_FLAG, &o.github, NULL,
+        "print GitHub annotations, add to $GITHUB_STEP_SUMMARY", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {"model", OPTION_TEXT, &o.machine.model, "DIR", "model for --confirm, if it has moved", 0, 0},
     MACHINE_OPTIONS(o.machine),
@@ -81,7 +97,8 @@ static struct table *checks_table(const struct gate_result *g)
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "bound"});
     table_add_column(t, (struct table_column){.name = "wanted"});
-    table_add_column(t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 5});
+    table_add_column(
+        t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 5});
     table_add_column(t, (struct table_column){.name = "low", .number = NUMBER_SHORT, .digits = 5});
     table_add_column(t, (struct table_column){.name = "high", .number = NUMBER_SHORT, .digits = 5});
     table_add_column(t, (struct table_column){.name = "outcome"});
@@ -109,43 +126,41 @@ static enum status write_text(const char *path, struct str *text)
     return st;
 }
 
-static enum status export(const struct gate_result *g, struct table *causes, double wall_s)
+static enum status export(const struct gate_result *g, struct table *causes, double wall_s) {
+    char utc[32]; struct str text = {0}; clock_utc(utc, sizeof utc);
+    if (o.junit){junit_xml(g->checks, g->n, "sparsegauge", g->alarm, wall_s, utc, &text);
+                 TRY(write_text(o.junit, &text));}
+if (o.gitlab)
 {
-    char utc[32];
-    struct str text = {0};
-    clock_utc(utc, sizeof utc);
-    if (o.junit) {
-        junit_xml(g->checks, g->n, "sparsegauge", g->alarm, wall_s, utc, &text);
-        TRY(write_text(o.junit, &text));
+    gitlab_quality(g->checks, g->n, o.config ? o.config : ".gitlab-ci.yml", &text);
+    TRY(write_text(o.gitlab, &text));
+}
+if (!o.github) return OK;
+github_annotations(g->checks, g->n, g->alarm, &text);
+fputs(str_get(&text), stdout);
+str_reset(&text);
+const char *summary = getenv("GITHUB_STEP_SUMMARY");
+FILE *f = summary ? fopen(summary, "a") : NULL;
+if (summary && !f) return fail(ERR_IO, "%s: cannot append the step summary", summary);
+if (f) {
+    github_summary(g->checks, g->n, "sparsegauge gate", &text);
+    if (g->alarm) str_addf(&text, "\n> %s\n", g->alarm);
+    if (g->note) str_addf(&text, "\n%s\n", g->note);
+    if (g->outcome != CHECK_PASS && table_rows(causes)) {
+        str_add_char(&text, '\n');
+        table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
     }
-    if (o.gitlab) {
-        gitlab_quality(g->checks, g->n, o.config ? o.config : ".gitlab-ci.yml", &text);
-        TRY(write_text(o.gitlab, &text));
-    }
-    if (!o.github) return OK;
-    github_annotations(g->checks, g->n, g->alarm, &text);
-    fputs(str_get(&text), stdout);
-    str_reset(&text);
-    const char *summary = getenv("GITHUB_STEP_SUMMARY");
-    FILE *f = summary ? fopen(summary, "a") : NULL;
-    if (summary && !f) return fail(ERR_IO, "%s: cannot append the step summary", summary);
-    if (f) {
-        github_summary(g->checks, g->n, "sparsegauge gate", &text);
-        if (g->alarm) str_addf(&text, "\n> %s\n", g->alarm);
-        if (g->note) str_addf(&text, "\n%s\n", g->note);
-        if (g->outcome != CHECK_PASS && table_rows(causes)) {
-            str_add_char(&text, '\n');
-            table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
-        }
-        fputs(str_get(&text), f);
-        fclose(f);
-    }
-    str_clear(&text);
-    return OK;
+    fputs(str_get(&text), f);
+    fclose(f);
+}
+str_clear(&text);
+return OK;
 }
 
-/* Runs a failed configuration again and lets both runs decide. What hinders it is said, and changes nothing. */
-static enum status confirm(struct gate_result *result, const struct gate_subject *subject, int argc, char **argv)
+/* Runs a failed configuration again and lets both runs decide. What hinders it is said, and changes
+ * nothing. */
+static enum status confirm(
+    struct gate_result *result, const struct gate_subject *subject, int argc, char **argv)
 {
     char key[HASH_HEX_SIZE];
     struct view_source again = {0};
@@ -163,7 +178,7 @@ static enum status confirm(struct gate_result *result, const struct gate_subject
     struct str words = {0};
     if (st == OK)
         arithmetic_compare((struct arithmetic_side){subject->run->run, &subject->run->metrics},
-                           (struct arithmetic_side){again.view.run, &again.view.metrics}, subject->floors, &words);
+            (struct arithmetic_side){again.view.run, &again.view.metrics}, subject->floors, &words);
     if (words.len) gate_add_note(result, str_get(&words));
     str_clear(&words);
     gate_result_clear(&second);
@@ -185,16 +200,19 @@ static enum status show_result(const struct gate_result *g, struct table *causes
     return OK;
 }
 
-static enum status load_context(const struct view_source *source, struct noise_list *floors, struct run_list *others)
+static enum status load_context(
+    const struct view_source *source, struct noise_list *floors, struct run_list *others)
 {
     const struct run_record *r = source->view.run;
     TRY(view_source_floors(source, o.db, r->machine.fingerprint, floors));
     if (!source->store) return OK;
     return query_runs(source->store,
-                      &(struct run_filter){.model = r->model.fingerprint, .dataset = r->dataset.fingerprint}, others);
+        &(struct run_filter){.model = r->model.fingerprint, .dataset = r->dataset.fingerprint},
+        others);
 }
 
-static enum status judge(const char *name, int argc, char **argv, int64_t t0, enum check_outcome *outcome)
+static enum status judge(
+    const char *name, int argc, char **argv, int64_t t0, enum check_outcome *outcome)
 {
     struct view_source source = {0}, baseline = {0};
     struct noise_list floors = {0};
@@ -205,7 +223,8 @@ static enum status judge(const char *name, int argc, char **argv, int64_t t0, en
     TRY_GOTO(st, done, view_source_load(&source, o.db, name));
     if (o.baseline) TRY_GOTO(st, done, view_source_load(&baseline, o.db, o.baseline));
     TRY_GOTO(st, done, load_context(&source, &floors, &others));
-    struct gate_subject subject = {&source.view, o.baseline ? &baseline.view : NULL, floors.n ? &floors : NULL};
+    struct gate_subject subject = {
+        &source.view, o.baseline ? &baseline.view : NULL, floors.n ? &floors : NULL};
     TRY_GOTO(st, done, gate_run(&subject, &o.bounds, &result));
     if (o.confirm) TRY_GOTO(st, done, confirm(&result, &subject, argc, argv));
     causes = causes_table(&source.view, &others);
@@ -226,10 +245,14 @@ static enum status show_selftest(const struct selftest *t)
 {
     struct table *table = table_new(NULL);
     table_add_column(table, (struct table_column){.name = "configuration"});
-    table_add_column(table, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(table, (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(table, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(table, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        table, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(table,
+        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        table, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        table, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
     static const char *const names[] = {"must", "gate", "broken bounds", "told"};
     for (int i = 0; i < 4; i++) table_add_column(table, (struct table_column){.name = names[i]});
     for (int i = 0; i < SELFTEST_ROWS; i++) {
@@ -258,19 +281,19 @@ static enum status self_test(const char *model, int64_t t0, bool *passed)
     s.num_samples = o.num_samples;
     enum status st;
     TRY_GOTO(st, done,
-             setup_open(&setup, &o.machine,
-                        model             ? model
-                        : o.machine.model ? o.machine.model
-                                          : SG_DEMO_DIR "/model"));
+        setup_open(&setup, &o.machine,
+            model                 ? model
+                : o.machine.model ? o.machine.model
+                                  : SG_DEMO_DIR "/model"));
     TRY_GOTO(st, done, setup_samples(&setup, &s, 0, false, &set));
     TRY_GOTO(st, done, selftest_run(&setup.model, setup.par, &set, cancel_requested, &t));
     TRY_GOTO(st, done, show_selftest(&t));
     *passed = selftest_passes(&t);
     if (strcmp(o.output.format, "terminal") == 0)
-        printf("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name, set.n_samples,
-               o.max_length, (double)(clock_ns() - t0) * 1e-9,
-               *passed ? "every planted fault was caught, nothing sound was refused"
-                       : "FAILED, do not trust this gate here");
+        printf("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name,
+            set.n_samples, o.max_length, (double)(clock_ns() - t0) * 1e-9,
+            *passed ? "every planted fault was caught, nothing sound was refused"
+                    : "FAILED, do not trust this gate here");
 done:
     sample_set_clear(&set);
     setup_close(&setup);
@@ -285,7 +308,8 @@ static enum status gate_command(struct command_call *call)
     const char *again[1];
     int n;
     bool want_help;
-    o.bounds = gate_no_bounds(); /* then the file's, then what was given on the command line over them */
+    /* then the file's, then what was given on the command line over them */
+    o.bounds = gate_no_bounds();
     if (o.config) TRY(gate_bounds_read(&o.bounds, o.config));
     TRY(options_parse(options, call->argc, call->argv, again, 1, &n, &want_help));
     cancel_install();
@@ -303,15 +327,18 @@ static enum status gate_command(struct command_call *call)
 const struct command cmd_gate = {
     .name = "gate",
     .summary = "fail when a bound is broken",
-    .help = {
-        "gate [RUN | FILE.json] [bounds]",
-        "Exits 0 when every bound holds, 1 when one is broken, 4 when the data cannot decide or nothing sparse was\n"
-        "measured. A bound is judged by the metric's 95 % interval, a change by the paired interval of the difference.",
-        "sparsegauge gate last --min-cosine .98 --max-kl .02 --min-sparsity .3\n"
-        "sparsegauge gate last --baseline 12 --max-kl-rise .002 --confirm\n"
-        "sparsegauge gate after_tune.json --config gate.json --junit gate.xml\n"
-        "sparsegauge gate --self-test",
-    },
+    .help =
+        {
+            "gate [RUN | FILE.json] [bounds]",
+            "Exits 0 when every bound holds, 1 when one is broken, 4 when the data cannot decide "
+            "or nothing sparse was\n"
+            "measured. A bound is judged by the metric's 95 % interval, a change by the paired "
+            "interval of the difference.",
+            "sparsegauge gate last --min-cosine .98 --max-kl .02 --min-sparsity .3\n"
+            "sparsegauge gate last --baseline 12 --max-kl-rise .002 --confirm\n"
+            "sparsegauge gate after_tune.json --config gate.json --junit gate.xml\n"
+            "sparsegauge gate --self-test",
+        },
     .options = options,
     .max_positional = 1,
     .run = gate_command,

@@ -16,7 +16,10 @@ static struct {
     double temperature, top_p;
     bool dense;
 } o = {
-    .machine = MACHINE_DEFAULTS, .policy = POLICY_DEFAULTS, .max_new = 50, .top_p = 1,
+    .machine = MACHINE_DEFAULTS,
+    .policy = POLICY_DEFAULTS,
+    .max_new = 50,
+    .top_p = 1,
 };
 
 static const struct option_def options[] = {
@@ -26,7 +29,8 @@ static const struct option_def options[] = {
     {"n|max-new", OPTION_INT, &o.max_new, "TOKENS", "at most so many (50)", 1, 1 << 20},
     {"temperature", OPTION_REAL, &o.temperature, "X", "0 is greedy (0)", 0, 100},
     {"top-k", OPTION_INT, &o.top_k, "N", "sample among the N likeliest (all)", 0, 1 << 30},
-    {"top-p", OPTION_REAL, &o.top_p, "X", "sample among the likeliest that hold this mass (1)", 0, 1},
+    {"top-p", OPTION_REAL, &o.top_p, "X", "sample among the likeliest that hold this mass (1)", 0,
+        1},
     {"seed", OPTION_INT, &o.seed, "N", "of the sampling (0)", 0, 1 << 30},
     {"dense", OPTION_FLAG, &o.dense, NULL, "dense prefill", 0, 0},
     POLICY_OPTIONS(o.policy),
@@ -52,7 +56,8 @@ static bool write_token(void *ctx, int32_t id)
     return w->st == OK && !cancel_requested(NULL);
 }
 
-static enum status run(struct setup *setup, const struct sparse_policy *policy, const struct tuned *tuned)
+static enum status run(
+    struct setup *setup, const struct sparse_policy *policy, const struct tuned *tuned)
 {
     struct str text = {0}, rest = {0}, begins = {0};
     struct token_list prompt = {0};
@@ -62,7 +67,8 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy, 
     struct head_ledger *ledger = calloc(n_cells, sizeof *ledger), total = {0};
     int32_t *out = malloc(sizeof *out * (size_t)o.max_new);
     struct writer writer = {.model = &setup->model, .stream = {.skip_special = true}};
-    enum status st = ledger && out ? OK : fail(ERR_MEMORY, "no memory for %d new tokens", o.max_new);
+    enum status st =
+        ledger && out ? OK : fail(ERR_MEMORY, "no memory for %d new tokens", o.max_new);
     struct text_file file = {0};
     if (st == OK && o.prompt_file) st = text_file_open(&file, o.prompt_file);
     if (st == OK && o.prompt_file) str_add_bytes(&text, file.text, file.len);
@@ -70,17 +76,25 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy, 
     if (st != OK) goto done;
     if (o.prompt) str_add(&text, o.prompt);
     TRY_GOTO(st, done, model_prompt(&setup->model, str_get(&text), text.len, &prompt));
-    if (prompt.n == 0) TRY_GOTO(st, done, fail(ERR_ARG, "the prompt has no tokens; give --prompt TEXT"));
-    TRY_GOTO(st, done, session_open(&s, &setup->model.weights, setup->par, (int)prompt.n + o.max_new, o.machine.chunk,
-                                    o.machine.impl));
+    if (prompt.n == 0)
+        TRY_GOTO(st, done, fail(ERR_ARG, "the prompt has no tokens; give --prompt TEXT"));
+    TRY_GOTO(st, done,
+        session_open(&s, &setup->model.weights, setup->par, (int)prompt.n + o.max_new,
+            o.machine.chunk, o.machine.impl));
     setup_note_tuned(&o.policy, tuned, NULL, (int)prompt.n);
     int end = (int)prompt.n + o.max_new;
     if (end > c->max_position)
-        fprintf(stderr, "sparsegauge: up to %d tokens, the model was made for %d\n", end, c->max_position);
+        fprintf(stderr, "sparsegauge: up to %d tokens, the model was made for %d\n", end,
+            c->max_position);
     struct generate_args g = {
-        .prompt = prompt.ids, .n_prompt = (int)prompt.n, .max_new = o.max_new,
+        .prompt = prompt.ids,
+        .n_prompt = (int)prompt.n,
+        .max_new = o.max_new,
         .sampler = {(float)o.temperature, o.top_k, (float)o.top_p, (uint64_t)o.seed},
-        .policy = o.dense ? NULL : policy, .ledger = ledger, .token = write_token, .ctx = &writer,
+        .policy = o.dense ? NULL : policy,
+        .ledger = ledger,
+        .token = write_token,
+        .ctx = &writer,
     };
     struct generate_result result;
     TRY_GOTO(st, done, generate(s, &g, out, &result));
@@ -90,11 +104,12 @@ static enum status run(struct setup *setup, const struct sparse_policy *policy, 
     for (size_t i = 0; i < n_cells; i++) head_ledger_add(&total, &ledger[i]);
     tokenizer_prefix_text(setup->model.tokenizer, setup->model.bos, &begins);
     fprintf(stderr, "\nprompts %s", str_get(&begins));
-    fprintf(stderr, "\nprefill %zu tokens in %.3f s, decode %d tokens in %.3f s (%.1f a second)\n", prompt.n,
-            (double)result.prefill_ns * 1e-9, result.n_new, (double)result.decode_ns * 1e-9,
-            result.n_new / ((double)result.decode_ns * 1e-9));
+    fprintf(stderr, "\nprefill %zu tokens in %.3f s, decode %d tokens in %.3f s (%.1f a second)\n",
+        prompt.n, (double)result.prefill_ns * 1e-9, result.n_new, (double)result.decode_ns * 1e-9,
+        result.n_new / ((double)result.decode_ns * 1e-9));
     if (total.calls_dense_short)
-        fprintf(stderr, "the prompt is shorter than %d tokens: every layer ran dense\n", policy->min_sparse_tokens);
+        fprintf(stderr, "the prompt is shorter than %d tokens: every layer ran dense\n",
+            policy->min_sparse_tokens);
     else if (!o.dense)
         fprintf(stderr, "prefill sparsity %.1f %%, counted\n", 100 * ledger_sparsity(&total));
 done:
@@ -116,10 +131,12 @@ static enum status generate_command(struct command_call *call)
     struct sparse_policy policy = {0};
     struct tuned tuned = {0};
     cancel_install();
-    if (o.prompt && o.prompt_file) return fail(ERR_ARG, "two prompts: give --prompt or --prompt-file");
+    if (o.prompt && o.prompt_file)
+        return fail(ERR_ARG, "two prompts: give --prompt or --prompt-file");
     if (o.temperature == 0 && (o.top_k || o.top_p != 1 || o.seed))
-        return fail(ERR_ARG, "with temperature 0 the likeliest token is taken, so --top-k, --top-p and --seed mean "
-                                            "nothing; give --temperature X");
+        return fail(ERR_ARG,
+            "with temperature 0 the likeliest token is taken, so --top-k, --top-p and --seed mean "
+            "nothing; give --temperature X");
     if (o.dense && (o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0))
         return fail(ERR_ARG, "--dense goes with no --method, --topk, --window or --tuned");
     if (!o.prompt && !o.prompt_file) return fail(ERR_ARG, "what to continue? give --prompt TEXT");
@@ -136,12 +153,14 @@ done:
 const struct command cmd_generate = {
     .name = "generate",
     .summary = "write text with dense or sparse prefill",
-    .help = {
-        "generate MODEL --prompt TEXT [options]",
-        "Continues a prompt. The prefill is sparse unless --dense is given or the prompt is shorter than\n"
-        "--min-sparse-tokens, which is said; decode steps are dense.",
-        "sparsegauge generate suites/demo/model --prompt \"Once upon a time,\" -n 60",
-    },
+    .help =
+        {
+            "generate MODEL --prompt TEXT [options]",
+            "Continues a prompt. The prefill is sparse unless --dense is given or the prompt is "
+            "shorter than\n"
+            "--min-sparse-tokens, which is said; decode steps are dense.",
+            "sparsegauge generate suites/demo/model --prompt \"Once upon a time,\" -n 60",
+        },
     .options = options,
     .max_positional = 1,
     .run = generate_command,

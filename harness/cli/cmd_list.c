@@ -15,7 +15,8 @@ static struct {
     const char *db, *model, *suite, *method;
     int limit;
 } o = {
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
 };
 
 static const struct option_def options[] = {
@@ -32,8 +33,11 @@ static enum status list_runs(void)
 {
     struct store *store = NULL;
     struct run_list runs = {0};
-    struct run_filter f = {.model = o.model, .suite = o.suite, .method = o.method, .limit = (size_t)o.limit,
-                           .newest_first = o.limit > 0};
+    struct run_filter f = {.model = o.model,
+        .suite = o.suite,
+        .method = o.method,
+        .limit = (size_t)o.limit,
+        .newest_first = o.limit > 0};
     TRY(store_open(&store, o.db, STORE_READ));
     enum status st = query_runs(store, &f, &runs);
     if (st == OK) st = print_table(runs_table(&runs), &o.output);
@@ -55,7 +59,8 @@ static void add_method(struct table *t, const struct mask_method *m)
     }
     table_text(t, str_get(&text));
     str_clear(&text);
-    if (m->ranked) str_addf(&text, "%s %g", mask_rule_of(m)->name, m->keep > 0 ? mask_decimal(m->keep) : .98);
+    if (m->ranked)
+        str_addf(&text, "%s %g", mask_rule_of(m)->name, m->keep > 0 ? mask_decimal(m->keep) : .98);
     table_text(t, m->ranked ? str_get(&text) : "");
     str_clear(&text);
     table_text(t, m->source);
@@ -67,7 +72,8 @@ static void list_methods(struct table *t)
     table_add_column(t, (struct table_column){.name = "rule, --cdfthreshd"});
     table_add_column(t, (struct table_column){.name = "source"});
     static const char *const others[][5] = {
-        {"topk", "the ranking of sparge, a fixed fraction of tiles (--topk)", "", "top-k", "METHOD 2"},
+        {"topk", "the ranking of sparge, a fixed fraction of tiles (--topk)", "", "top-k",
+            "METHOD 2"},
         {"dense", "nothing is skipped", "", "", ""},
     };
     for (int i = 0; mask_methods[i]; i++) add_method(t, mask_methods[i]);
@@ -96,7 +102,8 @@ static enum status list_known(const char *what)
     } else if (strcmp(what, "methods") == 0) {
         list_methods(t);
     } else if (strcmp(what, "kernels") == 0) {
-        struct attn_args probe = {.n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = {128, 64}};
+        struct attn_args probe = {
+            .n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = {128, 64}};
         for (int i = 0; attn_impls[i]; i++) {
             const char *why = attn_impls[i]->refuses(&probe);
             table_text(t, attn_impls[i]->name);
@@ -111,17 +118,20 @@ static enum status list_known(const char *what)
 
 static enum status list_command(struct command_call *call)
 {
-    return call->n == 0 || strcmp(call->positional[0], "runs") == 0 ? list_runs() : list_known(call->positional[0]);
+    return call->n == 0 || strcmp(call->positional[0], "runs") == 0
+        ? list_runs()
+        : list_known(call->positional[0]);
 }
 
 const struct command cmd_list = {
     .name = "list",
     .summary = "runs of a database, or the known suites, methods and kernels",
-    .help = {
-        "list [runs | suites | methods | kernels] [options]",
-        "Prints the runs of a database, or what this binary knows.",
-        "sparsegauge list --db sparsegauge.db\nsparsegauge list suites",
-    },
+    .help =
+        {
+            "list [runs | suites | methods | kernels] [options]",
+            "Prints the runs of a database, or what this binary knows.",
+            "sparsegauge list --db sparsegauge.db\nsparsegauge list suites",
+        },
     .options = options,
     .max_positional = 1,
     .run = list_command,

@@ -20,14 +20,15 @@ static struct {
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE",
-     "the database that takes them in; made when it is not there (sparsegauge.db)", 0, 0},
+        "the database that takes them in; made when it is not there (sparsegauge.db)", 0, 0},
     {0},
 };
 
 static bool same_file(const char *a, const char *b)
 {
     struct stat x, y;
-    return strcmp(a, b) == 0 || (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino == y.st_ino && x.st_dev == y.st_dev);
+    return strcmp(a, b) == 0 ||
+        (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino == y.st_ino && x.st_dev == y.st_dev);
 }
 
 /* A database that was made for nothing. */
@@ -54,17 +55,21 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
     for (int i = 0; i < n && st == OK; i++) {
         struct merge_report r;
         if (same_file(files[i], o.db)) {
-            st = fail(ERR_ARG, "merge: %s is the database that takes the others in; name it with --db alone", o.db);
+            st = fail(ERR_ARG,
+                "merge: %s is the database that takes the others in; name it with --db alone",
+                o.db);
             break;
         }
         st = store_merge(s, files[i], &r);
         if (st != OK) break;
-        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict", files[i], r.added, r.identical, r.completed,
-               r.conflicting);
+        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict", files[i], r.added,
+            r.identical, r.completed, r.conflicting);
         if (r.other_arithmetic) printf(", %zu under other arithmetic", r.other_arithmetic);
         putchar('\n');
         for (size_t k = 0; k < r.conflicting + r.other_arithmetic; k++)
-            printf("  %scell %s: %s\n", r.conflicts[k].arithmetic ? "" : "conflict: ", r.conflicts[k].key, r.conflicts[k].what);
+            printf("  %scell %s: %s\n",
+                r.conflicts[k].arithmetic ? "" : "conflict: ", r.conflicts[k].key,
+                r.conflicts[k].what);
         *n_conflicts += r.conflicting;
         merge_report_clear(&r);
     }
@@ -90,15 +95,20 @@ static enum status merge_command(struct command_call *call)
 const struct command cmd_merge = {
     .name = "merge",
     .summary = "join databases of shards or machines",
-    .help = {
-        "merge FILE… [--db FILE]",
-        "Takes runs, plans, tunings and curves of other databases into one. Equal rows are kept once; a cell with "
-        "two different\n"
-        "results is a conflict: the one in --db stays and both are told. Exit code 4: there were conflicts. Results that differ\n"
-        "because another BLAS, processor, GPU or compiler computed them are none: they are told, within the noise floor\n"
-        "or beyond it.",
-        "sparsegauge merge --db all.db results.1-of-4.db results.2-of-4.db results.3-of-4.db results.4-of-4.db",
-    },
+    .help =
+        {
+            "merge FILE… [--db FILE]",
+            "Takes runs, plans, tunings and curves of other databases into one. Equal rows are "
+            "kept once; a cell with "
+            "two different\n"
+            "results is a conflict: the one in --db stays and both are told. Exit code 4: there "
+            "were conflicts. Results that differ\n"
+            "because another BLAS, processor, GPU or compiler computed them are none: they are "
+            "told, within the noise floor\n"
+            "or beyond it.",
+            "sparsegauge merge --db all.db results.1-of-4.db results.2-of-4.db results.3-of-4.db "
+            "results.4-of-4.db",
+        },
     .options = options,
     .max_positional = INT_MAX,
     .run = merge_command,

@@ -26,33 +26,60 @@ static struct {
     double min_cosine, max_kl, min_sparsity;
     int n_tune, n_tune_check, n_search, n_check, n_held, n_probes;
 } o = {
-    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "optimised.json", .rule = "l1",
-    .by = "layer", .min_cosine = NAN, .max_kl = NAN, .n_tune = 5, .n_tune_check = 2, .n_search = 3,
-    .n_check = 3, .n_held = 5, .n_probes = 5, .min_sparsity = .10,
+    .machine = MACHINE_DEFAULTS,
+    .samples = SAMPLE_DEFAULTS,
+    .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
+    .out = "optimised.json",
+    .rule = "l1",
+    .by = "layer",
+    .min_cosine = NAN,
+    .max_kl = NAN,
+    .n_tune = 5,
+    .n_tune_check = 2,
+    .n_search = 3,
+    .n_check = 3,
+    .n_held = 5,
+    .n_probes = 5,
+    .min_sparsity = .10,
 };
 
 static const struct option_def options[] = {
-    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR",
+        "Hugging Face directory, instead of MODEL", 0, 0},
     {"Target", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
-    {"min-cosine", OPTION_REAL, &o.min_cosine, "X", "lowest mean cosine of the logits (.99 when nothing is given)", -1, 1},
+    {"min-cosine", OPTION_REAL, &o.min_cosine, "X",
+        "lowest mean cosine of the logits (.99 when nothing is given)", -1, 1},
     {"max-kl", OPTION_REAL, &o.max_kl, "X", "highest mean KL divergence, nats", 0, 100},
-    {"max-ppl-increase", OPTION_TEXT, &o.max_ppl, "X", "highest increase of perplexity: 1% or .01", 0, 0},
+    {"max-ppl-increase", OPTION_TEXT, &o.max_ppl, "X", "highest increase of perplexity: 1% or .01",
+        0, 0},
     {"Search", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
-    {"rule", OPTION_TEXT, &o.rule, "NAME", "what the bounds of the ladder are of: l1, tail, cosine, rmse or both (l1)", 0, 0},
-    {"rungs", OPTION_TEXT, &o.rungs, "X,X,…", "bounds of the ladder (twelve that suit the rule)", 0, 0},
+    {"rule", OPTION_TEXT, &o.rule, "NAME",
+        "what the bounds of the ladder are of: l1, tail, cosine, rmse or both (l1)", 0, 0},
+    {"rungs", OPTION_TEXT, &o.rungs, "X,X,…", "bounds of the ladder (twelve that suit the rule)", 0,
+        0},
     {"by", OPTION_TEXT, &o.by, "WHAT", "layer or head: what gets a bound of its own (layer)", 0, 0},
     {"price", OPTION_TEXT, &o.price, "HOW",
-     "what a step costs: alone, each of them run sparse by itself, or stream, what its error does to the residual stream (layer: alone, head: stream)", 0, 0},
-    {"probes", OPTION_INT, &o.n_probes, "N", "rungs that each of them is run at alone, the rest is interpolated (5)", 1, MAX_RUNGS},
-    {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples that thresholds are chosen on (5)", 1, 1000},
-    {"tune-check", OPTION_INT, &o.n_tune_check, "N", "further samples that every rung's bound must hold on (2)", 0, 1000},
-    {"num-search-samples", OPTION_INT, &o.n_search, "N", "other samples, to search on (3)", 1, 1000},
-    {"check", OPTION_INT, &o.n_check, "N", "further samples that the target must hold on (3)", 1, 1000},
-    {"held-out", OPTION_INT, &o.n_held, "N", "yet other samples: what was taken runs on them once, and is judged there (5)", 1, 1000},
+        "what a step costs: alone, each of them run sparse by itself, or stream, what its error "
+        "does to the residual stream (layer: alone, head: stream)",
+        0, 0},
+    {"probes", OPTION_INT, &o.n_probes, "N",
+        "rungs that each of them is run at alone, the rest is interpolated (5)", 1, MAX_RUNGS},
+    {"num-tune-samples", OPTION_INT, &o.n_tune, "N", "samples that thresholds are chosen on (5)", 1,
+        1000},
+    {"tune-check", OPTION_INT, &o.n_tune_check, "N",
+        "further samples that every rung's bound must hold on (2)", 0, 1000},
+    {"num-search-samples", OPTION_INT, &o.n_search, "N", "other samples, to search on (3)", 1,
+        1000},
+    {"check", OPTION_INT, &o.n_check, "N", "further samples that the target must hold on (3)", 1,
+        1000},
+    {"held-out", OPTION_INT, &o.n_held, "N",
+        "yet other samples: what was taken runs on them once, and is judged there (5)", 1, 1000},
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
     {"Output", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
-    {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE", "where the thresholds go (optimised.json)", 0, 0},
+    {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
+        "where the thresholds go (optimised.json)", 0, 0},
     {"db", OPTION_TEXT, &o.db, "FILE", "database of curves and choices (sparsegauge.db)", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
@@ -61,7 +88,8 @@ static const struct option_def options[] = {
     {0},
 };
 
-/* A ladder in the rule's own error: what is usual for l1, and about the same sparsity under the others. */
+/* A ladder in the rule's own error: what is usual for l1, and about the same sparsity under the
+ * others. */
 static double default_rung(enum tune_rule rule, int i)
 {
     static const double l1[] = {.01, .015, .02, .03, .04, .05, .06, .08, .1, .13, .16, .2};
@@ -84,14 +112,17 @@ static enum status parse_rungs(enum tune_rule rule, struct tune_bounds *out, int
         char *end;
         double x = strtod(text, &end);
         if (end == text || (*end && *end != ',') || !(x > 0 && x < 1))
-            return fail(ERR_ARG, "--rungs: found \"%s\", expected numbers between 0 and 1 joined by commas", text);
+            return fail(ERR_ARG,
+                "--rungs: found \"%s\", expected numbers between 0 and 1 joined by commas", text);
         if (*n == MAX_RUNGS) return fail(ERR_ARG, "--rungs: more than %d of them", MAX_RUNGS);
         out[(*n)++].l1 = x;
         text = *end ? end + 1 : end;
     }
     for (double x; !o.rungs && !isnan(x = default_rung(rule, *n));) out[(*n)++].l1 = x;
     for (int i = 0; i < *n; i++) {
-        if (i > 0 && !(out[i].l1 > out[i - 1].l1)) return fail(ERR_ARG, "--rungs: %g behind %g, expected rising bounds", out[i].l1, out[i - 1].l1);
+        if (i > 0 && !(out[i].l1 > out[i - 1].l1))
+            return fail(
+                ERR_ARG, "--rungs: %g behind %g, expected rising bounds", out[i].l1, out[i - 1].l1);
         out[i].pv_l1 = fmin(1.1 * out[i].l1, (1 + out[i].l1) / 2);
     }
     return *n ? OK : fail(ERR_ARG, "--rungs: found nothing, expected bounds joined by commas");
@@ -105,7 +136,8 @@ static enum status parse_share(const char *text, double *out)
     bool percent = *end == '%';
     if (percent) *out /= 100;
     if (end == text || end[percent] || !(*out > 0 && *out < 100))
-        return fail(ERR_ARG, "--max-ppl-increase: found \"%s\", expected a share above 0 as 1%% or .01", text);
+        return fail(ERR_ARG,
+            "--max-ppl-increase: found \"%s\", expected a share above 0 as 1%% or .01", text);
     return OK;
 }
 
@@ -128,7 +160,10 @@ static enum status read_target(struct optimise_target *t, struct str *goal)
         str_addf(goal, "%sperplexity <= %g x dense", goal->len ? ", " : "", 1 + share);
     }
     if (t->most.cosine > 0 && t->most.kl > 0) return OK;
-    return fail(ERR_ARG, "the target \"%s\" leaves no room at all, expected a cosine below 1 and a KL divergence above 0", str_get(goal));
+    return fail(ERR_ARG,
+        "the target \"%s\" leaves no room at all, expected a cosine below 1 and a KL divergence "
+        "above 0",
+        str_get(goal));
 }
 
 struct work {
@@ -136,7 +171,8 @@ struct work {
     struct store *store;
     struct sparse_policy policy;
     struct sample_set all;
-    struct tune_sample *samples;   /* [all.n_samples]: to tune, to check that, to search, to check that, held out */
+    /* [all.n_samples]: to tune, to check that, to search, to check that, held out */
+    struct tune_sample *samples;
     struct tuned rungs[MAX_RUNGS];
     struct tune_bounds bounds[MAX_RUNGS];
     int n_rungs;
@@ -153,14 +189,17 @@ static enum status load_samples(struct work *w)
     o.samples.num_samples = n;
     TRY(setup_samples(w->setup, &o.samples, 0, true, &w->all));
     if (w->all.n_samples < n)
-        return fail(ERR_ARG, "%s has %d samples of %d tokens, and %d are needed: %d to tune, %d to check that, %d to search, %d "
-                    "to check that and %d held out; ask for fewer or lower --max-length", w->all.name, w->all.n_samples, o.samples.max_length, n,
-                    o.n_tune, o.n_tune_check, o.n_search, o.n_check, o.n_held);
+        return fail(ERR_ARG,
+            "%s has %d samples of %d tokens, and %d are needed: %d to tune, %d to check that, %d "
+            "to search, %d "
+            "to check that and %d held out; ask for fewer or lower --max-length",
+            w->all.name, w->all.n_samples, o.samples.max_length, n, o.n_tune, o.n_tune_check,
+            o.n_search, o.n_check, o.n_held);
     w->samples = calloc((size_t)n, sizeof *w->samples);
     if (!w->samples) return fail(ERR_MEMORY, "no memory for %d samples", n);
     for (int i = 0; i < n; i++)
-        w->samples[i] = (struct tune_sample){w->all.samples[i].ids, w->all.samples[i].n, w->all.samples[i].name,
-                                             i >= o.n_tune};
+        w->samples[i] = (struct tune_sample){
+            w->all.samples[i].ids, w->all.samples[i].n, w->all.samples[i].name, i >= o.n_tune};
     return OK;
 }
 
@@ -180,12 +219,23 @@ static enum status tune_rungs(struct work *w, enum tune_rule rule)
     TRY(curve_db_open(&db, w->store, w->setup, &w->all, &w->policy));
     int64_t t0 = clock_ns();
     progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
-    for (int l = 0; l < w->policy.n_layers; l++) progress.total += w->policy.layer_on[l] * w->policy.n_heads;
-    enum status st = tune(&(struct tune_args){.weights = &w->setup->model.weights, .par = w->setup->par, .policy = &w->policy,
-                                              .rule = rule, .samples = w->samples, .n_samples = n_tuning(),
-                                              .bounds = w->bounds, .n_bounds = w->n_rungs, .min_sparsity = o.min_sparsity,
-                                              .curves = curve_db_store(&db), .impl = o.machine.impl, .progress = show_heads,
-                                              .progress_ctx = &progress, .stop = cancel_requested}, w->rungs, &times);
+    for (int l = 0; l < w->policy.n_layers; l++)
+        progress.total += w->policy.layer_on[l] * w->policy.n_heads;
+    enum status st = tune(&(struct tune_args){.weights = &w->setup->model.weights,
+                              .par = w->setup->par,
+                              .policy = &w->policy,
+                              .rule = rule,
+                              .samples = w->samples,
+                              .n_samples = n_tuning(),
+                              .bounds = w->bounds,
+                              .n_bounds = w->n_rungs,
+                              .min_sparsity = o.min_sparsity,
+                              .curves = curve_db_store(&db),
+                              .impl = o.machine.impl,
+                              .progress = show_heads,
+                              .progress_ctx = &progress,
+                              .stop = cancel_requested},
+        w->rungs, &times);
     progress_end(&progress);
     curve_db_close(&db);
     w->tune_s = (double)(clock_ns() - t0) * 1e-9;
@@ -194,19 +244,33 @@ static enum status tune_rungs(struct work *w, enum tune_rule rule)
 
 static bool by_head(void) { return strcmp(o.by, "head") == 0; }
 
-static bool by_stream(void) { return strcmp(o.price ? o.price : by_head() ? "stream" : "alone", "stream") == 0; }
+static bool by_stream(void)
+{
+    return strcmp(o.price ? o.price : by_head() ? "stream" : "alone", "stream") == 0;
+}
 
 static enum status search(struct work *w, const struct optimise_target *target)
 {
     struct progress progress;
     progress_begin(&progress, "optimise", "%", 100, o.machine.quiet);
-    enum status st = optimise(&(struct optimise_args){.weights = &w->setup->model.weights, .par = w->setup->par,
-                                                      .policy = &w->policy, .by_head = by_head(), .by_stream = by_stream(), .rungs = w->rungs, .n_rungs = w->n_rungs,
-                                                      .n_probes = o.n_probes < w->n_rungs ? o.n_probes : w->n_rungs,
-                                                      .samples = w->samples + n_tuning(), .n_search = o.n_search,
-                                                      .n_check = o.n_check, .n_held_out = o.n_held,
-                                                      .target = *target, .impl = o.machine.impl, .progress = show_share,
-                                                      .progress_ctx = &progress, .stop = cancel_requested}, &w->result);
+    enum status st = optimise(&(struct optimise_args){.weights = &w->setup->model.weights,
+                                  .par = w->setup->par,
+                                  .policy = &w->policy,
+                                  .by_head = by_head(),
+                                  .by_stream = by_stream(),
+                                  .rungs = w->rungs,
+                                  .n_rungs = w->n_rungs,
+                                  .n_probes = o.n_probes < w->n_rungs ? o.n_probes : w->n_rungs,
+                                  .samples = w->samples + n_tuning(),
+                                  .n_search = o.n_search,
+                                  .n_check = o.n_check,
+                                  .n_held_out = o.n_held,
+                                  .target = *target,
+                                  .impl = o.machine.impl,
+                                  .progress = show_share,
+                                  .progress_ctx = &progress,
+                                  .stop = cancel_requested},
+        &w->result);
     progress_end(&progress);
     return st;
 }
@@ -220,16 +284,21 @@ static void add_damage(struct table *t, const struct damage *d)
 
 static void add_damage_columns(struct table *t)
 {
-    table_add_column(t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){
+            .name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 4});
 }
 
 /* Of a cell: its heads' shares as if they wrote independently. */
 static double share_of(const struct optimise_result *r, int cell)
 {
     double sum = 0;
-    for (int h = cell * r->heads_each; h < (cell + 1) * r->heads_each; h++) sum += r->share[h] * r->share[h];
+    for (int h = cell * r->heads_each; h < (cell + 1) * r->heads_each; h++)
+        sum += r->share[h] * r->share[h];
     return sqrt(sum);
 }
 
@@ -240,12 +309,17 @@ static struct table *cell_table(const struct work *w)
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "layer"});
     if (by_head()) table_add_column(t, (struct table_column){.name = "head"});
-    table_add_column(t, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
-    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(
+        t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
     if (r->share) {
-        table_add_column(t, (struct table_column){.name = "share of the stream", .number = NUMBER_FIXED, .digits = 3});
+        table_add_column(t,
+            (struct table_column){
+                .name = "share of the stream", .number = NUMBER_FIXED, .digits = 3});
     } else {
-        table_add_column(t, (struct table_column){.name = "alone sparse at", .number = NUMBER_SHORT, .digits = 3});
+        table_add_column(t,
+            (struct table_column){.name = "alone sparse at", .number = NUMBER_SHORT, .digits = 3});
         add_damage_columns(t);
     }
     for (int i = 0; i < r->n_cells; i++) {
@@ -274,22 +348,26 @@ static struct table *walked_table(const struct work *w, const struct optimise_ta
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "point"});
     table_add_column(t, (struct table_column){.name = "samples"});
-    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
     add_damage_columns(t);
     table_add_column(t, (struct table_column){.name = "target"});
-    static const char *const on[] = {"search", "check", "held-out"}, *const judged[] = {"holds", "open", "broken"};
+    static const char *const on[] = {"search", "check", "held-out"},
+                             *const judged[] = {"holds", "open", "broken"};
     for (int i = 0; i < r->n_points; i++) {
         const struct optimise_point *p = &r->points[i];
         char label[64];
-        if (p->step >= 0)
-            snprintf(label, sizeof label, "step %d of %d", p->step, r->n_steps);
-        else
-            snprintf(label, sizeof label, "all at %g", w->bounds[p->rung].l1);
+        if (p->step >= 0) snprintf(label, sizeof label, "step %d of %d", p->step, r->n_steps);
+        else snprintf(label, sizeof label, "all at %g", w->bounds[p->rung].l1);
         table_text(t, label);
         table_text(t, on[p->on]);
         table_real(t, p->sparsity);
         add_damage(t, &p->damage);
-        table_text(t, i == r->chosen ? judged[optimise_judge(p, target)] : i == r->taken ? "holds: taken" : p->holds ? "holds" : "broken");
+        table_text(t,
+            i == r->chosen      ? judged[optimise_judge(p, target)]
+                : i == r->taken ? "holds: taken"
+                : p->holds      ? "holds"
+                                : "broken");
     }
     return t;
 }
@@ -301,10 +379,14 @@ static enum status judge_heads(struct work *w)
     size_t n = (size_t)t->n_layers * (size_t)t->n_heads * (size_t)o.n_held;
     struct head_error *errors = malloc(sizeof *errors * n);
     if (!errors) return fail(ERR_MEMORY, "no memory to judge %d samples", o.n_held);
-    enum status st = tune_errors(&(struct tune_args){.weights = &w->setup->model.weights, .par = w->setup->par,
-                                                     .policy = &w->policy, .samples = w->samples + w->all.n_samples - o.n_held,
-                                                     .n_samples = o.n_held, .impl = o.machine.impl, .stop = cancel_requested},
-                                 t, 1, errors);
+    enum status st = tune_errors(&(struct tune_args){.weights = &w->setup->model.weights,
+                                     .par = w->setup->par,
+                                     .policy = &w->policy,
+                                     .samples = w->samples + w->all.n_samples - o.n_held,
+                                     .n_samples = o.n_held,
+                                     .impl = o.machine.impl,
+                                     .stop = cancel_requested},
+        t, 1, errors);
     if (st == OK) st = tuned_judge(t, errors, o.n_held);
     free(errors);
     return st;
@@ -320,7 +402,8 @@ static enum status save(struct work *w, const char *goal)
     TRY(judge_heads(w));
     snprintf(t->model_fingerprint, sizeof t->model_fingerprint, "%s", w->setup->model.fingerprint);
     snprintf(t->model_name, sizeof t->model_name, "%s", w->setup->model.name);
-    snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", w->all.fingerprint); /* all of it had a say */
+    /* all of it had a say */
+    snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", w->all.fingerprint);
     snprintf(t->data_name, sizeof t->data_name, "%s", w->all.name);
     TRY(tuned_write(t, o.out));
     model_identity(&model, &w->setup->model, w->setup->model_dir, &arena);
@@ -329,33 +412,43 @@ static enum status save(struct work *w, const char *goal)
     return st;
 }
 
-static void print_verdict(const struct work *w, const struct optimise_target *target, const char *goal)
+static void print_verdict(
+    const struct work *w, const struct optimise_target *target, const char *goal)
 {
     const struct optimise_result *r = &w->result;
     if (r->chosen < 0) {
-        printf("\n%s: nothing that was tried holds on the check samples; every head is stored dense in %s\n", goal, o.out);
+        printf("\n%s: nothing that was tried holds on the check samples; every head is stored "
+               "dense in %s\n",
+            goal, o.out);
         return;
     }
-    static const char *const judged[] = {
-        "The target holds there, the whole interval of it.", "The interval reaches to both sides of the target: more --held-out samples decide.",
-        "The target is BROKEN there: check samples flattered it; give more of them, or a stricter target."};
+    static const char *const judged[] = {"The target holds there, the whole interval of it.",
+        "The interval reaches to both sides of the target: more --held-out samples decide.",
+        "The target is BROKEN there: check samples flattered it; give more of them, or a stricter "
+        "target."};
     const struct optimise_point *p = &r->points[r->chosen], *check = &r->points[r->taken];
     char over[OVER_BOUND_TEXT];
-    printf("\n%s: %.1f %% sparsity on %d held-out samples, run once; written to %s\n", goal, 100 * p->sparsity, o.n_held, o.out);
-    printf("  cosine %.4f (95 %% interval %.4f to %.4f), KL %.4f (%.4f to %.4f), perplexity x%.4f (%.4f to %.4f)\n  %s\n",
-           1 - p->damage.cosine, 1 - p->hi.cosine, 1 - p->lo.cosine, p->damage.kl, fmax(0, p->lo.kl), p->hi.kl, exp(p->damage.log_ppl),
-           exp(p->lo.log_ppl), exp(p->hi.log_ppl), judged[optimise_judge(p, target)]);
+    printf("\n%s: %.1f %% sparsity on %d held-out samples, run once; written to %s\n", goal,
+        100 * p->sparsity, o.n_held, o.out);
+    printf("  cosine %.4f (95 %% interval %.4f to %.4f), KL %.4f (%.4f to %.4f), perplexity x%.4f "
+           "(%.4f to %.4f)\n  %s\n",
+        1 - p->damage.cosine, 1 - p->hi.cosine, 1 - p->lo.cosine, p->damage.kl, fmax(0, p->lo.kl),
+        p->hi.kl, exp(p->damage.log_ppl), exp(p->lo.log_ppl), exp(p->hi.log_ppl),
+        judged[optimise_judge(p, target)]);
     printf("Of its heads' bounds on those: %s.\n", over_bound_text(&w->chosen.over, over));
     if (check->step < 0)
-        printf("One bound for all, %g, is the sparsest that holds on the check samples, so that is what was written.\n",
-               w->bounds[check->rung].l1);
+        printf("One bound for all, %g, is the sparsest that holds on the check samples, so that is "
+               "what was written.\n",
+            w->bounds[check->rung].l1);
     else if (isnan(r->uniform_sparsity))
-        printf("One bound for all does not get down to that cosine on this ladder; give higher --rungs to compare.\n");
+        printf("One bound for all does not get down to that cosine on this ladder; give higher "
+               "--rungs to compare.\n");
     else
-        printf("One bound for all gets %.1f %% at its cosine on the check samples (between rungs): %+.1f points.\n",
-               100 * r->uniform_sparsity, 100 * (check->sparsity - r->uniform_sparsity));
-    printf("ladder %.1f s, sensitivity %.1f s, path %.1f s, uniform bounds %.1f s\n", w->tune_s, r->sensitivity_s, r->search_s,
-           r->uniform_s);
+        printf("One bound for all gets %.1f %% at its cosine on the check samples (between rungs): "
+               "%+.1f points.\n",
+            100 * r->uniform_sparsity, 100 * (check->sparsity - r->uniform_sparsity));
+    printf("ladder %.1f s, sensitivity %.1f s, path %.1f s, uniform bounds %.1f s\n", w->tune_s,
+        r->sensitivity_s, r->search_s, r->uniform_s);
 }
 
 static enum status run(struct work *w)
@@ -365,7 +458,8 @@ static enum status run(struct work *w)
     enum tune_rule rule;
     enum status st;
     bool terminal = strcmp(o.output.format, "terminal") == 0;
-    if (!by_head() && strcmp(o.by, "layer") != 0) return fail(ERR_ARG, "--by: found \"%s\", expected layer or head", o.by);
+    if (!by_head() && strcmp(o.by, "layer") != 0)
+        return fail(ERR_ARG, "--by: found \"%s\", expected layer or head", o.by);
     if (o.price && !by_stream() && strcmp(o.price, "alone") != 0)
         return fail(ERR_ARG, "--price: found \"%s\", expected alone or stream", o.price);
     TRY(tune_rule_parse(o.rule, &rule));
@@ -410,15 +504,19 @@ done:
 const struct command cmd_optimise = {
     .name = "optimise",
     .summary = "search a bound per layer for the most sparsity that keeps a target",
-    .help = {
-        "optimise MODEL [--min-cosine .99] [--max-kl X] [--max-ppl-increase 1%] [options]",
-        "Searches a bound for every layer or head, for the most sparsity that keeps an end-to-end target: tunes a ladder of bounds,\n"
-        "runs one at a time sparse to see what it costs, walks the path of the cheapest steps, and takes what is sparsest on check\n"
-        "samples, one bound for all included. Held-out samples judge it once. Prints the frontier it walked.",
-        "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
-        "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse\n"
-        "sparsegauge optimise suites/demo/model --by head --rule both --max-kl .005",
-    },
+    .help =
+        {
+            "optimise MODEL [--min-cosine .99] [--max-kl X] [--max-ppl-increase 1%] [options]",
+            "Searches a bound for every layer or head, for the most sparsity that keeps an "
+            "end-to-end target: tunes a ladder of bounds,\n"
+            "runs one at a time sparse to see what it costs, walks the path of the cheapest steps, "
+            "and takes what is sparsest on check\n"
+            "samples, one bound for all included. Held-out samples judge it once. Prints the "
+            "frontier it walked.",
+            "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
+            "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse\n"
+            "sparsegauge optimise suites/demo/model --by head --rule both --max-kl .005",
+        },
     .options = options,
     .max_positional = 1,
     .run = optimise_command,

@@ -10,7 +10,9 @@ static struct {
     const char *db, *dir, *baseline, *title;
     bool png;
 } o = {
-    .db = "sparsegauge.db", .dir = "report", .png = true,
+    .db = "sparsegauge.db",
+    .dir = "report",
+    .png = true,
 };
 
 static const struct option_def options[] = {
@@ -30,11 +32,11 @@ static enum status report_command(struct command_call *call)
     static struct report_curves curves; /* 100 KB */
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_READ));
     struct report_options report = {.dir = o.dir,
-                                    .title = o.title,
-                                    .no_png = !o.png,
-                                    .db = o.db,
-                                    .baseline = o.baseline,
-                                    .run = call->n ? call->positional[0] : "last"};
+        .title = o.title,
+        .no_png = !o.png,
+        .db = o.db,
+        .baseline = o.baseline,
+        .run = call->n ? call->positional[0] : "last"};
     TRY_GOTO(st, done, report_curves_load(store, report.run, &curves));
     report_curves_offer(&curves, &report);
     TRY_GOTO(st, done, report_write(store, &report, &notes));
@@ -49,12 +51,14 @@ done:
 const struct command cmd_report = {
     .name = "report",
     .summary = "a self-contained page with pictures",
-    .help = {
-        "report [RUN] [options]",
-        "Writes one self-contained HTML page, its pictures with their data and scripts, and the tables as Markdown and "
-        "CSV.",
-        "sparsegauge report last --baseline 1 -o report",
-    },
+    .help =
+        {
+            "report [RUN] [options]",
+            "Writes one self-contained HTML page, its pictures with their data and scripts, and "
+            "the tables as Markdown and "
+            "CSV.",
+            "sparsegauge report last --baseline 1 -o report",
+        },
     .options = options,
     .max_positional = 1,
     .run = report_command,

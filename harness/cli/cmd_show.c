@@ -10,14 +10,18 @@ static struct {
     struct output_options output;
     const char *db, *part, *json;
 } o = {
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
 };
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"part", OPTION_TEXT, &o.part, "NAME",
-     "metrics, samples, positions, layers, heads, items, tokens, latency, breakdown, provenance (summary)", 0, 0},
-    {"o|output", OPTION_TEXT, &o.json, "FILE", "write the run as before_tune.json / after_tune.json", 0, 0},
+        "metrics, samples, positions, layers, heads, items, tokens, latency, breakdown, provenance "
+        "(summary)",
+        0, 0},
+    {"o|output", OPTION_TEXT, &o.json, "FILE",
+        "write the run as before_tune.json / after_tune.json", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
 };
@@ -30,33 +34,37 @@ static enum status no_part(const struct run_view *v)
     } remedies[] = {
         {"latency", "eval MODEL --suite speed measures them"},
         {"breakdown", "eval MODEL --suite speed measures them"},
-        {"items", "suites that ask questions have them: --suite chronicle, needle, cloze or choice"},
+        {"items",
+            "suites that ask questions have them: --suite chronicle, needle, cloze or choice"},
         {"tokens", "eval --worst N --replace keeps them, where any differ"},
         {"positions", "every suite but speed has them"},
         {"samples", "every suite but speed has them"},
-        {"layers", "every suite but speed counts them; a file holds none: name the run in its database"},
-        {"heads", "every suite but speed counts them; a file holds none: name the run in its database"},
+        {"layers",
+            "every suite but speed counts them; a file holds none: name the run in its database"},
+        {"heads",
+            "every suite but speed counts them; a file holds none: name the run in its database"},
     };
     for (size_t i = 0; i < sizeof remedies / sizeof *remedies; i++)
         if (strcmp(o.part, remedies[i].part) == 0)
             return fail(ERR_ARG, "%s (suite %s) has no %s: %s", v->label,
-                        v->run->dataset.suite ? v->run->dataset.suite : "unknown", o.part, remedies[i].remedy);
+                v->run->dataset.suite ? v->run->dataset.suite : "unknown", o.part,
+                remedies[i].remedy);
     return fail(ERR_ARG, "%s has no %s", v->label, o.part);
 }
 
 static enum status show_part(const struct run_view *v)
 {
-    struct table *t = strcmp(o.part, "metrics") == 0      ? metrics_table(v)
-                      : strcmp(o.part, "samples") == 0    ? samples_table(v)
-                      : strcmp(o.part, "positions") == 0  ? positions_table(v)
-                      : strcmp(o.part, "layers") == 0     ? layers_table(v)
-                      : strcmp(o.part, "heads") == 0      ? heads_table(v, 1000)
-                      : strcmp(o.part, "items") == 0      ? items_table(v, false)
-                      : strcmp(o.part, "tokens") == 0     ? worst_tokens_table(v, 1000)
-                      : strcmp(o.part, "latency") == 0    ? latencies_table(v)
-                      : strcmp(o.part, "breakdown") == 0  ? breakdown_table(v)
-                      : strcmp(o.part, "provenance") == 0 ? provenance_table(v)
-                                                          : NULL;
+    struct table *t = strcmp(o.part, "metrics") == 0 ? metrics_table(v)
+        : strcmp(o.part, "samples") == 0             ? samples_table(v)
+        : strcmp(o.part, "positions") == 0           ? positions_table(v)
+        : strcmp(o.part, "layers") == 0              ? layers_table(v)
+        : strcmp(o.part, "heads") == 0               ? heads_table(v, 1000)
+        : strcmp(o.part, "items") == 0               ? items_table(v, false)
+        : strcmp(o.part, "tokens") == 0              ? worst_tokens_table(v, 1000)
+        : strcmp(o.part, "latency") == 0             ? latencies_table(v)
+        : strcmp(o.part, "breakdown") == 0           ? breakdown_table(v)
+        : strcmp(o.part, "provenance") == 0          ? provenance_table(v)
+                                                     : NULL;
     if (!t) return fail(ERR_ARG, "--part: found \"%s\", see -h for the names", o.part);
     if (!table_rows(t)) {
         table_free(&t);
@@ -100,11 +108,13 @@ done:
 const struct command cmd_show = {
     .name = "show",
     .summary = "one run in full",
-    .help = {
-        "show RUN [options]",
-        "Prints one run: a number, a key or its beginning, or `last`. RUN may also be a before_tune.json file.",
-        "sparsegauge show last\nsparsegauge show 12 --part heads --format md",
-    },
+    .help =
+        {
+            "show RUN [options]",
+            "Prints one run: a number, a key or its beginning, or `last`. RUN may also be a "
+            "before_tune.json file.",
+            "sparsegauge show last\nsparsegauge show 12 --part heads --format md",
+        },
     .options = options,
     .max_positional = 1,
     .run = show_command,

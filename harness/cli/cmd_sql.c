@@ -11,7 +11,8 @@ static struct {
     const char *db;
     bool schema;
 } o = {
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
 };
 
 static const struct option_def options[] = {
@@ -22,16 +23,26 @@ static const struct option_def options[] = {
 };
 
 static const char *const views[][2] = {
-    {"v_runs", "one row a run: settings, status, sparsity, cosine_*, kl_*, ppl_*, latency_*, machine, key, plan"},
-    {"v_metrics", "one row a metric and scope of a run: name, n, mean, quantiles, lo and hi (95 % interval)"},
-    {"v_frontier", "done runs; on_cosine, on_kl, on_ppl = 1: no other run of the same model and data beats it"},
-    {"v_ledger", "one row a head: tiles possible and computed, forced tiles by reason, thresholds, sparsity"},
+    {"v_runs",
+        "one row a run: settings, status, sparsity, cosine_*, kl_*, ppl_*, latency_*, machine, "
+        "key, plan"},
+    {"v_metrics",
+        "one row a metric and scope of a run: name, n, mean, quantiles, lo and hi (95 % interval)"},
+    {"v_frontier",
+        "done runs; on_cosine, on_kl, on_ppl = 1: no other run of the same model and data beats "
+        "it"},
+    {"v_ledger",
+        "one row a head: tiles possible and computed, forced tiles by reason, thresholds, "
+        "sparsity"},
     {"v_cells", "planned cells and what became of them: plan, key, run, state, reason"},
     {"v_flips", "questions whose answer changed between dense and sparse"},
     {"sample", "one row a window of tokens of a run"},
-    {"worst_token", "positions with the highest KL, with context and both top-5 lists (see `tokens`)"},
+    {"worst_token",
+        "positions with the highest KL, with context and both top-5 lists (see `tokens`)"},
     {"tuned, tuned_head", "thresholds found by tuning and what they achieved"},
-    {"layer_error", "errors by layer and head (eval --attribution); rows with sample = -1 are over all samples, with head = -1 over a layer"},
+    {"layer_error",
+        "errors by layer and head (eval --attribution); rows with sample = -1 are over all "
+        "samples, with head = -1 over a layer"},
     {"item, generation, latency, noise, curve, plan", "see --schema"},
 };
 
@@ -62,7 +73,8 @@ static enum status prompt(struct store *s)
         fflush(stdout);
         if (!fgets(line, sizeof line, stdin) || line[0] == '\n') break;
         line[strcspn(line, "\n")] = 0;
-        if (ask(s, line) != OK) printf("%s\n", status_message()); /* a wrong query is no reason to leave */
+        /* a wrong query is no reason to leave */
+        if (ask(s, line) != OK) printf("%s\n", status_message());
     }
     putchar('\n');
     return OK;
@@ -75,7 +87,8 @@ static enum status run(const char *sql)
     enum status st;
     if (o.schema) {
         struct sql_result r;
-        st = query_sql(s, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name", &r);
+        st = query_sql(
+            s, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name", &r);
         for (size_t i = 0; st == OK && i < r.n_rows; i++) printf("%s;\n\n", r.cells[i].text);
         if (st == OK) sql_result_clear(&r);
     } else {
@@ -85,21 +98,22 @@ static enum status run(const char *sql)
     return st;
 }
 
-static enum status sql_command(struct command_call *call)
-{
-    return run(call->positional[0]);
-}
+static enum status sql_command(struct command_call *call) { return run(call->positional[0]); }
 
 const struct command cmd_sql = {
     .name = "sql",
     .summary = "ask the database yourself",
-    .help = {
-        "sql [QUERY] [options]",
-        "Runs a SELECT, read-only. Without one it explains the views and opens a prompt: one query a line, an "
-        "empty line ends.",
-        "sparsegauge sql 'SELECT id, method, layers, sparsity, kl_mean FROM v_runs ORDER BY kl_mean LIMIT 5'\n"
-        "sparsegauge sql --format csv 'SELECT layer, avg(sparsity) FROM v_ledger WHERE run = 7 GROUP BY layer'",
-    },
+    .help =
+        {
+            "sql [QUERY] [options]",
+            "Runs a SELECT, read-only. Without one it explains the views and opens a prompt: one "
+            "query a line, an "
+            "empty line ends.",
+            "sparsegauge sql 'SELECT id, method, layers, sparsity, kl_mean FROM v_runs ORDER BY "
+            "kl_mean LIMIT 5'\n"
+            "sparsegauge sql --format csv 'SELECT layer, avg(sparsity) FROM v_ledger WHERE run = 7 "
+            "GROUP BY layer'",
+        },
     .options = options,
     .max_positional = 1,
     .run = sql_command,

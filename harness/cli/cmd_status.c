@@ -14,20 +14,21 @@ static struct {
     const char *db, *explain;
     bool cells;
 } o = {
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db",
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
 };
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"cells", OPTION_FLAG, &o.cells, NULL, "every cell, not only those without a result", 0, 0},
     {"explain", OPTION_TEXT, &o.explain, "CELL",
-     "why a cell is in its state: its number in the plan, or its key's beginning", 0, 0},
+        "why a cell is in its state: its number in the plan, or its key's beginning", 0, 0},
     OUTPUT_OPTIONS(o.output),
     {0},
 };
 
-/* "suite=chronicle layers=4-7 …": what was asked for, without fingerprints and versions, and without what rarely differs
- * in a sweep. */
+/* "suite=chronicle layers=4-7 …": what was asked for, without fingerprints and versions, and
+ * without what rarely differs in a sweep. */
 static void add_settings(const char *key_json, struct str *out)
 {
     static const char *const usual[] = {"device", "smooth_k", "score", "min_sparse_tokens"};
@@ -36,8 +37,10 @@ static void add_settings(const char *key_json, struct str *out)
     cJSON_ArrayForEach(v, key)
     {
         bool shown = strcmp(v->string, "suite") == 0 || columns_find(&run_columns, v->string);
-        for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) shown &= strcmp(usual[i], v->string) != 0;
-        if (cJSON_IsString(v) && strcmp(v->string, "heads") == 0) shown = strcmp(v->valuestring, "all") != 0;
+        for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+            shown &= strcmp(usual[i], v->string) != 0;
+        if (cJSON_IsString(v) && strcmp(v->string, "heads") == 0)
+            shown = strcmp(v->valuestring, "all") != 0;
         if (!shown) continue;
         str_addf(out, "%s%s=", out->len ? " " : "", v->string);
         if (cJSON_IsString(v)) str_add(out, v->valuestring);
@@ -76,8 +79,11 @@ static struct table *problems_table(const struct cell_list *cells, bool all)
 
 static enum status plan_names(struct store *s, struct sql_result *out)
 {
-    return query_sql(s, "SELECT name, created, count(c.key) FROM plan LEFT JOIN cell c ON c.plan = name GROUP BY name "
-                        "ORDER BY created", out);
+    return query_sql(s,
+        "SELECT name, created, count(c.key) FROM plan LEFT JOIN cell c ON c.plan = name GROUP BY "
+        "name "
+        "ORDER BY created",
+        out);
 }
 
 static enum status print_counts(struct store *s, const char *plan, bool *missing)
@@ -108,8 +114,8 @@ static enum status print_counts(struct store *s, const char *plan, bool *missing
         n_shown++;
     }
     if (st == OK && !n_shown)
-        st = fail(ERR_ARG, "%s: %s%s; a sweep makes one", o.db, plan ? "no plan " : "no plan is stored",
-                  plan ? plan : "");
+        st = fail(ERR_ARG, "%s: %s%s; a sweep makes one", o.db,
+            plan ? "no plan " : "no plan is stored", plan ? plan : "");
     sql_result_clear(&plans);
     if (st == OK) return print_table(t, &o.output);
     table_free(&t);
@@ -136,12 +142,16 @@ static enum status explain(struct store *s, const char *plan)
     enum status st = OK;
     if (!found)
         st = fail(ERR_ARG,
-                  "--explain: no cell \"%s\" among %zu; give its number in the plan or its key's beginning",
-                  o.explain, cells.n);
+            "--explain: no cell \"%s\" among %zu; give its number in the plan or its key's "
+            "beginning",
+            o.explain, cells.n);
     else if (n_found > 1)
-        st = fail(ERR_ARG, "--explain: %zu keys begin with \"%s\"; give more of it", n_found, o.explain);
+        st = fail(
+            ERR_ARG, "--explain: %zu keys begin with \"%s\"; give more of it", n_found, o.explain);
     if (st == OK) st = query_explain(s, found->key, found->slot, found->key_json, &text);
-    if (st == OK) printf("cell %s of plan %s\n%s\n%s\n", found->key, found->plan, str_get(&text), found->key_json);
+    if (st == OK)
+        printf("cell %s of plan %s\n%s\n%s\n", found->key, found->plan, str_get(&text),
+            found->key_json);
     str_clear(&text);
     cell_list_clear(&cells);
     return st;
@@ -184,14 +194,18 @@ static enum status status_command(struct command_call *call)
 const struct command cmd_status = {
     .name = "status",
     .summary = "what of a sweep is done, failed, missing or stale, and why",
-    .help = {
-        "status [PLAN] [options]",
-        "Counts the cells of each plan by state (done, failed, skipped, running, stale, missing) and lists those "
-        "that failed or\n"
-        "were skipped with their reasons. Exit code 3: some cell has no result. It counts and measures nothing, so\n"
-        "that it has no smallest detectable effect: `frontier`, `best` and `compare` say it of the cells that are done.",
-        "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7",
-    },
+    .help =
+        {
+            "status [PLAN] [options]",
+            "Counts the cells of each plan by state (done, failed, skipped, running, stale, "
+            "missing) and lists those "
+            "that failed or\n"
+            "were skipped with their reasons. Exit code 3: some cell has no result. It counts and "
+            "measures nothing, so\n"
+            "that it has no smallest detectable effect: `frontier`, `best` and `compare` say it of "
+            "the cells that are done.",
+            "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7",
+        },
     .options = options,
     .max_positional = 1,
     .run = status_command,

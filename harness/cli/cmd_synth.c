@@ -12,7 +12,8 @@ static struct {
     int seed, threads;
     bool quiet, list;
 } o = {
-    .dtype = "bf16", .seed = 1,
+    .dtype = "bf16",
+    .seed = 1,
 };
 
 static const struct option_def options[] = {
@@ -37,8 +38,8 @@ static void list_shapes(void)
     int n;
     const struct synth_shape *shapes = synth_shapes(&n);
     for (int i = 0; i < n; i++)
-        printf("%-18s %8.2f GiB in bf16  %s\n", shapes[i].name, (double)synth_bytes(&shapes[i].config, DTYPE_BF16) / 0x1p30,
-               shapes[i].like);
+        printf("%-18s %8.2f GiB in bf16  %s\n", shapes[i].name,
+            (double)synth_bytes(&shapes[i].config, DTYPE_BF16) / 0x1p30, shapes[i].like);
 }
 
 static enum status synth_command(struct command_call *call)
@@ -53,17 +54,23 @@ static enum status synth_command(struct command_call *call)
     struct progress progress;
     struct par *par = NULL;
     cancel_install();
-    if (!o.shape || !call->n) TRY_GOTO(st, done, fail(ERR_ARG, "synth needs --shape NAME and a directory; --list names the shapes"));
+    if (!o.shape || !call->n)
+        TRY_GOTO(st, done,
+            fail(ERR_ARG, "synth needs --shape NAME and a directory; --list names the shapes"));
     TRY_GOTO(st, done, synth_find(o.shape, &shape));
-    s.dtype = strcmp(o.dtype, "f32") == 0 ? DTYPE_F32 : strcmp(o.dtype, "f16") == 0 ? DTYPE_F16 : DTYPE_BF16;
+    s.dtype = strcmp(o.dtype, "f32") == 0 ? DTYPE_F32
+        : strcmp(o.dtype, "f16") == 0     ? DTYPE_F16
+                                          : DTYPE_BF16;
     if (strcmp(dtype_name(s.dtype), o.dtype) != 0)
-        TRY_GOTO(st, done, fail(ERR_ARG, "--dtype: found \"%s\", expected bf16, f16 or f32", o.dtype));
+        TRY_GOTO(
+            st, done, fail(ERR_ARG, "--dtype: found \"%s\", expected bf16, f16 or f32", o.dtype));
     TRY_GOTO(st, done, par_open(&par, o.threads));
     s.seed = (uint64_t)o.seed;
     s.par = par;
     s.progress = show_progress;
     s.progress_ctx = &progress;
-    progress_begin(&progress, "synth", "MiB", (double)synth_bytes(&shape->config, s.dtype) / 0x1p20, o.quiet);
+    progress_begin(
+        &progress, "synth", "MiB", (double)synth_bytes(&shape->config, s.dtype) / 0x1p20, o.quiet);
     st = synth_write(call->positional[0], &shape->config, &s);
     progress_end(&progress);
     if (st == OK) printf("%s: %s with random weights\n", call->positional[0], shape->name);
@@ -75,11 +82,13 @@ done:
 const struct command cmd_synth = {
     .name = "synth",
     .summary = "write a random checkpoint of a real shape",
-    .help = {
-        "synth --shape NAME DIR",
-        "Writes a checkpoint with random weights in a real model's shape, for speed work without a download.",
-        "sparsegauge synth --shape llama-3.2-1b /tmp/llama-1b",
-    },
+    .help =
+        {
+            "synth --shape NAME DIR",
+            "Writes a checkpoint with random weights in a real model's shape, for speed work "
+            "without a download.",
+            "sparsegauge synth --shape llama-3.2-1b /tmp/llama-1b",
+        },
     .options = options,
     .max_positional = 1,
     .run = synth_command,

@@ -10,7 +10,9 @@ static struct {
     const char *db;
     int worst;
 } o = {
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .worst = 20,
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
+    .worst = 20,
 };
 
 static const struct option_def options[] = {
@@ -32,7 +34,8 @@ static void print_context(const char *text)
 {
     enum { SHOWN = 160 };
     size_t n = text ? strlen(text) : 0, from = n > SHOWN ? n - SHOWN : 0;
-    while (from < n && ((unsigned char)text[from] & 0xc0) == 0x80) from++; /* not in the middle of a character */
+    /* not in the middle of a character */
+    while (from < n && ((unsigned char)text[from] & 0xc0) == 0x80) from++;
     printf("    %s", from ? "…" : "");
     for (size_t i = from; i < n; i++) {
         if (text[i] == '\n') printf("\\n");
@@ -48,10 +51,13 @@ static enum status nothing_kept(const struct run_view *v)
     if (v->from_file)
         return fail(ERR_ARG, "%s: a file holds no tokens; name the run in its database", v->label);
     if (!kl)
-        return fail(ERR_ARG, "%s compared no tokens (suite %s); `eval` with another --suite does", v->label,
-                    v->run->dataset.suite);
-    if (kl->max > 0) return fail(ERR_ARG, "%s kept no tokens; evaluate again with --worst N --replace", v->label);
-    printf("%s: not one token differs, the KL is 0 at all of its %lld positions\n", v->label, (long long)kl->n);
+        return fail(ERR_ARG, "%s compared no tokens (suite %s); `eval` with another --suite does",
+            v->label, v->run->dataset.suite);
+    if (kl->max > 0)
+        return fail(
+            ERR_ARG, "%s kept no tokens; evaluate again with --worst N --replace", v->label);
+    printf("%s: not one token differs, the KL is 0 at all of its %lld positions\n", v->label,
+        (long long)kl->n);
     return OK;
 }
 
@@ -66,11 +72,12 @@ static enum status run(const char *name)
         if (!v->worst_tokens.n) st = nothing_kept(v);
         for (size_t i = 0; st == OK && i < v->worst_tokens.n && i < (size_t)o.worst; i++) {
             const struct worst_token_record *w = &v->worst_tokens.rows[i];
-            printf("%2zu. KL %.3f  cosine %.4f  sample %d, position %lld, row %.0f %% sparse;  nats to the "
+            printf("%2zu. KL %.3f  cosine %.4f  sample %d, position %lld, row %.0f %% sparse;  "
+                   "nats to the "
                    "true token: "
                    "dense %.2f, sparse %.2f\n",
-                   i + 1, w->kl, w->cosine, w->sample, (long long)w->position, 100 * w->row_sparsity,
-                   w->nll_dense, w->nll_sparse);
+                i + 1, w->kl, w->cosine, w->sample, (long long)w->position, 100 * w->row_sparsity,
+                w->nll_dense, w->nll_sparse);
             print_context(w->context);
             print_top("dense ", w->top_dense, w->token);
             print_top("sparse", w->top_sparse, w->token);
@@ -89,14 +96,17 @@ static enum status tokens_command(struct command_call *call)
 const struct command cmd_tokens = {
     .name = "tokens",
     .summary = "the tokens that a run hurt most",
-    .help = {
-        "tokens [RUN] [options]",
-        "Prints the tokens of a run with the highest KL: where they stand, what came before, what both models "
-        "expected with\n"
-        "their probabilities, and how sparse their row of blocks was. A run keeps as many as --worst of eval or "
-        "sweep said.",
-        "sparsegauge tokens last --worst 5\nsparsegauge tokens 12 --format csv",
-    },
+    .help =
+        {
+            "tokens [RUN] [options]",
+            "Prints the tokens of a run with the highest KL: where they stand, what came before, "
+            "what both models "
+            "expected with\n"
+            "their probabilities, and how sparse their row of blocks was. A run keeps as many as "
+            "--worst of eval or "
+            "sweep said.",
+            "sparsegauge tokens last --worst 5\nsparsegauge tokens 12 --format csv",
+        },
     .options = options,
     .max_positional = 1,
     .run = tokens_command,

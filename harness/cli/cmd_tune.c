@@ -29,15 +29,22 @@ static struct {
     int held_mib;
     bool tune, from_curves, dry_run;
 } o = {
-    .machine = MACHINE_DEFAULTS, .samples = SAMPLE_DEFAULTS, .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS, .db = "sparsegauge.db", .out = "tuned.json", .want = {5, -1, 5}, .min_sparsity = .10,
+    .machine = MACHINE_DEFAULTS,
+    .samples = SAMPLE_DEFAULTS,
+    .policy = POLICY_DEFAULTS,
+    .output = OUTPUT_DEFAULTS,
+    .db = "sparsegauge.db",
+    .out = "tuned.json",
+    .want = {5, -1, 5},
+    .min_sparsity = .10,
 };
 
 /* What is chosen by, where the command line says nothing. */
 struct profile {
     const char *name, *method, *rule, *l1, *pv_l1;
 };
-/* The tuning guide's "balanced", and what docs/studies/methods.md found to cost least at like sparsity. */
+/* The tuning guide's "balanced", and what docs/studies/methods.md found to cost least at like
+ * sparsity. */
 static const struct profile profiles[] = {
     {"guide", "sparge", "l1", ".06", "l1+.01"},
     {"recommended", "sparge/bound", "rmse", ".09", "l1+.005"},
@@ -45,29 +52,51 @@ static const struct profile profiles[] = {
 enum { GUIDE, RECOMMENDED, N_PROFILES };
 
 static const struct option_def options[] = {
-    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "Hugging Face directory, instead of MODEL", 0, 0},
+    {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR",
+        "Hugging Face directory, instead of MODEL", 0, 0},
     {"profile", OPTION_TEXT, &o.profile, "NAME",
-     "guide: method sparge, rule l1, bounds .06 and .07; recommended: sparge/bound, rmse, .09 and .095; "
-     "without it and the next four options both are tuned and set side by side", 0, 0},
+        "guide: method sparge, rule l1, bounds .06 and .07; recommended: sparge/bound, rmse, .09 "
+        "and .095; "
+        "without it and the next four options both are tuned and set side by side",
+        0, 0},
     {"l1", OPTION_TEXT, &o.l1, "X[,X…]", "bounds of stage 1 (the profile's)", 0, 0},
-    {"pv-l1", OPTION_TEXT, &o.pv_l1, "X[,X…]", "bounds of both stages, or l1+X for each l1 (the profile's)", 0, 0},
-    {"rule", OPTION_TEXT, &o.rule, "NAME", "the error that is bounded: l1, tail, cosine, rmse or both (the profile's)", 0, 0},
+    {"pv-l1", OPTION_TEXT, &o.pv_l1, "X[,X…]",
+        "bounds of both stages, or l1+X for each l1 (the profile's)", 0, 0},
+    {"rule", OPTION_TEXT, &o.rule, "NAME",
+        "the error that is bounded: l1, tail, cosine, rmse or both (the profile's)", 0, 0},
     {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
-     "where the thresholds go (tuned.json); with several bounds the name gets them; .pt writes SpargeAttn's own format", 0, 0},
-    {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE", "per-layer statistics as the guide writes them", 0, 0},
+        "where the thresholds go (tuned.json); with several bounds the name gets them; .pt writes "
+        "SpargeAttn's own format",
+        0, 0},
+    {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE",
+        "per-layer statistics as the guide writes them", 0, 0},
     {"num-tune-samples", OPTION_INT, &o.want.n_tune, "N", "samples to choose on (5)", 1, 1000},
-    {"check", OPTION_INT, &o.want.n_check, "N", "further samples that the bound must hold on, or else is backed off (2; 8 with --coverage)", 0, 1000},
-    {"held-out", OPTION_INT, &o.want.n_held_out, "N", "yet other samples, looked at once at the end: how many heads are over their bound there (5)", 0, 1000},
-    {"coverage", OPTION_REAL, &o.coverage, "X", "tighten all bounds until this share of heads and new texts holds those given, e.g. .95", 0, .999},
+    {"check", OPTION_INT, &o.want.n_check, "N",
+        "further samples that the bound must hold on, or else is backed off (2; 8 with --coverage)",
+        0, 1000},
+    {"held-out", OPTION_INT, &o.want.n_held_out, "N",
+        "yet other samples, looked at once at the end: how many heads are over their bound there "
+        "(5)",
+        0, 1000},
+    {"coverage", OPTION_REAL, &o.coverage, "X",
+        "tighten all bounds until this share of heads and new texts holds those given, e.g. .95", 0,
+        .999},
     {"min-sparsity", OPTION_REAL, &o.min_sparsity, "X", "heads under it stay dense (.1)", 0, 1},
-    {"db", OPTION_TEXT, &o.db, "FILE", "database of curves, results and choices (sparsegauge.db)", 0, 0},
-    {"from-curves", OPTION_FLAG, &o.from_curves, NULL, "answer from stored curves without running the model; unverified", 0, 0},
+    {"db", OPTION_TEXT, &o.db, "FILE", "database of curves, results and choices (sparsegauge.db)",
+        0, 0},
+    {"from-curves", OPTION_FLAG, &o.from_curves, NULL,
+        "answer from stored curves without running the model; unverified", 0, 0},
     {"held-memory", OPTION_INT, &o.held_mib, "MIB",
-     "most for tensors and curves of the heads taken at once, on the CPU (64, or four residual streams if more)", 1, 1 << 30},
-    {"dry-run", OPTION_FLAG, &o.dry_run, NULL, "only say how many heads are taken at once and what memory that needs", 0, 0},
-    {"parallel|parallel-tune", OPTION_FLAG, &o.machine.parallel, NULL, "all threads, which is always so, and with --device cuda all GPUs", 0, 0},
+        "most for tensors and curves of the heads taken at once, on the CPU (64, or four residual "
+        "streams if more)",
+        1, 1 << 30},
+    {"dry-run", OPTION_FLAG, &o.dry_run, NULL,
+        "only say how many heads are taken at once and what memory that needs", 0, 0},
+    {"parallel|parallel-tune", OPTION_FLAG, &o.machine.parallel, NULL,
+        "all threads, which is always so, and with --device cuda all GPUs", 0, 0},
     {"tune", OPTION_FLAG, &o.tune, NULL, "accepted: this is tune", 0, 0},
-    {"compile", OPTION_FLAG, &o.machine.compile, NULL, "accepted for the guide's sake; everything is compiled", 0, 0},
+    {"compile", OPTION_FLAG, &o.machine.compile, NULL,
+        "accepted for the guide's sake; everything is compiled", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
     RANKED_POLICY_OPTIONS(o.policy),
@@ -81,12 +110,14 @@ static enum status parse_number(const char *option, const char **text, double *o
 {
     char *end;
     *out = strtod(*text, &end);
-    if (end == *text || (*end && *end != ',')) return fail(ERR_ARG, "%s: found \"%s\", expected numbers joined by commas", option, *text);
+    if (end == *text || (*end && *end != ','))
+        return fail(ERR_ARG, "%s: found \"%s\", expected numbers joined by commas", option, *text);
     *text = *end ? end + 1 : end;
     return OK;
 }
 
-/* Every l1 with every pv_l1; "l1+.01" stands for one that follows l1. Pairs with pv_l1 ≤ l1 are left out, aloud. */
+/* Every l1 with every pv_l1; "l1+.01" stands for one that follows l1. Pairs with pv_l1 ≤ l1 are
+ * left out, aloud. */
 static enum status parse_bounds(const struct profile *p, struct tune_bounds *out, int *n)
 {
     int n_pruned = 0;
@@ -94,14 +125,16 @@ static enum status parse_bounds(const struct profile *p, struct tune_bounds *out
     for (const char *a = p->l1; *a;) {
         double l1;
         TRY(parse_number("--l1", &a, &l1));
-        if (!(l1 > 0 && l1 < 1)) return fail(ERR_ARG, "--l1: found %g, expected more than 0 and less than 1", l1);
+        if (!(l1 > 0 && l1 < 1))
+            return fail(ERR_ARG, "--l1: found %g, expected more than 0 and less than 1", l1);
         for (const char *b = p->pv_l1; *b;) {
             double pv;
             bool relative = str_starts_with(b, "l1+");
             if (relative) b += 3;
             TRY(parse_number("--pv-l1", &b, &pv));
             if (relative) pv += l1;
-            if (!(pv > 0 && pv < 1)) return fail(ERR_ARG, "--pv-l1: found %g, expected more than 0 and less than 1", pv);
+            if (!(pv > 0 && pv < 1))
+                return fail(ERR_ARG, "--pv-l1: found %g, expected more than 0 and less than 1", pv);
             if (pv <= l1) {
                 n_pruned++;
                 continue;
@@ -110,7 +143,9 @@ static enum status parse_bounds(const struct profile *p, struct tune_bounds *out
             out[(*n)++] = (struct tune_bounds){l1, pv};
         }
     }
-    if (!*n) return fail(ERR_ARG, "pv_l1 bounds both stages together, so it must be larger than l1; e.g. --pv-l1 l1+.01");
+    if (!*n)
+        return fail(ERR_ARG,
+            "pv_l1 bounds both stages together, so it must be larger than l1; e.g. --pv-l1 l1+.01");
     if (n_pruned && !o.machine.quiet)
         fprintf(stderr, "sparsegauge: %d pairs with pv_l1 not above l1 were left out\n", n_pruned);
     return OK;
@@ -139,19 +174,23 @@ static char *output_name(const struct tuned *t, const char *path, int n)
     return name_with(path, word);
 }
 
-static enum status load_samples(const struct setup *setup, struct sample_set *set, struct tune_sample **out)
+static enum status load_samples(
+    const struct setup *setup, struct sample_set *set, struct tune_sample **out)
 {
     o.samples.num_samples = o.want.n_tune + o.want.n_check + o.want.n_held_out;
     TRY(setup_samples(setup, &o.samples, 0, true, set));
     int n = set->n_samples, wanted = o.samples.num_samples;
     TRY(tuning_split(&o.want, n, set->name));
     if (n < wanted && !o.machine.quiet)
-        fprintf(stderr, "sparsegauge: %s has %d samples of %d tokens: tuning on %d, checking on %d, %d held out\n", set->shown, n,
-                o.samples.max_length, o.want.n_tune, o.want.n_check, o.want.n_held_out);
+        fprintf(stderr,
+            "sparsegauge: %s has %d samples of %d tokens: tuning on %d, checking on %d, %d held "
+            "out\n",
+            set->shown, n, o.samples.max_length, o.want.n_tune, o.want.n_check, o.want.n_held_out);
     *out = calloc((size_t)n, sizeof **out);
     if (!*out) return fail(ERR_MEMORY, "no memory for %d samples", n);
     for (int i = 0; i < n; i++)
-        (*out)[i] = (struct tune_sample){set->samples[i].ids, set->samples[i].n, set->samples[i].name, i >= o.want.n_tune};
+        (*out)[i] = (struct tune_sample){
+            set->samples[i].ids, set->samples[i].n, set->samples[i].name, i >= o.want.n_tune};
     return OK;
 }
 
@@ -159,15 +198,24 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
 {
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "l1", .number = NUMBER_SHORT, .digits = 3});
-    table_add_column(t, (struct table_column){.name = "pv_l1", .number = NUMBER_SHORT, .digits = 3});
+    table_add_column(
+        t, (struct table_column){.name = "pv_l1", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(t, (struct table_column){.name = "sparse heads"});
     table_add_column(t, (struct table_column){.name = "backed off"});
-    table_add_column(t, (struct table_column){.name = "sparsity of tuned layers", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "worst, tuning", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "worst, checked", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "worst, held-out", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "from", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t,
+        (struct table_column){
+            .name = "sparsity of tuned layers", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "worst, tuning", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        t, (struct table_column){.name = "worst, checked", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(
+        t, (struct table_column){.name = "worst, held-out", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){
+            .name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "from", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t, (struct table_column){.name = "to", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t, (struct table_column){.name = "file"});
     for (int i = 0; i < n; i++) {
@@ -205,8 +253,8 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
     return t;
 }
 
-static enum status save(const struct setup *setup, struct store *store, struct tuned *t, const struct sample_set *set,
-                        const char *path)
+static enum status save(const struct setup *setup, struct store *store, struct tuned *t,
+    const struct sample_set *set, const char *path)
 {
     char hash[33];
     snprintf(t->model_fingerprint, sizeof t->model_fingerprint, "%s", setup->model.fingerprint);
@@ -217,11 +265,15 @@ static enum status save(const struct setup *setup, struct store *store, struct t
         struct str caveats = {0};
         TRY(sparge_pt_write(t, path));
         sparge_pt_caveats(t, &caveats);
-        if (caveats.len) fprintf(stderr, "sparsegauge: %s in the public library:\n%s", path, str_get(&caveats));
+        if (caveats.len)
+            fprintf(stderr, "sparsegauge: %s in the public library:\n%s", path, str_get(&caveats));
         str_reset(&caveats);
         sparge_pt_options(t, &caveats);
-        if (caveats.len) fprintf(stderr, "sparsegauge: %s says neither block nor smooth_k: what was tuned runs here with --tuned %s%s\n",
-                                 path, path, str_get(&caveats));
+        if (caveats.len)
+            fprintf(stderr,
+                "sparsegauge: %s says neither block nor smooth_k: what was tuned runs here with "
+                "--tuned %s%s\n",
+                path, path, str_get(&caveats));
         str_clear(&caveats);
     } else {
         TRY(tuned_write(t, path));
@@ -238,29 +290,33 @@ static void print_plan(const struct tune_args *a)
 {
     struct tuner_plan p = tuner_plan(a);
     double mib = 0x1p20;
-    printf("%d of %d heads of a layer at once, %d samples: %.1f MiB: session %.1f, residual streams %.1f, tensors %.1f, curves %.1f, "
-           "workspace of %d threads %.1f\n", p.heads_at_once, a->weights->config.n_heads, a->n_samples,
-           (double)p.total_bytes / mib, (double)p.session_bytes / mib, (double)p.stream_bytes / mib,
-           (double)p.tensor_bytes / mib, (double)p.curve_bytes / mib, par_threads(a->par), (double)p.workspace_bytes / mib);
+    printf("%d of %d heads of a layer at once, %d samples: %.1f MiB: session %.1f, residual "
+           "streams %.1f, tensors %.1f, curves %.1f, "
+           "workspace of %d threads %.1f\n",
+        p.heads_at_once, a->weights->config.n_heads, a->n_samples, (double)p.total_bytes / mib,
+        (double)p.session_bytes / mib, (double)p.stream_bytes / mib, (double)p.tensor_bytes / mib,
+        (double)p.curve_bytes / mib, par_threads(a->par), (double)p.workspace_bytes / mib);
 }
 
 /* What was promised and what new text says to it. */
 static void print_verdict(const struct tuned *tuned, int n, const struct tune_times *times)
 {
     char text[OVER_BOUND_TEXT];
-    printf("\n%d samples of up to %d tokens to choose on, %d to check, %d held out; forward %.2f s, curves on %s%s%s %.2f s (%d made, "
-           "%d reused), choice and verification %.2f s (%d kernel runs)\n", o.want.n_tune, o.samples.max_length, o.want.n_check,
-           o.want.n_held_out, times->forward_s, times->place, times->why ? ", the device refusing: " : "",
-           times->why ? times->why : "", times->curves_s, times->n_curves, times->n_reused, times->verify_s, times->n_verified);
+    printf("\n%d samples of up to %d tokens to choose on, %d to check, %d held out; forward %.2f "
+           "s, curves on %s%s%s %.2f s (%d made, "
+           "%d reused), choice and verification %.2f s (%d kernel runs)\n",
+        o.want.n_tune, o.samples.max_length, o.want.n_check, o.want.n_held_out, times->forward_s,
+        times->place, times->why ? ", the device refusing: " : "", times->why ? times->why : "",
+        times->curves_s, times->n_curves, times->n_reused, times->verify_s, times->n_verified);
     for (int i = 0; i < n; i++) {
         if (n > 1) printf("l1 %g, pv_l1 %g: ", tuned[i].l1, tuned[i].pv_l1);
         if (tuned[i].coverage > 0)
-            printf("bounds tightened to %.2f of those given, for %g %% of heads and texts to hold them; ", tuned[i].tightened,
-                   100 * tuned[i].coverage);
+            printf("bounds tightened to %.2f of those given, for %g %% of heads and texts to hold "
+                   "them; ",
+                tuned[i].tightened, 100 * tuned[i].coverage);
         if (tuned[i].over.n_samples)
             printf("on held-out texts %s\n", over_bound_text(&tuned[i].over, text));
-        else
-            printf("nothing was held out: how often new texts are over the bounds is not known\n");
+        else printf("nothing was held out: how often new texts are over the bounds is not known\n");
     }
 }
 
@@ -283,23 +339,28 @@ static void choice_clear(struct choice *c)
     c->n = 0;
 }
 
-static enum status find(const struct setup *fleet, int n_fleet, const struct tune_args *args, struct choice *c)
+static enum status find(
+    const struct setup *fleet, int n_fleet, const struct tune_args *args, struct choice *c)
 {
     struct progress progress;
     progress_begin(&progress, "tune", "heads", 0, o.machine.quiet);
-    for (int l = 0; l < args->policy->n_layers; l++) progress.total += args->policy->layer_on[l] * args->policy->n_heads;
+    for (int l = 0; l < args->policy->n_layers; l++)
+        progress.total += args->policy->layer_on[l] * args->policy->n_heads;
     struct tune_args own = *args;
     own.progress = show_progress;
     own.progress_ctx = &progress;
-    if (o.from_curves) own.n_samples = o.want.n_tune + o.want.n_check; /* curves of the others are not looked at */
-    enum status st = o.from_curves ? tune_from_curves(&own, c->tuned)
-                                   : tuning_run(fleet, n_fleet, &o.machine, &own, o.want, o.coverage, c->tuned, &c->times);
+    /* curves of the others are not looked at */
+    if (o.from_curves) own.n_samples = o.want.n_tune + o.want.n_check;
+    enum status st = o.from_curves
+        ? tune_from_curves(&own, c->tuned)
+        : tuning_run(fleet, n_fleet, &o.machine, &own, o.want, o.coverage, c->tuned, &c->times);
     progress_end(&progress);
     return st;
 }
 
-static enum status make_choice(const struct setup *fleet, int n_fleet, struct store *store, const struct sample_set *set,
-                               const struct tune_sample *samples, const char *word, struct choice *c)
+static enum status make_choice(const struct setup *fleet, int n_fleet, struct store *store,
+    const struct sample_set *set, const struct tune_sample *samples, const char *word,
+    struct choice *c)
 {
     const struct setup *setup = &fleet[0];
     struct tune_bounds bounds[MAX_BOUNDS];
@@ -312,10 +373,19 @@ static enum status make_choice(const struct setup *fleet, int n_fleet, struct st
     TRY(tune_rule_parse(c->by.rule, &c->rule));
     TRY(setup_policy_to_tune(setup, &asked, &policy));
     enum status st = curve_db_open(&db, store, setup, set, &policy);
-    const struct tune_args args = {.weights = &setup->model.weights, .par = setup->par, .policy = &policy, .rule = c->rule,
-                                   .samples = samples, .n_samples = set->n_samples, .bounds = bounds, .n_bounds = n,
-                                   .min_sparsity = o.min_sparsity, .curves = curve_db_store(&db), .impl = o.machine.impl,
-                                   .held_bytes = (size_t)o.held_mib << 20, .stop = cancel_requested};
+    const struct tune_args args = {.weights = &setup->model.weights,
+        .par = setup->par,
+        .policy = &policy,
+        .rule = c->rule,
+        .samples = samples,
+        .n_samples = set->n_samples,
+        .bounds = bounds,
+        .n_bounds = n,
+        .min_sparsity = o.min_sparsity,
+        .curves = curve_db_store(&db),
+        .impl = o.machine.impl,
+        .held_bytes = (size_t)o.held_mib << 20,
+        .stop = cancel_requested};
     if (st == OK && o.dry_run) {
         if (word) printf("%s: ", c->by.name);
         print_plan(&args);
@@ -323,7 +393,10 @@ static enum status make_choice(const struct setup *fleet, int n_fleet, struct st
         st = find(fleet, n_fleet, &args, c);
         c->n = st == OK ? n : 0;
     }
-    char *out = word ? name_with(o.out, word) : str_dup(o.out), *stats = !o.stats ? NULL : word ? name_with(o.stats, word) : str_dup(o.stats);
+    char *out = word ? name_with(o.out, word) : str_dup(o.out),
+         *stats = !o.stats ? NULL
+        : word             ? name_with(o.stats, word)
+                           : str_dup(o.stats);
     for (int i = 0; i < c->n && st == OK; i++) {
         c->names[i] = output_name(&c->tuned[i], out, n);
         st = save(setup, store, &c->tuned[i], set, c->names[i]);
@@ -338,57 +411,79 @@ static enum status make_choice(const struct setup *fleet, int n_fleet, struct st
     return st;
 }
 
-static enum status print_choice(const struct setup *setup, const struct sample_set *set, const struct choice *c)
+static enum status print_choice(
+    const struct setup *setup, const struct sample_set *set, const struct choice *c)
 {
     bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (terminal)
-        printf("tuned on %s, %d texts of at most %d tokens\n\n", set->name, set->n_samples, o.samples.max_length);
+        printf("tuned on %s, %d texts of at most %d tokens\n\n", set->name, set->n_samples,
+            o.samples.max_length);
     TRY(print_table(summary_table(c->tuned, c->n, (char **)c->names), &o.output));
     if (terminal && o.from_curves)
-        printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n", c->tuned[0].num_samples);
-    else if (terminal)
-        print_verdict(c->tuned, c->n, &c->times);
+        printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n",
+            c->tuned[0].num_samples);
+    else if (terminal) print_verdict(c->tuned, c->n, &c->times);
     print_text_begin(&setup->model, &o.output);
     return OK;
 }
 
-/* Both profiles side by side, and what each costs where nothing was chosen: on check samples, and on those held out. */
-static enum status print_both(const struct setup *setup, const struct sample_set *set, const struct choice *choices)
+/* Both profiles side by side, and what each costs where nothing was chosen: on check samples, and
+ * on those held out. */
+static enum status print_both(
+    const struct setup *setup, const struct sample_set *set, const struct choice *choices)
 {
     struct tuned both[N_PROFILES];
     struct tuning_cost cost[N_PROFILES];
     int n_texts = set->n_samples - o.want.n_tune;
     bool judged = !o.from_curves && n_texts > 0;
     for (int i = 0; i < N_PROFILES; i++) both[i] = choices[i].tuned[0]; /* borrowed */
-    if (judged) TRY(tuning_costs(setup, &o.machine, set, o.want.n_tune, n_texts, both, N_PROFILES, cost));
+    if (judged)
+        TRY(tuning_costs(setup, &o.machine, set, o.want.n_tune, n_texts, both, N_PROFILES, cost));
     struct table *t = table_new(NULL);
     static const char *const words[] = {"profile", "method", "bounds"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) table_add_column(t, (struct table_column){.name = words[i]});
-    table_add_column(t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        table_add_column(t, (struct table_column){.name = words[i]});
+    table_add_column(
+        t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(
+        t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(t, (struct table_column){.name = "from", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(t, (struct table_column){.name = "to", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
-    table_add_column(t, (struct table_column){.name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t,
+        (struct table_column){
+            .name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
+    table_add_column(t,
+        (struct table_column){
+            .name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t, (struct table_column){.name = "file"});
     for (int i = 0; i < N_PROFILES; i++) {
         char bounds[64];
-        snprintf(bounds, sizeof bounds, "%s <= %g, %g", choices[i].by.rule, both[i].l1, both[i].pv_l1);
+        snprintf(
+            bounds, sizeof bounds, "%s <= %g, %g", choices[i].by.rule, both[i].l1, both[i].pv_l1);
         table_text(t, choices[i].by.name);
         table_text(t, choices[i].by.method);
         table_text(t, bounds);
-        const double values[] = {cost[i].sparsity, cost[i].cosine, cost[i].kl, cost[i].kl_lo, cost[i].kl_hi, cost[i].ppl_ratio};
-        for (size_t v = 0; v < sizeof values / sizeof *values; v++) table_real(t, judged ? values[v] : NAN);
+        const double values[] = {cost[i].sparsity, cost[i].cosine, cost[i].kl, cost[i].kl_lo,
+            cost[i].kl_hi, cost[i].ppl_ratio};
+        for (size_t v = 0; v < sizeof values / sizeof *values; v++)
+            table_real(t, judged ? values[v] : NAN);
         table_real(t, both[i].over.n_samples > 0 ? both[i].over.share : NAN);
         table_text(t, choices[i].names[0]);
     }
     bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (terminal && judged)
-        printf("tuned on %s, %d texts of at most %d tokens; what each costs on the %d others (%d check, %d held out), KL with its 95 %% "
-               "interval\n\n", set->name, o.want.n_tune, o.samples.max_length, n_texts, o.want.n_check, o.want.n_held_out);
+        printf("tuned on %s, %d texts of at most %d tokens; what each costs on the %d others (%d "
+               "check, %d held out), KL with its 95 %% "
+               "interval\n\n",
+            set->name, o.want.n_tune, o.samples.max_length, n_texts, o.want.n_check,
+            o.want.n_held_out);
     TRY(print_table(t, &o.output));
-    if (terminal && !judged) printf("\n%s\n", o.from_curves ? "from stored curves; nothing was run" : "no text was left to judge them on");
+    if (terminal && !judged)
+        printf("\n%s\n",
+            o.from_curves ? "from stored curves; nothing was run"
+                          : "no text was left to judge them on");
     for (int i = 0; i < N_PROFILES && terminal && !o.from_curves; i++) {
         printf("\n%s:", choices[i].by.name);
         print_verdict(choices[i].tuned, choices[i].n, &choices[i].times);
@@ -403,14 +498,20 @@ static enum status choose_profiles(struct choice *choices, int *n)
     bool said = o.profile || o.l1 || o.pv_l1 || o.rule || o.policy.method;
     int which = GUIDE;
     if (o.profile) {
-        for (which = 0; which < N_PROFILES && strcmp(profiles[which].name, o.profile) != 0;) which++;
-        if (which == N_PROFILES) return fail(ERR_ARG, "--profile: found \"%s\", expected guide or recommended", o.profile);
+        for (which = 0; which < N_PROFILES && strcmp(profiles[which].name, o.profile) != 0;)
+            which++;
+        if (which == N_PROFILES)
+            return fail(
+                ERR_ARG, "--profile: found \"%s\", expected guide or recommended", o.profile);
     }
     *n = 1;
     if (!said && str_ends_with(o.out, ".pt")) {
         if (!o.machine.quiet)
-            fprintf(stderr, "sparsegauge: %s: SpargeAttn's format holds the guide's profile alone; name a .json file to have the "
-                            "recommended one too\n", o.out);
+            fprintf(stderr,
+                "sparsegauge: %s: SpargeAttn's format holds the guide's profile alone; name a "
+                ".json file to have the "
+                "recommended one too\n",
+                o.out);
         said = true;
     }
     if (!said) {
@@ -437,11 +538,15 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     if (st == OK) st = load_samples(&fleet[0], &set, &samples);
     /* the guide's first: the recommended mixture takes its curves over */
     for (int i = 0; i < n && st == OK; i++)
-        st = make_choice(fleet, n_fleet, store, &set, samples, n > 1 && i == GUIDE ? profiles[GUIDE].name : NULL, &choices[i]);
-    if (st == OK && !o.dry_run) st = n > 1 ? print_both(&fleet[0], &set, choices) : print_choice(&fleet[0], &set, &choices[0]);
+        st = make_choice(fleet, n_fleet, store, &set, samples,
+            n > 1 && i == GUIDE ? profiles[GUIDE].name : NULL, &choices[i]);
+    if (st == OK && !o.dry_run)
+        st = n > 1 ? print_both(&fleet[0], &set, choices)
+                   : print_choice(&fleet[0], &set, &choices[0]);
     for (int i = 0; i < n && st == OK; i++)
         if (choices[i].times.why && !o.machine.quiet)
-            fprintf(stderr, "sparsegauge: curves and verification of %s ran on the CPU: %s\n", choices[i].by.method, choices[i].times.why);
+            fprintf(stderr, "sparsegauge: curves and verification of %s ran on the CPU: %s\n",
+                choices[i].by.method, choices[i].times.why);
     for (int i = 0; i < n; i++) choice_clear(&choices[i]);
     free(samples);
     sample_set_clear(&set);
@@ -457,10 +562,17 @@ static enum status tune_command(struct command_call *call)
     cancel_install();
     if (o.want.n_check < 0) o.want.n_check = o.coverage > 0 ? 8 : 2;
     if (o.coverage > 0 && (o.from_curves || !o.want.n_check))
-        TRY_GOTO(st, done, fail(ERR_ARG, "--coverage runs thresholds on check samples; drop --from-curves and give --check samples"));
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "--coverage runs thresholds on check samples; drop --from-curves and give --check "
+                "samples"));
     if (o.samples.num_samples)
-        TRY_GOTO(st, done, fail(ERR_ARG, "--num-samples %d: tune takes --num-tune-samples to choose on, --check and --held-out "
-                                         "further ones; give those", o.samples.num_samples));
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "--num-samples %d: tune takes --num-tune-samples to choose on, --check and "
+                "--held-out "
+                "further ones; give those",
+                o.samples.num_samples));
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, call->positional[0]));
@@ -475,19 +587,27 @@ done:
 const struct command cmd_tune = {
     .name = "tune",
     .summary = "find per-head thresholds under error bounds, verified",
-    .help = {
-        "tune MODEL [--profile NAME] [--l1 X] [--pv-l1 X] [options]",
-        "Finds every head's thresholds under the bounds from one pass of error curves, runs what it found with the inference\n"
-        "kernel on the tuning samples and on check samples, backs off where a bound does not hold, writes the thresholds, and counts\n"
-        "on held-out samples, which nothing was chosen or backed off by, how many heads are over their bound.\n"
-        "Curves are kept in the database: an interrupted run goes on where it stopped, and other bounds come almost free.\n"
-        "Without a profile, bounds, rule or method it tunes both profiles and prints what each costs on texts that nothing was chosen\n"
-        "on: the recommended choice goes to FILE, the tuning guide's beside it, to FILE with _guide in its name.",
-        "sparsegauge tune suites/demo/model -o tuned.json\n"
-        "sparsegauge tune suites/demo/model --l1 .06 --pv-l1 .07 -o tuned.json\n"
-        "sparsegauge tune suites/demo/model --coverage .95 -o tuned.json\n"
-        "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length 4096 -o tail.json",
-    },
+    .help =
+        {
+            "tune MODEL [--profile NAME] [--l1 X] [--pv-l1 X] [options]",
+            "Finds every head's thresholds under the bounds from one pass of error curves, runs "
+            "what it found with the inference\n"
+            "kernel on the tuning samples and on check samples, backs off where a bound does not "
+            "hold, writes the thresholds, and counts\n"
+            "on held-out samples, which nothing was chosen or backed off by, how many heads are "
+            "over their bound.\n"
+            "Curves are kept in the database: an interrupted run goes on where it stopped, and "
+            "other bounds come almost free.\n"
+            "Without a profile, bounds, rule or method it tunes both profiles and prints what each "
+            "costs on texts that nothing was chosen\n"
+            "on: the recommended choice goes to FILE, the tuning guide's beside it, to FILE with "
+            "_guide in its name.",
+            "sparsegauge tune suites/demo/model -o tuned.json\n"
+            "sparsegauge tune suites/demo/model --l1 .06 --pv-l1 .07 -o tuned.json\n"
+            "sparsegauge tune suites/demo/model --coverage .95 -o tuned.json\n"
+            "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length "
+            "4096 -o tail.json",
+        },
     .options = options,
     .max_positional = 1,
     .run = tune_command,

@@ -14,14 +14,16 @@ int report_failure(enum status st)
 int finish_output(int code)
 {
     bool lost = ferror(stdout) != 0; /* an earlier write, whose reason is gone by now */
-    if (lost) { /* the next one has it again */
+    if (lost) {                      /* the next one has it again */
         clearerr(stdout);
         fputc('\n', stdout);
     }
     errno = 0;
     if (fflush(stdout) == 0 && !lost) return code;
-    fprintf(stderr, "sparsegauge: %s: standard output: not all could be written%s%s; free space or write elsewhere\n",
-            status_name(ERR_IO), errno ? ": " : "", errno ? strerror(errno) : "");
+    fprintf(stderr,
+        "sparsegauge: %s: standard output: not all could be written%s%s; free space or write "
+        "elsewhere\n",
+        status_name(ERR_IO), errno ? ": " : "", errno ? strerror(errno) : "");
     return EXIT_RUN;
 }
 

@@ -1,5 +1,5 @@
-/* A command is a file: its name, help, options and what it does, as one constant, and a line in the table of main.c, which
- * parses and reports. Only this room prints and chooses exit codes. */
+/* A command is a file: its name, help, options and what it does, as one constant, and a line in the
+ * table of main.c, which parses and reports. Only this room prints and chooses exit codes. */
 #ifndef SG_HARNESS_CLI_COMMAND_H
 #define SG_HARNESS_CLI_COMMAND_H
 
@@ -24,15 +24,17 @@ enum exit_code {
 struct command_call {
     const char **positional; /* [n], then a NULL */
     int n;
-    int argc;                /* everything as it was written, for provenance */
+    int argc; /* everything as it was written, for provenance */
     char **argv;
-    int code;                /* of a command that succeeds: EXIT_PASS, unless it says otherwise here */
+    /* of a command that succeeds: EXIT_PASS, unless it says otherwise here */
+    int code;
 };
 
 struct command {
     const char *name, *summary;
     struct command_help help;
-    const struct option_def *options; /* they write to the command's own variables, which hold the defaults */
+    /* they write to the command's own variables, which hold the defaults */
+    const struct option_def *options;
     int max_positional;
     enum status (*run)(struct command_call *call); /* a failure is reported by the caller */
 };
@@ -40,15 +42,16 @@ struct command {
 /* Prints "sparsegauge: error: message" to stderr; returns the exit code that fits the status. */
 int report_failure(enum status st);
 
-/* The end of every process: what was printed counts as done only once it has arrived. Flushes standard output; returns `code`,
- * or EXIT_RUN with a message when not all could be written. */
+/* The end of every process: what was printed counts as done only once it has arrived. Flushes
+ * standard output; returns `code`, or EXIT_RUN with a message when not all could be written. */
 int finish_output(int code);
 
 /* The exit code of what a gate found: EXIT_PASS, EXIT_GATE, EXIT_INVALID. */
 int outcome_exit_code(enum check_outcome outcome);
 
-extern const struct command cmd_demo, cmd_info, cmd_eval, cmd_tune, cmd_sweep, cmd_status, cmd_merge, cmd_best, cmd_frontier,
-    cmd_tokens, cmd_sql, cmd_optimise, cmd_explain, cmd_generate, cmd_list, cmd_show, cmd_compare, cmd_gate, cmd_audit,
-    cmd_report, cmd_suite, cmd_synth, cmd_bench;
+extern const struct command cmd_demo, cmd_info, cmd_eval, cmd_tune, cmd_sweep, cmd_status,
+    cmd_merge, cmd_best, cmd_frontier, cmd_tokens, cmd_sql, cmd_optimise, cmd_explain, cmd_generate,
+    cmd_list, cmd_show, cmd_compare, cmd_gate, cmd_audit, cmd_report, cmd_suite, cmd_synth,
+    cmd_bench;
 
 #endif

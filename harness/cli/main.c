@@ -12,9 +12,29 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-    &cmd_demo, &cmd_info, &cmd_eval, &cmd_tune, &cmd_sweep, &cmd_status, &cmd_merge, &cmd_best,
-    &cmd_frontier, &cmd_tokens, &cmd_sql, &cmd_optimise, &cmd_explain, &cmd_generate, &cmd_list, &cmd_show,
-    &cmd_compare, &cmd_gate, &cmd_audit, &cmd_report, &cmd_suite, &cmd_synth, &cmd_bench,
+    &cmd_demo,
+    &cmd_info,
+    &cmd_eval,
+    &cmd_tune,
+    &cmd_sweep,
+    &cmd_status,
+    &cmd_merge,
+    &cmd_best,
+    &cmd_frontier,
+    &cmd_tokens,
+    &cmd_sql,
+    &cmd_optimise,
+    &cmd_explain,
+    &cmd_generate,
+    &cmd_list,
+    &cmd_show,
+    &cmd_compare,
+    &cmd_gate,
+    &cmd_audit,
+    &cmd_report,
+    &cmd_suite,
+    &cmd_synth,
+    &cmd_bench,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -27,9 +47,12 @@ static const struct command *command_find(const char *name)
 
 static void print_usage(FILE *to)
 {
-    fprintf(to, "sparsegauge %s: what block-sparse attention costs a LLaMA model, and what it buys\n\n"
-                "usage: sparsegauge COMMAND [arguments]\n\n", SG_VERSION);
-    for (int i = 0; i < N_COMMANDS; i++) fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(to,
+        "sparsegauge %s: what block-sparse attention costs a LLaMA model, and what it buys\n\n"
+        "usage: sparsegauge COMMAND [arguments]\n\n",
+        SG_VERSION);
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(to, "\n`sparsegauge COMMAND -h` explains a command with an example.\n");
 }
 
@@ -37,7 +60,8 @@ static void print_usage(FILE *to)
 static const struct command *guide_command(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], "--tune") == 0 || str_starts_with(argv[i], "--parallel")) return &cmd_tune;
+        if (strcmp(argv[i], "--tune") == 0 || str_starts_with(argv[i], "--parallel"))
+            return &cmd_tune;
     return &cmd_eval;
 }
 
@@ -46,8 +70,10 @@ static int command_run(const struct command *c, int argc, char **argv)
     struct command_call call = {.argc = argc, .argv = argv, .code = EXIT_PASS};
     bool want_help;
     call.positional = calloc((size_t)argc + 1, sizeof *call.positional);
-    if (!call.positional) return report_failure(fail(ERR_MEMORY, "no memory for %d arguments", argc));
-    enum status st = options_parse(c->options, argc, argv, call.positional, c->max_positional, &call.n, &want_help);
+    if (!call.positional)
+        return report_failure(fail(ERR_MEMORY, "no memory for %d arguments", argc));
+    enum status st = options_parse(
+        c->options, argc, argv, call.positional, c->max_positional, &call.n, &want_help);
     if (st == OK && want_help) options_print_help(&c->help, c->options);
     if (st == OK && !want_help) st = c->run(&call);
     free(call.positional);
@@ -75,10 +101,12 @@ static int run(int argc, char **argv)
         return EXIT_PASS;
     }
     if (strcmp(verb, "version") == 0 || strcmp(verb, "--version") == 0 || strcmp(verb, "-V") == 0) {
-        printf("sparsegauge %s (%s%s, %s)\n", SG_VERSION, SG_COMMIT, SG_DIRTY ? ", modified" : "", SG_COMPILER);
+        printf("sparsegauge %s (%s%s, %s)\n", SG_VERSION, SG_COMMIT, SG_DIRTY ? ", modified" : "",
+            SG_COMPILER);
         return EXIT_PASS;
     }
-    if (str_starts_with(verb, "--")) return command_run(guide_command(argc, argv), argc - 1, argv + 1);
+    if (str_starts_with(verb, "--"))
+        return command_run(guide_command(argc, argv), argc - 1, argv + 1);
     if ((c = command_find(verb))) return command_run(c, argc - 2, argv + 2);
     fprintf(stderr, "sparsegauge: unknown command \"%s\"\n\n", verb);
     print_usage(stderr);
@@ -89,19 +117,22 @@ static int run(int argc, char **argv)
 static void on_no_memory(size_t bytes)
 {
     char text[160];
-    snprintf(text, sizeof text, "sparsegauge: %s: no room for %zu bytes more; give it more memory, or ask for less\n",
-             status_name(ERR_MEMORY), bytes);
+    snprintf(text, sizeof text,
+        "sparsegauge: %s: no room for %zu bytes more; give it more memory, or ask for less\n",
+        status_name(ERR_MEMORY), bytes);
     if (write(STDERR_FILENO, text, strlen(text)) < 0) _exit(EXIT_RUN);
     _exit(EXIT_RUN);
 }
 
-/* A mapped file was cut short while it was in use, or its disk failed: said in a handler's way, by write() alone. */
+/* A mapped file was cut short while it was in use, or its disk failed: said in a handler's way, by
+ * write() alone. */
 static void on_bus_error(int signal, siginfo_t *info, void *context)
 {
     (void)signal, (void)context;
     const char *path = file_map_at(info->si_addr);
-    const char *const words[] = {"sparsegauge: ", status_name(ERR_IO), ": ", path ? path : "a file in use",
-                                 ": was cut short while it was read, or its disk failed; restore it and repeat\n"};
+    const char *const words[] = {"sparsegauge: ", status_name(ERR_IO), ": ",
+        path ? path : "a file in use",
+        ": was cut short while it was read, or its disk failed; restore it and repeat\n"};
     for (int i = 0; i < 5; i++)
         if (write(STDERR_FILENO, words[i], strlen(words[i])) < 0) break;
     _exit(EXIT_RUN);

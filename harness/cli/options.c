@@ -35,7 +35,8 @@ static const struct option_def *find(const struct option_def *options, const cha
 /* 1048576 and 0.001: whole numbers in full, the rest short. */
 static void format_bound(double value, char *out, size_t size)
 {
-    snprintf(out, size, value == (double)(long long)value && value > -1e15 && value < 1e15 ? "%.0f" : "%g", value);
+    snprintf(out, size,
+        value == (double)(long long)value && value > -1e15 && value < 1e15 ? "%.0f" : "%g", value);
 }
 
 static enum status set_number(const struct option_def *o, const char *arg, const char *value)
@@ -49,9 +50,9 @@ static enum status set_number(const struct option_def *o, const char *arg, const
         end++;
     }
     bool whole = number >= INT_MIN && number <= INT_MAX && number == (double)(int)number;
-    const char *kind = o->kind == OPTION_INT     ? "a whole number"
-                       : o->kind == OPTION_SHARE ? "a share such as .01 or 1%"
-                                                 : "a number";
+    const char *kind = o->kind == OPTION_INT ? "a whole number"
+        : o->kind == OPTION_SHARE            ? "a share such as .01 or 1%"
+                                             : "a number";
     if (end == value || *end || errno || (o->kind == OPTION_INT && !whole))
         return fail(ERR_ARG, "%s: found \"%s\", expected %s", arg, value, kind);
     if ((o->lo != 0 || o->hi != 0) && !(number >= o->lo && number <= o->hi)) {
@@ -60,10 +61,8 @@ static enum status set_number(const struct option_def *o, const char *arg, const
         format_bound(o->hi, hi, sizeof hi);
         return fail(ERR_ARG, "%s: found %s, expected %s from %s to %s", arg, value, kind, lo, hi);
     }
-    if (o->kind == OPTION_INT)
-        *(int *)o->to = (int)number;
-    else
-        *(double *)o->to = number;
+    if (o->kind == OPTION_INT) *(int *)o->to = (int)number;
+    else *(double *)o->to = number;
     return OK;
 }
 
@@ -81,8 +80,8 @@ static enum status set_value(const struct option_def *o, const char *arg, const 
     }
 }
 
-enum status options_parse(const struct option_def *options, int argc, char **argv, const char **positional,
-                          int max_positional, int *n_positional, bool *want_help)
+enum status options_parse(const struct option_def *options, int argc, char **argv,
+    const char **positional, int max_positional, int *n_positional, bool *want_help)
 {
     *n_positional = 0;
     *want_help = false;
@@ -106,7 +105,8 @@ enum status options_parse(const struct option_def *options, int argc, char **arg
         const char *name = arg + (arg[1] == '-' ? 2 : 1), *equals = strchr(name, '=');
         size_t n = equals ? (size_t)(equals - name) : strlen(name);
         const struct option_def *o = find(options, name, n);
-        bool negated = !o && n > 3 && (str_starts_with(name, "no-") || str_starts_with(name, "no_"));
+        bool negated =
+            !o && n > 3 && (str_starts_with(name, "no-") || str_starts_with(name, "no_"));
         if (negated) o = find(options, name + 3, n - 3);
         if (!o || (negated && o->kind != OPTION_FLAG))
             return fail(ERR_ARG, "unknown option %s; -h lists the options", arg);
@@ -156,8 +156,7 @@ void options_print_help(const struct command_help *help, const struct option_def
 {
     printf("usage: sparsegauge %s\n\n%s\n", help->usage, help->text);
     for (bool first = true; options->name; options++, first = false) {
-        if (options->kind == OPTION_GROUP)
-            printf("\n%s\n", options->name);
+        if (options->kind == OPTION_GROUP) printf("\n%s\n", options->name);
         else {
             if (first) printf("\noptions\n");
             print_names(options);

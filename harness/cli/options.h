@@ -1,7 +1,8 @@
 /* Command lines: a command's options are a table that parses and prints its own help.
  *
- * Long options take "--name value" or "--name=value"; "_" and "-" in a name are the same, so the spelling of the
- * tuning guide's scripts works. A value that does not fit is refused with the option, the value and the range.
+ * Long options take "--name value" or "--name=value"; "_" and "-" in a name are the same, so the
+ * spelling of the tuning guide's scripts works. A value that does not fit is refused with the
+ * option, the value and the range.
  */
 #ifndef SG_HARNESS_CLI_OPTIONS_H
 #define SG_HARNESS_CLI_OPTIONS_H
@@ -13,22 +14,23 @@
 #include <stddef.h>
 
 enum option_kind {
-    OPTION_FLAG, /* bool *: set to true; "--no-NAME" sets false */
-    OPTION_INT,  /* int * in [lo, hi] */
-    OPTION_REAL, /* double * in [lo, hi] */
+    OPTION_FLAG,  /* bool *: set to true; "--no-NAME" sets false */
+    OPTION_INT,   /* int * in [lo, hi] */
+    OPTION_REAL,  /* double * in [lo, hi] */
     OPTION_SHARE, /* the same, also written as "2%" for .02 */
-    OPTION_TEXT, /* const char ** */
-    OPTION_LIST, /* struct text_list *: may be given several times */
+    OPTION_TEXT,  /* const char ** */
+    OPTION_LIST,  /* struct text_list *: may be given several times */
     OPTION_GROUP, /* a heading in the help */
 };
 
 struct option_def {
-    const char *name;  /* without dashes; "o|output" is a short and a long name, more aliases may follow */
+    /* without dashes; "o|output" is a short and a long name, more aliases may follow */
+    const char *name;
     enum option_kind kind;
     void *to;
     const char *value; /* shown in the help, e.g. "FILE" */
     const char *help;
-    double lo, hi;     /* of numbers; both 0: any */
+    double lo, hi; /* of numbers; both 0: any */
 };
 
 struct command_help {
@@ -37,10 +39,11 @@ struct command_help {
     const char *example; /* one command line per line */
 };
 
-/* Options may stand anywhere; the rest goes to `positional` (at most `max_positional`, *n_positional of them).
- * *want_help is set by -h and --help; then nothing is checked. `options` ends with a NULL name. */
-enum status options_parse(const struct option_def *options, int argc, char **argv, const char **positional,
-                          int max_positional, int *n_positional, bool *want_help) MUST_USE;
+/* Options may stand anywhere; the rest goes to `positional` (at most `max_positional`,
+ * *n_positional of them). *want_help is set by -h and --help; then nothing is checked. `options`
+ * ends with a NULL name. */
+enum status options_parse(const struct option_def *options, int argc, char **argv,
+    const char **positional, int max_positional, int *n_positional, bool *want_help) MUST_USE;
 
 void options_print_help(const struct command_help *help, const struct option_def *options);
 

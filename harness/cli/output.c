@@ -25,7 +25,8 @@ enum status print_table(struct table *t, const struct output_options *o)
     enum status st = table_format_parse(o->format, &format);
     if (st == OK) {
         struct str out = {0};
-        struct table_style style = {!o->all_columns, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"), terminal_width()};
+        struct table_style style = {
+            !o->all_columns, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"), terminal_width()};
         table_render(t, format, style, &out);
         fputs(str_get(&out), stdout);
         str_clear(&out);
@@ -41,7 +42,9 @@ enum status output_check(const struct output_options *o, const char *path)
     const char *slash = path ? strrchr(path, '/') : NULL;
     if (!slash || slash == path) return OK;
     char *dir = str_format("%.*s", (int)(slash - path), path);
-    enum status st = file_is_dir(dir) ? OK : fail(ERR_IO, "%s: the directory %s does not exist; make it first", path, dir);
+    enum status st = file_is_dir(dir)
+        ? OK
+        : fail(ERR_IO, "%s: the directory %s does not exist; make it first", path, dir);
     free(dir);
     return st;
 }
@@ -57,7 +60,9 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
     struct str title = {0};
     run_describe(v->run, &title);
     if (strcmp(o->format, "terminal") == 0) {
-        char *line = str_format("%s  %s on %s: %s", v->label, v->run->model.name, v->run->dataset.name, str_get(&title)), *shown = utf8_shown(line);
+        char *line = str_format("%s  %s on %s: %s", v->label, v->run->model.name,
+                 v->run->dataset.name, str_get(&title)),
+             *shown = utf8_shown(line);
         struct str headline = {0};
         run_headline(v, &headline);
         printf("%s\n%s%s\n", shown, str_get(&headline), headline.len ? "\n" : "");
@@ -95,7 +100,8 @@ enum status view_source_load(struct view_source *s, const char *db, const char *
     return run_view_load(&s->view, s->store, name);
 }
 
-enum status view_source_floors(const struct view_source *s, const char *db, const char *machine, struct noise_list *out)
+enum status view_source_floors(
+    const struct view_source *s, const char *db, const char *machine, struct noise_list *out)
 {
     const struct run_record *r = s->view.run;
     struct store *store = s->store;
@@ -116,6 +122,9 @@ void view_source_clear(struct view_source *s)
 void note_cache(const struct dense_cache *c)
 {
     if (c->too_large)
-        fprintf(stderr, "sparsegauge: dense states of %.3g GiB were not kept: the cache in %s holds %.3g GiB; the next run makes "
-                        "them again\n", (double)c->too_large / 0x1p30, c->dir, (double)c->limit_bytes / 0x1p30);
+        fprintf(stderr,
+            "sparsegauge: dense states of %.3g GiB were not kept: the cache in %s holds %.3g GiB; "
+            "the next run makes "
+            "them again\n",
+            (double)c->too_large / 0x1p30, c->dir, (double)c->limit_bytes / 0x1p30);
 }

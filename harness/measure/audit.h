@@ -1,5 +1,5 @@
-/* Claims that must hold whatever the model, each tried on real tensors: causality, dense equality, determinism, the
- * ledger.
+/* Claims that must hold whatever the model, each tried on real tensors: causality, dense equality,
+ * determinism, the ledger.
  */
 #ifndef SG_HARNESS_MEASURE_AUDIT_H
 #define SG_HARNESS_MEASURE_AUDIT_H
@@ -11,12 +11,12 @@
 #include <stdbool.h>
 
 struct audit_check {
-    const char *claim;   /* "earlier outputs do not move when later values change" */
-    const char *how;     /* what was done */
-    double found;        /* the largest deviation, or a count; NAN: not tried here */
+    const char *claim; /* "earlier outputs do not move when later values change" */
+    const char *how;   /* what was done */
+    double found;      /* the largest deviation, or a count; NAN: not tried here */
     double allowed;
-    const char *unit;    /* "relative", "tiles", … */
-    bool stated_only;    /* a measured property that is allowed to be anything; never fails */
+    const char *unit; /* "relative", "tiles", … */
+    bool stated_only; /* a measured property that is allowed to be anything; never fails */
 };
 
 enum { AUDIT_MAX = 24 };
@@ -28,7 +28,7 @@ struct audit {
 
 /* Runs every check on one sample under the policy, which must be sparse. */
 enum status audit_run(const struct model *m, struct par *par, const struct sample *x,
-                      const struct sparse_policy *policy, struct audit *out) MUST_USE;
+    const struct sparse_policy *policy, struct audit *out) MUST_USE;
 
 bool audit_passes(const struct audit_check *c);
 /* Of several samples: every claim with the worst that was found. */
@@ -36,33 +36,41 @@ void audit_join(struct audit *to, const struct audit *from);
 
 /* What one attention call does that it must not. */
 struct audit_call {
-    /* largest change of an output row when keys and values from `cut` on change, INFINITY for one that is no number: */
+    /* largest change of an output row when keys and values from `cut` on change, INFINITY for one
+     * that is no number: */
     double leak;         /* of rows in units of 64 that end before the cut */
     double leak_in_unit; /* of the up to 63 rows before the cut in the unit that holds it */
-    uint64_t tiles, tiles_possible, units;                   /* from the map alone, one by one */
-    uint64_t ledger_tiles, ledger_possible, ledger_units;    /* as the implementation counted */
+    uint64_t tiles, tiles_possible, units;                /* from the map alone, one by one */
+    uint64_t ledger_tiles, ledger_possible, ledger_units; /* as the implementation counted */
 };
-/* Runs `impl` on the call's tensors (f32) and once more with every row from position `cut` on made another. `tiles`
- * NULL: dense, every possible tile counts as computed and the implementation is not asked for its counts. */
-enum status audit_attention(const struct attn_args *call, const struct attn_impl *impl, int cut, struct par *par,
-                            struct audit_call *out) MUST_USE;
+/* Runs `impl` on the call's tensors (f32) and once more with every row from position `cut` on made
+ * another. `tiles` NULL: dense, every possible tile counts as computed and the implementation is
+ * not asked for its counts. */
+enum status audit_attention(const struct attn_args *call, const struct attn_impl *impl, int cut,
+    struct par *par, struct audit_call *out) MUST_USE;
 
 /* The map of a call against METHOD 2, every sparse head of it; and what its tiles do. */
 struct audit_tiles {
-    uint64_t n_rows, n_doubtful;  /* query blocks judged, and those where rounding may decide: they are not counted */
-    uint64_t wrong;               /* tiles that the map keeps and the definition does not, or the other way round */
-    uint64_t n_left, n_kept;      /* query blocks whose left-out tiles were poisoned, kept tiles that were */
-    uint64_t left_traces;         /* of the former: some bit of an output moved */
-    uint64_t kept_traceless;      /* of the latter: no output of theirs became NaN */
+    /* query blocks judged, and those where rounding may decide: they are not counted */
+    uint64_t n_rows, n_doubtful;
+    /* tiles that the map keeps and the definition does not, or the other way round */
+    uint64_t wrong;
+    /* query blocks whose left-out tiles were poisoned, kept tiles that were */
+    uint64_t n_left, n_kept;
+    uint64_t left_traces;    /* of the former: some bit of an output moved */
+    uint64_t kept_traceless; /* of the latter: no output of theirs became NaN */
 };
-/* Adds to *out. doubt: decisions nearer than this to another outcome are not held against anybody. */
-enum status audit_map(const struct attn_args *call, const struct mask_args *how, double doubt, struct audit_tiles *out) MUST_USE;
-/* Adds to *out: NaN in place of K and V of what one head's query blocks leave out, and of V of what they keep; on up to
- * `n_blocks` of them. */
-enum status audit_trace(const struct attn_args *call, const struct attn_impl *impl, int head, int n_blocks, struct par *par,
-                        struct audit_tiles *out) MUST_USE;
+/* Adds to *out. doubt: decisions nearer than this to another outcome are not held against anybody.
+ */
+enum status audit_map(const struct attn_args *call, const struct mask_args *how, double doubt,
+    struct audit_tiles *out) MUST_USE;
+/* Adds to *out: NaN in place of K and V of what one head's query blocks leave out, and of V of what
+ * they keep; on up to `n_blocks` of them. */
+enum status audit_trace(const struct attn_args *call, const struct attn_impl *impl, int head,
+    int n_blocks, struct par *par, struct audit_tiles *out) MUST_USE;
 
-/* The largest ‖x − y‖ / ‖x‖ over rows [from, to) of width floats; INFINITY when a row holds what is no number. */
+/* The largest ‖x − y‖ / ‖x‖ over rows [from, to) of width floats; INFINITY when a row holds what is
+ * no number. */
 double audit_rows_apart(const float *x, const float *y, int from, int to, int width);
 
 #endif

@@ -7,26 +7,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool kept(const struct tile_map *t, int head, int i, int j) { return tile_map_row(t, head, i)[j / 64] >> (j % 64) & 1; }
+static bool kept(const struct tile_map *t, int head, int i, int j)
+{
+    return tile_map_row(t, head, i)[j / 64] >> (j % 64) & 1;
+}
 
-enum status audit_map(const struct attn_args *call, const struct mask_args *how, double doubt, struct audit_tiles *out)
+enum status audit_map(const struct attn_args *call, const struct mask_args *how, double doubt,
+    struct audit_tiles *out)
 {
     char written[32];
-    snprintf(written, sizeof written, "%.7g", (double)how->topk); /* the decimal that was asked for, not its float */
+    /* the decimal that was asked for, not its float */
+    snprintf(written, sizeof written, "%.7g", (double)how->topk);
     double topk = strtod(written, NULL), near;
     int n_blocks = (attn_n_kv(call) - 1) / call->block.k + 1;
     double *state = malloc(sizeof *state * definition_size(call));
     bool *keep = malloc((size_t)n_blocks * sizeof *keep);
-    enum status st = state && keep ? OK : fail(ERR_MEMORY, "no memory to audit %d key blocks", n_blocks);
+    enum status st =
+        state && keep ? OK : fail(ERR_MEMORY, "no memory to audit %d key blocks", n_blocks);
     for (int h = 0; h < call->n_heads && st == OK; h++) {
         if (call->head_sparse && !call->head_sparse[h]) continue;
         definition_prepare(call, h, how->smooth_k, state);
         for (int i = 0; i < call->tiles->n_qblocks; i++) {
-            int n = definition_row(call, h, i, (double)how->heads[h].simthreshd1, (double)how->heads[h].cdfthreshd, topk, state, keep,
-                                   &near);
+            int n = definition_row(call, h, i, (double)how->heads[h].simthreshd1,
+                (double)how->heads[h].cdfthreshd, topk, state, keep, &near);
             out->n_rows++;
             out->n_doubtful += near < doubt;
-            for (int j = 0; j < n && near >= doubt; j++) out->wrong += kept(call->tiles, h, i, j) != keep[j];
+            for (int j = 0; j < n && near >= doubt; j++)
+                out->wrong += kept(call->tiles, h, i, j) != keep[j];
         }
     }
     free(state);
@@ -53,10 +60,12 @@ static void block_close(struct block_call *b)
     free(b->map.bits);
 }
 
-static enum status block_open(struct block_call *b, const struct attn_args *call, const struct attn_impl *impl, int head, int i)
+static enum status block_open(struct block_call *b, const struct attn_args *call,
+    const struct attn_impl *impl, int head, int i)
 {
     size_t d = (size_t)call->head_dim;
-    int first = i * call->block.q, rows = call->n_q - first < call->block.q ? call->n_q - first : call->block.q;
+    int first = i * call->block.q,
+        rows = call->n_q - first < call->block.q ? call->n_q - first : call->block.q;
     int n_kv = call->q_start + first + rows, kv = head / (call->n_heads / call->n_kv_heads);
     *b = (struct block_call){.a = *call, .possible = (n_kv - 1) / call->block.k + 1};
     b->map = tile_map_shape(call->block, 1, call->q_start + first, rows);
@@ -81,12 +90,16 @@ static enum status block_open(struct block_call *b, const struct attn_args *call
     a->pv_threshold = call->pv_threshold ? call->pv_threshold + head : NULL;
     a->ledger = NULL;
     b->ws = aligned_alloc(64, (impl->workspace(a) + 127) / 64 * 64);
-    if (!b->map.bits || !b->k || !b->v || !b->o || !b->again || !b->ws) return fail(ERR_MEMORY, "no memory to audit %d keys", n_kv);
+    if (!b->map.bits || !b->k || !b->v || !b->o || !b->again || !b->ws)
+        return fail(ERR_MEMORY, "no memory to audit %d keys", n_kv);
     for (int j = 0; j < b->possible; j++)
-        if (kept(call->tiles, head, i, j)) tile_map_row(&b->map, 0, 0)[j / 64] |= (uint64_t)1 << (j % 64);
+        if (kept(call->tiles, head, i, j))
+            tile_map_row(&b->map, 0, 0)[j / 64] |= (uint64_t)1 << (j % 64);
     for (int r = 0; r < n_kv; r++) {
-        memcpy(b->k + (size_t)r * d, (const float *)call->k + kv * call->k_head + r * call->k_row, d * sizeof *b->k);
-        memcpy(b->v + (size_t)r * d, (const float *)call->v + kv * call->v_head + r * call->v_row, d * sizeof *b->v);
+        memcpy(b->k + (size_t)r * d, (const float *)call->k + kv * call->k_head + r * call->k_row,
+            d * sizeof *b->k);
+        memcpy(b->v + (size_t)r * d, (const float *)call->v + kv * call->v_head + r * call->v_row,
+            d * sizeof *b->v);
     }
     return OK;
 }
@@ -94,11 +107,13 @@ static enum status block_open(struct block_call *b, const struct attn_args *call
 /* NaN over the rows of key block j. */
 static void poison(const struct block_call *b, float *x, int j)
 {
-    int n = attn_n_kv(&b->a), from = j * b->a.block.k, to = from + b->a.block.k < n ? from + b->a.block.k : n;
+    int n = attn_n_kv(&b->a), from = j * b->a.block.k,
+        to = from + b->a.block.k < n ? from + b->a.block.k : n;
     for (int i = from * b->a.head_dim; i < to * b->a.head_dim; i++) x[i] = NAN;
 }
 
-static enum status try_left_out(struct block_call *b, const struct attn_impl *impl, struct par *par, struct audit_tiles *out)
+static enum status try_left_out(
+    struct block_call *b, const struct attn_impl *impl, struct par *par, struct audit_tiles *out)
 {
     int n_left = 0;
     for (int j = 0; j < b->possible; j++) n_left += !kept(&b->map, 0, 0, j);
@@ -113,13 +128,15 @@ static enum status try_left_out(struct block_call *b, const struct attn_impl *im
     TRY(impl->run(&b->a, b->ws, par, NULL));
     b->a.o = b->o;
     out->n_left++;
-    out->left_traces += memcmp(b->o, b->again, sizeof *b->o * (size_t)b->a.n_q * (size_t)b->a.head_dim) != 0;
+    out->left_traces +=
+        memcmp(b->o, b->again, sizeof *b->o * (size_t)b->a.n_q * (size_t)b->a.head_dim) != 0;
     return OK;
 }
 
-/* The left-out ones hold NaN by now, and do not matter. Stage 2 off: it may leave out V of a kept tile. */
-static enum status try_kept(struct block_call *b, const struct attn_impl *impl, int j, const float *v, ptrdiff_t v_row, struct par *par,
-                            struct audit_tiles *out)
+/* The left-out ones hold NaN by now, and do not matter. Stage 2 off: it may leave out V of a kept
+ * tile. */
+static enum status try_kept(struct block_call *b, const struct attn_impl *impl, int j,
+    const float *v, ptrdiff_t v_row, struct par *par, struct audit_tiles *out)
 {
     size_t d = (size_t)b->a.head_dim, n = (size_t)b->a.n_q * d, seen = 0;
     poison(b, b->v, j);
@@ -133,8 +150,8 @@ static enum status try_kept(struct block_call *b, const struct attn_impl *impl, 
     return OK;
 }
 
-enum status audit_trace(const struct attn_args *call, const struct attn_impl *impl, int head, int n_blocks, struct par *par,
-                        struct audit_tiles *out)
+enum status audit_trace(const struct attn_args *call, const struct attn_impl *impl, int head,
+    int n_blocks, struct par *par, struct audit_tiles *out)
 {
     int kv = head / (call->n_heads / call->n_kv_heads), n = call->tiles->n_qblocks;
     const float *v = (const float *)call->v + kv * call->v_head;

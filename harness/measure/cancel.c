@@ -6,7 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static atomic_int cancelled, n_interrupts; /* written by signal handlers; all threads read the first */
+/* written by signal handlers; all threads read the first */
+static atomic_int cancelled, n_interrupts;
 static atomic_int first_signal;
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2, "a handler must not wait");
 
@@ -17,7 +18,8 @@ static void on_interrupt(int signal_number)
     cancelled = 1;
 }
 
-/* A terminal interrupts both processes, in any order: what is passed on is no interrupt of its own. */
+/* A terminal interrupts both processes, in any order: what is passed on is no interrupt of its own.
+ */
 static void on_passed_on(int signal_number)
 {
     (void)signal_number;
@@ -26,7 +28,8 @@ static void on_passed_on(int signal_number)
 
 void cancel_install(void)
 {
-    struct sigaction action = {.sa_handler = on_interrupt}, passed_on = {.sa_handler = on_passed_on};
+    struct sigaction action = {.sa_handler = on_interrupt},
+                     passed_on = {.sa_handler = on_passed_on};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(CANCEL_PASSED_ON, &passed_on, NULL);

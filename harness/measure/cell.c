@@ -54,14 +54,14 @@ void cell_identify(const struct cell_request *q, struct run_record *r, struct ar
 }
 
 /* Has the stored run what is asked for beside its metrics? */
-static enum status cell_holds(const struct cell_request *q, const char *key,
-                              struct cell_result *out, bool *holds)
+static enum status cell_holds(
+    const struct cell_request *q, const char *key, struct cell_result *out, bool *holds)
 {
     struct run_parts has;
     bool attribution = q->settings.attribution && q->policy && q->policy->method;
     TRY(query_parts(q->store, key, &has));
     *holds = (!q->settings.generate || has.generations) && (!attribution || has.layer_errors) &&
-             (!q->settings.keep_tokens || has.tokens || q->set->timed);
+        (!q->settings.keep_tokens || has.tokens || q->set->timed);
     out->n_worst = has.n_worst;
     return OK;
 }
@@ -69,7 +69,7 @@ static enum status cell_holds(const struct cell_request *q, const char *key,
 /* The cell is this process's (out->end CELL_RAN), or what is to be said instead. *replace: a done
  * run is run again. */
 static enum status cell_claim(const struct cell_request *q, struct lease_holder *leases,
-                              const char *key, bool *replace, struct cell_result *out)
+    const char *key, bool *replace, struct cell_result *out)
 {
     enum cell_end *end = &out->end;
     bool told = false;
@@ -77,10 +77,10 @@ static enum status cell_claim(const struct cell_request *q, struct lease_holder 
     for (;;) {
         enum lease lease;
         TRY(lease_take(leases, key,
-                       *replace   ? LEASE_OVER_ALL
-                       : q->retry ? LEASE_OVER_FAILED
-                                  : LEASE_OVER_NONE,
-                       &lease));
+            *replace       ? LEASE_OVER_ALL
+                : q->retry ? LEASE_OVER_FAILED
+                           : LEASE_OVER_NONE,
+            &lease));
         if (lease == LEASE_STORED) {
             bool holds;
             TRY(cell_holds(q, key, out, &holds));
@@ -103,25 +103,25 @@ static enum status cell_measure(const struct cell_request *q, struct evaluation 
     const struct cell_settings *s = &q->settings;
     bool sparse = q->policy->method != NULL;
     const struct evaluate_args args = {.model = (struct model *)&q->setup->model,
-                                       .par = q->setup->par,
-                                       .more = q->more,
-                                       .n_more = q->n_more,
-                                       .set = q->set,
-                                       .policy = q->policy,
-                                       .cache = q->cache,
-                                       .states = q->states,
-                                       .impl = q->machine->impl,
-                                       .chunk = q->machine->chunk,
-                                       .generate = s->generate,
-                                       .attribution = s->attribution && sparse,
-                                       .tuned = q->tuned,
-                                       .keep_tokens = s->keep_tokens,
-                                       .keep_masks = s->keep_masks && sparse,
-                                       .n_worst = s->n_worst,
-                                       .parity = q->parity,
-                                       .quiet = q->quiet,
-                                       .stop = q->stop,
-                                       .stop_ctx = q->stop_ctx};
+        .par = q->setup->par,
+        .more = q->more,
+        .n_more = q->n_more,
+        .set = q->set,
+        .policy = q->policy,
+        .cache = q->cache,
+        .states = q->states,
+        .impl = q->machine->impl,
+        .chunk = q->machine->chunk,
+        .generate = s->generate,
+        .attribution = s->attribution && sparse,
+        .tuned = q->tuned,
+        .keep_tokens = s->keep_tokens,
+        .keep_masks = s->keep_masks && sparse,
+        .n_worst = s->n_worst,
+        .parity = q->parity,
+        .quiet = q->quiet,
+        .stop = q->stop,
+        .stop_ctx = q->stop_ctx};
     return q->set->timed ? latency_measure(&args, e) : evaluate(&args, e);
 }
 
@@ -144,8 +144,8 @@ static enum status cell_fill(struct cell_request *q, struct run_record *r, struc
     out->data.run = *r;
     out->seconds = (double)(clock_ns() - t0) * 1e-9;
     return q->tuned && q->tuned->heads && r->tuned_hash
-               ? store_tuned(q->store, q->tuned, r->tuned_hash)
-               : OK;
+        ? store_tuned(q->store, q->tuned, r->tuned_hash)
+        : OK;
 }
 
 /* A cell without results is a row too. */
@@ -159,8 +159,8 @@ static void cell_fail(struct run_record *r, enum status why, struct cell_result 
     out->data = (struct run_data){.run = *r};
 }
 
-static enum status cell_do(const struct cell_request *asked, struct lease_holder *leases,
-                           struct cell_result *out)
+static enum status cell_do(
+    const struct cell_request *asked, struct lease_holder *leases, struct cell_result *out)
 {
     struct cell_request q = *asked;
     struct run_record r;

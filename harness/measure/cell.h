@@ -65,8 +65,8 @@ struct cell_request {
     /* Called when the cell is this process's and before it is measured: fills in policy, tuned,
      * states or known, or says that it is not for now (CELL_LATER) or for nobody (CELL_SETTLED).
      * NULL: all is there. */
-    enum status (*prepare)(void *ctx, struct cell_request *q, struct run_record *r,
-                           enum cell_readiness *ready);
+    enum status (*prepare)(
+        void *ctx, struct cell_request *q, struct run_record *r, enum cell_readiness *ready);
     void *ctx;
     const struct run_data *known;  /* measured already, of an equal cell; NULL: measured here */
     void (*say)(const char *text); /* that it waits; may be NULL */

@@ -42,7 +42,8 @@ enum status curve_unpack(const void *blob, size_t size, struct curve *out)
             if ((size_t)(end - p) < 1 + sizeof out->points[t][u]) goto damaged;
             int run = *p++;
             if (run < 1 || run > N_TAUS - u) goto damaged;
-            for (int i = 0; i < run; i++) memcpy(&out->points[t][u + i], p, sizeof out->points[t][u]);
+            for (int i = 0; i < run; i++)
+                memcpy(&out->points[t][u + i], p, sizeof out->points[t][u]);
             p += sizeof out->points[t][u];
             u += run;
         }
@@ -57,7 +58,9 @@ enum status curve_unpack(const void *blob, size_t size, struct curve *out)
         }
     return OK;
 damaged:
-    return fail(ERR_FORMAT, "a stored tuning curve is damaged; delete its row from the table of curves or use another --db");
+    return fail(ERR_FORMAT,
+        "a stored tuning curve is damaged; delete its row from the table of curves or use another "
+        "--db");
 }
 
 static int longest_of(const struct sample_set *set)
@@ -68,8 +71,8 @@ static int longest_of(const struct sample_set *set)
     return n;
 }
 
-enum status curve_db_open(struct curve_db *db, struct store *store, const struct setup *setup, const struct sample_set *set,
-                          const struct sparse_policy *policy)
+enum status curve_db_open(struct curve_db *db, struct store *store, const struct setup *setup,
+    const struct sample_set *set, const struct sparse_policy *policy)
 {
     struct hash h;
     hash_init(&h);
@@ -78,15 +81,20 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     weights_device_describe(&setup->model.weights, &device);
     hash_add_str(&h, device.name);
     if (device.residual) hash_add_str(&h, device.residual);
-    /* Tensors of a device can have curves by the device or by the CPU: they differ by rounding and are kept apart. */
+    /* Tensors of a device can have curves by the device or by the CPU: they differ by rounding and
+     * are kept apart. */
     const char *place = tune_place(&setup->model.weights, policy, longest_of(set), NULL);
     hash_add_str(&h, strcmp(place, "cpu") == 0 ? cpu_ops()->name : place);
     hash_add_str(&h, set->fingerprint);
     *db = (struct curve_db){.store = store, .method = policy->method};
     hash_hex(&h, db->data);
-    db->key = (struct curve_key){.model_fingerprint = setup->model.fingerprint, .data_fingerprint = db->data, .kind = KIND,
-                                 .method = policy->method->name, .smooth_k = smooth_k_name(policy->smooth_k),
-                                 .block_q = policy->block.q, .block_k = policy->block.k};
+    db->key = (struct curve_key){.model_fingerprint = setup->model.fingerprint,
+        .data_fingerprint = db->data,
+        .kind = KIND,
+        .method = policy->method->name,
+        .smooth_k = smooth_k_name(policy->smooth_k),
+        .block_q = policy->block.q,
+        .block_k = policy->block.k};
     return OK;
 }
 
@@ -101,7 +109,8 @@ static struct curve_key key_of(const struct curve_db *db, int layer, int head, i
     return key;
 }
 
-static enum status get(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
+static enum status get(
+    void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
     struct curve_db *db = ctx;
     struct curve_key key = key_of(db, layer, head, part, sample);
@@ -137,7 +146,10 @@ static enum status layer_done(void *ctx, int layer)
     return store_commit(db->store);
 }
 
-struct curve_store curve_db_store(struct curve_db *db) { return (struct curve_store){db, get, put, layer_done}; }
+struct curve_store curve_db_store(struct curve_db *db)
+{
+    return (struct curve_store){db, get, put, layer_done};
+}
 
 void curve_db_close(struct curve_db *db)
 {

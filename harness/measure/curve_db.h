@@ -1,7 +1,7 @@
 /* Tuning curves in the results database, packed.
  *
- * Blob "curve1": n_possible, then for each θ a byte: 0 = as the θ before it, 1 = followed by its points, of which runs with
- * equal values are stored once with their length.
+ * Blob "curve1": n_possible, then for each θ a byte: 0 = as the θ before it, 1 = followed by its
+ * points, of which runs with equal values are stored once with their length.
  */
 #ifndef SG_HARNESS_MEASURE_CURVE_DB_H
 #define SG_HARNESS_MEASURE_CURVE_DB_H
@@ -11,17 +11,17 @@
 #include "results/store.h"
 
 struct curve_db {
-    struct store *store; /* borrowed */
+    struct store *store;  /* borrowed */
     struct curve_key key; /* all but method, layer, head, sample */
     const struct mask_method *method;
     char data[33];
     bool writing; /* a transaction is open */
 };
 
-/* The key is the model, where it runs, where curves are made (tune_place, on the CPU its instruction set), the samples'
- * tokens, method, block shape, smoothing and engine version. */
-enum status curve_db_open(struct curve_db *db, struct store *store, const struct setup *setup, const struct sample_set *set,
-                          const struct sparse_policy *policy) MUST_USE;
+/* The key is the model, where it runs, where curves are made (tune_place, on the CPU its
+ * instruction set), the samples' tokens, method, block shape, smoothing and engine version. */
+enum status curve_db_open(struct curve_db *db, struct store *store, const struct setup *setup,
+    const struct sample_set *set, const struct sparse_policy *policy) MUST_USE;
 /* Commits what is still open. */
 void curve_db_close(struct curve_db *db);
 struct curve_store curve_db_store(struct curve_db *db);

@@ -10,7 +10,10 @@ static int last_key(const struct attn_args *a) { return a->q_start + a->n_q - 1;
 static int blocks_of(const struct attn_args *a) { return last_key(a) / a->block.k + 1; }
 
 /* state: means [blocks, d], then similarities [blocks] */
-size_t definition_size(const struct attn_args *a) { return (size_t)blocks_of(a) * ((size_t)a->head_dim + 1); }
+size_t definition_size(const struct attn_args *a)
+{
+    return (size_t)blocks_of(a) * ((size_t)a->head_dim + 1);
+}
 
 static const float *key(const struct attn_args *a, int head, int row)
 {
@@ -23,17 +26,20 @@ static const float *query(const struct attn_args *a, int head, int row)
     return (const float *)a->q + head * a->q_head + (row - a->q_start) * a->q_row;
 }
 
-/* Mean over all pairs of rows of their cosine, rows taken from `centre`: the squared length of the mean unit row. */
-static double alike(const float *(*row_of)(const struct attn_args *, int, int), const struct attn_args *a, int head, int from,
-                    int to, const double *centre)
+/* Mean over all pairs of rows of their cosine, rows taken from `centre`: the squared length of the
+ * mean unit row. */
+static double alike(const float *(*row_of)(const struct attn_args *, int, int),
+    const struct attn_args *a, int head, int from, int to, const double *centre)
 {
     double mean[MOST_DIM] = {0}, sum = 0;
     for (int r = from; r < to; r++) {
         const float *x = row_of(a, head, r);
         double length = 0;
-        for (int c = 0; c < a->head_dim; c++) length += ((double)x[c] - centre[c]) * ((double)x[c] - centre[c]);
+        for (int c = 0; c < a->head_dim; c++)
+            length += ((double)x[c] - centre[c]) * ((double)x[c] - centre[c]);
         length = sqrt(length);
-        for (int c = 0; length > 0 && c < a->head_dim; c++) mean[c] += ((double)x[c] - centre[c]) / length;
+        for (int c = 0; length > 0 && c < a->head_dim; c++)
+            mean[c] += ((double)x[c] - centre[c]) / length;
     }
     for (int c = 0; c < a->head_dim; c++) sum += mean[c] / (to - from) * (mean[c] / (to - from));
     return sum;
@@ -54,7 +60,10 @@ void definition_prepare(const struct attn_args *a, int head, enum smooth_k smoot
                 mean[c] += (double)key(a, head, r)[c] / (to - from);
                 so_far[c] += (double)key(a, head, r)[c];
             }
-        for (int c = 0; c < d; c++) centre[c] = smooth == SMOOTH_K_RUNNING ? so_far[c] / to : smooth == SMOOTH_K_GLOBAL ? all[c] : 0;
+        for (int c = 0; c < d; c++)
+            centre[c] = smooth == SMOOTH_K_RUNNING ? so_far[c] / to
+                : smooth == SMOOTH_K_GLOBAL        ? all[c]
+                                                   : 0;
         state[blocks * d + j] = alike(key, a, head, from, to, centre);
     }
 }
@@ -64,12 +73,15 @@ static void doubt_of(double distance, double *doubt)
     if (doubt && fabs(distance) < *doubt) *doubt = fabs(distance);
 }
 
-int definition_row(const struct attn_args *a, int head, int i, double theta, double tau, double topk, const double *state,
-                   bool *keep, double *doubt)
+int definition_row(const struct attn_args *a, int head, int i, double theta, double tau,
+    double topk, const double *state, bool *keep, double *doubt)
 {
-    int block = a->q_start / a->block.q + i, first = block * a->block.q, d = a->head_dim, blocks = blocks_of(a);
-    int end = first + a->block.q <= last_key(a) ? first + a->block.q : last_key(a) + 1, possible = (end - 1) / a->block.k + 1;
-    double mean[MOST_DIM] = {0}, nothing[MOST_DIM] = {0}, p[MOST_BLOCKS], total = 0, top = -INFINITY;
+    int block = a->q_start / a->block.q + i, first = block * a->block.q, d = a->head_dim,
+        blocks = blocks_of(a);
+    int end = first + a->block.q <= last_key(a) ? first + a->block.q : last_key(a) + 1,
+        possible = (end - 1) / a->block.k + 1;
+    double mean[MOST_DIM] = {0}, nothing[MOST_DIM] = {0}, p[MOST_BLOCKS], total = 0,
+           top = -INFINITY;
     const double *similarity = state + blocks * d;
     for (int r = first; r < end; r++)
         for (int c = 0; c < d; c++) mean[c] += (double)query(a, head, r)[c] / (end - first);
@@ -90,8 +102,10 @@ int definition_row(const struct attn_args *a, int head, int i, double theta, dou
     int eligible = 0, taken = 0, most = (int)ceil(topk * possible);
     for (int j = 0; j < possible; j++) {
         eligible += similarity[j] > theta;
-        /* no similar query block, no similar key block, the sink, the diagonal: these are kept whatever is chosen */
-        keep[j] = !(own > theta) || !(similarity[j] > theta) || j == 0 || (j + 1) * a->block.k > first;
+        /* no similar query block, no similar key block, the sink, the diagonal: these are kept
+         * whatever is chosen */
+        keep[j] =
+            !(own > theta) || !(similarity[j] > theta) || j == 0 || (j + 1) * a->block.k > first;
     }
     bool chosen[MOST_BLOCKS] = {false};
     double sum = 0, last = 0;
@@ -115,16 +129,26 @@ int definition_row(const struct attn_args *a, int head, int i, double theta, dou
 
 static const char *refuses(const struct mask_args *a)
 {
-    return a->attn->head_dim > MOST_DIM || blocks_of(a->attn) > MOST_BLOCKS ? "longer than the definition is meant for" : NULL;
+    return a->attn->head_dim > MOST_DIM || blocks_of(a->attn) > MOST_BLOCKS
+        ? "longer than the definition is meant for"
+        : NULL;
 }
 
-static size_t workspace(const struct mask_args *a) { return (definition_size(a->attn) * sizeof(double) + 63) / 64 * 64; }
-static void prepare(const struct mask_args *a, int head, void *ws) { definition_prepare(a->attn, head, a->smooth_k, ws); }
+static size_t workspace(const struct mask_args *a)
+{
+    return (definition_size(a->attn) * sizeof(double) + 63) / 64 * 64;
+}
+static void prepare(const struct mask_args *a, int head, void *ws)
+{
+    definition_prepare(a->attn, head, a->smooth_k, ws);
+}
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     bool keep[MOST_BLOCKS];
-    int n = definition_row(a->attn, head, i, (double)theta, (double)a->heads[head].cdfthreshd, (double)a->topk, ws, keep, NULL);
+    int n = definition_row(a->attn, head, i, (double)theta, (double)a->heads[head].cdfthreshd,
+        (double)a->topk, ws, keep, NULL);
     for (int j = 0; j < n && j < out->n; j++) {
         out->p[j] = 0;
         out->forced[j] = keep[j] ? FORCE_THETA_Q : 0;
@@ -132,6 +156,12 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
 }
 
 const struct mask_method definition_method = {
-    .name = "definition", .ranked = true, .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
-    .what = "METHOD 2 in fp64", .takes_theta = true,
+    .name = "definition",
+    .ranked = true,
+    .refuses = refuses,
+    .workspace = workspace,
+    .prepare = prepare,
+    .row = row,
+    .what = "METHOD 2 in fp64",
+    .takes_theta = true,
 };

@@ -43,7 +43,8 @@ enum status cache_make(const char *dir)
 
 enum status dense_cache_open(struct dense_cache *c, const char *dir)
 {
-    *c = (struct dense_cache){.limit_bytes = (size_t)DEFAULT_LIMIT_GIB << 30, .dir = cache_folder(dir)};
+    *c = (struct dense_cache){
+        .limit_bytes = (size_t)DEFAULT_LIMIT_GIB << 30, .dir = cache_folder(dir)};
     if (!c->dir) return OK;
     enum status st = cache_make(c->dir);
     if (st == OK || dir) return st;
@@ -58,7 +59,8 @@ void dense_cache_close(struct dense_cache *c)
     *c = (struct dense_cache){0};
 }
 
-void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char *impl, const int32_t *ids, int n)
+void dense_cache_key(
+    char key[HASH_HEX_SIZE], const struct model *m, const char *impl, const int32_t *ids, int n)
 {
     struct hash h;
     struct weights_device_info device;
@@ -67,7 +69,8 @@ void dense_cache_key(char key[HASH_HEX_SIZE], const struct model *m, const char 
     hash_add_str(&h, ENGINE_VERSION);
     hash_add_str(&h, impl ? impl : strcmp(device.name, "cpu") == 0 ? cpu_ops()->name : device.name);
     if (device.residual) hash_add_str(&h, device.residual);
-    /* with other arithmetic the states have other last digits, and a run that mixes both compares that too */
+    /* with other arithmetic the states have other last digits, and a run that mixes both compares
+     * that too */
     hash_add_str(&h, arithmetic_blas());
     hash_add_str(&h, arithmetic_isa());
     hash_add_str(&h, SG_COMPILER);
@@ -92,7 +95,8 @@ bool dense_cache_get(struct dense_cache *c, const char *key, int n, int width, f
     char *path = path_join(c->dir, key);
     struct file_map m = {0};
     size_t count = (size_t)n * (size_t)width;
-    bool ok = file_exists(path) && file_map_open(&m, path) == OK && m.size == sizeof(struct header) + count * sizeof *rows;
+    bool ok = file_exists(path) && file_map_open(&m, path) == OK &&
+        m.size == sizeof(struct header) + count * sizeof *rows;
     if (ok) {
         struct header h;
         uint64_t content[2];
@@ -100,7 +104,7 @@ bool dense_cache_get(struct dense_cache *c, const char *key, int n, int width, f
         memcpy(rows, m.data + sizeof h, count * sizeof *rows);
         content_hash(rows, count, content);
         ok = memcmp(h.magic, MAGIC, sizeof MAGIC) == 0 && h.n == n && h.width == width &&
-             memcmp(content, h.content, sizeof content) == 0;
+            memcmp(content, h.content, sizeof content) == 0;
     }
     file_map_close(&m);
     if (ok) utimensat(AT_FDCWD, path, NULL, 0); /* recently used */
@@ -148,7 +152,8 @@ static void prune(const struct dense_cache *c)
     closedir(d);
     if (total > c->limit_bytes) qsort(entries, n, sizeof *entries, older);
     for (size_t i = 0; i < n; i++) {
-        if (total > c->limit_bytes && unlink(entries[i].path) == 0) total -= (size_t)entries[i].size;
+        if (total > c->limit_bytes && unlink(entries[i].path) == 0)
+            total -= (size_t)entries[i].size;
         free(entries[i].path);
     }
     free(entries);

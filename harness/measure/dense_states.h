@@ -1,10 +1,10 @@
-/* What the cells of one data set share: the dense run's last hidden states, and its residual stream in front of
- * the layers where cells begin to differ.
+/* What the cells of one data set share: the dense run's last hidden states, and its residual stream
+ * in front of the layers where cells begin to differ.
  *
- * One dense pass per sample, cut at those layers. A cell whose layers below L are all outside its layer range
- * starts at L from the stored stream: the numbers are the same bit for bit, because nothing in front of L
- * depends on the policy. The dense layers that it leaves out are in its ledger as the kernel counted them in
- * the shared pass.
+ * One dense pass per sample, cut at those layers. A cell whose layers below L are all outside its
+ * layer range starts at L from the stored stream: the numbers are the same bit for bit, because
+ * nothing in front of L depends on the policy. The dense layers that it leaves out are in its
+ * ledger as the kernel counted them in the shared pass.
  */
 #ifndef SG_HARNESS_MEASURE_DENSE_STATES_H
 #define SG_HARNESS_MEASURE_DENSE_STATES_H
@@ -19,16 +19,17 @@ struct dense_states_args {
     struct model *model;
     struct par *par;
     const struct sample_set *set;
-    struct dense_cache *cache;  /* hidden states are put there too, and taken from it when no stream is needed */
+    /* hidden states are put there too, and taken from it when no stream is needed */
+    struct dense_cache *cache;
     const char *impl;
     int chunk;
-    const int
-        *layers; /* [n_layers] layers where cells begin, ascending; 0 and the number of layers need no stream */
+    const int *layers; /* [n_layers] layers where cells begin, ascending; 0 and the number of layers
+                          need no stream */
     int n_layers;
     const struct block_shape
         *blocks; /* [n_blocks] shapes that will be counted in; at least one when a stream is kept */
     int n_blocks;
-    size_t budget_bytes;        /* streams are thinned out to stay below; hidden states must fit */
+    size_t budget_bytes; /* streams are thinned out to stay below; hidden states must fit */
     bool (*stop)(void *);
     void *stop_ctx;
 };
@@ -50,9 +51,9 @@ size_t dense_states_bytes(const struct sample_set *set, int width, int n_streams
 enum status dense_states_open(struct dense_states *s, const struct dense_states_args *a) MUST_USE;
 void dense_states_close(struct dense_states *s);
 
-/* The stored layer closest in front of `layer` whose stream is there and whose block shape was counted; 0 when
- * there is none. *stream and *counts [n_heads] are set when it is not 0. */
-int dense_states_start(const struct dense_states *s, int sample, int layer, struct block_shape block,
-                       const float **stream, const struct head_ledger **counts);
+/* The stored layer closest in front of `layer` whose stream is there and whose block shape was
+ * counted; 0 when there is none. *stream and *counts [n_heads] are set when it is not 0. */
+int dense_states_start(const struct dense_states *s, int sample, int layer,
+    struct block_shape block, const float **stream, const struct head_ledger **counts);
 
 #endif

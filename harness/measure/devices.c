@@ -14,7 +14,8 @@ int devices_cuda_count(void)
 #ifdef SG_HAVE_CUDA
     return weights_cuda_count();
 #else
-    enum status st = fail(ERR_UNSUPPORTED, "this program was built without CUDA; build it where nvcc is found, or use --device cpu");
+    enum status st = fail(ERR_UNSUPPORTED,
+        "this program was built without CUDA; build it where nvcc is found, or use --device cpu");
     (void)st; /* the message is what the caller reads */
     return 0;
 #endif
@@ -22,9 +23,11 @@ int devices_cuda_count(void)
 
 static enum status add(struct device_list *l, const char *text, int index)
 {
-    if (l->n == MAX_DEVICES) return fail(ERR_ARG, "--device %s: more than %d devices", text, MAX_DEVICES);
+    if (l->n == MAX_DEVICES)
+        return fail(ERR_ARG, "--device %s: more than %d devices", text, MAX_DEVICES);
     for (int i = 0; i < l->n && index != DEVICE_CPU; i++)
-        if (l->index[i] == index) return fail(ERR_ARG, "--device %s: cuda:%d stands there twice", text, index);
+        if (l->index[i] == index)
+            return fail(ERR_ARG, "--device %s: cuda:%d stands there twice", text, index);
     l->index[l->n++] = index;
     return OK;
 }
@@ -55,7 +58,10 @@ static enum status add_item(struct device_list *l, const char *text, const char 
     if (strcmp(item, "cuda:all") == 0) return add_all(l, text);
     long index = strtol(number, &end, 10);
     if (!isdigit((unsigned char)*number) || *end || index >= MAX_DEVICES)
-        return fail(ERR_ARG, "--device: found \"%s\", expected cpu, cuda, cuda:N, cuda:all, or several joined by commas", text);
+        return fail(ERR_ARG,
+            "--device: found \"%s\", expected cpu, cuda, cuda:N, cuda:all, or several joined by "
+            "commas",
+            text);
     return add(l, text, (int)index);
 }
 
@@ -65,7 +71,8 @@ enum status devices_parse(const char *text, struct device_list *out)
     bool cuda = false;
     *out = (struct device_list){0};
     enum status st = OK;
-    for (char *item; st == OK && (item = strsep(&rest, ",")) != NULL;) st = add_item(out, text, item, &cuda);
+    for (char *item; st == OK && (item = strsep(&rest, ",")) != NULL;)
+        st = add_item(out, text, item, &cuda);
     free(copy);
 #ifndef SG_HAVE_CUDA
     for (int i = 0; i < out->n && st == OK; i++)

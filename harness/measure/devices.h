@@ -13,9 +13,10 @@ struct device_list {
     int index[MAX_DEVICES]; /* a GPU's number as CUDA counts them, or DEVICE_CPU */
 };
 
-/* "cpu", "cuda" (the first GPU), "cuda:1", "cuda:all", or several joined by commas; "cuda:0,1" is short for
- * "cuda:0,cuda:1". ERR_ARG for anything else or a GPU named twice; ERR_DEVICE when all are asked for and there is none;
- * ERR_UNSUPPORTED for a GPU when the program was built without CUDA. */
+/* "cpu", "cuda" (the first GPU), "cuda:1", "cuda:all", or several joined by commas; "cuda:0,1" is
+ * short for "cuda:0,cuda:1". ERR_ARG for anything else or a GPU named twice; ERR_DEVICE when all
+ * are asked for and there is none; ERR_UNSUPPORTED for a GPU when the program was built without
+ * CUDA. */
 enum status devices_parse(const char *text, struct device_list *out) MUST_USE;
 
 /* GPUs that this process may use; 0 with a status message when there is none. */

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What the devices share; all but `p`'s arrays, in which each sample has its place, under the lock. */
+/* What the devices share; all but `p`'s arrays, in which each sample has its place, under the lock.
+ */
 struct pass_shared {
     const struct evaluate_args *a;
     struct sample_passes *p;
@@ -29,9 +30,11 @@ struct pass_worker {
     struct eval_device device;
     struct session *session;
     float *dense, *sparse;
-    const float *dense_rows;             /* of the present sample: `dense`, or what all cells share */
+    /* of the present sample: `dense`, or what all cells share */
+    const float *dense_rows;
     int32_t *next;
-    double *row_computed, *row_possible; /* tiles per query block of the present sample, over all layers */
+    /* tiles per query block of the present sample, over all layers */
+    double *row_computed, *row_possible;
     int sample;
     pthread_t thread;
     bool started;
@@ -49,7 +52,8 @@ static void keep_mask(struct pass_shared *all, int layer, const struct tile_map 
                 if (row[j / 64] >> (j % 64) & 1) out[at / 8] |= (uint8_t)(1u << (at % 8));
             }
         }
-        all->p->masks[all->p->n_masks++] = (struct mask_record){0, layer, h, t->n_qblocks, t->n_kblocks, out};
+        all->p->masks[all->p->n_masks++] =
+            (struct mask_record){0, layer, h, t->n_qblocks, t->n_kblocks, out};
     }
 }
 
@@ -90,8 +94,12 @@ static enum status dense_pass(struct pass_worker *w, int i)
     if (cached) return OK;
     session_reset(w->session);
     int64_t t0 = clock_ns();
-    TRY(session_forward(w->session, &(struct forward_args){.tokens = x->ids, .n = x->n, .hidden = w->dense,
-                                                           .stop = a->stop, .stop_ctx = a->stop_ctx}));
+    TRY(session_forward(w->session,
+        &(struct forward_args){.tokens = x->ids,
+            .n = x->n,
+            .hidden = w->dense,
+            .stop = a->stop,
+            .stop_ctx = a->stop_ctx}));
     all->p->dense_times[i] = (double)(clock_ns() - t0) * 1e-9;
     pthread_mutex_lock(&all->lock);
     dense_cache_put(a->cache, key, x->n, all->width, w->dense);
@@ -99,16 +107,19 @@ static enum status dense_pass(struct pass_worker *w, int i)
     return OK;
 }
 
-/* Where the policy begins to matter and a stored stream lets the pass begin; the layers before it are entered into the
- * ledger as the shared dense pass counted them. */
-static int start_layer(const struct evaluate_args *a, int i, const float **stream, struct head_ledger *ledger)
+/* Where the policy begins to matter and a stored stream lets the pass begin; the layers before it
+ * are entered into the ledger as the shared dense pass counted them. */
+static int start_layer(
+    const struct evaluate_args *a, int i, const float **stream, struct head_ledger *ledger)
 {
     const struct sparse_policy *p = a->policy;
     const struct head_ledger *counts = NULL;
     if (!a->states || !p->method) return 0;
-    int first = dense_states_start(a->states, i, policy_first_sparse_layer(p), p->block, stream, &counts);
+    int first =
+        dense_states_start(a->states, i, policy_first_sparse_layer(p), p->block, stream, &counts);
     for (int l = 0; l < first; l++)
-        for (int h = 0; h < p->n_heads; h++) head_ledger_add(&ledger[l * p->n_heads + h], &counts[h]);
+        for (int h = 0; h < p->n_heads; h++)
+            head_ledger_add(&ledger[l * p->n_heads + h], &counts[h]);
     return first;
 }
 
@@ -125,14 +136,23 @@ static enum status sparse_pass(struct pass_worker *w, int i)
     const float *stream = NULL;
     p->first_layer[i] = start_layer(a, i, &stream, ledger);
     int64_t t0 = clock_ns();
-    TRY(session_forward(w->session, &(struct forward_args){
-                                        .tokens = x->ids, .n = x->n, .policy = a->policy, .ledger = ledger,
-                                        .first_layer = p->first_layer[i], .residual_in = stream, .hidden = w->sparse,
-                                        .hook = watch_layer, .hook_ctx = w, .hook_tiles_only = true, .stop = a->stop,
-                                        .stop_ctx = a->stop_ctx}));
+    TRY(session_forward(w->session,
+        &(struct forward_args){.tokens = x->ids,
+            .n = x->n,
+            .policy = a->policy,
+            .ledger = ledger,
+            .first_layer = p->first_layer[i],
+            .residual_in = stream,
+            .hidden = w->sparse,
+            .hook = watch_layer,
+            .hook_ctx = w,
+            .hook_tiles_only = true,
+            .stop = a->stop,
+            .stop_ctx = a->stop_ctx}));
     p->sparse_times[i] = (double)(clock_ns() - t0) * 1e-9;
     for (int r = 0; r < n_rows; r++)
-        w->row_computed[r] = w->row_possible[r] > 0 ? 1 - w->row_computed[r] / w->row_possible[r] : 0;
+        w->row_computed[r] =
+            w->row_possible[r] > 0 ? 1 - w->row_computed[r] / w->row_possible[r] : 0;
     return OK;
 }
 
@@ -147,11 +167,14 @@ static enum status run_sample(struct pass_worker *w, int i)
     if (run == ERR_NUMERIC) return fail_context(run, "%s", x->name);
     TRY(run);
     for (int t = 0; t < x->n; t++) w->next[t] = t + 1 < x->n ? x->ids[t + 1] : -1;
-    enum status st = session_compare(w->session, x->n, w->dense_rows, w->sparse, w->next, p->tokens[i], &p->sums[i]);
-    if (st == OK && all->a->parity) st = parity_sample(all->a->parity, i, w->session, w->dense_rows, w->sparse, w->next);
+    enum status st = session_compare(
+        w->session, x->n, w->dense_rows, w->sparse, w->next, p->tokens[i], &p->sums[i]);
+    if (st == OK && all->a->parity)
+        st = parity_sample(all->a->parity, i, w->session, w->dense_rows, w->sparse, w->next);
     if (st != OK) return fail_context(st, "%s", x->name);
     pthread_mutex_lock(&all->lock);
-    worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], w->dense_rows, w->sparse, w->row_computed, all->a->policy->block.q);
+    worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], w->dense_rows, w->sparse, w->row_computed,
+        all->a->policy->block.q);
     progress_update(&all->progress, all->n_tokens_done += x->n);
     pthread_mutex_unlock(&all->lock);
     return OK;
@@ -180,21 +203,25 @@ static void *run_samples(void *opaque)
 
 static enum status no_memory(const struct pass_shared *all)
 {
-    return fail(ERR_MEMORY, "no memory to evaluate %d samples of %d tokens; lower --max-length", all->a->set->n_samples,
-                all->longest);
+    return fail(ERR_MEMORY, "no memory to evaluate %d samples of %d tokens; lower --max-length",
+        all->a->set->n_samples, all->longest);
 }
 
-static enum status worker_open(struct pass_worker *w, struct pass_shared *all, struct eval_device device)
+static enum status worker_open(
+    struct pass_worker *w, struct pass_shared *all, struct eval_device device)
 {
-    size_t rows = (size_t)all->longest * (size_t)all->width, row_blocks = (size_t)all->longest / 64 + 1;
+    size_t rows = (size_t)all->longest * (size_t)all->width,
+           row_blocks = (size_t)all->longest / 64 + 1;
     *w = (struct pass_worker){.all = all, .device = device};
     w->dense = malloc(rows * sizeof(float));
     w->sparse = malloc(rows * sizeof(float));
     w->next = malloc((size_t)all->longest * sizeof *w->next);
     w->row_computed = calloc(row_blocks, sizeof(double));
     w->row_possible = calloc(row_blocks, sizeof(double));
-    if (!w->dense || !w->sparse || !w->next || !w->row_computed || !w->row_possible) return no_memory(all);
-    return session_open_once(&w->session, device.weights, device.par, all->longest, all->a->chunk, all->a->impl);
+    if (!w->dense || !w->sparse || !w->next || !w->row_computed || !w->row_possible)
+        return no_memory(all);
+    return session_open_once(
+        &w->session, device.weights, device.par, all->longest, all->a->chunk, all->a->impl);
 }
 
 static void worker_close(struct pass_worker *w)
@@ -219,7 +246,8 @@ static enum status prepare(struct sample_passes *p, const struct pass_shared *al
     p->dense_times = calloc(n, sizeof(double));
     p->sparse_times = calloc(n, sizeof(double));
     p->first_layer = calloc(n, sizeof *p->first_layer);
-    bool ok = p->tokens && p->sums && p->ledger && p->dense_times && p->sparse_times && p->first_layer;
+    bool ok =
+        p->tokens && p->sums && p->ledger && p->dense_times && p->sparse_times && p->first_layer;
     for (size_t i = 0; ok && i < n; i++) {
         p->tokens[i] = malloc(sizeof **p->tokens * (size_t)a->set->samples[i].n);
         ok = p->tokens[i] != NULL;
@@ -231,18 +259,24 @@ static enum status prepare(struct sample_passes *p, const struct pass_shared *al
 
 static enum status run_all(struct pass_shared *all, struct pass_worker *workers, int n)
 {
-    for (int i = 1; i < n; i++) workers[i].started = pthread_create(&workers[i].thread, NULL, run_samples, &workers[i]) == 0;
+    for (int i = 1; i < n; i++)
+        workers[i].started =
+            pthread_create(&workers[i].thread, NULL, run_samples, &workers[i]) == 0;
     run_samples(&workers[0]);
     for (int i = 1; i < n; i++)
         if (workers[i].started) pthread_join(workers[i].thread, NULL);
     return all->status == OK ? OK : fail(all->status, "%s", all->message);
 }
 
-enum status sample_passes_run(struct sample_passes *p, const struct evaluate_args *a, struct arena **arena)
+enum status sample_passes_run(
+    struct sample_passes *p, const struct evaluate_args *a, struct arena **arena)
 {
     const struct sample_set *set = a->set;
-    struct pass_shared all = {.a = a, .p = p, .arena = arena, .failed_sample = set->n_samples,
-                              .width = a->model->weights.config.hidden_size};
+    struct pass_shared all = {.a = a,
+        .p = p,
+        .arena = arena,
+        .failed_sample = set->n_samples,
+        .width = a->model->weights.config.hidden_size};
     double total = 0;
     int n_open = 0, n = 1 + a->n_more;
     assert(!a->parity || n == 1); /* it listens to one pass after the other */
@@ -259,7 +293,7 @@ enum status sample_passes_run(struct sample_passes *p, const struct evaluate_arg
     enum status st = prepare(p, &all);
     for (; n_open < n && st == OK; n_open++)
         st = worker_open(&workers[n_open], &all,
-                         n_open ? a->more[n_open - 1] : (struct eval_device){&a->model->weights, a->par});
+            n_open ? a->more[n_open - 1] : (struct eval_device){&a->model->weights, a->par});
     if (st == OK) st = run_all(&all, workers, n);
     progress_end(&all.progress);
     if (n_open) {

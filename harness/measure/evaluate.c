@@ -12,7 +12,8 @@
 #include <string.h>
 
 /* Position buckets: the first window, then doublings. */
-static const int BUCKETS[] = {0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, INT32_MAX};
+static const int BUCKETS[] = {
+    0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, INT32_MAX};
 enum { N_BUCKETS = sizeof BUCKETS / sizeof BUCKETS[0] - 1 };
 
 struct eval_state {
@@ -30,13 +31,14 @@ static void add_samples(struct eval_state *s)
     struct sample_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->n_samples);
     for (int i = 0; i < set->n_samples; i++) {
         struct head_ledger total = {0};
-        for (int c = 0; c < s->p.n_cells; c++) head_ledger_add(&total, &s->p.ledger[i * s->p.n_cells + c]);
+        for (int c = 0; c < s->p.n_cells; c++)
+            head_ledger_add(&total, &s->p.ledger[i * s->p.n_cells + c]);
         rows[i] = measure_sample(i, &set->samples[i], s->p.tokens[i], &s->p.sums[i], &total);
     }
     s->e->data.samples = rows;
     s->e->data.n_samples = (size_t)set->n_samples;
-    s->e->data.tails = measure_tails(set, (const struct token_metrics *const *)s->p.tokens, rows, &s->e->arena,
-                                     &s->e->data.n_tails);
+    s->e->data.tails = measure_tails(set, (const struct token_metrics *const *)s->p.tokens, rows,
+        &s->e->arena, &s->e->data.n_tails);
 }
 
 static void add_ledger(struct eval_state *s)
@@ -47,21 +49,33 @@ static void add_ledger(struct eval_state *s)
     int64_t calls = 0, short_calls = 0;
     for (int c = 0; c < s->p.n_cells; c++) {
         struct head_ledger l = {0};
-        for (int i = 0; i < s->a->set->n_samples; i++) head_ledger_add(&l, &s->p.ledger[i * s->p.n_cells + c]);
+        for (int i = 0; i < s->a->set->n_samples; i++)
+            head_ledger_add(&l, &s->p.ledger[i * s->p.n_cells + c]);
         bool sparse = p->method && p->layer_on[c / n_heads] && p->heads[c].is_sparse;
-        bool theta = sparse && mask_part(p->method, p->heads[c].part)->takes_theta, tau = sparse && p->method->ranked && !(p->topk > 0);
-        bool lambda = sparse && (p->method->ranked || p->heads[c].pvthreshd < 50); /* thresholds that this run looks at */
+        bool theta = sparse && mask_part(p->method, p->heads[c].part)->takes_theta,
+             tau = sparse && p->method->ranked && !(p->topk > 0);
+        /* thresholds that this run looks at */
+        bool lambda = sparse && (p->method->ranked || p->heads[c].pvthreshd < 50);
         int n_short = 0; /* samples, however many chunks each was cut into */
-        for (int i = 0; i < s->a->set->n_samples; i++) n_short += s->p.ledger[i * s->p.n_cells + c].calls_dense_short > 0;
+        for (int i = 0; i < s->a->set->n_samples; i++)
+            n_short += s->p.ledger[i * s->p.n_cells + c].calls_dense_short > 0;
         rows[c] = (struct ledger_record){
-            .layer = c / n_heads, .head = c % n_heads,
-            .tiles_possible = (int64_t)l.tiles_possible, .tiles_computed = (int64_t)l.tiles_computed,
-            .pv_possible = (int64_t)l.pv_units_possible, .pv_computed = (int64_t)l.pv_units_computed,
-            .forced_sink = (int64_t)l.forced_sink, .forced_diagonal = (int64_t)l.forced_diagonal,
-            .forced_theta_q = (int64_t)l.forced_theta_q, .forced_theta_k = (int64_t)l.forced_theta_k,
-            .calls = s->a->set->n_samples, .dense_head = (int64_t)l.calls_dense_head,
-            .dense_layer = (int64_t)l.calls_dense_layer, .dense_short = (int64_t)l.calls_dense_short,
-            .theta = theta ? (double)p->heads[c].simthreshd1 : NAN, .tau = tau ? (double)p->heads[c].cdfthreshd : NAN,
+            .layer = c / n_heads,
+            .head = c % n_heads,
+            .tiles_possible = (int64_t)l.tiles_possible,
+            .tiles_computed = (int64_t)l.tiles_computed,
+            .pv_possible = (int64_t)l.pv_units_possible,
+            .pv_computed = (int64_t)l.pv_units_computed,
+            .forced_sink = (int64_t)l.forced_sink,
+            .forced_diagonal = (int64_t)l.forced_diagonal,
+            .forced_theta_q = (int64_t)l.forced_theta_q,
+            .forced_theta_k = (int64_t)l.forced_theta_k,
+            .calls = s->a->set->n_samples,
+            .dense_head = (int64_t)l.calls_dense_head,
+            .dense_layer = (int64_t)l.calls_dense_layer,
+            .dense_short = (int64_t)l.calls_dense_short,
+            .theta = theta ? (double)p->heads[c].simthreshd1 : NAN,
+            .tau = tau ? (double)p->heads[c].cdfthreshd : NAN,
             .lambda = lambda ? (double)p->heads[c].pvthreshd : NAN,
         };
         if (c % n_heads == 0) {
@@ -79,13 +93,14 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
 {
     const struct sample_set *set = s->a->set;
     if (!set->n_questions) return;
-    struct token_score **scores = arena_alloc(&s->e->arena, sizeof *scores * (size_t)set->n_samples);
+    struct token_score **scores =
+        arena_alloc(&s->e->arena, sizeof *scores * (size_t)set->n_samples);
     for (int i = 0; i < set->n_samples; i++) {
         scores[i] = arena_alloc(&s->e->arena, sizeof **scores * (size_t)set->samples[i].n);
         for (int p = 0; p + 1 < set->samples[i].n; p++) {
             const struct token_metrics *t = &s->p.tokens[i][p];
-            scores[i][p] = (struct token_score){-t->nll_dense, -t->nll_sparse, t->top1_dense == t->next,
-                                                t->top1_sparse == t->next};
+            scores[i][p] = (struct token_score){
+                -t->nll_dense, -t->nll_sparse, t->top1_dense == t->next, t->top1_sparse == t->next};
         }
     }
     struct item_score *out = arena_alloc(&s->e->arena, sizeof *out * (size_t)set->n_questions);
@@ -95,12 +110,17 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     bool choices = set->n_items != set->n_questions;
     for (int q = 0; q < set->n_questions; q++) {
         const struct item *item = &set->items[gold[q]];
-        rows[q] = (struct item_record){.item = item->id, .group = item->group, .sample = item->sample,
-                                       .depth = item->depth, .length = item->length, .dense_score = out[q].dense,
-                                       .sparse_score = out[q].sparse, .dense_right = out[q].dense_right,
-                                       .sparse_right = out[q].sparse_right,
-                                       .dense_right_norm = choices ? out[q].dense_right_norm : -1,
-                                       .sparse_right_norm = choices ? out[q].sparse_right_norm : -1};
+        rows[q] = (struct item_record){.item = item->id,
+            .group = item->group,
+            .sample = item->sample,
+            .depth = item->depth,
+            .length = item->length,
+            .dense_score = out[q].dense,
+            .sparse_score = out[q].sparse,
+            .dense_right = out[q].dense_right,
+            .sparse_right = out[q].sparse_right,
+            .dense_right_norm = choices ? out[q].dense_right_norm : -1,
+            .sparse_right_norm = choices ? out[q].sparse_right_norm : -1};
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;
@@ -108,8 +128,9 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     if (choices) measure_items(metrics, rows, set->n_questions, true);
 }
 
-/* One pass a sample, taken beside all else that an evaluation does: nothing is judged by it, so it has no interval, and
- * where the dense passes of some samples came from elsewhere the two sides would speak of different texts. */
+/* One pass a sample, taken beside all else that an evaluation does: nothing is judged by it, so it
+ * has no interval, and where the dense passes of some samples came from elsewhere the two sides
+ * would speak of different texts. */
 static void add_times(struct eval_state *s, struct metric_rows *m)
 {
     int n = s->a->set->n_samples;
@@ -130,15 +151,18 @@ static void add_metrics(struct eval_state *s)
     struct metric_rows m = {.arena = &s->e->arena};
     const struct sample_set *set = s->a->set;
     struct measured in = {set, (const struct token_metrics *const *)s->p.tokens,
-                          {.samples = s->e->data.samples, .n_samples = s->e->data.n_samples, .tails = s->e->data.tails,
-                           .n_tails = s->e->data.n_tails}};
+        {.samples = s->e->data.samples,
+            .n_samples = s->e->data.n_samples,
+            .tails = s->e->data.tails,
+            .n_tails = s->e->data.n_tails}};
     measure_overall(&m, &in);
     for (int b = 0; b < N_BUCKETS; b++) measure_positions(&m, &in, BUCKETS[b], BUCKETS[b + 1]);
     add_items(s, &m);
     measure_sparsity(&m, &in);
     if (s->a->parity) {
         struct head_ledger total = {0};
-        for (int c = 0; c < s->p.n_cells * set->n_samples; c++) head_ledger_add(&total, &s->p.ledger[c]);
+        for (int c = 0; c < s->p.n_cells * set->n_samples; c++)
+            head_ledger_add(&total, &s->p.ledger[c]);
         parity_finish(s->a->parity, &total, &m);
     }
     add_times(s, &m);
@@ -150,7 +174,8 @@ static void add_tokens(struct eval_state *s)
     const struct sample_set *set = s->a->set;
     struct token_block *blocks = arena_alloc(&s->e->arena, sizeof *blocks * (size_t)set->n_samples);
     for (int i = 0; i < set->n_samples; i++) {
-        struct token_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->samples[i].n);
+        struct token_record *rows =
+            arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->samples[i].n);
         for (int p = 0; p < set->samples[i].n; p++) {
             const struct token_metrics *t = &s->p.tokens[i][p];
             rows[p] = (struct token_record){t->next, t->kl, t->cosine, t->nll_dense, t->nll_sparse};
@@ -164,7 +189,8 @@ static void add_tokens(struct eval_state *s)
 static enum status add_worst_tokens(struct eval_state *s)
 {
     struct worst_token_record *rows;
-    TRY(worst_tokens_records(&s->p.worst, s->a->model, s->a->set, s->p.session, &s->e->arena, &rows));
+    TRY(worst_tokens_records(
+        &s->p.worst, s->a->model, s->a->set, s->p.session, &s->e->arena, &rows));
     s->e->data.worst_tokens = rows;
     s->e->data.n_worst_tokens = (size_t)s->p.worst.n;
     return OK;
@@ -180,14 +206,16 @@ static void add_over_bound(struct eval_state *s, const struct over_bound *o)
     r->hi = o->hi;
     metric_rows_add(&s->metrics, "overall", "over_bound_worst", n)->mean = o->worst;
     metric_rows_add(&s->metrics, "overall", "over_bound_heads", o->n_heads)->mean = o->heads_over;
-    metric_rows_add(&s->metrics, "overall", "over_bound_texts", o->n_samples)->mean = o->samples_over;
+    metric_rows_add(&s->metrics, "overall", "over_bound_texts", o->n_samples)->mean =
+        o->samples_over;
 }
 
 static enum status add_layer_errors(struct eval_state *s)
 {
     struct layer_error_record *rows;
     struct over_bound over;
-    TRY(layer_errors_measure(s->a, s->p.session, &s->e->arena, &rows, &s->e->data.n_layer_errors, &over));
+    TRY(layer_errors_measure(
+        s->a, s->p.session, &s->e->arena, &rows, &s->e->data.n_layer_errors, &over));
     s->e->data.layer_errors = rows;
     if (over.n_samples > 0 && over.n_heads > 0) add_over_bound(s, &over);
     return OK;

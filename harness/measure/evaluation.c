@@ -4,8 +4,8 @@
 
 #include <sys/resource.h>
 
-void evaluation_finish(struct evaluation *e, const struct evaluate_args *a, const struct session *s,
-                       int64_t t0)
+void evaluation_finish(
+    struct evaluation *e, const struct evaluate_args *a, const struct session *s, int64_t t0)
 {
     struct run_record *r = &e->data.run;
     struct weights_device_info device;

@@ -61,8 +61,8 @@ struct evaluation {
                         is stored */
 };
 /* How it ended: status, seconds since t0, memory and the kernels that ran. */
-void evaluation_finish(struct evaluation *e, const struct evaluate_args *a, const struct session *s,
-                       int64_t t0);
+void evaluation_finish(
+    struct evaluation *e, const struct evaluate_args *a, const struct session *s, int64_t t0);
 void evaluation_clear(struct evaluation *e);
 
 #endif

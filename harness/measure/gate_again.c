@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum status gate_again_options(const struct run_record *r, const char *tuned_path, struct sample_options *samples,
-                               struct policy_options *policy)
+enum status gate_again_options(const struct run_record *r, const char *tuned_path,
+    struct sample_options *samples, struct policy_options *policy)
 {
     static _Thread_local char block[32];
     *samples = (struct sample_options)SAMPLE_DEFAULTS;
@@ -42,13 +42,15 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     return OK;
 }
 
-/* The thresholds as a file, as `eval --tuned` takes them. The caller frees and unlinks *path; NULL without tuning. */
+/* The thresholds as a file, as `eval --tuned` takes them. The caller frees and unlinks *path; NULL
+ * without tuning. */
 static enum status write_tuned(const struct run_view *v, char **path)
 {
     *path = NULL;
     if (!v->run->tuned_hash) return OK;
     if (!v->tuned.n || !v->tuned.rows[0].json)
-        return fail(ERR_ARG, "%s: its tuned thresholds %s are not in the database", v->label, v->run->tuned_hash);
+        return fail(ERR_ARG, "%s: its tuned thresholds %s are not in the database", v->label,
+            v->run->tuned_hash);
     const char *dir = getenv("TMPDIR");
     char *name = str_format("%s/sparsegauge-tuned-XXXXXX", dir ? dir : "/tmp");
     int fd = mkstemp(name);
@@ -62,14 +64,18 @@ static enum status write_tuned(const struct run_view *v, char **path)
     return file_write_atomic(name, v->tuned.rows[0].json, strlen(v->tuned.rows[0].json));
 }
 
-static enum status check_same(const struct run_record *r, const struct setup *setup, const struct sample_set *set)
+static enum status check_same(
+    const struct run_record *r, const struct setup *setup, const struct sample_set *set)
 {
     if (strcmp(r->model.fingerprint, setup->model.fingerprint) != 0)
-        return fail(ERR_ARG, "model.fingerprint: found %s in %s, expected %s; name the model of the run with --model",
-                    setup->model.fingerprint, setup->model_dir, r->model.fingerprint);
+        return fail(ERR_ARG,
+            "model.fingerprint: found %s in %s, expected %s; name the model of the run with "
+            "--model",
+            setup->model.fingerprint, setup->model_dir, r->model.fingerprint);
     if (strcmp(r->dataset.fingerprint, set->fingerprint) != 0)
-        return fail(ERR_ARG, "data.fingerprint: %s now gives %s, expected %s; the texts have changed since",
-                    r->dataset.name, set->fingerprint, r->dataset.fingerprint);
+        return fail(ERR_ARG,
+            "data.fingerprint: %s now gives %s, expected %s; the texts have changed since",
+            r->dataset.name, set->fingerprint, r->dataset.fingerprint);
     return OK;
 }
 
@@ -88,10 +94,11 @@ static enum status restore_machine(const struct run_record *r, struct machine_op
     return m->model ? OK : fail(ERR_ARG, "it does not say where its model lay; give --model DIR");
 }
 
-/* Nothing of what decides the numbers may differ but that it confirms, and it is found out before anything is
- * evaluated. Where thresholds were to be found when the run got its key, the key names their tuning instead of them. */
-static enum status check_question(const struct run_record *then, struct run_record *now, const struct sparse_policy *policy,
-                                  struct arena **arena)
+/* Nothing of what decides the numbers may differ but that it confirms, and it is found out before
+ * anything is evaluated. Where thresholds were to be found when the run got its key, the key names
+ * their tuning instead of them. */
+static enum status check_question(const struct run_record *then, struct run_record *now,
+    const struct sparse_policy *policy, struct arena **arena)
 {
     cJSON *key = json_stored(then->key_json);
     const char *tuning = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(key, "tuning"));
@@ -99,12 +106,15 @@ static enum status check_question(const struct run_record *then, struct run_reco
     cJSON_Delete(key);
     struct str differs = {0};
     enum status st = key_json_diff(then->key_json, now->key_json, &differs) < 0
-                         ? fail(ERR_FORMAT, "the run's key is no JSON object: %.60s", then->key_json) : OK;
+        ? fail(ERR_FORMAT, "the run's key is no JSON object: %.60s", then->key_json)
+        : OK;
     if (st == OK && !text_same(then->tuned_hash, now->tuned_hash))
         st = fail(ERR_ARG, "tuned: found %s, expected %s: its thresholds have changed",
-                  now->tuned_hash ? now->tuned_hash : "none", then->tuned_hash ? then->tuned_hash : "none");
+            now->tuned_hash ? now->tuned_hash : "none",
+            then->tuned_hash ? then->tuned_hash : "none");
     char *text = str_dup(str_get(&differs));
-    for (char *save = NULL, *part = strtok_r(text, ";", &save); part && st == OK; part = strtok_r(NULL, ";", &save)) {
+    for (char *save = NULL, *part = strtok_r(text, ";", &save); part && st == OK;
+         part = strtok_r(NULL, ";", &save)) {
         part += *part == ' ';
         if (!str_starts_with(part, "confirming:"))
             st = fail(ERR_ARG, "it would not be the same run: %s; evaluate it again by hand", part);
@@ -114,8 +124,8 @@ static enum status check_question(const struct run_record *then, struct run_reco
     return st;
 }
 
-enum status gate_again(const struct run_view *v, const char *db, const struct machine_options *machine, int argc,
-                       char **argv, char key[HASH_HEX_SIZE])
+enum status gate_again(const struct run_view *v, const char *db,
+    const struct machine_options *machine, int argc, char **argv, char key[HASH_HEX_SIZE])
 {
     const struct run_record *r = v->run;
     struct machine_options m = *machine;
@@ -132,7 +142,8 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     struct cell_result cell = {0};
     char *tuned_path = NULL;
     enum status st;
-    if (v->from_file) return fail(ERR_ARG, "%s is a file: only a run of a database can be run again", v->label);
+    if (v->from_file)
+        return fail(ERR_ARG, "%s is a file: only a run of a database can be run again", v->label);
     TRY(restore_machine(r, &m));
     TRY_GOTO(st, done, write_tuned(v, &tuned_path));
     TRY_GOTO(st, done, gate_again_options(r, tuned_path, &s, &p));
@@ -142,9 +153,21 @@ enum status gate_again(const struct run_view *v, const char *db, const struct ma
     TRY_GOTO(st, done, setup_policy(&setup, &p, &policy, &tuned));
     TRY_GOTO(st, done, store_open(&store, db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, m.cache));
-    struct cell_request q = {.setup = &setup, .store = store, .cache = &cache, .set = &set, .policy = &policy, .tuned = &tuned,
-                             .machine = &m, .settings = cell_defaults, .replace = true, .wait = true, .quiet = m.quiet,
-                             .planned = &again, .stop = cancel_requested, .argc = argc, .argv = argv};
+    struct cell_request q = {.setup = &setup,
+        .store = store,
+        .cache = &cache,
+        .set = &set,
+        .policy = &policy,
+        .tuned = &tuned,
+        .machine = &m,
+        .settings = cell_defaults,
+        .replace = true,
+        .wait = true,
+        .quiet = m.quiet,
+        .planned = &again,
+        .stop = cancel_requested,
+        .argc = argc,
+        .argv = argv};
     q.settings.max_length = s.max_length;
     q.settings.num_samples = s.num_samples;
     q.settings.seed = s.seed;

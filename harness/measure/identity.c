@@ -75,8 +75,11 @@ void machine_identity(struct machine_record *m, struct arena **arena)
     struct str text = {0};
     str_addf(&text, "%s %s %s", os.sysname, os.release, os.machine);
     *m = (struct machine_record){
-        .hostname = arena_str(arena, os.nodename), .cpu = cpu_model(arena), .n_cores = par_cpu_count(),
-        .ram_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE), .os = arena_str(arena, str_get(&text)),
+        .hostname = arena_str(arena, os.nodename),
+        .cpu = cpu_model(arena),
+        .n_cores = par_cpu_count(),
+        .ram_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE),
+        .os = arena_str(arena, str_get(&text)),
     };
     struct hash h;
     char hex[HASH_HEX_SIZE];
@@ -96,7 +99,8 @@ void software_identity(struct software_record *s, struct arena **arena)
     *s = (struct software_record){SG_VERSION, ENGINE_VERSION, SG_COMPILER, SG_COMMIT, SG_DIRTY};
 }
 
-void model_identity(struct model_record *r, const struct model *m, const char *dir, struct arena **arena)
+void model_identity(
+    struct model_record *r, const struct model *m, const char *dir, struct arena **arena)
 {
     const struct llama_config *c = &m->weights.config;
     cJSON *o = cJSON_CreateObject();
@@ -106,9 +110,9 @@ void model_identity(struct model_record *r, const struct model *m, const char *d
     cJSON_AddStringToObject(o, "rope_type", rope_type_name(c->rope.type));
     cJSON_AddNumberToObject(o, "rope_theta", c->rope.theta);
     cJSON_AddBoolToObject(o, "tie_word_embeddings", m->weights.tied);
-    *r = (struct model_record){arena_str(arena, m->fingerprint), arena_str(arena, m->name), arena_str(arena, dir),
-                               print_json(o, arena), c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->vocab_size,
-                               llama_config_parameters(c)};
+    *r = (struct model_record){arena_str(arena, m->fingerprint), arena_str(arena, m->name),
+        arena_str(arena, dir), print_json(o, arena), c->n_layers, c->n_heads, c->n_kv_heads,
+        c->head_dim, c->vocab_size, llama_config_parameters(c)};
 }
 
 struct run_record run_record_blank(void)
@@ -120,10 +124,10 @@ struct run_record run_record_blank(void)
     return r;
 }
 
-/* What was asked for, by name: the slot. The key has fingerprints and versions instead of names and paths: the same bytes in
- * another place are the same question. */
-static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key, const char *tuning,
-                            struct arena **arena)
+/* What was asked for, by name: the slot. The key has fingerprints and versions instead of names and
+ * paths: the same bytes in another place are the same question. */
+static const char *describe(const struct run_record *r, const struct sparse_policy *p, bool key,
+    const char *tuning, struct arena **arena)
 {
     cJSON *o = cJSON_CreateObject();
     if (key) {
@@ -134,31 +138,33 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
         cJSON_AddStringToObject(o, "model_fingerprint", r->model.fingerprint);
         cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
         cJSON_AddStringToObject(o, "engine", r->software.engine);
-        if (tuning)
-            cJSON_AddStringToObject(o, "tuning", tuning);
-        else
-            cJSON_AddStringToObject(o, "policy", hash_hex(&h, hex));
+        if (tuning) cJSON_AddStringToObject(o, "tuning", tuning);
+        else cJSON_AddStringToObject(o, "policy", hash_hex(&h, hex));
     }
     if (!key) cJSON_AddStringToObject(o, "model", r->model.name);
     cJSON_AddStringToObject(o, "suite", key ? r->dataset.suite : r->dataset.name);
     columns_to_key(o, r, p->method != NULL);
-    if (key) cJSON_DeleteItemFromObjectCaseSensitive(o, "num_samples"); /* the tokens say how many there are */
+    /* the tokens say how many there are */
+    if (key) cJSON_DeleteItemFromObjectCaseSensitive(o, "num_samples");
     return print_json(o, arena);
 }
 
-static void make_key(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct arena **arena)
+static void make_key(struct run_record *r, const struct sparse_policy *policy, const char *tuning,
+    struct arena **arena)
 {
     char key[HASH_HEX_SIZE];
     r->key_json = describe(r, policy, true, tuning, arena);
     r->key = arena_str(arena, store_key(r->key_json, key));
 }
 
-void identity_plan_tuned(struct run_record *r, const struct sparse_policy *policy, const char *tuning, struct arena **arena)
+void identity_plan_tuned(struct run_record *r, const struct sparse_policy *policy,
+    const char *tuning, struct arena **arena)
 {
     make_key(r, policy, tuning, arena);
 }
 
-/* Where the model's sessions run. The machine's fingerprint stays its processor's: the device is in the key. */
+/* Where the model's sessions run. The machine's fingerprint stays its processor's: the device is in
+ * the key. */
 static void device_identity(struct run_record *r, const struct model *m, struct arena **arena)
 {
     struct weights_device_info info;
@@ -178,19 +184,20 @@ static void device_identity(struct run_record *r, const struct model *m, struct 
     str_clear(&gpus);
 }
 
-void identity_fill(struct run_record *r, const struct model *m, const char *model_dir, const struct sample_set *set,
-                   const struct sparse_policy *policy, struct arena **arena)
+void identity_fill(struct run_record *r, const struct model *m, const char *model_dir,
+    const struct sample_set *set, const struct sparse_policy *policy, struct arena **arena)
 {
     char text[LAYERS_TEXT_SIZE];
     model_identity(&r->model, m, model_dir, arena);
     machine_identity(&r->machine, arena);
     device_identity(r, m, arena);
     software_identity(&r->software, arena);
-    r->dataset = (struct dataset_record){arena_str(arena, set->fingerprint), set->suite, arena_str(arena, set->name),
-                                         set->n_samples, r->max_length, set->n_tokens};
+    r->dataset = (struct dataset_record){arena_str(arena, set->fingerprint), set->suite,
+        arena_str(arena, set->name), set->n_samples, r->max_length, set->n_tokens};
     bool topk = policy->topk > 0;
-    r->method = policy->method ? topk && strcmp(policy->method->name, "sparge") == 0 ? "topk" : policy->method->name
-                               : "dense";
+    r->method = policy->method
+        ? topk && strcmp(policy->method->name, "sparge") == 0 ? "topk" : policy->method->name
+        : "dense";
     if (policy->method) {
         r->block_q = policy->block.q;
         r->block_k = policy->block.k;
@@ -198,7 +205,8 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
         r->topk = topk ? short_real(policy->topk) : NAN;
         r->window = policy->method == &mask_window ? policy->window : -1;
         bool ranked = policy->method->ranked && !r->tuned_hash;
-        r->simthreshd1 = ranked && policy->method->takes_theta ? short_real(policy->heads[0].simthreshd1) : NAN;
+        r->simthreshd1 =
+            ranked && policy->method->takes_theta ? short_real(policy->heads[0].simthreshd1) : NAN;
         r->cdfthreshd = ranked && !topk ? short_real(policy->heads[0].cdfthreshd) : NAN;
         bool window_skips = policy->method == &mask_window && policy->heads[0].pvthreshd < 50;
         r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].pvthreshd) : NAN;

@@ -21,7 +21,8 @@ enum {
     DENSE_PARTS = 3,
     SPARSE_PARTS = 7,
     ROWS_PER_LENGTH = TIMED_ROWS + DENSE_PARTS + SPARSE_PARTS,
-    MAX_DECODED = DECODE_STEPS * (DECODE_TIMES + STOPWATCH_WARM_UP), /* the sequence grows while decode is timed */
+    /* the sequence grows while decode is timed */
+    MAX_DECODED = DECODE_STEPS * (DECODE_TIMES + STOPWATCH_WARM_UP),
 };
 #define DRIFT_ALLOWED .10
 #define SLOW_PASS_S 5
@@ -30,10 +31,12 @@ struct timing {
     const struct evaluate_args *a;
     struct session *session;
     const struct sample *x;
-    struct head_ledger *ledger;  /* of one sparse pass of the length at hand; in the end of the longest */
+    /* of one sparse pass of the length at hand; in the end of the longest */
+    struct head_ledger *ledger;
     bool count;
-    bool *skipped;            /* [n_samples]: something was left out */
-    int64_t calls, short_calls;  /* attention calls of those passes, and those that ran dense for want of length */
+    bool *skipped; /* [n_samples]: something was left out */
+    /* attention calls of those passes, and those that ran dense for want of length */
+    int64_t calls, short_calls;
     struct forward_times *times; /* of the profiled passes; NULL while others are timed */
     struct stopwatch *watches;   /* [n_samples] */
     struct latency_record *rows;
@@ -44,10 +47,14 @@ struct timing {
 static enum status prefill(struct timing *t, const struct sparse_policy *policy)
 {
     session_reset(t->session);
-    return session_forward(t->session, &(struct forward_args){.tokens = t->x->ids, .n = t->x->n, .policy = policy,
-                                                              .ledger = t->count ? t->ledger : NULL,
-                                                              .times = t->times, .stop = t->a->stop,
-                                                              .stop_ctx = t->a->stop_ctx});
+    return session_forward(t->session,
+        &(struct forward_args){.tokens = t->x->ids,
+            .n = t->x->n,
+            .policy = policy,
+            .ledger = t->count ? t->ledger : NULL,
+            .times = t->times,
+            .stop = t->a->stop,
+            .stop_ctx = t->a->stop_ctx});
 }
 
 static const struct stopwatch_rule *rule_of(const struct timing *t)
@@ -63,8 +70,8 @@ static enum status prefill_sparse(void *ctx)
     return prefill(t, t->a->policy);
 }
 
-/* The sequence grows by as many tokens each time, at most MAX_DECODED: the context is that length to within it. Times
- * that do not stand still then are taken on with the prompt anew. */
+/* The sequence grows by as many tokens each time, at most MAX_DECODED: the context is that length
+ * to within it. Times that do not stand still then are taken on with the prompt anew. */
 static enum status decode(void *ctx)
 {
     struct timing *t = ctx;
@@ -88,28 +95,38 @@ static enum status time_decode(struct timing *t, struct stopwatch *all)
         for (int i = 0; i < go.n && all->n < STOPWATCH_MAX; i++) all->a[all->n++] = go.a[i];
         all->n_timed = all->n;
         all->seconds += go.seconds;
-        if (stopwatch_judge(&rule, all) || all->seconds >= least || all->n == STOPWATCH_MAX) return OK;
+        if (stopwatch_judge(&rule, all) || all->seconds >= least || all->n == STOPWATCH_MAX)
+            return OK;
     }
 }
 
-static void add_row(struct timing *t, const char *part, int n_tokens, const double *seconds, int n, double scale,
-                    const struct stopwatch *w)
+static void add_row(struct timing *t, const char *part, int n_tokens, const double *seconds, int n,
+    double scale, const struct stopwatch *w)
 {
     double *v = xmalloc(sizeof *v * (size_t)n), sum = 0;
     for (int i = 0; i < n; i++) sum += v[i] = seconds[i] * scale;
     size_t count = (size_t)n;
     t->rows[t->n_rows++] = (struct latency_record){
-        .part = part, .n_tokens = n_tokens, .n = n, .min = quantile(v, count, 0), .p5 = quantile(v, count, .05),
-        .q1 = quantile(v, count, .25), .median = quantile(v, count, .5), .q3 = quantile(v, count, .75),
-        .p95 = quantile(v, count, .95), .max = quantile(v, count, 1), .mean = sum / n, .valid = w->valid,
+        .part = part,
+        .n_tokens = n_tokens,
+        .n = n,
+        .min = quantile(v, count, 0),
+        .p5 = quantile(v, count, .05),
+        .q1 = quantile(v, count, .25),
+        .median = quantile(v, count, .5),
+        .q3 = quantile(v, count, .75),
+        .p95 = quantile(v, count, .95),
+        .max = quantile(v, count, 1),
+        .mean = sum / n,
+        .valid = w->valid,
         .note = w->valid ? NULL : arena_str(t->arena, w->note),
     };
     free(v);
 }
 
 /* One part of several passes; nothing for what none of them did. */
-static void add_part(struct timing *t, const char *part, const struct forward_times *passes, size_t offset, int n,
-                     const struct stopwatch *w)
+static void add_part(struct timing *t, const char *part, const struct forward_times *passes,
+    size_t offset, int n, const struct stopwatch *w)
 {
     double seconds[PROFILED], most = 0;
     for (int k = 0; k < n; k++) {
@@ -121,7 +138,8 @@ static void add_part(struct timing *t, const char *part, const struct forward_ti
 
 #define PART(field) offsetof(struct forward_times, field)
 
-/* Where the time goes, from passes of their own: asking for it may slow a pass down, so no timed one is asked. */
+/* Where the time goes, from passes of their own: asking for it may slow a pass down, so no timed
+ * one is asked. */
 static enum status profile_length(struct timing *t, const struct stopwatch *w)
 {
     struct forward_times dense[PROFILED] = {0}, sparse[PROFILED] = {0};
@@ -190,11 +208,13 @@ static enum status check_drift(struct timing *t)
     t->x = &t->a->set->samples[0];
     TRY(stopwatch_run(rule_of(t), prefill_dense, prefill_sparse, t, &again));
     const struct stopwatch *first = &t->watches[0];
-    double before = quantile(first->a, (size_t)first->n, .5), after = quantile(again.a, (size_t)again.n, .5);
+    double before = quantile(first->a, (size_t)first->n, .5),
+           after = quantile(again.a, (size_t)again.n, .5);
     if (fabs(after - before) <= DRIFT_ALLOWED * before) return OK;
     char note[128];
-    snprintf(note, sizeof note, "the first length took %+.0f %% at the end: the machine drifted; quieten it and repeat",
-             100 * (after / before - 1));
+    snprintf(note, sizeof note,
+        "the first length took %+.0f %% at the end: the machine drifted; quieten it and repeat",
+        100 * (after / before - 1));
     for (size_t r = 0; r < t->n_rows; r++) {
         t->rows[r].valid = false;
         if (!t->rows[r].note) t->rows[r].note = arena_str(t->arena, note);
@@ -229,7 +249,8 @@ static struct metric_record median_metric(const char *name, const double *v, int
     return m;
 }
 
-/* A length within those measured is a number; of one outside only the side it is on is kept (results/records.h). */
+/* A length within those measured is a number; of one outside only the side it is on is kept
+ * (results/records.h). */
 static double within(double length, int shortest, int longest, double *at_most, double *more_than)
 {
     if (length <= 0) *at_most = shortest;
@@ -246,8 +267,8 @@ static struct metric_record ratio_metric(const struct stopwatch *w)
     return median_metric("latency_ratio", ratio, w->n);
 }
 
-/* Where the curve of ratios falls below one for good, and where the curves of their limits do. Lengths at which nothing is
- * skipped are dense against dense, and no evidence. */
+/* Where the curve of ratios falls below one for good, and where the curves of their limits do.
+ * Lengths at which nothing is skipped are dense against dense, and no evidence. */
 static void add_break_even(struct timing *t, struct metric_record *m)
 {
     int n = t->a->set->n_samples, from = 0;
@@ -255,7 +276,8 @@ static void add_break_even(struct timing *t, struct metric_record *m)
     if (from == n) return;
     n -= from;
     int *lengths = xmalloc(sizeof *lengths * (size_t)n);
-    double *at = xmalloc(sizeof *at * (size_t)n), *lo = xmalloc(sizeof *lo * (size_t)n), *hi = xmalloc(sizeof *hi * (size_t)n);
+    double *at = xmalloc(sizeof *at * (size_t)n), *lo = xmalloc(sizeof *lo * (size_t)n),
+           *hi = xmalloc(sizeof *hi * (size_t)n);
     for (int i = 0; i < n; i++) {
         struct metric_record r = ratio_metric(&t->watches[from + i]);
         lengths[i] = t->a->set->samples[from + i].n;
@@ -281,8 +303,10 @@ static void add_metrics(struct timing *t, struct evaluation *out)
     const struct llama_config *c = &t->a->model->weights.config;
     for (int i = 0; i < c->n_layers * c->n_heads; i++) head_ledger_add(&total, &t->ledger[i]);
     int n = 0;
-    bool valid = true; /* a time that is not valid stands among the times, with the reason, and nowhere else */
-    for (size_t i = 0; i < t->n_rows; i++) valid &= t->rows[i].valid || strncmp(t->rows[i].part, "prefill_", 8) != 0;
+    /* a time that is not valid stands among the times, with the reason, and nowhere else */
+    bool valid = true;
+    for (size_t i = 0; i < t->n_rows; i++)
+        valid &= t->rows[i].valid || strncmp(t->rows[i].part, "prefill_", 8) != 0;
     if (valid) {
         m[n++] = median_metric("latency_dense", w->a, w->n);
         m[n++] = median_metric("latency_sparse", w->b, w->n);
@@ -291,9 +315,11 @@ static void add_metrics(struct timing *t, struct evaluation *out)
         add_break_even(t, &m[n++]);
     }
     static const char *const names[] = {"sparsity", "qk_sparsity", "pv_sparsity"};
-    double values[] = {ledger_sparsity(&total), ledger_qk_sparsity(&total), ledger_pv_sparsity(&total)};
+    double values[] = {
+        ledger_sparsity(&total), ledger_qk_sparsity(&total), ledger_pv_sparsity(&total)};
     for (int i = 0; i < 3; i++) {
-        m[n] = metric_record_empty("overall", names[i], 1); /* of the prompt whose times stand above */
+        /* of the prompt whose times stand above */
+        m[n] = metric_record_empty("overall", names[i], 1);
         m[n++].mean = values[i];
     }
     out->data.metrics = m;
@@ -309,15 +335,19 @@ enum status latency_measure(const struct evaluate_args *a, struct evaluation *ou
     const struct llama_config *c = &a->model->weights.config;
     int64_t t0 = clock_ns();
     struct progress progress;
-    for (int i = 0; i < n; i++) longest = a->set->samples[i].n > longest ? a->set->samples[i].n : longest;
+    for (int i = 0; i < n; i++)
+        longest = a->set->samples[i].n > longest ? a->set->samples[i].n : longest;
     struct timing t = {.a = a, .arena = &out->arena};
     t.watches = calloc((size_t)n, sizeof *t.watches);
     t.ledger = calloc((size_t)c->n_layers * (size_t)c->n_heads, sizeof *t.ledger);
     t.skipped = arena_alloc(&out->arena, sizeof *t.skipped * (size_t)n);
     memset(t.skipped, 0, sizeof *t.skipped * (size_t)n);
     t.rows = arena_alloc(&out->arena, sizeof *t.rows * (size_t)n * ROWS_PER_LENGTH);
-    enum status st = t.watches && t.ledger ? OK : fail(ERR_MEMORY, "no memory to time %d lengths", n);
-    if (st == OK) st = session_open(&t.session, &a->model->weights, a->par, longest + MAX_DECODED, a->chunk, a->impl);
+    enum status st =
+        t.watches && t.ledger ? OK : fail(ERR_MEMORY, "no memory to time %d lengths", n);
+    if (st == OK)
+        st = session_open(
+            &t.session, &a->model->weights, a->par, longest + MAX_DECODED, a->chunk, a->impl);
     progress_begin(&progress, "speed", "lengths", n, a->quiet);
     for (int i = 0; i < n && st == OK; i++) {
         st = time_length(&t, i);

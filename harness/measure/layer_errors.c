@@ -19,13 +19,14 @@ struct errors {
     struct session *session;
     const struct sample *x;
     int n_layers, n_heads, head_dim;
-    float *dense_stream, *sparse_stream;  /* [n, hidden]: what enters the present layer in either run */
+    /* [n, hidden]: what enters the present layer in either run */
+    float *dense_stream, *sparse_stream;
     float *dense, *isolated, *propagated; /* [n, n_heads, head_dim]: outputs of the present layer */
     struct sums *of_isolated, *of_propagated; /* [n_layers, n_heads] of the present sample */
     /* with bounds to judge, else NULL */
-    struct head_error *judged;  /* [samples that ran sparse, n_layers, n_heads] */
+    struct head_error *judged; /* [samples that ran sparse, n_layers, n_heads] */
     int n_judged;
-    float *packed, *row_ws;     /* [n, head_dim] and [n] */
+    float *packed, *row_ws; /* [n, head_dim] and [n] */
 };
 
 static void sums_add(struct sums *to, const struct sums *from)
@@ -73,28 +74,31 @@ static enum status keep_output(void *ctx, const struct layer_view *view)
     for (int r = 0; r < a->n_q; r++)
         for (int h = 0; h < a->n_heads; h++)
             memcpy(k->to + (size_t)(a->q_start + r) * (size_t)k->width + (size_t)(h * k->head_dim),
-                   (const float *)a->o + r * a->o_row + h * a->o_head, sizeof *k->to * (size_t)k->head_dim);
+                (const float *)a->o + r * a->o_row + h * a->o_head,
+                sizeof *k->to * (size_t)k->head_dim);
     return OK;
 }
 
-/* One layer from the stream that enters it; its output to `o`, and what leaves it over the stream when `go_on`. */
-static enum status run_layer(struct errors *e, int layer, const struct sparse_policy *policy, float *stream, bool go_on,
-                             float *o)
+/* One layer from the stream that enters it; its output to `o`, and what leaves it over the stream
+ * when `go_on`. */
+static enum status run_layer(struct errors *e, int layer, const struct sparse_policy *policy,
+    float *stream, bool go_on, float *o)
 {
     struct keep keep = {o, e->n_heads * e->head_dim, e->head_dim};
     session_reset(e->session);
-    return session_forward(e->session, &(struct forward_args){.tokens = e->x->ids,
-                                                              .n = e->x->n,
-                                                              .policy = policy,
-                                                              .first_layer = layer,
-                                                              .residual_in = layer ? stream : NULL,
-                                                              .end_layer = layer + 1,
-                                                              .capture_layer = layer + 1,
-                                                              .residual_out = go_on ? stream : NULL,
-                                                              .hook = keep_output,
-                                                              .hook_ctx = &keep,
-                                                              .stop = e->a->stop,
-                                                              .stop_ctx = e->a->stop_ctx});
+    return session_forward(e->session,
+        &(struct forward_args){.tokens = e->x->ids,
+            .n = e->x->n,
+            .policy = policy,
+            .first_layer = layer,
+            .residual_in = layer ? stream : NULL,
+            .end_layer = layer + 1,
+            .capture_layer = layer + 1,
+            .residual_out = go_on ? stream : NULL,
+            .hook = keep_output,
+            .hook_ctx = &keep,
+            .stop = e->a->stop,
+            .stop_ctx = e->a->stop_ctx});
 }
 
 /* False where the session runs the layer dense: then it errs by nothing of its own. */
@@ -111,23 +115,32 @@ static bool errs(const struct errors *e, int layer)
 static enum status judge_head(const struct errors *e, int layer, int head)
 {
     size_t d = (size_t)e->head_dim, width = (size_t)e->n_heads * d;
-    struct attn_args dense = {.dtype = DTYPE_F32, .n_q = e->x->n, .n_heads = 1, .n_kv_heads = 1, .head_dim = e->head_dim,
-                              .o = e->dense + (size_t)head * d, .o_row = (ptrdiff_t)width, .o_head = (ptrdiff_t)d};
+    struct attn_args dense = {.dtype = DTYPE_F32,
+        .n_q = e->x->n,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = e->head_dim,
+        .o = e->dense + (size_t)head * d,
+        .o_row = (ptrdiff_t)width,
+        .o_head = (ptrdiff_t)d};
     struct output_error x = {0};
     bool zero = true;
     for (size_t r = 0; r < (size_t)e->x->n; r++) {
-        memcpy(e->packed + r * d, e->isolated + r * width + (size_t)head * d, d * sizeof *e->packed);
+        memcpy(
+            e->packed + r * d, e->isolated + r * width + (size_t)head * d, d * sizeof *e->packed);
         for (size_t i = 0; i < d; i++) zero &= e->dense[r * width + (size_t)head * d + i] == 0;
     }
     if (!zero) TRY(output_error_of(&dense, e->packed, e->row_ws, &x));
-    e->judged[((size_t)e->n_judged * (size_t)e->n_layers + (size_t)layer) * (size_t)e->n_heads + (size_t)head] =
+    e->judged[((size_t)e->n_judged * (size_t)e->n_layers + (size_t)layer) * (size_t)e->n_heads +
+        (size_t)head] =
         (struct head_error){(double)x.l1, (double)x.tail, (double)x.cosine, (double)x.rmse};
     return OK;
 }
 
 static enum status measure_layers(struct errors *e, struct progress *progress, double done)
 {
-    size_t stream = sizeof(float) * (size_t)e->x->n * (size_t)e->a->model->weights.config.hidden_size;
+    size_t stream =
+        sizeof(float) * (size_t)e->x->n * (size_t)e->a->model->weights.config.hidden_size;
     bool parted = false; /* both runs are one until the first layer that errs */
     for (int l = 0; l < e->n_layers; l++) {
         bool own = errs(e, l);
@@ -137,20 +150,22 @@ static enum status measure_layers(struct errors *e, struct progress *progress, d
         TRY(run_layer(e, l, NULL, e->dense_stream, true, e->dense));
         if (parted) TRY(run_layer(e, l, e->a->policy, e->sparse_stream, true, e->propagated));
         for (int h = 0; h < e->n_heads; h++) {
-            if (own && e->judged && e->a->policy->heads[l * e->n_heads + h].is_sparse) TRY(judge_head(e, l, h));
+            if (own && e->judged && e->a->policy->heads[l * e->n_heads + h].is_sparse)
+                TRY(judge_head(e, l, h));
             compare_head(e, h, own ? e->isolated : e->dense, &e->of_isolated[l * e->n_heads + h]);
-            compare_head(e, h, parted ? e->propagated : e->dense, &e->of_propagated[l * e->n_heads + h]);
+            compare_head(
+                e, h, parted ? e->propagated : e->dense, &e->of_propagated[l * e->n_heads + h]);
         }
         progress_update(progress, done + (double)e->x->n * (l + 1) / e->n_layers);
     }
     return OK;
 }
 
-static struct layer_error_record row_of(int sample, int layer, int head, const struct sums *isolated,
-                                        const struct sums *propagated)
+static struct layer_error_record row_of(
+    int sample, int layer, int head, const struct sums *isolated, const struct sums *propagated)
 {
-    return (struct layer_error_record){sample, layer, head, l1_of(isolated), cosine_of(isolated), l1_of(propagated),
-                                       cosine_of(propagated)};
+    return (struct layer_error_record){sample, layer, head, l1_of(isolated), cosine_of(isolated),
+        l1_of(propagated), cosine_of(propagated)};
 }
 
 /* Heads that ran sparse in the sample; the others' isolated error is 0 by construction. */
@@ -159,18 +174,20 @@ static size_t add_sample(const struct errors *e, int sample, struct layer_error_
     size_t n = 0;
     for (int c = 0; c < e->n_layers * e->n_heads; c++)
         if (errs(e, c / e->n_heads) && e->a->policy->heads[c].is_sparse)
-            rows[n++] = row_of(sample, c / e->n_heads, c % e->n_heads, &e->of_isolated[c], &e->of_propagated[c]);
+            rows[n++] = row_of(
+                sample, c / e->n_heads, c % e->n_heads, &e->of_isolated[c], &e->of_propagated[c]);
     return n;
 }
 
-static size_t add_totals(const struct errors *e, const struct sums *isolated, const struct sums *propagated,
-                         struct layer_error_record *rows)
+static size_t add_totals(const struct errors *e, const struct sums *isolated,
+    const struct sums *propagated, struct layer_error_record *rows)
 {
     size_t n = 0;
     for (int l = 0; l < e->n_layers; l++) {
         struct sums whole[2] = {0};
         for (int h = 0; h < e->n_heads; h++) {
-            const struct sums *i = &isolated[l * e->n_heads + h], *p = &propagated[l * e->n_heads + h];
+            const struct sums *i = &isolated[l * e->n_heads + h],
+                              *p = &propagated[l * e->n_heads + h];
             sums_add(&whole[0], i);
             sums_add(&whole[1], p);
             rows[n++] = row_of(-1, l, h, i, p);
@@ -180,11 +197,13 @@ static size_t add_totals(const struct errors *e, const struct sums *isolated, co
     return n;
 }
 
-static enum status measure_all(struct errors *e, struct sums *all, struct layer_error_record *rows, size_t *n)
+static enum status measure_all(
+    struct errors *e, struct sums *all, struct layer_error_record *rows, size_t *n)
 {
     size_t n_cells = (size_t)e->n_layers * (size_t)e->n_heads;
     struct sums *isolated = all, *propagated = all + n_cells;
-    struct layer_error_record *of_samples = rows + n_cells + (size_t)e->n_layers; /* behind the totals */
+    /* behind the totals */
+    struct layer_error_record *of_samples = rows + n_cells + (size_t)e->n_layers;
     struct progress progress;
     double tokens = 0, done = 0;
     enum status st = OK;
@@ -210,20 +229,26 @@ static enum status measure_all(struct errors *e, struct sums *all, struct layer_
     return st;
 }
 
-enum status layer_errors_measure(const struct evaluate_args *a, struct session *session, struct arena **arena,
-                                 struct layer_error_record **rows, size_t *n, struct over_bound *over)
+enum status layer_errors_measure(const struct evaluate_args *a, struct session *session,
+    struct arena **arena, struct layer_error_record **rows, size_t *n, struct over_bound *over)
 {
     const struct llama_config *c = &a->model->weights.config;
-    struct errors e = {
-        .a = a, .session = session, .n_layers = c->n_layers, .n_heads = c->n_heads, .head_dim = c->head_dim};
+    struct errors e = {.a = a,
+        .session = session,
+        .n_layers = c->n_layers,
+        .n_heads = c->n_heads,
+        .head_dim = c->head_dim};
     size_t n_cells = (size_t)c->n_layers * (size_t)c->n_heads, longest = 0;
     for (int i = 0; i < a->set->n_samples; i++)
         if ((size_t)a->set->samples[i].n > longest) longest = (size_t)a->set->samples[i].n;
-    size_t stream = longest * (size_t)c->hidden_size, output = longest * (size_t)c->n_heads * (size_t)c->head_dim;
+    size_t stream = longest * (size_t)c->hidden_size,
+           output = longest * (size_t)c->n_heads * (size_t)c->head_dim;
     float *memory = malloc(sizeof *memory * (2 * stream + 3 * output));
     struct sums *all = calloc(4 * n_cells, sizeof *all);
     enum status st = OK;
-    const struct tuned *bounds = a->tuned && a->tuned->heads && a->tuned->pv_l1 > 0 ? a->tuned : NULL; /* a .pt has none */
+    /* a .pt has none */
+    const struct tuned *bounds =
+        a->tuned && a->tuned->heads && a->tuned->pv_l1 > 0 ? a->tuned : NULL;
     size_t n_errors = n_cells * (size_t)a->set->n_samples;
     *n = 0;
     *over = (struct over_bound){0};
@@ -231,20 +256,23 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
         e.judged = malloc(n_errors * sizeof *e.judged);
         e.packed = malloc(longest * ((size_t)c->head_dim + 1) * sizeof *e.packed);
         e.row_ws = e.packed ? e.packed + longest * (size_t)c->head_dim : NULL;
-        for (size_t i = 0; e.judged && i < n_errors; i++) e.judged[i] = (struct head_error){NAN, NAN, NAN, NAN};
+        for (size_t i = 0; e.judged && i < n_errors; i++)
+            e.judged[i] = (struct head_error){NAN, NAN, NAN, NAN};
     }
     if (!memory || !all || (bounds && (!e.judged || !e.packed))) {
         st = fail(ERR_MEMORY,
-                  "--attribution needs %.2f GiB for the streams and outputs of one sample; lower --max-length, or "
-                  "leave it out",
-                  (double)(sizeof *memory * (2 * stream + 3 * output)) / 0x1p30);
+            "--attribution needs %.2f GiB for the streams and outputs of one sample; lower "
+            "--max-length, or "
+            "leave it out",
+            (double)(sizeof *memory * (2 * stream + 3 * output)) / 0x1p30);
     } else {
         e.dense_stream = memory;
         e.sparse_stream = memory + stream;
         e.dense = memory + 2 * stream;
         e.isolated = e.dense + output;
         e.propagated = e.isolated + output;
-        *rows = arena_alloc(arena, sizeof **rows * (n_cells * (size_t)(a->set->n_samples + 1) + (size_t)c->n_layers));
+        *rows = arena_alloc(arena,
+            sizeof **rows * (n_cells * (size_t)(a->set->n_samples + 1) + (size_t)c->n_layers));
         st = measure_all(&e, all, *rows, n);
         if (st == OK && bounds) st = tuned_over(bounds, e.judged, e.n_judged, 0, over);
     }

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct metric_record *metric_rows_add(struct metric_rows *m, const char *scope, const char *name, int64_t n)
+struct metric_record *metric_rows_add(
+    struct metric_rows *m, const char *scope, const char *name, int64_t n)
 {
     if (m->n == m->cap) {
         size_t cap = m->cap ? 2 * m->cap : 64;
@@ -45,7 +46,8 @@ static void set_estimate(struct metric_record *r, const struct estimate *e)
     r->hi = e->hi;
 }
 
-static void add_estimate(struct metric_rows *m, const struct estimate_source *s, const char *name, int64_t n)
+static void add_estimate(
+    struct metric_rows *m, const struct estimate_source *s, const char *name, int64_t n)
 {
     struct estimate e;
     if (estimate_metric(s, name, &e)) set_estimate(metric_rows_add(m, "overall", name, n), &e);
@@ -83,18 +85,21 @@ static float field_value(const struct token_field *f, const struct token_metrics
     return f->type == U8 ? (float)*(const uint8_t *)p : (float)*(const uint8_t *)p / 5;
 }
 
-static bool counts(const struct token_field *f, const struct sample *x, int position, const struct token_metrics *t)
+static bool counts(const struct token_field *f, const struct sample *x, int position,
+    const struct token_metrics *t)
 {
     return !f->scored_only || (t->next >= 0 && position >= x->score_from);
 }
 
-/* The distribution over positions [first, end); its mean is that of the samples where they are whole. */
-static void summarise_field(struct metric_rows *m, const struct measured *in, const struct token_field *f,
-                            const char *scope, int first, int end)
+/* The distribution over positions [first, end); its mean is that of the samples where they are
+ * whole. */
+static void summarise_field(struct metric_rows *m, const struct measured *in,
+    const struct token_field *f, const char *scope, int first, int end)
 {
     int n_samples = in->set->n_samples;
     float *values = xmalloc(sizeof *values * (size_t)in->set->n_tokens);
-    double *sum = xcalloc((size_t)n_samples, sizeof *sum), *count = xcalloc((size_t)n_samples, sizeof *count);
+    double *sum = xcalloc((size_t)n_samples, sizeof *sum),
+           *count = xcalloc((size_t)n_samples, sizeof *count);
     size_t n = 0;
     for (int i = 0; i < n_samples; i++) {
         const struct sample *x = &in->set->samples[i];
@@ -120,12 +125,17 @@ static void summarise_field(struct metric_rows *m, const struct measured *in, co
     free(count);
 }
 
-static double share(double part, double a, double b) { return a > 0 && b > 0 ? part / sqrt(a * b) : NAN; }
-
-struct sample_record measure_sample(int index, const struct sample *x, const struct token_metrics *tokens,
-                                    const struct tensor_sums *sums, const struct head_ledger *ledger)
+static double share(double part, double a, double b)
 {
-    struct sample_record r = {.sample = index, .n_tokens = x->n, .fell_back = ledger->calls_dense_short > 0};
+    return a > 0 && b > 0 ? part / sqrt(a * b) : NAN;
+}
+
+struct sample_record measure_sample(int index, const struct sample *x,
+    const struct token_metrics *tokens, const struct tensor_sums *sums,
+    const struct head_ledger *ledger)
+{
+    struct sample_record r = {
+        .sample = index, .n_tokens = x->n, .fell_back = ledger->calls_dense_short > 0};
     assert(x->n > 0);
     float *cosine = xcalloc((size_t)x->n, sizeof *cosine), *kl = xcalloc((size_t)x->n, sizeof *kl);
     double agree = 0, top5 = 0, delta = 0, centred = 0, rmse = 0, hidden = 0;
@@ -177,14 +187,17 @@ struct sample_record measure_sample(int index, const struct sample *x, const str
 
 void measure_overall(struct metric_rows *m, const struct measured *in)
 {
-    static const char *const pooled[] = {"logits_cosine", "logits_l1", "logits_rmse",    "hidden_cosine",
-                                         "hidden_l1",     "token_accuracy", "top5_overlap"},
-                            *const of_text[] = {"ppl_dense", "ppl_sparse", "ppl_ratio", "ppl_diff"};
+    static const char *const pooled[] = {"logits_cosine", "logits_l1", "logits_rmse",
+        "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap"},
+                             *const of_text[] = {
+                                 "ppl_dense", "ppl_sparse", "ppl_ratio", "ppl_diff"};
     for (int f = 0; f < N_FIELDS; f++) summarise_field(m, in, &fields[f], "overall", 0, INT32_MAX);
     int64_t n = in->set->n_tokens, scored = 0;
     for (int i = 0; i < in->set->n_samples; i++) scored += in->source.samples[i].n_scored;
-    for (size_t i = 0; i < sizeof pooled / sizeof *pooled; i++) add_estimate(m, &in->source, pooled[i], n);
-    for (int i = 0; i < N_TAIL_RULES; i++) add_estimate(m, &in->source, tail_rules[i].percentile, n);
+    for (size_t i = 0; i < sizeof pooled / sizeof *pooled; i++)
+        add_estimate(m, &in->source, pooled[i], n);
+    for (int i = 0; i < N_TAIL_RULES; i++)
+        add_estimate(m, &in->source, tail_rules[i].percentile, n);
     for (size_t i = 0; scored && in->set->score_text && i < sizeof of_text / sizeof *of_text; i++)
         add_estimate(m, &in->source, of_text[i], scored);
 }
@@ -202,17 +215,20 @@ void measure_positions(struct metric_rows *m, const struct measured *in, int fir
         size_t before = m->n;
         summarise_field(m, in, &fields[f], scope, first, end);
         if (m->n == before) continue;
-        struct metric_record *r = &m->rows[before]; /* curves by position need their band, not every quantile: half the bytes */
+        /* curves by position need their band, not every quantile: half the bytes */
+        struct metric_record *r = &m->rows[before];
         r->min = r->p0_1 = r->p5 = r->p95 = r->p99_9 = r->max = NAN;
     }
 }
 
 /* Over all possible work; the distribution is that over samples. */
-static void sample_sparsity(struct metric_rows *m, const struct measured *in, const char *name, size_t offset)
+static void sample_sparsity(
+    struct metric_rows *m, const struct measured *in, const char *name, size_t offset)
 {
     int n = in->set->n_samples;
     float *values = xmalloc(sizeof *values * (size_t)n);
-    for (int i = 0; i < n; i++) values[i] = (float)*(const double *)((const char *)&in->source.samples[i] + offset);
+    for (int i = 0; i < n; i++)
+        values[i] = (float)*(const double *)((const char *)&in->source.samples[i] + offset);
     struct summary s = summarise(values, (size_t)n);
     struct metric_record *r = metric_rows_add(m, "overall", name, n);
     struct estimate e;
@@ -230,7 +246,8 @@ void measure_sparsity(struct metric_rows *m, const struct measured *in)
 
 void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, bool norm)
 {
-    static const char *const names[] = {"score_dense", "score_sparse", "score_drop", "answers_lost", "answers_gained"};
+    static const char *const names[] = {
+        "score_dense", "score_sparse", "score_drop", "answers_lost", "answers_gained"};
     struct estimate_source s = {.items = items, .n_items = (size_t)n_items};
     for (int which = 0; which < 5; which++) {
         char name[64];
@@ -239,8 +256,9 @@ void measure_items(struct metric_rows *m, const struct item_record *items, int n
     }
 }
 
-struct tail_record *measure_tails(const struct sample_set *set, const struct token_metrics *const *tokens,
-                                  const struct sample_record *samples, struct arena **arena, size_t *n_tails)
+struct tail_record *measure_tails(const struct sample_set *set,
+    const struct token_metrics *const *tokens, const struct sample_record *samples,
+    struct arena **arena, size_t *n_tails)
 {
     size_t n = (size_t)set->n_samples, *keep = xcalloc(n, sizeof *keep);
     float **values = xcalloc(n, sizeof *values);
@@ -251,13 +269,15 @@ struct tail_record *measure_tails(const struct sample_set *set, const struct tok
         for (size_t i = 0; i < n; i++) {
             size_t length = (size_t)set->samples[i].n;
             values[i] = xmalloc(length * sizeof **values);
-            for (size_t t = 0; t < length; t++) values[i][t] = low ? tokens[i][t].cosine : tokens[i][t].kl;
+            for (size_t t = 0; t < length; t++)
+                values[i][t] = low ? tokens[i][t].cosine : tokens[i][t].kl;
         }
         tail_choose(&tail_rules[rule], values, samples, n, keep);
         for (size_t i = 0; i < n; i++) {
             float *kept = arena_alloc(arena, (keep[i] + 1) * sizeof *kept);
             memcpy(kept, values[i], keep[i] * sizeof *kept);
-            out[(*n_tails)++] = (struct tail_record){samples[i].sample, tail_rules[rule].metric, keep[i], kept};
+            out[(*n_tails)++] =
+                (struct tail_record){samples[i].sample, tail_rules[rule].metric, keep[i], kept};
             free(values[i]);
         }
     }

@@ -1,7 +1,7 @@
 /* From per-token numbers to samples, their tails, and metric rows with distributions (METHOD 6).
  *
- * Values and intervals are those of results/estimates.h, from the very samples that are stored; with one sample there is
- * no interval. Strings and rows live in the arena.
+ * Values and intervals are those of results/estimates.h, from the very samples that are stored;
+ * with one sample there is no interval. Strings and rows live in the arena.
  */
 #ifndef SG_HARNESS_MEASURE_MEASURE_H
 #define SG_HARNESS_MEASURE_MEASURE_H
@@ -19,7 +19,8 @@ struct metric_rows {
 };
 
 /* A row with nothing but scope, name and n; valid until the next one is added. */
-struct metric_record *metric_rows_add(struct metric_rows *m, const char *scope, const char *name, int64_t n);
+struct metric_record *metric_rows_add(
+    struct metric_rows *m, const char *scope, const char *name, int64_t n);
 
 /* Everything measured of a set, ready to be summarised. */
 struct measured {
@@ -28,22 +29,24 @@ struct measured {
     struct estimate_source source;             /* what is stored of them, but for questions */
 };
 
-struct sample_record measure_sample(int index, const struct sample *x, const struct token_metrics *tokens,
-                                    const struct tensor_sums *sums, const struct head_ledger *ledger);
+struct sample_record measure_sample(int index, const struct sample *x,
+    const struct token_metrics *tokens, const struct tensor_sums *sums,
+    const struct head_ledger *ledger);
 
 /* Scope "overall": every per-position metric, the pooled ones, perplexities. */
 void measure_overall(struct metric_rows *m, const struct measured *in);
-/* Scope "position:first-last" for positions in [first, end): cosine, kl, nll, agreement. Nothing when no sample
- * reaches there. */
+/* Scope "position:first-last" for positions in [first, end): cosine, kl, nll, agreement. Nothing
+ * when no sample reaches there. */
 void measure_positions(struct metric_rows *m, const struct measured *in, int first, int end);
 /* sparsity, qk_sparsity, pv_sparsity over all possible work. */
 void measure_sparsity(struct metric_rows *m, const struct measured *in);
-/* score_dense, score_sparse (share right), score_drop = dense - sparse, and the flips both ways, answers_lost and
- * answers_gained. norm: by scores per byte, "_norm" behind the names. */
+/* score_dense, score_sparse (share right), score_drop = dense - sparse, and the flips both ways,
+ * answers_lost and answers_gained. norm: by scores per byte, "_norm" behind the names. */
 void measure_items(struct metric_rows *m, const struct item_record *items, int n_items, bool norm);
 
 /* The worst positions of every sample, as many as percentiles and their intervals need. */
-struct tail_record *measure_tails(const struct sample_set *set, const struct token_metrics *const *tokens,
-                                  const struct sample_record *samples, struct arena **arena, size_t *n_tails);
+struct tail_record *measure_tails(const struct sample_set *set,
+    const struct token_metrics *const *tokens, const struct sample_record *samples,
+    struct arena **arena, size_t *n_tails);
 
 #endif

@@ -23,44 +23,53 @@ static void distances(const struct sample_record *r, double out[NOISE_METRICS])
 {
     double nll = r->n_scored ? (r->nll_sparse_sum - r->nll_dense_sum) / (double)r->n_scored : 0;
     const double values[NOISE_METRICS] = {
-        1 - r->cosine_mean,   r->kl_mean,           fabs(exp(nll) - 1),    1 - r->token_accuracy,
-        1 - r->top5_overlap,  1 - r->logits_cosine, r->logits_l1,          r->logits_rmse,
-        1 - r->hidden_cosine, r->hidden_l1,         fabs(r->delta_p_mean),
+        1 - r->cosine_mean,
+        r->kl_mean,
+        fabs(exp(nll) - 1),
+        1 - r->token_accuracy,
+        1 - r->top5_overlap,
+        1 - r->logits_cosine,
+        r->logits_l1,
+        r->logits_rmse,
+        1 - r->hidden_cosine,
+        r->hidden_l1,
+        fabs(r->delta_p_mean),
     };
     for (int i = 0; i < NOISE_METRICS; i++) out[i] = isnan(values[i]) ? 0 : fmax(0, values[i]);
 }
 
-static const char *const metrics[NOISE_METRICS] = {
-    "cosine",    "kl",          "ppl_ratio",     "token_accuracy", "top5_overlap", "logits_cosine",
-    "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1",      "delta_p"};
+static const char *const metrics[NOISE_METRICS] = {"cosine", "kl", "ppl_ratio", "token_accuracy",
+    "top5_overlap", "logits_cosine", "logits_l1", "logits_rmse", "hidden_cosine", "hidden_l1",
+    "delta_p"};
 
-static enum status null_run(const struct null_run *n, const char *source, struct par *par, int chunk,
-                            const struct sparse_policy *policy)
+static enum status null_run(const struct null_run *n, const char *source, struct par *par,
+    int chunk, const struct sparse_policy *policy)
 {
     struct evaluation e;
     struct dense_cache none = {0};
     TRY(evaluate(&(struct evaluate_args){.model = (struct model *)&n->setup->model,
-                                         .par = par,
-                                         .set = n->set,
-                                         .policy = policy,
-                                         .cache = &none,
-                                         .states = n->base,
-                                         .impl = n->machine->impl,
-                                         .chunk = chunk,
-                                         .quiet = true,
-                                         .stop = n->stop},
-                 &e));
+                     .par = par,
+                     .set = n->set,
+                     .policy = policy,
+                     .cache = &none,
+                     .states = n->base,
+                     .impl = n->machine->impl,
+                     .chunk = chunk,
+                     .quiet = true,
+                     .stop = n->stop},
+        &e));
     double worst[NOISE_METRICS] = {0}, here[NOISE_METRICS];
     for (size_t i = 0; i < e.data.n_samples; i++) {
         distances(&e.data.samples[i], here);
         for (int m = 0; m < NOISE_METRICS; m++) worst[m] = fmax(worst[m], here[m]);
     }
     for (int m = 0; m < NOISE_METRICS; m++)
-        n->out->rows[n->out->n++] = (struct noise_record){.model_fingerprint = n->setup->model.fingerprint,
-                                                          .source = source,
-                                                          .metric = metrics[m],
-                                                          .value = worst[m],
-                                                          .n = (int64_t)e.data.n_samples};
+        n->out->rows[n->out->n++] =
+            (struct noise_record){.model_fingerprint = n->setup->model.fingerprint,
+                .source = source,
+                .metric = metrics[m],
+                .value = worst[m],
+                .n = (int64_t)e.data.n_samples};
     evaluation_clear(&e);
     return OK;
 }
@@ -116,28 +125,29 @@ static enum status measure(struct null_run *n)
     if (st == OK) st = all_tiles(n);
     if (st == OK && longest > 128) st = null_run(n, "chunk", n->setup->par, 128, &dense);
     else if (st == OK)
-        snprintf(n->out->skipped[2], sizeof n->out->skipped[2], "chunk: samples of %d tokens are one chunk",
-                 longest);
+        snprintf(n->out->skipped[2], sizeof n->out->skipped[2],
+            "chunk: samples of %d tokens are one chunk", longest);
     if (st == OK) st = other_backend(n, &dense);
     policy_clear(&dense);
     return st;
 }
 
 enum status noise_measure(const struct setup *setup, const struct machine_options *machine,
-                          const struct sample_set *set, bool (*stop)(void *), struct noise_result *out)
+    const struct sample_set *set, bool (*stop)(void *), struct noise_result *out)
 {
     struct dense_states base;
     struct dense_cache none = {0};
     *out = (struct noise_result){0};
     size_t bytes = dense_states_bytes(set, setup->model.weights.config.hidden_size, 1);
-    TRY(dense_states_open(&base, &(struct dense_states_args){.model = (struct model *)&setup->model,
-                                                             .par = setup->par,
-                                                             .set = set,
-                                                             .cache = &none,
-                                                             .impl = machine->impl,
-                                                             .chunk = machine->chunk,
-                                                             .budget_bytes = bytes,
-                                                             .stop = stop}));
+    TRY(dense_states_open(&base,
+        &(struct dense_states_args){.model = (struct model *)&setup->model,
+            .par = setup->par,
+            .set = set,
+            .cache = &none,
+            .impl = machine->impl,
+            .chunk = machine->chunk,
+            .budget_bytes = bytes,
+            .stop = stop}));
     struct null_run n = {setup, machine, set, &base, stop, out};
     enum status st = measure(&n);
     dense_states_close(&base);

@@ -53,15 +53,18 @@ static double head_jaccard(const struct tile_map *a, const struct tile_map *b, i
     return either ? (double)both / (double)either : 1;
 }
 
-enum status map_log_compare(const struct map_log *a, const struct map_log *b, const struct sparse_policy *policy,
-                            struct jaccard *out)
+enum status map_log_compare(const struct map_log *a, const struct map_log *b,
+    const struct sparse_policy *policy, struct jaccard *out)
 {
     bool same = a->n == b->n;
     for (int i = 0; i < a->n && same; i++) {
         const struct logged_map *x = &a->maps[i], *y = &b->maps[i];
-        same = x->layer == y->layer && x->q_start == y->q_start && tile_map_bytes(&x->map) == tile_map_bytes(&y->map);
+        same = x->layer == y->layer && x->q_start == y->q_start &&
+            tile_map_bytes(&x->map) == tile_map_bytes(&y->map);
     }
-    if (!same) return fail(ERR_ARG, "the maps of two passes do not belong together: %d and %d of them", a->n, b->n);
+    if (!same)
+        return fail(ERR_ARG, "the maps of two passes do not belong together: %d and %d of them",
+            a->n, b->n);
     if (out->n == 0) out->min = 1;
     for (int i = 0; i < a->n; i++)
         for (int h = 0; h < policy->n_heads; h++) {
@@ -74,10 +77,11 @@ enum status map_log_compare(const struct map_log *a, const struct map_log *b, co
     return OK;
 }
 
-enum status parity_open(struct parity *p, const struct llama_config *c, const struct sample_set *set,
-                        const struct sparse_policy *policy)
+enum status parity_open(struct parity *p, const struct llama_config *c,
+    const struct sample_set *set, const struct sparse_policy *policy)
 {
-    *p = (struct parity){.set = set, .policy = policy, .width = (size_t)c->hidden_size, .result.masks.min = 1};
+    *p = (struct parity){
+        .set = set, .policy = policy, .width = (size_t)c->hidden_size, .result.masks.min = 1};
     p->samples = calloc((size_t)set->n_samples, sizeof *p->samples);
     return p->samples ? OK : fail(ERR_MEMORY, "no memory to keep %d samples", set->n_samples);
 }
@@ -104,14 +108,16 @@ static enum status keep(struct parity *p, int sample, const float *dense, const 
     const float *from[2] = {dense, sparse};
     for (int side = 0; side < 2; side++) {
         float *to = malloc(bytes);
-        if (!to) return fail(ERR_MEMORY, "no memory to keep a sample of %d tokens", p->set->samples[sample].n);
+        if (!to)
+            return fail(
+                ERR_MEMORY, "no memory to keep a sample of %d tokens", p->set->samples[sample].n);
         p->samples[sample].states[side] = memcpy(to, from[side], bytes);
     }
     return OK;
 }
 
-enum status parity_sample(struct parity *p, int sample, struct session *s, const float *dense, const float *sparse,
-                          const int32_t *next)
+enum status parity_sample(struct parity *p, int sample, struct session *s, const float *dense,
+    const float *sparse, const int32_t *next)
 {
     if (!p->second) return keep(p, sample, dense, sparse);
     struct kept_sample *cpu = &p->samples[sample];
@@ -136,8 +142,7 @@ enum status parity_sample(struct parity *p, int sample, struct session *s, const
 void parity_finish(struct parity *p, const struct head_ledger *total, struct metric_rows *m)
 {
     static const char *const names[3][2] = {{"cpu_logits_error_dense", "cpu_logits_error_sparse"},
-                                            {"cpu_top1_dense", "cpu_top1_sparse"},
-                                            {"cpu_kl_dense", "cpu_kl_sparse"}};
+        {"cpu_top1_dense", "cpu_top1_sparse"}, {"cpu_kl_dense", "cpu_kl_sparse"}};
     struct parity_result *r = &p->result;
     r->sparsity[p->second] = ledger_sparsity(total);
     if (!p->second) {
@@ -149,12 +154,14 @@ void parity_finish(struct parity *p, const struct head_ledger *total, struct met
         r->top1[side] = p->agree[side] / (double)r->n_tokens;
         r->kl[side] = p->kl[side] / (double)r->n_tokens;
         double values[3] = {r->logits_error[side], r->top1[side], r->kl[side]};
-        for (int i = 0; i < 3; i++) metric_rows_add(m, "overall", names[i][side], r->n_tokens)->mean = values[i];
+        for (int i = 0; i < 3; i++)
+            metric_rows_add(m, "overall", names[i][side], r->n_tokens)->mean = values[i];
     }
     if (r->masks.n) {
         struct metric_record *j = metric_rows_add(m, "overall", "cpu_mask_jaccard", r->masks.n);
         j->mean = r->masks.sum / (double)r->masks.n;
         j->min = r->masks.min;
     }
-    metric_rows_add(m, "overall", "cpu_sparsity_difference", r->n_tokens)->mean = r->sparsity[1] - r->sparsity[0];
+    metric_rows_add(m, "overall", "cpu_sparsity_difference", r->n_tokens)->mean =
+        r->sparsity[1] - r->sparsity[0];
 }

@@ -1,6 +1,7 @@
 /* How far a GPU is from the CPU on the same samples: tiles chosen, logits, work counted.
  *
- * The CPU's run is kept sample by sample (hidden states and maps), the GPU's is compared with it as it goes.
+ * The CPU's run is kept sample by sample (hidden states and maps), the GPU's is compared with it as
+ * it goes.
  */
 #ifndef SG_HARNESS_MEASURE_PARITY_H
 #define SG_HARNESS_MEASURE_PARITY_H
@@ -17,20 +18,21 @@ struct map_log {
 enum status map_log_add(struct map_log *l, const struct layer_view *view) MUST_USE;
 void map_log_clear(struct map_log *l);
 
-/* Tiles that both chose over tiles that either chose, for every head that the policy runs sparse. */
+/* Tiles that both chose over tiles that either chose, for every head that the policy runs sparse.
+ */
 struct jaccard {
     double sum, min; /* of n heads and maps; min 1 when there is none */
     int64_t n;
 };
 /* Adds to *out. ERR_ARG when the two logs are not of the same pass. */
-enum status map_log_compare(const struct map_log *a, const struct map_log *b, const struct sparse_policy *policy,
-                            struct jaccard *out) MUST_USE;
+enum status map_log_compare(const struct map_log *a, const struct map_log *b,
+    const struct sparse_policy *policy, struct jaccard *out) MUST_USE;
 
 struct parity_result {
     struct jaccard masks;
-    double logits_error[2];                 /* dense, sparse: ‖z − z̃‖ / ‖z‖ over all positions */
-    double top1[2], kl[2];                  /* the same: share of equal argmax; mean, nats */
-    double sparsity[2];                     /* CPU, GPU: counted */
+    double logits_error[2]; /* dense, sparse: ‖z − z̃‖ / ‖z‖ over all positions */
+    double top1[2], kl[2];  /* the same: share of equal argmax; mean, nats */
+    double sparsity[2];     /* CPU, GPU: counted */
     int64_t n_tokens;
 };
 
@@ -47,14 +49,14 @@ struct parity {
 };
 
 /* Borrows what it is given. Memory: two f32 states and the maps of every sample. */
-enum status parity_open(struct parity *p, const struct llama_config *c, const struct sample_set *set,
-                        const struct sparse_policy *policy) MUST_USE;
+enum status parity_open(struct parity *p, const struct llama_config *c,
+    const struct sample_set *set, const struct sparse_policy *policy) MUST_USE;
 void parity_close(struct parity *p);
 
 /* For evaluate(): each sparse layer of a sample, then its final states on both sides. */
 enum status parity_layer(struct parity *p, int sample, const struct layer_view *view) MUST_USE;
-enum status parity_sample(struct parity *p, int sample, struct session *s, const float *dense, const float *sparse,
-                          const int32_t *next) MUST_USE;
+enum status parity_sample(struct parity *p, int sample, struct session *s, const float *dense,
+    const float *sparse, const int32_t *next) MUST_USE;
 /* The run's counts; behind the second run p->result is complete and its rows are added. */
 void parity_finish(struct parity *p, const struct head_ledger *total, struct metric_rows *m);
 

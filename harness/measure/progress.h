@@ -1,5 +1,5 @@
-/* One line of progress on stderr: what, how far, rate, time left. Silent when stderr is no terminal and for the
- * first two seconds. */
+/* One line of progress on stderr: what, how far, rate, time left. Silent when stderr is no terminal
+ * and for the first two seconds. */
 #ifndef SG_HARNESS_MEASURE_PROGRESS_H
 #define SG_HARNESS_MEASURE_PROGRESS_H
 
@@ -13,7 +13,8 @@ struct progress {
     bool quiet, drawn;
 };
 
-void progress_begin(struct progress *p, const char *what, const char *unit, double total, bool quiet);
+void progress_begin(
+    struct progress *p, const char *what, const char *unit, double total, bool quiet);
 void progress_update(struct progress *p, double done);
 /* Clears the line. */
 void progress_end(struct progress *p);

@@ -26,10 +26,12 @@ static enum status set_device_options(struct setup *s, const struct machine_opti
     if (m->residual && strcmp(m->residual, "f32") != 0 && strcmp(m->residual, "bf16") != 0)
         return fail(ERR_ARG, "--residual: found \"%s\", expected f32 or bf16", m->residual);
     if (cpu && m->residual && strcmp(m->residual, "bf16") == 0)
-        return fail(ERR_UNSUPPORTED, "--residual bf16 needs --device cuda: the CPU computes in f32");
+        return fail(
+            ERR_UNSUPPORTED, "--residual bf16 needs --device cuda: the CPU computes in f32");
     if (cpu && m->graph) return fail(ERR_UNSUPPORTED, "--graph needs --device cuda");
     if (cpu && m->compile && !m->quiet)
-        fprintf(stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
+        fprintf(
+            stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
     how->residual = m->residual && strcmp(m->residual, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
     how->graph = m->graph || m->compile;
     return OK;
@@ -43,8 +45,9 @@ static enum status place_weights(struct setup *s, int index, const char *text, b
     if (st != OK) return fail_context(st, "--device %s", text);
     double rounded = weights_cuda_rounds(&s->model.weights);
     if (rounded > 0 && !quiet)
-        fprintf(stderr, "sparsegauge: %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n",
-                100 * rounded);
+        fprintf(stderr,
+            "sparsegauge: %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n",
+            100 * rounded);
     return OK;
 #else
     (void)s, (void)quiet; /* devices_parse has refused it already */
@@ -52,12 +55,17 @@ static enum status place_weights(struct setup *s, int index, const char *text, b
 #endif
 }
 
-static enum status open_on(struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
+static enum status open_on(
+    struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
 {
-    char *folder = cache_folder(m->cache), *fingerprints = folder && cache_make(folder) == OK ? path_join(folder, "fingerprints") : NULL;
-    struct model_options options = {.fingerprints = fingerprints, .ignore_tensors = m->ignore_tensors};
+    char *folder = cache_folder(m->cache),
+         *fingerprints =
+             folder && cache_make(folder) == OK ? path_join(folder, "fingerprints") : NULL;
+    struct model_options options = {
+        .fingerprints = fingerprints, .ignore_tensors = m->ignore_tensors};
     enum status st = m->bos && !bos_rule_parse(m->bos, &options.bos)
-                         ? fail(ERR_ARG, "--bos: found \"%s\", expected tokenizer, always or never", m->bos) : OK;
+        ? fail(ERR_ARG, "--bos: found \"%s\", expected tokenizer, always or never", m->bos)
+        : OK;
     if (st == OK) st = par_open(&s->par, n_threads);
     if (st == OK) st = model_open_with(&s->model, s->model_dir, &options, s->par);
     free(folder);
@@ -69,23 +77,26 @@ static enum status open_on(struct setup *s, const struct machine_options *m, int
     return st;
 }
 
-static enum status check_machine(struct setup *s, const struct machine_options *m, const char *positional)
+static enum status check_machine(
+    struct setup *s, const struct machine_options *m, const char *positional)
 {
     *s = (struct setup){.model_dir = positional ? positional : m->model};
     if (!s->model_dir) return fail(ERR_ARG, "which model? give its directory; -h shows an example");
     if (positional && m->model && strcmp(positional, m->model) != 0)
         return fail(ERR_ARG, "two models: %s and --model %s", positional, m->model);
-    if (m->chunk % 128) return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
+    if (m->chunk % 128)
+        return fail(ERR_ARG, "--chunk: found %d, expected a multiple of 128", m->chunk);
     return cpu_ops_choose(m->cpu_mask);
 }
 
-static enum status open_one(struct setup *s, const struct machine_options *m, const char *positional, int *index,
-                            bool place)
+static enum status open_one(struct setup *s, const struct machine_options *m,
+    const char *positional, int *index, bool place)
 {
     struct device_list devices;
     TRY(check_machine(s, m, positional));
     TRY(devices_parse(m->device, &devices));
-    if (devices.n != 1) return fail(ERR_ARG, "--device %s: this command runs on one device", m->device);
+    if (devices.n != 1)
+        return fail(ERR_ARG, "--device %s: this command runs on one device", m->device);
     *index = devices.index[0];
     return open_on(s, m, *index, m->threads, place);
 }
@@ -96,12 +107,14 @@ enum status setup_open(struct setup *s, const struct machine_options *m, const c
     return open_one(s, m, positional, &index, true);
 }
 
-enum status setup_open_unplaced(struct setup *s, const struct machine_options *m, const char *positional, int *index)
+enum status setup_open_unplaced(
+    struct setup *s, const struct machine_options *m, const char *positional, int *index)
 {
     return open_one(s, m, positional, index, false);
 }
 
-/* Opening one of several devices: a context and the weights take half a second each, so they come up together. */
+/* Opening one of several devices: a context and the weights take half a second each, so they come
+ * up together. */
 struct opening {
     struct setup *s;
     const struct machine_options *m;
@@ -122,7 +135,8 @@ static void *open_in_thread(void *opaque)
 
 static enum status open_all(struct opening *x, int n)
 {
-    for (int i = 1; i < n; i++) x[i].started = pthread_create(&x[i].thread, NULL, open_in_thread, &x[i]) == 0;
+    for (int i = 1; i < n; i++)
+        x[i].started = pthread_create(&x[i].thread, NULL, open_in_thread, &x[i]) == 0;
     for (int i = 0; i < n; i++)
         if (!x[i].started) open_in_thread(&x[i]);
     for (int i = 1; i < n; i++)
@@ -132,17 +146,22 @@ static enum status open_all(struct opening *x, int n)
     return OK;
 }
 
-enum status setup_open_fleet(struct setup **out, int *n, const struct machine_options *m, const char *positional)
+enum status setup_open_fleet(
+    struct setup **out, int *n, const struct machine_options *m, const char *positional)
 {
     struct device_list devices;
     struct setup first;
     *out = NULL;
     *n = 0;
     TRY(check_machine(&first, m, positional));
-    TRY(devices_parse(m->parallel && strcmp(m->device, "cuda") == 0 ? "cuda:all" : m->device, &devices));
+    TRY(devices_parse(
+        m->parallel && strcmp(m->device, "cuda") == 0 ? "cuda:all" : m->device, &devices));
     for (int i = 1; i < devices.n; i++)
         if ((devices.index[i] == DEVICE_CPU) != (devices.index[0] == DEVICE_CPU))
-            return fail(ERR_ARG, "--device %s: results of CPU and GPU are kept apart, so devices of one kind are expected", m->device);
+            return fail(ERR_ARG,
+                "--device %s: results of CPU and GPU are kept apart, so devices of one kind are "
+                "expected",
+                m->device);
     int n_threads = m->threads > 0 ? m->threads : par_cpu_count() / devices.n;
     struct setup *all = calloc((size_t)devices.n, sizeof *all);
     if (!all) return fail(ERR_MEMORY, "no memory for %d devices", devices.n);
@@ -151,8 +170,12 @@ enum status setup_open_fleet(struct setup **out, int *n, const struct machine_op
     hushed.quiet = true;
     for (int i = 0; i < devices.n; i++) {
         all[i].model_dir = first.model_dir;
-        opening[i] = (struct opening){.s = &all[i], .m = i ? &hushed : m, .index = devices.index[i],
-                                      .n_threads = devices.n == 1 ? m->threads : n_threads > 0 ? n_threads : 1};
+        opening[i] = (struct opening){.s = &all[i],
+            .m = i ? &hushed : m,
+            .index = devices.index[i],
+            .n_threads = devices.n == 1 ? m->threads
+                : n_threads > 0         ? n_threads
+                                        : 1};
     }
     enum status st = open_all(opening, devices.n);
     *out = all;
@@ -161,8 +184,8 @@ enum status setup_open_fleet(struct setup **out, int *n, const struct machine_op
     return st;
 }
 
-enum status setup_tune(const struct setup *fleet, int n, const struct machine_options *m, const struct tune_args *args,
-                       struct tuned *out, struct tune_times *times)
+enum status setup_tune(const struct setup *fleet, int n, const struct machine_options *m,
+    const struct tune_args *args, struct tuned *out, struct tune_times *times)
 {
     const struct weights *weights[MAX_DEVICES];
     if (n <= 1) return tune(args, out, times);
@@ -207,16 +230,23 @@ enum status setup_check_score(const char *score)
 }
 
 enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
-                          struct sample_set *out)
+    struct sample_set *out)
 {
     bool second_half = strcmp(o->score, "second-half") == 0;
     TRY(setup_check_score(o->score));
-    char *spec = i < o->suites.n   ? str_dup(o->suites.items[i])
-                 : o->dataset      ? str_format(file_exists(o->dataset) ? "text:%s" : "%s", o->dataset)
-                                   : str_dup("chronicle");
+    char *spec = i < o->suites.n ? str_dup(o->suites.items[i])
+        : o->dataset ? str_format(file_exists(o->dataset) ? "text:%s" : "%s", o->dataset)
+                     : str_dup("chronicle");
     struct suite_options options = {
-        .tokenizer = s->model.tokenizer, .bos = s->model.bos, .n_rows = s->model.weights.config.vocab_size, .max_length = o->max_length, .num_samples = o->num_samples,
-        .seed = (uint64_t)o->seed, .second_half = second_half, .field = o->field, .tuning = tuning,
+        .tokenizer = s->model.tokenizer,
+        .bos = s->model.bos,
+        .n_rows = s->model.weights.config.vocab_size,
+        .max_length = o->max_length,
+        .num_samples = o->num_samples,
+        .seed = (uint64_t)o->seed,
+        .second_half = second_half,
+        .field = o->field,
+        .tuning = tuning,
     };
     enum status st = suite_load(spec, &options, out);
     free(spec);
@@ -228,23 +258,38 @@ static enum status fail_smooth_k(const char *text)
     return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
 }
 
-static enum status set_method(const struct policy_options *o, const char *name, struct sparse_policy *p)
+static enum status set_method(
+    const struct policy_options *o, const char *name, struct sparse_policy *p)
 {
     const struct mask_method *m = p->method;
     bool theta = !isnan(o->simthreshd1), tau = !isnan(o->cdfthreshd);
-    if (tau && o->topk > 0) return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
+    if (tau && o->topk > 0)
+        return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
     if (m && !m->ranked && (theta || tau))
-        return fail(ERR_ARG, "--method %s looks at no threshold; drop --simthreshd1 and --cdfthreshd", name);
+        return fail(ERR_ARG,
+            "--method %s looks at no threshold; drop --simthreshd1 and --cdfthreshd", name);
     if (m && theta && !m->takes_theta)
-        return fail(ERR_ARG, "--method %s does not look at how alike the rows of a block are; drop --simthreshd1", name);
+        return fail(ERR_ARG,
+            "--method %s does not look at how alike the rows of a block are; drop --simthreshd1",
+            name);
     if (m && m->n_parts && !o->tuned && !o->to_tune)
-        return fail(ERR_ARG, "--method %s is chosen head by head: `tune` does that, and --tuned FILE brings the choice", name);
-    if (!m && (theta || tau || !isnan(o->pvthreshd))) return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
-    if (o->topk > 0 && !m) return fail(ERR_ARG, "--topk says which tiles to keep, and --method dense keeps all; drop one");
-    if (o->topk > 0 && m && !m->ranked) return fail(ERR_ARG, "--topk goes with a method that ranks tiles, not %s", name);
-    if (strcmp(name, "topk") == 0 && o->topk <= 0) return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
-    if (m == &mask_window && o->window <= 0) return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");
-    if (m != &mask_window && o->window > 0) return fail(ERR_ARG, "--window goes with --method window, not %s", name);
+        return fail(ERR_ARG,
+            "--method %s is chosen head by head: `tune` does that, and --tuned FILE brings the "
+            "choice",
+            name);
+    if (!m && (theta || tau || !isnan(o->pvthreshd)))
+        return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
+    if (o->topk > 0 && !m)
+        return fail(
+            ERR_ARG, "--topk says which tiles to keep, and --method dense keeps all; drop one");
+    if (o->topk > 0 && m && !m->ranked)
+        return fail(ERR_ARG, "--topk goes with a method that ranks tiles, not %s", name);
+    if (strcmp(name, "topk") == 0 && o->topk <= 0)
+        return fail(ERR_ARG, "--method topk needs --topk FRACTION, e.g. .5");
+    if (m == &mask_window && o->window <= 0)
+        return fail(ERR_ARG, "--method window needs --window TOKENS, e.g. 1024");
+    if (m != &mask_window && o->window > 0)
+        return fail(ERR_ARG, "--window goes with --method window, not %s", name);
     p->topk = (float)o->topk;
     p->window = o->window;
     return OK;
@@ -254,66 +299,85 @@ static enum status oracle_over(const char *over, const struct mask_method **meth
 {
     char name[64];
     if (!*method || mask_base(*method) != &mask_oracle)
-        return fail(ERR_ARG, "--oracle-over goes with --method oracle, not %s", *method ? (*method)->name : "dense");
+        return fail(ERR_ARG, "--oracle-over goes with --method oracle, not %s",
+            *method ? (*method)->name : "dense");
     snprintf(name, sizeof name, "%s+over=%s", (*method)->name, over);
     return mask_method_parse(name, method);
 }
 
-/* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant, and --block and --smooth-k
- * say how it was tuned, where it was not in SpargeAttn's way. */
-static enum status read_tuned(const struct setup *s, const struct policy_options *o, struct tuned *out)
+/* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant, and
+ * --block and --smooth-k say how it was tuned, where it was not in SpargeAttn's way. */
+static enum status read_tuned(
+    const struct setup *s, const struct policy_options *o, struct tuned *out)
 {
     const char *path = o->tuned;
     if (!str_ends_with(path, ".pt")) return tuned_read(out, path);
     const struct llama_config *c = &s->model.weights.config;
     TRY(sparge_pt_read(out, path, c->n_layers, c->n_heads));
     enum status st = o->block ? block_shape_parse(o->block, &out->block) : OK;
-    if (st == OK && o->smooth_k && !smooth_k_parse(o->smooth_k, &out->smooth_k)) st = fail_smooth_k(o->smooth_k);
+    if (st == OK && o->smooth_k && !smooth_k_parse(o->smooth_k, &out->smooth_k))
+        st = fail_smooth_k(o->smooth_k);
     if (st != OK) {
         tuned_clear(out);
         return st;
     }
     snprintf(out->model_fingerprint, sizeof out->model_fingerprint, "%s", s->model.fingerprint);
     snprintf(out->model_name, sizeof out->model_name, "%s", s->model.name);
-    fprintf(stderr, "sparsegauge: %s names no model, block shape or centring of keys: taken for this model, %dx%d%s, smooth_k %s%s\n",
-            path, out->block.q, out->block.k, o->block ? " as asked for" : " (--block says otherwise)", smooth_k_name(out->smooth_k),
-            o->smooth_k ? " as asked for" : " as SpargeAttn has it (--smooth-k says otherwise)");
+    fprintf(stderr,
+        "sparsegauge: %s names no model, block shape or centring of keys: taken for this model, "
+        "%dx%d%s, smooth_k %s%s\n",
+        path, out->block.q, out->block.k, o->block ? " as asked for" : " (--block says otherwise)",
+        smooth_k_name(out->smooth_k),
+        o->smooth_k ? " as asked for" : " as SpargeAttn has it (--smooth-k says otherwise)");
     return OK;
 }
 
-enum status setup_policy(const struct setup *s, const struct policy_options *o, struct sparse_policy *p,
-                         struct tuned *tuned)
+enum status setup_policy(const struct setup *s, const struct policy_options *o,
+    struct sparse_policy *p, struct tuned *tuned)
 {
     const struct llama_config *c = &s->model.weights.config;
     *tuned = (struct tuned){0};
     *p = (struct sparse_policy){0};
     if (o->tuned) TRY(read_tuned(s, o, tuned));
-    const char *name = o->method ? o->method : o->tuned ? tuned->method : o->topk > 0 ? "topk" : o->window > 0 ? "window"
-                                                                                                             : "sparge";
+    const char *name = o->method ? o->method
+        : o->tuned               ? tuned->method
+        : o->topk > 0            ? "topk"
+        : o->window > 0          ? "window"
+                                 : "sparge";
     const struct mask_method *method = NULL;
     enum status st = OK;
     if (strcmp(name, "dense") != 0) TRY_GOTO(st, bad, mask_method_parse(name, &method));
     if (o->oracle_over) TRY_GOTO(st, bad, oracle_over(o->oracle_over, &method));
     TRY_GOTO(st, bad, policy_init(p, method, c->n_layers, c->n_heads));
     if (o->block) TRY_GOTO(st, bad, block_shape_parse(o->block, &p->block));
-    if (o->smooth_k && !smooth_k_parse(o->smooth_k, &p->smooth_k)) TRY_GOTO(st, bad, fail_smooth_k(o->smooth_k));
+    if (o->smooth_k && !smooth_k_parse(o->smooth_k, &p->smooth_k))
+        TRY_GOTO(st, bad, fail_smooth_k(o->smooth_k));
     TRY_GOTO(st, bad, set_method(o, name, p));
     p->min_sparse_tokens = o->min_sparse_tokens;
     bool thresholds = !isnan(o->simthreshd1) || !isnan(o->cdfthreshd) || !isnan(o->pvthreshd);
-    if (o->tuned && ((o->method && strcmp(o->method, tuned->method) != 0) || o->topk > 0 || o->window > 0))
-        TRY_GOTO(st, bad, fail(ERR_ARG, "%s: method: found %s, which goes with no other --method, --topk or --window", o->tuned,
-                               tuned->method));
+    if (o->tuned &&
+        ((o->method && strcmp(o->method, tuned->method) != 0) || o->topk > 0 || o->window > 0))
+        TRY_GOTO(st, bad,
+            fail(ERR_ARG,
+                "%s: method: found %s, which goes with no other --method, --topk or --window",
+                o->tuned, tuned->method));
     if (o->tuned && o->smooth_k && strcmp(o->smooth_k, smooth_k_name(tuned->smooth_k)) != 0)
-        TRY_GOTO(st, bad, fail(ERR_ARG, "%s: smooth_k: found %s, expected %s as asked for; tune again with it", o->tuned,
-                               smooth_k_name(tuned->smooth_k), o->smooth_k));
+        TRY_GOTO(st, bad,
+            fail(ERR_ARG, "%s: smooth_k: found %s, expected %s as asked for; tune again with it",
+                o->tuned, smooth_k_name(tuned->smooth_k), o->smooth_k));
     if (o->tuned && thresholds)
-        TRY_GOTO(st, bad, fail(ERR_ARG, "--tuned brings its own thresholds; drop --simthreshd1, --cdfthreshd and --pvthreshd"));
+        TRY_GOTO(st, bad,
+            fail(ERR_ARG,
+                "--tuned brings its own thresholds; drop --simthreshd1, --cdfthreshd and "
+                "--pvthreshd"));
     policy_choose_thresholds(p, o->simthreshd1, o->cdfthreshd, o->pvthreshd);
     TRY_GOTO(st, bad, policy_set_layers(p, o->layers));
     if (o->tuned) {
         if (o->block && (p->block.q != tuned->block.q || p->block.k != tuned->block.k))
-            TRY_GOTO(st, bad, fail(ERR_ARG, "%s: block: found %dx%d, expected %s as asked for; tune again for that shape",
-                                   o->tuned, tuned->block.q, tuned->block.k, o->block));
+            TRY_GOTO(st, bad,
+                fail(ERR_ARG,
+                    "%s: block: found %dx%d, expected %s as asked for; tune again for that shape",
+                    o->tuned, tuned->block.q, tuned->block.k, o->block));
         TRY_GOTO(st, bad, tuned_apply(tuned, o->tuned, &s->model.weights, s->model.fingerprint, p));
     }
     for (int i = 0; o->heads && strcmp(o->heads, "all") != 0 && i < p->n_layers * p->n_heads; i++)
@@ -329,33 +393,52 @@ bad:
 static bool same_source(const char *a, const char *b)
 {
     size_t n = strcspn(a, ":");
-    return n == strcspn(b, ":") && strncmp(a, b, n) == 0 && strcmp(path_base(a + n), path_base(b + n)) == 0;
+    return n == strcspn(b, ":") && strncmp(a, b, n) == 0 &&
+        strcmp(path_base(a + n), path_base(b + n)) == 0;
 }
 
-void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned, const struct sample_set *set,
-                      int n_tokens)
+void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
+    const struct sample_set *set, int n_tokens)
 {
     if (!o->tuned) return;
     if (tuned->edited)
-        fprintf(stderr, "sparsegauge: %s: was changed since it was written (field checksum): the errors in it were not measured "
-                        "with these thresholds; tune again\n", o->tuned);
+        fprintf(stderr,
+            "sparsegauge: %s: was changed since it was written (field checksum): the errors in it "
+            "were not measured "
+            "with these thresholds; tune again\n",
+            o->tuned);
     else if (!tuned->verified)
-        fprintf(stderr, "sparsegauge: %s: nothing in it was verified: its thresholds were never run by the inference kernel; "
-                        "`tune` without --from-curves does that\n", o->tuned);
+        fprintf(stderr,
+            "sparsegauge: %s: nothing in it was verified: its thresholds were never run by the "
+            "inference kernel; "
+            "`tune` without --from-curves does that\n",
+            o->tuned);
     else if (!tuned->num_held_out)
-        fprintf(stderr, "sparsegauge: %s: tuned with no held-out samples: how often its heads are over their bounds on new text "
-                        "is not known\n", o->tuned);
+        fprintf(stderr,
+            "sparsegauge: %s: tuned with no held-out samples: how often its heads are over their "
+            "bounds on new text "
+            "is not known\n",
+            o->tuned);
     /* by more than texts of one --max-length differ in */
     if (tuned->max_length && abs(n_tokens - tuned->max_length) > tuned->max_length / 4)
-        fprintf(stderr, "sparsegauge: %s: tuned on samples of up to %d tokens, run on %d: its bounds say nothing about texts of "
-                        "another length; tune at that --max-length\n", o->tuned, tuned->max_length, n_tokens);
+        fprintf(stderr,
+            "sparsegauge: %s: tuned on samples of up to %d tokens, run on %d: its bounds say "
+            "nothing about texts of "
+            "another length; tune at that --max-length\n",
+            o->tuned, tuned->max_length, n_tokens);
     if (!set || !*tuned->data_name) return;
     if (!same_source(tuned->data_name, set->name))
-        fprintf(stderr, "sparsegauge: %s: tuned on %s, run on %s: its bounds were not held on text of that kind, and may cost "
-                        "more there; tune with --dataset %s\n", o->tuned, tuned->data_name, set->name, set->name);
+        fprintf(stderr,
+            "sparsegauge: %s: tuned on %s, run on %s: its bounds were not held on text of that "
+            "kind, and may cost "
+            "more there; tune with --dataset %s\n",
+            o->tuned, tuned->data_name, set->name, set->name);
     else if (set->shared)
-        fprintf(stderr, "sparsegauge: %s: tuned on %s too, and these windows are drawn from all of it: some may be those that it "
-                        "was tuned on; take fewer (--num-samples) or other text\n", o->tuned, set->name);
+        fprintf(stderr,
+            "sparsegauge: %s: tuned on %s too, and these windows are drawn from all of it: some "
+            "may be those that it "
+            "was tuned on; take fewer (--num-samples) or other text\n",
+            o->tuned, set->name);
 }
 
 static enum status check_tunable(const char *method)
@@ -364,10 +447,13 @@ static enum status check_tunable(const char *method)
     if (!method) return OK;
     if (strcmp(method, "dense") != 0) TRY(mask_method_parse(method, &m));
     if (m && m->ranked && strcmp(method, "topk") != 0) return OK;
-    return fail(ERR_ARG, "--method %s has no thresholds to tune, expected one that ranks tiles, see `list methods`", method);
+    return fail(ERR_ARG,
+        "--method %s has no thresholds to tune, expected one that ranks tiles, see `list methods`",
+        method);
 }
 
-enum status setup_policy_to_tune(const struct setup *s, const struct policy_options *o, struct sparse_policy *p)
+enum status setup_policy_to_tune(
+    const struct setup *s, const struct policy_options *o, struct sparse_policy *p)
 {
     struct policy_options own = *o;
     struct tuned none;

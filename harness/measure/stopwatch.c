@@ -6,8 +6,8 @@
 #include <math.h>
 #include <stdio.h>
 
-const struct stopwatch_rule stopwatch_default = {.min_pairs = 5, .max_pairs = STOPWATCH_MAX, .noise = .01, .max_seconds = 20,
-                                              .min_seconds = .5};
+const struct stopwatch_rule stopwatch_default = {
+    .min_pairs = 5, .max_pairs = STOPWATCH_MAX, .noise = .01, .max_seconds = 20, .min_seconds = .5};
 
 #define WARM_WITHIN .05
 
@@ -52,14 +52,15 @@ bool stopwatch_judge(const struct stopwatch_rule *rule, struct stopwatch *w)
     w->valid = w->noise_a <= rule->noise && w->noise_b <= rule->noise;
     w->note[0] = 0;
     if (!w->valid)
-        snprintf(w->note, sizeof w->note, "noise %.1f %% after %d %s in %.2g s, %.1f %% wanted: quieten the machine",
-                 100 * fmax(w->noise_a, w->noise_b), w->n_timed, pairs ? "pairs" : "passes", w->seconds,
-                 100 * rule->noise);
+        snprintf(w->note, sizeof w->note,
+            "noise %.1f %% after %d %s in %.2g s, %.1f %% wanted: quieten the machine",
+            100 * fmax(w->noise_a, w->noise_b), w->n_timed, pairs ? "pairs" : "passes", w->seconds,
+            100 * rule->noise);
     return w->valid;
 }
 
-enum status stopwatch_run(const struct stopwatch_rule *rule, stopwatch_body *a, stopwatch_body *b, void *ctx,
-                          struct stopwatch *w)
+enum status stopwatch_run(const struct stopwatch_rule *rule, stopwatch_body *a, stopwatch_body *b,
+    void *ctx, struct stopwatch *w)
 {
     *w = (struct stopwatch){0};
     int64_t t0 = clock_ns();

@@ -1,10 +1,11 @@
 /* Two things timed in turns until the numbers stand still.
  *
- * Turns (A B A B …) let both see the same machine as it drifts. Warm-up goes on until a pair is within WARM_WITHIN of the one
- * before it. Then pairs are added until the standard error of both medians is small enough, or time runs out. No number
- * of pairs ends it before min_seconds have passed: past max_pairs the newest take the place of the oldest. The rule
- * follows nvbench's stopping criterion (noise below a bound, a least number of samples and time) with a robust spread:
- * 1.2533 · 1.4826 · MAD / √n is the standard error of a median of normal data.
+ * Turns (A B A B …) let both see the same machine as it drifts. Warm-up goes on until a pair is
+ * within WARM_WITHIN of the one before it. Then pairs are added until the standard error of both
+ * medians is small enough, or time runs out. No number of pairs ends it before min_seconds have
+ * passed: past max_pairs the newest take the place of the oldest. The rule follows nvbench's
+ * stopping criterion (noise below a bound, a least number of samples and time) with a robust
+ * spread: 1.2533 · 1.4826 · MAD / √n is the standard error of a median of normal data.
  */
 #ifndef SG_HARNESS_MEASURE_STOPWATCH_H
 #define SG_HARNESS_MEASURE_STOPWATCH_H
@@ -30,14 +31,14 @@ struct stopwatch {
     double seconds;          /* all of it took, warm-up too */
     double noise_a, noise_b; /* reached */
     bool valid;
-    char note[128];          /* the condition that was not met; "" when valid */
+    char note[128]; /* the condition that was not met; "" when valid */
 };
 
 typedef enum status stopwatch_body(void *ctx);
 
 /* b NULL: only a is timed. */
-enum status stopwatch_run(const struct stopwatch_rule *rule, stopwatch_body *a, stopwatch_body *b, void *ctx,
-                          struct stopwatch *out) MUST_USE;
+enum status stopwatch_run(const struct stopwatch_rule *rule, stopwatch_body *a, stopwatch_body *b,
+    void *ctx, struct stopwatch *out) MUST_USE;
 
 /* Sets noise, valid and note of the times that are there; says whether they stand still. */
 bool stopwatch_judge(const struct stopwatch_rule *rule, struct stopwatch *w);

@@ -40,8 +40,9 @@ static bool before(double kl, int sample, int position, const struct worst_entry
     return sample != e->sample ? sample < e->sample : position < e->position;
 }
 
-void worst_tokens_offer(struct worst_tokens *w, int sample, int n, const struct token_metrics *tokens,
-                        const float *dense, const float *sparse, const double *row_sparsity, int block_q)
+void worst_tokens_offer(struct worst_tokens *w, int sample, int n,
+    const struct token_metrics *tokens, const float *dense, const float *sparse,
+    const double *row_sparsity, int block_q)
 {
     for (int t = 0; w->cap && t < n; t++) {
         double kl = (double)tokens[t].kl;
@@ -49,19 +50,21 @@ void worst_tokens_offer(struct worst_tokens *w, int sample, int n, const struct 
         if (w->n < w->cap) w->n++;
         struct worst_entry e = w->entries[w->n - 1]; /* its buffers are reused */
         int at = w->n - 1;
-        for (; at > 0 && before(kl, sample, t, &w->entries[at - 1]); at--) w->entries[at] = w->entries[at - 1];
+        for (; at > 0 && before(kl, sample, t, &w->entries[at - 1]); at--)
+            w->entries[at] = w->entries[at - 1];
         e.sample = sample;
         e.position = t;
         e.metrics = tokens[t];
         e.row_sparsity = row_sparsity ? row_sparsity[t / block_q] : 0;
         memcpy(e.hidden[0], dense + (size_t)t * (size_t)w->width, sizeof(float) * (size_t)w->width);
-        memcpy(e.hidden[1], sparse + (size_t)t * (size_t)w->width, sizeof(float) * (size_t)w->width);
+        memcpy(
+            e.hidden[1], sparse + (size_t)t * (size_t)w->width, sizeof(float) * (size_t)w->width);
         w->entries[at] = e;
     }
 }
 
-static enum status top_json(const struct model *m, struct session *s, const float *hidden, float *logits,
-                            struct arena **arena, const char **out)
+static enum status top_json(const struct model *m, struct session *s, const float *hidden,
+    float *logits, struct arena **arena, const char **out)
 {
     int vocab = m->weights.config.vocab_size, top[TOP], n = 0;
     TRY(session_logits(s, hidden, logits));
@@ -94,8 +97,9 @@ static enum status top_json(const struct model *m, struct session *s, const floa
     return st;
 }
 
-enum status worst_tokens_records(const struct worst_tokens *w, const struct model *m, const struct sample_set *set,
-                                 struct session *s, struct arena **arena, struct worst_token_record **out)
+enum status worst_tokens_records(const struct worst_tokens *w, const struct model *m,
+    const struct sample_set *set, struct session *s, struct arena **arena,
+    struct worst_token_record **out)
 {
     struct worst_token_record *rows = arena_alloc(arena, sizeof *rows * (size_t)(w->n ? w->n : 1));
     float *logits = malloc(sizeof *logits * (size_t)m->weights.config.vocab_size);
@@ -107,15 +111,23 @@ enum status worst_tokens_records(const struct worst_tokens *w, const struct mode
         const int32_t *ids = set->samples[e->sample].ids;
         int from = e->position + 1 > CONTEXT_TOKENS ? e->position + 1 - CONTEXT_TOKENS : 0;
         rows[i] = (struct worst_token_record){
-            .sample = e->sample, .position = e->position, .token = e->metrics.next, .kl = (double)e->metrics.kl,
-            .cosine = (double)e->metrics.cosine, .nll_dense = (double)e->metrics.nll_dense,
-            .nll_sparse = (double)e->metrics.nll_sparse, .row_sparsity = e->row_sparsity,
+            .sample = e->sample,
+            .position = e->position,
+            .token = e->metrics.next,
+            .kl = (double)e->metrics.kl,
+            .cosine = (double)e->metrics.cosine,
+            .nll_dense = (double)e->metrics.nll_dense,
+            .nll_sparse = (double)e->metrics.nll_sparse,
+            .row_sparsity = e->row_sparsity,
         };
         str_reset(&text);
-        TRY_GOTO(st, done, tokenizer_decode(m->tokenizer, ids + from, (size_t)(e->position + 1 - from), false, &text));
+        TRY_GOTO(st, done,
+            tokenizer_decode(
+                m->tokenizer, ids + from, (size_t)(e->position + 1 - from), false, &text));
         rows[i].context = arena_str(arena, str_get(&text));
         str_reset(&text);
-        if (e->metrics.next >= 0) TRY_GOTO(st, done, tokenizer_decode(m->tokenizer, &e->metrics.next, 1, false, &text));
+        if (e->metrics.next >= 0)
+            TRY_GOTO(st, done, tokenizer_decode(m->tokenizer, &e->metrics.next, 1, false, &text));
         rows[i].token_text = arena_str(arena, str_get(&text));
         TRY_GOTO(st, done, top_json(m, s, e->hidden[0], logits, arena, &rows[i].top_dense));
         TRY_GOTO(st, done, top_json(m, s, e->hidden[1], logits, arena, &rows[i].top_sparse));

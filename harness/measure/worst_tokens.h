@@ -23,12 +23,15 @@ struct worst_tokens {
 enum status worst_tokens_init(struct worst_tokens *w, int n_kept, int width) MUST_USE;
 void worst_tokens_clear(struct worst_tokens *w);
 
-/* Look at one sample. row_sparsity: [n / block_q rounded up] of the query block rows; NULL when it ran dense. */
-void worst_tokens_offer(struct worst_tokens *w, int sample, int n, const struct token_metrics *tokens,
-                        const float *dense, const float *sparse, const double *row_sparsity, int block_q);
+/* Look at one sample. row_sparsity: [n / block_q rounded up] of the query block rows; NULL when it
+ * ran dense. */
+void worst_tokens_offer(struct worst_tokens *w, int sample, int n,
+    const struct token_metrics *tokens, const float *dense, const float *sparse,
+    const double *row_sparsity, int block_q);
 
 /* Rows with context, texts and both top five, in the arena. */
-enum status worst_tokens_records(const struct worst_tokens *w, const struct model *m, const struct sample_set *set,
-                                 struct session *s, struct arena **arena, struct worst_token_record **out) MUST_USE;
+enum status worst_tokens_records(const struct worst_tokens *w, const struct model *m,
+    const struct sample_set *set, struct session *s, struct arena **arena,
+    struct worst_token_record **out) MUST_USE;
 
 #endif

@@ -52,15 +52,17 @@ static enum status numbers_add(struct numbers *x, const char *axis, double value
 static enum status bad_number(const char *axis, const char *item)
 {
     return fail(ERR_ARG,
-                "%s: found \"%s\", expected a number of at most 18 digits, first-last+step or first-last*factor, joined by "
-                "commas",
-                axis, item);
+        "%s: found \"%s\", expected a number of at most 18 digits, first-last+step or "
+        "first-last*factor, joined by "
+        "commas",
+        axis, item);
 }
 
-/* first, first + by, … or first, first * by, …, calculated as people would with pencil and paper: .04 + 2 * .02 is to be the .08
- * that a person would write, or its key would be another. `last` must be hit, since both ends are said to be included. */
-static enum status add_range(struct numbers *x, const char *axis, const char *item, struct decimal first, struct decimal last,
-                             struct decimal by, bool times, bool relative)
+/* first, first + by, … or first, first * by, …, calculated as people would with pencil and paper:
+ * .04 + 2 * .02 is to be the .08 that a person would write, or its key would be another. `last`
+ * must be hit, since both ends are said to be included. */
+static enum status add_range(struct numbers *x, const char *axis, const char *item,
+    struct decimal first, struct decimal last, struct decimal by, bool times, bool relative)
 {
     bool ok;
     struct decimal before = first;
@@ -68,45 +70,53 @@ static enum status add_range(struct numbers *x, const char *axis, const char *it
         int side = decimal_compare(at, last, &ok);
         if (!ok) return bad_number(axis, item);
         if (side > 0)
-            return fail(ERR_ARG, "%s: \"%s\" steps over its end, from %.12g to %.12g: let it end at one of them", axis, item,
-                        decimal_value(before), decimal_value(at));
+            return fail(ERR_ARG,
+                "%s: \"%s\" steps over its end, from %.12g to %.12g: let it end at one of them",
+                axis, item, decimal_value(before), decimal_value(at));
         TRY(numbers_put(x, axis, (struct number){decimal_value(at), at, relative}));
         if (side == 0) return OK;
         before = at;
-        if (times ? !decimal_multiply(at, by, &at) : !decimal_add(at, by, &at)) return bad_number(axis, item);
+        if (times ? !decimal_multiply(at, by, &at) : !decimal_add(at, by, &at))
+            return bad_number(axis, item);
     }
 }
 
 /* One item of a list: 4, 4-10+2, 1-16*2; "l1+" in front when `may_follow`. */
-static enum status parse_item(const char *axis, const char *item, bool may_follow, struct numbers *out)
+static enum status parse_item(
+    const char *axis, const char *item, bool may_follow, struct numbers *out)
 {
     bool relative = may_follow && str_starts_with(item, "l1+"), ok;
     const char *p = relative ? item + 3 : item;
     struct decimal first, last, by, zero = {0, 0}, one = {1, 0};
     if (!decimal_read(&p, &first)) return bad_number(axis, item);
     if (!*p) return numbers_put(out, axis, (struct number){decimal_value(first), first, relative});
-    if (*p++ != '-' || !decimal_read(&p, &last) || (*p != '+' && *p != '*')) return bad_number(axis, item);
+    if (*p++ != '-' || !decimal_read(&p, &last) || (*p != '+' && *p != '*'))
+        return bad_number(axis, item);
     bool times = *p++ == '*';
     if (!decimal_read(&p, &by) || *p) return bad_number(axis, item);
-    if (decimal_compare(last, first, &ok) < 0) return fail(ERR_ARG, "%s: \"%s\" ends before it begins", axis, item);
+    if (decimal_compare(last, first, &ok) < 0)
+        return fail(ERR_ARG, "%s: \"%s\" ends before it begins", axis, item);
     bool moves = times ? decimal_compare(by, one, &ok) > 0 && decimal_compare(first, zero, &ok) > 0
                        : decimal_compare(by, zero, &ok) > 0;
     if (!moves)
-        return fail(ERR_ARG, "%s: \"%s\" does not get from %g to %g: expected %s", axis, item, decimal_value(first),
-                    decimal_value(last), times ? "a factor above 1 and a start above 0" : "a step above 0");
+        return fail(ERR_ARG, "%s: \"%s\" does not get from %g to %g: expected %s", axis, item,
+            decimal_value(first), decimal_value(last),
+            times ? "a factor above 1 and a start above 0" : "a step above 0");
     return add_range(out, axis, item, first, last, by, times, relative);
 }
 
 /* Calls `each` for every comma-separated item of every text. */
 typedef enum status item_body(void *ctx, const char *axis, const char *item);
 
-static enum status for_items(const char *axis, const struct text_list *texts, item_body *body, void *ctx)
+static enum status for_items(
+    const char *axis, const struct text_list *texts, item_body *body, void *ctx)
 {
     for (int i = 0; i < texts->n; i++) {
         char *copy = str_dup(texts->items[i]), *rest = copy;
         enum status st = OK;
         for (char *item; st == OK && (item = strsep(&rest, ","));)
-            st = *item ? body(ctx, axis, item) : fail(ERR_ARG, "%s: \"%s\" has an empty value", axis, texts->items[i]);
+            st = *item ? body(ctx, axis, item)
+                       : fail(ERR_ARG, "%s: \"%s\" has an empty value", axis, texts->items[i]);
         free(copy);
         TRY(st);
     }
@@ -117,17 +127,22 @@ static enum status plain_item(void *ctx, const char *axis, const char *item)
 {
     return parse_item(axis, item, false, ctx);
 }
-static enum status pv_item(void *ctx, const char *axis, const char *item) { return parse_item(axis, item, true, ctx); }
+static enum status pv_item(void *ctx, const char *axis, const char *item)
+{
+    return parse_item(axis, item, true, ctx);
+}
 
 static enum status check_range(const char *axis, const struct numbers *x, double lo, double hi)
 {
     for (int i = 0; i < x->n; i++)
         if (!(x->items[i].value >= lo && x->items[i].value <= hi))
-            return fail(ERR_ARG, "%s: found %.12g, expected %g to %g", axis, x->items[i].value, lo, hi);
+            return fail(
+                ERR_ARG, "%s: found %.12g, expected %g to %g", axis, x->items[i].value, lo, hi);
     return OK;
 }
 
-enum status plan_numbers(const char *axis, const struct text_list *texts, double lo, double hi, double **out, int *n)
+enum status plan_numbers(
+    const char *axis, const struct text_list *texts, double lo, double hi, double **out, int *n)
 {
     struct numbers x = {0};
     enum status st = for_items(axis, texts, plain_item, &x);
@@ -175,23 +190,29 @@ static enum status method_item(void *ctx, const char *axis, const char *item)
     char name[256];
     snprintf(name, sizeof name, "%.*s", (int)n, item);
     if (strcmp(name, "dense") != 0 && mask_method_parse(name, &method) != OK)
-        return fail(ERR_ARG, "%s: %s; a fraction of tiles stands behind a colon, as in oracle:.5 or window:1024", axis,
-                    status_message());
+        return fail(ERR_ARG,
+            "%s: %s; a fraction of tiles stands behind a colon, as in oracle:.5 or window:1024",
+            axis, status_message());
     m.name = strcmp(name, "topk") == 0 ? "topk" : method ? method->name : "dense";
     const char *rest = colon ? colon + 1 : "";
     struct decimal exact = {0, 0};
     bool number = colon && decimal_read(&rest, &exact) && !*rest;
     double value = decimal_value(exact);
     if (colon && method == &mask_sparge && strcmp(m.name, "topk") != 0)
-        return fail(ERR_ARG, "%s: sparge takes no value, found \"%s\"; its ranking with a fraction of tiles is topk%s", axis, item, colon);
+        return fail(ERR_ARG,
+            "%s: sparge takes no value, found \"%s\"; its ranking with a fraction of tiles is "
+            "topk%s",
+            axis, item, colon);
     bool fraction = strcmp(m.name, "topk") == 0 || (colon && method && method->ranked);
     if (fraction) {
         if (!number || !(value > 0 && value <= 1))
-            return fail(ERR_ARG, "%s: found \"%s\", expected a fraction of tiles, e.g. %s:.5", axis, item, m.name);
+            return fail(ERR_ARG, "%s: found \"%s\", expected a fraction of tiles, e.g. %s:.5", axis,
+                item, m.name);
         m.topk = value;
     } else if (method == &mask_window) {
         if (!number || value < 1 || value > 1 << 30 || value != floor(value))
-            return fail(ERR_ARG, "%s: found \"%s\", expected at least 1 token, e.g. window:1024", axis, item);
+            return fail(ERR_ARG, "%s: found \"%s\", expected at least 1 token, e.g. window:1024",
+                axis, item);
         m.window = (int)value;
     } else if (colon) {
         return fail(ERR_ARG, "%s: %s takes no value, found \"%s\"", axis, m.name, item);
@@ -216,13 +237,15 @@ static enum status rule_item(void *ctx, const char *axis, const char *item)
 
 static enum status add_layers(struct axes_values *v, const struct sparse_policy *p)
 {
-    if (v->n_layer_choices == MAX_VALUES) return fail(ERR_ARG, "--layers: more than %d values", MAX_VALUES);
-    struct layer_choice *grown = realloc(v->layers, sizeof *grown * (size_t)(v->n_layer_choices + 1));
+    if (v->n_layer_choices == MAX_VALUES)
+        return fail(ERR_ARG, "--layers: more than %d values", MAX_VALUES);
+    struct layer_choice *grown =
+        realloc(v->layers, sizeof *grown * (size_t)(v->n_layer_choices + 1));
     if (!grown) return fail(ERR_MEMORY, "no memory for the layers of a plan");
     char text[LAYERS_TEXT_SIZE];
     v->layers = grown;
-    grown[v->n_layer_choices++] = (struct layer_choice){arena_str(v->arena, policy_layers_text(p, text)),
-                                                        policy_first_sparse_layer(p)};
+    grown[v->n_layer_choices++] = (struct layer_choice){
+        arena_str(v->arena, policy_layers_text(p, text)), policy_first_sparse_layer(p)};
     return OK;
 }
 
@@ -237,7 +260,9 @@ static enum status layers_item(void *ctx, const char *axis, const char *item)
     if (!one && !all_but) {
         st = policy_set_layers(&p, item);
         if (st == OK && policy_first_sparse_layer(&p) == v->n_layers)
-            st = fail(ERR_ARG, "--layers: \"%s\" leaves no layer sparse; use --method dense for a dense cell", item);
+            st = fail(ERR_ARG,
+                "--layers: \"%s\" leaves no layer sparse; use --method dense for a dense cell",
+                item);
         if (st == OK) st = add_layers(v, &p);
     }
     for (int l = 0; st == OK && (one || all_but) && l < v->n_layers; l++) {
@@ -259,8 +284,8 @@ static enum status heads_item(void *ctx, const char *axis, const char *item)
         for (int i = before; i < v->heads.n; i++)
             if (v->heads.items[i].value < 0 || v->heads.items[i].value >= v->n_heads ||
                 v->heads.items[i].value != floor(v->heads.items[i].value))
-                return fail(ERR_ARG, "%s: found %g, expected all, each or a head from 0 to %d", axis,
-                            v->heads.items[i].value, v->n_heads - 1);
+                return fail(ERR_ARG, "%s: found %g, expected all, each or a head from 0 to %d",
+                    axis, v->heads.items[i].value, v->n_heads - 1);
         return OK;
     }
     for (int h = 0; h < v->n_heads; h++) TRY(numbers_add(&v->heads, axis, h));
@@ -273,7 +298,8 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     TRY(check_range("--max-length", &v->lengths, 2, 1 << 20));
     for (int i = 0; i < v->lengths.n; i++)
         if (v->lengths.items[i].value != floor(v->lengths.items[i].value))
-            return fail(ERR_ARG, "--max-length: found %g, expected whole numbers", v->lengths.items[i].value);
+            return fail(ERR_ARG, "--max-length: found %g, expected whole numbers",
+                v->lengths.items[i].value);
     TRY(for_items("--method", &a->method, method_item, v));
     TRY(for_items("--block", &a->block, block_item, v));
     TRY(for_items("--layers", &a->layers, layers_item, v));
@@ -288,13 +314,14 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     TRY(check_range("--cdfthreshd", &v->tau, 0, 1));
     TRY(check_range("--pvthreshd", &v->lambda, 0, 50));
     if (v->l1.n && (v->theta.n || v->tau.n || v->lambda.n))
-        return fail(
-            ERR_ARG,
-            "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given with it");
+        return fail(ERR_ARG,
+            "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given "
+            "with it");
     if (v->pv.n && !v->l1.n) return fail(ERR_ARG, "--pv-l1 needs --l1");
-    if (v->l1.n && !v->pv.n) TRY(numbers_put(&v->pv, "--pv-l1", (struct number){.01, {1, 2}, true}));
-    static const struct text_list length = {{"2048"}, 1}, method = {{"sparge"}, 1}, block = {{"128x64"}, 1},
-                                  all = {{"all"}, 1}, rule = {{"l1"}, 1};
+    if (v->l1.n && !v->pv.n)
+        TRY(numbers_put(&v->pv, "--pv-l1", (struct number){.01, {1, 2}, true}));
+    static const struct text_list length = {{"2048"}, 1}, method = {{"sparge"}, 1},
+                                  block = {{"128x64"}, 1}, all = {{"all"}, 1}, rule = {{"l1"}, 1};
     if (!v->lengths.n) TRY(for_items("--max-length", &length, plain_item, &v->lengths));
     if (!v->n_methods) TRY(for_items("--method", &method, method_item, v));
     if (!v->n_blocks) TRY(for_items("--block", &block, block_item, v));
@@ -372,7 +399,8 @@ static enum status add_cell(struct plan *p, struct cell_set *seen, const struct 
             p->n_duplicate++;
             return OK;
         }
-    if (p->n == MAX_CELLS) return fail(ERR_ARG, "the plan has more than %d cells; leave out some values", MAX_CELLS);
+    if (p->n == MAX_CELLS)
+        return fail(ERR_ARG, "the plan has more than %d cells; leave out some values", MAX_CELLS);
     if (p->n == p->cap) {
         int cap = p->cap ? 2 * p->cap : 64;
         struct plan_cell *cells = realloc(p->cells, sizeof *cells * (size_t)cap);
@@ -387,7 +415,8 @@ static enum status add_cell(struct plan *p, struct cell_set *seen, const struct 
 }
 
 /* Thresholds or bounds of a cell whose other axes are chosen. */
-static enum status add_bounds(struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
+static enum status add_bounds(
+    struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
 {
     c.l1 = c.pv_l1 = c.simthreshd1 = c.cdfthreshd = c.pvthreshd = NAN;
     bool topk = strcmp(c.method, "topk") == 0;
@@ -405,15 +434,15 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
                     c.rule = v->rules[r];
                     c.l1 = v->l1.items[i].value;
                     if (v->pv.items[j].relative && !decimal_add(pv, v->l1.items[i].exact, &pv))
-                        return fail(ERR_ARG, "--pv-l1 l1+%.12g: %.12g and it lie too far apart", v->pv.items[j].value, c.l1);
+                        return fail(ERR_ARG, "--pv-l1 l1+%.12g: %.12g and it lie too far apart",
+                            v->pv.items[j].value, c.l1);
                     c.pv_l1 = decimal_value(pv);
                     if (!(c.l1 > 0 && c.l1 < 1 && c.pv_l1 < 1))
-                        return fail(ERR_ARG, "--l1 %g with --pv-l1 %g: expected both above 0 and below 1", c.l1,
-                                    c.pv_l1);
-                    if (c.pv_l1 <= c.l1)
-                        p->n_pruned++;
-                    else
-                        TRY(add_cell(p, seen, &c));
+                        return fail(ERR_ARG,
+                            "--l1 %g with --pv-l1 %g: expected both above 0 and below 1", c.l1,
+                            c.pv_l1);
+                    if (c.pv_l1 <= c.l1) p->n_pruned++;
+                    else TRY(add_cell(p, seen, &c));
                 }
         return OK;
     }
@@ -428,7 +457,8 @@ static enum status add_bounds(struct plan *p, struct cell_set *seen, const struc
     return OK;
 }
 
-static enum status add_sparse(struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
+static enum status add_sparse(
+    struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
 {
     for (int b = 0; b < v->n_blocks; b++)
         for (int l = 0; l < v->n_layer_choices; l++)
@@ -468,7 +498,8 @@ static enum status multiply(const struct plan_axes *a, const struct axes_values 
                         .cdfthreshd = NAN,
                         .pvthreshd = NAN,
                     };
-                    st = strcmp(c.method, "dense") == 0 ? add_cell(p, &seen, &c) : add_sparse(p, &seen, v, c);
+                    st = strcmp(c.method, "dense") == 0 ? add_cell(p, &seen, &c)
+                                                        : add_sparse(p, &seen, v, c);
                 }
     free(seen.slots);
     free(seen.hashes);
@@ -482,11 +513,11 @@ enum status plan_expand(const struct plan_axes *axes, int n_layers, int n_heads,
     enum status st = read_axes(axes, &v);
     if (st == OK) st = multiply(axes, &v, out);
     if (st == OK && !out->n)
-        st =
-            fail(ERR_ARG,
-                 "no cell is left: in all %d pairs pv_l1 is not above l1; it bounds both stages together, e.g. "
-                 "--pv-l1 l1+.01",
-                 out->n_pruned);
+        st = fail(ERR_ARG,
+            "no cell is left: in all %d pairs pv_l1 is not above l1; it bounds both stages "
+            "together, e.g. "
+            "--pv-l1 l1+.01",
+            out->n_pruned);
     struct numbers *all[] = {&v.lengths, &v.l1, &v.pv, &v.theta, &v.tau, &v.lambda, &v.heads};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) numbers_clear(all[i]);
     free(v.layers);
@@ -507,7 +538,8 @@ void plan_cell_describe(const struct plan_cell *c, struct str *out)
     str_add(out, c->method);
     if (c->topk > 0) str_add_number(out, ":", c->topk);
     if (c->window > 0) str_addf(out, ":%d", c->window);
-    if (strcmp(c->method, "dense") != 0) str_addf(out, " %dx%d layers %s", c->block.q, c->block.k, c->layers);
+    if (strcmp(c->method, "dense") != 0)
+        str_addf(out, " %dx%d layers %s", c->block.q, c->block.k, c->layers);
     if (c->head >= 0) str_addf(out, " head %d", c->head);
     if (c->tuned) {
         str_addf(out, " %s ", tune_rule_name(c->rule));
@@ -521,9 +553,9 @@ void plan_cell_describe(const struct plan_cell *c, struct str *out)
     if (c->repeat) str_addf(out, " again %d", c->repeat);
 }
 
-enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w, const char *model_fingerprint,
-                             enum smooth_k smooth_k, int min_sparse_tokens, const struct tuned *tuned,
-                             struct sparse_policy *out)
+enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
+    const char *model_fingerprint, enum smooth_k smooth_k, int min_sparse_tokens,
+    const struct tuned *tuned, struct sparse_policy *out)
 {
     const struct mask_method *method = mask_method_find(c->method);
     TRY(policy_init(out, method, w->config.n_layers, w->config.n_heads));
@@ -534,7 +566,8 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
     out->window = c->window;
     policy_choose_thresholds(out, c->simthreshd1, c->cdfthreshd, c->pvthreshd);
     enum status st = method ? policy_set_layers(out, c->layers) : OK;
-    if (st == OK && tuned) st = tuned_apply(tuned, "the tuned thresholds of this sweep", w, model_fingerprint, out);
+    if (st == OK && tuned)
+        st = tuned_apply(tuned, "the tuned thresholds of this sweep", w, model_fingerprint, out);
     for (int i = 0; st == OK && c->head >= 0 && i < out->n_layers * out->n_heads; i++)
         if (i % out->n_heads != c->head) out->heads[i].is_sparse = false;
     if (st != OK) policy_clear(out);
@@ -543,18 +576,18 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
 
 /* Plan files. */
 
-static enum status add_value(struct text_list *to, const cJSON *v, const char *file, const char *field,
-                             struct arena **arena)
+static enum status add_value(
+    struct text_list *to, const cJSON *v, const char *file, const char *field, struct arena **arena)
 {
     struct str text = {0};
-    if (cJSON_IsString(v))
-        str_add(&text, v->valuestring);
-    else if (cJSON_IsNumber(v))
-        str_add_number(&text, "", v->valuedouble);
+    if (cJSON_IsString(v)) str_add(&text, v->valuestring);
+    else if (cJSON_IsNumber(v)) str_add_number(&text, "", v->valuedouble);
     else
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected a text or a number", file, field, json_kind(v));
+        return fail(ERR_FORMAT, "%s: field %s: found %s, expected a text or a number", file, field,
+            json_kind(v));
     if (to->n == (int)(sizeof to->items / sizeof to->items[0]))
-        return fail(ERR_FORMAT, "%s: field %s: more than %d values; join them with commas", file, field, to->n);
+        return fail(ERR_FORMAT, "%s: field %s: more than %d values; join them with commas", file,
+            field, to->n);
     to->items[to->n++] = arena_str(arena, str_get(&text));
     str_clear(&text);
     return OK;
@@ -566,63 +599,81 @@ static enum status refuse_zeros(const char *path)
     struct str text = {0};
     TRY(file_read(&text, path));
     bool found = memchr(str_get(&text), 0, text.len) != NULL;
-    for (const char *p = str_get(&text); !found && (p = strchr(p, '\\')); p += 2) { /* the character behind it belongs to it */
+    /* the character behind it belongs to it */
+    for (const char *p = str_get(&text); !found && (p = strchr(p, '\\')); p += 2) {
         if (!p[1]) break;
         found = str_starts_with(p, "\\u0000");
     }
     str_clear(&text);
-    return found ? fail(ERR_FORMAT, "%s: holds a zero byte or \\u0000; no name or value has one", path) : OK;
+    return found
+        ? fail(ERR_FORMAT, "%s: holds a zero byte or \\u0000; no name or value has one", path)
+        : OK;
 }
 
-enum status plan_read(const char *path, struct plan_axes *axes, struct plan_settings *s, struct arena **arena,
-                      struct str *beaten)
+enum status plan_read(const char *path, struct plan_axes *axes, struct plan_settings *s,
+    struct arena **arena, struct str *beaten)
 {
     const struct {
         const char *name;
         struct text_list *to;
     } lists[] = {
-        {"suite", &axes->suite}, {"max_length", &axes->max_length}, {"method", &axes->method}, {"block", &axes->block},
-        {"layers", &axes->layers}, {"heads", &axes->heads}, {"rule", &axes->rule}, {"l1", &axes->l1},
-        {"pv_l1", &axes->pv_l1}, {"simthreshd1", &axes->simthreshd1}, {"cdfthreshd", &axes->cdfthreshd},
+        {"suite", &axes->suite},
+        {"max_length", &axes->max_length},
+        {"method", &axes->method},
+        {"block", &axes->block},
+        {"layers", &axes->layers},
+        {"heads", &axes->heads},
+        {"rule", &axes->rule},
+        {"l1", &axes->l1},
+        {"pv_l1", &axes->pv_l1},
+        {"simthreshd1", &axes->simthreshd1},
+        {"cdfthreshd", &axes->cdfthreshd},
         {"pvthreshd", &axes->pvthreshd},
     };
-    static const char *const settings[] = {"name", "model", "score", "num_samples", "seed", "repeat"};
+    static const char *const settings[] = {
+        "name", "model", "score", "num_samples", "seed", "repeat"};
     cJSON *root;
     TRY(refuse_zeros(path));
     TRY(json_read_file(&root, path));
     struct json_in in = {root, path, ""};
-    enum status st = cJSON_IsObject(root) ? OK : fail(ERR_FORMAT, "%s: found %s, expected an object of axes", path,
-                                                      json_kind(root));
+    enum status st = cJSON_IsObject(root)
+        ? OK
+        : fail(ERR_FORMAT, "%s: found %s, expected an object of axes", path, json_kind(root));
     const cJSON *v, *item;
-    if (st == OK)
-        cJSON_ArrayForEach(v, root)
+    if (st == OK) cJSON_ArrayForEach(v, root)
         {
             size_t i = 0, k = 0;
             while (i < sizeof lists / sizeof *lists && strcmp(lists[i].name, v->string) != 0) i++;
-            while (k < sizeof settings / sizeof *settings && strcmp(settings[k], v->string) != 0) k++;
+            while (k < sizeof settings / sizeof *settings && strcmp(settings[k], v->string) != 0)
+                k++;
             if (i < sizeof lists / sizeof *lists) {
                 if (cJSON_IsArray(v) && !v->child)
-                    TRY_GOTO(st, done, fail(ERR_FORMAT, "%s: field %s: an empty list; leave the axis out, or name its values", path,
-                                            v->string));
-                if (!cJSON_IsArray(v)) TRY_GOTO(st, done, add_value(lists[i].to, v, path, v->string, arena));
+                    TRY_GOTO(st, done,
+                        fail(ERR_FORMAT,
+                            "%s: field %s: an empty list; leave the axis out, or name its values",
+                            path, v->string));
+                if (!cJSON_IsArray(v))
+                    TRY_GOTO(st, done, add_value(lists[i].to, v, path, v->string, arena));
                 else
                     cJSON_ArrayForEach(item, v)
                         TRY_GOTO(st, done, add_value(lists[i].to, item, path, v->string, arena));
             } else if (k == sizeof settings / sizeof *settings) {
                 TRY_GOTO(st, done,
-                         fail(ERR_FORMAT,
-                              "%s: field %s: unknown, expected suite, max_length, method, block, layers, "
-                              "heads, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, model, "
-                              "score, num_samples, seed or repeat",
-                              path, v->string));
+                    fail(ERR_FORMAT,
+                        "%s: field %s: unknown, expected suite, max_length, method, block, layers, "
+                        "heads, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, model, "
+                        "score, num_samples, seed or repeat",
+                        path, v->string));
             }
         }
     const char **texts[] = {&s->name, &s->model, &s->score};
     for (int i = 0; i < 3 && st == OK; i++) {
         const char *text = NULL;
         st = json_get_string(in, settings[i], false, &text);
-        if (st == OK && text && !*text) st = fail(ERR_FORMAT, "%s: field %s: found an empty text", path, settings[i]);
-        if (st == OK && text && *texts[i] && strcmp(text, *texts[i])) str_addf(beaten, "%s%s", beaten->len ? ", " : "", settings[i]);
+        if (st == OK && text && !*text)
+            st = fail(ERR_FORMAT, "%s: field %s: found an empty text", path, settings[i]);
+        if (st == OK && text && *texts[i] && strcmp(text, *texts[i]))
+            str_addf(beaten, "%s%s", beaten->len ? ", " : "", settings[i]);
         if (st == OK && text && !*texts[i]) *texts[i] = arena_str(arena, text);
     }
     int *numbers[] = {&s->num_samples, &s->seed, &axes->repeat};
@@ -631,7 +682,8 @@ enum status plan_read(const char *path, struct plan_axes *axes, struct plan_sett
         st = json_get_int(in, settings[3 + i], false, 0, i == 2 ? 1000 : 1 << 30, &number);
         if (st != OK || number == PLAN_UNSET) continue;
         if (*numbers[i] == PLAN_UNSET) *numbers[i] = (int)number;
-        else if (*numbers[i] != number) str_addf(beaten, "%s%s", beaten->len ? ", " : "", settings[3 + i]);
+        else if (*numbers[i] != number)
+            str_addf(beaten, "%s%s", beaten->len ? ", " : "", settings[3 + i]);
     }
 done:
     cJSON_Delete(root);

@@ -6,20 +6,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int by_key(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 static enum status unknown_plan(struct store *s, const char *plan)
 {
     struct sql_result r;
     struct str known = {0};
     TRY(query_sql(s, "SELECT name FROM plan ORDER BY created DESC LIMIT 8", &r));
-    for (size_t i = 0; i < r.n_rows; i++) str_addf(&known, "%s%s", i ? ", " : "", r.cells[i].text ? r.cells[i].text : "");
+    for (size_t i = 0; i < r.n_rows; i++)
+        str_addf(&known, "%s%s", i ? ", " : "", r.cells[i].text ? r.cells[i].text : "");
     sql_result_clear(&r);
     enum status st = fail(ERR_ARG, "%s: no plan \"%s\"; there %s%s", store_path(s), plan,
-                          known.len ? "are: "
-                                    : "is none: a "
-                                      "sweep makes one",
-                          str_get(&known));
+        known.len ? "are: "
+                  : "is none: a "
+                    "sweep makes one",
+        str_get(&known));
     str_clear(&known);
     return st;
 }
@@ -40,7 +44,8 @@ enum status plan_runs(struct store *s, const struct run_filter *filter, struct r
         qsort(keys, cells.n, sizeof *keys, by_key);
         size_t n = 0;
         for (size_t i = 0; i < out->n; i++)
-            if (bsearch(&out->rows[i].key, keys, cells.n, sizeof *keys, by_key)) out->rows[n++] = out->rows[i];
+            if (bsearch(&out->rows[i].key, keys, cells.n, sizeof *keys, by_key))
+                out->rows[n++] = out->rows[i];
         out->n = n;
     } else {
         run_list_clear(out);

@@ -15,19 +15,20 @@
 static int find_data(struct sweep *s, const struct plan_cell *c)
 {
     for (int i = 0; i < s->n_data; i++)
-        if (s->data[i].max_length == c->max_length && strcmp(s->data[i].suite, c->suite) == 0) return i;
+        if (s->data[i].max_length == c->max_length && strcmp(s->data[i].suite, c->suite) == 0)
+            return i;
     return -1;
 }
 
-static enum status load_samples(const struct sweep *s, const char *suite, int max_length, int n, bool tuning,
-                                struct sample_set *out)
+static enum status load_samples(const struct sweep *s, const char *suite, int max_length, int n,
+    bool tuning, struct sample_set *out)
 {
     struct sample_options o = {.suites = {{suite}, 1},
-                               .score = s->a.settings.score,
-                               .field = suite_reads_fields(suite) ? s->a.field : NULL,
-                               .max_length = max_length,
-                               .num_samples = n,
-                               .seed = s->a.settings.seed};
+        .score = s->a.settings.score,
+        .field = suite_reads_fields(suite) ? s->a.field : NULL,
+        .max_length = max_length,
+        .num_samples = n,
+        .seed = s->a.settings.seed};
     return setup_samples(s->a.setup, &o, 0, tuning, out);
 }
 
@@ -60,8 +61,8 @@ static enum status add_data(struct sweep *s, const struct plan_cell *c, int *ind
 
 static bool belongs(const struct sweep_group *g, int data, const struct plan_cell *c)
 {
-    return g->data == data && g->rule == c->rule && g->block.q == c->block.q && g->block.k == c->block.k &&
-           strcmp(g->method, c->method) == 0;
+    return g->data == data && g->rule == c->rule && g->block.q == c->block.q &&
+        g->block.k == c->block.k && strcmp(g->method, c->method) == 0;
 }
 
 static void name_group(const struct sweep *s, struct sweep_group *g, const char *suite, int length)
@@ -79,8 +80,8 @@ static void name_group(const struct sweep *s, struct sweep_group *g, const char 
     hash_add(&h, &s->a.min_sparsity, sizeof s->a.min_sparsity);
     hash_hex(&h, g->id);
     struct str text = {0}; /* without names: it is part of the key */
-    str_addf(&text, "%d+%d+%d samples at %d (%s), heads from ", s->a.n_tune, s->a.n_check, s->a.n_held_out, length,
-             g->problem ? suite : g->set.fingerprint);
+    str_addf(&text, "%d+%d+%d samples at %d (%s), heads from ", s->a.n_tune, s->a.n_check,
+        s->a.n_held_out, length, g->problem ? suite : g->set.fingerprint);
     str_add_number(&text, "", s->a.min_sparsity);
     str_add(&text, " sparsity");
     g->text = text.data;
@@ -92,17 +93,19 @@ static enum status add_group(struct sweep *s, int data, const struct plan_cell *
     if (!grown) return fail(ERR_MEMORY, "no memory for %d groups of cells", s->n_groups + 1);
     s->groups = grown;
     struct sweep_group *g = &grown[s->n_groups++];
-    *g = (struct sweep_group){.data = data, .method = c->method, .block = c->block, .rule = c->rule};
+    *g =
+        (struct sweep_group){.data = data, .method = c->method, .block = c->block, .rule = c->rule};
     g->layers = calloc((size_t)s->a.setup->model.weights.config.n_layers, 1);
     if (!g->layers) return fail(ERR_MEMORY, "no memory for a group of cells");
     const char *suite = s->a.tune_suite ? s->a.tune_suite : c->suite;
-    int length = s->a.tune_length ? s->a.tune_length : c->max_length, wanted = s->a.n_tune + s->a.n_check + s->a.n_held_out;
+    int length = s->a.tune_length ? s->a.tune_length : c->max_length,
+        wanted = s->a.n_tune + s->a.n_check + s->a.n_held_out;
     if (load_samples(s, suite, length, wanted, true, &g->set) != OK)
         g->problem = str_format("tuning samples: %s", status_message());
     else if (g->set.n_samples < wanted)
-        g->problem = str_format(
-            "tuning needs %d samples, %s has %d of %d tokens; lower --num-tune-samples, --check or --held-out, or "
-            "give --tune-suite",
+        g->problem = str_format("tuning needs %d samples, %s has %d of %d tokens; lower "
+                                "--num-tune-samples, --check or --held-out, or "
+                                "give --tune-suite",
             wanted, suite, g->set.n_samples, length);
     name_group(s, g, suite, length);
     return OK;
@@ -198,7 +201,8 @@ static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
     if (a->settings.seed) argv_int(o, "--seed", a->settings.seed);
     if (strcmp(a->settings.score, "all") != 0) argv_add(o, "--score", a->settings.score);
     if (a->field) argv_add(o, "--field", a->field);
-    if (str_starts_with(a->machine->device, "cuda")) argv_add(o, "--device", "cuda"); /* which one, and how many, is no matter */
+    /* which one, and how many, is no matter */
+    if (str_starts_with(a->machine->device, "cuda")) argv_add(o, "--device", "cuda");
     if (a->machine->impl) argv_add(o, "--impl", a->machine->impl);
     char *window = str_format("%s:%d", c->method, c->window), *share = str_format("%s:", c->method);
     if (c->topk > 0) argv_real(o, "--method", share, c->topk);
@@ -208,7 +212,8 @@ static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
     if (strcmp(c->method, "dense") != 0) argv_sparse(o, c);
     if (c->tuned) argv_tuned(o, a, c);
     if (a->smooth_k != SMOOTH_K_RUNNING) argv_add(o, "--smooth-k", smooth_k_name(a->smooth_k));
-    if (a->min_sparse_tokens != MIN_SPARSE_TOKENS) argv_int(o, "--min-sparse-tokens", a->min_sparse_tokens);
+    if (a->min_sparse_tokens != MIN_SPARSE_TOKENS)
+        argv_int(o, "--min-sparse-tokens", a->min_sparse_tokens);
     struct str text = {0};
     json_print(&text, o, -1);
     const char *out = arena_str(&s->arena, str_get(&text));
@@ -219,8 +224,13 @@ static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
 
 struct cell_request sweep_request(struct sweep *s, const struct sweep_cell *x)
 {
-    struct cell_request q = {.setup = s->a.setup, .store = s->a.store, .leases = s->leases, .cache = s->a.cache,
-                             .machine = s->a.machine, .set = &s->data[x->data].set, .settings = s->a.settings};
+    struct cell_request q = {.setup = s->a.setup,
+        .store = s->a.store,
+        .leases = s->leases,
+        .cache = s->a.cache,
+        .machine = s->a.machine,
+        .set = &s->data[x->data].set,
+        .settings = s->a.settings};
     q.settings.max_length = x->cell->max_length;
     q.settings.repeat = x->cell->repeat;
     q.settings.plan = s->a.name;
@@ -232,7 +242,8 @@ static enum status identify(struct sweep *s, struct sweep_cell *x)
     const struct plan_cell *c = x->cell;
     const struct model *m = &s->a.setup->model;
     struct sparse_policy policy;
-    TRY(plan_cell_policy(c, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, NULL, &policy));
+    TRY(plan_cell_policy(
+        c, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, NULL, &policy));
     char head[16];
     snprintf(head, sizeof head, "%d", c->head);
     struct cell_tuning tuning = {.rule = tune_rule_name(c->rule), .l1 = c->l1, .pv_l1 = c->pv_l1};
@@ -253,17 +264,20 @@ static enum status identify(struct sweep *s, struct sweep_cell *x)
 static double layer_flop(const struct llama_config *c, double n)
 {
     double d = c->head_dim, hidden = c->hidden_size;
-    double weights = hidden * d * (2 * c->n_heads + 2 * c->n_kv_heads) + 3 * hidden * c->intermediate_size;
+    double weights =
+        hidden * d * (2 * c->n_heads + 2 * c->n_kv_heads) + 3 * hidden * c->intermediate_size;
     return n * (2 * weights + 2 * n * d * c->n_heads); /* two products over the causal half */
 }
 
-static double set_flop(const struct sweep *s, const struct sample_set *set, int n_layers, int n_heads_of_model)
+static double set_flop(
+    const struct sweep *s, const struct sample_set *set, int n_layers, int n_heads_of_model)
 {
     const struct llama_config *c = &s->a.setup->model.weights.config;
     double sum = 0;
     for (int i = 0; i < set->n_samples; i++) {
         double n = set->samples[i].n;
-        sum += n_layers * layer_flop(c, n) + n_heads_of_model * 2 * n * c->hidden_size * (double)c->vocab_size;
+        sum += n_layers * layer_flop(c, n) +
+            n_heads_of_model * 2 * n * c->hidden_size * (double)c->vocab_size;
     }
     return sum;
 }
@@ -307,7 +321,8 @@ size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set)
     int longest = 0;
     for (int i = 0; i < set->n_samples; i++)
         if (set->samples[i].n > longest) longest = set->samples[i].n;
-    return w->on_device ? session_plan_for(w, longest, s->a.machine->chunk, true, 1).total_bytes : 0;
+    return w->on_device ? session_plan_for(w, longest, s->a.machine->chunk, true, 1).total_bytes
+                        : 0;
 }
 
 double sweep_free_bytes(const struct sweep *s)
@@ -323,15 +338,17 @@ double sweep_free_bytes(const struct sweep *s)
     return s->a.max_memory > 0 && s->a.max_memory < available ? s->a.max_memory : available;
 }
 
-/* Tuning in dense passes over what it tunes on: the pass itself and the curves, and the verification of each pair of
- * bounds. Measured on the bundled model at 1 024 and 2 048 tokens; meant to tell minutes from hours. */
+/* Tuning in dense passes over what it tunes on: the pass itself and the curves, and the
+ * verification of each pair of bounds. Measured on the bundled model at 1 024 and 2 048 tokens;
+ * meant to tell minutes from hours. */
 static double tuning_passes(int n_bounds) { return 2.5 + .15 * n_bounds; }
 
 struct sweep_estimate sweep_estimate(const struct sweep *s)
 {
     const struct llama_config *c = &s->a.setup->model.weights.config;
     struct sweep_estimate e = {0};
-    bool *used = xcalloc((size_t)s->n_data + 1, sizeof *used), *tuned = xcalloc((size_t)s->n_groups + 1, sizeof *tuned);
+    bool *used = xcalloc((size_t)s->n_data + 1, sizeof *used),
+         *tuned = xcalloc((size_t)s->n_groups + 1, sizeof *tuned);
     uint8_t *streams = xcalloc((size_t)s->n_data * (size_t)(c->n_layers + 1) + 1, 1);
     for (int i = s->first; i < s->end; i++) {
         const struct sweep_cell *x = &s->cells[i];
@@ -358,13 +375,16 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
         e.n_dense_passes += used[x->data] ? 0 : d->set.n_samples;
         used[x->data] = true;
         int first = x->cell->first_layer;
-        if (first > 0 && first < c->n_layers) streams[(size_t)x->data * (size_t)(c->n_layers + 1) + (size_t)first] = 1;
+        if (first > 0 && first < c->n_layers)
+            streams[(size_t)x->data * (size_t)(c->n_layers + 1) + (size_t)first] = 1;
     }
     for (int i = 0; i < s->n_data; i++) {
         if (!used[i]) continue;
         int n = 0;
-        for (int l = 0; l <= c->n_layers; l++) n += streams[(size_t)i * (size_t)(c->n_layers + 1) + (size_t)l];
-        size_t bytes = sweep_cell_bytes(s, &s->data[i].set) + dense_states_bytes(&s->data[i].set, c->hidden_size, n);
+        for (int l = 0; l <= c->n_layers; l++)
+            n += streams[(size_t)i * (size_t)(c->n_layers + 1) + (size_t)l];
+        size_t bytes = sweep_cell_bytes(s, &s->data[i].set) +
+            dense_states_bytes(&s->data[i].set, c->hidden_size, n);
         if (bytes > e.bytes) e.bytes = bytes;
         size_t device = sweep_device_bytes(s, &s->data[i].set);
         if (device > e.device_bytes) e.device_bytes = device;
@@ -381,7 +401,8 @@ static int by_execution(const void *x, const void *y)
 {
     const struct sweep_cell *a = x, *b = y;
     if (a->data != b->data) return a->data < b->data ? -1 : 1;
-    if (a->cell->first_layer != b->cell->first_layer) return a->cell->first_layer < b->cell->first_layer ? -1 : 1;
+    if (a->cell->first_layer != b->cell->first_layer)
+        return a->cell->first_layer < b->cell->first_layer ? -1 : 1;
     return (a->cell > b->cell) - (a->cell < b->cell);
 }
 
@@ -392,7 +413,10 @@ static enum status check_parts(struct sweep *s, struct sweep_cell *x)
     struct run_parts has;
     TRY(query_parts(s->a.store, x->run.key, &has));
     bool sparse = strcmp(x->cell->method, "dense") != 0;
-    x->again = s->a.replace || (!d->set.timed && ((s->a.settings.keep_tokens && !has.tokens) || (s->a.settings.keep_masks && sparse && !has.masks)));
+    x->again = s->a.replace ||
+        (!d->set.timed &&
+            ((s->a.settings.keep_tokens && !has.tokens) ||
+                (s->a.settings.keep_masks && sparse && !has.masks)));
     s->n_fewer_worst += !x->again && !d->set.timed && has.n_worst < s->a.settings.n_worst;
     return OK;
 }
@@ -422,11 +446,12 @@ static enum status prepare(struct sweep *s)
         TRY(query_cell(s->a.store, x->run.key, x->run.slot, &x->state));
         bool stored = x->state == CELL_FAILED || x->state == CELL_SKIPPED;
         if (x->state == CELL_DONE) TRY(check_parts(s, x));
-        x->settled = (x->state == CELL_DONE && !x->again) || (stored && !s->a.retry_failed && !s->a.replace);
+        x->settled =
+            (x->state == CELL_DONE && !x->again) || (stored && !s->a.retry_failed && !s->a.replace);
     }
     const struct sweep_watch *w = s->a.watch;
-    for (int i = 0; w && i < w->n_crashes; i++)
-        if (w->crashes[i].stored) s->cells[w->crashes[i].cell].settled = true; /* by an earlier process */
+    for (int i = 0; w && i < w->n_crashes; i++) /* by an earlier process */
+        if (w->crashes[i].stored) s->cells[w->crashes[i].cell].settled = true;
     shard_range(&s->a.shard, s->n, &s->first, &s->end);
     return OK;
 }

@@ -36,7 +36,8 @@ static void tell_in_turn(void *ctx, const struct sweep_event *e)
     f->n_finished += e->kind == SWEEP_CELL;
     all.n_finished = f->n_finished;
     all.n = f->n;
-    if (e->kind != SWEEP_WAIT) f->event(f->event_ctx, &all); /* for each other they wait too often to mention */
+    /* for each other they wait too often to mention */
+    if (e->kind != SWEEP_WAIT) f->event(f->event_ctx, &all);
     pthread_mutex_unlock(&f->lock);
 }
 
@@ -49,8 +50,8 @@ static void *run_worker(void *opaque)
     return NULL;
 }
 
-static enum status worker_open(struct worker *w, const struct sweep_args *a, const struct setup *setup, int number,
-                               const char *db)
+static enum status worker_open(struct worker *w, const struct sweep_args *a,
+    const struct setup *setup, int number, const char *db)
 {
     struct sweep_args args = *a;
     TRY(store_open(&w->store, db, STORE_WRITE));
@@ -88,7 +89,8 @@ static void add_counters(struct sweep *to, const struct sweep *from)
 
 static enum status run_workers(struct worker *w, int n)
 {
-    for (int i = 1; i < n; i++) w[i].started = pthread_create(&w[i].thread, NULL, run_worker, &w[i]) == 0;
+    for (int i = 1; i < n; i++)
+        w[i].started = pthread_create(&w[i].thread, NULL, run_worker, &w[i]) == 0;
     run_worker(&w[0]);
     for (int i = 1; i < n; i++)
         if (w[i].started) pthread_join(w[i].thread, NULL);
@@ -126,7 +128,8 @@ enum status sweep_run_fleet(struct sweep *s, const struct setup *fleet, int n, c
     s->a.devices = &devices;
     s->a.begun = begun;
     workers[0].s = s;
-    for (; n_open < n && st == OK; n_open++) st = worker_open(&workers[n_open], &s->a, &fleet[n_open], n_open, db);
+    for (; n_open < n && st == OK; n_open++)
+        st = worker_open(&workers[n_open], &s->a, &fleet[n_open], n_open, db);
     if (st == OK) st = run_workers(workers, n);
     for (int i = 1; i < n_open; i++) {
         add_counters(s, &workers[i].own);

@@ -30,19 +30,20 @@ static bool cell_stop(void *ctx)
     return s->a.stop && s->a.stop(NULL);
 }
 
-static void describe_event(struct sweep *s, const struct sweep_cell *x, const struct run_data *d, double seconds)
+static void describe_event(
+    struct sweep *s, const struct sweep_cell *x, const struct run_data *d, double seconds)
 {
     struct str text = {0};
     plan_cell_describe(x->cell, &text);
     struct sweep_event e = {.kind = SWEEP_CELL,
-                            .n_finished = n_settled(s),
-                            .n = s->end - s->first,
-                            .text = str_get(&text),
-                            .problem = d->run.status == RUN_DONE ? NULL : d->run.reason,
-                            .seconds = seconds,
-                            .sparsity = NAN,
-                            .cosine = NAN,
-                            .kl = NAN};
+        .n_finished = n_settled(s),
+        .n = s->end - s->first,
+        .text = str_get(&text),
+        .problem = d->run.status == RUN_DONE ? NULL : d->run.reason,
+        .seconds = seconds,
+        .sparsity = NAN,
+        .cosine = NAN,
+        .kl = NAN};
     for (size_t i = 0; i < d->n_metrics; i++) {
         const struct metric_record *m = &d->metrics[i];
         if (strcmp(m->scope, "overall") != 0) continue;
@@ -54,8 +55,9 @@ static void describe_event(struct sweep *s, const struct sweep_cell *x, const st
     str_clear(&text);
 }
 
-/* Bounds that lie close often lead to the same thresholds. Cells with equal policies on equal tokens are equal, so the
- * second one gets a copy of what the first one measured. Repetitions are asked for and are run. */
+/* Bounds that lie close often lead to the same thresholds. Cells with equal policies on equal
+ * tokens are equal, so the second one gets a copy of what the first one measured. Repetitions are
+ * asked for and are run. */
 struct twin {
     char policy[HASH_HEX_SIZE];
     int repeat;
@@ -79,16 +81,19 @@ static struct twin *twin_find(struct sweep *s, const struct sweep_cell *x, const
 {
     if (s->twins && s->twins->data != x->data) twins_clear(s);
     for (int i = 0; s->twins && i < s->twins->n; i++)
-        if (strcmp(s->twins->items[i].policy, policy) == 0 && s->twins->items[i].repeat == x->cell->repeat)
+        if (strcmp(s->twins->items[i].policy, policy) == 0 &&
+            s->twins->items[i].repeat == x->cell->repeat)
             return &s->twins->items[i];
     return NULL;
 }
 
 /* Takes the evaluation over where it is worth keeping. */
-static void twin_add(struct sweep *s, const struct sweep_cell *x, const char *policy, struct evaluation *e)
+static void twin_add(
+    struct sweep *s, const struct sweep_cell *x, const char *policy, struct evaluation *e)
 {
     if (s->data[x->data].set.timed) return; /* each time is taken anew */
-    if (x->group < 0 || (s->twins && s->twins->n == MAX_TWINS)) return; /* fixed thresholds differ by intent */
+    /* fixed thresholds differ by intent */
+    if (x->group < 0 || (s->twins && s->twins->n == MAX_TWINS)) return;
     if (!s->twins) s->twins = calloc(1, sizeof *s->twins);
     if (!s->twins) return;
     s->twins->data = x->data;
@@ -103,16 +108,19 @@ static void twin_add(struct sweep *s, const struct sweep_cell *x, const char *po
 }
 
 /* Why a session for these samples has no room on its device; false when it has. */
-static bool too_large_for_device(const struct sweep *s, const struct sample_set *set, char *reason, size_t size)
+static bool too_large_for_device(
+    const struct sweep *s, const struct sample_set *set, char *reason, size_t size)
 {
     const struct weights *w = &s->a.setup->model.weights;
     struct weights_device_info device;
     size_t need = sweep_device_bytes(s, set), free_bytes, total;
-    if (!need || weights_device_memory(w, &free_bytes, &total) != OK || need <= free_bytes) return false;
+    if (!need || weights_device_memory(w, &free_bytes, &total) != OK || need <= free_bytes)
+        return false;
     weights_device_describe(w, &device);
     snprintf(reason, size,
-             "does not fit: a session needs %.3g GiB, %s has %.3g of %.3g GiB free; lower --max-length or --chunk",
-             (double)need / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
+        "does not fit: a session needs %.3g GiB, %s has %.3g of %.3g GiB free; lower --max-length "
+        "or --chunk",
+        (double)need / 0x1p30, device.gpu, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
     return true;
 }
 
@@ -122,8 +130,9 @@ static enum status check_room(const struct sweep *s, const struct sample_set *se
     double need = (double)sweep_cell_bytes(s, set), available = sweep_free_bytes(s);
     if (too_large_for_device(s, set, reason, sizeof reason)) return fail(ERR_MEMORY, "%s", reason);
     if (need <= available) return OK;
-    return fail(ERR_MEMORY, "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
-                need / 0x1p30, available / 0x1p30);
+    return fail(ERR_MEMORY,
+        "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
+        need / 0x1p30, available / 0x1p30);
 }
 
 /* The dense pass of a data set, cut where its open cells begin. */
@@ -142,27 +151,30 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
         int first = x->cell->first_layer, b = 0;
         n_open++;
         if (n == 0 || layers[n - 1] != first) layers[n++] = first;
-        while (b < n_blocks && (blocks[b].q != x->cell->block.q || blocks[b].k != x->cell->block.k)) b++;
+        while (b < n_blocks && (blocks[b].q != x->cell->block.q || blocks[b].k != x->cell->block.k))
+            b++;
         if (b == n_blocks && n_blocks < 16) blocks[n_blocks++] = x->cell->block;
     }
-    /* Half of what is free may be held, so that the cells themselves have room; of several workers by all together. */
-    double spare = sweep_free_bytes(s) / (s->a.n_fleet > 1 ? s->a.n_fleet : 1) - (double)sweep_cell_bytes(s, &d->set);
+    /* Half of what is free may be held, so that the cells themselves have room; of several workers
+     * by all together. */
+    double spare = sweep_free_bytes(s) / (s->a.n_fleet > 1 ? s->a.n_fleet : 1) -
+        (double)sweep_cell_bytes(s, &d->set);
     size_t budget = spare > 0 ? (size_t)(spare / 2) : 0;
     int64_t t0 = clock_ns();
-    enum status st =
-        dense_states_open(&d->states, &(struct dense_states_args){.model = (struct model *)&s->a.setup->model,
-                                                                  .par = s->a.setup->par,
-                                                                  .set = &d->set,
-                                                                  .cache = s->a.cache,
-                                                                  .impl = s->a.machine->impl,
-                                                                  .chunk = s->a.machine->chunk,
-                                                                  .layers = layers,
-                                                                  .n_layers = n,
-                                                                  .blocks = blocks,
-                                                                  .n_blocks = n_blocks,
-                                                                  .budget_bytes = budget,
-                                                                  .stop = cell_stop,
-                                                                  .stop_ctx = s});
+    enum status st = dense_states_open(&d->states,
+        &(struct dense_states_args){.model = (struct model *)&s->a.setup->model,
+            .par = s->a.setup->par,
+            .set = &d->set,
+            .cache = s->a.cache,
+            .impl = s->a.machine->impl,
+            .chunk = s->a.machine->chunk,
+            .layers = layers,
+            .n_layers = n,
+            .blocks = blocks,
+            .n_blocks = n_blocks,
+            .budget_bytes = budget,
+            .stop = cell_stop,
+            .stop_ctx = s});
     free(layers);
     double seconds = (double)(clock_ns() - t0) * 1e-9;
     s->dense_s += seconds;
@@ -171,9 +183,13 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
     if (st == OK || st == ERR_MEMORY) {
         char text[160];
         snprintf(text, sizeof text, "%d samples of %s at %d for %d cells, stream kept at %d layers",
-                 d->set.n_samples, d->suite, d->max_length, n_open, d->have_states ? d->states.n_points : 0);
-        tell(s, &(struct sweep_event){.kind = SWEEP_DENSE, .text = text, .seconds = seconds,
-                                      .problem = st == OK ? NULL : status_message()});
+            d->set.n_samples, d->suite, d->max_length, n_open,
+            d->have_states ? d->states.n_points : 0);
+        tell(s,
+            &(struct sweep_event){.kind = SWEEP_DENSE,
+                .text = text,
+                .seconds = seconds,
+                .problem = st == OK ? NULL : status_message()});
     }
     return st == ERR_MEMORY ? OK : st;
 }
@@ -189,7 +205,8 @@ struct visit {
 static struct sweep_crash *crash_of(const struct sweep *s, const struct sweep_cell *x)
 {
     for (int k = 0; s->a.watch && k < s->a.watch->n_crashes; k++)
-        if (s->a.watch->crashes[k].cell == x - s->cells && !s->a.watch->crashes[k].stored) return &s->a.watch->crashes[k];
+        if (s->a.watch->crashes[k].cell == x - s->cells && !s->a.watch->crashes[k].stored)
+            return &s->a.watch->crashes[k];
     return NULL;
 }
 
@@ -199,24 +216,28 @@ static enum status visit_policy(struct visit *v, const struct tuned *tuned)
     const struct model *m = &s->a.setup->model;
     struct sparse_policy *p = &v->policy;
     struct hash h;
-    TRY(plan_cell_policy(v->x->cell, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, tuned, p));
-    for (int i = 0; i < p->n_layers * p->n_heads; i++)
-        if (!p->layer_on[i / p->n_heads]) p->heads[i] = (struct head_params){0}; /* they play no part */
+    TRY(plan_cell_policy(
+        v->x->cell, &m->weights, m->fingerprint, s->a.smooth_k, s->a.min_sparse_tokens, tuned, p));
+    for (int i = 0; i < p->n_layers * p->n_heads; i++) /* they play no part */
+        if (!p->layer_on[i / p->n_heads]) p->heads[i] = (struct head_params){0};
     hash_init(&h);
     policy_hash(p, &h);
     hash_hex(&h, v->hash);
     return OK;
 }
 
-/* The cell is this worker's: its thresholds, what it shares with others, and what is known of an equal one. */
-static enum status visit_prepare(void *ctx, struct cell_request *q, struct run_record *r, enum cell_readiness *ready)
+/* The cell is this worker's: its thresholds, what it shares with others, and what is known of an
+ * equal one. */
+static enum status visit_prepare(
+    void *ctx, struct cell_request *q, struct run_record *r, enum cell_readiness *ready)
 {
     struct visit *v = ctx;
     struct sweep *s = v->s;
     struct sweep_data *d = &s->data[v->x->data];
     struct sweep_group *g = v->x->group >= 0 ? &s->groups[v->x->group] : NULL;
     const struct sweep_crash *crash = crash_of(s, v->x);
-    /* A cell at which another worker of this sweep has failed is not tried again, even with --retry-failed. */
+    /* A cell at which another worker of this sweep has failed is not tried again, even with
+     * --retry-failed. */
     if (s->a.begun && atomic_exchange(&s->a.begun[v->x - s->cells], true)) {
         *ready = CELL_SETTLED;
         return OK;
@@ -271,7 +292,8 @@ static void count_cell(struct sweep *s, const struct sweep_cell *x, const struct
 static enum status visit(struct sweep *s, int i, bool *deferred)
 {
     struct sweep_cell *x = &s->cells[i];
-    if (x->group >= 0 && s->groups[x->group].busy_round == s->round) { /* leases are writes: not one more for each cell */
+    /* leases are writes: not one more for each cell */
+    if (x->group >= 0 && s->groups[x->group].busy_round == s->round) {
         *deferred = true;
         return OK;
     }
@@ -296,7 +318,8 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     s->n_reused += st == OK && r.end == CELL_REUSED;
     *deferred |= st == OK && !x->settled;
     /* stopped, or its tuning is made elsewhere: whoever comes next may have it */
-    if (!x->settled && s->a.begun && (st != OK || r.end == CELL_DEFERRED)) atomic_store(&s->a.begun[i], false);
+    if (!x->settled && s->a.begun && (st != OK || r.end == CELL_DEFERRED))
+        atomic_store(&s->a.begun[i], false);
     if (x->settled && r.end == CELL_RAN && r.data.run.status == RUN_DONE && r.evaluation.arena)
         twin_add(s, x, v.hash, &r.evaluation);
     if (st == OK) cell_result_clear(&r);
@@ -309,7 +332,8 @@ static enum status store_plan(struct sweep *s)
     struct planned_cell *cells = calloc((size_t)s->n, sizeof *cells);
     if (!cells) return fail(ERR_MEMORY, "no memory for a plan of %d cells", s->n);
     for (int i = 0; i < s->n; i++)
-        cells[i] = (struct planned_cell){s->cells[i].run.key, s->cells[i].run.slot, s->cells[i].run.key_json};
+        cells[i] = (struct planned_cell){
+            s->cells[i].run.key, s->cells[i].run.slot, s->cells[i].run.key_json};
     enum status st = store_plan_put(s->a.store, s->a.name, s->a.plan_json, cells, (size_t)s->n);
     free(cells);
     return st;
@@ -318,7 +342,8 @@ static enum status store_plan(struct sweep *s)
 static enum status run_all(struct sweep *s)
 {
     TRY(store_plan(s));
-    for (int i = s->first; i < s->end && s->a.worker == 0; i++) { /* several workers have the same cells */
+    /* several workers have the same cells */
+    for (int i = s->first; i < s->end && s->a.worker == 0; i++) {
         const struct sweep_cell *x = &s->cells[i];
         s->n_reused += x->settled && x->state == CELL_DONE;
         s->n_failed += x->settled && x->state == CELL_FAILED;
@@ -332,20 +357,21 @@ static enum status run_all(struct sweep *s)
             struct sweep_cell *x = &s->cells[i];
             if (x->settled) continue;
             if (open_data >= 0 && open_data != x->data && s->data[open_data].have_states) {
-                dense_states_close(&s->data[open_data].states); /* cells of one data set stand together */
+                /* cells of one data set stand together */
+                dense_states_close(&s->data[open_data].states);
                 s->data[open_data].have_states = false;
             }
             open_data = x->data;
-            if (s->a.stop && s->a.stop(NULL))
-                return fail(ERR_CANCELLED, "stopped on request");
+            if (s->a.stop && s->a.stop(NULL)) return fail(ERR_CANCELLED, "stopped on request");
             TRY(visit(s, i, &deferred));
             progress |= x->settled;
         }
         if (!deferred) return OK;
         if (progress) continue;
         if (!told)
-            tell(s, &(struct sweep_event){.kind = SWEEP_WAIT,
-                                          .text = "the remaining cells run in other processes"});
+            tell(s,
+                &(struct sweep_event){
+                    .kind = SWEEP_WAIT, .text = "the remaining cells run in other processes"});
         told = true;
         nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
     }

@@ -40,8 +40,9 @@ bool sweep_watch_blame(struct sweep_watch *w, int number)
         if (w->n_crashes == SWEEP_MAX_CRASHES) return false;
         struct sweep_crash *c = &w->crashes[w->n_crashes++];
         *c = (struct sweep_crash){.cell = w->cell[i]};
-        int at = snprintf(c->how, sizeof c->how, "crashed: signal %d (%s)%s", number, strsignal(number),
-                          number == SIGKILL ? "; killed from outside, perhaps for want of memory" : "");
+        int at =
+            snprintf(c->how, sizeof c->how, "crashed: signal %d (%s)%s", number, strsignal(number),
+                number == SIGKILL ? "; killed from outside, perhaps for want of memory" : "");
         if (w->culprit < 0 && n_running > 1 && at > 0 && (size_t)at < sizeof c->how)
             snprintf(c->how + at, sizeof c->how - (size_t)at, ", while %d cells ran", n_running);
     }

@@ -9,10 +9,10 @@
 
 enum { MR = 4, SCORE_STRIDE = 128 };
 
-/* c [MR, nv·VW] = (c · scale[r] or 0) + a [MR, depth] · b [depth, nv·VW]; nv a compile-time constant. */
-static inline __attribute__((always_inline)) void mm_tile(int nv, int depth, const float *a, ptrdiff_t lda,
-                                                          const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
-                                                          const float *scale)
+/* c [MR, nv·VW] = (c · scale[r] or 0) + a [MR, depth] · b [depth, nv·VW]; nv a compile-time
+ * constant. */
+static inline __attribute__((always_inline)) void mm_tile(int nv, int depth, const float *a,
+    ptrdiff_t lda, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, const float *scale)
 {
     vf acc[MR][NV_MAX];
     for (int r = 0; r < MR; r++)
@@ -32,17 +32,20 @@ static inline __attribute__((always_inline)) void mm_tile(int nv, int depth, con
         for (int j = 0; j < nv; j++) v_store(c + r * ldc + j * VW, acc[r][j]);
 }
 
-/* The same for any number of columns; n_rows is rounded up to MR, so buffers have that many rows. */
-static void mm(int n_rows, int cols, int depth, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-               float *c, ptrdiff_t ldc, const float *scale)
+/* The same for any number of columns; n_rows is rounded up to MR, so buffers have that many rows.
+ */
+static void mm(int n_rows, int cols, int depth, const float *a, ptrdiff_t lda, const float *b,
+    ptrdiff_t ldb, float *c, ptrdiff_t ldc, const float *scale)
 {
     int j = 0;
     for (; j + NV_MAX * VW <= cols; j += NV_MAX * VW)
         for (int r = 0; r < n_rows; r += MR)
-            mm_tile(NV_MAX, depth, a + r * lda, lda, b + j, ldb, c + r * ldc + j, ldc, scale ? scale + r : NULL);
+            mm_tile(NV_MAX, depth, a + r * lda, lda, b + j, ldb, c + r * ldc + j, ldc,
+                scale ? scale + r : NULL);
     for (; j + VW <= cols; j += VW)
         for (int r = 0; r < n_rows; r += MR)
-            mm_tile(1, depth, a + r * lda, lda, b + j, ldb, c + r * ldc + j, ldc, scale ? scale + r : NULL);
+            mm_tile(1, depth, a + r * lda, lda, b + j, ldb, c + r * ldc + j, ldc,
+                scale ? scale + r : NULL);
     for (; j < cols; j++)
         for (int r = 0; r < n_rows; r++) {
             float sum = scale ? c[r * ldc + j] * scale[r] : 0;
@@ -55,7 +58,8 @@ static void pack_keys(const float *k, ptrdiff_t k_row, int n, int d, int block, 
 {
     for (int j0 = 0; j0 < block; j0 += 16) /* 16 keys at a time fill whole cache lines of kt */
         for (int i = 0; i < d; i++)
-            for (int j = j0; j < j0 + 16; j++) kt[(size_t)i * (size_t)block + (size_t)j] = j < n ? k[j * k_row + i] : 0;
+            for (int j = j0; j < j0 + 16; j++)
+                kt[(size_t)i * (size_t)block + (size_t)j] = j < n ? k[j * k_row + i] : 0;
 }
 
 static void unit_begin(struct attn_unit *u, const float *q, ptrdiff_t q_row, float scale)
@@ -83,21 +87,25 @@ static inline int row_first(const struct attn_unit *u, int r, int pos)
     return u->window > 0 ? u->first_pos + r - u->window + 1 - pos : 0;
 }
 
-static void unit_scores(struct attn_unit *u, const float *kt, int block, int pos, int n_keys, float *m_local)
+static void unit_scores(
+    struct attn_unit *u, const float *kt, int block, int pos, int n_keys, float *m_local)
 {
     int d = u->head_dim;
     mm(u->n_rows, block, d, u->q, d, kt, block, u->s, SCORE_STRIDE, NULL);
     for (int r = 0; r < u->n_rows; r++) {
         float *s = u->s + r * SCORE_STRIDE;
         int limit = row_limit(u, r, pos, n_keys), first = row_first(u, r, pos);
-        vf top = v_set1(-INFINITY); /* v_max gives the second of two that cannot be compared: NaN is passed over */
+        /* v_max gives the second of two that cannot be compared: NaN is passed over */
+        vf top = v_set1(-INFINITY);
         if (first > 0) {
             for (int j = 0; j < block && j < limit; j += VW)
-                top = v_max(v_load(s + j) + v_mask_before(first - j) + v_mask_after(limit - j), top);
+                top =
+                    v_max(v_load(s + j) + v_mask_before(first - j) + v_mask_after(limit - j), top);
         } else if (limit >= block) {
             for (int j = 0; j < block; j += VW) top = v_max(v_load(s + j), top);
         } else {
-            for (int j = 0; j < block && j < limit; j += VW) top = v_max(v_load(s + j) + v_mask_after(limit - j), top);
+            for (int j = 0; j < block && j < limit; j += VW)
+                top = v_max(v_load(s + j) + v_mask_after(limit - j), top);
         }
         m_local[r] = v_top(top);
     }
@@ -109,18 +117,21 @@ static bool unit_tainted(const struct attn_unit *u, int block, int pos, int n_ke
     for (int r = 0; r < u->n_rows; r++) {
         int limit = row_limit(u, r, pos, n_keys), first = row_first(u, r, pos);
         for (int j = 0; j < block && j < limit; j += VW)
-            taint += v_taint(v_drop(v_keep(v_load(u->s + r * SCORE_STRIDE + j), limit - j), first - j));
+            taint +=
+                v_taint(v_drop(v_keep(v_load(u->s + r * SCORE_STRIDE + j), limit - j), first - j));
     }
     return v_sum(taint) != 0; /* NaN */
 }
 
-/* Row r's scores become probabilities as e4m3 holds them (METHOD 9); returns the sum of what they were before. */
+/* Row r's scores become probabilities as e4m3 holds them (METHOD 9); returns the sum of what they
+ * were before. */
 static float probabilities_e4m3(struct attn_unit *u, int r, int block, int limit, float m_new)
 {
     float *s = u->s + r * SCORE_STRIDE, sum = 0;
     for (int j0 = 0; j0 < block; j0 += EIGHT_ROWS) {
         vf top = v_set1(-INFINITY), all = v_set1(0);
-        for (int j = j0; j < j0 + EIGHT_ROWS && j < limit; j += VW) top = v_max(v_load(s + j) + v_mask_after(limit - j), top);
+        for (int j = j0; j < j0 + EIGHT_ROWS && j < limit; j += VW)
+            top = v_max(v_load(s + j) + v_mask_after(limit - j), top);
         float largest = v_top(top), reach = ceilf(largest);
         vf most = v_set1(reach), scale = v_set1((float)(1 << EIGHT_P_LOG2));
         vf back = v_set1(largest > -INFINITY ? exp2f(reach - (float)EIGHT_P_LOG2 - m_new) : 0);
@@ -134,8 +145,8 @@ static float probabilities_e4m3(struct attn_unit *u, int r, int block, int limit
     return sum;
 }
 
-static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row, int block, int pos, int n_keys,
-                            const float *m_local)
+static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row, int block,
+    int pos, int n_keys, const float *m_local)
 {
     float scale[PV_UNIT_ROWS] = {0};
     for (int r = 0; r < u->n_rows; r++) {
@@ -177,7 +188,8 @@ static void unit_accumulate(struct attn_unit *u, const float *v, ptrdiff_t v_row
         u->m[r] = m_new;
         u->l[r] = u->l[r] * scale[r] + v_sum(sum);
     }
-    for (int r = u->n_rows; r % MR; r++) memset(u->s + r * SCORE_STRIDE, 0, sizeof(float) * (size_t)block);
+    for (int r = u->n_rows; r % MR; r++)
+        memset(u->s + r * SCORE_STRIDE, 0, sizeof(float) * (size_t)block);
     mm(u->n_rows, u->head_dim, n_keys, u->s, SCORE_STRIDE, v, v_row, u->o, u->head_dim, scale);
 }
 
@@ -196,13 +208,14 @@ static void unit_mass(const struct attn_unit *u, int block, int pos, int n_keys,
         const float *s = u->s + r * SCORE_STRIDE;
         int limit = row_limit(u, r, pos, n_keys);
         vf m = v_set1(u->m[r]), sum = v_set1(0);
-        for (int j = 0; j < block && j < limit; j += VW) sum += v_exp2(v_load(s + j) - m) * v_first(limit - j);
+        for (int j = 0; j < block && j < limit; j += VW)
+            sum += v_exp2(v_load(s + j) - m) * v_first(limit - j);
         mass[r] += v_sum(sum);
     }
 }
 
-static void attend_row(const float *q, float scale, const float *k, ptrdiff_t k_row, const float *v, ptrdiff_t v_row,
-                       int n, int d, float *scores, float *o)
+static void attend_row(const float *q, float scale, const float *k, ptrdiff_t k_row, const float *v,
+    ptrdiff_t v_row, int n, int d, float *scores, float *o)
 {
     float top = -INFINITY, sum = 0; /* NaN once a score is none, or infinite */
     for (int j = 0; j < n; j++) {

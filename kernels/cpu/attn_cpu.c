@@ -1,8 +1,10 @@
-/* Attention on the CPU: packs K once, then one task per (head, query block), each walking its key blocks.
+/* Attention on the CPU: packs K once, then one task per (head, query block), each walking its key
+ * blocks.
  *
- * Heads that read the same q, k and v (one head under several tile maps or thresholds, as the tuner asks) walk together:
- * scores are computed once, and heads that have kept and skipped the same so far share their whole state. What each of them
- * computes is what it computes alone, operation for operation.
+ * Heads that read the same q, k and v (one head under several tile maps or thresholds, as the tuner
+ * asks) walk together: scores are computed once, and heads that have kept and skipped the same so
+ * far share their whole state. What each of them computes is what it computes alone, operation for
+ * operation.
  */
 #include "kernels/cpu/cpu_ops.h"
 
@@ -13,12 +15,13 @@
 
 enum {
     MAX_BLOCK = 128,
-    DECODE_ROWS = 8, /* up to this many rows, packing K would cost more than it saves */
+    DECODE_ROWS = 8,       /* up to this many rows, packing K would cost more than it saves */
     SHARED_COLUMNS = 1024, /* of output, of all heads that walk together: 256 KiB of the stack */
     MAX_SHARED = 8,
 };
 
-/* Faults for those who must catch them: tests/CMakeLists.txt builds a program with each, and nothing else defines SG_PLANT. */
+/* Faults for those who must catch them: tests/CMakeLists.txt builds a program with each, and
+ * nothing else defines SG_PLANT. */
 enum { PLANT_NOTHING, PLANT_LEDGER, PLANT_LEAK, PLANT_MASK };
 #ifndef SG_PLANT
 #define SG_PLANT PLANT_NOTHING
@@ -28,22 +31,28 @@ static const char *refuses(const struct attn_args *a)
 {
     if (a->dtype != DTYPE_F32) return "the CPU path takes f32";
     if (a->head_dim < 1 || a->head_dim > 256) return "head_dim over 256";
-    if (a->block.q % PV_UNIT_ROWS || a->block.k % 64 || a->block.q > MAX_BLOCK || a->block.k > MAX_BLOCK)
+    if (a->block.q % PV_UNIT_ROWS || a->block.k % 64 || a->block.q > MAX_BLOCK ||
+        a->block.k > MAX_BLOCK)
         return "blocks are 64 or 128";
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
     if (a->tiles && a->window > 0) return "a windowed call is dense";
     return eight_refuses(a);
 }
 
-static int n_kblocks(const struct attn_args *a) { return (attn_n_kv(a) + a->block.k - 1) / a->block.k; }
+static int n_kblocks(const struct attn_args *a)
+{
+    return (attn_n_kv(a) + a->block.k - 1) / a->block.k;
+}
 
-static bool decodes(const struct attn_args *a) { return !a->tiles && a->n_q <= DECODE_ROWS && attn_is_full(a); }
+static bool decodes(const struct attn_args *a)
+{
+    return !a->tiles && a->n_q <= DECODE_ROWS && attn_is_full(a);
+}
 
 static size_t packed_floats(const struct attn_args *a)
 {
     return (size_t)a->n_kv_heads * (size_t)n_kblocks(a) * (size_t)a->block.k * (size_t)a->head_dim;
 }
-
 
 static size_t workspace(const struct attn_args *a)
 {
@@ -65,12 +74,13 @@ static void pack_task(void *ctx, int item, int worker)
     const struct attn_args *a = w->a;
     int nb = n_kblocks(a), kv = item / nb, jb = item % nb, j0 = jb * a->block.k;
     int n = attn_n_kv(a) - j0 < a->block.k ? attn_n_kv(a) - j0 : a->block.k;
-    w->ops->pack_keys((const float *)a->k + kv * a->k_head + j0 * a->k_row, a->k_row, n, a->head_dim, a->block.k,
-                      w->kt + (size_t)item * (size_t)a->block.k * (size_t)a->head_dim);
+    w->ops->pack_keys((const float *)a->k + kv * a->k_head + j0 * a->k_row, a->k_row, n,
+        a->head_dim, a->block.k, w->kt + (size_t)item * (size_t)a->block.k * (size_t)a->head_dim);
 }
 
-/* How far the unit's maxima stand below those of all scores so far, skipped tiles included, which move on here. The unit's
- * own maximum is that of what was added, so that sums never shrink to nothing under a maximum that was only seen. */
+/* How far the unit's maxima stand below those of all scores so far, skipped tiles included, which
+ * move on here. The unit's own maximum is that of what was added, so that sums never shrink to
+ * nothing under a maximum that was only seen. */
 static float see(const struct attn_unit *u, const float *m_local, float *seen)
 {
     float worst = -INFINITY;
@@ -98,17 +108,19 @@ static bool skip_pv(const struct attn_unit *u, const float *m_local, float *seen
 static uint64_t ticks(const struct attn_args *a) { return a->ticks ? __builtin_ia32_rdtsc() : 0; }
 
 static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const uint64_t *tiles,
-                      struct head_ledger *count, bool last_of_block)
+    struct head_ledger *count, bool last_of_block)
 {
     const struct attn_args *a = w->a;
-    int kv = head / (a->n_heads / a->n_kv_heads), n_kv = attn_n_kv(a), last_pos = u->first_pos + u->n_rows - 1;
+    int kv = head / (a->n_heads / a->n_kv_heads), n_kv = attn_n_kv(a),
+        last_pos = u->first_pos + u->n_rows - 1;
     const float *v = (const float *)a->v + kv * a->v_head;
     size_t tile = (size_t)a->block.k * (size_t)a->head_dim;
     float m_local[PV_UNIT_ROWS], seen[PV_UNIT_ROWS];
     struct attn_ticks spent = {0};
     for (int r = 0; r < PV_UNIT_ROWS; r++) seen[r] = -INFINITY;
     int first = attn_first_key(a, u->first_pos) / a->block.k, nb = last_pos / a->block.k + 1;
-    int ahead = SG_PLANT == PLANT_LEAK && u->first_pos % a->block.q >= 64; /* the last rows of a block see the next key */
+    /* the last rows of a block see the next key */
+    int ahead = SG_PLANT == PLANT_LEAK && u->first_pos % a->block.q >= 64;
     u->first_pos += ahead;
     for (int jb = first; jb < nb; jb++) {
         int bit = SG_PLANT == PLANT_MASK && jb + 1 < nb ? jb + 1 : jb;
@@ -120,8 +132,10 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
         uint64_t scored = ticks(a);
         count->tiles_computed += last_of_block && !(SG_PLANT == PLANT_LEDGER && jb % 4 == 1);
         if (!tiles || !a->pv_threshold || !skip_pv(u, m_local, seen, a->pv_threshold[head]) ||
-            w->ops->unit_tainted(u, a->block.k, pos, n_keys)) { /* NaN is not for skipping: it goes into the output */
-            w->ops->unit_accumulate(u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
+            /* NaN is not for skipping: it goes into the output */
+            w->ops->unit_tainted(u, a->block.k, pos, n_keys)) {
+            w->ops->unit_accumulate(
+                u, v + pos * a->v_row, a->v_row, a->block.k, pos, n_keys, m_local);
             count->pv_units_computed++;
         }
         spent.qk += scored - begin;
@@ -167,15 +181,20 @@ static void block_task(void *ctx, int item, int worker)
     bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[head]);
     const uint64_t *tiles = sparse ? tile_map_row(a->tiles, head, qb) : NULL;
     struct head_ledger count = {0};
-    float buffer[PV_UNIT_ROWS * (2 * 256 + MAX_BLOCK)] __attribute__((aligned(64))); /* 160 KiB of stack */
-    struct attn_unit u = {.head_dim = a->head_dim, .window = a->window, .p_e4m3 = a->pv == PRECISION_FP8, .q = buffer};
+    /* 160 KiB of stack */
+    float buffer[PV_UNIT_ROWS * (2 * 256 + MAX_BLOCK)] __attribute__((aligned(64)));
+    struct attn_unit u = {.head_dim = a->head_dim,
+        .window = a->window,
+        .p_e4m3 = a->pv == PRECISION_FP8,
+        .q = buffer};
     u.o = u.q + PV_UNIT_ROWS * a->head_dim;
     u.s = u.o + PV_UNIT_ROWS * a->head_dim;
     for (int row = row0; row < row1;) {
         int pos = a->q_start + row, end = (pos / PV_UNIT_ROWS + 1) * PV_UNIT_ROWS - a->q_start;
         u.n_rows = (end < row1 ? end : row1) - row;
         u.first_pos = pos;
-        w->ops->unit_begin(&u, (const float *)a->q + row * a->q_row + head * a->q_head, a->q_row, a->scale);
+        w->ops->unit_begin(
+            &u, (const float *)a->q + row * a->q_row + head * a->q_head, a->q_row, a->scale);
         walk_unit(w, &u, head, tiles, &count, row + u.n_rows == row1);
         w->ops->unit_end(&u, (float *)a->o + row * a->o_row + head * a->o_head, a->o_row);
         row += u.n_rows;
@@ -191,12 +210,13 @@ struct branch {
 
 struct shared {
     const struct walk *w;
-    int head0, n;                       /* heads [head0, head0 + n) walk together */
-    const uint64_t *tiles[MAX_SHARED];  /* of each; NULL: dense */
+    int head0, n;                      /* heads [head0, head0 + n) walk together */
+    const uint64_t *tiles[MAX_SHARED]; /* of each; NULL: dense */
     struct head_ledger count[MAX_SHARED];
     int branch_of[MAX_SHARED], n_branches;
     struct branch branches[MAX_SHARED];
-    float *scores, *spare;              /* [64, 128]; accumulating turns scores into probabilities */
+    /* [64, 128]; accumulating turns scores into probabilities */
+    float *scores, *spare;
 };
 
 enum outcome { ABSENT, SKIPPED, COMPUTED, N_OUTCOMES };
@@ -212,9 +232,10 @@ static int fork_branch(struct shared *s, int from)
     return s->n_branches++;
 }
 
-/* What each head of branch b does with the tile; its heads part where they differ. computes[branch] is set for those that
- * are to accumulate. */
-static void part(struct shared *s, int b, const bool *keeps, const float *m_local, bool tainted, bool *computes)
+/* What each head of branch b does with the tile; its heads part where they differ. computes[branch]
+ * is set for those that are to accumulate. */
+static void part(
+    struct shared *s, int b, const bool *keeps, const float *m_local, bool tainted, bool *computes)
 {
     const struct attn_args *a = s->w->a;
     float seen[PV_UNIT_ROWS];
@@ -225,7 +246,8 @@ static void part(struct shared *s, int b, const bool *keeps, const float *m_loca
     enum outcome outcomes[MAX_SHARED];
     for (int h = 0; h < s->n; h++) {
         if (s->branch_of[h] != b) continue;
-        bool skip = s->tiles[h] && a->pv_threshold && !needed && worst + a->pv_threshold[s->head0 + h] <= 0;
+        bool skip =
+            s->tiles[h] && a->pv_threshold && !needed && worst + a->pv_threshold[s->head0 + h] <= 0;
         outcomes[h] = !keeps[h] ? ABSENT : skip ? SKIPPED : COMPUTED;
         if (first < 0) first = (int)outcomes[h];
     }
@@ -262,9 +284,11 @@ static void walk_shared_unit(struct shared *s, bool last_of_block)
             s->count[h].tiles_computed += keeps[h] && last_of_block;
         }
         if (!any) continue;
-        int pos = jb * bk, n_keys = n_kv - pos < bk ? n_kv - pos : bk, n_before = s->n_branches, left = 0;
+        int pos = jb * bk, n_keys = n_kv - pos < bk ? n_kv - pos : bk, n_before = s->n_branches,
+            left = 0;
         u->s = s->scores;
-        w->ops->unit_scores(u, w->kt + (size_t)jb * (size_t)bk * (size_t)a->head_dim, bk, pos, n_keys, m_local);
+        w->ops->unit_scores(
+            u, w->kt + (size_t)jb * (size_t)bk * (size_t)a->head_dim, bk, pos, n_keys, m_local);
         bool tainted = a->pv_threshold && w->ops->unit_tainted(u, bk, pos, n_keys);
         for (int b = 0; b < n_before; b++) part(s, b, keeps, m_local, tainted, computes);
         for (int b = 0; b < s->n_branches; b++) left += computes[b];
@@ -273,8 +297,10 @@ static void walk_shared_unit(struct shared *s, bool last_of_block)
             struct attn_unit *x = &s->branches[b].u;
             x->s = --left ? s->spare : s->scores;
             for (int r = 0; r < x->n_rows && left; r++)
-                memcpy(s->spare + r * MAX_BLOCK, s->scores + r * MAX_BLOCK, sizeof *s->spare * (size_t)bk);
-            w->ops->unit_accumulate(x, (const float *)a->v + pos * a->v_row, a->v_row, bk, pos, n_keys, m_local);
+                memcpy(s->spare + r * MAX_BLOCK, s->scores + r * MAX_BLOCK,
+                    sizeof *s->spare * (size_t)bk);
+            w->ops->unit_accumulate(
+                x, (const float *)a->v + pos * a->v_row, a->v_row, bk, pos, n_keys, m_local);
         }
     }
     for (int h = 0; h < s->n; h++) {
@@ -301,13 +327,17 @@ static void shared_task(void *ctx, int item, int worker)
     const struct attn_args *a = w->a;
     int at_once = shared_at_once(a), n_groups = (a->n_heads + at_once - 1) / at_once;
     int qb = w->n_qblocks - 1 - item / n_groups, head0 = item % n_groups * at_once;
-    float buffer[PV_UNIT_ROWS * (SHARED_COLUMNS + 256 + 2 * MAX_BLOCK)] __attribute__((aligned(64))); /* 384 KiB of stack */
-    struct shared s = {.w = w, .head0 = head0, .n = a->n_heads - head0 < at_once ? a->n_heads - head0 : at_once};
+    /* 384 KiB of stack */
+    float buffer[PV_UNIT_ROWS * (SHARED_COLUMNS + 256 + 2 * MAX_BLOCK)]
+        __attribute__((aligned(64)));
+    struct shared s = {
+        .w = w, .head0 = head0, .n = a->n_heads - head0 < at_once ? a->n_heads - head0 : at_once};
     float *q = buffer, *o = q + PV_UNIT_ROWS * a->head_dim;
     for (int h = 0; h < s.n; h++, o += PV_UNIT_ROWS * a->head_dim) {
         bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[head0 + h]);
         s.tiles[h] = sparse ? tile_map_row(a->tiles, head0 + h, qb) : NULL;
-        s.branches[h].u = (struct attn_unit){.head_dim = a->head_dim, .p_e4m3 = a->pv == PRECISION_FP8, .q = q, .o = o};
+        s.branches[h].u = (struct attn_unit){
+            .head_dim = a->head_dim, .p_e4m3 = a->pv == PRECISION_FP8, .q = q, .o = o};
     }
     s.scores = o;
     s.spare = o + PV_UNIT_ROWS * MAX_BLOCK;
@@ -320,10 +350,12 @@ static void shared_task(void *ctx, int item, int worker)
         w->ops->unit_begin(u, (const float *)a->q + row * a->q_row, a->q_row, a->scale);
         walk_shared_unit(&s, row + u->n_rows == rows.end);
         for (int h = 0; h < s.n; h++)
-            w->ops->unit_end(&s.branches[s.branch_of[h]].u, (float *)a->o + row * a->o_row + (head0 + h) * a->o_head, a->o_row);
+            w->ops->unit_end(&s.branches[s.branch_of[h]].u,
+                (float *)a->o + row * a->o_row + (head0 + h) * a->o_head, a->o_row);
         row += u->n_rows;
     }
-    for (int h = 0; h < s.n && a->ledger; h++) ledger_add_atomic(&a->ledger[head0 + h], &s.count[h]);
+    for (int h = 0; h < s.n && a->ledger; h++)
+        ledger_add_atomic(&a->ledger[head0 + h], &s.count[h]);
 }
 
 static void decode_task(void *ctx, int head, int worker)
@@ -332,15 +364,17 @@ static void decode_task(void *ctx, int head, int worker)
     const struct walk *w = ctx;
     const struct attn_args *a = w->a;
     int kv = head / (a->n_heads / a->n_kv_heads);
-    const float *k = (const float *)a->k + kv * a->k_head, *v = (const float *)a->v + kv * a->v_head;
+    const float *k = (const float *)a->k + kv * a->k_head,
+                *v = (const float *)a->v + kv * a->v_head;
     float *scores = w->kt + (size_t)head * (size_t)attn_n_kv(a);
     struct head_ledger count = {0};
     for (int row = 0; row < a->n_q; row++) {
         int n = a->q_start + row + 1, first = attn_first_key(a, n - 1);
-        w->ops->attend_row((const float *)a->q + row * a->q_row + head * a->q_head, a->scale, k + first * a->k_row, a->k_row,
-                           v + first * a->v_row, a->v_row, n - first, a->head_dim, scores,
-                           (float *)a->o + row * a->o_row + head * a->o_head);
-        bool ends_unit = row + 1 == a->n_q || n % PV_UNIT_ROWS == 0, ends_block = row + 1 == a->n_q || n % a->block.q == 0;
+        w->ops->attend_row((const float *)a->q + row * a->q_row + head * a->q_head, a->scale,
+            k + first * a->k_row, a->k_row, v + first * a->v_row, a->v_row, n - first, a->head_dim,
+            scores, (float *)a->o + row * a->o_row + head * a->o_head);
+        bool ends_unit = row + 1 == a->n_q || n % PV_UNIT_ROWS == 0,
+             ends_block = row + 1 == a->n_q || n % a->block.q == 0;
         uint64_t nb = (uint64_t)((n - 1) / a->block.k + 1 - first / a->block.k);
         count.pv_units_possible += ends_unit ? nb : 0;
         count.tiles_possible += ends_block ? nb : 0;
@@ -350,7 +384,8 @@ static void decode_task(void *ctx, int head, int worker)
     if (a->ledger) ledger_add_atomic(&a->ledger[head], &count);
 }
 
-static enum status run_with(const struct cpu_ops *ops, const struct attn_args *a, void *ws, struct par *par)
+static enum status run_with(
+    const struct cpu_ops *ops, const struct attn_args *a, void *ws, struct par *par)
 {
     struct attn_args rounded;
     if (!attn_is_full(a)) {
@@ -374,17 +409,20 @@ static enum status run_with(const struct cpu_ops *ops, const struct attn_args *a
     return OK;
 }
 
-#define CPU_IMPL(isa)                                                                                              \
-    static const char *refuses_##isa(const struct attn_args *a)                                                    \
-    {                                                                                                              \
-        return cpu_ops_find(#isa) ? refuses(a) : #isa " is not in this processor or was masked off";                                     \
-    }                                                                                                              \
-    static enum status run_##isa(const struct attn_args *a, void *ws, struct par *par, struct stream *s)           \
-    {                                                                                                              \
-        (void)s;                                                                                                   \
-        return run_with(&cpu_ops_##isa, a, ws, par);                                                               \
-    }                                                                                                              \
-    const struct attn_impl attn_cpu_##isa = {"attn_" #isa "_f32", refuses_##isa, workspace, run_##isa};
+#define CPU_IMPL(isa)                                                                   \
+    static const char *refuses_##isa(const struct attn_args *a)                         \
+    {                                                                                   \
+        return cpu_ops_find(#isa) ? refuses(a)                                          \
+                                  : #isa " is not in this processor or was masked off"; \
+    }                                                                                   \
+    static enum status run_##isa(                                                       \
+        const struct attn_args *a, void *ws, struct par *par, struct stream *s)         \
+    {                                                                                   \
+        (void)s;                                                                        \
+        return run_with(&cpu_ops_##isa, a, ws, par);                                    \
+    }                                                                                   \
+    const struct attn_impl attn_cpu_##isa = {                                           \
+        "attn_" #isa "_f32", refuses_##isa, workspace, run_##isa};
 
 CPU_IMPL(avx512)
 CPU_IMPL(avx2)

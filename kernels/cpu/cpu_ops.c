@@ -5,7 +5,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* The best table allowed by cpu_ops_choose: an index into `tables`, which falls from best to simplest. */
+/* The best table allowed by cpu_ops_choose: an index into `tables`, which falls from best to
+ * simplest. */
 static const struct cpu_ops *const tables[] = {&cpu_ops_avx512, &cpu_ops_avx2, &cpu_ops_base};
 enum { N_TABLES = sizeof tables / sizeof tables[0] };
 static atomic_int ceiling;
@@ -15,8 +16,9 @@ static bool runs_here(int i)
     __builtin_cpu_init();
     if (tables[i] == &cpu_ops_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (tables[i] == &cpu_ops_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (tables[i] == &cpu_ops_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     return true;
 }
 
@@ -44,7 +46,8 @@ enum status cpu_ops_choose(const char *name)
 {
     bool automatic = strcmp(name, "auto") == 0;
     int i = automatic ? 0 : index_of(name);
-    if (i < 0) return fail(ERR_ARG, "--cpu-mask: found \"%s\", expected avx512, avx2, base or auto", name);
+    if (i < 0)
+        return fail(ERR_ARG, "--cpu-mask: found \"%s\", expected avx512, avx2, base or auto", name);
     if (!automatic && !runs_here(i))
         return fail(ERR_UNSUPPORTED, "--cpu-mask %s: this processor lacks it; use auto", name);
     atomic_store(&ceiling, i);

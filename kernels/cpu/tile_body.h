@@ -1,4 +1,5 @@
-/* Pooling for the prediction, partial results for the tuner, small vector work. Compiled per instruction set. */
+/* Pooling for the prediction, partial results for the tuner, small vector work. Compiled per
+ * instruction set. */
 #ifndef SG_KERNELS_CPU_TILE_BODY_H
 #define SG_KERNELS_CPU_TILE_BODY_H
 
@@ -29,8 +30,8 @@ static void pool_unit(const float *x, ptrdiff_t row, int n, int d, const float *
     }
 }
 
-static void merge_partial(int n, int d, float *to_m, float *to_l, float *to_o, const float *m, const float *l,
-                          const float *o)
+static void merge_partial(int n, int d, float *to_m, float *to_l, float *to_o, const float *m,
+    const float *l, const float *o)
 {
     for (int r = 0; r < n; r++) {
         if (m[r] == -INFINITY) continue;
@@ -48,8 +49,8 @@ static void merge_partial(int n, int d, float *to_m, float *to_l, float *to_o, c
     }
 }
 
-static void row_errors(int n, int d, const float *l, const float *o, const float *exact, ptrdiff_t exact_row,
-                       float *abs_diff, float *sq_diff, float *sq)
+static void row_errors(int n, int d, const float *l, const float *o, const float *exact,
+    ptrdiff_t exact_row, float *abs_diff, float *sq_diff, float *sq)
 {
     for (int r = 0; r < n; r++) {
         const float *x = o + r * d, *y = exact + r * exact_row;
@@ -108,7 +109,8 @@ static void widen_values(const void *from, enum dtype dtype, float *to, size_t n
     }
     const uint16_t *h = from;
     size_t i = 0;
-    for (; i + VW <= n; i += VW) v_store(to + i, dtype == DTYPE_BF16 ? v_load_bf16(h + i) : v_load_f16(h + i));
+    for (; i + VW <= n; i += VW)
+        v_store(to + i, dtype == DTYPE_BF16 ? v_load_bf16(h + i) : v_load_f16(h + i));
     if (i < n) {
         uint16_t rest[16] = {0};
         float wide[16];
@@ -121,7 +123,9 @@ static void widen_values(const void *from, enum dtype dtype, float *to, size_t n
 static void rmsnorm(const float *x, const float *weight, float eps, int n, float *y)
 {
     float squares = dot(x, x, n), inv = 1 / sqrtf(squares / (float)n + eps);
-    if (isinf(squares)) { /* of finite values: their squares do not fit a float. An infinity among them gives NaN below. */
+    /* of finite values: their squares do not fit a float. An infinity among them gives NaN below.
+     */
+    if (isinf(squares)) {
         double sum = 0;
         for (int i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
         inv = (float)(1 / sqrt(sum / n + (double)eps));
@@ -140,7 +144,8 @@ static void silu_mul(float *gate, const float *up, size_t n)
     for (; i < n; i++) gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
 }
 
-static void logit_fold(struct logit_row *row, const float *dense, const float *sparse, int n, int first)
+static void logit_fold(
+    struct logit_row *row, const float *dense, const float *sparse, int n, int first)
 {
     const float *z[2] = {dense, sparse};
     for (int side = 0; side < 2; side++) {
@@ -150,7 +155,8 @@ static void logit_fold(struct logit_row *row, const float *dense, const float *s
         float best = v_top(top);
         for (; i < n; i++) best = z[side][i] > best ? z[side][i] : best;
         if (best > row->m[side]) {
-            float shrink = row->m[side] == -INFINITY ? 0 : exp2f((row->m[side] - best) * 1.44269504f);
+            float shrink =
+                row->m[side] == -INFINITY ? 0 : exp2f((row->m[side] - best) * 1.44269504f);
             row->s[side] *= shrink;
             if (side == 0) row->t *= shrink;
             row->m[side] = best;
@@ -168,8 +174,10 @@ static void logit_fold(struct logit_row *row, const float *dense, const float *s
             }
         }
     }
-    vf zero = v_set1(0), log2e = v_set1(1.44269504f), m0 = v_set1(row->m[0]), m1 = v_set1(row->m[1]);
-    vf s0 = zero, s1 = zero, t = zero, d01 = zero, sq0 = zero, sq1 = zero, a0 = zero, a1 = zero, ad = zero, qd = zero;
+    vf zero = v_set1(0), log2e = v_set1(1.44269504f), m0 = v_set1(row->m[0]),
+       m1 = v_set1(row->m[1]);
+    vf s0 = zero, s1 = zero, t = zero, d01 = zero, sq0 = zero, sq1 = zero, a0 = zero, a1 = zero,
+       ad = zero, qd = zero;
     for (int i = 0; i < n; i += VW) {
         vf x, y, keep = v_set1(1);
         if (i + VW <= n) {
@@ -208,14 +216,15 @@ static void logit_fold(struct logit_row *row, const float *dense, const float *s
     if (!isfinite(row->sq[0]) || !isfinite(row->sq[1])) row->bad = true;
 }
 
-#define CPU_OPS_TABLE(label)                                                                                  \
-    {                                                                                                         \
-        .name = label, .pack_keys = pack_keys, .unit_begin = unit_begin, .unit_scores = unit_scores,          \
-        .unit_tainted = unit_tainted,                                                                         \
-        .unit_accumulate = unit_accumulate, .unit_end = unit_end, .unit_mass = unit_mass,                     \
-        .attend_row = attend_row, .pool_sum = pool_sum, .pool_unit = pool_unit,                               \
-        .merge_partial = merge_partial, .row_errors = row_errors, .dot = dot, .dot_weight = dot_weight,       \
-        .widen = widen_values, .rmsnorm = rmsnorm, .silu_mul = silu_mul, .logit_fold = logit_fold,            \
+#define CPU_OPS_TABLE(label)                                                                       \
+    {                                                                                              \
+        .name = label, .pack_keys = pack_keys, .unit_begin = unit_begin,                           \
+        .unit_scores = unit_scores, .unit_tainted = unit_tainted,                                  \
+        .unit_accumulate = unit_accumulate, .unit_end = unit_end, .unit_mass = unit_mass,          \
+        .attend_row = attend_row, .pool_sum = pool_sum, .pool_unit = pool_unit,                    \
+        .merge_partial = merge_partial, .row_errors = row_errors, .dot = dot,                      \
+        .dot_weight = dot_weight, .widen = widen_values, .rmsnorm = rmsnorm, .silu_mul = silu_mul, \
+        .logit_fold = logit_fold,                                                                  \
     }
 
 #endif

@@ -1,9 +1,9 @@
 /* Causal attention for any GPU with bf16 tensor cores (compute capability 8.0 and up), dense and
- * block-sparse, for head dimensions up to 256 and every block shape: the path taken where attn_sm90.cu
- * refuses.
+ * block-sparse, for head dimensions up to 256 and every block shape: the path taken where
+ * attn_sm90.cu refuses.
  *
- * One CTA per 64 query rows, the unit of stage 2, and head; four warps of 16 rows. Keys and values pass
- * through one shared buffer. Plain and synchronous: it is here to be right, not to be fast.
+ * One CTA per 64 query rows, the unit of stage 2, and head; four warps of 16 rows. Keys and values
+ * pass through one shared buffer. Plain and synchronous: it is here to be right, not to be fast.
  */
 extern "C" {
 #include "kernels/attn.h"
@@ -17,9 +17,7 @@ extern "C" {
 namespace
 {
 
-enum { ROWS = PV_UNIT_ROWS,
-       THREADS = 128,
-       WARP_ROWS = 16 };
+enum { ROWS = PV_UNIT_ROWS, THREADS = 128, WARP_ROWS = 16 };
 
 struct params {
     struct attn_args a;
@@ -34,24 +32,29 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
     constexpr int LINE = DIM + 8; /* as fetch() lays rows out */
     __nv_bfloat16 *q = memory, *kv = q + ROWS * LINE;
     const struct attn_args &a = p.a;
-    const int n_kv = a.q_start + a.n_q, head = blockIdx.y, kv_head = head / (a.n_heads / a.n_kv_heads);
-    const int unit0 = (a.q_start / ROWS + (int)(gridDim.x - 1 - blockIdx.x)) * ROWS; /* longest first */
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = unit0 + warp * WARP_ROWS + lane / 4;
+    const int n_kv = a.q_start + a.n_q, head = blockIdx.y,
+              kv_head = head / (a.n_heads / a.n_kv_heads);
+    /* longest first */
+    const int unit0 = (a.q_start / ROWS + (int)(gridDim.x - 1 - blockIdx.x)) * ROWS;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32,
+              row = unit0 + warp * WARP_ROWS + lane / 4;
     const int last = min(unit0 + ROWS, n_kv) - 1;
     const bool sparse = p.bits != NULL && (a.head_sparse == NULL || a.head_sparse[head]);
     const bool skip = sparse && a.pv_threshold != NULL;
     const float lambda = skip ? a.pv_threshold[head] : 0, scale = a.scale * 1.44269504f;
     const uint64_t *bits = NULL;
     if (sparse)
-        bits = p.bits + ((size_t)head * p.n_map_rows + (unit0 - a.q_start) / a.block.q) * p.words_per_row;
+        bits = p.bits +
+            ((size_t)head * p.n_map_rows + (unit0 - a.q_start) / a.block.q) * p.words_per_row;
     const auto *kp = (const __nv_bfloat16 *)a.k + kv_head * a.k_head;
     const auto *vp = (const __nv_bfloat16 *)a.v + kv_head * a.v_head;
 
-    fetch<DIM, THREADS>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row, a.q_row, unit0, ROWS,
-               a.q_start, n_kv, a.head_dim);
-    /* seen: of skipped tiles too. top: of what was added, so that sums never shrink to nothing under a maximum that was
-     * only seen (METHOD 3). */
-    float o[DIM / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, seen[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    fetch<DIM, THREADS>(q, (const __nv_bfloat16 *)a.q + head * a.q_head - a.q_start * a.q_row,
+        a.q_row, unit0, ROWS, a.q_start, n_kv, a.head_dim);
+    /* seen: of skipped tiles too. top: of what was added, so that sums never shrink to nothing
+     * under a maximum that was only seen (METHOD 3). */
+    float o[DIM / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, seen[2] = {-INFINITY, -INFINITY},
+                  sum[2] = {0, 0};
     bool empty[2] = {true, true}, valid[2];
     for (int r = 0; r < 2; r++) valid[r] = row + 8 * r >= a.q_start && row + 8 * r < n_kv;
     int tiles = 0, units = 0;
@@ -124,7 +127,9 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
                     pack(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
     }
     if (a.ledger != NULL && threadIdx.x == 0) {
-        auto add = [](uint64_t *to, int by) { atomicAdd((unsigned long long *)to, (unsigned long long)by); };
+        auto add = [](uint64_t *to, int by) {
+            atomicAdd((unsigned long long *)to, (unsigned long long)by);
+        };
         struct head_ledger *l = &a.ledger[head];
         add(&l->pv_units_possible, last / KEYS + 1 - first);
         add(&l->pv_units_computed, units);
@@ -136,8 +141,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
     }
 }
 
-template <int DIM, int KEYS>
-enum status launch(const params &p, cudaStream_t stream)
+template <int DIM, int KEYS> enum status launch(const params &p, cudaStream_t stream)
 {
     auto *kernel = attn_kernel<DIM, KEYS>;
     const int bytes = (ROWS + KEYS) * (DIM + 8) * 2;
@@ -149,8 +153,7 @@ enum status launch(const params &p, cudaStream_t stream)
     return OK;
 }
 
-template <int DIM>
-enum status launch_dim(const params &p, cudaStream_t stream)
+template <int DIM> enum status launch_dim(const params &p, cudaStream_t stream)
 {
     return p.a.block.k == 128 ? launch<DIM, 128>(p, stream) : launch<DIM, 64>(p, stream);
 }
@@ -172,9 +175,9 @@ const char *refuses(const struct attn_args *a)
     if (a->tiles != NULL && a->q_start % a->block.q != 0)
         return "q_start is not a multiple of the query block";
     if (a->tiles != NULL && a->window > 0) return "a windowed call is dense";
-    if ((uintptr_t)a->q % 16 || (uintptr_t)a->k % 16 || (uintptr_t)a->v % 16 || (uintptr_t)a->o % 4 ||
-        a->q_row % 8 || a->q_head % 8 || a->k_row % 8 || a->k_head % 8 || a->v_row % 8 || a->v_head % 8 ||
-        a->o_row % 2 || a->o_head % 2)
+    if ((uintptr_t)a->q % 16 || (uintptr_t)a->k % 16 || (uintptr_t)a->v % 16 ||
+        (uintptr_t)a->o % 4 || a->q_row % 8 || a->q_head % 8 || a->k_row % 8 || a->k_head % 8 ||
+        a->v_row % 8 || a->v_head % 8 || a->o_row % 2 || a->o_head % 2)
         return "pointers and strides are not multiples of 16 bytes";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     return NULL;

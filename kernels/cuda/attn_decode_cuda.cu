@@ -1,9 +1,9 @@
-/* Attention of one new token, dense: every key and value is read once for all query heads that share it, and the
- * sequence is cut into stretches so that the whole device reads (flash decoding).
+/* Attention of one new token, dense: every key and value is read once for all query heads that
+ * share it, and the sequence is cut into stretches so that the whole device reads (flash decoding).
  *
- * A key is held by as many lanes as its row has sixteen-byte pieces; a lane keeps that piece of G query rows and
- * of G outputs. Each group of lanes walks its own keys with an online softmax, and the groups are merged at the
- * end of the stretch, the stretches by a second kernel.
+ * A key is held by as many lanes as its row has sixteen-byte pieces; a lane keeps that piece of G
+ * query rows and of G outputs. Each group of lanes walks its own keys with an online softmax, and
+ * the groups are merged at the end of the stretch, the stretches by a second kernel.
  */
 extern "C" {
 #include "kernels/attn.h"
@@ -17,9 +17,11 @@ extern "C" {
 namespace
 {
 
-enum { THREADS = 128,
-       MAX_SPLITS = 64,
-       MIN_STRETCH = 64 }; /* keys: below this a stretch is all overhead */
+enum {
+    THREADS = 128,
+    MAX_SPLITS = 64,
+    MIN_STRETCH = 64
+}; /* keys: below this a stretch is all overhead */
 
 struct params {
     const uint16_t *q, *k, *v;
@@ -38,7 +40,8 @@ struct cut {
 
 __host__ __device__ __forceinline__ struct cut cut_keys(int n_kv, int most_splits)
 {
-    int most = (n_kv + MIN_STRETCH - 1) / MIN_STRETCH, splits = most_splits < most ? most_splits : most;
+    int most = (n_kv + MIN_STRETCH - 1) / MIN_STRETCH,
+        splits = most_splits < most ? most_splits : most;
     int per = (n_kv + splits - 1) / splits;
     return {n_kv, per, (n_kv + per - 1) / per};
 }
@@ -52,7 +55,8 @@ __device__ __forceinline__ void widen8(uint4 v, float (&x)[8])
 {
     const uint32_t w[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-    for (int i = 0; i < 4; i++) x[2 * i] = __uint_as_float(w[i] << 16), x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    for (int i = 0; i < 4; i++)
+        x[2 * i] = __uint_as_float(w[i] << 16), x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
 }
 
 /* LANES per key (a power of two, at least d / 8), G query heads of one kv head at a time. */
@@ -71,12 +75,14 @@ __global__ __launch_bounds__(THREADS) void decode_kernel(const __grid_constant__
 #pragma unroll
     for (int g = 0; g < G; g++) {
         top[g] = -INFINITY, sum[g] = 0;
-        widen8(real ? *(const uint4 *)(p.q + (head0 + g) * p.q_head + at) : make_uint4(0, 0, 0, 0), q[g]);
+        widen8(real ? *(const uint4 *)(p.q + (head0 + g) * p.q_head + at) : make_uint4(0, 0, 0, 0),
+            q[g]);
 #pragma unroll
         for (int i = 0; i < 8; i++) q[g][i] *= p.scale_log2;
     }
     const uint16_t *keys = p.k + kv * p.k_head + at, *values = p.v + kv * p.v_head + at;
-    for (int j0 = from; j0 < to; j0 += GROUPS * AHEAD) { /* the same number of rounds for every lane: they shuffle */
+    /* the same number of rounds for every lane: they shuffle */
+    for (int j0 = from; j0 < to; j0 += GROUPS * AHEAD) {
         uint4 kk[AHEAD], vv[AHEAD];
 #pragma unroll
         for (int a = 0; a < AHEAD; a++) {
@@ -155,14 +161,14 @@ __global__ void merge_kernel(const __grid_constant__ params p)
     for (int i = threadIdx.x; i < p.d; i += blockDim.x) {
         float out = 0;
 #pragma unroll 8
-        for (int s = 0; s < n_splits; s++) out = fmaf(weight[s], part[s * step + 2 + i], out); /* loads wait for nothing */
+        /* loads wait for nothing */
+        for (int s = 0; s < n_splits; s++) out = fmaf(weight[s], part[s * step + 2 + i], out);
         __nv_bfloat16 x = __float2bfloat16_rn(out / total);
         p.o[head * p.o_head + i] = *(uint16_t *)&x;
     }
 }
 
-template <int LANES>
-enum status launch(const params &p, int n_splits, cudaStream_t s)
+template <int LANES> enum status launch(const params &p, int n_splits, cudaStream_t s)
 {
     const int g = p.group % 8 == 0 ? 8 : p.group % 4 == 0 ? 4 : p.group % 2 == 0 ? 2 : 1;
     dim3 grid((unsigned)n_splits, (unsigned)(p.n_heads / p.group), (unsigned)(p.group / g));
@@ -171,17 +177,18 @@ enum status launch(const params &p, int n_splits, cudaStream_t s)
     else if (g >= 4) {
         grid.z = (unsigned)(p.group / 4);
         decode_kernel<LANES, 4><<<grid, THREADS, 0, s>>>(p);
-    } else if (g == 2)
-        decode_kernel<LANES, 2><<<grid, THREADS, 0, s>>>(p);
-    else
-        decode_kernel<LANES, 1><<<grid, THREADS, 0, s>>>(p);
+    } else if (g == 2) decode_kernel<LANES, 2><<<grid, THREADS, 0, s>>>(p);
+    else decode_kernel<LANES, 1><<<grid, THREADS, 0, s>>>(p);
     CUDA_TRY(cudaGetLastError());
     merge_kernel<<<p.n_heads, THREADS, 0, s>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
 
-bool aligned(const void *at, ptrdiff_t row, ptrdiff_t head) { return (uintptr_t)at % 16 == 0 && row % 8 == 0 && head % 8 == 0; }
+bool aligned(const void *at, ptrdiff_t row, ptrdiff_t head)
+{
+    return (uintptr_t)at % 16 == 0 && row % 8 == 0 && head % 8 == 0;
+}
 
 const char *refuses(const struct attn_args *a)
 {
@@ -191,10 +198,12 @@ const char *refuses(const struct attn_args *a)
     if (a->tiles != NULL) return "given a tile map";
     if (a->window > 0) return "has no sliding window";
     if (a->ledger != NULL) return "counts no tiles";
-    if (a->head_dim % 8 != 0 || a->head_dim > 256) return "head_dim is not a multiple of 8 up to 256";
+    if (a->head_dim % 8 != 0 || a->head_dim > 256)
+        return "head_dim is not a multiple of 8 up to 256";
     if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
     if (a->n_kv_heads > 65535) return "more than 65535 kv heads";
-    if (!aligned(a->q, a->q_row, a->q_head) || !aligned(a->k, a->k_row, a->k_head) || !aligned(a->v, a->v_row, a->v_head))
+    if (!aligned(a->q, a->q_row, a->q_head) || !aligned(a->k, a->k_row, a->k_head) ||
+        !aligned(a->v, a->v_row, a->v_head))
         return "pointers and strides are not multiples of 16 bytes";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     return NULL;
@@ -202,7 +211,8 @@ const char *refuses(const struct attn_args *a)
 
 size_t workspace(const struct attn_args *a)
 {
-    return (sizeof(float) * MAX_SPLITS * (size_t)a->n_heads * ((size_t)a->head_dim + 2) + 63) / 64 * 64;
+    return (sizeof(float) * MAX_SPLITS * (size_t)a->n_heads * ((size_t)a->head_dim + 2) + 63) / 64 *
+        64;
 }
 
 enum status run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
@@ -212,12 +222,15 @@ enum status run(const struct attn_args *a, void *ws, struct par *par, struct str
     CUDA_TRY(cudaGetDevice(&device));
     CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
     params p = {};
-    p.q = (const uint16_t *)a->q, p.k = (const uint16_t *)a->k, p.v = (const uint16_t *)a->v, p.o = (uint16_t *)a->o;
+    p.q = (const uint16_t *)a->q, p.k = (const uint16_t *)a->k, p.v = (const uint16_t *)a->v,
+    p.o = (uint16_t *)a->o;
     p.part = (float *)ws;
-    p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head, p.v_row = a->v_row, p.v_head = a->v_head;
+    p.q_head = a->q_head, p.k_row = a->k_row, p.k_head = a->k_head, p.v_row = a->v_row,
+    p.v_head = a->v_head;
     p.o_head = a->o_head;
     p.q_start_at = a->q_start_at;
-    p.n_kv = attn_n_kv(a), p.n_heads = a->n_heads, p.group = a->n_heads / a->n_kv_heads, p.d = a->head_dim;
+    p.n_kv = attn_n_kv(a), p.n_heads = a->n_heads, p.group = a->n_heads / a->n_kv_heads,
+    p.d = a->head_dim;
     p.scale_log2 = a->scale * 1.44269504f;
     /* four CTAs a multiprocessor keep enough loads in flight; every stretch must hold a key */
     int most = 4 * sms / a->n_kv_heads;

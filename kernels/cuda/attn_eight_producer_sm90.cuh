@@ -1,5 +1,6 @@
-/* The producer of attn_eight_sm90.cu: the walk of attn_sm90_producer.cuh over blocks that quantise_sm90 has laid out,
- * with each tile's scales beside it. Tiles are 128 keys: two kept blocks of 64, or one of 128.
+/* The producer of attn_eight_sm90.cu: the walk of attn_sm90_producer.cuh over blocks that
+ * quantise_sm90 has laid out, with each tile's scales beside it. Tiles are 128 keys: two kept
+ * blocks of 64, or one of 128.
  */
 #ifndef SG_KERNELS_CUDA_ATTN_EIGHT_PRODUCER_SM90_CUH
 #define SG_KERNELS_CUDA_ATTN_EIGHT_PRODUCER_SM90_CUH
@@ -13,9 +14,7 @@ namespace attn_eight
 
 using namespace attn_sm90;
 
-enum { WGS = 2,
-       TILE = 128,
-       STAGES = 4 };
+enum { WGS = 2, TILE = 128, STAGES = 4 };
 
 struct params8 {
     params base;
@@ -24,14 +23,15 @@ struct params8 {
     int n_units, n_blocks;
 };
 
-template <int D>
-struct shape8 {
+template <int D> struct shape8 {
     static constexpr int rows = WGS * WG_ROWS;
     static constexpr int block_bytes = EIGHT_ROWS * D;
-    static constexpr int q_bytes = 2 * block_bytes, kv_bytes = 2 * block_bytes, o_bytes = rows * D * 2;
+    static constexpr int q_bytes = 2 * block_bytes, kv_bytes = 2 * block_bytes,
+                         o_bytes = rows * D * 2;
     static constexpr int bytes = 1024 + Q_STAGES * q_bytes + 2 * STAGES * kv_bytes + o_bytes + 512;
     static constexpr int threads = (WGS + 1) * WG_THREADS;
-    /* With head_dim 128 the last eight registers of a consumer are worth a tenth of the speed (measured). */
+    /* With head_dim 128 the last eight registers of a consumer are worth a tenth of the speed
+     * (measured). */
     static constexpr int producer_regs = D == 128 ? 24 : 40, consumer_regs = D == 128 ? 240 : 232;
 };
 
@@ -47,10 +47,11 @@ struct board {
     work8 work[Q_STAGES];
 };
 
-/* The first lane fills the n-th stage with blocks a and b of all heads, which follow each other unless APART. */
+/* The first lane fills the n-th stage with blocks a and b of all heads, which follow each other
+ * unless APART. */
 template <int D, bool APART>
-__device__ __forceinline__ void load_tile8(uint8_t *stages, const uint8_t *from, uint64_t *full, uint32_t n, int a,
-                                           int b)
+__device__ __forceinline__ void load_tile8(
+    uint8_t *stages, const uint8_t *from, uint64_t *full, uint32_t n, int a, int b)
 {
     using S = shape8<D>;
     uint8_t *to = stages + n % STAGES * S::kv_bytes;
@@ -90,7 +91,8 @@ __device__ void produce8(const params8 &x, uint8_t *q, uint8_t *k, uint8_t *v, b
         if (leader) following = (int)gridDim.x + atomicAdd(p.next_item, 1);
         int head = item_head(p, item, &block), kv_head = head / p.group;
         int row0 = p.first_row + block * S::rows;
-        work8 w = {{row0, head, blocks_seen(p, row0 + S::rows - 1, TILE), (row0 + 1) / TILE, 0, 0}, {0, 0}};
+        work8 w = {{row0, head, blocks_seen(p, row0 + S::rows - 1, TILE), (row0 + 1) / TILE, 0, 0},
+            {0, 0}};
         w.w.edge = w.w.clear * TILE;
         int unit = head * x.n_units + block * WGS;
         w.q_scale[0] = __ldg(x.q_scale + unit), w.q_scale[1] = __ldg(x.q_scale + unit + 1);
@@ -113,7 +115,8 @@ __device__ void produce8(const params8 &x, uint8_t *q, uint8_t *k, uint8_t *v, b
         if (leader) {
             shared->work[slot] = w;
             mbar_expect(&bar->q_full[slot], S::q_bytes);
-            bulk_load(q + slot * S::q_bytes, x.q + (size_t)unit * S::block_bytes, S::q_bytes, &bar->q_full[slot]);
+            bulk_load(q + slot * S::q_bytes, x.q + (size_t)unit * S::block_bytes, S::q_bytes,
+                &bar->q_full[slot]);
         }
         /* Blocks are counted over all kv heads from here on. */
         const int base = kv_head * x.n_blocks;
@@ -121,20 +124,17 @@ __device__ void produce8(const params8 &x, uint8_t *q, uint8_t *k, uint8_t *v, b
         for (int j = 0; j <= w.w.tiles; j++) { /* K runs one tile ahead of V */
             int va = a, vb = b;
             if (j < w.w.tiles) {
-                if (!sparse)
-                    a = 2 * j;
-                else if (j == w.w.tiles - 1)
-                    a = row0 / 64;
-                else
-                    a = KEYS == KEYS_64 ? list.next() : 2 * list.next();
+                if (!sparse) a = 2 * j;
+                else if (j == w.w.tiles - 1) a = row0 / 64;
+                else a = KEYS == KEYS_64 ? list.next() : 2 * list.next();
                 a += base;
                 b = a + 1;
                 if (KEYS == KEYS_64 && sparse && j < w.w.tiles - 1)
                     b = w.w.half && j == 0 ? a : base + list.next();
                 mbar_wait(&bar->k_empty[nk % STAGES], (nk / STAGES & 1) ^ 1);
                 if (leader) {
-                    shared->scales[nk % STAGES] = make_float4(__ldg(x.k_scale + a), __ldg(x.k_scale + b),
-                                                              __ldg(x.v_exponent + a), __ldg(x.v_exponent + b));
+                    shared->scales[nk % STAGES] = make_float4(__ldg(x.k_scale + a),
+                        __ldg(x.k_scale + b), __ldg(x.v_exponent + a), __ldg(x.v_exponent + b));
                     load_tile8<D, KEYS == KEYS_64>(k, x.k, bar->k_full, nk, a, b);
                 }
             }

@@ -1,17 +1,19 @@
-/* Causal attention for Hopper with eight-bit products (METHOD 9), dense and block-sparse; bf16 in and out.
+/* Causal attention for Hopper with eight-bit products (METHOD 9), dense and block-sparse; bf16 in
+ * and out.
  *
- * quantise_sm90 lays Q, K and V out in blocks of 64 rows; then, as in attn_sm90.cu, persistent CTAs of a producer
- * warp and two consumer warpgroups take (query block, head) items from a counter. Scores are int8 or e4m3 products
- * times the scales of their blocks; probabilities become e4m3 under a power of two that each row chooses for each
- * tile, so that a large first key does not push the rest out of e4m3's range; and the product of each tile with V,
- * whose accumulator keeps only some 14 bits, is added to the output in fp32.
+ * quantise_sm90 lays Q, K and V out in blocks of 64 rows; then, as in attn_sm90.cu, persistent CTAs
+ * of a producer warp and two consumer warpgroups take (query block, head) items from a counter.
+ * Scores are int8 or e4m3 products times the scales of their blocks; probabilities become e4m3
+ * under a power of two that each row chooses for each tile, so that a large first key does not push
+ * the rest out of e4m3's range; and the product of each tile with V, whose accumulator keeps only
+ * some 14 bits, is added to the output in fp32.
  *
- * A tile's product lives in registers of its own until then. With head_dim 128 that leaves no room for the scores
- * of the next tile beside it, so the steps of one warpgroup follow each other and the other warpgroup fills the
- * tensor cores meanwhile.
+ * A tile's product lives in registers of its own until then. With head_dim 128 that leaves no room
+ * for the scores of the next tile beside it, so the steps of one warpgroup follow each other and
+ * the other warpgroup fills the tensor cores meanwhile.
  *
- * Sources: SageAttention2 (arXiv 2411.10958) for the smoothed K and the two-level sum, FlashAttention-3 (arXiv
- * 2407.08608) for V's order of keys that spares a shuffle of P.
+ * Sources: SageAttention2 (arXiv 2411.10958) for the smoothed K and the two-level sum,
+ * FlashAttention-3 (arXiv 2407.08608) for V's order of keys that spares a shuffle of P.
  */
 extern "C" {
 #include "kernels/attn.h"
@@ -30,12 +32,12 @@ namespace
 
 using namespace attn_eight;
 
-template <int D, keys KEYS, bool SKIP, bool INT8>
-struct consumer {
+template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
     using S = shape8<D>;
-    static constexpr int SCORES = TILE / 2;  /* a thread's share of a tile */
-    static constexpr int HALF = SCORES / 2;  /* of one block of 64 keys */
-    /* Q·K of the next tile goes out beside P·V of the present one, where there are registers for both. */
+    static constexpr int SCORES = TILE / 2; /* a thread's share of a tile */
+    static constexpr int HALF = SCORES / 2; /* of one block of 64 keys */
+    /* Q·K of the next tile goes out beside P·V of the present one, where there are registers for
+     * both. */
     static constexpr bool AHEAD = D == 64 || !SKIP;
     /* Warpgroups that take turns at the tensor cores do not meet in their exponentials. */
     static constexpr bool TURNS = AHEAD && D == 128;
@@ -48,23 +50,29 @@ struct consumer {
     board *shared;
     int wg;
     uint32_t nq = 0; /* items begun */
-    uint32_t stage = 0, parity = 0, stage_before = 0, parity_before = 0; /* of the tile under way and the one before */
+    /* of the tile under way and the one before */
+    uint32_t stage = 0, parity = 0, stage_before = 0, parity_before = 0;
     bool k_ready = false, v_ready = false; /* what is needed next has been seen to be there */
 
     float o[D / 2], acc[D / 2], s[SCORES];
     uint32_t prob[SCORES / 4];
     float q_scale;
-    float top[2], sum[2]; /* log2 of the unit of o and sum, a whole number; sums of this thread's columns */
-    float beta[2];        /* from the unit of the tile in `prob` to that of o */
-    float seen[2];        /* SKIP: the largest score so far */
+    /* log2 of the unit of o and sum, a whole number; sums of this thread's columns */
+    float top[2], sum[2];
+    float beta[2]; /* from the unit of the tile in `prob` to that of o */
+    float seen[2]; /* SKIP: the largest score so far */
     float lambda;
     int live, units; /* SKIP: bit u is set when block u of the tile in `prob` takes part */
-    int edge;        /* the first key of the diagonal tile under way, counted from the item's first row */
+    /* the first key of the diagonal tile under way, counted from the item's first row */
+    int edge;
     bool row_valid[2], empty[2];
 
     static __device__ __forceinline__ int thread() { return threadIdx.x % WG_THREADS; }
     static __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
-    __device__ __forceinline__ int first_row() const { return wg * WG_ROWS + thread() / 32 * 16 + lane() / 4; }
+    __device__ __forceinline__ int first_row() const
+    {
+        return wg * WG_ROWS + thread() / 32 * 16 + lane() / 4;
+    }
 
     __device__ __forceinline__ uint64_t query_tile(uint32_t n)
     {
@@ -95,7 +103,7 @@ struct consumer {
 #pragma unroll
         for (int i = 0; i < TILE / 32; i++)
             mma8_rs(acc, prob[4 * i], prob[4 * i + 1], prob[4 * i + 2], prob[4 * i + 3],
-                    desc_v + (uint64_t)(i / 2 * (S::block_bytes / 16) + i % 2 * 2), i > 0);
+                desc_v + (uint64_t)(i / 2 * (S::block_bytes / 16) + i % 2 * 2), i > 0);
         mma_commit();
     }
 
@@ -126,12 +134,13 @@ struct consumer {
         return fmaxf(even, odd);
     }
 
-    /* Scores become probabilities in the unit of this tile; `alpha` is what o must be multiplied by if the answer is
-     * yes. With stage 2, which blocks take part is left in `live`. */
+    /* Scores become probabilities in the unit of this tile; `alpha` is what o must be multiplied by
+     * if the answer is yes. With stage 2, which blocks take part is left in `live`. */
     __device__ __forceinline__ bool softmax(const float4 &scales, float (&alpha)[2])
     {
         const float c[2] = {q_scale * scales.x, q_scale * scales.y}, e[2] = {scales.z, scales.w};
-        float reach[2]; /* log2 of the largest product of a probability and a value that e4m3 must hold */
+        /* log2 of the largest product of a probability and a value that e4m3 must hold */
+        float reach[2];
         live = 3;
         if (SKIP) {
             float local[2][2];
@@ -171,7 +180,8 @@ struct consumer {
         } else {
 #pragma unroll
             for (int r = 0; r < 2; r++)
-                reach[r] = quad_max(fmaxf(largest(0, r) * c[0] + e[0], largest(1, r) * c[1] + e[1]));
+                reach[r] =
+                    quad_max(fmaxf(largest(0, r) * c[0] + e[0], largest(1, r) * c[1] + e[1]));
         }
         bool grown = false;
         float add[2][2];
@@ -193,11 +203,13 @@ struct consumer {
             s[i] = exp2_fast(fmaf(s[i], c[u], add[u][r]));
             part[u][r] += s[i];
         }
-        const float back[2] = {APART && !(live & 1) ? 0.0f : __int_as_float((127 - (int)e[0]) << 23),
-                               APART && !(live & 2) ? 0.0f : __int_as_float((127 - (int)e[1]) << 23)};
+        const float back[2] = {
+            APART && !(live & 1) ? 0.0f : __int_as_float((127 - (int)e[0]) << 23),
+            APART && !(live & 2) ? 0.0f : __int_as_float((127 - (int)e[1]) << 23)};
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            sum[r] = fmaf(sum[r], alpha[r], beta[r] * fmaf(part[0][r], back[0], part[1][r] * back[1]));
+            sum[r] =
+                fmaf(sum[r], alpha[r], beta[r] * fmaf(part[0][r], back[0], part[1][r] * back[1]));
         return __any_sync(0xffffffffu, grown);
     }
 
@@ -236,7 +248,8 @@ struct consumer {
         for (int i = HALF; i < SCORES; i++) s[i] = -INFINITY;
     }
 
-    /* s = Q·Kᵀ of the tile under way, whose scales are returned, and beside it P·V of the one before. */
+    /* s = Q·Kᵀ of the tile under way, whose scales are returned, and beside it P·V of the one
+     * before. */
     template <bool PV, bool FIRST>
     __device__ __forceinline__ float4 scores(uint64_t desc_q, bool last)
     {
@@ -263,7 +276,8 @@ struct consumer {
     }
 
     /* The product of a tile that nothing ran beside. */
-    __device__ __forceinline__ void multiply_values(uint32_t of, uint32_t at, bool grown, const float (&alpha)[2])
+    __device__ __forceinline__ void multiply_values(
+        uint32_t of, uint32_t at, bool grown, const float (&alpha)[2])
     {
         if (!v_ready) mbar_wait(&shared->bar.v_full[of], at);
         if (!SKIP || live) {
@@ -302,8 +316,7 @@ struct consumer {
     }
 
     /* A tile up to its probabilities, beside the product of the tile before. */
-    template <bool MASKED, bool PV>
-    __device__ __forceinline__ void step(uint64_t desc_q, bool last)
+    template <bool MASKED, bool PV> __device__ __forceinline__ void step(uint64_t desc_q, bool last)
     {
         if (!PV && !v_ready) mbar_wait(&shared->bar.v_full[stage_before], parity_before);
         const float4 scales = scores<PV, false>(desc_q, last);
@@ -316,19 +329,17 @@ struct consumer {
             promote(by);
         }
         release(&shared->bar.v_empty[stage_before]);
-        /* The branch keeps the packing behind the exponentials: among them it slows both (measured). */
+        /* The branch keeps the packing behind the exponentials: among them it slows both
+         * (measured). */
         if (grown) rescale(alpha);
         if (!SKIP || live) pack();
         advance();
     }
 
-    template <bool MASKED>
-    __device__ __forceinline__ void take_next(uint64_t desc_q, bool last)
+    template <bool MASKED> __device__ __forceinline__ void take_next(uint64_t desc_q, bool last)
     {
-        if (!SKIP || live)
-            step<MASKED, true>(desc_q, last);
-        else
-            step<MASKED, false>(desc_q, last);
+        if (!SKIP || live) step<MASKED, true>(desc_q, last);
+        else step<MASKED, false>(desc_q, last);
     }
 
     __device__ __forceinline__ void store(int row0, int head)
@@ -349,7 +360,7 @@ struct consumer {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 int at = i / 8 * WG_ROWS * PANEL_BYTES + (row + 8 * r) * PANEL_BYTES +
-                         (((i % 8) ^ (row % 8)) << 4) + lane() % 4 * 4;
+                    (((i % 8) ^ (row % 8)) << 4) + lane() % 4 * 4;
                 *(uint32_t *)(stage + at) =
                     pack_bf16(o[4 * i + 2 * r] * inverse[r], o[4 * i + 2 * r + 1] * inverse[r]);
             }
@@ -376,7 +387,8 @@ struct consumer {
         if (SKIP) {
             lambda = p.pv_threshold[w.head];
             units = 0;
-            if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head]) lambda = INFINITY;
+            if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head])
+                lambda = INFINITY;
         }
     }
 
@@ -401,7 +413,8 @@ struct consumer {
                 for (; j < w.tiles; j++) take<true>(desc_q, false, j == w.tiles - 1);
             }
             store(w.row0, w.head);
-            if (SKIP && p.ledger != NULL && thread() == 0) count(&p.ledger[w.head].pv_units_computed, units);
+            if (SKIP && p.ledger != NULL && thread() == 0)
+                count(&p.ledger[w.head].pv_units_computed, units);
         }
         if (TURNS && wg == 0) named_sync(3, 2 * WG_THREADS);
         if (thread() == 0) tma_store_drained();
@@ -409,8 +422,8 @@ struct consumer {
 };
 
 template <int D, keys KEYS, bool SKIP, bool INT8>
-__global__ __launch_bounds__(shape8<D>::threads, 1) void attn_eight_kernel(const __grid_constant__ CUtensorMap mo,
-                                                                           const __grid_constant__ params8 x)
+__global__ __launch_bounds__(shape8<D>::threads, 1) void attn_eight_kernel(
+    const __grid_constant__ CUtensorMap mo, const __grid_constant__ params8 x)
 {
     using S = shape8<D>;
     extern __shared__ uint8_t raw[];
@@ -469,14 +482,16 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
     CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
     CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int), stream));
     int items = p.n_rows * p.n_heads;
-    kernel<<<items < sms ? items : sms, S::threads, S::bytes, stream>>>(o, x);
+    const int grid = items < sms ? items : sms;
+    kernel<<<grid, S::threads, S::bytes, stream>>>(o, x);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
 
 const char *refuses_common(const struct attn_args *a)
 {
-    if (a->qk == PRECISION_FULL || a->pv != PRECISION_FP8) return "takes int8 or fp8 Q·K with fp8 P·V only";
+    if (a->qk == PRECISION_FULL || a->pv != PRECISION_FP8)
+        return "takes int8 or fp8 Q·K with fp8 P·V only";
     if (a->q_start % PV_UNIT_ROWS != 0) return "q_start is not a multiple of 64";
     return call_refuses(a);
 }
@@ -507,7 +522,8 @@ enum status dense_run(const struct attn_args *a, void *ws, struct par *par, stru
     cudaStream_t s = (cudaStream_t)stream;
     TRY(quantise_sm90(a, ws, s));
     bool int8 = a->qk == PRECISION_INT8;
-    if (a->head_dim == 128) return int8 ? dense_of<128, true>(a, ws, s) : dense_of<128, false>(a, ws, s);
+    if (a->head_dim == 128)
+        return int8 ? dense_of<128, true>(a, ws, s) : dense_of<128, false>(a, ws, s);
     return int8 ? dense_of<64, true>(a, ws, s) : dense_of<64, false>(a, ws, s);
 }
 
@@ -527,13 +543,16 @@ enum status sparse_run(const struct attn_args *a, void *ws, struct par *par, str
     cudaStream_t s = (cudaStream_t)stream;
     TRY(quantise_sm90(a, ws, s));
     bool int8 = a->qk == PRECISION_INT8;
-    if (a->head_dim == 128) return int8 ? sparse_of<128, true>(a, ws, s) : sparse_of<128, false>(a, ws, s);
+    if (a->head_dim == 128)
+        return int8 ? sparse_of<128, true>(a, ws, s) : sparse_of<128, false>(a, ws, s);
     return int8 ? sparse_of<64, true>(a, ws, s) : sparse_of<64, false>(a, ws, s);
 }
 
 } // namespace
 
 extern "C" {
-const struct attn_impl attn_dense_eight_sm90 = {"attn_dense_eight_sm90", dense_refuses, workspace, dense_run};
-const struct attn_impl attn_sparse_eight_sm90 = {"attn_sparse_eight_sm90", sparse_refuses, workspace, sparse_run};
+const struct attn_impl attn_dense_eight_sm90 = {
+    "attn_dense_eight_sm90", dense_refuses, workspace, dense_run};
+const struct attn_impl attn_sparse_eight_sm90 = {
+    "attn_sparse_eight_sm90", sparse_refuses, workspace, sparse_run};
 }

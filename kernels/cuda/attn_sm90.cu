@@ -1,13 +1,14 @@
 /* Causal attention for Hopper, dense and block-sparse, bf16 in and out, fp32 accumulation.
  *
- * One CTA per multiprocessor takes (query block, head) items from a counter, longest rows first. A producer
- * warp turns the tile bits into copies and hides the list from the consumers: they see a stream of 128-key
- * tiles, of which only the last ones need the triangle. With 64-key blocks a tile is any two kept blocks side
- * by side, so both shapes run the same matrix instructions. Each consumer warpgroup owns 64 query rows, which
- * is also the unit of stage 2. Q·Kᵀ of the next tile is issued before P·V of the present one, and the softmax
- * runs under both.
+ * One CTA per multiprocessor takes (query block, head) items from a counter, longest rows first. A
+ * producer warp turns the tile bits into copies and hides the list from the consumers: they see a
+ * stream of 128-key tiles, of which only the last ones need the triangle. With 64-key blocks a tile
+ * is any two kept blocks side by side, so both shapes run the same matrix instructions. Each
+ * consumer warpgroup owns 64 query rows, which is also the unit of stage 2. Q·Kᵀ of the next tile
+ * is issued before P·V of the present one, and the softmax runs under both.
  *
- * Sparse calls with head_dim 64 run as two such teams side by side in one CTA, with tiles of 64 keys.
+ * Sparse calls with head_dim 64 run as two such teams side by side in one CTA, with tiles of 64
+ * keys.
  *
  * Sources: FlashAttention-3 (arXiv 2407.08608) for the overlap and the two-warpgroup turn taking;
  * SpargeAttn (arXiv 2502.18137) for stage 2.
@@ -28,21 +29,21 @@ namespace
 
 using namespace attn_sm90;
 
-/* A row's running maximum may grow by this much (log2) before the accumulators are rescaled: 2^8 leaves bf16
- * and fp32 all their precision, and most tiles then cost no rescaling at all. */
+/* A row's running maximum may grow by this much (log2) before the accumulators are rescaled: 2^8
+ * leaves bf16 and fp32 all their precision, and most tiles then cost no rescaling at all. */
 constexpr float LAZY_LOG2 = 8.0f;
 
-/* Measured on an H200 (docs/speed/attention.md): warpgroups that take turns at the tensor cores gain 1 to 5 %; with head_dim
- * 64 a third one fills gaps that two leave, and its 192-row items suit dense calls only. Sparse calls get two
- * teams of two instead, each with items of its own. */
+/* Measured on an H200 (docs/speed/attention.md): warpgroups that take turns at the tensor cores
+ * gain 1 to 5 %; with head_dim 64 a third one fills gaps that two leave, and its 192-row items suit
+ * dense calls only. Sparse calls get two teams of two instead, each with items of its own. */
 constexpr bool TURNS_PAY = true;
 constexpr int D64_DENSE_WGS = 3;
 
-template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int TILE>
-struct consumer {
+template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int TILE> struct consumer {
     using S = shape<D, WGS, KEYS, SKIP, TILE>;
     static constexpr int SCORES = TILE / 2; /* a thread's share of a tile */
-    static constexpr int UNITS = SKIP && KEYS == KEYS_64 && TILE == 128 ? 2 : 1; /* decisions of stage 2 per tile */
+    /* decisions of stage 2 per tile */
+    static constexpr int UNITS = SKIP && KEYS == KEYS_64 && TILE == 128 ? 2 : 1;
     static constexpr int UNIT_REGS = SCORES / UNITS;
     static_assert(TILE == 128 || !SKIP || KEYS == KEYS_64, "a unit of stage 2 does not span tiles");
 
@@ -50,13 +51,14 @@ struct consumer {
     const CUtensorMap *map_o;
     uint8_t *q, *k, *v, *o_stage;
     barriers<S::stages> *bar;
-    int wg, ids; /* ids: of the named barriers before this team's */
+    int wg, ids;             /* ids: of the named barriers before this team's */
     uint32_t nk = 0, nq = 0; /* key tiles and items begun; value tiles are always one behind */
 
     float o[D / 2], s[SCORES];
     uint32_t prob[SCORES / 2];
     float top[2],
-        sum[2];        /* reference of the exponent, raw score units; running sums of this thread's columns */
+        /* reference of the exponent, raw score units; running sums of this thread's columns */
+        sum[2];
     float true_top[2]; /* SKIP: the running maximum that stage 2 speaks of, of skipped units too */
     float lambda;
     int live; /* SKIP: bit u is set when unit u of the tile in `prob` was computed */
@@ -67,11 +69,15 @@ struct consumer {
     static __device__ __forceinline__ int thread() { return threadIdx.x % WG_THREADS; }
     static __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
     /* The first of this thread's two rows in its item; the other is eight below. */
-    __device__ __forceinline__ int first_row() const { return wg * WG_ROWS + thread() / 32 * 16 + lane() / 4; }
+    __device__ __forceinline__ int first_row() const
+    {
+        return wg * WG_ROWS + thread() / 32 * 16 + lane() / 4;
+    }
 
     __device__ __forceinline__ uint64_t query_tile(uint32_t n)
     {
-        return tile_descriptor(q + n % Q_STAGES * S::q_bytes + wg * WG_ROWS * PANEL_BYTES, 1024, 16);
+        return tile_descriptor(
+            q + n % Q_STAGES * S::q_bytes + wg * WG_ROWS * PANEL_BYTES, 1024, 16);
     }
 
     /* s = Q·Kᵀ with the n-th key tile, once it has arrived. */
@@ -83,19 +89,20 @@ struct consumer {
         for (int i = 0; i < D / 16; i++) {
             int panel = i / 4, step = (i % 4) * 2;
             mma_ss(s, desc_q + (uint64_t)(panel * (S::rows * PANEL_BYTES / 16) + step),
-                   desc_k + (uint64_t)(panel * (TILE * PANEL_BYTES / 16) + step), i > 0);
+                desc_k + (uint64_t)(panel * (TILE * PANEL_BYTES / 16) + step), i > 0);
         }
         mma_commit();
     }
 
     __device__ __forceinline__ void issue_pv(uint32_t nv)
     {
-        uint64_t desc_v = tile_descriptor(v + (nv % S::stages) * S::kv_bytes, 1024, TILE * PANEL_BYTES);
+        uint64_t desc_v =
+            tile_descriptor(v + (nv % S::stages) * S::kv_bytes, 1024, TILE * PANEL_BYTES);
         mma_fence(o);
 #pragma unroll
         for (int i = 0; i < TILE / 16; i++)
             mma_rs(o, prob[4 * i], prob[4 * i + 1], prob[4 * i + 2], prob[4 * i + 3],
-                   desc_v + (uint64_t)(i * 16 * PANEL_BYTES / 16));
+                desc_v + (uint64_t)(i * 16 * PANEL_BYTES / 16));
         mma_commit();
     }
 
@@ -148,9 +155,10 @@ struct consumer {
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
                     true_top[r] = max_nan(true_top[r], local[u][r]);
-                    /* A row whose sum is still empty needs its first unit; NaN is for nobody to skip. */
+                    /* A row whose sum is still empty needs its first unit; NaN is for nobody to
+                     * skip. */
                     bool below = local[u][r] == -INFINITY ||
-                                 (local[u][r] - true_top[r]) * p.scale_log2 + lambda <= 0.0f;
+                        (local[u][r] - true_top[r]) * p.scale_log2 + lambda <= 0.0f;
                     wanted |= row_valid[r] && (empty[r] || !below);
                 }
                 if (named_any(ids + 4 + wg, WG_THREADS, wanted)) {
@@ -160,7 +168,8 @@ struct consumer {
             }
             units += __popc(keep);
             live = keep;
-            /* The reference follows what is added: under a maximum that was only seen, sums would shrink to nothing. */
+            /* The reference follows what is added: under a maximum that was only seen, sums would
+             * shrink to nothing. */
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 now[r] = FIRST ? -INFINITY : top[r];
@@ -175,8 +184,8 @@ struct consumer {
         if (FIRST) {
             top[0] = now[0], top[1] = now[1];
         } else {
-            grown =
-                (now[0] - top[0]) * p.scale_log2 > LAZY_LOG2 || (now[1] - top[1]) * p.scale_log2 > LAZY_LOG2;
+            grown = (now[0] - top[0]) * p.scale_log2 > LAZY_LOG2 ||
+                (now[1] - top[1]) * p.scale_log2 > LAZY_LOG2;
             grown = __any_sync(0xffffffffu, grown);
             if (grown) {
 #pragma unroll
@@ -222,9 +231,9 @@ struct consumer {
         if (lane() == 0) mbar_arrive(empty);
     }
 
-    /* One tile: its Q·Kᵀ and softmax, and beside them P·V of the tile before unless that was skipped. */
-    template <bool MASKED, bool PV>
-    __device__ __forceinline__ void step(uint64_t desc_q, bool last)
+    /* One tile: its Q·Kᵀ and softmax, and beside them P·V of the tile before unless that was
+     * skipped. */
+    template <bool MASKED, bool PV> __device__ __forceinline__ void step(uint64_t desc_q, bool last)
     {
         const uint32_t nv = nk - 1;
         mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
@@ -249,16 +258,14 @@ struct consumer {
         }
     }
 
-    template <bool MASKED>
-    __device__ __forceinline__ void take(uint64_t desc_q, bool last)
+    template <bool MASKED> __device__ __forceinline__ void take(uint64_t desc_q, bool last)
     {
-        if (!SKIP || live)
-            step<MASKED, true>(desc_q, last);
-        else
-            step<MASKED, false>(desc_q, last);
+        if (!SKIP || live) step<MASKED, true>(desc_q, last);
+        else step<MASKED, false>(desc_q, last);
     }
 
-    /* A tile that lies above the triangle for all rows of this warpgroup: the others' turn, and nothing read. */
+    /* A tile that lies above the triangle for all rows of this warpgroup: the others' turn, and
+     * nothing read. */
     __device__ __forceinline__ void pass()
     {
         mbar_wait(&bar->k_full[nk % S::stages], nk / S::stages & 1);
@@ -287,7 +294,7 @@ struct consumer {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 int at = i / 8 * WG_ROWS * PANEL_BYTES + (row + 8 * r) * PANEL_BYTES +
-                         (((i % 8) ^ (row % 8)) << 4) + lane() % 4 * 4;
+                    (((i % 8) ^ (row % 8)) << 4) + lane() % 4 * 4;
                 *(uint32_t *)(stage + at) =
                     pack_bf16(o[4 * i + 2 * r] * inverse[r], o[4 * i + 2 * r + 1] * inverse[r]);
             }
@@ -311,23 +318,26 @@ struct consumer {
         if (SKIP) {
             lambda = p.pv_threshold[w.head];
             units = 0;
-            if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head]) lambda = INFINITY;
+            if (KEYS != KEYS_DENSE && p.head_sparse != NULL && !p.head_sparse[w.head])
+                lambda = INFINITY;
         }
     }
 
     __device__ __forceinline__ void close_item(const work &w)
     {
         store(w.row0, w.head);
-        if (SKIP && p.ledger != NULL && thread() == 0) count(&p.ledger[w.head].pv_units_computed, units);
+        if (SKIP && p.ledger != NULL && thread() == 0)
+            count(&p.ledger[w.head].pv_units_computed, units);
     }
 
-    /* The first Q·Kᵀ of an item is sent for before the last P·V of the item before it is collected and
-     * stored. */
+    /* The first Q·Kᵀ of an item is sent for before the last P·V of the item before it is collected
+     * and stored. */
     __device__ __forceinline__ void run(const work *in)
     {
         mbar_wait(&bar->q_full[0], 0);
         work w = in[0];
-        if (S::teams > 1 && w.row0 < 0) return; /* an odd number of items: nothing for the last team */
+        /* an odd number of items: nothing for the last team */
+        if (S::teams > 1 && w.row0 < 0) return;
         if (TURNS && wg == 0) named_arrive(ids + 1, 2 * WG_THREADS);
         mbar_wait(&bar->k_full[0], 0);
         issue_qk(s, query_tile(0), 0);
@@ -382,12 +392,10 @@ struct consumer {
 };
 
 template <int D, int WGS, keys KEYS, bool SKIP, bool TURNS, int TILE>
-__global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads,
-                             1) void attn_kernel(const __grid_constant__ CUtensorMap mq,
-                                                 const __grid_constant__ CUtensorMap mk,
-                                                 const __grid_constant__ CUtensorMap mv,
-                                                 const __grid_constant__ CUtensorMap mo,
-                                                 const __grid_constant__ params p)
+__global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads, 1) void attn_kernel(
+    const __grid_constant__ CUtensorMap mq, const __grid_constant__ CUtensorMap mk,
+    const __grid_constant__ CUtensorMap mv, const __grid_constant__ CUtensorMap mo,
+    const __grid_constant__ params p)
 {
     using S = shape<D, WGS, KEYS, SKIP, TILE>;
     extern __shared__ uint8_t raw[];
@@ -395,8 +403,8 @@ __global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads,
     int wg = __shfl_sync(0xffffffffu, (int)threadIdx.x / WG_THREADS, 0);
     int team = (wg - 1) / WGS;
     if (wg == 0) team = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32 % S::teams, 0);
-    uint8_t *q = base + team * S::team_bytes, *k = q + Q_STAGES * S::q_bytes, *v = k + S::stages * S::kv_bytes,
-            *o = v + S::stages * S::kv_bytes;
+    uint8_t *q = base + team * S::team_bytes, *k = q + Q_STAGES * S::q_bytes,
+            *v = k + S::stages * S::kv_bytes, *o = v + S::stages * S::kv_bytes;
     auto *bar = (barriers<S::stages> *)(base + S::teams * S::team_bytes + team * 256);
     work *shared_work = (work *)(bar + 1);
     static_assert(sizeof(*bar) + Q_STAGES * sizeof(work) <= 256, "barriers outgrew their room");
@@ -425,7 +433,8 @@ __global__ __launch_bounds__(shape<D, WGS, KEYS, SKIP, TILE>::threads,
             produce<D, WGS, KEYS, SKIP, TILE>(p, &mq, &mk, &mv, q, k, v, bar, shared_work, team);
     } else {
         registers_grow<S::consumer_regs>();
-        consumer<D, WGS, KEYS, SKIP, TURNS, TILE> c = {p, &mo, q, k, v, o, bar, (wg - 1) % WGS, team * 6};
+        consumer<D, WGS, KEYS, SKIP, TURNS, TILE> c = {
+            p, &mo, q, k, v, o, bar, (wg - 1) % WGS, team * 6};
         c.run(shared_work);
     }
 }
@@ -490,8 +499,8 @@ enum status dense_run(const struct attn_args *a, void *ws, struct par *par, stru
     return launch<64, D64_DENSE_WGS, KEYS_DENSE, false, TURNS_PAY, 128>(a, ws, s);
 }
 
-/* Two teams on every multiprocessor, tiles of 64 keys. Stage 2 decides on whole key blocks, so with blocks of 128 keys
- * it would span two tiles. */
+/* Two teams on every multiprocessor, tiles of 64 keys. Stage 2 decides on whole key blocks, so with
+ * blocks of 128 keys it would span two tiles. */
 const char *teams_refuses(const struct attn_args *a)
 {
     const char *why = sparse_refuses(a);
@@ -510,7 +519,8 @@ enum status teams_run(const struct attn_args *a, void *ws, struct par *par, stru
     return launch<64, 2, KEYS_64, false, TURNS_PAY, 64>(a, ws, s);
 }
 
-/* Two teams are the faster (docs/speed/attention.md) as long as each gets several items: an item takes a team twice as long. */
+/* Two teams are the faster (docs/speed/attention.md) as long as each gets several items: an item
+ * takes a team twice as long. */
 bool teams_pay(const struct attn_args *a)
 {
     constexpr int EACH = 3;
@@ -521,8 +531,7 @@ bool teams_pay(const struct attn_args *a)
     return (a->n_q + 127) / 128 * a->n_heads >= 2 * EACH * sms;
 }
 
-template <int D>
-enum status sparse_run_dim(const struct attn_args *a, void *ws, cudaStream_t s)
+template <int D> enum status sparse_run_dim(const struct attn_args *a, void *ws, cudaStream_t s)
 {
     bool k64 = a->tiles->block.k == 64, skip = a->pv_threshold != NULL;
     if (k64 && skip) return launch<D, 2, KEYS_64, true, TURNS_PAY, 128>(a, ws, s);
@@ -542,9 +551,10 @@ enum status sparse_run(const struct attn_args *a, void *ws, struct par *par, str
 } // namespace
 
 extern "C" {
-const struct attn_impl attn_dense_sm90_bf16 = {"attn_dense_sm90_bf16", dense_refuses, workspace, dense_run};
-const struct attn_impl attn_sparse_sm90_bf16 = {"attn_sparse_sm90_bf16", sparse_refuses, workspace,
-                                                sparse_run};
-const struct attn_impl attn_sparse_teams_sm90_bf16 = {"attn_sparse_teams_sm90_bf16", teams_refuses, workspace,
-                                                      teams_run};
+const struct attn_impl attn_dense_sm90_bf16 = {
+    "attn_dense_sm90_bf16", dense_refuses, workspace, dense_run};
+const struct attn_impl attn_sparse_sm90_bf16 = {
+    "attn_sparse_sm90_bf16", sparse_refuses, workspace, sparse_run};
+const struct attn_impl attn_sparse_teams_sm90_bf16 = {
+    "attn_sparse_teams_sm90_bf16", teams_refuses, workspace, teams_run};
 }

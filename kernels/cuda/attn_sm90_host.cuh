@@ -1,4 +1,5 @@
-/* What the host does for attn_sm90.cu and attn_eight_sm90.cu alike: what they take, tensor maps, parameters. */
+/* What the host does for attn_sm90.cu and attn_eight_sm90.cu alike: what they take, tensor maps,
+ * parameters. */
 #ifndef SG_KERNELS_CUDA_ATTN_SM90_HOST_CUH
 #define SG_KERNELS_CUDA_ATTN_SM90_HOST_CUH
 
@@ -8,21 +9,23 @@
 namespace attn_sm90
 {
 
-inline enum status map_tensor(CUtensorMap *map, const char *what, const void *at, int head_dim, int rows, int heads,
-                       ptrdiff_t row_stride, ptrdiff_t head_stride, int box_rows, int box_panels)
+inline enum status map_tensor(CUtensorMap *map, const char *what, const void *at, int head_dim,
+    int rows, int heads, ptrdiff_t row_stride, ptrdiff_t head_stride, int box_rows, int box_panels)
 {
     cuda_encode_tiled encode;
     TRY(cuda_encode_tiled_find(&encode));
-    cuuint64_t dims[4] = {PANEL, (cuuint64_t)rows, (cuuint64_t)(head_dim / PANEL), (cuuint64_t)heads};
+    cuuint64_t dims[4] = {
+        PANEL, (cuuint64_t)rows, (cuuint64_t)(head_dim / PANEL), (cuuint64_t)heads};
     cuuint64_t strides[3] = {(cuuint64_t)row_stride * 2, PANEL_BYTES, (cuuint64_t)head_stride * 2};
-    cuuint32_t box[4] = {PANEL, (cuuint32_t)box_rows, (cuuint32_t)box_panels, 1}, steps[4] = {1, 1, 1, 1};
-    CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)at, dims, strides, box, steps,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    cuuint32_t box[4] = {PANEL, (cuuint32_t)box_rows, (cuuint32_t)box_panels, 1},
+               steps[4] = {1, 1, 1, 1};
+    CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)at, dims, strides, box,
+        steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (r != CUDA_SUCCESS)
         return fail(ERR_DEVICE,
-                    "tensor map of %s: driver error %d (%d rows of stride %td, %d heads of stride %td)", what,
-                    (int)r, rows, row_stride, heads, head_stride);
+            "tensor map of %s: driver error %d (%d rows of stride %td, %d heads of stride %td)",
+            what, (int)r, rows, row_stride, heads, head_stride);
     return OK;
 }
 
@@ -35,8 +38,8 @@ void fill_params(params *p, const struct attn_args *a, int rows, double kv_head_
     p->group = a->n_heads / a->n_kv_heads;
     p->first_row = a->q_start;
     p->n_rows = (p->n_kv - p->first_row + rows - 1) / rows;
-    /* K and V of the heads that run side by side should stay in L2 (50 or 60 MB, half of it near each
-     * multiprocessor); 32 MB of them leaves room for Q and O. */
+    /* K and V of the heads that run side by side should stay in L2 (50 or 60 MB, half of it near
+     * each multiprocessor); 32 MB of them leaves room for Q and O. */
     int kv_together = (int)(32e6 / kv_head_bytes);
     if (kv_together < 1) kv_together = 1;
     p->heads_together = kv_together >= a->n_kv_heads ? a->n_heads : kv_together * p->group;

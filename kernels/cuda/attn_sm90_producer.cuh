@@ -1,8 +1,9 @@
-/* The producer of attn_sm90.cu: who takes which item, which tiles it has, and how they reach shared memory.
+/* The producer of attn_sm90.cu: who takes which item, which tiles it has, and how they reach shared
+ * memory.
  *
- * One warp per CTA. It reads the tile bits, issues the copies and tells the consumers no more than how many
- * tiles come and from which one on the triangle matters. It also holds the shapes and barriers both sides
- * agree on.
+ * One warp per CTA. It reads the tile bits, issues the copies and tells the consumers no more than
+ * how many tiles come and from which one on the triangle matters. It also holds the shapes and
+ * barriers both sides agree on.
  */
 #ifndef SG_KERNELS_CUDA_ATTN_SM90_PRODUCER_CUH
 #define SG_KERNELS_CUDA_ATTN_SM90_PRODUCER_CUH
@@ -17,19 +18,15 @@ namespace attn_sm90
 
 using namespace sm90;
 
-enum { WG_ROWS = 64,
-       WG_THREADS = 128,
-       PANEL = 64,
-       PANEL_BYTES = 128,
-       Q_STAGES = 2 };
-enum keys { KEYS_DENSE,
-            KEYS_128,
-            KEYS_64 };
+enum { WG_ROWS = 64, WG_THREADS = 128, PANEL = 64, PANEL_BYTES = 128, Q_STAGES = 2 };
+enum keys { KEYS_DENSE, KEYS_128, KEYS_64 };
 
 struct params {
     int n_q, q_start, n_kv, n_heads, group; /* group: query heads per kv head */
-    int n_rows, first_row;                  /* query blocks of this call; absolute first row of the first */
-    int heads_together;                     /* heads walked side by side so that their K and V stay in L2 */
+    /* query blocks of this call; absolute first row of the first */
+    int n_rows, first_row;
+    /* heads walked side by side so that their K and V stay in L2 */
+    int heads_together;
     float scale_log2;
     int count_q, count_k; /* block shape the ledger counts in */
     int words_per_row, n_map_rows;
@@ -40,10 +37,10 @@ struct params {
     int *next_item;
 };
 
-/* One team of a producer warp and WGS consumer warpgroups per multiprocessor. With tiles of 64 keys two, in one CTA,
- * which share nothing but the counter: consumers then need so few registers that four warpgroups fit. */
-template <int D, int WGS, keys KEYS, bool SKIP, int TILE>
-struct shape {
+/* One team of a producer warp and WGS consumer warpgroups per multiprocessor. With tiles of 64 keys
+ * two, in one CTA, which share nothing but the counter: consumers then need so few registers that
+ * four warpgroups fit. */
+template <int D, int WGS, keys KEYS, bool SKIP, int TILE> struct shape {
     static constexpr int rows = WGS * WG_ROWS;
     static constexpr int panels = D / PANEL;
     static constexpr bool small = TILE == 64;
@@ -68,8 +65,7 @@ struct work {
     int half;  /* the second half of tile 0 holds nothing */
 };
 
-template <int STAGES>
-struct barriers {
+template <int STAGES> struct barriers {
     uint64_t q_full[Q_STAGES], q_empty[Q_STAGES], k_full[STAGES], k_empty[STAGES], v_full[STAGES],
         v_empty[STAGES];
 };
@@ -90,11 +86,15 @@ inline __device__ void count(uint64_t *counter, int by)
 }
 
 /* Key blocks (of `k` keys) that rows up to min(last, n_kv - 1) may see. */
-inline __device__ int blocks_seen(const params &p, int last, int k) { return min(last, p.n_kv - 1) / k + 1; }
+inline __device__ int blocks_seen(const params &p, int last, int k)
+{
+    return min(last, p.n_kv - 1) / k + 1;
+}
 
-/* Everything one item adds to its head's ledger, unless P·V is skipped, which the consumers count. */
-inline __device__ void count_item(const params &p, int head, int row0, int rows, int tiles_kept, bool sparse,
-                                  bool skip)
+/* Everything one item adds to its head's ledger, unless P·V is skipped, which the consumers count.
+ */
+inline __device__ void count_item(
+    const params &p, int head, int row0, int rows, int tiles_kept, bool sparse, bool skip)
 {
     struct head_ledger *l = &p.ledger[head];
     int possible = 0, units = 0, units_done = 0;
@@ -107,7 +107,8 @@ inline __device__ void count_item(const params &p, int head, int row0, int rows,
         if (max(u, p.q_start) < from) continue;
         int seen = blocks_seen(p, u + PV_UNIT_ROWS - 1, p.count_k);
         units += seen;
-        units_done += sparse ? tiles_kept - (blocks_seen(p, row0 + rows - 1, p.count_k) - seen) : seen;
+        units_done +=
+            sparse ? tiles_kept - (blocks_seen(p, row0 + rows - 1, p.count_k) - seen) : seen;
     }
     count(&l->tiles_possible, possible);
     count(&l->tiles_computed, sparse ? tiles_kept : possible);
@@ -115,8 +116,9 @@ inline __device__ void count_item(const params &p, int head, int row0, int rows,
     if (!skip) count(&l->pv_units_computed, units_done);
 }
 
-/* The kept key blocks of one row of the map below `end`, in increasing order. A whole warp walks together,
- * each lane holding one word of 64 blocks; rows of more than 2048 blocks are read again every 32 words. */
+/* The kept key blocks of one row of the map below `end`, in increasing order. A whole warp walks
+ * together, each lane holding one word of 64 blocks; rows of more than 2048 blocks are read again
+ * every 32 words. */
 struct walk {
     const uint64_t *row;
     uint64_t mine, word;
@@ -154,10 +156,11 @@ struct walk {
     }
 };
 
-/* Fill the next stage of K or V with the 64-key blocks a and b (b = a + 1 unless blocks are 64 keys). */
+/* Fill the next stage of K or V with the 64-key blocks a and b (b = a + 1 unless blocks are 64
+ * keys). */
 template <typename S, keys KEYS, int TILE>
 __device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *map, uint64_t *full,
-                                          uint64_t *empty, uint32_t n, int a, int b, int kv_head)
+    uint64_t *empty, uint32_t n, int a, int b, int kv_head)
 {
     uint32_t stage = n % S::stages;
     mbar_wait(&empty[stage], (n / S::stages & 1) ^ 1);
@@ -179,9 +182,9 @@ __device__ __forceinline__ void load_tile(uint8_t *stages, const CUtensorMap *ma
 
 /* The producer warp. All lanes walk together; the first one talks to the copy engine. */
 template <int D, int WGS, keys KEYS, bool SKIP, int TILE>
-__device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMap *mk, const CUtensorMap *mv,
-                        uint8_t *q, uint8_t *k, uint8_t *v, barriers<shape<D, WGS, KEYS, SKIP, TILE>::stages> *bar,
-                        work *out, int team)
+__device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMap *mk,
+    const CUtensorMap *mv, uint8_t *q, uint8_t *k, uint8_t *v,
+    barriers<shape<D, WGS, KEYS, SKIP, TILE>::stages> *bar, work *out, int team)
 {
     using S = shape<D, WGS, KEYS, SKIP, TILE>;
     const bool leader = threadIdx.x % 32 == 0;
@@ -236,14 +239,10 @@ __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMa
             int va = a, vb = b;
             if (j < w.tiles) {
                 if constexpr (S::small) {
-                    if (!sparse)
-                        a = j;
-                    else if (j >= w.clear)
-                        a = row0 / 64 + j - w.clear;
-                    else if (KEYS == KEYS_64)
-                        a = list.next();
-                    else
-                        a = j % 2 ? a + 1 : 2 * list.next();
+                    if (!sparse) a = j;
+                    else if (j >= w.clear) a = row0 / 64 + j - w.clear;
+                    else if (KEYS == KEYS_64) a = list.next();
+                    else a = j % 2 ? a + 1 : 2 * list.next();
                 } else if (!sparse) {
                     a = 2 * j;
                 } else if (j == w.tiles - 1) {
@@ -256,7 +255,8 @@ __device__ void produce(const params &p, const CUtensorMap *mq, const CUtensorMa
                     b = w.half && j == 0 ? a : list.next();
                 load_tile<S, KEYS, TILE>(k, mk, bar->k_full, bar->k_empty, nk++, a, b, kv_head);
             }
-            if (j > 0) load_tile<S, KEYS, TILE>(v, mv, bar->v_full, bar->v_empty, nv++, va, vb, kv_head);
+            if (j > 0)
+                load_tile<S, KEYS, TILE>(v, mv, bar->v_full, bar->v_empty, nv++, va, vb, kv_head);
         }
         if (leader && p.ledger != NULL) count_item(p, head, row0, S::rows, kept, kept > 0, SKIP);
         item = __shfl_sync(0xffffffffu, following, 0);

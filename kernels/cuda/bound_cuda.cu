@@ -58,8 +58,8 @@ __device__ __forceinline__ int cols_seen(const params &p, int row)
 template <int PER> struct steps {
     static constexpr int AT_ONCE = 32 / PER;
     uint4 x[HELD];
-    __device__ __forceinline__ void load(const __nv_bfloat16 *from, ptrdiff_t row, int first, int n,
-                                         bool there)
+    __device__ __forceinline__ void load(
+        const __nv_bfloat16 *from, ptrdiff_t row, int first, int n, bool there)
     {
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
@@ -99,7 +99,7 @@ __device__ __forceinline__ void store(__nv_bfloat16 *to, const float (&x)[8])
 /* Centre and reach of one sub-block of keys, in all lanes of a column. */
 template <int PER>
 __device__ __forceinline__ void spread(const params &p, const __nv_bfloat16 *from, int n,
-                                       bool there, float (&centre)[8], float (&reach)[8])
+    bool there, float (&centre)[8], float (&reach)[8])
 {
     constexpr int ROUND = HELD * steps<PER>::AT_ONCE;
     const auto add = [](float a, float b) { return a + b; };
@@ -161,7 +161,7 @@ __global__ __launch_bounds__(POOL_THREADS) void pool_rows(const __grid_constant_
                   n = min(p.col_tokens, p.n_kv - col * p.col_tokens);
         float centre[8], reach[8], hi[8], lo[8];
         spread<PER>(p, p.k + kv * p.k_head + (ptrdiff_t)col * p.col_tokens * p.k_row + at, n, there,
-                    centre, reach);
+            centre, reach);
 #pragma unroll
         for (int c = 0; c < 8; c++) {
             const float half = __fmul_rn(reach[c], p.width);
@@ -217,8 +217,8 @@ __device__ __forceinline__ void stage_means(const params &p, int head, int row0,
 /* Sends for COLS ranges from col0 on; those that are not there, and channels behind 2 d, become
  * zeros. */
 template <int DIM, int COLS, int THREADS>
-__device__ __forceinline__ void send_ranges(const params &p, const __nv_bfloat16 *ranges, int col0,
-                                            __nv_bfloat16 *to)
+__device__ __forceinline__ void send_ranges(
+    const params &p, const __nv_bfloat16 *ranges, int col0, __nv_bfloat16 *to)
 {
     for (int i = threadIdx.x; i < COLS * (DIM / 8); i += THREADS) {
         const int r = i / (DIM / 8), c = i % (DIM / 8) * 8;
@@ -258,8 +258,8 @@ __global__ __launch_bounds__(ROWS * 2) void score_tiles(const __grid_constant__ 
     float top = -INFINITY, sum = 0; /* of row lane / 2, half of its tiles */
     for (int col0 = 0, turn = 0; col0 < seen_by_all; col0 += COLS, turn ^= 1) {
         if (col0 + COLS < seen_by_all) {
-            send_ranges<DIM, COLS, ROWS * 2>(p, ranges, col0 + COLS,
-                                             k + (turn ^ 1) * COLS * (DIM + 8));
+            send_ranges<DIM, COLS, ROWS * 2>(
+                p, ranges, col0 + COLS, k + (turn ^ 1) * COLS * (DIM + 8));
             wait_for_ranges<1>();
         } else {
             wait_for_ranges<0>();
@@ -303,7 +303,7 @@ __global__ __launch_bounds__(ROWS * 2) void score_tiles(const __grid_constant__ 
                 other_sum = __shfl_xor_sync(0xffffffffu, sum, 1);
     const float most = fmaxf(top, other_top);
     const float all = (top == -INFINITY ? 0 : sum * exp2f(top - most)) +
-                      (other_top == -INFINITY ? 0 : other_sum * exp2f(other_top - most));
+        (other_top == -INFINITY ? 0 : other_sum * exp2f(other_top - most));
     if (lane % 2 == 0 && warp_row + lane / 2 < p.end)
         p.norms[(size_t)head * p.n_rows + warp_row + lane / 2] = most + log2f(all);
 }
@@ -341,9 +341,9 @@ __global__ __launch_bounds__(RANK_WARPS * 32) void rank_rows(const __grid_consta
 #pragma unroll
                 for (int r = 0; r < 8; r++) {
                     const float mass_here = exp2f(x[r]);
-                    all = p.join == 0   ? all + mass_here
-                          : p.join == 1 ? fmaf(mass_here, mass_here, all)
-                                        : fmaxf(all, mass_here);
+                    all = p.join == 0 ? all + mass_here
+                        : p.join == 1 ? fmaf(mass_here, mass_here, all)
+                                      : fmaxf(all, mass_here);
                 }
             }
             if (p.join == 1) all = sqrtf(all);
@@ -367,8 +367,8 @@ __global__ __launch_bounds__(RANK_WARPS * 32) void rank_rows(const __grid_consta
         total = mask_cuda::warp_sum(total), low = __reduce_min_sync(0xffffffffu, low);
         __syncwarp();
         if (p.topk > 0)
-            c = mask_cuda::choose<true>(mass, n, n, (float)mask_cuda::topk_count(p.topk, n), low,
-                                        list);
+            c = mask_cuda::choose<true>(
+                mass, n, n, (float)mask_cuda::topk_count(p.topk, n), low, list);
         else if (t.cdfthreshd >= 1) c.bound = low;
         else if (p.relative) c.bound = __float_as_uint(1 - t.cdfthreshd);
         else c = mask_cuda::choose<false>(mass, n, n, t.cdfthreshd * total, low, list);
@@ -380,7 +380,7 @@ __global__ __launch_bounds__(RANK_WARPS * 32) void rank_rows(const __grid_consta
     if (lane == 0 && t.is_sparse && p.ledger != NULL) {
         atomicAdd((unsigned long long *)&p.ledger[head].forced_sink, 1ull);
         atomicAdd((unsigned long long *)&p.ledger[head].forced_diagonal,
-                  (unsigned long long)(n - diagonal));
+            (unsigned long long)(n - diagonal));
     }
 }
 
@@ -440,10 +440,10 @@ template <int DIM, int ROWS, int COLS> enum status score(const params &p, cudaSt
 {
     static_assert(MOST_ROWS % ROWS == 0, "whole tiles");
     const size_t room = sizeof(__nv_bfloat16) * (DIM + 8) * (ROWS + 2 * COLS) +
-                        sizeof(float) * ROWS * (COLS / 2 + 1);
+        sizeof(float) * ROWS * (COLS / 2 + 1);
     const unsigned sets = (unsigned)((p.end - p.from + ROWS - 1) / ROWS);
-    CUDA_TRY(cudaFuncSetAttribute(score_tiles<DIM, ROWS, COLS>,
-                                  cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
+    CUDA_TRY(cudaFuncSetAttribute(
+        score_tiles<DIM, ROWS, COLS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
     score_tiles<DIM, ROWS, COLS><<<sets *(unsigned)p.n_heads, ROWS * 2, room, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
@@ -479,8 +479,7 @@ size_t bound_cuda_workspace(const struct mask_cuda_args *m, const struct mask_me
 }
 
 enum status bound_cuda_predict(const struct mask_cuda_args *m, const struct mask_method *method,
-                               int part, const struct tile_map *tiles, void *ws,
-                               struct stream *stream)
+    int part, const struct tile_map *tiles, void *ws, struct stream *stream)
 {
     params p = params_of(m, method);
     const struct layout l = plan(p);
@@ -496,9 +495,9 @@ enum status bound_cuda_predict(const struct mask_cuda_args *m, const struct mask
         cudaFuncSetAttribute(rank_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
     for (p.from = 0; p.from < p.n_rows; p.from += l.rows_at_once) {
         p.end = min(p.from + l.rows_at_once, p.n_rows);
-        TRY((p.d <= 64    ? score<128, 128, 64>(p, s)
-             : p.d <= 128 ? score<256, 128, 64>(p, s)
-                          : score<512, 64, 32>(p, s)));
+        TRY((p.d <= 64       ? score<128, 128, 64>(p, s)
+                : p.d <= 128 ? score<256, 128, 64>(p, s)
+                             : score<512, 64, 32>(p, s)));
         const int per_block = p.block_q / p.row_tokens,
                   blocks = (p.end - p.from + per_block - 1) / per_block;
         rank_rows<<<dim3((unsigned)blocks, (unsigned)p.n_heads), RANK_WARPS * 32, room, s>>>(p);

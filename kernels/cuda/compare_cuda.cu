@@ -8,11 +8,13 @@ extern "C" {
 namespace
 {
 
-enum { THREADS = 256,
-       WARPS = THREADS / 32,
-       HELD = 16,             /* logits of a side that a thread keeps in registers */
-       PIECE = HELD * THREADS, /* and that a CTA folds at a time */
-       HIDDEN_THREADS = 128 };
+enum {
+    THREADS = 256,
+    WARPS = THREADS / 32,
+    HELD = 16,              /* logits of a side that a thread keeps in registers */
+    PIECE = HELD * THREADS, /* and that a CTA folds at a time */
+    HIDDEN_THREADS = 128
+};
 
 /* Order of (value, id) as an unsigned number: greater value first, then lower id. */
 __device__ __forceinline__ uint64_t rank_of(float value, int id)
@@ -34,7 +36,10 @@ __device__ __forceinline__ int id_of(uint64_t rank) { return (int)(0xffffffffu -
 constexpr uint64_t FIRST = 0xff800000ffffffffull;
 
 /* id of the i-th value a thread holds, relative to the piece: sixteen bytes per load */
-__device__ __forceinline__ int place_of(int i) { return (i / 4 * THREADS + (int)threadIdx.x) * 4 + i % 4; }
+__device__ __forceinline__ int place_of(int i)
+{
+    return (i / 4 * THREADS + (int)threadIdx.x) * 4 + i % 4;
+}
 
 __device__ __forceinline__ uint64_t block_max(uint64_t x, uint64_t *part)
 {
@@ -97,8 +102,8 @@ __device__ uint64_t best_below(const float (&x)[HELD], int ids, int first, uint6
 }
 
 /* Let the piece's best values into the row's five. `top_rank` is the best of them. */
-__device__ void fold_top(const float (&x)[HELD], int ids, int first, uint64_t top_rank, float *top, int32_t *top_id,
-                         uint64_t *part)
+__device__ void fold_top(const float (&x)[HELD], int ids, int first, uint64_t top_rank, float *top,
+    int32_t *top_id, uint64_t *part)
 {
     __shared__ float bound;
     if (threadIdx.x == 0) bound = top[4];
@@ -109,7 +114,8 @@ __device__ void fold_top(const float (&x)[HELD], int ids, int first, uint64_t to
         if (threadIdx.x == 0) {
             float value = value_of(winner);
             int at = 4;
-            for (; at > 0 && value > top[at - 1]; at--) top[at] = top[at - 1], top_id[at] = top_id[at - 1];
+            for (; at > 0 && value > top[at - 1]; at--)
+                top[at] = top[at - 1], top_id[at] = top_id[at - 1];
             top[at] = value, top_id[at] = id_of(winner);
             bound = top[4];
         }
@@ -122,10 +128,11 @@ __device__ void fold_top(const float (&x)[HELD], int ids, int first, uint64_t to
 
 enum { DOT, SQ_0, SQ_1, SUM_0, SUM_1, ABS, SQ_DIFF, EXP_0, EXP_1, TILT, N_SUMS };
 
-/* Fold `ids` logits of a row, at most a piece, whose first is id `first`, into the state in shared memory. */
+/* Fold `ids` logits of a row, at most a piece, whose first is id `first`, into the state in shared
+ * memory. */
 template <bool BOTH>
-__device__ __forceinline__ void fold_piece(const float *za, const float *zb, int ids, int first, struct logit_row &state,
-                                           uint64_t *part, float (*sums)[N_SUMS + 1])
+__device__ __forceinline__ void fold_piece(const float *za, const float *zb, int ids, int first,
+    struct logit_row &state, uint64_t *part, float (*sums)[N_SUMS + 1])
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float a[HELD], b[HELD];
@@ -195,21 +202,23 @@ __device__ __forceinline__ void fold_piece(const float *za, const float *zb, int
 }
 
 template <bool BOTH>
-__global__ __launch_bounds__(THREADS, BOTH ? 3 : 4) void fold_kernel(const float *logits, int chunk, int n_rows, int ids,
-                                                                     int first, const int32_t *next,
-                                                                     struct compare_cuda_row *rows)
+__global__ __launch_bounds__(THREADS, BOTH ? 3 : 4) void fold_kernel(const float *logits, int chunk,
+    int n_rows, int ids, int first, const int32_t *next, struct compare_cuda_row *rows)
 {
     __shared__ uint64_t part[WARPS];
     __shared__ float sums[WARPS][N_SUMS + 1];
     __shared__ struct logit_row state;
     const int r = blockIdx.x;
-    const float *za = logits + (size_t)r * chunk, *zb = BOTH ? logits + (size_t)(n_rows + r) * chunk : za;
+    const float *za = logits + (size_t)r * chunk,
+                *zb = BOTH ? logits + (size_t)(n_rows + r) * chunk : za;
     for (int i = threadIdx.x; i < (int)(sizeof state / 4); i += THREADS)
         ((uint32_t *)&state)[i] = ((const uint32_t *)&rows[r].row)[i];
     for (int at = 0; at < ids; at += PIECE)
-        fold_piece<BOTH>(za + at, zb + at, min((int)PIECE, ids - at), first + at, state, part, sums);
+        fold_piece<BOTH>(
+            za + at, zb + at, min((int)PIECE, ids - at), first + at, state, part, sums);
     int at = next[r] - first;
-    if (threadIdx.x == 0 && next[r] >= 0 && at >= 0 && at < ids) rows[r].z_next[0] = za[at], rows[r].z_next[1] = zb[at];
+    if (threadIdx.x == 0 && next[r] >= 0 && at >= 0 && at < ids)
+        rows[r].z_next[0] = za[at], rows[r].z_next[1] = zb[at];
     if (!BOTH && threadIdx.x < 5) {
         state.top[1][threadIdx.x] = state.top[0][threadIdx.x];
         state.top_id[1][threadIdx.x] = state.top_id[0][threadIdx.x];
@@ -219,9 +228,10 @@ __global__ __launch_bounds__(THREADS, BOTH ? 3 : 4) void fold_kernel(const float
         ((uint32_t *)&rows[r].row)[i] = ((const uint32_t *)&state)[i];
 }
 
-/* What a loss needs of a chunk. One warp per row: no barrier, and each value is looked at twice in registers. */
-__global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int chunk, int n_rows, int ids, int first,
-                                                       const int32_t *next, struct compare_cuda_row *rows)
+/* What a loss needs of a chunk. One warp per row: no barrier, and each value is looked at twice in
+ * registers. */
+__global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int chunk, int n_rows,
+    int ids, int first, const int32_t *next, struct compare_cuda_row *rows)
 {
     constexpr int AT_ONCE = 8; /* sixteen-byte loads in flight */
     const int r = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -234,7 +244,8 @@ __global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int 
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             int at = at0 + i * 128;
-            float4 v = at < ids ? *(const float4 *)(z + at) : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+            float4 v = at < ids ? *(const float4 *)(z + at)
+                                : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
             x[4 * i] = v.x, x[4 * i + 1] = v.y, x[4 * i + 2] = v.z, x[4 * i + 3] = v.w;
 #pragma unroll
             for (int j = 0; j < 4; j++) {
@@ -260,7 +271,8 @@ __global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int 
     if (lane != 0) return;
     struct logit_row *row = &rows[r].row;
     float now = fmaxf(row->m[0], m);
-    float total = (row->m[0] == -INFINITY ? 0 : row->s[0] * expf(row->m[0] - now)) + sum * expf(m - now);
+    float total =
+        (row->m[0] == -INFINITY ? 0 : row->s[0] * expf(row->m[0] - now)) + sum * expf(m - now);
     row->m[0] = row->m[1] = now;
     row->s[0] = row->s[1] = total;
     row->bad |= bad;
@@ -268,8 +280,8 @@ __global__ __launch_bounds__(THREADS) void loss_kernel(const float *logits, int 
     if (next[r] >= 0 && at >= 0 && at < ids) rows[r].z_next[0] = rows[r].z_next[1] = z[at];
 }
 
-__global__ __launch_bounds__(HIDDEN_THREADS) void hidden_kernel(const float *dense, const float *sparse, int k,
-                                                                struct compare_cuda_row *rows)
+__global__ __launch_bounds__(HIDDEN_THREADS) void hidden_kernel(
+    const float *dense, const float *sparse, int k, struct compare_cuda_row *rows)
 {
     __shared__ double part[HIDDEN_THREADS / 32][4];
     const float *a = dense + (size_t)blockIdx.x * k, *b = sparse + (size_t)blockIdx.x * k;
@@ -287,10 +299,12 @@ __global__ __launch_bounds__(HIDDEN_THREADS) void hidden_kernel(const float *den
     for (int w = 1; w < HIDDEN_THREADS / 32; w++)
         for (int i = 0; i < 4; i++) sum[i] += part[w][i];
     struct compare_cuda_row *row = &rows[blockIdx.x];
-    row->hidden_dot = sum[0], row->hidden_sq[0] = sum[1], row->hidden_sq[1] = sum[2], row->hidden_abs = sum[3];
+    row->hidden_dot = sum[0], row->hidden_sq[0] = sum[1], row->hidden_sq[1] = sum[2],
+    row->hidden_abs = sum[3];
 }
 
-__global__ void nll_kernel(const struct compare_cuda_row *rows, const int32_t *next, int n, float *nll)
+__global__ void nll_kernel(
+    const struct compare_cuda_row *rows, const int32_t *next, int n, float *nll)
 {
     int r = blockIdx.x * blockDim.x + threadIdx.x;
     if (r >= n) return;
@@ -305,35 +319,42 @@ static_assert(sizeof(struct logit_row) % 4 == 0, "a row is moved by words");
 
 extern "C" {
 
-enum status compare_cuda_run(const struct compare_cuda_args *a, struct gemm_cuda *g, struct stream *stream)
+enum status compare_cuda_run(
+    const struct compare_cuda_args *a, struct gemm_cuda *g, struct stream *stream)
 {
     cudaStream_t s = (cudaStream_t)stream;
     const int n = a->n_rows, sides = a->both ? 2 : 1, chunk = a->chunk;
     begin_kernel<<<(n + 127) / 128, 128, 0, s>>>(a->rows, n);
     CUDA_TRY(cudaGetLastError());
     if (a->hidden != NULL) {
-        hidden_kernel<<<n, HIDDEN_THREADS, 0, s>>>(a->hidden, a->hidden + (a->both ? (size_t)n * a->k : 0), a->k, a->rows);
+        hidden_kernel<<<n, HIDDEN_THREADS, 0, s>>>(
+            a->hidden, a->hidden + (a->both ? (size_t)n * a->k : 0), a->k, a->rows);
         CUDA_TRY(cudaGetLastError());
     }
     for (int first = 0; first < a->vocab; first += chunk) {
         int ids = a->vocab - first < chunk ? a->vocab - first : chunk;
-        if (ids % 4 != 0) /* loads are sixteen bytes: what stands behind the last id must be a number */
-            CUDA_TRY(cudaMemset2DAsync(a->logits + ids, sizeof(float) * chunk, 0, sizeof(float) * (4 - ids % 4),
-                                       (size_t)(sides * n), s));
-        TRY(gemm_cuda_run(g, sides * n, ids, a->k, a->x, a->head + (size_t)first * a->k, a->logits, chunk, DTYPE_F32,
-                          false));
+        /* loads are sixteen bytes: what stands behind the last id must be a number */
+        if (ids % 4 != 0)
+            CUDA_TRY(cudaMemset2DAsync(a->logits + ids, sizeof(float) * chunk, 0,
+                sizeof(float) * (4 - ids % 4), (size_t)(sides * n), s));
+        TRY(gemm_cuda_run(g, sides * n, ids, a->k, a->x, a->head + (size_t)first * a->k, a->logits,
+            chunk, DTYPE_F32, false));
         if (a->loss_only)
-            loss_kernel<<<(n + WARPS - 1) / WARPS, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
+            loss_kernel<<<(n + WARPS - 1) / WARPS, THREADS, 0, s>>>(
+                a->logits, chunk, n, ids, first, a->next, a->rows);
         else if (a->both)
-            fold_kernel<true><<<n, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
+            fold_kernel<true>
+                <<<n, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
         else
-            fold_kernel<false><<<n, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
+            fold_kernel<false>
+                <<<n, THREADS, 0, s>>>(a->logits, chunk, n, ids, first, a->next, a->rows);
         CUDA_TRY(cudaGetLastError());
     }
     return OK;
 }
 
-enum status compare_cuda_nll(const struct compare_cuda_row *rows, const int32_t *next, int n, float *nll, struct stream *stream)
+enum status compare_cuda_nll(const struct compare_cuda_row *rows, const int32_t *next, int n,
+    float *nll, struct stream *stream)
 {
     nll_kernel<<<(n + 127) / 128, 128, 0, (cudaStream_t)stream>>>(rows, next, n, nll);
     CUDA_TRY(cudaGetLastError());
@@ -347,8 +368,8 @@ static double cosine(double dot, double a, double b)
     return c > 1 ? 1 : c < -1 ? -1 : c;
 }
 
-int compare_cuda_finish(const struct compare_cuda_row *rows, int n, int vocab, int k, const int32_t *next,
-                        struct token_metrics *out, struct tensor_sums *sums)
+int compare_cuda_finish(const struct compare_cuda_row *rows, int n, int vocab, int k,
+    const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     int bad = -1;
     for (int r = 0; r < n; r++) {

@@ -1,5 +1,5 @@
-/* How a CUDA error becomes a status, and the two questions kernels ask of the driver. Private to the .cu
- * files. */
+/* How a CUDA error becomes a status, and the two questions kernels ask of the driver. Private to
+ * the .cu files. */
 #ifndef SG_KERNELS_CUDA_CUDA_CHECK_CUH
 #define SG_KERNELS_CUDA_CUDA_CHECK_CUH
 
@@ -19,9 +19,8 @@ enum status cuda_status(cudaError_t e, const char *what) MUST_USE;
     } while (0)
 
 typedef CUresult (*cuda_encode_tiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                                      const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                      const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                      CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+    const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+    CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 /* cuTensorMapEncodeTiled, asked of the loaded driver so that nothing links against it. */
 enum status cuda_encode_tiled_find(cuda_encode_tiled *f) MUST_USE;
 

@@ -10,20 +10,22 @@ namespace
 
 enum { FOLD_THREADS = 128 };
 
-/* One list (a θ, or a pair) of one head, a thread per point: every block's record at that point joins the sums, blocks
- * and slabs in rising order, whatever the launches were. */
+/* One list (a θ, or a pair) of one head, a thread per point: every block's record at that point
+ * joins the sums, blocks and slabs in rising order, whatever the launches were. */
 __global__ void fold_kernel(const __grid_constant__ curve_params p, bool begin, bool end)
 {
     extern __shared__ float all_largest[];
     const int list = blockIdx.x, x = p.head0 + blockIdx.y, head = curve_head(p, x), u = threadIdx.x;
     if (u >= p.points || (p.n_pairs != NULL && list >= p.n_pairs[x])) return;
     float *largest = all_largest + u; /* [n_largest], FOLD_THREADS apart, ascending */
-    const size_t at = (size_t)x * p.lists + list, points = (size_t)p.points, record = (size_t)(CURVE_RECORD + p.n_top);
+    const size_t at = (size_t)x * p.lists + list, points = (size_t)p.points,
+                 record = (size_t)(CURVE_RECORD + p.n_top);
     double *sums = p.sums + at * 3 * points + u, sum[3] = {0, 0, 0};
     float *stored = p.largest + at * p.n_largest * points + u;
     uint32_t kept = begin ? 0 : p.kept[at * points + u];
     for (int i = 0; i < 3 && !begin; i++) sum[i] = sums[i * points];
-    for (int k = 0; k < p.n_largest; k++) largest[k * FOLD_THREADS] = begin ? 0 : stored[k * points];
+    for (int k = 0; k < p.n_largest; k++)
+        largest[k * FOLD_THREADS] = begin ? 0 : stored[k * points];
 
     for (int block = p.block0; block < p.block0 + p.n_blocks; block++) {
         int slot = list;
@@ -61,7 +63,8 @@ __global__ void fold_kernel(const __grid_constant__ curve_params p, bool begin, 
     const double cosine = norms > 0 ? 1 - dot / norms : 1;
     const int from_top = p.n - 1 - p.tail_low;
     const double low = (double)largest[(p.n_largest - 1 - from_top) * FOLD_THREADS];
-    const double high = from_top > 0 ? (double)largest[(p.n_largest - from_top) * FOLD_THREADS] : low;
+    const double high =
+        from_top > 0 ? (double)largest[(p.n_largest - from_top) * FOLD_THREADS] : low;
     char *base = p.out + (size_t)x * p.out_head + (size_t)list * p.out_list;
     struct curve_point *out = (struct curve_point *)(base + p.out_first) + u;
     out->error.l1 = (float)(sum[0] / exact_abs);
@@ -78,10 +81,12 @@ struct curve_params shape_of(const struct curve_cuda_args *a)
 {
     const struct attn_args *t = a->attn;
     curve_params p = {};
-    p.n = t->n_q, p.d = t->head_dim, p.n_kv_heads = t->n_kv_heads, p.group = t->n_heads / t->n_kv_heads;
+    p.n = t->n_q, p.d = t->head_dim, p.n_kv_heads = t->n_kv_heads,
+    p.group = t->n_heads / t->n_kv_heads;
     p.bq = t->block.q, p.bk = t->block.k;
     p.n_qblocks = (p.n + p.bq - 1) / p.bq, p.n_kblocks = (p.n + p.bk - 1) / p.bk;
-    p.q = (const __nv_bfloat16 *)t->q, p.k = (const __nv_bfloat16 *)t->k, p.v = (const __nv_bfloat16 *)t->v;
+    p.q = (const __nv_bfloat16 *)t->q, p.k = (const __nv_bfloat16 *)t->k,
+    p.v = (const __nv_bfloat16 *)t->v;
     p.o = (const __nv_bfloat16 *)t->o;
     p.q_row = t->q_row, p.q_head = t->q_head, p.k_row = t->k_row, p.k_head = t->k_head;
     p.v_row = t->v_row, p.v_head = t->v_head, p.o_row = t->o_row, p.o_head = t->o_head;
@@ -117,7 +122,8 @@ size_t cut_exact(const struct attn_args *t, char *base, curve_params *p)
 
 size_t tiles_of_head(const curve_params &p)
 {
-    return curve_tiles_before(p.bq, p.bk, p.n_qblocks - 1) + (size_t)curve_tiles(p, p.n_qblocks - 1);
+    return curve_tiles_before(p.bq, p.bk, p.n_qblocks - 1) +
+        (size_t)curve_tiles(p, p.n_qblocks - 1);
 }
 
 size_t tiles_bytes(const curve_params &p, size_t tiles)
@@ -129,8 +135,9 @@ size_t tiles_bytes(const curve_params &p, size_t tiles)
 size_t walk_bytes(const curve_params &p)
 {
     size_t walks = (size_t)p.lists * (size_t)p.slabs;
-    return align256(walks * (size_t)p.max_steps * (size_t)(CURVE_RECORD + p.n_top) * sizeof(float)) +
-           align256(walks * (size_t)p.points);
+    return align256(
+               walks * (size_t)p.max_steps * (size_t)(CURVE_RECORD + p.n_top) * sizeof(float)) +
+        align256(walks * (size_t)p.points);
 }
 
 size_t budget_of(const struct curve_cuda_args *a)
@@ -165,11 +172,11 @@ void set_lists(curve_params *p, bool lambda)
 }
 
 /* The workspace cut into its arrays; returns bytes. */
-size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda, char *base, curve_params *p,
-                     struct cut *c)
+size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda, char *base,
+    curve_params *p, struct cut *c)
 {
-    const size_t nq = (size_t)p->n_qblocks, nk = (size_t)p->n_kblocks, d = (size_t)p->d, kv = (size_t)p->n_kv_heads,
-                 listed = (size_t)n_listed;
+    const size_t nq = (size_t)p->n_qblocks, nk = (size_t)p->n_kblocks, d = (size_t)p->d,
+                 kv = (size_t)p->n_kv_heads, listed = (size_t)n_listed;
     size_t at = 0;
     auto take = [&at, base](size_t bytes) {
         char *here = base + at;
@@ -180,7 +187,8 @@ size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda,
     const size_t points = listed * (size_t)p->lists * (size_t)p->points;
     *c = cut_launches(*p, budget_of(a), n_listed);
     p->heads = (const int *)take(listed * sizeof(int));
-    p->pairs = (const struct threshold_pair *)take(listed * MAX_LAMBDA_PAIRS * sizeof(struct threshold_pair));
+    p->pairs = (const struct threshold_pair *)take(
+        listed * MAX_LAMBDA_PAIRS * sizeof(struct threshold_pair));
     p->n_pairs = (const int *)take(listed * sizeof(int));
     p->q_mean = (float *)take(listed * nq * d * sizeof(float));
     p->q_sim = (float *)take(listed * nq * sizeof(float));
@@ -215,7 +223,8 @@ size_t cut_compare(const struct attn_args *t, char *base, curve_params *p)
     p->n_top = p->n_largest < p->bq ? p->n_largest : p->bq;
     p->lists = p->points = p->slabs = p->max_steps = 1;
     p->n_heads = t->n_heads, p->n_blocks = p->n_qblocks;
-    p->records = (float *)take(heads * (size_t)p->n_qblocks * (size_t)(CURVE_RECORD + p->n_top) * sizeof(float));
+    p->records = (float *)take(
+        heads * (size_t)p->n_qblocks * (size_t)(CURVE_RECORD + p->n_top) * sizeof(float));
     p->sums = (double *)take(heads * 3 * sizeof(double));
     p->kept = (uint32_t *)take(heads * sizeof(uint32_t));
     p->largest = (float *)take(heads * (size_t)p->n_largest * sizeof(float));
@@ -227,14 +236,17 @@ size_t cut_compare(const struct attn_args *t, char *base, curve_params *p)
 enum status fold(const curve_params &p, bool begin, bool end, cudaStream_t stream)
 {
     const size_t shared = (size_t)p.n_largest * FOLD_THREADS * sizeof(float);
-    CUDA_TRY(cudaFuncSetAttribute(fold_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    fold_kernel<<<dim3((unsigned)p.lists, (unsigned)p.n_heads), FOLD_THREADS, shared, stream>>>(p, begin, end);
+    CUDA_TRY(cudaFuncSetAttribute(
+        fold_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    fold_kernel<<<dim3((unsigned)p.lists, (unsigned)p.n_heads), FOLD_THREADS, shared, stream>>>(
+        p, begin, end);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
 
 /* Tiles, walks and sums of everything listed, as much at a time as there is room for. */
-enum status walk_all(curve_params p, const struct cut &c, int n_listed, bool lambda, cudaStream_t stream)
+enum status walk_all(
+    curve_params p, const struct cut &c, int n_listed, bool lambda, cudaStream_t stream)
 {
     char *room = (char *)p.tiles;
     const bool whole = c.blocks == p.n_qblocks;
@@ -244,11 +256,13 @@ enum status walk_all(curve_params p, const struct cut &c, int n_listed, bool lam
             p.n_blocks = p.n_qblocks - p.block0 < c.blocks ? p.n_qblocks - p.block0 : c.blocks;
             const int last = p.block0 + p.n_blocks - 1;
             p.head_tiles = curve_tiles_before(p.bq, p.bk, last) + (size_t)curve_tiles(p, last) -
-                           curve_tiles_before(p.bq, p.bk, p.block0);
-            const size_t walks = (size_t)p.n_heads * (size_t)p.n_blocks * (size_t)p.lists * (size_t)p.slabs;
+                curve_tiles_before(p.bq, p.bk, p.block0);
+            const size_t walks =
+                (size_t)p.n_heads * (size_t)p.n_blocks * (size_t)p.lists * (size_t)p.slabs;
             p.records = (float *)(room + tiles_bytes(p, p.head_tiles * (size_t)p.n_heads));
             p.step_of = (uint8_t *)p.records +
-                        align256(walks * (size_t)p.max_steps * (size_t)(CURVE_RECORD + p.n_top) * sizeof(float));
+                align256(
+                    walks * (size_t)p.max_steps * (size_t)(CURVE_RECORD + p.n_top) * sizeof(float));
             TRY(curve_cuda_tiles(p, stream));
             TRY(curve_cuda_walk(p, lambda, stream));
             TRY(fold(p, p.block0 == 0, whole || last == p.n_qblocks - 1, stream));
@@ -258,7 +272,8 @@ enum status walk_all(curve_params p, const struct cut &c, int n_listed, bool lam
 }
 
 /* Heads and pairs stand side by side in the workspace and go there in one copy. */
-enum status send_pairs(const curve_params &p, const struct curve_cuda_pairs *work, int n, cudaStream_t stream)
+enum status send_pairs(
+    const curve_params &p, const struct curve_cuda_pairs *work, int n, cudaStream_t stream)
 {
     const size_t pairs = (size_t)((const char *)p.pairs - (const char *)p.heads),
                  counts = (size_t)((const char *)p.n_pairs - (const char *)p.heads),
@@ -269,7 +284,7 @@ enum status send_pairs(const curve_params &p, const struct curve_cuda_pairs *wor
         ((int *)host)[i] = work[i].head;
         ((int *)(host + counts))[i] = work[i].n;
         memcpy(host + pairs + (size_t)i * MAX_LAMBDA_PAIRS * sizeof *work[i].pairs, work[i].pairs,
-               (size_t)work[i].n * sizeof *work[i].pairs);
+            (size_t)work[i].n * sizeof *work[i].pairs);
     }
     cudaError_t e = cudaMemcpyAsync((void *)p.heads, host, bytes, cudaMemcpyHostToDevice, stream);
     free(host); /* pageable: the copy has read it */
@@ -289,30 +304,38 @@ extern "C" {
 
 static size_t plane_bytes(const struct attn_args *a, bool keys)
 {
-    return align256((size_t)a->n_q * (size_t)(keys ? a->n_kv_heads : a->n_heads) * (size_t)a->head_dim * 2);
+    return align256(
+        (size_t)a->n_q * (size_t)(keys ? a->n_kv_heads : a->n_heads) * (size_t)a->head_dim * 2);
 }
 
-size_t curve_cuda_keep_bytes(const struct attn_args *a) { return plane_bytes(a, false) + 2 * plane_bytes(a, true); }
+size_t curve_cuda_keep_bytes(const struct attn_args *a)
+{
+    return plane_bytes(a, false) + 2 * plane_bytes(a, true);
+}
 
 /* Planes of n rows of d elements; strides in elements. */
-static enum status pack_plane(const void *from, ptrdiff_t row, ptrdiff_t head, void *to, ptrdiff_t to_row,
-                              ptrdiff_t to_head, int heads, int n, int d, cudaStream_t stream)
+static enum status pack_plane(const void *from, ptrdiff_t row, ptrdiff_t head, void *to,
+    ptrdiff_t to_row, ptrdiff_t to_head, int heads, int n, int d, cudaStream_t stream)
 {
     if (head == d && to_head == d) d *= heads, heads = 1; /* heads side by side are one wide row */
     for (int h = 0; h < heads; h++)
-        CUDA_TRY(cudaMemcpy2DAsync((uint16_t *)to + h * to_head, (size_t)to_row * 2, (const uint16_t *)from + h * head,
-                                   (size_t)row * 2, (size_t)d * 2, (size_t)n, cudaMemcpyDeviceToDevice, stream));
+        CUDA_TRY(cudaMemcpy2DAsync((uint16_t *)to + h * to_head, (size_t)to_row * 2,
+            (const uint16_t *)from + h * head, (size_t)row * 2, (size_t)d * 2, (size_t)n,
+            cudaMemcpyDeviceToDevice, stream));
     return OK;
 }
 
-enum status curve_cuda_keep(const struct attn_args *a, void *to, struct stream *stream, struct attn_args *kept)
+enum status curve_cuda_keep(
+    const struct attn_args *a, void *to, struct stream *stream, struct attn_args *kept)
 {
-    if (a->q_start != 0 || a->dtype != DTYPE_BF16) return fail(ERR_ARG, "a sample is kept whole and as bf16");
+    if (a->q_start != 0 || a->dtype != DTYPE_BF16)
+        return fail(ERR_ARG, "a sample is kept whole and as bf16");
     const int n = a->n_q, d = a->head_dim;
     cudaStream_t s = (cudaStream_t)stream;
     char *q = (char *)to, *k = q + plane_bytes(a, false), *v = k + plane_bytes(a, true);
     struct attn_args out = {};
-    out.dtype = DTYPE_BF16, out.n_q = n, out.n_heads = a->n_heads, out.n_kv_heads = a->n_kv_heads, out.head_dim = d;
+    out.dtype = DTYPE_BF16, out.n_q = n, out.n_heads = a->n_heads, out.n_kv_heads = a->n_kv_heads,
+    out.head_dim = d;
     out.scale = a->scale, out.block = a->block;
     out.q = q, out.k = k, out.v = v;
     out.q_row = (ptrdiff_t)a->n_heads * d, out.q_head = d;
@@ -331,14 +354,16 @@ const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_c
     if (t->head_dim < 16 || t->head_dim > 128 || t->head_dim % 16 != 0)
         return "head_dim is not a multiple of 16 up to 128";
     if (t->n_q < 1 || t->q_start != 0) return "a sample is taken whole";
-    if (t->n_heads < 1 || t->n_heads % t->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
+    if (t->n_heads < 1 || t->n_heads % t->n_kv_heads != 0)
+        return "query heads are not a multiple of kv heads";
     if (t->n_heads > 65535) return "more than 65535 heads";
     if (!(t->scale > 0)) return "scale is not positive";
     if ((t->block.q != 64 && t->block.q != 128) || (t->block.k != 64 && t->block.k != 128))
         return "blocks are not 64 or 128 rows and keys";
-    if ((t->n_q + t->block.k - 1) / t->block.k > CURVE_MAX_KBLOCKS) return "more than 1024 key blocks";
-    if ((uintptr_t)t->q % 16 || (uintptr_t)t->k % 16 || (uintptr_t)t->v % 16 || t->q_row % 8 || t->q_head % 8 ||
-        t->k_row % 8 || t->k_head % 8 || t->v_row % 8 || t->v_head % 8)
+    if ((t->n_q + t->block.k - 1) / t->block.k > CURVE_MAX_KBLOCKS)
+        return "more than 1024 key blocks";
+    if ((uintptr_t)t->q % 16 || (uintptr_t)t->k % 16 || (uintptr_t)t->v % 16 || t->q_row % 8 ||
+        t->q_head % 8 || t->k_row % 8 || t->k_head % 8 || t->v_row % 8 || t->v_head % 8)
         return "pointers and strides are not multiples of 16 bytes";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     return NULL;
@@ -366,19 +391,19 @@ enum status curve_cuda_exact(const struct curve_cuda_args *a, struct stream *str
     double norms[2 * AT_ONCE];
     for (int h0 = 0; h0 < a->attn->n_heads; h0 += AT_ONCE) {
         int n = a->attn->n_heads - h0 < AT_ONCE ? a->attn->n_heads - h0 : (int)AT_ONCE;
-        CUDA_TRY(
-            cudaMemcpyAsync(norms, p.head_norms + 2 * h0, (size_t)n * 2 * sizeof *norms, cudaMemcpyDeviceToHost, s));
+        CUDA_TRY(cudaMemcpyAsync(norms, p.head_norms + 2 * h0, (size_t)n * 2 * sizeof *norms,
+            cudaMemcpyDeviceToHost, s));
         CUDA_TRY(cudaStreamSynchronize(s));
         for (int h = 0; h < n; h++)
             if (!(norms[2 * h] > 0 && isfinite(norms[2 * h])))
                 return fail(ERR_NUMERIC, "head %d: the dense output has %s", h0 + h,
-                            isfinite(norms[2 * h]) ? "norm zero" : "NaN or infinity");
+                    isfinite(norms[2 * h]) ? "norm zero" : "NaN or infinity");
     }
     return OK;
 }
 
-enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads, int n, void *ws, struct stream *stream,
-                              struct curve *const *out)
+enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads, int n, void *ws,
+    struct stream *stream, struct curve *const *out)
 {
     TRY(check(a));
     curve_params p = shape_of(a);
@@ -387,19 +412,20 @@ enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads,
     cut_exact(a->attn, (char *)a->exact, &p);
     cut_workspace(a, n, false, (char *)ws, &p, &c);
     p.pairs = NULL, p.n_pairs = NULL;
-    CUDA_TRY(cudaMemcpyAsync((void *)p.heads, heads, (size_t)n * sizeof *heads, cudaMemcpyHostToDevice, s));
+    CUDA_TRY(cudaMemcpyAsync(
+        (void *)p.heads, heads, (size_t)n * sizeof *heads, cudaMemcpyHostToDevice, s));
     TRY(curve_cuda_pool(p, n, s));
     TRY(walk_all(p, c, n, false, s));
     for (int i = 0; i < n; i++)
-        CUDA_TRY(
-            cudaMemcpyAsync(out[i], p.out + (size_t)i * p.out_head, sizeof(struct curve), cudaMemcpyDeviceToHost, s));
+        CUDA_TRY(cudaMemcpyAsync(out[i], p.out + (size_t)i * p.out_head, sizeof(struct curve),
+            cudaMemcpyDeviceToHost, s));
     CUDA_TRY(cudaStreamSynchronize(s));
     for (int i = 0; i < n; i++) out[i]->n_possible = (uint32_t)tiles_of_head(p);
     return OK;
 }
 
-enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct curve_cuda_pairs *work, int n, void *ws,
-                               struct stream *stream)
+enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct curve_cuda_pairs *work,
+    int n, void *ws, struct stream *stream)
 {
     TRY(check(a));
     curve_params p = shape_of(a);
@@ -413,18 +439,19 @@ enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct cur
     TRY(walk_all(p, c, n, true, s));
     for (int i = 0; i < n; i++)
         CUDA_TRY(cudaMemcpyAsync(work[i].out, p.out + (size_t)i * p.out_head,
-                                 (size_t)work[i].n * sizeof(struct pv_curve), cudaMemcpyDeviceToHost, s));
+            (size_t)work[i].n * sizeof(struct pv_curve), cudaMemcpyDeviceToHost, s));
     CUDA_TRY(cudaStreamSynchronize(s));
     uint32_t n_possible = 0;
     for (int row0 = 0; row0 < p.n; row0 += PV_UNIT_ROWS)
-        n_possible += (uint32_t)(((row0 + PV_UNIT_ROWS < p.n ? row0 + PV_UNIT_ROWS : p.n) - 1) / p.bk + 1);
+        n_possible +=
+            (uint32_t)(((row0 + PV_UNIT_ROWS < p.n ? row0 + PV_UNIT_ROWS : p.n) - 1) / p.bk + 1);
     for (int i = 0; i < n; i++)
         for (int x = 0; x < work[i].n; x++) work[i].out[x].n_possible = n_possible;
     return OK;
 }
 
-enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct stream *stream,
-                              struct output_error *out)
+enum status curve_cuda_errors(
+    const struct curve_cuda_args *a, void *ws, struct stream *stream, struct output_error *out)
 {
     TRY(check(a));
     curve_params p = shape_of(a);
@@ -437,8 +464,8 @@ enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct 
     struct curve_point points[AT_ONCE];
     for (int h0 = 0; h0 < a->attn->n_heads; h0 += AT_ONCE) {
         int n = a->attn->n_heads - h0 < AT_ONCE ? a->attn->n_heads - h0 : (int)AT_ONCE;
-        CUDA_TRY(cudaMemcpyAsync(points, p.out + (size_t)h0 * p.out_head, (size_t)n * sizeof *points,
-                                 cudaMemcpyDeviceToHost, s));
+        CUDA_TRY(cudaMemcpyAsync(points, p.out + (size_t)h0 * p.out_head,
+            (size_t)n * sizeof *points, cudaMemcpyDeviceToHost, s));
         CUDA_TRY(cudaStreamSynchronize(s));
         for (int h = 0; h < n; h++) {
             out[h0 + h] = points[h].error;

@@ -1,4 +1,5 @@
-/* What the files of curve_cuda share: the sizes of a call, where its arrays stand, and the order of its launches. */
+/* What the files of curve_cuda share: the sizes of a call, where its arrays stand, and the order of
+ * its launches. */
 #ifndef SG_KERNELS_CUDA_CURVE_CUDA_CUH
 #define SG_KERNELS_CUDA_CURVE_CUDA_CUH
 
@@ -14,12 +15,13 @@ enum {
     CURVE_WARPS = CURVE_THREADS / 32,
     CURVE_MAX_KBLOCKS = 1024,
     CURVE_ALL_KEPT = 255, /* in first_theta: every tile is forced */
-    CURVE_RECORD = 4      /* floats in front of the largest row errors: Σ|diff|, Σdiff², Σõ², tiles kept */
+    /* floats in front of the largest row errors: Σ|diff|, Σdiff², Σõ², tiles kept */
+    CURVE_RECORD = 4
 };
 
-/* Heads are counted in the caller's list ("listed"), and a launch covers listed heads [head0, head0 + n_heads) and
- * query blocks [block0, block0 + n_blocks). A walk merges tiles of one (head, query block) in some order for one slab
- * of its rows; what it finds after each step is a record. */
+/* Heads are counted in the caller's list ("listed"), and a launch covers listed heads [head0, head0
+ * + n_heads) and query blocks [block0, block0 + n_blocks). A walk merges tiles of one (head, query
+ * block) in some order for one slab of its rows; what it finds after each step is a record. */
 struct curve_params {
     int n, d, group, n_kv_heads, bq, bk, n_qblocks, n_kblocks;
     const __nv_bfloat16 *q, *k, *v, *o;
@@ -27,12 +29,13 @@ struct curve_params {
     float scale;
     enum smooth_k smooth;
 
-    const int *heads; /* [listed]; NULL: all, in order */
-    float *q_mean, *q_sim;           /* [listed, n_qblocks, d], [listed, n_qblocks] */
-    float *k_mean, *k_centre, *k_sim; /* [n_kv_heads, n_kblocks, d] twice, [n_kv_heads, n_kblocks] */
-    float *score;                    /* [listed, n_qblocks, n_kblocks] */
-    uint8_t *first_theta;            /* [listed, n_qblocks, N_THETAS]: the first θ that marks the block's
-                                        tiles alike, or CURVE_ALL_KEPT; NULL: lists are not θ */
+    const int *heads;      /* [listed]; NULL: all, in order */
+    float *q_mean, *q_sim; /* [listed, n_qblocks, d], [listed, n_qblocks] */
+    /* [n_kv_heads, n_kblocks, d] twice, [n_kv_heads, n_kblocks] */
+    float *k_mean, *k_centre, *k_sim;
+    float *score;         /* [listed, n_qblocks, n_kblocks] */
+    uint8_t *first_theta; /* [listed, n_qblocks, N_THETAS]: the first θ that marks the block's
+                             tiles alike, or CURVE_ALL_KEPT; NULL: lists are not θ */
     float *exact, *row_abs, *row_sq; /* [n_heads, n, d], [n_heads, n] */
     double *block_sq, *head_norms;   /* [n_heads, n_qblocks], [n_heads, 2]: Σ|o|, Σo² */
 
@@ -42,9 +45,10 @@ struct curve_params {
 
     int lists, points; /* θ × τ, or pairs × λ */
     float taus[N_TAUS];
-    const struct threshold_pair *pairs;                /* [listed, MAX_LAMBDA_PAIRS] */
-    const int *n_pairs;                                /* [listed]; NULL: all lists are in use */
-    int slabs, slab_rows, max_steps, n_top, n_largest; /* n_top: row errors in a record; n_largest: wanted of a head */
+    const struct threshold_pair *pairs; /* [listed, MAX_LAMBDA_PAIRS] */
+    const int *n_pairs;                 /* [listed]; NULL: all lists are in use */
+    /* n_top: row errors in a record; n_largest: wanted of a head */
+    int slabs, slab_rows, max_steps, n_top, n_largest;
     float *records;   /* [heads, blocks, lists, slabs, max_steps, CURVE_RECORD + n_top] */
     uint8_t *step_of; /* [heads, blocks, lists, slabs, points]; NULL: one step */
 
@@ -53,8 +57,9 @@ struct curve_params {
     float *largest; /* [listed, lists, n_largest, points], ascending */
     double tail_at;
     int tail_low;
-    char *out;                            /* curve_point of (head, list, point) */
-    size_t out_head, out_list, out_first; /* bytes between heads, lists, and in front of a list's points */
+    char *out; /* curve_point of (head, list, point) */
+    /* bytes between heads, lists, and in front of a list's points */
+    size_t out_head, out_list, out_first;
 };
 
 __host__ __device__ inline int curve_tiles(const curve_params &p, int block)
@@ -76,16 +81,21 @@ __device__ __forceinline__ int curve_head(const curve_params &p, int listed)
     return p.heads != NULL ? p.heads[listed] : listed;
 }
 
-/* Where the tiles of one (listed head, query block) of this launch begin, and how far apart they are. */
-__device__ __forceinline__ size_t curve_tile_floats(const curve_params &p) { return (size_t)p.bq * (size_t)(p.d + 2); }
+/* Where the tiles of one (listed head, query block) of this launch begin, and how far apart they
+ * are. */
+__device__ __forceinline__ size_t curve_tile_floats(const curve_params &p)
+{
+    return (size_t)p.bq * (size_t)(p.d + 2);
+}
 __device__ __forceinline__ float *curve_block_tiles(const curve_params &p, int listed, int block)
 {
     size_t at = (size_t)(listed - p.head0) * p.head_tiles + curve_tiles_before(p.bq, p.bk, block) -
-                curve_tiles_before(p.bq, p.bk, p.block0);
+        curve_tiles_before(p.bq, p.bk, p.block0);
     return p.tiles + at * curve_tile_floats(p);
 }
 
-__device__ __forceinline__ size_t curve_record_index(const curve_params &p, int listed, int block, int list, int slab)
+__device__ __forceinline__ size_t curve_record_index(
+    const curve_params &p, int listed, int block, int list, int slab)
 {
     const size_t row = (size_t)(listed - p.head0) * (size_t)p.n_blocks + (size_t)(block - p.block0);
     return (row * (size_t)p.lists + (size_t)list) * (size_t)p.slabs + (size_t)slab;
@@ -103,7 +113,8 @@ enum status curve_cuda_pool(const curve_params &p, int n_listed, cudaStream_t st
 enum status curve_cuda_dense(const curve_params &p, int n_heads, cudaStream_t stream) MUST_USE;
 enum status curve_cuda_tiles(const curve_params &p, cudaStream_t stream) MUST_USE;
 enum status curve_cuda_walk(const curve_params &p, bool lambda, cudaStream_t stream) MUST_USE;
-enum status curve_cuda_compare(const curve_params &p, cudaStream_t stream) MUST_USE; /* o against exact, as one step */
+/* o against exact, as one step */
+enum status curve_cuda_compare(const curve_params &p, cudaStream_t stream) MUST_USE;
 int curve_cuda_slab_rows(int d);
 enum { CURVE_COMPARE_ROWS = 64 };
 

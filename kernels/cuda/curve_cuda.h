@@ -1,9 +1,10 @@
-/* Error curves on the device: all heads of one sample of a layer at once (METHOD 5; kernels/curve.h is the definition).
+/* Error curves on the device: all heads of one sample of a layer at once (METHOD 5; kernels/curve.h
+ * is the definition).
  *
- * Q, K, V are bf16 and P is rounded to bf16 before P·V, as in the inference kernels; everything else is f32, sums over
- * rows f64. The dense output they are judged by is merged in f32 from the same tiles, so it is not rounded to bf16, and
- * an output that keeps every tile has no error. Sums run in a fixed order: a call repeated gives the same bits, however
- * much memory its tiles had.
+ * Q, K, V are bf16 and P is rounded to bf16 before P·V, as in the inference kernels; everything
+ * else is f32, sums over rows f64. The dense output they are judged by is merged in f32 from the
+ * same tiles, so it is not rounded to bf16, and an output that keeps every tile has no error. Sums
+ * run in a fixed order: a call repeated gives the same bits, however much memory its tiles had.
  */
 #ifndef SG_KERNELS_CUDA_CURVE_CUDA_H
 #define SG_KERNELS_CUDA_CURVE_CUDA_H
@@ -13,46 +14,49 @@
 enum { CURVE_CUDA_BUDGET_MIB = 1024 }; /* of tiles at once; what does not fit takes turns */
 
 struct curve_cuda_args {
-    const struct attn_args *attn; /* one sample: q, k, v bf16 on the device; q_start 0; block; o for the errors alone */
+    /* one sample: q, k, v bf16 on the device; q_start 0; block; o for the errors alone */
+    const struct attn_args *attn;
     enum smooth_k smooth_k;
     void *exact;   /* device, curve_cuda_exact_bytes(): the dense output and its norms */
     size_t budget; /* bytes; 0: CURVE_CUDA_BUDGET_MIB */
 };
 
-/* Packs q, k and v of a call that ran on the device into memory of one's own, queued on the stream; *kept: the same
- * call on them, [n, n_heads, d] and [n_kv_heads, n, d], without map, thresholds, ledger and o. */
+/* Packs q, k and v of a call that ran on the device into memory of one's own, queued on the stream;
+ * *kept: the same call on them, [n, n_heads, d] and [n_kv_heads, n, d], without map, thresholds,
+ * ledger and o. */
 size_t curve_cuda_keep_bytes(const struct attn_args *a); /* pure */
-enum status curve_cuda_keep(const struct attn_args *a, void *to, struct stream *stream,
-                            struct attn_args *kept) MUST_USE;
+enum status curve_cuda_keep(
+    const struct attn_args *a, void *to, struct stream *stream, struct attn_args *kept) MUST_USE;
 
-/* NULL, or why the device cannot make such curves: another method than sparge, head_dim no multiple of 16 up to 128,
- * more than 1024 key blocks, or what the attention kernels refuse. */
+/* NULL, or why the device cannot make such curves: another method than sparge, head_dim no multiple
+ * of 16 up to 128, more than 1024 key blocks, or what the attention kernels refuse. */
 const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_cuda_args *a);
 
 size_t curve_cuda_exact_bytes(const struct attn_args *a); /* pure */
 /* Bytes of scratch for each of the calls below; `exact` is not looked at. Pure. */
 size_t curve_cuda_workspace(const struct curve_cuda_args *a);
 
-/* Fill a->exact, for every head. ERR_NUMERIC names the head whose dense output is all zero or not finite. */
+/* Fill a->exact, for every head. ERR_NUMERIC names the head whose dense output is all zero or not
+ * finite. */
 enum status curve_cuda_exact(const struct curve_cuda_args *a, struct stream *stream) MUST_USE;
 
 /* The rest needs the filled a->exact, waits for its result, and writes on the host. */
 
 /* Curves of heads[0 … n): out[i] points to where that of heads[i] goes. */
-enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads, int n, void *ws, struct stream *stream,
-                              struct curve *const *out) MUST_USE;
+enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads, int n, void *ws,
+    struct stream *stream, struct curve *const *out) MUST_USE;
 
 struct curve_cuda_pairs {
     int head, n;                        /* 1 … MAX_LAMBDA_PAIRS of them */
     const struct threshold_pair *pairs; /* [n] */
     struct pv_curve *out;               /* [n] */
 };
-enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct curve_cuda_pairs *work, int n, void *ws,
-                               struct stream *stream) MUST_USE;
+enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct curve_cuda_pairs *work,
+    int n, void *ws, struct stream *stream) MUST_USE;
 
-/* How far attn->o (bf16, of any kernel, every head) is from the dense output. out: [n_heads]. ERR_NUMERIC names the
- * head whose output is not finite. */
+/* How far attn->o (bf16, of any kernel, every head) is from the dense output. out: [n_heads].
+ * ERR_NUMERIC names the head whose output is not finite. */
 enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct stream *stream,
-                              struct output_error *out) MUST_USE;
+    struct output_error *out) MUST_USE;
 
 #endif

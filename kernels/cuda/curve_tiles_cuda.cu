@@ -1,4 +1,5 @@
-/* Curves on the device, first half: stage 1 for every θ at once, the tiles' partial results, the dense output. */
+/* Curves on the device, first half: stage 1 for every θ at once, the tiles' partial results, the
+ * dense output. */
 #include "kernels/cuda/curve_cuda.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -26,12 +27,15 @@ __device__ void sum_rows(const __nv_bfloat16 *x, ptrdiff_t row, int n, int d, fl
     }
 }
 
-/* ‖mean of the unit rows about the centre‖²; thread 0's result counts. units: shared [POOL_WARPS, MAX_DIM]. */
-__device__ float similarity(const __nv_bfloat16 *x, ptrdiff_t row, int n, int d, const float *centre, float *units)
+/* ‖mean of the unit rows about the centre‖²; thread 0's result counts. units: shared [POOL_WARPS,
+ * MAX_DIM]. */
+__device__ float similarity(
+    const __nv_bfloat16 *x, ptrdiff_t row, int n, int d, const float *centre, float *units)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float unit[MAX_DIM / 32] = {}, c[MAX_DIM / 32];
-    for (int i = 0; i < MAX_DIM / 32; i++) c[i] = centre != NULL && lane + 32 * i < d ? centre[lane + 32 * i] : 0;
+    for (int i = 0; i < MAX_DIM / 32; i++)
+        c[i] = centre != NULL && lane + 32 * i < d ? centre[lane + 32 * i] : 0;
     for (int r = warp; r < n; r += POOL_WARPS) {
         float e[MAX_DIM / 32], square = 0;
         for (int i = 0; i < MAX_DIM / 32; i++) {
@@ -53,23 +57,26 @@ __device__ float similarity(const __nv_bfloat16 *x, ptrdiff_t row, int n, int d,
     return curve_warp_sum(square) / ((float)n * (float)n);
 }
 
-__global__ __launch_bounds__(POOL_THREADS) void pool_queries_kernel(const __grid_constant__ curve_params p)
+__global__ __launch_bounds__(POOL_THREADS) void pool_queries_kernel(
+    const __grid_constant__ curve_params p)
 {
     __shared__ float sum[MAX_DIM], units[POOL_WARPS * MAX_DIM];
     const int block = blockIdx.x, x = blockIdx.y, row0 = block * p.bq, n = min(p.bq, p.n - row0);
     const size_t at = (size_t)x * p.n_qblocks + block;
     const __nv_bfloat16 *q = p.q + curve_head(p, x) * p.q_head + row0 * p.q_row;
     sum_rows(q, p.q_row, n, p.d, sum);
-    for (int c = threadIdx.x; c < p.d; c += POOL_THREADS) p.q_mean[at * p.d + c] = sum[c] / (float)n;
+    for (int c = threadIdx.x; c < p.d; c += POOL_THREADS)
+        p.q_mean[at * p.d + c] = sum[c] / (float)n;
     float sim = similarity(q, p.q_row, n, p.d, NULL, units);
     if (threadIdx.x == 0) p.q_sim[at] = sim;
 }
 
-__global__ __launch_bounds__(POOL_THREADS) void sum_keys_kernel(const __grid_constant__ curve_params p)
+__global__ __launch_bounds__(POOL_THREADS) void sum_keys_kernel(
+    const __grid_constant__ curve_params p)
 {
     const int j = blockIdx.x, kv = blockIdx.y, row0 = j * p.bk;
     sum_rows(p.k + kv * p.k_head + row0 * p.k_row, p.k_row, min(p.bk, p.n - row0), p.d,
-             p.k_mean + ((size_t)kv * p.n_kblocks + j) * p.d);
+        p.k_mean + ((size_t)kv * p.n_kblocks + j) * p.d);
 }
 
 /* Sums become means, and each block gets its centre. One thread per dimension. */
@@ -78,7 +85,8 @@ __global__ void centre_keys_kernel(const __grid_constant__ curve_params p)
     float *sums = p.k_mean + (size_t)blockIdx.x * p.n_kblocks * p.d + threadIdx.x;
     float *centre = p.k_centre + (size_t)blockIdx.x * p.n_kblocks * p.d + threadIdx.x;
     double total = 0;
-    for (int j = 0; j < p.n_kblocks && p.smooth == SMOOTH_K_GLOBAL; j++) total += (double)sums[(size_t)j * p.d];
+    for (int j = 0; j < p.n_kblocks && p.smooth == SMOOTH_K_GLOBAL; j++)
+        total += (double)sums[(size_t)j * p.d];
     for (int j = 0; j < p.n_kblocks; j++) {
         int n = min(p.bk, p.n - j * p.bk);
         float sum = sums[(size_t)j * p.d];
@@ -89,18 +97,19 @@ __global__ void centre_keys_kernel(const __grid_constant__ curve_params p)
     }
 }
 
-__global__ __launch_bounds__(POOL_THREADS) void compare_keys_kernel(const __grid_constant__ curve_params p)
+__global__ __launch_bounds__(POOL_THREADS) void compare_keys_kernel(
+    const __grid_constant__ curve_params p)
 {
     __shared__ float units[POOL_WARPS * MAX_DIM];
     const int j = blockIdx.x, kv = blockIdx.y, row0 = j * p.bk;
     const size_t at = (size_t)kv * p.n_kblocks + j;
-    float sim = similarity(p.k + kv * p.k_head + row0 * p.k_row, p.k_row, min(p.bk, p.n - row0), p.d,
-                           p.k_centre + at * p.d, units);
+    float sim = similarity(p.k + kv * p.k_head + row0 * p.k_row, p.k_row, min(p.bk, p.n - row0),
+        p.d, p.k_centre + at * p.d, units);
     if (threadIdx.x == 0) p.k_sim[at] = sim;
 }
 
-/* Scores of one query block against every key block it may see, and which θ mark its tiles alike. The sets of similar
- * blocks are nested in θ, so their size tells them apart. */
+/* Scores of one query block against every key block it may see, and which θ mark its tiles alike.
+ * The sets of similar blocks are nested in θ, so their size tells them apart. */
 __global__ __launch_bounds__(POOL_THREADS) void score_kernel(const __grid_constant__ curve_params p)
 {
     __shared__ float q[MAX_DIM];
@@ -126,21 +135,23 @@ __global__ __launch_bounds__(POOL_THREADS) void score_kernel(const __grid_consta
         n_similar += similar;
         n_free += similar && j > 0 && (j + 1) * p.bk <= block * p.bq;
     }
-    int key = p.q_sim[at] > theta && n_free > 0 ? n_similar : -1, before = __shfl_up_sync(0xffffffffu, key, 1);
+    int key = p.q_sim[at] > theta && n_free > 0 ? n_similar : -1,
+        before = __shfl_up_sync(0xffffffffu, key, 1);
     uint32_t firsts = __ballot_sync(0xffffffffu, lane == 0 || key != before);
     int first = 31 - __clz((int)(firsts & (0xffffffffu >> (31 - lane))));
     p.first_theta[at * N_THETAS + lane] = (uint8_t)(key < 0 ? (int)CURVE_ALL_KEPT : first);
 }
 
-/* One CTA per 64 query rows and head: softmax numerators of each tile by itself. Either every tile is written down, or
- * they are merged in order and the dense output is. */
+/* One CTA per 64 query rows and head: softmax numerators of each tile by itself. Either every tile
+ * is written down, or they are merged in order and the dense output is. */
 template <int DIM, int KEYS, bool DENSE>
 __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_constant__ curve_params p)
 {
     extern __shared__ __align__(16) __nv_bfloat16 memory[];
     constexpr int LINE = DIM + 8;
     __nv_bfloat16 *q = memory, *kv = q + UNIT * LINE;
-    const int units = p.bq / UNIT, u = gridDim.x - 1 - blockIdx.x, block = p.block0 + u / units; /* longest first */
+    /* longest first */
+    const int units = p.bq / UNIT, u = gridDim.x - 1 - blockIdx.x, block = p.block0 + u / units;
     const int in_block = u % units * UNIT, unit0 = block * p.bq + in_block;
     const int x = p.head0 + blockIdx.y, head = curve_head(p, x), kv_head = head / p.group;
     if (unit0 >= p.n) return;
@@ -150,14 +161,16 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
     const float scale = p.scale * 1.44269504f;
     const __nv_bfloat16 *keys = p.k + kv_head * p.k_head, *values = p.v + kv_head * p.v_head;
     float *tile = DENSE ? NULL : curve_block_tiles(p, x, block);
-    float chain[DENSE ? DIM / 8 : 1][4] = {}, chain_m[2] = {-INFINITY, -INFINITY}, chain_l[2] = {0, 0};
+    float chain[DENSE ? DIM / 8 : 1][4] = {}, chain_m[2] = {-INFINITY, -INFINITY},
+                                  chain_l[2] = {0, 0};
 
     fetch<DIM, TILE_THREADS>(q, p.q + head * p.q_head, p.q_row, unit0, UNIT, 0, p.n, p.d);
     for (int j = 0; j < n_tiles; j++, tile += curve_tile_floats(p)) {
         const int k0 = j * KEYS;
         float *tile_m = tile + (size_t)p.bq * p.d + in_block, *tile_l = tile_m + p.bq;
         if (k0 > last) { /* the unit is above the diagonal here */
-            if (!DENSE && threadIdx.x < UNIT) tile_m[threadIdx.x] = -INFINITY, tile_l[threadIdx.x] = 0;
+            if (!DENSE && threadIdx.x < UNIT)
+                tile_m[threadIdx.x] = -INFINITY, tile_l[threadIdx.x] = 0;
             continue;
         }
         __syncthreads();
@@ -172,7 +185,8 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                if (k0 + n * 8 + lane % 4 * 2 + i % 2 > unit0 + row + i / 2 * 8) s[n][i] = -INFINITY;
+                if (k0 + n * 8 + lane % 4 * 2 + i % 2 > unit0 + row + i / 2 * 8)
+                    s[n][i] = -INFINITY;
                 m[i / 2] = fmaxf(m[i / 2], s[n][i] *= scale);
             }
 #pragma unroll
@@ -199,19 +213,22 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
         for (int r = 0; r < 2; r++) {
             if constexpr (DENSE) {
                 if (m[r] == -INFINITY) continue;
-                float top = fmaxf(m[r], chain_m[r]), a = exp2f(chain_m[r] - top), b = exp2f(m[r] - top);
+                float top = fmaxf(m[r], chain_m[r]), a = exp2f(chain_m[r] - top),
+                      b = exp2f(m[r] - top);
                 chain_m[r] = top;
                 chain_l[r] = chain_l[r] * a + l[r] * b;
 #pragma unroll
                 for (int n = 0; n < DIM / 8; n++)
 #pragma unroll
-                    for (int i = 2 * r; i < 2 * r + 2; i++) chain[n][i] = chain[n][i] * a + o[n][i] * b;
+                    for (int i = 2 * r; i < 2 * r + 2; i++)
+                        chain[n][i] = chain[n][i] * a + o[n][i] * b;
             } else {
                 if (lane % 4 == 0) tile_m[row + 8 * r] = m[r], tile_l[row + 8 * r] = l[r];
                 float *to = tile + (size_t)(in_block + row + 8 * r) * p.d + lane % 4 * 2;
 #pragma unroll
                 for (int n = 0; n < DIM / 8; n++)
-                    if (n * 8 < p.d) *(float2 *)(to + n * 8) = make_float2(o[n][2 * r], o[n][2 * r + 1]);
+                    if (n * 8 < p.d)
+                        *(float2 *)(to + n * 8) = make_float2(o[n][2 * r], o[n][2 * r + 1]);
             }
         }
     }
@@ -266,7 +283,8 @@ __global__ void norms_kernel(const __grid_constant__ curve_params p)
     if (threadIdx.x == 0) p.head_norms[2 * head] = total_abs, p.head_norms[2 * head + 1] = total_sq;
 }
 
-template <int DIM, int KEYS, bool DENSE> enum status launch_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
+template <int DIM, int KEYS, bool DENSE>
+enum status launch_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
 {
     auto *kernel = tiles_kernel<DIM, KEYS, DENSE>;
     const int bytes = (UNIT + KEYS) * (DIM + 8) * 2;
@@ -276,19 +294,22 @@ template <int DIM, int KEYS, bool DENSE> enum status launch_tiles(const curve_pa
     return OK;
 }
 
-template <bool DENSE> enum status choose_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
+template <bool DENSE>
+enum status choose_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
 {
     if (p.d <= 64)
         return p.bk == 64 ? launch_tiles<64, 64, DENSE>(p, grid, stream)
                           : launch_tiles<64, 128, DENSE>(p, grid, stream);
-    return p.bk == 64 ? launch_tiles<128, 64, DENSE>(p, grid, stream) : launch_tiles<128, 128, DENSE>(p, grid, stream);
+    return p.bk == 64 ? launch_tiles<128, 64, DENSE>(p, grid, stream)
+                      : launch_tiles<128, 128, DENSE>(p, grid, stream);
 }
 
 } // namespace
 
 enum status curve_cuda_pool(const curve_params &p, int n_listed, cudaStream_t stream)
 {
-    const dim3 queries((unsigned)p.n_qblocks, (unsigned)n_listed), keys((unsigned)p.n_kblocks, (unsigned)p.n_kv_heads);
+    const dim3 queries((unsigned)p.n_qblocks, (unsigned)n_listed),
+        keys((unsigned)p.n_kblocks, (unsigned)p.n_kv_heads);
     pool_queries_kernel<<<queries, POOL_THREADS, 0, stream>>>(p);
     sum_keys_kernel<<<keys, POOL_THREADS, 0, stream>>>(p);
     centre_keys_kernel<<<(unsigned)p.n_kv_heads, (unsigned)p.d, 0, stream>>>(p);
@@ -309,5 +330,6 @@ enum status curve_cuda_dense(const curve_params &p, int n_heads, cudaStream_t st
 
 enum status curve_cuda_tiles(const curve_params &p, cudaStream_t stream)
 {
-    return choose_tiles<false>(p, dim3((unsigned)(p.n_blocks * (p.bq / UNIT)), (unsigned)p.n_heads), stream);
+    return choose_tiles<false>(
+        p, dim3((unsigned)(p.n_blocks * (p.bq / UNIT)), (unsigned)p.n_heads), stream);
 }

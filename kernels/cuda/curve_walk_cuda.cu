@@ -1,6 +1,6 @@
-/* Curves on the device, second half: tiles merged in the order in which thresholds let them in, and what each step
- * leaves of the error. One CTA per (list, query block, head) and slab of rows; a warp keeps its rows in registers and
- * never waits for another until the walk is over. */
+/* Curves on the device, second half: tiles merged in the order in which thresholds let them in, and
+ * what each step leaves of the error. One CTA per (list, query block, head) and slab of rows; a
+ * warp keeps its rows in registers and never waits for another until the walk is over. */
 #include "kernels/cuda/curve_cuda.cuh"
 
 #include <float.h>
@@ -17,7 +17,8 @@ enum {
 constexpr uint32_t ALL = 0xffffffffu;
 
 template <int DIM> struct slab {
-    static constexpr int LANES = DIM / VALUES, WARP_ROWS = 32 / LANES, ROWS = CURVE_WARPS * WARP_ROWS;
+    static constexpr int LANES = DIM / VALUES, WARP_ROWS = 32 / LANES,
+                         ROWS = CURVE_WARPS * WARP_ROWS;
 };
 
 /* Shared memory of a walk. */
@@ -36,7 +37,8 @@ struct scratch {
 };
 enum { BOX_STEPS, BOX_LISTED, BOX_FORCED_RANKS, BOX_N_FORCED = BOX_FORCED_RANKS + 4 };
 
-__host__ __device__ inline size_t lay_out(int n_kblocks, int max_steps, int rows, char *base, scratch *s)
+__host__ __device__ inline size_t lay_out(
+    int n_kblocks, int max_steps, int rows, char *base, scratch *s)
 {
     size_t at = 0, n = (size_t)(n_kblocks + 7) / 8 * 8, points = (N_LAMBDAS + 7) / 8 * 8;
     auto take = [&at, base](size_t bytes) {
@@ -84,8 +86,10 @@ __device__ float block_max(float x, double *reduce)
     return x;
 }
 
-/* Stage 1 of one query block for one θ, as mask_sparge ranks it: fills p, forced, rank, sum. How many are eligible. */
-__device__ int rank_tiles(const curve_params &p, const scratch &s, int x, int kv, int block, int n, float theta)
+/* Stage 1 of one query block for one θ, as mask_sparge ranks it: fills p, forced, rank, sum. How
+ * many are eligible. */
+__device__ int rank_tiles(
+    const curve_params &p, const scratch &s, int x, int kv, int block, int n, float theta)
 {
     const size_t at = (size_t)x * p.n_qblocks + block;
     const float *score = p.score + at * p.n_kblocks, *k_sim = p.k_sim + (size_t)kv * p.n_kblocks;
@@ -147,14 +151,17 @@ __device__ void order_by_rank(const curve_params &p, const scratch &s, int n, in
     if (threadIdx.x < 32) {
         const int lane = threadIdx.x;
         const uint32_t below = (1u << lane) - 1;
-        int forced = 0, ranked = 0; /* of the eligible only the sink and the diagonal are forced: three at most */
+        /* of the eligible only the sink and the diagonal are forced: three at most */
+        int forced = 0, ranked = 0;
         __syncwarp();
         for (int j0 = 0; j0 < n; j0 += 32) {
             const int j = j0 + lane;
             const bool in = j < n && s.forced[j], eligible = in && s.p[j] > 0;
-            const uint32_t all = __ballot_sync(ALL, in), all_eligible = __ballot_sync(ALL, eligible);
+            const uint32_t all = __ballot_sync(ALL, in),
+                           all_eligible = __ballot_sync(ALL, eligible);
             if (in) s.seq[forced + __popc(all & below)] = (uint16_t)j;
-            if (eligible) s.box[BOX_FORCED_RANKS + ranked + __popc(all_eligible & below)] = s.rank[j];
+            if (eligible)
+                s.box[BOX_FORCED_RANKS + ranked + __popc(all_eligible & below)] = s.rank[j];
             forced += __popc(all), ranked += __popc(all_eligible);
         }
         if (lane == 0) s.box[BOX_N_FORCED] = forced;
@@ -175,9 +182,10 @@ __device__ void order_by_rank(const curve_params &p, const scratch &s, int n, in
     __syncthreads();
 }
 
-/* Units of what (θ, τ) keeps, in the order in which λ lets them in, for rows [unit0, unit0 + n_rows) of the block. */
-__device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles, int n, int n_eligible,
-                                float tau, int block, int unit0, int n_rows)
+/* Units of what (θ, τ) keeps, in the order in which λ lets them in, for rows [unit0, unit0 +
+ * n_rows) of the block. */
+__device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles, int n,
+    int n_eligible, float tau, int block, int unit0, int n_rows)
 {
     const int keep = count_kept(s, n_eligible, tau), last = block * p.bq + unit0 + n_rows - 1;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -194,7 +202,8 @@ __device__ void order_by_margin(const curve_params &p, const scratch &s, const f
     }
     __syncthreads();
     const int listed = s.box[BOX_LISTED];
-    if (warp < PV_UNIT_ROWS / 32) { /* a thread per row: by how much its maximum so far is above the tile's */
+    /* a thread per row: by how much its maximum so far is above the tile's */
+    if (warp < PV_UNIT_ROWS / 32) {
         const int r = threadIdx.x;
         const float *maxima = tiles + (size_t)p.bq * p.d + unit0 + r;
         float top = -INFINITY;
@@ -202,13 +211,15 @@ __device__ void order_by_margin(const curve_params &p, const scratch &s, const f
             float m[MARGINS_AHEAD];
 #pragma unroll
             for (int i = 0; i < MARGINS_AHEAD; i++)
-                m[i] = i0 + i < listed && r < n_rows ? maxima[s.list[i0 + i] * curve_tile_floats(p)] : -INFINITY;
+                m[i] = i0 + i < listed && r < n_rows ? maxima[s.list[i0 + i] * curve_tile_floats(p)]
+                                                     : -INFINITY;
 #pragma unroll
             for (int i = 0; i < MARGINS_AHEAD; i++) {
                 top = fmaxf(top, m[i]);
                 uint32_t bits = __float_as_uint(m[i] > -INFINITY ? top - m[i] : INFINITY);
                 bits = __reduce_min_sync(ALL, bits); /* not negative, so ordered as integers are */
-                if (lane == 0 && i0 + i < listed) s.margin[warp * p.n_kblocks + i0 + i] = __uint_as_float(bits);
+                if (lane == 0 && i0 + i < listed)
+                    s.margin[warp * p.n_kblocks + i0 + i] = __uint_as_float(bits);
             }
         }
     }
@@ -222,7 +233,8 @@ __device__ void order_by_margin(const curve_params &p, const scratch &s, const f
     for (int i = threadIdx.x; i < listed; i += CURVE_THREADS) {
         const int mine = s.bucket[i];
         int before = 0;
-        for (int o = 0; o < listed; o++) before += s.bucket[o] < mine || (s.bucket[o] == mine && o < i);
+        for (int o = 0; o < listed; o++)
+            before += s.bucket[o] < mine || (s.bucket[o] == mine && o < i);
         if (mine != NEVER) s.seq[before] = s.list[i];
     }
     for (int u = threadIdx.x; u < N_LAMBDAS; u += CURVE_THREADS) {
@@ -254,8 +266,8 @@ __device__ void number_steps(const curve_params &p, const scratch &s, uint8_t *s
 }
 
 /* Sums and largest relative errors of one step's rows; one warp. */
-__device__ void write_record(const curve_params &p, const float *error, int rows, const float *row_abs, int valid_rows,
-                             int kept, float *record)
+__device__ void write_record(const curve_params &p, const float *error, int rows,
+    const float *row_abs, int valid_rows, int kept, float *record)
 {
     const int lane = threadIdx.x % 32;
     float sum[3] = {0, 0, 0}, relative[2] = {0, 0};
@@ -267,7 +279,8 @@ __device__ void write_record(const curve_params &p, const float *error, int rows
         relative[h] = norm > 0 ? error[r] / norm : 0;
     }
     for (int i = 0; i < 3; i++) sum[i] = curve_warp_sum(sum[i]);
-    if (lane == 0) record[0] = sum[0], record[1] = sum[1], record[2] = sum[2], record[3] = (float)kept;
+    if (lane == 0)
+        record[0] = sum[0], record[1] = sum[1], record[2] = sum[2], record[3] = (float)kept;
     for (int k = 0; k < p.n_top; k++) {
         float mine = fmaxf(relative[0], relative[1]), best = mine;
         for (int m = 16; m > 0; m /= 2) best = fmaxf(best, __shfl_xor_sync(ALL, best, m));
@@ -280,7 +293,8 @@ __device__ void write_record(const curve_params &p, const float *error, int rows
     }
 }
 
-template <int DIM> __device__ __forceinline__ void load_row(float4 (&to)[VALUES / 4], const float *row, int d)
+template <int DIM>
+__device__ __forceinline__ void load_row(float4 (&to)[VALUES / 4], const float *row, int d)
 {
     constexpr int LANES = slab<DIM>::LANES;
     const int c0 = threadIdx.x % LANES * 4;
@@ -291,17 +305,19 @@ template <int DIM> __device__ __forceinline__ void load_row(float4 (&to)[VALUES 
     }
 }
 
-/* The walk itself, for one warp's rows: merge, and at the end of each step leave their errors in shared memory. */
+/* The walk itself, for one warp's rows: merge, and at the end of each step leave their errors in
+ * shared memory. */
 template <int DIM>
-__device__ void walk_rows(const curve_params &p, const scratch &s, const float *tiles, int head, int block,
-                          int first_row, int n_whole)
+__device__ void walk_rows(const curve_params &p, const scratch &s, const float *tiles, int head,
+    int block, int first_row, int n_whole)
 {
     using S = slab<DIM>;
     const int lane = threadIdx.x % 32, r = threadIdx.x / 32 * S::WARP_ROWS + lane / S::LANES;
     const int in_block = first_row + r, row = block * p.bq + in_block;
     const bool valid = row < p.n;
     const size_t stride = curve_tile_floats(p);
-    const float *values = tiles + (size_t)in_block * p.d, *maxima = tiles + (size_t)p.bq * p.d + in_block;
+    const float *values = tiles + (size_t)in_block * p.d,
+                *maxima = tiles + (size_t)p.bq * p.d + in_block;
     float4 exact[VALUES / 4], next[VALUES / 4];
     float o[VALUES] = {}, m = -INFINITY, l = 0, next_m, next_l;
     load_row<DIM>(exact, p.exact + ((size_t)head * p.n + (valid ? row : p.n - 1)) * p.d, p.d);
@@ -319,9 +335,11 @@ __device__ void walk_rows(const curve_params &p, const scratch &s, const float *
             float x[VALUES];
 #pragma unroll
             for (int i = 0; i < VALUES / 4; i++)
-                x[4 * i] = next[i].x, x[4 * i + 1] = next[i].y, x[4 * i + 2] = next[i].z, x[4 * i + 3] = next[i].w;
+                x[4 * i] = next[i].x, x[4 * i + 1] = next[i].y, x[4 * i + 2] = next[i].z,
+                      x[4 * i + 3] = next[i].w;
             if (merged + 1 < left) load(merged + 1);
-            if (!(tile_m > -INFINITY)) continue; /* the row sees nothing of it, and nothing was written there */
+            /* the row sees nothing of it, and nothing was written there */
+            if (!(tile_m > -INFINITY)) continue;
             const float top = fmaxf(m, tile_m), a = exp2f(m - top), b = exp2f(tile_m - top);
             m = top;
             l = l * a + tile_l * b;
@@ -359,10 +377,13 @@ __global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_consta
     scratch s;
     lay_out(p.n_kblocks, p.max_steps, S::ROWS, memory, &s);
     const int list = blockIdx.x / p.slabs, part = blockIdx.x % p.slabs;
-    const int block = p.block0 + (int)(gridDim.y - 1 - blockIdx.y), x = p.head0 + blockIdx.z, head = curve_head(p, x);
-    const int first_row = part * S::ROWS, row0 = block * p.bq + first_row, n = curve_tiles(p, block);
+    const int block = p.block0 + (int)(gridDim.y - 1 - blockIdx.y), x = p.head0 + blockIdx.z,
+              head = curve_head(p, x);
+    const int first_row = part * S::ROWS, row0 = block * p.bq + first_row,
+              n = curve_tiles(p, block);
     if (row0 >= p.n) return;
-    if (LAMBDA ? list >= p.n_pairs[x] : p.first_theta[((size_t)x * p.n_qblocks + block) * N_THETAS + list] != list)
+    if (LAMBDA ? list >= p.n_pairs[x]
+               : p.first_theta[((size_t)x * p.n_qblocks + block) * N_THETAS + list] != list)
         return;
     const float *tiles = curve_block_tiles(p, x, block);
     const size_t index = curve_record_index(p, x, block, list, part);
@@ -372,10 +393,11 @@ __global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_consta
         const int unit0 = first_row / PV_UNIT_ROWS * PV_UNIT_ROWS;
         const int n_eligible = rank_tiles(p, s, x, head / p.group, block, n, pair.simthreshd1);
         order_by_margin(p, s, tiles, n, n_eligible, pair.cdfthreshd, block, unit0,
-                        min((int)PV_UNIT_ROWS, p.n - block * p.bq - unit0));
+            min((int)PV_UNIT_ROWS, p.n - block * p.bq - unit0));
         counts = first_row % PV_UNIT_ROWS == 0;
     } else {
-        const int n_eligible = rank_tiles(p, s, x, head / p.group, block, n, (float)(list - 16) / 16);
+        const int n_eligible =
+            rank_tiles(p, s, x, head / p.group, block, n, (float)(list - 16) / 16);
         order_by_rank(p, s, n, n_eligible);
         counts = part == 0;
     }
@@ -384,13 +406,15 @@ __global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_consta
     __syncthreads();
     const int n_steps = s.box[BOX_STEPS], record = CURVE_RECORD + p.n_top;
     for (int step = threadIdx.x / 32; step < n_steps; step += CURVE_WARPS)
-        write_record(p, s.error + (size_t)step * 3 * S::ROWS, S::ROWS, p.row_abs + (size_t)head * p.n + row0,
-                     min((int)S::ROWS, p.n - row0), counts ? s.step_at[step] : 0,
-                     p.records + (index * (size_t)p.max_steps + (size_t)step) * (size_t)record);
+        write_record(p, s.error + (size_t)step * 3 * S::ROWS, S::ROWS,
+            p.row_abs + (size_t)head * p.n + row0, min((int)S::ROWS, p.n - row0),
+            counts ? s.step_at[step] : 0,
+            p.records + (index * (size_t)p.max_steps + (size_t)step) * (size_t)record);
 }
 
 /* Rows of an output made elsewhere, one step. */
-__global__ __launch_bounds__(CURVE_THREADS) void compare_kernel(const __grid_constant__ curve_params p)
+__global__ __launch_bounds__(CURVE_THREADS) void compare_kernel(
+    const __grid_constant__ curve_params p)
 {
     __shared__ float error[3 * CURVE_COMPARE_ROWS];
     const int head = blockIdx.y, row0 = blockIdx.x * CURVE_COMPARE_ROWS, lane = threadIdx.x % 32;
@@ -413,7 +437,8 @@ __global__ __launch_bounds__(CURVE_THREADS) void compare_kernel(const __grid_con
     __syncthreads();
     if (threadIdx.x < 32)
         write_record(p, error, CURVE_COMPARE_ROWS, p.row_abs + (size_t)head * p.n + row0, n_rows, 0,
-                     p.records + curve_record_index(p, head, blockIdx.x, 0, 0) * (size_t)(CURVE_RECORD + p.n_top));
+            p.records +
+                curve_record_index(p, head, blockIdx.x, 0, 0) * (size_t)(CURVE_RECORD + p.n_top));
 }
 
 template <int DIM, bool LAMBDA> enum status launch_walk(const curve_params &p, cudaStream_t stream)
@@ -433,13 +458,15 @@ int curve_cuda_slab_rows(int d) { return d <= 64 ? slab<64>::ROWS : slab<128>::R
 
 enum status curve_cuda_walk(const curve_params &p, bool lambda, cudaStream_t stream)
 {
-    if (p.d <= 64) return lambda ? launch_walk<64, true>(p, stream) : launch_walk<64, false>(p, stream);
+    if (p.d <= 64)
+        return lambda ? launch_walk<64, true>(p, stream) : launch_walk<64, false>(p, stream);
     return lambda ? launch_walk<128, true>(p, stream) : launch_walk<128, false>(p, stream);
 }
 
 enum status curve_cuda_compare(const curve_params &p, cudaStream_t stream)
 {
-    compare_kernel<<<dim3((unsigned)p.n_blocks, (unsigned)p.n_heads), CURVE_THREADS, 0, stream>>>(p);
+    compare_kernel<<<dim3((unsigned)p.n_blocks, (unsigned)p.n_heads), CURVE_THREADS, 0, stream>>>(
+        p);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }

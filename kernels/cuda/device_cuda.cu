@@ -23,36 +23,38 @@ enum status cuda_status(cudaError_t e, const char *what)
     if (e == cudaErrorMemoryAllocation) {
         size_t free_bytes = 0, total = 0;
         if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess) cudaGetLastError();
-        return fail(ERR_MEMORY, "%s: does not fit; %.2f of %.2f GiB of device memory are free", what,
-                    (double)free_bytes / 1073741824.0, (double)total / 1073741824.0);
+        return fail(ERR_MEMORY, "%s: does not fit; %.2f of %.2f GiB of device memory are free",
+            what, (double)free_bytes / 1073741824.0, (double)total / 1073741824.0);
     }
     if (e == cudaErrorNoKernelImageForDevice)
         return fail(ERR_UNSUPPORTED,
-                    "%s: this build holds no code for compute capability %d.%d; it has 8.0 and 9.0", what,
-                    cuda_current_sm() / 10, cuda_current_sm() % 10);
+            "%s: this build holds no code for compute capability %d.%d; it has 8.0 and 9.0", what,
+            cuda_current_sm() / 10, cuda_current_sm() % 10);
     if (e == cudaErrorInsufficientDriver) {
         int driver = 0;
         if (cudaDriverGetVersion(&driver) != cudaSuccess) cudaGetLastError();
         if (driver == 0) return fail(ERR_DEVICE, "no NVIDIA driver is loaded; use --device cpu");
         return fail(ERR_DEVICE,
-                    "the NVIDIA driver offers CUDA %d.%d, this build needs %d.%d; update the driver",
-                    driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+            "the NVIDIA driver offers CUDA %d.%d, this build needs %d.%d; update the driver",
+            driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     }
-    if (e == cudaErrorNoDevice) return fail(ERR_DEVICE, "no NVIDIA GPU is visible; use --device cpu");
+    if (e == cudaErrorNoDevice)
+        return fail(ERR_DEVICE, "no NVIDIA GPU is visible; use --device cpu");
     return fail(ERR_DEVICE, "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
 }
 
 enum status cuda_encode_tiled_find(cuda_encode_tiled *f)
 {
-    static cuda_encode_tiled found; /* the same for every thread, so a race writes one value twice */
+    /* the same for every thread, so a race writes one value twice */
+    static cuda_encode_tiled found;
     if (found == NULL) {
         void *at = NULL;
         cudaDriverEntryPointQueryResult r;
-        CUDA_TRY(
-            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &at, 12000, cudaEnableDefault, &r));
+        CUDA_TRY(cudaGetDriverEntryPointByVersion(
+            "cuTensorMapEncodeTiled", &at, 12000, cudaEnableDefault, &r));
         if (r != cudaDriverEntryPointSuccess || at == NULL)
             return fail(ERR_DEVICE,
-                        "the NVIDIA driver lacks cuTensorMapEncodeTiled (CUDA 12.0); update the driver");
+                "the NVIDIA driver lacks cuTensorMapEncodeTiled (CUDA 12.0); update the driver");
         found = (cuda_encode_tiled)at;
     }
     *f = found;
@@ -115,8 +117,8 @@ enum status cuda_open(struct device **out, int index)
     CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
     if (major < 8)
         return fail(ERR_UNSUPPORTED,
-                    "CUDA device %d has compute capability %d.%d; 8.0 is the least with bf16", index, major,
-                    minor);
+            "CUDA device %d has compute capability %d.%d; 8.0 is the least with bf16", index, major,
+            minor);
     struct device *d = (struct device *)calloc(1, sizeof *d);
     if (d == NULL) return fail(ERR_MEMORY, "opening CUDA device %d: no host memory", index);
     d->index = index;
@@ -158,8 +160,8 @@ enum status cuda_alloc(struct device *d, void **at, size_t bytes)
         cudaGetLastError();
         CUDA_TRY(cudaMemGetInfo(&free_bytes, &total));
         return fail(ERR_MEMORY, "does not fit: needs %.2f GiB, device %d has %.2f of %.2f GiB free",
-                    (double)bytes / 1073741824.0, d->index, (double)free_bytes / 1073741824.0,
-                    (double)total / 1073741824.0);
+            (double)bytes / 1073741824.0, d->index, (double)free_bytes / 1073741824.0,
+            (double)total / 1073741824.0);
     }
     CUDA_TRY(e);
     return OK;
@@ -174,8 +176,8 @@ void cuda_free(struct device *d, void *at)
 
 enum status cuda_copy(struct device *d, void *to, const void *from, size_t bytes, enum copy_way way)
 {
-    static const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost,
-                                           cudaMemcpyDeviceToDevice};
+    static const cudaMemcpyKind kinds[] = {
+        cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice};
     CUDA_TRY(cudaSetDevice(d->index));
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, kinds[way], d->stream));
     if (way == COPY_TO_HOST) CUDA_TRY(cudaStreamSynchronize(d->stream));

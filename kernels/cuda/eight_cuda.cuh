@@ -1,11 +1,12 @@
-/* How eight-bit Q, K and V lie in the workspace of a call. Private to the .cu files and their checks.
+/* How eight-bit Q, K and V lie in the workspace of a call. Private to the .cu files and their
+ * checks.
  *
- * Blocks of 64 rows follow each other, head after head, rows padded with zeros to a multiple of 128. A block is one
- * piece of 64 · D bytes, already in the swizzle in which it is to stand in shared memory, so that plain bulk copies
- * bring it there:
- *   Q, K   rows of D bytes; 16-byte chunk c of row r stands at c ^ (r % 8) with D = 128, c ^ (r / 2 % 4) with D = 64
- *   V      transposed: row x (of D) holds the block's 64 keys in the order key_at(), chunk c at c ^ (x / 2 % 4)
- * key_at() is the order in which a thread's scores, packed four to a register, become the A operand of P·V.
+ * Blocks of 64 rows follow each other, head after head, rows padded with zeros to a multiple of
+ * 128. A block is one piece of 64 · D bytes, already in the swizzle in which it is to stand in
+ * shared memory, so that plain bulk copies bring it there: Q, K   rows of D bytes; 16-byte chunk c
+ * of row r stands at c ^ (r % 8) with D = 128, c ^ (r / 2 % 4) with D = 64 V      transposed: row x
+ * (of D) holds the block's 64 keys in the order key_at(), chunk c at c ^ (x / 2 % 4) key_at() is
+ * the order in which a thread's scores, packed four to a register, become the A operand of P·V.
  */
 #ifndef SG_KERNELS_CUDA_EIGHT_CUDA_CUH
 #define SG_KERNELS_CUDA_EIGHT_CUDA_CUH
@@ -20,7 +21,8 @@ namespace eight
 struct layout {
     int n_units, n_blocks; /* of 64 rows: of Q per head, of K and V per kv head; both even */
     int block_bytes;
-    size_t q, k, v, q_scale, k_scale, v_exponent, bytes; /* offsets; scales are floats, one per block */
+    /* offsets; scales are floats, one per block */
+    size_t q, k, v, q_scale, k_scale, v_exponent, bytes;
 };
 
 inline layout layout_of(const struct attn_args *a)
@@ -28,7 +30,8 @@ inline layout layout_of(const struct attn_args *a)
     layout l;
     l.n_units = (a->n_q + 127) / 128 * 2, l.n_blocks = (attn_n_kv(a) + 127) / 128 * 2;
     l.block_bytes = EIGHT_ROWS * a->head_dim;
-    size_t units = (size_t)l.n_units * (size_t)a->n_heads, blocks = (size_t)l.n_blocks * (size_t)a->n_kv_heads;
+    size_t units = (size_t)l.n_units * (size_t)a->n_heads,
+           blocks = (size_t)l.n_blocks * (size_t)a->n_kv_heads;
     l.q = 1024; /* before it the counter of items */
     l.k = l.q + units * (size_t)l.block_bytes;
     l.v = l.k + blocks * (size_t)l.block_bytes;
@@ -60,7 +63,8 @@ __host__ __device__ __forceinline__ int key_at(int at)
 
 } // namespace eight
 
-/* Queue the quantisation of a call's Q, K and V (bf16 on the device) into `ws`; nothing is allocated. */
+/* Queue the quantisation of a call's Q, K and V (bf16 on the device) into `ws`; nothing is
+ * allocated. */
 enum status quantise_sm90(const struct attn_args *a, void *ws, cudaStream_t stream) MUST_USE;
 
 #endif

@@ -25,7 +25,8 @@ extern "C" {
 
 enum status graph_cuda_begin(struct device *d)
 {
-    CUDA_TRY(cudaStreamBeginCapture((cudaStream_t)device_cuda.stream(d), cudaStreamCaptureModeThreadLocal));
+    CUDA_TRY(cudaStreamBeginCapture(
+        (cudaStream_t)device_cuda.stream(d), cudaStreamCaptureModeThreadLocal));
     return OK;
 }
 
@@ -43,10 +44,8 @@ enum status graph_cuda_end(struct device *d, enum status st, struct graph_cuda *
     struct graph_cuda *g = (struct graph_cuda *)calloc(1, sizeof *g);
     st = g != NULL ? instantiate(recorded, g) : fail(ERR_MEMORY, "no memory for a graph");
     cudaGraphDestroy(recorded);
-    if (st != OK)
-        graph_cuda_close(&g);
-    else
-        *out = g;
+    if (st != OK) graph_cuda_close(&g);
+    else *out = g;
     return st;
 }
 

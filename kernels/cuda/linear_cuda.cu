@@ -29,14 +29,13 @@ struct {
     decltype(&cublasDestroy_v2) destroy;
     decltype(&cublasSetStream_v2) set_stream;
     decltype(&cublasSetWorkspace_v2) set_workspace;
-    cublasStatus_t (*gemm)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *,
-                           cudaDataType, int, const void *, cudaDataType, int, const void *, void *, cudaDataType, int,
-                           cublasComputeType_t, cublasGemmAlgo_t);
+    cublasStatus_t (*gemm)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int,
+        const void *, const void *, cudaDataType, int, const void *, cudaDataType, int,
+        const void *, void *, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
     char error[256]; /* empty: loaded */
 } blas;
 
-template <typename F>
-bool find(void *library, const char *name, F *f)
+template <typename F> bool find(void *library, const char *name, F *f)
 {
     *f = (F)dlsym(library, name);
     return *f != NULL;
@@ -49,14 +48,18 @@ void load_library()
         snprintf(blas.error, sizeof blas.error, "%s", dlerror());
         return;
     }
-    if (!find(library, "cublasCreate_v2", &blas.create) || !find(library, "cublasDestroy_v2", &blas.destroy) ||
+    if (!find(library, "cublasCreate_v2", &blas.create) ||
+        !find(library, "cublasDestroy_v2", &blas.destroy) ||
         !find(library, "cublasSetStream_v2", &blas.set_stream) ||
-        !find(library, "cublasSetWorkspace_v2", &blas.set_workspace) || !find(library, "cublasGemmEx", &blas.gemm))
+        !find(library, "cublasSetWorkspace_v2", &blas.set_workspace) ||
+        !find(library, "cublasGemmEx", &blas.gemm))
         snprintf(blas.error, sizeof blas.error, "%s", dlerror());
 }
 
-enum { VECTOR_THREADS = 256,
-       VECTOR_AHEAD = 8 }; /* sixteen-byte loads of a row that a lane has in flight */
+enum {
+    VECTOR_THREADS = 256,
+    VECTOR_AHEAD = 8
+}; /* sixteen-byte loads of a row that a lane has in flight */
 
 __device__ __forceinline__ void put(float *y, float sum, bool add) { *y = add ? *y + sum : sum; }
 
@@ -76,11 +79,11 @@ __device__ __forceinline__ float dot8(uint4 a, uint4 b, float sum)
     return sum;
 }
 
-/* One row of x: a warp per row of W, which is read once and never again; x stays in the first-level cache. A decode
- * step of a 1B model took 1.43 ms with cuBLAS and takes 1.36 so. */
+/* One row of x: a warp per row of W, which is read once and never again; x stays in the first-level
+ * cache. A decode step of a 1B model took 1.43 ms with cuBLAS and takes 1.36 so. */
 template <typename Y>
-__global__ __launch_bounds__(VECTOR_THREADS) void vector_kernel(const uint4 *x, const uint4 *w, int m, int pieces, Y *y,
-                                                                bool add)
+__global__ __launch_bounds__(VECTOR_THREADS) void vector_kernel(
+    const uint4 *x, const uint4 *w, int m, int pieces, Y *y, bool add)
 {
     const int row = blockIdx.x * (VECTOR_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= m) return;
@@ -101,11 +104,13 @@ __global__ __launch_bounds__(VECTOR_THREADS) void vector_kernel(const uint4 *x, 
 }
 
 template <typename Y>
-enum status run_vector(int m, int k, const uint16_t *x, const uint16_t *w, Y *y, bool add, cudaStream_t stream)
+enum status run_vector(
+    int m, int k, const uint16_t *x, const uint16_t *w, Y *y, bool add, cudaStream_t stream)
 {
     const int rows = VECTOR_THREADS / 32;
     const unsigned grid = (unsigned)((m + rows - 1) / rows);
-    vector_kernel<<<grid, VECTOR_THREADS, 0, stream>>>((const uint4 *)x, (const uint4 *)w, m, k / 8, y, add);
+    vector_kernel<<<grid, VECTOR_THREADS, 0, stream>>>(
+        (const uint4 *)x, (const uint4 *)w, m, k / 8, y, add);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
@@ -113,7 +118,8 @@ enum status run_vector(int m, int k, const uint16_t *x, const uint16_t *w, Y *y,
 enum status check(cublasStatus_t s, const char *what)
 {
     if (s == CUBLAS_STATUS_SUCCESS) return OK;
-    return fail(s == CUBLAS_STATUS_ALLOC_FAILED ? ERR_MEMORY : ERR_DEVICE, "cuBLAS %s: status %d", what, (int)s);
+    return fail(s == CUBLAS_STATUS_ALLOC_FAILED ? ERR_MEMORY : ERR_DEVICE, "cuBLAS %s: status %d",
+        what, (int)s);
 }
 
 enum status open_on(struct gemm_cuda *g)
@@ -134,8 +140,10 @@ enum status gemm_cuda_open(struct gemm_cuda **out, const struct device_impl *imp
     *out = NULL;
     pthread_once(&once, load_library);
     if (blas.error[0])
-        return fail(ERR_DEVICE, "%s cannot be loaded (%s); install cuBLAS of CUDA %d or put its folder into LD_LIBRARY_PATH",
-                    LIBRARY, blas.error, CUBLAS_VER_MAJOR);
+        return fail(ERR_DEVICE,
+            "%s cannot be loaded (%s); install cuBLAS of CUDA %d or put its folder into "
+            "LD_LIBRARY_PATH",
+            LIBRARY, blas.error, CUBLAS_VER_MAJOR);
     struct gemm_cuda *g = (struct gemm_cuda *)calloc(1, sizeof *g);
     if (g == NULL) return fail(ERR_MEMORY, "no memory for a cuBLAS handle");
     g->impl = impl;
@@ -155,8 +163,8 @@ void gemm_cuda_close(struct gemm_cuda **g)
     *g = NULL;
 }
 
-enum status gemm_cuda_run(struct gemm_cuda *g, int n, int m, int k, const uint16_t *x, const uint16_t *w, void *y,
-                          int y_stride, enum dtype y_type, bool add)
+enum status gemm_cuda_run(struct gemm_cuda *g, int n, int m, int k, const uint16_t *x,
+    const uint16_t *w, void *y, int y_stride, enum dtype y_type, bool add)
 {
     const float one = 1, beta = add ? 1 : 0;
     if (n == 1 && k % 8 == 0) {
@@ -165,9 +173,9 @@ enum status gemm_cuda_run(struct gemm_cuda *g, int n, int m, int k, const uint16
                                    : run_vector(m, k, x, w, (__nv_bfloat16 *)y, add, stream);
     }
     /* Column-major: yᵀ [m, n] = W [m, k] xᵀ [k, n]. */
-    return check(blas.gemm(g->handle, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w, CUDA_R_16BF, k, x, CUDA_R_16BF, k, &beta, y,
-                           y_type == DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF, y_stride, CUBLAS_COMPUTE_32F,
-                           CUBLAS_GEMM_DEFAULT),
-                 "product");
+    return check(blas.gemm(g->handle, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w, CUDA_R_16BF, k, x,
+                     CUDA_R_16BF, k, &beta, y, y_type == DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF,
+                     y_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+        "product");
 }
 }

@@ -1,10 +1,11 @@
-/* Stage 1 of sparse attention on the device (METHOD 2): methods whose predictors have a device body, and that of sparge,
- * in three launches that overlap.
+/* Stage 1 of sparse attention on the device (METHOD 2): methods whose predictors have a device
+ * body, and that of sparge, in three launches that overlap.
  *
- * Sums of key blocks; then their self-similarity, which needs the sums of all earlier keys for its centre; then the
- * rows of the map, a few query blocks of one kv head to a CTA, which first pools those query blocks. Each launch begins
- * while the one before it runs and waits for its results only when it needs them, so pooling queries, the bulk of the
- * traffic, runs beside all that is done for keys.
+ * Sums of key blocks; then their self-similarity, which needs the sums of all earlier keys for its
+ * centre; then the rows of the map, a few query blocks of one kv head to a CTA, which first pools
+ * those query blocks. Each launch begins while the one before it runs and waits for its results
+ * only when it needs them, so pooling queries, the bulk of the traffic, runs beside all that is
+ * done for keys.
  */
 extern "C" {
 #include "kernels/cuda/device_cuda.h"
@@ -38,7 +39,8 @@ struct layout plan(const struct attn_args *a)
     p.d = a->head_dim;
     p.n_qblocks = (a->n_q + a->block.q - 1) / a->block.q;
     p.n_kblocks = (n_kv + a->block.k - 1) / a->block.k;
-    p.rounds = 1; /* a centre is summed from the chunks before it, so their number must stay small */
+    /* a centre is summed from the chunks before it, so their number must stay small */
+    p.rounds = 1;
     while (p.rounds * MAX_CHUNKS < n_rounds) p.rounds *= 2;
     p.n_chunks = (n_rounds + p.rounds - 1) / p.rounds;
     p.k_pad = p.n_chunks * p.rounds * ROUND / a->block.k;
@@ -60,20 +62,19 @@ struct layout plan(const struct attn_args *a)
 __device__ __forceinline__ void let_next_begin()
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::
-                     : "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
 __device__ __forceinline__ void wait_for_earlier()
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::
-                     : "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-/* Room in shared memory of the kernels for keys: rows under way, and a row of d for each warp, twice. */
+/* Room in shared memory of the kernels for keys: rows under way, and a row of d for each warp,
+ * twice. */
 constexpr int KEYS_AHEAD = 8, KEYS_ROOM = WARPS * KEYS_AHEAD * 64 * 16;
 
 /* Sums of the key blocks of one chunk, and of the chunk. */
@@ -84,7 +85,8 @@ __global__ __launch_bounds__(THREADS, 2) void sum_keys(const __grid_constant__ p
     using ahead = pool::rows_ahead<LANES, KEYS_AHEAD>;
     extern __shared__ __align__(16) float shared[];
     let_next_begin();
-    const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d, per = p.block_k / UNIT_ROWS;
+    const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d,
+              per = p.block_k / UNIT_ROWS;
     uint4 *room = (uint4 *)shared + warp * ahead::VECTORS;
     float *units = shared + KEYS_ROOM / 4; /* [WARPS, d] */
     float *sums = p.k_sums + (size_t)kv * d * p.at.k_pad;
@@ -115,8 +117,8 @@ __global__ __launch_bounds__(THREADS, 2) void sum_keys(const __grid_constant__ p
             for (int u = 0; u < WARPS; u++) block[u] = units[u * d + e];
             float4 *to = (float4 *)(sums + (size_t)e * p.at.k_pad + first / per);
             if (per == 2) {
-                float4 four = make_float4(block[0] + block[1], block[2] + block[3], block[4] + block[5],
-                                          block[6] + block[7]);
+                float4 four = make_float4(block[0] + block[1], block[2] + block[3],
+                    block[4] + block[5], block[6] + block[7]);
                 to[0] = four, total += (four.x + four.y) + (four.z + four.w);
             } else {
                 to[0] = make_float4(block[0], block[1], block[2], block[3]);
@@ -126,7 +128,8 @@ __global__ __launch_bounds__(THREADS, 2) void sum_keys(const __grid_constant__ p
         }
         __syncthreads();
     }
-    if ((int)threadIdx.x < d) p.chunk_sums[((size_t)kv * p.at.n_chunks + chunk) * d + threadIdx.x] = total;
+    if ((int)threadIdx.x < d)
+        p.chunk_sums[((size_t)kv * p.at.n_chunks + chunk) * d + threadIdx.x] = total;
 }
 
 /* Self-similarity of the key blocks of one chunk about their centres. */
@@ -137,13 +140,16 @@ __global__ __launch_bounds__(THREADS, 2) void compare_keys(const __grid_constant
     using ahead = pool::rows_ahead<LANES, KEYS_AHEAD>;
     extern __shared__ __align__(16) float shared[];
     let_next_begin();
-    const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d, per = p.block_k / UNIT_ROWS;
+    const int chunk = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, d = p.at.d,
+              per = p.block_k / UNIT_ROWS;
     uint4 *room = (uint4 *)shared + warp * ahead::VECTORS;
     float *parts = shared + KEYS_ROOM / 4, *centres = parts + WARPS * d; /* [WARPS, d] each */
     const __nv_bfloat16 *keys = p.k + kv * p.k_head;
     const float *chunks = p.chunk_sums + (size_t)kv * p.at.n_chunks * d;
     const float *sums = p.k_sums + (size_t)kv * d * p.at.k_pad;
-    const int others = p.smooth == SMOOTH_K_RUNNING ? chunk : p.smooth == SMOOTH_K_GLOBAL ? p.at.n_chunks : 0;
+    const int others = p.smooth == SMOOTH_K_RUNNING ? chunk
+        : p.smooth == SMOOTH_K_GLOBAL               ? p.at.n_chunks
+                                                    : 0;
     const int takers = min((int)WARPS, max(THREADS / d, 1)), e = threadIdx.x;
     float before = 0; /* of this thread's dimension: the sum of all keys before the round */
     for (int round = 0; round < p.at.rounds; round++) {
@@ -154,11 +160,13 @@ __global__ __launch_bounds__(THREADS, 2) void compare_keys(const __grid_constant
         ahead rows(room, keys + (ptrdiff_t)unit * UNIT_ROWS * p.k_row, p.k_row, n, d);
         if (round == 0) {
             wait_for_earlier();
-            /* Threads to spare take every n-th chunk each, so that a long list is not one chain of loads. */
+            /* Threads to spare take every n-th chunk each, so that a long list is not one chain of
+             * loads. */
             for (int i = e; i < takers * d; i += THREADS) {
                 float part = 0;
 #pragma unroll 8
-                for (int x = i / d; x < others; x += takers) part += __ldcg(chunks + (size_t)x * d + i % d);
+                for (int x = i / d; x < others; x += takers)
+                    part += __ldcg(chunks + (size_t)x * d + i % d);
                 parts[i] = part;
             }
             __syncthreads();
@@ -214,8 +222,8 @@ __global__ __launch_bounds__(THREADS, 2) void compare_keys(const __grid_constant
     }
 }
 
-/* ROWS rows of the map, one to a warp: query blocks of the heads of one kv head, so that a sum of keys that is read
- * serves them all. */
+/* ROWS rows of the map, one to a warp: query blocks of the heads of one kv head, so that a sum of
+ * keys that is read serves them all. */
 template <int LANES, int CTAS>
 __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_constant__ params p)
 {
@@ -223,21 +231,24 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
     using ahead = pool::rows_ahead<LANES, QUERIES_AHEAD>;
     extern __shared__ __align__(16) float shared[];
     const int warp = threadIdx.x / 32, d = p.at.d;
-    const int heads = min(p.group, (int)ROWS), sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
+    const int heads = min(p.group, (int)ROWS), sets = (p.group + heads - 1) / heads,
+              blocks = ROWS / heads;
     const int across = sets * p.n_kv_heads, kv = blockIdx.x % p.n_kv_heads;
-    const int block0 = ((int)(gridDim.x / across) - 1 - (int)blockIdx.x / across) * blocks; /* longest rows first */
+    /* longest rows first */
+    const int block0 = ((int)(gridDim.x / across) - 1 - (int)blockIdx.x / across) * blocks;
     const int of_group = (int)blockIdx.x / p.n_kv_heads % sets * heads + warp % heads;
     const int block = block0 + warp / heads, head = kv * p.group + of_group;
     const bool real = warp < heads * blocks && of_group < p.group && block < p.at.n_qblocks;
     const int rows = real ? min(p.block_q, p.n_q - block * p.block_q) : 0;
-    float *q = shared, *list = q + ROWS * d + warp * FEW, *k_sim = q + ROWS * (d + FEW), *score = k_sim + p.at.k_pad;
+    float *q = shared, *list = q + ROWS * d + warp * FEW, *k_sim = q + ROWS * (d + FEW),
+          *score = k_sim + p.at.k_pad;
     struct head_params t = {};
     if (real) t = p.heads[head];
 
     /* Rows on their way, and a first unit that waits for the second, take the room for scores. */
     float *held = score + warp * 2 * d;
     ahead source((uint4 *)(score + ROWS * 2 * d) + warp * ahead::VECTORS,
-                 p.q + head * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row, p.q_row, rows, d);
+        p.q + head * p.q_head + (ptrdiff_t)block * p.block_q * p.q_row, p.q_row, rows, d);
     both x;
     x.clear();
 #pragma unroll 1
@@ -260,66 +271,71 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
         both first;
         L::get(first.sum, held, d), L::get(first.unit, held + d, d);
 #pragma unroll
-        for (int i = 0; i < HELD; i++) x.sum[i] = first.sum[i] + x.sum[i], x.unit[i] = first.unit[i] + x.unit[i];
+        for (int i = 0; i < HELD; i++)
+            x.sum[i] = first.sum[i] + x.sum[i], x.unit[i] = first.unit[i] + x.unit[i];
     }
     const float q_sim = L::similarity(x, max(rows, 1));
     const int col = L::col();
     if (L::row() == 0 && col < d / 2)
 #pragma unroll
         for (int i = 0; i < HELD; i++)
-            q[(col + i % 8 + i / 8 * (d / 2)) * ROWS + warp] = x.sum[i] / (float)max(rows, 1) * p.scale;
+            q[(col + i % 8 + i / 8 * (d / 2)) * ROWS + warp] =
+                x.sum[i] / (float)max(rows, 1) * p.scale;
 
     wait_for_earlier();
     __syncthreads();
     const int end = min(block0 + blocks, p.at.n_qblocks);
     const int n = (min(p.q_start + end * p.block_q, p.n_kv) - 1) / p.block_k + 1;
     const sharing share(n, ROWS);
-    for (int j = threadIdx.x; j < n; j += ROWS * 32) k_sim[j] = __ldcg(p.k_sim + (size_t)kv * p.at.k_pad + j);
+    for (int j = threadIdx.x; j < n; j += ROWS * 32)
+        k_sim[j] = __ldcg(p.k_sim + (size_t)kv * p.at.k_pad + j);
     score_rows<ROWS, 4>(p, kv, share, q, score);
     __syncthreads();
     if (!real || t.part != p.part) return;
     const int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
-    write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices, ROWS * share.pitch,
-              list);
+    write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices,
+        ROWS * share.pitch, list);
 }
 
-/* Launch, as the next of a chain that overlaps when `after` is set. Other devices than 9.0 run the code for 8.0, which
- * does not wait, so there one ends before the next begins. */
+/* Launch, as the next of a chain that overlaps when `after` is set. Other devices than 9.0 run the
+ * code for 8.0, which does not wait, so there one ends before the next begins. */
 template <typename KERNEL>
-enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const params &p, bool after,
-                   cudaStream_t stream)
+enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const params &p,
+    bool after, cudaStream_t stream)
 {
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute overlap = {};
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = grid, config.blockDim = dim3((unsigned)threads), config.dynamicSmemBytes = shared;
+    config.gridDim = grid, config.blockDim = dim3((unsigned)threads),
+    config.dynamicSmemBytes = shared;
     config.stream = stream, config.attrs = &overlap;
     config.numAttrs = after && cuda_current_sm() == 90 ? 1 : 0;
-    /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot share a
-     * multiprocessor. */
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  cudaSharedmemCarveoutMaxShared));
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot
+     * share a multiprocessor. */
+    CUDA_TRY(cudaFuncSetAttribute(
+        kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+    CUDA_TRY(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CUDA_TRY(cudaLaunchKernelEx(&config, kernel, p));
     return OK;
 }
 
-template <int LANES, int CTAS>
-enum status launch_rows(const params &p, cudaStream_t stream)
+template <int LANES, int CTAS> enum status launch_rows(const params &p, cudaStream_t stream)
 {
     const size_t d = (size_t)p.at.d, strips = (size_t)(p.at.n_kblocks + STRIP - 1) / STRIP;
     const size_t pooling = ROWS * (2 * d + pool::rows_ahead<LANES, QUERIES_AHEAD>::VECTORS * 4);
     const size_t scores = ROWS * STRIP * (strips > ROWS ? strips : (size_t)ROWS);
-    const size_t floats = ROWS * (d + FEW) + (size_t)p.at.k_pad + (pooling > scores ? pooling : scores);
-    int heads = p.group < ROWS ? p.group : ROWS, sets = (p.group + heads - 1) / heads, blocks = ROWS / heads;
+    const size_t floats =
+        ROWS * (d + FEW) + (size_t)p.at.k_pad + (pooling > scores ? pooling : scores);
+    int heads = p.group < ROWS ? p.group : ROWS, sets = (p.group + heads - 1) / heads,
+        blocks = ROWS / heads;
     int tasks = (p.at.n_qblocks + blocks - 1) / blocks * sets * p.n_kv_heads;
-    return launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float), p, true,
-                  stream);
+    return launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float),
+        p, true, stream);
 }
 
-template <int LANES>
-enum status run(const params &p, cudaStream_t stream)
+template <int LANES> enum status run(const params &p, cudaStream_t stream)
 {
     dim3 keys((unsigned)p.at.n_chunks, (unsigned)p.n_kv_heads);
     const size_t room = KEYS_ROOM + 2 * WARPS * (size_t)p.at.d * sizeof(float);
@@ -342,22 +358,31 @@ static const char *part_refuses(const struct mask_cuda_args *m, const struct mas
     return "no device body for this predictor or its rule";
 }
 
-static const struct mask_method *method_of(const struct mask_cuda_args *m) { return m->method ? m->method : &mask_sparge; }
-static int n_parts(const struct mask_method *method) { return method->n_parts ? method->n_parts : 1; }
+static const struct mask_method *method_of(const struct mask_cuda_args *m)
+{
+    return m->method ? m->method : &mask_sparge;
+}
+static int n_parts(const struct mask_method *method)
+{
+    return method->n_parts ? method->n_parts : 1;
+}
 
 const char *mask_cuda_refuses(const struct mask_cuda_args *m)
 {
     const struct attn_args *a = m->attn;
     if (a->dtype != DTYPE_BF16) return "the CUDA prediction takes bf16";
-    if (a->head_dim % 16 != 0 || a->head_dim > 256) return "head_dim is not a multiple of 16 up to 256";
+    if (a->head_dim % 16 != 0 || a->head_dim > 256)
+        return "head_dim is not a multiple of 16 up to 256";
     if ((a->block.q != 64 && a->block.q != 128) || (a->block.k != 64 && a->block.k != 128))
         return "blocks are not of 64 or 128 rows and keys";
-    if (a->n_q < 1 || a->q_start % a->block.q != 0) return "q_start is not a multiple of the query block";
+    if (a->n_q < 1 || a->q_start % a->block.q != 0)
+        return "q_start is not a multiple of the query block";
     if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
-    if ((uintptr_t)a->q % 16 != 0 || (uintptr_t)a->k % 16 != 0 || a->q_row % 8 != 0 || a->q_head % 8 != 0 ||
-        a->k_row % 8 != 0 || a->k_head % 8 != 0)
+    if ((uintptr_t)a->q % 16 != 0 || (uintptr_t)a->k % 16 != 0 || a->q_row % 8 != 0 ||
+        a->q_head % 8 != 0 || a->k_row % 8 != 0 || a->k_head % 8 != 0)
         return "pointers and strides are not multiples of 16 bytes";
-    if ((attn_n_kv(a) + a->block.k - 1) / a->block.k > MAX_KBLOCKS) return "more than 4096 key blocks";
+    if ((attn_n_kv(a) + a->block.k - 1) / a->block.k > MAX_KBLOCKS)
+        return "more than 4096 key blocks";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     for (int i = 0; i < n_parts(method_of(m)); i++) {
         const char *why = part_refuses(m, mask_part(method_of(m), i));
@@ -377,8 +402,8 @@ size_t mask_cuda_workspace(const struct mask_cuda_args *m)
     return most;
 }
 
-static enum status sparge_predict(const struct mask_cuda_args *m, int part, const struct tile_map *tiles, void *ws,
-                                  struct stream *stream)
+static enum status sparge_predict(const struct mask_cuda_args *m, int part,
+    const struct tile_map *tiles, void *ws, struct stream *stream)
 {
     const struct attn_args *a = m->attn;
     params p = {};
@@ -391,7 +416,8 @@ static enum status sparge_predict(const struct mask_cuda_args *m, int part, cons
     p.scale = a->scale, p.topk = mask_decimal(m->topk), p.smooth = m->smooth_k, p.part = part;
     p.heads = m->heads, p.ledger = a->ledger;
     p.bits = (uint32_t *)tiles->bits, p.words = tiles->words_per_row * 2;
-    p.k_sums = (float *)((char *)ws + p.at.k_sums), p.chunk_sums = (float *)((char *)ws + p.at.chunk_sums);
+    p.k_sums = (float *)((char *)ws + p.at.k_sums),
+    p.chunk_sums = (float *)((char *)ws + p.at.chunk_sums);
     p.k_sim = (float *)((char *)ws + p.at.k_sim);
     cudaStream_t s = (cudaStream_t)stream;
     if (a->head_dim <= 64) return run<4>(p, s);
@@ -399,14 +425,15 @@ static enum status sparge_predict(const struct mask_cuda_args *m, int part, cons
     return run<16>(p, s);
 }
 
-enum status mask_cuda_predict(const struct mask_cuda_args *m, const struct tile_map *tiles, void *ws,
-                              struct stream *stream)
+enum status mask_cuda_predict(
+    const struct mask_cuda_args *m, const struct tile_map *tiles, void *ws, struct stream *stream)
 {
     const char *why = mask_cuda_refuses(m);
     if (why != NULL) return fail(ERR_UNSUPPORTED, "mask prediction: %s", why);
     for (int i = 0; i < n_parts(method_of(m)); i++) {
         const struct mask_method *part = mask_part(method_of(m), i);
-        TRY(part == &mask_sparge ? sparge_predict(m, i, tiles, ws, stream) : bound_cuda_predict(m, part, i, tiles, ws, stream));
+        TRY(part == &mask_sparge ? sparge_predict(m, i, tiles, ws, stream)
+                                 : bound_cuda_predict(m, part, i, tiles, ws, stream));
     }
     return OK;
 }

@@ -1,7 +1,9 @@
-/* The rows of the map: scores of query blocks against key blocks, softmax, and the choice among the ranked.
+/* The rows of the map: scores of query blocks against key blocks, softmax, and the choice among the
+ * ranked.
  *
- * A row is never sorted. The bound between kept and dropped is bracketed on the bits of the probabilities, which
- * order positive floats, until so few are left between that each can be compared with each.
+ * A row is never sorted. The bound between kept and dropped is bracketed on the bits of the
+ * probabilities, which order positive floats, until so few are left between that each can be
+ * compared with each.
  */
 #ifndef SG_KERNELS_CUDA_MASK_ROWS_CUDA_CUH
 #define SG_KERNELS_CUDA_MASK_ROWS_CUDA_CUH
@@ -17,12 +19,13 @@ extern "C" {
 namespace mask_cuda
 {
 
-enum { STRIP = 64, /* key blocks whose scores one warp makes at a time: four to a lane, half of the dimensions */
-       FEW = 32 };   /* candidates that are compared each with each */
+/* key blocks whose scores one warp makes at a time: four to a lane, half of the dimensions */
+enum { STRIP = 64, FEW = 32 }; /* candidates that are compared each with each */
 
 struct layout {
-    int d, n_qblocks, n_kblocks, k_pad, n_chunks, rounds; /* a chunk of keys is `rounds` times a CTA's warps of units */
-    size_t k_sums, chunk_sums, k_sim, bytes;              /* offsets into the workspace */
+    /* a chunk of keys is `rounds` times a CTA's warps of units */
+    int d, n_qblocks, n_kblocks, k_pad, n_chunks, rounds;
+    size_t k_sums, chunk_sums, k_sim, bytes; /* offsets into the workspace */
 };
 
 struct params {
@@ -36,8 +39,8 @@ struct params {
     enum smooth_k smooth;
     const struct head_params *heads;
     struct head_ledger *ledger;
-    uint32_t *bits; /* the map's rows as 32-bit words */
-    int words;      /* of 32 bits per row */
+    uint32_t *bits;    /* the map's rows as 32-bit words */
+    int words;         /* of 32 bits per row */
     float *k_sums;     /* [n_kv_heads, d, k_pad] */
     float *chunk_sums; /* [n_kv_heads, n_chunks, d] */
     float *k_sim;      /* [n_kv_heads, k_pad] */
@@ -57,22 +60,25 @@ __device__ __forceinline__ float warp_max(float x)
     return x;
 }
 
-/* What to keep of a row. An element is kept when its bits reach `bound`, and so are the first `ties` of those
- * one below it. */
+/* What to keep of a row. An element is kept when its bits reach `bound`, and so are the first
+ * `ties` of those one below it. */
 struct choice {
     uint32_t bound;
     int ties;
 };
 
-/* One warp keeps the best of p[0 … n) (0: not eligible) while their mass is within `limit`, or their number when
- * BY_COUNT; at least one. `eligible` of them are positive, none below `low`, none above 1. `list` has room for FEW. */
+/* One warp keeps the best of p[0 … n) (0: not eligible) while their mass is within `limit`, or
+ * their number when BY_COUNT; at least one. `eligible` of them are positive, none below `low`, none
+ * above 1. `list` has room for FEW. */
 template <bool BY_COUNT>
-__device__ __forceinline__ choice choose(const float *p, int n, int eligible, float limit, uint32_t low, float *list)
+__device__ __forceinline__ choice choose(
+    const float *p, int n, int eligible, float limit, uint32_t low, float *list)
 {
     const int lane = threadIdx.x % 32;
-    uint32_t dropped = low - 1, kept = __float_as_uint(1.0f) + 1; /* the bound is above the one, at most the other */
-    float kept_size = 0;                                          /* mass, or count */
-    int n_dropped = eligible, n_kept = 0;                         /* how many reach that level */
+    /* the bound is above the one, at most the other */
+    uint32_t dropped = low - 1, kept = __float_as_uint(1.0f) + 1;
+    float kept_size = 0;                  /* mass, or count */
+    int n_dropped = eligible, n_kept = 0; /* how many reach that level */
     /* Each round tries three levels, because what a round costs is the latency of its sums. */
     while (n_dropped - n_kept > FEW && kept - dropped > 1) {
         uint32_t level[3];
@@ -80,7 +86,8 @@ __device__ __forceinline__ choice choose(const float *p, int n, int eligible, fl
         int number[3] = {0, 0, 0};
 #pragma unroll
         for (uint32_t i = 0; i < 3; i++)
-            level[i] = dropped + (kept - dropped < 4 ? (kept - dropped) / 2 : (kept - dropped) / 4 * (i + 1));
+            level[i] = dropped +
+                (kept - dropped < 4 ? (kept - dropped) / 2 : (kept - dropped) / 4 * (i + 1));
 #pragma unroll 2
         for (int j = lane; j < n; j += 32) {
             float x = p[j];
@@ -137,12 +144,15 @@ __device__ __forceinline__ choice choose(const float *p, int n, int eligible, fl
 }
 
 /* As the CPU counts, kernels/mask_rules.c. */
-__device__ __forceinline__ int topk_count(double fraction, int n) { return (int)ceil(fraction * (double)n - 1e-10); }
+__device__ __forceinline__ int topk_count(double fraction, int n)
+{
+    return (int)ceil(fraction * (double)n - 1e-10);
+}
 
-/* The words of one row by one warp: what the choice keeps of `rank`, and what is kept anyhow; all possible tiles of a head
- * that is dense. */
-__device__ __forceinline__ void write_bits(uint32_t *row, int words, int n, bool sparse, const float *rank, choice c, int diagonal,
-                                           bool all)
+/* The words of one row by one warp: what the choice keeps of `rank`, and what is kept anyhow; all
+ * possible tiles of a head that is dense. */
+__device__ __forceinline__ void write_bits(uint32_t *row, int words, int n, bool sparse,
+    const float *rank, choice c, int diagonal, bool all)
 {
     const int lane = threadIdx.x % 32;
 #pragma unroll 1
@@ -164,12 +174,12 @@ __device__ __forceinline__ void write_bits(uint32_t *row, int words, int n, bool
     }
 }
 
-/* The map's row of one head by one warp. s: `slices` parts of the row's dot products with the sums of key blocks,
- * `apart` floats from one to the next; it becomes its ranks. n: key blocks the row may see; k_sim: similarities of
- * these. */
-__device__ __forceinline__ void write_row(const params &p, int head, int block, int n, const struct head_params &t,
-                                          float q_sim, const float *k_sim, float *s, int slices, int apart,
-                                          float *list)
+/* The map's row of one head by one warp. s: `slices` parts of the row's dot products with the sums
+ * of key blocks, `apart` floats from one to the next; it becomes its ranks. n: key blocks the row
+ * may see; k_sim: similarities of these. */
+__device__ __forceinline__ void write_row(const params &p, int head, int block, int n,
+    const struct head_params &t, float q_sim, const float *k_sim, float *s, int slices, int apart,
+    float *list)
 {
     const int lane = threadIdx.x % 32;
     uint32_t *row = p.bits + ((size_t)head * p.at.n_qblocks + block) * p.words;
@@ -195,7 +205,8 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
 #pragma unroll 2
         for (int j = lane; j < n; j += 32) {
             float x = s[j];
-            x = x == -INFINITY ? 0 : fmaxf(expf(x - top), FLT_MIN); /* an eligible tile never ranks as impossible */
+            /* an eligible tile never ranks as impossible */
+            x = x == -INFINITY ? 0 : fmaxf(expf(x - top), FLT_MIN);
             s[j] = x;
             total += x;
             if (x > 0) eligible++, low = min(low, __float_as_uint(x));
@@ -204,14 +215,11 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
         low = __reduce_min_sync(0xffffffffu, low);
         __syncwarp();
         const int wanted = topk_count(p.topk, n);
-        if (eligible == 0)
-            c.bound = 0xffffffffu;
+        if (eligible == 0) c.bound = 0xffffffffu;
         else if (p.topk > 0)
             c = choose<true>(s, n, eligible, (float)min(wanted, eligible), low, list);
-        else if (t.cdfthreshd >= 1)
-            c.bound = low;
-        else
-            c = choose<false>(s, n, eligible, t.cdfthreshd * total, low, list);
+        else if (t.cdfthreshd >= 1) c.bound = low;
+        else c = choose<false>(s, n, eligible, t.cdfthreshd * total, low, list);
     }
     write_bits(row, p.words, n, t.is_sparse, s, c, diagonal, !q_similar);
     if (lane == 0 && t.is_sparse && p.ledger != NULL) {
@@ -219,12 +227,13 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
         atomicAdd((unsigned long long *)&l->forced_sink, 1ull);
         atomicAdd((unsigned long long *)&l->forced_diagonal, (unsigned long long)(n - diagonal));
         if (!q_similar) atomicAdd((unsigned long long *)&l->forced_theta_q, (unsigned long long)n);
-        if (eligible < n) atomicAdd((unsigned long long *)&l->forced_theta_k, (unsigned long long)(n - eligible));
+        if (eligible < n)
+            atomicAdd((unsigned long long *)&l->forced_theta_k, (unsigned long long)(n - eligible));
     }
 }
 
-/* How the scores of a task's rows are shared out among its warps: short rows leave warps over, which share the
- * dimensions. */
+/* How the scores of a task's rows are shared out among its warps: short rows leave warps over,
+ * which share the dimensions. */
 struct sharing {
     int strips, slices, pitch;
     __host__ __device__ sharing(int n, int warps)
@@ -235,10 +244,12 @@ struct sharing {
     __host__ __device__ size_t floats(int rows) const { return (size_t)slices * rows * pitch; }
 };
 
-/* Dot products of ROWS query rows (q: [d, ROWS] in shared memory) with the sums of key blocks of one kv head, into
- * score [slices, ROWS, pitch]; AHEAD loads under way at a time. All warps of the CTA. */
+/* Dot products of ROWS query rows (q: [d, ROWS] in shared memory) with the sums of key blocks of
+ * one kv head, into score [slices, ROWS, pitch]; AHEAD loads under way at a time. All warps of the
+ * CTA. */
 template <int ROWS, int AHEAD>
-__device__ __forceinline__ void score_rows(const params &p, int kv, const sharing &share, const float *q, float *score)
+__device__ __forceinline__ void score_rows(
+    const params &p, int kv, const sharing &share, const float *q, float *score)
 {
     static_assert(ROWS % 4 == 0, "rows are read four at a time");
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32, d = p.at.d;
@@ -254,8 +265,9 @@ __device__ __forceinline__ void score_rows(const params &p, int kv, const sharin
             float4 k[AHEAD];
 #pragma unroll
             for (int i = 0; i < AHEAD; i++)
-                k[i] = there && e0 + i < per ? __ldcg((const float4 *)(sums + (size_t)(e0 + i) * p.at.k_pad))
-                                             : make_float4(0, 0, 0, 0);
+                k[i] = there && e0 + i < per
+                    ? __ldcg((const float4 *)(sums + (size_t)(e0 + i) * p.at.k_pad))
+                    : make_float4(0, 0, 0, 0);
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
                 const float4 *means = (const float4 *)(q + min(from + e0 + i, d - 1) * ROWS);
@@ -272,8 +284,8 @@ __device__ __forceinline__ void score_rows(const params &p, int kv, const sharin
                 }
             }
         }
-        /* The halves of the warp hold half of the dimensions each: one ends up with the first rows, one with the
-         * rest. */
+        /* The halves of the warp hold half of the dimensions each: one ends up with the first rows,
+         * one with the rest. */
         const bool second = lane >= 16;
 #pragma unroll
         for (int r = 0; r < ROWS / 2; r++) {
@@ -284,7 +296,8 @@ __device__ __forceinline__ void score_rows(const params &p, int kv, const sharin
                 float give = second ? low : high, keep = second ? high : low;
                 out[i] = keep + __shfl_xor_sync(0xffffffffu, give, 16);
             }
-            float *to = score + (size_t)(slice * ROWS + r + (second ? ROWS / 2 : 0)) * share.pitch + j;
+            float *to =
+                score + (size_t)(slice * ROWS + r + (second ? ROWS / 2 : 0)) * share.pitch + j;
             *(float4 *)to = make_float4(out[0], out[1], out[2], out[3]);
         }
     }

@@ -1,5 +1,5 @@
-/* Tensor cores of compute capability 8.0 and up: 16 x 8 x 16 products of bf16 by one warp, and tiles on their way
- * there. Private to the .cu files. */
+/* Tensor cores of compute capability 8.0 and up: 16 x 8 x 16 products of bf16 by one warp, and
+ * tiles on their way there. Private to the .cu files. */
 #ifndef SG_KERNELS_CUDA_MMA_CUH
 #define SG_KERNELS_CUDA_MMA_CUH
 
@@ -24,9 +24,11 @@ __device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const __nv_bfl
 }
 
 /* c[16 x 8] += a[16 x 16] b[16 x 8] */
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+__device__ __forceinline__ void multiply(
+    float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, "
+                 "%6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -46,11 +48,11 @@ __device__ __forceinline__ uint32_t pack(float lo, float hi)
     return *(uint32_t *)&x;
 }
 
-/* The CTA copies rows [first, first + count) of d elements into shared rows of DIM + 8, one 16-byte step aside per row,
- * so that ldmatrix meets no bank conflict; zeros outside [low, high) and d. */
+/* The CTA copies rows [first, first + count) of d elements into shared rows of DIM + 8, one 16-byte
+ * step aside per row, so that ldmatrix meets no bank conflict; zeros outside [low, high) and d. */
 template <int DIM, int THREADS>
-__device__ void fetch(__nv_bfloat16 *to, const __nv_bfloat16 *from, ptrdiff_t stride, int first, int count, int low,
-                      int high, int d)
+__device__ void fetch(__nv_bfloat16 *to, const __nv_bfloat16 *from, ptrdiff_t stride, int first,
+    int count, int low, int high, int d)
 {
     for (int i = threadIdx.x; i < count * (DIM / 8); i += THREADS) {
         int r = i / (DIM / 8), c = i % (DIM / 8) * 8, at = first + r;
@@ -60,9 +62,11 @@ __device__ void fetch(__nv_bfloat16 *to, const __nv_bfloat16 *from, ptrdiff_t st
     }
 }
 
-/* s += a warp's 16 rows of q times the KEYS rows of k, in the fragments of `multiply`; both lie as fetch() left them. */
+/* s += a warp's 16 rows of q times the KEYS rows of k, in the fragments of `multiply`; both lie as
+ * fetch() left them. */
 template <int DIM, int KEYS>
-__device__ __forceinline__ void multiply_keys(float (&s)[KEYS / 8][4], const __nv_bfloat16 *q, const __nv_bfloat16 *k, int lane)
+__device__ __forceinline__ void multiply_keys(
+    float (&s)[KEYS / 8][4], const __nv_bfloat16 *q, const __nv_bfloat16 *k, int lane)
 {
     constexpr int LINE = DIM + 8;
 #pragma unroll
@@ -79,16 +83,17 @@ __device__ __forceinline__ void multiply_keys(float (&s)[KEYS / 8][4], const __n
     }
 }
 
-/* o += p, rounded to bf16, times the KEYS rows of v: p in the fragments that multiply_keys leaves. */
+/* o += p, rounded to bf16, times the KEYS rows of v: p in the fragments that multiply_keys leaves.
+ */
 template <int DIM, int KEYS>
-__device__ __forceinline__ void multiply_values(float (&o)[DIM / 8][4], const float (&p)[KEYS / 8][4], const __nv_bfloat16 *v,
-                                                int lane)
+__device__ __forceinline__ void multiply_values(
+    float (&o)[DIM / 8][4], const float (&p)[KEYS / 8][4], const __nv_bfloat16 *v, int lane)
 {
     constexpr int LINE = DIM + 8;
 #pragma unroll
     for (int n = 0; n < KEYS; n += 16) {
         const uint32_t a[4] = {pack(p[n / 8][0], p[n / 8][1]), pack(p[n / 8][2], p[n / 8][3]),
-                               pack(p[n / 8 + 1][0], p[n / 8 + 1][1]), pack(p[n / 8 + 1][2], p[n / 8 + 1][3])};
+            pack(p[n / 8 + 1][0], p[n / 8 + 1][1]), pack(p[n / 8 + 1][2], p[n / 8 + 1][3])};
 #pragma unroll
         for (int d = 0; d < DIM; d += 16) {
             uint32_t b[4];

@@ -12,8 +12,7 @@ namespace
 
 using namespace vec8;
 
-enum { THREADS = 256,
-       NORM_THREADS = 256 };
+enum { THREADS = 256, NORM_THREADS = 256 };
 
 unsigned blocks_for(size_t items) { return (unsigned)((items + THREADS - 1) / THREADS); }
 
@@ -48,8 +47,8 @@ __device__ __forceinline__ float block_sum(float v)
 
 /* A row up to 4096 wide stays in registers between its sum and its output. */
 template <typename X, typename OUT>
-__global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const X *x, const float *weight, float eps, int hidden,
-                                                            OUT *y)
+__global__ __launch_bounds__(NORM_THREADS) void norm_kernel(
+    const X *x, const float *weight, float eps, int hidden, OUT *y)
 {
     constexpr int HELD = 2;
     const X *from = x + (size_t)blockIdx.x * hidden;
@@ -78,8 +77,8 @@ __global__ __launch_bounds__(NORM_THREADS) void norm_kernel(const X *x, const fl
     }
 }
 
-__global__ void angles_kernel(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n, int half,
-                              float *cosine, float *sine)
+__global__ void angles_kernel(const float *inv_freq, float scaling, int position,
+    const int32_t *position_at, int n, int half, float *cosine, float *sine)
 {
     if (position_at != NULL) position = *position_at;
     int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -108,8 +107,7 @@ __global__ void silu_kernel(const uint16_t *gate_up, const float *bias, int n, i
     store8(y + row * m + at, g);
 }
 
-template <typename X>
-__global__ void bias_kernel(X *x, const float *bias, size_t n, int m)
+template <typename X> __global__ void bias_kernel(X *x, const float *bias, size_t n, int m)
 {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= n) return;
@@ -123,10 +121,10 @@ __device__ __forceinline__ float as_float(float x) { return x; }
 __device__ __forceinline__ float as_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float as_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-template <typename T>
-__global__ void narrow_kernel(const T *from, size_t n, __nv_bfloat16 *to)
+template <typename T> __global__ void narrow_kernel(const T *from, size_t n, __nv_bfloat16 *to)
 {
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x)
         to[i] = __float2bfloat16_rn(as_float(from[i]));
 }
 
@@ -146,71 +144,75 @@ enum status narrow(const void *from, size_t n, uint16_t *to, cudaStream_t stream
 }
 
 template <typename X>
-void norm_rows(const X *x, const float *weight, float eps, int n, int hidden, uint16_t *y, float *y32,
-               cudaStream_t stream)
+void norm_rows(const X *x, const float *weight, float eps, int n, int hidden, uint16_t *y,
+    float *y32, cudaStream_t stream)
 {
-    if (y32 != NULL)
-        norm_kernel<<<n, NORM_THREADS, 0, stream>>>(x, weight, eps, hidden, y32);
-    else
-        norm_kernel<<<n, NORM_THREADS, 0, stream>>>(x, weight, eps, hidden, y);
+    if (y32 != NULL) norm_kernel<<<n, NORM_THREADS, 0, stream>>>(x, weight, eps, hidden, y32);
+    else norm_kernel<<<n, NORM_THREADS, 0, stream>>>(x, weight, eps, hidden, y);
 }
 
 } // namespace
 
 extern "C" {
 
-enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden, void *x, enum dtype x_type,
-                           struct stream *stream)
+enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden, void *x,
+    enum dtype x_type, struct stream *stream)
 {
     if (x_type == DTYPE_F32)
         embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, (float *)x);
-    else
-        embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, (uint16_t *)x);
+    else embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, (uint16_t *)x);
     return launched();
 }
 
-enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps, int n, int hidden,
-                             uint16_t *y, float *y32, struct stream *stream)
+enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps,
+    int n, int hidden, uint16_t *y, float *y32, struct stream *stream)
 {
     if (x_type == DTYPE_F32)
         norm_rows((const float *)x, weight, eps, n, hidden, y, y32, queue(stream));
-    else
-        norm_rows((const uint16_t *)x, weight, eps, n, hidden, y, y32, queue(stream));
+    else norm_rows((const uint16_t *)x, weight, eps, n, hidden, y, y32, queue(stream));
     return launched();
 }
 
-enum status ops_cuda_angles(const float *inv_freq, float scaling, int position, const int32_t *position_at, int n,
-                            int half, float *cosine, float *sine, struct stream *stream)
+enum status ops_cuda_angles(const float *inv_freq, float scaling, int position,
+    const int32_t *position_at, int n, int half, float *cosine, float *sine, struct stream *stream)
 {
     unsigned grid = blocks_for((size_t)n * half);
-    angles_kernel<<<grid, THREADS, 0, queue(stream)>>>(inv_freq, scaling, position, position_at, n, half, cosine, sine);
+    angles_kernel<<<grid, THREADS, 0, queue(stream)>>>(
+        inv_freq, scaling, position, position_at, n, half, cosine, sine);
     return launched();
 }
 
-enum status ops_cuda_silu_mul(const uint16_t *gate_up, const float *bias, int n, int m, uint16_t *y, struct stream *stream)
+enum status ops_cuda_silu_mul(
+    const uint16_t *gate_up, const float *bias, int n, int m, uint16_t *y, struct stream *stream)
 {
-    silu_kernel<<<blocks_for((size_t)n * (m / 8)), THREADS, 0, queue(stream)>>>(gate_up, bias, n, m, y);
+    silu_kernel<<<blocks_for((size_t)n * (m / 8)), THREADS, 0, queue(stream)>>>(
+        gate_up, bias, n, m, y);
     return launched();
 }
 
-enum status ops_cuda_add_bias(void *x, enum dtype x_type, const float *bias, int n, int m, struct stream *stream)
+enum status ops_cuda_add_bias(
+    void *x, enum dtype x_type, const float *bias, int n, int m, struct stream *stream)
 {
     size_t values = (size_t)n * m;
     if (x_type == DTYPE_F32)
-        bias_kernel<<<blocks_for(values / 8), THREADS, 0, queue(stream)>>>((float *)x, bias, values, m);
+        bias_kernel<<<blocks_for(values / 8), THREADS, 0, queue(stream)>>>(
+            (float *)x, bias, values, m);
     else
-        bias_kernel<<<blocks_for(values / 8), THREADS, 0, queue(stream)>>>((uint16_t *)x, bias, values, m);
+        bias_kernel<<<blocks_for(values / 8), THREADS, 0, queue(stream)>>>(
+            (uint16_t *)x, bias, values, m);
     return launched();
 }
 
-enum status ops_cuda_to_bf16(const void *from, enum dtype dtype, size_t n, uint16_t *to, struct stream *stream)
+enum status ops_cuda_to_bf16(
+    const void *from, enum dtype dtype, size_t n, uint16_t *to, struct stream *stream)
 {
     if (dtype == DTYPE_F32) return narrow<float>(from, n, to, queue(stream));
     if (dtype == DTYPE_F16) return narrow<__half>(from, n, to, queue(stream));
     return narrow<__nv_bfloat16>(from, n, to, queue(stream));
 }
 
-enum status ops_cuda_widen(const uint16_t *x, ptrdiff_t row, int n, int m, float *y, struct stream *stream)
+enum status ops_cuda_widen(
+    const uint16_t *x, ptrdiff_t row, int n, int m, float *y, struct stream *stream)
 {
     widen_kernel<<<blocks_for((size_t)n * (m / 8)), THREADS, 0, queue(stream)>>>(x, row, n, m, y);
     return launched();

@@ -1,9 +1,9 @@
 /* Q, K and V of a call become eight bits (METHOD 9), in one launch that reads each once.
  *
- * A CTA holds a block of 64 rows in registers, finds its largest magnitude and writes it in the order attention
- * wants it. A thread owns 8 neighbouring columns of some rows. CTAs of K take several blocks, because each needs
- * the mean of the first 128 keys; it is summed in fp64, where sums of bf16 numbers are exact, so that every CTA
- * and the CPU agree to the bit.
+ * A CTA holds a block of 64 rows in registers, finds its largest magnitude and writes it in the
+ * order attention wants it. A thread owns 8 neighbouring columns of some rows. CTAs of K take
+ * several blocks, because each needs the mean of the first 128 keys; it is summed in fp64, where
+ * sums of bf16 numbers are exact, so that every CTA and the CPU agree to the bit.
  */
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/eight_cuda.cuh"
@@ -32,8 +32,7 @@ struct args {
     enum precision qk;
 };
 
-template <int D>
-struct places {
+template <int D> struct places {
     static constexpr int across = D / 8, down = THREADS / across, rows = EIGHT_ROWS / down;
 };
 
@@ -58,7 +57,8 @@ __device__ __forceinline__ uint32_t pack_s8(float a, float b, float c, float d)
     const float x[4] = {a, b, c, d};
     uint32_t r = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++) r |= (uint32_t)(max(-127, min(127, __float2int_rn(x[i]))) & 0xff) << 8 * i;
+    for (int i = 0; i < 4; i++)
+        r |= (uint32_t)(max(-127, min(127, __float2int_rn(x[i]))) & 0xff) << 8 * i;
     return r;
 }
 
@@ -84,8 +84,8 @@ __device__ __forceinline__ int exponent_of(float largest)
 
 /* One block of Q or K. */
 template <int D>
-__device__ void quantise_rows(const tensor &t, enum precision p, int head, int block, const float (&mean)[8],
-                              float *shared)
+__device__ void quantise_rows(
+    const tensor &t, enum precision p, int head, int block, const float (&mean)[8], float *shared)
 {
     using P = places<D>;
     const int column = threadIdx.x % P::across * 8, first = threadIdx.x / P::across;
@@ -105,10 +105,8 @@ __device__ void quantise_rows(const tensor &t, enum precision p, int head, int b
     }
     largest = block_max(largest, shared);
     float scale = 1;
-    if (p == PRECISION_FP8)
-        scale = power_of_two(exponent_of(largest));
-    else if (largest > 0x1p-100f)
-        scale = __fdiv_rn(largest, 127.0f);
+    if (p == PRECISION_FP8) scale = power_of_two(exponent_of(largest));
+    else if (largest > 0x1p-100f) scale = __fdiv_rn(largest, 127.0f);
     float inverse = __fdiv_rn(1.0f, scale);
     uint8_t *to = t.to + ((size_t)head * t.n_blocks + block) * (EIGHT_ROWS * D);
     if (threadIdx.x == 0) t.scale[head * t.n_blocks + block] = scale;
@@ -119,12 +117,12 @@ __device__ void quantise_rows(const tensor &t, enum precision p, int head, int b
         widen(raw[i], f);
 #pragma unroll
         for (int c = 0; c < 8; c++)
-            f[c] = block * EIGHT_ROWS + r < t.n_rows ? __fmul_rn(__fsub_rn(f[c], mean[c]), inverse) : 0.0f;
+            f[c] = block * EIGHT_ROWS + r < t.n_rows ? __fmul_rn(__fsub_rn(f[c], mean[c]), inverse)
+                                                     : 0.0f;
         uint2 x;
         if (p == PRECISION_FP8)
             x = make_uint2(pack_e4m3(f[0], f[1], f[2], f[3]), pack_e4m3(f[4], f[5], f[6], f[7]));
-        else
-            x = make_uint2(pack_s8(f[0], f[1], f[2], f[3]), pack_s8(f[4], f[5], f[6], f[7]));
+        else x = make_uint2(pack_s8(f[0], f[1], f[2], f[3]), pack_s8(f[4], f[5], f[6], f[7]));
         *(uint2 *)(to + eight::row_byte(D, r, column)) = x;
     }
 }
@@ -159,9 +157,11 @@ __device__ void mean_of(const tensor &t, int head, float (&mean)[8], double *sha
     __syncthreads();
 }
 
-/* One block of V, transposed. Thread row `first` owns the words (four places) first, first + down, … of the 16. */
+/* One block of V, transposed. Thread row `first` owns the words (four places) first, first + down,
+ * … of the 16. */
 template <int D>
-__device__ void quantise_values(const tensor &t, int head, int block, uint32_t *words, float *shared)
+__device__ void quantise_values(
+    const tensor &t, int head, int block, uint32_t *words, float *shared)
 {
     using P = places<D>;
     constexpr int WORDS = EIGHT_ROWS / 4, PITCH = WORDS + 1, EACH = (WORDS + P::down - 1) / P::down;
@@ -172,7 +172,8 @@ __device__ void quantise_values(const tensor &t, int head, int block, uint32_t *
     for (int i = 0; i < EACH; i++)
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            raw[i][e] = load8(t, head, block * EIGHT_ROWS + eight::key_at((first + i * P::down) * 4 + e), column);
+            raw[i][e] = load8(
+                t, head, block * EIGHT_ROWS + eight::key_at((first + i * P::down) * 4 + e), column);
 #pragma unroll
     for (int i = 0; i < EACH; i++)
 #pragma unroll
@@ -192,8 +193,8 @@ __device__ void quantise_values(const tensor &t, int head, int block, uint32_t *
         for (int e = 0; e < 4; e++) widen(raw[i][e], f[e]);
 #pragma unroll
         for (int c = 0; c < 8; c++)
-            words[(column + c) * PITCH + first + i * P::down] =
-                pack_e4m3(f[0][c] * inverse, f[1][c] * inverse, f[2][c] * inverse, f[3][c] * inverse);
+            words[(column + c) * PITCH + first + i * P::down] = pack_e4m3(
+                f[0][c] * inverse, f[1][c] * inverse, f[2][c] * inverse, f[3][c] * inverse);
     }
     __syncthreads();
     uint8_t *to = t.to + ((size_t)head * t.n_blocks + block) * (EIGHT_ROWS * D);
@@ -225,7 +226,7 @@ __global__ __launch_bounds__(THREADS) void quantise_kernel(const __grid_constant
         quantise_values<D>(a.v, i / a.v.n_blocks, i % a.v.n_blocks, (uint32_t *)room, tops);
     else
         quantise_rows<D>(a.q, a.qk, (i - a.v.n_blocks * a.v.n_heads) / a.q.n_blocks,
-                         (i - a.v.n_blocks * a.v.n_heads) % a.q.n_blocks, mean, tops);
+            (i - a.v.n_blocks * a.v.n_heads) % a.q.n_blocks, mean, tops);
 }
 
 } // namespace
@@ -235,19 +236,17 @@ enum status quantise_sm90(const struct attn_args *a, void *ws, cudaStream_t stre
     eight::layout l = eight::layout_of(a);
     uint8_t *to = (uint8_t *)ws;
     args x;
-    x.q = {(const __nv_bfloat16 *)a->q, a->q_row, a->q_head, to + l.q, (float *)(to + l.q_scale), a->n_q, l.n_units,
-           a->n_heads};
-    x.k = {(const __nv_bfloat16 *)a->k, a->k_row, a->k_head, to + l.k, (float *)(to + l.k_scale), attn_n_kv(a),
-           l.n_blocks, a->n_kv_heads};
-    x.v = {(const __nv_bfloat16 *)a->v, a->v_row, a->v_head, to + l.v, (float *)(to + l.v_exponent), attn_n_kv(a),
-           l.n_blocks, a->n_kv_heads};
+    x.q = {(const __nv_bfloat16 *)a->q, a->q_row, a->q_head, to + l.q, (float *)(to + l.q_scale),
+        a->n_q, l.n_units, a->n_heads};
+    x.k = {(const __nv_bfloat16 *)a->k, a->k_row, a->k_head, to + l.k, (float *)(to + l.k_scale),
+        attn_n_kv(a), l.n_blocks, a->n_kv_heads};
+    x.v = {(const __nv_bfloat16 *)a->v, a->v_row, a->v_head, to + l.v, (float *)(to + l.v_exponent),
+        attn_n_kv(a), l.n_blocks, a->n_kv_heads};
     x.qk = a->qk;
-    int tasks = (l.n_blocks + K_BLOCKS - 1) / K_BLOCKS * a->n_kv_heads + l.n_blocks * a->n_kv_heads +
-                l.n_units * a->n_heads;
-    if (a->head_dim == 128)
-        quantise_kernel<128><<<tasks, THREADS, 0, stream>>>(x);
-    else
-        quantise_kernel<64><<<tasks, THREADS, 0, stream>>>(x);
+    int tasks = (l.n_blocks + K_BLOCKS - 1) / K_BLOCKS * a->n_kv_heads +
+        l.n_blocks * a->n_kv_heads + l.n_units * a->n_heads;
+    if (a->head_dim == 128) quantise_kernel<128><<<tasks, THREADS, 0, stream>>>(x);
+    else quantise_kernel<64><<<tasks, THREADS, 0, stream>>>(x);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }

@@ -32,7 +32,8 @@ __device__ __forceinline__ void shift(floats8 &x, const float *bias)
 }
 
 /* Where row `row` of head `head` (q, then k, then v) goes. */
-__device__ __forceinline__ uint16_t *place(const struct rope_cuda_args &a, int head, int row, uint16_t *from)
+__device__ __forceinline__ uint16_t *place(
+    const struct rope_cuda_args &a, int head, int row, uint16_t *from)
 {
     if (head < a.n_heads) return from;
     int kv = head - a.n_heads;
@@ -52,7 +53,8 @@ __global__ void rope_rows(const __grid_constant__ struct rope_cuda_args a)
         floats8 lo = load8(from + at), hi = load8(from + at + half);
         if (a.bias != NULL) shift(lo, a.bias + column + at), shift(hi, a.bias + column + at + half);
         if (head < a.n_heads + a.n_kv_heads && a.cosine != NULL)
-            turn(lo, hi, load8(a.cosine + (size_t)row * half + at), load8(a.sine + (size_t)row * half + at));
+            turn(lo, hi, load8(a.cosine + (size_t)row * half + at),
+                load8(a.sine + (size_t)row * half + at));
         store8(to + at, lo);
         store8(to + at + half, hi);
     }
@@ -61,7 +63,8 @@ __global__ void rope_rows(const __grid_constant__ struct rope_cuda_args a)
 /* One warp for a head of a row; the heads behind q and k only get their bias. */
 __global__ void norm_heads(const __grid_constant__ struct head_norm_cuda_args a)
 {
-    const int heads = a.width / a.head_dim, item = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const int heads = a.width / a.head_dim, item = (blockIdx.x * blockDim.x + threadIdx.x) / 32,
+              lane = threadIdx.x % 32;
     if (item >= a.n * heads) return;
     const int row = item / heads, head = item % heads;
     const float *weight = head < a.n_q ? a.q_norm : head < a.n_q + a.n_k ? a.k_norm : NULL;
@@ -76,13 +79,15 @@ __global__ void norm_heads(const __grid_constant__ struct head_norm_cuda_args a)
     float scale = rsqrtf(sum / a.head_dim + a.eps);
     for (int i = lane; i < a.head_dim; i += 32) {
         float v = __uint_as_float((unsigned)x[i] << 16) + (bias != NULL ? bias[i] : 0.0f);
-        x[i] = __bfloat16_as_ushort(__float2bfloat16_rn(weight != NULL ? v * scale * weight[i] : v));
+        x[i] =
+            __bfloat16_as_ushort(__float2bfloat16_rn(weight != NULL ? v * scale * weight[i] : v));
     }
 }
 
 } // namespace
 
-extern "C" enum status ops_cuda_head_norm(const struct head_norm_cuda_args *a, struct stream *stream)
+extern "C" enum status ops_cuda_head_norm(
+    const struct head_norm_cuda_args *a, struct stream *stream)
 {
     const int warps = THREADS / 32, items = a->n * (a->width / a->head_dim);
     norm_heads<<<(unsigned)((items + warps - 1) / warps), THREADS, 0, (cudaStream_t)stream>>>(*a);
@@ -94,7 +99,8 @@ extern "C" enum status ops_cuda_rope_pack(const struct rope_cuda_args *a, struct
 {
     cudaStream_t s = (cudaStream_t)stream;
     if (a->head_dim % 16 != 0)
-        return fail(ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
+        return fail(
+            ERR_UNSUPPORTED, "head_dim %d: the CUDA path takes multiples of 16", a->head_dim);
     rope_rows<<<(unsigned)a->n, THREADS, 0, s>>>(*a);
     CUDA_TRY(cudaGetLastError());
     return OK;

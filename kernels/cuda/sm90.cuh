@@ -1,8 +1,10 @@
-/* Hopper's own instructions, wrapped one to a function: mbarriers, bulk tensor copies, wgmma, named barriers.
+/* Hopper's own instructions, wrapped one to a function: mbarriers, bulk tensor copies, wgmma, named
+ * barriers.
  *
- * Needs compute_90a. Sources: PTX ISA 8.x, sections "Asynchronous warpgroup level matrix instructions",
- * "mbarrier" and "cp.async.bulk.tensor". Tiles in shared memory are rows of 128 bytes in the 128-byte
- * swizzle; a head of more than 64 elements is cut in panels of 64 that follow each other.
+ * Needs compute_90a. Sources: PTX ISA 8.x, sections "Asynchronous warpgroup level matrix
+ * instructions", "mbarrier" and "cp.async.bulk.tensor". Tiles in shared memory are rows of 128
+ * bytes in the 128-byte swizzle; a head of more than 64 elements is cut in panels of 64 that follow
+ * each other.
  */
 #ifndef SG_KERNELS_CUDA_SM90_CUH
 #define SG_KERNELS_CUDA_SM90_CUH
@@ -20,28 +22,28 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
 
 __device__ __forceinline__ void mbar_init(uint64_t *bar, int arrivals)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals));
+    asm volatile(
+        "mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals));
 }
 
 /* Make the barriers' first state visible to the copy engine. */
 __device__ __forceinline__ void mbar_init_fence(void)
 {
-    asm volatile("fence.mbarrier_init.release.cluster;" ::
-                     : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 __device__ __forceinline__ void mbar_arrive(uint64_t *bar)
 {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar))
-                 : "memory");
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
 }
 
 /* Arrive, and expect that many bytes of copies before the phase may end. */
 __device__ __forceinline__ void mbar_expect(uint64_t *bar, uint32_t bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)),
-                 "r"(bytes)
-                 : "memory");
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)),
+        "r"(bytes)
+        : "memory");
 }
 
 /* Block until the phase of that parity has ended. */
@@ -55,10 +57,10 @@ __device__ __forceinline__ void mbar_wait(uint64_t *bar, uint32_t parity)
                  : "memory");
 }
 
-/* Copy one box of a rank-4 tensor into shared memory; coordinates count elements, and may lie outside
- * (zeros). */
-__device__ __forceinline__ void tma_load(void *to, const CUtensorMap *map, uint64_t *bar, int x, int row,
-                                         int panel, int head)
+/* Copy one box of a rank-4 tensor into shared memory; coordinates count elements, and may lie
+ * outside (zeros). */
+__device__ __forceinline__ void tma_load(
+    void *to, const CUtensorMap *map, uint64_t *bar, int x, int row, int panel, int head)
 {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(to)),
@@ -67,8 +69,8 @@ __device__ __forceinline__ void tma_load(void *to, const CUtensorMap *map, uint6
 }
 
 /* Copy one box back; what lies outside the tensor is not written. */
-__device__ __forceinline__ void tma_store(const CUtensorMap *map, const void *from, int x, int row, int panel,
-                                          int head)
+__device__ __forceinline__ void tma_store(
+    const CUtensorMap *map, const void *from, int x, int row, int panel, int head)
 {
     asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group "
                  "[%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
@@ -78,40 +80,34 @@ __device__ __forceinline__ void tma_store(const CUtensorMap *map, const void *fr
 
 __device__ __forceinline__ void tma_store_commit(void)
 {
-    asm volatile("cp.async.bulk.commit_group;" ::
-                     : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
 /* The shared memory of every committed store has been read. */
 __device__ __forceinline__ void tma_store_drained(void)
 {
-    asm volatile("cp.async.bulk.wait_group.read 0;" ::
-                     : "memory");
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
 {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map)
-                 : "memory");
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 /* Ordinary stores to shared memory become visible to the copy engine and the tensor cores. */
 __device__ __forceinline__ void proxy_fence(void)
 {
-    asm volatile("fence.proxy.async.shared::cta;" ::
-                     : "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 __device__ __forceinline__ void named_sync(int id, int threads)
 {
-    asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads)
-                 : "memory");
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 __device__ __forceinline__ void named_arrive(int id, int threads)
 {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads)
-                 : "memory");
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 /* Barrier that also tells whether any thread's predicate was true. */
@@ -128,21 +124,21 @@ __device__ __forceinline__ bool named_any(int id, int threads, bool mine)
     return any != 0;
 }
 
-template <int N>
-__device__ __forceinline__ void registers_grow(void)
+template <int N> __device__ __forceinline__ void registers_grow(void)
 {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 
-template <int N>
-__device__ __forceinline__ void registers_shrink(void)
+template <int N> __device__ __forceinline__ void registers_shrink(void)
 {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
 
-/* Matrix descriptor of a tile in 128-byte swizzle. `group` is the distance in bytes between groups of 8 rows;
- * `panel` that between 64-column panels, used only where the contiguous direction is not the summed one. */
-__device__ __forceinline__ uint64_t tile_descriptor(const void *tile, uint32_t group, uint32_t panel)
+/* Matrix descriptor of a tile in 128-byte swizzle. `group` is the distance in bytes between groups
+ * of 8 rows; `panel` that between 64-column panels, used only where the contiguous direction is not
+ * the summed one. */
+__device__ __forceinline__ uint64_t tile_descriptor(
+    const void *tile, uint32_t group, uint32_t panel)
 {
     uint64_t d = (shared_address(tile) & 0x3ffff) >> 4;
     d |= (uint64_t)(panel >> 4) << 16;
@@ -153,45 +149,35 @@ __device__ __forceinline__ uint64_t tile_descriptor(const void *tile, uint32_t g
 
 __device__ __forceinline__ void mma_commit(void)
 {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::
-                     : "memory");
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
 #define SG_REGS8(a, i)                                                                          \
     "+f"(a[i]), "+f"(a[i + 1]), "+f"(a[i + 2]), "+f"(a[i + 3]), "+f"(a[i + 4]), "+f"(a[i + 5]), \
         "+f"(a[i + 6]), "+f"(a[i + 7])
 #define SG_REGS32(a) SG_REGS8(a, 0), SG_REGS8(a, 8), SG_REGS8(a, 16), SG_REGS8(a, 24)
-#define SG_REGS64(a) SG_REGS32(a), SG_REGS8(a, 32), SG_REGS8(a, 40), SG_REGS8(a, 48), SG_REGS8(a, 56)
+#define SG_REGS64(a) \
+    SG_REGS32(a), SG_REGS8(a, 32), SG_REGS8(a, 40), SG_REGS8(a, 48), SG_REGS8(a, 56)
 
 /* Registers written by ordinary instructions become visible to the wgmma that follow. */
 __device__ __forceinline__ void mma_fence(float (&d)[64])
 {
-    asm volatile("wgmma.fence.sync.aligned;"
-                 : SG_REGS64(d)::"memory");
+    asm volatile("wgmma.fence.sync.aligned;" : SG_REGS64(d)::"memory");
 }
 __device__ __forceinline__ void mma_fence(float (&d)[32])
 {
-    asm volatile("wgmma.fence.sync.aligned;"
-                 : SG_REGS32(d)::"memory");
+    asm volatile("wgmma.fence.sync.aligned;" : SG_REGS32(d)::"memory");
 }
 
-/* Wait until at most LEFT committed groups are under way. Naming the accumulators keeps the compiler from
- * reading them earlier. */
-template <int LEFT>
-__device__ __forceinline__ void mma_wait(float (&d)[64])
+/* Wait until at most LEFT committed groups are under way. Naming the accumulators keeps the
+ * compiler from reading them earlier. */
+template <int LEFT> __device__ __forceinline__ void mma_wait(float (&d)[64])
 {
-    asm volatile("wgmma.wait_group.sync.aligned %64;"
-                 : SG_REGS64(d)
-                 : "n"(LEFT)
-                 : "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %64;" : SG_REGS64(d) : "n"(LEFT) : "memory");
 }
-template <int LEFT>
-__device__ __forceinline__ void mma_wait(float (&d)[32])
+template <int LEFT> __device__ __forceinline__ void mma_wait(float (&d)[32])
 {
-    asm volatile("wgmma.wait_group.sync.aligned %32;"
-                 : SG_REGS32(d)
-                 : "n"(LEFT)
-                 : "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %32;" : SG_REGS32(d) : "n"(LEFT) : "memory");
 }
 
 /* d[64 x 128] (+)= A[64 x 16] B[128 x 16]ᵀ, both K-major in shared memory. */
@@ -221,8 +207,8 @@ __device__ __forceinline__ void mma_ss(float (&d)[32], uint64_t a, uint64_t b, i
 }
 
 /* d[64 x 128] += A[64 x 16] B[16 x 128], A in registers, B with its 128 columns contiguous. */
-__device__ __forceinline__ void mma_rs(float (&d)[64], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                       uint64_t b)
+__device__ __forceinline__ void mma_rs(
+    float (&d)[64], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b)
 {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -235,8 +221,8 @@ __device__ __forceinline__ void mma_rs(float (&d)[64], uint32_t a0, uint32_t a1,
 }
 
 /* d[64 x 64] += A[64 x 16] B[16 x 64], A in registers, B with its 64 columns contiguous. */
-__device__ __forceinline__ void mma_rs(float (&d)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                       uint64_t b)
+__device__ __forceinline__ void mma_rs(
+    float (&d)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b)
 {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -257,9 +243,7 @@ __device__ __forceinline__ float max_nan(float x, float y)
 __device__ __forceinline__ float exp2_fast(float x)
 {
     float y;
-    asm("ex2.approx.ftz.f32 %0, %1;"
-        : "=f"(y)
-        : "f"(x));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
@@ -267,9 +251,7 @@ __device__ __forceinline__ float exp2_fast(float x)
 __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
 {
     uint32_t r;
-    asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;"
-                 : "=r"(r)
-                 : "f"(hi), "f"(lo));
+    asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
 }
 

@@ -1,4 +1,5 @@
-/* Eight values of a row at a time, bf16 or f32 in memory, f32 in registers; addresses on 16 bytes. */
+/* Eight values of a row at a time, bf16 or f32 in memory, f32 in registers; addresses on 16 bytes.
+ */
 #ifndef SG_KERNELS_CUDA_VEC8_CUDA_CUH
 #define SG_KERNELS_CUDA_VEC8_CUDA_CUH
 
@@ -40,7 +41,8 @@ __device__ __forceinline__ uint32_t pack2(float lo, float hi)
 
 __device__ __forceinline__ uint4 narrow(const floats8 &f)
 {
-    return make_uint4(pack2(f.x[0], f.x[1]), pack2(f.x[2], f.x[3]), pack2(f.x[4], f.x[5]), pack2(f.x[6], f.x[7]));
+    return make_uint4(
+        pack2(f.x[0], f.x[1]), pack2(f.x[2], f.x[3]), pack2(f.x[4], f.x[5]), pack2(f.x[6], f.x[7]));
 }
 
 __device__ __forceinline__ void store8(uint16_t *at, const floats8 &f) { *(uint4 *)at = narrow(f); }

@@ -21,8 +21,9 @@ static const struct mask_param params[N_PARAMS] = {
     {"width", "how many times the spread a key may be off", 1, 0, 4, false, NULL},
     {"over", "how rows of a block join", JOIN_RMS, 0, 0, true, sheet_joins},
     {"spread",
-     "of keys: half of their range about its middle, or their standard deviation about their mean",
-     1, 0, 0, true, spreads},
+        "of keys: half of their range about its middle, or their standard deviation about their "
+        "mean",
+        1, 0, 0, true, spreads},
 };
 
 struct bound {
@@ -55,10 +56,9 @@ static size_t layout(const struct mask_args *a, void *ws, struct bound *b)
 
 struct bound_setting bound_setting_of(const struct mask_args *a)
 {
-    return (struct bound_setting){
-        (int)mask_value(a, params, PARAM_ROWS), (int)mask_value(a, params, PARAM_KEYS),
-        (int)mask_value(a, params, PARAM_OVER), mask_value(a, params, PARAM_SPREAD) > 0,
-        mask_value(a, params, PARAM_WIDTH)};
+    return (struct bound_setting){(int)mask_value(a, params, PARAM_ROWS),
+        (int)mask_value(a, params, PARAM_KEYS), (int)mask_value(a, params, PARAM_OVER),
+        mask_value(a, params, PARAM_SPREAD) > 0, mask_value(a, params, PARAM_WIDTH)};
 }
 
 static size_t workspace(const struct mask_args *a) { return layout(a, NULL, NULL); }
@@ -95,8 +95,8 @@ static void pool_queries(const struct mask_args *a, int head, struct sheet *s)
 
 /* Highest and lowest value of each channel. kernels/cuda/bound_cuda.cu takes the same steps in the
  * same order. */
-static void pool_sub_block(const float *k, ptrdiff_t row, int n, int d, struct bound_setting s,
-                           float *hi, float *lo)
+static void pool_sub_block(
+    const float *k, ptrdiff_t row, int n, int d, struct bound_setting s, float *hi, float *lo)
 {
     float *centre = hi, *reach = lo;
     memset(hi, 0, sizeof *hi * 2 * (size_t)d); /* lo stands behind it */
@@ -144,7 +144,7 @@ static void pool_keys(const struct mask_args *a, int head, struct sheet *s)
             int key = (first + i) * size;
             float *hi = s->cols + (size_t)i * (size_t)s->dim;
             pool_sub_block(k + key * t->k_row, t->k_row, n_kv - key < size ? n_kv - key : size,
-                           t->head_dim, setting, hi, hi + t->head_dim);
+                t->head_dim, setting, hi, hi + t->head_dim);
         }
         sheet_set_cols(s, first, n);
     }
@@ -161,8 +161,8 @@ static void fold(void *ctx, int row, float *scores, int n_seen)
             mass += scores[c];
         f->b->tiles[j] = (float)((double)mass / sum);
     }
-    sheet_join(f->join, f->b->mass + (size_t)(row / f->per_block) * (size_t)f->n_kblocks,
-               f->b->tiles, n);
+    sheet_join(
+        f->join, f->b->mass + (size_t)(row / f->per_block) * (size_t)f->n_kblocks, f->b->tiles, n);
 }
 
 static void prepare(const struct mask_args *a, int head, void *ws)
@@ -171,12 +171,8 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     struct bound b;
     layout(a, ws, &b);
     int nq = count_blocks(t->n_q, t->block.q), nk = count_blocks(attn_n_kv(t), t->block.k);
-    struct folding f = {a,
-                        &b,
-                        (enum sheet_join)mask_value(a, params, PARAM_OVER),
-                        nk,
-                        t->block.k / b.sheet.col_tokens,
-                        t->block.q / b.sheet.row_tokens};
+    struct folding f = {a, &b, (enum sheet_join)mask_value(a, params, PARAM_OVER), nk,
+        t->block.k / b.sheet.col_tokens, t->block.q / b.sheet.row_tokens};
     pool_queries(a, head, &b.sheet);
     pool_keys(a, head, &b.sheet);
     memset(b.mass, 0, sizeof *b.mass * (size_t)nq * (size_t)nk);
@@ -185,14 +181,14 @@ static void prepare(const struct mask_args *a, int head, void *ws)
         b.mass[i] = sqrtf(b.mass[i]);
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws,
-                struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head, (void)theta;
     struct bound b;
     layout(a, (void *)ws, &b);
-    sheet_rank(a, b.mass + (size_t)i * (size_t)count_blocks(attn_n_kv(a->attn), a->attn->block.k),
-               i, out);
+    sheet_rank(
+        a, b.mass + (size_t)i * (size_t)count_blocks(attn_n_kv(a->attn), a->attn->block.k), i, out);
 }
 
 const struct mask_method mask_bound = {

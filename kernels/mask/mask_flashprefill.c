@@ -87,8 +87,8 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     sheet_run(&m.sheet, t->scale, fold, &f);
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws,
-                struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head, (void)theta;
     struct means m = {0};

@@ -1,4 +1,5 @@
-/* SpargeAttn's prediction: mean rows of blocks stand for their blocks when these are self-similar (METHOD 2). */
+/* SpargeAttn's prediction: mean rows of blocks stand for their blocks when these are self-similar
+ * (METHOD 2). */
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/mask.h"
 
@@ -44,15 +45,16 @@ static const char *refuses(const struct mask_args *a)
 }
 
 /* ‖mean of the unit rows‖², which is the mean cosine over all pairs of rows. */
-static float similarity(const struct cpu_ops *ops, const float *x, ptrdiff_t row, int n, int d, const float *centre,
-                        float *unit)
+static float similarity(const struct cpu_ops *ops, const float *x, ptrdiff_t row, int n, int d,
+    const float *centre, float *unit)
 {
     memset(unit, 0, sizeof *unit * (size_t)d);
     ops->pool_unit(x, row, n, d, centre, unit);
     return ops->dot(unit, unit, d) / ((float)n * (float)n);
 }
 
-static void pool_queries(const struct mask_args *a, const struct cpu_ops *ops, int head, struct pooled *p)
+static void pool_queries(
+    const struct mask_args *a, const struct cpu_ops *ops, int head, struct pooled *p)
 {
     const struct attn_args *t = a->attn;
     const float *q = (const float *)t->q + head * t->q_head;
@@ -70,7 +72,8 @@ static void pool_queries(const struct mask_args *a, const struct cpu_ops *ops, i
     }
 }
 
-static void pool_keys(const struct mask_args *a, const struct cpu_ops *ops, int head, struct pooled *p)
+static void pool_keys(
+    const struct mask_args *a, const struct cpu_ops *ops, int head, struct pooled *p)
 {
     const struct attn_args *t = a->attn;
     const float *k = (const float *)t->k + head / (t->n_heads / t->n_kv_heads) * t->k_head;
@@ -78,7 +81,8 @@ static void pool_keys(const struct mask_args *a, const struct cpu_ops *ops, int 
     for (int j = 0; j < nb; j++) { /* sums first: the global centre needs all of them */
         float *sum = p->k_mean + j * d;
         memset(sum, 0, sizeof *sum * (size_t)d);
-        ops->pool_sum(k + j * bk * t->k_row, t->k_row, n_kv - j * bk < bk ? n_kv - j * bk : bk, d, sum);
+        ops->pool_sum(
+            k + j * bk * t->k_row, t->k_row, n_kv - j * bk < bk ? n_kv - j * bk : bk, d, sum);
     }
     float *centre = p->scratch, *unit = p->scratch + d;
     double total[MAX_HEAD_DIM] = {0};
@@ -104,7 +108,8 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     pool_keys(a, cpu_ops(), head, &p);
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head;
     const struct attn_args *t = a->attn;
@@ -116,7 +121,8 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
     bool q_similar = p.q_sim[i] > theta;
     for (int j = 0; j < out->n; j++) {
         bool k_similar = p.k_sim[j] > theta;
-        out->forced[j] |= (uint8_t)((q_similar ? 0 : FORCE_THETA_Q) | (k_similar ? 0 : FORCE_THETA_K));
+        out->forced[j] |=
+            (uint8_t)((q_similar ? 0 : FORCE_THETA_Q) | (k_similar ? 0 : FORCE_THETA_K));
         out->p[j] = k_similar ? cpu_ops()->dot(q, p.k_mean + j * d, d) * t->scale : -INFINITY;
         if (out->p[j] > top) top = out->p[j];
     }
@@ -126,7 +132,8 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
             out->p[j] = 0;
             continue;
         }
-        out->p[j] = fmaxf(expf(out->p[j] - top), FLT_MIN); /* an eligible tile never ranks as impossible */
+        /* an eligible tile never ranks as impossible */
+        out->p[j] = fmaxf(expf(out->p[j] - top), FLT_MIN);
         sum += (double)out->p[j];
     }
     for (int j = 0; j < out->n && sum > 0; j++)
@@ -134,6 +141,13 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
 }
 
 const struct mask_method mask_sparge = {
-    .name = "sparge", .ranked = true, .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
-    .what = "means of blocks, where the rows of a block are alike", .source = "SpargeAttn, arXiv 2502.18137", .takes_theta = true,
+    .name = "sparge",
+    .ranked = true,
+    .refuses = refuses,
+    .workspace = workspace,
+    .prepare = prepare,
+    .row = row,
+    .what = "means of blocks, where the rows of a block are alike",
+    .source = "SpargeAttn, arXiv 2502.18137",
+    .takes_theta = true,
 };

@@ -38,7 +38,7 @@ static void fill(const struct mask_args *a, const struct mask_param *p, int i, s
     int qb = a->attn->q_start / b.q + i, n_kv = attn_n_kv(a->attn),
         end = (qb + 1) * b.q < n_kv ? (qb + 1) * b.q : n_kv;
     int oldest = qb * b.q - (int)mask_value(a, p, PARAM_WINDOW) +
-                 1; /* the first row of the block still sees this key */
+        1; /* the first row of the block still sees this key */
     bool all = end > n_kv - (int)mask_value(a, p, PARAM_LAST);
     mask_force_common(out, b, qb);
     for (int j = 0; j < out->n; j++)
@@ -46,15 +46,15 @@ static void fill(const struct mask_args *a, const struct mask_param *p, int i, s
             all || j * b.k < (int)mask_value(a, p, PARAM_SINK) || (j + 1) * b.k > oldest ? 1 : 0;
 }
 
-static void a_row(const struct mask_args *a, int head, int i, float theta, const void *ws,
-                  struct mask_row *out)
+static void a_row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head, (void)theta, (void)ws;
     fill(a, params, i, out);
 }
 
-static void tri_row(const struct mask_args *a, int head, int i, float theta, const void *ws,
-                    struct mask_row *out)
+static void tri_row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head, (void)theta, (void)ws;
     fill(a, tri_params, i, out);

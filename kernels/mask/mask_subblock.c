@@ -1,7 +1,7 @@
 /* Sub-block scores (SGLang's subblock_sparse): a tile is cut into equal parts on both sides, and
- * the exponentials of the scores between their means are summed: log Σ_ab exp(σ q̄_a·k̄_b), a softmax
- * over the tiles of a row. Theirs is for attention without a causal mask; here a part of the
- * queries meets those parts of the keys that its last row sees the first key of. */
+ * the exponentials of the scores between their means are summed: log Σ_ab exp(σ q̄_a·k̄_b), a
+ * softmax over the tiles of a row. Theirs is for attention without a causal mask; here a part of
+ * the queries meets those parts of the keys that its last row sees the first key of. */
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/mask/sheet.h"
 
@@ -26,8 +26,8 @@ static size_t layout(const struct mask_args *a, void *ws, struct parts *x)
     const struct attn_args *t = a->attn;
     int queries = (int)mask_value(a, params, PARAM_QUERIES),
         keys = (int)mask_value(a, params, PARAM_KEYS);
-    size_t sheet = sheet_layout(a, t->head_dim, t->block.q / queries, t->block.k / keys, ws,
-                                ws ? &x->sheet : NULL);
+    size_t sheet = sheet_layout(
+        a, t->head_dim, t->block.q / queries, t->block.k / keys, ws, ws ? &x->sheet : NULL);
     size_t nk = (size_t)count_blocks(attn_n_kv(t), t->block.k),
            nq = (size_t)count_blocks(t->n_q, t->block.q);
     if (ws) {
@@ -45,9 +45,9 @@ static const char *refuses(const struct mask_args *a)
 {
     if (a->attn->dtype != DTYPE_F32) return "the CPU prediction takes f32";
     return a->attn->block.q % (int)mask_value(a, params, PARAM_QUERIES) ||
-                   a->attn->block.k % (int)mask_value(a, params, PARAM_KEYS)
-               ? "its parts must divide the blocks"
-               : NULL;
+            a->attn->block.k % (int)mask_value(a, params, PARAM_KEYS)
+        ? "its parts must divide the blocks"
+        : NULL;
 }
 
 static void fold(void *ctx, int row, float *scores, int n_seen)
@@ -83,12 +83,12 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     const float *k = (const float *)t->k + head / (t->n_heads / t->n_kv_heads) * t->k_head;
     for (int r = 0; r < s->n_rows; r++)
         pool(q, t->q_row, t->n_q, r * s->row_tokens, s->row_tokens, d,
-             s->rows + (size_t)r * (size_t)d);
+            s->rows + (size_t)r * (size_t)d);
     for (int first = 0; first < s->n_cols; first += SHEET_COLS) {
         int n = s->n_cols - first < SHEET_COLS ? s->n_cols - first : SHEET_COLS;
         for (int c = 0; c < n; c++)
             pool(k, t->k_row, n_kv, (first + c) * s->col_tokens, s->col_tokens, d,
-                 s->cols + (size_t)c * (size_t)d);
+                s->cols + (size_t)c * (size_t)d);
         sheet_set_cols(s, first, n);
     }
     size_t nk = (size_t)x.n_kblocks;
@@ -97,8 +97,8 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     sheet_run(s, t->scale, fold, &x);
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws,
-                struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head, (void)theta;
     struct parts x = {0};

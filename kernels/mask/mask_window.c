@@ -1,4 +1,5 @@
-/* The sink and the last w tokens: what a sliding-window model would see. No prediction, no threshold. */
+/* The sink and the last w tokens: what a sliding-window model would see. No prediction, no
+ * threshold. */
 #include "kernels/mask.h"
 
 static const char *refuses(const struct mask_args *a)
@@ -19,7 +20,8 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     (void)ws;
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head;
     (void)theta;
@@ -32,6 +34,11 @@ static void row(const struct mask_args *a, int head, int i, float theta, const v
 }
 
 const struct mask_method mask_window = {
-    .name = "window", .refuses = refuses, .workspace = workspace, .prepare = prepare, .row = row,
-    .what = "sink block and the last tokens (--window)", .source = "StreamingLLM, arXiv 2309.17453",
+    .name = "window",
+    .refuses = refuses,
+    .workspace = workspace,
+    .prepare = prepare,
+    .row = row,
+    .what = "sink block and the last tokens (--window)",
+    .source = "StreamingLLM, arXiv 2309.17453",
 };

@@ -39,13 +39,13 @@ static const char *refuses(const struct mask_args *a)
 {
     if (a->attn->dtype != DTYPE_F32) return "the CPU prediction takes f32";
     return a->attn->block.q % stride_of(a) || a->attn->block.k % stride_of(a)
-               ? "its stride must divide the blocks"
-               : NULL;
+        ? "its stride must divide the blocks"
+        : NULL;
 }
 
 /* One group of tokens side by side, in order or backwards; zeros where the sequence has ended. */
-static void gather(const float *x, ptrdiff_t row, int first, int end, int stride, int d,
-                   bool backwards, float *to)
+static void gather(
+    const float *x, ptrdiff_t row, int first, int end, int stride, int d, bool backwards, float *to)
 {
     for (int t = 0; t < stride; t++) {
         int token = first + (backwards ? stride - 1 - t : t);
@@ -65,8 +65,8 @@ static void fold(void *ctx, int row, float *scores, int n_seen)
             mass += scores[c];
         g->tiles[j] = (float)((double)mass / sum);
     }
-    sheet_join(JOIN_MEAN, g->mass + (size_t)(row / g->per_block) * (size_t)g->n_kblocks, g->tiles,
-               n);
+    sheet_join(
+        JOIN_MEAN, g->mass + (size_t)(row / g->per_block) * (size_t)g->n_kblocks, g->tiles, n);
 }
 
 static void prepare(const struct mask_args *a, int head, void *ws)
@@ -78,22 +78,22 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     const float *q = (const float *)t->q + head * t->q_head;
     const float *k = (const float *)t->k + head / (t->n_heads / t->n_kv_heads) * t->k_head;
     for (int r = 0; r < g.sheet.n_rows; r++)
-        gather(q, t->q_row, r * s, t->n_q, s, d, true,
-               g.sheet.rows + (size_t)r * (size_t)g.sheet.dim);
+        gather(
+            q, t->q_row, r * s, t->n_q, s, d, true, g.sheet.rows + (size_t)r * (size_t)g.sheet.dim);
     for (int first = 0; first < g.sheet.n_cols; first += SHEET_COLS) {
         int n = g.sheet.n_cols - first < SHEET_COLS ? g.sheet.n_cols - first : SHEET_COLS;
         for (int c = 0; c < n; c++)
             gather(k, t->k_row, (first + c) * s, attn_n_kv(t), s, d, false,
-                   g.sheet.cols + (size_t)c * (size_t)g.sheet.dim);
+                g.sheet.cols + (size_t)c * (size_t)g.sheet.dim);
         sheet_set_cols(&g.sheet, first, n);
     }
-    memset(g.mass, 0,
-           sizeof *g.mass * (size_t)count_blocks(t->n_q, t->block.q) * (size_t)g.n_kblocks);
+    memset(
+        g.mass, 0, sizeof *g.mass * (size_t)count_blocks(t->n_q, t->block.q) * (size_t)g.n_kblocks);
     sheet_run(&g.sheet, t->scale / (float)s, fold, &g);
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws,
-                struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head, (void)theta;
     struct groups g = {0};

@@ -11,8 +11,8 @@ const char *const sheet_joins[] = {"mean", "rms", "max", NULL};
 
 static int padded_cols(int n) { return count_blocks(n, SHEET_COLS) * SHEET_COLS; }
 
-size_t sheet_layout(const struct mask_args *a, int dim, int row_tokens, int col_tokens, void *ws,
-                    struct sheet *s)
+size_t sheet_layout(
+    const struct mask_args *a, int dim, int row_tokens, int col_tokens, void *ws, struct sheet *s)
 {
     int n_rows = count_blocks(a->attn->n_q, row_tokens),
         n_cols = count_blocks(attn_n_kv(a->attn), col_tokens);
@@ -23,23 +23,23 @@ size_t sheet_layout(const struct mask_args *a, int dim, int row_tokens, int col_
     float *f = ws;
     if (ws)
         *s = (struct sheet){.dim = dim,
-                            .row_tokens = row_tokens,
-                            .col_tokens = col_tokens,
-                            .n_rows = n_rows,
-                            .n_cols = n_cols,
-                            .first_row = a->attn->q_start / row_tokens,
-                            .rows = f + rows,
-                            .kt = f + kt,
-                            .cols = f + cols,
-                            .unit = f + unit,
-                            .scores = f + scores};
+            .row_tokens = row_tokens,
+            .col_tokens = col_tokens,
+            .n_rows = n_rows,
+            .n_cols = n_cols,
+            .first_row = a->attn->q_start / row_tokens,
+            .rows = f + rows,
+            .kt = f + kt,
+            .cols = f + cols,
+            .unit = f + unit,
+            .scores = f + scores};
     return (end * sizeof(float) + 63) / 64 * 64;
 }
 
 void sheet_set_cols(struct sheet *s, int first, int n)
 {
-    cpu_ops()->pack_keys(s->cols, s->dim, n, s->dim, SHEET_COLS,
-                         s->kt + (size_t)first * (size_t)s->dim);
+    cpu_ops()->pack_keys(
+        s->cols, s->dim, n, s->dim, SHEET_COLS, s->kt + (size_t)first * (size_t)s->dim);
 }
 
 static int cols_seen(const struct sheet *s, int row)
@@ -49,14 +49,14 @@ static int cols_seen(const struct sheet *s, int row)
 }
 
 void sheet_run(struct sheet *s, float scale,
-               void (*fold)(void *ctx, int row, float *scores, int n_seen), void *ctx)
+    void (*fold)(void *ctx, int row, float *scores, int n_seen), void *ctx)
 {
     const struct cpu_ops *ops = cpu_ops();
     int stride = padded_cols(s->n_cols);
     float unused[PV_UNIT_ROWS];
     struct attn_unit u = {.head_dim = s->dim,
-                          .q = s->unit,
-                          .first_pos = INT_MAX / 2}; /* what a row sees is cut here */
+        .q = s->unit,
+        .first_pos = INT_MAX / 2}; /* what a row sees is cut here */
     u.o = u.q + PV_UNIT_ROWS * s->dim;
     u.s = u.o + PV_UNIT_ROWS * s->dim;
     for (int r0 = 0; r0 < s->n_rows; r0 += PV_UNIT_ROWS) {
@@ -64,11 +64,11 @@ void sheet_run(struct sheet *s, float scale,
         ops->unit_begin(&u, s->rows + (size_t)r0 * (size_t)s->dim, s->dim, scale);
         int most = cols_seen(s, r0 + u.n_rows - 1);
         for (int c = 0; c < most; c += SHEET_COLS) {
-            ops->unit_scores(&u, s->kt + (size_t)c * (size_t)s->dim, SHEET_COLS, c, SHEET_COLS,
-                             unused);
+            ops->unit_scores(
+                &u, s->kt + (size_t)c * (size_t)s->dim, SHEET_COLS, c, SHEET_COLS, unused);
             for (int r = 0; r < u.n_rows; r++)
-                memcpy(s->scores + r * stride + c, u.s + r * SHEET_COLS,
-                       sizeof(float) * SHEET_COLS);
+                memcpy(
+                    s->scores + r * stride + c, u.s + r * SHEET_COLS, sizeof(float) * SHEET_COLS);
         }
         for (int r = 0; r < u.n_rows; r++)
             fold(ctx, r0 + r, s->scores + r * stride, cols_seen(s, r0 + r));

@@ -23,14 +23,14 @@ struct sheet {
 };
 
 /* Cuts `ws`, returns bytes; with ws NULL only counts. */
-size_t sheet_layout(const struct mask_args *a, int dim, int row_tokens, int col_tokens, void *ws,
-                    struct sheet *s);
+size_t sheet_layout(
+    const struct mask_args *a, int dim, int row_tokens, int col_tokens, void *ws, struct sheet *s);
 /* Columns [first, first + n) from s->cols; first a multiple of SHEET_COLS. */
 void sheet_set_cols(struct sheet *s, int first, int n);
 /* fold() gets every row in rising order: its scores times scale in units of log2, of the columns
  * that it sees; it may write over them. */
 void sheet_run(struct sheet *s, float scale,
-               void (*fold)(void *ctx, int row, float *scores, int n_seen), void *ctx);
+    void (*fold)(void *ctx, int row, float *scores, int n_seen), void *ctx);
 
 /* scores → 2^(score − their largest), and returns the sum. */
 double sheet_exponentiate(float *scores, int n);

@@ -1,8 +1,9 @@
-/* How a database bears a large sweep: bench_store [CELLS] [FILE]. Exit code 1 when a bound below is broken.
+/* How a database bears a large sweep: bench_store [CELLS] [FILE]. Exit code 1 when a bound below is
+ * broken.
  *
- * Cells are invented (tests/unit/run_fixture.h) in the shape of a model of 16 layers x 32 heads with 10 samples
- * each, with as many metrics as an evaluation stores. Thresholds are global, as in a sweep of fixed thresholds
- * or of one tuning. */
+ * Cells are invented (tests/unit/run_fixture.h) in the shape of a model of 16 layers x 32 heads
+ * with 10 samples each, with as many metrics as an evaluation stores. Thresholds are global, as in
+ * a sweep of fixed thresholds or of one tuning. */
 #include "base/clock.h"
 #include "run_fixture.h"
 
@@ -29,25 +30,27 @@ static void must(enum status st)
 
 static double ms_since(int64_t t0) { return (double)(clock_ns() - t0) * 1e-6; }
 
-/* The metrics that an evaluation of 2 048 tokens stores: 31 overall, and 5 in each of 4 ranges of positions. */
+/* The metrics that an evaluation of 2 048 tokens stores: 31 overall, and 5 in each of 4 ranges of
+ * positions. */
 static void set_metrics(struct fixture *f, double error)
 {
-    static const char *const overall[] = {
-        "cosine_centred", "nll_dense",    "nll_sparse",        "top1",          "top5",
-        "row_l1",         "row_rmse",     "row_hidden_cosine", "row_hidden_l1", "ppl_diff",
-        "score_dense",    "score_sparse", "score_drop",        "latency_dense", "latency_sparse"};
+    static const char *const overall[] = {"cosine_centred", "nll_dense", "nll_sparse", "top1",
+        "top5", "row_l1", "row_rmse", "row_hidden_cosine", "row_hidden_l1", "ppl_diff",
+        "score_dense", "score_sparse", "score_drop", "latency_dense", "latency_sparse"};
     static const char *const by_position[] = {"cosine", "kl", "nll_dense", "nll_sparse", "top1"};
     size_t n = 0;
     for (size_t i = 0; i < f->d.n_metrics; i++)
         if (strcmp(f->metrics[i].scope, "overall") == 0) f->metrics[n++] = f->metrics[i];
     for (size_t i = 0; i < sizeof overall / sizeof *overall; i++)
-        f->metrics[n++] = fixture_metric("overall", overall[i], 20470, 1 - .02 * error, .01 * error, 1);
+        f->metrics[n++] =
+            fixture_metric("overall", overall[i], 20470, 1 - .02 * error, .01 * error, 1);
     for (int b = 0; b < 4; b++)
-        for (int i = 0; i < 5; i++)
-        {
+        for (int i = 0; i < 5; i++) {
             struct metric_record *m = &f->metrics[n++];
-            *m = fixture_metric(f->scopes[b], by_position[i], 5117, 1 - .02 * error, .01 * error, 1);
-            m->min = m->p0_1 = m->p5 = m->p95 = m->p99_9 = m->max = NAN; /* as harness/measure/measure.c stores them */
+            *m =
+                fixture_metric(f->scopes[b], by_position[i], 5117, 1 - .02 * error, .01 * error, 1);
+            /* as harness/measure/measure.c stores them */
+            m->min = m->p0_1 = m->p5 = m->p95 = m->p99_9 = m->max = NAN;
         }
     f->d.n_metrics = n;
 }
@@ -75,15 +78,17 @@ int main(int argc, char **argv)
     double worst = 0, total = 0;
     for (int i = 0; i < n; i++) {
         struct fixture f;
-        double sparsity = .05 + .85 * i / n, error = .1 + 2 * sparsity * sparsity + .3 * ((i * 7919) % 101) / 101.0;
-        fixture_run(&f, (struct fixture_options){.seed = (uint64_t)i + 1,
-                                                 .n_samples = SAMPLES,
-                                                 .n_layers = 16,
-                                                 .n_heads = 32,
-                                                 .sparsity = sparsity,
-                                                 .error = error,
-                                                 .method = "sparge",
-                                                 .rule = "l1"});
+        double sparsity = .05 + .85 * i / n,
+               error = .1 + 2 * sparsity * sparsity + .3 * ((i * 7919) % 101) / 101.0;
+        fixture_run(&f,
+            (struct fixture_options){.seed = (uint64_t)i + 1,
+                .n_samples = SAMPLES,
+                .n_layers = 16,
+                .n_heads = 32,
+                .sparsity = sparsity,
+                .error = error,
+                .method = "sparge",
+                .rule = "l1"});
         for (size_t l = 0; l < f.d.n_ledger; l++) {
             f.ledger[l].theta = .6;
             f.ledger[l].tau = .98;
@@ -115,7 +120,8 @@ int main(int argc, char **argv)
     t0 = clock_ns();
     must(query_plan_status(s, "scale", counts));
     check("status", ms_since(t0), MAX_ANSWER_MS, "ms");
-    if (counts[CELL_DONE] != (size_t)n) must(fail(ERR_DB, "%zu of %d cells are done", counts[CELL_DONE], n));
+    if (counts[CELL_DONE] != (size_t)n)
+        must(fail(ERR_DB, "%zu of %d cells are done", counts[CELL_DONE], n));
     struct run_list runs;
     struct frontier_point *points;
     size_t n_points, n_best = 0;
@@ -128,7 +134,8 @@ int main(int argc, char **argv)
     free(points);
     run_list_clear(&runs);
     t0 = clock_ns();
-    must(query_best(s, &(struct run_filter){0}, &(struct best_bounds){.985, .05, NAN, NAN, false}, &runs));
+    must(query_best(
+        s, &(struct run_filter){0}, &(struct best_bounds){.985, .05, NAN, NAN, false}, &runs));
     check("best", ms_since(t0), MAX_ANSWER_MS, "ms");
     run_list_clear(&runs);
     store_close(&s);

@@ -1,5 +1,5 @@
-/* The program as a stranger uses it: what it prints, what it writes, how it ends, and what it says to bad
- * input. */
+/* The program as a stranger uses it: what it prints, what it writes, how it ends, and what it says
+ * to bad input. */
 #include "base/json.h"
 #include "tests/unit/model_files.h"
 
@@ -56,7 +56,8 @@ static void ran_clear(struct ran *r)
     str_clear(&r->err);
 }
 
-/* Words are cut at single spaces. Standard output goes to `device` when there is one, and is not kept then. */
+/* Words are cut at single spaces. Standard output goes to `device` when there is one, and is not
+ * kept then. */
 static struct ran run_to(const char *device, const char *words)
 {
     char *copy = str_dup(words), *argv[64] = {(char *)SG_BINARY};
@@ -67,8 +68,9 @@ static struct ran run_to(const char *device, const char *words)
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        int fds[] = {open("/dev/null", O_RDONLY), open(device ? device : out, O_CREAT | O_TRUNC | O_WRONLY, 0600),
-                     open(err, O_CREAT | O_TRUNC | O_WRONLY, 0600)};
+        int fds[] = {open("/dev/null", O_RDONLY),
+            open(device ? device : out, O_CREAT | O_TRUNC | O_WRONLY, 0600),
+            open(err, O_CREAT | O_TRUNC | O_WRONLY, 0600)};
         for (int i = 0; i < 3; i++) dup2(fds[i], i);
         if (chdir(place) == 0) execv(SG_BINARY, argv);
         _exit(127);
@@ -93,7 +95,7 @@ static struct ran expect(int code, const char *words)
 {
     struct ran r = run(words);
     cr_expect_eq(r.code, code, "%s: exit code %d, expected %d\n%s%s", words, r.code, code,
-                 r.code == PASS ? "" : str_get(&r.out), str_get(&r.err));
+        r.code == PASS ? "" : str_get(&r.out), str_get(&r.err));
     return r;
 }
 
@@ -107,9 +109,11 @@ static void ends(int code, const char *words)
 static void refuses(int code, const char *words, const char *const *wanted)
 {
     struct ran r = expect(code, words);
-    cr_expect(str_starts_with(str_get(&r.err), "sparsegauge: "), "%s: \"%s\"", words, str_get(&r.err));
+    cr_expect(
+        str_starts_with(str_get(&r.err), "sparsegauge: "), "%s: \"%s\"", words, str_get(&r.err));
     const char *end = strchr(str_get(&r.err), '\n');
-    cr_expect(end && end[1] == 0, "%s: more or less than one message: \"%s\"", words, str_get(&r.err));
+    cr_expect(
+        end && end[1] == 0, "%s: more or less than one message: \"%s\"", words, str_get(&r.err));
     for (; *wanted; wanted++)
         cr_expect(has(&r.err, *wanted), "%s: no \"%s\" in \"%s\"", words, *wanted, str_get(&r.err));
     ran_clear(&r);
@@ -178,7 +182,8 @@ Test(cli, help_and_usage, .init = enter, .fini = leave)
             size_t length = strcspn(o + 1, " =\n");
             snprintf(option, sizeof option, "%.*s", (int)length, o + 1);
             const char *first = strstr(str_get(&r.out), option);
-            cr_expect(first && first < shown, "%s: its example has %s, its options do not", name, option);
+            cr_expect(
+                first && first < shown, "%s: its example has %s, its options do not", name, option);
         }
         snprintf(words, sizeof words, "%s --no-such-option", name);
         wrong = expect(USAGE, words);
@@ -255,16 +260,15 @@ Test(cli, wrong_options_are_usage_errors, .init = enter, .fini = leave)
 
 static void check_guide_keys(const cJSON *root)
 {
-    static const char *const accuracy[] = {"seq_len",        "logits_cosine", "logits_l1",
-                                           "logits_rmse",    "hidden_cosine", "hidden_l1",
-                                           "token_accuracy", "top5_overlap"};
-    static const char *const prompts[] = {"The capital of France is", "In machine learning,",
-                                          "Once upon a time,"};
+    static const char *const accuracy[] = {"seq_len", "logits_cosine", "logits_l1", "logits_rmse",
+        "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap"};
+    static const char *const prompts[] = {
+        "The capital of France is", "In machine learning,", "Once upon a time,"};
     cr_expect_str_eq(root->child->string, "schema_version");
     const cJSON *config = at(root, "config");
     cr_expect_str_eq(at(config, "model")->valuestring, DEMO);
     cr_expect(fabs(number(config, "simthreshd1") - .6) < 1e-6 &&
-              fabs(number(config, "cdfthreshd") - .98) < 1e-6 && number(config, "pvthreshd") == 50);
+        fabs(number(config, "cdfthreshd") - .98) < 1e-6 && number(config, "pvthreshd") == 50);
     cr_expect(number(config, "num_samples") == 2 && number(config, "max_length") == 300);
     cr_expect_str_eq(at(config, "layer_range")->valuestring, "4,8");
     cr_expect(cJSON_IsNull(at(config, "l1")) && cJSON_IsNull(at(config, "pv_l1")));
@@ -280,7 +284,7 @@ static void check_guide_keys(const cJSON *root)
         cr_expect_str_eq(at(x, "prompt")->valuestring, prompts[i++]);
         cr_expect(cJSON_IsString(at(x, "dense")) && cJSON_IsString(at(x, "sparse")));
         cr_expect(number(x, "token_match") >= 0 && number(x, "token_match") <= 1 &&
-                  number(x, "text_similarity") <= 1);
+            number(x, "text_similarity") <= 1);
         cr_expect_eq(number(x, "n_tokens"), 50);
     }
     i = 0;
@@ -295,9 +299,9 @@ static void check_guide_keys(const cJSON *root)
 
 Test(cli, the_guides_before_file, .init = enter, .fini = leave)
 {
-    struct ran r = expect(
-        PASS, "--model " DEMO " --max_length 300 --num_samples 2 --layer_range 4,8 --threads 1 --db r.db "
-              "--generate --compile --quiet --output before_tune.json --stats_out_path s.json");
+    struct ran r = expect(PASS,
+        "--model " DEMO " --max_length 300 --num_samples 2 --layer_range 4,8 --threads 1 --db r.db "
+        "--generate --compile --quiet --output before_tune.json --stats_out_path s.json");
     cr_expect(has(&r.out, "run 1") && has(&r.out, "sparsity"));
     ran_clear(&r);
     cJSON *root = json_of("before_tune.json"), *stats = json_of("s.json");
@@ -327,8 +331,8 @@ Test(cli, the_guides_before_file, .init = enter, .fini = leave)
 Test(cli, a_stored_run_still_gives_the_whole_file, .init = enter, .fini = leave)
 {
     ends(PASS, EVAL "-q --max-length 300 --num-samples 2 --layers 4,8");
-    struct ran r =
-        expect(PASS, EVAL "-q --max_length 300 --num_samples=2 --layer-range 4,8 --output before_tune.json");
+    struct ran r = expect(PASS,
+        EVAL "-q --max_length 300 --num_samples=2 --layer-range 4,8 --output before_tune.json");
     ran_clear(&r);
     cJSON *root = json_of("before_tune.json");
     check_guide_keys(root);
@@ -354,8 +358,8 @@ Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 3
     for (const char *p = str_get(&r.out); (p = strchr(p, '\n')); p++) lines++;
     cr_expect(lines >= 4, "%s", str_get(&r.out));
     ran_clear(&r);
-    static const char *const parts[] = {"metrics", "samples", "positions", "layers",
-                                        "heads",   "items",   "tokens",    "provenance"};
+    static const char *const parts[] = {
+        "metrics", "samples", "positions", "layers", "heads", "items", "tokens", "provenance"};
     for (int i = 0; i < 8; i++) {
         char words[80];
         snprintf(words, sizeof words, "show 2 --db r.db --part %s --format csv", parts[i]);
@@ -383,7 +387,7 @@ Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 3
     cr_assert(lo < mean && mean < hi);
     char words[160];
     snprintf(words, sizeof words, "gate after.json --min-cosine %.9g --min-sparsity .05 --max-kl 5",
-             lo - 1e-4);
+        lo - 1e-4);
     r = expect(PASS, words);
     cr_expect(has(&r.out, "gate: pass"));
     ran_clear(&r);
@@ -414,7 +418,8 @@ Test(cli, list_show_compare_and_gate, .init = enter, .fini = leave, .timeout = 3
     r = expect(INVALID, "gate after.json --baseline short.json --max-kl-rise .1");
     cr_expect(has(&r.out, "fingerprint") && !has(&r.out, "--force"), "%s", str_get(&r.out));
     ran_clear(&r);
-    text_put(place, "gate.json", "{\"min_sparsity\": 0.05, \"max_kl\": 0.0001, \"min_cosine\": null}");
+    text_put(
+        place, "gate.json", "{\"min_sparsity\": 0.05, \"max_kl\": 0.0001, \"min_cosine\": null}");
     ends(GATE_FAILED, "gate after.json --config gate.json --junit gate.xml");
     cr_expect(here("gate.xml"));
     ends(PASS, "gate after.json --config gate.json --max-kl 9");
@@ -439,15 +444,16 @@ Test(cli, dense_runs_pass_no_gate, .init = enter, .fini = leave)
 
 Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout = 300)
 {
-    struct ran r =
-        expect(PASS, "--model " DEMO " --tune --l1 .06 --pv_l1 .07 --layer_range 4,8 --max_length 512 "
-                     "--num_tune_samples 2 --held-out 1 --model_out_path t.json --stats_out_path s.json "
-                     "--threads 1 --db r.db");
+    struct ran r = expect(PASS,
+        "--model " DEMO " --tune --l1 .06 --pv_l1 .07 --layer_range 4,8 --max_length 512 "
+        "--num_tune_samples 2 --held-out 1 --model_out_path t.json --stats_out_path s.json "
+        "--threads 1 --db r.db");
     cr_expect_eq(r.err.len, 0, "not a terminal, and yet: %s", str_get(&r.err));
     ran_clear(&r);
     ends(PASS,
-         "--model_name " DEMO " --parallel_tune --l1=0.06 --pv-l1=.07 --layer-range 4,8 --max-length 512 "
-         "--num-tune-samples 2 --held_out 1 --model-out-path p.json --threads 2 --db p.db");
+        "--model_name " DEMO
+        " --parallel_tune --l1=0.06 --pv-l1=.07 --layer-range 4,8 --max-length 512 "
+        "--num-tune-samples 2 --held_out 1 --model-out-path p.json --threads 2 --db p.db");
     struct str one = file_get(place, "t.json"), two = file_get(place, "p.json");
     cr_expect_str_eq(str_get(&one), str_get(&two), "parallel tuning found something else");
     str_clear(&one);
@@ -465,14 +471,16 @@ Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout 
     }
     cr_expect(n_sparse > 0);
     const cJSON *over = at(t, "held_out_over_bound");
-    cr_expect(number(over, "samples") == 1 && number(over, "sparse_heads") == n_sparse && number(over, "share_hi") > .5,
-              "one held-out text vouches for little: %g", number(over, "share_hi"));
+    cr_expect(number(over, "samples") == 1 && number(over, "sparse_heads") == n_sparse &&
+            number(over, "share_hi") > .5,
+        "one held-out text vouches for little: %g", number(over, "share_hi"));
     cJSON_Delete(t);
     cr_expect(here("s.json"), "--stats_out_path wrote nothing");
     if (here("s.json")) {
         cJSON *s = json_of("s.json");
         cr_expect(cJSON_IsArray(s) && cJSON_GetArraySize(s) >= 4);
-        cJSON_ArrayForEach(x, s) cr_expect(number(x, "layer_idx") >= 0 && number(x, "mean_sparsity") >= 0);
+        cJSON_ArrayForEach(x, s)
+            cr_expect(number(x, "layer_idx") >= 0 && number(x, "mean_sparsity") >= 0);
         cJSON_Delete(s);
     }
     r = expect(PASS, "explain t.json");
@@ -480,19 +488,21 @@ Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout 
     ran_clear(&r);
     ends(PASS, EVAL "-q --tuned t.json --max-length 512 --num-samples 2 --output after_tune.json");
     cJSON *after = json_of("after_tune.json");
-    cr_expect(number(at(after, "config"), "l1") == .06 && number(at(after, "config"), "pv_l1") == .07);
+    cr_expect(
+        number(at(after, "config"), "l1") == .06 && number(at(after, "config"), "pv_l1") == .07);
     cr_expect_str_eq(at(at(after, "config"), "layer_range")->valuestring, "4,8");
     cr_expect(number(at(after, "sparsity"), "mean") > 0);
     cJSON_Delete(after);
     /* thresholds of another model, shape or method */
     refuses(USAGE, EVAL "--tuned t.json --block 64x64 --max-length 300",
-            SAYS("t.json", "block", "128x64", "64x64"));
+        SAYS("t.json", "block", "128x64", "64x64"));
     refuses(USAGE, EVAL "--tuned t.json --simthreshd1 .5", SAYS("--tuned", "--simthreshd1"));
     refuses(RUN_ERROR, EVAL "--tuned after_tune.json", SAYS("after_tune.json", "kind"));
     file_edit(place, "t.json", "\"model_fingerprint\": \"xxh3:", "\"model_fingerprint\": \"xxh3:0");
     struct ran other = run(EVAL "--tuned t.json --max-length 300");
     cr_expect(other.code == USAGE || other.code == RUN_ERROR, "%d", other.code);
-    cr_expect(has(&other.err, "model_fingerprint") && has(&other.err, "t.json"), "%s", str_get(&other.err));
+    cr_expect(has(&other.err, "model_fingerprint") && has(&other.err, "t.json"), "%s",
+        str_get(&other.err));
     ran_clear(&other);
 }
 
@@ -500,35 +510,36 @@ Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout 
 Test(cli, tuned_files_and_contrary_options, .init = enter, .fini = leave)
 {
     ends(PASS,
-         "tune " DEMO
-         " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 --db r.db -o t.json");
+        "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads "
+        "1 --db r.db -o t.json");
     static const char *const contrary[] = {"--smooth-k global", "--method oracle", "--topk .5"};
     for (int i = 0; i < 3; i++) {
         char words[256];
         snprintf(words, sizeof words, EVAL "-q --tuned t.json --max-length 300 --num-samples 1 %s",
-                 contrary[i]);
+            contrary[i]);
         ends(USAGE, words);
     }
 }
 
 Test(cli, a_grid_of_bounds_and_torch_files, .init = enter, .fini = leave)
 {
-    ends(PASS, "tune " DEMO
-               " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db "
-               "--l1 .04,.10 --pv-l1 l1+.02 -o grid.json");
+    ends(PASS,
+        "tune " DEMO
+        " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db "
+        "--l1 .04,.10 --pv-l1 l1+.02 -o grid.json");
     cr_expect(here("grid_l1=0.04_pv=0.06.json") && here("grid_l1=0.1_pv=0.12.json"));
     ends(PASS,
-         "tune " DEMO
-         " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db -o x.pt");
+        "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 "
+        "--threads 1 --db r.db -o x.pt");
     struct str pt = file_get(place, "x.pt");
     cr_expect(pt.len > 4 && memcmp(pt.data, "PK\3\4", 4) == 0,
-              "x.pt is no zip file of torch's, it begins \"%.8s\"", str_get(&pt));
+        "x.pt is no zip file of torch's, it begins \"%.8s\"", str_get(&pt));
     str_clear(&pt);
     refuses(RUN_ERROR,
-            "tune " DEMO
-            " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 7 --threads 1 --db r.db "
-            "-o /nowhere/t.json",
-            SAYS("/nowhere/t.json"));
+        "tune " DEMO
+        " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 7 --threads 1 --db r.db "
+        "-o /nowhere/t.json",
+        SAYS("/nowhere/t.json"));
 }
 
 /* A copy of the demo model at place/bad. */
@@ -544,8 +555,9 @@ static char *bad_model(void)
 /* An evaluation and a tuning of place/bad end with one message and leave nothing behind. */
 static void refused_model(const char *const *wanted)
 {
-    refuses(RUN_ERROR, "eval bad --threads 1 -q --max-length 300 --num-samples 1 --db e.db --output e.json",
-            wanted);
+    refuses(RUN_ERROR,
+        "eval bad --threads 1 -q --max-length 300 --num-samples 1 --db e.db --output e.json",
+        wanted);
     cr_expect(!here("e.json"), "%s: e.json was written", wanted[0]);
     cr_expect(!here("e.db"), "%s: eval made a database for nothing", wanted[0]);
     refuses(RUN_ERROR, "info bad", wanted);
@@ -600,12 +612,13 @@ Test(cli, damaged_models, .init = enter, .fini = leave, .timeout = 300)
     path = path_join(dir, "model.safetensors");
     unlink(path);
     free(path);
-    char *command = str_format("cp '%s'/sharded_bf16/model*.safetensors* '%s'/sharded_bf16/config.json '%s'",
-                               GOLDEN_MODELS, GOLDEN_MODELS, dir);
+    char *command =
+        str_format("cp '%s'/sharded_bf16/model*.safetensors* '%s'/sharded_bf16/config.json '%s'",
+            GOLDEN_MODELS, GOLDEN_MODELS, dir);
     cr_assert_eq(system(command), 0);
     free(command);
     refuses(RUN_ERROR, "eval bad --threads 1 -q --max-length 300 --num-samples 1 --output e.json",
-            SAYS("tokenizer.json", "4096 ids", "96 rows"));
+        SAYS("tokenizer.json", "4096 ids", "96 rows"));
     struct ran info = expect(PASS, "info bad");
     cr_expect(has(&info.out, "4096 ids") && has(&info.out, "96 rows"), "%s", str_get(&info.out));
     ran_clear(&info);
@@ -635,15 +648,17 @@ Test(cli, weights_that_are_not_numbers, .init = enter, .fini = leave)
     str_clear(&file);
     free(dir);
     refuses(RUN_ERROR, "info bad --check", SAYS("layers.3.self_attn.v_proj.weight", "NaN", "250"));
-    refuses(RUN_ERROR, "eval bad -q --threads 1 --max-length 300 --num-samples 1 --db e.db --output e.json",
-            SAYS("NaN", "info --check", "chronicle 1"));
+    refuses(RUN_ERROR,
+        "eval bad -q --threads 1 --max-length 300 --num-samples 1 --db e.db --output e.json",
+        SAYS("NaN", "info --check", "chronicle 1"));
     cr_expect(!here("e.json"));
     struct ran r = run("list --db e.db --format csv");
     cr_expect(!has(&r.out, "sparge"), "a run with NaN was stored: %s", str_get(&r.out));
     ran_clear(&r);
     refuses(RUN_ERROR,
-            "tune bad -q --threads 1 --max-length 300 --num-tune-samples 1 --held-out 0 --db e.db -o t.json",
-            SAYS("layer 3", "head", "chronicle 1", "NaN"));
+        "tune bad -q --threads 1 --max-length 300 --num-tune-samples 1 --held-out 0 --db e.db -o "
+        "t.json",
+        SAYS("layer 3", "head", "chronicle 1", "NaN"));
     cr_expect(!here("t.json"));
 }
 
@@ -654,44 +669,46 @@ Test(cli, texts_databases_and_outputs, .init = enter, .fini = leave)
     text_put(place, "bad.jsonl", "{\"text\": \"one two three\"}\n{\"text\": 5}\n");
     refuses(RUN_ERROR, EVAL "-q --suite text:empty.txt", SAYS("empty.txt", "token", "longer"));
     refuses(RUN_ERROR, EVAL "-q --suite text:nowhere.txt", SAYS("nowhere.txt"));
-    refuses(RUN_ERROR, EVAL "-q --suite text:bad.jsonl", SAYS("bad.jsonl", "line 2", "text", "a number"));
+    refuses(RUN_ERROR, EVAL "-q --suite text:bad.jsonl",
+        SAYS("bad.jsonl", "line 2", "text", "a number"));
     refuses(RUN_ERROR, EVAL "-q --suite cloze:empty.txt --num-samples 1", SAYS("empty.txt"));
     /* short text runs dense, and says so */
     struct ran r = expect(PASS, EVAL "-q --suite text:space.txt --output short.json");
     cr_expect(has(&r.out, "fell back") || has(&r.out, "ran dense") || has(&r.out, "shorter"), "%s",
-              str_get(&r.out));
+        str_get(&r.out));
     ran_clear(&r);
 
     text_put(place, "foreign.db", "these bytes are no database, and nobody may touch them");
-    char *sql =
-        str_format("sqlite3 '%s/other.db' 'CREATE TABLE t(x); INSERT INTO t VALUES (7);' 2>/dev/null", place);
+    char *sql = str_format(
+        "sqlite3 '%s/other.db' 'CREATE TABLE t(x); INSERT INTO t VALUES (7);' 2>/dev/null", place);
     bool have_sqlite = system(sql) == 0;
     free(sql);
     struct str before = file_get(place, "foreign.db");
     refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db foreign.db",
-            SAYS("foreign.db", "--db"));
+        SAYS("foreign.db", "--db"));
     refuses(RUN_ERROR, "list --db foreign.db", SAYS("foreign.db"));
     struct str after = file_get(place, "foreign.db");
     cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0,
-              "a foreign file was changed");
+        "a foreign file was changed");
     str_clear(&before);
     str_clear(&after);
     if (have_sqlite) {
         before = file_get(place, "other.db");
         refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db other.db",
-                SAYS("other.db", "another program"));
+            SAYS("other.db", "another program"));
         after = file_get(place, "other.db");
         cr_expect(before.len == after.len && memcmp(before.data, after.data, after.len) == 0,
-                  "a foreign database was changed");
+            "a foreign database was changed");
         str_clear(&before);
         str_clear(&after);
     }
     refuses(RUN_ERROR, "eval " DEMO " -q --max-length 300 --num-samples 1 --db /nowhere/r.db",
-            SAYS("/nowhere"));
+        SAYS("/nowhere"));
     refuses(RUN_ERROR, "list --db none.db", SAYS("none.db"));
     refuses(RUN_ERROR, "show last --db none.db", SAYS("none.db"));
     cr_expect(!here("none.db"), "a reading command made a database");
-    struct ran w = expect(RUN_ERROR, EVAL "-q --max-length 300 --num-samples 1 --output /nowhere/x.json");
+    struct ran w =
+        expect(RUN_ERROR, EVAL "-q --max-length 300 --num-samples 1 --output /nowhere/x.json");
     cr_expect(has(&w.err, "/nowhere/x.json"));
     ran_clear(&w);
 }
@@ -716,7 +733,8 @@ Test(cli, json_that_is_not_ours, .init = enter, .fini = leave)
         refuses(RUN_ERROR, "compare x.json x.json", SAYS("x.json"));
         refuses(RUN_ERROR, "show x.json", SAYS("x.json"));
         struct ran r = run("explain x.json");
-        cr_expect(r.code == RUN_ERROR && has(&r.err, "x.json"), "explain: %d, %s", r.code, str_get(&r.err));
+        cr_expect(r.code == RUN_ERROR && has(&r.err, "x.json"), "explain: %d, %s", r.code,
+            str_get(&r.err));
         ran_clear(&r);
     }
     ends(PASS, EVAL "-q --max-length 300 --num-samples 1");
@@ -728,11 +746,13 @@ Test(cli, json_that_is_not_ours, .init = enter, .fini = leave)
     }
     str_clear(&good);
     text_put(place, "gate.json", "{\"min_cosine\": \"high\"}");
-    refuses(RUN_ERROR, "gate good.json --config gate.json", SAYS("gate.json", "min_cosine", "a string"));
+    refuses(RUN_ERROR, "gate good.json --config gate.json",
+        SAYS("gate.json", "min_cosine", "a string"));
     text_put(place, "gate.json", "{\"min_cosin\": .5}");
     refuses(RUN_ERROR, "gate good.json --config gate.json", SAYS("gate.json"));
     text_put(place, "gate.json", "{\"min_cosin\": 0.5}");
-    refuses(RUN_ERROR, "gate good.json --config gate.json", SAYS("gate.json", "min_cosin", "--dump-config"));
+    refuses(RUN_ERROR, "gate good.json --config gate.json",
+        SAYS("gate.json", "min_cosin", "--dump-config"));
     refuses(RUN_ERROR, "gate good.json --config none.json", SAYS("none.json"));
     refuses(RUN_ERROR, "gate none.json --min-cosine .5", SAYS("none.json"));
 }
@@ -750,7 +770,8 @@ Test(cli, other_commands_run, .init = enter, .fini = leave)
         ran_clear(&r);
     }
     r = expect(PASS, "generate " DEMO " --threads 1 -q --prompt Once -n 5");
-    struct ran again = expect(PASS, "generate --model " DEMO " --threads 2 -q --prompt=Once --max_new 5");
+    struct ran again =
+        expect(PASS, "generate --model " DEMO " --threads 2 -q --prompt=Once --max_new 5");
     cr_expect_str_eq(str_get(&r.out), str_get(&again.out));
     cr_expect(r.out.len > 4);
     ran_clear(&r);
@@ -763,7 +784,8 @@ Test(cli, other_commands_run, .init = enter, .fini = leave)
     refuses(USAGE, "eval " DEMO " --device abacus", SAYS("abacus", "cpu"));
 }
 
-/* Without curves in the store there is nothing to answer from; running the model is not what was asked. */
+/* Without curves in the store there is nothing to answer from; running the model is not what was
+ * asked. */
 Test(cli, what_needs_a_gpu_says_so, .init = enter, .fini = leave)
 {
     refuses(RUN_ERROR, "generate " DEMO " -p x --graph", SAYS("--graph", "--device cuda"));
@@ -776,26 +798,33 @@ Test(cli, what_needs_a_gpu_says_so, .init = enter, .fini = leave)
 
 Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
 {
-    struct ran r = run("tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 "
-                       "--threads 1 --db r.db --from-curves -o t.json");
+    struct ran r =
+        run("tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 "
+            "--threads 1 --db r.db --from-curves -o t.json");
     cr_expect(r.code != PASS && has(&r.err, "curve") && !here("t.json"), "exit code %d: %s", r.code,
-              str_get(&r.err));
+        str_get(&r.err));
     ran_clear(&r);
-    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
-               "--db r.db -o first.json");
-    ends(PASS, "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
-               "--db r.db --l1 .1 --from-curves -o t.json");
+    ends(PASS,
+        "tune " DEMO
+        " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
+        "--db r.db -o first.json");
+    ends(PASS,
+        "tune " DEMO
+        " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
+        "--db r.db --l1 .1 --from-curves -o t.json");
     cr_expect(here("t.json"));
 }
 
 /* What was not written was not done. */
 Test(cli, a_full_standard_output_is_a_failure, .init = enter, .fini = leave)
 {
-    static const char *const cases[] = {"list suites", "--version", "sweep " DEMO " --dry-run --max-length 300 --num-samples 1 --db r.db"};
+    static const char *const cases[] = {"list suites", "--version",
+        "sweep " DEMO " --dry-run --max-length 300 --num-samples 1 --db r.db"};
     for (int i = 0; i < 3; i++) {
         struct ran r = run_to("/dev/full", cases[i]);
         cr_expect_eq(r.code, RUN_ERROR, "%s: %d", cases[i], r.code);
-        cr_expect(has(&r.err, "standard output") && has(&r.err, strerror(ENOSPC)), "%s: %s", cases[i], str_get(&r.err));
+        cr_expect(has(&r.err, "standard output") && has(&r.err, strerror(ENOSPC)), "%s: %s",
+            cases[i], str_get(&r.err));
         ran_clear(&r);
     }
 }
@@ -803,7 +832,8 @@ Test(cli, a_full_standard_output_is_a_failure, .init = enter, .fini = leave)
 /* What thresholds from a file do not promise is said before they run. */
 Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave)
 {
-#define TUNE "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --layers 7 --threads 1 --db r.db "
+#define TUNE \
+    "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --layers 7 --threads 1 --db r.db "
     ends(PASS, TUNE "--held-out 1 -o sound.json");
     ends(PASS, TUNE "--held-out 0 -o alone.json");
     ends(PASS, TUNE "--held-out 1 --from-curves -o curves.json");
@@ -811,15 +841,20 @@ Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave
         const char *words, *says;
     } cases[] = {
         {EVAL "-q --tuned sound.json --max-length 300 --num-samples 1", NULL},
-        {EVAL "-q --tuned alone.json --max-length 300 --num-samples 1", "alone.json: tuned with no held-out samples"},
-        {EVAL "-q --tuned curves.json --max-length 300 --num-samples 1", "curves.json: nothing in it was verified"},
-        {EVAL "-q --tuned sound.json --max-length 400 --num-samples 1", "sound.json: tuned on samples of up to 288 tokens, run on 381"},
-        {"audit " DEMO " -q --threads 1 --tuned sound.json --max-length 400", "sound.json: tuned on samples of up to 288 tokens, run on 381"},
+        {EVAL "-q --tuned alone.json --max-length 300 --num-samples 1",
+            "alone.json: tuned with no held-out samples"},
+        {EVAL "-q --tuned curves.json --max-length 300 --num-samples 1",
+            "curves.json: nothing in it was verified"},
+        {EVAL "-q --tuned sound.json --max-length 400 --num-samples 1",
+            "sound.json: tuned on samples of up to 288 tokens, run on 381"},
+        {"audit " DEMO " -q --threads 1 --tuned sound.json --max-length 400",
+            "sound.json: tuned on samples of up to 288 tokens, run on 381"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct ran r = run(cases[i].words);
         cr_expect_neq(r.code, RUN_ERROR, "%s: %s", cases[i].words, str_get(&r.err));
-        cr_expect(cases[i].says ? has(&r.err, cases[i].says) : !has(&r.err, "sound.json"), "%s: %s", cases[i].words, str_get(&r.err));
+        cr_expect(cases[i].says ? has(&r.err, cases[i].says) : !has(&r.err, "sound.json"), "%s: %s",
+            cases[i].words, str_get(&r.err));
         ran_clear(&r);
     }
 }
@@ -827,31 +862,42 @@ Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave
 /* The guide's choice and the recommended one, side by side unless one of them is asked for. */
 Test(cli, tune_without_a_choice_makes_both, .init = enter, .fini = leave)
 {
-#define BOTH "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 --threads 1 --db r.db "
+#define BOTH                                                                                    \
+    "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 " \
+    "--threads 1 --db r.db "
     struct ran r = expect(PASS, BOTH "--format csv -o both.json");
     cr_expect(here("both.json") && here("both_guide.json"));
-    cr_expect(has(&r.out, "guide,sparge,") && has(&r.out, "recommended,sparge/bound,"), "%s", str_get(&r.out));
+    cr_expect(has(&r.out, "guide,sparge,") && has(&r.out, "recommended,sparge/bound,"), "%s",
+        str_get(&r.out));
     ran_clear(&r);
     struct str guide = file_get(place, "both_guide.json"), ours = file_get(place, "both.json");
-    cr_expect(has(&guide, "\"method\": \"sparge\"") && has(&guide, "\"rule\": \"l1\""), "%s", str_get(&guide));
-    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"rule\": \"rmse\""), "%s", str_get(&ours));
+    cr_expect(has(&guide, "\"method\": \"sparge\"") && has(&guide, "\"rule\": \"l1\""), "%s",
+        str_get(&guide));
+    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"rule\": \"rmse\""), "%s",
+        str_get(&ours));
     str_clear(&guide);
     str_clear(&ours);
     ends(PASS, BOTH "--profile recommended --l1 .2 --pv-l1 l1+.01 -o one.json");
     cr_expect(here("one.json") && !here("one_guide.json"));
     ours = file_get(place, "one.json");
-    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"l1\": 0.2"), "%s", str_get(&ours));
+    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"l1\": 0.2"), "%s",
+        str_get(&ours));
     str_clear(&ours);
-    r = expect(PASS, "tune " DEMO " --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 --threads 1 --db r.db -o x.pt");
-    cr_expect(here("x.pt") && !here("x_guide.pt") && has(&r.err, "the guide's profile alone"), "%s", str_get(&r.err));
+    r = expect(PASS,
+        "tune " DEMO " --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 "
+        "--threads 1 --db r.db -o x.pt");
+    cr_expect(here("x.pt") && !here("x_guide.pt") && has(&r.err, "the guide's profile alone"), "%s",
+        str_get(&r.err));
     ran_clear(&r);
     refuses(USAGE, BOTH "--profile best", SAYS("--profile", "best", "guide or recommended"));
 }
 
 Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = leave)
 {
-    refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2", SAYS("--num-samples 1", "--num-tune-samples", "--check", "--held-out"));
-    refuses(USAGE, "tune " DEMO " -q --coverage .9 --from-curves", SAYS("--coverage", "--from-curves"));
+    refuses(USAGE, "tune " DEMO " -q --num-samples 1 --num-tune-samples 2",
+        SAYS("--num-samples 1", "--num-tune-samples", "--check", "--held-out"));
+    refuses(
+        USAGE, "tune " DEMO " -q --coverage .9 --from-curves", SAYS("--coverage", "--from-curves"));
     refuses(USAGE, "tune " DEMO " -q --coverage .9 --check 0", SAYS("--coverage", "--check"));
     refuses(USAGE, "tune " DEMO " -q --method window", SAYS("--method window", "list methods"));
     refuses(USAGE, "tune " DEMO " -q --method topk", SAYS("--method topk", "list methods"));
@@ -869,15 +915,21 @@ Test(cli, thresholds_not_looked_at_and_times_not_taken_are_not_shown, .init = en
     cr_expect(has(&r.out, "time dense") && has(&r.out, "time sparse"), "%s", str_get(&r.out));
     ran_clear(&r);
     r = expect(PASS, EVAL SHORT "--window 128");
-    cr_expect(!has(&r.out, "time dense") && !has(&r.out, "time sparse"), "both sides or none: %s", str_get(&r.out));
+    cr_expect(!has(&r.out, "time dense") && !has(&r.out, "time sparse"), "both sides or none: %s",
+        str_get(&r.out));
     ran_clear(&r);
     ends(PASS, EVAL SHORT "--window 128 --pvthreshd 4");
     ends(PASS, EVAL SHORT "--cdfthreshd .9");
-    r = expect(PASS, "sql --db r.db --format csv SELECT/**/run,count(theta)>0,count(tau)>0,count(lambda)>0/**/FROM/**/v_ledger/**/GROUP/**/BY/**/run");
-    cr_expect(has(&r.out, "1,1,0,1") && has(&r.out, "2,0,0,0") && has(&r.out, "3,0,0,1") && has(&r.out, "4,1,1,1"), "%s",
-              str_get(&r.out));
+    r = expect(PASS,
+        "sql --db r.db --format csv "
+        "SELECT/**/run,count(theta)>0,count(tau)>0,count(lambda)>0/**/FROM/**/v_ledger/**/GROUP/**/"
+        "BY/**/run");
+    cr_expect(has(&r.out, "1,1,0,1") && has(&r.out, "2,0,0,0") && has(&r.out, "3,0,0,1") &&
+            has(&r.out, "4,1,1,1"),
+        "%s", str_get(&r.out));
     ran_clear(&r);
-    r = expect(PASS, "sql --db r.db --format csv SELECT/**/id,pvthreshd/**/FROM/**/v_runs/**/WHERE/**/id=3");
+    r = expect(PASS,
+        "sql --db r.db --format csv SELECT/**/id,pvthreshd/**/FROM/**/v_runs/**/WHERE/**/id=3");
     cr_expect(has(&r.out, "3,4"), "%s", str_get(&r.out));
     ran_clear(&r);
 }
@@ -885,12 +937,15 @@ Test(cli, thresholds_not_looked_at_and_times_not_taken_are_not_shown, .init = en
 /* The guide's prompts are a few tokens long: that they match shows nothing, and that is said. */
 Test(cli, short_prompts_are_said_to_run_dense, .init = enter, .fini = leave)
 {
-    struct ran r = expect(PASS, EVAL SHORT "--topk .5 --min-sparse-tokens 1 --generate -o after.json");
-    cr_expect(has(&r.out, "3 of 3 prompts lie within one tile, so both sides ran dense"), "%s", str_get(&r.out));
+    struct ran r =
+        expect(PASS, EVAL SHORT "--topk .5 --min-sparse-tokens 1 --generate -o after.json");
+    cr_expect(has(&r.out, "3 of 3 prompts lie within one tile, so both sides ran dense"), "%s",
+        str_get(&r.out));
     ran_clear(&r);
     cJSON *root = json_of("after.json");
     const cJSON *x;
-    cJSON_ArrayForEach(x, at(root, "generation")) cr_expect_str_eq(at(x, "prefill")->valuestring, "dense");
+    cJSON_ArrayForEach(x, at(root, "generation"))
+        cr_expect_str_eq(at(x, "prefill")->valuestring, "dense");
     cJSON_Delete(root);
     r = expect(PASS, EVAL SHORT "--topk .5");
     cr_expect(!has(&r.out, "ran dense"), "%s", str_get(&r.out));

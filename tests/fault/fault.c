@@ -1,12 +1,13 @@
 /* Preloaded by tests: makes the N-th call of a kind fail, and gives a file system fewer abilities.
  *
- *   SG_FAULT=KIND:N      the N-th call of malloc, write, fsync, mmap, open or sqlite (a step) fails, once
- *   SG_FAULT_COUNT=FILE  at the end, how many calls of each kind there were: "malloc 812\nwrite 40\n..."
- *   SG_NO_SHM=1          files whose name ends with "-shm" cannot be mapped
+ *   SG_FAULT=KIND:N      the N-th call of malloc, write, fsync, mmap, open or sqlite (a step)
+ * fails, once SG_FAULT_COUNT=FILE  at the end, how many calls of each kind there were: "malloc
+ * 812\nwrite 40\n..." SG_NO_SHM=1          files whose name ends with "-shm" cannot be mapped
  *   SG_NO_LOCKS=1        there are no file locks
  *   SG_CLOCK=F           the monotonic clock runs F times as fast
  *
- * Calls of the program and of its libraries count alike, those before main and those of the C library among themselves do not.
+ * Calls of the program and of its libraries count alike, those before main and those of the C
+ * library among themselves do not.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -46,9 +47,12 @@ static bool fails(enum kind kind)
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *fault = getenv("SG_FAULT"), *colon = fault ? strchr(fault, ':') : NULL, *factor = getenv("SG_CLOCK");
+    const char *fault = getenv("SG_FAULT"), *colon = fault ? strchr(fault, ':') : NULL,
+               *factor = getenv("SG_CLOCK");
     for (int i = 0; colon && i < N_KINDS; i++)
-        if (strlen(names[i]) == (size_t)(colon - fault) && strncmp(fault, names[i], strlen(names[i])) == 0) fail_kind = i;
+        if (strlen(names[i]) == (size_t)(colon - fault) &&
+            strncmp(fault, names[i], strlen(names[i])) == 0)
+            fail_kind = i;
     if (colon) fail_at = strtol(colon + 1, NULL, 10);
     if (factor) clock_factor = strtod(factor, NULL);
     no_shm = getenv("SG_NO_SHM") != NULL;
@@ -73,7 +77,10 @@ static void *none(void)
 
 void *malloc(size_t size) { return fails(KIND_MALLOC) ? none() : __libc_malloc(size); }
 void *calloc(size_t n, size_t size) { return fails(KIND_MALLOC) ? none() : __libc_calloc(n, size); }
-void *realloc(void *p, size_t size) { return fails(KIND_MALLOC) ? none() : __libc_realloc(p, size); }
+void *realloc(void *p, size_t size)
+{
+    return fails(KIND_MALLOC) ? none() : __libc_realloc(p, size);
+}
 
 static int full(void)
 {
@@ -138,7 +145,8 @@ int open64(const char *path, int flags, ...)
         mode = va_arg(ap, mode_t);
         va_end(ap);
     }
-    if (strncmp(path, "/proc/", 6) && strncmp(path, "/sys/", 5) && fails(KIND_OPEN)) return errno = EMFILE, -1;
+    if (strncmp(path, "/proc/", 6) && strncmp(path, "/sys/", 5) && fails(KIND_OPEN))
+        return errno = EMFILE, -1;
     return real(path, flags, mode);
 }
 
@@ -161,7 +169,8 @@ int fcntl64(int fd, int command, ...)
     va_start(ap, command);
     void *argument = va_arg(ap, void *);
     va_end(ap);
-    if (no_locks && (command == F_SETLK || command == F_SETLKW || command == F_GETLK)) return errno = ENOLCK, -1;
+    if (no_locks && (command == F_SETLK || command == F_SETLKW || command == F_GETLK))
+        return errno = ENOLCK, -1;
     return real(fd, command, argument);
 }
 
@@ -190,6 +199,7 @@ int clock_gettime(clockid_t clock, struct timespec *t)
 struct sqlite3_stmt;
 int sqlite3_step(struct sqlite3_stmt *stmt)
 {
-    int (*real)(struct sqlite3_stmt *) = (int (*)(struct sqlite3_stmt *))dlsym(RTLD_NEXT, "sqlite3_step");
+    int (*real)(struct sqlite3_stmt *) =
+        (int (*)(struct sqlite3_stmt *))dlsym(RTLD_NEXT, "sqlite3_step");
     return fails(KIND_SQLITE) ? 10 : real(stmt);
 }

@@ -1,5 +1,5 @@
-/* Any text as config.json and as generation_config.json: refused, or numbers in the documented ranges and
- * finite frequencies. */
+/* Any text as config.json and as generation_config.json: refused, or numbers in the documented
+ * ranges and finite frequencies. */
 #include "engine/checkpoint/config.h"
 #include "engine/rope.h"
 
@@ -26,7 +26,8 @@ static void check_frequencies(const struct llama_config *c, int seq_len)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct llama_config c;
-    char *text = malloc(size + 1); /* json_parse() takes a length; the byte behind must not be looked at */
+    /* json_parse() takes a length; the byte behind must not be looked at */
+    char *text = malloc(size + 1);
     memcpy(text, data, size);
     text[size] = '{';
     if (llama_config_parse(&c, "input", text, size) == OK) {

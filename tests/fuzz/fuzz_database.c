@@ -1,5 +1,5 @@
-/* Contents of a database: a sound file with some bytes changed, read by everything that reads. The input is a list of changes:
- * four bytes of place (of the file's size) and one of value each. */
+/* Contents of a database: a sound file with some bytes changed, read by everything that reads. The
+ * input is a list of changes: four bytes of place (of the file's size) and one of value each. */
 #include "harness/measure/curve_db.h"
 #include "reports/gate.h"
 #include "reports/tables.h"
@@ -25,8 +25,18 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     snprintf(path, sizeof path, "/tmp/fuzz_database_%d.db", (int)getpid());
     unlink(path);
     must(store_open(&s, path, STORE_WRITE));
-    fixture_run(&f, (struct fixture_options){.seed = 1, .n_samples = 2, .n_layers = 2, .n_heads = 2, .sparsity = .4, .error = 1,
-                                             .method = "sparge", .rule = "l1", .tasks = true, .latency = true, .words = true});
+    fixture_run(&f,
+        (struct fixture_options){.seed = 1,
+            .n_samples = 2,
+            .n_layers = 2,
+            .n_heads = 2,
+            .sparsity = .4,
+            .error = 1,
+            .method = "sparge",
+            .rule = "l1",
+            .tasks = true,
+            .latency = true,
+            .words = true});
     must(store_run_put(s, &f.d, false, NULL));
     struct planned_cell cell = {f.d.run.key, f.d.run.slot, f.d.run.key_json};
     must(store_plan_put(s, "grid", "{}", &cell, 1));
@@ -80,7 +90,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
     char *bytes = malloc(sound.len);
     memcpy(bytes, sound.data, sound.len);
     for (size_t i = 0; i + 5 <= size; i += 5) {
-        size_t at = (size_t)data[i] << 24 | (size_t)data[i + 1] << 16 | (size_t)data[i + 2] << 8 | data[i + 3];
+        size_t at = (size_t)data[i] << 24 | (size_t)data[i + 1] << 16 | (size_t)data[i + 2] << 8 |
+            data[i + 3];
         bytes[at % sound.len] = (char)data[i + 4];
     }
     fwrite(bytes, 1, sound.len, f);

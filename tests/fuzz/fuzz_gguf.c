@@ -16,11 +16,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct llama_config c;
     struct safetensors tensors;
     struct tokenizer *t = NULL;
-    if (gguf_config(&g, &config) == OK && llama_config_parse(&c, "x.gguf", str_get(&config), config.len) != OK)
+    if (gguf_config(&g, &config) == OK &&
+        llama_config_parse(&c, "x.gguf", str_get(&config), config.len) != OK)
         str_reset(&config);
     if (gguf_tensors(&g, &tensors) == OK) safetensors_close(&tensors);
     if (gguf_tokenizer(&g, &json, &settings) == OK &&
-        tokenizer_parse(&t, "x.gguf", str_get(&json), json.len, str_get(&settings), settings.len) == OK)
+        tokenizer_parse(&t, "x.gguf", str_get(&json), json.len, str_get(&settings), settings.len) ==
+            OK)
         tokenizer_close(&t);
     gguf_close(&g);
     str_clear(&config);

@@ -1,9 +1,10 @@
-/* Any text as one of the files that people edit or download: tuned.json, before_tune.json, a gate's bounds, a
- * suite's JSON Lines. Refused with a message, or within the documented ranges; what was read can be used, and
- * thresholds read back equal.
+/* Any text as one of the files that people edit or download: tuned.json, before_tune.json, a gate's
+ * bounds, a suite's JSON Lines. Refused with a message, or within the documented ranges; what was
+ * read can be used, and thresholds read back equal.
  *
- * Input that begins with a brace or bracket goes to every reader. Otherwise it is an edit of a good file: one
- * byte that chooses it, two for a place, one for how many bytes to take out there, the rest is put in. */
+ * Input that begins with a brace or bracket goes to every reader. Otherwise it is an edit of a good
+ * file: one byte that chooses it, two for a place, one for how many bytes to take out there, the
+ * rest is put in. */
 #include "engine/tuner/tuned.h"
 #include "reports/gate.h"
 #include "reports/runjson.h"
@@ -115,7 +116,8 @@ static void try_run(const char *path)
 
 static void try_lines(const char *path)
 {
-    static const char *const keys[] = {"text", "context", "continuation", "query", "choices", "gold"};
+    static const char *const keys[] = {
+        "text", "context", "continuation", "query", "choices", "gold"};
     struct field_map fields;
     struct jsonl in = {0};
     require(field_map_parse(&fields, "text=a.b") == OK);
@@ -142,28 +144,36 @@ static const char good_bounds[] =
     "{\"min_cosine\": 0.98, \"max_kl\": 0.02, \"max_ppl_increase\": null, \"min_sparsity\": 3e-1}";
 
 static const char good_run[] =
-    "{\"schema_version\":1,\"config\":{\"model\":\"m\",\"simthreshd1\":0.6,\"cdfthreshd\":0.98,\"pvthreshd\":"
+    "{\"schema_version\":1,\"config\":{\"model\":\"m\",\"simthreshd1\":0.6,\"cdfthreshd\":0.98,"
+    "\"pvthreshd\":"
     "50,"
-    "\"num_samples\":2,\"max_length\":512,\"layer_range\":null,\"l1\":null,\"pv_l1\":null,\"method\":"
+    "\"num_samples\":2,\"max_length\":512,\"layer_range\":null,\"l1\":null,\"pv_l1\":null,"
+    "\"method\":"
     "\"sparge\","
-    "\"window\":null,\"block_q\":128,\"block_k\":64,\"layers\":\"all\",\"seed\":\"7\"},\"generation\":[{"
+    "\"window\":null,\"block_q\":128,\"block_k\":64,\"layers\":\"all\",\"seed\":\"7\"},"
+    "\"generation\":[{"
     "\"prompt\":\"a\","
-    "\"dense\":\"b\",\"sparse\":\"c\",\"token_match\":1,\"text_similarity\":0.5,\"n_tokens\":50}],\"detailed_"
+    "\"dense\":\"b\",\"sparse\":\"c\",\"token_match\":1,\"text_similarity\":0.5,\"n_tokens\":50}],"
+    "\"detailed_"
     "results\":["
-    "{\"text_idx\":0,\"seq_len\":477,\"n_scored\":476,\"fell_back\":false,\"sparsity\":0.25,\"kl_mean\":0.1}]"
+    "{\"text_idx\":0,\"seq_len\":477,\"n_scored\":476,\"fell_back\":false,\"sparsity\":0.25,\"kl_"
+    "mean\":0.1}]"
     ","
-    "\"metrics\":[{\"scope\":\"overall\",\"name\":\"cosine\",\"n\":954,\"mean\":0.9,\"p1\":0.5,\"lo\":0.89,"
+    "\"metrics\":[{\"scope\":\"overall\",\"name\":\"cosine\",\"n\":954,\"mean\":0.9,\"p1\":0.5,"
+    "\"lo\":0.89,"
     "\"hi\":0.91},"
     "{\"scope\":\"overall\",\"name\":\"sparsity\",\"n\":2,\"mean\":0.3}],\"identity\":{\"model\":{"
     "\"fingerprint\":\"f\","
-    "\"name\":\"m\",\"n_layers\":8},\"data\":{\"fingerprint\":\"d\",\"suite\":\"text\",\"name\":\"t\",\"n_"
+    "\"name\":\"m\",\"n_layers\":8},\"data\":{\"fingerprint\":\"d\",\"suite\":\"text\",\"name\":"
+    "\"t\",\"n_"
     "tokens\":9}},"
     "\"provenance\":{\"status\":\"done\",\"dirty\":true,\"argv\":[\"eval\"],\"attention_calls\":16,"
     "\"dense_fallback_calls\":0}}";
 
-static const char good_lines[] = "{\"text\":\"one two\",\"a\":{\"b\":\"three\"}}\r\n\n"
-                                 "{\"context\":\"one \",\"continuation\":\"two\"}\n"
-                                 "{\"query\":\"which?\",\"choices\":[\"this\",\"that\"],\"gold\":1}";
+static const char good_lines[] =
+    "{\"text\":\"one two\",\"a\":{\"b\":\"three\"}}\r\n\n"
+    "{\"context\":\"one \",\"continuation\":\"two\"}\n"
+    "{\"query\":\"which?\",\"choices\":[\"this\",\"that\"],\"gold\":1}";
 
 static const char *good_tuned(void)
 {
@@ -199,7 +209,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         close(f.fd);
         return 0;
     }
-    const char *const good[] = {good_tuned(), good_bounds, good_run, good_lines}, *text = good[data[0] % 4];
+    const char *const good[] = {good_tuned(), good_bounds, good_run, good_lines},
+                      *text = good[data[0] % 4];
     size_t n = strlen(text), at = (size_t)(data[1] << 8 | data[2]) % (n + 1);
     size_t cut = data[3] < n - at ? data[3] : n - at;
     struct str edited = {0};

@@ -24,8 +24,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
     struct plan_settings settings = {.num_samples = PLAN_UNSET, .seed = PLAN_UNSET};
     struct arena *arena = NULL;
     struct str beaten = {0};
-    struct text_list *const lists[] = {&axes.max_length, &axes.method, &axes.block, &axes.layers, &axes.heads, &axes.rule,
-                                       &axes.l1, &axes.pv_l1, &axes.simthreshd1, &axes.cdfthreshd, &axes.pvthreshd};
+    struct text_list *const lists[] = {&axes.max_length, &axes.method, &axes.block, &axes.layers,
+        &axes.heads, &axes.rule, &axes.l1, &axes.pv_l1, &axes.simthreshd1, &axes.cdfthreshd,
+        &axes.pvthreshd};
     enum { N_LISTS = sizeof lists / sizeof *lists };
     char *text = strndup((const char *)data + 1, size - 1);
     enum status st = OK;
@@ -44,7 +45,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
     if (st == OK && plan_expand(&axes, 8, 4, &plan) == OK)
         for (int i = 0; i < plan.n; i++) {
             const struct plan_cell *c = &plan.cells[i];
-            if (c->max_length < 2 || !c->method || !c->layers || c->head >= 4 || (c->tuned && !(c->pv_l1 > c->l1))) abort();
+            if (c->max_length < 2 || !c->method || !c->layers || c->head >= 4 ||
+                (c->tuned && !(c->pv_l1 > c->l1)))
+                abort();
             if (c->simthreshd1 == 0 && signbit(c->simthreshd1)) abort(); /* -0 is another key */
         }
     plan_clear(&plan);

@@ -1,4 +1,5 @@
-/* Any bytes as a safetensors file: refused, or every tensor lies inside and can be found and read. */
+/* Any bytes as a safetensors file: refused, or every tensor lies inside and can be found and read.
+ */
 #include "engine/checkpoint/safetensors.h"
 
 #include <stdlib.h>

@@ -1,64 +1,70 @@
 /* Hostile tokenizer.json and hostile text.
  *
- * Input: one byte that chooses a tokenizer, then, for choice 0, a tokenizer.json up to the first zero byte,
- * then the text. Whatever comes: no crash, no id without token, offsets that never decrease; and byte-level
- * ids give the repaired text back.
+ * Input: one byte that chooses a tokenizer, then, for choice 0, a tokenizer.json up to the first
+ * zero byte, then the text. Whatever comes: no crash, no id without token, offsets that never
+ * decrease; and byte-level ids give the repaired text back.
  */
 #include "engine/tokenizer/tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define SPECIAL(id, content, strip, normalized)                                                              \
-    "{\"id\":" id ",\"content\":\"" content "\",\"single_word\":" strip ",\"lstrip\":" strip                 \
+#define SPECIAL(id, content, strip, normalized)                                              \
+    "{\"id\":" id ",\"content\":\"" content "\",\"single_word\":" strip ",\"lstrip\":" strip \
     ",\"rstrip\":" strip ",\"normalized\":" normalized ",\"special\":true}"
-#define METASPACE_MODEL                                                                                      \
-    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<u>\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{" \
-    "\"<u>\":0,\"\u2581\":1,\"a\":2,\"b\":3,\"ab\":4,\"\u2581a\":5,\"aa\":6,\"<0xC3>\":7,\"<0xA9>\":8,"      \
-    "\"e\":9,"                                                                                               \
+#define METASPACE_MODEL                                                                            \
+    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<u>\",\"fuse_unk\":true,\"byte_fallback\":true,"  \
+    "\"vocab\":{"                                                                                  \
+    "\"<u>\":0,\"\u2581\":1,\"a\":2,\"b\":3,\"ab\":4,\"\u2581a\":5,\"aa\":6,\"<0xC3>\":7,\"<0xA9>" \
+    "\":8,"                                                                                        \
+    "\"e\":9,"                                                                                     \
     "\"\u2581\u2581\":10},\"merges\":[\"a b\",\"\u2581 a\",\"a a\",\"\u2581 \u2581\"]}}"
 
-static const char metaspace[] =
-    "{\"version\":\"1.0\",\"added_tokens\":[" SPECIAL("11", "<x>", "true", "false") "," SPECIAL(
-        "12", "b a", "false", "true") "],\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":"
-                                      "\"Prepend\",\"prepend\":\"\u2581\"},"
-                                      "{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
-                                      "\"},\"content\":\"\u2581\"}]},\"decoder\":{\"type\":"
-                                      "\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
-                                      "\"String\":\"\u2581\"},\"content\":\" \"},"
-                                      "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\","
-                                      "\"content\":\" \",\"start\":1,\"stop\":0}]}," METASPACE_MODEL;
+static const char metaspace[] = "{\"version\":\"1.0\",\"added_tokens\":[" SPECIAL(
+    "11", "<x>", "true", "false") "," SPECIAL("12", "b a", "false",
+    "true") "],\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":"
+            "\"Prepend\",\"prepend\":\"\u2581\"},"
+            "{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
+            "\"},\"content\":\"\u2581\"}]},\"decoder\":{\"type\":"
+            "\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
+            "\"String\":\"\u2581\"},\"content\":\" \"},"
+            "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\","
+            "\"content\":\" \",\"start\":1,\"stop\":0}]}," METASPACE_MODEL;
 
-static const char normalized[] = "{\"version\":\"1.0\",\"added_tokens\":[" SPECIAL(
-    "11", "\u00e9a", "true", "true") "],\"normalizer\":{\"type\":\"NFKC\"},\"pre_tokenizer\":{\"type\":"
-                                     "\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\","
-                                     "\"individual_digits\":true},{\"type\":\"Metaspace\",\"replacement\":"
-                                     "\"\u2581\",\"prepend_scheme\":\"first\","
-                                     "\"split\":true}]},\"decoder\":{\"type\":\"Metaspace\",\"replacement\":"
-                                     "\"\u2581\",\"prepend_scheme\":\"first\","
-                                     "\"split\":true}," METASPACE_MODEL;
+static const char normalized[] = "{\"version\":\"1.0\",\"added_tokens\":[" SPECIAL("11", "\u00e9a",
+    "true", "true") "],\"normalizer\":{\"type\":\"NFKC\"},\"pre_tokenizer\":{\"type\":"
+                    "\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\","
+                    "\"individual_digits\":true},{\"type\":\"Metaspace\",\"replacement\":"
+                    "\"\u2581\",\"prepend_scheme\":\"first\","
+                    "\"split\":true}]},\"decoder\":{\"type\":\"Metaspace\",\"replacement\":"
+                    "\"\u2581\",\"prepend_scheme\":\"first\","
+                    "\"split\":true}," METASPACE_MODEL;
 
 /* Byte-level: all 256 bytes and a few merges, with the pattern of Llama-3. */
 static struct str byte_level_json(void)
 {
     struct str out = {0};
     str_add(&out,
-            "{\"version\":\"1.0\",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":"
-            "\"Split\","
-            "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|"
-            "\\\\p{N}{1,3}| "
-            "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
-            "\"behavior\":\"Isolated\",\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-            "\"trim_offsets\":true,\"use_regex\":false}]},\"decoder\":{\"type\":\"ByteLevel\"},"
-            "\"model\":{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{");
+        "{\"version\":\"1.0\",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{"
+        "\"type\":"
+        "\"Split\","
+        "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{"
+        "L}+|"
+        "\\\\p{N}{1,3}| "
+        "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
+        "\"behavior\":\"Isolated\",\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":"
+        "false,"
+        "\"trim_offsets\":true,\"use_regex\":false}]},\"decoder\":{\"type\":\"ByteLevel\"},"
+        "\"model\":{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{");
     for (unsigned byte = 0, extra = 0; byte < 256; byte++) {
         int printable = (byte > 0x20 && byte < 0x7F) || (byte > 0xA0 && byte != 0xAD);
         str_addf(&out, "\"\\u%04x\":%u,", printable ? byte : 0x100 + extra, byte);
         extra += !printable;
     }
     str_add(&out,
-            "\"aa\":256,\"aaaa\":257,\"\\u0120a\":258,\"xyz\":259},\"merges\":[[\"a\",\"a\"],[\"aa\",\"aa\"],"
-            "[\"\\u0120\",\"a\"]]}}");
+        "\"aa\":256,\"aaaa\":257,\"\\u0120a\":258,\"xyz\":259},\"merges\":[[\"a\",\"a\"],[\"aa\","
+        "\"aa\"],"
+        "[\"\\u0120\",\"a\"]]}}");
     return out;
 }
 

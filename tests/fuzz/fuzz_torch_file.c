@@ -1,7 +1,7 @@
 /* Any bytes as a file of torch.save: refused, or every tensor lies inside and can be read.
  *
- * First byte even: the rest is the whole archive. Odd: the rest is the pickle of an archive that is otherwise
- * sound, since random changes to an archive seldom get past its checksums.
+ * First byte even: the rest is the whole archive. Odd: the rest is the pickle of an archive that is
+ * otherwise sound, since random changes to an archive seldom get past its checksums.
  */
 #include "engine/tuner/sparge_pt.h"
 #include "engine/checkpoint/torch_zip.h"
@@ -23,9 +23,10 @@ static void check_tensor(const struct torch_tensor *t, const uint8_t *data, size
     int64_t n = torch_tensor_elements(t);
     require(n >= 0 && *torch_tensor_shape_text(t, shape, sizeof shape) == '[');
     require(t->storage >= data &&
-            (size_t)t->storage_count * torch_type_size(t->type) <= (size_t)(data + size - t->storage));
+        (size_t)t->storage_count * torch_type_size(t->type) <= (size_t)(data + size - t->storage));
     double sum = 0;
-    for (int64_t i = 0; i < n && i < 1000; i++) sum += torch_tensor_at(t, i) + torch_tensor_at(t, n - 1 - i);
+    for (int64_t i = 0; i < n && i < 1000; i++)
+        sum += torch_tensor_at(t, i) + torch_tensor_at(t, n - 1 - i);
     require(sum == sum || isnan(sum));
 }
 
@@ -38,7 +39,8 @@ static void check_tuned(const struct torch_file *f)
     }
     for (int i = 0; i < 12; i++) {
         const struct head_params *p = &t.heads[i].params;
-        require(p->cdfthreshd >= 0 && p->cdfthreshd <= 1 && p->pvthreshd >= 0 && p->pvthreshd <= 50);
+        require(
+            p->cdfthreshd >= 0 && p->cdfthreshd <= 1 && p->pvthreshd >= 0 && p->pvthreshd <= 50);
         require(p->simthreshd1 >= -1 && p->simthreshd1 <= 1);
     }
     tuned_clear(&t);

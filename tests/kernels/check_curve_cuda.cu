@@ -4,8 +4,9 @@
  *   check_curve_cuda --quick   small sizes only, for compute-sanitizer
  *   check_curve_cuda --time    one layer of one sample: 32 query and 8 kv heads, medians
  *
- * The device rounds P to bf16 and the CPU does not, so errors may differ a little; ranks of equal weight within
- * rounding may change places, which shows as other tiles kept: such points are counted and few.
+ * The device rounds P to bf16 and the CPU does not, so errors may differ a little; ranks of equal
+ * weight within rounding may change places, which shows as other tiles kept: such points are
+ * counted and few.
  */
 extern "C" {
 #include "base/clock.h"
@@ -18,7 +19,8 @@ extern "C" {
 static const double LIMIT = 2e-4;      /* absolute, on l1: ten times what was measured on an H200 */
 static const double REST_LIMIT = 2e-3; /* on cosine and rmse */
 static const double TAIL_LIMIT = 1e-2; /* one row decides a tail: three times what was measured */
-static const double MISPLACED = .001;  /* share of points that may keep other tiles; 2 of 700 000 did */
+/* share of points that may keep other tiles; 2 of 700 000 did */
+static const double MISPLACED = .001;
 
 static int n_failed, n_checked;
 static double worst_l1, worst_tail;
@@ -47,8 +49,10 @@ struct curve_problem {
     double sharp; /* 0: no structure */
 };
 
-/* Rows wander, at times in jumps, so that blocks differ in how alike their rows are. [n, heads, d] */
-static std::vector<__nv_bfloat16> wander(struct rng *r, const curve_problem &p, int heads, double sharp)
+/* Rows wander, at times in jumps, so that blocks differ in how alike their rows are. [n, heads, d]
+ */
+static std::vector<__nv_bfloat16> wander(
+    struct rng *r, const curve_problem &p, int heads, double sharp)
 {
     std::vector<__nv_bfloat16> x((size_t)p.n * heads * p.d);
     std::vector<double> at(p.d);
@@ -58,7 +62,9 @@ static std::vector<__nv_bfloat16> wander(struct rng *r, const curve_problem &p, 
         for (int t = 0; t < p.n; t++) {
             if (t % 48 == 0) speed = rng_below(r, 3) == 0 ? 1 : .02 + .2 * rng_unit(r);
             for (int i = 0; i < p.d; i++) {
-                at[i] = sharp > 0 ? sqrt(1 - speed * speed * .5) * at[i] + speed * .7 * rng_normal(r) : rng_normal(r);
+                at[i] = sharp > 0
+                    ? sqrt(1 - speed * speed * .5) * at[i] + speed * .7 * rng_normal(r)
+                    : rng_normal(r);
                 x[((size_t)t * heads + h) * p.d + i] =
                     __float2bfloat16((float)((sharp > 0 ? sharp : 1) * at[i] + .4 * (i % 3 - 1)));
             }
@@ -86,7 +92,8 @@ struct inputs {
         for (auto x : hv) v.push_back(__bfloat162float(x));
         o.assign(q.size(), 0);
         device = {};
-        device.dtype = DTYPE_BF16, device.n_q = p.n, device.n_heads = p.heads, device.n_kv_heads = p.kv_heads;
+        device.dtype = DTYPE_BF16, device.n_q = p.n, device.n_heads = p.heads,
+        device.n_kv_heads = p.kv_heads;
         device.head_dim = p.d, device.scale = 1 / sqrtf((float)p.d), device.block = p.block;
         device.q = dq.at, device.k = dk.at, device.v = dv.at, device.o = dout.at;
         device.q_row = device.o_row = (ptrdiff_t)p.heads * p.d,
@@ -106,7 +113,8 @@ struct inputs {
     }
 };
 
-static void compare_points(const char *name, const struct curve_point *got, const struct curve_point *want, int n)
+static void compare_points(
+    const char *name, const struct curve_point *got, const struct curve_point *want, int n)
 {
     long others = 0;
     double l1 = 0, tail = 0, rest = 0;
@@ -117,26 +125,30 @@ static void compare_points(const char *name, const struct curve_point *got, cons
         }
         l1 = std::max(l1, (double)fabsf(got[i].error.l1 - want[i].error.l1));
         tail = std::max(tail, (double)fabsf(got[i].error.tail - want[i].error.tail));
-        rest = std::max(rest, (double)std::max(fabsf(got[i].error.cosine - want[i].error.cosine),
-                                               fabsf(got[i].error.rmse - want[i].error.rmse)));
+        rest = std::max(rest,
+            (double)std::max(fabsf(got[i].error.cosine - want[i].error.cosine),
+                fabsf(got[i].error.rmse - want[i].error.rmse)));
         if (!(got[i].error.l1 >= 0)) l1 = 1; /* NaN */
     }
     n_points += n, n_other_tiles += others;
     worst_l1 = std::max(worst_l1, l1), worst_tail = std::max(worst_tail, tail);
-    bool good = l1 <= LIMIT && rest <= REST_LIMIT && tail <= TAIL_LIMIT && (double)others <= MISPLACED * n + 1;
+    bool good = l1 <= LIMIT && rest <= REST_LIMIT && tail <= TAIL_LIMIT &&
+        (double)others <= MISPLACED * n + 1;
     if (!good || getenv("SG_VERBOSE"))
-        printf("     %s: l1 off by %.2g, cosine or rmse %.2g, tail %.2g; %ld of %d points keep other tiles\n", name, l1,
-               rest, tail, others, n);
+        printf("     %s: l1 off by %.2g, cosine or rmse %.2g, tail %.2g; %ld of %d points keep "
+               "other tiles\n",
+            name, l1, rest, tail, others, n);
     verdict(good, name);
 }
 
-static void check_thetas(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a,
-                         buffer<uint8_t> &ws)
+static void check_thetas(const char *name, const curve_problem &p, inputs &x,
+    struct curve_cuda_args *a, buffer<uint8_t> &ws)
 {
     std::vector<struct curve> got(p.heads), again(p.heads);
     std::vector<int> heads(p.heads);
     std::vector<struct curve *> out(p.heads), out_again(p.heads);
-    for (int h = 0; h < p.heads; h++) heads[h] = h, out[h] = &got[h], out_again[p.heads - 1 - h] = &again[h];
+    for (int h = 0; h < p.heads; h++)
+        heads[h] = h, out[h] = &got[h], out_again[p.heads - 1 - h] = &again[h];
     memset(got.data(), 0xff, got.size() * sizeof got[0]);
     CHECK_OK(curve_cuda_thetas(a, heads.data(), p.heads, ws.at, NULL, out.data()));
 
@@ -147,7 +159,8 @@ static void check_thetas(const char *name, const curve_problem &p, inputs &x, st
     memset(again.data(), 0xff, again.size() * sizeof again[0]);
     ws.fill(0xff);
     CHECK_OK(curve_cuda_thetas(&little, heads.data(), p.heads, ws.at, NULL, out_again.data()));
-    verdict(memcmp(got.data(), again.data(), got.size() * sizeof got[0]) == 0, "a repeated call gives the same bits");
+    verdict(memcmp(got.data(), again.data(), got.size() * sizeof got[0]) == 0,
+        "a repeated call gives the same bits");
 
     struct curve want;
     for (int h = 0; h < p.heads; h++) {
@@ -162,14 +175,15 @@ static void check_thetas(const char *name, const curve_problem &p, inputs &x, st
     }
 }
 
-static void check_lambdas(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a,
-                          buffer<uint8_t> &ws, std::vector<struct pv_curve> &got)
+static void check_lambdas(const char *name, const curve_problem &p, inputs &x,
+    struct curve_cuda_args *a, buffer<uint8_t> &ws, std::vector<struct pv_curve> &got)
 {
     const struct threshold_pair pairs[3] = {{-1, .5f, 0}, {.25f, .9f, 0}, {.5f, .98f, 0}};
     std::vector<struct curve_cuda_pairs> work;
     std::vector<struct pv_curve> again((size_t)p.heads * 3), want(3);
     got.resize(again.size());
-    for (int h = 0; h < p.heads; h++) work.push_back({h, h == 1 ? 1 : 3, pairs, &got[(size_t)h * 3]});
+    for (int h = 0; h < p.heads; h++)
+        work.push_back({h, h == 1 ? 1 : 3, pairs, &got[(size_t)h * 3]});
     CHECK_OK(curve_cuda_lambdas(a, work.data(), p.heads, ws.at, NULL));
     struct curve_cuda_args little = *a;
     little.budget = 3u << 20;
@@ -177,8 +191,9 @@ static void check_lambdas(const char *name, const curve_problem &p, inputs &x, s
     ws.fill(0xff);
     CHECK_OK(curve_cuda_lambdas(&little, work.data(), p.heads, ws.at, NULL));
     for (int h = 0; h < p.heads; h++) {
-        verdict(memcmp(&got[(size_t)h * 3], &again[(size_t)h * 3], sizeof want[0] * (size_t)work[h].n) == 0,
-                "repeated curves over lambda give the same bits");
+        verdict(memcmp(&got[(size_t)h * 3], &again[(size_t)h * 3],
+                    sizeof want[0] * (size_t)work[h].n) == 0,
+            "repeated curves over lambda give the same bits");
         struct attn_args host = x.host(p, h);
         struct mask_args m = {};
         m.attn = &host, m.smooth_k = p.smooth;
@@ -192,10 +207,11 @@ static void check_lambdas(const char *name, const curve_problem &p, inputs &x, s
     }
 }
 
-/* The inference kernel's output for pair 0 at two λ: its errors by the device and by the CPU's arithmetic, and beside
- * what the curve said, from which it differs by the rounding of the output to bf16. */
-static void check_errors(const char *name, const curve_problem &p, inputs &x, struct curve_cuda_args *a,
-                         buffer<uint8_t> &ws, const std::vector<struct pv_curve> &curves)
+/* The inference kernel's output for pair 0 at two λ: its errors by the device and by the CPU's
+ * arithmetic, and beside what the curve said, from which it differs by the rounding of the output
+ * to bf16. */
+static void check_errors(const char *name, const curve_problem &p, inputs &x,
+    struct curve_cuda_args *a, buffer<uint8_t> &ws, const std::vector<struct pv_curve> &curves)
 {
     struct tile_map map = tile_map_shape(p.block, p.heads, 0, p.n);
     buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
@@ -224,18 +240,22 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x, st
         for (int h = 0; h < p.heads; h++) {
             for (int t = 0; t < p.n; t++)
                 for (int i = 0; i < p.d; i++)
-                    out[(size_t)t * p.d + i] = __bfloat162float(raw[((size_t)t * p.heads + h) * p.d + i]);
+                    out[(size_t)t * p.d + i] =
+                        __bfloat162float(raw[((size_t)t * p.heads + h) * p.d + i]);
             struct attn_args dense = x.host(p, h);
             dense.o = exact.data() + (size_t)h * p.n * p.d;
             struct output_error want;
             CHECK_OK(output_error_of(&dense, out.data(), row.data(), &want));
-            bool good = fabsf(got[h].l1 - want.l1) < 1e-5f && fabsf(got[h].tail - want.tail) < 1e-5f &&
-                        fabsf(got[h].cosine - want.cosine) < 1e-5f && fabsf(got[h].rmse - want.rmse) < 1e-5f;
+            bool good = fabsf(got[h].l1 - want.l1) < 1e-5f &&
+                fabsf(got[h].tail - want.tail) < 1e-5f &&
+                fabsf(got[h].cosine - want.cosine) < 1e-5f &&
+                fabsf(got[h].rmse - want.rmse) < 1e-5f;
             float curve = curves[(size_t)h * 3].points[step].error.l1;
             bool near = fabsf(got[h].l1 - curve) < 5e-3f;
             if (!good || !near || getenv("SG_VERBOSE"))
-                printf("     %s, head %d, lambda %g, %s: l1 %g (CPU %g, curve %g), tail %g (%g)\n", name, h, step / 2.0,
-                       impl->name, got[h].l1, want.l1, curve, got[h].tail, want.tail);
+                printf("     %s, head %d, lambda %g, %s: l1 %g (CPU %g, curve %g), tail %g (%g)\n",
+                    name, h, step / 2.0, impl->name, got[h].l1, want.l1, curve, got[h].tail,
+                    want.tail);
             verdict(good, "errors of an output");
             verdict(near, "the curve foretells the kernel");
         }
@@ -245,8 +265,8 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x, st
 static void check(const curve_problem &p, uint64_t seed)
 {
     char name[160];
-    snprintf(name, sizeof name, "n=%d heads=%d/%d d=%d block=%dx%d smooth=%s sharp=%g", p.n, p.heads, p.kv_heads, p.d,
-             p.block.q, p.block.k, smooth_k_name(p.smooth), p.sharp);
+    snprintf(name, sizeof name, "n=%d heads=%d/%d d=%d block=%dx%d smooth=%s sharp=%g", p.n,
+        p.heads, p.kv_heads, p.d, p.block.q, p.block.k, smooth_k_name(p.smooth), p.sharp);
     inputs x(p, seed);
     struct curve_cuda_args a = {&x.device, p.smooth, NULL, 0};
     buffer<uint8_t> exact(curve_cuda_exact_bytes(&x.device)), ws(curve_cuda_workspace(&a));
@@ -285,8 +305,9 @@ static void check_refusals(void)
     inputs x(p, 5);
     struct curve_cuda_args a = {&x.device, p.smooth, NULL, 0};
     verdict(curve_cuda_refuses(&mask_sparge, &a) == NULL, "a plain call is taken");
-    verdict(curve_cuda_refuses(&mask_oracle, &a) != NULL && curve_cuda_refuses(&mask_window, &a) != NULL,
-            "other methods are refused");
+    verdict(curve_cuda_refuses(&mask_oracle, &a) != NULL &&
+            curve_cuda_refuses(&mask_window, &a) != NULL,
+        "other methods are refused");
     x.device.head_dim = 256;
     verdict(curve_cuda_refuses(&mask_sparge, &a) != NULL, "head_dim 256 is refused");
     x.device.head_dim = 64, x.device.dtype = DTYPE_F32;
@@ -298,9 +319,10 @@ static void check_refusals(void)
     a.exact = exact.at;
     x.dv.fill(0);
     verdict(curve_cuda_exact(&a, NULL) == ERR_NUMERIC && strstr(status_message(), "head 0") != NULL,
-            "an output of norm zero is named");
+        "an output of norm zero is named");
     x.dv.fill(0xff);
-    verdict(curve_cuda_exact(&a, NULL) == ERR_NUMERIC && strstr(status_message(), "NaN") != NULL, "NaN is named");
+    verdict(curve_cuda_exact(&a, NULL) == ERR_NUMERIC && strstr(status_message(), "NaN") != NULL,
+        "NaN is named");
 }
 
 static void time_shape(int n, int d, struct block_shape block)
@@ -314,10 +336,12 @@ static void time_shape(int n, int d, struct block_shape block)
     std::vector<struct pv_curve> pv((size_t)p.heads * 4);
     std::vector<struct curve *> out;
     std::vector<int> heads;
-    const struct threshold_pair pairs[4] = {{-1, .7f, 0}, {0, .8f, 0}, {.25f, .9f, 0}, {.5f, .95f, 0}};
+    const struct threshold_pair pairs[4] = {
+        {-1, .7f, 0}, {0, .8f, 0}, {.25f, .9f, 0}, {.5f, .95f, 0}};
     std::vector<struct curve_cuda_pairs> work;
     for (int h = 0; h < p.heads; h++)
-        heads.push_back(h), out.push_back(&curves[h]), work.push_back({h, 4, pairs, &pv[(size_t)h * 4]});
+        heads.push_back(h), out.push_back(&curves[h]),
+            work.push_back({h, 4, pairs, &pv[(size_t)h * 4]});
     std::vector<struct output_error> errors(p.heads);
     CHECK(cudaMemcpy(x.dout.at, x.dq.at, x.dq.n * 2, cudaMemcpyDeviceToDevice));
     std::vector<double> ms[4];
@@ -325,7 +349,8 @@ static void time_shape(int n, int d, struct block_shape block)
         for (int what = 0; what < 4; what++) {
             int64_t t0 = clock_ns();
             if (what == 0) CHECK_OK(curve_cuda_exact(&a, NULL));
-            if (what == 1) CHECK_OK(curve_cuda_thetas(&a, heads.data(), p.heads, ws.at, NULL, out.data()));
+            if (what == 1)
+                CHECK_OK(curve_cuda_thetas(&a, heads.data(), p.heads, ws.at, NULL, out.data()));
             if (what == 2) CHECK_OK(curve_cuda_lambdas(&a, work.data(), p.heads, ws.at, NULL));
             if (what == 3) CHECK_OK(curve_cuda_errors(&a, ws.at, NULL, errors.data()));
             ms[what].push_back((double)(clock_ns() - t0) * 1e-6);
@@ -364,15 +389,17 @@ int main(int argc, char **argv)
             for (int n : quick ? std::vector<int>{321} : std::vector<int>{1, 65, 321, 1000}) {
                 if (quick && d == 80 && b != 0) continue;
                 check({n, 4, n % 2 ? 2 : 4, d, shapes[b], smooths[seed % 3],
-                       seed % 4 == 3 ? 0 : .8 + .4 * (double)(seed % 4)},
-                      seed);
+                          seed % 4 == 3 ? 0 : .8 + .4 * (double)(seed % 4)},
+                    seed);
                 seed++;
             }
-    for (int b = 0; b < 4 && !quick; b++) check({2048 + 37 * b, 4, 1, 64, shapes[b], SMOOTH_K_RUNNING, 1.5}, seed++);
+    for (int b = 0; b < 4 && !quick; b++)
+        check({2048 + 37 * b, 4, 1, 64, shapes[b], SMOOTH_K_RUNNING, 1.5}, seed++);
     if (!quick) check({4999, 2, 2, 16, {64, 64}, SMOOTH_K_RUNNING, 2}, seed++);
     check_refusals();
-    printf("%d of %d checks failed; worst |l1| difference %.2g, tail %.2g; %ld of %ld points keep other tiles\n",
-           n_failed, n_checked, worst_l1, worst_tail, n_other_tiles, n_points);
+    printf("%d of %d checks failed; worst |l1| difference %.2g, tail %.2g; %ld of %ld points keep "
+           "other tiles\n",
+        n_failed, n_checked, worst_l1, worst_tail, n_other_tiles, n_points);
     device_cuda.close(&dev);
     return n_failed ? 1 : 0;
 }

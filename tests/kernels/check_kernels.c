@@ -1,11 +1,12 @@
 /* Every attention implementation of the registry against the definition, on fresh random inputs.
  *
- * The judge here is a second fp64 reading of the definition, independent of attn_ref, so that the reference
- * is checked as well. An implementation may err by at most twice what a plain f32 computation of the same
- * tiles errs.
+ * The judge here is a second fp64 reading of the definition, independent of attn_ref, so that the
+ * reference is checked as well. An implementation may err by at most twice what a plain f32
+ * computation of the same tiles errs.
  *
  *   check_kernels [--seed N] [--rounds N] [--impl NAME]     exit code 1 when anything is wrong
- *   check_kernels --bench [--threads N]                     speed against the sgemm rate of this machine
+ *   check_kernels --bench [--threads N]                     speed against the sgemm rate of this
+ * machine
  */
 #include "base/clock.h"
 #include "base/rng.h"
@@ -83,8 +84,8 @@ struct problem {
     int ties[HEADS];
 };
 
-static float *fill_rows(struct rng *r, int n, int heads, int d, ptrdiff_t row, ptrdiff_t head, size_t floats,
-                        float pull, const float *direction)
+static float *fill_rows(struct rng *r, int n, int heads, int d, ptrdiff_t row, ptrdiff_t head,
+    size_t floats, float pull, const float *direction)
 {
     float *x = aligned(floats * sizeof *x);
     memset(x, 0xff, floats * sizeof *x); /* NaN between the rows */
@@ -92,14 +93,16 @@ static float *fill_rows(struct rng *r, int n, int heads, int d, ptrdiff_t row, p
         float c = 0;
         for (int t = 0; t < n; t++) {
             if (t % 48 == 0) c = pull * (float)(2 * rng_unit(r) - .8);
-            for (int i = 0; i < d; i++) x[t * row + h * head + i] = (float)rng_normal(r) + c * direction[i];
+            for (int i = 0; i < d; i++)
+                x[t * row + h * head + i] = (float)rng_normal(r) + c * direction[i];
         }
     }
     return x;
 }
 
 /* Token-major with padding behind heads and rows, or head-major with padding behind each head. */
-static size_t choose_strides(struct rng *r, int n, int heads, int d, ptrdiff_t *row, ptrdiff_t *head)
+static size_t choose_strides(
+    struct rng *r, int n, int heads, int d, ptrdiff_t *row, ptrdiff_t *head)
 {
     int pad = rng_range(r, 0, 3) * 5;
     if (rng_below(r, 2)) {
@@ -112,19 +115,19 @@ static size_t choose_strides(struct rng *r, int n, int heads, int d, ptrdiff_t *
     return (size_t)(heads * *head);
 }
 
-static void problem_open(struct problem *p, struct rng *r, int n_q, int q_start, int n_kv_heads, int d,
-                         struct block_shape block, float pull)
+static void problem_open(struct problem *p, struct rng *r, int n_q, int q_start, int n_kv_heads,
+    int d, struct block_shape block, float pull)
 {
     memset(p, 0, sizeof *p);
     struct attn_args *a = &p->a;
     *a = (struct attn_args){.dtype = DTYPE_F32,
-                            .n_q = n_q,
-                            .q_start = q_start,
-                            .n_heads = HEADS,
-                            .n_kv_heads = n_kv_heads,
-                            .head_dim = d,
-                            .scale = 1 / sqrtf((float)d),
-                            .block = block};
+        .n_q = n_q,
+        .q_start = q_start,
+        .n_heads = HEADS,
+        .n_kv_heads = n_kv_heads,
+        .head_dim = d,
+        .scale = 1 / sqrtf((float)d),
+        .block = block};
     float direction[256];
     for (int i = 0; i < d; i++) direction[i] = rng_below(r, 2) ? 1 : -1;
     int n_kv = attn_n_kv(a);
@@ -153,40 +156,48 @@ static void problem_close(struct problem *p)
     free(p->tied);
 }
 
-static void fill_map(struct rng *r, struct tile_map *m, const struct attn_args *a, enum map_kind kind)
+static void fill_map(
+    struct rng *r, struct tile_map *m, const struct attn_args *a, enum map_kind kind)
 {
     m->bits = aligned(tile_map_bytes(m));
     memset(m->bits, 0, tile_map_bytes(m));
-    double density = kind == MAP_RANDOM          ? rng_unit(r)
-                     : kind == MAP_HALF          ? .5
-                     : kind == MAP_FULL          ? 1
-                     : kind == MAP_SPARSE_RANDOM ? .12
-                                                 : 0;
+    double density = kind == MAP_RANDOM ? rng_unit(r)
+        : kind == MAP_HALF              ? .5
+        : kind == MAP_FULL              ? 1
+        : kind == MAP_SPARSE_RANDOM     ? .12
+                                        : 0;
     for (int h = 0; h < m->n_heads; h++)
         for (int i = 0; i < m->n_qblocks; i++) {
             uint64_t *bits = tile_map_row(m, h, i);
             int qb = a->q_start / m->block.q + i, n = tiles_possible(m->block, qb, attn_n_kv(a));
             for (int j = 0; j < n; j++) {
                 bool diagonal = (j + 1) * m->block.k > qb * m->block.q;
-                bool sink = j == 0 && kind != MAP_SPARSE_RANDOM; /* a map without sink is legal, too */
-                if (diagonal || sink || rng_unit(r) < density) bits[j / 64] |= (uint64_t)1 << (j % 64);
+                /* a map without sink is legal, too */
+                bool sink = j == 0 && kind != MAP_SPARSE_RANDOM;
+                if (diagonal || sink || rng_unit(r) < density)
+                    bits[j / 64] |= (uint64_t)1 << (j % 64);
             }
         }
 }
 
 /* A key in front of a row's window, if there is one. */
-static bool too_old(const struct attn_args *a, int row, int key) { return a->window > 0 && a->q_start + row - key >= a->window; }
+static bool too_old(const struct attn_args *a, int row, int key)
+{
+    return a->window > 0 && a->q_start + row - key >= a->window;
+}
 
 static double score(const struct attn_args *a, int h, int row, int key)
 {
     const float *q = (const float *)a->q + row * a->q_row + h * a->q_head;
-    const float *k = (const float *)a->k + key * a->k_row + h / (a->n_heads / a->n_kv_heads) * a->k_head;
+    const float *k =
+        (const float *)a->k + key * a->k_row + h / (a->n_heads / a->n_kv_heads) * a->k_head;
     double s = 0;
     for (int i = 0; i < a->head_dim; i++) s += (double)q[i] * (double)k[i];
     return s * (double)a->scale;
 }
 
-static void plain_row(const struct attn_args *a, int h, int row, const uint8_t *used, float *s, float *o)
+static void plain_row(
+    const struct attn_args *a, int h, int row, const uint8_t *used, float *s, float *o)
 {
     int kv = h / (a->n_heads / a->n_kv_heads), n = a->q_start + row + 1, d = a->head_dim;
     const float *q = (const float *)a->q + row * a->q_row + h * a->q_head;
@@ -210,8 +221,8 @@ static void plain_row(const struct attn_args *a, int h, int row, const uint8_t *
     for (int i = 0; i < d; i++) o[i] /= sum;
 }
 
-static void judge_unit(struct problem *p, int h, int row0, int row1, const uint64_t *tiles, double *s,
-                       float *plain_s)
+static void judge_unit(
+    struct problem *p, int h, int row0, int row1, const uint64_t *tiles, double *s, float *plain_s)
 {
     const struct attn_args *a = &p->a;
     int n_kv = attn_n_kv(a), bk = a->block.k, last = a->q_start + row1 - 1, nb = last / bk + 1,
@@ -344,8 +355,8 @@ static void check_padding(int index, struct problem *p)
     free(inside);
 }
 
-/* Judged by the root mean square, which is steady where a maximum over few values is luck; no single value
- * may be off by more than twice that again. */
+/* Judged by the root mean square, which is steady where a maximum over few values is luck; no
+ * single value may be off by more than twice that again. */
 static void check_values(int index, struct problem *p)
 {
     const struct attn_args *a = &p->a;
@@ -359,11 +370,13 @@ static void check_values(int index, struct problem *p)
                 double t = p->truth[at * (size_t)d + (size_t)i];
                 float got = out_of(p)[r * a->o_row + h * a->o_head + i];
                 if (!isfinite(got)) {
-                    wrong(index, "head %d row %d dim %d is %g, expected %g", h, r, i, (double)got, t);
+                    wrong(
+                        index, "head %d row %d dim %d is %g, expected %g", h, r, i, (double)got, t);
                     return;
                 }
                 if (p->tied[at]) continue;
-                double e = fabs((double)got - t), f = fabs((double)p->plain[at * (size_t)d + (size_t)i] - t);
+                double e = fabs((double)got - t),
+                       f = fabs((double)p->plain[at * (size_t)d + (size_t)i] - t);
                 worst = fmax(worst, e);
                 plain_worst = fmax(plain_worst, f);
                 err += e * e;
@@ -375,8 +388,8 @@ static void check_values(int index, struct problem *p)
     if (!n) return;
     err = sqrt(err / (double)n);
     plain = sqrt(plain / (double)n);
-    /* Never ask for less than rounding the result twice and the scores by half a unit in their last place, or
-     * by a whole one where a few rows leave plain f32 room for luck. */
+    /* Never ask for less than rounding the result twice and the scores by half a unit in their last
+     * place, or by a whole one where a few rows leave plain f32 room for luck. */
     double of_scores = p->top_score / (a->n_q < 16 ? 1 : 2);
     double floor_error = 0x1p-24 * sqrt(size / (double)n) * (2 + of_scores);
     double unit = fmax(plain, floor_error), ratio = unit > 0 ? err / unit : 0;
@@ -385,14 +398,16 @@ static void check_values(int index, struct problem *p)
         tallies[index].worst = ratio;
         snprintf(tallies[index].where, sizeof tallies[index].where, "%s", label);
     }
-    if (ratio > 2) wrong(index, "error %.3g is %.2f times that of plain f32 (%.3g)", err, ratio, plain);
-    if (worst_ratio > 4) wrong(index, "largest error %.3g, %.2f times that of plain f32", worst, worst_ratio);
+    if (ratio > 2)
+        wrong(index, "error %.3g is %.2f times that of plain f32 (%.3g)", err, ratio, plain);
+    if (worst_ratio > 4)
+        wrong(index, "largest error %.3g, %.2f times that of plain f32", worst, worst_ratio);
 }
 
 static uint64_t far(uint64_t a, uint64_t b) { return a > b ? a - b : b - a; }
 
-static void check_ledger(int index, struct problem *p, const struct head_ledger *got,
-                         const struct head_ledger *before)
+static void check_ledger(
+    int index, struct problem *p, const struct head_ledger *got, const struct head_ledger *before)
 {
     for (int h = 0; h < HEADS; h++) {
         struct head_ledger want = before[h];
@@ -402,16 +417,18 @@ static void check_ledger(int index, struct problem *p, const struct head_ledger 
             (uint64_t)p->ties[h] * (uint64_t)((attn_n_kv(&p->a) + p->a.block.k - 1) / p->a.block.k);
         if (far(got[h].pv_units_computed, want.pv_units_computed) > slack)
             wrong(index, "head %d: %llu P·V units computed, expected %llu (%d ties)", h,
-                  (unsigned long long)(got[h].pv_units_computed - before[h].pv_units_computed),
-                  (unsigned long long)p->ledger[h].pv_units_computed, p->ties[h]);
+                (unsigned long long)(got[h].pv_units_computed - before[h].pv_units_computed),
+                (unsigned long long)p->ledger[h].pv_units_computed, p->ties[h]);
         want.pv_units_computed = got[h].pv_units_computed;
         if (memcmp(&want, &got[h], sizeof want) != 0)
-            wrong(
-                index,
-                "head %d: ledger %llu/%llu tiles, %llu units, expected %llu/%llu and %llu, or foreign fields",
-                h, (unsigned long long)got[h].tiles_computed, (unsigned long long)got[h].tiles_possible,
-                (unsigned long long)got[h].pv_units_possible, (unsigned long long)want.tiles_computed,
-                (unsigned long long)want.tiles_possible, (unsigned long long)want.pv_units_possible);
+            wrong(index,
+                "head %d: ledger %llu/%llu tiles, %llu units, expected %llu/%llu and %llu, or "
+                "foreign fields",
+                h, (unsigned long long)got[h].tiles_computed,
+                (unsigned long long)got[h].tiles_possible,
+                (unsigned long long)got[h].pv_units_possible,
+                (unsigned long long)want.tiles_computed, (unsigned long long)want.tiles_possible,
+                (unsigned long long)want.pv_units_possible);
     }
 }
 
@@ -425,7 +442,8 @@ static void check_all(struct problem *p, struct rng *r)
         if (skips(i, &p->a)) continue;
         struct head_ledger before[HEADS], got[HEADS];
         for (int h = 0; h < HEADS; h++)
-            for (size_t w = 0; w < sizeof *before / 8; w++) ((uint64_t *)&before[h])[w] = rng_below(r, 1000);
+            for (size_t w = 0; w < sizeof *before / 8; w++)
+                ((uint64_t *)&before[h])[w] = rng_below(r, 1000);
         memcpy(got, before, sizeof got);
         p->a.ledger = got;
         tallies[i].calls++;
@@ -441,7 +459,8 @@ static void check_all(struct problem *p, struct rng *r)
             p->a.ledger = again;
             if (run_impl(impl, i, p, pools[t]) && memcmp(first, p->o, bytes) != 0)
                 wrong(i, "%d threads give other bits than one", t);
-            if (memcmp(again, got, sizeof got) != 0) wrong(i, "%d threads count another ledger than one", t);
+            if (memcmp(again, got, sizeof got) != 0)
+                wrong(i, "%d threads count another ledger than one", t);
         }
         p->a.ledger = NULL;
     }
@@ -460,7 +479,8 @@ static void check_dense(struct rng *r, int n, int d, int ratio, struct block_sha
 }
 
 /* A model's own sliding window: 1 key, fewer than a unit, about a block, many. */
-static void check_window(struct rng *r, int n, int d, int ratio, struct block_shape block, int window)
+static void check_window(
+    struct rng *r, int n, int d, int ratio, struct block_shape block, int window)
 {
     int start = rng_below(r, 2) ? 0 : rng_range(r, 1, 300);
     struct problem p;
@@ -472,7 +492,8 @@ static void check_window(struct rng *r, int n, int d, int ratio, struct block_sh
     problem_close(&p);
 }
 
-static void check_sparse(struct rng *r, int n, int d, int ratio, struct block_shape block, enum map_kind kind)
+static void check_sparse(
+    struct rng *r, int n, int d, int ratio, struct block_shape block, enum map_kind kind)
 {
     static const char *names[] = {"full", "minimal", "random", "thin", "half"};
     int start = (int)rng_below(r, 3) * block.q;
@@ -489,9 +510,9 @@ static void check_sparse(struct rng *r, int n, int d, int ratio, struct block_sh
     p.a.tiles = &map;
     if (rng_below(r, 2)) p.a.head_sparse = head_sparse;
     if (rng_below(r, 4)) p.a.pv_threshold = lambda;
-    snprintf(label, sizeof label, "sparse %s %dx%d n %d+%d d %d gqa %d%s lambda %s%g", names[kind], block.q,
-             block.k, start, n, d, ratio, p.a.head_sparse ? " mixed" : "", p.a.pv_threshold ? "" : "none of ",
-             (double)lambda[0]);
+    snprintf(label, sizeof label, "sparse %s %dx%d n %d+%d d %d gqa %d%s lambda %s%g", names[kind],
+        block.q, block.k, start, n, d, ratio, p.a.head_sparse ? " mixed" : "",
+        p.a.pv_threshold ? "" : "none of ", (double)lambda[0]);
     judge(&p);
     check_all(&p, r);
     free(map.bits);
@@ -508,7 +529,8 @@ static void check_full_is_dense(struct rng *r, int n, int d, struct block_shape 
     float never[HEADS] = {1e30f, 1e30f, 1e30f, 1e30f};
     size_t bytes = (p.o_floats + 2 * GUARD) * sizeof *p.o;
     float *dense = aligned(bytes);
-    snprintf(label, sizeof label, "every tile against dense, %dx%d n %d d %d", block.q, block.k, n, d);
+    snprintf(
+        label, sizeof label, "every tile against dense, %dx%d n %d d %d", block.q, block.k, n, d);
     for (int i = 0; attn_impls[i]; i++) {
         if (skips(i, &p.a)) continue;
         p.a.tiles = NULL;
@@ -526,7 +548,8 @@ static void check_full_is_dense(struct rng *r, int n, int d, struct block_shape 
 }
 
 /* Rows before `cut` may not notice what stands at and behind it. */
-static void check_causality(struct rng *r, int n, int d, struct block_shape block, bool sparse, float gain)
+static void check_causality(
+    struct rng *r, int n, int d, struct block_shape block, bool sparse, float gain)
 {
     struct problem p;
     problem_open(&p, r, n, 0, HEADS / 4, d, block, .8f);
@@ -536,8 +559,8 @@ static void check_causality(struct rng *r, int n, int d, struct block_shape bloc
     int cut = rng_range(r, 1, n - 1);
     size_t bytes = (p.o_floats + 2 * GUARD) * sizeof *p.o;
     float *before = aligned(bytes);
-    snprintf(label, sizeof label, "causality, %s %dx%d n %d d %d cut %d gain %g", sparse ? "sparse" : "dense",
-             block.q, block.k, n, d, cut, (double)gain);
+    snprintf(label, sizeof label, "causality, %s %dx%d n %d d %d cut %d gain %g",
+        sparse ? "sparse" : "dense", block.q, block.k, n, d, cut, (double)gain);
     for (int i = 0; attn_impls[i]; i++) {
         const struct attn_impl *impl = attn_impls[i];
         if (skips(i, &p.a)) continue;
@@ -559,7 +582,8 @@ static void check_causality(struct rng *r, int n, int d, struct block_shape bloc
                     h = HEADS;
                     break;
                 }
-                same += row >= cut && equal && gain <= 1; /* at a large gain the new keys may get no weight */
+                /* at a large gain the new keys may get no weight */
+                same += row >= cut && equal && gain <= 1;
             }
         if (same) wrong(i, "%d rows at or behind the cut did not notice", same);
     }
@@ -568,7 +592,8 @@ static void check_causality(struct rng *r, int n, int d, struct block_shape bloc
     problem_close(&p);
 }
 
-/* With λ the decision of a unit may look at its later rows, but values of the future are never mixed in. */
+/* With λ the decision of a unit may look at its later rows, but values of the future are never
+ * mixed in. */
 static void check_value_causality(struct rng *r, int n, int d, struct block_shape block)
 {
     struct problem p;
@@ -580,8 +605,8 @@ static void check_value_causality(struct rng *r, int n, int d, struct block_shap
     int cut = rng_range(r, 1, n - 1);
     size_t bytes = (p.o_floats + 2 * GUARD) * sizeof *p.o;
     float *before = aligned(bytes);
-    snprintf(label, sizeof label, "values of the future, %dx%d n %d d %d cut %d", block.q, block.k, n, d,
-             cut);
+    snprintf(label, sizeof label, "values of the future, %dx%d n %d d %d cut %d", block.q, block.k,
+        n, d, cut);
     for (int i = 0; attn_impls[i]; i++) {
         if (skips(i, &p.a)) continue;
         run_impl(attn_impls[i], i, &p, NULL);
@@ -606,9 +631,10 @@ static void check_value_causality(struct rng *r, int n, int d, struct block_shap
     problem_close(&p);
 }
 
-/* Scores that rise by `gain` every `step` tokens, up to thousands: no NaN, no infinity, the same answer. λ =
- * 0 skips every tile behind the first while the running maximum moves on; a rise per token puts scores of the
- * future, masked but far above the row's maximum, into the diagonal tile. */
+/* Scores that rise by `gain` every `step` tokens, up to thousands: no NaN, no infinity, the same
+ * answer. λ = 0 skips every tile behind the first while the running maximum moves on; a rise per
+ * token puts scores of the future, masked but far above the row's maximum, into the diagonal tile.
+ */
 static void check_extremes(struct rng *r, float gain, int step, const float *lambda)
 {
     int n = 257, d = 64;
@@ -626,8 +652,8 @@ static void check_extremes(struct rng *r, float gain, int step, const float *lam
         p.a.tiles = &map;
         p.a.pv_threshold = lambda;
     }
-    snprintf(label, sizeof label, "scores rising by %g every %d tokens, lambda %g", (double)gain, step,
-             lambda ? (double)lambda[0] : NAN);
+    snprintf(label, sizeof label, "scores rising by %g every %d tokens, lambda %g", (double)gain,
+        step, lambda ? (double)lambda[0] : NAN);
     judge(&p);
     check_all(&p, r);
     free(map.bits);
@@ -637,12 +663,12 @@ static void check_extremes(struct rng *r, float gain, int step, const float *lam
 static void check_refusals(void)
 {
     struct attn_args a = {.dtype = DTYPE_F16,
-                          .n_q = 64,
-                          .n_heads = 1,
-                          .n_kv_heads = 1,
-                          .head_dim = 64,
-                          .scale = .125f,
-                          .block = {128, 64}};
+        .n_q = 64,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = 64,
+        .scale = .125f,
+        .block = {128, 64}};
     snprintf(label, sizeof label, "f16 operands on the CPU");
     for (int i = 0; attn_impls[i]; i++)
         if (!attn_impls[i]->refuses(&a) &&
@@ -657,15 +683,18 @@ static int check(uint64_t seed, int rounds)
         rng_init(&r, seed + (uint64_t)round);
         for (int i = 0; i < N_ROW_COUNTS; i++)
             for (int j = 0; j < N_DIMS; j++) {
-                int n = row_counts[i], d = head_dims[j], c = i * N_DIMS + j + round, ratio = 1 << c % 3;
-                if (n > 500 && (i + j + round) % 2) continue; /* the slow half comes with the next round */
+                int n = row_counts[i], d = head_dims[j], c = i * N_DIMS + j + round,
+                    ratio = 1 << c % 3;
+                /* the slow half comes with the next round */
+                if (n > 500 && (i + j + round) % 2) continue;
                 check_dense(&r, n, d, ratio, shapes[c % N_SHAPES]);
                 check_sparse(&r, n, d, ratio, shapes[(c + c / 4) % N_SHAPES],
-                             (enum map_kind)((i + j + round) % N_MAP_KINDS));
+                    (enum map_kind)((i + j + round) % N_MAP_KINDS));
             }
         for (int s = 0; s < N_SHAPES; s++) {
             check_sparse(&r, 450, 32, 2, shapes[s], MAP_RANDOM);
-            check_full_is_dense(&r, rng_range(&r, 9, 400), head_dims[(s + round) % N_DIMS], shapes[s]);
+            check_full_is_dense(
+                &r, rng_range(&r, 9, 400), head_dims[(s + round) % N_DIMS], shapes[s]);
             for (int sparse = 0; sparse < 2; sparse++) {
                 check_causality(&r, rng_range(&r, 2, 300), sparse ? 80 : 64, shapes[s], sparse, 1);
                 check_causality(&r, rng_range(&r, 2, 300), sparse ? 80 : 64, shapes[s], sparse, 40);
@@ -674,8 +703,10 @@ static int check(uint64_t seed, int rounds)
         }
         static const int windows[] = {1, 2, 33, 64, 100, 129, 300};
         for (int i = 0; i < (int)(sizeof windows / sizeof *windows); i++) {
-            check_window(&r, rng_range(&r, 9, 500), head_dims[i % N_DIMS], 1 << i % 3, shapes[i % N_SHAPES], windows[i]);
-            check_window(&r, rng_range(&r, 1, 9), 64, 2, shapes[0], windows[i]); /* as decoding does */
+            check_window(&r, rng_range(&r, 9, 500), head_dims[i % N_DIMS], 1 << i % 3,
+                shapes[i % N_SHAPES], windows[i]);
+            /* as decoding does */
+            check_window(&r, rng_range(&r, 1, 9), 64, 2, shapes[0], windows[i]);
         }
         check_dense(&r, 70, 1, 1, shapes[0]);
         check_dense(&r, 70, 20, 2, shapes[0]);
@@ -690,18 +721,17 @@ static int check(uint64_t seed, int rounds)
     check_refusals();
     long failures = 0;
     printf("%-20s %8s %8s %8s %12s  worst case\n", "implementation", "calls", "failed", "ties",
-           "error/plain");
+        "error/plain");
     for (int i = 0; attn_impls[i]; i++) {
         const struct tally *t = &tallies[i];
         failures += t->failures;
-        if (!t->calls)
-            printf("%-20s not run here\n", attn_impls[i]->name);
+        if (!t->calls) printf("%-20s not run here\n", attn_impls[i]->name);
         else
-            printf("%-20s %8ld %8ld %8ld %12.2f  %s\n", attn_impls[i]->name, t->calls, t->failures, t->ties,
-                   t->worst, t->where);
+            printf("%-20s %8ld %8ld %8ld %12.2f  %s\n", attn_impls[i]->name, t->calls, t->failures,
+                t->ties, t->worst, t->where);
     }
     printf("%s (seed %llu; allowed error/plain 2)\n", failures ? "FAILED" : "all right",
-           (unsigned long long)seed);
+        (unsigned long long)seed);
     return failures != 0;
 }
 
@@ -722,7 +752,8 @@ enum { REPEATS = 5 };
 static double sgemm_rate(int threads)
 {
     enum { N = 2048 };
-    float *a = aligned(sizeof *a * N * N), *b = aligned(sizeof *a * N * N), *c = aligned(sizeof *a * N * N);
+    float *a = aligned(sizeof *a * N * N), *b = aligned(sizeof *a * N * N),
+          *c = aligned(sizeof *a * N * N);
     for (size_t i = 0; i < (size_t)N * N; i++) a[i] = b[i] = (float)(i % 7) - 3;
     openblas_set_num_threads(threads);
     double t[REPEATS];
@@ -739,8 +770,8 @@ static double sgemm_rate(int threads)
 }
 
 static double time_call(const struct attn_impl *impl, struct attn_args *a, void *ws,
-                        const struct mask_args *m, struct tile_map *map, void *mask_ws, struct par *par,
-                        double *predict_ns)
+    const struct mask_args *m, struct tile_map *map, void *mask_ws, struct par *par,
+    double *predict_ns)
 {
     int64_t start = clock_ns();
     enum status st = OK;
@@ -782,7 +813,8 @@ static void bench_impl(const struct attn_impl *impl, int n, int d, double rate, 
     double dense[REPEATS], sparse[4][REPEATS], predict[4][REPEATS];
     struct head_ledger ledger[4][HEADS];
     memset(ledger, 0, sizeof ledger);
-    for (int i = -1; i < REPEATS; i++) { /* interleaved, so that a drift of the clock hits all alike */
+    /* interleaved, so that a drift of the clock hits all alike */
+    for (int i = -1; i < REPEATS; i++) {
         p.a.tiles = NULL;
         p.a.pv_threshold = NULL;
         p.a.ledger = NULL;
@@ -801,14 +833,14 @@ static void bench_impl(const struct attn_impl *impl, int n, int d, double rate, 
         }
     }
     double base = median(dense, REPEATS), flop = 2.0 * d * n * (n + 1.0) * HEADS;
-    printf("%-18s %5d %4d %7s %9.2f %9.1f %6.0f%%\n", impl->name, n, d, "dense", base / 1e6, flop / base,
-           100 * flop / base / rate);
+    printf("%-18s %5d %4d %7s %9.2f %9.1f %6.0f%%\n", impl->name, n, d, "dense", base / 1e6,
+        flop / base, 100 * flop / base / rate);
     for (int f = 0; f < 4; f++) {
         struct head_ledger sum = {0};
         for (int h = 0; h < HEADS; h++) head_ledger_add(&sum, &ledger[f][h]);
         double kept = 1 - ledger_qk_sparsity(&sum), t = median(sparse[f], REPEATS);
-        printf("%-18s %5d %4d %7.3f %9.2f %9s %7s %8.3f %8.3f %8.1f%%\n", impl->name, n, d, kept, t / 1e6, "",
-               "", t / base, kept + .08, 100 * median(predict[f], REPEATS) / base);
+        printf("%-18s %5d %4d %7.3f %9.2f %9s %7s %8.3f %8.3f %8.1f%%\n", impl->name, n, d, kept,
+            t / 1e6, "", "", t / base, kept + .08, 100 * median(predict[f], REPEATS) / base);
     }
     free(ws);
     free(mask_ws);
@@ -824,12 +856,13 @@ static int bench(int threads)
         return 3;
     }
     double rate = sgemm_rate(par_threads(par));
-    printf("sgemm 2048: %.1f GFLOP/s with %d threads; medians of %d, %d heads, blocks 128x64\n", rate,
-           par_threads(par), REPEATS, HEADS);
-    printf("%-18s %5s %4s %7s %9s %9s %7s %8s %8s %9s\n", "implementation", "n", "d", "kept", "ms", "GFLOP/s",
-           "sgemm", "of dense", "goal", "predict");
+    printf("sgemm 2048: %.1f GFLOP/s with %d threads; medians of %d, %d heads, blocks 128x64\n",
+        rate, par_threads(par), REPEATS, HEADS);
+    printf("%-18s %5s %4s %7s %9s %9s %7s %8s %8s %9s\n", "implementation", "n", "d", "kept", "ms",
+        "GFLOP/s", "sgemm", "of dense", "goal", "predict");
     for (int i = 0; attn_impls[i]; i++) {
-        if (attn_impls[i] == &attn_ref || (only_impl && strcmp(only_impl, attn_impls[i]->name) != 0))
+        if (attn_impls[i] == &attn_ref ||
+            (only_impl && strcmp(only_impl, attn_impls[i]->name) != 0))
             continue;
         for (int n = 1024; n <= 4096; n *= 4)
             for (int d = 64; d <= 128; d *= 2) bench_impl(attn_impls[i], n, d, rate, par);
@@ -849,17 +882,14 @@ int main(int argc, char **argv)
             benchmark = true;
             continue;
         }
-        if (value && strcmp(argv[i], "--seed") == 0)
-            seed = strtoull(value, NULL, 10);
-        else if (value && strcmp(argv[i], "--rounds") == 0)
-            rounds = atoi(value);
-        else if (value && strcmp(argv[i], "--threads") == 0)
-            threads = atoi(value);
-        else if (value && strcmp(argv[i], "--impl") == 0)
-            only_impl = value;
+        if (value && strcmp(argv[i], "--seed") == 0) seed = strtoull(value, NULL, 10);
+        else if (value && strcmp(argv[i], "--rounds") == 0) rounds = atoi(value);
+        else if (value && strcmp(argv[i], "--threads") == 0) threads = atoi(value);
+        else if (value && strcmp(argv[i], "--impl") == 0) only_impl = value;
         else {
             fprintf(stderr,
-                    "usage: check_kernels [--seed N] [--rounds N] [--impl NAME] | --bench [--threads N]\n");
+                "usage: check_kernels [--seed N] [--rounds N] [--impl NAME] | --bench [--threads "
+                "N]\n");
             return 2;
         }
         i++;

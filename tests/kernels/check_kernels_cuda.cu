@@ -3,12 +3,12 @@
  *   check_kernels_cuda              check everything; exit 1 when something is wrong
  *   check_kernels_cuda --quick      small sizes only, for compute-sanitizer
  *   check_kernels_cuda --eight      eight-bit products only (also with --bench)
- *   check_kernels_cuda --length N   attention, one size only (with --bench: everything, one size only)
- *   check_kernels_cuda --masks      prediction only (with --quick: small sizes; with --bench: no sparse
- * attention) check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
+ *   check_kernels_cuda --length N   attention, one size only (with --bench: everything, one size
+ * only) check_kernels_cuda --masks      prediction only (with --quick: small sizes; with --bench:
+ * no sparse attention) check_kernels_cuda --bench [F]  time; machine-readable lines go to file F
  *
- * Inputs are fresh random numbers, outputs are poisoned with NaN before each run and have guard rows around
- * them. An implementation may be twice as far from fp64 as the plain bf16 path is.
+ * Inputs are fresh random numbers, outputs are poisoned with NaN before each run and have guard
+ * rows around them. An implementation may be twice as far from fp64 as the plain bf16 path is.
  */
 #include "tests/kernels/cuda_bench.cuh"
 #include "tests/kernels/cuda_eight.cuh"
@@ -26,7 +26,7 @@ static void verdict(bool good, const char *what)
 }
 
 static double distance(const std::vector<double> &x, const std::vector<double> &ref,
-                       const std::vector<uint8_t> &unsure, int d, double *worst)
+    const std::vector<uint8_t> &unsure, int d, double *worst)
 {
     double diff = 0, norm = 0;
     *worst = 0;
@@ -40,17 +40,19 @@ static double distance(const std::vector<double> &x, const std::vector<double> &
     return norm > 0 ? sqrt(diff / norm) : sqrt(diff);
 }
 
-/* A probability within rounding of the middle between two e4m3 numbers falls to either: 1/8 of it at most, times a
- * value. And fp8 scores are summed by tensor cores that keep some 14 bits, which moves scores of 100 by .01. */
+/* A probability within rounding of the middle between two e4m3 numbers falls to either: 1/8 of it
+ * at most, times a value. And fp8 scores are summed by tensor cores that keep some 14 bits, which
+ * moves scores of 100 by .01. */
 static const double E4M3_STEP = 0.4, FP8_SCORES = 0.02;
 
 static void check_attention(const struct attn_impl *impl, const problem &p)
 {
     char name[256];
-    snprintf(name, sizeof name, "%s %s n=%d start=%d heads=%d/%d d=%d %s block=%dx%d keep=%g lambda=%g%s",
-             impl->name, precision_name(p.qk), p.n, p.q_start, p.heads, p.kv_heads, p.d,
-             p.token_major ? "token-major" : "head-major", p.block.q, p.block.k, p.keep, p.lambda,
-             p.mixed ? " mixed" : "");
+    snprintf(name, sizeof name,
+        "%s %s n=%d start=%d heads=%d/%d d=%d %s block=%dx%d keep=%g lambda=%g%s", impl->name,
+        precision_name(p.qk), p.n, p.q_start, p.heads, p.kv_heads, p.d,
+        p.token_major ? "token-major" : "head-major", p.block.q, p.block.k, p.keep, p.lambda,
+        p.mixed ? " mixed" : "");
     data x(p);
     const size_t out = (size_t)p.n * p.heads * p.d, guard = 64 * 1024;
     buffer<__nv_bfloat16> o(out + 2 * guard);
@@ -133,8 +135,8 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
     bool good = e <= most && worst <= most_worst && untouched;
     if (getenv("SG_VERBOSE")) printf("%s: %.3g / %.3g\n", name, e, e_plain);
     if (!good)
-        printf("     error %.3g (plain %.3g), worst %.3g (%.3g), guard %s\n", e, e_plain, worst, worst_plain,
-               untouched ? "whole" : "overwritten");
+        printf("     error %.3g (plain %.3g), worst %.3g (%.3g), guard %s\n", e, e_plain, worst,
+            worst_plain, untouched ? "whole" : "overwritten");
     verdict(good, name);
 
     std::vector<struct head_ledger> l = ledger.get();
@@ -149,23 +151,26 @@ static void check_attention(const struct attn_impl *impl, const problem &p)
             possible += (uint64_t)tiles_possible(p.block, i, x.n_kv);
             for (int w = 0; w < map.words_per_row && is_sparse; w++)
                 kept += (uint64_t)__builtin_popcountll(
-                    map_bits[((size_t)h * map.n_qblocks + i - p.q_start / p.block.q) * map.words_per_row +
-                             w]);
+                    map_bits[((size_t)h * map.n_qblocks + i - p.q_start / p.block.q) *
+                            map.words_per_row +
+                        w]);
         }
         for (int u = p.q_start / 64; u * 64 < x.n_kv; u++)
             units += (uint64_t)(std::min(u * 64 + 63, x.n_kv - 1) / p.block.k + 1);
         uint64_t slack = n_doubt ? (uint64_t)n_doubt / 64 + 2 : 0;
         bool right = l[h].tiles_possible == possible &&
-                     l[h].tiles_computed == (is_sparse ? kept : possible) &&
-                     l[h].pv_units_possible == units && l[h].pv_units_computed <= units_done[h] + slack &&
-                     l[h].pv_units_computed + slack >= units_done[h];
+            l[h].tiles_computed == (is_sparse ? kept : possible) &&
+            l[h].pv_units_possible == units && l[h].pv_units_computed <= units_done[h] + slack &&
+            l[h].pv_units_computed + slack >= units_done[h];
         if (!right)
-            printf("     head %d: tiles %llu/%llu, want %llu/%llu; units %llu/%llu, want %llu/%llu (slack "
+            printf("     head %d: tiles %llu/%llu, want %llu/%llu; units %llu/%llu, want %llu/%llu "
+                   "(slack "
                    "%llu)\n",
-                   h, (unsigned long long)l[h].tiles_computed, (unsigned long long)l[h].tiles_possible,
-                   (unsigned long long)(is_sparse ? kept : possible), (unsigned long long)possible,
-                   (unsigned long long)l[h].pv_units_computed, (unsigned long long)l[h].pv_units_possible,
-                   units_done[h], (unsigned long long)units, (unsigned long long)slack);
+                h, (unsigned long long)l[h].tiles_computed, (unsigned long long)l[h].tiles_possible,
+                (unsigned long long)(is_sparse ? kept : possible), (unsigned long long)possible,
+                (unsigned long long)l[h].pv_units_computed,
+                (unsigned long long)l[h].pv_units_possible, units_done[h],
+                (unsigned long long)units, (unsigned long long)slack);
         char what[300];
         snprintf(what, sizeof what, "ledger of head %d, %s", h, name);
         verdict(right, what);
@@ -206,8 +211,9 @@ static void check_reference(int bk, float lambda)
     for (int h = 0; h < p.heads; h++)
         for (int row = 0; row < p.n; row++)
             for (int i = 0; i < p.d && !doubt[(size_t)h * p.n + row]; i++)
-                worst = std::max(worst, fabs(got[((size_t)h * p.n + row) * p.d + i] -
-                                             (double)o[(size_t)(row * a.o_row + h * a.o_head + i)]));
+                worst = std::max(worst,
+                    fabs(got[((size_t)h * p.n + row) * p.d + i] -
+                        (double)o[(size_t)(row * a.o_row + h * a.o_head + i)]));
     if (!(worst < 1e-5)) printf("     references differ by %g\n", worst);
     verdict(good && worst < 1e-5, "GPU reference against the CPU's");
 }
@@ -223,9 +229,10 @@ static void check_attentions(bool quick, int only_length)
         for (int n : lengths) {
             int heads = n > 1500 ? 4 : 8, kv = n % 2 ? heads / 4 : heads / 2;
             for (int i = 0; dense[i]; i++) {
-                check_attention(dense[i], {n, 0, heads, kv, d, n % 3 == 0, {128, 128}, -1, -1, false, 1.5f});
                 check_attention(
-                    dense[i], {n, n % 2 ? 100 : 256, heads, heads, d, true, {128, 64}, -1, -1, false, 1.0f});
+                    dense[i], {n, 0, heads, kv, d, n % 3 == 0, {128, 128}, -1, -1, false, 1.5f});
+                check_attention(dense[i],
+                    {n, n % 2 ? 100 : 256, heads, heads, d, true, {128, 64}, -1, -1, false, 1.0f});
             }
             for (int i = 0; sparse[i]; i++)
                 for (int bk : {128, 64})
@@ -234,17 +241,9 @@ static void check_attentions(bool quick, int only_length)
                             bool few = lambda > 1 && keep != 0.6f;
                             if (few || (n > 1500 && keep > 0.6f)) continue;
                             if (i == 1 && (d != 64 || (lambda >= 0 && bk == 128))) continue;
-                            check_attention(sparse[i], {n,
-                                                        n % 2 ? 0 : 384,
-                                                        heads,
-                                                        kv,
-                                                        d,
-                                                        n % 3 != 0,
-                                                        {128, bk},
-                                                        keep,
-                                                        lambda,
-                                                        keep == 0.3f,
-                                                        lambda >= 0 ? 2.5f : 1.5f});
+                            check_attention(sparse[i],
+                                {n, n % 2 ? 0 : 384, heads, kv, d, n % 3 != 0, {128, bk}, keep,
+                                    lambda, keep == 0.3f, lambda >= 0 ? 2.5f : 1.5f});
                         }
         }
 }
@@ -260,14 +259,15 @@ static void check_eight(bool quick, int only_length)
             for (int n : lengths) {
                 int heads = n > 1500 ? 4 : 8, kv = n % 2 ? heads / 4 : heads / 2;
                 check_attention(&attn_dense_eight_sm90,
-                                {n, n % 2 ? 0 : 192, heads, kv, d, n % 3 == 0, {128, 64}, -1, -1, false, 1.5f, qk});
+                    {n, n % 2 ? 0 : 192, heads, kv, d, n % 3 == 0, {128, 64}, -1, -1, false, 1.5f,
+                        qk});
                 for (int bk : {128, 64})
                     for (float keep : {0.0f, 0.3f, 1.0f})
                         for (float lambda : {-1.0f, 1.0f, 6.0f}) {
                             if (n > 1500 && keep > 0.6f) continue;
                             check_attention(&attn_sparse_eight_sm90,
-                                            {n, n % 2 ? 0 : 384, heads, kv, d, n % 3 != 0, {128, bk}, keep, lambda,
-                                             keep == 0.3f, lambda >= 0 ? 2.5f : 1.5f, qk});
+                                {n, n % 2 ? 0 : 384, heads, kv, d, n % 3 != 0, {128, bk}, keep,
+                                    lambda, keep == 0.3f, lambda >= 0 ? 2.5f : 1.5f, qk});
                         }
             }
 }
@@ -279,15 +279,16 @@ struct mask_problem {
     const char *method;
 };
 
-/* Against the CPU's prediction on the same numbers; only tiles within rounding of a bound may differ. */
+/* Against the CPU's prediction on the same numbers; only tiles within rounding of a bound may
+ * differ. */
 static void check_mask(const mask_problem &m)
 {
     const problem &p = m.p;
     char name[256];
     snprintf(name, sizeof name,
-             "mask %s n=%d start=%d heads=%d/%d d=%d block=%dx%d theta=%g tau=%g topk=%g smooth=%s", m.method, p.n,
-             p.q_start, p.heads, p.kv_heads, p.d, p.block.q, p.block.k, m.theta, m.tau, m.topk,
-             smooth_k_name(m.smooth));
+        "mask %s n=%d start=%d heads=%d/%d d=%d block=%dx%d theta=%g tau=%g topk=%g smooth=%s",
+        m.method, p.n, p.q_start, p.heads, p.kv_heads, p.d, p.block.q, p.block.k, m.theta, m.tau,
+        m.topk, smooth_k_name(m.smooth));
     const struct mask_method *method = mask_method_find(m.method);
     data x(p);
     struct attn_args a = arguments(p, x, NULL);
@@ -296,7 +297,9 @@ static void check_mask(const mask_problem &m)
     bits.fill(0xff);
     map.bits = bits.at;
     std::vector<struct head_params> heads;
-    for (int h = 0; h < p.heads; h++) heads.push_back({m.theta, m.tau, 50, !(p.mixed && h % 3 == 1), (uint8_t)(method->n_parts ? h % method->n_parts : 0)});
+    for (int h = 0; h < p.heads; h++)
+        heads.push_back({m.theta, m.tau, 50, !(p.mixed && h % 3 == 1),
+            (uint8_t)(method->n_parts ? h % method->n_parts : 0)});
     buffer<struct head_params> device_heads(heads.size());
     device_heads.put(heads);
     buffer<struct head_ledger> ledger(p.heads);
@@ -333,11 +336,12 @@ static void check_mask(const mask_problem &m)
         either += (uint64_t)__builtin_popcountll(got[i] | want[i]);
     }
     for (int i = 0; i < map.n_qblocks; i++)
-        possible += (uint64_t)tiles_possible(p.block, p.q_start / p.block.q + i, x.n_kv) * (uint64_t)p.heads;
+        possible += (uint64_t)tiles_possible(p.block, p.q_start / p.block.q + i, x.n_kv) *
+            (uint64_t)p.heads;
     bool good = (double)(either - both) <= 1.0 + 0.001 * (double)either;
     if (getenv("SG_VERBOSE") || !good)
         printf("     %s: kept %.3f, Jaccard %.6f\n", name, (double)either / (double)possible,
-               (double)both / (double)either);
+            (double)both / (double)either);
     verdict(good, name);
     std::vector<struct head_ledger> l = ledger.get();
     uint64_t off = 0, forced = 0;
@@ -346,17 +350,17 @@ static void check_mask(const mask_problem &m)
         good = g.forced_sink == w.forced_sink && g.forced_diagonal == w.forced_diagonal;
         if (!good)
             printf("     head %d: sink %llu, want %llu; diagonal %llu, want %llu\n", h,
-                   (unsigned long long)g.forced_sink, (unsigned long long)w.forced_sink,
-                   (unsigned long long)g.forced_diagonal, (unsigned long long)w.forced_diagonal);
+                (unsigned long long)g.forced_sink, (unsigned long long)w.forced_sink,
+                (unsigned long long)g.forced_diagonal, (unsigned long long)w.forced_diagonal);
         verdict(good, name);
         off += (uint64_t)llabs((long long)(g.forced_theta_q - w.forced_theta_q)) +
-               (uint64_t)llabs((long long)(g.forced_theta_k - w.forced_theta_k));
+            (uint64_t)llabs((long long)(g.forced_theta_k - w.forced_theta_k));
         forced += w.forced_theta_q + w.forced_theta_k;
     }
     good = (double)off <= 0.002 * (double)forced;
     if (!good)
         printf("     forced by similarity: %llu off, of %llu\n", (unsigned long long)off,
-               (unsigned long long)forced);
+            (unsigned long long)forced);
     verdict(good, name);
 }
 
@@ -371,13 +375,16 @@ static void check_masks(bool quick)
             for (int b = 0; b < 4; b++) {
                 if (d == 80 && n > 3000) continue;
                 problem p = {n, n % 2 ? 0 : 1280, 8, n % 3 ? 2 : 8, d, n % 2 == 0, shapes[b], -1,
-                             -1, n == 1000, 1.5f};
+                    -1, n == 1000, 1.5f};
                 for (int s = 0; s < 3; s++) check_mask({p, 0.19f, 0.9f, 0, smooths[s], "sparge"});
                 for (float tau : {0.0f, 0.3f, 0.7f, 0.98f, 1.0f})
                     check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING, "sparge"});
-                for (float topk : {0.05f, 0.5f}) check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING, "sparge"});
-                for (const char *method : {"bound", "bound+spread=range+over=max+rule=top-p", "bound+rows=8+keys=32+over=mean", "sparge/bound"})
-                    for (float tau : {0.0f, 0.7f, 0.95f, 1.0f}) check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING, method});
+                for (float topk : {0.05f, 0.5f})
+                    check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING, "sparge"});
+                for (const char *method : {"bound", "bound+spread=range+over=max+rule=top-p",
+                         "bound+rows=8+keys=32+over=mean", "sparge/bound"})
+                    for (float tau : {0.0f, 0.7f, 0.95f, 1.0f})
+                        check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING, method});
                 check_mask({p, 0.1f, 0.5f, 0.3f, SMOOTH_K_RUNNING, "bound"});
             }
 }
@@ -386,7 +393,8 @@ static void check_masks(bool quick)
 static void check_long_masks()
 {
     for (int d : {64, 128})
-        check_mask({{20000, 0, 32, 8, d, true, {128, 64}, -1, -1, false, 1.5f}, -1.0f, 0.9f, 0, SMOOTH_K_RUNNING, "bound"});
+        check_mask({{20000, 0, 32, 8, d, true, {128, 64}, -1, -1, false, 1.5f}, -1.0f, 0.9f, 0,
+            SMOOTH_K_RUNNING, "bound"});
 }
 
 static void check_portable(bool quick)
@@ -398,12 +406,13 @@ static void check_portable(bool quick)
         for (int n : lengths)
             for (int b = 0; b < 4; b++) {
                 int heads = 4, kv = n % 2 ? 4 : 2;
-                check_attention(&attn_cuda_bf16, {n, n % 2 ? 100 : 0, heads, kv, d, n % 3 == 0, shapes[b], -1,
-                                                  -1, false, 1.0f});
+                check_attention(&attn_cuda_bf16,
+                    {n, n % 2 ? 100 : 0, heads, kv, d, n % 3 == 0, shapes[b], -1, -1, false, 1.0f});
                 for (float keep : {0.0f, 0.5f})
                     for (float lambda : {-1.0f, 2.0f})
-                        check_attention(&attn_cuda_bf16, {n, n % 2 ? 0 : 384, heads, kv, d, true, shapes[b],
-                                                          keep, lambda, keep > 0, lambda >= 0 ? 2.5f : 1.5f});
+                        check_attention(&attn_cuda_bf16,
+                            {n, n % 2 ? 0 : 384, heads, kv, d, true, shapes[b], keep, lambda,
+                                keep > 0, lambda >= 0 ? 2.5f : 1.5f});
             }
 }
 
@@ -411,7 +420,8 @@ static void check_portable(bool quick)
 static void check_lone_item()
 {
     for (float lambda : {-1.0f, 6.0f})
-        check_attention(&attn_sparse_teams_sm90_bf16, {100, 128, 1, 1, 64, true, {128, 64}, 0.5f, lambda, false, 1.5f});
+        check_attention(&attn_sparse_teams_sm90_bf16,
+            {100, 128, 1, 1, 64, true, {128, 64}, 0.5f, lambda, false, 1.5f});
 }
 
 /* What cannot be done is refused with words. */
@@ -422,17 +432,19 @@ static void check_refusals(struct device *dev)
     struct attn_args a = arguments(p, x, x.v.at);
     verdict(attn_dense_sm90_bf16.refuses(&a) == NULL, "a plain call is taken");
     a.dtype = DTYPE_F32;
-    verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) != NULL, "f32 is refused");
+    verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) != NULL,
+        "f32 is refused");
     a.dtype = DTYPE_BF16, a.head_dim = 80;
     verdict(attn_dense_sm90_bf16.refuses(&a) != NULL && attn_cuda_bf16.refuses(&a) == NULL,
-            "head_dim 80 goes elsewhere");
+        "head_dim 80 goes elsewhere");
     struct tile_map map = tile_map_shape({128, 128}, 2, 0, 64);
     float lambda = 6;
     a.tiles = &map, a.pv_threshold = &lambda;
     verdict(attn_sparse_teams_sm90_bf16.refuses(&a) != NULL, "two teams want head_dim 64");
     a.head_dim = 64;
-    verdict(attn_sparse_teams_sm90_bf16.refuses(&a) != NULL && attn_sparse_sm90_bf16.refuses(&a) == NULL,
-            "stage 2 with 128-key blocks is for one team");
+    verdict(attn_sparse_teams_sm90_bf16.refuses(&a) != NULL &&
+            attn_sparse_sm90_bf16.refuses(&a) == NULL,
+        "stage 2 with 128-key blocks is for one team");
     a.tiles = NULL, a.pv_threshold = NULL;
     a.head_dim = 64, a.q = x.q.at + 1;
     verdict(attn_dense_sm90_bf16.refuses(&a) != NULL, "an unaligned pointer is refused");
@@ -440,12 +452,12 @@ static void check_refusals(struct device *dev)
     verdict(attn_sparse_sm90_bf16.refuses(&a) != NULL, "a sparse call without a map is refused");
     struct device *none = NULL;
     verdict(device_cuda.open(&none, 999) == ERR_DEVICE && strstr(status_message(), "999") != NULL &&
-                none == NULL,
-            "device 999 is refused by number");
+            none == NULL,
+        "device 999 is refused by number");
     void *at = &at;
     verdict(device_cuda.alloc(dev, &at, (size_t)1 << 46) == ERR_MEMORY &&
-                strstr(status_message(), "GiB") != NULL && at == NULL,
-            "64 TiB are refused with what there is");
+            strstr(status_message(), "GiB") != NULL && at == NULL,
+        "64 TiB are refused with what there is");
     verdict(cudaGetLastError() == cudaSuccess, "no error is left behind");
 }
 
@@ -455,20 +467,13 @@ int main(int argc, char **argv)
     bool only_masks = false, only_eight = false;
     int only_length = 0;
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--quick") == 0)
-            quick = true;
-        else if (strcmp(argv[i], "--bench") == 0)
-            timing = true;
-        else if (strcmp(argv[i], "--brief") == 0)
-            brief = true;
-        else if (strcmp(argv[i], "--masks") == 0)
-            only_masks = true;
-        else if (strcmp(argv[i], "--eight") == 0)
-            only_eight = true;
-        else if (strcmp(argv[i], "--length") == 0 && i + 1 < argc)
-            only_length = atoi(argv[++i]);
-        else if (timing)
-            lines = fopen(argv[i], "w");
+        if (strcmp(argv[i], "--quick") == 0) quick = true;
+        else if (strcmp(argv[i], "--bench") == 0) timing = true;
+        else if (strcmp(argv[i], "--brief") == 0) brief = true;
+        else if (strcmp(argv[i], "--masks") == 0) only_masks = true;
+        else if (strcmp(argv[i], "--eight") == 0) only_eight = true;
+        else if (strcmp(argv[i], "--length") == 0 && i + 1 < argc) only_length = atoi(argv[++i]);
+        else if (timing) lines = fopen(argv[i], "w");
     }
     struct device *dev;
     if (device_cuda.open(&dev, 0) != OK) {
@@ -480,7 +485,7 @@ int main(int argc, char **argv)
     printf("device: %s, sm %d, %d multiprocessors\n", info.name, info.sm, info.n_multiprocessors);
     if (timing) {
         std::vector<int> lengths = only_length ? std::vector<int>{only_length}
-                                   : brief     ? std::vector<int>{2048, 8192, 32768}
+            : brief                            ? std::vector<int>{2048, 8192, 32768}
                                                : std::vector<int>{2048, 4096, 8192, 32768, 131072};
         if (!only_eight) bench(lengths, brief, only_masks);
         bench_eight(lengths);

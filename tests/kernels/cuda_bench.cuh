@@ -1,6 +1,6 @@
-/* Timings for check_kernels_cuda --bench: 32 query and 8 kv heads, medians of event timings. With a file, every
- * figure is a line there: what, head_dim, n, milliseconds, fraction of possible tiles kept, seed of the random map
- * (0: none), from which bench_peers.py draws the same map. */
+/* Timings for check_kernels_cuda --bench: 32 query and 8 kv heads, medians of event timings. With a
+ * file, every figure is a line there: what, head_dim, n, milliseconds, fraction of possible tiles
+ * kept, seed of the random map (0: none), from which bench_peers.py draws the same map. */
 #ifndef SG_TESTS_KERNELS_CUDA_BENCH_CUH
 #define SG_TESTS_KERNELS_CUDA_BENCH_CUH
 
@@ -46,13 +46,13 @@ static void run_call(void *ctx)
 
 static double time_call(struct call *c, int n)
 {
-    double ms = median_ms(n <= 4096    ? 10
-                          : n <= 16384 ? 2
-                                       : 1,
-                          n <= 16384   ? 15
-                          : n <= 40000 ? 9
-                                       : 3,
-                          run_call, c);
+    double ms = median_ms(n <= 4096 ? 10
+            : n <= 16384            ? 2
+                                    : 1,
+        n <= 16384       ? 15
+            : n <= 40000 ? 9
+                         : 3,
+        run_call, c);
     CHECK(cudaDeviceSynchronize());
     return ms;
 }
@@ -61,7 +61,8 @@ static FILE *lines;
 
 static void report(const char *what, int d, int n, double ms, double kept, uint64_t seed)
 {
-    if (lines) fprintf(lines, "%s %d %d %.6f %.9f %llu\n", what, d, n, ms, kept, (unsigned long long)seed);
+    if (lines)
+        fprintf(lines, "%s %d %d %.6f %.9f %llu\n", what, d, n, ms, kept, (unsigned long long)seed);
 }
 
 static double kept_fraction(const struct tile_map &map, const buffer<uint64_t> &bits, int n)
@@ -94,7 +95,8 @@ static void run_both(void *ctx)
     run_call(&((struct mask_call *)ctx)->attention);
 }
 
-/* Prediction alone, and prediction with the attention it leads to, half of the tiles kept by rank. */
+/* Prediction alone, and prediction with the attention it leads to, half of the tiles kept by rank.
+ */
 static void bench_mask(const problem &shape, const data &x, void *o, double dense)
 {
     int calls = shape.n <= 16384 ? 10 : 2;
@@ -115,16 +117,18 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
         c.map = &map, c.ws = mask_ws.at;
         double by_tau = median_ms(calls, 15, run_mask, &c);
         c.args.topk = 0.5f;
-        double by_rank = median_ms(calls, 15, run_mask, &c), both = median_ms(p.n <= 16384 ? 5 : 1, 9, run_both, &c);
+        double by_rank = median_ms(calls, 15, run_mask, &c),
+               both = median_ms(p.n <= 16384 ? 5 : 1, 9, run_both, &c);
         double kept = kept_fraction(map, bits, p.n);
         char what[64];
         snprintf(what, sizeof what, "predict_128x%d", bk);
         report(what, p.d, p.n, by_tau, 0, 0);
         snprintf(what, sizeof what, "call_128x%d_topk_0.5", bk);
         report(what, p.d, p.n, both, kept, 0);
-        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole call %.4f ms, "
+        printf("mask   d=%-3d n=%-6d 128x%-3d tau %.4f ms, topk %.4f ms: %.2f %% of dense; whole "
+               "call %.4f ms, "
                "kept %.3f\n",
-               p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, kept);
+            p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, kept);
         for (const char *method : {"bound", "bound+rows=8", "bound+keys=8"}) {
             c.args.topk = 0, c.args.method = mask_method_find(method);
             if (mask_cuda_refuses(&c.args)) continue;
@@ -133,7 +137,8 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
             double ms = median_ms(calls, 15, run_mask, &c);
             snprintf(what, sizeof what, "predict_128x%d_%s", bk, method);
             report(what, p.d, p.n, ms, 0, 0);
-            printf("mask   d=%-3d n=%-6d 128x%-3d %s %.4f ms: %.2f %% of dense\n", p.d, p.n, bk, method, ms, 100 * ms / dense);
+            printf("mask   d=%-3d n=%-6d 128x%-3d %s %.4f ms: %.2f %% of dense\n", p.d, p.n, bk,
+                method, ms, 100 * ms / dense);
         }
     }
 }
@@ -151,7 +156,8 @@ static void bench(const std::vector<int> &lengths, bool brief, bool only_masks)
             struct call c = {&attn_dense_sm90_bf16, arguments(p, x, o.at), ws.at};
             double dense = time_call(&c, n);
             report("dense", d, n, dense, 1, 0);
-            printf("dense  d=%-3d n=%-6d %9.4f ms %6.0f TFLOP/s\n", d, n, dense, flop / dense * 1e-9);
+            printf(
+                "dense  d=%-3d n=%-6d %9.4f ms %6.0f TFLOP/s\n", d, n, dense, flop / dense * 1e-9);
             if (!brief) bench_mask(p, x, o.at, dense);
             for (int bk : {128, 64})
                 for (float keep : {0.1f, 0.25f, 0.5f, 0.6f, 1.0f}) {
@@ -172,8 +178,9 @@ static void bench(const std::vector<int> &lengths, bool brief, bool only_masks)
                     char what[64];
                     snprintf(what, sizeof what, "sparse_128x%d_%.2f", bk, keep);
                     report(what, d, n, ms, f, seed);
-                    printf("sparse d=%-3d n=%-6d 128x%-3d kept %.3f %9.4f ms, useful work %.3f of dense", d,
-                           n, bk, f, ms, f * dense_now / ms);
+                    printf("sparse d=%-3d n=%-6d 128x%-3d kept %.3f %9.4f ms, useful work %.3f of "
+                           "dense",
+                        d, n, bk, f, ms, f * dense_now / ms);
                     if (d == 64) {
                         struct call teams = c;
                         teams.impl = &attn_sparse_teams_sm90_bf16;
@@ -213,13 +220,14 @@ static void bench_eight(const std::vector<int> &lengths)
             uint64_t seed = mix(seed_now++);
             map_kernel<<<256, 64>>>(map, 0, n, 0.5f, seed);
             double f = kept_fraction(map, bits, n), flop = 2.0 * heads * (double)n * n * d;
-            struct call c = {&attn_dense_eight_sm90, a, ws.at}, full = {&attn_dense_sm90_bf16, a, ws.at};
+            struct call c = {&attn_dense_eight_sm90, a, ws.at},
+                        full = {&attn_dense_sm90_bf16, a, ws.at};
             full.args.qk = full.args.pv = PRECISION_FULL;
             double quantise = median_ms(n <= 16384 ? 10 : 2, 15, run_quantise, &c);
             double bf16 = time_call(&full, n);
             report("quantise", d, n, quantise, 1, 0);
-            printf("eight  d=%-3d n=%-6d bf16 %.4f ms %.0f TFLOP/s, quantisation %.4f ms\n", d, n, bf16,
-                   flop / bf16 * 1e-9, quantise);
+            printf("eight  d=%-3d n=%-6d bf16 %.4f ms %.0f TFLOP/s, quantisation %.4f ms\n", d, n,
+                bf16, flop / bf16 * 1e-9, quantise);
             buffer<struct head_params> params(heads);
             params.put(std::vector<struct head_params>(heads, {-1.0f, 0.9f, 50.0f, true, 0}));
             for (enum precision qk : {PRECISION_INT8, PRECISION_FP8}) {
@@ -246,10 +254,11 @@ static void bench_eight(const std::vector<int> &lengths)
                 snprintf(what, sizeof what, "call_%s_topk_0.5", precision_name(qk));
                 report(what, d, n, whole, kept, 0);
                 double alone = dense - quantise;
-                printf("       %-4s dense %.4f ms (%.4f without quantisation, %.0f TFLOP/s), x bf16 %.2f; random %.3f "
+                printf("       %-4s dense %.4f ms (%.4f without quantisation, %.0f TFLOP/s), x "
+                       "bf16 %.2f; random %.3f "
                        "kept %.4f ms, useful %.3f; predicted %.3f kept, whole call %.4f ms\n",
-                       precision_name(qk), dense, alone, flop / alone * 1e-9, bf16 / dense, f, sparse,
-                       f * alone / (sparse - quantise), kept, whole);
+                    precision_name(qk), dense, alone, flop / alone * 1e-9, bf16 / dense, f, sparse,
+                    f * alone / (sparse - quantise), kept, whole);
             }
         }
 }

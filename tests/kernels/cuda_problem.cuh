@@ -1,4 +1,5 @@
-/* Random attention problems on the device, shared by the checks and the timings of check_kernels_cuda. */
+/* Random attention problems on the device, shared by the checks and the timings of
+ * check_kernels_cuda. */
 #ifndef SG_TESTS_KERNELS_CUDA_PROBLEM_CUH
 #define SG_TESTS_KERNELS_CUDA_PROBLEM_CUH
 
@@ -26,8 +27,7 @@ extern "C" {
         }                                                                                  \
     } while (0)
 
-template <typename T>
-struct buffer {
+template <typename T> struct buffer {
     T *at = NULL;
     size_t n = 0;
     explicit buffer(size_t count) : n(count) { CHECK(cudaMalloc(&at, (n ? n : 1) * sizeof(T))); }
@@ -61,9 +61,10 @@ __host__ __device__ static uint64_t mix(uint64_t x)
     return ((float)(bits >> 40) + 0.5f) * (1.0f / 16777216.0f);
 }
 
-/* Normal numbers; with `drift`, rows of the same 256-row stretch share a direction, as text does. */
-__global__ static void random_kernel(__nv_bfloat16 *x, size_t n, int row, int d, float gain, float drift,
-                                     uint64_t seed)
+/* Normal numbers; with `drift`, rows of the same 256-row stretch share a direction, as text does.
+ */
+__global__ static void random_kernel(
+    __nv_bfloat16 *x, size_t n, int row, int d, float gain, float drift, uint64_t seed)
 {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
          i += (size_t)gridDim.x * blockDim.x) {
@@ -83,7 +84,8 @@ static void randomise(buffer<__nv_bfloat16> &x, int row, int d, float gain, floa
 }
 
 /* Each tile kept with that probability; the diagonal always. */
-__global__ static void map_kernel(struct tile_map m, int q_start, int n_kv, float keep, uint64_t seed)
+__global__ static void map_kernel(
+    struct tile_map m, int q_start, int n_kv, float keep, uint64_t seed)
 {
     int rows = m.n_heads * m.n_qblocks;
     for (int r = blockIdx.x * blockDim.x + threadIdx.x; r < rows; r += gridDim.x * blockDim.x) {
@@ -128,7 +130,8 @@ struct data {
 {
     struct attn_args a = {};
     a.dtype = DTYPE_BF16;
-    a.n_q = p.n, a.q_start = p.q_start, a.n_heads = p.heads, a.n_kv_heads = p.kv_heads, a.head_dim = p.d;
+    a.n_q = p.n, a.q_start = p.q_start, a.n_heads = p.heads, a.n_kv_heads = p.kv_heads,
+    a.head_dim = p.d;
     a.scale = 1.0f / sqrtf((float)p.d);
     a.q = x.q.at, a.k = x.k.at, a.v = x.v.at, a.o = o;
     a.q_row = a.o_row = p.token_major ? p.heads * p.d : p.d;

@@ -1,6 +1,6 @@
-/* Attention as defined, one thread a row, for check_kernels_cuda: in fp64 (the truth), and in fp32 with bf16
- * probabilities (the plain path of the same precision, which calibrates the tolerance). Eight-bit calls come with q, k
- * and v in f32 as their eight bits stand for. */
+/* Attention as defined, one thread a row, for check_kernels_cuda: in fp64 (the truth), and in fp32
+ * with bf16 probabilities (the plain path of the same precision, which calibrates the tolerance).
+ * Eight-bit calls come with q, k and v in f32 as their eight bits stand for. */
 #ifndef SG_TESTS_KERNELS_CUDA_REFERENCE_CUH
 #define SG_TESTS_KERNELS_CUDA_REFERENCE_CUH
 
@@ -19,20 +19,23 @@ struct reference_args {
 /* Element i of q, k or v, which are bf16 or, where they stand for eight bits, f32. */
 __device__ static float number(const struct attn_args &a, const void *x, ptrdiff_t i)
 {
-    return a.dtype == DTYPE_F32 ? ((const float *)x)[i] : __bfloat162float(((const __nv_bfloat16 *)x)[i]);
+    return a.dtype == DTYPE_F32 ? ((const float *)x)[i]
+                                : __bfloat162float(((const __nv_bfloat16 *)x)[i]);
 }
 
 __device__ static float e4m3(float x)
 {
-    __half_raw h = __nv_cvt_fp8_to_halfraw(__nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3), __NV_E4M3);
+    __half_raw h =
+        __nv_cvt_fp8_to_halfraw(__nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3), __NV_E4M3);
     return __half2float(__half(h));
 }
 
-/* out [n_heads, n_q, d] of REAL; unsure [n_heads, n_q]: 1 where a stage-2 decision is within rounding of its
- * bound, 0 elsewhere; done [n_heads]: units computed. One CTA per (unit, head), one thread per row. */
+/* out [n_heads, n_q, d] of REAL; unsure [n_heads, n_q]: 1 where a stage-2 decision is within
+ * rounding of its bound, 0 elsewhere; done [n_heads]: units computed. One CTA per (unit, head), one
+ * thread per row. */
 template <typename REAL, bool PLAIN>
-__global__ void reference_kernel(const __grid_constant__ reference_args x, double *out, uint8_t *unsure,
-                                 unsigned long long *done)
+__global__ void reference_kernel(const __grid_constant__ reference_args x, double *out,
+    uint8_t *unsure, unsigned long long *done)
 {
     const struct attn_args &a = x.a;
     const int d = a.head_dim, n_kv = a.q_start + a.n_q, h = blockIdx.y;
@@ -44,7 +47,9 @@ __global__ void reference_kernel(const __grid_constant__ reference_args x, doubl
     const ptrdiff_t q = row * a.q_row + h * a.q_head, k = kv * a.k_head, v = kv * a.v_head;
     const bool sparse = x.bits != NULL && (a.head_sparse == NULL || a.head_sparse[h]);
     const uint64_t *bits = NULL;
-    if (sparse) bits = x.bits + ((size_t)h * x.n_qblocks + (unit0 - a.q_start) / a.block.q) * x.words_per_row;
+    if (sparse)
+        bits =
+            x.bits + ((size_t)h * x.n_qblocks + (unit0 - a.q_start) / a.block.q) * x.words_per_row;
 
     REAL o[256], m = -INFINITY, l = 0;
     for (int i = 0; i < d; i++) o[i] = 0;
@@ -84,7 +89,8 @@ __global__ void reference_kernel(const __grid_constant__ reference_args x, doubl
             if (a.pv == PRECISION_FP8) {
                 if (c % 64 == 0) {
                     REAL largest = -INFINITY;
-                    for (int e = c; e < min(c + 64, k1); e++) largest = fmax(largest, score[e - k0]);
+                    for (int e = c; e < min(c + 64, k1); e++)
+                        largest = fmax(largest, score[e - k0]);
                     power = ceil(largest * (REAL)1.4426950408889634) - 8;
                 }
                 REAL x = score[c - k0] * (REAL)1.4426950408889634 - power;

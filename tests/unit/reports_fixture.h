@@ -35,16 +35,16 @@ static inline void tear_down(void)
 static inline struct fixture_options options(uint64_t seed, double sparsity, double error)
 {
     return (struct fixture_options){.seed = seed,
-                                    .n_samples = 6,
-                                    .n_layers = 3,
-                                    .n_heads = 4,
-                                    .sparsity = sparsity,
-                                    .error = error,
-                                    .method = "sparge",
-                                    .rule = "l1",
-                                    .tasks = true,
-                                    .latency = true,
-                                    .words = true};
+        .n_samples = 6,
+        .n_layers = 3,
+        .n_heads = 4,
+        .sparsity = sparsity,
+        .error = error,
+        .method = "sparge",
+        .rule = "l1",
+        .tasks = true,
+        .latency = true,
+        .words = true};
 }
 
 static inline void put(struct fixture_options o)

@@ -1,5 +1,5 @@
-/* Invented runs for tests of results/ and reports/: the numbers are made up from a seed, and hang together
- * the way real ones do (more sparsity, more error). */
+/* Invented runs for tests of results/ and reports/: the numbers are made up from a seed, and hang
+ * together the way real ones do (more sparsity, more error). */
 #ifndef SG_TESTS_UNIT_RUN_FIXTURE_H
 #define SG_TESTS_UNIT_RUN_FIXTURE_H
 
@@ -39,8 +39,8 @@ struct fixture {
     char scopes[8][32];
 };
 
-static inline struct metric_record fixture_metric(const char *scope, const char *name, int64_t n, double mean,
-                                                  double spread, double towards)
+static inline struct metric_record fixture_metric(
+    const char *scope, const char *name, int64_t n, double mean, double spread, double towards)
 {
     struct metric_record m = metric_record_empty(scope, name, n);
     double d = towards - mean; /* the tail lies away from the perfect value */
@@ -77,11 +77,11 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
     struct run_record *run = &f->d.run;
     double e = o.error;
     snprintf(f->key_json, sizeof f->key_json,
-             "{\"model\":\"%s\",\"engine\":\"1\",\"method\":\"%s\",\"layers\":\"%s\",\"seed\":%llu,"
-             "\"sparsity\":%.6f,"
-             "\"dataset\":\"%s\"}",
-             "0123456789abcdef0123456789abcdef", o.method, o.layers ? o.layers : "all",
-             (unsigned long long)o.seed, o.sparsity, o.dataset ? o.dataset : "text");
+        "{\"model\":\"%s\",\"engine\":\"1\",\"method\":\"%s\",\"layers\":\"%s\",\"seed\":%llu,"
+        "\"sparsity\":%.6f,"
+        "\"dataset\":\"%s\"}",
+        "0123456789abcdef0123456789abcdef", o.method, o.layers ? o.layers : "all",
+        (unsigned long long)o.seed, o.sparsity, o.dataset ? o.dataset : "text");
     store_key(f->key_json, f->key);
     char slot_json[64];
     snprintf(slot_json, sizeof slot_json, "{\"cell\":%llu}", (unsigned long long)o.seed);
@@ -122,29 +122,32 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
         .peak_bytes = 900 << 20,
         .peak_device_bytes = -1,
         .model = {.fingerprint = "0123456789abcdef0123456789abcdef",
-                  .name = "story-llama",
-                  .path = "models/story",
-                  .config_json = "{\"hidden\":128}",
-                  .n_layers = o.n_layers,
-                  .n_heads = o.n_heads,
-                  .n_kv_heads = 4,
-                  .head_dim = 16,
-                  .vocab = 2048,
-                  .n_params = 656000},
+            .name = "story-llama",
+            .path = "models/story",
+            .config_json = "{\"hidden\":128}",
+            .n_layers = o.n_layers,
+            .n_heads = o.n_heads,
+            .n_kv_heads = 4,
+            .head_dim = 16,
+            .vocab = 2048,
+            .n_params = 656000},
         .dataset = {.fingerprint = o.dataset ? o.dataset : "fedcba9876543210fedcba9876543210",
-                    .suite = "text",
-                    .name = "text:wiki.valid.raw",
-                    .n_samples = o.n_samples,
-                    .max_length = 2048,
-                    .n_tokens = 2048 * o.n_samples},
+            .suite = "text",
+            .name = "text:wiki.valid.raw",
+            .n_samples = o.n_samples,
+            .max_length = 2048,
+            .n_tokens = 2048 * o.n_samples},
         .machine = {.fingerprint = "00112233445566778899aabbccddeeff",
-                    .hostname = "box",
-                    .cpu = "AMD EPYC",
-                    .n_cores = 2,
-                    .ram_bytes = 8LL << 30,
-                    .os = "Linux"},
-        .software =
-            {.version = "0.1.0", .engine = "1", .compiler = "gcc 12", .commit = "abc1234", .dirty = false},
+            .hostname = "box",
+            .cpu = "AMD EPYC",
+            .n_cores = 2,
+            .ram_bytes = 8LL << 30,
+            .os = "Linux"},
+        .software = {.version = "0.1.0",
+            .engine = "1",
+            .compiler = "gcc 12",
+            .commit = "abc1234",
+            .dirty = false},
     };
     int64_t n = 2047 * o.n_samples;
     struct metric_record *m = f->metrics;
@@ -170,15 +173,18 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
     for (int b = 0; b < 8; b++) {
         snprintf(f->scopes[b], sizeof f->scopes[b], "position:%d-%d", 256 * b, 256 * b + 255);
         double g = e * (.3 + .12 * b);
-        m[f->d.n_metrics++] = fixture_metric(f->scopes[b], "cosine", n / 8, 1 - .02 * g, .01 * g, 1);
+        m[f->d.n_metrics++] =
+            fixture_metric(f->scopes[b], "cosine", n / 8, 1 - .02 * g, .01 * g, 1);
         m[f->d.n_metrics++] = fixture_metric(f->scopes[b], "kl", n / 8, .05 * g, .04 * g, 0);
     }
     f->samples = calloc((size_t)o.n_samples, sizeof *f->samples);
     for (int i = 0; i < o.n_samples; i++) {
         /* by pairs around e, so that means over samples are the overall numbers */
-        double away = i < o.n_samples / 2 ? .1 + .1 * rng_unit(&r) : 0, level = 2.5 + .2 * rng_normal(&r);
+        double away = i < o.n_samples / 2 ? .1 + .1 * rng_unit(&r) : 0,
+               level = 2.5 + .2 * rng_normal(&r);
         int twin = o.n_samples - 1 - i;
-        if (i > twin && e != 0) away = 1 - f->samples[twin].kl_mean / (.05 * e); /* the other side of its twin */
+        /* the other side of its twin */
+        if (i > twin && e != 0) away = 1 - f->samples[twin].kl_mean / (.05 * e);
         double g = e == 0 ? 0 : e * (i > twin ? 1 + away : 1 - away);
         f->samples[i] = (struct sample_record){
             .sample = i,
@@ -242,8 +248,9 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
                     -1, l, h, .03 * e * (1 + s), 1 - .001 * e, .02 * e * (l + 1), 1 - .002 * e};
         }
     for (int l = 0; l < o.n_layers; l++)
-        f->layer_errors[f->d.n_layer_errors++] = (struct layer_error_record){
-            -1, l, -1, e * (.03 + .02 * rng_unit(&r)), 1 - .001 * e, e * .02 * (l + 1), 1 - .002 * e * (l + 1)};
+        f->layer_errors[f->d.n_layer_errors++] =
+            (struct layer_error_record){-1, l, -1, e * (.03 + .02 * rng_unit(&r)), 1 - .001 * e,
+                e * .02 * (l + 1), 1 - .002 * e * (l + 1)};
     f->d.metrics = f->metrics;
     f->d.samples = f->samples;
     f->d.n_samples = (size_t)o.n_samples;
@@ -256,14 +263,14 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
             int length = 512 << (i / 5 % 4);
             double lost = e * .5 * (length / 4096.0);
             f->items[i] = (struct item_record){.item = str_format("needle-%02d", i),
-                                               .group = i % 2 ? "city" : "number",
-                                               .sample = i,
-                                               .depth = (i % 5) / 4.0,
-                                               .length = length,
-                                               .dense_score = -.5,
-                                               .sparse_score = -.5 - lost,
-                                               .dense_right = rng_unit(&r) < .97,
-                                               .sparse_right = rng_unit(&r) < .97 - lost};
+                .group = i % 2 ? "city" : "number",
+                .sample = i,
+                .depth = (i % 5) / 4.0,
+                .length = length,
+                .dense_score = -.5,
+                .sparse_score = -.5 - lost,
+                .dense_right = rng_unit(&r) < .97,
+                .sparse_right = rng_unit(&r) < .97 - lost};
         }
         f->d.items = f->items;
         f->d.n_items = 60;
@@ -275,32 +282,22 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
         for (int i = 0; i < 5; i++) {
             int64_t len = 512 << i;
             double dense = 2e-4 * (double)len + 4e-8 * (double)len * (double)len;
-            double sparse = 2e-4 * (double)len + .02 + 4e-8 * (1 - o.sparsity) * (double)len * (double)len;
-            f->latencies[f->d.n_latencies++] = (struct latency_record){
-                "prefill_dense", len,          20,          dense * .98,  dense * .985, dense * .99, dense,
-                dense * 1.02,    dense * 1.06, dense * 1.2, dense * 1.01, true,         NULL};
+            double sparse =
+                2e-4 * (double)len + .02 + 4e-8 * (1 - o.sparsity) * (double)len * (double)len;
+            f->latencies[f->d.n_latencies++] = (struct latency_record){"prefill_dense", len, 20,
+                dense * .98, dense * .985, dense * .99, dense, dense * 1.02, dense * 1.06,
+                dense * 1.2, dense * 1.01, true, NULL};
             f->latencies[f->d.n_latencies++] =
-                (struct latency_record){"prefill_sparse",
-                                        len,
-                                        20,
-                                        sparse * .98,
-                                        sparse * .985,
-                                        sparse * .99,
-                                        sparse,
-                                        sparse * 1.02,
-                                        sparse * 1.06,
-                                        sparse * 1.2,
-                                        sparse * 1.01,
-                                        i != 4,
-                                        i == 4 ? "noise 3.1 % after 20 s, wanted 1 %" : NULL};
+                (struct latency_record){"prefill_sparse", len, 20, sparse * .98, sparse * .985,
+                    sparse * .99, sparse, sparse * 1.02, sparse * 1.06, sparse * 1.2, sparse * 1.01,
+                    i != 4, i == 4 ? "noise 3.1 % after 20 s, wanted 1 %" : NULL};
         }
-        static const char *const parts[] = {"dense_attention", "dense_linear", "dense_rest", "sparse_predict",
-                                            "sparse_qk", "sparse_pv", "sparse_linear", "sparse_rest"};
+        static const char *const parts[] = {"dense_attention", "dense_linear", "dense_rest",
+            "sparse_predict", "sparse_qk", "sparse_pv", "sparse_linear", "sparse_rest"};
         static const double share[] = {.8, .45, .1, .05, .2, .2, .45, .1};
         for (int i = 0; i < 8; i++)
-            f->latencies[f->d.n_latencies++] =
-                (struct latency_record){parts[i], 8192,     3,        share[i], share[i], share[i], share[i],
-                                        share[i], share[i], share[i], share[i], true,     NULL};
+            f->latencies[f->d.n_latencies++] = (struct latency_record){parts[i], 8192, 3, share[i],
+                share[i], share[i], share[i], share[i], share[i], share[i], share[i], true, NULL};
         fixture_pooled(f, "latency_dense", 4.3, .05);
         fixture_pooled(f, "latency_sparse", 4.3 * (1 - .4 * o.sparsity), .05);
         fixture_pooled(f, "latency_ratio", 1 - .4 * o.sparsity, .01);
@@ -309,9 +306,9 @@ static inline void fixture_run(struct fixture *f, struct fixture_options o)
     if (o.words) {
         static const struct worst_token_record worst[] = {
             {0, 700, 17, 3.5, .91, 1.2, 4.9, .6, "Once upon a time <b>", " cat",
-             "[{\"text\":\" cat\",\"p\":0.7}]", "[{\"text\":\" dog\",\"p\":0.5}]"},
-            {1, 90, 5, 1.5, .95, 2.2, 2.9, .4, "in the & wood", " tree", "[{\"text\":\" tree\",\"p\":0.3}]",
-             "[{\"text\":\" sea\",\"p\":0.2}]"},
+                "[{\"text\":\" cat\",\"p\":0.7}]", "[{\"text\":\" dog\",\"p\":0.5}]"},
+            {1, 90, 5, 1.5, .95, 2.2, 2.9, .4, "in the & wood", " tree",
+                "[{\"text\":\" tree\",\"p\":0.3}]", "[{\"text\":\" sea\",\"p\":0.2}]"},
         };
         static const struct generation_record texts[] = {
             {0, "The capital of France is", " Paris, of course.", " Paris, of course.", 50, 1, 1},

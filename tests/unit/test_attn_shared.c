@@ -1,4 +1,5 @@
-/* Heads that read the same q, k and v walk together on the CPU: to the last bit what each does alone. */
+/* Heads that read the same q, k and v walk together on the CPU: to the last bit what each does
+ * alone. */
 #include "base/rng.h"
 #include "kernels/mask.h"
 #include "kernels/registry.h"
@@ -29,9 +30,10 @@ static void *aligned(size_t bytes)
     return p;
 }
 
-/* Predicts and runs heads [first, first + n) of `params`, all on the one q, k and v that `like` has. */
-static void call_run(struct call *c, const struct attn_args *like, const struct head_params *params, int first, int n,
-                     const char *impl_name, bool stage2, struct par *par)
+/* Predicts and runs heads [first, first + n) of `params`, all on the one q, k and v that `like`
+ * has. */
+static void call_run(struct call *c, const struct attn_args *like, const struct head_params *params,
+    int first, int n, const char *impl_name, bool stage2, struct par *par)
 {
     const struct attn_impl *impl;
     size_t size = (size_t)like->n_q * (size_t)like->head_dim;
@@ -81,17 +83,27 @@ static void random_params(struct rng *r, struct head_params *p)
 {
     static const float taus[] = {.3f, .7f, .9f, .97f, 1}, lambdas[] = {0, .5f, 2, 6, 50};
     for (int h = 0; h < N_HEADS; h++)
-        p[h] = (struct head_params){rng_below(r, 2) ? -.2f : .1f, taus[rng_below(r, 5)], lambdas[rng_below(r, 5)],
-                                    rng_below(r, 8) != 0, 0};
+        p[h] = (struct head_params){rng_below(r, 2) ? -.2f : .1f, taus[rng_below(r, 5)],
+            lambdas[rng_below(r, 5)], rng_below(r, 8) != 0, 0};
     p[4] = p[1]; /* two that never part */
 }
 
-static void compare(struct rng *r, struct par *par, const char *impl, struct block_shape block, int n, int d, bool stage2,
-                    uint64_t *n_skipped, int *n_parted)
+static void compare(struct rng *r, struct par *par, const char *impl, struct block_shape block,
+    int n, int d, bool stage2, uint64_t *n_skipped, int *n_parted)
 {
     float *q = wander(r, n, d, .2), *k = wander(r, n, d, .2), *v = wander(r, n, d, .8);
-    struct attn_args like = {.dtype = DTYPE_F32, .n_q = n, .n_kv_heads = 1, .head_dim = d, .scale = (float)(1 / sqrt(d)),
-                             .q = q, .k = k, .v = v, .q_row = d, .k_row = d, .v_row = d, .block = block};
+    struct attn_args like = {.dtype = DTYPE_F32,
+        .n_q = n,
+        .n_kv_heads = 1,
+        .head_dim = d,
+        .scale = (float)(1 / sqrt(d)),
+        .q = q,
+        .k = k,
+        .v = v,
+        .q_row = d,
+        .k_row = d,
+        .v_row = d,
+        .block = block};
     struct head_params params[N_HEADS];
     struct call together, alone;
     size_t size = (size_t)n * (size_t)d * sizeof(float);
@@ -101,10 +113,14 @@ static void compare(struct rng *r, struct par *par, const char *impl, struct blo
         call_run(&alone, &like, params, h, 1, impl, stage2, NULL);
         const char *mine = (const char *)together.o + size * (size_t)h;
         size_t map_bytes = tile_map_bytes(&alone.map);
-        cr_expect_arr_eq(mine, alone.o, size, "%s %dx%d n %d d %d, head %d: other outputs", impl, block.q, block.k, n, d, h);
-        cr_expect_arr_eq((const char *)together.map.bits + map_bytes * (size_t)h, alone.map.bits, map_bytes);
-        cr_expect_arr_eq(&together.ledger[h], &alone.ledger[0], sizeof alone.ledger[0], "head %d: other counts", h);
-        if (params[h].is_sparse) *n_skipped += alone.ledger[0].pv_units_possible - alone.ledger[0].pv_units_computed;
+        cr_expect_arr_eq(mine, alone.o, size, "%s %dx%d n %d d %d, head %d: other outputs", impl,
+            block.q, block.k, n, d, h);
+        cr_expect_arr_eq(
+            (const char *)together.map.bits + map_bytes * (size_t)h, alone.map.bits, map_bytes);
+        cr_expect_arr_eq(&together.ledger[h], &alone.ledger[0], sizeof alone.ledger[0],
+            "head %d: other counts", h);
+        if (params[h].is_sparse)
+            *n_skipped += alone.ledger[0].pv_units_possible - alone.ledger[0].pv_units_computed;
         *n_parted += h && memcmp(mine, together.o, size) != 0;
         call_clear(&alone);
     }
@@ -129,13 +145,17 @@ Test(attn_shared, walking_together_is_walking_alone, .timeout = 300)
         for (int length = 0; length < 3; length++, turn++) {
             const struct attn_impl *impl;
             const char *name = impls[turn % 3];
-            struct attn_args probe = {.dtype = DTYPE_F32, .n_q = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64,
-                                      .block = shapes[shape]};
+            struct attn_args probe = {.dtype = DTYPE_F32,
+                .n_q = 1,
+                .n_heads = 1,
+                .n_kv_heads = 1,
+                .head_dim = 64,
+                .block = shapes[shape]};
             if (attn_choose(&probe, name, &impl) != OK) name = impls[2];
-            compare(&r, turn % 2 ? par : NULL, name, shapes[shape], lengths[length], dims[(turn + shape) % 3], turn % 4 != 3,
-                    &n_skipped, &n_parted);
+            compare(&r, turn % 2 ? par : NULL, name, shapes[shape], lengths[length],
+                dims[(turn + shape) % 3], turn % 4 != 3, &n_skipped, &n_parted);
         }
-    cr_expect(n_skipped > 1000 && n_parted > 60, "%lu units skipped, %d outputs unlike the first: nothing to compare",
-              n_skipped, n_parted);
+    cr_expect(n_skipped > 1000 && n_parted > 60,
+        "%lu units skipped, %d outputs unlike the first: nothing to compare", n_skipped, n_parted);
     par_close(&par);
 }

@@ -32,63 +32,74 @@ static void call_init(struct call *c)
     for (int h = 0; h < H; h++)
         for (int i = 0; i < c->map.n_qblocks; i++)
             for (int j = 0; j < tiles_possible(b, i, N); j++)
-                if (j == 0 || j >= 2 * i || (h + i + j) % 3 == 0) tile_map_row(&c->map, h, i)[0] |= (uint64_t)1 << j;
+                if (j == 0 || j >= 2 * i || (h + i + j) % 3 == 0)
+                    tile_map_row(&c->map, h, i)[0] |= (uint64_t)1 << j;
     c->a = (struct attn_args){.dtype = DTYPE_F32,
-                              .n_q = N,
-                              .n_heads = H,
-                              .n_kv_heads = 1,
-                              .head_dim = D,
-                              .scale = .25f,
-                              .q = c->q,
-                              .k = c->k,
-                              .v = c->v,
-                              .o = c->o,
-                              .q_row = D * H,
-                              .q_head = D,
-                              .k_row = D,
-                              .k_head = N * D,
-                              .v_row = D,
-                              .v_head = N * D,
-                              .o_row = D * H,
-                              .o_head = D,
-                              .block = b,
-                              .tiles = &c->map};
+        .n_q = N,
+        .n_heads = H,
+        .n_kv_heads = 1,
+        .head_dim = D,
+        .scale = .25f,
+        .q = c->q,
+        .k = c->k,
+        .v = c->v,
+        .o = c->o,
+        .q_row = D * H,
+        .q_head = D,
+        .k_row = D,
+        .k_head = N * D,
+        .v_row = D,
+        .v_head = N * D,
+        .o_row = D * H,
+        .o_head = D,
+        .block = b,
+        .tiles = &c->map};
 }
 
-static const char *takes_all(const struct attn_args *a) { (void)a; return NULL; }
+static const char *takes_all(const struct attn_args *a)
+{
+    (void)a;
+    return NULL;
+}
 static size_t workspace(const struct attn_args *a) { return attn_ref.workspace(a); }
 
-/* What public kernels do when the causal flag is lost: rows of a diagonal tile see keys behind them. */
+/* What public kernels do when the causal flag is lost: rows of a diagonal tile see keys behind
+ * them. */
 static enum status leak_ahead(const struct attn_args *a, void *ws, struct par *par, int ahead)
 {
     TRY(attn_ref.run(a, ws, par, NULL));
     const float *v = a->v;
     for (int r = 0; r + 1 < a->n_q; r++)
         for (int h = 0; h < a->n_heads; h++)
-            ((float *)a->o)[r * a->o_row + h * a->o_head] += 1e-4f * v[(r | ahead) < a->n_q ? (r | ahead) * a->v_row : 0];
+            ((float *)a->o)[r * a->o_row + h * a->o_head] +=
+                1e-4f * v[(r | ahead) < a->n_q ? (r | ahead) * a->v_row : 0];
     return OK;
 }
 
-static enum status run_leaky(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+static enum status run_leaky(
+    const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
 {
     (void)stream;
     return leak_ahead(a, ws, par, 15);
 }
 
-static enum status run_far(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+static enum status run_far(
+    const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
 {
     (void)stream;
     return leak_ahead(a, ws, par, 255);
 }
 
-static enum status run_lying(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+static enum status run_lying(
+    const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
 {
     TRY(attn_ref.run(a, ws, par, stream));
     if (a->ledger) a->ledger[1].tiles_computed--;
     return OK;
 }
 
-static enum status run_broken(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
+static enum status run_broken(
+    const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
 {
     TRY(attn_ref.run(a, ws, par, stream));
     ((float *)a->o)[5] = NAN;
@@ -134,7 +145,8 @@ Test(audit, a_sound_call_is_found_sound_and_planted_faults_are_not)
     ok(audit_attention(&c->a, &broken, 140, par, &found));
     cr_expect(isinf(found.leak), "what is no number is no agreement");
 
-    tile_map_row(&c->map, 0, 2)[0] ^= 1u << 1; /* a doctored mask: the count follows the bits, not the kernel */
+    /* a doctored mask: the count follows the bits, not the kernel */
+    tile_map_row(&c->map, 0, 2)[0] ^= 1u << 1;
     uint64_t before = found.tiles;
     ok(audit_attention(&c->a, &attn_ref, 140, par, &found));
     cr_expect_neq(found.tiles, before);
@@ -144,7 +156,8 @@ Test(audit, a_sound_call_is_found_sound_and_planted_faults_are_not)
     free(c);
 }
 
-/* The rows of a later chunk stand behind q_start; only those in front of the cut may be compared. */
+/* The rows of a later chunk stand behind q_start; only those in front of the cut may be compared.
+ */
 Test(audit, a_call_of_a_chunk_is_cut_at_its_positions)
 {
     struct call *c = malloc(sizeof *c);
@@ -191,10 +204,15 @@ Test(audit, rows_with_no_number_are_apart)
 /* A mask that peeks: it keeps a tile of early blocks by a key at the very end. */
 static size_t peek_workspace(const struct mask_args *a) { return mask_sparge.workspace(a); }
 static const char *peek_refuses(const struct mask_args *a) { return mask_sparge.refuses(a); }
-static void peek_prepare(const struct mask_args *a, int head, void *ws) { mask_sparge.prepare(a, head, ws); }
-static void peek_row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+static void peek_prepare(const struct mask_args *a, int head, void *ws)
 {
-    const float *last = (const float *)a->attn->k + (ptrdiff_t)(attn_n_kv(a->attn) - 1) * a->attn->k_row;
+    mask_sparge.prepare(a, head, ws);
+}
+static void peek_row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+{
+    const float *last =
+        (const float *)a->attn->k + (ptrdiff_t)(attn_n_kv(a->attn) - 1) * a->attn->k_row;
     mask_sparge.row(a, head, i, theta, ws, out);
     uint32_t bits;
     memcpy(&bits, last, sizeof bits);
@@ -204,7 +222,12 @@ static void peek_row(const struct mask_args *a, int head, int i, float theta, co
     }
 }
 static const struct mask_method peeking = {
-    .name = "peeking", .ranked = true, .refuses = peek_refuses, .workspace = peek_workspace, .prepare = peek_prepare, .row = peek_row,
+    .name = "peeking",
+    .ranked = true,
+    .refuses = peek_refuses,
+    .workspace = peek_workspace,
+    .prepare = peek_prepare,
+    .row = peek_row,
 };
 
 static const struct audit_check *find(const struct audit *a, const char *claim)
@@ -222,8 +245,9 @@ Test(audit, a_mask_that_looks_ahead_is_caught_in_a_whole_model)
     ok(par_open(&par, 2));
     ok(model_open(&m, SG_SOURCE_DIR "/suites/demo/model", par));
     struct sample_set set;
-    ok(suite_load("chronicle", &(struct suite_options){.tokenizer = m.tokenizer, .max_length = 768, .num_samples = 1},
-                  &set));
+    ok(suite_load("chronicle",
+        &(struct suite_options){.tokenizer = m.tokenizer, .max_length = 768, .num_samples = 1},
+        &set));
     const struct mask_method *methods[] = {&mask_sparge, &peeking};
     for (int i = 0; i < 2; i++) {
         struct sparse_policy policy;
@@ -233,11 +257,13 @@ Test(audit, a_mask_that_looks_ahead_is_caught_in_a_whole_model)
         policy_set_thresholds(&policy, 0, .6f, 6);
         ok(audit_run(&m, par, &set.samples[0], &policy, &audit));
         for (int k = 0; k < audit.n; k++) n_failed += !audit_passes(&audit.checks[k]);
-        cr_expect_gt(find(&audit, "left out")->found, 0, "an audit of nothing sparse shows nothing");
+        cr_expect_gt(
+            find(&audit, "left out")->found, 0, "an audit of nothing sparse shows nothing");
         if (i == 0) cr_expect_eq(n_failed, 0);
         const struct audit_check *c = find(&audit, "earlier query blocks");
         cr_expect_eq(audit_passes(c), i == 0, "%s: %g", methods[i]->name, c->found);
-        cr_expect(audit_passes(find(&audit, "later keys and values")), "inside the tiles it is causal all the same");
+        cr_expect(audit_passes(find(&audit, "later keys and values")),
+            "inside the tiles it is causal all the same");
         policy_clear(&policy);
     }
     sample_set_clear(&set);
@@ -245,8 +271,9 @@ Test(audit, a_mask_that_looks_ahead_is_caught_in_a_whole_model)
     par_close(&par);
 }
 
-/* Rows of a unit share the decision to skip P·V, so some of them hear of later tokens: that is measured and stated, and
- * no more than that is let pass. A layer of dense heads, and one outside the range, alarm nobody. */
+/* Rows of a unit share the decision to skip P·V, so some of them hear of later tokens: that is
+ * measured and stated, and no more than that is let pass. A layer of dense heads, and one outside
+ * the range, alarm nobody. */
 Test(audit, the_skip_of_pv_is_stated_and_dense_layers_are_counted)
 {
     struct par *par;
@@ -256,15 +283,17 @@ Test(audit, the_skip_of_pv_is_stated_and_dense_layers_are_counted)
     struct sample_set set;
     struct sparse_policy policy;
     struct audit audit;
-    ok(suite_load("chronicle", &(struct suite_options){.tokenizer = m.tokenizer, .max_length = 768, .num_samples = 1},
-                  &set));
+    ok(suite_load("chronicle",
+        &(struct suite_options){.tokenizer = m.tokenizer, .max_length = 768, .num_samples = 1},
+        &set));
     ok(policy_init(&policy, &mask_sparge, m.weights.config.n_layers, m.weights.config.n_heads));
     policy_set_thresholds(&policy, -1, .9f, 1);
     for (int h = 0; h < policy.n_heads; h++) policy.heads[3 * policy.n_heads + h].is_sparse = false;
     policy.layer_on[5] = 0;
     ok(audit_run(&m, par, &set.samples[0], &policy, &audit));
     for (int k = 0; k < audit.n; k++)
-        cr_expect(audit_passes(&audit.checks[k]), "%s: %g", audit.checks[k].claim, audit.checks[k].found);
+        cr_expect(
+            audit_passes(&audit.checks[k]), "%s: %g", audit.checks[k].claim, audit.checks[k].found);
     const struct audit_check *skip = find(&audit, "sees later rows of its unit");
     cr_expect(skip->stated_only);
     cr_expect_gt(skip->found, 0, "an audit in which nothing was skipped shows nothing");
@@ -274,8 +303,10 @@ Test(audit, the_skip_of_pv_is_stated_and_dense_layers_are_counted)
     policy_set_thresholds(&policy, -1, .9f, 50);
     ok(audit_run(&m, par, &set.samples[0], &policy, &audit));
     for (int k = 0; k < audit.n; k++) {
-        cr_expect(audit_passes(&audit.checks[k]), "%s: %g", audit.checks[k].claim, audit.checks[k].found);
-        cr_expect_not(strstr(audit.checks[k].claim, "rows of its unit"), "nothing is skipped, every row is held to it");
+        cr_expect(
+            audit_passes(&audit.checks[k]), "%s: %g", audit.checks[k].claim, audit.checks[k].found);
+        cr_expect_not(strstr(audit.checks[k].claim, "rows of its unit"),
+            "nothing is skipped, every row is held to it");
     }
     policy_clear(&policy);
     sample_set_clear(&set);

@@ -88,7 +88,8 @@ static void until_said(const char *name, const char *words)
 {
     for (int i = 0; i < 600; i++) {
         struct str text = {0};
-        bool there = file_read(&text, name) == OK && strstr(str_get(&text), words) != NULL; /* it may not be there yet */
+        /* it may not be there yet */
+        bool there = file_read(&text, name) == OK && strstr(str_get(&text), words) != NULL;
         str_clear(&text);
         if (there) return;
         nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
@@ -126,46 +127,42 @@ Test(cell, who_waits_takes_over_from_who_dies)
 
 Test(cell, a_cell_of_a_sweep_is_confirmed_as_it_was)
 {
-    cr_assert_eq(
-        tool("", "sweep " MODEL SMALL
-                 "--l1 .2 --pv-l1 .25 --num-tune-samples 1 --held-out 1 --heads 1 --layers 4-7 "
-                 "--shard none"),
+    cr_assert_eq(tool("",
+                     "sweep " MODEL SMALL
+                     "--l1 .2 --pv-l1 .25 --num-tune-samples 1 --held-out 1 --heads 1 --layers 4-7 "
+                     "--shard none"),
         0);
-    cr_assert_eq(number("SELECT count(*) FROM run WHERE tuned_hash IS NOT NULL AND heads = '1'"),
-                 1);
+    cr_assert_eq(
+        number("SELECT count(*) FROM run WHERE tuned_hash IS NOT NULL AND heads = '1'"), 1);
     cr_expect_eq(tool("", "gate 1 --max-kl 1e-9 --confirm --cache none --db a.db"), 1);
     cr_expect(said("out.txt", "confirmed by a second run"));
-    cr_expect_eq(
-        number(
-            "SELECT count(*) FROM run a JOIN run b ON b.id > a.id AND a.digest = b.digest AND a.tuned_hash = "
-            "b.tuned_hash AND a.confirming = 0 AND b.confirming = 1"),
+    cr_expect_eq(number("SELECT count(*) FROM run a JOIN run b ON b.id > a.id AND a.digest = "
+                        "b.digest AND a.tuned_hash = "
+                        "b.tuned_hash AND a.confirming = 0 AND b.confirming = 1"),
         1, "the same numbers again");
 }
 
 /* Whichever command asks, and however many samples it leaves to the suite. */
 Test(cell, eval_and_sweep_ask_the_same_question)
 {
-#define ASKED                                                                                                                \
-    MODEL                                                                                                                    \
-        " --suite 'needle:lengths=512;depths=50;repeat=2' --max-length 512 --method window:128 --threads 1 --cache none -q " \
-        "--impl attn_base_f32 --db a.db "
+#define ASKED                                                                                \
+    MODEL                                                                                    \
+    " --suite 'needle:lengths=512;depths=50;repeat=2' --max-length 512 --method window:128 " \
+    "--threads 1 --cache none -q "                                                           \
+    "--impl attn_base_f32 --db a.db "
     cr_assert_eq(tool("", "sweep " ASKED "--shard none"), 0);
-    cr_assert_eq(
-        number(
-            "SELECT count(*) FROM run WHERE impl = 'attn_base_f32' AND impls = impl AND num_samples = 2"),
+    cr_assert_eq(number("SELECT count(*) FROM run WHERE impl = 'attn_base_f32' AND impls = impl "
+                        "AND num_samples = 2"),
         1);
-    cr_expect_eq(
-        tool(
-            "",
-            "eval " MODEL
-            " --suite 'needle:lengths=512;depths=50;repeat=2' --max-length 512 --method window --window 128 "
-            "--threads 1 --cache none -q --impl attn_base_f32 --db a.db"),
+    cr_expect_eq(tool("",
+                     "eval " MODEL " --suite 'needle:lengths=512;depths=50;repeat=2' --max-length "
+                     "512 --method window --window 128 "
+                     "--threads 1 --cache none -q --impl attn_base_f32 --db a.db"),
         0);
     cr_expect(said("out.txt", "is stored already"));
     cr_expect_eq(number("SELECT count(*) FROM run"), 1);
-    cr_expect_eq(
-        number(
-            "SELECT count(DISTINCT slot) FROM (SELECT slot FROM run UNION ALL SELECT slot FROM cell)"),
+    cr_expect_eq(number("SELECT count(DISTINCT slot) FROM (SELECT slot FROM run UNION ALL SELECT "
+                        "slot FROM cell)"),
         1);
 }
 
@@ -174,11 +171,11 @@ Test(cell, what_cannot_be_the_same_is_refused_before_it_is_evaluated)
     text_put(dir, "w.txt", "Once there was a lighthouse. ");
     struct str text = {0};
     for (int i = 0; i < 200; i++)
-        str_addf(&text, "On day %d the keeper wrote that the lamp burned and the sea was calm. ",
-                 i);
+        str_addf(
+            &text, "On day %d the keeper wrote that the lamp burned and the sea was calm. ", i);
     text_put(dir, "w.txt", str_get(&text));
-    cr_assert_eq(tool("", "eval " MODEL SMALL "--suite text:w.txt --method window --window 128"),
-                 0);
+    cr_assert_eq(
+        tool("", "eval " MODEL SMALL "--suite text:w.txt --method window --window 128"), 0);
     cr_expect_eq(tool("", "gate 1 --max-kl 1e-9 --confirm --db a.db --impl attn_ref_fp64"), 1);
     cr_expect(said("out.txt", "not run again: "));
     cr_expect(said("out.txt", "impl"));
@@ -197,8 +194,8 @@ Test(cell, other_arithmetic_is_told)
     cr_assert_eq(tool("OPENBLAS_CORETYPE=Prescott", EVAL " --cpu-mask base -o same.json"), 0);
     cr_expect(said("out.txt", "is stored already"));
     cr_expect(said("out.txt", "with other arithmetic than here (blas: OpenBLAS"));
-    cr_assert_eq(tool("OPENBLAS_CORETYPE=Prescott", EVAL " --cpu-mask base --replace -o two.json"),
-                 0);
+    cr_assert_eq(
+        tool("OPENBLAS_CORETYPE=Prescott", EVAL " --cpu-mask base --replace -o two.json"), 0);
     cr_expect_eq(number("SELECT count(*) FROM run"), 1);
     cr_expect_eq(number("SELECT blas LIKE 'OpenBLAS %' AND isa = 'base' FROM run"), 1);
     cr_expect_eq(tool("", "compare one.json two.json --db a.db"), 0);
@@ -229,7 +226,7 @@ Test(cell, the_floor_decides)
                          y[] = {metric("kl", .05), metric("latency_sparse", 2)};
     struct metric_list mx = {x, 2, NULL}, my = {y, 2, NULL};
     struct noise_record floor[] = {{.metric = "kl", .source = "threads", .value = 1e-9},
-                                   {.metric = "kl", .source = "chunk", .value = 1e-6}};
+        {.metric = "kl", .source = "chunk", .value = 1e-6}};
     struct noise_list floors = {floor, 2, NULL};
     struct arithmetic_side sa = {&a, &mx}, sb = {&b, &my};
     struct str words = {0};
@@ -238,8 +235,7 @@ Test(cell, the_floor_decides)
     cr_expect_eq(words.len, 0, "the same arithmetic and other numbers is no matter of arithmetic");
     b.blas = "OpenBLAS 0.3.29 SkylakeX";
     cr_expect_eq(arithmetic_compare(sa, sb, &floors, &words), ARITHMETIC_BEYOND);
-    cr_expect_str_eq(
-        str_get(&words),
+    cr_expect_str_eq(str_get(&words),
         "other arithmetic (blas: OpenBLAS 0.3.21 Haswell and OpenBLAS 0.3.29 SkylakeX), beyond the "
         "floor: kl is 0.05 and 0.06, floor 1e-06");
     str_reset(&words);

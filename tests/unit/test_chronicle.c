@@ -13,11 +13,11 @@ static uint64_t fnv1a(const char *s, size_t n, uint64_t h)
     return h;
 }
 
-static void write_chronicle(struct chronicle_doc *doc, enum chronicle_split split, uint64_t seed,
-                            size_t bytes)
+static void write_chronicle(
+    struct chronicle_doc *doc, enum chronicle_split split, uint64_t seed, size_t bytes)
 {
     cr_assert_eq(chronicle_write(&(struct chronicle_config){split, seed, bytes}, doc), OK, "%s",
-                 status_message());
+        status_message());
 }
 
 static void write_needle(struct chronicle_doc *doc, struct needle_config config)
@@ -26,8 +26,8 @@ static void write_needle(struct chronicle_doc *doc, struct needle_config config)
 }
 
 /* Occurrences of the answer in text[0 .. end) that are not part of a longer word or number. */
-static int count_answer(const struct chronicle_doc *doc, const struct chronicle_question *q, size_t end,
-                        size_t *where)
+static int count_answer(
+    const struct chronicle_doc *doc, const struct chronicle_question *q, size_t end, size_t *where)
 {
     const char *text = doc->text.data, *answer = text + q->answer_begin;
     size_t n = q->answer_end - q->answer_begin;
@@ -52,15 +52,17 @@ static void check_questions(const struct chronicle_doc *doc)
         before = q->answer_end;
         cr_assert(q->query_begin < q->answer_begin && q->answer_begin < q->answer_end);
         cr_assert_lt(q->answer_end, doc->text.len);
-        cr_assert_eq(text[q->answer_begin - 1], ' ', "prompt of \"%.*s\"", len, text + q->answer_begin);
+        cr_assert_eq(
+            text[q->answer_begin - 1], ' ', "prompt of \"%.*s\"", len, text + q->answer_begin);
         cr_assert(strchr(".,;\n", text[q->answer_end]) != NULL, "after \"%.*s\"", len,
-                  text + q->answer_begin);
-        cr_assert_eq(count_answer(doc, q, q->query_begin, &where), 1, "\"%.*s\" before its %s question", len,
-                     text + q->answer_begin, chronicle_kind_name(q->kind));
+            text + q->answer_begin);
+        cr_assert_eq(count_answer(doc, q, q->query_begin, &where), 1,
+            "\"%.*s\" before its %s question", len, text + q->answer_begin,
+            chronicle_kind_name(q->kind));
         cr_assert_geq(where, q->evidence_begin);
         cr_assert_lt(where, q->evidence_begin + 200);
         cr_assert_eq(memchr(text + q->evidence_begin, '\n', where - q->evidence_begin), NULL,
-                     "the evidence is one line");
+            "the evidence is one line");
     }
 }
 
@@ -69,14 +71,16 @@ Test(chronicle, bytes_are_pinned)
     struct chronicle_doc doc = {0};
     uint64_t h = 14695981039346656037u;
     for (uint64_t seed = 0; seed < 20; seed++) {
-        write_chronicle(&doc, seed % 2 ? CHRONICLE_EVAL : CHRONICLE_TRAIN, seed, 2000 + 1500 * seed);
+        write_chronicle(
+            &doc, seed % 2 ? CHRONICLE_EVAL : CHRONICLE_TRAIN, seed, 2000 + 1500 * seed);
         h = fnv1a(doc.text.data, doc.text.len, h);
-        write_needle(&doc, (struct needle_config){.split = CHRONICLE_EVAL,
-                                                  .seed = seed,
-                                                  .target_bytes = 4000,
-                                                  .depth_permille = (int)seed * 50,
-                                                  .n_needles = 3,
-                                                  .n_questions = 2});
+        write_needle(&doc,
+            (struct needle_config){.split = CHRONICLE_EVAL,
+                .seed = seed,
+                .target_bytes = 4000,
+                .depth_permille = (int)seed * 50,
+                .n_needles = 3,
+                .n_questions = 2});
         h = fnv1a(doc.text.data, doc.text.len, h);
     }
     cr_assert_eq(h, 0xe7da84bbd9901229u, "the texts changed: 0x%016llx", (unsigned long long)h);
@@ -97,7 +101,8 @@ Test(chronicle, same_seed_same_document_also_into_a_used_one)
     chronicle_doc_clear(&b);
 }
 
-/* The two splits can never start the same stream: their seeds differ in the lowest bit whatever the input. */
+/* The two splits can never start the same stream: their seeds differ in the lowest bit whatever the
+ * input. */
 Test(chronicle, training_and_evaluation_seeds_are_disjoint)
 {
     struct rng r;
@@ -111,7 +116,7 @@ Test(chronicle, training_and_evaluation_seeds_are_disjoint)
             cr_assert_eq(eval & 1, 1);
         }
         cr_assert_neq(chronicle_stream_seed(CHRONICLE_EVAL, seed, 1),
-                      chronicle_stream_seed(CHRONICLE_EVAL, seed, 2));
+            chronicle_stream_seed(CHRONICLE_EVAL, seed, 2));
     }
     struct chronicle_doc a = {0}, b = {0};
     for (uint64_t seed = 0; seed < 50; seed++) {
@@ -145,7 +150,8 @@ Test(chronicle, objects_have_look_alikes)
     for (size_t i = 0; i < doc.n_questions; i++) {
         const struct chronicle_question *q = &doc.questions[i];
         const char *ask = doc.text.data + q->query_begin, *leave = strstr(ask, " leave the ");
-        if (q->kind != CHRONICLE_LEFT || !leave || leave > doc.text.data + q->answer_begin) continue;
+        if (q->kind != CHRONICLE_LEFT || !leave || leave > doc.text.data + q->answer_begin)
+            continue;
         char object[64] = "the ";
         const char *from = leave + strlen(" leave the "), *to = strchr(from, '?');
         cr_assert(to && to - from < 50);
@@ -167,13 +173,15 @@ Test(chronicle, length_is_near_the_target)
         size_t target = 600 + seed * seed * 12;
         write_chronicle(&doc, CHRONICLE_EVAL, seed, target);
         double slack = 0.05 * (double)target + 200;
-        cr_assert_float_eq((double)doc.text.len, (double)target, slack, "%zu for %zu", doc.text.len, target);
+        cr_assert_float_eq(
+            (double)doc.text.len, (double)target, slack, "%zu for %zu", doc.text.len, target);
         cr_assert_eq(strlen(doc.text.data), doc.text.len);
     }
     chronicle_doc_clear(&doc);
 }
 
-/* Every quarter of the possible distances is asked for, and most answers lie beyond a short window. */
+/* Every quarter of the possible distances is asked for, and most answers lie beyond a short window.
+ */
 Test(chronicle, distances_spread)
 {
     struct chronicle_doc doc = {0};
@@ -199,16 +207,19 @@ Test(needle, stands_where_asked_and_is_unique)
     struct chronicle_doc doc = {0};
     for (int depth = 0; depth <= 1000; depth += 50)
         for (uint64_t seed = 0; seed < 6; seed++) {
-            write_needle(&doc, (struct needle_config){.split = CHRONICLE_EVAL,
-                                                      .seed = seed,
-                                                      .target_bytes = 8000,
-                                                      .depth_permille = depth,
-                                                      .n_needles = 1 + (int)seed % 3,
-                                                      .n_questions = 1});
+            write_needle(&doc,
+                (struct needle_config){.split = CHRONICLE_EVAL,
+                    .seed = seed,
+                    .target_bytes = 8000,
+                    .depth_permille = depth,
+                    .n_needles = 1 + (int)seed % 3,
+                    .n_questions = 1});
             cr_assert_eq(doc.n_questions, 1);
             check_questions(&doc);
-            double at = (double)doc.questions[0].evidence_begin / (double)doc.questions[0].query_begin;
-            cr_assert_float_eq(at, depth / 1000.0, 0.06, "depth %d seed %d: %.3f", depth, (int)seed, at);
+            double at =
+                (double)doc.questions[0].evidence_begin / (double)doc.questions[0].query_begin;
+            cr_assert_float_eq(
+                at, depth / 1000.0, 0.06, "depth %d seed %d: %.3f", depth, (int)seed, at);
             cr_assert_float_eq((double)doc.text.len, 8000.0, 600.0);
         }
     chronicle_doc_clear(&doc);
@@ -217,17 +228,19 @@ Test(needle, stands_where_asked_and_is_unique)
 Test(needle, several_in_a_given_haystack)
 {
     struct str hay = {0};
-    for (int i = 0; i < 400; i++) str_addf(&hay, "Sentence number %d says nothing of interest. ", i);
+    for (int i = 0; i < 400; i++)
+        str_addf(&hay, "Sentence number %d says nothing of interest. ", i);
     struct chronicle_doc doc = {0};
     for (uint64_t seed = 0; seed < 40; seed++) {
-        write_needle(&doc, (struct needle_config){.split = CHRONICLE_EVAL,
-                                                  .seed = seed,
-                                                  .target_bytes = 6000,
-                                                  .depth_permille = 500,
-                                                  .n_needles = 16,
-                                                  .n_questions = 16,
-                                                  .haystack = hay.data,
-                                                  .haystack_bytes = hay.len});
+        write_needle(&doc,
+            (struct needle_config){.split = CHRONICLE_EVAL,
+                .seed = seed,
+                .target_bytes = 6000,
+                .depth_permille = 500,
+                .n_needles = 16,
+                .n_questions = 16,
+                .haystack = hay.data,
+                .haystack_bytes = hay.len});
         cr_assert_eq(doc.n_questions, 16);
         check_questions(&doc);
         cr_assert(strstr(doc.text.data, "Sentence number 7 says nothing of interest."));
@@ -240,13 +253,14 @@ Test(needle, a_short_haystack_is_repeated)
 {
     struct chronicle_doc doc = {0};
     const char *hay = "One line of prose, and no more.";
-    write_needle(&doc, (struct needle_config){.split = CHRONICLE_EVAL,
-                                              .seed = 1,
-                                              .target_bytes = 2000,
-                                              .n_needles = 1,
-                                              .n_questions = 1,
-                                              .haystack = hay,
-                                              .haystack_bytes = strlen(hay)});
+    write_needle(&doc,
+        (struct needle_config){.split = CHRONICLE_EVAL,
+            .seed = 1,
+            .target_bytes = 2000,
+            .n_needles = 1,
+            .n_questions = 1,
+            .haystack = hay,
+            .haystack_bytes = strlen(hay)});
     cr_assert_float_eq((double)doc.text.len, 2000.0, 200.0);
     check_questions(&doc);
     chronicle_doc_clear(&doc);
@@ -255,7 +269,8 @@ Test(needle, a_short_haystack_is_repeated)
 Test(chronicle, refuses_what_is_out_of_range)
 {
     struct chronicle_doc doc = {0};
-    cr_assert_eq(chronicle_write(&(struct chronicle_config){CHRONICLE_EVAL, 1, 599}, &doc), ERR_ARG);
+    cr_assert_eq(
+        chronicle_write(&(struct chronicle_config){CHRONICLE_EVAL, 1, 599}, &doc), ERR_ARG);
     cr_assert(strstr(status_message(), "target_bytes"));
     struct needle_config good = {
         .split = CHRONICLE_EVAL, .target_bytes = 1000, .n_needles = 2, .n_questions = 2};

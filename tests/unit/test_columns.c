@@ -37,7 +37,7 @@ enum { N_TABLES = sizeof tables / sizeof *tables };
 static const char *declared(const struct column *c)
 {
     return column_is_text(c) || c->type == COLUMN_STATUS ? "TEXT"
-           : c->type == COLUMN_REAL                      ? "REAL"
+        : c->type == COLUMN_REAL                         ? "REAL"
                                                          : "INTEGER";
 }
 
@@ -49,10 +49,10 @@ Test(columns, every_table_is_its_columns)
         const struct columns *t = tables[i].columns;
         sqlite3_stmt *q;
         size_t found = 0;
-        cr_assert_eq(sqlite3_prepare_v2(
-                         raw, "SELECT name, type, \"notnull\" OR pk FROM pragma_table_info(?)", -1,
-                         &q, NULL),
-                     SQLITE_OK);
+        cr_assert_eq(
+            sqlite3_prepare_v2(raw,
+                "SELECT name, type, \"notnull\" OR pk FROM pragma_table_info(?)", -1, &q, NULL),
+            SQLITE_OK);
         sqlite3_bind_text(q, 1, t->table, -1, SQLITE_STATIC);
         while (sqlite3_step(q) == SQLITE_ROW) {
             const char *name = (const char *)sqlite3_column_text(q, 0),
@@ -63,7 +63,7 @@ Test(columns, every_table_is_its_columns)
             snprintf(word, sizeof word, " %s ", name);
             bool also = strstr(tables[i].also, word) != NULL;
             cr_expect(!c != !also, "%s.%s: in the schema, %s", t->table, name,
-                      c ? "twice in this test" : "not in results/columns.c");
+                c ? "twice in this test" : "not in results/columns.c");
             found += c != NULL;
             if (!c || t == &ledger_columns) continue; /* a view has neither types nor NOT NULL */
             cr_expect_str_eq(type, declared(c), "%s.%s", t->table, name);
@@ -71,11 +71,11 @@ Test(columns, every_table_is_its_columns)
             bool may_miss =
                 c->use & COLUMN_OPTIONAL || (column_is_text(c) && !(c->use & COLUMN_NAMED));
             cr_expect_eq(may_miss, !not_null,
-                         "%s.%s: NOT NULL in one of schema and results/columns.c", t->table, name);
+                "%s.%s: NOT NULL in one of schema and results/columns.c", t->table, name);
         }
         sqlite3_finalize(q);
         cr_expect_eq(found, t->n, "%s: %zu columns in results/columns.c, %zu of them in the schema",
-                     t->table, t->n, found);
+            t->table, t->n, found);
     }
     sqlite3_close(raw);
 }
@@ -90,12 +90,12 @@ static void fill(const struct columns *t, void *record, bool missing, struct are
         int lo, hi;
         char text[64];
         snprintf(text, sizeof text, c->type == COLUMN_JSON ? "[\"%s%s%d\"]" : "%s of %s %d",
-                 c->name, t->table, missing);
-        bool leave = missing && (c->type == COLUMN_REAL || c->use & COLUMN_OPTIONAL ||
-                                 !(c->use & COLUMN_NAMED));
+            c->name, t->table, missing);
+        bool leave = missing &&
+            (c->type == COLUMN_REAL || c->use & COLUMN_OPTIONAL || !(c->use & COLUMN_NAMED));
         if (column_is_int(c, &lo, &hi))
             *(int *)m = leave && c->use & COLUMN_OPTIONAL ? -1
-                        : missing                         ? (lo < 0 ? 0 : lo)
+                : missing                                 ? (lo < 0 ? 0 : lo)
                                                           : (int)i + 1;
         else if (leave) continue;
         else if (column_is_text(c)) *(const char **)m = arena_str(arena, text);
@@ -124,7 +124,7 @@ static void assert_same(const struct columns *t, const void *a, const void *b, b
         column_describe(c, a, &x);
         column_describe(c, b, &y);
         cr_expect(column_same(c, a, b), "%s.%s: %s became %s", t->table, c->name, str_get(&x),
-                  str_get(&y));
+            str_get(&y));
         str_clear(&x);
         str_clear(&y);
     }
@@ -134,7 +134,7 @@ static void assert_same_run(const struct run_record *a, const struct run_record 
 {
     for (int i = 0; i < RUN_PARTS; i++)
         assert_same(run_parts[i].columns, (const char *)a + run_parts[i].offset,
-                    (const char *)b + run_parts[i].offset, in_file);
+            (const char *)b + run_parts[i].offset, in_file);
 }
 
 Test(columns, every_member_of_a_run_comes_back)
@@ -152,8 +152,8 @@ Test(columns, every_member_of_a_run_comes_back)
         ok(runjson_write(&v, path));
         ok(runjson_read(&from_file, path));
         assert_same_run(v.run, from_file.run, true);
-        cr_expect_str_eq(from_file.run->model.path,
-                         v.run->model.path ? v.run->model.path : v.run->model.name);
+        cr_expect_str_eq(
+            from_file.run->model.path, v.run->model.path ? v.run->model.path : v.run->model.name);
         run_view_clear(&from_file);
         run_view_clear(&v);
         arena_free(&arena);
@@ -194,20 +194,20 @@ Test(columns, every_member_of_a_row_comes_back)
         if (sample_columns.at[k].type == COLUMN_REAL)
             *(double *)((char *)&s[0] + sample_columns.at[k].offset) = .5 + .001 * (double)k;
     struct run_data d = {.run = f.d.run,
-                         .metrics = m,
-                         .n_metrics = 2,
-                         .samples = s,
-                         .n_samples = 2,
-                         .items = items,
-                         .n_items = 2,
-                         .generations = g,
-                         .n_generations = 2,
-                         .latencies = l,
-                         .n_latencies = 2,
-                         .worst_tokens = w,
-                         .n_worst_tokens = 2,
-                         .layer_errors = e,
-                         .n_layer_errors = 2};
+        .metrics = m,
+        .n_metrics = 2,
+        .samples = s,
+        .n_samples = 2,
+        .items = items,
+        .n_items = 2,
+        .generations = g,
+        .n_generations = 2,
+        .latencies = l,
+        .n_latencies = 2,
+        .worst_tokens = w,
+        .n_worst_tokens = 2,
+        .layer_errors = e,
+        .n_layer_errors = 2};
     d.run.num_samples = d.run.dataset.n_samples = 2;
     ok(store_run_put(store, &d, false, NULL));
     struct run_view v = view("1"), from_file;
@@ -215,7 +215,7 @@ Test(columns, every_member_of_a_row_comes_back)
     ok(runjson_write(&v, path));
     ok(runjson_read(&from_file, path));
     cr_assert(v.metrics.n == 2 && v.samples.n == 2 && v.items.n == 2 && v.generations.n == 2 &&
-              v.latencies.n == 2 && v.worst_tokens.n == 2 && v.layer_errors.n == 2);
+        v.latencies.n == 2 && v.worst_tokens.n == 2 && v.layer_errors.n == 2);
     for (int i = 0; i < 2; i++) {
         assert_same(&metric_columns, &m[i], &v.metrics.rows[i], false);
         assert_same(&sample_columns, &s[i], &v.samples.rows[i], false);
@@ -249,14 +249,15 @@ Test(columns, a_setting_is_one_everywhere)
         fill_run(&empty, true, &arena);
         b = a;
         memcpy((char *)&b + c->offset, (char *)&empty + c->offset,
-               column_is_text(c) ? sizeof(char *)
-               : c->type == COLUMN_REAL || c->type == COLUMN_INT64 || c->type == COLUMN_UNSIGNED ? 8
-               : c->type == COLUMN_BOOL ? sizeof(bool)
-                                        : sizeof(int));
+            column_is_text(c) ? sizeof(char *)
+                : c->type == COLUMN_REAL || c->type == COLUMN_INT64 || c->type == COLUMN_UNSIGNED
+                ? 8
+                : c->type == COLUMN_BOOL ? sizeof(bool)
+                                         : sizeof(int));
         if (column_is_text(c)) *(const char **)((char *)&b + c->offset) = "another";
         bool setting = c->use & COLUMN_SETTING;
-        cr_expect_eq(run_same_configuration(&a, &b), !setting || c->use & COLUMN_DATA, "%s",
-                     c->name);
+        cr_expect_eq(
+            run_same_configuration(&a, &b), !setting || c->use & COLUMN_DATA, "%s", c->name);
         cJSON *ka = cJSON_CreateObject(), *kb = cJSON_CreateObject();
         columns_to_key(ka, &a, true);
         columns_to_key(kb, &b, true);
@@ -277,13 +278,12 @@ Test(columns, a_database_of_version_2_is_brought_up_to_date)
     sqlite3 *raw;
     ok(file_read(&sql, TESTS_DIR "/golden/results_v2.sql"));
     cr_assert_eq(sqlite3_open(old, &raw), SQLITE_OK);
-    cr_assert_eq(sqlite3_exec(raw, str_get(&sql), NULL, NULL, NULL), SQLITE_OK, "%s",
-                 sqlite3_errmsg(raw));
     cr_assert_eq(
-        sqlite3_exec(
-            raw,
-            "UPDATE run SET key_json = json_set(key_json, '$.residual', 'bf16', '$.graph', json('true'))",
-            NULL, NULL, NULL),
+        sqlite3_exec(raw, str_get(&sql), NULL, NULL, NULL), SQLITE_OK, "%s", sqlite3_errmsg(raw));
+    cr_assert_eq(sqlite3_exec(raw,
+                     "UPDATE run SET key_json = json_set(key_json, '$.residual', 'bf16', "
+                     "'$.graph', json('true'))",
+                     NULL, NULL, NULL),
         SQLITE_OK);
     sqlite3_close(raw);
     struct store *s;

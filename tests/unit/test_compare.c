@@ -96,14 +96,16 @@ Test(compare, comparison_claims_nothing_within_the_spread_of_samples)
     free(text);
     table_free(&t);
     comparison_verdict(&c, &verdict);
-    has(str_get(&verdict), "Beyond noise: 0 better, 0 worse; not told from noise, without an interval: ");
+    has(str_get(&verdict),
+        "Beyond noise: 0 better, 0 worse; not told from noise, without an interval: ");
     str_clear(&verdict);
     comparison_clear(&c);
     run_view_clear(&a);
     run_view_clear(&b);
 }
 
-/* Every row that is a mean over samples has one; where there is none by nature, the table says why. */
+/* Every row that is a mean over samples has one; where there is none by nature, the table says why.
+ */
 Test(compare, comparison_has_an_interval_or_says_why_not)
 {
     put(options(1, .3, 1));
@@ -203,7 +205,8 @@ Test(compare, comparison_refuses_other_tokens_and_models)
     run_view_clear(&b);
 }
 
-/* Times do not pair and are told apart by their own intervals; other metrics need the difference's. */
+/* Times do not pair and are told apart by their own intervals; other metrics need the difference's.
+ */
 Test(compare, unpaired_intervals_that_part_are_a_change)
 {
     struct metric_record before[2], after[2];
@@ -224,7 +227,8 @@ Test(compare, unpaired_intervals_that_part_are_a_change)
     struct comparison c;
     ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));
     cr_expect_eq(c.rows[0].change, CHANGE_BETTER, "less time");
-    cr_expect_eq(c.rows[1].change, CHANGE_UNKNOWN, "no interval of the difference, neither better nor worse");
+    cr_expect_eq(c.rows[1].change, CHANGE_UNKNOWN,
+        "no interval of the difference, neither better nor worse");
     comparison_clear(&c);
     after[0].hi = after[1].hi = .9;
     ok(compare_runs(&c, &b, &a, &(struct compare_options){0}));

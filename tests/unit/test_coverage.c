@@ -1,7 +1,9 @@
-/* Do the intervals cover what they say? Samples are drawn from stored evaluations (tests/golden/samples.csv), as many as a
- * user would take, and each interval is held against the value over all that are stored.
+/* Do the intervals cover what they say? Samples are drawn from stored evaluations
+ * (tests/golden/samples.csv), as many as a user would take, and each interval is held against the
+ * value over all that are stored.
  *
- * The tables of docs/statistics.md: SG_COVERAGE=20000 build/tests/test_coverage prints them, with so many draws.
+ * The tables of docs/statistics.md: SG_COVERAGE=20000 build/tests/test_coverage prints them, with
+ * so many draws.
  */
 #include "base/rng.h"
 #include "results/estimates.h"
@@ -20,7 +22,8 @@ static const int sizes[N_SIZES] = {3, 5, 8, 16, 32};
 struct population {
     char name[32];
     struct sample_record samples[MOST];
-    int n_items[MOST], lost[MOST]; /* questions of a text, and those answered right by the dense side alone */
+    /* questions of a text, and those answered right by the dense side alone */
+    int n_items[MOST], lost[MOST];
     int n;
 };
 static struct population sets[MOST_SETS];
@@ -35,10 +38,11 @@ static void read_sets(void)
     while (fgets(line, sizeof line, f)) {
         struct sample_record s = {0};
         int items, lost;
-        if (sscanf(line, "%31[^,],%ld,%ld,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%d,%d", name, &s.n_tokens, &s.n_scored,
-                   &s.kl_mean, &s.cosine_mean, &s.token_accuracy, &s.nll_dense_sum, &s.nll_sparse_sum, &s.logits_cosine,
-                   &s.logits_dense_rms, &s.logits_sparse_rms, &s.qk_sparsity, &s.pv_sparsity, &s.tiles_possible,
-                   &s.pv_possible, &items, &lost) != 17)
+        if (sscanf(line, "%31[^,],%ld,%ld,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%lf,%d,%d",
+                name, &s.n_tokens, &s.n_scored, &s.kl_mean, &s.cosine_mean, &s.token_accuracy,
+                &s.nll_dense_sum, &s.nll_sparse_sum, &s.logits_cosine, &s.logits_dense_rms,
+                &s.logits_sparse_rms, &s.qk_sparsity, &s.pv_sparsity, &s.tiles_possible,
+                &s.pv_possible, &items, &lost) != 17)
             continue; /* the heading */
         if (!n_sets || strcmp(sets[n_sets - 1].name, name) != 0) {
             cr_assert_lt(n_sets, MOST_SETS);
@@ -68,9 +72,12 @@ static void take(struct draw *d, const struct population *p, int i)
     d->samples[n] = p->samples[i];
     d->samples[n].sample = n;
     for (int k = 0; k < p->n_items[i] && d->source.n_items < 32 * MOST_ITEMS; k++)
-        d->items[d->source.n_items++] =
-            (struct item_record){.item = "q", .sample = n, .dense_right = true, .sparse_right = k >= p->lost[i],
-                                 .dense_right_norm = -1, .sparse_right_norm = -1};
+        d->items[d->source.n_items++] = (struct item_record){.item = "q",
+            .sample = n,
+            .dense_right = true,
+            .sparse_right = k >= p->lost[i],
+            .dense_right_norm = -1,
+            .sparse_right_norm = -1};
 }
 
 static void draw_texts(struct draw *d, const struct population *p, int n, struct rng *r)
@@ -100,10 +107,12 @@ static bool true_value(const struct population *p, const char *metric, double *o
     return true;
 }
 
-static const char *const metrics[] = {"kl", "cosine", "token_accuracy", "logits_cosine", "ppl_ratio", "sparsity", "score_drop"};
+static const char *const metrics[] = {
+    "kl", "cosine", "token_accuracy", "logits_cosine", "ppl_ratio", "sparsity", "score_drop"};
 enum { N_METRICS = sizeof metrics / sizeof *metrics };
 
-static double coverage_of(const struct population *p, const char *metric, int n, int trials, struct rng *r)
+static double coverage_of(
+    const struct population *p, const char *metric, int n, int trials, struct rng *r)
 {
     static struct draw d;
     double truth, covered = 0;
@@ -131,26 +140,32 @@ Test(coverage, intervals_cover)
     read_sets();
     double sum[N_SIZES] = {0};
     int count[N_SIZES] = {0};
-    if (long_trials()) printf("\n| set | metric | n = 3 | 5 | 8 | 16 | 32 |\n| --- | --- | --- | --- | --- | --- | --- |\n");
+    if (long_trials())
+        printf("\n| set | metric | n = 3 | 5 | 8 | 16 | 32 |\n| --- | --- | --- | --- | --- | --- "
+               "| --- |\n");
     for (int s = 0; s < n_sets; s++)
         for (int m = 0; m < N_METRICS; m++) {
             double share[N_SIZES];
-            for (int k = 0; k < N_SIZES; k++) share[k] = coverage_of(&sets[s], metrics[m], sizes[k], trials, &r);
+            for (int k = 0; k < N_SIZES; k++)
+                share[k] = coverage_of(&sets[s], metrics[m], sizes[k], trials, &r);
             if (isnan(share[0])) continue;
             if (long_trials()) printf("| %s | %s |", sets[s].name, metrics[m]);
             for (int k = 0; k < N_SIZES; k++) {
                 if (long_trials()) printf(" %.1f |", 100 * share[k]);
-                cr_expect(share[k] > .87, "%s, %s, n = %d: %g", sets[s].name, metrics[m], sizes[k], share[k]);
+                cr_expect(share[k] > .87, "%s, %s, n = %d: %g", sets[s].name, metrics[m], sizes[k],
+                    share[k]);
                 sum[k] += share[k];
                 count[k]++;
             }
             if (long_trials()) printf("\n");
         }
     for (int k = 0; k < N_SIZES; k++)
-        cr_expect(sum[k] / count[k] > .93 && sum[k] / count[k] < .97, "n = %d: %g over all", sizes[k], sum[k] / count[k]);
+        cr_expect(sum[k] / count[k] > .93 && sum[k] / count[k] < .97, "n = %d: %g over all",
+            sizes[k], sum[k] / count[k]);
 }
 
-/* Percentiles over positions whose texts differ: each text has a level of its own, and its positions have heavy tails. */
+/* Percentiles over positions whose texts differ: each text has a level of its own, and its
+ * positions have heavy tails. */
 Test(coverage, percentiles_cover)
 {
     enum { TEXTS = 200, LENGTH = 1000 };
@@ -185,22 +200,25 @@ Test(coverage, percentiles_cover)
             }
             tail_choose(&tail_rules[1], rows, samples, (size_t)n, keep);
             for (int i = 0; i < n; i++) tails[i] = (struct tail_record){i, "kl", keep[i], rows[i]};
-            struct estimate_source s = {.samples = samples, .n_samples = (size_t)n, .tails = tails, .n_tails = (size_t)n};
+            struct estimate_source s = {
+                .samples = samples, .n_samples = (size_t)n, .tails = tails, .n_tails = (size_t)n};
             cr_assert(estimate_metric(&s, "kl_p99_9", &e));
             covered += !(e.lo > truth) && !(e.hi < truth);
             open += isnan(e.hi);
-            apart += (metric_above(&s, "kl_p99_9", &e, truth) <= .025) != (e.lo > truth); /* by one position, no more */
+            /* by one position, no more */
+            apart += (metric_above(&s, "kl_p99_9", &e, truth) <= .025) != (e.lo > truth);
         }
         if (long_trials())
-            printf("percentile 99.9, n = %d: %.1f %% covered, upper end open in %.1f %%\n", n, 100. * covered / trials,
-                   100. * open / trials);
-        cr_expect_leq(apart, .02 * trials, "evidence and interval agree, n = %d: %d of %d differ", n, apart, trials);
+            printf("percentile 99.9, n = %d: %.1f %% covered, upper end open in %.1f %%\n", n,
+                100. * covered / trials, 100. * open / trials);
+        cr_expect_leq(apart, .02 * trials, "evidence and interval agree, n = %d: %d of %d differ",
+            n, apart, trials);
         cr_expect_geq(covered, .87 * trials, "n = %d: %d of %d", n, covered, trials);
     }
 }
 
-/* Where the bound lies so many standard errors from the truth (the standard error of so many texts), how often the gate
- * says what. */
+/* Where the bound lies so many standard errors from the truth (the standard error of so many
+ * texts), how often the gate says what. */
 Test(coverage, the_gate_errs_as_seldom_as_it_says)
 {
     static struct draw d;
@@ -216,13 +234,15 @@ Test(coverage, the_gate_errs_as_seldom_as_it_says)
             double truth, squares = 0, mean = 0;
             cr_assert(true_value(&sets[s], "kl", &truth));
             for (int i = 0; i < sets[s].n; i++) mean += sets[s].samples[i].kl_mean / sets[s].n;
-            for (int i = 0; i < sets[s].n; i++) squares += pow(sets[s].samples[i].kl_mean - mean, 2);
+            for (int i = 0; i < sets[s].n; i++)
+                squares += pow(sets[s].samples[i].kl_mean - mean, 2);
             double error = sqrt(squares / sets[s].n / n);
             for (int t = 0; t < trials; t++) {
                 struct estimate e;
                 draw_texts(&d, &sets[s], n, &r);
                 cr_assert(estimate_metric(&d.source, "kl", &e));
-                for (int a = 0; a < 9; a++) { /* max-kl: the bound lies above the truth when away is positive */
+                /* max-kl: the bound lies above the truth when away is positive */
+                for (int a = 0; a < 9; a++) {
                     double bound = truth + away[a] * error;
                     if (bound <= 0) {
                         fail_[a] += 1.0 / trials / n_sets;
@@ -234,21 +254,23 @@ Test(coverage, the_gate_errs_as_seldom_as_it_says)
             }
         }
         for (int a = 0; a < 9 && long_trials(); a++)
-            printf("gate, n = %d, bound %+g standard errors from the truth: pass %.1f %%, ambiguous %.1f %%, fail %.1f %%\n", n, away[a],
-                   100 * pass[a], 100 * (1 - pass[a] - fail_[a]), 100 * fail_[a]);
+            printf("gate, n = %d, bound %+g standard errors from the truth: pass %.1f %%, "
+                   "ambiguous %.1f %%, fail %.1f %%\n",
+                n, away[a], 100 * pass[a], 100 * (1 - pass[a] - fail_[a]), 100 * fail_[a]);
         cr_expect_leq(pass[4] + fail_[4], .08, "n = %d at the bound: %g, %g", n, pass[4], fail_[4]);
         cr_expect_leq(pass[2], .01, "a bound broken by two standard errors passed");
         cr_expect_leq(fail_[6], .02, "a bound kept by two standard errors failed");
     }
 }
 
-/* "About N samples would decide": taken at its word, it decides in four cases of five of all the bounds, near and far, that
- * five samples leave open. */
+/* "About N samples would decide": taken at its word, it decides in four cases of five of all the
+ * bounds, near and far, that five samples leave open. */
 Test(coverage, advice_is_worth_taking)
 {
     enum { N = 5, NEARNESS = 4 };
     static struct draw d;
-    int trials = long_trials() ? long_trials() / 10 : 200, asked[NEARNESS] = {0}, decided[NEARNESS] = {0};
+    int trials = long_trials() ? long_trials() / 10 : 200, asked[NEARNESS] = {0},
+        decided[NEARNESS] = {0};
     struct rng r;
     rng_init(&r, 4);
     read_sets();
@@ -256,7 +278,8 @@ Test(coverage, advice_is_worth_taking)
         double truth, squares = 0, mean = 0;
         cr_assert(true_value(&sets[s], "kl", &truth));
         for (int i = 0; i < sets[s].n; i++) mean += log(sets[s].samples[i].kl_mean) / sets[s].n;
-        for (int i = 0; i < sets[s].n; i++) squares += pow(log(sets[s].samples[i].kl_mean) - mean, 2);
+        for (int i = 0; i < sets[s].n; i++)
+            squares += pow(log(sets[s].samples[i].kl_mean) - mean, 2);
         double error = sqrt(squares / sets[s].n / N);
         for (int t = 0; t < trials; t++) {
             struct estimate e;
@@ -278,10 +301,12 @@ Test(coverage, advice_is_worth_taking)
         all_asked += asked[k];
         all_decided += decided[k];
         if (long_trials())
-            printf("advice, bound %d to %d standard errors away: %d asked, %.1f %% decided\n", k, k + 1, asked[k],
-                   100. * decided[k] / asked[k]);
+            printf("advice, bound %d to %d standard errors away: %d asked, %.1f %% decided\n", k,
+                k + 1, asked[k], 100. * decided[k] / asked[k]);
     }
-    if (long_trials()) printf("advice: %d asked, %.1f %% decided\n", all_asked, 100. * all_decided / all_asked);
+    if (long_trials())
+        printf("advice: %d asked, %.1f %% decided\n", all_asked, 100. * all_decided / all_asked);
     cr_assert_gt(all_asked, 50);
-    cr_expect(all_decided > .73 * all_asked && all_decided < .9 * all_asked, "%d of %d", all_decided, all_asked);
+    cr_expect(all_decided > .73 * all_asked && all_decided < .9 * all_asked, "%d of %d",
+        all_decided, all_asked);
 }

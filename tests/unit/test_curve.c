@@ -49,8 +49,8 @@ static void run_kernel(const struct attn_args *a)
     free(ws);
 }
 
-/* Rows wander slowly with jumps now and then, so that blocks differ in how alike their rows are, plus a bias
- * that centring takes away; `sharp` scales the scores. */
+/* Rows wander slowly with jumps now and then, so that blocks differ in how alike their rows are,
+ * plus a bias that centring takes away; `sharp` scales the scores. */
 static void wander(struct rng *r, float *x, int n, int d, ptrdiff_t row, double sharp, double bias)
 {
     double *at = malloc(sizeof *at * (size_t)d);
@@ -67,20 +67,20 @@ static void wander(struct rng *r, float *x, int n, int d, ptrdiff_t row, double 
 }
 
 static void head_init(struct head *h, uint64_t seed, int n, int d, struct block_shape block,
-                      enum smooth_k smooth, double sharp)
+    enum smooth_k smooth, double sharp)
 {
     struct rng r;
     rng_init(&r, seed);
     ptrdiff_t row = d + 5;
     size_t size = (size_t)n * (size_t)row;
     *h = (struct head){.n = n,
-                       .d = d,
-                       .q = poisoned(size),
-                       .k = poisoned(size),
-                       .v = poisoned(size),
-                       .o = poisoned(size),
-                       .got = poisoned((size_t)n * (size_t)d),
-                       .params = {0, 0, 50, true, 0}};
+        .d = d,
+        .q = poisoned(size),
+        .k = poisoned(size),
+        .v = poisoned(size),
+        .o = poisoned(size),
+        .got = poisoned((size_t)n * (size_t)d),
+        .params = {0, 0, 50, true, 0}};
     wander(&r, h->q, n, d, row, sharp, .3);
     wander(&r, h->k, n, d, row, sharp, 1);
     for (int t = 0; t < n / 3; t++) /* some keys are what some queries look for */
@@ -89,20 +89,20 @@ static void head_init(struct head *h, uint64_t seed, int n, int d, struct block_
     for (int t = 0; t < n; t++)
         for (int i = 0; i < d; i++) h->v[t * row + i] = (float)(rng_normal(&r) + .2);
     h->attn = (struct attn_args){.dtype = DTYPE_F32,
-                                 .n_q = n,
-                                 .n_heads = 1,
-                                 .n_kv_heads = 1,
-                                 .head_dim = d,
-                                 .scale = (float)(1 / sqrt(d)),
-                                 .q = h->q,
-                                 .k = h->k,
-                                 .v = h->v,
-                                 .o = h->o,
-                                 .q_row = row,
-                                 .k_row = row,
-                                 .v_row = row,
-                                 .o_row = row,
-                                 .block = block};
+        .n_q = n,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = d,
+        .scale = (float)(1 / sqrt(d)),
+        .q = h->q,
+        .k = h->k,
+        .v = h->v,
+        .o = h->o,
+        .q_row = row,
+        .k_row = row,
+        .v_row = row,
+        .o_row = row,
+        .block = block};
     h->mask = (struct mask_args){.attn = &h->attn, .heads = &h->params, .smooth_k = smooth};
     run_kernel(&h->attn);
 }
@@ -136,8 +136,9 @@ static struct output_error error_of(const struct head *h)
         abs_diff += row_diff;
         abs_sum += row_sum;
     }
-    struct output_error e = {(float)(abs_diff / abs_sum), (float)quantile(relative, (size_t)h->n, .999),
-                             (float)(1 - dot / sqrt(sq * got_sq)), (float)sqrt(sq_diff / sq)};
+    struct output_error e = {(float)(abs_diff / abs_sum),
+        (float)quantile(relative, (size_t)h->n, .999), (float)(1 - dot / sqrt(sq * got_sq)),
+        (float)sqrt(sq_diff / sq)};
     free(relative);
     return e;
 }
@@ -167,20 +168,21 @@ struct worst {
     double l1, tail, cosine, rmse;
 };
 
-static void compare(struct worst *w, const struct output_error *curve, const struct output_error *brute,
-                    const char *where)
+static void compare(struct worst *w, const struct output_error *curve,
+    const struct output_error *brute, const char *where)
 {
     double l1 = fabs((double)curve->l1 - (double)brute->l1),
            tail = fabs((double)curve->tail - (double)brute->tail);
     double cosine = fabs((double)curve->cosine - (double)brute->cosine),
            rmse = fabs((double)curve->rmse - (double)brute->rmse);
-    cr_expect(l1 < 1e-5, "%s: l1 %.8g, brute force %.8g", where, (double)curve->l1, (double)brute->l1);
+    cr_expect(
+        l1 < 1e-5, "%s: l1 %.8g, brute force %.8g", where, (double)curve->l1, (double)brute->l1);
     cr_expect(tail < 1e-4, "%s: tail %.8g, brute force %.8g", where, (double)curve->tail,
-              (double)brute->tail);
+        (double)brute->tail);
     cr_expect(cosine < 1e-4, "%s: cosine %.8g, brute force %.8g", where, (double)curve->cosine,
-              (double)brute->cosine);
+        (double)brute->cosine);
     cr_expect(rmse < 1e-4, "%s: rmse %.8g, brute force %.8g", where, (double)curve->rmse,
-              (double)brute->rmse);
+        (double)brute->rmse);
     w->l1 = fmax(w->l1, l1);
     w->tail = fmax(w->tail, tail);
     w->cosine = fmax(w->cosine, cosine);
@@ -199,9 +201,10 @@ static struct curve *make_curve(const struct head *h, const struct mask_method *
 
 Test(curve, grids)
 {
-    cr_expect(curve_theta(0) == -1 && curve_theta(16) == 0 && curve_theta(N_THETAS - 1) == 15 / 16.f);
+    cr_expect(
+        curve_theta(0) == -1 && curve_theta(16) == 0 && curve_theta(N_THETAS - 1) == 15 / 16.f);
     cr_expect(curve_tau(0) == 0 && curve_tau(N_TAUS - 1) == 1 && curve_lambda(0) == 0 &&
-              curve_lambda(N_LAMBDAS - 1) == 50);
+        curve_lambda(N_LAMBDAS - 1) == 50);
     for (int i = 1; i < N_THETAS; i++) cr_expect_eq(curve_theta(i) - curve_theta(i - 1), 1 / 16.f);
     for (int i = 1; i < N_TAUS; i++) {
         cr_expect(curve_tau(i) > curve_tau(i - 1));
@@ -210,8 +213,8 @@ Test(curve, grids)
     for (int i = 1; i < N_LAMBDAS; i++) cr_expect_eq(curve_lambda(i) - curve_lambda(i - 1), .5f);
 }
 
-static void check_points(struct worst *w, struct head *h, const struct mask_method *m, int n_points,
-                         uint64_t seed)
+static void check_points(
+    struct worst *w, struct head *h, const struct mask_method *m, int n_points, uint64_t seed)
 {
     struct curve *c = make_curve(h, m);
     struct rng r;
@@ -220,30 +223,33 @@ static void check_points(struct worst *w, struct head *h, const struct mask_meth
     bool varied = false;
     for (int i = 0; i < n_points; i++) {
         /* most of what τ decides lies between .3 and .999 */
-        int theta = (int)rng_below(&r, N_THETAS), tau = i == 0   ? 0
-                                                        : i == 1 ? N_TAUS - 1
-                                                                 : (int)rng_below(&r, 90);
+        int theta = (int)rng_below(&r, N_THETAS),
+            tau = i == 0 ? 0
+            : i == 1     ? N_TAUS - 1
+                         : (int)rng_below(&r, 90);
         h->params.simthreshd1 = curve_theta(theta);
         h->params.cdfthreshd = curve_tau(tau);
         struct head_ledger l = infer(h, m);
         const struct curve_point *p = &c->points[theta][tau];
         char where[160];
-        snprintf(where, sizeof where, "%s n %d d %d %dx%d %s theta %.4f tau %.6f", m->name, h->n, h->d,
-                 h->attn.block.q, h->attn.block.k, smooth_k_name(h->mask.smooth_k),
-                 (double)h->params.simthreshd1, (double)h->params.cdfthreshd);
-        cr_expect_eq(c->n_possible, l.tiles_possible, "%s: %u possible, ledger %lu", where, c->n_possible,
-                     l.tiles_possible);
+        snprintf(where, sizeof where, "%s n %d d %d %dx%d %s theta %.4f tau %.6f", m->name, h->n,
+            h->d, h->attn.block.q, h->attn.block.k, smooth_k_name(h->mask.smooth_k),
+            (double)h->params.simthreshd1, (double)h->params.cdfthreshd);
+        cr_expect_eq(c->n_possible, l.tiles_possible, "%s: %u possible, ledger %lu", where,
+            c->n_possible, l.tiles_possible);
         cr_expect_eq(p->n_kept, l.tiles_computed, "%s: %u kept, ledger %lu", where, p->n_kept,
-                     l.tiles_computed);
+            l.tiles_computed);
         struct output_error brute = error_of(h);
         compare(w, &p->error, &brute, where);
         varied |= p->n_kept < l.tiles_possible && (double)p->error.l1 > 1e-3;
         if (p->n_kept == c->n_possible)
-            cr_expect(p->error.l1 == 0 && p->error.tail == 0 && p->error.rmse == 0 && p->error.cosine < 1e-6f,
-                      "%s", where);
+            cr_expect(p->error.l1 == 0 && p->error.tail == 0 && p->error.rmse == 0 &&
+                    p->error.cosine < 1e-6f,
+                "%s", where);
     }
-    cr_expect(varied || h->n == 300, "%s n %d %dx%d %s: nothing was left out, the test tests nothing",
-              m->name, h->n, h->attn.block.q, h->attn.block.k, smooth_k_name(h->mask.smooth_k));
+    cr_expect(varied || h->n == 300,
+        "%s n %d %dx%d %s: nothing was left out, the test tests nothing", m->name, h->n,
+        h->attn.block.q, h->attn.block.k, smooth_k_name(h->mask.smooth_k));
     free(c);
 }
 
@@ -256,8 +262,9 @@ Test(curve, equals_brute_force, .timeout = 300)
         for (int method = 0; method < 2; method++)
             for (int length = 0; length < 3; length++, turn++) {
                 struct head h;
-                head_init(&h, (uint64_t)turn + 1, lengths[length], turn % 2 ? 80 : 64, shapes[shape],
-                          (enum smooth_k)((turn / 2 + length) % 3), turn % 5 == 4 ? 2.5 : 1.2);
+                head_init(&h, (uint64_t)turn + 1, lengths[length], turn % 2 ? 80 : 64,
+                    shapes[shape], (enum smooth_k)((turn / 2 + length) % 3),
+                    turn % 5 == 4 ? 2.5 : 1.2);
                 check_points(&w, &h, methods[method], length == 2 ? 40 : 60, (uint64_t)turn);
                 head_clear(&h);
             }
@@ -268,8 +275,8 @@ Test(curve, equals_brute_force, .timeout = 300)
             check_points(&w, &h, &mask_sparge, 24, 5);
             head_clear(&h);
         }
-    cr_log_info("largest differences: l1 %.2g, tail %.2g, cosine %.2g, rmse %.2g", w.l1, w.tail, w.cosine,
-                w.rmse);
+    cr_log_info("largest differences: l1 %.2g, tail %.2g, cosine %.2g, rmse %.2g", w.l1, w.tail,
+        w.cosine, w.rmse);
 }
 
 /* All 32 x 97 points of one small head, none left out. */
@@ -290,8 +297,8 @@ Test(curve, every_point, .timeout = 300)
             cr_expect_eq(c->points[t][u].n_kept, l.tiles_computed, "%s", where);
             compare(&w, &c->points[t][u].error, &brute, where);
             if (u > 0) {
-                cr_expect(c->points[t][u].n_kept >= c->points[t][u - 1].n_kept, "%s: a larger tau keeps less",
-                          where);
+                cr_expect(c->points[t][u].n_kept >= c->points[t][u - 1].n_kept,
+                    "%s: a larger tau keeps less", where);
                 distinct += c->points[t][u].n_kept != c->points[t][u - 1].n_kept;
             }
         }
@@ -307,7 +314,8 @@ Test(curve, methods_without_theta)
     struct head h;
     head_init(&h, 6, 517, 64, shapes[0], SMOOTH_K_RUNNING, 1.2);
     struct curve *c = make_curve(&h, &mask_oracle);
-    for (int t = 1; t < N_THETAS; t++) cr_expect_arr_eq(&c->points[t], &c->points[0], sizeof c->points[0]);
+    for (int t = 1; t < N_THETAS; t++)
+        cr_expect_arr_eq(&c->points[t], &c->points[0], sizeof c->points[0]);
     free(c);
     h.mask.window = 130;
     c = make_curve(&h, &mask_window);
@@ -335,8 +343,8 @@ Test(curve, lambdas_equal_the_kernel, .timeout = 300)
             for (int length = 0; length < 3; length++, turn++) {
                 struct head h;
                 const struct mask_method *m = methods[method];
-                head_init(&h, 100 + (uint64_t)turn, lengths[length], turn % 2 ? 80 : 64, shapes[shape],
-                          (enum smooth_k)(turn % 3), turn % 3 == 1 ? 3 : 1.6);
+                head_init(&h, 100 + (uint64_t)turn, lengths[length], turn % 2 ? 80 : 64,
+                    shapes[shape], (enum smooth_k)(turn % 3), turn % 3 == 1 ? 3 : 1.6);
                 h.params.simthreshd1 = -.1f;
                 h.params.cdfthreshd = turn % 4 == 3 ? 1 : .9f;
                 struct pv_curve pv;
@@ -351,20 +359,22 @@ Test(curve, lambdas_equal_the_kernel, .timeout = 300)
                     struct output_error brute = error_of(&h);
                     char where[160];
                     snprintf(where, sizeof where, "%s n %d d %d %dx%d lambda %g", m->name, h.n, h.d,
-                             h.attn.block.q, h.attn.block.k, (double)lambdas[i]);
-                    cr_expect_eq(pv.n_possible, l.pv_units_possible, "%s: %u units possible, ledger %lu",
-                                 where, pv.n_possible, l.pv_units_possible);
-                    cr_expect_eq(p->n_kept, l.pv_units_computed, "%s: %u units, ledger %lu", where, p->n_kept,
-                                 l.pv_units_computed);
+                        h.attn.block.q, h.attn.block.k, (double)lambdas[i]);
+                    cr_expect_eq(pv.n_possible, l.pv_units_possible,
+                        "%s: %u units possible, ledger %lu", where, pv.n_possible,
+                        l.pv_units_possible);
+                    cr_expect_eq(p->n_kept, l.pv_units_computed, "%s: %u units, ledger %lu", where,
+                        p->n_kept, l.pv_units_computed);
                     compare(&w, &p->error, &brute, where);
                     skipped += i > 1 && l.pv_units_computed < pv.points[N_LAMBDAS - 1].n_kept;
                 }
-                for (int i = 1; i < N_LAMBDAS; i++) cr_expect(pv.points[i].n_kept >= pv.points[i - 1].n_kept);
+                for (int i = 1; i < N_LAMBDAS; i++)
+                    cr_expect(pv.points[i].n_kept >= pv.points[i - 1].n_kept);
                 head_clear(&h);
             }
     cr_expect(skipped > 20, "stage 2 skipped something in %d runs only", skipped);
-    cr_log_info("largest differences: l1 %.2g, tail %.2g, cosine %.2g, rmse %.2g", w.l1, w.tail, w.cosine,
-                w.rmse);
+    cr_log_info("largest differences: l1 %.2g, tail %.2g, cosine %.2g, rmse %.2g", w.l1, w.tail,
+        w.cosine, w.rmse);
 }
 
 /* At λ = 50 stage 2 does nothing to speak of: the pv curve ends where the θ, τ curve stands. */
@@ -396,17 +406,17 @@ Test(curve, tail_is_the_exact_percentile)
     for (int i = 0; i < 11; i++) {
         int n = lengths[i], d = 3;
         struct head h = {.n = n,
-                         .d = d,
-                         .o = malloc(sizeof(float) * (size_t)(n * d)),
-                         .got = malloc(sizeof(float) * (size_t)(n * d))};
+            .d = d,
+            .o = malloc(sizeof(float) * (size_t)(n * d)),
+            .got = malloc(sizeof(float) * (size_t)(n * d))};
         h.attn = (struct attn_args){.dtype = DTYPE_F32,
-                                    .n_q = n,
-                                    .n_heads = 1,
-                                    .n_kv_heads = 1,
-                                    .head_dim = d,
-                                    .o = h.o,
-                                    .o_row = d,
-                                    .block = shapes[0]};
+            .n_q = n,
+            .n_heads = 1,
+            .n_kv_heads = 1,
+            .head_dim = d,
+            .o = h.o,
+            .o_row = d,
+            .block = shapes[0]};
         for (int x = 0; x < n * d; x++) {
             h.o[x] = (float)(rng_normal(&r) + 2 * (x % 2) + .1);
             h.got[x] = h.o[x] + (float)(.1 * exp(2 * rng_normal(&r)));
@@ -415,7 +425,7 @@ Test(curve, tail_is_the_exact_percentile)
         struct output_error got, want = error_of(&h);
         CHECK(output_error_of(&h.attn, h.got, ws, &got));
         cr_expect(fabs((double)got.tail - (double)want.tail) < 1e-5 * (double)want.tail,
-                  "%d rows: %.8g, sorted %.8g", n, (double)got.tail, (double)want.tail);
+            "%d rows: %.8g, sorted %.8g", n, (double)got.tail, (double)want.tail);
         cr_expect(fabs((double)got.l1 - (double)want.l1) < 1e-5 * (double)want.l1);
         cr_expect(fabs((double)got.rmse - (double)want.rmse) < 1e-5 * (double)want.rmse);
         cr_expect(fabs((double)got.cosine - (double)want.cosine) < 1e-5);
@@ -492,9 +502,10 @@ Test(curve, extreme_scores)
             struct head_ledger ledger = infer(&h, &mask_sparge);
             struct output_error brute = error_of(&h);
             char where[64];
-            snprintf(where, sizeof where, "scores x %g, lambda %g", sharps[i], (double)curve_lambda(l));
-            cr_expect_eq(pv.points[l].n_kept, ledger.pv_units_computed, "%s: %u units, ledger %lu", where,
-                         pv.points[l].n_kept, ledger.pv_units_computed);
+            snprintf(
+                where, sizeof where, "scores x %g, lambda %g", sharps[i], (double)curve_lambda(l));
+            cr_expect_eq(pv.points[l].n_kept, ledger.pv_units_computed, "%s: %u units, ledger %lu",
+                where, pv.points[l].n_kept, ledger.pv_units_computed);
             compare(&w, &pv.points[l].error, &brute, where);
         }
         free(ws);
@@ -514,8 +525,8 @@ Test(curve, instruction_sets_agree)
         for (int u = 0; u < N_TAUS; u++) {
             cr_expect(abs((int)c->points[0][u].n_kept - (int)best->points[0][u].n_kept) <= 1);
             if (c->points[0][u].n_kept == best->points[0][u].n_kept)
-                cr_expect(fabs((double)c->points[0][u].error.l1 - (double)best->points[0][u].error.l1) <
-                          1e-5);
+                cr_expect(fabs((double)c->points[0][u].error.l1 -
+                              (double)best->points[0][u].error.l1) < 1e-5);
         }
         free(c);
     }

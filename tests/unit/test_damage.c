@@ -1,5 +1,5 @@
-/* A database from elsewhere may hold anything in any column: reading it ends with a message or with a result, never
- * with a memory error. */
+/* A database from elsewhere may hold anything in any column: reading it ends with a message or with
+ * a result, never with a memory error. */
 #include "harness/measure/report_curves.h"
 #include "reports/attribution.h"
 #include "reports/gate.h"
@@ -23,26 +23,32 @@ static void fill(void)
 {
     put_pair(.3, .6);
     struct tuned_head_record h[2] = {{0, 0, true, .5, .97, 12, .05, .055, .1, .1, .4, .41, 2, NULL},
-                                     {1, 3, false, NAN, NAN, NAN, 0, 0, NAN, NAN, 0, 0, 0, "too little"}};
-    struct tuned_record t = {"feed", "m", "d", "sparge", "l1", "running", "0-7", .06, .07, 128, 64, "{}", 9.5, h, 2};
+        {1, 3, false, NAN, NAN, NAN, 0, 0, NAN, NAN, 0, 0, 0, "too little"}};
+    struct tuned_record t = {
+        "feed", "m", "d", "sparge", "l1", "running", "0-7", .06, .07, 128, 64, "{}", 9.5, h, 2};
     ok(store_tuned_put(store, &t));
-    ok(store_curve_put(store, &(struct curve_key){"m", "d", "curve1", "sparge", "running", 128, 64, 0, 0, 0}, "abc", 3));
+    ok(store_curve_put(store,
+        &(struct curve_key){"m", "d", "curve1", "sparge", "running", 128, 64, 0, 0, 0}, "abc", 3));
     struct planned_cell cells[2] = {{"k1", "s1", "{\"a\":1}"}, {"k2", "s2", "{\"a\":2}"}};
     ok(store_plan_put(store, "grid", "{}", cells, 2));
     enum lease lease;
     ok(store_lease(store, "k1", "host:1:1", 1e6, false, &lease));
     struct machine_record m = {.fingerprint = "mm", .cpu = "x", .n_cores = 2};
-    ok(store_noise_put(store, &m, &(struct noise_record){NULL, "model", "threads", "kl", 1e-6, 1000}, 1));
+    ok(store_noise_put(
+        store, &m, &(struct noise_record){NULL, "model", "threads", "kl", 1e-6, 1000}, 1));
     store_close(&store);
     cr_assert_eq(sqlite3_open(db, &raw), SQLITE_OK);
-    sql("PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF; UPDATE run SET tuned_hash = 'feed'");
+    sql("PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF; UPDATE run SET tuned_hash = "
+        "'feed'");
 }
 
 /* The same rows without types, keys and NOT NULL. */
 static void loosen(const char *table)
 {
-    char *text = str_format("PRAGMA legacy_alter_table = ON; CREATE TABLE loose AS SELECT * FROM %s; DROP TABLE %s; "
-                            "ALTER TABLE loose RENAME TO %s", table, table, table);
+    char *text = str_format(
+        "PRAGMA legacy_alter_table = ON; CREATE TABLE loose AS SELECT * FROM %s; DROP TABLE %s; "
+        "ALTER TABLE loose RENAME TO %s",
+        table, table, table);
     sql(text);
     free(text);
 }
@@ -50,7 +56,8 @@ static void loosen(const char *table)
 static void show(struct table *t)
 {
     struct str out = {0};
-    table_render(t, TABLE_TERMINAL, (struct table_style){.hide_constant = true, .width = 100}, &out);
+    table_render(
+        t, TABLE_TERMINAL, (struct table_style){.hide_constant = true, .width = 100}, &out);
     str_clear(&out);
     table_free(&t);
 }
@@ -91,7 +98,8 @@ static void read_plans(struct store *s)
     if (query_cells(s, NULL, &cells) == OK) {
         show(cells_table(&cells));
         for (size_t i = 0; i < cells.n; i++)
-            (void)!query_explain(s, cells.rows[i].key, cells.rows[i].slot, cells.rows[i].key_json, &text);
+            (void)!query_explain(
+                s, cells.rows[i].key, cells.rows[i].slot, cells.rows[i].key_json, &text);
     }
     cell_list_clear(&cells);
     (void)!query_plan_status(s, NULL, counts);
@@ -146,7 +154,8 @@ static void read_all(bool with_report)
     if (with_report) {
         struct str notes = {0};
         char *to = path_join(dir, "report");
-        (void)!report_write(s, &(struct report_options){.dir = to, .run = "1", .no_png = true, .db = db}, &notes);
+        (void)!report_write(
+            s, &(struct report_options){.dir = to, .run = "1", .no_png = true, .db = db}, &notes);
         free(to);
         str_clear(&notes);
     }
@@ -167,17 +176,22 @@ static void merge_all(int number)
     free(path);
 }
 
-/* Every column of every table takes other values in turn: three of them, or all seven in `./dev torture`. */
+/* Every column of every table takes other values in turn: three of them, or all seven in `./dev
+ * torture`. */
 Test(damage, any_value_in_any_column)
 {
-    static const char *const values[] = {"NULL", "-3", "1 << 40", "'x'", "1e300", "x'00ff'", "-9223372036854775808"};
+    static const char *const values[] = {
+        "NULL", "-3", "1 << 40", "'x'", "1e300", "x'00ff'", "-9223372036854775808"};
     sqlite3_stmt *columns;
     const bool full = getenv("SG_TORTURE") != NULL;
     int n = 0;
     fill();
     setenv("PATH", "", 1); /* pictures are drawn elsewhere */
-    cr_assert_eq(sqlite3_prepare_v2(raw, "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
-                                         "WHERE m.type = 'table' ORDER BY 1, 2", -1, &columns, NULL), SQLITE_OK);
+    cr_assert_eq(sqlite3_prepare_v2(raw,
+                     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
+                     "WHERE m.type = 'table' ORDER BY 1, 2",
+                     -1, &columns, NULL),
+        SQLITE_OK);
     struct text_pair {
         char table[32], column[32];
     } pairs[400];
@@ -190,14 +204,17 @@ Test(damage, any_value_in_any_column)
     sqlite3_finalize(columns);
     for (int i = 0; i < n_pairs; i++) {
         if (i == 0 || strcmp(pairs[i].table, pairs[i - 1].table) != 0) loosen(pairs[i].table);
-        char *keep = str_format("CREATE TABLE kept AS SELECT rowid AS at, %s AS value FROM %s", pairs[i].column, pairs[i].table);
-        char *back = str_format("UPDATE %s SET %s = (SELECT value FROM kept WHERE at = rowid); DROP TABLE kept", pairs[i].table,
-                                pairs[i].column);
+        char *keep = str_format("CREATE TABLE kept AS SELECT rowid AS at, %s AS value FROM %s",
+            pairs[i].column, pairs[i].table);
+        char *back = str_format(
+            "UPDATE %s SET %s = (SELECT value FROM kept WHERE at = rowid); DROP TABLE kept",
+            pairs[i].table, pairs[i].column);
         sql(keep);
         for (int k = 0; k < 7; k++) {
             if (!full && (k + i) % 7 >= 3) continue;
             n++;
-            char *spoil = str_format("UPDATE %s SET %s = %s WHERE rowid %% 2 = 1", pairs[i].table, pairs[i].column, values[k]);
+            char *spoil = str_format("UPDATE %s SET %s = %s WHERE rowid %% 2 = 1", pairs[i].table,
+                pairs[i].column, values[k]);
             sql(spoil);
             free(spoil);
             read_all((k + i) % 7 == 0);
@@ -220,7 +237,8 @@ static void refuses(const char *change, const char *says)
     sql("RELEASE whole");
     ok(store_open(&s, db, STORE_READ));
     cr_assert_eq(run_view_load(&v, s, "1"), ERR_DB, "%s", change);
-    cr_assert(strstr(status_message(), says) && strstr(status_message(), "damaged"), "%s", status_message());
+    cr_assert(strstr(status_message(), says) && strstr(status_message(), "damaged"), "%s",
+        status_message());
     store_close(&s);
 }
 
@@ -229,10 +247,12 @@ Test(damage, what_is_wrong_is_named)
     fill();
     static const char *const loose[] = {"block_mask", "metric", "model", "run"};
     for (int i = 0; i < 4; i++) loosen(loose[i]);
-    refuses("UPDATE block_mask SET n_q = 1048576, n_k = 1048576", "column bits: found 16 bytes for 1048576 x 1048576 tiles");
+    refuses("UPDATE block_mask SET n_q = 1048576, n_k = 1048576",
+        "column bits: found 16 bytes for 1048576 x 1048576 tiles");
     refuses("UPDATE block_mask SET n_q = -4", "column n_q: found -4, expected 0 to");
     refuses("UPDATE metric SET name = NULL", "column name: found nothing, expected a text");
-    refuses("UPDATE model SET n_heads = 4294967297", "column n_heads: found 4294967297, expected 1 to 65535");
+    refuses("UPDATE model SET n_heads = 4294967297",
+        "column n_heads: found 4294967297, expected 1 to 65535");
     refuses("DELETE FROM model", "run 1: its model has no row");
     refuses("UPDATE run SET key = NULL", "column key");
     sqlite3_close(raw);

@@ -1,4 +1,5 @@
-/* Eight bits (METHOD 9): the numbers, the copies of q, k and v, and attention over them against a judge of its own. */
+/* Eight bits (METHOD 9): the numbers, the copies of q, k and v, and attention over them against a
+ * judge of its own. */
 #include "base/rng.h"
 #include "kernels/eight.h"
 #include "kernels/registry.h"
@@ -16,7 +17,10 @@ static void *aligned(size_t bytes)
 }
 
 /* What the code of an e4m3 number stands for, without its sign; 127 would be NaN. */
-static double e4m3_of(int code) { return code < 8 ? ldexp(code, -9) : ldexp(8 + code % 8, code / 8 - 10); }
+static double e4m3_of(int code)
+{
+    return code < 8 ? ldexp(code, -9) : ldexp(8 + code % 8, code / 8 - 10);
+}
 
 /* The nearest code by trying all of them; a tie goes to the even one. */
 static double e4m3_nearest(double x)
@@ -39,7 +43,8 @@ Test(eight, e4m3_is_the_nearest_code)
     }
     for (int c = 0; c < 126; c++) {
         float middle = (float)((e4m3_of(c) + e4m3_of(c + 1)) / 2);
-        cr_assert_eq((double)e4m3_round(middle), e4m3_nearest((double)middle), "between codes %d and %d", c, c + 1);
+        cr_assert_eq((double)e4m3_round(middle), e4m3_nearest((double)middle),
+            "between codes %d and %d", c, c + 1);
         cr_assert_eq((double)e4m3_round(-middle), -e4m3_nearest((double)middle));
     }
     cr_assert_eq(e4m3_round(1e30f), 448);
@@ -79,20 +84,40 @@ static float *numbers(struct rng *r, size_t n, float offset)
 }
 
 /* Random tiles when `block_k` is not 0. */
-static void problem_open(struct problem *p, struct rng *r, int n, int start, int block_k, enum precision qk,
-                         enum precision pv, bool skips)
+static void problem_open(struct problem *p, struct rng *r, int n, int start, int block_k,
+    enum precision qk, enum precision pv, bool skips)
 {
     memset(p, 0, sizeof *p);
     int n_kv = n + start;
     p->q = numbers(r, (size_t)(HEADS * n * D), 0);
-    p->k = numbers(r, (size_t)(KV_HEADS * n_kv * D), 9); /* channels far from zero, as keys have them */
+    /* channels far from zero, as keys have them */
+    p->k = numbers(r, (size_t)(KV_HEADS * n_kv * D), 9);
     p->v = numbers(r, (size_t)(KV_HEADS * n_kv * D), 0);
     p->o = aligned(sizeof(float) * (size_t)(HEADS * n * D));
     p->a = (struct attn_args){
-        .dtype = DTYPE_F32, .n_q = n, .q_start = start, .n_heads = HEADS, .n_kv_heads = KV_HEADS, .head_dim = D,
-        .scale = .4f, .q = p->q, .k = p->k, .v = p->v, .o = p->o, .q_row = D, .q_head = n * D, .k_row = D,
-        .k_head = n_kv * D, .v_row = D, .v_head = n_kv * D, .o_row = D, .o_head = n * D,
-        .block = {128, block_k ? block_k : 64}, .qk = qk, .pv = pv, .ledger = p->ledger,
+        .dtype = DTYPE_F32,
+        .n_q = n,
+        .q_start = start,
+        .n_heads = HEADS,
+        .n_kv_heads = KV_HEADS,
+        .head_dim = D,
+        .scale = .4f,
+        .q = p->q,
+        .k = p->k,
+        .v = p->v,
+        .o = p->o,
+        .q_row = D,
+        .q_head = n * D,
+        .k_row = D,
+        .k_head = n_kv * D,
+        .v_row = D,
+        .v_head = n_kv * D,
+        .o_row = D,
+        .o_head = n * D,
+        .block = {128, block_k ? block_k : 64},
+        .qk = qk,
+        .pv = pv,
+        .ledger = p->ledger,
     };
     if (!block_k) return;
     p->map = tile_map_shape(p->a.block, HEADS, start, n);
@@ -132,7 +157,8 @@ Test(eight, copies_are_rounded_under_the_scale_of_their_block)
     for (int fp8 = 0; fp8 < 2; fp8++) {
         struct problem p;
         struct attn_args to;
-        problem_open(&p, &r, 200, 64, 0, fp8 ? PRECISION_FP8 : PRECISION_INT8, PRECISION_FP8, false);
+        problem_open(
+            &p, &r, 200, 64, 0, fp8 ? PRECISION_FP8 : PRECISION_INT8, PRECISION_FP8, false);
         void *ws = aligned(eight_bytes(&p.a));
         eight_inputs(&p.a, ws, NULL, &to);
         for (int h = 0; h < KV_HEADS; h++) {
@@ -147,7 +173,9 @@ Test(eight, copies_are_rounded_under_the_scale_of_their_block)
                     double want = (double)k[j0 * D + x] - mean[x % D], is = (double)got[j0 * D + x];
                     if (fp8) {
                         double scale = ldexp(1, eight_exponent((float)largest));
-                        cr_assert_float_eq(is, scale * e4m3_nearest(want / scale), 1e-5 + fabs(want) / 7.9); /* the next code, if a tie */
+                        /* the next code, if a tie */
+                        cr_assert_float_eq(
+                            is, scale * e4m3_nearest(want / scale), 1e-5 + fabs(want) / 7.9);
                         cr_assert_eq(is / scale, e4m3_nearest(is / scale));
                     } else {
                         double steps = is / (largest / 127);
@@ -164,16 +192,20 @@ Test(eight, copies_are_rounded_under_the_scale_of_their_block)
         eight_inputs(&fewer, ws2, NULL, &then);
         for (int h = 0; h < KV_HEADS; h++) {
             size_t bytes = sizeof(float) * 192 * D;
-            cr_assert_eq(memcmp((const float *)to.k + h * to.k_head, (const float *)then.k + h * then.k_head, bytes), 0);
-            cr_assert_eq(memcmp((const float *)to.v + h * to.v_head, (const float *)then.v + h * then.v_head, bytes), 0);
+            cr_assert_eq(memcmp((const float *)to.k + h * to.k_head,
+                             (const float *)then.k + h * then.k_head, bytes),
+                0);
+            cr_assert_eq(memcmp((const float *)to.v + h * to.v_head,
+                             (const float *)then.v + h * then.v_head, bytes),
+                0);
         }
         free(ws), free(ws2);
         problem_close(&p);
     }
 }
 
-/* The definition once more, on copies made by eight_inputs: one row, every number in double. `kept[j]`: key block j
- * takes part. */
+/* The definition once more, on copies made by eight_inputs: one row, every number in double.
+ * `kept[j]`: key block j takes part. */
 static void judge_row(const struct attn_args *e, int head, int row, const bool *kept, double *o)
 {
     int kv = head / (HEADS / KV_HEADS), pos = e->q_start + row;
@@ -203,8 +235,9 @@ static void judge_row(const struct attn_args *e, int head, int row, const bool *
     for (int i = 0; i < D; i++) o[i] /= sum;
 }
 
-/* Rows of x that are not those of y. A probability that lies within rounding of the middle between two codes may fall to
- * either side, which its row shows, and by no more than half a step of e4m3 of all it is made of. */
+/* Rows of x that are not those of y. A probability that lies within rounding of the middle between
+ * two codes may fall to either side, which its row shows, and by no more than half a step of e4m3
+ * of all it is made of. */
 static int rows_off(const struct problem *p, const float *x, const float *y)
 {
     int off = 0;
@@ -255,12 +288,13 @@ static void compare(enum precision qk, enum precision pv, int n, int start, int 
                 double o[D];
                 for (int j = 0; j < 16; j++)
                     kept[j] = !block_k || !p.sparse[h] ||
-                              (tile_map_row(&p.map, h, row / 128)[0] >> j & 1);
+                        (tile_map_row(&p.map, h, row / 128)[0] >> j & 1);
                 judge_row(&e, h, row, kept, o);
                 for (int i = 0; i < D; i++) p.o[h * p.a.o_head + row * D + i] = (float)o[i];
             }
         int off = rows_off(&p, want, p.o);
-        cr_assert_leq(off, few(&p), "the reference differs in %d rows from a second reading of the definition", off);
+        cr_assert_leq(off, few(&p),
+            "the reference differs in %d rows from a second reading of the definition", off);
         free(ws);
     }
     cr_assert_eq(par_open(&par, 3), OK);
@@ -269,9 +303,10 @@ static void compare(enum precision qk, enum precision pv, int n, int start, int 
         if (impl == &attn_ref || impl->refuses(&p.a)) continue;
         run(impl, &p, NULL);
         int off = rows_off(&p, p.o, want);
-        cr_assert_leq(off, few(&p), "%s: %d rows off (qk %s, pv %s, %d + %d rows, blocks of %d)", impl->name, off,
-                      precision_name(qk), precision_name(pv), start, n, block_k);
-        if (!skips) cr_assert_eq(memcmp(p.ledger, counted, sizeof counted), 0, "%s: ledger", impl->name);
+        cr_assert_leq(off, few(&p), "%s: %d rows off (qk %s, pv %s, %d + %d rows, blocks of %d)",
+            impl->name, off, precision_name(qk), precision_name(pv), start, n, block_k);
+        if (!skips)
+            cr_assert_eq(memcmp(p.ledger, counted, sizeof counted), 0, "%s: ledger", impl->name);
         memcpy(first, p.o, bytes);
         run(impl, &p, par);
         cr_assert_eq(memcmp(first, p.o, bytes), 0, "%s: other bits with three threads", impl->name);
@@ -297,7 +332,8 @@ Test(eight, attention_follows_the_definition)
         }
 }
 
-/* A first key that takes nearly all of the mass must not cost the others theirs: each 64 keys have their own unit. */
+/* A first key that takes nearly all of the mass must not cost the others theirs: each 64 keys have
+ * their own unit. */
 Test(eight, the_rest_survives_a_sink)
 {
     struct rng r;
@@ -310,7 +346,8 @@ Test(eight, the_rest_survives_a_sink)
         for (int i = 0; i < D; i++) p.v[j * D + i] = j % 640 == 0 ? 0 : 1 + p.v[j * D + i] / 4;
     for (int h = 0; h < HEADS; h++)
         for (int row = 0; row < 640; row++) p.q[h * p.a.q_head + row * D] = 1;
-    for (int j = 0; j < KV_HEADS * 640; j++) p.k[j * D] = j % 640 == 0 ? 40 : 0; /* 16 · log2(e) = 23 powers of two above */
+    /* 16 · log2(e) = 23 powers of two above */
+    for (int j = 0; j < KV_HEADS * 640; j++) p.k[j * D] = j % 640 == 0 ? 40 : 0;
     float *full = aligned(bytes);
     p.a.pv = PRECISION_FULL;
     run(&attn_ref, &p, NULL);
@@ -328,11 +365,19 @@ Test(eight, the_rest_survives_a_sink)
 
 Test(eight, what_has_no_meaning_is_refused)
 {
-    struct attn_args a = {.dtype = DTYPE_F32, .n_q = 64, .q_start = 100, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64,
-                          .block = {128, 64}, .qk = PRECISION_INT8};
-    for (int i = 0; attn_impls[i]; i++) cr_assert_not_null(attn_impls[i]->refuses(&a), "%s", attn_impls[i]->name);
+    struct attn_args a = {.dtype = DTYPE_F32,
+        .n_q = 64,
+        .q_start = 100,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = 64,
+        .block = {128, 64},
+        .qk = PRECISION_INT8};
+    for (int i = 0; attn_impls[i]; i++)
+        cr_assert_not_null(attn_impls[i]->refuses(&a), "%s", attn_impls[i]->name);
     a.q_start = 64, a.qk = PRECISION_FULL, a.pv = PRECISION_INT8;
-    for (int i = 0; attn_impls[i]; i++) cr_assert_not_null(attn_impls[i]->refuses(&a), "%s", attn_impls[i]->name);
+    for (int i = 0; attn_impls[i]; i++)
+        cr_assert_not_null(attn_impls[i]->refuses(&a), "%s", attn_impls[i]->name);
     enum precision p;
     cr_assert(precision_parse("fp8", &p) && p == PRECISION_FP8);
     cr_assert_not(precision_parse("fp4", &p));

@@ -1,4 +1,5 @@
-/* The forward pass against transformers' logits, and against itself cut in every way it may be cut. */
+/* The forward pass against transformers' logits, and against itself cut in every way it may be cut.
+ */
 #include "base/json.h"
 #include "engine/engine.h"
 #include "engine/rope.h"
@@ -11,12 +12,30 @@
 #include <math.h>
 
 static const char *const golden_names[] = {
-    "mha_default",      "gqa_d64_tied", "mqa_linear_f16",      "dynamic_tied_head",
-    "dynamic_new_keys", "llama3_d64",   "llama3_new_keys_d16", "bias_d16",
-    "d128_gqa",         "sharded_bf16", "mixed_unaligned",
+    "mha_default",
+    "gqa_d64_tied",
+    "mqa_linear_f16",
+    "dynamic_tied_head",
+    "dynamic_new_keys",
+    "llama3_d64",
+    "llama3_new_keys_d16",
+    "bias_d16",
+    "d128_gqa",
+    "sharded_bf16",
+    "mixed_unaligned",
     /* kin of LLaMA */
-    "mistral_window", "mistral_full", "ministral_layers", "qwen2_bias", "qwen2_window_yarn", "qwen3_norms",
-    "qwen3_bias", "smollm3_some_turn", "smollm3_interval", "yarn_llama", "longrope_long", "longrope_short",
+    "mistral_window",
+    "mistral_full",
+    "ministral_layers",
+    "qwen2_bias",
+    "qwen2_window_yarn",
+    "qwen3_norms",
+    "qwen3_bias",
+    "smollm3_some_turn",
+    "smollm3_interval",
+    "yarn_llama",
+    "longrope_long",
+    "longrope_short",
 };
 enum { N_GOLDEN = sizeof golden_names / sizeof golden_names[0], MAX_IDS = 512 };
 
@@ -59,7 +78,8 @@ static void open_golden(struct bench *b, const char *name, int chunk)
     cJSON_Delete(root);
     struct str bytes = file_get(dir, "logits.bin");
     open_bench(b, dir, 1, MAX_IDS, chunk);
-    cr_assert_eq(bytes.len, sizeof(float) * (size_t)b->n_positions * (size_t)b->w.config.vocab_size);
+    cr_assert_eq(
+        bytes.len, sizeof(float) * (size_t)b->n_positions * (size_t)b->w.config.vocab_size);
     b->logits = malloc(bytes.len);
     memcpy(b->logits, bytes.data, bytes.len);
     str_clear(&bytes);
@@ -93,12 +113,12 @@ static float *rows(const struct bench *b, int n)
 
 /* Hidden states of all ids in one call on a fresh sequence; the caller frees. */
 static float *forward(struct bench *b, const int32_t *ids, int n, const struct sparse_policy *p,
-                      struct head_ledger *l)
+    struct head_ledger *l)
 {
     float *hidden = rows(b, n);
     session_reset(b->s);
-    CHECK(session_forward(
-        b->s, &(struct forward_args){.tokens = ids, .n = n, .policy = p, .ledger = l, .hidden = hidden}));
+    CHECK(session_forward(b->s,
+        &(struct forward_args){.tokens = ids, .n = n, .policy = p, .ledger = l, .hidden = hidden}));
     cr_assert_eq(session_position(b->s), n);
     return hidden;
 }
@@ -119,7 +139,10 @@ static double row_error(const float *x, const float *y, size_t n_rows, size_t d)
     return worst;
 }
 
-static bool same_bits(const float *x, const float *y, size_t n) { return memcmp(x, y, n * sizeof *x) == 0; }
+static bool same_bits(const float *x, const float *y, size_t n)
+{
+    return memcmp(x, y, n * sizeof *x) == 0;
+}
 
 /* Against the stored logits at the stored positions. */
 static double logit_error(struct bench *b, const float *hidden)
@@ -141,7 +164,8 @@ static struct sample_set chronicle(int length)
 {
     static struct tokenizer *t;
     if (!t) CHECK(tokenizer_open(&t, SG_SOURCE_DIR "/suites/demo/model"));
-    struct suite_options o = {.tokenizer = t, .argument = "", .max_length = length * 5 / 4, .num_samples = 1};
+    struct suite_options o = {
+        .tokenizer = t, .argument = "", .max_length = length * 5 / 4, .num_samples = 1};
     struct sample_set set;
     CHECK(suite_load("chronicle", &o, &set));
     cr_assert(set.samples[0].n >= length);
@@ -175,7 +199,8 @@ Test(forward, demo_logits_equal_transformers)
     double nll[64];
     int n_nll = 0;
     const cJSON *x;
-    cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "nll")) if (n_nll < 64) nll[n_nll++] = x->valuedouble;
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "nll")) if (n_nll < 64) nll[n_nll++] =
+        x->valuedouble;
     cr_assert(n == 64 && n_argmax == n && n_nll == n - 1 && b.n_positions == 4);
     struct str bytes = file_get(TESTS_DIR "/golden", "demo_logits.f32");
     size_t vocab = (size_t)b.w.config.vocab_size;
@@ -191,11 +216,13 @@ Test(forward, demo_logits_equal_transformers)
         size_t best = 0;
         double sum = 0;
         for (size_t i = 0; i < vocab; i++) best = z[i] > z[best] ? i : best;
-        cr_expect_eq((int)best, argmax[p], "position %d: argmax %zu, transformers %d", p, best, argmax[p]);
+        cr_expect_eq(
+            (int)best, argmax[p], "position %d: argmax %zu, transformers %d", p, best, argmax[p]);
         if (p + 1 == n) break;
         for (size_t i = 0; i < vocab; i++) sum += exp((double)z[i] - (double)z[best]);
         double got = log(sum) - ((double)z[b.ids[p + 1]] - (double)z[best]);
-        cr_expect(fabs(got - nll[p]) < 1e-3, "position %d: NLL %.6f, transformers %.6f", p, got, nll[p]);
+        cr_expect(
+            fabs(got - nll[p]) < 1e-3, "position %d: NLL %.6f, transformers %.6f", p, got, nll[p]);
     }
     free(z);
     free(hidden);
@@ -214,17 +241,18 @@ Test(forward, chunks_equal_the_whole)
         float *got = forward(&cut, cut.ids, cut.n, NULL, NULL);
         cr_expect(logit_error(&cut, got) < 2e-4, "%s in chunks of 128", golden_names[i]);
         cr_expect(row_error(got, want, (size_t)cut.n, width(&cut)) < 3e-5, "%s in chunks of 128",
-                  golden_names[i]);
+            golden_names[i]);
         static const int sizes[] = {1, 5, 37, 2, 64, 100, 13};
         free(got);
         got = rows(&cut, cut.n);
         session_reset(cut.s);
         for (int at = 0, c = 0; at < cut.n; c++) {
             int n = sizes[c % 7] < cut.n - at ? sizes[c % 7] : cut.n - at;
-            CHECK(session_forward(cut.s, &(struct forward_args){.tokens = cut.ids + at,
-                                                                .n = n,
-                                                                .total_len = cut.n,
-                                                                .hidden = got + (size_t)at * width(&cut)}));
+            CHECK(session_forward(cut.s,
+                &(struct forward_args){.tokens = cut.ids + at,
+                    .n = n,
+                    .total_len = cut.n,
+                    .hidden = got + (size_t)at * width(&cut)}));
             at += n;
             cr_assert_eq(session_position(cut.s), at);
         }
@@ -245,10 +273,11 @@ Test(forward, decoding_equals_prefill)
         float *want = forward(&b, b.ids, b.n, NULL, NULL), *got = rows(&b, b.n);
         session_reset(b.s);
         for (int t = 0; t < b.n; t++)
-            CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + t,
-                                                              .n = 1,
-                                                              .total_len = b.n,
-                                                              .last_hidden = got + (size_t)t * width(&b)}));
+            CHECK(session_forward(b.s,
+                &(struct forward_args){.tokens = b.ids + t,
+                    .n = 1,
+                    .total_len = b.n,
+                    .last_hidden = got + (size_t)t * width(&b)}));
         double e = row_error(got, want, (size_t)b.n, width(&b));
         cr_expect(e < 3e-5, "%s: %.3g", golden_names[i], e);
         cr_expect(logit_error(&b, got) < 2e-4, "%s", golden_names[i]);
@@ -274,20 +303,21 @@ Test(forward, greedy_generation_equals_transformers)
             int32_t out[64];
             int seen = 0;
             struct generate_args a = {.prompt = b.ids,
-                                      .n_prompt = b.n,
-                                      .max_new = b.n_greedy,
-                                      .ignore_eos = true,
-                                      .sampler = {.top_p = 1}};
+                .n_prompt = b.n,
+                .max_new = b.n_greedy,
+                .ignore_eos = true,
+                .sampler = {.top_p = 1}};
             struct generate_result r;
             CHECK(generate(b.s, &a, out, &r));
             cr_expect_eq(r.n_new, b.n_greedy);
             for (int t = 0; t < r.n_new; t++)
-                cr_expect_eq(out[t], b.greedy[t], "%s: token %d is %d, transformers %d", golden_names[i], t,
-                             out[t], b.greedy[t]);
+                cr_expect_eq(out[t], b.greedy[t], "%s: token %d is %d, transformers %d",
+                    golden_names[i], t, out[t], b.greedy[t]);
             a.token = stop_after_three;
             a.ctx = &seen;
             CHECK(generate(b.s, &a, out, &r));
-            cr_expect_eq(r.n_new, 3, "%s: %d tokens behind a stop at the third", golden_names[i], r.n_new);
+            cr_expect_eq(
+                r.n_new, 3, "%s: %d tokens behind a stop at the third", golden_names[i], r.n_new);
             n_checked++;
         }
         close_bench(&b);
@@ -300,19 +330,27 @@ Test(forward, a_captured_stream_goes_on_as_the_whole)
     struct bench b;
     open_golden(&b, "sharded_bf16", 128);
     int layers = b.w.config.n_layers;
-    float *want = forward(&b, b.ids, b.n, NULL, NULL), *stream = rows(&b, b.n), *got = rows(&b, b.n);
+    float *want = forward(&b, b.ids, b.n, NULL, NULL), *stream = rows(&b, b.n),
+          *got = rows(&b, b.n);
     for (int l = 0; l <= layers; l++) {
         session_reset(b.s);
-        CHECK(session_forward(
-            b.s, &(struct forward_args){
-                     .tokens = b.ids, .n = b.n, .capture_layer = l, .residual_out = stream, .hidden = got}));
-        cr_expect(same_bits(got, want, (size_t)b.n * width(&b)), "capturing at layer %d changed the result",
-                  l);
+        CHECK(session_forward(b.s,
+            &(struct forward_args){.tokens = b.ids,
+                .n = b.n,
+                .capture_layer = l,
+                .residual_out = stream,
+                .hidden = got}));
+        cr_expect(same_bits(got, want, (size_t)b.n * width(&b)),
+            "capturing at layer %d changed the result", l);
         session_reset(b.s);
-        CHECK(session_forward(
-            b.s, &(struct forward_args){
-                     .tokens = b.ids, .n = b.n, .first_layer = l, .residual_in = stream, .hidden = got}));
-        cr_expect(same_bits(got, want, (size_t)b.n * width(&b)), "from the stream that enters layer %d", l);
+        CHECK(session_forward(b.s,
+            &(struct forward_args){.tokens = b.ids,
+                .n = b.n,
+                .first_layer = l,
+                .residual_in = stream,
+                .hidden = got}));
+        cr_expect(same_bits(got, want, (size_t)b.n * width(&b)),
+            "from the stream that enters layer %d", l);
     }
     free(got);
     free(stream);
@@ -333,23 +371,26 @@ Test(forward, end_layer_stops_and_can_be_taken_up)
     struct bench b;
     open_golden(&b, "sharded_bf16", MAX_IDS);
     int layers = b.w.config.n_layers;
-    float *want = forward(&b, b.ids, b.n, NULL, NULL), *stream = rows(&b, b.n), *got = rows(&b, b.n);
+    float *want = forward(&b, b.ids, b.n, NULL, NULL), *stream = rows(&b, b.n),
+          *got = rows(&b, b.n);
     for (int l = 0; l < layers; l++) {
         uint32_t seen = 0;
         session_reset(b.s);
-        CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids,
-                                                          .n = b.n,
-                                                          .first_layer = l,
-                                                          .end_layer = l + 1,
-                                                          .residual_in = l ? stream : NULL,
-                                                          .capture_layer = l + 1,
-                                                          .residual_out = stream,
-                                                          .hidden = got,
-                                                          .hook = note_layer,
-                                                          .hook_ctx = &seen}));
+        CHECK(session_forward(b.s,
+            &(struct forward_args){.tokens = b.ids,
+                .n = b.n,
+                .first_layer = l,
+                .end_layer = l + 1,
+                .residual_in = l ? stream : NULL,
+                .capture_layer = l + 1,
+                .residual_out = stream,
+                .hidden = got,
+                .hook = note_layer,
+                .hook_ctx = &seen}));
         cr_expect_eq(seen, 1u << l, "layers seen: %#x", seen);
         if (l + 1 < layers)
-            cr_expect(row_error(got, want, (size_t)b.n, width(&b)) > 1e-2, "stopped after layer %d", l);
+            cr_expect(
+                row_error(got, want, (size_t)b.n, width(&b)) > 1e-2, "stopped after layer %d", l);
     }
     cr_expect(same_bits(got, want, (size_t)b.n * width(&b)));
     free(got);
@@ -375,7 +416,8 @@ Test(forward, dynamic_rope_turns_by_the_final_length)
     /* up to the trained length nothing depends on it */
     float *within = forward(&b, b.ids, m, NULL, NULL);
     session_reset(b.s);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = m / 2, .hidden = told}));
+    CHECK(
+        session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = m / 2, .hidden = told}));
     cr_expect(row_error(told, within, (size_t)m / 2, width(&b)) < 3e-5);
     free(within);
     free(told);
@@ -384,7 +426,8 @@ Test(forward, dynamic_rope_turns_by_the_final_length)
     close_bench(&b);
 }
 
-/* A mask method knows nothing of a model's own window: sparse on such a layer is refused, and other layers may be sparse. */
+/* A mask method knows nothing of a model's own window: sparse on such a layer is refused, and other
+ * layers may be sparse. */
 Test(forward, sparse_layers_with_a_window_are_refused)
 {
     struct bench b;
@@ -397,7 +440,8 @@ Test(forward, sparse_layers_with_a_window_are_refused)
     float *hidden = rows(&b, b.n);
     struct forward_args f = {.tokens = b.ids, .n = b.n, .policy = &p, .hidden = hidden};
     cr_expect_eq(session_forward(b.s, &f), ERR_UNSUPPORTED);
-    cr_expect(strstr(status_message(), "layer 1") && strstr(status_message(), "--layers"), "%s", status_message());
+    cr_expect(strstr(status_message(), "layer 1") && strstr(status_message(), "--layers"), "%s",
+        status_message());
     CHECK(policy_set_layers(&p, "0+2"));
     session_reset(b.s);
     CHECK(session_forward(b.s, &f));
@@ -425,33 +469,37 @@ Test(forward, failures_leave_the_session_as_before)
     int32_t bad[150];
     memcpy(bad, b.ids, sizeof bad);
     session_reset(b.s);
-    CHECK(session_forward(b.s,
-                          &(struct forward_args){.tokens = b.ids, .n = at, .total_len = b.n, .hidden = got}));
+    CHECK(session_forward(
+        b.s, &(struct forward_args){.tokens = b.ids, .n = at, .total_len = b.n, .hidden = got}));
     for (int i = 0; i < 3; i++) {
         static const int32_t wrong[] = {-1, 96, INT32_MAX};
         bad[149] = wrong[i];
-        cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = bad, .n = 150, .hidden = NULL}),
-                     ERR_ARG);
-        cr_expect(strstr(status_message(), "149") && strstr(status_message(), "95"), "%s", status_message());
+        cr_expect_eq(
+            session_forward(b.s, &(struct forward_args){.tokens = bad, .n = 150, .hidden = NULL}),
+            ERR_ARG);
+        cr_expect(strstr(status_message(), "149") && strstr(status_message(), "95"), "%s",
+            status_message());
         cr_expect_eq(session_position(b.s), at);
     }
     cr_assert_eq(vocab, 96);
     cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 0}), ERR_ARG);
-    cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = MAX_IDS - at + 1}),
-                 ERR_ARG);
-    cr_expect_eq(session_forward(b.s,
-                                 &(struct forward_args){
-                                     .tokens = b.ids, .n = 110, .stop = stop_at_second, .stop_ctx = &calls}),
-                 ERR_CANCELLED);
     cr_expect_eq(
-        session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = 110, .hook = refuse_layer_one}),
+        session_forward(b.s, &(struct forward_args){.tokens = b.ids, .n = MAX_IDS - at + 1}),
+        ERR_ARG);
+    cr_expect_eq(session_forward(b.s,
+                     &(struct forward_args){
+                         .tokens = b.ids, .n = 110, .stop = stop_at_second, .stop_ctx = &calls}),
+        ERR_CANCELLED);
+    cr_expect_eq(session_forward(b.s,
+                     &(struct forward_args){.tokens = b.ids, .n = 110, .hook = refuse_layer_one}),
         ERR_NUMERIC);
     cr_expect_str_eq(status_message(), "hook says no");
     cr_expect_eq(session_position(b.s), at);
-    CHECK(session_forward(b.s, &(struct forward_args){.tokens = b.ids + at,
-                                                      .n = b.n - at,
-                                                      .total_len = b.n,
-                                                      .hidden = got + (size_t)at * width(&b)}));
+    CHECK(session_forward(b.s,
+        &(struct forward_args){.tokens = b.ids + at,
+            .n = b.n - at,
+            .total_len = b.n,
+            .hidden = got + (size_t)at * width(&b)}));
     double e = row_error(got, want, (size_t)b.n, width(&b));
     cr_expect(e < 3e-5, "after five failures: %.3g", e);
     free(got);
@@ -460,8 +508,8 @@ Test(forward, failures_leave_the_session_as_before)
 }
 
 /* A policy for the demo model: `method` with these thresholds, every layer on. */
-static struct sparse_policy demo_policy(const struct bench *b, const char *method, float theta, float tau,
-                                        float lambda)
+static struct sparse_policy demo_policy(
+    const struct bench *b, const char *method, float theta, float tau, float lambda)
 {
     struct sparse_policy p;
     CHECK(policy_init(&p, mask_method_find(method), b->w.config.n_layers, b->w.config.n_heads));
@@ -477,7 +525,8 @@ static struct head_ledger *ledgers(const struct bench *b)
 static struct head_ledger ledger_sum(const struct bench *b, const struct head_ledger *l)
 {
     struct head_ledger sum = {0};
-    for (int i = 0; i < b->w.config.n_layers * b->w.config.n_heads; i++) head_ledger_add(&sum, &l[i]);
+    for (int i = 0; i < b->w.config.n_layers * b->w.config.n_heads; i++)
+        head_ledger_add(&sum, &l[i]);
     return sum;
 }
 
@@ -493,7 +542,8 @@ Test(forward, threads_change_no_bit)
             open_demo(&b, threads, 400, 0);
             struct sparse_policy p = demo_policy(&b, "sparge", .2f, .8f, 10);
             struct head_ledger *l = ledgers(&b);
-            float *hidden = forward(&b, set.samples[0].ids, set.samples[0].n, sparse ? &p : NULL, l);
+            float *hidden =
+                forward(&b, set.samples[0].ids, set.samples[0].n, sparse ? &p : NULL, l);
             struct head_ledger sum = ledger_sum(&b, l);
             if (threads == 1) {
                 first[sparse] = hidden;
@@ -501,10 +551,10 @@ Test(forward, threads_change_no_bit)
                 cr_expect(sparse == (sum.tiles_computed < sum.tiles_possible));
             } else {
                 cr_expect(same_bits(hidden, first[sparse], (size_t)set.samples[0].n * width(&b)),
-                          "%d threads, %s: error %.3g", threads, sparse ? "sparse" : "dense",
-                          row_error(hidden, first[sparse], (size_t)set.samples[0].n, width(&b)));
-                cr_expect(memcmp(&sum, &first_sum[sparse], sizeof sum) == 0, "%d threads: other counts",
-                          threads);
+                    "%d threads, %s: error %.3g", threads, sparse ? "sparse" : "dense",
+                    row_error(hidden, first[sparse], (size_t)set.samples[0].n, width(&b)));
+                cr_expect(memcmp(&sum, &first_sum[sparse], sizeof sum) == 0,
+                    "%d threads: other counts", threads);
                 free(hidden);
             }
             free(l);
@@ -534,11 +584,13 @@ Test(forward, instruction_sets_agree)
         open_demo(&b, 1, 300, 0);
         float *d = forward(&b, set.samples[0].ids, n, NULL, NULL),
               *s = forward(&b, set.samples[0].ids, n, &p, NULL);
-        cr_expect(strstr(session_impls(b.s), names[i]), "%s ran for %s", session_impls(b.s), names[i]);
+        cr_expect(
+            strstr(session_impls(b.s), names[i]), "%s ran for %s", session_impls(b.s), names[i]);
         double e = row_error(d, dense, (size_t)n, width(&b));
         cr_expect(e < 5e-5, "%s, dense: %.3g", names[i], e);
         e = row_error(s, sparse, (size_t)n, width(&b));
-        cr_expect(e < 5e-5, "%s, sparse: %.3g (a tile at the very edge of a threshold?)", names[i], e);
+        cr_expect(
+            e < 5e-5, "%s, sparse: %.3g (a tile at the very edge of a threshold?)", names[i], e);
         free(s);
         free(d);
         close_bench(&b);
@@ -565,8 +617,12 @@ Test(forward, attention_implementations_agree)
     while (attn_impls[last + 1]) last++;
     cr_assert_eq(attn_impls[last], &attn_ref);
     for (int i = last; i >= 0; i--) {
-        struct attn_args probe = {
-            .dtype = DTYPE_F32, .n_q = n, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .block = {128, 64}};
+        struct attn_args probe = {.dtype = DTYPE_F32,
+            .n_q = n,
+            .n_heads = 4,
+            .n_kv_heads = 2,
+            .head_dim = 64,
+            .block = {128, 64}};
         if (attn_impls[i]->refuses(&probe)) continue;
         session_close(&b.s);
         CHECK(session_open(&b.s, &b.w, b.par, 300, 0, attn_impls[i]->name));
@@ -583,7 +639,7 @@ Test(forward, attention_implementations_agree)
     session_close(&b.s);
     CHECK(session_open(&b.s, &b.w, b.par, 300, 0, "attn_of_no_one"));
     cr_expect_eq(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = n}),
-                 ERR_UNSUPPORTED);
+        ERR_UNSUPPORTED);
     cr_expect_eq(session_position(b.s), 0);
     free(want);
     policy_clear(&p);
@@ -621,7 +677,8 @@ Test(forward, keeping_everything_is_dense)
             cr_expect_eq(l[h].tiles_possible, tiles_of(shapes[i], n));
             cr_expect_eq(l[h].tiles_computed, l[h].tiles_possible);
             cr_expect_eq(l[h].calls_sparse, 1);
-            cr_expect_eq(l[h].calls_dense_head + l[h].calls_dense_layer + l[h].calls_dense_short, 0);
+            cr_expect_eq(
+                l[h].calls_dense_head + l[h].calls_dense_layer + l[h].calls_dense_short, 0);
         }
         free(got);
         free(l);
@@ -659,14 +716,15 @@ Test(forward, short_sequences_fall_back_and_are_counted)
     /* 255 tokens now of 300 in the end are not short; a lower limit makes 100 long enough */
     struct head_ledger *l = ledgers(&b);
     session_reset(b.s);
-    CHECK(session_forward(
-        b.s, &(struct forward_args){
-                 .tokens = set.samples[0].ids, .n = 128, .total_len = 300, .policy = &p, .ledger = l}));
+    CHECK(session_forward(b.s,
+        &(struct forward_args){
+            .tokens = set.samples[0].ids, .n = 128, .total_len = 300, .policy = &p, .ledger = l}));
     p.min_sparse_tokens = 100;
     session_reset(b.s);
-    CHECK(session_forward(
-        b.s, &(struct forward_args){.tokens = set.samples[0].ids, .n = 100, .policy = &p, .ledger = l}));
-    for (int h = 0; h < heads; h++) cr_expect(l[h].calls_sparse == 2 && l[h].calls_dense_short == 0);
+    CHECK(session_forward(b.s,
+        &(struct forward_args){.tokens = set.samples[0].ids, .n = 100, .policy = &p, .ledger = l}));
+    for (int h = 0; h < heads; h++)
+        cr_expect(l[h].calls_sparse == 2 && l[h].calls_dense_short == 0);
     free(l);
     policy_clear(&p);
     close_bench(&b);
@@ -689,11 +747,12 @@ Test(forward, layers_and_heads_outside_run_dense_and_are_counted)
     for (int layer = 2; layer <= 3; layer++) {
         for (int s = 0; s < 2; s++) {
             session_reset(b.s);
-            CHECK(session_forward(b.s, &(struct forward_args){.tokens = set.samples[0].ids,
-                                                              .n = n,
-                                                              .policy = s ? &p : NULL,
-                                                              .capture_layer = layer,
-                                                              .residual_out = s ? sparse : dense}));
+            CHECK(session_forward(b.s,
+                &(struct forward_args){.tokens = set.samples[0].ids,
+                    .n = n,
+                    .policy = s ? &p : NULL,
+                    .capture_layer = layer,
+                    .residual_out = s ? sparse : dense}));
         }
         cr_expect_eq(same_bits(dense, sparse, (size_t)n * width(&b)), layer == 2);
     }
@@ -738,7 +797,7 @@ Test(forward, sparse_chunks_compute_the_same_tiles)
             first = hidden;
             first_sum = sum;
             cr_expect(sum.tiles_computed < sum.tiles_possible &&
-                      sum.pv_units_computed < sum.pv_units_possible);
+                sum.pv_units_computed < sum.pv_units_possible);
         } else {
             cr_expect_eq(sum.tiles_computed, first_sum.tiles_computed);
             cr_expect_eq(sum.tiles_possible, first_sum.tiles_possible);
@@ -756,8 +815,8 @@ Test(forward, sparse_chunks_compute_the_same_tiles)
     sample_set_clear(&set);
 }
 
-/* Rows in front of the first changed token may not move by a bit: dense, under a mask that no token changes
- * (window), and for sparge in every block that ends in front of it. */
+/* Rows in front of the first changed token may not move by a bit: dense, under a mask that no token
+ * changes (window), and for sparge in every block that ends in front of it. */
 Test(forward, later_tokens_change_no_earlier_row)
 {
     struct sample_set set = chronicle(400);
@@ -777,8 +836,10 @@ Test(forward, later_tokens_change_no_earlier_row)
         int moved = 0;
         for (int r = 0; r < safe; r++)
             moved += !same_bits(x + (size_t)r * width(&b), y + (size_t)r * width(&b), width(&b));
-        cr_expect_eq(moved, 0, "%s: %d earlier rows moved", mode == 0 ? "dense" : p.method->name, moved);
-        cr_expect(!same_bits(x + (size_t)from * width(&b), y + (size_t)from * width(&b), width(&b)));
+        cr_expect_eq(
+            moved, 0, "%s: %d earlier rows moved", mode == 0 ? "dense" : p.method->name, moved);
+        cr_expect(
+            !same_bits(x + (size_t)from * width(&b), y + (size_t)from * width(&b), width(&b)));
         free(x);
         free(y);
         policy_clear(&p);
@@ -792,14 +853,13 @@ Test(forward, last_hidden_is_the_last_row)
     struct bench b;
     open_golden(&b, "d128_gqa", 128);
     float *hidden = rows(&b, b.n), *last = rows(&b, 1);
-    CHECK(session_forward(
-        b.s, &(struct forward_args){.tokens = b.ids, .n = b.n, .hidden = hidden, .last_hidden = last}));
+    CHECK(session_forward(b.s,
+        &(struct forward_args){.tokens = b.ids, .n = b.n, .hidden = hidden, .last_hidden = last}));
     cr_expect(same_bits(last, hidden + (size_t)(b.n - 1) * width(&b), width(&b)));
     struct session_plan plan = session_plan(&b.w.config, MAX_IDS, 128, 1);
     cr_expect_eq(plan.total_bytes, plan.kv_bytes + plan.activation_bytes + plan.linear_bytes);
-    cr_expect(plan.kv_bytes >=
-              2 * sizeof(float) * MAX_IDS *
-                  (size_t)(b.w.config.n_kv_heads * b.w.config.head_dim * b.w.config.n_layers));
+    cr_expect(plan.kv_bytes >= 2 * sizeof(float) * MAX_IDS *
+            (size_t)(b.w.config.n_kv_heads * b.w.config.head_dim * b.w.config.n_layers));
     free(hidden);
     free(last);
     close_bench(&b);

@@ -21,7 +21,8 @@ TestSuite(gate, .timeout = 120);
 
 #define ok(expr) cr_assert_eq((expr), OK, "%s", status_message())
 #define has(text, part) \
-    cr_assert((text) && strstr(text, part), "no \"%s\" in:\n%s", part, (text) ? (text) : "(nothing)")
+    cr_assert(          \
+        (text) && strstr(text, part), "no \"%s\" in:\n%s", part, (text) ? (text) : "(nothing)")
 #define lacks(text, part) cr_assert(!(text) || !strstr(text, part), "\"%s\" in:\n%s", part, text)
 
 /* A run made by hand: four samples whose means are the overall numbers. */
@@ -54,8 +55,10 @@ static void put_estimate(struct made *m, const char *name)
     m->metrics[m->view.metrics.n - 1].hi = e.hi;
 }
 
-/* Sample i is off by (i - 1.5) * spread, so that a difference of two runs has the same sign on every sample. */
-static void make(struct made *m, double cosine, double kl, double agreement, double sparsity, double spread)
+/* Sample i is off by (i - 1.5) * spread, so that a difference of two runs has the same sign on
+ * every sample. */
+static void make(
+    struct made *m, double cosine, double kl, double agreement, double sparsity, double spread)
 {
     const double cosine_off = spread > 0 ? 0 : .0024; /* a half-width of about .005 */
     *m = (struct made){0};
@@ -107,20 +110,27 @@ static void make(struct made *m, double cosine, double kl, double agreement, dou
             .pv_possible = 200,
         };
     }
-    m->view = (struct run_view){.run = &m->run, .label = "run 7", .metrics = {m->metrics, 0, NULL},
-                                .samples = {m->samples, 4, NULL}, .latencies = {m->times, 0, NULL}};
+    m->view = (struct run_view){.run = &m->run,
+        .label = "run 7",
+        .metrics = {m->metrics, 0, NULL},
+        .samples = {m->samples, 4, NULL},
+        .latencies = {m->times, 0, NULL}};
     static const char *const names[] = {"cosine", "kl", "token_accuracy", "sparsity", "ppl_ratio"};
     for (int i = 0; i < 5; i++) put_estimate(m, names[i]);
 }
 
-static struct gate_result judged(const struct made *m, const struct made *baseline, struct gate_bounds b)
+static struct gate_result judged(
+    const struct made *m, const struct made *baseline, struct gate_bounds b)
 {
     struct gate_result g;
-    ok(gate_run(&(struct gate_subject){.run = &m->view, .baseline = baseline ? &baseline->view : NULL}, &b, &g));
+    ok(gate_run(
+        &(struct gate_subject){.run = &m->view, .baseline = baseline ? &baseline->view : NULL}, &b,
+        &g));
     return g;
 }
 
-static enum check_outcome outcome(const struct made *m, const struct made *baseline, struct gate_bounds b)
+static enum check_outcome outcome(
+    const struct made *m, const struct made *baseline, struct gate_bounds b)
 {
     struct gate_result g = judged(m, baseline, b);
     enum check_outcome o = g.outcome;
@@ -271,7 +281,8 @@ Test(gate, mostly_dense_is_invalid)
     gate_result_clear(&g);
 }
 
-/* Of bounds that are exactly kept, one in twenty would be seen broken by each: together they may not be. */
+/* Of bounds that are exactly kept, one in twenty would be seen broken by each: together they may
+ * not be. */
 Test(gate, several_bounds_are_judged_together)
 {
     enum { TRIALS = 500 };
@@ -422,7 +433,8 @@ Test(gate, memory_and_times)
     has(g.checks[0].message, "another machine");
     gate_result_clear(&g);
     b.min_sparsity = .1;
-    cr_expect_eq(outcome(&m, &before, b), CHECK_PASS, "what does not apply does not hinder the rest");
+    cr_expect_eq(
+        outcome(&m, &before, b), CHECK_PASS, "what does not apply does not hinder the rest");
 
     b = gate_no_bounds();
     b.max_latency_ratio = .8;
@@ -430,10 +442,20 @@ Test(gate, memory_and_times)
     cr_expect_eq(g.outcome, CHECK_INVALID);
     has(g.checks[0].message, "run the suite speed");
     gate_result_clear(&g);
-    m.times[0] = (struct latency_record){
-        .part = "prefill_dense", .n_tokens = 4096, .n = 9, .median = 2, .q1 = 1.9, .q3 = 2.1, .valid = true};
-    m.times[1] = (struct latency_record){
-        .part = "prefill_sparse", .n_tokens = 4096, .n = 9, .median = 1, .q1 = .9, .q3 = 1.1, .valid = true};
+    m.times[0] = (struct latency_record){.part = "prefill_dense",
+        .n_tokens = 4096,
+        .n = 9,
+        .median = 2,
+        .q1 = 1.9,
+        .q3 = 2.1,
+        .valid = true};
+    m.times[1] = (struct latency_record){.part = "prefill_sparse",
+        .n_tokens = 4096,
+        .n = 9,
+        .median = 1,
+        .q1 = .9,
+        .q3 = 1.1,
+        .valid = true};
     m.view.latencies.n = 2;
     put_metric(&m, "latency_ratio", .51, .02); /* of pairs: not the ratio of both medians */
     m.metrics[m.view.metrics.n - 1].n = 9;
@@ -543,7 +565,8 @@ static size_t count(const char *text, const char *what)
     return n;
 }
 
-/* A check that failed is a failure, one that could not be judged an error, one that does not apply is skipped. */
+/* A check that failed is a failure, one that could not be judged an error, one that does not apply
+ * is skipped. */
 Test(gate, junit_says_what_the_gate_said)
 {
     struct made before, m;
@@ -570,7 +593,8 @@ Test(gate, junit_says_what_the_gate_said)
     gate_result_clear(&g);
 }
 
-/* One finding of two models, or of two settings of one, is two findings to whoever collects them. */
+/* One finding of two models, or of two settings of one, is two findings to whoever collects them.
+ */
 Test(gate, findings_of_two_models_differ)
 {
     struct str xml[3] = {{0}}, quality[3] = {{0}};
@@ -607,7 +631,8 @@ static char *causes_of(const struct made *m, const struct run_list *runs)
     return text.data;
 }
 
-/* Three causes in all, each a layer, a head and a sample with its part of the damage, by the best evidence there is. */
+/* Three causes in all, each a layer, a head and a sample with its part of the damage, by the best
+ * evidence there is. */
 Test(gate, causes_name_the_worst_three)
 {
     struct made m;
@@ -619,14 +644,14 @@ Test(gate, causes_name_the_worst_three)
     static const double l1[] = {.01, .05, .02, .03, .09, .011, .04, .012};
     for (int i = 0; i < 8; i++) {
         ledger[i] = (struct ledger_record){.layer = i / 4,
-                                           .head = i % 4,
-                                           .tiles_possible = 100,
-                                           .tiles_computed = 50 + i,
-                                           .pv_possible = 200,
-                                           .pv_computed = 100,
-                                           .calls = 4};
-        heads[i] =
-            (struct tuned_head_record){.layer = i / 4, .head = i % 4, .is_sparse = i != 4, .l1_held_out = l1[i]};
+            .head = i % 4,
+            .tiles_possible = 100,
+            .tiles_computed = 50 + i,
+            .pv_possible = 200,
+            .pv_computed = 100,
+            .calls = 4};
+        heads[i] = (struct tuned_head_record){
+            .layer = i / 4, .head = i % 4, .is_sparse = i != 4, .l1_held_out = l1[i]};
     }
     m.samples[2].kl_mean = 1; /* of 1.03 */
     /* a file: samples alone */
@@ -656,13 +681,16 @@ Test(gate, causes_name_the_worst_three)
     /* measured, sample by sample: another head is to blame in each */
     struct layer_error_record errors[9];
     for (int i = 0; i < 8; i++)
-        errors[i] = (struct layer_error_record){i / 2, i % 2, 3, i % 2 == (i / 2 == 2) ? .4 : .1, 1, .5, 1};
-    errors[8] = (struct layer_error_record){-1, 0, 0, 9, 1, 9, 1}; /* of all samples: not used here */
+        errors[i] =
+            (struct layer_error_record){i / 2, i % 2, 3, i % 2 == (i / 2 == 2) ? .4 : .1, 1, .5, 1};
+    /* of all samples: not used here */
+    errors[8] = (struct layer_error_record){-1, 0, 0, 9, 1, 9, 1};
     m.view.layer_errors = (struct layer_error_list){errors, 9, NULL};
     m.samples[1].kl_mean = .97;
     text = causes_of(&m, NULL); /* 1 + .97 + .02: .4 of .5 of each */
-    cr_expect(strstr(text, "\n1,3,2,0.40201") && strstr(text, "\n0,3,1,0.38994") && strstr(text, "\n0,3,2,0.1005"),
-              "%s", text);
+    cr_expect(strstr(text, "\n1,3,2,0.40201") && strstr(text, "\n0,3,1,0.38994") &&
+            strstr(text, "\n0,3,2,0.1005"),
+        "%s", text);
     has(text, "(--attribution)");
     free(text);
     /* end to end: one layer sparse at a time; heads by what was measured of them */
@@ -673,7 +701,8 @@ Test(gate, causes_name_the_worst_three)
         alone[i].headline = (struct headline){.kl_mean = i ? .01 : .03};
     }
     struct run_list runs = {alone, 2, NULL};
-    text = causes_of(&m, &runs); /* sample 2 has .5 of it, layer 0 three quarters, and one head of it was seen to err */
+    /* sample 2 has .5 of it, layer 0 three quarters, and one head of it was seen to err */
+    text = causes_of(&m, &runs);
     has(text, "\n0,3,2,0.37688");
     has(text, "one layer sparse at a time (sweep --layers each), within a layer by the L1");
     free(text);
@@ -687,7 +716,8 @@ Test(gate, causes_name_the_worst_three)
     has(text, "\n1,2,2,0.376");
     has(text, "one head sparse at a time");
     free(text);
-    alone[0].cdfthreshd = alone[1].cdfthreshd = .5; /* of other thresholds: they say nothing of this run */
+    /* of other thresholds: they say nothing of this run */
+    alone[0].cdfthreshd = alone[1].cdfthreshd = .5;
     text = causes_of(&m, &runs);
     lacks(text, "end to end");
     free(text);
@@ -704,23 +734,24 @@ Test(gate, planted_faults_do_what_they_are_called)
     static float q[N * D], k[N * D], v[N * D];
     struct rng r;
     rng_init(&r, 3);
-    /* queries of a block have a self-similarity of about .18² / (.18² + 1/12) = .28, between θ and 2θ */
+    /* queries of a block have a self-similarity of about .18² / (.18² + 1/12) = .28, between θ and
+     * 2θ */
     for (int i = 0; i < N * D; i++) {
         q[i] = (float)rng_unit(&r) - .5f + .18f * (i / D / 128 % 2 ? 1 : -1);
         k[i] = (float)rng_unit(&r) - .5f + ((i / D / 64 * 7 + i % D) % 3 == 0 ? .8f : 0);
     }
     struct attn_args a = {.n_q = N,
-                          .n_heads = 1,
-                          .n_kv_heads = 1,
-                          .head_dim = D,
-                          .scale = .25f,
-                          .q = q,
-                          .k = k,
-                          .v = v,
-                          .q_row = D,
-                          .k_row = D,
-                          .v_row = D,
-                          .block = {128, 64}};
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = D,
+        .scale = .25f,
+        .q = q,
+        .k = k,
+        .v = v,
+        .q_row = D,
+        .k_row = D,
+        .v_row = D,
+        .block = {128, 64}};
     struct head_params head = {.2f, .5f, 50, true, 0};
     struct mask_args args = {.attn = &a, .heads = &head, .smooth_k = SMOOTH_K_RUNNING};
     bool map[N_FAULTS][Q][K] = {0};
@@ -741,8 +772,10 @@ Test(gate, planted_faults_do_what_they_are_called)
     for (int i = 1; i < Q; i++) {
         int n = 2 * i + 2 < K ? 2 * i + 2 : K;
         for (int j = 1; j < n; j++) {
-            cr_expect_eq(map[FAULT_SHIFTED_MASK][i][j], map[FAULT_NONE][i][j - 1], "tile %d, %d", i, j);
-            cr_expect_eq(map[FAULT_DROPPED_DIAGONAL][i][j], map[FAULT_NONE][i][j] && j < 2 * i, "tile %d, %d", i, j);
+            cr_expect_eq(
+                map[FAULT_SHIFTED_MASK][i][j], map[FAULT_NONE][i][j - 1], "tile %d, %d", i, j);
+            cr_expect_eq(map[FAULT_DROPPED_DIAGONAL][i][j], map[FAULT_NONE][i][j] && j < 2 * i,
+                "tile %d, %d", i, j);
             kept += map[FAULT_NONE][i][j];
             kept_doubled += map[FAULT_DOUBLED_THETA][i][j];
         }
@@ -756,7 +789,8 @@ Test(gate, the_self_test_is_as_strict_as_its_rows)
 {
     struct selftest t = {0};
     for (int i = 0; i < SELFTEST_ROWS; i++)
-        t.rows[i] = (struct selftest_row){.sound = i < 2, .outcome = i < 2 ? CHECK_PASS : CHECK_FAIL};
+        t.rows[i] =
+            (struct selftest_row){.sound = i < 2, .outcome = i < 2 ? CHECK_PASS : CHECK_FAIL};
     cr_expect(selftest_passes(&t));
     t.rows[3].outcome = CHECK_PASS;
     cr_expect_not(selftest_passes(&t), "a fault that passed");
@@ -785,13 +819,15 @@ Test(gate, a_record_gives_its_options_back)
     cr_expect_str_eq(p.layers, "0-3+12");
     cr_expect_eq(p.topk, .4);
     ok(gate_again_options(&m.run, "t.json", &s, &p));
-    cr_expect(isnan(p.simthreshd1) && isnan(p.cdfthreshd) && isnan(p.pvthreshd), "tuned thresholds come alone");
+    cr_expect(isnan(p.simthreshd1) && isnan(p.cdfthreshd) && isnan(p.pvthreshd),
+        "tuned thresholds come alone");
     m.run.heads = "3";
     ok(gate_again_options(&m.run, NULL, &s, &p));
     cr_expect_str_eq(p.heads, "3");
 }
 
-/* The command itself, in a folder of its own. Returns the exit code; what was printed goes to `out`. */
+/* The command itself, in a folder of its own. Returns the exit code; what was printed goes to
+ * `out`. */
 static int command(const char *dir, const char *words, struct str *out)
 {
     char *line = str_format("cd '%s' && '%s' %s > out.txt 2>&1", dir, SG_BINARY, words),
@@ -812,47 +848,59 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     char dir[] = "/tmp/sg-gate-XXXXXX";
     struct str out = {0};
     cr_assert_not_null(mkdtemp(dir));
-    cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 .3 --cdfthreshd .9" SHORT, &out), 0, "%s", str_get(&out));
-    cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 -o after.json" SHORT, &out), 0);
+    cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 .3 --cdfthreshd .9" SHORT, &out), 0,
+        "%s", str_get(&out));
+    cr_assert_eq(
+        command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 -o after.json" SHORT, &out),
+        0);
     cr_expect_eq(command(dir, "gate 2 --max-kl .0001", &out), 1);
     has(str_get(&out), "guessed from the work");
-    cr_expect_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out), 0);
+    cr_expect_eq(
+        command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out),
+        0);
     lacks(str_get(&out), "stored already"); /* it is, but not with this */
-    cr_expect_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out), 0);
+    cr_expect_eq(
+        command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out),
+        0);
     has(str_get(&out), "stored already");
     cr_expect_eq(command(dir, "gate 2 --max-kl .0001", &out), 1);
     has(str_get(&out), "measured in each sample");
-    cr_expect_eq(command(dir, "gate 2 --baseline 1 --max-kl-rise 9 --max-cosine-drop 1 --max-memory 100000", &out), 0,
-                 "%s", str_get(&out));
-    cr_expect_eq(command(dir, "gate after.json --baseline 1 --max-kl-rise .0001 --junit g.xml", &out), 1, "%s",
-                 str_get(&out));
+    cr_expect_eq(
+        command(dir, "gate 2 --baseline 1 --max-kl-rise 9 --max-cosine-drop 1 --max-memory 100000",
+            &out),
+        0, "%s", str_get(&out));
+    cr_expect_eq(
+        command(dir, "gate after.json --baseline 1 --max-kl-rise .0001 --junit g.xml", &out), 1,
+        "%s", str_get(&out));
     has(str_get(&out), "rise of kl");
     has(str_get(&out), "Worst causes");
     cr_expect_eq(command(dir, "gate 2 --max-kl .0001 --confirm -q", &out), 1);
     has(str_get(&out), "confirmed by a second run");
     cr_expect_eq(command(dir, "list --format csv --all-columns", &out), 0);
-    cr_expect_eq(count(str_get(&out), "\n"), 3u, "the second run is no result of its own: %s", str_get(&out));
+    cr_expect_eq(count(str_get(&out), "\n"), 3u, "the second run is no result of its own: %s",
+        str_get(&out));
     cr_expect_eq(command(dir, "gate after.json --max-kl .0001 --confirm", &out), 1);
     has(str_get(&out), "is a file");
     cr_expect_eq(command(dir, "gate 2 --max-kl-rise 1", &out), 4, "no baseline, no judgement");
     cr_expect_eq(command(dir, "gate --self-test" SHORT, &out), 0, "%s", str_get(&out));
     has(str_get(&out), "every planted fault was caught");
     cr_expect_eq(command(dir, "gate --self-test --max-length 256 --num-samples 2 -q", &out), 1,
-                 "where nothing is sparse the faults cannot show, and the gate must not be trusted");
+        "where nothing is sparse the faults cannot show, and the gate must not be trusted");
     char *clean = str_format("rm -r '%s'", dir);
     cr_expect_eq(system(clean), 0);
     free(clean);
     str_clear(&out);
 }
 
-/* The object or array element at "metrics/cosine/mean": members by name, elements by number, or by their name among the
- * overall metrics; *parent and *last say where it hangs. */
+/* The object or array element at "metrics/cosine/mean": members by name, elements by number, or by
+ * their name among the overall metrics; *parent and *last say where it hangs. */
 static cJSON *json_at(cJSON *root, const char *path, cJSON **parent)
 {
     char text[128];
     snprintf(text, sizeof text, "%s", path);
     cJSON *at = root;
-    for (char *save = NULL, *word = strtok_r(text, "/", &save); word && at; word = strtok_r(NULL, "/", &save)) {
+    for (char *save = NULL, *word = strtok_r(text, "/", &save); word && at;
+         word = strtok_r(NULL, "/", &save)) {
         *parent = at;
         if (!cJSON_IsArray(at)) {
             at = cJSON_GetObjectItemCaseSensitive(at, word);
@@ -860,8 +908,9 @@ static cJSON *json_at(cJSON *root, const char *path, cJSON **parent)
             at = cJSON_GetArrayItem(at, atoi(word));
         } else {
             cJSON *row = at->child;
-            while (row && (strcmp(cJSON_GetObjectItem(row, "name")->valuestring, word) != 0 ||
-                           strcmp(cJSON_GetObjectItem(row, "scope")->valuestring, "overall") != 0))
+            while (row &&
+                (strcmp(cJSON_GetObjectItem(row, "name")->valuestring, word) != 0 ||
+                    strcmp(cJSON_GetObjectItem(row, "scope")->valuestring, "overall") != 0))
                 row = row->next;
             at = row;
         }
@@ -870,9 +919,18 @@ static cJSON *json_at(cJSON *root, const char *path, cJSON **parent)
     return at;
 }
 
-enum edit_how { EDIT_SCALE, EDIT_SET, EDIT_NULL, EDIT_DELETE, EDIT_EMPTY, EDIT_TEXT, EDIT_COPY_FIRST };
+enum edit_how {
+    EDIT_SCALE,
+    EDIT_SET,
+    EDIT_NULL,
+    EDIT_DELETE,
+    EDIT_EMPTY,
+    EDIT_TEXT,
+    EDIT_COPY_FIRST
+};
 
-/* One number changed by hand contradicts the rest of its file, in whatever place it stands, and no gate passes on it. */
+/* One number changed by hand contradicts the rest of its file, in whatever place it stands, and no
+ * gate passes on it. */
 Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
 {
     static const struct {
@@ -908,13 +966,17 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
         {"detailed_results/0/sparsity", EDIT_SCALE, 1.1, "sparsity", NULL},
         {"detailed_results/0/qk_sparsity", EDIT_SCALE, 1.1, "detailed_results[0]", NULL},
         {"detailed_results/0/tiles_possible", EDIT_SCALE, 2, "sparsity", NULL},
-        {"detailed_results/0/token_accuracy", EDIT_SCALE, 1.001, "a whole number of its positions", NULL},
+        {"detailed_results/0/token_accuracy", EDIT_SCALE, 1.001, "a whole number of its positions",
+            NULL},
         {"detailed_results/0/nll_sparse_sum", EDIT_SCALE, .9, "found", NULL},
         {"detailed_results/0/n_scored", EDIT_SCALE, .5, "found", NULL},
-        {"detailed_results/0/kl_mean", EDIT_NULL, 0, "detailed_results[0].kl_mean: is missing or null", NULL},
-        {"detailed_results/1/logits_dense_rms", EDIT_DELETE, 0, "detailed_results[1].logits_dense_rms: is missing or null", NULL},
+        {"detailed_results/0/kl_mean", EDIT_NULL, 0,
+            "detailed_results[0].kl_mean: is missing or null", NULL},
+        {"detailed_results/1/logits_dense_rms", EDIT_DELETE, 0,
+            "detailed_results[1].logits_dense_rms: is missing or null", NULL},
         {"detailed_results", EDIT_EMPTY, 0, "detailed_results", NULL},
-        {"detailed_results/1", EDIT_DELETE, 0, "detailed_results: found 2 samples, expected 3", NULL},
+        {"detailed_results/1", EDIT_DELETE, 0, "detailed_results: found 2 samples, expected 3",
+            NULL},
         {"detailed_results", EDIT_COPY_FIRST, 0, "detailed_results", NULL},
         {"detailed_results/0/text_idx", EDIT_SET, 1, "text_idx: found 1", NULL},
         {"tails/1/worst/0", EDIT_SCALE, .5, "tails[1].worst", NULL},
@@ -924,10 +986,13 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
         {"items", EDIT_DELETE, 0, "does not hold what it is computed from", NULL},
         /* what says whether they may be believed at all */
         {"config/num_samples", EDIT_SET, 4, "expected 4 as config.num_samples says", NULL},
-        {"provenance/status", EDIT_TEXT, 0, "provenance.status: found failed, expected done", "failed"},
+        {"provenance/status", EDIT_TEXT, 0, "provenance.status: found failed, expected done",
+            "failed"},
         {"provenance/status", EDIT_DELETE, 0, "provenance.status", NULL},
-        {"provenance/attention_calls", EDIT_SET, 1000000, "provenance.attention_calls: found 1000000", NULL},
-        {"provenance/dense_fallback_calls", EDIT_SET, 1, "provenance.dense_fallback_calls: found 1", NULL},
+        {"provenance/attention_calls", EDIT_SET, 1000000,
+            "provenance.attention_calls: found 1000000", NULL},
+        {"provenance/dense_fallback_calls", EDIT_SET, 1, "provenance.dense_fallback_calls: found 1",
+            NULL},
         {"detailed_results/0/fell_back", EDIT_TEXT, 0, "fell_back", "yes"},
         {"identity/data/n_tokens", EDIT_SCALE, 2, "identity.data.n_tokens", NULL},
         {"identity/model/n_layers", EDIT_SET, 7, "provenance.attention_calls", NULL},
@@ -935,13 +1000,20 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
     char dir[] = "/tmp/sg-edit-XXXXXX";
     struct str out = {0}, file = {0};
     cr_assert_not_null(mkdtemp(dir));
-    cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 -o run.json --max-length 512 --num-samples 3 "
-                              "--cache none -q", &out), 0, "%s", str_get(&out));
-    cr_assert_eq(command(dir, "gate run.json --min-cosine -1 --max-kl 99", &out), 0, "%s", str_get(&out));
+    cr_assert_eq(
+        command(dir,
+            "eval " MODEL
+            " --simthreshd1 0 --cdfthreshd .5 -o run.json --max-length 512 --num-samples 3 "
+            "--cache none -q",
+            &out),
+        0, "%s", str_get(&out));
+    cr_assert_eq(
+        command(dir, "gate run.json --min-cosine -1 --max-kl 99", &out), 0, "%s", str_get(&out));
     char *path = path_join(dir, "run.json"), *copy = path_join(dir, "x.json");
     ok(file_read(&file, path));
     for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
-        cJSON *root = cJSON_Parse(str_get(&file)), *parent = NULL, *at = json_at(root, edits[i].path, &parent);
+        cJSON *root = cJSON_Parse(str_get(&file)), *parent = NULL,
+              *at = json_at(root, edits[i].path, &parent);
         const char *name = strrchr(edits[i].path, '/');
         name = name ? name + 1 : edits[i].path;
         switch (edits[i].how) {
@@ -950,9 +1022,15 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
             cJSON_SetNumberValue(at, at->valuedouble * edits[i].by);
             break;
         case EDIT_SET: cJSON_SetNumberValue(at, edits[i].by); break;
-        case EDIT_NULL: cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateNull()); break;
-        case EDIT_EMPTY: cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateArray()); break;
-        case EDIT_TEXT: cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateString(edits[i].text)); break;
+        case EDIT_NULL:
+            cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateNull());
+            break;
+        case EDIT_EMPTY:
+            cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateArray());
+            break;
+        case EDIT_TEXT:
+            cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateString(edits[i].text));
+            break;
         case EDIT_DELETE: cJSON_Delete(cJSON_DetachItemViaPointer(parent, at)); break;
         case EDIT_COPY_FIRST: {
             cJSON *twin = cJSON_Duplicate(at->child, true);
@@ -964,9 +1042,11 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
         ok(json_write_file(copy, root));
         cJSON_Delete(root);
         int code = command(dir, "gate x.json --min-cosine -1 --max-kl 99", &out);
-        cr_expect_eq(code, 3, "%s, edit %d: exit %d: %s", edits[i].path, edits[i].how, code, str_get(&out));
-        cr_expect(strstr(str_get(&out), edits[i].says) && strstr(str_get(&out), "x.json"), "%s, edit %d: no \"%s\" in %s",
-                  edits[i].path, edits[i].how, edits[i].says, str_get(&out));
+        cr_expect_eq(
+            code, 3, "%s, edit %d: exit %d: %s", edits[i].path, edits[i].how, code, str_get(&out));
+        cr_expect(strstr(str_get(&out), edits[i].says) && strstr(str_get(&out), "x.json"),
+            "%s, edit %d: no \"%s\" in %s", edits[i].path, edits[i].how, edits[i].says,
+            str_get(&out));
     }
     char *clean = str_format("rm -r '%s'", dir);
     cr_expect_eq(system(clean), 0);
@@ -977,7 +1057,8 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
     str_clear(&file);
 }
 
-/* A run that looks best by a metric that the others contradict is named so, and what it could tell apart is said. */
+/* A run that looks best by a metric that the others contradict is named so, and what it could tell
+ * apart is said. */
 Test(gate, best_names_metrics_that_disagree)
 {
     char dir[] = "/tmp/sg-best-XXXXXX";
@@ -991,16 +1072,19 @@ Test(gate, best_names_metrics_that_disagree)
     make(&doubtful, .99, .10, .97, .6, .001);
     struct made *both[] = {&sound, &doubtful};
     for (int i = 0; i < 2; i++) {
-        struct run_data d = {.run = both[i]->run, .metrics = both[i]->metrics, .n_metrics = both[i]->view.metrics.n};
-        d.run.key = d.run.slot = i ? "0123456789abcdef0123456789abcdef" : "fedcba98765432100123456789abcdef";
+        struct run_data d = {
+            .run = both[i]->run, .metrics = both[i]->metrics, .n_metrics = both[i]->view.metrics.n};
+        d.run.key = d.run.slot =
+            i ? "0123456789abcdef0123456789abcdef" : "fedcba98765432100123456789abcdef";
         d.run.model = (struct model_record){.fingerprint = "m1",
-                                            .name = "model",
-                                            .n_layers = 2,
-                                            .n_heads = 4,
-                                            .n_kv_heads = 2,
-                                            .head_dim = 64,
-                                            .vocab = 100};
-        d.run.dataset = (struct dataset_record){.fingerprint = "d1", .suite = "text", .name = "text", .n_samples = 4};
+            .name = "model",
+            .n_layers = 2,
+            .n_heads = 4,
+            .n_kv_heads = 2,
+            .head_dim = 64,
+            .vocab = 100};
+        d.run.dataset = (struct dataset_record){
+            .fingerprint = "d1", .suite = "text", .name = "text", .n_samples = 4};
         d.run.software = (struct software_record){.version = "1", .engine = "1", .compiler = "cc"};
         ok(store_run_put(store, &d, false, NULL));
     }
@@ -1008,8 +1092,8 @@ Test(gate, best_names_metrics_that_disagree)
     cr_assert_eq(command(dir, "best --min-cosine .98", &out), 0, "%s", str_get(&out));
     has(str_get(&out), "The metrics disagree: cosine 0.9900 looks excellent, KL 0.1000");
     has(str_get(&out), "detectable on as many other texts");
-    cr_assert_eq(command(dir, "best --min-cosine .98 --max-kl .05 --min-token-accuracy 90%", &out), 0, "%s",
-                 str_get(&out));
+    cr_assert_eq(command(dir, "best --min-cosine .98 --max-kl .05 --min-token-accuracy 90%", &out),
+        0, "%s", str_get(&out));
     lacks(str_get(&out), "disagree");
     cr_assert_eq(command(dir, "frontier", &out), 0);
     has(str_get(&out), "detectable KL");

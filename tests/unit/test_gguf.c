@@ -1,4 +1,5 @@
-/* GGUF files as models: logits and ids as transformers reads them in the same files, every type, and files that lie. */
+/* GGUF files as models: logits and ids as transformers reads them in the same files, every type,
+ * and files that lie. */
 #include "base/file.h"
 #include "base/json.h"
 #include "engine/checkpoint/gguf.h"
@@ -23,12 +24,15 @@ static int read_ids(const cJSON *array, int32_t *out, int cap)
 static void check_logits(const struct model *m, const char *name, const cJSON *golden)
 {
     int32_t ids[128], at[16];
-    int n = read_ids(cJSON_GetObjectItem(golden, "ids"), ids, 128), n_at = read_ids(cJSON_GetObjectItem(golden, "positions"), at, 16);
-    size_t vocab = (size_t)m->weights.config.vocab_size, width = (size_t)m->weights.config.hidden_size;
+    int n = read_ids(cJSON_GetObjectItem(golden, "ids"), ids, 128),
+        n_at = read_ids(cJSON_GetObjectItem(golden, "positions"), at, 16);
+    size_t vocab = (size_t)m->weights.config.vocab_size,
+           width = (size_t)m->weights.config.hidden_size;
     char *file = str_format("%s.bin", name);
     struct str bytes = file_get(GGUF_DIR, file);
     cr_assert_eq(bytes.len, sizeof(float) * vocab * (size_t)n_at);
-    float *hidden = malloc(sizeof *hidden * width * (size_t)n), *z = malloc(sizeof *z * vocab), *want = malloc(bytes.len);
+    float *hidden = malloc(sizeof *hidden * width * (size_t)n), *z = malloc(sizeof *z * vocab),
+          *want = malloc(bytes.len);
     memcpy(want, bytes.data, bytes.len);
     struct session *s = NULL;
     CHECK(session_open(&s, &m->weights, NULL, 128, 0, NULL));
@@ -41,7 +45,8 @@ static void check_logits(const struct model *m, const char *name, const cJSON *g
             diff += ((double)z[k] - y) * ((double)z[k] - y);
             norm += y * y;
         }
-        cr_expect(sqrt(diff / norm) < 1e-5, "%s: position %d: %.3g", name, at[i], sqrt(diff / norm));
+        cr_expect(
+            sqrt(diff / norm) < 1e-5, "%s: position %d: %.3g", name, at[i], sqrt(diff / norm));
     }
     session_close(&s);
     str_clear(&bytes);
@@ -53,14 +58,17 @@ static void check_logits(const struct model *m, const char *name, const cJSON *g
 
 static void check_ids(const struct model *m, const char *name, const cJSON *golden)
 {
-    const cJSON *text = cJSON_GetObjectItem(golden, "texts")->child, *ids = cJSON_GetObjectItem(golden, "token_ids")->child;
+    const cJSON *text = cJSON_GetObjectItem(golden, "texts")->child,
+                *ids = cJSON_GetObjectItem(golden, "token_ids")->child;
     for (int i = 0; text && ids; i++, text = text->next, ids = ids->next) {
         struct token_list got = {0};
         static int32_t want[4096];
         int n = read_ids(ids, want, 4096);
-        CHECK(tokenizer_encode(m->tokenizer, text->valuestring, strlen(text->valuestring), true, &got, NULL));
-        cr_expect(got.n == (size_t)n && (n == 0 || memcmp(got.ids, want, sizeof *want * (size_t)n) == 0), "%s: text %d: \"%.60s\"", name, i,
-                  text->valuestring);
+        CHECK(tokenizer_encode(
+            m->tokenizer, text->valuestring, strlen(text->valuestring), true, &got, NULL));
+        cr_expect(
+            got.n == (size_t)n && (n == 0 || memcmp(got.ids, want, sizeof *want * (size_t)n) == 0),
+            "%s: text %d: \"%.60s\"", name, i, text->valuestring);
         token_list_clear(&got);
     }
 }
@@ -69,7 +77,8 @@ Test(gguf, is_what_transformers_reads)
 {
     static const char *const names[] = {"llama_k", "qwen3_small"};
     for (int i = 0; i < 2; i++) {
-        char *path = str_format(GGUF_DIR "%s.gguf", names[i]), *json = str_format(GGUF_DIR "%s.json", names[i]);
+        char *path = str_format(GGUF_DIR "%s.gguf", names[i]),
+             *json = str_format(GGUF_DIR "%s.json", names[i]);
         cJSON *golden;
         struct model m;
         CHECK(json_read_file(&golden, json));
@@ -83,7 +92,8 @@ Test(gguf, is_what_transformers_reads)
     }
 }
 
-/* A file cut anywhere in its header is refused, and so is any whose bytes there are changed, or it opens: nothing else. */
+/* A file cut anywhere in its header is refused, and so is any whose bytes there are changed, or it
+ * opens: nothing else. */
 Test(gguf, lying_files)
 {
     struct str bytes = file_get(GGUF_DIR, "qwen3_small.gguf");
@@ -109,10 +119,12 @@ Test(gguf, lying_files)
         if (gguf_parse(&g, "x.gguf", data, bytes.len) == OK) {
             struct llama_config c;
             struct safetensors tensors;
-            if (gguf_config(&g, &config) == OK && llama_config_parse(&c, "x.gguf", str_get(&config), config.len) == OK &&
+            if (gguf_config(&g, &config) == OK &&
+                llama_config_parse(&c, "x.gguf", str_get(&config), config.len) == OK &&
                 gguf_tensors(&g, &tensors) == OK)
                 safetensors_close(&tensors);
-            if (round % 20 == 0 && gguf_tokenizer(&g, &json, &settings) != OK) cr_expect(*status_message());
+            if (round % 20 == 0 && gguf_tokenizer(&g, &json, &settings) != OK)
+                cr_expect(*status_message());
             gguf_close(&g);
         }
         str_clear(&config);

@@ -12,8 +12,8 @@
 static const char *const table_names[] = {"avx512", "avx2", "base"};
 
 /* `ops` runs through every table that this processor has. */
-#define EACH_TABLE(ops)                                                                                      \
-    for (int t_ = 0; t_ < 3; t_++)                                                                           \
+#define EACH_TABLE(ops)            \
+    for (int t_ = 0; t_ < 3; t_++) \
         for (const struct cpu_ops *ops = cpu_ops_find(table_names[t_]); ops; ops = NULL)
 
 static float *normals(struct rng *r, size_t n, double scale)
@@ -38,12 +38,11 @@ static uint16_t to_f16(float x)
     int lo = 0, hi = 0x7c00;
     while (hi - lo > 1) {
         int mid = (lo + hi) / 2;
-        if (f16_value((uint16_t)mid) <= fabs((double)x))
-            lo = mid;
-        else
-            hi = mid;
+        if (f16_value((uint16_t)mid) <= fabs((double)x)) lo = mid;
+        else hi = mid;
     }
-    if (hi < 0x7c00 && f16_value((uint16_t)hi) - fabs((double)x) < fabs((double)x) - f16_value((uint16_t)lo))
+    if (hi < 0x7c00 &&
+        f16_value((uint16_t)hi) - fabs((double)x) < fabs((double)x) - f16_value((uint16_t)lo))
         lo = hi;
     return (uint16_t)(lo | (signbit(x) ? 0x8000 : 0));
 }
@@ -60,8 +59,12 @@ Test(cpu_ops, tables)
     cr_expect_eq(cpu_ops(), &cpu_ops_base);
     cr_expect_null(cpu_ops_find("avx512"));
     cr_expect_null(cpu_ops_find("avx2"));
-    struct attn_args a = {
-        .dtype = DTYPE_F32, .n_q = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = {128, 64}};
+    struct attn_args a = {.dtype = DTYPE_F32,
+        .n_q = 1,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = 64,
+        .block = {128, 64}};
     const struct attn_impl *impl = NULL;
     cr_expect(attn_choose(&a, NULL, &impl) == OK && impl == &attn_cpu_base);
     cr_expect_eq(attn_choose(&a, "attn_avx512_f32", &impl), ERR_UNSUPPORTED);
@@ -71,8 +74,12 @@ Test(cpu_ops, tables)
 
 Test(registry, choice)
 {
-    struct attn_args a = {
-        .dtype = DTYPE_F32, .n_q = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = {128, 64}};
+    struct attn_args a = {.dtype = DTYPE_F32,
+        .n_q = 1,
+        .n_heads = 1,
+        .n_kv_heads = 1,
+        .head_dim = 64,
+        .block = {128, 64}};
     const struct attn_impl *impl = NULL;
     cr_expect(attn_choose(&a, "auto", &impl) == OK && impl != &attn_ref);
     cr_expect(attn_choose(&a, "attn_ref_fp64", &impl) == OK && impl == &attn_ref);
@@ -88,7 +95,7 @@ Test(widen, every_bf16_and_f16)
     uint16_t *all = malloc(65536 * sizeof *all);
     float *wide = malloc(65536 * sizeof *wide);
     for (int i = 0; i < 65536; i++) all[i] = (uint16_t)i;
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int f16 = 0; f16 < 2; f16++) {
             memset(wide, 0xa5, 65536 * sizeof *wide);
             ops->widen(all, f16 ? DTYPE_F16 : DTYPE_BF16, wide, 65536);
@@ -102,12 +109,13 @@ Test(widen, every_bf16_and_f16)
                     ok = isnan(want) ? isnan(wide[i])
                                      : (double)wide[i] == want && !!signbit(wide[i]) == i >> 15;
                 } else {
-                    ok = isnan(bf16_to_f32((uint16_t)i)) ? isnan(wide[i]) : bits == (uint32_t)i << 16;
+                    ok = isnan(bf16_to_f32((uint16_t)i)) ? isnan(wide[i])
+                                                         : bits == (uint32_t)i << 16;
                 }
                 if (!ok && wrong++ == 0) first = i;
             }
-            cr_expect_eq(wrong, 0, "%s %s: %d wrong, first %#x gives %g", ops->name, f16 ? "f16" : "bf16",
-                         wrong, first, first < 0 ? 0 : (double)wide[first]);
+            cr_expect_eq(wrong, 0, "%s %s: %d wrong, first %#x gives %g", ops->name,
+                f16 ? "f16" : "bf16", wrong, first, first < 0 ? 0 : (double)wide[first]);
         }
     free(all);
     free(wide);
@@ -118,18 +126,19 @@ Test(widen, odd_lengths_stay_inside)
     uint16_t from[40];
     float to[48];
     for (int i = 0; i < 40; i++) from[i] = (uint16_t)(0x3c00 + 37 * i);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int type = 0; type < 3; type++)
             for (size_t n = 0; n < 40; n++) {
                 for (int i = 0; i < 48; i++) to[i] = -7;
                 float source[48];
                 for (int i = 0; i < 40; i++) source[i] = (float)i;
-                ops->widen(type == DTYPE_F32 ? (const void *)source : from, (enum dtype)type, to, n);
+                ops->widen(
+                    type == DTYPE_F32 ? (const void *)source : from, (enum dtype)type, to, n);
                 for (size_t i = 0; i < 48; i++) {
-                    double want = i >= n              ? -7
-                                  : type == DTYPE_F32 ? (double)i
-                                  : type == DTYPE_F16 ? f16_value(from[i])
-                                                      : (double)bf16_to_f32(from[i]);
+                    double want = i >= n    ? -7
+                        : type == DTYPE_F32 ? (double)i
+                        : type == DTYPE_F16 ? f16_value(from[i])
+                                            : (double)bf16_to_f32(from[i]);
                     cr_assert_eq((double)to[i], want);
                 }
             }
@@ -150,8 +159,10 @@ Test(dtype, bf16_rounds_to_nearest_even)
     memcpy(&f, &low_nan, 4);
     cr_expect(isnan(bf16_to_f32(f32_to_bf16(f))));
     for (int i = 0; i < 65536; i++)
-        if (!isnan(bf16_to_f32((uint16_t)i))) cr_assert_eq(f32_to_bf16(bf16_to_f32((uint16_t)i)), i);
-    cr_expect(dtype_size(DTYPE_F32) == 4 && dtype_size(DTYPE_F16) == 2 && dtype_size(DTYPE_BF16) == 2);
+        if (!isnan(bf16_to_f32((uint16_t)i)))
+            cr_assert_eq(f32_to_bf16(bf16_to_f32((uint16_t)i)), i);
+    cr_expect(
+        dtype_size(DTYPE_F32) == 4 && dtype_size(DTYPE_F16) == 2 && dtype_size(DTYPE_BF16) == 2);
 }
 
 struct layer {
@@ -175,11 +186,13 @@ static void store(enum dtype t, void *to, size_t i, float x, double *value)
 static struct layer layer_make(struct rng *r, enum dtype t, int m, int k, bool bias)
 {
     size_t n = (size_t)m * (size_t)k;
-    struct layer y = {
-        .w = malloc(n * sizeof(double)), .b = calloc((size_t)m, sizeof(double)), .weight = malloc(4 * n)};
+    struct layer y = {.w = malloc(n * sizeof(double)),
+        .b = calloc((size_t)m, sizeof(double)),
+        .weight = malloc(4 * n)};
     for (size_t i = 0; i < n; i++) store(t, y.weight, i, (float)rng_normal(r), &y.w[i]);
     if (bias) y.bias = malloc(4 * (size_t)m);
-    for (int i = 0; i < m && bias; i++) store(t, y.bias, (size_t)i, (float)rng_normal(r) * 3, &y.b[i]);
+    for (int i = 0; i < m && bias; i++)
+        store(t, y.bias, (size_t)i, (float)rng_normal(r) * 3, &y.b[i]);
     y.l = (struct linear){y.weight, y.bias, t, m, k};
     return y;
 }
@@ -195,13 +208,14 @@ static void layer_free(struct layer *y)
 static void *scratch(size_t bytes) { return aligned_alloc(64, bytes + 64); }
 
 /* y = x Wᵀ + b for rows [m0, m1) through `par`, every float around the outputs checked. */
-static void check_linear(struct rng *r, enum dtype t, int m, int k, int n, bool bias, bool add, int m0,
-                         int m1, struct par *par)
+static void check_linear(struct rng *r, enum dtype t, int m, int k, int n, bool bias, bool add,
+    int m0, int m1, struct par *par)
 {
     struct layer w = layer_make(r, t, m, k, bias);
     bool part = m0 != 0 || m1 != m;
     int cols = m1 - m0;
-    ptrdiff_t x_stride = k + (ptrdiff_t)rng_below(r, 4), y_stride = cols + (ptrdiff_t)rng_below(r, 4);
+    ptrdiff_t x_stride = k + (ptrdiff_t)rng_below(r, 4),
+              y_stride = cols + (ptrdiff_t)rng_below(r, 4);
     size_t y_size = (size_t)(n * y_stride) + 8;
     float *x = normals(r, (size_t)(n * x_stride), 1), *y = normals(r, y_size, 1),
           *old = malloc(y_size * sizeof *old);
@@ -218,13 +232,14 @@ static void check_linear(struct rng *r, enum dtype t, int m, int k, int n, bool 
         }
         double want = w.b[m0 + c] + (add ? (double)old[i] : 0), size = fabs(want);
         for (int j = 0; j < k; j++) {
-            double term = (double)x[row * x_stride + j] * w.w[(size_t)(m0 + c) * (size_t)k + (size_t)j];
+            double term =
+                (double)x[row * x_stride + j] * w.w[(size_t)(m0 + c) * (size_t)k + (size_t)j];
             want += term;
             size += fabs(term);
         }
         cr_assert_float_eq((double)y[i], want, 1e-6 * size + 1e-7,
-                           "%s %dx%d n %d%s%s row %td col %td: %g, expected %g", dtype_name(t), m, k, n,
-                           bias ? " bias" : "", add ? " add" : "", row, c, (double)y[i], want);
+            "%s %dx%d n %d%s%s row %td col %td: %g, expected %g", dtype_name(t), m, k, n,
+            bias ? " bias" : "", add ? " add" : "", row, c, (double)y[i], want);
     }
     free(ws);
     free(x);
@@ -235,8 +250,8 @@ static void check_linear(struct rng *r, enum dtype t, int m, int k, int n, bool 
 
 Test(linear, against_fp64)
 {
-    static const int sizes[][2] = {{1, 1},    {5, 3},    {64, 64},  {65, 127},
-                                   {130, 33}, {513, 48}, {700, 70}, {1100, 17}};
+    static const int sizes[][2] = {
+        {1, 1}, {5, 3}, {64, 64}, {65, 127}, {130, 33}, {513, 48}, {700, 70}, {1100, 17}};
     static const int rows[] = {1, 2, 4, 5, 7, 33};
     struct rng r;
     rng_init(&r, 1);
@@ -246,13 +261,14 @@ Test(linear, against_fp64)
     for (int t = 0; t < 3; t++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
             for (size_t i = 0; i < sizeof rows / sizeof *rows; i++, c++)
-                check_linear(&r, (enum dtype)t, sizes[s][0], sizes[s][1], rows[i], c & 1, c % 3 == 0, 0,
-                             sizes[s][0], pools[c % 4]);
+                check_linear(&r, (enum dtype)t, sizes[s][0], sizes[s][1], rows[i], c & 1,
+                    c % 3 == 0, 0, sizes[s][0], pools[c % 4]);
     for (int t = 0; t < 3; t++)
         for (int i = 0; i < 12; i++) {
-            int m = rng_range(&r, 600, 1300), m0 = rng_range(&r, 0, m - 1), m1 = rng_range(&r, m0 + 1, m);
-            check_linear(&r, (enum dtype)t, m, rng_range(&r, 1, 60), i % 2 ? 3 : 9, i & 1, false, m0, m1,
-                         pools[i % 4]);
+            int m = rng_range(&r, 600, 1300), m0 = rng_range(&r, 0, m - 1),
+                m1 = rng_range(&r, m0 + 1, m);
+            check_linear(&r, (enum dtype)t, m, rng_range(&r, 1, 60), i % 2 ? 3 : 9, i & 1, false,
+                m0, m1, pools[i % 4]);
         }
     for (int i = 2; i < 4; i++) par_close(&pools[i]);
 }
@@ -260,7 +276,8 @@ Test(linear, against_fp64)
 /* Shapes that are cut into pieces by rows, by columns and by both, with odd rests. */
 Test(linear, threads_change_no_bit)
 {
-    static const int shapes[][3] = {{3, 900, 256}, {700, 260, 1100}, {1500, 512, 300}, {2100, 256, 1111}, {256, 1024, 1029}};
+    static const int shapes[][3] = {
+        {3, 900, 256}, {700, 260, 1100}, {1500, 512, 300}, {2100, 256, 1111}, {256, 1024, 1029}};
     static const int threads[] = {2, 3, 8};
     struct rng r;
     rng_init(&r, 4);
@@ -271,14 +288,16 @@ Test(linear, threads_change_no_bit)
         for (size_t i = 0; i < (size_t)m * (size_t)k; i++) /* bf16, ±1 to ±4 */
             weight[i] = (uint16_t)(0x3f80 + rng_below(&r, 256) + (rng_below(&r, 2) << 15));
         struct linear l = {weight, NULL, DTYPE_BF16, m, k};
-        float *x = normals(&r, (size_t)n * (size_t)k, 1), *one = malloc(size * sizeof *one), *y = malloc(size * sizeof *y);
+        float *x = normals(&r, (size_t)n * (size_t)k, 1), *one = malloc(size * sizeof *one),
+              *y = malloc(size * sizeof *y);
         void *ws = scratch(linear_workspace(k, 8));
         linear_run(&l, n, x, k, one, m, false, ws, NULL);
         for (size_t t = 0; t < 3; t++) {
             struct par *par;
             cr_assert_eq(par_open(&par, threads[t]), OK);
             linear_run(&l, n, x, k, y, m, false, ws, par);
-            cr_expect_eq(memcmp(y, one, size * sizeof *y), 0, "%d rows, %d x %d, %d threads", n, m, k, threads[t]);
+            cr_expect_eq(memcmp(y, one, size * sizeof *y), 0, "%d rows, %d x %d, %d threads", n, m,
+                k, threads[t]);
             par_close(&par);
         }
         free(weight);
@@ -330,7 +349,7 @@ Test(vectors, dot_and_dot_weight)
 {
     struct rng r;
     rng_init(&r, 4);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int n = 0; n < 140; n += 1 + n / 20) {
             float *a = normals(&r, (size_t)n, 1);
             uint16_t half[2][160];
@@ -346,8 +365,10 @@ Test(vectors, dot_and_dot_weight)
             }
             cr_assert_float_eq((double)ops->dot(a, b, n), want[0], 5e-7 * size);
             cr_assert_float_eq((double)ops->dot_weight(a, b, DTYPE_F32, n), want[0], 5e-7 * size);
-            cr_assert_float_eq((double)ops->dot_weight(a, half[0], DTYPE_F16, n), want[1], 5e-7 * size);
-            cr_assert_float_eq((double)ops->dot_weight(a, half[1], DTYPE_BF16, n), want[2], 5e-7 * size);
+            cr_assert_float_eq(
+                (double)ops->dot_weight(a, half[0], DTYPE_F16, n), want[1], 5e-7 * size);
+            cr_assert_float_eq(
+                (double)ops->dot_weight(a, half[1], DTYPE_BF16, n), want[2], 5e-7 * size);
             free(a);
             free(b);
         }
@@ -358,17 +379,18 @@ Test(vectors, rmsnorm)
     static const double scales[] = {1e-6, 1, 100, 1e4};
     struct rng r;
     rng_init(&r, 5);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int s = 0; s < 4; s++)
             for (int n = 1; n < 300; n += 17) {
-                float *x = normals(&r, (size_t)n, scales[s]), *w = normals(&r, (size_t)n, 1), y[300];
+                float *x = normals(&r, (size_t)n, scales[s]), *w = normals(&r, (size_t)n, 1),
+                      y[300];
                 double sq = 0;
                 for (int i = 0; i < n; i++) sq += (double)x[i] * (double)x[i];
                 ops->rmsnorm(x, w, 1e-5f, n, y);
                 for (int i = 0; i < n; i++) {
                     double want = (double)x[i] / sqrt(sq / n + (double)1e-5f) * (double)w[i];
-                    cr_assert_float_eq((double)y[i], want, 1e-6 * fabs(want) + 1e-30, "%s n %d scale %g",
-                                       ops->name, n, scales[s]);
+                    cr_assert_float_eq((double)y[i], want, 1e-6 * fabs(want) + 1e-30,
+                        "%s n %d scale %g", ops->name, n, scales[s]);
                 }
                 ops->rmsnorm(x, w, 1e-5f, n, x); /* in place */
                 cr_assert_arr_eq(x, y, sizeof(float) * (size_t)n);
@@ -379,13 +401,13 @@ Test(vectors, rmsnorm)
 
 Test(vectors, silu_mul)
 {
-    static const float values[] = {0,  -0.0f, 1e-20f, -1e-20f, .5f, -.5f, 1,    -1,    5,     -5,     20, -20,
-                                   87, -87,   88.5f,  -88.5f,  100, -100, 1e4f, -1e4f, 1e30f, -1e30f, 3,  -3,
-                                   10, -10,   50,     -50,     60,  -60,  7,    -7,    .1f};
+    static const float values[] = {0, -0.0f, 1e-20f, -1e-20f, .5f, -.5f, 1, -1, 5, -5, 20, -20, 87,
+        -87, 88.5f, -88.5f, 100, -100, 1e4f, -1e4f, 1e30f, -1e30f, 3, -3, 10, -10, 50, -50, 60, -60,
+        7, -7, .1f};
     enum { N = sizeof values / sizeof *values };
     struct rng r;
     rng_init(&r, 6);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int shift = 0; shift < N; shift++) { /* every value in every lane and in the tail */
             float gate[N], up[N];
             for (int i = 0; i < N; i++) {
@@ -394,10 +416,12 @@ Test(vectors, silu_mul)
             }
             ops->silu_mul(gate, up, N);
             for (int i = 0; i < N; i++) {
-                double g = (double)values[(i + shift) % N], want = g / (1 + exp(-g)) * (double)up[i];
-                cr_assert_float_eq(
-                    (double)gate[i], want, (5e-7 + 1e-7 * fabs(g)) * fabs(want) + 1e-30 * fabs(g),
-                    "%s silu(%g) * %g = %g, expected %g", ops->name, g, (double)up[i], (double)gate[i], want);
+                double g = (double)values[(i + shift) % N],
+                       want = g / (1 + exp(-g)) * (double)up[i];
+                cr_assert_float_eq((double)gate[i], want,
+                    (5e-7 + 1e-7 * fabs(g)) * fabs(want) + 1e-30 * fabs(g),
+                    "%s silu(%g) * %g = %g, expected %g", ops->name, g, (double)up[i],
+                    (double)gate[i], want);
             }
         }
 }
@@ -406,7 +430,7 @@ Test(vectors, pooling)
 {
     struct rng r;
     rng_init(&r, 7);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int d = 1; d < 100; d += 13) {
             int n = 50;
             ptrdiff_t row = d + 3;
@@ -443,14 +467,14 @@ Test(attention, attend_row)
 {
     struct rng r;
     rng_init(&r, 8);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int trial = 0; trial < 60; trial++) {
             int n = trial < 20 ? trial + 1 : rng_range(&r, 1, 300),
                 d = (int[]){1, 16, 20, 64, 80, 128}[trial % 6];
             double gain = (double[]){.1, 1, 5, 40}[trial % 4];
             float *q = normals(&r, (size_t)d, gain), *k = normals(&r, (size_t)(n * (d + 2)), 1);
-            float *v = normals(&r, (size_t)(n * (d + 5)), 1), *scores = malloc((size_t)n * sizeof *scores),
-                  o[130];
+            float *v = normals(&r, (size_t)(n * (d + 5)), 1),
+                  *scores = malloc((size_t)n * sizeof *scores), o[130];
             float scale = 1 / sqrtf((float)d);
             double *s = malloc((size_t)n * sizeof *s), top = -INFINITY, sum = 0;
             for (int j = 0; j < n; j++) {
@@ -465,8 +489,8 @@ Test(attention, attend_row)
             for (int i = 0; i < d; i++) {
                 double want = 0;
                 for (int j = 0; j < n; j++) want += s[j] / sum * (double)v[j * (d + 5) + i];
-                cr_assert_float_eq((double)o[i], want, 3e-6 * (1 + fabs(top)), "%s n %d d %d", ops->name, n,
-                                   d);
+                cr_assert_float_eq(
+                    (double)o[i], want, 3e-6 * (1 + fabs(top)), "%s n %d d %d", ops->name, n, d);
             }
             cr_assert_eq(o[d], 77);
             free(q);
@@ -480,7 +504,7 @@ Test(attention, attend_row)
 /* The exponential inside: one key of each score against a key of score 0 that holds value 0. */
 Test(attention, exponential_is_accurate)
 {
-    EACH_TABLE(ops) {
+    EACH_TABLE (ops) {
         double worst = 0;
         struct attn_unit u = {.n_rows = 1, .head_dim = 1};
         float *buffer = aligned_alloc(64, sizeof(float) * PV_UNIT_ROWS * (2 + 128)), kt[64], v[64];
@@ -502,7 +526,8 @@ Test(attention, exponential_is_accurate)
             cr_assert_float_eq((double)u.l[0], 1 + exp2((double)x), 2e-7 * (1 + exp2((double)x)));
             worst = fmax(worst, fabs((double)u.o[0] / exp2((double)x) - 1));
             ops->unit_end(&u, &o, 1);
-            cr_assert_float_eq((double)o, exp2((double)x) / (1 + exp2((double)x)), 5e-7 * exp2((double)x));
+            cr_assert_float_eq(
+                (double)o, exp2((double)x) / (1 + exp2((double)x)), 5e-7 * exp2((double)x));
         }
         cr_expect_lt(worst, 2.5e-7, "%s: 2^x is off by %g", ops->name, worst);
         free(buffer);
@@ -512,11 +537,11 @@ Test(attention, exponential_is_accurate)
 /* Masked keys far above everything visible: exact zeros, not infinity times zero. */
 Test(attention, masked_scores_may_be_anything)
 {
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int jump = 0; jump < 400; jump++) {
             struct attn_unit u = {.n_rows = 1, .head_dim = 1, .first_pos = 0};
-            float *buffer = aligned_alloc(64, sizeof(float) * PV_UNIT_ROWS * (2 + 128)), kt[64], v[64],
-                  mass = 0;
+            float *buffer = aligned_alloc(64, sizeof(float) * PV_UNIT_ROWS * (2 + 128)), kt[64],
+                  v[64], mass = 0;
             u.q = buffer;
             u.o = u.q + PV_UNIT_ROWS;
             u.s = u.o + PV_UNIT_ROWS;
@@ -532,11 +557,13 @@ Test(attention, masked_scores_may_be_anything)
             cr_assert_eq(m_local[0], 0);
             u.m[0] = 0;
             ops->unit_mass(&u, 64, 0, 64, &mass);
-            cr_assert_eq(mass, 1, "%s: mass %g beside a hidden score of %d", ops->name, (double)mass, jump);
+            cr_assert_eq(
+                mass, 1, "%s: mass %g beside a hidden score of %d", ops->name, (double)mass, jump);
             u.m[0] = -INFINITY;
             ops->unit_accumulate(&u, v, 1, 64, 0, 64, m_local);
-            cr_assert(u.l[0] == 1 && u.o[0] == 3, "%s: sum %g, output %g beside a hidden score of %d",
-                      ops->name, (double)u.l[0], (double)u.o[0], jump);
+            cr_assert(u.l[0] == 1 && u.o[0] == 3,
+                "%s: sum %g, output %g beside a hidden score of %d", ops->name, (double)u.l[0],
+                (double)u.o[0], jump);
             free(buffer);
         }
 }
@@ -547,7 +574,7 @@ Test(attention, merge_partial_and_row_errors)
     enum { ROWS = 5, D = 20, PARTS = 7, KEYS = 9 };
     struct rng r;
     rng_init(&r, 9);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int trial = 0; trial < 20; trial++) {
             double s[ROWS][PARTS * KEYS], v[PARTS * KEYS][D], gain = trial % 2 ? 2 : 60;
             float m[PARTS][ROWS], l[PARTS][ROWS], o[PARTS][ROWS * D];
@@ -583,10 +610,13 @@ Test(attention, merge_partial_and_row_errors)
                 for (int j = 0; j < PARTS * KEYS; j++) sum += exp2(s[row][j] - top);
                 for (int i = 0; i < D; i++) {
                     double want = 0;
-                    for (int j = 0; j < PARTS * KEYS; j++) want += exp2(s[row][j] - top) / sum * v[j][i];
-                    cr_assert_float_eq((double)(to_o[row * D + i] / to_l[row]), want, 3e-5, "%s", ops->name);
+                    for (int j = 0; j < PARTS * KEYS; j++)
+                        want += exp2(s[row][j] - top) / sum * v[j][i];
+                    cr_assert_float_eq(
+                        (double)(to_o[row * D + i] / to_l[row]), want, 3e-5, "%s", ops->name);
                     squares[row] += (float)(want * want);
-                    exact[row * (D + 3) + i] = (float)want + (i == 3 || i == 18 ? .5f * (float)row : 0);
+                    exact[row * (D + 3) + i] =
+                        (float)want + (i == 3 || i == 18 ? .5f * (float)row : 0);
                 }
             }
             ops->row_errors(ROWS, D, to_l, to_o, exact, D + 3, abs_diff, sq_diff, sq);
@@ -657,8 +687,8 @@ static struct brute brute_row(const double *a, const double *b, int n, int next)
     return o;
 }
 
-static void check_compare(struct rng *r, int vocab, int k, int n, double gain, double change, enum dtype t,
-                          struct par *par)
+static void check_compare(struct rng *r, int vocab, int k, int n, double gain, double change,
+    enum dtype t, struct par *par)
 {
     struct layer w = layer_make(r, t, vocab, k, false);
     float *a = normals(r, (size_t)(n * k), gain / sqrt(k)),
@@ -669,7 +699,8 @@ static void check_compare(struct rng *r, int vocab, int k, int n, double gain, d
     for (int i = 0; i < n; i++) next[i] = rng_range(r, -1, vocab - 1);
     struct tensor_sums sums = {.dot = 100, .hidden_n = 7}, want = sums;
     void *ws = scratch(compare_workspace(&w.l, par_threads(par)));
-    cr_assert_eq(compare_logits(&w.l, n, a, b, next, out, &sums, ws, par), OK, "%s", status_message());
+    cr_assert_eq(
+        compare_logits(&w.l, n, a, b, next, out, &sums, ws, par), OK, "%s", status_message());
     double *za = malloc(sizeof *za * (size_t)vocab), *zb = malloc(sizeof *zb * (size_t)vocab);
     for (int row = 0; row < n; row++) {
         double top = 0, hab = 0, haa = 0, hbb = 0, hl1 = 0;
@@ -693,8 +724,8 @@ static void check_compare(struct rng *r, int vocab, int k, int n, double gain, d
         double tol = 2e-6 * (1 + top); /* the rounding of the logits themselves */
         cr_assert_float_eq((double)m->cosine, o.cosine, 2e-6);
         cr_assert_float_eq((double)m->cosine_centred, o.centred, 2e-6 * (1 + o.offset));
-        cr_assert_float_eq((double)m->kl, o.kl, tol + 2e-6 * o.kl, "vocab %d kl %g, expected %g", vocab,
-                           (double)m->kl, o.kl);
+        cr_assert_float_eq((double)m->kl, o.kl, tol + 2e-6 * o.kl, "vocab %d kl %g, expected %g",
+            vocab, (double)m->kl, o.kl);
         cr_assert_geq(m->kl, 0);
         cr_assert_float_eq((double)m->nll_dense, o.nll[0], tol);
         cr_assert_float_eq((double)m->nll_sparse, o.nll[1], tol);
@@ -707,8 +738,7 @@ static void check_compare(struct rng *r, int vocab, int k, int n, double gain, d
         cr_assert_float_eq(za[m->top1_dense], za[o.top[0][0]], tol);
         cr_assert_float_eq(zb[m->top1_sparse], zb[o.top[1][0]], tol);
         cr_assert_eq(m->top1_agree, m->top1_dense == m->top1_sparse);
-        if (vocab <= 5)
-            cr_assert_eq(m->top5_overlap, vocab);
+        if (vocab <= 5) cr_assert_eq(m->top5_overlap, vocab);
         else { /* equal unless the fifth and sixth are too close to call */
             double fifth[2] = {za[o.top[0][4]], zb[o.top[1][4]]};
             int close = 0;
@@ -731,7 +761,8 @@ static void check_compare(struct rng *r, int vocab, int k, int n, double gain, d
         want.hidden_n += k;
     }
     const double *g = (const double *)&sums, *x = (const double *)&want;
-    double rounding = 2e-6 * sqrt(want.dense_sq + want.sparse_sq); /* of all logits, as one vector */
+    /* of all logits, as one vector */
+    double rounding = 2e-6 * sqrt(want.dense_sq + want.sparse_sq);
     for (size_t i = 0; i < sizeof sums / sizeof *g; i++) {
         double tol = 3e-6 * (1 + fabs(x[i]));
         if (g + i == &sums.dot) tol += rounding * sqrt(want.dense_sq);
@@ -760,7 +791,7 @@ Test(compare, against_fp64)
     for (int v = 0; v < 6; v++)
         for (int c = 0; c < 9; c++)
             check_compare(&r, vocabs[v], 24 + 7 * c, c % 2 ? 3 : 12, gains[c % 3], changes[c / 3],
-                          (enum dtype)(c % 3), c % 2 ? par : NULL);
+                (enum dtype)(c % 3), c % 2 ? par : NULL);
     check_compare(&r, 530, 16, 600, 3, .3, DTYPE_BF16, par); /* several tasks */
     par_close(&par);
 }
@@ -771,23 +802,27 @@ Test(compare, equal_inputs_are_exactly_equal)
     struct rng r;
     rng_init(&r, 11);
     for (int trial = 0; trial < 16; trial++) {
-        int vocab = (int[]){5, 100, 512, 513, 1300, 700, 6, 1025}[trial / 2], k = trial > 11 ? 41 : 40;
+        int vocab = (int[]){5, 100, 512, 513, 1300, 700, 6, 1025}[trial / 2],
+            k = trial > 11 ? 41 : 40;
         int n = trial > 9 ? 1000 : trial > 7 ? 3 : 20;
         struct layer w = layer_make(&r, DTYPE_BF16, vocab, k, false);
-        float *a = normals(&r, (size_t)(n * k), .5), *copy = malloc(sizeof *copy * (size_t)(n * k + 3));
+        float *a = normals(&r, (size_t)(n * k), .5),
+              *copy = malloc(sizeof *copy * (size_t)(n * k + 3));
         memcpy(copy + 3, a, sizeof *a * (size_t)(n * k));
         int32_t *next = calloc((size_t)n, sizeof *next);
         struct token_metrics *out = malloc(sizeof *out * (size_t)n);
         struct tensor_sums sums = {0};
         void *ws = scratch(compare_workspace(&w.l, 1));
-        cr_assert_eq(compare_logits(&w.l, n, a, trial % 2 ? copy + 3 : a, next, out, &sums, ws, NULL), OK);
+        cr_assert_eq(
+            compare_logits(&w.l, n, a, trial % 2 ? copy + 3 : a, next, out, &sums, ws, NULL), OK);
         for (int i = 0; i < n; i++) {
             cr_assert_eq(out[i].kl, 0);
-            cr_assert(out[i].cosine == 1 && out[i].cosine_centred == 1 && out[i].hidden_cosine == 1);
+            cr_assert(
+                out[i].cosine == 1 && out[i].cosine_centred == 1 && out[i].hidden_cosine == 1);
             cr_assert(out[i].logits_l1 == 0 && out[i].logits_rmse == 0 && out[i].hidden_l1 == 0 &&
-                      out[i].delta_p == 0);
+                out[i].delta_p == 0);
             cr_assert(out[i].top1_agree == 1 && out[i].top5_overlap == 5 &&
-                      out[i].nll_dense == out[i].nll_sparse);
+                out[i].nll_dense == out[i].nll_sparse);
         }
         cr_expect(sums.abs_diff == 0 && sums.dot == sums.dense_sq && sums.dot == sums.sparse_sq);
         free(ws);
@@ -800,7 +835,7 @@ Test(compare, equal_inputs_are_exactly_equal)
 }
 
 static enum status compare_values(int vocab, int n, const float *column, const float *dense,
-                                  const float *sparse, const int32_t *next, struct token_metrics *out)
+    const float *sparse, const int32_t *next, struct token_metrics *out)
 {
     struct linear head = {column, NULL, DTYPE_F32, vocab, 1};
     struct tensor_sums sums = {0};
@@ -820,7 +855,7 @@ Test(compare, low_logits)
             struct token_metrics out[2];
             for (int i = 0; i < vocab; i++) column[i] = -(float)level - .01f * (float)i;
             cr_assert_eq(compare_values(vocab, 2, column, one, almost, next, out), OK,
-                         "vocab %d level -%d: %s", vocab, level, status_message());
+                "vocab %d level -%d: %s", vocab, level, status_message());
             double za[70], zb[70];
             for (int i = 0; i < vocab; i++) {
                 za[i] = (double)column[i];
@@ -828,8 +863,8 @@ Test(compare, low_logits)
             }
             struct brute o = brute_row(za, zb, vocab, vocab / 2);
             cr_assert_float_eq((double)out[0].nll_dense, o.nll[0], 2e-5,
-                               "vocab %d level -%d: nll %g, expected %g", vocab, level,
-                               (double)out[0].nll_dense, o.nll[0]);
+                "vocab %d level -%d: nll %g, expected %g", vocab, level, (double)out[0].nll_dense,
+                o.nll[0]);
             cr_assert_float_eq((double)out[0].nll_sparse, o.nll[1], 5e-5);
             cr_assert_float_eq((double)out[0].kl, o.kl, 5e-5);
         }
@@ -861,7 +896,8 @@ Test(compare, extremes)
     cr_expect_float_eq((double)out.nll_sparse, 2000 + log(99), 1e-3);
     cr_expect_float_eq((double)out.kl, 2000 + log(99), 1e-3);
     cr_expect_float_eq((double)out.delta_p, -1, 1e-6);
-    cr_expect_eq(out.top5_overlap, 4, "0 to 3 stand behind 7 on one side and before 4 on the other");
+    cr_expect_eq(
+        out.top5_overlap, 4, "0 to 3 stand behind 7 on one side and before 4 on the other");
     cr_assert_eq(compare_values(100, 1, column, &zero, &zero, &next, &out), OK);
     cr_expect_float_eq((double)out.nll_dense, log(100), 1e-5);
     cr_expect(out.kl == 0 && out.top1_dense == 0);
@@ -902,7 +938,7 @@ Test(compare, logit_fold_in_chunks)
 {
     struct rng r;
     rng_init(&r, 12);
-    EACH_TABLE(ops)
+    EACH_TABLE (ops)
         for (int trial = 0; trial < 40; trial++) {
             int n = rng_range(&r, 5, 900);
             float *a = normals(&r, (size_t)n, 8), *b = normals(&r, (size_t)n, 8);
@@ -975,7 +1011,8 @@ Test(compare, threads_change_no_bit)
 Test(ledger, sparsity)
 {
     struct head_ledger l = {0};
-    cr_expect(ledger_qk_sparsity(&l) == 0 && ledger_pv_sparsity(&l) == 0 && ledger_sparsity(&l) == 0);
+    cr_expect(
+        ledger_qk_sparsity(&l) == 0 && ledger_pv_sparsity(&l) == 0 && ledger_sparsity(&l) == 0);
     l.tiles_possible = 100;
     l.tiles_computed = 40;
     l.pv_units_possible = 200;

@@ -38,10 +38,7 @@ struct fake {
     long a_ns, jitter_ns;
 };
 
-static void sleep_ns(long ns)
-{
-    nanosleep(&(struct timespec){0, ns}, NULL);
-}
+static void sleep_ns(long ns) { nanosleep(&(struct timespec){0, ns}, NULL); }
 
 static enum status run_a(void *ctx)
 {
@@ -94,7 +91,8 @@ Test(stopwatch, noise_that_stays_is_named)
     cr_assert_eq(stopwatch_run(&rule, run_a, run_b, &f, &w), OK);
     cr_assert_not(w.valid);
     cr_assert_eq(w.n, 8);
-    cr_assert(w.seconds >= .12 && w.n_timed >= 8 && w.n_timed == f.n_a - w.n_warm_up, "%d in %g s", w.n_timed, w.seconds);
+    cr_assert(w.seconds >= .12 && w.n_timed >= 8 && w.n_timed == f.n_a - w.n_warm_up, "%d in %g s",
+        w.n_timed, w.seconds);
     /* one thing alone makes no pairs */
     rule.min_seconds = 0;
     rule.min_pairs = 8; /* of an odd number more than half are alike, and half-way spread is none */
@@ -109,7 +107,8 @@ Test(stopwatch, a_failure_ends_it)
     cr_assert_eq(stopwatch_run(&stopwatch_default, run_bad, NULL, NULL, &w), ERR_NUMERIC);
 }
 
-static const struct latency_record *row_of(const struct evaluation *e, const char *part, int n_tokens)
+static const struct latency_record *row_of(
+    const struct evaluation *e, const char *part, int n_tokens)
 {
     for (size_t i = 0; i < e->data.n_latencies; i++)
         if (!strcmp(e->data.latencies[i].part, part) && e->data.latencies[i].n_tokens == n_tokens)
@@ -132,8 +131,8 @@ static double seconds_of(const struct evaluation *e, const char *part, int n_tok
 
 #define ok(expr) cr_assert_eq((expr), OK, "%s", status_message())
 
-/* The parts are those of whole passes: they add up to one, within what a busy machine adds, and the timed passes know
- * nothing of them. */
+/* The parts are those of whole passes: they add up to one, within what a busy machine adds, and the
+ * timed passes know nothing of them. */
 Test(latency, parts_add_up_to_a_pass, .timeout = 120)
 {
     struct setup setup = {0};
@@ -142,7 +141,8 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
     struct sample_set set = {0};
     struct sparse_policy policy = {0};
     struct evaluation e;
-    const struct stopwatch_rule quick = {.min_pairs = 3, .max_pairs = 3, .noise = .5, .max_seconds = 10};
+    const struct stopwatch_rule quick = {
+        .min_pairs = 3, .max_pairs = 3, .noise = .5, .max_seconds = 10};
     machine.threads = 1;
     samples.suites = (struct text_list){{"speed:lengths=32,272"}, 1};
     samples.max_length = 272;
@@ -152,12 +152,18 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
     ok(policy_init(&policy, &mask_sparge, c->n_layers, c->n_heads));
     policy_set_thresholds(&policy, -1, .5, 50);
     policy.layer_on[0] = 0;
-    ok(latency_measure(&(struct evaluate_args){.model = &setup.model, .par = setup.par, .set = &set, .policy = &policy,
-                                        .quiet = true, .timing = &quick}, &e));
+    ok(latency_measure(&(struct evaluate_args){.model = &setup.model,
+                           .par = setup.par,
+                           .set = &set,
+                           .policy = &policy,
+                           .quiet = true,
+                           .timing = &quick},
+        &e));
     for (int i = 0; i < 2; i++) {
         int n = set.samples[i].n;
         double dense = 0, sparse = 0;
-        static const char *const parts[] = {"attention", "linear", "rest", "predict", "qk", "pv", "attention_dense"};
+        static const char *const parts[] = {
+            "attention", "linear", "rest", "predict", "qk", "pv", "attention_dense"};
         for (int k = 0; k < 7; k++) {
             char name[64];
             snprintf(name, sizeof name, "dense_%s", parts[k]);
@@ -166,29 +172,36 @@ Test(latency, parts_add_up_to_a_pass, .timeout = 120)
             snprintf(name, sizeof name, "sparse_%s", parts[k]);
             sparse += seconds_of(&e, name, n);
             /* 32 tokens are too few to be sparse */
-            cr_expect_eq(row_of(&e, name, n) != NULL, (k > 0 && n > 256) || (k > 0 && k < 3) || k == 6, "%s at %d",
-                         name, n);
+            cr_expect_eq(row_of(&e, name, n) != NULL,
+                (k > 0 && n > 256) || (k > 0 && k < 3) || k == 6, "%s at %d", name, n);
         }
-        double timed = seconds_of(&e, "prefill_dense", n), timed_sparse = seconds_of(&e, "prefill_sparse", n);
+        double timed = seconds_of(&e, "prefill_dense", n),
+               timed_sparse = seconds_of(&e, "prefill_sparse", n);
         cr_expect(dense > .4 * timed && dense < 2.5 * timed, "%g of %g", dense, timed);
-        cr_expect(sparse > .4 * timed_sparse && sparse < 2.5 * timed_sparse, "%g of %g", sparse, timed_sparse);
+        cr_expect(sparse > .4 * timed_sparse && sparse < 2.5 * timed_sparse, "%g of %g", sparse,
+            timed_sparse);
         cr_expect(row_of(&e, "prefill_dense", n)->n == 3 && row_of(&e, "dense_rest", n)->n == 3);
     }
-    /* sparsity is that of the longest prompt, whose times the metrics hold; every length's pass is counted as calls */
-    const struct metric_record *sparsity = metric_of(&e, "sparsity"), *even = metric_of(&e, BREAK_EVEN);
+    /* sparsity is that of the longest prompt, whose times the metrics hold; every length's pass is
+     * counted as calls */
+    const struct metric_record *sparsity = metric_of(&e, "sparsity"),
+                               *even = metric_of(&e, BREAK_EVEN);
     bool valid = true; /* a machine that is busy has times, and none that are shown as results */
     for (int i = 0; i < 2; i++)
-        valid &= row_of(&e, "prefill_dense", set.samples[i].n)->valid && row_of(&e, "prefill_sparse", set.samples[i].n)->valid;
+        valid &= row_of(&e, "prefill_dense", set.samples[i].n)->valid &&
+            row_of(&e, "prefill_sparse", set.samples[i].n)->valid;
     cr_assert(sparsity);
     cr_expect_eq(even != NULL, valid);
     cr_expect_eq(metric_of(&e, "latency_ratio") != NULL, valid);
     cr_expect(sparsity->mean > 0 && sparsity->n == 1);
     cr_expect_eq(e.data.run.attention_calls, 2 * c->n_layers);
-    cr_expect_eq(e.data.run.dense_fallback_calls, c->n_layers - 1, "32 tokens; layer 0 is dense anyway");
+    cr_expect_eq(
+        e.data.run.dense_fallback_calls, c->n_layers - 1, "32 tokens; layer 0 is dense anyway");
     for (int part = BREAK_EVEN_AT; part <= BREAK_EVEN_HI && even; part++) {
         double length;
         enum break_even_side side = break_even_read(even, part, &length);
-        cr_expect(side != BREAK_EVEN_UNKNOWN && length == 272, "32 tokens ran dense and tell nothing: part %d: %g", part, length);
+        cr_expect(side != BREAK_EVEN_UNKNOWN && length == 272,
+            "32 tokens ran dense and tell nothing: part %d: %g", part, length);
     }
     evaluation_clear(&e);
     policy_clear(&policy);

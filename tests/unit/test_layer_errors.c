@@ -48,12 +48,17 @@ struct measured_errors {
     size_t n;
 };
 
-static struct measured_errors measure_bounds(int chunk, const struct tuned *tuned, struct over_bound *over)
+static struct measured_errors measure_bounds(
+    int chunk, const struct tuned *tuned, struct over_bound *over)
 {
     struct measured_errors m = {0};
     struct session *s;
-    struct evaluate_args a = {
-        .model = &model, .par = par, .set = &set, .policy = &policy, .tuned = tuned, .attribution = true,
+    struct evaluate_args a = {.model = &model,
+        .par = par,
+        .set = &set,
+        .policy = &policy,
+        .tuned = tuned,
+        .attribution = true,
         .quiet = true};
     ok(session_open(&s, &model.weights, par, N, chunk, NULL));
     ok(layer_errors_measure(&a, s, &m.arena, &m.rows, &m.n, over));
@@ -69,14 +74,17 @@ static struct measured_errors measure(int chunk)
     return m;
 }
 
-static const struct layer_error_record *row_of(const struct measured_errors *m, int sample, int layer, int head)
+static const struct layer_error_record *row_of(
+    const struct measured_errors *m, int sample, int layer, int head)
 {
     for (size_t i = 0; i < m->n; i++)
-        if (m->rows[i].sample == sample && m->rows[i].layer == layer && m->rows[i].head == head) return &m->rows[i];
+        if (m->rows[i].sample == sample && m->rows[i].layer == layer && m->rows[i].head == head)
+            return &m->rows[i];
     return NULL;
 }
 
-static const struct layer_error_record *there(const struct measured_errors *m, int sample, int layer, int head)
+static const struct layer_error_record *there(
+    const struct measured_errors *m, int sample, int layer, int head)
 {
     const struct layer_error_record *r = row_of(m, sample, layer, head);
     cr_assert_not_null(r, "no row of sample %d, layer %d, head %d", sample, layer, head);
@@ -90,8 +98,8 @@ static enum status watch(void *ctx, const struct layer_view *view)
     const struct attn_args *a = view->attn;
     if (view->layer != WATCHED) return OK;
     for (int r = 0; r < a->n_q; r++)
-        memcpy(to + (size_t)(a->q_start + r) * WIDTH, (const float *)a->o + r * a->o_row + HEAD * a->o_head,
-               WIDTH * sizeof *to);
+        memcpy(to + (size_t)(a->q_start + r) * WIDTH,
+            (const float *)a->o + r * a->o_row + HEAD * a->o_head, WIDTH * sizeof *to);
     return OK;
 }
 
@@ -106,10 +114,12 @@ Test(layer_errors, agree_with_their_definition)
     ok(session_open(&s, &model.weights, par, N, 0, NULL));
     for (int sparse = 0; sparse < 2; sparse++) {
         session_reset(s);
-        ok(session_forward(
-            s,
-            &(struct forward_args){
-                .tokens = ids, .n = N, .policy = sparse ? &policy : NULL, .hook = watch, .hook_ctx = outputs[sparse]}));
+        ok(session_forward(s,
+            &(struct forward_args){.tokens = ids,
+                .n = N,
+                .policy = sparse ? &policy : NULL,
+                .hook = watch,
+                .hook_ctx = outputs[sparse]}));
     }
     session_close(&s);
     double diff = 0, whole = 0, dot = 0, squares[2] = {0};
@@ -123,7 +133,8 @@ Test(layer_errors, agree_with_their_definition)
     }
     const struct layer_error_record *r = there(&m, 0, WATCHED, HEAD);
     cr_expect(diff > 0);
-    cr_expect_float_eq(r->isolated_l1, diff / whole, 1e-9 * r->isolated_l1, "%g, %g", r->isolated_l1, diff / whole);
+    cr_expect_float_eq(r->isolated_l1, diff / whole, 1e-9 * r->isolated_l1, "%g, %g",
+        r->isolated_l1, diff / whole);
     cr_expect_float_eq(r->isolated_cosine, dot / sqrt(squares[0] * squares[1]), 1e-12);
     cr_expect_eq(r->propagated_l1, r->isolated_l1);
 
@@ -131,10 +142,11 @@ Test(layer_errors, agree_with_their_definition)
         r = there(&m, -1, 0, h);
         cr_expect(r->isolated_l1 == 0 && r->propagated_l1 == 0, "in front of everything sparse");
         r = there(&m, -1, 3, h);
-        cr_expect(r->isolated_l1 == 0 && r->propagated_l1 > 0, "a dense layer inherits errors and makes none");
+        cr_expect(r->isolated_l1 == 0 && r->propagated_l1 > 0,
+            "a dense layer inherits errors and makes none");
         r = there(&m, -1, 4, h);
-        cr_expect(r->isolated_l1 > 0 && r->propagated_l1 > r->isolated_l1, "head %d: %g, %g", h, r->isolated_l1,
-                  r->propagated_l1);
+        cr_expect(r->isolated_l1 > 0 && r->propagated_l1 > r->isolated_l1, "head %d: %g, %g", h,
+            r->isolated_l1, r->propagated_l1);
         cr_expect_null(row_of(&m, 0, 3, h), "samples tell of what ran sparse alone");
     }
     cr_expect_null(row_of(&m, 1, 2, 1));
@@ -158,7 +170,8 @@ Test(layer_errors, chunks_change_nothing_but_rounding)
     cr_assert_eq(whole.n, cut.n);
     for (size_t i = 0; i < whole.n; i++) {
         cr_expect_float_eq(whole.rows[i].isolated_l1, cut.rows[i].isolated_l1, 2e-4, "row %zu", i);
-        cr_expect_float_eq(whole.rows[i].propagated_l1, cut.rows[i].propagated_l1, 2e-4, "row %zu", i);
+        cr_expect_float_eq(
+            whole.rows[i].propagated_l1, cut.rows[i].propagated_l1, 2e-4, "row %zu", i);
     }
     arena_free(&whole.arena);
     arena_free(&cut.arena);
@@ -169,18 +182,20 @@ Test(layer_errors, nothing_left_out_is_no_error)
     policy_set_thresholds(&policy, -1, 1, 50);
     struct measured_errors m = measure(0);
     for (size_t i = 0; i < m.n; i++)
-        cr_expect(m.rows[i].isolated_l1 < 1e-5 && m.rows[i].propagated_l1 < 1e-5, "layer %d: %g, %g", m.rows[i].layer,
-                  m.rows[i].isolated_l1, m.rows[i].propagated_l1);
+        cr_expect(m.rows[i].isolated_l1 < 1e-5 && m.rows[i].propagated_l1 < 1e-5,
+            "layer %d: %g, %g", m.rows[i].layer, m.rows[i].isolated_l1, m.rows[i].propagated_l1);
     arena_free(&m.arena);
     policy.min_sparse_tokens = N + 1; /* too short: as dense as it gets */
     policy_set_thresholds(&policy, -.5f, .5f, 50);
     m = measure(0);
     cr_expect_eq(m.n, (size_t)(policy.n_layers * (policy.n_heads + 1)), "no rows by sample");
-    for (size_t i = 0; i < m.n; i++) cr_expect(m.rows[i].isolated_l1 == 0 && m.rows[i].propagated_l1 == 0);
+    for (size_t i = 0; i < m.n; i++)
+        cr_expect(m.rows[i].isolated_l1 == 0 && m.rows[i].propagated_l1 == 0);
     arena_free(&m.arena);
 }
 
-/* Pairs over the bound are the rows whose isolated error is, each head by its own bound where it has one. */
+/* Pairs over the bound are the rows whose isolated error is, each head by its own bound where it
+ * has one. */
 Test(layer_errors, heads_over_their_bounds_are_counted)
 {
     const struct llama_config *c = &model.weights.config;
@@ -207,8 +222,10 @@ Test(layer_errors, heads_over_their_bounds_are_counted)
         worst = fmax(worst, ratio);
     }
     cr_expect(n_over > 0 && n_over < n_pairs, "%d of %d: bounds that say nothing", n_over, n_pairs);
-    cr_expect(over.n_samples == 2 && over.n_samples * over.n_heads == n_pairs && over.n_over == n_over, "%d of %d over, counted %d of %d",
-              n_over, n_pairs, over.n_over, over.n_samples * over.n_heads);
+    cr_expect(
+        over.n_samples == 2 && over.n_samples * over.n_heads == n_pairs && over.n_over == n_over,
+        "%d of %d over, counted %d of %d", n_over, n_pairs, over.n_over,
+        over.n_samples * over.n_heads);
     cr_expect(fabs(over.worst - worst) < 1e-5 * worst, "%g and %g", over.worst, worst);
     arena_free(&m.arena);
     tuned_clear(&t);

@@ -1,4 +1,5 @@
-/* Models as people name them: directories, the hub's cache, ids; and what is no model, named for what it is. */
+/* Models as people name them: directories, the hub's cache, ids; and what is no model, named for
+ * what it is. */
 #include "engine/checkpoint/locate.h"
 
 #include "base/file.h"
@@ -56,8 +57,10 @@ static void finds(const char *asked, const char *dir, const char *name)
 {
     struct checkpoint_place p;
     cr_assert_eq(locate(&p, asked), OK, "%s: %s", asked, status_message());
-    char *real = realpath(p.dir, NULL), *want = str_format("%s%s", place, dir), *real_want = realpath(want, NULL);
-    cr_expect(real && real_want && strcmp(real, real_want) == 0, "%s: found %s, expected %s", asked, p.dir, want);
+    char *real = realpath(p.dir, NULL), *want = str_format("%s%s", place, dir),
+         *real_want = realpath(want, NULL);
+    cr_expect(real && real_want && strcmp(real, real_want) == 0, "%s: found %s, expected %s", asked,
+        p.dir, want);
     cr_expect_str_eq(p.name, name);
     checkpoint_place_clear(&p);
     free(real);
@@ -69,7 +72,9 @@ static void fails(const char *asked, const char *const *parts)
 {
     struct checkpoint_place p;
     cr_assert_neq(locate(&p, asked), OK, "%s", asked);
-    for (; *parts; parts++) cr_expect(strstr(status_message(), *parts), "%s: no \"%s\" in: %s", asked, *parts, status_message());
+    for (; *parts; parts++)
+        cr_expect(strstr(status_message(), *parts), "%s: no \"%s\" in: %s", asked, *parts,
+            status_message());
     cr_expect(!p.dir && !p.name);
 }
 #define FAILS(asked, ...) fails(asked, (const char *const[]){__VA_ARGS__, NULL})
@@ -82,16 +87,21 @@ Test(locate, the_hub_and_its_ids)
     char *home = str_format("%s/hf", place);
     setenv("HF_HOME", home, 1);
     finds("org/some-model", "/hf/hub/models--org--some-model/snapshots/abc123", "org/some-model");
-    finds("/hf/hub/models--org--some-model", "/hf/hub/models--org--some-model/snapshots/abc123", "org/some-model");
-    finds("/hf/hub/models--org--some-model/", "/hf/hub/models--org--some-model/snapshots/abc123", "org/some-model");
-    finds("/hf/hub/models--org--some-model/snapshots/def456", "/hf/hub/models--org--some-model/snapshots/def456", "org/some-model");
+    finds("/hf/hub/models--org--some-model", "/hf/hub/models--org--some-model/snapshots/abc123",
+        "org/some-model");
+    finds("/hf/hub/models--org--some-model/", "/hf/hub/models--org--some-model/snapshots/abc123",
+        "org/some-model");
+    finds("/hf/hub/models--org--some-model/snapshots/def456",
+        "/hf/hub/models--org--some-model/snapshots/def456", "org/some-model");
     finds("/hf/hub", "/hf/hub/models--org--some-model/snapshots/abc123", "org/some-model");
-    FAILS("org/other-model", "org/other-model", "no such directory", "hf download org/other-model", "hf/hub");
+    FAILS("org/other-model", "org/other-model", "no such directory", "hf download org/other-model",
+        "hf/hub");
     FAILS("other", "other", "no such directory", "config.json");
     FAILS("/nowhere/at/all", "no such directory");
     FAILS("../org/some-model", "no such directory");
 
-    put("/hf/hub/models--plain/snapshots/only/config.json", "{}"); /* no refs/main, but no choice either */
+    /* no refs/main, but no choice either */
+    put("/hf/hub/models--plain/snapshots/only/config.json", "{}");
     finds("plain", "/hf/hub/models--plain/snapshots/only", "plain");
     FAILS("/hf/hub", "holds 2 models", "models--plain", "models--org--some-model");
     put("/hf/hub/models--plain/snapshots/second/config.json", "{}");
@@ -122,13 +132,15 @@ static void explained(const char *dir, const char *const *parts)
     struct model m;
     char *path = str_format("%s%s", place, dir);
     cr_assert_neq(model_open(&m, path, NULL), OK);
-    for (; *parts; parts++) cr_expect(strstr(status_message(), *parts), "%s: no \"%s\" in: %s", dir, *parts, status_message());
+    for (; *parts; parts++)
+        cr_expect(strstr(status_message(), *parts), "%s: no \"%s\" in: %s", dir, *parts,
+            status_message());
     free(path);
 }
 #define EXPLAINED(dir, ...) explained(dir, (const char *const[]){__VA_ARGS__, NULL})
 
-#define CONFIG                                                                                                         \
-    "{\"model_type\":\"llama\",\"hidden_size\":4,\"intermediate_size\":4,\"num_hidden_layers\":1,"                      \
+#define CONFIG                                                                                     \
+    "{\"model_type\":\"llama\",\"hidden_size\":4,\"intermediate_size\":4,\"num_hidden_layers\":1," \
     "\"num_attention_heads\":1,\"vocab_size\":1}"
 
 /* A file with one tensor of four values. */

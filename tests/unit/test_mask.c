@@ -16,20 +16,20 @@ struct input {
     struct head_params *heads;
 };
 
-/* Tokens come in stretches with a direction of their own, so that blocks differ in self-similarity; some rows
- * are zero. token-major, one float of padding behind each row. */
-static struct input input_make(uint64_t seed, int n, int n_heads, int n_kv_heads, int d,
-                               struct block_shape block)
+/* Tokens come in stretches with a direction of their own, so that blocks differ in self-similarity;
+ * some rows are zero. token-major, one float of padding behind each row. */
+static struct input input_make(
+    uint64_t seed, int n, int n_heads, int n_kv_heads, int d, struct block_shape block)
 {
     struct rng r;
     rng_init(&r, seed);
     struct input in = {.a = {.dtype = DTYPE_F32,
-                             .n_q = n,
-                             .n_heads = n_heads,
-                             .n_kv_heads = n_kv_heads,
-                             .head_dim = d,
-                             .scale = 1 / sqrtf((float)d),
-                             .block = block}};
+                           .n_q = n,
+                           .n_heads = n_heads,
+                           .n_kv_heads = n_kv_heads,
+                           .head_dim = d,
+                           .scale = 1 / sqrtf((float)d),
+                           .block = block}};
     in.a.q_head = in.a.k_head = d;
     in.a.q_row = n_heads * d + 1;
     in.a.k_row = n_kv_heads * d + 1;
@@ -49,7 +49,8 @@ static struct input input_make(uint64_t seed, int n, int n_heads, int n_kv_heads
                 }
                 bool zero = rng_below(&r, 40) == 0;
                 for (int i = 0; i < d; i++)
-                    x[t * row + h * d + i] = zero ? 0 : direction[i] + noise * (float)rng_normal(&r);
+                    x[t * row + h * d + i] =
+                        zero ? 0 : direction[i] + noise * (float)rng_normal(&r);
             }
         }
     }
@@ -66,16 +67,19 @@ static void input_free(struct input *in)
     free(in->heads);
 }
 
-static struct tile_map predict(const struct mask_method *m, const struct mask_args *a, struct par *par)
+static struct tile_map predict(
+    const struct mask_method *m, const struct mask_args *a, struct par *par)
 {
-    struct tile_map map = tile_map_shape(a->attn->block, a->attn->n_heads, a->attn->q_start, a->attn->n_q);
+    struct tile_map map =
+        tile_map_shape(a->attn->block, a->attn->n_heads, a->attn->q_start, a->attn->n_q);
     map.bits = malloc(tile_map_bytes(&map));
     memset(map.bits, 0xa5, tile_map_bytes(&map));
     size_t bytes = mask_workspace(m, a, par_threads(par));
     char *ws = aligned_alloc(64, bytes + 64);
     memset(ws, 0xff, bytes + 64);
     cr_assert_eq(mask_predict(m, a, &map, ws, par), OK, "%s", status_message());
-    for (size_t i = bytes; i < bytes + 64; i++) cr_assert_eq(ws[i], (char)0xff, "wrote behind the workspace");
+    for (size_t i = bytes; i < bytes + 64; i++)
+        cr_assert_eq(ws[i], (char)0xff, "wrote behind the workspace");
     free(ws);
     return map;
 }
@@ -100,7 +104,8 @@ static void mean_rows(const float *x, ptrdiff_t row, int from, int to, int d, do
 }
 
 /* Mean over all pairs of rows of the cosine, pair by pair. */
-static double pair_similarity(const float *x, ptrdiff_t row, int from, int to, int d, const double *centre)
+static double pair_similarity(
+    const float *x, ptrdiff_t row, int from, int to, int d, const double *centre)
 {
     double unit[128][128], sum = 0;
     int n = to - from;
@@ -137,8 +142,8 @@ static void slow_prepare(const struct mask_args *m, int h, struct slow *s)
         double centre[128];
         mean_rows(k, a->k_row, j * bk, end, d, s->k_mean[j]);
         mean_rows(k, a->k_row, 0, m->smooth_k == SMOOTH_K_RUNNING ? end : n_kv, d, centre);
-        s->k_sim[j] =
-            pair_similarity(k, a->k_row, j * bk, end, d, m->smooth_k == SMOOTH_K_OFF ? NULL : centre);
+        s->k_sim[j] = pair_similarity(
+            k, a->k_row, j * bk, end, d, m->smooth_k == SMOOTH_K_OFF ? NULL : centre);
     }
 }
 
@@ -152,7 +157,8 @@ struct slow_row {
     bool unsure; /* some decision is closer than f32 can tell */
 };
 
-static void slow_row(const struct mask_args *m, const struct slow *s, int h, int i, struct slow_row *out)
+static void slow_row(
+    const struct mask_args *m, const struct slow *s, int h, int i, struct slow_row *out)
 {
     const struct attn_args *a = m->attn;
     const struct head_params *hp = &m->heads[h];
@@ -168,12 +174,13 @@ static void slow_row(const struct mask_args *m, const struct slow *s, int h, int
         bool k_similar = s->k_sim[j] > theta;
         out->unsure |= fabs(s->k_sim[j] - theta) < CLOSE;
         score[j] = 0;
-        for (int c = 0; c < d; c++) score[j] += s->q_mean[i][c] * s->k_mean[j][c] * (double)a->scale;
+        for (int c = 0; c < d; c++)
+            score[j] += s->q_mean[i][c] * s->k_mean[j][c] * (double)a->scale;
         if (!k_similar) score[j] = -INFINITY;
         top = fmax(top, score[j]);
         bool diagonal = j * a->block.k <= last && (j + 1) * a->block.k - 1 >= qb * a->block.q;
         out->forced[j] = (j == 0 ? FORCE_SINK : 0) | (diagonal ? FORCE_DIAGONAL : 0) |
-                         (q_similar ? 0 : FORCE_THETA_Q) | (k_similar ? 0 : FORCE_THETA_K);
+            (q_similar ? 0 : FORCE_THETA_Q) | (k_similar ? 0 : FORCE_THETA_K);
     }
     for (int j = 0; j < out->n; j++) sum += out->p[j] = top == -INFINITY ? 0 : exp(score[j] - top);
     for (int j = 0; j < out->n && sum > 0; j++) out->p[j] /= sum;
@@ -188,7 +195,8 @@ static void slow_row(const struct mask_args *m, const struct slow *s, int h, int
         for (int j = 0; j < out->n; j++)
             if (!taken[j] && out->p[j] > 0 && out->p[j] != out->p[best] &&
                 out->p[j] / out->p[best] > 1 - CLOSE)
-                out->unsure = true; /* exact ties come from zero rows only and are ties in f32, too */
+                /* exact ties come from zero rows only and are ties in f32, too */
+                out->unsure = true;
         running += out->p[best];
         if (m->topk == 0 && tau < 1) {
             if (count > 0) out->unsure |= fabs(running - tau) < CLOSE;
@@ -221,7 +229,8 @@ static void compare_with_slow(const struct mask_args *m, const struct slow *s, s
         for (int i = 0; i < map.n_qblocks; i++) {
             slow_row(m, &s[h], h, i, &row);
             v->rows++;
-            cr_assert_eq(row.n, tiles_possible(a->block, a->q_start / a->block.q + i, attn_n_kv(a)));
+            cr_assert_eq(
+                row.n, tiles_possible(a->block, a->q_start / a->block.q + i, attn_n_kv(a)));
             for (int j = row.n; j < map.words_per_row * 64; j++)
                 cr_assert_not(bit(&map, h, i, j), "impossible tile (%d, %d) is set", i, j);
             int dropped = 0, chosen = 0;
@@ -231,9 +240,10 @@ static void compare_with_slow(const struct mask_args *m, const struct slow *s, s
                     cr_assert(got, "sink or diagonal (%d, %d) lost", i, j);
                 if (!row.unsure)
                     cr_assert_eq(got, row.keep[j],
-                                 "head %d tile (%d, %d): %d, expected %d; theta %g tau %g topk %g %s", h, i,
-                                 j, got, row.keep[j], (double)m->heads[h].simthreshd1,
-                                 (double)m->heads[h].cdfthreshd, (double)m->topk, smooth_k_name(m->smooth_k));
+                        "head %d tile (%d, %d): %d, expected %d; theta %g tau %g topk %g %s", h, i,
+                        j, got, row.keep[j], (double)m->heads[h].simthreshd1,
+                        (double)m->heads[h].cdfthreshd, (double)m->topk,
+                        smooth_k_name(m->smooth_k));
                 dropped += !got;
                 chosen += got && !row.forced[j];
                 v->kept += got;
@@ -248,7 +258,8 @@ static void compare_with_slow(const struct mask_args *m, const struct slow *s, s
 
 static void set_all(struct input *in, float theta, float tau)
 {
-    for (int h = 0; h < in->a.n_heads; h++) in->heads[h] = (struct head_params){theta, tau, 50, true, 0};
+    for (int h = 0; h < in->a.n_heads; h++)
+        in->heads[h] = (struct head_params){theta, tau, 50, true, 0};
 }
 
 Test(sparge, equals_the_definition_over_thresholds)
@@ -258,7 +269,8 @@ Test(sparge, equals_the_definition_over_thresholds)
         for (int smooth = 0; smooth < 3; smooth++) {
             struct input in =
                 input_make((uint64_t)(s * 3 + smooth), 700 + 37 * s, 4, 1 << smooth, 32, shapes[s]);
-            struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = (enum smooth_k)smooth};
+            struct mask_args m = {
+                .attn = &in.a, .heads = in.heads, .smooth_k = (enum smooth_k)smooth};
             struct slow *slow = slow_all(&m);
             /* Nine of the tuner's thresholds each, all 32 over the shapes and modes. */
             for (int t = (s + smooth) % 4; t < 32; t += 4) {
@@ -270,7 +282,8 @@ Test(sparge, equals_the_definition_over_thresholds)
             input_free(&in);
         }
     cr_expect_lt(v.unsure * 50, v.rows, "%d of %d rows too close to call", v.unsure, v.rows);
-    cr_expect_gt(v.mid * 20, v.rows, "only %d of %d rows put the ranking to the test", v.mid, v.rows);
+    cr_expect_gt(
+        v.mid * 20, v.rows, "only %d of %d rows put the ranking to the test", v.mid, v.rows);
     cr_expect(v.kept < v.possible);
 }
 
@@ -307,13 +320,14 @@ Test(sparge, one_threshold_per_head)
     input_free(&in);
 }
 
-/* All rows alike: every similarity is 1 (0 when nothing is left after centring), all probabilities are equal,
- * ties go to the lower key block, and "greater than θ" is strict. */
+/* All rows alike: every similarity is 1 (0 when nothing is left after centring), all probabilities
+ * are equal, ties go to the lower key block, and "greater than θ" is strict. */
 Test(sparge, ties_and_strictness)
 {
     struct input in = input_make(1, 640, 1, 1, 16, shapes[1]);
     for (int t = 0; t < 640; t++)
-        for (int i = 0; i < 16; i++) in.q[t * in.a.q_row + i] = in.k[t * in.a.k_row + i] = i == 3 ? 2 : 0;
+        for (int i = 0; i < 16; i++)
+            in.q[t * in.a.q_row + i] = in.k[t * in.a.k_row + i] = i == 3 ? 2 : 0;
     struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_OFF};
     set_all(&in, .9375f, .45f);
     struct tile_map map = predict(&mask_sparge, &m, NULL);
@@ -331,7 +345,7 @@ Test(sparge, ties_and_strictness)
     for (int i = 0; i < 10; i++)
         for (int j = 0; j <= i; j++) cr_expect(bit(&map, 0, i, j));
     cr_expect(l.forced_theta_q == 55 && l.forced_theta_k == 55 && l.forced_sink == 10 &&
-              l.forced_diagonal == 10);
+        l.forced_diagonal == 10);
     free(map.bits);
     input_free(&in);
 }
@@ -346,7 +360,8 @@ Test(sparge, zero_rows_and_zero_blocks)
             for (int t = 256; t < 384; t++) memset(in.q + t * in.a.q_row, 0, 64 * sizeof(float));
             /* half of a block is zero rows: half as many unit rows, a quarter of the similarity */
             for (int t = 420; t < 440; t++) memset(in.q + t * in.a.q_row, 0, 64 * sizeof(float));
-            struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = (enum smooth_k)smooth};
+            struct mask_args m = {
+                .attn = &in.a, .heads = in.heads, .smooth_k = (enum smooth_k)smooth};
             struct slow *slow = slow_all(&m);
             set_all(&in, .1f * (float)theta - .01f, .7f);
             compare_with_slow(&m, slow, &v);
@@ -377,7 +392,8 @@ Test(sparge, forced_tiles_are_counted_by_reason)
     struct head_ledger l[4];
     memset(l, 0, sizeof l);
     in.a.ledger = l;
-    for (int h = 0; h < 4; h++) in.heads[h] = (struct head_params){.15f * (float)h, .8f, 50, h != 2, 0};
+    for (int h = 0; h < 4; h++)
+        in.heads[h] = (struct head_params){.15f * (float)h, .8f, 50, h != 2, 0};
     l[1].forced_sink = 1000;
     struct tile_map map = predict(&mask_sparge, &m, NULL);
     struct slow *s = malloc(sizeof *s);
@@ -405,7 +421,8 @@ Test(sparge, forced_tiles_are_counted_by_reason)
         if (unsure && h != 2) continue;
         cr_expect_eq(l[h].forced_theta_q, want.forced_theta_q);
         cr_expect_eq(l[h].forced_theta_k, want.forced_theta_k);
-        cr_expect(l[h].tiles_possible == 0 && l[h].tiles_computed == 0, "these belong to the kernel");
+        cr_expect(
+            l[h].tiles_possible == 0 && l[h].tiles_computed == 0, "these belong to the kernel");
     }
     cr_expect(theta_q > 0 && theta_k > 0, "the data bring both reasons about");
     for (int i = 0; i < map.n_qblocks; i++)
@@ -415,8 +432,8 @@ Test(sparge, forced_tiles_are_counted_by_reason)
     input_free(&in);
 }
 
-/* Chunks that end on a boundary of both block sizes: a key block that is still incomplete when a chunk ends
- * would be pooled over fewer keys. */
+/* Chunks that end on a boundary of both block sizes: a key block that is still incomplete when a
+ * chunk ends would be pooled over fewer keys. */
 Test(sparge, running_mode_is_the_same_in_chunks)
 {
     for (int s = 0; s < 4; s++) {
@@ -426,7 +443,8 @@ Test(sparge, running_mode_is_the_same_in_chunks)
         struct head_ledger whole_ledger[4], chunk_ledger[4];
         memset(whole_ledger, 0, sizeof whole_ledger);
         memset(chunk_ledger, 0, sizeof chunk_ledger);
-        for (int h = 0; h < 4; h++) in.heads[h] = (struct head_params){.1f * (float)h, .75f, 50, true, 0};
+        for (int h = 0; h < 4; h++)
+            in.heads[h] = (struct head_params){.1f * (float)h, .75f, 50, true, 0};
         in.a.ledger = whole_ledger;
         struct tile_map whole = predict(&mask_sparge, &m, NULL);
         struct attn_args part = in.a;
@@ -440,9 +458,10 @@ Test(sparge, running_mode_is_the_same_in_chunks)
             for (int h = 0; h < 4; h++)
                 for (int i = 0; i < map.n_qblocks; i++)
                     for (int j = 0; j < map.n_kblocks; j++)
-                        cr_assert_eq(bit(&map, h, i, j), bit(&whole, h, start / in.a.block.q + i, j),
-                                     "%dx%d head %d chunk at %d tile (%d, %d)", in.a.block.q, in.a.block.k, h,
-                                     start, i, j);
+                        cr_assert_eq(bit(&map, h, i, j),
+                            bit(&whole, h, start / in.a.block.q + i, j),
+                            "%dx%d head %d chunk at %d tile (%d, %d)", in.a.block.q, in.a.block.k,
+                            h, start, i, j);
             free(map.bits);
         }
         cr_expect_arr_eq(chunk_ledger, whole_ledger, sizeof whole_ledger);
@@ -455,7 +474,8 @@ Test(sparge, running_mode_is_the_same_in_chunks)
 Test(sparge, running_mode_is_causal)
 {
     for (int s = 0; s < 4; s++) {
-        if (shapes[s].k > shapes[s].q) continue; /* there a key block reaches past the query block's rows */
+        /* there a key block reaches past the query block's rows */
+        if (shapes[s].k > shapes[s].q) continue;
         struct input in = input_make((uint64_t)(90 + s), 768, 2, 1, 32, shapes[s]);
         struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_RUNNING};
         set_all(&in, .1f, .7f);
@@ -468,7 +488,7 @@ Test(sparge, running_mode_is_causal)
         for (int h = 0; h < 2; h++)
             for (int i = 0; i < 384 / in.a.block.q; i++)
                 cr_expect_arr_eq(tile_map_row(&before, h, i), tile_map_row(&after, h, i),
-                                 8 * (size_t)before.words_per_row);
+                    8 * (size_t)before.words_per_row);
         cr_expect_neq(memcmp(before.bits, after.bits, tile_map_bytes(&before)), 0);
         free(before.bits);
         free(after.bits);
@@ -509,14 +529,15 @@ Test(topk, count_is_exact)
         struct tile_map map = predict(mask_method_find("topk"), &m, NULL);
         for (int h = 0; h < 2; h++)
             for (int i = 0; i < map.n_qblocks; i++) {
-                int n = tiles_possible(in.a.block, i, 1280), want = (n * percent + 99) / 100, got = 0,
-                    forced = 0;
+                int n = tiles_possible(in.a.block, i, 1280), want = (n * percent + 99) / 100,
+                    got = 0, forced = 0;
                 for (int j = 0; j < n; j++) {
                     got += bit(&map, h, i, j);
                     forced += j == 0 || (j + 1) * in.a.block.k > i * in.a.block.q;
                 }
-                cr_assert(got >= want && got <= want + forced, "topk %d %%: %d of %d, expected %d to %d",
-                          percent, got, n, want, want + forced);
+                cr_assert(got >= want && got <= want + forced,
+                    "topk %d %%: %d of %d, expected %d to %d", percent, got, n, want,
+                    want + forced);
             }
         free(map.bits);
         free(slow);
@@ -530,15 +551,17 @@ Test(topk, ceiling_in_whole_numbers)
 {
     for (int64_t thousandths = 1; thousandths <= 1000; thousandths++)
         for (int n = 1; n <= 8192; n += n < 1100 ? 1 : 97) {
-            int want = (int)((thousandths * n + 999) / 1000), got = mask_topk_count((float)thousandths / 1000, n);
+            int want = (int)((thousandths * n + 999) / 1000),
+                got = mask_topk_count((float)thousandths / 1000, n);
             cr_assert_eq(got, want, ".%03d of %d: %d, expected %d", (int)thousandths, n, got, want);
         }
     cr_expect_eq(mask_topk_count(.00125f, 8000), 10);
     cr_expect_eq(mask_topk_count(.00125f, 8001), 11);
 }
 
-/* Decimal fractions are not binary ones: .28 of 25 is 7, although f32 stores .28 a little above. With all
- * blocks alike the chosen ones are the first, and the diagonal comes on top unless everything is chosen. */
+/* Decimal fractions are not binary ones: .28 of 25 is 7, although f32 stores .28 a little above.
+ * With all blocks alike the chosen ones are the first, and the diagonal comes on top unless
+ * everything is chosen. */
 Test(topk, decimal_fractions_do_not_add_a_tile)
 {
     struct input in = input_make(3, 6400, 1, 1, 4, shapes[1]);
@@ -562,8 +585,8 @@ Test(topk, decimal_fractions_do_not_add_a_tile)
         }
         free(map.bits);
     }
-    cr_expect_eq(wrong, 0, "%d rows, e.g. topk .%02d of %d tiles keeps %+d", wrong, example[0], example[1],
-                 example[2]);
+    cr_expect_eq(wrong, 0, "%d rows, e.g. topk .%02d of %d tiles keeps %+d", wrong, example[0],
+        example[1], example[2]);
     input_free(&in);
 }
 
@@ -577,13 +600,15 @@ Test(window, keeps_sink_and_last_tokens)
             for (int i = 0; i < map.n_qblocks; i++)
                 for (int j = 0; j < tiles_possible(in.a.block, i, 700); j++) {
                     bool want = j == 0;
-                    for (int row = i * in.a.block.q; row < (i + 1) * in.a.block.q && row < 700; row++)
+                    for (int row = i * in.a.block.q; row < (i + 1) * in.a.block.q && row < 700;
+                         row++)
                         for (int key = row > w - 1 ? row - w + 1 : 0; key <= row; key++)
                             want |= key / in.a.block.k == j;
                     bool got = bit(&map, 0, i, j);
-                    bool touches = (j + 1) * in.a.block.k > i * in.a.block.q; /* the diagonal is kept whole */
-                    cr_expect_eq(got, want || touches, "window %d %dx%d tile (%d, %d)", w, in.a.block.q,
-                                 in.a.block.k, i, j);
+                    /* the diagonal is kept whole */
+                    bool touches = (j + 1) * in.a.block.k > i * in.a.block.q;
+                    cr_expect_eq(got, want || touches, "window %d %dx%d tile (%d, %d)", w,
+                        in.a.block.q, in.a.block.k, i, j);
                 }
             free(map.bits);
             input_free(&in);
@@ -637,10 +662,22 @@ Test(mask, names_with_parameters)
     cr_expect_eq(mask_part(a, 1), b);
     cr_expect_eq(mask_method_find("sparge/bound+keys=32"), a);
     static const char *const bad[][2] = {
-        {"nothing+keys=3", "nothing"}, {"sparge+stride=8", "stride"}, {"bound+stride=8", "rows, keys"}, {"bound+keys=1.5", "whole"},
-        {"bound+keys=", "keys"}, {"bound+keys", "keys"}, {"bound+keys=0", "from 1"}, {"bound+keys=nan", "keys"}, {"oracle+over=least", "mean, rms, max"},
-        {"bound+rule=best", "top-p"}, {"window+rule=top-p", "rule"}, {"sparge/", "found \"\""}, {"sparge/sparge", "twice"},
-        {"sparge/window", "window"}, {"sparge/bound/oracle/bound+keys=4/bound+keys=8", "more than"}, {"bound+", "bound"},
+        {"nothing+keys=3", "nothing"},
+        {"sparge+stride=8", "stride"},
+        {"bound+stride=8", "rows, keys"},
+        {"bound+keys=1.5", "whole"},
+        {"bound+keys=", "keys"},
+        {"bound+keys", "keys"},
+        {"bound+keys=0", "from 1"},
+        {"bound+keys=nan", "keys"},
+        {"oracle+over=least", "mean, rms, max"},
+        {"bound+rule=best", "top-p"},
+        {"window+rule=top-p", "rule"},
+        {"sparge/", "found \"\""},
+        {"sparge/sparge", "twice"},
+        {"sparge/window", "window"},
+        {"sparge/bound/oracle/bound+keys=4/bound+keys=8", "more than"},
+        {"bound+", "bound"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         cr_expect_eq(mask_method_parse(bad[i][0], &a), ERR_ARG, "%s", bad[i][0]);
@@ -658,7 +695,12 @@ Test(mask, rules)
         float p[64];
         uint8_t forced[64] = {0};
         int order[64];
-        struct mask_row row = {.n = 1 + (int)rng_below(&r, 64), .p = p, .forced = forced, .qb = 10, .n_qblocks = 32, .n_kblocks = 64};
+        struct mask_row row = {.n = 1 + (int)rng_below(&r, 64),
+            .p = p,
+            .forced = forced,
+            .qb = 10,
+            .n_qblocks = 32,
+            .n_kblocks = 64};
         double sum = 0;
         for (int j = 0; j < row.n; j++) sum += p[j] = (float)(1 + rng_below(&r, 1000));
         for (int j = 0; j < row.n; j++) p[j] = (float)((double)p[j] / sum);
@@ -676,13 +718,13 @@ Test(mask, rules)
                 before = got;
                 if (t == 64) cr_assert_eq(got, n, "%s keeps all", mask_rules[rule]->name);
                 if (mask_rules[rule] == &rule_relative)
-                    for (int j = 0; j < n; j++) want += (double)p[j] >= (1 - (double)keep) * (double)p[order[0]];
+                    for (int j = 0; j < n; j++)
+                        want += (double)p[j] >= (1 - (double)keep) * (double)p[order[0]];
                 else if (mask_rules[rule] == &rule_level)
                     for (int j = 0; j < n; j++) want += (double)p[j] >= 1 - (double)keep;
-                else if (mask_rules[rule] == &rule_top_k)
-                    want = (t * n + 63) / 64;
-                else if (mask_rules[rule] == &rule_falling)
-                    want = (int)fmin(n, ceil(t * (1 - .3 * 10 / 32) - 1e-9)); /* 64 blocks in all, keep in 64ths */
+                else if (mask_rules[rule] == &rule_top_k) want = (t * n + 63) / 64;
+                else if (mask_rules[rule] == &rule_falling) /* 64 blocks in all, keep in 64ths */
+                    want = (int)fmin(n, ceil(t * (1 - .3 * 10 / 32) - 1e-9));
                 else if (mask_rules[rule] == &rule_cover)
                     for (want = 0; want < n && reached < (double)keep; want++)
                         reached += order[want] == row.n - 1 ? 0 : (double)p[order[want]];
@@ -693,9 +735,10 @@ Test(mask, rules)
                     for (int j = 0; j < n; j++) close |= fabs((double)p[j] / least - 1) < 1e-6;
                     if (close) continue;
                     if (!want) want = 1;
-                } else
-                    continue; /* top-p has a test of its own */
-                if (t < 64) cr_assert_eq(got, want, "%s at %d/64 of %d: %d, expected %d", mask_rules[rule]->name, t, n, got, want);
+                } else continue; /* top-p has a test of its own */
+                if (t < 64)
+                    cr_assert_eq(got, want, "%s at %d/64 of %d: %d, expected %d",
+                        mask_rules[rule]->name, t, n, got, want);
             }
     }
 }
@@ -703,8 +746,8 @@ Test(mask, rules)
 /* What tensor cores would read. */
 static double as_bf16(double x) { return (double)bf16_to_f32(f32_to_bf16((float)x)); }
 
-/* The bound follows its definition: sub-blocks of 16 keys by their mean and deviation, or by their range, against means of
- * 16 rows. */
+/* The bound follows its definition: sub-blocks of 16 keys by their mean and deviation, or by their
+ * range, against means of 16 rows. */
 static void check_bound(struct input *in, int q_start, const struct mask_method *method)
 {
     struct attn_args *a = &in->a;
@@ -715,10 +758,13 @@ static void check_bound(struct input *in, int q_start, const struct mask_method 
     float p[MAX_BLOCKS];
     uint8_t forced[MAX_BLOCKS];
     for (int h = 0; h < a->n_heads; h++) {
-        const float *q = (const float *)a->q + h * a->q_head, *k = in->k + h / (a->n_heads / a->n_kv_heads) * a->k_head;
+        const float *q = (const float *)a->q + h * a->q_head,
+                    *k = in->k + h / (a->n_heads / a->n_kv_heads) * a->k_head;
         mask_bound.prepare(&m, h, ws);
         for (int i = 0; i * a->block.q < a->n_q; i++) {
-            struct mask_row row = {.n = tiles_possible(a->block, q_start / a->block.q + i, n_kv), .p = p, .forced = forced};
+            struct mask_row row = {.n = tiles_possible(a->block, q_start / a->block.q + i, n_kv),
+                .p = p,
+                .forced = forced};
             double squares[MAX_BLOCKS] = {0}, total = 0;
             mask_bound.row(&m, h, i, 0, ws, &row);
             for (int r0 = i * a->block.q; r0 < (i + 1) * a->block.q && r0 < a->n_q; r0 += 16) {
@@ -737,19 +783,24 @@ static void check_bound(struct input *in, int q_start, const struct mask_method 
                         float mean = sum_k / (float)n_keys;
                         for (int j = b * 16; j < b * 16 + n_keys; j++)
                             off += (k[j * a->k_row + c] - mean) * (k[j * a->k_row + c] - mean);
-                        if (deviation) hi = mean + sqrtf(off / (float)n_keys), lo = mean - sqrtf(off / (float)n_keys);
+                        if (deviation)
+                            hi = mean + sqrtf(off / (float)n_keys),
+                            lo = mean - sqrtf(off / (float)n_keys);
                         double x = as_bf16((double)(sum_q / (float)n));
-                        most[b] += fmax(x * as_bf16((double)hi), x * as_bf16((double)lo)) * (double)a->scale;
+                        most[b] += fmax(x * as_bf16((double)hi), x * as_bf16((double)lo)) *
+                            (double)a->scale;
                     }
                     top = fmax(top, most[b]);
                 }
                 for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) sum += exp(most[b] - top);
-                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) mass[b * 16 / a->block.k] += exp(most[b] - top) / sum;
+                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++)
+                    mass[b * 16 / a->block.k] += exp(most[b] - top) / sum;
                 for (int j = 0; j < row.n; j++) squares[j] += mass[j] * mass[j];
             }
             for (int j = 0; j < row.n; j++) total += sqrt(squares[j]);
             for (int j = 0; j < row.n; j++)
-                cr_assert_float_eq((double)p[j], sqrt(squares[j]) / total, 3e-6, "head %d tile (%d, %d)", h, i, j);
+                cr_assert_float_eq(
+                    (double)p[j], sqrt(squares[j]) / total, 3e-6, "head %d tile (%d, %d)", h, i, j);
         }
     }
     free(ws);
@@ -792,21 +843,26 @@ Test(xattention, follows_its_definition)
                 for (int b = 0; b <= g; b++) {
                     double s = 0;
                     for (int t = 0; t < S; t++)
-                        for (int c = 0; c < a->head_dim && g * S + S - 1 - t < n && b * S + t < n; c++)
-                            s += (double)q[(g * S + S - 1 - t) * a->q_row + c] * (double)k[(b * S + t) * a->k_row + c];
+                        for (int c = 0; c < a->head_dim && g * S + S - 1 - t < n && b * S + t < n;
+                             c++)
+                            s += (double)q[(g * S + S - 1 - t) * a->q_row + c] *
+                                (double)k[(b * S + t) * a->k_row + c];
                     sum += e[b] = exp(s * (double)a->scale / S);
                 }
                 for (int b = 0; b <= g; b++) mass[b * S / a->block.k] += e[b] / sum;
             }
             for (int j = 0; j < row.n; j++) all += mass[j];
-            for (int j = 0; j < row.n; j++) cr_assert_float_eq((double)p[j], mass[j] / all, 3e-6, "head %d tile (%d, %d)", h, i, j);
+            for (int j = 0; j < row.n; j++)
+                cr_assert_float_eq(
+                    (double)p[j], mass[j] / all, 3e-6, "head %d tile (%d, %d)", h, i, j);
         }
     }
     free(ws);
     input_free(&in);
 }
 
-/* FlashPrefill: every row against the means of blocks that it stands behind; sink, window and last blocks by force. */
+/* FlashPrefill: every row against the means of blocks that it stands behind; sink, window and last
+ * blocks by force. */
 Test(flashprefill, follows_its_definition)
 {
     struct input in = input_make(33, 1400, 2, 1, 32, shapes[3]);
@@ -829,15 +885,18 @@ Test(flashprefill, follows_its_definition)
                     if (r < (j + 1) * bk - 1) continue;
                     for (int c = 0; c < a->head_dim; c++) {
                         double mean = 0;
-                        for (int t = j * bk; t < (j + 1) * bk; t++) mean += (double)in.k[t * a->k_row + c] / bk;
+                        for (int t = j * bk; t < (j + 1) * bk; t++)
+                            mean += (double)in.k[t * a->k_row + c] / bk;
                         s += mean * (double)q[r * a->q_row + c];
                     }
                     mass[j] += exp(s * (double)a->scale);
                 }
             for (int j = 0; j < row.n; j++) all += mass[j];
             for (int j = 0; j < row.n; j++) {
-                cr_assert_float_eq((double)p[j], all > 0 ? mass[j] / all : 0, 3e-6, "head %d tile (%d, %d)", h, i, j);
-                cr_assert_eq(forced[j] != 0, j < 2 || j > i - 4 || i >= nq - 2, "tile (%d, %d)", i, j);
+                cr_assert_float_eq((double)p[j], all > 0 ? mass[j] / all : 0, 3e-6,
+                    "head %d tile (%d, %d)", h, i, j);
+                cr_assert_eq(
+                    forced[j] != 0, j < 2 || j > i - 4 || i >= nq - 2, "tile (%d, %d)", i, j);
             }
         }
     }
@@ -860,23 +919,29 @@ Test(subblock, follows_its_definition)
             const float *q = (const float *)a->q + h * a->q_head, *k = in.k + h / 2 * a->k_head;
             mask_subblock.prepare(&m, h, ws);
             for (int i = 0; i * a->block.q < n; i++) {
-                struct mask_row row = {.n = tiles_possible(a->block, i, n), .p = p, .forced = forced};
+                struct mask_row row = {
+                    .n = tiles_possible(a->block, i, n), .p = p, .forced = forced};
                 double mass[MAX_BLOCKS] = {0}, all = 0;
                 mask_subblock.row(&m, h, i, 0, ws, &row);
                 for (int r = i * a->block.q; r < (i + 1) * a->block.q && r < n; r += pq)
                     for (int b = 0; b * pk < n && b * pk <= r + pq - 1; b++) {
                         double s = 0;
-                        int rows = n - r < pq ? n - r : pq, keys = n - b * pk < pk ? n - b * pk : pk;
+                        int rows = n - r < pq ? n - r : pq,
+                            keys = n - b * pk < pk ? n - b * pk : pk;
                         for (int c = 0; c < a->head_dim; c++) {
                             double x = 0, y = 0;
-                            for (int t = r; t < r + rows; t++) x += (double)q[t * a->q_row + c] / rows;
-                            for (int t = b * pk; t < b * pk + keys; t++) y += (double)k[t * a->k_row + c] / keys;
+                            for (int t = r; t < r + rows; t++)
+                                x += (double)q[t * a->q_row + c] / rows;
+                            for (int t = b * pk; t < b * pk + keys; t++)
+                                y += (double)k[t * a->k_row + c] / keys;
                             s += x * y;
                         }
                         mass[b * pk / a->block.k] += exp(s * (double)a->scale);
                     }
                 for (int j = 0; j < row.n; j++) all += mass[j];
-                for (int j = 0; j < row.n; j++) cr_assert_float_eq((double)p[j], mass[j] / all, 3e-6, "head %d tile (%d, %d)", h, i, j);
+                for (int j = 0; j < row.n; j++)
+                    cr_assert_float_eq(
+                        (double)p[j], mass[j] / all, 3e-6, "head %d tile (%d, %d)", h, i, j);
             }
         }
         free(ws);
@@ -892,11 +957,14 @@ Test(statics, keep_what_they_say)
         struct mask_args m = {.attn = &in.a, .heads = in.heads};
         set_all(&in, -1, 1);
         for (int tri = 0; tri < 2; tri++) {
-            struct tile_map map = predict(mask_method_find(tri ? "tri-shape+window=300" : "a-shape+window=300+sink=70"), &m, NULL);
+            struct tile_map map = predict(
+                mask_method_find(tri ? "tri-shape+window=300" : "a-shape+window=300+sink=70"), &m,
+                NULL);
             int bq = in.a.block.q, bk = in.a.block.k;
             for (int i = 0; i < map.n_qblocks; i++)
                 for (int j = 0; j < tiles_possible(in.a.block, i, 1500); j++) {
-                    bool want = j * bk < (tri ? 100 : 70) || (j + 1) * bk > i * bq; /* and the diagonal */
+                    /* and the diagonal */
+                    bool want = j * bk < (tri ? 100 : 70) || (j + 1) * bk > i * bq;
                     for (int r = i * bq; r < (i + 1) * bq && r < 1500; r++)
                         want |= (j + 1) * bk - 1 > r - 300 || (tri && r >= 1400);
                     cr_assert_eq(bit(&map, 0, i, j), want, "tri %d tile (%d, %d)", tri, i, j);
@@ -910,8 +978,10 @@ Test(statics, keep_what_they_say)
 /* Heads of a mixture are ranked by their own parts, also when they read the same tensors. */
 Test(mask, mixture_is_its_parts)
 {
-    const struct mask_method *parts[] = {&mask_sparge, &mask_bound}, *mixture = mask_method_find("sparge/bound");
-    for (int heads = 1; heads <= 2; heads++) { /* kv heads; with one and the same q, heads are alike */
+    const struct mask_method *parts[] = {&mask_sparge, &mask_bound},
+                             *mixture = mask_method_find("sparge/bound");
+    /* kv heads; with one and the same q, heads are alike */
+    for (int heads = 1; heads <= 2; heads++) {
         struct input in = input_make(71, 900, 4, heads, 32, shapes[0]);
         if (heads == 1) in.a.q_head = 0;
         struct mask_args m = {.attn = &in.a, .heads = in.heads};
@@ -922,7 +992,8 @@ Test(mask, mixture_is_its_parts)
         cr_expect_neq(memcmp(whole[0].bits, whole[1].bits, tile_map_bytes(&mixed)), 0);
         for (int h = 0; h < 4; h++)
             for (int i = 0; i < mixed.n_qblocks; i++)
-                cr_assert_arr_eq(tile_map_row(&mixed, h, i), tile_map_row(&whole[h % 3 == 0], h, i), 8 * (size_t)mixed.words_per_row);
+                cr_assert_arr_eq(tile_map_row(&mixed, h, i), tile_map_row(&whole[h % 3 == 0], h, i),
+                    8 * (size_t)mixed.words_per_row);
         free(mixed.bits);
         free(whole[0].bits);
         free(whole[1].bits);
@@ -932,7 +1003,8 @@ Test(mask, mixture_is_its_parts)
 
 enum { OVER_MEAN, OVER_RMS, OVER_MAX }; /* the values of the parameter "over" */
 
-/* p of the oracle is the true softmax mass over the block's rows: mean, root mean square or largest, of their sum. */
+/* p of the oracle is the true softmax mass over the block's rows: mean, root mean square or
+ * largest, of their sum. */
 static void check_oracle(struct input *in, int q_start, int over)
 {
     struct attn_args *a = &in->a;
@@ -946,7 +1018,9 @@ static void check_oracle(struct input *in, int q_start, int over)
     for (int h = 0; h < a->n_heads; h++) {
         mask_oracle.prepare(&m, h, ws);
         for (int i = 0; i * a->block.q < a->n_q; i++) {
-            struct mask_row row = {.n = tiles_possible(a->block, q_start / a->block.q + i, n_kv), .p = p, .forced = forced};
+            struct mask_row row = {.n = tiles_possible(a->block, q_start / a->block.q + i, n_kv),
+                .p = p,
+                .forced = forced};
             mask_oracle.row(&m, h, i, .5f, ws, &row);
             double mass[MAX_BLOCKS] = {0}, all = 0, total = 0;
             for (int r = i * a->block.q; r < (i + 1) * a->block.q && r < a->n_q; r++) {
@@ -954,24 +1028,28 @@ static void check_oracle(struct input *in, int q_start, int over)
                 for (int j = 0; j <= q_start + r; j++) {
                     e[j] = 0;
                     for (int c = 0; c < d; c++)
-                        e[j] +=
-                            (double)((const float *)a->q)[r * a->q_row + h * a->q_head + c] *
-                            (double)in->k[j * a->k_row + h / (a->n_heads / a->n_kv_heads) * a->k_head + c];
+                        e[j] += (double)((const float *)a->q)[r * a->q_row + h * a->q_head + c] *
+                            (double)in->k[j * a->k_row +
+                                h / (a->n_heads / a->n_kv_heads) * a->k_head + c];
                     e[j] *= (double)a->scale;
                     top = fmax(top, e[j]);
                 }
                 for (int j = 0; j <= q_start + r; j++) sum += e[j] = exp(e[j] - top);
                 for (int j = 0; j <= q_start + r; j++) of_row[j / a->block.k] += e[j] / sum;
                 for (int j = 0; j < row.n; j++)
-                    mass[j] = over == OVER_MAX ? fmax(mass[j], of_row[j]) : mass[j] + pow(of_row[j], 1 + (over == OVER_RMS));
+                    mass[j] = over == OVER_MAX ? fmax(mass[j], of_row[j])
+                                               : mass[j] + pow(of_row[j], 1 + (over == OVER_RMS));
             }
-            for (int j = 0; j < row.n; j++) all += mass[j] = over == OVER_RMS ? sqrt(mass[j]) : mass[j];
+            for (int j = 0; j < row.n; j++)
+                all += mass[j] = over == OVER_RMS ? sqrt(mass[j]) : mass[j];
             for (int j = 0; j < row.n; j++) {
-                cr_assert_float_eq((double)p[j], mass[j] / all, 3e-6, "over %d, head %d tile (%d, %d): %g, true %g",
-                                   over, h, i, j, (double)p[j], mass[j] / all);
+                cr_assert_float_eq((double)p[j], mass[j] / all, 3e-6,
+                    "over %d, head %d tile (%d, %d): %g, true %g", over, h, i, j, (double)p[j],
+                    mass[j] / all);
                 cr_assert(p[j] > 0);
                 bool diagonal = (j + 1) * a->block.k > (q_start / a->block.q + i) * a->block.q;
-                cr_assert_eq(forced[j], (j == 0 ? FORCE_SINK : 0) | (diagonal ? FORCE_DIAGONAL : 0));
+                cr_assert_eq(
+                    forced[j], (j == 0 ? FORCE_SINK : 0) | (diagonal ? FORCE_DIAGONAL : 0));
                 total += (double)p[j];
             }
             cr_assert_float_eq(total, 1, 1e-5);
@@ -1001,11 +1079,13 @@ Test(mask, order_and_count)
     float p[700];
     int order[700];
     for (int trial = 0; trial < 300; trial++) {
-        struct mask_row row = {.n = trial < 295 ? 1 + (int)rng_below(&r, 60) : 600 + trial - 295, .p = p};
+        struct mask_row row = {
+            .n = trial < 295 ? 1 + (int)rng_below(&r, 60) : 600 + trial - 295, .p = p};
         double sum = 0;
         int eligible = 0;
         for (int j = 0; j < row.n; j++) {
-            p[j] = rng_below(&r, 4) ? (float)(1 + rng_below(&r, 8)) : 0; /* many ties, some not eligible */
+            /* many ties, some not eligible */
+            p[j] = rng_below(&r, 4) ? (float)(1 + rng_below(&r, 8)) : 0;
             eligible += p[j] > 0;
             sum += (double)p[j];
         }
@@ -1016,7 +1096,7 @@ Test(mask, order_and_count)
             cr_assert_gt(p[order[i]], 0);
             if (i)
                 cr_assert(p[order[i - 1]] > p[order[i]] ||
-                          (p[order[i - 1]] == p[order[i]] && order[i - 1] < order[i]));
+                    (p[order[i - 1]] == p[order[i]] && order[i - 1] < order[i]));
         }
         int before = 0;
         for (int t = 0; t <= 110; t++) {
@@ -1049,7 +1129,7 @@ Test(mask, shapes_and_possible_tiles)
                 while (nq * shapes[s].q < n) nq++;
                 while (nk * shapes[s].k < n_kv) nk++;
                 cr_assert(m.n_qblocks == nq && m.n_kblocks == nk && m.n_heads == 3 &&
-                          m.words_per_row * 64 >= nk);
+                    m.words_per_row * 64 >= nk);
                 cr_assert_eq(tile_map_bytes(&m), 8 * (size_t)(3 * nq * m.words_per_row));
                 for (int i = 0; i < nq; i++) {
                     int last = start + (i + 1) * shapes[s].q - 1, want = 0;
@@ -1073,7 +1153,8 @@ Test(sparge, long_rows)
     int kept = 0;
     for (int j = 0; j < 128; j++) kept += bit(&map, 0, 70, j);
     cr_expect(kept >= 36 && kept <= 38);
-    cr_expect(bit(&map, 0, 70, 70) && !bit(&map, 0, 70, 71) && bit(&map, 0, 69, 69) && !bit(&map, 0, 69, 70));
+    cr_expect(bit(&map, 0, 70, 70) && !bit(&map, 0, 70, 71) && bit(&map, 0, 69, 69) &&
+        !bit(&map, 0, 69, 70));
     in.heads[0].is_sparse = false;
     struct tile_map dense = predict(&mask_sparge, &m, NULL);
     for (int i = 0; i <= 70; i++)

@@ -1,4 +1,5 @@
-/* Two runs of the same samples held against each other: here both on the CPU, so that what must come out is known. */
+/* Two runs of the same samples held against each other: here both on the CPU, so that what must
+ * come out is known. */
 #include "harness/measure/evaluate.h"
 
 #include "base/file.h"
@@ -22,9 +23,11 @@ static void open_fixture(struct fixture *f)
     *f = (struct fixture){0};
     CHECK(par_open(&f->par, 2));
     CHECK(model_open(&f->model, SG_SOURCE_DIR "/suites/demo/model", f->par));
-    struct suite_options options = {.tokenizer = f->model.tokenizer, .argument = "", .max_length = 600, .num_samples = 2};
+    struct suite_options options = {
+        .tokenizer = f->model.tokenizer, .argument = "", .max_length = 600, .num_samples = 2};
     CHECK(suite_load("chronicle", &options, &f->set));
-    CHECK(policy_init(&f->policy, &mask_sparge, f->model.weights.config.n_layers, f->model.weights.config.n_heads));
+    CHECK(policy_init(&f->policy, &mask_sparge, f->model.weights.config.n_layers,
+        f->model.weights.config.n_heads));
     policy_set_thresholds(&f->policy, -.1f, 1, 50);
     f->policy.topk = .4f;
     f->policy.heads[1].is_sparse = false;
@@ -40,15 +43,22 @@ static void close_fixture(struct fixture *f)
 
 static enum status run(struct fixture *f, struct parity *p, int chunk, struct evaluation *e)
 {
-    struct evaluate_args args = {.model = &f->model, .par = f->par, .set = &f->set, .policy = &f->policy,
-                                 .cache = &f->cache, .chunk = chunk, .quiet = true, .parity = p};
+    struct evaluate_args args = {.model = &f->model,
+        .par = f->par,
+        .set = &f->set,
+        .policy = &f->policy,
+        .cache = &f->cache,
+        .chunk = chunk,
+        .quiet = true,
+        .parity = p};
     return evaluate(&args, e);
 }
 
 static double metric(const struct evaluation *e, const char *name)
 {
     for (size_t i = 0; i < e->data.n_metrics; i++)
-        if (strcmp(e->data.metrics[i].name, name) == 0 && strcmp(e->data.metrics[i].scope, "overall") == 0)
+        if (strcmp(e->data.metrics[i].name, name) == 0 &&
+            strcmp(e->data.metrics[i].scope, "overall") == 0)
             return e->data.metrics[i].mean;
     return NAN;
 }
@@ -63,7 +73,8 @@ Test(parity, equal_runs_are_equal_and_others_are_not)
         f.policy.topk = .4f;
         CHECK(parity_open(&p, &f.model.weights.config, &f.set, &f.policy));
         CHECK(run(&f, &p, 0, &e[0]));
-        cr_expect(isnan(metric(&e[0], "cpu_mask_jaccard")), "the first run has nothing to be compared with");
+        cr_expect(isnan(metric(&e[0], "cpu_mask_jaccard")),
+            "the first run has nothing to be compared with");
         if (other) f.policy.topk = .3f;
         CHECK(run(&f, &p, 0, &e[1]));
         const struct parity_result *r = &p.result;

@@ -83,15 +83,10 @@ Test(pictures, every_picture_is_drawn_with_script_and_sql)
     if (plot_available() != OK) cr_skip_test("%s", status_message());
     struct tuned_head_record h[12];
     for (int i = 0; i < 12; i++)
-        h[i] = (struct tuned_head_record){i / 4, i % 4, i != 5, .5, .9, 9, .05, .06, .2, .3, .4, .4, 0, NULL};
-    struct tuned_record t = {"feed", "0123456789abcdef0123456789abcdef",
-                             "d",    "sparge",
-                             "l1",   "running",
-                             "all",  .06,
-                             .07,    128,
-                             64,     NULL,
-                             1,      h,
-                             12};
+        h[i] = (struct tuned_head_record){
+            i / 4, i % 4, i != 5, .5, .9, 9, .05, .06, .2, .3, .4, .4, 0, NULL};
+    struct tuned_record t = {"feed", "0123456789abcdef0123456789abcdef", "d", "sparge", "l1",
+        "running", "all", .06, .07, 128, 64, NULL, 1, h, 12};
     ok(store_tuned_put(store, &t));
     for (int i = 1; i <= 5; i++) {
         struct fixture_options o = options((uint64_t)i, .1 * i, .3 * i * i);
@@ -103,11 +98,10 @@ Test(pictures, every_picture_is_drawn_with_script_and_sql)
     struct report_options o = {.dir = dir, .run = "3", .baseline = "1", .db = db};
     ok(report_write(store, &o, &notes));
     cr_assert_eq(notes.len, 0, "%s", str_get(&notes));
-    static const char *const names[] = {
-        "frontier_cosine", "frontier_kl", "frontier_ppl",       "accuracy",       "needle",
-        "cosine",          "kl",          "cosine_by_position", "kl_by_position", "layers",
-        "heads_sparsity",  "heads_l1",    "heads_isolated",     "masks",          "latency",
-        "breakdown",       "heads_propagated"};
+    static const char *const names[] = {"frontier_cosine", "frontier_kl", "frontier_ppl",
+        "accuracy", "needle", "cosine", "kl", "cosine_by_position", "kl_by_position", "layers",
+        "heads_sparsity", "heads_l1", "heads_isolated", "masks", "latency", "breakdown",
+        "heads_propagated"};
     static const char *const kinds[] = {"svg", "png", "gp", "sql"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         for (int k = 0; k < 4; k++) {
@@ -133,7 +127,7 @@ Test(pictures, without_gnuplot_the_rest_is_made)
     enum status st = report_write(store, &o, &notes);
     ok(st);
     cr_assert_eq(occurrences(str_get(&notes), "gnuplot"), occurrences(status_message(), "gnuplot"),
-                 "said once");
+        "said once");
     has(str_get(&notes), "apt-get install gnuplot");
     cr_assert_gt(size_of("index.html"), 10000u);
     cr_assert_gt(size_of("pictures/accuracy.gp"), 100u, "the script can be drawn elsewhere");
@@ -161,7 +155,8 @@ Test(pictures, pictures_without_data_say_what_is_missing)
     run_view_clear(&v);
 }
 
-static void put_layers(uint64_t seed, const char *layers, const char *heads, double error, double l1)
+static void put_layers(
+    uint64_t seed, const char *layers, const char *heads, double error, double l1)
 {
     struct fixture_options o = options(seed, .4, error);
     o.n_layers = 6;
@@ -234,8 +229,8 @@ Test(pictures, monotonicity_flags_a_tighter_bound_that_is_worse)
 }
 
 /* A run of `method` on the data `dataset` with these answers, in a plan. */
-static void put_answers(uint64_t seed, const char *method, double topk, const char *dataset, const char *suite,
-                        const struct item_record *items, size_t n)
+static void put_answers(uint64_t seed, const char *method, double topk, const char *dataset,
+    const char *suite, const struct item_record *items, size_t n)
 {
     struct fixture f;
     struct fixture_options o = options(seed, .3, 1);
@@ -261,30 +256,31 @@ static void put_answers(uint64_t seed, const char *method, double topk, const ch
 
 enum { N_NEAR = 40 };
 
-/* Questions at ever other depths: the first half near their evidence and answered, the rest far and lost. */
+/* Questions at ever other depths: the first half near their evidence and answered, the rest far and
+ * lost. */
 static void near_and_far(struct item_record *items)
 {
     for (int i = 0; i < N_NEAR; i++)
         items[i] = (struct item_record){.item = "item",
-                                        .depth = 1 - (i < N_NEAR / 2 ? 50 + i : 600 + i) / 2000.,
-                                        .length = 2000,
-                                        .dense_score = -1,
-                                        .sparse_score = -2,
-                                        .dense_right = true,
-                                        .sparse_right = i < N_NEAR / 2};
+            .depth = 1 - (i < N_NEAR / 2 ? 50 + i : 600 + i) / 2000.,
+            .length = 2000,
+            .dense_score = -1,
+            .sparse_score = -2,
+            .dense_right = true,
+            .sparse_right = i < N_NEAR / 2};
 }
 
 static void grid_of_needles(struct item_record *items)
 {
     for (int i = 0; i < 15; i++)
         items[i] = (struct item_record){.item = "needle",
-                                        .sample = i,
-                                        .depth = .25 * (i % 5),
-                                        .length = 1024 << (i / 5),
-                                        .dense_score = -1,
-                                        .sparse_score = -2,
-                                        .dense_right = true,
-                                        .sparse_right = i % 2};
+            .sample = i,
+            .depth = .25 * (i % 5),
+            .length = 1024 << (i / 5),
+            .dense_score = -1,
+            .sparse_score = -2,
+            .dense_right = true,
+            .sparse_right = i % 2};
 }
 
 Test(pictures, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
@@ -322,7 +318,8 @@ Test(pictures, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
     str_reset(&script);
     path = path_join(dir, "pictures/distance.gp");
     ok(file_read(&script, path));
-    has(str_get(&script), "$line1 << EOD\n0 100\n1 100\n4 0\n"); /* under 64, 64 to 127, 512 to 1023 */
+    /* under 64, 64 to 127, 512 to 1023 */
+    has(str_get(&script), "$line1 << EOD\n0 100\n1 100\n4 0\n");
     has(str_get(&script), "$line0 << EOD\n0 100\n1 100\n4 100\n");
     has(str_get(&script), "n = 20");
     run_saved_query("distance");
@@ -373,8 +370,10 @@ Test(pictures, kl_frontier_bends_its_axis_only_for_decades)
             rows[i].status = RUN_DONE;
             rows[i].method = "sparge";
             rows[i].model.fingerprint = rows[i].dataset.fingerprint = "x";
-            rows[i].headline = (struct headline){.sparsity = .2 * (i + 1), .kl_mean = .01 * pow(wide ? 10 : 1.5, i),
-                                                 .kl_lo = NAN, .kl_hi = NAN};
+            rows[i].headline = (struct headline){.sparsity = .2 * (i + 1),
+                .kl_mean = .01 * pow(wide ? 10 : 1.5, i),
+                .kl_lo = NAN,
+                .kl_hi = NAN};
         }
         struct run_list runs = {rows, 3, NULL};
         struct plot_out out = {dir, NULL, true};
@@ -390,11 +389,12 @@ Test(pictures, kl_frontier_bends_its_axis_only_for_decades)
 
 static struct latency_record part_of(const char *part, int64_t n_tokens, double seconds)
 {
-    return (struct latency_record){part,    n_tokens, 3,       seconds, seconds, seconds, seconds,
-                                   seconds, seconds,  seconds, seconds, true,    NULL};
+    return (struct latency_record){part, n_tokens, 3, seconds, seconds, seconds, seconds, seconds,
+        seconds, seconds, seconds, true, NULL};
 }
 
-/* A kernel that does QK and PV at once has one part for both, and the page says so. Bars are shares of the dense pass.
+/* A kernel that does QK and PV at once has one part for both, and the page says so. Bars are shares
+ * of the dense pass.
  */
 Test(pictures, attention_that_is_whole_is_one_part)
 {
@@ -402,11 +402,12 @@ Test(pictures, attention_that_is_whole_is_one_part)
     for (int whole = 0; whole < 2; whole++) {
         struct fixture f;
         fixture_run(&f, options((uint64_t)whole + 1, .3, 1));
-        const struct latency_record parts[] = {
-            part_of("dense_attention", 512, .5),  part_of("dense_linear", 512, .4), part_of("dense_rest", 512, .1),
-            part_of("sparse_predict", 512, .05),  part_of("sparse_linear", 512, .4), part_of("sparse_rest", 512, .1),
-            part_of(whole ? "sparse_attention" : "sparse_qk", 512, .15), part_of("prefill_sparse", 512, .66),
-            part_of("sparse_attention_dense", 512, .02)};
+        const struct latency_record parts[] = {part_of("dense_attention", 512, .5),
+            part_of("dense_linear", 512, .4), part_of("dense_rest", 512, .1),
+            part_of("sparse_predict", 512, .05), part_of("sparse_linear", 512, .4),
+            part_of("sparse_rest", 512, .1),
+            part_of(whole ? "sparse_attention" : "sparse_qk", 512, .15),
+            part_of("prefill_sparse", 512, .66), part_of("sparse_attention_dense", 512, .02)};
         f.d.latencies = parts;
         f.d.n_latencies = sizeof parts / sizeof *parts;
         ok(store_run_put(store, &f.d, false, NULL));
@@ -416,7 +417,8 @@ Test(pictures, attention_that_is_whole_is_one_part)
         struct table *t = breakdown_table(&v);
         char *csv = render(t, TABLE_CSV, (struct table_style){0});
         has(csv, "\n512,dense,,,,0.5,0.4,0.1,1,\r");
-        has(csv, whole ? "\n512,sparse,0.05,,,0.1" : "\n512,sparse,0.05,0.15,,0.02,0.4,0.1,0.72,0.66\r");
+        has(csv,
+            whole ? "\n512,sparse,0.05,,,0.1" : "\n512,sparse,0.05,0.15,,0.02,0.4,0.1,0.72,0.66\r");
         free(csv);
         table_free(&t);
         struct run_view const *views[] = {&v};
@@ -424,9 +426,11 @@ Test(pictures, attention_that_is_whole_is_one_part)
         struct str script = {0};
         char *path = path_join(dir, "parts.gp");
         ok(file_read(&script, path));
-        has(str_get(&script), "$part3 << EOD\n0.000 -0.38 0.38 0 50\n"); /* dense: attention first, half of it */
+        /* dense: attention first, half of it */
+        has(str_get(&script), "$part3 << EOD\n0.000 -0.38 0.38 0 50\n");
         has(str_get(&script), whole ? "\n0.850 0.47 1.23 5 22\n" : "\n0.850 0.47 1.23 20 22\n");
-        has(str_get(&script), "\n0.850 72 \"720 ms\" 66\n"); /* the total, and the pass that was timed */
+        /* the total, and the pass that was timed */
+        has(str_get(&script), "\n0.850 72 \"720 ms\" 66\n");
         free(path);
         str_clear(&script);
         run_view_clear(&v);
@@ -459,7 +463,8 @@ Test(pictures, times_that_do_not_count_are_marked_where_there_are_any)
     fixture_clear(&f);
 }
 
-/* What lies outside the measured lengths is said to, in the picture and in the table, and no number is made up. */
+/* What lies outside the measured lengths is said to, in the picture and in the table, and no number
+ * is made up. */
 Test(pictures, break_even_outside_the_measured_lengths)
 {
     put(options(1, .3, 1));
@@ -476,8 +481,10 @@ Test(pictures, break_even_outside_the_measured_lengths)
     } cases[] = {
         {700, NAN, 900, NAN, 512, NAN, "break-even 700 (< 512 … 900)", "| 700 | &lt; 512 | 900 |"},
         {700, 600, NAN, NAN, NAN, 8192, "break-even 700 (600 … > 8192)", "| 700 | 600 | > 8192 |"},
-        {NAN, NAN, 900, 512, 512, NAN, "break-even at most 512 (< 512 … 900)", "| at most 512 | &lt; 512 | 900 |"},
-        {0, 0, 900, NAN, NAN, NAN, "break-even below all measured", "| below all measured | below all measured | 900 |"},
+        {NAN, NAN, 900, 512, 512, NAN, "break-even at most 512 (< 512 … 900)",
+            "| at most 512 | &lt; 512 | 900 |"},
+        {0, 0, 900, NAN, NAN, NAN, "break-even below all measured",
+            "| below all measured | below all measured | 900 |"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         m->mean = cases[i].mean;

@@ -13,7 +13,8 @@ static int count(const char *text, double *first, double *last)
     struct text_list list = {{text}, 1};
     double *values;
     int n;
-    cr_assert_eq(plan_numbers("--x", &list, -1e9, 1e9, &values, &n), OK, "%s: %s", text, status_message());
+    cr_assert_eq(
+        plan_numbers("--x", &list, -1e9, 1e9, &values, &n), OK, "%s: %s", text, status_message());
     *first = values[0];
     *last = values[n - 1];
     free(values);
@@ -78,14 +79,16 @@ Test(plan, a_range_through_zero_has_a_zero)
     int n;
     cr_assert_eq(plan_numbers("--x", &list, -1, 1, &values, &n), OK);
     static const double want[] = {-.3, -.2, -.1, 0, .1, .2, .3};
-    for (int i = 0; i < n; i++) cr_assert(memcmp(&values[i], &want[i], sizeof want[i]) == 0, "%d: %.17g", i, values[i]);
+    for (int i = 0; i < n; i++)
+        cr_assert(memcmp(&values[i], &want[i], sizeof want[i]) == 0, "%d: %.17g", i, values[i]);
     free(values);
 }
 
 Test(plan, an_end_that_is_stepped_over_is_refused)
 {
     cr_assert(refused(".04-.1+.04"));
-    cr_assert(strstr(status_message(), "steps over its end, from 0.08 to 0.12"), "%s", status_message());
+    cr_assert(
+        strstr(status_message(), "steps over its end, from 0.08 to 0.12"), "%s", status_message());
 }
 
 /* Values that agree to six digits, or to twelve. */
@@ -105,9 +108,11 @@ Test(plan, cells_are_told_apart_by_the_last_digit)
 
 Test(plan, bad_numbers)
 {
-    static const char *const bad[] = {".04-.1+.04", "1-8*3", "1e999", "1-2+1e-40", ".1234567890123456789", "0x10", "",      "x",     "1,",    ",1",  "1-2",    "1-2+0",    "1-2*1",
-                                      "0-2*2", "2-1+1", "1-2+x", "nan", "1-2+-1", "0-1+1e-9", "1 2"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) cr_assert(refused(bad[i]), "\"%s\" was taken", bad[i]);
+    static const char *const bad[] = {".04-.1+.04", "1-8*3", "1e999", "1-2+1e-40",
+        ".1234567890123456789", "0x10", "", "x", "1,", ",1", "1-2", "1-2+0", "1-2*1", "0-2*2",
+        "2-1+1", "1-2+x", "nan", "1-2+-1", "0-1+1e-9", "1 2"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert(refused(bad[i]), "\"%s\" was taken", bad[i]);
 }
 
 static struct plan expand(const struct plan_axes *a)
@@ -120,12 +125,12 @@ static struct plan expand(const struct plan_axes *a)
 Test(plan, multiplies_and_prunes)
 {
     struct plan_axes a = {.l1 = {{".04-.10+.02"}, 1},
-                          .pv_l1 = {{"l1+.01,l1+.02", ".06"}, 2},
-                          .layers = {{"0-3,4-7,all"}, 1},
-                          .block = {{"128x64,64x64"}, 1},
-                          .method = {{"sparge,topk:.5,window:1024,oracle"}, 1},
-                          .rule = {{"l1,tail"}, 1},
-                          .max_length = {{"2048,4096"}, 1}};
+        .pv_l1 = {{"l1+.01,l1+.02", ".06"}, 2},
+        .layers = {{"0-3,4-7,all"}, 1},
+        .block = {{"128x64,64x64"}, 1},
+        .method = {{"sparge,topk:.5,window:1024,oracle"}, 1},
+        .rule = {{"l1,tail"}, 1},
+        .max_length = {{"2048,4096"}, 1}};
     struct plan p = expand(&a);
     /* pairs: 4 x {+.01, +.02, .06}; .06 fits .04 only and equals .04 + .02 there; both rules */
     int pairs = 4 * 2, per_shape = 2 /* sparge, oracle */ * 2 * pairs + 2 /* topk, window */;
@@ -138,8 +143,9 @@ Test(plan, multiplies_and_prunes)
 
 Test(plan, axes_that_a_method_lacks_do_not_multiply)
 {
-    struct plan_axes a = {
-        .method = {{"dense,window:256,sparge"}, 1}, .cdfthreshd = {{".9,.95"}, 1}, .layers = {{"all,4-7"}, 1}};
+    struct plan_axes a = {.method = {{"dense,window:256,sparge"}, 1},
+        .cdfthreshd = {{".9,.95"}, 1},
+        .layers = {{"all,4-7"}, 1}};
     struct plan p = expand(&a);
     cr_assert_eq(p.n, 1 + 2 + 4);
     plan_clear(&p);
@@ -211,15 +217,17 @@ static char *write_file(const char *text)
 
 Test(plan, file_says_the_same_as_options)
 {
-    struct plan_axes a = {0}, b = {.l1 = {{".04-.08+.02"}, 1},
-                                   .pv_l1 = {{"l1+.01"}, 1},
-                                   .max_length = {{"512,1024"}, 1}};
+    struct plan_axes a = {0},
+                     b = {.l1 = {{".04-.08+.02"}, 1},
+                         .pv_l1 = {{"l1+.01"}, 1},
+                         .max_length = {{"512,1024"}, 1}};
     struct plan_settings s = {.score = "all", .num_samples = PLAN_UNSET, .seed = 3};
     struct arena *arena = NULL;
     struct str beaten = {0};
-    const char *path = write_file(
-        "{\"name\": \"n\", \"num_samples\": 3, \"seed\": 1, \"score\": \"second-half\", \"l1\": [0.04, \".06-.08+.02\"], \"pv_l1\": \"l1+.01\","
-        " \"max_length\": [512, 1024]}");
+    const char *path =
+        write_file("{\"name\": \"n\", \"num_samples\": 3, \"seed\": 1, \"score\": \"second-half\", "
+                   "\"l1\": [0.04, \".06-.08+.02\"], \"pv_l1\": \"l1+.01\","
+                   " \"max_length\": [512, 1024]}");
     cr_assert_eq(plan_read(path, &a, &s, &arena, &beaten), OK, "%s", status_message());
     cr_assert_str_eq(s.name, "n");
     cr_assert_str_eq(s.score, "all");
@@ -238,15 +246,19 @@ Test(plan, file_says_the_same_as_options)
     }
     plan_clear(&x);
     plan_clear(&y);
-    cr_assert_eq(plan_read(write_file("{\"layer\": \"all\"}"), &a, &s, &arena, &beaten), ERR_FORMAT);
+    cr_assert_eq(
+        plan_read(write_file("{\"layer\": \"all\"}"), &a, &s, &arena, &beaten), ERR_FORMAT);
     cr_assert(strstr(status_message(), "layer"), "%s", status_message());
     cr_assert_eq(plan_read(write_file("[1]"), &a, &s, &arena, &beaten), ERR_FORMAT);
-    static const char *const bad[] = {"{\"l1\": true}", "{\"l1\": []}", "{\"suite\": []}", "{\"name\": \"\"}", "{\"name\": \"a\\u0000b\"}",
-                                      "{\"suite\": \"text:a\\u0000\"}", "{\"repeat\": 1001}"};
+    static const char *const bad[] = {"{\"l1\": true}", "{\"l1\": []}", "{\"suite\": []}",
+        "{\"name\": \"\"}", "{\"name\": \"a\\u0000b\"}", "{\"suite\": \"text:a\\u0000\"}",
+        "{\"repeat\": 1001}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        cr_assert_eq(plan_read(write_file(bad[i]), &a, &s, &arena, &beaten), ERR_FORMAT, "%s", bad[i]);
+        cr_assert_eq(
+            plan_read(write_file(bad[i]), &a, &s, &arena, &beaten), ERR_FORMAT, "%s", bad[i]);
     s.name = NULL;
-    cr_assert_eq(plan_read(write_file("{\"name\": \"a\\\\u0000b\"}"), &a, &s, &arena, &beaten), OK, "a backslash is one");
+    cr_assert_eq(plan_read(write_file("{\"name\": \"a\\\\u0000b\"}"), &a, &s, &arena, &beaten), OK,
+        "a backslash is one");
     str_clear(&beaten);
     unlink(path);
     arena_free(&arena);
@@ -254,21 +266,11 @@ Test(plan, file_says_the_same_as_options)
 
 static void clear_environment(void)
 {
-    static const char *const names[] = {"SLURM_ARRAY_TASK_ID",
-                                        "SLURM_ARRAY_TASK_COUNT",
-                                        "SLURM_ARRAY_TASK_MIN",
-                                        "SLURM_ARRAY_TASK_MAX",
-                                        "SLURM_ARRAY_TASK_STEP",
-                                        "SLURM_PROCID",
-                                        "SLURM_STEP_NUM_TASKS",
-                                        "SLURM_NTASKS",
-                                        "OMPI_COMM_WORLD_RANK",
-                                        "OMPI_COMM_WORLD_SIZE",
-                                        "PMI_RANK",
-                                        "PMI_SIZE",
-                                        "MV2_COMM_WORLD_RANK",
-                                        "MV2_COMM_WORLD_SIZE",
-                                        "JOB_COMPLETION_INDEX"};
+    static const char *const names[] = {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT",
+        "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP", "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+        "PMI_RANK", "PMI_SIZE", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE",
+        "JOB_COMPLETION_INDEX"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
 }
 
@@ -278,7 +280,8 @@ static void expect_shard(const char *text, int index, int n, const char *source)
     cr_assert_eq(shard_detect(text, &s), OK, "%s", status_message());
     cr_assert_eq(s.index, index);
     cr_assert_eq(s.count, n);
-    cr_assert(source ? s.source && strcmp(s.source, source) == 0 : !s.source, "%s", s.source ? s.source : "none");
+    cr_assert(source ? s.source && strcmp(s.source, source) == 0 : !s.source, "%s",
+        s.source ? s.source : "none");
 }
 
 Test(shard, from_text, .init = clear_environment)
@@ -286,7 +289,8 @@ Test(shard, from_text, .init = clear_environment)
     struct shard s;
     expect_shard(NULL, 0, 1, NULL);
     expect_shard("2/4", 1, 4, "--shard");
-    static const char *const bad[] = {"0/4", "5/4", "x", "1/", "/4", "1/0", "1/4x", "auto/0", "auto/4"};
+    static const char *const bad[] = {
+        "0/4", "5/4", "x", "1/", "/4", "1/0", "1/4x", "auto/0", "auto/4"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         cr_assert_eq(shard_detect(bad[i], &s), ERR_ARG, "%s", bad[i]);
 }
@@ -346,7 +350,8 @@ Test(shard, engines, .init = clear_environment)
     expect_shard("1/2", 0, 2, "--shard");
     setenv("SLURM_PROCID", "1", 1);
     setenv("SLURM_NTASKS", "2", 1);
-    expect_shard("auto/4", 3, 4, "Slurm array"); /* a batch script has these too, with one process */
+    /* a batch script has these too, with one process */
+    expect_shard("auto/4", 3, 4, "Slurm array");
     setenv("SLURM_STEP_NUM_TASKS", "2", 1);
     expect_shard("auto/8", 7, 8, "Slurm array of steps");
     cr_assert_eq(shard_detect("auto/7", &s), ERR_ARG);

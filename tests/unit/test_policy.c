@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXPECT_MESSAGE(part)                                                                                 \
+#define EXPECT_MESSAGE(part) \
     cr_expect(strstr(status_message(), part), "\"%s\" lacks \"%s\"", status_message(), part)
 
 static struct sparse_policy make(int n_layers, int n_heads)
@@ -29,16 +29,16 @@ Test(policy, defaults_are_the_guides)
 {
     struct sparse_policy p = make(4, 3);
     cr_expect(p.method == &mask_sparge && p.block.q == 128 && p.block.k == 64 &&
-              p.smooth_k == SMOOTH_K_RUNNING);
+        p.smooth_k == SMOOTH_K_RUNNING);
     cr_expect(p.min_sparse_tokens == 256 && p.topk == 0 && p.n_layers == 4 && p.n_heads == 3);
     cr_expect_str_eq(picture(&p), "####");
     for (int i = 0; i < 12; i++)
         cr_expect(p.heads[i].simthreshd1 == .6f && p.heads[i].cdfthreshd == .98f &&
-                  p.heads[i].pvthreshd == 50 && p.heads[i].is_sparse);
+            p.heads[i].pvthreshd == 50 && p.heads[i].is_sparse);
     policy_set_thresholds(&p, .1f, .2f, 30);
     for (int i = 0; i < 12; i++)
         cr_expect(p.heads[i].simthreshd1 == .1f && p.heads[i].cdfthreshd == .2f &&
-                  p.heads[i].pvthreshd == 30);
+            p.heads[i].pvthreshd == 30);
     policy_clear(&p);
     cr_expect(p.layer_on == NULL && p.heads == NULL);
     policy_clear(&p);
@@ -94,34 +94,13 @@ Test(policy, layers)
 
 Test(policy, bad_layers_are_refused)
 {
-    static const char *bad[] = {"",
-                                "16",
-                                "8-16",
-                                "8,17",
-                                "-1",
-                                "5-3",
-                                "5,5",
-                                "5,",
-                                "5-",
-                                "x",
-                                "1x",
-                                "1+",
-                                "+1",
-                                "1++2",
-                                "1,2,3",
-                                "1-2-3",
-                                "1 + 2",
-                                " 1",
-                                "1-+3",
-                                "all+1",
-                                "ALL",
-                                "99999999999999999999",
-                                "0-99999999999999999999",
-                                "1.5",
-                                "0x1"};
+    static const char *bad[] = {"", "16", "8-16", "8,17", "-1", "5-3", "5,5", "5,", "5-", "x", "1x",
+        "1+", "+1", "1++2", "1,2,3", "1-2-3", "1 + 2", " 1", "1-+3", "all+1", "ALL",
+        "99999999999999999999", "0-99999999999999999999", "1.5", "0x1"};
     struct sparse_policy p = make(16, 1);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        cr_expect_eq(policy_set_layers(&p, bad[i]), ERR_ARG, "\"%s\" was taken as %s", bad[i], picture(&p));
+        cr_expect_eq(
+            policy_set_layers(&p, bad[i]), ERR_ARG, "\"%s\" was taken as %s", bad[i], picture(&p));
         if (*status_message()) EXPECT_MESSAGE("layers 0 to 15");
     }
     policy_clear(&p);
@@ -152,7 +131,8 @@ Test(policy, text_reads_back)
     policy_clear(&q);
 }
 
-/* A text that is cut is read back as fewer layers: the longest ones, of every depth that a configuration may have. */
+/* A text that is cut is read back as fewer layers: the longest ones, of every depth that a
+ * configuration may have. */
 Test(policy, longest_texts_fit)
 {
     static char text[LAYERS_TEXT_SIZE + 64];
@@ -177,9 +157,8 @@ Test(policy, block_shapes)
         const char *text;
         int q, k;
     } good[] = {{"64x64", 64, 64}, {"128x64", 128, 64}, {"64x128", 64, 128}, {"128x128", 128, 128}};
-    static const char *bad[] = {"",         "64",      "64x",    "x64",    "32x64",  "64x256",
-                                "64x64x64", "64x64 ",  "64 x64", "64X64",  "-64x64", "64,64",
-                                "0x40",     "128x64k", " 64x64", "64x 64", "+64x64"};
+    static const char *bad[] = {"", "64", "64x", "x64", "32x64", "64x256", "64x64x64", "64x64 ",
+        "64 x64", "64X64", "-64x64", "64,64", "0x40", "128x64k", " 64x64", "64x 64", "+64x64"};
     struct block_shape b;
     for (int i = 0; i < 4; i++) {
         cr_expect_eq(block_shape_parse(good[i].text, &b), OK);
@@ -205,7 +184,7 @@ Test(policy, copies_are_deep)
     cr_assert_eq(policy_set_layers(&p, "2-3"), OK);
     cr_assert_eq(policy_copy(&q, &p), OK);
     cr_expect(q.window == 77 && q.topk == .25f && q.block.k == 128 && q.min_sparse_tokens == 1 &&
-              q.smooth_k == SMOOTH_K_GLOBAL && q.heads[3].cdfthreshd == .5f && !q.heads[4].is_sparse);
+        q.smooth_k == SMOOTH_K_GLOBAL && q.heads[3].cdfthreshd == .5f && !q.heads[4].is_sparse);
     cr_expect_str_eq(picture(&q), "..##.");
     q.heads[3].cdfthreshd = .1f;
     q.layer_on[0] = 1;
@@ -254,7 +233,8 @@ Test(policy, every_field_changes_the_hash)
         hash_init(&h);
         policy_hash(&copy, &h);
         cr_expect_str_eq(hash_hex(&h, again), hex[i]);
-        for (int j = 0; j < i; j++) cr_expect_str_neq(hex[i], hex[j], "changes %d and %d look alike", i, j);
+        for (int j = 0; j < i; j++)
+            cr_expect_str_neq(hex[i], hex[j], "changes %d and %d look alike", i, j);
         policy_clear(&copy);
         policy_clear(&p);
     }

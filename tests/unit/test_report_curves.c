@@ -19,8 +19,9 @@ static void put_curve(struct store *s, const char *data, int layer, int head)
         }
     struct str blob = {0};
     curve_pack(c, &blob);
-    ok(store_curve_put(s, &(struct curve_key){MODEL, data, "curve1", "sparge", "running", 128, 64, layer, head, 0},
-                       str_get(&blob), blob.len));
+    ok(store_curve_put(s,
+        &(struct curve_key){MODEL, data, "curve1", "sparge", "running", 128, 64, layer, head, 0},
+        str_get(&blob), blob.len));
     str_clear(&blob);
     free(c);
 }
@@ -33,21 +34,26 @@ Test(report_curves, the_worst_head_of_a_tuned_run_is_offered, .timeout = 60)
     ok(store_open(&s, db, STORE_WRITE));
     struct tuned_head_record h[12];
     for (int i = 0; i < 12; i++)
-        h[i] = (struct tuned_head_record){i / 4, i % 4, i != 11, .5, .9, 9,   .05, i == 6 ? .08 : i == 11 ? .5 : .06,
-                                          .2,    .3,    .4,      .4, 0,  NULL};
-    struct tuned_record t = {"feed", MODEL, "d", "sparge", "l1", "running", "all", .06, .07, 128, 64, NULL, 1, h, 12};
+        h[i] = (struct tuned_head_record){i / 4, i % 4, i != 11, .5, .9, 9, .05,
+            i == 6        ? .08
+                : i == 11 ? .5
+                          : .06,
+            .2, .3, .4, .4, 0, NULL};
+    struct tuned_record t = {
+        "feed", MODEL, "d", "sparge", "l1", "running", "all", .06, .07, 128, 64, NULL, 1, h, 12};
     ok(store_tuned_put(s, &t));
     for (int i = 0; i < 2; i++) {
         struct fixture f;
-        fixture_run(&f, (struct fixture_options){.seed = (uint64_t)i + 1,
-                                                 .n_samples = 2,
-                                                 .n_layers = 3,
-                                                 .n_heads = 4,
-                                                 .sparsity = .3,
-                                                 .error = 1,
-                                                 .method = "sparge",
-                                                 .rule = i ? "l1" : NULL,
-                                                 .tuned_hash = i ? "feed" : NULL});
+        fixture_run(&f,
+            (struct fixture_options){.seed = (uint64_t)i + 1,
+                .n_samples = 2,
+                .n_layers = 3,
+                .n_heads = 4,
+                .sparsity = .3,
+                .error = 1,
+                .method = "sparge",
+                .rule = i ? "l1" : NULL,
+                .tuned_hash = i ? "feed" : NULL});
         ok(store_run_put(s, &f.d, false, NULL));
         fixture_clear(&f);
     }

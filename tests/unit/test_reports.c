@@ -14,8 +14,10 @@ static struct table *small_table(void)
 {
     struct table *t = table_new("T & \"t\"");
     table_add_column(t, (struct table_column){.name = "name"});
-    table_add_column(t, (struct table_column){"share", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){"time", NULL, NUMBER_SECONDS, 1, METRIC_LOWER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"share", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(
+        t, (struct table_column){"time", NULL, NUMBER_SECONDS, 1, METRIC_LOWER, ALIGN_AUTO});
     table_add_column(t, (struct table_column){.name = "same"});
     table_text(t, "a|b,\"c\"\nd");
     table_real(t, .314159);
@@ -33,11 +35,12 @@ Test(reports, terminal_tables_align)
 {
     struct table *t = small_table();
     char *text = render(t, TABLE_TERMINAL, (struct table_style){0});
-    cr_assert_str_eq(text, "T & \"t\"\n"
-                           "name       share ↑    time ↓  same\n"
-                           "─────────  ───────  ────────  ────\n"
-                           "a|b,\"c\"⏎d   31.4 %    2.1 ms  x\n"
-                           "日本             -  90.0 s ▼  x\n");
+    cr_assert_str_eq(text,
+        "T & \"t\"\n"
+        "name       share ↑    time ↓  same\n"
+        "─────────  ───────  ────────  ────\n"
+        "a|b,\"c\"⏎d   31.4 %    2.1 ms  x\n"
+        "日本             -  90.0 s ▼  x\n");
     free(text);
     text = render(t, TABLE_TERMINAL, (struct table_style){.hide_constant = true, .color = true});
     has(text, "all rows: same x");
@@ -58,7 +61,8 @@ Test(reports, terminal_tables_neither_overflow_nor_run_control_characters)
     table_int(t, 12345);
     table_text(t, "a rather long text that does not fit \033[2Jin the window at all");
     char *text = render(t, TABLE_TERMINAL, (struct table_style){.width = 30});
-    for (char *save = NULL, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+    for (char *save = NULL, *line = strtok_r(text, "\n", &save); line;
+         line = strtok_r(NULL, "\n", &save))
         cr_assert_leq(text_columns(line), 30, "%s", line);
     free(text);
     text = render(t, TABLE_TERMINAL, (struct table_style){0});
@@ -81,9 +85,10 @@ Test(reports, tables_for_machines_keep_every_digit)
 {
     struct table *t = small_table();
     char *text = render(t, TABLE_CSV, (struct table_style){.hide_constant = true});
-    cr_assert_str_eq(text, "name,share,time,same\r\n"
-                           "\"a|b,\"\"c\"\"\nd\",0.314159,0.0021,x\r\n"
-                           "日本,,90,x\r\n");
+    cr_assert_str_eq(text,
+        "name,share,time,same\r\n"
+        "\"a|b,\"\"c\"\"\nd\",0.314159,0.0021,x\r\n"
+        "日本,,90,x\r\n");
     free(text);
     text = render(t, TABLE_JSON, (struct table_style){0});
     cJSON *rows = cJSON_Parse(text);
@@ -177,12 +182,13 @@ Test(reports, files_hold_the_guides_keys_and_read_back)
         {"sparsity", "max"},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        cr_assert_not_null(cJSON_GetObjectItem(cJSON_GetObjectItem(o, keys[i][0]), keys[i][1]), "%s.%s",
-                           keys[i][0], keys[i][1]);
-    static const char *const texts[] = {"prompt", "dense", "sparse", "token_match", "text_similarity"};
+        cr_assert_not_null(cJSON_GetObjectItem(cJSON_GetObjectItem(o, keys[i][0]), keys[i][1]),
+            "%s.%s", keys[i][0], keys[i][1]);
+    static const char *const texts[] = {
+        "prompt", "dense", "sparse", "token_match", "text_similarity"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        cr_assert_not_null(
-            cJSON_GetObjectItem(cJSON_GetArrayItem(cJSON_GetObjectItem(o, "generation"), 0), texts[i]));
+        cr_assert_not_null(cJSON_GetObjectItem(
+            cJSON_GetArrayItem(cJSON_GetObjectItem(o, "generation"), 0), texts[i]));
     const cJSON *sample = cJSON_GetArrayItem(cJSON_GetObjectItem(o, "detailed_results"), 0);
     cr_assert(cJSON_GetObjectItem(sample, "text_idx") && cJSON_GetObjectItem(sample, "seq_len"));
     cJSON_Delete(o);
@@ -204,9 +210,10 @@ Test(reports, files_hold_the_guides_keys_and_read_back)
     struct comparison c;
     struct compare_options opts = {0};
     ok(compare_runs(&c, &v, &back, &opts));
-    for (size_t i = 0; i < c.n_rows; i++) cr_assert_eq(c.rows[i].change, CHANGE_SAME, "%s", c.rows[i].name);
+    for (size_t i = 0; i < c.n_rows; i++)
+        cr_assert_eq(c.rows[i].change, CHANGE_SAME, "%s", c.rows[i].name);
     cr_assert_eq(c.n_settings, 0, "a file says the same as its run: %s",
-                 c.n_settings ? c.settings[0].name : "");
+        c.n_settings ? c.settings[0].name : "");
     comparison_clear(&c);
 
     char *stats = path_join(dir, "stats.json");
@@ -234,11 +241,12 @@ Test(reports, files_that_are_not_ours_are_named_and_refused)
         {"{\"schema_version\":99}", "schema_version: found 99"},
         {"{\"schema_version\":\"1\"}", "expected a number"},
         {"{\"schema_version\":1}", "field config"},
-        {"{\"schema_version\":1,\"config\":{\"method\":\"sparge\",\"layers\":\"all\"}}", "field identity"},
+        {"{\"schema_version\":1,\"config\":{\"method\":\"sparge\",\"layers\":\"all\"}}",
+            "field identity"},
         {"{\"schema_version\":1,\"config\":{\"method\":3,\"layers\":\"all\"}}", "config.method"},
         {"{\"schema_version\":1,\"config\":{\"method\":\"sparge\",\"layers\":\"all\"},"
          "\"identity\":{\"model\":{\"name\":\"m\"},\"data\":{}}}",
-         "identity.model.fingerprint"},
+            "identity.model.fingerprint"},
     };
     char *path = path_join(dir, "bad.json");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -262,7 +270,8 @@ Test(reports, tokens_are_read_without_json)
     lacks(str_get(&text), "{");
     table_free(&t);
     str_reset(&text);
-    top_tokens_text("[{\"id\":7,\"text\":\"a\\n\",\"p\":0.5},{\"id\":9,\"text\":\"b\",\"p\":0.25}]", 9, &text);
+    top_tokens_text(
+        "[{\"id\":7,\"text\":\"a\\n\",\"p\":0.5},{\"id\":9,\"text\":\"b\",\"p\":0.25}]", 9, &text);
     cr_assert_str_eq(str_get(&text), "\"a\\n\" 0.500  *\"b\" 0.250");
     str_clear(&text);
     run_view_clear(&v);
@@ -272,10 +281,11 @@ Test(reports, frontiers_say_what_they_could_detect)
 {
     put(options(1, .3, 1));
     struct run_view v = view("1");
-    /* with many samples 1.96 + .8416 standard errors are found in four of five cases, with few it takes more; and of two runs
-     * both are uncertain */
+    /* with many samples 1.96 + .8416 standard errors are found in four of five cases, with few it
+     * takes more; and of two runs both are uncertain */
     const struct metric_record *kl = metric_list_find(&v.metrics, "overall", "kl");
-    double error = sqrt(2) * (kl->hi - kl->lo) / (2 * student_quantile(.975, v.run->dataset.n_samples - 1));
+    double error =
+        sqrt(2) * (kl->hi - kl->lo) / (2 * student_quantile(.975, v.run->dataset.n_samples - 1));
     double detectable = run_detectable(v.run, FRONTIER_KL);
     cr_assert(detectable > 2.8016 * error && detectable < 4 * error, "%g of %g", detectable, error);
     struct frontier_point point = {0};
@@ -346,15 +356,17 @@ Test(reports, warnings_appear_with_their_cause_alone)
 
 static const struct gate_check checks[] = {
     {"min-cosine", "run 1", ">=", .98, .99, .985, .995, CHECK_PASS, NULL, NULL},
-    {"max-kl", "run 1", "<=", .02, .05, .04, .06, CHECK_FAIL, "KL <is> \"high\" & rising,\nline 2: 50%", NULL},
-    {"min-sparsity", "run 1", ">=", .3, .31, .28, .34, CHECK_AMBIGUOUS, "12 more samples would decide", NULL},
+    {"max-kl", "run 1", "<=", .02, .05, .04, .06, CHECK_FAIL,
+        "KL <is> \"high\" & rising,\nline 2: 50%", NULL},
+    {"min-sparsity", "run 1", ">=", .3, .31, .28, .34, CHECK_AMBIGUOUS,
+        "12 more samples would decide", NULL},
     {"max-latency", "run 1", "<=", 1, NAN, NAN, NAN, CHECK_INVALID, "noise over the limit", NULL},
     {"max-score-drop", NULL, "<=", .1, NAN, NAN, NAN, CHECK_SKIPPED, "no tasks in the suite", NULL},
 };
 enum { N_CHECKS = sizeof checks / sizeof *checks };
 
-/* The rules of the public schema for Ant's JUnit reports (github.com/windyroad/JUnit-Schema): element order,
- * required attributes, and counts that agree. */
+/* The rules of the public schema for Ant's JUnit reports (github.com/windyroad/JUnit-Schema):
+ * element order, required attributes, and counts that agree. */
 Test(reports, junit_follows_the_public_schema)
 {
     struct str x = {0};
@@ -362,15 +374,9 @@ Test(reports, junit_follows_the_public_schema)
     const char *t = str_get(&x);
     cr_assert(str_starts_with(t, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n"));
     static const char *const suite_attributes[] = {"name=\"gate\"",
-                                                   "timestamp=\"2026-01-31T12:00:00\"",
-                                                   "hostname=\"localhost\"",
-                                                   "tests=\"5\"",
-                                                   "failures=\"2\"",
-                                                   "errors=\"1\"",
-                                                   "skipped=\"1\"",
-                                                   "time=\"1.250\"",
-                                                   "id=\"0\"",
-                                                   "package=\"sparsegauge\""};
+        "timestamp=\"2026-01-31T12:00:00\"", "hostname=\"localhost\"", "tests=\"5\"",
+        "failures=\"2\"", "errors=\"1\"", "skipped=\"1\"", "time=\"1.250\"", "id=\"0\"",
+        "package=\"sparsegauge\""};
     for (size_t i = 0; i < sizeof suite_attributes / sizeof *suite_attributes; i++)
         has(t, suite_attributes[i]);
     cr_assert_eq(occurrences(t, "<testcase "), N_CHECKS);
@@ -433,9 +439,11 @@ Test(reports, gitlab_findings_have_what_is_required)
         cr_assert_eq(strlen(cJSON_GetObjectItem(f, "fingerprint")->valuestring), 32);
         const cJSON *location = cJSON_GetObjectItem(f, "location");
         cr_assert_str_eq(cJSON_GetObjectItem(location, "path")->valuestring, "gate.json");
-        cr_assert_eq(cJSON_GetObjectItem(cJSON_GetObjectItem(location, "lines"), "begin")->valueint, 1);
+        cr_assert_eq(
+            cJSON_GetObjectItem(cJSON_GetObjectItem(location, "lines"), "begin")->valueint, 1);
         const char *severity = cJSON_GetObjectItem(f, "severity")->valuestring;
-        cr_assert(!strcmp(severity, "major") || !strcmp(severity, "minor") || !strcmp(severity, "critical"));
+        cr_assert(!strcmp(severity, "major") || !strcmp(severity, "minor") ||
+            !strcmp(severity, "critical"));
     }
     cJSON_Delete(list);
     str_clear(&x);
@@ -449,20 +457,21 @@ Test(reports, page_is_whole_and_keeps_to_itself)
     struct compare_options o = {0};
     ok(compare_runs(&c, &b, &a, &o));
     char *svg = path_join(dir, "p.svg");
-    const char *drawing = "<?xml version=\"1.0\"?><svg><defs><g id=\"a\"/></defs><use xlink:href='#a' "
-                          "clip-path='url(#c)'/></svg>";
+    const char *drawing =
+        "<?xml version=\"1.0\"?><svg><defs><g id=\"a\"/></defs><use xlink:href='#a' "
+        "clip-path='url(#c)'/></svg>";
     ok(file_write_atomic(svg, drawing, strlen(drawing)));
     struct html_picture pictures[] = {{svg, "first", "changed"}, {svg, "second", "why"}};
     const struct run_view *views[] = {&a, &b};
     struct html_input in = {.title = "<T>",
-                            .views = views,
-                            .n_views = 2,
-                            .comparison = &c,
-                            .checks = checks,
-                            .n_checks = N_CHECKS,
-                            .pictures = pictures,
-                            .n_pictures = 2,
-                            .argv_line = "sparsegauge report"};
+        .views = views,
+        .n_views = 2,
+        .comparison = &c,
+        .checks = checks,
+        .n_checks = N_CHECKS,
+        .pictures = pictures,
+        .n_pictures = 2,
+        .argv_line = "sparsegauge report"};
     struct str page = {0};
     ok(html_page(&in, &page));
     const char *t = str_get(&page);
@@ -480,8 +489,8 @@ Test(reports, page_is_whole_and_keeps_to_itself)
     has(t, "url(#p1-c)");
     has(t, "The gate <strong>failed</strong>");
     has(t, "class=\"warning\"");
-    static const char *const order[] = {"id=\"verdict\"", "id=\"changed\"", "id=\"why\"", "id=\"speed\"",
-                                        "id=\"provenance\""};
+    static const char *const order[] = {
+        "id=\"verdict\"", "id=\"changed\"", "id=\"why\"", "id=\"speed\"", "id=\"provenance\""};
     for (int i = 0; i + 1 < 5; i++) cr_assert_lt(strstr(t, order[i]), strstr(t, order[i + 1]));
     static const char *const tags[] = {"table", "div", "section", "figure", "tr", "details", "p"};
     for (size_t i = 0; i < sizeof tags / sizeof *tags; i++) {
@@ -489,7 +498,8 @@ Test(reports, page_is_whole_and_keeps_to_itself)
         snprintf(open, sizeof open, "<%s>", tags[i]);
         snprintf(open_with, sizeof open_with, "<%s ", tags[i]);
         snprintf(close, sizeof close, "</%s>", tags[i]);
-        cr_assert_eq(occurrences(t, open) + occurrences(t, open_with), occurrences(t, close), "%s", tags[i]);
+        cr_assert_eq(
+            occurrences(t, open) + occurrences(t, open_with), occurrences(t, close), "%s", tags[i]);
     }
     str_clear(&page);
     in.pictures = &(struct html_picture){"/nowhere/p.svg", "x", "why"};
@@ -527,18 +537,17 @@ Test(reports, tables_of_runs_hide_what_is_equal_and_find_what_differs)
     run_list_clear(&runs);
 
     struct run_view v = view("2");
-    struct table *all_tables[] = {metrics_table(&v),     samples_table(&v),   positions_table(&v),
-                                  layers_table(&v),      heads_table(&v, 5),  items_table(&v, false),
-                                  generations_table(&v), latencies_table(&v), worst_tokens_table(&v, 1),
-                                  provenance_table(&v),  breakdown_table(&v)};
+    struct table *all_tables[] = {metrics_table(&v), samples_table(&v), positions_table(&v),
+        layers_table(&v), heads_table(&v, 5), items_table(&v, false), generations_table(&v),
+        latencies_table(&v), worst_tokens_table(&v, 1), provenance_table(&v), breakdown_table(&v)};
     const size_t rows[] = {20, 6, 16, 3, 5, 60, 2, 10, 1, 34, 2};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (i == 0 || i == 9)
             cr_assert_geq(table_rows(all_tables[i]), rows[i], "table %zu: %zu rows", i,
-                          table_rows(all_tables[i]));
+                table_rows(all_tables[i]));
         else
             cr_assert_eq(table_rows(all_tables[i]), rows[i], "table %zu: %zu rows", i,
-                         table_rows(all_tables[i]));
+                table_rows(all_tables[i]));
         table_free(&all_tables[i]);
     }
     struct sql_result q;

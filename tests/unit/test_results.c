@@ -31,13 +31,13 @@ static void tear_down(void)
 TestSuite(results, .init = set_up, .fini = tear_down);
 
 static const struct fixture_options usual = {.seed = 1,
-                                             .n_samples = 4,
-                                             .n_layers = 3,
-                                             .n_heads = 5,
-                                             .sparsity = .4,
-                                             .error = 1,
-                                             .method = "sparge",
-                                             .rule = "l1"};
+    .n_samples = 4,
+    .n_layers = 3,
+    .n_heads = 5,
+    .sparsity = .4,
+    .error = 1,
+    .method = "sparge",
+    .rule = "l1"};
 
 static struct store *opened(const char *path, enum store_mode mode)
 {
@@ -108,8 +108,9 @@ Test(results, a_run_reads_back_equal)
         const struct metric_record *a = &metrics.rows[i], *b = &f.metrics[i];
         cr_assert_str_eq(a->scope, b->scope);
         cr_assert_str_eq(a->name, b->name);
-        cr_assert(same_real(a->mean, b->mean) && same_real(a->p0_1, b->p0_1) && same_real(a->max, b->max) &&
-                  same_real(a->lo, b->lo) && same_real(a->hi, b->hi) && same_real(a->median, b->median));
+        cr_assert(same_real(a->mean, b->mean) && same_real(a->p0_1, b->p0_1) &&
+            same_real(a->max, b->max) && same_real(a->lo, b->lo) && same_real(a->hi, b->hi) &&
+            same_real(a->median, b->median));
     }
     metric_list_clear(&metrics);
     ok(query_metrics(s, id, "position:", &metrics));
@@ -129,13 +130,14 @@ Test(results, a_run_reads_back_equal)
     cr_assert_eq(ledger.n, 15);
     for (size_t i = 0; i < ledger.n; i++) {
         const struct ledger_record *a = &ledger.rows[i], *b = &f.ledger[i];
-        cr_assert(a->layer == b->layer && a->head == b->head && a->tiles_possible == b->tiles_possible &&
-                  a->tiles_computed == b->tiles_computed && a->pv_computed == b->pv_computed &&
-                  a->forced_sink == b->forced_sink && a->forced_theta_k == b->forced_theta_k &&
-                  a->dense_head == b->dense_head && a->calls == b->calls);
+        cr_assert(a->layer == b->layer && a->head == b->head &&
+            a->tiles_possible == b->tiles_possible && a->tiles_computed == b->tiles_computed &&
+            a->pv_computed == b->pv_computed && a->forced_sink == b->forced_sink &&
+            a->forced_theta_k == b->forced_theta_k && a->dense_head == b->dense_head &&
+            a->calls == b->calls);
         cr_assert(same_real(a->theta, b->theta) && same_real(a->tau, b->tau) &&
-                      same_real(a->lambda, b->lambda),
-                  "head %zu: tau %.17g and %.17g", i, a->tau, b->tau);
+                same_real(a->lambda, b->lambda),
+            "head %zu: tau %.17g and %.17g", i, a->tau, b->tau);
     }
     ledger_list_clear(&ledger);
 
@@ -204,8 +206,9 @@ Test(results, done_runs_stay_and_failed_ones_give_way)
     message_has("is done");
     ok(store_run_put(s, &f.d, true, NULL));
     struct sql_result q;
-    ok(query_sql(
-        s, "SELECT (SELECT count(*) FROM run), (SELECT count(*) FROM metric), (SELECT count(*) FROM ledger)",
+    ok(query_sql(s,
+        "SELECT (SELECT count(*) FROM run), (SELECT count(*) FROM metric), (SELECT count(*) FROM "
+        "ledger)",
         &q));
     cr_assert_eq(q.cells[0].i, 1);
     cr_assert_eq(q.cells[1].i, (int64_t)f.d.n_metrics, "rows of the replaced run went with it");
@@ -251,8 +254,9 @@ Test(results, views_answer_plain_sql)
         put(s, o);
     }
     struct sql_result q;
-    ok(query_sql(
-        s, "SELECT group_concat(id) FROM (SELECT id FROM v_frontier WHERE NOT on_cosine ORDER BY id)", &q));
+    ok(query_sql(s,
+        "SELECT group_concat(id) FROM (SELECT id FROM v_frontier WHERE NOT on_cosine ORDER BY id)",
+        &q));
     cr_assert_str_eq(q.cells[0].text, "4");
     sql_result_clear(&q);
     ok(query_sql(s, "SELECT count(*), sum(on_kl), sum(on_ppl) FROM v_frontier", &q));
@@ -261,16 +265,16 @@ Test(results, views_answer_plain_sql)
     cr_assert_eq(q.cells[2].i, 5);
     sql_result_clear(&q);
     ok(query_sql(s,
-                 "SELECT count(*), max(abs(sparsity - .5*(qk_sparsity+pv_sparsity))) < 1e-12 FROM v_ledger "
-                 "WHERE run = 2",
-                 &q));
+        "SELECT count(*), max(abs(sparsity - .5*(qk_sparsity+pv_sparsity))) < 1e-12 FROM v_ledger "
+        "WHERE run = 2",
+        &q));
     cr_assert_eq(q.cells[0].i, 15);
     cr_assert_eq(q.cells[1].i, 1);
     sql_result_clear(&q);
     ok(query_sql(s,
-                 "SELECT (SELECT count(*) FROM v_flips) = (SELECT count(*) FROM item WHERE "
-                 "dense_right <> sparse_right), (SELECT count(*) FROM v_metrics) > 100",
-                 &q));
+        "SELECT (SELECT count(*) FROM v_flips) = (SELECT count(*) FROM item WHERE "
+        "dense_right <> sparse_right), (SELECT count(*) FROM v_metrics) > 100",
+        &q));
     cr_assert(q.cells[0].i == 1 && q.cells[1].i == 1);
     sql_result_clear(&q);
 
@@ -281,7 +285,8 @@ Test(results, views_answer_plain_sql)
     size_t n;
     ok(query_frontier(&runs, FRONTIER_COSINE, &points, &n));
     cr_assert_eq(n, 6);
-    for (size_t i = 0; i < n; i++) cr_assert_eq(points[i].dominated, runs.rows[points[i].run].id == 4);
+    for (size_t i = 0; i < n; i++)
+        cr_assert_eq(points[i].dominated, runs.rows[points[i].run].id == 4);
     free(points);
     run_list_clear(&runs);
     store_close(&s);
@@ -399,7 +404,8 @@ Test(results, runs_are_found_by_number_key_and_filter)
     cr_assert_eq(query_run(s, "99", &l), ERR_ARG);
     message_has("3 runs");
     cr_assert_eq(query_run(s, "nonsense", &l), ERR_ARG);
-    struct run_filter f = {.method = "sparge", .model = "story-llama", .limit = 1, .newest_first = true};
+    struct run_filter f = {
+        .method = "sparge", .model = "story-llama", .limit = 1, .newest_first = true};
     ok(query_runs(s, &f, &l));
     cr_assert_eq(l.n, 1);
     cr_assert_eq(l.rows[0].id, 2);
@@ -438,10 +444,11 @@ Test(results, refuses_files_that_are_not_ours)
     message_has("foreign.db");
     message_has("application_id");
     ok(file_read(&after, foreign));
-    cr_assert(before.len == after.len && !memcmp(before.data, after.data, after.len), "left untouched");
+    cr_assert(
+        before.len == after.len && !memcmp(before.data, after.data, after.len), "left untouched");
 
-    const char *text =
-        "this is a text file that is long enough to be looked at by SQLite, which wants a header.....\n";
+    const char *text = "this is a text file that is long enough to be looked at by SQLite, which "
+                       "wants a header.....\n";
     ok(file_write_atomic(foreign, text, strlen(text)));
     cr_assert_eq(store_open(&s, foreign, STORE_WRITE), ERR_DB);
     message_has("no SQLite database");
@@ -472,18 +479,27 @@ Test(results, an_older_version_is_brought_up_to_date)
     struct store *s = opened(db, STORE_WRITE);
     put(s, usual);
     store_close(&s);
-    run_sql(db, "DROP VIEW v_flips; DROP VIEW v_metrics; DROP VIEW v_runs; CREATE VIEW v_runs AS SELECT id FROM run;"
-                "ALTER TABLE sample DROP COLUMN cosine_centred_mean; ALTER TABLE sample DROP COLUMN row_rmse_mean;"
-                "ALTER TABLE sample DROP COLUMN row_hidden_cosine_mean; ALTER TABLE item DROP COLUMN dense_right_norm;"
-                "ALTER TABLE item DROP COLUMN sparse_right_norm; ALTER TABLE run DROP COLUMN residual;"
-                "ALTER TABLE run DROP COLUMN graph; ALTER TABLE run DROP COLUMN impl; ALTER TABLE run DROP COLUMN blas; ALTER TABLE run DROP COLUMN isa;"
-                "ALTER TABLE sample DROP COLUMN logits_dense_rms; ALTER TABLE sample DROP COLUMN logits_sparse_rms;"
-                "ALTER TABLE sample DROP COLUMN hidden_dense_rms; ALTER TABLE sample DROP COLUMN hidden_sparse_rms;"
-                "ALTER TABLE sample DROP COLUMN tiles_possible; ALTER TABLE sample DROP COLUMN pv_possible; DROP TABLE tail;"
-                "DROP VIEW v_frontier; ALTER TABLE run DROP COLUMN confirming;"
-                "DROP TABLE layer_error;"
-                "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT NULL);"
-                "PRAGMA user_version = 1");
+    run_sql(db,
+        "DROP VIEW v_flips; DROP VIEW v_metrics; DROP VIEW v_runs; CREATE VIEW v_runs AS SELECT id "
+        "FROM run;"
+        "ALTER TABLE sample DROP COLUMN cosine_centred_mean; ALTER TABLE sample DROP COLUMN "
+        "row_rmse_mean;"
+        "ALTER TABLE sample DROP COLUMN row_hidden_cosine_mean; ALTER TABLE item DROP COLUMN "
+        "dense_right_norm;"
+        "ALTER TABLE item DROP COLUMN sparse_right_norm; ALTER TABLE run DROP COLUMN residual;"
+        "ALTER TABLE run DROP COLUMN graph; ALTER TABLE run DROP COLUMN impl; ALTER TABLE run DROP "
+        "COLUMN blas; ALTER TABLE run DROP COLUMN isa;"
+        "ALTER TABLE sample DROP COLUMN logits_dense_rms; ALTER TABLE sample DROP COLUMN "
+        "logits_sparse_rms;"
+        "ALTER TABLE sample DROP COLUMN hidden_dense_rms; ALTER TABLE sample DROP COLUMN "
+        "hidden_sparse_rms;"
+        "ALTER TABLE sample DROP COLUMN tiles_possible; ALTER TABLE sample DROP COLUMN "
+        "pv_possible; DROP TABLE tail;"
+        "DROP VIEW v_frontier; ALTER TABLE run DROP COLUMN confirming;"
+        "DROP TABLE layer_error;"
+        "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT "
+        "NULL);"
+        "PRAGMA user_version = 1");
     struct sample_list samples;
     struct stat before, after;
     cr_assert_eq(stat(db, &before), 0);
@@ -501,8 +517,9 @@ Test(results, an_older_version_is_brought_up_to_date)
     store_close(&s);
     free(all);
     cr_assert_eq(stat(db, &after), 0);
-    cr_assert(before.st_mtim.tv_sec == after.st_mtim.tv_sec && before.st_mtim.tv_nsec == after.st_mtim.tv_nsec &&
-              before.st_size == after.st_size, "reading changes nothing");
+    cr_assert(before.st_mtim.tv_sec == after.st_mtim.tv_sec &&
+            before.st_mtim.tv_nsec == after.st_mtim.tv_nsec && before.st_size == after.st_size,
+        "reading changes nothing");
     s = opened(db, STORE_WRITE);
     ok(query_samples(s, 1, &samples));
     cr_assert_eq(samples.n, 4);
@@ -550,8 +567,9 @@ Test(results, reading_handles_do_not_write)
     ok(query_sql(s, "SELECT 1 AS a, 2.5, 'x', NULL, x'0102';", &q));
     cr_assert_eq(q.n_columns, 5);
     cr_assert_str_eq(q.columns[0], "a");
-    cr_assert(q.cells[0].type == SQL_INT && q.cells[1].type == SQL_REAL && q.cells[2].type == SQL_TEXT &&
-              q.cells[3].type == SQL_NULL && q.cells[4].type == SQL_BLOB && q.cells[4].i == 2);
+    cr_assert(q.cells[0].type == SQL_INT && q.cells[1].type == SQL_REAL &&
+        q.cells[2].type == SQL_TEXT && q.cells[3].type == SQL_NULL && q.cells[4].type == SQL_BLOB &&
+        q.cells[4].i == 2);
     sql_result_clear(&q);
     store_close(&s);
     fixture_clear(&f);
@@ -619,8 +637,10 @@ Test(results, owners_are_told_dead_only_when_they_are)
     while (ns[-1] != ':') ns--;
     ns[0] = ns[0] == '1' ? '2' : '1';
     cr_assert(!lease_owner_is_dead(text), "another namespace: %s", text);
-    static const char *const strange[] = {"", "host", "host:1", "host:1:1", "host:1:1:-:-:0", "a:b:c:d:e:f", "host:-1:0:x:1:0"};
-    for (size_t i = 0; i < sizeof strange / sizeof *strange; i++) cr_assert(!lease_owner_is_dead(strange[i]), "%s", strange[i]);
+    static const char *const strange[] = {
+        "", "host", "host:1", "host:1:1", "host:1:1:-:-:0", "a:b:c:d:e:f", "host:-1:0:x:1:0"};
+    for (size_t i = 0; i < sizeof strange / sizeof *strange; i++)
+        cr_assert(!lease_owner_is_dead(strange[i]), "%s", strange[i]);
     str_clear(&me);
     str_clear(&other);
 }
@@ -678,7 +698,8 @@ Test(results, several_workers_share_one_new_file)
     for (int w = 0; w < WORKERS; w++) {
         int status;
         waitpid(pids[w], &status, 0);
-        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %d: %d", w, WEXITSTATUS(status));
+        cr_assert(
+            WIFEXITED(status) && WEXITSTATUS(status) == 0, "worker %d: %d", w, WEXITSTATUS(status));
     }
     struct store *s = opened(db, STORE_READ);
     struct sql_result q;
@@ -718,7 +739,7 @@ Test(results, kill_loses_at_most_the_running_cell)
     struct sql_result q;
     ok(query_sql(s, "SELECT count(*), (SELECT count(*) FROM item) FROM run", &q));
     cr_assert(q.cells[0].i >= stored && q.cells[0].i <= stored + 1, "%d told, %d found", stored,
-              (int)q.cells[0].i);
+        (int)q.cells[0].i);
     cr_assert_eq(q.cells[1].i, 60 * q.cells[0].i, "runs are whole");
     sql_result_clear(&q);
     ok(query_sql(s, "PRAGMA integrity_check", &q));
@@ -754,20 +775,20 @@ Test(results, merge_joins_shards)
     put_with_key(b, 2, 2, RUN_DONE);
     put_with_key(b, 3, 1, RUN_DONE);
     put_with_key(b, 4, 1, RUN_SKIPPED);
-    struct tuned_head_record heads[2] = {{.layer = 0, .head = 0, .theta = .5, .reason = NULL},
-                                         {.layer = 0, .head = 1}};
+    struct tuned_head_record heads[2] = {
+        {.layer = 0, .head = 0, .theta = .5, .reason = NULL}, {.layer = 0, .head = 1}};
     struct tuned_record t = {.hash = "77",
-                             .model_fingerprint = "m",
-                             .data_fingerprint = "d",
-                             .method = "sparge",
-                             .rule = "l1",
-                             .smooth_k = "running",
-                             .layers = "all",
-                             .l1 = .06,
-                             .pv_l1 = .07,
-                             .heads = heads,
-                             .n_heads = 2,
-                             .wall_s = 3};
+        .model_fingerprint = "m",
+        .data_fingerprint = "d",
+        .method = "sparge",
+        .rule = "l1",
+        .smooth_k = "running",
+        .layers = "all",
+        .l1 = .06,
+        .pv_l1 = .07,
+        .heads = heads,
+        .n_heads = 2,
+        .wall_s = 3};
     ok(store_tuned_put(b, &t));
     struct planned_cell cells[2] = {{"k1", "s1", "{}"}, {"k2", "s2", "{}"}};
     ok(store_plan_put(a, "p", "{}", cells, 1));
@@ -784,10 +805,10 @@ Test(results, merge_joins_shards)
     merge_report_clear(&m);
     struct sql_result q;
     ok(query_sql(a,
-                 "SELECT count(*), sum(status = 'done'), (SELECT count(*) FROM sample), "
-                 "(SELECT count(*) FROM tuned_head), "
-                 "(SELECT count(*) FROM cell) FROM run",
-                 &q));
+        "SELECT count(*), sum(status = 'done'), (SELECT count(*) FROM sample), "
+        "(SELECT count(*) FROM tuned_head), "
+        "(SELECT count(*) FROM cell) FROM run",
+        &q));
     cr_assert_eq(q.cells[0].i, 5);
     cr_assert_eq(q.cells[1].i, 5);
     cr_assert_eq(q.cells[2].i, 20);
@@ -828,7 +849,7 @@ Test(results, plans_tell_missing_and_stale)
     size_t counts[6];
     ok(query_plan_status(s, "night", counts));
     cr_assert(counts[CELL_DONE] == 1 && counts[CELL_STALE] == 1 && counts[CELL_MISSING] == 1 &&
-              counts[CELL_RUNNING] == 1 && counts[CELL_FAILED] == 0);
+        counts[CELL_RUNNING] == 1 && counts[CELL_FAILED] == 0);
     struct cell_list l;
     ok(query_cells(s, "night", &l));
     cr_assert_eq(l.n, 4);
@@ -840,17 +861,20 @@ Test(results, plans_tell_missing_and_stale)
     cr_assert(strstr(str_get(&why), "reused: run 1"), "%s", str_get(&why));
     str_reset(&why);
     ok(query_explain(s, key, f.slot, now, &why));
-    cr_assert(strstr(str_get(&why), "stale") && strstr(str_get(&why), "engine: 1 -> 2"), "%s", str_get(&why));
+    cr_assert(strstr(str_get(&why), "stale") && strstr(str_get(&why), "engine: 1 -> 2"), "%s",
+        str_get(&why));
     str_reset(&why);
     ok(query_explain(s, "k3", "s3", now, &why));
-    cr_assert(strstr(str_get(&why), "missing") && strstr(str_get(&why), "engine"), "%s", str_get(&why));
+    cr_assert(
+        strstr(str_get(&why), "missing") && strstr(str_get(&why), "engine"), "%s", str_get(&why));
     str_reset(&why);
     ok(query_explain(s, "k4", "s4", now, &why));
     cr_assert(strstr(str_get(&why), "worker me"), "%s", str_get(&why));
     str_clear(&why);
     ok(store_plan_put(s, "night", "{}", cells, 1));
     ok(query_plan_status(s, NULL, counts));
-    cr_assert_eq(counts[CELL_DONE] + counts[CELL_STALE] + counts[CELL_MISSING], 1, "the plan was replaced");
+    cr_assert_eq(
+        counts[CELL_DONE] + counts[CELL_STALE] + counts[CELL_MISSING], 1, "the plan was replaced");
     store_close(&s);
     fixture_clear(&f);
 }
@@ -858,8 +882,9 @@ Test(results, plans_tell_missing_and_stale)
 Test(results, key_diff_names_every_field)
 {
     struct str d = {0};
-    cr_assert_eq(key_json_diff("{\"a\":1,\"b\":\"x\",\"c\":null}", "{\"a\":2,\"b\":\"x\",\"d\":true}", &d),
-                 3);
+    cr_assert_eq(
+        key_json_diff("{\"a\":1,\"b\":\"x\",\"c\":null}", "{\"a\":2,\"b\":\"x\",\"d\":true}", &d),
+        3);
     cr_assert_str_eq(str_get(&d), "a: 1 -> 2; c: null -> nothing; d: nothing -> true");
     cr_assert_eq(key_json_diff("{}", "[1", &d), -1);
     str_clear(&d);
@@ -898,8 +923,8 @@ Test(results, curves_tunings_and_floors)
         {0, 0, true, .5, .97, 12, .05, .055, NAN, NAN, .4, .41, 2, NULL},
         {0, 1, false, NAN, NAN, NAN, 0, 0, NAN, NAN, 0, 0, 0, "sparsity 6 % is under 10 %"},
     };
-    struct tuned_record t = {"feed", "m", "d", "sparge", "l1", "running", "0-7", .06,
-                             .07,    128, 64,  "{}",     9.5,  h,         2};
+    struct tuned_record t = {
+        "feed", "m", "d", "sparge", "l1", "running", "0-7", .06, .07, 128, 64, "{}", 9.5, h, 2};
     ok(store_tuned_put(s, &t));
     ok(store_tuned_put(s, &t));
     struct tuned_list l;
@@ -917,7 +942,7 @@ Test(results, curves_tunings_and_floors)
 
     struct machine_record m = {.fingerprint = "mm", .cpu = "x", .n_cores = 2};
     struct noise_record n[2] = {{NULL, "model", "threads", "kl", 1e-6, 1000},
-                                {NULL, "model", "threads", "cosine", 1e-7, 9}};
+        {NULL, "model", "threads", "cosine", 1e-7, 9}};
     ok(store_noise_put(s, &m, n, 2));
     n[0].value = 2e-6;
     ok(store_noise_put(s, &m, n, 1));
@@ -930,7 +955,8 @@ Test(results, curves_tunings_and_floors)
     store_close(&s);
 }
 
-/* The scale of the limits of tests/bench/bench_store.c, a tenth of it in cells so that the test stays short: bounds scaled alike. */
+/* The scale of the limits of tests/bench/bench_store.c, a tenth of it in cells so that the test
+ * stays short: bounds scaled alike. */
 Test(results, ten_samples_a_cell_stay_small_and_fast, .timeout = 120)
 {
     enum { CELLS = 1000 };
@@ -957,8 +983,9 @@ Test(results, ten_samples_a_cell_stay_small_and_fast, .timeout = 120)
     struct stat info;
     cr_assert_eq(stat(db, &info), 0);
     cr_expect(info.st_size < 2048LL * 10 * CELLS, "%lld bytes a cell and sample",
-              (long long)info.st_size / 10 / CELLS);
-    cr_expect(total / CELLS < 5000000, "a cell takes %.2f ms to store", (double)total / CELLS * 1e-6);
+        (long long)info.st_size / 10 / CELLS);
+    cr_expect(
+        total / CELLS < 5000000, "a cell takes %.2f ms to store", (double)total / CELLS * 1e-6);
     s = opened(db, STORE_READ);
     int64_t t = clock_ns();
     struct run_list runs;
@@ -968,7 +995,8 @@ Test(results, ten_samples_a_cell_stay_small_and_fast, .timeout = 120)
     size_t n;
     ok(query_frontier(&runs, FRONTIER_KL, &points, &n));
     cr_assert_eq(n, CELLS);
-    cr_expect(clock_ns() - t < 100000000, "the frontier takes %.1f ms", (double)(clock_ns() - t) * 1e-6);
+    cr_expect(
+        clock_ns() - t < 100000000, "the frontier takes %.1f ms", (double)(clock_ns() - t) * 1e-6);
     free(points);
     run_list_clear(&runs);
     store_close(&s);

@@ -7,7 +7,8 @@
 static enum status parse(const char *header, uint64_t length, size_t n_data, struct safetensors *s)
 {
     struct str bytes = safetensors_bytes(header, length, n_data);
-    uint8_t *exact = malloc(bytes.len ? bytes.len : 1); /* no byte behind the end, so that sanitizers see */
+    /* no byte behind the end, so that sanitizers see */
+    uint8_t *exact = malloc(bytes.len ? bytes.len : 1);
     memcpy(exact, bytes.data, bytes.len);
     enum status st = safetensors_parse(s, "m.safetensors", exact, bytes.len);
     if (st != OK) free(exact);
@@ -15,16 +16,18 @@ static enum status parse(const char *header, uint64_t length, size_t n_data, str
     return st;
 }
 
-static void must_refuse(const char *header, uint64_t length, size_t n_data, enum status code,
-                        const char *says)
+static void must_refuse(
+    const char *header, uint64_t length, size_t n_data, enum status code, const char *says)
 {
     struct safetensors s;
     enum status st = parse(header, length, n_data, &s);
-    cr_expect_eq(st, code, "%s: status %s, expected %s", header, status_name(st), status_name(code));
+    cr_expect_eq(
+        st, code, "%s: status %s, expected %s", header, status_name(st), status_name(code));
     if (st == OK) return;
-    cr_expect(strstr(status_message(), says), "%s: message \"%s\" lacks \"%s\"", header, status_message(),
-              says);
-    cr_expect(strstr(status_message(), "m.safetensors"), "message without the file: %s", status_message());
+    cr_expect(strstr(status_message(), says), "%s: message \"%s\" lacks \"%s\"", header,
+        status_message(), says);
+    cr_expect(strstr(status_message(), "m.safetensors"), "message without the file: %s",
+        status_message());
     cr_expect_eq(s.n_tensors, 0);
     cr_expect_null(s.files);
 }
@@ -42,15 +45,18 @@ Test(safetensors, reads_tensors)
     cr_assert_eq(s.n_tensors, 5);
     const struct tensor *a = safetensors_find(&s, "a"), *b = safetensors_find(&s, "b");
     cr_assert(a && b);
-    cr_expect(a->is_float && a->dtype == DTYPE_F32 && a->n_dims == 1 && a->shape[0] == 4 && a->bytes == 16);
-    cr_expect(b->is_float && b->dtype == DTYPE_BF16 && b->n_dims == 2 && b->shape[1] == 3 && b->bytes == 12);
+    cr_expect(a->is_float && a->dtype == DTYPE_F32 && a->n_dims == 1 && a->shape[0] == 4 &&
+        a->bytes == 16);
+    cr_expect(b->is_float && b->dtype == DTYPE_BF16 && b->n_dims == 2 && b->shape[1] == 3 &&
+        b->bytes == 12);
     cr_expect_eq(a->data[3], 3);
     cr_expect_eq(b->data[0], 16);
     cr_expect_eq(tensor_elements(b), 6);
     char text[32];
     cr_expect_str_eq(tensor_shape_text(b, text, sizeof text), "[2, 3]");
     cr_expect_str_eq(tensor_shape_text(b, text, 4), "[2,");
-    const struct tensor *scalar = safetensors_find(&s, "scalar"), *odd = safetensors_find(&s, "odd");
+    const struct tensor *scalar = safetensors_find(&s, "scalar"),
+                        *odd = safetensors_find(&s, "odd");
     cr_expect(!scalar->is_float && scalar->n_dims == 0 && tensor_elements(scalar) == 1);
     cr_expect(!odd->is_float && !strcmp(odd->type, "NEW_TYPE"));
     cr_expect_eq(tensor_elements(safetensors_find(&s, "empty")), 0);
@@ -81,7 +87,8 @@ Test(safetensors, refuses_lying_lengths)
 Test(safetensors, refuses_short_files_and_pointers)
 {
     struct safetensors s;
-    const char *lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2471645608\n";
+    const char *lfs =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2471645608\n";
     cr_expect_eq(safetensors_parse(&s, "m", (const uint8_t *)lfs, strlen(lfs)), ERR_FORMAT);
     cr_expect(strstr(status_message(), "git lfs pull"), "%s", status_message());
     cr_expect_eq(safetensors_parse(&s, "m", NULL, 0), ERR_FORMAT);
@@ -117,19 +124,22 @@ Test(safetensors, refuses_lying_headers)
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", 4, "field shape"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1.5],\"data_offsets\":[0,6]}}", 6, "field shape"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0,
-         "elements"},
+            "elements"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}", 0,
-         "field shape"},
+            "field shape"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4503599627370496,2048],\"data_offsets\":[0,0]}}", 0,
-         "elements"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4503599627370496,512],\"data_offsets\":[0,0]}}", 0, "span 0"},
+            "elements"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4503599627370496,512],\"data_offsets\":[0,0]}}", 0,
+            "span 0"},
         {"{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}}", 1, "span 1"},
         {"{\"a\":{" F32_1 "[0,4]}", 4, "not valid JSON"},
         {"{\"a\":{" F32_1 "[0,4]}} x", 4, "not valid JSON"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        must_refuse(cases[i].header, strlen(cases[i].header), cases[i].n_data, ERR_FORMAT, cases[i].says);
-    const char *deep = "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}";
+        must_refuse(
+            cases[i].header, strlen(cases[i].header), cases[i].n_data, ERR_FORMAT, cases[i].says);
+    const char *deep =
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}";
     must_refuse(deep, strlen(deep), 4, ERR_UNSUPPORTED, "dimensions");
 }
 
@@ -157,7 +167,8 @@ Test(safetensors, alignment)
     for (size_t shift = 0; shift < 4; shift++) {
         memcpy(room + shift, bytes.data, bytes.len);
         struct safetensors s;
-        cr_assert_eq(safetensors_parse(&s, "m", room + shift, bytes.len), OK, "%s", status_message());
+        cr_assert_eq(
+            safetensors_parse(&s, "m", room + shift, bytes.len), OK, "%s", status_message());
         size_t at = shift + 8 + strlen(header);
         cr_expect_eq(tensor_aligned(safetensors_find(&s, "a")), at % 4 == 0);
         cr_expect(tensor_aligned(safetensors_find(&s, "b")));
@@ -173,7 +184,8 @@ static void must_not_open(const char *dir, enum status code, const char *says)
     struct safetensors s;
     enum status st = safetensors_open(&s, dir);
     cr_expect_eq(st, code, "status %s, expected %s", status_name(st), status_name(code));
-    cr_expect(strstr(status_message(), says), "message \"%s\" lacks \"%s\"", status_message(), says);
+    cr_expect(
+        strstr(status_message(), says), "message \"%s\" lacks \"%s\"", status_message(), says);
     if (st == OK) safetensors_close(&s);
 }
 
@@ -188,13 +200,15 @@ Test(safetensors, shards)
     cr_assert_eq(safetensors_open(&s, dir), OK, "%s", status_message());
     cr_expect_eq(s.n_files, 3);
     cr_expect_eq(s.n_absent, 0);
-    for (size_t i = 1; i < s.n_tensors; i++) cr_expect(strcmp(s.tensors[i - 1].name, s.tensors[i].name) < 0);
+    for (size_t i = 1; i < s.n_tensors; i++)
+        cr_expect(strcmp(s.tensors[i - 1].name, s.tensors[i].name) < 0);
     size_t n = s.n_tensors;
     safetensors_close(&s);
 
     file_edit(dir, INDEX, "\"lm_head.weight\": ", "\"ghost.weight\": ");
     cr_assert_eq(safetensors_open(&s, dir), OK, "%s", status_message());
-    cr_expect_eq(s.n_tensors, n, "what the index leaves out is in the shards all the same, as for transformers");
+    cr_expect_eq(s.n_tensors, n,
+        "what the index leaves out is in the shards all the same, as for transformers");
     cr_expect(safetensors_find(&s, "lm_head.weight") && !safetensors_find(&s, "ghost.weight"));
     cr_expect_eq(s.n_absent, 1);
     cr_expect_str_eq(safetensors_absent(&s, "ghost.weight"), "model-00001-of-00003.safetensors");
@@ -244,7 +258,8 @@ Test(safetensors, a_tensor_in_two_shards)
     file_put(dir, "y", bytes.data, bytes.len);
     text_put(dir, INDEX, "{\"weight_map\":{\"a\":\"y\",\"b\":\"x\"}}");
     cr_assert_eq(safetensors_open(&s, dir), OK, "%s", status_message());
-    cr_expect(s.n_tensors == 1 && str_ends_with(s.tensors[0].file, "/y"), "the copy where the index says");
+    cr_expect(s.n_tensors == 1 && str_ends_with(s.tensors[0].file, "/y"),
+        "the copy where the index says");
     safetensors_close(&s);
     text_put(dir, INDEX, "{\"weight_map\":{\"c\":\"y\",\"b\":\"x\"}}");
     must_not_open(dir, ERR_FORMAT, "found in");

@@ -1,5 +1,6 @@
-/* Sessions on a CUDA device against the CPU's, against transformers' logits, and against themselves cut in pieces.
- * Without a GPU each test is skipped with the driver's reason; what needs none runs everywhere. */
+/* Sessions on a CUDA device against the CPU's, against transformers' logits, and against themselves
+ * cut in pieces. Without a GPU each test is skipped with the driver's reason; what needs none runs
+ * everywhere. */
 #include "engine/engine.h"
 #include "suites/suite.h"
 #include "tests/unit/model_files.h"
@@ -43,7 +44,8 @@ static void open_pair(struct pair *p, const char *dir, int capacity, int chunk)
     for (int i = 0; i < 2; i++) CHECK(weights_open(&p->w[i], dir));
     p->w[1].device_options = how;
     CHECK(weights_place_cuda(&p->w[1], 0));
-    for (int i = 0; i < 2; i++) CHECK(session_open(&p->s[i], &p->w[i], p->par, capacity, chunk, NULL));
+    for (int i = 0; i < 2; i++)
+        CHECK(session_open(&p->s[i], &p->w[i], p->par, capacity, chunk, NULL));
     p->width = (size_t)p->w[0].config.hidden_size;
 }
 
@@ -62,7 +64,10 @@ static void open_demo(struct pair *p, int chunk)
     struct sample_set set;
     open_pair(p, DEMO, N, chunk);
     CHECK(tokenizer_open(&t, DEMO));
-    CHECK(suite_load("chronicle", &(struct suite_options){.tokenizer = t, .argument = "", .max_length = N * 5 / 4, .num_samples = 1}, &set));
+    CHECK(suite_load("chronicle",
+        &(struct suite_options){
+            .tokenizer = t, .argument = "", .max_length = N * 5 / 4, .num_samples = 1},
+        &set));
     cr_assert(set.samples[0].n >= N);
     memcpy(p->ids, set.samples[0].ids, sizeof p->ids);
     sample_set_clear(&set);
@@ -76,12 +81,14 @@ static float *poisoned(size_t n)
     return x;
 }
 
-static float *states(struct pair *p, int device, const struct sparse_policy *policy, struct head_ledger *ledger)
+static float *states(
+    struct pair *p, int device, const struct sparse_policy *policy, struct head_ledger *ledger)
 {
     float *hidden = poisoned(N * p->width);
     session_reset(p->s[device]);
-    CHECK(session_forward(p->s[device], &(struct forward_args){.tokens = p->ids, .n = N, .policy = policy, .ledger = ledger,
-                                                               .hidden = hidden}));
+    CHECK(session_forward(p->s[device],
+        &(struct forward_args){
+            .tokens = p->ids, .n = N, .policy = policy, .ledger = ledger, .hidden = hidden}));
     return hidden;
 }
 
@@ -106,23 +113,27 @@ static double worst_row(const float *x, const float *y, int rows, size_t width)
     return worst;
 }
 
-static struct sparse_policy policy_of(const struct pair *p, const char *method, float theta, float tau, float lambda)
+static struct sparse_policy policy_of(
+    const struct pair *p, const char *method, float theta, float tau, float lambda)
 {
     struct sparse_policy policy;
-    CHECK(policy_init(&policy, mask_method_find(method), p->w[0].config.n_layers, p->w[0].config.n_heads));
+    CHECK(policy_init(
+        &policy, mask_method_find(method), p->w[0].config.n_layers, p->w[0].config.n_heads));
     policy_set_thresholds(&policy, theta, tau, lambda);
     return policy;
 }
 
 static struct head_ledger *ledgers(const struct pair *p)
 {
-    return calloc((size_t)(p->w[0].config.n_layers * p->w[0].config.n_heads), sizeof(struct head_ledger));
+    return calloc(
+        (size_t)(p->w[0].config.n_layers * p->w[0].config.n_heads), sizeof(struct head_ledger));
 }
 
 static struct head_ledger total(const struct pair *p, const struct head_ledger *l)
 {
     struct head_ledger sum = {0};
-    for (int i = 0; i < p->w[0].config.n_layers * p->w[0].config.n_heads; i++) head_ledger_add(&sum, &l[i]);
+    for (int i = 0; i < p->w[0].config.n_layers * p->w[0].config.n_heads; i++)
+        head_ledger_add(&sum, &l[i]);
     return sum;
 }
 
@@ -132,9 +143,11 @@ static void dense_states(enum dtype residual)
     struct pair p;
     how = (struct device_options){.residual = residual};
     open_demo(&p, 0);
-    float *cpu = states(&p, 0, NULL, NULL), *gpu = states(&p, 1, NULL, NULL), *again = states(&p, 1, NULL, NULL);
+    float *cpu = states(&p, 0, NULL, NULL), *gpu = states(&p, 1, NULL, NULL),
+          *again = states(&p, 1, NULL, NULL);
     double e = apart(gpu, cpu, N * p.width), worst = worst_row(gpu, cpu, N, p.width);
-    cr_log_info("dense hidden states, %s stream: %.4f apart, worst row %.4f", dtype_name(residual), e, worst);
+    cr_log_info("dense hidden states, %s stream: %.4f apart, worst row %.4f", dtype_name(residual),
+        e, worst);
     cr_expect(e < .02, "%.4f", e);
     cr_expect(worst < .1, "%.4f", worst);
     cr_expect(memcmp(gpu, again, N * p.width * sizeof *gpu) == 0, "a repeat gives other bits");
@@ -154,12 +167,13 @@ Test(session_cuda, dense_states_are_the_cpus_within_bf16)
 Test(session_cuda, logits_are_transformers)
 {
     if (no_gpu()) return;
-    static const char *const names[] = {"mha_default", "gqa_d64_tied", "mqa_linear_f16", "dynamic_tied_head", "llama3_d64",
-                                        "llama3_new_keys_d16", "bias_d16", "d128_gqa", "sharded_bf16", "mixed_unaligned",
-                                        /* kin of LLaMA */
-                                        "mistral_window", "mistral_full", "ministral_layers", "qwen2_bias", "qwen2_window_yarn",
-                                        "qwen3_norms", "qwen3_bias", "smollm3_some_turn", "smollm3_interval", "yarn_llama",
-                                        "longrope_long", "longrope_short"};
+    static const char *const names[] = {"mha_default", "gqa_d64_tied", "mqa_linear_f16",
+        "dynamic_tied_head", "llama3_d64", "llama3_new_keys_d16", "bias_d16", "d128_gqa",
+        "sharded_bf16", "mixed_unaligned",
+        /* kin of LLaMA */
+        "mistral_window", "mistral_full", "ministral_layers", "qwen2_bias", "qwen2_window_yarn",
+        "qwen3_norms", "qwen3_bias", "smollm3_some_turn", "smollm3_interval", "yarn_llama",
+        "longrope_long", "longrope_short"};
     int n_run = 0;
     for (size_t m = 0; m < sizeof names / sizeof *names; m++) {
         char *dir = path_join(GOLDEN_MODELS, names[m]), *json = path_join(dir, "golden.json");
@@ -167,8 +181,10 @@ Test(session_cuda, logits_are_transformers)
         CHECK(json_read_file(&root, json));
         int32_t ids[512], at[16];
         int n = 0, n_at = 0;
-        cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "ids")) if (n < 512) ids[n++] = (int32_t)x->valuedouble;
-        cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "positions")) if (n_at < 16) at[n_at++] = (int32_t)x->valuedouble;
+        cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "ids")) if (n < 512) ids[n++] =
+            (int32_t)x->valuedouble;
+        cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "positions")) if (n_at < 16) at[n_at++] =
+            (int32_t)x->valuedouble;
         cJSON_Delete(root);
         struct weights w;
         struct session *s;
@@ -181,10 +197,12 @@ Test(session_cuda, logits_are_transformers)
             cr_assert_eq(st, OK, "%s: %s", names[m], status_message());
             struct str bytes = file_get(dir, "logits.bin");
             size_t vocab = (size_t)w.config.vocab_size, width = (size_t)w.config.hidden_size;
-            float *hidden = poisoned((size_t)n * width), *z = poisoned(vocab), *want = malloc(bytes.len);
+            float *hidden = poisoned((size_t)n * width), *z = poisoned(vocab),
+                  *want = malloc(bytes.len);
             memcpy(want, bytes.data, bytes.len);
             CHECK(session_open(&s, &w, NULL, 512, 0, NULL));
-            CHECK(session_forward(s, &(struct forward_args){.tokens = ids, .n = n, .hidden = hidden}));
+            CHECK(session_forward(
+                s, &(struct forward_args){.tokens = ids, .n = n, .hidden = hidden}));
             double worst = 0;
             for (int i = 0; i < n_at; i++) {
                 CHECK(session_logits(s, hidden + (size_t)at[i] * width, z));
@@ -194,10 +212,13 @@ Test(session_cuda, logits_are_transformers)
             float *last = poisoned(width); /* the last token again, as a decode step */
             session_reset(s);
             CHECK(session_forward(s, &(struct forward_args){.tokens = ids, .n = n - 1}));
-            CHECK(session_forward(s, &(struct forward_args){.tokens = ids + n - 1, .n = 1, .last_hidden = last}));
+            CHECK(session_forward(
+                s, &(struct forward_args){.tokens = ids + n - 1, .n = 1, .last_hidden = last}));
             double step = apart(last, hidden + (size_t)(n - 1) * width, width);
-            bool windowed = w.config.window > 0 && w.config.window < n; /* the decode kernel has no window */
-            cr_expect(windowed || strstr(session_impls(s), "attn_decode_cuda"), "%s", session_impls(s));
+            /* the decode kernel has no window */
+            bool windowed = w.config.window > 0 && w.config.window < n;
+            cr_expect(
+                windowed || strstr(session_impls(s), "attn_decode_cuda"), "%s", session_impls(s));
             cr_expect(step < .03, "%s: a decode step is %.4f away", names[m], step);
             free(last);
             cr_log_info("%s: logits %.4f apart, a decode step %.4f", names[m], worst, step);
@@ -231,7 +252,8 @@ static void pieces(enum dtype residual)
     session_reset(p.s[1]);
     CHECK(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = N - 5}));
     for (int i = N - 5; i < N; i++)
-        CHECK(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids + i, .n = 1, .last_hidden = last}));
+        CHECK(session_forward(
+            p.s[1], &(struct forward_args){.tokens = p.ids + i, .n = 1, .last_hidden = last}));
     cr_expect_eq(session_position(p.s[1]), N);
     e = apart(last, a + (N - 1) * p.width, p.width);
     cr_expect(e < .03, "five decode steps: %.4f", e);
@@ -239,9 +261,13 @@ static void pieces(enum dtype residual)
     /* cut between layers through the host: the stream is f32 there and here */
     float *stream = poisoned(N * p.width);
     session_reset(whole);
-    CHECK(session_forward(whole, &(struct forward_args){.tokens = p.ids, .n = N, .end_layer = 3, .capture_layer = 3, .residual_out = stream}));
+    CHECK(session_forward(whole,
+        &(struct forward_args){
+            .tokens = p.ids, .n = N, .end_layer = 3, .capture_layer = 3, .residual_out = stream}));
     session_reset(whole);
-    CHECK(session_forward(whole, &(struct forward_args){.tokens = p.ids, .n = N, .first_layer = 3, .residual_in = stream, .hidden = b}));
+    CHECK(session_forward(whole,
+        &(struct forward_args){
+            .tokens = p.ids, .n = N, .first_layer = 3, .residual_in = stream, .hidden = b}));
     cr_expect(memcmp(a, b, N * p.width * sizeof *a) == 0, "starting at layer 3 gives other bits");
     session_close(&whole);
     free(a);
@@ -278,8 +304,10 @@ static void compare_call(struct twins *t, struct forward_args f, const char *wha
         for (size_t k = 0; k < t->n_out; k++) t->out[i][k] = NAN;
         CHECK(session_forward(t->p[i].s[1], &f));
     }
-    cr_expect(memcmp(t->out[0], t->out[1], t->n_out * sizeof(float)) == 0, "%s, round %d: other bits", what, round);
-    cr_expect(memcmp(t->l[0], t->l[1], cells * sizeof *t->l[0]) == 0, "%s, round %d: other counts", what, round);
+    cr_expect(memcmp(t->out[0], t->out[1], t->n_out * sizeof(float)) == 0,
+        "%s, round %d: other bits", what, round);
+    cr_expect(memcmp(t->l[0], t->l[1], cells * sizeof *t->l[0]) == 0, "%s, round %d: other counts",
+        what, round);
     cr_expect_eq(isnan(t->out[0][0]), 0);
 }
 
@@ -295,30 +323,49 @@ static void graphs(enum dtype residual)
         how = (struct device_options){.residual = residual, .graph = i == 1};
         open_demo(&t.p[i], 0);
         t.l[i] = ledgers(&t.p[i]);
-        t.n_out = N * t.p[i].width > (size_t)t.p[i].w[0].config.vocab_size ? N * t.p[i].width : (size_t)t.p[i].w[0].config.vocab_size;
+        t.n_out = N * t.p[i].width > (size_t)t.p[i].w[0].config.vocab_size
+            ? N * t.p[i].width
+            : (size_t)t.p[i].w[0].config.vocab_size;
         t.out[i] = malloc(t.n_out * sizeof(float));
     }
     const int32_t *ids = t.p[0].ids;
     float any;
-    struct sparse_policy policy = policy_of(&t.p[0], "topk", -.1f, 1, 50), skips = policy_of(&t.p[0], "sparge", .2f, .9f, 6);
+    struct sparse_policy policy = policy_of(&t.p[0], "topk", -.1f, 1, 50),
+                         skips = policy_of(&t.p[0], "sparge", .2f, .9f, 6);
     policy.topk = .4f;
     for (int round = 0; round < 4; round++) {
         restart(&t);
-        compare_call(&t, (struct forward_args){.tokens = ids, .n = 1000, .hidden = &any}, "dense", round);
+        compare_call(
+            &t, (struct forward_args){.tokens = ids, .n = 1000, .hidden = &any}, "dense", round);
         restart(&t);
-        compare_call(&t, (struct forward_args){.tokens = ids + round, .n = 1000, .policy = &policy, .ledger = t.l[0], .hidden = &any}, "topk", round);
+        compare_call(&t,
+            (struct forward_args){.tokens = ids + round,
+                .n = 1000,
+                .policy = &policy,
+                .ledger = t.l[0],
+                .hidden = &any},
+            "topk", round);
         restart(&t);
-        compare_call(&t, (struct forward_args){.tokens = ids, .n = 900, .policy = &skips, .ledger = t.l[0], .hidden = &any}, "skips", round);
-        skips.heads[3].pvthreshd = round ? 50 : 1; /* data of the policy changes under a kept graph */
+        compare_call(&t,
+            (struct forward_args){
+                .tokens = ids, .n = 900, .policy = &skips, .ledger = t.l[0], .hidden = &any},
+            "skips", round);
+        /* data of the policy changes under a kept graph */
+        skips.heads[3].pvthreshd = round ? 50 : 1;
         restart(&t);
-        compare_call(&t, (struct forward_args){.tokens = ids, .n = 900 + round, .last_logits = &any}, "another length", round);
+        compare_call(&t,
+            (struct forward_args){.tokens = ids, .n = 900 + round, .last_logits = &any},
+            "another length", round);
     }
     for (int i = 903; i < 1100; i++) /* over the lengths at which the number of stretches changes */
-        compare_call(&t, (struct forward_args){.tokens = ids + i, .n = 1, .last_logits = &any}, "decode", i);
+        compare_call(
+            &t, (struct forward_args){.tokens = ids + i, .n = 1, .last_logits = &any}, "decode", i);
     struct sparse_policy window = policy_of(&t.p[0], "window", 0, 1, 50);
     window.window = 300;
     session_reset(t.p[1].s[1]);
-    cr_expect_eq(session_forward(t.p[1].s[1], &(struct forward_args){.tokens = ids, .n = 1000, .policy = &window}), ERR_UNSUPPORTED);
+    cr_expect_eq(session_forward(t.p[1].s[1],
+                     &(struct forward_args){.tokens = ids, .n = 1000, .policy = &window}),
+        ERR_UNSUPPORTED);
     cr_expect(strstr(status_message(), "--graph"), "%s", status_message());
     policy_clear(&policy);
     policy_clear(&skips);
@@ -346,10 +393,12 @@ Test(session_cuda, a_session_without_a_cache_gives_the_same_bits)
     open_demo(&p, 0);
     CHECK(session_open_once(&once, &p.w[1], p.par, N, 0, NULL));
     size_t vocab = (size_t)p.w[0].config.vocab_size;
-    float *a = states(&p, 1, NULL, NULL), *b = poisoned(N * p.width), *z[2] = {poisoned(vocab), poisoned(vocab)};
+    float *a = states(&p, 1, NULL, NULL), *b = poisoned(N * p.width),
+          *z[2] = {poisoned(vocab), poisoned(vocab)};
     for (int round = 0; round < 2; round++) {
         session_reset(once);
-        CHECK(session_forward(once, &(struct forward_args){.tokens = p.ids, .n = N, .hidden = b, .last_logits = z[0]}));
+        CHECK(session_forward(once,
+            &(struct forward_args){.tokens = p.ids, .n = N, .hidden = b, .last_logits = z[0]}));
         cr_expect(memcmp(a, b, N * p.width * sizeof *a) == 0);
     }
     CHECK(session_logits(once, b + (N - 1) * p.width, z[1]));
@@ -377,12 +426,18 @@ Test(session_cuda, parts_of_a_pass_are_timed)
         struct forward_times t = {0};
         session_reset(p.s[1]);
         int64_t t0 = clock_ns();
-        CHECK(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = N, .policy = sparse ? &policy : NULL, .hidden = timed,
-                                                             .times = &t}));
+        CHECK(session_forward(p.s[1],
+            &(struct forward_args){.tokens = p.ids,
+                .n = N,
+                .policy = sparse ? &policy : NULL,
+                .hidden = timed,
+                .times = &t}));
         double wall = (double)(clock_ns() - t0) * 1e-9;
         double sum = t.predict_s + t.attention_s + t.attention_dense_s + t.linear_s + t.rest_s;
-        cr_log_info("%.2f ms of %.2f: choosing %.2f, sparse %.2f, dense %.2f, linear %.2f, rest %.2f", sum * 1e3, wall * 1e3,
-                    t.predict_s * 1e3, t.attention_s * 1e3, t.attention_dense_s * 1e3, t.linear_s * 1e3, t.rest_s * 1e3);
+        cr_log_info(
+            "%.2f ms of %.2f: choosing %.2f, sparse %.2f, dense %.2f, linear %.2f, rest %.2f",
+            sum * 1e3, wall * 1e3, t.predict_s * 1e3, t.attention_s * 1e3,
+            t.attention_dense_s * 1e3, t.linear_s * 1e3, t.rest_s * 1e3);
         cr_expect(sum > 0 && sum <= wall);
         cr_expect(t.attention_dense_s > 0 && t.linear_s > 0 && t.rest_s > 0);
         cr_expect_eq(t.attention_s > 0, sparse);
@@ -428,7 +483,8 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
     struct pair p;
     open_demo(&p, 0);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct sparse_policy policy = policy_of(&p, cases[i].method, cases[i].theta, cases[i].tau, cases[i].lambda);
+        struct sparse_policy policy =
+            policy_of(&p, cases[i].method, cases[i].theta, cases[i].tau, cases[i].lambda);
         CHECK(policy_set_layers(&policy, cases[i].layers));
         policy.topk = cases[i].topk;
         policy.window = cases[i].window;
@@ -442,12 +498,14 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
         }
         same_counts(&sum[1], &sum[0], cases[i].name);
         double tiles = fabs((double)sum[1].tiles_computed / (double)sum[0].tiles_computed - 1),
-               units = fabs((double)sum[1].pv_units_computed / (double)sum[0].pv_units_computed - 1);
+               units =
+                   fabs((double)sum[1].pv_units_computed / (double)sum[0].pv_units_computed - 1);
         double e = apart(h[1], h[0], N * p.width);
-        cr_log_info("%s: tiles %.4f, units %.4f, states %.4f apart, sparsity %.3f", cases[i].name, tiles, units, e,
-                    ledger_sparsity(&sum[1]));
+        cr_log_info("%s: tiles %.4f, units %.4f, states %.4f apart, sparsity %.3f", cases[i].name,
+            tiles, units, e, ledger_sparsity(&sum[1]));
         cr_expect(sum[1].tiles_computed < sum[1].tiles_possible, "%s", cases[i].name);
-        /* thresholds on bf16 tensors fall to the other side here and there; counts of tiles do not */
+        /* thresholds on bf16 tensors fall to the other side here and there; counts of tiles do not
+         */
         cr_expect(tiles <= (cases[i].window ? 0 : .03), "%s: tiles %.4f", cases[i].name, tiles);
         cr_expect(units <= (cases[i].window ? 0 : .03), "%s: units %.4f", cases[i].name, units);
         cr_expect(e < .12, "%s: %.4f", cases[i].name, e);
@@ -457,7 +515,8 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
         }
         policy_clear(&policy);
     }
-    cr_expect_eq(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = 1}), ERR_ARG, "full");
+    cr_expect_eq(
+        session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = 1}), ERR_ARG, "full");
     close_pair(&p);
 }
 
@@ -468,7 +527,8 @@ Test(session_cuda, metrics_are_the_cpus)
     open_demo(&p, 0);
     struct sparse_policy policy = policy_of(&p, "topk", -.1f, 1, 50);
     policy.topk = .3f;
-    float *dense = states(&p, 0, NULL, NULL), *sparse = states(&p, 0, &policy, NULL), *nll = poisoned(N);
+    float *dense = states(&p, 0, NULL, NULL), *sparse = states(&p, 0, &policy, NULL),
+          *nll = poisoned(N);
     struct token_metrics *m[2] = {malloc(N * sizeof **m), malloc(N * sizeof **m)};
     struct tensor_sums sums[2];
     memset(sums, 0, sizeof sums);
@@ -479,37 +539,47 @@ Test(session_cuda, metrics_are_the_cpus)
         dense[i] = bf16_to_f32(f32_to_bf16(dense[i]));
         sparse[i] = bf16_to_f32(f32_to_bf16(sparse[i]));
     }
-    for (int d = 0; d < 2; d++) CHECK(session_compare(p.s[d], N, dense, sparse, next, m[d], &sums[d]));
+    for (int d = 0; d < 2; d++)
+        CHECK(session_compare(p.s[d], N, dense, sparse, next, m[d], &sums[d]));
     double worst[8] = {0};
     int top = 0, five = 0;
     for (int i = 0; i < N; i++) {
         const struct token_metrics *a = &m[0][i], *b = &m[1][i];
-        float pairs[8][2] = {{a->cosine, b->cosine}, {a->cosine_centred, b->cosine_centred}, {a->kl, b->kl}, {a->nll_dense, b->nll_dense},
-                             {a->nll_sparse, b->nll_sparse}, {a->logits_l1, b->logits_l1}, {a->logits_rmse, b->logits_rmse},
-                             {a->hidden_l1, b->hidden_l1}};
+        float pairs[8][2] = {{a->cosine, b->cosine}, {a->cosine_centred, b->cosine_centred},
+            {a->kl, b->kl}, {a->nll_dense, b->nll_dense}, {a->nll_sparse, b->nll_sparse},
+            {a->logits_l1, b->logits_l1}, {a->logits_rmse, b->logits_rmse},
+            {a->hidden_l1, b->hidden_l1}};
         for (int k = 0; k < 8; k++) {
             double e = fabs((double)pairs[k][0] - (double)pairs[k][1]);
             if (!(e <= worst[k])) worst[k] = e;
         }
-        top += a->top1_dense == b->top1_dense && a->top1_sparse == b->top1_sparse && a->top1_agree == b->top1_agree;
+        top += a->top1_dense == b->top1_dense && a->top1_sparse == b->top1_sparse &&
+            a->top1_agree == b->top1_agree;
         five += a->top5_overlap == b->top5_overlap;
         cr_assert_eq(a->next, b->next);
     }
-    static const char *const names[] = {"cosine", "centred", "kl", "nll dense", "nll sparse", "l1", "rmse", "hidden l1"};
-    for (int k = 0; k < 8; k++) cr_expect(worst[k] < 2e-5 + (k == 2 ? 2e-5 : 0), "%s: %.3g", names[k], worst[k]);
+    static const char *const names[] = {
+        "cosine", "centred", "kl", "nll dense", "nll sparse", "l1", "rmse", "hidden l1"};
+    for (int k = 0; k < 8; k++)
+        cr_expect(worst[k] < 2e-5 + (k == 2 ? 2e-5 : 0), "%s: %.3g", names[k], worst[k]);
     cr_expect(top >= N - 2 && five >= N - 2, "top-1 equal in %d, top-5 in %d of %d", top, five, N);
-    cr_expect(fabs(sums[1].dot / sums[0].dot - 1) < 1e-5 && fabs(sums[1].sq_diff / sums[0].sq_diff - 1) < 1e-4);
+    cr_expect(fabs(sums[1].dot / sums[0].dot - 1) < 1e-5 &&
+        fabs(sums[1].sq_diff / sums[0].sq_diff - 1) < 1e-4);
     cr_expect_eq(sums[0].n, sums[1].n);
     cr_expect(fabs(sums[1].hidden_dot / sums[0].hidden_dot - 1) < 1e-6);
     /* one side standing for both, and scoring in the forward pass */
-    for (int d = 0; d < 2; d++) CHECK(session_compare(p.s[d], N, dense, dense, next, m[d], &sums[d]));
+    for (int d = 0; d < 2; d++)
+        CHECK(session_compare(p.s[d], N, dense, dense, next, m[d], &sums[d]));
     for (int i = 0; i < N; i++)
-        cr_assert(m[1][i].kl == 0 && m[1][i].top1_agree && m[1][i].top5_overlap == 5 && m[1][i].cosine > .999999f);
+        cr_assert(m[1][i].kl == 0 && m[1][i].top1_agree && m[1][i].top5_overlap == 5 &&
+            m[1][i].cosine > .999999f);
     for (int d = 0; d < 2; d++) {
         double mean = 0, want = 0;
         session_reset(p.s[d]);
-        CHECK(session_forward(p.s[d], &(struct forward_args){.tokens = p.ids, .n = N, .next = next, .nll = nll}));
-        for (int i = 0; i < N; i++) mean += (double)nll[i] / N, want += (double)m[0][i].nll_dense / N;
+        CHECK(session_forward(
+            p.s[d], &(struct forward_args){.tokens = p.ids, .n = N, .next = next, .nll = nll}));
+        for (int i = 0; i < N; i++)
+            mean += (double)nll[i] / N, want += (double)m[0][i].nll_dense / N;
         cr_expect(nll[N - 1] == 0);
         cr_expect(fabs(mean - want) < .01, "device %d: %.4f, expected %.4f", d, mean, want);
     }
@@ -538,7 +608,8 @@ static enum status look(void *ctx, const struct layer_view *view)
     s->layers++;
     if (!view->tiles) return OK;
     s->sparse++;
-    for (size_t i = 0; i < tile_map_bytes(view->tiles) / 8; i++) s->bits += (uint64_t)__builtin_popcountll(view->tiles->bits[i]);
+    for (size_t i = 0; i < tile_map_bytes(view->tiles) / 8; i++)
+        s->bits += (uint64_t)__builtin_popcountll(view->tiles->bits[i]);
     if (!view->impl) return OK;
     struct attn_args again = *a;
     size_t n = (size_t)a->n_q * (size_t)a->n_heads * (size_t)a->head_dim;
@@ -562,11 +633,18 @@ Test(session_cuda, hooks_see_maps_and_tensors)
         struct seen seen = {0};
         struct head_ledger *l = ledgers(&p);
         session_reset(p.s[1]);
-        CHECK(session_forward(p.s[1], &(struct forward_args){.tokens = p.ids, .n = N, .policy = &policy, .ledger = l, .hook = look,
-                                                             .hook_ctx = &seen, .hook_tiles_only = tiles_only}));
+        CHECK(session_forward(p.s[1],
+            &(struct forward_args){.tokens = p.ids,
+                .n = N,
+                .policy = &policy,
+                .ledger = l,
+                .hook = look,
+                .hook_ctx = &seen,
+                .hook_tiles_only = tiles_only}));
         cr_expect_eq(seen.layers, 3 * p.w[1].config.n_layers);
         cr_expect_eq(seen.layers, seen.sparse);
-        cr_expect_eq(seen.bits, total(&p, l).tiles_computed, "%lu bits, %lu tiles counted", seen.bits, total(&p, l).tiles_computed);
+        cr_expect_eq(seen.bits, total(&p, l).tiles_computed, "%lu bits, %lu tiles counted",
+            seen.bits, total(&p, l).tiles_computed);
         cr_expect_eq(seen.repeated, 0, "a repeated call is %.3g away", seen.repeated);
         free(l);
     }
@@ -589,7 +667,8 @@ Test(session_cuda, plans_and_refusals)
     cr_expect_eq(large.total_bytes, large.kv_bytes + large.activation_bytes + large.linear_bytes);
     cr_expect(small.chunk == 1024 && large.chunk == 8192);
     cr_expect(once.once && once.kv_bytes * (size_t)c->n_layers == small.kv_bytes);
-    cr_expect(!session_plan_cuda(c, DTYPE_F32, 65536, 0, true).once && !session_plan_cuda(c, DTYPE_F32, 1024, 256, true).once);
+    cr_expect(!session_plan_cuda(c, DTYPE_F32, 65536, 0, true).once &&
+        !session_plan_cuda(c, DTYPE_F32, 1024, 256, true).once);
     cr_expect_eq(small.total_bytes - half.total_bytes, 2 * (size_t)c->hidden_size * 1024);
     cr_expect(weights_cuda_bytes(c, true) > 2 * (size_t)llama_config_parameters(c));
     struct llama_config odd = *c;

@@ -27,21 +27,22 @@ static void must_hold_values(const struct tuned *t, const char *file)
         for (int h = 0; h < HEADS; h++) {
             const struct tuned_head *x = &t->heads[l * HEADS + h];
             cr_expect_eq(x->in_range, l % 2 == 1, "%s: layer %d", file, l);
-            cr_expect(isnan(x->tune.l1) && isnan(x->held_out.tail) && isnan(x->sparsity), "%s", file);
+            cr_expect(
+                isnan(x->tune.l1) && isnan(x->held_out.tail) && isnan(x->sparsity), "%s", file);
             if (l % 2 == 0) continue;
             const float *v = expected[l / 2][h];
             cr_expect(x->params.simthreshd1 == v[0] && x->params.cdfthreshd == v[1] &&
-                          x->params.pvthreshd == v[2] && x->params.is_sparse == (v[3] != 0),
-                      "%s: layer %d, head %d: %g %g %g %d", file, l, h, (double)x->params.simthreshd1,
-                      (double)x->params.cdfthreshd, (double)x->params.pvthreshd, x->params.is_sparse);
+                    x->params.pvthreshd == v[2] && x->params.is_sparse == (v[3] != 0),
+                "%s: layer %d, head %d: %g %g %g %d", file, l, h, (double)x->params.simthreshd1,
+                (double)x->params.cdfthreshd, (double)x->params.pvthreshd, x->params.is_sparse);
             cr_expect_eq(*x->reason != 0, !x->params.is_sparse);
         }
 }
 
 Test(sparge_pt, reads_what_torch_saves)
 {
-    static const char *const names[] = {"plain",   "ordered", "parameters", "mixed",  "bf16",
-                                        "strided", "cuda",    "proto4",     "blocks", "old"};
+    static const char *const names[] = {"plain", "ordered", "parameters", "mixed", "bf16",
+        "strided", "cuda", "proto4", "blocks", "old"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct tuned t;
         char *path = golden(names[i]);
@@ -53,13 +54,13 @@ Test(sparge_pt, reads_what_torch_saves)
     }
 }
 
-static void must_refuse(const char *path, int n_layers, int n_heads, enum status code,
-                        const char *const *says)
+static void must_refuse(
+    const char *path, int n_layers, int n_heads, enum status code, const char *const *says)
 {
     struct tuned t;
     enum status st = sparge_pt_read(&t, path, n_layers, n_heads);
     cr_expect_eq(st, code, "%s: %s, expected %s (%s)", path, status_name(st), status_name(code),
-                 status_message());
+        status_message());
     cr_expect(strstr(status_message(), path), "message without the file: %s", status_message());
     for (; *says; says++)
         cr_expect(strstr(status_message(), *says), "\"%s\" lacks \"%s\"", status_message(), *says);
@@ -81,7 +82,8 @@ Test(sparge_pt, refuses_bad_files)
         {"dangerous", ERR_UNSUPPORTED, {"posix.system", "distrust"}},
         {"nan", ERR_NUMERIC, {"model.layers.1.self_attn.sparse_attn.cdfthreshd", "head 1", "nan"}},
         {"range", ERR_FORMAT, {"pvthreshd", "head 2", "found 50.5, expected 0 to 50"}},
-        {"missing", ERR_FORMAT, {"model.layers.1.self_attn.sparse_attn.pvthreshd", "found nothing"}},
+        {"missing", ERR_FORMAT,
+            {"model.layers.1.self_attn.sparse_attn.pvthreshd", "found nothing"}},
         {"other", ERR_FORMAT, {"model.embed_tokens.weight", "extract_sparse_attention_state_dict"}},
         {"list", ERR_UNSUPPORTED, {"found a list", "expected a dictionary"}},
     };
@@ -96,7 +98,7 @@ Test(sparge_pt, refuses_another_model)
 {
     char *path = golden("plain");
     must_refuse(path, 3, HEADS, ERR_FORMAT,
-                SAYS("model.layers.3.self_attn.sparse_attn", "found layer 3, expected 0 to 2"));
+        SAYS("model.layers.3.self_attn.sparse_attn", "found layer 3, expected 0 to 2"));
     must_refuse(path, LAYERS, 4, ERR_FORMAT, SAYS("found shape [3], expected [4]"));
     must_refuse(path, 0, HEADS, ERR_ARG, SAYS("0 layers"));
     free(path);
@@ -125,7 +127,8 @@ Test(sparge_pt, finds_every_damage)
     cr_assert_eq(file_read(&whole, path), OK);
     free(path);
     size_t n_same = 0;
-    for (size_t i = 0; i < whole.len; i++) { /* one bit flipped: refused, or it was padding or a time */
+    /* one bit flipped: refused, or it was padding or a time */
+    for (size_t i = 0; i < whole.len; i++) {
         whole.data[i] ^= 1;
         if (read_bytes(&t, whole.data, whole.len) == OK) {
             must_hold_values(&t, "flipped");
@@ -134,7 +137,8 @@ Test(sparge_pt, finds_every_damage)
         tuned_clear(&t);
         whole.data[i] ^= 1;
     }
-    cr_expect(n_same < whole.len * 3 / 4, "%zu of %zu bytes are never looked at", n_same, whole.len);
+    cr_expect(
+        n_same < whole.len * 3 / 4, "%zu of %zu bytes are never looked at", n_same, whole.len);
     for (size_t n = 0; n < whole.len; n++) {
         cr_expect_eq(read_bytes(&t, whole.data, n), ERR_FORMAT, "%zu bytes", n);
         cr_expect(strstr(status_message(), "x.pt"), "%s", status_message());
@@ -180,7 +184,8 @@ Test(sparge_pt, writes_and_reads_back)
     cr_assert_eq(sparge_pt_write(&back, again), OK);
     struct str x = {0}, y = {0};
     cr_assert(file_read(&x, path) == OK && file_read(&y, again) == OK);
-    cr_expect(x.len == y.len && memcmp(x.data, y.data, x.len) == 0, "a file read and written again differs");
+    cr_expect(x.len == y.len && memcmp(x.data, y.data, x.len) == 0,
+        "a file read and written again differs");
     str_clear(&x);
     str_clear(&y);
     tuned_clear(&t);
@@ -196,7 +201,8 @@ Test(sparge_pt, writes_under_any_module)
     struct torch_file f;
     tuned_example(&t);
     char *dir = dir_make(), *path = path_join(dir, "x.pt");
-    cr_assert_eq(sparge_pt_write_as(&t, path, "model.model.layers.%d.self_attn"), OK, "%s", status_message());
+    cr_assert_eq(sparge_pt_write_as(&t, path, "model.model.layers.%d.self_attn"), OK, "%s",
+        status_message());
     cr_assert_eq(torch_file_open(&f, path), OK, "%s", status_message());
     cr_expect_eq(f.n_tensors, 10);
     cr_expect_not_null(torch_file_find(&f, "model.model.layers.3.self_attn.simthreshd2"));
@@ -204,13 +210,8 @@ Test(sparge_pt, writes_under_any_module)
     torch_file_close(&f);
     cr_expect_eq(sparge_pt_read(&back, path, LAYERS, HEADS), OK, "%s", status_message());
     tuned_clear(&back);
-    static const char *const bad[] = {"model.layers.self_attn",
-                                      "model.%d.layers.%d",
-                                      "model.layers.%s",
-                                      "%d%%",
-                                      "a.%dx",
-                                      "layers.%d.blocks.4",
-                                      ""};
+    static const char *const bad[] = {"model.layers.self_attn", "model.%d.layers.%d",
+        "model.layers.%s", "%d%%", "a.%dx", "layers.%d.blocks.4", ""};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         cr_expect_eq(sparge_pt_write_as(&t, path, bad[i]), ERR_ARG, "%s", bad[i]);
         cr_expect(strstr(status_message(), "expected one %d"), "%s", status_message());
@@ -235,7 +236,8 @@ Test(sparge_pt, refuses_to_write_nonsense)
     *lambda = 20;
     snprintf(t.method, sizeof t.method, "window");
     cr_expect_eq(sparge_pt_write(&t, path), ERR_ARG);
-    cr_expect(strstr(status_message(), "found \"window\", expected \"sparge\""), "%s", status_message());
+    cr_expect(
+        strstr(status_message(), "found \"window\", expected \"sparge\""), "%s", status_message());
     snprintf(t.method, sizeof t.method, "sparge");
     for (int i = 0; i < LAYERS * HEADS; i++) t.heads[i].in_range = false;
     cr_expect_eq(sparge_pt_write(&t, path), ERR_ARG);
@@ -268,7 +270,8 @@ Test(sparge_pt, names_what_differs_there)
 /* torch itself must read what we write. */
 Test(sparge_pt, torch_loads_what_we_write)
 {
-    if (system("python3 -c 'import torch' >/dev/null 2>&1") != 0) cr_skip_test("torch is not installed");
+    if (system("python3 -c 'import torch' >/dev/null 2>&1") != 0)
+        cr_skip_test("torch is not installed");
     struct tuned t;
     tuned_example(&t);
     char *dir = dir_make(), *path = path_join(dir, "x.pt");
@@ -280,15 +283,17 @@ Test(sparge_pt, torch_loads_what_we_write)
     char line[512];
     while (fgets(line, sizeof line, pipe)) str_add(&shown, line);
     cr_expect_eq(pclose(pipe), 0);
-    cr_expect_str_eq(
-        str_get(&shown),
+    cr_expect_str_eq(str_get(&shown),
         "model.layers.1.self_attn.sparse_attn.is_sparse torch.bool [3] [1] cpu 1 0 1\n"
-        "model.layers.1.self_attn.sparse_attn.cdfthreshd torch.float32 [3] [1] cpu 0.96875 1 0.875\n"
-        "model.layers.1.self_attn.sparse_attn.simthreshd1 torch.float32 [3] [1] cpu -0.9375 1 0.3125\n"
+        "model.layers.1.self_attn.sparse_attn.cdfthreshd torch.float32 [3] [1] cpu 0.96875 1 "
+        "0.875\n"
+        "model.layers.1.self_attn.sparse_attn.simthreshd1 torch.float32 [3] [1] cpu -0.9375 1 "
+        "0.3125\n"
         "model.layers.1.self_attn.sparse_attn.simthreshd2 torch.float32 [3] [1] cpu 0 0 0\n"
         "model.layers.1.self_attn.sparse_attn.pvthreshd torch.float32 [3] [1] cpu 4.5 50 20\n"
         "model.layers.3.self_attn.sparse_attn.is_sparse torch.bool [3] [1] cpu 1 1 1\n"
-        "model.layers.3.self_attn.sparse_attn.cdfthreshd torch.float32 [3] [1] cpu 0.5 0.25 0.9375\n"
+        "model.layers.3.self_attn.sparse_attn.cdfthreshd torch.float32 [3] [1] cpu 0.5 0.25 "
+        "0.9375\n"
         "model.layers.3.self_attn.sparse_attn.simthreshd1 torch.float32 [3] [1] cpu -1 0.0625 0.5\n"
         "model.layers.3.self_attn.sparse_attn.simthreshd2 torch.float32 [3] [1] cpu 0 0 0\n"
         "model.layers.3.self_attn.sparse_attn.pvthreshd torch.float32 [3] [1] cpu 0.25 50 12\n");

@@ -14,8 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The synthetic tokenizer makes one token of each byte, id = byte, BOS = 256: offsets can be counted by
- * hand. */
+/* The synthetic tokenizer makes one token of each byte, id = byte, BOS = 256: offsets can be
+ * counted by hand. */
 static char dir[] = "/tmp/test_suites_XXXXXX";
 static struct tokenizer *bytes;
 
@@ -37,7 +37,8 @@ static void remove_file(const char *name)
 static void teardown(void)
 {
     tokenizer_close(&bytes);
-    const char *names[] = {"tokenizer.json", "tokenizer_config.json", "a.txt", "a.jsonl", "b.jsonl"};
+    const char *names[] = {
+        "tokenizer.json", "tokenizer_config.json", "a.txt", "a.jsonl", "b.jsonl"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) remove_file(names[i]);
     rmdir(dir);
 }
@@ -70,9 +71,10 @@ static struct sample_set load(const char *spec, const struct suite_options *o)
     return s;
 }
 
-/* Loading fails with `code`, the message holds every one of `parts`, and nothing is left in the set. */
-static void refused(const char *spec, const struct suite_options *o, enum status code,
-                    const char *const *parts)
+/* Loading fails with `code`, the message holds every one of `parts`, and nothing is left in the
+ * set. */
+static void refused(
+    const char *spec, const struct suite_options *o, enum status code, const char *const *parts)
 {
     static const struct sample_set empty;
     struct sample_set s;
@@ -86,17 +88,20 @@ static void refused(const char *spec, const struct suite_options *o, enum status
 #define REFUSED(spec, o, code, ...) refused(spec, o, code, (const char *const[]){__VA_ARGS__, NULL})
 
 /* The bytes of tokens [begin, end). */
-static void expect_text(const struct sample_set *s, int sample, int begin, int end, const char *want)
+static void expect_text(
+    const struct sample_set *s, int sample, int begin, int end, const char *want)
 {
     struct str got = {0};
     cr_assert(begin >= 0 && end <= s->samples[sample].n);
-    cr_assert_eq(tokenizer_decode(bytes, s->samples[sample].ids + begin, (size_t)(end - begin), true, &got),
-                 OK);
+    cr_assert_eq(
+        tokenizer_decode(bytes, s->samples[sample].ids + begin, (size_t)(end - begin), true, &got),
+        OK);
     cr_expect_str_eq(str_get(&got), want);
     str_clear(&got);
 }
 
-static void expect_item(const struct sample_set *s, int item, const char *context, const char *answer)
+static void expect_item(
+    const struct sample_set *s, int item, const char *context, const char *answer)
 {
     const struct item *it = &s->items[item];
     expect_text(s, it->sample, 1, it->begin, context);
@@ -180,7 +185,8 @@ static void places(const struct sample_set *s, const char *text, size_t n, size_
     }
 }
 
-/* Few windows are spread over all of a file, drawn by the seed where there is one, and never those that tuning takes. */
+/* Few windows are spread over all of a file, drawn by the seed where there is one, and never those
+ * that tuning takes. */
 Test(suites, text_windows_are_spread_and_apart_from_tuning)
 {
     enum { N = 20000, L = 201 };
@@ -208,9 +214,12 @@ Test(suites, text_windows_are_spread_and_apart_from_tuning)
     cr_assert_eq(b.n_samples, 8);
     places(&b, text, N, tune);
     for (int i = 0; i < 8; i++)
-        for (int k = 0; k < 8; k++) cr_expect(eval[i] + L <= tune[k] || tune[k] + L <= eval[i], "%zu, %zu", eval[i], tune[k]);
+        for (int k = 0; k < 8; k++)
+            cr_expect(
+                eval[i] + L <= tune[k] || tune[k] + L <= eval[i], "%zu, %zu", eval[i], tune[k]);
     cr_expect_not(a.shared || b.shared);
-    cr_expect(labs((long)tune[0] - (long)tune[1]) > 2000, "its first ones are spread as well: %zu, %zu", tune[0], tune[1]);
+    cr_expect(labs((long)tune[0] - (long)tune[1]) > 2000,
+        "its first ones are spread as well: %zu, %zu", tune[0], tune[1]);
     sample_set_clear(&a);
     sample_set_clear(&b);
     o.tuning = false;
@@ -237,7 +246,9 @@ Test(suites, text_counts_what_repeats_once)
         if (copy == 3) one[300] = '!'; /* nearly equal */
         n += snprintf(text + n, sizeof text - (size_t)n, "{\"text\":\"%.600s\"}\n", one);
     }
-    n += snprintf(text + n, sizeof text - (size_t)n, "{\"text\":\"%.300s%.300s\"}\n", one + 300, two); /* overlaps by half */
+    /* overlaps by half */
+    n += snprintf(
+        text + n, sizeof text - (size_t)n, "{\"text\":\"%.300s%.300s\"}\n", one + 300, two);
     n += snprintf(text + n, sizeof text - (size_t)n, "{\"text\":\"%.600s\"}\n", two);
     struct suite_options o = options(700);
     struct sample_set s = load(spec_bytes("text", "a.jsonl", text, (size_t)n), &o);
@@ -253,11 +264,14 @@ Test(suites, questions_are_spread_and_counted_once)
     static char text[4000];
     int n = 0;
     for (int i = 0; i < 20; i++)
-        n += snprintf(text + n, sizeof text - (size_t)n, "{\"context\":\"number %d is\",\"continuation\":\" %d\"}\n", i, i);
-    n += snprintf(text + n, sizeof text - (size_t)n, "{\"context\":\"number 3 is\",\"continuation\":\" 3\"}\n");
+        n += snprintf(text + n, sizeof text - (size_t)n,
+            "{\"context\":\"number %d is\",\"continuation\":\" %d\"}\n", i, i);
+    n += snprintf(text + n, sizeof text - (size_t)n,
+        "{\"context\":\"number 3 is\",\"continuation\":\" 3\"}\n");
     struct suite_options o = options(64);
     struct sample_set s = load(spec_bytes("cloze", "a.jsonl", text, (size_t)n), &o);
-    cr_expect(s.n_samples == 20 && s.n_questions == 20 && s.n_repeated == 1, "%d, %d", s.n_samples, s.n_repeated);
+    cr_expect(s.n_samples == 20 && s.n_questions == 20 && s.n_repeated == 1, "%d, %d", s.n_samples,
+        s.n_repeated);
     sample_set_clear(&s);
     o.num_samples = 4;
     o.seed = 0;
@@ -275,7 +289,8 @@ Test(suites, text_too_short_says_how_many_tokens)
 {
     struct suite_options o = options(512);
     o.min_length = 256;
-    REFUSED(spec_of("text", "a.txt", "only these words"), &o, ERR_FORMAT, "a.txt", "17 tokens", "256");
+    REFUSED(
+        spec_of("text", "a.txt", "only these words"), &o, ERR_FORMAT, "a.txt", "17 tokens", "256");
     o.min_length = 0;
     REFUSED(spec_of("text", "a.txt", ""), &o, ERR_FORMAT, "a.txt", "1 tokens", "at least 2");
     o.min_length = 513;
@@ -291,11 +306,11 @@ Test(suites, text_lines_are_never_mixed)
     struct suite_options o = options(9);
     o.min_length = 4;
     struct sample_set s = load(spec_of("text", "a.jsonl",
-                                       "\xef\xbb\xbf{\"text\": \"abcdefghij\"}\r\n"
-                                       "\n"
-                                       "{\"text\": \"xy\", \"other\": [1]}\n"
-                                       "{\"text\": \"klmn\"}"),
-                               &o);
+                                   "\xef\xbb\xbf{\"text\": \"abcdefghij\"}\r\n"
+                                   "\n"
+                                   "{\"text\": \"xy\", \"other\": [1]}\n"
+                                   "{\"text\": \"klmn\"}"),
+        &o);
     cr_assert_eq(s.n_samples, 2);
     cr_expect_eq(s.n_skipped, 1);
     expect_text(&s, 0, 1, 9, "abcdefgh");
@@ -303,8 +318,8 @@ Test(suites, text_lines_are_never_mixed)
     cr_expect_str_eq(s.samples[1].name, "a.jsonl line 4 window 1");
     sample_set_clear(&s);
     o.min_length = 9;
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"abcd\"}\n{\"text\":\"ab\"}\n"), &o, ERR_FORMAT, "a.jsonl",
-            "2 documents", "9 tokens", "longest has 5");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"abcd\"}\n{\"text\":\"ab\"}\n"), &o, ERR_FORMAT,
+        "a.jsonl", "2 documents", "9 tokens", "longest has 5");
     REFUSED(spec_of("text", "a.jsonl", "\n \n"), &o, ERR_FORMAT, "a.jsonl", "no lines");
 }
 
@@ -315,7 +330,8 @@ Test(suites, invalid_utf8_is_counted)
     cr_expect_eq(s.n_replaced, 2);
     expect_text(&s, 0, 1, s.samples[0].n, "caf\xef\xbf\xbd \xef\xbf\xbd");
     sample_set_clear(&s);
-    s = load(spec_of("cloze", "a.jsonl", "{\"context\":\"caf\xe9\",\"continuation\":\" b\xff\"}"), &o);
+    s = load(
+        spec_of("cloze", "a.jsonl", "{\"context\":\"caf\xe9\",\"continuation\":\" b\xff\"}"), &o);
     cr_expect_eq(s.n_replaced, 2);
     expect_item(&s, 0, "caf\xef\xbf\xbd", " b\xef\xbf\xbd");
     sample_set_clear(&s);
@@ -325,40 +341,44 @@ Test(suites, bad_lines_name_file_and_line)
 {
     struct suite_options o = options(64);
     o.num_samples = 1; /* lines behind the last one used are checked as well */
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n\n{\"text\":\"open}\n"), &o, ERR_FORMAT,
-            "a.jsonl", "line 3", "column", "not valid JSON");
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":\"two\"} x\n"), &o, ERR_FORMAT,
-            "line 2, column 16");
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n[1]\n"), &o, ERR_FORMAT, "line 2", "an array");
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"body\":\"x\"}\n"), &o, ERR_FORMAT, "line 2",
-            "\"text\"", "\"body\"", "--field");
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":7}\n"), &o, ERR_FORMAT, "line 2",
-            "a number", "a string");
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":null}\n"), &o, ERR_FORMAT, "line 2",
-            "\"text\"", "found null, expected a string");
-    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"a\\u0000b\"}\n"), &o, ERR_FORMAT, "line 1, column 11",
-            "zero");
-    REFUSED(spec_bytes("text", "a.jsonl", "{\"text\":\"a\0b\"}\n", 15), &o, ERR_FORMAT, "line 1, column 11",
-            "zero");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n\n{\"text\":\"open}\n"), &o,
+        ERR_FORMAT, "a.jsonl", "line 3", "column", "not valid JSON");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":\"two\"} x\n"), &o,
+        ERR_FORMAT, "line 2, column 16");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n[1]\n"), &o, ERR_FORMAT, "line 2",
+        "an array");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"body\":\"x\"}\n"), &o, ERR_FORMAT,
+        "line 2", "\"text\"", "\"body\"", "--field");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":7}\n"), &o, ERR_FORMAT,
+        "line 2", "a number", "a string");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"fine\"}\n{\"text\":null}\n"), &o, ERR_FORMAT,
+        "line 2", "\"text\"", "found null, expected a string");
+    REFUSED(spec_of("text", "a.jsonl", "{\"text\":\"a\\u0000b\"}\n"), &o, ERR_FORMAT,
+        "line 1, column 11", "zero");
+    REFUSED(spec_bytes("text", "a.jsonl", "{\"text\":\"a\0b\"}\n", 15), &o, ERR_FORMAT,
+        "line 1, column 11", "zero");
     struct sample_set s = load(spec_of("text", "a.jsonl", "{\"text\":\"a\\\\u0000b\"}\n"), &o);
     expect_text(&s, 0, 1, s.samples[0].n, "a\\u0000b");
     sample_set_clear(&s);
-    REFUSED(
-        spec_of("cloze", "a.jsonl", "{\"context\":\"a b\",\"continuation\":\" c\"}\n{\"context\":\"a\"}\n"),
+    REFUSED(spec_of("cloze", "a.jsonl",
+                "{\"context\":\"a b\",\"continuation\":\" c\"}\n{\"context\":\"a\"}\n"),
         &o, ERR_FORMAT, "line 2", "\"continuation\"");
-    REFUSED(spec_of("cloze", "a.jsonl", "{\"question\":\"a b\"}\n"), &o, ERR_FORMAT, "line 1", "\"context\"",
-            "\"continuation\"", "\"text\"", "\"question\"");
-    REFUSED(spec_of("cloze", "a.jsonl", "{\"text\":\" word \"}\n"), &o, ERR_FORMAT, "line 1", "two words");
-    REFUSED(spec_of("cloze", "a.jsonl", "{\"context\":\"a b\",\"continuation\":\"\"}\n"), &o, ERR_FORMAT,
-            "line 1", "empty");
+    REFUSED(spec_of("cloze", "a.jsonl", "{\"question\":\"a b\"}\n"), &o, ERR_FORMAT, "line 1",
+        "\"context\"", "\"continuation\"", "\"text\"", "\"question\"");
+    REFUSED(spec_of("cloze", "a.jsonl", "{\"text\":\" word \"}\n"), &o, ERR_FORMAT, "line 1",
+        "two words");
+    REFUSED(spec_of("cloze", "a.jsonl", "{\"context\":\"a b\",\"continuation\":\"\"}\n"), &o,
+        ERR_FORMAT, "line 1", "empty");
     REFUSED(spec_of("cloze", "a.jsonl", ""), &o, ERR_FORMAT, "a.jsonl", "nothing");
 }
 
 /* Which files hold JSON documents is in them, not in their names: one set of tokens for all. */
 Test(suites, json_documents_are_told_by_content)
 {
-    static const char lines[] = "{\"text\": \"one and two\", \"score\": NaN}\n{\"text\": \"three\"}\n";
-    static const char *const names[] = {"a.jsonl", "a.ndjson", "a.JSONL", "a.jsonlines", "a.json", "a.txt", "a"};
+    static const char lines[] =
+        "{\"text\": \"one and two\", \"score\": NaN}\n{\"text\": \"three\"}\n";
+    static const char *const names[] = {
+        "a.jsonl", "a.ndjson", "a.JSONL", "a.jsonlines", "a.json", "a.txt", "a"};
     static const char *const others[] = {
         "[{\"text\": \"one and two\"},\n {\"text\": \"three\", \"by\": null}]",
         "\xef\xbb\xbf [\n{\"text\": \"one and two\", \"x\": -Infinity}, {\"text\": \"three\"}\n]\n",
@@ -387,10 +407,13 @@ Test(suites, json_documents_are_told_by_content)
     expect_text(&s, 0, 1, s.samples[0].n, "{ this is no JSON }");
     sample_set_clear(&s);
     REFUSED(spec_of("text", "a.json", "plain words"), &o, ERR_FORMAT, "a.json", "line 1, column 1");
-    REFUSED(spec_of("text", "a.json", "[{\"text\":\"x\"}, {\"body\":\"y\"}]"), &o, ERR_FORMAT, "entry 2", "\"body\"");
-    REFUSED(spec_of("text", "a.json", "[{\"text\":NaN}]"), &o, ERR_FORMAT, "entry 1", "found NaN", "a string");
-    REFUSED(spec_of("choice", "a.json", "[{\"query\":\"q\",\"choices\":[\"x\",\"y\"],\"gold\":Infinity}]"), &o, ERR_FORMAT,
-            "entry 1", "gold", "found inf");
+    REFUSED(spec_of("text", "a.json", "[{\"text\":\"x\"}, {\"body\":\"y\"}]"), &o, ERR_FORMAT,
+        "entry 2", "\"body\"");
+    REFUSED(spec_of("text", "a.json", "[{\"text\":NaN}]"), &o, ERR_FORMAT, "entry 1", "found NaN",
+        "a string");
+    REFUSED(spec_of("choice", "a.json",
+                "[{\"query\":\"q\",\"choices\":[\"x\",\"y\"],\"gold\":Infinity}]"),
+        &o, ERR_FORMAT, "entry 1", "gold", "found inf");
     remove_file("a.json");
 }
 
@@ -403,7 +426,9 @@ Test(suites, what_is_no_text_is_refused)
     } bad[] = {
         {"\x1f\x8b\x08\x00\x01", 5, "gzip", "gunzip"},
         {"\x28\xb5\x2f\xfd\x01", 5, "zstd", "unzstd"},
-        {"\xfd" "7zXZ", 5, "xz", "unxz"},
+        {"\xfd"
+         "7zXZ",
+            5, "xz", "unxz"},
         {"BZh91AY&SY", 10, "bzip2", "bunzip2"},
         {"PK\x03\x04....", 8, "zip", "unzip"},
         {"PAR1....", 8, "Parquet", "JSON lines"},
@@ -418,8 +443,8 @@ Test(suites, what_is_no_text_is_refused)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const char *const names[] = {"a.txt", "a.jsonl"};
         for (int k = 0; k < 2; k++)
-            REFUSED(spec_bytes(k ? "cloze" : "text", names[k], bad[i].bytes, bad[i].n), &o, ERR_FORMAT, names[k], bad[i].what,
-                    bad[i].remedy);
+            REFUSED(spec_bytes(k ? "cloze" : "text", names[k], bad[i].bytes, bad[i].n), &o,
+                ERR_FORMAT, names[k], bad[i].what, bad[i].remedy);
     }
     struct sample_set s = load(spec_of("text", "a.txt", "\xef\xbb\xbfwords"), &o);
     expect_text(&s, 0, 1, s.samples[0].n, "words");
@@ -460,14 +485,15 @@ Test(suites, fields_can_be_renamed)
 {
     struct suite_options o = options(64);
     o.field = "context=prompt,continuation=target.value";
-    struct sample_set s = load(spec_of("cloze", "a.jsonl",
-                                       "{\"context\":\"no\",\"prompt\":\"one\",\"target\":{\"value\":\" "
-                                       "two\"}}\n"),
-                               &o);
+    struct sample_set s =
+        load(spec_of("cloze", "a.jsonl",
+                 "{\"context\":\"no\",\"prompt\":\"one\",\"target\":{\"value\":\" "
+                 "two\"}}\n"),
+            &o);
     expect_item(&s, 0, "one", " two");
     sample_set_clear(&s);
     REFUSED(spec_of("cloze", "a.jsonl", "{\"prompt\":\"one\",\"target\":{}}\n"), &o, ERR_FORMAT,
-            "\"target.value\"");
+        "\"target.value\"");
     o.field = "context";
     REFUSED(spec_of("cloze", "a.jsonl", "{}"), &o, ERR_ARG, "--field", "\"context\"", "KEY=NAME");
     o.field = "context=";
@@ -482,11 +508,11 @@ Test(suites, cloze_forms)
 {
     struct suite_options o = options(64);
     struct sample_set s = load(spec_of("cloze", "a.jsonl",
-                                       "{\"context\":\"The sky is\",\"continuation\":\" blue\"}\n"
-                                       "{\"context\":\"The sky is \\n\",\"continuation\":\"blue\"}\n"
-                                       "{\"text\":\"She said hello to  Hans. \"}\n"
-                                       "{\"context\":\"\",\"continuation\":\"alone\"}\n"),
-                               &o);
+                                   "{\"context\":\"The sky is\",\"continuation\":\" blue\"}\n"
+                                   "{\"context\":\"The sky is \\n\",\"continuation\":\"blue\"}\n"
+                                   "{\"text\":\"She said hello to  Hans. \"}\n"
+                                   "{\"context\":\"\",\"continuation\":\"alone\"}\n"),
+        &o);
     cr_assert_eq(s.n_samples, 4);
     cr_expect_eq(s.n_questions, 4);
     expect_item(&s, 0, "The sky is", " blue");
@@ -498,7 +524,8 @@ Test(suites, cloze_forms)
     cr_expect_eq(s.items[2].n_bytes, 5);
     cr_expect_eq(s.items[3].begin, 1);
     cr_expect_str_eq(s.items[2].id, "a.jsonl:3");
-    cr_expect(isnan(s.items[0].depth) && s.items[0].length == -1 && s.items[0].gold && !s.items[0].group);
+    cr_expect(
+        isnan(s.items[0].depth) && s.items[0].length == -1 && s.items[0].gold && !s.items[0].group);
     cr_expect_eq(s.samples[0].score_from, s.items[0].begin - 1);
     cr_expect_not(s.score_text);
     sample_set_clear(&s);
@@ -508,9 +535,9 @@ Test(suites, long_contexts_are_cut_at_the_left_and_counted)
 {
     struct suite_options o = options(10);
     struct sample_set s = load(spec_of("cloze", "a.jsonl",
-                                       "{\"context\":\"0123456789abc\",\"continuation\":\" yes\"}\n"
-                                       "{\"context\":\"01234\",\"continuation\":\" yes\"}\n"),
-                               &o);
+                                   "{\"context\":\"0123456789abc\",\"continuation\":\" yes\"}\n"
+                                   "{\"context\":\"01234\",\"continuation\":\" yes\"}\n"),
+        &o);
     cr_expect_eq(s.n_truncated, 1);
     cr_expect_eq(s.samples[0].n, 10);
     cr_expect_eq(s.samples[0].ids[0], SYNTH_BOS);
@@ -518,31 +545,37 @@ Test(suites, long_contexts_are_cut_at_the_left_and_counted)
     expect_item(&s, 1, "01234", " yes");
     cr_expect_str_eq(s.samples[0].name, "a.jsonl line 1 (first 8 of 13 context tokens cut)");
     sample_set_clear(&s);
-    s = load(spec_of("cloze", "a.jsonl", "{\"context\":\"0123\",\"continuation\":\" eight---\"}\n"), &o);
+    s = load(
+        spec_of("cloze", "a.jsonl", "{\"context\":\"0123\",\"continuation\":\" eight---\"}\n"), &o);
     expect_item(&s, 0, "", " eight---");
     sample_set_clear(&s);
-    REFUSED(spec_of("cloze", "a.jsonl", "{\"context\":\"0123\",\"continuation\":\" eight----\"}\n"), &o,
-            ERR_FORMAT, "line 1", "10 tokens", "room for 9");
+    REFUSED(spec_of("cloze", "a.jsonl", "{\"context\":\"0123\",\"continuation\":\" eight----\"}\n"),
+        &o, ERR_FORMAT, "line 1", "10 tokens", "room for 9");
 }
 
 static const char merging_json[] =
-    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[],\"normalizer\":null,"
-    "\"pre_tokenizer\":null,\"post_processor\":null,\"decoder\":null,\"model\":{\"type\":\"BPE\",\"dropout\":"
+    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[],\"normalizer\":"
     "null,"
-    "\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":false,"
+    "\"pre_tokenizer\":null,\"post_processor\":null,\"decoder\":null,\"model\":{\"type\":\"BPE\","
+    "\"dropout\":"
+    "null,"
+    "\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_"
+    "unk\":false,"
     "\"byte_fallback\":false,\"vocab\":{\"x\":0,\"y\":1,\"xy\":2,\"z\":3},\"merges\":[\"x y\"]}}";
 
 Test(suites, straddling_tokens_and_no_bos)
 {
     struct tokenizer *t;
-    cr_assert_eq(tokenizer_parse(&t, "merging", merging_json, sizeof merging_json - 1, NULL, 0), OK, "%s",
-                 status_message());
+    cr_assert_eq(tokenizer_parse(&t, "merging", merging_json, sizeof merging_json - 1, NULL, 0), OK,
+        "%s", status_message());
     struct suite_options o = {.tokenizer = t, .max_length = 3};
     struct sample_set s = load(spec_of("cloze", "a.jsonl",
-                                       "{\"context\":\"zx\",\"continuation\":\"yzz\"}\n" /* z xy | z z */
-                                       "{\"context\":\"zx\",\"continuation\":\"y\"}\n"   /* z | xy */
-                                       "{\"context\":\"zy\",\"continuation\":\"z\"}\n"),
-                               &o); /* z y | z */
+                                   /* z xy | z z */
+                                   "{\"context\":\"zx\",\"continuation\":\"yzz\"}\n"
+                                   /* z | xy */
+                                   "{\"context\":\"zx\",\"continuation\":\"y\"}\n"
+                                   "{\"context\":\"zy\",\"continuation\":\"z\"}\n"),
+        &o); /* z y | z */
     cr_assert_eq(s.n_items, 3);
     cr_expect_eq(s.samples[0].n, 3);
     cr_expect_eq(s.samples[0].ids[0], 2, "the first z is cut");
@@ -555,8 +588,8 @@ Test(suites, straddling_tokens_and_no_bos)
     cr_expect_eq(s.samples[2].n, 3);
     cr_expect_eq(s.items[2].begin, 2);
     sample_set_clear(&s);
-    REFUSED(spec_of("cloze", "a.jsonl", "{\"context\":\"\",\"continuation\":\"yz\"}\n"), &o, ERR_FORMAT,
-            "line 1", "context is empty");
+    REFUSED(spec_of("cloze", "a.jsonl", "{\"context\":\"\",\"continuation\":\"yz\"}\n"), &o,
+        ERR_FORMAT, "line 1", "context is empty");
     s = load(spec_of("text", "a.txt", "zyzyzy"), &o);
     cr_expect_eq(s.n_samples, 2);
     cr_expect_eq(s.samples[0].n, 3);
@@ -569,20 +602,24 @@ static struct tokenizer *merging(const char *processor, const char *config)
     struct tokenizer *t;
     struct str json = {0};
     const char *null = "\"post_processor\":null", *at = strstr(merging_json, null);
-    str_addf(&json, "%.*s\"post_processor\":%s%s", (int)(at - merging_json), merging_json, processor, at + strlen(null));
-    cr_assert_eq(tokenizer_parse(&t, "merging", json.data, json.len, config, strlen(config)), OK, "%s", status_message());
+    str_addf(&json, "%.*s\"post_processor\":%s%s", (int)(at - merging_json), merging_json,
+        processor, at + strlen(null));
+    cr_assert_eq(tokenizer_parse(&t, "merging", json.data, json.len, config, strlen(config)), OK,
+        "%s", status_message());
     str_clear(&json);
     return t;
 }
 
-/* Whether BOS (x, here) stands in front is the tokenizer's to say, unless --bos does; what a text spells out is not said
- * twice. Ids as `tokenizers` 0.2x gives them with add_special_tokens, but for that doubling. */
+/* Whether BOS (x, here) stands in front is the tokenizer's to say, unless --bos does; what a text
+ * spells out is not said twice. Ids as `tokenizers` 0.2x gives them with add_special_tokens, but
+ * for that doubling. */
 Test(suites, bos_follows_the_tokenizer)
 {
-    static const char template[] =
-        "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\",\"type_id\":0}},"
-        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"x\":{\"id\":\"x\",\"ids\":[0],"
-        "\"tokens\":[\"x\"]}}}";
+    static const char template[] = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
+                                   "{\"id\":\"x\",\"type_id\":0}},"
+                                   "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],"
+                                   "\"special_tokens\":{\"x\":{\"id\":\"x\",\"ids\":[0],"
+                                   "\"tokens\":[\"x\"]}}}";
     static const struct {
         const char *processor, *config;
         bool by_itself;
@@ -600,17 +637,24 @@ Test(suites, bos_follows_the_tokenizer)
             cr_assert(bos_rule_parse(rules[r], &o.bos));
             int bos = r == 1 || (r == 0 && kinds[k].by_itself);
             struct sample_set s = load(spec_of("text", "a.txt", "zyzzy"), &o);
-            cr_expect_eq(s.n_samples, bos ? 2 : 1, "5 tokens in windows of 3 with it, whose short rest is left out; %zu %s", k, rules[r]);
-            for (int i = 0; i < s.n_samples; i++) cr_expect_eq(s.samples[i].ids[0] == 0, bos, "%zu %s window %d", k, rules[r], i);
+            cr_expect_eq(s.n_samples, bos ? 2 : 1,
+                "5 tokens in windows of 3 with it, whose short rest is left out; %zu %s", k,
+                rules[r]);
+            for (int i = 0; i < s.n_samples; i++)
+                cr_expect_eq(s.samples[i].ids[0] == 0, bos, "%zu %s window %d", k, rules[r], i);
             cr_expect_eq(str_starts_with(s.name, "--bos "), r > 0);
             enum bos_rule parsed;
-            cr_expect(str_starts_with(suite_name_parse(s.name, &parsed), "text:/") && parsed == o.bos);
+            cr_expect(
+                str_starts_with(suite_name_parse(s.name, &parsed), "text:/") && parsed == o.bos);
             sample_set_clear(&s);
             s = load(spec_of("text", "a.txt", "xzy"), &o); /* BOS spelled out */
             cr_expect_eq(s.samples[0].n, 3);
-            cr_expect(s.samples[0].ids[0] == 0 && s.samples[0].ids[1] == 3 && s.samples[0].ids[2] == 1, "%zu %s", k, rules[r]);
+            cr_expect(
+                s.samples[0].ids[0] == 0 && s.samples[0].ids[1] == 3 && s.samples[0].ids[2] == 1,
+                "%zu %s", k, rules[r]);
             sample_set_clear(&s);
-            s = load(spec_of("cloze", "a.jsonl", "{\"context\":\"xz\",\"continuation\":\"z\"}\n"), &o);
+            s = load(
+                spec_of("cloze", "a.jsonl", "{\"context\":\"xz\",\"continuation\":\"z\"}\n"), &o);
             cr_expect(s.samples[0].n == 3 && s.items[0].begin == 2 && s.items[0].end == 3);
             sample_set_clear(&s);
         }
@@ -630,7 +674,8 @@ Test(suites, tokens_beyond_the_table)
     struct sample_set s = load(spec_of("text", "a.txt", "fine"), &o);
     sample_set_clear(&s);
     o.n_rows = SYNTH_BOS;
-    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_FORMAT, "a.txt window 1", "token 256", "256 rows", "258 ids");
+    REFUSED(spec_of("text", "a.txt", "fine"), &o, ERR_FORMAT, "a.txt window 1", "token 256",
+        "256 rows", "258 ids");
     o.bos = BOS_NEVER;
     s = load(spec_of("text", "a.txt", "fine"), &o);
     sample_set_clear(&s);
@@ -641,13 +686,14 @@ Test(suites, tokens_beyond_the_table)
 Test(suites, choice_candidates)
 {
     struct suite_options o = options(64);
-    struct sample_set s = load(spec_of("choice", "a.jsonl",
-                                       "{\"query\":\"Two and "
-                                       "two:\",\"choices\":[\"four\",\"fifteen\"],\"gold\":0}\n"
-                                       "{\"query\":\"Q \",\"choices\":[\"a\",\" b\",\"c\"],\"gold\":\"c\"}\n"
-                                       "{\"query\":\"R\",\"choices\":[\"no\",\"yes\"],\"gold\":\"1\"}\n"
-                                       "{\"query\":\"R\",\"choices\":[\"1\",\"0\"],\"gold\":\"0\"}\n"),
-                               &o);
+    struct sample_set s =
+        load(spec_of("choice", "a.jsonl",
+                 "{\"query\":\"Two and "
+                 "two:\",\"choices\":[\"four\",\"fifteen\"],\"gold\":0}\n"
+                 "{\"query\":\"Q \",\"choices\":[\"a\",\" b\",\"c\"],\"gold\":\"c\"}\n"
+                 "{\"query\":\"R\",\"choices\":[\"no\",\"yes\"],\"gold\":\"1\"}\n"
+                 "{\"query\":\"R\",\"choices\":[\"1\",\"0\"],\"gold\":\"0\"}\n"),
+            &o);
     cr_assert_eq(s.n_items, 9);
     cr_assert_eq(s.n_samples, 9);
     cr_expect_eq(s.n_questions, 4);
@@ -661,7 +707,8 @@ Test(suites, choice_candidates)
         cr_expect_eq(s.items[i].gold, gold[i], "item %d", i);
         cr_expect_eq(s.items[i].question, question[i]);
     }
-    cr_expect_eq(s.n_ambiguous, 1, "the last one's \"0\" is its first choice, and the text of its second");
+    cr_expect_eq(
+        s.n_ambiguous, 1, "the last one's \"0\" is its first choice, and the text of its second");
     cr_expect_eq(s.items[0].n_bytes, 4);
     cr_expect_str_eq(s.items[4].id, "a.jsonl:2:2");
     sample_set_clear(&s);
@@ -694,9 +741,9 @@ Test(suites, choice_limits_by_question)
 Test(suites, choice_bad_lines)
 {
     struct suite_options o = options(64);
-#define BAD(line, ...)                                                                                       \
-    REFUSED(                                                                                                 \
-        spec_of("choice", "a.jsonl", "{\"query\":\"q\",\"choices\":[\"x\",\"y\"],\"gold\":0}\n" line "\n"),  \
+#define BAD(line, ...)                                                                 \
+    REFUSED(spec_of("choice", "a.jsonl",                                               \
+                "{\"query\":\"q\",\"choices\":[\"x\",\"y\"],\"gold\":0}\n" line "\n"), \
         &o, ERR_FORMAT, "line 2", __VA_ARGS__)
     BAD("{\"query\":\"q\",\"choices\":[\"x\"],\"gold\":0}", "1 choices");
     BAD("{\"query\":\"q\",\"choices\":[\"x\",3],\"gold\":0}", "choices[1]", "a number");
@@ -714,7 +761,8 @@ Test(suites, choice_bad_lines)
 Test(suites, unknown_names_list_the_known)
 {
     struct suite_options o = options(64);
-    REFUSED("wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, speed, null");
+    REFUSED(
+        "wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, speed, null");
     REFUSED("", &o, ERR_ARG, "unknown suite");
     REFUSED("chronicle:x", &o, ERR_ARG, "no argument");
     o.max_length = 1;
@@ -742,11 +790,13 @@ static char *sample_text(const struct sample *s)
 static void expect_answerable(const struct sample_set *s, const struct item *item)
 {
     char *text = sample_text(&s->samples[item->sample]);
-    int begin = item->begin - 1, n = item->end - item->begin - 1; /* of the text, and without the space */
+    /* of the text, and without the space */
+    int begin = item->begin - 1, n = item->end - item->begin - 1;
     char *answer = strndup(text + begin + 1, (size_t)n);
     cr_expect_eq(text[begin], ' ');
     cr_expect_eq(n, item->n_bytes);
-    cr_expect_eq(count(text, (size_t)begin, answer), 1, "%s: \"%s\" stands before once", item->id, answer);
+    cr_expect_eq(
+        count(text, (size_t)begin, answer), 1, "%s: \"%s\" stands before once", item->id, answer);
     free(answer);
     free(text);
 }
@@ -764,14 +814,15 @@ Test(suites, needle_fills_the_grid)
         cr_expect_eq(item->depth, i % 3 * .5);
         cr_expect_eq(item->sample, i);
         cr_expect_str_eq(item->group, "needle");
-        cr_expect(s.samples[i].n <= length && s.samples[i].n * 10 > length * 9, "%d of %d", s.samples[i].n,
-                  length);
+        cr_expect(s.samples[i].n <= length && s.samples[i].n * 10 > length * 9, "%d of %d",
+            s.samples[i].n, length);
         expect_answerable(&s, item);
         char *text = sample_text(&s.samples[i]), *query = strstr(text, "Question: ");
         cr_assert(query && !memcmp(text + item->begin - 1 - 7, "Answer:", 7));
         char *answer = strndup(text + item->begin, (size_t)item->n_bytes);
         double at = (double)(strstr(text, answer) - text) / (double)(query - text);
-        cr_expect(fabs(at - item->depth) < .2, "depth %g, the needle stands at %g", item->depth, at);
+        cr_expect(
+            fabs(at - item->depth) < .2, "depth %g, the needle stands at %g", item->depth, at);
         free(answer);
         free(text);
     }
@@ -791,7 +842,8 @@ Test(suites, needle_fills_the_grid)
 Test(suites, needle_bad_options)
 {
     struct suite_options o = options(2048);
-    REFUSED("needle:length=5", &o, ERR_ARG, "\"length\"", "known: lengths, depths, repeat, needles");
+    REFUSED(
+        "needle:length=5", &o, ERR_ARG, "\"length\"", "known: lengths, depths, repeat, needles");
     REFUSED("needle:lengths=1024,4096", &o, ERR_ARG, "lengths=1024,4096", "2048 (max_length)");
     REFUSED("needle:lengths=", &o, ERR_ARG, "lengths=");
     REFUSED("needle:lengths=100.5", &o, ERR_ARG, "lengths=100.5");
@@ -823,7 +875,8 @@ Test(suites, chronicle_questions)
         char *text = sample_text(&s.samples[item->sample]);
         char *answer = strndup(text + item->begin, (size_t)item->n_bytes);
         double evidence = item->depth * item->begin, at = (double)(strstr(text, answer) - text) + 1;
-        cr_expect(evidence < at && at - evidence < 300, "the answer stands behind the start of its sentence");
+        cr_expect(evidence < at && at - evidence < 300,
+            "the answer stands behind the start of its sentence");
         free(answer);
         free(text);
     }
@@ -864,7 +917,7 @@ static void expect_same(const struct sample_set *a, const struct sample_set *b)
         cr_assert_str_eq(x->id, y->id);
         cr_assert_str_eq(x->group, y->group);
         cr_assert(x->question == y->question && x->sample == y->sample && x->begin == y->begin &&
-                  x->end == y->end);
+            x->end == y->end);
         cr_assert(x->depth == y->depth && x->length == y->length && x->n_bytes == y->n_bytes);
     }
     cr_assert_str_eq(a->fingerprint, b->fingerprint);
@@ -890,7 +943,8 @@ Test(suites, generated_sets_are_identical_and_follow_the_seed)
         for (int x = 0; x < a.n_samples; x++)
             for (int y = 0; y < b.n_samples; y++) {
                 int n = a.samples[x].n < b.samples[y].n ? a.samples[x].n : b.samples[y].n;
-                cr_expect_neq(memcmp(a.samples[x].ids, b.samples[y].ids, (size_t)n * sizeof(int32_t)), 0);
+                cr_expect_neq(
+                    memcmp(a.samples[x].ids, b.samples[y].ids, (size_t)n * sizeof(int32_t)), 0);
             }
         sample_set_clear(&b);
         sample_set_clear(&a);
@@ -914,12 +968,12 @@ Test(suites, fingerprint_covers_what_is_measured)
     char before[33];
     strcpy(before, s.fingerprint);
     cr_expect_eq(strlen(before), 32);
-#define CHANGE(field, value)                                                                                 \
-    do {                                                                                                     \
-        typeof(field) keep_ = field;                                                                         \
-        field = value;                                                                                       \
-        expect_changed(&s, before, #field);                                                                  \
-        field = keep_;                                                                                       \
+#define CHANGE(field, value)                \
+    do {                                    \
+        typeof(field) keep_ = field;        \
+        field = value;                      \
+        expect_changed(&s, before, #field); \
+        field = keep_;                      \
     } while (0)
     CHANGE(s.samples[1].ids[3], 7);
     CHANGE(s.samples[1].n, s.samples[1].n - 1);
@@ -948,18 +1002,18 @@ static void add_sample(struct sample_set *s)
     cr_assert_eq(sample_set_add(s, sample), OK);
 }
 
-static void add_item(struct sample_set *s, int question, int sample, int begin, int end, bool gold,
-                     int n_bytes)
+static void add_item(
+    struct sample_set *s, int question, int sample, int begin, int end, bool gold, int n_bytes)
 {
     struct item item = {.id = str_format("%d", s->n_items),
-                        .question = question,
-                        .sample = sample,
-                        .begin = begin,
-                        .end = end,
-                        .gold = gold,
-                        .n_bytes = n_bytes,
-                        .depth = NAN,
-                        .length = -1};
+        .question = question,
+        .sample = sample,
+        .begin = begin,
+        .end = end,
+        .gold = gold,
+        .n_bytes = n_bytes,
+        .depth = NAN,
+        .length = -1};
     cr_assert_eq(sample_set_add_item(s, item), OK);
 }
 
@@ -981,7 +1035,8 @@ Test(suites, scores)
     t[0][3].argmax_sparse = 0;  /* predicts token 4, in the second answer */
     t[1][3].logprob_dense = -3; /* sums -4, -2, -2.5 dense: right */
     t[3][3].logprob_dense = -1.5f;
-    t[1][4].logprob_sparse = -1; /* sums -3, -4, -4 sparse: wrong, but -3/1, -4/10, -4/2 per byte: right */
+    /* sums -3, -4, -4 sparse: wrong, but -3/1, -4/10, -4/2 per byte: right */
+    t[1][4].logprob_sparse = -1;
     const struct token_score *tokens[] = {t[0], t[1], t[2], t[3]};
     struct item_score out[3];
     int gold[3];
@@ -992,16 +1047,17 @@ Test(suites, scores)
     cr_expect_eq(out[0].dense_norm, -.5);
     cr_expect_eq(out[0].sparse_norm, -1);
     cr_expect(out[0].dense_right && out[0].sparse_right && out[0].dense_right_norm &&
-              out[0].sparse_right_norm);
+        out[0].sparse_right_norm);
     cr_expect_eq(out[1].dense, -3);
     cr_expect(out[1].dense_right && !out[1].sparse_right && out[1].dense_right_norm &&
-              !out[1].sparse_right_norm);
+        !out[1].sparse_right_norm);
     cr_expect_eq(out[2].dense, -2);
     cr_expect_eq(out[2].sparse, -4);
     cr_expect(out[2].dense_right && !out[2].sparse_right);
     cr_expect(out[2].dense_right_norm && out[2].sparse_right_norm);
 
-    t[3][3].logprob_dense = -1; /* a tie with a later candidate stands, with an earlier one it falls */
+    /* a tie with a later candidate stands, with an earlier one it falls */
+    t[3][3].logprob_dense = -1;
     suite_score(&s, tokens, out, NULL);
     cr_expect(out[2].dense_right);
     t[1][3].logprob_dense = -1;

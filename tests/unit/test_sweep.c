@@ -21,10 +21,7 @@
 
 static char dir[] = "/tmp/test_sweep_XXXXXX";
 
-static void enter(void)
-{
-    cr_assert(mkdtemp(dir) && chdir(dir) == 0);
-}
+static void enter(void) { cr_assert(mkdtemp(dir) && chdir(dir) == 0); }
 
 static void leave(void)
 {
@@ -71,7 +68,8 @@ static int64_t number(const char *db, const char *sql)
 
 static void same_number(double a, double b, const char *what)
 {
-    cr_assert(memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)), "%s: %.17g and %.17g", what, a, b);
+    cr_assert(
+        memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)), "%s: %.17g and %.17g", what, a, b);
 }
 
 static void same_evaluation(const struct evaluation *a, const struct evaluation *b)
@@ -80,19 +78,21 @@ static void same_evaluation(const struct evaluation *a, const struct evaluation 
     cr_assert_eq(a->data.n_ledger, b->data.n_ledger);
     for (size_t i = 0; i < a->data.n_ledger; i++) {
         const struct ledger_record *x = &a->data.ledger[i], *y = &b->data.ledger[i];
-        cr_assert(x->tiles_possible == y->tiles_possible && x->tiles_computed == y->tiles_computed &&
-                      x->pv_possible == y->pv_possible && x->pv_computed == y->pv_computed &&
-                      x->calls == y->calls && x->dense_layer == y->dense_layer &&
-                      x->dense_head == y->dense_head && x->dense_short == y->dense_short &&
-                      x->forced_sink == y->forced_sink && x->forced_diagonal == y->forced_diagonal,
-                  "ledger of layer %d, head %d: %lld/%lld tiles and %lld/%lld", x->layer, x->head,
-                  (long long)x->tiles_computed, (long long)x->tiles_possible, (long long)y->tiles_computed,
-                  (long long)y->tiles_possible);
+        cr_assert(x->tiles_possible == y->tiles_possible &&
+                x->tiles_computed == y->tiles_computed && x->pv_possible == y->pv_possible &&
+                x->pv_computed == y->pv_computed && x->calls == y->calls &&
+                x->dense_layer == y->dense_layer && x->dense_head == y->dense_head &&
+                x->dense_short == y->dense_short && x->forced_sink == y->forced_sink &&
+                x->forced_diagonal == y->forced_diagonal,
+            "ledger of layer %d, head %d: %lld/%lld tiles and %lld/%lld", x->layer, x->head,
+            (long long)x->tiles_computed, (long long)x->tiles_possible,
+            (long long)y->tiles_computed, (long long)y->tiles_possible);
     }
     for (size_t i = 0; i < a->data.n_metrics; i++) {
         const struct metric_record *x = &a->data.metrics[i], *y = NULL;
         for (size_t k = 0; k < b->data.n_metrics; k++)
-            if (!strcmp(b->data.metrics[k].name, x->name) && !strcmp(b->data.metrics[k].scope, x->scope))
+            if (!strcmp(b->data.metrics[k].name, x->name) &&
+                !strcmp(b->data.metrics[k].scope, x->scope))
                 y = &b->data.metrics[k];
         if (str_starts_with(x->name, "latency")) continue;
         cr_assert_not_null(y, "%s of %s", x->name, x->scope);
@@ -103,7 +103,8 @@ static void same_evaluation(const struct evaluation *a, const struct evaluation 
     }
     cr_assert_gt(n, 20);
     for (size_t i = 0; i < a->data.n_samples; i++)
-        same_number(a->data.samples[i].nll_sparse_sum, b->data.samples[i].nll_sparse_sum, "nll of a sample");
+        same_number(a->data.samples[i].nll_sparse_sum, b->data.samples[i].nll_sparse_sum,
+            "nll of a sample");
 }
 
 Test(sweep, a_shared_dense_pass_changes_no_bit)
@@ -124,17 +125,18 @@ Test(sweep, a_shared_dense_pass_changes_no_bit)
     static const int starts[] = {0, 3, 3, 6, 6, 0};
     for (int chunk = 0; chunk <= 256; chunk += 256) {
         struct dense_states states;
-        cr_assert_eq(dense_states_open(&states, &(struct dense_states_args){.model = &setup.model,
-                                                                            .par = setup.par,
-                                                                            .set = &set,
-                                                                            .cache = &none,
-                                                                            .chunk = chunk,
-                                                                            .layers = layers,
-                                                                            .n_layers = 3,
-                                                                            .blocks = blocks,
-                                                                            .n_blocks = 2,
-                                                                            .budget_bytes = (size_t)1 << 30}),
-                     OK, "%s", status_message());
+        cr_assert_eq(dense_states_open(&states,
+                         &(struct dense_states_args){.model = &setup.model,
+                             .par = setup.par,
+                             .set = &set,
+                             .cache = &none,
+                             .chunk = chunk,
+                             .layers = layers,
+                             .n_layers = 3,
+                             .blocks = blocks,
+                             .n_blocks = 2,
+                             .budget_bytes = (size_t)1 << 30}),
+            OK, "%s", status_message());
         cr_assert_eq(states.n_points, 2);
         for (size_t r = 0; r < sizeof ranges / sizeof *ranges; r++)
             for (int b = 0; b < 2; b++) {
@@ -145,21 +147,22 @@ Test(sweep, a_shared_dense_pass_changes_no_bit)
                 p.block = blocks[b];
                 policy_set_thresholds(&p, -1, .9f, 10);
                 struct evaluate_args a = {.model = &setup.model,
-                                          .par = setup.par,
-                                          .set = &set,
-                                          .policy = &p,
-                                          .cache = &none,
-                                          .chunk = chunk,
-                                          .n_worst = 5,
-                                          .quiet = true};
+                    .par = setup.par,
+                    .set = &set,
+                    .policy = &p,
+                    .cache = &none,
+                    .chunk = chunk,
+                    .n_worst = 5,
+                    .quiet = true};
                 cr_assert_eq(evaluate(&a, &alone), OK, "%s", status_message());
                 a.states = &states;
                 cr_assert_eq(evaluate(&a, &shared), OK, "%s", status_message());
-                cr_assert_eq(shared.first_layer, starts[r], "layers %s began at %d", ranges[r], shared.first_layer);
+                cr_assert_eq(shared.first_layer, starts[r], "layers %s began at %d", ranges[r],
+                    shared.first_layer);
                 same_evaluation(&alone, &shared);
                 for (size_t i = 0; i < shared.data.n_metrics; i++)
                     cr_assert(!starts[r] || strcmp(shared.data.metrics[i].name, "latency_sparse"),
-                              "half a pass is no latency");
+                        "half a pass is no latency");
                 evaluation_clear(&alone);
                 evaluation_clear(&shared);
                 policy_clear(&p);
@@ -187,15 +190,16 @@ Test(sweep, streams_are_thinned_out_to_fit)
     size_t one = dense_states_bytes(&set, 256, 0);
     for (size_t n = 0; n < 9; n++) {
         struct dense_states s;
-        enum status st = dense_states_open(&s, &(struct dense_states_args){.model = &setup.model,
-                                                                           .par = setup.par,
-                                                                           .set = &set,
-                                                                           .cache = &none,
-                                                                           .layers = layers,
-                                                                           .n_layers = 7,
-                                                                           .blocks = &block,
-                                                                           .n_blocks = 1,
-                                                                           .budget_bytes = n * one + one / 2});
+        enum status st = dense_states_open(&s,
+            &(struct dense_states_args){.model = &setup.model,
+                .par = setup.par,
+                .set = &set,
+                .cache = &none,
+                .layers = layers,
+                .n_layers = 7,
+                .blocks = &block,
+                .n_blocks = 1,
+                .budget_bytes = n * one + one / 2});
         cr_assert_eq(st, n ? OK : ERR_MEMORY);
         if (n) cr_assert_eq(s.n_points, (int)(n < 8 ? n - 1 : 7));
         if (n > 1) cr_assert_eq(s.points[0], 1); /* the first serves every cell */
@@ -207,16 +211,18 @@ Test(sweep, streams_are_thinned_out_to_fit)
 
 Test(sweep, cells_equal_single_runs)
 {
-    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .85,.9 --db a.db"), 0);
     cr_assert_eq(
-        tool("eval",
-             MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
-                   "--cdfthreshd .85 --db b.db"),
+        tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .85,.9 --db a.db"),
         0);
-    cr_assert_eq(
-        tool("eval",
-             MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers 4-7 --simthreshd1 -1 "
-                   "--cdfthreshd .9 --db b.db"),
+    cr_assert_eq(tool("eval",
+                     MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers "
+                           "4-7 --simthreshd1 -1 "
+                           "--cdfthreshd .85 --db b.db"),
+        0);
+    cr_assert_eq(tool("eval",
+                     MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --layers "
+                           "4-7 --simthreshd1 -1 "
+                           "--cdfthreshd .9 --db b.db"),
         0);
     cr_assert_eq(tool("merge", "b.db --db a.db"), 0);
     cr_assert(said("0 added, 2 identical, 0 completed, 0 in conflict"));
@@ -258,7 +264,8 @@ static int64_t finished(const char *db)
 
 static void wait_for(const char *db, int64_t n)
 {
-    for (int i = 0; i < 6000 && finished(db) < n; i++) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    for (int i = 0; i < 6000 && finished(db) < n; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     cr_assert_geq(finished(db), n);
 }
 
@@ -274,7 +281,8 @@ Test(sweep, kill_9_loses_only_the_running_cell)
     int64_t before = finished("a.db");
     cr_assert(before >= 3 && before < 10, "%lld", (long long)before);
     cr_assert_eq(tool("status", "--db a.db"), 3);
-    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0); /* the dead worker's lease is no obstacle */
+    /* the dead worker's lease is no obstacle */
+    cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
     char words[64];
     snprintf(words, sizeof words, "%d run, %d reused, 0 failed", (int)(10 - before), (int)before);
     cr_assert(said(words));
@@ -311,7 +319,9 @@ Test(sweep, a_crash_becomes_a_row_and_the_sweep_goes_on)
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 3, "%d", status);
     cr_assert(said("crashed: signal 11"));
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 9);
-    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE 'crashed%'"), 1);
+    cr_assert_eq(number("a.db",
+                     "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE 'crashed%'"),
+        1);
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 3);
     cr_assert(said("0 run, 9 reused, 1 failed"));
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--retry-failed --db a.db"), 0);
@@ -321,16 +331,24 @@ Test(sweep, a_crash_becomes_a_row_and_the_sweep_goes_on)
 Test(sweep, a_cell_that_fails_is_a_row_with_its_reason)
 {
     cr_assert_eq(
-        tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 3);
+        tool("sweep",
+            MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"),
+        3);
     cr_assert(said("later.txt"));
     cr_assert(said("partial"));
-    cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE '%later.txt%'"), 1);
+    cr_assert_eq(
+        number("a.db",
+            "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE '%later.txt%'"),
+        1);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 1);
     FILE *f = fopen("later.txt", "w");
-    for (int i = 0; i < 400; i++) fprintf(f, "The clock of the town struck %d and nobody came. ", i);
+    for (int i = 0; i < 400; i++)
+        fprintf(f, "The clock of the town struck %d and nobody came. ", i);
     fclose(f);
     cr_assert_eq(
-        tool("sweep", MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"), 0);
+        tool("sweep",
+            MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256 --db a.db"),
+        0);
     cr_assert(said("1 run, 1 reused"));
     f = fopen("later.txt", "a");
     fprintf(f, "And then somebody came after all, which changes everything.");
@@ -339,9 +357,11 @@ Test(sweep, a_cell_that_fails_is_a_row_with_its_reason)
     f = fopen("later.txt", "r+"); /* the first window is another one now */
     fputs("One", f);
     fclose(f);
-    cr_assert_eq(tool("sweep", MODEL QUICK
-                      "--suite text:later.txt --suite chronicle --method window:256 --dry-run --db a.db"),
-                 0);
+    cr_assert_eq(
+        tool("sweep",
+            MODEL QUICK
+            "--suite text:later.txt --suite chronicle --method window:256 --dry-run --db a.db"),
+        0);
     cr_assert(said("1 would run, 1 are done, 1 are stale"));
 }
 
@@ -396,7 +416,9 @@ Test(sweep, no_signal_is_lost, .timeout = 280)
 Test(sweep, planning_answers_a_signal)
 {
     int status;
-    pid_t pid = start(MODEL QUICK "--simthreshd1 -1-1+.001 --cdfthreshd .5-.9+.001 --dry-run --db a.db", "out.txt");
+    pid_t pid =
+        start(MODEL QUICK "--simthreshd1 -1-1+.001 --cdfthreshd .5-.9+.001 --dry-run --db a.db",
+            "out.txt");
     nanosleep(&(struct timespec){.tv_sec = 2}, NULL);
     double t0 = seconds();
     kill(pid, SIGINT);
@@ -411,13 +433,15 @@ Test(sweep, null_runs_give_the_floor)
     cr_assert_eq(tool("sweep", MODEL QUICK "--method window:256 --noise-floor --db a.db"), 0);
     cr_assert_geq(number("a.db", "SELECT count(DISTINCT source) FROM noise"), 2);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM noise WHERE value < 0 OR value > .001"), 0);
-    cr_assert_eq(number("a.db", "SELECT count(*) FROM noise WHERE source = 'threads' AND value <> 0"), 0);
+    cr_assert_eq(
+        number("a.db", "SELECT count(*) FROM noise WHERE source = 'threads' AND value <> 0"), 0);
 }
 
 Test(sweep, layers_are_ranked_by_what_they_cost)
 {
-    cr_assert_eq(
-        tool("sweep", MODEL QUICK "--method topk:.3 --simthreshd1 -1 --layers each,all-but-each,all --db a.db"),
+    cr_assert_eq(tool("sweep",
+                     MODEL QUICK
+                     "--method topk:.3 --simthreshd1 -1 --layers each,all-but-each,all --db a.db"),
         0);
     cr_assert(said("Error by layer and head"));
     cr_assert(said("all but it"));
@@ -458,22 +482,36 @@ Test(sweep, what_is_to_be_kept_is_made_or_told)
     snprintf(line, sizeof line, "%s--worst 50 --replace --device cpu,cpu", grid);
     cr_assert_eq(tool("sweep", line), 0);
     cr_assert(said("3 run, 0 reused"));
-    cr_assert_eq(number("a.db", "SELECT min(n) FROM (SELECT count(*) AS n FROM worst_token w JOIN run r ON r.id = w.run "
-                                "WHERE r.method <> 'dense' GROUP BY run)"), 50);
+    cr_assert_eq(number("a.db",
+                     "SELECT min(n) FROM (SELECT count(*) AS n FROM worst_token w JOIN run r ON "
+                     "r.id = w.run "
+                     "WHERE r.method <> 'dense' GROUP BY run)"),
+        50);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run"), 3);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM lease"), 0);
-    cr_assert_eq(tool("eval", MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --window 64 --db a.db --worst 60"), 0);
+    cr_assert_eq(tool("eval",
+                     MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --window 64 "
+                           "--db a.db --worst 60"),
+        0);
     cr_assert(said("the stored run has 50 worst tokens, not 60"));
-    cr_assert_eq(tool("eval", MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --window 64 --db a.db --keep-tokens"), 0);
+    cr_assert_eq(tool("eval",
+                     MODEL " --max-length 512 --num-samples 1 --cache none --threads 1 --window 64 "
+                           "--db a.db --keep-tokens"),
+        0);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM token_block"), 1);
 }
 
 Test(sweep, the_command_line_beats_the_plan_file)
 {
     FILE *f = fopen("plan.json", "w");
-    fputs("{\"name\": \"grid\", \"seed\": 1, \"num_samples\": 2, \"repeat\": 2, \"max_length\": 512, \"method\": \"window:64\"}", f);
+    fputs("{\"name\": \"grid\", \"seed\": 1, \"num_samples\": 2, \"repeat\": 2, \"max_length\": "
+          "512, \"method\": \"window:64\"}",
+        f);
     fclose(f);
-    cr_assert_eq(tool("sweep", MODEL " --plan plan.json --seed 7 --name mine --repeat 1 --cache none --threads 1 --shard none --db a.db"), 0);
+    cr_assert_eq(tool("sweep",
+                     MODEL " --plan plan.json --seed 7 --name mine --repeat 1 --cache none "
+                           "--threads 1 --shard none --db a.db"),
+        0);
     cr_assert(said("name, seed, repeat of the command line, not of plan.json"));
     cr_assert(said("plan mine in a.db"));
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE seed = 7 AND num_samples = 2"), 1);
@@ -482,19 +520,27 @@ Test(sweep, the_command_line_beats_the_plan_file)
 
 Test(sweep, other_bounds_need_no_new_curves)
 {
-    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.3 --db a.db"), 0);
+    cr_assert_eq(
+        tool("sweep",
+            MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.3 --db a.db"),
+        0);
     cr_assert(said("2 bounds: 8 curves made on cpu, 0 reused"));
     cr_assert_eq(
-        tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"),
+        tool("sweep",
+            MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.2,.3 --db a.db"),
         0);
     cr_assert(said("1 bounds: 0 curves made on cpu, 8 reused"));
     cr_assert(said("1 run, 2 reused"));
     cr_assert_eq(
-        number("a.db", "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"),
+        number("a.db",
+            "SELECT count(*) FROM run r JOIN tuned t ON t.hash = r.tuned_hash WHERE r.l1 = t.l1"),
         3);
-    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --db b.db"), 0);
+    cr_assert_eq(
+        tool("sweep",
+            MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --db b.db"),
+        0);
     cr_assert_eq(tool("merge", "b.db --db a.db"),
-                 0); /* tuned with other bounds beside or alone: the same thresholds */
+        0); /* tuned with other bounds beside or alone: the same thresholds */
     cr_assert(said("0 added, 1 identical"));
 }
 
@@ -523,8 +569,9 @@ static void ends_well(pid_t pid, const char *out)
 /* Results of all its cells arrive while it works: it takes them. */
 Test(sweep, a_merge_into_a_running_sweep_is_good_news)
 {
-    static const char *const grids[] = {TEN, "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.1,.14,.2,.3 ",
-                                        TEN "--device cpu,cpu "};
+    static const char *const grids[] = {TEN,
+        "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .06,.1,.14,.2,.3 ",
+        TEN "--device cpu,cpu "};
     for (int i = 0; i < 3; i++) {
         char *args = str_format(MODEL QUICK "%s--db whole%d.db", grids[i], i);
         cr_assert_eq(tool("sweep", args), 0);
@@ -545,22 +592,29 @@ Test(sweep, a_merge_into_a_running_sweep_is_good_news)
 Test(sweep, names_and_paths_are_no_part_of_the_key)
 {
     FILE *f = fopen("w.txt", "w");
-    for (int i = 0; i < 900; i++) fprintf(f, "The clock of the town struck %d and nobody came. ", i);
+    for (int i = 0; i < 900; i++)
+        fprintf(f, "The clock of the town struck %d and nobody came. ", i);
     fclose(f);
-    static const char grid[] = " --max-length 512 --num-samples 1 --cache none --threads 1 --shard none --layers 6-7 "
-                               "--num-tune-samples 1 --held-out 1 --l1 .3 --db a.db ";
+    static const char grid[] =
+        " --max-length 512 --num-samples 1 --cache none --threads 1 --shard none --layers 6-7 "
+        "--num-tune-samples 1 --held-out 1 --l1 .3 --db a.db ";
     cr_assert_eq(system("mkdir staged; cp w.txt staged/other.txt; cp -r " MODEL " renamed"), 0);
-    const char *const places[][2] = {{MODEL, "text:w.txt"}, {MODEL, "text:./w.txt"}, {MODEL, "text:staged/other.txt"}, {"renamed", "text:w.txt"}};
+    const char *const places[][2] = {{MODEL, "text:w.txt"}, {MODEL, "text:./w.txt"},
+        {MODEL, "text:staged/other.txt"}, {"renamed", "text:w.txt"}};
     for (int i = 0; i < 4; i++) {
         char *line = str_format("%s%s--suite %s", places[i][0], grid, places[i][1]);
         cr_assert_eq(tool("sweep", line), 0);
-        cr_assert(said(i ? "0 run, 1 reused" : "1 run, 0 reused"), "%s on %s", places[i][1], places[i][0]);
+        cr_assert(said(i ? "0 run, 1 reused" : "1 run, 0 reused"), "%s on %s", places[i][1],
+            places[i][0]);
         free(line);
         cr_assert_eq(tool("status", "--db a.db"), 0);
     }
     cr_assert_eq(number("a.db", "SELECT count(*) FROM tuned"), 1);
-    cr_assert_eq(tool("sweep", "renamed --max-length 512 --num-samples 1 --cache none --threads 1 --shard none "
-                               "--simthreshd1 -0,0 --db b.db"), 0);
+    cr_assert_eq(
+        tool("sweep",
+            "renamed --max-length 512 --num-samples 1 --cache none --threads 1 --shard none "
+            "--simthreshd1 -0,0 --db b.db"),
+        0);
     cr_assert(said("1 run, 0 reused"));
 }
 
@@ -592,13 +646,16 @@ static int cells_told(const char *file)
 /* Two containers of one host name see different processes under the same numbers. */
 Test(sweep, a_live_lease_of_another_namespace_is_not_taken)
 {
-    if (system("unshare -p -f --mount-proc true 2> /dev/null") != 0) cr_skip_test("may not make PID namespaces");
+    if (system("unshare -p -f --mount-proc true 2> /dev/null") != 0)
+        cr_skip_test("may not make PID namespaces");
     pid_t pids[2];
     for (int i = 0; i < 2; i++) {
         char *out = str_format("%d.txt", i);
         pids[i] = fork();
         if (pids[i] == 0) {
-            char *line = str_format("exec unshare -p -f --mount-proc %s sweep " MODEL QUICK TEN "--db a.db > %s 2>&1", SG_BINARY, out);
+            char *line = str_format("exec unshare -p -f --mount-proc %s sweep " MODEL QUICK TEN
+                                    "--db a.db > %s 2>&1",
+                SG_BINARY, out);
             execl("/bin/sh", "sh", "-c", line, (char *)NULL);
             _exit(127);
         }
@@ -614,9 +671,11 @@ Test(sweep, a_database_that_goes_away_ends_the_sweep)
 {
     static const struct {
         const char *change, *says, *where;
-    } cases[] = {{"mv a.db elsewhere.db; mv a.db-wal elsewhere.db-wal; mv a.db-shm elsewhere.db-shm", "moved or replaced", "elsewhere.db"},
-                 {"rm a.db", "deleted or replaced", "a.db.rescued-*"},
-                 {"cp a.db b.db; mv b.db a.db", "deleted or replaced", "a.db.rescued-*"}};
+    } cases[] = {
+        {"mv a.db elsewhere.db; mv a.db-wal elsewhere.db-wal; mv a.db-shm elsewhere.db-shm",
+            "moved or replaced", "elsewhere.db"},
+        {"rm a.db", "deleted or replaced", "a.db.rescued-*"},
+        {"cp a.db b.db; mv b.db a.db", "deleted or replaced", "a.db.rescued-*"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int status;
         cr_assert_eq(system("rm -f a.db* elsewhere.db*"), 0);
@@ -629,7 +688,8 @@ Test(sweep, a_database_that_goes_away_ends_the_sweep)
         char *name = str_format("mv %s found.db", cases[i].where);
         cr_assert_eq(system(name), 0);
         free(name);
-        cr_assert_eq(system("if [ -e elsewhere.db-wal ]; then mv elsewhere.db-wal found.db-wal; fi"), 0);
+        cr_assert_eq(
+            system("if [ -e elsewhere.db-wal ]; then mv elsewhere.db-wal found.db-wal; fi"), 0);
         cr_assert_geq(finished("found.db"), 2);
         cr_assert_eq(system("rm -f found.db*"), 0);
     }
@@ -639,8 +699,10 @@ Test(sweep, a_database_that_goes_away_ends_the_sweep)
 Test(sweep, a_clock_that_is_ahead_is_told)
 {
     cr_assert_eq(tool("sweep", MODEL QUICK TEN "--db a.db"), 0);
-    sql("a.db", "PRAGMA foreign_keys = ON;"
-                "INSERT INTO lease SELECT key, 'tomorrow:1:1', 4102444800 FROM run WHERE id = 3; DELETE FROM run");
+    sql("a.db",
+        "PRAGMA foreign_keys = ON;"
+        "INSERT INTO lease SELECT key, 'tomorrow:1:1', 4102444800 FROM run WHERE id = 3; DELETE "
+        "FROM run");
     pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
     wait_for("a.db", 9);
     nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
@@ -654,19 +716,23 @@ Test(sweep, a_clock_that_is_ahead_is_told)
 /* A stored tuning that names a head the model has not. */
 Test(sweep, thresholds_from_a_damaged_database_are_refused)
 {
-    static const char grid[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --db a.db";
-    static const char *const damages[] = {"layer = 9999, head = 31", "layer = -7", "head = 4", "theta = 7", "tau = NULL"};
+    static const char grid[] =
+        MODEL QUICK "--layers 6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --db a.db";
+    static const char *const damages[] = {
+        "layer = 9999, head = 31", "layer = -7", "head = 4", "theta = 7", "tau = NULL"};
     cr_assert_eq(tool("sweep", grid), 0);
     cr_assert_eq(system("cp a.db whole.db"), 0);
     for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
         cr_assert_eq(system("rm -f a.db-*; cp whole.db a.db"), 0);
-        char *change = str_format("PRAGMA foreign_keys = ON; DELETE FROM run; UPDATE tuned_head SET is_sparse = 1; UPDATE tuned_head SET %s WHERE rowid = 1",
-                               damages[i]);
+        char *change = str_format("PRAGMA foreign_keys = ON; DELETE FROM run; UPDATE tuned_head "
+                                  "SET is_sparse = 1; UPDATE tuned_head SET %s WHERE rowid = 1",
+            damages[i]);
         sql("a.db", change);
         free(change);
         cr_assert_eq(tool("sweep", grid), 3);
         cr_assert(said("tuned_head") || said("column layer: found -7"), "%s", damages[i]);
-        cr_assert_eq(number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 0, "%s", damages[i]);
+        cr_assert_eq(
+            number("a.db", "SELECT count(*) FROM run WHERE status = 'done'"), 0, "%s", damages[i]);
     }
 }
 
@@ -687,7 +753,8 @@ Test(sweep, two_workers_on_one_file_share_the_cells)
 /* One process, several devices: each cell once, results as on one. */
 Test(sweep, several_devices_share_the_cells)
 {
-    static const char grid[] = MODEL QUICK "--layers 4-7,6-7 --num-tune-samples 2 --held-out 1 --l1 .1,.2 --pv-l1 l1+.05,l1+.1 ";
+    static const char grid[] = MODEL QUICK
+        "--layers 4-7,6-7 --num-tune-samples 2 --held-out 1 --l1 .1,.2 --pv-l1 l1+.05,l1+.1 ";
     char line[512];
     snprintf(line, sizeof line, "%s--db one.db", grid);
     cr_assert_eq(tool("sweep", line), 0);
@@ -705,8 +772,9 @@ Test(sweep, several_devices_share_the_cells)
 /* A cell that fails again in one worker is not tried by the others. */
 Test(sweep, several_devices_retry_a_failed_cell_once)
 {
-    static const char failing[] = MODEL QUICK "--layers 6-7 --num-tune-samples 1000 --held-out 1 --l1 .1,.2 "
-                                              "--pv-l1 l1+.05 --suite text:short.txt --device cpu,cpu,cpu --db a.db ";
+    static const char failing[] =
+        MODEL QUICK "--layers 6-7 --num-tune-samples 1000 --held-out 1 --l1 .1,.2 "
+                    "--pv-l1 l1+.05 --suite text:short.txt --device cpu,cpu,cpu --db a.db ";
     char line[512];
     FILE *f = fopen("short.txt", "w");
     for (int i = 0; i < 400; i++) fprintf(f, "Line %d of a short text.\n", i);
@@ -721,7 +789,8 @@ Test(sweep, several_devices_retry_a_failed_cell_once)
 /* Likewise the samples of one evaluation: same metrics, same worst tokens. */
 Test(sweep, several_devices_share_the_samples)
 {
-    static const char cell[] = MODEL " --max-length 400 --num-samples 5 --cache none --threads 1 --topk .4 -q --db ";
+    static const char cell[] =
+        MODEL " --max-length 400 --num-samples 5 --cache none --threads 1 --topk .4 -q --db ";
     char line[512];
     snprintf(line, sizeof line, "%sone.db", cell);
     cr_assert_eq(tool("eval", line), 0);
@@ -759,19 +828,22 @@ Test(sweep, only_the_culprit_is_blamed)
 /* merge afterany, fix, resubmit, merge again into the same file; and in any other order. */
 Test(sweep, merging_is_monotone)
 {
-    static const char grid[] = MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256,topk:.5 ";
+    static const char grid[] =
+        MODEL QUICK "--suite text:later.txt --suite chronicle --method window:256,topk:.5 ";
     static const char *const orders[] = {"old.1-of-2.db old.2-of-2.db new.1-of-2.db new.2-of-2.db",
-                                         "new.2-of-2.db old.2-of-2.db new.1-of-2.db old.1-of-2.db",
-                                         "new.1-of-2.db new.2-of-2.db old.1-of-2.db old.2-of-2.db"};
+        "new.2-of-2.db old.2-of-2.db new.1-of-2.db old.1-of-2.db",
+        "new.1-of-2.db new.2-of-2.db old.1-of-2.db old.2-of-2.db"};
     char line[512];
     for (int fixed = 0; fixed < 2; fixed++) {
         if (fixed) {
             FILE *f = fopen("later.txt", "w");
-            for (int i = 0; i < 400; i++) fprintf(f, "The clock of the town struck %d and nobody came. ", i);
+            for (int i = 0; i < 400; i++)
+                fprintf(f, "The clock of the town struck %d and nobody came. ", i);
             fclose(f);
         }
         for (int i = 1; i <= 2; i++) {
-            snprintf(line, sizeof line, "%s --shard %d/2 --db %s.db", grid, i, fixed ? "new" : "old");
+            snprintf(
+                line, sizeof line, "%s --shard %d/2 --db %s.db", grid, i, fixed ? "new" : "old");
             tool("sweep", line);
         }
         if (!fixed) {
@@ -811,9 +883,12 @@ Test(sweep, parts_make_the_whole)
 
 Test(sweep, mpirun_ranks_are_parts)
 {
-    if (system("command -v mpirun > /dev/null 2>&1") != 0) cr_skip_test("no mpirun (apt-get install openmpi-bin)");
-    int status = system("mpirun --allow-run-as-root --oversubscribe -np 2 " SG_BINARY " sweep " MODEL
-                        " --max-length 512 --num-samples 1 --cache none --threads 1 " TEN "--db a.db > out.txt 2>&1");
+    if (system("command -v mpirun > /dev/null 2>&1") != 0)
+        cr_skip_test("no mpirun (apt-get install openmpi-bin)");
+    int status =
+        system("mpirun --allow-run-as-root --oversubscribe -np 2 " SG_BINARY " sweep " MODEL
+               " --max-length 512 --num-samples 1 --cache none --threads 1 " TEN
+               "--db a.db > out.txt 2>&1");
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     cr_assert(said("part 2 of 2 (Open MPI)"));
     cr_assert_eq(number("a.1-of-2.db", "SELECT count(*) FROM run"), 5);
@@ -824,13 +899,18 @@ Test(sweep, mpirun_ranks_are_parts)
 /* A failure of a tuned cell happens twice, and the second time is no result of its own. */
 Test(sweep, tuned_cells_are_confirmed)
 {
-    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7,6-7 --num-tune-samples 1 --held-out 1 --l1 .3 --repeat 2 --num-samples 3 --db a.db"), 0);
+    cr_assert_eq(tool("sweep",
+                     MODEL QUICK "--layers 4-7,6-7 --num-tune-samples 1 --held-out 1 --l1 .3 "
+                                 "--repeat 2 --num-samples 3 --db a.db"),
+        0);
     cr_assert_eq(number("a.db", "SELECT count(*) FROM run"), 4);
     for (int i = 0; i < 2; i++) {
         char line[256];
-        int64_t id = number("a.db", i ? "SELECT id FROM run WHERE layers = '4-7' AND repeat = 1"
-                                      : "SELECT id FROM run WHERE layers = '6-7' AND repeat = 0");
-        snprintf(line, sizeof line, "%lld --max-kl 1e-9 --confirm --threads 1 --cache none --db a.db", (long long)id);
+        int64_t id = number("a.db",
+            i ? "SELECT id FROM run WHERE layers = '4-7' AND repeat = 1"
+              : "SELECT id FROM run WHERE layers = '6-7' AND repeat = 0");
+        snprintf(line, sizeof line,
+            "%lld --max-kl 1e-9 --confirm --threads 1 --cache none --db a.db", (long long)id);
         cr_assert_eq(tool("gate", line), 1);
         cr_assert(said("confirmed by a second run"));
     }
@@ -853,7 +933,10 @@ Test(sweep, databases_are_files_of_their_owner)
         cr_assert(said("results would vanish"));
         free(args);
     }
-    cr_assert_eq(tool("sweep", MODEL " --max-length 512 --num-samples 1 --threads 1 --shard none --cache kept/cache --method window:64 --db a.db"), 0);
+    cr_assert_eq(tool("sweep",
+                     MODEL " --max-length 512 --num-samples 1 --threads 1 --shard none --cache "
+                           "kept/cache --method window:64 --db a.db"),
+        0);
     struct stat info;
     cr_assert(stat("a.db", &info) == 0 && (info.st_mode & 0777) == 0600, "%o", info.st_mode);
     cr_assert(stat("kept/cache", &info) == 0 && (info.st_mode & 0777) == 0700, "%o", info.st_mode);
@@ -863,9 +946,12 @@ Test(sweep, databases_are_files_of_their_owner)
 
 Test(sweep, best_prints_a_command_that_makes_the_very_cell)
 {
-    cr_assert_eq(tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .7,.9 --db a.db"), 0);
+    cr_assert_eq(
+        tool("sweep", MODEL QUICK "--layers 4-7 --simthreshd1 -1 --cdfthreshd .7,.9 --db a.db"), 0);
     cr_assert_eq(tool("best", "--max-kl 1000 --db a.db"), 0);
-    cr_assert_eq(system("grep -A1 'make it again' out.txt | tail -1 | sed 's/^ *sparsegauge//' > again.txt"), 0);
+    cr_assert_eq(
+        system("grep -A1 'make it again' out.txt | tail -1 | sed 's/^ *sparsegauge//' > again.txt"),
+        0);
     char line[2048];
     FILE *f = fopen("again.txt", "r");
     cr_assert_not_null(fgets(line, sizeof line, f));

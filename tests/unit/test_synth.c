@@ -25,8 +25,8 @@ static void fingerprint_of(const char *dir, char out[FINGERPRINT_SIZE])
     weights_close(&w);
 }
 
-static void write_fingerprint(const struct llama_config *c, const struct synth_options *o,
-                              char out[FINGERPRINT_SIZE])
+static void write_fingerprint(
+    const struct llama_config *c, const struct synth_options *o, char out[FINGERPRINT_SIZE])
 {
     char *dir = dir_make();
     cr_assert_eq(synth_write(dir, c, o), OK, "%s", status_message());
@@ -41,14 +41,17 @@ Test(synth, shapes)
     static const struct {
         const char *name;
         long long parameters; /* as the model cards count them */
-    } known[] = {{"smollm-135m", 134515008},   {"tinyllama-1.1b", 1100048384}, {"llama-3.2-1b", 1235814400},
-                 {"llama-3.2-3b", 3212749824}, {"llama-2-7b", 6738415616},     {"llama-3.1-8b", 8030261248}};
+    } known[] = {{"smollm-135m", 134515008}, {"tinyllama-1.1b", 1100048384},
+        {"llama-3.2-1b", 1235814400}, {"llama-3.2-3b", 3212749824}, {"llama-2-7b", 6738415616},
+        {"llama-3.1-8b", 8030261248}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         cr_assert_eq(synth_find(known[i].name, &found), OK, "%s", status_message());
-        cr_expect_eq(llama_config_parameters(&found->config), known[i].parameters, "%s", known[i].name);
+        cr_expect_eq(
+            llama_config_parameters(&found->config), known[i].parameters, "%s", known[i].name);
     }
     for (int i = 1; i < n; i++)
-        cr_expect(llama_config_parameters(&all[i - 1].config) < llama_config_parameters(&all[i].config));
+        cr_expect(
+            llama_config_parameters(&all[i - 1].config) < llama_config_parameters(&all[i].config));
     cr_expect_eq(synth_find("gpt-2", &found), ERR_ARG);
     cr_expect(strstr(status_message(), "llama-3.2-1b"), "%s", status_message());
 }
@@ -137,7 +140,7 @@ Test(synth, half_precision_rounds_to_nearest)
     for (size_t i = 0; i < n; i++) {
         float unit = fabsf(exact[i]) < 0x1p-14f ? 0x1p-24f : fabsf(exact[i]) * 0x1p-10f;
         cr_assert_leq(fabsf(wide[i] - exact[i]), 0.5f * unit, "%g became %g", (double)exact[i],
-                      (double)wide[i]);
+            (double)wide[i]);
     }
     free(wide);
     for (int i = 0; i < 2; i++) {
@@ -156,7 +159,8 @@ Test(synth, tokenizer_has_every_byte_once)
     cr_assert_eq(cJSON_GetArraySize(vocab), 256);
     bool seen[256] = {false};
     const cJSON *item;
-    cJSON_ArrayForEach (item, vocab) {
+    cJSON_ArrayForEach(item, vocab)
+    {
         cr_assert(item->valueint >= 0 && item->valueint < 256 && !seen[item->valueint]);
         seen[item->valueint] = true;
     }

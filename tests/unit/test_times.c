@@ -1,4 +1,5 @@
-/* The parts of a forward pass: they add up to the call, split where that can be told, and change no bit. */
+/* The parts of a forward pass: they add up to the call, split where that can be told, and change no
+ * bit. */
 #include "base/clock.h"
 #include "engine/engine.h"
 
@@ -33,7 +34,8 @@ Test(times, parts_add_up_and_change_no_bit)
     size_t values = (size_t)N * (size_t)w.config.hidden_size;
     float *plain = malloc(values * sizeof *plain), *timed = malloc(values * sizeof *timed);
     for (int sparse = 0; sparse < 2; sparse++) {
-        struct forward_args f = {.tokens = ids, .n = N, .policy = sparse ? &policy : NULL, .hidden = plain};
+        struct forward_args f = {
+            .tokens = ids, .n = N, .policy = sparse ? &policy : NULL, .hidden = plain};
         struct forward_times t = {0};
         session_reset(s);
         CHECK(session_forward(s, &f));
@@ -49,7 +51,8 @@ Test(times, parts_add_up_and_change_no_bit)
         cr_expect_eq(t.predict_s > 0, sparse);
         cr_expect_eq(t.attention_s > 0, sparse);
         cr_expect_eq(t.has_split, sparse);
-        cr_expect(fabs(t.qk_s + t.pv_s - t.attention_s) <= 1e-9 && (!sparse || (t.qk_s > 0 && t.pv_s > 0)));
+        cr_expect(fabs(t.qk_s + t.pv_s - t.attention_s) <= 1e-9 &&
+            (!sparse || (t.qk_s > 0 && t.pv_s > 0)));
         struct forward_times once = t;
         session_reset(s);
         CHECK(session_forward(s, &f));

@@ -38,21 +38,23 @@ static struct str from_hex(const char *hex)
 static struct tokenizer *parse(const char *json, const char *config)
 {
     struct tokenizer *t = NULL;
-    enum status st =
-        tokenizer_parse(&t, "tokenizer.json", json, strlen(json), config, config ? strlen(config) : 0);
+    enum status st = tokenizer_parse(
+        &t, "tokenizer.json", json, strlen(json), config, config ? strlen(config) : 0);
     cr_assert_eq(st, OK, "%s", status_message());
     return t;
 }
 
-static void check_numbers(const char *name, int text, const cJSON *expected, const void *got, size_t n)
+static void check_numbers(
+    const char *name, int text, const cJSON *expected, const void *got, size_t n)
 {
     const cJSON *value;
     size_t i = 0;
-    cJSON_ArrayForEach(value, expected) {
+    cJSON_ArrayForEach(value, expected)
+    {
         int32_t found;
         memcpy(&found, (const char *)got + i * sizeof found, i < n ? sizeof found : 0);
-        cr_assert(i < n && found == value->valueint, "%s: text %d, token %zu of %zu: expected %d", name, text,
-                  i, n, value->valueint);
+        cr_assert(i < n && found == value->valueint, "%s: text %d, token %zu of %zu: expected %d",
+            name, text, i, n, value->valueint);
         i++;
     }
     cr_assert_eq(i, n, "%s: text %d: found %zu tokens, expected %zu", name, text, n, i);
@@ -65,12 +67,14 @@ static void check_encodings(const char *name, const struct tokenizer *t, const c
     const cJSON *begin = cJSON_GetObjectItem(golden, "begin")->child, *hex;
     struct token_list list = {0};
     int n = 0;
-    cJSON_ArrayForEach(hex, texts) {
+    cJSON_ArrayForEach(hex, texts)
+    {
         struct str text = from_hex(hex->valuestring), shown = {0}, streamed = {0};
         struct token_stream stream = {.skip_special = true};
         list.n = 0;
         cr_assert_not_null(ids);
-        cr_assert_eq(tokenizer_encode(t, text.data, text.len, true, &list, NULL), OK, "%s", status_message());
+        cr_assert_eq(tokenizer_encode(t, text.data, text.len, true, &list, NULL), OK, "%s",
+            status_message());
         check_numbers(name, n, ids, list.ids, list.n);
         if (begin) {
             check_numbers(name, n, begin, list.begin, list.n);
@@ -99,12 +103,14 @@ static void check_decodings(const char *name, const struct tokenizer *t, const c
 {
     const cJSON *decodings = cJSON_GetObjectItem(golden, "decoded"), *decoding, *id;
     int n = 0;
-    cJSON_ArrayForEach(decoding, decodings) {
+    cJSON_ArrayForEach(decoding, decodings)
+    {
         int32_t ids[16];
         size_t n_ids = 0;
         cJSON_ArrayForEach(id, decoding->child) ids[n_ids++] = id->valueint;
         for (int skip = 0; skip < 2; skip++) {
-            struct str expected = from_hex(cJSON_GetArrayItem(decoding, 1 + skip)->valuestring), got = {0};
+            struct str expected = from_hex(cJSON_GetArrayItem(decoding, 1 + skip)->valuestring),
+                       got = {0};
             cr_assert_eq(tokenizer_decode(t, ids, n_ids, skip, &got), OK, "%s", status_message());
             cr_assert_str_eq(str_get(&got), str_get(&expected), "%s: decoding %d", name, n);
             cr_assert_eq(got.len, expected.len, "%s: decoding %d", name, n);
@@ -138,8 +144,8 @@ Test(tokenizer, golden_added_tokens) { check_golden("added"); }
 Test(tokenizer, golden_story_llama)
 {
     const char *shared = getenv("SG_SHARED");
-    char *dir =
-        shared ? path_join(shared, "data/story-llama") : str_dup(SG_SOURCE_DIR "/../shared/data/story-llama");
+    char *dir = shared ? path_join(shared, "data/story-llama")
+                       : str_dup(SG_SOURCE_DIR "/../shared/data/story-llama");
     if (!file_is_dir(dir)) {
         free(dir);
         cr_skip_test("no data/story-llama in SG_SHARED or ../shared");
@@ -177,7 +183,8 @@ Test(tokenizer, repairs_as_python_does)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct str out = {0};
-        cr_assert_eq(tokenizer_repair(&out, cases[i].bytes, cases[i].n), cases[i].replaced, "case %zu", i);
+        cr_assert_eq(
+            tokenizer_repair(&out, cases[i].bytes, cases[i].n), cases[i].replaced, "case %zu", i);
         cr_assert_str_eq(str_get(&out), cases[i].text, "case %zu", i);
         str_clear(&out);
     }
@@ -198,32 +205,37 @@ struct tiny {
 
 static const struct tiny tiny_default = {
     "\"1.0\"",
-    "[{\"id\":6,\"content\":\"<s>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":"
+    "[{\"id\":6,\"content\":\"<s>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+    "\"normalized\":"
     "false,"
     "\"special\":true}]",
     "null",
     "null",
-    "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"
+    "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}"
+    ","
     "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],"
     "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[6],\"tokens\":[\"<s>\"]}}}",
     "{\"type\":\"Fuse\"}",
-    "{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"ab\":3,\"aa\":4,\" \":5},"
+    "{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"ab\":3,\"aa\":4,\" "
+    "\":5},"
     "\"merges\":[\"a b\",\"a a\"]}",
 };
 
 static char *tiny_json(struct tiny t)
 {
-    return str_format(
-        "{\"version\":%s,\"truncation\":null,\"padding\":null,\"added_tokens\":%s,\"normalizer\":%s,"
-        "\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,\"model\":%s}",
+    return str_format("{\"version\":%s,\"truncation\":null,\"padding\":null,\"added_tokens\":%s,"
+                      "\"normalizer\":%s,"
+                      "\"pre_tokenizer\":%s,\"post_processor\":%s,\"decoder\":%s,\"model\":%s}",
         t.version, t.added, t.normalizer, t.pre, t.post, t.decoder, t.model);
 }
 
-static void expect_ids(const struct tokenizer *t, const char *text, bool special, const char *expected)
+static void expect_ids(
+    const struct tokenizer *t, const char *text, bool special, const char *expected)
 {
     struct token_list list = {0};
     struct str got = {0};
-    cr_assert_eq(tokenizer_encode(t, text, strlen(text), special, &list, NULL), OK, "%s", status_message());
+    cr_assert_eq(
+        tokenizer_encode(t, text, strlen(text), special, &list, NULL), OK, "%s", status_message());
     for (size_t i = 0; i < list.n; i++) str_addf(&got, "%s%d", i ? " " : "", list.ids[i]);
     cr_assert_str_eq(str_get(&got), expected, "of \"%s\"", text);
     str_clear(&got);
@@ -249,7 +261,8 @@ Test(tokenizer, special_tokens_of_the_config)
     cr_assert_eq(strlen(fingerprint), 32);
     tokenizer_close(&t);
 
-    t = parse(with, "{\"bos_token\":null,\"eos_token\":{\"content\":\"<s>\"},\"add_bos_token\":false}");
+    t = parse(
+        with, "{\"bos_token\":null,\"eos_token\":{\"content\":\"<s>\"},\"add_bos_token\":false}");
     cr_assert_eq(tokenizer_bos(t), -1);
     cr_assert_eq(tokenizer_eos(t), 6);
     expect_ids(t, "a", true, "6 1"); /* the post-processor decides */
@@ -257,7 +270,8 @@ Test(tokenizer, special_tokens_of_the_config)
     tokenizer_close(&t);
 
     t = parse(without,
-              "{\"bos_token\":\"<s>\",\"eos_token\":\"ab\",\"add_bos_token\":true,\"add_eos_token\":true}");
+        "{\"bos_token\":\"<s>\",\"eos_token\":\"ab\",\"add_bos_token\":true,\"add_eos_token\":"
+        "true}");
     expect_ids(t, "a", true, "6 1 3");
     expect_ids(t, "", true, "6 3");
     tokenizer_close(&t);
@@ -277,7 +291,7 @@ Test(tokenizer, finds_tokens_of_a_place)
     struct tokenizer *t = parse(json, NULL);
     struct token_list l = {0};
     cr_assert_eq(tokenizer_encode(t, "ab aab b", 8, true, &l, NULL),
-                 OK); /* <s> ab _ a ab _ b at 0 0 2 3 4 6 7 */
+        OK); /* <s> ab _ a ab _ b at 0 0 2 3 4 6 7 */
     cr_assert_eq(l.n, 7);
     static const size_t at[] = {1, 1, 2, 3, 4, 4, 5, 6, 6};
     for (uint32_t i = 0; i < 9; i++) cr_assert_eq(token_list_find(&l, 1, i), at[i], "place %u", i);
@@ -335,7 +349,8 @@ Test(tokenizer, long_words_in_time)
     struct tiny tiny = tiny_default;
     tiny.added = "[]";
     tiny.post = "null";
-    char *model = str_format("{\"type\":\"BPE\",\"vocab\":{%s},\"merges\":[%s]}", vocab.data, merges.data);
+    char *model =
+        str_format("{\"type\":\"BPE\",\"vocab\":{%s},\"merges\":[%s]}", vocab.data, merges.data);
     tiny.model = model;
     char *json = tiny_json(tiny);
     struct tokenizer *t = parse(json, NULL);
@@ -343,12 +358,15 @@ Test(tokenizer, long_words_in_time)
     str_add(&text, "aaab");
     struct token_list list = {0};
     int64_t begin = clock_ns();
-    cr_assert_eq(tokenizer_encode(t, text.data, text.len, true, &list, NULL), OK, "%s", status_message());
+    cr_assert_eq(
+        tokenizer_encode(t, text.data, text.len, true, &list, NULL), OK, "%s", status_message());
     double seconds = (double)(clock_ns() - begin) * 1e-9;
     cr_assert_eq(list.n, (1 << 12) + 3); /* 4096 times 256 a, then aa, a, b */
-    cr_assert(list.ids[0] == 9 && list.ids[4095] == 9 && list.ids[4096] == 2 && list.ids[4098] == 0);
+    cr_assert(
+        list.ids[0] == 9 && list.ids[4095] == 9 && list.ids[4096] == 2 && list.ids[4098] == 0);
     cr_assert_eq(list.begin[4096], 1u << 20);
-    cr_assert_lt(seconds, 5.0, "%.2f s", seconds); /* 0.2 s in a release build; quadratic work takes hours */
+    /* 0.2 s in a release build; quadratic work takes hours */
+    cr_assert_lt(seconds, 5.0, "%.2f s", seconds);
     token_list_clear(&list);
     str_clear(&run);
     str_clear(&vocab);
@@ -382,7 +400,8 @@ Test(tokenizer, threads_agree)
     char *json = cJSON_PrintUnformatted(cJSON_GetObjectItem(golden, "tokenizer"));
     struct tokenizer *t = parse(json, NULL);
     struct str all = {0};
-    cJSON_ArrayForEach(hex, texts) {
+    cJSON_ArrayForEach(hex, texts)
+    {
         struct str one = from_hex(hex->valuestring);
         str_add_bytes(&all, one.data, one.len);
         str_clear(&one);
@@ -397,7 +416,8 @@ Test(tokenizer, threads_agree)
     cr_assert_gt(jobs[0].list.n, 1000);
     for (int i = 0; i < 4; i++) {
         cr_assert_eq(jobs[i].list.n, jobs[0].list.n);
-        cr_assert_eq(memcmp(jobs[i].list.ids, jobs[0].list.ids, jobs[0].list.n * sizeof(int32_t)), 0);
+        cr_assert_eq(
+            memcmp(jobs[i].list.ids, jobs[0].list.ids, jobs[0].list.n * sizeof(int32_t)), 0);
         if (i > 0) token_list_clear(&jobs[i].list);
     }
     token_list_clear(&jobs[0].list);
@@ -413,36 +433,42 @@ static void expect_refusal(struct tiny tiny, enum status expected, const char *w
     char *json = tiny_json(tiny);
     struct tokenizer *t = NULL;
     enum status st = tokenizer_parse(&t, "m/tokenizer.json", json, strlen(json), NULL, 0);
-    cr_assert_eq(st, expected, "%s: %s (%s)", words, status_name(st), st == OK ? "" : status_message());
+    cr_assert_eq(
+        st, expected, "%s: %s (%s)", words, status_name(st), st == OK ? "" : status_message());
     cr_assert_null(t);
     cr_assert(strstr(status_message(), words), "\"%s\" lacks \"%s\"", status_message(), words);
-    cr_assert(strstr(status_message(), "m/tokenizer.json"), "\"%s\" names no file", status_message());
+    cr_assert(
+        strstr(status_message(), "m/tokenizer.json"), "\"%s\" names no file", status_message());
     free(json);
 }
 
-#define REFUSE(field, value, status, words)                                                                  \
-    do {                                                                                                     \
-        struct tiny tiny_ = tiny_default;                                                                    \
-        tiny_.field = (value);                                                                               \
-        expect_refusal(tiny_, (status), (words));                                                            \
+#define REFUSE(field, value, status, words)       \
+    do {                                          \
+        struct tiny tiny_ = tiny_default;         \
+        tiny_.field = (value);                    \
+        expect_refusal(tiny_, (status), (words)); \
     } while (0)
 
-#define ADDED(id, content)                                                                                   \
-    "[{\"id\":" id ",\"content\":\"" content "\",\"single_word\":false,\"lstrip\":false,"                    \
+#define ADDED(id, content)                                                                \
+    "[{\"id\":" id ",\"content\":\"" content "\",\"single_word\":false,\"lstrip\":false," \
     "\"rstrip\":false,\"normalized\":false,\"special\":true}]"
-#define SPLIT(regex)                                                                                         \
-    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"},\"behavior\":\"Isolated\",\"invert\":false}"
+#define SPLIT(regex)                                      \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex \
+    "\"},\"behavior\":\"Isolated\",\"invert\":false}"
 
 Test(tokenizer, refuses_other_kinds)
 {
     REFUSE(version, "\"2.0\"", ERR_UNSUPPORTED, "version");
     REFUSE(model, "{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1]]}", ERR_UNSUPPORTED,
-           "model.type: found \"Unigram\"");
+        "model.type: found \"Unigram\"");
     REFUSE(model, "{\"type\":\"WordPiece\",\"vocab\":{\"a\":1}}", ERR_UNSUPPORTED, "WordPiece");
-    REFUSE(normalizer, "{\"type\":\"Lowercase\"}", ERR_UNSUPPORTED, "normalizer.type: found \"Lowercase\"");
-    REFUSE(normalizer, "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Nmt\"}]}",
-           ERR_UNSUPPORTED, "normalizer.normalizers[1].type: found \"Nmt\"");
-    REFUSE(pre, "{\"type\":\"Whitespace\"}", ERR_UNSUPPORTED, "pre_tokenizer.type: found \"Whitespace\"");
+    REFUSE(normalizer, "{\"type\":\"Lowercase\"}", ERR_UNSUPPORTED,
+        "normalizer.type: found \"Lowercase\"");
+    REFUSE(normalizer,
+        "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Nmt\"}]}",
+        ERR_UNSUPPORTED, "normalizer.normalizers[1].type: found \"Nmt\"");
+    REFUSE(pre, "{\"type\":\"Whitespace\"}", ERR_UNSUPPORTED,
+        "pre_tokenizer.type: found \"Whitespace\"");
     REFUSE(pre, SPLIT("a|(?R)"), ERR_UNSUPPORTED, "pre_tokenizer");
     REFUSE(pre, SPLIT("(a)\\\\1"), ERR_UNSUPPORTED, "an escape");
     REFUSE(pre, SPLIT("[a&&b]"), ERR_UNSUPPORTED, "intersection");
@@ -461,20 +487,24 @@ Test(tokenizer, refuses_damage)
     REFUSE(model, "null", ERR_FORMAT, "model: found null");
     REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0}}", ERR_FORMAT, "model.merges");
     REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}", ERR_FORMAT,
-           "one token per id");
+        "one token per id");
     /* of a key said twice the last counts, so this model has one token */
-    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}", ERR_FORMAT, "the 1 tokens of the model");
+    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}", ERR_FORMAT,
+        "the 1 tokens of the model");
     REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}", ERR_FORMAT, "no id");
     REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":1e9},\"merges\":[]}", ERR_FORMAT, "no id");
     REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1},\"merges\":[\"a b\"]}", ERR_FORMAT,
-           "the whole");
-    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a\"]}", ERR_FORMAT, "merges[0]");
-    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}", ERR_FORMAT, "merges[0]");
-    REFUSE(model, "{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"a\":0},\"merges\":[]}", ERR_FORMAT,
-           "unk_token");
-    REFUSE(model, "{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}", ERR_UNSUPPORTED,
-           "dropout");
-    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\\u0000b\":0},\"merges\":[]}", ERR_UNSUPPORTED, "u0000");
+        "the whole");
+    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a\"]}", ERR_FORMAT,
+        "merges[0]");
+    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}", ERR_FORMAT,
+        "merges[0]");
+    REFUSE(model, "{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"a\":0},\"merges\":[]}",
+        ERR_FORMAT, "unk_token");
+    REFUSE(model, "{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}",
+        ERR_UNSUPPORTED, "dropout");
+    REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"a\\u0000b\":0},\"merges\":[]}", ERR_UNSUPPORTED,
+        "u0000");
     REFUSE(model, "{\"type\":\"BPE\",\"vocab\":{\"\xFF\":0},\"merges\":[]}", ERR_FORMAT, "UTF-8");
     REFUSE(model, "{\"type\":\"BPE\",", ERR_FORMAT, "not valid JSON");
     REFUSE(added, ADDED("9", "<s>"), ERR_FORMAT, "found 9 for \"<s>\", expected 6");
@@ -499,7 +529,8 @@ Test(tokenizer, notes_what_it_leaves_out)
     tokenizer_close(&t);
 }
 
-/* A pattern that takes for ever must end with a message, and a failed encode must leave the list alone. */
+/* A pattern that takes for ever must end with a message, and a failed encode must leave the list
+ * alone. */
 Test(tokenizer, gives_up_on_endless_patterns)
 {
     struct tiny tiny = tiny_default;

@@ -14,49 +14,54 @@ Test(torch_file, tensors_of_every_type)
     static const double doubles[] = {.1, -1e300};
     struct torch_tensor in[] = {
         {.key = "half",
-         .type = TORCH_FLOAT16,
-         .n_dims = 1,
-         .shape = {6},
-         .stride = {1},
-         .storage = (const uint8_t *)halves},
+            .type = TORCH_FLOAT16,
+            .n_dims = 1,
+            .shape = {6},
+            .stride = {1},
+            .storage = (const uint8_t *)halves},
         {.key = "bf",
-         .type = TORCH_BFLOAT16,
-         .n_dims = 1,
-         .shape = {2},
-         .stride = {1},
-         .storage = (const uint8_t *)halves},
+            .type = TORCH_BFLOAT16,
+            .n_dims = 1,
+            .shape = {2},
+            .stride = {1},
+            .storage = (const uint8_t *)halves},
         {.key = "long",
-         .type = TORCH_INT64,
-         .n_dims = 2,
-         .shape = {1, 2},
-         .stride = {2, 1},
-         .storage = (const uint8_t *)longs},
+            .type = TORCH_INT64,
+            .n_dims = 2,
+            .shape = {1, 2},
+            .stride = {2, 1},
+            .storage = (const uint8_t *)longs},
         {.key = "double",
-         .type = TORCH_FLOAT64,
-         .n_dims = 1,
-         .shape = {2},
-         .stride = {1},
-         .storage = (const uint8_t *)doubles},
-        {.key = "int8", .type = TORCH_INT8, .n_dims = 0, .offset = 1, .storage = (const uint8_t *)"\x01\xfe"},
+            .type = TORCH_FLOAT64,
+            .n_dims = 1,
+            .shape = {2},
+            .stride = {1},
+            .storage = (const uint8_t *)doubles},
+        {.key = "int8",
+            .type = TORCH_INT8,
+            .n_dims = 0,
+            .offset = 1,
+            .storage = (const uint8_t *)"\x01\xfe"},
         {.key = "swapped",
-         .type = TORCH_INT16,
-         .n_dims = 2,
-         .shape = {2, 3},
-         .stride = {1, 2},
-         .storage = (const uint8_t *)halves},
+            .type = TORCH_INT16,
+            .n_dims = 2,
+            .shape = {2, 3},
+            .stride = {1, 2},
+            .storage = (const uint8_t *)halves},
         {.key = "empty",
-         .type = TORCH_INT32,
-         .n_dims = 2,
-         .shape = {0, 3},
-         .stride = {3, 1},
-         .storage = (const uint8_t *)""},
+            .type = TORCH_INT32,
+            .n_dims = 2,
+            .shape = {0, 3},
+            .stride = {3, 1},
+            .storage = (const uint8_t *)""},
     };
     char *dir = dir_make(), *path = path_join(dir, "x.pt"), shape[16];
     struct torch_file f;
     cr_assert_eq(torch_file_write(path, in, sizeof in / sizeof *in), OK, "%s", status_message());
     cr_assert_eq(torch_file_open(&f, path), OK, "%s", status_message());
     cr_assert_eq(f.n_tensors, 7);
-    const struct torch_tensor *half = torch_file_find(&f, "half"), *swapped = torch_file_find(&f, "swapped");
+    const struct torch_tensor *half = torch_file_find(&f, "half"),
+                              *swapped = torch_file_find(&f, "swapped");
     const double is[] = {1, -2, 0x1p-24, INFINITY, 1023 * 0x1p-24, 65504};
     for (int i = 0; i < 6; i++) cr_expect_eq(torch_tensor_at(half, i), is[i], "%d", i);
     cr_expect_eq(torch_tensor_at(torch_file_find(&f, "bf"), 1), -2);
@@ -64,9 +69,11 @@ Test(torch_file, tensors_of_every_type)
     cr_expect_eq(torch_tensor_at(torch_file_find(&f, "long"), 1), 0x1p40);
     cr_expect_eq(torch_tensor_at(torch_file_find(&f, "double"), 1), -1e300);
     cr_expect_eq(torch_tensor_at(torch_file_find(&f, "int8"), 0), -2);
-    for (int i = 0; i < 6; i++) cr_expect_eq(torch_tensor_at(swapped, i), torch_tensor_at(&in[5], i));
+    for (int i = 0; i < 6; i++)
+        cr_expect_eq(torch_tensor_at(swapped, i), torch_tensor_at(&in[5], i));
     cr_expect(swapped->stride[0] == 3 && swapped->stride[1] == 1);
-    cr_expect_eq(torch_tensor_at(swapped, 1), 1, "row 0, column 1 is the third element of the storage");
+    cr_expect_eq(
+        torch_tensor_at(swapped, 1), 1, "row 0, column 1 is the third element of the storage");
     cr_expect_eq(torch_tensor_elements(torch_file_find(&f, "empty")), 0);
     cr_expect_str_eq(torch_tensor_shape_text(swapped, shape, sizeof shape), "[2, 3]");
     cr_expect_null(torch_file_find(&f, "hal"));
@@ -95,34 +102,34 @@ Test(torch_pickle, refuses_everything_but_data)
     REFUSE("\x80\x02"
            "cbuiltins\neval\n(X\x01\0\0\0"
            "1tR.",
-           ERR_UNSUPPORTED, "builtins.eval");
+        ERR_UNSUPPORTED, "builtins.eval");
     REFUSE("\x80\x04\x8c\x02os\x8c\x06system\x93.", ERR_UNSUPPORTED, "os.system");
     REFUSE("\x80\x02"
            "ctorch\nload\n.",
-           ERR_UNSUPPORTED, "torch.load");
+        ERR_UNSUPPORTED, "torch.load");
     REFUSE("\x80\x02"
            "ctorch.FloatStorage\n\n.",
-           ERR_UNSUPPORTED, "torch.FloatStorage.");
+        ERR_UNSUPPORTED, "torch.FloatStorage.");
     REFUSE("\x80\x02"
            "c\x1b[2J\nx\n.",
-           ERR_UNSUPPORTED, "wants ?[2J.x");
+        ERR_UNSUPPORTED, "wants ?[2J.x");
     REFUSE("\x80\x02(ios\nsystem\n.", ERR_UNSUPPORTED, "INST");
     REFUSE("\x80\x02"
            "ccollections\nOrderedDict\n)\x81.",
-           ERR_UNSUPPORTED, "NEWOBJ");
+        ERR_UNSUPPORTED, "NEWOBJ");
     REFUSE("\x80\x02\x82\x01.", ERR_UNSUPPORTED, "EXT1");
     REFUSE("\x80\x02P0\n.", ERR_UNSUPPORTED, "PERSID");
     REFUSE("\x80\x02}}b.", ERR_UNSUPPORTED, "sets the state of a dictionary");
     REFUSE("\x80\x02"
            "ccollections\nOrderedDict\n]b.",
-           ERR_UNSUPPORTED, "state of a class or function");
+        ERR_UNSUPPORTED, "state of a class or function");
     REFUSE("\x80\x02"
            "ctorch\nFloatStorage\n)R.",
-           ERR_FORMAT, "a call of a storage type");
+        ERR_FORMAT, "a call of a storage type");
     REFUSE("\x80\x02})R.", ERR_FORMAT, "call: found a dictionary");
     REFUSE("\x80\x02"
            "ccollections\nOrderedDict\n(K\1tR.",
-           ERR_FORMAT, "OrderedDict made from arguments");
+        ERR_FORMAT, "OrderedDict made from arguments");
     REFUSE("\x80\x01}.", ERR_UNSUPPORTED, "protocol: found 1");
 }
 
@@ -136,7 +143,7 @@ Test(torch_pickle, refuses_broken_programs)
     REFUSE("\x80\x02}.}", ERR_FORMAT, "behind the end");
     REFUSE("\x80\x02X\xff\xff\xff\xff"
            "a.",
-           ERR_FORMAT, "ends in the middle");
+        ERR_FORMAT, "ends in the middle");
     REFUSE("\x80\x02(.", ERR_UNSUPPORTED, "found a mark");
     REFUSE("\x80\x02u.", ERR_FORMAT, "without its mark");
     REFUSE("\x80\x02(u.", ERR_FORMAT, "nothing to work on");
@@ -150,22 +157,22 @@ Test(torch_pickle, refuses_broken_programs)
     REFUSE("\x80\x02}q\x05h\x04.", ERR_FORMAT, "never given");
     REFUSE("\x80\x02\x8a\x09"
            "123456789.",
-           ERR_FORMAT, "more than 64 bits");
+        ERR_FORMAT, "more than 64 bits");
     REFUSE("\x80\x02K\1Q.", ERR_FORMAT, "found an integer, expected a tuple");
     REFUSE("\x80\x02"
            "cos",
-           ERR_FORMAT, "a name without end");
+        ERR_FORMAT, "a name without end");
 }
 
 /* A dictionary {"k": tensor} whose view is given by its offset and the pickled shape and stride. */
-static void must_refuse_view(int offset, const char *shape_stride, size_t size, enum status code,
-                             const char *says)
+static void must_refuse_view(
+    int offset, const char *shape_stride, size_t size, enum status code, const char *says)
 {
     struct str s = {0};
-    const char head[] =
-        "\x80\x02}X\1\0\0\0kctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"
-        "X\1\0\0\0"
-        "0X\3\0\0\0cpuK\6tQK";
+    const char head[] = "\x80\x02}X\1\0\0\0kctorch._utils\n_rebuild_tensor_v2\n(("
+                        "X\7\0\0\0storagectorch\nFloatStorage\n"
+                        "X\1\0\0\0"
+                        "0X\3\0\0\0cpuK\6tQK";
     str_add_bytes(&s, head, sizeof head - 1);
     str_add_char(&s, (char)offset);
     str_add_bytes(&s, shape_stride, size);
@@ -176,7 +183,7 @@ static void must_refuse_view(int offset, const char *shape_stride, size_t size, 
     } else {
         struct torch_pickle p;
         cr_expect_eq(torch_pickle_read(&p, "x.pt", (const uint8_t *)s.data, s.len), OK, "%s",
-                     status_message());
+            status_message());
         cr_expect_eq(p.n_tensors, 1);
         torch_pickle_clear(&p);
     }
@@ -196,9 +203,11 @@ Test(torch_pickle, keeps_views_inside_their_storage)
     VIEW(6, "))", ERR_FORMAT, "beyond its storage");
     VIEW(0, "K\2\x85K\1K\1\x86", ERR_FORMAT, "more or fewer strides");
     VIEW(0, "J\xff\xff\xff\xff\x85K\1\x85", ERR_FORMAT, "negative");
-    VIEW(0, "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85",
-         ERR_FORMAT, "beyond");
-    VIEW(0, "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t(K\1K\1K\1K\1K\1K\1K\1K\1K\1t", ERR_UNSUPPORTED, "9 dimensions");
+    VIEW(0,
+        "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85",
+        ERR_FORMAT, "beyond");
+    VIEW(0, "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t(K\1K\1K\1K\1K\1K\1K\1K\1K\1t", ERR_UNSUPPORTED,
+        "9 dimensions");
     VIEW(0, "]]", ERR_FORMAT, "shape: found a list");
     VIEW(0, "N\x85N\x85", ERR_FORMAT, "shape: found None");
 }
@@ -214,7 +223,8 @@ static enum status parse_archive(struct torch_zip_writer *w, const char *says)
     struct torch_file f;
     cr_assert_eq(torch_zip_finish(w), OK);
     enum status st = torch_file_parse(&f, "x.pt", w->out.data, w->out.len);
-    if (st != OK) cr_expect(strstr(status_message(), says), "\"%s\" lacks \"%s\"", status_message(), says);
+    if (st != OK)
+        cr_expect(strstr(status_message(), says), "\"%s\" lacks \"%s\"", status_message(), says);
     torch_file_close(&f);
     torch_zip_writer_clear(w);
     return st;
@@ -245,15 +255,16 @@ Test(torch_zip, archives_without_what_must_be_there)
     cr_expect_eq(parse_archive(&w, "stands there twice"), ERR_FORMAT);
     torch_zip_add(&w, "a\n/data.pkl", "\x80\x02}.", 4);
     cr_expect_eq(parse_archive(&w, "control character"), ERR_FORMAT);
-    const char pickle[] =
-        "\x80\x02}X\1\0\0\0kctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"
-        "X\1\0\0\0"
-        "0X\3\0\0\0cpuK\2tQK\0K\2\x85K\1\x85\x89}tRs.";
+    const char pickle[] = "\x80\x02}X\1\0\0\0kctorch._utils\n_rebuild_tensor_v2\n(("
+                          "X\7\0\0\0storagectorch\nFloatStorage\n"
+                          "X\1\0\0\0"
+                          "0X\3\0\0\0cpuK\2tQK\0K\2\x85K\1\x85\x89}tRs.";
     for (int n_bytes = 7; n_bytes <= 9; n_bytes++) {
         torch_zip_add(&w, "a/data.pkl", pickle, sizeof pickle - 1);
         torch_zip_add(&w, "a/version", "3", 1);
         torch_zip_add(&w, "a/data/0", "123456789", (size_t)n_bytes);
-        cr_expect_eq(parse_archive(&w, "expected 2 elements of float32"), n_bytes == 8 ? OK : ERR_FORMAT);
+        cr_expect_eq(
+            parse_archive(&w, "expected 2 elements of float32"), n_bytes == 8 ? OK : ERR_FORMAT);
     }
     torch_zip_add(&w, "a/data.pkl", pickle, sizeof pickle - 1);
     torch_zip_add(&w, "a/version", "3", 1);

@@ -1,5 +1,5 @@
-/* The tuner on real attention: what it stores is run again from outside, threads and interruptions change
- * nothing, and what cannot be tuned is refused by name. */
+/* The tuner on real attention: what it stores is run again from outside, threads and interruptions
+ * change nothing, and what cannot be tuned is refused by name. */
 #include "base/json.h"
 #include "engine/engine.h"
 #include "engine/tuner/tuner_spread.h"
@@ -42,16 +42,16 @@ static void open_demo(struct bench *b, int threads, const char *layers, int n)
     struct tokenizer *t;
     CHECK(tokenizer_open(&t, SG_SOURCE_DIR "/suites/demo/model"));
     struct suite_options o = {.tokenizer = t,
-                              .argument = "",
-                              .max_length = 512,
-                              .num_samples = n,
-                              .min_length = 256,
-                              .tuning = true};
+        .argument = "",
+        .max_length = 512,
+        .num_samples = n,
+        .min_length = 256,
+        .tuning = true};
     CHECK(suite_load("chronicle", &o, &b->set));
     cr_assert_eq(b->set.n_samples, n);
     for (int i = 0; i < n; i++)
         b->samples[i] = (struct tune_sample){b->set.samples[i].ids, b->set.samples[i].n,
-                                             b->set.samples[i].name, n > 1 && i == n - 1};
+            b->set.samples[i].name, n > 1 && i == n - 1};
     b->n_samples = n;
     tokenizer_close(&t);
 }
@@ -65,7 +65,8 @@ static void open_tiny(struct bench *b, const char *dir, int threads, int n, int 
     for (int i = 0; i < n * n_tokens; i++)
         b->ids[i] = (int32_t)((unsigned)i * 2654435761u >> 16) % b->w.config.vocab_size;
     for (int i = 0; i < n; i++)
-        b->samples[i] = (struct tune_sample){b->ids + i * n_tokens, n_tokens, names[i], n > 1 && i == n - 1};
+        b->samples[i] =
+            (struct tune_sample){b->ids + i * n_tokens, n_tokens, names[i], n > 1 && i == n - 1};
     b->n_samples = n;
 }
 
@@ -78,28 +79,29 @@ static void close_bench(struct bench *b)
     free(b->ids);
 }
 
-static struct tune_args args_of(const struct bench *b, const struct tune_bounds *bounds, int n_bounds)
+static struct tune_args args_of(
+    const struct bench *b, const struct tune_bounds *bounds, int n_bounds)
 {
     return (struct tune_args){.weights = &b->w,
-                              .par = b->par,
-                              .policy = &b->policy,
-                              .rule = RULE_L1,
-                              .samples = b->samples,
-                              .n_samples = b->n_samples,
-                              .bounds = bounds,
-                              .n_bounds = n_bounds,
-                              .min_sparsity = .1};
+        .par = b->par,
+        .policy = &b->policy,
+        .rule = RULE_L1,
+        .samples = b->samples,
+        .n_samples = b->n_samples,
+        .bounds = bounds,
+        .n_bounds = n_bounds,
+        .min_sparsity = .1};
 }
 
 static bool same_head(const struct tuned_head *x, const struct tuned_head *y)
 {
     return memcmp(&x->params.simthreshd1, &y->params.simthreshd1, sizeof(float)) == 0 &&
-           memcmp(&x->params.cdfthreshd, &y->params.cdfthreshd, sizeof(float)) == 0 &&
-           memcmp(&x->params.pvthreshd, &y->params.pvthreshd, sizeof(float)) == 0 &&
-           x->params.is_sparse == y->params.is_sparse && x->in_range == y->in_range &&
-           x->back_offs == y->back_offs && memcmp(&x->tune, &y->tune, sizeof x->tune) == 0 &&
-           memcmp(&x->check, &y->check, sizeof x->check) == 0 && x->qk_sparsity == y->qk_sparsity &&
-           x->sparsity == y->sparsity && strcmp(x->reason, y->reason) == 0;
+        memcmp(&x->params.cdfthreshd, &y->params.cdfthreshd, sizeof(float)) == 0 &&
+        memcmp(&x->params.pvthreshd, &y->params.pvthreshd, sizeof(float)) == 0 &&
+        x->params.is_sparse == y->params.is_sparse && x->in_range == y->in_range &&
+        x->back_offs == y->back_offs && memcmp(&x->tune, &y->tune, sizeof x->tune) == 0 &&
+        memcmp(&x->check, &y->check, sizeof x->check) == 0 && x->qk_sparsity == y->qk_sparsity &&
+        x->sparsity == y->sparsity && strcmp(x->reason, y->reason) == 0;
 }
 
 static void expect_same(const struct tuned *x, const struct tuned *y, const char *what)
@@ -107,11 +109,11 @@ static void expect_same(const struct tuned *x, const struct tuned *y, const char
     cr_assert(x->n_layers == y->n_layers && x->n_heads == y->n_heads);
     for (int i = 0; i < x->n_layers * x->n_heads; i++)
         cr_expect(same_head(&x->heads[i], &y->heads[i]),
-                  "%s: layer %d head %d: (%g, %.9g, %g) and (%g, %.9g, %g)", what, i / x->n_heads,
-                  i % x->n_heads, (double)x->heads[i].params.simthreshd1,
-                  (double)x->heads[i].params.cdfthreshd, (double)x->heads[i].params.pvthreshd,
-                  (double)y->heads[i].params.simthreshd1, (double)y->heads[i].params.cdfthreshd,
-                  (double)y->heads[i].params.pvthreshd);
+            "%s: layer %d head %d: (%g, %.9g, %g) and (%g, %.9g, %g)", what, i / x->n_heads,
+            i % x->n_heads, (double)x->heads[i].params.simthreshd1,
+            (double)x->heads[i].params.cdfthreshd, (double)x->heads[i].params.pvthreshd,
+            (double)y->heads[i].params.simthreshd1, (double)y->heads[i].params.cdfthreshd,
+            (double)y->heads[i].params.pvthreshd);
     char a[33], b[33];
     cr_expect_str_eq(tuned_hash(x, a), tuned_hash(y, b), "%s", what);
 }
@@ -123,7 +125,8 @@ static int count_sparse(const struct tuned *t)
     return n;
 }
 
-/* Errors and sparsity of every head of a whole layer under `tuned`, from a dense forward pass of our own. */
+/* Errors and sparsity of every head of a whole layer under `tuned`, from a dense forward pass of
+ * our own. */
 struct rerun {
     const struct sparse_policy *policy;
     struct par *par;
@@ -171,7 +174,7 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
         for (size_t t = 0; t < n; t++)
             for (size_t i = 0; i < d; i++) {
                 double x = (double)((const float *)view->attn->o)[(ptrdiff_t)t * view->attn->o_row +
-                                                                  h * view->attn->o_head + (ptrdiff_t)i];
+                    h * view->attn->o_head + (ptrdiff_t)i];
                 double y = (double)o[(t * (size_t)a.n_heads + (size_t)h) * d + i];
                 diff += fabs(x - y);
                 sum += fabs(x);
@@ -194,26 +197,23 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
     return OK;
 }
 
-static void rerun_samples(const struct bench *b, const struct sparse_policy *p, bool check,
-                          struct rerun *out)
+static void rerun_samples(
+    const struct bench *b, const struct sparse_policy *p, bool check, struct rerun *out)
 {
     int n = p->n_layers * p->n_heads;
-    *out = (struct rerun){p,
-                          b->par,
-                          p->n_layers,
-                          p->n_heads,
-                          calloc((size_t)n, sizeof(struct head_error)),
-                          calloc((size_t)n, sizeof(double)),
-                          calloc((size_t)n, sizeof(double))};
+    *out = (struct rerun){p, b->par, p->n_layers, p->n_heads,
+        calloc((size_t)n, sizeof(struct head_error)), calloc((size_t)n, sizeof(double)),
+        calloc((size_t)n, sizeof(double))};
     for (int s = 0; s < b->n_samples; s++) {
         if (b->samples[s].check != check) continue;
         struct session *session;
-        CHECK(session_open(&session, &b->w, b->par, b->samples[s].n, (b->samples[s].n + 127) / 128 * 128,
-                           NULL));
-        CHECK(session_forward(session, &(struct forward_args){.tokens = b->samples[s].ids,
-                                                              .n = b->samples[s].n,
-                                                              .hook = rerun_layer,
-                                                              .hook_ctx = out}));
+        CHECK(session_open(
+            &session, &b->w, b->par, b->samples[s].n, (b->samples[s].n + 127) / 128 * 128, NULL));
+        CHECK(session_forward(session,
+            &(struct forward_args){.tokens = b->samples[s].ids,
+                .n = b->samples[s].n,
+                .hook = rerun_layer,
+                .hook_ctx = out}));
         session_close(&session);
     }
 }
@@ -237,7 +237,7 @@ static void check_stored(const struct bench *b, const struct tuned *t)
     snprintf(named.model_fingerprint, sizeof named.model_fingerprint, "%s", b->fingerprint);
     CHECK(tuned_apply(&named, "tuned", &b->w, b->fingerprint, &p));
     cr_expect(p.block.q == b->policy.block.q && p.block.k == b->policy.block.k &&
-              p.smooth_k == b->policy.smooth_k);
+        p.smooth_k == b->policy.smooth_k);
     rerun_samples(b, &p, false, &tune_runs);
     rerun_samples(b, &p, true, &held_runs);
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
@@ -253,17 +253,17 @@ static void check_stored(const struct bench *b, const struct tuned *t)
         }
         struct head_error *x = &tune_runs.worst[i], *y = &held_runs.worst[i];
         cr_expect(fabs(h->tune.l1 - x->l1) < 1e-6 && fabs(h->tune.rmse - x->rmse) < 1e-6 &&
-                      fabs(h->tune.cosine - x->cosine) < 1e-6,
-                  "head %d: stored l1 %.9g, rmse %.9g, run again %.9g, %.9g", i, h->tune.l1, h->tune.rmse,
-                  x->l1, x->rmse);
-        cr_expect(fabs(h->check.l1 - y->l1) < 1e-6, "head %d, check: stored %.9g, run again %.9g", i,
-                  h->check.l1, y->l1);
+                fabs(h->tune.cosine - x->cosine) < 1e-6,
+            "head %d: stored l1 %.9g, rmse %.9g, run again %.9g, %.9g", i, h->tune.l1, h->tune.rmse,
+            x->l1, x->rmse);
+        cr_expect(fabs(h->check.l1 - y->l1) < 1e-6, "head %d, check: stored %.9g, run again %.9g",
+            i, h->check.l1, y->l1);
         cr_expect(fabs(h->sparsity - tune_runs.sparsity[i] / n_tune) < 1e-12, "head %d", i);
         cr_expect(fabs(h->qk_sparsity - tune_runs.qk_sparsity[i] / n_tune) < 1e-12, "head %d", i);
         cr_expect(h->sparsity >= .1, "head %d: %g", i, h->sparsity);
         struct head_error worst = head_error_worst(h->tune, h->check);
         cr_expect(head_error_by(&worst, t->rule) <= t->pv_l1, "head %d: %g over %g", i,
-                  head_error_by(&worst, t->rule), t->pv_l1);
+            head_error_by(&worst, t->rule), t->pv_l1);
     }
     rerun_clear(&tune_runs);
     rerun_clear(&held_runs);
@@ -285,7 +285,7 @@ Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 300)
         for (int i = 0; i < 2; i++) {
             const struct tuned *t = &out[threads - 1][i];
             cr_expect(t->l1 == bounds[i].l1 && t->pv_l1 == bounds[i].pv_l1 && t->num_samples == 2 &&
-                      t->num_check == 1);
+                t->num_check == 1);
             cr_expect_str_eq(t->layers, "1-3+6");
             cr_expect_str_eq(t->method, "sparge");
             if (threads == 1) check_stored(&b, t);
@@ -294,7 +294,7 @@ Test(tuner, stored_thresholds_hold_and_threads_change_nothing, .timeout = 300)
     }
     for (int i = 0; i < 2; i++) expect_same(&out[0][i], &out[1][i], "one and two threads");
     cr_expect(count_sparse(&out[0][1]) >= 4, "%d heads are sparse under the loose bound",
-              count_sparse(&out[0][1]));
+        count_sparse(&out[0][1]));
     cr_expect(count_sparse(&out[0][1]) >= count_sparse(&out[0][0]));
     for (int i = 0; i < 4; i++) tuned_clear(&out[i / 2][i % 2]);
 }
@@ -310,7 +310,8 @@ static void note_progress(void *ctx, int done, int total)
 }
 
 /* Three devices, a layer range that does not divide by three, and more devices than layers. */
-/* Every head gets the part that leaves out most under the bound, runs by it in verification, and keeps it in the file. */
+/* Every head gets the part that leaves out most under the bound, runs by it in verification, and
+ * keeps it in the file. */
 Test(tuner, a_mixture_gives_every_head_its_best, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.1, .12};
@@ -333,15 +334,19 @@ Test(tuner, a_mixture_gives_every_head_its_best, .timeout = 300)
         const struct tuned_head *x[3] = {&out[0].heads[i], &out[1].heads[i], &out[2].heads[i]};
         if (!x[2]->params.is_sparse) continue;
         n_of[x[2]->params.part]++;
-        cr_expect_eq(memcmp(&x[2]->params, &x[x[2]->params.part]->params, 3 * sizeof(float)), 0, "head %d is not its part's choice", i);
+        cr_expect_eq(memcmp(&x[2]->params, &x[x[2]->params.part]->params, 3 * sizeof(float)), 0,
+            "head %d is not its part's choice", i);
         if (!x[0]->back_offs && !x[1]->back_offs)
-            cr_expect_geq(x[2]->qk_sparsity, fmax(x[0]->qk_sparsity, x[1]->qk_sparsity) - 1e-9, "head %d", i);
+            cr_expect_geq(
+                x[2]->qk_sparsity, fmax(x[0]->qk_sparsity, x[1]->qk_sparsity) - 1e-9, "head %d", i);
     }
-    cr_expect(n_of[0] && n_of[1], "%d heads by sparge, %d by the bound: nothing was mixed", n_of[0], n_of[1]);
+    cr_expect(n_of[0] && n_of[1], "%d heads by sparge, %d by the bound: nothing was mixed", n_of[0],
+        n_of[1]);
     char *dir = dir_make(), *path = path_join(dir, "tuned.json"), hash[2][33];
     CHECK(tuned_write(&out[2], path));
     CHECK(tuned_read(&back, path));
-    for (int i = 0; i < n_cells; i++) cr_expect_eq(back.heads[i].params.part, out[2].heads[i].params.part, "head %d", i);
+    for (int i = 0; i < n_cells; i++)
+        cr_expect_eq(back.heads[i].params.part, out[2].heads[i].params.part, "head %d", i);
     cr_expect_str_eq(tuned_hash(&out[2], hash[0]), tuned_hash(&back, hash[1]));
     for (int i = 0; i < n_cells; i++) back.heads[i].params.part ^= 1;
     cr_expect_str_neq(tuned_hash(&back, hash[1]), hash[0], "the part is in the name of a choice");
@@ -429,8 +434,8 @@ Test(tuner, choice_is_the_sparsest_that_holds)
         for (int t = 0; t < N_THETAS; t++)
             for (int u = 0; u < N_TAUS; u++) {
                 float f = (float)rng_unit(&r);
-                c[s]->points[t][u] =
-                    (struct curve_point){{f, f * f, 1 - f, f / 2}, rng_below(&r, c[s]->n_possible + 1)};
+                c[s]->points[t][u] = (struct curve_point){
+                    {f, f * f, 1 - f, f / 2}, rng_below(&r, c[s]->n_possible + 1)};
             }
     }
     for (int rule = 0; rule < 4; rule++)
@@ -444,22 +449,25 @@ Test(tuner, choice_is_the_sparsest_that_holds)
                     double sum = 0;
                     for (int s = 0; s < 2; s++) {
                         const struct output_error *e = &c[s]->points[t][u].error;
-                        double errors[] = {(double)e->l1, (double)e->tail, (double)e->cosine,
-                                           (double)e->rmse};
+                        double errors[] = {
+                            (double)e->l1, (double)e->tail, (double)e->cosine, (double)e->rmse};
                         holds &= errors[rule] <= bound;
                         sum += .5 * (1 - (double)c[s]->points[t][u].n_kept / c[s]->n_possible);
                     }
                     if (holds && sum > best) best = sum;
                 }
-            bool found = tune_choose(view, 2, (enum tune_rule)rule, bound, &theta, &tau, &sparsity, &worst);
+            bool found =
+                tune_choose(view, 2, (enum tune_rule)rule, bound, &theta, &tau, &sparsity, &worst);
             cr_expect_eq(found, best >= 0);
             if (!found) continue;
             for (int s = 0; s < 2; s++)
-                found_sparsity += .5 * (1 - (double)c[s]->points[theta][tau].n_kept / c[s]->n_possible);
+                found_sparsity +=
+                    .5 * (1 - (double)c[s]->points[theta][tau].n_kept / c[s]->n_possible);
             cr_expect(fabs(sparsity - best) < 1e-12 && fabs(found_sparsity - best) < 1e-12);
             cr_expect(head_error_by(&worst, (enum tune_rule)rule) <= bound);
-            cr_expect_eq(worst.l1, fmax((double)c[0]->points[theta][tau].error.l1,
-                                        (double)c[1]->points[theta][tau].error.l1));
+            cr_expect_eq(worst.l1,
+                fmax((double)c[0]->points[theta][tau].error.l1,
+                    (double)c[1]->points[theta][tau].error.l1));
         }
     /* a point that is not a number holds no bound */
     for (int t = 0; t < N_THETAS; t++)
@@ -468,7 +476,7 @@ Test(tuner, choice_is_the_sparsest_that_holds)
     double sparsity;
     struct head_error worst;
     cr_expect(!tune_choose(view, 2, RULE_L1, .9, &theta, &tau, &sparsity, &worst),
-              "a NaN error passed for a good one");
+        "a NaN error passed for a good one");
     free(c[0]);
     free(c[1]);
 }
@@ -478,13 +486,14 @@ Test(tuner, refuses_what_makes_no_sense)
     struct bench b;
     char *dir = path_join(GOLDEN_MODELS, "gqa_d64_tied");
     open_tiny(&b, dir, 1, 2, 256);
-    static const struct tune_bounds wrong[] = {{.06, .06}, {.07, .06}, {0, .07},   {-.1, .07},     {.06, 1},
-                                               {1, 1.5},   {NAN, .07}, {.06, NAN}, {.06, INFINITY}};
+    static const struct tune_bounds wrong[] = {{.06, .06}, {.07, .06}, {0, .07}, {-.1, .07},
+        {.06, 1}, {1, 1.5}, {NAN, .07}, {.06, NAN}, {.06, INFINITY}};
     struct tuned out;
     struct tune_times times;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct tune_args a = args_of(&b, &wrong[i], 1);
-        cr_expect_eq(tune(&a, &out, &times), ERR_ARG, "l1 %g, pv_l1 %g", wrong[i].l1, wrong[i].pv_l1);
+        cr_expect_eq(
+            tune(&a, &out, &times), ERR_ARG, "l1 %g, pv_l1 %g", wrong[i].l1, wrong[i].pv_l1);
         cr_expect(strstr(status_message(), "pv_l1"), "%s", status_message());
         cr_expect_null(out.heads);
     }
@@ -493,8 +502,8 @@ Test(tuner, refuses_what_makes_no_sense)
     b.samples[1].n = 255;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
     cr_expect(strstr(status_message(), "second") && strstr(status_message(), "255") &&
-                  strstr(status_message(), "256"),
-              "%s", status_message());
+            strstr(status_message(), "256"),
+        "%s", status_message());
     b.samples[1].n = 256;
     b.samples[0].check = true;
     cr_expect_eq(tune(&a, &out, &times), ERR_ARG);
@@ -519,10 +528,12 @@ struct memory {
 
 static size_t place(const struct memory *m, int layer, int head, int sample)
 {
-    return ((size_t)layer * (size_t)m->n_heads + (size_t)head) * (size_t)m->n_samples + (size_t)sample;
+    return ((size_t)layer * (size_t)m->n_heads + (size_t)head) * (size_t)m->n_samples +
+        (size_t)sample;
 }
 
-static enum status memory_get(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
+static enum status memory_get(
+    void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
     struct memory *m = ctx;
     cr_assert_eq(part, 0);
@@ -533,7 +544,8 @@ static enum status memory_get(void *ctx, int layer, int head, int part, int samp
     return OK;
 }
 
-static enum status memory_put(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
+static enum status memory_put(
+    void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
     struct memory *m = ctx;
     cr_assert_eq(part, 0);
@@ -557,13 +569,13 @@ static struct memory memory_new(int n_layers, int n_heads, int n_samples)
 {
     size_t n = (size_t)(n_layers * n_heads * n_samples);
     return (struct memory){.curves = malloc(n * sizeof(struct curve)),
-                           .have = calloc(n, sizeof(bool)),
-                           .n_heads = n_heads,
-                           .n_samples = n_samples};
+        .have = calloc(n, sizeof(bool)),
+        .n_heads = n_heads,
+        .n_samples = n_samples};
 }
 
-/* Curves of real queries, keys and values under GQA, against whole layers run with one pair of thresholds for
- * all. */
+/* Curves of real queries, keys and values under GQA, against whole layers run with one pair of
+ * thresholds for all. */
 Test(tuner, curves_of_a_real_model_equal_the_kernel, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.2, .3};
@@ -594,12 +606,12 @@ Test(tuner, curves_of_a_real_model_equal_the_kernel, .timeout = 300)
                 const struct curve *c = &m.curves[place(&m, h / heads, h % heads, 0)];
                 const struct curve_point *p = &c->points[theta][tau];
                 cr_expect(fabs((double)p->error.l1 - runs.worst[h].l1) < 1e-5,
-                          "head %d at (%g, %g): l1 %.8g, kernel %.8g", h, (double)curve_theta(theta),
-                          (double)curve_tau(tau), (double)p->error.l1, runs.worst[h].l1);
+                    "head %d at (%g, %g): l1 %.8g, kernel %.8g", h, (double)curve_theta(theta),
+                    (double)curve_tau(tau), (double)p->error.l1, runs.worst[h].l1);
                 cr_expect(fabs((double)p->error.cosine - runs.worst[h].cosine) < 1e-4 &&
-                          fabs((double)p->error.rmse - runs.worst[h].rmse) < 1e-4);
+                    fabs((double)p->error.rmse - runs.worst[h].rmse) < 1e-4);
                 cr_expect(fabs(1 - (double)p->n_kept / c->n_possible - runs.qk_sparsity[h]) < 1e-12,
-                          "head %d: %u of %u kept", h, p->n_kept, c->n_possible);
+                    "head %d: %u of %u kept", h, p->n_kept, c->n_possible);
                 n_left_out += p->n_kept < c->n_possible;
             }
             rerun_clear(&runs);
@@ -685,13 +697,14 @@ Test(tuner, a_stop_within_a_layer_keeps_its_finished_curves, .timeout = 300)
         calls_left = calls + 1;
     }
     cr_expect(kept > 0 && kept < 2 * b.w.config.n_heads, "%d of %d curves were kept", kept,
-              2 * b.w.config.n_heads);
+        2 * b.w.config.n_heads);
     free(m.curves);
     free(m.have);
     close_bench(&b);
 }
 
-static enum status put_fails(void *ctx, int layer, int head, int part, int sample, const struct curve *c)
+static enum status put_fails(
+    void *ctx, int layer, int head, int part, int sample, const struct curve *c)
 {
     (void)ctx;
     (void)layer;
@@ -731,8 +744,9 @@ Test(tuner, without_held_out_samples_nothing_is_claimed_of_them)
     cr_expect_eq(out.num_held_out, 0);
     cr_assert(count_sparse(&out) > 0);
     for (int i = 0; i < out.n_layers * out.n_heads; i++)
-        cr_expect(isnan(out.heads[i].held_out.l1) && isnan(out.heads[i].check.l1), "head %d: errors %g and %g of no sample", i,
-                  out.heads[i].held_out.l1, out.heads[i].check.l1);
+        cr_expect(isnan(out.heads[i].held_out.l1) && isnan(out.heads[i].check.l1),
+            "head %d: errors %g and %g of no sample", i, out.heads[i].held_out.l1,
+            out.heads[i].check.l1);
     tuned_clear(&out);
     free(dir);
     close_bench(&b);
@@ -788,18 +802,19 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
     cr_expect_str_eq(back.data_name, t.data_name);
     cr_expect_str_eq(back.method, t.method);
     cr_expect_str_eq(back.layers, "2");
-    cr_expect(back.rule == t.rule && back.l1 == t.l1 && back.pv_l1 == t.pv_l1 && back.block.q == t.block.q &&
-              back.block.k == t.block.k && back.smooth_k == t.smooth_k && back.max_length == t.max_length &&
-              back.num_samples == t.num_samples && back.num_held_out == t.num_held_out &&
-              back.num_check == t.num_check && back.num_check == 1);
+    cr_expect(back.rule == t.rule && back.l1 == t.l1 && back.pv_l1 == t.pv_l1 &&
+        back.block.q == t.block.q && back.block.k == t.block.k && back.smooth_k == t.smooth_k &&
+        back.max_length == t.max_length && back.num_samples == t.num_samples &&
+        back.num_held_out == t.num_held_out && back.num_check == t.num_check &&
+        back.num_check == 1);
     for (int i = 0; i < t.n_layers * t.n_heads; i++) {
         const struct tuned_head *x = &t.heads[i], *y = &back.heads[i];
         cr_expect_eq(x->in_range, y->in_range);
         if (!x->in_range) continue;
         cr_expect(memcmp(&x->params, &y->params, 3 * sizeof(float)) == 0 &&
-                  x->params.is_sparse == y->params.is_sparse);
+            x->params.is_sparse == y->params.is_sparse);
         cr_expect(x->back_offs == y->back_offs && x->sparsity == y->sparsity &&
-                  x->qk_sparsity == y->qk_sparsity);
+            x->qk_sparsity == y->qk_sparsity);
         cr_expect_str_eq(x->reason, y->reason);
         expect_same_error(&x->tune, &y->tune);
         expect_same_error(&x->check, &y->check);
@@ -810,10 +825,11 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
 
     struct sparse_policy p;
     CHECK(policy_init(&p, &mask_sparge, t.n_layers, t.n_heads));
-    cr_expect_eq(tuned_apply(&back, path, &b.w, "xxh3:00000000000000000000000000000000", &p), ERR_ARG);
+    cr_expect_eq(
+        tuned_apply(&back, path, &b.w, "xxh3:00000000000000000000000000000000", &p), ERR_ARG);
     cr_expect(strstr(status_message(), "model_fingerprint") && strstr(status_message(), path) &&
-                  strstr(status_message(), b.fingerprint),
-              "%s", status_message());
+            strstr(status_message(), b.fingerprint),
+        "%s", status_message());
     CHECK(tuned_apply(&back, path, &b.w, b.fingerprint, &p));
     char layers[LAYERS_TEXT_SIZE];
     cr_expect_str_eq(policy_layers_text(&p, layers), "2");
@@ -865,7 +881,8 @@ Test(tuner, damaged_files_are_refused_by_field)
     t.max_length = t.num_samples = 1;
     for (int i = 0; i < 8; i++) {
         t.heads[i].in_range = true;
-        t.heads[i].params = (struct head_params){5, 5, 5, true, 0}; /* an edit puts digits in front */
+        /* an edit puts digits in front */
+        t.heads[i].params = (struct head_params){5, 5, 5, true, 0};
         t.heads[i].params.simthreshd1 = .5f;
         t.heads[i].params.cdfthreshd = .5f;
     }
@@ -882,14 +899,15 @@ Test(tuner, damaged_files_are_refused_by_field)
             tuned_clear(&back);
             continue;
         }
-        cr_expect(strstr(status_message(), path) && strstr(status_message(), edits[i].field), "%s: %s",
-                  edits[i].by, status_message());
+        cr_expect(strstr(status_message(), path) && strstr(status_message(), edits[i].field),
+            "%s: %s", edits[i].by, status_message());
         cr_expect_null(back.heads);
     }
     t.heads[6].in_range = false; /* a head lost from the file */
     CHECK(tuned_write(&t, path));
     cr_expect_eq(tuned_read(&back, path), ERR_FORMAT);
-    cr_expect(strstr(status_message(), "found 3 of layer 1, the first missing is head 2"), "%s", status_message());
+    cr_expect(strstr(status_message(), "found 3 of layer 1, the first missing is head 2"), "%s",
+        status_message());
     for (int i = 4; i < 8; i++) t.heads[i].in_range = false; /* a layer that was not tuned, */
     strcpy(t.layers, "0");
     CHECK(tuned_write(&t, path));
@@ -898,7 +916,8 @@ Test(tuner, damaged_files_are_refused_by_field)
     strcpy(t.layers, "all"); /* and one that was */
     CHECK(tuned_write(&t, path));
     cr_expect_eq(tuned_read(&back, path), ERR_FORMAT);
-    cr_expect(strstr(status_message(), "found 0 of layer 1, the first missing is head 0"), "%s", status_message());
+    cr_expect(strstr(status_message(), "found 0 of layer 1, the first missing is head 0"), "%s",
+        status_message());
     for (int i = 4; i < 8; i++) t.heads[i].in_range = true;
     struct str text = {0};
     tuned_print(&t, &text);
@@ -940,16 +959,17 @@ Test(tuner, broken_values_name_layer_head_and_sample)
         struct tune_times times;
         struct tuned out;
         char *dir =
-            golden_copy("gqa_d64_tied"); /* 4 query heads share 2 kv heads: heads 2 and 3 read the second */
+            /* 4 query heads share 2 kv heads: heads 2 and 3 read the second */
+            golden_copy("gqa_d64_tied");
         write_rows(dir, "model.layers.1.self_attn.v_proj.weight", 64, 128, 32, zero ? 0 : 0x7fc0);
         open_tiny(&b, dir, 1, 2, 256);
         struct tune_args a = args_of(&b, &bounds, 1);
         enum status st = tune(&a, &out, &times);
         cr_expect_eq(st, ERR_NUMERIC, "%s", status_name(st));
         const char *m = status_message();
-        cr_expect(strstr(m, "layer 1") && strstr(m, zero ? "head 2" : "values of kv head 1") && strstr(m, "first") &&
-                      strstr(m, zero ? "zero" : "NaN"),
-                  "%s", m);
+        cr_expect(strstr(m, "layer 1") && strstr(m, zero ? "head 2" : "values of kv head 1") &&
+                strstr(m, "first") && strstr(m, zero ? "zero" : "NaN"),
+            "%s", m);
         cr_expect_null(out.heads);
         close_bench(&b);
         dir_remove(dir);

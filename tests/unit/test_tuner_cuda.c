@@ -1,6 +1,6 @@
-/* The tuner on a CUDA device: bounds hold, repeats and interruptions change nothing, thresholds are near the CPU's, and
- * what the device cannot do is said. Without a GPU these are skipped with the driver's reason; what needs none runs
- * everywhere. */
+/* The tuner on a CUDA device: bounds hold, repeats and interruptions change nothing, thresholds are
+ * near the CPU's, and what the device cannot do is said. Without a GPU these are skipped with the
+ * driver's reason; what needs none runs everywhere. */
 #include "engine/engine.h"
 #include "engine/tuner/tuner.h"
 #include "suites/suite.h"
@@ -26,7 +26,9 @@ Test(tuner_cuda, places_without_a_device)
     const int32_t ids[2] = {1, 2};
     CHECK(par_open(&par, 1));
     CHECK(session_open(&s, &w, par, 16, 0, NULL));
-    cr_expect_eq(session_forward(s, &(struct forward_args){.tokens = ids, .n = 2, .on_device = true}), ERR_UNSUPPORTED);
+    cr_expect_eq(
+        session_forward(s, &(struct forward_args){.tokens = ids, .n = 2, .on_device = true}),
+        ERR_UNSUPPORTED);
     cr_expect_eq(session_position(s), 0);
     session_close(&s);
     par_close(&par);
@@ -39,17 +41,24 @@ Test(tuner_cuda, places_without_a_device)
 #include "engine/tuner/tuner_parts.h"
 #include "kernels/cuda/device_cuda.h"
 
-/* Samples share scratch, and a shorter one may want more of it: more of its heads fit the budget of tiles. */
+/* Samples share scratch, and a shorter one may want more of it: more of its heads fit the budget of
+ * tiles. */
 Test(tuner_cuda, the_plan_has_room_for_every_sample)
 {
-    const struct weights w = {.config = {.hidden_size = 4096, .intermediate_size = 14336, .n_layers = 2, .n_heads = 32,
-                                         .n_kv_heads = 8, .head_dim = 128, .vocab_size = 128256}};
+    const struct weights w = {.config = {.hidden_size = 4096,
+                                  .intermediate_size = 14336,
+                                  .n_layers = 2,
+                                  .n_heads = 32,
+                                  .n_kv_heads = 8,
+                                  .head_dim = 128,
+                                  .vocab_size = 128256}};
     struct sparse_policy policy;
     int n_greedier = 0;
     CHECK(policy_init(&policy, &mask_sparge, w.config.n_layers, w.config.n_heads));
     for (int n = 512; n <= 4096; n += 64) {
         const struct tune_sample samples[] = {{.n = 4096}, {.n = n}};
-        const struct tune_args both = {.weights = &w, .policy = &policy, .samples = samples, .n_samples = 2};
+        const struct tune_args both = {
+            .weights = &w, .policy = &policy, .samples = samples, .n_samples = 2};
         struct tune_args one = both;
         one.n_samples = 1;
         size_t longest = tuner_backend_cuda.plan(&one).workspace_bytes;
@@ -67,8 +76,12 @@ Test(tuner_cuda, prediction_never_needs_more_room_for_fewer_keys)
 {
     size_t before = 0;
     for (int n = 512; n <= 262144; n += 512) {
-        struct attn_args a = {.dtype = DTYPE_BF16, .n_q = n, .n_heads = 8, .n_kv_heads = 8, .head_dim = 128,
-                              .block = {128, 64}};
+        struct attn_args a = {.dtype = DTYPE_BF16,
+            .n_q = n,
+            .n_heads = 8,
+            .n_kv_heads = 8,
+            .head_dim = 128,
+            .block = {128, 64}};
         size_t bytes = mask_cuda_workspace(&(struct mask_cuda_args){.attn = &a});
         cr_expect_geq(bytes, before, "%d keys", n);
         before = bytes;
@@ -113,21 +126,21 @@ static void open_bench(struct bench *b, bool on_gpu, const struct mask_method *m
     CHECK(policy_init(&b->policy, method, b->w.config.n_layers, b->w.config.n_heads));
     CHECK(tokenizer_open(&t, DEMO));
     CHECK(suite_load("chronicle",
-                     &(struct suite_options){.tokenizer = t,
-                                             .argument = "",
-                                             .max_length = N_TOKENS,
-                                             .num_samples = N_SAMPLES,
-                                             .min_length = 256,
-                                             .tuning = true},
-                     &b->set));
+        &(struct suite_options){.tokenizer = t,
+            .argument = "",
+            .max_length = N_TOKENS,
+            .num_samples = N_SAMPLES,
+            .min_length = 256,
+            .tuning = true},
+        &b->set));
     cr_assert_eq(b->set.n_samples, N_SAMPLES);
     for (int i = 0; i < N_SAMPLES; i++)
-        b->samples[i] =
-            (struct tune_sample){b->set.samples[i].ids, b->set.samples[i].n, b->set.samples[i].name, i >= N_TUNE};
+        b->samples[i] = (struct tune_sample){
+            b->set.samples[i].ids, b->set.samples[i].n, b->set.samples[i].name, i >= N_TUNE};
     tokenizer_close(&t);
     size_t n = (size_t)(b->w.config.n_layers * b->w.config.n_heads * N_SAMPLES);
-    b->shelf =
-        (struct shelf){calloc(n, sizeof(struct curve)), calloc(n, sizeof(bool)), b->w.config.n_heads, 0, 0, 1000};
+    b->shelf = (struct shelf){
+        calloc(n, sizeof(struct curve)), calloc(n, sizeof(bool)), b->w.config.n_heads, 0, 0, 1000};
 }
 
 static void close_bench(struct bench *b)
@@ -145,7 +158,8 @@ static size_t place_of(const struct shelf *s, int layer, int head, int sample)
     return ((size_t)layer * (size_t)s->n_heads + (size_t)head) * N_SAMPLES + (size_t)sample;
 }
 
-static enum status get(void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
+static enum status get(
+    void *ctx, int layer, int head, int part, int sample, struct curve *out, bool *found)
 {
     (void)part; /* one method alone */
     const struct shelf *s = ctx;
@@ -186,16 +200,16 @@ static struct tune_args args_of(struct bench *b)
 {
     watched = &b->shelf;
     return (struct tune_args){.weights = &b->w,
-                              .par = b->par,
-                              .policy = &b->policy,
-                              .rule = RULE_L1,
-                              .samples = b->samples,
-                              .n_samples = N_SAMPLES,
-                              .bounds = bounds,
-                              .n_bounds = N_BOUNDS,
-                              .min_sparsity = .1,
-                              .curves = {&b->shelf, get, put, layer_done},
-                              .stop = stop_early};
+        .par = b->par,
+        .policy = &b->policy,
+        .rule = RULE_L1,
+        .samples = b->samples,
+        .n_samples = N_SAMPLES,
+        .bounds = bounds,
+        .n_bounds = N_BOUNDS,
+        .min_sparsity = .1,
+        .curves = {&b->shelf, get, put, layer_done},
+        .stop = stop_early};
 }
 
 static double mean_sparsity(const struct tuned *t)
@@ -208,10 +222,12 @@ static double mean_sparsity(const struct tuned *t)
 static void expect_same(const struct tuned *x, const struct tuned *y, const char *what)
 {
     for (int i = 0; i < x->n_layers * x->n_heads; i++)
-        cr_expect(memcmp(&x->heads[i].params, &y->heads[i].params, sizeof x->heads[i].params) == 0 &&
-                      memcmp(&x->heads[i].tune, &y->heads[i].tune, sizeof x->heads[i].tune) == 0 &&
-                      memcmp(&x->heads[i].held_out, &y->heads[i].held_out, sizeof x->heads[i].held_out) == 0,
-                  "%s: head %d of layer %d", what, i % x->n_heads, i / x->n_heads);
+        cr_expect(
+            memcmp(&x->heads[i].params, &y->heads[i].params, sizeof x->heads[i].params) == 0 &&
+                memcmp(&x->heads[i].tune, &y->heads[i].tune, sizeof x->heads[i].tune) == 0 &&
+                memcmp(&x->heads[i].held_out, &y->heads[i].held_out, sizeof x->heads[i].held_out) ==
+                    0,
+            "%s: head %d of layer %d", what, i % x->n_heads, i / x->n_heads);
 }
 
 Test(tuner_cuda, bounds_hold_and_repeats_agree, .timeout = 300)
@@ -233,8 +249,8 @@ Test(tuner_cuda, bounds_hold_and_repeats_agree, .timeout = 300)
             const struct tuned_head *x = &first[i].heads[h];
             n_sparse += x->params.is_sparse;
             if (!x->params.is_sparse) continue;
-            cr_expect(x->tune.l1 <= bounds[i].pv_l1 && x->held_out.l1 <= bounds[i].pv_l1, "head %d: %g, %g", h,
-                      x->tune.l1, x->held_out.l1);
+            cr_expect(x->tune.l1 <= bounds[i].pv_l1 && x->held_out.l1 <= bounds[i].pv_l1,
+                "head %d: %g, %g", h, x->tune.l1, x->held_out.l1);
             cr_expect(x->sparsity >= .1 && x->sparsity < 1);
         }
     cr_expect(n_sparse >= 4, "%d sparse heads", n_sparse);
@@ -243,7 +259,8 @@ Test(tuner_cuda, bounds_hold_and_repeats_agree, .timeout = 300)
 
     b.shelf.stop_after = 3;
     cr_expect_eq(tune(&a, resumed, &times), ERR_CANCELLED);
-    cr_expect(b.shelf.n_put > 0 && b.shelf.n_put < n_heads * N_TUNE, "%d curves before the stop", b.shelf.n_put);
+    cr_expect(b.shelf.n_put > 0 && b.shelf.n_put < n_heads * N_TUNE, "%d curves before the stop",
+        b.shelf.n_put);
     int n_kept = b.shelf.n_put;
     b.shelf.stop_after = 1000;
     CHECK(tune(&a, resumed, &times));
@@ -274,10 +291,10 @@ Test(tuner_cuda, thresholds_are_near_the_cpus, .timeout = 300)
         int n = t[0][i].n_layers * t[0][i].n_heads, same = 0;
         for (int h = 0; h < n; h++)
             same += t[0][i].heads[h].params.is_sparse == t[1][i].heads[h].params.is_sparse &&
-                    fabs(t[0][i].heads[h].sparsity - t[1][i].heads[h].sparsity) < .03;
+                fabs(t[0][i].heads[h].sparsity - t[1][i].heads[h].sparsity) < .03;
         double cpu = mean_sparsity(&t[0][i]), gpu = mean_sparsity(&t[1][i]);
-        printf("l1 %g: %d of %d heads within .03 sparsity; mean %.4f on the CPU, %.4f on the GPU\n", bounds[i].l1, same,
-               n, cpu, gpu);
+        printf("l1 %g: %d of %d heads within .03 sparsity; mean %.4f on the CPU, %.4f on the GPU\n",
+            bounds[i].l1, same, n, cpu, gpu);
         cr_expect(same >= n * 3 / 4, "%d of %d heads alike", same, n);
         cr_expect(fabs(cpu - gpu) < .02, "mean sparsity %g and %g", cpu, gpu);
         tuned_clear(&t[0][i]);

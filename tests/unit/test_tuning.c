@@ -1,4 +1,5 @@
-/* What is said of thresholds on text that nothing was chosen by: the counting, its interval, and the tightening of bounds. */
+/* What is said of thresholds on text that nothing was chosen by: the counting, its interval, and
+ * the tightening of bounds. */
 #include "base/beta.h"
 #include "base/rng.h"
 #include "engine/engine.h"
@@ -16,9 +17,11 @@ Test(tuning, quantiles_are_those_of_the_tables)
 {
     static const struct {
         double p, df, t;
-    } rows[] = {{.975, 1, 12.7062}, {.975, 2, 4.3027}, {.95, 4, 2.1318}, {.975, 10, 2.2281}, {.995, 30, 2.7500}, {.025, 4, -2.7764}};
+    } rows[] = {{.975, 1, 12.7062}, {.975, 2, 4.3027}, {.95, 4, 2.1318}, {.975, 10, 2.2281},
+        {.995, 30, 2.7500}, {.025, 4, -2.7764}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        cr_expect(fabs(student_quantile(rows[i].p, rows[i].df) - rows[i].t) < 6e-5, "%g", student_quantile(rows[i].p, rows[i].df));
+        cr_expect(fabs(student_quantile(rows[i].p, rows[i].df) - rows[i].t) < 6e-5, "%g",
+            student_quantile(rows[i].p, rows[i].df));
     cr_expect(fabs(beta_cdf(2, 3, .4) - .5248) < 1e-12); /* 1 - (1 - x)^4 - 4 x (1 - x)^3 */
     cr_expect(fabs(beta_cdf(1, 1, .3) - .3) < 1e-14);
     for (double p = .01; p < 1; p += .07)
@@ -33,13 +36,15 @@ static double gamma_of(struct rng *r, double shape)
     if (shape < 1) return gamma_of(r, shape + 1) * pow(rng_unit(r) + 1e-300, 1 / shape);
     double d = shape - 1. / 3, c = 1 / sqrt(9 * d);
     for (;;) { /* Marsaglia and Tsang */
-        double x = sqrt(-2 * log(1 - rng_unit(r))) * cos(6.283185307179586 * rng_unit(r)), v = 1 + c * x;
+        double x = sqrt(-2 * log(1 - rng_unit(r))) * cos(6.283185307179586 * rng_unit(r)),
+               v = 1 + c * x;
         v = v * v * v;
         if (v > 0 && log(1 - rng_unit(r)) < .5 * x * x + d - d * v + d * log(v)) return d * v;
     }
 }
 
-/* 30 heads a text that are over or not alike by `alike` (beta-binomial): the interval covers the true share. */
+/* 30 heads a text that are over or not alike by `alike` (beta-binomial): the interval covers the
+ * true share. */
 Test(tuning, the_interval_of_a_share_covers, .timeout = 60)
 {
     static const double shares[] = {.01, .05, .2}, alikes[] = {.03, .1, .2};
@@ -53,7 +58,8 @@ Test(tuning, the_interval_of_a_share_covers, .timeout = 60)
             enum { ROUNDS = 400 };
             for (int round = 0; round < ROUNDS; round++) {
                 for (int i = 0; i < texts[t]; i++) {
-                    double x = gamma_of(&r, share * k), y = gamma_of(&r, (1 - share) * k), p = x / (x + y);
+                    double x = gamma_of(&r, share * k), y = gamma_of(&r, (1 - share) * k),
+                           p = x / (x + y);
                     hits[i] = 0;
                     for (int j = 0; j < 30; j++) hits[i] += rng_unit(&r) < p;
                 }
@@ -61,20 +67,24 @@ Test(tuning, the_interval_of_a_share_covers, .timeout = 60)
                 cr_assert(l.lo <= l.share && l.share <= l.hi);
                 n_covered += l.lo <= share && share <= l.hi;
             }
-            cr_expect(n_covered >= .92 * ROUNDS, "share %g, alike %g, %d texts: %g covered", share, alikes[a % 3], texts[t],
-                      (double)n_covered / ROUNDS);
+            cr_expect(n_covered >= .92 * ROUNDS, "share %g, alike %g, %d texts: %g covered", share,
+                alikes[a % 3], texts[t], (double)n_covered / ROUNDS);
         }
 }
 
 Test(tuning, pairs_over_the_bound_are_counted)
 {
-    double ratios[] = {.5, NAN, 1.0, 1.3, /* first text */ .9, NAN, 1.1, 1.2, /* second */ .2, NAN, .4, .9};
+    double ratios[] = {
+        .5, NAN, 1.0, 1.3, /* first text */ .9, NAN, 1.1, 1.2, /* second */ .2, NAN, .4, .9};
     struct over_bound o;
     char text[OVER_BOUND_TEXT];
     CHECK(over_bound_count(ratios, 3, 4, &o));
-    cr_expect(o.n_samples == 3 && o.n_heads == 3 && o.n_over == 3 && o.heads_over == 2 && o.samples_over == 2);
+    cr_expect(o.n_samples == 3 && o.n_heads == 3 && o.n_over == 3 && o.heads_over == 2 &&
+        o.samples_over == 2);
     cr_expect(o.worst == 1.3 && fabs(o.share - 1. / 3) < 1e-12 && o.lo < o.share && o.hi > o.share);
-    cr_expect(strstr(over_bound_text(&o, text), "3 of 9 pairs") && strstr(text, "2 of 3 heads") && strstr(text, "1.30 x"), "%s", text);
+    cr_expect(strstr(over_bound_text(&o, text), "3 of 9 pairs") && strstr(text, "2 of 3 heads") &&
+            strstr(text, "1.30 x"),
+        "%s", text);
     CHECK(over_bound_count((double[]){NAN, NAN}, 1, 2, &o));
     cr_expect(isnan(o.share) && o.n_heads == 0);
     cr_expect(strstr(over_bound_text(&o, text), "no head"), "%s", text);
@@ -118,12 +128,17 @@ static void bench_open(struct bench *b)
     const struct llama_config *c = &b->setup.model.weights.config;
     CHECK(policy_init(&b->policy, &mask_sparge, c->n_layers, c->n_heads));
     CHECK(policy_set_layers(&b->policy, "1-6"));
-    struct suite_options o = {.tokenizer = b->setup.model.tokenizer, .argument = "", .max_length = 512,
-                              .num_samples = N_SAMPLES, .min_length = 256, .tuning = true};
+    struct suite_options o = {.tokenizer = b->setup.model.tokenizer,
+        .argument = "",
+        .max_length = 512,
+        .num_samples = N_SAMPLES,
+        .min_length = 256,
+        .tuning = true};
     CHECK(suite_load("chronicle", &o, &b->set));
     cr_assert_eq(b->set.n_samples, N_SAMPLES);
     for (int i = 0; i < N_SAMPLES; i++)
-        b->samples[i] = (struct tune_sample){b->set.samples[i].ids, b->set.samples[i].n, b->set.samples[i].name, false};
+        b->samples[i] = (struct tune_sample){
+            b->set.samples[i].ids, b->set.samples[i].n, b->set.samples[i].name, false};
 }
 
 static void bench_close(struct bench *b)
@@ -136,8 +151,15 @@ static void bench_close(struct bench *b)
 
 static struct tune_args args_of(const struct bench *b, const struct tune_bounds *bounds)
 {
-    return (struct tune_args){.weights = &b->setup.model.weights, .par = b->setup.par, .policy = &b->policy, .rule = RULE_L1,
-                              .samples = b->samples, .n_samples = N_SAMPLES, .bounds = bounds, .n_bounds = 1, .min_sparsity = .05};
+    return (struct tune_args){.weights = &b->setup.model.weights,
+        .par = b->setup.par,
+        .policy = &b->policy,
+        .rule = RULE_L1,
+        .samples = b->samples,
+        .n_samples = N_SAMPLES,
+        .bounds = bounds,
+        .n_bounds = 1,
+        .min_sparsity = .05};
 }
 
 static bool same_thresholds(const struct tuned *x, const struct tuned *y)
@@ -146,8 +168,9 @@ static bool same_thresholds(const struct tuned *x, const struct tuned *y)
     return strcmp(tuned_hash(x, a), tuned_hash(y, b)) == 0;
 }
 
-/* The held-out texts have no say: thresholds are those of a tuning that never saw them, and other texts there change nothing
- * but what is said of them. The errors are those that a tuning measures on the same texts. */
+/* The held-out texts have no say: thresholds are those of a tuning that never saw them, and other
+ * texts there change nothing but what is said of them. The errors are those that a tuning measures
+ * on the same texts. */
 Test(tuning, held_out_texts_have_no_say, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.06, .07};
@@ -159,7 +182,8 @@ Test(tuning, held_out_texts_have_no_say, .timeout = 300)
     struct tuning_samples want = {N_TUNE, 1, 2}, none = {N_TUNE, 1, 0};
     CHECK(tuning_run(&b.setup, 1, &b.machine, &a, want, 0, &with, &times));
     CHECK(tuning_run(&b.setup, 1, &b.machine, &a, none, 0, &without, &times));
-    cr_expect(with.num_samples == N_TUNE && with.num_check == 1 && with.num_held_out == 2 && with.over.n_samples == 2);
+    cr_expect(with.num_samples == N_TUNE && with.num_check == 1 && with.num_held_out == 2 &&
+        with.over.n_samples == 2);
     cr_expect(without.num_held_out == 0 && without.over.n_samples == 0);
     cr_expect(same_thresholds(&with, &without), "held-out texts moved thresholds");
     for (int i = 0; i < 2; i++) {
@@ -177,9 +201,12 @@ Test(tuning, held_out_texts_have_no_say, .timeout = 300)
         n_over += h->held_out.l1 > .07;
         n_other += h->held_out.l1 != moved.heads[i].held_out.l1;
     }
-    cr_expect(n_sparse > 0 && with.over.n_heads == n_sparse && with.over.heads_over == n_over && n_other > 0);
-    /* a tuning on the held-out texts under loose bounds, for its way of measuring: the same thresholds give the same error */
-    struct head_error *errors = malloc(sizeof *errors * (size_t)(with.n_layers * with.n_heads) * N_TUNE);
+    cr_expect(n_sparse > 0 && with.over.n_heads == n_sparse && with.over.heads_over == n_over &&
+        n_other > 0);
+    /* a tuning on the held-out texts under loose bounds, for its way of measuring: the same
+     * thresholds give the same error */
+    struct head_error *errors =
+        malloc(sizeof *errors * (size_t)(with.n_layers * with.n_heads) * N_TUNE);
     struct tune_args on_tuning = a;
     on_tuning.n_samples = N_TUNE;
     CHECK(tune_errors(&on_tuning, &with, 1, errors));
@@ -190,7 +217,8 @@ Test(tuning, held_out_texts_have_no_say, .timeout = 300)
             continue;
         }
         double worst = fmax(errors[i].l1, errors[with.n_layers * with.n_heads + i].l1);
-        cr_expect_eq(worst, seen.heads[i].tune.l1, "head %d: %.9g, tuned at %.9g", i, worst, seen.heads[i].tune.l1);
+        cr_expect_eq(worst, seen.heads[i].tune.l1, "head %d: %.9g, tuned at %.9g", i, worst,
+            seen.heads[i].tune.l1);
     }
     free(errors);
     tuned_clear(&with);
@@ -199,7 +227,8 @@ Test(tuning, held_out_texts_have_no_say, .timeout = 300)
     bench_close(&b);
 }
 
-/* The share that is asked for is reached on check texts with room for their number, and the bounds stay those given. */
+/* The share that is asked for is reached on check texts with room for their number, and the bounds
+ * stay those given. */
 Test(tuning, coverage_tightens_the_bounds, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.06, .07};
@@ -222,10 +251,11 @@ Test(tuning, coverage_tightens_the_bounds, .timeout = 300)
     check.samples = b.samples + N_TUNE;
     check.n_samples = N_CHECK;
     CHECK(tune_errors(&check, both, 2, errors));
-    for (int i = 0; i < 2; i++) CHECK(tuned_over(&both[i], errors + i * n * N_CHECK, N_CHECK, .07, &over[i]));
+    for (int i = 0; i < 2; i++)
+        CHECK(tuned_over(&both[i], errors + i * n * N_CHECK, N_CHECK, .07, &over[i]));
     cr_expect(over[0].share > .15, "nothing to cover: %g over", over[0].share);
-    cr_expect(over[1].share < .15 && over[1].share < over[0].share, "%g of the pairs are over, %g without", over[1].share,
-              over[0].share);
+    cr_expect(over[1].share < .15 && over[1].share < over[0].share,
+        "%g of the pairs are over, %g without", over[1].share, over[0].share);
     cr_expect(over[1].n_heads > 0);
     free(errors);
     tuned_clear(&covered);

@@ -13,9 +13,11 @@ static void must_not_open(const char *dir, enum status code, const char *says, c
     struct weights w;
     enum status st = weights_open(&w, dir);
     cr_expect_eq(st, code, "status %s, expected %s: %s", status_name(st), status_name(code),
-                 status_message());
-    cr_expect(strstr(status_message(), says), "message \"%s\" lacks \"%s\"", status_message(), says);
-    cr_expect(strstr(status_message(), says_too), "message \"%s\" lacks \"%s\"", status_message(), says_too);
+        status_message());
+    cr_expect(
+        strstr(status_message(), says), "message \"%s\" lacks \"%s\"", status_message(), says);
+    cr_expect(strstr(status_message(), says_too), "message \"%s\" lacks \"%s\"", status_message(),
+        says_too);
     cr_expect(!w.layers && !w.owned && !w.entries && !w.files.files);
     if (st == OK) weights_close(&w);
 }
@@ -34,17 +36,19 @@ Test(weights, shapes_and_dtypes)
     cr_expect(w.tied && w.head.weight == w.embedding.weight && w.head.m == 96 && w.head.k == 32);
     const struct layer_weights *l = &w.layers[1];
     cr_expect(l->q.m == 256 && l->q.k == 32 && l->k.m == 128 && l->v.m == 128 && l->o.m == 32 &&
-              l->o.k == 256);
+        l->o.k == 256);
     cr_expect(l->gate.m == 48 && l->up.m == 48 && l->down.m == 32 && l->down.k == 48);
     cr_expect(l->q.dtype == DTYPE_BF16 && !l->q.bias && !l->down.bias);
     cr_expect_eq(w.n_entries, 1 + 2 * 9 + 1);
     cr_expect_eq(w.weight_bytes, (size_t)llama_config_parameters(&w.config) * 2);
     cr_expect(w.n_extra == 0 && w.copied_bytes == 0);
-    cr_expect_eq((const char *)weights_embedding_row(&w, 3) - (const char *)w.embedding.weight, 3 * 32 * 2);
+    cr_expect_eq(
+        (const char *)weights_embedding_row(&w, 3) - (const char *)w.embedding.weight, 3 * 32 * 2);
     weights_close(&w);
 
     open_golden(&w, "bias_d16");
-    cr_expect(!w.tied && w.layers[0].o.bias && w.layers[0].down.bias && w.head.weight != w.embedding.weight);
+    cr_expect(!w.tied && w.layers[0].o.bias && w.layers[0].down.bias &&
+        w.head.weight != w.embedding.weight);
     weights_close(&w);
 }
 
@@ -71,8 +75,8 @@ Test(weights, tied_under_either_name)
     /* The same length in the header: the other name, and fewer of the spaces that pad it. */
     file_edit(dir, "model.safetensors", "\"lm_head.weight\"", "\"model.embed_tokens.weight\"");
     struct str s = file_get(dir, "model.safetensors");
-    size_t n =
-        (uint8_t)s.data[0] + 256u * (uint8_t)s.data[1] + strlen("model.embed_tokens") - strlen("lm_head");
+    size_t n = (uint8_t)s.data[0] + 256u * (uint8_t)s.data[1] + strlen("model.embed_tokens") -
+        strlen("lm_head");
     s.data[0] = (char)(n & 0xff);
     s.data[1] = (char)(n >> 8);
     file_put(dir, "model.safetensors", s.data, s.len);
@@ -87,12 +91,14 @@ Test(weights, tied_under_either_name)
     dir_remove(dir);
 }
 
-/* Both tensors under a configuration that ties them: equal ones are one, different ones stay two. */
+/* Both tensors under a configuration that ties them: equal ones are one, different ones stay two.
+ */
 Test(weights, tied_with_both_tensors)
 {
     char *dir = golden_copy("mha_default");
     struct weights w;
-    file_edit(dir, "config.json", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+    file_edit(
+        dir, "config.json", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
     cr_expect(!w.tied && w.head.weight != w.embedding.weight && w.n_extra == 0);
     const struct tensor *e = safetensors_find(&w.files, "model.embed_tokens.weight");
@@ -109,12 +115,14 @@ Test(weights, tied_with_both_tensors)
     dir_remove(dir);
 }
 
-/* A checkpoint cut short by its configuration is another model, not this one with something to spare. */
+/* A checkpoint cut short by its configuration is another model, not this one with something to
+ * spare. */
 Test(weights, layers_beyond_the_configuration)
 {
     char *dir = golden_copy("gqa_d64_tied");
     file_edit(dir, "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
-    must_not_open(dir, ERR_FORMAT, "model.safetensors: tensor model.layers.1.", "found a layer 1, expected none beyond 0");
+    must_not_open(dir, ERR_FORMAT, "model.safetensors: tensor model.layers.1.",
+        "found a layer 1, expected none beyond 0");
     must_not_open(dir, ERR_FORMAT, "num_hidden_layers 1 of config.json", "set it to 2");
     dir_remove(dir);
 }
@@ -123,14 +131,15 @@ Test(weights, disagreement_with_the_configuration)
 {
     char *dir = golden_copy("mha_default");
     file_edit(dir, "config.json", "\"hidden_size\": 48", "\"hidden_size\": 96");
-    must_not_open(dir, ERR_FORMAT, "model.embed_tokens.weight: found shape [96, 48], expected [96, 96]",
-                  "model.safetensors");
+    must_not_open(dir, ERR_FORMAT,
+        "model.embed_tokens.weight: found shape [96, 48], expected [96, 96]", "model.safetensors");
     file_edit(dir, "config.json", "\"hidden_size\": 96", "\"hidden_size\": 48");
     file_edit(dir, "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
     must_not_open(dir, ERR_FORMAT, "model.layers.2.input_layernorm.weight is missing", "download");
     file_edit(dir, "config.json", "\"num_hidden_layers\": 3",
-              "\"num_hidden_layers\": 2, \"attention_bias\": true");
-    must_not_open(dir, ERR_FORMAT, "model.layers.0.self_attn.q_proj.bias is missing", "config.json");
+        "\"num_hidden_layers\": 2, \"attention_bias\": true");
+    must_not_open(
+        dir, ERR_FORMAT, "model.layers.0.self_attn.q_proj.bias is missing", "config.json");
     file_edit(dir, "config.json", ", \"attention_bias\": true", "");
     file_edit(dir, "model.safetensors", "lm_head.weight", "lm_haed.weight");
     must_not_open(dir, ERR_FORMAT, "lm_head.weight is missing", "tie_word_embeddings");
@@ -163,7 +172,8 @@ static void expect_finite(const char *dir, struct par *par, bool finite, const c
     struct weights w;
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
     cr_expect_eq(weights_check_finite(&w, par), finite ? OK : ERR_NUMERIC);
-    if (!finite) cr_expect(strstr(status_message(), says), "\"%s\" lacks \"%s\"", status_message(), says);
+    if (!finite)
+        cr_expect(strstr(status_message(), says), "\"%s\" lacks \"%s\"", status_message(), says);
     weights_close(&w);
 }
 
@@ -178,9 +188,10 @@ Test(weights, values_that_are_not_finite)
     expect_finite(dir, par, true, "");
     poke(dir, "lm_head.weight", 4607, &inf32, 4);
     expect_finite(dir, par, false,
-                  "lm_head.weight: 1 of 4608 values are NaN or infinite, the first at index 4607");
+        "lm_head.weight: 1 of 4608 values are NaN or infinite, the first at index 4607");
     poke(dir, "lm_head.weight", 1024, &nan32, 4);
-    expect_finite(dir, NULL, false, "2 of 4608 values are NaN or infinite, the first at index 1024");
+    expect_finite(
+        dir, NULL, false, "2 of 4608 values are NaN or infinite, the first at index 1024");
     poke(dir, "model.layers.0.mlp.up_proj.weight", 0, &nan32, 4);
     expect_finite(dir, par, false, "model.layers.0.mlp.up_proj.weight: 1 of 3072");
     poke(dir, "model.norm.weight", 5, &nan32, 4);
@@ -193,7 +204,7 @@ Test(weights, values_that_are_not_finite)
     expect_finite(dir, par, true, "");
     poke(dir, "model.layers.1.self_attn.o_proj.weight", 2050, &inf_bf16, 2);
     expect_finite(dir, par, false,
-                  "o_proj.weight: 1 of 8192 values are NaN or infinite, the first at index 2050");
+        "o_proj.weight: 1 of 8192 values are NaN or infinite, the first at index 2050");
     dir_remove(dir);
 
     dir = golden_copy("mixed_unaligned"); /* data at odd addresses */
@@ -223,8 +234,8 @@ static void append_tensor(const char *dir, const char *name, int n)
     size_t data = s.len - 8 - header;
     while (s.data[8 + header - 1] != '}') header--;
     struct str json = {0};
-    str_addf(&json, "%.*s,\"%s\":{\"dtype\":\"F32\",\"shape\":[%d],\"data_offsets\":[%zu,%zu]}}", (int)header - 1, s.data + 8, name,
-             n, data, data + 4 * (size_t)n);
+    str_addf(&json, "%.*s,\"%s\":{\"dtype\":\"F32\",\"shape\":[%d],\"data_offsets\":[%zu,%zu]}}",
+        (int)header - 1, s.data + 8, name, n, data, data + 4 * (size_t)n);
     uint64_t length = json.len;
     str_add_bytes(&out, &length, 8);
     str_add_bytes(&out, json.data, json.len);
@@ -238,7 +249,8 @@ static void append_tensor(const char *dir, const char *name, int n)
 
 Test(weights, tensors_without_use_are_named)
 {
-    static const char *const harmless[] = {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"};
+    static const char *const harmless[] = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"};
     static const struct {
         const char *name, *remedy;
     } bad[] = {
@@ -260,16 +272,19 @@ Test(weights, tensors_without_use_are_named)
         append_tensor(dir, bad[i].name, 3);
         cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
         cr_expect_eq(weights_check_unused(&w), ERR_UNSUPPORTED);
-        cr_expect(strstr(status_message(), bad[i].name) && strstr(status_message(), bad[i].remedy) &&
-                      strstr(status_message(), "--ignore-tensors") && strstr(status_message(), "model.safetensors"),
-                  "%s", status_message());
+        cr_expect(strstr(status_message(), bad[i].name) &&
+                strstr(status_message(), bad[i].remedy) &&
+                strstr(status_message(), "--ignore-tensors") &&
+                strstr(status_message(), "model.safetensors"),
+            "%s", status_message());
         size_t at = 0;
         cr_expect_str_eq(weights_next_unused(&w, &at)->name, bad[i].name);
         cr_expect_null(weights_next_unused(&w, &at));
         weights_close(&w);
         dir_remove(dir);
     }
-    dir = golden_copy("dynamic_tied_head"); /* a second name of the tied tensor is harmless; see tied_with_both_tensors */
+    /* a second name of the tied tensor is harmless; see tied_with_both_tensors */
+    dir = golden_copy("dynamic_tied_head");
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
     cr_expect_eq(weights_check_unused(&w), OK, "%s", status_message());
     weights_close(&w);
@@ -282,14 +297,17 @@ Test(weights, an_index_with_more_than_the_shards)
     char *dir = golden_copy("sharded_bf16");
     struct weights w;
     file_edit(dir, "model.safetensors.index.json", "\"lm_head.weight\": ",
-              "\"model.layers.0.self_attn.rotary_emb.inv_freq\": \"model-00001-of-00003.safetensors\", \"lm_head.weight\": ");
+        "\"model.layers.0.self_attn.rotary_emb.inv_freq\": \"model-00001-of-00003.safetensors\", "
+        "\"lm_head.weight\": ");
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
     cr_expect_eq(weights_check_unused(&w), OK, "%s", status_message());
     weights_close(&w);
     file_edit(dir, "config.json", "{", "{\"mlp_bias\": true,");
     file_edit(dir, "model.safetensors.index.json", "\"lm_head.weight\": ",
-              "\"model.layers.0.mlp.gate_proj.bias\": \"model-00002-of-00003.safetensors\", \"lm_head.weight\": ");
-    must_not_open(dir, ERR_FORMAT, "model.layers.0.mlp.gate_proj.bias is missing", "the index says model-00002-of-00003.safetensors");
+        "\"model.layers.0.mlp.gate_proj.bias\": \"model-00002-of-00003.safetensors\", "
+        "\"lm_head.weight\": ");
+    must_not_open(dir, ERR_FORMAT, "model.layers.0.mlp.gate_proj.bias is missing",
+        "the index says model-00002-of-00003.safetensors");
     dir_remove(dir);
 }
 
@@ -322,23 +340,28 @@ Test(weights, fingerprint)
     dir_remove(dir);
 }
 
-/* Every byte: one bit of the first, a middle and the last byte of every tensor, and about every edge of the pieces. */
+/* Every byte: one bit of the first, a middle and the last byte of every tensor, and about every
+ * edge of the pieces. */
 Test(weights, fingerprint_covers_every_byte)
 {
-    char *dir = dir_make(), *path = path_join(dir, "model.safetensors"), first[FINGERPRINT_SIZE], other[FINGERPRINT_SIZE];
+    char *dir = dir_make(), *path = path_join(dir, "model.safetensors"), first[FINGERPRINT_SIZE],
+         other[FINGERPRINT_SIZE];
     const struct synth_shape *tiny;
     struct weights w;
     cr_assert_eq(synth_find("tiny", &tiny), OK);
     struct llama_config c = tiny->config;
     struct synth_options o = synth_defaults();
-    c.vocab_size = (int)((5 << 19) / (c.hidden_size * 2)) + 1; /* an embedding of two and a half pieces */
+    /* an embedding of two and a half pieces */
+    c.vocab_size = (int)((5 << 19) / (c.hidden_size * 2)) + 1;
     cr_assert_eq(synth_write(dir, &c, &o), OK, "%s", status_message());
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
     cr_assert_eq(weights_fingerprint(&w, NULL, NULL, NULL, first), OK);
     int fd = open(path, O_WRONLY), n_places = 0;
     for (size_t i = 0; i < w.n_entries; i++) {
         const struct tensor *t = w.entries[i].tensor;
-        const size_t mib = 1 << 20, places[] = {0, t->bytes / 2 + 1, t->bytes - 1, mib - 1, mib, 2 * mib - 1, 2 * mib};
+        const size_t mib = 1 << 20,
+                     places[] = {
+                         0, t->bytes / 2 + 1, t->bytes - 1, mib - 1, mib, 2 * mib - 1, 2 * mib};
         for (int k = 0; k < 7; k++) {
             if (places[k] >= t->bytes) continue;
             off_t at = (off_t)(t->data - w.files.files[0].map.data) + (off_t)places[k];
@@ -359,12 +382,14 @@ Test(weights, fingerprint_covers_every_byte)
     dir_remove(dir);
 }
 
-/* Remembered by what the files are: a file that may still change is not, and one that was changed is hashed again although
- * its size and time of change were put back. */
+/* Remembered by what the files are: a file that may still change is not, and one that was changed
+ * is hashed again although its size and time of change were put back. */
 Test(weights, fingerprints_are_remembered)
 {
-    char *dir = golden_copy("mha_default"), *memory = path_join(dir, "fingerprints"), *path = path_join(dir, "model.safetensors");
-    char real[FINGERPRINT_SIZE], other[FINGERPRINT_SIZE], planted[FINGERPRINT_SIZE] = "xxh3:planted-planted-planted-planted";
+    char *dir = golden_copy("mha_default"), *memory = path_join(dir, "fingerprints"),
+         *path = path_join(dir, "model.safetensors");
+    char real[FINGERPRINT_SIZE], other[FINGERPRINT_SIZE],
+        planted[FINGERPRINT_SIZE] = "xxh3:planted-planted-planted-planted";
     struct weights w;
     cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
     cr_assert_eq(weights_fingerprint(&w, NULL, NULL, memory, real), OK);
@@ -405,10 +430,9 @@ Test(weights, fingerprints_are_remembered)
 
 Test(weights, every_golden_model_opens)
 {
-    static const char *const models[] = {"mha_default",         "gqa_d64_tied",     "mqa_linear_f16",
-                                         "dynamic_tied_head",   "dynamic_new_keys", "llama3_d64",
-                                         "llama3_new_keys_d16", "bias_d16",         "d128_gqa",
-                                         "sharded_bf16",        "mixed_unaligned"};
+    static const char *const models[] = {"mha_default", "gqa_d64_tied", "mqa_linear_f16",
+        "dynamic_tied_head", "dynamic_new_keys", "llama3_d64", "llama3_new_keys_d16", "bias_d16",
+        "d128_gqa", "sharded_bf16", "mixed_unaligned"};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         struct weights w;
         open_golden(&w, models[i]);

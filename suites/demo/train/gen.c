@@ -4,9 +4,9 @@
  *   gen train SEED ROW N BPE BOOKS              packed rows of ROW tokens, uint16 little endian
  *   gen needle|book|chronicle SEED ROW N BPE BOOKS   one held-out document per row, padded with EOS
  *
- * A row holds token ids; bit 15 marks a token of an answer. BPE is the table tokenizer.py writes; BOOKS a
- * text file that hides half of the needles. The encoder below is restricted to ASCII, which is all it is
- * given.
+ * A row holds token ids; bit 15 marks a token of an answer. BPE is the table tokenizer.py writes;
+ * BOOKS a text file that hides half of the needles. The encoder below is restricted to ASCII, which
+ * is all it is given.
  */
 #include "base/rng.h"
 #include "suites/chronicle.h"
@@ -16,7 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BOS = 0, EOS = 1, ANSWER = 0x8000, PAIR_SLOTS = 1 << 14, WORD_SLOTS = 1 << 20, WORD_MAX = 48 };
+enum {
+    BOS = 0,
+    EOS = 1,
+    ANSWER = 0x8000,
+    PAIR_SLOTS = 1 << 14,
+    WORD_SLOTS = 1 << 20,
+    WORD_MAX = 48
+};
 
 struct pair {
     uint32_t key; /* left << 16 | right, plus 1 */
@@ -117,12 +124,14 @@ static size_t pretoken(const char *s, size_t n)
 {
     size_t i = 0;
     if (s[0] == '\'' && n > 1) {
-        char a = (char)tolower((unsigned char)s[1]), b = n > 2 ? (char)tolower((unsigned char)s[2]) : 0;
+        char a = (char)tolower((unsigned char)s[1]),
+             b = n > 2 ? (char)tolower((unsigned char)s[2]) : 0;
         if (strchr("stmd", a) && a) return 2;
         if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
     }
     if (isalpha((unsigned char)s[0]) ||
-        (n > 1 && !newline(s[0]) && !isdigit((unsigned char)s[0]) && isalpha((unsigned char)s[1]))) {
+        (n > 1 && !newline(s[0]) && !isdigit((unsigned char)s[0]) &&
+            isalpha((unsigned char)s[1]))) {
         for (i = 1; i < n && isalpha((unsigned char)s[i]); i++) {}
         return i;
     }
@@ -162,7 +171,8 @@ static size_t encode_doc(const struct chronicle_doc *doc, uint16_t *out)
     return n;
 }
 
-/* Text file as ASCII: typographic quotes and dashes become plain, other bytes beyond ASCII are dropped. */
+/* Text file as ASCII: typographic quotes and dashes become plain, other bytes beyond ASCII are
+ * dropped. */
 static void load_books(const char *path, struct str *out)
 {
     FILE *f = fopen(path, "rb");
@@ -191,8 +201,8 @@ static struct str books;
 enum form { FORM_CHRONICLE, FORM_NEEDLE, FORM_BOOK_NEEDLE, FORMS };
 static double bytes_per_token[FORMS] = {4.0, 4.25, 3.4};
 
-static void write_doc(struct rng *r, enum form form, enum chronicle_split split, uint64_t seed, size_t bytes,
-                      bool single, struct chronicle_doc *doc)
+static void write_doc(struct rng *r, enum form form, enum chronicle_split split, uint64_t seed,
+    size_t bytes, bool single, struct chronicle_doc *doc)
 {
     enum status st;
     if (form == FORM_CHRONICLE) {
@@ -237,9 +247,10 @@ static void pack_rows(uint64_t seed, size_t row, uint64_t n_rows)
             if (want < 250) want = 250;
             enum form form = random_form(&r);
             write_doc(&r, form, CHRONICLE_TRAIN, doc_seed++,
-                      (size_t)((double)want * 0.985 * bytes_per_token[form]), false, &doc);
+                (size_t)((double)want * 0.985 * bytes_per_token[form]), false, &doc);
             size_t got = encode_doc(&doc, out + n);
-            bytes_per_token[form] += 0.02 * ((double)doc.text.len / (double)got - bytes_per_token[form]);
+            bytes_per_token[form] +=
+                0.02 * ((double)doc.text.len / (double)got - bytes_per_token[form]);
             n += got;
         }
         if (fwrite(out, sizeof *out, row, stdout) != row) exit(0);
@@ -257,7 +268,7 @@ static void held_out_rows(enum form form, uint64_t seed, size_t row, uint64_t n_
         double share = 1.02;
         do {
             write_doc(&r, form, CHRONICLE_EVAL, seed + k,
-                      (size_t)((double)row * share * bytes_per_token[form]), true, &doc);
+                (size_t)((double)row * share * bytes_per_token[form]), true, &doc);
             got = encode_doc(&doc, out);
             share *= 0.985;
         } while (got > row);
@@ -268,7 +279,8 @@ static void held_out_rows(enum form form, uint64_t seed, size_t row, uint64_t n_
 
 int main(int argc, char **argv)
 {
-    if (argc < 5) die("usage: gen text SEED N BOOKS | gen train|needle|book|chronicle SEED ROW N BPE BOOKS");
+    if (argc < 5)
+        die("usage: gen text SEED N BOOKS | gen train|needle|book|chronicle SEED ROW N BPE BOOKS");
     uint64_t seed = strtoull(argv[2], NULL, 10);
     if (strcmp(argv[1], "text") == 0) {
         load_books(argv[4], &books);
@@ -276,8 +288,8 @@ int main(int argc, char **argv)
         rng_init(&r, seed);
         struct chronicle_doc doc = {0};
         for (uint64_t i = 0, n = strtoull(argv[3], NULL, 10); i < n; i++) {
-            write_doc(&r, random_form(&r), CHRONICLE_TRAIN, (seed << 32) + i, 1500 + rng_below(&r, 30000),
-                      false, &doc);
+            write_doc(&r, random_form(&r), CHRONICLE_TRAIN, (seed << 32) + i,
+                1500 + rng_below(&r, 30000), false, &doc);
             fwrite(doc.text.data, 1, doc.text.len + 1, stdout);
         }
         return 0;
