@@ -13,7 +13,7 @@ enum status policy_init(
 {
     *p = (struct sparse_policy){
         .method = method,
-        .block = {128, 64},
+        .block = BLOCK_DEFAULT,
         .smooth_k = SMOOTH_K_RUNNING,
         .min_sparse_tokens = MIN_SPARSE_TOKENS,
         .n_layers = n_layers,
@@ -51,20 +51,18 @@ enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *fr
     return OK;
 }
 
-void policy_set_thresholds(
-    struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd)
+void policy_set_thresholds(struct sparse_policy *p, float theta, float tau, float lambda)
 {
     for (int i = 0; i < p->n_layers * p->n_heads; i++)
-        p->heads[i] = (struct head_params){simthreshd1, cdfthreshd, pvthreshd, runs_sparse(p), 0};
+        p->heads[i] = (struct head_params){theta, tau, lambda, runs_sparse(p), 0};
 }
 
-void policy_choose_thresholds(
-    struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd)
+void policy_choose_thresholds(struct sparse_policy *p, double theta, double tau, double lambda)
 {
-    float theta = p->topk > 0 ? -.1f : .6f,
-          keep = p->method && p->method->keep > 0 ? p->method->keep : .98f;
-    policy_set_thresholds(p, isnan(simthreshd1) ? theta : (float)simthreshd1,
-        isnan(cdfthreshd) ? keep : (float)cdfthreshd, isnan(pvthreshd) ? 50 : (float)pvthreshd);
+    if (isnan(theta)) theta = p->topk > 0 ? -.1 : .6;
+    if (isnan(tau)) tau = p->method && p->method->keep > 0 ? (double)p->method->keep : .98;
+    if (isnan(lambda)) lambda = NEVER_SKIP;
+    policy_set_thresholds(p, (float)theta, (float)tau, (float)lambda);
 }
 
 static enum status bad_layers(const char *text, int n_layers)
@@ -141,7 +139,7 @@ int policy_first_sparse_layer(const struct sparse_policy *p)
 
 enum status block_shape_parse(const char *text, struct block_shape *out)
 {
-    static const struct block_shape offered[] = {{128, 64}, {64, 64}, {64, 128}, {128, 128}};
+    static const struct block_shape offered[] = {BLOCK_DEFAULT, {64, 64}, {64, 128}, {128, 128}};
     static const char *const names[] = {"128x64", "64x64", "64x128", "128x128"};
     for (int i = 0; i < 4; i++)
         if (strcmp(text, names[i]) == 0) {
@@ -166,8 +164,7 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
     for (int i = 0; i < p->n_layers * p->n_heads; i++) {
         const struct head_params *head = &p->heads[i];
         /* -0 is 0 */
-        float thresholds[3] = {
-            head->simthreshd1 + 0.f, head->cdfthreshd + 0.f, head->pvthreshd + 0.f};
+        float thresholds[3] = {head->theta + 0.f, head->tau + 0.f, head->lambda + 0.f};
         hash_add(h, thresholds, sizeof thresholds);
         hash_add_u64(h, head->is_sparse);
         if (p->method->n_parts) hash_add_u64(h, head->part);

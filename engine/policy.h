@@ -30,15 +30,13 @@ enum status policy_init(
 void policy_clear(struct sparse_policy *p);
 enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *from) MUST_USE;
 
-/* The same thresholds for every head, NAN for the default: simthreshd1 .6, or -.1 when topk counts
+/* The same thresholds for every head, NAN for the default: theta .6, or -.1 when topk counts
  * the tiles (nothing should then be kept for want of similarity as well; SpargeAttn's top-k call
- * does the same), cdfthreshd the method's own or .98, pvthreshd 50. */
-void policy_choose_thresholds(
-    struct sparse_policy *p, double simthreshd1, double cdfthreshd, double pvthreshd);
+ * does the same), tau the method's own or .98, lambda 50. */
+void policy_choose_thresholds(struct sparse_policy *p, double theta, double tau, double lambda);
 
 /* The same thresholds for every head. */
-void policy_set_thresholds(
-    struct sparse_policy *p, float simthreshd1, float cdfthreshd, float pvthreshd);
+void policy_set_thresholds(struct sparse_policy *p, float theta, float tau, float lambda);
 
 /* "all", "none", "7", "16,32" (the guide's form: layers 16 … 31), "8-15", or a list of ranges and
  * single layers joined by "+", as in "0-3+12". ERR_ARG for layers the model lacks. */

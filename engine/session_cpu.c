@@ -364,7 +364,7 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
         .v_head = head,
         .o_row = row,
         .o_head = d,
-        .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
+        .block = f->policy ? f->policy->block : (struct block_shape)BLOCK_DEFAULT,
         .ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL,
         .window = session_window(c, layer, total_len),
     };
@@ -387,7 +387,7 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
         map_bytes = align64(tile_map_bytes(&map));
         mask_bytes = mask_workspace(p->method, &m, par_threads(s->par));
         for (int h = 0; h < c->n_heads; h++) {
-            lambda[h] = m.heads[h].pvthreshd;
+            lambda[h] = m.heads[h].lambda;
             sparse[h] = m.heads[h].is_sparse;
         }
         a.tiles = &map;
@@ -612,7 +612,7 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
         .v_head = head,
         .o_row = row,
         .o_head = d,
-        .block = {128, 64},
+        .block = BLOCK_DEFAULT,
         .window = session_window(c, a->layer, n),
     };
     struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};

@@ -29,6 +29,14 @@
 struct block_shape {
     int q, k;
 };
+#define BLOCK_DEFAULT \
+    {                 \
+        128, 64       \
+    }
+
+/* λ, in log2 units: P·V is skipped where the scores are so far below the row's maximum so far.
+ * The largest a head can have, which never skips. */
+#define NEVER_SKIP 50
 
 /* The unit of stage 2: this many query rows against one key block share one decision to skip P·V.
  */

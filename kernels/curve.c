@@ -389,8 +389,8 @@ static void mark_kept(
     struct work *w, int i, struct threshold_pair pair, struct mask_row *row, uint8_t *kept)
 {
     const struct mask_method *m = mask_part(w->m, pair.part);
-    m->row(&w->own[pair.part], 0, i, pair.simthreshd1, w->method_ws[pair.part], row);
-    int n = mask_order(row, w->order), keep = mask_keep(m, row, w->order, n, pair.cdfthreshd);
+    m->row(&w->own[pair.part], 0, i, pair.theta, w->method_ws[pair.part], row);
+    int n = mask_order(row, w->order), keep = mask_keep(m, row, w->order, n, pair.tau);
     for (int j = 0; j < row->n; j++) kept[j] = row->forced[j] != 0;
     for (int r = 0; r < keep; r++) kept[w->order[r]] = 1;
 }
@@ -443,8 +443,7 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
 enum status curve_lambdas(
     const struct mask_method *m, const struct mask_args *a, void *ws, struct pv_curve *out)
 {
-    struct threshold_pair pair = {
-        a->heads[0].simthreshd1, a->heads[0].cdfthreshd, a->heads[0].part};
+    struct threshold_pair pair = {a->heads[0].theta, a->heads[0].tau, a->heads[0].part};
     return curve_lambdas_of(m, a, &pair, 1, ws, out);
 }
 

@@ -67,7 +67,7 @@ enum status curve_lambdas(const struct mask_method *m, const struct mask_args *a
  * method may be a mixture here; curve_thetas takes one of its parts. */
 enum { MAX_LAMBDA_PAIRS = 30 };
 struct threshold_pair {
-    float simthreshd1, cdfthreshd;
+    float theta, tau;
     int part; /* of a method that is a mixture */
 };
 /* out: [n_pairs], 1 … MAX_LAMBDA_PAIRS */

@@ -148,13 +148,13 @@ static void predict_head(void *ctx, int head, int worker)
             continue;
         }
         row.qb = first + i;
-        m->row(a, head, i, params->simthreshd1, ws, &row);
+        m->row(a, head, i, params->theta, ws, &row);
         int n = mask_order(&row, order), keep;
         if (m->ranked && a->topk > 0) {
             int want = mask_topk_count(a->topk, row.n);
             keep = want < n ? want : n;
         } else {
-            keep = mask_keep(m, &row, order, n, params->cdfthreshd);
+            keep = mask_keep(m, &row, order, n, params->tau);
         }
         for (int r = 0; r < keep; r++) bits[order[r] / 64] |= (uint64_t)1 << (order[r] % 64);
         for (int j = 0; j < row.n; j++) {

@@ -23,11 +23,11 @@ const char *smooth_k_name(enum smooth_k s);
 bool smooth_k_parse(const char *text, enum smooth_k *out);
 
 struct head_params {
-    float simthreshd1; /* θ in [-1, 1]: a block is similar when its self-similarity is greater */
-    /* how much to keep, as the rule reads it: τ in (0, 1] for top-p; 1 and above keep every tile */
-    float cdfthreshd;
-    float pvthreshd; /* λ in [0, 50], log2 units; 50 never skips */
-    bool is_sparse;  /* false: the head runs dense */
+    float theta; /* in [-1, 1]: a block is similar when its self-similarity is greater */
+    /* how much to keep, as the rule reads it: in (0, 1] for top-p; 1 and above keep every tile */
+    float tau;
+    float lambda;   /* in [0, NEVER_SKIP], log2 units */
+    bool is_sparse; /* false: the head runs dense */
     /* which of the method's parts ranks this head, where it has any (see mask_part) */
     uint8_t part;
 };
@@ -36,7 +36,7 @@ struct mask_args {
     const struct attn_args *attn;    /* q, k and shapes; f32 */
     const struct head_params *heads; /* [n_heads] */
     enum smooth_k smooth_k;
-    /* 0: use cdfthreshd; else the fraction of possible tiles to keep */
+    /* 0: use tau; else the fraction of possible tiles to keep */
     float topk;
     int window; /* tokens, for `window` */
     /* of the method's parameters, set by whoever calls its functions; NULL: defaults */
@@ -85,14 +85,14 @@ struct mask_method {
     /* everything that no threshold changes */
     void (*prepare)(const struct mask_args *, int head, void *ws);
     /* Rank query block i (of this call); p and forced are to be filled for out->n entries. `theta`
-     * stands in for heads[head].simthreshd1 so that a tuner can ask for many. */
+     * stands in for heads[head].theta so that a tuner can ask for many. */
     void (*row)(const struct mask_args *, int head, int i, float theta, const void *ws,
         struct mask_row *out);
     /* What may be left out (zero). */
     const char *what, *source;       /* a line for people, and where the rule was published */
     const struct mask_rule *rule;    /* NULL: top-p */
     float keep;                      /* default of the number that the rule reads; 0: .98 */
-    bool takes_theta;                /* simthreshd1 means something to it */
+    bool takes_theta;                /* theta means something to it */
     bool any_length;                 /* see mask_looks_at_length */
     const struct mask_param *params; /* [n_params] */
     int n_params;

@@ -117,9 +117,9 @@ static enum status plan_layers(struct session_cuda *s, const struct chunk *x, in
         s->layers[l] = LAYER_SPARSE;
         s->kept_maps[l] = tile_map_shape(p->block, c->n_heads, x->position, x->n);
         s->kept_maps[l].bits = (uint64_t *)(s->maps + s->map_bytes * (size_t)l);
-        /* 50 never skips, and a kernel that need not ask is a fifth faster */
+        /* a kernel that need not ask is a fifth faster */
         for (int h = l * c->n_heads; h < (l + 1) * c->n_heads; h++)
-            if (s->host_sparse[h] && s->host_lambda[h] < 50) s->layers[l] |= LAYER_SKIPS;
+            if (s->host_sparse[h] && s->host_lambda[h] < NEVER_SKIP) s->layers[l] |= LAYER_SKIPS;
     }
     return OK;
 }
@@ -213,7 +213,7 @@ static enum status send_policy(struct session_cuda *s, const struct sparse_polic
     if (!p || !p->method) return OK;
     for (size_t i = 0; i < cells; i++) {
         s->host_sparse[i] = p->heads[i].is_sparse;
-        s->host_lambda[i] = p->heads[i].pvthreshd;
+        s->host_lambda[i] = p->heads[i].lambda;
     }
     for (int l = 0; l < c->n_layers; l++)
         TRY(send(s, s->head_sparse + line * (size_t)l, s->host_sparse + l * c->n_heads,

@@ -140,7 +140,7 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
         .v_head = head,
         .o_row = (ptrdiff_t)c->n_heads * d,
         .o_head = d,
-        .block = f->policy ? f->policy->block : (struct block_shape){128, 64},
+        .block = f->policy ? f->policy->block : (struct block_shape)BLOCK_DEFAULT,
         .ledger = f->ledger ? s->ledger + layer * c->n_heads : NULL,
         .window = session_window(c, layer, x->position + x->n),
     };

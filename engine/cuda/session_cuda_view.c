@@ -225,7 +225,7 @@ enum status session_cuda_show_maps(struct session_cuda *s, const struct chunk *x
             .n_heads = c->n_heads,
             .n_kv_heads = c->n_kv_heads,
             .head_dim = c->head_dim,
-            .block = f->policy ? f->policy->block : (struct block_shape){128, 64}};
+            .block = f->policy ? f->policy->block : (struct block_shape)BLOCK_DEFAULT};
         if (map.n_heads > 0) {
             TRY(fetch(s, s->host_map, map.bits, tile_map_bytes(&map)));
             map.bits = s->host_map;

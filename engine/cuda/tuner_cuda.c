@@ -401,8 +401,8 @@ static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_a
     struct mask_cuda_args mask = {.attn = &a, .heads = t->params, .smooth_k = q->smooth_k};
     map.bits = t->bits;
     for (size_t h = 0; h < heads; h++) {
-        t->host_lambda[h] = t->host_params[h].pvthreshd;
-        if (t->host_lambda[h] < 50) a.pv_threshold = t->lambda; /* as sessions do: 50 never skips */
+        t->host_lambda[h] = t->host_params[h].lambda;
+        if (t->host_lambda[h] < NEVER_SKIP) a.pv_threshold = t->lambda; /* as sessions do */
     }
     TRY(impl->copy(d, t->params, t->host_params, heads * sizeof *t->params, COPY_TO_DEVICE));
     TRY(impl->copy(d, t->lambda, t->host_lambda, heads * sizeof *t->lambda, COPY_TO_DEVICE));

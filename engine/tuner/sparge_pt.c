@@ -16,10 +16,10 @@ static const struct {
     [CDFTHRESHD] = {"cdfthreshd", TORCH_FLOAT32, 0, 1},
     [SIMTHRESHD1] = {"simthreshd1", TORCH_FLOAT32, -1, 1},
     [SIMTHRESHD2] = {"simthreshd2", TORCH_FLOAT32, -INFINITY, INFINITY}, /* without meaning */
-    [PVTHRESHD] = {"pvthreshd", TORCH_FLOAT32, 0, 50},
+    [PVTHRESHD] = {"pvthreshd", TORCH_FLOAT32, 0, NEVER_SKIP},
 };
 
-static const float DENSE_CDF = 1, DENSE_SIM = 1, NEVER_SKIP = 50;
+static const float DENSE_CDF = 1, DENSE_SIM = 1;
 
 struct layer_tensors {
     const struct torch_tensor *of[N_FIELDS];
@@ -162,9 +162,9 @@ static enum status read_layer(
             if (layer->of[i]) TRY(value_of(layer->of[i], (enum field)i, h, path, &v[i]));
         heads[h].in_range = true;
         heads[h].params = (struct head_params){
-            .simthreshd1 = (float)v[SIMTHRESHD1],
-            .cdfthreshd = (float)v[CDFTHRESHD],
-            .pvthreshd = (float)v[PVTHRESHD],
+            .theta = (float)v[SIMTHRESHD1],
+            .tau = (float)v[CDFTHRESHD],
+            .lambda = (float)v[PVTHRESHD],
             .is_sparse = v[IS_SPARSE] != 0,
         };
         if (!heads[h].params.is_sparse)
@@ -215,7 +215,7 @@ enum status sparge_pt_from(
     if (st == OK) {
         snprintf(out->method, sizeof out->method, "%s", mask_sparge.name);
         out->rule = RULE_L1;
-        out->block = (struct block_shape){128, 64};
+        out->block = (struct block_shape)BLOCK_DEFAULT;
         out->smooth_k = SMOOTH_K_GLOBAL;
         st = fill(out, layers, f, path);
     }
@@ -244,9 +244,9 @@ static bool layer_in_range(const struct tuned *t, int layer)
 static enum status check_head(const struct tuned *t, const char *path, int layer, int head)
 {
     const struct head_params *p = &t->heads[layer * t->n_heads + head].params;
-    const double v[N_FIELDS] = {[CDFTHRESHD] = (double)p->cdfthreshd,
-        [SIMTHRESHD1] = (double)p->simthreshd1,
-        [PVTHRESHD] = (double)p->pvthreshd};
+    const double v[N_FIELDS] = {[CDFTHRESHD] = (double)p->tau,
+        [SIMTHRESHD1] = (double)p->theta,
+        [PVTHRESHD] = (double)p->lambda};
     for (int i = 0; i < N_FIELDS; i++)
         if (!(v[i] >= fields[i].lo && v[i] <= fields[i].hi))
             return fail(ERR_ARG, "%s: layer %d, head %d: %s: found %g, expected %g to %g", path,
@@ -266,9 +266,9 @@ static enum status encode_layer(
         bool sparse = head->in_range && head->params.is_sparse;
         if (sparse) st = check_head(t, path, layer, h);
         str_add_char(&columns[IS_SPARSE], sparse);
-        const float v[N_FIELDS] = {[CDFTHRESHD] = sparse ? head->params.cdfthreshd : DENSE_CDF,
-            [SIMTHRESHD1] = sparse ? head->params.simthreshd1 : DENSE_SIM,
-            [PVTHRESHD] = sparse ? head->params.pvthreshd : NEVER_SKIP};
+        const float v[N_FIELDS] = {[CDFTHRESHD] = sparse ? head->params.tau : DENSE_CDF,
+            [SIMTHRESHD1] = sparse ? head->params.theta : DENSE_SIM,
+            [PVTHRESHD] = sparse ? head->params.lambda : NEVER_SKIP};
         for (int i = IS_SPARSE + 1; i < N_FIELDS; i++)
             str_add_bytes(&columns[i], &v[i], sizeof v[i]);
     }

@@ -109,7 +109,7 @@ char *tuned_hash(const struct tuned *t, char *out)
     hash_add_str(&h, smooth_k_name(t->smooth_k));
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         const struct head_params *p = &t->heads[i].params;
-        float thresholds[3] = {p->simthreshd1, p->cdfthreshd, p->pvthreshd};
+        float thresholds[3] = {p->theta, p->tau, p->lambda};
         hash_add_u64(&h, p->is_sparse);
         if (p->is_sparse) hash_add(&h, thresholds, sizeof thresholds);
         if (p->is_sparse && p->part) hash_add_u64(&h, p->part);
@@ -236,9 +236,9 @@ static cJSON *tuned_json(const struct tuned *t)
         if (h->params.is_sparse && mixture)
             cJSON_AddStringToObject(o, "method", mask_part(mixture, h->params.part)->name);
         cJSON_AddBoolToObject(o, "is_sparse", h->params.is_sparse);
-        cJSON_AddNumberToObject(o, "simthreshd1", short_float(h->params.simthreshd1));
-        cJSON_AddNumberToObject(o, "cdfthreshd", short_float(h->params.cdfthreshd));
-        cJSON_AddNumberToObject(o, "pvthreshd", short_float(h->params.pvthreshd));
+        cJSON_AddNumberToObject(o, "simthreshd1", short_float(h->params.theta));
+        cJSON_AddNumberToObject(o, "cdfthreshd", short_float(h->params.tau));
+        cJSON_AddNumberToObject(o, "pvthreshd", short_float(h->params.lambda));
         add_error(o, "achieved", &h->tune);
         add_error(o, "check", &h->check);
         add_error(o, "held_out", &h->held_out);
@@ -276,9 +276,9 @@ static cJSON *layer_stats(const struct tuned *t, int layer)
         n++;
         if (!h->params.is_sparse) continue;
         n_sparse++;
-        theta += (double)h->params.simthreshd1;
-        tau += (double)h->params.cdfthreshd;
-        lambda += (double)h->params.pvthreshd;
+        theta += (double)h->params.theta;
+        tau += (double)h->params.tau;
+        lambda += (double)h->params.lambda;
         sparsity += h->sparsity;
         qk += h->qk_sparsity;
         worst = fmax(worst, head_error_by(&h->tune, t->rule));
@@ -380,10 +380,10 @@ static enum status read_head(struct tuned *t, struct json_in in)
     TRY(read_part(t, in, &h->params));
     TRY(json_get_double(in, "simthreshd1", true, -1, 1, &theta));
     TRY(json_get_double(in, "cdfthreshd", true, 0, 1, &tau));
-    TRY(json_get_double(in, "pvthreshd", true, 0, 50, &lambda));
-    h->params.simthreshd1 = (float)theta;
-    h->params.cdfthreshd = (float)tau;
-    h->params.pvthreshd = (float)lambda;
+    TRY(json_get_double(in, "pvthreshd", true, 0, NEVER_SKIP, &lambda));
+    h->params.theta = (float)theta;
+    h->params.tau = (float)tau;
+    h->params.lambda = (float)lambda;
     h->in_range = true;
     TRY(read_error(in, "achieved", &h->tune));
     TRY(read_error(in, "check", &h->check));

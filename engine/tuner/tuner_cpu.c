@@ -155,7 +155,7 @@ static size_t scratch_bytes(const struct tune_args *a, int longest)
         .n_heads = c->n_heads,
         .n_kv_heads = c->n_kv_heads,
         .head_dim = c->head_dim,
-        .block = {128, 64}};
+        .block = BLOCK_DEFAULT};
     const struct attn_impl *impl;
     return attn_choose(&x, a->impl, &impl) == OK ? align64(impl->workspace(&x)) : 0;
 }
@@ -431,7 +431,7 @@ static enum status measure_batch(const struct cpu_tuner *t, struct tuner_place a
     ws += align64(BATCH * size * sizeof *o);
     map.bits = (uint64_t *)ws;
     ws += align64(tile_map_bytes(&map));
-    for (int i = 0; i < n; i++) lambda[i] = params[i].pvthreshd;
+    for (int i = 0; i < n; i++) lambda[i] = params[i].lambda;
     a.n_heads = n;
     a.q_head = 0;
     a.o = o;

@@ -62,7 +62,7 @@ static enum status audit_command(struct command_call *call)
     int n_failed = 0;
     enum status st = OK;
     bool asked = o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0 ||
-        !isnan(o.policy.simthreshd1) || !isnan(o.policy.cdfthreshd);
+        !isnan(o.policy.theta) || !isnan(o.policy.tau);
     /* untuned thresholds may leave nothing out, and then nothing is tried */
     if (!asked) o.policy.topk = .5;
     struct setup setup = {0};

@@ -224,7 +224,7 @@ static enum status bench_attention(struct bench *b, int n, int d, const struct a
         .v_head = (ptrdiff_t)n * d,
         .o_row = HEADS * d,
         .o_head = d,
-        .block = {128, 64},
+        .block = BLOCK_DEFAULT,
         .ledger = x.ledger};
     x.map = tile_map_shape(x.a.block, HEADS, 0, n);
     x.map.bits = xaligned((tile_map_bytes(&x.map) + 63) / 64 * 64);
@@ -379,7 +379,7 @@ static enum status bench_device(struct bench *b, const struct setup *setup)
         .next = malloc(sizeof *p.next * (size_t)o.length),
         .nll = malloc(sizeof *p.nll * (size_t)o.length),
         .logits = malloc(sizeof *p.logits * (size_t)c->vocab_size)};
-    static const struct block_shape blocks[] = {{128, 128}, {128, 64}};
+    static const struct block_shape blocks[] = {{128, 128}, BLOCK_DEFAULT};
     struct sparse_policy policy = {0};
     struct weights_device_info device, scoring;
     struct rng r;
@@ -505,7 +505,7 @@ static enum status bench_command(struct command_call *call)
     TRY_GOTO(st, done, bench_linear(&b));
     for (int i = 0; attn_impls[i] != &attn_ref; i++) {
         struct attn_args probe = {
-            .n_q = 1024, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = {128, 64}};
+            .n_q = 1024, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = BLOCK_DEFAULT};
         if (attn_impls[i]->refuses(&probe) ||
             (o.machine.impl && strcmp(o.machine.impl, attn_impls[i]->name) != 0))
             continue;

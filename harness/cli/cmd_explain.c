@@ -58,9 +58,9 @@ static struct table *heads_of(const struct tuned *t)
         bool sparse = h->params.is_sparse;
         table_int(x, i / t->n_heads);
         table_int(x, i % t->n_heads);
-        table_real(x, sparse ? (double)h->params.simthreshd1 : NAN);
-        table_real(x, sparse ? (double)h->params.cdfthreshd : NAN);
-        table_real(x, sparse ? (double)h->params.pvthreshd : NAN);
+        table_real(x, sparse ? (double)h->params.theta : NAN);
+        table_real(x, sparse ? (double)h->params.tau : NAN);
+        table_real(x, sparse ? (double)h->params.lambda : NAN);
         table_real(x, h->sparsity);
         table_real(x, sparse ? bound_of(t, h) : NAN);
         table_real(x, sparse ? head_error_by(&h->tune, t->rule) : NAN);

@@ -103,7 +103,7 @@ static enum status list_known(const char *what)
         list_methods(t);
     } else if (strcmp(what, "kernels") == 0) {
         struct attn_args probe = {
-            .n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = {128, 64}};
+            .n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = BLOCK_DEFAULT};
         for (int i = 0; attn_impls[i]; i++) {
             const char *why = attn_impls[i]->refuses(&probe);
             table_text(t, attn_impls[i]->name);

@@ -90,11 +90,10 @@ static const struct option_def options[] = {
         0},
     {"pv-l1", OPTION_LIST, &o.axes.pv_l1, "X",
         "bounds of both stages, or l1+X for each l1 (l1+.01)", 0, 0},
-    {"simthreshd1", OPTION_LIST, &o.axes.simthreshd1, "X",
-        "fixed: a block is similar above this (.6)", 0, 0},
-    {"cdfthreshd", OPTION_LIST, &o.axes.cdfthreshd, "X", "fixed: predicted mass to keep (.98)", 0,
+    {"simthreshd1", OPTION_LIST, &o.axes.theta, "X", "fixed: a block is similar above this (.6)", 0,
         0},
-    {"pvthreshd", OPTION_LIST, &o.axes.pvthreshd, "X",
+    {"cdfthreshd", OPTION_LIST, &o.axes.tau, "X", "fixed: predicted mass to keep (.98)", 0, 0},
+    {"pvthreshd", OPTION_LIST, &o.axes.lambda, "X",
         "fixed: skip P·V this far below the maximum, log2 (50)", 0, 0},
     {"repeat", OPTION_INT, &o.axes.repeat, "N", "every cell N times", 1, 1000},
     {"Same for all cells", OPTION_GROUP, NULL, NULL, NULL, 0, 0},
@@ -139,9 +138,9 @@ static char *axes_text(const char *model_name)
         {"rule", &o.axes.rule},
         {"l1", &o.axes.l1},
         {"pv_l1", &o.axes.pv_l1},
-        {"simthreshd1", &o.axes.simthreshd1},
-        {"cdfthreshd", &o.axes.cdfthreshd},
-        {"pvthreshd", &o.axes.pvthreshd},
+        {"simthreshd1", &o.axes.theta},
+        {"cdfthreshd", &o.axes.tau},
+        {"pvthreshd", &o.axes.lambda},
     };
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "model", model_name);

@@ -65,10 +65,10 @@
     {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                            \
         {"m|method", OPTION_TEXT, &(p).method, "NAME",                                             \
             "see `list methods`; NAME+PARAMETER=VALUE gives it parameters (sparge)", 0, 0},        \
-        {"simthreshd1", OPTION_REAL, &(p).simthreshd1, "X",                                        \
+        {"simthreshd1", OPTION_REAL, &(p).theta, "X",                                              \
             "a block is similar above this (.6; -.1 with --topk)", -1, 1},                         \
-        {"cdfthreshd", OPTION_REAL, &(p).cdfthreshd, "X", "predicted mass to keep (.98)", 0, 1},   \
-        {"pvthreshd", OPTION_REAL, &(p).pvthreshd, "X",                                            \
+        {"cdfthreshd", OPTION_REAL, &(p).tau, "X", "predicted mass to keep (.98)", 0, 1},          \
+        {"pvthreshd", OPTION_REAL, &(p).lambda, "X",                                               \
             "skip P·V this far below the maximum, log2 (50)", 0, 50},                              \
         {"topk", OPTION_REAL, &(p).topk, "X", "fraction of tiles to keep, of any ranking", 1e-6,   \
             1},                                                                                    \

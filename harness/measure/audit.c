@@ -9,7 +9,6 @@
 #include <string.h>
 
 /* λ of a head that skips no P·V */
-#define NEVER_SKIP 50
 
 enum { N_CUTS = 5 };
 
@@ -309,7 +308,7 @@ static enum status check_ledger(struct auditor *a)
     bool skipped = a->n_shared > 0;
     a->sum = (struct audit_call){0};
     a->n_shared = 0;
-    for (size_t i = 0; i < n_cells && st == OK; i++) all_pv.heads[i].pvthreshd = NEVER_SKIP;
+    for (size_t i = 0; i < n_cells && st == OK; i++) all_pv.heads[i].lambda = NEVER_SKIP;
     if (st == OK) st = forward(a, a->par, a->x->ids, &all_pv, 0, ledger, look, again);
     if (st == OK) {
         for (size_t i = 0; i < n_cells; i++)

@@ -28,8 +28,8 @@ enum status audit_map(const struct attn_args *call, const struct mask_args *how,
         if (call->head_sparse && !call->head_sparse[h]) continue;
         definition_prepare(call, h, how->smooth_k, state);
         for (int i = 0; i < call->tiles->n_qblocks; i++) {
-            int n = definition_row(call, h, i, (double)how->heads[h].simthreshd1,
-                (double)how->heads[h].cdfthreshd, topk, state, keep, &near);
+            int n = definition_row(call, h, i, (double)how->heads[h].theta,
+                (double)how->heads[h].tau, topk, state, keep, &near);
             out->n_rows++;
             out->n_doubtful += near < doubt;
             for (int j = 0; j < n && near >= doubt; j++)

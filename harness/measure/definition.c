@@ -147,7 +147,7 @@ static void row(
     const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     bool keep[MOST_BLOCKS];
-    int n = definition_row(a->attn, head, i, (double)theta, (double)a->heads[head].cdfthreshd,
+    int n = definition_row(a->attn, head, i, (double)theta, (double)a->heads[head].tau,
         (double)a->topk, ws, keep, NULL);
     for (int j = 0; j < n && j < out->n; j++) {
         out->p[j] = 0;

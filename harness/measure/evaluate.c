@@ -55,7 +55,7 @@ static void add_ledger(struct eval_state *s)
         bool theta = sparse && mask_part(p->method, p->heads[c].part)->takes_theta,
              tau = sparse && p->method->ranked && !(p->topk > 0);
         /* thresholds that this run looks at */
-        bool lambda = sparse && (p->method->ranked || p->heads[c].pvthreshd < 50);
+        bool lambda = sparse && (p->method->ranked || p->heads[c].lambda < NEVER_SKIP);
         int n_short = 0; /* samples, however many chunks each was cut into */
         for (int i = 0; i < s->a->set->n_samples; i++)
             n_short += s->p.ledger[i * s->p.n_cells + c].calls_dense_short > 0;
@@ -74,9 +74,9 @@ static void add_ledger(struct eval_state *s)
             .dense_head = (int64_t)l.calls_dense_head,
             .dense_layer = (int64_t)l.calls_dense_layer,
             .dense_short = (int64_t)l.calls_dense_short,
-            .theta = theta ? (double)p->heads[c].simthreshd1 : NAN,
-            .tau = tau ? (double)p->heads[c].cdfthreshd : NAN,
-            .lambda = lambda ? (double)p->heads[c].pvthreshd : NAN,
+            .theta = theta ? (double)p->heads[c].theta : NAN,
+            .tau = tau ? (double)p->heads[c].tau : NAN,
+            .lambda = lambda ? (double)p->heads[c].lambda : NAN,
         };
         if (c % n_heads == 0) {
             calls += s->a->set->n_samples;

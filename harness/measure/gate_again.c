@@ -36,9 +36,9 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     policy->topk = isnan(r->topk) ? 0 : r->topk;
     policy->window = r->window < 0 ? 0 : (int)r->window;
     if (tuned_path) return OK;
-    policy->simthreshd1 = r->simthreshd1;
-    policy->cdfthreshd = r->cdfthreshd;
-    policy->pvthreshd = r->pvthreshd;
+    policy->theta = r->simthreshd1;
+    policy->tau = r->cdfthreshd;
+    policy->lambda = r->pvthreshd;
     return OK;
 }
 

@@ -206,10 +206,10 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
         r->window = policy->method == &mask_window ? policy->window : -1;
         bool ranked = policy->method->ranked && !r->tuned_hash;
         r->simthreshd1 =
-            ranked && policy->method->takes_theta ? short_real(policy->heads[0].simthreshd1) : NAN;
-        r->cdfthreshd = ranked && !topk ? short_real(policy->heads[0].cdfthreshd) : NAN;
-        bool window_skips = policy->method == &mask_window && policy->heads[0].pvthreshd < 50;
-        r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].pvthreshd) : NAN;
+            ranked && policy->method->takes_theta ? short_real(policy->heads[0].theta) : NAN;
+        r->cdfthreshd = ranked && !topk ? short_real(policy->heads[0].tau) : NAN;
+        bool window_skips = policy->method == &mask_window && policy->heads[0].lambda < NEVER_SKIP;
+        r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].lambda) : NAN;
     }
     r->layers = arena_str(arena, policy->method ? policy_layers_text(policy, text) : "none");
     r->min_sparse_tokens = policy->min_sparse_tokens;

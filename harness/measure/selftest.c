@@ -30,7 +30,7 @@ static void row_none(
 static void settle(const struct mask_args *a, int head, struct mask_row *out)
 {
     int order[out->n];
-    int n = mask_order(out, order), keep = mask_count(out, order, n, a->heads[head].cdfthreshd);
+    int n = mask_order(out, order), keep = mask_count(out, order, n, a->heads[head].tau);
     for (int r = 0; r < keep; r++) out->forced[order[r]] |= FORCE_THETA_Q;
     memset(out->p, 0, sizeof *out->p * (size_t)out->n);
 }

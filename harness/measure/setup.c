@@ -262,7 +262,7 @@ static enum status set_method(
     const struct policy_options *o, const char *name, struct sparse_policy *p)
 {
     const struct mask_method *m = p->method;
-    bool theta = !isnan(o->simthreshd1), tau = !isnan(o->cdfthreshd);
+    bool theta = !isnan(o->theta), tau = !isnan(o->tau);
     if (tau && o->topk > 0)
         return fail(ERR_ARG, "--cdfthreshd says how much to keep, and so does --topk; drop one");
     if (m && !m->ranked && (theta || tau))
@@ -277,7 +277,7 @@ static enum status set_method(
             "--method %s is chosen head by head: `tune` does that, and --tuned FILE brings the "
             "choice",
             name);
-    if (!m && (theta || tau || !isnan(o->pvthreshd)))
+    if (!m && (theta || tau || !isnan(o->lambda)))
         return fail(ERR_ARG, "--method dense looks at no threshold; drop them");
     if (o->topk > 0 && !m)
         return fail(
@@ -354,7 +354,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o,
         TRY_GOTO(st, bad, fail_smooth_k(o->smooth_k));
     TRY_GOTO(st, bad, set_method(o, name, p));
     p->min_sparse_tokens = o->min_sparse_tokens;
-    bool thresholds = !isnan(o->simthreshd1) || !isnan(o->cdfthreshd) || !isnan(o->pvthreshd);
+    bool thresholds = !isnan(o->theta) || !isnan(o->tau) || !isnan(o->lambda);
     if (o->tuned &&
         ((o->method && strcmp(o->method, tuned->method) != 0) || o->topk > 0 || o->window > 0))
         TRY_GOTO(st, bad,
@@ -370,7 +370,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o,
             fail(ERR_ARG,
                 "--tuned brings its own thresholds; drop --simthreshd1, --cdfthreshd and "
                 "--pvthreshd"));
-    policy_choose_thresholds(p, o->simthreshd1, o->cdfthreshd, o->pvthreshd);
+    policy_choose_thresholds(p, o->theta, o->tau, o->lambda);
     TRY_GOTO(st, bad, policy_set_layers(p, o->layers));
     if (o->tuned) {
         if (o->block && (p->block.q != tuned->block.q || p->block.k != tuned->block.k))

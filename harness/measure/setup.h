@@ -29,7 +29,7 @@ struct sample_options {
 
 struct policy_options {
     const char *method, *layers, *heads, *block, *smooth_k, *tuned, *oracle_over;
-    double simthreshd1, cdfthreshd, pvthreshd, topk;
+    double theta, tau, lambda, topk;
     int window, min_sparse_tokens;
     bool to_tune; /* thresholds are searched: every head may get another part of a mixture */
 };
@@ -42,10 +42,10 @@ struct policy_options {
     {                                      \
         .score = "all", .max_length = 2048 \
     }
-#define POLICY_DEFAULTS                                                           \
-    {                                                                             \
-        .layers = "all", .simthreshd1 = NAN, .cdfthreshd = NAN, .pvthreshd = NAN, \
-        .min_sparse_tokens = MIN_SPARSE_TOKENS                                    \
+#define POLICY_DEFAULTS                                           \
+    {                                                             \
+        .layers = "all", .theta = NAN, .tau = NAN, .lambda = NAN, \
+        .min_sparse_tokens = MIN_SPARSE_TOKENS                    \
     }
 
 /* A model and threads, ready. */

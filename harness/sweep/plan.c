@@ -307,12 +307,12 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     TRY(for_items("--rule", &a->rule, rule_item, v));
     TRY(for_items("--l1", &a->l1, plain_item, &v->l1));
     TRY(for_items("--pv-l1", &a->pv_l1, pv_item, &v->pv));
-    TRY(for_items("--simthreshd1", &a->simthreshd1, plain_item, &v->theta));
-    TRY(for_items("--cdfthreshd", &a->cdfthreshd, plain_item, &v->tau));
-    TRY(for_items("--pvthreshd", &a->pvthreshd, plain_item, &v->lambda));
+    TRY(for_items("--simthreshd1", &a->theta, plain_item, &v->theta));
+    TRY(for_items("--cdfthreshd", &a->tau, plain_item, &v->tau));
+    TRY(for_items("--pvthreshd", &a->lambda, plain_item, &v->lambda));
     TRY(check_range("--simthreshd1", &v->theta, -1, 1));
     TRY(check_range("--cdfthreshd", &v->tau, 0, 1));
-    TRY(check_range("--pvthreshd", &v->lambda, 0, 50));
+    TRY(check_range("--pvthreshd", &v->lambda, 0, NEVER_SKIP));
     if (v->l1.n && (v->theta.n || v->tau.n || v->lambda.n))
         return fail(ERR_ARG,
             "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given "
@@ -418,7 +418,7 @@ static enum status add_cell(struct plan *p, struct cell_set *seen, const struct 
 static enum status add_bounds(
     struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
 {
-    c.l1 = c.pv_l1 = c.simthreshd1 = c.cdfthreshd = c.pvthreshd = NAN;
+    c.l1 = c.pv_l1 = c.theta = c.tau = c.lambda = NAN;
     bool topk = strcmp(c.method, "topk") == 0;
     const struct mask_method *method = mask_method_find(c.method);
     bool ranked = !c.topk && method->ranked;
@@ -449,9 +449,9 @@ static enum status add_bounds(
     for (int i = 0; i < v->theta.n; i++)
         for (int j = 0; j < v->tau.n; j++)
             for (int k = 0; k < v->lambda.n; k++) {
-                c.simthreshd1 = method->takes_theta ? v->theta.items[i].value : NAN;
-                c.cdfthreshd = topk ? NAN : v->tau.items[j].value;
-                c.pvthreshd = v->lambda.items[k].value;
+                c.theta = method->takes_theta ? v->theta.items[i].value : NAN;
+                c.tau = topk ? NAN : v->tau.items[j].value;
+                c.lambda = v->lambda.items[k].value;
                 TRY(add_cell(p, seen, &c));
             }
     return OK;
@@ -490,13 +490,13 @@ static enum status multiply(const struct plan_axes *a, const struct axes_values 
                         .layers = "none",
                         .first_layer = v->n_layers,
                         .head = -1,
-                        .block = {128, 64},
+                        .block = BLOCK_DEFAULT,
                         .repeat = r,
                         .l1 = NAN,
                         .pv_l1 = NAN,
-                        .simthreshd1 = NAN,
-                        .cdfthreshd = NAN,
-                        .pvthreshd = NAN,
+                        .theta = NAN,
+                        .tau = NAN,
+                        .lambda = NAN,
                     };
                     st = strcmp(c.method, "dense") == 0 ? add_cell(p, &seen, &c)
                                                         : add_sparse(p, &seen, v, c);
@@ -546,9 +546,9 @@ void plan_cell_describe(const struct plan_cell *c, struct str *out)
         str_add_number(out, "", c->l1);
         str_add_number(out, "/", c->pv_l1);
     }
-    if (!isnan(c->simthreshd1)) str_add_number(out, " theta ", c->simthreshd1);
-    if (!isnan(c->cdfthreshd)) str_add_number(out, " tau ", c->cdfthreshd);
-    if (!isnan(c->pvthreshd)) str_add_number(out, " lambda ", c->pvthreshd);
+    if (!isnan(c->theta)) str_add_number(out, " theta ", c->theta);
+    if (!isnan(c->tau)) str_add_number(out, " tau ", c->tau);
+    if (!isnan(c->lambda)) str_add_number(out, " lambda ", c->lambda);
     str_addf(out, " at %d of %s", c->max_length, c->suite);
     if (c->repeat) str_addf(out, " again %d", c->repeat);
 }
@@ -564,7 +564,7 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
     out->min_sparse_tokens = min_sparse_tokens;
     out->topk = (float)c->topk;
     out->window = c->window;
-    policy_choose_thresholds(out, c->simthreshd1, c->cdfthreshd, c->pvthreshd);
+    policy_choose_thresholds(out, c->theta, c->tau, c->lambda);
     enum status st = method ? policy_set_layers(out, c->layers) : OK;
     if (st == OK && tuned)
         st = tuned_apply(tuned, "the tuned thresholds of this sweep", w, model_fingerprint, out);
@@ -626,9 +626,9 @@ enum status plan_read(const char *path, struct plan_axes *axes, struct plan_sett
         {"rule", &axes->rule},
         {"l1", &axes->l1},
         {"pv_l1", &axes->pv_l1},
-        {"simthreshd1", &axes->simthreshd1},
-        {"cdfthreshd", &axes->cdfthreshd},
-        {"pvthreshd", &axes->pvthreshd},
+        {"simthreshd1", &axes->theta},
+        {"cdfthreshd", &axes->tau},
+        {"pvthreshd", &axes->lambda},
     };
     static const char *const settings[] = {
         "name", "model", "score", "num_samples", "seed", "repeat"};

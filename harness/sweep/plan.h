@@ -23,7 +23,7 @@ struct plan_axes {
     struct text_list rule;      /* l1, tail, cosine, rmse */
     struct text_list l1, pv_l1; /* bounds of tuning; none: fixed thresholds */
     /* fixed thresholds, where nothing is tuned */
-    struct text_list simthreshd1, cdfthreshd, pvthreshd;
+    struct text_list theta, tau, lambda;
     int repeat; /* every cell so many times; 1 and less: once */
 };
 
@@ -38,10 +38,10 @@ struct plan_cell {
     int first_layer;    /* the first sparse one */
     int head;           /* -1: all */
     bool tuned;
-    enum tune_rule rule;                       /* with l1 and pv_l1, when tuned */
-    double l1, pv_l1;                          /* NAN untuned */
-    double simthreshd1, cdfthreshd, pvthreshd; /* NAN: the defaults */
-    int repeat;                                /* 0, 1, … */
+    enum tune_rule rule;       /* with l1 and pv_l1, when tuned */
+    double l1, pv_l1;          /* NAN untuned */
+    double theta, tau, lambda; /* NAN: the defaults */
+    int repeat;                /* 0, 1, … */
 };
 
 struct plan {

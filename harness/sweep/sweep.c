@@ -171,9 +171,9 @@ static void argv_sparse(cJSON *o, const struct plan_cell *c)
     argv_add(o, "--layers", c->layers);
     free(block);
     if (c->head >= 0) argv_int(o, "--heads", c->head);
-    if (!isnan(c->simthreshd1)) argv_real(o, "--simthreshd1", "", c->simthreshd1);
-    if (!isnan(c->cdfthreshd)) argv_real(o, "--cdfthreshd", "", c->cdfthreshd);
-    if (!isnan(c->pvthreshd)) argv_real(o, "--pvthreshd", "", c->pvthreshd);
+    if (!isnan(c->theta)) argv_real(o, "--simthreshd1", "", c->theta);
+    if (!isnan(c->tau)) argv_real(o, "--cdfthreshd", "", c->tau);
+    if (!isnan(c->lambda)) argv_real(o, "--pvthreshd", "", c->lambda);
 }
 
 static void argv_tuned(cJSON *o, const struct sweep_args *a, const struct plan_cell *c)

@@ -57,7 +57,7 @@ static enum status check_heads(const struct sweep *s, const struct tuned_record 
         const struct tuned_head_record *h = &r->heads[i]; /* sorted by layer and head */
         bool twice = i && h->layer == h[-1].layer && h->head == h[-1].head;
         bool usable = !h->is_sparse ||
-            (within(h->theta, -1, 1) && within(h->tau, 0, 1) && within(h->lambda, 0, 50));
+            (within(h->theta, -1, 1) && within(h->tau, 0, 1) && within(h->lambda, 0, NEVER_SKIP));
         if (h->layer >= 0 && h->layer < c->n_layers && h->head >= 0 && h->head < c->n_heads &&
             !twice && usable)
             continue;

@@ -369,9 +369,9 @@ __global__ __launch_bounds__(RANK_WARPS * 32) void rank_rows(const __grid_consta
         if (p.topk > 0)
             c = mask_cuda::choose<true>(
                 mass, n, n, (float)mask_cuda::topk_count(p.topk, n), low, list);
-        else if (t.cdfthreshd >= 1) c.bound = low;
-        else if (p.relative) c.bound = __float_as_uint(1 - t.cdfthreshd);
-        else c = mask_cuda::choose<false>(mass, n, n, t.cdfthreshd * total, low, list);
+        else if (t.tau >= 1) c.bound = low;
+        else if (p.relative) c.bound = __float_as_uint(1 - t.tau);
+        else c = mask_cuda::choose<false>(mass, n, n, t.tau * total, low, list);
     } else if (warp > 0) {
         return;
     }

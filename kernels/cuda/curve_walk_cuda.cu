@@ -391,8 +391,8 @@ __global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_consta
     if constexpr (LAMBDA) {
         const struct threshold_pair pair = p.pairs[x * MAX_LAMBDA_PAIRS + list];
         const int unit0 = first_row / PV_UNIT_ROWS * PV_UNIT_ROWS;
-        const int n_eligible = rank_tiles(p, s, x, head / p.group, block, n, pair.simthreshd1);
-        order_by_margin(p, s, tiles, n, n_eligible, pair.cdfthreshd, block, unit0,
+        const int n_eligible = rank_tiles(p, s, x, head / p.group, block, n, pair.theta);
+        order_by_margin(p, s, tiles, n, n_eligible, pair.tau, block, unit0,
             min((int)PV_UNIT_ROWS, p.n - block * p.bq - unit0));
         counts = first_row % PV_UNIT_ROWS == 0;
     } else {

@@ -40,9 +40,9 @@ extern const struct attn_impl attn_cuda_bf16;
 struct mask_cuda_args {
     /* q, k bf16 on the device; shapes, block and ledger as for attention */
     const struct attn_args *attn;
-    const struct head_params *heads; /* device, [n_heads]; pvthreshd is not read */
+    const struct head_params *heads; /* device, [n_heads]; lambda is not read */
     enum smooth_k smooth_k;
-    /* 0: cdfthreshd; else the fraction of possible tiles to keep */
+    /* 0: tau; else the fraction of possible tiles to keep */
     float topk;
     const struct mask_method *method; /* NULL: sparge */
 };

@@ -183,7 +183,7 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
 {
     const int lane = threadIdx.x % 32;
     uint32_t *row = p.bits + ((size_t)head * p.at.n_qblocks + block) * p.words;
-    const bool q_similar = q_sim > t.simthreshd1;
+    const bool q_similar = q_sim > t.theta;
     const int diagonal = (p.q_start + block * p.block_q) / p.block_k;
     int eligible = n;
     choice c = {0, 0};
@@ -195,7 +195,7 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
             float x = s[j];
             for (int i = 1; i < slices; i++) x += s[j + i * apart];
             x *= (j + 1) * p.block_k <= p.n_kv ? whole : 1.0f / (float)(p.n_kv - j * p.block_k);
-            if (!(k_sim[j] > t.simthreshd1)) x = -INFINITY;
+            if (!(k_sim[j] > t.theta)) x = -INFINITY;
             s[j] = x;
             top = fmaxf(top, x);
         }
@@ -218,8 +218,8 @@ __device__ __forceinline__ void write_row(const params &p, int head, int block, 
         if (eligible == 0) c.bound = 0xffffffffu;
         else if (p.topk > 0)
             c = choose<true>(s, n, eligible, (float)min(wanted, eligible), low, list);
-        else if (t.cdfthreshd >= 1) c.bound = low;
-        else c = choose<false>(s, n, eligible, t.cdfthreshd * total, low, list);
+        else if (t.tau >= 1) c.bound = low;
+        else c = choose<false>(s, n, eligible, t.tau * total, low, list);
     }
     write_bits(row, p.words, n, t.is_sparse, s, c, diagonal, !q_similar);
     if (lane == 0 && t.is_sparse && p.ledger != NULL) {

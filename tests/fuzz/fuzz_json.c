@@ -55,9 +55,9 @@ static void check_tuned(const struct tuned *t)
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         const struct head_params *p = &t->heads[i].params;
         if (!t->heads[i].in_range) continue;
-        require(p->simthreshd1 >= -1 && p->simthreshd1 <= 1);
-        require(p->cdfthreshd >= 0 && p->cdfthreshd <= 1);
-        require(p->pvthreshd >= 0 && p->pvthreshd <= 50);
+        require(p->theta >= -1 && p->theta <= 1);
+        require(p->tau >= 0 && p->tau <= 1);
+        require(p->lambda >= 0 && p->lambda <= 50);
         require(memchr(t->heads[i].reason, 0, sizeof t->heads[i].reason) != NULL);
     }
 }

@@ -25,8 +25,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
     struct arena *arena = NULL;
     struct str beaten = {0};
     struct text_list *const lists[] = {&axes.max_length, &axes.method, &axes.block, &axes.layers,
-        &axes.heads, &axes.rule, &axes.l1, &axes.pv_l1, &axes.simthreshd1, &axes.cdfthreshd,
-        &axes.pvthreshd};
+        &axes.heads, &axes.rule, &axes.l1, &axes.pv_l1, &axes.theta, &axes.tau, &axes.lambda};
     enum { N_LISTS = sizeof lists / sizeof *lists };
     char *text = strndup((const char *)data + 1, size - 1);
     enum status st = OK;
@@ -48,7 +47,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
             if (c->max_length < 2 || !c->method || !c->layers || c->head >= 4 ||
                 (c->tuned && !(c->pv_l1 > c->l1)))
                 abort();
-            if (c->simthreshd1 == 0 && signbit(c->simthreshd1)) abort(); /* -0 is another key */
+            if (c->theta == 0 && signbit(c->theta)) abort(); /* -0 is another key */
         }
     plan_clear(&plan);
     str_clear(&beaten);

@@ -39,9 +39,8 @@ static void check_tuned(const struct torch_file *f)
     }
     for (int i = 0; i < 12; i++) {
         const struct head_params *p = &t.heads[i].params;
-        require(
-            p->cdfthreshd >= 0 && p->cdfthreshd <= 1 && p->pvthreshd >= 0 && p->pvthreshd <= 50);
-        require(p->simthreshd1 >= -1 && p->simthreshd1 <= 1);
+        require(p->tau >= 0 && p->tau <= 1 && p->lambda >= 0 && p->lambda <= 50);
+        require(p->theta >= -1 && p->theta <= 1);
     }
     tuned_clear(&t);
 }

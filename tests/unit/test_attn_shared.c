@@ -51,7 +51,7 @@ static void call_run(struct call *c, const struct attn_args *like, const struct 
     CHECK(mask_predict(&mask_sparge, &c->mask, &c->map, ws, par));
     free(ws);
     for (int i = 0; i < n; i++) {
-        c->lambda[i] = params[first + i].pvthreshd;
+        c->lambda[i] = params[first + i].lambda;
         c->sparse[i] = params[first + i].is_sparse;
     }
     a->tiles = &c->map;

@@ -154,7 +154,7 @@ static struct head_ledger infer(struct head *h, const struct mask_method *m)
     map.bits = aligned(tile_map_bytes(&map));
     CHECK(mask_predict(m, &mask, &map, ws, NULL));
     a.tiles = &map;
-    a.pv_threshold = &h->params.pvthreshd;
+    a.pv_threshold = &h->params.lambda;
     a.o = h->got;
     a.o_row = h->d;
     a.ledger = &ledger;
@@ -219,7 +219,7 @@ static void check_points(
     struct curve *c = make_curve(h, m);
     struct rng r;
     rng_init(&r, seed);
-    h->params.pvthreshd = 50;
+    h->params.lambda = 50;
     bool varied = false;
     for (int i = 0; i < n_points; i++) {
         /* most of what τ decides lies between .3 and .999 */
@@ -227,14 +227,14 @@ static void check_points(
             tau = i == 0 ? 0
             : i == 1     ? N_TAUS - 1
                          : (int)rng_below(&r, 90);
-        h->params.simthreshd1 = curve_theta(theta);
-        h->params.cdfthreshd = curve_tau(tau);
+        h->params.theta = curve_theta(theta);
+        h->params.tau = curve_tau(tau);
         struct head_ledger l = infer(h, m);
         const struct curve_point *p = &c->points[theta][tau];
         char where[160];
         snprintf(where, sizeof where, "%s n %d d %d %dx%d %s theta %.4f tau %.6f", m->name, h->n,
             h->d, h->attn.block.q, h->attn.block.k, smooth_k_name(h->mask.smooth_k),
-            (double)h->params.simthreshd1, (double)h->params.cdfthreshd);
+            (double)h->params.theta, (double)h->params.tau);
         cr_expect_eq(c->n_possible, l.tiles_possible, "%s: %u possible, ledger %lu", where,
             c->n_possible, l.tiles_possible);
         cr_expect_eq(p->n_kept, l.tiles_computed, "%s: %u kept, ledger %lu", where, p->n_kept,
@@ -345,8 +345,8 @@ Test(curve, lambdas_equal_the_kernel, .timeout = 300)
                 const struct mask_method *m = methods[method];
                 head_init(&h, 100 + (uint64_t)turn, lengths[length], turn % 2 ? 80 : 64,
                     shapes[shape], (enum smooth_k)(turn % 3), turn % 3 == 1 ? 3 : 1.6);
-                h.params.simthreshd1 = -.1f;
-                h.params.cdfthreshd = turn % 4 == 3 ? 1 : .9f;
+                h.params.theta = -.1f;
+                h.params.tau = turn % 4 == 3 ? 1 : .9f;
                 struct pv_curve pv;
                 memset(&pv, 0xff, sizeof pv);
                 void *ws = aligned(curve_workspace(m, &h.mask));
@@ -354,7 +354,7 @@ Test(curve, lambdas_equal_the_kernel, .timeout = 300)
                 free(ws);
                 for (int i = 0; i < 6; i++) {
                     const struct curve_point *p = &pv.points[(int)(lambdas[i] * 2)];
-                    h.params.pvthreshd = lambdas[i];
+                    h.params.lambda = lambdas[i];
                     struct head_ledger l = infer(&h, m);
                     struct output_error brute = error_of(&h);
                     char where[160];
@@ -498,7 +498,7 @@ Test(curve, extreme_scores)
         void *ws = aligned(curve_workspace(&mask_sparge, &h.mask));
         CHECK(curve_lambdas(&mask_sparge, &h.mask, ws, &pv));
         for (int l = 0; l < N_LAMBDAS; l += 10) {
-            h.params.pvthreshd = curve_lambda(l);
+            h.params.lambda = curve_lambda(l);
             struct head_ledger ledger = infer(&h, &mask_sparge);
             struct output_error brute = error_of(&h);
             char where[64];

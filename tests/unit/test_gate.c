@@ -819,8 +819,7 @@ Test(gate, a_record_gives_its_options_back)
     cr_expect_str_eq(p.layers, "0-3+12");
     cr_expect_eq(p.topk, .4);
     ok(gate_again_options(&m.run, "t.json", &s, &p));
-    cr_expect(isnan(p.simthreshd1) && isnan(p.cdfthreshd) && isnan(p.pvthreshd),
-        "tuned thresholds come alone");
+    cr_expect(isnan(p.theta) && isnan(p.tau) && isnan(p.lambda), "tuned thresholds come alone");
     m.run.heads = "3";
     ok(gate_again_options(&m.run, NULL, &s, &p));
     cr_expect_str_eq(p.heads, "3");

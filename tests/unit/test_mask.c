@@ -165,7 +165,7 @@ static void slow_row(
     int qb = a->q_start / a->block.q + i, d = a->head_dim, last = (qb + 1) * a->block.q - 1;
     if (last >= attn_n_kv(a)) last = attn_n_kv(a) - 1;
     memset(out, 0, sizeof *out);
-    double theta = (double)hp->simthreshd1, tau = (double)hp->cdfthreshd, top = -INFINITY, sum = 0,
+    double theta = (double)hp->theta, tau = (double)hp->tau, top = -INFINITY, sum = 0,
            score[MAX_BLOCKS];
     bool q_similar = s->q_sim[i] > theta;
     out->unsure = fabs(s->q_sim[i] - theta) < CLOSE;
@@ -241,9 +241,8 @@ static void compare_with_slow(const struct mask_args *m, const struct slow *s, s
                 if (!row.unsure)
                     cr_assert_eq(got, row.keep[j],
                         "head %d tile (%d, %d): %d, expected %d; theta %g tau %g topk %g %s", h, i,
-                        j, got, row.keep[j], (double)m->heads[h].simthreshd1,
-                        (double)m->heads[h].cdfthreshd, (double)m->topk,
-                        smooth_k_name(m->smooth_k));
+                        j, got, row.keep[j], (double)m->heads[h].theta, (double)m->heads[h].tau,
+                        (double)m->topk, smooth_k_name(m->smooth_k));
                 dropped += !got;
                 chosen += got && !row.forced[j];
                 v->kept += got;

@@ -144,7 +144,7 @@ Test(plan, multiplies_and_prunes)
 Test(plan, axes_that_a_method_lacks_do_not_multiply)
 {
     struct plan_axes a = {.method = {{"dense,window:256,sparge"}, 1},
-        .cdfthreshd = {{".9,.95"}, 1},
+        .tau = {{".9,.95"}, 1},
         .layers = {{"all,4-7"}, 1}};
     struct plan p = expand(&a);
     cr_assert_eq(p.n, 1 + 2 + 4);
@@ -191,8 +191,8 @@ Test(plan, refuses_with_a_reason)
         {{.method = {{"topk"}, 1}}, "topk"},
         {{.method = {{"sparge:1"}, 1}}, "sparge"},
         {{.pv_l1 = {{".1"}, 1}}, "--l1"},
-        {{.l1 = {{".1"}, 1}, .cdfthreshd = {{".9"}, 1}}, "--cdfthreshd"},
-        {{.cdfthreshd = {{"1.1"}, 1}}, "--cdfthreshd"},
+        {{.l1 = {{".1"}, 1}, .tau = {{".9"}, 1}}, "--cdfthreshd"},
+        {{.tau = {{"1.1"}, 1}}, "--cdfthreshd"},
         {{.max_length = {{"100.5"}, 1}}, "whole"},
         {{.block = {{"32x32"}, 1}}, "--block"},
         {{.rule = {{"l2"}, 1}}, "l2"},

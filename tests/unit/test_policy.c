@@ -33,12 +33,11 @@ Test(policy, defaults_are_the_guides)
     cr_expect(p.min_sparse_tokens == 256 && p.topk == 0 && p.n_layers == 4 && p.n_heads == 3);
     cr_expect_str_eq(picture(&p), "####");
     for (int i = 0; i < 12; i++)
-        cr_expect(p.heads[i].simthreshd1 == .6f && p.heads[i].cdfthreshd == .98f &&
-            p.heads[i].pvthreshd == 50 && p.heads[i].is_sparse);
+        cr_expect(p.heads[i].theta == .6f && p.heads[i].tau == .98f && p.heads[i].lambda == 50 &&
+            p.heads[i].is_sparse);
     policy_set_thresholds(&p, .1f, .2f, 30);
     for (int i = 0; i < 12; i++)
-        cr_expect(p.heads[i].simthreshd1 == .1f && p.heads[i].cdfthreshd == .2f &&
-            p.heads[i].pvthreshd == 30);
+        cr_expect(p.heads[i].theta == .1f && p.heads[i].tau == .2f && p.heads[i].lambda == 30);
     policy_clear(&p);
     cr_expect(p.layer_on == NULL && p.heads == NULL);
     policy_clear(&p);
@@ -179,18 +178,18 @@ Test(policy, copies_are_deep)
     p.topk = .25f;
     p.min_sparse_tokens = 1;
     p.smooth_k = SMOOTH_K_GLOBAL;
-    p.heads[3].cdfthreshd = .5f;
+    p.heads[3].tau = .5f;
     p.heads[4].is_sparse = false;
     cr_assert_eq(policy_set_layers(&p, "2-3"), OK);
     cr_assert_eq(policy_copy(&q, &p), OK);
     cr_expect(q.window == 77 && q.topk == .25f && q.block.k == 128 && q.min_sparse_tokens == 1 &&
-        q.smooth_k == SMOOTH_K_GLOBAL && q.heads[3].cdfthreshd == .5f && !q.heads[4].is_sparse);
+        q.smooth_k == SMOOTH_K_GLOBAL && q.heads[3].tau == .5f && !q.heads[4].is_sparse);
     cr_expect_str_eq(picture(&q), "..##.");
-    q.heads[3].cdfthreshd = .1f;
+    q.heads[3].tau = .1f;
     q.layer_on[0] = 1;
-    cr_expect(p.heads[3].cdfthreshd == .5f && !p.layer_on[0]);
+    cr_expect(p.heads[3].tau == .5f && !p.layer_on[0]);
     policy_clear(&p);
-    cr_expect_eq(q.heads[9].simthreshd1, .6f);
+    cr_expect_eq(q.heads[9].theta, .6f);
     policy_clear(&q);
 }
 
@@ -208,11 +207,11 @@ static void change(struct sparse_policy *p, int what)
     case 9: p->window = 512; break;
     case 10: p->layer_on[2] = 0; break;
     case 11: p->layer_on[1] = 0; break;
-    case 12: p->heads[0].simthreshd1 = .61f; break;
-    case 13: p->heads[0].cdfthreshd = .61f; break;
-    case 14: p->heads[0].pvthreshd = 49; break;
+    case 12: p->heads[0].theta = .61f; break;
+    case 13: p->heads[0].tau = .61f; break;
+    case 14: p->heads[0].lambda = 49; break;
     case 15: p->heads[0].is_sparse = false; break;
-    case 16: p->heads[5].simthreshd1 = .61f; break;
+    case 16: p->heads[5].theta = .61f; break;
     case 17: p->heads[5].is_sparse = false; break;
     }
 }

@@ -351,7 +351,7 @@ static void graphs(enum dtype residual)
                 .tokens = ids, .n = 900, .policy = &skips, .ledger = t.l[0], .hidden = &any},
             "skips", round);
         /* data of the policy changes under a kept graph */
-        skips.heads[3].pvthreshd = round ? 50 : 1;
+        skips.heads[3].lambda = round ? 50 : 1;
         restart(&t);
         compare_call(&t,
             (struct forward_args){.tokens = ids, .n = 900 + round, .last_logits = &any},

@@ -31,10 +31,10 @@ static void must_hold_values(const struct tuned *t, const char *file)
                 isnan(x->tune.l1) && isnan(x->held_out.tail) && isnan(x->sparsity), "%s", file);
             if (l % 2 == 0) continue;
             const float *v = expected[l / 2][h];
-            cr_expect(x->params.simthreshd1 == v[0] && x->params.cdfthreshd == v[1] &&
-                    x->params.pvthreshd == v[2] && x->params.is_sparse == (v[3] != 0),
-                "%s: layer %d, head %d: %g %g %g %d", file, l, h, (double)x->params.simthreshd1,
-                (double)x->params.cdfthreshd, (double)x->params.pvthreshd, x->params.is_sparse);
+            cr_expect(x->params.theta == v[0] && x->params.tau == v[1] &&
+                    x->params.lambda == v[2] && x->params.is_sparse == (v[3] != 0),
+                "%s: layer %d, head %d: %g %g %g %d", file, l, h, (double)x->params.theta,
+                (double)x->params.tau, (double)x->params.lambda, x->params.is_sparse);
             cr_expect_eq(*x->reason != 0, !x->params.is_sparse);
         }
 }
@@ -165,8 +165,8 @@ Test(sparge_pt, writes_and_reads_back)
 {
     struct tuned t, back;
     tuned_example(&t);
-    t.heads[1 * HEADS + 2].params.simthreshd1 = .6f; /* no short binary fraction */
-    t.heads[3 * HEADS + 1].in_range = false;         /* in a written layer, but not tuned */
+    t.heads[1 * HEADS + 2].params.theta = .6f; /* no short binary fraction */
+    t.heads[3 * HEADS + 1].in_range = false;   /* in a written layer, but not tuned */
     char *dir = dir_make(), *path = path_join(dir, "x.pt"), *again = path_join(dir, "y.pt");
     cr_assert_eq(sparge_pt_write(&t, path), OK, "%s", status_message());
     cr_assert_eq(sparge_pt_read(&back, path, LAYERS, HEADS), OK, "%s", status_message());
@@ -177,9 +177,9 @@ Test(sparge_pt, writes_and_reads_back)
         cr_expect_eq(b->in_range, i / HEADS % 2 == 1);
         if (!b->in_range) continue;
         cr_expect_eq(b->params.is_sparse, sparse);
-        cr_expect_eq(b->params.simthreshd1, sparse ? a->params.simthreshd1 : 1.f);
-        cr_expect_eq(b->params.cdfthreshd, sparse ? a->params.cdfthreshd : 1.f);
-        cr_expect_eq(b->params.pvthreshd, sparse ? a->params.pvthreshd : 50.f);
+        cr_expect_eq(b->params.theta, sparse ? a->params.theta : 1.f);
+        cr_expect_eq(b->params.tau, sparse ? a->params.tau : 1.f);
+        cr_expect_eq(b->params.lambda, sparse ? a->params.lambda : 50.f);
     }
     cr_assert_eq(sparge_pt_write(&back, again), OK);
     struct str x = {0}, y = {0};
@@ -226,7 +226,7 @@ Test(sparge_pt, refuses_to_write_nonsense)
     struct tuned t;
     tuned_example(&t);
     char *dir = dir_make(), *path = path_join(dir, "x.pt");
-    float *lambda = &t.heads[3 * HEADS].params.pvthreshd;
+    float *lambda = &t.heads[3 * HEADS].params.lambda;
     const float bad[] = {NAN, -1, 51};
     for (int i = 0; i < 3; i++) {
         *lambda = bad[i];

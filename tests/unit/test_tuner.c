@@ -95,9 +95,9 @@ static struct tune_args args_of(
 
 static bool same_head(const struct tuned_head *x, const struct tuned_head *y)
 {
-    return memcmp(&x->params.simthreshd1, &y->params.simthreshd1, sizeof(float)) == 0 &&
-        memcmp(&x->params.cdfthreshd, &y->params.cdfthreshd, sizeof(float)) == 0 &&
-        memcmp(&x->params.pvthreshd, &y->params.pvthreshd, sizeof(float)) == 0 &&
+    return memcmp(&x->params.theta, &y->params.theta, sizeof(float)) == 0 &&
+        memcmp(&x->params.tau, &y->params.tau, sizeof(float)) == 0 &&
+        memcmp(&x->params.lambda, &y->params.lambda, sizeof(float)) == 0 &&
         x->params.is_sparse == y->params.is_sparse && x->in_range == y->in_range &&
         x->back_offs == y->back_offs && memcmp(&x->tune, &y->tune, sizeof x->tune) == 0 &&
         memcmp(&x->check, &y->check, sizeof x->check) == 0 && x->qk_sparsity == y->qk_sparsity &&
@@ -110,10 +110,9 @@ static void expect_same(const struct tuned *x, const struct tuned *y, const char
     for (int i = 0; i < x->n_layers * x->n_heads; i++)
         cr_expect(same_head(&x->heads[i], &y->heads[i]),
             "%s: layer %d head %d: (%g, %.9g, %g) and (%g, %.9g, %g)", what, i / x->n_heads,
-            i % x->n_heads, (double)x->heads[i].params.simthreshd1,
-            (double)x->heads[i].params.cdfthreshd, (double)x->heads[i].params.pvthreshd,
-            (double)y->heads[i].params.simthreshd1, (double)y->heads[i].params.cdfthreshd,
-            (double)y->heads[i].params.pvthreshd);
+            i % x->n_heads, (double)x->heads[i].params.theta, (double)x->heads[i].params.tau,
+            (double)x->heads[i].params.lambda, (double)y->heads[i].params.theta,
+            (double)y->heads[i].params.tau, (double)y->heads[i].params.lambda);
     char a[33], b[33];
     cr_expect_str_eq(tuned_hash(x, a), tuned_hash(y, b), "%s", what);
 }
@@ -147,7 +146,7 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
     float *lambda = malloc(sizeof *lambda * (size_t)a.n_heads);
     uint8_t *sparse = malloc((size_t)a.n_heads);
     for (int h = 0; h < a.n_heads; h++) {
-        lambda[h] = heads[h].pvthreshd;
+        lambda[h] = heads[h].lambda;
         sparse[h] = heads[h].is_sparse;
     }
     a.block = r->policy->block;
@@ -773,7 +772,7 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
     snprintf(t.data_fingerprint, sizeof t.data_fingerprint, "%s", b.set.fingerprint);
     snprintf(t.data_name, sizeof t.data_name, "chronicle");
     t.heads[2 * t.n_heads].held_out = (struct head_error){NAN, NAN, NAN, NAN};
-    t.heads[2 * t.n_heads].params.cdfthreshd = nextafterf(.7f, 1); /* no short decimal */
+    t.heads[2 * t.n_heads].params.tau = nextafterf(.7f, 1); /* no short decimal */
     char *dir = dir_make(), *path = path_join(dir, "tuned.json");
     CHECK(tuned_write(&t, path));
     CHECK(tuned_read(&back, path));
@@ -883,8 +882,8 @@ Test(tuner, damaged_files_are_refused_by_field)
         t.heads[i].in_range = true;
         /* an edit puts digits in front */
         t.heads[i].params = (struct head_params){5, 5, 5, true, 0};
-        t.heads[i].params.simthreshd1 = .5f;
-        t.heads[i].params.cdfthreshd = .5f;
+        t.heads[i].params.theta = .5f;
+        t.heads[i].params.tau = .5f;
     }
     char *dir = dir_make(), *path = path_join(dir, "tuned.json");
     CHECK(tuned_write(&t, path));

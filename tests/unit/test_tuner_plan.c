@@ -57,10 +57,8 @@ static int count_different(const struct tuned *x, const struct tuned *y)
     int n = 0;
     for (int i = 0; i < x->n_layers * x->n_heads; i++) {
         const struct tuned_head *a = &x->heads[i], *b = &y->heads[i];
-        n += a->params.simthreshd1 != b->params.simthreshd1 ||
-            a->params.cdfthreshd != b->params.cdfthreshd ||
-            a->params.pvthreshd != b->params.pvthreshd ||
-            a->params.is_sparse != b->params.is_sparse ||
+        n += a->params.theta != b->params.theta || a->params.tau != b->params.tau ||
+            a->params.lambda != b->params.lambda || a->params.is_sparse != b->params.is_sparse ||
             memcmp(&a->tune, &b->tune, sizeof a->tune) != 0 ||
             memcmp(&a->check, &b->check, sizeof a->check) != 0 || a->sparsity != b->sparsity ||
             a->back_offs != b->back_offs || strcmp(a->reason, b->reason) != 0;
