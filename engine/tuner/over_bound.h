@@ -15,10 +15,21 @@ struct over_bound {
     double worst;
 };
 
-/* ratios: error over bound, [n_samples, n_cells], NAN where a head runs dense (in all samples or in
+/* Counts text by text: over_bound_begin(), over_bound_add() for each, over_bound_end(), also after
+ * a failure. */
+struct over_bound_count {
+    struct over_bound found;
+    int n_cells;
+    unsigned char *over; /* [n_cells] 1: in some text */
+    int *hits;           /* [n_samples] heads over their bounds, grown */
+};
+
+void over_bound_begin(struct over_bound_count *c, int n_cells);
+/* ratios: error over bound of one text, [n_cells], NAN where a head runs dense (in all texts or in
  * none). */
-enum status over_bound_count(
-    const double *ratios, int n_samples, int n_cells, struct over_bound *out) MUST_USE;
+void over_bound_add(struct over_bound_count *c, const double *ratios);
+/* Frees, too. */
+struct over_bound over_bound_end(struct over_bound_count *c);
 
 /* "3 of 160 pairs of a head and a text are over their bound (1.9 %, 95 % interval 0.5 to 6.2 %): 2
  * of 32 heads, 1 of 5 texts, by up to 1.21 x the bound" */

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/xmalloc.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -64,25 +65,32 @@ static double bound_of(const struct tuned *t, const struct tuned_head *h, double
     return bound > 0 ? bound : h->pv_l1 > 0 ? h->pv_l1 : t->pv_l1;
 }
 
-enum status tuned_over(const struct tuned *t, const struct head_error *errors, int n_samples,
-    double bound, struct over_bound *out)
+void tuned_ratios(
+    const struct tuned *t, const struct head_error *errors, double bound, double *ratios)
 {
-    int n = t->n_layers * t->n_heads;
-    double *ratios = malloc(sizeof *ratios * (size_t)n * (size_t)n_samples + 1);
-    if (!ratios) return fail(ERR_MEMORY, "no memory to judge %d heads", n);
-    for (int s = 0; s < n_samples; s++)
-        for (int i = 0; i < n; i++) {
-            const struct tuned_head *h = &t->heads[i];
-            size_t at = (size_t)s * (size_t)n + (size_t)i;
-            bool sparse = h->in_range && h->params.is_sparse;
-            ratios[at] = sparse ? head_error_by(&errors[at], t->rule) / bound_of(t, h, bound) : NAN;
-        }
-    enum status st = over_bound_count(ratios, n_samples, n, out);
-    free(ratios);
-    return st;
+    for (int i = 0; i < t->n_layers * t->n_heads; i++) {
+        const struct tuned_head *h = &t->heads[i];
+        bool sparse = h->in_range && h->params.is_sparse;
+        ratios[i] = sparse ? head_error_by(&errors[i], t->rule) / bound_of(t, h, bound) : NAN;
+    }
 }
 
-enum status tuned_judge(struct tuned *t, const struct head_error *errors, int n_samples)
+struct over_bound tuned_over(
+    const struct tuned *t, const struct head_error *errors, int n_samples, double bound)
+{
+    int n = t->n_layers * t->n_heads;
+    struct over_bound_count count;
+    double *ratios = xmalloc(sizeof *ratios * (size_t)n + 1);
+    over_bound_begin(&count, n);
+    for (int s = 0; s < n_samples; s++) {
+        tuned_ratios(t, errors + (size_t)s * (size_t)n, bound, ratios);
+        over_bound_add(&count, ratios);
+    }
+    free(ratios);
+    return over_bound_end(&count);
+}
+
+void tuned_judge(struct tuned *t, const struct head_error *errors, int n_samples)
 {
     int n = t->n_layers * t->n_heads;
     for (int i = 0; i < n; i++) {
@@ -93,7 +101,7 @@ enum status tuned_judge(struct tuned *t, const struct head_error *errors, int n_
             h->held_out = head_error_worst(h->held_out, errors[(size_t)s * (size_t)n + (size_t)i]);
     }
     t->num_held_out = n_samples;
-    return tuned_over(t, errors, n_samples, 0, &t->over);
+    t->over = tuned_over(t, errors, n_samples, 0);
 }
 
 char *tuned_hash(const struct tuned *t, char *out)

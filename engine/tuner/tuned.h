@@ -87,12 +87,15 @@ struct tuned {
 enum status tuned_init(struct tuned *t, int n_layers, int n_heads) MUST_USE;
 void tuned_clear(struct tuned *t);
 
-/* How often the heads' errors on texts (tune_errors(), [n_samples, layers x heads]) are over
- * `bound`, or over their own bounds when that is 0. */
-enum status tuned_over(const struct tuned *t, const struct head_error *errors, int n_samples,
-    double bound, struct over_bound *out) MUST_USE;
+/* The heads' errors on one text (tune_errors(), [n_layers, n_heads]) over `bound`, or over their
+ * own bounds when that is 0; NAN for a head that runs dense. */
+void tuned_ratios(
+    const struct tuned *t, const struct head_error *errors, double bound, double *ratios);
+/* How often they are over it on texts: errors [n_samples, n_layers, n_heads]. */
+struct over_bound tuned_over(
+    const struct tuned *t, const struct head_error *errors, int n_samples, double bound);
 /* The same of held-out samples, entered into *t. */
-enum status tuned_judge(struct tuned *t, const struct head_error *errors, int n_samples) MUST_USE;
+void tuned_judge(struct tuned *t, const struct head_error *errors, int n_samples);
 
 /* Hash of thresholds, blocks, rule and bounds: names the choice in the database. out: 33 bytes. */
 char *tuned_hash(const struct tuned *t, char *out);

@@ -387,7 +387,7 @@ static enum status judge_heads(struct work *w)
                                      .impl = o.machine.impl,
                                      .stop = cancel_requested},
         t, 1, errors);
-    if (st == OK) st = tuned_judge(t, errors, o.n_held);
+    if (st == OK) tuned_judge(t, errors, o.n_held);
     free(errors);
     return st;
 }

@@ -35,6 +35,7 @@ struct pass_worker {
     int32_t *next;
     /* tiles per query block of the present sample, over all layers */
     double *row_computed, *row_possible;
+    struct head_ledger *ledger; /* [n_cells] of the present sample */
     int sample;
     pthread_t thread;
     bool started;
@@ -132,15 +133,15 @@ static enum status sparse_pass(struct pass_worker *w, int i)
     int n_rows = (x->n + a->policy->block.q - 1) / a->policy->block.q;
     memset(w->row_computed, 0, sizeof(double) * (size_t)n_rows);
     memset(w->row_possible, 0, sizeof(double) * (size_t)n_rows);
-    struct head_ledger *ledger = p->ledger + (size_t)i * (size_t)p->n_cells;
+    memset(w->ledger, 0, sizeof *w->ledger * (size_t)p->n_cells);
     const float *stream = NULL;
-    p->first_layer[i] = start_layer(a, i, &stream, ledger);
+    p->first_layer[i] = start_layer(a, i, &stream, w->ledger);
     int64_t t0 = clock_ns();
     TRY(session_forward(w->session,
         &(struct forward_args){.tokens = x->ids,
             .n = x->n,
             .policy = a->policy,
-            .ledger = ledger,
+            .ledger = w->ledger,
             .first_layer = p->first_layer[i],
             .residual_in = stream,
             .hidden = w->sparse,
@@ -154,6 +155,16 @@ static enum status sparse_pass(struct pass_worker *w, int i)
         w->row_computed[r] =
             w->row_possible[r] > 0 ? 1 - w->row_computed[r] / w->row_possible[r] : 0;
     return OK;
+}
+
+/* Counts are whole numbers, so their sums do not depend on the order of samples. Under the lock. */
+static void fold_ledger(struct sample_passes *p, const struct head_ledger *of_sample, int i)
+{
+    for (int c = 0; c < p->n_cells; c++) {
+        head_ledger_add(&p->totals[i], &of_sample[c]);
+        head_ledger_add(&p->ledger[c], &of_sample[c]);
+        p->short_calls[c] += of_sample[c].calls_dense_short > 0;
+    }
 }
 
 static enum status run_sample(struct pass_worker *w, int i)
@@ -173,6 +184,7 @@ static enum status run_sample(struct pass_worker *w, int i)
         st = parity_sample(all->a->parity, i, w->session, w->dense_rows, w->sparse, w->next);
     if (st != OK) return fail_context(st, "%s", x->name);
     pthread_mutex_lock(&all->lock);
+    fold_ledger(p, w->ledger, i);
     worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], w->dense_rows, w->sparse, w->row_computed,
         all->a->policy->block.q);
     progress_update(&all->progress, all->n_tokens_done += x->n);
@@ -218,7 +230,8 @@ static enum status worker_open(
     w->next = malloc((size_t)all->longest * sizeof *w->next);
     w->row_computed = calloc(row_blocks, sizeof(double));
     w->row_possible = calloc(row_blocks, sizeof(double));
-    if (!w->dense || !w->sparse || !w->next || !w->row_computed || !w->row_possible)
+    w->ledger = calloc((size_t)all->p->n_cells, sizeof *w->ledger);
+    if (!w->dense || !w->sparse || !w->next || !w->row_computed || !w->row_possible || !w->ledger)
         return no_memory(all);
     return session_open_once(
         &w->session, device.weights, device.par, all->longest, all->a->chunk, all->a->impl);
@@ -232,6 +245,7 @@ static void worker_close(struct pass_worker *w)
     free(w->next);
     free(w->row_computed);
     free(w->row_possible);
+    free(w->ledger);
 }
 
 static enum status prepare(struct sample_passes *p, const struct pass_shared *all)
@@ -242,12 +256,14 @@ static enum status prepare(struct sample_passes *p, const struct pass_shared *al
     *p = (struct sample_passes){.n_cells = c->n_layers * c->n_heads};
     p->tokens = calloc(n, sizeof *p->tokens);
     p->sums = calloc(n, sizeof *p->sums);
-    p->ledger = calloc(n * (size_t)p->n_cells, sizeof *p->ledger);
+    p->totals = calloc(n, sizeof *p->totals);
+    p->ledger = calloc((size_t)p->n_cells, sizeof *p->ledger);
+    p->short_calls = calloc((size_t)p->n_cells, sizeof *p->short_calls);
     p->dense_times = calloc(n, sizeof(double));
     p->sparse_times = calloc(n, sizeof(double));
     p->first_layer = calloc(n, sizeof *p->first_layer);
-    bool ok =
-        p->tokens && p->sums && p->ledger && p->dense_times && p->sparse_times && p->first_layer;
+    bool ok = p->tokens && p->sums && p->totals && p->ledger && p->short_calls && p->dense_times &&
+        p->sparse_times && p->first_layer;
     for (size_t i = 0; ok && i < n; i++) {
         p->tokens[i] = malloc(sizeof **p->tokens * (size_t)a->set->samples[i].n);
         ok = p->tokens[i] != NULL;
@@ -312,7 +328,9 @@ void sample_passes_clear(struct sample_passes *p, int n_samples)
     for (int i = 0; p->tokens && i < n_samples; i++) free(p->tokens[i]);
     free(p->tokens);
     free(p->sums);
+    free(p->totals);
     free(p->ledger);
+    free(p->short_calls);
     free(p->dense_times);
     free(p->sparse_times);
     free(p->first_layer);

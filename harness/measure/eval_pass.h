@@ -13,7 +13,12 @@
 struct sample_passes {
     struct token_metrics **tokens; /* [n_samples][n] */
     struct tensor_sums *sums;      /* [n_samples] */
-    struct head_ledger *ledger;    /* [n_samples, n_cells] */
+    struct head_ledger *totals;    /* [n_samples] of all its heads */
+    /* [n_cells] of all samples: folded as they come, for a ledger of every head of every sample
+     * outgrows the model (10 000 samples of a 405B one: 62 GB) */
+    struct head_ledger *ledger;
+    /* [n_cells] samples, however many chunks each was cut into, that ran dense for being short */
+    int64_t *short_calls;
     /* [n_samples] seconds; a dense pass that was not made is NAN */
     double *dense_times, *sparse_times;
     int *first_layer; /* [n_samples] where the sparse pass began */

@@ -30,10 +30,8 @@ static void add_samples(struct eval_state *s)
     const struct sample_set *set = s->a->set;
     struct sample_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->n_samples);
     for (int i = 0; i < set->n_samples; i++) {
-        struct head_ledger total = {0};
-        for (int c = 0; c < s->p.n_cells; c++)
-            head_ledger_add(&total, &s->p.ledger[i * s->p.n_cells + c]);
-        rows[i] = measure_sample(i, &set->samples[i], s->p.tokens[i], &s->p.sums[i], &total);
+        rows[i] =
+            measure_sample(i, &set->samples[i], s->p.tokens[i], &s->p.sums[i], &s->p.totals[i]);
     }
     s->e->data.samples = rows;
     s->e->data.n_samples = (size_t)set->n_samples;
@@ -48,17 +46,12 @@ static void add_ledger(struct eval_state *s)
     int n_heads = s->a->model->weights.config.n_heads;
     int64_t calls = 0, short_calls = 0;
     for (int c = 0; c < s->p.n_cells; c++) {
-        struct head_ledger l = {0};
-        for (int i = 0; i < s->a->set->n_samples; i++)
-            head_ledger_add(&l, &s->p.ledger[i * s->p.n_cells + c]);
+        struct head_ledger l = s->p.ledger[c];
         bool sparse = p->method && p->layer_on[c / n_heads] && p->heads[c].is_sparse;
         bool theta = sparse && mask_part(p->method, p->heads[c].part)->takes_theta,
              tau = sparse && p->method->ranked && !(p->topk > 0);
         /* thresholds that this run looks at */
         bool lambda = sparse && (p->method->ranked || p->heads[c].lambda < NEVER_SKIP);
-        int n_short = 0; /* samples, however many chunks each was cut into */
-        for (int i = 0; i < s->a->set->n_samples; i++)
-            n_short += s->p.ledger[i * s->p.n_cells + c].calls_dense_short > 0;
         rows[c] = (struct ledger_record){
             .layer = c / n_heads,
             .head = c % n_heads,
@@ -80,7 +73,7 @@ static void add_ledger(struct eval_state *s)
         };
         if (c % n_heads == 0) {
             calls += s->a->set->n_samples;
-            short_calls += n_short;
+            short_calls += s->p.short_calls[c];
         }
     }
     s->e->data.ledger = rows;
@@ -161,8 +154,7 @@ static void add_metrics(struct eval_state *s)
     measure_sparsity(&m, &in);
     if (s->a->parity) {
         struct head_ledger total = {0};
-        for (int c = 0; c < s->p.n_cells * set->n_samples; c++)
-            head_ledger_add(&total, &s->p.ledger[c]);
+        for (int c = 0; c < s->p.n_cells; c++) head_ledger_add(&total, &s->p.ledger[c]);
         parity_finish(s->a->parity, &total, &m);
     }
     add_times(s, &m);

@@ -2,11 +2,15 @@
 
 #include "harness/measure/progress.h"
 #include "base/arena.h"
+#include "base/xmalloc.h"
 #include "kernels/curve.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Of the rows of one run: SQLite would take as long to store them as the passes take. */
+enum { MOST_ROW_BYTES = 1 << 30 };
 
 /* Of one head against the dense output. */
 struct sums {
@@ -24,8 +28,9 @@ struct errors {
     float *dense, *isolated, *propagated; /* [n, n_heads, head_dim]: outputs of the present layer */
     struct sums *of_isolated, *of_propagated; /* [n_layers, n_heads] of the present sample */
     /* with bounds to judge, else NULL */
-    struct head_error *judged; /* [samples that ran sparse, n_layers, n_heads] */
-    int n_judged;
+    struct head_error *judged; /* [n_layers, n_heads] of the present sample */
+    double *ratios;            /* the same, over their bounds */
+    struct over_bound_count over;
     float *packed, *row_ws; /* [n, head_dim] and [n] */
 };
 
@@ -131,8 +136,7 @@ static enum status judge_head(const struct errors *e, int layer, int head)
         for (size_t i = 0; i < d; i++) zero &= e->dense[r * width + (size_t)head * d + i] == 0;
     }
     if (!zero) TRY(output_error_of(&dense, e->packed, e->row_ws, &x));
-    e->judged[((size_t)e->n_judged * (size_t)e->n_layers + (size_t)layer) * (size_t)e->n_heads +
-        (size_t)head] =
+    e->judged[layer * e->n_heads + head] =
         (struct head_error){(double)x.l1, (double)x.tail, (double)x.cosine, (double)x.rmse};
     return OK;
 }
@@ -216,7 +220,10 @@ static enum status measure_all(
         memset(e->of_isolated, 0, 2 * n_cells * sizeof *all);
         st = measure_layers(e, &progress, done);
         if (st != OK) break;
-        e->n_judged += e->judged && e->x->n >= e->a->policy->min_sparse_tokens;
+        if (e->judged && e->x->n >= e->a->policy->min_sparse_tokens) {
+            tuned_ratios(e->a->tuned, e->judged, 0, e->ratios);
+            over_bound_add(&e->over, e->ratios);
+        }
         *n += add_sample(e, i, of_samples + *n);
         for (size_t k = 0; k < n_cells; k++) {
             sums_add(&isolated[k], &e->of_isolated[k]);
@@ -227,6 +234,18 @@ static enum status measure_all(
     progress_end(&progress);
     if (st == OK) *n += add_totals(e, isolated, propagated, rows);
     return st;
+}
+
+/* Rows of samples: a head of each sample in which it runs sparse. */
+static size_t count_rows(const struct errors *e)
+{
+    size_t n = 0, of_samples = 0;
+    const struct sparse_policy *p = e->a->policy;
+    for (int c = 0; c < e->n_layers * e->n_heads; c++)
+        n += p->layer_on[c / e->n_heads] && p->heads[c].is_sparse;
+    for (int i = 0; i < e->a->set->n_samples; i++)
+        of_samples += e->a->set->samples[i].n >= p->min_sparse_tokens ? n : 0;
+    return of_samples;
 }
 
 enum status layer_errors_measure(const struct evaluate_args *a, struct session *session,
@@ -248,18 +267,31 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
     enum status st = OK;
     /* a .pt has none */
     const struct tuned *bounds =
+<<<<<<< ours
         a->tuned && a->tuned->heads && a->tuned->pv_l1 > 0 ? a->tuned : NULL;
     size_t n_errors = n_cells * (size_t)a->set->n_samples;
+=======
+        a->tuned && a->tuned->heads && a->tuned->pv_l1 > 0 ? a->tuned : NULL; /* a .pt has none */
+    size_t n_rows = count_rows(&e) + n_cells + (size_t)c->n_layers;
+>>>>>>> theirs
     *n = 0;
     *over = (struct over_bound){0};
     if (bounds) {
-        e.judged = malloc(n_errors * sizeof *e.judged);
+        e.judged = xcalloc(n_cells, sizeof *e.judged);
+        e.ratios = xmalloc(n_cells * sizeof *e.ratios);
+        over_bound_begin(&e.over, (int)n_cells);
         e.packed = malloc(longest * ((size_t)c->head_dim + 1) * sizeof *e.packed);
         e.row_ws = e.packed ? e.packed + longest * (size_t)c->head_dim : NULL;
-        for (size_t i = 0; e.judged && i < n_errors; i++)
-            e.judged[i] = (struct head_error){NAN, NAN, NAN, NAN};
     }
-    if (!memory || !all || (bounds && (!e.judged || !e.packed))) {
+    if (n_rows * sizeof **rows > MOST_ROW_BYTES) {
+        st = fail(ERR_MEMORY,
+            "--attribution keeps a row for each sparse head of each sample: %zu for %d samples, "
+            "%.2f GiB where %.0f are kept at "
+            "most; lower --num-samples to %zu",
+            n_rows, a->set->n_samples, (double)(n_rows * sizeof **rows) / 0x1p30,
+            MOST_ROW_BYTES / 0x1p30,
+            (size_t)a->set->n_samples * (MOST_ROW_BYTES / sizeof **rows) / n_rows);
+    } else if (!memory || !all || (bounds && !e.packed)) {
         st = fail(ERR_MEMORY,
             "--attribution needs %.2f GiB for the streams and outputs of one sample; lower "
             "--max-length, or "
@@ -271,14 +303,14 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
         e.dense = memory + 2 * stream;
         e.isolated = e.dense + output;
         e.propagated = e.isolated + output;
-        *rows = arena_alloc(arena,
-            sizeof **rows * (n_cells * (size_t)(a->set->n_samples + 1) + (size_t)c->n_layers));
+        *rows = arena_alloc(arena, sizeof **rows * n_rows);
         st = measure_all(&e, all, *rows, n);
-        if (st == OK && bounds) st = tuned_over(bounds, e.judged, e.n_judged, 0, over);
     }
     free(memory);
     free(all);
+    if (bounds) *over = over_bound_end(&e.over);
     free(e.judged);
+    free(e.ratios);
     free(e.packed);
     return st;
 }

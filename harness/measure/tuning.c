@@ -169,8 +169,7 @@ enum status tuning_run(const struct setup *fleet, int n_fleet, const struct mach
     if (st == OK && samples.n_held_out) {
         st = errors_on(&all, n_seen, samples.n_held_out, out, a->n_bounds, &errors);
         for (int b = 0; b < a->n_bounds && st == OK; b++)
-            st = tuned_judge(
-                &out[b], of_tuned(errors, out, b, samples.n_held_out), samples.n_held_out);
+            tuned_judge(&out[b], of_tuned(errors, out, b, samples.n_held_out), samples.n_held_out);
     }
     for (int b = 0; b < a->n_bounds && st != OK; b++) tuned_clear(&out[b]);
     free(errors);
