@@ -173,6 +173,23 @@ void jsonl_close(struct jsonl *r)
     *r = (struct jsonl){0};
 }
 
+void jsonl_rewind(struct jsonl *r)
+{
+    r->at = 0;
+    r->line = 0;
+    r->next = cJSON_IsArray(r->list) ? r->list->child : r->list;
+}
+
+bool jsonl_skip(struct jsonl *r)
+{
+    const char *s;
+    if (!r->list) return next_line(r, &s) >= 0;
+    bool found = r->next != NULL;
+    r->next = found ? r->next->next : NULL;
+    r->line += found;
+    return found;
+}
+
 enum status jsonl_next(struct jsonl *r)
 {
     const char *s;
@@ -186,6 +203,7 @@ enum status jsonl_next(struct jsonl *r)
     }
     ptrdiff_t len = next_line(r, &s);
     if (len < 0) return OK;
+    TRY(text_file_take(&r->file, (size_t)(s - r->file.text), (size_t)len, &s));
     enum status st = parse_at(r, s, (size_t)len, &r->line_object);
     if (st == ERR_FORMAT) {
         char *why = str_dup(status_message());

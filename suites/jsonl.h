@@ -48,6 +48,10 @@ struct jsonl {
 enum status jsonl_open(struct jsonl *r, const char *path, const struct field_map *fields) MUST_USE;
 void jsonl_close(struct jsonl *r);
 
+/* Back to the first object. */
+void jsonl_rewind(struct jsonl *r);
+/* Step over the next one without looking at it; false behind the last. */
+bool jsonl_skip(struct jsonl *r);
 /* Go to the next object; r->object is NULL behind the last. A line that is no JSON object fails
  * with file, line and column, and so does text with a zero character in it, which C strings would
  * cut short. */

@@ -40,8 +40,24 @@ static char looks_like_utf16(const char *s, size_t n)
     return zeros[1] > 8 * zeros[0] ? 'L' : zeros[0] > 8 * zeros[1] ? 'B' : 0;
 }
 
-static enum status text_check(const char *s, size_t n, const char *path)
+static enum status binary(const struct text_file *t, const char *zero)
 {
+    long line = 1, column = 1;
+    for (const char *p = t->text; p < zero; p++) {
+        column = *p == '\n' ? 1 : column + 1;
+        line += *p == '\n';
+    }
+    return fail(ERR_FORMAT,
+        "%s: line %ld, column %ld: a zero character, so this is a binary file or a damaged text; "
+        "name a text in UTF-8, or "
+        "remove it with `tr -d '\\000'`",
+        t->path, line, column);
+}
+
+static enum status text_check(const struct text_file *t)
+{
+    const char *s = t->text, *path = t->path;
+    size_t n = t->len < TEXT_FILE_LOOK ? t->len : TEXT_FILE_LOOK;
     for (size_t i = 0; i < sizeof known_starts / sizeof *known_starts; i++) {
         const struct known_start *k = &known_starts[i];
         if (n < k->n || memcmp(s, k->bytes, k->n) != 0) continue;
@@ -56,22 +72,22 @@ static enum status text_check(const char *s, size_t n, const char *path)
             "%s: is UTF-16, expected a text in UTF-8; convert it with `iconv -f UTF-16%cE -t "
             "UTF-8`",
             path, end);
-    long line = 1, column = 1;
-    for (const char *p = s; p < zero; p++) {
-        column = *p == '\n' ? 1 : column + 1;
-        line += *p == '\n';
-    }
-    return fail(ERR_FORMAT,
-        "%s: line %ld, column %ld: a zero character, so this is a binary file or a damaged text; "
-        "name a text in UTF-8, or "
-        "remove it with `tr -d '\\000'`",
-        path, line, column);
+    return binary(t, zero);
+}
+
+enum status text_file_take(const struct text_file *t, size_t from, size_t n, const char **out)
+{
+    *out = t->text + from;
+    size_t opened = TEXT_FILE_LOOK - 3,
+           seen = from < opened ? opened - from : 0; /* a mark is no part of the text */
+    const char *zero = n > seen ? memchr(*out + seen, 0, n - seen) : NULL;
+    return zero ? binary(t, zero) : OK;
 }
 
 enum status text_file_open(struct text_file *t, const char *path)
 {
     enum status st;
-    *t = (struct text_file){0};
+    *t = (struct text_file){.path = path};
     if (file_is_dir(path)) return fail(ERR_IO, "%s: is a directory, expected a file", path);
     if (file_is_regular(path) || !file_exists(path)) {
         st = file_map_open(&t->map, path);
@@ -82,7 +98,7 @@ enum status text_file_open(struct text_file *t, const char *path)
         t->text = str_get(&t->read);
         t->len = t->read.len;
     }
-    if (st == OK) st = text_check(t->text, t->len, path);
+    if (st == OK) st = text_check(t);
     if (st != OK) {
         text_file_close(t);
         return st;

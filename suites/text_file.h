@@ -10,14 +10,23 @@
 
 #include "base/file.h"
 
+/* Of a longer file only this much is looked at when it is opened, the rest as it is taken:
+ * text_file_take(). */
+enum { TEXT_FILE_LOOK = 16 << 20 };
+
 struct text_file {
     const char *text; /* [len], no terminating zero; borrowed from the following */
     size_t len;
+    const char *path; /* borrowed */
     struct file_map map;
     struct str read; /* what is no regular file */
 };
 
 enum status text_file_open(struct text_file *t, const char *path) MUST_USE;
+/* Bytes [from, from + n) of the text, which must be there, looked at as the file's beginning was.
+ */
+enum status text_file_take(
+    const struct text_file *t, size_t from, size_t n, const char **out) MUST_USE;
 void text_file_close(struct text_file *t);
 
 #endif

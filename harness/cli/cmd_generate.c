@@ -71,7 +71,9 @@ static enum status run(
         ledger && out ? OK : fail(ERR_MEMORY, "no memory for %d new tokens", o.max_new);
     struct text_file file = {0};
     if (st == OK && o.prompt_file) st = text_file_open(&file, o.prompt_file);
-    if (st == OK && o.prompt_file) str_add_bytes(&text, file.text, file.len);
+    const char *read = NULL;
+    if (st == OK && o.prompt_file) st = text_file_take(&file, 0, file.len, &read);
+    if (st == OK && read) str_add_bytes(&text, read, file.len);
     text_file_close(&file);
     if (st != OK) goto done;
     if (o.prompt) str_add(&text, o.prompt);

@@ -236,6 +236,114 @@ Test(suites, text_windows_are_spread_and_apart_from_tuning)
 }
 
 /* Equal, overlapping and nearly equal windows are one sample. */
+/* Letters in lines, too long to be encoded whole: 20 MiB, so that evaluation has the bytes below 8
+ * MiB and tuning the rest. */
+enum { LONG_TEXT = 20 << 20 };
+
+static char *long_text(void)
+{
+    char *text = malloc(LONG_TEXT);
+    struct rng r;
+    rng_init(&r, 5);
+    for (size_t i = 0; i < LONG_TEXT; i += 8) {
+        uint64_t x = rng_u64(&r);
+        for (size_t k = 0; k < 8; k++) text[i + k] = (char)('a' + (x >> (8 * k) & 255) % 26);
+    }
+    for (size_t i = 99; i < LONG_TEXT; i += 100) text[i] = '\n';
+    return text;
+}
+
+/* Each window is the text of a line's beginning, on one side of the boundary. */
+static void expect_places(const struct sample_set *s, const char *text, size_t from, size_t end)
+{
+    size_t last = 0;
+    for (int i = 0; i < s->n_samples; i++) {
+        size_t at = 0;
+        const char *label = strstr(s->samples[i].name, " at byte ");
+        cr_assert(
+            label && sscanf(label, " at byte %zu, window 1", &at) == 1, "%s", s->samples[i].name);
+        cr_expect(at >= from && at + 300 <= end && (at == 0 || text[at - 1] == '\n'), "%zu", at);
+        cr_expect(i == 0 || from > 0 || at > last, "%zu behind %zu", at,
+            last); /* tuning has an order of its own */
+        cr_assert_eq(s->samples[i].n, 301);
+        for (int t = 1; t < 301; t++) cr_assert_eq(s->samples[i].ids[t], text[at + (size_t)t - 1]);
+        last = at;
+    }
+}
+
+Test(suites, a_large_text_is_read_in_places)
+{
+    char *text = long_text(), *spec = str_dup(spec_bytes("text", "a.txt", text, LONG_TEXT));
+    struct suite_options o = options(301);
+    o.num_samples = 10;
+    struct sample_set s = load(spec, &o);
+    cr_expect(s.n_samples == 10 && !s.shared);
+    expect_places(&s, text, 0, 8 << 20);
+    cr_expect(strstr(s.samples[9].name, "at byte") &&
+            atol(strstr(s.samples[9].name, "byte ") + 5) > 7 << 20,
+        "spread: %s", s.samples[9].name);
+    sample_set_clear(&s);
+    o.tuning = true;
+    s = load(spec, &o);
+    cr_expect(s.n_samples == 10 && !s.shared);
+    expect_places(&s, text, 8 << 20, LONG_TEXT);
+    sample_set_clear(&s);
+    free(spec);
+    /* a zero character is found where it is read, though it is far behind the beginning */
+    memset(text + (18 << 20), 0, 1 << 20);
+    o.tuning = false;
+    spec = str_dup(spec_bytes("text", "a.txt", text, LONG_TEXT));
+    s = load(spec, &o);
+    sample_set_clear(&s);
+    o.num_samples = 0;
+    REFUSED(spec, &o, ERR_FORMAT, "a.txt: line 188744, column 69: a zero character");
+    free(spec);
+    free(text);
+}
+
+Test(suites, a_large_text_with_few_places_is_read_whole)
+{
+    char *text = long_text();
+    for (size_t i = 100; i < 8 << 20; i += 100)
+        memcpy(text + i, text, 100); /* the half of evaluation repeats itself */
+    char *spec = str_dup(spec_bytes("text", "a.txt", text, 17 << 20));
+    struct suite_options o = options(301);
+    o.num_samples = 10;
+    struct sample_set s = load(spec, &o);
+    cr_expect(s.n_samples == 10 && s.shared && s.n_repeated > 1000);
+    sample_set_clear(&s);
+    free(spec);
+    free(text);
+}
+
+Test(suites, of_many_lines_as_many_are_read_as_windows_need)
+{
+    char *text = long_text();
+    for (size_t i = 0; i + 1000 <= LONG_TEXT; i += 1000) { /* lines of 1000 bytes */
+        for (size_t k = 99; k < 1000; k += 100) text[i + k] = ' ';
+        memcpy(text + i, "{\"text\":\"", 9);
+        memcpy(text + i + 997, "\"}\n", 3);
+    }
+    text[LONG_TEXT / 1000 * 1000 - 4] = 0; /* the last line, which is not among them, is no JSON */
+    char *spec = str_dup(spec_bytes("text", "a.jsonl", text, LONG_TEXT / 1000 * 1000));
+    struct suite_options o = options(301);
+    o.num_samples = 10;
+    struct sample_set s = load(spec, &o);
+    cr_expect(s.n_samples == 10 && !s.shared);
+    for (int i = 0; i < s.n_samples; i++) {
+        long line = 0;
+        cr_assert(sscanf(s.samples[i].name, "a.jsonl line %ld window", &line) == 1, "%s",
+            s.samples[i].name);
+        cr_expect_eq(line % 2, 1);
+        int window = atoi(strstr(s.samples[i].name, "window ") + 7) - 1;
+        for (int t = 1; t < 301; t++)
+            cr_assert_eq(s.samples[i].ids[t], text[(line - 1) * 1000 + 9 + window * 300 + t - 1]);
+    }
+    sample_set_clear(&s);
+    free(spec);
+    free(text);
+}
+
 Test(suites, text_counts_what_repeats_once)
 {
     static char one[600], two[600], text[8000];
