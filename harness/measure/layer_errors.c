@@ -267,13 +267,8 @@ enum status layer_errors_measure(const struct evaluate_args *a, struct session *
     enum status st = OK;
     /* a .pt has none */
     const struct tuned *bounds =
-<<<<<<< ours
         a->tuned && a->tuned->heads && a->tuned->pv_l1 > 0 ? a->tuned : NULL;
-    size_t n_errors = n_cells * (size_t)a->set->n_samples;
-=======
-        a->tuned && a->tuned->heads && a->tuned->pv_l1 > 0 ? a->tuned : NULL; /* a .pt has none */
     size_t n_rows = count_rows(&e) + n_cells + (size_t)c->n_layers;
->>>>>>> theirs
     *n = 0;
     *over = (struct over_bound){0};
     if (bounds) {
