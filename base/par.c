@@ -1,6 +1,7 @@
 #include "base/par.h"
 
 #include "base/clock.h"
+#include "base/xmalloc.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -25,6 +26,8 @@ struct par {
     par_body *body;
     void *ctx;
     atomic_int next;
+    int guarded; /* the caller has an xmalloc guard: no thread of the loop may end the program */
+    atomic_size_t no_room; /* bytes that some thread had no memory for, plus 1; 0: all had */
 };
 
 struct worker_arg {
@@ -34,10 +37,26 @@ struct worker_arg {
 
 static _Thread_local int inside_loop;
 
+static void drain_items(struct par *p, int worker)
+{
+    for (int i; (i = atomic_fetch_add(&p->next, 1)) < p->n;) p->body(p->ctx, i, worker);
+}
+
+/* Nobody jumps out of a loop that others are still in: a failure ends it, and is handed on when all
+ * are out. */
 static void drain(struct par *p, int worker)
 {
+    struct xmalloc_guard g;
     inside_loop = 1;
-    for (int i; (i = atomic_fetch_add(&p->next, 1)) < p->n;) p->body(p->ctx, i, worker);
+    if (!p->guarded) {
+        drain_items(p, worker);
+    } else if (XMALLOC_GUARDED(&g)) {
+        drain_items(p, worker);
+        xmalloc_leave(&g);
+    } else {
+        atomic_store(&p->no_room, g.bytes + 1);
+        atomic_store(&p->next, p->n);
+    }
     inside_loop = 0;
 }
 
@@ -168,6 +187,8 @@ void par_for(struct par *p, int n, par_body *body, void *ctx)
     p->n = n;
     p->body = body;
     p->ctx = ctx;
+    p->guarded = xmalloc_is_guarded();
+    atomic_store(&p->no_room, 0);
     atomic_store(&p->next, 0);
     p->n_active = p->n_threads - 1;
     p->generation++;
@@ -178,4 +199,6 @@ void par_for(struct par *p, int n, par_body *body, void *ctx)
     pthread_mutex_lock(&p->lock);
     while (p->n_active > 0) pthread_cond_wait(&p->idle, &p->lock);
     pthread_mutex_unlock(&p->lock);
+    size_t no_room = atomic_load(&p->no_room);
+    if (no_room) xmalloc_give_up(no_room - 1);
 }

@@ -4,11 +4,35 @@
 
 void (*xmalloc_failed)(size_t bytes);
 
-static void *checked(void *p, size_t bytes)
+static _Thread_local struct xmalloc_guard *guard;
+
+void xmalloc_enter(struct xmalloc_guard *g)
 {
-    if (p) return p;
+    g->bytes = 0;
+    g->outer = guard;
+    guard = g;
+}
+
+void xmalloc_leave(struct xmalloc_guard *g) { guard = g->outer; }
+
+int xmalloc_is_guarded(void) { return guard != NULL; }
+
+void xmalloc_give_up(size_t bytes)
+{
+    struct xmalloc_guard *g = guard;
+    if (g) {
+        guard = g->outer;
+        g->bytes = bytes;
+        longjmp(g->at, 1);
+    }
     if (xmalloc_failed) xmalloc_failed(bytes);
     abort();
+}
+
+static void *checked(void *p, size_t bytes)
+{
+    if (!p) xmalloc_give_up(bytes);
+    return p;
 }
 
 void *xmalloc(size_t bytes) { return checked(malloc(bytes ? bytes : 1), bytes); }

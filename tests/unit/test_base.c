@@ -661,6 +661,58 @@ Test(xmalloc, a_failure_is_handed_on)
     }
 }
 
+/* A library must not end its host: the failure comes back to the guard, from other threads and out
+ * of nested loops too. */
+struct want_much {
+    struct par *par;
+    atomic_int n_run;
+};
+
+static void want(void *ctx, int i, int worker)
+{
+    struct want_much *w = ctx;
+    atomic_fetch_add(&w->n_run, 1);
+    (void)worker;
+    if (i == 5) free(xmalloc((size_t)1 << 60));
+}
+
+static void want_inside(void *ctx, int i, int worker)
+{
+    struct want_much *w = ctx;
+    if (i == 3) par_for(w->par, 8, want, ctx);
+    (void)worker;
+}
+
+/* True when it came back to the guard, and to no other. */
+static bool comes_back(struct par *par, par_body *body, struct want_much *w)
+{
+    struct xmalloc_guard outer, inner;
+    if (!XMALLOC_GUARDED(&outer)) return false;
+    if (XMALLOC_GUARDED(&inner)) {
+        par_for(par, 64, body, w);
+        return false;
+    }
+    bool right = inner.bytes == (size_t)1 << 60 && xmalloc_is_guarded();
+    xmalloc_leave(&outer);
+    return right && !xmalloc_is_guarded();
+}
+
+Test(xmalloc, a_guard_keeps_the_process)
+{
+#ifdef __SANITIZE_ADDRESS__
+    cr_skip("the sanitizer ends the program itself");
+#endif
+    for (int k = 0; k < 6; k++) {
+        struct want_much w = {0};
+        cr_assert_eq(par_open(&w.par, k % 3 + 1), OK);
+        cr_expect(comes_back(w.par, k < 3 ? want : want_inside, &w), "%d", k);
+        atomic_store(&w.n_run, 0);
+        par_for(w.par, 5, want, &w); /* the pool goes on */
+        cr_expect_eq(atomic_load(&w.n_run), 5);
+        par_close(&w.par);
+    }
+}
+
 /* Names come from files: none may move a cursor, or begin a line of its own in a log. */
 Test(status, messages_hold_no_control_characters)
 {
