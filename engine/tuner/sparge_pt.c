@@ -100,18 +100,51 @@ static enum status place(struct layer_tensors *layers, const struct torch_tensor
     return OK;
 }
 
+/* The tensor is of a module that was asked for. */
+static bool module_is(const char *key, const char *module)
+{
+    if (!module) return true;
+    const char *end = strrchr(key, '.'), *at = strstr(module, "%d");
+    size_t len = (size_t)(end - key), n = strlen(module);
+    if (!at) /* the last part of the path */
+        return len >= n && memcmp(end - n, module, n) == 0 &&
+            (len == n || end[-(ptrdiff_t)n - 1] == '.');
+    size_t head = (size_t)(at - module), tail = n - head - 2;
+    if (len < head + tail + 1 || memcmp(key, module, head) != 0 ||
+        memcmp(end - tail, at + 2, tail) != 0)
+        return false;
+    return strspn(key + head, "0123456789") == len - head - tail;
+}
+
+static enum status no_module(const struct torch_file *f, const char *path, const char *module)
+{
+    for (size_t i = 0; i < f->n_tensors; i++) {
+        enum field field;
+        const char *key = f->tensors[i].key;
+        if (!field_of(key, &field) || !strchr(key, '.')) continue;
+        return fail(ERR_FORMAT,
+            "%s: found no module \"%s\", expected one as in %.*s, which the file has; drop "
+            "--pt-module, or name that",
+            path, module, (int)(strrchr(key, '.') - key), key);
+    }
+    return OK;
+}
+
 static enum status find_layers(struct layer_tensors *layers, const struct torch_file *f,
-    const char *path, int n_layers, int n_heads)
+    const char *path, int n_layers, int n_heads, const char *module)
 {
     size_t n_found = 0;
     for (size_t i = 0; i < f->n_tensors; i++) {
         enum field field;
-        if (!field_of(f->tensors[i].key, &field)) continue;
+        if (!field_of(f->tensors[i].key, &field) || (module && !strchr(f->tensors[i].key, '.')) ||
+            !module_is(f->tensors[i].key, module))
+            continue;
         TRY(place(layers, &f->tensors[i], field, path, n_layers));
         TRY(check_shape(&f->tensors[i], path, n_heads));
         n_found++;
     }
     if (n_found) return OK;
+    if (module) TRY(no_module(f, path, module));
     return fail(ERR_FORMAT,
         "%s: found no key that ends in .is_sparse, .cdfthreshd, .simthreshd1 or .pvthreshd among "
         "%zu "
@@ -183,8 +216,8 @@ static enum status name_layers(struct tuned *t)
     return OK;
 }
 
-static enum status fill(
-    struct tuned *t, struct layer_tensors *layers, const struct torch_file *f, const char *path)
+static enum status fill(struct tuned *t, struct layer_tensors *layers, const struct torch_file *f,
+    const char *path, const char *module)
 {
     const struct head_error unknown = {NAN, NAN, NAN, NAN};
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
@@ -192,7 +225,7 @@ static enum status fill(
         h->tune = h->check = h->held_out = unknown;
         h->qk_sparsity = h->sparsity = NAN;
     }
-    TRY(find_layers(layers, f, path, t->n_layers, t->n_heads));
+    TRY(find_layers(layers, f, path, t->n_layers, t->n_heads, module));
     for (int l = 0; l < t->n_layers; l++) {
         TRY(check_complete(&layers[l], path));
         if (layers[l].of[IS_SPARSE])
@@ -201,8 +234,8 @@ static enum status fill(
     return name_layers(t);
 }
 
-enum status sparge_pt_from(
-    struct tuned *out, const struct torch_file *f, const char *path, int n_layers, int n_heads)
+enum status sparge_pt_from(struct tuned *out, const struct torch_file *f, const char *path,
+    int n_layers, int n_heads, const char *module)
 {
     *out = (struct tuned){0};
     if (n_layers < 1 || n_heads < 1)
@@ -217,19 +250,20 @@ enum status sparge_pt_from(
         out->rule = RULE_L1;
         out->block = (struct block_shape)BLOCK_DEFAULT;
         out->smooth_k = SMOOTH_K_GLOBAL;
-        st = fill(out, layers, f, path);
+        st = fill(out, layers, f, path, module);
     }
     free(layers);
     if (st != OK) tuned_clear(out);
     return st;
 }
 
-enum status sparge_pt_read(struct tuned *out, const char *path, int n_layers, int n_heads)
+enum status sparge_pt_read(
+    struct tuned *out, const char *path, int n_layers, int n_heads, const char *module)
 {
     struct torch_file f;
     *out = (struct tuned){0};
     TRY(torch_file_open(&f, path));
-    enum status st = sparge_pt_from(out, &f, path, n_layers, n_heads);
+    enum status st = sparge_pt_from(out, &f, path, n_layers, n_heads, module);
     torch_file_close(&f);
     return st;
 }
@@ -329,23 +363,26 @@ static enum status write_layers(
     return st;
 }
 
-enum status sparge_pt_write_as(const struct tuned *t, const char *path, const char *module)
+enum status sparge_pt_write(const struct tuned *t, const char *path, const char *module)
 {
-    TRY(check_module(path, module));
-    if (strcmp(t->method, mask_sparge.name) != 0)
-        return fail(ERR_ARG,
+    /* a bare name stands where the guide has sparse_attn */
+    const char *last = strrchr(SPARGE_PT_MODULE, '.');
+    char *full = !module ? str_dup(SPARGE_PT_MODULE)
+        : module[0] && !strpbrk(module, ".%")
+        ? str_format("%.*s.%s", (int)(last - SPARGE_PT_MODULE), SPARGE_PT_MODULE, module)
+        : str_dup(module);
+    struct torch_tensor *tensors = NULL;
+    enum status st = check_module(path, full);
+    if (st == OK && strcmp(t->method, mask_sparge.name) != 0)
+        st = fail(ERR_ARG,
             "%s: method: found \"%s\", expected \"%s\": SpargeAttn has no thresholds for another",
             path, t->method, mask_sparge.name);
-    struct torch_tensor *tensors = calloc((size_t)t->n_layers * N_FIELDS, sizeof *tensors);
-    if (!tensors) return fail(ERR_MEMORY, "%s: no memory for %d layers", path, t->n_layers);
-    enum status st = write_layers(t, path, module, tensors);
+    if (st == OK && !(tensors = calloc((size_t)t->n_layers * N_FIELDS, sizeof *tensors)))
+        st = fail(ERR_MEMORY, "%s: no memory for %d layers", path, t->n_layers);
+    if (st == OK) st = write_layers(t, path, full, tensors);
     free(tensors);
+    free(full);
     return st;
-}
-
-enum status sparge_pt_write(const struct tuned *t, const char *path)
-{
-    return sparge_pt_write_as(t, path, SPARGE_PT_MODULE);
 }
 
 void sparge_pt_caveats(const struct tuned *t, struct str *out)

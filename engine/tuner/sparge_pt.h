@@ -34,27 +34,31 @@
 #include "engine/tuner/tuned.h"
 
 /* Where a LLaMA has the module under the tuning guide's integration; "%d" stands for the layer.
- * Official integrations of other models call it inner_attention. */
+ * Official integrations of other models call it inner_attention. The public loader goes through the
+ * modules of the model and loads those whose names the file has: where they differ it loads nothing
+ * and says nothing. */
 #define SPARGE_PT_MODULE "model.layers.%d.self_attn.sparse_attn"
 
-/* The caller states the model, since the file carries none: n_layers, n_heads >= 1. On OK the
- * caller clears `out`: method "sparge", block 128x64, smooth_k global, layers as found; heads that
- * the file has: in_range, the thresholds, errors and sparsities NAN; the others: in_range false.
- * Unknown and so empty or 0: model and data fingerprints and names, bounds, max_length,
- * num_samples. Errors name file, key, found and expected: another number of heads, a layer the
- * model lacks, a missing field, two modules for one layer, NaN (ERR_NUMERIC), values outside the
- * ranges above; and those of torch_file_open(). */
-enum status sparge_pt_read(struct tuned *out, const char *path, int n_layers, int n_heads) MUST_USE;
+/* The caller states the model, since the file carries none: n_layers, n_heads >= 1. module: which
+ * of the file's modules are meant, by the last part of their path ("inner_attention") or by the
+ * whole of it with one "%d"; NULL: whatever it has, one for a layer. On OK the caller clears `out`:
+ * method "sparge", block 128x64, smooth_k global, layers as found; heads that the file has:
+ * in_range, the thresholds, errors and sparsities NAN; the others: in_range false. Unknown and so
+ * empty or 0: model and data fingerprints and names, bounds, max_length, num_samples. Errors name
+ * file, key, found and expected: another number of heads, a layer the model lacks, a missing field,
+ * two modules for one layer, NaN (ERR_NUMERIC), values outside the ranges above, no module of that
+ * name; and those of torch_file_open(). */
+enum status sparge_pt_read(
+    struct tuned *out, const char *path, int n_layers, int n_heads, const char *module) MUST_USE;
 /* The same from an open file; `path` is for messages. */
 enum status sparge_pt_from(struct tuned *out, const struct torch_file *f, const char *path,
-    int n_layers, int n_heads) MUST_USE;
+    int n_layers, int n_heads, const char *module) MUST_USE;
 
-/* Write the layers that have a head in range, under SPARGE_PT_MODULE. ERR_ARG for another method
- * than "sparge", for thresholds outside their ranges and when no head is in range. */
-enum status sparge_pt_write(const struct tuned *t, const char *path) MUST_USE;
-/* The same under another path of the module, with one "%d" for the layer and no other '%'. */
-enum status sparge_pt_write_as(
-    const struct tuned *t, const char *path, const char *module) MUST_USE;
+/* Write the layers that have a head in range, under `module`: a name, which takes the place of
+ * "sparse_attn" in SPARGE_PT_MODULE, or a path with one "%d" for the layer and no other '%'; NULL:
+ * SPARGE_PT_MODULE. ERR_ARG for another method than "sparge", for thresholds outside their ranges
+ * and when no head is in range. */
+enum status sparge_pt_write(const struct tuned *t, const char *path, const char *module) MUST_USE;
 
 /* Why the public library will choose other tiles with these thresholds than we do, one line each
  * (block shape, smooth_k), appended; nothing when it will not. */

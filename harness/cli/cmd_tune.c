@@ -23,7 +23,7 @@ static struct {
     struct sample_options samples;
     struct policy_options policy;
     struct output_options output;
-    const char *db, *out, *stats, *profile, *l1, *pv_l1, *rule;
+    const char *db, *out, *pt_module, *stats, *profile, *l1, *pv_l1, *rule;
     double min_sparsity, coverage;
     struct tuning_samples want;
     int held_mib;
@@ -67,6 +67,10 @@ static const struct option_def options[] = {
     {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
         "where the thresholds go (tuned.json); with several bounds the name gets them; .pt writes "
         "SpargeAttn's own format",
+        0, 0},
+    {"pt-module", OPTION_TEXT, &o.pt_module, "NAME",
+        "what a .pt calls the attention of a layer, or its path with %d for the layer "
+        "(sparse_attn)",
         0, 0},
     {"stats-out|stats-out-path", OPTION_TEXT, &o.stats, "FILE",
         "per-layer statistics as the guide writes them", 0, 0},
@@ -263,7 +267,7 @@ static enum status save(const struct setup *setup, struct store *store, struct t
     snprintf(t->data_name, sizeof t->data_name, "%s", set->name);
     if (str_ends_with(path, ".pt")) {
         struct str caveats = {0};
-        TRY(sparge_pt_write(t, path));
+        TRY(sparge_pt_write(t, path, o.pt_module));
         sparge_pt_caveats(t, &caveats);
         if (caveats.len)
             fprintf(stderr, "sparsegauge: %s in the public library:\n%s", path, str_get(&caveats));
@@ -573,6 +577,9 @@ static enum status tune_command(struct command_call *call)
                 "--held-out "
                 "further ones; give those",
                 o.samples.num_samples));
+    if (o.pt_module && !str_ends_with(o.out, ".pt"))
+        TRY_GOTO(st, done,
+            fail(ERR_ARG, "--pt-module %s goes with -o FILE.pt, not %s", o.pt_module, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.out));
     TRY_GOTO(st, done, output_check(&o.output, o.stats));
     TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, call->positional[0]));

@@ -77,6 +77,8 @@
             "rows of a block join by mean, rms or max (max)", 0, 0},                               \
         {"tuned|model-out-path", OPTION_TEXT, &(p).tuned, "FILE",                                  \
             "per-head thresholds from `tune`", 0, 0},                                              \
+        {"pt-module", OPTION_TEXT, &(p).pt_module, "NAME",                                         \
+            "which attention modules of a .pt are meant, e.g. inner_attention", 0, 0},             \
         {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH",                                  \
             "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},                                    \
         {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0,    \

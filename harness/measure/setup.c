@@ -311,9 +311,13 @@ static enum status read_tuned(
     const struct setup *s, const struct policy_options *o, struct tuned *out)
 {
     const char *path = o->tuned;
-    if (!str_ends_with(path, ".pt")) return tuned_read(out, path);
+    if (!str_ends_with(path, ".pt")) {
+        if (o->pt_module)
+            return fail(ERR_ARG, "--pt-module %s: %s is no .pt; drop it", o->pt_module, path);
+        return tuned_read(out, path);
+    }
     const struct llama_config *c = &s->model.weights.config;
-    TRY(sparge_pt_read(out, path, c->n_layers, c->n_heads));
+    TRY(sparge_pt_read(out, path, c->n_layers, c->n_heads, o->pt_module));
     enum status st = o->block ? block_shape_parse(o->block, &out->block) : OK;
     if (st == OK && o->smooth_k && !smooth_k_parse(o->smooth_k, &out->smooth_k))
         st = fail_smooth_k(o->smooth_k);
@@ -338,6 +342,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o,
     const struct llama_config *c = &s->model.weights.config;
     *tuned = (struct tuned){0};
     *p = (struct sparse_policy){0};
+    if (o->pt_module && !o->tuned) return fail(ERR_ARG, "--pt-module goes with --tuned FILE.pt");
     if (o->tuned) TRY(read_tuned(s, o, tuned));
     const char *name = o->method ? o->method
         : o->tuned               ? tuned->method

@@ -33,7 +33,7 @@ static void check_tensor(const struct torch_tensor *t, const uint8_t *data, size
 static void check_tuned(const struct torch_file *f)
 {
     struct tuned t;
-    if (sparge_pt_from(&t, f, "input", 4, 3) != OK) {
+    if (sparge_pt_from(&t, f, "input", 4, 3, NULL) != OK) {
         require(*status_message() != 0 && !t.heads);
         return;
     }

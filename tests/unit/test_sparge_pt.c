@@ -46,7 +46,7 @@ Test(sparge_pt, reads_what_torch_saves)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct tuned t;
         char *path = golden(names[i]);
-        enum status st = sparge_pt_read(&t, path, LAYERS, HEADS);
+        enum status st = sparge_pt_read(&t, path, LAYERS, HEADS, NULL);
         cr_expect_eq(st, OK, "%s: %s", names[i], status_message());
         if (st == OK) must_hold_values(&t, names[i]);
         tuned_clear(&t);
@@ -58,7 +58,7 @@ static void must_refuse(
     const char *path, int n_layers, int n_heads, enum status code, const char *const *says)
 {
     struct tuned t;
-    enum status st = sparge_pt_read(&t, path, n_layers, n_heads);
+    enum status st = sparge_pt_read(&t, path, n_layers, n_heads, NULL);
     cr_expect_eq(st, code, "%s: %s, expected %s (%s)", path, status_name(st), status_name(code),
         status_message());
     cr_expect(strstr(status_message(), path), "message without the file: %s", status_message());
@@ -113,7 +113,7 @@ static enum status read_bytes(struct tuned *t, const char *data, size_t size)
     memcpy(exact, data, size);
     *t = (struct tuned){0};
     enum status st = torch_file_parse(&f, "x.pt", exact, size);
-    if (st == OK) st = sparge_pt_from(t, &f, "x.pt", LAYERS, HEADS);
+    if (st == OK) st = sparge_pt_from(t, &f, "x.pt", LAYERS, HEADS, NULL);
     torch_file_close(&f);
     free(exact);
     return st;
@@ -168,8 +168,8 @@ Test(sparge_pt, writes_and_reads_back)
     t.heads[1 * HEADS + 2].params.theta = .6f; /* no short binary fraction */
     t.heads[3 * HEADS + 1].in_range = false;   /* in a written layer, but not tuned */
     char *dir = dir_make(), *path = path_join(dir, "x.pt"), *again = path_join(dir, "y.pt");
-    cr_assert_eq(sparge_pt_write(&t, path), OK, "%s", status_message());
-    cr_assert_eq(sparge_pt_read(&back, path, LAYERS, HEADS), OK, "%s", status_message());
+    cr_assert_eq(sparge_pt_write(&t, path, NULL), OK, "%s", status_message());
+    cr_assert_eq(sparge_pt_read(&back, path, LAYERS, HEADS, NULL), OK, "%s", status_message());
     cr_expect_str_eq(back.layers, "1+3");
     for (int i = 0; i < LAYERS * HEADS; i++) {
         const struct tuned_head *a = &t.heads[i], *b = &back.heads[i];
@@ -181,7 +181,7 @@ Test(sparge_pt, writes_and_reads_back)
         cr_expect_eq(b->params.tau, sparse ? a->params.tau : 1.f);
         cr_expect_eq(b->params.lambda, sparse ? a->params.lambda : 50.f);
     }
-    cr_assert_eq(sparge_pt_write(&back, again), OK);
+    cr_assert_eq(sparge_pt_write(&back, again, NULL), OK);
     struct str x = {0}, y = {0};
     cr_assert(file_read(&x, path) == OK && file_read(&y, again) == OK);
     cr_expect(x.len == y.len && memcmp(x.data, y.data, x.len) == 0,
@@ -201,20 +201,52 @@ Test(sparge_pt, writes_under_any_module)
     struct torch_file f;
     tuned_example(&t);
     char *dir = dir_make(), *path = path_join(dir, "x.pt");
-    cr_assert_eq(sparge_pt_write_as(&t, path, "model.model.layers.%d.self_attn"), OK, "%s",
-        status_message());
+    cr_assert_eq(
+        sparge_pt_write(&t, path, "model.model.layers.%d.self_attn"), OK, "%s", status_message());
     cr_assert_eq(torch_file_open(&f, path), OK, "%s", status_message());
     cr_expect_eq(f.n_tensors, 10);
     cr_expect_not_null(torch_file_find(&f, "model.model.layers.3.self_attn.simthreshd2"));
     cr_expect_null(torch_file_find(&f, "model.model.layers.2.self_attn.simthreshd2"));
     torch_file_close(&f);
-    cr_expect_eq(sparge_pt_read(&back, path, LAYERS, HEADS), OK, "%s", status_message());
+    cr_expect_eq(sparge_pt_read(&back, path, LAYERS, HEADS, NULL), OK, "%s", status_message());
     tuned_clear(&back);
     static const char *const bad[] = {"model.layers.self_attn", "model.%d.layers.%d",
         "model.layers.%s", "%d%%", "a.%dx", "layers.%d.blocks.4", ""};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        cr_expect_eq(sparge_pt_write_as(&t, path, bad[i]), ERR_ARG, "%s", bad[i]);
+        cr_expect_eq(sparge_pt_write(&t, path, bad[i]), ERR_ARG, "%s", bad[i]);
         cr_expect(strstr(status_message(), "expected one %d"), "%s", status_message());
+    }
+    tuned_clear(&t);
+    free(path);
+    dir_remove(dir);
+}
+
+/* A model with two attentions a layer, and a loader that looks for one name: the public one loads
+ * nothing and says nothing. */
+Test(sparge_pt, modules_are_told_apart_by_name)
+{
+    struct tuned t, back;
+    struct torch_file f;
+    tuned_example(&t);
+    char *dir = dir_make(), *path = path_join(dir, "x.pt");
+    cr_assert_eq(sparge_pt_write(&t, path, "inner_attention"), OK, "%s", status_message());
+    cr_assert_eq(torch_file_open(&f, path), OK, "%s", status_message());
+    cr_expect_not_null(torch_file_find(&f, "model.layers.3.self_attn.inner_attention.cdfthreshd"));
+    torch_file_close(&f);
+    static const char *const right[] = {"inner_attention",
+        "model.layers.%d.self_attn.inner_attention", "self_attn.inner_attention"};
+    for (size_t i = 0; i < sizeof right / sizeof *right; i++) {
+        cr_expect_eq(sparge_pt_read(&back, path, LAYERS, HEADS, right[i]), OK, "%s: %s", right[i],
+            status_message());
+        tuned_clear(&back);
+    }
+    static const char *const wrong[] = {
+        "sparse_attn", "attention", "layers.%d.self_attn.inner_attention", "model.layers.%d", ""};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        cr_expect_eq(
+            sparge_pt_read(&back, path, LAYERS, HEADS, wrong[i]), ERR_FORMAT, "%s", wrong[i]);
+        cr_expect(strstr(status_message(), "self_attn.inner_attention, which the file has"), "%s",
+            status_message());
     }
     tuned_clear(&t);
     free(path);
@@ -230,17 +262,17 @@ Test(sparge_pt, refuses_to_write_nonsense)
     const float bad[] = {NAN, -1, 51};
     for (int i = 0; i < 3; i++) {
         *lambda = bad[i];
-        cr_expect_eq(sparge_pt_write(&t, path), ERR_ARG);
+        cr_expect_eq(sparge_pt_write(&t, path, NULL), ERR_ARG);
         cr_expect(strstr(status_message(), "layer 3, head 0: pvthreshd"), "%s", status_message());
     }
     *lambda = 20;
     snprintf(t.method, sizeof t.method, "window");
-    cr_expect_eq(sparge_pt_write(&t, path), ERR_ARG);
+    cr_expect_eq(sparge_pt_write(&t, path, NULL), ERR_ARG);
     cr_expect(
         strstr(status_message(), "found \"window\", expected \"sparge\""), "%s", status_message());
     snprintf(t.method, sizeof t.method, "sparge");
     for (int i = 0; i < LAYERS * HEADS; i++) t.heads[i].in_range = false;
-    cr_expect_eq(sparge_pt_write(&t, path), ERR_ARG);
+    cr_expect_eq(sparge_pt_write(&t, path, NULL), ERR_ARG);
     cr_expect(strstr(status_message(), "no layer"), "%s", status_message());
     cr_expect(!file_exists(path), "a refused write left a file");
     tuned_clear(&t);
@@ -275,7 +307,7 @@ Test(sparge_pt, torch_loads_what_we_write)
     struct tuned t;
     tuned_example(&t);
     char *dir = dir_make(), *path = path_join(dir, "x.pt");
-    cr_assert_eq(sparge_pt_write(&t, path), OK, "%s", status_message());
+    cr_assert_eq(sparge_pt_write(&t, path, NULL), OK, "%s", status_message());
     char *command = str_format("python3 %s/golden/make_sparge_pt.py --show %s", TESTS_DIR, path);
     FILE *pipe = popen(command, "r");
     cr_assert(pipe);
