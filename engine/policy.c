@@ -170,3 +170,23 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
         if (p->method->n_parts) hash_add_u64(h, head->part);
     }
 }
+
+bool policy_runs_dense(const struct sparse_policy *p, int layer, int n, int q_start, int total_len,
+    struct head_ledger *ledger)
+{
+    if (!p || !p->method) return true;
+    bool outside = !p->layer_on[layer];
+    bool small = total_len < p->min_sparse_tokens || n == 1 || q_start % p->block.q != 0;
+    int n_sparse = 0;
+    for (int h = 0; h < p->n_heads; h++) {
+        bool head_dense = !p->heads[layer * p->n_heads + h].is_sparse;
+        n_sparse += !head_dense;
+        if (!ledger) continue;
+        struct head_ledger *l = &ledger[h];
+        if (outside) l->calls_dense_layer++;
+        else if (small) l->calls_dense_short++;
+        else if (head_dense) l->calls_dense_head++;
+        else l->calls_sparse++;
+    }
+    return outside || small || n_sparse == 0;
+}

@@ -47,6 +47,13 @@ enum status policy_set_layers(struct sparse_policy *p, const char *text) MUST_US
 enum { MAX_MODEL_LAYERS = 4096, LAYERS_TEXT_SIZE = 16384 };
 char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZE]);
 
+/* True when all of this layer's attention to `n` rows at q_start of a sequence of total_len tokens
+ * runs dense: the layer is off, the sequence short, the call one token or one that begins within a
+ * block, or no head sparse. p NULL is dense. Counts why, head by head, into ledger [n_heads] of the
+ * layer, unless that is NULL. */
+bool policy_runs_dense(const struct sparse_policy *p, int layer, int n, int q_start, int total_len,
+    struct head_ledger *ledger);
+
 /* The first layer that is on; n_layers when none is. */
 int policy_first_sparse_layer(const struct sparse_policy *p);
 

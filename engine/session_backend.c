@@ -28,22 +28,8 @@ enum status session_fail_windowed(
 bool session_counts_dense(
     const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
 {
-    const struct sparse_policy *p = f->policy;
-    if (!p || !p->method) return true;
-    bool outside = !p->layer_on[layer];
-    bool small = total_len < p->min_sparse_tokens || f->n == 1 || q_start % p->block.q != 0;
-    int n_sparse = 0;
-    for (int h = 0; h < n_heads; h++) {
-        bool head_dense = !p->heads[layer * n_heads + h].is_sparse;
-        n_sparse += !head_dense;
-        if (!f->ledger) continue;
-        struct head_ledger *l = &f->ledger[layer * n_heads + h];
-        if (outside) l->calls_dense_layer++;
-        else if (small) l->calls_dense_short++;
-        else if (head_dense) l->calls_dense_head++;
-        else l->calls_sparse++;
-    }
-    return outside || small || n_sparse == 0;
+    struct head_ledger *ledger = f->ledger ? f->ledger + layer * n_heads : NULL;
+    return policy_runs_dense(f->policy, layer, f->n, q_start, total_len, ledger);
 }
 
 void forward_times_add(struct forward_times *to, const struct forward_times *from)

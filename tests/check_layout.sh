@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 shopt -s nullglob
-folders=(base kernels engine suites results reports harness)
+folders=(base kernels engine suites results reports harness library)
 sources=$(find "${folders[@]}" -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | sort)
 failed=0
 
@@ -24,6 +24,7 @@ broken=$(awk '
         may["engine"] = " engine engine/checkpoint engine/tokenizer" kernels
         may["engine/tuner"] = " engine/tuner" may["engine"]
         may["engine/cuda"] = " engine/cuda" may["engine/tuner"]
+        may["library"] = " library" may["engine/cuda"]
         may["suites"] = " suites" may["engine/cuda"]
         may["results"] = " results" base
         may["reports"] = " reports" may["results"]
@@ -44,14 +45,14 @@ broken=$(awk '
             if ((name in only) && only[name] != from) print where "<" name "> belongs to " only[name] "/ alone"
             next
         }
-        if (name == "version.h" && from ~ /^harness/) next
+        if (name == "version.h" && from ~ /^(harness|library)/) next
         if (name !~ /\//) print where "\"" name "\": write the path from the project root"
         else if (!index(may[from], " " room(name) " ")) print where from "/ may include" may[from] "and not " room(name) "/"
     }
 ' $sources)
 [ -z "$broken" ] || { echo "$broken"; failed=1; }
 
-quiet=$(echo "$sources" | grep -vE '^(harness/cli|suites/demo/train)/') # train/ holds programs of its own
+quiet=$(echo "$sources" | grep -vE '^(harness/cli|suites/demo/train|library/examples)/') # the latter two hold programs of their own
 loud=$(grep -nE '(^|[^a-z_])(printf|puts|putchar|perror|exit)[[:space:]]*\(|f(printf|puts)\((stdout|.*, *stdout\))' $quiet)
 [ -z "$loud" ] || { echo "$loud" | sed 's/$/   <- only harness\/cli prints or exits/'; failed=1; }
 

@@ -45,7 +45,7 @@ struct cuda_tuner {
 
 static size_t align256(size_t n) { return (n + 255) / 256 * 256; }
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
-static bool stopped(const struct cuda_tuner *t) { return t->a->stop && t->a->stop(NULL); }
+static bool stopped(const struct cuda_tuner *t) { return t->a->stop && t->a->stop(t->a->stop_ctx); }
 static enum status cancelled(void) { return fail(ERR_CANCELLED, "stopped on request"); }
 
 static int longest_of(const struct tune_args *a)
@@ -284,7 +284,8 @@ static enum status forward(struct cuda_tuner *t, int layer, bool keep)
                 .on_device = true,
                 .hook = keep ? keep_tensors : NULL,
                 .hook_ctx = &k,
-                .stop = t->a->stop}));
+                .stop = t->a->stop,
+                .stop_ctx = t->a->stop_ctx}));
         t->has_exact[s] = false;
     }
     t->n_advanced = layer + 1;

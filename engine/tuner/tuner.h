@@ -44,8 +44,20 @@ struct curve_store {
     enum status (*layer_done)(void *ctx, int layer);
 };
 
+/* What the attention of a layer sees, from elsewhere than the model's forward pass, one layer at a
+ * time. */
+struct tune_source {
+    void *ctx;
+    /* q, k and v of all heads: f32 on the host, from position 0, the sample's number of tokens,
+     * scaled by scale. Called from one thread; what it gives is copied before the next call. NULL:
+     * weights are run. */
+    enum status (*get)(void *ctx, int layer, int sample, struct attn_args *out);
+};
+
 struct tune_args {
-    const struct weights *weights;
+    const struct weights
+        *weights; /* with a source its config alone, and of that heads, layers and head_dim */
+    struct tune_source source;
     struct par *par;
     const struct sparse_policy *policy; /* method, block, smooth_k and the layers to tune */
     enum tune_rule rule;
@@ -62,7 +74,8 @@ struct tune_args {
                           the residual streams, at least TUNER_HELD_BYTES */
     void (*progress)(void *ctx, int heads_done, int heads_total);
     void *progress_ctx;
-    bool (*stop)(void *); /* NULL: never */
+    bool (*stop)(void *); /* asked from any thread of par; NULL: never */
+    void *stop_ctx;
 };
 
 /* q, k, v and o of a layer with as many kv heads as query heads take four times its stream. */

@@ -33,7 +33,7 @@ struct cpu_tuner {
 
 static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
-static bool stopped(const struct cpu_tuner *t) { return t->a->stop && t->a->stop(NULL); }
+static bool stopped(const struct cpu_tuner *t) { return t->a->stop && t->a->stop(t->a->stop_ctx); }
 
 static int longest_of(const struct tune_args *a)
 {
@@ -168,11 +168,12 @@ static struct tuner_plan cpu_plan(const struct tune_args *a)
     int longest = longest_of(a), chunk = (longest + 127) / 128 * 128;
     size_t tokens = 0;
     for (int s = 0; s < a->n_samples; s++) tokens += (size_t)a->samples[s].n;
-    struct session_plan session =
-        session_plan_for(a->weights, longest, chunk, false, par_threads(a->par));
+    bool runs = !a->source.get; /* the model */
+    struct session_plan session = {0};
+    if (runs) session = session_plan_for(a->weights, longest, chunk, false, par_threads(a->par));
     struct tuner_plan p = {
         .session_bytes = session.total_bytes + (device ? 0 : scratch_bytes(a, longest)),
-        .stream_bytes = tokens * (size_t)c->hidden_size * sizeof(float),
+        .stream_bytes = runs ? tokens * (size_t)c->hidden_size * sizeof(float) : 0,
         .workspace_bytes = worker_bytes(a, longest) * (size_t)par_threads(a->par),
     };
     size_t limit = a->held_bytes;
@@ -216,12 +217,12 @@ static enum status allocate(struct cpu_tuner *t)
     for (int s = 0; ok && s < a->n_samples; s++) {
         size_t n = (size_t)a->samples[s].n, row = (size_t)c->head_dim * sizeof(float);
         struct held *x = &t->tensors[s];
-        t->stream[s] = calloc(n * (size_t)c->hidden_size, sizeof **t->stream);
+        if (!a->source.get) t->stream[s] = calloc(n * (size_t)c->hidden_size, sizeof **t->stream);
         x->q = calloc(n * (size_t)t->at_once, row);
         x->o = calloc(n * (size_t)t->at_once, row);
         x->k = calloc(n * (size_t)kv_heads_of(c, t->at_once), row);
         x->v = calloc(n * (size_t)kv_heads_of(c, t->at_once), row);
-        ok = t->stream[s] && x->q && x->o && x->k && x->v;
+        ok = (a->source.get || t->stream[s]) && x->q && x->o && x->k && x->v;
     }
     t->ws_stride = worker_bytes(a, t->longest);
     t->ws = aligned_alloc(64, t->ws_stride * (size_t)par_threads(a->par));
@@ -240,7 +241,7 @@ static enum status cpu_open(void **state, const struct tune_args *a, const struc
     t->at_once = plan->heads_at_once;
     t->longest = longest_of(a);
     enum status st = allocate(t);
-    if (st == OK)
+    if (st == OK && !a->source.get)
         st = session_open(
             &t->session, a->weights, a->par, t->longest, (t->longest + 127) / 128 * 128, a->impl);
     if (st != OK) cpu_close(state);
@@ -298,12 +299,51 @@ static enum status forward(struct cpu_tuner *t, int layer, bool keep)
                 .residual_out = t->stream[s],
                 .hook = keep ? keep_tensors : NULL,
                 .hook_ctx = &k,
-                .stop = t->a->stop});
+                .stop = t->a->stop,
+                .stop_ctx = t->a->stop_ctx});
         if (st != OK)
             return st == ERR_CANCELLED ? st : fail_context(st, "sample %s", t->a->samples[s].name);
     }
     t->n_advanced = layer + 1;
     return OK;
+}
+
+/* The heads held, of one sample, from a source; their dense output is made here. */
+static enum status take_tensors(struct cpu_tuner *t, int sample)
+{
+    const struct tune_source *from = &t->a->source;
+    const struct held *x = &t->tensors[sample];
+    int n = t->a->samples[sample].n, d = t->c->head_dim, g = group_of(t->c), kv = t->first_head / g;
+    int n_kv = kv_heads_of(t->c, t->n_held);
+    struct attn_args got = {0}, dense;
+    TRY(from->get(from->ctx, t->layer, sample, &got));
+    float turned =
+        (float)((double)got.scale * sqrt((double)d)); /* head_of() multiplies by 1/sqrt(d) */
+    for (int r = 0; r < n; r++)
+        for (int h = 0; h < t->n_held; h++) {
+            const float *q =
+                (const float *)got.q + r * got.q_row + (t->first_head + h) * got.q_head;
+            float *to = x->q + ((ptrdiff_t)r * t->n_held + h) * d;
+            for (int i = 0; i < d; i++) to[i] = q[i] * turned;
+        }
+    for (int h = 0; h < n_kv; h++)
+        for (int r = 0; r < n; r++) {
+            ptrdiff_t to = ((ptrdiff_t)h * n + r) * d;
+            memcpy(x->k + to, (const float *)got.k + r * got.k_row + (kv + h) * got.k_head,
+                (size_t)d * sizeof *x->k);
+            memcpy(x->v + to, (const float *)got.v + r * got.v_row + (kv + h) * got.v_head,
+                (size_t)d * sizeof *x->v);
+        }
+    dense = head_of(t, (struct tuner_place){t->first_head, sample, 0});
+    dense.n_heads = t->n_held;
+    dense.n_kv_heads = n_kv;
+    const struct attn_impl *impl;
+    TRY(attn_choose(&dense, t->a->impl, &impl));
+    void *ws = aligned_alloc(64, align64(impl->workspace(&dense)) + 64);
+    if (!ws) return fail(ERR_MEMORY, "no memory to tune layer %d", t->layer);
+    enum status st = impl->run(&dense, ws, t->a->par, NULL);
+    free(ws);
+    return st;
 }
 
 /* A whole layer is kept on the way through it. Of a part, projections and attention are computed
@@ -314,6 +354,11 @@ static enum status cpu_hold(void *state, int layer, int first_head, int end_head
     t->layer = layer;
     t->first_head = first_head;
     t->n_held = end_head - first_head;
+    for (int s = 0; s < t->a->n_samples && t->a->source.get; s++) {
+        if (stopped(t)) return fail(ERR_CANCELLED, "stopped on request");
+        TRY(take_tensors(t, s));
+    }
+    if (t->a->source.get) return OK;
     if (t->n_held == t->c->n_heads) return forward(t, layer, true);
     for (int s = 0; s < t->a->n_samples; s++) {
         const struct held *x = &t->tensors[s];
@@ -337,7 +382,7 @@ static enum status cpu_advance(void *state, int layer)
 {
     struct cpu_tuner *t = state;
     /* holding a whole layer has gone through it */
-    return t->n_advanced > layer ? OK : forward(t, layer, false);
+    return t->a->source.get || t->n_advanced > layer ? OK : forward(t, layer, false);
 }
 
 /* Tasks. */
