@@ -241,7 +241,7 @@ static enum status enter(struct work *w)
             p->held_out[(size_t)s * n_cells + i] = w->errors[(size_t)s * n_cells + i];
     }
     if (!w->n_held_out) return OK;
-    TRY(tuned_judge(&p->tuned, p->held_out, w->n_held_out));
+    tuned_judge(&p->tuned, p->held_out, w->n_held_out);
     over_bound_text(&p->tuned.over, p->verdict);
     return OK;
 }
