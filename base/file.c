@@ -244,3 +244,16 @@ const char *path_base(const char *path)
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
 }
+
+size_t memory_available(void)
+{
+    size_t available = SIZE_MAX;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long long kib;
+        if (sscanf(line, "MemAvailable: %llu", &kib) == 1) available = (size_t)kib * 1024;
+    }
+    if (f) fclose(f);
+    return available;
+}

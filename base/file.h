@@ -48,6 +48,10 @@ enum status file_write_text(const char *path, struct str *text) MUST_USE;
 /* Create a directory and its parents; an existing one is fine. */
 enum status file_make_dirs(const char *path) MUST_USE;
 
+/* Bytes of memory that the system could give now, by its own account; SIZE_MAX where it says
+ * nothing. */
+size_t memory_available(void);
+
 bool file_exists(const char *path);
 bool file_is_regular(const char *path);
 bool file_is_dir(const char *path);

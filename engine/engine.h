@@ -25,6 +25,7 @@ struct model_options {
     /* where fingerprints are remembered (engine/checkpoint/fingerprint_memory.h); NULL: nowhere */
     const char *fingerprints;
     enum bos_rule bos;
+    struct device_options device;
     /* tensors that the model does not use are left out instead of refused */
     bool ignore_tensors;
 };

@@ -36,7 +36,7 @@ enum status model_open_with(
     TRY(checkpoint_locate(&place, asked));
     m->dir = place.dir;
     m->name = place.name;
-    TRY_GOTO(st, bad, weights_open(&m->weights, m->dir));
+    TRY_GOTO(st, bad, weights_open_with(&m->weights, m->dir, &o->device));
     if (!o->ignore_tensors) TRY_GOTO(st, bad, weights_check_unused(&m->weights));
     TRY_GOTO(st, bad, open_tokenizer(m, m->dir));
     m->bos = o->bos;

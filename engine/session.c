@@ -1,9 +1,11 @@
 #include "engine/session.h"
 
+#include "base/clock.h"
 #include "base/str.h"
 #include "engine/session_backend.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +82,7 @@ static enum status check_results(const struct llama_config *c, const struct forw
     size_t h = (size_t)c->hidden_size, rows = (size_t)f->n * h;
     bool ok = (!f->hidden || values_are_finite(f->hidden, rows)) &&
         (!f->last_hidden || values_are_finite(f->last_hidden, h)) &&
-        (!f->residual_out || f->on_device || values_are_finite(f->residual_out, rows)) &&
+        (!f->residual_out || values_are_finite(f->residual_out, rows)) &&
         (!f->last_logits || values_are_finite(f->last_logits, (size_t)c->vocab_size));
     return ok ? OK
               : fail(ERR_NUMERIC,
@@ -175,20 +177,20 @@ static enum status trace_forward(struct session *s, int position, const struct f
     float *stream =
         malloc(sizeof *stream * (size_t)f->n * (size_t)session_weights(s)->config.hidden_size);
     /* a stream on a device is not ours to copy */
-    enum status st =
-        stream && !(f->residual_in && f->on_device) ? trace_layers(s, position, f, stream) : OK;
+    enum status st = stream && !f->carry ? trace_layers(s, position, f, stream) : OK;
     s->position = position;
     free(stream);
     return st == OK ? fail(ERR_NUMERIC, "%s", message) : st;
 }
 
-enum status session_forward(struct session *s, const struct forward_args *f)
+static enum status check_call(const struct session *s, const struct forward_args *f)
 {
     const struct llama_config *c = &s->w->config;
     if (f->n < 1 || s->position + f->n > s->plan.capacity)
         return fail(ERR_ARG, "%d more tokens behind %d, expected 1 to %d in all", f->n, s->position,
             s->plan.capacity);
-    if (s->plan.once && (s->position > 0 || f->n > s->plan.chunk))
+    if (s->plan.once &&
+        (s->position > 0 || (f->n > s->plan.chunk && !s->w->device_options.offload)))
         return fail(ERR_ARG, "%d more tokens behind %d in a session that keeps no keys and values",
             f->n, s->position);
     for (int i = 0; i < f->n; i++)
@@ -196,12 +198,169 @@ enum status session_forward(struct session *s, const struct forward_args *f)
             return fail(ERR_ARG,
                 "token %d has id %d, expected 0 to %d: the tokenizer does not belong to this model",
                 i, f->tokens[i], c->vocab_size - 1);
+    return OK;
+}
+
+static enum status run_call(struct session *s, const struct forward_args *f)
+{
     int total_len = f->total_len > s->position + f->n ? f->total_len : s->position + f->n;
-    enum status st = s->backend->forward(s->state, s->position, total_len, f, &s->impls);
-    if (st == OK && !f->unchecked) st = check_results(c, f);
+    TRY(s->backend->forward(s->state, s->position, total_len, f, &s->impls));
+    return f->unchecked ? OK : check_results(&s->w->config, f);
+}
+
+/* Some sequences on their way through the layers, all of them through one before the next. */
+struct walk {
+    struct session *s;
+    const struct forward_args *list;
+    int first, end;  /* of the list */
+    float **carry;   /* [end - first] */
+    double *seconds; /* [end - first] */
+    enum status (*done)(void *ctx, int i,
+        double seconds); /* NULL: a call that goes on from the session's position */
+    void *ctx;
+    int *failed;
+};
+
+static int first_layer(const struct forward_args *f)
+{
+    return f->residual_in || f->carry ? f->first_layer : 0;
+}
+static int end_layer(const struct session *s, const struct forward_args *f)
+{
+    return f->end_layer > 0 ? f->end_layer : s->w->config.n_layers;
+}
+
+/* Several chunks of a sequence, several layers that are not there: chunk by chunk all of them would
+ * be brought again. */
+static bool by_layer(const struct session *s, const struct forward_args *f)
+{
+    return s->w->device_options.offload && f->n > s->plan.chunk &&
+        end_layer(s, f) - first_layer(f) > 1;
+}
+
+static enum status walk_layer(const struct walk *w, int i, int layer)
+{
+    struct session *s = w->s;
+    const struct forward_args *f = &w->list[i];
+    struct forward_args x = *f;
+    int first = first_layer(f), end = end_layer(s, f);
+    if (layer < first || layer >= end) return OK;
+    bool last = layer + 1 == end;
+    assert(!f->carry);
+    x.carry = w->carry[i - w->first];
+    if (layer > first) x.residual_in = NULL;
+    x.first_layer = layer;
+    x.end_layer = layer + 1;
+    if (f->capture_layer != layer && !(last && f->capture_layer == end)) x.residual_out = NULL;
+    if (!last) x.hidden = x.last_hidden = x.last_logits = x.nll = NULL;
+    int64_t t0 = clock_ns();
+    enum status st = run_call(s, &x);
+    w->seconds[i - w->first] += (double)(clock_ns() - t0) * 1e-9;
+    *w->failed = i;
+    if (st == ERR_NUMERIC && !f->unchecked && w->done) return trace_forward(s, 0, f);
+    TRY(st);
+    return last && w->done ? w->done(w->ctx, i, w->seconds[i - w->first]) : OK;
+}
+
+static enum status walk_all(struct walk *w)
+{
+    int first = INT_MAX, end = 0;
+    for (int i = w->first; i < w->end; i++) {
+        const struct forward_args *f = &w->list[i];
+        if (first_layer(f) < first) first = first_layer(f);
+        if (end_layer(w->s, f) > end) end = end_layer(w->s, f);
+    }
+    for (int l = first; l < end; l++)
+        for (int i = w->first; i < w->end; i++) TRY(walk_layer(w, i, l));
+    return OK;
+}
+
+static enum status walk(struct walk *w)
+{
+    struct session *s = w->s;
+    size_t n = (size_t)(w->end - w->first), width = (size_t)s->w->config.hidden_size, values = 0;
+    float *streams = NULL;
+    w->carry = calloc(n, sizeof *w->carry);
+    w->seconds = calloc(n, sizeof *w->seconds);
+    for (int i = w->first; i < w->end; i++) values += (size_t)w->list[i].n * width;
+    enum status st = w->carry && w->seconds
+        ? s->backend->carry_open(s->state, &streams, values)
+        : fail(ERR_MEMORY, "no memory for a list of %zu sequences", n);
+    float *at = streams;
+    for (int i = w->first; i < w->end && st == OK; at += (size_t)w->list[i++].n * width)
+        w->carry[i - w->first] = at;
+    if (st == OK) st = walk_all(w);
+    s->backend->carry_close(s->state, &streams, values);
+    free(w->carry);
+    free(w->seconds);
+    return st;
+}
+
+static enum status walk_alone(struct session *s, const struct forward_args *f)
+{
+    int failed;
+    struct walk w = {.s = s, .list = f, .end = 1, .failed = &failed};
+    return walk(&w);
+}
+
+enum status session_forward(struct session *s, const struct forward_args *f)
+{
+    TRY(check_call(s, f));
+    enum status st = by_layer(s, f) ? walk_alone(s, f) : run_call(s, f);
     if (st != OK) return st == ERR_NUMERIC && !f->unchecked ? trace_forward(s, s->position, f) : st;
     s->position += f->n;
     return OK;
+}
+
+static enum status one_by_one(struct session *s, const struct forward_args *list, int n,
+    enum status (*done)(void *ctx, int i, double seconds), void *ctx, int *failed)
+{
+    for (int i = 0; i < n; i++) {
+        int64_t t0 = clock_ns();
+        *failed = i;
+        session_reset(s);
+        TRY(session_forward(s, &list[i]));
+        TRY(done(ctx, i, (double)(clock_ns() - t0) * 1e-9));
+    }
+    return OK;
+}
+
+enum status session_forward_each(struct session *s, const struct forward_args *list, int n,
+    enum status (*done)(void *ctx, int i, double seconds), void *ctx, int *failed)
+{
+    *failed = 0;
+    if (!s->w->device_options.offload) return one_by_one(s, list, n, done, ctx, failed);
+    for (int i = 0; i < n; i++) {
+        *failed = i;
+        s->position = 0;
+        TRY(check_call(s, &list[i]));
+    }
+    size_t room = s->backend->carry_room(s->state),
+           width = (size_t)s->w->config.hidden_size * sizeof(float);
+    for (int first = 0, end; first < n;
+         first = end) { /* one at least, whatever the room: its allocation says if it fails */
+        size_t bytes = (size_t)list[first].n * width;
+        for (end = first + 1; end < n && bytes + (size_t)list[end].n * width <= room; end++)
+            bytes += (size_t)list[end].n * width;
+        struct walk w = {.s = s,
+            .list = list,
+            .first = first,
+            .end = end,
+            .done = done,
+            .ctx = ctx,
+            .failed = failed};
+        TRY(walk(&w));
+    }
+    session_reset(s);
+    return OK;
+}
+
+int session_at_once(const struct session *s, int n_tokens)
+{
+    if (!s->w->device_options.offload) return 0;
+    size_t one = (size_t)n_tokens * (size_t)s->w->config.hidden_size * sizeof(float),
+           n = s->backend->carry_room(s->state) / one;
+    return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (int)n;
 }
 
 enum status session_heads(struct session *s, const struct heads_args *a)

@@ -20,7 +20,8 @@ struct session; /* opaque */
 struct session_plan {
     size_t kv_bytes, activation_bytes, linear_bytes, total_bytes;
     int capacity, chunk;
-    bool once; /* keys and values of one layer at a time are kept */
+    bool once;   /* keys and values of one layer at a time are kept … */
+    bool narrow; /* … and on a device few rows of the MLP, too */
 };
 
 /* capacity: most tokens of a sequence. chunk: most tokens computed at once, a multiple of 128; 0
@@ -37,7 +38,8 @@ enum status session_open(struct session **s, const struct weights *w, struct par
     int chunk, const char *impl) MUST_USE;
 /* The same for sequences that are one call of session_forward() each: keys and values are kept for
  * one layer at a time, n_layers times less. Where a sequence takes several chunks the plan says
- * once = false and this is session_open(). */
+ * once = false and this is session_open(), unless weights are brought layer by layer
+ * (device_options.offload): then all chunks pass a layer before the next. */
 enum status session_open_once(struct session **s, const struct weights *w, struct par *par,
     int capacity, int chunk, const char *impl) MUST_USE;
 void session_close(struct session **s);
@@ -93,8 +95,12 @@ struct forward_args {
     float *last_logits;
 
     int first_layer; /* start here … */
-    /* … from this [n, hidden_size] stream; NULL: from the embeddings */
+    /* … from this [n, hidden_size] stream; NULL: from the embeddings … */
     const float *residual_in;
+    /* … or from here, where the stream of a sequence waits between calls of some layers each: read
+     * unless first_layer is 0 or residual_in is given, and written behind end_layer. [n,
+     * hidden_size] of the device's memory, the host's on the CPU; may be NULL */
+    float *carry;
     int end_layer; /* stop in front of this layer; 0: run them all */
     /* copy the stream as it enters this layer (n_layers: as it leaves the last) */
     int capture_layer;
@@ -104,11 +110,11 @@ struct forward_args {
     /* … and their -log p, 0 where there is none; may be NULL. No n × vocab buffer. */
     float *nll;
 
-    bool on_device; /* residual_in and residual_out are memory of the device, and a hook that is not
-                       tiles-only sees the device's own bf16 q, k, v, o, with its stream's work
-                       ahead of its own and its lock held; ERR_UNSUPPORTED on the CPU */
     layer_hook *hook; /* may be NULL */
     void *hook_ctx;
+    bool hook_on_device; /* a hook that is not tiles-only sees the device's own bf16 q, k, v, o,
+                            with its stream's work ahead of its own and its lock held;
+                            ERR_UNSUPPORTED on the CPU */
     bool
         hook_tiles_only; /* the hook reads no q, k, v, o (they are NULL on a device, and nothing
                             waits for a copy); it may then be called when the whole chunk is done */
@@ -125,6 +131,19 @@ void forward_times_add(struct forward_times *to, const struct forward_times *fro
 /* Append tokens and run them. A token outside the vocabulary is ERR_ARG, a sequence over capacity
  * ERR_ARG. When this fails the sequence is as before the call. */
 enum status session_forward(struct session *s, const struct forward_args *a) MUST_USE;
+
+/* Several sequences, each as session_reset() and session_forward() would run it, bit for bit, and
+ * what was given in `hidden` and the like is there when done() is called with its index and the
+ * seconds it took. Where weights are brought layer by layer all sequences pass a layer before the
+ * next one is brought, as many at a time as there is room for their streams; done() is still called
+ * in the order of the list, and every `hidden` is written directly before it, so that they may
+ * share memory. The session is left empty. *failed is the index of the sequence that an error is
+ * about. */
+enum status session_forward_each(struct session *s, const struct forward_args *list, int n,
+    enum status (*done)(void *ctx, int i, double seconds), void *ctx, int *failed) MUST_USE;
+/* How many sequences of so many tokens pass together; 0 where weights do not come layer by layer.
+ */
+int session_at_once(const struct session *s, int n_tokens);
 
 /* What the dense attention of some query heads of one layer sees and gives, from the stream that
  * enters the layer. */

@@ -24,6 +24,10 @@ struct session_backend {
     enum status (*logits)(void *state, const float *hidden, float *logits);
     enum status (*compare)(void *state, int n, const float *dense, const float *sparse,
         const int32_t *next, struct token_metrics *out, struct tensor_sums *sums);
+    /* Memory for streams that wait (forward_args.carry), and how many bytes of it there may be. */
+    size_t (*carry_room)(void *state);
+    enum status (*carry_open)(void *state, float **at, size_t values);
+    void (*carry_close)(void *state, float **at, size_t values); /* also of NULL */
 };
 extern const struct session_backend session_backend_cpu;
 

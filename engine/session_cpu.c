@@ -1,6 +1,7 @@
 #include "engine/session.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/str.h"
 #include "engine/rope.h"
 #include "engine/session_backend.h"
@@ -76,10 +77,11 @@ static struct slab_layout lay_out(
     return l;
 }
 
+/* by_layer: several chunks of a sequence pass a layer before they enter the next. */
 static struct session_plan plan(
-    const struct llama_config *c, int capacity, int chunk, bool once, int n_threads)
+    const struct llama_config *c, int capacity, int chunk, bool once, bool by_layer, int n_threads)
 {
-    once = once && chunk <= 0 && capacity <= DEFAULT_CHUNK;
+    once = once && (by_layer || (chunk <= 0 && capacity <= DEFAULT_CHUNK));
     if (chunk <= 0) chunk = capacity < DEFAULT_CHUNK ? capacity : DEFAULT_CHUNK;
     struct slab_layout l = lay_out(c, capacity, chunk, once, n_threads);
     return (struct session_plan){.kv_bytes = l.x,
@@ -94,13 +96,13 @@ static struct session_plan plan(
 struct session_plan session_plan(
     const struct llama_config *c, int capacity, int chunk, int n_threads)
 {
-    return plan(c, capacity, chunk, false, n_threads);
+    return plan(c, capacity, chunk, false, false, n_threads);
 }
 
 static struct session_plan cpu_plan(
     const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
-    return plan(&w->config, capacity, chunk, once, n_threads);
+    return plan(&w->config, capacity, chunk, once, w->device_options.offload, n_threads);
 }
 
 static void cpu_close(void **state)
@@ -461,6 +463,7 @@ static enum status layer_forward(struct session_cpu *s, const struct forward_arg
 {
     const struct llama_config *c = &s->w->config;
     const struct layer_weights *lw = &s->w->layers[layer];
+    weights_enter_layer(s->w, layer);
     normalise(s, n, lw->attn_norm, s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
     turn_queries(s, layer, c->n_heads, n, s->q);
@@ -520,14 +523,19 @@ static enum status chunk_forward(
     struct rows_job rows = {
         .s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
     for_rows(s, &rows, angle_task);
-    if (f->residual_in) rows.from = f->residual_in + offset;
-    for_rows(s, &rows, f->residual_in ? copy_task : embed_task);
+    int first = f->residual_in || f->carry ? f->first_layer : 0;
+    const float *stream = f->residual_in ? f->residual_in : first > 0 ? f->carry : NULL;
+    if (stream) rows.from = stream + offset;
+    for_rows(s, &rows, stream ? copy_task : embed_task);
     int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
-    for (int l = f->residual_in ? f->first_layer : 0; l <= end; l++) {
+    for (int l = first; l <= end; l++) {
         if (!f->unchecked) TRY(check_stream(s, n, l));
         if (f->residual_out && l == f->capture_layer)
             for_rows(s,
                 &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset},
+                copy_task);
+        if (l == end && f->carry)
+            for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->carry + offset},
                 copy_task);
         if (l == end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
@@ -549,7 +557,7 @@ static enum status cpu_forward(
     void *state, int position, int total_len, const struct forward_args *f, struct str *impls)
 {
     struct session_cpu *s = state;
-    if (f->on_device)
+    if (f->hook_on_device)
         return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
     s->position = position;
     s->impls = impls;
@@ -619,6 +627,7 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
     rope_frequencies(c, n, s->inv_freq);
     for_rows(s, &rows, angle_task);
     if (!a->residual) for_rows(s, &rows, embed_task);
+    weights_enter_layer(s->w, a->layer);
     normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
     for_rows(s,
@@ -657,6 +666,32 @@ static enum status cpu_logits(void *state, const float *hidden, float *logits)
     return OK;
 }
 
+/* A quarter of the model, or half of what the machine has left where that is less: with the layers
+ * in use it stays far below the model's size. */
+static size_t cpu_carry_room(void *state)
+{
+    const struct session_cpu *s = state;
+    size_t left = memory_available() / 2, quarter = s->w->weight_bytes / 4;
+    return left < quarter ? left : quarter;
+}
+
+static enum status cpu_carry_open(void *state, float **at, size_t values)
+{
+    (void)state;
+    *at = malloc(values * sizeof **at);
+    return *at ? OK
+               : fail(ERR_MEMORY,
+                     "the streams of samples between layers need %.2f GiB; lower --max-length",
+                     (double)(values * sizeof **at) / 0x1p30);
+}
+
+static void cpu_carry_close(void *state, float **at, size_t values)
+{
+    (void)state, (void)values;
+    free(*at);
+    *at = NULL;
+}
+
 const struct session_backend session_backend_cpu = {
     "cpu",
     cpu_plan,
@@ -666,4 +701,7 @@ const struct session_backend session_backend_cpu = {
     cpu_heads,
     cpu_logits,
     cpu_compare,
+    cpu_carry_room,
+    cpu_carry_open,
+    cpu_carry_close,
 };

@@ -376,8 +376,17 @@ static enum status open_directory(struct weights *w)
 
 enum status weights_open(struct weights *w, const char *dir)
 {
+    return weights_open_with(w, dir, NULL);
+}
+
+enum status weights_open_with(struct weights *w, const char *dir, const struct device_options *how)
+{
     *w = (struct weights){0};
+    if (how) w->device_options = *how;
     w->dir = str_dup(dir);
+    w->entered = own(w, sizeof *w->entered);
+    if (!w->entered) return fail(ERR_MEMORY, "%s: no memory for its weights", dir);
+    *w->entered = -1;
     enum status st = gguf_is(dir) ? open_gguf(w) : open_directory(w);
     if (st == OK) st = load_all(w);
     if (st != OK) weights_close(w);

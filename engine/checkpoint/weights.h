@@ -45,6 +45,10 @@ struct device_options {
     enum dtype residual;
     /* repeated calls of one shape run as captured graphs: the same kernels, the same bits */
     bool graph;
+    /* weights stay in the mapped files and are brought layer by layer: on a device into one of two
+     * places while the other is computed with, on the CPU as pages that go when the layer has gone */
+    bool offload;
+    size_t memory; /* most bytes to take on the device; 0: what it has */
 };
 
 struct layer_weights {
@@ -82,10 +86,14 @@ struct weights {
     size_t n_extra;      /* tensors in the files that the model does not use */
     struct device_options device_options;
     struct weights_device *on_device; /* where sessions run; NULL: on the CPU. Owned */
+    int *entered;                     /* the layer whose pages are in use; in `owned` */
     void **owned;                     /* heap blocks */
     size_t n_owned, cap_owned;
 };
 
+/* How the device is used must be known before the first page is: `how` may be NULL. */
+enum status weights_open_with(
+    struct weights *w, const char *dir, const struct device_options *how) MUST_USE;
 /* Read the configuration and map the weights of a Hugging Face directory or a GGUF file. Tensor
  * data are not touched except norms and the copies named above. On failure *w is empty. Messages
  * name file, tensor, found and expected shape, and the remedy. */
@@ -97,14 +105,26 @@ struct weights_device_info {
     const char *name;     /* as in the database: "cpu", "cuda" */
     const char *residual; /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
     bool graph;
-    char gpu[128];            /* "NVIDIA H200" */
-    char driver[64];          /* versions of driver and runtime */
+    char gpu[128];   /* "NVIDIA H200" */
+    char driver[64]; /* versions of driver and runtime */
+    double layer_s;  /* seconds that bringing a layer took last, with device_options.offload */
     size_t bytes, peak_bytes; /* what weights and sessions take together, now and at most */
 };
 void weights_device_describe(const struct weights *w, struct weights_device_info *out);
 /* Memory of that device: free now, and all of it. Both 0 when on none. */
 enum status weights_device_memory(
     const struct weights *w, size_t *free_bytes, size_t *total_bytes) MUST_USE;
+
+/* Bytes of a layer's matrices, the largest layer's. */
+size_t weights_layer_bytes(const struct weights *w);
+
+/* With device_options.offload on the CPU: a layer is about to be computed with. Pages of the one
+ * before are given back and the next one's are asked for, so that two layers and the head are
+ * resident, not the model. Nothing otherwise. Advice only: whoever reads a page that went gets it
+ * again. */
+void weights_enter_layer(const struct weights *w, int layer);
+/* Give back the pages of a mapped file in [at, at + bytes); nothing for memory that is in none. */
+void weights_drop_pages(const struct weights *w, const void *at, size_t bytes);
 
 /* Row of the embedding table for 0 <= id < vocab_size, in embedding.dtype; borrowed. */
 const void *weights_embedding_row(const struct weights *w, int id);

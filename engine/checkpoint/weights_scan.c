@@ -81,6 +81,7 @@ static size_t count_not_finite(const void *data, enum dtype dtype, size_t n, siz
 #define PIECE_BYTES ((size_t)1 << 20)
 
 struct piece {
+    const struct weights *weights;
     const struct tensor *tensor;
     size_t offset, bytes;
     size_t n_bad, first_bad;   /* results of the scan; first in elements of the tensor */
@@ -98,7 +99,8 @@ static enum status list_pieces(const struct weights *w, struct piece **out, int 
     for (size_t i = 0; i < w->n_entries; i++) {
         const struct tensor *t = w->entries[i].tensor;
         for (size_t at = 0; at < t->bytes; at += PIECE_BYTES)
-            p[n++] = (struct piece){.tensor = t,
+            p[n++] = (struct piece){.weights = w,
+                .tensor = t,
                 .offset = at,
                 .bytes = t->bytes - at < PIECE_BYTES ? t->bytes - at : PIECE_BYTES};
     }
@@ -143,6 +145,8 @@ static void hash_piece(void *ctx, int i, int worker)
     (void)worker;
     struct piece *p = (struct piece *)ctx + i;
     XXH128_canonicalFromHash(&p->digest, XXH3_128bits(p->tensor->data + p->offset, p->bytes));
+    if (p->weights->device_options.offload)
+        weights_drop_pages(p->weights, p->tensor->data + p->offset, p->bytes);
 }
 
 static void hash_double(struct hash *h, double v)

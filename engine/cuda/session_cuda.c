@@ -13,7 +13,8 @@ static struct session_plan plan(
     const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
     (void)n_threads;
-    return session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once);
+    return session_plan_cuda(
+        &w->config, w->device_options.residual, capacity, chunk, once, w->device_options.offload);
 }
 
 static void cuda_close(void **state)
@@ -130,7 +131,7 @@ static enum status can_record(const struct session_cuda *s, const struct chunk *
 {
     const struct forward_args *f = x->f;
     *can = false;
-    if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out ||
+    if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out || f->carry ||
         f->end_layer > 0 || (f->hook && !f->hook_tiles_only))
         return OK;
     for (int l = 0; l < s->w->config.n_layers; l++)
@@ -163,7 +164,7 @@ static enum status run_chunk(struct session_cuda *s, struct chunk *x)
 {
     bool record;
     TRY(can_record(s, x, &record));
-    if (!x->f->residual_in)
+    if (!x->f->residual_in && x->first == 0)
         TRY(send(s, s->tokens, x->f->tokens + x->begin, sizeof *x->f->tokens * (size_t)x->n));
     if (!record) return session_cuda_run_layers(s, x);
     if (x->n == 1) TRY(decodes(s, x, &x->at_device));
@@ -206,7 +207,8 @@ static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int to
 }
 
 /* What of the policy the kernels read. */
-static enum status send_policy(struct session_cuda *s, const struct sparse_policy *p)
+static enum status send_policy(
+    struct session_cuda *s, const struct sparse_policy *p, int first, int end)
 {
     const struct llama_config *c = &s->w->config;
     size_t cells = (size_t)c->n_layers * (size_t)c->n_heads, line = align256((size_t)c->n_heads);
@@ -215,7 +217,7 @@ static enum status send_policy(struct session_cuda *s, const struct sparse_polic
         s->host_sparse[i] = p->heads[i].is_sparse;
         s->host_lambda[i] = p->heads[i].lambda;
     }
-    for (int l = 0; l < c->n_layers; l++)
+    for (int l = first; l < end; l++)
         TRY(send(s, s->head_sparse + line * (size_t)l, s->host_sparse + l * c->n_heads,
             (size_t)c->n_heads));
     TRY(send(s, s->heads, p->heads, cells * sizeof *p->heads));
@@ -235,7 +237,9 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
         memcpy(s->host_inv_freq, inv_freq, inv_freq_bytes);
         s->has_inv_freq = true;
     }
-    TRY(send_policy(s, f->policy));
+    int first = f->residual_in || f->carry ? f->first_layer : 0,
+        end = f->end_layer > 0 ? f->end_layer : c->n_layers;
+    TRY(send_policy(s, f->policy, first, end));
     if (f->ledger)
         TRY(s->on->impl->fill(
             s->on->d, s->ledger, 0, sizeof *s->ledger * (size_t)c->n_layers * (size_t)c->n_heads));
@@ -246,8 +250,8 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
             .n = n,
             .position = position + begin,
             .impls = impls,
-            .first = f->residual_in ? f->first_layer : 0,
-            .end = f->end_layer > 0 ? f->end_layer : c->n_layers,
+            .first = first,
+            .end = end,
             .logits = f->last_logits && begin + n == f->n};
         TRY(chunk_forward(s, &x, total_len));
     }
@@ -334,6 +338,37 @@ static enum status cuda_compare(void *state, int n, const float *dense, const fl
     return weights_cuda_unlock(s->on, st);
 }
 
+/* What is left, less an eighth for what sessions take when it is first wanted. */
+static size_t cuda_carry_room(void *state)
+{
+    const struct session_cuda *s = state;
+    size_t left, total;
+    return weights_device_memory(s->w, &left, &total) == OK ? left - left / 8 : 0;
+}
+
+static enum status cuda_carry_open(void *state, float **at, size_t values)
+{
+    struct session_cuda *s = state;
+    void *p = NULL;
+    enum status st = weights_cuda_lock(s->on);
+    if (st == OK)
+        st = weights_cuda_alloc(
+            s->on, &p, values * sizeof **at, "the streams of samples between layers");
+    *at = p;
+    return weights_cuda_unlock(s->on, st);
+}
+
+static void cuda_carry_close(void *state, float **at, size_t values)
+{
+    struct session_cuda *s = state;
+    if (!*at) return;
+    enum status st = weights_cuda_lock(s->on);
+    weights_cuda_free(s->on, *at, values * sizeof **at);
+    st = weights_cuda_unlock(s->on, st);
+    (void)st; /* nobody waits for anything any more */
+    *at = NULL;
+}
+
 const struct session_backend session_backend_cuda = {
     "cuda",
     plan,
@@ -343,4 +378,7 @@ const struct session_backend session_backend_cuda = {
     cuda_heads,
     cuda_logits,
     cuda_compare,
+    cuda_carry_room,
+    cuda_carry_open,
+    cuda_carry_close,
 };

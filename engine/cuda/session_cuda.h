@@ -9,14 +9,15 @@
 
 #include "engine/session.h"
 
-/* Bytes that the weights and the library's workspace take on the device. Pure. */
-size_t weights_cuda_bytes(const struct llama_config *c, bool tied);
+/* Bytes that the weights and the library's workspace take on the device; offload: with two layers
+ * of them. Pure. */
+size_t weights_cuda_bytes(const struct llama_config *c, bool tied, bool offload);
 
 /* What a session takes beside them. chunk 0 picks one; kv_bytes, activation_bytes and linear_bytes
  * (what logits need beyond the memory of the layers) add up to total_bytes. residual: DTYPE_F32 or
- * DTYPE_BF16. Pure. */
-struct session_plan session_plan_cuda(
-    const struct llama_config *c, enum dtype residual, int capacity, int chunk, bool once);
+ * DTYPE_BF16. by_layer: all chunks of a sequence pass a layer before the next. Pure. */
+struct session_plan session_plan_cuda(const struct llama_config *c, enum dtype residual,
+    int capacity, int chunk, bool once, bool by_layer);
 
 /* Share of the matrices' values that are stored in another type than bf16 and are rounded on their
  * way. Logits of a 1B checkpoint in f16 are then .025 from transformers' f32, those of one in bf16

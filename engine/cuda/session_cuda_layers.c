@@ -198,7 +198,8 @@ static enum status mlp(struct session_cuda *s, const struct chunk *x, const stru
 static enum status layer_forward(struct session_cuda *s, const struct chunk *x, int layer)
 {
     const struct llama_config *c = &s->w->config;
-    const struct layer_cuda *lw = &s->on->layers[layer];
+    const struct layer_cuda *lw;
+    TRY(weights_cuda_layer(s->on, layer, &lw));
     struct stream *stream = s->on->stream;
     int n = x->n, h = c->hidden_size, q = c->n_heads * c->head_dim;
     TRY(ops_cuda_rmsnorm(
@@ -281,13 +282,14 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position,
         x->at_device ? s->position : NULL, n, c->head_dim / 2, s->cosine, s->sine, stream));
     if (f->residual_in)
-        TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h,
-            f->on_device ? COPY_ON_DEVICE : COPY_TO_DEVICE));
+        TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, COPY_TO_DEVICE));
+    else if (x->first > 0)
+        TRY(take_stream(s, f->carry + offset, (size_t)n * (size_t)h, COPY_ON_DEVICE));
     else TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, s->x, s->residual, stream));
     for (int l = x->first; l <= x->end; l++) {
         if (f->residual_out && l == f->capture_layer)
-            TRY(give_stream(
-                s, f->residual_out + offset, n, f->on_device ? COPY_ON_DEVICE : COPY_TO_HOST));
+            TRY(give_stream(s, f->residual_out + offset, n, COPY_TO_HOST));
+        if (l == x->end && f->carry) TRY(give_stream(s, f->carry + offset, n, COPY_ON_DEVICE));
         if (l == x->end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, x, l));

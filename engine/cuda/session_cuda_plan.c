@@ -71,7 +71,7 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     size_t q = (size_t)c->n_heads * d, kv = (size_t)c->n_kv_heads * d,
            inter = (size_t)c->intermediate_size;
     size_t cells = (size_t)c->n_layers * (size_t)c->n_heads, mask_bytes;
-    size_t mlp_rows = p->once ? max_size(rows / 4 / 128 * 128, MLP_ROWS_ONCE) : MLP_ROWS;
+    size_t mlp_rows = p->narrow ? max_size(rows / 4 / 128 * 128, MLP_ROWS_ONCE) : MLP_ROWS;
     size_t layers_cached = p->once ? 1 : (size_t)c->n_layers;
     if (mlp_rows > MLP_ROWS) mlp_rows = MLP_ROWS;
     if (mlp_rows > rows) mlp_rows = rows;
@@ -121,11 +121,12 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     p->total_bytes = max_size(at, end);
 }
 
-struct session_plan session_plan_cuda(
-    const struct llama_config *c, enum dtype residual, int capacity, int chunk, bool once)
+struct session_plan session_plan_cuda(const struct llama_config *c, enum dtype residual,
+    int capacity, int chunk, bool once, bool by_layer)
 {
+    bool narrow = once && capacity <= DEFAULT_CHUNK && chunk <= 0;
     struct session_plan p = {
-        .capacity = capacity, .once = once && capacity <= DEFAULT_CHUNK && chunk <= 0};
+        .capacity = capacity, .once = narrow || (once && by_layer), .narrow = narrow};
     int whole = (capacity + 127) / 128 * 128;
     p.chunk = chunk > 0 && chunk <= whole ? chunk
         : capacity < DEFAULT_CHUNK        ? whole

@@ -183,7 +183,7 @@ enum status session_cuda_show_layer(
 {
     const struct llama_config *c = &s->w->config;
     int d = a->head_dim, n_kv = attn_n_kv(a);
-    if (f->on_device) return call_hook(s, f, layer, a, a->tiles, NULL);
+    if (f->hook_on_device) return call_hook(s, f, layer, a, a->tiles, NULL);
     TRY(open_view(s));
     TRY(fetch_tensor(s, a, a->q, a->q_row, a->q_head, false, s->view[0]));
     TRY(fetch_tensor(s, a, a->k, a->k_row, a->k_head, true, s->view[1]));

@@ -152,7 +152,7 @@ static struct session_plan session_of(const struct tune_args *a, bool *once)
 {
     int longest = longest_of(a);
     struct session_plan p = session_plan_for(a->weights, longest, 0, true, 1);
-    *once = p.once;
+    *once = p.once && p.chunk >= longest;
     return *once ? p : session_plan_for(a->weights, longest, (longest + 127) / 128 * 128, false, 1);
 }
 
@@ -278,10 +278,8 @@ static enum status forward(struct cuda_tuner *t, int layer, bool keep)
                 .n = t->a->samples[s].n,
                 .first_layer = layer,
                 .end_layer = layer + 1,
-                .residual_in = layer ? t->stream[s] : NULL,
-                .capture_layer = layer + 1,
-                .residual_out = t->stream[s],
-                .on_device = true,
+                .carry = t->stream[s],
+                .hook_on_device = true,
                 .hook = keep ? keep_tensors : NULL,
                 .hook_ctx = &k,
                 .stop = t->a->stop,

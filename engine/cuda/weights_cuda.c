@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/device_cuda.h"
 #include "kernels/cuda/ops_cuda.h"
+#include "kernels/cuda/stager_cuda.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,43 +21,70 @@ const char *weights_cuda_refuses(const struct llama_config *c)
 }
 
 /* Where everything stands in the slab; the same walk counts and hands out. */
-static size_t lay_out(const struct llama_config *c, bool tied, struct weights_cuda *to, char *base)
+struct slab {
+    char *base; /* NULL: count */
+    size_t at;
+};
+
+#define PUT(pointer, n, type)                                   \
+    do {                                                        \
+        (pointer) = s->base ? (type *)(s->base + s->at) : NULL; \
+        s->at += align256((n) * sizeof(type));                  \
+    } while (0)
+
+static void put_matrices(struct slab *s, const struct llama_config *c, struct layer_cuda *x)
 {
-    size_t at = 0, h = (size_t)c->hidden_size, inter = (size_t)c->intermediate_size,
-           vocab = (size_t)c->vocab_size;
+    size_t h = (size_t)c->hidden_size, inter = (size_t)c->intermediate_size;
     size_t q = (size_t)c->n_heads * (size_t)c->head_dim,
            kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-#define PUT(pointer, n, type)                    \
-    do {                                         \
-        if (to) (pointer) = (type *)(base + at); \
-        at += align256((n) * sizeof(type));      \
-    } while (0)
+    PUT(x->qkv, (q + 2 * kv) * h, uint16_t);
+    PUT(x->o, h * q, uint16_t);
+    PUT(x->gate_up, 2 * inter * h, uint16_t);
+    PUT(x->down, h * inter, uint16_t);
+}
+
+static void put_vectors(struct slab *s, const struct llama_config *c, struct layer_cuda *x)
+{
+    size_t h = (size_t)c->hidden_size, inter = (size_t)c->intermediate_size;
+    size_t q = (size_t)c->n_heads * (size_t)c->head_dim,
+           kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
+    PUT(x->attn_norm, h, float);
+    PUT(x->mlp_norm, h, float);
+    if (c->qkv_bias) PUT(x->qkv_bias, q + 2 * kv, float);
+    if (c->o_bias) PUT(x->o_bias, h, float);
+    if (c->qk_norm) {
+        PUT(x->q_norm, (size_t)c->head_dim, float);
+        PUT(x->k_norm, (size_t)c->head_dim, float);
+    }
+    if (c->mlp_bias) {
+        PUT(x->gate_up_bias, 2 * inter, float);
+        PUT(x->down_bias, h, float);
+    }
+}
+
+/* to: NULL to count, else with its list of layers. */
+static size_t lay_out(
+    const struct llama_config *c, bool tied, bool offload, struct weights_cuda *to, char *base)
+{
+    struct slab slab = {.base = base}, *s = &slab;
+    struct weights_cuda none;
+    struct layer_cuda counted;
+    size_t h = (size_t)c->hidden_size, vocab = (size_t)c->vocab_size;
+    bool real = to;
+    if (!to) to = &none;
     PUT(to->embedding, vocab * h, uint16_t);
     if (!tied) PUT(to->head, vocab * h, uint16_t);
     PUT(to->final_norm, h, float);
+    for (int i = 0; i < 2 && offload; i++) put_matrices(s, c, &to->places[i]);
     for (int l = 0; l < c->n_layers; l++) {
-        struct layer_cuda *x = to ? &to->layers[l] : NULL;
-        PUT(x->qkv, (q + 2 * kv) * h, uint16_t);
-        PUT(x->o, h * q, uint16_t);
-        PUT(x->gate_up, 2 * inter * h, uint16_t);
-        PUT(x->down, h * inter, uint16_t);
-        PUT(x->attn_norm, h, float);
-        PUT(x->mlp_norm, h, float);
-        if (c->qkv_bias) PUT(x->qkv_bias, q + 2 * kv, float);
-        if (c->o_bias) PUT(x->o_bias, h, float);
-        if (c->qk_norm) {
-            PUT(x->q_norm, (size_t)c->head_dim, float);
-            PUT(x->k_norm, (size_t)c->head_dim, float);
-        }
-        if (c->mlp_bias) {
-            PUT(x->gate_up_bias, 2 * inter, float);
-            PUT(x->down_bias, h, float);
-        }
+        struct layer_cuda *x = real ? &to->layers[l] : &counted;
+        if (!offload) put_matrices(s, c, x);
+        put_vectors(s, c, x);
     }
-#undef PUT
-    if (to && tied) to->head = to->embedding;
-    return at;
+    if (tied) to->head = to->embedding;
+    return slab.at;
 }
+#undef PUT
 
 double weights_cuda_rounds(const struct weights *w)
 {
@@ -72,20 +100,32 @@ double weights_cuda_rounds(const struct weights *w)
     return all > 0 ? rounded / all : 0;
 }
 
-size_t weights_cuda_bytes(const struct llama_config *c, bool tied)
+size_t weights_cuda_bytes(const struct llama_config *c, bool tied, bool offload)
 {
-    return lay_out(c, tied, NULL, NULL) + GEMM_CUDA_WORKSPACE;
+    return lay_out(c, tied, offload, NULL, NULL) + GEMM_CUDA_WORKSPACE;
+}
+
+/* Free under the limit that was asked for. */
+static enum status room(const struct weights_cuda *w, size_t *free_bytes, size_t *total_bytes)
+{
+    struct device_info now;
+    TRY(w->impl->info(w->d, &now));
+    size_t left = w->limit > w->bytes ? w->limit - w->bytes : 0;
+    *free_bytes = now.memory_free < left ? now.memory_free : left;
+    *total_bytes = now.memory_total < w->limit ? now.memory_total : w->limit;
+    return OK;
 }
 
 enum status weights_cuda_alloc(struct weights_cuda *w, void **at, size_t bytes, const char *what)
 {
-    struct device_info now;
+    size_t left, total;
     *at = NULL;
-    TRY(w->impl->info(w->d, &now));
-    if (bytes > now.memory_free)
-        return fail(ERR_MEMORY, "%s: does not fit: needs %.2f GiB, %s has %.2f of %.2f GiB free",
-            what, (double)bytes / 0x1p30, now.name, (double)now.memory_free / 0x1p30,
-            (double)now.memory_total / 0x1p30);
+    TRY(room(w, &left, &total));
+    if (bytes > left)
+        return fail(ERR_MEMORY, "%s: does not fit: needs %.2f GiB, %s has %.2f of %.2f GiB free%s",
+            what, (double)bytes / 0x1p30, w->info.name, (double)left / 0x1p30,
+            (double)total / 0x1p30,
+            w->limit < w->info.memory_total ? " under --device-memory" : "");
     TRY(w->impl->alloc(w->d, at, bytes));
     w->bytes += bytes;
     if (w->bytes > w->peak_bytes) w->peak_bytes = w->bytes;
@@ -154,10 +194,9 @@ static enum status send_bias(struct weights_cuda *w, float *to, const struct lin
     return st;
 }
 
-static enum status send_layer(struct weights_cuda *w, const struct llama_config *c,
-    const struct layer_weights *from, struct layer_cuda *to, void *stage)
+static enum status send_matrices(struct weights_cuda *w, const struct layer_weights *from,
+    const struct layer_cuda *to, void *stage)
 {
-    size_t norm = sizeof(float) * (size_t)c->hidden_size;
     uint16_t *qkv = to->qkv, *o = to->o, *gate_up = to->gate_up, *down = to->down;
     TRY(send_matrix(w, &qkv, &from->q, stage));
     TRY(send_matrix(w, &qkv, &from->k, stage));
@@ -165,7 +204,13 @@ static enum status send_layer(struct weights_cuda *w, const struct llama_config 
     TRY(send_matrix(w, &o, &from->o, stage));
     TRY(send_matrix(w, &gate_up, &from->gate, stage));
     TRY(send_matrix(w, &gate_up, &from->up, stage));
-    TRY(send_matrix(w, &down, &from->down, stage));
+    return send_matrix(w, &down, &from->down, stage);
+}
+
+static enum status send_vectors(struct weights_cuda *w, const struct llama_config *c,
+    const struct layer_weights *from, struct layer_cuda *to)
+{
+    size_t norm = sizeof(float) * (size_t)c->hidden_size;
     TRY(w->impl->copy(w->d, to->attn_norm, from->attn_norm, norm, COPY_TO_DEVICE));
     TRY(w->impl->copy(w->d, to->mlp_norm, from->mlp_norm, norm, COPY_TO_DEVICE));
     if (to->qkv_bias) {
@@ -195,9 +240,80 @@ static enum status send_all(struct weights_cuda *w, const struct weights *from, 
     if (!from->tied) TRY(send_matrix(w, &head, &from->head, stage));
     TRY(w->impl->copy(w->d, w->final_norm, from->final_norm, sizeof(float) * (size_t)c->hidden_size,
         COPY_TO_DEVICE));
-    for (int l = 0; l < c->n_layers; l++)
-        TRY(send_layer(w, c, &from->layers[l], &w->layers[l], stage));
+    for (int l = 0; l < c->n_layers; l++) {
+        if (!w->stager) TRY(send_matrices(w, &from->layers[l], &w->layers[l], stage));
+        TRY(send_vectors(w, c, &from->layers[l], &w->layers[l]));
+    }
     return w->impl->sync(w->d);
+}
+
+/* Layers that come one after the other. */
+
+static enum status begin_layer(struct weights_cuda *w, int layer)
+{
+    const struct layer_weights *l = &w->from[layer];
+    const struct layer_cuda *to = &w->places[1 - w->now];
+    const struct linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+    uint16_t *begin[] = {to->qkv, NULL, NULL, to->o, to->gate_up, NULL, to->down},
+             *at = NULL; /* NULL: behind the one before */
+    struct stager_piece pieces[7];
+    for (int i = 0; i < 7; i++) {
+        size_t n = (size_t)all[i]->m * (size_t)all[i]->k;
+        if (begin[i]) at = begin[i];
+        pieces[i] = (struct stager_piece){at, all[i]->weight, all[i]->dtype, n};
+        at += n;
+    }
+    w->held[1 - w->now] = -1;
+    w->coming = layer;
+    return stager_cuda_begin(w->stager, pieces, 7);
+}
+
+static enum status bring_layer(struct weights_cuda *w, int layer)
+{
+    if (w->held[w->now] == layer) return OK;
+    if (w->coming != layer) {
+        if (w->coming >= 0) TRY(stager_cuda_await(w->stager)); /* another was expected */
+        TRY(begin_layer(w, layer));
+    }
+    w->coming = -1;
+    TRY(stager_cuda_await(w->stager));
+    w->now = 1 - w->now;
+    w->held[w->now] = layer;
+    return w->n_layers > 1 ? begin_layer(w, (layer + 1) % w->n_layers) : OK;
+}
+
+enum status weights_cuda_layer(struct weights_cuda *w, int layer, const struct layer_cuda **out)
+{
+    struct layer_cuda *x = &w->layers[layer];
+    *out = x;
+    if (!w->stager) return OK;
+    TRY(bring_layer(w, layer));
+    const struct layer_cuda *at = &w->places[w->now];
+    x->qkv = at->qkv, x->o = at->o, x->gate_up = at->gate_up, x->down = at->down;
+    return OK;
+}
+
+static enum status take_room(struct weights_cuda *w, const struct weights *from, bool offload)
+{
+    const struct llama_config *c = &from->config;
+    size_t bytes = lay_out(c, from->tied, offload, NULL, NULL);
+    char what[160];
+    if (offload)
+        snprintf(what, sizeof what, "two layers of %.2f GiB, embedding and head",
+            (double)weights_layer_bytes(from) / 0x1p30);
+    else snprintf(what, sizeof what, "the weights");
+    enum status st = weights_cuda_alloc(w, &w->slab, bytes, what);
+    if (st == ERR_MEMORY) {
+        char message[512];
+        snprintf(message, sizeof message, "%s", status_message());
+        return fail(st, "%s; %s", message,
+            offload
+                ? "that much --offload keeps on a GPU: take one with more memory, or --device cpu"
+                : "--offload brings them layer by layer");
+    }
+    TRY(st);
+    lay_out(c, from->tied, offload, w, w->slab);
+    return OK;
 }
 
 enum status weights_cuda_fill(struct weights_cuda *w, const struct weights *from, int index)
@@ -211,8 +327,13 @@ enum status weights_cuda_fill(struct weights_cuda *w, const struct weights *from
     if (!w->layers) return fail(ERR_MEMORY, "no memory for a list of %d layers", c->n_layers);
     TRY(gemm_cuda_open(&w->gemm, w->impl, w->d));
     w->bytes = GEMM_CUDA_WORKSPACE;
-    TRY(weights_cuda_alloc(w, &w->slab, lay_out(c, from->tied, NULL, NULL), "the weights"));
-    lay_out(c, from->tied, w, w->slab);
+    w->limit = from->device_options.memory ? from->device_options.memory : SIZE_MAX;
+    bool offload = from->device_options.offload;
+    TRY(take_room(w, from, offload));
+    w->from = from->layers;
+    w->n_layers = c->n_layers;
+    w->held[0] = w->held[1] = w->coming = -1;
+    if (offload) TRY(stager_cuda_open(&w->stager, w->d));
     TRY(w->impl->alloc(w->d, &stage, STAGE_BYTES));
     enum status st = send_all(w, from, stage);
     w->impl->free(w->d, stage);
@@ -226,6 +347,7 @@ static void weights_cuda_release(struct weights_device **d)
     struct weights_cuda *w = (struct weights_cuda *)*d;
     if (!w) return;
     if (w->d) {
+        stager_cuda_close(&w->stager);
         gemm_cuda_close(&w->gemm);
         w->impl->free(w->d, w->slab);
         w->impl->close(&w->d);
@@ -240,11 +362,7 @@ static enum status weights_cuda_memory(
     const struct weights_device *d, size_t *free_bytes, size_t *total_bytes)
 {
     const struct weights_cuda *w = (const struct weights_cuda *)d;
-    struct device_info now;
-    TRY(w->impl->info(w->d, &now));
-    *free_bytes = now.memory_free;
-    *total_bytes = now.memory_total;
-    return OK;
+    return room(w, free_bytes, total_bytes);
 }
 
 static void weights_cuda_describe(const struct weights_device *d, struct weights_device_info *out)
@@ -256,6 +374,7 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
         i->driver % 1000 / 10, i->runtime / 1000, i->runtime % 1000 / 10);
     out->name = w->base.backend->name;
     out->bytes = w->bytes;
+    out->layer_s = w->stager ? stager_cuda_seconds(w->stager) : 0;
     pthread_mutex_lock((pthread_mutex_t *)&w->lock);
     out->peak_bytes = w->peak_bytes;
     pthread_mutex_unlock((pthread_mutex_t *)&w->lock);

@@ -32,7 +32,15 @@ struct weights_cuda {
     void *slab;
     uint16_t *embedding, *head;
     float *final_norm;
-    struct layer_cuda *layers;
+    struct layer_cuda *layers; /* of those that are not there vectors only */
+    /* with device_options.offload */
+    size_t limit;                     /* most bytes to take; SIZE_MAX: all */
+    struct stager_cuda *stager;       /* NULL: all layers are there */
+    const struct layer_weights *from; /* [n_layers] on the host */
+    int n_layers;
+    struct layer_cuda places[2]; /* matrices of two layers … */
+    int held[2];                 /* … of these; -1: none */
+    int now, coming; /* the place in use; the layer on its way into the other, -1: none */
 };
 
 extern const struct session_backend session_backend_cuda;
@@ -52,7 +60,13 @@ enum status weights_cuda_unlock(struct weights_cuda *w, enum status st) MUST_USE
 
 /* What a GPU does with its weights; release takes a half-filled one, too. */
 extern const struct weights_place weights_on_cuda;
-/* Opens GPU `index` and copies all weights there. */
+/* The layer's weights, for work queued from now on. What was handed out before the last one is not
+ * valid any more when layers come one after the other: then this waits until the layer is on its
+ * way as a whole, and the next one follows it. */
+enum status weights_cuda_layer(
+    struct weights_cuda *w, int layer, const struct layer_cuda **out) MUST_USE;
+/* Opens GPU `index` and copies all weights there, or with device_options.offload all that does not
+ * come with a layer. */
 enum status weights_cuda_fill(
     struct weights_cuda *w, const struct weights *from, int index) MUST_USE;
 

@@ -250,6 +250,14 @@ struct places {
     bool compared;
 };
 
+/* The cell is to be measured. */
+static enum status say_plan(
+    void *ctx, struct cell_request *q, struct run_record *r, enum cell_readiness *ready)
+{
+    (void)ctx, (void)r, (void)ready;
+    return setup_note_offload(q->setup, q->machine, q->set, 2);
+}
+
 static enum status eval_suite(const struct places *on, struct store *store,
     struct dense_cache *cache, int i, int argc, char **argv)
 {
@@ -300,6 +308,7 @@ static enum status eval_suite(const struct places *on, struct store *store,
         .replace = o.replace,
         .retry = true,
         .wait = true,
+        .prepare = say_plan,
         .say = say_waiting,
         .quiet = o.machine.quiet,
         .stop = cancel_requested,

@@ -91,10 +91,12 @@ static enum status print_device(const struct setup *s, int index)
     const char *why = weights_cuda_refuses(c);
     if (why) return fail(ERR_UNSUPPORTED, "%s: --device %s: %s", w->dir, o.machine.device, why);
     enum dtype residual = w->device_options.residual;
-    struct session_plan plan = session_plan_cuda(c, residual, o.max_length, o.machine.chunk, false),
-                        once = session_plan_cuda(c, residual, o.max_length, o.machine.chunk, true);
-    size_t weights = weights_cuda_bytes(c, w->tied), need = weights + plan.total_bytes, free_bytes,
-           total;
+    struct session_plan plan = session_plan_cuda(
+                            c, residual, o.max_length, o.machine.chunk, false, o.machine.offload),
+                        once = session_plan_cuda(
+                            c, residual, o.max_length, o.machine.chunk, true, o.machine.offload);
+    size_t weights = weights_cuda_bytes(c, w->tied, o.machine.offload),
+           need = weights + plan.total_bytes, free_bytes, total;
     double rounded = weights_cuda_rounds(w);
     struct weights_device_info device;
     printf("on a GPU       %.1f MiB: weights in bf16 %.1f, session %.1f at %d tokens\n", mib(need),

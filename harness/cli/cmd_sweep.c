@@ -432,6 +432,7 @@ static enum status work(
         st = print_dry_run(&s);
         goto done;
     }
+    if (s.n_data) TRY_GOTO(st, done, setup_note_offload(s.a.setup, &o.machine, &s.data[0].set, 1));
     if (o.noise_floor && !watch->n_crashes) TRY_GOTO(st, done, measure_noise(&s, store));
     TRY_GOTO(st, done, n_fleet > 1 ? sweep_run_fleet(&s, fleet, n_fleet, db) : sweep_run(&s));
     if (strcmp(o.output.format, "terminal") == 0) print_summary(&s, db);

@@ -9,7 +9,7 @@
 
 static struct {
     const char *shape, *dtype;
-    int seed, threads;
+    int seed, threads, layers;
     bool quiet, list;
 } o = {
     .dtype = "bf16",
@@ -18,6 +18,7 @@ static struct {
 
 static const struct option_def options[] = {
     {"shape", OPTION_TEXT, &o.shape, "NAME", "whose shape, see --list", 0, 0},
+    {"layers", OPTION_INT, &o.layers, "N", "so many of its layers (all)", 1, 4096},
     {"list", OPTION_FLAG, &o.list, NULL, "list the shapes", 0, 0},
     {"dtype", OPTION_TEXT, &o.dtype, "NAME", "bf16, f16 or f32 (bf16)", 0, 0},
     {"seed", OPTION_INT, &o.seed, "N", "of the weights (1)", 0, 1 << 30},
@@ -58,6 +59,12 @@ static enum status synth_command(struct command_call *call)
         TRY_GOTO(st, done,
             fail(ERR_ARG, "synth needs --shape NAME and a directory; --list names the shapes"));
     TRY_GOTO(st, done, synth_find(o.shape, &shape));
+    struct llama_config config = shape->config;
+    if (o.layers > config.n_layers)
+        TRY_GOTO(st, done,
+            fail(ERR_ARG, "--layers: found %d, expected at most the %d of %s", o.layers,
+                config.n_layers, shape->name));
+    if (o.layers) config.n_layers = o.layers;
     s.dtype = strcmp(o.dtype, "f32") == 0 ? DTYPE_F32
         : strcmp(o.dtype, "f16") == 0     ? DTYPE_F16
                                           : DTYPE_BF16;
@@ -70,10 +77,12 @@ static enum status synth_command(struct command_call *call)
     s.progress = show_progress;
     s.progress_ctx = &progress;
     progress_begin(
-        &progress, "synth", "MiB", (double)synth_bytes(&shape->config, s.dtype) / 0x1p20, o.quiet);
-    st = synth_write(call->positional[0], &shape->config, &s);
+        &progress, "synth", "MiB", (double)synth_bytes(&config, s.dtype) / 0x1p20, o.quiet);
+    st = synth_write(call->positional[0], &config, &s);
     progress_end(&progress);
-    if (st == OK) printf("%s: %s with random weights\n", call->positional[0], shape->name);
+    if (st == OK)
+        printf("%s: %s with random weights, %d layers\n", call->positional[0], shape->name,
+            config.n_layers);
 done:
     par_close(&par);
     return st;

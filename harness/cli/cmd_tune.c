@@ -540,6 +540,8 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     int n = 0;
     enum status st = choose_profiles(choices, &n);
     if (st == OK) st = load_samples(&fleet[0], &set, &samples);
+    if (st == OK && !o.from_curves && !o.dry_run)
+        st = setup_note_offload(&fleet[0], &o.machine, &set, 0);
     /* the guide's first: the recommended mixture takes its curves over */
     for (int i = 0; i < n && st == OK; i++)
         st = make_choice(fleet, n_fleet, store, &set, samples,

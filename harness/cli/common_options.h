@@ -12,27 +12,33 @@
             "begin-of-text in front of every text: tokenizer, always, never (tokenizer)", 0, 0 \
     }
 
-#define MACHINE_OPTIONS(m)                                                               \
-    {"Machine", OPTION_GROUP, NULL, NULL, NULL, 0, 0}, BOS_OPTION(m),                    \
-        {"threads", OPTION_INT, &(m).threads, "N", "threads (all processors)", 0, 4096}, \
-        {"device", OPTION_TEXT, &(m).device, "NAME",                                     \
-            "cpu, cuda, cuda:N; some take several: cuda:0,1 cuda:all (cpu)", 0, 0},      \
-        {"residual", OPTION_TEXT, &(m).residual, "TYPE",                                 \
-            "residual stream on a GPU: f32, or bf16 (f32)", 0, 0},                       \
-        {"cpu-mask", OPTION_TEXT, &(m).cpu_mask, "ISA",                                  \
-            "avx512, avx2, base: nothing better (auto)", 0, 0},                          \
-        {"impl", OPTION_TEXT, &(m).impl, "NAME",                                         \
-            "attention implementation, see `list kernels` (auto)", 0, 0},                \
-        {"chunk", OPTION_INT, &(m).chunk, "TOKENS",                                      \
-            "prefill in chunks of this many, a multiple of 128", 0, 1 << 20},            \
-        {"cache", OPTION_TEXT, &(m).cache, "DIR",                                        \
-            "dense hidden states and fingerprints are kept here; `none` keeps nothing "  \
-            "($XDG_CACHE_HOME/sparsegauge, or ~/.cache/sparsegauge)",                    \
-            0, 0},                                                                       \
-        {"ignore-tensors", OPTION_FLAG, &(m).ignore_tensors, NULL,                       \
-            "go on without tensors that the model does not use", 0, 0},                  \
-    {                                                                                    \
-        "q|quiet", OPTION_FLAG, &(m).quiet, NULL, "no progress", 0, 0                    \
+#define MACHINE_OPTIONS(m)                                                                       \
+    {"Machine", OPTION_GROUP, NULL, NULL, NULL, 0, 0}, BOS_OPTION(m),                            \
+        {"threads", OPTION_INT, &(m).threads, "N", "threads (all processors)", 0, 4096},         \
+        {"device", OPTION_TEXT, &(m).device, "NAME",                                             \
+            "cpu, cuda, cuda:N; some take several: cuda:0,1 cuda:all (cpu)", 0, 0},              \
+        {"offload", OPTION_FLAG, &(m).offload, NULL,                                             \
+            "weights stay in the files and are brought layer by layer: for a model larger than " \
+            "the memory",                                                                        \
+            0, 0},                                                                               \
+        {"device-memory", OPTION_REAL, &(m).device_gib, "GIB",                                   \
+            "take no more of a GPU's memory (all of it)", 0, 1e6},                               \
+        {"residual", OPTION_TEXT, &(m).residual, "TYPE",                                         \
+            "residual stream on a GPU: f32, or bf16 (f32)", 0, 0},                               \
+        {"cpu-mask", OPTION_TEXT, &(m).cpu_mask, "ISA",                                          \
+            "avx512, avx2, base: nothing better (auto)", 0, 0},                                  \
+        {"impl", OPTION_TEXT, &(m).impl, "NAME",                                                 \
+            "attention implementation, see `list kernels` (auto)", 0, 0},                        \
+        {"chunk", OPTION_INT, &(m).chunk, "TOKENS",                                              \
+            "prefill in chunks of this many, a multiple of 128", 0, 1 << 20},                    \
+        {"cache", OPTION_TEXT, &(m).cache, "DIR",                                                \
+            "dense hidden states and fingerprints are kept here; `none` keeps nothing "          \
+            "($XDG_CACHE_HOME/sparsegauge, or ~/.cache/sparsegauge)",                            \
+            0, 0},                                                                               \
+        {"ignore-tensors", OPTION_FLAG, &(m).ignore_tensors, NULL,                               \
+            "go on without tensors that the model does not use", 0, 0},                          \
+    {                                                                                            \
+        "q|quiet", OPTION_FLAG, &(m).quiet, NULL, "no progress", 0, 0                            \
     }
 
 /* For commands that repeat calls of one shape. */

@@ -1,6 +1,6 @@
 #include "harness/measure/dense_states.h"
 
-#include "base/clock.h"
+#include "base/xmalloc.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -51,59 +51,133 @@ static enum status counting_policy(
 }
 
 /* Layers [from, to) of one sample; the stream goes from `in` to `out`. */
-static enum status run_part(const struct dense_states_args *a, struct session *session,
-    const struct sample *x, const struct sparse_policy *policy, int from, int to, const float *in,
-    float *out, float *hidden, struct head_ledger *ledger)
+static struct forward_args part_of(const struct dense_states_args *a, const struct sample *x,
+    const struct sparse_policy *policy, int from, int to, const float *in, float *out,
+    float *hidden, struct head_ledger *ledger)
 {
-    session_reset(session);
-    return session_forward(session,
-        &(struct forward_args){.tokens = x->ids,
-            .n = x->n,
-            .policy = policy,
-            .ledger = ledger,
-            .hidden = hidden,
-            .first_layer = from,
-            .residual_in = in,
-            .end_layer = to,
-            .capture_layer = to,
-            .residual_out = out,
-            .stop = a->stop,
-            .stop_ctx = a->stop_ctx});
+    return (struct forward_args){.tokens = x->ids,
+        .n = x->n,
+        .policy = policy,
+        .ledger = ledger,
+        .hidden = hidden,
+        .first_layer = from,
+        .residual_in = in,
+        .end_layer = to,
+        .capture_layer = to,
+        .residual_out = out,
+        .stop = a->stop,
+        .stop_ctx = a->stop_ctx};
 }
 
-static enum status dense_sample(struct dense_states *s, const struct dense_states_args *a,
-    struct session *session, int i, const struct sparse_policy *policies)
+/* The passes that are to be made. */
+struct dense_passes {
+    struct dense_states *s;
+    const struct dense_states_args *a;
+    int *samples;                /* [n] */
+    struct forward_args *calls;  /* [n] of the present part */
+    struct head_ledger **counts; /* [n] all layers and heads; NULL where they are not wanted */
+    int n;
+};
+
+static enum status count_seconds(void *ctx, int i, double seconds)
 {
-    const struct sample *x = &a->set->samples[i];
-    int n_model = a->model->weights.config.n_layers;
-    char key[HASH_HEX_SIZE];
-    dense_cache_key(key, a->model, a->impl, x->ids, x->n);
-    if (!s->n_points && dense_cache_get(a->cache, key, x->n, s->width, s->hidden[i])) return OK;
-    struct head_ledger *counts = calloc((size_t)(n_model * s->n_heads), sizeof *counts);
-    if (!counts) return fail(ERR_MEMORY, "no memory to count %d heads", n_model * s->n_heads);
-    int64_t t0 = clock_ns();
-    enum status st = OK;
-    const float *in = NULL;
-    for (int p = 0, from = 0; p <= s->n_points && st == OK; p++) {
+    const struct dense_passes *p = ctx;
+    p->s->seconds[p->samples[i]] += seconds;
+    return OK;
+}
+
+static enum status run_parts(
+    struct dense_passes *x, struct session *session, const struct sparse_policy *policies)
+{
+    struct dense_states *s = x->s;
+    int n_model = x->a->model->weights.config.n_layers, failed;
+    for (int p = 0, from = 0; p <= s->n_points; p++) {
         bool last = p == s->n_points;
-        float *out = last ? NULL : s->streams[i * s->n_points + p];
         int to = last ? n_model : s->points[p];
-        st = run_part(a, session, x, s->n_blocks ? &policies[0] : NULL, from, to, in, out,
-            last ? s->hidden[i] : NULL, counts);
-        in = out;
+        for (int k = 0; k < x->n; k++) {
+            int i = x->samples[k];
+            const float *in = p ? s->streams[i * s->n_points + p - 1] : NULL;
+            x->calls[k] = part_of(x->a, &x->a->set->samples[i], s->n_blocks ? &policies[0] : NULL,
+                from, to, in, last ? NULL : s->streams[i * s->n_points + p],
+                last ? s->hidden[i] : NULL, x->counts[k]);
+        }
+        TRY(session_forward_each(session, x->calls, x->n, count_seconds, x, &failed));
         from = to;
     }
-    s->seconds[i] = (double)(clock_ns() - t0) * 1e-9;
-    for (int b = 0; b < s->n_blocks && st == OK && s->n_points; b++) {
-        if (b) {
-            memset(counts, 0, sizeof *counts * (size_t)s->n_heads);
-            st = run_part(a, session, x, &policies[b], 0, 1, NULL, NULL, NULL, counts);
+    return OK;
+}
+
+/* One dense layer in every block shape; the first one is what the pass itself counted. */
+static enum status count_blocks(
+    struct dense_passes *x, struct session *session, const struct sparse_policy *policies)
+{
+    struct dense_states *s = x->s;
+    size_t bytes = sizeof *s->counts * (size_t)s->n_heads;
+    for (int b = 0; b < s->n_blocks && s->n_points; b++)
+        for (int k = 0; k < x->n; k++) {
+            int i = x->samples[k];
+            if (b) {
+                memset(x->counts[k], 0, bytes);
+                struct forward_args f = part_of(x->a, &x->a->set->samples[i], &policies[b], 0, 1,
+                    NULL, NULL, NULL, x->counts[k]);
+                session_reset(session);
+                TRY(session_forward(session, &f));
+            }
+            memcpy(s->counts + ((size_t)i * (size_t)s->n_blocks + (size_t)b) * (size_t)s->n_heads,
+                x->counts[k], bytes);
         }
-        memcpy(s->counts + ((size_t)i * (size_t)s->n_blocks + (size_t)b) * (size_t)s->n_heads,
-            counts, sizeof *counts * (size_t)s->n_heads);
+    return OK;
+}
+
+/* Samples [first, end). */
+static enum status dense_batch(struct dense_passes *x, struct session *session,
+    const struct sparse_policy *policies, int first, int end)
+{
+    struct dense_states *s = x->s;
+    const struct dense_states_args *a = x->a;
+    size_t cells = (size_t)a->model->weights.config.n_layers * (size_t)s->n_heads;
+    char key[HASH_HEX_SIZE];
+    enum status st = OK;
+    x->n = 0;
+    for (int i = first; i < end && st == OK; i++) {
+        const struct sample *sample = &a->set->samples[i];
+        dense_cache_key(key, a->model, a->impl, sample->ids, sample->n);
+        if (!s->n_points && dense_cache_get(a->cache, key, sample->n, s->width, s->hidden[i]))
+            continue;
+        x->samples[x->n] = i;
+        x->counts[x->n] = calloc(cells, sizeof **x->counts);
+        if (!x->counts[x->n++]) st = fail(ERR_MEMORY, "no memory to count %zu heads", cells);
     }
-    free(counts);
-    if (st == OK) dense_cache_put(a->cache, key, x->n, s->width, s->hidden[i]);
+    if (st == OK && x->n) st = run_parts(x, session, policies);
+    if (st == OK && x->n) st = count_blocks(x, session, policies);
+    for (int k = 0; k < x->n; k++) {
+        const struct sample *sample = &a->set->samples[x->samples[k]];
+        free(x->counts[k]);
+        if (st != OK) continue;
+        dense_cache_key(key, a->model, a->impl, sample->ids, sample->n);
+        dense_cache_put(a->cache, key, sample->n, s->width, s->hidden[x->samples[k]]);
+    }
+    return st;
+}
+
+/* One after the other, or all together where weights come layer by layer. */
+static enum status dense_all(struct dense_states *s, const struct dense_states_args *a,
+    struct session *session, const struct sparse_policy *policies)
+{
+    int at_once = a->model->weights.device_options.offload ? s->n_samples : 1;
+    size_t n = (size_t)at_once;
+    struct dense_passes x = {.s = s,
+        .a = a,
+        .samples = xcalloc(n, sizeof *x.samples),
+        .calls = xcalloc(n, sizeof *x.calls),
+        .counts = xcalloc(n, sizeof *x.counts)};
+    enum status st = OK;
+    for (int i = 0; i < s->n_samples && st == OK; i += at_once)
+        st = dense_batch(
+            &x, session, policies, i, i + at_once < s->n_samples ? i + at_once : s->n_samples);
+    free(x.samples);
+    free(x.calls);
+    free(x.counts);
     return st;
 }
 
@@ -149,8 +223,7 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
         st = counting_policy(a, a->blocks[b], &policies[b]);
     if (st == OK)
         st = session_open_once(&session, &a->model->weights, a->par, longest, a->chunk, a->impl);
-    for (int i = 0; i < s->n_samples && st == OK; i++)
-        st = dense_sample(s, a, session, i, policies);
+    if (st == OK) st = dense_all(s, a, session, policies);
     session_close(&session);
     for (int b = 0; policies && b < a->n_blocks; b++) policy_clear(&policies[b]);
     free(policies);

@@ -20,6 +20,7 @@ struct pass_shared {
     struct progress progress;
     double n_tokens_done;
     int next_sample, longest, width;
+    int share; /* of the samples for one device */
     enum status status; /* of the first sample that failed, */
     int failed_sample;  /* this one; n_samples: none */
     char message[1024];
@@ -29,16 +30,26 @@ struct pass_worker {
     struct pass_shared *all;
     struct eval_device device;
     struct session *session;
-    float *dense, *sparse;
-    /* of the present sample: `dense`, or what all cells share */
-    const float *dense_rows;
+    float *dense, *sparse; /* of the sample that is compared */
     int32_t *next;
-    /* tiles per query block of the present sample, over all layers */
-    double *row_computed, *row_possible;
-    struct head_ledger *ledger; /* [n_cells] of the present sample */
-    int sample;
+    int at_once; /* samples that pass together */
+    /* [2 × at_once] the passes under way, in the order of the samples */
+    struct pass_item *items;
+    struct forward_args *calls;
+    int n_items;
     pthread_t thread;
     bool started;
+};
+
+/* One pass of one sample. */
+struct pass_item {
+    struct pass_worker *w;
+    int sample;
+    bool sparse;
+    /* of a sparse one: */
+    const float *dense; /* what it is compared with, when that is known */
+    double *row_computed, *row_possible; /* tiles per query block, over all layers */
+    struct head_ledger *ledger;          /* [n_cells] */
 };
 
 static void keep_mask(struct pass_shared *all, int layer, const struct tile_map *t)
@@ -61,9 +72,10 @@ static void keep_mask(struct pass_shared *all, int layer, const struct tile_map 
 /* Tiles of each query block row, so that the worst tokens can say how sparse theirs was. */
 static enum status watch_layer(void *ctx, const struct layer_view *view)
 {
-    struct pass_worker *w = ctx;
+    struct pass_item *x = ctx;
+    struct pass_shared *all = x->w->all;
     const struct tile_map *t = view->tiles;
-    if (w->all->a->parity) TRY(parity_layer(w->all->a->parity, w->sample, view));
+    if (all->a->parity) TRY(parity_layer(all->a->parity, x->sample, view));
     if (!t) return OK;
     int first = view->attn->q_start / t->block.q, n_kv = attn_n_kv(view->attn);
     for (int h = 0; h < t->n_heads; h++)
@@ -71,41 +83,48 @@ static enum status watch_layer(void *ctx, const struct layer_view *view)
             const uint64_t *row = tile_map_row(t, h, i);
             int set = 0;
             for (int k = 0; k < t->words_per_row; k++) set += __builtin_popcountll(row[k]);
-            w->row_computed[first + i] += set;
-            w->row_possible[first + i] += tiles_possible(t->block, first + i, n_kv);
+            x->row_computed[first + i] += set;
+            x->row_possible[first + i] += tiles_possible(t->block, first + i, n_kv);
         }
     /* A chunked prefill shows a layer several times; its first view is kept. */
-    if (w->all->p->masks && w->sample == 0 && first == 0) keep_mask(w->all, view->layer, t);
+    if (all->p->masks && x->sample == 0 && first == 0) keep_mask(all, view->layer, t);
     return OK;
 }
 
-static enum status dense_pass(struct pass_worker *w, int i)
+/* What all cells share, or what was kept of an earlier run; else *rows is NULL. */
+static void known_dense(struct pass_worker *w, int i, const float **rows)
 {
     struct pass_shared *all = w->all;
     const struct evaluate_args *a = all->a;
     const struct sample *x = &a->set->samples[i];
     char key[HASH_HEX_SIZE];
-    all->p->dense_times[i] = NAN;
-    w->dense_rows = a->states ? a->states->hidden[i] : w->dense;
-    if (a->states) return OK;
+    *rows = a->states ? a->states->hidden[i] : NULL;
+    if (a->states) return;
     dense_cache_key(key, a->model, a->impl, x->ids, x->n);
     pthread_mutex_lock(&all->lock);
-    bool cached = dense_cache_get(a->cache, key, x->n, all->width, w->dense);
+    if (dense_cache_get(a->cache, key, x->n, all->width, w->dense)) *rows = w->dense;
     pthread_mutex_unlock(&all->lock);
-    if (cached) return OK;
-    session_reset(w->session);
-    int64_t t0 = clock_ns();
-    TRY(session_forward(w->session,
-        &(struct forward_args){.tokens = x->ids,
-            .n = x->n,
-            .hidden = w->dense,
-            .stop = a->stop,
-            .stop_ctx = a->stop_ctx}));
-    all->p->dense_times[i] = (double)(clock_ns() - t0) * 1e-9;
+}
+
+static struct forward_args dense_call(const struct pass_worker *w, int i)
+{
+    const struct evaluate_args *a = w->all->a;
+    const struct sample *x = &a->set->samples[i];
+    return (struct forward_args){
+        .tokens = x->ids, .n = x->n, .hidden = w->dense, .stop = a->stop, .stop_ctx = a->stop_ctx};
+}
+
+static void keep_dense(struct pass_worker *w, int i, double seconds)
+{
+    struct pass_shared *all = w->all;
+    const struct evaluate_args *a = all->a;
+    const struct sample *x = &a->set->samples[i];
+    char key[HASH_HEX_SIZE];
+    all->p->dense_times[i] = seconds;
+    dense_cache_key(key, a->model, a->impl, x->ids, x->n);
     pthread_mutex_lock(&all->lock);
     dense_cache_put(a->cache, key, x->n, all->width, w->dense);
     pthread_mutex_unlock(&all->lock);
-    return OK;
 }
 
 /* Where the policy begins to matter and a stored stream lets the pass begin; the layers before it
@@ -124,36 +143,28 @@ static int start_layer(
     return first;
 }
 
-static enum status sparse_pass(struct pass_worker *w, int i)
+static enum status sparse_call(struct pass_item *x, struct forward_args *f)
 {
-    const struct evaluate_args *a = w->all->a;
-    struct sample_passes *p = w->all->p;
-    const struct sample *x = &a->set->samples[i];
-    session_reset(w->session);
-    int n_rows = (x->n + a->policy->block.q - 1) / a->policy->block.q;
-    memset(w->row_computed, 0, sizeof(double) * (size_t)n_rows);
-    memset(w->row_possible, 0, sizeof(double) * (size_t)n_rows);
-    memset(w->ledger, 0, sizeof *w->ledger * (size_t)p->n_cells);
+    const struct evaluate_args *a = x->w->all->a;
+    struct sample_passes *p = x->w->all->p;
+    const struct sample *sample = &a->set->samples[x->sample];
+    size_t n_rows = (size_t)(sample->n + a->policy->block.q - 1) / (size_t)a->policy->block.q;
+    x->row_computed = calloc(2 * n_rows, sizeof *x->row_computed);
+    x->ledger = calloc((size_t)p->n_cells, sizeof *x->ledger);
+    if (!x->row_computed || !x->ledger)
+        return fail(ERR_MEMORY, "no memory to count the tiles of %d tokens", sample->n);
+    x->row_possible = x->row_computed + n_rows;
     const float *stream = NULL;
-    p->first_layer[i] = start_layer(a, i, &stream, w->ledger);
-    int64_t t0 = clock_ns();
-    TRY(session_forward(w->session,
-        &(struct forward_args){.tokens = x->ids,
-            .n = x->n,
-            .policy = a->policy,
-            .ledger = w->ledger,
-            .first_layer = p->first_layer[i],
-            .residual_in = stream,
-            .hidden = w->sparse,
-            .hook = watch_layer,
-            .hook_ctx = w,
-            .hook_tiles_only = true,
-            .stop = a->stop,
-            .stop_ctx = a->stop_ctx}));
-    p->sparse_times[i] = (double)(clock_ns() - t0) * 1e-9;
-    for (int r = 0; r < n_rows; r++)
-        w->row_computed[r] =
-            w->row_possible[r] > 0 ? 1 - w->row_computed[r] / w->row_possible[r] : 0;
+    p->first_layer[x->sample] = start_layer(a, x->sample, &stream, x->ledger);
+    *f = dense_call(x->w, x->sample);
+    f->policy = a->policy;
+    f->ledger = x->ledger;
+    f->first_layer = p->first_layer[x->sample];
+    f->residual_in = stream;
+    f->hidden = x->w->sparse;
+    f->hook = watch_layer;
+    f->hook_ctx = x;
+    f->hook_tiles_only = true;
     return OK;
 }
 
@@ -167,45 +178,118 @@ static void fold_ledger(struct sample_passes *p, const struct head_ledger *of_sa
     }
 }
 
-static enum status run_sample(struct pass_worker *w, int i)
+static enum status ignore_done(void *ctx, int i, double seconds)
 {
+    (void)ctx, (void)i, (void)seconds;
+    return OK;
+}
+
+static enum status compare_sample(struct pass_item *item)
+{
+    struct pass_worker *w = item->w;
     struct pass_shared *all = w->all;
     struct sample_passes *p = all->p;
+    int i = item->sample;
     const struct sample *x = &all->a->set->samples[i];
-    w->sample = i;
-    enum status run = dense_pass(w, i);
-    if (run == OK) run = sparse_pass(w, i);
-    if (run == ERR_NUMERIC) return fail_context(run, "%s", x->name);
-    TRY(run);
+    const float *dense = isnan(p->dense_times[i]) ? item->dense : w->dense;
+    if (!dense) known_dense(w, i, &dense);
+    if (!dense) { /* kept no longer than until now */
+        int failed;
+        struct forward_args again = dense_call(w, i);
+        TRY(session_forward_each(w->session, &again, 1, ignore_done, NULL, &failed));
+        dense = w->dense;
+    }
+    int n_rows = (x->n + all->a->policy->block.q - 1) / all->a->policy->block.q;
+    for (int r = 0; r < n_rows; r++)
+        item->row_computed[r] =
+            item->row_possible[r] > 0 ? 1 - item->row_computed[r] / item->row_possible[r] : 0;
     for (int t = 0; t < x->n; t++) w->next[t] = t + 1 < x->n ? x->ids[t + 1] : -1;
-    enum status st = session_compare(
-        w->session, x->n, w->dense_rows, w->sparse, w->next, p->tokens[i], &p->sums[i]);
+    enum status st =
+        session_compare(w->session, x->n, dense, w->sparse, w->next, p->tokens[i], &p->sums[i]);
     if (st == OK && all->a->parity)
-        st = parity_sample(all->a->parity, i, w->session, w->dense_rows, w->sparse, w->next);
+        st = parity_sample(all->a->parity, i, w->session, dense, w->sparse, w->next);
     if (st != OK) return fail_context(st, "%s", x->name);
     pthread_mutex_lock(&all->lock);
-    fold_ledger(p, w->ledger, i);
-    worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], w->dense_rows, w->sparse, w->row_computed,
+    fold_ledger(p, item->ledger, i);
+    worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], dense, w->sparse, item->row_computed,
         all->a->policy->block.q);
     progress_update(&all->progress, all->n_tokens_done += x->n);
     pthread_mutex_unlock(&all->lock);
     return OK;
 }
 
+static enum status pass_done(void *ctx, int k, double seconds)
+{
+    struct pass_worker *w = ctx;
+    struct pass_item *x = &w->items[k];
+    if (!x->sparse) {
+        keep_dense(w, x->sample, seconds);
+        return OK;
+    }
+    w->all->p->sparse_times[x->sample] = seconds;
+    return compare_sample(x);
+}
+
+static enum status run_items(struct pass_worker *w, int first, int end, int *sample)
+{
+    const struct evaluate_args *a = w->all->a;
+    for (int i = first; i < end; i++) {
+        const float *known;
+        *sample = i;
+        known_dense(w, i, &known);
+        w->all->p->dense_times[i] = NAN;
+        if (!known) {
+            w->calls[w->n_items] = dense_call(w, i);
+            w->items[w->n_items++] = (struct pass_item){.w = w, .sample = i};
+        }
+        struct pass_item *x = &w->items[w->n_items];
+        *x = (struct pass_item){.w = w, .sample = i, .sparse = true};
+        if (a->states || end - first == 1) x->dense = known; /* others overwrite what was read */
+        TRY(sparse_call(x, &w->calls[w->n_items++]));
+    }
+    int failed;
+    enum status st = session_forward_each(w->session, w->calls, w->n_items, pass_done, w, &failed);
+    *sample = w->items[failed].sample;
+    return st == ERR_NUMERIC ? fail_context(st, "%s", a->set->samples[*sample].name) : st;
+}
+
+/* Samples [first, end): one, or with weights that come layer by layer all that this device takes.
+ */
+static enum status run_batch(struct pass_worker *w, int first, int end, int *sample)
+{
+    w->n_items = 0;
+    w->items = calloc(2 * (size_t)(end - first), sizeof *w->items);
+    w->calls = calloc(2 * (size_t)(end - first), sizeof *w->calls);
+    *sample = first;
+    enum status st = w->items && w->calls
+        ? run_items(w, first, end, sample)
+        : fail(ERR_MEMORY, "no memory for %d samples", end - first);
+    for (int k = 0; w->items && k < w->n_items; k++) {
+        free(w->items[k].row_computed);
+        free(w->items[k].ledger);
+    }
+    free(w->items);
+    free(w->calls);
+    return st;
+}
+
 static void *run_samples(void *opaque)
 {
     struct pass_worker *w = opaque;
     struct pass_shared *all = w->all;
+    int n = all->a->set->n_samples;
     for (;;) {
         pthread_mutex_lock(&all->lock);
-        int i = all->status == OK ? all->next_sample++ : all->a->set->n_samples;
+        int first = all->status == OK ? all->next_sample : n,
+            end = first + w->at_once < n ? first + w->at_once : n, sample;
+        all->next_sample = end;
         pthread_mutex_unlock(&all->lock);
-        if (i >= all->a->set->n_samples) return NULL;
-        enum status st = run_sample(w, i);
+        if (first >= n) return NULL;
+        enum status st = run_batch(w, first, end, &sample);
         if (st == OK) continue;
         pthread_mutex_lock(&all->lock);
-        if (i < all->failed_sample) {
-            all->failed_sample = i;
+        if (sample < all->failed_sample) {
+            all->failed_sample = sample;
             all->status = st;
             snprintf(all->message, sizeof all->message, "%s", status_message());
         }
@@ -222,19 +306,17 @@ static enum status no_memory(const struct pass_shared *all)
 static enum status worker_open(
     struct pass_worker *w, struct pass_shared *all, struct eval_device device)
 {
-    size_t rows = (size_t)all->longest * (size_t)all->width,
-           row_blocks = (size_t)all->longest / 64 + 1;
+    size_t rows = (size_t)all->longest * (size_t)all->width;
     *w = (struct pass_worker){.all = all, .device = device};
     w->dense = malloc(rows * sizeof(float));
     w->sparse = malloc(rows * sizeof(float));
     w->next = malloc((size_t)all->longest * sizeof *w->next);
-    w->row_computed = calloc(row_blocks, sizeof(double));
-    w->row_possible = calloc(row_blocks, sizeof(double));
-    w->ledger = calloc((size_t)all->p->n_cells, sizeof *w->ledger);
-    if (!w->dense || !w->sparse || !w->next || !w->row_computed || !w->row_possible || !w->ledger)
-        return no_memory(all);
-    return session_open_once(
-        &w->session, device.weights, device.par, all->longest, all->a->chunk, all->a->impl);
+    if (!w->dense || !w->sparse || !w->next) return no_memory(all);
+    TRY(session_open_once(
+        &w->session, device.weights, device.par, all->longest, all->a->chunk, all->a->impl));
+    int fit = session_at_once(w->session, all->longest) / 2; /* dense and sparse */
+    w->at_once = fit < 1 ? 1 : fit < all->share ? fit : all->share;
+    return OK;
 }
 
 static void worker_close(struct pass_worker *w)
@@ -243,9 +325,6 @@ static void worker_close(struct pass_worker *w)
     free(w->dense);
     free(w->sparse);
     free(w->next);
-    free(w->row_computed);
-    free(w->row_possible);
-    free(w->ledger);
 }
 
 static enum status prepare(struct sample_passes *p, const struct pass_shared *all)
@@ -297,6 +376,7 @@ enum status sample_passes_run(
     int n_open = 0, n = 1 + a->n_more;
     assert(!a->parity || n == 1); /* it listens to one pass after the other */
     if (n > set->n_samples) n = set->n_samples;
+    all.share = (set->n_samples + n - 1) / n;
     for (int i = 0; i < set->n_samples; i++) {
         total += set->samples[i].n;
         if (set->samples[i].n > all.longest) all.longest = set->samples[i].n;

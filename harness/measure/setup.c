@@ -4,6 +4,7 @@
 #ifdef SG_HAVE_CUDA
 #include "engine/cuda/session_cuda.h"
 #endif
+#include "engine/offload.h"
 #include "engine/tuner/sparge_pt.h"
 #include "engine/tuner/tuner_spread.h"
 #include "harness/measure/dense_cache.h"
@@ -23,6 +24,19 @@ static enum status set_device_options(struct setup *s, const struct machine_opti
 {
     struct device_options *how = &s->model.weights.device_options;
     bool cpu = index == DEVICE_CPU;
+    if (cpu && m->device_gib > 0)
+        return fail(ERR_UNSUPPORTED, "--device-memory limits a GPU; name one with --device");
+    if (m->offload && (m->graph || (m->compile && !cpu)))
+        return fail(ERR_UNSUPPORTED,
+            "--graph repeats calls on weights that stay where they are, and with --offload they "
+            "come and "
+            "go; drop one");
+    if (m->offload && cpu && s->model.weights.files.unpacked)
+        return fail(ERR_UNSUPPORTED,
+            "%s is unpacked into memory, so on the CPU --offload would save none; use it on a GPU, "
+            "or save "
+            "the model unquantised as safetensors",
+            s->model_dir);
     if (m->residual && strcmp(m->residual, "f32") != 0 && strcmp(m->residual, "bf16") != 0)
         return fail(ERR_ARG, "--residual: found \"%s\", expected f32 or bf16", m->residual);
     if (cpu && m->residual && strcmp(m->residual, "bf16") == 0)
@@ -34,6 +48,7 @@ static enum status set_device_options(struct setup *s, const struct machine_opti
             stderr, "sparsegauge: --compile has no effect on the CPU, everything is compiled\n");
     how->residual = m->residual && strcmp(m->residual, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
     how->graph = m->graph || m->compile;
+    how->memory = (size_t)(m->device_gib * 0x1p30);
     return OK;
 }
 
@@ -61,8 +76,9 @@ static enum status open_on(
     char *folder = cache_folder(m->cache),
          *fingerprints =
              folder && cache_make(folder) == OK ? path_join(folder, "fingerprints") : NULL;
-    struct model_options options = {
-        .fingerprints = fingerprints, .ignore_tensors = m->ignore_tensors};
+    struct model_options options = {.fingerprints = fingerprints,
+        .ignore_tensors = m->ignore_tensors,
+        .device.offload = m->offload};
     enum status st = m->bos && !bos_rule_parse(m->bos, &options.bos)
         ? fail(ERR_ARG, "--bos: found \"%s\", expected tokenizer, always or never", m->bos)
         : OK;
@@ -215,6 +231,21 @@ char *bundled_model(void)
         free(dir);
     }
     return str_dup(SG_DEMO_DIR "/model");
+}
+
+enum status setup_note_offload(
+    const struct setup *s, const struct machine_options *m, const struct sample_set *set, int runs)
+{
+    struct offload_plan p;
+    char text[256];
+    if (!m->offload || m->quiet) return OK;
+    int longest = 0;
+    for (int i = 0; i < set->n_samples; i++)
+        if (set->samples[i].n > longest) longest = set->samples[i].n;
+    TRY(offload_plan(&s->model.weights, s->par, m->impl, longest, set->n_samples, runs, &p));
+    offload_plan_text(&p, text, sizeof text);
+    fprintf(stderr, "sparsegauge: --offload: %s\n", text);
+    return OK;
 }
 
 void setup_close(struct setup *s)

@@ -17,6 +17,8 @@ struct machine_options {
     int threads, chunk;
     bool quiet, parallel;
     bool ignore_tensors;
+    bool offload;
+    double device_gib; /* most memory to take on a GPU; 0: all */
     /* compile: as --graph on a GPU; on the CPU the guide's word for what is so anyway */
     bool graph, compile;
 };
@@ -97,5 +99,10 @@ enum status setup_policy_to_tune(
  * run. set: NULL for what is no sample. Nothing without --tuned. */
 void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
     const struct sample_set *set, int n_tokens);
+
+/* Says on stderr how samples will pass over weights that come layer by layer; nothing without
+ * --offload or when quiet. runs: of each sample, 0 to tune on it. */
+enum status setup_note_offload(const struct setup *s, const struct machine_options *m,
+    const struct sample_set *set, int runs) MUST_USE;
 
 #endif

@@ -327,14 +327,7 @@ size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set)
 
 double sweep_free_bytes(const struct sweep *s)
 {
-    double available = INFINITY;
-    char line[128];
-    FILE *f = fopen("/proc/meminfo", "r");
-    while (f && fgets(line, sizeof line, f)) {
-        unsigned long long kib;
-        if (sscanf(line, "MemAvailable: %llu", &kib) == 1) available = (double)kib * 1024;
-    }
-    if (f) fclose(f);
+    double available = (double)memory_available();
     return s->a.max_memory > 0 && s->a.max_memory < available ? s->a.max_memory : available;
 }
 

@@ -657,20 +657,20 @@ Test(session_cuda, plans_and_refusals)
 {
     struct weights w;
     CHECK(weights_open(&w, DEMO));
-    struct session_plan small = session_plan_cuda(&w.config, DTYPE_F32, 1024, 0, false),
-                        large = session_plan_cuda(&w.config, DTYPE_F32, 65536, 0, false),
-                        once = session_plan_cuda(&w.config, DTYPE_F32, 1024, 0, true),
-                        half = session_plan_cuda(&w.config, DTYPE_BF16, 1024, 0, false);
+    struct session_plan small = session_plan_cuda(&w.config, DTYPE_F32, 1024, 0, false, false),
+                        large = session_plan_cuda(&w.config, DTYPE_F32, 65536, 0, false, false),
+                        once = session_plan_cuda(&w.config, DTYPE_F32, 1024, 0, true, false),
+                        half = session_plan_cuda(&w.config, DTYPE_BF16, 1024, 0, false, false);
     const struct llama_config *c = &w.config;
     cr_expect_eq(small.kv_bytes, 4 * (size_t)(c->n_layers * c->n_kv_heads * c->head_dim) * 1024);
     cr_expect_eq(large.kv_bytes, 64 * small.kv_bytes);
     cr_expect_eq(large.total_bytes, large.kv_bytes + large.activation_bytes + large.linear_bytes);
     cr_expect(small.chunk == 1024 && large.chunk == 8192);
     cr_expect(once.once && once.kv_bytes * (size_t)c->n_layers == small.kv_bytes);
-    cr_expect(!session_plan_cuda(c, DTYPE_F32, 65536, 0, true).once &&
-        !session_plan_cuda(c, DTYPE_F32, 1024, 256, true).once);
+    cr_expect(!session_plan_cuda(c, DTYPE_F32, 65536, 0, true, false).once &&
+        !session_plan_cuda(c, DTYPE_F32, 1024, 256, true, false).once);
     cr_expect_eq(small.total_bytes - half.total_bytes, 2 * (size_t)c->hidden_size * 1024);
-    cr_expect(weights_cuda_bytes(c, true) > 2 * (size_t)llama_config_parameters(c));
+    cr_expect(weights_cuda_bytes(c, true, false) > 2 * (size_t)llama_config_parameters(c));
     struct llama_config odd = *c;
     odd.head_dim = 40;
     cr_expect_not_null(weights_cuda_refuses(&odd));

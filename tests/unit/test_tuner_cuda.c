@@ -27,7 +27,7 @@ Test(tuner_cuda, places_without_a_device)
     CHECK(par_open(&par, 1));
     CHECK(session_open(&s, &w, par, 16, 0, NULL));
     cr_expect_eq(
-        session_forward(s, &(struct forward_args){.tokens = ids, .n = 2, .on_device = true}),
+        session_forward(s, &(struct forward_args){.tokens = ids, .n = 2, .hook_on_device = true}),
         ERR_UNSUPPORTED);
     cr_expect_eq(session_position(s), 0);
     session_close(&s);
