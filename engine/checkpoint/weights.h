@@ -46,7 +46,8 @@ struct device_options {
     /* repeated calls of one shape run as captured graphs: the same kernels, the same bits */
     bool graph;
     /* weights stay in the mapped files and are brought layer by layer: on a device into one of two
-     * places while the other is computed with, on the CPU as pages that go when the layer has gone */
+     * places while the other is computed with, on the CPU as pages that go when the layer has gone
+     */
     bool offload;
     size_t memory; /* most bytes to take on the device; 0: what it has */
 };

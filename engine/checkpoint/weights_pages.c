@@ -4,7 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Advice on whole pages. Only where a file is behind them: pages of other memory do not come back. */
+/* Advice on whole pages. Only where a file is behind them: pages of other memory do not come back.
+ */
 static void advise(const struct weights *w, const void *at, size_t bytes, int what)
 {
     const uint8_t *from = at;
@@ -43,7 +44,10 @@ size_t weights_layer_bytes(const struct weights *w)
     return most;
 }
 
-void weights_drop_pages(const struct weights *w, const void *at, size_t bytes) { advise(w, at, bytes, MADV_DONTNEED); }
+void weights_drop_pages(const struct weights *w, const void *at, size_t bytes)
+{
+    advise(w, at, bytes, MADV_DONTNEED);
+}
 
 void weights_enter_layer(const struct weights *w, int layer)
 {

@@ -20,7 +20,7 @@ struct pass_shared {
     struct progress progress;
     double n_tokens_done;
     int next_sample, longest, width;
-    int share; /* of the samples for one device */
+    int share;          /* of the samples for one device */
     enum status status; /* of the first sample that failed, */
     int failed_sample;  /* this one; n_samples: none */
     char message[1024];
@@ -47,7 +47,7 @@ struct pass_item {
     int sample;
     bool sparse;
     /* of a sparse one: */
-    const float *dense; /* what it is compared with, when that is known */
+    const float *dense;                  /* what it is compared with, when that is known */
     double *row_computed, *row_possible; /* tiles per query block, over all layers */
     struct head_ledger *ledger;          /* [n_cells] */
 };

@@ -1,4 +1,5 @@
-/* Two things overlap inside a transfer: threads fill one pinned buffer while the copy engine empties others. */
+/* Two things overlap inside a transfer: threads fill one pinned buffer while the copy engine
+ * empties others. */
 extern "C" {
 #include "base/clock.h"
 #include "base/par.h"
@@ -16,7 +17,13 @@ extern "C" {
 namespace
 {
 
-enum { N_BUFFERS = 4, BUFFER_BYTES = 32 << 20, COPY_BYTES = 1 << 20, MAX_PIECES = 16, MAX_THREADS = 8 };
+enum {
+    N_BUFFERS = 4,
+    BUFFER_BYTES = 32 << 20,
+    COPY_BYTES = 1 << 20,
+    MAX_PIECES = 16,
+    MAX_THREADS = 8
+};
 
 /* One buffer, filled by several threads. */
 struct fill_job {
@@ -67,9 +74,11 @@ enum status send_buffer(struct stager_cuda *s, const struct stager_piece *p, siz
     CUDA_TRY(cudaEventSynchronize(s->empty[b]));
     par_for(s->par, (int)((job.bytes + COPY_BYTES - 1) / COPY_BYTES), fill_part, &job);
     bool bf16 = p->dtype == DTYPE_BF16;
-    CUDA_TRY(cudaMemcpyAsync(bf16 ? (void *)(p->to + first) : s->wide, job.to, job.bytes, cudaMemcpyHostToDevice, s->stream));
+    CUDA_TRY(cudaMemcpyAsync(bf16 ? (void *)(p->to + first) : s->wide, job.to, job.bytes,
+        cudaMemcpyHostToDevice, s->stream));
     CUDA_TRY(cudaEventRecord(s->empty[b], s->stream));
-    return bf16 ? OK : ops_cuda_to_bf16(s->wide, p->dtype, n, p->to + first, (struct stream *)s->stream);
+    return bf16 ? OK
+                : ops_cuda_to_bf16(s->wide, p->dtype, n, p->to + first, (struct stream *)s->stream);
 }
 
 enum status bring(struct stager_cuda *s)
@@ -116,7 +125,8 @@ enum status open_parts(struct stager_cuda *s)
     CUDA_TRY(cudaEventCreateWithFlags(&s->free_from, cudaEventDisableTiming));
     CUDA_TRY(cudaEventCreateWithFlags(&s->arrived, cudaEventDisableTiming));
     for (int b = 0; b < N_BUFFERS; b++) {
-        CUDA_TRY(cudaEventCreateWithFlags(&s->empty[b], cudaEventDisableTiming | cudaEventBlockingSync));
+        CUDA_TRY(
+            cudaEventCreateWithFlags(&s->empty[b], cudaEventDisableTiming | cudaEventBlockingSync));
         CUDA_TRY(cudaMallocHost((void **)&s->pinned[b], BUFFER_BYTES));
     }
     CUDA_TRY(cudaMalloc(&s->wide, BUFFER_BYTES));

@@ -1,5 +1,6 @@
-/* Weights on their way from mapped files to the device behind the computation: threads copy them into pinned memory, a
- * stream of its own sends them on and makes them bf16. One transfer at a time.
+/* Weights on their way from mapped files to the device behind the computation: threads copy them
+ * into pinned memory, a stream of its own sends them on and makes them bf16. One transfer at a
+ * time.
  */
 #ifndef SG_KERNELS_CUDA_STAGER_CUDA_H
 #define SG_KERNELS_CUDA_STAGER_CUDA_H
@@ -26,11 +27,12 @@ enum status stager_cuda_open(struct stager_cuda **s, struct device *d) MUST_USE;
 /* Waits for what is under way. */
 void stager_cuda_close(struct stager_cuda **s);
 
-/* Begin to bring pieces (copied, at most 16), behind all work that the device's stream has so far. The one before must
- * have been awaited. */
-enum status stager_cuda_begin(struct stager_cuda *s, const struct stager_piece *pieces, int n) MUST_USE;
-/* Work that the device's stream gets from now on comes behind the transfer. Waits until all of it is on its way; whatever
- * failed in it is told here. */
+/* Begin to bring pieces (copied, at most 16), behind all work that the device's stream has so far.
+ * The one before must have been awaited. */
+enum status stager_cuda_begin(
+    struct stager_cuda *s, const struct stager_piece *pieces, int n) MUST_USE;
+/* Work that the device's stream gets from now on comes behind the transfer. Waits until all of it
+ * is on its way; whatever failed in it is told here. */
 enum status stager_cuda_await(struct stager_cuda *s) MUST_USE;
 /* How long the last transfer took that was awaited. */
 double stager_cuda_seconds(const struct stager_cuda *s);

@@ -1,5 +1,6 @@
-/* Weights that are brought layer by layer: the same bits as with all of them there, for sequences side by side, of several
- * chunks, cut at layers; little of the file is resident on the CPU; refusals. With a GPU the same there. */
+/* Weights that are brought layer by layer: the same bits as with all of them there, for sequences
+ * side by side, of several chunks, cut at layers; little of the file is resident on the CPU;
+ * refusals. With a GPU the same there. */
 #include "engine/engine.h"
 #include "engine/checkpoint/synth.h"
 #include "engine/offload.h"
@@ -42,7 +43,8 @@ static enum status count_layer(void *ctx, const struct layer_view *view)
     return OK;
 }
 
-static void open_bench(struct bench *b, const char *dir, int place, bool offload, bool once, int chunk)
+static void open_bench(
+    struct bench *b, const char *dir, int place, bool offload, bool once, int chunk)
 {
     struct device_options how = {.offload = offload};
     *b = (struct bench){0};
@@ -60,16 +62,25 @@ static void open_bench(struct bench *b, const char *dir, int place, bool offload
     b->policy.topk = .4f;
     policy_choose_thresholds(&b->policy, -.1, 1, 20);
     for (int i = 0; i < LONGEST; i++) b->ids[i] = (i * 31 + i / 7) % 250;
-    size_t rows = LONGEST * (size_t)c->hidden_size, cells = (size_t)c->n_layers * (size_t)c->n_heads;
+    size_t rows = LONGEST * (size_t)c->hidden_size,
+           cells = (size_t)c->n_layers * (size_t)c->n_heads;
     for (int i = 0; i < SEQUENCES; i++) {
         struct results *r = &b->r[i];
         r->hidden = calloc(rows, sizeof(float));
         r->stream = calloc(rows, sizeof(float));
         r->logits = calloc((size_t)c->vocab_size, sizeof(float));
         r->ledger = calloc(cells, sizeof *r->ledger);
-        b->calls[i] = (struct forward_args){.tokens = b->ids, .n = lengths[i], .policy = i % 2 ? NULL : &b->policy, .ledger = r->ledger,
-                                            .hidden = r->hidden, .last_logits = r->logits, .capture_layer = i == 1 ? c->n_layers : CAPTURED,
-                                            .residual_out = r->stream, .hook = count_layer, .hook_ctx = r, .hook_tiles_only = true};
+        b->calls[i] = (struct forward_args){.tokens = b->ids,
+            .n = lengths[i],
+            .policy = i % 2 ? NULL : &b->policy,
+            .ledger = r->ledger,
+            .hidden = r->hidden,
+            .last_logits = r->logits,
+            .capture_layer = i == 1 ? c->n_layers : CAPTURED,
+            .residual_out = r->stream,
+            .hook = count_layer,
+            .hook_ctx = r,
+            .hook_tiles_only = true};
     }
 }
 
@@ -103,11 +114,16 @@ static void expect_same(const struct bench *a, const struct bench *b, const char
         double sum = 0;
         for (int v = 0; v < c->vocab_size; v++) sum += fabs((double)a->r[i].logits[v]);
         cr_expect(sum > 0);
-        cr_expect(memcmp(a->r[i].hidden, b->r[i].hidden, rows) == 0, "%s: states of sequence %d", what, i);
-        cr_expect(memcmp(a->r[i].stream, b->r[i].stream, rows) == 0, "%s: stream of sequence %d", what, i);
-        cr_expect(memcmp(a->r[i].logits, b->r[i].logits, sizeof(float) * (size_t)c->vocab_size) == 0, "%s: logits of sequence %d", what, i);
-        cr_expect(memcmp(a->r[i].ledger, b->r[i].ledger, sizeof(struct head_ledger) * (size_t)c->n_layers * (size_t)c->n_heads) == 0,
-                  "%s: ledger of sequence %d", what, i);
+        cr_expect(memcmp(a->r[i].hidden, b->r[i].hidden, rows) == 0, "%s: states of sequence %d",
+            what, i);
+        cr_expect(memcmp(a->r[i].stream, b->r[i].stream, rows) == 0, "%s: stream of sequence %d",
+            what, i);
+        cr_expect(
+            memcmp(a->r[i].logits, b->r[i].logits, sizeof(float) * (size_t)c->vocab_size) == 0,
+            "%s: logits of sequence %d", what, i);
+        cr_expect(memcmp(a->r[i].ledger, b->r[i].ledger,
+                      sizeof(struct head_ledger) * (size_t)c->n_layers * (size_t)c->n_heads) == 0,
+            "%s: ledger of sequence %d", what, i);
         cr_expect_eq(a->r[i].n_seen, b->r[i].n_seen);
     }
 }
@@ -121,7 +137,8 @@ static void same_bits(const char *dir, int place, bool once, int chunk, const ch
     open_bench(&alone, dir, place, true, once, chunk);
     CHECK(session_forward_each(there.s, there.calls, SEQUENCES, note_done, &there, &failed));
     CHECK(session_forward_each(brought.s, brought.calls, SEQUENCES, note_done, &brought, &failed));
-    for (int i = 0; i < SEQUENCES; i++) { /* each on its own, as commands do that know nothing of this */
+    for (int i = 0; i < SEQUENCES;
+         i++) { /* each on its own, as commands do that know nothing of this */
         session_reset(alone.s);
         CHECK(session_forward(alone.s, &alone.calls[i]));
     }
@@ -136,7 +153,8 @@ static void same_bits(const char *dir, int place, bool once, int chunk, const ch
     close_bench(&alone);
 }
 
-/* Two streams of the longest fit a quarter of the bundled model, so the sequences pass in groups. */
+/* Two streams of the longest fit a quarter of the bundled model, so the sequences pass in groups.
+ */
 static void all_shapes(int place)
 {
     same_bits(DEMO, place, true, 0, "whole");
@@ -171,7 +189,8 @@ static long resident_kib(const char *name)
     bool ours = false;
     long all = 0, kib;
     while (fgets(line, sizeof line, f)) {
-        if (strchr(line, '-') && strchr(line, '-') < strchr(line, ' ')) ours = strstr(line, name) != NULL;
+        if (strchr(line, '-') && strchr(line, '-') < strchr(line, ' '))
+            ours = strstr(line, name) != NULL;
         if (ours && sscanf(line, "Rss: %ld", &kib) == 1) all += kib;
     }
     fclose(f);
@@ -189,7 +208,8 @@ Test(offload, two_layers_are_resident)
         CHECK(weights_fingerprint(&b.w, NULL, b.par, NULL, hash)); /* reads everything */
         CHECK(session_forward_each(b.s, b.calls, SEQUENCES, note_done, &b, &failed));
         kib[offload] = resident_kib("model.safetensors");
-        size_t few = 2 * weights_layer_bytes(&b.w) + 2 * (size_t)b.w.config.vocab_size * (size_t)b.w.config.hidden_size * 2;
+        size_t few = 2 * weights_layer_bytes(&b.w) +
+            2 * (size_t)b.w.config.vocab_size * (size_t)b.w.config.hidden_size * 2;
         if (offload) cr_expect_leq(kib[1], (long)(few / 1024) + 512, "%ld KiB", kib[1]);
         else cr_expect_geq(kib[0], (long)(b.w.weight_bytes / 1024 * 9 / 10));
         close_bench(&b);
@@ -206,9 +226,12 @@ Test(offload, is_planned)
     CHECK(offload_plan(&b.w, b.par, NULL, 512, 3, 2, &p));
     cr_expect(p.layer_bytes == weights_layer_bytes(&b.w) && p.at_once >= 1 && p.at_once <= 3);
     cr_expect(p.work_s > 0 && isfinite(p.work_s) && p.transfer_s >= 0);
-    p = (struct offload_plan){.layer_bytes = (size_t)17 << 28, .at_once = 214, .transfer_s = 31.2, .work_s = 44};
+    p = (struct offload_plan){
+        .layer_bytes = (size_t)17 << 28, .at_once = 214, .transfer_s = 31.2, .work_s = 44};
     offload_plan_text(&p, text, sizeof text);
-    cr_expect_str_eq(text, "layers of 4.25 GiB, two at a time, 214 samples a pass; 31 s of transfer hidden behind 44 s of work");
+    cr_expect_str_eq(text,
+        "layers of 4.25 GiB, two at a time, 214 samples a pass; 31 s of transfer hidden behind 44 "
+        "s of work");
     close_bench(&b);
 }
 
@@ -253,8 +276,9 @@ Test(offload, a_gpu_too_small_is_refused)
     struct device_options how = {.offload = true, .memory = 5 << 20};
     CHECK(weights_open_with(&w, DEMO, &how));
     cr_expect_eq(weights_place_cuda(&w, 0), ERR_MEMORY);
-    cr_expect(strstr(status_message(), "two layers of") && strstr(status_message(), "--device-memory") && strstr(status_message(), "--device cpu"),
-              "%s", status_message());
+    cr_expect(strstr(status_message(), "two layers of") &&
+            strstr(status_message(), "--device-memory") && strstr(status_message(), "--device cpu"),
+        "%s", status_message());
     w.device_options.offload = false;
     cr_expect_eq(weights_place_cuda(&w, 0), ERR_MEMORY);
     cr_expect(strstr(status_message(), "--offload brings"), "%s", status_message());
