@@ -1,5 +1,7 @@
 #include "engine/policy.h"
 
+#include "kernels/eight.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -7,6 +9,16 @@
 #include <string.h>
 
 static bool runs_sparse(const struct sparse_policy *p) { return p->method != NULL; }
+
+enum status policy_set_precision(struct sparse_policy *p, enum precision qk, enum precision pv)
+{
+    if (pv == PRECISION_INT8)
+        return fail(ERR_ARG, "--pv: found int8, expected full or fp8: P·V in int8 is not defined");
+    p->qk = qk;
+    p->pv = pv;
+    if (!p->method) memset(p->layer_on, policy_acts(p), (size_t)p->n_layers);
+    return OK;
+}
 
 enum status policy_init(
     struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads)
@@ -51,6 +63,17 @@ enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *fr
     return OK;
 }
 
+enum status policy_copy_dense(struct sparse_policy *to, const struct sparse_policy *from)
+{
+    TRY(policy_init(to, NULL, from->n_layers, from->n_heads));
+    to->block = from->block;
+    to->min_sparse_tokens = from->min_sparse_tokens;
+    to->qk = from->qk;
+    to->pv = from->pv;
+    if (policy_acts(to)) memcpy(to->layer_on, from->layer_on, (size_t)from->n_layers);
+    return OK;
+}
+
 void policy_set_thresholds(struct sparse_policy *p, float theta, float tau, float lambda)
 {
     for (int i = 0; i < p->n_layers * p->n_heads; i++)
@@ -88,7 +111,7 @@ enum status policy_set_layers(struct sparse_policy *p, const char *text)
     bool all = strcmp(text, "all") == 0, none = strcmp(text, "none") == 0;
     /* look first, then write: a refused text changes nothing */
     for (int pass = 0; pass < 2; pass++) {
-        if (pass) memset(p->layer_on, all && runs_sparse(p), (size_t)p->n_layers);
+        if (pass) memset(p->layer_on, all && policy_acts(p), (size_t)p->n_layers);
         for (const char *s = text; !all && !none;) {
             int first, last;
             if (!read_layer(&s, &first)) return bad_layers(text, p->n_layers);
@@ -100,7 +123,7 @@ enum status policy_set_layers(struct sparse_policy *p, const char *text)
             }
             if (last < first || last >= p->n_layers || (*s && *s != '+'))
                 return bad_layers(text, p->n_layers);
-            if (pass) memset(p->layer_on + first, runs_sparse(p), (size_t)(last - first + 1));
+            if (pass) memset(p->layer_on + first, policy_acts(p), (size_t)(last - first + 1));
             if (!*s++) break;
         }
     }
@@ -154,7 +177,16 @@ enum status block_shape_parse(const char *text, struct block_shape *out)
 void policy_hash(const struct sparse_policy *p, struct hash *h)
 {
     hash_add_str(h, p->method ? p->method->name : "dense");
-    if (!p->method) return;
+    if (!policy_acts(p)) return;
+    if (policy_is_eight(p)) {
+        hash_add_str(h, precision_name(p->qk));
+        hash_add_str(h, precision_name(p->pv));
+    }
+    if (!p->method) { /* every tile is kept: no more than where eight bits are used is asked */
+        hash_add_u64(h, (uint64_t)p->min_sparse_tokens);
+        hash_add(h, p->layer_on, (size_t)p->n_layers);
+        return;
+    }
     hash_add_u64(h, (uint64_t)p->block.q << 32 | (uint64_t)p->block.k);
     hash_add_str(h, smooth_k_name(p->smooth_k));
     hash_add_u64(h, (uint64_t)p->min_sparse_tokens);
@@ -171,22 +203,24 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
     }
 }
 
-bool policy_runs_dense(const struct sparse_policy *p, int layer, int n, int q_start, int total_len,
-    struct head_ledger *ledger)
+struct layer_way policy_layer_way(const struct sparse_policy *p, int layer, int n, int q_start,
+    int total_len, struct head_ledger *ledger)
 {
-    if (!p || !p->method) return true;
+    struct layer_way way = {0};
+    if (!p || !policy_acts(p)) return way;
     bool outside = !p->layer_on[layer];
     bool small = total_len < p->min_sparse_tokens || n == 1 || q_start % p->block.q != 0;
-    int n_sparse = 0;
+    if (!outside && !small) way.qk = p->qk, way.pv = p->pv;
     for (int h = 0; h < p->n_heads; h++) {
         bool head_dense = !p->heads[layer * p->n_heads + h].is_sparse;
-        n_sparse += !head_dense;
+        way.sparse |= !head_dense && !outside && !small;
         if (!ledger) continue;
         struct head_ledger *l = &ledger[h];
         if (outside) l->calls_dense_layer++;
         else if (small) l->calls_dense_short++;
         else if (head_dense) l->calls_dense_head++;
         else l->calls_sparse++;
+        l->calls_eight += way.qk || way.pv;
     }
-    return outside || small || n_sparse == 0;
+    return way;
 }

@@ -18,6 +18,8 @@ struct sparse_policy {
     int min_sparse_tokens;
     float topk; /* 0: thresholds; else the kept fraction, in (0, 1] */
     int window; /* tokens, for the method "window" */
+    enum precision qk,
+        pv; /* of the products in layers that are on (METHOD 9); dense heads included */
     int n_layers, n_heads;
     uint8_t *layer_on;         /* [n_layers], owned; 0: outside the layer range, dense */
     struct head_params *heads; /* [n_layers, n_heads], owned */
@@ -28,7 +30,24 @@ struct sparse_policy {
 enum status policy_init(
     struct sparse_policy *p, const struct mask_method *method, int n_layers, int n_heads) MUST_USE;
 void policy_clear(struct sparse_policy *p);
+
+static inline bool policy_is_eight(const struct sparse_policy *p)
+{
+    return p->qk != PRECISION_FULL || p->pv != PRECISION_FULL;
+}
+/* Anything but plain dense attention: tiles left out, products of eight bits, or both. */
+static inline bool policy_acts(const struct sparse_policy *p)
+{
+    return p->method || policy_is_eight(p);
+}
+/* ERR_ARG for P·V in int8, which is not defined. A dense policy that becomes one of eight bits has
+ * all layers on. */
+enum status policy_set_precision(
+    struct sparse_policy *p, enum precision qk, enum precision pv) MUST_USE;
 enum status policy_copy(struct sparse_policy *to, const struct sparse_policy *from) MUST_USE;
+
+/* `from` with every tile kept: dense, in the same precision in the same layers. */
+enum status policy_copy_dense(struct sparse_policy *to, const struct sparse_policy *from) MUST_USE;
 
 /* The same thresholds for every head, NAN for the default: theta .6, or -.1 when topk counts
  * the tiles (nothing should then be kept for want of similarity as well; SpargeAttn's top-k call
@@ -47,12 +66,18 @@ enum status policy_set_layers(struct sparse_policy *p, const char *text) MUST_US
 enum { MAX_MODEL_LAYERS = 4096, LAYERS_TEXT_SIZE = 16384 };
 char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZE]);
 
-/* True when all of this layer's attention to `n` rows at q_start of a sequence of total_len tokens
- * runs dense: the layer is off, the sequence short, the call one token or one that begins within a
- * block, or no head sparse. p NULL is dense. Counts why, head by head, into ledger [n_heads] of the
- * layer, unless that is NULL. */
-bool policy_runs_dense(const struct sparse_policy *p, int layer, int n, int q_start, int total_len,
-    struct head_ledger *ledger);
+/* What a layer does in a call of `n` rows at q_start of a sequence of total_len tokens. Dense and of
+ * full products where the layer is off, the sequence short, or the call one token or one that begins
+ * within a block; p NULL is that too. Counts what its heads do, and why not, into ledger [n_heads] of
+ * the layer, unless that is NULL. */
+struct layer_way {
+    bool sparse;           /* some head walks a tile map */
+    enum precision qk, pv; /* of all of its heads */
+};
+struct layer_way policy_layer_way(const struct sparse_policy *p, int layer, int n, int q_start,
+    int total_len, struct head_ledger *ledger);
+/* Nothing of a policy in it. */
+static inline bool layer_way_is_plain(struct layer_way w) { return !w.sparse && !w.qk && !w.pv; }
 
 /* The first layer that is on; n_layers when none is. */
 int policy_first_sparse_layer(const struct sparse_policy *p);

@@ -1,6 +1,8 @@
 /* What backends share. */
 #include "engine/session_backend.h"
 
+#include "kernels/eight.h"
+
 #include <string.h>
 
 void session_note_impl(struct str *impls, const struct attn_impl *impl)
@@ -18,18 +20,25 @@ int session_window(const struct llama_config *c, int layer, int total_len)
 enum status session_fail_windowed(
     const struct llama_config *c, int layer, const struct sparse_policy *p)
 {
-    return fail(ERR_UNSUPPORTED,
-        "layer %d sees a sliding window of %d tokens, which method %s is not defined for; leave "
-        "such layers "
+    struct str what = {0};
+    if (p->method) str_addf(&what, "method %s", p->method->name);
+    else
+        str_addf(
+            &what, "attention with --qk %s --pv %s", precision_name(p->qk), precision_name(p->pv));
+    enum status st = fail(ERR_UNSUPPORTED,
+        "layer %d sees a sliding window of %d tokens, which %s is not defined for; leave such "
+        "layers "
         "dense with --layers, or stay within %d tokens with --max-length",
-        layer, c->window, p->method->name, c->window);
+        layer, c->window, str_get(&what), c->window);
+    str_clear(&what);
+    return st;
 }
 
-bool session_counts_dense(
+struct layer_way session_layer_way(
     const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
 {
     struct head_ledger *ledger = f->ledger ? f->ledger + layer * n_heads : NULL;
-    return policy_runs_dense(f->policy, layer, f->n, q_start, total_len, ledger);
+    return policy_layer_way(f->policy, layer, f->n, q_start, total_len, ledger);
 }
 
 void forward_times_add(struct forward_times *to, const struct forward_times *from)

@@ -33,12 +33,12 @@ extern const struct session_backend session_backend_cpu;
 
 bool values_are_finite(const float *x, size_t n);
 
-/* True when the whole layer runs dense; counts why, head by head. */
-bool session_counts_dense(
+/* policy_layer_way() of a pass. */
+struct layer_way session_layer_way(
     const struct forward_args *f, int layer, int n_heads, int total_len, int q_start);
 /* Keys that a row of this layer sees in a sequence so long; 0: all before it. */
 int session_window(const struct llama_config *c, int layer, int total_len);
-/* ERR_UNSUPPORTED: the policy is sparse on a layer whose window is shorter than the sequence. */
+/* ERR_UNSUPPORTED: the policy acts on a layer whose window is shorter than the sequence. */
 enum status session_fail_windowed(
     const struct llama_config *c, int layer, const struct sparse_policy *p) MUST_USE;
 /* Add a kernel's name to a "+"-joined list that lacks it. */

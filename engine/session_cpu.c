@@ -377,9 +377,11 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
         return fail(ERR_UNSUPPORTED, "%d heads, at most 1024 are offered", c->n_heads);
     size_t map_bytes = 0, mask_bytes = 0;
     struct mask_args m = {.attn = &a};
-    bool dense = session_counts_dense(f, layer, c->n_heads, total_len, position);
-    if (!dense && a.window) return session_fail_windowed(c, layer, f->policy);
-    if (!dense) {
+    struct layer_way way = session_layer_way(f, layer, c->n_heads, total_len, position);
+    if (!layer_way_is_plain(way) && a.window) return session_fail_windowed(c, layer, f->policy);
+    a.qk = way.qk;
+    a.pv = way.pv;
+    if (way.sparse) {
         const struct sparse_policy *p = f->policy;
         m.heads = p->heads + layer * c->n_heads;
         m.smooth_k = p->smooth_k;
@@ -401,7 +403,7 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
     session_note_impl(s->impls, impl);
     size_t work = impl->workspace(&a);
     TRY(scratch(s, map_bytes + (mask_bytes > work ? mask_bytes : work)));
-    if (!dense) {
+    if (way.sparse) {
         int64_t t0 = started(s);
         map.bits = s->scratch;
         TRY(mask_predict(f->policy->method, &m, &map, (char *)s->scratch + map_bytes, s->par));

@@ -57,6 +57,7 @@ struct head_ledger {
     uint64_t calls_dense_head;  /* head calls dense because the policy says so for this head */
     uint64_t calls_dense_layer; /* … because the layer is outside the layer range */
     uint64_t calls_dense_short; /* … because the sequence is shorter than min_sparse_tokens */
+    uint64_t calls_eight;       /* of all of these, those whose products were of eight bits */
 };
 
 void head_ledger_add(struct head_ledger *to, const struct head_ledger *from);

@@ -1,6 +1,7 @@
 #include "kernels/curve.h"
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/eight.h"
 
 #include <assert.h>
 #include <math.h>
@@ -23,12 +24,15 @@ struct work {
     const struct mask_method *m;
     const struct mask_args *a;
     struct mask_args own[MAX_MASK_PARTS]; /* with the parameters of each part */
+    struct attn_args products; /* the call on what its precision leaves of q, k and v; predictions
+                                  see the call's own */
     const struct cpu_ops *ops;
     int n_rows, d, n_kblocks, bq, bk;
     int n_largest;
     double exact_abs, exact_sq;
     /* memory */
-    float *kt; /* [n_kblocks, d, bk] */
+    float *kt;   /* [n_kblocks, d, bk] */
+    void *eight; /* copies behind `products` */
     void *method_ws[MAX_MASK_PARTS];
     float *part_o, *part_m, *part_l; /* partial results of one query block: [n_kblocks][bq][…] */
     float *o, *mx, *l;               /* the chain: [bq, d], [bq], [bq] */
@@ -63,6 +67,7 @@ static size_t layout(
         at += ((bytes) + 63) / 64 * 64;        \
     } while (0)
     PUT(kt, f * nk * d * bk);
+    PUT(eight, eight_bytes(t));
     for (int i = 0; i < n_parts(m); i++) {
         struct mask_args own = *a;
         own.values = mask_part(m, i)->values;
@@ -144,6 +149,8 @@ static enum status begin(
     layout(m, a, n_points, ws, w);
     w->n_kblocks = (t->n_q + w->bk - 1) / w->bk;
     w->unit.head_dim = w->d;
+    w->unit.p_e4m3 = t->pv == PRECISION_FP8;
+    eight_inputs(t, w->eight, NULL, &w->products);
     memset(w->zero_row, 0, sizeof(float) * (size_t)w->d);
     TRY(measure_exact(w));
     for (int p = 0; p < n_points; p++) {
@@ -153,8 +160,8 @@ static enum status begin(
     }
     for (int j = 0; j < w->n_kblocks; j++) {
         int pos = j * w->bk, n = w->n_rows - pos < w->bk ? w->n_rows - pos : w->bk;
-        w->ops->pack_keys((const float *)t->k + pos * t->k_row, t->k_row, n, w->d, w->bk,
-            w->kt + (size_t)pos * (size_t)w->d);
+        w->ops->pack_keys((const float *)w->products.k + pos * w->products.k_row, w->products.k_row,
+            n, w->d, w->bk, w->kt + (size_t)pos * (size_t)w->d);
     }
     return OK;
 }
@@ -163,7 +170,7 @@ static enum status begin(
  * marked there. */
 static void compute_partials(struct work *w, int row0, int n_rows, int n_tiles, const uint8_t *only)
 {
-    const struct attn_args *t = w->a->attn;
+    const struct attn_args *t = &w->products;
     float m_local[PV_UNIT_ROWS];
     for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS) {
         struct attn_unit *u = &w->unit;

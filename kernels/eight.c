@@ -82,7 +82,8 @@ static void block_task(void *ctx, int item, int worker)
 static void run_job(struct job *j, int heads, struct par *par)
 {
     j->n_blocks = (j->n_rows + EIGHT_ROWS - 1) / EIGHT_ROWS;
-    par_for(par, heads * j->n_blocks, block_task, j);
+    for (int i = 0; !par && i < heads * j->n_blocks; i++) block_task(j, i, 0);
+    if (par) par_for(par, heads * j->n_blocks, block_task, j);
 }
 
 /* Heads that share one q are one head of it. */

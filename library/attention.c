@@ -119,17 +119,20 @@ enum status attention_of(
 }
 
 enum status attention_runs_dense(const struct sg_attention *a, const struct sg_policy *p,
-    const struct attn_args *attn, struct head_ledger *ledger, bool *dense)
+    struct attn_args *attn, struct head_ledger *ledger, bool *dense)
 {
     int n_kv = attn_n_kv(attn), total = a->total > n_kv ? a->total : n_kv;
-    *dense =
-        policy_runs_dense(p ? &p->now : NULL, a->layer, attn->n_q, attn->q_start, total, ledger);
-    if (*dense || !attn->window) return OK;
+    struct layer_way way =
+        policy_layer_way(p ? &p->now : NULL, a->layer, attn->n_q, attn->q_start, total, ledger);
+    *dense = !way.sparse;
+    attn->qk = way.qk;
+    attn->pv = way.pv;
+    if (layer_way_is_plain(way) || !attn->window) return OK;
     return fail(ERR_UNSUPPORTED,
-        "layer %d sees a sliding window of %d tokens, which method %s is not defined for; leave "
-        "such layers dense, "
-        "or stay within %d tokens",
-        a->layer, attn->window, p->now.method->name, attn->window);
+        "layer %d sees a sliding window of %d tokens, which %s%s is not defined for; leave such "
+        "layers dense, or stay within %d tokens",
+        a->layer, attn->window, p->now.method ? "method " : "attention in eight bits",
+        p->now.method ? p->now.method->name : "", attn->window);
 }
 
 struct call {
@@ -226,7 +229,9 @@ static enum status workspace_body(void *args)
     struct sg_attention a;
     struct attn_args attn;
     TRY(SG_TAKE(a, c->asked, kernel));
+    bool dense;
     TRY(attention_of(&a, c->policy, &attn));
+    TRY(attention_runs_dense(&a, c->policy, &attn, NULL, &dense));
     c->bytes = 0;
 #ifdef SG_HAVE_CUDA
     if (a.on_gpu) c->bytes = attention_cuda_workspace(&a, c->policy, &attn);

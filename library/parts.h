@@ -60,9 +60,10 @@ void ledger_give(struct sg_ledger *to, const struct head_ledger *from, size_t n)
 /* The attention call that `a` asks for, checked against the policy, which may be NULL. */
 enum status attention_of(
     const struct sg_attention *a, const struct sg_policy *p, struct attn_args *out) MUST_USE;
-/* ERR_UNSUPPORTED for a sparse layer with a sliding window. Counts. */
+/* ERR_UNSUPPORTED for a layer that the policy acts on, with a sliding window. Counts, and sets the
+ * precision of the call, which is the layer's. */
 enum status attention_runs_dense(const struct sg_attention *a, const struct sg_policy *p,
-    const struct attn_args *attn, struct head_ledger *ledger, bool *dense) MUST_USE;
+    struct attn_args *attn, struct head_ledger *ledger, bool *dense) MUST_USE;
 enum { MAX_HEADS = 1024 };
 
 #ifdef SG_HAVE_CUDA

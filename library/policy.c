@@ -82,6 +82,7 @@ static enum status policy_take(struct sg_policy **out, const char *path, struct 
     struct weights shape = {.config = {.n_layers = t->n_layers, .n_heads = t->n_heads}};
     enum status st = policy_new(out, t->method, t->n_layers, t->n_heads);
     if (st == OK) st = tuned_apply(t, path, &shape, t->model_fingerprint, &(*out)->now);
+    if (st == OK) st = policy_set_precision(&(*out)->now, t->qk, t->pv);
     if (st != OK) {
         sg_policy_close(out);
         tuned_clear(t);
@@ -153,6 +154,8 @@ static void tuned_refresh(struct sg_policy *p)
     policy_layers_text(&p->now, t->layers);
     t->block = p->now.block;
     t->smooth_k = p->now.smooth_k;
+    t->qk = p->now.qk;
+    t->pv = p->now.pv;
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         t->heads[i].params = p->now.heads[i];
         t->heads[i].in_range = p->now.layer_on[i / t->n_heads];

@@ -87,7 +87,7 @@ enum status attribution_find(const struct run_list *runs, struct attribution **o
         const struct run_record *r = &runs->rows[i];
         bool on[MAX_LAYERS];
         int n_layers = r->model.n_layers, n_on = parse_layers(r->layers, n_layers, on);
-        if (r->status != RUN_DONE || n_on < 1 || !strcmp(r->method, "dense")) continue;
+        if (r->status != RUN_DONE || n_on < 1 || run_is_dense(r)) continue;
         bool alone = n_on == 1, all_but = n_on == n_layers - 1 && n_layers > 2;
         if ((!alone && !all_but) || (all_but && !all_heads(r))) continue;
         int layer = 0;

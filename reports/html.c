@@ -273,7 +273,7 @@ static enum status add_causes(const struct html_input *in, struct str *out)
     if (table_rows(causes)) /* a cause has all its names */
         table_render(causes, TABLE_HTML, (struct table_style){0}, out);
     table_free(&causes);
-    if (!v->layer_errors.n && v->samples.n && !v->from_file && strcmp(v->run->method, "dense"))
+    if (!v->layer_errors.n && v->samples.n && !v->from_file && !run_is_dense(v->run))
         str_add(out,
             "<p class=\"note\">The error of each layer and head was not measured in this run: "
             "<code>eval "

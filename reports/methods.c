@@ -166,7 +166,7 @@ static void add_configuration(struct table *t, const struct run_list *runs,
 static bool has_row(const struct run_list *runs, size_t at, const struct run_record *subject)
 {
     const struct run_record *r = &runs->rows[at];
-    if (r->status != RUN_DONE || !strcmp(r->method, "dense")) return false;
+    if (r->status != RUN_DONE || run_is_dense(r)) return false;
     bool main = same_suite(r, subject->dataset.suite);
     if (!main && find_run(runs, r, subject->dataset.suite)) return false;
     for (size_t k = 0; k < at; k++) {

@@ -52,8 +52,7 @@ static enum status load_others(struct draft *d, struct store *s)
     enum status st = OK;
     for (size_t i = 0; i < d->plan.n && d->n_same < MOST_LINES && st == OK; i++) {
         const struct run_record *r = &d->plan.rows[i];
-        if (r->status != RUN_DONE || r->repeat || !is_subject_data(d, r) ||
-            !strcmp(r->method, "dense"))
+        if (r->status != RUN_DONE || r->repeat || !is_subject_data(d, r) || run_is_dense(r))
             continue;
         st = run_view_load(&d->others[d->n_same], s, r->key);
         d->n_same += st == OK;
@@ -61,8 +60,7 @@ static enum status load_others(struct draft *d, struct store *s)
     const char *grid = needles.n ? needles.rows[needles.n - 1].dataset.fingerprint : "";
     for (size_t i = 0; i < needles.n && d->n_needles < MOST_LINES && st == OK; i++) {
         const struct run_record *r = &needles.rows[i];
-        if (strcmp(r->dataset.fingerprint, grid) || r->repeat || !strcmp(r->method, "dense"))
-            continue;
+        if (strcmp(r->dataset.fingerprint, grid) || r->repeat || run_is_dense(r)) continue;
         st = run_view_load(&d->others[d->n_same + d->n_needles], s, r->key);
         d->n_needles += st == OK;
     }

@@ -42,7 +42,7 @@ void run_headline(const struct run_view *v, struct str *out)
     double cosine = run_view_metric(v, "logits_cosine"), sparsity = run_view_metric(v, "sparsity");
     if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
     if (isnan(cosine)) return;
-    if (sparsity == 0) {
+    if (sparsity == 0 && !run_is_eight(v->run)) {
         str_add(out, "Nothing was left out: this compares dense with dense.");
         return;
     }
@@ -51,8 +51,13 @@ void run_headline(const struct run_view *v, struct str *out)
     add_loss(v, "ppl_ratio", 100, 1, "%.1f", " % in perplexity", &any, out);
     add_loss(v, "token_accuracy", -100, 1, "%.1f", " % of the next tokens", &any, out);
     add_loss(v, "kl", 1, 0, "%.4f", " nats of KL", &any, out);
-    if (any && !isnan(sparsity)) str_addf(out, ", at %.1f %% sparsity.", 100 * sparsity);
+    if (any && !isnan(sparsity)) str_addf(out, ", at %.1f %% sparsity", 100 * sparsity);
+    if (any && run_is_eight(v->run))
+        str_addf(out, " with Q·K in %s and P·V in %s", v->run->qk ? v->run->qk : "full",
+            v->run->pv ? v->run->pv : "full");
+    if (any && (!isnan(sparsity) || run_is_eight(v->run))) str_add(out, ".");
     if (v->samples.n == 1) str_add(out, " One sample: no interval.");
+    if (sparsity == 0) return; /* the bands speak of sparse attention */
     struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
     str_addf(out,
         "%sBy the tuning guide's bands (cosine %.4f and token agreement): %s; its goal for tuning, "
@@ -103,7 +108,7 @@ static void warn_fallback(struct warnings *w, const struct run_view *v)
                 (long long)r->dense_fallback_calls, (long long)r->attention_calls,
                 r->min_sparse_tokens));
     double sparsity = run_view_metric(v, "sparsity");
-    if (strcmp(r->method, "dense") && sparsity < .01)
+    if (strcmp(r->method, "dense") && !run_is_eight(r) && sparsity < .01)
         warn(w,
             str_format(
                 "Only %.2f %% of the work was left out, so this compares dense with dense: loosen "

@@ -69,10 +69,14 @@ static void add_setting(struct str *out, const char *name, double value)
 
 void run_describe(const struct run_record *r, struct str *out)
 {
+    bool dense = !strcmp(r->method, "dense");
     str_add(out, r->method);
-    if (!strcmp(r->method, "dense")) return;
-    str_addf(out, " %dx%d", r->block_q, r->block_k);
-    if (r->tuned_hash) {
+    if (r->qk) str_addf(out, " qk=%s", r->qk);
+    if (r->pv) str_addf(out, " pv=%s", r->pv);
+    if (run_is_dense(r)) return;
+    if (!dense) str_addf(out, " %dx%d", r->block_q, r->block_k);
+    if (dense) { /* every tile is kept: there is no threshold */
+    } else if (r->tuned_hash) {
         if (r->rule) str_addf(out, " rule=%s", r->rule);
         add_setting(out, "l1", r->l1);
         add_setting(out, "pv_l1", r->pv_l1);
@@ -109,8 +113,8 @@ void run_short_name(const struct run_record *r, struct str *out)
     if (!isnan(r->topk)) str_addf(out, " %.2g", r->topk);
     if (!sparge && !r->tuned_hash && isnan(r->topk) && !isnan(r->cdfthreshd))
         str_addf(out, " tau %.3g", r->cdfthreshd);
-    if (strcmp(r->method, "dense") && strcmp(r->layers, "all"))
-        str_addf(out, ", layers %s", r->layers);
+    if (run_is_eight(r)) str_addf(out, " %s/%s", r->qk ? r->qk : "full", r->pv ? r->pv : "full");
+    if (!run_is_dense(r) && strcmp(r->layers, "all")) str_addf(out, ", layers %s", r->layers);
     if (r->heads && strcmp(r->heads, "all")) str_addf(out, ", head %s", r->heads);
 }
 

@@ -46,6 +46,8 @@ static const struct column run_table[] = {
     RUN(block_q, BLOCK, SPARSE, "config.block_q", NULL),
     RUN(block_k, BLOCK, SPARSE, "config.block_k", NULL),
     RUN(smooth_k, TEXT, SPARSE, "config.smooth_k", NULL),
+    RUN(qk, TEXT, KEY, "config.qk", "Q·K"),
+    RUN(pv, TEXT, KEY, "config.pv", "P·V"),
     RUN(layers, TEXT, PLACE | NAMED | COLUMN_REQUIRED, "config.layers", NULL),
     RUN(heads, TEXT, PLACE | NAMED, "config.heads", NULL),
     RUN(rule, TEXT, SPARSE, "config.rule", NULL),
@@ -182,6 +184,7 @@ static const struct column ledger_table[] = {
     LEDGER(pv_possible, INT64), LEDGER(pv_computed, INT64), LEDGER(forced_sink, INT64),
     LEDGER(forced_diagonal, INT64), LEDGER(forced_theta_q, INT64), LEDGER(forced_theta_k, INT64),
     LEDGER(calls, INT64), LEDGER(dense_head, INT64), LEDGER(dense_layer, INT64), LEDGER(dense_short, INT64),
+    LEDGER(eight, INT64),
     LEDGER(theta, REAL), LEDGER(tau, REAL), LEDGER(lambda, REAL),
 };
 const struct columns ledger_columns = {.table = "v_ledger", TABLE(ledger_record, ledger_table)};

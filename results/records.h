@@ -85,6 +85,8 @@ struct run_record {
     const char *rule;     /* tuning rule: "l1", "tail", "cosine", "rmse"; NULL untuned */
     double l1, pv_l1;
     double simthreshd1, cdfthreshd, pvthreshd; /* global thresholds; NAN when tuned per head */
+    /* what the operands of Q·K and P·V become: "int8", "fp8"; NULL: as they are on the device */
+    const char *qk, *pv;
     double topk;                               /* kept fraction */
     int64_t window;                            /* tokens, -1 = does not apply */
     /* sparse layers, canonical: "all", "16-31", "0-6+8-15", "7" */
@@ -123,6 +125,13 @@ struct run_record {
     struct headline headline; /* read side only */
     const char *digest;       /* read side only: hash of the results, timings left out */
 };
+
+/* Nothing was left out and nothing became eight bits: it compares dense with dense. */
+static inline bool run_is_eight(const struct run_record *r) { return r->qk || r->pv; }
+static inline bool run_is_dense(const struct run_record *r)
+{
+    return r->method && !strcmp(r->method, "dense") && !run_is_eight(r);
+}
 
 /* The oracle, by whatever name: it computes everything before it leaves anything out, so it is a
  * limit and nothing to choose. */
@@ -208,6 +217,7 @@ struct ledger_record {
     int64_t forced_sink, forced_diagonal, forced_theta_q, forced_theta_k;
     /* calls, and those that ran dense, by reason */
     int64_t calls, dense_head, dense_layer, dense_short;
+    int64_t eight; /* calls whose products were of eight bits, dense ones included */
     /* thresholds used; NAN where the head was dense */
     double theta, tau, lambda;
 };

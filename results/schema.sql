@@ -71,6 +71,8 @@ CREATE TABLE run (
     block_q     INTEGER NOT NULL,   -- query rows of a tile
     block_k     INTEGER NOT NULL,   -- key rows of a tile
     smooth_k    TEXT,               -- running, global, off
+    qk          TEXT,               -- what the operands of Q·K become: int8, fp8; NULL: as they are
+    pv          TEXT,               -- and those of P·V: fp8
     rule        TEXT,               -- what tuning bounded: l1, tail, cosine, rmse
     l1          REAL,
     pv_l1       REAL,
@@ -179,6 +181,7 @@ CREATE TABLE ledger (
     forced_theta_q TEXT NOT NULL, forced_theta_k TEXT NOT NULL,
     calls TEXT NOT NULL,                                  -- and those that ran dense, by reason:
     dense_head TEXT NOT NULL, dense_layer TEXT NOT NULL, dense_short TEXT NOT NULL,
+    eight TEXT NOT NULL DEFAULT '0',                      -- calls whose products were of eight bits
     thresholds INTEGER NOT NULL REFERENCES head_thresholds,
     PRIMARY KEY (run, layer)
 ) STRICT, WITHOUT ROWID;

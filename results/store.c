@@ -56,10 +56,14 @@ static const char to_version_4[] = "ALTER TABLE sample ADD COLUMN logits_dense_r
 static const char to_version_5[] =
     "ALTER TABLE run ADD COLUMN confirming INTEGER NOT NULL DEFAULT 0;";
 
+static const char to_version_6[] = "ALTER TABLE run ADD COLUMN qk TEXT;"
+                                   "ALTER TABLE run ADD COLUMN pv TEXT;"
+                                   "ALTER TABLE ledger ADD COLUMN eight TEXT NOT NULL DEFAULT '0';";
+
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at
  * once. Views hold nothing and are made anew. */
 static const char *const steps[SCHEMA_VERSION] = {
-    results_schema_sql, to_version_2, to_version_3, to_version_4, to_version_5};
+    results_schema_sql, to_version_2, to_version_3, to_version_4, to_version_5, to_version_6};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)

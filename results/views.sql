@@ -3,6 +3,7 @@ DROP VIEW IF EXISTS v_runs;
 DROP VIEW IF EXISTS v_frontier;
 DROP VIEW IF EXISTS v_metrics;
 DROP VIEW IF EXISTS v_ledger;
+DROP VIEW IF EXISTS v_precision;
 DROP VIEW IF EXISTS v_flips;
 DROP VIEW IF EXISTS v_cells;
 
@@ -10,7 +11,7 @@ DROP VIEW IF EXISTS v_cells;
 CREATE VIEW v_runs AS
 SELECT r.id, r.status, r.reason, m.name AS model, d.suite, d.name AS dataset, r.method, r.layers, r.heads,
        r.rule, r.l1, r.pv_l1, r.simthreshd1, r.cdfthreshd, r.pvthreshd, r.topk, r.window,
-       r.block_q, r.block_k, r.smooth_k, r.max_length, r.num_samples, r.score, d.n_tokens, r.device, r.residual, r.graph, r.impl, r.threads,
+       r.block_q, r.block_k, r.smooth_k, r.qk, r.pv, r.max_length, r.num_samples, r.score, d.n_tokens, r.device, r.residual, r.graph, r.impl, r.threads,
        r.sparsity, r.qk_sparsity, r.pv_sparsity, r.cosine_mean, r.cosine_lo, r.cosine_hi, r.cosine_p1,
        r.kl_mean, r.kl_lo, r.kl_hi, r.kl_p99_9,
        r.ppl_dense, r.ppl_sparse, r.ppl_ratio, r.ppl_ratio_lo, r.ppl_ratio_hi,
@@ -28,7 +29,8 @@ JOIN software s ON s.id = r.software;
 
 -- Done runs against the others of the same model and data set. on_cosine = 1: no other run is at least as
 -- sparse and at least as good, and better in one of both. on_kl and on_ppl likewise. The oracle, which has to
--- compute everything before it leaves anything out, is a limit and competes with itself alone.
+-- compute everything before it leaves anything out, is a limit and competes with itself alone; so do runs of one
+-- precision, as sparsity says nothing of what eight bits save.
 CREATE VIEW v_frontier AS
 WITH marked AS (
     SELECT id,
@@ -39,11 +41,11 @@ WITH marked AS (
            ppl_ratio IS NOT NULL AND ppl_ratio <= min(ppl_ratio) OVER same
                AND ifnull(ppl_ratio < min(ppl_ratio) OVER sparser, 1) AS on_ppl
     FROM run WHERE status = 'done' AND NOT confirming AND sparsity IS NOT NULL
-    WINDOW same    AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%', sparsity),
-           sparser AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%' ORDER BY sparsity DESC
+    WINDOW same    AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%', qk, pv, sparsity),
+           sparser AS (PARTITION BY model, dataset, method || '+' LIKE 'oracle+%', qk, pv ORDER BY sparsity DESC
                        GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
 SELECT r.id, m.name AS model, d.name AS dataset, r.max_length, r.method, r.layers, r.rule, r.l1, r.pv_l1,
-       r.topk, r.window, r.sparsity, r.cosine_mean, r.kl_mean, r.ppl_ratio, k.on_cosine, k.on_kl, k.on_ppl
+       r.topk, r.window, r.qk, r.pv, r.sparsity, r.cosine_mean, r.kl_mean, r.ppl_ratio, k.on_cosine, k.on_kl, k.on_ppl
 FROM marked k JOIN run r ON r.id = k.id JOIN model m ON m.id = r.model JOIN dataset d ON d.id = r.dataset;
 
 -- Metrics with the settings of their run.
@@ -71,6 +73,7 @@ flat AS (
        json_extract(dense_head, iif(json_type(dense_head) = 'array', path, '$')) AS dense_head,
        json_extract(dense_layer, iif(json_type(dense_layer) = 'array', path, '$')) AS dense_layer,
        json_extract(dense_short, iif(json_type(dense_short) = 'array', path, '$')) AS dense_short,
+       json_extract(eight, iif(json_type(eight) = 'array', path, '$')) AS eight,
        json_extract(theta, iif(json_type(theta) = 'array', path, '$')) AS theta,
        json_extract(tau, iif(json_type(tau) = 'array', path, '$')) AS tau,
        json_extract(lambda, iif(json_type(lambda) = 'array', path, '$')) AS lambda
@@ -80,6 +83,35 @@ SELECT *, 1.0 - tiles_computed * 1.0 / nullif(tiles_possible, 0) AS qk_sparsity,
        1.0 - 0.5 * (tiles_computed * 1.0 / nullif(tiles_possible, 0)
                     + pv_computed * 1.0 / nullif(pv_possible, 0)) AS sparsity
 FROM flat;
+
+-- Sparse runs of eight bits beside what each half costs alone: the same layers in the same precision with every tile
+-- kept, and the same tiles with full products. NULL: that run is not stored; `eval --apart` makes both. kl_share: KL of
+-- precision over KL of sparsity.
+CREATE VIEW v_precision AS
+SELECT b.id AS run, p.id AS precision_run, s.id AS sparsity_run, m.name AS model, d.name AS dataset, b.max_length,
+       b.method, b.layers, b.l1, b.pv_l1, b.qk, b.pv, b.sparsity,
+       p.kl_mean AS kl_precision, s.kl_mean AS kl_sparsity, b.kl_mean AS kl_both,
+       p.kl_mean / nullif(s.kl_mean, 0) AS kl_share,
+       p.cosine_mean AS cosine_precision, s.cosine_mean AS cosine_sparsity, b.cosine_mean AS cosine_both,
+       p.ppl_ratio AS ppl_ratio_precision, s.ppl_ratio AS ppl_ratio_sparsity, b.ppl_ratio AS ppl_ratio_both
+FROM run b JOIN model m ON m.id = b.model JOIN dataset d ON d.id = b.dataset JOIN software e ON e.id = b.software
+LEFT JOIN (SELECT r.*, w.engine FROM run r JOIN software w ON w.id = r.software) p
+       ON p.status = 'done' AND p.method = 'dense' AND p.qk IS b.qk AND p.pv IS b.pv
+      AND (p.model, p.dataset, p.engine, p.max_length, p.layers, p.min_sparse_tokens, p.device, p.graph, p.seed,
+           p.repeat, p.confirming)
+        = (b.model, b.dataset, e.engine, b.max_length, b.layers, b.min_sparse_tokens, b.device, b.graph, b.seed,
+           b.repeat, b.confirming)
+      AND p.score IS b.score AND p.residual IS b.residual AND p.impl IS b.impl
+LEFT JOIN (SELECT r.*, w.engine FROM run r JOIN software w ON w.id = r.software) s
+       ON s.status = 'done' AND s.qk IS NULL AND s.pv IS NULL
+      AND (s.method, s.model, s.dataset, s.engine, s.max_length, s.layers, s.heads, s.block_q, s.block_k,
+           s.min_sparse_tokens, s.device, s.graph, s.seed, s.repeat, s.confirming)
+        = (b.method, b.model, b.dataset, e.engine, b.max_length, b.layers, b.heads, b.block_q, b.block_k,
+           b.min_sparse_tokens, b.device, b.graph, b.seed, b.repeat, b.confirming)
+      AND s.smooth_k IS b.smooth_k AND s.tuned_hash IS b.tuned_hash AND s.simthreshd1 IS b.simthreshd1
+      AND s.cdfthreshd IS b.cdfthreshd AND s.pvthreshd IS b.pvthreshd AND s.topk IS b.topk AND s.window IS b.window
+      AND s.score IS b.score AND s.residual IS b.residual AND s.impl IS b.impl
+WHERE b.status = 'done' AND b.method <> 'dense' AND (b.qk IS NOT NULL OR b.pv IS NOT NULL);
 
 -- Questions whose answer changed between dense and sparse.
 CREATE VIEW v_flips AS

@@ -25,6 +25,7 @@ static void cuda_close(void **state)
     weights_cuda_free(s->on, s->slab, s->plan.total_bytes);
     session_cuda_close_view(s);
     weights_cuda_free(s->on, s->mass, s->mass_bytes);
+    weights_cuda_free(s->on, s->eight, s->eight_bytes);
     session_cuda_close_graphs(s);
     session_cuda_close_times(s);
     pthread_mutex_unlock(&s->on->lock);
@@ -113,9 +114,12 @@ static enum status plan_layers(struct session_cuda *s, const struct chunk *x, in
     memset(s->layers, 0, (size_t)c->n_layers);
     for (int l = x->first; l < x->end; l++) {
         s->kept_maps[l] = (struct tile_map){0};
-        if (session_counts_dense(x->f, l, c->n_heads, total_len, x->position)) continue;
+        struct layer_way way = session_layer_way(x->f, l, c->n_heads, total_len, x->position);
+        if (layer_way_is_plain(way)) continue;
         if (session_window(c, l, total_len)) return session_fail_windowed(c, l, p);
-        s->layers[l] = LAYER_SPARSE;
+        if (way.qk || way.pv) s->layers[l] |= LAYER_EIGHT;
+        if (!way.sparse) continue;
+        s->layers[l] |= LAYER_SPARSE;
         s->kept_maps[l] = tile_map_shape(p->block, c->n_heads, x->position, x->n);
         s->kept_maps[l].bits = (uint64_t *)(s->maps + s->map_bytes * (size_t)l);
         /* a kernel that need not ask is a fifth faster */
@@ -146,12 +150,13 @@ static enum status can_record(const struct session_cuda *s, const struct chunk *
 }
 
 /* One graph serves all steps when the only position-dependent kernels read it on the device. The
- * last row of a prompt cut in chunks can be a chunk of its own, and sparse. */
+ * last row of a prompt cut in chunks can be a chunk of its own, and sparse or of eight bits. */
 static enum status decodes(const struct session_cuda *s, const struct chunk *x, bool *yes)
 {
     *yes = false;
     for (int l = 0; l < s->w->config.n_layers; l++)
-        if (s->layers[l] & LAYER_SPARSE || session_window(&s->w->config, l, s->plan.capacity))
+        if (s->layers[l] & (LAYER_SPARSE | LAYER_EIGHT) ||
+            session_window(&s->w->config, l, s->plan.capacity))
             return OK;
     struct attn_args a = session_cuda_call(s, x, 0);
     const struct attn_impl *impl;

@@ -15,6 +15,7 @@ struct shape {
     struct block_shape block;
     enum smooth_k smooth_k;
     float topk;
+    enum precision qk, pv;
     int n, position; /* position -1: read on the device */
     bool ledger, logits;
 };
@@ -57,6 +58,8 @@ static struct shape shape_of(const struct session_cuda *s, const struct chunk *x
     } else if (p) {
         shape.block = p->block; /* dense calls count tiles of this shape */
     }
+    for (int l = 0; l < s->w->config.n_layers; l++)
+        if (s->layers[l] & LAYER_EIGHT) shape.qk = p->qk, shape.pv = p->pv;
     shape.n = x->n;
     shape.position = x->at_device ? -1 : x->position;
     shape.ledger = x->f->ledger != NULL;

@@ -2,6 +2,7 @@
 
 #include "engine/rope.h"
 #include "kernels/cuda/ops_cuda.h"
+#include "kernels/eight.h"
 #include "kernels/registry.h"
 
 #include <math.h>
@@ -143,7 +144,51 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
         .block = f->policy ? f->policy->block : (struct block_shape)BLOCK_DEFAULT,
         .ledger = f->ledger ? s->ledger + layer * c->n_heads : NULL,
         .window = session_window(c, layer, x->position + x->n),
+        .qk = s->layers[layer] & LAYER_EIGHT ? f->policy->qk : PRECISION_FULL,
+        .pv = s->layers[layer] & LAYER_EIGHT ? f->policy->pv : PRECISION_FULL,
     };
+}
+
+/* Eight bits have kernels on Hopper only and not for every shape: what is missing is said, and
+ * nothing else runs instead. */
+static enum status choose_kernel(
+    const struct session_cuda *s, const struct attn_args *a, const struct attn_impl **impl)
+{
+    const char *why = attn_is_full(a) || s->impl
+        ? NULL
+        : (a->tiles ? &attn_sparse_eight_sm90 : &attn_dense_eight_sm90)->refuses(a);
+    if (!why) return attn_choose(a, s->impl, impl);
+    return fail(ERR_UNSUPPORTED,
+        "--qk %s --pv %s on %s (compute capability %d.%d): the kernels of eight bits refuse it: "
+        "%s; "
+        "--device cpu computes it",
+        precision_name(a->qk), precision_name(a->pv), s->on->info.name, s->on->info.sm / 10,
+        s->on->info.sm % 10, why);
+}
+
+/* The kernel of a call and its scratch. That of eight bits is no part of the session's plan: it is
+ * taken when it is first wanted, for the longest call there can be, so that what a graph has
+ * recorded stays where it is. */
+enum status session_cuda_kernel(
+    struct session_cuda *s, const struct attn_args *a, const struct attn_impl **impl, void **ws)
+{
+    const struct llama_config *c = &s->w->config;
+    TRY(choose_kernel(s, a, impl));
+    *ws = s->attn_ws;
+    if ((*impl)->workspace(a) <= session_cuda_attention_scratch(c)) return OK;
+    struct attn_args most = *a;
+    most.n_q = s->plan.chunk < s->plan.capacity ? s->plan.chunk : s->plan.capacity;
+    most.q_start = s->plan.capacity - most.n_q;
+    size_t bytes = attn_is_full(a) ? 0 : (*impl)->workspace(&most);
+    if ((*impl)->workspace(a) > bytes)
+        return fail(
+            ERR_UNSUPPORTED, "%s asks for more scratch than a CUDA session plans", (*impl)->name);
+    if (!s->eight) {
+        TRY(weights_cuda_alloc(s->on, &s->eight, bytes, "attention with products of eight bits"));
+        s->eight_bytes = bytes;
+    }
+    *ws = s->eight;
+    return OK;
 }
 
 static enum status attend(struct session_cuda *s, const struct chunk *x, int layer)
@@ -161,13 +206,11 @@ static enum status attend(struct session_cuda *s, const struct chunk *x, int lay
         if (s->layers[layer] & LAYER_SKIPS) a.pv_threshold = s->lambda + layer * c->n_heads;
     }
     const struct attn_impl *impl;
-    TRY(attn_choose(&a, s->impl, &impl));
+    void *ws;
+    TRY(session_cuda_kernel(s, &a, &impl, &ws));
     session_note_impl(x->impls, impl);
-    if (impl->workspace(&a) > session_cuda_attention_scratch(c))
-        return fail(
-            ERR_UNSUPPORTED, "%s asks for more scratch than a CUDA session plans", impl->name);
     TRY(sparse ? PART(s, x, attention_s) : PART(s, x, attention_dense_s));
-    TRY(impl->run(&a, s->attn_ws, s->par, s->on->stream));
+    TRY(impl->run(&a, ws, s->par, s->on->stream));
     TRY(PART(s, x, rest_s));
     return f->hook && !f->hook_tiles_only ? session_cuda_show_layer(s, f, layer, &a) : OK;
 }

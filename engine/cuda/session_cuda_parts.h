@@ -11,7 +11,11 @@
 #include "kernels/cuda/device_cuda.h"
 
 /* What a layer of the present chunk does. */
-enum { LAYER_SPARSE = 1, LAYER_SKIPS = 2 /* some head may skip P·V */ };
+enum {
+    LAYER_SPARSE = 1,
+    LAYER_SKIPS = 2 /* some head may skip P·V */,
+    LAYER_EIGHT = 4 /* products of eight bits */
+};
 
 struct session_cuda {
     const struct weights *w;
@@ -60,6 +64,9 @@ struct session_cuda {
     size_t device_view_bytes;
     float *mass; /* for methods other than sparge; taken when first wanted */
     size_t mass_bytes;
+    void *eight; /* q, k and v of a call in eight bits; taken when first wanted, for any call of the
+                    session */
+    size_t eight_bytes;
     const struct attn_args *repeat; /* the device call under a hook */
     struct session_graphs *graphs;  /* NULL until one is wanted; the same with times */
     struct session_times *times;
@@ -100,6 +107,10 @@ size_t session_cuda_attention_scratch(const struct llama_config *c);
 enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x) MUST_USE;
 /* The attention of a layer. */
 struct attn_args session_cuda_call(const struct session_cuda *s, const struct chunk *x, int layer);
+/* The kernel that runs it, and its scratch. ERR_UNSUPPORTED for eight bits where no kernel has
+ * them. */
+enum status session_cuda_kernel(struct session_cuda *s, const struct attn_args *a,
+    const struct attn_impl **impl, void **ws) MUST_USE;
 /* Logits of the row in `norm`, into the first of `logits`. */
 enum status session_cuda_head_row(struct session_cuda *s) MUST_USE;
 /* A row of the stream, on the device. */

@@ -2,7 +2,6 @@
 #include "engine/cuda/session_cuda_parts.h"
 
 #include "kernels/cuda/ops_cuda.h"
-#include "kernels/registry.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -108,9 +107,10 @@ static enum status repeat_run(
     a.ledger = host->ledger ? s->ledger : NULL;
     size_t ledger_bytes = sizeof *s->ledger * (size_t)a.n_heads;
     const struct attn_impl *impl;
-    TRY(attn_choose(&a, s->impl, &impl));
+    void *attn_ws;
+    TRY(session_cuda_kernel(s, &a, &impl, &attn_ws));
     if (a.ledger) TRY(s->on->impl->fill(s->on->d, s->ledger, 0, ledger_bytes));
-    TRY(impl->run(&a, s->attn_ws, NULL, s->on->stream));
+    TRY(impl->run(&a, attn_ws, NULL, s->on->stream));
     if (a.ledger) {
         TRY(fetch(s, s->host_ledger, s->ledger, ledger_bytes));
         for (int h = 0; h < a.n_heads; h++) head_ledger_add(&host->ledger[h], &s->host_ledger[h]);

@@ -83,6 +83,7 @@ static const char *cuda_refuses(const struct weights *w, const struct sparse_pol
 {
     struct attn_args shape = shape_of(&w->config, p, longest > 0 ? longest : 1);
     const struct weights_cuda *on = (const struct weights_cuda *)w->on_device;
+    if (policy_is_eight(p)) return "its curves are of bf16 products";
     /* another may be this thread's */
     if (device_cuda_use(on->d) != OK) return "its device cannot be used";
     return curve_cuda_refuses(

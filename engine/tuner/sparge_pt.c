@@ -1,5 +1,7 @@
 #include "engine/tuner/sparge_pt.h"
 
+#include "kernels/eight.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -404,4 +406,6 @@ void sparge_pt_options(const struct tuned *t, struct str *out)
     if (t->block.q != 128 || t->block.k != 64)
         str_addf(out, " --block %dx%d", t->block.q, t->block.k);
     if (t->smooth_k != SMOOTH_K_GLOBAL) str_addf(out, " --smooth-k %s", smooth_k_name(t->smooth_k));
+    if (t->qk) str_addf(out, " --qk %s", precision_name(t->qk));
+    if (t->pv) str_addf(out, " --pv %s", precision_name(t->pv));
 }

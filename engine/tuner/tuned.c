@@ -4,6 +4,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/xmalloc.h"
+#include "kernels/eight.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -115,6 +116,10 @@ char *tuned_hash(const struct tuned *t, char *out)
     hash_add(&h, bounds, sizeof bounds);
     hash_add_u64(&h, (uint64_t)t->block.q << 32 | (uint64_t)t->block.k);
     hash_add_str(&h, smooth_k_name(t->smooth_k));
+    if (t->qk || t->pv) {
+        hash_add_str(&h, precision_name(t->qk));
+        hash_add_str(&h, precision_name(t->pv));
+    }
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         const struct head_params *p = &t->heads[i].params;
         float thresholds[3] = {p->theta, p->tau, p->lambda};
@@ -220,6 +225,10 @@ static cJSON *tuned_json(const struct tuned *t)
     cJSON_AddNumberToObject(root, "block_q", t->block.q);
     cJSON_AddNumberToObject(root, "block_k", t->block.k);
     cJSON_AddStringToObject(root, "smooth_k", smooth_k_name(t->smooth_k));
+    if (t->qk || t->pv) {
+        cJSON_AddStringToObject(root, "qk", precision_name(t->qk));
+        cJSON_AddStringToObject(root, "pv", precision_name(t->pv));
+    }
     cJSON_AddStringToObject(root, "layers", t->layers);
     cJSON_AddStringToObject(root, "data_fingerprint", t->data_fingerprint);
     cJSON_AddStringToObject(root, "data", t->data_name);
@@ -462,6 +471,17 @@ static enum status read_smooth_k(struct json_in in, enum smooth_k *out)
         in.file, text);
 }
 
+/* Files of full products do not name them. */
+static enum status read_precision(struct json_in in, const char *field, enum precision *out)
+{
+    const char *text = "full";
+    TRY(json_get_string(in, field, false, &text));
+    if (precision_parse(text, out) && !(*out == PRECISION_INT8 && strcmp(field, "pv") == 0))
+        return OK;
+    return fail(ERR_FORMAT, "%s: field %s: found \"%s\", expected full,%s or fp8", in.file, field,
+        text, strcmp(field, "qk") == 0 ? " int8" : "");
+}
+
 static enum status get_block(struct json_in in, const char *field, int *out)
 {
     TRY(get_int(in, field, 64, 128, out));
@@ -533,6 +553,8 @@ static enum status read_root(struct tuned *t, struct json_in in)
     TRY(get_block(in, "block_q", &t->block.q));
     TRY(get_block(in, "block_k", &t->block.k));
     TRY(read_smooth_k(in, &t->smooth_k));
+    TRY(read_precision(in, "qk", &t->qk));
+    TRY(read_precision(in, "pv", &t->pv));
     /* 0: unknown, from an imported file */
     TRY(get_int(in, "max_length", 0, 1 << 30, &t->max_length));
     TRY(get_int(in, "num_samples", 0, 1 << 30, &t->num_samples));

@@ -70,7 +70,8 @@ struct tuned {
     double l1, pv_l1;
     struct block_shape block;
     enum smooth_k smooth_k;
-    bool verified; /* every stored triple was run by the inference kernel */
+    enum precision qk, pv; /* of the products behind every error here */
+    bool verified;         /* every stored triple was run by the inference kernel */
     /* read from a file that is not as it was written: its errors speak of other thresholds */
     bool edited;
     /* what `optimise` was asked to keep, "" when bounds were given */

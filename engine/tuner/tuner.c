@@ -152,6 +152,8 @@ static void describe(const struct tune_args *a, int b, int n_tune, struct tuned 
     x->pv_l1 = a->bounds[b].pv_l1;
     x->block = a->policy->block;
     x->smooth_k = a->policy->smooth_k;
+    x->qk = a->policy->qk;
+    x->pv = a->policy->pv;
     x->max_length = longest;
     x->num_samples = n_tune;
     x->num_check = a->n_samples - n_tune;

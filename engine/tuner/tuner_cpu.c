@@ -83,6 +83,8 @@ static struct attn_args head_of(const struct cpu_tuner *t, struct tuner_place at
         .o_row = row,
         .o_head = d,
         .block = t->a->policy->block,
+        .qk = t->a->policy->qk,
+        .pv = t->a->policy->pv,
     };
 }
 
@@ -95,7 +97,9 @@ static size_t measure_workspace(const struct tune_args *a, int longest)
         .n_heads = BATCH,
         .n_kv_heads = 1,
         .head_dim = a->weights->config.head_dim,
-        .block = a->policy->block};
+        .block = a->policy->block,
+        .qk = a->policy->qk,
+        .pv = a->policy->pv};
     struct tile_map map = tile_map_shape(x.block, BATCH, 0, x.n_q);
     struct mask_args m = mask_of(a, &x, NULL);
     x.tiles = &map;
@@ -116,7 +120,9 @@ static size_t worker_bytes(const struct tune_args *a, int longest)
         .n_heads = 1,
         .n_kv_heads = 1,
         .head_dim = a->weights->config.head_dim,
-        .block = a->policy->block};
+        .block = a->policy->block,
+        .qk = a->policy->qk,
+        .pv = a->policy->pv};
     struct mask_args mask = mask_of(a, &probe, NULL);
     size_t curve = curve_workspace(a->policy->method, &mask),
            measure = measure_workspace(a, longest);

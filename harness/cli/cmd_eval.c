@@ -21,7 +21,7 @@ static struct {
     struct policy_options policy;
     struct output_options output;
     const char *db, *json, *stats;
-    bool generate, keep_tokens, attribution, replace;
+    bool generate, keep_tokens, attribution, replace, apart;
     int n_worst;
 } o = {
     .machine = MACHINE_DEFAULTS,
@@ -47,6 +47,8 @@ static const struct option_def options[] = {
         0},
     {"attribution", OPTION_FLAG, &o.attribution, NULL,
         "errors by layer and head: three more passes over every sample", 0, 0},
+    {"apart", OPTION_FLAG, &o.apart, NULL,
+        "with --qk or --pv: also precision alone and sparsity alone, two more runs", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
     OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
@@ -240,6 +242,84 @@ static enum status print_parity(
     return print_table(t, &o.output);
 }
 
+/* What of the error is of eight bits, what of the tiles left out: three runs against the same dense
+ * pass, paired by text. */
+static enum status print_apart(struct store *store, const struct cell_result cells[3])
+{
+    static const char *const what[] = {
+        "precision alone, every tile kept", "sparsity alone, full products", "both"};
+    static const char *const names[] = {"kl", "cosine", "ppl_ratio", "token_accuracy"};
+    struct table *t = table_new("What it costs, taken apart");
+    table_add_column(t, (struct table_column){.name = "run", .number = NUMBER_SHORT, .digits = 6});
+    table_add_column(t, (struct table_column){.name = "what"});
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        table_add_column(t,
+            (struct table_column){
+                .name = metric_info(names[k])->label, .number = NUMBER_SHORT, .digits = 5});
+        if (k > 1) continue;
+        table_add_column(
+            t, (struct table_column){.name = "from", .number = NUMBER_SHORT, .digits = 4});
+        table_add_column(
+            t, (struct table_column){.name = "to", .number = NUMBER_SHORT, .digits = 4});
+    }
+    double kl[3];
+    enum status st = OK;
+    for (int i = 0; i < 3 && st == OK; i++) {
+        struct run_view v;
+        if ((st = run_view_load(&v, store, cells[i].key)) != OK) break;
+        table_int(t, v.run->id);
+        table_text(t, what[i]);
+        kl[i] = run_view_metric(&v, "kl");
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            const struct metric_record *m = metric_list_find(&v.metrics, "overall", names[k]);
+            table_real(t, m ? m->mean : NAN);
+            if (k > 1) continue;
+            table_real(t, m ? m->lo : NAN);
+            table_real(t, m ? m->hi : NAN);
+        }
+        run_view_clear(&v);
+    }
+    if (st != OK) {
+        table_free(&t);
+        return st;
+    }
+    char note[128];
+    snprintf(note, sizeof note,
+        "The KL divergence of precision alone is %.3g of that of sparsity alone.", kl[0] / kl[1]);
+    if (kl[1] > 0) table_note(t, note);
+    return print_table(t, &o.output);
+}
+
+/* Cells of their own: what is stored of them is shown, not run again, and the dense pass comes from
+ * the cache. */
+static enum status eval_apart(
+    const struct cell_request *both, const struct cell_result *done, struct store *store)
+{
+    struct sparse_policy alone[2] = {0};
+    struct tuned none = {0};
+    struct cell_result cells[3] = {0};
+    struct cell_request q = *both;
+    enum status st;
+    TRY_GOTO(st, end, policy_copy_dense(&alone[0], both->policy));
+    TRY_GOTO(st, end, policy_copy(&alone[1], both->policy));
+    alone[1].qk = alone[1].pv = PRECISION_FULL;
+    q.settings.generate = q.settings.attribution = q.settings.keep_tokens = false;
+    q.policy = &alone[0];
+    q.tuned = &none;
+    TRY_GOTO(st, end, cell_run(&q, &cells[0]));
+    q.policy = &alone[1];
+    q.tuned = both->tuned;
+    TRY_GOTO(st, end, cell_run(&q, &cells[1]));
+    memcpy(cells[2].key, done->key, sizeof done->key);
+    st = print_apart(store, cells);
+end:
+    for (int i = 0; i < 2; i++) {
+        cell_result_clear(&cells[i]);
+        policy_clear(&alone[i]);
+    }
+    return st;
+}
+
 static void say_waiting(const char *text) { fprintf(stderr, "sparsegauge: %s\n", text); }
 
 /* What --device names: one device; several of a kind, which share the samples; or the CPU and a
@@ -294,6 +374,12 @@ static enum status eval_suite(const struct places *on, struct store *store,
             fail(ERR_ARG,
                 "suite speed compares nothing that --attribution could look into; drop it"));
     TRY_GOTO(st, done, setup_policy(setup, &o.policy, &policy, &tuned));
+    if (o.apart && (!policy.method || !policy_is_eight(&policy) || set.timed || pair))
+        TRY_GOTO(st, done,
+            fail(ERR_ARG,
+                "--apart tells precision from sparsity: it wants --qk or --pv, a sparse --method, "
+                "one kind of "
+                "device, and a suite that compares"));
     setup_note_tuned(&o.policy, &tuned, &set, longest_sample(&set));
     struct cell_request cell = {.setup = setup,
         .more = more,
@@ -340,6 +426,7 @@ static enum status eval_suite(const struct places *on, struct store *store,
                 "again\n",
                 cells[0].n_worst, o.n_worst);
     }
+    if (st == OK && o.apart) st = eval_apart(&cell, &cells[0], store);
     if (st == OK) print_text_begin(&setup->model, &o.output);
 done:
     for (int k = 0; k < 2; k++) cell_result_clear(&cells[k]);

@@ -113,7 +113,8 @@ static enum status run(
         fprintf(stderr, "the prompt is shorter than %d tokens: every layer ran dense\n",
             policy->min_sparse_tokens);
     else if (!o.dense)
-        fprintf(stderr, "prefill sparsity %.1f %%, counted\n", 100 * ledger_sparsity(&total));
+        fprintf(stderr, "prefill sparsity %.1f %%, counted%s\n", 100 * ledger_sparsity(&total),
+            total.calls_eight ? "; its products of eight bits, those of decode steps are not" : "");
 done:
     token_stream_clear(&writer.stream);
     session_close(&s);
@@ -139,8 +140,13 @@ static enum status generate_command(struct command_call *call)
         return fail(ERR_ARG,
             "with temperature 0 the likeliest token is taken, so --top-k, --top-p and --seed mean "
             "nothing; give --temperature X");
-    if (o.dense && (o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0))
-        return fail(ERR_ARG, "--dense goes with no --method, --topk, --window or --tuned");
+    if (o.dense &&
+        (o.policy.method || o.policy.tuned || o.policy.topk > 0 || o.policy.window > 0 ||
+            o.policy.qk || o.policy.pv))
+        return fail(ERR_ARG,
+            "--dense goes with no --method, --topk, --window, --tuned, --qk or --pv; dense in "
+            "eight bits is --method dense "
+            "--qk int8 --pv fp8");
     if (!o.prompt && !o.prompt_file) return fail(ERR_ARG, "what to continue? give --prompt TEXT");
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));

@@ -84,6 +84,8 @@ static const struct option_def options[] = {
         "all, 8-15, 0-3+12, each, all-but-each (all)", 0, 0},
     {"heads", OPTION_LIST, &o.axes.heads, "WHICH",
         "all, each, or numbers: one head of those layers (all)", 0, 0},
+    {"qk", OPTION_LIST, &o.axes.qk, "TYPES", "operands of Q·K: full, int8, fp8 (full)", 0, 0},
+    {"pv", OPTION_LIST, &o.axes.pv, "TYPES", "operands of P·V: full, fp8 (full)", 0, 0},
     {"rule", OPTION_LIST, &o.axes.rule, "NAMES", "what tuning bounds: l1, tail, cosine, rmse (l1)",
         0, 0},
     {"l1", OPTION_LIST, &o.axes.l1, "X", "bounds of stage 1; tunes. Without: fixed thresholds", 0,
@@ -141,6 +143,8 @@ static char *axes_text(const char *model_name)
         {"simthreshd1", &o.axes.theta},
         {"cdfthreshd", &o.axes.tau},
         {"pvthreshd", &o.axes.lambda},
+        {"qk", &o.axes.qk},
+        {"pv", &o.axes.pv},
     };
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "model", model_name);

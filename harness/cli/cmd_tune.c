@@ -275,8 +275,8 @@ static enum status save(const struct setup *setup, struct store *store, struct t
         sparge_pt_options(t, &caveats);
         if (caveats.len)
             fprintf(stderr,
-                "sparsegauge: %s says neither block nor smooth_k: what was tuned runs here with "
-                "--tuned %s%s\n",
+                "sparsegauge: %s says neither block, smooth_k nor precision: what was tuned runs "
+                "here with --tuned %s%s\n",
                 path, path, str_get(&caveats));
         str_clear(&caveats);
     } else {

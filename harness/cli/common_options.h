@@ -89,6 +89,10 @@
             "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},                                    \
         {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0,    \
             0},                                                                                    \
+        {"qk", OPTION_TEXT, &(p).qk, "TYPE",                                                       \
+            "operands of Q·K become int8 or fp8 (full: as they are)", 0, 0},                       \
+        {"pv", OPTION_TEXT, &(p).pv, "TYPE", "operands of P·V become fp8 (full: as they are)", 0,  \
+            0},                                                                                    \
         {"smooth-k", OPTION_TEXT, &(p).smooth_k, "HOW", "running, global or off (running)", 0, 0}, \
     {                                                                                              \
         "min-sparse-tokens", OPTION_INT, &(p).min_sparse_tokens, "N",                              \
@@ -96,16 +100,20 @@
     }
 
 /* What may be said where thresholds are searched, not given. */
-#define RANKED_POLICY_OPTIONS(p)                                                                \
-    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                         \
-        {"m|method", OPTION_TEXT, &(p).method, "NAME",                                          \
-            "one that ranks, or several as A/B: every head gets its best (sparge)", 0, 0},      \
-        {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH",                               \
-            "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},                                 \
-        {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0, \
-            0},                                                                                 \
-    {                                                                                           \
-        "smooth-k", OPTION_TEXT, &(p).smooth_k, "HOW", "running, global or off (running)", 0, 0 \
+#define RANKED_POLICY_OPTIONS(p)                                                                  \
+    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                           \
+        {"m|method", OPTION_TEXT, &(p).method, "NAME",                                            \
+            "one that ranks, or several as A/B: every head gets its best (sparge)", 0, 0},        \
+        {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH",                                 \
+            "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},                                   \
+        {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0,   \
+            0},                                                                                   \
+        {"qk", OPTION_TEXT, &(p).qk, "TYPE",                                                      \
+            "operands of Q·K become int8 or fp8 (full: as they are)", 0, 0},                      \
+        {"pv", OPTION_TEXT, &(p).pv, "TYPE", "operands of P·V become fp8 (full: as they are)", 0, \
+            0},                                                                                   \
+    {                                                                                             \
+        "smooth-k", OPTION_TEXT, &(p).smooth_k, "HOW", "running, global or off (running)", 0, 0   \
     }
 
 #endif

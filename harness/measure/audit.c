@@ -41,13 +41,16 @@ static bool has_definition(const struct sparse_policy *p) { return p->method == 
 
 static bool on_device(const struct auditor *a) { return a->m->weights.on_device != NULL; }
 
+static bool eight(const struct auditor *a) { return policy_is_eight(a->policy); }
+
 static int whole_units(int cut) { return cut / PV_UNIT_ROWS * PV_UNIT_ROWS; }
 
 /* Whether this call may let rows of one unit depend on each other: the rows of a unit share the
- * decision to skip P·V (METHOD 3), and on a device their rescaling too. */
+ * decision to skip P·V (METHOD 3), in eight bits their scales (METHOD 9), and on a device their
+ * rescaling too. */
 static bool units_share(const struct auditor *a, const struct attn_args *call)
 {
-    if (on_device(a)) return true;
+    if (on_device(a) || !attn_is_full(call)) return true;
     for (int h = 0; call->tiles && call->pv_threshold && h < call->n_heads; h++)
         if ((!call->head_sparse || call->head_sparse[h]) && call->pv_threshold[h] < NEVER_SKIP)
             return true;
@@ -269,6 +272,15 @@ static enum status check_leak(struct auditor *a)
             "query blocks near another outcome, not judged",
             (double)tiles.n_doubtful / fmax(1, (double)tiles.n_rows), .5, "share", false);
     }
+    if (st == OK)
+        add(a, "the output is what the definition says",
+            eight(a) ? "blocks of every layer against METHOD 3 and 9 in fp64, ‖o − õ‖ / ‖õ‖"
+                     : "blocks of every layer against METHOD 3 in fp64, ‖o − õ‖ / ‖õ‖",
+            tiles.n_outputs ? tiles.apart : INFINITY,
+            on_device(a)   ? eight(a) ? .03 : .01
+                : eight(a) ? 2e-3
+                           : 1e-5,
+            "relative", false);
     if (st == OK) {
         add(a, "left-out tiles leave no trace",
             "NaN for their K and V: some bit of the query block moved", (double)tiles.left_traces,
@@ -284,8 +296,9 @@ static enum status check_leak(struct auditor *a)
             a->n_calls ? a->sum.leak : INFINITY, 0, "absolute", false);
     if (st == OK && a->n_shared)
         add(a,
-            on_device(a) ? "rows of a unit share their rescaling and the skip of P·V"
-                         : "the skip of P·V sees later rows of its unit",
+            eight(a)           ? "rows of a unit share their scales and the skip of P·V"
+                : on_device(a) ? "rows of a unit share their rescaling and the skip of P·V"
+                               : "the skip of P·V sees later rows of its unit",
             "the same, the up to 63 rows of the unit that holds the cut", a->sum.leak_in_unit, 0,
             "absolute", true);
     free(again);
@@ -324,7 +337,16 @@ static enum status check_ledger(struct auditor *a)
         double left_out = (double)(a->sum.tiles_possible - a->sum.tiles);
         add(a, "something was left out", "tiles the kernel did not compute", left_out, -1, "tiles",
             left_out > 0);
-        if (skipped && !on_device(a)) /* so that the allowance above hides nothing but the skip */
+        if (eight(a)) {
+            uint64_t n_on = 0;
+            for (int l = 0; l < c->n_layers; l++)
+                n_on += all_pv.layer_on[l] ? (uint64_t)c->n_heads : 0;
+            add(a, "all products were of eight bits",
+                "heads of the layers that are on, against those the ledger has",
+                off(total.calls_eight, n_on), 0, "calls", false);
+        }
+        if (skipped && !on_device(a) &&
+            !eight(a)) /* so that the allowance above hides nothing but the skip */
             add(a, "without the skip, later keys and values reach no earlier row",
                 "the same with pvthreshd 50, every row before the cut", a->sum.leak, 0, "absolute",
                 false);
@@ -375,17 +397,28 @@ static enum status check_tokens(struct auditor *a, const float *dense, const flo
 
 static enum status check_equalities(struct auditor *a, const float *dense, const float *sparse)
 {
-    struct sparse_policy keep_all = {0};
+    struct sparse_policy keep_all = {0}, in_eight = {0};
     struct par *one = NULL;
-    float *other = rows_of(a, a->x->n);
-    enum status st =
-        other ? policy_copy(&keep_all, a->policy) : fail(ERR_MEMORY, "no memory to audit");
+    float *other = rows_of(a, a->x->n), *all = eight(a) ? rows_of(a, a->x->n) : NULL;
+    enum status st = other && (all || !eight(a)) ? policy_copy(&keep_all, a->policy)
+                                                 : fail(ERR_MEMORY, "no memory to audit");
+    if (st == OK) st = policy_copy_dense(&in_eight, a->policy);
+    if (st == OK && eight(a)) st = forward(a, a->par, a->x->ids, &in_eight, 0, NULL, NULL, all);
     if (st != OK) goto done;
+    double cost = 0;
+    if (eight(a)) {
+        cost = audit_rows_apart(dense, all, 0, 1, a->x->n * a->width);
+        add(a, "eight bits cost this much",
+            "dense with them against dense without, final hidden states as one vector", cost, NAN,
+            "relative", true);
+        dense = all;
+    }
     keep_all.topk = keep_all.method->ranked ? 1 : 0;
     if (keep_all.method == &mask_window) keep_all.window = a->x->n + keep_all.block.q;
     policy_set_thresholds(&keep_all, -1, 1, NEVER_SKIP);
     TRY_GOTO(st, done, forward(a, a->par, a->x->ids, &keep_all, 0, NULL, NULL, other));
-    add(a, "sparse with every tile kept is dense", "final hidden states",
+    add(a, "sparse with every tile kept is dense",
+        eight(a) ? "final hidden states, both in eight bits" : "final hidden states",
         worst_row(a, dense, other, 0, a->x->n), rounding(a, 1e-5), "relative", false);
     double threads = 0;
     for (int n = 1; n <= 3; n += 2) { /* heads fall to other threads in another order */
@@ -399,16 +432,23 @@ static enum status check_equalities(struct auditor *a, const float *dense, const
     if (a->policy->block.k <= a->policy->block.q && a->policy->smooth_k != SMOOTH_K_GLOBAL) {
         TRY_GOTO(st, done, forward(a, a->par, a->x->ids, a->policy, 256, NULL, NULL, other));
         bool by_length = mask_looks_at_length(a->policy->method);
+        /* a last digit moves what stands between two eight-bit numbers by a whole step, and later
+         * layers round anew */
         add(a, "prefill in chunks is prefill at once",
-            by_length ? "chunks of 256 tokens; the method counts from the end of the prompt"
-                      : "chunks of 256 tokens",
-            worst_row(a, sparse, other, 0, a->x->n), rounding(a, 1e-4), "relative",
-            on_device(a) || by_length);
+            by_length      ? "chunks of 256 tokens; the method counts from the end of the prompt"
+                : eight(a) ? "chunks of 256 tokens, as one vector, to what eight bits cost: last "
+                             "digits round them the other way"
+                           : "chunks of 256 tokens",
+            eight(a) ? audit_rows_apart(sparse, other, 0, 1, a->x->n * a->width)
+                     : worst_row(a, sparse, other, 0, a->x->n),
+            eight(a) ? cost : rounding(a, 1e-4), "relative", on_device(a) || by_length);
     }
 done:
     par_close(&one);
     policy_clear(&keep_all);
+    policy_clear(&in_eight);
     free(other);
+    free(all);
     return st;
 }
 

@@ -59,13 +59,16 @@ struct audit_tiles {
     uint64_t n_left, n_kept;
     uint64_t left_traces;    /* of the former: some bit of an output moved */
     uint64_t kept_traceless; /* of the latter: no output of theirs became NaN */
+    uint64_t n_outputs;      /* query blocks whose output was computed again … */
+    double apart; /* … and the largest ‖o − õ‖ / ‖õ‖ of one; INFINITY for what is no number */
 };
 /* Adds to *out. doubt: decisions nearer than this to another outcome are not held against anybody.
  */
 enum status audit_map(const struct attn_args *call, const struct mask_args *how, double doubt,
     struct audit_tiles *out) MUST_USE;
-/* Adds to *out: NaN in place of K and V of what one head's query blocks leave out, and of V of what
- * they keep; on up to `n_blocks` of them. */
+/* Adds to *out, on up to `n_blocks` query blocks of one head: the output without stage 2 against
+ * its definition in fp64, and NaN in place of K and V of what they leave out, and of V of what they
+ * keep. Of eight bits the first keys' K stays: it is in the mean. */
 enum status audit_trace(const struct attn_args *call, const struct attn_impl *impl, int head,
     int n_blocks, struct par *par, struct audit_tiles *out) MUST_USE;
 

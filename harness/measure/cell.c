@@ -58,7 +58,7 @@ static enum status cell_holds(
     const struct cell_request *q, const char *key, struct cell_result *out, bool *holds)
 {
     struct run_parts has;
-    bool attribution = q->settings.attribution && q->policy && q->policy->method;
+    bool attribution = q->settings.attribution && q->policy && policy_acts(q->policy);
     TRY(query_parts(q->store, key, &has));
     *holds = (!q->settings.generate || has.generations) && (!attribution || has.layer_errors) &&
         (!q->settings.keep_tokens || has.tokens || q->set->timed);
@@ -113,7 +113,7 @@ static enum status cell_measure(const struct cell_request *q, struct evaluation 
         .impl = q->machine->impl,
         .chunk = q->machine->chunk,
         .generate = s->generate,
-        .attribution = s->attribution && sparse,
+        .attribution = s->attribution && policy_acts(q->policy),
         .tuned = q->tuned,
         .keep_tokens = s->keep_tokens,
         .keep_masks = s->keep_masks && sparse,

@@ -1,6 +1,7 @@
 #include "harness/measure/curve_db.h"
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/eight.h"
 #include "results/query.h"
 
 #include <math.h>
@@ -86,6 +87,10 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     const char *place = tune_place(&setup->model.weights, policy, longest_of(set), NULL);
     hash_add_str(&h, strcmp(place, "cpu") == 0 ? cpu_ops()->name : place);
     hash_add_str(&h, set->fingerprint);
+    if (policy_is_eight(policy)) {
+        hash_add_str(&h, precision_name(policy->qk));
+        hash_add_str(&h, precision_name(policy->pv));
+    }
     *db = (struct curve_db){.store = store, .method = policy->method};
     hash_hex(&h, db->data);
     db->key = (struct curve_key){.model_fingerprint = setup->model.fingerprint,

@@ -23,4 +23,8 @@ int definition_row(const struct attn_args *a, int head, int i, double theta, dou
  * else decides. */
 extern const struct mask_method definition_method;
 
+/* The output [n_q, head_dim] of a call of one head over the tiles of its map, without stage 2, in
+ * the call's precision (METHOD 9). */
+enum status definition_output(const struct attn_args *a, double *o) MUST_USE;
+
 #endif

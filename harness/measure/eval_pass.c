@@ -134,7 +134,7 @@ static int start_layer(
 {
     const struct sparse_policy *p = a->policy;
     const struct head_ledger *counts = NULL;
-    if (!a->states || !p->method) return 0;
+    if (!a->states || !policy_acts(p)) return 0;
     int first =
         dense_states_start(a->states, i, policy_first_sparse_layer(p), p->block, stream, &counts);
     for (int l = 0; l < first; l++)

@@ -67,6 +67,7 @@ static void add_ledger(struct eval_state *s)
             .dense_head = (int64_t)l.calls_dense_head,
             .dense_layer = (int64_t)l.calls_dense_layer,
             .dense_short = (int64_t)l.calls_dense_short,
+            .eight = (int64_t)l.calls_eight,
             .theta = theta ? (double)p->heads[c].theta : NAN,
             .tau = tau ? (double)p->heads[c].tau : NAN,
             .lambda = lambda ? (double)p->heads[c].lambda : NAN,
@@ -238,7 +239,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         add_metrics(&s);
         if (a->keep_tokens) add_tokens(&s);
         st = add_worst_tokens(&s);
-        if (st == OK && a->attribution && a->policy->method) st = add_layer_errors(&s);
+        if (st == OK && a->attribution && policy_acts(a->policy)) st = add_layer_errors(&s);
         if (st == OK && a->generate) st = add_generation(&s);
         out->data.metrics = s.metrics.rows;
         out->data.n_metrics = s.metrics.n;

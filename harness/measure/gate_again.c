@@ -25,13 +25,16 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     samples->seed = (int)r->seed;
     *policy = (struct policy_options)POLICY_DEFAULTS;
     policy->method = r->method;
+    policy->qk = r->qk ? r->qk : "full"; /* said, for a tuned file would bring its own */
+    policy->pv = r->pv ? r->pv : "full";
+    if (run_is_dense(r)) return OK;
+    policy->layers = r->layers;
+    policy->min_sparse_tokens = r->min_sparse_tokens;
     if (strcmp(r->method, "dense") == 0) return OK;
     snprintf(block, sizeof block, "%dx%d", r->block_q, r->block_k);
     policy->block = block;
     policy->smooth_k = r->smooth_k;
-    policy->layers = r->layers;
     policy->heads = r->heads;
-    policy->min_sparse_tokens = r->min_sparse_tokens;
     policy->tuned = tuned_path;
     policy->topk = isnan(r->topk) ? 0 : r->topk;
     policy->window = r->window < 0 ? 0 : (int)r->window;

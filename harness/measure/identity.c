@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "kernels/arithmetic.h"
+#include "kernels/eight.h"
 #include "results/columns.h"
 #include "results/store.h"
 #include "version.h"
@@ -143,7 +144,7 @@ static const char *describe(const struct run_record *r, const struct sparse_poli
     }
     if (!key) cJSON_AddStringToObject(o, "model", r->model.name);
     cJSON_AddStringToObject(o, "suite", key ? r->dataset.suite : r->dataset.name);
-    columns_to_key(o, r, p->method != NULL);
+    columns_to_key(o, r, policy_acts(p));
     /* the tokens say how many there are */
     if (key) cJSON_DeleteItemFromObjectCaseSensitive(o, "num_samples");
     return print_json(o, arena);
@@ -211,7 +212,9 @@ void identity_fill(struct run_record *r, const struct model *m, const char *mode
         bool window_skips = policy->method == &mask_window && policy->heads[0].lambda < NEVER_SKIP;
         r->pvthreshd = ranked || window_skips ? short_real(policy->heads[0].lambda) : NAN;
     }
-    r->layers = arena_str(arena, policy->method ? policy_layers_text(policy, text) : "none");
+    r->qk = policy->qk ? precision_name(policy->qk) : NULL;
+    r->pv = policy->pv ? precision_name(policy->pv) : NULL;
+    r->layers = arena_str(arena, policy_acts(policy) ? policy_layers_text(policy, text) : "none");
     r->min_sparse_tokens = policy->min_sparse_tokens;
     char slot[HASH_HEX_SIZE];
     r->slot = arena_str(arena, store_key(describe(r, policy, false, NULL, arena), slot));

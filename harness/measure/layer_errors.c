@@ -106,11 +106,12 @@ static enum status run_layer(struct errors *e, int layer, const struct sparse_po
             .stop_ctx = e->a->stop_ctx});
 }
 
-/* False where the session runs the layer dense: then it errs by nothing of its own. */
+/* False where the session runs the layer dense and in full: then it errs by nothing of its own. */
 static bool errs(const struct errors *e, int layer)
 {
     const struct sparse_policy *p = e->a->policy;
-    if (!p->method || !p->layer_on[layer] || e->x->n < p->min_sparse_tokens) return false;
+    if (!policy_acts(p) || !p->layer_on[layer] || e->x->n < p->min_sparse_tokens) return false;
+    if (policy_is_eight(p)) return true;
     for (int h = 0; h < e->n_heads; h++)
         if (p->heads[layer * e->n_heads + h].is_sparse) return true;
     return false;
@@ -172,12 +173,14 @@ static struct layer_error_record row_of(
         l1_of(propagated), cosine_of(propagated)};
 }
 
-/* Heads that ran sparse in the sample; the others' isolated error is 0 by construction. */
+/* Heads that ran sparse or in eight bits in the sample; the others' isolated error is 0 by
+ * construction. */
 static size_t add_sample(const struct errors *e, int sample, struct layer_error_record *rows)
 {
     size_t n = 0;
     for (int c = 0; c < e->n_layers * e->n_heads; c++)
-        if (errs(e, c / e->n_heads) && e->a->policy->heads[c].is_sparse)
+        if (errs(e, c / e->n_heads) &&
+            (e->a->policy->heads[c].is_sparse || policy_is_eight(e->a->policy)))
             rows[n++] = row_of(
                 sample, c / e->n_heads, c % e->n_heads, &e->of_isolated[c], &e->of_propagated[c]);
     return n;

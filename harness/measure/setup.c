@@ -10,6 +10,7 @@
 #include "harness/measure/dense_cache.h"
 #include "harness/measure/devices.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/eight.h"
 #include "version.h"
 
 #include <math.h>
@@ -289,6 +290,25 @@ static enum status fail_smooth_k(const char *text)
     return fail(ERR_ARG, "--smooth-k: found \"%s\", expected running, global or off", text);
 }
 
+enum status setup_precision(
+    const struct weights *w, const char *option, const char *text, enum precision *out)
+{
+    const char *own = w->on_device ? "bf16" : "f32";
+    if (strcmp(text, own) == 0) text = "full";
+    if (precision_parse(text, out)) return OK;
+    return fail(
+        ERR_ARG, "%s: found \"%s\", expected full (%s here), int8 or fp8", option, text, own);
+}
+
+static enum status set_precision(const struct setup *s, const struct policy_options *o,
+    const struct tuned *tuned, struct sparse_policy *p)
+{
+    enum precision qk = tuned->qk, pv = tuned->pv;
+    if (o->qk) TRY(setup_precision(&s->model.weights, "--qk", o->qk, &qk));
+    if (o->pv) TRY(setup_precision(&s->model.weights, "--pv", o->pv, &pv));
+    return policy_set_precision(p, qk, pv);
+}
+
 static enum status set_method(
     const struct policy_options *o, const char *name, struct sparse_policy *p)
 {
@@ -389,6 +409,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o,
     if (o->smooth_k && !smooth_k_parse(o->smooth_k, &p->smooth_k))
         TRY_GOTO(st, bad, fail_smooth_k(o->smooth_k));
     TRY_GOTO(st, bad, set_method(o, name, p));
+    TRY_GOTO(st, bad, set_precision(s, o, tuned, p));
     p->min_sparse_tokens = o->min_sparse_tokens;
     bool thresholds = !isnan(o->theta) || !isnan(o->tau) || !isnan(o->lambda);
     if (o->tuned &&
@@ -433,6 +454,13 @@ static bool same_source(const char *a, const char *b)
         strcmp(path_base(a + n), path_base(b + n)) == 0;
 }
 
+/* Does an option mean this? What is neither int8 nor fp8 is full by one of its names. */
+static bool says(const char *text, enum precision p)
+{
+    enum precision asked;
+    return (precision_parse(text, &asked) ? asked : PRECISION_FULL) == p;
+}
+
 void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
     const struct sample_set *set, int n_tokens)
 {
@@ -455,6 +483,12 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
             "bounds on new text "
             "is not known\n",
             o->tuned);
+    if ((o->qk && !says(o->qk, tuned->qk)) || (o->pv && !says(o->pv, tuned->pv)))
+        fprintf(stderr,
+            "sparsegauge: %s: tuned with Q·K %s and P·V %s, run with others: its bounds were not "
+            "held with these; tune "
+            "with the same --qk and --pv\n",
+            o->tuned, precision_name(tuned->qk), precision_name(tuned->pv));
     /* by more than texts of one --max-length differ in */
     if (tuned->max_length && abs(n_tokens - tuned->max_length) > tuned->max_length / 4)
         fprintf(stderr,

@@ -31,6 +31,7 @@ struct sample_options {
 
 struct policy_options {
     const char *method, *layers, *heads, *block, *smooth_k, *tuned, *pt_module, *oracle_over;
+    const char *qk, *pv; /* NULL: those of `tuned`, or full */
     double theta, tau, lambda, topk;
     int window, min_sparse_tokens;
     bool to_tune; /* thresholds are searched: every head may get another part of a mixture */
@@ -86,6 +87,11 @@ enum status setup_check_score(const char *score) MUST_USE;
 /* The suite specification of the i-th --suite, or the default. */
 enum status setup_samples(const struct setup *s, const struct sample_options *o, int i, bool tuning,
     struct sample_set *out) MUST_USE;
+
+/* A value of --qk or --pv: "full", "int8" (of Q·K), "fp8", or the name of what full is on this
+ * device. ERR_ARG. */
+enum status setup_precision(
+    const struct weights *w, const char *option, const char *text, enum precision *out) MUST_USE;
 
 /* The policy; with --tuned also *tuned is filled (else zeroed) and must be cleared. */
 enum status setup_policy(const struct setup *s, const struct policy_options *o,

@@ -3,6 +3,7 @@
 #include "base/decimal.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "kernels/eight.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -176,7 +177,8 @@ struct axes_values {
     struct block_shape blocks[8];
     struct layer_choice *layers;
     enum tune_rule rules[8];
-    int n_methods, n_blocks, n_layer_choices, n_rules;
+    enum precision of_qk[3], of_pv[3];
+    int n_methods, n_blocks, n_layer_choices, n_rules, n_qk, n_pv;
 };
 
 static enum status method_item(void *ctx, const char *axis, const char *item)
@@ -233,6 +235,22 @@ static enum status rule_item(void *ctx, const char *axis, const char *item)
     struct axes_values *v = ctx;
     if (v->n_rules == 8) return fail(ERR_ARG, "%s: more than 8 rules", axis);
     return tune_rule_parse(item, &v->rules[v->n_rules++]);
+}
+
+/* Each once: there are no more. */
+static enum status precision_item(void *ctx, const char *axis, const char *item)
+{
+    struct axes_values *v = ctx;
+    bool qk = strcmp(axis, "--qk") == 0;
+    enum precision *list = qk ? v->of_qk : v->of_pv, p;
+    int *n = qk ? &v->n_qk : &v->n_pv;
+    if (!precision_parse(item, &p) || (!qk && p == PRECISION_INT8))
+        return fail(
+            ERR_ARG, "%s: found \"%s\", expected full,%s or fp8", axis, item, qk ? " int8" : "");
+    for (int i = 0; i < *n; i++)
+        if (list[i] == p) return OK;
+    list[(*n)++] = p;
+    return OK;
 }
 
 static enum status add_layers(struct axes_values *v, const struct sparse_policy *p)
@@ -305,6 +323,8 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     TRY(for_items("--layers", &a->layers, layers_item, v));
     TRY(for_items("--heads", &a->heads, heads_item, v));
     TRY(for_items("--rule", &a->rule, rule_item, v));
+    TRY(for_items("--qk", &a->qk, precision_item, v));
+    TRY(for_items("--pv", &a->pv, precision_item, v));
     TRY(for_items("--l1", &a->l1, plain_item, &v->l1));
     TRY(for_items("--pv-l1", &a->pv_l1, pv_item, &v->pv));
     TRY(for_items("--simthreshd1", &a->theta, plain_item, &v->theta));
@@ -321,13 +341,16 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     if (v->l1.n && !v->pv.n)
         TRY(numbers_put(&v->pv, "--pv-l1", (struct number){.01, {1, 2}, true}));
     static const struct text_list length = {{"2048"}, 1}, method = {{"sparge"}, 1},
-                                  block = {{"128x64"}, 1}, all = {{"all"}, 1}, rule = {{"l1"}, 1};
+                                  block = {{"128x64"}, 1}, all = {{"all"}, 1}, rule = {{"l1"}, 1},
+                                  full = {{"full"}, 1};
     if (!v->lengths.n) TRY(for_items("--max-length", &length, plain_item, &v->lengths));
     if (!v->n_methods) TRY(for_items("--method", &method, method_item, v));
     if (!v->n_blocks) TRY(for_items("--block", &block, block_item, v));
     if (!v->n_layer_choices) TRY(for_items("--layers", &all, layers_item, v));
     if (!v->heads.n) TRY(for_items("--heads", &all, heads_item, v));
     if (!v->n_rules) TRY(for_items("--rule", &rule, rule_item, v));
+    if (!v->n_qk) TRY(for_items("--qk", &full, precision_item, v));
+    if (!v->n_pv) TRY(for_items("--pv", &full, precision_item, v));
     struct numbers *thresholds[] = {&v->theta, &v->tau, &v->lambda};
     for (int i = 0; i < 3; i++)
         if (!thresholds[i]->n) TRY(numbers_add(thresholds[i], "thresholds", NAN));
@@ -472,6 +495,32 @@ static enum status add_sparse(
     return OK;
 }
 
+/* A dense cell of eight bits has layers, and nothing else of a sparse one. */
+static enum status add_dense(
+    struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
+{
+    if (!c.qk && !c.pv) return add_cell(p, seen, &c);
+    for (int l = 0; l < v->n_layer_choices; l++) {
+        c.layers = v->layers[l].text;
+        c.first_layer = v->layers[l].first;
+        TRY(add_cell(p, seen, &c));
+    }
+    return OK;
+}
+
+/* One cell after the other through both precisions. */
+static enum status add_precisions(
+    struct plan *p, struct cell_set *seen, const struct axes_values *v, struct plan_cell c)
+{
+    for (int i = 0; i < v->n_qk; i++)
+        for (int k = 0; k < v->n_pv; k++) {
+            c.qk = v->of_qk[i];
+            c.pv = v->of_pv[k];
+            TRY((strcmp(c.method, "dense") == 0 ? add_dense : add_sparse)(p, seen, v, c));
+        }
+    return OK;
+}
+
 static enum status multiply(const struct plan_axes *a, const struct axes_values *v, struct plan *p)
 {
     struct cell_set seen = {0};
@@ -498,8 +547,7 @@ static enum status multiply(const struct plan_axes *a, const struct axes_values 
                         .tau = NAN,
                         .lambda = NAN,
                     };
-                    st = strcmp(c.method, "dense") == 0 ? add_cell(p, &seen, &c)
-                                                        : add_sparse(p, &seen, v, c);
+                    st = add_precisions(p, &seen, v, c);
                 }
     free(seen.slots);
     free(seen.hashes);
@@ -538,8 +586,10 @@ void plan_cell_describe(const struct plan_cell *c, struct str *out)
     str_add(out, c->method);
     if (c->topk > 0) str_add_number(out, ":", c->topk);
     if (c->window > 0) str_addf(out, ":%d", c->window);
-    if (strcmp(c->method, "dense") != 0)
-        str_addf(out, " %dx%d layers %s", c->block.q, c->block.k, c->layers);
+    if (c->qk) str_addf(out, " qk %s", precision_name(c->qk));
+    if (c->pv) str_addf(out, " pv %s", precision_name(c->pv));
+    if (strcmp(c->method, "dense") != 0) str_addf(out, " %dx%d", c->block.q, c->block.k);
+    if (strcmp(c->layers, "none") != 0) str_addf(out, " layers %s", c->layers);
     if (c->head >= 0) str_addf(out, " head %d", c->head);
     if (c->tuned) {
         str_addf(out, " %s ", tune_rule_name(c->rule));
@@ -565,7 +615,8 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
     out->topk = (float)c->topk;
     out->window = c->window;
     policy_choose_thresholds(out, c->theta, c->tau, c->lambda);
-    enum status st = method ? policy_set_layers(out, c->layers) : OK;
+    enum status st = policy_set_precision(out, c->qk, c->pv);
+    if (st == OK && policy_acts(out)) st = policy_set_layers(out, c->layers);
     if (st == OK && tuned)
         st = tuned_apply(tuned, "the tuned thresholds of this sweep", w, model_fingerprint, out);
     for (int i = 0; st == OK && c->head >= 0 && i < out->n_layers * out->n_heads; i++)
@@ -629,6 +680,8 @@ enum status plan_read(const char *path, struct plan_axes *axes, struct plan_sett
         {"simthreshd1", &axes->theta},
         {"cdfthreshd", &axes->tau},
         {"pvthreshd", &axes->lambda},
+        {"qk", &axes->qk},
+        {"pv", &axes->pv},
     };
     static const char *const settings[] = {
         "name", "model", "score", "num_samples", "seed", "repeat"};
@@ -661,7 +714,8 @@ enum status plan_read(const char *path, struct plan_axes *axes, struct plan_sett
                 TRY_GOTO(st, done,
                     fail(ERR_FORMAT,
                         "%s: field %s: unknown, expected suite, max_length, method, block, layers, "
-                        "heads, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, model, "
+                        "heads, qk, pv, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, "
+                        "model, "
                         "score, num_samples, seed or repeat",
                         path, v->string));
             }

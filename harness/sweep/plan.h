@@ -20,6 +20,7 @@ struct plan_axes {
     struct text_list block;     /* 128x64 */
     struct text_list layers;    /* as --layers of eval with "-" and "+", each, all-but-each */
     struct text_list heads;     /* all, each, or numbers: one head of the sparse layers */
+    struct text_list qk, pv;    /* full, int8 (of Q·K), fp8 */
     struct text_list rule;      /* l1, tail, cosine, rmse */
     struct text_list l1, pv_l1; /* bounds of tuning; none: fixed thresholds */
     /* fixed thresholds, where nothing is tuned */
@@ -37,6 +38,7 @@ struct plan_cell {
     const char *layers; /* canonical, as policy_layers_text() */
     int first_layer;    /* the first sparse one */
     int head;           /* -1: all */
+    enum precision qk, pv;
     bool tuned;
     enum tune_rule rule;       /* with l1 and pv_l1, when tuned */
     double l1, pv_l1;          /* NAN untuned */

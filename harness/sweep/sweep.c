@@ -6,6 +6,7 @@
 #include "harness/measure/identity.h"
 #include "kernels/compare.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/eight.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -61,8 +62,8 @@ static enum status add_data(struct sweep *s, const struct plan_cell *c, int *ind
 
 static bool belongs(const struct sweep_group *g, int data, const struct plan_cell *c)
 {
-    return g->data == data && g->rule == c->rule && g->block.q == c->block.q &&
-        g->block.k == c->block.k && strcmp(g->method, c->method) == 0;
+    return g->data == data && g->rule == c->rule && g->qk == c->qk && g->pv == c->pv &&
+        g->block.q == c->block.q && g->block.k == c->block.k && strcmp(g->method, c->method) == 0;
 }
 
 static void name_group(const struct sweep *s, struct sweep_group *g, const char *suite, int length)
@@ -78,6 +79,7 @@ static void name_group(const struct sweep *s, struct sweep_group *g, const char 
     hash_add_u64(&h, (uint64_t)s->a.n_tune);
     hash_add_u64(&h, (uint64_t)s->a.n_check << 32 | (uint64_t)s->a.n_held_out);
     hash_add(&h, &s->a.min_sparsity, sizeof s->a.min_sparsity);
+    if (g->qk || g->pv) hash_add_u64(&h, (uint64_t)g->qk << 8 | (uint64_t)g->pv);
     hash_hex(&h, g->id);
     struct str text = {0}; /* without names: it is part of the key */
     str_addf(&text, "%d+%d+%d samples at %d (%s), heads from ", s->a.n_tune, s->a.n_check,
@@ -93,8 +95,12 @@ static enum status add_group(struct sweep *s, int data, const struct plan_cell *
     if (!grown) return fail(ERR_MEMORY, "no memory for %d groups of cells", s->n_groups + 1);
     s->groups = grown;
     struct sweep_group *g = &grown[s->n_groups++];
-    *g =
-        (struct sweep_group){.data = data, .method = c->method, .block = c->block, .rule = c->rule};
+    *g = (struct sweep_group){.data = data,
+        .method = c->method,
+        .block = c->block,
+        .rule = c->rule,
+        .qk = c->qk,
+        .pv = c->pv};
     g->layers = calloc((size_t)s->a.setup->model.weights.config.n_layers, 1);
     if (!g->layers) return fail(ERR_MEMORY, "no memory for a group of cells");
     const char *suite = s->a.tune_suite ? s->a.tune_suite : c->suite;
@@ -209,7 +215,10 @@ static const char *cell_argv(struct sweep *s, const struct plan_cell *c)
     else argv_add(o, "--method", c->window > 0 ? window : c->method);
     free(window);
     free(share);
+    if (c->qk) argv_add(o, "--qk", precision_name(c->qk));
+    if (c->pv) argv_add(o, "--pv", precision_name(c->pv));
     if (strcmp(c->method, "dense") != 0) argv_sparse(o, c);
+    else if (c->qk || c->pv) argv_add(o, "--layers", c->layers);
     if (c->tuned) argv_tuned(o, a, c);
     if (a->smooth_k != SMOOTH_K_RUNNING) argv_add(o, "--smooth-k", smooth_k_name(a->smooth_k));
     if (a->min_sparse_tokens != MIN_SPARSE_TOKENS)

@@ -106,6 +106,7 @@ struct sweep_group {
     const char *method;
     struct block_shape block;
     enum tune_rule rule;
+    enum precision qk, pv;
     uint8_t *layers;     /* [n_layers] of all its cells, owned */
     double (*bounds)[2]; /* [n_bounds] l1, pv_l1, owned */
     int n_bounds;

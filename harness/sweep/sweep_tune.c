@@ -23,7 +23,9 @@ static enum status group_policy(
     p->smooth_k = s->a.smooth_k;
     p->min_sparse_tokens = s->a.min_sparse_tokens;
     memcpy(p->layer_on, g->layers, (size_t)c->n_layers);
-    return OK;
+    enum status st = policy_set_precision(p, g->qk, g->pv);
+    if (st != OK) policy_clear(p);
+    return st;
 }
 
 /* Tuned under the same question, whichever its layers. */
@@ -87,6 +89,8 @@ static enum status from_record(
     t->pv_l1 = r->pv_l1;
     t->block = g->block;
     t->smooth_k = s->a.smooth_k;
+    t->qk = g->qk;
+    t->pv = g->pv;
     for (size_t i = 0; i < r->n_heads; i++) {
         const struct tuned_head_record *h = &r->heads[i];
         t->heads[h->layer * c->n_heads + h->head] = (struct tuned_head){

@@ -22,7 +22,7 @@ enum {
 
 /* Faults for those who must catch them: tests/CMakeLists.txt builds a program with each, and
  * nothing else defines SG_PLANT. */
-enum { PLANT_NOTHING, PLANT_LEDGER, PLANT_LEAK, PLANT_MASK };
+enum { PLANT_NOTHING, PLANT_LEDGER, PLANT_LEAK, PLANT_MASK, PLANT_PRECISION };
 #ifndef SG_PLANT
 #define SG_PLANT PLANT_NOTHING
 #endif
@@ -37,6 +37,11 @@ static const char *refuses(const struct attn_args *a)
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
     if (a->tiles && a->window > 0) return "a windowed call is dense";
     return eight_refuses(a);
+}
+
+static bool rounds_p(const struct attn_args *a)
+{
+    return a->pv == PRECISION_FP8 && SG_PLANT != PLANT_PRECISION;
 }
 
 static int n_kblocks(const struct attn_args *a)
@@ -183,10 +188,8 @@ static void block_task(void *ctx, int item, int worker)
     struct head_ledger count = {0};
     /* 160 KiB of stack */
     float buffer[PV_UNIT_ROWS * (2 * 256 + MAX_BLOCK)] __attribute__((aligned(64)));
-    struct attn_unit u = {.head_dim = a->head_dim,
-        .window = a->window,
-        .p_e4m3 = a->pv == PRECISION_FP8,
-        .q = buffer};
+    struct attn_unit u = {
+        .head_dim = a->head_dim, .window = a->window, .p_e4m3 = rounds_p(a), .q = buffer};
     u.o = u.q + PV_UNIT_ROWS * a->head_dim;
     u.s = u.o + PV_UNIT_ROWS * a->head_dim;
     for (int row = row0; row < row1;) {
@@ -336,8 +339,8 @@ static void shared_task(void *ctx, int item, int worker)
     for (int h = 0; h < s.n; h++, o += PV_UNIT_ROWS * a->head_dim) {
         bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[head0 + h]);
         s.tiles[h] = sparse ? tile_map_row(a->tiles, head0 + h, qb) : NULL;
-        s.branches[h].u = (struct attn_unit){
-            .head_dim = a->head_dim, .p_e4m3 = a->pv == PRECISION_FP8, .q = q, .o = o};
+        s.branches[h].u =
+            (struct attn_unit){.head_dim = a->head_dim, .p_e4m3 = rounds_p(a), .q = q, .o = o};
     }
     s.scores = o;
     s.spare = o + PV_UNIT_ROWS * MAX_BLOCK;

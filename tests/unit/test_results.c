@@ -496,6 +496,8 @@ Test(results, an_older_version_is_brought_up_to_date)
         "ALTER TABLE sample DROP COLUMN tiles_possible; ALTER TABLE sample DROP COLUMN "
         "pv_possible; DROP TABLE tail;"
         "DROP VIEW v_frontier; ALTER TABLE run DROP COLUMN confirming;"
+        "DROP VIEW v_ledger; ALTER TABLE run DROP COLUMN qk; ALTER TABLE run DROP COLUMN pv; ALTER "
+        "TABLE ledger DROP COLUMN eight;"
         "DROP TABLE layer_error;"
         "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT "
         "NULL);"
