@@ -300,7 +300,8 @@ static void walk_taus(
         }
         if (grew) e = chain_error(w, row0, 0, n_rows);
         grew = false;
-        if (n_kept == (uint32_t)row->n) e.abs_diff = e.sq_diff = 0; /* nothing was left out */
+        if (n_kept == (uint32_t)row->n && attn_is_full(w->a->attn))
+            e.abs_diff = e.sq_diff = 0; /* nothing was left out */
         for (int t = t0; t < t1; t++)
             add_error(w, &w->points[t * N_TAUS + tau], e, n_kept, row0, 0, n_rows);
     }

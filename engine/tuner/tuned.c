@@ -478,8 +478,8 @@ static enum status read_precision(struct json_in in, const char *field, enum pre
     TRY(json_get_string(in, field, false, &text));
     if (precision_parse(text, out) && !(*out == PRECISION_INT8 && strcmp(field, "pv") == 0))
         return OK;
-    return fail(ERR_FORMAT, "%s: field %s: found \"%s\", expected full,%s or fp8", in.file, field,
-        text, strcmp(field, "qk") == 0 ? " int8" : "");
+    return fail(ERR_FORMAT, "%s: field %s: found \"%s\", expected full%s or fp8", in.file, field,
+        text, strcmp(field, "qk") == 0 ? ", int8" : "");
 }
 
 static enum status get_block(struct json_in in, const char *field, int *out)

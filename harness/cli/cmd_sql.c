@@ -32,9 +32,12 @@ static const char *const views[][2] = {
         "done runs; on_cosine, on_kl, on_ppl = 1: no other run of the same model and data beats "
         "it"},
     {"v_ledger",
-        "one row a head: tiles possible and computed, forced tiles by reason, thresholds, "
-        "sparsity"},
+        "one row a head: tiles possible and computed, forced tiles by reason, calls in eight bits, "
+        "thresholds, sparsity"},
     {"v_cells", "planned cells and what became of them: plan, key, run, state, reason"},
+    {"v_precision",
+        "sparse runs of eight bits: KL, cosine and perplexity of precision alone, of sparsity "
+        "alone, of both"},
     {"v_flips", "questions whose answer changed between dense and sparse"},
     {"sample", "one row a window of tokens of a run"},
     {"worst_token",

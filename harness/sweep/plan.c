@@ -246,7 +246,7 @@ static enum status precision_item(void *ctx, const char *axis, const char *item)
     int *n = qk ? &v->n_qk : &v->n_pv;
     if (!precision_parse(item, &p) || (!qk && p == PRECISION_INT8))
         return fail(
-            ERR_ARG, "%s: found \"%s\", expected full,%s or fp8", axis, item, qk ? " int8" : "");
+            ERR_ARG, "%s: found \"%s\", expected full%s or fp8", axis, item, qk ? ", int8" : "");
     for (int i = 0; i < *n; i++)
         if (list[i] == p) return OK;
     list[(*n)++] = p;

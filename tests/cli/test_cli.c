@@ -442,6 +442,66 @@ Test(cli, dense_runs_pass_no_gate, .init = enter, .fini = leave)
     ends(INVALID, "gate none.json --min-cosine .5");
 }
 
+Test(cli, eight_bits_from_end_to_end, .init = enter, .fini = leave, .timeout = 300)
+{
+#define SMALL "eval " DEMO " --max-length 300 --num-samples 3 -q "
+    struct ran r = expect(PASS, SMALL "--topk .5 --qk int8 --pv fp8 --apart --output eight.json");
+    cr_expect(has(&r.out, "precision alone, every tile kept") &&
+            has(&r.out, "sparsity alone, full products") &&
+            has(&r.out, "of that of sparsity alone"),
+        "%s", str_get(&r.out));
+    ran_clear(&r);
+    cJSON *file = json_of("eight.json"), *config = cJSON_GetObjectItem(file, "config");
+    cr_expect_str_eq(cJSON_GetStringValue(cJSON_GetObjectItem(config, "qk")), "int8");
+    cr_expect_str_eq(cJSON_GetStringValue(cJSON_GetObjectItem(config, "pv")), "fp8");
+    cJSON_Delete(file);
+    /* the three are cells: 1 both, 2 precision, 3 sparsity, and asked for by hand they are there
+     * already */
+    r = expect(PASS, SMALL "--topk .5");
+    cr_expect(has(&r.out, "run 3 is stored already"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, SMALL "--method dense --qk int8 --pv fp8");
+    cr_expect(
+        has(&r.out, "run 2 is stored already") && has(&r.out, "with Q·K in int8 and P·V in fp8"),
+        "%s", str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, "compare 3 1");
+    cr_expect(
+        has(&r.out, "Q·K") && has(&r.out, "int8") && has(&r.out, "P·V"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    /* precision alone is something to gate; confirming repeats it with its precision */
+    ends(PASS, "gate 2 --min-cosine .9");
+    r = expect(GATE_FAILED, "gate 2 --max-kl 0 --confirm -q");
+    cr_expect(has(&r.out, "fail"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    r = expect(PASS, "gate eight.json --min-cosine .1");
+    cr_expect(has(&r.out, "pass"), "%s", str_get(&r.out));
+    ran_clear(&r);
+    refuses(USAGE, SMALL "--pv int8", SAYS("--pv", "P·V in int8 is not defined"));
+    refuses(USAGE, SMALL "--qk int4", SAYS("--qk", "int4", "full (f32 here), int8 or fp8"));
+    refuses(USAGE, SMALL "--qk bf16", SAYS("--qk", "bf16", "f32 here"));
+    refuses(USAGE, SMALL "--topk .5 --apart", SAYS("--apart", "--qk or --pv"));
+    refuses(USAGE, "generate " DEMO " --prompt x --dense --qk int8",
+        SAYS("--dense", "--method dense --qk int8"));
+    /* thresholds know the precision they were tuned in */
+    ends(PASS,
+        "tune " DEMO " --qk fp8 --pv fp8 --layers 2 --max-length 300 --num-tune-samples 1 --check "
+                     "0 --held-out 1 -q");
+    r = expect(PASS, SMALL "--tuned tuned.json --min-sparse-tokens 255");
+    cr_expect(has(&r.out, "qk=fp8 pv=fp8") && !has(&r.err, "run with others"), "%s%s",
+        str_get(&r.out), str_get(&r.err));
+    ran_clear(&r);
+    r = expect(PASS, SMALL "--tuned tuned.json --qk full --pv full");
+    cr_expect(!has(&r.out, "qk=") && has(&r.err, "tuned with Q·K fp8 and P·V fp8, run with others"),
+        "%s", str_get(&r.err));
+    ran_clear(&r);
+    r = expect(PASS,
+        "sweep " DEMO
+        " --method dense,topk:.5 --qk full,int8 --pv fp8 --max-length 300 --num-samples 2 -q");
+    cr_expect(has(&r.out, "4"), "%s", str_get(&r.out));
+    ran_clear(&r);
+}
+
 Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout = 300)
 {
     struct ran r = expect(PASS,

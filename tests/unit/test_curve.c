@@ -309,6 +309,55 @@ Test(curve, every_point, .timeout = 300)
 }
 
 /* The oracle ranks by truth and looks at no θ; `window` knows neither threshold. */
+/* The tiles of every point are those of full products, what they give is not. */
+Test(curve, eight_bits_equal_the_kernel, .timeout = 300)
+{
+    static const struct {
+        enum precision qk, pv;
+        struct block_shape block;
+    } cases[] = {{PRECISION_INT8, PRECISION_FP8, {128, 64}},
+        {PRECISION_FP8, PRECISION_FP8, {64, 128}}, {PRECISION_INT8, PRECISION_FULL, {128, 128}},
+        {PRECISION_FULL, PRECISION_FP8, {64, 64}}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        struct head h;
+        struct worst w = {0};
+        head_init(&h, 70 + c, 530, 48, cases[c].block, SMOOTH_K_RUNNING, 1.5);
+        struct curve *full = make_curve(&h, &mask_sparge);
+        h.attn.qk = cases[c].qk,
+        h.attn.pv = cases[c].pv; /* o stays the dense output of full products */
+        struct curve *eight = make_curve(&h, &mask_sparge);
+        double moved = 0;
+        for (int theta = 0; theta < N_THETAS; theta += 5)
+            for (int tau = 0; tau < N_TAUS; tau += 12) {
+                char where[64];
+                snprintf(where, sizeof where, "case %zu, theta %d, tau %d", c, theta, tau);
+                h.params = (struct head_params){curve_theta(theta), curve_tau(tau), 50, true, 0};
+                struct head_ledger l = infer(&h, &mask_sparge);
+                struct output_error brute = error_of(&h);
+                const struct curve_point *point = &eight->points[theta][tau];
+                cr_assert_eq(point->n_kept, l.tiles_computed, "%s", where);
+                cr_assert_eq(point->n_kept, full->points[theta][tau].n_kept, "%s", where);
+                compare(&w, &point->error, &brute, where);
+                moved = fmax(moved,
+                    fabs((double)point->error.l1 - (double)full->points[theta][tau].error.l1));
+            }
+        cr_expect(moved > .002, "case %zu: as with full products", c);
+        cr_expect(
+            eight->points[0][N_TAUS - 1].error.l1 > .002f, "every tile kept, and yet no error");
+        h.params = (struct head_params){.2f, .9f, 6, true, 0};
+        struct pv_curve pv;
+        void *ws = aligned(curve_workspace(&mask_sparge, &h.mask));
+        CHECK(curve_lambdas(&mask_sparge, &h.mask, ws, &pv));
+        infer(&h, &mask_sparge);
+        struct output_error brute = error_of(&h);
+        compare(&w, &pv.points[12].error, &brute, "lambda 6");
+        free(ws);
+        free(full);
+        free(eight);
+        head_clear(&h);
+    }
+}
+
 Test(curve, methods_without_theta)
 {
     struct head h;

@@ -864,3 +864,108 @@ Test(forward, last_hidden_is_the_last_row)
     free(last);
     close_bench(&b);
 }
+
+/* What each layer's attention was asked for, and what the reference makes of that very call. */
+struct precise {
+    const struct sparse_policy *policy;
+    int n_eight, n_full;
+    double worst;
+};
+
+static enum status look_at_precision(void *ctx, const struct layer_view *view)
+{
+    struct precise *x = ctx;
+    struct attn_args a = *view->attn;
+    size_t n = (size_t)a.n_q * (size_t)a.n_heads * (size_t)a.head_dim;
+    float *o = malloc(n * sizeof *o);
+    void *ws = aligned_alloc(64, (attn_ref.workspace(&a) + 63) / 64 * 64);
+    bool on = x->policy->layer_on[view->layer];
+    cr_expect_eq(a.qk, on ? x->policy->qk : PRECISION_FULL, "layer %d", view->layer);
+    cr_expect_eq(a.pv, on ? x->policy->pv : PRECISION_FULL, "layer %d", view->layer);
+    *(attn_is_full(&a) ? &x->n_full : &x->n_eight) += 1;
+    a.o = o;
+    a.ledger = NULL;
+    CHECK(attn_ref.run(&a, ws, NULL, NULL));
+    double off = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        double got = (double)((const float *)view->attn->o)[i], want = (double)o[i];
+        off += (got - want) * (got - want);
+        norm += want * want;
+    }
+    x->worst = fmax(x->worst, sqrt(off / norm));
+    free(ws);
+    free(o);
+    return OK;
+}
+
+Test(forward, eight_bits_are_what_the_reference_computes_and_are_counted)
+{
+    static const struct {
+        const char *method;
+        enum precision qk, pv;
+        double allowed; /* e4m3 of a probability turns over where f32 and fp64 part: a whole step of
+                           one key */
+    } cases[] = {{NULL, PRECISION_INT8, PRECISION_FULL, 1e-5},
+        {"sparge", PRECISION_INT8, PRECISION_FP8, 1e-3}, {NULL, PRECISION_FP8, PRECISION_FP8, 1e-3},
+        {"topk", PRECISION_FP8, PRECISION_FULL, 1e-5}};
+    struct sample_set set = chronicle(333);
+    int n = set.samples[0].n;
+    struct bench b;
+    open_demo(&b, 2, 333, 0);
+    int heads = b.w.config.n_heads, layers = b.w.config.n_layers;
+    float *dense = forward(&b, set.samples[0].ids, n, NULL, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sparse_policy p = demo_policy(&b, "sparge", .2f, .7f, 50);
+        p.method = cases[i].method ? mask_method_find(cases[i].method) : NULL;
+        policy_set_thresholds(&p, .2f, .7f, 50);
+        if (cases[i].method && strcmp(cases[i].method, "topk") == 0) p.topk = .4f;
+        CHECK(policy_set_precision(&p, cases[i].qk, cases[i].pv));
+        CHECK(policy_set_layers(&p, "1+3-4"));
+        p.heads[3 * heads + 1].is_sparse =
+            false; /* dense among sparse ones, in the same precision */
+        struct precise x = {.policy = &p};
+        struct head_ledger *l = ledgers(&b);
+        float *hidden = rows(&b, n);
+        session_reset(b.s);
+        CHECK(session_forward(b.s,
+            &(struct forward_args){.tokens = set.samples[0].ids,
+                .n = n,
+                .policy = &p,
+                .ledger = l,
+                .hidden = hidden,
+                .hook = look_at_precision,
+                .hook_ctx = &x}));
+        cr_expect(x.n_eight == 3 && x.n_full == layers - 3, "%d %d", x.n_eight, x.n_full);
+        cr_expect(x.worst < cases[i].allowed, "case %zu: %.3g", i, x.worst);
+        cr_expect_not(same_bits(dense, hidden, (size_t)n * width(&b)));
+        for (int c = 0; c < layers * heads; c++) {
+            bool on = p.layer_on[c / heads];
+            cr_expect_eq(l[c].calls_eight, on);
+            cr_expect_eq(l[c].calls_dense_layer, !on);
+            cr_expect_eq(l[c].calls_sparse, on && p.heads[c].is_sparse);
+            cr_expect_eq(l[c].calls_dense_head, on && !p.heads[c].is_sparse);
+        }
+        free(l);
+        free(hidden);
+        policy_clear(&p);
+    }
+    /* short sequences and single tokens run as they are, and that is counted */
+    struct sparse_policy p = demo_policy(&b, "sparge", .2f, .7f, 50);
+    CHECK(policy_set_precision(&p, PRECISION_INT8, PRECISION_FP8));
+    struct head_ledger *l = ledgers(&b);
+    float *got = forward(&b, set.samples[0].ids, 255, &p, l),
+          *want = forward(&b, set.samples[0].ids, 255, NULL, NULL);
+    cr_expect(same_bits(got, want, 255 * width(&b)));
+    CHECK(session_forward(b.s,
+        &(struct forward_args){
+            .tokens = set.samples[0].ids, .n = 1, .total_len = 333, .policy = &p, .ledger = l}));
+    for (int c = 0; c < layers * heads; c++)
+        cr_expect(l[c].calls_eight == 0 && l[c].calls_dense_short == 2);
+    free(l);
+    free(got);
+    free(want);
+    free(dense);
+    policy_clear(&p);
+    close_bench(&b);
+    sample_set_clear(&set);
+}

@@ -151,6 +151,32 @@ Test(plan, axes_that_a_method_lacks_do_not_multiply)
     plan_clear(&p);
 }
 
+Test(plan, precisions_multiply_and_give_dense_cells_layers)
+{
+    struct plan_axes a = {.method = {{"dense,topk:.5"}, 1},
+        .layers = {{"all,4-7"}, 1},
+        .qk = {{"full,int8,int8"}, 1},
+        .pv = {{"full", "fp8"}, 2}};
+    struct plan p = expand(&a);
+    struct str text = {0};
+    /* of four pairs one is full, in which a dense cell has no layers */
+    cr_assert_eq(p.n, 1 + 3 * 2 + 4 * 2, "%d", p.n);
+    int n_full = 0, n_eight_dense = 0;
+    for (int i = 0; i < p.n; i++) {
+        const struct plan_cell *c = &p.cells[i];
+        bool dense = strcmp(c->method, "dense") == 0, eight = c->qk || c->pv;
+        n_full += !eight;
+        n_eight_dense += dense && eight;
+        cr_assert_eq(strcmp(c->layers, "none") == 0, dense && !eight);
+    }
+    cr_assert(n_full == 3 && n_eight_dense == 6, "%d %d", n_full, n_eight_dense);
+    plan_cell_describe(&p.cells[p.n - 1], &text);
+    cr_assert_str_eq(
+        str_get(&text), "topk:0.5 qk int8 pv fp8 128x64 layers 4-7 at 2048 of chronicle");
+    str_clear(&text);
+    plan_clear(&p);
+}
+
 Test(plan, attribution_axes)
 {
     struct plan_axes a = {.layers = {{"each,all-but-each,all"}, 1}};
@@ -184,6 +210,8 @@ Test(plan, refuses_with_a_reason)
         const char *word;
     } cases[] = {
         {{.l1 = {{".06"}, 1}, .pv_l1 = {{".05"}, 1}}, "pv_l1"},
+        {{.qk = {{"int4"}, 1}}, "--qk: found \"int4\""},
+        {{.pv = {{"int8"}, 1}}, "--pv: found \"int8\""},
         {{.layers = {{"4-9"}, 1}}, "0 to 7"},
         {{.layers = {{"none"}, 1}}, "no layer"},
         {{.heads = {{"4"}, 1}}, "0 to 3"},

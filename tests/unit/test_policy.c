@@ -58,6 +58,38 @@ Test(policy, dense_stays_dense)
     policy_clear(&p);
 }
 
+Test(policy, dense_in_eight_bits_has_layers)
+{
+    struct sparse_policy p, q;
+    cr_assert_eq(policy_init(&p, NULL, 4, 2), OK);
+    cr_expect(!policy_acts(&p));
+    cr_expect_eq(policy_set_precision(&p, PRECISION_FULL, PRECISION_INT8), ERR_ARG);
+    EXPECT_MESSAGE("P·V in int8");
+    cr_assert_eq(policy_set_precision(&p, PRECISION_INT8, PRECISION_FP8), OK);
+    cr_expect_str_eq(picture(&p), "####");
+    cr_assert_eq(policy_set_layers(&p, "1-2"), OK);
+    cr_expect_str_eq(picture(&p), ".##.");
+    cr_expect(policy_acts(&p) && policy_is_eight(&p) && !p.heads[0].is_sparse);
+    cr_assert_eq(policy_set_precision(&p, PRECISION_FULL, PRECISION_FULL), OK);
+    cr_expect_str_eq(picture(&p), "....");
+    policy_clear(&p);
+    /* what a sparse policy leaves when every tile is kept */
+    p = make(4, 2);
+    cr_assert_eq(policy_set_layers(&p, "0+3"), OK);
+    p.min_sparse_tokens = 100;
+    cr_assert_eq(policy_set_precision(&p, PRECISION_FP8, PRECISION_FULL), OK);
+    cr_assert_eq(policy_copy_dense(&q, &p), OK);
+    cr_expect_str_eq(picture(&q), "#..#");
+    cr_expect(!q.method && q.qk == PRECISION_FP8 && q.pv == PRECISION_FULL &&
+        q.min_sparse_tokens == 100 && !q.heads[0].is_sparse);
+    policy_clear(&q);
+    p.qk = PRECISION_FULL;
+    cr_assert_eq(policy_copy_dense(&q, &p), OK);
+    cr_expect_str_eq(picture(&q), "....");
+    policy_clear(&p);
+    policy_clear(&q);
+}
+
 Test(policy, layers)
 {
     static const struct {
@@ -213,12 +245,24 @@ static void change(struct sparse_policy *p, int what)
     case 15: p->heads[0].is_sparse = false; break;
     case 16: p->heads[5].theta = .61f; break;
     case 17: p->heads[5].is_sparse = false; break;
+    case 18: p->qk = PRECISION_INT8; break;
+    case 19: p->qk = PRECISION_FP8; break;
+    case 20: p->pv = PRECISION_FP8; break;
+    case 21: /* dense, in eight bits */
+    case 22:
+    case 23:
+    case 24:
+        p->method = NULL;
+        p->qk = what == 22 ? PRECISION_FP8 : PRECISION_INT8;
+        if (what == 23) p->layer_on[1] = 0;
+        if (what == 24) p->min_sparse_tokens = 1;
+        break;
     }
 }
 
 Test(policy, every_field_changes_the_hash)
 {
-    enum { N = 18 };
+    enum { N = 25 };
     char hex[N][HASH_HEX_SIZE], again[HASH_HEX_SIZE];
     for (int i = 0; i < N; i++) {
         struct sparse_policy p = make(3, 2);

@@ -480,8 +480,8 @@ Test(results, an_older_version_is_brought_up_to_date)
     put(s, usual);
     store_close(&s);
     run_sql(db,
-        "DROP VIEW v_flips; DROP VIEW v_metrics; DROP VIEW v_runs; CREATE VIEW v_runs AS SELECT id "
-        "FROM run;"
+        "DROP VIEW v_flips; DROP VIEW v_ledger; DROP VIEW v_precision; DROP VIEW v_metrics; DROP "
+        "VIEW v_runs; CREATE VIEW v_runs AS SELECT id FROM run;"
         "ALTER TABLE sample DROP COLUMN cosine_centred_mean; ALTER TABLE sample DROP COLUMN "
         "row_rmse_mean;"
         "ALTER TABLE sample DROP COLUMN row_hidden_cosine_mean; ALTER TABLE item DROP COLUMN "
@@ -496,8 +496,8 @@ Test(results, an_older_version_is_brought_up_to_date)
         "ALTER TABLE sample DROP COLUMN tiles_possible; ALTER TABLE sample DROP COLUMN "
         "pv_possible; DROP TABLE tail;"
         "DROP VIEW v_frontier; ALTER TABLE run DROP COLUMN confirming;"
-        "DROP VIEW v_ledger; ALTER TABLE run DROP COLUMN qk; ALTER TABLE run DROP COLUMN pv; ALTER "
-        "TABLE ledger DROP COLUMN eight;"
+        "ALTER TABLE run DROP COLUMN qk; ALTER TABLE run DROP COLUMN pv; ALTER TABLE ledger DROP "
+        "COLUMN eight;"
         "DROP TABLE layer_error;"
         "CREATE TABLE layer_error (run INTEGER NOT NULL, layer INTEGER NOT NULL, head INTEGER NOT "
         "NULL);"

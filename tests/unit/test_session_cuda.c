@@ -13,6 +13,7 @@
 
 #ifdef SG_HAVE_CUDA
 #include "engine/cuda/session_cuda.h"
+#include "kernels/registry.h"
 #include "kernels/cuda/device_cuda.h"
 
 #define CHECK(call) cr_assert_eq((call), OK, "%s: %s", #call, status_message())
@@ -591,6 +592,155 @@ Test(session_cuda, metrics_are_the_cpus)
     free(sparse);
     free(nll);
     policy_clear(&policy);
+    close_pair(&p);
+}
+
+/* Every layer's call again by the CPU's emulation, on the tensors that the device had: what is left
+ * is the kernel's own. */
+struct emulated {
+    struct par *par;
+    const struct sparse_policy *policy;
+    int n_eight;
+    bool counts; /* no unit may skip: then the ledger is the map's */
+    double worst, repeated, from_full;
+};
+
+static enum status emulate(void *ctx, const struct layer_view *view)
+{
+    struct emulated *x = ctx;
+    struct attn_args a = *view->attn;
+    size_t n = (size_t)a.n_q * (size_t)a.n_heads * (size_t)a.head_dim;
+    bool on = x->policy->layer_on[view->layer];
+    cr_assert_eq(a.qk, on ? x->policy->qk : PRECISION_FULL);
+    cr_assert_eq(a.pv, on ? x->policy->pv : PRECISION_FULL);
+    if (!on) return OK;
+    x->n_eight++;
+    const struct attn_impl *impl;
+    struct head_ledger *l = calloc((size_t)a.n_heads, sizeof *l),
+                       *m = calloc((size_t)a.n_heads, sizeof *m);
+    float *o = poisoned(n);
+    a.o = o;
+    a.ledger = l;
+    CHECK(attn_choose(&a, NULL, &impl));
+    void *ws = aligned_alloc(64, (impl->workspace(&a) + 63) / 64 * 64);
+    CHECK(impl->run(&a, ws, x->par, NULL));
+    double e = apart(view->attn->o, o, n);
+    if (!(e <= x->worst)) x->worst = e;
+    a.ledger = m;
+    CHECK(view->impl->run(&a, NULL, NULL, NULL)); /* once more where it ran */
+    e = apart(o, view->attn->o, n);
+    if (!(e <= x->repeated)) x->repeated = e;
+    for (int h = 0; h < a.n_heads && x->counts && a.tiles; h++) {
+        cr_expect_eq(l[h].tiles_computed, m[h].tiles_computed, "layer %d head %d", view->layer, h);
+        cr_expect_eq(
+            l[h].pv_units_computed, m[h].pv_units_computed, "layer %d head %d", view->layer, h);
+    }
+    a.ledger = NULL;
+    a.qk = a.pv = PRECISION_FULL;
+    free(ws);
+    CHECK(attn_choose(&a, NULL, &impl));
+    ws = aligned_alloc(64, (impl->workspace(&a) + 63) / 64 * 64);
+    CHECK(impl->run(&a, ws, x->par, NULL));
+    e = apart(view->attn->o, o, n);
+    if (!x->from_full || e < x->from_full) x->from_full = e;
+    free(ws);
+    free(l);
+    free(m);
+    free(o);
+    return OK;
+}
+
+/* docs/speed/eightbits.md: int8 within .0034 of what its bytes stand for, e4m3 within .02. With a
+ * skip that hangs on a last digit a unit of 2^-lambda more. */
+Test(session_cuda, eight_bits_are_the_cpus_emulation)
+{
+    if (no_gpu()) return;
+    static const struct {
+        const char *name, *method, *layers;
+        enum precision qk;
+        float lambda;
+        struct block_shape block;
+        int chunk;
+        double allowed;
+    } cases[] = {
+        {"dense int8", NULL, "all", PRECISION_INT8, 50, {128, 64}, 0, .005},
+        {"dense fp8 in chunks", NULL, "2-5", PRECISION_FP8, 50, {128, 64}, 512, .02},
+        {"int8 128x64", "topk", "all", PRECISION_INT8, 50, {128, 64}, 0, .005},
+        {"int8 128x128 in chunks", "topk", "0-3", PRECISION_INT8, 50, {128, 128}, 512, .005},
+        {"fp8 128x64", "topk", "all", PRECISION_FP8, 50, {128, 64}, 0, .02},
+        {"int8, lambda 8", "topk", "all", PRECISION_INT8, 8, {128, 128}, 0, .01},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct pair p;
+        open_demo(&p, cases[i].chunk);
+        struct sparse_policy policy = policy_of(&p, "topk", -.1f, 1, cases[i].lambda);
+        policy.method = cases[i].method ? mask_method_find(cases[i].method) : NULL;
+        policy_set_thresholds(&policy, -.1f, 1, cases[i].lambda);
+        policy.topk = cases[i].method ? .4f : 0;
+        policy.block = cases[i].block;
+        policy.heads[1].is_sparse = false;
+        CHECK(policy_set_precision(&policy, cases[i].qk, PRECISION_FP8));
+        CHECK(policy_set_layers(&policy, cases[i].layers));
+        struct emulated x = {.par = p.par, .policy = &policy, .counts = cases[i].lambda == 50};
+        struct head_ledger *l[2] = {ledgers(&p), ledgers(&p)}, sum[2];
+        float *hidden = poisoned(N * p.width);
+        session_reset(p.s[1]);
+        CHECK(session_forward(p.s[1],
+            &(struct forward_args){.tokens = p.ids,
+                .n = N,
+                .policy = &policy,
+                .ledger = l[1],
+                .hidden = hidden,
+                .hook = emulate,
+                .hook_ctx = &x}));
+        float *cpu = states(&p, 0, &policy, l[0]);
+        for (int d = 0; d < 2; d++) sum[d] = total(&p, l[d]);
+        same_counts(&sum[1], &sum[0], cases[i].name);
+        cr_expect(sum[1].calls_eight == sum[0].calls_eight && sum[0].calls_eight > 0, "%s",
+            cases[i].name);
+        cr_log_info("%s: %d calls, emulation %.5f apart, repeated %.2g, full products at least "
+                    "%.4f, states %.4f from the CPU's",
+            cases[i].name, x.n_eight, x.worst, x.repeated, x.from_full,
+            apart(hidden, cpu, N * p.width));
+        cr_expect(x.n_eight > 0 && x.worst < cases[i].allowed, "%s: %.5f", cases[i].name, x.worst);
+        cr_expect(x.repeated == 0, "%s: %.3g", cases[i].name, x.repeated);
+        cr_expect(x.worst < x.from_full, "%s: no nearer to eight bits than to full products",
+            cases[i].name);
+        cr_expect(strstr(session_impls(p.s[1]), "eight_sm90"), "%s", session_impls(p.s[1]));
+        for (int d = 0; d < 2; d++) free(l[d]);
+        free(hidden);
+        free(cpu);
+        policy_clear(&policy);
+        close_pair(&p);
+    }
+}
+
+Test(session_cuda, eight_bits_without_a_kernel_are_refused_by_name)
+{
+    if (no_gpu()) return;
+    struct pair p;
+    open_demo(&p, 0);
+    static const struct {
+        enum precision qk, pv;
+        struct block_shape block;
+        const char *says;
+    } cases[] = {{PRECISION_INT8, PRECISION_FULL, {128, 64}, "--qk int8 --pv full"},
+        {PRECISION_FULL, PRECISION_FP8, {128, 64}, "--qk full --pv fp8"},
+        {PRECISION_INT8, PRECISION_FP8, {64, 64}, "block shape"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sparse_policy policy = policy_of(&p, "sparge", .2f, .9f, 50);
+        policy.block = cases[i].block;
+        CHECK(policy_set_precision(&policy, cases[i].qk, cases[i].pv));
+        session_reset(p.s[1]);
+        cr_expect_eq(session_forward(p.s[1],
+                         &(struct forward_args){.tokens = p.ids, .n = N, .policy = &policy}),
+            ERR_UNSUPPORTED);
+        cr_expect(strstr(status_message(), cases[i].says) &&
+                strstr(status_message(), "--device cpu computes it"),
+            "%s", status_message());
+        cr_expect_eq(session_position(p.s[1]), 0);
+        policy_clear(&policy);
+    }
     close_pair(&p);
 }
 

@@ -150,6 +150,7 @@ static enum status rerun_layer(void *ctx, const struct layer_view *view)
         sparse[h] = heads[h].is_sparse;
     }
     a.block = r->policy->block;
+    a.qk = r->policy->qk, a.pv = r->policy->pv;
     a.o = o;
     a.o_row = (ptrdiff_t)d * a.n_heads;
     a.o_head = (ptrdiff_t)d;
@@ -235,6 +236,8 @@ static void check_stored(const struct bench *b, const struct tuned *t)
     struct tuned named = *t;
     snprintf(named.model_fingerprint, sizeof named.model_fingerprint, "%s", b->fingerprint);
     CHECK(tuned_apply(&named, "tuned", &b->w, b->fingerprint, &p));
+    cr_expect(t->qk == b->policy.qk && t->pv == b->policy.pv);
+    CHECK(policy_set_precision(&p, t->qk, t->pv));
     cr_expect(p.block.q == b->policy.block.q && p.block.k == b->policy.block.k &&
         p.smooth_k == b->policy.smooth_k);
     rerun_samples(b, &p, false, &tune_runs);
@@ -311,6 +314,46 @@ static void note_progress(void *ctx, int done, int total)
 /* Three devices, a layer range that does not divide by three, and more devices than layers. */
 /* Every head gets the part that leaves out most under the bound, runs by it in verification, and
  * keeps it in the file. */
+/* What is stored is what the kernel of eight bits does, against the dense output of full products.
+ */
+Test(tuner, thresholds_of_eight_bits_hold_in_eight_bits, .timeout = 300)
+{
+    struct bench b;
+    const struct tune_bounds bounds = {.06, .07};
+    struct tuned full, eight;
+    struct tune_times times;
+    char hash[2][33];
+    open_demo(&b, 2, "2-3", 2);
+    struct tune_args a = args_of(&b, &bounds, 1);
+    CHECK(tune(&a, &full, &times));
+    CHECK(policy_set_precision(&b.policy, PRECISION_FP8, PRECISION_FP8));
+    CHECK(tune(&a, &eight, &times));
+    check_stored(&b, &eight);
+    cr_expect(count_sparse(&eight) > 0);
+    cr_expect_str_neq(tuned_hash(&full, hash[0]), tuned_hash(&eight, hash[1]));
+    struct str text = {0};
+    struct tuned back;
+    tuned_print(&eight, &text);
+    cr_expect(strstr(str_get(&text), "\"qk\":\"fp8\",\"pv\":\"fp8\""));
+    CHECK(tuned_parse(&back, str_get(&text), "back"));
+    cr_expect(back.qk == PRECISION_FP8 && back.pv == PRECISION_FP8 && back.verified);
+    cr_expect_str_eq(tuned_hash(&back, hash[0]), hash[1]);
+    tuned_clear(&back);
+    char *at = strstr(str_get(&text), "\"pv\":\"fp8\"");
+    memcpy(at, "\"pv\":\"int\"", 10);
+    cr_expect_eq(tuned_parse(&back, str_get(&text), "file"), ERR_FORMAT);
+    cr_expect(
+        strstr(status_message(), "field pv") && strstr(status_message(), "expected full or fp8"),
+        "%s", status_message());
+    str_reset(&text);
+    tuned_print(&full, &text);
+    cr_expect(!strstr(str_get(&text), "\"qk\""), "files of full products stay as they were");
+    str_clear(&text);
+    tuned_clear(&full);
+    tuned_clear(&eight);
+    close_bench(&b);
+}
+
 Test(tuner, a_mixture_gives_every_head_its_best, .timeout = 300)
 {
     static const struct tune_bounds bounds = {.1, .12};
