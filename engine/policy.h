@@ -66,10 +66,10 @@ enum status policy_set_layers(struct sparse_policy *p, const char *text) MUST_US
 enum { MAX_MODEL_LAYERS = 4096, LAYERS_TEXT_SIZE = 16384 };
 char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZE]);
 
-/* What a layer does in a call of `n` rows at q_start of a sequence of total_len tokens. Dense and of
- * full products where the layer is off, the sequence short, or the call one token or one that begins
- * within a block; p NULL is that too. Counts what its heads do, and why not, into ledger [n_heads] of
- * the layer, unless that is NULL. */
+/* What a layer does in a call of `n` rows at q_start of a sequence of total_len tokens. Dense and
+ * of full products where the layer is off, the sequence short, or the call one token or one that
+ * begins within a block; p NULL is that too. Counts what its heads do, and why not, into ledger
+ * [n_heads] of the layer, unless that is NULL. */
 struct layer_way {
     bool sparse;           /* some head walks a tile map */
     enum precision qk, pv; /* of all of its heads */

@@ -170,6 +170,8 @@ struct sg_ledger {
     uint64_t calls_dense_layer; /* … or the layer is outside its layers */
     uint64_t calls_dense_short; /* the sequence is under min_sparse_tokens, the call is one token,
                                    or begins within a block */
+    uint64_t calls_eight; /* of all of these, those whose products were of eight bits: the policy's
+                             file was tuned with --qk or --pv */
 };
 SG_API double sg_sparsity(
     const struct sg_ledger *ledger); /* 1 - work done / work possible, both products */

@@ -87,8 +87,8 @@ struct run_record {
     double simthreshd1, cdfthreshd, pvthreshd; /* global thresholds; NAN when tuned per head */
     /* what the operands of Q·K and P·V become: "int8", "fp8"; NULL: as they are on the device */
     const char *qk, *pv;
-    double topk;                               /* kept fraction */
-    int64_t window;                            /* tokens, -1 = does not apply */
+    double topk;    /* kept fraction */
+    int64_t window; /* tokens, -1 = does not apply */
     /* sparse layers, canonical: "all", "16-31", "0-6+8-15", "7" */
     const char *layers;
     const char *heads;      /* "all", or one head of one layer: "5" */

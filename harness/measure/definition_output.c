@@ -1,5 +1,5 @@
-/* The output of attention over the tiles of a map, in fp64: METHOD 3 without its skip, and METHOD 9, both from their words and
- * with nothing of the kernels'. */
+/* The output of attention over the tiles of a map, in fp64: METHOD 3 without its skip, and METHOD
+ * 9, both from their words and with nothing of the kernels'. */
 #include "harness/measure/definition.h"
 
 #include <math.h>
@@ -27,11 +27,14 @@ static void round_block(enum precision p, double *x, int n)
     if (p == PRECISION_FP8) scale = ldexp(1, -24);
     while (p == PRECISION_FP8 && largest > 448 * scale) scale *= 2;
     for (int i = 0; i < n; i++)
-        x[i] = scale * (p == PRECISION_INT8 ? fmax(-127, fmin(127, nearbyint(x[i] / scale))) : e4m3(x[i] / scale));
+        x[i] = scale *
+            (p == PRECISION_INT8 ? fmax(-127, fmin(127, nearbyint(x[i] / scale)))
+                                 : e4m3(x[i] / scale));
 }
 
 /* Rows [0, n) at positions from `first` on, widened and, with an eight-bit precision, rounded. */
-static void take_rows(const float *x, ptrdiff_t row, int first, int n, int d, enum precision p, bool centred, double *to)
+static void take_rows(const float *x, ptrdiff_t row, int first, int n, int d, enum precision p,
+    bool centred, double *to)
 {
     for (int r = 0; r < n; r++)
         for (int c = 0; c < d; c++) to[r * d + c] = (double)x[r * row + c];
@@ -51,7 +54,8 @@ static void take_rows(const float *x, ptrdiff_t row, int first, int n, int d, en
 }
 
 /* Keys [from, to) of one row join its sum and its output; s: scores in log2 units. */
-static void take_keys(const struct attn_args *a, const double *s, int from, int to, double top, const double *v, double *sum, double *o)
+static void take_keys(const struct attn_args *a, const double *s, int from, int to, double top,
+    const double *v, double *sum, double *o)
 {
     double largest = -INFINITY;
     for (int j = from; j < to; j++) largest = fmax(largest, s[j]);
@@ -63,7 +67,8 @@ static void take_keys(const struct attn_args *a, const double *s, int from, int 
     }
 }
 
-static void take_row(const struct attn_args *a, int r, const double *q, const double *k, const double *v, double *s, double *o)
+static void take_row(const struct attn_args *a, int r, const double *q, const double *k,
+    const double *v, double *s, double *o)
 {
     int at = a->q_start + r, d = a->head_dim;
     double top = -INFINITY, sum = 0;
@@ -75,8 +80,10 @@ static void take_row(const struct attn_args *a, int r, const double *q, const do
     }
     for (int c = 0; c < d; c++) o[c] = 0;
     for (int from = 0; from <= at; from += SCALED_ROWS) {
-        int tile = from / a->block.k, to = from + SCALED_ROWS < at + 1 ? from + SCALED_ROWS : at + 1;
-        if (tile_map_row(a->tiles, 0, r / a->block.q)[tile / 64] >> tile % 64 & 1) take_keys(a, s, from, to, top, v, &sum, o);
+        int tile = from / a->block.k,
+            to = from + SCALED_ROWS < at + 1 ? from + SCALED_ROWS : at + 1;
+        if (tile_map_row(a->tiles, 0, r / a->block.q)[tile / 64] >> tile % 64 & 1)
+            take_keys(a, s, from, to, top, v, &sum, o);
     }
     for (int c = 0; c < d; c++) o[c] /= sum;
 }
@@ -84,12 +91,14 @@ static void take_row(const struct attn_args *a, int r, const double *q, const do
 enum status definition_output(const struct attn_args *a, double *o)
 {
     size_t d = (size_t)a->head_dim, n_kv = (size_t)(a->q_start + a->n_q), n_q = (size_t)a->n_q;
-    double *k = malloc(sizeof *k * ((2 * n_kv + n_q) * d + n_kv)), *v = k ? k + n_kv * d : NULL, *q = k ? v + n_kv * d : NULL;
+    double *k = malloc(sizeof *k * ((2 * n_kv + n_q) * d + n_kv)), *v = k ? k + n_kv * d : NULL,
+           *q = k ? v + n_kv * d : NULL;
     if (!k) return fail(ERR_MEMORY, "no memory to audit %zu keys", n_kv);
     take_rows(a->q, a->q_row, a->q_start, a->n_q, a->head_dim, a->qk, false, q);
     take_rows(a->k, a->k_row, 0, (int)n_kv, a->head_dim, a->qk, true, k);
     take_rows(a->v, a->v_row, 0, (int)n_kv, a->head_dim, a->pv, false, v);
-    for (int r = 0; r < a->n_q; r++) take_row(a, r, q + (size_t)r * d, k, v, q + n_q * d, o + (size_t)r * d);
+    for (int r = 0; r < a->n_q; r++)
+        take_row(a, r, q + (size_t)r * d, k, v, q + n_q * d, o + (size_t)r * d);
     free(k);
     return OK;
 }

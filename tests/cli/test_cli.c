@@ -486,7 +486,7 @@ Test(cli, eight_bits_from_end_to_end, .init = enter, .fini = leave, .timeout = 3
     /* thresholds know the precision they were tuned in */
     ends(PASS,
         "tune " DEMO " --qk fp8 --pv fp8 --layers 2 --max-length 300 --num-tune-samples 1 --check "
-                     "0 --held-out 1 -q");
+        "0 --held-out 1 -q");
     r = expect(PASS, SMALL "--tuned tuned.json --min-sparse-tokens 255");
     cr_expect(has(&r.out, "qk=fp8 pv=fp8") && !has(&r.err, "run with others"), "%s%s",
         str_get(&r.out), str_get(&r.err));
