@@ -1,7 +1,7 @@
 /* Policies: thresholds by hand, from files and into them. */
 #include "library/parts.h"
 
-#include "base/json.h"
+#include "base/file.h"
 #include "base/str.h"
 #include "engine/tuner/sparge_pt.h"
 
@@ -159,6 +159,7 @@ static void tuned_refresh(struct sg_policy *p)
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         t->heads[i].params = p->now.heads[i];
         t->heads[i].in_range = p->now.layer_on[i / t->n_heads];
+        t->heads[i].params.is_sparse &= t->heads[i].in_range;
     }
 }
 
@@ -179,6 +180,44 @@ static enum status check_writable(const struct sparse_policy *p, const char *pat
     return OK;
 }
 
+static bool errors_same(const struct head_error *a, const struct head_error *b)
+{
+    const double x[] = {a->l1, a->tail, a->cosine, a->rmse},
+                 y[] = {b->l1, b->tail, b->cosine, b->rmse};
+    for (int i = 0; i < 4; i++)
+        if (x[i] != y[i] && !(isnan(x[i]) && isnan(y[i]))) return false;
+    return true;
+}
+
+/* The text of a tuned file, read again: what libcjson had no memory for it leaves out, and says
+ * nothing. */
+static enum status print_whole(const struct tuned *t, char **out)
+{
+    struct str text = {0};
+    struct tuned back;
+    char before[33], after[33];
+    tuned_print(t, &text, 0);
+    str_add_char(&text, '\n');
+    bool whole = tuned_parse(&back, str_get(&text), "what was written") == OK;
+    if (whole) {
+        whole = !back.edited && strcmp(tuned_hash(t, before), tuned_hash(&back, after)) == 0;
+        for (int i = 0; i < t->n_layers * t->n_heads && whole; i++) {
+            const struct tuned_head *x = &t->heads[i], *y = &back.heads[i];
+            whole = x->in_range == y->in_range &&
+                (!x->in_range ||
+                    (errors_same(&x->tune, &y->tune) && errors_same(&x->check, &y->check) &&
+                        errors_same(&x->held_out, &y->held_out)));
+        }
+        tuned_clear(&back);
+    }
+    if (whole) {
+        *out = text.data;
+        return OK;
+    }
+    str_clear(&text);
+    return fail(ERR_MEMORY, "no room for all of the tuned file: nothing was written");
+}
+
 static enum status write_body(void *args)
 {
     const struct writing *w = args;
@@ -188,15 +227,16 @@ static enum status write_body(void *args)
     if (!w->text && !w->path) return fail(ERR_ARG, "path is NULL");
     TRY(check_writable(&p->now, w->path ? w->path : "the text"));
     tuned_refresh(p);
-    if (w->text) {
-        struct str out = {0};
-        tuned_print(&p->tuned, &out);
-        *w->text = out.data;
-        return OK;
-    }
+    if (w->text) return print_whole(&p->tuned, w->text);
     if (str_ends_with(w->path, ".pt")) return sparge_pt_write(&p->tuned, w->path, w->module);
     if (w->module) return fail(ERR_ARG, "%s: module \"%s\" goes with a .pt", w->path, w->module);
-    return tuned_write(&p->tuned, w->path);
+    struct str text = {0};
+    TRY(print_whole(&p->tuned, &text.data));
+    text.len = strlen(text.data);
+    text.cap = text.len + 1;
+    enum status st = file_write_text(w->path, &text);
+    str_clear(&text);
+    return st;
 }
 
 enum sg_status sg_policy_write(const struct sg_policy *policy, const char *path, const char *module)

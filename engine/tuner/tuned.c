@@ -326,12 +326,10 @@ enum status tuned_write_stats(const struct tuned *t, const char *path)
     return st;
 }
 
-void tuned_print(const struct tuned *t, struct str *out)
+void tuned_print(const struct tuned *t, struct str *out, int indent)
 {
     cJSON *root = tuned_json(t);
-    char *text = cJSON_PrintUnformatted(root);
-    str_add(out, text);
-    cJSON_free(text);
+    json_print(out, root, indent);
     cJSON_Delete(root);
 }
 

@@ -105,8 +105,8 @@ enum status tuned_write(const struct tuned *t, const char *path) MUST_USE;
 /* The guide's statistics: an array with an object per tuned layer, thresholds as means over its
  * sparse heads. */
 enum status tuned_write_stats(const struct tuned *t, const char *path) MUST_USE;
-/* The JSON text; appended. */
-void tuned_print(const struct tuned *t, struct str *out);
+/* The JSON text, appended; indent 0: over several lines, -1: in one. */
+void tuned_print(const struct tuned *t, struct str *out, int indent);
 /* ERR_FORMAT names file, field, found and expected; also for a file that lacks heads of its layers.
  */
 enum status tuned_read(struct tuned *t, const char *path) MUST_USE;

@@ -280,11 +280,12 @@ static enum status self_test(const char *model, int64_t t0, bool *passed)
     s.max_length = o.max_length;
     s.num_samples = o.num_samples;
     enum status st;
+    char *bundled = model || o.machine.model ? NULL : bundled_model();
     TRY_GOTO(st, done,
         setup_open(&setup, &o.machine,
             model                 ? model
                 : o.machine.model ? o.machine.model
-                                  : SG_DEMO_DIR "/model"));
+                                  : bundled));
     TRY_GOTO(st, done, setup_samples(&setup, &s, 0, false, &set));
     TRY_GOTO(st, done, selftest_run(&setup.model, setup.par, &set, cancel_requested, &t));
     TRY_GOTO(st, done, show_selftest(&t));
@@ -297,6 +298,7 @@ static enum status self_test(const char *model, int64_t t0, bool *passed)
 done:
     sample_set_clear(&set);
     setup_close(&setup);
+    free(bundled);
     return st;
 }
 

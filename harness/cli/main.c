@@ -1,8 +1,10 @@
 #include "harness/cli/command.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/str.h"
 #include "base/xmalloc.h"
+#include "harness/cli/completion.h"
 #include "version.h"
 
 #include <signal.h>
@@ -105,6 +107,10 @@ static int run(int argc, char **argv)
             SG_COMPILER);
         return EXIT_PASS;
     }
+    if (strcmp(verb, "completion") == 0) {
+        enum status st = completion_print(commands, N_COMMANDS, argc > 2 ? argv[2] : "");
+        return st == OK ? EXIT_PASS : report_failure(st);
+    }
     if (str_starts_with(verb, "--"))
         return command_run(guide_command(argc, argv), argc - 1, argv + 1);
     if ((c = command_find(verb))) return command_run(c, argc - 2, argv + 2);
@@ -143,5 +149,7 @@ int main(int argc, char **argv)
     struct sigaction bus = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
     sigaction(SIGBUS, &bus, NULL);
     xmalloc_failed = on_no_memory;
+    /* else a field that there is no room for would be left out of what is written, unsaid */
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = xmalloc, .free_fn = free});
     return finish_output(run(argc, argv));
 }

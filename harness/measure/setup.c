@@ -227,9 +227,12 @@ char *bundled_model(void)
         char *slash = strrchr(exe, '/');
         if (!slash) break;
         n = slash - exe;
-        char *dir = str_format("%.*s/suites/demo/model", (int)n, exe);
-        if (file_is_dir(dir)) return dir;
-        free(dir);
+        static const char *const places[] = {"share/sparsegauge/model", "suites/demo/model"};
+        for (int i = 0; i < 2; i++) {
+            char *dir = str_format("%.*s/%s", (int)n, exe, places[i]);
+            if (file_is_dir(dir)) return dir;
+            free(dir);
+        }
     }
     return str_dup(SG_DEMO_DIR "/model");
 }

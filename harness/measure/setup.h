@@ -78,8 +78,8 @@ enum status setup_tune(const struct setup *fleet, int n, const struct machine_op
     const struct tune_args *args, struct tuned *out, struct tune_times *times) MUST_USE;
 void setup_close_fleet(struct setup **all, int *n);
 
-/* Directory of the bundled model: beside this program's checkout, wherever that was moved. The
- * caller frees it. */
+/* Directory of the bundled model: where this program was installed, or in its checkout, wherever
+ * that was moved. The caller frees it. */
 char *bundled_model(void);
 
 /* "all" or "second-half"; ERR_ARG. */

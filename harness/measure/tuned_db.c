@@ -29,7 +29,7 @@ enum status store_tuned(struct store *s, const struct tuned *t, const char *hash
         };
     }
     struct str json = {0};
-    tuned_print(t, &json);
+    tuned_print(t, &json, -1);
     struct tuned_record r = {
         .hash = hash,
         .model_fingerprint = t->model_fingerprint,

@@ -75,7 +75,7 @@ static void try_tuned(const char *path)
     char first[33], second[33];
     struct str text = {0};
     tuned_hash(&t, first);
-    tuned_print(&t, &text);
+    tuned_print(&t, &text, -1);
     struct memory_file copy = memory_file(text.data, text.len);
     require(tuned_read(&again, copy.path) == OK);
     require(strcmp(first, tuned_hash(&again, second)) == 0);
@@ -194,7 +194,7 @@ static const char *good_tuned(void)
         t.heads[i].held_out.l1 = NAN;
         if (i % 2) strcpy(t.heads[i].reason, "too little");
     }
-    tuned_print(&t, &text);
+    tuned_print(&t, &text, -1);
     tuned_clear(&t);
     return str_get(&text);
 }

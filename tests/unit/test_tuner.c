@@ -962,7 +962,7 @@ Test(tuner, damaged_files_are_refused_by_field)
         status_message());
     for (int i = 4; i < 8; i++) t.heads[i].in_range = true;
     struct str text = {0};
-    tuned_print(&t, &text);
+    tuned_print(&t, &text, -1);
     for (size_t n = 0; n < text.len; n += 61) { /* cut short anywhere */
         file_put(dir, "tuned.json", text.data, n);
         cr_expect_eq(tuned_read(&back, path), ERR_FORMAT, "%zu bytes", n);
