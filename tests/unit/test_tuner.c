@@ -333,7 +333,7 @@ Test(tuner, thresholds_of_eight_bits_hold_in_eight_bits, .timeout = 300)
     cr_expect_str_neq(tuned_hash(&full, hash[0]), tuned_hash(&eight, hash[1]));
     struct str text = {0};
     struct tuned back;
-    tuned_print(&eight, &text);
+    tuned_print(&eight, &text, -1);
     cr_expect(strstr(str_get(&text), "\"qk\":\"fp8\",\"pv\":\"fp8\""));
     CHECK(tuned_parse(&back, str_get(&text), "back"));
     cr_expect(back.qk == PRECISION_FP8 && back.pv == PRECISION_FP8 && back.verified);
@@ -346,7 +346,7 @@ Test(tuner, thresholds_of_eight_bits_hold_in_eight_bits, .timeout = 300)
         strstr(status_message(), "field pv") && strstr(status_message(), "expected full or fp8"),
         "%s", status_message());
     str_reset(&text);
-    tuned_print(&full, &text);
+    tuned_print(&full, &text, -1);
     cr_expect(!strstr(str_get(&text), "\"qk\""), "files of full products stay as they were");
     str_clear(&text);
     tuned_clear(&full);
