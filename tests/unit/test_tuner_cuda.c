@@ -225,8 +225,7 @@ static void expect_same(const struct tuned *x, const struct tuned *y, const char
         cr_expect(
             memcmp(&x->heads[i].params, &y->heads[i].params, sizeof x->heads[i].params) == 0 &&
                 memcmp(&x->heads[i].tune, &y->heads[i].tune, sizeof x->heads[i].tune) == 0 &&
-                memcmp(&x->heads[i].held_out, &y->heads[i].held_out, sizeof x->heads[i].held_out) ==
-                    0,
+                memcmp(&x->heads[i].check, &y->heads[i].check, sizeof x->heads[i].check) == 0,
             "%s: head %d of layer %d", what, i % x->n_heads, i / x->n_heads);
 }
 
@@ -249,8 +248,8 @@ Test(tuner_cuda, bounds_hold_and_repeats_agree, .timeout = 300)
             const struct tuned_head *x = &first[i].heads[h];
             n_sparse += x->params.is_sparse;
             if (!x->params.is_sparse) continue;
-            cr_expect(x->tune.l1 <= bounds[i].pv_l1 && x->held_out.l1 <= bounds[i].pv_l1,
-                "head %d: %g, %g", h, x->tune.l1, x->held_out.l1);
+            cr_expect(x->tune.l1 <= bounds[i].pv_l1 && x->check.l1 <= bounds[i].pv_l1,
+                "head %d: %g, %g", h, x->tune.l1, x->check.l1);
             cr_expect(x->sparsity >= .1 && x->sparsity < 1);
         }
     cr_expect(n_sparse >= 4, "%d sparse heads", n_sparse);
