@@ -5,7 +5,10 @@
 #include <assert.h>
 #include <cblas.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* Pieces of the work are cut by the shape of a call alone, never by the number of threads: what
  * sgemm adds up for an element, and in which order, depends on where the element stands in its
@@ -31,8 +34,23 @@ void widen(const void *from, enum dtype dtype, float *to, size_t n)
     cpu_ops()->widen(from, dtype, to, n);
 }
 
+/* OpenBLAS has two buffers for each thread that it was built for; a caller for whom none is left
+ * ends in a warning, or with more of them in a crash (0.3.21 built for 64: 129 and 600 callers). */
+static sem_t blas_callers;
+
+static int most_blas_callers(void)
+{
+    const char *at = strstr(openblas_get_config(), "MAX_THREADS=");
+    int n = at ? atoi(at + strlen("MAX_THREADS=")) : 0;
+    return n > 0 ? 2 * n : 128;
+}
+
 /* Our own threads cut the work; OpenBLAS must not start more inside each piece. */
-static void one_blas_thread(void) { openblas_set_num_threads(1); }
+static void one_blas_thread(void)
+{
+    openblas_set_num_threads(1);
+    sem_init(&blas_callers, 0, (unsigned)most_blas_callers());
+}
 
 static void limit_blas(void)
 {
@@ -89,8 +107,10 @@ static void panel_multiply(const struct job *j, int m, int rows, int first, int 
 {
     const struct linear *l = j->l;
     float *y = j->y + first * j->y_stride + m;
+    while (sem_wait(&blas_callers) != 0) {} /* a signal came */
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, rows, l->k, 1,
         j->x + first * j->x_stride, (int)j->x_stride, w, l->k, j->add ? 1 : 0, y, (int)j->y_stride);
+    sem_post(&blas_callers);
     for (int c = 0; c < rows && l->bias; c++) {
         float b = bias_at(l, m + c);
         for (int r = 0; r < n; r++) y[r * j->y_stride + c] += b;

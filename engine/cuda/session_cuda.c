@@ -229,10 +229,32 @@ static enum status send_policy(
     return send(s, s->lambda, s->host_lambda, cells * sizeof *s->lambda);
 }
 
+/* A prediction that runs on the device and would not for the last rows of so long a sequence is
+ * refused before the first: on the host it would take longer than what it saves. */
+static enum status check_length(const struct session_cuda *s, int end, const struct forward_args *f)
+{
+    const struct sparse_policy *p = f->policy;
+    if (!p || !p->method || f->n == 1) return OK;
+    struct chunk x = {.f = f, .n = p->block.q};
+    struct attn_args a = session_cuda_call(s, &x, 0);
+    struct mask_cuda_args m = {
+        .attn = &a, .smooth_k = p->smooth_k, .topk = p->topk, .method = p->method};
+    if (mask_cuda_refuses(&m)) return OK; /* of any length it runs on the host */
+    a.q_start = (end - 1) / p->block.q * p->block.q;
+    a.n_q = end - a.q_start;
+    const char *why = mask_cuda_refuses(&m);
+    if (!why) return OK;
+    return fail(ERR_UNSUPPORTED,
+        "%d tokens: the prediction of %s on a GPU refuses them: %s; lower --max-length, or take "
+        "--block 128x128",
+        end, p->method->name, why);
+}
+
 static enum status forward_on(struct session_cuda *s, int position, int total_len,
     const struct forward_args *f, struct str *impls)
 {
     const struct llama_config *c = &s->w->config;
+    TRY(check_length(s, position + f->n, f));
     float inv_freq[128];
     size_t inv_freq_bytes = sizeof *inv_freq * (size_t)c->head_dim / 2;
     rope_frequencies(c, total_len, inv_freq);

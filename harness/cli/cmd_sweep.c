@@ -457,6 +457,12 @@ done:
     return st;
 }
 
+enum {
+    EXIT_DEVICE =
+        75, /* between the two processes only: the device failed, a fresh process may go on */
+    MOST_DEVICES = 8 /* and does so this many times */
+};
+
 static int run_worker(const char *positional, struct sweep_watch *watch)
 {
     struct setup *fleet = NULL;
@@ -468,8 +474,10 @@ static int run_worker(const char *positional, struct sweep_watch *watch)
         positional            ? positional
             : o.machine.model ? NULL
                               : o.settings.model);
+    bool opened = st == OK;
     if (st == OK) st = work(fleet, n, watch, &partial);
     setup_close_fleet(&fleet, &n);
+    if (st == ERR_DEVICE && opened) return report_failure(st), EXIT_DEVICE;
     if (st == ERR_CANCELLED)
         st = fail(st,
             "stopped on request; what is stored is kept, and the same command goes on from here");
@@ -494,7 +502,7 @@ static int supervise(const char *positional)
     memset(watch, 0, sizeof *watch);
     cancel_watch_begin();
     cancel_install();
-    for (;;) {
+    for (int n_devices = 0;;) {
         sweep_watch_reset(watch);
         pid_t parent = getpid(), worker = fork();
         if (worker < 0)
@@ -507,6 +515,15 @@ static int supervise(const char *positional)
         }
         int status = cancel_wait(worker);
         bool cancelled = cancel_requested(NULL);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_DEVICE && !cancelled) {
+            if (++n_devices > MOST_DEVICES)
+                return report_failure(fail(ERR_DEVICE,
+                    "the device failed %d times; what is stored is kept, and the same command goes "
+                    "on from here",
+                    n_devices));
+            fprintf(stderr, "sparsegauge: the device is opened again, and the sweep goes on\n");
+            continue;
+        }
         if (WIFEXITED(status)) /* a child that was told by us knows no signal of its own */
             return cancelled && WEXITSTATUS(status) > 128 ? cancel_exit_code()
                                                           : WEXITSTATUS(status);

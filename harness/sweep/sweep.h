@@ -170,7 +170,9 @@ struct sweep_estimate sweep_estimate(const struct sweep *s);
 enum status sweep_probe(const struct setup *setup, const char *impl, double *flops) MUST_USE;
 
 /* Fills what is missing. OK also when cells failed: see the counters. ERR_CANCELLED when stopped,
- * ERR_DB when results cannot be stored. */
+ * ERR_DB when results cannot be stored, ERR_DEVICE when the device no longer answers behind a cell
+ * that failed (after some errors CUDA refuses every further call of the process): whoever opens it
+ * again can go on. */
 enum status sweep_run(struct sweep *s) MUST_USE;
 
 /* What a cell is asked for; without its policy. */

@@ -327,6 +327,15 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     return st;
 }
 
+/* A cell has failed: was it the cell, or is the device gone, and every further one would fail too?
+ */
+static enum status check_device(const struct sweep *s)
+{
+    size_t free_bytes, total;
+    enum status st = weights_device_memory(&s->a.setup->model.weights, &free_bytes, &total);
+    return st == OK ? OK : fail_context(ERR_DEVICE, "the device no longer answers");
+}
+
 static enum status store_plan(struct sweep *s)
 {
     struct planned_cell *cells = calloc((size_t)s->n, sizeof *cells);
@@ -363,8 +372,10 @@ static enum status run_all(struct sweep *s)
             }
             open_data = x->data;
             if (s->a.stop && s->a.stop(NULL)) return fail(ERR_CANCELLED, "stopped on request");
+            int n_failed = s->n_failed;
             TRY(visit(s, i, &deferred));
             progress |= x->settled;
+            if (s->n_failed > n_failed) TRY(check_device(s));
         }
         if (!deferred) return OK;
         if (progress) continue;

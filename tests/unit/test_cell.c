@@ -1,6 +1,7 @@
 /* One way for a cell: two that ask at once, one that dies, one that is run again to confirm, and
  * other arithmetic. */
 #include "base/file.h"
+#include "harness/measure/dense_cache.h"
 #include "results/arithmetic.h"
 #include "results/store.h"
 #include "tests/unit/model_files.h"
@@ -246,4 +247,26 @@ Test(cell, the_floor_decides)
     cr_expect_eq(arithmetic_compare(sa, sb, NULL, &words), ARITHMETIC_UNTOLD);
     cr_expect(strstr(str_get(&words), "eval --suite null"), "%s", str_get(&words));
     str_clear(&words);
+}
+
+/* An entry beyond the limit would push out everything, itself included: it is not stored, and said.
+ */
+Test(cell, a_cache_keeps_what_fits)
+{
+    struct dense_cache c;
+    static float rows[2000];
+    char keys[3][HASH_HEX_SIZE];
+    for (int i = 0; i < 3; i++) snprintf(keys[i], sizeof keys[i], "%032d", i);
+    ok(dense_cache_open(&c, "cache"));
+    c.limit_bytes = 5000;
+    dense_cache_put(&c, keys[0], 100, 10, rows);
+    cr_expect(dense_cache_get(&c, keys[0], 100, 10, rows) && c.too_large == 0);
+    dense_cache_put(&c, keys[1], 200, 10, rows);
+    cr_expect(c.too_large > 8000 && !dense_cache_get(&c, keys[1], 200, 10, rows));
+    cr_expect(dense_cache_get(&c, keys[0], 100, 10, rows), "the smaller one is still there");
+    dense_cache_put(&c, keys[2], 100, 10, rows);
+    cr_expect(dense_cache_get(&c, keys[2], 100, 10, rows), "the newest stays");
+    cr_expect(!dense_cache_get(&c, keys[0], 100, 10, rows), "the oldest made room");
+    dense_cache_close(&c);
+    cr_assert_eq(system("rm -r cache"), 0);
 }

@@ -4,10 +4,15 @@
 #include "kernels/linear.h"
 #include "kernels/registry.h"
 
+#include <cblas.h>
 #include <criterion/criterion.h>
+#include <dlfcn.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char *const table_names[] = {"avx512", "avx2", "base"};
 
@@ -271,6 +276,53 @@ Test(linear, against_fp64)
                 m0, m1, pools[i % 4]);
         }
     for (int i = 2; i < 4; i++) par_close(&pools[i]);
+}
+
+/* OpenBLAS warns, and then crashes, when more threads call it at once than it has buffers for: this
+ * stands in front of it and counts them. */
+static atomic_int n_calling, most_calling;
+static bool counting;
+typedef void sgemm(CBLAS_LAYOUT, CBLAS_TRANSPOSE, CBLAS_TRANSPOSE, int, int, int, float,
+    const float *, int, const float *, int, float, float *, int);
+
+void cblas_sgemm(CBLAS_LAYOUT layout, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k,
+    float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc)
+{
+    sgemm *real = (sgemm *)dlsym(RTLD_NEXT, "cblas_sgemm");
+    int now = ++n_calling;
+    for (int seen = most_calling;
+         now > seen && !atomic_compare_exchange_weak(&most_calling, &seen, now);) {}
+    if (counting) nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    real(layout, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    n_calling--;
+}
+
+enum { CALLERS = 400 };
+
+static void *call_blas(void *opaque)
+{
+    static const float x[8 * 8], w[8 * 8];
+    (void)opaque;
+    struct linear l = {w, NULL, DTYPE_F32, 8, 8};
+    float y[8 * 8];
+    void *ws = scratch(linear_workspace(8, 1));
+    linear_run(&l, 8, x, 8, y, 8, false, ws, NULL);
+    free(ws);
+    return NULL;
+}
+
+Test(linear, more_threads_than_blas_has_buffers_for)
+{
+    static pthread_t threads[CALLERS];
+    const char *built = strstr(openblas_get_config(), "MAX_THREADS=");
+    int most = 2 * (built ? atoi(built + strlen("MAX_THREADS=")) : 64);
+    counting = true;
+    for (int i = 0; i < CALLERS; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, call_blas, NULL), 0);
+    for (int i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
+    counting = false;
+    cr_expect(
+        most_calling <= most && most_calling > 8, "%d at once, %d buffers", most_calling, most);
 }
 
 /* Shapes that are cut into pieces by rows, by columns and by both, with odd rests. */

@@ -1,4 +1,5 @@
 /* Sweeps on the bundled model: shared work changes no bit, and nothing is lost or done twice. */
+#include "engine/session_backend.h"
 #include "harness/measure/evaluate.h"
 #include "harness/sweep/sweep.h"
 #include "results/query.h"
@@ -804,6 +805,91 @@ Test(sweep, several_devices_share_the_samples)
     snprintf(line, sizeof line, "%smany.db --device cpu,cpu --suite speed", cell);
     cr_assert_eq(tool("eval", line), 2);
     cr_assert(said("name one --device"));
+}
+
+/* The CPU as a device whose passes fail, and that after the first of them answers nothing any more,
+ * or does. */
+static bool device_is_gone, gone_for_good;
+
+static enum status no_pass(
+    void *state, int position, int total_len, const struct forward_args *f, struct str *impls)
+{
+    (void)state, (void)position, (void)total_len, (void)f, (void)impls;
+    device_is_gone = gone_for_good;
+    return fail(ERR_DEVICE, "an illegal memory access was encountered");
+}
+
+static enum status fake_memory(const struct weights_device *d, size_t *free_bytes, size_t *total)
+{
+    (void)d;
+    *free_bytes = *total = (size_t)1 << 40;
+    return device_is_gone ? fail(ERR_DEVICE, "cudaMemGetInfo: an illegal memory access") : OK;
+}
+
+static void fake_describe(const struct weights_device *d, struct weights_device_info *out)
+{
+    (void)d;
+    *out = (struct weights_device_info){.name = "cuda", .residual = "f32", .gpu = "a fake"};
+}
+
+static void fake_release(struct weights_device **d) { *d = NULL; }
+
+static void sweep_on_fake(const char *db, enum status expected, int64_t n_failed)
+{
+    static const struct weights_place place = {fake_memory, fake_describe, fake_release};
+    struct session_backend backend = session_backend_cpu;
+    backend.forward = no_pass;
+    struct weights_device device = {.place = &place, .backend = &backend};
+    struct machine_options machine = MACHINE_DEFAULTS;
+    machine.cache = "none";
+    machine.threads = 1;
+    struct setup setup;
+    cr_assert_eq(setup_open(&setup, &machine, MODEL), OK, "%s", status_message());
+    setup.model.weights.on_device = &device;
+    device_is_gone = false;
+    struct plan_axes axes = {.suite = {{"chronicle"}, 1},
+        .max_length = {{"512"}, 1},
+        .method = {{"window:64,window:128,window:192"}, 1}};
+    struct plan plan;
+    struct store *store;
+    struct dense_cache none = {0};
+    struct sweep s;
+    cr_assert_eq(plan_expand(&axes, 8, 4, &plan), OK, "%s", status_message());
+    cr_assert_eq(store_open(&store, db, STORE_WRITE), OK, "%s", status_message());
+    struct sweep_args args = {.setup = &setup,
+        .store = store,
+        .cache = &none,
+        .plan = &plan,
+        .machine = &machine,
+        .name = "fake",
+        .plan_json = "{}",
+        .settings = cell_defaults,
+        .shard = {0, 1},
+        .min_sparse_tokens = MIN_SPARSE_TOKENS};
+    args.settings.num_samples = 1;
+    cr_assert_eq(sweep_open(&s, &args), OK, "%s", status_message());
+    cr_assert_eq(s.n, 3);
+    enum status st = sweep_run(&s);
+    cr_expect_eq(st, expected, "%s", status_message());
+    if (st != OK) cr_expect(strstr(status_message(), "no longer answers"), "%s", status_message());
+    sweep_close(&s);
+    store_close(&store);
+    plan_clear(&plan);
+    setup.model.weights.on_device = NULL;
+    setup_close(&setup);
+    cr_expect_eq(number(db,
+                     "SELECT count(*) FROM run WHERE status = 'failed' AND reason LIKE "
+                     "'%illegal memory access%'"),
+        n_failed);
+}
+
+/* CUDA refuses every call behind some errors: one cell has failed then, not all that follow. */
+Test(sweep, a_device_that_is_gone_fails_one_cell)
+{
+    gone_for_good = true;
+    sweep_on_fake("gone.db", ERR_DEVICE, 1);
+    gone_for_good = false;
+    sweep_on_fake("there.db", OK, 3);
 }
 
 /* A crash takes all workers along, and is put down to the one that made it. */
