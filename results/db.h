@@ -72,6 +72,12 @@ const void *get_blob(struct cursor *c, size_t *size); /* copied to the arena */
 /* "file:…?query" for SQLite, appended; query "" for none. */
 void db_uri(const char *path, const char *query, struct str *out);
 
+/* Tables whose first column is the run they belong to; ended by NULL. */
+extern const char *const run_children[];
+/* Delete what belongs to no run and stands where the next ones will: somebody has deleted runs with
+ * foreign keys off, as the sqlite3 shell has them, and a new run must not inherit their rows. */
+enum status db_drop_orphans(struct store *s) MUST_USE;
+
 /* One integer, e.g. of a PRAGMA or a count. */
 enum status db_int(struct store *s, const char *sql, int64_t *out) MUST_USE;
 

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/xmalloc.h"
 #include "results/db.h"
 
 #include <errno.h>
@@ -229,22 +230,71 @@ static enum status copy_all(struct store *s, sqlite3 *to)
                                    s->path, s->copy, sqlite3_errmsg(to));
 }
 
+/* A file of our own for what of s->path is not to be written. */
+static enum status copy_begin(struct store *s)
+{
+    const char *dir = getenv("TMPDIR");
+    s->copy = str_format("%s/sparsegauge-db-XXXXXX", dir && *dir ? dir : "/tmp");
+    int fd = mkstemp(s->copy);
+    if (fd >= 0) {
+        close(fd);
+        return OK;
+    }
+    enum status st =
+        fail(ERR_IO, "%s: cannot make a file to read a copy of %s from: %s; set TMPDIR", s->copy,
+            s->path, strerror(errno));
+    free(s->copy);
+    s->copy = NULL;
+    return st;
+}
+
+static enum status copy_file(const char *from, const char *to)
+{
+    static const size_t size = 1 << 20;
+    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    char *buffer = xmalloc(size);
+    ssize_t n = in < 0 || out < 0 ? -1 : 0, done = 0;
+    while (n >= 0 && (n = read(in, buffer, size)) > 0)
+        for (done = 0; done < n;) {
+            ssize_t k = write(out, buffer + done, (size_t)(n - done));
+            if (k < 0) {
+                n = -1;
+                break;
+            }
+            done += k;
+        }
+    enum status st = n == 0
+        ? OK
+        : fail(ERR_IO, "cannot copy %s to %s to read it: %s", from, to, strerror(errno));
+    free(buffer);
+    if (in >= 0) close(in);
+    if (out >= 0) close(out);
+    return st;
+}
+
+/* In a folder that cannot be written, with a log left beside the file and no shared memory: the log
+ * is folded into a copy. */
+static enum status read_log(struct store *s)
+{
+    char *from = str_format("%s-wal", s->path), *to = NULL;
+    enum status st = copy_begin(s);
+    if (st == OK) st = copy_file(s->path, s->copy);
+    if (st == OK) to = str_format("%s-wal", s->copy);
+    if (st == OK) st = copy_file(from, to);
+    if (st == OK && sqlite3_open(s->copy, &s->db) != SQLITE_OK)
+        st = fail(ERR_DB, "%s: %s", s->copy, sqlite3_errmsg(s->db));
+    free(from);
+    free(to);
+    return st;
+}
+
 /* An older version is read through a copy that is brought up to date, since the file itself is not
  * to be written. */
 static enum status read_copy(struct store *s)
 {
-    const char *dir = getenv("TMPDIR");
     sqlite3 *to = NULL;
-    s->copy = str_format("%s/sparsegauge-db-XXXXXX", dir && *dir ? dir : "/tmp");
-    int fd = mkstemp(s->copy);
-    if (fd < 0) {
-        enum status st = fail(ERR_IO, "%s: cannot make a file to bring version 1 up to date in: %s",
-            s->copy, strerror(errno));
-        free(s->copy);
-        s->copy = NULL;
-        return st;
-    }
-    close(fd);
+    if (s->copy) return migrate(s); /* it is one already */
+    TRY(copy_begin(s));
     enum status st = sqlite3_open(s->copy, &to) == SQLITE_OK
         ? copy_all(s, to)
         : fail(ERR_DB, "%s: %s", s->copy, sqlite3_errmsg(to));
@@ -266,11 +316,10 @@ static enum status open_for_reading(struct store *s)
         char *wal = str_format("%s-wal", s->path);
         bool settled = !file_exists(wal);
         free(wal);
-        if (settled) {
-            sqlite3_close(s->db);
-            TRY(open_handle(s, STORE_READ, true));
-            st = check_identity(s, &empty, &version);
-        }
+        sqlite3_close(s->db);
+        s->db = NULL;
+        TRY(settled ? open_handle(s, STORE_READ, true) : read_log(s));
+        st = check_identity(s, &empty, &version);
     }
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
     TRY(st);
@@ -286,6 +335,29 @@ static void make_private(const char *path)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd >= 0) close(fd); /* else it is there already, or SQLite will say why it cannot be */
+}
+
+/* A run whose model, data set, machine or program was deleted with foreign keys off would be taken
+ * for the next one's that gets its number. */
+static enum status check_parents(struct store *s)
+{
+    struct arena *arena = NULL;
+    struct cursor c = {.arena = &arena};
+    bool more = false;
+    enum status st = cursor_open(
+        &c, s, "SELECT \"parent\", count(*) OVER () FROM pragma_foreign_key_check('run') LIMIT 1");
+    if (st == OK) st = cursor_step(&c, &more);
+    if (st == OK && more) {
+        const char *parent = get_name(&c);
+        int64_t n = get_int(&c);
+        st = fail(ERR_DB,
+            "%s: %lld runs belong to rows of table %s that were deleted; delete them too: sqlite3 "
+            "%s 'PRAGMA foreign_keys = ON; DELETE FROM run WHERE %s NOT IN (SELECT id FROM %s)'",
+            s->path, (long long)n, parent, s->path, parent, parent);
+    }
+    cursor_close(&c);
+    arena_free(&arena);
+    return st;
 }
 
 static enum status open_for_writing(struct store *s)
@@ -306,6 +378,7 @@ static enum status open_for_writing(struct store *s)
     TRY(db_exec(s,
         "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 4000"));
     if (version < SCHEMA_VERSION) TRY(migrate(s));
+    TRY(check_parents(s));
     const char *name = sqlite3_db_filename(s->db, "main"); /* NULL or "": in memory */
     struct stat info;
     if (name && *name && stat(s->path, &info) == 0) {
@@ -334,11 +407,21 @@ enum status store_open(struct store **s, const char *path, enum store_mode mode)
     return st;
 }
 
+static void copy_remove(const struct store *s)
+{
+    static const char *const ends[] = {"", "-wal", "-shm"};
+    for (int i = 0; i < 3; i++) {
+        char *path = str_format("%s%s", s->copy, ends[i]);
+        unlink(path);
+        free(path);
+    }
+}
+
 void store_close(struct store **s)
 {
     if (!*s) return;
     sqlite3_close((*s)->db); /* undoes what was begun and not committed */
-    if ((*s)->copy) unlink((*s)->copy);
+    if ((*s)->copy) copy_remove(*s);
     free((*s)->copy);
     free((*s)->path);
     free(*s);
@@ -378,10 +461,15 @@ enum status store_plan_put(struct store *s, const char *plan, const char *plan_j
     char utc[32];
     struct cursor c = {0};
     enum status st;
-    TRY_GOTO(st, done, cursor_open(&c, s, "DELETE FROM plan WHERE name = ?"));
-    put_text(&c, plan);
-    TRY_GOTO(st, done, cursor_run(&c));
-    cursor_close(&c);
+    /* both: where somebody has deleted the one with foreign keys off, the other is still there */
+    static const char *const old[] = {
+        "DELETE FROM plan WHERE name = ?", "DELETE FROM cell WHERE plan = ?"};
+    for (int i = 0; i < 2; i++) {
+        TRY_GOTO(st, done, cursor_open(&c, s, old[i]));
+        put_text(&c, plan);
+        TRY_GOTO(st, done, cursor_run(&c));
+        cursor_close(&c);
+    }
     TRY_GOTO(
         st, done, cursor_open(&c, s, "INSERT INTO plan (name, json, created) VALUES (?, ?, ?)"));
     put_text(&c, plan);

@@ -7,10 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tables whose first column is the run they belong to. */
-static const char *const children[] = {"metric", "sample", "tail", "ledger", "layer_error", "item",
-    "generation", "latency", "worst_token", "token_block", "block_mask"};
-
 /* What a column of table `run` becomes under its new number; NULL: it is copied. */
 static const char *run_value(const char *name)
 {
@@ -198,8 +194,8 @@ static enum status copy_runs(struct store *s)
 static enum status copy_children(struct store *s)
 {
     TRY(copy_table(s, "head_thresholds", NULL, "OR IGNORE", ""));
-    for (size_t i = 0; i < sizeof children / sizeof *children; i++)
-        TRY(copy_table(s, children[i], NULL, "", "JOIN run_map k ON k.old = o.run"));
+    for (int i = 0; run_children[i]; i++)
+        TRY(copy_table(s, run_children[i], NULL, "", "JOIN run_map k ON k.old = o.run"));
     return OK;
 }
 
@@ -257,6 +253,10 @@ static enum status copy_rest(struct store *s)
 
 static enum status merge_attached(struct store *s, struct store *other, struct merge_report *out)
 {
+    TRY(db_drop_orphans(s));
+    TRY(db_exec(s,
+        "DELETE FROM main.cell WHERE plan NOT IN (SELECT name FROM main.plan);"
+        "DELETE FROM main.tuned_head WHERE hash NOT IN (SELECT hash FROM main.tuned)"));
     TRY(merge_parents(s));
     TRY(db_exec(s, choose_runs));
     TRY(list_conflicts(s, other, out));

@@ -57,6 +57,27 @@ static void digest_of(const struct run_data *d, char out[HASH_HEX_SIZE])
     hash_hex(&h, out);
 }
 
+const char *const run_children[] = {"metric", "sample", "tail", "ledger", "layer_error", "item",
+    "generation", "latency", "worst_token", "token_block", "block_mask", NULL};
+
+enum status db_drop_orphans(struct store *s)
+{
+    struct str sql = {0};
+    int64_t last = 0, found = 0;
+    enum status st = db_int(s, "SELECT ifnull(max(id), 0) FROM main.run", &last);
+    for (int i = 0; run_children[i]; i++)
+        str_addf(&sql, "%s EXISTS (SELECT 1 FROM main.%s WHERE run > %lld)", i ? " OR" : "SELECT",
+            run_children[i], (long long)last);
+    if (st == OK) st = db_int(s, str_get(&sql), &found);
+    for (int i = 0; run_children[i] && found && st == OK; i++) {
+        str_reset(&sql);
+        str_addf(&sql, "DELETE FROM main.%s WHERE run > %lld", run_children[i], (long long)last);
+        st = db_exec(s, str_get(&sql));
+    }
+    str_clear(&sql);
+    return st;
+}
+
 static enum status put_run(struct store *s, const struct run_data *d, int64_t *id)
 {
     struct run_record r = d->run;
@@ -308,6 +329,7 @@ static enum status store_run(
         st = db_commit(s);
         goto done;
     }
+    TRY_GOTO(st, done, db_drop_orphans(s));
     TRY_GOTO(st, done, put_run(s, d, &run));
     TRY_GOTO(st, done, put_ledger(s, run, d->ledger, d->n_ledger));
     const struct {

@@ -21,10 +21,15 @@ static enum status put_tuned(struct store *s, const struct tuned_record *t)
 {
     struct cursor c = {0};
     enum status st;
-    TRY_GOTO(st, done, cursor_open(&c, s, "DELETE FROM tuned WHERE hash = ?"));
-    put_text(&c, t->hash);
-    TRY_GOTO(st, done, cursor_run(&c));
-    cursor_close(&c);
+    /* both: where somebody has deleted the one with foreign keys off, the other is still there */
+    static const char *const old[] = {
+        "DELETE FROM tuned WHERE hash = ?", "DELETE FROM tuned_head WHERE hash = ?"};
+    for (int i = 0; i < 2; i++) {
+        TRY_GOTO(st, done, cursor_open(&c, s, old[i]));
+        put_text(&c, t->hash);
+        TRY_GOTO(st, done, cursor_run(&c));
+        cursor_close(&c);
+    }
     TRY_GOTO(st, done, cursor_open_insert(&c, s, "INSERT", &tuned_columns, "", ""));
     put_record(&c, &tuned_columns, t);
     TRY_GOTO(st, done, cursor_run(&c));

@@ -56,7 +56,7 @@ static enum status bench(int n, int d, int repetitions)
     void *ws = aligned_alloc(64, ((bytes > kernel ? bytes : kernel) + 63) / 64 * 64);
     if (!ws) return fail(ERR_MEMORY, "no memory for %d tokens", n);
     static const struct threshold_pair pairs[N_PAIRS] = {
-        {.1f, .8f}, {.1f, .9f}, {.2f, .95f}, {-1, .7f}};
+        {.1f, .8f, 0}, {.1f, .9f, 0}, {.2f, .95f, 0}, {-1, .7f, 0}};
     double best[4] = {INFINITY, INFINITY, INFINITY, INFINITY};
     for (int i = 0; i < repetitions; i++)
         for (int what = 0; what < 4; what++) {

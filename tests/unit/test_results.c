@@ -1,6 +1,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "results/db.h"
 #include "results/lease.h"
 #include "tests/unit/run_fixture.h"
 
@@ -575,6 +576,136 @@ Test(results, reading_handles_do_not_write)
     sql_result_clear(&q);
     store_close(&s);
     fixture_clear(&f);
+}
+
+/* The sqlite3 shell has foreign keys off: what a deleted run leaves must not become the next one's.
+ */
+Test(results, rows_deleted_by_hand_leave_nothing_to_the_next)
+{
+    char *other = path_join(dir, "other.db");
+    struct fixture_options o = usual;
+    o.tasks = o.latency = o.words = true;
+    struct store *s = opened(db, STORE_WRITE);
+    put(s, o);
+    struct planned_cell cells[2] = {{"k1", "s1", "{}"}, {"k2", "s2", "{}"}};
+    struct tuned_head_record head = {.layer = 0, .head = 0, .theta = .5};
+    struct tuned_record t = {.hash = "77",
+        .model_fingerprint = "m",
+        .data_fingerprint = "d",
+        .method = "sparge",
+        .rule = "l1",
+        .smooth_k = "running",
+        .layers = "all",
+        .heads = &head,
+        .n_heads = 1};
+    ok(store_plan_put(s, "p", "{}", cells, 2));
+    ok(store_tuned_put(s, &t));
+    int64_t n_children = 0, n, n_tables;
+    for (int i = 0; run_children[i]; i++) {
+        char *count = str_format("SELECT count(*) FROM %s", run_children[i]);
+        ok(db_int(s, count, &n));
+        n_children += n > 0;
+        free(count);
+    }
+    cr_assert_geq(n_children, 8, "rows to leave behind in many tables");
+    int n_listed = 0;
+    while (run_children[n_listed]) n_listed++;
+    ok(db_int(s,
+        "SELECT count(*) FROM sqlite_schema m, pragma_foreign_key_list(m.name) f WHERE m.type = "
+        "'table' AND f.\"table\" = 'run'",
+        &n_tables));
+    cr_assert_eq(n_tables, n_listed, "every table of the schema that belongs to runs is listed");
+
+    for (int round = 0; round < 2; round++) {
+        run_sql(db, "DELETE FROM run; DELETE FROM plan; DELETE FROM tuned");
+        if (round == 0) { /* of other samples, and without most of the rest */
+            struct fixture_options fewer = usual;
+            fewer.seed = 5;
+            fewer.n_samples = 2;
+            cr_assert_eq(put(s, fewer), 1, "the number is given again");
+            ok(store_plan_put(s, "p", "{}", cells, 1));
+            ok(store_tuned_put(s, &t));
+        } else {
+            struct store *b = opened(other, STORE_WRITE);
+            struct fixture_options fewer = usual;
+            fewer.seed = 6;
+            fewer.n_samples = 2;
+            put(b, fewer);
+            ok(store_plan_put(b, "p", "{}", cells, 1));
+            ok(store_tuned_put(b, &t));
+            store_close(&b);
+            struct merge_report m;
+            ok(store_merge(s, other, &m));
+            cr_assert_eq(m.added, 1);
+            merge_report_clear(&m);
+        }
+        ok(db_int(s,
+            "SELECT (SELECT count(*) FROM sample) = 2 AND (SELECT count(*) FROM item) = 0 "
+            "AND (SELECT count(*) FROM cell) = 1 AND (SELECT count(*) FROM tuned_head) = 1 "
+            "AND NOT EXISTS (SELECT 1 FROM pragma_foreign_key_check)",
+            &n));
+        cr_expect_eq(n, 1, "round %d", round);
+    }
+    store_close(&s);
+    run_sql(db, "DELETE FROM model");
+    cr_assert_eq(store_open(&s, db, STORE_WRITE), ERR_DB);
+    message_has("1 runs belong to rows of table model that were deleted");
+    char *remedy = str_dup(strchr(status_message(), '\'') + 1);
+    *strchr(remedy, '\'') = 0;
+    run_sql(db, remedy);
+    free(remedy);
+    store_close(&s);
+    ok(store_open(&s, db, STORE_WRITE));
+    store_close(&s);
+    free(other);
+}
+
+static void copy_to(const char *from, const char *folder, const char *name)
+{
+    struct str bytes = {0};
+    char *to = path_join(folder, name);
+    ok(file_read(&bytes, from));
+    ok(file_write_atomic(to, bytes.data, bytes.len));
+    cr_assert_eq(chmod(to, 0644), 0);
+    str_clear(&bytes);
+    free(to);
+}
+
+/* Killed there, and the folder is now read-only: the log holds runs that the file does not. */
+Test(results, a_log_in_a_folder_that_cannot_be_written)
+{
+    char *folder = path_join(dir, "sealed"), *path = path_join(folder, "r.db"),
+         *log = str_format("%s-wal", db);
+    struct store *s = opened(db, STORE_WRITE);
+    put(s, usual);
+    cr_assert(file_exists(log));
+    cr_assert(mkdir(folder, 0755) == 0 && chmod(dir, 0755) == 0);
+    copy_to(db, folder, "r.db");
+    copy_to(log, folder, "r.db-wal");
+    store_close(&s);
+    cr_assert_eq(chmod(folder, 0555), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        int64_t n = 0;
+        if (geteuid() == 0 && setuid(65534) != 0) _exit(9); /* root may write anywhere */
+        if (store_open(&s, path, STORE_READ) != OK) {
+            fprintf(stderr, "%s\n", status_message());
+            _exit(1);
+        }
+        enum status st = db_int(s, "SELECT count(*) FROM run", &n);
+        store_close(&s);
+        _exit(st == OK && n == 1 ? 0 : 2);
+    }
+    int status;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d", status);
+    char *shm = str_format("%s-shm", path);
+    cr_expect(!file_exists(shm));
+    free(shm);
+    cr_assert_eq(chmod(folder, 0755), 0);
+    free(folder);
+    free(path);
+    free(log);
 }
 
 Test(results, leases_are_exclusive_and_run_out)
