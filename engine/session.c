@@ -177,7 +177,7 @@ static enum status trace_forward(struct session *s, int position, const struct f
     float *stream =
         malloc(sizeof *stream * (size_t)f->n * (size_t)session_weights(s)->config.hidden_size);
     /* a stream on a device is not ours to copy */
-    enum status st = stream && !f->carry ? trace_layers(s, position, f, stream) : OK;
+    enum status st = stream && !f->carry_in ? trace_layers(s, position, f, stream) : OK;
     s->position = position;
     free(stream);
     return st == OK ? fail(ERR_NUMERIC, "%s", message) : st;
@@ -212,18 +212,17 @@ static enum status run_call(struct session *s, const struct forward_args *f)
 struct walk {
     struct session *s;
     const struct forward_args *list;
-    int first, end;  /* of the list */
-    float **carry;   /* [end - first] */
-    double *seconds; /* [end - first] */
-    enum status (*done)(void *ctx, int i,
-        double seconds); /* NULL: a call that goes on from the session's position */
+    int first, end;     /* of the list */
+    float **carry;      /* [end - first] */
+    double *seconds;    /* [end - first] */
+    session_done *done; /* NULL: a call that goes on from the session's position */
     void *ctx;
     int *failed;
 };
 
 static int first_layer(const struct forward_args *f)
 {
-    return f->residual_in || f->carry ? f->first_layer : 0;
+    return f->residual_in || f->carry_in ? f->first_layer : 0;
 }
 static int end_layer(const struct session *s, const struct forward_args *f)
 {
@@ -246,8 +245,9 @@ static enum status walk_layer(const struct walk *w, int i, int layer)
     int first = first_layer(f), end = end_layer(s, f);
     if (layer < first || layer >= end) return OK;
     bool last = layer + 1 == end;
-    assert(!f->carry);
-    x.carry = w->carry[i - w->first];
+    assert(!f->carry_in && !f->carry_out);
+    x.carry_in = w->carry[i - w->first];
+    x.carry_out = last ? NULL : w->carry[i - w->first];
     if (layer > first) x.residual_in = NULL;
     x.first_layer = layer;
     x.end_layer = layer + 1;
@@ -313,7 +313,7 @@ enum status session_forward(struct session *s, const struct forward_args *f)
 }
 
 static enum status one_by_one(struct session *s, const struct forward_args *list, int n,
-    enum status (*done)(void *ctx, int i, double seconds), void *ctx, int *failed)
+    session_done *done, void *ctx, int *failed)
 {
     for (int i = 0; i < n; i++) {
         int64_t t0 = clock_ns();
@@ -325,15 +325,37 @@ static enum status one_by_one(struct session *s, const struct forward_args *list
     return OK;
 }
 
+/* Sequences that a backend runs by itself. */
+struct results {
+    const struct session *s;
+    const struct forward_args *list;
+    session_done *done;
+    void *ctx;
+};
+
+static enum status check_done(void *ctx, int i, double seconds)
+{
+    const struct results *r = ctx;
+    if (!r->list[i].unchecked) TRY(check_results(&r->s->w->config, &r->list[i]));
+    return r->done(r->ctx, i, seconds);
+}
+
 enum status session_forward_each(struct session *s, const struct forward_args *list, int n,
-    enum status (*done)(void *ctx, int i, double seconds), void *ctx, int *failed)
+    session_done *done, void *ctx, int *failed)
 {
     *failed = 0;
-    if (!s->w->device_options.offload) return one_by_one(s, list, n, done, ctx, failed);
+    if (!s->w->device_options.offload && !s->backend->each)
+        return one_by_one(s, list, n, done, ctx, failed);
     for (int i = 0; i < n; i++) {
         *failed = i;
         s->position = 0;
         TRY(check_call(s, &list[i]));
+    }
+    session_reset(s);
+    if (s->backend->each) {
+        struct results r = {s, list, done, ctx};
+        enum status st = s->backend->each(s->state, list, n, check_done, &r, failed, &s->impls);
+        return st == ERR_NUMERIC ? trace_forward(s, 0, &list[*failed]) : st;
     }
     size_t room = s->backend->carry_room(s->state),
            width = (size_t)s->w->config.hidden_size * sizeof(float);
@@ -351,13 +373,15 @@ enum status session_forward_each(struct session *s, const struct forward_args *l
             .failed = failed};
         TRY(walk(&w));
     }
-    session_reset(s);
     return OK;
 }
 
 int session_at_once(const struct session *s, int n_tokens)
 {
-    if (!s->w->device_options.offload) return 0;
+    enum {
+        IN_LINE = 32
+    }; /* enough for every GPU to have work, few enough to keep what they count */
+    if (!s->w->device_options.offload) return s->backend->each ? IN_LINE : 0;
     size_t one = (size_t)n_tokens * (size_t)s->w->config.hidden_size * sizeof(float),
            n = s->backend->carry_room(s->state) / one;
     return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (int)n;

@@ -22,6 +22,7 @@ struct session_plan {
     int capacity, chunk;
     bool once;   /* keys and values of one layer at a time are kept … */
     bool narrow; /* … and on a device few rows of the MLP, too */
+    int layers;  /* that are run there; 0: all */
 };
 
 /* capacity: most tokens of a sequence. chunk: most tokens computed at once, a multiple of 128; 0
@@ -98,9 +99,10 @@ struct forward_args {
     /* … from this [n, hidden_size] stream; NULL: from the embeddings … */
     const float *residual_in;
     /* … or from here, where the stream of a sequence waits between calls of some layers each: read
-     * unless first_layer is 0 or residual_in is given, and written behind end_layer. [n,
-     * hidden_size] of the device's memory, the host's on the CPU; may be NULL */
-    float *carry;
+     * unless first_layer is 0 or residual_in is given, and left behind end_layer. [n, hidden_size]
+     * of a device's memory, the host's on the CPU; may be the same, and NULL */
+    const float *carry_in;
+    float *carry_out;
     int end_layer; /* stop in front of this layer; 0: run them all */
     /* copy the stream as it enters this layer (n_layers: as it leaves the last) */
     int capture_layer;
@@ -132,17 +134,17 @@ void forward_times_add(struct forward_times *to, const struct forward_times *fro
  * ERR_ARG. When this fails the sequence is as before the call. */
 enum status session_forward(struct session *s, const struct forward_args *a) MUST_USE;
 
-/* Several sequences, each as session_reset() and session_forward() would run it, bit for bit, and
- * what was given in `hidden` and the like is there when done() is called with its index and the
- * seconds it took. Where weights are brought layer by layer all sequences pass a layer before the
- * next one is brought, as many at a time as there is room for their streams; done() is still called
- * in the order of the list, and every `hidden` is written directly before it, so that they may
- * share memory. The session is left empty. *failed is the index of the sequence that an error is
- * about. */
+/* Several sequences, each as session_reset() and session_forward() would run it, bit for bit; what
+ * was given in `hidden` and the like is there when done() is called with its index and the seconds
+ * it took. Where weights are brought layer by layer all sequences pass a layer before the next one
+ * is brought, as many at a time as there is room for their streams; where GPUs share the layers one
+ * sequence follows another from GPU to GPU. done() is still called in the order of the list, and
+ * every `hidden` is written directly before it, so that they may share memory. The session is left
+ * empty. *failed is the index of the sequence that an error is about. */
+typedef enum status session_done(void *ctx, int i, double seconds);
 enum status session_forward_each(struct session *s, const struct forward_args *list, int n,
-    enum status (*done)(void *ctx, int i, double seconds), void *ctx, int *failed) MUST_USE;
-/* How many sequences of so many tokens pass together; 0 where weights do not come layer by layer.
- */
+    session_done *done, void *ctx, int *failed) MUST_USE;
+/* How many sequences of so many tokens to hand over for that; 0 where they come one by one. */
 int session_at_once(const struct session *s, int n_tokens);
 
 /* What the dense attention of some query heads of one layer sees and gives, from the stream that

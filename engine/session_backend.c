@@ -3,12 +3,23 @@
 
 #include "kernels/eight.h"
 
+#include <stdio.h>
 #include <string.h>
 
 void session_note_impl(struct str *impls, const struct attn_impl *impl)
 {
     if (!strstr(str_get(impls), impl->name))
         str_addf(impls, "%s%s", impls->len ? "+" : "", impl->name);
+}
+
+void session_note_impls(struct str *impls, const char *others)
+{
+    for (size_t n; *others; others += n + (others[n] == '+')) {
+        char name[128];
+        n = strcspn(others, "+");
+        snprintf(name, sizeof name, "%.*s", (int)n, others);
+        if (!strstr(str_get(impls), name)) str_addf(impls, "%s%s", impls->len ? "+" : "", name);
+    }
 }
 
 int session_window(const struct llama_config *c, int layer, int total_len)

@@ -24,10 +24,14 @@ struct session_backend {
     enum status (*logits)(void *state, const float *hidden, float *logits);
     enum status (*compare)(void *state, int n, const float *dense, const float *sparse,
         const int32_t *next, struct token_metrics *out, struct tensor_sums *sums);
-    /* Memory for streams that wait (forward_args.carry), and how many bytes of it there may be. */
+    /* Memory for streams that wait (forward_args.carry_in), and how many bytes of it there may be.
+     */
     size_t (*carry_room)(void *state);
     enum status (*carry_open)(void *state, float **at, size_t values);
     void (*carry_close)(void *state, float **at, size_t values); /* also of NULL */
+    /* session_forward_each() of checked calls; NULL: one after the other is as good */
+    enum status (*each)(void *state, const struct forward_args *list, int n, session_done *done,
+        void *ctx, int *failed, struct str *impls);
 };
 extern const struct session_backend session_backend_cpu;
 
@@ -43,5 +47,7 @@ enum status session_fail_windowed(
     const struct llama_config *c, int layer, const struct sparse_policy *p) MUST_USE;
 /* Add a kernel's name to a "+"-joined list that lacks it. */
 void session_note_impl(struct str *impls, const struct attn_impl *impl);
+/* Add those of another such list. */
+void session_note_impls(struct str *impls, const char *others);
 
 #endif

@@ -525,8 +525,8 @@ static enum status chunk_forward(
     struct rows_job rows = {
         .s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
     for_rows(s, &rows, angle_task);
-    int first = f->residual_in || f->carry ? f->first_layer : 0;
-    const float *stream = f->residual_in ? f->residual_in : first > 0 ? f->carry : NULL;
+    int first = f->residual_in || f->carry_in ? f->first_layer : 0;
+    const float *stream = f->residual_in ? f->residual_in : first > 0 ? f->carry_in : NULL;
     if (stream) rows.from = stream + offset;
     for_rows(s, &rows, stream ? copy_task : embed_task);
     int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
@@ -536,8 +536,9 @@ static enum status chunk_forward(
             for_rows(s,
                 &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset},
                 copy_task);
-        if (l == end && f->carry)
-            for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->carry + offset},
+        if (l == end && f->carry_out)
+            for_rows(s,
+                &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->carry_out + offset},
                 copy_task);
         if (l == end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
@@ -706,4 +707,5 @@ const struct session_backend session_backend_cpu = {
     cpu_carry_room,
     cpu_carry_open,
     cpu_carry_close,
+    NULL,
 };

@@ -98,6 +98,17 @@ static const struct synth_shape shapes[] = {
             .max_position = 131072,
             .rope = LLAMA3_ROPE(8),
             COMMON}},
+    {"llama-3.1-70b", "meta-llama/Llama-3.1-70B",
+        {.hidden_size = 8192,
+            .intermediate_size = 28672,
+            .n_layers = 80,
+            .n_heads = 64,
+            .n_kv_heads = 8,
+            .head_dim = 128,
+            .vocab_size = 128256,
+            .max_position = 131072,
+            .rope = LLAMA3_ROPE(8),
+            COMMON}},
 };
 
 const struct synth_shape *synth_shapes(int *n)

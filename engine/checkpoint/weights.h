@@ -106,6 +106,7 @@ struct weights_device_info {
     const char *name;     /* as in the database: "cpu", "cuda" */
     const char *residual; /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
     bool graph;
+    int n_gpus;      /* 0 on the CPU */
     char gpu[128];   /* "NVIDIA H200" */
     char driver[64]; /* versions of driver and runtime */
     double layer_s;  /* seconds that bringing a layer took last, with device_options.offload */

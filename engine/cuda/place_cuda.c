@@ -9,6 +9,11 @@
 
 enum status weights_place_cuda(struct weights *w, int index)
 {
+    return weights_place_part(w, index, 0, w->config.n_layers);
+}
+
+enum status weights_place_part(struct weights *w, int index, int first, int end)
+{
     const char *why = weights_cuda_refuses(&w->config);
     if (why) return fail(ERR_UNSUPPORTED, "%s: %s", w->dir, why);
     if (device_cuda.count() == 0) return ERR_DEVICE; /* with its reason */
@@ -19,7 +24,7 @@ enum status weights_place_cuda(struct weights *w, int index)
     on->impl = &device_cuda;
     pthread_mutex_init(&on->lock, NULL);
     struct weights_device *device = &on->base;
-    enum status st = weights_cuda_fill(on, w, index);
+    enum status st = weights_cuda_fill(on, w, index, first, end);
     if (st != OK) weights_on_cuda.release(&device);
     else w->on_device = device;
     return st;

@@ -13,8 +13,17 @@ static struct session_plan plan(
     const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
     (void)n_threads;
-    return session_plan_cuda(
-        &w->config, w->device_options.residual, capacity, chunk, once, w->device_options.offload);
+    return session_cuda_plan_again(w,
+        session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once,
+            w->device_options.offload));
+}
+
+struct session_plan session_cuda_plan_again(const struct weights *w, struct session_plan p)
+{
+    const struct weights_cuda *on = (const struct weights_cuda *)w->on_device;
+    p.layers = on->end - on->first;
+    session_cuda_lay_out(&w->config, w->device_options.residual, &p, NULL);
+    return p;
 }
 
 static void cuda_close(void **state)
@@ -121,7 +130,7 @@ static enum status plan_layers(struct session_cuda *s, const struct chunk *x, in
         if (!way.sparse) continue;
         s->layers[l] |= LAYER_SPARSE;
         s->kept_maps[l] = tile_map_shape(p->block, c->n_heads, x->position, x->n);
-        s->kept_maps[l].bits = (uint64_t *)(s->maps + s->map_bytes * (size_t)l);
+        s->kept_maps[l].bits = (uint64_t *)(s->maps + s->map_bytes * (size_t)(l - s->on->first));
         /* a kernel that need not ask is a fifth faster */
         for (int h = l * c->n_heads; h < (l + 1) * c->n_heads; h++)
             if (s->host_sparse[h] && s->host_lambda[h] < NEVER_SKIP) s->layers[l] |= LAYER_SKIPS;
@@ -135,8 +144,8 @@ static enum status can_record(const struct session_cuda *s, const struct chunk *
 {
     const struct forward_args *f = x->f;
     *can = false;
-    if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out || f->carry ||
-        f->end_layer > 0 || (f->hook && !f->hook_tiles_only))
+    if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out ||
+        f->carry_in || f->carry_out || f->end_layer > 0 || (f->hook && !f->hook_tiles_only))
         return OK;
     for (int l = 0; l < s->w->config.n_layers; l++)
         if (s->layers[l] & LAYER_SPARSE && f->policy->method != &mask_sparge)
@@ -264,7 +273,7 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
         memcpy(s->host_inv_freq, inv_freq, inv_freq_bytes);
         s->has_inv_freq = true;
     }
-    int first = f->residual_in || f->carry ? f->first_layer : 0,
+    int first = f->residual_in || f->carry_in ? f->first_layer : 0,
         end = f->end_layer > 0 ? f->end_layer : c->n_layers;
     TRY(send_policy(s, f->policy, first, end));
     if (f->ledger)
@@ -408,4 +417,5 @@ const struct session_backend session_backend_cuda = {
     cuda_carry_room,
     cuda_carry_open,
     cuda_carry_close,
+    NULL,
 };

@@ -13,7 +13,8 @@ static uint16_t *cache_of(const struct session_cuda *s, int layer, int value)
 {
     const struct llama_config *c = &s->w->config;
     size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
-    return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
+    size_t at = s->plan.once ? 0 : (size_t)(layer - s->on->first);
+    return s->kv + (2 * at + (size_t)value) * plane;
 }
 
 static enum status project(
@@ -327,12 +328,13 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     if (f->residual_in)
         TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, COPY_TO_DEVICE));
     else if (x->first > 0)
-        TRY(take_stream(s, f->carry + offset, (size_t)n * (size_t)h, COPY_ON_DEVICE));
+        TRY(take_stream(s, f->carry_in + offset, (size_t)n * (size_t)h, COPY_ON_DEVICE));
     else TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, s->x, s->residual, stream));
     for (int l = x->first; l <= x->end; l++) {
         if (f->residual_out && l == f->capture_layer)
             TRY(give_stream(s, f->residual_out + offset, n, COPY_TO_HOST));
-        if (l == x->end && f->carry) TRY(give_stream(s, f->carry + offset, n, COPY_ON_DEVICE));
+        if (l == x->end && f->carry_out)
+            TRY(give_stream(s, f->carry_out + offset, n, COPY_ON_DEVICE));
         if (l == x->end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, x, l));

@@ -72,7 +72,8 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
            inter = (size_t)c->intermediate_size;
     size_t cells = (size_t)c->n_layers * (size_t)c->n_heads, mask_bytes;
     size_t mlp_rows = p->narrow ? max_size(rows / 4 / 128 * 128, MLP_ROWS_ONCE) : MLP_ROWS;
-    size_t layers_cached = p->once ? 1 : (size_t)c->n_layers;
+    size_t layers = (size_t)(p->layers ? p->layers : c->n_layers);
+    size_t layers_cached = p->once ? 1 : layers;
     if (mlp_rows > MLP_ROWS) mlp_rows = MLP_ROWS;
     if (mlp_rows > rows) mlp_rows = rows;
     to->mlp_rows = (int)mlp_rows;
@@ -97,7 +98,7 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     PUT(lambda, cells, float);
     PUT(head_sparse, align256((size_t)c->n_heads) * (size_t)c->n_layers, uint8_t);
     PUT(ledger, cells, struct head_ledger);
-    PUT(maps, to->map_bytes * (size_t)c->n_layers, char);
+    PUT(maps, to->map_bytes * layers, char);
     size_t shared = at; /* from here on three steps share what the largest of them needs */
     PUT(qkv, rows * (q + 2 * kv), uint16_t);
     PUT(mask_ws, mask_bytes, char);

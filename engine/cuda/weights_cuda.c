@@ -62,9 +62,15 @@ static void put_vectors(struct slab *s, const struct llama_config *c, struct lay
     }
 }
 
+/* Which of the weights. */
+struct extent {
+    int first, end; /* layers */
+    bool tied, offload;
+};
+
 /* to: NULL to count, else with its list of layers. */
 static size_t lay_out(
-    const struct llama_config *c, bool tied, bool offload, struct weights_cuda *to, char *base)
+    const struct llama_config *c, struct extent e, struct weights_cuda *to, char *base)
 {
     struct slab slab = {.base = base}, *s = &slab;
     struct weights_cuda none;
@@ -72,16 +78,17 @@ static size_t lay_out(
     size_t h = (size_t)c->hidden_size, vocab = (size_t)c->vocab_size;
     bool real = to;
     if (!to) to = &none;
-    PUT(to->embedding, vocab * h, uint16_t);
-    if (!tied) PUT(to->head, vocab * h, uint16_t);
+    bool last = e.end == c->n_layers;
+    if (e.first == 0 || (last && e.tied)) PUT(to->embedding, vocab * h, uint16_t);
+    if (last && !e.tied) PUT(to->head, vocab * h, uint16_t);
     PUT(to->final_norm, h, float);
-    for (int i = 0; i < 2 && offload; i++) put_matrices(s, c, &to->places[i]);
-    for (int l = 0; l < c->n_layers; l++) {
+    for (int i = 0; i < 2 && e.offload; i++) put_matrices(s, c, &to->places[i]);
+    for (int l = e.first; l < e.end; l++) {
         struct layer_cuda *x = real ? &to->layers[l] : &counted;
-        if (!offload) put_matrices(s, c, x);
+        if (!e.offload) put_matrices(s, c, x);
         put_vectors(s, c, x);
     }
-    if (tied) to->head = to->embedding;
+    if (real && last && e.tied) to->head = to->embedding;
     return slab.at;
 }
 #undef PUT
@@ -102,7 +109,8 @@ double weights_cuda_rounds(const struct weights *w)
 
 size_t weights_cuda_bytes(const struct llama_config *c, bool tied, bool offload)
 {
-    return lay_out(c, tied, offload, NULL, NULL) + GEMM_CUDA_WORKSPACE;
+    return lay_out(c, (struct extent){0, c->n_layers, tied, offload}, NULL, NULL) +
+        GEMM_CUDA_WORKSPACE;
 }
 
 /* Free under the limit that was asked for. */
@@ -236,11 +244,11 @@ static enum status send_all(struct weights_cuda *w, const struct weights *from, 
 {
     const struct llama_config *c = &from->config;
     uint16_t *embedding = w->embedding, *head = w->head;
-    TRY(send_matrix(w, &embedding, &from->embedding, stage));
-    if (!from->tied) TRY(send_matrix(w, &head, &from->head, stage));
+    if (embedding) TRY(send_matrix(w, &embedding, &from->embedding, stage));
+    if (head && !from->tied) TRY(send_matrix(w, &head, &from->head, stage));
     TRY(w->impl->copy(w->d, w->final_norm, from->final_norm, sizeof(float) * (size_t)c->hidden_size,
         COPY_TO_DEVICE));
-    for (int l = 0; l < c->n_layers; l++) {
+    for (int l = w->first; l < w->end; l++) {
         if (!w->stager) TRY(send_matrices(w, &from->layers[l], &w->layers[l], stage));
         TRY(send_vectors(w, c, &from->layers[l], &w->layers[l]));
     }
@@ -296,7 +304,8 @@ enum status weights_cuda_layer(struct weights_cuda *w, int layer, const struct l
 static enum status take_room(struct weights_cuda *w, const struct weights *from, bool offload)
 {
     const struct llama_config *c = &from->config;
-    size_t bytes = lay_out(c, from->tied, offload, NULL, NULL);
+    struct extent e = {w->first, w->end, from->tied, offload};
+    size_t bytes = lay_out(c, e, NULL, NULL);
     char what[160];
     if (offload)
         snprintf(what, sizeof what, "two layers of %.2f GiB, embedding and head",
@@ -312,12 +321,15 @@ static enum status take_room(struct weights_cuda *w, const struct weights *from,
                 : "--offload brings them layer by layer");
     }
     TRY(st);
-    lay_out(c, from->tied, offload, w, w->slab);
+    lay_out(c, e, w, w->slab);
     return OK;
 }
 
-enum status weights_cuda_fill(struct weights_cuda *w, const struct weights *from, int index)
+enum status weights_cuda_fill(
+    struct weights_cuda *w, const struct weights *from, int index, int first, int end)
 {
+    w->first = first;
+    w->end = end;
     const struct llama_config *c = &from->config;
     void *stage = NULL;
     TRY(w->impl->open(&w->d, index));
@@ -369,6 +381,7 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
 {
     const struct weights_cuda *w = (const struct weights_cuda *)d;
     const struct device_info *i = &w->info;
+    out->n_gpus = 1;
     snprintf(out->gpu, sizeof out->gpu, "%s", i->name);
     snprintf(out->driver, sizeof out->driver, "CUDA %d.%d, runtime %d.%d", i->driver / 1000,
         i->driver % 1000 / 10, i->runtime / 1000, i->runtime % 1000 / 10);

@@ -30,6 +30,8 @@ struct weights_cuda {
     pthread_mutex_t lock;     /* one user of stream and handle at a time */
     size_t bytes, peak_bytes; /* taken on the device now and at most, by weights and sessions */
     void *slab;
+    int first,
+        end; /* layers that run here: embeddings are there with the first, the head with the last */
     uint16_t *embedding, *head;
     float *final_norm;
     struct layer_cuda *layers; /* of those that are not there vectors only */
@@ -44,6 +46,8 @@ struct weights_cuda {
 };
 
 extern const struct session_backend session_backend_cuda;
+/* The sizes of a plan whose other members were changed. */
+struct session_plan session_cuda_plan_again(const struct weights *w, struct session_plan p);
 
 /* Entries of the table that live with the weights. */
 
@@ -65,9 +69,11 @@ extern const struct weights_place weights_on_cuda;
  * way as a whole, and the next one follows it. */
 enum status weights_cuda_layer(
     struct weights_cuda *w, int layer, const struct layer_cuda **out) MUST_USE;
-/* Opens GPU `index` and copies all weights there, or with device_options.offload all that does not
- * come with a layer. */
+/* Opens GPU `index` and copies the weights of layers [first, end) there, or with
+ * device_options.offload all that does not come with a layer. */
 enum status weights_cuda_fill(
-    struct weights_cuda *w, const struct weights *from, int index) MUST_USE;
+    struct weights_cuda *w, const struct weights *from, int index, int first, int end) MUST_USE;
+/* A device with some of the layers, to *w. */
+enum status weights_place_part(struct weights *w, int index, int first, int end) MUST_USE;
 
 #endif

@@ -448,7 +448,8 @@ static enum status open_pair(
             o.machine.device);
     struct machine_options cpu = o.machine, gpu = o.machine;
     char name[16];
-    int index = devices->index[0] == DEVICE_CPU ? devices->index[1] : devices->index[0];
+    int index =
+        devices->at[0].index[0] == DEVICE_CPU ? devices->at[1].index[0] : devices->at[0].index[0];
     snprintf(name, sizeof name, "cuda:%d", index);
     cpu.device = "cpu", cpu.residual = NULL, cpu.graph = cpu.compile = false;
     gpu.device = name;
@@ -464,7 +465,8 @@ static enum status open_places(struct places *on, const char *positional)
 {
     struct device_list devices;
     TRY(devices_parse(o.machine.device, &devices));
-    if (devices.n == 2 && (devices.index[0] == DEVICE_CPU) != (devices.index[1] == DEVICE_CPU))
+    if (devices.n == 2 &&
+        (devices.at[0].index[0] == DEVICE_CPU) != (devices.at[1].index[0] == DEVICE_CPU))
         return open_pair(on, &devices, positional);
     return setup_open_fleet(&on->all, &on->n, &o.machine, positional);
 }

@@ -16,7 +16,9 @@
     {"Machine", OPTION_GROUP, NULL, NULL, NULL, 0, 0}, BOS_OPTION(m),                            \
         {"threads", OPTION_INT, &(m).threads, "N", "threads (all processors)", 0, 4096},         \
         {"device", OPTION_TEXT, &(m).device, "NAME",                                             \
-            "cpu, cuda, cuda:N; some take several: cuda:0,1 cuda:all (cpu)", 0, 0},              \
+            "cpu, cuda, cuda:N, layers cut over several: cuda:0+1; some take a list: cuda:0,1 "  \
+            "cuda:all (cpu)",                                                                    \
+            0, 0},                                                                               \
         {"offload", OPTION_FLAG, &(m).offload, NULL,                                             \
             "weights stay in the files and are brought layer by layer: for a model larger than " \
             "the memory",                                                                        \

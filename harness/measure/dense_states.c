@@ -164,7 +164,7 @@ static enum status dense_batch(struct dense_passes *x, struct session *session,
 static enum status dense_all(struct dense_states *s, const struct dense_states_args *a,
     struct session *session, const struct sparse_policy *policies)
 {
-    int at_once = a->model->weights.device_options.offload ? s->n_samples : 1;
+    int at_once = session_at_once(session, 1) ? s->n_samples : 1;
     size_t n = (size_t)at_once;
     struct dense_passes x = {.s = s,
         .a = a,

@@ -21,15 +21,32 @@ int devices_cuda_count(void)
 #endif
 }
 
+static bool has(const struct device_place *p, int index)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->index[i] == index) return true;
+    return false;
+}
+
+/* One more GPU for the layers of the last place. */
+static enum status join(struct device_list *l, const char *text, int index)
+{
+    struct device_place *last = &l->at[l->n - 1];
+    for (int i = 0; i < l->n && index != DEVICE_CPU; i++)
+        if (has(&l->at[i], index))
+            return fail(ERR_ARG, "--device %s: cuda:%d stands there twice", text, index);
+    if (last->n == MAX_CUT)
+        return fail(ERR_ARG, "--device %s: layers are cut over %d GPUs at most", text, MAX_CUT);
+    last->index[last->n++] = index;
+    return OK;
+}
+
 static enum status add(struct device_list *l, const char *text, int index)
 {
     if (l->n == MAX_DEVICES)
         return fail(ERR_ARG, "--device %s: more than %d devices", text, MAX_DEVICES);
-    for (int i = 0; i < l->n && index != DEVICE_CPU; i++)
-        if (l->index[i] == index)
-            return fail(ERR_ARG, "--device %s: cuda:%d stands there twice", text, index);
-    l->index[l->n++] = index;
-    return OK;
+    l->at[l->n++] = (struct device_place){0};
+    return join(l, text, index);
 }
 
 static enum status add_all(struct device_list *l, const char *text)
@@ -56,13 +73,16 @@ static enum status add_item(struct device_list *l, const char *text, const char 
     if (str_starts_with(item, "cuda")) *cuda = true;
     if (strcmp(item, "cuda") == 0) return add(l, text, 0);
     if (strcmp(item, "cuda:all") == 0) return add_all(l, text);
-    long index = strtol(number, &end, 10);
-    if (!isdigit((unsigned char)*number) || *end || index >= MAX_DEVICES)
-        return fail(ERR_ARG,
-            "--device: found \"%s\", expected cpu, cuda, cuda:N, cuda:all, or several joined by "
-            "commas",
-            text);
-    return add(l, text, (int)index);
+    for (bool first = true;; first = false, number = end + 1) {
+        long index = strtol(number, &end, 10);
+        if (!isdigit((unsigned char)*number) || (*end && *end != '+') || index >= MAX_DEVICES)
+            return fail(ERR_ARG,
+                "--device: found \"%s\", expected cpu, cuda, cuda:N, cuda:all, several joined by "
+                "commas, or cuda:N+M to cut the layers over both",
+                text);
+        TRY(first ? add(l, text, (int)index) : join(l, text, (int)index));
+        if (!*end) return OK;
+    }
 }
 
 enum status devices_parse(const char *text, struct device_list *out)
@@ -76,7 +96,7 @@ enum status devices_parse(const char *text, struct device_list *out)
     free(copy);
 #ifndef SG_HAVE_CUDA
     for (int i = 0; i < out->n && st == OK; i++)
-        if (out->index[i] != DEVICE_CPU) {
+        if (out->at[i].index[0] != DEVICE_CPU) {
             devices_cuda_count(); /* its message */
             st = fail_context(ERR_UNSUPPORTED, "--device %s", text);
         }

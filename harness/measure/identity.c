@@ -179,7 +179,7 @@ static void device_identity(struct run_record *r, const struct model *m, struct 
         return;
     }
     struct str gpus = {0};
-    str_addf(&gpus, "1x %s", info.gpu);
+    str_addf(&gpus, "%dx %s", info.n_gpus, info.gpu);
     r->machine.gpus = arena_str(arena, str_get(&gpus));
     r->machine.driver = arena_str(arena, info.driver);
     str_clear(&gpus);

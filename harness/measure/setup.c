@@ -3,6 +3,7 @@
 #include "base/file.h"
 #ifdef SG_HAVE_CUDA
 #include "engine/cuda/session_cuda.h"
+#include "engine/cuda/split_cuda.h"
 #endif
 #include "engine/offload.h"
 #include "engine/tuner/sparge_pt.h"
@@ -53,11 +54,13 @@ static enum status set_device_options(struct setup *s, const struct machine_opti
     return OK;
 }
 
-static enum status place_weights(struct setup *s, int index, const char *text, bool quiet)
+static enum status place_weights(
+    struct setup *s, const struct device_place *at, const char *text, bool quiet)
 {
-    if (index == DEVICE_CPU) return OK;
+    if (at->index[0] == DEVICE_CPU) return OK;
 #ifdef SG_HAVE_CUDA
-    enum status st = weights_place_cuda(&s->model.weights, index);
+    enum status st = at->n > 1 ? weights_place_split(&s->model.weights, at->index, at->n)
+                               : weights_place_cuda(&s->model.weights, at->index[0]);
     if (st != OK) return fail_context(st, "--device %s", text);
     double rounded = weights_cuda_rounds(&s->model.weights);
     if (rounded > 0 && !quiet)
@@ -71,8 +74,8 @@ static enum status place_weights(struct setup *s, int index, const char *text, b
 #endif
 }
 
-static enum status open_on(
-    struct setup *s, const struct machine_options *m, int index, int n_threads, bool place)
+static enum status open_on(struct setup *s, const struct machine_options *m,
+    const struct device_place *at, int n_threads, bool place)
 {
     char *folder = cache_folder(m->cache),
          *fingerprints =
@@ -88,8 +91,8 @@ static enum status open_on(
     free(folder);
     free(fingerprints);
     if (st == OK) s->model_dir = s->model.dir;
-    if (st == OK) st = set_device_options(s, m, index);
-    if (st == OK && place) st = place_weights(s, index, m->device, m->quiet);
+    if (st == OK) st = set_device_options(s, m, at->index[0]);
+    if (st == OK && place) st = place_weights(s, at, m->device, m->quiet);
     if (st != OK) setup_close(s);
     return st;
 }
@@ -114,8 +117,10 @@ static enum status open_one(struct setup *s, const struct machine_options *m,
     TRY(devices_parse(m->device, &devices));
     if (devices.n != 1)
         return fail(ERR_ARG, "--device %s: this command runs on one device", m->device);
-    *index = devices.index[0];
-    return open_on(s, m, *index, m->threads, place);
+    if (!place && devices.at[0].n > 1)
+        return fail(ERR_ARG, "--device %s: this command looks at one GPU", m->device);
+    *index = devices.at[0].index[0];
+    return open_on(s, m, &devices.at[0], m->threads, place);
 }
 
 enum status setup_open(struct setup *s, const struct machine_options *m, const char *positional)
@@ -135,7 +140,8 @@ enum status setup_open_unplaced(
 struct opening {
     struct setup *s;
     const struct machine_options *m;
-    int index, n_threads;
+    const struct device_place *at;
+    int n_threads;
     pthread_t thread;
     bool started;
     enum status status;
@@ -145,7 +151,7 @@ struct opening {
 static void *open_in_thread(void *opaque)
 {
     struct opening *x = opaque;
-    x->status = open_on(x->s, x->m, x->index, x->n_threads, true);
+    x->status = open_on(x->s, x->m, x->at, x->n_threads, true);
     if (x->status != OK) snprintf(x->message, sizeof x->message, "%s", status_message());
     return NULL;
 }
@@ -174,7 +180,7 @@ enum status setup_open_fleet(
     TRY(devices_parse(
         m->parallel && strcmp(m->device, "cuda") == 0 ? "cuda:all" : m->device, &devices));
     for (int i = 1; i < devices.n; i++)
-        if ((devices.index[i] == DEVICE_CPU) != (devices.index[0] == DEVICE_CPU))
+        if ((devices.at[i].index[0] == DEVICE_CPU) != (devices.at[0].index[0] == DEVICE_CPU))
             return fail(ERR_ARG,
                 "--device %s: results of CPU and GPU are kept apart, so devices of one kind are "
                 "expected",
@@ -189,7 +195,7 @@ enum status setup_open_fleet(
         all[i].model_dir = first.model_dir;
         opening[i] = (struct opening){.s = &all[i],
             .m = i ? &hushed : m,
-            .index = devices.index[i],
+            .at = &devices.at[i],
             .n_threads = devices.n == 1 ? m->threads
                 : n_threads > 0         ? n_threads
                                         : 1};

@@ -37,7 +37,8 @@ void fill_part(void *ctx, int i, int worker)
     (void)worker;
     const struct fill_job *j = (const struct fill_job *)ctx;
     size_t at = (size_t)i * COPY_BYTES;
-    memcpy(j->to + at, j->from + at, j->bytes - at < COPY_BYTES ? j->bytes - at : COPY_BYTES);
+    size_t left = j->bytes - at, most = COPY_BYTES;
+    memcpy(j->to + at, j->from + at, left < most ? left : most);
 }
 
 } // namespace

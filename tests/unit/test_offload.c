@@ -7,6 +7,7 @@
 #include "tests/unit/model_files.h"
 #ifdef SG_HAVE_CUDA
 #include "engine/cuda/session_cuda.h"
+#include "engine/cuda/split_cuda.h"
 #endif
 
 #include <criterion/criterion.h>
@@ -14,7 +15,7 @@
 
 #define CHECK(call) cr_assert_eq((call), OK, "%s: %s", #call, status_message())
 #define DEMO SG_SOURCE_DIR "/suites/demo/model"
-enum { LONGEST = 700, SEQUENCES = 5, CAPTURED = 2, PLACE_CPU = 0, PLACE_CUDA = 1 };
+enum { LONGEST = 700, SEQUENCES = 5, CAPTURED = 2, PLACE_CPU = 0, PLACE_CUDA = 1, PLACE_SPLIT = 2 };
 
 static const int lengths[SEQUENCES] = {512, 300, LONGEST, 1, 640};
 
@@ -51,6 +52,7 @@ static void open_bench(
     CHECK(weights_open_with(&b->w, dir, &how));
 #ifdef SG_HAVE_CUDA
     if (place == PLACE_CUDA) CHECK(weights_place_cuda(&b->w, 0));
+    if (place >= PLACE_SPLIT) CHECK(weights_place_split(&b->w, (const int[]){0, 1, 2, 3}, place));
 #else
     (void)place;
 #endif
@@ -128,13 +130,15 @@ static void expect_same(const struct bench *a, const struct bench *b, const char
     }
 }
 
-static void same_bits(const char *dir, int place, bool once, int chunk, const char *what)
+/* Of one place with all weights there, and of another in another way. */
+static void same_bits_at(
+    const char *dir, int place, int other, bool offload, bool once, int chunk, const char *what)
 {
     static struct bench there, brought, alone;
     int failed;
     open_bench(&there, dir, place, false, false, chunk);
-    open_bench(&brought, dir, place, true, once, chunk);
-    open_bench(&alone, dir, place, true, once, chunk);
+    open_bench(&brought, dir, other, offload, once, chunk);
+    open_bench(&alone, dir, other, offload, once, chunk);
     CHECK(session_forward_each(there.s, there.calls, SEQUENCES, note_done, &there, &failed));
     CHECK(session_forward_each(brought.s, brought.calls, SEQUENCES, note_done, &brought, &failed));
     for (int i = 0; i < SEQUENCES;
@@ -151,6 +155,11 @@ static void same_bits(const char *dir, int place, bool once, int chunk, const ch
     close_bench(&there);
     close_bench(&brought);
     close_bench(&alone);
+}
+
+static void same_bits(const char *dir, int place, bool once, int chunk, const char *what)
+{
+    same_bits_at(dir, place, place, true, once, chunk, what);
 }
 
 /* Two streams of the longest fit a quarter of the bundled model, so the sequences pass in groups.
@@ -282,6 +291,47 @@ Test(offload, a_gpu_too_small_is_refused)
     w.device_options.offload = false;
     cr_expect_eq(weights_place_cuda(&w, 0), ERR_MEMORY);
     cr_expect(strstr(status_message(), "--offload brings"), "%s", status_message());
+    weights_close(&w);
+}
+
+/* Layers cut over two and four GPUs: the same bits as on one, one sequence behind the other and
+ * each alone; an error is that of the first sequence that has one. */
+Test(offload, cut_over_several_gpus_gives_the_same_bits)
+{
+    static struct bench b;
+    int failed = -1;
+    if (no_gpu()) return;
+    if (device_cuda.count() < 2) cr_skip_test("one GPU");
+    for (int n = 2; n <= 4 && n <= device_cuda.count(); n += 2) {
+        same_bits_at(DEMO, PLACE_CUDA, n, false, true, 0, "cut, whole");
+        same_bits_at(DEMO, PLACE_CUDA, n, false, false, 256, "cut, in chunks");
+        open_bench(&b, DEMO, n, false, true, 0);
+        b.calls[2].first_layer = 3; /* what the first GPU has nothing to do with */
+        b.calls[2].residual_in = b.r[0].stream;
+        CHECK(session_forward_each(b.s, b.calls, SEQUENCES, note_done, &b, &failed));
+        b.calls[3].residual_in = b.calls[2].residual_in;
+        b.calls[3].first_layer = 0;
+        b.r[0].stream[0] = NAN;
+        b.calls[0].residual_out = NULL;
+        b.n_done = 0;
+        cr_expect_eq(
+            session_forward_each(b.s, b.calls, SEQUENCES, note_done, &b, &failed), ERR_NUMERIC);
+        cr_expect_eq(failed, 2);
+        cr_expect_eq(b.n_done, 2);
+        close_bench(&b);
+    }
+}
+
+Test(offload, cut_over_gpus_refuses)
+{
+    if (no_gpu()) return;
+    struct weights w;
+    CHECK(weights_open(&w, DEMO));
+    w.device_options.offload = true;
+    cr_expect_eq(weights_place_split(&w, (const int[]){0, 1}, 2), ERR_UNSUPPORTED);
+    w.device_options.offload = false;
+    cr_expect_eq(
+        weights_place_split(&w, (const int[]){0, 1, 2, 3, 4}, w.config.n_layers + 1), ERR_ARG);
     weights_close(&w);
 }
 #endif

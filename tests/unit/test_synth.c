@@ -43,7 +43,7 @@ Test(synth, shapes)
         long long parameters; /* as the model cards count them */
     } known[] = {{"smollm-135m", 134515008}, {"tinyllama-1.1b", 1100048384},
         {"llama-3.2-1b", 1235814400}, {"llama-3.2-3b", 3212749824}, {"llama-2-7b", 6738415616},
-        {"llama-3.1-8b", 8030261248}};
+        {"llama-3.1-8b", 8030261248}, {"llama-3.1-70b", 70553706496}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         cr_assert_eq(synth_find(known[i].name, &found), OK, "%s", status_message());
         cr_expect_eq(

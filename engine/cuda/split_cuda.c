@@ -1,0 +1,392 @@
+/* Layers cut over several GPUs. Each has a range of them and a session of its own; the stream of a
+ * sequence goes from one to the next. Of several sequences one follows the other: a thread for each
+ * GPU but the last runs ahead of the caller, who runs the last and hears of every sequence. */
+#include "engine/cuda/split_cuda.h"
+
+#include "base/clock.h"
+#include "engine/cuda/weights_cuda.h"
+#include "kernels/cuda/device_cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { AHEAD = 2 }; /* streams that wait in front of a GPU at most */
+
+struct split_cuda {
+    struct weights_device base;
+    int n;
+    struct weights part[MAX_SPLIT]; /* borrowed but for its device */
+};
+
+struct session_split {
+    const struct split_cuda *on;
+    int width; /* of a stream's row */
+    struct session_plan plan;
+    struct par *par[MAX_SPLIT];
+    void *state[MAX_SPLIT];          /* the GPUs' own sessions */
+    float *stream[MAX_SPLIT][AHEAD]; /* in front of a GPU, on it: [capacity, hidden] */
+};
+
+static struct weights_cuda *gpu_of(const struct split_cuda *on, int p)
+{
+    return (struct weights_cuda *)on->part[p].on_device;
+}
+
+/* What the most loaded GPU takes. */
+static struct session_plan split_plan(
+    const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+{
+    const struct split_cuda *on = (const struct split_cuda *)w->on_device;
+    struct session_plan most = {0};
+    for (int p = 0; p < on->n; p++) {
+        struct session_plan x =
+            session_backend_cuda.plan(&on->part[p], capacity, chunk, once, n_threads);
+        if (x.total_bytes > most.total_bytes) most = x;
+    }
+    most.total_bytes += AHEAD * (size_t)capacity * (size_t)w->config.hidden_size * sizeof(float);
+    return most;
+}
+
+static size_t stream_bytes(const struct session_split *s)
+{
+    return (size_t)s->plan.capacity * (size_t)s->width * sizeof(float);
+}
+
+static void split_close(void **state)
+{
+    struct session_split *s = *state;
+    if (!s) return;
+    for (int p = 0; p < s->on->n; p++) {
+        struct weights_cuda *gpu = gpu_of(s->on, p);
+        session_backend_cuda.close(&s->state[p]);
+        enum status st = weights_cuda_lock(gpu);
+        for (int i = 0; i < AHEAD; i++) weights_cuda_free(gpu, s->stream[p][i], stream_bytes(s));
+        st = weights_cuda_unlock(gpu, st);
+        (void)st; /* nobody waits for anything any more */
+        par_close(&s->par[p]);
+    }
+    free(s);
+    *state = NULL;
+}
+
+static enum status open_part(struct session_split *s, int p, const struct session_plan *plan,
+    int n_threads, const char *impl)
+{
+    const struct weights *w = &s->on->part[p];
+    struct weights_cuda *gpu = gpu_of(s->on, p);
+    struct session_plan own =
+        session_backend_cuda.plan(w, plan->capacity, plan->chunk, plan->once, n_threads);
+    own.narrow = plan->narrow;
+    own = session_cuda_plan_again(w, own);
+    TRY(par_open(&s->par[p], n_threads));
+    TRY(session_backend_cuda.open(&s->state[p], w, s->par[p], &own, impl));
+    enum status st = weights_cuda_lock(gpu);
+    for (int i = 0; i < AHEAD && p > 0 && st == OK; i++) {
+        void *at = NULL;
+        st =
+            weights_cuda_alloc(gpu, &at, stream_bytes(s), "the streams that come from another GPU");
+        s->stream[p][i] = at;
+    }
+    return weights_cuda_unlock(gpu, st);
+}
+
+static enum status split_open(void **state, const struct weights *w, struct par *par,
+    const struct session_plan *plan, const char *impl)
+{
+    struct session_split *s = *state = calloc(1, sizeof *s);
+    if (!s) return fail(ERR_MEMORY, "no memory for a session");
+    s->on = (const struct split_cuda *)w->on_device;
+    s->width = w->config.hidden_size;
+    s->plan = *plan;
+    int n_threads = par_threads(par) / s->on->n;
+    enum status st = OK;
+    for (int p = 0; p < s->on->n && st == OK; p++)
+        st = open_part(s, p, plan, n_threads > 0 ? n_threads : 1, impl);
+    if (st != OK) split_close(state);
+    return st;
+}
+
+/* The layers of a call that are on one GPU; `slot`: which of the streams in front of it. */
+static enum status run_part(struct session_split *s, int p, int position, int total_len,
+    const struct forward_args *f, int slot, struct str *impls)
+{
+    const struct weights_cuda *gpu = gpu_of(s->on, p);
+    int all = s->on->part[p].config.n_layers;
+    int begin = f->residual_in || f->carry_in ? f->first_layer : 0,
+        stop = f->end_layer > 0 ? f->end_layer : all;
+    int first = begin > gpu->first ? begin : gpu->first, end = stop < gpu->end ? stop : gpu->end;
+    if (first >= end) return OK;
+    bool last = end == stop;
+    struct forward_args x = *f;
+    x.first_layer = first;
+    x.end_layer = end;
+    if (first > begin) {
+        x.residual_in = NULL;
+        x.carry_in = s->stream[p][slot];
+    }
+    if (!last) {
+        x.carry_out = s->stream[p + 1][slot];
+        x.hidden = x.last_hidden = x.last_logits = x.nll = NULL;
+    }
+    bool captures =
+        f->capture_layer >= first && (f->capture_layer < end || (last && f->capture_layer == end));
+    if (!captures) x.residual_out = NULL;
+    return session_backend_cuda.forward(s->state[p], position, total_len, &x, impls);
+}
+
+static enum status split_forward(
+    void *state, int position, int total_len, const struct forward_args *f, struct str *impls)
+{
+    struct session_split *s = state;
+    for (int p = 0; p < s->on->n; p++) TRY(run_part(s, p, position, total_len, f, 0, impls));
+    return OK;
+}
+
+/* Sequences one behind the other. Numbers of sequences, under the lock. */
+struct queue {
+    struct session_split *s;
+    const struct forward_args *list;
+    int n;
+    double *seconds; /* [n] */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int passed[MAX_SPLIT]; /* sequences that a GPU is through with */
+    bool quit;
+    int failed; /* the first sequence that an error is about; n: none */
+    enum status status;
+    char message[1024];
+    struct str impls[MAX_SPLIT];
+};
+
+struct follower {
+    struct queue *q;
+    int part;
+    pthread_t thread;
+    bool started;
+};
+
+/* Whether this GPU may take the sequence: it stands in front, and there is room behind. */
+static bool may_run(const struct queue *q, int p, int i)
+{
+    bool here = p == 0 || q->passed[p - 1] > i;
+    bool room = p == q->s->on->n - 1 || i < q->passed[p + 1] + AHEAD;
+    return here && room;
+}
+
+/* False where nothing more is to be done: an earlier GPU has failed at it, or all end. */
+static bool take(struct queue *q, int p, int i)
+{
+    pthread_mutex_lock(&q->lock);
+    while (!q->quit && q->failed > i && !may_run(q, p, i)) pthread_cond_wait(&q->changed, &q->lock);
+    bool ok = !q->quit && q->failed > i;
+    pthread_mutex_unlock(&q->lock);
+    return ok;
+}
+
+static enum status run_one(struct queue *q, int p, int i)
+{
+    const struct forward_args *f = &q->list[i];
+    int64_t t0 = clock_ns();
+    enum status st =
+        run_part(q->s, p, 0, f->total_len > f->n ? f->total_len : f->n, f, i % AHEAD, &q->impls[p]);
+    pthread_mutex_lock(&q->lock);
+    q->seconds[i] += (double)(clock_ns() - t0) * 1e-9;
+    q->passed[p] = i + 1;
+    if (st != OK && i < q->failed) {
+        q->failed = i;
+        q->status = st;
+        snprintf(q->message, sizeof q->message, "%s", status_message());
+    }
+    pthread_cond_broadcast(&q->changed);
+    pthread_mutex_unlock(&q->lock);
+    return st;
+}
+
+static void *run_follower(void *opaque)
+{
+    struct follower *x = opaque;
+    for (int i = 0; i < x->q->n && take(x->q, x->part, i); i++)
+        if (run_one(x->q, x->part, i) != OK) break;
+    return NULL;
+}
+
+static enum status run_last(struct queue *q, session_done *done, void *ctx, int *failed)
+{
+    for (int i = 0; i < q->n; i++) {
+        bool ok = take(q, q->s->on->n - 1, i) && run_one(q, q->s->on->n - 1, i) == OK;
+        *failed = i;
+        if (!ok) return fail(q->status, "%s", q->message);
+        TRY(done(ctx, i, q->seconds[i]));
+    }
+    return OK;
+}
+
+static enum status split_each(void *state, const struct forward_args *list, int n,
+    session_done *done, void *ctx, int *failed, struct str *impls)
+{
+    struct session_split *s = state;
+    struct follower followers[MAX_SPLIT];
+    struct queue q = {.s = s, .list = list, .n = n, .failed = n};
+    q.seconds = calloc((size_t)n + 1, sizeof *q.seconds);
+    if (!q.seconds) return fail(ERR_MEMORY, "no memory for a list of %d sequences", n);
+    pthread_mutex_init(&q.lock, NULL);
+    pthread_cond_init(&q.changed, NULL);
+    enum status st = OK;
+    int n_threads = 0;
+    for (; n_threads < s->on->n - 1 && st == OK; n_threads++) {
+        followers[n_threads] = (struct follower){.q = &q, .part = n_threads};
+        if (pthread_create(
+                &followers[n_threads].thread, NULL, run_follower, &followers[n_threads]) != 0) {
+            st = fail(ERR_MEMORY, "cannot start a thread for each GPU");
+            break;
+        }
+    }
+    if (st == OK) st = run_last(&q, done, ctx, failed);
+    pthread_mutex_lock(&q.lock);
+    q.quit = true;
+    pthread_cond_broadcast(&q.changed);
+    pthread_mutex_unlock(&q.lock);
+    for (int i = 0; i < n_threads; i++) pthread_join(followers[i].thread, NULL);
+    for (int p = 0; p < s->on->n; p++) {
+        session_note_impls(impls, str_get(&q.impls[p]));
+        str_clear(&q.impls[p]);
+    }
+    pthread_cond_destroy(&q.changed);
+    pthread_mutex_destroy(&q.lock);
+    free(q.seconds);
+    return st;
+}
+
+static enum status split_heads(void *state, const struct heads_args *a)
+{
+    (void)state, (void)a;
+    return fail(ERR_UNSUPPORTED, "single heads are offered on the CPU only");
+}
+
+static enum status split_logits(void *state, const float *hidden, float *logits)
+{
+    struct session_split *s = state;
+    return session_backend_cuda.logits(s->state[s->on->n - 1], hidden, logits);
+}
+
+static enum status split_compare(void *state, int n, const float *dense, const float *sparse,
+    const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+{
+    struct session_split *s = state;
+    return session_backend_cuda.compare(s->state[s->on->n - 1], n, dense, sparse, next, out, sums);
+}
+
+/* Streams of the caller's own wait nowhere here: they serve weights that come layer by layer. */
+static size_t split_carry_room(void *state)
+{
+    (void)state;
+    return 0;
+}
+
+static enum status split_carry_open(void *state, float **at, size_t values)
+{
+    (void)state, (void)values;
+    *at = NULL;
+    return fail(ERR_UNSUPPORTED, "layers cut over several GPUs do not come one by one");
+}
+
+static void split_carry_close(void *state, float **at, size_t values)
+{
+    (void)state, (void)values;
+    *at = NULL;
+}
+
+static const struct session_backend session_backend_split = {
+    "cuda",
+    split_plan,
+    split_open,
+    split_close,
+    split_forward,
+    split_heads,
+    split_logits,
+    split_compare,
+    split_carry_room,
+    split_carry_open,
+    split_carry_close,
+    split_each,
+};
+
+/* The place. */
+
+static enum status split_memory(
+    const struct weights_device *d, size_t *free_bytes, size_t *total_bytes)
+{
+    const struct split_cuda *on = (const struct split_cuda *)d;
+    *free_bytes = *total_bytes = SIZE_MAX;
+    for (int p = 0; p < on->n; p++) {
+        size_t left, all;
+        TRY(weights_device_memory(&on->part[p], &left, &all));
+        if (left < *free_bytes) *free_bytes = left;
+        if (all < *total_bytes) *total_bytes = all;
+    }
+    return OK;
+}
+
+static void split_describe(const struct weights_device *d, struct weights_device_info *out)
+{
+    const struct split_cuda *on = (const struct split_cuda *)d;
+    struct weights_device_info all = {0};
+    for (int p = 0; p < on->n; p++) {
+        struct weights_device_info x = {0};
+        on->part[p].on_device->place->describe(on->part[p].on_device, &x);
+        x.bytes += all.bytes;
+        x.peak_bytes += all.peak_bytes;
+        all = x;
+    }
+    *out = all;
+    out->n_gpus = on->n;
+}
+
+static void split_release(struct weights_device **d)
+{
+    struct split_cuda *on = (struct split_cuda *)*d;
+    if (!on) return;
+    for (int p = 0; p < on->n; p++)
+        if (on->part[p].on_device) weights_on_cuda.release(&on->part[p].on_device);
+    free(on);
+    *d = NULL;
+}
+
+static const struct weights_place weights_on_split = {split_memory, split_describe, split_release};
+
+static const char *tuner_refuses(
+    const struct weights *w, const struct sparse_policy *p, int longest)
+{
+    (void)w, (void)p, (void)longest;
+    return "its layers are on several GPUs";
+}
+
+/* Never opened: it refuses everything. */
+static const struct tuner_backend tuner_backend_split = {.name = "cuda", .refuses = tuner_refuses};
+
+enum status weights_place_split(struct weights *w, const int *index, int n)
+{
+    int n_layers = w->config.n_layers;
+    if (w->device_options.offload || w->device_options.graph)
+        return fail(ERR_UNSUPPORTED,
+            "layers cut over several GPUs stay there and are not repeated "
+            "as a graph; drop %s",
+            w->device_options.offload ? "--offload" : "--graph");
+    if (n > n_layers) return fail(ERR_ARG, "%d layers do not go over %d GPUs", n_layers, n);
+    struct split_cuda *on = calloc(1, sizeof *on);
+    if (!on) return fail(ERR_MEMORY, "no memory for %d devices", n);
+    on->base =
+        (struct weights_device){&weights_on_split, &session_backend_split, &tuner_backend_split};
+    struct weights_device *device = &on->base;
+    enum status st = OK;
+    for (on->n = 0; on->n < n && st == OK; on->n++) {
+        int p = on->n;
+        on->part[p] = *w;
+        on->part[p].on_device = NULL;
+        st = weights_place_part(&on->part[p], index[p], n_layers * p / n, n_layers * (p + 1) / n);
+    }
+    if (st != OK) weights_on_split.release(&device);
+    else w->on_device = device;
+    return st;
+}
