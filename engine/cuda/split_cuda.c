@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "engine/cuda/weights_cuda.h"
+#include "engine/tuner/tuner_parts.h"
 #include "kernels/cuda/device_cuda.h"
 
 #include <stdio.h>
