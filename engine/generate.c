@@ -56,48 +56,47 @@ int32_t sample_token(const struct sampler *s, struct rng *r, float *logits, int 
     return id;
 }
 
-enum status generate(
-    struct session *s, const struct generate_args *a, int32_t *out, struct generate_result *result)
+enum status generate_behind(struct session *s, const struct generate_args *a, float *logits,
+    int32_t *out, struct generate_result *result)
 {
     const struct llama_config *c = &session_weights(s)->config;
-    *result = (struct generate_result){0};
-    float *logits = malloc(sizeof *logits * (size_t)c->vocab_size);
-    enum status st = OK;
     struct rng r;
     rng_init(&r, a->sampler.seed);
-    session_reset(s);
-    if (!logits) {
-        st = fail(ERR_MEMORY, "no memory for one row of logits");
-        goto done;
-    }
     int64_t t0 = clock_ns();
-    TRY_GOTO(st, done,
-        session_forward(s,
-            &(struct forward_args){.tokens = a->prompt,
-                .n = a->n_prompt,
-                .policy = a->policy,
-                .ledger = a->ledger,
-                .last_logits = logits}));
-    int64_t t1 = clock_ns();
-    result->prefill_ns = t1 - t0;
     for (int i = 0; i < a->max_new; i++) {
         if (!all_finite(logits, c->vocab_size))
-            TRY_GOTO(st, done,
-                fail(ERR_NUMERIC,
-                    "the logits behind token %d hold NaN or infinity; check the weights with `info "
-                    "--check`",
-                    a->n_prompt + i));
+            return fail(ERR_NUMERIC,
+                "the logits behind token %d hold NaN or infinity; check the weights with `info "
+                "--check`",
+                session_position(s));
         int32_t id = sample_token(&a->sampler, &r, logits, c->vocab_size);
         out[result->n_new++] = id;
         result->ended = llama_config_is_eos(c, id) && !a->ignore_eos;
         bool more = !a->token || a->token(a->ctx, id);
         if (result->ended || !more || i + 1 == a->max_new) break;
-        TRY_GOTO(st, done,
-            session_forward(
-                s, &(struct forward_args){.tokens = &id, .n = 1, .last_logits = logits}));
+        TRY(session_forward(
+            s, &(struct forward_args){.tokens = &id, .n = 1, .last_logits = logits}));
     }
-    result->decode_ns = clock_ns() - t1;
-done:
+    result->decode_ns = clock_ns() - t0;
+    return OK;
+}
+
+enum status generate(
+    struct session *s, const struct generate_args *a, int32_t *out, struct generate_result *result)
+{
+    *result = (struct generate_result){0};
+    float *logits = malloc(sizeof *logits * (size_t)session_weights(s)->config.vocab_size);
+    if (!logits) return fail(ERR_MEMORY, "no memory for one row of logits");
+    session_reset(s);
+    int64_t t0 = clock_ns();
+    enum status st = session_forward(s,
+        &(struct forward_args){.tokens = a->prompt,
+            .n = a->n_prompt,
+            .policy = a->policy,
+            .ledger = a->ledger,
+            .last_logits = logits});
+    result->prefill_ns = clock_ns() - t0;
+    if (st == OK) st = generate_behind(s, a, logits, out, result);
     free(logits);
     return st;
 }

@@ -35,6 +35,10 @@ struct generate_result {
     int64_t prefill_ns, decode_ns;
 };
 
+/* Decodes behind what the session holds; of `a` only what decoding needs is looked at. logits
+ * [vocab]: those of the last token it holds, overwritten. out: at least max_new ids. */
+enum status generate_behind(struct session *s, const struct generate_args *a, float *logits,
+    int32_t *out, struct generate_result *result) MUST_USE;
 /* Resets the session first. out: at least max_new ids. */
 enum status generate(struct session *s, const struct generate_args *a, int32_t *out,
     struct generate_result *result) MUST_USE;

@@ -71,6 +71,13 @@ void session_close(struct session **sp)
 
 void session_reset(struct session *s) { s->position = 0; }
 int session_position(const struct session *s) { return s->position; }
+
+void session_rewind(struct session *s, int n)
+{
+    assert(n >= 0 && n <= s->position && !s->plan.once);
+    s->position = n;
+}
+
 const struct weights *session_weights(const struct session *s) { return s->w; }
 struct par *session_par(const struct session *s) { return s->par; }
 const char *session_impls(const struct session *s) { return str_get(&s->impls); }

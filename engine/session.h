@@ -48,6 +48,8 @@ void session_close(struct session **s);
 /* Forget the sequence. */
 void session_reset(struct session *s);
 int session_position(const struct session *s); /* tokens so far */
+/* Forget all but the first n tokens of it. */
+void session_rewind(struct session *s, int n);
 
 /* What one layer's attention saw, for those who look inside. Valid during the call only. */
 struct layer_view {

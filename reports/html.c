@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "reports/tables.h"
+#include "reports/tasks.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -255,6 +256,7 @@ static enum status add_changes(const struct html_input *in, struct str *out)
     if (!in->comparison) add_table(metrics_table(v), out);
     else add_folded("All metrics with their distribution", metrics_table(v), out);
     if (v->items.n) {
+        add_table(tasks_table(v), out);
         struct table *flips = items_table(v, true);
         if (table_rows(flips) <= 12) add_table(flips, out);
         else add_folded("Answers that changed", flips, out);

@@ -327,5 +327,6 @@ enum status recompute_check(const struct run_view *v)
         TRY(check_metric(v, &source, scores[i]));
         TRY(check_metric(v, &source, norm));
     }
+    TRY(check_metric(v, &source, "answer_kl"));
     return check_ends(v);
 }

@@ -5,6 +5,7 @@
 #include "reports/attribution.h"
 #include "reports/plot.h"
 #include "reports/tables.h"
+#include "reports/tasks.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -262,6 +263,7 @@ static enum status write_markdown(const struct draft *d, const char *title)
     warnings_free(warnings);
     add_markdown(causes_table(v, &d->runs), &out);
     add_markdown(layers_table(v), &out);
+    if (v->items.n) add_markdown(tasks_table(v), &out);
     if (v->items.n) add_markdown(items_table(v, true), &out);
     add_markdown(generations_table(v), &out);
     add_markdown(latencies_table(v), &out);

@@ -296,9 +296,24 @@ struct table *heads_table(const struct run_view *v, size_t limit)
     return t;
 }
 
+static double item_score(const struct item_record *r, bool dense)
+{
+    if (r->expected) return dense ? r->dense_value : r->sparse_value;
+    return dense ? r->dense_right : r->sparse_right;
+}
+
+static void item_side(struct table *t, const struct item_record *r, bool dense)
+{
+    double score = item_score(r, dense);
+    if (score > 0 && score < 1) table_real_as(t, score, NUMBER_FIXED, 2);
+    else table_text(t, score > 0 ? "right" : "wrong");
+}
+
 struct table *items_table(const struct run_view *v, bool flips_only)
 {
     struct table *t = table_new(flips_only ? "Answers that changed" : "Answers");
+    bool written = false;
+    for (size_t i = 0; i < v->items.n; i++) written |= v->items.rows[i].expected != NULL;
     add_text(t, "item");
     add_text(t, "group");
     add(t, "depth", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
@@ -307,21 +322,31 @@ struct table *items_table(const struct run_view *v, bool flips_only)
     add_text(t, "sparse");
     add(t, "score dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
     add(t, "score sparse", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    if (written) {
+        add_text(t, "expected");
+        add_text(t, "written dense");
+        add_text(t, "written sparse");
+    }
     size_t lost = 0, gained = 0;
     for (size_t i = 0; i < v->items.n; i++) {
         const struct item_record *r = &v->items.rows[i];
-        lost += r->dense_right && !r->sparse_right;
-        gained += !r->dense_right && r->sparse_right;
-        if (flips_only && r->dense_right == r->sparse_right) continue;
+        double more = item_score(r, false) - item_score(r, true);
+        lost += more < 0;
+        gained += more > 0;
+        if (flips_only && more == 0) continue;
         table_text(t, r->item);
         table_text(t, r->group);
         table_real(t, r->depth);
         table_count(t, r->length);
-        table_text(t, r->dense_right ? "right" : "wrong");
-        table_text(t, r->sparse_right ? "right" : "wrong");
-        table_mark(t, r->dense_right == r->sparse_right ? "=" : r->sparse_right ? "▲" : "▼");
+        item_side(t, r, true);
+        item_side(t, r, false);
+        table_mark(t, more == 0 ? "=" : more > 0 ? "▲" : "▼");
         table_real(t, r->dense_score);
         table_real(t, r->sparse_score);
+        if (!written) continue;
+        table_text(t, r->expected);
+        table_text(t, r->dense_text);
+        table_text(t, r->sparse_text);
     }
     char note[96];
     snprintf(note, sizeof note, "%zu answers lost, %zu gained, of %zu", lost, gained, v->items.n);

@@ -204,6 +204,9 @@ static const struct column item_table[] = {
     ITEM("dense_right", dense_right, BOOL, 0), ITEM("sparse_right", sparse_right, BOOL, 0),
     ITEM("dense_right_norm", dense_right_norm, INT, COLUMN_OPTIONAL),
     ITEM("sparse_right_norm", sparse_right_norm, INT, COLUMN_OPTIONAL),
+    ITEM("chance", chance, REAL, 0), ITEM("kl", kl, REAL, 0),
+    ITEM("dense_value", dense_value, REAL, 0), ITEM("sparse_value", sparse_value, REAL, 0),
+    ITEM("expected", expected, TEXT, 0), ITEM("dense_text", dense_text, TEXT, 0), ITEM("sparse_text", sparse_text, TEXT, 0),
 };
 const struct columns item_columns = {.table = "item", TABLE(item_record, item_table), .ordinal = true};
 

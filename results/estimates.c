@@ -200,21 +200,24 @@ static bool pool_samples(
 
 static bool is_score(const char *name)
 {
-    return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8);
+    return !strncmp(name, "score_", 6) || !strncmp(name, "answers_", 8) ||
+        !strcmp(name, "answer_kl");
 }
 
 /* What one question adds; NAN when it was not judged so. */
 static double item_value(const struct item_record *r, const char *name)
 {
-    bool norm = strstr(name, "_norm") != NULL,
-         dense = norm ? r->dense_right_norm > 0 : r->dense_right,
-         sparse = norm ? r->sparse_right_norm > 0 : r->sparse_right;
+    bool norm = strstr(name, "_norm") != NULL;
+    double dense = norm ? r->dense_right_norm > 0 : r->dense_right,
+           sparse = norm ? r->sparse_right_norm > 0 : r->sparse_right;
+    if (!strcmp(name, "answer_kl")) return r->kl;
     if (norm && r->dense_right_norm < 0) return NAN;
+    if (!norm && r->expected) dense = r->dense_value, sparse = r->sparse_value;
     if (!strncmp(name, "score_dense", 11)) return dense;
     if (!strncmp(name, "score_sparse", 12)) return sparse;
     if (!strncmp(name, "score_drop", 10)) return dense - sparse;
-    if (!strncmp(name, "answers_lost", 12)) return dense && !sparse;
-    return !strncmp(name, "answers_gained", 14) ? !dense && sparse : NAN;
+    if (!strncmp(name, "answers_lost", 12)) return fmax(dense - sparse, 0);
+    return !strncmp(name, "answers_gained", 14) ? fmax(sparse - dense, 0) : NAN;
 }
 
 /* *sum, *squares: of what the questions say, for the least variance. */
@@ -241,8 +244,9 @@ static bool pool_items(struct pooled *p, const char *name, const struct item_rec
 
 /* The variance of a mean of independent questions, two more of either kind added (Agresti and
  * Coull): where all of few answers agree, their spread is no measure of what others would do. */
-static double least_variance(double sum, double squares, size_t n)
+static double least_variance(const char *name, double sum, double squares, size_t n)
 {
+    if (!strcmp(name, "answer_kl")) return 0; /* no share of questions */
     double more = (double)n + 4, mean = (sum + (sum < 0 ? -2 : 2)) / more,
            square = (squares + 2) / more;
     return (square - mean * mean) / (double)n;
@@ -435,8 +439,8 @@ static bool estimate_score(const struct estimate_source *s, const char *name, st
     pooled_init(&p, s->n_items);
     bool known = pool_items(&p, name, NULL, s->items, s->n_items, &sum, &squares);
     if (known)
-        *out = estimate_samples(
-            pooled_value, &p, p.weight, p.n, SCALE_PLAIN, least_variance(sum, squares, s->n_items));
+        *out = estimate_samples(pooled_value, &p, p.weight, p.n, SCALE_PLAIN,
+            least_variance(name, sum, squares, s->n_items));
     if (known) metric_clip(name, out);
     pooled_clear(&p);
     return known;
@@ -512,7 +516,7 @@ bool estimate_change(const struct estimate_source *before, const struct estimate
         pooled_init(&p, after->n_items);
         known = before->n_items == after->n_items &&
             pool_items(&p, name, before->items, after->items, after->n_items, &sum, &squares);
-        least = least_variance(sum, squares, after->n_items);
+        least = least_variance(name, sum, squares, after->n_items);
     } else if (e) {
         pooled_init(&p, before->n_samples);
         known = pool_pairs(&p, e, before, after);

@@ -41,6 +41,7 @@ static const struct metric_info known[] = {
     {"score_drop", "task score lost", "", METRIC_LOWER},
     {"answers_lost", "answers that were right dense only", "", METRIC_LOWER},
     {"answers_gained", "answers that are right sparse only", "", METRIC_HIGHER},
+    {"answer_kl", "KL divergence on answers", "nats", METRIC_LOWER},
     {"score_dense_norm", "choice score dense, per byte", "", METRIC_NEITHER},
     {"score_sparse_norm", "choice score sparse, per byte", "", METRIC_HIGHER},
     {"score_drop_norm", "choice score lost, per byte", "", METRIC_LOWER},

@@ -241,6 +241,13 @@ struct item_record {
     bool dense_right, sparse_right;
     /* multiple choice, by the log probability per byte: 0 or 1; else -1 */
     int dense_right_norm, sparse_right_norm;
+    double chance; /* of a right answer without reading: 1 / choices, 0 of an open question */
+    double kl;     /* mean over the answer's tokens, nats */
+    /* what a written answer is held against; NULL: it was read, and right or wrong alone counts */
+    const char *expected;
+    /* of written answers: scores from 0 to 1, of which 1 is right, and the texts; else NAN, NULL */
+    double dense_value, sparse_value;
+    const char *dense_text, *sparse_text;
 };
 
 struct generation_record {

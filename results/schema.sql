@@ -210,6 +210,10 @@ CREATE TABLE item (
     dense_score REAL, sparse_score REAL,
     dense_right INTEGER NOT NULL, sparse_right INTEGER NOT NULL,
     dense_right_norm INTEGER, sparse_right_norm INTEGER, -- by log probability per byte, multiple choice alone
+    chance REAL,                -- of a right answer without reading: 1 / choices, 0 of an open question
+    kl     REAL,                -- mean over the answer's tokens
+    dense_value REAL, sparse_value REAL, -- scores of written answers, 0 ... 1; NULL: read, not written
+    expected TEXT, dense_text TEXT, sparse_text TEXT, -- of written answers
     PRIMARY KEY (run, ordinal)
 ) STRICT, WITHOUT ROWID;
 

@@ -61,10 +61,19 @@ static const char to_version_6[] = "ALTER TABLE run ADD COLUMN qk TEXT;"
                                    "ALTER TABLE run ADD COLUMN pv TEXT;"
                                    "ALTER TABLE ledger ADD COLUMN eight TEXT NOT NULL DEFAULT '0';";
 
+/* Before version 7 answers were read, never written. */
+static const char to_version_7[] = "ALTER TABLE item ADD COLUMN chance REAL;"
+                                   "ALTER TABLE item ADD COLUMN kl REAL;"
+                                   "ALTER TABLE item ADD COLUMN dense_value REAL;"
+                                   "ALTER TABLE item ADD COLUMN sparse_value REAL;"
+                                   "ALTER TABLE item ADD COLUMN expected TEXT;"
+                                   "ALTER TABLE item ADD COLUMN dense_text TEXT;"
+                                   "ALTER TABLE item ADD COLUMN sparse_text TEXT;";
+
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at
  * once. Views hold nothing and are made anew. */
-static const char *const steps[SCHEMA_VERSION] = {
-    results_schema_sql, to_version_2, to_version_3, to_version_4, to_version_5, to_version_6};
+static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3,
+    to_version_4, to_version_5, to_version_6, to_version_7};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)

@@ -52,6 +52,7 @@ static void digest_of(const struct run_data *d, char out[HASH_HEX_SIZE])
         hash_text(&h, d->items[i].item);
         hash_add_u64(&h, (uint64_t)(2 * d->items[i].dense_right + d->items[i].sparse_right));
         hash_real(&h, d->items[i].sparse_score);
+        if (d->items[i].expected) hash_text(&h, d->items[i].sparse_text);
     }
     for (size_t i = 0; i < d->n_generations; i++) hash_text(&h, d->generations[i].sparse);
     hash_hex(&h, out);

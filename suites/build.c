@@ -1,5 +1,7 @@
 #include "suites/build.h"
 
+#include "base/xmalloc.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,6 +156,125 @@ enum status build_answer(const struct suite_options *o, struct sample_set *s, st
     return st;
 }
 
+void task_text_clear(struct task_text *t)
+{
+    str_clear(&t->prompt);
+    str_clear(&t->prefix);
+    str_clear(&t->gold);
+}
+
+struct wanted *wanted_new(enum judge judge, int budget)
+{
+    struct wanted *w = xcalloc(1, sizeof *w);
+    w->judge = judge;
+    w->budget = budget;
+    return w;
+}
+
+void wanted_add(struct wanted *w, const char *answer)
+{
+    w->answers = xrealloc(w->answers, (size_t)(w->n_answers + 1) * sizeof *w->answers);
+    w->answers[w->n_answers++] = str_dup(answer);
+}
+
+enum status build_task_tokens(const struct suite_options *o, struct sample_set *s,
+    const struct task_text *t, struct token_list *out)
+{
+    struct str text = {0};
+    str_add_bytes(&text, str_get(&t->prompt), t->prompt.len);
+    chat_wrap(o->chat, &text);
+    str_add_bytes(&text, str_get(&t->prefix), t->prefix.len);
+    enum status st = build_encode(o, s, str_get(&text), text.len, out);
+    str_clear(&text);
+    return st;
+}
+
+/* The gold answer's tokens behind the prompt's, which stand: those of its last bytes and the answer
+ * together, where they begin as the last bytes alone do; else the answer's alone. */
+static enum status encode_gold(const struct suite_options *o, struct sample_set *s,
+    const struct task_text *t, struct token_list *out)
+{
+    struct token_list tail = {0};
+    struct str text = {0};
+    str_add_bytes(&text, str_get(&t->prefix), t->prefix.len);
+    enum status st = build_encode(o, s, str_get(&text), text.len, &tail);
+    str_add_bytes(&text, str_get(&t->gold), t->gold.len);
+    if (st == OK) st = build_encode(o, s, str_get(&text), text.len, out);
+    if (st == OK && t->prefix.len && tail.n < out->n &&
+        !memcmp(tail.ids, out->ids, tail.n * sizeof *tail.ids)) {
+        out->n -= tail.n;
+        memmove(out->ids, out->ids + tail.n, out->n * sizeof *out->ids);
+    } else if (st == OK) st = build_encode(o, s, str_get(&t->gold), t->gold.len, out);
+    str_clear(&text);
+    token_list_clear(&tail);
+    return st;
+}
+
+/* Drops the middle of a prompt that is longer than `room`. */
+static void cut_middle(struct token_list *prompt, size_t room)
+{
+    size_t head = room / 2, tail = room - head;
+    memmove(prompt->ids + head, prompt->ids + prompt->n - tail, tail * sizeof *prompt->ids);
+    prompt->n = room;
+}
+
+static enum status add_task(const struct suite_options *o, struct sample_set *s,
+    const struct task_text *t, struct token_list *prompt, const struct token_list *gold,
+    struct item *item, char **name, bool cut)
+{
+    int bos = build_bos(o), budget = item->wanted->budget, room = o->max_length - budget - bos;
+    if (room < 1)
+        return fail(ERR_ARG,
+            "%s: line %ld: the answer may take %d tokens and max_length is %d; raise it", t->file,
+            t->line, budget, o->max_length);
+    if (prompt->n > (size_t)room && !cut)
+        return fail(ERR_ARG,
+            "%s: line %ld: the prompt has %zu tokens, max_length %d less %d for the answer leaves "
+            "room for %d",
+            t->file, t->line, prompt->n + (size_t)bos, o->max_length, budget, room + bos);
+    if (gold->n == 0)
+        return fail(ERR_FORMAT, "%s: line %ld: the answer is empty", t->file, t->line);
+    if (prompt->n > (size_t)room) {
+        char *longer =
+            str_format("%s (%zu tokens cut out of its middle)", *name, prompt->n - (size_t)room);
+        free(*name);
+        *name = longer;
+        s->n_truncated++;
+        cut_middle(prompt, (size_t)room);
+    }
+    s->n_over_budget += gold->n > (size_t)budget;
+    size_t n_gold = gold->n > (size_t)budget ? (size_t)budget : gold->n;
+    int n_prompt = bos + (int)prompt->n;
+    for (size_t i = 0; i < n_gold; i++) TRY(token_list_add(prompt, gold->ids[i], 0));
+    enum status st = build_sample(o, s, prompt->ids, prompt->n, *name);
+    *name = NULL;
+    TRY(st);
+    struct sample *sample = &s->samples[s->n_samples - 1];
+    sample->n_prompt = n_prompt;
+    sample->score_from = n_prompt - 1;
+    item->sample = s->n_samples - 1;
+    item->begin = n_prompt;
+    item->end = sample->n;
+    struct item taken = *item;
+    item->id = item->group = NULL;
+    item->wanted = NULL;
+    return sample_set_add_item(s, taken);
+}
+
+enum status build_task(const struct suite_options *o, struct sample_set *s,
+    const struct task_text *t, struct token_list *prompt, struct item item, char *name, bool cut)
+{
+    struct token_list gold = {0};
+    enum status st = encode_gold(o, s, t, &gold);
+    if (st == OK) st = add_task(o, s, t, prompt, &gold, &item, &name, cut);
+    token_list_clear(&gold);
+    free(item.id);
+    free(item.group);
+    wanted_free(item.wanted);
+    free(name);
+    return st;
+}
+
 void build_rollback(struct sample_set *s, const struct sample_set *mark)
 {
     s->n_truncated = mark->n_truncated;
@@ -161,6 +282,7 @@ void build_rollback(struct sample_set *s, const struct sample_set *mark)
         struct item *item = &s->items[--s->n_items];
         free(item->id);
         free(item->group);
+        wanted_free(item->wanted);
     }
     while (s->n_samples > mark->n_samples) {
         struct sample *sample = &s->samples[--s->n_samples];

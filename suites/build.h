@@ -44,6 +44,31 @@ void answer_text_add(struct sample_set *s, struct str *to, const char *text);
 enum status build_answer(const struct suite_options *o, struct sample_set *s, struct answer_text *a,
     struct item item, char *name, bool *too_short) MUST_USE;
 
+/* A prompt that is answered by writing. */
+struct task_text {
+    const char *file; /* for messages */
+    long line;
+    struct str prompt; /* the user's turn where there is a chat */
+    struct str prefix; /* how the answer begins; the assistant's turn begins with it */
+    struct str gold;   /* a right continuation of that */
+};
+
+void task_text_clear(struct task_text *t);
+/* The tokens of prompt and prefix under the chat, without BOS. */
+enum status build_task_tokens(const struct suite_options *o, struct sample_set *s,
+    const struct task_text *t, struct token_list *out) MUST_USE;
+/* Add the sample BOS + prompt + gold, the first two as its prompt, and `item` for the gold answer
+ * with sample, begin, end filled in. prompt: the tokens from above, which are spent. Prompt and
+ * budget together take at most max_length tokens: with `cut` a longer prompt loses its middle (as
+ * LongBench and InfiniteBench have it) and counts as truncated; else it is ERR_ARG. Takes item's
+ * strings, item.wanted and `name`. */
+enum status build_task(const struct suite_options *o, struct sample_set *s,
+    const struct task_text *t, struct token_list *prompt, struct item item, char *name,
+    bool cut) MUST_USE;
+/* Texts in an array of their own. */
+struct wanted *wanted_new(enum judge judge, int budget);
+void wanted_add(struct wanted *w, const char *answer);
+
 /* Take back what was added since `mark` was a copy of *s. */
 void build_rollback(struct sample_set *s, const struct sample_set *mark);
 

@@ -18,6 +18,7 @@
 
 #include "base/status.h"
 #include "base/str.h"
+#include "suites/ask.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -74,13 +75,12 @@ struct needle_config {
     enum chronicle_split split;
     uint64_t seed;
     size_t target_bytes; /* 400 … 1 MiB */
-    /* 0 = first sentence, 1000 = last before the questions: the first needle */
-    int depth_permille;
-    int n_needles; /* 1 … 16; the others stand at random depths */
-    /* 1 … n_needles; the first question asks for the needle at depth_permille */
-    int n_questions;
-    /* prose to hide them in, from its start, repeated if too short; NULL = generated */
-    const char *haystack;
+    int depth_permille; /* 0 = first sentence, 1000 = last before the questions: the first needle */
+    int n_needles;      /* 1 … 16; the others stand at random depths */
+    int n_questions; /* 1 … n_needles; the first question asks for the needle at depth_permille */
+    enum ask ask;    /* where the question stands; not at the end: n_questions is 1 */
+    const char *haystack; /* prose to hide them in, from its start, repeated if too short; NULL =
+                             generated */
     size_t haystack_bytes;
 };
 

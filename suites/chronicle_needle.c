@@ -1,5 +1,6 @@
 #include "suites/chronicle_writer.h"
 
+#include <stdint.h>
 #include <string.h>
 
 /* A key (a name, a hyphenated pair or a village) that is none of the `n` taken ones. */
@@ -133,15 +134,29 @@ static void write_needle(struct writer *w, struct needle *x)
     writer_add(w, " ");
 }
 
-static void ask_needle(struct writer *w, const struct needle *x)
+/* asked: the question stands here too, in front of its answer. */
+static void ask_needle(struct writer *w, const struct needle *x, bool asked)
 {
     size_t begin = w->text->len;
     w->key = x->key;
     w->needle = x->fact.value;
+    if (asked) {
+        writer_add(w, "Question: ");
+        writer_expand(w, patterns_needle_ask.item[x->pattern]);
+        writer_add(w, " ");
+    }
+    writer_expand(w, "Answer: {v}.\n");
+    writer_add_question(w, begin, strlen(x->fact.value), x->fact.evidence_begin, CHRONICLE_NEEDLE);
+}
+
+/* The question alone, as a paragraph of its own. */
+static void ask_early(struct writer *w, const struct needle *x)
+{
+    if (w->text->len && w->text->data[w->text->len - 1] != '\n') writer_add(w, "\n\n");
+    w->key = x->key;
     writer_add(w, "Question: ");
     writer_expand(w, patterns_needle_ask.item[x->pattern]);
-    writer_expand(w, " Answer: {v}.\n");
-    writer_add_question(w, begin, strlen(x->fact.value), x->fact.evidence_begin, CHRONICLE_NEEDLE);
+    writer_add(w, "\n\n");
 }
 
 enum status needle_write(const struct needle_config *config, struct chronicle_doc *doc)
@@ -151,6 +166,10 @@ enum status needle_write(const struct needle_config *config, struct chronicle_do
     TRY(chronicle_check_range("n_needles", (uint64_t)config->n_needles, 1, 16));
     TRY(chronicle_check_range(
         "n_questions", (uint64_t)config->n_questions, 1, (uint64_t)config->n_needles));
+    if (config->ask != ASK_END && config->n_questions != 1)
+        return fail(ERR_ARG,
+            "n_questions is %d, expected 1 where the question does not stand at the end",
+            config->n_questions);
     if (config->haystack)
         TRY(chronicle_check_range("haystack_bytes", config->haystack_bytes, 1, (size_t)1 << 40));
     struct writer w;
@@ -172,17 +191,32 @@ enum status needle_write(const struct needle_config *config, struct chronicle_do
         order[i] = &needles[i];
     }
     sort_needles(order, n);
-    size_t at = 0;
+    size_t at = 0,
+           middle = config->ask == ASK_MIDDLE ? sentence_break(hay.data, hay.len, hay.len / 2)
+                                              : SIZE_MAX;
+    if (config->ask == ASK_START || config->ask == ASK_TWICE) ask_early(&w, &needles[0]);
     for (int i = 0; i < n; i++) {
+        if (middle <= order[i]->at) {
+            str_add_bytes(w.text, hay.data + at, middle - at);
+            at = middle;
+            middle = SIZE_MAX;
+            ask_early(&w, &needles[0]);
+        }
         str_add_bytes(w.text, hay.data + at, order[i]->at - at);
         at = order[i]->at;
         if (w.text->len && !strchr(" \n", w.text->data[w.text->len - 1])) str_add_char(w.text, ' ');
         write_needle(&w, order[i]);
     }
+    if (middle != SIZE_MAX) {
+        str_add_bytes(w.text, hay.data + at, middle - at);
+        at = middle;
+        ask_early(&w, &needles[0]);
+    }
     str_add_bytes(w.text, hay.data + at, hay.len - at);
     str_clear(&hay);
     str_add(w.text, w.text->data[w.text->len - 1] == '\n' ? "" : "\n\n");
-    for (int i = 0; i < config->n_questions; i++) ask_needle(&w, &needles[i]);
+    for (int i = 0; i < config->n_questions; i++)
+        ask_needle(&w, &needles[i], i > 0 || config->ask == ASK_END || config->ask == ASK_TWICE);
     writer_clear(&w);
     return OK;
 }

@@ -42,6 +42,9 @@ struct fact_patterns {
 };
 extern const struct fact_patterns patterns_fact[];
 
+/* Compound nouns, head + tail: no two of them alike (tests/unit/test_ruler.c). */
+extern const struct words words_compound_head, words_compound_tail;
+
 /* Needles: statement and question come in pairs of equal index. {k} key, {v} value. */
 extern const struct words patterns_needle, patterns_needle_ask;
 

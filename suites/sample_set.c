@@ -1,12 +1,83 @@
 #include "suites/suite.h"
 
 #include "base/hash.h"
+#include "base/str.h"
 #include "base/utf8.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+void wanted_free(struct wanted *w)
+{
+    if (!w) return;
+    for (int i = 0; i < w->n_answers; i++) free(w->answers[i]);
+    for (int i = 0; i < w->n_stops; i++) free(w->stops[i]);
+    free(w->answers);
+    free(w->stops);
+    free(w);
+}
+
+char *wanted_part(const struct wanted *w, const char *text)
+{
+    if (w->first_line)
+        while (*text == '\n') text++;
+    size_t len = w->first_line ? strcspn(text, "\n") : strlen(text);
+    for (int i = 0; i < w->n_stops; i++) {
+        const char *at = strstr(text, w->stops[i]);
+        if (at && (size_t)(at - text) < len) len = (size_t)(at - text);
+    }
+    return str_format("%.*s", (int)len, text);
+}
+
+double wanted_score(const struct wanted *w, const char *text)
+{
+    char *part = wanted_part(w, text);
+    double score = judge_score(w->judge, part, w->answers, w->n_answers);
+    free(part);
+    return score;
+}
+
+bool wanted_settled(const struct wanted *w, const char *text)
+{
+    for (int i = 0; i < w->n_stops; i++)
+        if (strstr(text, w->stops[i])) return true;
+    if (w->first_line) {
+        while (*text == '\n') text++;
+        return strchr(text, '\n') != NULL;
+    }
+    return judge_settled(w->judge, text, w->answers, w->n_answers);
+}
+
+const struct wanted *sample_wanted(const struct sample_set *s, int sample)
+{
+    for (int i = 0; s->samples[sample].n_prompt && i < s->n_items; i++)
+        if (s->items[i].sample == sample && s->items[i].wanted) return s->items[i].wanted;
+    return NULL;
+}
+
+int sample_room(const struct sample_set *s, int sample)
+{
+    const struct sample *x = &s->samples[sample];
+    const struct wanted *w = sample_wanted(s, sample);
+    return w && x->n_prompt + w->budget > x->n ? x->n_prompt + w->budget : x->n;
+}
+
+bool sample_set_writes(const struct sample_set *s)
+{
+    for (int i = 0; i < s->n_samples; i++)
+        if (s->samples[i].n_prompt) return true;
+    return false;
+}
+
+int sample_set_room(const struct sample_set *s)
+{
+    int most = 0;
+    for (int i = 0; i < s->n_samples; i++)
+        if (sample_room(s, i) > most) most = sample_room(s, i);
+    return most;
+}
 
 void sample_set_clear(struct sample_set *s)
 {
@@ -17,6 +88,7 @@ void sample_set_clear(struct sample_set *s)
     for (int i = 0; i < s->n_items; i++) {
         free(s->items[i].id);
         free(s->items[i].group);
+        wanted_free(s->items[i].wanted);
     }
     free(s->samples);
     free(s->items);
@@ -60,6 +132,7 @@ enum status sample_set_add_item(struct sample_set *s, struct item item)
     if (!grow(&items, s->n_items, sizeof item)) {
         free(item.id);
         free(item.group);
+        wanted_free(item.wanted);
         return fail(ERR_MEMORY, "no memory for %d items", s->n_items + 1);
     }
     char *shown = utf8_shown(item.id);
@@ -89,6 +162,7 @@ static void fingerprint(const struct sample_set *s, char out[HASH_HEX_SIZE])
         hash_add_u64(&h, (uint64_t)sample->n);
         hash_add(&h, sample->ids, (size_t)sample->n * sizeof *sample->ids);
         hash_add_u64(&h, (uint64_t)sample->score_from);
+        if (sample->n_prompt) hash_add_u64(&h, (uint64_t)sample->n_prompt);
     }
     hash_add_u64(&h, (uint64_t)s->n_items);
     for (int i = 0; i < s->n_items; i++) {
@@ -98,6 +172,11 @@ static void fingerprint(const struct sample_set *s, char out[HASH_HEX_SIZE])
         hash_add(&h, fields, sizeof fields);
         hash_double(&h, item->depth);
         hash_add_str(&h, item->group ? item->group : "");
+        const struct wanted *w = item->wanted;
+        if (w)
+            hash_add_u64(&h, (uint64_t)w->judge << 32 | (uint64_t)w->budget << 1 | w->first_line);
+        for (int k = 0; w && k < w->n_answers; k++) hash_add_str(&h, w->answers[k]);
+        for (int k = 0; w && k < w->n_stops; k++) hash_add_str(&h, w->stops[k]);
     }
     hash_hex(&h, out);
 }

@@ -14,6 +14,7 @@ const struct suite *const suites[] = {
     &suite_choice,
     &suite_needle,
     &suite_chronicle,
+    &suite_ruler,
     &suite_speed,
     &suite_null,
     NULL,
@@ -38,17 +39,28 @@ static enum status unknown_suite(const char *name, size_t len)
 }
 
 #define RULE "--bos "
+#define CHAT "--chat "
 
-const char *suite_name_parse(const char *name, enum bos_rule *rule)
+/* The word behind `option` when the text at *at begins with it; *at is then behind both. */
+static char *option_word(const char **at, const char *option)
+{
+    if (!str_starts_with(*at, option)) return NULL;
+    const char *word = *at + strlen(option);
+    size_t len = strcspn(word, " ");
+    if (!word[len]) return NULL;
+    *at = word + len + 1;
+    return str_format("%.*s", (int)len, word);
+}
+
+const char *suite_name_parse(const char *name, enum bos_rule *rule, char **chat)
 {
     *rule = BOS_TOKENIZER;
-    if (!str_starts_with(name, RULE)) return name;
-    const char *word = name + strlen(RULE);
-    char *text = str_format("%.*s", (int)strcspn(word, " "), word);
-    bool known = bos_rule_parse(text, rule);
-    free(text);
-    word += strcspn(word, " ");
-    return known && *word ? word + 1 : name;
+    *chat = option_word(&name, CHAT);
+    const char *behind = name;
+    char *word = option_word(&behind, RULE);
+    if (word && bos_rule_parse(word, rule)) name = behind;
+    free(word);
+    return name;
 }
 
 enum status suite_check(const char *spec)
@@ -94,8 +106,14 @@ enum status suite_load(
         return fail(ERR_ARG, "--field %s: %s reads no JSON; it goes with text, cloze and choice",
             o.field, suite->name);
     out->suite = suite->name;
-    out->name = o.bos == BOS_TOKENIZER ? str_dup(spec)
-                                       : str_format(RULE "%s %s", bos_rule_name(o.bos), spec);
+    if (o.chat && !suite->generates)
+        return fail(ERR_ARG,
+            "--chat %s: suite %s has no prompts that are answered by writing; --chat goes with %s",
+            o.chat->name, suite->name, "ruler and tasks");
+    bool ruled = o.bos != BOS_TOKENIZER;
+    out->name = str_format("%s%s%s%s%s%s%s", o.chat ? CHAT : "", o.chat ? o.chat->name : "",
+        o.chat ? " " : "", ruled ? RULE : "", ruled ? bos_rule_name(o.bos) : "", ruled ? " " : "",
+        spec);
     out->shown = utf8_shown(out->name);
     enum status st = suite->load(&o, out);
     if (st == OK && out->n_samples == 0)

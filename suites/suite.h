@@ -12,6 +12,8 @@
 
 #include "base/status.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "suites/chat.h"
+#include "suites/judge.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,10 +23,30 @@
 struct sample {
     int32_t *ids; /* [n], owned by the set */
     int n;
+    /* [0, n_prompt) is what a model is given; the rest is a right answer, read token by token like
+     * decoding, behind a prefill of the prompt alone. 0: all of it is one prefill */
+    int n_prompt;
     /* the first position whose *next* token counts for perplexity; n: none counts */
     int score_from;
     char *name; /* for messages and tables, e.g. "wiki.valid.raw window 3"; owned */
 };
+
+/* What a model must write itself behind a prompt, greedily, and how it is judged. */
+struct wanted {
+    char **answers; /* [n_answers], owned */
+    int n_answers;
+    enum judge judge;
+    int budget;   /* tokens it may write */
+    char **stops; /* [n_stops] what is written ends before any of these; owned */
+    int n_stops;
+    bool first_line; /* line ends in front are dropped, and what stands behind the first line */
+};
+/* The part of a written text that is judged; the caller frees it. */
+char *wanted_part(const struct wanted *w, const char *text);
+/* The score of a written text, 0 to 1. */
+double wanted_score(const struct wanted *w, const char *text);
+/* True when nothing written behind it changes that. */
+bool wanted_settled(const struct wanted *w, const char *text);
 
 /* Tokens [begin, end) of a sample are an answer. Candidates of one multiple-choice question share
  * `question`. */
@@ -39,6 +61,9 @@ struct item {
     double depth;   /* 0 … 1: where the evidence stands; NAN when it does not apply */
     /* tokens of the context the item belongs to, for depth x length grids; -1 none */
     int length;
+    /* the answer is generated, and this is what it is held against; NULL: read, not written. Owned
+     */
+    struct wanted *wanted;
 };
 
 struct sample_set {
@@ -66,8 +91,12 @@ struct sample_set {
     /* drawn from all of a file, not from the half that tuning leaves to evaluation, or the reverse
      */
     bool shared;
-    /* samples whose context was cut at the left to fit max_length; their names say so */
+    /* samples whose context was cut to fit max_length; their names say so */
     int n_truncated;
+    /* right answers that need more tokens than may be written: they cannot be written whole */
+    int n_over_budget;
+    /* samples of a prepared file whose length under its maker's tokenizer is not ours */
+    int n_other_length;
 };
 
 struct suite_options {
@@ -81,8 +110,9 @@ struct suite_options {
     /* windows shorter than this are refused, with their token count; 0: 2 */
     int min_length;
     uint64_t seed;
-    bool second_half;  /* --score second-half: llama.cpp's perplexity convention */
-    const char *field; /* --field a=b,c=d: other names of JSON keys; NULL */
+    const struct chat *chat; /* wraps every prompt of a generative task; NULL: none */
+    bool second_half;        /* --score second-half: llama.cpp's perplexity convention */
+    const char *field;       /* --field a=b,c=d: other names of JSON keys; NULL */
     /* draw from material kept apart for tuning: texts of their own, or every other piece of a file
      */
     bool tuning;
@@ -92,24 +122,35 @@ struct suite {
     const char *name;
     const char *help;  /* one line: argument and what it measures */
     bool reads_fields; /* looks at suite_options.field */
+    bool generates;    /* has prompts, which suite_options.chat may wrap */
     enum status (*load)(const struct suite_options *o, struct sample_set *out);
 };
 
 extern const struct suite suite_text, suite_cloze, suite_choice, suite_needle, suite_chronicle,
-    suite_speed, suite_null;
+    suite_ruler, suite_speed, suite_null;
 extern const struct suite *const suites[]; /* ended by NULL */
 
 /* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the
  * known. On failure *out is empty. */
 enum status suite_load(
     const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
-/* A set's name taken apart: returns the specification, in `name`, and sets the rule. */
-const char *suite_name_parse(const char *name, enum bos_rule *rule);
+/* A set's name taken apart: returns the specification, in `name`, and sets the rule. *chat: the
+ * format asked for, NULL for none; the caller frees it. */
+const char *suite_name_parse(const char *name, enum bos_rule *rule, char **chat);
 /* OK when the part before the colon names a suite; else ERR_ARG, listing them. */
 enum status suite_check(const char *spec) MUST_USE;
 /* True when --field means something to the suite of that specification. */
 bool suite_reads_fields(const char *spec);
+/* What a sample is to be answered with; NULL when it is only read. */
+const struct wanted *sample_wanted(const struct sample_set *s, int sample);
+/* Some sample has a prompt of its own: sessions must keep the keys and values of every layer. */
+bool sample_set_writes(const struct sample_set *s);
+/* Of all samples; see sample_room(). */
+int sample_set_room(const struct sample_set *s);
+/* Tokens that a sample takes at most, what may be written included. */
+int sample_room(const struct sample_set *s, int sample);
 void sample_set_clear(struct sample_set *s);
+void wanted_free(struct wanted *w);
 
 /* For suites: append; the set takes the memory. suite_finish computes counts and the fingerprint.
  */

@@ -6,89 +6,67 @@
  * num_samples takes them from the start.
  */
 #include "suites/fit.h"
+#include "suites/grid.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_VALUES = 32, MIN_BYTES = 400, MIN_LENGTH = 16, MAX_REPEAT = 1000, MAX_NEEDLES = 16 };
+enum { MIN_BYTES = 400, MIN_LENGTH = 16, MAX_REPEAT = 1000, MAX_NEEDLES = 16 };
 
 struct grid {
-    int lengths[MAX_VALUES], n_lengths; /* tokens */
-    int depths[MAX_VALUES], n_depths;   /* per mille */
+    int max_length;
+    int lengths[GRID_VALUES], n_lengths; /* tokens */
+    int depths[GRID_VALUES], n_depths;   /* per mille */
+    int asks[GRID_VALUES], n_asks;       /* enum ask */
     int repeat;
     int needles; /* the one that is asked for and its distractors */
 };
 
-/* A number of `text` from lo to hi, times `scale`, which must give a whole number; *end behind it.
- */
-static bool read_number(
-    const char *text, double lo, double hi, double scale, int *out, const char **end)
+static enum status read_option(void *ctx, const char *key, const char *value)
 {
-    char *stop;
-    double v = strtod(text, &stop);
-    if (stop == text || !(v >= lo && v <= hi)) return false;
-    *end = stop;
-    double scaled = v * scale;
-    *out = (int)(scaled + .5);
-    return scaled - *out < 1e-6 && *out - scaled < 1e-6;
-}
-
-static enum status read_list(const char *key, const char *text, double lo, double hi, double scale,
-    int max, int *out, int *n)
-{
-    const char *p = text;
-    for (*n = 0; *n < max; p++) {
-        if (!read_number(p, lo, hi, scale, &out[*n], &p)) break;
-        ++*n;
-        if (!*p) return OK;
-        if (*p != ',') break;
-    }
-    if (*n == max && max > 1)
-        return fail(ERR_ARG, "suite needle: %s has more than %d values", key, max);
-    return fail(ERR_ARG, "suite needle: %s=%.80s: expected %s from %g to %g%s", key, text,
-        max > 1 ? "numbers with commas between them, each" : "a whole number", lo, hi,
-        strcmp(key, "lengths") == 0 ? " (max_length)" : "");
-}
-
-static enum status read_option(
-    struct grid *g, const struct suite_options *o, const char *key, const char *value)
-{
+    struct grid *g = ctx;
     int one;
-    if (strcmp(key, "lengths") == 0)
-        return read_list(
-            key, value, MIN_LENGTH, o->max_length, 1, MAX_VALUES, g->lengths, &g->n_lengths);
-    if (strcmp(key, "depths") == 0)
-        return read_list(key, value, 0, 100, 10, MAX_VALUES, g->depths, &g->n_depths);
-    if (strcmp(key, "repeat") == 0)
-        return read_list(key, value, 1, MAX_REPEAT, 1, 1, &g->repeat, &one);
-    if (strcmp(key, "needles") == 0)
-        return read_list(key, value, 1, MAX_NEEDLES, 1, 1, &g->needles, &one);
+    struct grid_numbers n = {.suite = "needle", .key = key, .scale = 1, .max = 1, .lo = 1};
+    if (strcmp(key, "lengths") == 0) {
+        n.lo = MIN_LENGTH, n.hi = g->max_length, n.max = GRID_VALUES;
+        return grid_numbers(&n, value, g->lengths, &g->n_lengths);
+    }
+    if (strcmp(key, "depths") == 0) {
+        n.lo = 0, n.hi = 100, n.scale = 10, n.max = GRID_VALUES;
+        return grid_numbers(&n, value, g->depths, &g->n_depths);
+    }
+    if (strcmp(key, "repeat") == 0) {
+        n.hi = MAX_REPEAT;
+        return grid_numbers(&n, value, &g->repeat, &one);
+    }
+    if (strcmp(key, "needles") == 0) {
+        n.hi = MAX_NEEDLES;
+        return grid_numbers(&n, value, &g->needles, &one);
+    }
+    if (strcmp(key, "ask") == 0)
+        return grid_names(
+            &(struct grid_names){"needle", key, ask_names, N_ASK}, value, g->asks, &g->n_asks);
     return fail(ERR_ARG,
-        "suite needle: unknown option \"%.40s\"; known: lengths, depths, repeat, needles, as in "
-        "needle:lengths=1024,2048;depths=0,50,100;repeat=2",
+        "suite needle: unknown option \"%.40s\"; known: lengths, depths, repeat, needles, ask, as "
+        "in needle:lengths=1024,2048;depths=0,50,100;repeat=2",
         key);
 }
 
 static enum status read_grid(struct grid *g, const struct suite_options *o)
 {
-    *g =
-        (struct grid){.depths = {0, 250, 500, 750, 1000}, .n_depths = 5, .repeat = 2, .needles = 1};
+    *g = (struct grid){.max_length = o->max_length,
+        .depths = {0, 250, 500, 750, 1000},
+        .n_depths = 5,
+        .repeat = 2,
+        .needles = 1,
+        .n_asks = 1};
     for (int part = 4; part > 0; part /= 2) {
         /* a document falls a little short of its length, and under 256 tokens attention runs dense
          */
         int length = o->max_length / part;
         if (part == 1 || length >= 320) g->lengths[g->n_lengths++] = length;
     }
-    char *copy = str_dup(o->argument), *rest = copy;
-    enum status st = OK;
-    for (char *option; st == OK && (option = strsep(&rest, ";"));) {
-        if (!*option) continue;
-        char *equals = strchr(option, '=');
-        if (equals) *equals = 0;
-        st = read_option(g, o, option, equals ? equals + 1 : "");
-    }
-    free(copy);
-    return st;
+    return grid_parse(o->argument, read_option, g);
 }
 
 static enum status write_needle(
@@ -101,7 +79,7 @@ static enum status write_needle(
 }
 
 static enum status add_sample(const struct suite_options *o, struct sample_set *s,
-    const struct grid *g, int length, int depth, struct fitted *f)
+    const struct grid *g, int cell, int length, int depth, enum ask ask, struct fitted *f)
 {
     int index = s->n_samples;
     const struct needle_config config = {
@@ -109,13 +87,15 @@ static enum status add_sample(const struct suite_options *o, struct sample_set *
         .depth_permille = depth,
         .n_needles = g->needles,
         .n_questions = 1,
+        .ask = ask,
     };
-    TRY(fit_write(o, s, write_needle, &config, (uint64_t)index, MIN_BYTES, length, f));
+    TRY(fit_write(o, s, write_needle, &config, (uint64_t)cell, MIN_BYTES, length, f));
     if ((int)f->tokens.n + build_bos(o) < o->min_length)
         return fail(
             ERR_ARG, "suite needle: length %d is under min_length %d", length, o->min_length);
     const struct chronicle_question *q = &f->doc.questions[0];
-    char *cell = str_format("needle %d: %d tokens, depth %g %%", index + 1, length, depth / 10.0);
+    char *name = str_format("needle %d: %d tokens, depth %g %%%s%s", index + 1, length,
+        depth / 10.0, ask == ASK_END ? "" : ", asked: ", ask == ASK_END ? "" : ask_names[ask]);
     struct item item = {
         .question = s->n_items,
         .sample = index,
@@ -125,21 +105,22 @@ static enum status add_sample(const struct suite_options *o, struct sample_set *
         .length = length,
     };
     fit_answer(o, f, q, &item.begin, &item.end);
-    TRY(build_sample(o, s, f->tokens.ids, f->tokens.n, cell));
+    TRY(build_sample(o, s, f->tokens.ids, f->tokens.n, name));
     item.id = str_format("needle %d", index + 1);
-    item.group = str_dup("needle");
+    item.group = ask_group("needle", ask);
     return sample_set_add_item(s, item);
 }
 
 static enum status add_grid(
     const struct suite_options *o, struct sample_set *s, const struct grid *g, struct fitted *f)
 {
-    for (int r = 0; r < g->repeat; r++)
-        for (int l = 0; l < g->n_lengths; l++)
-            for (int d = 0; d < g->n_depths; d++) {
-                if (o->num_samples && s->n_samples >= o->num_samples) return OK;
-                TRY(add_sample(o, s, g, g->lengths[l], g->depths[d], f));
-            }
+    int cells = g->n_lengths * g->n_depths;
+    for (int i = 0; i < g->repeat * cells * g->n_asks; i++) {
+        int cell = i / g->n_asks, at = cell % cells;
+        if (o->num_samples && s->n_samples >= o->num_samples) return OK;
+        TRY(add_sample(o, s, g, cell, g->lengths[at / g->n_depths], g->depths[at % g->n_depths],
+            (enum ask)g->asks[i % g->n_asks], f));
+    }
     return OK;
 }
 
@@ -155,6 +136,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 
 const struct suite suite_needle = {
     .name = "needle",
-    .help = "needle[:lengths=A,B;depths=0,50;repeat=2;needles=1]  a fact hidden in prose, by place",
+    .help = "needle[:lengths=A,B;depths=0,50;repeat=2;needles=1;ask=end]  a fact hidden in prose, "
+            "by place",
     .load = load,
 };

@@ -132,6 +132,21 @@ static void note_input(const struct sample_set *set)
             (long long)set->n_truncated);
 }
 
+/* The same of prompts and right answers. */
+static void note_prompts(const struct sample_set *set)
+{
+    if (set->n_over_budget)
+        fprintf(stderr,
+            "sparsegauge: %s: %d right answers need more tokens than may be written with this "
+            "tokenizer, so they cannot be written whole\n",
+            set->shown, set->n_over_budget);
+    if (set->n_other_length)
+        fprintf(stderr,
+            "sparsegauge: %s: %d samples say a length that is not theirs with this tokenizer (more "
+            "than 2 %% off): they were prepared for another one\n",
+            set->shown, set->n_other_length);
+}
+
 static int longest_sample(const struct sample_set *set)
 {
     int longest = 0;
@@ -354,6 +369,7 @@ static enum status eval_suite(const struct places *on, struct store *store,
     enum status st;
     TRY_GOTO(st, done, setup_samples(setup, &o.samples, i, false, &set));
     note_input(&set);
+    note_prompts(&set);
     note_lengths(&set, &setup->model.weights.config);
     if (set.dense_only && (o.json || o.stats))
         TRY_GOTO(st, done,

@@ -77,6 +77,7 @@ static enum status run(
     text_file_close(&file);
     if (st != OK) goto done;
     if (o.prompt) str_add(&text, o.prompt);
+    chat_wrap(&setup->chat, &text);
     TRY_GOTO(st, done, model_prompt(&setup->model, str_get(&text), text.len, &prompt));
     if (prompt.n == 0)
         TRY_GOTO(st, done, fail(ERR_ARG, "the prompt has no tokens; give --prompt TEXT"));

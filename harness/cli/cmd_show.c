@@ -2,6 +2,7 @@
 
 #include "harness/cli/output.h"
 #include "reports/runjson.h"
+#include "reports/tasks.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -60,6 +61,7 @@ static enum status show_part(const struct run_view *v)
         : strcmp(o.part, "layers") == 0              ? layers_table(v)
         : strcmp(o.part, "heads") == 0               ? heads_table(v, 1000)
         : strcmp(o.part, "items") == 0               ? items_table(v, false)
+        : strcmp(o.part, "tasks") == 0               ? tasks_table(v)
         : strcmp(o.part, "tokens") == 0              ? worst_tokens_table(v, 1000)
         : strcmp(o.part, "latency") == 0             ? latencies_table(v)
         : strcmp(o.part, "breakdown") == 0           ? breakdown_table(v)

@@ -159,6 +159,7 @@ static char *axes_text(const char *model_name)
     cJSON_AddStringToObject(root, "score", o.settings.score);
     if (o.machine.bos && strcmp(o.machine.bos, "tokenizer") != 0)
         cJSON_AddStringToObject(root, "bos", o.machine.bos);
+    if (o.machine.chat) cJSON_AddStringToObject(root, "chat", o.machine.chat);
     cJSON_AddNumberToObject(root, "repeat", o.axes.repeat);
     char *text = cJSON_PrintUnformatted(root), *out = str_dup(text);
     cJSON_free(text);

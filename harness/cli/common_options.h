@@ -6,10 +6,12 @@
 #include "harness/measure/setup.h"
 
 /* For use inside a command's static table. */
-#define BOS_OPTION(m)                                                                          \
-    {                                                                                          \
-        "bos", OPTION_TEXT, &(m).bos, "RULE",                                                  \
-            "begin-of-text in front of every text: tokenizer, always, never (tokenizer)", 0, 0 \
+#define BOS_OPTION(m)                                                                           \
+    {"bos", OPTION_TEXT, &(m).bos, "RULE",                                                      \
+        "begin-of-text in front of every text: tokenizer, always, never (tokenizer)", 0, 0},    \
+    {                                                                                           \
+        "chat", OPTION_TEXT, &(m).chat, "FORMAT",                                               \
+            "around every prompt: llama3, chatml, mistral, or a file with {prompt} in it", 0, 0 \
     }
 
 #define MACHINE_OPTIONS(m)                                                                       \

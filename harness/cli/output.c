@@ -4,6 +4,7 @@
 #include "base/utf8.h"
 #include "reports/recompute.h"
 #include "reports/runjson.h"
+#include "reports/tasks.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -73,6 +74,7 @@ void print_run_summary(const struct run_view *v, const struct output_options *o)
     str_clear(&title);
     print_or_complain(metrics_table(v), o);
     if (strcmp(o->format, "terminal") != 0) return;
+    if (v->items.n) print_or_complain(tasks_table(v), o);
     if (v->generations.n) print_or_complain(generations_table(v), o);
     char **warnings = run_warnings(v);
     for (int i = 0; warnings && warnings[i]; i++) printf("note: %s\n", warnings[i]);

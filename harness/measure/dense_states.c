@@ -1,6 +1,7 @@
 #include "harness/measure/dense_states.h"
 
 #include "base/xmalloc.h"
+#include "harness/measure/answers.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@ static enum status choose_points(struct dense_states *s, const struct dense_stat
         if (a->layers[i] > 0 && a->layers[i] < n_model) wanted[n_wanted++] = a->layers[i];
     size_t one = dense_states_bytes(a->set, s->width, 0);
     size_t fits = a->budget_bytes / (one ? one : 1);
+    if (sample_set_writes(a->set)) n_wanted = 0; /* an answer needs the keys of every layer */
     s->n_points = fits == 0 ? 0 : (size_t)n_wanted < fits - 1 ? n_wanted : (int)(fits - 1);
     for (int i = 0; i < s->n_points; i++)
         s->points[i] = wanted[(long long)i * n_wanted / s->n_points];
@@ -67,6 +69,22 @@ static struct forward_args part_of(const struct dense_states_args *a, const stru
         .residual_out = out,
         .stop = a->stop,
         .stop_ctx = a->stop_ctx};
+}
+
+/* A prompt, and what is written behind it. */
+static enum status dense_answer(struct dense_states *s, const struct dense_states_args *a,
+    struct session *session, int i, const char *key)
+{
+    struct written w;
+    struct forward_args args = {.stop = a->stop, .stop_ctx = a->stop_ctx};
+    enum status st =
+        answers_pass(session, a->model, a->set, i, &args, s->hidden[i], &w, &s->seconds[i]);
+    if (st == OK) {
+        dense_cache_put(a->cache, key, a->set->samples[i].n, s->width, s->hidden[i]);
+        if (w.n) answers_keep(a->cache, a->model, a->impl, a->set, i, &w);
+    }
+    written_clear(&w);
+    return st;
 }
 
 /* The passes that are to be made. */
@@ -141,9 +159,13 @@ static enum status dense_batch(struct dense_passes *x, struct session *session,
     x->n = 0;
     for (int i = first; i < end && st == OK; i++) {
         const struct sample *sample = &a->set->samples[i];
-        dense_cache_key(key, a->model, a->impl, sample->ids, sample->n);
+        answers_dense_key(key, a->model, a->impl, sample);
         if (!s->n_points && dense_cache_get(a->cache, key, sample->n, s->width, s->hidden[i]))
             continue;
+        if (sample->n_prompt) {
+            st = dense_answer(s, a, session, i, key);
+            continue;
+        }
         x->samples[x->n] = i;
         x->counts[x->n] = calloc(cells, sizeof **x->counts);
         if (!x->counts[x->n++]) st = fail(ERR_MEMORY, "no memory to count %zu heads", cells);
@@ -154,7 +176,7 @@ static enum status dense_batch(struct dense_passes *x, struct session *session,
         const struct sample *sample = &a->set->samples[x->samples[k]];
         free(x->counts[k]);
         if (st != OK) continue;
-        dense_cache_key(key, a->model, a->impl, sample->ids, sample->n);
+        answers_dense_key(key, a->model, a->impl, sample);
         dense_cache_put(a->cache, key, sample->n, s->width, s->hidden[x->samples[k]]);
     }
     return st;
@@ -213,16 +235,15 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
         .n_blocks = a->n_blocks};
     struct session *session = NULL;
     struct sparse_policy *policies = calloc((size_t)a->n_blocks + 1, sizeof *policies);
-    int longest = 0;
+    int longest = sample_set_room(a->set);
     enum status st = policies ? OK : fail(ERR_MEMORY, "no memory for %d policies", a->n_blocks);
-    for (int i = 0; i < s->n_samples; i++)
-        if (a->set->samples[i].n > longest) longest = a->set->samples[i].n;
     if (st == OK) st = choose_points(s, a);
     if (st == OK) st = allocate(s, a);
     for (int b = 0; b < s->n_blocks && st == OK; b++)
         st = counting_policy(a, a->blocks[b], &policies[b]);
     if (st == OK)
-        st = session_open_once(&session, &a->model->weights, a->par, longest, a->chunk, a->impl);
+        st = (sample_set_writes(a->set) ? session_open : session_open_once)(
+            &session, &a->model->weights, a->par, longest, a->chunk, a->impl);
     if (st == OK) st = dense_all(s, a, session, policies);
     session_close(&session);
     for (int b = 0; policies && b < a->n_blocks; b++) policy_clear(&policies[b]);

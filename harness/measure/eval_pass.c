@@ -98,11 +98,15 @@ static void known_dense(struct pass_worker *w, int i, const float **rows)
     const struct evaluate_args *a = all->a;
     const struct sample *x = &a->set->samples[i];
     char key[HASH_HEX_SIZE];
-    *rows = a->states ? a->states->hidden[i] : NULL;
-    if (a->states) return;
-    dense_cache_key(key, a->model, a->impl, x->ids, x->n);
+    struct written *written = &all->p->dense_written[i];
+    *rows = NULL;
+    answers_dense_key(key, a->model, a->impl, x);
     pthread_mutex_lock(&all->lock);
-    if (dense_cache_get(a->cache, key, x->n, all->width, w->dense)) *rows = w->dense;
+    if (!sample_wanted(a->set, i) || written->n ||
+        answers_cached(a->cache, a->model, a->impl, a->set, i, written)) {
+        if (a->states) *rows = a->states->hidden[i];
+        else if (dense_cache_get(a->cache, key, x->n, all->width, w->dense)) *rows = w->dense;
+    }
     pthread_mutex_unlock(&all->lock);
 }
 
@@ -119,11 +123,13 @@ static void keep_dense(struct pass_worker *w, int i, double seconds)
     struct pass_shared *all = w->all;
     const struct evaluate_args *a = all->a;
     const struct sample *x = &a->set->samples[i];
+    const struct written *written = &all->p->dense_written[i];
     char key[HASH_HEX_SIZE];
     all->p->dense_times[i] = seconds;
-    dense_cache_key(key, a->model, a->impl, x->ids, x->n);
+    answers_dense_key(key, a->model, a->impl, x);
     pthread_mutex_lock(&all->lock);
     dense_cache_put(a->cache, key, x->n, all->width, w->dense);
+    if (written->n) answers_keep(a->cache, a->model, a->impl, a->set, i, written);
     pthread_mutex_unlock(&all->lock);
 }
 
@@ -230,9 +236,37 @@ static enum status pass_done(void *ctx, int k, double seconds)
     return compare_sample(x);
 }
 
+/* A prompt, behind which an answer is read and one is written: one pass after the other. */
+static enum status run_written(struct pass_worker *w, int i)
+{
+    const struct evaluate_args *a = w->all->a;
+    struct sample_passes *p = w->all->p;
+    struct pass_item *x = &w->items[w->n_items++];
+    struct forward_args f = dense_call(w, i);
+    double seconds;
+    *x = (struct pass_item){.w = w, .sample = i, .sparse = true};
+    known_dense(w, i, &x->dense);
+    p->dense_times[i] = NAN;
+    if (!x->dense) {
+        written_clear(&p->dense_written[i]);
+        TRY(answers_pass(
+            w->session, a->model, a->set, i, &f, w->dense, &p->dense_written[i], &seconds));
+        keep_dense(w, i, seconds);
+    }
+    TRY(sparse_call(x, &f));
+    TRY(answers_pass(w->session, a->model, a->set, i, &f, w->sparse, &p->sparse_written[i],
+        &p->sparse_times[i]));
+    return compare_sample(x);
+}
+
 static enum status run_items(struct pass_worker *w, int first, int end, int *sample)
 {
     const struct evaluate_args *a = w->all->a;
+    if (a->set->samples[first].n_prompt) {
+        enum status written = run_written(w, first);
+        return written == ERR_NUMERIC ? fail_context(written, "%s", a->set->samples[first].name)
+                                      : written;
+    }
     for (int i = first; i < end; i++) {
         const float *known;
         *sample = i;
@@ -312,9 +346,10 @@ static enum status worker_open(
     w->sparse = malloc(rows * sizeof(float));
     w->next = malloc((size_t)all->longest * sizeof *w->next);
     if (!w->dense || !w->sparse || !w->next) return no_memory(all);
-    TRY(session_open_once(
-        &w->session, device.weights, device.par, all->longest, all->a->chunk, all->a->impl));
-    int fit = session_at_once(w->session, all->longest) / 2; /* dense and sparse */
+    bool writes = sample_set_writes(all->a->set);
+    TRY((writes ? session_open : session_open_once)(&w->session, device.weights, device.par,
+        sample_set_room(all->a->set), all->a->chunk, all->a->impl));
+    int fit = writes ? 1 : session_at_once(w->session, all->longest) / 2; /* dense and sparse */
     w->at_once = fit < 1 ? 1 : fit < all->share ? fit : all->share;
     return OK;
 }
@@ -341,8 +376,10 @@ static enum status prepare(struct sample_passes *p, const struct pass_shared *al
     p->dense_times = calloc(n, sizeof(double));
     p->sparse_times = calloc(n, sizeof(double));
     p->first_layer = calloc(n, sizeof *p->first_layer);
+    p->dense_written = calloc(n, sizeof *p->dense_written);
+    p->sparse_written = calloc(n, sizeof *p->sparse_written);
     bool ok = p->tokens && p->sums && p->totals && p->ledger && p->short_calls && p->dense_times &&
-        p->sparse_times && p->first_layer;
+        p->sparse_times && p->first_layer && p->dense_written && p->sparse_written;
     for (size_t i = 0; ok && i < n; i++) {
         p->tokens[i] = malloc(sizeof **p->tokens * (size_t)a->set->samples[i].n);
         ok = p->tokens[i] != NULL;
@@ -406,6 +443,10 @@ void sample_passes_clear(struct sample_passes *p, int n_samples)
 {
     session_close(&p->session);
     for (int i = 0; p->tokens && i < n_samples; i++) free(p->tokens[i]);
+    for (int i = 0; p->dense_written && i < n_samples; i++) written_clear(&p->dense_written[i]);
+    for (int i = 0; p->sparse_written && i < n_samples; i++) written_clear(&p->sparse_written[i]);
+    free(p->dense_written);
+    free(p->sparse_written);
     free(p->tokens);
     free(p->sums);
     free(p->totals);

@@ -7,6 +7,7 @@
 #ifndef SG_HARNESS_MEASURE_EVAL_PASS_H
 #define SG_HARNESS_MEASURE_EVAL_PASS_H
 
+#include "harness/measure/answers.h"
 #include "harness/measure/evaluation.h"
 #include "harness/measure/worst_tokens.h"
 
@@ -21,6 +22,8 @@ struct sample_passes {
     int64_t *short_calls;
     /* [n_samples] seconds; a dense pass that was not made is NAN */
     double *dense_times, *sparse_times;
+    /* [n_samples] what was written behind the prompts of samples that have some */
+    struct written *dense_written, *sparse_written;
     int *first_layer; /* [n_samples] where the sparse pass began */
     struct worst_tokens worst;
     /* [n_cells] of the first sample, in the arena; NULL: not kept */

@@ -21,6 +21,7 @@ struct eval_state {
     struct evaluation *e;
     struct sample_passes p;
     struct metric_rows metrics;
+    int n_cut[2]; /* written answers that the budget ended: dense, sparse */
 };
 
 /* From per-token metrics to rows. */
@@ -83,10 +84,51 @@ static void add_ledger(struct eval_state *s)
     s->e->data.run.dense_fallback_calls = short_calls;
 }
 
-static void add_items(struct eval_state *s, struct metric_rows *metrics)
+static double answer_kl(const struct eval_state *s, const struct item *item)
+{
+    double sum = 0;
+    for (int i = item->begin; i < item->end; i++)
+        sum += (double)s->p.tokens[item->sample][i - 1].kl; /* of the position before */
+    return sum / (item->end - item->begin);
+}
+
+/* The scores of what was written, and the texts that lost or won. */
+static enum status add_written(struct eval_state *s, const struct item *item, struct item_record *r)
+{
+    const struct wanted *w = item->wanted;
+    const struct written *sides[2] = {
+        &s->p.dense_written[item->sample], &s->p.sparse_written[item->sample]};
+    const char **texts[2] = {&r->dense_text, &r->sparse_text};
+    double *values[2] = {&r->dense_value, &r->sparse_value};
+    struct str text = {0};
+    for (int i = 0; i < 2; i++) {
+        str_reset(&text);
+        TRY(answers_text(s->a->model, sides[i], &text));
+        *values[i] = wanted_score(w, str_get(&text));
+        *texts[i] = arena_str(&s->e->arena, str_get(&text));
+        s->n_cut[i] += !sides[i]->ended;
+    }
+    str_reset(&text);
+    for (int i = 0; i < w->n_answers; i++) str_addf(&text, "%s%s", i ? " | " : "", w->answers[i]);
+    r->expected = arena_str(&s->e->arena, str_get(&text));
+    str_clear(&text);
+    r->dense_right = r->dense_value == 1;
+    r->sparse_right = r->sparse_value == 1;
+    return OK;
+}
+
+/* Answers that the budget ended: a longer one might have been right. */
+static void add_cut(struct eval_state *s, struct metric_rows *m, int n_written)
+{
+    if (!n_written) return;
+    metric_rows_add(m, "overall", "cut_dense", n_written)->mean = s->n_cut[0];
+    metric_rows_add(m, "overall", "cut_sparse", n_written)->mean = s->n_cut[1];
+}
+
+static enum status add_items(struct eval_state *s, struct metric_rows *metrics)
 {
     const struct sample_set *set = s->a->set;
-    if (!set->n_questions) return;
+    if (!set->n_questions) return OK;
     struct token_score **scores =
         arena_alloc(&s->e->arena, sizeof *scores * (size_t)set->n_samples);
     for (int i = 0; i < set->n_samples; i++) {
@@ -102,6 +144,10 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
     suite_score(set, (const struct token_score *const *)scores, out, gold);
     struct item_record *rows = arena_alloc(&s->e->arena, sizeof *rows * (size_t)set->n_questions);
     bool choices = set->n_items != set->n_questions;
+    int *n_candidates = arena_alloc(&s->e->arena, sizeof *n_candidates * (size_t)set->n_questions);
+    memset(n_candidates, 0, sizeof *n_candidates * (size_t)set->n_questions);
+    for (int i = 0; i < set->n_items; i++) n_candidates[set->items[i].question]++;
+    int n_written = 0;
     for (int q = 0; q < set->n_questions; q++) {
         const struct item *item = &set->items[gold[q]];
         rows[q] = (struct item_record){.item = item->id,
@@ -114,12 +160,21 @@ static void add_items(struct eval_state *s, struct metric_rows *metrics)
             .dense_right = out[q].dense_right,
             .sparse_right = out[q].sparse_right,
             .dense_right_norm = choices ? out[q].dense_right_norm : -1,
-            .sparse_right_norm = choices ? out[q].sparse_right_norm : -1};
+            .sparse_right_norm = choices ? out[q].sparse_right_norm : -1,
+            .chance = n_candidates[q] > 1 ? 1.0 / n_candidates[q] : 0,
+            .kl = answer_kl(s, item),
+            .dense_value = NAN,
+            .sparse_value = NAN};
+        if (!item->wanted) continue;
+        TRY(add_written(s, item, &rows[q]));
+        n_written++;
     }
     s->e->data.items = rows;
     s->e->data.n_items = (size_t)set->n_questions;
     measure_items(metrics, rows, set->n_questions, false);
     if (choices) measure_items(metrics, rows, set->n_questions, true);
+    add_cut(s, metrics, n_written);
+    return OK;
 }
 
 /* One pass a sample, taken beside all else that an evaluation does: nothing is judged by it, so it
@@ -140,7 +195,7 @@ static void add_times(struct eval_state *s, struct metric_rows *m)
     metric_rows_add(m, "overall", "latency_sparse", n)->mean = sparse;
 }
 
-static void add_metrics(struct eval_state *s)
+static enum status add_metrics(struct eval_state *s)
 {
     struct metric_rows m = {.arena = &s->e->arena};
     const struct sample_set *set = s->a->set;
@@ -151,7 +206,7 @@ static void add_metrics(struct eval_state *s)
             .n_tails = s->e->data.n_tails}};
     measure_overall(&m, &in);
     for (int b = 0; b < N_BUCKETS; b++) measure_positions(&m, &in, BUCKETS[b], BUCKETS[b + 1]);
-    add_items(s, &m);
+    TRY(add_items(s, &m));
     measure_sparsity(&m, &in);
     if (s->a->parity) {
         struct head_ledger total = {0};
@@ -160,6 +215,7 @@ static void add_metrics(struct eval_state *s)
     }
     add_times(s, &m);
     s->metrics = m;
+    return OK;
 }
 
 static void add_tokens(struct eval_state *s)
@@ -236,9 +292,9 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         out->data.n_masks = s.p.n_masks;
         add_samples(&s);
         add_ledger(&s);
-        add_metrics(&s);
+        st = add_metrics(&s);
         if (a->keep_tokens) add_tokens(&s);
-        st = add_worst_tokens(&s);
+        if (st == OK) st = add_worst_tokens(&s);
         if (st == OK && a->attribution && policy_acts(a->policy)) st = add_layer_errors(&s);
         if (st == OK && a->generate) st = add_generation(&s);
         out->data.metrics = s.metrics.rows;

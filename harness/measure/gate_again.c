@@ -18,7 +18,9 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     static _Thread_local char block[32];
     *samples = (struct sample_options)SAMPLE_DEFAULTS;
     enum bos_rule bos;
-    samples->suites = (struct text_list){{suite_name_parse(r->dataset.name, &bos)}, 1};
+    char *chat;
+    samples->suites = (struct text_list){{suite_name_parse(r->dataset.name, &bos, &chat)}, 1};
+    free(chat);
     samples->max_length = r->max_length;
     samples->num_samples = r->num_samples;
     samples->score = r->score;
@@ -92,8 +94,11 @@ static enum status restore_machine(const struct run_record *r, struct machine_op
     if (!m->impl) m->impl = r->impl;
     m->graph |= r->graph;
     enum bos_rule bos;
-    suite_name_parse(r->dataset.name, &bos);
+    static _Thread_local char *chat; /* as long as the options that name it */
+    free(chat);
+    suite_name_parse(r->dataset.name, &bos, &chat);
     m->bos = bos_rule_name(bos);
+    m->chat = chat;
     return m->model ? OK : fail(ERR_ARG, "it does not say where its model lay; give --model DIR");
 }
 

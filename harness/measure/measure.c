@@ -249,6 +249,7 @@ void measure_items(struct metric_rows *m, const struct item_record *items, int n
     static const char *const names[] = {
         "score_dense", "score_sparse", "score_drop", "answers_lost", "answers_gained"};
     struct estimate_source s = {.items = items, .n_items = (size_t)n_items};
+    if (!norm) add_estimate(m, &s, "answer_kl", n_items);
     for (int which = 0; which < 5; which++) {
         char name[64];
         snprintf(name, sizeof name, "%s%s", names[which], norm ? "_norm" : "");

@@ -86,6 +86,7 @@ static enum status open_on(struct setup *s, const struct machine_options *m,
     enum status st = m->bos && !bos_rule_parse(m->bos, &options.bos)
         ? fail(ERR_ARG, "--bos: found \"%s\", expected tokenizer, always or never", m->bos)
         : OK;
+    if (st == OK && m->chat) st = chat_open(&s->chat, m->chat);
     if (st == OK) st = par_open(&s->par, n_threads);
     if (st == OK) st = model_open_with(&s->model, s->model_dir, &options, s->par);
     free(folder);
@@ -260,6 +261,7 @@ enum status setup_note_offload(
 
 void setup_close(struct setup *s)
 {
+    chat_clear(&s->chat);
     model_close(&s->model);
     par_close(&s->par);
 }
@@ -281,6 +283,7 @@ enum status setup_samples(const struct setup *s, const struct sample_options *o,
     struct suite_options options = {
         .tokenizer = s->model.tokenizer,
         .bos = s->model.bos,
+        .chat = s->chat.name ? &s->chat : NULL,
         .n_rows = s->model.weights.config.vocab_size,
         .max_length = o->max_length,
         .num_samples = o->num_samples,

@@ -13,7 +13,8 @@
 
 struct machine_options {
     const char *model, *cpu_mask, *impl, *device, *cache, *residual;
-    const char *bos; /* NULL: "tokenizer" */
+    const char *bos;  /* NULL: "tokenizer" */
+    const char *chat; /* a format or a file around every prompt; NULL: none */
     int threads, chunk;
     bool quiet, parallel;
     bool ignore_tensors;
@@ -55,6 +56,7 @@ struct policy_options {
 struct setup {
     struct par *par;
     struct model model;
+    struct chat chat;      /* name NULL: none */
     const char *model_dir; /* as it was asked for; once open, where its files are */
 };
 

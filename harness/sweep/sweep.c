@@ -315,10 +315,9 @@ enum status sweep_probe(const struct setup *setup, const char *impl, double *flo
 size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set)
 {
     const struct weights *w = &s->a.setup->model.weights;
-    int longest = 0, n_threads = par_threads(s->a.setup->par);
-    for (int i = 0; i < set->n_samples; i++)
-        if (set->samples[i].n > longest) longest = set->samples[i].n;
-    struct session_plan plan = session_plan_for(w, longest, s->a.machine->chunk, true, n_threads);
+    int longest = sample_set_room(set), n_threads = par_threads(s->a.setup->par);
+    struct session_plan plan =
+        session_plan_for(w, longest, s->a.machine->chunk, !sample_set_writes(set), n_threads);
     size_t rows = (size_t)longest * (size_t)w->config.hidden_size * sizeof(float);
     size_t here = w->on_device ? 0 : plan.total_bytes + compare_workspace(&w->head, n_threads);
     return here + 2 * rows + (size_t)set->n_tokens * sizeof(struct token_metrics);
@@ -327,11 +326,9 @@ size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set)
 size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set)
 {
     const struct weights *w = &s->a.setup->model.weights;
-    int longest = 0;
-    for (int i = 0; i < set->n_samples; i++)
-        if (set->samples[i].n > longest) longest = set->samples[i].n;
-    return w->on_device ? session_plan_for(w, longest, s->a.machine->chunk, true, 1).total_bytes
-                        : 0;
+    if (!w->on_device) return 0;
+    bool once = !sample_set_writes(set);
+    return session_plan_for(w, sample_set_room(set), s->a.machine->chunk, once, 1).total_bytes;
 }
 
 double sweep_free_bytes(const struct sweep *s)

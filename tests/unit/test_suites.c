@@ -752,8 +752,9 @@ Test(suites, bos_follows_the_tokenizer)
                 cr_expect_eq(s.samples[i].ids[0] == 0, bos, "%zu %s window %d", k, rules[r], i);
             cr_expect_eq(str_starts_with(s.name, "--bos "), r > 0);
             enum bos_rule parsed;
-            cr_expect(
-                str_starts_with(suite_name_parse(s.name, &parsed), "text:/") && parsed == o.bos);
+            char *chat;
+            cr_expect(str_starts_with(suite_name_parse(s.name, &parsed, &chat), "text:/") &&
+                parsed == o.bos && !chat);
             sample_set_clear(&s);
             s = load(spec_of("text", "a.txt", "xzy"), &o); /* BOS spelled out */
             cr_expect_eq(s.samples[0].n, 3);
@@ -870,7 +871,7 @@ Test(suites, unknown_names_list_the_known)
 {
     struct suite_options o = options(64);
     REFUSED(
-        "wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, speed, null");
+        "wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, ruler, speed, null");
     REFUSED("", &o, ERR_ARG, "unknown suite");
     REFUSED("chronicle:x", &o, ERR_ARG, "no argument");
     o.max_length = 1;

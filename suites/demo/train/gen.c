@@ -2,7 +2,8 @@
  *
  *   gen text  SEED N BOOKS                      N mixed documents, each ended by a zero byte
  *   gen train SEED ROW N BPE BOOKS              packed rows of ROW tokens, uint16 little endian
- *   gen needle|book|chronicle SEED ROW N BPE BOOKS   one held-out document per row, padded with EOS
+ *   gen needle|book|chronicle|niah_single_1|… SEED ROW N BPE BOOKS   one held-out document per row,
+ * padded with EOS
  *
  * A row holds token ids; bit 15 marks a token of an answer. BPE is the table tokenizer.py writes;
  * BOOKS a text file that hides half of the needles. The encoder below is restricted to ASCII, which
@@ -10,6 +11,7 @@
  */
 #include "base/rng.h"
 #include "suites/chronicle.h"
+#include "suites/ruler.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -198,8 +200,84 @@ static void load_books(const char *path, struct str *out)
 }
 
 static struct str books;
-enum form { FORM_CHRONICLE, FORM_NEEDLE, FORM_BOOK_NEEDLE, FORMS };
-static double bytes_per_token[FORMS] = {4.0, 4.25, 3.4};
+enum form { FORM_CHRONICLE, FORM_NEEDLE, FORM_BOOK_NEEDLE, FORM_RULER, FORMS };
+static double bytes_per_token[FORMS] = {4.0, 4.25, 3.4, 3.0};
+static double tokens_per_unit[RULER_TASKS];
+
+/* Ends in a question half of the time. */
+static enum ask random_ask(struct rng *r)
+{
+    return rng_below(r, 2) ? ASK_END : (enum ask)(1 + rng_below(r, 3));
+}
+
+/* A task of RULER of at most `row` tokens, prompt, prefix and answer; returns its tokens. */
+static size_t encode_ruler(struct rng *r, int task, enum chronicle_split split, uint64_t seed,
+    size_t row, bool single, struct chronicle_doc *doc, uint16_t *out)
+{
+    static struct ruler_doc text;
+    struct haystack prose = {0};
+    struct ruler_config c = {.task = (enum ruler_task)task,
+        .split = split,
+        .seed = seed,
+        .length = (int)row,
+        .n_example = single ? 13 : rng_range(r, 8, 15),
+        .ask = single ? ASK_END : random_ask(r)};
+    if (ruler_tasks[task].prose && rng_below(r, 2) && books.len > 1 << 16) {
+        size_t at = rng_u64(r) % (books.len - (1 << 16));
+        while (at > 0 && !isspace((unsigned char)books.data[at - 1])) at--;
+        haystack_read(&prose, books.data + at, 1 << 16);
+        c.haystack = &prose;
+    }
+    if (tokens_per_unit[task] <= 0)
+        tokens_per_unit[task] = task == RULER_CWE ? 16 : task == RULER_FWE ? 3 : 26;
+    double units = (double)row * .97 / tokens_per_unit[task];
+    size_t n = 0;
+    for (int tries = 0; tries < 40; tries++) {
+        c.n_units = units < ruler_min_units(c.task) ? ruler_min_units(c.task) : (int)units;
+        if (ruler_write(&c, &text) != OK) die(status_message());
+        str_reset(&doc->text);
+        str_add_bytes(&doc->text, text.prompt.data, text.prompt.len);
+        str_add_bytes(&doc->text, text.prefix.data, text.prefix.len);
+        struct chronicle_question q = {.answer_begin = doc->text.len};
+        str_add_bytes(&doc->text, text.gold.data, text.gold.len);
+        q.answer_end = doc->text.len;
+        doc->questions[0] = q;
+        doc->n_questions = 1;
+        n = encode_doc(doc, out);
+        double here = (double)n / c.n_units;
+        tokens_per_unit[task] += (tries ? .3 : .1) * (here - tokens_per_unit[task]);
+        if (n <= row && (!single || n * 20 > row * 17)) break;
+        if (n > row && c.n_units == ruler_min_units(c.task)) break;
+        units = c.n_units * (double)row * (n > row ? .975 - .004 * tries : .985) / (double)n;
+    }
+    haystack_clear(&prose);
+    return n;
+}
+
+/* The hard ones more often. */
+static int random_task(struct rng *r, size_t row)
+{
+    static const uint8_t weight[RULER_TASKS] = {
+        [RULER_NIAH_SINGLE_1] = 1,
+        [RULER_NIAH_SINGLE_2] = 1,
+        [RULER_NIAH_SINGLE_3] = 1,
+        [RULER_NIAH_MULTIKEY_1] = 1,
+        [RULER_NIAH_MULTIKEY_2] = 3,
+        [RULER_NIAH_MULTIKEY_3] = 3,
+        [RULER_NIAH_MULTIVALUE] = 2,
+        [RULER_NIAH_MULTIQUERY] = 2,
+        [RULER_VT] = 1,
+        [RULER_CWE] = 1,
+        [RULER_FWE] = 3,
+    };
+    for (;;) {
+        uint32_t total = 0, at;
+        int task = -1;
+        for (int i = 0; i < RULER_TASKS; i++) total += weight[i];
+        for (at = rng_below(r, total) + 1; at > weight[++task]; at -= weight[task]) {}
+        if (row >= (task == RULER_CWE ? 2000 : task == RULER_VT ? 1000 : 500)) return task;
+    }
+}
 
 static void write_doc(struct rng *r, enum form form, enum chronicle_split split, uint64_t seed,
     size_t bytes, bool single, struct chronicle_doc *doc)
@@ -214,6 +292,10 @@ static void write_doc(struct rng *r, enum form form, enum chronicle_split split,
         c.depth_permille = rng_range(r, 0, 1000);
         c.n_needles = single ? 1 : rng_range(r, 1, 12);
         c.n_questions = single || rng_below(r, 4) == 0 ? 1 : c.n_needles;
+        if (!single && rng_below(r, 2)) {
+            c.ask = random_ask(r);
+            if (c.ask != ASK_END) c.n_questions = 1;
+        }
         if (form == FORM_BOOK_NEEDLE && books.len > bytes) {
             size_t at = rng_u64(r) % (books.len - bytes);
             while (at > 0 && !isspace((unsigned char)books.data[at - 1])) at--;
@@ -228,14 +310,18 @@ static void write_doc(struct rng *r, enum form form, enum chronicle_split split,
 static enum form random_form(struct rng *r)
 {
     uint32_t what = rng_below(r, 100);
-    return what < 72 ? FORM_CHRONICLE : what < 84 ? FORM_NEEDLE : FORM_BOOK_NEEDLE;
+    return what < 36 ? FORM_CHRONICLE
+        : what < 46  ? FORM_NEEDLE
+        : what < 58  ? FORM_BOOK_NEEDLE
+                     : FORM_RULER;
 }
 
 static void pack_rows(uint64_t seed, size_t row, uint64_t n_rows)
 {
     struct rng r;
     rng_init(&r, seed);
-    struct chronicle_doc doc = {0};
+    struct chronicle_doc doc = {
+        .questions = malloc(4096 * sizeof *doc.questions), .cap_questions = 4096};
     uint16_t *out = malloc((row * 16 + (1 << 16)) * sizeof *out);
     uint64_t doc_seed = seed << 32;
     for (uint64_t k = 0; k < n_rows; k++) {
@@ -246,6 +332,13 @@ static void pack_rows(uint64_t seed, size_t row, uint64_t n_rows)
             else if (what < 45) want = left / 2;
             if (want < 250) want = 250;
             enum form form = random_form(&r);
+            if (form == FORM_RULER) {
+                if (want < 600) continue;
+                size_t got = encode_ruler(&r, random_task(&r, want), CHRONICLE_TRAIN, doc_seed++,
+                    want, false, &doc, out + n);
+                if (got <= left) n += got;
+                continue;
+            }
             write_doc(&r, form, CHRONICLE_TRAIN, doc_seed++,
                 (size_t)((double)want * 0.985 * bytes_per_token[form]), false, &doc);
             size_t got = encode_doc(&doc, out + n);
@@ -277,6 +370,23 @@ static void held_out_rows(enum form form, uint64_t seed, size_t row, uint64_t n_
     }
 }
 
+static void held_out_ruler(int task, uint64_t seed, size_t row, uint64_t n_rows)
+{
+    struct rng r;
+    rng_init(&r, seed ^ 0x5eed);
+    struct chronicle_doc doc = {.questions = malloc(sizeof *doc.questions), .cap_questions = 1};
+    uint16_t *out = malloc((row * 16 + (1 << 16)) * sizeof *out);
+    for (uint64_t k = 0; k < n_rows; k++) {
+        size_t got, next = 0;
+        do
+            got = encode_ruler(
+                &r, task, CHRONICLE_EVAL, seed + k + (next++ << 32), row, true, &doc, out);
+        while (got > row);
+        while (got < row) out[got++] = EOS;
+        fwrite(out, sizeof *out, row, stdout);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 5)
@@ -288,8 +398,10 @@ int main(int argc, char **argv)
         rng_init(&r, seed);
         struct chronicle_doc doc = {0};
         for (uint64_t i = 0, n = strtoull(argv[3], NULL, 10); i < n; i++) {
-            write_doc(&r, random_form(&r), CHRONICLE_TRAIN, (seed << 32) + i,
-                1500 + rng_below(&r, 30000), false, &doc);
+            enum form form = random_form(&r);
+            if (form == FORM_RULER) continue; /* the vocabulary was made without them */
+            write_doc(&r, form, CHRONICLE_TRAIN, (seed << 32) + i, 1500 + rng_below(&r, 30000),
+                false, &doc);
             fwrite(doc.text.data, 1, doc.text.len + 1, stdout);
         }
         return 0;
@@ -303,6 +415,8 @@ int main(int argc, char **argv)
     else if (strcmp(argv[1], "needle") == 0) held_out_rows(FORM_NEEDLE, seed, row, n);
     else if (strcmp(argv[1], "book") == 0) held_out_rows(FORM_BOOK_NEEDLE, seed, row, n);
     else if (strcmp(argv[1], "chronicle") == 0) held_out_rows(FORM_CHRONICLE, seed, row, n);
+    else if (ruler_task_find(argv[1], strlen(argv[1])) >= 0)
+        held_out_ruler(ruler_task_find(argv[1], strlen(argv[1])), seed, row, n);
     else die("unknown command");
     return 0;
 }

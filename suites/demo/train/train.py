@@ -22,6 +22,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 START = time.time()
+RULER = ["niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
+         "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe"]
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 704,
     "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 4096,
@@ -265,7 +267,8 @@ def book_windows(valid, size, n):
 
 def quick(model, args):
     out = []
-    for kind, size, n in (("needle", 2048, 64), ("book", 4096, 48), ("chronicle", 4096, 8)):
+    for kind, size, n in (("needle", 2048, 64), ("book", 4096, 48), ("chronicle", 4096, 8), ("niah_multikey_2", 4096, 32),
+                          ("niah_multikey_3", 4096, 32), ("vt", 4096, 32), ("fwe", 4096, 32)):
         right, asked = recall(model, *held_out(args, kind, size, n, 777))
         out.append(f"{kind}@{size} {right}/{asked}")
     return ", ".join(out)
@@ -273,7 +276,10 @@ def quick(model, args):
 
 def evaluate(model, args, valid):
     res = {}
-    n = 64 if args.smoke else 400
+    n = 64 if args.smoke else args.eval_rows
+    for size in (4096, 8192):
+        for task in RULER:
+            res[f"{task}_{size}"] = list(recall(model, *held_out(args, task, size, n // 4)))
     for size in (1024, 2048, 4096, 8192):
         count = n if size <= 4096 else n // 2
         for kind in ("needle", "book"):
@@ -309,6 +315,7 @@ def main():
     p.add_argument("--attn", choices=BACKENDS, default="cudnn")
     p.add_argument("--init", help="model.safetensors to continue from")
     p.add_argument("--first-phase", type=int, default=0)
+    p.add_argument("--eval-rows", type=int, default=400)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--smoke", action="store_true")
     args = p.parse_args()
