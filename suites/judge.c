@@ -3,12 +3,12 @@
 #include "base/str.h"
 #include "base/utf8.h"
 #include "base/xmalloc.h"
+#include "engine/tokenizer/tokenizer_form.h"
 
 #include <ctype.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 const char *const judge_names[N_JUDGES] = {
     "all of them in the text",
@@ -38,7 +38,7 @@ static void lower(const char *text, struct str *out)
     for (uint32_t cp; n; text += length, n -= length) {
         length = utf8_read(text, n, &cp);
         if (cp == UINT32_MAX) str_add_bytes(out, text, length);
-        else utf8_add(out, (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp));
+        else utf8_add(out, form_lower(cp));
     }
 }
 

@@ -120,3 +120,5 @@ enum status form_apply(
     }
     return flush(form, w, out, origin);
 }
+
+uint32_t form_lower(uint32_t cp) { return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp); }

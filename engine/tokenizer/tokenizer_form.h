@@ -21,4 +21,7 @@ void form_work_clear(struct form_work *w);
 enum status form_apply(enum unicode_form form, struct form_work *w, const struct text *in,
     struct text_buf *out) MUST_USE;
 
+/* The simple lower case of a code point, itself when it has none. */
+uint32_t form_lower(uint32_t cp);
+
 #endif
