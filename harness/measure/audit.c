@@ -395,6 +395,37 @@ static enum status check_tokens(struct auditor *a, const float *dense, const flo
     return st;
 }
 
+/* What a method chooses for a block may follow from more than what stands before it: then it is
+ * stated how far that goes. */
+static enum status check_chunks(struct auditor *a, double eight_cost)
+{
+    const struct sparse_policy *p = a->policy;
+    bool global = p->smooth_k == SMOOTH_K_GLOBAL, wide = p->block.k > p->block.q;
+    bool by_length = mask_looks_at_length(p->method), stated = by_length || global || wide;
+    const char *how = by_length
+        ? "chunks of 256 tokens; the method counts from the end of the prompt"
+        : global   ? "chunks of 256 tokens; smooth_k global means all keys that are there"
+        : wide     ? "chunks of 256 tokens; key blocks reach past query blocks"
+        : eight(a) ? "chunks of 256 tokens, as one vector, to what eight bits cost: last digits "
+                     "round them the other way"
+                   : "chunks of 256 tokens";
+    struct audit_chunks x;
+    TRY(audit_chunks(&a->m->weights, a->par, a->x->ids, a->x->n, p, 256, &x));
+    /* a last digit moves what stands between two eight-bit numbers by a whole step, and later
+     * layers round anew */
+    add(a, "prefill in chunks is prefill at once", how, eight(a) ? x.all : x.worst_row,
+        eight(a) ? eight_cost : rounding(a, 1e-4), "relative", on_device(a) || stated);
+    if (x.masks.n)
+        add(a, "chunks choose the same tiles",
+            "1 - Jaccard of the maps, mean over layers and heads",
+            1 - x.masks.sum / (double)x.masks.n, on_device(a) || eight(a) ? .05 : 1e-3, "share",
+            stated);
+    if (x.masks.n)
+        add(a, "chunks choose the same tiles in every head", "the same, the worst chunk of a head",
+            1 - x.masks.min, .2, "share", true);
+    return OK;
+}
+
 static enum status check_equalities(struct auditor *a, const float *dense, const float *sparse)
 {
     struct sparse_policy keep_all = {0}, in_eight = {0};
@@ -429,20 +460,7 @@ static enum status check_equalities(struct auditor *a, const float *dense, const
     }
     add(a, "the number of threads changes nothing", "one and three threads against all", threads, 0,
         "relative", false);
-    if (a->policy->block.k <= a->policy->block.q && a->policy->smooth_k != SMOOTH_K_GLOBAL) {
-        TRY_GOTO(st, done, forward(a, a->par, a->x->ids, a->policy, 256, NULL, NULL, other));
-        bool by_length = mask_looks_at_length(a->policy->method);
-        /* a last digit moves what stands between two eight-bit numbers by a whole step, and later
-         * layers round anew */
-        add(a, "prefill in chunks is prefill at once",
-            by_length      ? "chunks of 256 tokens; the method counts from the end of the prompt"
-                : eight(a) ? "chunks of 256 tokens, as one vector, to what eight bits cost: last "
-                             "digits round them the other way"
-                           : "chunks of 256 tokens",
-            eight(a) ? audit_rows_apart(sparse, other, 0, 1, a->x->n * a->width)
-                     : worst_row(a, sparse, other, 0, a->x->n),
-            eight(a) ? cost : rounding(a, 1e-4), "relative", on_device(a) || by_length);
-    }
+    st = check_chunks(a, cost);
 done:
     par_close(&one);
     policy_clear(&keep_all);

@@ -5,6 +5,7 @@
 #define SG_HARNESS_MEASURE_AUDIT_H
 
 #include "engine/engine.h"
+#include "harness/measure/parity.h"
 #include "kernels/attn.h"
 #include "suites/suite.h"
 
@@ -71,6 +72,15 @@ enum status audit_map(const struct attn_args *call, const struct mask_args *how,
  * keep. Of eight bits the first keys' K stays: it is in the mean. */
 enum status audit_trace(const struct attn_args *call, const struct attn_impl *impl, int head,
     int n_blocks, struct par *par, struct audit_tiles *out) MUST_USE;
+
+/* How far a prefill in chunks is from one at once, both run here. */
+struct audit_chunks {
+    double worst_row, all; /* of the final states: ‖x − y‖ / ‖x‖ of a row, and as one vector */
+    struct jaccard masks; /* of the tiles; none for a dense policy */
+};
+/* chunk: a multiple of 128. */
+enum status audit_chunks(const struct weights *w, struct par *par, const int32_t *ids, int n,
+    const struct sparse_policy *policy, int chunk, struct audit_chunks *out) MUST_USE;
 
 /* The largest ‖x − y‖ / ‖x‖ over rows [from, to) of width floats; INFINITY when a row holds what is
  * no number. */

@@ -40,41 +40,68 @@ void map_log_clear(struct map_log *l)
     *l = (struct map_log){0};
 }
 
-static double head_jaccard(const struct tile_map *a, const struct tile_map *b, int head)
+/* Rows of b against those of a from `first` on. */
+static double head_jaccard(const struct tile_map *a, const struct tile_map *b, int first, int head)
 {
     int64_t both = 0, either = 0;
-    for (int i = 0; i < a->n_qblocks; i++) {
-        const uint64_t *x = tile_map_row(a, head, i), *y = tile_map_row(b, head, i);
-        for (int w = 0; w < a->words_per_row; w++) {
+    int common = a->words_per_row < b->words_per_row ? a->words_per_row : b->words_per_row;
+    for (int i = 0; i < b->n_qblocks; i++) {
+        const uint64_t *x = tile_map_row(a, head, first + i), *y = tile_map_row(b, head, i);
+        for (int w = 0; w < common; w++) {
             both += __builtin_popcountll(x[w] & y[w]);
             either += __builtin_popcountll(x[w] | y[w]);
         }
+        for (int w = common; w < a->words_per_row; w++) either += __builtin_popcountll(x[w]);
+        for (int w = common; w < b->words_per_row; w++) either += __builtin_popcountll(y[w]);
     }
     return either ? (double)both / (double)either : 1;
+}
+
+/* The entry of `a` that holds the rows of y, and its row where they begin. */
+static const struct logged_map *find_rows(
+    const struct map_log *a, const struct logged_map *y, int *first)
+{
+    for (int i = 0; i < a->n; i++) {
+        const struct logged_map *x = &a->maps[i];
+        int behind = y->q_start - x->q_start;
+        *first = behind / y->map.block.q;
+        if (x->layer == y->layer && behind >= 0 && x->map.block.q == y->map.block.q &&
+            x->map.block.k == y->map.block.k && *first + y->map.n_qblocks <= x->map.n_qblocks)
+            return x;
+    }
+    return NULL;
+}
+
+static int64_t rows_of(const struct map_log *l)
+{
+    int64_t n = 0;
+    for (int i = 0; i < l->n; i++) n += l->maps[i].map.n_qblocks;
+    return n;
 }
 
 enum status map_log_compare(const struct map_log *a, const struct map_log *b,
     const struct sparse_policy *policy, struct jaccard *out)
 {
-    bool same = a->n == b->n;
-    for (int i = 0; i < a->n && same; i++) {
-        const struct logged_map *x = &a->maps[i], *y = &b->maps[i];
-        same = x->layer == y->layer && x->q_start == y->q_start &&
-            tile_map_bytes(&x->map) == tile_map_bytes(&y->map);
-    }
-    if (!same)
-        return fail(ERR_ARG, "the maps of two passes do not belong together: %d and %d of them",
-            a->n, b->n);
+    bool same = rows_of(a) == rows_of(b);
     if (out->n == 0) out->min = 1;
-    for (int i = 0; i < a->n; i++)
-        for (int h = 0; h < policy->n_heads; h++) {
-            if (!policy->heads[a->maps[i].layer * policy->n_heads + h].is_sparse) continue;
-            double j = head_jaccard(&a->maps[i].map, &b->maps[i].map, h);
+    for (int i = 0; i < b->n && same; i++) {
+        const struct logged_map *y = &b->maps[i];
+        int first;
+        const struct logged_map *x = find_rows(a, y, &first);
+        same = x != NULL;
+        for (int h = 0; h < policy->n_heads && same; h++) {
+            if (!policy->heads[y->layer * policy->n_heads + h].is_sparse) continue;
+            double j = head_jaccard(&x->map, &y->map, first, h);
             out->sum += j;
             out->n++;
             out->min = fmin(out->min, j);
         }
-    return OK;
+    }
+    return same ? OK
+                : fail(ERR_ARG,
+                      "the maps of two passes do not belong together: %d and %d of them, of %lld "
+                      "and %lld rows of blocks",
+                      a->n, b->n, (long long)rows_of(a), (long long)rows_of(b));
 }
 
 enum status parity_open(struct parity *p, const struct llama_config *c,

@@ -24,7 +24,8 @@ struct jaccard {
     double sum, min; /* of n heads and maps; min 1 when there is none */
     int64_t n;
 };
-/* Adds to *out. ERR_ARG when the two logs are not of the same pass. */
+/* Adds to *out. The second pass may have cut the sequence into more chunks. ERR_ARG when the two
+ * logs are not of the same layers and rows. */
 enum status map_log_compare(const struct map_log *a, const struct map_log *b,
     const struct sparse_policy *policy, struct jaccard *out) MUST_USE;
 

@@ -109,8 +109,32 @@ Test(parity, maps_of_other_passes_are_refused)
     CHECK(parity_open(&p, &f.model.weights.config, &f.set, &f.policy));
     CHECK(run(&f, &p, 0, &e));
     evaluation_clear(&e);
-    cr_expect_eq(run(&f, &p, 256, &e), ERR_ARG, "chunks of another size");
+    f.policy.block = (struct block_shape){64, 64};
+    cr_expect_eq(run(&f, &p, 0, &e), ERR_ARG, "blocks of another shape");
     cr_expect(strstr(status_message(), "belong together"), "%s", status_message());
     parity_close(&p);
+    close_fixture(&f);
+}
+
+/* The second pass may have come in chunks; the first may not have rows that the second has not. */
+Test(parity, maps_of_chunks_find_their_rows)
+{
+    struct fixture f;
+    struct evaluation e;
+    open_fixture(&f);
+    for (int way = 0; way < 2; way++) {
+        struct parity p;
+        CHECK(parity_open(&p, &f.model.weights.config, &f.set, &f.policy));
+        CHECK(run(&f, &p, way ? 256 : 0, &e));
+        evaluation_clear(&e);
+        if (way) {
+            cr_expect_eq(run(&f, &p, 0, &e), ERR_ARG);
+        } else {
+            CHECK(run(&f, &p, 256, &e));
+            cr_expect(p.result.masks.n > 0 && p.result.masks.min == 1, "%g", p.result.masks.min);
+            evaluation_clear(&e);
+        }
+        parity_close(&p);
+    }
     close_fixture(&f);
 }
