@@ -145,25 +145,30 @@ enum status plot_attribution(
     size_t n, alone = 0, all_but = 0;
     TRY(attribution_find(runs, &rows, &n));
     struct plot_script p;
-    plot_script_init(&p, o, name, 900, 440);
+    plot_script_init(&p, o, name, PLOT_WIDTH, 0);
     struct str saved = {0};
     int n_layers = n ? rows[0].run->model.n_layers : 0;
     str_add(&p.data, "$alone << EOD\n");
     for (size_t i = 0; i < n; i++) {
-        if (rows[i].head >= 0) continue;
-        const struct headline *h = &rows[i].run->headline;
-        if (rows[i].all_but) {
-            str_addf(&saved, "%d", rows[i].layer);
-            plot_number(rows[i].kl_saved, &saved);
+        const struct attribution *r = &rows[i];
+        if (r->head >= 0) continue;
+        const struct headline *h = &r->run->headline;
+        if (r->all_but) {
+            str_addf(&saved, "%d", r->layer);
+            plot_number(r->kl_saved, &saved);
             str_add_char(&saved, '\n');
+            plot_tip(&p, 1, r->layer, r->kl_saved, "layer %d left dense|saves %.3g nats of KL",
+                r->layer, r->kl_saved);
             all_but++;
             continue;
         }
-        str_addf(&p.data, "%d", rows[i].layer);
-        plot_number(rows[i].kl, &p.data);
-        plot_number(isnan(h->kl_lo) ? rows[i].kl : h->kl_lo, &p.data);
-        plot_number(isnan(h->kl_hi) ? rows[i].kl : h->kl_hi, &p.data);
+        str_addf(&p.data, "%d", r->layer);
+        plot_number(r->kl, &p.data);
+        plot_number(isnan(h->kl_lo) ? r->kl : h->kl_lo, &p.data);
+        plot_number(isnan(h->kl_hi) ? r->kl : h->kl_hi, &p.data);
         str_add_char(&p.data, '\n');
+        plot_tip(&p, 0, r->layer, r->kl, "layer %d alone sparse|KL %.3g%s", r->layer, r->kl,
+            plot_interval(h->kl_lo, h->kl_hi, "%.3g"));
         alone++;
     }
     str_addf(&p.data, "%sEOD\n$saved << EOD\n%sEOD\n", alone ? "" : "NaN NaN NaN NaN\n",
@@ -175,19 +180,25 @@ enum status plot_attribution(
         return fail(
             ERR_ARG, "%s: no runs single out a layer; make some with sweep --layers each", name);
     }
-    str_add(&p.body,
-        "set xlabel 'layer'\nset ylabel 'KL divergence, nats'\nset boxwidth 0.7\n"
-        "set offsets 0,0,graph 0.05,0\n");
-    str_addf(
-        &p.body, "set xrange [-0.6:%.1f]\nset xtics %d\n", n_layers - .4, n_layers > 20 ? 4 : 1);
+    struct plot_frame frame = {.left = 48,
+        .plot_height = 190,
+        .n_key = (alone > 0) + (all_but > 0),
+        .xlabel = "layer",
+        .ylabel = "KL divergence, nats (bars: 95 %)"};
+    plot_frame(&p, &frame);
     str_addf(&p.body,
-        "plot $alone using 1:2 with boxes fs pattern 2 border lc '%s' lc '%s' title 'caused by the "
-        "layer "
-        "alone', $alone using 1:2:3:4 with yerrorbars pt 7 ps 0.5 lw 1.5 lc '%s' notitle, $saved "
-        "using 1:2 "
-        "with points "
-        "pt 5 ps 1.2 lc '%s' title 'saved by leaving it dense'\n",
-        plot_color(0), plot_color(0), plot_color(0), plot_color(1));
+        "set boxwidth 0.7\nset offsets 0,0,graph 0.05,0\nset xrange [-0.6:%.1f]\nset xtics %d\n",
+        n_layers - .4, n_layers > 12 ? 4 : 1);
+    if (alone) {
+        plot_add(&p, 0, "caused by the layer alone",
+            "$alone using 1:2 with boxes fs transparent solid 0.35 border lc '%s' lc '%s'",
+            plot_color(0), plot_color(0));
+        plot_add(&p, 0, NULL, "$alone using 1:2:3:4 with yerrorbars pt 7 ps 0.2 lw 1.2 lc '%s'",
+            plot_color(0));
+    }
+    if (all_but)
+        plot_add(&p, 1, "saved by leaving it dense",
+            "$saved using 1:2 with points pt 5 ps 0.8 lc '%s'", plot_color(1));
     str_add(&p.sql,
         "SELECT id, layers, heads, kl_mean, kl_lo, kl_hi FROM v_runs WHERE status = 'done' ORDER "
         "BY id;");

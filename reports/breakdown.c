@@ -114,10 +114,10 @@ bool breakdown_is_whole(const struct run_view *v)
     return false;
 }
 
-/* Bars of one run from x on; returns where the next may begin. Heights are shares of the dense pass
- * of that length, so that short prompts are seen beside long ones. */
-static double add_bars(struct plot_script *p, const struct pass *passes, size_t n, double x,
-    struct str data[N_PARTS], struct str *totals)
+/* Rows of one run from y on, downwards; returns where the next may begin. Lengths are shares of the
+ * dense pass of that many tokens, so that short prompts are seen beside long ones. */
+static double add_rows(struct plot_script *p, const struct pass *passes, size_t n, double y,
+    struct str data[N_PARTS], struct str *totals, double *widest)
 {
     double dense = NAN;
     for (size_t i = 0; i < n; i++) {
@@ -126,91 +126,93 @@ static double add_bars(struct plot_script *p, const struct pass *passes, size_t 
         double low = 0;
         for (int q = 0; q < N_PARTS; q++) {
             double high = low + 100 * b->seconds[q] / dense;
-            if (b->seconds[q] > 0)
-                str_addf(&data[q], "%.3f %.6g %.6g %.6g %.6g\n", x, x - .38, x + .38, low, high);
+            if (b->seconds[q] > 0) {
+                str_addf(&data[q], "%.6g %.3f %.6g %.6g %.3f %.3f\n", low, y, low, high, y - .38,
+                    y + .38);
+                plot_tip(p, q, .5 * (low + high), y,
+                    "%lld tokens, %s: %s|%.4g ms, %.1f %% of the dense pass",
+                    (long long)b->n_tokens, b->sparse ? "sparse" : "dense", parts[q].label,
+                    1e3 * b->seconds[q], high - low);
+            }
             low = high;
         }
         struct str time = {0};
         number_format(NUMBER_SECONDS, b->total < 1e-2 || b->total >= 1 ? 1 : 0, b->total, &time);
         double timed = 100 * b->timed / dense;
-        /* words stand above the mark where it is in their way */
-        str_addf(
-            totals, "%.3f %.6g ", x, timed > low - 1 && timed < low + 12 ? fmax(low, timed) : low);
+        *widest = fmax(*widest, fmax(low, isnan(timed) ? 0 : timed));
+        str_addf(totals, "%.6g %.3f ", fmax(low, isnan(timed) ? 0 : timed), y);
         plot_quote(str_get(&time), totals);
         plot_number(timed, totals);
         str_add_char(totals, '\n');
         str_clear(&time);
-        str_addf(&p->body, "set xtics add (\"%s\" %.3f)\n", b->sparse ? "sparse" : "dense", x);
-        bool pair = b->sparse && i > 0 && passes[i - 1].n_tokens == b->n_tokens;
-        if (!b->sparse || !pair)
-            str_addf(&p->body, "set label \"%lld\" at %.3f, graph -0.105 center\n",
-                (long long)b->n_tokens,
-                x + (!b->sparse && i + 1 < n && passes[i + 1].n_tokens == b->n_tokens ? .425 : 0));
-        x += b->sparse ? 1.25 : .85;
+        str_addf(&p->body, "set ytics add (\"%lld %s\" %.3f)\n", (long long)b->n_tokens,
+            b->sparse ? "sparse" : "dense", y);
+        y += b->sparse ? 1.3 : .9;
     }
-    return x;
+    return y;
 }
 
 enum status plot_breakdown(
     const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
 {
-    enum { MOST_BARS = 18 }; /* as many as have room for their words */
+    enum { MOST_ROWS = 20 };
     struct plot_script p;
-    plot_script_init(&p, o, name, 900, 520);
-    struct str data[N_PARTS] = {0}, totals = {0};
-    double x = 0;
-    size_t n_bars = 0;
-    str_add(&p.body, "set xtics scale 0 font ',11' ()\n");
+    plot_script_init(&p, o, name, PLOT_WIDTH, 0);
+    struct str data[N_PARTS] = {0}, totals = {0}, rows = {0};
+    double y = 0, widest = 100;
     for (size_t i = 0; i < n; i++) {
         struct pass *passes;
-        size_t n_passes = read_passes(views[i], &passes), most = MOST_BARS / n / 2 * 2,
+        size_t n_passes = read_passes(views[i], &passes), most = MOST_ROWS / n / 2 * 2,
                from = n_passes > most ? n_passes - most : 0; /* the longest say most */
         if (n > 1 && n_passes) {
             struct str label = {0};
             plot_label(views[i], &label);
             str_add(&p.body, "set label ");
             plot_quote(str_get(&label), &p.body);
-            str_addf(&p.body, " at %.3f, graph -0.175 left\n", x - .4);
+            str_addf(&p.body, " at screen 0.02, first %.3f left tc '" PLOT_INK "'\n", y);
+            y += 1;
             str_clear(&label);
         }
-        x = add_bars(&p, passes + from, n_passes - from, x, data, &totals) + (n_passes ? .5 : 0);
-        n_bars += n_passes - from;
+        y = add_rows(&p, passes + from, n_passes - from, y, data, &totals, &widest) +
+            (n_passes ? .2 : 0);
         free(passes);
     }
-    bool drawn[N_PARTS];
-    for (int q = 0; q < N_PARTS; q++) {
-        drawn[q] = data[q].len > 0;
-        if (drawn[q]) str_addf(&p.data, "$part%d << EOD\n%sEOD\n", q, str_get(&data[q]));
-        str_clear(&data[q]);
-    }
-    str_addf(&p.data, "$totals << EOD\n%sEOD\n", str_get(&totals));
-    bool any = totals.len > 0;
-    str_clear(&totals);
-    if (!any) {
+    rows = p.body; /* they stand behind the frame */
+    p.body = (struct str){0};
+    size_t drawn = 0;
+    for (int q = 0; q < N_PARTS; q++) drawn += data[q].len > 0;
+    if (!totals.len) {
+        for (int q = 0; q < N_PARTS; q++) str_clear(&data[q]);
+        str_clear(&rows);
         plot_script_clear(&p);
         return fail(
             ERR_ARG, "%s: no run has times of parts; measure some with --suite speed", name);
     }
-    double first = -.75;
+    struct plot_frame frame = {.left = 92,
+        .plot_height = (int)(18 * y) + 10,
+        .n_key = drawn + 1,
+        .longest_key = 20,
+        .ylabel = "",
+        .xlabel = "time, % of the dense pass of that length"};
+    plot_frame(&p, &frame);
     str_addf(&p.body,
-        "unset grid\nset grid ytics lt 1 lw 1 lc '#dddddd'\nset bmargin %d\nset lmargin 9\nset "
-        "label 'tokens' at "
-        "graph -0.015, graph -0.105 right\nset xrange [%.3f:%.3f]\n"
-        "set yrange [0:*]\nset offsets 0,0,graph 0.07,0\nset ylabel 'time, %% of the dense pass of "
-        "that length'\n"
-        "plot 100 with lines dt 2 lw 1 lc '#808080' notitle",
-        n > 1 ? 6 : 4, first, x - 1);
-    for (int q = 0; q < N_PARTS; q++)
-        if (drawn[q])
-            str_addf(&p.body,
-                ", $part%d using 1:4:2:3:4:5 with boxxyerror fs %s border lc '#202020' lc '%s' lw "
-                "1 title '%s'",
-                q, parts[q].fill, plot_color((size_t)q), parts[q].label);
-    str_addf(&p.body, ", $totals using 1:2:3 with labels offset 0,0.6 font ',%d' notitle",
-        n_bars > 12 ? 10 : 12);
-    str_add(&p.body,
-        ", $totals using 1:4 with points pt 2 ps 1 lw 2 lc '#000000' title 'timed, not "
-        "profiled'\n");
+        "unset grid\nset grid xtics lt 1 lw 1 lc '#dddddd'\nset ytics scale 0 ()\n%s"
+        "set yrange [%.3f:-0.7]\nset xrange [0:%.6g]\n",
+        str_get(&rows), y - .3, 1.18 * widest);
+    str_addf(&p.data, "$totals << EOD\n%sEOD\n", str_get(&totals));
+    for (int q = 0; q < N_PARTS; q++) {
+        if (!data[q].len) continue;
+        str_addf(&p.data, "$part%d << EOD\n%sEOD\n", q, str_get(&data[q]));
+        plot_add(&p, q, parts[q].label,
+            "$part%d using 1:2:3:4:5:6 with boxxyerror fs %s border lc '" PLOT_INK "' lc '%s' lw 1",
+            q, parts[q].fill, plot_color((size_t)q));
+        str_clear(&data[q]);
+    }
+    plot_add(&p, -1, NULL, "$totals using 1:2:3 with labels left offset 0.6,0");
+    plot_add(&p, -1, "timed, not profiled",
+        "$totals using 4:2 with points pt 2 ps 0.7 lw 1.5 lc '#000000'");
+    str_clear(&totals);
+    str_clear(&rows);
     str_add(&p.sql,
         "SELECT run, n_tokens, part, n, median FROM latency WHERE (part LIKE 'dense~_%' ESCAPE '~' "
         "OR part LIKE "

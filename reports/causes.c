@@ -13,6 +13,7 @@ enum { WORST = 3 };
  * n_heads + head], one line for all samples when the evidence does not tell them apart. */
 struct blame {
     const char *how, *measure; /* measure: what `value` of the table is */
+    bool guessed;
     int n_layers, n_heads;
     size_t n_lines;
     double *weight;
@@ -93,6 +94,7 @@ static bool blame_measured(struct blame *b, const struct run_view *v)
                 charge(b, s, e->layer, e->head, e->isolated_l1);
         }
     b->measure = "L1 of its output";
+    b->guessed = false;
     b->how = "measured in each sample: the L1 error of each head's attention output, its layer "
              "alone sparse (--attribution)";
     return any(b);
@@ -104,6 +106,7 @@ static bool blame_sparsity(struct blame *b, const struct run_view *v)
     for (size_t i = 0; i < v->ledger.n; i++)
         charge(b, 0, v->ledger.rows[i].layer, v->ledger.rows[i].head, left_out(&v->ledger.rows[i]));
     b->measure = "share left out";
+    b->guessed = true;
     b->how = "guessed from the work each head left out, for no error by head was measured; eval "
              "--attribution measures it";
     return any(b);
@@ -161,6 +164,7 @@ static bool blame_tuned(struct blame *b, const struct run_view *v)
             charge(b, 0, t->heads[i].layer, t->heads[i].head,
                 tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
     b->measure = tail ? "tail error" : "L1";
+    b->guessed = true;
     b->how = "estimated from the error each head had when it was tuned, on held-out text; "
              "--attribution measures it here";
     return any(b);
@@ -232,14 +236,34 @@ static void add_notes(
     free(token);
 }
 
+/* By the best evidence there is; false when none tells heads apart. */
+static bool blame(struct blame *b, const struct run_view *v, const struct run_list *runs)
+{
+    *b = (struct blame){.n_layers = v->run->model.n_layers, .n_heads = v->run->model.n_heads};
+    return blame_heads_alone(b, v, runs) || blame_layers_alone(b, v, runs) ||
+        blame_measured(b, v) || blame_tuned(b, v) || blame_sparsity(b, v);
+}
+
+bool run_worst_cause(const struct run_view *v, const struct run_list *runs, struct worst_cause *out)
+{
+    struct blame b;
+    struct cause worst[WORST];
+    bool has_heads = blame(&b, v, runs);
+    size_t n = find_worst(v, &b, has_heads, worst);
+    if (n)
+        *out = (struct worst_cause){worst[0].layer, worst[0].head,
+            v->samples.rows[worst[0].sample].sample, worst[0].share, b.guessed};
+    free(b.weight);
+    return n > 0;
+}
+
 struct table *causes_table(const struct run_view *v, const struct run_list *runs)
 {
     struct table *t = table_new("Worst causes");
     static const char *const names[] = {"layer", "head", "sample"};
     for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
-    struct blame b = {.n_layers = v->run->model.n_layers, .n_heads = v->run->model.n_heads};
-    bool has_heads = blame_heads_alone(&b, v, runs) || blame_layers_alone(&b, v, runs) ||
-        blame_measured(&b, v) || blame_tuned(&b, v) || blame_sparsity(&b, v);
+    struct blame b;
+    bool has_heads = blame(&b, v, runs);
     table_add_column(
         t, (struct table_column){.name = "of the damage", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(t,

@@ -1,35 +1,87 @@
 #include "reports/html.h"
 
 #include "base/file.h"
+#include "reports/attribution.h"
 #include "reports/tables.h"
 #include "reports/tasks.h"
 
 #include <ctype.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 extern const char reports_page_css[], reports_page_js[]; /* page.css, page.js */
 
-/* Table into the page, freed. */
-static void add_table(struct table *t, struct str *out)
+/* A page being written. */
+struct page {
+    const struct html_input *in;
+    struct str *out;
+    enum status st;     /* of the first table that could not be written */
+    char names[64][48]; /* of the tables' files, each once */
+    size_t n_names;
+};
+
+/* "heads-that-left-out-least": a file name of a title. */
+static void name_table(struct page *p, const char *title, char name[48])
 {
-    if (table_rows(t))
-        table_render(t, TABLE_HTML, (struct table_style){.hide_constant = true}, out);
+    size_t n = 0;
+    for (const char *c = title ? title : "table"; *c && n < 40; c++)
+        if (isalnum((unsigned char)*c)) name[n++] = (char)tolower((unsigned char)*c);
+        else if (n && name[n - 1] != '-') name[n++] = '-';
+    while (n && name[n - 1] == '-') n--;
+    if (!n) name[n++] = 't';
+    name[n] = 0;
+    for (int again = 2;; again++) {
+        size_t i = 0;
+        while (i < p->n_names && strcmp(p->names[i], name)) i++;
+        if (i == p->n_names) break;
+        snprintf(name + n, 48 - n, "-%d", again);
+    }
+    if (p->n_names < 64) strcpy(p->names[p->n_names++], name);
+}
+
+static enum status write_csv(const char *dir, const char *name, struct table *t)
+{
+    struct str text = {0};
+    table_render(t, TABLE_CSV, (struct table_style){0}, &text);
+    char *path = str_format("%s/%s.csv", dir, name);
+    TRY(file_make_dirs(dir));
+    enum status st = file_write_text(path, &text);
+    free(path);
+    str_clear(&text);
+    return st;
+}
+
+/* Table into the page, freed. */
+static void add_table_as(struct page *p, struct table *t, bool hide_constant)
+{
+    char name[48], link[64];
+    if (table_rows(t)) {
+        const char *dir = p->in->tables_dir;
+        name_table(p, table_title(t), name);
+        snprintf(link, sizeof link, "tables/%s.csv", name);
+        if (dir && p->st == OK) p->st = write_csv(dir, name, t);
+        if (dir) table_link_csv(t, link);
+        table_render(t, TABLE_HTML, (struct table_style){.hide_constant = hide_constant}, p->out);
+    }
     table_free(&t);
 }
 
+static void add_table(struct page *p, struct table *t) { add_table_as(p, t, true); }
+
 /* The same, folded up. */
-static void add_folded(const char *summary, struct table *t, struct str *out)
+static void add_folded(struct page *p, const char *summary, struct table *t)
 {
     if (table_rows(t) == 0) {
         table_free(&t);
         return;
     }
-    str_add(out, "<details><summary>");
-    xml_escape(summary, out);
-    str_add(out, "</summary>");
-    add_table(t, out);
-    str_add(out, "</details>\n");
+    str_add(p->out, "<details><summary>");
+    xml_escape(summary, p->out);
+    str_add(p->out, "</summary>");
+    add_table(p, t);
+    str_add(p->out, "</details>\n");
 }
 
 static bool name_char(char c)
@@ -47,7 +99,9 @@ static enum status add_svg(const char *path, size_t index, struct str *out)
     if (st == OK && !p) st = fail(ERR_FORMAT, "%s: found no <svg> in it", path);
     while (st == OK && *p) {
         static const char *const marks[] = {" id=\"", " id='", "url(#", "href=\"#", "href='#"};
+        static const char namespace[] = " xmlns=\"http://www.w3.org/2000/svg\""; /* HTML knows it */
         size_t k = 0;
+        if (str_starts_with(p, namespace)) p += strlen(namespace);
         while (k < 5 && !str_starts_with(p, marks[k])) k++;
         if (k == 5) {
             str_add_char(out, *p++);
@@ -61,34 +115,94 @@ static enum status add_svg(const char *path, size_t index, struct str *out)
     return st;
 }
 
-static enum status add_pictures(const struct html_input *in, const char *section, struct str *out)
+static enum status add_picture(struct page *p, size_t i, const char *caption)
 {
+    const struct html_picture *picture = &p->in->pictures[i];
+    str_addf(p->out, "<figure class=\"picture%s\">", picture->small ? " small" : "");
+    if (caption) {
+        str_add(p->out, "<figcaption>");
+        xml_escape(caption, p->out);
+        str_add(p->out, " <a href=\"pictures/");
+        xml_escape(path_base(picture->svg_path), p->out);
+        str_add(p->out, "\">SVG</a></figcaption>");
+    }
+    str_add(p->out, "<div class=\"card\" role=\"group\" aria-label=\"");
+    xml_escape(picture->caption, p->out);
+    str_add(p->out, "\">");
+    TRY(add_svg(picture->svg_path, i, p->out));
+    str_add(p->out, "</div></figure>\n");
+    return OK;
+}
+
+/* A row of small ones has one caption; pairs stand beside each other. */
+static enum status add_row(struct page *p, size_t from, size_t to)
+{
+    const struct html_picture *first = &p->in->pictures[from];
+    str_addf(p->out, "<section class=\"row%s\"><h3>",
+        to - from < 3       ? " pair"
+            : to - from < 5 ? " few"
+                            : "");
+    xml_escape(first->caption, p->out);
+    str_add(p->out, " <span>SVG");
+    for (size_t i = from; i < to; i++) {
+        str_add(p->out, " <a href=\"pictures/");
+        xml_escape(path_base(p->in->pictures[i].svg_path), p->out);
+        str_addf(p->out, "\" aria-label=\"SVG %zu\">%zu</a>", i - from + 1, i - from + 1);
+    }
+    str_add(p->out, "</span></h3><div class=\"smalls\">\n");
+    for (size_t i = from; i < to; i++) TRY(add_picture(p, i, NULL));
+    str_add(p->out, "</div></section>\n");
+    return OK;
+}
+
+static enum status add_pictures(struct page *p, const char *section)
+{
+    const struct html_input *in = p->in;
+    bool open = false;
     for (size_t i = 0; i < in->n_pictures; i++) {
-        const struct html_picture *p = &in->pictures[i];
-        if (strcmp(p->section, section)) continue;
-        str_add(out, "<figure class=\"picture\"><figcaption>");
-        xml_escape(p->caption, out);
-        str_add(out, "</figcaption><div class=\"card\" role=\"img\" aria-label=\"");
-        xml_escape(p->caption, out);
-        str_add(out, "\">");
-        TRY(add_svg(p->svg_path, i, out));
-        str_add(out, "</div></figure>\n");
+        const struct html_picture *picture = &in->pictures[i];
+        if (strcmp(picture->section, section) || picture->small) continue;
+        if (!open) str_add(p->out, "<div class=\"pictures\">\n");
+        open = true;
+        TRY(add_picture(p, i, picture->caption));
+    }
+    if (open) str_add(p->out, "</div>\n");
+    for (size_t i = 0, to; i < in->n_pictures; i = to) {
+        const struct html_picture *picture = &in->pictures[i];
+        to = i + 1;
+        if (strcmp(picture->section, section) || !picture->small) continue;
+        while (to < in->n_pictures && in->pictures[to].small &&
+            !strcmp(in->pictures[to].section, section) &&
+            !strcmp(in->pictures[to].caption, picture->caption))
+            to++;
+        TRY(add_row(p, i, to));
     }
     return OK;
 }
 
-static void add_number(
-    struct str *out, const char *label, double value, enum table_number number, int digits)
+static void add_number(struct str *out, const struct run_view *v, const char *metric,
+    const char *label, enum table_number number, int digits)
 {
-    if (isnan(value)) return;
-    str_add(out, "<div><b>");
+    const struct metric_record *m = metric_list_find(&v->metrics, "overall", metric);
+    if (!m || isnan(m->mean)) return;
     struct str text = {0};
-    number_format(number, digits, value, &text);
-    xml_escape(str_get(&text), out);
-    str_clear(&text);
-    str_add(out, "</b><span>");
+    number_format(number, digits, m->mean, &text);
+    str_add(out, "<div><span>");
     xml_escape(label, out);
-    str_add(out, "</span></div>");
+    str_add(out, "</span><b>");
+    xml_escape(str_get(&text), out);
+    str_add(out, "</b>");
+    if (!isnan(m->lo) && !isnan(m->hi)) {
+        str_reset(&text);
+        number_format(number, digits, m->lo, &text);
+        str_add(&text, " … ");
+        number_format(number, digits, m->hi, &text);
+        str_add(out, "<small>");
+        xml_escape(str_get(&text), out);
+        str_add(out, "</small>");
+    }
+    str_add(out, "</div>");
+    str_clear(&text);
 }
 
 static bool any_check(const struct html_input *in, enum check_outcome outcome)
@@ -164,128 +278,149 @@ static void add_warnings(const struct html_input *in, struct str *out)
     for (size_t i = 0; i < n; i++) warnings_free(of[i]);
 }
 
-static void add_verdict(const struct html_input *in, struct str *out)
+static void add_answer(
+    struct str *out, const char *question, const struct str *text, const char *class)
 {
-    const struct run_view *v = in->views[0];
-    double cosine = run_view_metric(v, "logits_cosine");
-    if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
-    double agreement = run_view_metric(v, "token_accuracy"),
-           sparsity = run_view_metric(v, "sparsity");
-    struct verdict verdict = verdict_of(cosine, agreement, sparsity);
-    bool bad = any_check(in, CHECK_FAIL) || any_check(in, CHECK_INVALID) ||
-        v->run->status != RUN_DONE || !strcmp(verdict.band, "poor");
-    struct str disagreement = {0}; /* no green light while the metrics contradict each other */
-    bool doubtful = metric_disagreement(v, &disagreement);
-    str_clear(&disagreement);
-    bool good = !bad && !doubtful && !run_lost(v) && strcmp(verdict.band, "unknown") &&
-        strcmp(verdict.band, "acceptable");
-    str_addf(out, "<section id=\"verdict\"><div class=\"verdict %s\">",
-        bad        ? "bad"
-            : good ? "good"
-                   : "");
-    if (v->run->status != RUN_DONE) {
-        str_add(out, "<strong>The run did not finish</strong>");
-    } else {
-        double ratio = run_view_metric(v, "latency_ratio");
-        if (isnan(cosine) && !isnan(ratio)) /* a run that timed and compared nothing */
-            str_addf(out,
-                "<strong>Sparse takes %.2f of the dense time</strong> at the longest prompt",
-                ratio);
-        else {
-            struct str headline = {0};
-            run_headline(v, &headline);
-            const char *text = str_get(&headline),
-                       *bands = strstr(text, "By the tuning guide's bands");
-            size_t n = bands ? (size_t)(bands - text) : headline.len;
-            struct str lost = {0};
-            str_add_bytes(&lost, text, n);
-            str_add(out, "<strong>");
-            xml_escape(str_get(&lost), out);
-            str_add(out, "</strong><p>");
-            xml_escape(bands ? bands : "", out);
-            str_add(out, "</p>");
-            str_clear(&lost);
-            str_clear(&headline);
-        }
-    }
-    struct str settings = {0};
-    run_describe(v->run, &settings);
-    str_add(out, "<p>");
-    xml_escape(str_get(&settings), out);
-    str_add(out, " on ");
-    xml_escape(v->run->dataset.name, out);
-    str_addf(out, ", %d sample%s</p>", v->run->num_samples, v->run->num_samples == 1 ? "" : "s");
-    str_clear(&settings);
-    add_gate_sentence(in, out);
-    if (in->comparison) {
-        struct str text = {0};
-        comparison_verdict(in->comparison, &text);
-        str_add(out, "<p>");
-        xml_escape(str_get(&text), out);
-        str_add(out, "</p>");
-        str_clear(&text);
-    }
-    str_add(out, "</div>\n<div class=\"numbers\">");
-    add_number(out, "sparsity", sparsity, NUMBER_PERCENT, 1);
-    add_number(out, "logit cosine", cosine, NUMBER_FIXED, 4);
-    add_number(out, "KL divergence, nats", run_view_metric(v, "kl"), NUMBER_FIXED, 4);
-    add_number(out, "perplexity sparse / dense", run_view_metric(v, "ppl_ratio"), NUMBER_FIXED, 4);
-    add_number(out, "token agreement", agreement, NUMBER_PERCENT, 1);
-    add_number(out, "task score, sparse", run_view_metric(v, "score_sparse"), NUMBER_PERCENT, 1);
-    add_number(out, "time sparse / dense", run_view_metric(v, "latency_ratio"), NUMBER_FIXED, 3);
-    str_add(out, "</div>\n");
-    add_warnings(in, out);
-    if (in->n_checks) add_table(checks_table(in), out);
-    str_add(out, "</section>\n");
+    str_addf(out, "<div class=\"answer%s\"><h2>%s</h2><p>", class, question);
+    xml_escape(str_get(text), out);
+    str_add(out, "</p>");
 }
 
-static enum status add_changes(const struct html_input *in, struct str *out)
+static void add_answers(struct page *p)
 {
+    const struct html_input *in = p->in;
     const struct run_view *v = in->views[0];
-    str_add(out, "<section id=\"changed\"><h2>What changed</h2>\n");
-    if (in->runs && in->runs->n > 1) {
-        struct table *all = methods_table(in->runs, v->run);
-        if (table_rows(all) <= 12) add_table(all, out);
-        else add_folded("All configurations", all, out); /* a sweep: the frontier shows it better */
+    struct str *out = p->out, settings = {0};
+    struct answers a;
+    if (in->sweep) sweep_answers(in->sweep, in->cells, &a);
+    else run_answers(v, in->comparison, in->same_data, &a);
+    bool failed = any_check(in, CHECK_FAIL) || any_check(in, CHECK_INVALID);
+    str_add(out, "<section id=\"verdict\">\n<p class=\"subject\">");
+    if (in->sweep) {
+        str_addf(&settings, "%zu runs of %s; they differ in ", in->runs->n, v->run->model.name);
+        size_t methods = run_methods(in->runs);
+        if (methods > 1) str_addf(&settings, "method (%zu)", methods);
+        for (size_t i = 0; i < in->sweep->n; i++)
+            str_addf(&settings, "%s%s (%zu)", i || methods > 1 ? ", " : "", in->sweep->at[i].name,
+                in->sweep->at[i].n);
+        if (!in->sweep->n && methods < 2) str_add(&settings, "nothing that is told apart");
+    } else {
+        run_describe(v->run, &settings);
+        str_addf(&settings, " on %s, %d sample%s", v->run->dataset.name, v->run->num_samples,
+            v->run->num_samples == 1 ? "" : "s");
     }
-    if (in->comparison) {
-        add_table(comparison_table(in->comparison, false), out);
-        add_table(comparison_settings_table(in->comparison), out);
+    xml_escape(str_get(&settings), out);
+    str_clear(&settings);
+    str_add(out, "</p>\n<div class=\"answers\">\n");
+    add_answer(out, "What was lost?", &a.lost,
+        failed || a.tone == TONE_BAD ? " bad"
+            : a.tone == TONE_GOOD    ? " good"
+                                     : "");
+    add_gate_sentence(in, out);
+    str_add(out, "</div>\n");
+    add_answer(out, "Where?", &a.where, "");
+    str_add(out, "</div>\n");
+    add_answer(out, "Is it noise?", &a.noise, "");
+    str_add(out, "</div>\n");
+    add_answer(out, "What to do?", &a.todo, "");
+    if (a.command.len) {
+        str_add(out, "<p><code>");
+        xml_escape(str_get(&a.command), out);
+        str_add(out, "</code></p>");
     }
-    TRY(add_pictures(in, "changed", out));
-    if (!in->comparison) add_table(metrics_table(v), out);
-    else add_folded("All metrics with their distribution", metrics_table(v), out);
-    if (v->items.n) {
-        add_table(tasks_table(v), out);
-        struct table *flips = items_table(v, true);
-        if (table_rows(flips) <= 12) add_table(flips, out);
-        else add_folded("Answers that changed", flips, out);
+    str_add(out, "</div>\n</div>\n<div class=\"numbers\">");
+    add_number(out, v, "sparsity", "sparsity", NUMBER_PERCENT, 1);
+    add_number(out, v, "score_drop", "answers lost", NUMBER_PERCENT, 1);
+    add_number(out, v, "kl", "KL divergence, nats", NUMBER_FIXED, 4);
+    add_number(out, v, "ppl_ratio", "perplexity sparse / dense", NUMBER_FIXED, 3);
+    add_number(out, v, "token_accuracy", "next tokens that agree", NUMBER_PERCENT, 1);
+    add_number(out, v, "logits_cosine", "cosine of the logits", NUMBER_FIXED, 4);
+    add_number(out, v, "latency_ratio", "time sparse / dense", NUMBER_FIXED, 3);
+    str_add(out, "</div>\n");
+    str_add(out, "<p class=\"note\">");
+    if (in->sweep) {
+        str_add(out, "Numbers of ");
+        xml_escape(v->label, out);
+        str_add(out, ". ");
     }
-    add_table(generations_table(v), out);
-    if (in->runs && in->runs->n > 1)
-        add_folded("All runs, every column", runs_table(in->runs), out);
+    str_add(out, "Small: 95 % interval over texts. ");
+    xml_escape(str_get(&a.bands), out);
+    str_add(out, "</p>\n");
+    add_warnings(in, out);
+    for (size_t i = 0; in->notes && in->notes[i]; i++) {
+        str_add(out, "<p class=\"warning\">");
+        xml_escape(in->notes[i], out);
+        str_add(out, "</p>\n");
+    }
+    if (in->n_checks) add_table(p, checks_table(in));
     str_add(out, "</section>\n");
+    answers_clear(&a);
+}
+
+static enum status add_sweep(struct page *p)
+{
+    const struct html_input *in = p->in;
+    bool holds;
+    size_t violations;
+    str_add(p->out, "<section id=\"changed\"><h2>The sweep</h2>\n");
+    TRY(add_pictures(p, "sweep"));
+    add_table(p, sweep_table(in->sweep, sweep_choice(in->runs, &holds)));
+    struct table *t = monotonicity_table(in->runs, &violations);
+    if (violations) add_table(p, t);
+    else add_folded(p, "Do tighter bounds keep more? Here they do", t);
+    add_folded(p, "Every column of every run", runs_table(in->runs));
+    str_addf(p->out, "</section>\n<section><h2>%s in detail</h2>\n", in->views[0]->label);
     return OK;
 }
 
-static enum status add_causes(const struct html_input *in, struct str *out)
+static enum status add_changes(struct page *p)
 {
+    const struct html_input *in = p->in;
     const struct run_view *v = in->views[0];
-    struct table *causes = causes_table(v, in->same_data);
-    if (table_rows(causes)) /* a cause has all its names */
-        table_render(causes, TABLE_HTML, (struct table_style){0}, out);
-    table_free(&causes);
+    if (in->sweep) TRY(add_sweep(p));
+    else str_add(p->out, "<section id=\"changed\"><h2>What changed</h2>\n");
+    TRY(add_pictures(p, "changed"));
+    if (!in->sweep && in->runs && in->runs->n > 1) {
+        struct table *all = methods_table(in->runs, v->run);
+        if (table_rows(all) <= 12) add_table(p, all);
+        else add_folded(p, "All configurations", all);
+    }
+    if (in->comparison) {
+        add_table(p, comparison_table(in->comparison, false));
+        add_table(p, comparison_settings_table(in->comparison));
+    }
+    if (in->comparison || in->sweep)
+        add_folded(p, "All metrics with their distribution", metrics_table(v));
+    else add_table(p, metrics_table(v));
+    if (v->items.n) {
+        add_table(p, tasks_table(v));
+        struct table *flips = items_table(v, true);
+        if (table_rows(flips) <= 12) add_table(p, flips);
+        else add_folded(p, "Answers that changed", flips);
+    }
+    add_table(p, generations_table(v));
+    if (!in->sweep && in->runs && in->runs->n > 1)
+        add_folded(p, "All runs, every column", runs_table(in->runs));
+    str_add(p->out, "</section>\n");
+    return OK;
+}
+
+static enum status add_causes(struct page *p)
+{
+    const struct html_input *in = p->in;
+    const struct run_view *v = in->views[0];
+    add_table_as(p, causes_table(v, in->same_data), false); /* a cause has all its names */
     if (!v->layer_errors.n && v->samples.n && !v->from_file && !run_is_dense(v->run))
-        str_add(out,
+        str_add(p->out,
             "<p class=\"note\">The error of each layer and head was not measured in this run: "
             "<code>eval "
             "--attribution</code> does.</p>\n");
-    TRY(add_pictures(in, "why", out));
-    add_table(layers_table(v), out);
-    add_table(heads_table(v, 20), out);
-    add_table(worst_tokens_table(v, 20), out);
-    add_folded("Samples", samples_table(v), out);
-    add_folded("By token position", positions_table(v), out);
+    TRY(add_pictures(p, "why"));
+    add_table(p, layers_table(v));
+    add_table(p, heads_table(v, 20));
+    add_table(p, worst_tokens_table(v, 20));
+    add_folded(p, "Samples", samples_table(v));
+    add_folded(p, "By token position", positions_table(v));
     return OK;
 }
 
@@ -296,8 +431,50 @@ static bool has_section(const struct html_input *in, const char *section)
     return false;
 }
 
+static enum status add_body(struct page *p)
+{
+    const struct html_input *in = p->in;
+    struct str *out = p->out, why = {0};
+    bool speed = in->views[0]->latencies.n || has_section(in, "speed");
+    p->out = &why; /* a run that only timed has none */
+    enum status st = add_causes(p);
+    p->out = out;
+    str_addf(out, "<nav><a href=\"#verdict\">Answers</a><a href=\"#changed\">%s</a>",
+        in->sweep ? "The sweep" : "What changed");
+    if (why.len) str_add(out, "<a href=\"#why\">Why</a>");
+    if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
+    str_add(out, "<a href=\"#provenance\">Provenance</a></nav>\n<main>\n");
+    add_answers(p);
+    if (st == OK) st = add_changes(p);
+    if (why.len) str_addf(out, "<section id=\"why\"><h2>Why</h2>\n%s</section>\n", str_get(&why));
+    str_clear(&why);
+    TRY(st);
+    if (speed) {
+        str_add(out, "<section id=\"speed\"><h2>Speed</h2>\n");
+        TRY(add_pictures(p, "speed"));
+        for (size_t i = 0; i < in->n_views; i++) {
+            add_table(p, latencies_table(in->views[i]));
+            add_table(p, breakdown_table(in->views[i]));
+        }
+        str_add(out, "</section>\n");
+    }
+    str_add(out, "<section id=\"provenance\"><h2>Provenance</h2>\n");
+    for (size_t i = 0; i < in->n_views; i++) {
+        if (in->n_views == 1) add_table(p, provenance_table(in->views[i]));
+        else add_folded(p, in->views[i]->label, provenance_table(in->views[i]));
+    }
+    if (in->argv_line) {
+        str_add(out, "<p>Made by <code>");
+        xml_escape(in->argv_line, out);
+        str_add(out, "</code></p>");
+    }
+    str_add(out, "</section>\n</main>\n");
+    return p->st;
+}
+
 enum status html_page(const struct html_input *in, struct str *out)
 {
+    struct page p = {.in = in, .out = out, .st = OK};
     str_add(out,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
         "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
@@ -305,42 +482,8 @@ enum status html_page(const struct html_input *in, struct str *out)
     xml_escape(in->title, out);
     str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", reports_page_css);
     xml_escape(in->title, out);
-    bool speed = in->views[0]->latencies.n || has_section(in, "speed");
-    struct str why = {0}; /* a run that only timed has none */
-    enum status st;
-    TRY_GOTO(st, done, add_causes(in, &why));
-    str_add(
-        out, "</h1>\n<nav><a href=\"#verdict\">Verdict</a><a href=\"#changed\">What changed</a>");
-    if (why.len) str_add(out, "<a href=\"#why\">Why</a>");
-    if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
-    str_add(out, "<a href=\"#provenance\">Provenance</a></nav>\n<main>\n");
-    add_verdict(in, out);
-    TRY_GOTO(st, done, add_changes(in, out));
-    if (why.len) str_addf(out, "<section id=\"why\"><h2>Why</h2>\n%s</section>\n", str_get(&why));
-    if (speed) {
-        str_add(out, "<section id=\"speed\"><h2>Speed</h2>\n");
-        TRY_GOTO(st, done, add_pictures(in, "speed", out));
-        for (size_t i = 0; i < in->n_views; i++) {
-            add_table(latencies_table(in->views[i]), out);
-            add_table(breakdown_table(in->views[i]), out);
-        }
-        str_add(out, "</section>\n");
-    }
-    str_add(out, "<section id=\"provenance\"><h2>Provenance</h2>\n");
-    for (size_t i = 0; i < in->n_views; i++) {
-        if (in->n_views == 1) {
-            add_table(provenance_table(in->views[i]), out);
-        } else {
-            add_folded(in->views[i]->label, provenance_table(in->views[i]), out);
-        }
-    }
-    if (in->argv_line) {
-        str_add(out, "<p>Made by <code>");
-        xml_escape(in->argv_line, out);
-        str_add(out, "</code></p>");
-    }
-    str_addf(out, "</section>\n</main>\n<script>%s</script>\n</body></html>\n", reports_page_js);
-done:
-    str_clear(&why);
-    return st;
+    str_add(out, "</h1>\n");
+    TRY(add_body(&p));
+    str_addf(out, "<script>%s</script>\n</body></html>\n", reports_page_js);
+    return OK;
 }

@@ -2,6 +2,7 @@
 
 #include "base/xmalloc.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,11 +50,11 @@ static struct axes axes_make(const struct run_view *const *views, size_t n)
     return a;
 }
 
-/* One panel's data: column, row, share right in percent. */
+/* One panel's data: column, row, share right in percent; and what pointing at a cell says. */
 static void add_panel(
-    struct str *out, size_t index, const struct axes *a, const struct run_view *v, bool dense)
+    struct plot_script *p, const struct axes *a, const struct run_view *v, bool dense)
 {
-    str_addf(out, "$panel%zu << EOD\n", index);
+    str_add(&p->data, "$panel << EOD\n");
     for (size_t d = 0; d < a->n_depths; d++)
         for (size_t l = 0; l < a->n_lengths; l++) {
             size_t right = 0, all = 0;
@@ -63,34 +64,23 @@ static void add_panel(
                 all++;
                 right += dense ? r->dense_right : r->sparse_right;
             }
-            if (all) str_addf(out, "%zu %zu %.6g\n", l, d, 100 * (double)right / (double)all);
+            if (!all) continue;
+            str_addf(&p->data, "%zu %zu %.6g\n", l, d, 100 * (double)right / (double)all);
+            plot_tip(p, -1, (double)l, (double)d, "%lld tokens, depth %.0f %%|%zu of %zu right",
+                (long long)a->lengths[l], 100 * a->depths[d], right, all);
         }
-    str_add(out, "EOD\n");
-}
-
-static void add_plot(struct str *out, size_t index, const char *title, bool leftmost)
-{
-    str_add(out, "set title ");
-    plot_quote(title, out);
-    str_addf(out, "\nset ylabel %s\n", leftmost ? "'depth of the needle'" : "''");
-    str_addf(out,
-        "plot $panel%zu using 1:2:(0.5):(0.5):3 with boxxyerror fc palette, "
-        "$panel%zu using 1:2:($3 < 60 ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff' font "
-        "',12', "
-        "$panel%zu using 1:2:($3 >= 60 ? sprintf('%%.0f',$3) : '') with labels tc '#000000' font "
-        "',12'\n",
-        index, index, index);
+    str_add(&p->data, "EOD\n");
 }
 
 static void add_axes(struct str *b, const struct axes *a)
 {
     str_addf(b,
-        "set cbrange [0:100]\nunset key\nunset grid\nset style fill solid 1 border lc "
-        "'#ffffff'\nunset colorbox\n"
-        "set xlabel 'context, tokens'\nset xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\n",
+        "unset grid\nset style fill solid 1 border lc '#ffffff'\nset xrange [-0.5:%.1f]\nset "
+        "yrange [%.1f:-0.5]\n",
         (double)a->n_lengths - .5, (double)a->n_depths - .5);
     str_add(b, "set xtics scale 0 (");
-    for (size_t i = 0; i < a->n_lengths; i++)
+    size_t step = a->n_lengths > 4 ? (a->n_lengths + 3) / 4 : 1;
+    for (size_t i = 0; i < a->n_lengths; i += step)
         str_addf(b, "%s'%lld' %zu", i ? ", " : "", (long long)a->lengths[i], i);
     str_add(b, ")\nset ytics scale 0 (");
     for (size_t i = 0; i < a->n_depths; i++)
@@ -98,7 +88,7 @@ static void add_axes(struct str *b, const struct axes *a)
     str_add(b, ")\n");
 }
 
-enum { MOST_STEPS = 16, COLUMNS = 3 };
+enum { MOST_STEPS = 16 };
 
 static enum status check_grid(const struct axes *a, const char *name)
 {
@@ -113,36 +103,38 @@ static enum status check_grid(const struct axes *a, const char *name)
     return OK;
 }
 
-enum status plot_needle(
-    const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
+enum status plot_needle(const struct plot_out *o, const char *name,
+    const struct run_view *const *views, size_t n, size_t at, bool dense)
 {
-    if (n > PLOT_NEEDLE_RUNS) n = PLOT_NEEDLE_RUNS;
     struct axes a = axes_make(views, n);
     enum status st = check_grid(&a, name);
     if (st == OK) {
-        size_t panels = n + 1, columns = panels < COLUMNS ? panels : COLUMNS,
-               rows = (panels + columns - 1) / columns;
         struct plot_script p;
-        plot_script_init(&p, o, name, (int)(300 * columns) + 40,
-            (int)rows * (110 + 34 * (int)(a.n_depths > 4 ? a.n_depths : 4)) + 40);
-        struct str *b = &p.body;
-        str_add(b, plot_heat_palette);
-        add_axes(b, &a);
-        str_addf(b, "set multiplot layout %zu,%zu title 'answers right, %%'\n", rows, columns);
-        add_panel(&p.data, 0, &a, views[0], true);
-        add_plot(b, 0, "dense", true);
-        for (size_t i = 0; i < n; i++) {
-            struct str title = {0};
-            run_short_name(views[i]->run, &title);
-            add_panel(&p.data, i + 1, &a, views[i], false);
-            add_plot(b, i + 1, str_get(&title), (i + 1) % columns == 0);
-            str_clear(&title);
+        struct str title = {0};
+        plot_script_init(&p, o, name, PLOT_SMALL, 0);
+        if (dense) str_add(&title, "dense");
+        else run_short_name(views[at]->run, &title);
+        struct plot_frame frame = {.left = 44,
+            .plot_height = 26 * (int)(a.n_depths > 4 ? a.n_depths : 4),
+            .below = 1,
+            .ylabel = str_get(&title),
+            .xlabel = "context, tokens"};
+        plot_frame(&p, &frame);
+        plot_color_scale(&p, 0, 100, "0 %", "100 %");
+        add_axes(&p.body, &a);
+        add_panel(&p, &a, views[at], dense);
+        plot_add(&p, -1, NULL, "$panel using 1:2:(0.5):(0.5):3 with boxxyerror fc palette");
+        if (a.n_lengths <= 5) {
+            plot_add(&p, -1, NULL,
+                "$panel using 1:2:($3 < 60 ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff'");
+            plot_add(&p, -1, NULL,
+                "$panel using 1:2:($3 >= 60 ? sprintf('%%.0f',$3) : '') with labels tc '#000001'");
         }
-        str_add(b, "unset multiplot\n");
+        str_clear(&title);
         str_add(&p.sql,
             "SELECT run, depth, length, avg(dense_right), avg(sparse_right), count(*) FROM item "
             "WHERE run IN (");
-        plot_run_ids(views, n, &p.sql);
+        plot_run_ids(&views[at], 1, &p.sql);
         str_add(&p.sql, ") GROUP BY 1, 2, 3;");
         st = plot_script_run(&p);
     }
@@ -177,14 +169,40 @@ static void count_buckets(
     }
 }
 
-static void add_line(struct str *data, size_t index, const struct run_view *v, bool dense)
+/* Wilson's 95 % interval of a share (JASA 22, 1927), in percent. */
+static void share_interval(size_t right, size_t all, double *lo, double *hi)
+{
+    double n = (double)all, p = (double)right / n, z = 1.959964, zz = z * z / n;
+    double middle = p + zz / 2, half = z * sqrt(p * (1 - p) / n + zz / (4 * n));
+    *lo = 100 * (middle - half) / (1 + zz);
+    *hi = 100 * (middle + half) / (1 + zz);
+}
+
+static const char *bucket_words(int b, char text[32])
+{
+    if (b == 0) snprintf(text, 32, "under 64");
+    else snprintf(text, 32, "%.0f to %.0f", 32 * pow(2, b), 64 * pow(2, b) - 1);
+    return text;
+}
+
+/* Lines that would lie on each other stand a little beside each other: `shift` of a doubling. */
+static void add_line(struct plot_script *p, size_t index, const struct run_view *v, bool dense,
+    double shift, const char *title)
 {
     size_t right[N_BUCKETS], all[N_BUCKETS];
     count_buckets(v, dense, right, all);
-    str_addf(data, "$line%zu << EOD\n", index);
-    for (int b = 0; b < N_BUCKETS; b++)
-        if (all[b]) str_addf(data, "%d %.6g\n", b, 100 * (double)right[b] / (double)all[b]);
-    str_add(data, "EOD\n");
+    str_addf(&p->data, "$line%zu << EOD\n", index);
+    for (int b = 0; b < N_BUCKETS; b++) {
+        char words[32];
+        double lo, hi;
+        if (!all[b]) continue;
+        double share = 100 * (double)right[b] / (double)all[b];
+        share_interval(right[b], all[b], &lo, &hi);
+        str_addf(&p->data, "%g %.6g %.6g %.6g\n", b + shift, share, lo, hi);
+        plot_tip(p, (int)index, b + shift, share, "%s|%s tokens away|%zu of %zu right, %.1f %%%s",
+            title, bucket_words(b, words), right[b], all[b], share, plot_interval(lo, hi, "%.0f"));
+    }
+    str_add(&p->data, "EOD\n");
 }
 
 enum status plot_distance(
@@ -203,33 +221,42 @@ enum status plot_distance(
         return fail(ERR_ARG,
             "%s: no run has answers at different distances; evaluate with --suite chronicle", name);
     struct plot_script p;
-    plot_script_init(&p, o, name, 900, 500);
-    str_addf(&p.body,
-        "set bmargin 5.5\nset xlabel 'tokens between evidence and question; n: questions' offset "
-        "0,-1.2\nset "
-        "ylabel 'answers right, %%'\n"
-        "set xrange [%.1f:%.1f]\nset yrange [*<90:102]\nset xtics scale 0 (",
-        first - .3, last + .3);
-    for (int b = first; b <= last; b++) {
-        str_addf(&p.body, "%s\"", b > first ? ", " : "");
-        if (b == 0) str_add(&p.body, "under 64");
-        else str_addf(&p.body, "%.0f–%.0f", 32 * pow(2, b), 64 * pow(2, b) - 1);
-        str_addf(&p.body, "\\nn = %zu\" %d", all[b], b);
-    }
-    str_add(&p.body,
-        ")\nplot $line0 using 1:2 with linespoints pt 6 ps 1.4 dt 2 lw 2 lc '#000000' title "
-        "'dense'");
-    add_line(&p.data, 0, views[0], true);
+    plot_script_init(&p, o, name, PLOT_WIDTH, 0);
+    size_t longest = 1;
     for (size_t i = 0; i < n; i++) {
         struct str title = {0};
         run_short_name(views[i]->run, &title);
-        add_line(&p.data, i + 1, views[i], false);
-        str_addf(&p.body, ", $line%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' title ",
-            i + 1, plot_marker(i), plot_color(i));
-        plot_quote(str_get(&title), &p.body);
+        if (title.len > longest) longest = title.len;
         str_clear(&title);
     }
-    str_add(&p.body, "\n");
+    struct plot_frame frame = {.left = 36,
+        .plot_height = 220,
+        .n_key = n + 1,
+        .longest_key = longest,
+        .below = 1,
+        .ylabel = "answers right, % (bars: 95 %)",
+        .xlabel = "tokens between evidence and question; below: how many"};
+    plot_frame(&p, &frame);
+    str_addf(&p.body, "set xrange [%.1f:%.1f]\nset yrange [0<*<90:103]\nset xtics scale 0 (",
+        first - .5, last + .5);
+    for (int b = first; b <= last; b++)
+        str_addf(&p.body, "%s\"%s%.0f+\\n%zu\" %d", b > first ? ", " : "", "",
+            b ? 32 * pow(2, b) : 0., all[b], b);
+    str_add(&p.body, ")\n");
+    for (size_t i = 0; i <= n; i++) {
+        struct str title = {0};
+        double shift = n ? .5 * ((double)i / (double)n - .5) : 0;
+        const char *color = i ? plot_color(i - 1) : "#000000";
+        if (i) run_short_name(views[i - 1]->run, &title);
+        else str_add(&title, "dense");
+        add_line(&p, i, views[i ? i - 1 : 0], i == 0, shift, str_get(&title));
+        plot_add(&p, (int)i, NULL, "$line%zu using 1:2 with lines lw 1.2 %s lc '%s'", i,
+            i ? "" : "dt 2", color);
+        plot_add(&p, (int)i, str_get(&title),
+            "$line%zu using 1:2:3:4 with yerrorbars pt %d ps 0.6 lw 1 lc '%s'", i,
+            i ? plot_marker(i - 1) : 6, color);
+        str_clear(&title);
+    }
     str_add(&p.sql,
         "SELECT run, max(0, cast(log2(max(length * (1 - depth), 1) / 32) AS INTEGER)) AS doubling, "
         "avg(dense_right), avg(sparse_right), count(*) FROM item WHERE depth IS NOT NULL AND run "

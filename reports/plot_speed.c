@@ -13,8 +13,8 @@ static bool has_part(const struct run_view *v, const char *part)
     return false;
 }
 
-static void add_times(struct plot_script *p, struct str *plots, const struct run_view *v,
-    size_t run, const char *part, bool dense, size_t *used)
+static void add_times(struct plot_script *p, const struct run_view *v, size_t run, const char *part,
+    bool dense, size_t *used)
 {
     if (!has_part(v, part)) return;
     str_addf(&p->data, "$%s%zu << EOD\n", part, run);
@@ -28,16 +28,27 @@ static void add_times(struct plot_script *p, struct str *plots, const struct run
     struct str label = {0};
     plot_label(v, &label);
     str_add(&label, dense ? ", dense" : ", sparse");
-    str_addf(plots,
-        "%s$%s%zu using 1:2:3:4 with yerrorbars pt 0 lw 1.5 lc '%s' notitle, "
-        "$%s%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 %s lc '%s' title ",
-        (*used)++ ? ", " : "", part, run, plot_color(run), part, run,
-        dense ? plot_marker_hollow(run) : plot_marker(run), dense ? "dt 2" : "", plot_color(run));
-    plot_quote(str_get(&label), plots);
-    str_addf(plots,
-        ", $%s%zu using 1:($5 == 0 ? $2 : NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
-        part, run);
+    int series = (int)(2 * run) + !dense;
+    for (size_t i = 0; i < v->latencies.n; i++) {
+        const struct latency_record *r = &v->latencies.rows[i];
+        if (!strcmp(r->part, part))
+            plot_tip(p, series, (double)r->n_tokens, 1e3 * r->median,
+                "%s|%lld tokens: %.4g ms|quartiles %.4g to %.4g ms%s%s", str_get(&label),
+                (long long)r->n_tokens, 1e3 * r->median, 1e3 * r->q1, 1e3 * r->q3,
+                r->valid ? "" : "|not valid: ",
+                r->valid      ? ""
+                    : r->note ? r->note
+                              : "no reason stored");
+    }
+    plot_add(p, series, NULL, "$%s%zu using 1:2 with lines lw 1.5 %s lc '%s'", part, run,
+        dense ? "dt 2" : "", plot_color(run));
+    plot_add(p, series, str_get(&label),
+        "$%s%zu using 1:2:3:4 with yerrorbars pt %d ps 0.6 lw 1.2 lc '%s'", part, run,
+        dense ? plot_marker_hollow(run) : plot_marker(run), plot_color(run));
+    plot_add(p, series, NULL,
+        "$%s%zu using 1:($5 == 0 ? $2 : NaN) with points pt 2 ps 1 lw 2 lc '#000000'", part, run);
     str_clear(&label);
+    ++*used;
 }
 
 /* Automatic ranges of logarithmic axes reach to the next power of ten, and name only those; these
@@ -77,8 +88,7 @@ static double median_of(const struct run_view *v, const char *part, int64_t n_to
 }
 
 /* Where two steep lines part by little, their ratio still tells. */
-static void add_ratios(
-    struct plot_script *p, struct str *plots, const struct run_view *v, size_t run)
+static void add_ratios(struct plot_script *p, const struct run_view *v, size_t run)
 {
     size_t n = 0;
     str_addf(&p->data, "$ratio%zu << EOD\n", run);
@@ -89,14 +99,17 @@ static void add_ratios(
         double dense = median_of(v, "prefill_dense", r->n_tokens, &valid);
         if (isnan(dense)) continue;
         str_addf(&p->data, "%lld %.6g %d\n", (long long)r->n_tokens, r->median / dense, valid);
+        plot_tip(p, (int)(2 * run) + 1, (double)r->n_tokens, r->median / dense,
+            "%s|%lld tokens: %.3f of the dense time%s", v->label, (long long)r->n_tokens,
+            r->median / dense, valid ? "" : "|not valid");
         n++;
     }
     str_add(&p->data, n ? "EOD\n" : "NaN NaN NaN\nEOD\n");
-    str_addf(plots,
-        ", $ratio%zu using 1:2 with linespoints pt %d ps 1.1 lw 2 lc '%s' notitle, $ratio%zu using "
-        "1:($3 == 0 ? $2 : "
-        "NaN) with points pt 2 ps 1.6 lw 2 lc '#000000' notitle",
-        run, plot_marker(run), plot_color(run), run);
+    plot_add(p, (int)(2 * run) + 1, NULL,
+        "$ratio%zu using 1:2 with linespoints pt %d ps 0.6 lw 1.5 lc '%s'", run, plot_marker(run),
+        plot_color(run));
+    plot_add(p, (int)(2 * run) + 1, NULL,
+        "$ratio%zu using 1:($3 == 0 ? $2 : NaN) with points pt 2 ps 1 lw 2 lc '#000000'", run);
 }
 
 static bool any_invalid(const struct run_view *const *views, size_t n)
@@ -177,45 +190,50 @@ static void add_break_even(
 enum status plot_latency(
     const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
 {
-    struct plot_script p;
-    plot_script_init(&p, o, name, 900, 680);
-    struct str plots = {0}, ratios = {0};
-    size_t used = 0;
-    for (size_t i = 0; i < n; i++) {
-        add_times(&p, &plots, views[i], i, "prefill_dense", true, &used);
-        add_times(&p, &plots, views[i], i, "prefill_sparse", false, &used);
-        add_ratios(&p, &ratios, views[i], i);
-    }
-    if (!used) {
-        plot_script_clear(&p);
-        str_clear(&plots);
-        str_clear(&ratios);
+    size_t used = 0, lines = 0;
+    for (size_t i = 0; i < n; i++)
+        lines += has_part(views[i], "prefill_dense") + has_part(views[i], "prefill_sparse");
+    if (!lines)
         return fail(ERR_ARG, "%s: no run has prefill times; measure some with --suite speed", name);
-    }
+    struct plot_script p;
+    plot_script_init(&p, o, name, PLOT_WIDTH, 0);
+    bool invalid = any_invalid(views, n);
+    struct plot_frame frame = {.left = 48,
+        .plot_height = 330,
+        .n_key = lines + invalid,
+        .xlabel = "prompt length, tokens",
+        .ylabel = "prefill, ms (median; bars: quartiles)"};
+    plot_frame(&p, &frame);
+    double low = 37. / p.height, high = (37. + frame.plot_height) / p.height,
+           ratio = low + .28 * (high - low), times = low + .40 * (high - low);
     str_addf(&p.body,
-        "set multiplot\nset lmargin 11\nset rmargin 3\nset logscale x 2\nset logscale y\n"
-        "set origin 0,0.34\nset size 1,0.66\nset bmargin 0.6\nset format x ''\n"
-        "set ylabel 'prefill, ms (median, bars: quartiles)'\n");
+        "set multiplot\nset logscale x 2\nset logscale y\nset bmargin at screen %.5f\nset format x "
+        "''\n",
+        times);
     double middle = add_ranges(&p, views, n);
     for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, true, middle);
-    str_addf(&p.body, "plot %s%s\n", str_get(&plots),
-        any_invalid(views, n) ? ", NaN with points pt 2 ps 1.6 lw 2 lc '#000000' title 'not valid'"
-                              : "");
-    str_add(&p.body,
+    for (size_t i = 0; i < n; i++) {
+        add_times(&p, views[i], i, "prefill_dense", true, &used);
+        add_times(&p, views[i], i, "prefill_sparse", false, &used);
+    }
+    if (invalid) plot_add(&p, -1, "not valid", "NaN with points pt 2 ps 1 lw 2 lc '#000000'");
+    plot_end(&p);
+    str_addf(&p.body,
         "unset label\nunset arrow\nunset object\nunset logscale y\nset yrange [*:*]\nset ytics "
-        "auto\n"
-        "set offsets 0,0,graph 0.12,graph 0.12\nset origin 0,0\nset size 1,0.34\nset tmargin 0.8\n"
-        "set bmargin 3.4\nset format x '%g'\nset xlabel 'prompt length, tokens'\n"
-        "set ylabel 'sparse / dense'\nunset key\n");
+        "autofreq\n"
+        "set offsets 0,0,graph 0.12,graph 0.12\nset bmargin at screen %.5f\nset tmargin at screen "
+        "%.5f\n"
+        "set format x '%%g'\nunset key\nset label 902 'sparse / dense' at screen %.5f, screen %.5f "
+        "left tc '" PLOT_INK "'\n",
+        low, ratio, 8. / p.width, ratio + 9. / p.height);
     for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, false, middle);
-    str_addf(&p.body, "plot 1 with lines dt 2 lw 1.5 lc '#606060'%s\nunset multiplot\n",
-        str_get(&ratios));
-    str_clear(&plots);
-    str_clear(&ratios);
+    plot_add(&p, -1, NULL, "1 with lines dt 2 lw 1.2 lc '#606060'");
+    for (size_t i = 0; i < n; i++) add_ratios(&p, views[i], i);
+    plot_end(&p);
+    str_add(&p.body, "unset multiplot\n");
     str_add(&p.sql,
         "SELECT run, part, n_tokens, n, median, q1, q3, valid, note FROM latency WHERE part LIKE "
-        "'prefill%' AND "
-        "run IN (");
+        "'prefill%' AND run IN (");
     plot_run_ids(views, n, &p.sql);
     str_add(&p.sql, ") ORDER BY run, part, n_tokens;");
     return plot_script_run(&p);

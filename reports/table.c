@@ -15,6 +15,14 @@ struct table *table_new(const char *title)
     return t;
 }
 
+void table_link_csv(struct table *t, const char *path)
+{
+    free(t->csv);
+    t->csv = str_dup(path);
+}
+
+const char *table_title(const struct table *t) { return t->title; }
+
 void table_free(struct table **t)
 {
     if (!*t) return;
@@ -25,6 +33,7 @@ void table_free(struct table **t)
     }
     for (size_t i = 0; i < (*t)->n_notes; i++) free((*t)->notes[i]);
     free((*t)->title);
+    free((*t)->csv);
     free((*t)->cells);
     free((*t)->columns);
     free((*t)->notes);

@@ -41,8 +41,11 @@ void table_missing(struct table *t);
 void table_missing_as(struct table *t, const char *shown);
 /* Put a mark behind the last cell (people's formats only), e.g. "▲". */
 void table_mark(struct table *t, const char *mark);
+/* A file with the same table, linked beside the title of its HTML. */
+void table_link_csv(struct table *t, const char *path);
 /* A line below the table. */
 void table_note(struct table *t, const char *text);
+const char *table_title(const struct table *t); /* NULL without */
 size_t table_rows(const struct table *t);
 size_t table_columns(const struct table *t);
 

@@ -24,7 +24,7 @@ struct column {
 };
 
 struct table {
-    char *title;
+    char *title, *csv;
     struct column *columns;
     size_t n_columns;
     struct cell *cells; /* row major */

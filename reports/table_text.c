@@ -188,9 +188,14 @@ void render_html(const struct table *t, const char *constant, struct str *out)
 {
     struct str text = {0};
     str_add(out, "<figure class=\"table\">");
-    if (t->title) {
+    if (t->title || t->csv) {
         str_add(out, "<figcaption>");
-        xml_escape(t->title, out);
+        xml_escape(t->title ? t->title : "", out);
+        if (t->csv) {
+            str_add(out, " <a href=\"");
+            xml_escape(t->csv, out);
+            str_add(out, "\">CSV</a>");
+        }
         str_add(out, "</figcaption>");
     }
     if (*constant) {
@@ -198,7 +203,13 @@ void render_html(const struct table *t, const char *constant, struct str *out)
         xml_escape(constant, out);
         str_add(out, "</p>");
     }
-    str_add(out, "<div class=\"scroll\"><table><thead><tr>");
+    str_add(out, "<div class=\"scroll\" tabindex=\"0\"");
+    if (t->title) {
+        str_add(out, " role=\"region\" aria-label=\"");
+        xml_escape(t->title, out);
+        str_add_char(out, '"');
+    }
+    str_add(out, "><table><thead><tr>");
     for (size_t c = 0; c < t->n_columns; c++) {
         if (t->columns[c].hidden) continue;
         str_add(out, column_right(t, c) ? "<th scope=\"col\" class=\"n\">" : "<th scope=\"col\">");

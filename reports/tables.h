@@ -8,6 +8,10 @@
 
 /* One row a run: settings and headline numbers (`list`, sweeps; render with hide_constant). */
 struct table *runs_table(const struct run_list *runs);
+/* A sweep's runs: what decides first, then the settings that vary, then the rest. `choice`:
+ * SIZE_MAX without. */
+struct run_axes;
+struct table *sweep_table(const struct run_axes *axes, size_t choice);
 /* One row a configuration, its runs on several data sets side by side: what a page shows of a plan.
  * Dense first, then in order of storing; quality from the runs on `subject`'s data, the share of
  * right answers of every data set that asks questions. `*` marks the subject. */
@@ -32,6 +36,15 @@ struct table *heads_table(const struct run_view *v, size_t limit);
  * sparse at a time; L1 measured in each sample (--attribution); L1 when tuned; the work left out. A
  * file knows samples alone. Empty where nothing differs. */
 struct table *causes_table(const struct run_view *v, const struct run_list *runs);
+/* The first row of that table; false where it has none. */
+struct worst_cause {
+    int layer, head; /* -1: not told apart */
+    int sample;
+    double share;
+    bool guessed; /* heads are charged by something else than their error on these samples */
+};
+bool run_worst_cause(
+    const struct run_view *v, const struct run_list *runs, struct worst_cause *out);
 struct table *items_table(const struct run_view *v, bool flips_only);
 struct table *generations_table(const struct run_view *v);
 /* Whole passes; their parts are in the next one. */

@@ -2,6 +2,7 @@
 
 #include "base/stats.h"
 #include "base/xmalloc.h"
+#include "reports/axes.h"
 #include "reports/columns.h"
 #include "results/columns.h"
 
@@ -75,6 +76,67 @@ struct table *runs_table(const struct run_list *runs)
         for (size_t k = 0; k < sizeof v / sizeof *v; k++) table_real(t, v[k]);
         table_text(t, r->reason);
     }
+    return t;
+}
+
+/* Its place on the KL frontier of its model and data. */
+static const char *place_of(const struct frontier_point *points, size_t n, size_t run)
+{
+    for (size_t i = 0; i < n; i++)
+        if (points[i].run == run)
+            return points[i].knee ? "knee" : points[i].dominated ? "dominated" : "frontier";
+    return NULL;
+}
+
+struct table *sweep_table(const struct run_axes *axes, size_t choice)
+{
+    const struct run_list *runs = axes->runs;
+    struct table *t = table_new("Every run of the sweep");
+    struct frontier_point *points = NULL;
+    size_t n = 0;
+    if (query_frontier(runs, FRONTIER_KL, &points, &n) != OK) n = 0;
+    add_text(t, "run");
+    add_text(t, "place");
+    add_share(t, "sparsity", METRIC_HIGHER);
+    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add_share(t, "answers lost", METRIC_LOWER);
+    add_text(t, "method");
+    for (size_t k = 0; k < axes->n; k++) add_short(t, axes->at[k].name);
+    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add_share(t, "agreement", METRIC_HIGHER);
+    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "time ratio", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
+    add_text(t, "status");
+    add_text(t, "reason");
+    for (size_t i = 0; i < runs->n; i++) {
+        const struct run_record *r = &runs->rows[i];
+        const struct headline *h = &r->headline;
+        struct str method = {0};
+        run_method_name(r, &method);
+        table_int(t, r->id);
+        table_text(t, i == choice ? "chosen" : place_of(points, n, i));
+        const double first[] = {h->sparsity, h->kl_mean, h->kl_lo, h->kl_hi, h->score_drop};
+        for (int k = 0; k < 5; k++) table_real(t, first[k]);
+        table_text(t, str_get(&method));
+        for (size_t k = 0; k < axes->n; k++) {
+            struct str value = {0};
+            const struct run_axis *a = &axes->at[k];
+            run_axis_value(a, r, &value);
+            if (run_axis_level(a, r) < 0) table_missing(t);
+            else if (a->is_number) table_real(t, column_real(a->column, r));
+            else table_text(t, str_get(&value));
+            str_clear(&value);
+        }
+        const double rest[] = {h->ppl_ratio, h->token_accuracy, h->cosine_mean, h->latency_ratio};
+        for (int k = 0; k < 4; k++) table_real(t, rest[k]);
+        table_text(t, run_status_name(r->status));
+        table_text(t, r->reason);
+        str_clear(&method);
+    }
+    free(points);
+    table_note(t, "place: on the KL frontier of its data; chosen: what the top of the page offers");
     return t;
 }
 

@@ -32,25 +32,45 @@ static const struct tuned_head_record *worst_head(const struct tuned_record *t)
     return worst;
 }
 
-static void take(const struct curve *c, const char *rule, struct report_curves *out)
+static int nearest(float (*value)(int), int n, double wanted)
 {
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (fabs((double)value(i) - wanted) < fabs((double)value(best) - wanted)) best = i;
+    return best;
+}
+
+static void take(const struct curve *c, const struct tuned_record *tuned,
+    const struct tuned_head_record *h, struct report_curves *out)
+{
+    size_t n = 0;
     for (int t = 0; t < N_THETAS; t++) {
         if (t > 0 && memcmp(c->points[t], c->points[t - 1], sizeof c->points[t]) == 0) continue;
         for (int u = 0; u < N_TAUS; u++) {
-            out->kept[out->n][u] = (double)c->points[t][u].n_kept / c->n_possible;
-            out->error[out->n][u] = error_of(&c->points[t][u], rule);
+            out->kept[n][u] = (double)c->points[t][u].n_kept / c->n_possible;
+            out->error[n][u] = error_of(&c->points[t][u], tuned->rule);
         }
-        out->lines[out->n] = (struct error_curve){
-            (double)curve_theta(t), out->kept[out->n], out->error[out->n], N_TAUS};
-        out->n++;
+        out->lines[n] =
+            (struct error_curve){(double)curve_theta(t), out->kept[n], out->error[n], N_TAUS};
+        n++;
     }
+    const struct curve_point *chosen =
+        &c->points[nearest(curve_theta, N_THETAS, h->theta)][nearest(curve_tau, N_TAUS, h->tau)];
+    out->set = (struct curve_set){.curves = out->lines,
+        .n = n,
+        .label = out->label,
+        .bound = tuned->l1,
+        .has_choice = true,
+        .choice_theta = h->theta,
+        .choice_tau = h->tau,
+        .choice_kept = (double)chosen->n_kept / c->n_possible,
+        .choice_error = error_of(chosen, tuned->rule)};
 }
 
 enum status report_curves_load(struct store *s, const char *run, struct report_curves *out)
 {
     struct run_view v;
     memset(out, 0, sizeof *out);
-    out->bound = NAN;
     TRY(run_view_load(&v, s, run));
     const struct tuned_record *t = v.tuned.n ? v.tuned.rows : NULL;
     const struct tuned_head_record *h = t && t->rule ? worst_head(t) : NULL;
@@ -66,11 +86,9 @@ enum status report_curves_load(struct store *s, const char *run, struct report_c
         if (st == OK && key.data_fingerprint) st = query_curve(s, &key, &blob, &size);
         if (st == OK && blob) st = curve_unpack(blob, size, curve);
         if (st == OK && blob && curve->n_possible) {
-            take(curve, t->rule, out);
-            out->bound = t->l1;
-            snprintf(out->title, sizeof out->title,
-                "layer %d, head %d, sample %d: %s error of every theta and tau", h->layer, h->head,
-                key.sample, t->rule);
+            take(curve, t, h, out);
+            snprintf(out->label, sizeof out->label, "%s error of layer %d, head %d (log scale)",
+                t->rule, h->layer, h->head);
         }
     }
     free(blob);
@@ -82,8 +100,5 @@ enum status report_curves_load(struct store *s, const char *run, struct report_c
 
 void report_curves_offer(const struct report_curves *c, struct report_options *o)
 {
-    o->curves = c->lines;
-    o->n_curves = c->n;
-    o->curves_title = c->title;
-    o->curves_bound = c->bound;
+    o->curves = c->set.n ? &c->set : NULL;
 }

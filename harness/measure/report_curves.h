@@ -8,14 +8,13 @@
 struct report_curves {
     struct error_curve lines[N_THETAS]; /* thresholds that choose other tiles than the one before */
     double kept[N_THETAS][N_TAUS], error[N_THETAS][N_TAUS];
-    size_t n; /* 0: the run was not tuned, or its curves are not in this database */
-    char title[160];
-    double bound;
+    char label[160];
+    struct curve_set set; /* n 0: the run was not tuned, or its curves are not in this database */
 };
 
 /* The sparse head with the largest held-out error of the run named `run`, on the first sample it
- * was tuned on. Tells nothing (n = 0) where curves of several tunings leave open which are meant.
- */
+ * was tuned on. Tells nothing (set.n = 0) where curves of several tunings leave open which are
+ * meant. */
 enum status report_curves_load(
     struct store *s, const char *run, struct report_curves *out) MUST_USE;
 /* Hands them to a report; the curves must outlive it. */

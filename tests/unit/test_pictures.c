@@ -1,6 +1,7 @@
 /* Pictures and the report they go into, and what a sweep says beyond its cells. */
 #include "reports/attribution.h"
 #include "reports/plot.h"
+#include "reports/plot_svg.h"
 #include "reports/report.h"
 #include "tests/unit/reports_fixture.h"
 
@@ -16,11 +17,12 @@ Test(pictures, boxes_of_a_mask_cover_its_tiles_once)
         if (rng_unit(&r) < .6 || b % K < 2) bits[b / 8] |= (uint8_t)(1 << b % 8);
     struct mask_record m = {0, 1, 2, Q, K, bits};
     struct run_view v = {.masks = {&m, 1, NULL}};
-    struct run_record run = {.id = 1};
+    struct run_record run = {
+        .id = 1, .method = "sparge", .layers = "all", .heads = "all", .block_q = 1, .block_k = 1};
     v.run = &run;
     setenv("PATH", "/nowhere", 1); /* the script is enough */
     struct plot_out out = {dir, NULL, true};
-    cr_assert_eq(plot_masks(&out, "m", &v), ERR_UNSUPPORTED);
+    cr_assert_eq(plot_mask(&out, "m", &v, 0), ERR_UNSUPPORTED);
     char *path = path_join(dir, "m.gp");
     struct str script = {0};
     ok(file_read(&script, path));
@@ -49,7 +51,7 @@ Test(pictures, scripts_survive_hostile_names)
     struct run_view v = view("1");
     const struct run_view *views[] = {&v};
     struct plot_out out = {dir, db, false};
-    ok(plot_bars(&out, "bars", views, 1));
+    ok(plot_losses(&out, "bars", views, 1));
     char *hacked = path_join(dir, "hacked"), *png = path_join(dir, "bars.png"),
          *svg = path_join(dir, "bars.svg");
     cr_assert(!file_exists(hacked));
@@ -78,6 +80,80 @@ static void run_saved_query(const char *name)
     free(path);
 }
 
+/* As gnuplot 5.4 writes them: a line with its key, hypertexts over it, another series, what belongs
+ * to none. */
+static const char gnuplot_svg[] =
+    "<?xml version=\"1.0\"?>\n<svg \n viewBox=\"0 0 400 "
+    "300\"\n>\n<title>Gnuplot</title>\n<desc>Produced by GNUPLOT</desc>\n"
+    "<g id=\"gnuplot_canvas\">\n<rect x=\"0\" y=\"0\" width=\"400\" height=\"300\" "
+    "fill=\"#FFFFFF\"/>\n<defs>\n"
+    "<circle id='gpPt5' r='1'/>\n<use xlink:href='#gpPt5' id='gpPt6'/>\n<path id='gpPt7' "
+    "d='M0,0'/>\n"
+    "<filter id='textbox'><feFlood/></filter>\n</defs>\n"
+    "<g fill=\"none\" color=\"black\" stroke=\"currentColor\" stroke-width=\"1.00\">\n</g>\n"
+    "<g id=\"gnuplot_plot_1\" ><title>gnuplot_plot_1</title>\n<g fill=\"none\" color=\"black\" "
+    "stroke=\"currentColor\">"
+    "<g transform=\"translate(1,2)\" fill=\"black\" font-size=\"12.00\" text-anchor=\"end\"><text> "
+    "a &lt; b</text></g></g>\n"
+    "<path stroke='rgb(  0, 114, 178)'  d='M1,2 L3,4  '/></g>\n"
+    "<g id=\"gnuplot_plot_2\" ><title>$run0 using 1:2</title>\n"
+    "<g onmousemove=\"gnuplot_svg.showHypertext(evt,'run 7|KL 0.5')\" "
+    "onmouseout=\"gnuplot_svg.hideHypertext()\"><title> </title>\n"
+    "<use xlink:href='#gpPt6' transform='translate(74.58,141.00) scale(2.25)' "
+    "opacity='0.00'/></g></g>\n"
+    "<g id=\"gnuplot_plot_3\" ><title>x</title><use xlink:href='#gpPt6' x='1'/><text>no "
+    "key</text></g>\n"
+    "<path d='M9,9'/></g>\n</svg>\n";
+
+Test(pictures, a_drawing_is_made_small_and_fit_to_be_touched)
+{
+    const struct plot_element elements[] = {{2, true, false}, {2, false, true}, {-1, false, false}};
+    struct str out = {0};
+    ok(plot_svg_tidy(gnuplot_svg, elements, 3, &out));
+    const char *t = str_get(&out);
+    has(t, "viewBox=\"0 0 400 300\"");
+    has(t,
+        "<g data-s=\"2\"><g transform=\"translate(1,2)\" fill=\"#000000\" text-anchor=\"end\" "
+        "class=\"key\"><text>a &lt; b</text>");
+    has(t, "<path stroke=\"#0072b2\" d=\"M1,2 L3,4\"/>");
+    has(t, "<circle cx=\"74.6\" cy=\"141.0\" r=\"6\"><title>run 7\nKL 0.5</title></circle>");
+    has(t, "class=\"tips\"");
+    has(t, "<text>no key</text>");
+    has(t, "id=\"gpPt6\"");
+    has(t, "id=\"gpPt5\""); /* which the other refers to */
+    static const char *const gone[] = {
+        "gnuplot", "GNUPLOT", "Gnuplot", "using", "onmouse", "gpPt7", "filter", "xlink", "rgb("};
+    for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) lacks(t, gone[i]);
+    cr_expect_eq(occurrences(t, "<g"), occurrences(t, "</g>"));
+    str_reset(&out);
+    cr_expect_eq(plot_svg_tidy("<html/>", NULL, 0, &out), ERR_FORMAT);
+    cr_expect_eq(plot_svg_tidy("<svg viewBox=\"0 0 1 1\"><g id=\"x", NULL, 0, &out), ERR_FORMAT);
+    str_clear(&out);
+}
+
+/* A drawing of the report says what its marks are, and nothing of how it was drawn. */
+static void check_drawing(const char *name)
+{
+    char *path = str_format("%s/pictures/%s.svg", dir, name);
+    struct str svg = {0};
+    ok(file_read(&svg, path));
+    const char *t = str_get(&svg);
+    lacks(t, "gnuplot");
+    lacks(t, "onmouse");
+    cr_assert_eq(occurrences(t, "<g"), occurrences(t, "</g>"), "%s", path);
+    size_t tips = 0;
+    for (const char *p = t; (p = strstr(p, "<title>")); tips++) {
+        const char *end = strstr(p, "</title>");
+        p += strlen("<title>");
+        bool number = false;
+        for (; p < end; p++) number |= *p >= '0' && *p <= '9';
+        cr_assert(number, "%s: a mark without a number", path);
+    }
+    cr_assert_gt(tips, 0u, "%s has no marks", path);
+    str_clear(&svg);
+    free(path);
+}
+
 Test(pictures, every_picture_is_drawn_with_script_and_sql)
 {
     if (plot_available() != OK) cr_skip_test("%s", status_message());
@@ -98,10 +174,10 @@ Test(pictures, every_picture_is_drawn_with_script_and_sql)
     struct report_options o = {.dir = dir, .run = "3", .baseline = "1", .db = db};
     ok(report_write(store, &o, &notes));
     cr_assert_eq(notes.len, 0, "%s", str_get(&notes));
-    static const char *const names[] = {"frontier_cosine", "frontier_kl", "frontier_ppl",
-        "accuracy", "needle", "cosine", "kl", "cosine_by_position", "kl_by_position", "layers",
-        "heads_sparsity", "heads_l1", "heads_isolated", "masks", "latency", "breakdown",
-        "heads_propagated"};
+    static const char *const names[] = {"frontier_cosine", "frontier_kl", "frontier_ppl", "losses",
+        "needle_dense", "needle_1", "needle_2", "cosine", "kl", "cosine_by_position",
+        "kl_by_position", "layers", "heads_sparsity", "heads_l1", "heads_isolated", "latency",
+        "breakdown", "heads_propagated", "mask_layer0_head0_1"};
     static const char *const kinds[] = {"svg", "png", "gp", "sql"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         for (int k = 0; k < 4; k++) {
@@ -112,7 +188,10 @@ Test(pictures, every_picture_is_drawn_with_script_and_sql)
     cr_assert_gt(size_of("index.html"), 100000u);
     cr_assert_gt(size_of("report.md"), 1000u);
     cr_assert_gt(size_of("runs.csv"), 500u);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) run_saved_query(names[i]);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        run_saved_query(names[i]);
+        check_drawing(names[i]);
+    }
     str_clear(&notes);
 }
 
@@ -130,8 +209,8 @@ Test(pictures, without_gnuplot_the_rest_is_made)
         "said once");
     has(str_get(&notes), "apt-get install gnuplot");
     cr_assert_gt(size_of("index.html"), 10000u);
-    cr_assert_gt(size_of("pictures/accuracy.gp"), 100u, "the script can be drawn elsewhere");
-    cr_assert_eq(size_of("pictures/accuracy.svg"), 0u);
+    cr_assert_gt(size_of("pictures/losses.gp"), 100u, "the script can be drawn elsewhere");
+    cr_assert_eq(size_of("pictures/losses.svg"), 0u);
     str_clear(&notes);
 }
 
@@ -143,15 +222,15 @@ Test(pictures, pictures_without_data_say_what_is_missing)
     struct run_view v = view("1");
     const struct run_view *views[] = {&v};
     struct plot_out out = {dir, NULL, true};
-    cr_assert_eq(plot_needle(&out, "n", views, 1), ERR_ARG);
+    cr_assert_eq(plot_needle(&out, "n", views, 1, 0, true), ERR_ARG);
     has(status_message(), "needle");
     cr_assert_eq(plot_latency(&out, "n", views, 1), ERR_ARG);
     cr_assert_eq(plot_breakdown(&out, "n", views, 1), ERR_ARG);
-    cr_assert_eq(plot_masks(&out, "n", &v), ERR_ARG);
+    cr_assert_eq(plot_mask(&out, "n", &v, 0), ERR_ARG);
     cr_assert_eq(plot_heads(&out, "n", &v, HEAT_L1_HELD_OUT), ERR_ARG);
     cr_assert_eq(plot_positions(&out, "n", views, 1, "nonsense"), ERR_ARG);
     cr_assert_eq(plot_distribution(&out, "n", views, 1, "ppl_dense"), ERR_ARG);
-    cr_assert_eq(plot_curves(&out, "n", "t", NULL, 0, NAN), ERR_ARG);
+    cr_assert_eq(plot_curves(&out, "n", &(struct curve_set){.label = "t", .bound = NAN}), ERR_ARG);
     run_view_clear(&v);
 }
 
@@ -296,7 +375,7 @@ Test(pictures, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
     struct run_view v = view("1");
     const struct run_view *views[] = {&v};
     struct plot_out out = {dir, NULL, true};
-    cr_assert_eq(plot_needle(&out, "n", views, 1), ERR_ARG, "forty depths are no grid");
+    cr_assert_eq(plot_needle(&out, "n", views, 1, 0, false), ERR_ARG, "forty depths are no grid");
     has(status_message(), "--suite needle");
     run_view_clear(&v);
     put_answers(3, "sparge", NAN, "hay", "needle", grid, 15);
@@ -306,22 +385,20 @@ Test(pictures, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
     struct report_options o = {.dir = dir, .run = "1", .db = db, .no_png = true};
     ok(report_write(store, &o, &notes));
     cr_assert_eq(notes.len, 0, "%s", str_get(&notes));
-    char *path = path_join(dir, "pictures/needle.gp");
+    char *path = path_join(dir, "pictures/needle_2.gp");
     struct str script = {0};
     ok(file_read(&script, path));
-    int width = 0, height = 0;
-    cr_assert_eq(sscanf(strstr(str_get(&script), "size "), "size %d,%d", &width, &height), 2);
-    cr_expect(height < 900 && width < 1400, "%d x %d", width, height);
-    cr_expect_eq(occurrences(str_get(&script), "<< EOD"), 3u, "dense and both runs");
     has(str_get(&script), "\"topk 0.4\"");
+    has(str_get(&script), "\"1024 tokens, depth 25 %|1 of 1 right\"");
     free(path);
     str_reset(&script);
     path = path_join(dir, "pictures/distance.gp");
     ok(file_read(&script, path));
-    /* under 64, 64 to 127, 512 to 1023 */
-    has(str_get(&script), "$line1 << EOD\n0 100\n1 100\n4 0\n");
-    has(str_get(&script), "$line0 << EOD\n0 100\n1 100\n4 100\n");
-    has(str_get(&script), "n = 20");
+    /* under 64, 64 to 127, 512 to 1023; each line a little beside the others, with Wilson's
+     * interval: 20 of 20 is [20 / (20 + 1.96^2), 1], 0 of 20 the mirror image; here 14, 6 and 20 */
+    has(str_get(&script), "$line1 << EOD\n0 100 78.4689 100\n1 100 60.9666 100\n4 0 0 16.1125\n");
+    has(str_get(&script), "$line0 << EOD\n-0.25 100 78.4689 100\n");
+    has(str_get(&script), "\"512+\\n20\" 4");
     run_saved_query("distance");
     free(path);
     str_clear(&script);
@@ -426,11 +503,12 @@ Test(pictures, attention_that_is_whole_is_one_part)
         struct str script = {0};
         char *path = path_join(dir, "parts.gp");
         ok(file_read(&script, path));
-        /* dense: attention first, half of it */
-        has(str_get(&script), "$part3 << EOD\n0.000 -0.38 0.38 0 50\n");
-        has(str_get(&script), whole ? "\n0.850 0.47 1.23 5 22\n" : "\n0.850 0.47 1.23 20 22\n");
-        /* the total, and the pass that was timed */
-        has(str_get(&script), "\n0.850 72 \"720 ms\" 66\n");
+        has(str_get(&script),
+            "$part3 << EOD\n0 0.000 0 50 -0.380 0.380\n"); /* dense: attention first, half of it */
+        has(str_get(&script),
+            whole ? "\n5 0.900 5 22 0.520 1.280\n" : "\n20 0.900 20 22 0.520 1.280\n");
+        has(str_get(&script),
+            "\n72 0.900 \"720 ms\" 66\n"); /* the total, and the pass that was timed */
         free(path);
         str_clear(&script);
         run_view_clear(&v);
@@ -449,7 +527,7 @@ Test(pictures, times_that_do_not_count_are_marked_where_there_are_any)
     struct str script = {0};
     ok(plot_latency(&(struct plot_out){dir, db, true}, "times", views, 1));
     ok(file_read(&script, path));
-    has(str_get(&script), "title 'not valid'");
+    has(str_get(&script), "title \"not valid\"");
     has(str_get(&script), "break-even 3100 (2700 … 3500)");
     has(str_get(&script), "$ratio0 << EOD\n512 ");
     str_reset(&script);

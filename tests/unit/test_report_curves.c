@@ -58,21 +58,25 @@ Test(report_curves, the_worst_head_of_a_tuned_run_is_offered, .timeout = 60)
         fixture_clear(&f);
     }
     ok(report_curves_load(s, "2", &out));
-    cr_expect_eq(out.n, 0u, "tuned, and no curve stored");
+    cr_expect_eq(out.set.n, 0u, "tuned, and no curve stored");
     put_curve(s, "tokens", 1, 2);
     ok(report_curves_load(s, "1", &out));
-    cr_expect_eq(out.n, 0u, "not tuned");
+    cr_expect_eq(out.set.n, 0u, "not tuned");
     ok(report_curves_load(s, "2", &out));
-    cr_assert_eq(out.n, 2u, "thresholds that choose alike are one line");
-    cr_expect_not_null(strstr(out.title, "layer 1, head 2"));
-    cr_expect_eq(out.bound, .06);
+    cr_assert_eq(out.set.n, 2u, "thresholds that choose alike are one line");
+    cr_expect_not_null(strstr(out.set.label, "layer 1, head 2"));
+    cr_expect_eq(out.set.bound, .06);
+    /* theta .5 is of the second kind; tau .9 lies nearest to 1 - 2^(-27/8) */
+    cr_assert(out.set.has_choice);
+    cr_expect_float_eq(out.set.choice_kept, (100 + 27 + 3) / 200., 1e-12);
+    cr_expect_eq(out.set.choice_error, N_TAUS - 27);
     cr_expect_eq(out.lines[0].theta, -1);
     cr_expect_eq(out.lines[1].theta, 0);
     cr_expect_float_eq(out.lines[1].kept[4], 107 / 200., 1e-12);
     cr_expect_eq(out.lines[1].error[4], N_TAUS - 4, "the error of the run's own rule");
     put_curve(s, "other tokens", 1, 2);
     ok(report_curves_load(s, "2", &out));
-    cr_expect_eq(out.n, 0u, "two tunings leave it open");
+    cr_expect_eq(out.set.n, 0u, "two tunings leave it open");
     store_close(&s);
     free(db);
     fixture_remove(dir);

@@ -461,7 +461,8 @@ Test(reports, page_is_whole_and_keeps_to_itself)
         "<?xml version=\"1.0\"?><svg><defs><g id=\"a\"/></defs><use xlink:href='#a' "
         "clip-path='url(#c)'/></svg>";
     ok(file_write_atomic(svg, drawing, strlen(drawing)));
-    struct html_picture pictures[] = {{svg, "first", "changed"}, {svg, "second", "why"}};
+    struct html_picture pictures[] = {
+        {svg, "first", "changed", false}, {svg, "second", "why", false}};
     const struct run_view *views[] = {&a, &b};
     struct html_input in = {.title = "<T>",
         .views = views,
@@ -482,7 +483,7 @@ Test(reports, page_is_whole_and_keeps_to_itself)
     lacks(t, " src=");
     lacks(t, "<link");
     has(t, "a &lt;model&gt; learns");
-    has(t, "prefers-color-scheme:dark");
+    has(t, "prefers-color-scheme: dark");
     has(t, "name=\"viewport\"");
     has(t, "id=\"p0-a\"");
     has(t, "href='#p1-a'");
@@ -502,7 +503,7 @@ Test(reports, page_is_whole_and_keeps_to_itself)
             occurrences(t, open) + occurrences(t, open_with), occurrences(t, close), "%s", tags[i]);
     }
     str_clear(&page);
-    in.pictures = &(struct html_picture){"/nowhere/p.svg", "x", "why"};
+    in.pictures = &(struct html_picture){"/nowhere/p.svg", "x", "why", false};
     in.n_pictures = 1;
     cr_assert_eq(html_page(&in, &page), ERR_IO);
     str_clear(&page);
