@@ -8,6 +8,7 @@
 #include "harness/measure/setup.h"
 #include "kernels/compare.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/eight.h"
 #include "kernels/registry.h"
 
 #include <cblas.h>
@@ -369,6 +370,35 @@ static enum status run_decode(void *ctx)
     return OK;
 }
 
+/* The prefill with products of eight bits, dense and of half of the tiles: what the device has no
+ * kernel for is said once and left out. */
+static enum status bench_eight(struct bench *b, struct prefill *p, double dense)
+{
+    const struct sparse_policy sparse = *p->policy;
+    struct sparse_policy every = {0};
+    enum status st = OK;
+    for (int i = 0; i < 4 && st == OK; i++) {
+        enum precision qk = i < 2 ? PRECISION_INT8 : PRECISION_FP8;
+        double seconds = 0;
+        char what[128];
+        p->policy->qk = qk;
+        p->policy->pv = PRECISION_FP8;
+        if (i % 2 == 0) st = policy_copy_dense(&every, p->policy);
+        struct sparse_policy *own = p->policy;
+        if (i % 2 == 0) p->policy = &every;
+        if (st == OK) st = median_time(run_prefill, p, &seconds);
+        p->policy = own;
+        policy_clear(&every);
+        snprintf(what, sizeof what, "the same, %s, --qk %s --pv fp8",
+            i % 2 == 0 ? "dense" : "topk .5, blocks 128x64", precision_name(qk));
+        if (st == OK) add_row(b, what, seconds, 0, seconds / dense, "");
+    }
+    *p->policy = sparse;
+    if (st != ERR_UNSUPPORTED) return st;
+    table_note(b->table, status_message());
+    return OK;
+}
+
 /* What a deployment does with a model on a device: prefill, dense and sparse, loss of every
  * position, decode. */
 static enum status bench_device(struct bench *b, const struct setup *setup)
@@ -410,6 +440,7 @@ static enum status bench_device(struct bench *b, const struct setup *setup)
         snprintf(what, sizeof what, "the same, topk .5, blocks %dx%d", blocks[i].q, blocks[i].k);
         add_row(b, what, seconds, 0, seconds / dense, "");
     }
+    TRY_GOTO(st, done, bench_eight(b, &p, dense));
     if (o.length > 2 * DECODE_STEPS) {
         TRY_GOTO(st, done, run_decode(&p));
         TRY_GOTO(st, done, run_decode(&p));

@@ -53,18 +53,19 @@ def print_dense_and_maps(ours, sdpa, flex):
     print("\n| d | n | tiles kept | ours ms | cuDNN ms | × | FA2 ms | × | FlexAttention ms | × |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     rows = sorted((d, n, -kept, what, ms) for (what, d, n), (ms, kept, _) in ours.items()
-                  if n <= LONGEST and (what == "dense" or what.startswith("sparse_128x128")))
+                  if n <= LONGEST and (what.startswith("dense") or what.startswith("sparse_128x128")))
     for d, n, kept, what, ms in rows:
-        if what != "dense" and (what, d, n) not in flex:
+        dense = what.startswith("dense")  # dense_int8 and dense_fp8 too, quantisation included
+        if not dense and (what, d, n) not in flex:
             continue
-        theirs = [sdpa.get((b, d, n)) if what == "dense" else None for b in BACKENDS] + [flex.get((what, d, n))]
+        theirs = [sdpa.get((b, d, n)) if dense else None for b in BACKENDS] + [flex.get((what, d, n))]
         cells = "".join(f" {t:.4g} | {t / ms:.2f} |" if t else " | |" for t in theirs)
-        print(f"| {d} | {n} | {'dense' if what == 'dense' else f'{-kept:.1%}'} | {ms:.4g} |{cells}")
+        print(f"| {d} | {n} | {what.replace('_', ', ') if dense else f'{-kept:.1%}'} | {ms:.4g} |{cells}")
 
 
 def print_whole_calls(ours, sdpa, sparge):
     """Prediction included on both sides."""
-    print("\n| d | n | our blocks | kept | ours ms | cuDNN dense ms | × | SpargeAttn kept | SpargeAttn ms | × |")
+    print("\n| d | n | ours: blocks, or products of eight bits in 128x64 | kept | ours ms | cuDNN dense ms | × | SpargeAttn kept | SpargeAttn ms | × |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for (what, d, n), (ms, kept, _) in sorted(ours.items(), key=lambda x: (x[0][1], x[0][2], x[0][0])):
         if not what.startswith("call_") or n > LONGEST:
