@@ -67,8 +67,8 @@ struct session_cuda {
     void *eight; /* q, k and v of a call in eight bits; taken when first wanted, for any call of the
                     session */
     size_t eight_bytes;
-    const struct attn_args *repeat; /* the device call under a hook */
-    struct session_graphs *graphs;  /* NULL until one is wanted; the same with times */
+    bool repeats;                  /* a hook is under way that may repeat calls */
+    struct session_graphs *graphs; /* NULL until one is wanted; the same with times */
     struct session_times *times;
 };
 

@@ -18,9 +18,10 @@ static enum status open_view(struct session_cuda *s)
     const struct llama_config *c = &s->w->config;
     size_t d = (size_t)c->head_dim, rows = (size_t)s->plan.chunk * (size_t)c->n_heads * d,
            keys = (size_t)s->plan.capacity * (size_t)c->n_kv_heads * d;
-    /* f32 of the largest, and for a repeated call bf16 k, v, q and o */
-    size_t bytes =
-        align256(4 * max_size(rows, keys)) + 2 * align256(2 * keys) + 2 * align256(2 * rows);
+    /* f32 of the largest; for a repeated call bf16 k, v, q and o, its map, λ and which are sparse
+     */
+    size_t bytes = align256(4 * max_size(rows, keys)) + 2 * align256(2 * keys) +
+        2 * align256(2 * rows) + align256(s->map_bytes) + 2 * align256(4 * (size_t)c->n_heads);
     for (int i = 0; i < 4; i++) {
         if (!s->view[i]) s->view[i] = malloc(sizeof(float) * (i == 1 || i == 2 ? keys : rows));
         if (!s->view[i])
@@ -81,28 +82,50 @@ static enum status repeat_run(
 {
     (void)ws, (void)par, (void)stream;
     struct session_cuda *s = showing;
-    if (!s || !s->repeat)
+    if (!s || !s->repeats)
         return fail(ERR_ARG, "a layer's call can be repeated during its hook only");
     const struct llama_config *c = &s->w->config;
-    struct attn_args a = *s->repeat;
+    struct attn_args a = *host;
     int d = a.head_dim, n_kv = attn_n_kv(host);
-    if (host->n_q != a.n_q || n_kv != attn_n_kv(&a))
-        return fail(ERR_ARG, "a repeated call has other sizes");
+    if (a.n_q > s->plan.chunk || n_kv > s->plan.capacity || a.n_heads > c->n_heads ||
+        a.n_kv_heads > c->n_kv_heads || d != c->head_dim)
+        return fail(ERR_ARG, "a repeated call is larger than the layer's");
     size_t rows = (size_t)s->plan.chunk * (size_t)c->n_heads * (size_t)d,
            keys = (size_t)s->plan.capacity * (size_t)c->n_kv_heads * (size_t)d;
     char *base = (char *)s->device_view + align256(4 * max_size(rows, keys));
     uint16_t *k = (uint16_t *)base, *v = (uint16_t *)(base + align256(2 * keys)),
              *q = (uint16_t *)(base + 2 * align256(2 * keys)),
              *o = (uint16_t *)(base + 2 * align256(2 * keys) + align256(2 * rows));
+    char *room = (char *)o + align256(2 * rows);
     TRY(send_tensor(s, host->q, a.n_heads, a.n_q, d, host->q_head, host->q_row, q));
     TRY(send_tensor(s, host->k, a.n_kv_heads, n_kv, d, host->k_head, host->k_row, k));
     TRY(send_tensor(s, host->v, a.n_kv_heads, n_kv, d, host->v_head, host->v_row, v));
+    a.dtype = DTYPE_BF16;
+    a.ticks = NULL;
+    a.q_start_at = NULL;
     a.q = q, a.k = k, a.v = v, a.o = o;
     a.q_row = a.k_row = a.v_row = d;
     a.q_head = (ptrdiff_t)a.n_q * d;
     a.k_head = a.v_head = (ptrdiff_t)n_kv * d;
     a.o_row = (ptrdiff_t)a.n_heads * d;
     a.o_head = d;
+    struct tile_map map;
+    if (host->tiles) {
+        map = *host->tiles;
+        map.bits = (uint64_t *)room;
+        TRY(send(s, map.bits, host->tiles->bits, tile_map_bytes(&map)));
+        a.tiles = &map;
+    }
+    room += align256(s->map_bytes);
+    if (host->pv_threshold) {
+        TRY(send(s, room, host->pv_threshold, sizeof *host->pv_threshold * (size_t)a.n_heads));
+        a.pv_threshold = (const float *)room;
+    }
+    room += align256(4 * (size_t)c->n_heads);
+    if (host->head_sparse) {
+        TRY(send(s, room, host->head_sparse, (size_t)a.n_heads));
+        a.head_sparse = (const uint8_t *)room;
+    }
     /* the pass keeps its own counts on the host while a hook looks */
     a.ledger = host->ledger ? s->ledger : NULL;
     size_t ledger_bytes = sizeof *s->ledger * (size_t)a.n_heads;
@@ -206,9 +229,9 @@ enum status session_cuda_show_layer(
         TRY(fetch(s, map.bits, a->tiles->bits, tile_map_bytes(&map)));
         shown.tiles = &map;
     }
-    s->repeat = a;
+    s->repeats = true;
     enum status st = call_hook(s, f, layer, &shown, shown.tiles, &repeat_impl);
-    s->repeat = NULL;
+    s->repeats = false;
     return st;
 }
 

@@ -25,6 +25,7 @@ struct cuda_tuner {
     /* device */
     float **stream;       /* [n_samples] entering the layer to come, [n, hidden] */
     char **kept, **exact; /* [n_samples] */
+    char **eight;         /* [n_samples] what eight bits leave of kept; nothing of full products */
     char *curve_ws, *mask_ws, *attn_ws;
     uint64_t *bits; /* a map of the longest sample */
     uint16_t *o;    /* [longest, n_heads, head_dim] */
@@ -76,6 +77,8 @@ static struct attn_args shape_of(const struct llama_config *c, const struct spar
         .o_row = (ptrdiff_t)c->n_heads * d,
         .o_head = d,
         .block = p->block,
+        .qk = p->qk,
+        .pv = p->pv,
     };
 }
 
@@ -83,9 +86,15 @@ static const char *cuda_refuses(const struct weights *w, const struct sparse_pol
 {
     struct attn_args shape = shape_of(&w->config, p, longest > 0 ? longest : 1);
     const struct weights_cuda *on = (const struct weights_cuda *)w->on_device;
-    if (policy_is_eight(p)) return "its curves are of bf16 products";
     /* another may be this thread's */
     if (device_cuda_use(on->d) != OK) return "its device cannot be used";
+    if (policy_is_eight(p)) { /* what verifies must be there */
+        struct tile_map map = tile_map_shape(p->block, w->config.n_heads, 0, shape.n_q);
+        shape.tiles = &map;
+        const char *why = attn_sparse_eight_sm90.refuses(&shape);
+        if (why) return why;
+        shape.tiles = NULL;
+    }
     return curve_cuda_refuses(
         p->method, &(struct curve_cuda_args){.attn = &shape, .smooth_k = p->smooth_k});
 }
@@ -94,7 +103,7 @@ static size_t attention_bytes(const struct attn_args *shape)
 {
     static const struct attn_impl *const all[] = {
         &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16};
-    size_t most = 0;
+    size_t most = attn_is_full(shape) ? 0 : attn_sparse_eight_sm90.workspace(shape);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         most = max_size(most, all[i]->workspace(shape));
     return most;
@@ -132,6 +141,7 @@ static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tu
         struct attn_args shape = shape_of(c, a->policy, a->samples[s].n);
         PUT(kept[s], curve_cuda_keep_bytes(&shape));
         PUT(exact[s], curve_cuda_exact_bytes(&shape));
+        PUT(eight[s], curve_cuda_eight_bytes(&shape));
     }
     p->tensor_bytes = at - p->stream_bytes;
     PUT(curve_ws, curve_ws);
@@ -184,6 +194,7 @@ static void cuda_close(void **state)
     free(t->stream);
     free(t->kept);
     free(t->exact);
+    free(t->eight);
     free(t->held);
     free(t->has_exact);
     free(t->host_params);
@@ -204,6 +215,7 @@ static enum status allocate(struct cuda_tuner *t)
     t->stream = calloc(samples, sizeof *t->stream);
     t->kept = calloc(samples, sizeof *t->kept);
     t->exact = calloc(samples, sizeof *t->exact);
+    t->eight = calloc(samples, sizeof *t->eight);
     t->held = calloc(samples, sizeof *t->held);
     t->has_exact = calloc(samples, sizeof *t->has_exact);
     t->host_params = calloc(heads, sizeof *t->host_params);
@@ -213,8 +225,9 @@ static enum status allocate(struct cuda_tuner *t)
     t->heads = calloc(heads, sizeof *t->heads);
     t->curves = calloc(heads, sizeof *t->curves);
     t->pairs = calloc(heads, sizeof *t->pairs);
-    if (!t->stream || !t->kept || !t->exact || !t->held || !t->has_exact || !t->host_params ||
-        !t->host_lambda || !t->host_ledger || !t->errors || !t->heads || !t->curves || !t->pairs)
+    if (!t->stream || !t->kept || !t->exact || !t->eight || !t->held || !t->has_exact ||
+        !t->host_params || !t->host_lambda || !t->host_ledger || !t->errors || !t->heads ||
+        !t->curves || !t->pairs)
         return fail(ERR_MEMORY, "no memory to tune");
     struct tuner_plan ignored;
     char what[96];
@@ -263,6 +276,9 @@ static enum status keep_tensors(void *ctx, const struct layer_view *view)
     struct attn_args *held = &t->held[k->sample];
     TRY(curve_cuda_keep(view->attn, t->kept[k->sample], t->on->stream, held));
     held->block = t->a->policy->block;
+    held->qk = t->a->policy->qk;
+    held->pv = t->a->policy->pv;
+    TRY(curve_cuda_eight(held, t->eight[k->sample], t->on->stream));
     held->o = t->o;
     held->o_row = held->q_row;
     held->o_head = held->q_head;
@@ -320,8 +336,10 @@ static enum status blame(const struct cuda_tuner *t, int sample, enum status st)
 /* What the kernels are asked about this sample, its dense output being there. */
 static enum status question(struct cuda_tuner *t, int sample, struct curve_cuda_args *out)
 {
-    *out = (struct curve_cuda_args){
-        .attn = &t->held[sample], .smooth_k = t->a->policy->smooth_k, .exact = t->exact[sample]};
+    *out = (struct curve_cuda_args){.attn = &t->held[sample],
+        .smooth_k = t->a->policy->smooth_k,
+        .exact = t->exact[sample],
+        .eight = attn_is_full(&t->held[sample]) ? NULL : t->eight[sample]};
     if (!t->has_exact[sample]) TRY(curve_cuda_exact(out, t->on->stream));
     t->has_exact[sample] = true;
     return OK;

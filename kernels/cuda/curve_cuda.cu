@@ -96,6 +96,14 @@ struct curve_params shape_of(const struct curve_cuda_args *a)
     p.slab_rows = curve_cuda_slab_rows(p.d), p.slabs = p.bq / p.slab_rows;
     p.n_top = p.n_largest < p.slab_rows ? p.n_largest : p.slab_rows;
     for (int i = 0; i < N_TAUS; i++) p.taus[i] = curve_tau(i);
+    p.tile_q = p.q, p.tile_k = p.k, p.tile_v = p.v;
+    p.eight = !attn_is_full(t), p.p_e4m3 = t->pv == PRECISION_FP8;
+    if (a->eight) {
+        curve_eight e = curve_cuda_cut_eight(t, (char *)a->eight);
+        p.tile_q = e.q, p.tile_k = e.k, p.tile_v = e.v;
+        p.n_scales = e.n_blocks;
+        if (t->qk == PRECISION_INT8) p.q_scale = e.q_scale, p.k_scale = e.k_scale;
+    }
     return p;
 }
 
@@ -365,6 +373,7 @@ const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_c
     if ((uintptr_t)t->q % 16 || (uintptr_t)t->k % 16 || (uintptr_t)t->v % 16 || t->q_row % 8 ||
         t->q_head % 8 || t->k_row % 8 || t->k_head % 8 || t->v_row % 8 || t->v_head % 8)
         return "pointers and strides are not multiples of 16 bytes";
+    if (t->pv == PRECISION_INT8) return "P·V in int8 is not defined";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     return NULL;
 }

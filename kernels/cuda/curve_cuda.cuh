@@ -28,6 +28,13 @@ struct curve_params {
     ptrdiff_t q_row, q_head, k_row, k_head, v_row, v_head, o_row, o_head;
     float scale;
     enum smooth_k smooth;
+    /* What tiles are made of, with the strides of q, k and v: those, or of eight bits the numbers
+     * that these stand for, exact in bf16. q_scale [n_heads, n_scales] and k_scale [n_kv_heads,
+     * n_scales] belong to int8 and blocks of 64 rows; NULL: 1 */
+    const __nv_bfloat16 *tile_q, *tile_k, *tile_v;
+    const float *q_scale, *k_scale;
+    int n_scales;
+    bool eight, p_e4m3; /* any product of eight bits; P too */
 
     const int *heads;      /* [listed]; NULL: all, in order */
     float *q_mean, *q_sim; /* [listed, n_qblocks, d], [listed, n_qblocks] */
@@ -106,6 +113,15 @@ __device__ __forceinline__ float curve_warp_sum(float x)
     for (int m = 16; m > 0; m /= 2) x += __shfl_xor_sync(0xffffffffu, x, m);
     return x;
 }
+
+/* What curve_cuda_eight() writes; members of full products are the call's own. */
+struct curve_eight {
+    __nv_bfloat16 *q, *k, *v;
+    float *q_scale, *k_scale; /* [heads, n_blocks] */
+    int n_blocks;             /* of 64 rows */
+    size_t bytes;
+};
+curve_eight curve_cuda_cut_eight(const struct attn_args *kept, char *base);
 
 /* Every launch of a stage, in order. */
 enum status curve_cuda_pool(const curve_params &p, int n_listed, cudaStream_t stream) MUST_USE;

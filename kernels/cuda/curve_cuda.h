@@ -2,9 +2,11 @@
  * is the definition).
  *
  * Q, K, V are bf16 and P is rounded to bf16 before P·V, as in the inference kernels; everything
- * else is f32, sums over rows f64. The dense output they are judged by is merged in f32 from the
- * same tiles, so it is not rounded to bf16, and an output that keeps every tile has no error. Sums
- * run in a fixed order: a call repeated gives the same bits, however much memory its tiles had.
+ * else is f32, sums over rows f64. Of eight bits (attn->qk, attn->pv) tiles are made of what METHOD
+ * 9 makes of Q, K, V and P, all of it exact in bf16; predictions and the dense output are not. The
+ * dense output they are judged by is merged in f32 from the same tiles, so it is not rounded to
+ * bf16, and an output that keeps every tile has no error. Sums run in a fixed order: a call
+ * repeated gives the same bits, however much memory its tiles had.
  */
 #ifndef SG_KERNELS_CUDA_CURVE_CUDA_H
 #define SG_KERNELS_CUDA_CURVE_CUDA_H
@@ -18,6 +20,7 @@ struct curve_cuda_args {
     const struct attn_args *attn;
     enum smooth_k smooth_k;
     void *exact;   /* device, curve_cuda_exact_bytes(): the dense output and its norms */
+    void *eight;   /* device, filled by curve_cuda_eight(); NULL where products are full */
     size_t budget; /* bytes; 0: CURVE_CUDA_BUDGET_MIB */
 };
 
@@ -27,6 +30,12 @@ struct curve_cuda_args {
 size_t curve_cuda_keep_bytes(const struct attn_args *a); /* pure */
 enum status curve_cuda_keep(
     const struct attn_args *a, void *to, struct stream *stream, struct attn_args *kept) MUST_USE;
+
+/* Writes to `to`, on the device, what eight bits leave of q, k and v of a kept call, whose qk and
+ * pv say which; queued on the stream. Bytes are 0 when products are full. */
+size_t curve_cuda_eight_bytes(const struct attn_args *kept); /* pure */
+enum status curve_cuda_eight(
+    const struct attn_args *kept, void *to, struct stream *stream) MUST_USE;
 
 /* NULL, or why the device cannot make such curves: another method than sparge, head_dim no multiple
  * of 16 up to 128, more than 1024 key blocks, or what the attention kernels refuse. */

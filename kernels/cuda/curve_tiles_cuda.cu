@@ -3,6 +3,7 @@
 #include "kernels/cuda/curve_cuda.cuh"
 #include "kernels/cuda/mma.cuh"
 
+#include <cuda_fp8.h>
 #include <math.h>
 
 namespace
@@ -139,8 +140,12 @@ __global__ __launch_bounds__(POOL_THREADS) void score_kernel(const __grid_consta
         before = __shfl_up_sync(0xffffffffu, key, 1);
     uint32_t firsts = __ballot_sync(0xffffffffu, lane == 0 || key != before);
     int first = 31 - __clz((int)(firsts & (0xffffffffu >> (31 - lane))));
-    p.first_theta[at * N_THETAS + lane] = (uint8_t)(key < 0 ? (int)CURVE_ALL_KEPT : first);
+    /* of eight bits a block errs although it keeps every tile, so it is walked like the others */
+    p.first_theta[at * N_THETAS + lane] =
+        (uint8_t)(key < 0 && !p.eight ? (int)CURVE_ALL_KEPT : first);
 }
+
+__device__ __forceinline__ float e4m3(float x) { return (float)__nv_fp8_e4m3(x); }
 
 /* One CTA per 64 query rows and head: softmax numerators of each tile by itself. Either every tile
  * is written down, or they are merged in order and the dense output is. */
@@ -159,12 +164,17 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32,
               row = warp * WARP_ROWS + lane / 4; /* of the unit; and row + 8 */
     const float scale = p.scale * 1.44269504f;
-    const __nv_bfloat16 *keys = p.k + kv_head * p.k_head, *values = p.v + kv_head * p.v_head;
+    const __nv_bfloat16 *queries = (DENSE ? p.q : p.tile_q) + head * p.q_head,
+                        *keys = (DENSE ? p.k : p.tile_k) + kv_head * p.k_head,
+                        *values = (DENSE ? p.v : p.tile_v) + kv_head * p.v_head;
+    const bool scaled = !DENSE && p.q_scale != NULL;
+    const float *k_scale = scaled ? p.k_scale + (size_t)kv_head * p.n_scales : NULL;
+    const float q_scale = scaled ? p.q_scale[(size_t)head * p.n_scales + unit0 / UNIT] : 1;
     float *tile = DENSE ? NULL : curve_block_tiles(p, x, block);
     float chain[DENSE ? DIM / 8 : 1][4] = {}, chain_m[2] = {-INFINITY, -INFINITY},
                                   chain_l[2] = {0, 0};
 
-    fetch<DIM, TILE_THREADS>(q, p.q + head * p.q_head, p.q_row, unit0, UNIT, 0, p.n, p.d);
+    fetch<DIM, TILE_THREADS>(q, queries, p.q_row, unit0, UNIT, 0, p.n, p.d);
     for (int j = 0; j < n_tiles; j++, tile += curve_tile_floats(p)) {
         const int k0 = j * KEYS;
         float *tile_m = tile + (size_t)p.bq * p.d + in_block, *tile_l = tile_m + p.bq;
@@ -180,26 +190,41 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
         multiply_keys<DIM, KEYS>(s, q + warp * WARP_ROWS * LINE, kv, lane);
         __syncthreads();
         fetch<DIM, TILE_THREADS>(kv, values, p.v_row, k0, KEYS, 0, p.n, p.d);
-        float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
+        constexpr int HALVES = KEYS / UNIT;
+        float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0}, own[HALVES][2], by[HALVES];
+#pragma unroll
+        for (int h = 0; h < HALVES; h++) {
+            own[h][0] = own[h][1] = -INFINITY;
+            bool there = scaled && k0 / UNIT + h < p.n_scales;
+            by[h] = there ? scale * (q_scale * k_scale[k0 / UNIT + h]) : scale;
+        }
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 if (k0 + n * 8 + lane % 4 * 2 + i % 2 > unit0 + row + i / 2 * 8)
                     s[n][i] = -INFINITY;
-                m[i / 2] = fmaxf(m[i / 2], s[n][i] *= scale);
+                s[n][i] *= by[n * 8 / UNIT];
+                own[n * 8 / UNIT][i / 2] = fmaxf(own[n * 8 / UNIT][i / 2], s[n][i]);
             }
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            m[r] = fmaxf(m[r], __shfl_xor_sync(0xffffffffu, m[r], 1));
-            m[r] = fmaxf(m[r], __shfl_xor_sync(0xffffffffu, m[r], 2));
-        }
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int h = 0; h < HALVES; h++) {
+                own[h][r] = fmaxf(own[h][r], __shfl_xor_sync(0xffffffffu, own[h][r], 1));
+                own[h][r] = fmaxf(own[h][r], __shfl_xor_sync(0xffffffffu, own[h][r], 2));
+                m[r] = fmaxf(m[r], own[h][r]);
+            }
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                s[n][i] = exp2f(s[n][i] - (m[i / 2] == -INFINITY ? 0.0f : m[i / 2]));
+                const float x = s[n][i], top = own[n * 8 / UNIT][i / 2];
+                s[n][i] = exp2f(x - (m[i / 2] == -INFINITY ? 0.0f : m[i / 2]));
                 l[i / 2] += s[n][i];
+                /* METHOD 9.3 under the power of two of the tile, which bf16 holds exactly */
+                if (!DENSE && p.p_e4m3 && s[n][i] > 0)
+                    s[n][i] = e4m3(exp2f(x - ceilf(top) + 8)) * exp2f(ceilf(top) - ceilf(m[i / 2]));
             }
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -209,6 +234,12 @@ __global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_consta
         __syncthreads();
         float o[DIM / 8][4] = {};
         multiply_values<DIM, KEYS>(o, s, kv, lane);
+        if (!DENSE && p.p_e4m3)
+#pragma unroll
+            for (int n = 0; n < DIM / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    o[n][i] *= m[i / 2] == -INFINITY ? 0.0f : exp2f(ceilf(m[i / 2]) - 8 - m[i / 2]);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             if constexpr (DENSE) {

@@ -182,6 +182,14 @@ __device__ void order_by_rank(const curve_params &p, const scratch &s, int n, in
     __syncthreads();
 }
 
+/* Every tile joins before the first τ. */
+__device__ void order_all(const scratch &s, int n)
+{
+    for (int j = threadIdx.x; j < n; j += CURVE_THREADS) s.seq[j] = (uint16_t)j;
+    for (int u = threadIdx.x; u < N_TAUS; u += CURVE_THREADS) s.count[u] = n;
+    __syncthreads();
+}
+
 /* Units of what (θ, τ) keeps, in the order in which λ lets them in, for rows [unit0, unit0 +
  * n_rows) of the block. */
 __device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles, int n,
@@ -398,11 +406,13 @@ __global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_consta
     } else {
         const int n_eligible =
             rank_tiles(p, s, x, head / p.group, block, n, (float)(list - 16) / 16);
-        order_by_rank(p, s, n, n_eligible);
+        if (p.eight && !(p.q_sim[(size_t)x * p.n_qblocks + block] > (float)(list - 16) / 16))
+            order_all(s, n); /* every tile is forced */
+        else order_by_rank(p, s, n, n_eligible);
         counts = part == 0;
     }
     number_steps(p, s, p.step_of + index * (size_t)p.points);
-    walk_rows<DIM>(p, s, tiles, head, block, first_row, LAMBDA ? -1 : n);
+    walk_rows<DIM>(p, s, tiles, head, block, first_row, LAMBDA || p.eight ? -1 : n);
     __syncthreads();
     const int n_steps = s.box[BOX_STEPS], record = CURVE_RECORD + p.n_top;
     for (int step = threadIdx.x / 32; step < n_steps; step += CURVE_WARPS)

@@ -274,16 +274,19 @@ Test(tuner_cuda, bounds_hold_and_repeats_agree, .timeout = 300)
     close_bench(&b);
 }
 
-Test(tuner_cuda, thresholds_are_near_the_cpus, .timeout = 300)
+/* In full products and in eight bits: curves and verification of the device against the CPU's
+ * emulation. */
+static void near_the_cpu(enum precision qk, enum precision pv)
 {
-    if (no_gpu()) return;
     struct tuned t[2][N_BOUNDS];
     struct tune_times times;
     for (int gpu = 0; gpu < 2; gpu++) {
         struct bench b;
         open_bench(&b, gpu, &mask_sparge);
+        CHECK(policy_set_precision(&b.policy, qk, pv));
         struct tune_args a = args_of(&b);
         CHECK(tune(&a, t[gpu], &times));
+        cr_expect_str_eq(times.place, gpu ? "cuda" : "cpu", "%s", times.why ? times.why : "");
         close_bench(&b);
     }
     for (int i = 0; i < N_BOUNDS; i++) {
@@ -301,6 +304,18 @@ Test(tuner_cuda, thresholds_are_near_the_cpus, .timeout = 300)
     }
 }
 
+Test(tuner_cuda, thresholds_are_near_the_cpus, .timeout = 300)
+{
+    if (no_gpu()) return;
+    near_the_cpu(PRECISION_FULL, PRECISION_FULL);
+}
+
+Test(tuner_cuda, thresholds_of_eight_bits_are_near_the_cpus, .timeout = 300)
+{
+    if (no_gpu()) return;
+    near_the_cpu(PRECISION_INT8, PRECISION_FP8);
+}
+
 Test(tuner_cuda, says_when_the_cpu_does_it, .timeout = 300)
 {
     if (no_gpu()) return;
@@ -315,6 +330,10 @@ Test(tuner_cuda, says_when_the_cpu_does_it, .timeout = 300)
     cr_expect_null(why);
     cr_expect_str_eq(tune_place(&b.w, &b.policy, 1024 * 64 + 1, &why), "cpu");
     cr_expect(why && strstr(why, "1024 key blocks"), "%s", why ? why : "no reason");
+    /* what verifies has no kernel here */
+    CHECK(policy_set_precision(&b.policy, PRECISION_INT8, PRECISION_FULL));
+    cr_expect_str_eq(tune_place(&b.w, &b.policy, N_TOKENS, &why), "cpu");
+    cr_expect(why && strstr(why, "fp8 P·V only"), "%s", why ? why : "no reason");
     close_bench(&b);
 }
 #endif
