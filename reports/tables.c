@@ -185,6 +185,8 @@ struct table *layers_table(const struct run_view *v)
     add_share(t, "forced theta q", METRIC_NEITHER);
     add_share(t, "forced theta k", METRIC_NEITHER);
     add_share(t, "ran dense", METRIC_NEITHER);
+    bool eight = run_is_eight(v->run);
+    if (eight) add_share(t, "in eight bits", METRIC_NEITHER);
     add(t, "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
     add(t, "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
     add(t, "L1 isolated", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
@@ -206,6 +208,7 @@ struct table *layers_table(const struct run_view *v)
             sum.calls += r->calls;
             int64_t dense = r->dense_head + r->dense_layer + r->dense_short;
             sum.dense_head += dense;
+            sum.eight += r->eight;
             n_sparse += dense < r->calls;
         }
         double tune, held_out, qk = left_out(sum.tiles_possible, sum.tiles_computed),
@@ -216,12 +219,15 @@ struct table *layers_table(const struct run_view *v)
         snprintf(heads, sizeof heads, "%d of %zu", n_sparse, to - from);
         table_int(t, rows[from].layer);
         table_text(t, heads);
-        const double values[] = {.5 * (qk + pv), qk, pv, share(sum.forced_sink, sum.tiles_possible),
+        const double work[] = {.5 * (qk + pv), qk, pv, share(sum.forced_sink, sum.tiles_possible),
             share(sum.forced_diagonal, sum.tiles_possible),
             share(sum.forced_theta_q, sum.tiles_possible),
-            share(sum.forced_theta_k, sum.tiles_possible), share(sum.dense_head, sum.calls), tune,
-            held_out, e ? e->isolated_l1 : NAN, e ? e->propagated_l1 : NAN};
-        for (size_t k = 0; k < sizeof values / sizeof *values; k++) table_real(t, values[k]);
+            share(sum.forced_theta_k, sum.tiles_possible), share(sum.dense_head, sum.calls)};
+        const double errors[] = {
+            tune, held_out, e ? e->isolated_l1 : NAN, e ? e->propagated_l1 : NAN};
+        for (size_t k = 0; k < sizeof work / sizeof *work; k++) table_real(t, work[k]);
+        if (eight) table_real(t, share(sum.eight, sum.calls));
+        for (size_t k = 0; k < sizeof errors / sizeof *errors; k++) table_real(t, errors[k]);
     }
     return t;
 }
