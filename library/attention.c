@@ -234,7 +234,7 @@ static enum status workspace_body(void *args)
     TRY(attention_runs_dense(&a, c->policy, &attn, NULL, &dense));
     c->bytes = 0;
 #ifdef SG_HAVE_CUDA
-    if (a.on_gpu) c->bytes = attention_cuda_workspace(&a, c->policy, &attn);
+    if (a.on_gpu) TRY(attention_cuda_workspace(&a, c->policy, &attn, dense, &c->bytes));
 #endif
     return OK;
 }

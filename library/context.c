@@ -161,12 +161,12 @@ enum status struct_take(
     return OK;
 }
 
-_Static_assert(sizeof(struct sg_ledger) == sizeof(struct head_ledger) &&
+_Static_assert(sizeof(struct sg_ledger) == 128 &&
+        sizeof(struct head_ledger) <= sizeof(struct sg_ledger) &&
         offsetof(struct sg_ledger, forced_sink) == offsetof(struct head_ledger, forced_sink) &&
         offsetof(struct sg_ledger, calls_sparse) == offsetof(struct head_ledger, calls_sparse) &&
-        offsetof(struct sg_ledger, calls_dense_short) ==
-            offsetof(struct head_ledger, calls_dense_short),
-    "one ledger, two names");
+        offsetof(struct sg_ledger, calls_eight) == offsetof(struct head_ledger, calls_eight),
+    "one ledger, two names, and room for more counters under the same SG_API_VERSION");
 
 static struct head_ledger ledger_inside(const struct sg_ledger *l)
 {
@@ -182,6 +182,19 @@ void ledger_give(struct sg_ledger *to, const struct head_ledger *from, size_t n)
         head_ledger_add(&sum, &from[i]);
         memcpy(&to[i], &sum, sizeof sum);
     }
+}
+
+enum sg_status sg_gpu_ledger_read(const void *copy, int n_heads, struct sg_ledger *ledger)
+{
+    if (!copy || !ledger || n_heads < 0)
+        return (enum sg_status)fail(
+            ERR_ARG, "%s is NULL, or n_heads (%d) below 0", copy ? "ledger" : "copy", n_heads);
+    for (int i = 0; i < n_heads; i++) { /* they stand close together there */
+        struct head_ledger one;
+        memcpy(&one, (const char *)copy + sizeof one * (size_t)i, sizeof one);
+        ledger_give(&ledger[i], &one, 1);
+    }
+    return SG_OK;
 }
 
 void sg_ledger_add(struct sg_ledger *to, const struct sg_ledger *from)

@@ -69,8 +69,8 @@ enum { MAX_HEADS = 1024 };
 #ifdef SG_HAVE_CUDA
 enum status attention_cuda(const struct sg_attention *a, const struct sg_policy *p,
     struct attn_args *attn, bool dense, void *gpu_ledger) MUST_USE;
-size_t attention_cuda_workspace(
-    const struct sg_attention *a, const struct sg_policy *p, const struct attn_args *attn);
+enum status attention_cuda_workspace(const struct sg_attention *a, const struct sg_policy *p,
+    struct attn_args *attn, bool dense, size_t *bytes) MUST_USE;
 #endif
 
 #endif

@@ -172,6 +172,7 @@ struct sg_ledger {
                                    or begins within a block */
     uint64_t calls_eight; /* of all of these, those whose products were of eight bits: the policy's
                              file was tuned with --qk or --pv */
+    uint64_t reserved[3]; /* 0 */
 };
 SG_API double sg_sparsity(
     const struct sg_ledger *ledger); /* 1 - work done / work possible, both products */
@@ -207,11 +208,13 @@ struct sg_attention {
     const char *kernel; /* "attn_cpu_avx2", …; NULL: the best */
 };
 
-/* policy NULL: dense. ledger: [n_heads] on the host, may be NULL. On a GPU it gets the calls alone;
- * tiles and units are counted there, into gpu_ledger: [n_heads] of the same struct in that GPU's
- * memory, may be NULL. */
+/* policy NULL: dense. ledger: [n_heads] on the host, may be NULL. On a GPU it gets the calls alone:
+ * tiles and units are counted there, into gpu_ledger, which is n_heads * sizeof(struct sg_ledger)
+ * bytes of that GPU's memory, all 0 at first, in a form of its own; may be NULL.
+ * sg_gpu_ledger_read() adds a copy of it on the host to a ledger. */
 SG_API enum sg_status sg_attention_forward(struct sg_context *context, const struct sg_attention *a,
     const struct sg_policy *policy, struct sg_ledger *ledger, void *gpu_ledger);
+SG_API enum sg_status sg_gpu_ledger_read(const void *copy, int n_heads, struct sg_ledger *ledger);
 /* Bytes of workspace that a GPU call needs; 0 for one on the host. */
 SG_API enum sg_status sg_attention_workspace(
     const struct sg_attention *a, const struct sg_policy *policy, size_t *bytes);

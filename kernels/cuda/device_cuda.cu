@@ -255,6 +255,24 @@ enum status device_cuda_use(struct device *d)
     return OK;
 }
 
+enum status device_cuda_enter(int index, int *before)
+{
+    CUDA_TRY(cudaGetDevice(before));
+    if (*before != index) CUDA_TRY(cudaSetDevice(index));
+    return OK;
+}
+
+void device_cuda_leave(int before)
+{
+    if (cudaSetDevice(before) != cudaSuccess) cudaGetLastError(); /* it was current already */
+}
+
+enum status device_cuda_upload(void *to, const void *from, size_t bytes, struct stream *stream)
+{
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, (cudaStream_t)stream));
+    return OK;
+}
+
 const struct device_impl device_cuda = {
     "cuda",
     cuda_count,

@@ -15,6 +15,14 @@ extern const struct device_impl device_cuda;
 /* Make the device current on this thread. */
 enum status device_cuda_use(struct device *d) MUST_USE;
 
+/* For work on streams that somebody else opened: make device `index` current and say which one was,
+ * and make that one current again. */
+enum status device_cuda_enter(int index, int *before) MUST_USE;
+void device_cuda_leave(int before);
+/* Queue a copy of host memory, which may be reused at once; at most 64 KiB. */
+enum status device_cuda_upload(
+    void *to, const void *from, size_t bytes, struct stream *stream) MUST_USE;
+
 /* bf16 in and out. In attn_args every pointer but `tiles` itself is a device pointer: q, k, v, o,
  * tiles->bits, head_sparse, pv_threshold and ledger; q, k, v and o on 16 bytes, strides multiples
  * of 8. A head with head_sparse 0 is dense and skips no P·V; without a map pv_threshold is not
