@@ -379,7 +379,8 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 
 const struct suite suite_text = {
     .name = "text",
-    .help = "text:FILE  perplexity of a text file, or of the {\"text\"} lines of a JSON lines file",
+    .help = "text:FILE  perplexity of a text file (- is standard input), or of the {\"text\"} "
+            "lines of a JSON lines file",
     .reads_fields = true,
     .load = load,
 };

@@ -87,18 +87,22 @@ enum status text_file_take(const struct text_file *t, size_t from, size_t n, con
 enum status text_file_open(struct text_file *t, const char *path)
 {
     enum status st;
-    *t = (struct text_file){.path = path};
-    if (file_is_dir(path)) return fail(ERR_IO, "%s: is a directory, expected a file", path);
-    if (file_is_regular(path) || !file_exists(path)) {
+    bool input = strcmp(path, "-") == 0;
+    *t = (struct text_file){.path = input ? "standard input" : path};
+    if (!input && file_is_dir(path))
+        return fail(ERR_IO, "%s: is a directory, expected a file", path);
+    if (!input && (file_is_regular(path) || !file_exists(path))) {
         st = file_map_open(&t->map, path);
         t->text = t->map.data ? (const char *)t->map.data : "";
         t->len = t->map.size;
     } else {
-        st = file_read(&t->read, path);
+        st = file_read(&t->read, input ? "/dev/stdin" : path);
         t->text = str_get(&t->read);
         t->len = t->read.len;
     }
     if (st == OK) st = text_check(t);
+    if (st == OK && input && !t->len)
+        st = fail(ERR_ARG, "standard input: found nothing, expected a text; it can be read once");
     if (st != OK) {
         text_file_close(t);
         return st;

@@ -1,5 +1,5 @@
-/* A text as people have it: a file, a pipe or /dev/stdin, read whole and looked at before it is
- * believed.
+/* A text as people have it: a file, a pipe, or "-" for standard input, read whole and looked at
+ * before it is believed.
  *
  * Refused, with what to do about it: compressed files, archives and tables by their first bytes,
  * UTF-16 and UTF-32, and whatever holds a zero byte. A byte order mark of UTF-8 is no part of the

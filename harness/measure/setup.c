@@ -278,8 +278,10 @@ enum status setup_samples(const struct setup *s, const struct sample_options *o,
     bool second_half = strcmp(o->score, "second-half") == 0;
     TRY(setup_check_score(o->score));
     char *spec = i < o->suites.n ? str_dup(o->suites.items[i])
-        : o->dataset ? str_format(file_exists(o->dataset) ? "text:%s" : "%s", o->dataset)
-                     : str_dup("chronicle");
+        : o->dataset
+        ? str_format(strcmp(o->dataset, "-") == 0 || file_exists(o->dataset) ? "text:%s" : "%s",
+              o->dataset)
+        : str_dup("chronicle");
     struct suite_options options = {
         .tokenizer = s->model.tokenizer,
         .bos = s->model.bos,

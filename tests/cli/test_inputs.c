@@ -258,3 +258,32 @@ Test(inputs, standard_input_is_a_text)
     str_clear(&b);
     SAYS(3, "gzip -c t.txt | $SG suite text:/dev/stdin --model $DEMO", "gzip", "gunzip");
 }
+
+/* What comes through a pipe is the text itself: the same numbers as from a file, and said where
+ * there is none. */
+Test(inputs, texts_from_standard_input)
+{
+    RUN("for i in $(seq 900); do echo \"The keeper of lamp $i went down to harbour $((i * 7 % "
+        "31)).\"; "
+        "done > t.txt");
+    RUN("$SG eval $DEMO --suite text:t.txt --topk .5 --max-length 300 --num-samples 2 -q --cache "
+        "none "
+        "--db a.db --output file.json");
+    RUN("$SG eval $DEMO --suite text:- --topk .5 --max-length 300 --num-samples 2 -q --cache none "
+        "--db "
+        "b.db --output pipe.json < t.txt");
+    RUN("cat t.txt | $SG eval $DEMO --dataset - --topk .5 --max-length 300 --num-samples 2 -q "
+        "--cache "
+        "none --db c.db --output dataset.json");
+    double kl = number_of("file.json", "output_accuracy", "kl");
+    cr_expect(kl > 0);
+    cr_expect_eq(number_of("pipe.json", "output_accuracy", "kl"), kl);
+    cr_expect_eq(number_of("dataset.json", "output_accuracy", "kl"), kl);
+    RUN("cat t.txt | $SG tune $DEMO --suite text:- --l1 .06 --max-length 300 --num-tune-samples 2 "
+        "--check 1 --held-out 1 --layers 1 -q --db d.db -o tuned.json && grep -q '\"text:-\"' "
+        "tuned.json");
+    SAYS(2, "$SG eval $DEMO --suite text:- --topk .5 -q --db e.db < /dev/null",
+        "standard input: found nothing");
+    SAYS(3, "printf 'a\\0b' | $SG eval $DEMO --suite text:- --topk .5 -q --db e.db",
+        "standard input: line 1, column 2");
+}

@@ -122,16 +122,18 @@ class Engine(unittest.TestCase):
             sg.Model("/nowhere/at/all")
 
     def test_eval_texts_and_the_database(self):
-        texts = [f"Chapter {i}. " + "The keeper of the lamp went down to the harbour and counted the boats. " * 40 for i in range(3)]
+        words = "the keeper of lamp went down to harbour and counted boats while red keys lay in blue boxes".split()
+        texts = [" ".join(np.random.default_rng(i).choice(words, 500)) for i in range(3)]
         with tempfile.TemporaryDirectory() as folder:
             db = os.path.join(folder, "x.db")
-            r = sg.eval(DEMO, texts=texts, topk=.5, max_length=300, num_samples=2, db=db, cache="none")
+            r = sg.eval(DEMO, texts=texts, topk=.5, max_length=300, db=db, cache="none")
             self.assertGreater(r["sparsity"]["mean"], 0)
             self.assertIn("<th>kl</th>", r._repr_html_())
             runs = sg.Database(db).runs()
             self.assertEqual(len(runs), 1)
             self.assertAlmostEqual(runs.kl_mean[0], r["output_accuracy"]["kl"], places=6)
-            self.assertEqual(len(sg.Database(db).samples(runs.id[0])), 2)
+            self.assertEqual(len(sg.Database(db).samples(runs.id[0])), len(r["detailed_results"]))
+            self.assertGreaterEqual(len(r["detailed_results"]), 3)
             self.assertGreater(len(sg.Database(db).heads(runs.id[0])), 7)
             with self.assertRaisesRegex(sg.Error, "--topk: found 7"):
                 sg.eval(DEMO, topk=7, db=db)
