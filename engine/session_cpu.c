@@ -190,6 +190,10 @@ static void embed_task(void *ctx, int item, int worker)
     EACH_ROW (j, item, r)
         widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype,
             j->to + (size_t)r * h, h);
+    float scale = llama_embedding_scale(&j->s->w->config);
+    if (scale == 1) return;
+    EACH_ROW (j, item, r)
+        for (size_t i = 0; i < h; i++) j->to[(size_t)r * h + i] *= scale;
 }
 
 static void copy_task(void *ctx, int item, int worker)
@@ -353,7 +357,7 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
         .n_heads = c->n_heads,
         .n_kv_heads = c->n_kv_heads,
         .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)),
+        .scale = llama_attention_scale(c),
         .q = s->q,
         .k = cache_of(s, layer, 0),
         .v = cache_of(s, layer, 1),
@@ -610,7 +614,7 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
         .n_heads = n_heads,
         .n_kv_heads = n_kv,
         .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)),
+        .scale = llama_attention_scale(c),
         .q = a->q,
         .k = a->k,
         .v = a->v,

@@ -433,7 +433,7 @@ static enum status parse_object(struct llama_config *c, struct json_in in)
     c->qkv_bias = c->o_bias || c->family->bias == BIAS_QKV;
     if (c->family->mlp_bias) TRY(json_get_bool(in, "mlp_bias", false, &c->mlp_bias));
     c->qk_norm = c->family->qk_norm;
-    if (c->family->layers) TRY(c->family->layers(c, in));
+    if (c->family->own) TRY(c->family->own(c, in));
     TRY(parse_dtype(c, in));
     /* pretraining_tp only splits the same products into slices and adds them up: nothing to follow.
      */

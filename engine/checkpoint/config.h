@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "kernels/dtype.h"
 
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -62,6 +63,9 @@ struct llama_config {
     bool qkv_bias, o_bias;
     bool mlp_bias; /* on gate, up and down */
     bool qk_norm;  /* RMSNorm over each head of q and k */
+    /* Of the scores; on a row of the embedding; on the logits, where the final norm brings it
+     * along. 0: 1 / sqrt(head_dim), 1 and 1. */
+    double attention_scale, embedding_scale, logits_scale;
     /* keys that a windowed layer's rows see, themselves included; 0: no layer is windowed */
     int window;
     /* bit l: of layer l */
@@ -107,6 +111,15 @@ static inline bool llama_turns(const struct llama_config *c, int layer)
 static inline int llama_window(const struct llama_config *c, int layer)
 {
     return c->windowed[layer / 64] >> layer % 64 & 1 ? c->window : 0;
+}
+
+static inline float llama_attention_scale(const struct llama_config *c)
+{
+    return (float)(c->attention_scale > 0 ? c->attention_scale : 1 / sqrt((double)c->head_dim));
+}
+static inline float llama_embedding_scale(const struct llama_config *c)
+{
+    return c->embedding_scale > 0 ? (float)c->embedding_scale : 1;
 }
 
 bool llama_config_is_eos(const struct llama_config *c, int id);

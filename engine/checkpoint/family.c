@@ -114,17 +114,36 @@ static enum status some_unturned(struct llama_config *c, struct json_in in)
     return OK;
 }
 
+/* Granite's four factors. The stream stands divided by residual_multiplier, which its norms do not
+ * see when their eps is divided by the square of it: so what the layers add needs no factor, and
+ * the embedding's becomes the quotient. */
+static enum status four_scalars(struct llama_config *c, struct json_in in)
+{
+    double embedding = 1, residual = 1, logits = 1;
+    c->attention_scale = 1;
+    TRY(json_get_double(in, "embedding_multiplier", false, 1e-6, 1e6, &embedding));
+    TRY(json_get_double(in, "residual_multiplier", false, 1e-6, 1e6, &residual));
+    TRY(json_get_double(in, "attention_multiplier", false, 1e-6, 1e6, &c->attention_scale));
+    TRY(json_get_double(in, "logits_scaling", false, 1e-6, 1e6, &logits));
+    c->embedding_scale = embedding / residual;
+    c->rms_norm_eps /= residual * residual;
+    c->logits_scale = 1 / logits;
+    return OK;
+}
+
 #define WINDOWS " sliding_window layer_types "
+#define SCALARS " embedding_multiplier residual_multiplier attention_multiplier logits_scaling "
 
 /* clang-format off */
 static const struct llama_family families[] = {
-    /* model_type, architecture           bias        mlp    qk     kv  dim  positions   bos     eos     theta     tied   reads, layers */
+    /* model_type, architecture           bias        mlp    qk     kv  dim  positions   bos     eos     theta     tied   reads, own */
     {"llama",      "LlamaForCausalLM",     BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, "", NULL},
     {"mistral",    "MistralForCausalLM",   BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, all_windowed},
     {"ministral",  "MinistralForCausalLM", BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, windowed_by_type},
     {"qwen2",      "Qwen2ForCausalLM",     BIAS_QKV,   false, false, 32, 0,   32768,      -1,     -1,     10000,    false, WINDOWS, windowed_late},
     {"qwen3",      "Qwen3ForCausalLM",     BIAS_ASKED, false, true,  32, 128, 32768,      -1,     -1,     10000,    false, WINDOWS, windowed_late},
     {"smollm3",    "SmolLM3ForCausalLM",   BIAS_ASKED, true,  false, 4,  0,   32768,      128000, 128001, 2000000,  true,  WINDOWS "no_rope_layers no_rope_layer_interval ", some_unturned},
+    {"granite",    "GraniteForCausalLM",   BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, SCALARS, four_scalars},
 };
 /* clang-format on */
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
@@ -150,5 +169,5 @@ const struct llama_family *llama_family_find(const char *model_type, const char 
 
 const char *llama_family_names(void)
 {
-    return "llama, mistral, ministral, qwen2, qwen3 and smollm3";
+    return "llama, mistral, ministral, qwen2, qwen3, smollm3 and granite";
 }

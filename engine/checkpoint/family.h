@@ -1,9 +1,9 @@
 /* LLaMA and its kin: one row for each family of checkpoints, which says by how much it differs.
  *
  * A family is the same decoder (RMSNorm, rotary grouped-query attention, SwiGLU) with other biases,
- * norms inside of attention, a window on some layers or no rotation on others. Rows follow the
- * configuration classes and model files of transformers 5, which is also where the values for keys
- * left out come from.
+ * norms inside of attention, a window on some layers, no rotation on others, or factors. Rows
+ * follow the configuration classes and model files of transformers 5, which is also where the
+ * values for keys left out come from.
  */
 #ifndef SG_ENGINE_CHECKPOINT_FAMILY_H
 #define SG_ENGINE_CHECKPOINT_FAMILY_H
@@ -34,9 +34,9 @@ struct llama_family {
     /* fields that others may have only with a neutral value (config_neutral.c), a space on both
      * sides of each */
     const char *reads;
-    /* Which layers see a window and which do not turn; NULL: none. Sets c->window,
-     * llama_set_windowed(), llama_set_unturned(). */
-    enum status (*layers)(struct llama_config *c, struct json_in in);
+    /* What else it says of itself; NULL: nothing. Sets c->window, llama_set_windowed(),
+     * llama_set_unturned(), the scales. */
+    enum status (*own)(struct llama_config *c, struct json_in in);
 };
 
 /* `word` stands in `words`, each of which has a space on both sides. */

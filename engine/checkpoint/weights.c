@@ -291,6 +291,8 @@ static enum status load_all(struct weights *w)
     TRY(load_embedding(w));
     for (int i = 0; i < w->config.n_layers; i++) TRY(load_layer(w, i));
     TRY(load_norm(w, "model.norm.weight", w->config.hidden_size, &w->final_norm));
+    for (int i = 0; i < w->config.hidden_size && w->config.logits_scale > 0; i++)
+        ((float *)w->final_norm)[i] *= (float)w->config.logits_scale; /* ours: norms are widened */
     TRY(load_head(w));
     w->n_extra = w->files.n_tensors - w->n_entries;
     return OK;

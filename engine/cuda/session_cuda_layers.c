@@ -129,7 +129,7 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
         .n_heads = c->n_heads,
         .n_kv_heads = c->n_kv_heads,
         .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)),
+        .scale = llama_attention_scale(c),
         .q = s->qkv,
         .k = cache_of(s, layer, 0),
         .v = cache_of(s, layer, 1),
@@ -329,7 +329,9 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
         TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, COPY_TO_DEVICE));
     else if (x->first > 0)
         TRY(take_stream(s, f->carry_in + offset, (size_t)n * (size_t)h, COPY_ON_DEVICE));
-    else TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, s->x, s->residual, stream));
+    else
+        TRY(ops_cuda_embed(s->on->embedding, s->tokens, n, h, llama_embedding_scale(c), s->x,
+            s->residual, stream));
     for (int l = x->first; l <= x->end; l++) {
         if (f->residual_out && l == f->capture_layer)
             TRY(give_stream(s, f->residual_out + offset, n, COPY_TO_HOST));

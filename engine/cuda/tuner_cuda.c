@@ -67,7 +67,7 @@ static struct attn_args shape_of(const struct llama_config *c, const struct spar
         .n_heads = c->n_heads,
         .n_kv_heads = c->n_kv_heads,
         .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)),
+        .scale = llama_attention_scale(c),
         .q_row = (ptrdiff_t)c->n_heads * d,
         .q_head = d,
         .k_row = d,

@@ -69,7 +69,7 @@ static struct attn_args head_of(const struct cpu_tuner *t, struct tuner_place at
         .n_heads = 1,
         .n_kv_heads = 1,
         .head_dim = d,
-        .scale = (float)(1 / sqrt((double)d)),
+        .scale = llama_attention_scale(t->c),
         .q = x->q + head * d,
         .k = x->k + (ptrdiff_t)kv * n * d,
         .v = x->v + (ptrdiff_t)kv * n * d,

@@ -25,11 +25,17 @@ enum status launched()
 }
 
 template <typename X>
-__global__ void embed_kernel(const uint16_t *table, const int32_t *tokens, int hidden, X *x)
+__global__ void embed_kernel(
+    const uint16_t *table, const int32_t *tokens, int hidden, float scale, X *x)
 {
     const uint16_t *from = table + (size_t)tokens[blockIdx.x] * hidden;
     X *to = x + (size_t)blockIdx.x * hidden;
-    for (int i = threadIdx.x * 8; i < hidden; i += blockDim.x * 8) store8(to + i, load8(from + i));
+    for (int i = threadIdx.x * 8; i < hidden; i += blockDim.x * 8) {
+        floats8 row = load8(from + i);
+#pragma unroll
+        for (int k = 0; k < 8; k++) row.x[k] *= scale;
+        store8(to + i, row);
+    }
 }
 
 __device__ __forceinline__ float block_sum(float v)
@@ -155,12 +161,13 @@ void norm_rows(const X *x, const float *weight, float eps, int n, int hidden, ui
 
 extern "C" {
 
-enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden, void *x,
-    enum dtype x_type, struct stream *stream)
+enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden,
+    float scale, void *x, enum dtype x_type, struct stream *stream)
 {
     if (x_type == DTYPE_F32)
-        embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, (float *)x);
-    else embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, (uint16_t *)x);
+        embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, scale, (float *)x);
+    else
+        embed_kernel<<<n, THREADS, 0, queue(stream)>>>(table, tokens, hidden, scale, (uint16_t *)x);
     return launched();
 }
 

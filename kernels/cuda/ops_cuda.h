@@ -15,9 +15,9 @@
 
 struct stream;
 
-/* x [n, hidden] = rows `tokens` [n] of the table [vocab, hidden]. */
-enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden, void *x,
-    enum dtype x_type, struct stream *stream) MUST_USE;
+/* x [n, hidden] = rows `tokens` [n] of the table [vocab, hidden], times scale. */
+enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, int hidden,
+    float scale, void *x, enum dtype x_type, struct stream *stream) MUST_USE;
 
 /* x / sqrt(mean(x²) + eps) · weight, rows of [n, hidden]. One of y (bf16) and y32 is NULL. */
 enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps,

@@ -160,6 +160,16 @@ MODELS = [
                                   "long_factor": [1.0 + 0.3 * i for i in range(16)], "factor": 1.25},
                       hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32),
         n=150)),
+    ("granite_scalars", dict(
+        config=config(False, kin=("granite", "GraniteForCausalLM"), dtype="BF16", hidden_size=64, intermediate_size=96,
+                      num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, embedding_multiplier=12.0,
+                      residual_multiplier=0.22, attention_multiplier=0.4, logits_scaling=1.6),
+        dtype="BF16", n=170)),
+    ("granite_bias", dict(
+        config=config(True, kin=("granite", "GraniteForCausalLM"), theta=1e6, hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=1, attention_bias=True, mlp_bias=True,
+                      embedding_multiplier=3.0, residual_multiplier=0.5, attention_multiplier=0.25),
+        n=140)),
 ]
 
 

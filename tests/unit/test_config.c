@@ -110,7 +110,7 @@ Test(config, refusals)
     } cases[] = {
         {"{" SIZES "}", ERR_FORMAT, "model_type"},
         {"{\"model_type\":\"mixtral\"," SIZES "}", ERR_UNSUPPORTED, "\"mixtral\""},
-        {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "qwen3 and smollm3"},
+        {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "smollm3 and granite"},
         {"{" LLAMA "\"architectures\":[\"MistralForCausalLM\"]," SIZES "}", ERR_UNSUPPORTED,
             "LlamaForCausalLM"},
         {"{" LLAMA "\"architectures\":[\"LlamaForSequenceClassification\"]," SIZES "}",
@@ -180,6 +180,27 @@ Test(config, refusals)
             cases[i].says);
         cr_expect(strstr(status_message(), "config.json"), "%s", status_message());
     }
+}
+
+/* Granite's factors where they are used; left out they are 1, the scale of the scores too. */
+Test(config, granite)
+{
+    struct llama_config c;
+    must_parse(&c,
+        "{\"model_type\":\"granite\"," SIZES
+        ",\"rms_norm_eps\":1e-5,\"embedding_multiplier\":12,\"residual_multiplier\":0.25,"
+        "\"attention_multiplier\":0.015625,\"logits_scaling\":8}");
+    cr_expect_eq(llama_embedding_scale(&c), 48);
+    cr_expect_eq(llama_attention_scale(&c), .015625f);
+    cr_expect_eq(c.logits_scale, .125);
+    cr_expect_float_eq(c.rms_norm_eps, 1.6e-4, 1e-12);
+    must_parse(&c, "{\"model_type\":\"granite\"," SIZES "}");
+    cr_expect(
+        llama_embedding_scale(&c) == 1 && llama_attention_scale(&c) == 1 && c.logits_scale == 1);
+    must_parse(&c, "{" LLAMA SIZES "}");
+    cr_expect(llama_embedding_scale(&c) == 1 && c.attention_scale == 0 && c.logits_scale == 0);
+    cr_expect_eq(
+        parse(&c, "{\"model_type\":\"granite\"," SIZES ",\"logits_scaling\":0}"), ERR_FORMAT);
 }
 
 /* Of a key said twice the last counts, as in Python (json.loads): the values are what transformers
