@@ -1,6 +1,7 @@
 #include "reports/attribution.h"
 
 #include "base/xmalloc.h"
+#include "reports/columns.h"
 #include "reports/plot_script.h"
 #include "results/columns.h"
 
@@ -109,26 +110,26 @@ enum status attribution_find(const struct run_list *runs, struct attribution **o
 struct table *attribution_table(const struct attribution *rows, size_t n)
 {
     struct table *t = table_new("Error by layer and head, end to end");
-    table_add_column(t, (struct table_column){.name = "run"});
-    table_add_column(t, (struct table_column){.name = "layer"});
-    table_add_column(t, (struct table_column){.name = "head"});
-    table_add_column(t, (struct table_column){.name = "sparse"});
-    table_add_column(
-        t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"KL saved", "nats", NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+    add_text(t, "id", "run");
+    add_text(t, "layer", "layer");
+    add_text(t, "head", "head");
+    add_text(t, "sparse", "sparse");
+    add(t, "kl_mean", "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "kl_saved", "KL saved", "nats", NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "cosine_mean", "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "ppl_ratio", "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add_share(t, "sparsity", "sparsity", METRIC_HIGHER);
     for (size_t i = 0; i < n; i++) {
         table_int(t, rows[i].run->id);
         table_int(t, rows[i].layer);
-        if (rows[i].head < 0) table_text(t, "all");
-        else table_int(t, rows[i].head);
-        table_text(t, rows[i].all_but ? "all but it" : "it alone");
+        if (rows[i].head < 0) {
+            table_missing(t);
+            table_show(t, "all");
+        } else {
+            table_int(t, rows[i].head);
+        }
+        table_text(t, rows[i].all_but ? "all_but" : "alone");
+        table_show(t, rows[i].all_but ? "all but it" : "it alone");
         table_real(t, rows[i].kl);
         table_real(t, rows[i].kl_saved);
         table_real(t, rows[i].cosine);
@@ -226,13 +227,15 @@ static bool violates(const struct run_record *tight, const struct run_record *lo
 struct table *monotonicity_table(const struct run_list *runs, size_t *n_violations)
 {
     struct table *t = table_new("Do tighter bounds keep more?");
-    static const char *const names[] = {
-        "run", "l1", "pv_l1", "sparsity", "cosine", "95 % from", "to"};
-    for (int i = 0; i < 7; i++)
-        table_add_column(t,
-            (struct table_column){names[i], NULL, i == 3 ? NUMBER_PERCENT : NUMBER_SHORT,
-                i == 3 ? 1 : 6, METRIC_NEITHER, ALIGN_AUTO});
-    table_add_column(t, (struct table_column){.name = "verdict"});
+    add_text(t, "id", "run");
+    add_short(t, "l1", "l1");
+    add_short(t, "pv_l1", "pv_l1");
+    add_share(t, "sparsity", "sparsity", METRIC_NEITHER);
+    add_short(t, "cosine_mean", "cosine");
+    add_short(t, "cosine_lo", "95 % from");
+    add_short(t, "cosine_hi", "to");
+    add_text(t, "verdict", "verdict");
+    add_data(t, "worse_than");
     *n_violations = 0;
     const struct run_record **order = xmalloc((runs->n + 1) * sizeof *order);
     bool *done = xcalloc(runs->n + 1, sizeof *done);
@@ -263,8 +266,11 @@ struct table *monotonicity_table(const struct run_list *runs, size_t *n_violatio
             if (worse_than)
                 snprintf(
                     text, sizeof text, "worse than the looser run %lld", (long long)worse_than->id);
-            table_text(t, text);
+            table_text(t, worse_than ? "worse" : "ok");
+            table_show(t, text);
             table_mark(t, worse_than ? "▼" : "=");
+            if (worse_than) table_int(t, worse_than->id);
+            else table_missing(t);
             *n_violations += worse_than != NULL;
         }
     }

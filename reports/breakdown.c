@@ -2,6 +2,7 @@
  * profiled. */
 #include "reports/plot_script.h"
 #include "base/xmalloc.h"
+#include "reports/columns.h"
 #include "reports/tables.h"
 
 #include <math.h>
@@ -78,16 +79,16 @@ static size_t read_passes(const struct run_view *v, struct pass **out)
 struct table *breakdown_table(const struct run_view *v)
 {
     struct table *t = table_new("Where the time goes");
-    table_add_column(t, (struct table_column){.name = "tokens"});
-    table_add_column(t, (struct table_column){.name = "pass"});
-    for (int q = 0; q < N_PARTS; q++)
-        table_add_column(t,
-            (struct table_column){
-                parts[q].label, NULL, NUMBER_SECONDS, 2, METRIC_NEITHER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"profiled", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"timed", NULL, NUMBER_SECONDS, 2, METRIC_LOWER, ALIGN_AUTO});
+    add_text(t, "n_tokens", "tokens");
+    add_text(t, "pass", "pass");
+    for (int q = 0; q < N_PARTS; q++) {
+        char key[32];
+        snprintf(key, sizeof key, "%s_s", parts[q].part);
+        add(t, key, parts[q].label, NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    }
+    add(t, "profiled_s", "profiled", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    add(t, "timed_s", "timed", NULL, NUMBER_SECONDS, 2, METRIC_LOWER);
+    table_weight(t, 1);
     struct pass *passes;
     size_t n = read_passes(v, &passes);
     for (size_t i = 0; i < n; i++) {

@@ -1,5 +1,6 @@
 #include "reports/attribution.h"
 #include "base/xmalloc.h"
+#include "reports/columns.h"
 #include "reports/tables.h"
 #include "results/columns.h"
 
@@ -12,7 +13,8 @@ enum { WORST = 3 };
 /* How much of a sample's damage each head is charged with: weight[sample * n_cells + layer *
  * n_heads + head], one line for all samples when the evidence does not tell them apart. */
 struct blame {
-    const char *how, *measure; /* measure: what `value` of the table is */
+    const char *how, *measure,
+        *key; /* measure: what `value` of the table is; key: its name for programs */
     bool guessed;
     int n_layers, n_heads;
     size_t n_lines;
@@ -80,6 +82,7 @@ static bool blame_heads_alone(
         if (speaks_of(&rows[i], v->run)) charge(b, 0, rows[i].layer, rows[i].head, rows[i].kl);
     free(rows);
     b->measure = "KL when it alone is sparse";
+    b->key = "kl_alone";
     b->how = "measured end to end with one head sparse at a time (sweep --heads each)";
     return any(b);
 }
@@ -95,6 +98,7 @@ static bool blame_measured(struct blame *b, const struct run_view *v)
         }
     b->measure = "L1 of its output";
     b->guessed = false;
+    b->key = "isolated_l1";
     b->how = "measured in each sample: the L1 error of each head's attention output, its layer "
              "alone sparse (--attribution)";
     return any(b);
@@ -107,6 +111,7 @@ static bool blame_sparsity(struct blame *b, const struct run_view *v)
         charge(b, 0, v->ledger.rows[i].layer, v->ledger.rows[i].head, left_out(&v->ledger.rows[i]));
     b->measure = "share left out";
     b->guessed = true;
+    b->key = "left_out";
     b->how = "guessed from the work each head left out, for no error by head was measured; eval "
              "--attribution measures it";
     return any(b);
@@ -144,6 +149,7 @@ static bool blame_layers_alone(
     }
     free(rows);
     b->measure = "its part of the KL when its layer alone is sparse";
+    b->key = "kl_share_of_layer";
     b->how = measured ? "measured end to end with one layer sparse at a time (sweep --layers "
                         "each), within a layer by the L1 "
                         "error of its output in the sample (--attribution)"
@@ -165,6 +171,7 @@ static bool blame_tuned(struct blame *b, const struct run_view *v)
                 tail ? t->heads[i].tail_held_out : t->heads[i].l1_held_out);
     b->measure = tail ? "tail error" : "L1";
     b->guessed = true;
+    b->key = tail ? "tail_held_out" : "l1_held_out";
     b->how = "estimated from the error each head had when it was tuned, on held-out text; "
              "--attribution measures it here";
     return any(b);
@@ -264,16 +271,12 @@ struct table *causes_table(const struct run_view *v, const struct run_list *runs
     for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
     struct blame b;
     bool has_heads = blame(&b, v, runs);
-    table_add_column(
-        t, (struct table_column){.name = "of the damage", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t,
-        (struct table_column){
-            .name = "KL of the sample", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t,
-        (struct table_column){
-            .name = has_heads ? b.measure : "of the head", .number = NUMBER_SHORT, .digits = 4});
-    table_add_column(
-        t, (struct table_column){.name = "left out", .number = NUMBER_PERCENT, .digits = 1});
+    add_share(t, "damage", "of the damage", METRIC_NEITHER);
+    add(t, "kl_mean", "KL of the sample", "nats", NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "head_value", has_heads ? b.measure : "of the head", NULL, NUMBER_SHORT, 4,
+        METRIC_NEITHER);
+    add_share(t, "sparsity", "left out", METRIC_NEITHER);
+    add_data(t, "head_measure");
     struct cause worst[WORST];
     size_t n = find_worst(v, &b, has_heads, worst);
     for (size_t i = 0; i < n; i++) {
@@ -286,6 +289,7 @@ struct table *causes_table(const struct run_view *v, const struct run_list *runs
         table_real(t, worst[i].value);
         table_real(
             t, worst[i].layer < 0 ? s->sparsity : sparsity_of(v, worst[i].layer, worst[i].head));
+        table_text(t, has_heads ? b.key : NULL);
     }
     if (n) add_notes(t, v, &b, has_heads);
     free(b.weight);

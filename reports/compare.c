@@ -1,6 +1,7 @@
 #include "reports/compare.h"
 
 #include "base/xmalloc.h"
+#include "reports/columns.h"
 #include "reports/tables.h"
 #include "results/arithmetic.h"
 #include "results/columns.h"
@@ -84,6 +85,20 @@ static enum change judge(
     return (row->difference > 0) == (row->better == METRIC_HIGHER) ? CHANGE_BETTER : CHANGE_WORSE;
 }
 
+/* A ratio to what may be nothing says nothing: NAN where the signs differ, where noise or the
+ * interval of the lower part reaches down to 0, and where it is under a thousandth of the upper
+ * part. */
+static double ratio_of(
+    const struct metric_record *below, const struct metric_record *above, double floor)
+{
+    double b = below->mean, a = above->mean;
+    bool may_be_nothing = below->lo <= 0 && below->hi >= 0; /* not where there is no interval */
+    if (b == 0 || may_be_nothing || fabs(b) <= floor || fabs(b) < 1e-3 * fabs(a) ||
+        (a != 0 && (a > 0) != (b > 0)))
+        return NAN;
+    return a / b;
+}
+
 static void add_rows(struct comparison *c, const struct run_view *before,
     const struct run_view *after, const struct compare_options *o, bool pairable)
 {
@@ -103,7 +118,7 @@ static void add_rows(struct comparison *c, const struct run_view *before,
             .before = b->mean,
             .after = a->mean,
             .difference = a->mean - b->mean,
-            .ratio = b->mean != 0 ? a->mean / b->mean : NAN,
+            .ratio = ratio_of(b, a, noise_floor(o->floors, b->name)),
             .lo = NAN,
             .hi = NAN,
             .detectable = NAN,
@@ -116,7 +131,7 @@ static void add_rows(struct comparison *c, const struct run_view *before,
 }
 
 /* Settings that differ, and who measured it with what. */
-static void add_settings(
+static void comparison_add_settings(
     struct comparison *c, const struct run_record *before, const struct run_record *after)
 {
     for (int i = 0; i < RUN_PARTS; i++) {
@@ -132,7 +147,8 @@ static void add_settings(
             column_describe(column, a, &text[1]);
             c->settings = xrealloc(c->settings, (c->n_settings + 1) * sizeof *c->settings);
             c->settings[c->n_settings++] = (struct compare_setting){column_label(column),
-                arena_str(&c->arena, str_get(&text[0])), arena_str(&c->arena, str_get(&text[1]))};
+                arena_str(&c->arena, str_get(&text[0])), arena_str(&c->arena, str_get(&text[1])),
+                column->name};
             for (int side = 0; side < 2; side++) str_clear(&text[side]);
         }
     }
@@ -203,7 +219,7 @@ enum status compare_runs(struct comparison *c, const struct run_view *before,
         return fail(ERR_ARG, "%s and %s have no metric in common; evaluate both on the same suite",
             before->label, after->label);
     }
-    add_settings(c, before->run, after->run);
+    comparison_add_settings(c, before->run, after->run);
     /* of runs that differ in what was asked for, too, the floor says nothing */
     if (!run_same_configuration(before->run, after->run) || !pairable) return OK;
     struct str words = {0};
@@ -252,20 +268,24 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
     char *title = str_format("%s against %s", c->before_label, c->after_label);
     struct table *t = table_new(title);
     free(title);
-    table_add_column(t, (struct table_column){.name = "metric"});
-    table_add_column(t, (struct table_column){.name = "change"});
-    static const char *const names[] = {"before", "after", "difference"};
-    for (int i = 0; i < 3; i++)
-        table_add_column(
-            t, (struct table_column){names[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(
-        t, (struct table_column){"ratio", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(
-        t, (struct table_column){"95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(
-        t, (struct table_column){"to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
-    table_add_column(
-        t, (struct table_column){"detectable", NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+    static const struct {
+        const char *key, *name;
+        int weight;
+    } columns[] = {{"before", "before", 9}, {"after", "after", 9}, {"difference", "difference", 9},
+        {"ratio", "ratio", 4}, {"lo", "95 % from", 8}, {"hi", "to", 8},
+        {"detectable", "detectable", 2}};
+    add_text(t, "name", "metric");
+    add_data(t, "unit");
+    add_text(t, "change", "change");
+    table_weight(t, 9);
+    add_data(t, "within_floor");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        table_add_column(t,
+            (struct table_column){.name = columns[i].name,
+                .key = columns[i].key,
+                .weight = columns[i].weight,
+                .digits = 4,
+                .align = ALIGN_RIGHT});
     struct str without = {0};
     size_t hidden = 0;
     for (size_t i = 0; i < c->n_rows; i++) {
@@ -278,12 +298,15 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
             row->better == METRIC_HIGHER      ? " ↑"
                 : row->better == METRIC_LOWER ? " ↓"
                                               : "");
-        table_text(t, label);
+        table_text(t, row->name);
+        table_show(t, label);
         free(label);
+        table_text(t, row->unit);
         static const char *const words[] = {"differs", "same", "better", "worse", "changed"};
-        table_text(
-            t, row->within_floor && row->difference != 0 ? "within floor" : words[row->change]);
+        table_text(t, words[row->change]);
+        if (row->within_floor && row->difference != 0) table_show(t, "within floor");
         table_mark(t, change_mark(row->change));
+        table_bool(t, row->within_floor);
         add_value(t, row, row->before);
         add_value(t, row, row->after);
         add_value(t, row, row->difference);
@@ -330,7 +353,8 @@ struct table *comparison_settings_table(const struct comparison *c)
     table_add_column(t, (struct table_column){.name = "before"});
     table_add_column(t, (struct table_column){.name = "after"});
     for (size_t i = 0; i < c->n_settings; i++) {
-        table_text(t, c->settings[i].name);
+        table_text(t, c->settings[i].key);
+        table_show(t, c->settings[i].name);
         table_text(t, c->settings[i].before);
         table_text(t, c->settings[i].after);
     }

@@ -25,7 +25,7 @@ struct compare_row {
 };
 
 struct compare_setting {
-    const char *name, *before, *after;
+    const char *name, *before, *after, *key; /* name: for people; key: its column */
 };
 
 struct comparison {

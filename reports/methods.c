@@ -41,20 +41,29 @@ static void add_columns(struct table *t, const struct tasks *tasks)
 {
     table_add_column(t, (struct table_column){.name = "attention"});
     table_add_column(t, (struct table_column){.name = "verdict"});
-    table_add_column(
-        t, (struct table_column){"sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"ppl / dense", NULL, NUMBER_FIXED, 3, METRIC_LOWER, ALIGN_AUTO});
-    table_add_column(
-        t, (struct table_column){"agreement", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+    table_add_column(t,
+        (struct table_column){
+            .name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
+    table_add_column(t,
+        (struct table_column){
+            .name = "cosine", .number = NUMBER_FIXED, .digits = 4, .better = METRIC_HIGHER});
+    table_add_column(t,
+        (struct table_column){.name = "KL",
+            .unit = "nats",
+            .number = NUMBER_FIXED,
+            .digits = 4,
+            .better = METRIC_LOWER});
+    table_add_column(t,
+        (struct table_column){
+            .name = "ppl / dense", .number = NUMBER_FIXED, .digits = 3, .better = METRIC_LOWER});
+    table_add_column(t,
+        (struct table_column){
+            .name = "agreement", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
     for (size_t i = 0; i < tasks->n; i++) {
         char *name = str_format("%s right", tasks->suites[i]);
-        table_add_column(
-            t, (struct table_column){name, NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, ALIGN_AUTO});
+        table_add_column(t,
+            (struct table_column){
+                .name = name, .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
         free(name);
     }
     table_add_column(t, (struct table_column){.name = "runs"});

@@ -26,10 +26,14 @@ const char *table_title(const struct table *t) { return t->title; }
 void table_free(struct table **t)
 {
     if (!*t) return;
-    for (size_t i = 0; i < (*t)->n_cells; i++) free((*t)->cells[i].text);
+    for (size_t i = 0; i < (*t)->n_cells; i++) {
+        free((*t)->cells[i].text);
+        free((*t)->cells[i].shown);
+    }
     for (size_t i = 0; i < (*t)->n_columns; i++) {
         free((*t)->columns[i].name);
         free((*t)->columns[i].unit);
+        free((*t)->columns[i].key);
     }
     for (size_t i = 0; i < (*t)->n_notes; i++) free((*t)->notes[i]);
     free((*t)->title);
@@ -41,11 +45,28 @@ void table_free(struct table **t)
     *t = NULL;
 }
 
+/* "KL p99.9" becomes "kl_p99_9". */
+static char *key_of(const char *name)
+{
+    struct str key = {0};
+    for (const char *p = name; *p; p++) {
+        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9');
+        bool capital = *p >= 'A' && *p <= 'Z';
+        if (plain || capital) str_add_char(&key, capital ? (char)(*p - 'A' + 'a') : *p);
+        else if (key.len && key.data[key.len - 1] != '_') str_add_char(&key, '_');
+    }
+    while (key.len && key.data[key.len - 1] == '_') key.data[--key.len] = 0;
+    char *out = str_dup(str_get(&key));
+    str_clear(&key);
+    return out;
+}
+
 void table_add_column(struct table *t, struct table_column column)
 {
     t->columns = xrealloc(t->columns, (t->n_columns + 1) * sizeof *t->columns);
     t->columns[t->n_columns++] = (struct column){.c = column,
         .name = str_dup(column.name),
+        .key = column.key ? str_dup(column.key) : key_of(column.name),
         .unit = column.unit && *column.unit ? str_dup(column.unit) : NULL};
 }
 
@@ -62,16 +83,22 @@ static struct cell *next_cell(struct table *t, enum kind kind)
 
 void table_missing(struct table *t) { next_cell(t, CELL_MISSING); }
 
-void table_missing_as(struct table *t, const char *shown)
+void table_show(struct table *t, const char *shown)
 {
-    next_cell(t, CELL_MISSING)->text = str_dup(shown);
+    struct cell *c = &t->cells[t->n_cells - 1];
+    free(c->shown);
+    c->shown = str_dup(shown);
 }
+
+void table_weight(struct table *t, int weight) { t->columns[t->n_columns - 1].c.weight = weight; }
 
 void table_text(struct table *t, const char *text)
 {
     struct cell *c = next_cell(t, text ? CELL_TEXT : CELL_MISSING);
     if (text) c->text = str_dup(text);
 }
+
+void table_keep_constant(struct table *t) { t->keep_constant = true; }
 
 void table_int(struct table *t, int64_t value)
 {
@@ -113,7 +140,7 @@ static const struct {
     const char *name;
     enum table_format format;
 } formats[] = {{"terminal", TABLE_TERMINAL}, {"md", TABLE_MARKDOWN}, {"csv", TABLE_CSV},
-    {"json", TABLE_JSON}, {"latex", TABLE_LATEX}, {"html", TABLE_HTML}};
+    {"json", TABLE_JSON}, {"jsonl", TABLE_JSONL}, {"latex", TABLE_LATEX}, {"html", TABLE_HTML}};
 
 enum status table_format_parse(const char *name, enum table_format *out)
 {
@@ -122,15 +149,15 @@ enum status table_format_parse(const char *name, enum table_format *out)
             *out = formats[i].format;
             return OK;
         }
-    return fail(
-        ERR_ARG, "format: found \"%s\", expected terminal, md, csv, json, latex or html", name);
+    return fail(ERR_ARG,
+        "--format: found \"%s\", expected terminal, md, csv, json, jsonl, latex or html", name);
 }
 
 /* 0 differs, 1 all equal, 2 all missing */
 static int constancy(const struct table *t, size_t column)
 {
     struct str first = {0}, other = {0};
-    int out = cell_at(t, 0, column)->kind == CELL_MISSING && !cell_at(t, 0, column)->text ? 2 : 1;
+    int out = cell_at(t, 0, column)->kind == CELL_MISSING && !cell_at(t, 0, column)->shown ? 2 : 1;
     cell_human(t, 0, column, &first);
     for (size_t r = 1; out && r < table_rows(t); r++) {
         str_reset(&other);
@@ -148,10 +175,13 @@ static int constancy(const struct table *t, size_t column)
 static void hide_constant(struct table *t, bool wanted, struct str *line)
 {
     size_t shown = t->n_columns, n = 0;
-    for (size_t c = 0; c < t->n_columns; c++) t->columns[c].hidden = false;
-    if (!wanted || table_rows(t) < 2) return;
+    for (size_t c = 0; c < t->n_columns; c++) {
+        t->columns[c].hidden = t->columns[c].c.audience == FOR_PROGRAMS;
+        shown -= t->columns[c].hidden;
+    }
+    if (!wanted || t->keep_constant || table_rows(t) < 2) return;
     for (size_t c = 0; c < t->n_columns && shown > 1; c++) {
-        int constant = constancy(t, c);
+        int constant = t->columns[c].hidden ? 0 : constancy(t, c);
         if (!constant) continue;
         t->columns[c].hidden = true;
         shown--;
@@ -167,12 +197,14 @@ void table_render(
 {
     struct str constant = {0};
     size_t begin = out->len;
-    hide_constant(t, style.hide_constant && format != TABLE_CSV && format != TABLE_JSON, &constant);
+    hide_constant(t, style.hide_constant,
+        &constant); /* renderers for programs do not ask what is hidden from people */
     switch (format) {
     case TABLE_TERMINAL: render_terminal(t, style, str_get(&constant), out); break;
     case TABLE_MARKDOWN: render_markdown(t, str_get(&constant), out); break;
     case TABLE_CSV: render_csv(t, out); break;
     case TABLE_JSON: render_json(t, out); break;
+    case TABLE_JSONL: render_jsonl(t, out); break;
     case TABLE_LATEX: render_latex(t, str_get(&constant), out); break;
     case TABLE_HTML: render_html(t, str_get(&constant), out); break;
     }

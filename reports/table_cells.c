@@ -19,8 +19,12 @@ void cell_human(const struct table *t, size_t row, size_t column, struct str *ou
 {
     const struct cell *c = cell_at(t, row, column);
     const struct table_column *k = &t->columns[column].c;
+    if (c->shown) {
+        str_add(out, c->shown);
+        return;
+    }
     switch (c->kind) {
-    case CELL_MISSING: str_add(out, c->text ? c->text : "-"); break;
+    case CELL_MISSING: str_add(out, "-"); break;
     case CELL_TEXT: str_add(out, c->text); break;
     case CELL_BOOL: str_add(out, c->i ? "yes" : "no"); break;
     case CELL_REAL:

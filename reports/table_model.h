@@ -8,7 +8,7 @@ enum kind { CELL_MISSING, CELL_TEXT, CELL_INT, CELL_REAL, CELL_BOOL };
 
 struct cell {
     enum kind kind;
-    char *text;
+    char *text, *shown; /* shown: what people read instead; NULL: the same */
     int64_t i;
     double d;
     bool own; /* shown by the next two instead of the column's */
@@ -19,12 +19,13 @@ struct cell {
 
 struct column {
     struct table_column c;
-    char *name, *unit;
+    char *name, *unit, *key;
     bool hidden;
 };
 
 struct table {
     char *title, *csv;
+    bool keep_constant;
     struct column *columns;
     size_t n_columns;
     struct cell *cells; /* row major */
@@ -50,6 +51,7 @@ void render_terminal(
 void render_markdown(const struct table *t, const char *constant, struct str *out);
 void render_csv(const struct table *t, struct str *out);
 void render_json(const struct table *t, struct str *out);
+void render_jsonl(const struct table *t, struct str *out);
 void render_latex(const struct table *t, const char *constant, struct str *out);
 void render_html(const struct table *t, const char *constant, struct str *out);
 

@@ -58,67 +58,6 @@ void render_markdown(const struct table *t, const char *constant, struct str *ou
     str_clear(&text);
 }
 
-static void add_csv(const char *text, struct str *out)
-{
-    if (!text[strcspn(text, ",\"\r\n")]) {
-        str_add(out, text);
-        return;
-    }
-    str_add_char(out, '"');
-    for (const char *p = text; *p; p++) {
-        if (*p == '"') str_add_char(out, '"');
-        str_add_char(out, *p);
-    }
-    str_add_char(out, '"');
-}
-
-void render_csv(const struct table *t, struct str *out)
-{
-    struct str text = {0};
-    for (size_t r = 0; r < table_rows(t) + 1; r++) {
-        for (size_t c = 0; c < t->n_columns; c++) {
-            str_reset(&text);
-            if (r == 0) str_add(&text, t->columns[c].name);
-            else cell_exact(cell_at(t, r - 1, c), &text);
-            if (c) str_add_char(out, ',');
-            add_csv(str_get(&text), out);
-        }
-        str_add(out, "\r\n");
-    }
-    str_clear(&text);
-}
-
-static void add_json_text(const char *text, struct str *out)
-{
-    str_add_char(out, '"');
-    for (const char *p = text; *p; p++) {
-        if (*p == '"' || *p == '\\') str_addf(out, "\\%c", *p);
-        else if ((unsigned char)*p < 0x20) str_addf(out, "\\u%04x", (unsigned char)*p);
-        else str_add_char(out, *p);
-    }
-    str_add_char(out, '"');
-}
-
-void render_json(const struct table *t, struct str *out)
-{
-    str_add(out, "[");
-    for (size_t r = 0; r < table_rows(t); r++) {
-        str_add(out, r ? ",\n " : "\n ");
-        for (size_t c = 0; c < t->n_columns; c++) {
-            const struct cell *cell = cell_at(t, r, c);
-            str_add(out, c ? ", " : "{");
-            add_json_text(t->columns[c].name, out);
-            str_add(out, ": ");
-            if (cell->kind == CELL_TEXT) add_json_text(cell->text, out);
-            else if (cell->kind == CELL_MISSING || (cell->kind == CELL_REAL && isinf(cell->d)))
-                str_add(out, "null");
-            else cell_exact(cell, out);
-        }
-        str_add(out, "}");
-    }
-    str_add(out, "\n]\n");
-}
-
 static void add_latex(const char *text, struct str *out)
 {
     static const struct {

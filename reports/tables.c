@@ -47,7 +47,8 @@ static void add_break_even(struct table *t, const struct metric_record *m)
             continue;
         }
         break_even_word(m, (enum break_even_part)part, &word);
-        table_missing_as(t, str_get(&word));
+        table_missing(t);
+        table_show(t, str_get(&word));
         str_clear(&word);
     }
     for (int k = 3; k < 12; k++) table_missing(t);
@@ -58,12 +59,23 @@ struct table *metrics_table(const struct run_view *v)
     char title[96];
     snprintf(title, sizeof title, "Metrics of %s", v->label);
     struct table *t = table_new(title);
-    static const char *const columns[] = {"mean", "95 % from", "to", "min", "p0.1", "p1", "p5",
-        "median", "p95", "p99", "p99.9", "max"};
-    add_text(t, "metric");
+    static const struct {
+        const char *key, *name;
+        int weight;
+    } columns[] = {{"mean", "mean", 9}, {"lo", "95 % from", 8}, {"hi", "to", 8}, {"min", "min", 3},
+        {"p0_1", "p0.1", 0}, {"p1", "p1", 4}, {"p5", "p5", 1}, {"median", "median", 6},
+        {"p95", "p95", 1}, {"p99", "p99", 4}, {"p99_9", "p99.9", 5}, {"max", "max", 3}};
+    add_data(t, "run");
+    add_text(t, "name", "metric");
+    add_data(t, "unit");
+    add_data(t, "n");
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
         table_add_column(t,
-            (struct table_column){columns[i], NULL, NUMBER_FIXED, 4, METRIC_NEITHER, ALIGN_RIGHT});
+            (struct table_column){.name = columns[i].name,
+                .key = columns[i].key,
+                .weight = columns[i].weight,
+                .digits = 4,
+                .align = ALIGN_RIGHT});
     for (size_t i = 0; i < v->metrics.n; i++) {
         const struct metric_record *m = &v->metrics.rows[i];
         if (strcmp(m->scope, "overall")) continue;
@@ -74,8 +86,12 @@ struct table *metrics_table(const struct run_view *v)
             str_addf(&label, " [%s]", info->unit);
         if (info && info->better != METRIC_NEITHER)
             str_add(&label, info->better == METRIC_HIGHER ? " ↑" : " ↓");
-        table_text(t, str_get(&label));
+        table_int(t, v->run->id);
+        table_text(t, m->name);
+        table_show(t, str_get(&label));
         str_clear(&label);
+        table_text(t, info ? info->unit : "");
+        table_int(t, m->n);
         if (!strcmp(m->name, BREAK_EVEN)) {
             add_break_even(t, m);
             continue;
@@ -91,21 +107,23 @@ struct table *metrics_table(const struct run_view *v)
 struct table *samples_table(const struct run_view *v)
 {
     struct table *t = table_new("Samples");
-    add_text(t, "sample");
-    add_text(t, "tokens");
-    add_text(t, "ran dense");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "cosine min", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "KL max", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
-    add(t, "ppl dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
-    add(t, "ppl sparse", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
-    add_share(t, "agreement", METRIC_HIGHER);
-    add_share(t, "top-5", METRIC_HIGHER);
+    add_data(t, "run");
+    add_text(t, "sample", "sample");
+    add_text(t, "n_tokens", "tokens");
+    add_text(t, "fell_back", "ran dense");
+    add_share(t, "sparsity", "sparsity", METRIC_HIGHER);
+    add(t, "cosine_mean", "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "cosine_min", "cosine min", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "kl_mean", "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "kl_max", "KL max", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
+    add(t, "ppl_dense", "ppl dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    add(t, "ppl_sparse", "ppl sparse", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
+    add_share(t, "token_accuracy", "agreement", METRIC_HIGHER);
+    add_share(t, "top5_overlap", "top-5", METRIC_HIGHER);
     for (size_t i = 0; i < v->samples.n; i++) {
         const struct sample_record *s = &v->samples.rows[i];
         double n = s->n_scored > 0 ? (double)s->n_scored : NAN;
+        table_int(t, v->run->id);
         table_int(t, s->sample);
         table_int(t, s->n_tokens);
         table_bool(t, s->fell_back);
@@ -120,18 +138,23 @@ struct table *samples_table(const struct run_view *v)
 struct table *positions_table(const struct run_view *v)
 {
     struct table *t = table_new("By token position");
-    add_text(t, "positions");
-    add_text(t, "metric");
-    add(t, "mean", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
-    add(t, "p1", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
-    add(t, "median", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
-    add(t, "p99.9", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add_data(t, "run");
+    add_text(t, "positions", "positions");
+    add_text(t, "name", "metric");
+    table_weight(t, 1);
+    add(t, "mean", "mean", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    table_weight(t, 1);
+    add(t, "p1", "p1", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "median", "median", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "p99_9", "p99.9", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
     for (size_t i = 0; i < v->metrics.n; i++) {
         const struct metric_record *m = &v->metrics.rows[i];
         if (!str_starts_with(m->scope, "position:")) continue;
         const struct metric_info *info = metric_info(m->name);
+        table_int(t, v->run->id);
         table_text(t, m->scope + strlen("position:"));
-        table_text(t, info ? info->label : m->name);
+        table_text(t, m->name);
+        table_show(t, info ? info->label : m->name);
         table_real(t, m->mean);
         table_real(t, m->p1);
         table_real(t, m->median);
@@ -175,22 +198,29 @@ static const struct layer_error_record *layer_error(const struct run_view *v, in
 struct table *layers_table(const struct run_view *v)
 {
     struct table *t = table_new("Layers");
-    add_text(t, "layer");
-    add_text(t, "sparse heads");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add_share(t, "QK", METRIC_HIGHER);
-    add_share(t, "PV", METRIC_HIGHER);
-    add_share(t, "forced sink", METRIC_NEITHER);
-    add_share(t, "forced diagonal", METRIC_NEITHER);
-    add_share(t, "forced theta q", METRIC_NEITHER);
-    add_share(t, "forced theta k", METRIC_NEITHER);
-    add_share(t, "ran dense", METRIC_NEITHER);
+    add_data(t, "run");
+    add_text(t, "layer", "layer");
+    add_text(t, "n_sparse_heads", "sparse heads");
+    add_data(t, "n_heads");
+    add_share(t, "sparsity", "sparsity", METRIC_HIGHER);
+    table_weight(t, 4);
+    add_share(t, "qk_sparsity", "QK", METRIC_HIGHER);
+    add_share(t, "pv_sparsity", "PV", METRIC_HIGHER);
+    add_share(t, "forced_sink", "forced sink", METRIC_NEITHER);
+    add_share(t, "forced_diagonal", "forced diagonal", METRIC_NEITHER);
+    add_share(t, "forced_theta_q", "forced theta q", METRIC_NEITHER);
+    add_share(t, "forced_theta_k", "forced theta k", METRIC_NEITHER);
+    add_share(t, "dense_share", "ran dense", METRIC_NEITHER);
     bool eight = run_is_eight(v->run);
-    if (eight) add_share(t, "in eight bits", METRIC_NEITHER);
-    add(t, "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "L1 isolated", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "L1 propagated", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    if (eight) add_share(t, "eight_share", "in eight bits", METRIC_NEITHER);
+    add(t, "l1_tune", "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    table_weight(t, 3);
+    add(t, "l1_held_out", "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    table_weight(t, 3);
+    add(t, "isolated_l1", "L1 isolated", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    table_weight(t, 2);
+    add(t, "propagated_l1", "L1 propagated", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    table_weight(t, 2);
     for (size_t from = 0, to; from < v->ledger.n; from = to) {
         struct ledger_record sum = {0};
         int n_sparse = 0;
@@ -217,8 +247,11 @@ struct table *layers_table(const struct run_view *v)
         const struct layer_error_record *e = layer_error(v, rows[from].layer);
         char heads[32];
         snprintf(heads, sizeof heads, "%d of %zu", n_sparse, to - from);
+        table_int(t, v->run->id);
         table_int(t, rows[from].layer);
-        table_text(t, heads);
+        table_int(t, n_sparse);
+        table_show(t, heads);
+        table_int(t, (int64_t)(to - from));
         const double work[] = {.5 * (qk + pv), qk, pv, share(sum.forced_sink, sum.tiles_possible),
             share(sum.forced_diagonal, sum.tiles_possible),
             share(sum.forced_theta_q, sum.tiles_possible),
@@ -260,16 +293,18 @@ struct table *heads_table(const struct run_view *v, size_t limit)
 {
     struct table *t = table_new(
         v->tuned.n ? "Heads with the largest L1 on held-out text" : "Heads that left out least");
-    add_text(t, "layer");
-    add_text(t, "head");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add_short(t, "theta");
-    add_short(t, "tau");
-    add_short(t, "lambda");
-    add(t, "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add_text(t, "back-offs");
-    add_text(t, "dense because");
+    add_text(t, "layer", "layer");
+    add_text(t, "head", "head");
+    table_weight(t, 1);
+    add_share(t, "sparsity", "sparsity", METRIC_HIGHER);
+    table_weight(t, 1);
+    add_short(t, "theta", "theta");
+    add_short(t, "tau", "tau");
+    add_short(t, "lambda", "lambda");
+    add(t, "l1_tune", "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "l1_held_out", "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add_text(t, "back_offs", "back-offs");
+    add_text(t, "reason", "dense because");
     struct ranked *order = xmalloc((v->ledger.n + 1) * sizeof *order);
     for (size_t i = 0; i < v->ledger.n; i++) {
         const struct ledger_record *r = &v->ledger.rows[i];
@@ -311,8 +346,8 @@ static double item_score(const struct item_record *r, bool dense)
 static void item_side(struct table *t, const struct item_record *r, bool dense)
 {
     double score = item_score(r, dense);
-    if (score > 0 && score < 1) table_real_as(t, score, NUMBER_FIXED, 2);
-    else table_text(t, score > 0 ? "right" : "wrong");
+    table_real(t, score);
+    if (!(score > 0 && score < 1)) table_show(t, score > 0 ? "right" : "wrong");
 }
 
 struct table *items_table(const struct run_view *v, bool flips_only)
@@ -320,18 +355,22 @@ struct table *items_table(const struct run_view *v, bool flips_only)
     struct table *t = table_new(flips_only ? "Answers that changed" : "Answers");
     bool written = false;
     for (size_t i = 0; i < v->items.n; i++) written |= v->items.rows[i].expected != NULL;
-    add_text(t, "item");
-    add_text(t, "group");
-    add(t, "depth", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
-    add_text(t, "length");
-    add_text(t, "dense");
-    add_text(t, "sparse");
-    add(t, "score dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
-    add(t, "score sparse", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    add_text(t, "item", "item");
+    add_text(t, "grp", "group");
+    add(t, "depth", "depth", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
+    add_text(t, "length", "length");
+    add_data(t, "dense_right");
+    add_data(t, "sparse_right");
+    add(t, "dense_value", "dense", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
+    table_weight(t, 1);
+    add(t, "sparse_value", "sparse", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
+    table_weight(t, 1);
+    add(t, "dense_score", "score dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
+    add(t, "sparse_score", "score sparse", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
     if (written) {
-        add_text(t, "expected");
-        add_text(t, "written dense");
-        add_text(t, "written sparse");
+        add_text(t, "expected", "expected");
+        add_text(t, "dense_text", "written dense");
+        add_text(t, "sparse_text", "written sparse");
     }
     size_t lost = 0, gained = 0;
     for (size_t i = 0; i < v->items.n; i++) {
@@ -344,6 +383,8 @@ struct table *items_table(const struct run_view *v, bool flips_only)
         table_text(t, r->group);
         table_real(t, r->depth);
         table_count(t, r->length);
+        table_bool(t, r->dense_right);
+        table_bool(t, r->sparse_right);
         item_side(t, r, true);
         item_side(t, r, false);
         table_mark(t, more == 0 ? "=" : more > 0 ? "▲" : "▼");
@@ -364,18 +405,24 @@ struct table *generations_table(const struct run_view *v)
 {
     struct table *t = table_new("Greedy generation");
     size_t n_dense = 0;
-    add_text(t, "prompt");
-    add_text(t, "dense");
-    add_text(t, "sparse");
-    add_share(t, "token match", METRIC_HIGHER);
-    add_share(t, "similarity", METRIC_HIGHER);
+    add_data(t, "run");
+    add_text(t, "prompt", "prompt");
+    add_text(t, "dense", "dense");
+    table_weight(t, 1);
+    add_text(t, "sparse", "sparse");
+    table_weight(t, 1);
+    add_share(t, "token_match", "token match", METRIC_HIGHER);
+    add_share(t, "text_similarity", "similarity", METRIC_HIGHER);
+    add_data(t, "n_tokens");
     for (size_t i = 0; i < v->generations.n; i++) {
         const struct generation_record *g = &v->generations.rows[i];
+        table_int(t, v->run->id);
         table_text(t, g->prompt);
         table_text(t, g->dense);
         table_text(t, g->sparse);
         table_real(t, g->token_match);
         table_real(t, g->text_similarity);
+        table_int(t, g->n_tokens);
         n_dense += generation_is_dense(g);
     }
     if (n_dense) {
@@ -393,18 +440,26 @@ struct table *generations_table(const struct run_view *v)
 struct table *latencies_table(const struct run_view *v)
 {
     struct table *t = table_new("Time");
-    add_text(t, "part");
-    add_text(t, "tokens");
-    add_text(t, "repeats");
-    add(t, "median", NULL, NUMBER_SECONDS, 2, METRIC_LOWER);
-    add(t, "q1", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
-    add(t, "q3", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
-    add(t, "min", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
-    add(t, "max", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
-    add_text(t, "verdict");
+    add_data(t, "run");
+    add_text(t, "part", "part");
+    add_text(t, "n_tokens", "tokens");
+    table_weight(t, 3);
+    add_text(t, "n", "repeats");
+    add(t, "median", "median", NULL, NUMBER_SECONDS, 2, METRIC_LOWER);
+    table_weight(t, 3);
+    add(t, "q1", "q1", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    table_weight(t, 1);
+    add(t, "q3", "q3", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    table_weight(t, 1);
+    add(t, "min", "min", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    add(t, "max", "max", NULL, NUMBER_SECONDS, 2, METRIC_NEITHER);
+    add_text(t, "valid", "verdict");
+    table_weight(t, 2);
+    add_data(t, "note");
     for (size_t i = 0; i < v->latencies.n; i++) {
         const struct latency_record *r = &v->latencies.rows[i];
         if (str_starts_with(r->part, "dense_") || str_starts_with(r->part, "sparse_")) continue;
+        table_int(t, v->run->id);
         table_text(t, r->part);
         table_int(t, r->n_tokens);
         table_int(t, r->n);
@@ -416,7 +471,9 @@ struct table *latencies_table(const struct run_view *v)
         struct str verdict = {0};
         str_add(&verdict, r->valid ? "VALID" : "INVALID");
         if (r->note) str_addf(&verdict, ": %s", r->note);
-        table_text(t, str_get(&verdict));
+        table_bool(t, r->valid);
+        table_show(t, str_get(&verdict));
+        table_text(t, r->note);
         str_clear(&verdict);
     }
     return t;
@@ -452,7 +509,8 @@ static void table_top(struct table *t, const char *json, int64_t true_token)
 {
     struct str text = {0};
     top_tokens_text(json, true_token, &text);
-    table_text(t, text.len ? str_get(&text) : NULL);
+    table_text(t, text.len ? json : NULL);
+    if (text.len) table_show(t, str_get(&text));
     str_clear(&text);
 }
 
@@ -470,24 +528,28 @@ static void table_context(struct table *t, const char *text)
     while (from < n && ((unsigned char)text[from] & 0xc0) == 0x80) from++;
     if (from) str_add(&shown, "…");
     add_shown(text + from, &shown);
-    table_text(t, str_get(&shown));
+    table_text(t, text);
+    table_show(t, str_get(&shown));
     str_clear(&shown);
 }
 
 struct table *worst_tokens_table(const struct run_view *v, size_t limit)
 {
     struct table *t = table_new("Tokens with the highest KL");
-    add_text(t, "sample");
-    add_text(t, "position");
-    add(t, "KL", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
-    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "NLL dense", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
-    add(t, "NLL sparse", NULL, NUMBER_FIXED, 2, METRIC_LOWER);
-    add_share(t, "row sparsity", METRIC_NEITHER);
-    add_text(t, "context");
-    add_text(t, "next");
-    add_text(t, "top dense");
-    add_text(t, "top sparse");
+    add_text(t, "sample", "sample");
+    add_text(t, "position", "position");
+    add(t, "kl", "KL", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
+    table_weight(t, 2);
+    add(t, "cosine", "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "nll_dense", "NLL dense", NULL, NUMBER_FIXED, 2, METRIC_NEITHER);
+    add(t, "nll_sparse", "NLL sparse", NULL, NUMBER_FIXED, 2, METRIC_LOWER);
+    add_share(t, "row_sparsity", "row sparsity", METRIC_NEITHER);
+    add_text(t, "context", "context");
+    add_data(t, "token");
+    add_text(t, "token_text", "next");
+    table_weight(t, 1);
+    add_text(t, "top_dense", "top dense");
+    add_text(t, "top_sparse", "top sparse");
     for (size_t i = 0; i < v->worst_tokens.n && i < limit; i++) {
         const struct worst_token_record *w = &v->worst_tokens.rows[i];
         table_int(t, w->sample);
@@ -498,6 +560,7 @@ struct table *worst_tokens_table(const struct run_view *v, size_t limit)
         table_real(t, w->nll_sparse);
         table_real(t, w->row_sparsity);
         table_context(t, w->context);
+        table_int(t, w->token);
         table_text(t, w->token_text);
         table_top(t, w->top_dense, w->token);
         table_top(t, w->top_sparse, w->token);

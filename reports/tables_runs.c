@@ -19,18 +19,35 @@ static bool column_shown(const struct column *c)
 }
 
 /* Columns and cells that tell one setting from another; in every table of runs. */
+static int setting_weight(const char *name)
+{
+    static const char *const often[] = {"max_length", "layers", "rule", "l1", "pv_l1", "topk",
+        "window", "simthreshd1", "cdfthreshd"};
+    for (size_t i = 0; i < sizeof often / sizeof *often; i++)
+        if (!strcmp(often[i], name)) return 4;
+    return strcmp(name, "method") ? 0 : 8;
+}
+
 static void add_settings_columns(struct table *t)
 {
-    add_text(t, "model");
-    add_text(t, "data");
-    for (size_t i = 0; i < run_columns.n; i++)
-        if (column_shown(&run_columns.at[i])) add_short(t, column_label(&run_columns.at[i]));
+    add_text(t, "model", "model");
+    table_weight(t, 7);
+    add_text(t, "dataset", "data");
+    table_weight(t, 7);
+    add_data(t, "suite");
+    for (size_t i = 0; i < run_columns.n; i++) {
+        const struct column *c = &run_columns.at[i];
+        if (!column_shown(c)) continue;
+        add_short(t, c->name, column_label(c));
+        table_weight(t, setting_weight(c->name));
+    }
 }
 
 static void add_settings(struct table *t, const struct run_record *r)
 {
     table_text(t, r->model.name);
     table_text(t, r->dataset.name);
+    table_text(t, r->dataset.suite);
     for (size_t i = 0; i < run_columns.n; i++) {
         const struct column *c = &run_columns.at[i];
         struct str text = {0};
@@ -45,36 +62,87 @@ static void add_settings(struct table *t, const struct run_record *r)
     }
 }
 
+/* The numbers of every run, shown to people in this order; what is not among them goes to programs
+ * alone. */
+static const struct {
+    const char *column, *name, *unit;
+    enum table_number number;
+    int digits;
+    enum metric_better better;
+    int weight;
+} run_numbers[] = {
+    {"sparsity", "sparsity", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, 9},
+    {"cosine_mean", "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, 6},
+    {"cosine_p1", "cosine p1", NULL, NUMBER_FIXED, 4, METRIC_HIGHER, 1},
+    {"kl_mean", "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER, 9},
+    {"kl_p99_9", "KL p99.9", "nats", NUMBER_FIXED, 3, METRIC_LOWER, 1},
+    {"ppl_dense", "ppl dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER, 1},
+    {"ppl_ratio", "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER, 5},
+    {"token_accuracy", "agreement", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, 6},
+    {"score_dense", "score dense", NULL, NUMBER_PERCENT, 1, METRIC_NEITHER, 2},
+    {"score_sparse", "score sparse", NULL, NUMBER_PERCENT, 1, METRIC_HIGHER, 6},
+    {"latency_ratio", "time ratio", NULL, NUMBER_FIXED, 3, METRIC_LOWER, 2},
+    {"wall_s", "took", NULL, NUMBER_SECONDS, 1, METRIC_NEITHER, 1},
+};
+
+static bool run_number_shown(const char *column)
+{
+    for (size_t i = 0; i < sizeof run_numbers / sizeof *run_numbers; i++)
+        if (!strcmp(run_numbers[i].column, column)) return true;
+    return false;
+}
+
+/* Identity and headline numbers that people find elsewhere: with `show`, or in the intervals of
+ * `compare`. */
+static bool for_programs(const struct column *c)
+{
+    static const char *const names[] = {"key", "slot", "plan", "tuned_hash", "started", "ended",
+        "attention_calls", "dense_fallback_calls", "peak_bytes", "peak_device_bytes"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], c->name)) return true;
+    return c->use & COLUMN_HEADLINE && !run_number_shown(c->name);
+}
+
+static void add_number(struct table *t, const struct column *c, const struct run_record *r)
+{
+    if (column_missing(c, r)) table_missing(t);
+    else if (c->type == COLUMN_INT64 || c->type == COLUMN_INT)
+        table_int(t, (int64_t)column_real(c, r));
+    else if (c->type == COLUMN_REAL) table_real(t, column_real(c, r));
+    else {
+        struct str text = {0};
+        column_describe(c, r, &text);
+        table_text(t, str_get(&text));
+        str_clear(&text);
+    }
+}
+
 struct table *runs_table(const struct run_list *runs)
 {
     struct table *t = table_new(NULL);
-    add_text(t, "run");
+    add_text(t, "id", "run");
     add_settings_columns(t);
-    add_text(t, "status");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "cosine p1", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "KL p99.9", "nats", NUMBER_FIXED, 3, METRIC_LOWER);
-    add(t, "ppl dense", NULL, NUMBER_FIXED, 3, METRIC_NEITHER);
-    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add_share(t, "agreement", METRIC_HIGHER);
-    add_share(t, "score dense", METRIC_NEITHER);
-    add_share(t, "score sparse", METRIC_HIGHER);
-    add(t, "time ratio", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
-    add(t, "took", NULL, NUMBER_SECONDS, 1, METRIC_NEITHER);
-    add_text(t, "reason");
+    add_text(t, "status", "status");
+    table_weight(t, 5);
+    for (size_t i = 0; i < sizeof run_numbers / sizeof *run_numbers; i++) {
+        add(t, run_numbers[i].column, run_numbers[i].name, run_numbers[i].unit,
+            run_numbers[i].number, run_numbers[i].digits, run_numbers[i].better);
+        table_weight(t, run_numbers[i].weight);
+    }
+    add_text(t, "reason", "reason");
+    table_weight(t, 5);
+    for (size_t i = 0; i < run_columns.n; i++)
+        if (for_programs(&run_columns.at[i])) add_data(t, run_columns.at[i].name);
     for (size_t i = 0; i < runs->n; i++) {
         const struct run_record *r = &runs->rows[i];
-        const struct headline *h = &r->headline;
         table_int(t, r->id);
         add_settings(t, r);
         table_text(t, run_status_name(r->status));
-        const double v[] = {h->sparsity, h->cosine_mean, h->cosine_p1, h->kl_mean, h->kl_p99_9,
-            h->ppl_dense, h->ppl_ratio, h->token_accuracy, h->score_dense, h->score_sparse,
-            h->latency_ratio, r->wall_s};
-        for (size_t k = 0; k < sizeof v / sizeof *v; k++) table_real(t, v[k]);
+        for (size_t k = 0; k < sizeof run_numbers / sizeof *run_numbers; k++)
+            add_number(t, columns_find(&run_columns, run_numbers[k].column), r);
         table_text(t, r->reason);
+        for (size_t k = 0; k < run_columns.n; k++)
+            if (for_programs(&run_columns.at[k])) add_number(t, &run_columns.at[k], r);
     }
     return t;
 }
@@ -182,15 +250,23 @@ struct table *frontier_table(const struct run_list *runs, const struct frontier_
     static const char *const detectable[] = {
         "detectable cosine", "detectable KL", "detectable ppl ratio"};
     struct table *t = table_new(titles[axis]);
-    add_text(t, "run");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add_share(t, "agreement", METRIC_HIGHER);
-    add(t, detectable[axis], axis == FRONTIER_KL ? "nats" : NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add_text(t, "id", "run");
+    add_share(t, "sparsity", "sparsity", METRIC_HIGHER);
+    table_weight(t, 9);
+    add(t, "cosine_mean", "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    table_weight(t, axis == FRONTIER_COSINE ? 9 : 5);
+    add(t, "kl_mean", "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    table_weight(t, axis == FRONTIER_KL ? 9 : 6);
+    add(t, "ppl_ratio", "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    table_weight(t, axis == FRONTIER_PPL ? 9 : 4);
+    add_share(t, "token_accuracy", "agreement", METRIC_HIGHER);
+    table_weight(t, 4);
+    add(t, "detectable", detectable[axis], axis == FRONTIER_KL ? "nats" : NULL, NUMBER_FIXED, 4,
+        METRIC_NEITHER);
+    table_weight(t, 3);
     add_settings_columns(t);
-    add_text(t, "place");
+    add_text(t, "place", "place");
+    table_weight(t, 9);
     size_t kept;
     bool with_interval = false;
     const struct frontier_point *order = sorted_by_sparsity(runs, points, n, with_dominated, &kept);
@@ -221,11 +297,11 @@ struct table *frontier_table(const struct run_list *runs, const struct frontier_
 struct table *cells_table(const struct cell_list *cells)
 {
     struct table *t = table_new("Cells");
-    add_text(t, "plan");
-    add_text(t, "state");
-    add_text(t, "key");
-    add_text(t, "reason");
-    add_text(t, "cell");
+    add_text(t, "plan", "plan");
+    add_text(t, "state", "state");
+    add_text(t, "key", "key");
+    add_text(t, "reason", "reason");
+    add_text(t, "key_json", "cell");
     for (size_t i = 0; i < cells->n; i++) {
         const struct cell_record *c = &cells->rows[i];
         table_text(t, c->plan);
@@ -240,7 +316,8 @@ struct table *cells_table(const struct cell_list *cells)
 struct table *sql_table(const struct sql_result *r)
 {
     struct table *t = table_new(NULL);
-    for (size_t c = 0; c < r->n_columns; c++) add_short(t, r->columns[c]);
+    for (size_t c = 0; c < r->n_columns; c++) add_short(t, r->columns[c], r->columns[c]);
+    table_keep_constant(t); /* what was asked for is shown, though all rows agree */
     for (size_t i = 0; i < r->n_rows * r->n_columns; i++) {
         const struct sql_cell *cell = &r->cells[i];
         char blob[40];

@@ -87,9 +87,12 @@ bool tasks_tell_nothing(const struct estimate *dense, double chance)
     return lo <= chance + NEAR_CHANCE;
 }
 
-static void add_column(struct table *t, const char *name, enum table_number number, int digits)
+static void add_column(struct table *t, const char *key, const char *name, enum table_number number,
+    int digits, int weight)
 {
-    table_add_column(t, (struct table_column){.name = name, .number = number, .digits = digits});
+    table_add_column(t,
+        (struct table_column){
+            .name = name, .key = key, .number = number, .digits = digits, .weight = weight});
 }
 
 static void add_row(struct table *t, const struct cell *c, size_t *n_nothing)
@@ -243,14 +246,18 @@ struct table *tasks_table(const struct run_view *v)
     struct cells c = cells_open(v);
     size_t n_nothing = 0;
     table_add_column(t, (struct table_column){.name = "task"});
-    add_column(t, "length", NUMBER_FIXED, 0);
-    add_column(t, "n", NUMBER_FIXED, 0);
-    static const char *const scores[] = {"dense", "from", "to", "sparse", "from ", "to "};
-    for (int i = 0; i < 6; i++) add_column(t, scores[i], NUMBER_PERCENT, 1);
-    add_column(t, "lost", NUMBER_PERCENT, 1);
-    add_column(t, "gained", NUMBER_PERCENT, 1);
-    add_column(t, "KL on answers", NUMBER_FIXED, 4);
-    add_column(t, "density", NUMBER_PERCENT, 1);
+    add_column(t, "length", "length", NUMBER_FIXED, 0, 5);
+    add_column(t, "n", "n", NUMBER_FIXED, 0, 0);
+    static const struct {
+        const char *key, *name;
+        int weight;
+    } scores[] = {{"score_dense", "dense", 9}, {"score_dense_lo", "from", 2},
+        {"score_dense_hi", "to", 2}, {"score_sparse", "sparse", 9}, {"score_sparse_lo", "from", 3},
+        {"score_sparse_hi", "to", 3}, {"answers_lost", "lost", 6}, {"answers_gained", "gained", 1}};
+    for (size_t i = 0; i < sizeof scores / sizeof *scores; i++)
+        add_column(t, scores[i].key, scores[i].name, NUMBER_PERCENT, 1, scores[i].weight);
+    add_column(t, "answer_kl", "KL on answers", NUMBER_FIXED, 4, 1);
+    add_column(t, "density", "density", NUMBER_PERCENT, 1, 1);
     for (size_t i = 0; i < c.n; i++) add_row(t, &c.at[i], &n_nothing);
     if (n_nothing) {
         char note[240];

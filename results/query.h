@@ -115,6 +115,9 @@ struct best_bounds {
 };
 enum status query_best(struct store *s, const struct run_filter *f, const struct best_bounds *b,
     struct run_list *out) MUST_USE;
+/* The same of runs at hand, which are done. */
+enum status query_best_of(struct store *s, const struct run_list *runs, bool with_oracle,
+    const struct best_bounds *b, struct run_list *out) MUST_USE;
 
 /* State of a cell: a stored run, another worker's lease, stale, or nothing. */
 enum cell_state { CELL_DONE, CELL_FAILED, CELL_SKIPPED, CELL_RUNNING, CELL_STALE, CELL_MISSING };

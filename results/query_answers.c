@@ -171,27 +171,20 @@ static int compare_sparsity(const void *x, const void *y)
     return sa != sb ? (sa > sb ? -1 : 1) : ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
 }
 
-enum status query_best(
-    struct store *s, const struct run_filter *f, const struct best_bounds *b, struct run_list *out)
+enum status query_best_of(struct store *s, const struct run_list *runs, bool with_oracle,
+    const struct best_bounds *b, struct run_list *out)
 {
-    struct run_filter filter = *f;
-    filter.done_only = true;
-    filter.with_status = false;
-    struct run_list runs;
+    enum status st = OK;
     const struct run_record **order = NULL, *best = NULL, *nearest = NULL;
     struct breach nearest_breach = {.by = INFINITY};
     size_t n = 0;
     *out = (struct run_list){0};
-    enum status st = query_runs(s, &filter, &runs);
-    if (st != OK) goto done;
-    order = malloc((runs.n ? runs.n : 1) * sizeof *order);
-    if (!order) {
-        st = fail(ERR_MEMORY, "%s: no memory for %zu runs", s->path, runs.n);
-        goto done;
-    }
-    for (size_t i = 0; i < runs.n; i++)
-        if (!isnan(runs.rows[i].headline.sparsity) && (f->method || !run_is_oracle(&runs.rows[i])))
-            order[n++] = &runs.rows[i];
+    order = malloc((runs->n ? runs->n : 1) * sizeof *order);
+    if (!order) return fail(ERR_MEMORY, "%s: no memory for %zu runs", s->path, runs->n);
+    for (size_t i = 0; i < runs->n; i++)
+        if (!isnan(runs->rows[i].headline.sparsity) &&
+            (with_oracle || !run_is_oracle(&runs->rows[i])))
+            order[n++] = &runs->rows[i];
     qsort(order, n, sizeof *order, compare_sparsity);
     for (size_t i = 0; i < n && !best; i++) {
         const struct headline *h = &order[i]->headline;
@@ -230,6 +223,19 @@ enum status query_best(
     }
 done:
     free(order);
+    return st;
+}
+
+enum status query_best(
+    struct store *s, const struct run_filter *f, const struct best_bounds *b, struct run_list *out)
+{
+    struct run_filter filter = *f;
+    filter.done_only = true;
+    filter.with_status = false;
+    struct run_list runs;
+    *out = (struct run_list){0};
+    enum status st = query_runs(s, &filter, &runs);
+    if (st == OK) st = query_best_of(s, &runs, f->method != NULL, b, out);
     run_list_clear(&runs);
     return st;
 }

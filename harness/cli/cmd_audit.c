@@ -13,35 +13,31 @@ static struct {
     struct machine_options machine;
     struct sample_options samples;
     struct policy_options policy;
-    struct output_options output;
 } o = {
     .machine = MACHINE_DEFAULTS,
     .samples = SAMPLE_DEFAULTS,
     .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS,
-    .output.all_columns = true,
 };
 
 static const struct option_def options[] = {
     {"model|model-name", OPTION_TEXT, &o.machine.model, "DIR", "instead of MODEL", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
     {0},
 };
 
-static enum status show(const struct audit *a, int *n_failed)
+static void show(const struct audit *a, int *n_failed)
 {
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "claim"});
-    table_add_column(t, (struct table_column){.name = "tried by"});
+    table_add_column(t, (struct table_column){.name = "tried by", .key = "how", .weight = -1});
     table_add_column(
         t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(
         t, (struct table_column){.name = "allowed", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(t, (struct table_column){.name = "unit"});
-    table_add_column(t, (struct table_column){.name = "outcome"});
+    table_add_column(t, (struct table_column){.name = "outcome", .weight = 9});
     *n_failed = 0;
     for (int i = 0; i < a->n; i++) {
         const struct audit_check *c = &a->checks[i];
@@ -51,10 +47,12 @@ static enum status show(const struct audit *a, int *n_failed)
         if (c->stated_only) table_missing(t);
         else table_real(t, c->allowed);
         table_text(t, c->unit);
-        table_text(t, c->stated_only ? "stated" : audit_passes(c) ? "holds" : "FAILS");
+        table_text(t, c->stated_only ? "stated" : audit_passes(c) ? "holds" : "fails");
+        if (!c->stated_only && !audit_passes(c)) table_show(t, "FAILS");
         *n_failed += !audit_passes(c);
     }
-    return print_table(t, &o.output);
+    table_keep_constant(t);
+    print_table("claims", t);
 }
 
 static enum status audit_command(struct command_call *call)
@@ -81,10 +79,9 @@ static enum status audit_command(struct command_call *call)
         TRY_GOTO(st, done, audit_run(&setup.model, setup.par, &set.samples[i], &policy, &one));
         audit_join(&audit, &one);
     }
-    TRY_GOTO(st, done, show(&audit, &n_failed));
-    if (strcmp(o.output.format, "terminal") == 0)
-        printf("\naudit of %s on %d texts of %s: %s\n", setup.model.name, set.n_samples, set.name,
-            n_failed ? "FAILED" : "every claim holds");
+    show(&audit, &n_failed);
+    say("\naudit of %s on %d texts of %s: %s\n", setup.model.name, set.n_samples, set.name,
+        n_failed ? "FAILED" : "every claim holds");
 done:
     sample_set_clear(&set);
     policy_clear(&policy);
@@ -106,6 +103,7 @@ const struct command cmd_audit = {
             "tiles are left out unless options say\n"
             "otherwise. Exits 1 when a claim fails.",
             "sparsegauge audit suites/demo/model --tuned tuned.json --max-length 2048",
+            "suite max-length num-samples tuned topk device",
         },
     .options = options,
     .max_positional = 1,

@@ -19,11 +19,9 @@
 
 static struct {
     struct machine_options machine;
-    struct output_options output;
     int repeats, length;
 } o = {
     .machine = MACHINE_DEFAULTS,
-    .output = OUTPUT_DEFAULTS,
     .repeats = 5,
     .length = 2048,
 };
@@ -34,7 +32,6 @@ static const struct option_def options[] = {
     {"repeats", OPTION_INT, &o.repeats, "N", "timed repetitions of each (5)", 2, 1000},
     {"max-length", OPTION_INT, &o.length, "TOKENS",
         "rows of the linear layers and of the prefill (2048)", 64, 1 << 17},
-    OUTPUT_OPTIONS(o.output),
     MACHINE_OPTIONS(o.machine),
     GRAPH_OPTIONS(o.machine),
     {0},
@@ -455,11 +452,10 @@ static enum status bench_device(struct bench *b, const struct setup *setup)
     TRY_GOTO(st, done, median_time(run_loss, &p, &seconds));
     add_row(b, "prefill and the loss of every position", seconds,
         flop + 2.0 * o.length * (double)c->vocab_size * c->hidden_size, seconds / dense, "");
-    if (strcmp(o.output.format, "terminal") == 0)
-        printf("%s, %s, residual stream %s%s\nweights and session: %.3f GiB, for the loss %.3f "
-               "GiB; medians of %d\n\n",
-            device.gpu, device.driver, device.residual, device.graph ? ", graphs" : "",
-            (double)device.bytes / 0x1p30, (double)scoring.bytes / 0x1p30, o.repeats);
+    say("%s, %s, residual stream %s%s\nweights and session: %.3f GiB, for the loss %.3f GiB; "
+        "medians of %d\n",
+        device.gpu, device.driver, device.residual, device.graph ? ", graphs" : "",
+        (double)device.bytes / 0x1p30, (double)scoring.bytes / 0x1p30, o.repeats);
 done:
     session_close(&p.s);
     policy_clear(&policy);
@@ -519,16 +515,21 @@ static enum status bench_command(struct command_call *call)
     b.par = setup.par;
     b.table = table_new(NULL);
     table_add_column(b.table, (struct table_column){.name = "what"});
-    table_add_column(
-        b.table, (struct table_column){.name = "median", .number = NUMBER_SECONDS, .digits = 2});
-    table_add_column(
-        b.table, (struct table_column){.name = "GFLOP/s", .number = NUMBER_FIXED, .digits = 1});
-    table_add_column(
-        b.table, (struct table_column){.name = "ratio", .number = NUMBER_FIXED, .digits = 3});
+    table_add_column(b.table,
+        (struct table_column){.name = "median",
+            .key = "median_s",
+            .weight = 3,
+            .number = NUMBER_SECONDS,
+            .digits = 2});
+    table_add_column(b.table,
+        (struct table_column){
+            .name = "GFLOP/s", .key = "gflop_per_s", .number = NUMBER_FIXED, .digits = 1});
+    table_add_column(b.table,
+        (struct table_column){.name = "ratio", .weight = 2, .number = NUMBER_FIXED, .digits = 3});
     table_add_column(b.table, (struct table_column){.name = "goal"});
     if (device) {
         TRY_GOTO(st, done, bench_device(&b, &setup));
-        st = print_table(b.table, &o.output);
+        print_table("times", b.table);
         b.table = NULL;
         goto done;
     }
@@ -547,10 +548,8 @@ static enum status bench_command(struct command_call *call)
     }
     TRY_GOTO(st, done, bench_metrics(&b));
     if (model) TRY_GOTO(st, done, bench_model(&b, &setup));
-    if (strcmp(o.output.format, "terminal") == 0)
-        printf("%d threads, %s kernels, medians of %d\n\n", par_threads(b.par), cpu_ops()->name,
-            o.repeats);
-    st = print_table(b.table, &o.output);
+    say("%d threads, %s kernels, medians of %d\n", par_threads(b.par), cpu_ops()->name, o.repeats);
+    print_table("times", b.table);
     b.table = NULL;
 done:
     if (b.table) table_free(&b.table);

@@ -1,21 +1,21 @@
 #include "harness/cli/command.h"
 
-#include "base/json.h"
 #include "base/file.h"
+#include "base/xmalloc.h"
 #include "harness/cli/output.h"
+#include "harness/cli/summary.h"
 #include "results/query.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct {
-    struct output_options output;
     struct best_bounds bounds;
     struct run_filter filter;
     const char *db, *export;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
     .bounds = {NAN, NAN, NAN, NAN, false},
 };
@@ -34,45 +34,16 @@ static const struct option_def options[] = {
     {"max-length", OPTION_INT, &o.filter.max_length, "TOKENS", "runs up to this length only", 0,
         1 << 30},
     {"model", OPTION_TEXT, &o.filter.model, "NAME", "runs of this model only", 0, 0},
-    {"suite", OPTION_TEXT, &o.filter.suite, "NAME", "runs on this suite only", 0, 0},
+    {"suite", OPTION_TEXT, &o.filter.suite, "NAME",
+        "runs on this suite, or on the data set of this name, only", 0, 0},
+    {"dataset", OPTION_TEXT, &o.filter.dataset, "HASH",
+        "runs on the data set with this fingerprint only", 0, 0},
     {"m|method", OPTION_TEXT, &o.filter.method, "NAME",
         "runs of this method only; the oracle only so", 0, 0},
     {"layers", OPTION_TEXT, &o.filter.layers, "WHICH", "runs with these layers only", 0, 0},
     {"export", OPTION_TEXT, &o.export, "FILE", "write the thresholds it used as tuned.json", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
-
-static void print_quoted(const char *word)
-{
-    if (*word && !strpbrk(word, " \t\n'\"\\$`*?[](){}<>|&;#~!")) {
-        printf(" %s", word);
-        return;
-    }
-    printf(" '");
-    for (; *word; word++) {
-        if (*word == '\'') printf("'\\''");
-        else putchar(*word);
-    }
-    putchar('\'');
-}
-
-/* The stored arguments as a command line; a sweep's cell stores the arguments of a sweep of one
- * cell. */
-static void print_command(const struct run_record *r)
-{
-    cJSON *argv = json_stored(r->argv_json);
-    if (!cJSON_IsArray(argv)) {
-        printf("its command line was not stored\n");
-        cJSON_Delete(argv);
-        return;
-    }
-    printf("sparsegauge %s", r->plan ? "sweep" : "eval");
-    const cJSON *word;
-    cJSON_ArrayForEach(word, argv) if (cJSON_IsString(word)) print_quoted(word->valuestring);
-    putchar('\n');
-    cJSON_Delete(argv);
-}
 
 static enum status export_thresholds(struct store *s, const struct run_record *r)
 {
@@ -87,24 +58,63 @@ static enum status export_thresholds(struct store *s, const struct run_record *r
         : fail(ERR_DB, "%s: the thresholds %s of run %lld are not stored", o.db, r->tuned_hash,
               (long long)r->id);
     tuned_list_clear(&list);
-    if (st == OK)
-        printf("wrote %s; to use it: sparsegauge eval … --tuned %s --layers %s\n", o.export,
-            o.export, r->layers);
+    if (st == OK) say("\nwrote its thresholds to %s\n", o.export);
     return st;
+}
+
+/* Runs of one model on one data set compete; others do not. */
+struct contest {
+    struct run_list runs; /* its rows are owned, what they point to is not */
+    struct run_list best; /* empty: none holds the bounds, because of … */
+    char *why;
+};
+
+static bool contest_has(const struct contest *c, const struct run_record *r)
+{
+    return strcmp(c->runs.rows->dataset.fingerprint, r->dataset.fingerprint) == 0 &&
+        strcmp(c->runs.rows->model.fingerprint, r->model.fingerprint) == 0;
+}
+
+static void contests_find(const struct run_list *runs, struct contest **out, size_t *n)
+{
+    *out = NULL;
+    *n = 0;
+    for (size_t i = 0; i < runs->n; i++) {
+        size_t k = 0;
+        while (k < *n && !contest_has(&(*out)[k], &runs->rows[i])) k++;
+        if (k == *n) {
+            *out = xrealloc(*out, (*n + 1) * sizeof **out);
+            (*out)[(*n)++] =
+                (struct contest){.runs = {.rows = xcalloc(runs->n, sizeof *runs->rows)}};
+        }
+        (*out)[k].runs.rows[(*out)[k].runs.n++] = runs->rows[i];
+    }
+}
+
+static void contests_free(struct contest *c, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        run_list_clear(&c[i].best);
+        free(c[i].runs.rows);
+        free(c[i].why);
+    }
+    free(c);
 }
 
 /* What the answer must not be taken without: metrics that contradict each other, and what the run
  * could tell apart. */
-static struct table *best_table(const struct run_list *best)
+static void add_caveats(struct table *t, const struct run_record *r, bool named)
 {
-    struct table *t = runs_table(best);
-    const struct headline *h = &best->rows[0].headline;
+    const struct headline *h = &r->headline;
     struct str text = {0};
+    char run[32] = "";
+    if (named) snprintf(run, sizeof run, "run %lld: ", (long long)r->id);
+    str_add(&text, run);
     if (metrics_disagree(h->cosine_mean, h->kl_mean, h->token_accuracy, &text))
         table_note(t, str_get(&text));
     str_reset(&text);
-    double kl = run_detectable(best->rows, FRONTIER_KL),
-           cosine = run_detectable(best->rows, FRONTIER_COSINE);
+    double kl = run_detectable(r, FRONTIER_KL), cosine = run_detectable(r, FRONTIER_COSINE);
+    str_add(&text, run);
     if (isnan(kl) || isnan(cosine))
         str_add(&text,
             "one sample gives no interval: what it could tell from other runs is unknown; use "
@@ -117,28 +127,88 @@ static struct table *best_table(const struct run_list *best)
             cosine, kl);
     table_note(t, str_get(&text));
     str_clear(&text);
-    return t;
+}
+
+static void say_command_of(const struct run_record *r, bool named)
+{
+    struct str command = {0};
+    const char *tuned = o.export ? o.export : "tuned.json";
+    if (run_command(r, r->tuned_hash ? tuned : NULL, &command)) {
+        if (named)
+            say("\nto make run %lld again%s:\n", (long long)r->id,
+                r->tuned_hash && !o.export ? ", its thresholds written first by --export tuned.json"
+                                           : "");
+        else
+            say("\nto make it again%s:\n",
+                r->tuned_hash && !o.export ? ", its thresholds written first by --export tuned.json"
+                                           : "");
+        say_command("  %s\n", str_get(&command));
+    } else {
+        say("\n%s\n", str_get(&command));
+    }
+    str_clear(&command);
+}
+
+static void print_best(const struct contest *c, size_t n, size_t n_held)
+{
+    struct run_list all = {.rows = xcalloc(n_held, sizeof *all.rows)};
+    for (size_t i = 0; i < n; i++)
+        if (c[i].best.n) all.rows[all.n++] = c[i].best.rows[0];
+    struct table *t = runs_table(&all);
+    if (n > 1)
+        table_keep_constant(t); /* which data set an answer is for is the first thing to know */
+    for (size_t i = 0; i < all.n; i++) add_caveats(t, &all.rows[i], all.n > 1);
+    for (size_t i = 0; i < n; i++)
+        if (!c[i].best.n) table_note(t, c[i].why);
+    print_table("runs", t);
+    for (size_t i = 0; i < all.n; i++) say_command_of(&all.rows[i], all.n > 1);
+    free(all.rows);
 }
 
 static enum status run(bool *none)
 {
     struct store *s = NULL;
-    struct run_list best = {0};
+    struct run_list runs = {0}, nothing;
+    struct contest *contests = NULL;
     const struct best_bounds *b = &o.bounds;
+    size_t n = 0, n_held = 0, one = 0;
     if (isnan(b->min_cosine) && isnan(b->max_kl) && isnan(b->max_ppl_increase) &&
         isnan(b->min_token_accuracy))
         return fail(ERR_ARG, "best: under which bounds? e.g. --min-cosine .98 --max-kl .02");
     TRY(store_open(&s, o.db, STORE_READ));
-    enum status st = query_best(s, &o.filter, b, &best);
-    *none = st == ERR_ARG; /* no run holds them: an answer, not a wrong command line */
-    bool people = strcmp(o.output.format, "terminal") == 0;
-    if (st == OK) st = print_table(best_table(&best), &o.output);
-    if (st == OK && people) {
-        printf("\nto make it again:\n  ");
-        print_command(best.rows);
+    o.filter.done_only = true;
+    enum status st;
+    TRY_GOTO(st, done, query_runs(s, &o.filter, &runs));
+    contests_find(&runs, &contests, &n);
+    for (size_t i = 0; i < n; i++) {
+        st = query_best_of(s, &contests[i].runs, o.filter.method != NULL, b, &contests[i].best);
+        if (st != OK && st != ERR_ARG)
+            goto done; /* ERR_ARG: no run holds them, which is an answer */
+        if (st == OK) n_held++, one = i;
+        else
+            contests[i].why =
+                str_format("on %s: %s", contests[i].runs.rows->dataset.name, status_message());
     }
-    if (st == OK && o.export) st = export_thresholds(s, best.rows);
-    run_list_clear(&best);
+    *none = !n_held;
+    if (n_held) {
+        print_best(contests, n, n_held);
+        st = OK;
+    } else if (!n) {
+        st = query_best_of(s, &runs, true, b, &nothing);
+    } else if (n > 1) { /* of one the reason stands already */
+        st = fail(ERR_ARG, "%s: on none of %zu data sets a run holds the bounds; %s", o.db, n,
+            contests[0].why);
+    }
+    if (st == OK && o.export)
+        st = n_held == 1 ? export_thresholds(s, contests[one].best.rows)
+                         : fail(ERR_ARG,
+                               "--export writes the thresholds of one run, and there is one for "
+                               "each of %zu data sets; "
+                               "name one with --suite, --max-length or --dataset",
+                               n_held);
+done:
+    contests_free(contests, n);
+    run_list_clear(&runs);
     store_close(&s);
     return st;
 }
@@ -157,12 +227,13 @@ const struct command cmd_best = {
     .help =
         {
             "best [bounds] [options]",
-            "Prints the run with the highest sparsity that holds every bound, and the command that "
-            "makes it again. "
-            "When none does,\n"
-            "the nearest run and the bound it breaks are named and the exit code is 1.",
+            "Prints, for each model and data set, the run with the highest sparsity that holds "
+            "every bound, and the command that\n"
+            "makes it again. Where none does, the nearest run and the bound it breaks are named; "
+            "exit code 1: nowhere one does.",
             "sparsegauge best --min-cosine .98 --max-kl .02 --max-length 4096\n"
             "sparsegauge best --max-ppl-increase .01 --with-intervals --export tuned.json",
+            "min-cosine max-kl max-ppl-increase with-intervals suite export",
         },
     .options = options,
     .max_positional = 0,

@@ -1,17 +1,16 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/output.h"
+#include "harness/cli/source.h"
 #include "reports/compare.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static struct {
-    struct output_options output;
     const char *db;
     bool only_changed, force;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
 };
 
@@ -20,7 +19,6 @@ static const struct option_def options[] = {
     {"only-changed", OPTION_FLAG, &o.only_changed, NULL, "hide what stayed the same", 0, 0},
     {"force", OPTION_FLAG, &o.force, NULL,
         "compare although model or tokens differ; the output says so", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
 
@@ -42,13 +40,10 @@ static enum status compare_command(struct command_call *call)
             &(struct compare_options){.force = o.force,
                 .floors = &floors,
                 .or_else = ", or see them side by side with --force"}));
-    if (strcmp(o.output.format, "terminal") == 0) {
-        comparison_verdict(&c, &verdict);
-        printf("%s\n\n", str_get(&verdict));
-        if (c.n_settings) TRY_GOTO(st, done, print_table(comparison_settings_table(&c), &o.output));
-        putchar('\n');
-    }
-    st = print_table(comparison_table(&c, o.only_changed), &o.output);
+    comparison_verdict(&c, &verdict);
+    say("%s\n", str_get(&verdict));
+    if (c.n_settings) print_table("settings", comparison_settings_table(&c));
+    print_table("metrics", comparison_table(&c, o.only_changed));
 done:
     str_clear(&verdict);
     comparison_clear(&c);

@@ -6,8 +6,10 @@
 #include "engine/tuner/tuner.h"
 #include "harness/measure/cell.h"
 #include "harness/measure/curve_db.h"
+#include "harness/measure/progress.h"
 #include "harness/measure/tuning.h"
 #include "harness/cli/output.h"
+#include "harness/cli/summary.h"
 #include "harness/measure/report_curves.h"
 #include "reports/report.h"
 #include "reports/runjson.h"
@@ -19,12 +21,10 @@
 
 static struct {
     struct machine_options machine;
-    struct output_options output;
     const char *dir;
     int max_length;
 } o = {
     .machine = MACHINE_DEFAULTS,
-    .output = OUTPUT_DEFAULTS,
     .dir = "demo",
     .max_length = 4096,
 };
@@ -34,7 +34,6 @@ static const struct option_def options[] = {
         0},
     {"o|output", OPTION_TEXT, &o.dir, "DIR", "where database, JSON and report go (demo)", 0, 0},
     {"max-length", OPTION_INT, &o.max_length, "TOKENS", "window length (4096)", 512, 8192},
-    OUTPUT_OPTIONS(o.output),
     MACHINE_OPTIONS(o.machine),
     {0},
 };
@@ -45,7 +44,8 @@ enum {
     N_HELD_OUT = 2,
     N_TUNING = N_TUNE + N_CHECK + N_HELD_OUT,
     N_TEXTS = 4,
-    WINDOW = 256
+    WINDOW = 256,
+    SHORTEST = 256
 };
 
 /* Profile "high accuracy" of the tuning guide, and bounds of the tail rule from which the one with
@@ -72,10 +72,21 @@ struct demo {
     bool is_bundled;
 };
 
-static void say(const struct demo *d, const char *what)
+/* Seconds of the steps on one core of a server: their shares of the whole matter. */
+enum {
+    TUNING_S = 27,
+    EVALUATION_S = 17,
+    N_SETTINGS = 6,
+    REPORT_S = 2,
+    ALL_S = TUNING_S + N_SETTINGS * EVALUATION_S + REPORT_S
+};
+
+/* A step begins, which takes about so many of them. */
+static void step(const struct demo *d, const char *what, double seconds)
 {
-    if (!o.machine.quiet) printf("%5.1f s  %s\n", (double)(clock_ns() - d->started) * 1e-9, what);
-    fflush(stdout);
+    progress_hide();
+    if (!o.machine.quiet) say("%5.1f s  %s\n", (double)(clock_ns() - d->started) * 1e-9, what);
+    progress_part(what, seconds);
 }
 
 static enum status load(struct demo *d)
@@ -87,8 +98,12 @@ static enum status load(struct demo *d)
     s.num_samples = N_TUNING;
     TRY(setup_samples(&d->setup, &s, 0, true, &d->tuning));
     s.num_samples = 0;
-    s.suites = (struct text_list){{"needle:lengths=1024,4096;depths=0,25,50,75,100;repeat=1"}, 1};
-    return setup_samples(&d->setup, &s, 0, false, &d->needles);
+    char *spec = str_format("needle:lengths=%d,%d;depths=0,25,50,75,100;repeat=1",
+        o.max_length / 4 > SHORTEST ? o.max_length / 4 : SHORTEST, o.max_length);
+    s.suites = (struct text_list){{spec}, 1};
+    enum status st = setup_samples(&d->setup, &s, 0, false, &d->needles);
+    free(spec);
+    return st;
 }
 
 static double mean_sparsity(const struct tuned *t)
@@ -99,18 +114,28 @@ static double mean_sparsity(const struct tuned *t)
     return sum / (t->n_layers * t->n_heads);
 }
 
+static void show_heads(void *ctx, int done, int total)
+{
+    (void)total;
+    progress_update(ctx, done);
+}
+
 static enum status tune_rule(struct demo *d, const struct sparse_policy *policy,
     enum tune_rule rule, const struct tune_bounds *bounds, int n_bounds, struct tuned *out)
 {
     struct tune_sample samples[N_TUNING];
     struct tuning_samples want = {N_TUNE, N_CHECK, N_HELD_OUT};
     struct curve_db db = {0};
+    struct progress progress;
     struct tune_times times;
     TRY(tuning_split(&want, d->tuning.n_samples, d->tuning.name));
     for (int i = 0; i < d->tuning.n_samples; i++)
         samples[i] = (struct tune_sample){d->tuning.samples[i].ids, d->tuning.samples[i].n,
             d->tuning.samples[i].name, i >= want.n_tune};
     TRY(curve_db_open(&db, d->store, &d->setup, &d->tuning, policy));
+    double n_heads = d->setup.model.weights.config.n_layers * d->setup.model.weights.config.n_heads;
+    progress_share(rule == RULE_RMSE ? 1 : .4); /* of three tunings, the last has two predictors */
+    progress_begin(&progress, "tune", "heads", n_heads, o.machine.quiet);
     enum status st = tuning_run(&d->setup, 1, &o.machine,
         &(struct tune_args){.weights = &d->setup.model.weights,
             .par = d->setup.par,
@@ -123,8 +148,11 @@ static enum status tune_rule(struct demo *d, const struct sparse_policy *policy,
             .min_sparsity = .10,
             .curves = curve_db_store(&db),
             .impl = o.machine.impl,
-            .stop = cancel_requested},
+            .stop = cancel_requested,
+            .progress = show_heads,
+            .progress_ctx = &progress},
         want, 0, out, &times);
+    progress_end(&progress);
     curve_db_close(&db);
     for (int i = 0; i < n_bounds && st == OK; i++) {
         snprintf(out[i].model_fingerprint, sizeof out[i].model_fingerprint, "%s",
@@ -265,23 +293,53 @@ static void add_dense(struct demo *d, struct table *t)
 static struct table *demo_table(void)
 {
     struct table *t = table_new(NULL);
-    table_add_column(t, (struct table_column){.name = "attention"});
-    table_add_column(t, (struct table_column){.name = "bounds"});
     table_add_column(
-        t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(
-        t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
+        t, (struct table_column){.name = "attention", .key = "attention", .weight = 9});
+    table_add_column(t, (struct table_column){.name = "bounds", .key = "bounds", .weight = 3});
     table_add_column(t,
-        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+        (struct table_column){.name = "sparsity",
+            .key = "sparsity",
+            .weight = 9,
+            .number = NUMBER_PERCENT,
+            .digits = 1});
     table_add_column(t,
-        (struct table_column){
-            .name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
-    table_add_column(
-        t, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(
-        t, (struct table_column){.name = "answers right", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(
-        t, (struct table_column){.name = "needles found", .number = NUMBER_PERCENT, .digits = 1});
+        (struct table_column){.name = "cosine",
+            .key = "cosine_mean",
+            .weight = 5,
+            .number = NUMBER_FIXED,
+            .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "KL",
+            .key = "kl_mean",
+            .weight = 8,
+            .unit = "nats",
+            .number = NUMBER_FIXED,
+            .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "perplexity",
+            .key = "ppl_ratio",
+            .weight = 4,
+            .unit = "x dense",
+            .number = NUMBER_FIXED,
+            .digits = 3});
+    table_add_column(t,
+        (struct table_column){.name = "agreement",
+            .key = "token_accuracy",
+            .weight = 5,
+            .number = NUMBER_PERCENT,
+            .digits = 1});
+    table_add_column(t,
+        (struct table_column){.name = "answers right",
+            .key = "score_sparse",
+            .weight = 9,
+            .number = NUMBER_PERCENT,
+            .digits = 1});
+    table_add_column(t,
+        (struct table_column){.name = "needles found",
+            .key = "needle_score_sparse",
+            .weight = 6,
+            .number = NUMBER_PERCENT,
+            .digits = 1});
     return t;
 }
 
@@ -322,9 +380,10 @@ static enum status write_report(struct demo *d)
 static enum status run(struct demo *d)
 {
     char l1_text[64], tail_text[64], rmse_text[64], oracle_text[64];
-    say(d, "writing texts with questions, and needles in haystacks");
+    progress_work_begin("demo", ALL_S, o.machine.quiet);
+    step(d, "writing texts with questions, and needles in haystacks", 0);
     TRY(load(d));
-    say(d, "tuning every head under the rules l1, tail and rmse");
+    step(d, "tuning every head under the rules l1, tail and rmse", TUNING_S);
     TRY(tune_all(d));
     snprintf(l1_text, sizeof l1_text, "l1 <= %g", d->l1.l1);
     snprintf(tail_text, sizeof tail_text, "tail <= %g", d->tail.l1);
@@ -341,7 +400,7 @@ static enum status run(struct demo *d)
     oracle.topk = 1 - mean_sparsity(&d->l1);
     snprintf(oracle_text, sizeof oracle_text, "top %.0f %% of tiles", 100 * oracle.topk);
     enum { AFTER = 1 }; /* after_tune.json */
-    struct setting settings[] = {
+    struct setting settings[N_SETTINGS] = {
         {"untuned sparge", "theta .6, tau .98", "untuned thresholds", untuned},
         {"tuned, rule l1", l1_text, "tuned, rule l1", l1},
         {"tuned, rule tail", tail_text, "tuned, rule tail", tail},
@@ -353,7 +412,7 @@ static enum status run(struct demo *d)
     struct table *t = demo_table();
     enum status st = OK;
     for (size_t i = 0; i < sizeof settings / sizeof settings[0] && st == OK; i++) {
-        say(d, settings[i].said);
+        step(d, settings[i].said, EVALUATION_S);
         st = evaluate_policy(d, &settings[i].policy, i == AFTER);
         if (st == OK && i == 0) {
             add_dense(d, t);
@@ -365,22 +424,35 @@ static enum status run(struct demo *d)
     if (st == OK) st = write_json(d, d->first_text, "before_tune.json");
     if (st == OK) st = write_json(d, d->after_text, "after_tune.json");
     if (st == OK) {
-        say(d, "drawing the report");
+        step(d, "drawing the report", REPORT_S);
         st = write_report(d);
     }
     if (st != OK) {
         table_free(&t);
         return st;
     }
-    say(d, "done");
-    printf("\n%s, %d texts of %d tokens, %d questions and %d needles:\n\n",
+    progress_work_end();
+    step(d, "done", 0);
+    say("\n%s, %d texts of %d tokens, %d questions and %d needles:\n",
         d->is_bundled ? "the bundled model" : d->setup.model.name, d->texts.n_samples, o.max_length,
         d->texts.n_questions, d->needles.n_questions);
-    TRY(print_table(t, &o.output));
-    printf("\n%s/report/index.html        the report, one page\n%s/demo.db                  every "
-           "number: sparsegauge list --db %s/demo.db\n"
-           "%s/before_tune.json, after_tune.json: sparsegauge compare them\n",
-        o.dir, o.dir, o.dir, o.dir);
+    print_table("attention", t);
+    struct table *files = table_new(NULL);
+    field_text(files, "dir", NULL, o.dir);
+    field_text(files, "model", NULL, d->setup.model.name);
+    field_count(files, "n_samples", NULL, d->texts.n_samples);
+    field_count(files, "max_length", NULL, o.max_length);
+    field_count(files, "n_questions", NULL, d->texts.n_questions);
+    field_count(files, "n_needles", NULL, d->needles.n_questions);
+    data_object("demo", files);
+    struct str dir = {0};
+    shell_word_add(o.dir, &dir); /* with a space before it */
+    say_command("\nnext%s/report/index.html   the report, one page; then\n"
+                "  sparsegauge compare%s/before_tune.json%s/after_tune.json\n"
+                "  sparsegauge gate%s/after_tune.json --max-kl .02\n"
+                "  sparsegauge list --db%s/demo.db\n",
+        str_get(&dir), str_get(&dir), str_get(&dir), str_get(&dir), str_get(&dir));
+    str_clear(&dir);
     return OK;
 }
 
@@ -400,6 +472,7 @@ static enum status demo_command(struct command_call *call)
     TRY_GOTO(st, done, dense_cache_open(&d.cache, o.machine.cache));
     st = run(&d);
 done:
+    progress_work_end();
     tuned_clear(&d.l1);
     tuned_clear(&d.tail);
     tuned_clear(&d.rmse);
@@ -426,6 +499,7 @@ const struct command cmd_demo = {
             "before_tune.json, after_tune.json and a report.",
             "sparsegauge demo -o out/demo",
         },
+    .kept = "what is done is in the database; the same command goes on from there",
     .options = options,
     .max_positional = 0,
     .run = demo_command,

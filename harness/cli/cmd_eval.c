@@ -4,7 +4,9 @@
 #include "harness/measure/cell.h"
 #include "harness/measure/devices.h"
 #include "harness/measure/noise.h"
+#include "harness/measure/progress.h"
 #include "harness/cli/output.h"
+#include "harness/cli/summary.h"
 #include "reports/runjson.h"
 #include "results/arithmetic.h"
 
@@ -19,15 +21,13 @@ static struct {
     struct machine_options machine;
     struct sample_options samples;
     struct policy_options policy;
-    struct output_options output;
     const char *db, *json, *stats;
-    bool generate, keep_tokens, attribution, replace, apart;
+    bool generate, keep_tokens, attribution, replace, apart, details;
     int n_worst;
 } o = {
     .machine = MACHINE_DEFAULTS,
     .samples = SAMPLE_DEFAULTS,
     .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
     .n_worst = WORST_UNSET,
 };
@@ -50,7 +50,8 @@ static const struct option_def options[] = {
     {"apart", OPTION_FLAG, &o.apart, NULL,
         "with --qk or --pv: also precision alone and sparsity alone, two more runs", 0, 0},
     {"replace", OPTION_FLAG, &o.replace, NULL, "run again even when this cell is stored", 0, 0},
-    OUTPUT_OPTIONS(o.output),
+    {"details", OPTION_FLAG, &o.details, NULL,
+        "print everything that is stored, as `show` does, not only what was lost", 0, 0},
     SAMPLE_OPTIONS(o.samples),
     POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
@@ -70,10 +71,10 @@ static void print_over_bound(const struct run_view *v)
                                    metric_list_find(&v->metrics, "overall", "over_bound_texts"),
                                *worst =
                                    metric_list_find(&v->metrics, "overall", "over_bound_worst");
-    if (!share || !heads || !texts || !worst || strcmp(o.output.format, "terminal") != 0) return;
-    printf("bounds on this text: %.1f %% of %lld pairs of a head and a text are over theirs (95 %% "
-           "interval %.1f to %.1f %%): %.0f of %lld "
-           "heads, %.0f of %lld texts, the worst at %.2f x its bound\n",
+    if (!share || !heads || !texts || !worst) return;
+    say("bounds on this text: %.1f %% of %lld pairs of a head and a text are over theirs (95 %% "
+        "interval %.1f to %.1f %%): %.0f of %lld "
+        "heads, %.0f of %lld texts, the worst at %.2f x its bound\n",
         100 * share->mean, (long long)share->n, 100 * share->lo, 100 * share->hi, heads->mean,
         (long long)heads->n, texts->mean, (long long)texts->n, worst->mean);
 }
@@ -81,14 +82,14 @@ static void print_over_bound(const struct run_view *v)
 static void say_stored(const struct run_record *stored, const struct run_record *asked)
 {
     struct str other = {0};
-    printf("run %lld is stored already with these settings, on these tokens; --replace runs it "
-           "again\n",
+    say("run %lld is stored already with these settings, on these tokens; --replace runs it "
+        "again\n",
         (long long)stored->id);
     if (arithmetic_differs(stored, asked, &other))
-        printf("it was computed with other arithmetic than here (%s), so that last digits may "
-               "differ\n",
+        say("it was computed with other arithmetic than here (%s), so that last digits may "
+            "differ\n",
             str_get(&other));
-    putchar('\n');
+    say("\n");
     str_clear(&other);
 }
 
@@ -96,12 +97,15 @@ static enum status show_run(struct store *store, const struct cell_result *cell)
 {
     struct run_view view;
     TRY(run_view_load(&view, store, cell->key));
+    progress_hide();
     if (cell->end == CELL_REUSED) say_stored(view.run, &cell->data.run);
-    print_run_summary(&view, &o.output);
+    print_run(&view, o.db, o.details);
     print_over_bound(&view);
+    if (o.generate && for_people() && !o.details && view.generations.n)
+        print_table("generations", generations_table(&view));
     enum status st = OK;
     if (o.json) st = runjson_write(&view, o.json);
-    if (st == OK && o.json) printf("wrote %s\n", o.json);
+    if (st == OK && o.json) say("wrote %s\n", o.json);
     if (st == OK && o.stats) st = runjson_write_stats(&view, o.stats);
     run_view_clear(&view);
     return st;
@@ -177,10 +181,12 @@ static enum status measure_noise(
     TRY(noise_measure(setup, &o.machine, set, cancel_requested, &r));
     TRY(noise_store(store, &r));
     struct table *t = table_new(NULL);
-    table_add_column(t, (struct table_column){.name = "dense against dense, other"});
-    table_add_column(t, (struct table_column){.name = "metric"});
     table_add_column(
-        t, (struct table_column){.name = "largest distance", .number = NUMBER_SHORT, .digits = 3});
+        t, (struct table_column){.name = "dense against dense, other", .key = "source"});
+    table_add_column(t, (struct table_column){.name = "metric"});
+    table_add_column(t,
+        (struct table_column){
+            .name = "largest distance", .key = "floor", .number = NUMBER_SHORT, .digits = 3});
     for (int i = 0; i < r.n; i++) {
         table_text(t, r.rows[i].source);
         table_text(t, r.rows[i].metric);
@@ -191,7 +197,8 @@ static enum status measure_noise(
     table_note(t,
         "Stored as this machine's noise floor for this model: smaller differences print as within "
         "it.");
-    return print_table(t, &o.output);
+    print_table("noise", t);
+    return OK;
 }
 
 /* Two runs side by side, and what separates the devices. */
@@ -211,7 +218,7 @@ static enum status print_parity(
         table_free(&t);
         return st;
     }
-    table_add_column(t, (struct table_column){.name = "what"});
+    table_add_column(t, (struct table_column){.name = "what", .key = "name"});
     table_add_column(t, (struct table_column){.name = "CPU", .number = NUMBER_SHORT, .digits = 5});
     table_add_column(t, (struct table_column){.name = "GPU", .number = NUMBER_SHORT, .digits = 5});
     table_add_column(
@@ -221,29 +228,31 @@ static enum status print_parity(
     for (size_t i = 0; i < sizeof both / sizeof *both; i++) {
         double cpu = run_view_metric(&views[0], both[i]), gpu = run_view_metric(&views[1], both[i]);
         if (isnan(cpu) || isnan(gpu)) continue;
-        table_text(t, metric_info(both[i])->label);
+        table_text(t, both[i]);
+        table_show(t, metric_info(both[i])->label);
         table_real(t, cpu);
         table_real(t, gpu);
         table_real(t, gpu - cpu);
         table_missing(t);
     }
     const struct {
-        const char *what;
+        const char *key, *what;
         double value;
     } rows[] = {
-        {"tiles chosen alike: mask Jaccard, mean over layers and heads",
+        {"cpu_mask_jaccard", "tiles chosen alike: mask Jaccard, mean over layers and heads",
             p->masks.n ? p->masks.sum / (double)p->masks.n : NAN},
-        {"the same, the worst", p->masks.n ? p->masks.min : NAN},
-        {"dense logits: relative error", p->logits_error[0]},
-        {"sparse logits: relative error", p->logits_error[1]},
-        {"dense: same most likely token", p->top1[0]},
-        {"sparse: same most likely token", p->top1[1]},
-        {"dense: KL divergence from the CPU, nats", p->kl[0]},
-        {"sparse: KL divergence from the CPU, nats", p->kl[1]},
+        {"cpu_mask_jaccard_min", "the same, the worst", p->masks.n ? p->masks.min : NAN},
+        {"cpu_logits_error_dense", "dense logits: relative error", p->logits_error[0]},
+        {"cpu_logits_error_sparse", "sparse logits: relative error", p->logits_error[1]},
+        {"cpu_top1_dense", "dense: same most likely token", p->top1[0]},
+        {"cpu_top1_sparse", "sparse: same most likely token", p->top1[1]},
+        {"cpu_kl_dense", "dense: KL divergence from the CPU, nats", p->kl[0]},
+        {"cpu_kl_sparse", "sparse: KL divergence from the CPU, nats", p->kl[1]},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (isnan(rows[i].value)) continue;
-        table_text(t, rows[i].what);
+        table_text(t, rows[i].key);
+        table_show(t, rows[i].what);
         for (int k = 0; k < 3; k++) table_missing(t);
         table_real(t, rows[i].value);
     }
@@ -254,7 +263,8 @@ static enum status print_parity(
         (long long)views[0].run->id, (long long)views[1].run->id);
     table_note(t, note);
     for (int i = 0; i < 2; i++) run_view_clear(&views[i]);
-    return print_table(t, &o.output);
+    print_table("parity", t);
+    return OK;
 }
 
 /* What of the error is of eight bits, what of the tiles left out: three runs against the same dense
@@ -264,18 +274,29 @@ static enum status print_apart(struct store *store, const struct cell_result cel
     static const char *const what[] = {
         "precision alone, every tile kept", "sparsity alone, full products", "both"};
     static const char *const names[] = {"kl", "cosine", "ppl_ratio", "token_accuracy"};
+    static const char *const keys[] = {"kl_mean", "cosine_mean", "ppl_ratio", "token_accuracy"},
+                             *const parts[] = {"precision", "sparsity", "both"};
     struct table *t = table_new("What it costs, taken apart");
-    table_add_column(t, (struct table_column){.name = "run", .number = NUMBER_SHORT, .digits = 6});
+    table_add_column(
+        t, (struct table_column){.name = "run", .key = "id", .number = NUMBER_SHORT, .digits = 6});
     table_add_column(t, (struct table_column){.name = "what"});
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
         table_add_column(t,
-            (struct table_column){
-                .name = metric_info(names[k])->label, .number = NUMBER_SHORT, .digits = 5});
+            (struct table_column){.name = metric_info(names[k])->label,
+                .key = keys[k],
+                .number = NUMBER_SHORT,
+                .digits = 5});
         if (k > 1) continue;
-        table_add_column(
-            t, (struct table_column){.name = "from", .number = NUMBER_SHORT, .digits = 4});
-        table_add_column(
-            t, (struct table_column){.name = "to", .number = NUMBER_SHORT, .digits = 4});
+        table_add_column(t,
+            (struct table_column){.name = "from",
+                .key = k ? "cosine_lo" : "kl_lo",
+                .number = NUMBER_SHORT,
+                .digits = 4});
+        table_add_column(t,
+            (struct table_column){.name = "to",
+                .key = k ? "cosine_hi" : "kl_hi",
+                .number = NUMBER_SHORT,
+                .digits = 4});
     }
     double kl[3];
     enum status st = OK;
@@ -283,7 +304,8 @@ static enum status print_apart(struct store *store, const struct cell_result cel
         struct run_view v;
         if ((st = run_view_load(&v, store, cells[i].key)) != OK) break;
         table_int(t, v.run->id);
-        table_text(t, what[i]);
+        table_text(t, parts[i]);
+        table_show(t, what[i]);
         kl[i] = run_view_metric(&v, "kl");
         for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
             const struct metric_record *m = metric_list_find(&v.metrics, "overall", names[k]);
@@ -301,8 +323,9 @@ static enum status print_apart(struct store *store, const struct cell_result cel
     char note[128];
     snprintf(note, sizeof note,
         "The KL divergence of precision alone is %.3g of that of sparsity alone.", kl[0] / kl[1]);
-    if (kl[1] > 0) table_note(t, note);
-    return print_table(t, &o.output);
+    if (kl[1] > 1e-3 * kl[0]) table_note(t, note);
+    print_table("apart", t);
+    return OK;
 }
 
 /* Cells of their own: what is stored of them is shown, not run again, and the dense pass comes from
@@ -335,7 +358,7 @@ end:
     return st;
 }
 
-static void say_waiting(const char *text) { fprintf(stderr, "sparsegauge: %s\n", text); }
+static void say_waiting(const char *text) { remark("%s", text); }
 
 /* What --device names: one device; several of a kind, which share the samples; or the CPU and a
  * GPU, which are compared. */
@@ -443,7 +466,7 @@ static enum status eval_suite(const struct places *on, struct store *store,
                 cells[0].n_worst, o.n_worst);
     }
     if (st == OK && o.apart) st = eval_apart(&cell, &cells[0], store);
-    if (st == OK) print_text_begin(&setup->model, &o.output);
+    if (st == OK && o.details) say_text_begin(&setup->model);
 done:
     for (int k = 0; k < 2; k++) cell_result_clear(&cells[k]);
     if (parity.samples) parity_close(&parity);
@@ -494,8 +517,8 @@ static enum status eval_command(struct command_call *call)
     struct store *store = NULL;
     struct dense_cache cache = {0};
     cancel_install();
-    TRY_GOTO(st, done, output_check(&o.output, o.json));
-    TRY_GOTO(st, done, output_check(&o.output, o.stats));
+    TRY_GOTO(st, done, output_check(o.json));
+    TRY_GOTO(st, done, output_check(o.stats));
     TRY_GOTO(st, done, open_places(&on, call->positional[0]));
     TRY_GOTO(st, done, store_open(&store, o.db, STORE_WRITE));
     TRY_GOTO(st, done, dense_cache_open(&cache, o.machine.cache));
@@ -506,8 +529,12 @@ static enum status eval_command(struct command_call *call)
                 "--output and --stats-out hold one run, and there are %d suites; call once for "
                 "each",
                 n_suites));
-    for (int i = 0; i < n_suites && st == OK; i++)
+    progress_work_begin("eval", n_suites, o.machine.quiet);
+    for (int i = 0; i < n_suites && st == OK; i++) {
+        progress_part(n_suites > 1 ? o.samples.suites.items[i] : "", 1);
         st = eval_suite(&on, store, &cache, i, call->argc, call->argv);
+    }
+    progress_work_end();
 done:
     if (!o.machine.quiet) note_cache(&cache);
     dense_cache_close(&cache);
@@ -530,7 +557,10 @@ const struct command cmd_eval = {
             "sparsegauge eval suites/demo/model --suite chronicle --max-length 4096\n"
             "sparsegauge eval llama-3.2-1b --suite text:wiki.valid.raw --num-samples 10 --output "
             "before_tune.json",
+            "suite max-length num-samples tuned output details",
         },
+    .kept = "suites that are done are stored, and so are the dense states; the same command goes "
+            "on with what is missing",
     .options = options,
     .max_positional = 1,
     .run = eval_command,

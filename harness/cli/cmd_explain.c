@@ -9,15 +9,11 @@
 #include <string.h>
 
 static struct {
-    struct output_options output;
     bool layers;
-} o = {
-    .output = OUTPUT_DEFAULTS,
-};
+} o;
 
 static const struct option_def options[] = {
     {"by-layer", OPTION_FLAG, &o.layers, NULL, "one row per layer instead of one per head", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
 
@@ -30,7 +26,7 @@ static struct table *heads_of(const struct tuned *t)
 {
     struct table *x = table_new(NULL);
     table_add_column(x, (struct table_column){.name = "layer"});
-    table_add_column(x, (struct table_column){.name = "head"});
+    table_add_column(x, (struct table_column){.name = "head", .weight = 9});
     table_add_column(
         x, (struct table_column){.name = "simthreshd1", .number = NUMBER_SHORT, .digits = 4});
     table_add_column(
@@ -38,20 +34,30 @@ static struct table *heads_of(const struct tuned *t)
     table_add_column(
         x, (struct table_column){.name = "pvthreshd", .number = NUMBER_SHORT, .digits = 4});
     table_add_column(x,
-        (struct table_column){
-            .name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
+        (struct table_column){.name = "sparsity",
+            .weight = 4,
+            .number = NUMBER_PERCENT,
+            .digits = 1,
+            .better = METRIC_HIGHER});
     table_add_column(
         x, (struct table_column){.name = "bound", .number = NUMBER_SHORT, .digits = 3});
-    table_add_column(
-        x, (struct table_column){.name = "tuning", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(
-        x, (struct table_column){.name = "check", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(
-        x, (struct table_column){.name = "held-out", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(
-        x, (struct table_column){.name = "mean L1", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(x, (struct table_column){.name = "backed off"});
-    table_add_column(x, (struct table_column){.name = "note"});
+    table_add_column(x,
+        (struct table_column){
+            .name = "tuning", .key = "error_tune", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(x,
+        (struct table_column){
+            .name = "check", .key = "error_check", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(x,
+        (struct table_column){.name = "held-out",
+            .key = "error_held_out",
+            .weight = 2,
+            .number = NUMBER_FIXED,
+            .digits = 4});
+    table_add_column(x,
+        (struct table_column){
+            .name = "mean L1", .key = "l1_tune", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(x, (struct table_column){.name = "backed off", .key = "back_offs"});
+    table_add_column(x, (struct table_column){.name = "note", .key = "reason", .weight = 3});
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         const struct tuned_head *h = &t->heads[i];
         if (!h->in_range) continue;
@@ -97,20 +103,29 @@ static struct table *layers_of(const struct tuned *t)
 {
     struct table *x = table_new(NULL);
     table_add_column(x, (struct table_column){.name = "layer"});
-    table_add_column(x, (struct table_column){.name = "sparse heads"});
+    table_add_column(x, (struct table_column){.name = "sparse heads", .key = "n_sparse_heads"});
+    table_add_column(x, (struct table_column){.name = "n_heads", .audience = FOR_PROGRAMS});
+    table_add_column(x,
+        (struct table_column){.name = "sparsity",
+            .weight = 4,
+            .number = NUMBER_PERCENT,
+            .digits = 1,
+            .better = METRIC_HIGHER});
     table_add_column(x,
         (struct table_column){
-            .name = "sparsity", .number = NUMBER_PERCENT, .digits = 1, .better = METRIC_HIGHER});
-    table_add_column(
-        x, (struct table_column){.name = "worst head", .number = NUMBER_FIXED, .digits = 4});
+            .name = "worst head", .key = "error_worst", .number = NUMBER_FIXED, .digits = 4});
     if (t->costs) {
-        table_add_column(
-            x, (struct table_column){.name = "alone at", .number = NUMBER_SHORT, .digits = 3});
+        table_add_column(x,
+            (struct table_column){
+                .name = "alone at", .key = "bound_alone", .number = NUMBER_SHORT, .digits = 3});
         table_add_column(x,
             (struct table_column){.name = "sparsity alone", .number = NUMBER_PERCENT, .digits = 1});
         table_add_column(x,
-            (struct table_column){
-                .name = "KL alone", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+            (struct table_column){.name = "KL alone",
+                .key = "kl_alone",
+                .unit = "nats",
+                .number = NUMBER_FIXED,
+                .digits = 4});
         table_add_column(
             x, (struct table_column){.name = "cosine alone", .number = NUMBER_FIXED, .digits = 4});
     }
@@ -120,7 +135,9 @@ static struct table *layers_of(const struct tuned *t)
         if (!s.n_heads) continue;
         snprintf(text, sizeof text, "%d of %d", s.n_sparse, s.n_heads);
         table_int(x, l);
-        table_text(x, text);
+        table_int(x, s.n_sparse);
+        table_show(x, text);
+        table_int(x, s.n_heads);
         table_real(x, s.sparsity);
         table_real(x, s.error);
         if (!t->costs) continue;
@@ -148,28 +165,28 @@ static void print_thirds(const struct tuned *t, const char *path)
     int best_at = 0, worst_at = 0, n_seen = 0;
     bool one_bound = true;
     for (int i = 0; i < t->n_layers * t->n_heads; i++) one_bound &= !(t->heads[i].pv_l1 > 0);
-    printf("\n");
+    say("\n");
     for (int i = 0; i < 3; i++) {
         int first = third_first(t, i), end = third_first(t, i + 1);
         struct layer_sum s = sum_layers(t, first, end);
         if (!s.n_heads) continue;
         n_seen++;
         share[i] = s.sparsity * (end - first) / t->n_layers;
-        printf("%-6s layers %d-%d: %d of %d heads sparse, %.1f %% sparsity under %s\n",
-            third_names[i], first, end - 1, s.n_sparse, s.n_heads, 100 * s.sparsity,
+        say("%-6s layers %d-%d: %d of %d heads sparse, %.1f %% sparsity under %s\n", third_names[i],
+            first, end - 1, s.n_sparse, s.n_heads, 100 * s.sparsity,
             one_bound ? "the same bound" : "the bounds they got");
         if (s.sparsity > best) best = s.sparsity, best_at = i;
         if (s.sparsity < worst) worst = s.sparsity, worst_at = i;
     }
     if (n_seen < 3) return;
-    printf("Sparsity of the whole model with all layers %.1f %%; low layers dense %.1f %% (eval "
-           "--tuned %s --layers %d,%d); only middle "
-           "%.1f %%; only late %.1f %%.\n",
+    say("Sparsity of the whole model with all layers %.1f %%; low layers dense %.1f %% (eval "
+        "--tuned %s --layers %d,%d); only middle "
+        "%.1f %%; only late %.1f %%.\n",
         100 * (share[0] + share[1] + share[2]), 100 * (share[1] + share[2]), path,
         third_first(t, 1), t->n_layers, 100 * share[1], 100 * share[2]);
     if (one_bound)
-        printf("At equal error in their own outputs the %s layers give the most and the %s layers "
-               "the least%s.\n",
+        say("At equal error in their own outputs the %s layers give the most and the %s layers the "
+            "least%s.\n",
             third_names[best_at], third_names[worst_at],
             worst_at == 0
                 ? ": keeping low layers dense, as the guide advises, costs little"
@@ -181,7 +198,7 @@ static void print_costs(const struct tuned *t)
 {
     double price[3], low = INFINITY, high = 0;
     int low_at = 0, high_at = 0;
-    printf("\nEnd to end, one layer sparse at a time:\n");
+    say("\nEnd to end, one layer sparse at a time:\n");
     for (int i = 0; i < 3; i++) {
         double kl = 0, sparsity = 0;
         for (int l = third_first(t, i); l < third_first(t, i + 1); l++) {
@@ -189,18 +206,18 @@ static void print_costs(const struct tuned *t)
             sparsity += t->costs[l].bound > 0 ? t->costs[l].sparsity / t->n_layers : 0;
         }
         if (!(sparsity > 0)) {
-            printf("%-6s layers: none was run, or none is sparse at that bound\n", third_names[i]);
+            say("%-6s layers: none was run, or none is sparse at that bound\n", third_names[i]);
             return;
         }
         price[i] = kl / (100 * sparsity);
-        printf("%-6s layers %d-%d: together %.1f points of the model's sparsity for a KL of %.4f, "
-               "%.5f per point\n",
+        say("%-6s layers %d-%d: together %.1f points of the model's sparsity for a KL of %.4f, "
+            "%.5f per point\n",
             third_names[i], third_first(t, i), third_first(t, i + 1) - 1, 100 * sparsity, kl,
             price[i]);
         if (price[i] < low) low = price[i], low_at = i;
         if (price[i] > high) high = price[i], high_at = i;
     }
-    printf("A point of sparsity is dearest in the %s layers and cheapest in the %s ones%s.\n",
+    say("A point of sparsity is dearest in the %s layers and cheapest in the %s ones%s.\n",
         third_names[high_at], third_names[low_at],
         high_at == 0 ? ", as the guide's advice to keep low layers dense supposes"
                      : ": the guide's advice to keep low layers dense does not fit this model");
@@ -211,7 +228,6 @@ static enum status explain_command(struct command_call *call)
     enum status st;
     struct tuned t = {0};
     char over[OVER_BOUND_TEXT];
-    bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (!call->n) return fail(ERR_ARG, "explain needs a tuned file; -h shows an example");
     if (str_ends_with(call->positional[0], ".pt"))
         TRY_GOTO(st, done,
@@ -221,32 +237,47 @@ static enum status explain_command(struct command_call *call)
                 "tuned.json that `tune -o` writes",
                 call->positional[0]));
     TRY_GOTO(st, done, tuned_read(&t, call->positional[0]));
-    if (terminal)
-        printf("%s: %s, method %s, rule %s, bounds l1 %g and pv_l1 %g, blocks %dx%d, smooth_k %s\n"
-               "tuned on %d samples of %s (up to %d tokens), %d more to check, %d held out\n",
-            call->positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1,
-            t.block.q, t.block.k, smooth_k_name(t.smooth_k), t.num_samples, t.data_name,
-            t.max_length, t.num_check, t.num_held_out);
-    if (terminal && t.over.n_samples)
-        printf("on those held out %s\n", over_bound_text(&t.over, over));
-    if (terminal && t.coverage > 0)
-        printf("bounds were tightened to %.2f of those above, for %g %% of heads and texts to hold "
-               "them\n",
+    struct table *about = table_new(NULL);
+    field_text(about, "model", NULL, t.model_name);
+    field_text(about, "dataset", NULL, t.data_name);
+    field_text(about, "method", NULL, t.method);
+    field_text(about, "rule", NULL, tune_rule_name(t.rule));
+    field_real(about, "l1", NULL, t.l1, NUMBER_SHORT, 3);
+    field_real(about, "pv_l1", NULL, t.pv_l1, NUMBER_SHORT, 3);
+    field_count(about, "block_q", NULL, t.block.q);
+    field_count(about, "block_k", NULL, t.block.k);
+    field_text(about, "smooth_k", NULL, smooth_k_name(t.smooth_k));
+    field_count(about, "num_samples", NULL, t.num_samples);
+    field_count(about, "num_check", NULL, t.num_check);
+    field_count(about, "num_held_out", NULL, t.num_held_out);
+    field_count(about, "max_length", NULL, t.max_length);
+    field_bool(about, "verified", NULL, t.verified);
+    field_bool(about, "edited", NULL, t.edited);
+    data_object("tuned", about);
+    say("%s: %s, method %s, rule %s, bounds l1 %g and pv_l1 %g, blocks %dx%d, smooth_k %s\n"
+        "tuned on %d samples of %s (up to %d tokens), %d more to check, %d held out\n",
+        call->positional[0], t.model_name, t.method, tune_rule_name(t.rule), t.l1, t.pv_l1,
+        t.block.q, t.block.k, smooth_k_name(t.smooth_k), t.num_samples, t.data_name, t.max_length,
+        t.num_check, t.num_held_out);
+    if (t.over.n_samples) say("on those held out %s\n", over_bound_text(&t.over, over));
+    if (t.coverage > 0)
+        say("bounds were tightened to %.2f of those above, for %g %% of heads and texts to hold "
+            "them\n",
             t.tightened, 100 * t.coverage);
-    if (terminal) printf("\n");
-    if (terminal && t.goal[0])
-        printf("Bounds per layer or head, searched by optimise to keep %s; those above are the "
-               "largest.\n\n",
+    if (t.goal[0])
+        say("\nBounds per layer or head, searched by optimise to keep %s; those above are the "
+            "largest.\n",
             t.goal);
-    if (terminal && t.edited)
-        printf("This file was changed since it was written: its errors were not measured with "
-               "these thresholds.\n\n");
-    else if (terminal && !t.verified)
-        printf("Nothing in this file was verified: it comes from stored curves, or from another "
-               "program.\n\n");
-    TRY_GOTO(st, done, print_table(o.layers ? layers_of(&t) : heads_of(&t), &o.output));
-    if (terminal) print_thirds(&t, call->positional[0]);
-    if (terminal && t.costs) print_costs(&t);
+    if (t.edited)
+        say("\nThis file was changed since it was written: its errors were not measured with these "
+            "thresholds.\n");
+    else if (!t.verified)
+        say("\nNothing in this file was verified: it comes from stored curves, or from another "
+            "program.\n");
+    if (o.layers) print_table("layers", layers_of(&t));
+    else print_table("heads", heads_of(&t));
+    if (for_people()) print_thirds(&t, call->positional[0]);
+    if (for_people() && t.costs) print_costs(&t);
 done:
     tuned_clear(&t);
     return st;

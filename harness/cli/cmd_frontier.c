@@ -1,5 +1,6 @@
 #include "harness/cli/command.h"
 
+#include "base/xmalloc.h"
 #include "harness/cli/output.h"
 #include "harness/sweep/plan_runs.h"
 #include "reports/attribution.h"
@@ -9,12 +10,10 @@
 #include <string.h>
 
 static struct {
-    struct output_options output;
     struct run_filter filter;
     const char *db, *axis;
     bool all, audit;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
     .axis = "kl",
 };
@@ -29,18 +28,55 @@ static const struct option_def options[] = {
     {"max-length", OPTION_INT, &o.filter.max_length, "TOKENS", "runs up to this length only", 0,
         1 << 30},
     {"model", OPTION_TEXT, &o.filter.model, "NAME", "runs of this model only", 0, 0},
-    {"suite", OPTION_TEXT, &o.filter.suite, "NAME", "runs on this suite only", 0, 0},
+    {"suite", OPTION_TEXT, &o.filter.suite, "NAME",
+        "runs on this suite, or on the data set of this name, only", 0, 0},
     {"m|method", OPTION_TEXT, &o.filter.method, "NAME", "runs of this method only", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
+
+static bool same_contest(const struct run_record *a, const struct run_record *b)
+{
+    return strcmp(a->model.fingerprint, b->model.fingerprint) == 0 &&
+        strcmp(a->dataset.fingerprint, b->dataset.fingerprint) == 0;
+}
+
+/* A table for each model and data set: sparsity on one says nothing about quality on another. */
+static enum status print_frontiers(const struct run_list *runs, enum frontier_axis axis)
+{
+    bool *done = xcalloc(runs->n + 1, sizeof *done);
+    enum status st = OK;
+    size_t n_contests = 0, n_points = 0;
+    for (size_t i = 0; i < runs->n && st == OK; i++) {
+        const struct run_record *first = &runs->rows[i];
+        struct run_list group = {.rows = xcalloc(runs->n + 1, sizeof *group.rows)};
+        struct frontier_point *points = NULL;
+        size_t n = 0;
+        for (size_t k = i; k < runs->n; k++) {
+            if (done[k] || !same_contest(first, &runs->rows[k])) continue;
+            done[k] = true;
+            group.rows[group.n++] = runs->rows[k];
+        }
+        if (group.n) st = query_frontier(&group, axis, &points, &n);
+        if (n && st == OK) {
+            say("%s%s, %s, up to %d tokens\n", n_contests++ ? "\n" : "", first->model.name,
+                first->dataset.name, first->max_length);
+            print_table("frontier", frontier_table(&group, points, n, axis, o.all));
+            n_points += n;
+        }
+        free(points);
+        free(group.rows);
+    }
+    free(done);
+    return st == OK && !n_points
+        ? fail(ERR_ARG, "%s: no finished run fits; `status` shows what there is", o.db)
+        : st;
+}
 
 static enum status run(void)
 {
     struct store *s = NULL;
     struct run_list runs = {0};
-    struct frontier_point *points = NULL;
-    size_t n = 0, n_violations = 0;
+    size_t n_violations = 0;
     enum frontier_axis axis;
     if (strcmp(o.axis, "cosine") == 0) axis = FRONTIER_COSINE;
     else if (strcmp(o.axis, "kl") == 0) axis = FRONTIER_KL;
@@ -49,17 +85,11 @@ static enum status run(void)
     TRY(store_open(&s, o.db, STORE_READ));
     o.filter.done_only = true;
     enum status st = plan_runs(s, &o.filter, &runs);
-    if (st == OK) st = query_frontier(&runs, axis, &points, &n);
-    if (st == OK && !n)
-        st = fail(ERR_ARG, "%s: no finished run fits; `status` shows what there is", o.db);
-    if (st == OK) st = print_table(frontier_table(&runs, points, n, axis, o.all), &o.output);
+    if (st == OK) st = print_frontiers(&runs, axis);
     if (st == OK && o.audit) {
-        putchar('\n');
-        st = print_table(monotonicity_table(&runs, &n_violations), &o.output);
-        if (st == OK)
-            printf("%zu times a tighter bound gave a lower cosine beyond noise\n", n_violations);
+        print_table("monotonicity", monotonicity_table(&runs, &n_violations));
+        say("%zu times a tighter bound gave a lower cosine beyond noise\n", n_violations);
     }
-    free(points);
     run_list_clear(&runs);
     store_close(&s);
     return st;
@@ -77,13 +107,13 @@ const struct command cmd_frontier = {
     .help =
         {
             "frontier [options]",
-            "Prints the runs that no other run of the same model and data beats: none is at least "
-            "as sparse and at "
-            "least as good and\n"
+            "Prints, for each model and data set, the runs that no other beats: none is at least "
+            "as sparse and at least as good and\n"
             "better in one of both. The knee is the one farthest from the line between the two "
             "ends.",
             "sparsegauge frontier\nsparsegauge frontier --axis cosine --suite chronicle --format "
             "csv",
+            "axis all plan suite method max-length",
         },
     .options = options,
     .max_positional = 0,

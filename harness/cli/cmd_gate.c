@@ -6,6 +6,7 @@
 #include "reports/gate.h"
 #include "harness/measure/gate_again.h"
 #include "harness/cli/output.h"
+#include "harness/cli/source.h"
 #include "harness/measure/selftest.h"
 #include "reports/tables.h"
 #include "results/arithmetic.h"
@@ -17,14 +18,12 @@
 #include <string.h>
 
 static struct {
-    struct output_options output;
     struct gate_bounds bounds;
     struct machine_options machine;
     const char *db, *config, *dump, *junit, *gitlab, *baseline;
     bool github, confirm, self_test;
     int max_length, num_samples;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .machine = {.cpu_mask = "auto"}, /* device NULL: that of the run to confirm */
     .db = "sparsegauge.db",
     .max_length = 2048,
@@ -86,7 +85,6 @@ static const struct option_def options[] = {
     {"gitlab", OPTION_TEXT, &o.gitlab, "FILE", "write GitLab code-quality JSON", 0, 0},
     {"github", OPTION_FLAG, &o.github, NULL,
         "print GitHub annotations, add to $GITHUB_STEP_SUMMARY", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {"model", OPTION_TEXT, &o.machine.model, "DIR", "model for --confirm, if it has moved", 0, 0},
     MACHINE_OPTIONS(o.machine),
     {0},
@@ -95,13 +93,22 @@ static const struct option_def options[] = {
 static struct table *checks_table(const struct gate_result *g)
 {
     struct table *t = table_new(NULL);
-    table_add_column(t, (struct table_column){.name = "bound"});
-    table_add_column(t, (struct table_column){.name = "wanted"});
+    table_add_column(t, (struct table_column){.name = "bound", .key = "check"});
     table_add_column(
-        t, (struct table_column){.name = "found", .number = NUMBER_SHORT, .digits = 5});
-    table_add_column(t, (struct table_column){.name = "low", .number = NUMBER_SHORT, .digits = 5});
-    table_add_column(t, (struct table_column){.name = "high", .number = NUMBER_SHORT, .digits = 5});
-    table_add_column(t, (struct table_column){.name = "outcome"});
+        t, (struct table_column){.name = "wanted", .weight = 4, .audience = FOR_PEOPLE});
+    table_add_column(t, (struct table_column){.name = "op", .audience = FOR_PROGRAMS});
+    table_add_column(t, (struct table_column){.name = "bound", .audience = FOR_PROGRAMS});
+    table_add_column(t,
+        (struct table_column){
+            .name = "found", .key = "value", .number = NUMBER_SHORT, .digits = 5, .weight = 4});
+    table_add_column(t,
+        (struct table_column){
+            .name = "low", .key = "lo", .number = NUMBER_SHORT, .digits = 5, .weight = 2});
+    table_add_column(t,
+        (struct table_column){
+            .name = "high", .key = "hi", .number = NUMBER_SHORT, .digits = 5, .weight = 2});
+    table_add_column(t, (struct table_column){.name = "outcome", .weight = 9});
+    table_add_column(t, (struct table_column){.name = "message", .audience = FOR_PROGRAMS});
     for (size_t i = 0; i < g->n; i++) {
         const struct gate_check *c = &g->checks[i];
         char wanted[64];
@@ -109,10 +116,13 @@ static struct table *checks_table(const struct gate_result *g)
         snprintf(wanted, sizeof wanted, "%s %.*g", c->op, digits > 6 ? digits : 6, c->bound);
         table_text(t, c->name);
         table_text(t, wanted);
+        table_text(t, c->op);
+        table_real(t, c->bound);
         table_real_as(t, c->value, NUMBER_SHORT, digits);
         table_real_as(t, c->lo, NUMBER_SHORT, digits);
         table_real_as(t, c->hi, NUMBER_SHORT, digits);
         table_text(t, check_outcome_name(c->outcome));
+        table_text(t, c->message);
         if (c->message) table_note(t, c->message);
     }
     if (g->note) table_note(t, g->note);
@@ -137,7 +147,8 @@ if (o.gitlab)
 }
 if (!o.github) return OK;
 github_annotations(g->checks, g->n, g->alarm, &text);
-fputs(str_get(&text), stdout);
+fputs(str_get(&text),
+    for_people() ? stdout : stderr); /* a runner reads both; a program's document stays whole */
 str_reset(&text);
 const char *summary = getenv("GITHUB_STEP_SUMMARY");
 FILE *f = summary ? fopen(summary, "a") : NULL;
@@ -186,18 +197,22 @@ static enum status confirm(
     return st;
 }
 
-static enum status show_result(const struct gate_result *g, struct table *causes)
+/* The causes stay with the caller. */
+static void show_result(
+    const struct gate_result *g, const struct run_view *v, struct table **causes)
 {
-    TRY(print_table(checks_table(g), &o.output));
-    if (strcmp(o.output.format, "terminal") != 0) return OK;
-    printf("\ngate: %s\n", check_outcome_name(g->outcome));
-    if (g->alarm) printf("\nWARNING: %s\n", g->alarm);
-    if (g->outcome == CHECK_PASS || !table_rows(causes)) return OK;
-    struct str text = {0};
-    table_render(causes, TABLE_TERMINAL, (struct table_style){0}, &text);
-    printf("\n%s", str_get(&text));
-    str_clear(&text);
-    return OK;
+    struct table *t = table_new(NULL);
+    field_text(t, "run", NULL, v->label);
+    field_text(t, "outcome", NULL, check_outcome_name(g->outcome));
+    field_text(t, "alarm", NULL, g->alarm);
+    field_text(t, "note", NULL, g->note);
+    data_object("gate", t);
+    print_table("checks", checks_table(g));
+    say("\ngate: %s\n", check_outcome_name(g->outcome));
+    if (g->alarm) say("\nWARNING: %s\n", g->alarm);
+    if (g->outcome == CHECK_PASS || !table_rows(*causes)) return;
+    print_table("causes", *causes);
+    *causes = NULL;
 }
 
 static enum status load_context(
@@ -228,8 +243,8 @@ static enum status judge(
     TRY_GOTO(st, done, gate_run(&subject, &o.bounds, &result));
     if (o.confirm) TRY_GOTO(st, done, confirm(&result, &subject, argc, argv));
     causes = causes_table(&source.view, &others);
-    TRY_GOTO(st, done, show_result(&result, causes));
     TRY_GOTO(st, done, export(&result, causes, (double)(clock_ns() - t0) * 1e-9));
+    show_result(&result, &source.view, &causes);
     *outcome = result.outcome;
 done:
     table_free(&causes);
@@ -241,16 +256,19 @@ done:
     return st;
 }
 
-static enum status show_selftest(const struct selftest *t)
+static void show_selftest(const struct selftest *t)
 {
     struct table *table = table_new(NULL);
     table_add_column(table, (struct table_column){.name = "configuration"});
-    table_add_column(
-        table, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(table,
-        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(
-        table, (struct table_column){.name = "agreement", .number = NUMBER_PERCENT, .digits = 1});
+        (struct table_column){
+            .name = "cosine", .key = "cosine_mean", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(table,
+        (struct table_column){
+            .name = "KL", .key = "kl_mean", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(table,
+        (struct table_column){
+            .name = "agreement", .key = "token_accuracy", .number = NUMBER_PERCENT, .digits = 1});
     table_add_column(
         table, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
     static const char *const names[] = {"must", "gate", "broken bounds", "told"};
@@ -265,9 +283,10 @@ static enum status show_selftest(const struct selftest *t)
         table_text(table, r->sound ? "pass" : "fail");
         table_text(table, check_outcome_name(r->outcome));
         table_text(table, r->broken);
-        table_text(table, selftest_row_told(r) ? "yes" : "NO");
+        table_bool(table, selftest_row_told(r));
+        table_show(table, selftest_row_told(r) ? "yes" : "NO");
     }
-    return print_table(table, &o.output);
+    print_table("self_test", table);
 }
 
 static enum status self_test(const char *model, int64_t t0, bool *passed)
@@ -288,13 +307,12 @@ static enum status self_test(const char *model, int64_t t0, bool *passed)
                                   : bundled));
     TRY_GOTO(st, done, setup_samples(&setup, &s, 0, false, &set));
     TRY_GOTO(st, done, selftest_run(&setup.model, setup.par, &set, cancel_requested, &t));
-    TRY_GOTO(st, done, show_selftest(&t));
+    show_selftest(&t);
     *passed = selftest_passes(&t);
-    if (strcmp(o.output.format, "terminal") == 0)
-        printf("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name,
-            set.n_samples, o.max_length, (double)(clock_ns() - t0) * 1e-9,
-            *passed ? "every planted fault was caught, nothing sound was refused"
-                    : "FAILED, do not trust this gate here");
+    say("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name,
+        set.n_samples, o.max_length, (double)(clock_ns() - t0) * 1e-9,
+        *passed ? "every planted fault was caught, nothing sound was refused"
+                : "FAILED, do not trust this gate here");
 done:
     sample_set_clear(&set);
     setup_close(&setup);
@@ -313,7 +331,8 @@ static enum status gate_command(struct command_call *call)
     /* then the file's, then what was given on the command line over them */
     o.bounds = gate_no_bounds();
     if (o.config) TRY(gate_bounds_read(&o.bounds, o.config));
-    TRY(options_parse(options, call->argc, call->argv, again, 1, &n, &want_help));
+    TRY(options_parse(&(struct option_tables){options, output_options}, call->argc, call->argv,
+        again, 1, &n, &want_help));
     cancel_install();
     if (o.dump) return gate_bounds_write(&o.bounds, o.dump);
     if (o.self_test) {
@@ -340,6 +359,7 @@ const struct command cmd_gate = {
             "sparsegauge gate last --baseline 12 --max-kl-rise .002 --confirm\n"
             "sparsegauge gate after_tune.json --config gate.json --junit gate.xml\n"
             "sparsegauge gate --self-test",
+            "max-kl min-cosine max-ppl-increase min-sparsity baseline config",
         },
     .options = options,
     .max_positional = 1,

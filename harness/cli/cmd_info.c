@@ -1,6 +1,5 @@
 #include "harness/cli/command.h"
 
-#include "base/utf8.h"
 #include "harness/cli/common_options.h"
 #include "harness/measure/devices.h"
 #include "harness/cli/output.h"
@@ -31,58 +30,75 @@ static const struct option_def options[] = {
     {0},
 };
 
-static void print_tensor(const char *label, const struct tensor *t)
-{
-    char shape[64], *shown = utf8_shown(t->name);
-    printf("%-14s %s %s\n", label, shown, tensor_shape_text(t, shape, sizeof shape));
-    free(shown);
-}
-
 /* What the checkpoint has and no computation reads; a command that runs the model asks for
  * --ignore-tensors then. */
 static void print_unused(const struct weights *w)
 {
-    const struct tensor *t;
-    size_t at = 0, n = 0;
-    while ((t = weights_next_unused(w, &at)))
-        if (n++ < 8) print_tensor(n == 1 ? "unused" : "", t);
-    if (n > 8) printf("%14s and %zu more\n", "", n - 8);
-    if (n) printf("%14s so no command runs this model without --ignore-tensors\n", "");
+    struct table *t = table_new("Tensors that no computation reads");
+    const struct tensor *x;
+    size_t at = 0;
+    table_add_column(t, (struct table_column){.name = "tensor"});
+    table_add_column(t, (struct table_column){.name = "shape"});
+    while ((x = weights_next_unused(w, &at))) {
+        char shape[64];
+        if (for_people() && table_rows(t) == 8) continue;
+        table_text(t, x->name);
+        table_text(t, tensor_shape_text(x, shape, sizeof shape));
+    }
+    if (w->n_extra > 8) {
+        char note[64];
+        snprintf(note, sizeof note, "and %zu more", w->n_extra - 8);
+        table_note(t, note);
+    }
+    table_note(t, "no command runs this model without --ignore-tensors");
+    if (table_rows(t)) print_table("unused_tensors", t);
+    else table_free(&t);
 }
 
-static void print_info(const struct setup *s)
+static struct table *info_table(const struct setup *s)
 {
     const struct weights *w = &s->model.weights;
     const struct llama_config *c = &w->config;
     struct session_plan plan = session_plan(c, o.max_length, o.machine.chunk, par_threads(s->par));
-    printf("model          %s\n", s->model.name);
-    printf("fingerprint    %s\n", s->model.fingerprint);
-    printf("parameters     %lld, %.1f MiB of weights (%zu tensors, %zu unused)\n",
-        llama_config_parameters(c), (double)w->weight_bytes / 0x1p20, w->n_entries, w->n_extra);
-    printf("layers         %d, hidden %d, MLP %d\n", c->n_layers, c->hidden_size,
-        c->intermediate_size);
-    printf("attention      %d query heads, %d kv heads, head_dim %d%s\n", c->n_heads, c->n_kv_heads,
-        c->head_dim, c->qkv_bias ? ", biased" : "");
-    printf("rope           %s, theta %g, context %d\n", rope_type_name(c->rope.type), c->rope.theta,
-        c->max_position);
-    printf("vocabulary     %d ids, embeddings %s, tokenizer %s\n", c->vocab_size,
-        w->tied ? "tied" : "apart", tokenizer_fingerprint(s->model.tokenizer));
-    printf("session        %.1f MiB at %d tokens (KV cache %.1f, activations %.1f, panels %.1f)\n",
-        (double)plan.total_bytes / 0x1p20, plan.capacity, (double)plan.kv_bytes / 0x1p20,
-        (double)plan.activation_bytes / 0x1p20, (double)plan.linear_bytes / 0x1p20);
-    print_unused(w);
     int n_ids = tokenizer_vocab_size(s->model.tokenizer);
-    if (n_ids > c->vocab_size)
-        printf("note           tokenizer.json has %d ids, the embedding table %d rows: a text that "
-               "needs more is refused\n",
+    struct table *t = table_new(NULL);
+    field_text(t, "model", "model", s->model.name);
+    field_text(t, "fingerprint", "fingerprint", s->model.fingerprint);
+    field_count(t, "n_params", "parameters", llama_config_parameters(c));
+    field_count(t, "weight_bytes", "weights", (int64_t)w->weight_bytes);
+    field_count(t, "n_tensors", "tensors", (int64_t)w->n_entries);
+    field_count(t, "n_unused_tensors", "unused tensors", (int64_t)w->n_extra);
+    field_count(t, "n_layers", "layers", c->n_layers);
+    field_count(t, "hidden_size", "hidden size", c->hidden_size);
+    field_count(t, "intermediate_size", "MLP size", c->intermediate_size);
+    field_count(t, "n_heads", "query heads", c->n_heads);
+    field_count(t, "n_kv_heads", "key/value heads", c->n_kv_heads);
+    field_count(t, "head_dim", "head dimension", c->head_dim);
+    field_bool(t, "qkv_bias", "biases", c->qkv_bias);
+    field_text(t, "rope", "rope", rope_type_name(c->rope.type));
+    field_real(t, "rope_theta", "rope theta", c->rope.theta, NUMBER_SHORT, 9);
+    field_count(t, "max_position", "context", c->max_position);
+    field_count(t, "vocab", "vocabulary", c->vocab_size);
+    field_count(t, "n_token_ids", n_ids == c->vocab_size ? NULL : "ids of the tokenizer", n_ids);
+    field_bool(t, "tied", "tied embeddings", w->tied);
+    field_text(t, "tokenizer_fingerprint", "tokenizer", tokenizer_fingerprint(s->model.tokenizer));
+    field_count(t, "session_tokens", "planned length", plan.capacity);
+    field_count(t, "session_bytes", "a session", (int64_t)plan.total_bytes);
+    field_count(t, "kv_bytes", "of it KV cache", (int64_t)plan.kv_bytes);
+    field_count(t, "activation_bytes", "activations", (int64_t)plan.activation_bytes);
+    field_count(t, "panel_bytes", "panels", (int64_t)plan.linear_bytes);
+    if (n_ids > c->vocab_size) {
+        char *note = str_format("tokenizer.json has %d ids, the embedding table %d rows: a text "
+                                "that needs more is refused",
             n_ids, c->vocab_size);
-    if (*tokenizer_notes(s->model.tokenizer))
-        printf("note           %s\n", tokenizer_notes(s->model.tokenizer));
+        table_note(t, note);
+        free(note);
+    }
+    if (*tokenizer_notes(s->model.tokenizer)) table_note(t, tokenizer_notes(s->model.tokenizer));
+    return t;
 }
 
 #ifdef SG_HAVE_CUDA
-static double mib(size_t bytes) { return (double)bytes / 0x1p20; }
-
 /* What a GPU would have to hold, known without one; then what it has. */
 static enum status print_device(const struct setup *s, int index)
 {
@@ -99,21 +115,26 @@ static enum status print_device(const struct setup *s, int index)
            need = weights + plan.total_bytes, free_bytes, total;
     double rounded = weights_cuda_rounds(w);
     struct weights_device_info device;
-    printf("on a GPU       %.1f MiB: weights in bf16 %.1f, session %.1f at %d tokens\n", mib(need),
-        mib(weights), mib(plan.total_bytes), plan.capacity);
-    printf(
-        "               (KV cache %.1f, activations %.1f, logits %.1f, residual stream in %s);\n",
-        mib(plan.kv_bytes), mib(plan.activation_bytes), mib(plan.linear_bytes),
-        dtype_name(residual));
-    printf("               a session of eval, which keeps no cache of short samples, %.1f\n",
-        mib(once.total_bytes));
-    if (rounded > 0)
-        printf(
-            "rounded        %.0f %% of the weights are not bf16 and are rounded to it on a GPU\n",
-            100 * rounded);
-    TRY(weights_cuda_look(index, &device, &free_bytes, &total));
-    printf("device         %s, %s, %.1f of %.1f MiB free\n", device.gpu, device.driver,
-        mib(free_bytes), mib(total));
+    struct table *t = table_new(NULL);
+    field_text(t, "device", "on a GPU", o.machine.device);
+    field_count(t, "need_bytes", "needs", (int64_t)need);
+    field_count(t, "weight_bytes", "weights in bf16", (int64_t)weights);
+    field_count(t, "session_tokens", "session of, tokens", plan.capacity);
+    field_count(t, "session_bytes", "a session", (int64_t)plan.total_bytes);
+    field_count(t, "kv_bytes", "of it KV cache", (int64_t)plan.kv_bytes);
+    field_count(t, "activation_bytes", "activations", (int64_t)plan.activation_bytes);
+    field_count(t, "logit_bytes", "logits", (int64_t)plan.linear_bytes);
+    field_text(t, "residual", "residual stream", dtype_name(residual));
+    field_count(t, "eval_session_bytes", "a session of eval", (int64_t)once.total_bytes);
+    field_real(
+        t, "rounded", rounded > 0 ? "weights rounded to bf16" : NULL, rounded, NUMBER_PERCENT, 0);
+    enum status st = weights_cuda_look(index, &device, &free_bytes, &total);
+    field_text(t, "gpu", "GPU", st == OK ? device.gpu : NULL);
+    field_text(t, "driver", "driver", st == OK ? device.driver : NULL);
+    field_count(t, "free_bytes", "free", st == OK ? (int64_t)free_bytes : -1);
+    field_count(t, "total_bytes", "of", st == OK ? (int64_t)total : -1);
+    print_object("device", t);
+    if (st != OK) return st;
     if (need > free_bytes)
         return fail(ERR_MEMORY,
             "does not fit: needs %.2f GiB, %s has %.2f of %.2f GiB free; lower --max-length or "
@@ -130,13 +151,18 @@ static enum status info_command(struct command_call *call)
     int index;
     o.machine.ignore_tensors = true; /* nothing is run, and they are shown */
     TRY_GOTO(st, done, setup_open_unplaced(&setup, &o.machine, call->positional[0], &index));
-    print_info(&setup);
+    struct table *t = info_table(&setup);
+    print_object("model", t);
+    print_unused(&setup.model.weights);
 #ifdef SG_HAVE_CUDA
     if (index != DEVICE_CPU) TRY_GOTO(st, done, print_device(&setup, index));
 #endif
     if (o.check) {
         TRY_GOTO(st, done, weights_check_finite(&setup.model.weights, setup.par));
-        printf("check          every weight is finite\n");
+        t = table_new(NULL);
+        field_bool(t, "finite", NULL, true);
+        data_object("check", t);
+        say("\nevery weight is finite\n");
     }
 done:
     setup_close(&setup);
@@ -153,6 +179,7 @@ const struct command cmd_info = {
             "it holds and what a\n"
             "session needs.",
             "sparsegauge info suites/demo/model --check",
+            "check max-length device",
         },
     .options = options,
     .max_positional = 1,

@@ -1,21 +1,24 @@
 #include "harness/cli/command.h"
 
+#include "base/text.h"
 #include "kernels/mask.h"
 
 #include "harness/cli/output.h"
 #include "kernels/registry.h"
 #include "results/query.h"
 #include "suites/suite.h"
+#ifdef SG_HAVE_CUDA
+#include "engine/cuda/session_cuda.h"
+#endif
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct {
-    struct output_options output;
     const char *db, *model, *suite, *method;
     int limit;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
 };
 
@@ -25,7 +28,6 @@ static const struct option_def options[] = {
     {"suite", OPTION_TEXT, &o.suite, "NAME", "runs on this suite only", 0, 0},
     {"m|method", OPTION_TEXT, &o.method, "NAME", "runs of this method only", 0, 0},
     {"limit", OPTION_INT, &o.limit, "N", "at most so many, the newest (all)", 0, 1 << 30},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
 
@@ -40,7 +42,7 @@ static enum status list_runs(void)
         .newest_first = o.limit > 0};
     TRY(store_open(&store, o.db, STORE_READ));
     enum status st = query_runs(store, &f, &runs);
-    if (st == OK) st = print_table(runs_table(&runs), &o.output);
+    if (st == OK) print_table("runs", runs_table(&runs));
     run_list_clear(&runs);
     store_close(&store);
     return st;
@@ -69,7 +71,7 @@ static void add_method(struct table *t, const struct mask_method *m)
 static void list_methods(struct table *t)
 {
     table_add_column(t, (struct table_column){.name = "parameters"});
-    table_add_column(t, (struct table_column){.name = "rule, --cdfthreshd"});
+    table_add_column(t, (struct table_column){.name = "rule, --cdfthreshd", .key = "rule"});
     table_add_column(t, (struct table_column){.name = "source"});
     static const char *const others[][5] = {
         {"topk", "the ranking of sparge, a fixed fraction of tiles (--topk)", "", "top-k",
@@ -89,11 +91,49 @@ static void list_methods(struct table *t)
     }
 }
 
+/* What keeps GPU kernels from running here; NULL: nothing. */
+static const char *no_gpu(void)
+{
+#ifdef SG_HAVE_CUDA
+    static char why[1024];
+    struct weights_device_info device;
+    size_t free_bytes, total;
+    if (weights_cuda_look(0, &device, &free_bytes, &total) == OK) return NULL;
+    snprintf(why, sizeof why, "%s", status_message());
+    return why;
+#else
+    return "this program was built without CUDA";
+#endif
+}
+
+/* Each kernel, and whether it would run a plain call here. */
+static void list_kernels(struct table *t)
+{
+    struct attn_args probe = {
+        .n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = BLOCK_DEFAULT};
+    const char *gpu = no_gpu();
+    table_add_column(t, (struct table_column){.name = "runs here", .key = "available"});
+    for (int i = 0; attn_impls[i]; i++) {
+        bool on_gpu = strstr(attn_impls[i]->name, "cuda") || strstr(attn_impls[i]->name, "sm90");
+        const char *why = on_gpu ? (gpu ? "needs a GPU" : NULL) : attn_impls[i]->refuses(&probe);
+        table_text(t, attn_impls[i]->name);
+        table_text(t,
+            on_gpu && !why ? "takes the calls of --device cuda it is made for"
+                : why      ? why
+                           : "available");
+        table_bool(t, !why);
+    }
+    if (!gpu) return;
+    char *note = str_format("no GPU here: %s", gpu);
+    table_note(t, note);
+    free(note);
+}
+
 static enum status list_known(const char *what)
 {
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "name"});
-    table_add_column(t, (struct table_column){.name = "what it is"});
+    table_add_column(t, (struct table_column){.name = "what it is", .key = "description"});
     if (strcmp(what, "suites") == 0) {
         for (int i = 0; suites[i]; i++) {
             table_text(t, suites[i]->name);
@@ -102,18 +142,17 @@ static enum status list_known(const char *what)
     } else if (strcmp(what, "methods") == 0) {
         list_methods(t);
     } else if (strcmp(what, "kernels") == 0) {
-        struct attn_args probe = {
-            .n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = BLOCK_DEFAULT};
-        for (int i = 0; attn_impls[i]; i++) {
-            const char *why = attn_impls[i]->refuses(&probe);
-            table_text(t, attn_impls[i]->name);
-            table_text(t, why ? why : "available");
-        }
+        list_kernels(t);
     } else {
+        static const char *const known[] = {"runs", "suites", "methods", "kernels"};
+        const char *nearest = text_nearest(what, known, 4);
         table_free(&t);
-        return fail(ERR_ARG, "list: found \"%s\", expected runs, suites, methods or kernels", what);
+        return nearest
+            ? fail(ERR_ARG, "list: found \"%s\"; did you mean %s?", what, nearest)
+            : fail(ERR_ARG, "list: found \"%s\", expected runs, suites, methods or kernels", what);
     }
-    return print_table(t, &o.output);
+    print_table(what, t);
+    return OK;
 }
 
 static enum status list_command(struct command_call *call)

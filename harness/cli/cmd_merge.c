@@ -1,6 +1,6 @@
 #include "harness/cli/command.h"
 
-#include "harness/cli/options.h"
+#include "harness/cli/output.h"
 #include "base/file.h"
 #include "results/query.h"
 #include "results/store.h"
@@ -46,12 +46,27 @@ static void remove_empty(struct store **s)
     }
 }
 
+static void show(struct table *files, struct table *cells)
+{
+    if (table_rows(files)) print_table("files", files);
+    else table_free(&files);
+    if (table_rows(cells)) print_table("cells", cells);
+    else table_free(&cells);
+}
+
 static enum status merge_all(const char **files, int n, size_t *n_conflicts)
 {
+    static const char *const counts[] = {"file", "added", "identical", "completed", "in conflict",
+        "other arithmetic"},
+                             *const parts[] = {"file", "cell", "kind", "what"};
+    struct table *t = table_new(NULL), *cells = table_new(NULL);
+    for (int i = 0; i < 6; i++) table_add_column(t, (struct table_column){.name = counts[i]});
+    for (int i = 0; i < 4; i++) table_add_column(cells, (struct table_column){.name = parts[i]});
+    table_keep_constant(t);
+    table_keep_constant(cells);
     struct store *s = NULL;
     bool fresh = !file_exists(o.db);
-    TRY(store_open(&s, o.db, STORE_WRITE));
-    enum status st = OK;
+    enum status st = store_open(&s, o.db, STORE_WRITE);
     for (int i = 0; i < n && st == OK; i++) {
         struct merge_report r;
         if (same_file(files[i], o.db)) {
@@ -62,24 +77,29 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
         }
         st = store_merge(s, files[i], &r);
         if (st != OK) break;
-        printf("%s: %zu added, %zu identical, %zu completed, %zu in conflict", files[i], r.added,
-            r.identical, r.completed, r.conflicting);
-        if (r.other_arithmetic) printf(", %zu under other arithmetic", r.other_arithmetic);
-        putchar('\n');
-        for (size_t k = 0; k < r.conflicting + r.other_arithmetic; k++)
-            printf("  %scell %s: %s\n",
-                r.conflicts[k].arithmetic ? "" : "conflict: ", r.conflicts[k].key,
-                r.conflicts[k].what);
+        table_text(t, files[i]);
+        table_int(t, (int64_t)r.added);
+        table_int(t, (int64_t)r.identical);
+        table_int(t, (int64_t)r.completed);
+        table_int(t, (int64_t)r.conflicting);
+        table_int(t, (int64_t)r.other_arithmetic);
+        for (size_t k = 0; k < r.conflicting + r.other_arithmetic; k++) {
+            table_text(cells, files[i]);
+            table_text(cells, r.conflicts[k].key);
+            table_text(cells, r.conflicts[k].arithmetic ? "arithmetic" : "conflict");
+            table_text(cells, r.conflicts[k].what);
+        }
         *n_conflicts += r.conflicting;
         merge_report_clear(&r);
     }
-    if (st != OK && fresh) {
+    if (st != OK && fresh && s) {
         char *message = str_dup(status_message());
         remove_empty(&s);
         st = fail(st, "%s", message);
         free(message);
     }
     store_close(&s);
+    show(t, cells);
     return st;
 }
 

@@ -21,7 +21,6 @@ static struct {
     struct machine_options machine;
     struct sample_options samples;
     struct policy_options policy;
-    struct output_options output;
     const char *db, *out, *rule, *rungs, *max_ppl, *by, *price;
     double min_cosine, max_kl, min_sparsity;
     int n_tune, n_tune_check, n_search, n_check, n_held, n_probes;
@@ -29,7 +28,6 @@ static struct {
     .machine = MACHINE_DEFAULTS,
     .samples = SAMPLE_DEFAULTS,
     .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
     .out = "optimised.json",
     .rule = "l1",
@@ -81,7 +79,6 @@ static const struct option_def options[] = {
     {"o|output|model-out-path", OPTION_TEXT, &o.out, "FILE",
         "where the thresholds go (optimised.json)", 0, 0},
     {"db", OPTION_TEXT, &o.db, "FILE", "database of curves and choices (sparsegauge.db)", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
     RANKED_POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
@@ -284,13 +281,18 @@ static void add_damage(struct table *t, const struct damage *d)
 
 static void add_damage_columns(struct table *t)
 {
-    table_add_column(
-        t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t,
-        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(t,
         (struct table_column){
-            .name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 4});
+            .name = "cosine", .key = "cosine_mean", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){
+            .name = "KL", .key = "kl_mean", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "perplexity",
+            .key = "ppl_ratio",
+            .unit = "x dense",
+            .number = NUMBER_FIXED,
+            .digits = 4});
 }
 
 /* Of a cell: its heads' shares as if they wrote independently. */
@@ -315,11 +317,16 @@ static struct table *cell_table(const struct work *w)
         t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
     if (r->share) {
         table_add_column(t,
-            (struct table_column){
-                .name = "share of the stream", .number = NUMBER_FIXED, .digits = 3});
+            (struct table_column){.name = "share of the stream",
+                .key = "stream_share",
+                .number = NUMBER_FIXED,
+                .digits = 3});
     } else {
         table_add_column(t,
-            (struct table_column){.name = "alone sparse at", .number = NUMBER_SHORT, .digits = 3});
+            (struct table_column){.name = "alone sparse at",
+                .key = "bound_alone",
+                .number = NUMBER_SHORT,
+                .digits = 3});
         add_damage_columns(t);
     }
     for (int i = 0; i < r->n_cells; i++) {
@@ -347,11 +354,11 @@ static struct table *walked_table(const struct work *w, const struct optimise_ta
     const struct optimise_result *r = &w->result;
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "point"});
-    table_add_column(t, (struct table_column){.name = "samples"});
+    table_add_column(t, (struct table_column){.name = "samples", .key = "on"});
     table_add_column(
         t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
     add_damage_columns(t);
-    table_add_column(t, (struct table_column){.name = "target"});
+    table_add_column(t, (struct table_column){.name = "target", .key = "outcome"});
     static const char *const on[] = {"search", "check", "held-out"},
                              *const judged[] = {"holds", "open", "broken"};
     for (int i = 0; i < r->n_points; i++) {
@@ -364,10 +371,10 @@ static struct table *walked_table(const struct work *w, const struct optimise_ta
         table_real(t, p->sparsity);
         add_damage(t, &p->damage);
         table_text(t,
-            i == r->chosen      ? judged[optimise_judge(p, target)]
-                : i == r->taken ? "holds: taken"
-                : p->holds      ? "holds"
-                                : "broken");
+            i == r->chosen                  ? judged[optimise_judge(p, target)]
+                : p->holds || i == r->taken ? "holds"
+                                            : "broken");
+        if (i == r->taken && i != r->chosen) table_show(t, "holds: taken");
     }
     return t;
 }
@@ -417,8 +424,8 @@ static void print_verdict(
 {
     const struct optimise_result *r = &w->result;
     if (r->chosen < 0) {
-        printf("\n%s: nothing that was tried holds on the check samples; every head is stored "
-               "dense in %s\n",
+        say("\n%s: nothing that was tried holds on the check samples; every head is stored dense "
+            "in %s\n",
             goal, o.out);
         return;
     }
@@ -428,26 +435,26 @@ static void print_verdict(
         "target."};
     const struct optimise_point *p = &r->points[r->chosen], *check = &r->points[r->taken];
     char over[OVER_BOUND_TEXT];
-    printf("\n%s: %.1f %% sparsity on %d held-out samples, run once; written to %s\n", goal,
+    say("\n%s: %.1f %% sparsity on %d held-out samples, run once; written to %s\n", goal,
         100 * p->sparsity, o.n_held, o.out);
-    printf("  cosine %.4f (95 %% interval %.4f to %.4f), KL %.4f (%.4f to %.4f), perplexity x%.4f "
-           "(%.4f to %.4f)\n  %s\n",
+    say("  cosine %.4f (95 %% interval %.4f to %.4f), KL %.4f (%.4f to %.4f), perplexity x%.4f "
+        "(%.4f to %.4f)\n  %s\n",
         1 - p->damage.cosine, 1 - p->hi.cosine, 1 - p->lo.cosine, p->damage.kl, fmax(0, p->lo.kl),
         p->hi.kl, exp(p->damage.log_ppl), exp(p->lo.log_ppl), exp(p->hi.log_ppl),
         judged[optimise_judge(p, target)]);
-    printf("Of its heads' bounds on those: %s.\n", over_bound_text(&w->chosen.over, over));
+    say("Of its heads' bounds on those: %s.\n", over_bound_text(&w->chosen.over, over));
     if (check->step < 0)
-        printf("One bound for all, %g, is the sparsest that holds on the check samples, so that is "
-               "what was written.\n",
+        say("One bound for all, %g, is the sparsest that holds on the check samples, so that is "
+            "what was written.\n",
             w->bounds[check->rung].l1);
     else if (isnan(r->uniform_sparsity))
-        printf("One bound for all does not get down to that cosine on this ladder; give higher "
-               "--rungs to compare.\n");
+        say("One bound for all does not get down to that cosine on this ladder; give higher "
+            "--rungs to compare.\n");
     else
-        printf("One bound for all gets %.1f %% at its cosine on the check samples (between rungs): "
-               "%+.1f points.\n",
+        say("One bound for all gets %.1f %% at its cosine on the check samples (between rungs): "
+            "%+.1f points.\n",
             100 * r->uniform_sparsity, 100 * (check->sparsity - r->uniform_sparsity));
-    printf("ladder %.1f s, sensitivity %.1f s, path %.1f s, uniform bounds %.1f s\n", w->tune_s,
+    say("ladder %.1f s, sensitivity %.1f s, path %.1f s, uniform bounds %.1f s\n", w->tune_s,
         r->sensitivity_s, r->search_s, r->uniform_s);
 }
 
@@ -457,7 +464,6 @@ static enum status run(struct work *w)
     struct str goal = {0};
     enum tune_rule rule;
     enum status st;
-    bool terminal = strcmp(o.output.format, "terminal") == 0;
     if (!by_head() && strcmp(o.by, "layer") != 0)
         return fail(ERR_ARG, "--by: found \"%s\", expected layer or head", o.by);
     if (o.price && !by_stream() && strcmp(o.price, "alone") != 0)
@@ -470,10 +476,9 @@ static enum status run(struct work *w)
     TRY_GOTO(st, done, tune_rungs(w, rule));
     TRY_GOTO(st, done, search(w, &target));
     TRY_GOTO(st, done, save(w, str_get(&goal)));
-    TRY_GOTO(st, done, print_table(cell_table(w), &o.output));
-    if (terminal) printf("\n");
-    TRY_GOTO(st, done, print_table(walked_table(w, &target), &o.output));
-    if (terminal) print_verdict(w, &target, str_get(&goal));
+    print_table("cells", cell_table(w));
+    print_table("path", walked_table(w, &target));
+    print_verdict(w, &target, str_get(&goal));
 done:
     str_clear(&goal);
     return st;
@@ -485,7 +490,7 @@ static enum status optimise_command(struct command_call *call)
     struct setup setup = {0};
     struct work w = {.setup = &setup};
     cancel_install();
-    TRY_GOTO(st, done, output_check(&o.output, o.out));
+    TRY_GOTO(st, done, output_check(o.out));
     TRY_GOTO(st, done, setup_open(&setup, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, store_open(&w.store, o.db, STORE_WRITE));
     st = run(&w);

@@ -57,7 +57,16 @@ static enum status report_command(struct command_call *call)
     }
     TRY_GOTO(st, done, report_write(store, &report, &notes));
     fputs(str_get(&notes), stderr);
-    printf("%s/index.html\n", o.dir);
+    struct table *t = table_new(NULL);
+    char *page = path_join(o.dir, "index.html");
+    field_text(t, "page", NULL, page);
+    field_text(t, "dir", NULL, o.dir);
+    field_text(t, "run", NULL, report.run);
+    field_text(t, "baseline", NULL, o.baseline);
+    field_text(t, "notes", NULL, notes.len ? str_get(&notes) : NULL);
+    data_object("report", t);
+    say("%s\n", page);
+    free(page);
 done:
     free(plan);
     str_clear(&notes);

@@ -1,17 +1,19 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/output.h"
+#include "harness/cli/source.h"
+#include "harness/cli/summary.h"
+#include "base/text.h"
 #include "reports/runjson.h"
 #include "reports/tasks.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 static struct {
-    struct output_options output;
     const char *db, *part, *json;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
 };
 
@@ -23,7 +25,6 @@ static const struct option_def options[] = {
         0, 0},
     {"o|output", OPTION_TEXT, &o.json, "FILE",
         "write the run as before_tune.json / after_tune.json", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
 
@@ -53,46 +54,64 @@ static enum status no_part(const struct run_view *v)
     return fail(ERR_ARG, "%s has no %s", v->label, o.part);
 }
 
+static struct table *all_heads(const struct run_view *v) { return heads_table(v, SIZE_MAX); }
+static struct table *all_items(const struct run_view *v) { return items_table(v, false); }
+static struct table *all_tokens(const struct run_view *v)
+{
+    return worst_tokens_table(v, SIZE_MAX);
+}
+
+static const struct {
+    const char *name;
+    struct table *(*table)(const struct run_view *);
+} parts[] = {
+    {"metrics", metrics_table},
+    {"samples", samples_table},
+    {"positions", positions_table},
+    {"layers", layers_table},
+    {"heads", all_heads},
+    {"items", all_items},
+    {"tasks", tasks_table},
+    {"tokens", all_tokens},
+    {"latency", latencies_table},
+    {"breakdown", breakdown_table},
+    {"provenance", provenance_table},
+};
+enum { N_PARTS = sizeof parts / sizeof *parts };
+
+static enum status unknown_part(void)
+{
+    const char *names[N_PARTS];
+    for (int i = 0; i < N_PARTS; i++) names[i] = parts[i].name;
+    const char *nearest = text_nearest(o.part, names, N_PARTS);
+    return fail(ERR_ARG, "--part: found \"%s\"%s%s%s", o.part,
+        nearest ? "; did you mean " : ", see -h for the names", nearest ? nearest : "",
+        nearest ? "?" : "");
+}
+
 static enum status show_part(const struct run_view *v)
 {
-    struct table *t = strcmp(o.part, "metrics") == 0 ? metrics_table(v)
-        : strcmp(o.part, "samples") == 0             ? samples_table(v)
-        : strcmp(o.part, "positions") == 0           ? positions_table(v)
-        : strcmp(o.part, "layers") == 0              ? layers_table(v)
-        : strcmp(o.part, "heads") == 0               ? heads_table(v, 1000)
-        : strcmp(o.part, "items") == 0               ? items_table(v, false)
-        : strcmp(o.part, "tasks") == 0               ? tasks_table(v)
-        : strcmp(o.part, "tokens") == 0              ? worst_tokens_table(v, 1000)
-        : strcmp(o.part, "latency") == 0             ? latencies_table(v)
-        : strcmp(o.part, "breakdown") == 0           ? breakdown_table(v)
-        : strcmp(o.part, "provenance") == 0          ? provenance_table(v)
-                                                     : NULL;
-    if (!t) return fail(ERR_ARG, "--part: found \"%s\", see -h for the names", o.part);
+    int i = 0;
+    while (i < N_PARTS && strcmp(parts[i].name, o.part) != 0) i++;
+    if (i == N_PARTS) return unknown_part();
+    struct table *t = parts[i].table(v);
     if (!table_rows(t)) {
         table_free(&t);
         return no_part(v);
     }
-    TRY(print_table(t, &o.output));
-    if (strcmp(o.part, "latency") != 0 || strcmp(o.output.format, "terminal") != 0) return OK;
-    struct table *parts = breakdown_table(v);
-    if (table_rows(parts)) {
-        putchar('\n');
-        return print_table(parts, &o.output);
-    }
-    table_free(&parts);
+    print_table(o.part, t);
+    if (strcmp(o.part, "latency") != 0) return OK;
+    struct table *breakdown = breakdown_table(v);
+    if (table_rows(breakdown)) print_table("breakdown", breakdown);
+    else table_free(&breakdown);
     return OK;
 }
 
 static enum status show_all(const struct run_view *v)
 {
-    print_run_summary(v, &o.output);
-    if (strcmp(o.output.format, "terminal") != 0) return OK;
-    putchar('\n');
-    TRY(print_table(positions_table(v), &o.output));
-    putchar('\n');
-    if (!v->from_file) TRY(print_table(layers_table(v), &o.output));
-    putchar('\n');
-    return print_table(provenance_table(v), &o.output);
+    print_run(v, v->from_file ? NULL : o.db, true);
+    print_table("provenance", provenance_table(v));
+    return OK;
 }
 
 static enum status show_command(struct command_call *call)
@@ -112,7 +131,7 @@ const struct command cmd_show = {
     .summary = "one run in full",
     .help =
         {
-            "show RUN [options]",
+            "show [RUN] [options]",
             "Prints one run: a number, a key or its beginning, or `last`. RUN may also be a "
             "before_tune.json file.",
             "sparsegauge show last\nsparsegauge show 12 --part heads --format md",

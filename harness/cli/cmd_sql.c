@@ -7,18 +7,15 @@
 #include <string.h>
 
 static struct {
-    struct output_options output;
     const char *db;
     bool schema;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
 };
 
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"schema", OPTION_FLAG, &o.schema, NULL, "print the tables with their comments", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
 
@@ -53,11 +50,9 @@ static enum status ask(struct store *s, const char *sql)
 {
     struct sql_result r;
     TRY(query_sql(s, sql, &r));
-    struct output_options shown = o.output;
-    shown.all_columns = true; /* what was asked for is shown, though all rows agree */
-    enum status st = print_table(sql_table(&r), &shown);
+    print_table("rows", sql_table(&r));
     sql_result_clear(&r);
-    return st;
+    return OK;
 }
 
 static enum status prompt(struct store *s)
@@ -70,7 +65,7 @@ static enum status prompt(struct store *s)
         table_text(t, views[i][0]);
         table_text(t, views[i][1]);
     }
-    TRY(print_table(t, &o.output));
+    print_table("views", t);
     for (;;) {
         printf("sql> ");
         fflush(stdout);
@@ -92,10 +87,14 @@ static enum status run(const char *sql)
         struct sql_result r;
         st = query_sql(
             s, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name", &r);
-        for (size_t i = 0; st == OK && i < r.n_rows; i++) printf("%s;\n\n", r.cells[i].text);
+        if (st == OK && for_people())
+            for (size_t i = 0; i < r.n_rows; i++) printf("%s;\n\n", r.cells[i].text);
+        else if (st == OK) print_table("schema", sql_table(&r));
         if (st == OK) sql_result_clear(&r);
     } else {
-        st = sql ? ask(s, sql) : prompt(s);
+        st = sql           ? ask(s, sql)
+            : for_people() ? prompt(s)
+                           : fail(ERR_ARG, "sql: a prompt is for people; give the QUERY");
     }
     store_close(&s);
     return st;

@@ -10,11 +10,9 @@
 #include <string.h>
 
 static struct {
-    struct output_options output;
     const char *db, *explain;
     bool cells;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
 };
 
@@ -23,7 +21,6 @@ static const struct option_def options[] = {
     {"cells", OPTION_FLAG, &o.cells, NULL, "every cell, not only those without a result", 0, 0},
     {"explain", OPTION_TEXT, &o.explain, "CELL",
         "why a cell is in its state: its number in the plan, or its key's beginning", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
 
@@ -117,8 +114,8 @@ static enum status print_counts(struct store *s, const char *plan, bool *missing
         st = fail(ERR_ARG, "%s: %s%s; a sweep makes one", o.db,
             plan ? "no plan " : "no plan is stored", plan ? plan : "");
     sql_result_clear(&plans);
-    if (st == OK) return print_table(t, &o.output);
-    table_free(&t);
+    if (st == OK) print_table("plans", t);
+    else table_free(&t);
     return st;
 }
 
@@ -149,9 +146,16 @@ static enum status explain(struct store *s, const char *plan)
         st = fail(
             ERR_ARG, "--explain: %zu keys begin with \"%s\"; give more of it", n_found, o.explain);
     if (st == OK) st = query_explain(s, found->key, found->slot, found->key_json, &text);
-    if (st == OK)
-        printf("cell %s of plan %s\n%s\n%s\n", found->key, found->plan, str_get(&text),
+    if (st == OK) {
+        struct table *t = table_new(NULL);
+        field_text(t, "key", NULL, found->key);
+        field_text(t, "plan", NULL, found->plan);
+        field_text(t, "explanation", NULL, str_get(&text));
+        field_text(t, "key_json", NULL, found->key_json);
+        data_object("cell", t);
+        say("cell %s of plan %s\n%s\n%s\n", found->key, found->plan, str_get(&text),
             found->key_json);
+    }
     str_clear(&text);
     cell_list_clear(&cells);
     return st;
@@ -171,12 +175,8 @@ static enum status run(const char *plan, bool *missing)
     if (!*missing && !o.cells) goto done;
     TRY_GOTO(st, done, query_cells(s, plan, &cells));
     struct table *t = problems_table(&cells, o.cells);
-    if (table_rows(t)) {
-        putchar('\n');
-        st = print_table(t, &o.output);
-    } else {
-        table_free(&t);
-    }
+    if (table_rows(t) || o.cells) print_table("cells", t);
+    else table_free(&t);
 done:
     cell_list_clear(&cells);
     store_close(&s);

@@ -1,10 +1,12 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/common_options.h"
+#include "harness/cli/output.h"
 #include "harness/measure/setup.h"
 #include "suites/chronicle.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct {
@@ -33,6 +35,38 @@ static const struct option_def options[] = {
     {0},
 };
 
+static void print_text(const struct chronicle_doc *doc)
+{
+    struct table *t = table_new(NULL);
+    field_count(t, "n_bytes", NULL, (int64_t)doc->text.len);
+    field_count(t, "n_questions", NULL, (int64_t)doc->n_questions);
+    field_text(t, "text", NULL, str_get(&doc->text));
+    data_object("document", t);
+    if (for_people()) printf("%s\n", str_get(&doc->text));
+}
+
+static void print_questions(const struct chronicle_doc *doc)
+{
+    static const char *const names[] = {"kind", "evidence at", "asked at", "question"};
+    static const char *const keys[] = {"kind", "evidence_byte", "query_byte", "question"};
+    struct table *t = table_new(NULL);
+    for (int i = 0; i < 4; i++)
+        table_add_column(
+            t, (struct table_column){.name = names[i], .key = keys[i], .weight = i == 3});
+    table_keep_constant(t);
+    for (size_t i = 0; i < doc->n_questions; i++) {
+        const struct chronicle_question *q = &doc->questions[i];
+        char *text = str_format(
+            "%.*s", (int)(q->answer_end - q->query_begin), doc->text.data + q->query_begin);
+        table_text(t, chronicle_kind_name(q->kind));
+        table_int(t, (int64_t)q->evidence_begin);
+        table_int(t, (int64_t)q->query_begin);
+        table_text(t, text);
+        free(text);
+    }
+    print_table("questions", t);
+}
+
 static enum status print_document(void)
 {
     struct chronicle_doc doc = {0};
@@ -49,13 +83,8 @@ static enum status print_document(void)
         st = chronicle_write(
             &(struct chronicle_config){CHRONICLE_EVAL, (uint64_t)o.samples.seed, (size_t)o.length},
             &doc);
-    if (st == OK && !o.questions) printf("%s\n", str_get(&doc.text));
-    for (size_t i = 0; st == OK && o.questions && i < doc.n_questions; i++) {
-        const struct chronicle_question *q = &doc.questions[i];
-        printf("%-8s evidence at %zu, asked at %zu: %.*s\n", chronicle_kind_name(q->kind),
-            q->evidence_begin, q->query_begin, (int)(q->answer_end - q->query_begin),
-            doc.text.data + q->query_begin);
-    }
+    if (st == OK && !o.questions) print_text(&doc);
+    if (st == OK && (o.questions || !for_people())) print_questions(&doc);
     chronicle_doc_clear(&doc);
     return st;
 }
@@ -71,12 +100,28 @@ static enum status print_samples(const char *spec)
     if (st == OK) {
         struct str begins = {0};
         tokenizer_prefix_text(setup.model.tokenizer, setup.model.bos, &begins);
-        printf("%s: %d samples, %lld tokens, %d questions, fingerprint %s; they %s\n", set.shown,
+        say("%s: %d samples, %lld tokens, %d questions, fingerprint %s; they %s\n", set.shown,
             set.n_samples, (long long)set.n_tokens, set.n_questions, set.fingerprint,
             str_get(&begins));
+        struct table *about = table_new(NULL), *t = table_new(NULL);
+        field_text(about, "suite", NULL, set.suite);
+        field_text(about, "dataset", NULL, set.name);
+        field_text(about, "fingerprint", NULL, set.fingerprint);
+        field_count(about, "n_samples", NULL, set.n_samples);
+        field_count(about, "n_tokens", NULL, set.n_tokens);
+        field_count(about, "n_questions", NULL, set.n_questions);
+        data_object("dataset", about);
+        table_add_column(t, (struct table_column){.name = "sample"});
+        table_add_column(t, (struct table_column){.name = "tokens", .key = "n_tokens"});
+        table_add_column(t, (struct table_column){.name = "name"});
+        table_keep_constant(t);
+        for (int i = 0; i < set.n_samples; i++) {
+            table_int(t, i);
+            table_int(t, set.samples[i].n);
+            table_text(t, set.samples[i].name);
+        }
+        print_table("samples", t);
         str_clear(&begins);
-        for (int i = 0; i < set.n_samples; i++)
-            printf("%4d  %6d tokens  %s\n", i, set.samples[i].n, set.samples[i].name);
     }
     sample_set_clear(&set);
     setup_close(&setup);

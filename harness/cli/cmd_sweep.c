@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "harness/measure/noise.h"
+#include "harness/measure/progress.h"
 #include "harness/cli/output.h"
 #include "harness/sweep/plan_runs.h"
 #include "harness/sweep/sweep_fleet.h"
@@ -24,7 +25,6 @@ enum { WORST_UNSET = -1 };
 
 static struct {
     struct machine_options machine;
-    struct output_options output;
     struct plan_axes axes;
     struct plan_settings settings;
     const char *db, *plan_file, *smooth_k, *tune_suite, *shard, *field;
@@ -33,7 +33,6 @@ static struct {
     bool dry_run, retry_failed, replace, keep_tokens, keep_masks, noise_floor;
 } o = {
     .machine = MACHINE_DEFAULTS,
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
     .settings = {.num_samples = PLAN_UNSET, .seed = PLAN_UNSET},
     .axes.repeat = PLAN_UNSET,
@@ -71,7 +70,6 @@ static const struct option_def options[] = {
         "first run dense against dense; smaller differences then count as none", 0, 0},
     {"max-memory", OPTION_REAL, &o.max_memory_gib, "GIB",
         "cells that need more are skipped (what is free)", 0, 1e6},
-    OUTPUT_OPTIONS(o.output),
     {"Axes: values joined by commas; first-last+step, first-last*factor", OPTION_GROUP, NULL, NULL,
         NULL, 0, 0},
     {"s|suite", OPTION_LIST, &o.axes.suite, "SPEC",
@@ -171,88 +169,126 @@ static void show_event(void *ctx, const struct sweep_event *e)
 {
     (void)ctx;
     if (o.machine.quiet && !e->problem) return;
-    FILE *to = strcmp(o.output.format, "terminal") == 0 ? stdout : stderr;
-    if (e->kind == SWEEP_CELL) fprintf(to, "[%d/%d] %s", e->n_finished, e->n, e->text);
+    struct str line = {0};
+    if (e->kind == SWEEP_CELL) str_addf(&line, "[%d/%d] %s", e->n_finished, e->n, e->text);
     else
-        fprintf(to, "%s%s",
+        str_addf(&line, "%s%s",
             e->kind == SWEEP_TUNED       ? "tuned: "
                 : e->kind == SWEEP_DENSE ? "dense: "
                                          : "waiting: ",
             e->text);
-    if (e->problem) fprintf(to, ": %s", e->problem);
-    else if (e->kind == SWEEP_CELL) {
-        fprintf(to, ": %.1f %% sparse", 100 * e->sparsity);
-        /* a cell of times has none */
-        if (!isnan(e->cosine)) fprintf(to, ", cosine %.4f, KL %.4g", e->cosine, e->kl);
+    if (e->problem) {
+        str_addf(&line, ": %s", e->problem);
+    } else if (e->kind == SWEEP_CELL) {
+        str_addf(&line, ": %.1f %% sparse", 100 * e->sparsity);
+        if (!isnan(e->cosine))
+            str_addf(
+                &line, ", cosine %.4f, KL %.4g", e->cosine, e->kl); /* a cell of times has none */
     }
-    if (e->seconds > 0) fprintf(to, ", %.2f s", e->seconds);
-    fputc('\n', to);
-    fflush(to);
+    if (e->seconds > 0) str_addf(&line, ", %.2f s", e->seconds);
+    progress_hide();
+    if (for_people()) say("%s\n", str_get(&line));
+    else fprintf(stderr, "%s\n", str_get(&line));
+    str_clear(&line);
 }
 
-static void print_seconds(const char *what, double seconds)
+static void seconds_add(const char *before, double seconds, struct str *out)
 {
-    if (seconds < 120) printf("%s%.1f s", what, seconds);
-    else if (seconds < 7200) printf("%s%.0f min", what, seconds / 60);
-    else printf("%s%.1f h", what, seconds / 3600);
+    str_add(out, before);
+    number_format(seconds < 7200 ? NUMBER_SECONDS : NUMBER_FIXED, seconds < 120 ? 1 : 0,
+        seconds < 7200 ? seconds : seconds / 3600, out);
+    if (seconds >= 7200) str_add(out, " h");
 }
 
-static enum status print_dry_run(const struct sweep *s)
+/* The cells with their states, for people and programs. */
+static struct table *planned_table(const struct sweep *s)
 {
-    struct sweep_estimate e = sweep_estimate(s);
-    int shard_cells = s->end - s->first;
+    static const char *const names[] = {"cell", "state", "key", "problem"};
     struct table *t = table_new(NULL);
-    static const char *const names[] = {"cell", "state", "key"};
-    for (int i = 0; i < 3; i++) table_add_column(t, (struct table_column){.name = names[i]});
+    for (int i = 0; i < 4; i++)
+        table_add_column(t,
+            (struct table_column){.name = names[i], .audience = i == 3 ? FOR_PROGRAMS : FOR_ALL});
     for (int i = s->first; i < s->end; i++) {
         const struct sweep_cell *x = &s->cells[i];
         struct str text = {0};
         plan_cell_describe(x->cell, &text);
         const char *problem = s->data[x->data].problem;
         if (!problem && x->group >= 0) problem = s->groups[x->group].problem;
-        if (problem && !x->settled) str_addf(&text, " — will fail: %s", problem);
+        if (x->settled) problem = NULL;
         char key[13];
         snprintf(key, sizeof key, "%.12s", x->run.key);
         table_text(t, str_get(&text));
+        if (problem) {
+            str_addf(&text, " — will fail: %s", problem);
+            table_show(t, str_get(&text));
+        }
         table_text(t, cell_state_name(x->state));
-        table_text(t, key);
+        table_text(t, x->run.key);
+        table_show(t, key);
+        table_text(t, problem);
         str_clear(&text);
     }
-    TRY(print_table(t, &o.output));
-    if (strcmp(o.output.format, "terminal") != 0) return OK;
-    printf("\n%d cells", s->n);
-    if (s->a.shard.count > 1) printf(", %d of them in this part", shard_cells);
-    printf(": %d would run, %d are done", e.n_run, e.n_done);
-    if (e.n_failed) printf(", %d failed before", e.n_failed);
-    if (e.n_skipped) printf(", %d were skipped before", e.n_skipped);
-    if (e.n_stale) printf(", %d are stale and would run", e.n_stale);
-    if (e.n_elsewhere) printf(", %d run elsewhere", e.n_elsewhere);
-    if (!e.n_run) {
-        printf("\n");
-        return OK;
-    }
-    printf("\nshared: %d dense passes, residual streams at %d layers, %d tunings\n",
-        e.n_dense_passes, e.n_streams, e.n_tunings);
-    printf("memory: %.2f GiB beside the weights, %.2f GiB are free\n", (double)e.bytes / 0x1p30,
+    return t;
+}
+
+static enum status print_dry_run(const struct sweep *s)
+{
+    struct sweep_estimate e = sweep_estimate(s);
+    int shard_cells = s->end - s->first;
+    double flops = NAN, total = e.dense_flop + e.cells_flop + e.tune_flop;
+    struct str line = {0};
+    print_table("cells", planned_table(s));
+    if (e.n_run) TRY(sweep_probe(s->a.setup, s->a.machine->impl, &flops));
+    struct table *t = table_new(NULL);
+    field_text(t, "plan", NULL, s->a.name);
+    field_count(t, "n_cells", NULL, shard_cells);
+    field_count(t, "n_run", NULL, e.n_run);
+    field_count(t, "n_done", NULL, e.n_done);
+    field_count(t, "n_failed", NULL, e.n_failed);
+    field_count(t, "n_skipped", NULL, e.n_skipped);
+    field_count(t, "n_stale", NULL, e.n_stale);
+    field_count(t, "n_elsewhere", NULL, e.n_elsewhere);
+    field_count(t, "n_dense_passes", NULL, e.n_dense_passes);
+    field_count(t, "n_tunings", NULL, e.n_tunings);
+    field_count(t, "peak_bytes", NULL, (int64_t)e.bytes);
+    field_count(t, "peak_device_bytes", NULL, e.device_bytes ? (int64_t)e.device_bytes : -1);
+    field_real(t, "free_bytes", NULL, sweep_free_bytes(s), NUMBER_BYTES, 1);
+    field_real(t, "estimated_s", NULL, e.n_run ? total / flops : 0, NUMBER_SECONDS, 1);
+    field_real(t, "estimated_tuning_s", NULL, e.n_run ? e.tune_flop / flops : 0, NUMBER_SECONDS, 1);
+    field_real(
+        t, "estimated_separate_s", NULL, e.n_run ? e.separate_flop / flops : 0, NUMBER_SECONDS, 1);
+    data_object("estimate", t);
+    str_addf(&line, "\n%d cells", s->n);
+    if (s->a.shard.count > 1) str_addf(&line, ", %d of them in this part", shard_cells);
+    str_addf(&line, ": %d would run, %d are done", e.n_run, e.n_done);
+    if (e.n_failed) str_addf(&line, ", %d failed before", e.n_failed);
+    if (e.n_skipped) str_addf(&line, ", %d were skipped before", e.n_skipped);
+    if (e.n_stale) str_addf(&line, ", %d are stale and would run", e.n_stale);
+    if (e.n_elsewhere) str_addf(&line, ", %d run elsewhere", e.n_elsewhere);
+    say("%s\n", str_get(&line));
+    str_reset(&line);
+    if (!e.n_run) goto done;
+    say("shared: %d dense passes, residual streams at %d layers, %d tunings\n", e.n_dense_passes,
+        e.n_streams, e.n_tunings);
+    say("memory: %.2f GiB beside the weights, %.2f GiB are free\n", (double)e.bytes / 0x1p30,
         sweep_free_bytes(s) / 0x1p30);
     if (e.device_bytes) {
         struct weights_device_info device;
-        size_t free_bytes, total;
+        size_t free_bytes, device_total;
         weights_device_describe(&s->a.setup->model.weights, &device);
-        TRY(weights_device_memory(&s->a.setup->model.weights, &free_bytes, &total));
-        printf("device: %.2f GiB beside the weights, %s has %.2f of %.2f GiB free%s\n",
+        TRY(weights_device_memory(&s->a.setup->model.weights, &free_bytes, &device_total));
+        say("device: %.2f GiB beside the weights, %s has %.2f of %.2f GiB free%s\n",
             (double)e.device_bytes / 0x1p30, device.gpu, (double)free_bytes / 0x1p30,
-            (double)total / 0x1p30,
+            (double)device_total / 0x1p30,
             e.device_bytes > free_bytes ? ": cells that do not fit will be skipped" : "");
     }
-    double flops;
-    TRY(sweep_probe(s->a.setup, s->a.machine->impl, &flops));
-    double total = e.dense_flop + e.cells_flop + e.tune_flop;
-    print_seconds("time: about ", total / flops);
-    print_seconds(" (tuning ", e.tune_flop / flops);
-    print_seconds("), as single runs about ", e.separate_flop / flops);
-    printf("; from %.3g GFLOP/s in a short dense prefill, work that sparsity saves not taken off\n",
-        flops * 1e-9);
+    seconds_add("time: about ", total / flops, &line);
+    seconds_add(" (tuning ", e.tune_flop / flops, &line);
+    seconds_add("), as single runs about ", e.separate_flop / flops, &line);
+    say("%s; from %.3g GFLOP/s in a short dense prefill, work that sparsity saves not taken off\n",
+        str_get(&line), flops * 1e-9);
+done:
+    str_clear(&line);
     return OK;
 }
 
@@ -263,27 +299,16 @@ static enum status print_results(struct store *store, const char *plan)
     size_t n = 0, n_violations = 0;
     TRY(plan_runs(store, &(struct run_filter){.plan = plan}, &runs));
     enum status st = OK;
-    if (runs.n && runs.n <= 200) {
-        if (strcmp(o.output.format, "terminal") == 0) putchar('\n');
-        st = print_table(runs_table(&runs), &o.output);
-    }
-    bool people = strcmp(o.output.format, "terminal") == 0; /* programs get one table */
-    if (st == OK && people) st = attribution_find(&runs, &rows, &n);
-    if (st == OK && n) {
-        putchar('\n');
-        st = print_table(attribution_table(rows, n), &o.output);
-    }
-    if (st == OK && people) {
+    if (runs.n && (runs.n <= 200 || !for_people())) print_table("runs", runs_table(&runs));
+    else if (runs.n) say("\n%zu runs: `list`, `frontier` and `best` show them\n", runs.n);
+    st = attribution_find(&runs, &rows, &n);
+    if (st == OK && n) print_table("attribution", attribution_table(rows, n));
+    if (st == OK) {
         struct table *t = monotonicity_table(&runs, &n_violations);
-        if (table_rows(t)) {
-            putchar('\n');
-            st = print_table(t, &o.output);
-            if (n_violations)
-                printf(
-                    "%zu times a tighter bound gave a lower cosine beyond noise\n", n_violations);
-        } else {
-            table_free(&t);
-        }
+        if (table_rows(t)) print_table("monotonicity", t);
+        else table_free(&t);
+        if (n_violations)
+            say("%zu times a tighter bound gave a lower cosine beyond noise\n", n_violations);
     }
     free(rows);
     run_list_clear(&runs);
@@ -299,12 +324,14 @@ static enum status measure_noise(struct sweep *s, struct store *store)
     if (i == s->n_data) return fail(ERR_ARG, "--noise-floor: no suite of this sweep has samples");
     TRY(noise_measure(s->a.setup, &o.machine, &s->data[i].set, cancel_requested, &r));
     TRY(noise_store(store, &r));
-    if (o.machine.quiet || strcmp(o.output.format, "terminal") != 0) return OK;
-    static const char *const names[] = {"null run", "metric", "floor"};
+    if (o.machine.quiet || !for_people()) return OK;
+    static const char *const names[] = {"null run", "metric", "floor"},
+                             *const keys[] = {"source", "metric", "floor"};
     struct table *t = table_new("Dense against dense: the largest difference of any sample");
     for (int k = 0; k < 3; k++)
-        table_add_column(
-            t, (struct table_column){.name = names[k], .number = NUMBER_SHORT, .digits = 3});
+        table_add_column(t,
+            (struct table_column){
+                .name = names[k], .key = keys[k], .number = NUMBER_SHORT, .digits = 3});
     for (int k = 0; k < r.n; k++) {
         const char *metric = r.rows[k].metric;
         if (strcmp(metric, "cosine") && strcmp(metric, "kl") && strcmp(metric, "ppl_ratio") &&
@@ -316,8 +343,7 @@ static enum status measure_noise(struct sweep *s, struct store *store)
     }
     for (int k = 0; k < NOISE_SOURCES; k++)
         if (r.skipped[k][0]) table_note(t, r.skipped[k]);
-    TRY(print_table(t, &o.output));
-    putchar('\n');
+    print_table("noise", t);
     return OK;
 }
 
@@ -340,15 +366,32 @@ static enum status parse_smooth_k(const char *text, enum smooth_k *out)
 
 static void print_summary(const struct sweep *s, const char *db)
 {
-    printf("\nplan %s in %s: %d run, %d reused, %d failed, %d skipped", s->a.name, db, s->n_done,
-        s->n_reused, s->n_failed, s->n_skipped);
-    if (s->dense_s > 0) printf("; dense passes %.2f s", s->dense_s);
+    struct table *t = table_new(NULL);
+    field_text(t, "plan", NULL, s->a.name);
+    field_text(t, "db", NULL, db);
+    field_count(t, "n_run", NULL, s->n_done);
+    field_count(t, "n_reused", NULL, s->n_reused);
+    field_count(t, "n_failed", NULL, s->n_failed);
+    field_count(t, "n_skipped", NULL, s->n_skipped);
+    field_count(t, "n_tunings", NULL, s->n_tunings);
+    field_count(t, "n_curves_made", NULL, s->n_curves);
+    field_count(t, "n_curves_reused", NULL, s->n_curves_reused);
+    field_count(t, "n_twins", NULL, s->n_twins);
+    field_real(t, "dense_s", NULL, s->dense_s, NUMBER_SECONDS, 2);
+    field_real(t, "tune_s", NULL, s->tune_s, NUMBER_SECONDS, 2);
+    field_real(t, "cells_s", NULL, s->cells_s, NUMBER_SECONDS, 2);
+    data_object("sweep", t);
+    struct str line = {0};
+    str_addf(&line, "\nplan %s in %s: %d run, %d reused, %d failed, %d skipped", s->a.name, db,
+        s->n_done, s->n_reused, s->n_failed, s->n_skipped);
+    if (s->dense_s > 0) str_addf(&line, "; dense passes %.2f s", s->dense_s);
     if (s->n_tunings)
-        printf("; %d tunings %.2f s (%d curves made, %d reused)", s->n_tunings, s->tune_s,
+        str_addf(&line, "; %d tunings %.2f s (%d curves made, %d reused)", s->n_tunings, s->tune_s,
             s->n_curves, s->n_curves_reused);
-    if (s->n_done) printf("; cells %.2f s", s->cells_s);
-    if (s->n_twins) printf(", %d of them with the thresholds of another", s->n_twins);
-    printf("\n");
+    if (s->n_done) str_addf(&line, "; cells %.2f s", s->cells_s);
+    if (s->n_twins) str_addf(&line, ", %d of them with the thresholds of another", s->n_twins);
+    say("%s\n", str_get(&line));
+    str_clear(&line);
 }
 
 /* The sweep itself, in a process that may crash. *partial: cells of this part have no result. */
@@ -439,8 +482,12 @@ static enum status work(
     }
     if (s.n_data) TRY_GOTO(st, done, setup_note_offload(s.a.setup, &o.machine, &s.data[0].set, 1));
     if (o.noise_floor && !watch->n_crashes) TRY_GOTO(st, done, measure_noise(&s, store));
-    TRY_GOTO(st, done, n_fleet > 1 ? sweep_run_fleet(&s, fleet, n_fleet, db) : sweep_run(&s));
-    if (strcmp(o.output.format, "terminal") == 0) print_summary(&s, db);
+    struct sweep_estimate e = sweep_estimate(&s);
+    progress_work_begin("sweep", e.dense_flop + e.cells_flop + e.tune_flop, o.machine.quiet);
+    st = n_fleet > 1 ? sweep_run_fleet(&s, fleet, n_fleet, db) : sweep_run(&s);
+    progress_work_end();
+    if (st != OK) goto done;
+    print_summary(&s, db);
     st = print_results(store, s.a.name);
     for (int i = s.first; i < s.end && st == OK; i++) {
         enum cell_state state;
@@ -482,13 +529,15 @@ static int run_worker(const char *positional, struct sweep_watch *watch)
     if (st == ERR_CANCELLED)
         st = fail(st,
             "stopped on request; what is stored is kept, and the same command goes on from here");
-    if (st != OK) return report_failure(st);
+    int code = st != OK ? report_failure(st) : partial ? EXIT_RUN : EXIT_PASS;
+    output_end(st, code);
+    if (st != OK) return code;
     if (partial)
         fprintf(stderr,
             "sparsegauge: partial: some cells have no result; `status` lists them, --retry-failed "
             "runs "
             "them again\n");
-    return partial ? EXIT_RUN : EXIT_PASS;
+    return code;
 }
 
 /* The cells run in a child process: one that crashes takes the child along, becomes a row, and the
@@ -571,6 +620,7 @@ static enum status sweep_command(struct command_call *call)
             "--field %s: no suite of this sweep reads JSON; it goes with text, cloze and choice",
             o.field);
     if (st == OK) call->code = supervise(call->positional[0]);
+    if (st == OK) output_drop(); /* the worker has printed it */
     arena_free(&arena);
     return st;
 }
@@ -593,6 +643,7 @@ const struct command cmd_sweep = {
             "1024-4096*2\n"
             "sparsegauge sweep suites/demo/model --layers each,all-but-each,all --method topk:.3\n"
             "sparsegauge sweep llama-3.2-1b --plan grid.json --dry-run",
+            "l1 pv-l1 layers max-length suite dry-run",
         },
     .options = options,
     .max_positional = 1,

@@ -1,7 +1,7 @@
 #include "harness/cli/command.h"
 
 #include "engine/checkpoint/synth.h"
-#include "harness/cli/options.h"
+#include "harness/cli/output.h"
 #include "harness/measure/progress.h"
 
 #include <stdio.h>
@@ -38,9 +38,18 @@ static void list_shapes(void)
 {
     int n;
     const struct synth_shape *shapes = synth_shapes(&n);
-    for (int i = 0; i < n; i++)
-        printf("%-18s %8.2f GiB in bf16  %s\n", shapes[i].name,
-            (double)synth_bytes(&shapes[i].config, DTYPE_BF16) / 0x1p30, shapes[i].like);
+    struct table *t = table_new(NULL);
+    table_add_column(t, (struct table_column){.name = "shape"});
+    table_add_column(t,
+        (struct table_column){
+            .name = "in bf16", .key = "bf16_bytes", .number = NUMBER_BYTES, .digits = 2});
+    table_add_column(t, (struct table_column){.name = "like"});
+    for (int i = 0; i < n; i++) {
+        table_text(t, shapes[i].name);
+        table_int(t, (int64_t)synth_bytes(&shapes[i].config, DTYPE_BF16));
+        table_text(t, shapes[i].like);
+    }
+    print_table("shapes", t);
 }
 
 static enum status synth_command(struct command_call *call)
@@ -80,9 +89,16 @@ static enum status synth_command(struct command_call *call)
         &progress, "synth", "MiB", (double)synth_bytes(&config, s.dtype) / 0x1p20, o.quiet);
     st = synth_write(call->positional[0], &config, &s);
     progress_end(&progress);
-    if (st == OK)
-        printf("%s: %s with random weights, %d layers\n", call->positional[0], shape->name,
-            config.n_layers);
+    if (st != OK) goto done;
+    say("%s: %s with random weights, %d layers\n", call->positional[0], shape->name,
+        config.n_layers);
+    struct table *t = table_new(NULL);
+    field_text(t, "path", NULL, call->positional[0]);
+    field_text(t, "shape", NULL, shape->name);
+    field_text(t, "dtype", NULL, dtype_name(s.dtype));
+    field_count(t, "n_layers", NULL, config.n_layers);
+    field_count(t, "seed", NULL, o.seed);
+    data_object("checkpoint", t);
 done:
     par_close(&par);
     return st;

@@ -1,16 +1,15 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/output.h"
+#include "harness/cli/source.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static struct {
-    struct output_options output;
     const char *db;
     int worst;
 } o = {
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
     .worst = 20,
 };
@@ -18,7 +17,6 @@ static struct {
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"worst", OPTION_INT, &o.worst, "N", "so many (20)", 1, 100000},
-    OUTPUT_OPTIONS(o.output),
     {0},
 };
 
@@ -26,22 +24,23 @@ static void print_top(const char *label, const char *json, int64_t true_id)
 {
     struct str text = {0};
     top_tokens_text(json, true_id, &text);
-    printf("    %s  %s\n", label, str_get(&text));
+    say("    %s  %s\n", label, str_get(&text));
     str_clear(&text);
 }
 
 static void print_context(const char *text)
 {
     enum { SHOWN = 160 };
+    struct str shown = {0};
     size_t n = text ? strlen(text) : 0, from = n > SHOWN ? n - SHOWN : 0;
     /* not in the middle of a character */
     while (from < n && ((unsigned char)text[from] & 0xc0) == 0x80) from++;
-    printf("    %s", from ? "…" : "");
     for (size_t i = from; i < n; i++) {
-        if (text[i] == '\n') printf("\\n");
-        else putchar(text[i]);
+        if (text[i] == '\n') str_add(&shown, "\\n");
+        else str_add_char(&shown, text[i]);
     }
-    putchar('\n');
+    say("    %s%s\n", from ? "…" : "", str_get(&shown));
+    str_clear(&shown);
 }
 
 /* Three reasons, and only one of them is mended by --worst. */
@@ -56,7 +55,7 @@ static enum status nothing_kept(const struct run_view *v)
     if (kl->max > 0)
         return fail(
             ERR_ARG, "%s kept no tokens; evaluate again with --worst N --replace", v->label);
-    printf("%s: not one token differs, the KL is 0 at all of its %lld positions\n", v->label,
+    say("%s: not one token differs, the KL is 0 at all of its %lld positions\n", v->label,
         (long long)kl->n);
     return OK;
 }
@@ -65,24 +64,24 @@ static enum status run(const char *name)
 {
     struct view_source source = {0};
     enum status st = view_source_load(&source, o.db, name);
-    if (st == OK && strcmp(o.output.format, "terminal") != 0) {
-        st = print_table(worst_tokens_table(&source.view, (size_t)o.worst), &o.output);
+    if (st == OK && !for_people()) {
+        print_table("tokens", worst_tokens_table(&source.view, (size_t)o.worst));
     } else if (st == OK) {
         const struct run_view *v = &source.view;
         if (!v->worst_tokens.n) st = nothing_kept(v);
         for (size_t i = 0; st == OK && i < v->worst_tokens.n && i < (size_t)o.worst; i++) {
             const struct worst_token_record *w = &v->worst_tokens.rows[i];
-            printf("%2zu. KL %.3f  cosine %.4f  sample %d, position %lld, row %.0f %% sparse;  "
-                   "nats to the "
-                   "true token: "
-                   "dense %.2f, sparse %.2f\n",
+            say("%2zu. KL %.3f  cosine %.4f  sample %d, position %lld, row %.0f %% sparse;  nats "
+                "to the "
+                "true token: "
+                "dense %.2f, sparse %.2f\n",
                 i + 1, w->kl, w->cosine, w->sample, (long long)w->position, 100 * w->row_sparsity,
                 w->nll_dense, w->nll_sparse);
             print_context(w->context);
             print_top("dense ", w->top_dense, w->token);
             print_top("sparse", w->top_sparse, w->token);
         }
-        if (st == OK && v->worst_tokens.n) printf("\n* the token that really follows\n");
+        if (st == OK && v->worst_tokens.n) say("\n* the token that really follows\n");
     }
     view_source_clear(&source);
     return st;

@@ -7,6 +7,7 @@
 #include "harness/measure/curve_db.h"
 #include "harness/measure/identity.h"
 #include "harness/cli/output.h"
+#include "harness/cli/summary.h"
 #include "harness/measure/progress.h"
 #include "harness/measure/setup.h"
 #include "harness/measure/tuned_db.h"
@@ -17,12 +18,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static struct {
     struct machine_options machine;
     struct sample_options samples;
     struct policy_options policy;
-    struct output_options output;
     const char *db, *out, *pt_module, *stats, *profile, *l1, *pv_l1, *rule;
     double min_sparsity, coverage;
     struct tuning_samples want;
@@ -32,7 +33,6 @@ static struct {
     .machine = MACHINE_DEFAULTS,
     .samples = SAMPLE_DEFAULTS,
     .policy = POLICY_DEFAULTS,
-    .output = OUTPUT_DEFAULTS,
     .db = "sparsegauge.db",
     .out = "tuned.json",
     .want = {5, -1, 5},
@@ -101,7 +101,6 @@ static const struct option_def options[] = {
     {"tune", OPTION_FLAG, &o.tune, NULL, "accepted: this is tune", 0, 0},
     {"compile", OPTION_FLAG, &o.machine.compile, NULL,
         "accepted for the guide's sake; everything is compiled", 0, 0},
-    OUTPUT_OPTIONS(o.output),
     SAMPLE_OPTIONS(o.samples),
     RANKED_POLICY_OPTIONS(o.policy),
     MACHINE_OPTIONS(o.machine),
@@ -198,30 +197,46 @@ static enum status load_samples(
     return OK;
 }
 
-static struct table *summary_table(const struct tuned *tuned, int n, char **names)
+static struct table *summary_table(
+    const struct tuned *tuned, int n, char *const *names, const struct sample_set *set)
 {
     struct table *t = table_new(NULL);
     table_add_column(t, (struct table_column){.name = "l1", .number = NUMBER_SHORT, .digits = 3});
     table_add_column(
         t, (struct table_column){.name = "pv_l1", .number = NUMBER_SHORT, .digits = 3});
-    table_add_column(t, (struct table_column){.name = "sparse heads"});
-    table_add_column(t, (struct table_column){.name = "backed off"});
+    table_add_column(t, (struct table_column){.name = "sparse heads", .key = "n_sparse_heads"});
+    table_add_column(t, (struct table_column){.name = "backed off", .key = "n_backed_off"});
+    table_add_column(t,
+        (struct table_column){.name = "sparsity of tuned layers",
+            .key = "sparsity",
+            .number = NUMBER_PERCENT,
+            .digits = 1});
     table_add_column(t,
         (struct table_column){
-            .name = "sparsity of tuned layers", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(
-        t, (struct table_column){.name = "worst, tuning", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(
-        t, (struct table_column){.name = "worst, checked", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(
-        t, (struct table_column){.name = "worst, held-out", .number = NUMBER_FIXED, .digits = 4});
+            .name = "worst, tuning", .key = "error_tune", .number = NUMBER_FIXED, .digits = 4});
     table_add_column(t,
         (struct table_column){
-            .name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(
-        t, (struct table_column){.name = "from", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "to", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "file"});
+            .name = "worst, checked", .key = "error_check", .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "worst, held-out",
+            .key = "error_held_out",
+            .number = NUMBER_FIXED,
+            .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "over the bound, held-out",
+            .key = "over_bound",
+            .number = NUMBER_PERCENT,
+            .digits = 1});
+    table_add_column(t,
+        (struct table_column){
+            .name = "from", .key = "over_bound_lo", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t,
+        (struct table_column){
+            .name = "to", .key = "over_bound_hi", .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t, (struct table_column){.name = "file", .weight = 5});
+    static const char *const data[] = {"n_heads", "dataset", "dataset_fingerprint"};
+    for (int i = 0; i < 3; i++)
+        table_add_column(t, (struct table_column){.name = data[i], .audience = FOR_PROGRAMS});
     for (int i = 0; i < n; i++) {
         const struct tuned *x = &tuned[i];
         int n_heads = 0, n_sparse = 0, n_backed = 0;
@@ -242,7 +257,8 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
         snprintf(text, sizeof text, "%d of %d", n_sparse, n_heads);
         table_real(t, x->l1);
         table_real(t, x->pv_l1);
-        table_text(t, text);
+        table_int(t, n_sparse);
+        table_show(t, text);
         table_int(t, n_backed);
         table_real(t, sparsity / n_heads);
         table_real(t, head_error_by(&tune, x->rule));
@@ -253,6 +269,9 @@ static struct table *summary_table(const struct tuned *tuned, int n, char **name
         table_real(t, judged ? x->over.lo : NAN);
         table_real(t, judged ? x->over.hi : NAN);
         table_text(t, names[i]);
+        table_int(t, n_heads);
+        table_text(t, set->name);
+        table_text(t, set->fingerprint);
     }
     return t;
 }
@@ -290,37 +309,91 @@ static enum status save(const struct setup *setup, struct store *store, struct t
     return st;
 }
 
-static void print_plan(const struct tune_args *a)
+static void print_plan(const struct tune_args *a, const char *profile)
 {
     struct tuner_plan p = tuner_plan(a);
     double mib = 0x1p20;
-    printf("%d of %d heads of a layer at once, %d samples: %.1f MiB: session %.1f, residual "
-           "streams %.1f, tensors %.1f, curves %.1f, "
-           "workspace of %d threads %.1f\n",
-        p.heads_at_once, a->weights->config.n_heads, a->n_samples, (double)p.total_bytes / mib,
-        (double)p.session_bytes / mib, (double)p.stream_bytes / mib, (double)p.tensor_bytes / mib,
-        (double)p.curve_bytes / mib, par_threads(a->par), (double)p.workspace_bytes / mib);
+    struct table *t = table_new(NULL);
+    field_text(t, "profile", NULL, profile);
+    field_count(t, "heads_at_once", NULL, p.heads_at_once);
+    field_count(t, "n_heads", NULL, a->weights->config.n_heads);
+    field_count(t, "n_samples", NULL, a->n_samples);
+    field_count(t, "total_bytes", NULL, (int64_t)p.total_bytes);
+    field_count(t, "session_bytes", NULL, (int64_t)p.session_bytes);
+    field_count(t, "stream_bytes", NULL, (int64_t)p.stream_bytes);
+    field_count(t, "tensor_bytes", NULL, (int64_t)p.tensor_bytes);
+    field_count(t, "curve_bytes", NULL, (int64_t)p.curve_bytes);
+    field_count(t, "workspace_bytes", NULL, (int64_t)p.workspace_bytes);
+    data_table("plan", t);
+    say("%s: %d of %d heads of a layer at once, %d samples: %.1f MiB: session %.1f, residual "
+        "streams %.1f, tensors %.1f, curves %.1f, workspace of %d threads %.1f\n",
+        profile, p.heads_at_once, a->weights->config.n_heads, a->n_samples,
+        (double)p.total_bytes / mib, (double)p.session_bytes / mib, (double)p.stream_bytes / mib,
+        (double)p.tensor_bytes / mib, (double)p.curve_bytes / mib, par_threads(a->par),
+        (double)p.workspace_bytes / mib);
+}
+
+/* Is it one and the same folder? */
+static bool same_place(const char *a, const char *b)
+{
+    struct stat x, y;
+    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino == y.st_ino &&
+        x.st_dev == y.st_dev;
+}
+
+/* A generated text is no substitute for what the model will read, unless it is the bundled model,
+ * which was made for it. */
+static void note_generated(const struct setup *setup, const struct sample_set *set)
+{
+    char *bundled = bundled_model();
+    if (!o.machine.quiet && !o.samples.suites.n && !o.samples.dataset &&
+        !same_place(bundled, setup->model_dir))
+        remark("tuning on %s, which is generated: thresholds hold for texts like those they were "
+               "tuned on, so give yours with --dataset FILE or --suite text:FILE",
+            set->shown);
+    free(bundled);
+}
+
+/* The eval that uses the file, on the same text. */
+static void say_next(const struct setup *setup, const char *tuned)
+{
+    struct str command = {0};
+    str_add(&command, "sparsegauge eval");
+    shell_word_add(setup->model_dir, &command);
+    if (o.samples.dataset) {
+        str_add(&command, " --dataset");
+        shell_word_add(o.samples.dataset, &command);
+    }
+    for (int i = 0; i < o.samples.suites.n; i++) {
+        str_add(&command, " --suite");
+        shell_word_add(o.samples.suites.items[i], &command);
+    }
+    str_addf(&command, " --max-length %d --tuned", o.samples.max_length);
+    shell_word_add(tuned, &command);
+    say("\nnext, what they cost:\n");
+    say_command("  %s\n", str_get(&command));
+    str_clear(&command);
 }
 
 /* What was promised and what new text says to it. */
 static void print_verdict(const struct tuned *tuned, int n, const struct tune_times *times)
 {
     char text[OVER_BOUND_TEXT];
-    printf("\n%d samples of up to %d tokens to choose on, %d to check, %d held out; forward %.2f "
-           "s, curves on %s%s%s %.2f s (%d made, "
-           "%d reused), choice and verification %.2f s (%d kernel runs)\n",
+    say("\n%d samples of up to %d tokens to choose on, %d to check, %d held out; forward %.2f "
+        "s, curves on %s%s%s %.2f s (%d made, "
+        "%d reused), choice and verification %.2f s (%d kernel runs)\n",
         o.want.n_tune, o.samples.max_length, o.want.n_check, o.want.n_held_out, times->forward_s,
         times->place, times->why ? ", the device refusing: " : "", times->why ? times->why : "",
         times->curves_s, times->n_curves, times->n_reused, times->verify_s, times->n_verified);
     for (int i = 0; i < n; i++) {
-        if (n > 1) printf("l1 %g, pv_l1 %g: ", tuned[i].l1, tuned[i].pv_l1);
+        if (n > 1) say("l1 %g, pv_l1 %g: ", tuned[i].l1, tuned[i].pv_l1);
         if (tuned[i].coverage > 0)
-            printf("bounds tightened to %.2f of those given, for %g %% of heads and texts to hold "
-                   "them; ",
+            say("bounds tightened to %.2f of those given, for %g %% of heads and texts to hold "
+                "them; ",
                 tuned[i].tightened, 100 * tuned[i].coverage);
         if (tuned[i].over.n_samples)
-            printf("on held-out texts %s\n", over_bound_text(&tuned[i].over, text));
-        else printf("nothing was held out: how often new texts are over the bounds is not known\n");
+            say("on held-out texts %s\n", over_bound_text(&tuned[i].over, text));
+        else say("nothing was held out: how often new texts are over the bounds is not known\n");
     }
 }
 
@@ -391,8 +464,7 @@ static enum status make_choice(const struct setup *fleet, int n_fleet, struct st
         .held_bytes = (size_t)o.held_mib << 20,
         .stop = cancel_requested};
     if (st == OK && o.dry_run) {
-        if (word) printf("%s: ", c->by.name);
-        print_plan(&args);
+        print_plan(&args, c->by.name);
     } else if (st == OK) {
         st = find(fleet, n_fleet, &args, c);
         c->n = st == OK ? n : 0;
@@ -418,16 +490,15 @@ static enum status make_choice(const struct setup *fleet, int n_fleet, struct st
 static enum status print_choice(
     const struct setup *setup, const struct sample_set *set, const struct choice *c)
 {
-    bool terminal = strcmp(o.output.format, "terminal") == 0;
-    if (terminal)
-        printf("tuned on %s, %d texts of at most %d tokens\n\n", set->name, set->n_samples,
-            o.samples.max_length);
-    TRY(print_table(summary_table(c->tuned, c->n, (char **)c->names), &o.output));
-    if (terminal && o.from_curves)
-        printf("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n",
+    say("tuned on %s, %d texts of at most %d tokens\n", set->name, set->n_samples,
+        o.samples.max_length);
+    print_table("tuned", summary_table(c->tuned, c->n, c->names, set));
+    if (o.from_curves)
+        say("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n",
             c->tuned[0].num_samples);
-    else if (terminal) print_verdict(c->tuned, c->n, &c->times);
-    print_text_begin(&setup->model, &o.output);
+    else print_verdict(c->tuned, c->n, &c->times);
+    say_text_begin(&setup->model);
+    say_next(setup, c->names[0]);
     return OK;
 }
 
@@ -444,30 +515,57 @@ static enum status print_both(
     if (judged)
         TRY(tuning_costs(setup, &o.machine, set, o.want.n_tune, n_texts, both, N_PROFILES, cost));
     struct table *t = table_new(NULL);
-    static const char *const words[] = {"profile", "method", "bounds"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        table_add_column(t, (struct table_column){.name = words[i]});
-    table_add_column(
-        t, (struct table_column){.name = "sparsity", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(
-        t, (struct table_column){.name = "cosine", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t,
-        (struct table_column){.name = "KL", .unit = "nats", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "from", .number = NUMBER_FIXED, .digits = 4});
-    table_add_column(t, (struct table_column){.name = "to", .number = NUMBER_FIXED, .digits = 4});
+    static const char *const words[] = {"profile", "method", "rule", "l1", "pv_l1", "bounds"};
+    for (int i = 0; i < 6; i++)
+        table_add_column(t,
+            (struct table_column){.name = words[i],
+                .audience = i < 2 ? FOR_ALL
+                    : i < 5       ? FOR_PROGRAMS
+                                  : FOR_PEOPLE});
     table_add_column(t,
         (struct table_column){
-            .name = "perplexity", .unit = "x dense", .number = NUMBER_FIXED, .digits = 3});
+            .name = "sparsity", .weight = 9, .number = NUMBER_PERCENT, .digits = 1});
+    table_add_column(t,
+        (struct table_column){.name = "cosine",
+            .key = "cosine_mean",
+            .weight = 4,
+            .number = NUMBER_FIXED,
+            .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "KL",
+            .key = "kl_mean",
+            .weight = 9,
+            .unit = "nats",
+            .number = NUMBER_FIXED,
+            .digits = 4});
     table_add_column(t,
         (struct table_column){
-            .name = "over the bound, held-out", .number = NUMBER_PERCENT, .digits = 1});
-    table_add_column(t, (struct table_column){.name = "file"});
+            .name = "from", .key = "kl_lo", .weight = 7, .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){
+            .name = "to", .key = "kl_hi", .weight = 7, .number = NUMBER_FIXED, .digits = 4});
+    table_add_column(t,
+        (struct table_column){.name = "perplexity",
+            .key = "ppl_ratio",
+            .weight = 3,
+            .unit = "x dense",
+            .number = NUMBER_FIXED,
+            .digits = 3});
+    table_add_column(t,
+        (struct table_column){.name = "over the bound, held-out",
+            .key = "over_bound",
+            .number = NUMBER_PERCENT,
+            .digits = 1});
+    table_add_column(t, (struct table_column){.name = "file", .weight = 8});
     for (int i = 0; i < N_PROFILES; i++) {
         char bounds[64];
         snprintf(
             bounds, sizeof bounds, "%s <= %g, %g", choices[i].by.rule, both[i].l1, both[i].pv_l1);
         table_text(t, choices[i].by.name);
         table_text(t, choices[i].by.method);
+        table_text(t, choices[i].by.rule);
+        table_real(t, both[i].l1);
+        table_real(t, both[i].pv_l1);
         table_text(t, bounds);
         const double values[] = {cost[i].sparsity, cost[i].cosine, cost[i].kl, cost[i].kl_lo,
             cost[i].kl_hi, cost[i].ppl_ratio};
@@ -476,23 +574,25 @@ static enum status print_both(
         table_real(t, both[i].over.n_samples > 0 ? both[i].over.share : NAN);
         table_text(t, choices[i].names[0]);
     }
-    bool terminal = strcmp(o.output.format, "terminal") == 0;
-    if (terminal && judged)
-        printf("tuned on %s, %d texts of at most %d tokens; what each costs on the %d others (%d "
-               "check, %d held out), KL with its 95 %% "
-               "interval\n\n",
+    if (judged)
+        say("tuned on %s, %d texts of at most %d tokens; what each costs on the %d others (%d "
+            "check, %d held out), KL with its 95 %% interval\n",
             set->name, o.want.n_tune, o.samples.max_length, n_texts, o.want.n_check,
             o.want.n_held_out);
-    TRY(print_table(t, &o.output));
-    if (terminal && !judged)
-        printf("\n%s\n",
+    print_table("profiles", t);
+    if (!judged)
+        say("\n%s\n",
             o.from_curves ? "from stored curves; nothing was run"
                           : "no text was left to judge them on");
-    for (int i = 0; i < N_PROFILES && terminal && !o.from_curves; i++) {
-        printf("\n%s:", choices[i].by.name);
-        print_verdict(choices[i].tuned, choices[i].n, &choices[i].times);
+    for (int i = 0; i < N_PROFILES; i++) {
+        if (!o.from_curves) {
+            say("\n%s:", choices[i].by.name);
+            print_verdict(choices[i].tuned, choices[i].n, &choices[i].times);
+        }
+        data_table("tuned", summary_table(choices[i].tuned, choices[i].n, choices[i].names, set));
     }
-    print_text_begin(&setup->model, &o.output);
+    say_text_begin(&setup->model);
+    say_next(setup, choices[RECOMMENDED].names[0]);
     return OK;
 }
 
@@ -540,6 +640,7 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     int n = 0;
     enum status st = choose_profiles(choices, &n);
     if (st == OK) st = load_samples(&fleet[0], &set, &samples);
+    if (st == OK) note_generated(&fleet[0], &set);
     if (st == OK && !o.from_curves && !o.dry_run)
         st = setup_note_offload(&fleet[0], &o.machine, &set, 0);
     /* the guide's first: the recommended mixture takes its curves over */
@@ -582,8 +683,8 @@ static enum status tune_command(struct command_call *call)
     if (o.pt_module && !str_ends_with(o.out, ".pt"))
         TRY_GOTO(st, done,
             fail(ERR_ARG, "--pt-module %s goes with -o FILE.pt, not %s", o.pt_module, o.out));
-    TRY_GOTO(st, done, output_check(&o.output, o.out));
-    TRY_GOTO(st, done, output_check(&o.output, o.stats));
+    TRY_GOTO(st, done, output_check(o.out));
+    TRY_GOTO(st, done, output_check(o.stats));
     TRY_GOTO(st, done, setup_open_fleet(&fleet, &n_fleet, &o.machine, call->positional[0]));
     TRY_GOTO(st, done, store_open(&store, o.db, o.dry_run ? STORE_SCRATCH : STORE_WRITE));
     st = run(fleet, n_fleet, store);
@@ -616,7 +717,9 @@ const struct command cmd_tune = {
             "sparsegauge tune suites/demo/model --coverage .95 -o tuned.json\n"
             "sparsegauge tune suites/demo/model --rule tail --l1 .55 --pv-l1 l1+.05 --max-length "
             "4096 -o tail.json",
+            "profile l1 pv-l1 suite max-length output",
         },
+    .kept = "curves that were made are stored; the same command goes on from there",
     .options = options,
     .max_positional = 1,
     .run = tune_command,

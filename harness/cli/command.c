@@ -1,5 +1,7 @@
 #include "harness/cli/command.h"
 
+#include "harness/cli/output.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,7 +9,7 @@
 int report_failure(enum status st)
 {
     fflush(stdout);
-    fprintf(stderr, "sparsegauge: %s: %s\n", status_name(st), status_message());
+    remark("%s: %s", status_name(st), status_message());
     return st == ERR_CANCELLED ? cancel_exit_code() : st == ERR_ARG ? EXIT_USAGE : EXIT_RUN;
 }
 

@@ -36,6 +36,8 @@ struct command {
     /* they write to the command's own variables, which hold the defaults */
     const struct option_def *options;
     int max_positional;
+    const char *kept; /* what is kept when it is stopped and how to go on; NULL: nothing is, the
+                         same command starts again */
     enum status (*run)(struct command_call *call); /* a failure is reported by the caller */
 };
 
@@ -52,6 +54,6 @@ int outcome_exit_code(enum check_outcome outcome);
 extern const struct command cmd_demo, cmd_info, cmd_eval, cmd_tune, cmd_sweep, cmd_status,
     cmd_merge, cmd_best, cmd_frontier, cmd_tokens, cmd_sql, cmd_optimise, cmd_explain, cmd_generate,
     cmd_list, cmd_show, cmd_compare, cmd_gate, cmd_audit, cmd_report, cmd_suite, cmd_synth,
-    cmd_bench;
+    cmd_bench, cmd_version;
 
 #endif

@@ -1,6 +1,7 @@
 #include "harness/cli/completion.h"
 
 #include "base/str.h"
+#include "harness/cli/output.h"
 #include "version.h"
 
 #include <stdio.h>
@@ -16,6 +17,13 @@ static const char *next_name(const char *at, size_t *len)
 #define EACH_NAME(option, at, len)                               \
     for (const char *at = next_name((option)->name, &(len)); at; \
          at = at[len] ? next_name(at + (len) + 1, &(len)) : NULL)
+
+/* The options of a command, its own and those that all have. */
+#define EACH_OPTION(command, o)                                                                \
+    for (int both = 0; both < 2; both++)                                                       \
+        for (const struct option_def *o = both ? output_options : (command)->options; o->name; \
+             o++)                                                                              \
+            if (o->kind != OPTION_GROUP)
 
 static void put_text(const char *text, const char *escaped, const char *by)
 {
@@ -46,12 +54,12 @@ static void print_bash(const struct command *const *commands, int n)
            "        COMPREPLY=($(compgen -W '",
         SG_VERSION);
     for (int i = 0; i < n; i++) printf("%s ", commands[i]->name);
-    printf("help version completion' -- \"$word\"))\n        return\n    fi\n"
+    printf("help completion' -- \"$word\"))\n        return\n    fi\n"
            "    case ${COMP_WORDS[1]} in\n");
     for (int i = 0; i < n; i++) {
         printf("    %s) options='", commands[i]->name);
-        for (const struct option_def *o = commands[i]->options; o->name; o++) {
-            if (o->kind == OPTION_GROUP) continue;
+        EACH_OPTION(commands[i], o)
+        {
             EACH_NAME(o, at, len) printf("%s%.*s ", dashes(len), (int)len, at);
         }
         printf("-h --help' ;;\n");
@@ -84,8 +92,8 @@ static void print_zsh(const struct command *const *commands, int n)
            "    case $command in\n");
     for (int i = 0; i < n; i++) {
         printf("    %s) _arguments", commands[i]->name);
-        for (const struct option_def *o = commands[i]->options; o->name; o++) {
-            if (o->kind == OPTION_GROUP) continue;
+        EACH_OPTION(commands[i], o)
+        {
             EACH_NAME(o, at, len)
             {
                 printf(" \\\n        '%s%.*s[", dashes(len), (int)len, at);
@@ -117,9 +125,8 @@ static void print_fish(const struct command *const *commands, int n)
         put_text(commands[i]->summary, "'\\", "\\");
         printf("'\n");
     }
-    for (int i = 0; i < n; i++)
-        for (const struct option_def *o = commands[i]->options; o->name; o++) {
-            if (o->kind == OPTION_GROUP) continue;
+    for (int i = 0; i < n; i++) EACH_OPTION(commands[i], o)
+        {
             printf(
                 "complete -c sparsegauge -n '__fish_seen_subcommand_from %s'", commands[i]->name);
             EACH_NAME(o, at, len) printf(" -%c %.*s", len == 1 ? 's' : 'l', (int)len, at);
@@ -195,6 +202,7 @@ static void print_man(const struct command *const *commands, int n)
         put_roff(c->help.text);
         printf("\n");
         print_man_options(c->options);
+        print_man_options(output_options);
         printf(".PP\nExample:\n.PP\n.EX\n");
         put_roff(c->help.example);
         printf("\n.EE\n");

@@ -3,8 +3,10 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "base/text.h"
 #include "base/xmalloc.h"
 #include "harness/cli/completion.h"
+#include "harness/cli/output.h"
 #include "version.h"
 
 #include <signal.h>
@@ -37,6 +39,7 @@ static const struct command *const commands[] = {
     &cmd_suite,
     &cmd_synth,
     &cmd_bench,
+    &cmd_version,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -55,7 +58,19 @@ static void print_usage(FILE *to)
         SG_VERSION);
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(to, "\n`sparsegauge COMMAND -h` explains a command with an example.\n");
+    fprintf(to,
+        "\n`sparsegauge COMMAND -h` explains a command with an example, exit codes and "
+        "environment.\n");
+}
+
+static int unknown_command(const char *verb)
+{
+    const char *names[N_COMMANDS + 2] = {"help", "completion"};
+    for (int i = 0; i < N_COMMANDS; i++) names[i + 2] = commands[i]->name;
+    const char *nearest = text_nearest(verb, names, N_COMMANDS + 2);
+    return report_failure(nearest
+            ? fail(ERR_ARG, "unknown command \"%s\"; did you mean %s?", verb, nearest)
+            : fail(ERR_ARG, "unknown command \"%s\"; sparsegauge -h lists the commands", verb));
 }
 
 /* The tuning guide's scripts have no verb: "--tune" among the options means tune, else eval. */
@@ -74,13 +89,18 @@ static int command_run(const struct command *c, int argc, char **argv)
     call.positional = calloc((size_t)argc + 1, sizeof *call.positional);
     if (!call.positional)
         return report_failure(fail(ERR_MEMORY, "no memory for %d arguments", argc));
+    const struct option_tables options = {c->options, output_options};
     enum status st = options_parse(
-        c->options, argc, argv, call.positional, c->max_positional, &call.n, &want_help);
-    if (st == OK && want_help) options_print_help(&c->help, c->options);
-    if (st == OK && !want_help) st = c->run(&call);
+        &options, argc, argv, call.positional, c->max_positional, &call.n, &want_help);
+    if (st == OK && want_help) options_print_help(&c->help, &options);
+    else if (st == OK && (st = output_begin(c->name)) == OK) st = c->run(&call);
     free(call.positional);
     int failure = st == OK ? EXIT_PASS : report_failure(st);
-    return call.code == EXIT_PASS ? failure : call.code;
+    if (st == ERR_CANCELLED)
+        remark("%s", c->kept ? c->kept : "nothing is kept of it; the same command starts again");
+    int code = call.code == EXIT_PASS ? failure : call.code;
+    output_end(st, code);
+    return code;
 }
 
 static int run(int argc, char **argv)
@@ -93,30 +113,24 @@ static int run(int argc, char **argv)
     const struct command *c;
     if (strcmp(verb, "help") == 0 && argc > 2) { /* "help eval" is "eval -h" */
         if ((c = command_find(argv[2]))) {
-            options_print_help(&c->help, c->options);
+            options_print_help(&c->help, &(struct option_tables){c->options, output_options});
             return EXIT_PASS;
         }
-        verb = argv[2];
+        return unknown_command(argv[2]);
     }
     if (strcmp(verb, "-h") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "help") == 0) {
         print_usage(stdout);
-        return EXIT_PASS;
-    }
-    if (strcmp(verb, "version") == 0 || strcmp(verb, "--version") == 0 || strcmp(verb, "-V") == 0) {
-        printf("sparsegauge %s (%s%s, %s)\n", SG_VERSION, SG_COMMIT, SG_DIRTY ? ", modified" : "",
-            SG_COMPILER);
         return EXIT_PASS;
     }
     if (strcmp(verb, "completion") == 0) {
         enum status st = completion_print(commands, N_COMMANDS, argc > 2 ? argv[2] : "");
         return st == OK ? EXIT_PASS : report_failure(st);
     }
+    if (strcmp(verb, "--version") == 0 || strcmp(verb, "-V") == 0) verb = "version";
     if (str_starts_with(verb, "--"))
         return command_run(guide_command(argc, argv), argc - 1, argv + 1);
     if ((c = command_find(verb))) return command_run(c, argc - 2, argv + 2);
-    fprintf(stderr, "sparsegauge: unknown command \"%s\"\n\n", verb);
-    print_usage(stderr);
-    return EXIT_USAGE;
+    return unknown_command(verb);
 }
 
 /* Without a buffer that would have to be allocated, and without what runs at a usual end. */

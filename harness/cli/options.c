@@ -1,6 +1,8 @@
 #include "harness/cli/options.h"
 
-#include "base/str.h"
+#include "base/text.h"
+#include "base/xmalloc.h"
+#include "harness/cli/output.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -25,11 +27,41 @@ static bool named(const char *names, const char *given, size_t n)
     return false;
 }
 
-static const struct option_def *find(const struct option_def *options, const char *given, size_t n)
+static const struct option_def *find(
+    const struct option_tables *options, const char *given, size_t n)
 {
-    for (; options->name; options++)
-        if (options->kind != OPTION_GROUP && named(options->name, given, n)) return options;
+    for (int i = 0; i < 2; i++)
+        for (const struct option_def *o = i ? options->common : options->own; o->name; o++)
+            if (o->kind != OPTION_GROUP && named(o->name, given, n)) return o;
     return NULL;
+}
+
+/* "unknown option --max-lenght; did you mean --max-length?" */
+static enum status unknown_option(
+    const struct option_tables *options, const char *arg, const char *name, size_t n)
+{
+    const char **names = NULL;
+    size_t n_names = 0;
+    struct str copies = {0}; /* names end at a "|" */
+    for (int i = 0; i < 2; i++)
+        for (const struct option_def *o = i ? options->common : options->own; o->name; o++) {
+            if (o->kind == OPTION_GROUP) continue;
+            str_addf(&copies, "%s|", o->name);
+        }
+    char *all = str_dup(str_get(&copies)), *typed = str_format("%.*s", (int)n, name);
+    for (char *save, *w = strtok_r(all, "|", &save); w; w = strtok_r(NULL, "|", &save)) {
+        if (!w[1]) continue; /* a letter is near every other */
+        names = xrealloc(names, (n_names + 1) * sizeof *names);
+        names[n_names++] = w;
+    }
+    const char *nearest = text_nearest(typed, names, n_names);
+    enum status st = nearest ? fail(ERR_ARG, "unknown option %s; did you mean --%s?", arg, nearest)
+                             : fail(ERR_ARG, "unknown option %s; -h lists the options", arg);
+    free(names);
+    free(all);
+    free(typed);
+    str_clear(&copies);
+    return st;
 }
 
 /* 1048576 and 0.001: whole numbers in full, the rest short. */
@@ -80,7 +112,7 @@ static enum status set_value(const struct option_def *o, const char *arg, const 
     }
 }
 
-enum status options_parse(const struct option_def *options, int argc, char **argv,
+enum status options_parse(const struct option_tables *options, int argc, char **argv,
     const char **positional, int max_positional, int *n_positional, bool *want_help)
 {
     *n_positional = 0;
@@ -108,8 +140,7 @@ enum status options_parse(const struct option_def *options, int argc, char **arg
         bool negated =
             !o && n > 3 && (str_starts_with(name, "no-") || str_starts_with(name, "no_"));
         if (negated) o = find(options, name + 3, n - 3);
-        if (!o || (negated && o->kind != OPTION_FLAG))
-            return fail(ERR_ARG, "unknown option %s; -h lists the options", arg);
+        if (!o || (negated && o->kind != OPTION_FLAG)) return unknown_option(options, arg, name, n);
         if (o->kind == OPTION_FLAG) {
             if (equals) return fail(ERR_ARG, "%.*s takes no value", (int)(equals - arg), arg);
             *(bool *)o->to = !negated;
@@ -124,15 +155,8 @@ enum status options_parse(const struct option_def *options, int argc, char **arg
     return OK;
 }
 
-/* Columns that the text takes on a terminal: bytes that do not continue a character. */
-static int columns(const char *text)
-{
-    int n = 0;
-    for (; *text; text++) n += ((unsigned char)*text & 0xc0) != 0x80;
-    return n;
-}
-
-static void print_names(const struct option_def *o)
+/* "-o, --output FILE" */
+static char *option_names(const struct option_def *o)
 {
     struct str s = {0};
     const char *p = o->name;
@@ -147,26 +171,119 @@ static void print_names(const struct option_def *o)
     }
     if (n) str_addf(&s, "--%.*s", (int)n, p);
     if (o->value) str_addf(&s, " %s", o->value);
-    while (columns(str_get(&s)) < 34) str_add_char(&s, ' ');
-    printf("  %s %s\n", str_get(&s), o->help);
+    char *out = str_dup(str_get(&s));
     str_clear(&s);
+    return out;
 }
 
-void options_print_help(const struct command_help *help, const struct option_def *options)
+/* The text beside the names, or below them where the terminal is narrow. */
+static void print_option(const char *names, const char *text)
 {
-    printf("usage: sparsegauge %s\n\n%s\n", help->usage, help->text);
-    for (bool first = true; options->name; options++, first = false) {
-        if (options->kind == OPTION_GROUP) printf("\n%s\n", options->name);
-        else {
-            if (first) printf("\noptions\n");
-            print_names(options);
-        }
+    enum { BESIDE = 37, BELOW = 8 };
+    int width = output_width();
+    bool narrow = width < 76;
+    size_t indent = narrow ? BELOW : BESIDE;
+    struct str lines = {0}, out = {0};
+    text_wrap(text, (size_t)width - indent, 0, &lines);
+    str_addf(&out, "  %s", names);
+    if (narrow || text_columns(names) + 3 > indent) str_addf(&out, "\n%*s", (int)indent, "");
+    else str_addf(&out, "%*s", (int)(indent - 2 - text_columns(names)), "");
+    for (const char *p = str_get(&lines); *p; p++) {
+        str_add_char(&out, *p);
+        if (*p == '\n') str_addf(&out, "%*s", (int)indent, "");
     }
-    printf("  %-34s %s\n", "-h, --help", "show this");
-    printf("\nexample\n");
+    say_command("%s\n", str_get(&out));
+    str_clear(&lines);
+    str_clear(&out);
+}
+
+static void print_def(const struct option_def *o)
+{
+    char *names = option_names(o);
+    print_option(names, o->help);
+    free(names);
+}
+
+/* Is it one of "max-length num-samples"? */
+static bool is_often(const char *often, const struct option_def *o)
+{
+    for (const char *p = often; p && *p; p += strcspn(p, " "), p += strspn(p, " "))
+        if (named(o->name, p, strcspn(p, " "))) return true;
+    return false;
+}
+
+static void print_often(const char *often, const struct option_tables *options)
+{
+    say("\nmost used\n");
+    for (const char *p = often; *p; p += strcspn(p, " "), p += strspn(p, " "))
+        print_def(find(options, p, strcspn(p, " ")));
+}
+
+/* All others, a heading only where something stands below it. */
+static void print_rest(const struct option_def *options, const char *often, const char *heading)
+{
+    for (; options->name; options++) {
+        if (options->kind == OPTION_GROUP) heading = options->name;
+        if (options->kind == OPTION_GROUP || is_often(often, options)) continue;
+        if (heading) say("\n%s\n", heading);
+        heading = NULL;
+        print_def(options);
+    }
+}
+
+static const struct {
+    const char *name, *text;
+} codes[] =
+    {
+        {"0", "done; every bound holds"},
+        {"1", "a bound is broken, a claim fails, no run holds the bounds"},
+        {"2", "the command line makes no sense"},
+        {"3", "a run failed, or some cells have no result"},
+        {"4", "the data cannot decide, nothing sparse was measured, or databases disagree"},
+        {"130, 143", "stopped by Ctrl-C, by SIGTERM"},
+},
+  environment[] = {
+      {"COLUMNS", "width of tables and text (the terminal's; 120 without one)"},
+      {"LC_ALL, LC_CTYPE, LANG", "ASCII alone is printed where they do not say UTF-8"},
+      {"NO_COLOR", "no colour"},
+      {"HF_HOME, HF_HUB_CACHE", "where models named by their id lie (~/.cache/huggingface)"},
+      {"XDG_CACHE_HOME", "where dense states are cached (~/.cache)"},
+      {"TMPDIR", "for short-lived files (/tmp)"},
+      {"GITHUB_STEP_SUMMARY",
+          "the summary of a gate with annotations for GitHub is added to this file"},
+      {"SLURM_*, OMPI_*, PMI_*", "a sweep takes its part of the work from them"},
+};
+
+/* The lines of the source are joined: the terminal's width breaks them. */
+static void print_paragraph(const struct command_help *help)
+{
+    struct str lines = {0};
+    char *text = str_dup(help->text);
+    for (char *p = text; *p; p++)
+        if (*p == '\n') *p = ' ';
+    text_wrap(text, (size_t)output_width(), 0, &lines);
+    say("usage: sparsegauge %s\n\n%s\n", help->usage, str_get(&lines));
+    str_clear(&lines);
+    free(text);
+}
+
+void options_print_help(const struct command_help *help, const struct option_tables *options)
+{
+    print_paragraph(help);
+    if (help->often) print_often(help->often, options);
+    print_rest(options->own, help->often, help->often ? "more" : "options");
+    print_rest(options->common, help->often, NULL);
+    print_option("-h, --help", "show this");
+    say("\nexample\n");
     for (const char *p = help->example; *p;) {
         size_t n = strcspn(p, "\n");
-        printf("  %.*s\n", (int)n, p);
+        say_command("  %.*s\n", (int)n, p);
         p += n + (p[n] != 0);
     }
+    say("\nexit codes\n");
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        print_option(codes[i].name, codes[i].text);
+    say("\nenvironment\n");
+    for (size_t i = 0; i < sizeof environment / sizeof *environment; i++)
+        print_option(environment[i].name, environment[i].text);
 }

@@ -2,7 +2,7 @@
  *
  * Long options take "--name value" or "--name=value"; "_" and "-" in a name are the same, so the
  * spelling of the tuning guide's scripts works. A value that does not fit is refused with the
- * option, the value and the range.
+ * option, the value and the range; a name that is none with the one it was most likely meant to be.
  */
 #ifndef SG_HARNESS_CLI_OPTIONS_H
 #define SG_HARNESS_CLI_OPTIONS_H
@@ -37,14 +37,21 @@ struct command_help {
     const char *usage;   /* "eval MODEL --suite SPEC [options]" */
     const char *text;    /* what it does, in one paragraph */
     const char *example; /* one command line per line */
+    const char *often; /* the options that people use, long names with spaces between, at most six:
+                          shown first; NULL: all are few */
+};
+
+/* The options of the command, and those that every command has; both end with a NULL name. */
+struct option_tables {
+    const struct option_def *own, *common;
 };
 
 /* Options may stand anywhere; the rest goes to `positional` (at most `max_positional`,
- * *n_positional of them). *want_help is set by -h and --help; then nothing is checked. `options`
- * ends with a NULL name. */
-enum status options_parse(const struct option_def *options, int argc, char **argv,
+ * *n_positional of them). *want_help is set by -h and --help; then nothing is checked. */
+enum status options_parse(const struct option_tables *options, int argc, char **argv,
     const char **positional, int max_positional, int *n_positional, bool *want_help) MUST_USE;
 
-void options_print_help(const struct command_help *help, const struct option_def *options);
+/* To standard output, in lines of the terminal's width. */
+void options_print_help(const struct command_help *help, const struct option_tables *options);
 
 #endif

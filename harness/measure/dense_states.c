@@ -2,6 +2,7 @@
 
 #include "base/xmalloc.h"
 #include "harness/measure/answers.h"
+#include "harness/measure/progress.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -194,9 +195,16 @@ static enum status dense_all(struct dense_states *s, const struct dense_states_a
         .calls = xcalloc(n, sizeof *x.calls),
         .counts = xcalloc(n, sizeof *x.counts)};
     enum status st = OK;
-    for (int i = 0; i < s->n_samples && st == OK; i += at_once)
-        st = dense_batch(
-            &x, session, policies, i, i + at_once < s->n_samples ? i + at_once : s->n_samples);
+    struct progress progress;
+    double n_done = 0;
+    progress_begin(&progress, "dense pass", "tokens", (double)a->set->n_tokens, a->quiet);
+    for (int i = 0; i < s->n_samples && st == OK; i += at_once) {
+        int end = i + at_once < s->n_samples ? i + at_once : s->n_samples;
+        st = dense_batch(&x, session, policies, i, end);
+        for (int k = i; k < end; k++) n_done += a->set->samples[k].n;
+        progress_update(&progress, n_done);
+    }
+    progress_end(&progress);
     free(x.samples);
     free(x.calls);
     free(x.counts);

@@ -30,6 +30,7 @@ struct dense_states_args {
         *blocks; /* [n_blocks] shapes that will be counted in; at least one when a stream is kept */
     int n_blocks;
     size_t budget_bytes; /* streams are thinned out to stay below; hidden states must fit */
+    bool quiet;          /* no progress */
     bool (*stop)(void *);
     void *stop_ctx;
 };

@@ -5,6 +5,7 @@
 #include "harness/measure/layer_errors.h"
 #include "harness/measure/measure.h"
 #include "harness/measure/prompts.h"
+#include "harness/measure/progress.h"
 
 #include <assert.h>
 #include <math.h>
@@ -273,7 +274,8 @@ static enum status add_layer_errors(struct eval_state *s)
 static enum status add_generation(struct eval_state *s)
 {
     struct generation_record *rows = arena_alloc(&s->e->arena, sizeof *rows * N_GUIDE_PROMPTS);
-    TRY(prompts_run(s->a->model, s->a->par, s->a->policy, s->a->impl, &s->e->arena, rows));
+    TRY(prompts_run(
+        s->a->model, s->a->par, s->a->policy, s->a->impl, NULL, &s->e->arena, rows, NULL));
     s->e->data.generations = rows;
     s->e->data.n_generations = N_GUIDE_PROMPTS;
     return OK;
@@ -285,6 +287,9 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
     *out = (struct evaluation){0};
     struct eval_state s = {.a = a, .e = out};
     int64_t t0 = clock_ns();
+    bool attribution = a->attribution && policy_acts(a->policy);
+    if (attribution)
+        progress_share(.4); /* two passes over every sample, and three for the errors by layer */
     enum status st = sample_passes_run(&s.p, a, &out->arena);
     if (st == OK) {
         out->first_layer = s.p.first_layer[a->set->n_samples - 1];
@@ -295,7 +300,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         st = add_metrics(&s);
         if (a->keep_tokens) add_tokens(&s);
         if (st == OK) st = add_worst_tokens(&s);
-        if (st == OK && a->attribution && policy_acts(a->policy)) st = add_layer_errors(&s);
+        if (st == OK && attribution) st = add_layer_errors(&s);
         if (st == OK && a->generate) st = add_generation(&s);
         out->data.metrics = s.metrics.rows;
         out->data.n_metrics = s.metrics.n;

@@ -342,6 +342,17 @@ double sweep_free_bytes(const struct sweep *s)
  * meant to tell minutes from hours. */
 static double tuning_passes(int n_bounds) { return 2.5 + .15 * n_bounds; }
 
+double sweep_tune_flop(const struct sweep *s, const struct sweep_group *g)
+{
+    return tuning_passes(g->n_bounds) *
+        set_flop(s, &g->set, s->a.setup->model.weights.config.n_layers, 0);
+}
+
+double sweep_dense_flop(const struct sweep *s, const struct sweep_data *d)
+{
+    return set_flop(s, &d->set, s->a.setup->model.weights.config.n_layers, 0);
+}
+
 struct sweep_estimate sweep_estimate(const struct sweep *s)
 {
     const struct llama_config *c = &s->a.setup->model.weights.config;
@@ -366,11 +377,11 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
             const struct sweep_group *g = &s->groups[x->group];
             double pass = set_flop(s, &g->set, c->n_layers, 0);
             e.separate_flop += tuning_passes(1) * pass;
-            if (!tuned[x->group]) e.tune_flop += tuning_passes(g->n_bounds) * pass;
+            if (!tuned[x->group]) e.tune_flop += sweep_tune_flop(s, g);
             e.n_tunings += !tuned[x->group];
             tuned[x->group] = true;
         }
-        if (!used[x->data]) e.dense_flop += set_flop(s, &d->set, c->n_layers, 0);
+        if (!used[x->data]) e.dense_flop += sweep_dense_flop(s, d);
         e.n_dense_passes += used[x->data] ? 0 : d->set.n_samples;
         used[x->data] = true;
         int first = x->cell->first_layer;

@@ -166,6 +166,9 @@ struct sweep_estimate {
         separate_flop; /* separate: as single runs without a cache or shared tuning */
 };
 struct sweep_estimate sweep_estimate(const struct sweep *s);
+/* Floating point operations of a group's tuning and of a data set's dense pass. */
+double sweep_tune_flop(const struct sweep *s, const struct sweep_group *g);
+double sweep_dense_flop(const struct sweep *s, const struct sweep_data *d);
 /* Floating point operations a second of a short dense prefill here. */
 enum status sweep_probe(const struct setup *setup, const char *impl, double *flops) MUST_USE;
 

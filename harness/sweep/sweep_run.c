@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "harness/measure/cell.h"
+#include "harness/measure/progress.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -144,6 +145,7 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
     if (d->have_states || d->no_states) return OK;
     int *layers = calloc((size_t)c->n_layers + 1, sizeof *layers), n = 0, n_blocks = 0, n_open = 0;
     struct block_shape blocks[16];
+    char text[160];
     if (!layers) return fail(ERR_MEMORY, "no memory for a list of layers");
     for (int i = s->first; i < s->end; i++) { /* in ascending order of first layer */
         const struct sweep_cell *x = &s->cells[i];
@@ -157,6 +159,8 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
     }
     /* Half of what is free may be held, so that the cells themselves have room; of several workers
      * by all together. */
+    snprintf(text, sizeof text, "dense pass of %s at %d", d->suite, d->max_length);
+    progress_part(text, sweep_dense_flop(s, d));
     double spare = sweep_free_bytes(s) / (s->a.n_fleet > 1 ? s->a.n_fleet : 1) -
         (double)sweep_cell_bytes(s, &d->set);
     size_t budget = spare > 0 ? (size_t)(spare / 2) : 0;
@@ -173,6 +177,7 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
             .blocks = blocks,
             .n_blocks = n_blocks,
             .budget_bytes = budget,
+            .quiet = s->a.machine->quiet,
             .stop = cell_stop,
             .stop_ctx = s});
     free(layers);
@@ -181,7 +186,6 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
     d->have_states = st == OK;
     d->no_states = st == ERR_MEMORY;
     if (st == OK || st == ERR_MEMORY) {
-        char text[160];
         snprintf(text, sizeof text, "%d samples of %s at %d for %d cells, stream kept at %d layers",
             d->set.n_samples, d->suite, d->max_length, n_open,
             d->have_states ? d->states.n_points : 0);
@@ -192,6 +196,16 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
                 .problem = st == OK ? NULL : status_message()});
     }
     return st == ERR_MEMORY ? OK : st;
+}
+
+/* What people see it is at. */
+static void part_begin(const struct sweep *s, const struct sweep_cell *x)
+{
+    struct str text = {0};
+    str_addf(&text, "cell %d of %d: ", n_settled(s) + 1, s->end - s->first);
+    plan_cell_describe(x->cell, &text);
+    progress_part(str_get(&text), x->cost);
+    str_clear(&text);
 }
 
 struct visit {
@@ -273,6 +287,7 @@ static enum status visit_prepare(
     q->known = twin ? &twin->e.data : NULL;
     q->states = d->have_states ? &d->states : NULL;
     q->policy = &v->policy;
+    part_begin(s, v->x);
     return OK;
 }
 
@@ -303,12 +318,16 @@ static enum status visit(struct sweep *s, int i, bool *deferred)
     q.planned = &x->run;
     q.replace = x->again;
     q.retry = s->a.retry_failed || s->a.replace;
-    q.keep_failures = q.quiet = true;
+    q.keep_failures = true;
+    q.quiet = s->a.machine->quiet;
     q.prepare = visit_prepare;
     q.ctx = &v;
     q.stop = cell_stop;
     q.stop_ctx = s;
     enum status st = cell_run(&q, &r);
+    if (st == OK && r.end == CELL_REUSED)
+        part_begin(s, x); /* another process has done it: no work is left of it */
+    progress_part_end();
     if (v.locked) pthread_rwlock_unlock(s->a.devices);
     if (s->a.watch) s->a.watch->cell[s->a.worker] = -1;
     x->settled = st == OK && (r.end == CELL_RAN || r.end == CELL_REUSED);

@@ -5,6 +5,7 @@
 #include "harness/measure/curve_db.h"
 #include "harness/measure/identity.h"
 #include "harness/measure/tuned_db.h"
+#include "harness/measure/progress.h"
 #include "harness/measure/tuning.h"
 
 #include <math.h>
@@ -147,6 +148,12 @@ static enum status store_all(struct sweep *s, struct sweep_group *g, struct tune
     return OK;
 }
 
+static void show_heads(void *ctx, int done, int total)
+{
+    (void)total;
+    progress_update(ctx, done);
+}
+
 static enum status tune_now(struct sweep *s, struct sweep_group *g)
 {
     struct sparse_policy policy;
@@ -172,6 +179,13 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g)
             g->set.samples[i].ids, g->set.samples[i].n, g->set.samples[i].name, i >= s->a.n_tune};
     TRY_GOTO(st, done, curve_db_open(&db, s->a.store, s->a.setup, &g->set, &policy));
     int64_t t0 = clock_ns();
+    struct progress progress;
+    char doing[128];
+    double n_heads = 0;
+    for (int l = 0; l < policy.n_layers; l++) n_heads += policy.layer_on[l] * policy.n_heads;
+    snprintf(doing, sizeof doing, "tuning %s for %d bounds on %s", g->method, n, g->set.name);
+    progress_part(doing, sweep_tune_flop(s, g));
+    progress_begin(&progress, "tune", "heads", n_heads, s->a.machine->quiet);
     const struct tune_args args = {.weights = &s->a.setup->model.weights,
         .par = s->a.setup->par,
         .policy = &policy,
@@ -183,12 +197,16 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g)
         .min_sparsity = s->a.min_sparsity,
         .curves = curve_db_store(&db),
         .impl = s->a.machine->impl,
+        .progress = show_heads,
+        .progress_ctx = &progress,
         .stop = s->a.stop};
     /* other workers' sessions would take the memory it counts on */
     if (s->a.devices) pthread_rwlock_wrlock(s->a.devices);
     st = tuning_run(s->a.fleet, s->a.n_fleet, s->a.machine, &args,
         (struct tuning_samples){s->a.n_tune, s->a.n_check, s->a.n_held_out}, 0, fresh, &times);
     if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
+    progress_end(&progress);
+    progress_part_end();
     curve_db_close(&db); /* commits curves also when the rest failed */
     if (st == OK) st = store_all(s, g, fresh, bounds, n);
     double seconds = (double)(clock_ns() - t0) * 1e-9;

@@ -829,7 +829,8 @@ Test(gate, a_record_gives_its_options_back)
  * `out`. */
 static int command(const char *dir, const char *words, struct str *out)
 {
-    char *line = str_format("cd '%s' && '%s' %s > out.txt 2>&1", dir, SG_BINARY, words),
+    char *line =
+             str_format("cd '%s' && COLUMNS=1000 '%s' %s > out.txt 2>&1", dir, SG_BINARY, words),
          *path = path_join(dir, "out.txt");
     int code = system(line);
     str_reset(out);
