@@ -48,8 +48,7 @@ static void remove_empty(struct store **s)
 
 static void show(struct table *files, struct table *cells)
 {
-    if (table_rows(files)) print_table("files", files);
-    else table_free(&files);
+    data_table("files", files);
     if (table_rows(cells)) print_table("cells", cells);
     else table_free(&cells);
 }
@@ -83,6 +82,11 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
         table_int(t, (int64_t)r.completed);
         table_int(t, (int64_t)r.conflicting);
         table_int(t, (int64_t)r.other_arithmetic);
+        char other[64] = "";
+        if (r.other_arithmetic)
+            snprintf(other, sizeof other, ", %zu under other arithmetic", r.other_arithmetic);
+        say("%s: %zu added, %zu identical, %zu completed, %zu in conflict%s\n", files[i], r.added,
+            r.identical, r.completed, r.conflicting, other);
         for (size_t k = 0; k < r.conflicting + r.other_arithmetic; k++) {
             table_text(cells, files[i]);
             table_text(cells, r.conflicts[k].key);

@@ -97,6 +97,8 @@ bool run_command(const struct run_record *r, const char *tuned_path, struct str 
             if (r->pvthreshd < 50) real_option_add("pvthreshd", r->pvthreshd, out);
         }
     }
+    text_option_add("qk", r->qk, "full", out);
+    text_option_add("pv", r->pv, "full", out);
     text_option_add("device", r->device, "cpu", out);
     text_option_add("residual", r->residual, "f32", out);
     if (r->graph) str_add(out, " --graph");
@@ -164,7 +166,7 @@ static void say_verdict(const struct run_view *v)
     const struct metric_record *kl = overall(v, "kl");
     if (isnan(cosine)) cosine = run_view_metric(v, "cosine");
     if (isnan(cosine) || !kl) return;
-    if (sparsity == 0) {
+    if (sparsity == 0 && !run_is_eight(v->run)) {
         say("%-11s nothing was left out: this compares dense with dense\n", "verdict");
         return;
     }
@@ -174,8 +176,9 @@ static void say_verdict(const struct run_view *v)
         : run_lost(v) ? "too much is lost, beyond chance (1 answer in 100, or .05 nats)"
                       : "no loss beyond 1 answer in 100 or .05 nats is shown";
     say("%-11s %s\n", "verdict", words);
-    say("%-11s by the tuning guide's bands %s (cosine %.4f), its goal %s\n", "", bands.band, cosine,
-        bands.success ? "met" : "not met");
+    if (sparsity > 0) /* the bands speak of sparse attention */
+        say("%-11s by the tuning guide's bands %s (cosine %.4f), its goal %s\n", "", bands.band,
+            cosine, bands.success ? "met" : "not met");
 }
 
 /* The largest number of one significant digit that is not above x, or the smallest that is not
@@ -204,12 +207,13 @@ static void say_next(const struct run_view *v, const char *db)
     } else if (v->samples.n < 2 || isnan(kl->lo)) {
         str_add(&command, "the same with --num-samples 5");
         why = "more texts give an interval";
-    } else if ((run_lost(v) || sparsity->mean < .01) && !r->tuned_hash && r->model.path) {
+    } else if ((run_lost(v) || sparsity->mean < .01) && !r->tuned_hash &&
+        strcmp(r->method, "dense") != 0 && r->model.path) {
         str_add(&command, "sparsegauge tune");
         shell_word_add(r->model.path, &command);
         str_addf(&command, " --max-length %d -o tuned.json", r->max_length);
         why = "thresholds for each head, then eval --tuned tuned.json";
-    } else if (run_lost(v)) {
+    } else if (run_lost(v) && v->worst_tokens.n) {
         str_addf(&command, "sparsegauge tokens %lld", (long long)r->id);
         why = "the tokens it hurt most";
     } else if (kl->hi > 0 && sparsity->mean > 0) {
@@ -278,6 +282,9 @@ void print_run(const struct run_view *v, const char *db, bool details)
     free(line);
     free(shown);
     str_clear(&what);
+    if (run_is_eight(v->run))
+        say("%-11s with Q·K in %s and P·V in %s\n", "precision", v->run->qk ? v->run->qk : "full",
+            v->run->pv ? v->run->pv : "full");
     if ((m = overall(v, "sparsity"))) say_metric("sparsity", m, 100, "%.1f", " %", "");
     if ((m = overall(v, "kl"))) say_metric("KL", m, 1, "%.4f", " nats", "");
     say_answers(v);

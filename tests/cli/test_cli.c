@@ -24,6 +24,7 @@ static void enter(void)
     setenv("HOME", place, 1);
     setenv("XDG_CACHE_HOME", cache, 1);
     unsetenv("GITHUB_STEP_SUMMARY");
+    setenv("LC_ALL", "C.UTF-8", 1);
     setenv("COLUMNS", "1000", 1); /* what is looked for is not wrapped */
     free(cache);
 }

@@ -20,6 +20,7 @@ static void enter(void)
     setenv("XDG_CACHE_HOME", place, 1);
     setenv("SG", SG_BINARY, 1);
     setenv("DEMO", DEMO, 1);
+    setenv("LC_ALL", "C.UTF-8", 1);
     setenv("COLUMNS", "1000", 1); /* what is looked for is not wrapped */
 }
 

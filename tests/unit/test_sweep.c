@@ -1043,11 +1043,21 @@ Test(sweep, best_prints_a_command_that_makes_the_very_cell)
     cr_assert_not_null(fgets(line, sizeof line, f));
     fclose(f);
     line[strcspn(line, "\n")] = 0;
-    char *args = str_format("%s --cache none --threads 1 --shard none --db b.db", line);
+    char *args = str_format("%s --cache none --threads 1 --db b.db", line);
     cr_assert_eq(tool("", args), 0);
     free(args);
     cr_assert_eq(tool("merge", "b.db --db a.db"), 0);
     cr_assert(said("0 added, 1 identical"));
+    /* other texts and other sets of them are other contests, each with its answer */
+    cr_assert_eq(
+        tool("sweep",
+            MODEL QUICK
+            "--suite needle:lengths=512 --layers 4-7 --simthreshd1 -1 --cdfthreshd .7 --db a.db"),
+        0);
+    cr_assert_eq(tool("best", "--max-kl 1000 --db a.db --format csv"), 0);
+    cr_assert_eq(system("test $(wc -l < out.txt) = 3"), 0, "two answers and a heading");
+    cr_assert_eq(tool("best", "--max-kl 1000 --suite chronicle --db a.db --format csv"), 0);
+    cr_assert_eq(system("test $(wc -l < out.txt) = 2"), 0, "one answer and a heading");
     cr_assert_eq(tool("best", "--max-kl 0 --min-cosine 1 --db a.db"), 1);
     cr_assert(said("bound"));
 }
