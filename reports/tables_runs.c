@@ -163,21 +163,22 @@ struct table *sweep_table(const struct run_axes *axes, size_t choice)
     struct frontier_point *points = NULL;
     size_t n = 0;
     if (query_frontier(runs, FRONTIER_KL, &points, &n) != OK) n = 0;
-    add_text(t, "run");
-    add_text(t, "place");
-    add_share(t, "sparsity", METRIC_HIGHER);
-    add(t, "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
-    add(t, "95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
-    add(t, "to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
-    add_share(t, "answers lost", METRIC_LOWER);
-    add_text(t, "method");
-    for (size_t k = 0; k < axes->n; k++) add_short(t, axes->at[k].name);
-    add(t, "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
-    add_share(t, "agreement", METRIC_HIGHER);
-    add(t, "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
-    add(t, "time ratio", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
-    add_text(t, "status");
-    add_text(t, "reason");
+    add_text(t, "id", "run");
+    add_text(t, "place", "place");
+    add_share(t, "sparsity", "sparsity", METRIC_HIGHER);
+    add(t, "kl_mean", "KL", "nats", NUMBER_FIXED, 4, METRIC_LOWER);
+    add(t, "kl_lo", "95 % from", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add(t, "kl_hi", "to", NULL, NUMBER_FIXED, 4, METRIC_NEITHER);
+    add_share(t, "score_drop", "answers lost", METRIC_LOWER);
+    add_text(t, "method", "method");
+    for (size_t k = 0; k < axes->n; k++)
+        add_short(t, axes->at[k].column ? axes->at[k].column->name : "dataset", axes->at[k].name);
+    add(t, "ppl_ratio", "ppl ratio", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
+    add_share(t, "token_accuracy", "agreement", METRIC_HIGHER);
+    add(t, "cosine_mean", "cosine", NULL, NUMBER_FIXED, 4, METRIC_HIGHER);
+    add(t, "latency_ratio", "time ratio", NULL, NUMBER_FIXED, 3, METRIC_LOWER);
+    add_text(t, "status", "status");
+    add_text(t, "reason", "reason");
     for (size_t i = 0; i < runs->n; i++) {
         const struct run_record *r = &runs->rows[i];
         const struct headline *h = &r->headline;
