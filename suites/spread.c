@@ -163,6 +163,7 @@ static void keep_questions(struct sample_set *s, const bool *keep)
         if (!keep[item.question]) {
             free(item.id);
             free(item.group);
+            wanted_free(item.wanted);
             continue;
         }
         if (item.question != last) question++;

@@ -15,6 +15,7 @@ const struct suite *const suites[] = {
     &suite_needle,
     &suite_chronicle,
     &suite_ruler,
+    &suite_tasks,
     &suite_speed,
     &suite_null,
     NULL,

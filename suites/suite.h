@@ -95,6 +95,7 @@ struct sample_set {
     int n_truncated;
     /* right answers that need more tokens than may be written: they cannot be written whole */
     int n_over_budget;
+    int n_too_long; /* prompts made to measure that are longer than max_length: left out */
     /* samples of a prepared file whose length under its maker's tokenizer is not ours */
     int n_other_length;
 };
@@ -127,7 +128,7 @@ struct suite {
 };
 
 extern const struct suite suite_text, suite_cloze, suite_choice, suite_needle, suite_chronicle,
-    suite_ruler, suite_speed, suite_null;
+    suite_ruler, suite_tasks, suite_speed, suite_null;
 extern const struct suite *const suites[]; /* ended by NULL */
 
 /* Load "NAME" or "NAME:ARGUMENT"; options->argument is set from the text. An unknown name lists the

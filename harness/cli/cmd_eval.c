@@ -144,6 +144,10 @@ static void note_prompts(const struct sample_set *set)
             "sparsegauge: %s: %d right answers need more tokens than may be written with this "
             "tokenizer, so they cannot be written whole\n",
             set->shown, set->n_over_budget);
+    if (set->n_too_long)
+        fprintf(stderr,
+            "sparsegauge: %s: %d prompts are longer than --max-length and were left out\n",
+            set->shown, set->n_too_long);
     if (set->n_other_length)
         fprintf(stderr,
             "sparsegauge: %s: %d samples say a length that is not theirs with this tokenizer (more "

@@ -1,6 +1,7 @@
 #include "suites/ruler.h"
 
 #include "base/hash.h"
+#include "base/json.h"
 #include "suites/chat.h"
 #include "suites/chronicle_words.h"
 #include "suites/suite.h"
@@ -333,6 +334,27 @@ Test(ruler, a_chat_wraps_the_prompt_and_the_prefix_begins_the_answer)
     cr_expect_eq(chat_open(&chat, "llama9"), ERR_ARG);
     cr_expect(strstr(status_message(), "chatml"));
     free(path);
+}
+
+/* tests/golden/chat.json holds what transformers makes of the makers' templates. */
+Test(ruler, chats_are_those_of_the_makers)
+{
+    cJSON *root = NULL;
+    const cJSON *row;
+    cr_assert_eq(json_read_file(&root, SG_SOURCE_DIR "/tests/golden/chat.json"), OK);
+    cJSON_ArrayForEach(row, root)
+    {
+        struct chat chat;
+        struct str text = {0};
+        cr_assert_eq(chat_open(&chat, cJSON_GetObjectItem(row, "format")->valuestring), OK);
+        str_add(&text, cJSON_GetObjectItem(row, "prompt")->valuestring);
+        chat_wrap(&chat, &text);
+        cr_expect_str_eq(str_get(&text), cJSON_GetObjectItem(row, "text")->valuestring);
+        str_clear(&text);
+        chat_clear(&chat);
+    }
+    cr_expect_eq(cJSON_GetArraySize(root), 18);
+    cJSON_Delete(root);
 }
 
 Test(ruler, a_haystack_of_ones_own_is_cut_into_sentences)

@@ -871,7 +871,7 @@ Test(suites, unknown_names_list_the_known)
 {
     struct suite_options o = options(64);
     REFUSED(
-        "wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, ruler, speed, null");
+        "wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, ruler, tasks, speed, null");
     REFUSED("", &o, ERR_ARG, "unknown suite");
     REFUSED("chronicle:x", &o, ERR_ARG, "no argument");
     o.max_length = 1;
