@@ -476,6 +476,7 @@ void metric_clip(const char *name, struct estimate *e)
     double least = strstr(name, "cosine") || !strncmp(name, "score_drop", 10) ? -1 : 0;
     if (!share) return;
     e->lo = isnan(e->lo) ? NAN : fmax(e->lo, least);
+    if (!strcmp(name, "answer_kl")) return; /* nats, not a share */
     e->hi = isnan(e->hi) ? NAN : fmin(e->hi, 1);
 }
 

@@ -180,16 +180,17 @@ static char *stored(const char *db)
 
 Test(answers, are_stored_and_the_same_with_a_cache_and_in_a_sweep)
 {
-    tool("eval " MODEL RULER "--topk .3 --cache none -q --db a.db --output a.json");
+    tool("eval " MODEL RULER "--topk .3 --cache none -q --db a.db");
     tool("eval " MODEL RULER "--topk .3 --cache kept -q --db b.db");
     tool("eval " MODEL RULER "--topk .3 --cache kept -q --db c.db");
-    tool("sweep " MODEL RULER "--method topk --topk .3 --cache none -q --db d.db");
+    tool("sweep " MODEL RULER "--method topk:.3 --cache none -q --db d.db");
     char *a = stored("a.db"), *b = stored("b.db"), *c = stored("c.db"), *d = stored("d.db");
     cr_expect(strstr(a, "ruler 1:") && strstr(a, "ruler 2:"), "%s", a);
     cr_expect_str_eq(a, b);
     cr_expect_str_eq(a, c);
     cr_expect_str_eq(a, d);
     free(a), free(b), free(c), free(d);
+    tool("eval " MODEL RULER "--topk .3 --cache kept -q --db e.db --output a.json");
     tool("show a.json --part tasks"); /* a file is computed again before it is believed */
     struct str text = file_get(dir, "out.txt");
     cr_expect(strstr(str_get(&text), "niah_single_1") && strstr(str_get(&text), "vt"), "%s",
