@@ -49,6 +49,8 @@ struct draft {
     char *pictures_dir, *tables_dir;
     char *page_notes[4];
     size_t n_page_notes;
+    enum status failed; /* the first picture that could not be drawn, */
+    struct str failure; /* and why */
     struct str *notes;
     bool no_gnuplot;
 };
@@ -209,8 +211,9 @@ static void add_drawn(struct draft *d, enum status st, const char *name, const c
         d->no_gnuplot = true;
         return;
     }
-    if (st != OK) {
-        str_addf(d->notes, "%s\n", status_message());
+    if (st != OK) { /* a full disk: what can be written is, and then it is said */
+        if (d->failed == OK) str_add(&d->failure, status_message());
+        if (d->failed == OK) d->failed = st;
         return;
     }
     if (d->n_pictures == MOST_PICTURES) {
@@ -595,6 +598,9 @@ static enum status build(struct draft *d, struct store *s)
     enum status st = write_page(d, title);
     if (st == OK) st = write_markdown(d, title);
     if (st == OK) st = write_runs(d);
+    if (st == OK && d->failed != OK)
+        st =
+            fail(d->failed, "%s; the rest of the report is in %s", str_get(&d->failure), d->o->dir);
     free(title);
     return st;
 }
@@ -608,6 +614,7 @@ static void draft_clear(struct draft *d)
     for (size_t i = 0; i < d->n_page_notes; i++) free(d->page_notes[i]);
     free(d->pictures_dir);
     free(d->tables_dir);
+    str_clear(&d->failure);
     comparison_clear(&d->comparison);
     run_list_clear(&d->runs);
     if (d->named) free(d->plan.rows); /* copies */

@@ -25,8 +25,9 @@ struct report_options {
 };
 
 /* Writes DIR/index.html, DIR/report.md, DIR/runs.csv, DIR/tables/ and DIR/pictures/. s may be NULL
- * where files alone are named. The pictures that could not be drawn are explained in *notes (one a
- * line, appended), they do not fail the report. */
+ * where files alone are named. Pictures that want a gnuplot that is not there are explained in
+ * *notes (one a line, appended); one that could not be drawn fails the report when all else is
+ * written. */
 enum status report_write(
     struct store *s, const struct report_options *o, struct str *notes) MUST_USE;
 

@@ -135,6 +135,8 @@ static enum status migrate(struct store *s)
     return st;
 }
 
+enum { BUSY_MS = 30000 }; /* for another's transaction */
+
 static enum status open_handle(struct store *s, enum store_mode mode, bool immutable);
 
 /* A handle that has seen the write-ahead log needs its shared memory even to leave that mode,
@@ -156,6 +158,34 @@ static bool lacks_shared_memory(int code)
     return code == SQLITE_IOERR_SHMOPEN || code == SQLITE_IOERR_SHMSIZE ||
         code == SQLITE_IOERR_SHMMAP || code == SQLITE_IOERR_SHMLOCK ||
         (code & 0xff) == SQLITE_CANTOPEN || (code & 0xff) == SQLITE_PROTOCOL;
+}
+
+/* Where there are no locks SQLite says that another has the file, and would be waited for. Asked of
+ * a file of its own: closing one that is locked by another handle of this process gives its locks
+ * up.
+ */
+static bool has_no_locks(const struct store *s)
+{
+    char *path = str_format("%s-XXXXXX", s->path);
+    int fd = mkstemp(path), error = 0;
+    if (fd >= 0) {
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+        if (fcntl(fd, F_SETLK, &lock) != 0) error = errno;
+        close(fd);
+        unlink(path);
+    }
+    free(path);
+    return error == ENOLCK || error == ENOTSUP || error == ENOSYS || error == EINVAL;
+}
+
+/* check_identity() of a handle just opened, which does not wait for what will not come. */
+static enum status first_look(struct store *s, bool *empty, int64_t *version)
+{
+    sqlite3_busy_timeout(s->db, 0);
+    enum status st = check_identity(s, empty, version);
+    sqlite3_busy_timeout(s->db, BUSY_MS);
+    if (st == OK || (sqlite3_errcode(s->db) & 0xff) != SQLITE_BUSY) return st;
+    return has_no_locks(s) ? db_no_file_system(s) : check_identity(s, empty, version);
 }
 
 /* Write-ahead logging lets readers work beside a writer. Changing to it needs the file alone for a
@@ -217,7 +247,7 @@ static enum status open_handle(struct store *s, enum store_mode mode, bool immut
     int code = sqlite3_open_v2(str_get(&uri), &s->db, flags, NULL);
     str_clear(&uri);
     if (code != SQLITE_OK) return open_failure(s, mode);
-    sqlite3_busy_timeout(s->db, 30000);
+    sqlite3_busy_timeout(s->db, BUSY_MS);
     /* A file from elsewhere may bring triggers: none of ours has one. */
     sqlite3_db_config(s->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
     sqlite3_db_config(s->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
@@ -318,7 +348,7 @@ static enum status open_for_reading(struct store *s)
     TRY(open_handle(s, STORE_READ, false));
     bool empty = false;
     int64_t version = 0;
-    enum status st = check_identity(s, &empty, &version);
+    enum status st = first_look(s, &empty, &version);
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_CANTOPEN) {
         /* A database in a folder that cannot be written: SQLite wants to put its shared memory
          * there. With no log left beside it the file is complete and can be read as it is. */
@@ -375,7 +405,7 @@ static enum status open_for_writing(struct store *s)
     TRY(open_handle(s, STORE_WRITE, false));
     bool empty = false;
     int64_t version = 0;
-    enum status st = check_identity(s, &empty, &version);
+    enum status st = first_look(s, &empty, &version);
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
     TRY(st);
     if (sqlite3_db_readonly(s->db, "main") == 1)

@@ -1,68 +1,161 @@
 #!/usr/bin/env bash
 # Makes calls fail and kills the program: it must not crash, must not say 0 without a whole result, and must leave nothing half.
-#   check_faults.sh PROGRAM FAULT_LIBRARY MODEL      quick; with SG_TORTURE=1 every call and 200 kills (./dev torture)
+#   check_faults.sh PROGRAM FAULT_LIBRARY GOLDEN [PART...]
+# PARTs: systems, info, eval, tune, sweep, report, gate, compare, merge, kills; none: all.
+# Quick: of each kind of call a few. SG_TORTURE=1 (./dev torture): every call, of allocations the first from every place that they
+# come from (8 return addresses deep), and 200 kills of each command; SG_TORTURE=all: every allocation, too.
 set -uo pipefail
-program=$(realpath "$1") library=$(realpath "$2") model=$(realpath "$3")
-here=$(mktemp -d)
+program=$(realpath "$1") library=$(realpath "$2") golden=$(realpath "$3")
+shift 3
+parts=${*:-systems info eval tune sweep report gate compare merge kills}
+here=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) # faults are ours to make: no disk is waited for
 trap 'rm -rf "$here"' EXIT
 cd "$here"
-export OPENBLAS_NUM_THREADS=1 XDG_CACHE_HOME=$here/home
+export OPENBLAS_NUM_THREADS=1 XDG_CACHE_HOME=$here/home SHELL=/bin/sh
+torture=${SG_TORTURE:-}
 bad=0 tried=0
 complain() { echo "check_faults: $*"; bad=1; }
 faulty() { LD_PRELOAD=$library "$@"; }
-common="--max-length 256 --num-samples 1 --threads 1 -q"
-evaluation="$program eval $model $common --topk .5 --cache cache --db f.db"
-cells="$program sweep $model $common --cache none --shard none --method window:64,window:65,window:66,topk:.3"
-points() { # COUNT: all of them, or five
-    if [ -n "${SG_TORTURE:-}" ]; then seq 1 "$1"; else for k in 1 2 3 4 5; do echo $(((${1} * k + 4) / 5)); done | sort -nu; fi
+integrity() { [ ! -e "$1" ] || [ "$(sqlite3 "$1" 'PRAGMA integrity_check')" = ok ]; }
+
+# The smallest model, and what the commands read. gnuplot's pictures take longer than all else: one that draws nothing stands in.
+mkdir base bin
+cat >bin/gnuplot <<'END'
+#!/bin/sh
+sed -n 's/^set output "\(.*\)"[.]kind/\1svg/p' | while read -r file; do echo '<svg/>' >"$file"; done
+END
+chmod +x bin/gnuplot
+export PATH=$here/bin:$PATH
+"$program" synth --shape tiny --dtype f32 tiny -q >/dev/null || complain "no tiny model"
+for i in $(seq 40); do echo "Line $i of a text that $((i * 7919 % 1000)) readers of $((i * 104729 % 977)) have seen."; done >text
+common="tiny --suite text:text --max-length 300 --threads 1 -q"
+evaluate="$program eval $common --num-samples 2 --cache cache"
+four="$program sweep $common --num-samples 1 --cache none --shard none --method window:64,window:65,window:128,topk:.3"
+for k in .5 .3; do $evaluate --topk $k --db base/a.db --output base/$k.json >/dev/null 2>&1 || complain "no evaluation"; done
+$program sweep $common --num-samples 2 --cache none --shard none --method window:64,topk:.4 --db base/s.db >/dev/null 2>&1 || complain "no sweep"
+sqlite3 base/old.db <"$golden/results_v2.sql"
+
+# For each part: what is run in a fresh copy of base/, and what its whole result is, times and places left out.
+tables() { # DB: all that was measured, by key and not by number
+    sqlite3 "$1" "SELECT key, digest, status FROM run ORDER BY key; SELECT count(*) FROM lease; SELECT count(*) FROM metric WHERE name NOT LIKE 'latency%';
+        SELECT hash, layer, head, theta, tau, lambda FROM tuned_head ORDER BY 1, 2, 3; SELECT name FROM plan; SELECT key FROM cell ORDER BY key" 2>&1
+}
+spelled() { sed -e 's/"\(wall_s\|seconds\|started\|ended\|created\)": [^,}]*//g' "$@" 2>&1; }
+run_info="$program info tiny --check"
+result_info() { cat out; }
+run_eval="$evaluate --topk .4 --db a.db --output new.json"
+result_eval() { tables a.db; [ "$(tail -c 2 new.json)" = '}' ] && echo whole; }
+run_tune="$program tune $common --num-tune-samples 1 --check 1 --held-out 1 --l1 .3 --pv-l1 .5 -o tuned.json --stats-out stats.json --db a.db"
+result_tune() { tables a.db; spelled tuned.json; cat stats.json; }
+run_sweep="$four --db w.db"
+result_sweep() { tables w.db; }
+run_report="$program report last --baseline 1 --db a.db -o report --no-png"
+result_report() { (cd report && find . -type f ! -name '*.gp' | sort; tail -c 8 index.html; cat ./*.csv) 2>&1; }
+run_gate="$program gate .3.json --max-kl 10 --min-cosine -1 --baseline .5.json --junit junit.xml"
+result_gate() { cat out junit.xml; }
+run_compare="$program compare 1 2 --db a.db"
+result_compare() { cat out; }
+run_merge="$program merge s.db --db a.db"
+result_merge() { tables a.db; }
+
+fresh() {
+    rm -rf work
+    cp -r base work
+    cd work
+    cp -r ../tiny ../text .
+}
+
+# Of the calls of one kind: all, or a few spread over them.
+points() { # KIND
+    local n firsts
+    read -r n firsts <<<"$(awk -v k="$1" '$1 == k { $1 = ""; print }' "$here/count")"
+    if [ -n "$torture" ] && { [ "$1" != malloc ] || [ "$torture" = all ]; }; then seq 1 "${n:-0}"
+    elif [ -n "$torture" ]; then echo "$firsts" | tr ' ' '\n' | awk 'NF' | sort -nu
+    elif [ "${n:-0}" -gt 0 ]; then for k in 1 2 3; do echo $(((n * k * k + 8) / 9)); done | sort -nu
+    fi
+}
+
+part() { # NAME
+    local name=$1 code kind i whole run=run_$1 calls=''
+    fresh
+    SG_FAULT_COUNT=$here/count faulty ${!run} >out 2>err || { cat err; complain "$name fails without a fault"; }
+    for i in "$here"/count.*; do [ ! -e "$i" ] || mv "$i" "$here/count"; done # the child's, which knows the parent's
+    whole=$(result_$name)
+    cd ..
+    for kind in malloc write fsync mmap open sqlite; do
+        n=0
+        for i in $(points $kind); do
+            fresh
+            SG_FAULT=$kind:$i faulty timeout 60 ${!run} >out 2>err
+            code=$? n=$((n + 1))
+            case $code in
+                0) [ "$(result_$name)" = "$whole" ] ||
+                    { diff <(echo "$whole") <(result_$name) | head -5; complain "$name, $kind $i: exit 0 with another result"; } ;;
+                3) grep -q '^sparsegauge: ' err || complain "$name, $kind $i: exit 3 without a word" ;;
+                *) tail -3 err; complain "$name, $kind $i: exit $code" ;;
+            esac
+            for db in a.db s.db w.db; do integrity $db || complain "$name, $kind $i: $db is damaged"; done
+            for file in new.json tuned.json stats.json .5.json; do
+                [ ! -e $file ] || case $(tail -c 2 $file) in '}' | ']') ;; *) complain "$name, $kind $i: $file is half" ;; esac
+            done
+            left=$(find . -name '*.tmp*' | head -3)
+            [ -z "$left" ] || complain "$name, $kind $i: $left left behind"
+            if [ $code = 3 ] && { [ "$name" = sweep ] || [ "$name" = merge ] || [ "$name" = eval ]; }; then
+                ${!run} $([ "$name" = sweep ] && echo --retry-failed) >out 2>err || { tail -2 err; complain "$name, $kind $i: the same command again fails"; }
+                [ "$(result_$name)" = "$whole" ] ||
+                    { diff <(echo "$whole") <(result_$name) | head -5; complain "$name, $kind $i: the same command again has another result"; }
+            fi
+            cd ..
+        done
+        calls="$calls $kind $n of $(awk -v k=$kind '$1 == k { print $2 }' count),"
+        tried=$((tried + n))
+    done
+    echo "check_faults: $name:${calls%,}"
 }
 
 # A file system without shared memory, one without locks, a lease from a clock that is ahead.
-SG_NO_SHM=1 faulty $cells --db shm.db >log 2>&1 || { cat log; complain "no shared memory: a rollback journal should do"; }
-[ "$(sqlite3 shm.db 'PRAGMA journal_mode')" = delete ] || complain "no shared memory: the journal is not a rollback journal"
-SG_NO_LOCKS=1 faulty $cells --db locks.db >log 2>&1
-[ $? = 3 ] && grep -q 'file system' log && grep -q 'merge' log || { cat log; complain "no locks: exit 3 and a remedy expected"; }
-$cells --db ahead.db >/dev/null 2>&1
-sqlite3 ahead.db "PRAGMA foreign_keys = ON; INSERT INTO lease SELECT key, 'tomorrow:1:1', 4102444800 FROM run WHERE id = 3; DELETE FROM run" >/dev/null
-SG_CLOCK=1000 faulty timeout 60 $cells --db ahead.db >log 2>&1 && [ "$(sqlite3 ahead.db 'SELECT count(*) FROM run')" = 4 ] ||
-    { cat log; complain "a lease from a clock that is ahead blocks its cell"; }
+systems() {
+    SG_NO_SHM=1 faulty $four --db shm.db >log 2>&1 || { cat log; complain "no shared memory: a rollback journal should do"; }
+    [ "$(sqlite3 shm.db 'PRAGMA journal_mode')" = delete ] || complain "no shared memory: the journal is not a rollback journal"
+    SG_NO_LOCKS=1 faulty timeout 5 $four --db locks.db >log 2>&1
+    [ $? = 3 ] && grep -q 'file system' log && grep -q 'merge' log || { cat log; complain "no locks: exit 3 and a remedy expected"; }
+    $four --db ahead.db >/dev/null 2>&1
+    sqlite3 ahead.db "PRAGMA foreign_keys = ON; INSERT INTO lease SELECT key, 'tomorrow:1:1', 4102444800 FROM run WHERE id = 3; DELETE FROM run" >/dev/null
+    SG_CLOCK=1000 faulty timeout 60 $four --db ahead.db >log 2>&1 && [ "$(sqlite3 ahead.db 'SELECT count(*) FROM run')" = 4 ] ||
+        { cat log; complain "a lease from a clock that is ahead blocks its cell"; }
+}
 
-# The N-th call fails.
-SG_FAULT_COUNT=$here/count faulty $evaluation >/dev/null 2>&1 || complain "an evaluation without faults failed"
-for kind in malloc write fsync mmap open sqlite; do
-    n=$(awk -v k=$kind '$1 == k { print $2 }' count)
-    [ "${n:-0}" -gt 0 ] || complain "no call of kind $kind was seen"
-    for i in $(points "${n:-0}"); do
-        rm -rf f.db* cache
-        SG_FAULT=$kind:$i faulty timeout 120 $evaluation >log 2>&1
-        code=$? tried=$((tried + 1))
-        rows=$(sqlite3 f.db "SELECT count(*) FROM run WHERE status = 'done'" 2>/dev/null || echo none)
-        case $code in
-            0) [ "$rows" = 1 ] || complain "$kind $i: exit 0 and $rows runs are stored" ;;
-            3) grep -q '^sparsegauge: ' log || complain "$kind $i: exit 3 without a word" ;;
-            134) [ $kind = malloc ] || complain "$kind $i: aborted" ;; # small allocations end the program
-            *) tail -3 log; complain "$kind $i: exit $code" ;;
-        esac
-        [ ! -e f.db ] || [ "$(sqlite3 f.db 'PRAGMA integrity_check')" = ok ] || complain "$kind $i: the database is damaged"
-        [ -z "$(find . -name '*.tmp*')" ] || complain "$kind $i: $(find . -name '*.tmp*') was left behind"
+# Killed at any moment and asked again, a command ends with the very result of one that was left alone, and does nothing twice.
+run_migrate="$program merge s.db --db old.db"
+result_migrate() { tables old.db; sqlite3 old.db 'PRAGMA user_version'; }
+killed() { # NAME
+    local name=$1 run=run_$1 kills=6 whole i t
+    [ -z "$torture" ] || kills=200
+    fresh
+    t=$(date +%s%N)
+    ${!run} >out 2>err || { cat err; complain "$name fails alone"; }
+    t=$((($(date +%s%N) - t) / 1000))
+    whole=$(result_$name)
+    cd ..
+    fresh
+    for i in $(seq $kills); do
+        [ $((i % 3)) != 1 ] || { cd ..; fresh; }
+        { timeout -s KILL "$(printf '0.%06d' $(((RANDOM * 32768 + RANDOM) % t)))" ${!run} >out 2>err; } 2>/dev/null
+        for db in a.db s.db w.db old.db; do integrity $db || complain "$name, killed: $db is damaged"; done
+        [ $((i % 3)) != 0 ] || { ${!run} >out 2>err && [ "$(result_$name)" = "$whole" ]; } ||
+            { tail -2 err; diff <(echo "$whole") <(result_$name) | head -5; complain "$name: killed and asked again, it ends with another result"; }
     done
-done
+    cd ..
+    tried=$((tried + kills))
+    echo "check_faults: $name: $kills kills in $((t / 1000)) ms"
+}
 
-# Killed at any moment, a sweep goes on to the very tables of one that was left alone, and does nothing twice.
-$cells --db whole.db >/dev/null 2>&1
-tables() { sqlite3 "$1" "SELECT key, digest, status FROM run ORDER BY key; SELECT count(*) FROM lease; PRAGMA integrity_check"; }
-kills=6
-[ -z "${SG_TORTURE:-}" ] || kills=200
-for i in $(seq $kills); do
-    [ $((i % 6)) != 1 ] || rm -f killed.db*
-    $cells --db killed.db >>killed.log 2>&1 &
-    pid=$!
-    sleep 0.$((RANDOM % 90 + 10))
-    kill -9 $pid 2>/dev/null
-    wait $pid 2>/dev/null
-    tried=$((tried + 1))
+for part in $parts; do
+    case $part in
+        systems) systems ;;
+        kills) for name in sweep tune merge migrate report; do killed $name; done ;;
+        *) part "$part" ;;
+    esac
 done
-$cells --db killed.db >/dev/null 2>&1 || complain "a sweep that was killed does not go on"
-[ "$(tables killed.db)" = "$(tables whole.db)" ] || complain "a sweep that was killed ends with other tables"
 echo "check_faults: $tried faults and kills"
 exit $bad

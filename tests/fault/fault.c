@@ -1,26 +1,31 @@
 /* Preloaded by tests: makes the N-th call of a kind fail, and gives a file system fewer abilities.
  *
  *   SG_FAULT=KIND:N      the N-th call of malloc, write, fsync, mmap, open or sqlite (a step)
- * fails, once SG_FAULT_COUNT=FILE  at the end, how many calls of each kind there were: "malloc
- * 812\nwrite 40\n..." SG_NO_SHM=1          files whose name ends with "-shm" cannot be mapped
- *   SG_NO_LOCKS=1        there are no file locks
- *   SG_CLOCK=F           the monotonic clock runs F times as fast
+ * fails, once SG_FAULT_COUNT=FILE  at the end, how many calls of each kind there were, and behind
+ * it the number of the first call from each place (the innermost DEPTH return addresses): "malloc
+ * 812 1 2 9 14 …". A process that forks writes FILE, its children FILE.PID SG_NO_SHM=1 files whose
+ * name ends with "-shm" cannot be mapped SG_NO_LOCKS=1        there are no file locks SG_CLOCK=F
+ * the monotonic clock runs F times as fast
  *
  * Calls of the program and of its libraries count alike, those before main and those of the C
- * library among themselves do not.
+ * library among themselves do not, and other programs (gnuplot, a shell) are left alone.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,10 +43,44 @@ extern void *__libc_malloc(size_t);
 extern void *__libc_calloc(size_t, size_t);
 extern void *__libc_realloc(void *, size_t);
 
+/* Places that were seen, by kind: open addressing, and the calls that were the first from theirs.
+ */
+enum { DEPTH = 8, SKIPPED = 2, ROOM = 1 << 16 };
+static uint64_t places[ROOM];
+static struct first {
+    enum kind kind;
+    long call;
+} firsts[ROOM / 2];
+static atomic_int n_firsts;
+static pthread_mutex_t places_lock = PTHREAD_MUTEX_INITIALIZER;
+static const char *count_path;
+static pid_t first_process;
+static _Thread_local bool looking; /* backtrace() allocates when it is first called */
+
+static void note_place(enum kind kind, long call)
+{
+    void *frames[DEPTH + SKIPPED];
+    looking = true;
+    int n = backtrace(frames, DEPTH + SKIPPED);
+    looking = false;
+    uint64_t h = 1469598103934665603u + (uint64_t)kind;
+    for (int i = SKIPPED; i < n; i++) h = (h ^ (uint64_t)(uintptr_t)frames[i]) * 1099511628211u;
+    h |= 1;
+    pthread_mutex_lock(&places_lock);
+    size_t at = (h >> 16) % ROOM;
+    while (places[at] && places[at] != h) at = (at + 1) % ROOM;
+    if (!places[at] && n_firsts < ROOM / 2) {
+        places[at] = h;
+        firsts[n_firsts++] = (struct first){kind, call};
+    }
+    pthread_mutex_unlock(&places_lock);
+}
+
 static bool fails(enum kind kind)
 {
-    if (!ready) return false;
+    if (!ready || looking) return false;
     long n = atomic_fetch_add(&counts[kind], 1) + 1;
+    if (count_path) note_place(kind, n);
     return (int)kind == fail_kind && n == fail_at;
 }
 
@@ -49,6 +88,7 @@ __attribute__((constructor)) static void begin(void)
 {
     const char *fault = getenv("SG_FAULT"), *colon = fault ? strchr(fault, ':') : NULL,
                *factor = getenv("SG_CLOCK");
+    if (strcmp(program_invocation_short_name, "sparsegauge") != 0) return;
     for (int i = 0; colon && i < N_KINDS; i++)
         if (strlen(names[i]) == (size_t)(colon - fault) &&
             strncmp(fault, names[i], strlen(names[i])) == 0)
@@ -57,16 +97,34 @@ __attribute__((constructor)) static void begin(void)
     if (factor) clock_factor = strtod(factor, NULL);
     no_shm = getenv("SG_NO_SHM") != NULL;
     no_locks = getenv("SG_NO_LOCKS") != NULL;
+    count_path = getenv("SG_FAULT_COUNT");
+    first_process = getpid();
     ready = true;
 }
 
 __attribute__((destructor)) static void end(void)
 {
-    const char *path = getenv("SG_FAULT_COUNT");
+    char path[4096];
+    if (!ready || !count_path) return;
     ready = false;
-    FILE *f = path ? fopen(path, "w") : NULL;
-    for (int i = 0; f && i < N_KINDS; i++) fprintf(f, "%s %ld\n", names[i], counts[i]);
+    if (getpid() == first_process) snprintf(path, sizeof path, "%s", count_path);
+    else snprintf(path, sizeof path, "%s.%d", count_path, (int)getpid());
+    FILE *f = fopen(path, "w");
+    for (int i = 0; f && i < N_KINDS; i++) {
+        fprintf(f, "%s %ld", names[i], counts[i]);
+        for (int k = 0; k < n_firsts; k++)
+            if ((int)firsts[k].kind == i) fprintf(f, " %ld", firsts[k].call);
+        fprintf(f, "\n");
+    }
     if (f) fclose(f);
+}
+
+/* How a child of a sweep ends. */
+void _exit(int code)
+{
+    end();
+    syscall(SYS_exit_group, code);
+    __builtin_unreachable();
 }
 
 static void *none(void)
@@ -195,11 +253,29 @@ int clock_gettime(clockid_t clock, struct timespec *t)
     return code;
 }
 
-/* SQLITE_IOERR, as from a disk that is gone. */
+/* SQLITE_IOERR, as from a disk that is gone. A text of SQL counts as one: sqlite3_exec() would ask
+ * the statement, which has seen no error, how its steps went. */
+struct sqlite3;
 struct sqlite3_stmt;
+static _Thread_local bool in_exec;
+
 int sqlite3_step(struct sqlite3_stmt *stmt)
 {
     int (*real)(struct sqlite3_stmt *) =
         (int (*)(struct sqlite3_stmt *))dlsym(RTLD_NEXT, "sqlite3_step");
-    return fails(KIND_SQLITE) ? 10 : real(stmt);
+    return !in_exec && fails(KIND_SQLITE) ? 10 : real(stmt);
+}
+
+typedef int exec_function(
+    struct sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **);
+int sqlite3_exec(struct sqlite3 *db, const char *sql, int (*row)(void *, int, char **, char **),
+    void *ctx, char **message)
+{
+    exec_function *real = (exec_function *)dlsym(RTLD_NEXT, "sqlite3_exec");
+    if (message) *message = NULL;
+    if (fails(KIND_SQLITE)) return 10;
+    in_exec = true;
+    int code = real(db, sql, row, ctx, message);
+    in_exec = false;
+    return code;
 }
