@@ -34,7 +34,7 @@ static const char *const names[N_KINDS] = {"malloc", "write", "fsync", "mmap", "
 static atomic_long counts[N_KINDS];
 static int fail_kind = -1;
 static long fail_at;
-static bool ready, no_shm, no_locks;
+static bool ready, no_shm, no_locks, trace;
 static double clock_factor = 1;
 
 #define REAL(name) __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
@@ -81,7 +81,14 @@ static bool fails(enum kind kind)
     if (!ready || looking) return false;
     long n = atomic_fetch_add(&counts[kind], 1) + 1;
     if (count_path) note_place(kind, n);
-    return (int)kind == fail_kind && n == fail_at;
+    if ((int)kind != fail_kind || n != fail_at) return false;
+    if (trace) {
+        void *frames[32];
+        looking = true;
+        backtrace_symbols_fd(frames, backtrace(frames, 32), 2);
+        looking = false;
+    }
+    return true;
 }
 
 __attribute__((constructor)) static void begin(void)
@@ -95,6 +102,7 @@ __attribute__((constructor)) static void begin(void)
             fail_kind = i;
     if (colon) fail_at = strtol(colon + 1, NULL, 10);
     if (factor) clock_factor = strtod(factor, NULL);
+    trace = getenv("SG_FAULT_TRACE") != NULL;
     no_shm = getenv("SG_NO_SHM") != NULL;
     no_locks = getenv("SG_NO_LOCKS") != NULL;
     count_path = getenv("SG_FAULT_COUNT");
@@ -257,7 +265,7 @@ int clock_gettime(clockid_t clock, struct timespec *t)
  * the statement, which has seen no error, how its steps went. */
 struct sqlite3;
 struct sqlite3_stmt;
-static _Thread_local bool in_exec;
+static _Thread_local int in_exec;
 
 int sqlite3_step(struct sqlite3_stmt *stmt)
 {
@@ -273,9 +281,9 @@ int sqlite3_exec(struct sqlite3 *db, const char *sql, int (*row)(void *, int, ch
 {
     exec_function *real = (exec_function *)dlsym(RTLD_NEXT, "sqlite3_exec");
     if (message) *message = NULL;
-    if (fails(KIND_SQLITE)) return 10;
-    in_exec = true;
+    if (!in_exec && fails(KIND_SQLITE)) return 10;
+    in_exec++; /* a schema is read by one within */
     int code = real(db, sql, row, ctx, message);
-    in_exec = false;
+    in_exec--;
     return code;
 }
