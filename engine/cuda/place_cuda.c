@@ -2,17 +2,13 @@
  * weights meet. */
 #include "engine/cuda/session_cuda.h"
 #include "engine/cuda/weights_cuda.h"
+#include "engine/session_split.h"
 #include "engine/tuner/tuner_parts.h"
 #include "kernels/cuda/device_cuda.h"
 
 #include <stdlib.h>
 
-enum status weights_place_cuda(struct weights *w, int index)
-{
-    return weights_place_part(w, index, 0, w->config.n_layers);
-}
-
-enum status weights_place_part(struct weights *w, int index, int first, int end)
+static enum status place_part(struct weights *w, int index, int first, int end)
 {
     const char *why = weights_cuda_refuses(&w->config);
     if (why) return fail(ERR_UNSUPPORTED, "%s: %s", w->dir, why);
@@ -28,6 +24,26 @@ enum status weights_place_part(struct weights *w, int index, int first, int end)
     if (st != OK) weights_on_cuda.release(&device);
     else w->on_device = device;
     return st;
+}
+
+enum status weights_place_cuda(struct weights *w, int index)
+{
+    return place_part(w, index, 0, w->config.n_layers);
+}
+
+static const char *tuner_refuses(
+    const struct weights *w, const struct sparse_policy *p, int longest)
+{
+    (void)w, (void)p, (void)longest;
+    return "its layers are on several GPUs";
+}
+
+/* Never opened: it refuses everything. */
+static const struct tuner_backend tuner_elsewhere = {.name = "cuda", .refuses = tuner_refuses};
+
+enum status weights_place_split(struct weights *w, const int *index, int n)
+{
+    return weights_split(w, index, n, place_part, &tuner_elsewhere);
 }
 
 enum status weights_cuda_look(

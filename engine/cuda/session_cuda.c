@@ -9,21 +9,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct session_plan plan(
-    const struct weights *w, int capacity, int chunk, bool once, int n_threads)
-{
-    (void)n_threads;
-    return session_cuda_plan_again(w,
-        session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once,
-            w->device_options.offload));
-}
-
-struct session_plan session_cuda_plan_again(const struct weights *w, struct session_plan p)
+/* The sizes of a plan for the layers that are here. */
+static struct session_plan sized(const struct weights *w, struct session_plan p)
 {
     const struct weights_cuda *on = (const struct weights_cuda *)w->on_device;
     p.layers = on->end - on->first;
     session_cuda_lay_out(&w->config, w->device_options.residual, &p, NULL);
     return p;
+}
+
+static struct session_plan plan(
+    const struct weights *w, int capacity, int chunk, bool once, int n_threads)
+{
+    (void)n_threads;
+    return sized(w,
+        session_plan_cuda(&w->config, w->device_options.residual, capacity, chunk, once,
+            w->device_options.offload));
 }
 
 static void cuda_close(void **state)
@@ -61,13 +62,13 @@ static enum status cuda_open(void **state, const struct weights *w, struct par *
         .on = (struct weights_cuda *)w->on_device,
         .par = par,
         .impl = impl,
-        .plan = *p,
+        .plan = sized(w, *p),
         .residual = w->device_options.residual};
     char what[128];
     snprintf(what, sizeof what, "a session of %d tokens (KV cache %.2f GiB)", p->capacity,
-        (double)p->kv_bytes / 0x1p30);
+        (double)s->plan.kv_bytes / 0x1p30);
     enum status st = weights_cuda_lock(s->on);
-    if (st == OK) st = weights_cuda_alloc(s->on, &s->slab, p->total_bytes, what);
+    if (st == OK) st = weights_cuda_alloc(s->on, &s->slab, s->plan.total_bytes, what);
     st = weights_cuda_unlock(s->on, st);
     if (st == OK) {
         session_cuda_lay_out(c, s->residual, &s->plan, s);

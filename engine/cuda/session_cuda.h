@@ -39,5 +39,7 @@ enum status weights_cuda_look(
  * Released by weights_close(). ERR_DEVICE without a GPU or with too old a driver, ERR_UNSUPPORTED
  * for a GPU or a model that is not supported, ERR_MEMORY with what is needed and what is there. */
 enum status weights_place_cuda(struct weights *w, int index) MUST_USE;
+/* The same with the layers cut over n >= 2 GPUs (engine/session_split.h). */
+enum status weights_place_split(struct weights *w, const int *index, int n) MUST_USE;
 
 #endif

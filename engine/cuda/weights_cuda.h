@@ -46,8 +46,6 @@ struct weights_cuda {
 };
 
 extern const struct session_backend session_backend_cuda;
-/* The sizes of a plan whose other members were changed. */
-struct session_plan session_cuda_plan_again(const struct weights *w, struct session_plan p);
 
 /* Entries of the table that live with the weights. */
 
@@ -73,7 +71,5 @@ enum status weights_cuda_layer(
  * device_options.offload all that does not come with a layer. */
 enum status weights_cuda_fill(
     struct weights_cuda *w, const struct weights *from, int index, int first, int end) MUST_USE;
-/* A device with some of the layers, to *w. */
-enum status weights_place_part(struct weights *w, int index, int first, int end) MUST_USE;
 
 #endif

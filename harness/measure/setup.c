@@ -3,7 +3,6 @@
 #include "base/file.h"
 #ifdef SG_HAVE_CUDA
 #include "engine/cuda/session_cuda.h"
-#include "engine/cuda/split_cuda.h"
 #endif
 #include "engine/offload.h"
 #include "engine/tuner/sparge_pt.h"

@@ -4,10 +4,10 @@
 #include "engine/engine.h"
 #include "engine/checkpoint/synth.h"
 #include "engine/offload.h"
+#include "engine/session_split.h"
 #include "tests/unit/model_files.h"
 #ifdef SG_HAVE_CUDA
 #include "engine/cuda/session_cuda.h"
-#include "engine/cuda/split_cuda.h"
 #endif
 
 #include <criterion/criterion.h>
@@ -15,7 +15,15 @@
 
 #define CHECK(call) cr_assert_eq((call), OK, "%s: %s", #call, status_message())
 #define DEMO SG_SOURCE_DIR "/suites/demo/model"
-enum { LONGEST = 700, SEQUENCES = 5, CAPTURED = 2, PLACE_CPU = 0, PLACE_CUDA = 1, PLACE_SPLIT = 2 };
+enum {
+    LONGEST = 700,
+    SEQUENCES = 5,
+    CAPTURED = 2,
+    PLACE_CPU = 0,
+    PLACE_CUDA = 1,
+    PLACE_SPLIT = 2,
+    PLACE_CPUS = 100
+};
 
 static const int lengths[SEQUENCES] = {512, 300, LONGEST, 1, 640};
 
@@ -50,11 +58,12 @@ static void open_bench(
     struct device_options how = {.offload = offload};
     *b = (struct bench){0};
     CHECK(weights_open_with(&b->w, dir, &how));
+    if (place >= PLACE_CPUS)
+        CHECK(weights_split(&b->w, (const int[MAX_SPLIT]){0}, place - PLACE_CPUS, NULL, NULL));
 #ifdef SG_HAVE_CUDA
     if (place == PLACE_CUDA) CHECK(weights_place_cuda(&b->w, 0));
-    if (place >= PLACE_SPLIT) CHECK(weights_place_split(&b->w, (const int[]){0, 1, 2, 3}, place));
-#else
-    (void)place;
+    if (place >= PLACE_SPLIT && place < PLACE_CPUS)
+        CHECK(weights_place_split(&b->w, (const int[]){0, 1, 2, 3}, place));
 #endif
     const struct llama_config *c = &b->w.config;
     CHECK(par_open(&b->par, 2));
@@ -244,6 +253,88 @@ Test(offload, is_planned)
     close_bench(&b);
 }
 
+/* Layers cut over several places: the same bits as in one, one sequence behind the other and each
+ * alone; sequences that begin or end inside; an error is that of the first sequence that has one.
+ */
+static void cut_over(int place, int cut)
+{
+    static struct bench b, there;
+    int failed = -1;
+    same_bits_at(DEMO, place, cut, false, true, 0, "cut, whole");
+    same_bits_at(DEMO, place, cut, false, false, 256, "cut, in chunks");
+    open_bench(&there, DEMO, place, false, true, 0);
+    open_bench(&b, DEMO, cut, false, true, 0);
+    CHECK(session_forward_each(there.s, there.calls, 1, note_done, &there, &failed));
+    int last = b.w.config.n_layers - 1;
+    for (int i = 0; i < 2; i++) {
+        struct bench *x = i ? &b : &there;
+        x->calls[2].first_layer = 3; /* what the first place has nothing to do with */
+        x->calls[2].n = lengths[0];
+        x->calls[2].residual_in = there.r[0].stream;
+        x->calls[2].capture_layer = last;
+        x->calls[1].end_layer = x->calls[1].capture_layer = 3; /* … and the last not with this */
+        x->calls[1].last_logits = NULL;
+        x->calls[0].residual_out = NULL; /* it is what the third begins with */
+        x->n_done = 0;
+        for (int k = 0; k < SEQUENCES; k++)
+            memset(x->r[k].ledger, 0,
+                sizeof *x->r[k].ledger * (size_t)b.w.config.n_layers * (size_t)b.w.config.n_heads);
+        CHECK(session_forward_each(x->s, x->calls, SEQUENCES, note_done, x, &failed));
+    }
+    size_t rows = sizeof(float) * (size_t)lengths[0] * (size_t)b.w.config.hidden_size,
+           fewer = sizeof(float) * (size_t)lengths[1] * (size_t)b.w.config.hidden_size;
+    cr_expect(memcmp(there.r[2].hidden, b.r[2].hidden, rows) == 0);
+    cr_expect(memcmp(there.r[2].stream, b.r[2].stream, rows) == 0);
+    cr_expect(memcmp(there.r[1].stream, b.r[1].stream, fewer) == 0);
+    there.r[0].stream[0] = NAN;
+    b.n_done = 0;
+    cr_expect_eq(
+        session_forward_each(b.s, b.calls, SEQUENCES, note_done, &b, &failed), ERR_NUMERIC);
+    cr_expect_eq(failed, 2);
+    cr_expect_eq(b.n_done, 2);
+    close_bench(&there);
+    close_bench(&b);
+}
+
+Test(offload, cut_over_several_places_gives_the_same_bits)
+{
+    for (int n = 2; n <= 4; n++) cut_over(PLACE_CPU, PLACE_CPUS + n);
+}
+
+/* The caller hears of every sequence, may end it all, and threads that run ahead end too. */
+static enum status stop_at_two(void *ctx, int i, double seconds)
+{
+    (void)seconds;
+    ((struct bench *)ctx)->n_done++;
+    return i == 2 ? fail(ERR_CANCELLED, "enough") : OK;
+}
+
+Test(offload, a_caller_ends_what_runs_ahead)
+{
+    static struct bench b;
+    int failed;
+    open_bench(&b, DEMO, PLACE_CPUS + 3, false, true, 0);
+    cr_expect_eq(
+        session_forward_each(b.s, b.calls, SEQUENCES, stop_at_two, &b, &failed), ERR_CANCELLED);
+    cr_expect_eq(b.n_done, 3);
+    cr_expect_eq(failed, 2);
+    close_bench(&b);
+}
+
+Test(offload, what_cannot_be_cut_is_refused)
+{
+    struct weights w;
+    const int none[MAX_SPLIT + 1] = {0};
+    CHECK(weights_open(&w, DEMO));
+    w.device_options.offload = true;
+    cr_expect_eq(weights_split(&w, none, 2, NULL, NULL), ERR_UNSUPPORTED);
+    cr_expect(strstr(status_message(), "--offload"), "%s", status_message());
+    w.device_options.offload = false;
+    cr_expect_eq(weights_split(&w, none, w.config.n_layers + 1, NULL, NULL), ERR_ARG);
+    cr_expect_null(w.on_device);
+    weights_close(&w);
+}
+
 #ifdef SG_HAVE_CUDA
 #include "kernels/cuda/device_cuda.h"
 
@@ -294,44 +385,10 @@ Test(offload, a_gpu_too_small_is_refused)
     weights_close(&w);
 }
 
-/* Layers cut over two and four GPUs: the same bits as on one, one sequence behind the other and
- * each alone; an error is that of the first sequence that has one. */
 Test(offload, cut_over_several_gpus_gives_the_same_bits)
 {
-    static struct bench b;
-    int failed = -1;
     if (no_gpu()) return;
     if (device_cuda.count() < 2) cr_skip_test("one GPU");
-    for (int n = 2; n <= 4 && n <= device_cuda.count(); n += 2) {
-        same_bits_at(DEMO, PLACE_CUDA, n, false, true, 0, "cut, whole");
-        same_bits_at(DEMO, PLACE_CUDA, n, false, false, 256, "cut, in chunks");
-        open_bench(&b, DEMO, n, false, true, 0);
-        b.calls[2].first_layer = 3; /* what the first GPU has nothing to do with */
-        b.calls[2].residual_in = b.r[0].stream;
-        CHECK(session_forward_each(b.s, b.calls, SEQUENCES, note_done, &b, &failed));
-        b.calls[3].residual_in = b.calls[2].residual_in;
-        b.calls[3].first_layer = 0;
-        b.r[0].stream[0] = NAN;
-        b.calls[0].residual_out = NULL;
-        b.n_done = 0;
-        cr_expect_eq(
-            session_forward_each(b.s, b.calls, SEQUENCES, note_done, &b, &failed), ERR_NUMERIC);
-        cr_expect_eq(failed, 2);
-        cr_expect_eq(b.n_done, 2);
-        close_bench(&b);
-    }
-}
-
-Test(offload, cut_over_gpus_refuses)
-{
-    if (no_gpu()) return;
-    struct weights w;
-    CHECK(weights_open(&w, DEMO));
-    w.device_options.offload = true;
-    cr_expect_eq(weights_place_split(&w, (const int[]){0, 1}, 2), ERR_UNSUPPORTED);
-    w.device_options.offload = false;
-    cr_expect_eq(
-        weights_place_split(&w, (const int[]){0, 1, 2, 3, 4}, w.config.n_layers + 1), ERR_ARG);
-    weights_close(&w);
+    for (int n = 2; n <= 4 && n <= device_cuda.count(); n += 2) cut_over(PLACE_CUDA, n);
 }
 #endif

@@ -1,57 +1,59 @@
-/* Layers cut over several GPUs. Each has a range of them and a session of its own; the stream of a
- * sequence goes from one to the next. Of several sequences one follows the other: a thread for each
- * GPU but the last runs ahead of the caller, who runs the last and hears of every sequence. */
-#include "engine/cuda/split_cuda.h"
+/* Layers cut over several places, GPUs or the CPU. Each has a range of them and a session of its
+ * own; the stream of a sequence goes from one to the next. Of several sequences one follows the
+ * other: a thread for each place but the last runs ahead of the caller, who runs the last and hears
+ * of every sequence. */
+#include "engine/session_split.h"
 
 #include "base/clock.h"
-#include "engine/cuda/weights_cuda.h"
-#include "engine/tuner/tuner_parts.h"
-#include "kernels/cuda/device_cuda.h"
+#include "engine/session_backend.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { AHEAD = 2 }; /* streams that wait in front of a GPU at most */
+enum { AHEAD = 2 }; /* streams that wait in front of a place at most */
 
-struct split_cuda {
+struct split {
     struct weights_device base;
     int n;
-    struct weights part[MAX_SPLIT]; /* borrowed but for its device */
+    int first[MAX_SPLIT + 1];       /* layers: [first[p], first[p + 1]) */
+    struct weights part[MAX_SPLIT]; /* borrowed but for where they are */
 };
 
 struct session_split {
-    const struct split_cuda *on;
+    const struct split *on;
     int width; /* of a stream's row */
     struct session_plan plan;
     struct par *par[MAX_SPLIT];
-    void *state[MAX_SPLIT];          /* the GPUs' own sessions */
-    float *stream[MAX_SPLIT][AHEAD]; /* in front of a GPU, on it: [capacity, hidden] */
+    void *state[MAX_SPLIT];          /* the places' own sessions */
+    float *stream[MAX_SPLIT][AHEAD]; /* in front of a place, in it: [capacity, hidden] */
 };
 
-static struct weights_cuda *gpu_of(const struct split_cuda *on, int p)
+static const struct session_backend *backend_of(const struct split *on, int p)
 {
-    return (struct weights_cuda *)on->part[p].on_device;
+    const struct weights_device *d = on->part[p].on_device;
+    return d ? d->backend : &session_backend_cpu;
 }
 
-/* What the most loaded GPU takes. */
+/* What the most loaded place takes. */
 static struct session_plan split_plan(
     const struct weights *w, int capacity, int chunk, bool once, int n_threads)
 {
-    const struct split_cuda *on = (const struct split_cuda *)w->on_device;
+    const struct split *on = (const struct split *)w->on_device;
     struct session_plan most = {0};
     for (int p = 0; p < on->n; p++) {
         struct session_plan x =
-            session_backend_cuda.plan(&on->part[p], capacity, chunk, once, n_threads);
+            backend_of(on, p)->plan(&on->part[p], capacity, chunk, once, n_threads);
         if (x.total_bytes > most.total_bytes) most = x;
     }
     most.total_bytes += AHEAD * (size_t)capacity * (size_t)w->config.hidden_size * sizeof(float);
     return most;
 }
 
-static size_t stream_bytes(const struct session_split *s)
+static size_t stream_values(const struct session_split *s)
 {
-    return (size_t)s->plan.capacity * (size_t)s->width * sizeof(float);
+    return (size_t)s->plan.capacity * (size_t)s->width;
 }
 
 static void split_close(void **state)
@@ -59,12 +61,10 @@ static void split_close(void **state)
     struct session_split *s = *state;
     if (!s) return;
     for (int p = 0; p < s->on->n; p++) {
-        struct weights_cuda *gpu = gpu_of(s->on, p);
-        session_backend_cuda.close(&s->state[p]);
-        enum status st = weights_cuda_lock(gpu);
-        for (int i = 0; i < AHEAD; i++) weights_cuda_free(gpu, s->stream[p][i], stream_bytes(s));
-        st = weights_cuda_unlock(gpu, st);
-        (void)st; /* nobody waits for anything any more */
+        const struct session_backend *b = backend_of(s->on, p);
+        for (int i = 0; i < AHEAD; i++)
+            if (s->stream[p][i]) b->carry_close(s->state[p], &s->stream[p][i], stream_values(s));
+        b->close(&s->state[p]);
         par_close(&s->par[p]);
     }
     free(s);
@@ -74,22 +74,12 @@ static void split_close(void **state)
 static enum status open_part(struct session_split *s, int p, const struct session_plan *plan,
     int n_threads, const char *impl)
 {
-    const struct weights *w = &s->on->part[p];
-    struct weights_cuda *gpu = gpu_of(s->on, p);
-    struct session_plan own =
-        session_backend_cuda.plan(w, plan->capacity, plan->chunk, plan->once, n_threads);
-    own.narrow = plan->narrow;
-    own = session_cuda_plan_again(w, own);
+    const struct session_backend *b = backend_of(s->on, p);
     TRY(par_open(&s->par[p], n_threads));
-    TRY(session_backend_cuda.open(&s->state[p], w, s->par[p], &own, impl));
-    enum status st = weights_cuda_lock(gpu);
-    for (int i = 0; i < AHEAD && p > 0 && st == OK; i++) {
-        void *at = NULL;
-        st =
-            weights_cuda_alloc(gpu, &at, stream_bytes(s), "the streams that come from another GPU");
-        s->stream[p][i] = at;
-    }
-    return weights_cuda_unlock(gpu, st);
+    TRY(b->open(&s->state[p], &s->on->part[p], s->par[p], plan, impl));
+    for (int i = 0; i < AHEAD && p > 0; i++)
+        TRY(b->carry_open(s->state[p], &s->stream[p][i], stream_values(s)));
+    return OK;
 }
 
 static enum status split_open(void **state, const struct weights *w, struct par *par,
@@ -97,7 +87,7 @@ static enum status split_open(void **state, const struct weights *w, struct par 
 {
     struct session_split *s = *state = calloc(1, sizeof *s);
     if (!s) return fail(ERR_MEMORY, "no memory for a session");
-    s->on = (const struct split_cuda *)w->on_device;
+    s->on = (const struct split *)w->on_device;
     s->width = w->config.hidden_size;
     s->plan = *plan;
     int n_threads = par_threads(par) / s->on->n;
@@ -108,15 +98,14 @@ static enum status split_open(void **state, const struct weights *w, struct par 
     return st;
 }
 
-/* The layers of a call that are on one GPU; `slot`: which of the streams in front of it. */
+/* The layers of a call that are in one place; `slot`: which of the streams in front of it. */
 static enum status run_part(struct session_split *s, int p, int position, int total_len,
     const struct forward_args *f, int slot, struct str *impls)
 {
-    const struct weights_cuda *gpu = gpu_of(s->on, p);
-    int all = s->on->part[p].config.n_layers;
+    int all = s->on->part[p].config.n_layers, own = s->on->first[p], own_end = s->on->first[p + 1];
     int begin = f->residual_in || f->carry_in ? f->first_layer : 0,
         stop = f->end_layer > 0 ? f->end_layer : all;
-    int first = begin > gpu->first ? begin : gpu->first, end = stop < gpu->end ? stop : gpu->end;
+    int first = begin > own ? begin : own, end = stop < own_end ? stop : own_end;
     if (first >= end) return OK;
     bool last = end == stop;
     struct forward_args x = *f;
@@ -133,7 +122,7 @@ static enum status run_part(struct session_split *s, int p, int position, int to
     bool captures =
         f->capture_layer >= first && (f->capture_layer < end || (last && f->capture_layer == end));
     if (!captures) x.residual_out = NULL;
-    return session_backend_cuda.forward(s->state[p], position, total_len, &x, impls);
+    return backend_of(s->on, p)->forward(s->state[p], position, total_len, &x, impls);
 }
 
 static enum status split_forward(
@@ -152,7 +141,7 @@ struct queue {
     double *seconds; /* [n] */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int passed[MAX_SPLIT]; /* sequences that a GPU is through with */
+    int passed[MAX_SPLIT]; /* sequences that a place is through with */
     bool quit;
     int failed; /* the first sequence that an error is about; n: none */
     enum status status;
@@ -167,7 +156,7 @@ struct follower {
     bool started;
 };
 
-/* Whether this GPU may take the sequence: it stands in front, and there is room behind. */
+/* Whether this place may take the sequence: it stands in front, and there is room behind. */
 static bool may_run(const struct queue *q, int p, int i)
 {
     bool here = p == 0 || q->passed[p - 1] > i;
@@ -175,7 +164,7 @@ static bool may_run(const struct queue *q, int p, int i)
     return here && room;
 }
 
-/* False where nothing more is to be done: an earlier GPU has failed at it, or all end. */
+/* False where nothing more is to be done: an earlier place has failed at it, or all end. */
 static bool take(struct queue *q, int p, int i)
 {
     pthread_mutex_lock(&q->lock);
@@ -239,7 +228,7 @@ static enum status split_each(void *state, const struct forward_args *list, int 
         followers[n_threads] = (struct follower){.q = &q, .part = n_threads};
         if (pthread_create(
                 &followers[n_threads].thread, NULL, run_follower, &followers[n_threads]) != 0) {
-            st = fail(ERR_MEMORY, "cannot start a thread for each GPU");
+            st = fail(ERR_MEMORY, "cannot start a thread for each place");
             break;
         }
     }
@@ -262,20 +251,21 @@ static enum status split_each(void *state, const struct forward_args *list, int 
 static enum status split_heads(void *state, const struct heads_args *a)
 {
     (void)state, (void)a;
-    return fail(ERR_UNSUPPORTED, "single heads are offered on the CPU only");
+    return fail(ERR_UNSUPPORTED, "single heads are offered where all layers are in one place");
 }
 
 static enum status split_logits(void *state, const float *hidden, float *logits)
 {
     struct session_split *s = state;
-    return session_backend_cuda.logits(s->state[s->on->n - 1], hidden, logits);
+    return backend_of(s->on, s->on->n - 1)->logits(s->state[s->on->n - 1], hidden, logits);
 }
 
 static enum status split_compare(void *state, int n, const float *dense, const float *sparse,
     const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     struct session_split *s = state;
-    return session_backend_cuda.compare(s->state[s->on->n - 1], n, dense, sparse, next, out, sums);
+    return backend_of(s->on, s->on->n - 1)
+        ->compare(s->state[s->on->n - 1], n, dense, sparse, next, out, sums);
 }
 
 /* Streams of the caller's own wait nowhere here: they serve weights that come layer by layer. */
@@ -299,7 +289,7 @@ static void split_carry_close(void *state, float **at, size_t values)
 }
 
 static const struct session_backend session_backend_split = {
-    "cuda",
+    "cuda", /* what it is cut over has its results */
     split_plan,
     split_open,
     split_close,
@@ -318,7 +308,7 @@ static const struct session_backend session_backend_split = {
 static enum status split_memory(
     const struct weights_device *d, size_t *free_bytes, size_t *total_bytes)
 {
-    const struct split_cuda *on = (const struct split_cuda *)d;
+    const struct split *on = (const struct split *)d;
     *free_bytes = *total_bytes = SIZE_MAX;
     for (int p = 0; p < on->n; p++) {
         size_t left, all;
@@ -331,61 +321,56 @@ static enum status split_memory(
 
 static void split_describe(const struct weights_device *d, struct weights_device_info *out)
 {
-    const struct split_cuda *on = (const struct split_cuda *)d;
-    struct weights_device_info all = {0};
+    const struct split *on = (const struct split *)d;
+    struct weights_device_info all = {.name = "cpu"};
     for (int p = 0; p < on->n; p++) {
-        struct weights_device_info x = {0};
-        on->part[p].on_device->place->describe(on->part[p].on_device, &x);
+        struct weights_device_info x;
+        weights_device_describe(&on->part[p], &x);
         x.bytes += all.bytes;
         x.peak_bytes += all.peak_bytes;
+        x.n_gpus += all.n_gpus;
         all = x;
     }
     *out = all;
-    out->n_gpus = on->n;
 }
 
 static void split_release(struct weights_device **d)
 {
-    struct split_cuda *on = (struct split_cuda *)*d;
+    struct split *on = (struct split *)*d;
     if (!on) return;
-    for (int p = 0; p < on->n; p++)
-        if (on->part[p].on_device) weights_on_cuda.release(&on->part[p].on_device);
+    for (int p = 0; p < on->n; p++) {
+        struct weights_device **part = &on->part[p].on_device;
+        if (*part) (*part)->place->release(part);
+    }
     free(on);
     *d = NULL;
 }
 
 static const struct weights_place weights_on_split = {split_memory, split_describe, split_release};
 
-static const char *tuner_refuses(
-    const struct weights *w, const struct sparse_policy *p, int longest)
-{
-    (void)w, (void)p, (void)longest;
-    return "its layers are on several GPUs";
-}
-
-/* Never opened: it refuses everything. */
-static const struct tuner_backend tuner_backend_split = {.name = "cuda", .refuses = tuner_refuses};
-
-enum status weights_place_split(struct weights *w, const int *index, int n)
+enum status weights_split(struct weights *w, const int *index, int n, split_place *place,
+    const struct tuner_backend *tuner)
 {
     int n_layers = w->config.n_layers;
     if (w->device_options.offload || w->device_options.graph)
         return fail(ERR_UNSUPPORTED,
-            "layers cut over several GPUs stay there and are not repeated "
-            "as a graph; drop %s",
+            "layers cut over several GPUs stay there and are not repeated as a graph; drop %s",
             w->device_options.offload ? "--offload" : "--graph");
-    if (n > n_layers) return fail(ERR_ARG, "%d layers do not go over %d GPUs", n_layers, n);
-    struct split_cuda *on = calloc(1, sizeof *on);
-    if (!on) return fail(ERR_MEMORY, "no memory for %d devices", n);
-    on->base =
-        (struct weights_device){&weights_on_split, &session_backend_split, &tuner_backend_split};
+    if (n > n_layers || n > MAX_SPLIT)
+        return fail(ERR_ARG, "%d layers do not go over %d places, at most %d", n_layers, n,
+            n_layers < MAX_SPLIT ? n_layers : MAX_SPLIT);
+    struct split *on = calloc(1, sizeof *on);
+    if (!on) return fail(ERR_MEMORY, "no memory for %d places", n);
+    on->base = (struct weights_device){&weights_on_split, &session_backend_split, tuner};
     struct weights_device *device = &on->base;
     enum status st = OK;
     for (on->n = 0; on->n < n && st == OK; on->n++) {
         int p = on->n;
+        on->first[p] = n_layers * p / n;
+        on->first[p + 1] = n_layers * (p + 1) / n;
         on->part[p] = *w;
         on->part[p].on_device = NULL;
-        st = weights_place_part(&on->part[p], index[p], n_layers * p / n, n_layers * (p + 1) / n);
+        if (place) st = place(&on->part[p], index[p], on->first[p], on->first[p + 1]);
     }
     if (st != OK) weights_on_split.release(&device);
     else w->on_device = device;
