@@ -836,7 +836,8 @@ static void fake_release(struct weights_device **d) { *d = NULL; }
 
 static void sweep_on_fake(const char *db, enum status expected, int64_t n_failed)
 {
-    static const struct weights_place place = {fake_memory, fake_describe, fake_release};
+    static const struct weights_place place = {
+        fake_memory, fake_describe, fake_release, NULL, NULL};
     struct session_backend backend = session_backend_cpu;
     backend.forward = no_pass;
     struct weights_device device = {.place = &place, .backend = &backend};
