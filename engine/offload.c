@@ -59,7 +59,8 @@ enum status offload_plan(const struct weights *w, struct par *par, const char *i
     struct session *s = NULL;
     double work = 0, transfer = 0;
     int most = w->on_device ? PROBE_DEVICE : PROBE_CPU, n = n_tokens < most ? n_tokens : most;
-    *out = (struct offload_plan){.layer_bytes = weights_layer_bytes(w)};
+    *out = (struct offload_plan){
+        .layer_bytes = weights_layer_bytes(w, w->on_device ? sizeof(uint16_t) : 0)};
     enum status st = session_open_once(&s, w, par, n, 0, impl);
     if (st == OK) st = probe(w, s, n, &work, &transfer);
     session_close(&s);

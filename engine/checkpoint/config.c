@@ -31,8 +31,8 @@ static enum status find_family(struct llama_config *c, struct json_in in)
     TRY(json_get_string(in, "model_type", false, &model_type));
     c->family = llama_family_find(model_type, NULL);
     if (model_type && !c->family)
-        return fail(ERR_UNSUPPORTED, "%s: field model_type: found \"%s\"; supported are %s",
-            in.file, model_type, llama_family_names());
+        return fail(ERR_UNSUPPORTED, "%s: field model_type: found \"%s\": %s; supported are %s",
+            in.file, model_type, llama_family_missing(model_type), llama_family_names());
 
     const cJSON *list = field(in.node, "architectures");
     if (list && !cJSON_IsArray(list))
@@ -52,10 +52,12 @@ static enum status find_family(struct llama_config *c, struct json_in in)
     }
     if (other && !found)
         return fail(ERR_UNSUPPORTED,
-            "%s: field architectures: found \"%s\"; supported is %s of model_type \"%s\", and of "
+            "%s: field architectures: found \"%s\": %s; supported is %s of model_type \"%s\", and "
+            "of "
             "model types %s",
-            in.file, other, c->family ? c->family->architecture : "none",
-            c->family ? c->family->model_type : "", llama_family_names());
+            in.file, other, llama_family_missing(other),
+            c->family ? c->family->architecture : "none", c->family ? c->family->model_type : "",
+            llama_family_names());
     if (!c->family)
         return fail(ERR_FORMAT,
             "%s: neither model_type nor architectures is there, so this is not the config.json "

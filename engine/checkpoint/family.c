@@ -1,6 +1,7 @@
 #include "engine/checkpoint/family.h"
 
 #include <string.h>
+#include <strings.h>
 
 static enum status family_int(struct json_in in, const char *name, int lo, int hi, int *out)
 {
@@ -165,6 +166,26 @@ const struct llama_family *llama_family_find(const char *model_type, const char 
     }
     if (architecture && strcmp(architecture, "LLaMAForCausalLM") == 0) return &families[0];
     return NULL;
+}
+
+const char *llama_family_missing(const char *name)
+{
+    static const struct {
+        const char *part, *missing;
+    } known[] = {
+        {"moe", "missing is a mixture of experts; take a dense model"},
+        {"mixtral", "missing is a mixture of experts; take a dense model"},
+        {"gpt_oss", "missing is a mixture of experts; take a dense model"},
+        {"gptoss", "missing is a mixture of experts; take a dense model"},
+        {"deepseek", "missing are latent attention and a mixture of experts"},
+        {"gemma", "missing are norms that add 1 to their weight, and GELU"},
+        {"phi3", "missing are q, k and v, and gate and up, in one matrix each"},
+        {"olmo2", "missing are norms behind attention and MLP"},
+        {"cohere", "missing are norms with a mean, and attention beside the MLP"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcasestr(name, known[i].part)) return known[i].missing;
+    return "it is not known here what it would need";
 }
 
 const char *llama_family_names(void)

@@ -45,6 +45,9 @@ bool llama_word_in(const char *words, const char *word);
 /* By model_type, or by the name in architectures; NULL when it is none of ours. Either may be NULL.
  */
 const struct llama_family *llama_family_find(const char *model_type, const char *architecture);
+/* What a family that is none of ours, by its model_type or architecture, needs beside theirs; for
+ * people. */
+const char *llama_family_missing(const char *name);
 /* "llama, mistral, …" */
 const char *llama_family_names(void);
 

@@ -121,8 +121,8 @@ void weights_device_describe(const struct weights *w, struct weights_device_info
 enum status weights_device_memory(
     const struct weights *w, size_t *free_bytes, size_t *total_bytes) MUST_USE;
 
-/* Bytes of a layer's matrices, the largest layer's. */
-size_t weights_layer_bytes(const struct weights *w);
+/* Bytes of a layer's matrices, the largest layer's; width: bytes of a value, 0 as in the file. */
+size_t weights_layer_bytes(const struct weights *w, size_t width);
 
 /* With device_options.offload on the CPU: a layer is about to be computed with. Pages of the one
  * before are given back and the next one's are asked for, so that two layers and the head are

@@ -30,7 +30,7 @@ static void advise_layer(const struct weights *w, int layer, int what)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) advise_matrix(w, all[i], what);
 }
 
-size_t weights_layer_bytes(const struct weights *w)
+size_t weights_layer_bytes(const struct weights *w, size_t width)
 {
     size_t most = 0;
     for (int i = 0; i < w->config.n_layers; i++) {
@@ -38,7 +38,8 @@ size_t weights_layer_bytes(const struct weights *w)
         const struct linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
         size_t bytes = 0;
         for (size_t k = 0; k < sizeof all / sizeof *all; k++)
-            bytes += (size_t)all[k]->m * (size_t)all[k]->k * dtype_size(all[k]->dtype);
+            bytes +=
+                (size_t)all[k]->m * (size_t)all[k]->k * (width ? width : dtype_size(all[k]->dtype));
         if (bytes > most) most = bytes;
     }
     return most;

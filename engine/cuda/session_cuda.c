@@ -68,7 +68,9 @@ static enum status cuda_open(void **state, const struct weights *w, struct par *
     snprintf(what, sizeof what, "a session of %d tokens (KV cache %.2f GiB)", p->capacity,
         (double)s->plan.kv_bytes / 0x1p30);
     enum status st = weights_cuda_lock(s->on);
-    if (st == OK) st = weights_cuda_alloc(s->on, &s->slab, s->plan.total_bytes, what);
+    if (st == OK)
+        st = weights_cuda_remedy(
+            weights_cuda_alloc(s->on, &s->slab, s->plan.total_bytes, what), "lower --max-length");
     st = weights_cuda_unlock(s->on, st);
     if (st == OK) {
         session_cuda_lay_out(c, s->residual, &s->plan, s);
@@ -389,8 +391,9 @@ static enum status cuda_carry_open(void *state, float **at, size_t values)
     void *p = NULL;
     enum status st = weights_cuda_lock(s->on);
     if (st == OK)
-        st = weights_cuda_alloc(
-            s->on, &p, values * sizeof **at, "the streams of samples between layers");
+        st = weights_cuda_remedy(weights_cuda_alloc(s->on, &p, values * sizeof **at,
+                                     "the streams of samples between layers"),
+            "lower --max-length");
     *at = p;
     return weights_cuda_unlock(s->on, st);
 }

@@ -140,6 +140,14 @@ enum status weights_cuda_alloc(struct weights_cuda *w, void **at, size_t bytes, 
     return OK;
 }
 
+enum status weights_cuda_remedy(enum status st, const char *remedy)
+{
+    char message[512];
+    if (st != ERR_MEMORY) return st;
+    snprintf(message, sizeof message, "%s", status_message());
+    return fail(st, "%s; %s", message, remedy);
+}
+
 void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes)
 {
     if (!at) return;
@@ -309,18 +317,11 @@ static enum status take_room(struct weights_cuda *w, const struct weights *from,
     char what[160];
     if (offload)
         snprintf(what, sizeof what, "two layers of %.2f GiB, embedding and head",
-            (double)weights_layer_bytes(from) / 0x1p30);
+            (double)weights_layer_bytes(from, sizeof(uint16_t)) / 0x1p30);
     else snprintf(what, sizeof what, "the weights");
-    enum status st = weights_cuda_alloc(w, &w->slab, bytes, what);
-    if (st == ERR_MEMORY) {
-        char message[512];
-        snprintf(message, sizeof message, "%s", status_message());
-        return fail(st, "%s; %s", message,
-            offload
-                ? "that much --offload keeps on a GPU: take one with more memory, or --device cpu"
-                : "--offload brings them layer by layer");
-    }
-    TRY(st);
+    TRY(weights_cuda_remedy(weights_cuda_alloc(w, &w->slab, bytes, what),
+        offload ? "that much --offload keeps on a GPU: take one with more memory, or --device cpu"
+                : "--offload brings them layer by layer"));
     lay_out(c, e, w, w->slab);
     return OK;
 }

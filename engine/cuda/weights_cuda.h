@@ -53,6 +53,8 @@ extern const struct session_backend session_backend_cuda;
 /* Device memory that counts in `bytes`; ERR_MEMORY says `what` needs how much. */
 enum status weights_cuda_alloc(
     struct weights_cuda *w, void **at, size_t bytes, const char *what) MUST_USE;
+/* Whatever it was, and to want of memory what to do about it. */
+enum status weights_cuda_remedy(enum status st, const char *remedy) MUST_USE;
 void weights_cuda_free(struct weights_cuda *w, void *at, size_t bytes);
 
 /* Make stream and handle this thread's alone, and the device current. Whatever lock returned,

@@ -494,7 +494,7 @@ static enum status open_pair(
     int index =
         devices->at[0].index[0] == DEVICE_CPU ? devices->at[1].index[0] : devices->at[0].index[0];
     snprintf(name, sizeof name, "cuda:%d", index);
-    cpu.device = "cpu", cpu.residual = NULL, cpu.graph = cpu.compile = false;
+    cpu.device = "cpu", cpu.residual = NULL, cpu.graph = cpu.compile = false, cpu.device_gib = 0;
     gpu.device = name;
     on->all = calloc(2, sizeof *on->all);
     if (!on->all) return fail(ERR_MEMORY, "no memory for two devices");

@@ -226,7 +226,7 @@ Test(offload, two_layers_are_resident)
         CHECK(weights_fingerprint(&b.w, NULL, b.par, NULL, hash)); /* reads everything */
         CHECK(session_forward_each(b.s, b.calls, SEQUENCES, note_done, &b, &failed));
         kib[offload] = resident_kib("model.safetensors");
-        size_t few = 2 * weights_layer_bytes(&b.w) +
+        size_t few = 2 * weights_layer_bytes(&b.w, 0) +
             2 * (size_t)b.w.config.vocab_size * (size_t)b.w.config.hidden_size * 2;
         if (offload) cr_expect_leq(kib[1], (long)(few / 1024) + 512, "%ld KiB", kib[1]);
         else cr_expect_geq(kib[0], (long)(b.w.weight_bytes / 1024 * 9 / 10));
@@ -242,7 +242,7 @@ Test(offload, is_planned)
     char text[256];
     open_bench(&b, DEMO, PLACE_CPU, true, true, 0);
     CHECK(offload_plan(&b.w, b.par, NULL, 512, 3, 2, &p));
-    cr_expect(p.layer_bytes == weights_layer_bytes(&b.w) && p.at_once >= 1 && p.at_once <= 3);
+    cr_expect(p.layer_bytes == weights_layer_bytes(&b.w, 0) && p.at_once >= 1 && p.at_once <= 3);
     cr_expect(p.work_s > 0 && isfinite(p.work_s) && p.transfer_s >= 0);
     p = (struct offload_plan){
         .layer_bytes = (size_t)17 << 28, .at_once = 214, .transfer_s = 31.2, .work_s = 44};
