@@ -84,24 +84,6 @@ static enum status forward(const struct auditor *a, struct par *par, const int32
     return st;
 }
 
-double audit_rows_apart(const float *x, const float *y, int from, int to, int width)
-{
-    double worst = 0;
-    for (int r = from; r < to; r++) {
-        double diff = 0, norm = 0;
-        for (int i = 0; i < width; i++) {
-            double p = (double)x[(size_t)r * (size_t)width + (size_t)i],
-                   q = (double)y[(size_t)r * (size_t)width + (size_t)i];
-            diff += (p - q) * (p - q);
-            norm += p * p;
-        }
-        double apart = norm > 0 ? sqrt(diff / norm) : sqrt(diff);
-        if (!isfinite(apart)) return INFINITY; /* fmax would pass over a NaN */
-        worst = fmax(worst, apart);
-    }
-    return worst;
-}
-
 static double worst_row(const struct auditor *a, const float *x, const float *y, int from, int to)
 {
     return audit_rows_apart(x, y, from, to, a->width);

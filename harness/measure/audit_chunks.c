@@ -4,6 +4,24 @@
 #include <math.h>
 #include <stdlib.h>
 
+double audit_rows_apart(const float *x, const float *y, int from, int to, int width)
+{
+    double worst = 0;
+    for (int r = from; r < to; r++) {
+        double diff = 0, norm = 0;
+        for (int i = 0; i < width; i++) {
+            double p = (double)x[(size_t)r * (size_t)width + (size_t)i],
+                   q = (double)y[(size_t)r * (size_t)width + (size_t)i];
+            diff += (p - q) * (p - q);
+            norm += p * p;
+        }
+        double apart = norm > 0 ? sqrt(diff / norm) : sqrt(diff);
+        if (!isfinite(apart)) return INFINITY; /* fmax would pass over a NaN */
+        worst = fmax(worst, apart);
+    }
+    return worst;
+}
+
 static enum status keep_map(void *ctx, const struct layer_view *view)
 {
     return map_log_add(ctx, view);
