@@ -1,7 +1,7 @@
 /* What the parts of a CUDA session share: session_cuda.c is the backend, session_cuda_layers.c runs
  * the layers, session_cuda_plan.c lays out their memory, session_cuda_graph.c repeats them as a
- * graph, session_cuda_times.c times them, session_cuda_view.c shows them to hooks. Nobody else
- * includes this. */
+ * graph, session_cuda_times.c times them, session_cuda_kernel.c chooses kernels,
+ * session_cuda_view.c shows them to hooks. Nobody else includes this. */
 #ifndef SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 #define SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 
