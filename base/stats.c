@@ -220,14 +220,24 @@ static void estimate_judge(struct estimate *e, const struct leave_one_out *l, do
     e->hi = estimate_limit(e, LEVEL);
 }
 
-struct estimate estimate_samples(sample_stat *stat, const void *ctx, const double *weight, size_t n,
-    enum estimate_scale scale, double least)
+/* Sums over all samples in `sums`, and for each, behind it, over those from there on. */
+static double *sums_from(const double *x, size_t width, size_t n, double *sums)
+{
+    double *from = xcalloc((n + 1) * width, sizeof *from);
+    for (size_t k = 0; k < width; k++) sums[k] = 0;
+    for (size_t i = 0; i < n * width; i++) sums[i % width] += x[i];
+    for (size_t i = n * width; i-- > 0;) from[i] = x[i] + from[i + width];
+    return from;
+}
+
+struct estimate estimate_samples(sum_stat *stat, const void *ctx, const double *x, size_t width,
+    const double *weight, size_t n, enum estimate_scale scale, double least)
 {
     assert(n > 0);
-    int *pick = xmalloc(n * sizeof *pick);
+    double *sums = xcalloc(2 * width, sizeof *sums), *before = sums + width,
+           *from = sums_from(x, width, n, sums);
     struct leave_one_out l = {xmalloc(n * sizeof *l.without), n};
-    for (size_t i = 0; i < n; i++) pick[i] = (int)i;
-    double value = stat(ctx, pick, n);
+    double value = stat(ctx, sums);
     struct estimate e = {.value = scale == SCALE_EXP ? exp(value) : value,
         .std_error = NAN,
         .lo = NAN,
@@ -237,46 +247,40 @@ struct estimate estimate_samples(sample_stat *stat, const void *ctx, const doubl
         .at = value,
         .spread = NAN,
         .df = degrees_of_freedom(weight, n)};
-    for (size_t i = 0; i < n && n > 1; i++) { /* the last one takes the place of the one left out */
-        pick[i] = (int)n - 1;
-        l.without[i] = stat(ctx, pick, n - 1);
-        pick[i] = (int)i;
+    for (size_t i = 0; i < n && n > 1; i++) { /* those before and those behind: nothing cancels */
+        for (size_t k = 0; k < width; k++) sums[k] = before[k] + from[(i + 1) * width + k];
+        l.without[i] = stat(ctx, sums);
+        for (size_t k = 0; k < width; k++) before[k] += x[i * width + k];
     }
     if (n > 1) estimate_judge(&e, &l, least);
     free(l.without);
-    free(pick);
+    free(from);
+    free(sums);
     return e;
 }
 
-struct ratio {
-    double *x, *weight;
-};
-
-static double ratio_of(const void *ctx, const int *pick, size_t n)
+static double ratio_of(const void *ctx, const double *sums)
 {
-    const struct ratio *r = ctx;
-    double x = 0, weight = 0;
-    for (size_t i = 0; i < n; i++) {
-        x += r->x[pick[i]];
-        weight += r->weight[pick[i]];
-    }
-    return x / weight;
+    (void)ctx;
+    return sums[0] / sums[1];
 }
 
 struct estimate estimate_ratio(
     const double *x, const double *weight, size_t n, enum estimate_scale scale)
 {
-    struct ratio r = {xmalloc((n + 1) * sizeof *r.x), xmalloc((n + 1) * sizeof *r.weight)};
+    double(*pairs)[2] = xmalloc((n + 1) * sizeof *pairs),
+    *kept_weight = xmalloc((n + 1) * sizeof(double));
     size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
         if (!(weight[i] > 0)) continue;
-        r.x[kept] = x[i];
-        r.weight[kept++] = weight[i];
+        pairs[kept][0] = x[i];
+        kept_weight[kept] = pairs[kept][1] = weight[i];
+        kept++;
     }
     assert(kept > 0);
-    struct estimate e = estimate_samples(ratio_of, &r, r.weight, kept, scale, 0);
-    free(r.x);
-    free(r.weight);
+    struct estimate e = estimate_samples(ratio_of, NULL, *pairs, 2, kept_weight, kept, scale, 0);
+    free(pairs);
+    free(kept_weight);
     return e;
 }
 

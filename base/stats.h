@@ -35,8 +35,8 @@ double quantile_sorted(const double *sorted, size_t n, double q);
 /* The same for unsorted values; allocates a copy. */
 double quantile(const double *values, size_t n, double q);
 
-/* A statistic of samples chosen by index, e.g. the ratio of two pooled sums. n >= 1. */
-typedef double sample_stat(const void *ctx, const int *samples, size_t n);
+/* A statistic of what samples add up to, e.g. the ratio of two sums. */
+typedef double sum_stat(const void *ctx, const double *sums);
 
 /* What the statistic estimates: itself; something above zero; something below one (judged by 1 -
  * value); or the logarithm of something, which is then the value (a perplexity). */
@@ -52,10 +52,11 @@ struct estimate {
     double at, spread, skew, df;
 };
 
-/* weight[n]: how much each sample counts (its positions); NULL when all count the same. least: the
- * variance is at least this, for shares of few answers; else 0. */
-struct estimate estimate_samples(sample_stat *stat, const void *ctx, const double *weight, size_t n,
-    enum estimate_scale scale, double least);
+/* x[n][width]: what each sample adds to the sums, n >= 1. weight[n]: how much it counts (its
+ * positions); NULL when all count the same. least: the variance is at least this, for shares of few
+ * answers; else 0. Takes time in proportion to n. */
+struct estimate estimate_samples(sum_stat *stat, const void *ctx, const double *x, size_t width,
+    const double *weight, size_t n, enum estimate_scale scale, double least);
 /* The ratio of sums: sum of x over sum of weight; samples without weight do not count. */
 struct estimate estimate_ratio(
     const double *x, const double *weight, size_t n, enum estimate_scale scale);

@@ -1,5 +1,6 @@
 #include "reports/recompute.h"
 
+#include "base/xmalloc.h"
 #include "results/columns.h"
 
 #include <math.h>
@@ -92,21 +93,41 @@ static enum status check_sample(const struct run_view *v, size_t i)
             v, i, "cosine_min", "no more than cosine_p1 and cosine_mean", s->cosine_min);
     if (s->kl_max < s->kl_p99_9 - FLOATS || s->kl_max < s->kl_mean - FLOATS)
         return sample_fault(v, i, "kl_max", "no less than kl_p99_9 and kl_mean", s->kl_max);
-    for (size_t k = 0; k < i; k++) {
-        const struct sample_record *o = &v->samples.rows[k];
-        if (o->nll_dense_sum == s->nll_dense_sum && o->logits_dense_rms == s->logits_dense_rms &&
-            o->hidden_dense_rms == s->hidden_dense_rms && o->n_tokens == s->n_tokens)
-            return fail(ERR_FORMAT,
-                "%s: field detailed_results[%zu]: is detailed_results[%zu] once more, expected "
-                "another text; "
-                "equal texts count once",
-                v->label, i, k);
-    }
     return OK;
 }
 
-/* The tail of a sample lies at the end of its distribution. */
-static enum status check_tail(const struct run_view *v, size_t at)
+/* Equal texts count once: no two samples are alike in what depends on the text alone. */
+static int by_text(const void *a, const void *b)
+{
+    const struct sample_record *x = *(const struct sample_record *const *)a,
+                               *y = *(const struct sample_record *const *)b;
+    const double of_x[] = {x->nll_dense_sum, x->logits_dense_rms, x->hidden_dense_rms},
+                 of_y[] = {y->nll_dense_sum, y->logits_dense_rms, y->hidden_dense_rms};
+    for (int i = 0; i < 3; i++)
+        if (of_x[i] != of_y[i]) return of_x[i] < of_y[i] ? -1 : 1;
+    return (x->n_tokens > y->n_tokens) - (x->n_tokens < y->n_tokens);
+}
+
+static enum status check_texts(const struct run_view *v)
+{
+    const struct sample_record **all = xmalloc((v->samples.n + 1) * sizeof *all);
+    enum status st = OK;
+    for (size_t i = 0; i < v->samples.n; i++) all[i] = &v->samples.rows[i];
+    qsort(all, v->samples.n, sizeof *all, by_text);
+    for (size_t i = 1; i < v->samples.n && st == OK; i++)
+        if (by_text(&all[i - 1], &all[i]) == 0)
+            st = fail(ERR_FORMAT,
+                "%s: field detailed_results[%d]: is detailed_results[%d] once more, expected "
+                "another text; equal texts count once",
+                v->label, all[i]->sample > all[i - 1]->sample ? all[i]->sample : all[i - 1]->sample,
+                all[i]->sample > all[i - 1]->sample ? all[i - 1]->sample : all[i]->sample);
+    free(all);
+    return st;
+}
+
+/* The tail of a sample lies at the end of its distribution. seen: where each sample's two are, from
+ * 1. */
+static enum status check_tail(const struct run_view *v, size_t at, size_t *seen)
 {
     const struct tail_record *t = &v->tails.rows[at];
     bool low = !strcmp(t->name, "cosine");
@@ -117,10 +138,11 @@ static enum status check_tail(const struct run_view *v, size_t at)
             v->label, at, t->name, t->sample);
     const struct sample_record *s = &v->samples.rows[t->sample];
     double sum = 0, n = (double)s->n_tokens, mean = low ? s->cosine_mean : s->kl_mean;
-    for (size_t k = 0; k < at; k++)
-        if (v->tails.rows[k].sample == t->sample && !strcmp(v->tails.rows[k].name, t->name))
-            return fail(ERR_FORMAT, "%s: field tails[%zu]: is tails[%zu] once more; evaluate again",
-                v->label, at, k);
+    size_t *before = &seen[2 * (size_t)t->sample + low];
+    if (*before)
+        return fail(ERR_FORMAT, "%s: field tails[%zu]: is tails[%zu] once more; evaluate again",
+            v->label, at, *before - 1);
+    *before = at + 1;
     for (size_t k = 0; k < t->n; k++) {
         sum += (double)t->values[k];
         if (k && (low ? t->values[k] < t->values[k - 1] : t->values[k] > t->values[k - 1]))
@@ -225,6 +247,13 @@ static enum status check_calls(const struct run_view *v)
     return OK;
 }
 
+static int by_item(const void *a, const void *b)
+{
+    const struct item_record *x = *(const struct item_record *const *)a,
+                             *y = *(const struct item_record *const *)b;
+    return strcmp(x->item, y->item);
+}
+
 static enum status check_items(const struct run_view *v)
 {
     int last = 0;
@@ -236,13 +265,19 @@ static enum status check_items(const struct run_view *v)
                 "again",
                 v->label, i, r->sample, last, v->samples.n - 1);
         last = r->sample;
-        for (size_t k = 0; k < i; k++)
-            if (!strcmp(v->items.rows[k].item, r->item))
-                return fail(ERR_FORMAT,
-                    "%s: field items[%zu].item: found %s once more; equal questions count once",
-                    v->label, i, r->item);
     }
-    return OK;
+    const struct item_record **all = xmalloc((v->items.n + 1) * sizeof *all);
+    enum status st = OK;
+    for (size_t i = 0; i < v->items.n; i++) all[i] = &v->items.rows[i];
+    qsort(all, v->items.n, sizeof *all, by_item);
+    for (size_t i = 1; i < v->items.n && st == OK; i++)
+        if (by_item(&all[i - 1], &all[i]) == 0)
+            st = fail(ERR_FORMAT,
+                "%s: field items[%zu].item: found %s once more; equal questions count once",
+                v->label, (size_t)((all[i] > all[i - 1] ? all[i] : all[i - 1]) - v->items.rows),
+                all[i]->item);
+    free(all);
+    return st;
 }
 
 /* Times have no samples; what is there twice must agree, and a ratio of pairs lies where pairs can
@@ -310,8 +345,13 @@ enum status recompute_check(const struct run_view *v)
             "again",
             v->label);
     for (size_t i = 0; i < v->samples.n; i++) TRY(check_sample(v, i));
+    TRY(check_texts(v));
     TRY(check_calls(v));
-    for (size_t i = 0; i < v->tails.n; i++) TRY(check_tail(v, i));
+    size_t *seen = xcalloc(2 * v->samples.n + 1, sizeof *seen);
+    enum status tails = OK;
+    for (size_t i = 0; i < v->tails.n && tails == OK; i++) tails = check_tail(v, i, seen);
+    free(seen);
+    TRY(tails);
     TRY(check_items(v));
     for (size_t i = 0; i < sizeof always / sizeof *always; i++)
         TRY(check_metric(v, &source, always[i]));

@@ -126,19 +126,16 @@ static double sample_sums(
 
 /* Sums of all samples, once or before and after. */
 struct pooled {
-    double (*x)[N_SUMS], (*before)[N_SUMS]; /* before: NULL unless a change is asked for */
+    double (*x)[2 * N_SUMS]; /* now, and behind it before */
     double *weight;
     size_t n;
     enum pooling pooling;
     bool exponent; /* a change of perplexities is one of their own scale */
 };
 
-static double pool(const struct pooled *p, const double (*x)[N_SUMS], const int *pick, size_t n)
+static double pool(enum pooling pooling, const double *s)
 {
-    double s[N_SUMS] = {0};
-    for (size_t i = 0; i < n; i++)
-        for (int k = 0; k < N_SUMS; k++) s[k] += x[pick[i]][k];
-    switch (p->pooling) {
+    switch (pooling) {
     case POOL_ROOT: return sqrt(s[0] / s[1]);
     case POOL_COSINE: return s[0] / sqrt(s[1] * s[2]);
     case POOL_HALVES: return ((s[1] > 0 ? s[0] / s[1] : 0) + (s[3] > 0 ? s[2] / s[3] : 0)) / 2;
@@ -147,31 +144,27 @@ static double pool(const struct pooled *p, const double (*x)[N_SUMS], const int 
     }
 }
 
-static double pooled_value(const void *ctx, const int *pick, size_t n)
+static double pooled_value(const void *ctx, const double *sums)
 {
-    const struct pooled *p = ctx;
-    return pool(p, (const double(*)[N_SUMS])p->x, pick, n);
+    return pool(((const struct pooled *)ctx)->pooling, sums);
 }
 
-static double pooled_change(const void *ctx, const int *pick, size_t n)
+static double pooled_change(const void *ctx, const double *sums)
 {
     const struct pooled *p = ctx;
-    double after = pool(p, (const double(*)[N_SUMS])p->x, pick, n),
-           before = pool(p, (const double(*)[N_SUMS])p->before, pick, n);
+    double after = pool(p->pooling, sums), before = pool(p->pooling, sums + N_SUMS);
     return p->exponent ? exp(after) - exp(before) : after - before;
 }
 
 static void pooled_init(struct pooled *p, size_t room)
 {
-    *p = (struct pooled){.x = xcalloc(room + 1, sizeof *p->x),
-        .before = xcalloc(room + 1, sizeof *p->before),
-        .weight = xcalloc(room + 1, sizeof *p->weight)};
+    *p = (struct pooled){
+        .x = xcalloc(room + 1, sizeof *p->x), .weight = xcalloc(room + 1, sizeof *p->weight)};
 }
 
 static void pooled_clear(struct pooled *p)
 {
     free(p->x);
-    free(p->before);
     free(p->weight);
 }
 
@@ -234,8 +227,8 @@ static bool pool_items(struct pooled *p, const char *name, const struct item_rec
         if (!p->n || items[i].sample < 0 || items[i].sample != sample) p->n++;
         sample = items[i].sample;
         p->x[p->n - 1][0] += now;
-        p->before[p->n - 1][0] += then;
-        p->x[p->n - 1][1] = p->before[p->n - 1][1] = ++p->weight[p->n - 1];
+        p->x[p->n - 1][N_SUMS] += then;
+        p->x[p->n - 1][1] = p->x[p->n - 1][N_SUMS + 1] = ++p->weight[p->n - 1];
         *sum += now - then;
         *squares += (now - then) * (now - then);
     }
@@ -289,15 +282,10 @@ struct tail {
 
 static bool worse(const struct tail *t, double a, double b) { return t->rule->low ? a < b : a > b; }
 
-static double share_of(const void *ctx, const int *pick, size_t n)
+static double share_of(const void *ctx, const double *sums)
 {
-    const struct tail *t = ctx;
-    double beyond = 0, positions = 0;
-    for (size_t i = 0; i < n; i++) {
-        beyond += t->beyond[pick[i]];
-        positions += t->positions[pick[i]];
-    }
-    return beyond / positions;
+    (void)ctx;
+    return sums[0] / sums[1];
 }
 
 /* values[i]: the n_values[i] worst of sample i, sorted. False when they do not reach the
@@ -330,7 +318,13 @@ static bool tail_open(struct tail *t, const struct tail_rule *rule, const float 
             !worse(t, t->value, (double)values[k][(size_t)t->beyond[k]]))
             t->beyond[k]++;
     double least = rule->share * (1 - rule->share) / t->n_positions;
-    t->share = estimate_samples(share_of, t, t->positions, n, SCALE_POSITIVE, least);
+    double(*counts)[2] = xmalloc((n + 1) * sizeof *counts);
+    for (size_t k = 0; k < n; k++) {
+        counts[k][0] = t->beyond[k];
+        counts[k][1] = t->positions[k];
+    }
+    t->share = estimate_samples(share_of, NULL, *counts, 2, t->positions, n, SCALE_POSITIVE, least);
+    free(counts);
     return true;
 }
 
@@ -439,7 +433,7 @@ static bool estimate_score(const struct estimate_source *s, const char *name, st
     pooled_init(&p, s->n_items);
     bool known = pool_items(&p, name, NULL, s->items, s->n_items, &sum, &squares);
     if (known)
-        *out = estimate_samples(pooled_value, &p, p.weight, p.n, SCALE_PLAIN,
+        *out = estimate_samples(pooled_value, &p, *p.x, 2 * N_SUMS, p.weight, p.n, SCALE_PLAIN,
             least_variance(name, sum, squares, s->n_items));
     if (known) metric_clip(name, out);
     pooled_clear(&p);
@@ -462,7 +456,8 @@ bool estimate_metric(const struct estimate_source *s, const char *name, struct e
     struct pooled p;
     pooled_init(&p, s->n_samples);
     bool known = pool_samples(&p, e, s);
-    if (known) *out = estimate_samples(pooled_value, &p, p.weight, p.n, e->scale, 0);
+    if (known)
+        *out = estimate_samples(pooled_value, &p, *p.x, 2 * N_SUMS, p.weight, p.n, e->scale, 0);
     if (known) metric_clip(name, out);
     pooled_clear(&p);
     return known;
@@ -483,11 +478,16 @@ void metric_clip(const char *name, struct estimate *e)
 static const struct sample_record *find_sample(
     const struct estimate_source *s, const struct sample_record *like)
 {
-    for (size_t i = 0; i < s->n_samples; i++)
-        if (s->samples[i].sample == like->sample && s->samples[i].n_scored == like->n_scored &&
-            s->samples[i].n_tokens == like->n_tokens)
-            return &s->samples[i];
-    return NULL;
+    size_t first = 0, end = s->n_samples; /* in the order of their numbers, each once */
+    while (first < end) {
+        size_t middle = first + (end - first) / 2;
+        if (s->samples[middle].sample < like->sample) first = middle + 1;
+        else end = middle;
+    }
+    const struct sample_record *r = &s->samples[first];
+    bool same = first < s->n_samples && r->sample == like->sample &&
+        r->n_scored == like->n_scored && r->n_tokens == like->n_tokens;
+    return same ? r : NULL;
 }
 
 static bool pool_pairs(struct pooled *p, const struct estimator *e,
@@ -498,9 +498,9 @@ static bool pool_pairs(struct pooled *p, const struct estimator *e,
     for (size_t i = 0; i < before->n_samples; i++) {
         const struct sample_record *b = &before->samples[i], *a = find_sample(after, b);
         if (!a) continue;
-        p->weight[p->n] = sample_sums(e, b, p->before[p->n]);
+        p->weight[p->n] = sample_sums(e, b, p->x[p->n] + N_SUMS);
         sample_sums(e, a, p->x[p->n]);
-        if (!sums_known(p->before[p->n]) || !sums_known(p->x[p->n])) return false;
+        if (!sums_known(p->x[p->n] + N_SUMS) || !sums_known(p->x[p->n])) return false;
         if (p->weight[p->n] > 0) p->n++;
     }
     return p->n > 0;
@@ -524,7 +524,9 @@ bool estimate_change(const struct estimate_source *before, const struct estimate
     } else {
         return false;
     }
-    if (known) *out = estimate_samples(pooled_change, &p, p.weight, p.n, SCALE_PLAIN, least);
+    if (known)
+        *out = estimate_samples(
+            pooled_change, &p, *p.x, 2 * N_SUMS, p.weight, p.n, SCALE_PLAIN, least);
     pooled_clear(&p);
     return known;
 }

@@ -25,8 +25,8 @@
 enum {
     LAST_WINDOW = 256, /* under this attention runs dense anyway */
     PIECE = 32768,     /* windows within one piece are of one article or chapter */
-    LARGE = 16 << 20,  /* bytes; encoded in about a second */
-    SLOT = 8 << 20,    /* holds a window of a million tokens */
+    LARGE = 4 << 20,   /* bytes; encoded in a fraction of a second */
+    SLOT = 2 << 20,    /* holds a window of half a million tokens */
     LINE = 1 << 16,    /* a place begins with a line, where one begins so near */
     TOKEN_BYTES = 4,   /* about, to guess how much text a window takes */
     ROUND_TOKENS = 32  /* behind a window, so that its last ones are as in the whole text */

@@ -12,7 +12,7 @@
 
 /* Of a longer file only this much is looked at when it is opened, the rest as it is taken:
  * text_file_take(). */
-enum { TEXT_FILE_LOOK = 16 << 20 };
+enum { TEXT_FILE_LOOK = 4 << 20 };
 
 struct text_file {
     const char *text; /* [len], no terminating zero; borrowed from the following */

@@ -236,9 +236,9 @@ Test(suites, text_windows_are_spread_and_apart_from_tuning)
 }
 
 /* Equal, overlapping and nearly equal windows are one sample. */
-/* Letters in lines, too long to be encoded whole: 20 MiB, so that evaluation has the bytes below 8
+/* Letters in lines, too long to be encoded whole: 5 MiB, so that evaluation has the bytes below 2
  * MiB and tuning the rest. */
-enum { LONG_TEXT = 20 << 20 };
+enum { LONG_TEXT = 5 << 20 };
 
 static char *long_text(void)
 {
@@ -278,25 +278,25 @@ Test(suites, a_large_text_is_read_in_places)
     o.num_samples = 10;
     struct sample_set s = load(spec, &o);
     cr_expect(s.n_samples == 10 && !s.shared);
-    expect_places(&s, text, 0, 8 << 20);
+    expect_places(&s, text, 0, 2 << 20);
     cr_expect(strstr(s.samples[9].name, "at byte") &&
-            atol(strstr(s.samples[9].name, "byte ") + 5) > 7 << 20,
+            atol(strstr(s.samples[9].name, "byte ") + 5) > 7 << 18,
         "spread: %s", s.samples[9].name);
     sample_set_clear(&s);
     o.tuning = true;
     s = load(spec, &o);
     cr_expect(s.n_samples == 10 && !s.shared);
-    expect_places(&s, text, 8 << 20, LONG_TEXT);
+    expect_places(&s, text, 2 << 20, LONG_TEXT);
     sample_set_clear(&s);
     free(spec);
     /* a zero character is found where it is read, though it is far behind the beginning */
-    memset(text + (18 << 20), 0, 1 << 20);
+    memset(text + (9 << 19), 0, 1 << 18);
     o.tuning = false;
     spec = str_dup(spec_bytes("text", "a.txt", text, LONG_TEXT));
     s = load(spec, &o);
     sample_set_clear(&s);
     o.num_samples = 0;
-    REFUSED(spec, &o, ERR_FORMAT, "a.txt: line 188744, column 69: a zero character");
+    REFUSED(spec, &o, ERR_FORMAT, "a.txt: line 47186, column 93: a zero character");
     free(spec);
     free(text);
 }
@@ -304,13 +304,13 @@ Test(suites, a_large_text_is_read_in_places)
 Test(suites, a_large_text_with_few_places_is_read_whole)
 {
     char *text = long_text();
-    for (size_t i = 100; i < 8 << 20; i += 100)
+    for (size_t i = 100; i < 2 << 20; i += 100)
         memcpy(text + i, text, 100); /* the half of evaluation repeats itself */
-    char *spec = str_dup(spec_bytes("text", "a.txt", text, 17 << 20));
+    char *spec = str_dup(spec_bytes("text", "a.txt", text, 17 << 18));
     struct suite_options o = options(301);
     o.num_samples = 10;
     struct sample_set s = load(spec, &o);
-    cr_expect(s.n_samples == 10 && s.shared && s.n_repeated > 1000);
+    cr_expect(s.n_samples == 10 && s.shared && s.n_repeated > 250);
     sample_set_clear(&s);
     free(spec);
     free(text);
@@ -324,8 +324,9 @@ Test(suites, of_many_lines_as_many_are_read_as_windows_need)
         memcpy(text + i, "{\"text\":\"", 9);
         memcpy(text + i + 997, "\"}\n", 3);
     }
-    text[LONG_TEXT / 1000 * 1000 - 4] = 0; /* the last line, which is not among them, is no JSON */
-    char *spec = str_dup(spec_bytes("text", "a.jsonl", text, LONG_TEXT / 1000 * 1000));
+    text[LONG_TEXT / 1000 * 1000 - 2004] =
+        0; /* the last line, which is not among them, is no JSON */
+    char *spec = str_dup(spec_bytes("text", "a.jsonl", text, LONG_TEXT / 1000 * 1000 - 2000));
     struct suite_options o = options(301);
     o.num_samples = 10;
     struct sample_set s = load(spec, &o);
@@ -870,8 +871,8 @@ Test(suites, choice_bad_lines)
 Test(suites, unknown_names_list_the_known)
 {
     struct suite_options o = options(64);
-    REFUSED(
-        "wiki:x", &o, ERR_ARG, "\"wiki\"", "text, cloze, choice, needle, chronicle, ruler, tasks, speed, null");
+    REFUSED("wiki:x", &o, ERR_ARG, "\"wiki\"",
+        "text, cloze, choice, needle, chronicle, ruler, tasks, speed, null");
     REFUSED("", &o, ERR_ARG, "unknown suite");
     REFUSED("chronicle:x", &o, ERR_ARG, "no argument");
     o.max_length = 1;
