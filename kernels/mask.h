@@ -111,10 +111,10 @@ extern const struct mask_method mask_sparge, mask_bound, mask_xattention, mask_f
  * the list below. */
 extern const struct mask_method mask_masses;
 
-/* What `bound` is asked for, for its other bodies. deviation: spread is the standard deviation,
- * else half of the range. */
+/* What `bound` is asked for, for its other bodies. groups: of channels, as many as there are when
+ * none share; deviation: spread is the standard deviation, else half of the range. */
 struct bound_setting {
-    int rows, keys, over;
+    int rows, keys, over, groups;
     bool deviation;
     float width;
 };

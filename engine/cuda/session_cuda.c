@@ -141,6 +141,18 @@ static enum status plan_layers(struct session_cuda *s, const struct chunk *x, in
     return OK;
 }
 
+/* NULL, or why the tiles of a layer are not chosen on the device. */
+static const char *on_host(const struct session_cuda *s, const struct chunk *x, int layer)
+{
+    const struct sparse_policy *p = x->f->policy;
+    struct attn_args a = session_cuda_call(s, x, layer);
+    return mask_cuda_refuses(&(struct mask_cuda_args){.attn = &a,
+        .heads = s->heads,
+        .smooth_k = p->smooth_k,
+        .topk = p->topk,
+        .method = p->method});
+}
+
 /* A graph of this chunk can be repeated: nothing of it crosses to the host and nobody looks into
  * it. */
 static enum status can_record(const struct session_cuda *s, const struct chunk *x, bool *can)
@@ -150,12 +162,14 @@ static enum status can_record(const struct session_cuda *s, const struct chunk *
     if (!s->w->device_options.graph || f->times || f->residual_in || f->residual_out ||
         f->carry_in || f->carry_out || f->end_layer > 0 || (f->hook && !f->hook_tiles_only))
         return OK;
-    for (int l = 0; l < s->w->config.n_layers; l++)
-        if (s->layers[l] & LAYER_SPARSE && f->policy->method != &mask_sparge)
+    for (int l = 0; l < s->w->config.n_layers; l++) {
+        const char *why = s->layers[l] & LAYER_SPARSE ? on_host(s, x, l) : NULL;
+        if (why)
             return fail(ERR_UNSUPPORTED,
-                "method %s chooses tiles on the host, which no graph repeats; leave out "
+                "method %s chooses tiles on the host (%s), which no graph repeats; leave out "
                 "--graph",
-                f->policy->method->name);
+                f->policy->method->name, why);
+    }
     if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
     *can = true;
     return OK;

@@ -43,6 +43,12 @@ void session_cuda_close_graphs(struct session_cuda *s)
     s->graphs = NULL;
 }
 
+/* Calls of their shapes will record them again. */
+void session_cuda_drop_graphs(struct session_cuda *s)
+{
+    for (int i = 0; s->graphs && i < GRAPHS; i++) graph_cuda_close(&s->graphs->kept[i].graph);
+}
+
 static struct shape shape_of(const struct session_cuda *s, const struct chunk *x)
 {
     struct shape shape;

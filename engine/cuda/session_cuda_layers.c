@@ -33,10 +33,11 @@ static enum status project_add(
 }
 
 /* Room for methods other than sparge, which the plan of a session does not count: taken when it is
- * first wanted. */
+ * first wanted. Graphs that were recorded with less stand on memory that goes. */
 static enum status want_room(struct session_cuda *s, size_t bytes, const char *what)
 {
     if (s->mass_bytes >= bytes) return OK;
+    session_cuda_drop_graphs(s);
     weights_cuda_free(s->on, s->mass, s->mass_bytes);
     s->mass_bytes = 0;
     void *at;
@@ -46,7 +47,7 @@ static enum status want_room(struct session_cuda *s, size_t bytes, const char *w
     return OK;
 }
 
-/* What `oracle` ranks by, on the host; the caller frees it. */
+/* What `oracle` ranks by, on the host, for rules that no device knows; the caller frees it. */
 static enum status fetch_masses(struct session_cuda *s, const struct attn_args *a,
     const struct tile_map *map, const struct mask_method *method, float **out)
 {
@@ -56,7 +57,7 @@ static enum status fetch_masses(struct session_cuda *s, const struct attn_args *
     *out = malloc(bytes);
     if (!*out) return fail(ERR_MEMORY, "no memory for the oracle");
     struct mask_args values = {.attn = a, .values = method->values};
-    TRY(mask_cuda_mass(a, mask_oracle_over(&values), s->mass, s->on->stream));
+    TRY(oracle_cuda_mass(a, mask_oracle_over(&values), s->mass, s->on->stream));
     return fetch(s, *out, s->mass, bytes);
 }
 

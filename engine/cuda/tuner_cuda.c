@@ -96,7 +96,7 @@ static const char *cuda_refuses(const struct weights *w, const struct sparse_pol
         shape.tiles = NULL;
     }
     return curve_cuda_refuses(
-        p->method, &(struct curve_cuda_args){.attn = &shape, .smooth_k = p->smooth_k});
+        &(struct curve_cuda_args){.attn = &shape, .smooth_k = p->smooth_k, .method = p->method});
 }
 
 static size_t attention_bytes(const struct attn_args *shape)
@@ -121,8 +121,10 @@ static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tu
     /* of a shorter sample more heads may fit the budget, and fill it better */
     for (int s = 0; s < a->n_samples; s++) {
         struct attn_args shape = shape_of(c, a->policy, a->samples[s].n);
-        struct curve_cuda_args curve = {.attn = &shape, .smooth_k = a->policy->smooth_k};
-        struct mask_cuda_args mask = {.attn = &shape, .smooth_k = a->policy->smooth_k};
+        struct curve_cuda_args curve = {
+            .attn = &shape, .smooth_k = a->policy->smooth_k, .method = a->policy->method};
+        struct mask_cuda_args mask = {
+            .attn = &shape, .smooth_k = a->policy->smooth_k, .method = a->policy->method};
         curve_ws = max_size(curve_ws, curve_cuda_workspace(&curve));
         mask_ws = max_size(mask_ws, mask_cuda_workspace(&mask));
     }
@@ -338,6 +340,7 @@ static enum status question(struct cuda_tuner *t, int sample, struct curve_cuda_
 {
     *out = (struct curve_cuda_args){.attn = &t->held[sample],
         .smooth_k = t->a->policy->smooth_k,
+        .method = t->a->policy->method,
         .exact = t->exact[sample],
         .eight = attn_is_full(&t->held[sample]) ? NULL : t->eight[sample]};
     if (!t->has_exact[sample]) TRY(curve_cuda_exact(out, t->on->stream));
@@ -345,20 +348,30 @@ static enum status question(struct cuda_tuner *t, int sample, struct curve_cuda_
     return OK;
 }
 
-static enum status curves_of(
-    struct cuda_tuner *t, int sample, struct tuner_curve_task *tasks, int n)
+static enum status curves_by(
+    struct cuda_tuner *t, int sample, int part, struct tuner_curve_task *tasks, int n)
 {
     struct curve_cuda_args q;
     int n_heads = 0;
     for (int i = 0; i < n; i++) {
-        if (tasks[i].at.sample != sample) continue;
+        if (tasks[i].at.sample != sample || tasks[i].at.part != part) continue;
         t->heads[n_heads] = tasks[i].at.head;
         t->curves[n_heads++] = tasks[i].out;
     }
     if (!n_heads) return OK;
     TRY(question(t, sample, &q));
-    TRY(curve_cuda_thetas(&q, t->heads, n_heads, t->curve_ws, t->on->stream, t->curves));
-    for (int i = 0; i < n; i++) tasks[i].done |= tasks[i].at.sample == sample;
+    TRY(curve_cuda_thetas(&q, part, t->heads, n_heads, t->curve_ws, t->on->stream, t->curves));
+    for (int i = 0; i < n; i++)
+        tasks[i].done |= tasks[i].at.sample == sample && tasks[i].at.part == part;
+    return OK;
+}
+
+static enum status curves_of(
+    struct cuda_tuner *t, int sample, struct tuner_curve_task *tasks, int n)
+{
+    int n_parts = t->a->policy->method->n_parts;
+    for (int part = 0; part < (n_parts ? n_parts : 1); part++)
+        TRY(curves_by(t, sample, part, tasks, n));
     return OK;
 }
 
@@ -417,7 +430,8 @@ static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_a
     size_t heads = (size_t)t->c->n_heads;
     struct attn_args a = *q->attn;
     struct tile_map map = tile_map_shape(a.block, a.n_heads, 0, a.n_q);
-    struct mask_cuda_args mask = {.attn = &a, .heads = t->params, .smooth_k = q->smooth_k};
+    struct mask_cuda_args mask = {
+        .attn = &a, .heads = t->params, .smooth_k = q->smooth_k, .method = q->method};
     map.bits = t->bits;
     for (size_t h = 0; h < heads; h++) {
         t->host_lambda[h] = t->host_params[h].lambda;

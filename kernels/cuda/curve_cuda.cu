@@ -1,6 +1,10 @@
 /* Curves on the device: memory, launches, and the records of all walks folded into points. */
 #include "kernels/cuda/curve_cuda.cuh"
 
+extern "C" {
+#include "kernels/cuda/device_cuda.h"
+}
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +81,23 @@ __global__ void fold_kernel(const __grid_constant__ curve_params p, bool begin, 
 size_t align256(size_t n) { return (n + 255) / 256 * 256; }
 size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
+const struct mask_method *part_of(const struct curve_cuda_args *a, int part)
+{
+    return a->method ? mask_part(a->method, part) : &mask_sparge;
+}
+int n_parts(const struct curve_cuda_args *a)
+{
+    return a->method && a->method->n_parts ? a->method->n_parts : 1;
+}
+
+/* Of the layer's call: no heads, since curves ask for other thresholds than there are. */
+struct mask_cuda_args prediction_of(const struct curve_cuda_args *a)
+{
+    struct mask_cuda_args m = {};
+    m.attn = a->attn, m.smooth_k = a->smooth_k, m.method = a->method;
+    return m;
+}
+
 struct curve_params shape_of(const struct curve_cuda_args *a)
 {
     const struct attn_args *t = a->attn;
@@ -104,6 +125,8 @@ struct curve_params shape_of(const struct curve_cuda_args *a)
         p.n_scales = e.n_blocks;
         if (t->qk == PRECISION_INT8) p.q_scale = e.q_scale, p.k_scale = e.k_scale;
     }
+    for (int i = 0; i < n_parts(a); i++)
+        p.relative[i] = mask_rule_of(part_of(a, i)) == &rule_relative;
     return p;
 }
 
@@ -212,7 +235,14 @@ size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda,
     p->out_list = lambda ? sizeof(struct pv_curve) : sizeof(struct curve_point) * N_TAUS;
     p->out_first = lambda ? offsetof(struct pv_curve, points) : offsetof(struct curve, points);
     p->out = (char *)take(listed * p->out_head);
-    p->tiles = (float *)take(c->bytes);
+    const struct mask_cuda_args m = prediction_of(a);
+    size_t masses_ws = 0;
+    for (int i = 0; i < n_parts(a); i++) {
+        if (!mask_cuda_has_mass(part_of(a, i))) continue;
+        p->masses[i] = (const float *)take((size_t)a->attn->n_heads * nq * nk * sizeof(float));
+        masses_ws = larger(masses_ws, mask_cuda_mass_workspace(&m, part_of(a, i)));
+    }
+    p->tiles = (float *)take(larger(c->bytes, masses_ws)); /* masses are made before tiles are */
     return at;
 }
 
@@ -249,6 +279,17 @@ enum status fold(const curve_params &p, bool begin, bool end, cudaStream_t strea
     fold_kernel<<<dim3((unsigned)p.lists, (unsigned)p.n_heads), FOLD_THREADS, shared, stream>>>(
         p, begin, end);
     CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
+/* What the lists are ranked by: one part, or all of them. */
+enum status prepare(const struct curve_cuda_args *a, const curve_params &p, int n_listed, int first,
+    int end, struct stream *stream)
+{
+    const struct mask_cuda_args m = prediction_of(a);
+    for (int i = first; i < end; i++)
+        TRY(p.masses[i] ? mask_cuda_mass(&m, part_of(a, i), (float *)p.masses[i], p.tiles, stream)
+                        : curve_cuda_pool(p, n_listed, (cudaStream_t)stream));
     return OK;
 }
 
@@ -302,7 +343,7 @@ enum status send_pairs(
 
 enum status check(const struct curve_cuda_args *a)
 {
-    const char *why = curve_cuda_refuses(&mask_sparge, a);
+    const char *why = curve_cuda_refuses(a);
     return why == NULL ? OK : fail(ERR_UNSUPPORTED, "curves on the device: %s", why);
 }
 
@@ -354,10 +395,9 @@ enum status curve_cuda_keep(
     return pack_plane(a->v, a->v_row, a->v_head, v, out.v_row, out.v_head, a->n_kv_heads, n, d, s);
 }
 
-const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_cuda_args *a)
+const char *curve_cuda_refuses(const struct curve_cuda_args *a)
 {
     const struct attn_args *t = a->attn;
-    if (m != &mask_sparge) return "only the ranking of sparge is made on the device";
     if (t->dtype != DTYPE_BF16) return "takes bf16 only";
     if (t->head_dim < 16 || t->head_dim > 128 || t->head_dim % 16 != 0)
         return "head_dim is not a multiple of 16 up to 128";
@@ -375,7 +415,8 @@ const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_c
         return "pointers and strides are not multiples of 16 bytes";
     if (t->pv == PRECISION_INT8) return "P·V in int8 is not defined";
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
-    return NULL;
+    const struct mask_cuda_args m = prediction_of(a);
+    return mask_cuda_refuses(&m);
 }
 
 size_t curve_cuda_exact_bytes(const struct attn_args *a) { return cut_exact(a, NULL, NULL); }
@@ -411,8 +452,8 @@ enum status curve_cuda_exact(const struct curve_cuda_args *a, struct stream *str
     return OK;
 }
 
-enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads, int n, void *ws,
-    struct stream *stream, struct curve *const *out)
+enum status curve_cuda_thetas(const struct curve_cuda_args *a, int part, const int *heads, int n,
+    void *ws, struct stream *stream, struct curve *const *out)
 {
     TRY(check(a));
     curve_params p = shape_of(a);
@@ -420,10 +461,12 @@ enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads,
     cudaStream_t s = (cudaStream_t)stream;
     cut_exact(a->attn, (char *)a->exact, &p);
     cut_workspace(a, n, false, (char *)ws, &p, &c);
-    p.pairs = NULL, p.n_pairs = NULL;
+    p.pairs = NULL, p.n_pairs = NULL, p.part = part;
     CUDA_TRY(cudaMemcpyAsync(
         (void *)p.heads, heads, (size_t)n * sizeof *heads, cudaMemcpyHostToDevice, s));
-    TRY(curve_cuda_pool(p, n, s));
+    TRY(prepare(a, p, n, part, part + 1, stream));
+    if (p.masses[part] != NULL) /* θ plays no part: the first stands for all */
+        CUDA_TRY(cudaMemsetAsync(p.first_theta, 0, (size_t)n * (size_t)p.n_qblocks * N_THETAS, s));
     TRY(walk_all(p, c, n, false, s));
     for (int i = 0; i < n; i++)
         CUDA_TRY(cudaMemcpyAsync(out[i], p.out + (size_t)i * p.out_head, sizeof(struct curve),
@@ -444,7 +487,7 @@ enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct cur
     cut_workspace(a, n, true, (char *)ws, &p, &c);
     p.first_theta = NULL;
     TRY(send_pairs(p, work, n, s));
-    TRY(curve_cuda_pool(p, n, s));
+    TRY(prepare(a, p, n, 0, n_parts(a), stream));
     TRY(walk_all(p, c, n, true, s));
     for (int i = 0; i < n; i++)
         CUDA_TRY(cudaMemcpyAsync(work[i].out, p.out + (size_t)i * p.out_head,

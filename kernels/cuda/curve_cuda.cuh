@@ -43,8 +43,12 @@ struct curve_params {
     float *score;         /* [listed, n_qblocks, n_kblocks] */
     uint8_t *first_theta; /* [listed, n_qblocks, N_THETAS]: the first θ that marks the block's
                              tiles alike, or CURVE_ALL_KEPT; NULL: lists are not θ */
-    float *exact, *row_abs, *row_sq; /* [n_heads, n, d], [n_heads, n] */
-    double *block_sq, *head_norms;   /* [n_heads, n_qblocks], [n_heads, 2]: Σ|o|, Σo² */
+    int part;             /* of the method, by which all lists are ranked unless pairs say */
+    const float *masses[MAX_MASK_PARTS]; /* [n_heads, n_qblocks, n_kblocks] that a part ranks by;
+                                            NULL: as sparge */
+    bool relative[MAX_MASK_PARTS];       /* its rule is max-relative, else top-p */
+    float *exact, *row_abs, *row_sq;     /* [n_heads, n, d], [n_heads, n] */
+    double *block_sq, *head_norms;       /* [n_heads, n_qblocks], [n_heads, 2]: Σ|o|, Σo² */
 
     int head0, n_heads, block0, n_blocks;
     float *tiles;      /* per (head, query block, tile): o [bq, d], m [bq], l [bq] */
@@ -123,7 +127,7 @@ struct curve_eight {
 };
 curve_eight curve_cuda_cut_eight(const struct attn_args *kept, char *base);
 
-/* Every launch of a stage, in order. */
+/* Every launch of a stage, in order. curve_cuda_pool: what sparge ranks by. */
 enum status curve_cuda_pool(const curve_params &p, int n_listed, cudaStream_t stream) MUST_USE;
 /* exact and its norms */
 enum status curve_cuda_dense(const curve_params &p, int n_heads, cudaStream_t stream) MUST_USE;

@@ -19,6 +19,7 @@ struct curve_cuda_args {
     /* one sample: q, k, v bf16 on the device; q_start 0; block; o for the errors alone */
     const struct attn_args *attn;
     enum smooth_k smooth_k;
+    const struct mask_method *method; /* what ranks, maybe a mixture; NULL: sparge */
     void *exact;   /* device, curve_cuda_exact_bytes(): the dense output and its norms */
     void *eight;   /* device, filled by curve_cuda_eight(); NULL where products are full */
     size_t budget; /* bytes; 0: CURVE_CUDA_BUDGET_MIB */
@@ -37,9 +38,10 @@ size_t curve_cuda_eight_bytes(const struct attn_args *kept); /* pure */
 enum status curve_cuda_eight(
     const struct attn_args *kept, void *to, struct stream *stream) MUST_USE;
 
-/* NULL, or why the device cannot make such curves: another method than sparge, head_dim no multiple
- * of 16 up to 128, more than 1024 key blocks, or what the attention kernels refuse. */
-const char *curve_cuda_refuses(const struct mask_method *m, const struct curve_cuda_args *a);
+/* NULL, or why the device cannot make such curves: a method that is not ranked there
+ * (mask_cuda_refuses), head_dim no multiple of 16 up to 128, more than 1024 key blocks, or what the
+ * attention kernels refuse. */
+const char *curve_cuda_refuses(const struct curve_cuda_args *a);
 
 size_t curve_cuda_exact_bytes(const struct attn_args *a); /* pure */
 /* Bytes of scratch for each of the calls below; `exact` is not looked at. Pure. */
@@ -51,9 +53,10 @@ enum status curve_cuda_exact(const struct curve_cuda_args *a, struct stream *str
 
 /* The rest needs the filled a->exact, waits for its result, and writes on the host. */
 
-/* Curves of heads[0 … n): out[i] points to where that of heads[i] goes. */
-enum status curve_cuda_thetas(const struct curve_cuda_args *a, const int *heads, int n, void *ws,
-    struct stream *stream, struct curve *const *out) MUST_USE;
+/* Curves of heads[0 … n) by one part of the method (0 of one that is no mixture): out[i] points to
+ * where that of heads[i] goes. */
+enum status curve_cuda_thetas(const struct curve_cuda_args *a, int part, const int *heads, int n,
+    void *ws, struct stream *stream, struct curve *const *out) MUST_USE;
 
 struct curve_cuda_pairs {
     int head, n;                        /* 1 … MAX_LAMBDA_PAIRS of them */

@@ -23,7 +23,7 @@ template <int DIM> struct slab {
 
 /* Shared memory of a walk. */
 struct scratch {
-    double *sum;   /* [n_kblocks] running sums of p by rank */
+    double *sum;   /* [n_kblocks] running sums of p by rank; under max-relative p itself by rank */
     float *p;      /* [n_kblocks] */
     float *margin; /* [2, n_kblocks] */
     float *error;  /* [max_steps, 3, rows] */
@@ -86,24 +86,27 @@ __device__ float block_max(float x, double *reduce)
     return x;
 }
 
-/* Stage 1 of one query block for one θ, as mask_sparge ranks it: fills p, forced, rank, sum. How
- * many are eligible. */
-__device__ int rank_tiles(
-    const curve_params &p, const scratch &s, int x, int kv, int block, int n, float theta)
+/* Stage 1 of one query block for one θ, as a part of the method ranks it: fills p, forced, rank,
+ * sum. How many are eligible. */
+__device__ int rank_tiles(const curve_params &p, const scratch &s, int x, int head, int block,
+    int n, int part, float theta)
 {
     const size_t at = (size_t)x * p.n_qblocks + block;
-    const float *score = p.score + at * p.n_kblocks, *k_sim = p.k_sim + (size_t)kv * p.n_kblocks;
-    const bool q_similar = p.q_sim[at] > theta;
+    const bool by_mass = p.masses[part] != NULL;
+    const float *mass = p.masses[part] + ((size_t)head * p.n_qblocks + block) * p.n_kblocks;
+    const float *score = p.score + at * p.n_kblocks,
+                *k_sim = p.k_sim + (size_t)(head / p.group) * p.n_kblocks;
+    const bool q_similar = by_mass || p.q_sim[at] > theta;
     float top = -INFINITY;
     double total = 0;
     int n_eligible = 0;
-    for (int j = threadIdx.x; j < n; j += CURVE_THREADS)
+    for (int j = threadIdx.x; j < n && !by_mass; j += CURVE_THREADS)
         if (k_sim[j] > theta) top = fmaxf(top, score[j]);
     top = block_max(top, s.reduce);
     for (int j0 = 0; j0 < n; j0 += CURVE_THREADS) {
         const int j = j0 + threadIdx.x;
-        const bool eligible = j < n && k_sim[j] > theta;
-        float e = eligible ? fmaxf(expf(score[j] - top), FLT_MIN) : 0;
+        const bool eligible = j < n && (by_mass || k_sim[j] > theta);
+        float e = eligible ? fmaxf(by_mass ? mass[j] : expf(score[j] - top), FLT_MIN) : 0;
         n_eligible += __syncthreads_count(eligible);
         total += (double)e;
         if (j >= n) continue;
@@ -122,7 +125,7 @@ __device__ int rank_tiles(
         if (mine > 0) s.sum[rank] = (double)mine;
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && !p.relative[part]) {
         double sum = 0;
 #pragma unroll 4
         for (int i = 0; i < n_eligible; i++) s.sum[i] = sum += s.sum[i];
@@ -131,21 +134,24 @@ __device__ int rank_tiles(
     return n_eligible;
 }
 
-/* mask_count() on the running sums. */
-__device__ int count_kept(const scratch &s, int n_eligible, float tau)
+/* The part's rule. */
+__device__ int count_kept(
+    const curve_params &p, const scratch &s, int part, int n_eligible, float keep)
 {
-    if (tau >= 1 || n_eligible == 0) return n_eligible;
-    int kept = 1, over = n_eligible; /* sums grow, so: the first that is over τ */
+    if (keep >= 1 || n_eligible == 0) return n_eligible;
+    const double limit = p.relative[part] ? (1 - (double)keep) * s.sum[0] : (double)keep;
+    int kept = 1, over = n_eligible; /* sums grow, shares fall, so: the first that is dropped */
     while (kept < over) {
         int middle = (kept + over) / 2;
-        if (s.sum[middle] <= (double)tau) kept = middle + 1;
+        if (p.relative[part] ? s.sum[middle] >= limit : s.sum[middle] <= limit) kept = middle + 1;
         else over = middle;
     }
     return kept;
 }
 
 /* Forced tiles first, then the others by rank; how many have joined at each τ. */
-__device__ void order_by_rank(const curve_params &p, const scratch &s, int n, int n_eligible)
+__device__ void order_by_rank(
+    const curve_params &p, const scratch &s, int part, int n, int n_eligible)
 {
     if (threadIdx.x < 4) s.box[BOX_FORCED_RANKS + threadIdx.x] = CURVE_MAX_KBLOCKS;
     if (threadIdx.x < 32) {
@@ -176,7 +182,7 @@ __device__ void order_by_rank(const curve_params &p, const scratch &s, int n, in
     for (int j = threadIdx.x; j < n; j += CURVE_THREADS)
         if (!s.forced[j]) s.seq[n_forced + s.rank[j] - forced_before(s.rank[j])] = (uint16_t)j;
     for (int u = threadIdx.x; u < N_TAUS; u += CURVE_THREADS) {
-        int kept = count_kept(s, n_eligible, p.taus[u]);
+        int kept = count_kept(p, s, part, n_eligible, p.taus[u]);
         s.count[u] = n_forced + kept - forced_before(kept);
     }
     __syncthreads();
@@ -192,10 +198,11 @@ __device__ void order_all(const scratch &s, int n)
 
 /* Units of what (θ, τ) keeps, in the order in which λ lets them in, for rows [unit0, unit0 +
  * n_rows) of the block. */
-__device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles, int n,
-    int n_eligible, float tau, int block, int unit0, int n_rows)
+__device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles,
+    int part, int n, int n_eligible, float tau, int block, int unit0, int n_rows)
 {
-    const int keep = count_kept(s, n_eligible, tau), last = block * p.bq + unit0 + n_rows - 1;
+    const int keep = count_kept(p, s, part, n_eligible, tau),
+              last = block * p.bq + unit0 + n_rows - 1;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (warp == 0) {
         int listed = 0;
@@ -399,16 +406,16 @@ __global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_consta
     if constexpr (LAMBDA) {
         const struct threshold_pair pair = p.pairs[x * MAX_LAMBDA_PAIRS + list];
         const int unit0 = first_row / PV_UNIT_ROWS * PV_UNIT_ROWS;
-        const int n_eligible = rank_tiles(p, s, x, head / p.group, block, n, pair.theta);
-        order_by_margin(p, s, tiles, n, n_eligible, pair.tau, block, unit0,
+        const int n_eligible = rank_tiles(p, s, x, head, block, n, pair.part, pair.theta);
+        order_by_margin(p, s, tiles, pair.part, n, n_eligible, pair.tau, block, unit0,
             min((int)PV_UNIT_ROWS, p.n - block * p.bq - unit0));
         counts = first_row % PV_UNIT_ROWS == 0;
     } else {
-        const int n_eligible =
-            rank_tiles(p, s, x, head / p.group, block, n, (float)(list - 16) / 16);
-        if (p.eight && !(p.q_sim[(size_t)x * p.n_qblocks + block] > (float)(list - 16) / 16))
+        const int n_eligible = rank_tiles(p, s, x, head, block, n, p.part, (float)(list - 16) / 16);
+        if (p.eight && p.masses[p.part] == NULL &&
+            !(p.q_sim[(size_t)x * p.n_qblocks + block] > (float)(list - 16) / 16))
             order_all(s, n); /* every tile is forced */
-        else order_by_rank(p, s, n, n_eligible);
+        else order_by_rank(p, s, p.part, n, n_eligible);
         counts = part == 0;
     }
     number_steps(p, s, p.step_of + index * (size_t)p.points);

@@ -47,8 +47,8 @@ extern const struct attn_impl attn_decode_cuda_bf16;
  * shape. */
 extern const struct attn_impl attn_cuda_bf16;
 
-/* Stage 1 on the device for `sparge`, `bound` and mixtures of them. head_dim a multiple of 16 up to
- * 256, blocks of 64 or 128, compute capability 8.0 and up. */
+/* Stage 1 on the device for `sparge`, `bound`, `oracle` and mixtures of them. head_dim a multiple
+ * of 16 up to 256, blocks of 64 or 128, compute capability 8.0 and up. */
 struct mask_cuda_args {
     /* q, k bf16 on the device; shapes, block and ledger as for attention */
     const struct attn_args *attn;
@@ -65,18 +65,26 @@ size_t mask_cuda_workspace(const struct mask_cuda_args *a);
 enum status mask_cuda_predict(const struct mask_cuda_args *a, const struct tile_map *tiles,
     void *ws, struct stream *stream) MUST_USE;
 
-/* What mask_cuda_predict does for a part that is `bound`: it writes the rows of heads of that part
- * alone. */
+/* The masses that a predictor ranks by, of all heads, whatever `heads` says: mass [n_heads, query
+ * blocks of this call, key blocks] (device), in any unit, the same within a row; entries of tiles
+ * under no row's reach are left alone. For predictors that have masses: `bound` and `oracle`. */
+bool mask_cuda_has_mass(const struct mask_method *method);
+size_t mask_cuda_mass_workspace(const struct mask_cuda_args *a, const struct mask_method *method);
+enum status mask_cuda_mass(const struct mask_cuda_args *a, const struct mask_method *method,
+    float *mass, void *ws, struct stream *stream) MUST_USE;
+
+/* What these do for `bound`. */
 const char *bound_cuda_refuses(const struct mask_cuda_args *a, const struct mask_method *method);
 size_t bound_cuda_workspace(const struct mask_cuda_args *a, const struct mask_method *method);
 enum status bound_cuda_predict(const struct mask_cuda_args *a, const struct mask_method *method,
     int part, const struct tile_map *tiles, void *ws, struct stream *stream) MUST_USE;
+enum status bound_cuda_mass(const struct mask_cuda_args *a, const struct mask_method *method,
+    float *mass, void *ws, struct stream *stream) MUST_USE;
 
-/* mass [n_heads, query blocks of this call, key blocks] (device): the attention that the block's
- * rows give the tile, over rows by their sum (0), root of the sum of squares (1) or largest (2):
- * what `oracle` ranks by. Entries of tiles under no row's reach are left alone. Twice Q·Kᵀ, and far
- * from the speed of attention: for judging predictors. */
-enum status mask_cuda_mass(
+/* And for `oracle`: the attention that the block's rows give the tile, over rows by their sum (0),
+ * root of the sum of squares (1) or largest (2). Twice Q·Kᵀ, and far from the speed of attention:
+ * for judging predictors. */
+enum status oracle_cuda_mass(
     const struct attn_args *a, int over, float *mass, struct stream *stream) MUST_USE;
 
 #endif

@@ -12,6 +12,7 @@ extern "C" {
 }
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/mask_rows_cuda.cuh"
+#include "kernels/cuda/rank_cuda.cuh"
 
 namespace
 {
@@ -350,12 +351,47 @@ template <int LANES> enum status run(const params &p, cudaStream_t stream)
 
 extern "C" {
 
-/* The predictor of a part that has a body here: sparge as it is, or bound. */
+/* The predictor of a part that has a body here: sparge as it is, bound or oracle. */
 static const char *part_refuses(const struct mask_cuda_args *m, const struct mask_method *part)
 {
     if (part == &mask_sparge) return NULL;
     if (mask_base(part) == &mask_bound) return bound_cuda_refuses(m, part);
+    if (mask_base(part) == &mask_oracle) return rank_cuda_refuses(m, part);
     return "no device body for this predictor or its rule";
+}
+
+bool mask_cuda_has_mass(const struct mask_method *part)
+{
+    return mask_base(part) == &mask_bound || mask_base(part) == &mask_oracle;
+}
+
+size_t mask_cuda_mass_workspace(const struct mask_cuda_args *m, const struct mask_method *part)
+{
+    return mask_base(part) == &mask_bound ? bound_cuda_workspace(m, part) : 0;
+}
+
+enum status mask_cuda_mass(const struct mask_cuda_args *m, const struct mask_method *part,
+    float *mass, void *ws, struct stream *stream)
+{
+    const struct mask_args values = {m->attn, NULL, m->smooth_k, 0, 0, part->values};
+    if (mask_base(part) == &mask_bound) return bound_cuda_mass(m, part, mass, ws, stream);
+    return oracle_cuda_mass(m->attn, mask_oracle_over(&values), mass, stream);
+}
+
+static size_t oracle_workspace(const struct attn_args *a)
+{
+    const size_t nq = (size_t)((a->n_q + a->block.q - 1) / a->block.q),
+                 nk = (size_t)((attn_n_kv(a) + a->block.k - 1) / a->block.k);
+    return sizeof(float) * (size_t)a->n_heads * nq * nk;
+}
+
+static enum status oracle_predict(const struct mask_cuda_args *m, const struct mask_method *part,
+    int index, const struct tile_map *tiles, void *ws, struct stream *stream)
+{
+    struct rank_params r = rank_cuda_params(m, part, index, tiles);
+    r.given = (const float *)ws;
+    TRY(mask_cuda_mass(m, part, (float *)ws, NULL, stream));
+    return rank_cuda_rows(r, (cudaStream_t)stream);
 }
 
 static const struct mask_method *method_of(const struct mask_cuda_args *m)
@@ -396,7 +432,9 @@ size_t mask_cuda_workspace(const struct mask_cuda_args *m)
     size_t most = 0;
     for (int i = 0; i < n_parts(method_of(m)); i++) {
         const struct mask_method *part = mask_part(method_of(m), i);
-        size_t bytes = part == &mask_sparge ? plan(m->attn).bytes : bound_cuda_workspace(m, part);
+        size_t bytes = part == &mask_sparge   ? plan(m->attn).bytes
+            : mask_base(part) == &mask_oracle ? oracle_workspace(m->attn)
+                                              : bound_cuda_workspace(m, part);
         if (bytes > most) most = bytes;
     }
     return most;
@@ -433,7 +471,9 @@ enum status mask_cuda_predict(
     for (int i = 0; i < n_parts(method_of(m)); i++) {
         const struct mask_method *part = mask_part(method_of(m), i);
         TRY(part == &mask_sparge ? sparge_predict(m, i, tiles, ws, stream)
-                                 : bound_cuda_predict(m, part, i, tiles, ws, stream));
+                : mask_base(part) == &mask_oracle
+                ? oracle_predict(m, part, i, tiles, ws, stream)
+                : bound_cuda_predict(m, part, i, tiles, ws, stream));
     }
     return OK;
 }

@@ -145,7 +145,8 @@ size_t shared_bytes(const params &p)
 
 extern "C" {
 
-enum status mask_cuda_mass(const struct attn_args *a, int over, float *mass, struct stream *stream)
+enum status oracle_cuda_mass(
+    const struct attn_args *a, int over, float *mass, struct stream *stream)
 {
     if (a->dtype != DTYPE_BF16 || a->head_dim % 16 != 0 || a->head_dim > 256)
         return fail(ERR_UNSUPPORTED,

@@ -1,9 +1,11 @@
 /* Ours: how much of a tile its neediest rows may want. Keys of a sub-block lie about their mean in
- * every channel, by so much either way, so a query scores up to Σ_c max(q_c·lo_c, q_c·hi_c) there.
- * With the extremes of the keys that is the bound of Quest (arXiv 2406.10774), which is for
- * decoding; one standard deviation ranks better than these. Queries are pooled by few rows, a
- * softmax over all sub-blocks makes masses of the bounds, and rows of a block join by what the
- * neediest of them want, since a tile that one row needs must be kept (docs/studies/methods.md).
+ * every channel, by so much either way, so a query scores up to Σ_c q_c · mean_c + |q_c| · spread_c
+ * there. With half of the range for the spread that is the bound of Quest (arXiv 2406.10774), which
+ * is for decoding; one standard deviation ranks better. Neighbouring channels spread alike: a group
+ * of them shares its mean spread, which loses nothing and halves the products. Queries are pooled
+ * by few rows, a softmax over all sub-blocks makes masses of the bounds, and rows of a block join
+ * by what the neediest of them want, since a tile that one row needs must be kept
+ * (docs/studies/methods.md).
  *
  * What is pooled is rounded to bf16, so that tensor cores multiply the same numbers. */
 #include "kernels/cpu/cpu_ops.h"
@@ -12,11 +14,12 @@
 #include <math.h>
 #include <string.h>
 
-enum { PARAM_ROWS, PARAM_KEYS, PARAM_WIDTH, PARAM_OVER, PARAM_SPREAD, N_PARAMS };
+enum { MAX_HEAD_DIM = 256 };
+enum { PARAM_ROWS, PARAM_KEYS, PARAM_WIDTH, PARAM_OVER, PARAM_SPREAD, PARAM_GROUPS, N_PARAMS };
 
 static const char *const spreads[] = {"range", "std", NULL};
 static const struct mask_param params[N_PARAMS] = {
-    {"rows", "query rows in a pool", 16, 1, 64, true, NULL},
+    {"rows", "query rows in a pool", 32, 1, 64, true, NULL},
     {"keys", "keys in a sub-block", 16, 1, 64, true, NULL},
     {"width", "how many times the spread a key may be off", 1, 0, 4, false, NULL},
     {"over", "how rows of a block join", JOIN_RMS, 0, 0, true, sheet_joins},
@@ -24,6 +27,8 @@ static const struct mask_param params[N_PARAMS] = {
         "of keys: half of their range about its middle, or their standard deviation about their "
         "mean",
         1, 0, 0, true, spreads},
+    {"groups", "channels share their spread by so many groups at most; 0: none does", 16, 0, 64,
+        true, NULL},
 };
 
 struct bound {
@@ -39,12 +44,24 @@ struct folding {
     int n_kblocks, per_tile, per_block;
 };
 
+/* Groups of neighbouring pairs that a rotation turns together: channels c and c + d/2. */
+static int groups_of(const struct mask_args *a)
+{
+    int d = a->attn->head_dim, n = (int)mask_value(a, params, PARAM_GROUPS);
+    if (n == 0 || n > d / 2) return d;
+    while (d / 2 % n) n--;
+    return n;
+}
+
+static int group_of(int c, int d, int n) { return n == d ? c : c % (d / 2) / (d / 2 / n); }
+
 static size_t layout(const struct mask_args *a, void *ws, struct bound *b)
 {
     const struct attn_args *t = a->attn;
     int rows = (int)mask_value(a, params, PARAM_ROWS),
         keys = (int)mask_value(a, params, PARAM_KEYS);
-    size_t sheet = sheet_layout(a, 2 * t->head_dim, rows, keys, ws, ws ? &b->sheet : NULL);
+    size_t sheet =
+        sheet_layout(a, t->head_dim + groups_of(a), rows, keys, ws, ws ? &b->sheet : NULL);
     size_t nq = (size_t)count_blocks(t->n_q, t->block.q),
            nk = (size_t)count_blocks(attn_n_kv(t), t->block.k);
     if (ws) {
@@ -58,7 +75,7 @@ struct bound_setting bound_setting_of(const struct mask_args *a)
 {
     return (struct bound_setting){(int)mask_value(a, params, PARAM_ROWS),
         (int)mask_value(a, params, PARAM_KEYS), (int)mask_value(a, params, PARAM_OVER),
-        mask_value(a, params, PARAM_SPREAD) > 0, mask_value(a, params, PARAM_WIDTH)};
+        groups_of(a), mask_value(a, params, PARAM_SPREAD) > 0, mask_value(a, params, PARAM_WIDTH)};
 }
 
 static size_t workspace(const struct mask_args *a) { return layout(a, NULL, NULL); }
@@ -74,32 +91,34 @@ static const char *refuses(const struct mask_args *a)
     return a->attn->block.k % keys ? "its keys must divide the key block" : NULL;
 }
 
-/* Positive and negative part of the mean: each meets one end of the range. */
+/* The mean, and sums of its channels' absolute values by group: what a spread of one costs there.
+ */
 static void pool_queries(const struct mask_args *a, int head, struct sheet *s)
 {
     const struct attn_args *t = a->attn;
     const float *q = (const float *)t->q + head * t->q_head;
-    int d = t->head_dim, size = s->row_tokens;
+    int d = t->head_dim, n_groups = groups_of(a), size = s->row_tokens;
     for (int r = 0; r < s->n_rows; r++) {
         int n = t->n_q - r * size < size ? t->n_q - r * size : size;
-        float *up = s->rows + (size_t)r * (size_t)s->dim, *down = up + d;
-        memset(up, 0, sizeof *up * (size_t)d);
-        cpu_ops()->pool_sum(q + (ptrdiff_t)r * size * t->q_row, t->q_row, n, d, up);
+        float *mean = s->rows + (size_t)r * (size_t)s->dim, *sums = mean + d;
+        memset(mean, 0, sizeof *mean * (size_t)s->dim);
+        cpu_ops()->pool_sum(q + (ptrdiff_t)r * size * t->q_row, t->q_row, n, d, mean);
         for (int c = 0; c < d; c++) {
-            float mean = rounded(up[c] / (float)n);
-            up[c] = fmaxf(mean, 0);
-            down[c] = fminf(mean, 0);
+            mean[c] = rounded(mean[c] / (float)n);
+            sums[group_of(c, d, n_groups)] += fabsf(mean[c]);
         }
+        for (int g = 0; g < n_groups; g++) sums[g] = rounded(sums[g]);
     }
 }
 
-/* Highest and lowest value of each channel. kernels/cuda/bound_cuda.cu takes the same steps in the
- * same order. */
-static void pool_sub_block(
-    const float *k, ptrdiff_t row, int n, int d, struct bound_setting s, float *hi, float *lo)
+/* Centre and reach of each channel, the reach as the mean over a group. kernels/cuda/bound_cuda.cu
+ * takes the same steps in the same order. */
+static void pool_sub_block(const float *k, ptrdiff_t row, int n, int d, int n_groups,
+    struct bound_setting s, float *centre, float *shared)
 {
-    float *centre = hi, *reach = lo;
-    memset(hi, 0, sizeof *hi * 2 * (size_t)d); /* lo stands behind it */
+    float reach[MAX_HEAD_DIM] = {0};
+    memset(
+        centre, 0, sizeof *centre * (size_t)(d + n_groups)); /* what is shared stands behind it */
     if (s.deviation) {
         for (int i = 0; i < n; i++)
             for (int c = 0; c < d; c++) centre[c] += k[i * row + c];
@@ -111,25 +130,27 @@ static void pool_sub_block(
             }
         for (int c = 0; c < d; c++) reach[c] = sqrtf(reach[c] / (float)n);
     } else {
-        memcpy(hi, k, sizeof *hi * (size_t)d);
+        float lo[MAX_HEAD_DIM];
+        memcpy(centre, k, sizeof *centre * (size_t)d);
         memcpy(lo, k, sizeof *lo * (size_t)d);
         for (int i = 1; i < n; i++)
             for (int c = 0; c < d; c++) {
                 float x = k[i * row + c];
-                hi[c] = x > hi[c] ? x : hi[c];
+                centre[c] = x > centre[c] ? x : centre[c];
                 lo[c] = x < lo[c] ? x : lo[c];
             }
         for (int c = 0; c < d; c++) {
-            float middle = (hi[c] + lo[c]) / 2, half = (hi[c] - lo[c]) / 2;
-            centre[c] = middle;
-            reach[c] = half;
+            float hi = centre[c];
+            centre[c] = (hi + lo[c]) / 2;
+            reach[c] = (hi - lo[c]) / 2;
         }
     }
     for (int c = 0; c < d; c++) {
-        float middle = centre[c], half = reach[c] * s.width;
-        hi[c] = rounded(middle + half);
-        lo[c] = rounded(middle - half);
+        centre[c] = rounded(centre[c]);
+        shared[group_of(c, d, n_groups)] += reach[c];
     }
+    for (int g = 0; g < n_groups; g++)
+        shared[g] = rounded(shared[g] * s.width * (float)n_groups / (float)d);
 }
 
 static void pool_keys(const struct mask_args *a, int head, struct sheet *s)
@@ -142,9 +163,9 @@ static void pool_keys(const struct mask_args *a, int head, struct sheet *s)
         int n = s->n_cols - first < SHEET_COLS ? s->n_cols - first : SHEET_COLS;
         for (int i = 0; i < n; i++) {
             int key = (first + i) * size;
-            float *hi = s->cols + (size_t)i * (size_t)s->dim;
+            float *centre = s->cols + (size_t)i * (size_t)s->dim;
             pool_sub_block(k + key * t->k_row, t->k_row, n_kv - key < size ? n_kv - key : size,
-                t->head_dim, setting, hi, hi + t->head_dim);
+                t->head_dim, groups_of(a), setting, centre, centre + t->head_dim);
         }
         sheet_set_cols(s, first, n);
     }

@@ -51,6 +51,10 @@ struct curve_problem {
     struct block_shape block;
     enum smooth_k smooth;
     double sharp; /* 0: no structure */
+    const char *method;
+
+    const struct mask_method *ranks() const { return mask_method_find(method ? method : "sparge"); }
+    int n_parts() const { return ranks()->n_parts ? ranks()->n_parts : 1; }
 };
 
 /* Rows wander, at times in jumps, so that blocks differ in how alike their rows are. [n, heads, d]
@@ -145,7 +149,7 @@ static void compare_points(
     verdict(good, name);
 }
 
-static void check_thetas(const char *name, const curve_problem &p, inputs &x,
+static void check_thetas(const char *name, const curve_problem &p, int part, inputs &x,
     struct curve_cuda_args *a, buffer<uint8_t> &ws)
 {
     std::vector<struct curve> got(p.heads), again(p.heads);
@@ -154,7 +158,7 @@ static void check_thetas(const char *name, const curve_problem &p, inputs &x,
     for (int h = 0; h < p.heads; h++)
         heads[h] = h, out[h] = &got[h], out_again[p.heads - 1 - h] = &again[h];
     memset(got.data(), 0xff, got.size() * sizeof got[0]);
-    CHECK_OK(curve_cuda_thetas(a, heads.data(), p.heads, ws.at, NULL, out.data()));
+    CHECK_OK(curve_cuda_thetas(a, part, heads.data(), p.heads, ws.at, NULL, out.data()));
 
     /* The same bits in another order of heads, over dirty memory, a block or two at a time. */
     for (int h = 0; h < p.heads; h++) heads[h] = p.heads - 1 - h;
@@ -162,18 +166,20 @@ static void check_thetas(const char *name, const curve_problem &p, inputs &x,
     little.budget = 3u << 20;
     memset(again.data(), 0xff, again.size() * sizeof again[0]);
     ws.fill(0xff);
-    CHECK_OK(curve_cuda_thetas(&little, heads.data(), p.heads, ws.at, NULL, out_again.data()));
+    CHECK_OK(
+        curve_cuda_thetas(&little, part, heads.data(), p.heads, ws.at, NULL, out_again.data()));
     verdict(memcmp(got.data(), again.data(), got.size() * sizeof got[0]) == 0,
         "a repeated call gives the same bits");
 
     struct curve want;
+    const struct mask_method *method = mask_part(p.ranks(), part);
     for (int h = 0; h < p.heads; h++) {
         struct attn_args host = x.host(p, h);
         struct mask_args m = {};
         m.attn = &host, m.smooth_k = p.smooth;
-        std::vector<double> cpu(curve_workspace(&mask_sparge, &m) / 8 + 16);
+        std::vector<double> cpu(curve_workspace(method, &m) / 8 + 16);
         void *at = (void *)(((uintptr_t)cpu.data() + 63) / 64 * 64);
-        CHECK_OK(curve_thetas(&mask_sparge, &m, at, &want));
+        CHECK_OK(curve_thetas(method, &m, at, &want));
         verdict(got[h].n_possible == want.n_possible, "possible tiles");
         compare_points(name, &got[h].points[0][0], &want.points[0][0], N_THETAS * N_TAUS);
     }
@@ -182,7 +188,8 @@ static void check_thetas(const char *name, const curve_problem &p, inputs &x,
 static void check_lambdas(const char *name, const curve_problem &p, inputs &x,
     struct curve_cuda_args *a, buffer<uint8_t> &ws, std::vector<struct pv_curve> &got)
 {
-    const struct threshold_pair pairs[3] = {{-1, .5f, 0}, {.25f, .9f, 0}, {.5f, .98f, 0}};
+    const struct threshold_pair pairs[3] = {
+        {-1, .5f, 0}, {.25f, .9f, p.n_parts() - 1}, {.5f, .98f, 0}};
     std::vector<struct curve_cuda_pairs> work;
     std::vector<struct pv_curve> again((size_t)p.heads * 3), want(3);
     got.resize(again.size());
@@ -201,9 +208,9 @@ static void check_lambdas(const char *name, const curve_problem &p, inputs &x,
         struct attn_args host = x.host(p, h);
         struct mask_args m = {};
         m.attn = &host, m.smooth_k = p.smooth;
-        std::vector<double> cpu(curve_workspace(&mask_sparge, &m) / 8 + 16);
+        std::vector<double> cpu(curve_workspace(p.ranks(), &m) / 8 + 16);
         void *at = (void *)(((uintptr_t)cpu.data() + 63) / 64 * 64);
-        CHECK_OK(curve_lambdas_of(&mask_sparge, &m, pairs, work[h].n, at, want.data()));
+        CHECK_OK(curve_lambdas_of(p.ranks(), &m, pairs, work[h].n, at, want.data()));
         for (int i = 0; i < work[h].n; i++) {
             verdict(got[(size_t)h * 3 + i].n_possible == want[i].n_possible, "possible units");
             compare_points(name, got[(size_t)h * 3 + i].points, want[i].points, N_LAMBDAS);
@@ -222,7 +229,7 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x,
     buffer<struct head_params> params(p.heads);
     buffer<float> lambda(p.heads);
     map.bits = bits.at;
-    struct mask_cuda_args mask = {&x.device, params.at, p.smooth, 0, NULL};
+    struct mask_cuda_args mask = {&x.device, params.at, p.smooth, 0, p.ranks()};
     buffer<uint8_t> mask_ws(mask_cuda_workspace(&mask));
     std::vector<float> exact(x.q.size());
     CHECK(cudaMemcpy(exact.data(), a->exact, exact.size() * sizeof(float), cudaMemcpyDeviceToHost));
@@ -272,13 +279,13 @@ static void check(const curve_problem &p, uint64_t seed, enum precision qk = PRE
 {
     char name[160];
     snprintf(name, sizeof name,
-        "n=%d heads=%d/%d d=%d block=%dx%d smooth=%s sharp=%g Q·K %s P·V %s", p.n, p.heads,
+        "n=%d heads=%d/%d d=%d block=%dx%d smooth=%s sharp=%g Q·K %s P·V %s %s", p.n, p.heads,
         p.kv_heads, p.d, p.block.q, p.block.k, smooth_k_name(p.smooth), p.sharp, precision_name(qk),
-        precision_name(pv));
+        precision_name(pv), p.ranks()->name);
     inputs x(p, seed);
     x.device.qk = qk, x.device.pv = pv;
     eight = !attn_is_full(&x.device);
-    struct curve_cuda_args a = {&x.device, p.smooth, NULL, NULL, 0};
+    struct curve_cuda_args a = {&x.device, p.smooth, p.ranks(), NULL, NULL, 0};
     buffer<uint8_t> exact(curve_cuda_exact_bytes(&x.device)), ws(curve_cuda_workspace(&a)),
         copies(curve_cuda_eight_bytes(&x.device) + 256);
     a.exact = exact.at;
@@ -288,7 +295,7 @@ static void check(const curve_problem &p, uint64_t seed, enum precision qk = PRE
         a.eight = copies.at;
     }
     exact.fill(0xff), ws.fill(0xff);
-    const char *why = curve_cuda_refuses(&mask_sparge, &a);
+    const char *why = curve_cuda_refuses(&a);
     if (why != NULL) {
         printf("     refused: %s: %s\n", name, why);
         verdict(false, name);
@@ -311,26 +318,29 @@ static void check(const curve_problem &p, uint64_t seed, enum precision qk = PRE
     if (getenv("SG_VERBOSE")) printf("     %s: dense output off by %.2g (l1)\n", name, diff / norm);
     verdict(diff <= 3e-3 * norm, "the dense output");
     std::vector<struct pv_curve> curves;
-    check_thetas(name, p, x, &a, ws);
+    for (int part = 0; part < p.n_parts(); part++) check_thetas(name, p, part, x, &a, ws);
     check_lambdas(name, p, x, &a, ws, curves);
     check_errors(name, p, x, &a, ws, curves);
 }
 
 static void check_refusals(void)
 {
-    curve_problem p = {300, 2, 1, 64, {128, 64}, SMOOTH_K_RUNNING, 1};
+    curve_problem p = {300, 2, 1, 64, {128, 64}, SMOOTH_K_RUNNING, 1, NULL};
     inputs x(p, 5);
-    struct curve_cuda_args a = {&x.device, p.smooth, NULL, NULL, 0};
-    verdict(curve_cuda_refuses(&mask_sparge, &a) == NULL, "a plain call is taken");
-    verdict(curve_cuda_refuses(&mask_oracle, &a) != NULL &&
-            curve_cuda_refuses(&mask_window, &a) != NULL,
-        "other methods are refused");
+    struct curve_cuda_args a = {&x.device, p.smooth, p.ranks(), NULL, NULL, 0};
+    verdict(curve_cuda_refuses(&a) == NULL, "a plain call is taken");
+    for (const char *other :
+        {"window", "xattention", "bound+groups=0", "bound+rule=cover", "sparge/xattention"}) {
+        a.method = mask_method_find(other);
+        verdict(curve_cuda_refuses(&a) != NULL, "other methods are refused");
+    }
+    a.method = NULL;
     x.device.head_dim = 256;
-    verdict(curve_cuda_refuses(&mask_sparge, &a) != NULL, "head_dim 256 is refused");
+    verdict(curve_cuda_refuses(&a) != NULL, "head_dim 256 is refused");
     x.device.head_dim = 64, x.device.dtype = DTYPE_F32;
-    verdict(curve_cuda_refuses(&mask_sparge, &a) != NULL, "f32 is refused");
+    verdict(curve_cuda_refuses(&a) != NULL, "f32 is refused");
     x.device.dtype = DTYPE_BF16, x.device.n_q = 1024 * 64 + 1;
-    verdict(curve_cuda_refuses(&mask_sparge, &a) != NULL, "1025 key blocks are refused");
+    verdict(curve_cuda_refuses(&a) != NULL, "1025 key blocks are refused");
     x.device.n_q = p.n;
     buffer<uint8_t> exact(curve_cuda_exact_bytes(&x.device));
     a.exact = exact.at;
@@ -342,11 +352,11 @@ static void check_refusals(void)
         "NaN is named");
 }
 
-static void time_shape(int n, int d, struct block_shape block)
+static void time_shape(int n, int d, struct block_shape block, const char *method)
 {
-    curve_problem p = {n, 32, 8, d, block, SMOOTH_K_RUNNING, 1.5};
+    curve_problem p = {n, 32, 8, d, block, SMOOTH_K_RUNNING, 1.5, method};
     inputs x(p, 9);
-    struct curve_cuda_args a = {&x.device, p.smooth, NULL, NULL, 0};
+    struct curve_cuda_args a = {&x.device, p.smooth, p.ranks(), NULL, NULL, 0};
     buffer<uint8_t> exact(curve_cuda_exact_bytes(&x.device)), ws(curve_cuda_workspace(&a));
     a.exact = exact.at;
     std::vector<struct curve> curves(p.heads);
@@ -367,12 +377,13 @@ static void time_shape(int n, int d, struct block_shape block)
             int64_t t0 = clock_ns();
             if (what == 0) CHECK_OK(curve_cuda_exact(&a, NULL));
             if (what == 1)
-                CHECK_OK(curve_cuda_thetas(&a, heads.data(), p.heads, ws.at, NULL, out.data()));
+                CHECK_OK(curve_cuda_thetas(
+                    &a, p.n_parts() - 1, heads.data(), p.heads, ws.at, NULL, out.data()));
             if (what == 2) CHECK_OK(curve_cuda_lambdas(&a, work.data(), p.heads, ws.at, NULL));
             if (what == 3) CHECK_OK(curve_cuda_errors(&a, ws.at, NULL, errors.data()));
             ms[what].push_back((double)(clock_ns() - t0) * 1e-6);
         }
-    printf("n=%d d=%d block=%dx%d:", n, d, block.q, block.k);
+    printf("%s n=%d d=%d block=%dx%d:", p.ranks()->name, n, d, block.q, block.k);
     const char *names[4] = {"dense", "theta x tau", "lambda of 4 pairs", "errors"};
     for (int what = 0; what < 4; what++) {
         std::sort(ms[what].begin(), ms[what].end());
@@ -393,9 +404,11 @@ int main(int argc, char **argv)
     if (device_cuda.info(dev, &info) != OK) return 3;
     printf("device: %s, sm %d\n", info.name, info.sm);
     if (argc > 1 && strcmp(argv[1], "--time") == 0) {
-        time_shape(2048, 64, {128, 64});
-        time_shape(2048, 128, {128, 64});
-        time_shape(8192, 64, {128, 64});
+        for (const char *method : {"sparge", "sparge/bound"}) {
+            time_shape(2048, 64, {128, 64}, method);
+            time_shape(2048, 128, {128, 64}, method);
+            time_shape(8192, 64, {128, 64}, method);
+        }
         return 0;
     }
     const struct block_shape shapes[] = {{128, 64}, {64, 64}, {64, 128}, {128, 128}};
@@ -406,20 +419,27 @@ int main(int argc, char **argv)
             for (int n : quick ? std::vector<int>{321} : std::vector<int>{1, 65, 321, 1000}) {
                 if (quick && d == 80 && b != 0) continue;
                 check({n, 4, n % 2 ? 2 : 4, d, shapes[b], smooths[seed % 3],
-                          seed % 4 == 3 ? 0 : .8 + .4 * (double)(seed % 4)},
+                          seed % 4 == 3 ? 0 : .8 + .4 * (double)(seed % 4), NULL},
                     seed);
                 seed++;
             }
     for (int b = 0; b < 4 && !quick; b++)
-        check({2048 + 37 * b, 4, 1, 64, shapes[b], SMOOTH_K_RUNNING, 1.5}, seed++);
-    if (!quick) check({4999, 2, 2, 16, {64, 64}, SMOOTH_K_RUNNING, 2}, seed++);
+        check({2048 + 37 * b, 4, 1, 64, shapes[b], SMOOTH_K_RUNNING, 1.5, NULL}, seed++);
+    if (!quick) check({4999, 2, 2, 16, {64, 64}, SMOOTH_K_RUNNING, 2, NULL}, seed++);
+    for (const char *method :
+        {"bound", "oracle", "bound+rule=top-p", "bound+spread=range+over=max+rows=16+keys=32",
+            "sparge/bound", "oracle+over=rms/bound+keys=8/sparge"})
+        for (int b = 0; b < 4; b++)
+            for (int n : quick ? std::vector<int>{321} : std::vector<int>{65, 1000, 2085})
+                check(
+                    {n, 4, 2, b % 2 ? 128 : 64, shapes[b], SMOOTH_K_RUNNING, 1.5, method}, seed++);
     static const enum precision pairs[][2] = {{PRECISION_INT8, PRECISION_FP8},
         {PRECISION_FP8, PRECISION_FP8}, {PRECISION_INT8, PRECISION_FULL},
         {PRECISION_FULL, PRECISION_FP8}};
     for (int b = 0; b < 4; b++)
         for (int k = 0; k < (quick ? 1 : 4); k++)
             for (int n : {100, 1000})
-                check({n, 2, 1, k % 2 ? 128 : 64, shapes[b], SMOOTH_K_RUNNING, 1 + .3 * b}, seed++,
+                check({n, 2, 1, k % 2 ? 128 : 64, shapes[b], SMOOTH_K_RUNNING, 1 + .3 * b, NULL}, seed++,
                     pairs[k][0], pairs[k][1]);
     check_refusals();
     printf("%d of %d checks failed; worst |l1| difference %.2g, tail %.2g; %ld of %ld points keep "

@@ -382,7 +382,8 @@ static void check_masks(bool quick)
                 for (float topk : {0.05f, 0.5f})
                     check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING, "sparge"});
                 for (const char *method : {"bound", "bound+spread=range+over=max+rule=top-p",
-                         "bound+rows=8+keys=32+over=mean", "sparge/bound"})
+                         "bound+rows=8+keys=32+over=mean", "bound+keys=8+groups=5", "sparge/bound",
+                         "oracle"})
                     for (float tau : {0.0f, 0.7f, 0.95f, 1.0f})
                         check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING, method});
                 check_mask({p, 0.1f, 0.5f, 0.3f, SMOOTH_K_RUNNING, "bound"});
@@ -394,7 +395,7 @@ static void check_long_masks()
 {
     for (int d : {64, 128})
         check_mask({{20000, 0, 32, 8, d, true, {128, 64}, -1, -1, false, 1.5f}, -1.0f, 0.9f, 0,
-            SMOOTH_K_RUNNING, "bound"});
+            SMOOTH_K_RUNNING, "bound+rows=4+keys=8"});
 }
 
 static void check_portable(bool quick)
@@ -488,7 +489,7 @@ int main(int argc, char **argv)
             : brief                            ? std::vector<int>{2048, 8192, 32768}
                                                : std::vector<int>{2048, 4096, 8192, 32768, 131072};
         if (!only_eight) bench(lengths, brief, only_masks);
-        bench_eight(lengths);
+        if (!only_masks) bench_eight(lengths);
     } else {
         if (!only_masks) {
             for (int bk : {64, 128})

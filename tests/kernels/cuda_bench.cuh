@@ -129,7 +129,7 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
                "call %.4f ms, "
                "kept %.3f\n",
             p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, kept);
-        for (const char *method : {"bound", "bound+rows=8", "bound+keys=8"}) {
+        for (const char *method : {"bound", "bound+rows=16", "bound+keys=8", "sparge/bound"}) {
             c.args.topk = 0, c.args.method = mask_method_find(method);
             if (mask_cuda_refuses(&c.args)) continue;
             buffer<uint8_t> room(mask_cuda_workspace(&c.args));

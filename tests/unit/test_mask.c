@@ -646,12 +646,12 @@ Test(mask, refusals_name_the_method)
 Test(mask, names_with_parameters)
 {
     const struct mask_method *a, *b;
-    cr_assert_eq(mask_method_parse("bound+keys=32+rows=16", &a), OK);
+    cr_assert_eq(mask_method_parse("bound+keys=32+rows=32", &a), OK);
     cr_expect_str_eq(a->name, "bound+keys=32"); /* the default is not said */
     cr_assert_eq(mask_method_parse("bound+keys=32", &b), OK);
     cr_expect_eq(a, b);
     cr_expect_eq(mask_base(a), &mask_bound);
-    cr_expect_eq(mask_method_find("bound+rows=16"), &mask_bound);
+    cr_expect_eq(mask_method_find("bound+rows=32"), &mask_bound);
     cr_assert_eq(mask_method_parse("oracle+over=mean+rule=mean-std", &a), OK);
     cr_expect_str_eq(a->name, "oracle+over=mean+rule=mean-std");
     cr_expect_eq(mask_rule_of(a), &rule_spread);
@@ -745,17 +745,26 @@ Test(mask, rules)
 /* What tensor cores would read. */
 static double as_bf16(double x) { return (double)bf16_to_f32(f32_to_bf16((float)x)); }
 
-/* The bound follows its definition: sub-blocks of 16 keys by their mean and deviation, or by their
- * range, against means of 16 rows. */
-static void check_bound(struct input *in, int q_start, const struct mask_method *method)
+/* The bound follows its definition: the centre and the spread of sub-blocks of 16 keys, mean and
+ * deviation or middle and half of the range, the spread as the mean over groups of channels,
+ * against means of pools of rows. */
+struct bound_case {
+    const char *method;
+    int rows, groups;
+    bool deviation;
+};
+
+static void check_bound(struct input *in, int q_start, const struct bound_case *x)
 {
+    enum { KEYS = 16, DIM = 32 };
     struct attn_args *a = &in->a;
-    struct mask_args m = {.attn = a, .heads = in->heads, .values = method->values};
-    bool deviation = method == &mask_bound;
-    int n_kv = attn_n_kv(a), d = a->head_dim;
+    struct mask_args m = {
+        .attn = a, .heads = in->heads, .values = mask_method_find(x->method)->values};
+    int n_kv = attn_n_kv(a), each = DIM / 2 / x->groups;
     void *ws = aligned_alloc(64, mask_bound.workspace(&m) + 64);
     float p[MAX_BLOCKS];
     uint8_t forced[MAX_BLOCKS];
+    cr_assert_eq(a->head_dim, DIM);
     for (int h = 0; h < a->n_heads; h++) {
         const float *q = (const float *)a->q + h * a->q_head,
                     *k = in->k + h / (a->n_heads / a->n_kv_heads) * a->k_head;
@@ -766,40 +775,52 @@ static void check_bound(struct input *in, int q_start, const struct mask_method 
                 .forced = forced};
             double squares[MAX_BLOCKS] = {0}, total = 0;
             mask_bound.row(&m, h, i, 0, ws, &row);
-            for (int r0 = i * a->block.q; r0 < (i + 1) * a->block.q && r0 < a->n_q; r0 += 16) {
-                int n = a->n_q - r0 < 16 ? a->n_q - r0 : 16, last = q_start + r0 + 15;
-                double sum = 0, top = -INFINITY, most[512], mass[MAX_BLOCKS] = {0};
-                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) {
-                    most[b] = 0;
-                    for (int c = 0; c < d; c++) {
-                        float sum_q = 0, sum_k = 0, hi = -INFINITY, lo = INFINITY, off = 0;
-                        int n_keys = n_kv - b * 16 < 16 ? n_kv - b * 16 : 16;
-                        for (int r = r0; r < r0 + n; r++) sum_q += q[r * a->q_row + c];
-                        for (int j = b * 16; j < b * 16 + n_keys; j++) {
-                            float x = k[j * a->k_row + c];
-                            sum_k += x, hi = fmaxf(hi, x), lo = fminf(lo, x);
+            for (int r0 = i * a->block.q; r0 < (i + 1) * a->block.q && r0 < a->n_q; r0 += x->rows) {
+                int n = a->n_q - r0 < x->rows ? a->n_q - r0 : x->rows,
+                    last = q_start + r0 + x->rows - 1;
+                double sum = 0, top = -INFINITY, most[512], mass[MAX_BLOCKS] = {0}, mean_q[DIM];
+                for (int c = 0; c < DIM; c++) {
+                    float sum_q = 0;
+                    for (int r = r0; r < r0 + n; r++) sum_q += q[r * a->q_row + c];
+                    mean_q[c] = as_bf16((double)(sum_q / (float)n));
+                }
+                for (int b = 0; b * KEYS <= last && b * KEYS < n_kv; b++) {
+                    int n_keys = n_kv - b * KEYS < KEYS ? n_kv - b * KEYS : KEYS;
+                    double spread[DIM], score = 0;
+                    for (int c = 0; c < DIM; c++) {
+                        float sum_k = 0, hi = -INFINITY, lo = INFINITY, off = 0;
+                        for (int j = b * KEYS; j < b * KEYS + n_keys; j++) {
+                            float key = k[j * a->k_row + c];
+                            sum_k += key, hi = fmaxf(hi, key), lo = fminf(lo, key);
                         }
                         float mean = sum_k / (float)n_keys;
-                        for (int j = b * 16; j < b * 16 + n_keys; j++)
+                        for (int j = b * KEYS; j < b * KEYS + n_keys; j++)
                             off += (k[j * a->k_row + c] - mean) * (k[j * a->k_row + c] - mean);
-                        if (deviation)
-                            hi = mean + sqrtf(off / (float)n_keys),
-                            lo = mean - sqrtf(off / (float)n_keys);
-                        double x = as_bf16((double)(sum_q / (float)n));
-                        most[b] += fmax(x * as_bf16((double)hi), x * as_bf16((double)lo)) *
-                            (double)a->scale;
+                        spread[c] =
+                            (double)(x->deviation ? sqrtf(off / (float)n_keys) : (hi - lo) / 2);
+                        score += mean_q[c] * as_bf16((double)(x->deviation ? mean : (hi + lo) / 2));
                     }
+                    for (int g = 0; g < x->groups; g++) { /* channels c and c + d/2 turn together */
+                        double needs = 0, has = 0;
+                        for (int c = g * each; c < (g + 1) * each; c++) {
+                            needs += fabs(mean_q[c]) + fabs(mean_q[c + DIM / 2]);
+                            has += spread[c] + spread[c + DIM / 2];
+                        }
+                        score += as_bf16(needs) * as_bf16(has / (2 * each));
+                    }
+                    most[b] = score * (double)a->scale;
                     top = fmax(top, most[b]);
                 }
-                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++) sum += exp(most[b] - top);
-                for (int b = 0; b * 16 <= last && b * 16 < n_kv; b++)
-                    mass[b * 16 / a->block.k] += exp(most[b] - top) / sum;
+                for (int b = 0; b * KEYS <= last && b * KEYS < n_kv; b++) sum += exp(most[b] - top);
+                for (int b = 0; b * KEYS <= last && b * KEYS < n_kv; b++)
+                    mass[b * KEYS / a->block.k] += exp(most[b] - top) / sum;
                 for (int j = 0; j < row.n; j++) squares[j] += mass[j] * mass[j];
             }
             for (int j = 0; j < row.n; j++) total += sqrt(squares[j]);
-            for (int j = 0; j < row.n; j++)
-                cr_assert_float_eq(
-                    (double)p[j], sqrt(squares[j]) / total, 3e-6, "head %d tile (%d, %d)", h, i, j);
+            for (int j = 0; j < row.n;
+                 j++) /* a group's sum can fall on the other side of a rounding to bf16 */
+                cr_assert_float_eq((double)p[j], sqrt(squares[j]) / total, 2e-3,
+                    "%s: head %d tile (%d, %d)", x->method, h, i, j);
         }
     }
     free(ws);
@@ -807,14 +828,18 @@ static void check_bound(struct input *in, int q_start, const struct mask_method 
 
 Test(bound, follows_its_definition)
 {
+    static const struct bound_case cases[] = {{"bound", 32, 16, true},
+        {"bound+spread=range", 32, 16, false}, {"bound+groups=4+rows=16", 16, 4, true},
+        {"bound+groups=7", 32, 4, true}};
     for (int s = 0; s < 4; s++) {
         struct input in = input_make((uint64_t)(200 + s), 450, 4, 2, 32, shapes[s]);
-        check_bound(&in, 0, &mask_bound);
-        check_bound(&in, 0, mask_method_find("bound+spread=range"));
+        for (int x = 0; x < 450 * 2 * 32; x++) /* channels spread unlike, so that groups matter */
+            in.k[x / 64 * in.a.k_row + x % 64] *= .2f + .1f * (float)(x % 16);
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_bound(&in, 0, &cases[i]);
         in.a.q_start = 256; /* the last rows as a chunk of their own */
         in.a.n_q = 450 - 256;
         in.a.q = in.q + 256 * in.a.q_row;
-        check_bound(&in, 256, &mask_bound);
+        check_bound(&in, 256, &cases[0]);
         input_free(&in);
     }
 }

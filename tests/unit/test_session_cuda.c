@@ -333,8 +333,19 @@ static void graphs(enum dtype residual)
     float any;
     struct sparse_policy policy = policy_of(&t.p[0], "topk", -.1f, 1, 50),
                          skips = policy_of(&t.p[0], "sparge", .2f, .9f, 6);
+    struct sparse_policy mixed = policy_of(&t.p[0], "sparge/bound", .2f, .9f, 50);
+    for (int h = 0; h < mixed.n_layers * mixed.n_heads; h++) mixed.heads[h].part = h % 2;
     policy.topk = .4f;
     for (int round = 0; round < 4; round++) {
+        restart(
+            &t); /* more and more room for the prediction: what was recorded with less is dropped */
+        compare_call(&t,
+            (struct forward_args){.tokens = ids,
+                .n = round < 2 ? 600 : 1000,
+                .policy = &mixed,
+                .ledger = t.l[0],
+                .hidden = &any},
+            "sparge/bound", round);
         restart(&t);
         compare_call(
             &t, (struct forward_args){.tokens = ids, .n = 1000, .hidden = &any}, "dense", round);
@@ -369,6 +380,7 @@ static void graphs(enum dtype residual)
         ERR_UNSUPPORTED);
     cr_expect(strstr(status_message(), "--graph"), "%s", status_message());
     policy_clear(&policy);
+    policy_clear(&mixed);
     policy_clear(&skips);
     policy_clear(&window);
     for (int i = 0; i < 2; i++) {

@@ -321,13 +321,16 @@ Test(tuner_cuda, says_when_the_cpu_does_it, .timeout = 300)
     if (no_gpu()) return;
     struct bench b;
     const char *why = NULL;
-    open_bench(&b, true, &mask_oracle);
+    open_bench(&b, true, &mask_xattention);
     cr_expect_str_eq(tune_place(&b.w, &b.policy, N_TOKENS, &why), "cpu");
-    cr_expect(why && strstr(why, "sparge"), "%s", why ? why : "no reason");
+    cr_expect(why && strstr(why, "no device body"), "%s", why ? why : "no reason");
     cr_expect_str_eq(tune_place(&b.w, &b.policy, 1024 * 64 + 1, &why), "cpu");
-    b.policy.method = &mask_sparge;
-    cr_expect_str_eq(tune_place(&b.w, &b.policy, N_TOKENS, &why), "cuda");
-    cr_expect_null(why);
+    static const char *const there[] = {"sparge", "bound", "oracle", "sparge/bound+keys=8"};
+    for (size_t i = 0; i < sizeof there / sizeof *there; i++) {
+        b.policy.method = mask_method_find(there[i]);
+        cr_expect_str_eq(tune_place(&b.w, &b.policy, N_TOKENS, &why), "cuda", "%s", there[i]);
+        cr_expect_null(why);
+    }
     cr_expect_str_eq(tune_place(&b.w, &b.policy, 1024 * 64 + 1, &why), "cpu");
     cr_expect(why && strstr(why, "1024 key blocks"), "%s", why ? why : "no reason");
     /* what verifies has no kernel here */
