@@ -77,7 +77,7 @@ enum status policy_copy_dense(struct sparse_policy *to, const struct sparse_poli
 void policy_set_thresholds(struct sparse_policy *p, float theta, float tau, float lambda)
 {
     for (int i = 0; i < p->n_layers * p->n_heads; i++)
-        p->heads[i] = (struct head_params){theta, tau, lambda, runs_sparse(p), 0};
+        p->heads[i] = (struct head_params){theta, tau, lambda, runs_sparse(p), 0, 0, 0};
 }
 
 void policy_choose_thresholds(struct sparse_policy *p, double theta, double tau, double lambda)
@@ -199,7 +199,8 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
         float thresholds[3] = {head->theta + 0.f, head->tau + 0.f, head->lambda + 0.f};
         hash_add(h, thresholds, sizeof thresholds);
         hash_add_u64(h, head->is_sparse);
-        if (p->method->n_parts) hash_add_u64(h, head->part);
+        if (p->method->n_parts || head->part) hash_add_u64(h, head->part);
+        if (head->vertical) hash_add_u64(h, (uint64_t)head->vertical << 32 | (uint64_t)head->slash);
     }
 }
 

@@ -28,9 +28,12 @@ struct head_params {
     float tau;
     float lambda;   /* in [0, NEVER_SKIP], log2 units */
     bool is_sparse; /* false: the head runs dense */
-    /* which of the method's parts ranks this head, where it has any (see mask_part) */
+    /* which of the method's parts ranks this head, where it has any (see mask_part); of minference:
+     * a head_pattern */
     uint8_t part;
+    int vertical, slash; /* of minference: keys and distances of the head; 0: the method's */
 };
+enum head_pattern { PATTERN_LINES, PATTERN_SHAPE, PATTERN_BLOCK };
 
 struct mask_args {
     const struct attn_args *attn;    /* q, k and shapes; f32 */
@@ -105,7 +108,8 @@ struct mask_method {
 };
 
 extern const struct mask_method mask_sparge, mask_bound, mask_xattention, mask_flashprefill,
-    mask_subblock, mask_window, mask_a_shape, mask_tri_shape, mask_oracle;
+    mask_subblock, mask_minference, mask_flexprefill, mask_prism, mask_stem, mask_window,
+    mask_a_shape, mask_tri_shape, mask_oracle;
 /* `oracle` by masses that were made elsewhere: attn->q is no tensor but f32 [n_heads, query blocks
  * of this call, key blocks] on the host, in any unit; the other tensors are not looked at. Not in
  * the list below. */

@@ -10,8 +10,8 @@
 #include <string.h>
 
 const struct mask_method *const mask_methods[] = {&mask_sparge, &mask_bound, &mask_xattention,
-    &mask_flashprefill, &mask_subblock, &mask_window, &mask_a_shape, &mask_tri_shape, &mask_oracle,
-    NULL};
+    &mask_flashprefill, &mask_subblock, &mask_minference, &mask_flexprefill, &mask_prism,
+    &mask_stem, &mask_window, &mask_a_shape, &mask_tri_shape, &mask_oracle, NULL};
 
 struct made {
     struct mask_method method;
@@ -35,7 +35,7 @@ static const struct mask_method *find_plain(const char *name, size_t n)
 
 static enum status no_method(const char *text, size_t n)
 {
-    char known[256];
+    char known[400];
     int at = 0;
     for (int i = 0; mask_methods[i]; i++)
         at += snprintf(known + at, sizeof known - (size_t)at, "%s, ", mask_methods[i]->name);

@@ -193,11 +193,12 @@ enum status session_cuda_show_keys(struct session_cuda *s, struct attn_args *sho
     TRY(open_view(s));
     TRY(fetch_tensor(s, shown, shown->q, shown->q_row, shown->q_head, false, s->view[0]));
     TRY(fetch_tensor(s, shown, shown->k, shown->k_row, shown->k_head, true, s->view[1]));
+    TRY(fetch_tensor(s, shown, shown->v, shown->v_row, shown->v_head, true, s->view[2]));
     shown->dtype = DTYPE_F32;
-    shown->q = s->view[0], shown->k = s->view[1];
+    shown->q = s->view[0], shown->k = s->view[1], shown->v = s->view[2];
     shown->q_row = (ptrdiff_t)shown->n_heads * d;
-    shown->q_head = shown->k_row = d;
-    shown->k_head = (ptrdiff_t)attn_n_kv(shown) * d;
+    shown->q_head = shown->k_row = shown->v_row = d;
+    shown->k_head = shown->v_head = (ptrdiff_t)attn_n_kv(shown) * d;
     return OK;
 }
 

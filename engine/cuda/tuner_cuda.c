@@ -457,7 +457,7 @@ static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_a
 static enum status measures_of(
     struct cuda_tuner *t, int sample, const struct tuner_measure_task *tasks, int n)
 {
-    const struct head_params idle = {-1, 0, 50, true, 0};
+    const struct head_params idle = {-1, 0, 50, true, 0, 0, 0};
     struct curve_cuda_args q;
     int most = 0;
     for (int i = 0; i < n; i++)

@@ -36,7 +36,7 @@ struct search {
     double work_done, work_all; /* for progress, in forward passes */
 };
 
-static const struct head_params dense_head = {1, 1, 50, false, 0};
+static const struct head_params dense_head = {1, 1, 50, false, 0, 0, 0};
 
 double damage_used(const struct damage *d, const struct optimise_target *t)
 {

@@ -126,6 +126,8 @@ char *tuned_hash(const struct tuned *t, char *out)
         hash_add_u64(&h, p->is_sparse);
         if (p->is_sparse) hash_add(&h, thresholds, sizeof thresholds);
         if (p->is_sparse && p->part) hash_add_u64(&h, p->part);
+        if (p->is_sparse && p->vertical)
+            hash_add_u64(&h, (uint64_t)p->vertical << 32 | (uint64_t)p->slash);
     }
     return hash_hex(&h, out);
 }

@@ -23,7 +23,7 @@ const struct head_error tuner_no_error = {NAN, NAN, NAN, NAN};
 
 void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value)
 {
-    h->params = (struct head_params){1, 1, 50, false, 0};
+    h->params = (struct head_params){1, 1, 50, false, 0, 0, 0};
     h->tune = (struct head_error){0};
     h->check = any_check ? h->tune : tuner_no_error;
     h->held_out = tuner_no_error;
@@ -92,6 +92,6 @@ bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule
 
 struct head_params tuner_params_of(int theta, int tau, float lambda)
 {
-    return (struct head_params){
-        curve_theta(theta % N_THETAS), curve_tau(tau), lambda, true, (uint8_t)tuner_part_of(theta)};
+    return (struct head_params){curve_theta(theta % N_THETAS), curve_tau(tau), lambda, true,
+        (uint8_t)tuner_part_of(theta), 0, 0};
 }

@@ -240,7 +240,7 @@ static enum status bench_attention(struct bench *b, int n, int d, const struct a
             n >= 4096 && d == 64 ? "at least .45 of sgemm" : "");
     x.sparse = true;
     x.a.tiles = &x.map;
-    for (int h = 0; h < HEADS; h++) x.params[h] = (struct head_params){-1, 1, 50, true, 0};
+    for (int h = 0; h < HEADS; h++) x.params[h] = (struct head_params){-1, 1, 50, true, 0, 0, 0};
     for (int step = 1; step <= 4 && st == OK && n >= 4096; step++) {
         x.mask.topk = .2f * (float)step - .07f;
         st = median_time(run_attention, &x, &seconds);

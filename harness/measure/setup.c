@@ -5,6 +5,7 @@
 #include "engine/cuda/session_cuda.h"
 #endif
 #include "engine/offload.h"
+#include "engine/tuner/minference.h"
 #include "engine/tuner/sparge_pt.h"
 #include "engine/tuner/tuner_spread.h"
 #include "harness/measure/dense_cache.h"
@@ -369,19 +370,14 @@ static enum status oracle_over(const char *over, const struct mask_method **meth
     return mask_method_parse(name, method);
 }
 
-/* A tuned.json, or SpargeAttn's own .pt, which carries no model: then the present one is meant, and
- * --block and --smooth-k say how it was tuned, where it was not in SpargeAttn's way. */
-static enum status read_tuned(
-    const struct setup *s, const struct policy_options *o, struct tuned *out)
+/* Files that carry no model: then the present one is meant. */
+static enum status read_foreign(
+    const struct setup *s, const struct policy_options *o, bool pattern, struct tuned *out)
 {
     const char *path = o->tuned;
-    if (!str_ends_with(path, ".pt")) {
-        if (o->pt_module)
-            return fail(ERR_ARG, "--pt-module %s: %s is no .pt; drop it", o->pt_module, path);
-        return tuned_read(out, path);
-    }
     const struct llama_config *c = &s->model.weights.config;
-    TRY(sparge_pt_read(out, path, c->n_layers, c->n_heads, o->pt_module));
+    TRY(pattern ? minference_read(out, path, c->n_layers, c->n_heads)
+                : sparge_pt_read(out, path, c->n_layers, c->n_heads, o->pt_module));
     enum status st = o->block ? block_shape_parse(o->block, &out->block) : OK;
     if (st == OK && o->smooth_k && !smooth_k_parse(o->smooth_k, &out->smooth_k))
         st = fail_smooth_k(o->smooth_k);
@@ -391,12 +387,34 @@ static enum status read_tuned(
     }
     snprintf(out->model_fingerprint, sizeof out->model_fingerprint, "%s", s->model.fingerprint);
     snprintf(out->model_name, sizeof out->model_name, "%s", s->model.name);
+    return OK;
+}
+
+/* A tuned.json; SpargeAttn's own .pt, of which --block and --smooth-k say how it was tuned, where
+ * it was not in SpargeAttn's way; or a pattern file of MInference. */
+static enum status read_tuned(
+    const struct setup *s, const struct policy_options *o, struct tuned *out)
+{
+    const char *path = o->tuned;
+    if (str_ends_with(path, ".pt")) {
+        TRY(read_foreign(s, o, false, out));
+        fprintf(stderr,
+            "sparsegauge: %s names no model, block shape or centring of keys: taken for this "
+            "model, %dx%d%s, smooth_k %s%s\n",
+            path, out->block.q, out->block.k,
+            o->block ? " as asked for" : " (--block says otherwise)", smooth_k_name(out->smooth_k),
+            o->smooth_k ? " as asked for" : " as SpargeAttn has it (--smooth-k says otherwise)");
+        return OK;
+    }
+    if (o->pt_module)
+        return fail(ERR_ARG, "--pt-module %s: %s is no .pt; drop it", o->pt_module, path);
+    if (!minference_is_pattern(path)) return tuned_read(out, path);
+    TRY(read_foreign(s, o, true, out));
     fprintf(stderr,
-        "sparsegauge: %s names no model, block shape or centring of keys: taken for this model, "
-        "%dx%d%s, smooth_k %s%s\n",
-        path, out->block.q, out->block.k, o->block ? " as asked for" : " (--block says otherwise)",
-        smooth_k_name(out->smooth_k),
-        o->smooth_k ? " as asked for" : " as SpargeAttn has it (--smooth-k says otherwise)");
+        "sparsegauge: %s is a pattern file of MInference and names no model: taken for this one, "
+        "whose layers and heads it "
+        "has the number of, %dx%d%s\n",
+        path, out->block.q, out->block.k, o->block ? " as asked for" : " (--block says otherwise)");
     return OK;
 }
 
@@ -484,7 +502,8 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
             "were not measured "
             "with these thresholds; tune again\n",
             o->tuned);
-    else if (!tuned->verified)
+    else if (!tuned->verified &&
+        strcmp(tuned->method, mask_minference.name) != 0) /* a pattern has no thresholds */
         fprintf(stderr,
             "sparsegauge: %s: nothing in it was verified: its thresholds were never run by the "
             "inference kernel; "

@@ -40,7 +40,7 @@ constexpr uint32_t ALL = 0xffffffffu;
 struct params {
     int n_q, n_kv, q_start, n_heads, n_kv_heads, group, block_q, d;
     int n_groups, wide; /* of channels; a pooled vector: d, the groups, zeros */
-    int row_tokens, col_tokens, n_rows, n_cols, per_tile, n_kblocks, pools;
+    int row_tokens, col_tokens, n_rows, n_cols, per_tile, n_kblocks, pools, join;
     int first_row; /* absolute number of the pool that is row 0 */
     int from, end; /* pools of the rows of the map that are being made */
     float scale_log2, width;
@@ -443,7 +443,8 @@ struct params params_of(const struct mask_cuda_args *m, const struct mask_method
     p.n_q = a->n_q, p.n_kv = attn_n_kv(a), p.q_start = a->q_start, p.d = a->head_dim;
     p.n_heads = a->n_heads, p.n_kv_heads = a->n_kv_heads, p.group = a->n_heads / a->n_kv_heads;
     p.block_q = a->block.q, p.n_groups = s.groups, p.wide = (p.d + p.n_groups + 7) / 8 * 8;
-    p.row_tokens = s.rows, p.col_tokens = s.keys, p.width = s.width, p.deviation = s.deviation;
+    p.row_tokens = s.rows, p.col_tokens = s.keys, p.width = s.width, p.deviation = s.deviation,
+    p.join = s.over;
     p.n_rows = (p.n_q + p.row_tokens - 1) / p.row_tokens,
     p.n_cols = (p.n_kv + p.col_tokens - 1) / p.col_tokens;
     p.first_row = p.q_start / p.row_tokens, p.pools = p.block_q / p.row_tokens;
@@ -501,7 +502,7 @@ enum status run(params p, struct rank_params r, void *ws, cudaStream_t stream)
     TRY(p.d <= 64        ? pool_all<8>(p, stream)
             : p.d <= 128 ? pool_all<16>(p, stream)
                          : pool_all<32>(p, stream));
-    r.sums = p.sums, r.norms = p.norms, r.pools = p.pools, r.n_pools = p.n_rows;
+    r.sums = p.sums, r.norms = p.norms, r.pools = p.pools, r.n_pools = p.n_rows, r.join = p.join;
     for (p.from = 0; p.from < p.n_rows; p.from += l.rows_at_once) {
         /* whole blocks: pools behind the last row are made of nothing, and nobody asks for them */
         p.end = min(p.from + l.rows_at_once, (p.n_rows + p.pools - 1) / p.pools * p.pools);

@@ -14,7 +14,8 @@ __device__ __forceinline__ float joined(int join, float all, float mass)
 }
 
 /* What a tile holds for the rows of a block. */
-__device__ __forceinline__ float tile_mass(const rank_params &p, const float *sums, const float *norms, int pools)
+__device__ __forceinline__ float tile_mass(
+    const rank_params &p, const float *sums, const float *norms, int pools)
 {
     float all = 0;
     if (p.pools % 4 == 0 && pools == p.pools) {
@@ -38,22 +39,27 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
     extern __shared__ __align__(16) float mass[];
     __shared__ float norms[64], tops[WARPS], list[FEW];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y;
-    const int block = p.first + (int)blockIdx.x, pool0 = block * p.pools, pools = min(p.pools, p.n_pools - pool0);
+    const int block = p.first + (int)blockIdx.x, pool0 = block * p.pools,
+              pools = min(p.pools, p.n_pools - pool0);
     const int n = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
     const int diagonal = (p.q_start + block * p.block_q) / p.block_k;
     const size_t at = (size_t)head * p.n_qblocks + block;
-    struct head_params t = {0, 1, 50, true, (uint8_t)p.part};
+    struct head_params t = {0, 1, 50, true, (uint8_t)p.part, 0, 0};
     if (p.heads != NULL) t = p.heads[head];
-    if (t.part != p.part) return; /* another predictor's; a head that runs dense is the first part's, below */
+    if (t.part != p.part)
+        return; /* another predictor's; a head that runs dense is the first part's, below */
     mask_cuda::choice c = {0, 0};
     if (t.is_sparse) {
-        const float *sums = p.sums + ((size_t)head * p.n_blocks + blockIdx.x) * p.n_kblocks * p.pools;
+        const float *sums =
+            p.sums + ((size_t)head * p.n_blocks + blockIdx.x) * p.n_kblocks * p.pools;
         const float *given = p.given + at * p.n_kblocks;
-        if (p.given == NULL && (int)threadIdx.x < pools) norms[threadIdx.x] = p.norms[(size_t)head * p.n_pools + pool0 + threadIdx.x];
+        if (p.given == NULL && (int)threadIdx.x < pools)
+            norms[threadIdx.x] = p.norms[(size_t)head * p.n_pools + pool0 + threadIdx.x];
         __syncthreads();
         float top = 0;
         for (int j = threadIdx.x; j < n; j += THREADS) {
-            const float x = p.given != NULL ? given[j] : tile_mass(p, sums + (size_t)j * p.pools, norms, pools);
+            const float x =
+                p.given != NULL ? given[j] : tile_mass(p, sums + (size_t)j * p.pools, norms, pools);
             mass[j] = x;
             top = fmaxf(top, x);
         }
@@ -62,7 +68,8 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
         __syncthreads();
         top = fmaxf(fmaxf(tops[0], tops[1]), fmaxf(tops[2], tops[3]));
         if (p.mass != NULL) {
-            for (int j = threadIdx.x; j < n; j += THREADS) p.mass[at * p.n_kblocks + j] = fmaxf(mass[j] / top, FLT_MIN);
+            for (int j = threadIdx.x; j < n; j += THREADS)
+                p.mass[at * p.n_kblocks + j] = fmaxf(mass[j] / top, FLT_MIN);
             return;
         }
         if (warp > 0) return;
@@ -76,7 +83,9 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
         }
         total = mask_cuda::warp_sum(total), low = __reduce_min_sync(0xffffffffu, low);
         __syncwarp();
-        if (p.topk > 0) c = mask_cuda::choose<true>(mass, n, n, (float)mask_cuda::topk_count(p.topk, n), low, list);
+        if (p.topk > 0)
+            c = mask_cuda::choose<true>(
+                mass, n, n, (float)mask_cuda::topk_count(p.topk, n), low, list);
         else if (t.tau >= 1) c.bound = low;
         else if (p.relative) c.bound = __float_as_uint(1 - t.tau);
         else c = mask_cuda::choose<false>(mass, n, n, t.tau * total, low, list);
@@ -86,7 +95,8 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
     mask_cuda::write_bits(p.bits + at * p.words, p.words, n, t.is_sparse, mass, c, diagonal, false);
     if (lane == 0 && t.is_sparse && p.ledger != NULL) {
         atomicAdd((unsigned long long *)&p.ledger[head].forced_sink, 1ull);
-        atomicAdd((unsigned long long *)&p.ledger[head].forced_diagonal, (unsigned long long)(n - diagonal));
+        atomicAdd((unsigned long long *)&p.ledger[head].forced_diagonal,
+            (unsigned long long)(n - diagonal));
     }
 }
 
@@ -100,14 +110,15 @@ const char *rank_cuda_refuses(const struct mask_cuda_args *m, const struct mask_
     return m->attn->n_heads > 65535 ? "more than 65535 heads" : NULL;
 }
 
-struct rank_params rank_cuda_params(const struct mask_cuda_args *m, const struct mask_method *method, int part,
-                                    const struct tile_map *tiles)
+struct rank_params rank_cuda_params(const struct mask_cuda_args *m,
+    const struct mask_method *method, int part, const struct tile_map *tiles)
 {
     const struct attn_args *a = m->attn;
     rank_params p = {};
     p.n_q = a->n_q, p.n_kv = attn_n_kv(a), p.q_start = a->q_start, p.n_heads = a->n_heads;
     p.block_q = a->block.q, p.block_k = a->block.k;
-    p.n_qblocks = (p.n_q + p.block_q - 1) / p.block_q, p.n_kblocks = (p.n_kv + p.block_k - 1) / p.block_k;
+    p.n_qblocks = (p.n_q + p.block_q - 1) / p.block_q,
+    p.n_kblocks = (p.n_kv + p.block_k - 1) / p.block_k;
     p.n_blocks = p.n_qblocks;
     p.heads = m->heads, p.part = part, p.ledger = a->ledger;
     p.topk = mask_decimal(m->topk), p.relative = mask_rule_of(method) == &rule_relative;
@@ -118,7 +129,8 @@ struct rank_params rank_cuda_params(const struct mask_cuda_args *m, const struct
 enum status rank_cuda_rows(const struct rank_params &p, cudaStream_t stream)
 {
     const size_t room = sizeof(float) * (size_t)p.n_kblocks;
-    CUDA_TRY(cudaFuncSetAttribute(rank_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
+    CUDA_TRY(
+        cudaFuncSetAttribute(rank_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
     rank_rows<<<dim3((unsigned)p.n_blocks, (unsigned)p.n_heads), THREADS, room, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;

@@ -190,7 +190,7 @@ static const char *good_tuned(void)
     t.max_length = t.num_samples = 1;
     for (int i = 0; i < 4; i++) {
         t.heads[i].in_range = true;
-        t.heads[i].params = (struct head_params){.5f, .875f, 20, i % 2 == 0, 0};
+        t.heads[i].params = (struct head_params){.5f, .875f, 20, i % 2 == 0, 0, 0, 0};
         t.heads[i].held_out.l1 = NAN;
         if (i % 2) strcpy(t.heads[i].reason, "too little");
     }

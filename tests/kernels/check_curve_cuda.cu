@@ -234,7 +234,7 @@ static void check_errors(const char *name, const curve_problem &p, inputs &x,
     std::vector<float> exact(x.q.size());
     CHECK(cudaMemcpy(exact.data(), a->exact, exact.size() * sizeof(float), cudaMemcpyDeviceToHost));
     for (int step : {8, 100}) {
-        params.put(std::vector<struct head_params>(p.heads, {-1, .5f, step / 2.0f, true, 0}));
+        params.put(std::vector<struct head_params>(p.heads, {-1, .5f, step / 2.0f, true, 0, 0, 0}));
         lambda.put(std::vector<float>(p.heads, step / 2.0f));
         struct attn_args run = x.device;
         CHECK_OK(mask_cuda_predict(&mask, &map, mask_ws.at, NULL));
@@ -439,8 +439,8 @@ int main(int argc, char **argv)
     for (int b = 0; b < 4; b++)
         for (int k = 0; k < (quick ? 1 : 4); k++)
             for (int n : {100, 1000})
-                check({n, 2, 1, k % 2 ? 128 : 64, shapes[b], SMOOTH_K_RUNNING, 1 + .3 * b, NULL}, seed++,
-                    pairs[k][0], pairs[k][1]);
+                check({n, 2, 1, k % 2 ? 128 : 64, shapes[b], SMOOTH_K_RUNNING, 1 + .3 * b, NULL},
+                    seed++, pairs[k][0], pairs[k][1]);
     check_refusals();
     printf("%d of %d checks failed; worst |l1| difference %.2g, tail %.2g; %ld of %ld points keep "
            "other tiles\n",

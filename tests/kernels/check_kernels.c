@@ -804,7 +804,7 @@ static void bench_impl(const struct attn_impl *impl, int n, int d, double rate, 
     struct head_params heads[HEADS];
     float lambda[HEADS];
     for (int h = 0; h < HEADS; h++) {
-        heads[h] = (struct head_params){-1, 1, 50, true, 0};
+        heads[h] = (struct head_params){-1, 1, 50, true, 0, 0, 0};
         lambda[h] = 50;
     }
     struct mask_args m = {.attn = &p.a, .heads = heads, .smooth_k = SMOOTH_K_RUNNING};

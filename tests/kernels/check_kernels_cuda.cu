@@ -299,7 +299,7 @@ static void check_mask(const mask_problem &m)
     std::vector<struct head_params> heads;
     for (int h = 0; h < p.heads; h++)
         heads.push_back({m.theta, m.tau, 50, !(p.mixed && h % 3 == 1),
-            (uint8_t)(method->n_parts ? h % method->n_parts : 0)});
+            (uint8_t)(method->n_parts ? h % method->n_parts : 0), 0, 0});
     buffer<struct head_params> device_heads(heads.size());
     device_heads.put(heads);
     buffer<struct head_ledger> ledger(p.heads);
@@ -383,9 +383,12 @@ static void check_masks(bool quick)
                     check_mask({p, 0.1f, 0.5f, topk, SMOOTH_K_RUNNING, "sparge"});
                 for (const char *method : {"bound", "bound+spread=range+over=max+rule=top-p",
                          "bound+rows=8+keys=32+over=mean", "bound+keys=8+groups=5", "sparge/bound",
-                         "oracle"})
+                         "oracle"}) {
+                    if (strcmp(method, "oracle") == 0 && n > 2000)
+                        continue; /* the CPU takes its time */
                     for (float tau : {0.0f, 0.7f, 0.95f, 1.0f})
                         check_mask({p, -1.0f, tau, 0, SMOOTH_K_RUNNING, method});
+                }
                 check_mask({p, 0.1f, 0.5f, 0.3f, SMOOTH_K_RUNNING, "bound"});
             }
 }

@@ -107,7 +107,7 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
         buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
         map.bits = bits.at;
         buffer<struct head_params> heads(p.heads);
-        heads.put(std::vector<struct head_params>(p.heads, {-1.0f, 0.9f, 50.0f, true, 0}));
+        heads.put(std::vector<struct head_params>(p.heads, {-1.0f, 0.9f, 50.0f, true, 0, 0, 0}));
         buffer<uint8_t> ws(1024);
         struct mask_call c = {};
         c.attention = {&attn_sparse_sm90_bf16, arguments(p, x, o), ws.at};
@@ -229,7 +229,7 @@ static void bench_eight(const std::vector<int> &lengths)
             printf("eight  d=%-3d n=%-6d bf16 %.4f ms %.0f TFLOP/s, quantisation %.4f ms\n", d, n,
                 bf16, flop / bf16 * 1e-9, quantise);
             buffer<struct head_params> params(heads);
-            params.put(std::vector<struct head_params>(heads, {-1.0f, 0.9f, 50.0f, true, 0}));
+            params.put(std::vector<struct head_params>(heads, {-1.0f, 0.9f, 50.0f, true, 0, 0, 0}));
             for (enum precision qk : {PRECISION_INT8, PRECISION_FP8}) {
                 c.impl = &attn_dense_eight_sm90, c.args.tiles = NULL, c.args.qk = qk;
                 double dense = time_call(&c, n);

@@ -84,7 +84,7 @@ static void random_params(struct rng *r, struct head_params *p)
     static const float taus[] = {.3f, .7f, .9f, .97f, 1}, lambdas[] = {0, .5f, 2, 6, 50};
     for (int h = 0; h < N_HEADS; h++)
         p[h] = (struct head_params){rng_below(r, 2) ? -.2f : .1f, taus[rng_below(r, 5)],
-            lambdas[rng_below(r, 5)], rng_below(r, 8) != 0, 0};
+            lambdas[rng_below(r, 5)], rng_below(r, 8) != 0, 0, 0, 0};
     p[4] = p[1]; /* two that never part */
 }
 

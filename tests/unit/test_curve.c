@@ -289,7 +289,7 @@ Test(curve, every_point, .timeout = 300)
     int distinct = 0;
     for (int t = 0; t < N_THETAS; t++)
         for (int u = 0; u < N_TAUS; u++) {
-            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true, 0};
+            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true, 0, 0, 0};
             struct head_ledger l = infer(&h, &mask_sparge);
             struct output_error brute = error_of(&h);
             char where[64];
@@ -437,7 +437,7 @@ Test(curve, both_curves_meet)
     struct worst w = {0};
     for (int t = 8; t < N_THETAS; t += 7)
         for (int u = 4; u < N_TAUS; u += 23) {
-            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true, 0};
+            h.params = (struct head_params){curve_theta(t), curve_tau(u), 50, true, 0, 0, 0};
             CHECK(curve_lambdas(&mask_sparge, &h.mask, ws, &pv));
             compare(&w, &pv.points[N_LAMBDAS - 1].error, &c->points[t][u].error, "lambda 50");
         }
@@ -542,7 +542,7 @@ Test(curve, extreme_scores)
         struct worst w = {0};
         head_init(&h, 14, 517, 64, shapes[0], SMOOTH_K_RUNNING, sharps[i]);
         check_points(&w, &h, &mask_sparge, 20, 3);
-        h.params = (struct head_params){-.2f, .9f, 0, true, 0};
+        h.params = (struct head_params){-.2f, .9f, 0, true, 0, 0, 0};
         struct pv_curve pv;
         void *ws = aligned(curve_workspace(&mask_sparge, &h.mask));
         CHECK(curve_lambdas(&mask_sparge, &h.mask, ws, &pv));

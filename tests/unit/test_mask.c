@@ -56,7 +56,8 @@ static struct input input_make(
     }
     in.a.q = in.q;
     in.a.k = in.k;
-    for (int h = 0; h < n_heads; h++) in.heads[h] = (struct head_params){.6f, .98f, 50, true, 0};
+    for (int h = 0; h < n_heads; h++)
+        in.heads[h] = (struct head_params){.6f, .98f, 50, true, 0, 0, 0};
     return in;
 }
 
@@ -258,7 +259,7 @@ static void compare_with_slow(const struct mask_args *m, const struct slow *s, s
 static void set_all(struct input *in, float theta, float tau)
 {
     for (int h = 0; h < in->a.n_heads; h++)
-        in->heads[h] = (struct head_params){theta, tau, 50, true, 0};
+        in->heads[h] = (struct head_params){theta, tau, 50, true, 0, 0, 0};
 }
 
 Test(sparge, equals_the_definition_over_thresholds)
@@ -313,7 +314,8 @@ Test(sparge, one_threshold_per_head)
     struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_GLOBAL};
     struct slow *slow = slow_all(&m);
     for (int h = 0; h < 4; h++)
-        in.heads[h] = (struct head_params){.2f * (float)h - .3f, .5f + .1f * (float)h, 50, true, 0};
+        in.heads[h] =
+            (struct head_params){.2f * (float)h - .3f, .5f + .1f * (float)h, 50, true, 0, 0, 0};
     compare_with_slow(&m, slow, &v);
     free(slow);
     input_free(&in);
@@ -392,7 +394,7 @@ Test(sparge, forced_tiles_are_counted_by_reason)
     memset(l, 0, sizeof l);
     in.a.ledger = l;
     for (int h = 0; h < 4; h++)
-        in.heads[h] = (struct head_params){.15f * (float)h, .8f, 50, h != 2, 0};
+        in.heads[h] = (struct head_params){.15f * (float)h, .8f, 50, h != 2, 0, 0, 0};
     l[1].forced_sink = 1000;
     struct tile_map map = predict(&mask_sparge, &m, NULL);
     struct slow *s = malloc(sizeof *s);
@@ -443,7 +445,7 @@ Test(sparge, running_mode_is_the_same_in_chunks)
         memset(whole_ledger, 0, sizeof whole_ledger);
         memset(chunk_ledger, 0, sizeof chunk_ledger);
         for (int h = 0; h < 4; h++)
-            in.heads[h] = (struct head_params){.1f * (float)h, .75f, 50, true, 0};
+            in.heads[h] = (struct head_params){.1f * (float)h, .75f, 50, true, 0, 0, 0};
         in.a.ledger = whole_ledger;
         struct tile_map whole = predict(&mask_sparge, &m, NULL);
         struct attn_args part = in.a;
@@ -500,6 +502,8 @@ Test(sparge, threads_do_not_matter)
     struct input in = input_make(95, 700, 8, 2, 48, shapes[0]);
     struct mask_args m = {.attn = &in.a, .heads = in.heads, .smooth_k = SMOOTH_K_RUNNING};
     set_all(&in, .2f, .8f);
+    in.a.block = (struct block_shape){64, 64}; /* which all are defined for */
+    in.a.v = in.a.k, in.a.v_row = in.a.k_row, in.a.v_head = in.a.k_head;
     for (int method = 0; mask_methods[method]; method++) {
         m.window = 100;
         struct tile_map one = predict(mask_methods[method], &m, NULL);

@@ -157,7 +157,8 @@ static void tuned_example(struct tuned *t)
         for (int h = 0; h < HEADS; h++) {
             const float *v = expected[l / 2][h];
             t->heads[l * HEADS + h].in_range = true;
-            t->heads[l * HEADS + h].params = (struct head_params){v[0], v[1], v[2], v[3] != 0, 0};
+            t->heads[l * HEADS + h].params =
+                (struct head_params){v[0], v[1], v[2], v[3] != 0, 0, 0, 0};
         }
 }
 

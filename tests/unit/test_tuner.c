@@ -924,7 +924,7 @@ Test(tuner, damaged_files_are_refused_by_field)
     for (int i = 0; i < 8; i++) {
         t.heads[i].in_range = true;
         /* an edit puts digits in front */
-        t.heads[i].params = (struct head_params){5, 5, 5, true, 0};
+        t.heads[i].params = (struct head_params){5, 5, 5, true, 0, 0, 0};
         t.heads[i].params.theta = .5f;
         t.heads[i].params.tau = .5f;
     }
