@@ -344,7 +344,7 @@ Test(curve, eight_bits_equal_the_kernel, .timeout = 300)
         cr_expect(moved > .002, "case %zu: as with full products", c);
         cr_expect(
             eight->points[0][N_TAUS - 1].error.l1 > .002f, "every tile kept, and yet no error");
-        h.params = (struct head_params){.2f, .9f, 6, true, 0};
+        h.params = (struct head_params){.2f, .9f, 6, true, 0, 0, 0};
         struct pv_curve pv;
         void *ws = aligned(curve_workspace(&mask_sparge, &h.mask));
         CHECK(curve_lambdas(&mask_sparge, &h.mask, ws, &pv));
