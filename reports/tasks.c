@@ -18,6 +18,7 @@ struct cell {
     struct item_record *items;
     size_t n;
     double density, chance; /* means; density NAN when its samples are not there */
+    double recall, oracle;  /* NAN when they were not measured */
 };
 
 struct cells {
@@ -57,11 +58,15 @@ static struct cells cells_open(const struct run_view *v)
         struct cell *x =
             cell_of(&c, r->group ? r->group : "", on_grid(r) ? r->length : 0, v->items.n);
         x->density += density_of(v, r->sample);
+        x->recall += r->recall;
+        x->oracle += r->recall_oracle;
         x->chance += isnan(r->chance) ? 0 : r->chance;
         x->items[x->n++] = *r;
     }
     for (size_t i = 0; i < c.n; i++) {
         c.at[i].density /= (double)c.at[i].n;
+        c.at[i].recall /= (double)c.at[i].n;
+        c.at[i].oracle /= (double)c.at[i].n;
         c.at[i].chance /= (double)c.at[i].n;
     }
     return c;
@@ -95,7 +100,7 @@ static void add_column(struct table *t, const char *key, const char *name, enum 
             .name = name, .key = key, .number = number, .digits = digits, .weight = weight});
 }
 
-static void add_row(struct table *t, const struct cell *c, size_t *n_nothing)
+static void add_row(struct table *t, const struct cell *c, bool recall, size_t *n_nothing)
 {
     struct estimate dense = score_of(c, "score_dense"), sparse = score_of(c, "score_sparse");
     bool nothing = tasks_tell_nothing(&dense, c->chance);
@@ -115,6 +120,9 @@ static void add_row(struct table *t, const struct cell *c, size_t *n_nothing)
     table_real(t, score_of(c, "answers_gained").value);
     table_real(t, score_of(c, "answer_kl").value);
     table_real(t, c->density);
+    if (!recall) return;
+    table_real(t, c->recall);
+    table_real(t, c->oracle);
 }
 
 /* All questions of a length, whose task is asked at the end: as RULER averages its tasks. */
@@ -258,7 +266,12 @@ struct table *tasks_table(const struct run_view *v)
         add_column(t, scores[i].key, scores[i].name, NUMBER_PERCENT, 1, scores[i].weight);
     add_column(t, "answer_kl", "KL on answers", NUMBER_FIXED, 4, 1);
     add_column(t, "density", "density", NUMBER_PERCENT, 1, 1);
-    for (size_t i = 0; i < c.n; i++) add_row(t, &c.at[i], &n_nothing);
+    bool recall = metric_list_find(&v->metrics, "overall", "recall") != NULL;
+    if (recall) {
+        add_column(t, "recall", "recall", NUMBER_PERCENT, 1, 3);
+        add_column(t, "recall_oracle", "of the best", NUMBER_PERCENT, 1, 2);
+    }
+    for (size_t i = 0; i < c.n; i++) add_row(t, &c.at[i], recall, &n_nothing);
     if (n_nothing) {
         char note[240];
         snprintf(note, sizeof note,

@@ -205,6 +205,7 @@ static const struct column item_table[] = {
     ITEM("dense_right_norm", dense_right_norm, INT, COLUMN_OPTIONAL),
     ITEM("sparse_right_norm", sparse_right_norm, INT, COLUMN_OPTIONAL),
     ITEM("chance", chance, REAL, 0), ITEM("kl", kl, REAL, 0),
+    ITEM("recall", recall, REAL, 0), ITEM("recall_oracle", recall_oracle, REAL, 0),
     ITEM("dense_value", dense_value, REAL, 0), ITEM("sparse_value", sparse_value, REAL, 0),
     ITEM("expected", expected, TEXT, 0), ITEM("dense_text", dense_text, TEXT, 0), ITEM("sparse_text", sparse_text, TEXT, 0),
 };

@@ -70,10 +70,13 @@ static const char to_version_7[] = "ALTER TABLE item ADD COLUMN chance REAL;"
                                    "ALTER TABLE item ADD COLUMN dense_text TEXT;"
                                    "ALTER TABLE item ADD COLUMN sparse_text TEXT;";
 
+static const char to_version_8[] = "ALTER TABLE item ADD COLUMN recall REAL;"
+                                   "ALTER TABLE item ADD COLUMN recall_oracle REAL;";
+
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at
  * once. Views hold nothing and are made anew. */
 static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3,
-    to_version_4, to_version_5, to_version_6, to_version_7};
+    to_version_4, to_version_5, to_version_6, to_version_7, to_version_8};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)

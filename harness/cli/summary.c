@@ -295,5 +295,8 @@ void print_run(const struct run_view *v, const char *db, bool details)
     say_next(v, db);
     say_warnings(v);
     data_table("warnings", warnings_table(v));
+    bool written = false; /* tasks are told apart even where all else is left to `show` */
+    for (size_t i = 0; i < v->items.n; i++) written |= v->items.rows[i].expected != NULL;
     if (details || !for_people()) print_details(v);
+    else if (written) print_table("tasks", tasks_table(v));
 }

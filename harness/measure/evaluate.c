@@ -5,6 +5,7 @@
 #include "harness/measure/layer_errors.h"
 #include "harness/measure/measure.h"
 #include "harness/measure/prompts.h"
+#include "harness/measure/recall.h"
 #include "harness/measure/progress.h"
 
 #include <assert.h>
@@ -164,6 +165,8 @@ static enum status add_items(struct eval_state *s, struct metric_rows *metrics)
             .sparse_right_norm = choices ? out[q].sparse_right_norm : -1,
             .chance = n_candidates[q] > 1 ? 1.0 / n_candidates[q] : 0,
             .kl = answer_kl(s, item),
+            .recall = NAN,
+            .recall_oracle = NAN,
             .dense_value = NAN,
             .sparse_value = NAN};
         if (!item->wanted) continue;
@@ -260,6 +263,25 @@ static void add_over_bound(struct eval_state *s, const struct over_bound *o)
         o->samples_over;
 }
 
+/* Beside the errors: what of the attention was kept. */
+static enum status add_recall(struct eval_state *s)
+{
+    struct recall r;
+    TRY(recall_measure(s->a, s->p.session, &s->e->arena, &r));
+    if (!r.n) return OK;
+    metric_rows_add(&s->metrics, "overall", "recall", r.n)->mean = r.mean;
+    metric_rows_add(&s->metrics, "overall", "recall_oracle", r.n)->mean = r.oracle;
+    metric_rows_add(&s->metrics, "overall", "recall_p5", r.n)->mean = r.p5;
+    metric_rows_add(&s->metrics, "overall", "recall_group", r.n)->mean = r.worst_of_group;
+    struct item_record *items = (struct item_record *)s->e->data.items; /* ours, see add_items() */
+    for (size_t i = 0; i < s->e->data.n_items; i++) {
+        if (items[i].sample < 0) continue;
+        items[i].recall = r.samples[items[i].sample].recall;
+        items[i].recall_oracle = r.samples[items[i].sample].oracle;
+    }
+    return OK;
+}
+
 static enum status add_layer_errors(struct eval_state *s)
 {
     struct layer_error_record *rows;
@@ -301,6 +323,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         if (a->keep_tokens) add_tokens(&s);
         if (st == OK) st = add_worst_tokens(&s);
         if (st == OK && attribution) st = add_layer_errors(&s);
+        if (st == OK && a->attribution && a->policy->method) st = add_recall(&s);
         if (st == OK && a->generate) st = add_generation(&s);
         out->data.metrics = s.metrics.rows;
         out->data.n_metrics = s.metrics.n;
