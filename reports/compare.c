@@ -3,6 +3,7 @@
 #include "base/xmalloc.h"
 #include "reports/columns.h"
 #include "reports/tables.h"
+#include "reports/tasks.h"
 #include "results/arithmetic.h"
 #include "results/columns.h"
 
@@ -220,6 +221,9 @@ enum status compare_runs(struct comparison *c, const struct run_view *before,
             before->label, after->label);
     }
     comparison_add_settings(c, before->run, after->run);
+    struct str places = {0};
+    if (pairable) tasks_places(before, after, &places);
+    c->places = places.data;
     /* of runs that differ in what was asked for, too, the floor says nothing */
     if (!run_same_configuration(before->run, after->run) || !pairable) return OK;
     struct str words = {0};
@@ -236,6 +240,7 @@ void comparison_clear(struct comparison *c)
     free(c->before_label);
     free(c->after_label);
     free(c->arithmetic);
+    free(c->places);
     free(c->forced);
     arena_free(&c->arena);
     *c = (struct comparison){0};
@@ -325,6 +330,7 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
         free(text);
     }
     if (c->arithmetic) table_note(t, c->arithmetic);
+    if (c->places) table_note(t, c->places);
     if (hidden) {
         snprintf(note, sizeof note, "%zu metrics did not change and are not shown", hidden);
         table_note(t, note);

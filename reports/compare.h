@@ -36,6 +36,7 @@ struct comparison {
     char *before_label, *after_label;
     /* "other arithmetic (…), …" of two results of one question; NULL when it is the same */
     char *arithmetic;
+    char *places; /* see tasks_places(); NULL: questions do not move */
     char *forced; /* what was different and forced, NULL when nothing */
     size_t n_paired_samples;
     struct arena *arena;

@@ -215,6 +215,45 @@ static struct cell asked_at(const struct cells *c, const char *place)
     return all;
 }
 
+/* Questions that stand at the end, or those that do not. */
+static struct item_list asked(const struct run_view *v, bool end)
+{
+    struct item_list out = {.rows = xcalloc(v->items.n + 1, sizeof *out.rows)};
+    for (size_t i = 0; i < v->items.n; i++) {
+        const struct item_record *r = &v->items.rows[i];
+        if ((strstr(r->group ? r->group : "", " ask=") == NULL) == end) out.rows[out.n++] = *r;
+    }
+    return out;
+}
+
+static bool change_of(
+    const struct run_view *before, const struct run_view *after, bool end, struct estimate *out)
+{
+    struct item_list a = asked(before, end), b = asked(after, end);
+    const struct estimate_source x = {.items = a.rows, .n_items = a.n},
+                                 y = {.items = b.rows, .n_items = b.n};
+    bool known = a.n && b.n && estimate_change(&x, &y, "score_sparse", out);
+    free(a.rows);
+    free(b.rows);
+    return known;
+}
+
+void tasks_places(const struct run_view *before, const struct run_view *after, struct str *out)
+{
+    struct estimate end, moved;
+    if (!change_of(before, after, true, &end) || !change_of(before, after, false, &moved)) return;
+    int winner = end.lo > 0 ? 1 : end.hi < 0 ? -1 : 0;
+    bool there = winner > 0 ? moved.lo > 0 : moved.hi < 0;
+    str_addf(out,
+        "Asked at the end, %s scores %+.1f points [%+.1f, %+.1f] against %s; asked elsewhere "
+        "%+.1f [%+.1f, %+.1f]%s",
+        after->label, 100 * end.value, 100 * end.lo, 100 * end.hi, before->label, 100 * moved.value,
+        100 * moved.lo, 100 * moved.hi,
+        !winner     ? "."
+            : there ? ": it is the same wherever the question stands."
+                    : ": the better of them wins only where the question stands at the end.");
+}
+
 /* What is lost when the question moves. */
 static void note_places(struct table *t, const struct cells *c)
 {

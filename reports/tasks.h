@@ -12,6 +12,10 @@
  * length and where the question's place decides. */
 struct table *tasks_table(const struct run_view *v);
 
+/* Where questions stand at several places in both runs: which of the two answers more at the end
+ * and elsewhere, and that it wins at the end alone when so. Appends one sentence, or nothing. */
+void tasks_places(const struct run_view *before, const struct run_view *after, struct str *out);
+
 /* The dense score's interval reaches down to chance and a tenth: a loss would not show. */
 bool tasks_tell_nothing(const struct estimate *dense, double chance);
 
