@@ -47,7 +47,7 @@ static char *shown(const struct fixture *f)
 {
     struct str out = {0};
     struct table *t = tasks_table(&f->view);
-    table_render(t, TABLE_MARKDOWN, (struct table_style){0}, &out);
+    table_render(t, TABLE_TERMINAL, (struct table_style){0}, &out);
     table_free(&t);
     return out.data;
 }
