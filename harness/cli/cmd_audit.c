@@ -3,6 +3,7 @@
 #include "harness/cli/common_options.h"
 #include "harness/measure/audit.h"
 #include "harness/cli/output.h"
+#include "harness/measure/progress.h"
 #include "harness/measure/setup.h"
 
 #include <math.h>
@@ -74,15 +75,19 @@ static enum status audit_command(struct command_call *call)
     TRY_GOTO(st, done, setup_policy(&setup, &o.policy, &policy, &tuned));
     setup_note_tuned(&o.policy, &tuned, &set, set.samples[0].n);
     audit = (struct audit){0};
+    progress_work_begin("audit", set.n_samples, o.machine.quiet);
     for (int i = 0; i < set.n_samples; i++) {
         struct audit one;
+        progress_part(set.samples[i].name, 1);
         TRY_GOTO(st, done, audit_run(&setup.model, setup.par, &set.samples[i], &policy, &one));
         audit_join(&audit, &one);
     }
+    progress_work_end();
     show(&audit, &n_failed);
     say("\naudit of %s on %d texts of %s: %s\n", setup.model.name, set.n_samples, set.name,
         n_failed ? "FAILED" : "every claim holds");
 done:
+    progress_work_end();
     sample_set_clear(&set);
     policy_clear(&policy);
     tuned_clear(&tuned);

@@ -6,6 +6,7 @@
 #include "reports/gate.h"
 #include "harness/measure/gate_again.h"
 #include "harness/cli/output.h"
+#include "harness/measure/progress.h"
 #include "harness/cli/source.h"
 #include "harness/measure/selftest.h"
 #include "reports/tables.h"
@@ -306,7 +307,11 @@ static enum status self_test(const char *model, int64_t t0, bool *passed)
                 : o.machine.model ? o.machine.model
                                   : bundled));
     TRY_GOTO(st, done, setup_samples(&setup, &s, 0, false, &set));
-    TRY_GOTO(st, done, selftest_run(&setup.model, setup.par, &set, cancel_requested, &t));
+    progress_work_begin("gate self-test", 1, o.machine.quiet);
+    progress_part("", 1);
+    st = selftest_run(&setup.model, setup.par, &set, cancel_requested, &t);
+    progress_work_end();
+    if (st != OK) goto done;
     show_selftest(&t);
     *passed = selftest_passes(&t);
     say("\ngate self-test on %s, %d texts of %d tokens, %.1f s: %s\n", setup.model.name,

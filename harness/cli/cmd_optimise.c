@@ -458,6 +458,9 @@ static void print_verdict(
         r->sensitivity_s, r->search_s, r->uniform_s);
 }
 
+/* Of the time, that tuning the rungs takes; measured on the bundled model by layer and by head. */
+#define LADDER_SHARE .3
+
 static enum status run(struct work *w)
 {
     struct optimise_target target;
@@ -473,13 +476,18 @@ static enum status run(struct work *w)
     TRY_GOTO(st, done, read_target(&target, &goal));
     TRY_GOTO(st, done, setup_policy_to_tune(w->setup, &o.policy, &w->policy));
     TRY_GOTO(st, done, load_samples(w));
+    progress_work_begin("optimise", 1, o.machine.quiet);
+    progress_part("the ladder of thresholds", LADDER_SHARE);
     TRY_GOTO(st, done, tune_rungs(w, rule));
+    progress_part("what each part costs, and the path", 1 - LADDER_SHARE);
     TRY_GOTO(st, done, search(w, &target));
+    progress_work_end();
     TRY_GOTO(st, done, save(w, str_get(&goal)));
     print_table("cells", cell_table(w));
     print_table("path", walked_table(w, &target));
     print_verdict(w, &target, str_get(&goal));
 done:
+    progress_work_end();
     str_clear(&goal);
     return st;
 }

@@ -2,16 +2,18 @@
 
 #include "base/json.h"
 #include "harness/cli/output.h"
+#include "harness/measure/progress.h"
 #include "results/columns.h"
 #include "results/query.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static struct {
     const char *db, *explain;
-    bool cells;
+    bool cells, watch;
 } o = {
     .db = "sparsegauge.db",
 };
@@ -19,6 +21,8 @@ static struct {
 static const struct option_def options[] = {
     {"db", OPTION_TEXT, &o.db, "FILE", "results database (sparsegauge.db)", 0, 0},
     {"cells", OPTION_FLAG, &o.cells, NULL, "every cell, not only those without a result", 0, 0},
+    {"watch", OPTION_FLAG, &o.watch, NULL,
+        "say how far it is until every cell has a result, with rate and time left", 0, 0},
     {"explain", OPTION_TEXT, &o.explain, "CELL",
         "why a cell is in its state: its number in the plan, or its key's beginning", 0, 0},
     {0},
@@ -49,9 +53,11 @@ static void add_settings(const char *key_json, struct str *out)
 
 static struct table *problems_table(const struct cell_list *cells, bool all)
 {
-    static const char *const names[] = {"plan", "cell", "state", "key", "reason", "settings"};
+    static const struct table_column columns[] = {{.name = "plan"},
+        {.name = "cell", .key = "ordinal", .weight = 5}, {.name = "state", .weight = 5},
+        {.name = "key", .weight = 1}, {.name = "reason", .weight = 4}, {.name = "settings"}};
     struct table *t = table_new(NULL);
-    for (int i = 0; i < 6; i++) table_add_column(t, (struct table_column){.name = names[i]});
+    for (int i = 0; i < 6; i++) table_add_column(t, columns[i]);
     const char *plan = "";
     for (size_t i = 0, number = 0; i < cells->n; i++) {
         const struct cell_record *c = &cells->rows[i];
@@ -64,7 +70,8 @@ static struct table *problems_table(const struct cell_list *cells, bool all)
         table_text(t, c->plan);
         table_int(t, (int64_t)number);
         table_text(t, cell_state_name(c->state));
-        table_text(t, key);
+        table_text(t, c->key);
+        table_show(t, key);
         table_text(t, c->reason);
         struct str settings = {0};
         add_settings(c->key_json, &settings);
@@ -183,10 +190,60 @@ done:
     return st;
 }
 
+/* Cells of a plan, or of all, and those that have a result or a reason for none. */
+struct watched {
+    size_t n, n_settled, n_running;
+};
+
+static enum status watched_count(const char *plan, struct watched *w)
+{
+    struct store *s = NULL;
+    struct cell_list cells = {0};
+    *w = (struct watched){0};
+    TRY(store_open(&s, o.db, STORE_READ));
+    enum status st = query_cells(s, plan, &cells);
+    for (size_t i = 0; i < cells.n && st == OK; i++) {
+        enum cell_state state = cells.rows[i].state;
+        w->n++;
+        w->n_settled += state == CELL_DONE || state == CELL_FAILED || state == CELL_SKIPPED;
+        w->n_running += state == CELL_RUNNING;
+    }
+    if (st == OK && !w->n)
+        st = fail(ERR_ARG, "%s: %s%s; a sweep makes one", o.db,
+            plan ? "no plan " : "no plan is stored", plan ? plan : "");
+    cell_list_clear(&cells);
+    store_close(&s);
+    return st;
+}
+
+/* Reads only: the sweep does not notice. Other processes finish cells whenever they like, so the
+ * database is looked at every other second. */
+static enum status watch(const char *plan)
+{
+    struct progress progress;
+    struct watched at;
+    TRY(watched_count(plan, &at));
+    size_t first = at.n_settled;
+    progress_begin(&progress, plan ? plan : "sweeps", "cells", (double)(at.n - first), false);
+    enum status st = OK;
+    while (st == OK && at.n_settled < at.n && !cancel_requested(NULL)) {
+        for (int i = 0; i < 20 && !cancel_requested(NULL); i++)
+            nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        st = watched_count(plan, &at);
+        progress_update(&progress, (double)(at.n_settled - first));
+    }
+    progress_end(&progress);
+    if (st == OK && cancel_requested(NULL)) st = fail(ERR_CANCELLED, "watched until here");
+    return st;
+}
+
 static enum status status_command(struct command_call *call)
 {
     bool missing = false;
-    enum status st = run(call->positional[0], &missing);
+    enum status st = OK;
+    cancel_install();
+    if (o.watch) st = watch(call->positional[0]);
+    if (st == OK) st = run(call->positional[0], &missing);
     if (missing) call->code = EXIT_RUN;
     return st;
 }
@@ -204,8 +261,10 @@ const struct command cmd_status = {
             "measures nothing, so\n"
             "that it has no smallest detectable effect: `frontier`, `best` and `compare` say it of "
             "the cells that are done.",
-            "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7",
+            "sparsegauge status\nsparsegauge status sweep-1a2b3c4d --explain 7\n"
+            "sparsegauge status --watch",
         },
+    .kept = "the sweep goes on; only the watching ended",
     .options = options,
     .max_positional = 1,
     .run = status_command,

@@ -490,8 +490,8 @@ static enum status make_choice(const struct setup *fleet, int n_fleet, struct st
 static enum status print_choice(
     const struct setup *setup, const struct sample_set *set, const struct choice *c)
 {
-    say("tuned on %s, %d texts of at most %d tokens\n", set->name, set->n_samples,
-        o.samples.max_length);
+    say("tuned on %s, %d text%s of at most %d tokens\n", set->name, set->n_samples,
+        set->n_samples == 1 ? "" : "s", o.samples.max_length);
     print_table("tuned", summary_table(c->tuned, c->n, c->names, set));
     if (o.from_curves)
         say("\nfrom the stored curves of %d samples; stage 2 is off and nothing was verified\n",

@@ -216,6 +216,10 @@ static void say_next(const struct run_view *v, const char *db)
     } else if (run_lost(v) && v->worst_tokens.n) {
         str_addf(&command, "sparsegauge tokens %lld", (long long)r->id);
         why = "the tokens it hurt most";
+    } else if (kl->hi > .05) {
+        str_addf(
+            &command, "the same with --num-samples %zu", v->samples.n < 3 ? 5 : 2 * v->samples.n);
+        why = "more texts give a narrower interval";
     } else if (kl->hi > 0 && sparsity->mean > 0) {
         double least = isnan(sparsity->lo) ? sparsity->mean : sparsity->lo;
         str_addf(&command, "sparsegauge gate %lld --max-kl %g", (long long)r->id, round_up(kl->hi));

@@ -1,6 +1,7 @@
 #include "harness/measure/audit.h"
 
 #include "harness/measure/parity.h"
+#include "harness/measure/progress.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/registry.h"
 
@@ -25,6 +26,8 @@ struct auditor {
     struct audit_call sum;
     int n_calls, n_shared; /* attention calls, and those whose rows share decisions by units */
     struct map_log *log;
+    struct progress *progress; /* of passes */
+    int *n_passes;
 };
 
 static void add(struct auditor *a, const char *claim, const char *how, double found, double allowed,
@@ -81,6 +84,7 @@ static enum status forward(const struct auditor *a, struct par *par, const int32
             .hook = hook,
             .hook_ctx = (void *)a});
     session_close(&s);
+    progress_update(a->progress, ++*a->n_passes);
     return st;
 }
 
@@ -545,6 +549,8 @@ void audit_join(struct audit *to, const struct audit *from)
     }
 }
 
+enum { PASSES = 13 }; /* of one sample on the CPU; more in eight bits and on a device */
+
 enum status audit_run(const struct model *m, struct par *par, const struct sample *x,
     const struct sparse_policy *policy, struct audit *out)
 {
@@ -553,12 +559,17 @@ enum status audit_run(const struct model *m, struct par *par, const struct sampl
     if (x->n < policy->min_sparse_tokens)
         return fail(ERR_ARG, "%s has %d tokens; sparse attention starts at %d", x->name, x->n,
             policy->min_sparse_tokens);
+    struct progress progress;
+    int n_passes = 0;
+    progress_begin(&progress, "audit", "passes", PASSES, false);
     struct auditor a = {.m = m,
         .par = par,
         .x = x,
         .policy = policy,
         .out = out,
-        .width = m->weights.config.hidden_size};
+        .width = m->weights.config.hidden_size,
+        .progress = &progress,
+        .n_passes = &n_passes};
     a.cut = x->n / 2 + policy->block.q / 3; /* inside a block, on no boundary */
     /* a leak may be in the last rows of a block alone */
     int block_end = (x->n / 2 / policy->block.q + 1) * policy->block.q;
@@ -574,6 +585,7 @@ enum status audit_run(const struct model *m, struct par *par, const struct sampl
     if (st == OK) st = check_tokens(&a, dense, sparse);
     if (st == OK) st = check_equalities(&a, dense, sparse);
     if (st == OK) st = check_kernels(&a, dense);
+    progress_end(&progress);
     free(dense);
     free(sparse);
     return st;

@@ -37,6 +37,8 @@ struct pass_worker {
     struct pass_item *items;
     struct forward_args *calls;
     int n_items;
+    double layers_seen, layers_expected; /* of a sample that passes alone; expected 0: not told */
+    int n_tokens;                        /* of it */
     pthread_t thread;
     bool started;
 };
@@ -110,12 +112,26 @@ static void known_dense(struct pass_worker *w, int i, const float **rows)
     pthread_mutex_unlock(&all->lock);
 }
 
+/* Between layers: may it go on, and how far it is. Where chunks are many the guess falls short. */
+static bool pass_stop(void *ctx)
+{
+    struct pass_worker *w = ctx;
+    struct pass_shared *all = w->all;
+    if (w->layers_expected > 0) {
+        double share = fmin(.98, w->layers_seen++ / w->layers_expected);
+        pthread_mutex_lock(&all->lock);
+        progress_update(&all->progress, all->n_tokens_done + share * w->n_tokens);
+        pthread_mutex_unlock(&all->lock);
+    }
+    return all->a->stop && all->a->stop(all->a->stop_ctx);
+}
+
 static struct forward_args dense_call(const struct pass_worker *w, int i)
 {
     const struct evaluate_args *a = w->all->a;
     const struct sample *x = &a->set->samples[i];
     return (struct forward_args){
-        .tokens = x->ids, .n = x->n, .hidden = w->dense, .stop = a->stop, .stop_ctx = a->stop_ctx};
+        .tokens = x->ids, .n = x->n, .hidden = w->dense, .stop = pass_stop, .stop_ctx = (void *)w};
 }
 
 static void keep_dense(struct pass_worker *w, int i, double seconds)
@@ -291,7 +307,14 @@ static enum status run_items(struct pass_worker *w, int first, int end, int *sam
  */
 static enum status run_batch(struct pass_worker *w, int first, int end, int *sample)
 {
+    const struct evaluate_args *a = w->all->a;
+    const struct sample *x = &a->set->samples[first];
     w->n_items = 0;
+    w->n_tokens = x->n;
+    w->layers_seen = 0;
+    w->layers_expected = end - first > 1 ? 0
+                                         : 2. * a->model->weights.config.n_layers *
+            (a->chunk > 0 ? (x->n + a->chunk - 1) / a->chunk : 1);
     w->items = calloc(2 * (size_t)(end - first), sizeof *w->items);
     w->calls = calloc(2 * (size_t)(end - first), sizeof *w->calls);
     *sample = first;

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -68,7 +69,7 @@ static void line_show(const char *text)
     fflush(stderr);
 }
 
-/* "eval: 37 % (3 cells of 8), 512 tokens a second, 0:31 left" */
+/* "sweep: 37 %, 0:31 left, 512 tokens a second, cell 3 of 8: …" */
 static void line_write(const char *what, const char *doing, double share, double rate,
     const char *unit, int64_t started)
 {
@@ -76,8 +77,8 @@ static void line_write(const char *what, const char *doing, double share, double
     double seconds = (double)(clock_ns() - started) * 1e-9;
     if (share > 0) progress_time_text(seconds * (1 - share) / share, left, sizeof left);
     if (unit && rate > 0) snprintf(speed, sizeof speed, ", %.4g %s a second", rate, unit);
-    snprintf(text, sizeof text, "%s: %.0f %%%s%s%s, %s left", what, 100 * share, *doing ? ", " : "",
-        doing, speed, left);
+    snprintf(text, sizeof text, "%s: %.0f %%, %s left%s%s%s", what, 100 * share, left, speed,
+        *doing ? ", " : "", doing); /* what a narrow terminal has no room for comes last */
     line_show(text);
 }
 
@@ -116,8 +117,8 @@ void progress_update(struct progress *p, double done)
     if (p->quiet || all.quiet) goto unlock;
     if (of_work) {
         if (line_due(all.started_ns))
-            line_write(all.what, part.doing[0] ? part.doing : p->what, fmin(1, all.done / all.work),
-                done / seconds, p->unit, all.started_ns);
+            line_write(all.what, part.doing[0] || !strcmp(p->what, all.what) ? part.doing : p->what,
+                fmin(1, all.done / all.work), done / seconds, p->unit, all.started_ns);
     } else if (line_due(p->started_ns)) {
         line_write(p->what, "", share, done / seconds, p->unit, p->started_ns);
     }

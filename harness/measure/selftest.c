@@ -1,5 +1,7 @@
 #include "harness/measure/selftest.h"
 
+#include "harness/measure/progress.h"
+
 #include "harness/measure/definition.h"
 #include "harness/measure/evaluate.h"
 #include "harness/measure/identity.h"
@@ -196,6 +198,8 @@ enum status selftest_run(struct model *m, struct par *par, const struct sample_s
     struct model host = *m; /* the reference never runs on a device */
     host.weights.on_device = NULL;
     enum status st;
+    struct progress progress;
+    progress_share(.2); /* of the reference's dense pass; the rest is a trial each */
     TRY(dense_states_open(&dense,
         &(struct dense_states_args){.model = &host,
             .par = par,
@@ -204,6 +208,7 @@ enum status selftest_run(struct model *m, struct par *par, const struct sample_s
             .cache = &no_cache,
             .budget_bytes = SIZE_MAX,
             .stop = stop}));
+    progress_begin(&progress, "self-test", "trials", N_FAULTS + 1, false);
     TRY_GOTO(st, done,
         trial_run(&reference, &host, par, set, &dense, &definition_method, attn_ref.name, stop));
     out->bounds = bounds_around(&reference.view);
@@ -211,6 +216,7 @@ enum status selftest_run(struct model *m, struct par *par, const struct sample_s
         st, done, judge(&reference, &reference, &out->bounds, true, "reference", &out->rows[0]));
     for (int f = 0; f < N_FAULTS && st == OK; f++) {
         struct trial t;
+        progress_update(&progress, f + 1);
         st = trial_run(&t, m, par, set, &dense, &methods[f], NULL, stop);
         if (st == OK)
             st = judge(&t, &reference, &out->bounds, f == FAULT_NONE, planted_fault_name(f),
@@ -229,6 +235,7 @@ enum status selftest_run(struct model *m, struct par *par, const struct sample_s
         trial_clear(&t);
     }
 done:
+    progress_end(&progress);
     trial_clear(&reference);
     dense_states_close(&dense);
     return st;
