@@ -206,7 +206,7 @@ static enum status draw(const struct plot_out *o, const char *name, struct chart
     struct loss l = loss_of(&c->runs->rows[0], c->axis);
     char *ylabel =
         str_format("%s%s, less is better", l.label, c->logarithmic ? " (log scale)" : "");
-    struct plot_frame frame = {.left = 44,
+    struct plot_frame frame = {.left = 52,
         .plot_height = 230,
         .n_key = c->n_series + c->below,
         .longest_key = c->longest,

@@ -113,7 +113,7 @@ enum status plot_needle(const struct plot_out *o, const char *name,
         struct str title = {0};
         plot_script_init(&p, o, name, PLOT_SMALL, 0);
         if (dense) str_add(&title, "dense");
-        else run_short_name(views[at]->run, &title);
+        else plot_name(views, n, at, &title);
         struct plot_frame frame = {.left = 44,
             .plot_height = 26 * (int)(a.n_depths > 4 ? a.n_depths : 4),
             .below = 1,
@@ -126,9 +126,11 @@ enum status plot_needle(const struct plot_out *o, const char *name,
         plot_add(&p, -1, NULL, "$panel using 1:2:(0.5):(0.5):3 with boxxyerror fc palette");
         if (a.n_lengths <= 5) {
             plot_add(&p, -1, NULL,
-                "$panel using 1:2:($3 < 60 ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff'");
+                "$panel using 1:2:($3 < %g ? sprintf('%%.0f',$3) : '') with labels tc '#ffffff'",
+                100 * PLOT_HALF_DARK);
             plot_add(&p, -1, NULL,
-                "$panel using 1:2:($3 >= 60 ? sprintf('%%.0f',$3) : '') with labels tc '#000001'");
+                "$panel using 1:2:($3 >= %g ? sprintf('%%.0f',$3) : '') with labels tc '#000001'",
+                100 * PLOT_HALF_DARK);
         }
         str_clear(&title);
         str_add(&p.sql,
@@ -225,7 +227,7 @@ enum status plot_distance(
     size_t longest = 1;
     for (size_t i = 0; i < n; i++) {
         struct str title = {0};
-        run_short_name(views[i]->run, &title);
+        plot_name(views, n, i, &title);
         if (title.len > longest) longest = title.len;
         str_clear(&title);
     }
@@ -247,7 +249,7 @@ enum status plot_distance(
         struct str title = {0};
         double shift = n ? .5 * ((double)i / (double)n - .5) : 0;
         const char *color = i ? plot_color(i - 1) : "#000000";
-        if (i) run_short_name(views[i - 1]->run, &title);
+        if (i) plot_name(views, n, i - 1, &title);
         else str_add(&title, "dense");
         add_line(&p, i, views[i ? i - 1 : 0], i == 0, shift, str_get(&title));
         plot_add(&p, (int)i, NULL, "$line%zu using 1:2 with lines lw 1.2 %s lc '%s'", i,

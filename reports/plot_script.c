@@ -249,6 +249,22 @@ void plot_run_ids(const struct run_view *const *views, size_t n, struct str *out
     if (!used) str_add(out, "NULL");
 }
 
+void plot_name(const struct run_view *const *views, size_t n, size_t i, struct str *out)
+{
+    struct str mine = {0};
+    bool twice = false;
+    run_short_name(views[i]->run, &mine);
+    for (size_t k = 0; k < n && !twice; k++) {
+        struct str other = {0};
+        run_short_name(views[k]->run, &other);
+        twice = k != i && !strcmp(str_get(&mine), str_get(&other));
+        str_clear(&other);
+    }
+    if (twice) plot_label(views[i], out);
+    else str_add(out, str_get(&mine));
+    str_clear(&mine);
+}
+
 void plot_label(const struct run_view *v, struct str *out)
 {
     str_addf(out, "%s: ", v->label);

@@ -91,6 +91,8 @@ int plot_marker_hollow(size_t i);
  * colour-blind readers.
  */
 extern const char plot_heat_palette[];
+/* Up to here white words are read on it, from here black ones. */
+#define PLOT_HALF_DARK .42
 /* Colours of what has a meaning of its own; page.css knows them too and has others for the dark. */
 #define PLOT_INK "#202020"
 #define PLOT_PALE "#8a8a8a"
@@ -98,6 +100,8 @@ extern const char plot_heat_palette[];
 
 /* "1, 2, 5" of the runs' row numbers, for SQL. */
 void plot_run_ids(const struct run_view *const *views, size_t n, struct str *out);
+/* The i-th of n runs by its settings alone, with its label where another has the same. */
+void plot_name(const struct run_view *const *views, size_t n, size_t i, struct str *out);
 /* A short name of a run for a key. */
 void plot_label(const struct run_view *v, struct str *out);
 

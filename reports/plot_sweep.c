@@ -128,7 +128,7 @@ enum status plot_sweep_map(const struct plot_out *o, const char *name, const str
         (double)x->n - .5, (double)y->n - .5);
     add_ticks(&p, 'x', x);
     add_ticks(&p, 'y', y);
-    add_cells(&p, axes, x, y, like, what, lo, from + .6 * (to - from));
+    add_cells(&p, axes, x, y, like, what, lo, from + PLOT_HALF_DARK * (to - from));
     plot_add(&p, -1, NULL, "$cells using 1:2:(0.5):(0.5):3 with boxxyerror fc palette");
     if (x->n <= 4) {
         plot_add(
