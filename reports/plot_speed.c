@@ -52,8 +52,8 @@ static void add_times(struct plot_script *p, const struct run_view *v, size_t ru
 }
 
 /* Automatic ranges of logarithmic axes reach to the next power of ten, and name only those; these
- * reach just past the data and name 1, 2 and 5 of each decade. Returns the length in the middle. */
-static double add_ranges(struct plot_script *p, const struct run_view *const *views, size_t n)
+ * reach just past the data and name 1, 2 and 5 of each decade. */
+static void add_ranges(struct plot_script *p, const struct run_view *const *views, size_t n)
 {
     double shortest = INFINITY, longest = 0, fastest = INFINITY, slowest = 0;
     for (size_t i = 0; i < n; i++)
@@ -73,7 +73,6 @@ static double add_ranges(struct plot_script *p, const struct run_view *const *vi
         for (int i = 0; i < 3; i++)
             str_addf(&p->body, "%s%.6g", used++ > 0 ? ", " : "", steps[i] * decade);
     str_add(&p->body, ")\n");
-    return sqrt(shortest * longest);
 }
 
 static double median_of(const struct run_view *v, const char *part, int64_t n_tokens, bool *valid)
@@ -138,10 +137,10 @@ static char *edge_of(const struct metric_record *m, enum break_even_part part)
 /* The length from which on sparse is faster, with its interval as a band. Its words stand where
  * there is room. */
 static void add_break_even(
-    struct plot_script *p, const struct run_view *v, size_t run, bool with_label, double middle)
+    struct plot_script *p, const struct run_view *v, size_t run, bool with_label)
 {
     const struct metric_record *m = metric_list_find(&v->metrics, "overall", BREAK_EVEN);
-    double at, length;
+    double at;
     enum break_even_side side = m ? break_even_read(m, BREAK_EVEN_AT, &at) : BREAK_EVEN_UNKNOWN;
     if (side == BREAK_EVEN_UNKNOWN) return;
     char *lo = edge_of(m, BREAK_EVEN_LO), *hi = edge_of(m, BREAK_EVEN_HI);
@@ -165,23 +164,9 @@ static void add_break_even(
         break_even_word(m, BREAK_EVEN_HI, &text);
         str_add(&text, ")");
     }
-    if (with_label && side == BREAK_EVEN_WITHIN) {
-        bool left =
-            break_even_read(m, BREAK_EVEN_LO, &length) == BREAK_EVEN_WITHIN && length > middle;
-        bool right = break_even_read(m, BREAK_EVEN_HI, &length) == BREAK_EVEN_WITHIN;
-        char here[32];
-        snprintf(here, sizeof here, "%.9g", at);
-        str_addf(&p->body, "set label \"%s\" at %s, graph %.2f %s offset %s0.8,0 tc '%s'\n",
-            str_get(&text),
-            left        ? lo
-                : right ? hi
-                        : here,
-            left ? .94 - .08 * (double)run : .06 + .08 * (double)run, left ? "right" : "left",
-            left ? "-" : "", plot_color(run));
-    } else if (with_label) { /* no place on the axis */
-        str_addf(&p->body, "set label \"%s\" at graph 0.98, graph %.2f right tc '%s'\n",
-            str_get(&text), .06 + .08 * (double)run, plot_color(run));
-    }
+    if (with_label) /* in the corner where no line comes by: times rise with the length */
+        str_addf(&p->body, "set label \"%s\" at graph 0.02, graph %.2f left tc '%s'\n",
+            str_get(&text), .94 - .1 * (double)run, plot_color(run));
     str_clear(&text);
     free(lo);
     free(hi);
@@ -210,8 +195,8 @@ enum status plot_latency(
         "set multiplot\nset logscale x 2\nset logscale y\nset bmargin at screen %.5f\nset format x "
         "''\n",
         times);
-    double middle = add_ranges(&p, views, n);
-    for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, true, middle);
+    add_ranges(&p, views, n);
+    for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, true);
     for (size_t i = 0; i < n; i++) {
         add_times(&p, views[i], i, "prefill_dense", true, &used);
         add_times(&p, views[i], i, "prefill_sparse", false, &used);
@@ -226,7 +211,7 @@ enum status plot_latency(
         "set format x '%%g'\nunset key\nset label 902 'sparse / dense' at screen %.5f, screen %.5f "
         "left tc '" PLOT_INK "'\n",
         low, ratio, 8. / p.width, ratio + 9. / p.height);
-    for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, false, middle);
+    for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, false);
     plot_add(&p, -1, NULL, "1 with lines dt 2 lw 1.2 lc '#606060'");
     for (size_t i = 0; i < n; i++) add_ratios(&p, views[i], i);
     plot_end(&p);

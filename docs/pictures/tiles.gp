@@ -33,8 +33,8 @@ set label 15 "since they may matter" at 58.5,13.4 right tc rgb ink
 set arrow 13 from 48,14.2 to 40.5,18.4 lw 2 lc rgb ink head filled size 1,18 front
 set label 16 "the first tile," at 2.2,17.6 left tc rgb ink
 set label 17 "always read" at 2.2,18.9 left tc rgb ink
-set label 18 "white: left out," at 2.2,21.9 left tc rgb orange
-set label 19 "predicted empty" at 2.2,23.2 left tc rgb orange
+set label 18 "white: left out," at 2.2,20.9 left tc rgb orange
+set label 19 "predicted empty" at 2.2,22.2 left tc rgb orange
 eval("plot 'tiles.dat' index 0 ".boxes)
 unset label; unset arrow
 

@@ -424,8 +424,8 @@ Test(pictures, a_plan_is_one_row_a_configuration)
     char *csv = render(t, TABLE_CSV, (struct table_style){0});
     table_free(&t);
     cr_expect_eq(occurrences(csv, "\n"), 4u, "a heading, dense and two configurations: %s", csv);
-    has(csv, "chronicle right");
-    has(csv, "needle right");
+    has(csv, "chronicle_right");
+    has(csv, "needle_right");
     has(csv, "\ndense,,0,1,0,1,1,1,1,");
     const char *topk = strstr(csv, "\ntopk 0.4 *,"), *sparge = strstr(csv, "\nuntuned,");
     cr_assert(topk && sparge && sparge < topk, "%s", csv);
