@@ -35,9 +35,41 @@ install(DIRECTORY library/examples DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MAT
 install(FILES README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright)
 
+# A tar.gz and a wheel go to machines that have none of these libraries: component "bundled" copies what the program and the
+# library are linked with, except the C library's own, where their run path looks.
+set(SG_BUNDLE_DIR ${CMAKE_INSTALL_LIBDIR}/sparsegauge)
+file(RELATIVE_PATH SG_LIB_FROM_BIN /x/${CMAKE_INSTALL_BINDIR} /x/${SG_BUNDLE_DIR})
+# DT_RPATH, which unlike DT_RUNPATH holds for what those libraries need in their turn.
+target_link_options(sparsegauge PRIVATE -Wl,--disable-new-dtags)
+target_link_options(sparsegauge_shared PRIVATE -Wl,--disable-new-dtags)
+set_target_properties(sparsegauge sparsegauge_shared PROPERTIES BUILD_WITH_INSTALL_RPATH ON) # files may be copied as they are
+set_target_properties(sparsegauge PROPERTIES INSTALL_RPATH "$ORIGIN/${SG_LIB_FROM_BIN}")
+set_target_properties(sparsegauge_shared PROPERTIES INSTALL_RPATH "$ORIGIN/sparsegauge")
+install(CODE "
+  file(GET_RUNTIME_DEPENDENCIES LIBRARIES $<TARGET_FILE:sparsegauge_shared> EXECUTABLES $<TARGET_FILE:sparsegauge>
+    RESOLVED_DEPENDENCIES_VAR found UNRESOLVED_DEPENDENCIES_VAR missing
+    POST_EXCLUDE_REGEXES [[/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|gcc_s|stdc\\+\\+|sparsegauge))\\.so]])
+  if(missing)
+    message(FATAL_ERROR \"these libraries are not to be found: \${missing}\")
+  endif()
+  set(to \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${SG_BUNDLE_DIR}\")
+  file(MAKE_DIRECTORY \${to})
+  foreach(library \${found}) # by the name they are asked for, without links
+    get_filename_component(real \${library} REALPATH)
+    get_filename_component(name \${library} NAME)
+    file(COPY_FILE \${real} \${to}/\${name})
+  endforeach()
+  " COMPONENT bundled EXCLUDE_FROM_ALL)
+
+# What a wheel holds beside "bundled": no links, which it cannot have.
+install(PROGRAMS $<TARGET_FILE:sparsegauge> DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT wheel EXCLUDE_FROM_ALL)
+install(FILES $<TARGET_FILE:sparsegauge_shared> DESTINATION ${CMAKE_INSTALL_LIBDIR} RENAME libsparsegauge.so.1 COMPONENT wheel EXCLUDE_FROM_ALL)
+install(DIRECTORY suites/demo/model DESTINATION ${SG_DATA_DIR} COMPONENT wheel EXCLUDE_FROM_ALL)
+install(FILES library/sparsegauge.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT wheel EXCLUDE_FROM_ALL)
+
 set(CPACK_PACKAGE_NAME sparsegauge)
 set(CPACK_PACKAGE_VENDOR "sparsegauge")
-set(CPACK_PACKAGE_CONTACT "https://github.com/sparsegauge/sparsegauge")
+set(CPACK_PACKAGE_CONTACT "the authors of sparsegauge")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "what block-sparse attention costs a LLaMA model, and what it buys")
 set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})
 set(CPACK_GENERATOR TGZ)
@@ -53,4 +85,5 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS gnuplot-nox)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_LICENSE MIT)
+set(CPACK_PROJECT_CONFIG_FILE ${CMAKE_SOURCE_DIR}/cmake/package.cmake)
 include(CPack)

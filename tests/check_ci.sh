@@ -10,7 +10,7 @@ for tool in yamllint actionlint; do
         continue
     fi
     case $tool in
-    yamllint) yamllint --strict "$docs"/ci-github.yml "$docs"/ci-gitlab.yml || bad=1 ;;
+    yamllint) yamllint --strict "$docs"/ci-github.yml "$docs"/ci-gitlab.yml "$docs"/../action.yml || bad=1 ;;
     actionlint) actionlint "$docs"/ci-github.yml || bad=1 ;;
     esac
     linted=1
@@ -18,8 +18,8 @@ done
 
 # "sparsegauge CMD --a X \" over several lines -> "CMD --a", one a line
 options() {
-    awk '/build\/sparsegauge/ { sub(/.*build\/sparsegauge /, ""); cmd = $1; inside = 1 }
-         /^ *- / && !/build\/sparsegauge/ { inside = 0 }
+    awk '/(^|[ \/])sparsegauge [a-z]/ && !/^ *#/ { sub(/.*sparsegauge /, ""); cmd = $1; inside = 1 }
+         /^ *- / && !/sparsegauge [a-z]/ { inside = 0 }
          inside && (/--/ || cmd) { for (i = 1; i <= NF; i++) if ($i ~ /^--/) print cmd, $i; if (/:$/) inside = 0 }
          /^ *$/ { inside = 0 }' "$1"
 }
