@@ -403,8 +403,12 @@ enum sg_status sg_policy_set_head(
         return (enum sg_status)fail(ERR_ARG,
             "layer %d, head %d: part: found %d, expected one of the method's", layer, head, h.part);
     int i = layer * policy->now.n_heads + head;
-    policy->now.heads[i] = (struct head_params){
-        h.simthreshd1, h.cdfthreshd, h.pvthreshd, h.is_sparse != 0 && m, (uint8_t)h.part};
+    struct head_params *now = &policy->now.heads[i]; /* what else a method keeps of a head stays */
+    now->theta = h.simthreshd1;
+    now->tau = h.cdfthreshd;
+    now->lambda = h.pvthreshd;
+    now->is_sparse = h.is_sparse != 0 && m;
+    now->part = (uint8_t)h.part;
     forget_head(&policy->tuned.heads[i]);
     policy->tuned.verified = false;
     return SG_OK;
