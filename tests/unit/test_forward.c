@@ -448,6 +448,20 @@ Test(forward, sparse_layers_with_a_window_are_refused)
     session_reset(b.s);
     CHECK(session_forward(b.s, &f));
     for (size_t i = 0; i < (size_t)b.n * width(&b); i++) cr_assert(isfinite(hidden[i]));
+    /* nor is a window defined with eight bits, where every tile is kept */
+    struct sparse_policy eight;
+    p.qk = PRECISION_INT8;
+    CHECK(policy_copy_dense(&eight, &p));
+    f.policy = &eight;
+    session_reset(b.s);
+    CHECK(session_forward(b.s, &f));
+    CHECK(policy_set_layers(&eight, "all"));
+    session_reset(b.s);
+    cr_expect_eq(session_forward(b.s, &f), ERR_UNSUPPORTED);
+    cr_expect(strstr(status_message(), "layer 1") &&
+            strstr(status_message(), "--qk int8 --pv full is not defined"),
+        "%s", status_message());
+    policy_clear(&eight);
     free(hidden);
     policy_clear(&p);
     close_bench(&b);
