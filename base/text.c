@@ -220,3 +220,23 @@ const char *text_nearest(const char *word, const char *const *names, size_t n)
     }
     return nearest;
 }
+
+void text_shell_word(const char *word, struct str *out)
+{
+    bool control = false;
+    for (const char *p = word; *p; p++) control |= (unsigned char)*p < 32 || *p == 127;
+    str_add_char(out, ' ');
+    if (*word && !control && !strpbrk(word, " '\"\\$`*?[](){}<>|&;#~!")) {
+        str_add(out, word);
+        return;
+    }
+    str_add(out, control ? "$'" : "'");
+    for (; *word; word++) {
+        if (!control && *word == '\'') str_add(out, "'\\''");
+        else if (control && (*word == '\'' || *word == '\\')) str_addf(out, "\\%c", *word);
+        else if (control && ((unsigned char)*word < 32 || *word == 127))
+            str_addf(out, "\\x%02x", (unsigned)*word);
+        else str_add_char(out, *word);
+    }
+    str_add_char(out, '\'');
+}

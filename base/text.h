@@ -22,6 +22,10 @@ void text_wrap(const char *text, size_t width, size_t indent, struct str *out);
  * stand-ins, all else becomes "?". Appended. */
 void text_ascii(const char *utf8, struct str *out);
 
+/* A space and a word as a shell reads it back, quoted where it must be; control characters as $'\n'
+ * and the like, so that the line stays one. Appended. */
+void text_shell_word(const char *word, struct str *out);
+
 /* Of `n` names the one that `word` was most likely meant to be, at most two typing errors away (one
  * of a short word); NULL when none is near. "-" and "_" are the same. */
 const char *text_nearest(const char *word, const char *const *names, size_t n);

@@ -1,5 +1,6 @@
 #include "reports/answers.h"
 
+#include "base/text.h"
 #include "reports/attribution.h"
 #include "reports/tables.h"
 
@@ -171,29 +172,13 @@ static void tell_noise(const struct run_view *v, const struct comparison *c, str
 }
 
 /* As a shell reads it. */
-static void add_word(const char *word, struct str *out)
-{
-    bool plain = *word != 0;
-    for (const char *p = word; *p; p++) plain &= strchr("'\"\\$`!*?()[]{}<>|;&# \t\n~", *p) == NULL;
-    if (plain) {
-        str_add(out, word);
-        return;
-    }
-    str_add_char(out, '\'');
-    for (const char *p = word; *p; p++) {
-        if (*p == '\'') str_add(out, "'\\''");
-        else str_add_char(out, *p);
-    }
-    str_add_char(out, '\'');
-}
-
 static void add_model(const struct run_record *r, const char *command, struct str *out)
 {
-    str_addf(out, "sparsegauge %s ", command);
-    add_word(r->model.path ? r->model.path : r->model.name, out);
+    str_addf(out, "sparsegauge %s", command);
+    text_shell_word(r->model.path ? r->model.path : r->model.name, out);
     if (r->dataset.name) {
-        str_add(out, " --suite ");
-        add_word(r->dataset.name, out);
+        str_add(out, " --suite");
+        text_shell_word(r->dataset.name, out);
     }
 }
 
@@ -210,9 +195,9 @@ static void tell_gate(const struct run_view *v, struct answers *out)
     double kl = isnan(r->headline.kl_hi) ? r->headline.kl_mean : r->headline.kl_hi,
            sparsity = r->headline.sparsity;
     str_add(&out->todo, "Keep it so: the gate fails a change that loses more.");
-    str_add(&out->command, "sparsegauge gate ");
-    if (v->from_file) add_word(v->label, &out->command);
-    else str_addf(&out->command, "%lld", (long long)r->id);
+    str_add(&out->command, "sparsegauge gate");
+    if (v->from_file) text_shell_word(v->label, &out->command);
+    else str_addf(&out->command, " %lld", (long long)r->id);
     if (kl > 0) str_addf(&out->command, " --max-kl %.3g", round_up(kl));
     if (sparsity > .02) str_addf(&out->command, " --min-sparsity %.2g", floor(50 * sparsity) / 50);
 }

@@ -70,6 +70,8 @@ fault=$build/tests/libfault.so
 if [ -f "$fault" ]; then
     for program in "./attention" "./tune t.json t.pt" "./model $prefix/share/sparsegauge/model"; do
         head -c 1500 "$source/README.md" >text
+        SG_FAULT_PROGRAM=$(basename "${program%% *}")
+        export SG_FAULT_PROGRAM
         SG_FAULT_COUNT=$here/count LD_PRELOAD=$fault $program <text >/dev/null 2>&1
         n=$(awk '$1 == "malloc" { print $2 }' "$here/count")
         [ "${n:-0}" -gt 0 ] || complain "$program: no allocation was seen"

@@ -1,6 +1,7 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/common_options.h"
+#include "base/text.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "engine/tuner/tuner.h"
@@ -446,7 +447,7 @@ static enum status run(struct demo *d)
     field_count(files, "n_needles", NULL, d->needles.n_questions);
     data_object("demo", files);
     struct str dir = {0};
-    shell_word_add(o.dir, &dir); /* with a space before it */
+    text_shell_word(o.dir, &dir); /* with a space before it */
     say_command("\nnext%s/report/index.html   the report, one page; then\n"
                 "  sparsegauge compare%s/before_tune.json%s/after_tune.json\n"
                 "  sparsegauge gate%s/after_tune.json --max-kl .02\n"

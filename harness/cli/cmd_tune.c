@@ -1,6 +1,7 @@
 #include "harness/cli/command.h"
 
 #include "harness/cli/common_options.h"
+#include "base/text.h"
 #include "base/file.h"
 #include "engine/tuner/sparge_pt.h"
 #include "engine/tuner/tuner.h"
@@ -359,17 +360,17 @@ static void say_next(const struct setup *setup, const char *tuned)
 {
     struct str command = {0};
     str_add(&command, "sparsegauge eval");
-    shell_word_add(setup->model_dir, &command);
+    text_shell_word(setup->model_dir, &command);
     if (o.samples.dataset) {
         str_add(&command, " --dataset");
-        shell_word_add(o.samples.dataset, &command);
+        text_shell_word(o.samples.dataset, &command);
     }
     for (int i = 0; i < o.samples.suites.n; i++) {
         str_add(&command, " --suite");
-        shell_word_add(o.samples.suites.items[i], &command);
+        text_shell_word(o.samples.suites.items[i], &command);
     }
     str_addf(&command, " --max-length %d --tuned", o.samples.max_length);
-    shell_word_add(tuned, &command);
+    text_shell_word(tuned, &command);
     say("\nnext, what they cost:\n");
     say_command("  %s\n", str_get(&command));
     str_clear(&command);

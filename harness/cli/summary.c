@@ -1,5 +1,6 @@
 #include "harness/cli/summary.h"
 
+#include "base/text.h"
 #include "base/utf8.h"
 #include "harness/cli/output.h"
 #include "reports/tables.h"
@@ -11,25 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-void shell_word_add(const char *word, struct str *out)
-{
-    str_add_char(out, ' ');
-    if (*word && !strpbrk(word, " \t\n'\"\\$`*?[](){}<>|&;#~!")) {
-        str_add(out, word);
-        return;
-    }
-    str_add_char(out, '\'');
-    for (; *word; word++) {
-        if (*word == '\'') str_add(out, "'\\''");
-        else str_add_char(out, *word);
-    }
-    str_add_char(out, '\'');
-}
-
 static void option_add(const char *option, const char *value, struct str *out)
 {
     str_addf(out, " --%s", option);
-    shell_word_add(value, out);
+    text_shell_word(value, out);
 }
 
 /* In the fewest digits that read back as the same float, which is what thresholds are. */
@@ -72,7 +58,7 @@ bool run_command(const struct run_record *r, const char *tuned_path, struct str 
         return false;
     }
     str_add(out, "sparsegauge eval");
-    shell_word_add(r->model.path, out);
+    text_shell_word(r->model.path, out);
     option_add("suite", suite_name_parse(r->dataset.name, &bos, &chat), out);
     text_option_add("chat", chat, "", out);
     free(chat);
@@ -210,7 +196,7 @@ static void say_next(const struct run_view *v, const char *db)
     } else if ((run_lost(v) || sparsity->mean < .01) && !r->tuned_hash &&
         strcmp(r->method, "dense") != 0 && r->model.path) {
         str_add(&command, "sparsegauge tune");
-        shell_word_add(r->model.path, &command);
+        text_shell_word(r->model.path, &command);
         str_addf(&command, " --max-length %d -o tuned.json", r->max_length);
         why = "thresholds for each head, then eval --tuned tuned.json";
     } else if (run_lost(v) && v->worst_tokens.n) {
@@ -231,7 +217,7 @@ static void say_next(const struct run_view *v, const char *db)
     }
     if (strcmp(db, "sparsegauge.db") != 0 && str_starts_with(str_get(&command), "sparsegauge")) {
         str_add(&command, " --db");
-        shell_word_add(db, &command);
+        text_shell_word(db, &command);
     }
     say("%-11s %s:\n", "next", why);
     say_command("  %s\n", str_get(&command));

@@ -15,7 +15,4 @@ void print_run(const struct run_view *v, const char *db, bool details);
  * why. */
 bool run_command(const struct run_record *r, const char *tuned_path, struct str *out);
 
-/* A word of a shell's command line, quoted where it must be; appended with a space before it. */
-void shell_word_add(const char *word, struct str *out);
-
 #endif

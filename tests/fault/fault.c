@@ -1,15 +1,22 @@
+/* clang-format off */
 /* Preloaded by tests: makes the N-th call of a kind fail, and gives a file system fewer abilities.
  *
- *   SG_FAULT=KIND:N      the N-th call of malloc, write, fsync, mmap, open or sqlite (a step)
- * fails, once SG_FAULT_COUNT=FILE  at the end, how many calls of each kind there were, and behind
- * it the number of the first call from each place (the innermost DEPTH return addresses): "malloc
- * 812 1 2 9 14 …". A process that forks writes FILE, its children FILE.PID SG_NO_SHM=1 files whose
- * name ends with "-shm" cannot be mapped SG_NO_LOCKS=1        there are no file locks SG_CLOCK=F
- * the monotonic clock runs F times as fast
+ *   SG_FAULT=KIND:N         the N-th call of malloc, write, fsync, mmap, open or sqlite (a step)
+ *                           fails, once
+ *   SG_FAULT_COUNT=FILE     at the end, how many calls of each kind there were, and behind it the
+ *                           number of the first call from each place (the innermost DEPTH return
+ *                           addresses): "malloc 812 1 2 9 14 …". A process that forks writes FILE,
+ *                           its children FILE.PID
+ *   SG_FAULT_PROGRAM=NAME   the program that is meant ("sparsegauge"); others, such as gnuplot or a
+ *                           shell, are left alone
+ *   SG_NO_SHM=1             files whose name ends with "-shm" cannot be mapped
+ *   SG_NO_LOCKS=1           there are no file locks
+ *   SG_CLOCK=F              the monotonic clock runs F times as fast
  *
- * Calls of the program and of its libraries count alike, those before main and those of the C
- * library among themselves do not, and other programs (gnuplot, a shell) are left alone.
+ * Calls of the program and of its libraries count alike; those before main and those of the C
+ * library among themselves do not.
  */
+/* clang-format on */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -95,7 +102,8 @@ __attribute__((constructor)) static void begin(void)
 {
     const char *fault = getenv("SG_FAULT"), *colon = fault ? strchr(fault, ':') : NULL,
                *factor = getenv("SG_CLOCK");
-    if (strcmp(program_invocation_short_name, "sparsegauge") != 0) return;
+    const char *program = getenv("SG_FAULT_PROGRAM");
+    if (strcmp(program_invocation_short_name, program ? program : "sparsegauge") != 0) return;
     for (int i = 0; colon && i < N_KINDS; i++)
         if (strlen(names[i]) == (size_t)(colon - fault) &&
             strncmp(fault, names[i], strlen(names[i])) == 0)

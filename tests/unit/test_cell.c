@@ -110,7 +110,7 @@ Test(cell, two_that_ask_at_once_compute_once)
     cr_expect_eq(number("SELECT count(*) FROM lease"), 0);
     cr_expect(said("out.txt", "another process evaluates this cell"));
     cr_expect(said("out.txt", "is stored already"));
-    cr_expect(said("out.txt", "KL divergence"), "and it is shown");
+    cr_expect(said("out.txt", "verdict"), "and it is shown");
 }
 
 Test(cell, who_waits_takes_over_from_who_dies)
@@ -210,7 +210,7 @@ Test(cell, other_arithmetic_is_told)
     cr_assert_eq(tool("", "eval " MODEL SMALL "--suite null"), 0);
     cr_assert_eq(tool("", "merge b.db --db a.db"), 0);
     cr_expect(said("out.txt", " the floor"));
-    cr_expect(said("out.txt", "), "), "%s", "the two arithmetics are named");
+    cr_expect(said("out.txt", " and base"), "%s", "the two arithmetics are named");
 }
 
 static struct metric_record metric(const char *name, double mean)

@@ -752,7 +752,7 @@ Test(gate, planted_faults_do_what_they_are_called)
         .k_row = D,
         .v_row = D,
         .block = {128, 64}};
-    struct head_params head = {.2f, .5f, 50, true, 0};
+    struct head_params head = {.theta = .2f, .tau = .5f, .lambda = NEVER_SKIP, .is_sparse = true};
     struct mask_args args = {.attn = &a, .heads = &head, .smooth_k = SMOOTH_K_RUNNING};
     bool map[N_FAULTS][Q][K] = {0};
     struct par *par;
