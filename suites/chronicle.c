@@ -358,7 +358,7 @@ enum status chronicle_write(const struct chronicle_config *config, struct chroni
         }
         section(&w);
     }
-    writer_add(&w, "Now answer from the chronicle.\n");
+    writer_add(&w, CHRONICLE_EXAM);
     const struct fact *f;
     while (w.text->len + QUESTION_BYTES / 2 < target && (f = take_pending(&w, true)))
         ask(&w, f, form_exam);

@@ -56,6 +56,7 @@ struct chronicle_doc {
     struct str text;
     struct chronicle_question *questions; /* in text order; owned */
     size_t n_questions, cap_questions;
+    size_t n_within; /* of them asked within a chronicle that chronicle_move() moved */
 };
 
 /* {0} is a valid empty document; writing into a used one replaces it and keeps its memory. */
@@ -70,6 +71,13 @@ struct chronicle_config {
 /* Write the chronicle of `config`. ERR_ARG when target_bytes is out of range. */
 MUST_USE enum status chronicle_write(
     const struct chronicle_config *config, struct chronicle_doc *doc);
+
+/* What stands in front of the last questions. */
+#define CHRONICLE_EXAM "Now answer from the chronicle.\n"
+/* Put the last questions of a chronicle, numbered, at its start or its middle; then its end has the
+ * answers by number alone, or with ASK_TWICE the questions again. Those before them are asked
+ * within the text and stay there. */
+void chronicle_move(struct chronicle_doc *doc, enum ask ask);
 
 struct needle_config {
     enum chronicle_split split;

@@ -73,8 +73,9 @@ void fit_answer(const struct suite_options *o, const struct fitted *f,
 static enum status write_chronicle(
     const void *config, uint64_t seed, size_t bytes, struct chronicle_doc *doc)
 {
-    (void)config;
-    return chronicle_write(&(struct chronicle_config){CHRONICLE_EVAL, seed, bytes}, doc);
+    TRY(chronicle_write(&(struct chronicle_config){CHRONICLE_EVAL, seed, bytes}, doc));
+    if (config) chronicle_move(doc, *(const enum ask *)config);
+    return OK;
 }
 
 /* At least max_length tokens. */
@@ -89,7 +90,7 @@ static enum status write_longer(
 }
 
 static enum status add_question(const struct suite_options *o, struct sample_set *s,
-    const struct fitted *f, int index, size_t question)
+    const struct fitted *f, int index, size_t question, enum ask ask)
 {
     const struct chronicle_question *q = &f->doc.questions[question];
     struct item item = {.question = s->n_items, .sample = s->n_samples - 1, .gold = true};
@@ -99,25 +100,30 @@ static enum status add_question(const struct suite_options *o, struct sample_set
     item.n_bytes = (int)(q->answer_end - q->answer_begin);
     item.depth = (double)evidence / item.begin;
     item.length = item.begin;
-    item.id = str_format("%s %d question %zu", s->suite, index + 1, question + 1);
-    item.group = str_dup(chronicle_kind_name(q->kind));
+    item.id = str_format("%s %d question %zu%s%s", s->suite, index + 1, question + 1,
+        ask == ASK_END ? "" : " ask=", ask == ASK_END ? "" : ask_names[ask]);
+    item.group = ask_group(chronicle_kind_name(q->kind), ask);
     return sample_set_add_item(s, item);
 }
 
-enum status fit_add_chronicle(
-    const struct suite_options *o, struct sample_set *s, int index, bool exact, struct fitted *f)
+enum status fit_add_chronicle(const struct suite_options *o, struct sample_set *s, int index,
+    enum ask ask, bool exact, struct fitted *f)
 {
     if (exact) TRY(write_longer(o, s, (uint64_t)index, f));
     else
         TRY(fit_write(
-            o, s, write_chronicle, NULL, (uint64_t)index, CHRONICLE_MIN_BYTES, o->max_length, f));
+            o, s, write_chronicle, &ask, (uint64_t)index, CHRONICLE_MIN_BYTES, o->max_length, f));
     size_t room = (size_t)(o->max_length - build_bos(o)),
            n = f->tokens.n < room ? f->tokens.n : room;
     if ((int)n + build_bos(o) < o->min_length)
         return fail(ERR_ARG,
             "suite %s: document %d has %zu tokens, min_length asks for %d; raise max_length",
             s->suite, index + 1, n + (size_t)build_bos(o), o->min_length);
-    TRY(build_sample(o, s, f->tokens.ids, n, str_format("%s %d", s->suite, index + 1)));
-    for (size_t i = 0; i < f->doc.n_questions; i++) TRY(add_question(o, s, f, index, i));
+    TRY(build_sample(o, s, f->tokens.ids, n,
+        str_format("%s %d%s%s", s->suite, index + 1,
+            ask == ASK_END ? "" : ", asked: ", ask == ASK_END ? "" : ask_names[ask])));
+    /* questions within the text are asked where they are, whatever becomes of the last */
+    size_t first = ask == ASK_END ? 0 : f->doc.n_within;
+    for (size_t i = first; i < f->doc.n_questions; i++) TRY(add_question(o, s, f, index, i, ask));
     return OK;
 }

@@ -36,9 +36,10 @@ void fit_answer(const struct suite_options *o, const struct fitted *f,
 
 /* Add one chronicle of at most o->max_length tokens and an item for each of its questions that fits
  * in: depth is the evidence's place in the context, length the tokens of the context, so length x
- * (1 - depth) is the distance. exact: write a longer one and cut it, so that the sample has
- * max_length tokens. */
+ * (1 - depth) is the distance. ask: where its last questions stand; when not at the end,
+ * they alone are items. exact: write a longer one and cut it, so that the sample has max_length
+ * tokens; with ASK_END. */
 enum status fit_add_chronicle(const struct suite_options *o, struct sample_set *s, int index,
-    bool exact, struct fitted *f) MUST_USE;
+    enum ask ask, bool exact, struct fitted *f) MUST_USE;
 
 #endif

@@ -201,3 +201,36 @@ Test(answers, are_stored_and_the_same_with_a_cache_and_in_a_sweep)
     cr_expect(strstr(str_get(&text), "written sparse"), "%s", str_get(&text));
     str_clear(&text);
 }
+
+/* One sample's metric of that name. */
+static double metric(const char *db, const char *name)
+{
+    struct store *s;
+    struct sql_result r;
+    char *sql = str_format("SELECT mean FROM metric WHERE scope = 'overall' AND name = '%s'", name);
+    ok(store_open(&s, db, STORE_READ));
+    ok(query_sql(s, sql, &r));
+    double value = r.n_rows ? r.cells[0].d : NAN;
+    sql_result_clear(&r);
+    store_close(&s);
+    free(sql);
+    return value;
+}
+
+/* As many of the best tiles are what the oracle takes; whatever ranks otherwise holds less, and a
+ * dense run leaves nothing out. */
+Test(answers, the_recall_of_the_oracle_is_that_of_the_best_tiles)
+{
+#define VT " --suite 'ruler:tasks=vt;lengths=1024' --max-length 1024 --num-samples 1 --attribution "
+    tool("eval " MODEL VT "--method oracle+over=mean --topk .4 --cache none -q --db o.db");
+    tool("eval " MODEL VT "--topk .4 --cache none -q --db t.db");
+    tool("eval " MODEL VT "--topk 1 --cache none -q --db all.db");
+    double recall = metric("o.db", "recall"), best = metric("o.db", "recall_oracle");
+    cr_expect(best > .5 && best < 1, "%g", best);
+    /* sink and diagonal are computed whatever they hold */
+    cr_expect(recall <= best + 1e-6 && recall > best - .05, "%g of %g", recall, best);
+    cr_expect_lt(metric("t.db", "recall"), metric("t.db", "recall_oracle"));
+    cr_expect_lt(metric("t.db", "recall_p5"), metric("t.db", "recall"));
+    cr_expect_leq(metric("t.db", "recall_group"), metric("t.db", "recall"));
+    cr_expect(isnan(metric("all.db", "recall")));
+}

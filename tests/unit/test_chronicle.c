@@ -288,3 +288,39 @@ Test(chronicle, refuses_what_is_out_of_range)
     cr_assert_eq(needle_write(&good, &doc), OK);
     chronicle_doc_clear(&doc);
 }
+
+/* The last questions moved: numbered at their new place, answered by number at the end; evidence,
+ * answers and what is asked within the text are as before. */
+Test(chronicle, its_last_questions_can_stand_elsewhere)
+{
+    const struct chronicle_config c = {CHRONICLE_EVAL, 5, 12000};
+    for (int ask = ASK_MIDDLE; ask < N_ASK; ask++) {
+        struct chronicle_doc plain = {0}, moved = {0};
+        cr_assert_eq(chronicle_write(&c, &plain), OK);
+        cr_assert_eq(chronicle_write(&c, &moved), OK);
+        chronicle_move(&moved, (enum ask)ask);
+        const char *a = str_get(&plain.text), *b = str_get(&moved.text);
+        const char *list = strstr(b, "Questions:\n1. "), *exam = strstr(b, CHRONICLE_EXAM);
+        cr_assert(list && exam && list < exam);
+        cr_expect_eq(list == b, ask != ASK_MIDDLE);
+        if (ask == ASK_MIDDLE)
+            cr_expect(list - b > (exam - b) / 3 && list - b < (exam - b) * 2 / 3 + 2000);
+        cr_assert_eq(plain.n_questions, moved.n_questions);
+        cr_expect(moved.n_within > 0 && moved.n_within < moved.n_questions);
+        cr_expect_eq(strstr(exam, "Question: ") != NULL, ask == ASK_TWICE);
+        for (size_t i = 0; i < plain.n_questions; i++) {
+            const struct chronicle_question *p = &plain.questions[i], *q = &moved.questions[i];
+            size_t n = p->answer_end - p->answer_begin;
+            cr_expect_eq(q->answer_end - q->answer_begin, n);
+            cr_expect_eq(memcmp(a + p->answer_begin, b + q->answer_begin, n), 0);
+            cr_expect_eq(b[q->answer_begin - 1], ' ');
+            cr_expect_eq(memcmp(a + p->evidence_begin, b + q->evidence_begin, 12), 0);
+            if (i < moved.n_within || ask == ASK_TWICE) continue;
+            char number[24];
+            snprintf(number, sizeof number, "%zu. Answer: ", i - moved.n_within + 1);
+            cr_expect_eq(memcmp(b + q->query_begin, number, strlen(number)), 0);
+        }
+        chronicle_doc_clear(&plain);
+        chronicle_doc_clear(&moved);
+    }
+}
