@@ -65,6 +65,8 @@ static size_t most_of(size_t a, size_t b) { return a > b ? a : b; }
 static struct grid grid_make(const struct table *t, const struct table_style *style)
 {
     struct grid g = {.rows = table_rows(t) + 1};
+    /* of a wrapped text; less where there is little of everything */
+    size_t comfort = style->width > 0 ? least_of(COMFORT, (size_t)style->width / 4 + 2) : COMFORT;
     size_t n = t->n_columns + 1;
     g.index = xcalloc(n, sizeof *g.index);
     g.full = xcalloc(n, sizeof *g.full);
@@ -84,9 +86,9 @@ static struct grid grid_make(const struct table *t, const struct table_style *st
             g.full[k] = most_of(g.full[k], columns);
             /* a long word of a text may be broken, one of a heading is not */
             g.least[k] =
-                most_of(g.least[k], r ? (g.right[k] ? word : least_of(word, COMFORT)) : word);
+                most_of(g.least[k], r ? (g.right[k] ? word : least_of(word, comfort)) : word);
         }
-        if (!g.right[k]) g.least[k] = most_of(g.least[k], least_of(g.full[k], COMFORT));
+        if (!g.right[k]) g.least[k] = most_of(g.least[k], least_of(g.full[k], comfort));
         g.width[k] = g.full[k];
     }
     return g;
