@@ -5,6 +5,7 @@
 #include "base/stats.h"
 #include "base/xmalloc.h"
 #include "harness/cli/output.h"
+#include "harness/measure/progress.h"
 #include "harness/measure/setup.h"
 #include "kernels/compare.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -82,16 +83,19 @@ struct bench {
     struct par *par;
     struct table *table;
     double sgemm_rate; /* FLOP/s */
+    struct progress progress;
+    double n_rows;
 };
 
-static void add_row(const struct bench *b, const char *what, double seconds, double flop,
-    double ratio, const char *goal)
+static void add_row(
+    struct bench *b, const char *what, double seconds, double flop, double ratio, const char *goal)
 {
     table_text(b->table, what);
     table_real(b->table, seconds);
     table_real(b->table, flop > 0 ? flop / seconds * 1e-9 : NAN);
     table_real(b->table, ratio);
     table_text(b->table, goal);
+    progress_update(&b->progress, ++b->n_rows);
 }
 
 /* sgemm with as many OpenBLAS threads as ours: the yardstick. */
@@ -514,6 +518,9 @@ static enum status bench_command(struct command_call *call)
     if (st != OK) return st;
     b.par = setup.par;
     b.table = table_new(NULL);
+    enum { KERNEL_ROWS = 15, MODEL_ROWS = 2, DEVICE_ROWS = 9 }; /* in eight bits some more */
+    progress_begin(&b.progress, "bench", "rows",
+        device ? DEVICE_ROWS : KERNEL_ROWS + (model ? MODEL_ROWS : 0), o.machine.quiet);
     table_add_column(b.table, (struct table_column){.name = "what"});
     table_add_column(b.table,
         (struct table_column){.name = "median",
@@ -529,6 +536,7 @@ static enum status bench_command(struct command_call *call)
     table_add_column(b.table, (struct table_column){.name = "goal"});
     if (device) {
         TRY_GOTO(st, done, bench_device(&b, &setup));
+        progress_end(&b.progress);
         print_table("times", b.table);
         b.table = NULL;
         goto done;
@@ -548,10 +556,12 @@ static enum status bench_command(struct command_call *call)
     }
     TRY_GOTO(st, done, bench_metrics(&b));
     if (model) TRY_GOTO(st, done, bench_model(&b, &setup));
+    progress_end(&b.progress);
     say("%d threads, %s kernels, medians of %d\n", par_threads(b.par), cpu_ops()->name, o.repeats);
     print_table("times", b.table);
     b.table = NULL;
 done:
+    progress_end(&b.progress);
     if (b.table) table_free(&b.table);
     setup_close(&setup);
     return st;
@@ -568,6 +578,7 @@ const struct command cmd_bench = {
             "same run, with the same threads; with MODEL also its prefill. Medians; ratios are "
             "what to quote.",
             "sparsegauge bench\nsparsegauge bench suites/demo/model --max-length 4096",
+            "max-length repeats impl cpu-mask threads device",
         },
     .options = options,
     .max_positional = 1,

@@ -499,6 +499,7 @@ const struct command cmd_demo = {
             "the oracle, counts the answers each of them loses, and writes a database, "
             "before_tune.json, after_tune.json and a report.",
             "sparsegauge demo -o out/demo",
+            "output model max-length threads device",
         },
     .kept = "what is done is in the database; the same command goes on from there",
     .options = options,

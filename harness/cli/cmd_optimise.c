@@ -529,6 +529,7 @@ const struct command cmd_optimise = {
             "sparsegauge optimise suites/demo/model --min-cosine .99 -o optimised.json\n"
             "sparsegauge optimise suites/demo/model --max-ppl-increase 1% --rule rmse\n"
             "sparsegauge optimise suites/demo/model --by head --rule both --max-kl .005",
+            "min-cosine max-kl max-ppl-increase by suite output",
         },
     .options = options,
     .max_positional = 1,

@@ -150,6 +150,7 @@ const struct command cmd_suite = {
             "suite would run.",
             "sparsegauge suite chronicle --seed 7 --length 6000\nsparsegauge suite needle --model "
             "suites/demo/model",
+            "model max-length num-samples questions length seed",
         },
     .options = options,
     .max_positional = 1,

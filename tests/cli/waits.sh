@@ -12,7 +12,7 @@ cat err.txt
 echo "== a sweep: the time left covers what has not begun; what is stored is kept, and the same command goes on"
 sweep="sparsegauge sweep $MODEL --threads 1 --cache none --max-length 2048 --num-samples 4 --method topk:.9,topk:.8,topk:.7,topk:.6,topk:.5,topk:.4,topk:.3,topk:.2 --db s.db"
 script -qec "timeout -s INT 6 $sweep" /dev/null </dev/null >tty.txt || true
-lines sweep | grep 'cell N of 8' | sort -u
+lines sweep | grep 'cell N of 8' | sed 's/, N tokens a second//' | sort -u
 grep -o 'stopped on request.*' tty.txt | tr -d '\r'
 echo "== status --watch, and Ctrl-C leaves the sweep alone"
 begin 1 sparsegauge status --watch --db s.db
