@@ -276,7 +276,7 @@ struct table *comparison_table(const struct comparison *c, bool only_changed)
     static const struct {
         const char *key, *name;
         int weight;
-    } columns[] = {{"before", "before", 9}, {"after", "after", 9}, {"difference", "difference", 9},
+    } columns[] = {{"before", "before", 6}, {"after", "after", 7}, {"difference", "difference", 9},
         {"ratio", "ratio", 4}, {"lo", "95 % from", 8}, {"hi", "to", 8},
         {"detectable", "detectable", 2}};
     add_text(t, "name", "metric");

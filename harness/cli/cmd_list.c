@@ -151,6 +151,7 @@ static enum status list_known(const char *what)
             ? fail(ERR_ARG, "list: found \"%s\"; did you mean %s?", what, nearest)
             : fail(ERR_ARG, "list: found \"%s\", expected runs, suites, methods or kernels", what);
     }
+    table_keep_constant(t);
     print_table(what, t);
     return OK;
 }
