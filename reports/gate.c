@@ -298,7 +298,7 @@ static void add_validity(const struct run_view *v, struct gate_result *out)
         ? "every call fell back to dense because the sequences are shorter than "
           "--min-sparse-tokens: "
           "nothing sparse was measured; use longer samples"
-        : 2 * r->dense_fallback_calls > r->attention_calls
+        : r->dense_fallback_calls > r->attention_calls / 2
         ? "most calls fell back to dense because their sequences are shorter than "
           "--min-sparse-tokens: what was measured "
           "is mostly dense against dense; use longer samples"

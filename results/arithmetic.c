@@ -49,7 +49,7 @@ enum arithmetic arithmetic_compare(struct arithmetic_side a, struct arithmetic_s
         y = metric_list_find(b.metrics, "overall", x->name);
         if (!y || x->mean == y->mean || isnan(x->mean) || isnan(y->mean)) continue;
         double floor = floor_of(floors, x->name), difference = fabs(x->mean - y->mean);
-        n_untold += isnan(floor);
+        n_untold += isnan(floor) ? 1 : 0;
         if (!(difference > floor)) continue;
         str_addf(words, "beyond the floor: %s is %.9g and %.9g, floor %.2g", x->name, x->mean,
             y->mean, floor);

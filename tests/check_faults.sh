@@ -50,7 +50,7 @@ result_tune() { tables a.db; spelled tuned.json; cat stats.json; }
 run_sweep="$four --db w.db"
 result_sweep() { tables w.db; }
 run_report="$program report last --baseline 1 --db a.db -o report --no-png"
-result_report() { (cd report && find . -type f ! -name '*.gp' | sort; tail -c 8 index.html; cat ./*.csv) 2>&1; }
+result_report() { (cd report && find . -type f ! -name '*.gp' ! -name '*.tmp*' | sort; tail -c 8 index.html; cat ./*.csv) 2>&1; }
 run_gate="$program gate .3.json --max-kl 10 --min-cosine -1 --baseline .5.json --junit junit.xml"
 result_gate() { cat out && sed -E 's/ (timestamp|time)="[^"]*"//g' junit.xml; }
 run_compare="$program compare 1 2 --db a.db"
