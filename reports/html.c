@@ -443,7 +443,7 @@ static enum status add_body(struct page *p)
         in->sweep ? "The sweep" : "What changed");
     if (why.len) str_add(out, "<a href=\"#why\">Why</a>");
     if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
-    str_add(out, "<a href=\"#provenance\">Provenance</a></nav>\n<main>\n");
+    str_add(out, "<a href=\"#provenance\">Provenance</a></nav></header>\n<main>\n");
     add_answers(p);
     if (st == OK) st = add_changes(p);
     if (why.len) str_addf(out, "<section id=\"why\"><h2>Why</h2>\n%s</section>\n", str_get(&why));
@@ -480,7 +480,7 @@ enum status html_page(const struct html_input *in, struct str *out)
         "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
         "<meta name=\"color-scheme\" content=\"light dark\">\n<title>");
     xml_escape(in->title, out);
-    str_addf(out, "</title>\n<style>%s</style></head><body>\n<h1>", reports_page_css);
+    str_addf(out, "</title>\n<style>%s</style></head><body>\n<header><h1>", reports_page_css);
     xml_escape(in->title, out);
     str_add(out, "</h1>\n");
     TRY(add_body(&p));

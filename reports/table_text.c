@@ -144,7 +144,7 @@ void render_html(const struct table *t, const char *constant, struct str *out)
     }
     str_add(out, "<div class=\"scroll\" tabindex=\"0\"");
     if (t->title) {
-        str_add(out, " role=\"region\" aria-label=\"");
+        str_add(out, " role=\"group\" aria-label=\"");
         xml_escape(t->title, out);
         str_add_char(out, '"');
     }

@@ -100,7 +100,8 @@ static enum status load(struct demo *d)
     TRY(setup_samples(&d->setup, &s, 0, true, &d->tuning));
     s.num_samples = 0;
     char *spec = str_format("needle:lengths=%d,%d;depths=0,25,50,75,100;repeat=1",
-        o.max_length / 4 > SHORTEST ? o.max_length / 4 : SHORTEST, o.max_length);
+        o.max_length / 4 > SHORTEST ? o.max_length / 4 : SHORTEST,
+        o.max_length / 2 > SHORTEST ? o.max_length / 2 : o.max_length); /* the texts go further */
     s.suites = (struct text_list){{spec}, 1};
     enum status st = setup_samples(&d->setup, &s, 0, false, &d->needles);
     free(spec);
