@@ -45,6 +45,7 @@ int main(int argc, char **argv)
     struct sg_generation g = {.size = sizeof g, .max_new = NEW_TOKENS};
     double dense = NAN, sparse = NAN;
     char *words = NULL;
+    if (!ids || !ledger) fprintf(stderr, "no memory for %zu tokens\n", n);
     ok = ok && ids && ledger &&
         check(sg_model_encode(model, text, len, ids, n, &n), "sg_model_encode") &&
         check(sg_model_loss(model, ids, used, NULL, NULL, &dense, NULL), "dense") &&
