@@ -5,6 +5,7 @@
 #include "engine/checkpoint/synth.h"
 #include "engine/offload.h"
 #include "engine/session_split.h"
+#include "harness/measure/devices.h"
 #include "tests/unit/model_files.h"
 #ifdef SG_HAVE_CUDA
 #include "engine/cuda/session_cuda.h"
@@ -299,6 +300,28 @@ static void cut_over(int place, int cut)
 Test(offload, cut_over_several_places_gives_the_same_bits)
 {
     for (int n = 2; n <= 4; n++) cut_over(PLACE_CPU, PLACE_CPUS + n);
+}
+
+/* What --device may say of it. Without CUDA every GPU is refused, but for what is no device at all.
+ */
+Test(offload, places_are_named)
+{
+    static const char *const wrong[] = {
+        "cuda:0+", "cuda:+1", "cuda:0+x", "cuda:0+0", "cuda:0,1+0", "cuda:1+-2"};
+    struct device_list l;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        cr_expect_eq(devices_parse(wrong[i], &l), ERR_ARG, "%s", wrong[i]);
+    enum status st = devices_parse("cuda:0+1,2+3+4", &l);
+#ifdef SG_HAVE_CUDA
+    cr_expect_eq(st, OK);
+#else
+    cr_expect_eq(st, ERR_UNSUPPORTED);
+#endif
+    cr_assert_eq(l.n, 2);
+    cr_expect(l.at[0].n == 2 && l.at[0].index[1] == 1);
+    cr_expect(l.at[1].n == 3 && l.at[1].index[0] == 2 && l.at[1].index[2] == 4);
+    CHECK(devices_parse("cpu", &l));
+    cr_expect(l.n == 1 && l.at[0].n == 1 && l.at[0].index[0] == DEVICE_CPU);
 }
 
 /* The caller hears of every sequence, may end it all, and threads that run ahead end too. */
