@@ -13,7 +13,6 @@ for width in 60 80 120 200; do
     done
     COLUMNS=$width sparsegauge show 1 --db r.db --part metrics | head_of
     COLUMNS=$width sparsegauge show 1 --db r.db --part metrics | sed -n '/^no room/,/)$/p'
-    COLUMNS=$width sparsegauge list suites | sed -n '/^chronicle/p; /^  *questions\|^  *only/p'
 done
 echo "== texts are wrapped, then the rightmost go"
 for width in 40 60; do
