@@ -156,7 +156,7 @@ static struct mask_args mask_of(
 }
 
 static enum status run_host(
-    struct call *c, const struct sg_attention *a, struct attn_args *attn, bool dense)
+    struct call *c, const struct sg_attention *a, struct attn_args attn, bool dense)
 {
     struct par *par = c->context->par;
     struct tile_map map = {0};
@@ -166,28 +166,28 @@ static enum status run_host(
     size_t map_bytes = 0, mask_bytes = 0;
     const struct sparse_policy *p = c->policy ? &c->policy->now : NULL;
     if (!dense) {
-        m = mask_of(attn, p, a->layer);
-        map = tile_map_shape(p->block, attn->n_heads, attn->q_start, attn->n_q);
+        m = mask_of(&attn, p, a->layer);
+        map = tile_map_shape(p->block, attn.n_heads, attn.q_start, attn.n_q);
         map_bytes = align64(tile_map_bytes(&map));
         mask_bytes = mask_workspace(p->method, &m, par_threads(par));
-        for (int h = 0; h < attn->n_heads; h++) {
+        for (int h = 0; h < attn.n_heads; h++) {
             lambda[h] = m.heads[h].lambda;
             sparse[h] = m.heads[h].is_sparse;
         }
-        attn->tiles = &map;
-        attn->pv_threshold = lambda;
-        attn->head_sparse = sparse;
+        attn.tiles = &map;
+        attn.pv_threshold = lambda;
+        attn.head_sparse = sparse;
     }
     const struct attn_impl *impl;
-    TRY(attn_choose(attn, a->kernel, &impl));
-    size_t work = impl->workspace(attn);
+    TRY(attn_choose(&attn, a->kernel, &impl));
+    size_t work = impl->workspace(&attn);
     TRY(context_scratch(c->context, map_bytes + (mask_bytes > work ? mask_bytes : work) + 64));
     char *ws = (char *)c->context->scratch + map_bytes;
     if (!dense) {
         map.bits = c->context->scratch;
         TRY(mask_predict(p->method, &m, &map, ws, par));
     }
-    return impl->run(attn, ws, par, NULL);
+    return impl->run(&attn, ws, par, NULL);
 }
 
 static enum status forward_body(void *args)
@@ -211,7 +211,7 @@ static enum status forward_body(void *args)
     if (c->gpu_ledger)
         return fail(ERR_ARG, "gpu_ledger: found one for a call on the host, expected NULL");
     attn.ledger = ledger;
-    TRY(run_host(c, &a, &attn, dense));
+    TRY(run_host(c, &a, attn, dense));
     ledger_give(c->ledger, ledger, (size_t)a.n_heads);
     return OK;
 }

@@ -194,6 +194,7 @@ static void draw_places(struct rng *r, int n, int m, int *out)
         do {
             v = (int)rng_below(r, (uint32_t)n);
             again = false;
+            /* cppcheck-suppress uninitvar ; the first i are drawn */
             for (int j = 0; j < i; j++) again |= out[j] == v;
         } while (again);
         for (at = i; at > 0 && out[at - 1] > v; at--) out[at] = out[at - 1];

@@ -92,6 +92,7 @@ static const char *cuda_refuses(const struct weights *w, const struct sparse_pol
         struct tile_map map = tile_map_shape(p->block, w->config.n_heads, 0, shape.n_q);
         shape.tiles = &map;
         const char *why = attn_sparse_eight_sm90.refuses(&shape);
+        /* cppcheck-suppress returnDanglingLifetime ; a constant text */
         if (why) return why;
         shape.tiles = NULL;
     }

@@ -255,7 +255,7 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
     if (st == OK)
         st = (sample_set_writes(a->set) ? session_open : session_open_once)(
             &session, &a->model->weights, a->par, longest, a->chunk, a->impl);
-    if (st == OK) st = dense_all(s, a, session, policies);
+    if (session) st = dense_all(s, a, session, policies);
     session_close(&session);
     for (int b = 0; policies && b < a->n_blocks; b++) policy_clear(&policies[b]);
     free(policies);

@@ -2,11 +2,11 @@
  *
  *   dump_masks MODEL SUITE TOKENS FOLDER LAYER[,LAYER…] [MAPS]
  *
- * With MAPS, which check_methods.py --write makes, maps are compared with those: exit 1 when a method differs in more than one
- * possible tile in a thousand.
+ * With MAPS, which check_methods.py --write makes, maps are compared with those: exit 1 when a
+ * method differs in more than one possible tile in a thousand.
  *
- * FOLDER gets layer<L>_{q,k,v}.f32, [heads, tokens, head_dim], a map for each case, [heads, query blocks, key blocks] bytes, and
- * manifest.json, which names them.
+ * FOLDER gets layer<L>_{q,k,v}.f32, [heads, tokens, head_dim], a map for each case, [heads, query
+ * blocks, key blocks] bytes, and manifest.json, which names them.
  */
 #include "base/file.h"
 #include "base/json.h"
@@ -59,12 +59,14 @@ struct dump {
 };
 
 /* A tile or two may fall on the other side of a threshold, by rounding. */
-static void compare(struct dump *d, const char *method, const uint8_t *got, size_t size, size_t possible)
+static void compare(
+    struct dump *d, const char *method, const uint8_t *got, size_t size, size_t possible)
 {
     size_t off = 0;
     if (!d->golden.len) return;
     if (d->at + size > d->golden.len) off = size;
-    for (size_t i = 0; i < size && d->at + size <= d->golden.len; i++) off += got[i] != (uint8_t)d->golden.data[d->at + i];
+    for (size_t i = 0; i < size && d->at + size <= d->golden.len; i++)
+        off += got[i] != (uint8_t)d->golden.data[d->at + i];
     d->at += size;
     bool good = off <= possible / 1000 + 1;
     d->n_failed += !good;
@@ -79,13 +81,14 @@ static enum status put(const struct dump *d, const char *name, const void *data,
     return st;
 }
 
-static enum status put_plane(const struct dump *d, int layer, char which, const float *x, ptrdiff_t row, ptrdiff_t head, int heads, int n,
-                             int dim)
+static enum status put_plane(const struct dump *d, int layer, char which, const float *x,
+    ptrdiff_t row, ptrdiff_t head, int heads, int n, int dim)
 {
     char name[64];
     float *all = xmalloc(sizeof *all * (size_t)heads * (size_t)n * (size_t)dim), *to = all;
     for (int h = 0; h < heads; h++)
-        for (int i = 0; i < n; i++, to += dim) memcpy(to, x + h * head + i * row, sizeof *to * (size_t)dim);
+        for (int i = 0; i < n; i++, to += dim)
+            memcpy(to, x + h * head + i * row, sizeof *to * (size_t)dim);
     snprintf(name, sizeof name, "layer%d_%c.f32", layer, which);
     enum status st = put(d, name, all, sizeof *all * (size_t)heads * (size_t)n * (size_t)dim);
     free(all);
@@ -102,8 +105,13 @@ static enum status put_map(struct dump *d, int layer, int number, const struct a
     own.ledger = NULL;
     struct head_params *heads = xmalloc(sizeof *heads * (size_t)a->n_heads);
     for (int h = 0; h < a->n_heads; h++)
-        heads[h] = (struct head_params){.theta = c->theta, .tau = c->keep, .lambda = 50, .is_sparse = true,
-                                        .part = (uint8_t)c->pattern, .vertical = c->vertical, .slash = c->slash};
+        heads[h] = (struct head_params){.theta = c->theta,
+            .tau = c->keep,
+            .lambda = 50,
+            .is_sparse = true,
+            .part = (uint8_t)c->pattern,
+            .vertical = c->vertical,
+            .slash = c->slash};
     struct mask_args args = {.attn = &own, .heads = heads, .topk = c->topk};
     struct tile_map map = tile_map_shape(c->block, a->n_heads, 0, a->n_q);
     map.bits = xmalloc(tile_map_bytes(&map));
@@ -113,8 +121,10 @@ static enum status put_map(struct dump *d, int layer, int number, const struct a
     uint8_t *bytes = xmalloc(size), *to = bytes;
     size_t possible = 0;
     for (int h = 0; h < a->n_heads && st == OK; h++)
-        for (int i = 0; i < map.n_qblocks; possible += (size_t)tiles_possible(c->block, i++, a->n_q))
-            for (int j = 0; j < map.n_kblocks; j++) *to++ = tile_map_row(&map, h, i)[j / 64] >> (j % 64) & 1;
+        for (int i = 0; i < map.n_qblocks;
+             possible += (size_t)tiles_possible(c->block, i++, a->n_q))
+            for (int j = 0; j < map.n_kblocks; j++)
+                *to++ = tile_map_row(&map, h, i)[j / 64] >> (j % 64) & 1;
     char name[64];
     snprintf(name, sizeof name, "layer%d_map%d.u8", layer, number);
     if (st == OK) st = put(d, name, bytes, size);
@@ -126,9 +136,12 @@ static enum status put_map(struct dump *d, int layer, int number, const struct a
     const struct {
         const char *name;
         double value;
-    } numbers[] = {{"block_q", c->block.q}, {"block_k", c->block.k}, {"theta", mask_decimal(c->theta)}, {"keep", mask_decimal(c->keep)},
-                   {"topk", mask_decimal(c->topk)}, {"pattern", c->pattern}, {"vertical", c->vertical}, {"slash", c->slash}};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) cJSON_AddNumberToObject(o, numbers[i].name, numbers[i].value);
+    } numbers[] = {{"block_q", c->block.q}, {"block_k", c->block.k},
+        {"theta", mask_decimal(c->theta)}, {"keep", mask_decimal(c->keep)},
+        {"topk", mask_decimal(c->topk)}, {"pattern", c->pattern}, {"vertical", c->vertical},
+        {"slash", c->slash}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        cJSON_AddNumberToObject(o, numbers[i].name, numbers[i].value);
     cJSON_AddItemToArray(d->maps, o);
     free(bytes);
     free(ws);
@@ -172,9 +185,15 @@ static enum status run(char **argv, int *n_failed)
     TRY(par_open(&d.par, 0));
     TRY(model_open(&model, argv[1], d.par));
     int n = atoi(argv[3]);
-    TRY(suite_load(argv[2], &(struct suite_options){.tokenizer = model.tokenizer, .max_length = n, .num_samples = 1}, &set));
+    TRY(suite_load(argv[2],
+        &(struct suite_options){.tokenizer = model.tokenizer, .max_length = n, .num_samples = 1},
+        &set));
     TRY(session_open(&session, &model.weights, d.par, set.samples[0].n, 0, NULL));
-    TRY(session_forward(session, &(struct forward_args){.tokens = set.samples[0].ids, .n = set.samples[0].n, .hook = see_layer, .hook_ctx = &d}));
+    TRY(session_forward(session,
+        &(struct forward_args){.tokens = set.samples[0].ids,
+            .n = set.samples[0].n,
+            .hook = see_layer,
+            .hook_ctx = &d}));
     session_close(&session);
     cJSON *root = cJSON_CreateObject();
     cJSON_AddItemToObject(root, "layers", d.layers);
@@ -183,7 +202,8 @@ static enum status run(char **argv, int *n_failed)
     TRY(json_write_file(path, root));
     free(path);
     *n_failed = d.n_failed;
-    if (d.at < d.golden.len) return fail(ERR_FORMAT, "%s: %zu bytes are of no map", argv[6], d.golden.len - d.at);
+    if (d.at < d.golden.len)
+        return fail(ERR_FORMAT, "%s: %zu bytes are of no map", argv[6], d.golden.len - d.at);
     return OK;
 }
 
