@@ -172,6 +172,24 @@ static void add_break_even(
     free(hi);
 }
 
+/* Between the few ticks that a low panel of the ratios has room for. */
+static double ratio_step(const struct run_view *const *views, size_t n)
+{
+    double lo = 1, hi = 1;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < views[i]->latencies.n; k++) {
+            const struct latency_record *r = &views[i]->latencies.rows[k];
+            bool valid = true;
+            if (strcmp(r->part, "prefill_sparse")) continue;
+            double ratio = r->median / median_of(views[i], "prefill_dense", r->n_tokens, &valid);
+            if (!isfinite(ratio)) continue;
+            lo = fmin(lo, ratio);
+            hi = fmax(hi, ratio);
+        }
+    double raw = fmax(hi - lo, .02) / 2, unit = pow(10, floor(log10(raw))), steps = raw / unit;
+    return unit * (steps < 1.5 ? 1 : steps < 3.5 ? 2 : steps < 7.5 ? 5 : 10);
+}
+
 enum status plot_latency(
     const struct plot_out *o, const char *name, const struct run_view *const *views, size_t n)
 {
@@ -204,13 +222,13 @@ enum status plot_latency(
     if (invalid) plot_add(&p, -1, "not valid", "NaN with points pt 2 ps 1 lw 2 lc '#000000'");
     plot_end(&p);
     str_addf(&p.body,
-        "unset label\nunset arrow\nunset object\nunset logscale y\nset yrange [*:*]\nset ytics "
-        "autofreq\n"
+        "unset label\nunset arrow\nunset object\nunset logscale y\nset yrange [*:*]\n"
+        "set ytics %.6g\n"
         "set offsets 0,0,graph 0.12,graph 0.12\nset bmargin at screen %.5f\nset tmargin at screen "
         "%.5f\n"
         "set format x '%%g'\nunset key\nset label 902 'sparse / dense' at screen %.5f, screen %.5f "
         "left tc '" PLOT_INK "'\n",
-        low, ratio, 8. / p.width, ratio + 9. / p.height);
+        ratio_step(views, n), low, ratio, 8. / p.width, ratio + 9. / p.height);
     for (size_t i = 0; i < n; i++) add_break_even(&p, views[i], i, false);
     plot_add(&p, -1, NULL, "1 with lines dt 2 lw 1.2 lc '#606060'");
     for (size_t i = 0; i < n; i++) add_ratios(&p, views[i], i);
