@@ -97,6 +97,7 @@ struct mask_method {
     float keep;                      /* default of the number that the rule reads; 0: .98 */
     bool takes_theta;                /* theta means something to it */
     bool any_length;                 /* see mask_looks_at_length */
+    bool looks_ahead; /* later tokens of the prompt, beyond a block, may move its masks */
     const struct mask_param *params; /* [n_params] */
     int n_params;
     /* of a method with parameters given: the one in mask_methods; NULL: itself */
@@ -153,6 +154,12 @@ static inline bool mask_looks_at_length(const struct mask_method *m)
     bool any = m->any_length || mask_rule_of(m) == &rule_falling;
     for (int i = 0; i < m->n_parts; i++)
         any |= m->parts[i]->any_length || mask_rule_of(m->parts[i]) == &rule_falling;
+    return any;
+}
+static inline bool mask_looks_ahead(const struct mask_method *m)
+{
+    bool any = m->looks_ahead;
+    for (int i = 0; i < m->n_parts; i++) any |= m->parts[i]->looks_ahead;
     return any;
 }
 /* What ranks a head of a method that may be a mixture. */

@@ -350,6 +350,7 @@ static enum status check_tokens(struct auditor *a, const float *dense, const flo
      * (kernels/mask.h) */
     int n = a->x->n, block = b.q > b.k ? b.q : b.k;
     bool global = a->policy->smooth_k == SMOOTH_K_GLOBAL;
+    bool ahead = a->policy->method && mask_looks_ahead(a->policy->method);
     int32_t *ids = malloc(sizeof *ids * (size_t)n);
     float *other = rows_of(a, n);
     enum status st = ids && other ? OK : fail(ERR_MEMORY, "no memory to audit");
@@ -366,12 +367,13 @@ static enum status check_tokens(struct auditor *a, const float *dense, const flo
     }
     if (st == OK) {
         int whole = a->cut / block * block;
-        /* smoothing by the mean of all keys looks ahead by its definition: then it is stated how
-         * far that goes */
+        /* smoothing by the mean of all keys and some methods look ahead by definition: it is stated
+         * how far that goes */
         add(a, "sparse: later tokens do not reach earlier query blocks",
-            global ? "the same, blocks that end before the cut; smooth_k global looks ahead"
-                   : "the same, blocks that end before the cut",
-            worst_row(a, sparse, other, 0, whole), 0, "relative", global);
+            global      ? "the same, blocks that end before the cut; smooth_k global looks ahead"
+                : ahead ? "the same, blocks that end before the cut; the method looks ahead"
+                        : "the same, blocks that end before the cut",
+            worst_row(a, sparse, other, 0, whole), 0, "relative", global || ahead);
         add(a, "sparse: the mask of a block sees its own later rows",
             "the same, rows of the block that holds the cut",
             worst_row(a, sparse, other, whole, a->cut), 0, "relative", true);
@@ -430,8 +432,8 @@ static enum status check_equalities(struct auditor *a, const float *dense, const
             "relative", true);
         dense = all;
     }
-    keep_all.topk = keep_all.method->ranked ? 1 : 0;
-    if (keep_all.method == &mask_window) keep_all.window = a->x->n + keep_all.block.q;
+    if (!keep_all.method->ranked) keep_all.method = &mask_sparge; /* which is asked for all */
+    keep_all.topk = 1;
     policy_set_thresholds(&keep_all, -1, 1, NEVER_SKIP);
     TRY_GOTO(st, done, forward(a, a->par, a->x->ids, &keep_all, 0, NULL, NULL, other));
     add(a, "sparse with every tile kept is dense",

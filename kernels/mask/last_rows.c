@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int last_rows_sums(const struct mask_args *a, int head, int n_rows, float *row, float *by_key, float *by_distance)
+int last_rows_sums(
+    const struct mask_args *a, int head, int n_rows, float *row, float *by_key, float *by_distance)
 {
     const struct attn_args *t = a->attn;
     int n_kv = attn_n_kv(t), first = t->n_q > n_rows ? t->n_q - n_rows : 0;

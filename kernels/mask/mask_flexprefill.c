@@ -1,8 +1,10 @@
-/* FlexPrefill (arXiv 2502.20766): the last block of rows decides for the head. When the mean of its queries against means of key
- * blocks tells the same as its true attention does, by the square root of the Jensen-Shannon divergence, blocks are ranked by
- * means over the whole map at once, as far as a share gamma of its mass; else as many key blocks and block distances are
- * drawn as single keys and distances reach gamma, over 128. First keys and the diagonal are kept. All as in the
- * public code, where distances are cut into blocks from the far end. It is defined for square blocks. */
+/* FlexPrefill (arXiv 2502.20766): the last block of rows decides for the head. When the mean of its
+ * queries against means of key blocks tells the same as its true attention does, by the square root
+ * of the Jensen-Shannon divergence, blocks are ranked by means over the whole map at once, as far
+ * as a share gamma of its mass; else as many key blocks and block distances are drawn as single
+ * keys and distances reach gamma, over 128. First keys and the diagonal are kept. All as in the
+ * public code, where distances are cut into blocks from the far end. It is defined for square
+ * blocks. */
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/mask/last_rows.h"
 #include "kernels/mask/sheet.h"
@@ -30,7 +32,8 @@ struct flex {
 static size_t layout(const struct mask_args *a, void *ws, struct flex *x)
 {
     const struct attn_args *t = a->attn;
-    size_t n = (size_t)attn_n_kv(t), d = (size_t)t->head_dim, nk = (size_t)count_blocks(attn_n_kv(t), t->block.k),
+    size_t n = (size_t)attn_n_kv(t), d = (size_t)t->head_dim,
+           nk = (size_t)count_blocks(attn_n_kv(t), t->block.k),
            map = (size_t)count_blocks(t->n_q, t->block.q) * nk, ranks = map > n ? map : n;
     size_t floats = 3 * n + (nk + 1) * d + nk + map + 2 * ranks;
     if (ws) {
@@ -52,7 +55,9 @@ static size_t workspace(const struct mask_args *a) { return layout(a, NULL, NULL
 static const char *refuses(const struct mask_args *a)
 {
     if (a->attn->dtype != DTYPE_F32) return "the CPU prediction takes f32";
-    return a->attn->block.q != a->attn->block.k ? "is defined for square blocks: give --block 128x128 or 64x64" : NULL;
+    return a->attn->block.q != a->attn->block.k
+        ? "is defined for square blocks: give --block 128x128 or 64x64"
+        : NULL;
 }
 
 static void mean_rows(const float *x, ptrdiff_t row, int n, int d, float *to)
@@ -73,7 +78,8 @@ static void soften(float *x, int n)
 }
 
 /* Blocks that so many single ones stand for as reach gamma, and the one behind them. */
-static int count_cover(const struct mask_args *a, const float *sums, int n, int rows, int n_blocks, struct last_rows_rank *ranks)
+static int count_cover(const struct mask_args *a, const float *sums, int n, int rows, int n_blocks,
+    struct last_rows_rank *ranks)
 {
     double sum = 0, gamma = (double)mask_value(a, params, PARAM_GAMMA);
     int within = 0, least = (int)mask_value(a, params, PARAM_LEAST);
@@ -99,12 +105,15 @@ static double divergence(const float *p, const float *q, int n)
 static void keep_by_means(const struct mask_args *a, const struct flex *x, int head, int nk)
 {
     const struct attn_args *t = a->attn;
-    int nq = count_blocks(t->n_q, t->block.q), first = t->q_start / t->block.q, b = t->block.q, n = 0, d = t->head_dim;
+    int nq = count_blocks(t->n_q, t->block.q), first = t->q_start / t->block.q, b = t->block.q,
+        n = 0, d = t->head_dim;
     const float *q = (const float *)t->q + head * t->q_head;
     for (int i = 0; i < nq; i++) {
         float *row = x->map + n;
-        mean_rows(q + (ptrdiff_t)i * b * t->q_row, t->q_row, t->n_q - i * b < b ? t->n_q - i * b : b, d, x->q);
-        for (int j = 0; j <= first + i; j++) row[j] = cpu_ops()->dot(x->q, x->k + (ptrdiff_t)j * d, d) * t->scale;
+        mean_rows(q + (ptrdiff_t)i * b * t->q_row, t->q_row,
+            t->n_q - i * b < b ? t->n_q - i * b : b, d, x->q);
+        for (int j = 0; j <= first + i; j++)
+            row[j] = cpu_ops()->dot(x->q, x->k + (ptrdiff_t)j * d, d) * t->scale;
         soften(row, first + i + 1);
         n += first + i + 1;
     }
@@ -122,25 +131,35 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     const struct attn_args *t = a->attn;
     struct flex x;
     layout(a, ws, &x);
-    int n = attn_n_kv(t), b = t->block.q, nk = count_blocks(n, b), nq = count_blocks(t->n_q, b), first = t->q_start / b, d = t->head_dim;
+    int n = attn_n_kv(t), b = t->block.q, nk = count_blocks(n, b), nq = count_blocks(t->n_q, b),
+        first = t->q_start / b, d = t->head_dim;
     memset(x.kept, n <= 2 * b, (size_t)nq * (size_t)nk);
     if (n <= 2 * b) return; /* too short to choose from */
     const float *k = (const float *)t->k + head / (t->n_heads / t->n_kv_heads) * t->k_head;
     int rows = last_rows_sums(a, head, b, x.row, x.by_key, x.by_distance);
-    int keys = count_cover(a, x.by_key, n, rows, nk, x.ranks), distances = count_cover(a, x.by_distance, n, rows, nk, x.ranks);
-    for (int j = 0; j < nk; j++) mean_rows(k + (ptrdiff_t)j * b * t->k_row, t->k_row, n - j * b < b ? n - j * b : b, d, x.k + (ptrdiff_t)j * d);
-    mean_rows((const float *)t->q + head * t->q_head + (ptrdiff_t)(t->n_q - rows) * t->q_row, t->q_row, rows, d, x.q);
-    for (int j = 0; j < nk; j++) x.map[j] = cpu_ops()->dot(x.q, x.k + (ptrdiff_t)j * d, d) * t->scale;
+    int keys = count_cover(a, x.by_key, n, rows, nk, x.ranks),
+        distances = count_cover(a, x.by_distance, n, rows, nk, x.ranks);
+    for (int j = 0; j < nk; j++)
+        mean_rows(k + (ptrdiff_t)j * b * t->k_row, t->k_row, n - j * b < b ? n - j * b : b, d,
+            x.k + (ptrdiff_t)j * d);
+    mean_rows((const float *)t->q + head * t->q_head + (ptrdiff_t)(t->n_q - rows) * t->q_row,
+        t->q_row, rows, d, x.q);
+    for (int j = 0; j < nk; j++)
+        x.map[j] = cpu_ops()->dot(x.q, x.k + (ptrdiff_t)j * d, d) * t->scale;
     soften(x.map, nk);
     memset(x.blocks, 0, sizeof *x.blocks * (size_t)nk);
     for (int j = 0; j < n; j++) x.blocks[j / b] += x.by_key[j] / (float)rows;
     bool trusted = divergence(x.map, x.blocks, nk) < (double)mask_value(a, params, PARAM_TAU);
-    if (trusted) keys = distances = (int)mask_value(a, params, PARAM_LEAST) < nk ? (int)mask_value(a, params, PARAM_LEAST) : nk;
+    if (trusted)
+        keys = distances = (int)mask_value(a, params, PARAM_LEAST) < nk
+            ? (int)mask_value(a, params, PARAM_LEAST)
+            : nk;
     x.blocks[0] = INFINITY;
     last_rows_sort(x.blocks, nk, x.ranks);
     for (int r = 0; r < keys; r++)
         for (int i = 0; i < nq; i++)
-            if (x.ranks[r].at <= first + i) x.kept[(size_t)i * (size_t)nk + (size_t)x.ranks[r].at] = 1;
+            if (x.ranks[r].at <= first + i)
+                x.kept[(size_t)i * (size_t)nk + (size_t)x.ranks[r].at] = 1;
     /* distances in blocks from the far end: the nearest ones may be fewer than a block */
     memset(x.blocks, 0, sizeof *x.blocks * (size_t)nk);
     for (int o = 0; o < n; o++) x.blocks[nk - 1 - (n - 1 - o) / b] += x.by_distance[o];
@@ -148,11 +167,13 @@ static void prepare(const struct mask_args *a, int head, void *ws)
     last_rows_sort(x.blocks, nk, x.ranks);
     for (int r = 0; r < distances; r++)
         for (int i = 0; i < nq; i++)
-            if (x.ranks[r].at <= first + i) x.kept[(size_t)i * (size_t)nk + (size_t)(first + i - x.ranks[r].at)] = 1;
+            if (x.ranks[r].at <= first + i)
+                x.kept[(size_t)i * (size_t)nk + (size_t)(first + i - x.ranks[r].at)] = 1;
     if (trusted) keep_by_means(a, &x, head, nk);
 }
 
-static void row(const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
+static void row(
+    const struct mask_args *a, int head, int i, float theta, const void *ws, struct mask_row *out)
 {
     (void)head, (void)theta;
     struct flex x;
@@ -171,6 +192,7 @@ const struct mask_method mask_flexprefill = {
     .what = "as the last rows say: means of blocks over the whole map, or keys and distances",
     .source = "FlexPrefill, arXiv 2502.20766",
     .any_length = true,
+    .looks_ahead = true,
     .params = params,
     .n_params = N_PARAMS,
 };
