@@ -346,8 +346,7 @@ static void split_release(struct weights_device **d)
     *d = NULL;
 }
 
-static const struct weights_place weights_on_split = {
-    split_memory, split_describe, split_release, NULL, NULL};
+static const struct weights_place weights_on_split = {split_memory, split_describe, split_release};
 
 enum status weights_split(struct weights *w, const int *index, int n, split_place *place,
     const struct tuner_backend *tuner)

@@ -3,7 +3,7 @@
  *
  * Pointers from alloc() belong to the device and are not to be read by the host. All copies and
  * fills are ordered on a stream; copies from and to pageable host memory return after the host side
- * is safe to reuse; those from pinned memory may not.
+ * is safe to reuse.
  */
 #ifndef SG_KERNELS_DEVICE_H
 #define SG_KERNELS_DEVICE_H

@@ -410,21 +410,6 @@ enum status weights_device_memory(const struct weights *w, size_t *free_bytes, s
     return w->on_device ? w->on_device->place->memory(w->on_device, free_bytes, total_bytes) : OK;
 }
 
-float *weights_host_alloc(const struct weights *w, size_t n)
-{
-    float *x = malloc(n * sizeof *x);
-    if (x && w->on_device && w->on_device->place->pin)
-        w->on_device->place->pin(w->on_device, x, n * sizeof *x);
-    return x;
-}
-
-void weights_host_free(const struct weights *w, float *x, size_t n)
-{
-    if (x && w->on_device && w->on_device->place->unpin)
-        w->on_device->place->unpin(w->on_device, x, n * sizeof *x);
-    free(x);
-}
-
 void weights_close(struct weights *w)
 {
     if (w->on_device) w->on_device->place->release(&w->on_device);

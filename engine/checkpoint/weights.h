@@ -30,10 +30,6 @@ struct weights_place {
     enum status (*memory)(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes);
     void (*describe)(const struct weights_device *d, struct weights_device_info *out);
     void (*release)(struct weights_device **d);
-    /* Pin host memory, so that copies of it run at the bus's speed and are queued; and let go of
-     * it, pinned or not. Either may be NULL, and pinning may fail: then copies are slower. */
-    void (*pin)(struct weights_device *d, void *at, size_t bytes);
-    void (*unpin)(struct weights_device *d, void *at, size_t bytes);
 };
 
 /* First member of what a device keeps beside the weights. */
@@ -131,11 +127,6 @@ size_t weights_layer_bytes(const struct weights *w, size_t width);
 void weights_enter_layer(const struct weights *w, int layer);
 /* Give back the pages of a mapped file in [at, at + bytes); nothing for memory that is in none. */
 void weights_drop_pages(const struct weights *w, const void *at, size_t bytes);
-
-/* n floats of the host for what goes to and from that device again and again; NULL: no memory. To
- * be freed, with n, before the weights are closed. */
-float *weights_host_alloc(const struct weights *w, size_t n);
-void weights_host_free(const struct weights *w, float *x, size_t n);
 
 /* Row of the embedding table for 0 <= id < vocab_size, in embedding.dtype; borrowed. */
 const void *weights_embedding_row(const struct weights *w, int id);

@@ -394,22 +394,5 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
     pthread_mutex_unlock((pthread_mutex_t *)&w->lock);
 }
 
-/* The host keeps most of its memory to itself. */
-enum { PINNED_MIB = 1024 };
-
-static void weights_cuda_pin(struct weights_device *d, void *at, size_t bytes)
-{
-    struct weights_cuda *w = (struct weights_cuda *)d;
-    size_t all = __atomic_add_fetch(&w->pinned, bytes, __ATOMIC_RELAXED);
-    if (all > (size_t)PINNED_MIB << 20 || !device_cuda_pin(w->d, at, bytes))
-        __atomic_sub_fetch(&w->pinned, bytes, __ATOMIC_RELAXED);
-}
-
-static void weights_cuda_unpin(struct weights_device *d, void *at, size_t bytes)
-{
-    struct weights_cuda *w = (struct weights_cuda *)d;
-    if (device_cuda_unpin(w->d, at)) __atomic_sub_fetch(&w->pinned, bytes, __ATOMIC_RELAXED);
-}
-
-const struct weights_place weights_on_cuda = {weights_cuda_memory, weights_cuda_describe,
-    weights_cuda_release, weights_cuda_pin, weights_cuda_unpin};
+const struct weights_place weights_on_cuda = {
+    weights_cuda_memory, weights_cuda_describe, weights_cuda_release};

@@ -29,7 +29,6 @@ struct weights_cuda {
     struct device_info info;
     pthread_mutex_t lock;     /* one user of stream and handle at a time */
     size_t bytes, peak_bytes; /* taken on the device now and at most, by weights and sessions */
-    size_t pinned;            /* bytes of the host */
     void *slab;
     int first,
         end; /* layers that run here: embeddings are there with the first, the head with the last */

@@ -219,12 +219,10 @@ static enum status allocate(struct dense_states *s, const struct dense_states_ar
     s->seconds = calloc(n, sizeof *s->seconds);
     s->blocks = malloc(sizeof *s->blocks * (size_t)(s->n_blocks + 1));
     s->counts = calloc(n * (size_t)s->n_blocks * (size_t)s->n_heads + 1, sizeof *s->counts);
-    s->n_rows = calloc(n, sizeof *s->n_rows);
-    bool ok = s->hidden && s->streams && s->seconds && s->blocks && s->counts && s->n_rows;
+    bool ok = s->hidden && s->streams && s->seconds && s->blocks && s->counts;
     for (int i = 0; ok && i < s->n_samples; i++) {
-        s->n_rows[i] = (size_t)a->set->samples[i].n;
-        size_t bytes = s->n_rows[i] * (size_t)s->width * sizeof(float);
-        s->hidden[i] = weights_host_alloc(s->weights, bytes / sizeof(float));
+        size_t bytes = (size_t)a->set->samples[i].n * (size_t)s->width * sizeof(float);
+        s->hidden[i] = malloc(bytes);
         ok = s->hidden[i] != NULL;
         for (int p = 0; ok && p < s->n_points; p++) {
             s->streams[i * s->n_points + p] = malloc(bytes);
@@ -239,8 +237,7 @@ static enum status allocate(struct dense_states *s, const struct dense_states_ar
 enum status dense_states_open(struct dense_states *s, const struct dense_states_args *a)
 {
     const struct llama_config *c = &a->model->weights.config;
-    *s = (struct dense_states){.weights = &a->model->weights,
-        .n_samples = a->set->n_samples,
+    *s = (struct dense_states){.n_samples = a->set->n_samples,
         .width = c->hidden_size,
         .n_heads = c->n_heads,
         .n_blocks = a->n_blocks};
@@ -265,8 +262,7 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
 
 void dense_states_close(struct dense_states *s)
 {
-    for (int i = 0; s->hidden && i < s->n_samples; i++)
-        weights_host_free(s->weights, s->hidden[i], s->n_rows[i] * (size_t)s->width);
+    for (int i = 0; s->hidden && i < s->n_samples; i++) free(s->hidden[i]);
     for (int i = 0; s->streams && i < s->n_samples * s->n_points; i++) free(s->streams[i]);
     free(s->points);
     free(s->hidden);
@@ -274,7 +270,6 @@ void dense_states_close(struct dense_states *s)
     free(s->seconds);
     free(s->blocks);
     free(s->counts);
-    free(s->n_rows);
     *s = (struct dense_states){0};
 }
 

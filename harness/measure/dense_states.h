@@ -36,8 +36,6 @@ struct dense_states_args {
 };
 
 struct dense_states {
-    const struct weights *weights; /* to be closed later than this */
-    size_t *n_rows;                /* [n_samples] */
     int n_samples, width, n_heads, n_points, n_blocks;
     int *points;                /* [n_points] layers whose stream is kept, ascending */
     float **hidden;             /* [n_samples][n, width] behind the final norm */

@@ -365,8 +365,8 @@ static enum status worker_open(
 {
     size_t rows = (size_t)all->longest * (size_t)all->width;
     *w = (struct pass_worker){.all = all, .device = device};
-    w->dense = weights_host_alloc(device.weights, rows);
-    w->sparse = weights_host_alloc(device.weights, rows);
+    w->dense = malloc(rows * sizeof(float));
+    w->sparse = malloc(rows * sizeof(float));
     w->next = malloc((size_t)all->longest * sizeof *w->next);
     if (!w->dense || !w->sparse || !w->next) return no_memory(all);
     bool writes = sample_set_writes(all->a->set);
@@ -380,9 +380,8 @@ static enum status worker_open(
 static void worker_close(struct pass_worker *w)
 {
     session_close(&w->session);
-    size_t rows = (size_t)w->all->longest * (size_t)w->all->width;
-    weights_host_free(w->device.weights, w->dense, rows);
-    weights_host_free(w->device.weights, w->sparse, rows);
+    free(w->dense);
+    free(w->sparse);
     free(w->next);
 }
 

@@ -255,21 +255,6 @@ enum status device_cuda_use(struct device *d)
     return OK;
 }
 
-bool device_cuda_pin(struct device *d, void *at, size_t bytes)
-{
-    bool done = cudaSetDevice(d->index) == cudaSuccess &&
-        cudaHostRegister(at, bytes, cudaHostRegisterPortable) == cudaSuccess;
-    if (!done) cudaGetLastError(); /* nobody else's */
-    return done;
-}
-
-bool device_cuda_unpin(struct device *d, void *at)
-{
-    bool done = cudaSetDevice(d->index) == cudaSuccess && cudaHostUnregister(at) == cudaSuccess;
-    if (!done) cudaGetLastError();
-    return done;
-}
-
 enum status device_cuda_enter(int index, int *before)
 {
     CUDA_TRY(cudaGetDevice(before));

@@ -19,10 +19,6 @@ enum status device_cuda_use(struct device *d) MUST_USE;
  * and make that one current again. */
 enum status device_cuda_enter(int index, int *before) MUST_USE;
 void device_cuda_leave(int before);
-/* Pin memory of the host, for copies that are queued and run at the bus's speed; false: it cannot
- * be, or was not. What is pinned must stay as it is until a copy from it is done. */
-bool device_cuda_pin(struct device *d, void *at, size_t bytes);
-bool device_cuda_unpin(struct device *d, void *at);
 /* Queue a copy of host memory, which may be reused at once; at most 64 KiB. */
 enum status device_cuda_upload(
     void *to, const void *from, size_t bytes, struct stream *stream) MUST_USE;

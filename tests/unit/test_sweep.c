@@ -836,8 +836,7 @@ static void fake_release(struct weights_device **d) { *d = NULL; }
 
 static void sweep_on_fake(const char *db, enum status expected, int64_t n_failed)
 {
-    static const struct weights_place place = {
-        fake_memory, fake_describe, fake_release, NULL, NULL};
+    static const struct weights_place place = {fake_memory, fake_describe, fake_release};
     struct session_backend backend = session_backend_cpu;
     backend.forward = no_pass;
     struct weights_device device = {.place = &place, .backend = &backend};
