@@ -57,6 +57,10 @@ static void tell_lost(const struct run_view *v, const struct comparison *c, stru
         str_addf(&out->lost,
             "Nothing was compared; sparse takes %.2f of the dense time at the longest prompt.",
             ratio);
+    else if (isnan(run_view_metric(v, "cosine")) && v->latencies.n)
+        str_add(&out->lost,
+            "Nothing was compared, and the times at the longest prompt are not valid: measure "
+            "again on an idle machine.");
     else {
         struct str headline = {0};
         run_headline(v, &headline);

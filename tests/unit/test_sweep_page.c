@@ -207,3 +207,20 @@ Test(sweep_page, a_file_is_believed_only_when_it_agrees_with_itself)
     str_clear(&notes);
     free(name);
 }
+
+/* A run of times alone has no metric to speak of when the machine was too busy to time it. */
+Test(sweep_page, times_that_are_not_valid_are_said_to_be_so)
+{
+    put_pair(.3, .6);
+    struct run_view v = view("1"), timed = v;
+    struct latency_record busy = {.part = "prefill_dense", .n_tokens = 512, .note = "drift"};
+    timed.metrics = (struct metric_list){0};
+    timed.samples.n = timed.items.n = timed.ledger.n = timed.layer_errors.n = 0;
+    timed.latencies = (struct latency_list){.rows = &busy, .n = 1};
+    struct answers a = {0};
+    run_answers(&timed, NULL, NULL, &a);
+    has(str_get(&a.lost), "not valid");
+    cr_expect(a.where.len && a.noise.len && a.todo.len);
+    answers_clear(&a);
+    run_view_clear(&v);
+}
