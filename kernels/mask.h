@@ -92,11 +92,11 @@ struct mask_method {
     void (*row)(const struct mask_args *, int head, int i, float theta, const void *ws,
         struct mask_row *out);
     /* What may be left out (zero). */
-    const char *what, *source;       /* a line for people, and where the rule was published */
-    const struct mask_rule *rule;    /* NULL: top-p */
-    float keep;                      /* default of the number that the rule reads; 0: .98 */
-    bool takes_theta;                /* theta means something to it */
-    bool any_length;                 /* see mask_looks_at_length */
+    const char *what, *source;    /* a line for people, and where the rule was published */
+    const struct mask_rule *rule; /* NULL: top-p */
+    float keep;                   /* default of the number that the rule reads; 0: .98 */
+    bool takes_theta;             /* theta means something to it */
+    bool any_length;              /* see mask_looks_at_length */
     bool looks_ahead; /* later tokens of the prompt, beyond a block, may move its masks */
     const struct mask_param *params; /* [n_params] */
     int n_params;

@@ -331,7 +331,8 @@ Test(curve, eight_bits_equal_the_kernel, .timeout = 300)
             for (int tau = 0; tau < N_TAUS; tau += 12) {
                 char where[64];
                 snprintf(where, sizeof where, "case %zu, theta %d, tau %d", c, theta, tau);
-                h.params = (struct head_params){curve_theta(theta), curve_tau(tau), 50, true, 0, 0, 0};
+                h.params =
+                    (struct head_params){curve_theta(theta), curve_tau(tau), 50, true, 0, 0, 0};
                 struct head_ledger l = infer(&h, &mask_sparge);
                 struct output_error brute = error_of(&h);
                 const struct curve_point *point = &eight->points[theta][tau];

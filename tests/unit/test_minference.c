@@ -54,13 +54,13 @@ Test(minference, another_models_file_is_refused_by_name, .init = begin, .fini = 
         {"[" LAYER ", {\"0\": [\"stream_llm\", 1, 1, 1]}]",
             "layer 1: found 1 heads, expected the model's 3"},
         {"[" LAYER ", {\"0\": [\"stream_llm\", 1, 1, 1], \"1\": [\"stream_llm\", 1, 1, 1], \"3\": "
-                   "[\"stream_llm\", 1, 1, 1]}]",
+         "[\"stream_llm\", 1, 1, 1]}]",
             "the head \"3\""},
         {"[" LAYER ", {\"0\": [\"stream_llm\", 1, 1, 1], \"1\": [\"stream_llm\", 1, 1, 1], \"2\": "
-                   "[\"spiral\", 1, 1, 1]}]",
+         "[\"spiral\", 1, 1, 1]}]",
             "the pattern \"spiral\""},
         {"[" LAYER ", {\"0\": [\"stream_llm\", 1, 1, 1], \"1\": [\"stream_llm\", 0, 1, 1], \"2\": "
-                   "[\"stream_llm\", 1, 1, 1]}]",
+         "[\"stream_llm\", 1, 1, 1]}]",
             "layer 1, head 1: found the size"},
         {"[" LAYER
          ", {\"0\": [\"stream_llm\", 1, 1, 1], \"1\": 7, \"2\": [\"stream_llm\", 1, 1, 1]}]",
