@@ -133,14 +133,15 @@ static size_t place_in_original(const struct str *copy, size_t at)
     return at - shift;
 }
 
-static enum status fail_syntax(const char *file, long line, const char *text, size_t at)
+static enum status fail_syntax(
+    const char *file, long line, const char *text, size_t at, const char *what)
 {
     long column = 1;
     for (const char *p = text; p < text + at; p++) {
         column = *p == '\n' ? 1 : column + 1;
         line += *p == '\n';
     }
-    return fail(ERR_FORMAT, "%s: line %ld, column %ld: not valid JSON", file, line, column);
+    return fail(ERR_FORMAT, "%s: line %ld, column %ld: %s", file, line, column, what);
 }
 
 static bool all_space(const char *from, const char *end)
@@ -178,8 +179,11 @@ static enum status settle_root(cJSON **root, const char *file, bool last_counts)
 enum status json_parse(cJSON **root, const char *file, const char *text, size_t len)
 {
     size_t at = 0;
+    *root = NULL;
+    if (!utf8_valid(text, len, &at)) return fail_syntax(file, 1, text, at, "not UTF-8");
     *root = parse_whole(text, len, &at);
-    return *root ? settle_root(root, file, false) : fail_syntax(file, 1, text, at);
+    return *root ? settle_root(root, file, false)
+                 : fail_syntax(file, 1, text, at, "not valid JSON");
 }
 
 cJSON *json_stored(const char *text)
@@ -195,9 +199,9 @@ enum status json_parse_foreign(
     size_t at = 0;
     bool other = replace_not_finite(&copy, text, len);
     *root = other ? parse_whole(copy.data, copy.len, &at) : parse_whole(text, len, &at);
-    enum status st = *root
-        ? settle_root(root, file, true)
-        : fail_syntax(file, line, text, other ? place_in_original(&copy, at) : at);
+    enum status st = *root ? settle_root(root, file, true)
+                           : fail_syntax(file, line, text,
+                                 other ? place_in_original(&copy, at) : at, "not valid JSON");
     str_clear(&copy);
     return st;
 }

@@ -84,11 +84,13 @@ static enum status add_written(const struct suite_options *o, const struct jsonl
     bool too_long = st == OK && t->whole && used > o->max_length;
     s->n_too_long += too_long;
     if (st == OK && !too_long)
-        return build_task(
+        st = build_task(
             o, s, &t->text, &tokens, item, str_format("%s line %ld", base, in->line), !t->whole);
-    wanted_free(item.wanted);
-    free(item.id);
-    free(item.group);
+    else {
+        wanted_free(item.wanted);
+        free(item.id);
+        free(item.group);
+    }
     token_list_clear(&tokens);
     return st;
 }

@@ -9,9 +9,12 @@
 
 static char path[64];
 
+static void leave(void) { unlink(path); }
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
+    atexit(leave);
     snprintf(path, sizeof path, "/tmp/fuzz_plan_%d.json", (int)getpid());
     return 0;
 }

@@ -577,6 +577,8 @@ Test(json, errors_name_line_and_column)
     cr_expect_eq(parse(&root, " [1, 2] \n\t "), OK);
     cr_expect_eq(cJSON_GetArraySize(root), 2);
     cJSON_Delete(root);
+    cr_expect_eq(json_parse(&root, "f.json", "[\n\"a\xE6\"]", 7), ERR_FORMAT);
+    cr_expect(strstr(status_message(), "line 2, column 3: not UTF-8"), "%s", status_message());
     cr_expect_eq(json_parse(&root, "f.json", "[1]2", 3), OK, "the length counts, not the zero");
     cJSON_Delete(root);
 }
