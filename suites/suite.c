@@ -42,15 +42,31 @@ static enum status unknown_suite(const char *name, size_t len)
 #define RULE "--bos "
 #define CHAT "--chat "
 
-/* The word behind `option` when the text at *at begins with it; *at is then behind both. */
+/* The word behind `option` when the text at *at begins with it; *at is then behind both. A blank in
+ * a word has a backslash before it, and so has a backslash. */
 static char *option_word(const char **at, const char *option)
 {
     if (!str_starts_with(*at, option)) return NULL;
-    const char *word = *at + strlen(option);
-    size_t len = strcspn(word, " ");
-    if (!word[len]) return NULL;
-    *at = word + len + 1;
-    return str_format("%.*s", (int)len, word);
+    const char *from = *at + strlen(option);
+    struct str word = {0};
+    for (; *from && *from != ' '; from++) {
+        if (*from == '\\' && from[1]) from++;
+        str_add_char(&word, *from);
+    }
+    char *out = *from ? str_dup(str_get(&word)) : NULL;
+    str_clear(&word);
+    if (out) *at = from + 1;
+    return out;
+}
+
+static void add_option_word(struct str *out, const char *option, const char *word)
+{
+    str_add(out, option);
+    for (; *word; word++) {
+        if (*word == ' ' || *word == '\\') str_add_char(out, '\\');
+        str_add_char(out, *word);
+    }
+    str_add_char(out, ' ');
 }
 
 const char *suite_name_parse(const char *name, enum bos_rule *rule, char **chat)
@@ -111,10 +127,12 @@ enum status suite_load(
         return fail(ERR_ARG,
             "--chat %s: suite %s has no prompts that are answered by writing; --chat goes with %s",
             o.chat->name, suite->name, "ruler and tasks");
-    bool ruled = o.bos != BOS_TOKENIZER;
-    out->name = str_format("%s%s%s%s%s%s%s", o.chat ? CHAT : "", o.chat ? o.chat->name : "",
-        o.chat ? " " : "", ruled ? RULE : "", ruled ? bos_rule_name(o.bos) : "", ruled ? " " : "",
-        spec);
+    struct str name = {0};
+    if (o.chat) add_option_word(&name, CHAT, o.chat->name);
+    if (o.bos != BOS_TOKENIZER) add_option_word(&name, RULE, bos_rule_name(o.bos));
+    str_add(&name, spec);
+    out->name = str_dup(str_get(&name));
+    str_clear(&name);
     out->shown = utf8_shown(out->name);
     enum status st = suite->load(&o, out);
     if (st == OK && out->n_samples == 0)

@@ -92,6 +92,7 @@ static int command_run(const struct command *c, int argc, char **argv)
     const struct option_tables options = {c->options, output_options};
     enum status st = options_parse(
         &options, argc, argv, call.positional, c->max_positional, &call.n, &want_help);
+    if (st != OK) output_begin_refused(c->name, argc, argv);
     if (st == OK && want_help) options_print_help(&c->help, &options);
     else if (st == OK && (st = output_begin(c->name)) == OK) st = c->run(&call);
     free(call.positional);

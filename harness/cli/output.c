@@ -76,6 +76,16 @@ enum status output_begin(const char *command)
     return table_format_parse(out.format_name, &out.format);
 }
 
+void output_begin_refused(const char *command, int argc, char **argv)
+{
+    const char *said = NULL;
+    for (int i = 0; i < argc; i++)
+        if (str_starts_with(argv[i], "--format=")) said = argv[i] + strlen("--format=");
+        else if (!strcmp(argv[i], "--format") && i + 1 < argc) said = argv[i + 1];
+    out.command = command;
+    if (said && !strcmp(said, "json")) out.format = TABLE_JSON;
+}
+
 enum status output_check(const char *path)
 {
     const char *slash = path ? strrchr(path, '/') : NULL;

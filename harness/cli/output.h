@@ -22,6 +22,9 @@ extern const struct option_def output_options[];
 /* Between the options and the command: ERR_ARG for a format that is none. `command` is the
  * document's name. */
 enum status output_begin(const char *command) MUST_USE;
+/* Instead, where the options make no sense: what fails is a document too, wherever the format
+ * stands among them. */
+void output_begin_refused(const char *command, int argc, char **argv);
 /* Behind the command: writes the document that was collected, its outcome in "exit_code" and
  * "error". */
 void output_end(enum status st, int exit_code);

@@ -31,6 +31,7 @@ for command in "${commands[@]}"; do
 done
 echo "== one document, also of what fails"
 sparsegauge show 77 --db r.db --format json 2>/dev/null || true
+sparsegauge show --no-such-option --format json 2>/dev/null || true
 echo "== the gate's"
 sparsegauge gate 1 --db r.db --max-kl 1e-9 --format json >g.json || true
 db "SELECT json_extract(j, '$.gate.outcome'), json_extract(j, '$.checks[0].check'), json_extract(j, '$.checks[0].outcome'), json_array_length(j, '$.causes') FROM (SELECT readfile('g.json') AS j)"

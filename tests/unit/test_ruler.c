@@ -312,7 +312,7 @@ static char *prompt_text(const struct sample_set *s, int i)
 Test(ruler, a_chat_wraps_the_prompt_and_the_prefix_begins_the_answer)
 {
     struct chat chat;
-    char *path = path_join(dir, "chat.txt");
+    char *path = path_join(dir, "my \\ chat.txt"); /* a set's name is taken apart at blanks */
     cr_assert_eq(file_write_atomic(path, "<U>{prompt}<A>\n", 15), OK);
     cr_assert_eq(chat_open(&chat, path), OK, "%s", status_message());
     struct sample_set s = load("ruler:tasks=vt", 6000, &chat);
