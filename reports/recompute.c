@@ -321,6 +321,21 @@ static enum status check_times(const struct run_view *v)
     return OK;
 }
 
+/* What the program itself writes: full products have no name, so "full" is an edit that would pass
+ * dense for something that was measured. */
+static enum status check_precision(const struct run_view *v)
+{
+    const char *qk = v->run->qk, *pv = v->run->pv;
+    if (qk && strcmp(qk, "int8") != 0 && strcmp(qk, "fp8") != 0)
+        return fail(ERR_FORMAT,
+            "%s: field config.qk: found %s, expected null, int8 or fp8; evaluate again", v->label,
+            qk);
+    if (pv && strcmp(pv, "fp8") != 0)
+        return fail(ERR_FORMAT,
+            "%s: field config.pv: found %s, expected null or fp8; evaluate again", v->label, pv);
+    return OK;
+}
+
 enum status recompute_check(const struct run_view *v)
 {
     static const char *const always[] = {"cosine", "cosine_centred", "kl", "top1", "top5", "row_l1",
@@ -335,6 +350,7 @@ enum status recompute_check(const struct run_view *v)
             "%s: field provenance.status: found %s, expected done: %s; evaluate again", v->label,
             run_status_name(v->run->status),
             v->run->reason ? v->run->reason : "the run did not finish");
+    TRY(check_precision(v));
     if (!v->samples.n && !metric_list_find(&v->metrics, "overall", "cosine") &&
         !metric_list_find(&v->metrics, "overall", "kl") && v->latencies.n)
         return check_times(v);

@@ -281,6 +281,23 @@ Test(gate, mostly_dense_is_invalid)
     gate_result_clear(&g);
 }
 
+/* Eight bits without a tile left out are something measured, but not where nothing differs. */
+Test(gate, dense_is_not_passed_off_as_eight_bits)
+{
+    struct made m;
+    struct gate_bounds b = gate_no_bounds();
+    b.min_cosine = .5;
+    make(&m, .99, .01, .97, 0, 0);
+    m.run.qk = "int8";
+    cr_expect_eq(outcome(&m, NULL, b), CHECK_PASS);
+    make(&m, 1, 0, 1, 0, 0);
+    m.run.qk = "int8";
+    struct gate_result g = judged(&m, NULL, b);
+    cr_expect_eq(g.outcome, CHECK_INVALID);
+    has(g.checks[g.n - 1].message, "not one position differs");
+    gate_result_clear(&g);
+}
+
 /* Of bounds that are exactly kept, one in twenty would be seen broken by each: together they may
  * not be. */
 Test(gate, several_bounds_are_judged_together)
@@ -993,6 +1010,9 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
             "provenance.attention_calls: found 1000000", NULL},
         {"provenance/dense_fallback_calls", EDIT_SET, 1, "provenance.dense_fallback_calls: found 1",
             NULL},
+        {"config/qk", EDIT_TEXT, 0, "config.qk: found full", "full"},
+        {"config/qk", EDIT_TEXT, 0, "config.qk: found int4", "int4"},
+        {"config/pv", EDIT_TEXT, 0, "config.pv: found int8", "int8"},
         {"detailed_results/0/fell_back", EDIT_TEXT, 0, "fell_back", "yes"},
         {"identity/data/n_tokens", EDIT_SCALE, 2, "identity.data.n_tokens", NULL},
         {"identity/model/n_layers", EDIT_SET, 7, "provenance.attention_calls", NULL},
