@@ -60,7 +60,7 @@ void field_map_clear(struct field_map *m)
 
 const char *field_map_name(const struct field_map *m, const char *key)
 {
-    for (int i = 0; i < m->n; i++)
+    for (int i = 0; m && i < m->n; i++)
         if (strcmp(m->field[i].key, key) == 0) return m->field[i].name;
     return key;
 }
@@ -246,10 +246,10 @@ enum status jsonl_fail_missing(const struct jsonl *r, const char *wanted)
         if (n++ < 8) str_addf(&keys, "%s\"%.40s\"", keys.len ? ", " : "", child->string);
     }
     if (n > 8) str_addf(&keys, " and %d more", n - 8);
-    enum status st = fail(ERR_FORMAT,
-        "%s: %s %ld: field %s is missing; the object has %s; other names are given "
-        "by --field KEY=NAME",
-        r->path, jsonl_unit(r), r->line, wanted, n ? str_get(&keys) : "no fields");
+    enum status st = fail(ERR_FORMAT, "%s: %s %ld: field %s is missing; the object has %s; %s",
+        r->path, jsonl_unit(r), r->line, wanted, n ? str_get(&keys) : "no fields",
+        r->fields ? "other names are given by --field KEY=NAME"
+                  : "is it a file of this format, as its makers publish it?");
     str_clear(&keys);
     return st;
 }

@@ -26,12 +26,13 @@ struct field_map {
  * key. */
 enum status field_map_parse(struct field_map *m, const char *text) MUST_USE;
 void field_map_clear(struct field_map *m);
-/* The name of `key` in the file; borrowed. */
+/* The name of `key` in the file; borrowed. m may be NULL: every field has the name the suites give.
+ */
 const char *field_map_name(const struct field_map *m, const char *key);
 
 struct jsonl {
     struct text_file file;
-    const struct field_map *fields; /* borrowed */
+    const struct field_map *fields; /* borrowed; NULL: a format whose names are fixed */
     const char *path;               /* borrowed */
     /* by its content, or for want of any by its name: else this is plain text */
     bool documents;

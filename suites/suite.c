@@ -120,8 +120,9 @@ enum status suite_load(
     if (!o.min_length) o.min_length = 2;
     TRY(check_options(&o));
     if (o.field && !suite->reads_fields)
-        return fail(ERR_ARG, "--field %s: %s reads no JSON; it goes with text, cloze and choice",
-            o.field, suite->name);
+        return fail(ERR_ARG,
+            "--field %s: %s has no fields to name; it goes with text, cloze and choice", o.field,
+            suite->name);
     out->suite = suite->name;
     if (o.chat && !suite->generates)
         return fail(ERR_ARG,

@@ -110,10 +110,9 @@ static enum status add_line(const struct suite_options *o, const struct task_for
 static enum status read_file(const struct suite_options *o, const char *path,
     const struct task_format *f, struct sample_set *out)
 {
-    struct field_map fields = {0};
     struct jsonl in = {0};
     enum status st;
-    TRY_GOTO(st, done, jsonl_open(&in, path, &fields));
+    TRY_GOTO(st, done, jsonl_open(&in, path, NULL));
     for (;;) {
         TRY_GOTO(st, done, jsonl_next(&in));
         if (!in.object) break;

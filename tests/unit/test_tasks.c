@@ -250,3 +250,13 @@ Test(tasks, what_is_missing_is_named)
         cr_expect(strstr(status_message(), rows[i].says), "%s", status_message());
     }
 }
+
+/* --field is refused for tasks, so nothing may send anybody there. */
+Test(tasks, a_missing_field_sends_nobody_to_an_option_that_is_refused)
+{
+    struct sample_set s;
+    cr_expect_eq(load_file("v.jsonl", "ruler", "{\"input\":\"a\",\"outputs\":[\"b\"]}\n", 900, &s),
+        ERR_FORMAT);
+    cr_expect(strstr(status_message(), "\"answer_prefix\" is missing"), "%s", status_message());
+    cr_expect(!strstr(status_message(), "--field"), "%s", status_message());
+}
