@@ -137,36 +137,40 @@ static enum status write_text(const char *path, struct str *text)
     return st;
 }
 
-static enum status export(const struct gate_result *g, struct table *causes, double wall_s) {
-    char utc[32]; struct str text = {0}; clock_utc(utc, sizeof utc);
-    if (o.junit){junit_xml(g->checks, g->n, "sparsegauge", g->alarm, wall_s, utc, &text);
-                 TRY(write_text(o.junit, &text));}
-if (o.gitlab)
+static enum status write_exports(const struct gate_result *g, struct table *causes, double wall_s)
 {
-    gitlab_quality(g->checks, g->n, o.config ? o.config : ".gitlab-ci.yml", &text);
-    TRY(write_text(o.gitlab, &text));
-}
-if (!o.github) return OK;
-github_annotations(g->checks, g->n, g->alarm, &text);
-fputs(str_get(&text),
-    for_people() ? stdout : stderr); /* a runner reads both; a program's document stays whole */
-str_reset(&text);
-const char *summary = getenv("GITHUB_STEP_SUMMARY");
-FILE *f = summary ? fopen(summary, "a") : NULL;
-if (summary && !f) return fail(ERR_IO, "%s: cannot append the step summary", summary);
-if (f) {
-    github_summary(g->checks, g->n, "sparsegauge gate", &text);
-    if (g->alarm) str_addf(&text, "\n> %s\n", g->alarm);
-    if (g->note) str_addf(&text, "\n%s\n", g->note);
-    if (g->outcome != CHECK_PASS && table_rows(causes)) {
-        str_add_char(&text, '\n');
-        table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
+    char utc[32];
+    struct str text = {0};
+    clock_utc(utc, sizeof utc);
+    if (o.junit) {
+        junit_xml(g->checks, g->n, "sparsegauge", g->alarm, wall_s, utc, &text);
+        TRY(write_text(o.junit, &text));
     }
-    fputs(str_get(&text), f);
-    fclose(f);
-}
-str_clear(&text);
-return OK;
+    if (o.gitlab) {
+        gitlab_quality(g->checks, g->n, o.config ? o.config : ".gitlab-ci.yml", &text);
+        TRY(write_text(o.gitlab, &text));
+    }
+    if (!o.github) return OK;
+    github_annotations(g->checks, g->n, g->alarm, &text);
+    fputs(str_get(&text),
+        for_people() ? stdout : stderr); /* a runner reads both; a program's document stays whole */
+    str_reset(&text);
+    const char *summary = getenv("GITHUB_STEP_SUMMARY");
+    FILE *f = summary ? fopen(summary, "a") : NULL;
+    if (summary && !f) return fail(ERR_IO, "%s: cannot append the step summary", summary);
+    if (f) {
+        github_summary(g->checks, g->n, "sparsegauge gate", &text);
+        if (g->alarm) str_addf(&text, "\n> %s\n", g->alarm);
+        if (g->note) str_addf(&text, "\n%s\n", g->note);
+        if (g->outcome != CHECK_PASS && table_rows(causes)) {
+            str_add_char(&text, '\n');
+            table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
+        }
+        fputs(str_get(&text), f);
+        fclose(f);
+    }
+    str_clear(&text);
+    return OK;
 }
 
 /* Runs a failed configuration again and lets both runs decide. What hinders it is said, and changes
@@ -244,7 +248,7 @@ static enum status judge(
     TRY_GOTO(st, done, gate_run(&subject, &o.bounds, &result));
     if (o.confirm) TRY_GOTO(st, done, confirm(&result, &subject, argc, argv));
     causes = causes_table(&source.view, &others);
-    TRY_GOTO(st, done, export(&result, causes, (double)(clock_ns() - t0) * 1e-9));
+    TRY_GOTO(st, done, write_exports(&result, causes, (double)(clock_ns() - t0) * 1e-9));
     show_result(&result, &source.view, &causes);
     *outcome = result.outcome;
 done:
