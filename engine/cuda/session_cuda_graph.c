@@ -44,9 +44,11 @@ void session_cuda_close_graphs(struct session_cuda *s)
 }
 
 /* Calls of their shapes will record them again. */
-void session_cuda_drop_graphs(struct session_cuda *s)
+static void drop_stale_graphs(struct session_cuda *s)
 {
-    for (int i = 0; s->graphs && i < GRAPHS; i++) graph_cuda_close(&s->graphs->kept[i].graph);
+    for (int i = 0; s->graphs_are_stale && i < GRAPHS; i++)
+        graph_cuda_close(&s->graphs->kept[i].graph);
+    s->graphs_are_stale = false;
 }
 
 static struct shape shape_of(const struct session_cuda *s, const struct chunk *x)
@@ -94,6 +96,7 @@ enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x
 {
     if (!s->graphs) s->graphs = calloc(1, sizeof *s->graphs);
     if (!s->graphs) return fail(ERR_MEMORY, "no memory for graphs");
+    drop_stale_graphs(s);
     struct shape shape = shape_of(s, x);
     struct kept_graph *g = NULL;
     for (int i = 0; i < GRAPHS && !g; i++) {

@@ -37,7 +37,7 @@ static enum status project_add(
 static enum status want_room(struct session_cuda *s, size_t bytes, const char *what)
 {
     if (s->mass_bytes >= bytes) return OK;
-    session_cuda_drop_graphs(s);
+    s->graphs_are_stale = true;
     weights_cuda_free(s->on, s->mass, s->mass_bytes);
     s->mass_bytes = 0;
     void *at;

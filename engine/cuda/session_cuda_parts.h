@@ -69,6 +69,7 @@ struct session_cuda {
     size_t eight_bytes;
     bool repeats;                  /* a hook is under way that may repeat calls */
     struct session_graphs *graphs; /* NULL until one is wanted; the same with times */
+    bool graphs_are_stale;         /* memory that they were recorded with has gone */
     struct session_times *times;
 };
 
@@ -118,7 +119,6 @@ const void *session_cuda_stream_row(const struct session_cuda *s, int row);
 /* session_cuda_run_layers as one launch, from the second call of a shape on. */
 enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x) MUST_USE;
 void session_cuda_close_graphs(struct session_cuda *s);
-void session_cuda_drop_graphs(struct session_cuda *s);
 
 /* Forget intervals that a failed call has left open. */
 void session_cuda_begin_times(struct session_cuda *s);

@@ -98,7 +98,7 @@ static bool fails(enum kind kind)
     return true;
 }
 
-__attribute__((constructor)) static void begin(void)
+static void begin(void)
 {
     const char *fault = getenv("SG_FAULT"), *colon = fault ? strchr(fault, ':') : NULL,
                *factor = getenv("SG_CLOCK");
@@ -116,6 +116,25 @@ __attribute__((constructor)) static void begin(void)
     count_path = getenv("SG_FAULT_COUNT");
     first_process = getpid();
     ready = true;
+}
+
+static int (*program_main)(int, char **, char **);
+
+static int begin_main(int argc, char **argv, char **environment)
+{
+    begin();
+    return program_main(argc, argv, environment);
+}
+
+/* Behind the constructors of the program and of all libraries: those are not ours, and CUDA's do
+ * not live through a failed allocation. */
+int __libc_start_main(int (*entry)(int, char **, char **), int argc, char **argv,
+    void (*init)(void), void (*fini)(void), void (*rtld_fini)(void), void *stack_end)
+{
+    __typeof__(&__libc_start_main) real =
+        (__typeof__(&__libc_start_main))dlsym(RTLD_NEXT, "__libc_start_main");
+    program_main = entry;
+    return real(begin_main, argc, argv, init, fini, rtld_fini, stack_end);
 }
 
 __attribute__((destructor)) static void end(void)
