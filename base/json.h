@@ -21,8 +21,8 @@ struct json_in {
 
 /* Parse `text` (len bytes; trailing spaces allowed, anything else behind the value refused): a file
  * of our own. A key that an object says twice is refused by name, since its writer cannot have
- * meant both, and so is text that is not UTF-8: it would be written back as another. On OK the caller frees *root with cJSON_Delete. A failure names file, line and
- * column. */
+ * meant both, and so is text that is not UTF-8: it would be written back as another. On OK the
+ * caller frees *root with cJSON_Delete. A failure names file, line and column. */
 enum status json_parse(cJSON **root, const char *file, const char *text, size_t len) MUST_USE;
 /* The same for a whole file. */
 enum status json_read_file(cJSON **root, const char *path) MUST_USE;
