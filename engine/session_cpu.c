@@ -344,36 +344,44 @@ static enum status run_attention(
     return OK;
 }
 
+/* A call on n rows: q and o token by token with the heads of one beside each other, k and v head by
+ * head, kv_head elements apart. */
+static struct attn_args attention_of(
+    const struct llama_config *c, int n, int n_heads, int n_kv_heads, ptrdiff_t kv_head)
+{
+    ptrdiff_t d = c->head_dim, row = (ptrdiff_t)n_heads * d;
+    return (struct attn_args){.dtype = DTYPE_F32,
+        .n_q = n,
+        .n_heads = n_heads,
+        .n_kv_heads = n_kv_heads,
+        .head_dim = c->head_dim,
+        .scale = llama_attention_scale(c),
+        .q_row = row,
+        .q_head = d,
+        .k_row = d,
+        .k_head = kv_head,
+        .v_row = d,
+        .v_head = kv_head,
+        .o_row = row,
+        .o_head = d,
+        .block = BLOCK_DEFAULT};
+}
+
 static enum status attend(struct session_cpu *s, const struct forward_args *f, int layer, int n,
     int position, int total_len)
 {
     const struct llama_config *c = &s->w->config;
     int d = c->head_dim;
-    ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d, row = (ptrdiff_t)c->n_heads * d;
-    struct attn_args a = {
-        .dtype = DTYPE_F32,
-        .n_q = n,
-        .q_start = position,
-        .n_heads = c->n_heads,
-        .n_kv_heads = c->n_kv_heads,
-        .head_dim = d,
-        .scale = llama_attention_scale(c),
-        .q = s->q,
-        .k = cache_of(s, layer, 0),
-        .v = cache_of(s, layer, 1),
-        .o = s->attn,
-        .q_row = row,
-        .q_head = d,
-        .k_row = d,
-        .k_head = head,
-        .v_row = d,
-        .v_head = head,
-        .o_row = row,
-        .o_head = d,
-        .block = f->policy ? f->policy->block : (struct block_shape)BLOCK_DEFAULT,
-        .ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL,
-        .window = session_window(c, layer, total_len),
-    };
+    ptrdiff_t head = (ptrdiff_t)s->plan.capacity * d;
+    struct attn_args a = attention_of(c, n, c->n_heads, c->n_kv_heads, head);
+    a.q_start = position;
+    a.q = s->q;
+    a.k = cache_of(s, layer, 0);
+    a.v = cache_of(s, layer, 1);
+    a.o = s->attn;
+    if (f->policy) a.block = f->policy->block;
+    a.ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL;
+    a.window = session_window(c, layer, total_len);
     struct tile_map map;
     float lambda[1024];
     uint8_t sparse[1024];
@@ -607,29 +615,13 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
     int n = a->n, n_heads = a->end - a->first, g = c->n_heads / c->n_kv_heads, d = c->head_dim;
     int kv_first = a->first / g, kv_end = (a->end - 1) / g + 1, n_kv = kv_end - kv_first;
     assert(n_heads > 0 && n_heads % n_kv == 0 && n <= s->plan.chunk);
-    ptrdiff_t row = (ptrdiff_t)n_heads * d, head = (ptrdiff_t)n * d;
-    struct attn_args attn = {
-        .dtype = DTYPE_F32,
-        .n_q = n,
-        .n_heads = n_heads,
-        .n_kv_heads = n_kv,
-        .head_dim = d,
-        .scale = llama_attention_scale(c),
-        .q = a->q,
-        .k = a->k,
-        .v = a->v,
-        .o = a->o,
-        .q_row = row,
-        .q_head = d,
-        .k_row = d,
-        .k_head = head,
-        .v_row = d,
-        .v_head = head,
-        .o_row = row,
-        .o_head = d,
-        .block = BLOCK_DEFAULT,
-        .window = session_window(c, a->layer, n),
-    };
+    ptrdiff_t head = (ptrdiff_t)n * d;
+    struct attn_args attn = attention_of(c, n, n_heads, n_kv, head);
+    attn.q = a->q;
+    attn.k = a->k;
+    attn.v = a->v;
+    attn.o = a->o;
+    attn.window = session_window(c, a->layer, n);
     struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
     rope_frequencies(c, n, s->inv_freq);
     for_rows(s, &rows, angle_task);

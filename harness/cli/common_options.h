@@ -71,45 +71,10 @@
             1 << 30                                                                                \
     }
 
-#define POLICY_OPTIONS(p)                                                                          \
-    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                            \
-        {"m|method", OPTION_TEXT, &(p).method, "NAME",                                             \
-            "see `list methods`; NAME+PARAMETER=VALUE gives it parameters (sparge)", 0, 0},        \
-        {"simthreshd1", OPTION_REAL, &(p).theta, "X",                                              \
-            "a block is similar above this (.6; -.1 with --topk)", -1, 1},                         \
-        {"cdfthreshd", OPTION_REAL, &(p).tau, "X", "predicted mass to keep (.98)", 0, 1},          \
-        {"pvthreshd", OPTION_REAL, &(p).lambda, "X",                                               \
-            "skip P·V this far below the maximum, log2 (50)", 0, 50},                              \
-        {"topk", OPTION_REAL, &(p).topk, "X", "fraction of tiles to keep, of any ranking", 1e-6,   \
-            1},                                                                                    \
-        {"window", OPTION_INT, &(p).window, "TOKENS", "for --method window", 1, 1 << 30},          \
-        {"oracle-over", OPTION_TEXT, &(p).oracle_over, "HOW",                                      \
-            "rows of a block join by mean, rms or max (max)", 0, 0},                               \
-        {"tuned|model-out-path", OPTION_TEXT, &(p).tuned, "FILE",                                  \
-            "per-head thresholds from `tune`", 0, 0},                                              \
-        {"pt-module", OPTION_TEXT, &(p).pt_module, "NAME",                                         \
-            "which attention modules of a .pt are meant, e.g. inner_attention", 0, 0},             \
-        {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH",                                  \
-            "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},                                    \
-        {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0,    \
-            0},                                                                                    \
-        {"qk", OPTION_TEXT, &(p).qk, "TYPE",                                                       \
-            "operands of Q·K become int8 or fp8 (full: as they are)", 0, 0},                       \
-        {"pv", OPTION_TEXT, &(p).pv, "TYPE", "operands of P·V become fp8 (full: as they are)", 0,  \
-            0},                                                                                    \
-        {"smooth-k", OPTION_TEXT, &(p).smooth_k, "HOW", "running, global or off (running)", 0, 0}, \
-    {                                                                                              \
-        "min-sparse-tokens", OPTION_INT, &(p).min_sparse_tokens, "N",                              \
-            "shorter sequences run dense (256)", 1, 1 << 20                                        \
-    }
-
-/* What may be said where thresholds are searched, not given. */
-#define RANKED_POLICY_OPTIONS(p)                                                                  \
-    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                           \
-        {"m|method", OPTION_TEXT, &(p).method, "NAME",                                            \
-            "one that ranks, or several as A/B: every head gets its best (sparge)", 0, 0},        \
-        {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH",                                 \
-            "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},                                   \
+/* Where and how it runs, wherever its thresholds come from. */
+#define SHARED_POLICY_OPTIONS(p)                                                                  \
+    {"layers|layer-range", OPTION_TEXT, &(p).layers, "WHICH",                                     \
+        "all, 8-15, 16,32 (16 to 31), 0-3+12 (all)", 0, 0},                                       \
         {"block", OPTION_TEXT, &(p).block, "QxK", "128x64, 64x64, 64x128, 128x128 (128x64)", 0,   \
             0},                                                                                   \
         {"qk", OPTION_TEXT, &(p).qk, "TYPE",                                                      \
@@ -119,5 +84,36 @@
     {                                                                                             \
         "smooth-k", OPTION_TEXT, &(p).smooth_k, "HOW", "running, global or off (running)", 0, 0   \
     }
+
+#define POLICY_OPTIONS(p)                                                                        \
+    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                          \
+        {"m|method", OPTION_TEXT, &(p).method, "NAME",                                           \
+            "see `list methods`; NAME+PARAMETER=VALUE gives it parameters (sparge)", 0, 0},      \
+        {"simthreshd1", OPTION_REAL, &(p).theta, "X",                                            \
+            "a block is similar above this (.6; -.1 with --topk)", -1, 1},                       \
+        {"cdfthreshd", OPTION_REAL, &(p).tau, "X", "predicted mass to keep (.98)", 0, 1},        \
+        {"pvthreshd", OPTION_REAL, &(p).lambda, "X",                                             \
+            "skip P·V this far below the maximum, log2 (50)", 0, 50},                            \
+        {"topk", OPTION_REAL, &(p).topk, "X", "fraction of tiles to keep, of any ranking", 1e-6, \
+            1},                                                                                  \
+        {"window", OPTION_INT, &(p).window, "TOKENS", "for --method window", 1, 1 << 30},        \
+        {"oracle-over", OPTION_TEXT, &(p).oracle_over, "HOW",                                    \
+            "rows of a block join by mean, rms or max (max)", 0, 0},                             \
+        {"tuned|model-out-path", OPTION_TEXT, &(p).tuned, "FILE",                                \
+            "per-head thresholds from `tune`", 0, 0},                                            \
+        {"pt-module", OPTION_TEXT, &(p).pt_module, "NAME",                                       \
+            "which attention modules of a .pt are meant, e.g. inner_attention", 0, 0},           \
+        SHARED_POLICY_OPTIONS(p),                                                                \
+    {                                                                                            \
+        "min-sparse-tokens", OPTION_INT, &(p).min_sparse_tokens, "N",                            \
+            "shorter sequences run dense (256)", 1, 1 << 20                                      \
+    }
+
+/* What may be said where thresholds are searched, not given. */
+#define RANKED_POLICY_OPTIONS(p)                                                           \
+    {"Sparsity", OPTION_GROUP, NULL, NULL, NULL, 0, 0},                                    \
+        {"m|method", OPTION_TEXT, &(p).method, "NAME",                                     \
+            "one that ranks, or several as A/B: every head gets its best (sparge)", 0, 0}, \
+        SHARED_POLICY_OPTIONS(p)
 
 #endif

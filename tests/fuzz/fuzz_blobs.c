@@ -3,6 +3,7 @@
  * many bytes as the second says, with changes of two bytes each, place and value. */
 #include "harness/measure/curve_db.h"
 #include "harness/measure/dense_cache.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -12,11 +13,6 @@
 
 static char folder[64];
 static struct dense_cache cache;
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 static void leave(void)
 {

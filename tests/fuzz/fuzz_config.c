@@ -2,6 +2,7 @@
  * ranges and finite frequencies. */
 #include "engine/checkpoint/config.h"
 #include "engine/rope.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -9,11 +10,6 @@
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 static void check_frequencies(const struct llama_config *c, int seq_len)
 {

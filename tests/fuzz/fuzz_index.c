@@ -3,6 +3,7 @@
 #include "engine/checkpoint/safetensors.h"
 
 #include "base/file.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,11 +11,6 @@
 #include <unistd.h>
 
 static char folder[64];
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 static void put(const char *name, const void *data, size_t size)
 {

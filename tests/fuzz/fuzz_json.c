@@ -9,6 +9,7 @@
 #include "reports/gate.h"
 #include "reports/runjson.h"
 #include "suites/jsonl.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <math.h>
 #include <stdint.h>
@@ -19,11 +20,6 @@
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 /* A file in memory that can be opened by name. */
 struct memory_file {

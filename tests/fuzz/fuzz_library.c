@@ -2,6 +2,7 @@
  * message, or a policy that says of itself what it is read back as. */
 #include "engine/tuner/minference.h"
 #include "library/sparsegauge.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -9,11 +10,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 static void check(struct sg_policy *p)
 {

@@ -6,15 +6,11 @@
 #include "results/query.h"
 #include "suites/jsonl.h"
 #include "suites/suite.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 static void understood(enum status st)
 {

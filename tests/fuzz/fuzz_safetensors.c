@@ -1,16 +1,12 @@
 /* Any bytes as a safetensors file: refused, or every tensor lies inside and can be found and read.
  */
 #include "engine/checkpoint/safetensors.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,11 +31,6 @@ enum { N_READERS = sizeof readers / sizeof *readers };
 
 static char folder[64];
 static struct tokenizer *tokenizer;
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 static void leave(void)
 {

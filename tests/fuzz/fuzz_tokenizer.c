@@ -5,6 +5,7 @@
  * decrease; and byte-level ids give the repaired text back.
  */
 #include "engine/tokenizer/tokenizer.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -66,11 +67,6 @@ static struct str byte_level_json(void)
         "\"aa\"],"
         "[\"\\u0120\",\"a\"]]}}");
     return out;
-}
-
-static void require(int condition)
-{
-    if (!condition) abort();
 }
 
 static void check(const struct tokenizer *t, const char *text, size_t len, int gives_back)

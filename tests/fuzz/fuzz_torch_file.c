@@ -5,17 +5,13 @@
  */
 #include "engine/tuner/sparge_pt.h"
 #include "engine/checkpoint/torch_zip.h"
+#include "tests/fuzz/fuzz.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int holds)
-{
-    if (!holds) abort();
-}
 
 static void check_tensor(const struct torch_tensor *t, const uint8_t *data, size_t size)
 {
