@@ -3,10 +3,10 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/str.h"
+#include "engine/attend.h"
 #include "engine/rope.h"
 #include "engine/session_backend.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/registry.h"
 
 #include <assert.h>
 #include <math.h>
@@ -322,25 +322,24 @@ static void spent(const struct session_cpu *s, int64_t t0, double *seconds)
     if (s->times) *seconds += (double)(clock_ns() - t0) * 1e-9;
 }
 
-static enum status run_attention(
-    struct session_cpu *s, const struct attn_impl *impl, struct attn_args *a, void *ws)
+static enum status run_attention(struct session_cpu *s, struct attend *t)
 {
-    if (!s->times) return impl->run(a, ws, s->par, NULL);
-    struct forward_times *t = s->times;
+    if (!s->times) return attend_run(t, s->scratch);
+    struct forward_times *to = s->times;
     struct attn_ticks ticks = {0};
     double seconds = 0;
     int64_t t0 = started(s);
-    a->ticks = &ticks;
-    enum status st = impl->run(a, ws, s->par, NULL);
-    a->ticks = NULL;
+    t->args->ticks = &ticks;
+    enum status st = attend_run(t, s->scratch);
+    t->args->ticks = NULL;
     if (st != OK) return st;
     spent(s, t0, &seconds);
-    *(a->tiles ? &t->attention_s : &t->attention_dense_s) += seconds;
-    if (!a->tiles || ticks.qk + ticks.pv == 0) return OK;
+    *(t->args->tiles ? &to->attention_s : &to->attention_dense_s) += seconds;
+    if (!t->args->tiles || ticks.qk + ticks.pv == 0) return OK;
     double part = (double)ticks.qk / (double)(ticks.qk + ticks.pv);
-    t->has_split = true;
-    t->qk_s += seconds * part;
-    t->pv_s += seconds * (1 - part);
+    to->has_split = true;
+    to->qk_s += seconds * part;
+    to->pv_s += seconds * (1 - part);
     return OK;
 }
 
@@ -382,46 +381,18 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
     if (f->policy) a.block = f->policy->block;
     a.ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL;
     a.window = session_window(c, layer, total_len);
-    struct tile_map map;
-    float lambda[1024];
-    uint8_t sparse[1024];
-    if (c->n_heads > 1024)
-        return fail(ERR_UNSUPPORTED, "%d heads, at most 1024 are offered", c->n_heads);
-    size_t map_bytes = 0, mask_bytes = 0;
-    struct mask_args m = {.attn = &a};
     struct layer_way way = session_layer_way(f, layer, c->n_heads, total_len, position);
     if (!layer_way_is_plain(way) && a.window) return session_fail_windowed(c, layer, f->policy);
     a.qk = way.qk;
     a.pv = way.pv;
-    if (way.sparse) {
-        const struct sparse_policy *p = f->policy;
-        m.heads = p->heads + layer * c->n_heads;
-        m.smooth_k = p->smooth_k;
-        m.topk = p->topk;
-        m.window = p->window;
-        map = tile_map_shape(p->block, c->n_heads, position, n);
-        map_bytes = align64(tile_map_bytes(&map));
-        mask_bytes = mask_workspace(p->method, &m, par_threads(s->par));
-        for (int h = 0; h < c->n_heads; h++) {
-            lambda[h] = m.heads[h].lambda;
-            sparse[h] = m.heads[h].is_sparse;
-        }
-        a.tiles = &map;
-        a.pv_threshold = lambda;
-        a.head_sparse = sparse;
-    }
-    const struct attn_impl *impl;
-    TRY(attn_choose(&a, s->impl, &impl));
-    session_note_impl(s->impls, impl);
-    size_t work = impl->workspace(&a);
-    TRY(scratch(s, map_bytes + (mask_bytes > work ? mask_bytes : work)));
-    if (way.sparse) {
-        int64_t t0 = started(s);
-        map.bits = s->scratch;
-        TRY(mask_predict(f->policy->method, &m, &map, (char *)s->scratch + map_bytes, s->par));
-        if (s->times) spent(s, t0, &s->times->predict_s);
-    }
-    TRY(run_attention(s, impl, &a, (char *)s->scratch + map_bytes));
+    struct attend t;
+    TRY(attend_begin(&t, &a, f->policy, layer, way.sparse, s->impl, s->par));
+    session_note_impl(s->impls, t.impl);
+    TRY(scratch(s, t.scratch_bytes));
+    int64_t t0 = started(s);
+    TRY(attend_predict(&t, s->scratch));
+    if (s->times && way.sparse) spent(s, t0, &s->times->predict_s);
+    TRY(run_attention(s, &t));
     if (f->hook)
         TRY(f->hook(f->hook_ctx, &(struct layer_view){layer, c->n_layers, &a, a.tiles, NULL}));
     return OK;

@@ -1,13 +1,9 @@
 /* Attention and prediction on the caller's tensors. */
 #include "library/parts.h"
 
-#include "kernels/registry.h"
-
 #include <limits.h>
 #include <math.h>
 #include <string.h>
-
-static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
 static enum status check_strides(const char *what, ptrdiff_t token, ptrdiff_t head, int n_tokens,
     int n_heads, int d, bool written)
@@ -59,10 +55,11 @@ static enum status check_device(const struct sg_attention *a)
 enum status attention_of(
     const struct sg_attention *a, const struct sg_policy *p, struct attn_args *out)
 {
-    if (a->n_heads < 1 || a->n_heads > MAX_HEADS || a->n_kv_heads < 1 || a->n_heads % a->n_kv_heads)
+    if (a->n_heads < 1 || a->n_heads > ATTEND_MAX_HEADS || a->n_kv_heads < 1 ||
+        a->n_heads % a->n_kv_heads)
         return fail(ERR_ARG,
             "n_heads %d and n_kv_heads %d: expected 1 to %d, the former a multiple of the latter",
-            a->n_heads, a->n_kv_heads, MAX_HEADS);
+            a->n_heads, a->n_kv_heads, ATTEND_MAX_HEADS);
     if (a->head_dim < 1 || a->head_dim > LLAMA_MAX_HEAD_DIM)
         return fail(
             ERR_ARG, "head_dim: found %d, expected 1 to %d", a->head_dim, LLAMA_MAX_HEAD_DIM);
@@ -145,49 +142,15 @@ struct call {
     size_t bytes;
 };
 
-static struct mask_args mask_of(
-    const struct attn_args *attn, const struct sparse_policy *p, int layer)
-{
-    return (struct mask_args){.attn = attn,
-        .heads = p->heads + (size_t)layer * (size_t)p->n_heads,
-        .smooth_k = p->smooth_k,
-        .topk = p->topk,
-        .window = p->window};
-}
-
 static enum status run_host(
-    struct call *c, const struct sg_attention *a, struct attn_args attn, bool dense)
+    struct call *c, const struct sg_attention *a, struct attn_args *attn, bool dense)
 {
-    struct par *par = c->context->par;
-    struct tile_map map = {0};
-    struct mask_args m;
-    float lambda[MAX_HEADS];
-    uint8_t sparse[MAX_HEADS];
-    size_t map_bytes = 0, mask_bytes = 0;
-    const struct sparse_policy *p = c->policy ? &c->policy->now : NULL;
-    if (!dense) {
-        m = mask_of(&attn, p, a->layer);
-        map = tile_map_shape(p->block, attn.n_heads, attn.q_start, attn.n_q);
-        map_bytes = align64(tile_map_bytes(&map));
-        mask_bytes = mask_workspace(p->method, &m, par_threads(par));
-        for (int h = 0; h < attn.n_heads; h++) {
-            lambda[h] = m.heads[h].lambda;
-            sparse[h] = m.heads[h].is_sparse;
-        }
-        attn.tiles = &map;
-        attn.pv_threshold = lambda;
-        attn.head_sparse = sparse;
-    }
-    const struct attn_impl *impl;
-    TRY(attn_choose(&attn, a->kernel, &impl));
-    size_t work = impl->workspace(&attn);
-    TRY(context_scratch(c->context, map_bytes + (mask_bytes > work ? mask_bytes : work) + 64));
-    char *ws = (char *)c->context->scratch + map_bytes;
-    if (!dense) {
-        map.bits = c->context->scratch;
-        TRY(mask_predict(p->method, &m, &map, ws, par));
-    }
-    return impl->run(&attn, ws, par, NULL);
+    struct attend t;
+    TRY(attend_begin(&t, attn, c->policy ? &c->policy->now : NULL, a->layer, !dense, a->kernel,
+        c->context->par));
+    TRY(context_scratch(c->context, t.scratch_bytes));
+    TRY(attend_predict(&t, c->context->scratch));
+    return attend_run(&t, c->context->scratch);
 }
 
 static enum status forward_body(void *args)
@@ -195,7 +158,7 @@ static enum status forward_body(void *args)
     struct call *c = args;
     struct sg_attention a;
     struct attn_args attn;
-    struct head_ledger ledger[MAX_HEADS];
+    struct head_ledger ledger[ATTEND_MAX_HEADS];
     bool dense;
     TRY(SG_TAKE(a, c->asked, kernel));
     TRY(attention_of(&a, c->policy, &attn));
@@ -211,7 +174,7 @@ static enum status forward_body(void *args)
     if (c->gpu_ledger)
         return fail(ERR_ARG, "gpu_ledger: found one for a call on the host, expected NULL");
     attn.ledger = ledger;
-    TRY(run_host(c, &a, attn, dense));
+    TRY(run_host(c, &a, &attn, dense));
     ledger_give(c->ledger, ledger, (size_t)a.n_heads);
     return OK;
 }
@@ -264,7 +227,7 @@ static enum status predict_body(void *args)
     struct call *c = args;
     struct sg_attention a;
     struct attn_args attn;
-    struct head_ledger ledger[MAX_HEADS];
+    struct head_ledger ledger[ATTEND_MAX_HEADS];
     bool dense;
     float unused[1] = {0};
     TRY(SG_TAKE(a, c->asked, kernel));
@@ -285,25 +248,19 @@ static enum status predict_body(void *args)
     TRY(attention_runs_dense(&a, c->policy, &attn, NULL, &dense));
     memset(ledger, 0, sizeof *ledger * (size_t)a.n_heads);
     attn.ledger = ledger;
-    struct tile_map map = {0};
     int first = attn.q_start / attn.block.q, n_qblocks = q_blocks(&attn),
         n_kblocks = k_blocks(&attn);
+    struct attend t;
     if (!dense) {
-        const struct sparse_policy *p = &c->policy->now;
-        struct mask_args m = mask_of(&attn, p, a.layer);
-        map = tile_map_shape(attn.block, attn.n_heads, attn.q_start, attn.n_q);
-        size_t map_bytes = align64(tile_map_bytes(&map));
-        TRY(context_scratch(
-            c->context, map_bytes + mask_workspace(p->method, &m, par_threads(c->context->par))));
-        map.bits = c->context->scratch;
-        TRY(mask_predict(
-            p->method, &m, &map, (char *)c->context->scratch + map_bytes, c->context->par));
+        TRY(attend_begin(&t, &attn, &c->policy->now, a.layer, true, NULL, c->context->par));
+        TRY(context_scratch(c->context, t.scratch_bytes));
+        TRY(attend_predict(&t, c->context->scratch));
     }
     for (int h = 0; h < attn.n_heads; h++)
         for (int i = 0; i < n_qblocks; i++) {
             uint8_t *to =
                 c->tiles + ((size_t)h * (size_t)n_qblocks + (size_t)i) * (size_t)n_kblocks;
-            const uint64_t *row = dense ? NULL : tile_map_row(&map, h, i);
+            const uint64_t *row = dense ? NULL : tile_map_row(&t.map, h, i);
             int n = tiles_possible(attn.block, first + i, attn_n_kv(&attn));
             for (int j = 0; j < n_kblocks; j++)
                 to[j] = (uint8_t)(row ? row[j / 64] >> (j % 64) & 1 : j < n);

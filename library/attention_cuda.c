@@ -2,7 +2,6 @@
 #include "library/parts.h"
 
 #include "kernels/cuda/device_cuda.h"
-#include "kernels/registry.h"
 
 #include <string.h>
 
@@ -74,7 +73,7 @@ static enum status run(const struct sg_attention *a, const struct sparse_policy 
     struct tile_map map;
     struct layout l;
     char *ws = a->workspace,
-         host[MAX_HEADS * (sizeof(struct head_params) + 1 + sizeof(float)) + 1024];
+         host[ATTEND_MAX_HEADS * (sizeof(struct head_params) + 1 + sizeof(float)) + 1024];
     struct stream *stream = a->stream;
     attn->ledger =
         attn->n_q > 1 ? gpu_ledger : NULL; /* one token sees everything: nothing to count */

@@ -3,6 +3,7 @@
 #define SG_LIBRARY_PARTS_H
 
 #include "base/par.h"
+#include "engine/attend.h"
 #include "engine/engine.h"
 #include "engine/tuner/tuned.h"
 #include "library/sparsegauge.h"
@@ -64,7 +65,6 @@ enum status attention_of(
  * precision of the call, which is the layer's. */
 enum status attention_runs_dense(const struct sg_attention *a, const struct sg_policy *p,
     struct attn_args *attn, struct head_ledger *ledger, bool *dense) MUST_USE;
-enum { MAX_HEADS = 1024 };
 
 #ifdef SG_HAVE_CUDA
 enum status attention_cuda(const struct sg_attention *a, const struct sg_policy *p,

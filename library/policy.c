@@ -35,9 +35,9 @@ static void forget_head(struct tuned_head *h)
 static enum status policy_new(struct sg_policy **out, const char *method, int n_layers, int n_heads)
 {
     const struct mask_method *m = NULL;
-    if (n_layers < 1 || n_layers > MAX_MODEL_LAYERS || n_heads < 1 || n_heads > MAX_HEADS)
+    if (n_layers < 1 || n_layers > MAX_MODEL_LAYERS || n_heads < 1 || n_heads > ATTEND_MAX_HEADS)
         return fail(ERR_ARG, "a policy of %d layers x %d heads: expected 1 to %d and 1 to %d",
-            n_layers, n_heads, MAX_MODEL_LAYERS, MAX_HEADS);
+            n_layers, n_heads, MAX_MODEL_LAYERS, ATTEND_MAX_HEADS);
     if (!method) method = mask_sparge.name;
     if (strcmp(method, "dense") != 0) TRY(mask_method_parse(method, &m));
     if (m == &mask_window)
