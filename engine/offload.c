@@ -2,10 +2,11 @@
 
 #include "base/clock.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PROBE_DEVICE = 2048, PROBE_CPU = 128 };
+enum { PROBE_DEVICE = 8192, PROBE_CPU = 128, PROBES = 3 };
 
 static double layer_flop(const struct llama_config *c, double n)
 {
@@ -14,6 +15,7 @@ static double layer_flop(const struct llama_config *c, double n)
     return n * (2 * (2 * h * (q + kv) + 3 * h * c->intermediate_size) + 2 * n * q);
 }
 
+/* stream: in and out; NULL: neither, only the first layer begins without one. */
 static enum status time_layer(
     struct session *s, const int32_t *ids, int n, int layer, float *stream, double *seconds)
 {
@@ -31,53 +33,69 @@ static enum status time_layer(
     return OK;
 }
 
-/* Seconds of a layer that is there, and of bringing one. A device tells the latter; on the CPU it
- * is what a layer that nobody asked for takes longer. */
-static enum status probe(
-    const struct weights *w, struct session *s, int n, double *work, double *transfer)
+/* Seconds of a layer that is there: the fastest, since the first ones begin slowly. */
+static enum status time_work(struct session *s, const int32_t *ids, int n, double *work)
 {
-    int32_t *ids = calloc((size_t)n, sizeof *ids);
-    float *stream = malloc(sizeof *stream * (size_t)n * (size_t)w->config.hidden_size);
-    double first = 0, cold = 0;
-    struct weights_device_info device;
-    enum status st = ids && stream ? OK : fail(ERR_MEMORY, "no memory to time a layer");
-    if (st == OK)
-        st = time_layer(s, ids, n, 0, stream, &first); /* whatever begins with the first call */
-    if (st == OK) st = time_layer(s, ids, n, 0, stream, work);
-    if (st == OK && !w->on_device)
-        st = time_layer(s, ids, n, w->config.n_layers > 2 ? 2 : 0, stream, &cold);
-    weights_device_describe(w, &device);
-    *transfer = w->on_device ? device.layer_s : cold > *work ? cold - *work : 0;
-    free(ids);
+    *work = INFINITY;
+    for (int i = 0; i < PROBES; i++) {
+        double seconds;
+        TRY(time_layer(s, ids, n, 0, NULL, &seconds));
+        *work = fmin(*work, seconds);
+    }
+    return OK;
+}
+
+/* On the CPU a layer is brought in what one that nobody asked for takes longer. */
+static enum status time_transfer(
+    struct session *s, const int32_t *ids, int n, double work, double *transfer)
+{
+    const struct llama_config *c = &session_weights(s)->config;
+    double cold;
+    float *stream = malloc(sizeof *stream * (size_t)n * (size_t)c->hidden_size);
+    enum status st = stream ? OK : fail(ERR_MEMORY, "no memory to time a layer");
+    if (st == OK) st = time_layer(s, ids, n, 0, stream, &cold);
+    if (st == OK) st = time_layer(s, ids, n, c->n_layers > 2 ? 2 : 0, stream, &cold);
+    if (st == OK) *transfer = fmax(0, cold - work);
     free(stream);
     return st;
 }
 
-enum status offload_plan(const struct weights *w, struct par *par, const char *impl, int n_tokens,
-    int n_samples, int n_runs, struct offload_plan *out)
+static enum status probe(
+    const struct weights *w, struct session *s, int n, double *work, double *transfer)
 {
+    int32_t *ids = calloc((size_t)n, sizeof *ids);
+    struct weights_device_info device;
+    enum status st = ids ? OK : fail(ERR_MEMORY, "no memory to time a layer");
+    if (st == OK) st = time_work(s, ids, n, work);
+    weights_device_describe(w, &device);
+    *transfer = device.brought.last_s;
+    if (st == OK && !w->on_device) st = time_transfer(s, ids, n, *work, transfer);
+    free(ids);
+    return st;
+}
+
+enum status offload_plan(const struct weights *w, struct par *par, const char *impl, int n_tokens,
+    int chunk, int n_samples, int n_runs, struct offload_plan *out)
+{
+    const struct llama_config *c = &w->config;
     struct session *s = NULL;
     double work = 0, transfer = 0;
     int most = w->on_device ? PROBE_DEVICE : PROBE_CPU, n = n_tokens < most ? n_tokens : most;
     *out = (struct offload_plan){
-        .layer_bytes = weights_layer_bytes(w, w->on_device ? sizeof(uint16_t) : 0)};
-    enum status st = session_open_once(&s, w, par, n, 0, impl);
-    if (st == OK) st = probe(w, s, n, &work, &transfer);
-    session_close(&s);
-    TRY(st);
-    out->at_once = n_samples;
+        .layer_bytes = weights_layer_bytes(w, w->on_device ? 2 : 0), .at_once = n_samples};
+    TRY(session_open_once(&s, w, par, n_runs ? n_tokens : n, chunk, impl));
+    enum status st = probe(w, s, n, &work, &transfer);
     if (n_runs) {
-        TRY(session_open_once(
-            &s, w, par, n_tokens, 0, impl)); /* what it takes is no longer there for streams */
         int fit = session_at_once(s, n_tokens) / n_runs;
-        session_close(&s);
         if (fit < n_samples) out->at_once = fit ? fit : 1;
     }
-    if (!n_runs) n_runs = 1;
+    session_close(&s);
+    TRY(st);
     int passes = (n_samples + out->at_once - 1) / out->at_once;
-    out->transfer_s = passes * w->config.n_layers * transfer;
-    out->work_s = (double)n_samples * n_runs * w->config.n_layers * work *
-        layer_flop(&w->config, n_tokens) / layer_flop(&w->config, n);
+    double layers = layer_flop(c, n_tokens) * c->n_layers * (n_runs ? n_runs : 1),
+           heads = n_runs ? 4. * n_tokens * c->hidden_size * c->vocab_size : 0;
+    out->transfer_s = passes * c->n_layers * transfer;
+    out->work_s = n_samples * work * (layers + heads) / layer_flop(c, n);
     return OK;
 }
 

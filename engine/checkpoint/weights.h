@@ -101,16 +101,23 @@ enum status weights_open_with(
 enum status weights_open(struct weights *w, const char *dir) MUST_USE;
 void weights_close(struct weights *w);
 
+/* Layers that came to a device, and how long that took: the last of them, all, and what of that was
+ * not hidden behind work. */
+struct layers_brought {
+    int n;
+    double last_s, seconds, waited_s;
+};
+
 /* The device that the weights were placed on; `name` is "cpu" and the rest empty when on none. */
 struct weights_device_info {
     const char *name;     /* as in the database: "cpu", "cuda" */
     const char *residual; /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
     bool graph;
-    int n_gpus;      /* 0 on the CPU */
-    char gpu[128];   /* "NVIDIA H200" */
-    char driver[64]; /* versions of driver and runtime */
-    double layer_s;  /* seconds that bringing a layer took last, with device_options.offload */
-    size_t bytes, peak_bytes; /* what weights and sessions take together, now and at most */
+    int n_gpus;                    /* 0 on the CPU */
+    char gpu[128];                 /* "NVIDIA H200" */
+    char driver[64];               /* versions of driver and runtime */
+    struct layers_brought brought; /* zeros without device_options.offload */
+    size_t bytes, peak_bytes;      /* what weights and sessions take together, now and at most */
 };
 void weights_device_describe(const struct weights *w, struct weights_device_info *out);
 /* Memory of that device: free now, and all of it. Both 0 when on none. */

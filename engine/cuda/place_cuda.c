@@ -43,7 +43,9 @@ static const struct tuner_backend tuner_elsewhere = {.name = "cuda", .refuses = 
 
 enum status weights_place_split(struct weights *w, const int *index, int n)
 {
-    return weights_split(w, index, n, place_part, &tuner_elsewhere);
+    TRY(weights_split(w, index, n, place_part, &tuner_elsewhere));
+    for (int p = 1; p < n; p++) device_cuda_reach(index[p - 1], index[p]);
+    return OK;
 }
 
 enum status weights_cuda_look(

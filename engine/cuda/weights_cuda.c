@@ -388,7 +388,10 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
         i->driver % 1000 / 10, i->runtime / 1000, i->runtime % 1000 / 10);
     out->name = w->base.backend->name;
     out->bytes = w->bytes;
-    out->layer_s = w->stager ? stager_cuda_seconds(w->stager) : 0;
+    if (w->stager) {
+        struct stager_times t = stager_cuda_times(w->stager);
+        out->brought = (struct layers_brought){t.n, t.last_s, t.seconds, t.waited_s};
+    }
     pthread_mutex_lock((pthread_mutex_t *)&w->lock);
     out->peak_bytes = w->peak_bytes;
     pthread_mutex_unlock((pthread_mutex_t *)&w->lock);

@@ -457,6 +457,7 @@ static enum status eval_suite(const struct places *on, struct store *store,
         cell.parity = &parity;
     }
     TRY_GOTO(st, done, cell_run(&cell, &cells[0]));
+    setup_note_brought(on->all, on->n, &o.machine);
     if (pair) {
         cell.setup = pair;
         TRY_GOTO(st, done, cell_run(&cell, &cells[1]));

@@ -487,6 +487,7 @@ static enum status work(
     st = n_fleet > 1 ? sweep_run_fleet(&s, fleet, n_fleet, db) : sweep_run(&s);
     progress_work_end();
     if (st != OK) goto done;
+    setup_note_brought(fleet, n_fleet, &o.machine);
     print_summary(&s, db);
     st = print_results(store, s.a.name);
     for (int i = s.first; i < s.end && st == OK; i++) {

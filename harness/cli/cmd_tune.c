@@ -648,6 +648,7 @@ static enum status run(const struct setup *fleet, int n_fleet, struct store *sto
     for (int i = 0; i < n && st == OK; i++)
         st = make_choice(fleet, n_fleet, store, &set, samples,
             n > 1 && i == GUIDE ? profiles[GUIDE].name : NULL, &choices[i]);
+    if (st == OK) setup_note_brought(fleet, n_fleet, &o.machine);
     if (st == OK && !o.dry_run)
         st = n > 1 ? print_both(&fleet[0], &set, choices)
                    : print_choice(&fleet[0], &set, &choices[0]);

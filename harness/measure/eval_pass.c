@@ -37,8 +37,8 @@ struct pass_worker {
     struct pass_item *items;
     struct forward_args *calls;
     int n_items;
-    double layers_seen, layers_expected; /* of a sample that passes alone; expected 0: not told */
-    int n_tokens;                        /* of it */
+    double n_tokens, told; /* of these samples; told: that progress knows of. Under the lock */
+    double layers_seen, layers_expected; /* by all of the passes */
     pthread_t thread;
     bool started;
 };
@@ -112,18 +112,32 @@ static void known_dense(struct pass_worker *w, int i, const float **rows)
     pthread_mutex_unlock(&all->lock);
 }
 
-/* Between layers: may it go on, and how far it is. Where chunks are many the guess falls short. */
+/* The share of its samples that a worker is through with. Under the lock. */
+static void tell_share(struct pass_worker *w, double share)
+{
+    struct pass_shared *all = w->all;
+    double more = share * w->n_tokens - w->told;
+    w->told += more;
+    progress_update(&all->progress, all->n_tokens_done += more);
+}
+
+/* Between layers: may it go on, and how far it is. Where chunks are many the guess falls short;
+ * where layers are on several devices several ask at once. */
 static bool pass_stop(void *ctx)
 {
     struct pass_worker *w = ctx;
     struct pass_shared *all = w->all;
-    if (w->layers_expected > 0) {
-        double share = fmin(.98, w->layers_seen++ / w->layers_expected);
-        pthread_mutex_lock(&all->lock);
-        progress_update(&all->progress, all->n_tokens_done + share * w->n_tokens);
-        pthread_mutex_unlock(&all->lock);
-    }
+    pthread_mutex_lock(&all->lock);
+    tell_share(w, fmin(.98, w->layers_seen++ / w->layers_expected));
+    pthread_mutex_unlock(&all->lock);
     return all->a->stop && all->a->stop(all->a->stop_ctx);
+}
+
+static void expect_layers(struct pass_worker *w, const struct forward_args *f)
+{
+    const struct evaluate_args *a = w->all->a;
+    w->layers_expected += (double)(a->model->weights.config.n_layers - f->first_layer) *
+        (a->chunk > 0 ? (f->n + a->chunk - 1) / a->chunk : 1);
 }
 
 static struct forward_args dense_call(const struct pass_worker *w, int i)
@@ -235,7 +249,6 @@ static enum status compare_sample(struct pass_item *item)
     fold_ledger(p, item->ledger, i);
     worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], dense, w->sparse, item->row_computed,
         all->a->policy->block.q);
-    progress_update(&all->progress, all->n_tokens_done += x->n);
     pthread_mutex_unlock(&all->lock);
     return OK;
 }
@@ -263,6 +276,7 @@ static enum status run_written(struct pass_worker *w, int i)
     *x = (struct pass_item){.w = w, .sample = i, .sparse = true};
     known_dense(w, i, &x->dense);
     p->dense_times[i] = NAN;
+    for (int k = x->dense ? 1 : 0; k < 2; k++) expect_layers(w, &f);
     if (!x->dense) {
         written_clear(&p->dense_written[i]);
         TRY(answers_pass(
@@ -297,6 +311,7 @@ static enum status run_items(struct pass_worker *w, int first, int end, int *sam
         if (a->states || end - first == 1) x->dense = known; /* others overwrite what was read */
         TRY(sparse_call(x, &w->calls[w->n_items++]));
     }
+    for (int k = 0; k < w->n_items; k++) expect_layers(w, &w->calls[k]);
     int failed;
     enum status st = session_forward_each(w->session, w->calls, w->n_items, pass_done, w, &failed);
     *sample = w->items[failed].sample;
@@ -308,13 +323,9 @@ static enum status run_items(struct pass_worker *w, int first, int end, int *sam
 static enum status run_batch(struct pass_worker *w, int first, int end, int *sample)
 {
     const struct evaluate_args *a = w->all->a;
-    const struct sample *x = &a->set->samples[first];
     w->n_items = 0;
-    w->n_tokens = x->n;
-    w->layers_seen = 0;
-    w->layers_expected = end - first > 1 ? 0
-                                         : 2. * a->model->weights.config.n_layers *
-            (a->chunk > 0 ? (x->n + a->chunk - 1) / a->chunk : 1);
+    w->n_tokens = w->told = w->layers_seen = w->layers_expected = 0;
+    for (int i = first; i < end; i++) w->n_tokens += a->set->samples[i].n;
     w->items = calloc(2 * (size_t)(end - first), sizeof *w->items);
     w->calls = calloc(2 * (size_t)(end - first), sizeof *w->calls);
     *sample = first;
@@ -327,6 +338,9 @@ static enum status run_batch(struct pass_worker *w, int first, int end, int *sam
     }
     free(w->items);
     free(w->calls);
+    pthread_mutex_lock(&w->all->lock);
+    tell_share(w, 1);
+    pthread_mutex_unlock(&w->all->lock);
     return st;
 }
 

@@ -253,10 +253,29 @@ enum status setup_note_offload(
     int longest = 0;
     for (int i = 0; i < set->n_samples; i++)
         if (set->samples[i].n > longest) longest = set->samples[i].n;
-    TRY(offload_plan(&s->model.weights, s->par, m->impl, longest, set->n_samples, runs, &p));
+    TRY(offload_plan(
+        &s->model.weights, s->par, m->impl, longest, m->chunk, set->n_samples, runs, &p));
     offload_plan_text(&p, text, sizeof text);
     fprintf(stderr, "sparsegauge: --offload: %s\n", text);
     return OK;
+}
+
+void setup_note_brought(const struct setup *fleet, int n, const struct machine_options *m)
+{
+    struct layers_brought all = {0};
+    size_t bytes = n ? weights_layer_bytes(&fleet[0].model.weights, sizeof(uint16_t)) : 0;
+    for (int i = 0; i < n; i++) {
+        struct weights_device_info device;
+        weights_device_describe(&fleet[i].model.weights, &device);
+        all.n += device.brought.n;
+        all.seconds += device.brought.seconds;
+        all.waited_s += device.brought.waited_s;
+    }
+    if (!all.n || m->quiet) return;
+    fprintf(stderr,
+        "sparsegauge: --offload: %d layers were brought, %.1f GiB in %.2f s; work waited %.2f s "
+        "for them\n",
+        all.n, (double)all.n * (double)bytes / 0x1p30, all.seconds, all.waited_s);
 }
 
 void setup_close(struct setup *s)

@@ -112,5 +112,7 @@ void setup_note_tuned(const struct policy_options *o, const struct tuned *tuned,
  * --offload or when quiet. runs: of each sample, 0 to tune on it. */
 enum status setup_note_offload(const struct setup *s, const struct machine_options *m,
     const struct sample_set *set, int runs) MUST_USE;
+/* … and afterwards, of GPUs, what was brought and what of that was waited for. */
+void setup_note_brought(const struct setup *fleet, int n, const struct machine_options *m);
 
 #endif

@@ -267,6 +267,20 @@ void device_cuda_leave(int before)
     if (cudaSetDevice(before) != cudaSuccess) cudaGetLastError(); /* it was current already */
 }
 
+void device_cuda_reach(int from, int to)
+{
+    int before, can = 0;
+    if (cudaGetDevice(&before) != cudaSuccess) return;
+    for (int i = 0; i < 2; i++) {
+        int here = i ? to : from, there = i ? from : to;
+        if (cudaDeviceCanAccessPeer(&can, here, there) == cudaSuccess && can &&
+            cudaSetDevice(here) == cudaSuccess)
+            cudaDeviceEnablePeerAccess(there, 0);
+    }
+    cudaGetLastError(); /* it was on already, or there is none */
+    device_cuda_leave(before);
+}
+
 enum status device_cuda_upload(void *to, const void *from, size_t bytes, struct stream *stream)
 {
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, (cudaStream_t)stream));

@@ -19,6 +19,9 @@ enum status device_cuda_use(struct device *d) MUST_USE;
  * and make that one current again. */
 enum status device_cuda_enter(int index, int *before) MUST_USE;
 void device_cuda_leave(int before);
+/* Copies from one GPU to another go straight where the machine can, and through the host where it
+ * cannot: nothing else depends on it. */
+void device_cuda_reach(int from, int to);
 /* Queue a copy of host memory, which may be reused at once; at most 64 KiB. */
 enum status device_cuda_upload(
     void *to, const void *from, size_t bytes, struct stream *stream) MUST_USE;

@@ -60,7 +60,7 @@ struct stager_cuda {
     int n_pieces;
     enum status status;
     char message[512];
-    double seconds;
+    struct stager_times times;
 };
 
 namespace
@@ -110,7 +110,8 @@ void *run(void *opaque)
         pthread_mutex_lock(&s->lock);
         s->status = st;
         if (st != OK) snprintf(s->message, sizeof s->message, "%s", status_message());
-        s->seconds = seconds;
+        s->times.n++;
+        s->times.seconds += s->times.last_s = seconds;
         s->busy = false;
         pthread_cond_broadcast(&s->changed);
     }
@@ -199,8 +200,10 @@ enum status stager_cuda_begin(struct stager_cuda *s, const struct stager_piece *
 
 enum status stager_cuda_await(struct stager_cuda *s)
 {
+    int64_t t0 = clock_ns();
     pthread_mutex_lock(&s->lock);
     while (s->busy) pthread_cond_wait(&s->changed, &s->lock);
+    s->times.waited_s += (double)(clock_ns() - t0) * 1e-9;
     enum status st = s->status == OK ? OK : fail(s->status, "%s", s->message);
     pthread_mutex_unlock(&s->lock);
     TRY(st);
@@ -208,11 +211,11 @@ enum status stager_cuda_await(struct stager_cuda *s)
     return OK;
 }
 
-double stager_cuda_seconds(const struct stager_cuda *s)
+struct stager_times stager_cuda_times(const struct stager_cuda *s)
 {
     pthread_mutex_lock((pthread_mutex_t *)&s->lock);
-    double seconds = s->seconds;
+    struct stager_times times = s->times;
     pthread_mutex_unlock((pthread_mutex_t *)&s->lock);
-    return seconds;
+    return times;
 }
 }

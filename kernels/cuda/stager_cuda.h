@@ -34,7 +34,12 @@ enum status stager_cuda_begin(
 /* Work that the device's stream gets from now on comes behind the transfer. Waits until all of it
  * is on its way; whatever failed in it is told here. */
 enum status stager_cuda_await(struct stager_cuda *s) MUST_USE;
-/* How long the last transfer took that was awaited. */
-double stager_cuda_seconds(const struct stager_cuda *s);
+
+/* Of all transfers that are over. */
+struct stager_times {
+    int n;
+    double seconds, last_s, waited_s; /* waited: of those seconds, spent in stager_cuda_await() */
+};
+struct stager_times stager_cuda_times(const struct stager_cuda *s);
 
 #endif

@@ -31,6 +31,7 @@ static enum status policy_of(const char *name, const struct weights *w, struct s
     TRY(mask_method_parse(name, &m));
     TRY(policy_init(p, m, w->config.n_layers, w->config.n_heads));
     if (m->ranked) p->topk = .1f;
+    if (strcmp(m->name, "flexprefill") == 0) p->block = (struct block_shape){128, 128};
     if (m == &mask_window) p->window = 4096;
     policy_choose_thresholds(p, -.1, 1, NEVER_SKIP);
     return OK;

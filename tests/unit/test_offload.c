@@ -242,7 +242,7 @@ Test(offload, is_planned)
     struct offload_plan p;
     char text[256];
     open_bench(&b, DEMO, PLACE_CPU, true, true, 0);
-    CHECK(offload_plan(&b.w, b.par, NULL, 512, 3, 2, &p));
+    CHECK(offload_plan(&b.w, b.par, NULL, 512, 0, 3, 2, &p));
     cr_expect(p.layer_bytes == weights_layer_bytes(&b.w, 0) && p.at_once >= 1 && p.at_once <= 3);
     cr_expect(p.work_s > 0 && isfinite(p.work_s) && p.transfer_s >= 0);
     p = (struct offload_plan){
