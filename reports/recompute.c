@@ -220,10 +220,11 @@ static enum status check_ends(const struct run_view *v)
 static enum status check_calls(const struct run_view *v)
 {
     const struct run_record *r = v->run;
-    int64_t n_fell = 0, n_tokens = 0, n_layers = r->model.n_layers;
+    const int64_t n_layers = r->model.n_layers;
+    double n_fell = 0, n_tokens = 0; /* exact as far as any sound file goes */
     for (size_t i = 0; i < v->samples.n; i++) {
         n_fell += v->samples.rows[i].fell_back;
-        n_tokens += v->samples.rows[i].n_tokens;
+        n_tokens += (double)v->samples.rows[i].n_tokens;
     }
     if (r->attention_calls != (int64_t)v->samples.n * n_layers)
         return fail(ERR_FORMAT,
@@ -232,18 +233,18 @@ static enum status check_calls(const struct run_view *v)
             "evaluate again",
             v->label, (long long)r->attention_calls, (long long)v->samples.n * n_layers,
             v->samples.n, (long long)n_layers);
-    if (r->dense_fallback_calls > n_fell * n_layers ||
+    if ((double)r->dense_fallback_calls > n_fell * (double)n_layers ||
         (r->dense_fallback_calls > 0) != (n_fell > 0))
         return fail(ERR_FORMAT,
-            "%s: field provenance.dense_fallback_calls: found %lld, expected the calls of the %lld "
+            "%s: field provenance.dense_fallback_calls: found %lld, expected the calls of the %.0f "
             "samples "
             "that fell back; evaluate again",
-            v->label, (long long)r->dense_fallback_calls, (long long)n_fell);
-    if (r->dataset.n_tokens != n_tokens)
+            v->label, (long long)r->dense_fallback_calls, n_fell);
+    if ((double)r->dataset.n_tokens != n_tokens)
         return fail(ERR_FORMAT,
-            "%s: field identity.data.n_tokens: found %lld, expected %lld by its samples; evaluate "
+            "%s: field identity.data.n_tokens: found %lld, expected %.0f by its samples; evaluate "
             "again",
-            v->label, (long long)r->dataset.n_tokens, (long long)n_tokens);
+            v->label, (long long)r->dataset.n_tokens, n_tokens);
     return OK;
 }
 

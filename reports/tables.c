@@ -237,6 +237,7 @@ struct table *layers_table(const struct run_view *v)
             sum.forced_theta_k += r->forced_theta_k;
             sum.calls += r->calls;
             int64_t dense = r->dense_head + r->dense_layer + r->dense_short;
+            if (dense > r->calls) dense = r->calls; /* as in no sound row */
             sum.dense_head += dense;
             sum.eight += r->eight;
             n_sparse += dense < r->calls;

@@ -466,7 +466,7 @@ static enum status integer_from_json(
     int64_t value = c->use & COLUMN_OPTIONAL ? -1 : 0;
     int lo, hi;
     bool narrow = column_is_int(c, &lo, &hi);
-    TRY(json_get_int(in, name, required, required, narrow ? hi : (int64_t)1 << 53, &value));
+    TRY(json_get_int(in, name, required, required, narrow ? hi : COLUMN_MOST, &value));
     if (narrow) *(int *)m = (int)value;
     else *(int64_t *)m = value;
     return OK;

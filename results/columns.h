@@ -25,7 +25,7 @@ enum column_type {
     COLUMN_SIZE,     /* … 1 to 65535 */
     COLUMN_BLOCK,    /* … 0 to 4096 */
     COLUMN_TILES,    /* … tiles along one side of a mask, 0 to 2^20 */
-    COLUMN_INT64,    /* int64_t */
+    COLUMN_INT64,    /* int64_t, 0 to COLUMN_MOST */
     COLUMN_UNSIGNED, /* uint64_t: two's complement in SQL, a text in JSON, whose numbers have 53
                         bits */
     COLUMN_REAL,     /* double */
@@ -33,6 +33,9 @@ enum column_type {
     COLUMN_STATUS,   /* enum run_status, by name */
     COLUMN_JSON,     /* const char * holding a JSON value */
 };
+
+/* Bytes, tokens and tiles: 64 TiB, and a layer's 65536 heads still add up in 64 bits. */
+#define COLUMN_MOST ((int64_t)1 << 46)
 
 enum column_use {
     /* What it is for. */

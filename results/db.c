@@ -255,17 +255,19 @@ const char *get_name(struct cursor *c)
     return "";
 }
 
-int get_range(struct cursor *c, int lo, int hi)
+static int64_t get_within(struct cursor *c, int64_t lo, int64_t hi, bool may_miss)
 {
     int i = c->at++;
-    int64_t value = sqlite3_column_int64(c->stmt, i);
-    if (value >= lo && value <= hi && sqlite3_column_type(c->stmt, i) != SQLITE_NULL)
-        return (int)value;
+    bool missing = sqlite3_column_type(c->stmt, i) == SQLITE_NULL;
+    int64_t value = sqlite3_column_int64(c->stmt, i); /* NULL = 0 */
+    if (value >= lo && value <= hi && (may_miss || !missing)) return value;
     if (!c->problem[0])
-        snprintf(c->problem, sizeof c->problem, "column %s: found %lld, expected %d to %d",
-            sqlite3_column_name(c->stmt, i), (long long)value, lo, hi);
+        snprintf(c->problem, sizeof c->problem, "column %s: found %lld, expected %lld to %lld",
+            sqlite3_column_name(c->stmt, i), (long long)value, (long long)lo, (long long)hi);
     return lo;
 }
+
+int get_range(struct cursor *c, int lo, int hi) { return (int)get_within(c, lo, hi, false); }
 
 int64_t get_int(struct cursor *c) { return sqlite3_column_int64(c->stmt, c->at++); }
 
@@ -339,6 +341,12 @@ static int get_narrow(struct cursor *c, const struct column *x)
     return value < 0 || value > hi ? -1 : (int)value;
 }
 
+static int64_t get_optional(struct cursor *c)
+{
+    int64_t value = get_count(c);
+    return value < 0 || value > COLUMN_MOST ? -1 : value;
+}
+
 void get_record(struct cursor *c, const struct columns *t, void *record)
 {
     for (size_t i = 0; i < t->n; i++) {
@@ -352,7 +360,8 @@ void get_record(struct cursor *c, const struct columns *t, void *record)
             *(const char **)m = text && !*text && x->use & COLUMN_EMPTY ? NULL : text;
             break;
         case COLUMN_INT64:
-            *(int64_t *)m = x->use & COLUMN_OPTIONAL ? get_count(c) : get_int(c);
+            *(int64_t *)m =
+                x->use & COLUMN_OPTIONAL ? get_optional(c) : get_within(c, 0, COLUMN_MOST, true);
             break;
         case COLUMN_UNSIGNED: *(uint64_t *)m = (uint64_t)get_int(c); break;
         case COLUMN_REAL: *(double *)m = get_real(c); break;
