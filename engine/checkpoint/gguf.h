@@ -90,7 +90,8 @@ void gguf_dequantise(uint32_t type, const uint8_t *from, float *to, size_t n);
 enum status gguf_config(const struct gguf *g, struct str *json) MUST_USE;
 /* Tensors under their Hugging Face names; what is packed or permuted in the file is a copy of its
  * own. Takes the map. */
-enum status gguf_tensors(struct gguf *g, struct safetensors *out) MUST_USE;
+enum status gguf_tensors(
+    struct gguf *g, const struct reading_watch *watch, struct safetensors *out) MUST_USE;
 /* The texts of a tokenizer.json and a tokenizer_config.json that mean the vocabulary in the file.
  */
 enum status gguf_tokenizer(const struct gguf *g, struct str *json, struct str *config) MUST_USE;

@@ -290,7 +290,7 @@ static int by_name(const void *a, const void *b)
 }
 
 static enum status fill_tensors(const struct gguf *g, const struct gguf_architecture *a,
-    size_t head_dim, struct safetensors *out)
+    size_t head_dim, const struct reading_watch *watch, struct safetensors *out)
 {
     size_t total = 0, at = 0;
     for (size_t i = 0; i < g->n_tensors; i++) {
@@ -315,6 +315,7 @@ static enum status fill_tensors(const struct gguf *g, const struct gguf_architec
             copy_tensor(
                 &g->tensors[i], paired, head_dim, (uint8_t *)out->unpacked + at, &out->tensors[i]);
         at += bytes;
+        reading_tell(watch, "unpacking weights", at, total);
     }
     qsort(out->tensors, out->n_tensors, sizeof *out->tensors, by_name);
     for (size_t i = 1; i < out->n_tensors; i++)
@@ -324,7 +325,7 @@ static enum status fill_tensors(const struct gguf *g, const struct gguf_architec
     return OK;
 }
 
-enum status gguf_tensors(struct gguf *g, struct safetensors *out)
+enum status gguf_tensors(struct gguf *g, const struct reading_watch *watch, struct safetensors *out)
 {
     const struct gguf_architecture *a = NULL;
     double hidden, heads, head_dim;
@@ -345,7 +346,7 @@ enum status gguf_tensors(struct gguf *g, struct safetensors *out)
     out->files[0] = (struct safetensors_file){str_dup(g->path), g->map};
     g->map = (struct file_map){0};
     out->bytes = out->files[0].map.size;
-    enum status st = fill_tensors(g, a, (size_t)head_dim, out);
+    enum status st = fill_tensors(g, a, (size_t)head_dim, watch, out);
     if (st != OK) safetensors_close(out);
     return st;
 }

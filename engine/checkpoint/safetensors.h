@@ -48,6 +48,17 @@ struct safetensors {
     void *unpacked;
 };
 
+/* Who hears how far the reading of a large checkpoint is, from one thread: at what, and bytes. */
+struct reading_watch {
+    void (*tell)(void *ctx, const char *what, size_t done, size_t total); /* NULL: nobody */
+    void *ctx;
+};
+static inline void reading_tell(
+    const struct reading_watch *w, const char *what, size_t done, size_t total)
+{
+    if (w->tell) w->tell(w->ctx, what, done, total);
+}
+
 /* Open `dir`/model.safetensors, or every shard of `dir`/model.safetensors.index.json. Headers are
  * read and checked completely; tensor data are not touched. On failure nothing stays open.
  * ERR_FORMAT for a truncated or lying file, ERR_IO for a missing one, each with file, tensor,

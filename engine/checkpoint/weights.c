@@ -364,7 +364,7 @@ static enum status open_gguf(struct weights *w)
     TRY(gguf_open(&g, w->dir));
     enum status st = gguf_config(&g, &config);
     if (st == OK) st = llama_config_parse(&w->config, w->dir, str_get(&config), config.len);
-    if (st == OK) st = gguf_tensors(&g, &w->files);
+    if (st == OK) st = gguf_tensors(&g, &w->device_options.watch, &w->files);
     str_clear(&config);
     gguf_close(&g);
     return st;

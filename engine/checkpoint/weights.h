@@ -49,7 +49,8 @@ struct device_options {
      * places while the other is computed with, on the CPU as pages that go when the layer has gone
      */
     bool offload;
-    size_t memory; /* most bytes to take on the device; 0: what it has */
+    size_t memory;              /* most bytes to take on the device; 0: what it has */
+    struct reading_watch watch; /* of opening, fingerprint and the way to a device */
 };
 
 struct layer_weights {

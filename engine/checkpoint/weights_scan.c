@@ -79,6 +79,7 @@ static size_t count_not_finite(const void *data, enum dtype dtype, size_t n, siz
  * evenly whatever the sizes of the tensors are, and results do not depend on how many threads there
  * are. */
 #define PIECE_BYTES ((size_t)1 << 20)
+enum { TELL_PIECES = 1024 };
 
 struct piece {
     const struct weights *weights;
@@ -223,7 +224,12 @@ enum status weights_fingerprint(const struct weights *w, const char *also, struc
     struct piece *p = NULL;
     int n = 0;
     TRY(list_pieces(w, &p, &n));
-    par_for(par, n, hash_piece, p);
+    for (int at = 0, end; at < n; at = end) {
+        end = n - at < TELL_PIECES ? n : at + TELL_PIECES;
+        par_for(par, end - at, hash_piece, p + at);
+        reading_tell(&w->device_options.watch, "reading weights", (size_t)end * PIECE_BYTES,
+            (size_t)n * PIECE_BYTES);
+    }
     for (int i = 0; i < n; i++) hash_add(&h, &p[i].digest, sizeof p[i].digest);
     snprintf(out, FINGERPRINT_SIZE, "xxh3:%s", hash_hex(&h, hex));
     free(p);

@@ -252,6 +252,7 @@ static enum status send_all(struct weights_cuda *w, const struct weights *from, 
 {
     const struct llama_config *c = &from->config;
     uint16_t *embedding = w->embedding, *head = w->head;
+    size_t layer_bytes = weights_layer_bytes(from, sizeof(uint16_t));
     if (embedding) TRY(send_matrix(w, &embedding, &from->embedding, stage));
     if (head && !from->tied) TRY(send_matrix(w, &head, &from->head, stage));
     TRY(w->impl->copy(w->d, w->final_norm, from->final_norm, sizeof(float) * (size_t)c->hidden_size,
@@ -259,6 +260,10 @@ static enum status send_all(struct weights_cuda *w, const struct weights *from, 
     for (int l = w->first; l < w->end; l++) {
         if (!w->stager) TRY(send_matrices(w, &from->layers[l], &w->layers[l], stage));
         TRY(send_vectors(w, c, &from->layers[l], &w->layers[l]));
+        if (!w->stager)
+            reading_tell(&from->device_options.watch, "weights to the GPU",
+                (size_t)(l + 1 - w->first) * layer_bytes,
+                (size_t)(w->end - w->first) * layer_bytes);
     }
     return w->impl->sync(w->d);
 }

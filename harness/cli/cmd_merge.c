@@ -2,6 +2,7 @@
 
 #include "harness/cli/output.h"
 #include "base/file.h"
+#include "harness/measure/progress.h"
 #include "results/query.h"
 #include "results/store.h"
 
@@ -65,6 +66,8 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
     table_keep_constant(cells);
     struct store *s = NULL;
     bool fresh = !file_exists(o.db);
+    struct progress progress;
+    progress_begin(&progress, "merge", NULL, n, false);
     enum status st = store_open(&s, o.db, STORE_WRITE);
     for (int i = 0; i < n && st == OK; i++) {
         struct merge_report r;
@@ -76,6 +79,7 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
         }
         st = store_merge(s, files[i], &r);
         if (st != OK) break;
+        progress_hide();
         table_text(t, files[i]);
         table_int(t, (int64_t)r.added);
         table_int(t, (int64_t)r.identical);
@@ -95,7 +99,9 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
         }
         *n_conflicts += r.conflicting;
         merge_report_clear(&r);
+        progress_update(&progress, i + 1);
     }
+    progress_end(&progress);
     if (st != OK && fresh && s) {
         char *message = str_dup(status_message());
         remove_empty(&s);

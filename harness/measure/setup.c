@@ -10,6 +10,7 @@
 #include "engine/tuner/tuner_spread.h"
 #include "harness/measure/dense_cache.h"
 #include "harness/measure/devices.h"
+#include "harness/measure/progress.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/eight.h"
 #include "version.h"
@@ -74,15 +75,28 @@ static enum status place_weights(
 #endif
 }
 
+/* Each of its parts is shown by itself. */
+static void show_reading(void *ctx, const char *what, size_t done, size_t total)
+{
+    struct progress *p = ctx;
+    if (!p->what || strcmp(p->what, what) != 0) {
+        if (p->what) progress_end(p);
+        progress_begin(p, what, "MiB", (double)total / 0x1p20, p->quiet);
+    }
+    progress_update(p, (double)done / 0x1p20);
+}
+
 static enum status open_on(struct setup *s, const struct machine_options *m,
     const struct device_place *at, int n_threads, bool place)
 {
+    struct progress reading = {.quiet = m->quiet};
     char *folder = cache_folder(m->cache),
          *fingerprints =
              folder && cache_make(folder) == OK ? path_join(folder, "fingerprints") : NULL;
     struct model_options options = {.fingerprints = fingerprints,
         .ignore_tensors = m->ignore_tensors,
-        .device.offload = m->offload};
+        .device.offload = m->offload,
+        .device.watch = {show_reading, &reading}};
     enum status st = m->bos && !bos_rule_parse(m->bos, &options.bos)
         ? fail(ERR_ARG, "--bos: found \"%s\", expected tokenizer, always or never", m->bos)
         : OK;
@@ -94,6 +108,8 @@ static enum status open_on(struct setup *s, const struct machine_options *m,
     if (st == OK) s->model_dir = s->model.dir;
     if (st == OK) st = set_device_options(s, m, at->index[0]);
     if (st == OK && place) st = place_weights(s, at, m->device, m->quiet);
+    s->model.weights.device_options.watch = (struct reading_watch){0};
+    if (reading.what) progress_end(&reading);
     if (st != OK) setup_close(s);
     return st;
 }

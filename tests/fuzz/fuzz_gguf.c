@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (gguf_config(&g, &config) == OK &&
         llama_config_parse(&c, "x.gguf", str_get(&config), config.len) != OK)
         str_reset(&config);
-    if (gguf_tensors(&g, &tensors) == OK) safetensors_close(&tensors);
+    if (gguf_tensors(&g, &(struct reading_watch){0}, &tensors) == OK) safetensors_close(&tensors);
     if (gguf_tokenizer(&g, &json, &settings) == OK &&
         tokenizer_parse(&t, "x.gguf", str_get(&json), json.len, str_get(&settings), settings.len) ==
             OK)

@@ -121,7 +121,7 @@ Test(gguf, lying_files)
             struct safetensors tensors;
             if (gguf_config(&g, &config) == OK &&
                 llama_config_parse(&c, "x.gguf", str_get(&config), config.len) == OK &&
-                gguf_tensors(&g, &tensors) == OK)
+                gguf_tensors(&g, &(struct reading_watch){0}, &tensors) == OK)
                 safetensors_close(&tensors);
             if (round % 20 == 0 && gguf_tokenizer(&g, &json, &settings) != OK)
                 cr_expect(*status_message());
@@ -133,6 +133,37 @@ Test(gguf, lying_files)
         data[at] = was;
     }
     str_clear(&bytes);
+}
+
+struct told {
+    const char *what[64];
+    size_t done[64], total[64];
+    int n;
+};
+
+static void note_reading(void *ctx, const char *what, size_t done, size_t total)
+{
+    struct told *t = ctx;
+    cr_assert_lt(t->n, 64);
+    t->what[t->n] = what;
+    t->done[t->n] = done;
+    t->total[t->n++] = total;
+}
+
+Test(gguf, reading_says_how_far_it_is)
+{
+    struct told t = {.n = 0};
+    struct model m;
+    CHECK(model_open_with(&m, GGUF_DIR "llama_k.gguf",
+        &(struct model_options){.device.watch = {note_reading, &t}}, NULL));
+    cr_assert_gt(t.n, 2);
+    for (int i = 0; i < t.n; i++) {
+        bool last = i + 1 == t.n || strcmp(t.what[i], t.what[i + 1]) != 0;
+        cr_expect(last ? t.done[i] == t.total[i] : t.done[i] <= t.done[i + 1]);
+    }
+    cr_expect_str_eq(t.what[0], "unpacking weights");
+    cr_expect_str_eq(t.what[t.n - 1], "reading weights");
+    model_close(&m);
 }
 
 static void replace_all(struct str *bytes, const char *from, const char *to)
