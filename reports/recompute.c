@@ -1,7 +1,10 @@
 #include "reports/recompute.h"
 
+#include "base/json.h"
 #include "base/xmalloc.h"
 #include "results/columns.h"
+#include "results/query.h"
+#include "results/store.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -322,6 +325,61 @@ static enum status check_times(const struct run_view *v)
     return OK;
 }
 
+/* The question as the run's settings give it. What a file cannot say again, the thresholds by their
+ * hash or their tuning, is taken from the key that it is compared with. */
+static char *question_of(const struct run_record *r, const cJSON *key)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "model_fingerprint", r->model.fingerprint);
+    cJSON_AddStringToObject(o, "tokens", r->dataset.fingerprint);
+    cJSON_AddStringToObject(o, "engine", r->software.engine);
+    for (const cJSON *v = key->child; v; v = v->next)
+        if (!strcmp(v->string, "policy") || !strcmp(v->string, "tuning"))
+            cJSON_AddItemToObject(o, v->string, cJSON_Duplicate(v, true));
+    cJSON_AddStringToObject(o, "suite", r->dataset.suite);
+    columns_to_key(o, r, strcmp(r->layers, "none") != 0);
+    cJSON_DeleteItemFromObjectCaseSensitive(o, "num_samples"); /* the tokens say it */
+    struct str text = {0};
+    json_print(&text, o, -1);
+    cJSON_Delete(o);
+    return text.data;
+}
+
+enum status recompute_settings(const struct run_view *v)
+{
+    const struct run_record *r = v->run;
+    char key[33];
+    if (!r->key || !r->key_json || !r->software.engine)
+        return fail(ERR_FORMAT,
+            "%s: field %s: is missing, expected what the run's settings are checked by: "
+            "a file of an earlier version, or one that was edited; evaluate again",
+            v->label,
+            !r->key            ? "identity.key"
+                : !r->key_json ? "identity.key_json"
+                               : "provenance.engine");
+    store_key(r->key_json, key);
+    if (strcmp(key, r->key) != 0)
+        return fail(ERR_FORMAT,
+            "%s: field identity.key: found %.40s, expected %s by identity.key_json; evaluate again",
+            v->label, r->key, key);
+    cJSON *asked = json_stored(r->key_json);
+    char *question = cJSON_IsObject(asked) ? question_of(r, asked) : NULL;
+    struct str differs = {0};
+    enum status st = OK;
+    if (!question)
+        st = fail(ERR_FORMAT, "%s: field identity.key_json: found %.40s, expected an object",
+            v->label, r->key_json);
+    else if (key_json_diff(r->key_json, question, &differs) != 0)
+        st = fail(ERR_FORMAT,
+            "%s: its settings are not those that it was measured with: field identity.key_json "
+            "has, and the settings say: %s; evaluate again",
+            v->label, str_get(&differs));
+    free(question);
+    str_clear(&differs);
+    cJSON_Delete(asked);
+    return st;
+}
+
 /* What the program itself writes: full products have no name, so "full" is an edit that would pass
  * dense for something that was measured. */
 static enum status check_precision(const struct run_view *v)
@@ -352,6 +410,7 @@ enum status recompute_check(const struct run_view *v)
             run_status_name(v->run->status),
             v->run->reason ? v->run->reason : "the run did not finish");
     TRY(check_precision(v));
+    TRY(recompute_settings(v));
     if (!v->samples.n && !metric_list_find(&v->metrics, "overall", "cosine") &&
         !metric_list_find(&v->metrics, "overall", "kl") && v->latencies.n)
         return check_times(v);

@@ -14,4 +14,9 @@
  * holds. */
 enum status recompute_check(const struct run_view *v) MUST_USE;
 
+/* Part of it, for runs of a database too: are the settings those of the question that the run's key
+ * stands for? ERR_FORMAT names each that differs, as "field: key's -> settings'". Of which
+ * thresholds a run had the key holds the hash alone, and that is not computed again. */
+enum status recompute_settings(const struct run_view *v) MUST_USE;
+
 #endif

@@ -34,7 +34,7 @@ enum {
 static const struct column run_table[] = {
     RUN(key, TEXT, NAMED, "identity.key", NULL),
     RUN(slot, TEXT, NAMED, "identity.slot", NULL),
-    RUN(key_json, TEXT, NAMED, NULL, NULL),
+    RUN(key_json, TEXT, NAMED, "identity.key_json", NULL),
     RUN(plan, TEXT, 0, NULL, NULL),
     RUN(status, STATUS, MEASURED, "provenance.status", NULL),
     RUN(reason, TEXT, 0, "provenance.reason", NULL),

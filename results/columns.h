@@ -25,7 +25,7 @@ enum column_type {
     COLUMN_SIZE,     /* … 1 to 65535 */
     COLUMN_BLOCK,    /* … 0 to 4096 */
     COLUMN_TILES,    /* … tiles along one side of a mask, 0 to 2^20 */
-    COLUMN_INT64,    /* int64_t, 0 to COLUMN_MOST */
+    COLUMN_INT64,    /* int64_t, 0 to COLUMN_MOST; -1: none */
     COLUMN_UNSIGNED, /* uint64_t: two's complement in SQL, a text in JSON, whose numbers have 53
                         bits */
     COLUMN_REAL,     /* double */

@@ -361,7 +361,7 @@ void get_record(struct cursor *c, const struct columns *t, void *record)
             break;
         case COLUMN_INT64:
             *(int64_t *)m =
-                x->use & COLUMN_OPTIONAL ? get_optional(c) : get_within(c, 0, COLUMN_MOST, true);
+                x->use & COLUMN_OPTIONAL ? get_optional(c) : get_within(c, -1, COLUMN_MOST, true);
             break;
         case COLUMN_UNSIGNED: *(uint64_t *)m = (uint64_t)get_int(c); break;
         case COLUMN_REAL: *(double *)m = get_real(c); break;

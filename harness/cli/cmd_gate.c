@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "reports/gate.h"
+#include "reports/recompute.h"
 #include "harness/measure/gate_again.h"
 #include "harness/cli/output.h"
 #include "harness/measure/progress.h"
@@ -231,6 +232,13 @@ static enum status load_context(
         others);
 }
 
+/* A file was checked when it was read. Runs of other engines had other settings in their keys. */
+static enum status check_settings(const struct view_source *s)
+{
+    if (!s->store || strcmp(s->view.run->software.engine, ENGINE_VERSION) != 0) return OK;
+    return recompute_settings(&s->view);
+}
+
 static enum status judge(
     const char *name, int argc, char **argv, int64_t t0, enum check_outcome *outcome)
 {
@@ -241,7 +249,11 @@ static enum status judge(
     struct table *causes = NULL;
     enum status st;
     TRY_GOTO(st, done, view_source_load(&source, o.db, name));
-    if (o.baseline) TRY_GOTO(st, done, view_source_load(&baseline, o.db, o.baseline));
+    TRY_GOTO(st, done, check_settings(&source));
+    if (o.baseline) {
+        TRY_GOTO(st, done, view_source_load(&baseline, o.db, o.baseline));
+        TRY_GOTO(st, done, check_settings(&baseline));
+    }
     TRY_GOTO(st, done, load_context(&source, &floors, &others));
     struct gate_subject subject = {
         &source.view, o.baseline ? &baseline.view : NULL, floors.n ? &floors : NULL};

@@ -1014,6 +1014,33 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
         {"config/qk", EDIT_TEXT, 0, "config.qk: found int4", "int4"},
         {"config/pv", EDIT_TEXT, 0, "config.pv: found int8", "int8"},
         {"detailed_results/0/fell_back", EDIT_TEXT, 0, "fell_back", "yes"},
+        /* what was measured at all: the key is the hash of its question, and that has the settings
+         */
+        {"config/method", EDIT_TEXT, 0, "method: sparge -> tail", "tail"},
+        {"config/cdfthreshd", EDIT_SET, .4, "cdfthreshd: 0.5 -> 0.4", NULL},
+        {"config/block_q", EDIT_SET, 64, "block_q: 128 -> 64", NULL},
+        {"config/layers", EDIT_TEXT, 0, "layers: all -> 0-1", "0-1"},
+        {"config/layers", EDIT_TEXT, 0, "layers: all -> nothing", "none"},
+        {"config/heads", EDIT_TEXT, 0, "heads: all -> 0:1", "0:1"},
+        {"config/device", EDIT_TEXT, 0, "device: cpu -> cuda:0", "cuda:0"},
+        {"config/qk", EDIT_TEXT, 0, "qk: nothing -> int8", "int8"},
+        {"config/pv", EDIT_TEXT, 0, "pv: nothing -> fp8", "fp8"},
+        {"config/l1", EDIT_SET, .06, "l1: nothing -> 0.06", NULL},
+        {"config/score", EDIT_TEXT, 0, "score: all -> second-half", "second-half"},
+        {"config/max_length", EDIT_SET, 1024, "max_length: 512 -> 1024", NULL},
+        {"config/smooth_k", EDIT_DELETE, 0, "smooth_k: running -> nothing", NULL},
+        {"config/confirming", EDIT_SET, 1, "confirming", NULL},
+        {"config/seed", EDIT_TEXT, 0, "seed: nothing -> 9", "9"},
+        {"identity/model/fingerprint", EDIT_TEXT, 0, "model_fingerprint: ", "0123456789abcdef"},
+        {"identity/data/fingerprint", EDIT_TEXT, 0, "tokens: ", "0123456789abcdef"},
+        {"identity/data/suite", EDIT_TEXT, 0, "suite: chronicle -> needle", "needle"},
+        {"provenance/engine", EDIT_TEXT, 0, "engine: ", "99"},
+        {"identity/key", EDIT_TEXT, 0, "identity.key: found 0, expected", "0"},
+        {"identity/key", EDIT_TEXT, 0, "identity.key: found 000000",
+            "00000000000000000000000000000000"},
+        {"identity/key", EDIT_DELETE, 0, "identity.key: is missing", NULL},
+        {"identity/key_json", EDIT_DELETE, 0, "identity.key_json: is missing", NULL},
+        {"identity/key_json", EDIT_TEXT, 0, "identity.key: found", "{}"},
         {"identity/data/n_tokens", EDIT_SCALE, 2, "identity.data.n_tokens", NULL},
         {"identity/model/n_layers", EDIT_SET, 7, "provenance.attention_calls", NULL},
     };
@@ -1041,7 +1068,9 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
             cr_assert(cJSON_IsNumber(at) && at->valuedouble != 0, "%s", edits[i].path);
             cJSON_SetNumberValue(at, at->valuedouble * edits[i].by);
             break;
-        case EDIT_SET: cJSON_SetNumberValue(at, edits[i].by); break;
+        case EDIT_SET:
+            cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateNumber(edits[i].by));
+            break;
         case EDIT_NULL:
             cJSON_ReplaceItemInObjectCaseSensitive(parent, name, cJSON_CreateNull());
             break;
