@@ -84,13 +84,6 @@ static const void *weight_row(const struct linear *l, int m)
     return (const char *)l->weight + (size_t)m * (size_t)l->k * dtype_size(l->dtype);
 }
 
-static float bias_at(const struct linear *l, int m)
-{
-    float b = 0;
-    if (l->bias) widen((const char *)l->bias + (size_t)m * dtype_size(l->dtype), l->dtype, &b, 1);
-    return b;
-}
-
 /* Rows [m, m + rows) of W widened by this worker, unless it still has them. */
 static const float *panel_widened(const struct job *j, int m, int rows, int worker)
 {
@@ -112,8 +105,7 @@ static void panel_multiply(const struct job *j, int m, int rows, int first, int 
         j->x + first * j->x_stride, (int)j->x_stride, w, l->k, j->add ? 1 : 0, y, (int)j->y_stride);
     sem_post(&blas_callers);
     for (int c = 0; c < rows && l->bias; c++) {
-        float b = bias_at(l, m + c);
-        for (int r = 0; r < n; r++) y[r * j->y_stride + c] += b;
+        for (int r = 0; r < n; r++) y[r * j->y_stride + c] += l->bias[m + c];
     }
 }
 
@@ -142,7 +134,7 @@ static void dot_task(void *ctx, int item, int worker)
             float *y = j->y + r * j->y_stride + m;
             float sum = cpu_ops()->dot_weight(
                 j->x + r * j->x_stride, weight_row(j->l, m), j->l->dtype, j->l->k);
-            *y = sum + bias_at(j->l, m) + (j->add ? *y : 0);
+            *y = sum + (j->l->bias ? j->l->bias[m] : 0) + (j->add ? *y : 0);
         }
 }
 
@@ -190,7 +182,7 @@ struct linear linear_rows(const struct linear *l, int m0, int m1)
     struct linear part = *l;
     part.m = m1 - m0;
     part.weight = weight_row(l, m0);
-    if (l->bias) part.bias = (const char *)l->bias + (size_t)m0 * dtype_size(l->dtype);
+    if (l->bias) part.bias = l->bias + m0;
     return part;
 }
 

@@ -15,7 +15,7 @@
 
 struct linear {
     const void *weight; /* borrowed, [m, k] row-major */
-    const void *bias;   /* borrowed, [m], same dtype; NULL: none */
+    const float *bias;  /* borrowed, [m]; NULL: none */
     enum dtype dtype;
     int m, k;
 };

@@ -182,6 +182,20 @@ const char *llama_family_missing(const char *name)
         {"phi3", "missing are q, k and v, and gate and up, in one matrix each"},
         {"olmo2", "missing are norms behind attention and MLP"},
         {"cohere", "missing are norms with a mean, and attention beside the MLP"},
+        {"llama4", "missing are a mixture of experts and attention in stretches"},
+        {"ministral3", "missing is a scale of queries that grows with their position"},
+        {"mistral3", "missing is the picture part; save the text model alone"},
+        {"qwen3_next", "missing are layers of linear attention and a mixture of experts"},
+        {"qwen3_5", "missing are layers of linear attention"},
+        {"mamba", "missing are layers of state spaces"},
+        {"jamba", "missing are layers of state spaces and a mixture of experts"},
+        {"glm", "missing is a rotation of half a head"},
+        {"gpt", "missing are norms with a mean, GELU, and learned positions or another rotation"},
+        {"falcon_h1", "missing are layers of state spaces"},
+        {"falcon", "missing are norms with a mean, and attention beside the MLP"},
+        {"starcoder2", "missing are norms with a mean, and GELU"},
+        {"stablelm", "missing are norms with a mean, and a rotation of part of a head"},
+        {"_vl", "missing is the picture part; save the text model alone"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcasestr(name, known[i].part)) return known[i].missing;

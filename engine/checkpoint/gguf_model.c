@@ -3,6 +3,7 @@
 #include "engine/checkpoint/gguf.h"
 
 #include "base/json.h"
+#include "engine/checkpoint/family.h"
 #include "kernels/dtype.h"
 
 #include <math.h>
@@ -37,7 +38,8 @@ static enum status find_architecture(const struct gguf *g, const struct gguf_arc
             return OK;
         }
     return fail(ERR_UNSUPPORTED,
-        "%s: metadata general.architecture: found \"%.*s\", supported are llama, qwen2 and qwen3",
+        "%s: metadata general.architecture: found \"%.*s\", supported are llama, qwen2 and qwen3; "
+        "use the model's safetensors if its family is in docs/models.md",
         g->path, (int)(name.n < 100 ? name.n : 100), name.s);
 }
 
@@ -81,12 +83,14 @@ static enum status add_rope(
 {
     const struct gguf_tensor *freqs = tensor_named(g, "rope_freqs.weight");
     const struct gguf_value *type = find_of(g, a, "rope.scaling.type");
-    double context, factor, original, attention;
+    double context, factor, original, attention, fast, slow;
     TRY(number_of(g, a, "context_length", NAN, &context));
     TRY(number_of(g, a, "rope.scaling.factor", 0, &factor));
     if (factor == 0) TRY(number_of(g, a, "rope.scale_linear", 1, &factor));
     TRY(number_of(g, a, "rope.scaling.original_context_length", context, &original));
-    TRY(number_of(g, a, "rope.scaling.attn_factor", 0, &attention));
+    TRY(number_of(g, a, "rope.scaling.attn_factor", 1, &attention));
+    TRY(number_of(g, a, "rope.scaling.yarn_beta_fast", 32, &fast));
+    TRY(number_of(g, a, "rope.scaling.yarn_beta_slow", 1, &slow));
     if (freqs) {
         size_t n = (size_t)head_dim / 2;
         float values[512];
@@ -95,9 +99,9 @@ static enum status add_rope(
                 ERR_FORMAT, "%s: tensor rope_freqs.weight: expected %zu values in F32", g->path, n);
         memcpy(values, freqs->data, n * sizeof *values);
         str_addf(json,
-            ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":1,\"attention_factor\":1,"
-            "\"original_max_position_embeddings\":%.0f",
-            context < 2 ? 2 : context);
+            ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":1,\"attention_factor\":"
+            "%.17g,\"original_max_position_embeddings\":%.0f",
+            attention, context < 2 ? 2 : context);
         for (int set = 0; set < 2; set++) {
             str_add(json, set ? ",\"long_factor\":[" : ",\"short_factor\":[");
             for (size_t i = 0; i < n; i++)
@@ -111,18 +115,24 @@ static enum status add_rope(
     struct gguf_text name = {"none", 4};
     if (type && type->type == GGUF_STRING && !type->is_array) name = gguf_next_text(&at);
     if (!type && factor != 1) name = (struct gguf_text){"linear", 6};
-    if (gguf_text_is(name, "none") || factor == 1) return OK;
-    if (!gguf_text_is(name, "linear") && !gguf_text_is(name, "yarn"))
+    bool yarn = gguf_text_is(name, "yarn"), none = gguf_text_is(name, "none") || factor == 1;
+    if (attention != 1 && (none || !yarn))
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata %s.rope.scaling.attn_factor: found %g, supported beside yarn alone",
+            g->path, a->name, attention);
+    if (none) return OK;
+    if (!gguf_text_is(name, "linear") && !yarn)
         return fail(ERR_UNSUPPORTED,
             "%s: metadata %s.rope.scaling.type: found \"%.*s\", supported are none, linear and "
             "yarn",
             g->path, a->name, (int)(name.n < 100 ? name.n : 100), name.s);
     str_addf(json, ",\"rope_scaling\":{\"rope_type\":\"%.*s\",\"factor\":%.17g", (int)name.n,
         name.s, factor);
-    if (gguf_text_is(name, "yarn"))
-        str_addf(json, ",\"original_max_position_embeddings\":%.0f", original);
-    if (gguf_text_is(name, "yarn") && attention > 0)
-        str_addf(json, ",\"attention_factor\":%.17g", attention);
+    if (yarn) /* llama.cpp's factor stands beside YaRN's own */
+        str_addf(json,
+            ",\"original_max_position_embeddings\":%.0f,\"beta_fast\":%.17g,\"beta_slow\":%.17g,"
+            "\"attention_factor\":%.17g",
+            original, fast, slow, attention * (factor > 1 ? 1 + .1 * log(factor) : 1));
     str_add(json, "}");
     return OK;
 }
@@ -135,12 +145,43 @@ static void add_token_id(const struct gguf *g, const char *key, const char *fiel
     else str_addf(json, ",\"%s\":null", field);
 }
 
+/* Every number that a file says of its architecture is read here, or changes nothing: 0, or a count
+ * that its tensors tell. */
+static enum status check_keys(const struct gguf *g, const struct gguf_architecture *a)
+{
+    static const char known[] =
+        " context_length embedding_length block_count feed_forward_length vocab_size "
+        "tensor_data_layout attention.head_count attention.head_count_kv attention.key_length "
+        "attention.value_length attention.layer_norm_rms_epsilon attention.layer_norm_epsilon "
+        "attention.sliding_window attention.causal expert_count rope.dimension_count "
+        "rope.freq_base rope.scale_linear rope.scaling.type rope.scaling.factor "
+        "rope.scaling.original_context_length rope.scaling.attn_factor rope.scaling.finetuned "
+        "rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow ";
+    size_t prefix = strlen(a->name);
+    for (size_t i = 0; i < g->n_values; i++) {
+        const struct gguf_value *v = &g->values[i];
+        char name[64] = "";
+        if (v->key.n <= prefix || memcmp(v->key.s, a->name, prefix) != 0 || v->key.s[prefix] != '.')
+            continue;
+        if (v->key.n - prefix < sizeof name)
+            memcpy(name, v->key.s + prefix + 1, v->key.n - prefix - 1);
+        bool number = v->type != GGUF_STRING && !v->is_array;
+        if (llama_word_in(known, name) || (number && gguf_number(v, 0) == 0)) continue;
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata %.*s: is not followed here and may change the result; use the model's "
+            "safetensors",
+            g->path, (int)(v->key.n < 200 ? v->key.n : 200), v->key.s);
+    }
+    return OK;
+}
+
 enum status gguf_config(const struct gguf *g, struct str *json)
 {
     const struct gguf_architecture *a = NULL;
     double layers, hidden, inter, heads, kv, eps, theta, context, head_dim, rotated, window,
-        experts;
+        experts, causal;
     TRY(find_architecture(g, &a));
+    TRY(check_keys(g, a));
     TRY(number_of(g, a, "block_count", NAN, &layers));
     TRY(number_of(g, a, "embedding_length", NAN, &hidden));
     TRY(number_of(g, a, "feed_forward_length", NAN, &inter));
@@ -153,14 +194,22 @@ enum status gguf_config(const struct gguf *g, struct str *json)
     TRY(number_of(g, a, "rope.dimension_count", head_dim, &rotated));
     TRY(number_of(g, a, "attention.sliding_window", 0, &window));
     TRY(number_of(g, a, "expert_count", 0, &experts));
+    TRY(number_of(g, a, "attention.causal", 1, &causal));
+    if (!causal)
+        return fail(ERR_UNSUPPORTED,
+            "%s: metadata %s.attention.causal: found false, so every token sees those behind it; "
+            "supported is a language model",
+            g->path, a->name);
     if (rotated != head_dim)
         return fail(ERR_UNSUPPORTED,
             "%s: metadata %s.rope.dimension_count: found %g, supported is the head dimension, %g",
             g->path, a->name, rotated, head_dim);
     if (window > 0 || experts > 0)
-        return fail(ERR_UNSUPPORTED, "%s: metadata %s.%s: found %g, supported is none", g->path,
+        return fail(ERR_UNSUPPORTED, "%s: metadata %s.%s: found %g, supported is none; %s", g->path,
             a->name, window > 0 ? "attention.sliding_window" : "expert_count",
-            window > 0 ? window : experts);
+            window > 0 ? window : experts,
+            window > 0 ? "use the model's safetensors"
+                       : "missing is a mixture of experts; take a dense model");
     const struct gguf_tensor *embedding = tensor_named(g, "token_embd.weight");
     if (!embedding || embedding->n_dims != 2)
         return fail(ERR_FORMAT, "%s: tensor token_embd.weight is missing", g->path);

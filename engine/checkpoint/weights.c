@@ -156,17 +156,7 @@ static enum status load_bias(struct weights *w, const char *name, struct linear 
     const struct tensor *t = NULL;
     TRY(find_checked(w, name, l->m, 0, &t));
     TRY(add_entry(w, name, t));
-    if (t->dtype == l->dtype) return aligned_data(w, t, &l->bias);
-    if (l->dtype != DTYPE_F32)
-        return fail(ERR_UNSUPPORTED,
-            "%s: tensor %s: found a bias in %s beside a weight in %s, expected the same type; "
-            "convert the "
-            "checkpoint to one type with transformers",
-            t->file, name, dtype_name(t->dtype), dtype_name(l->dtype));
-    const float *wide = NULL;
-    TRY(widened(w, t, &wide));
-    l->bias = wide;
-    return OK;
+    return widened(w, t, &l->bias);
 }
 
 static enum status load_norm(struct weights *w, const char *name, int n, const float **out)

@@ -201,13 +201,9 @@ static enum status send_matrix(
 /* A bias that this matrix lacks is zero: a checkpoint may have one on q and none on o. */
 static enum status send_bias(struct weights_cuda *w, float *to, const struct linear *l)
 {
-    float *wide = calloc((size_t)l->m, sizeof *wide);
-    if (!wide) return fail(ERR_MEMORY, "no memory for a bias of %d", l->m);
-    if (l->bias) widen(l->bias, l->dtype, wide, (size_t)l->m);
-    enum status st = w->impl->copy(w->d, to, wide, sizeof *wide * (size_t)l->m, COPY_TO_DEVICE);
-    if (st == OK) st = w->impl->sync(w->d);
-    free(wide);
-    return st;
+    size_t bytes = sizeof *to * (size_t)l->m;
+    return l->bias ? w->impl->copy(w->d, to, l->bias, bytes, COPY_TO_DEVICE)
+                   : w->impl->fill(w->d, to, 0, bytes);
 }
 
 static enum status send_matrices(struct weights_cuda *w, const struct layer_weights *from,

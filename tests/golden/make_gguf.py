@@ -67,7 +67,7 @@ def base(path, arch, c):
     return w
 
 
-def tensors(w, rng, c, kinds, vocab, tied, qk_norm=False):
+def tensors(w, rng, c, kinds, vocab, tied, qk_norm=False, bias=False):
     h, q, kv = c["hidden"], c["heads"] * c["dim"], c["kv"] * c["dim"]
     add(w, rng, "token_embd.weight", vocab, h, Q.F16)
     w.add_tensor("output_norm.weight", (1 + 0.1 * rng.standard_normal(h)).astype(np.float32))
@@ -83,6 +83,8 @@ def tensors(w, rng, c, kinds, vocab, tied, qk_norm=False):
         for part, rows, columns in (("attn_q", q, h), ("attn_k", kv, h), ("attn_v", kv, h), ("attn_output", h, q),
                                     ("ffn_gate", c["inter"], h), ("ffn_up", c["inter"], h), ("ffn_down", h, c["inter"])):
             add(w, rng, f"blk.{l}.{part}.weight", rows, columns, next(k))
+            if bias and part in ("attn_q", "attn_k", "attn_v"):
+                w.add_tensor(f"blk.{l}.{part}.bias", (0.3 * rng.standard_normal(rows)).astype(np.float32))
 
 
 def write(w):
@@ -164,6 +166,16 @@ def main():
     tensors(w, rng, c, [Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q8_0, Q.BF16, Q.F32], vocab, True, qk_norm=True)
     write(w)
     golden(out, "qwen3_small", vocab)
+
+    c = dict(hidden=64, inter=96, layers=2, heads=2, kv=1, dim=32)
+    w = base(os.path.join(out, "qwen2_v2.gguf"), "qwen2", c)
+    vocab = byte_level(w)
+    tensors(w, rng, c, [Q.Q8_0, Q.F16, Q.Q4_0, Q.F32, Q.Q5_1, Q.Q4_1, Q.Q5_0], vocab, False, bias=True)
+    write(w)
+    with open(os.path.join(out, "qwen2_v2.gguf"), "r+b") as f:  # version 2 has the layout of version 3
+        f.seek(4)
+        f.write(b"\2\0\0\0")
+    golden(out, "qwen2_v2", vocab)
 
 
 if __name__ == "__main__":

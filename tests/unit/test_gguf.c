@@ -75,8 +75,8 @@ static void check_ids(const struct model *m, const char *name, const cJSON *gold
 
 Test(gguf, is_what_transformers_reads)
 {
-    static const char *const names[] = {"llama_k", "qwen3_small"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const names[] = {"llama_k", "qwen3_small", "qwen2_v2"};
+    for (int i = 0; i < 3; i++) {
         char *path = str_format(GGUF_DIR "%s.gguf", names[i]),
              *json = str_format(GGUF_DIR "%s.json", names[i]);
         cJSON *golden;
@@ -180,7 +180,9 @@ Test(gguf, what_is_not_offered_is_named)
         const char *from, *to, *says;
     } cases[] = {
         {"qwen3", "gemma", "\"gemma\", supported are llama, qwen2 and qwen3"},
-        {"qwen3.block_count", "qwen3.block_coumt", "qwen3.block_count is missing"},
+        {"qwen3.block_count", "qwen3.block_coumt", "qwen3.block_coumt: is not followed here"},
+        {"qwen3.rope.freq_base", "qwen3.rope.other_key", "use the model's safetensors"},
+        {"qwen3.block_count", "other.block_count", "qwen3.block_count is missing"},
         {"token_embd.weight", "token_emBd.weight", "token_embd.weight is missing"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

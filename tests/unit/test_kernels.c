@@ -173,7 +173,8 @@ Test(dtype, bf16_rounds_to_nearest_even)
 struct layer {
     struct linear l;
     double *w, *b; /* what the stored weights stand for */
-    void *weight, *bias;
+    void *weight;
+    float *bias;
 };
 
 static void store(enum dtype t, void *to, size_t i, float x, double *value)
@@ -195,9 +196,8 @@ static struct layer layer_make(struct rng *r, enum dtype t, int m, int k, bool b
         .b = calloc((size_t)m, sizeof(double)),
         .weight = malloc(4 * n)};
     for (size_t i = 0; i < n; i++) store(t, y.weight, i, (float)rng_normal(r), &y.w[i]);
-    if (bias) y.bias = malloc(4 * (size_t)m);
-    for (int i = 0; i < m && bias; i++)
-        store(t, y.bias, (size_t)i, (float)rng_normal(r) * 3, &y.b[i]);
+    if (bias) y.bias = malloc(sizeof *y.bias * (size_t)m);
+    for (int i = 0; i < m && bias; i++) y.b[i] = (double)(y.bias[i] = (float)rng_normal(r) * 3);
     y.l = (struct linear){y.weight, y.bias, t, m, k};
     return y;
 }
