@@ -122,6 +122,11 @@ static enum status no_parameter(const struct mask_method *m, const char *text, s
         (int)n, text, known);
 }
 
+static enum status given_twice(const struct mask_method *m, const char *name)
+{
+    return fail(ERR_ARG, "--method %s: %s is given twice; give it once", m->name, name);
+}
+
 /* One NAME[+PARAMETER=VALUE]… of `n` bytes. Only what differs from the defaults is in the canonical
  * name. */
 static enum status parse_one(const char *text, size_t n, const struct mask_method **out)
@@ -132,6 +137,7 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
     float values[MAX_MASK_PARAMS] = {0};
     const struct mask_rule *rule = mask_rule_of(base);
     for (int i = 0; i < base->n_params; i++) values[i] = base->params[i].value;
+    unsigned given = 0; /* a bit for each parameter, and one for the rule */
     while (plus) {
         const char *at = plus + 1;
         plus = memchr(at, '+', (size_t)(end - at));
@@ -141,6 +147,8 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
         const char *value = equals ? equals + 1 : at + size;
         size_t value_size = size - (size_t)(value - at);
         if (name == 4 && strncmp(at, "rule", 4) == 0) {
+            if (given & 1u << MAX_MASK_PARAMS) return given_twice(base, "rule");
+            given |= 1u << MAX_MASK_PARAMS;
             TRY(read_rule(base, value, value_size, &rule));
             continue;
         }
@@ -149,6 +157,8 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
             (strlen(base->params[i].name) != name || strncmp(base->params[i].name, at, name) != 0))
             i++;
         if (i == base->n_params) return no_parameter(base, at, name);
+        if (given & 1u << i) return given_twice(base, base->params[i].name);
+        given |= 1u << i;
         if (!read_value(&base->params[i], value, value_size, &values[i]))
             return bad_value(base, &base->params[i], value, value_size);
     }

@@ -6,6 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Does `argument` name this key before `at`? */
+static bool named_before(const char *argument, size_t at, const char *key)
+{
+    size_t n = strlen(key);
+    for (const char *p = argument; p < argument + at; p += strcspn(p, ";") + 1)
+        if (!strncmp(p, key, n) && strchr("=;", p[n])) return true;
+    return false;
+}
+
 enum status grid_parse(const char *argument, grid_option *option, void *ctx)
 {
     char *copy = str_dup(argument), *rest = copy;
@@ -14,7 +23,10 @@ enum status grid_parse(const char *argument, grid_option *option, void *ctx)
         if (!*part) continue;
         char *equals = strchr(part, '=');
         if (equals) *equals = 0;
-        st = option(ctx, part, equals ? equals + 1 : "");
+        st = named_before(argument, (size_t)(part - copy), part)
+            ? fail(ERR_ARG, "the suite's %s is given twice in \"%.200s\"; give it once", part,
+                  argument)
+            : option(ctx, part, equals ? equals + 1 : "");
     }
     free(copy);
     return st;

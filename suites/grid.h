@@ -8,7 +8,8 @@ enum { GRID_VALUES = 32 }; /* of one list */
 
 /* One "key=value" of an argument, value "" without "=". */
 typedef enum status grid_option(void *ctx, const char *key, const char *value);
-/* Calls `option` for each part between semicolons that is not empty. */
+/* Calls `option` for each part between semicolons that is not empty. ERR_ARG for a key given twice.
+ */
 enum status grid_parse(const char *argument, grid_option *option, void *ctx) MUST_USE;
 
 /* Numbers from lo to hi with commas between them, at most max; each times `scale` must be whole. */

@@ -41,6 +41,7 @@ static enum status unknown_suite(const char *name, size_t len)
 
 #define RULE "--bos "
 #define CHAT "--chat "
+#define FIELD "--field "
 
 /* The word behind `option` when the text at *at begins with it; *at is then behind both. A blank in
  * a word has a backslash before it, and so has a backslash. */
@@ -69,15 +70,22 @@ static void add_option_word(struct str *out, const char *option, const char *wor
     str_add_char(out, ' ');
 }
 
-const char *suite_name_parse(const char *name, enum bos_rule *rule, char **chat)
+const char *suite_name_parse(const char *name, struct suite_said *said)
 {
-    *rule = BOS_TOKENIZER;
-    *chat = option_word(&name, CHAT);
+    *said = (struct suite_said){.bos = BOS_TOKENIZER, .chat = option_word(&name, CHAT)};
     const char *behind = name;
     char *word = option_word(&behind, RULE);
-    if (word && bos_rule_parse(word, rule)) name = behind;
+    if (word && bos_rule_parse(word, &said->bos)) name = behind;
     free(word);
+    said->field = option_word(&name, FIELD);
     return name;
+}
+
+void suite_said_clear(struct suite_said *said)
+{
+    free(said->chat);
+    free(said->field);
+    *said = (struct suite_said){0};
 }
 
 enum status suite_check(const char *spec)
@@ -131,6 +139,7 @@ enum status suite_load(
     struct str name = {0};
     if (o.chat) add_option_word(&name, CHAT, o.chat->name);
     if (o.bos != BOS_TOKENIZER) add_option_word(&name, RULE, bos_rule_name(o.bos));
+    if (o.field) add_option_word(&name, FIELD, o.field);
     str_add(&name, spec);
     out->name = str_dup(str_get(&name));
     str_clear(&name);

@@ -69,9 +69,8 @@ struct item {
 struct sample_set {
     const char *suite; /* static */
     char *shown;       /* the name, fit to be shown; owned */
-    char *name; /* as asked for: "text:wiki.valid.raw"; under another rule than the tokenizer's that
-                 * is said too:
-                 * "--bos never text:wiki.valid.raw"; owned */
+    char *name; /* as asked for: "text:wiki.valid.raw"; what was asked for beside it is said too:
+                 * "--bos never text:wiki.valid.raw", "--chat …", "--field …"; owned */
     struct sample *samples;
     int n_samples;
     struct item *items;
@@ -135,9 +134,14 @@ extern const struct suite *const suites[]; /* ended by NULL */
  * known. On failure *out is empty. */
 enum status suite_load(
     const char *spec, const struct suite_options *o, struct sample_set *out) MUST_USE;
-/* A set's name taken apart: returns the specification, in `name`, and sets the rule. *chat: the
- * format asked for, NULL for none; the caller frees it. */
-const char *suite_name_parse(const char *name, enum bos_rule *rule, char **chat);
+/* A set's name taken apart: returns the specification, in `name`, and what was asked for beside it;
+ * the caller clears that. */
+struct suite_said {
+    enum bos_rule bos;
+    char *chat, *field; /* NULL: none */
+};
+const char *suite_name_parse(const char *name, struct suite_said *said);
+void suite_said_clear(struct suite_said *said);
 /* OK when the part before the colon names a suite; else ERR_ARG, listing them. */
 enum status suite_check(const char *spec) MUST_USE;
 /* True when --field means something to the suite of that specification. */

@@ -277,10 +277,25 @@ static struct table *summary_table(
     return t;
 }
 
+/* What is made from curves alone was never run, and does not take the place of what was. */
+static enum status check_overwrite(const struct tuned *t, const char *path)
+{
+    struct tuned there;
+    if (t->verified || str_ends_with(path, ".pt") || tuned_read(&there, path) != OK) return OK;
+    bool verified = there.verified;
+    tuned_clear(&there);
+    if (!verified) return OK;
+    return fail(ERR_ARG,
+        "%s: holds thresholds that were verified, and those from curves are not; give another -o, "
+        "or remove it",
+        path);
+}
+
 static enum status save(const struct setup *setup, struct store *store, struct tuned *t,
     const struct sample_set *set, const char *path)
 {
     char hash[33];
+    TRY(check_overwrite(t, path));
     snprintf(t->model_fingerprint, sizeof t->model_fingerprint, "%s", setup->model.fingerprint);
     snprintf(t->model_name, sizeof t->model_name, "%s", setup->model.name);
     snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", set->fingerprint);

@@ -63,14 +63,18 @@ static void print_usage(FILE *to)
         "environment.\n");
 }
 
-static int unknown_command(const char *verb)
+static int unknown_command(const char *verb, int argc, char **argv)
 {
+    output_begin_refused("", argc, argv);
     const char *names[N_COMMANDS + 2] = {"help", "completion"};
     for (int i = 0; i < N_COMMANDS; i++) names[i + 2] = commands[i]->name;
     const char *nearest = text_nearest(verb, names, N_COMMANDS + 2);
-    return report_failure(nearest
-            ? fail(ERR_ARG, "unknown command \"%s\"; did you mean %s?", verb, nearest)
-            : fail(ERR_ARG, "unknown command \"%s\"; sparsegauge -h lists the commands", verb));
+    enum status st = nearest
+        ? fail(ERR_ARG, "unknown command \"%s\"; did you mean %s?", verb, nearest)
+        : fail(ERR_ARG, "unknown command \"%s\"; sparsegauge -h lists the commands", verb);
+    int code = report_failure(st);
+    output_end(st, code);
+    return code;
 }
 
 /* The tuning guide's scripts have no verb: "--tune" among the options means tune, else eval. */
@@ -117,7 +121,7 @@ static int run(int argc, char **argv)
             options_print_help(&c->help, &(struct option_tables){c->options, output_options});
             return EXIT_PASS;
         }
-        return unknown_command(argv[2]);
+        return unknown_command(argv[2], argc, argv);
     }
     if (strcmp(verb, "-h") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "help") == 0) {
         print_usage(stdout);
@@ -131,7 +135,7 @@ static int run(int argc, char **argv)
     if (str_starts_with(verb, "--"))
         return command_run(guide_command(argc, argv), argc - 1, argv + 1);
     if ((c = command_find(verb))) return command_run(c, argc - 2, argv + 2);
-    return unknown_command(verb);
+    return unknown_command(verb, argc, argv);
 }
 
 /* Without a buffer that would have to be allocated, and without what runs at a usual end. */

@@ -43,8 +43,8 @@ static void text_option_add(
 
 bool run_command(const struct run_record *r, const char *tuned_path, struct str *out)
 {
-    char block[32], *chat;
-    enum bos_rule bos;
+    char block[32];
+    struct suite_said said;
     if (r->heads && strcmp(r->heads, "all") != 0) {
         str_addf(out,
             "only a sweep makes single heads sparse: sparsegauge sweep MODEL --heads %s --layers "
@@ -59,10 +59,11 @@ bool run_command(const struct run_record *r, const char *tuned_path, struct str 
     }
     str_add(out, "sparsegauge eval");
     text_shell_word(r->model.path, out);
-    option_add("suite", suite_name_parse(r->dataset.name, &bos, &chat), out);
-    text_option_add("chat", chat, "", out);
-    free(chat);
-    text_option_add("bos", bos_rule_name(bos), "tokenizer", out);
+    option_add("suite", suite_name_parse(r->dataset.name, &said), out);
+    text_option_add("chat", said.chat, "", out);
+    text_option_add("bos", bos_rule_name(said.bos), "tokenizer", out);
+    text_option_add("field", said.field, "", out);
+    suite_said_clear(&said);
     str_addf(out, " --max-length %d", r->max_length);
     count_option_add("num-samples", r->num_samples, 0, out);
     count_option_add("seed", (int64_t)r->seed, 0, out);

@@ -16,11 +16,11 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     struct sample_options *samples, struct policy_options *policy)
 {
     static _Thread_local char block[32];
+    static _Thread_local struct suite_said said; /* as long as the options that point into it */
     *samples = (struct sample_options)SAMPLE_DEFAULTS;
-    enum bos_rule bos;
-    char *chat;
-    samples->suites = (struct text_list){{suite_name_parse(r->dataset.name, &bos, &chat)}, 1};
-    free(chat);
+    suite_said_clear(&said);
+    samples->suites = (struct text_list){{suite_name_parse(r->dataset.name, &said)}, 1};
+    samples->field = said.field;
     samples->max_length = r->max_length;
     samples->num_samples = r->num_samples;
     samples->score = r->score;
@@ -93,12 +93,11 @@ static enum status restore_machine(const struct run_record *r, struct machine_op
     if (!m->residual) m->residual = r->residual;
     if (!m->impl) m->impl = r->impl;
     m->graph |= r->graph;
-    enum bos_rule bos;
-    static _Thread_local char *chat; /* as long as the options that name it */
-    free(chat);
-    suite_name_parse(r->dataset.name, &bos, &chat);
-    m->bos = bos_rule_name(bos);
-    m->chat = chat;
+    static _Thread_local struct suite_said said; /* as long as the options that point into it */
+    suite_said_clear(&said);
+    suite_name_parse(r->dataset.name, &said);
+    m->bos = bos_rule_name(said.bos);
+    m->chat = said.chat;
     return m->model ? OK : fail(ERR_ARG, "it does not say where its model lay; give --model DIR");
 }
 

@@ -2,6 +2,9 @@
 show sparsegauge evla
 show sparsegauge nothing-like-it
 show sparsegauge help tnue
+show sparsegauge evla --format json
+show sparsegauge eval "$MODEL" --suite 'needle:lengths=256;lengths=512'
+show sparsegauge eval "$MODEL" --method bound+rows=8+rows=16
 show sparsegauge eval "$MODEL" --max-lenght 300
 show sparsegauge eval "$MODEL" --max_lenght 300
 show sparsegauge eval "$MODEL" --frmat json

@@ -77,11 +77,10 @@ static void try_shard(const char *text)
 
 static void try_suite(const char *text)
 {
-    enum bos_rule rule;
-    char *chat = NULL;
-    understood(suite_check(suite_name_parse(text, &rule, &chat)));
+    struct suite_said said;
+    understood(suite_check(suite_name_parse(text, &said)));
     (void)suite_reads_fields(text);
-    free(chat);
+    suite_said_clear(&said);
 }
 
 static void try_difference(const char *text)

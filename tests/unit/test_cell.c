@@ -144,6 +144,25 @@ Test(cell, a_cell_of_a_sweep_is_confirmed_as_it_was)
 }
 
 /* Whichever command asks, and however many samples it leaves to the suite. */
+/* Names of JSON keys are part of what was asked. */
+Test(cell, fields_are_given_again_where_a_run_is_confirmed)
+{
+    FILE *f = fopen("a.jsonl", "w");
+    cr_assert_not_null(f);
+    fputs("{\"the body\": \"", f);
+    for (int i = 0; i < 900; i++) fprintf(f, "%d readers have seen it; ", i * 7919 % 1000);
+    fputs("\"}\n", f);
+    fclose(f);
+    cr_assert_eq(tool("",
+                     "eval " MODEL " --suite text:a.jsonl --field 'text=the body' --max-length 300 "
+                     "--num-samples 2 --threads 1 --cache none -q --topk .5 --db a.db"),
+        0);
+    cr_expect_eq(
+        number("SELECT count(*) FROM dataset WHERE name LIKE '--field text=the_ body %'"), 1);
+    cr_expect_eq(tool("", "gate 1 --max-kl 1e-9 --confirm --cache none --db a.db"), 1);
+    cr_expect(said("out.txt", "confirmed by a second run"));
+}
+
 Test(cell, eval_and_sweep_ask_the_same_question)
 {
 #define ASKED                                                                                \

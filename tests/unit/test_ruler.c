@@ -320,11 +320,10 @@ Test(ruler, a_chat_wraps_the_prompt_and_the_prefix_begins_the_answer)
     cr_expect(str_starts_with(text, "<U>Memorize and track"));
     cr_expect(strstr(text, "in the text above.<A> Answer: According to"));
     cr_expect(str_starts_with(s.name, "--chat "));
-    enum bos_rule rule;
-    char *word;
-    cr_expect_str_eq(suite_name_parse(s.name, &rule, &word), "ruler:tasks=vt");
-    cr_expect_str_eq(word, path);
-    free(word);
+    struct suite_said said;
+    cr_expect_str_eq(suite_name_parse(s.name, &said), "ruler:tasks=vt");
+    cr_expect_str_eq(said.chat, path);
+    suite_said_clear(&said);
     free(text);
     sample_set_clear(&s);
     chat_clear(&chat);

@@ -752,10 +752,10 @@ Test(suites, bos_follows_the_tokenizer)
             for (int i = 0; i < s.n_samples; i++)
                 cr_expect_eq(s.samples[i].ids[0] == 0, bos, "%zu %s window %d", k, rules[r], i);
             cr_expect_eq(str_starts_with(s.name, "--bos "), r > 0);
-            enum bos_rule parsed;
-            char *chat;
-            cr_expect(str_starts_with(suite_name_parse(s.name, &parsed, &chat), "text:/") &&
-                parsed == o.bos && !chat);
+            struct suite_said said;
+            cr_expect(str_starts_with(suite_name_parse(s.name, &said), "text:/") &&
+                said.bos == o.bos && !said.chat && !said.field);
+            suite_said_clear(&said);
             sample_set_clear(&s);
             s = load(spec_of("text", "a.txt", "xzy"), &o); /* BOS spelled out */
             cr_expect_eq(s.samples[0].n, 3);
