@@ -85,7 +85,9 @@ static void print_zsh(const struct command *const *commands, int n)
         put_quoted(commands[i]->summary);
         printf("'\n");
     }
-    printf("    )\n"
+    printf("        'help:how a command is called'\n"
+           "        'completion:what a shell needs to complete command lines'\n"
+           "    )\n"
            "    if (( CURRENT == 2 )); then\n"
            "        _describe command commands\n        return\n    fi\n"
            "    local command=$words[2]\n    shift words\n    (( CURRENT-- ))\n"
@@ -111,9 +113,11 @@ static void print_zsh(const struct command *const *commands, int n)
                 putchar('\'');
             }
         }
-        printf(" \\\n        '*:file:_files' ;;\n");
+        printf(" \\\n        '(- *)'{-h,--help}'[explain the command]'"
+               " \\\n        '*:file:_files' ;;\n");
     }
-    printf("    esac\n}\n_sparsegauge \"$@\"\n");
+    printf("    completion) _values shell bash zsh fish man ;;\n"
+           "    esac\n}\n_sparsegauge \"$@\"\n");
 }
 
 static void print_fish(const struct command *const *commands, int n)
@@ -125,6 +129,14 @@ static void print_fish(const struct command *const *commands, int n)
         put_text(commands[i]->summary, "'\\", "\\");
         printf("'\n");
     }
+    printf("complete -c sparsegauge -n __fish_use_subcommand -f -a help -d 'how a command is "
+           "called'\n"
+           "complete -c sparsegauge -n __fish_use_subcommand -f -a completion -d 'what a shell "
+           "needs to complete command lines'\n"
+           "complete -c sparsegauge -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh "
+           "fish man'\n"
+           "complete -c sparsegauge -n 'not __fish_use_subcommand' -s h -l help -d 'explain the "
+           "command'\n");
     for (int i = 0; i < n; i++) EACH_OPTION(commands[i], o)
         {
             printf(
