@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PROBE_DEVICE = 8192, PROBE_CPU = 128, PROBES = 3 };
+enum { PROBE_DEVICE = 8192, PROBE_CPU = 128 };
+#define SUSTAINED_S .4 /* a GPU that begins to work is faster than one that has worked */
 
 static double layer_flop(const struct llama_config *c, double n)
 {
@@ -15,62 +16,93 @@ static double layer_flop(const struct llama_config *c, double n)
     return n * (2 * (2 * h * (q + kv) + 3 * h * c->intermediate_size) + 2 * n * q);
 }
 
-/* stream: in and out; NULL: neither, only the first layer begins without one. */
-static enum status time_layer(
-    struct session *s, const int32_t *ids, int n, int layer, float *stream, double *seconds)
+/* What is timed, on n tokens. */
+struct probe {
+    struct session *s;
+    int n;
+    int32_t *ids;
+    float *states; /* [n, hidden] */
+    double layer_s, states_s, compare_s, transfer_s;
+};
+
+static double since(int64_t t0) { return (double)(clock_ns() - t0) * 1e-9; }
+
+static enum status run_layer(const struct probe *p, const struct forward_args *what)
 {
+    struct forward_args f = *what;
+    f.tokens = p->ids;
+    f.n = p->n;
+    f.end_layer = f.first_layer + 1;
+    f.unchecked = true;
+    session_reset(p->s);
+    return session_forward(p->s, &f);
+}
+
+/* Seconds of a layer that is there: not the first call, which begins with much else. */
+static enum status time_layer(struct probe *p)
+{
+    bool device = session_weights(p->s)->on_device;
+    int n = 0;
+    TRY(run_layer(p, &(struct forward_args){0}));
     int64_t t0 = clock_ns();
-    session_reset(s);
-    TRY(session_forward(s,
-        &(struct forward_args){.tokens = ids,
-            .n = n,
-            .first_layer = layer,
-            .residual_in = layer ? stream : NULL,
-            .end_layer = layer + 1,
-            .capture_layer = layer + 1,
-            .residual_out = stream}));
-    *seconds = (double)(clock_ns() - t0) * 1e-9;
+    do {
+        TRY(run_layer(p, &(struct forward_args){0}));
+        n++;
+    } while (device && since(t0) < SUSTAINED_S);
+    p->layer_s = since(t0) / n;
     return OK;
 }
 
-/* Seconds of a layer that is there: the fastest, since the first ones begin slowly. */
-static enum status time_work(struct session *s, const int32_t *ids, int n, double *work)
+/* What comes behind the last layer: final states go to the host, and those of two passes are
+ * compared. Half of the rows stand for one pass, half for the other. */
+static enum status time_end(struct probe *p)
 {
-    *work = INFINITY;
-    for (int i = 0; i < PROBES; i++) {
-        double seconds;
-        TRY(time_layer(s, ids, n, 0, NULL, &seconds));
-        *work = fmin(*work, seconds);
-    }
-    return OK;
-}
-
-/* On the CPU a layer is brought in what one that nobody asked for takes longer. */
-static enum status time_transfer(
-    struct session *s, const int32_t *ids, int n, double work, double *transfer)
-{
-    const struct llama_config *c = &session_weights(s)->config;
-    double cold;
-    float *stream = malloc(sizeof *stream * (size_t)n * (size_t)c->hidden_size);
-    enum status st = stream ? OK : fail(ERR_MEMORY, "no memory to time a layer");
-    if (st == OK) st = time_layer(s, ids, n, 0, stream, &cold);
-    if (st == OK) st = time_layer(s, ids, n, c->n_layers > 2 ? 2 : 0, stream, &cold);
-    if (st == OK) *transfer = fmax(0, cold - work);
-    free(stream);
+    int half = p->n / 2;
+    struct tensor_sums sums = {0};
+    if (!half) return OK;
+    struct token_metrics *out = malloc(sizeof *out * (size_t)half);
+    if (!out) return fail(ERR_MEMORY, "no memory to time a comparison");
+    int64_t t0 = clock_ns();
+    enum status st = run_layer(p, &(struct forward_args){.hidden = p->states});
+    p->states_s = fmax(0, since(t0) - p->layer_s);
+    t0 = clock_ns();
+    if (st == OK)
+        st = session_compare(p->s, half, p->states,
+            p->states + (size_t)half * (size_t)session_weights(p->s)->config.hidden_size, p->ids,
+            out, &sums);
+    p->compare_s = since(t0) * p->n / half;
+    free(out);
     return st;
 }
 
-static enum status probe(
-    const struct weights *w, struct session *s, int n, double *work, double *transfer)
+/* A device knows what its last layer took; on the CPU it is what one that nobody asked for takes
+ * longer. */
+static enum status time_transfer(struct probe *p)
 {
-    int32_t *ids = calloc((size_t)n, sizeof *ids);
+    const struct weights *w = session_weights(p->s);
     struct weights_device_info device;
-    enum status st = ids ? OK : fail(ERR_MEMORY, "no memory to time a layer");
-    if (st == OK) st = time_work(s, ids, n, work);
     weights_device_describe(w, &device);
-    *transfer = device.brought.last_s;
-    if (st == OK && !w->on_device) st = time_transfer(s, ids, n, *work, transfer);
-    free(ids);
+    p->transfer_s = device.brought.last_s;
+    if (w->on_device) return OK;
+    int other = w->config.n_layers > 2 ? 2 : 0;
+    int64_t t0 = clock_ns();
+    TRY(run_layer(
+        p, &(struct forward_args){.first_layer = other, .residual_in = other ? p->states : NULL}));
+    p->transfer_s = fmax(0, since(t0) - p->layer_s);
+    return OK;
+}
+
+static enum status time_all(struct probe *p, bool compared)
+{
+    size_t width = (size_t)session_weights(p->s)->config.hidden_size;
+    p->ids = calloc((size_t)p->n, sizeof *p->ids);
+    p->states = calloc((size_t)p->n * width, sizeof *p->states);
+    enum status st = p->ids && p->states ? OK : fail(ERR_MEMORY, "no memory to time a layer");
+    if (st == OK) st = time_layer(p);
+    if (st == OK) st = time_transfer(p);
+    if (st == OK && compared) st = time_end(p);
+    free(p->ids);
+    free(p->states);
     return st;
 }
 
@@ -78,24 +110,24 @@ enum status offload_plan(const struct weights *w, struct par *par, const char *i
     int chunk, int n_samples, int n_runs, struct offload_plan *out)
 {
     const struct llama_config *c = &w->config;
-    struct session *s = NULL;
-    double work = 0, transfer = 0;
-    int most = w->on_device ? PROBE_DEVICE : PROBE_CPU, n = n_tokens < most ? n_tokens : most;
+    int most = w->on_device ? PROBE_DEVICE : PROBE_CPU;
+    struct probe p = {.n = n_tokens < most ? n_tokens : most};
     *out = (struct offload_plan){
         .layer_bytes = weights_layer_bytes(w, w->on_device ? 2 : 0), .at_once = n_samples};
-    TRY(session_open_once(&s, w, par, n_runs ? n_tokens : n, chunk, impl));
-    enum status st = probe(w, s, n, &work, &transfer);
+    TRY(session_open_once(&p.s, w, par, n_runs ? n_tokens : p.n, chunk, impl));
+    enum status st = time_all(&p, n_runs > 0);
     if (n_runs) {
-        int fit = session_at_once(s, n_tokens) / n_runs;
+        int fit = session_at_once(p.s, n_tokens) / n_runs;
         if (fit < n_samples) out->at_once = fit ? fit : 1;
     }
-    session_close(&s);
+    session_close(&p.s);
     TRY(st);
     int passes = (n_samples + out->at_once - 1) / out->at_once;
-    double layers = layer_flop(c, n_tokens) * c->n_layers * (n_runs ? n_runs : 1),
-           heads = n_runs ? 4. * n_tokens * c->hidden_size * c->vocab_size : 0;
-    out->transfer_s = passes * c->n_layers * transfer;
-    out->work_s = n_samples * work * (layers + heads) / layer_flop(c, n);
+    double layers = c->n_layers * p.layer_s * layer_flop(c, n_tokens) / layer_flop(c, p.n),
+           longer = (double)n_tokens / p.n;
+    out->transfer_s = passes * c->n_layers * p.transfer_s;
+    out->work_s =
+        n_samples * ((n_runs ? n_runs : 1) * (layers + p.states_s * longer) + p.compare_s * longer);
     return OK;
 }
 
