@@ -106,28 +106,29 @@ static enum status time_all(struct probe *p, bool compared)
     return st;
 }
 
-enum status offload_plan(const struct weights *w, struct par *par, const char *impl, int n_tokens,
-    int chunk, int n_samples, int n_runs, struct offload_plan *out)
+enum status offload_plan(const struct weights *w, struct par *par, const struct offload_args *a,
+    struct offload_plan *out)
 {
     const struct llama_config *c = &w->config;
     int most = w->on_device ? PROBE_DEVICE : PROBE_CPU;
-    struct probe p = {.n = n_tokens < most ? n_tokens : most};
-    *out = (struct offload_plan){
-        .layer_bytes = weights_layer_bytes(w, w->on_device ? 2 : 0), .at_once = n_samples};
-    TRY(session_open_once(&p.s, w, par, n_runs ? n_tokens : p.n, chunk, impl));
-    enum status st = time_all(&p, n_runs > 0);
-    if (n_runs) {
-        int fit = session_at_once(p.s, n_tokens) / n_runs;
-        if (fit < n_samples) out->at_once = fit ? fit : 1;
+    struct probe p = {.n = a->n_tokens < most ? a->n_tokens : most};
+    *out = (struct offload_plan){.layer_bytes = weights_layer_bytes(w, w->on_device ? 2 : 0),
+        .at_once = a->n_alone ? 1 : a->n_samples};
+    TRY(session_open_once(&p.s, w, par, a->n_runs ? a->n_tokens : p.n, a->chunk, a->impl));
+    enum status st = time_all(&p, a->n_runs > 0);
+    if (a->n_runs && !a->n_alone) {
+        int fit = session_at_once(p.s, a->n_tokens) / a->n_runs;
+        if (fit < a->n_samples) out->at_once = fit ? fit : 1;
     }
     session_close(&p.s);
     TRY(st);
-    int passes = (n_samples + out->at_once - 1) / out->at_once;
-    double layers = c->n_layers * p.layer_s * layer_flop(c, n_tokens) / layer_flop(c, p.n),
-           longer = (double)n_tokens / p.n;
+    double passes =
+               a->n_alone ? (double)a->n_alone : (a->n_samples + out->at_once - 1) / out->at_once,
+           layers = c->n_layers * p.layer_s * layer_flop(c, a->n_tokens) / layer_flop(c, p.n),
+           longer = (double)a->n_tokens / p.n;
     out->transfer_s = passes * c->n_layers * p.transfer_s;
-    out->work_s =
-        n_samples * ((n_runs ? n_runs : 1) * (layers + p.states_s * longer) + p.compare_s * longer);
+    out->work_s = a->n_samples *
+        ((a->n_runs ? a->n_runs : 1) * (layers + p.states_s * longer) + p.compare_s * longer);
     return OK;
 }
 

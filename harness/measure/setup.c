@@ -266,11 +266,16 @@ enum status setup_note_offload(
     struct offload_plan p;
     char text[256];
     if (!m->offload || m->quiet) return OK;
-    int longest = 0;
-    for (int i = 0; i < set->n_samples; i++)
-        if (set->samples[i].n > longest) longest = set->samples[i].n;
-    TRY(offload_plan(
-        &s->model.weights, s->par, m->impl, longest, m->chunk, set->n_samples, runs, &p));
+    struct offload_args a = {.n_samples = set->n_samples,
+        .n_tokens = sample_set_room(set),
+        .n_runs = runs,
+        .chunk = m->chunk,
+        .impl = m->impl};
+    for (int i = 0; i < set->n_samples && sample_set_writes(set); i++) {
+        const struct wanted *wanted = sample_wanted(set, i);
+        a.n_alone += runs * (2 + (wanted ? wanted->budget : 0)); /* prompt, answer, each token */
+    }
+    TRY(offload_plan(&s->model.weights, s->par, &a, &p));
     offload_plan_text(&p, text, sizeof text);
     fprintf(stderr, "sparsegauge: --offload: %s\n", text);
     return OK;

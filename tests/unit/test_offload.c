@@ -242,9 +242,13 @@ Test(offload, is_planned)
     struct offload_plan p;
     char text[256];
     open_bench(&b, DEMO, PLACE_CPU, true, true, 0);
-    CHECK(offload_plan(&b.w, b.par, NULL, 512, 0, 3, 2, &p));
+    struct offload_args a = {.n_samples = 3, .n_tokens = 512, .n_runs = 2};
+    CHECK(offload_plan(&b.w, b.par, &a, &p));
     cr_expect(p.layer_bytes == weights_layer_bytes(&b.w, 0) && p.at_once >= 1 && p.at_once <= 3);
     cr_expect(p.work_s > 0 && isfinite(p.work_s) && p.transfer_s >= 0);
+    a.n_alone = 90;
+    CHECK(offload_plan(&b.w, b.par, &a, &p));
+    cr_expect_eq(p.at_once, 1, "what is written waits for the token before it");
     p = (struct offload_plan){
         .layer_bytes = (size_t)17 << 28, .at_once = 214, .transfer_s = 31.2, .work_s = 44};
     offload_plan_text(&p, text, sizeof text);
