@@ -231,6 +231,9 @@ static enum status predict_body(void *args)
     bool dense;
     float unused[1] = {0};
     TRY(SG_TAKE(a, c->asked, kernel));
+    if (a.on_gpu)
+        return fail(
+            ERR_UNSUPPORTED, "prediction alone works on tensors of the host; copy q and k there");
     if (!a.v) { /* looked at by nobody */
         a.v = a.k;
         a.v_token = a.k_token;
@@ -242,9 +245,6 @@ static enum status predict_body(void *args)
         a.o_head = (ptrdiff_t)a.head_dim * (a.n_q > 0 ? a.n_q : 1);
     }
     TRY(attention_of(&a, c->policy, &attn));
-    if (a.on_gpu)
-        return fail(
-            ERR_UNSUPPORTED, "prediction alone works on tensors of the host; copy q and k there");
     TRY(attention_runs_dense(&a, c->policy, &attn, NULL, &dense));
     memset(ledger, 0, sizeof *ledger * (size_t)a.n_heads);
     attn.ledger = ledger;

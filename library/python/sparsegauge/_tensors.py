@@ -21,18 +21,23 @@ def _is_torch(x):
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def _of_torch(name, x, torch):
+    """The usual tensor in few steps: a model makes four of these in each of its layers."""
+    device, dtype = x.device, x.dtype
+    kind = device.type
+    if kind not in ("cpu", "cuda"):
+        raise NotSupportedError(f"{name}: found a tensor on {device}, expected one on the CPU or a CUDA device")
+    if x.layout is not torch.strided:
+        raise NotSupportedError(f"{name}: found the layout {x.layout}, expected a strided tensor")
+    gpu = None if kind == "cpu" else device.index
+    number = DTYPE_F32 if dtype is torch.float32 else DTYPE_BF16 if dtype is torch.bfloat16 else None
+    return number, tuple(x.shape), x.stride(), gpu, x.data_ptr(), dtype
+
+
 def view(name, x):
     """x: [heads, tokens, head_dim], f32 on the CPU or bf16 on a GPU, the last dimension contiguous."""
     if _is_torch(x):
-        torch = sys.modules["torch"]
-        kinds = {torch.float32: DTYPE_F32, torch.bfloat16: DTYPE_BF16}
-        if x.device.type not in ("cpu", "cuda"):
-            raise NotSupportedError(f"{name}: found a tensor on {x.device}, expected one on the CPU or a CUDA device")
-        if x.layout != torch.strided:
-            raise NotSupportedError(f"{name}: found the layout {x.layout}, expected a strided tensor")
-        dtype, shape, strides = kinds.get(x.dtype), tuple(x.shape), x.stride()
-        gpu = (x.device.index if x.device.index is not None else torch.cuda.current_device()) if x.device.type == "cuda" else None
-        pointer, found = x.data_ptr(), str(x.dtype)
+        dtype, shape, strides, gpu, pointer, found = _of_torch(name, x, sys.modules["torch"])
     else:
         import numpy as np
 

@@ -25,6 +25,7 @@ class Policy(_native.Handle):
 
     def __init__(self, n_layers, n_heads, method="sparge", **settings):
         super().__init__()
+        self.workspaces = {}
         call("sg_policy_open", c.byref(self.pointer), _text(method), n_layers, n_heads)
         if settings:
             self.set(**settings)
@@ -33,6 +34,7 @@ class Policy(_native.Handle):
     def _empty(cls):
         self = cls.__new__(cls)
         _native.Handle.__init__(self)
+        self.workspaces = {}
         return self
 
     @classmethod
@@ -81,6 +83,7 @@ class Policy(_native.Handle):
                    min_sparse_tokens=min_sparse_tokens, topk=topk, window=window, model=_text(model), fingerprint=_text(fingerprint),
                    data=_text(data))
         call("sg_policy_set", self.pointer, c.byref(s))
+        self.workspaces.clear()
 
     @property
     def settings(self):
@@ -106,6 +109,7 @@ class Policy(_native.Handle):
         h = struct(_native.Head, is_sparse=bool(is_sparse), simthreshd1=simthreshd1, cdfthreshd=cdfthreshd, pvthreshd=pvthreshd,
                    part=part)
         call("sg_policy_set_head", self.pointer, layer, head, c.byref(h))
+        self.workspaces.clear()
 
     @property
     def verdict(self):
@@ -214,15 +218,16 @@ class Ledger:
 
 
 def _call_of(q, k, v, o, layer, q_start, scale, window, total, kernel):
-    a = struct(_native.Attention, dtype=q.dtype, n_q=q.shape[1], q_start=q_start, n_heads=q.shape[0], n_kv_heads=k.shape[0],
-               head_dim=q.shape[2], scale=scale or 0.0, layer=layer, window=window or 0, total=total or 0, kernel=_text(kernel))
-    for name, x in (("q", q), ("k", k), ("v", v), ("o", o)):
-        if x is None:
-            continue
-        setattr(a, name, x.pointer)
-        setattr(a, name + "_head", x.strides[0])
-        setattr(a, name + "_token", x.strides[1])
-    return a
+    def strides(x):
+        return (x.strides[1], x.strides[0]) if x is not None else (0, 0)
+
+    pointers = [x.pointer if x is not None else None for x in (q, k, v, o)]
+    return _native.Attention(  # by position, in the order of _fields_, which is a third of the time by name
+        _ATTENTION_SIZE, q.dtype, q.gpu is not None, q.gpu or 0, None, None, 0, q.shape[1], q_start, q.shape[0], k.shape[0], q.shape[2],
+        scale or 0.0, *pointers, *strides(q), *strides(k), *strides(v), *strides(o), layer, window or 0, total or 0, _text(kernel))
+
+
+_ATTENTION_SIZE = c.sizeof(_native.Attention)
 
 
 def _check_shapes(q, k, v, q_start):
@@ -237,22 +242,38 @@ def _check_shapes(q, k, v, q_start):
         raise ArgumentError("q, k and v: expected tensors of one type on one device")
 
 
+_sizes = {}
+
+
+def _workspace_bytes(a, policy, key):
+    """What a call on a GPU needs; a prompt's calls of one shape are asked about once, until the policy changes."""
+    sizes = policy.workspaces if policy is not None else _sizes
+    found = sizes.get(key)
+    if found is None:
+        n = c.c_size_t()
+        call("sg_attention_workspace", c.byref(a), policy.pointer if policy is not None else None, c.byref(n))
+        found = n.value
+        if a.n_q > 1:
+            if len(sizes) > 1000:
+                sizes.clear()
+            sizes[key] = found
+    return found
+
+
 def run(q, k, v, o, policy, layer, q_start, scale, window, total, kernel, ledger_at, gpu_ledger=None):
     """One call on views; ledger_at: pointer to the layer's counters or None; gpu_ledger: address on the GPU or None."""
     a = _call_of(q, k, v, o, layer, q_start, scale, window, total, kernel)
     pointer = policy.pointer if policy is not None else None
     context = _native.context()
-    workspace = None
     if q.gpu is not None:
         import torch
 
-        a.on_gpu, a.device = 1, q.gpu
         a.stream = torch.cuda.current_stream(q.gpu).cuda_stream
-        n = c.c_size_t()
-        call("sg_attention_workspace", c.byref(a), pointer, c.byref(n))
-        if n.value:
-            workspace = torch.empty(n.value, dtype=torch.uint8, device=torch.device("cuda", q.gpu))
-            a.workspace, a.workspace_bytes = workspace.data_ptr(), n.value
+        key = (q.shape, k.shape, q.strides, k.strides, v.strides, o.strides, layer, q_start, window, total, kernel, q.gpu)
+        n = _workspace_bytes(a, policy, key)
+        if n:
+            workspace = torch.empty(n, dtype=torch.uint8, device=q.owner.device)
+            a.workspace, a.workspace_bytes = workspace.data_ptr(), n
     call("sg_attention_forward", context.pointer, c.byref(a), pointer, ledger_at, gpu_ledger)
 
 
@@ -302,7 +323,6 @@ def predict(q, k, policy, *, layer=0, q_start=None, scale=None, total=None):
         q_start = views[1].shape[1] - views[0].shape[1]
     _check_shapes(views[0], views[1], None, q_start)
     a = _call_of(*views, None, None, layer, q_start, scale, None, total, None)
-    a.on_gpu = views[0].gpu is not None
     context = _native.context()
     n = [plain(name, c.byref(a), policy.pointer) for name in ("sg_q_blocks", "sg_k_blocks")]
     tiles = np.zeros((a.n_heads, *n), dtype=np.uint8)
@@ -341,6 +361,7 @@ def tune_layer(policy, layer, samples, *, l1=0.06, pv_l1=0.07, rule="l1", min_sp
                min_sparsity=min_sparsity if min_sparsity > 0 else -1)
     context = _native.context()
     call("sg_tune", context.pointer, c.byref(t), policy.pointer)
+    policy.workspaces.clear()
 
 
 class Model(_native.Handle):
