@@ -127,9 +127,13 @@ static bool replace_not_finite(struct str *copy, const char *text, size_t len)
 /* A place in the copy as one in the text it was made from. */
 static size_t place_in_original(const struct str *copy, size_t at)
 {
-    const char *number = not_finite[0].number, *p = copy->data;
+    const char *number = not_finite[0].number, *p = copy->data, *end = p + copy->len;
     size_t n = strlen(number), wider = n - strlen(not_finite[0].word), shift = 0;
-    while ((p = memmem(p, (size_t)(copy->data + at - p), number, n))) p += n, shift += wider;
+    for (; (p = memmem(p, (size_t)(end - p), number, n)); p += n, shift += wider) {
+        size_t begin = (size_t)(p - copy->data);
+        if (begin >= at) break;
+        if (begin + n > at) return begin - shift; /* in the middle of it */
+    }
     return at - shift;
 }
 

@@ -638,6 +638,10 @@ Test(json, python_writes_numbers_that_are_none)
     cr_expect_str_eq(status_message(), message);
     EXPECT_MESSAGE("f.json: line 6, column 2");
     free(message);
+    /* one in such a number where it begins, and not behind the text's end */
+    static const char cut[] = "{\"a\": NaN";
+    cr_expect_eq(json_parse_foreign(&root, "f.json", 1, cut, sizeof cut - 1), ERR_FORMAT);
+    EXPECT_MESSAGE("f.json: line 1, column 7:");
 }
 
 static void no_memory(size_t bytes) { _exit(bytes == (size_t)1 << 60 ? 3 : 4); }
