@@ -170,6 +170,15 @@ MODELS = [
                       num_attention_heads=2, num_key_value_heads=1, attention_bias=True, mlp_bias=True,
                       embedding_multiplier=3.0, residual_multiplier=0.5, attention_multiplier=0.25),
         n=140)),
+    ("yarn_mscale", dict(
+        config=config(True, rope={"rope_type": "yarn", "factor": 6.0, "original_max_position_embeddings": 48,
+                                  "mscale": 0.9, "mscale_all_dim": 0.5, "truncate": False},
+                      hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32),
+        n=200)),
+    ("ministral_window", dict(
+        config=config(False, kin=("ministral", "MinistralForCausalLM"), hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=1, head_dim=32, sliding_window=50),
+        n=160)),
 ]
 
 

@@ -38,6 +38,8 @@ static const char *const golden_names[] = {
     "longrope_short",
     "granite_scalars",
     "granite_bias",
+    "yarn_mscale",
+    "ministral_window",
 };
 enum { N_GOLDEN = sizeof golden_names / sizeof golden_names[0], MAX_IDS = 512 };
 
@@ -324,7 +326,7 @@ Test(forward, greedy_generation_equals_transformers)
         }
         close_bench(&b);
     }
-    cr_expect_eq(n_checked, 21); /* all whose frequencies do not change with the length */
+    cr_expect_eq(n_checked, 23); /* all whose frequencies do not change with the length */
 }
 
 Test(forward, a_captured_stream_goes_on_as_the_whole)
