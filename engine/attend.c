@@ -28,6 +28,7 @@ enum status attend_begin(struct attend *t, struct attn_args *a, const struct spa
             t->sparse[h] = t->mask.heads[h].is_sparse;
         }
         a->tiles = &t->map;
+        a->correct_mean = t->method->correct_mean;
         a->pv_threshold = t->lambda;
         a->head_sparse = t->sparse;
     }

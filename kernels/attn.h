@@ -58,6 +58,7 @@ struct head_ledger {
     uint64_t calls_dense_layer; /* … because the layer is outside the layer range */
     uint64_t calls_dense_short; /* … because the sequence is shorter than min_sparse_tokens */
     uint64_t calls_eight;       /* of all of these, those whose products were of eight bits */
+    uint64_t tiles_corrected;   /* left-out tiles that a pseudo-key stood for */
 };
 
 void head_ledger_add(struct head_ledger *to, const struct head_ledger *from);
@@ -117,6 +118,10 @@ struct attn_args {
     struct block_shape block; /* tiles are counted in this shape; q_start is a multiple of block.q
                                  when tiles != NULL */
     const struct tile_map *tiles; /* NULL: dense */
+    /* A tile of a sparse head that lies wholly before its query block and is left out becomes one
+     * pseudo-key: the mean of its keys, with the mean of its values, counted as often as it has
+     * keys (METHOD 10; FlashPrefill V2, arXiv 2608.19758). It takes no part in stage 2. */
+    bool correct_mean;
     /* [n_heads]; 0 means this head is dense. NULL: all follow `tiles` */
     const uint8_t *head_sparse;
     const float
@@ -144,6 +149,9 @@ static inline int attn_first_key(const struct attn_args *a, int position)
     return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
 }
 
+/* Tiles wholly before the first row of query block `qb` (absolute): those that may be corrected. */
+static inline int tiles_before(struct block_shape b, int qb) { return qb * b.q / b.k; }
+
 static inline bool attn_is_full(const struct attn_args *a)
 {
     return a->qk == PRECISION_FULL && a->pv == PRECISION_FULL;
@@ -159,6 +167,11 @@ struct attn_impl {
     size_t (*workspace)(const struct attn_args *); /* bytes, 64-byte aligned; pure */
     enum status (*run)(const struct attn_args *, void *ws, struct par *par, struct stream *stream);
 };
+
+/* why kernels with products of eight bits refuse a corrected call, and all that have no body for it
+ */
+#define ATTN_CORRECTS_FULL "left-out tiles are corrected with products of full precision only"
+#define ATTN_CORRECTS_NOT "does not correct what is left out"
 
 /* fp64 arithmetic on f32 data, one row at a time, following the definition to the letter. */
 extern const struct attn_impl attn_ref;

@@ -10,6 +10,7 @@ static const char *refuses(const struct attn_args *a)
     if (a->dtype != DTYPE_F32) return "the reference takes f32";
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
     if (a->tiles && a->window > 0) return "a windowed call is dense";
+    if (a->tiles && a->correct_mean && !attn_is_full(a)) return ATTN_CORRECTS_FULL;
     return eight_refuses(a);
 }
 
@@ -98,6 +99,30 @@ static void take_block(const struct attn_args *a, struct rows *u, int head, int 
     }
 }
 
+/* Every left-out tile [j0, j1) joins as one key: its mean key and value, as often as it has keys.
+ */
+static void take_mean(const struct attn_args *a, struct rows *u, int head, int row0, int j0, int j1)
+{
+    const float *q = (const float *)a->q + head * a->q_head;
+    const float *k = (const float *)a->k + head / (a->n_heads / a->n_kv_heads) * a->k_head;
+    const float *v = (const float *)a->v + head / (a->n_heads / a->n_kv_heads) * a->v_head;
+    int d = a->head_dim, n = j1 - j0;
+    for (int r = 0; r < u->n; r++) {
+        double dot = 0; /* of the means: the mean of the dots */
+        for (int j = j0; j < j1; j++)
+            for (int i = 0; i < d; i++)
+                dot += (double)q[(row0 + r) * a->q_row + i] * (double)k[j * a->k_row + i];
+        double s = dot / n * (double)a->scale, m = fmax(u->m[r], s), shrink = exp(u->m[r] - m);
+        u->m[r] = m;
+        u->l[r] = u->l[r] * shrink + n * exp(s - m);
+        for (int i = 0; i < d; i++) {
+            double sum = 0;
+            for (int j = j0; j < j1; j++) sum += (double)v[j * a->v_row + i];
+            u->o[r * d + i] = u->o[r * d + i] * shrink + exp(s - m) * sum;
+        }
+    }
+}
+
 static void attend_unit(const struct attn_args *a, struct rows *u, int head, int row0,
     const uint64_t *tiles, struct head_ledger *count, bool last_of_block)
 {
@@ -117,6 +142,12 @@ static void attend_unit(const struct attn_args *a, struct rows *u, int head, int
         if (tiles && skip_pv(a, u, head, j0, j1)) continue;
         take_block(a, u, head, j0, j1);
         count->pv_units_computed++;
+    }
+    int before = tiles && a->correct_mean ? tiles_before(a->block, u->first_pos / a->block.q) : 0;
+    for (int jb = 0; jb < before; jb++) {
+        if (tiles[jb / 64] >> jb % 64 & 1) continue;
+        take_mean(a, u, head, row0, jb * a->block.k, (jb + 1) * a->block.k);
+        count->tiles_corrected += last_of_block;
     }
     float *o = (float *)a->o + head * a->o_head;
     for (int r = 0; r < u->n; r++)

@@ -1,6 +1,6 @@
 #include "kernels/curve.h"
 
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/attn_mean.h"
 #include "kernels/eight.h"
 
 #include <assert.h>
@@ -44,9 +44,16 @@ struct work {
     uint8_t *forced, *last_forced;   /* [n_kblocks] */
     uint8_t *kept, *any_kept;        /* [MAX_LAMBDA_PAIRS, n_kblocks], [n_kblocks] */
     struct attn_unit unit;
-    float *zero_row;            /* [d] */
-    float *largest;             /* [n_points, n_largest] */
-    struct accumulator *points; /* [n_points] */
+    /* of methods that correct by the mean: pseudo-keys, and of the query block at hand their
+     * weights, with those that are left as a partial result of their own */
+    struct attn_means means;
+    float *mean_memory, *weight;        /* [bq, n_kblocks] */
+    float *left_o, *left_m, *left_l;    /* [bq, d], [bq], [bq] */
+    float *whole_o, *whole_m, *whole_l; /* the chain with what is left */
+    int n_before, n_left;               /* tiles that may be corrected, and those that are */
+    float *zero_row;                    /* [d] */
+    float *largest;                     /* [n_points, n_largest] */
+    struct accumulator *points;         /* [n_points] */
 };
 
 static int n_parts(const struct mask_method *m) { return m->n_parts ? m->n_parts : 1; }
@@ -90,6 +97,16 @@ static size_t layout(
     PUT(last_forced, nk);
     PUT(kept, nk * MAX_LAMBDA_PAIRS);
     PUT(any_kept, nk);
+    if (m->correct_mean) {
+        PUT(mean_memory, f * attn_means_floats((int)nk, t->head_dim));
+        PUT(weight, f * bq * nk);
+        PUT(left_o, f * bq * d);
+        PUT(left_m, f * bq);
+        PUT(left_l, f * bq);
+        PUT(whole_o, f * bq * d);
+        PUT(whole_m, f * bq);
+        PUT(whole_l, f * bq);
+    }
     PUT(unit.q, f * PV_UNIT_ROWS * d);
     PUT(zero_row, f * d);
     PUT(unit.s, f * PV_UNIT_ROWS * 128);
@@ -163,7 +180,74 @@ static enum status begin(
         w->ops->pack_keys((const float *)w->products.k + pos * w->products.k_row, w->products.k_row,
             n, w->d, w->bk, w->kt + (size_t)pos * (size_t)w->d);
     }
+    if (!m->correct_mean) return OK;
+    w->means =
+        attn_means_at(w->mean_memory, tiles_before(t->block, (w->n_rows - 1) / w->bq), w->bk, w->d);
+    for (int g = 0; g * MEAN_GROUP < w->means.n_tiles; g++)
+        attn_means_pool(
+            &w->means, w->ops, g, (const float *)t->k, t->k_row, (const float *)t->v, t->v_row);
     return OK;
+}
+
+/* Weights of the pseudo-keys in front of query block `i`, as shares of the largest of their row.
+ * None of them is in the output yet. */
+static void weigh_means(struct work *w, int i, int n_rows)
+{
+    const struct attn_args *t = &w->products;
+    w->n_before = w->m->correct_mean ? tiles_before(w->a->attn->block, i) : 0;
+    w->n_left = 0;
+    for (int u0 = 0; u0 < n_rows && w->n_before; u0 += PV_UNIT_ROWS) {
+        struct attn_unit *u = &w->unit;
+        float top[PV_UNIT_ROWS];
+        u->n_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
+        u->first_pos = i * w->bq + u0;
+        u->o = w->left_o; /* written over below */
+        w->ops->unit_begin(
+            u, (const float *)t->q + (ptrdiff_t)u->first_pos * t->q_row, t->q_row, t->scale);
+        for (int r = 0; r < u->n_rows; r++) w->left_m[u0 + r] = -INFINITY;
+        for (int g = 0; g * MEAN_GROUP < w->n_before; g++) {
+            int n = w->n_before - g * MEAN_GROUP;
+            n = n < MEAN_GROUP ? n : MEAN_GROUP;
+            attn_means_scores(&w->means, w->ops, u, g, ~(uint64_t)0, n, top);
+            for (int r = 0; r < u->n_rows; r++) {
+                memcpy(w->weight + (size_t)(u0 + r) * (size_t)w->n_kblocks + g * MEAN_GROUP,
+                    u->s + r * 128, sizeof(float) * (size_t)n);
+                if (top[r] > w->left_m[u0 + r]) w->left_m[u0 + r] = top[r];
+            }
+        }
+    }
+    for (int r = 0; r < n_rows && w->n_before; r++)
+        for (int j = 0; j < w->n_before; j++) {
+            float *x = w->weight + (size_t)r * (size_t)w->n_kblocks + j;
+            *x = exp2f(*x - w->left_m[r]);
+        }
+}
+
+/* Tile j's pseudo-key joins what is left (sign 1) or goes (-1). Going is safe: by Jensen's
+ * inequality the tile that takes its place weighs at least as much, so what rounding leaves behind
+ * vanishes beside it. */
+static void shift_left(struct work *w, int j, int n_rows, float sign)
+{
+    if (j >= w->n_before) return;
+    const float *v = w->means.v + (size_t)j * (size_t)w->d;
+    for (int r = 0; r < n_rows; r++) {
+        float x = sign * w->weight[(size_t)r * (size_t)w->n_kblocks + j];
+        float *o = w->left_o + (size_t)r * (size_t)w->d;
+        w->left_l[r] += x;
+        for (int c = 0; c < w->d; c++) o[c] += x * v[c];
+    }
+    w->n_left += (int)sign;
+}
+
+/* Pseudo-keys of all tiles that are not in `kept`. */
+static void leave_others(struct work *w, const uint8_t *kept, int n_rows)
+{
+    if (!w->n_before) return;
+    w->n_left = 0;
+    memset(w->left_l, 0, sizeof(float) * (size_t)n_rows);
+    memset(w->left_o, 0, sizeof(float) * (size_t)n_rows * (size_t)w->d);
+    for (int j = 0; j < w->n_before; j++)
+        if (!kept[j]) shift_left(w, j, n_rows, 1);
 }
 
 /* Partial results of one query block against its first n key blocks; with `only`, those that are
@@ -236,8 +320,19 @@ struct block_error {
  */
 static struct block_error chain_error(struct work *w, int row0, int u0, int n)
 {
-    w->ops->row_errors(n, w->d, w->l + u0, w->o + (size_t)u0 * (size_t)w->d,
-        exact_row(w, row0 + u0), w->a->attn->o_row, w->abs_diff + u0, w->sq_diff + u0, w->sq + u0);
+    size_t at = (size_t)u0 * (size_t)w->d;
+    const float *l = w->l + u0, *o = w->o + at;
+    if (w->n_left) {
+        memcpy(w->whole_m + u0, w->mx + u0, sizeof(float) * (size_t)n);
+        memcpy(w->whole_l + u0, l, sizeof(float) * (size_t)n);
+        memcpy(w->whole_o + at, o, sizeof(float) * (size_t)n * (size_t)w->d);
+        w->ops->merge_partial(n, w->d, w->whole_m + u0, w->whole_l + u0, w->whole_o + at,
+            w->left_m + u0, w->left_l + u0, w->left_o + at);
+        l = w->whole_l + u0;
+        o = w->whole_o + at;
+    }
+    w->ops->row_errors(n, w->d, l, o, exact_row(w, row0 + u0), w->a->attn->o_row, w->abs_diff + u0,
+        w->sq_diff + u0, w->sq + u0);
     struct block_error e = {0};
     for (int r = u0; r < u0 + n; r++) {
         e.abs_diff += (double)w->abs_diff[r];
@@ -282,6 +377,7 @@ static void walk_taus(
     int n = mask_order(row, w->order), merged = 0;
     uint32_t n_kept = 0;
     chain_reset(w, n_rows);
+    leave_others(w, row->forced, n_rows);
     for (int j = 0; j < row->n; j++) {
         if (!row->forced[j]) continue;
         chain_merge(w, j, 0, n_rows);
@@ -295,6 +391,7 @@ static void walk_taus(
             int j = w->order[merged];
             if (row->forced[j]) continue;
             chain_merge(w, j, 0, n_rows);
+            shift_left(w, j, n_rows, -1);
             n_kept++;
             grew = true;
         }
@@ -325,6 +422,7 @@ enum status curve_thetas(
             .n_kblocks = w.n_kblocks};
         out->n_possible += (uint32_t)row.n;
         compute_partials(&w, row0, n_rows, row.n, NULL);
+        weigh_means(&w, i, n_rows);
         for (int t0 = 0, t1; t0 < N_THETAS; t0 = t1) {
             m->row(w.own, 0, i, curve_theta(t0), w.method_ws[0], &row);
             memcpy(w.last_forced, row.forced, (size_t)row.n);
@@ -430,12 +528,18 @@ enum status curve_lambdas_of(const struct mask_method *m, const struct mask_args
             for (int j = 0; j < row.n; j++) w.any_kept[j] |= kept[j];
         }
         compute_partials(&w, row0, n_rows, row.n, w.any_kept);
-        for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS) {
-            int unit_rows = n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS;
-            n_possible += (uint32_t)((row0 + u0 + unit_rows - 1) / w.bk + 1);
-            for (int p = 0; p < n_pairs; p++)
-                walk_lambdas(&w, w.points + p * N_LAMBDAS, w.kept + (size_t)p * (size_t)w.n_kblocks,
-                    row.n, row0, u0, unit_rows);
+        weigh_means(&w, i, n_rows);
+        for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS)
+            n_possible +=
+                (uint32_t)((row0 + (u0 + PV_UNIT_ROWS < n_rows ? u0 + PV_UNIT_ROWS : n_rows) - 1) /
+                        w.bk +
+                    1);
+        for (int p = 0; p < n_pairs; p++) {
+            const uint8_t *kept = w.kept + (size_t)p * (size_t)w.n_kblocks;
+            leave_others(&w, kept, n_rows);
+            for (int u0 = 0; u0 < n_rows; u0 += PV_UNIT_ROWS)
+                walk_lambdas(&w, w.points + p * N_LAMBDAS, kept, row.n, row0, u0,
+                    n_rows - u0 < PV_UNIT_ROWS ? n_rows - u0 : PV_UNIT_ROWS);
         }
     }
     for (int p = 0; p < n_pairs; p++) {

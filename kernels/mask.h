@@ -98,6 +98,8 @@ struct mask_method {
     bool takes_theta;             /* theta means something to it */
     bool any_length;              /* see mask_looks_at_length */
     bool looks_ahead; /* later tokens of the prompt, beyond a block, may move its masks */
+    /* what it leaves out becomes a pseudo-key (attn.h) */
+    bool correct_mean;
     const struct mask_param *params; /* [n_params] */
     int n_params;
     /* of a method with parameters given: the one in mask_methods; NULL: itself */
@@ -131,7 +133,8 @@ int mask_oracle_over(const struct mask_args *a);
 void mask_force_common(struct mask_row *row, struct block_shape b, int qb);
 
 /* A method by its name as users and files write it:
- *   NAME[+PARAMETER=VALUE]…[+rule=RULE]   or several joined by "/": a mixture, of which the tuner
+ *   NAME[+PARAMETER=VALUE]…[+rule=RULE][+correct=mean]
+ * or several joined by "/", all corrected or none: a mixture, of which the tuner
  * gives every head one "topk" is sparge with a count. The same text always gives the same pointer,
  * whose `name` is the canonical text; it lives as long as the program. ERR_ARG names the method,
  * the parameter, the range. */

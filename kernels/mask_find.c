@@ -82,6 +82,15 @@ static enum status read_rule(
         base->name, (int)n, text);
 }
 
+static enum status read_correct(
+    const struct mask_method *base, const char *text, size_t n, bool *out)
+{
+    *out = n == 4 && strncmp(text, "mean", 4) == 0;
+    if (*out || (n == 4 && strncmp(text, "none", 4) == 0)) return OK;
+    return fail(ERR_ARG, "--method %s+correct: found \"%.*s\", expected mean or none", base->name,
+        (int)n, text);
+}
+
 static bool read_value(const struct mask_param *p, const char *text, size_t n, float *out)
 {
     for (int i = 0; p->words && p->words[i]; i++)
@@ -114,7 +123,7 @@ static enum status bad_value(
 static enum status no_parameter(const struct mask_method *m, const char *text, size_t n)
 {
     char known[160];
-    int at = snprintf(known, sizeof known, "rule");
+    int at = snprintf(known, sizeof known, "rule, correct");
     for (int i = 0; i < m->n_params; i++)
         at += snprintf(known + at, sizeof known - (size_t)at, ", %s", m->params[i].name);
     return fail(ERR_ARG,
@@ -136,6 +145,7 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
     if (!base) return no_method(text, plus ? (size_t)(plus - text) : n);
     float values[MAX_MASK_PARAMS] = {0};
     const struct mask_rule *rule = mask_rule_of(base);
+    bool correct = false;
     for (int i = 0; i < base->n_params; i++) values[i] = base->params[i].value;
     unsigned given = 0; /* a bit for each parameter, and one for the rule */
     while (plus) {
@@ -150,6 +160,10 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
             if (given & 1u << MAX_MASK_PARAMS) return given_twice(base, "rule");
             given |= 1u << MAX_MASK_PARAMS;
             TRY(read_rule(base, value, value_size, &rule));
+            continue;
+        }
+        if (name == 7 && strncmp(at, "correct", 7) == 0) {
+            TRY(read_correct(base, value, value_size, &correct));
             continue;
         }
         int i = 0;
@@ -176,6 +190,7 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
     }
     if (rule != mask_rule_of(base))
         at += snprintf(canonical + at, sizeof canonical - (size_t)at, "+rule=%s", rule->name);
+    if (correct) snprintf(canonical + at, sizeof canonical - (size_t)at, "+correct=mean");
     *out = base;
     if (strcmp(canonical, base->name) == 0) return OK;
     struct made *m = make(canonical);
@@ -186,6 +201,7 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
     m->method.rule = rule;
     m->method.keep = rule == mask_rule_of(base) ? base->keep : 0;
     m->method.base = base;
+    m->method.correct_mean = correct;
     m->method.values = m->values;
     *out = keep_made(m);
     return OK;
@@ -210,6 +226,11 @@ static enum status parse_mixture(const char *text, const struct mask_method **ou
         if (!parts[n]->ranked)
             return fail(ERR_ARG, "--method %s: %s ranks nothing, so no head can be tuned to it",
                 text, parts[n]->name);
+        if (parts[n]->correct_mean != parts[0]->correct_mean)
+            return fail(ERR_ARG,
+                "--method %s: found %s beside %s; either all are corrected by the "
+                "mean or none",
+                text, parts[0]->name, parts[n]->name);
         at += snprintf(
             canonical + at, sizeof canonical - (size_t)at, "%s%s", n ? "/" : "", parts[n]->name);
         n++;

@@ -45,6 +45,7 @@ static enum status lay_out(const struct sg_attention *a, const struct sparse_pol
         l->rest = l->map + align256(tile_map_bytes(map));
         map->bits = (uint64_t *)(ws + l->map);
         attn->tiles = map;
+        attn->correct_mean = p->method->correct_mean;
         attn->head_sparse = (const uint8_t *)ws + l->sparse;
         attn->pv_threshold = l->skips ? (const float *)(ws + l->lambda) : NULL;
     }

@@ -172,7 +172,8 @@ struct sg_ledger {
                                    or begins within a block */
     uint64_t calls_eight; /* of all of these, those whose products were of eight bits: the policy's
                              file was tuned with --qk or --pv */
-    uint64_t reserved[3]; /* 0 */
+    uint64_t tiles_corrected; /* left-out tiles that one mean key stood for (+correct=mean) */
+    uint64_t reserved[2];     /* 0 */
 };
 SG_API double sg_sparsity(
     const struct sg_ledger *ledger); /* 1 - work done / work possible, both products */

@@ -162,6 +162,7 @@ static enum status attend(struct session_cuda *s, const struct chunk *x, int lay
         TRY(PART(s, x, predict_s));
         TRY(choose_tiles(s, f, layer, &a, &map));
         a.tiles = &map;
+        a.correct_mean = f->policy->method->correct_mean;
         a.head_sparse = s->head_sparse + align256((size_t)c->n_heads) * (size_t)layer;
         if (s->layers[layer] & LAYER_SKIPS) a.pv_threshold = s->lambda + layer * c->n_heads;
     }

@@ -103,6 +103,7 @@ static size_t measure_workspace(const struct tune_args *a, int longest)
     struct tile_map map = tile_map_shape(x.block, BATCH, 0, x.n_q);
     struct mask_args m = mask_of(a, &x, NULL);
     x.tiles = &map;
+    x.correct_mean = a->policy->method->correct_mean;
     const struct attn_impl *impl;
     size_t n = (size_t)x.n_q, largest = n * sizeof(float),
            mask = mask_workspace(a->policy->method, &m, 1);
@@ -491,6 +492,7 @@ static enum status measure_batch(const struct cpu_tuner *t, struct tuner_place a
     a.ledger = ledger;
     TRY(mask_predict(t->a->policy->method, &mask, &map, ws, NULL));
     a.tiles = &map;
+    a.correct_mean = t->a->policy->method->correct_mean;
     a.pv_threshold = lambda;
     const struct attn_impl *impl;
     TRY(attn_choose(&a, t->a->impl, &impl));

@@ -79,6 +79,9 @@
             0},                                                                                   \
         {"qk", OPTION_TEXT, &(p).qk, "TYPE",                                                      \
             "operands of Q·K become int8 or fp8 (full: as they are)", 0, 0},                      \
+        {"correct", OPTION_TEXT, &(p).correct, "HOW",                                             \
+            "what a left-out tile becomes: mean, one key with its mean value, or none (none)", 0, \
+            0},                                                                                   \
         {"pv", OPTION_TEXT, &(p).pv, "TYPE", "operands of P·V become fp8 (full: as they are)", 0, \
             0},                                                                                   \
     {                                                                                             \

@@ -67,6 +67,27 @@ static void take_keys(const struct attn_args *a, const double *s, int from, int 
     }
 }
 
+/* METHOD 10: a left-out tile wholly before the query block joins as one key. */
+static void take_means(const struct attn_args *a, int r, const double *q, const double *k,
+    const double *v, double *top, double *sum, double *o)
+{
+    int d = a->head_dim, bk = a->block.k, before = (a->q_start + r) / a->block.q * a->block.q / bk;
+    for (int j = 0; j < before; j++) {
+        if (tile_map_row(a->tiles, 0, r / a->block.q)[j / 64] >> j % 64 & 1) continue;
+        double s = 0;
+        for (int i = j * bk; i < (j + 1) * bk; i++)
+            for (int c = 0; c < d; c++) s += q[c] * k[i * d + c] / bk;
+        s = s * (double)a->scale * LOG2_E;
+        double higher = fmax(*top, s), shrink = exp2(*top - higher), p = exp2(s - higher);
+        *top = higher;
+        *sum = *sum * shrink + p * bk;
+        for (int c = 0; c < d; c++) {
+            o[c] *= shrink;
+            for (int i = j * bk; i < (j + 1) * bk; i++) o[c] += p * v[i * d + c];
+        }
+    }
+}
+
 static void take_row(const struct attn_args *a, int r, const double *q, const double *k,
     const double *v, double *s, double *o)
 {
@@ -85,6 +106,7 @@ static void take_row(const struct attn_args *a, int r, const double *q, const do
         if (tile_map_row(a->tiles, 0, r / a->block.q)[tile / 64] >> tile % 64 & 1)
             take_keys(a, s, from, to, top, v, &sum, o);
     }
+    if (a->correct_mean) take_means(a, r, q, k, v, &top, &sum, o);
     for (int c = 0; c < d; c++) o[c] /= sum;
 }
 

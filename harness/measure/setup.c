@@ -400,6 +400,34 @@ static enum status set_method(
     return OK;
 }
 
+/* Every part of the method with +correct=mean. */
+static enum status correct_parts(const struct mask_method **method)
+{
+    struct str name = {0};
+    const struct mask_method *m = *method;
+    for (int i = 0; i < (m->n_parts ? m->n_parts : 1); i++)
+        str_addf(&name, "%s%s+correct=mean", i ? "/" : "", mask_part(m, i)->name);
+    enum status st = mask_method_parse(str_get(&name), method);
+    str_clear(&name);
+    return st;
+}
+
+static enum status set_correct(const struct policy_options *o, const struct mask_method **method)
+{
+    bool mean = strcmp(o->correct, "mean") == 0, is = *method && (*method)->correct_mean;
+    if (!mean && strcmp(o->correct, "none") != 0)
+        return fail(ERR_ARG, "--correct: found \"%s\", expected mean or none", o->correct);
+    if (mean && !*method)
+        return fail(ERR_ARG, "--correct mean goes with a method that leaves tiles out, not dense");
+    if (o->tuned && mean != is)
+        return fail(ERR_ARG,
+            "%s: tuned with --correct %s, which goes with no other; tune again with --correct %s",
+            o->tuned, is ? "mean" : "none", o->correct);
+    if (is && !mean)
+        return fail(ERR_ARG, "--correct none goes with no method of +correct=mean; drop one");
+    return mean && !is ? correct_parts(method) : OK;
+}
+
 static enum status oracle_over(const char *over, const struct mask_method **method)
 {
     char name[64];
@@ -475,6 +503,7 @@ enum status setup_policy(const struct setup *s, const struct policy_options *o,
     enum status st = OK;
     if (strcmp(name, "dense") != 0) TRY_GOTO(st, bad, mask_method_parse(name, &method));
     if (o->oracle_over) TRY_GOTO(st, bad, oracle_over(o->oracle_over, &method));
+    if (o->correct) TRY_GOTO(st, bad, set_correct(o, &method));
     TRY_GOTO(st, bad, policy_init(p, method, c->n_layers, c->n_heads));
     if (o->block) TRY_GOTO(st, bad, block_shape_parse(o->block, &p->block));
     if (o->smooth_k && !smooth_k_parse(o->smooth_k, &p->smooth_k))

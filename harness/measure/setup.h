@@ -33,6 +33,7 @@ struct sample_options {
 struct policy_options {
     const char *method, *layers, *heads, *block, *smooth_k, *tuned, *pt_module, *oracle_over;
     const char *qk, *pv; /* NULL: those of `tuned`, or full */
+    const char *correct; /* NULL: as the method says */
     double theta, tau, lambda, topk;
     int window, min_sparse_tokens;
     bool to_tune; /* thresholds are searched: every head may get another part of a mixture */

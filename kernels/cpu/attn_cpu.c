@@ -6,7 +6,7 @@
  * far share their whole state. What each of them computes is what it computes alone, operation for
  * operation.
  */
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/attn_mean.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -27,6 +27,8 @@ enum { PLANT_NOTHING, PLANT_LEDGER, PLANT_LEAK, PLANT_MASK, PLANT_PRECISION };
 #define SG_PLANT PLANT_NOTHING
 #endif
 
+static bool corrects(const struct attn_args *a) { return a->tiles && a->correct_mean; }
+
 static const char *refuses(const struct attn_args *a)
 {
     if (a->dtype != DTYPE_F32) return "the CPU path takes f32";
@@ -36,6 +38,7 @@ static const char *refuses(const struct attn_args *a)
         return "blocks are 64 or 128";
     if (a->tiles && a->q_start % a->block.q != 0) return "a sparse call starts on a query block";
     if (a->tiles && a->window > 0) return "a windowed call is dense";
+    if (corrects(a) && !attn_is_full(a)) return ATTN_CORRECTS_FULL;
     return eight_refuses(a);
 }
 
@@ -59,16 +62,28 @@ static size_t packed_floats(const struct attn_args *a)
     return (size_t)a->n_kv_heads * (size_t)n_kblocks(a) * (size_t)a->block.k * (size_t)a->head_dim;
 }
 
+/* Key blocks that some query block of the call leaves wholly behind it, and their means. */
+static int n_means(const struct attn_args *a)
+{
+    return tiles_before(a->block, (attn_n_kv(a) - 1) / a->block.q);
+}
+
+static size_t means_floats(const struct attn_args *a)
+{
+    return corrects(a) ? attn_means_floats(n_means(a), a->head_dim) : 0;
+}
+
 static size_t workspace(const struct attn_args *a)
 {
     size_t floats = decodes(a) ? (size_t)a->n_heads * (size_t)attn_n_kv(a) : packed_floats(a);
+    floats += (size_t)a->n_kv_heads * means_floats(a);
     return (sizeof(float) * floats + 63) / 64 * 64 + eight_bytes(a);
 }
 
 struct walk {
     const struct attn_args *a;
     const struct cpu_ops *ops;
-    float *kt;
+    float *kt, *means;
     int n_qblocks;
 };
 
@@ -81,6 +96,24 @@ static void pack_task(void *ctx, int item, int worker)
     int n = attn_n_kv(a) - j0 < a->block.k ? attn_n_kv(a) - j0 : a->block.k;
     w->ops->pack_keys((const float *)a->k + kv * a->k_head + j0 * a->k_row, a->k_row, n,
         a->head_dim, a->block.k, w->kt + (size_t)item * (size_t)a->block.k * (size_t)a->head_dim);
+}
+
+static struct attn_means means_of(const struct walk *w, int kv)
+{
+    const struct attn_args *a = w->a;
+    return attn_means_at(
+        w->means + (size_t)kv * means_floats(a), n_means(a), a->block.k, a->head_dim);
+}
+
+static void means_task(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct walk *w = ctx;
+    const struct attn_args *a = w->a;
+    int n_groups = (n_means(a) + MEAN_GROUP - 1) / MEAN_GROUP, kv = item / n_groups;
+    struct attn_means m = means_of(w, kv);
+    attn_means_pool(&m, w->ops, item % n_groups, (const float *)a->k + kv * a->k_head, a->k_row,
+        (const float *)a->v + kv * a->v_head, a->v_row);
 }
 
 /* How far the unit's maxima stand below those of all scores so far, skipped tiles included, which
@@ -147,6 +180,12 @@ static void walk_unit(const struct walk *w, struct attn_unit *u, int head, const
         spent.pv += ticks(a) - scored;
     }
     u->first_pos -= ahead;
+    if (tiles && corrects(a)) {
+        struct attn_means m = means_of(w, kv);
+        int joined = attn_means_join(
+            &m, w->ops, u, tiles, tiles_before(a->block, u->first_pos / a->block.q));
+        count->tiles_corrected += last_of_block ? (uint64_t)joined : 0;
+    }
     if (a->ticks) {
         __atomic_fetch_add(&a->ticks->qk, spent.qk, __ATOMIC_RELAXED);
         __atomic_fetch_add(&a->ticks->pv, spent.pv, __ATOMIC_RELAXED);
@@ -161,6 +200,7 @@ static void ledger_add_atomic(struct head_ledger *to, const struct head_ledger *
     __atomic_fetch_add(&to->tiles_computed, from->tiles_computed, __ATOMIC_RELAXED);
     __atomic_fetch_add(&to->pv_units_possible, from->pv_units_possible, __ATOMIC_RELAXED);
     __atomic_fetch_add(&to->pv_units_computed, from->pv_units_computed, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&to->tiles_corrected, from->tiles_corrected, __ATOMIC_RELAXED);
 }
 
 struct rows {
@@ -269,6 +309,24 @@ static void part(
     if (of_outcome[COMPUTED] >= 0) computes[of_outcome[COMPUTED]] = true;
 }
 
+/* Heads of one branch have left out the same tiles. */
+static void correct_shared(struct shared *s, bool last_of_block)
+{
+    const struct attn_args *a = s->w->a;
+    struct attn_means m = means_of(s->w, 0);
+    int before = tiles_before(a->block, s->branches[0].u.first_pos / a->block.q),
+        joined[MAX_SHARED];
+    for (int b = 0; b < s->n_branches; b++) {
+        const uint64_t *tiles = NULL;
+        for (int h = 0; h < s->n && !tiles; h++)
+            if (s->branch_of[h] == b) tiles = s->tiles[h];
+        s->branches[b].u.s = s->scores;
+        joined[b] = tiles ? attn_means_join(&m, s->w->ops, &s->branches[b].u, tiles, before) : 0;
+    }
+    for (int h = 0; h < s->n && last_of_block; h++)
+        s->count[h].tiles_corrected += (uint64_t)joined[s->branch_of[h]];
+}
+
 static void walk_shared_unit(struct shared *s, bool last_of_block)
 {
     const struct walk *w = s->w;
@@ -306,6 +364,7 @@ static void walk_shared_unit(struct shared *s, bool last_of_block)
                 x, (const float *)a->v + pos * a->v_row, a->v_row, bk, pos, n_keys, m_local);
         }
     }
+    if (corrects(a)) correct_shared(s, last_of_block);
     for (int h = 0; h < s->n; h++) {
         s->count[h].pv_units_possible += (uint64_t)nb;
         s->count[h].tiles_possible += last_of_block ? (uint64_t)nb : 0;
@@ -396,13 +455,15 @@ static enum status run_with(
         ws = (char *)ws + eight_bytes(a);
         a = &rounded;
     }
-    struct walk w = {a, ops, ws, 0};
+    struct walk w = {a, ops, ws, (float *)ws + packed_floats(a), 0};
     if (decodes(a)) {
         par_for(par, a->n_heads, decode_task, &w);
         return OK;
     }
     w.n_qblocks = (attn_n_kv(a) - 1) / a->block.q - a->q_start / a->block.q + 1;
     par_for(par, a->n_kv_heads * n_kblocks(a), pack_task, &w);
+    if (corrects(a))
+        par_for(par, a->n_kv_heads * ((n_means(a) + MEAN_GROUP - 1) / MEAN_GROUP), means_task, &w);
     if (shares(a)) {
         int at_once = shared_at_once(a);
         par_for(par, (a->n_heads + at_once - 1) / at_once * w.n_qblocks, shared_task, &w);

@@ -23,7 +23,28 @@ struct params {
     struct attn_args a;
     const uint64_t *bits;
     int words_per_row, n_map_rows;
+    __nv_bfloat16
+        *means; /* [2, kv heads, n_means, head_dim]: of keys, then of values; NULL: none */
+    int n_means;
 };
+
+/* One tile of one kv head: the mean of its keys or of its values. */
+__global__ void pool_means(const __grid_constant__ params p)
+{
+    const struct attn_args &a = p.a;
+    const int tile = blockIdx.x, kv = blockIdx.y, values = blockIdx.z;
+    const auto *from = (const __nv_bfloat16 *)(values ? a.v : a.k) +
+        kv * (values ? a.v_head : a.k_head) +
+        (ptrdiff_t)tile * a.block.k * (values ? a.v_row : a.k_row);
+    const ptrdiff_t row = values ? a.v_row : a.k_row;
+    auto *to =
+        p.means + (((size_t)values * a.n_kv_heads + kv) * p.n_means + tile) * (size_t)a.head_dim;
+    for (int c = threadIdx.x; c < a.head_dim; c += blockDim.x) {
+        float sum = 0;
+        for (int r = 0; r < a.block.k; r++) sum += __bfloat162float(from[r * row + c]);
+        to[c] = __float2bfloat16(sum / (float)a.block.k);
+    }
+}
 
 template <int DIM, int KEYS>
 __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ params p)
@@ -41,7 +62,8 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
     const int last = min(unit0 + ROWS, n_kv) - 1;
     const bool sparse = p.bits != NULL && (a.head_sparse == NULL || a.head_sparse[head]);
     const bool skip = sparse && a.pv_threshold != NULL;
-    const float lambda = skip ? a.pv_threshold[head] : 0, scale = a.scale * 1.44269504f;
+    const float lambda = skip ? a.pv_threshold[head] : 0;
+    const float scale = a.scale * 1.44269504f;
     const uint64_t *bits = NULL;
     if (sparse)
         bits = p.bits +
@@ -57,19 +79,36 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
                   sum[2] = {0, 0};
     bool empty[2] = {true, true}, valid[2];
     for (int r = 0; r < 2; r++) valid[r] = row + 8 * r >= a.q_start && row + 8 * r < n_kv;
-    int tiles = 0, units = 0;
+    int tiles = 0, units = 0, corrected = 0;
+    /* behind the tiles come groups of KEYS pseudo-keys for those that are left out before this
+     * query block */
+    const int before = sparse && p.means != NULL ? unit0 / a.block.q * a.block.q / KEYS : 0;
+    const int n_tiles = last / KEYS + 1, n_steps = n_tiles + (before + KEYS - 1) / KEYS;
+    const auto *k_means = p.means + (size_t)kv_head * p.n_means * a.head_dim,
+               *v_means = k_means + (size_t)a.n_kv_heads * p.n_means * a.head_dim;
+    auto is_left = [&](int tile) { return tile < before && !(bits[tile / 64] >> (tile % 64) & 1); };
     const int first = a.window > 0 ? max(max(unit0, a.q_start) - a.window + 1, 0) / KEYS : 0;
-    for (int j = first; j * KEYS <= last; j++) {
-        if (sparse && !(bits[j / 64] >> (j % 64) & 1)) continue;
-        const int k0 = j * KEYS;
-        tiles++;
+    for (int j = first; j < n_steps; j++) {
+        const bool means = j >= n_tiles;
+        if (sparse && !means && !(bits[j / 64] >> (j % 64) & 1)) continue;
+        const int k0 = (means ? j - n_tiles : j) * KEYS;
+        if (means) {
+            int left = 0;
+            for (int i = 0; i < KEYS; i++) left += is_left(k0 + i);
+            if (!left) continue;
+            corrected += left;
+        } else {
+            tiles++;
+        }
         __syncthreads();
-        fetch<DIM, THREADS>(kv, kp, a.k_row, k0, KEYS, 0, n_kv, a.head_dim);
+        if (means) fetch<DIM, THREADS>(kv, k_means, a.head_dim, k0, KEYS, 0, before, a.head_dim);
+        else fetch<DIM, THREADS>(kv, kp, a.k_row, k0, KEYS, 0, n_kv, a.head_dim);
         __syncthreads();
         float s[KEYS / 8][4] = {};
         multiply_keys<DIM, KEYS>(s, q + warp * WARP_ROWS * LINE, kv, lane);
         __syncthreads();
-        fetch<DIM, THREADS>(kv, vp, a.v_row, k0, KEYS, 0, n_kv, a.head_dim);
+        if (means) fetch<DIM, THREADS>(kv, v_means, a.head_dim, k0, KEYS, 0, before, a.head_dim);
+        else fetch<DIM, THREADS>(kv, vp, a.v_row, k0, KEYS, 0, n_kv, a.head_dim);
 
         float local[2] = {-INFINITY, -INFINITY}, now[2];
         bool wanted = false;
@@ -78,7 +117,9 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int key = k0 + n * 8 + lane % 4 * 2 + i % 2, at = row + i / 2 * 8;
-                if (key > at || (a.window > 0 && key <= at - a.window)) s[n][i] = -INFINITY;
+                if (means) /* KEYS keys that are alike */
+                    s[n][i] = is_left(key) ? s[n][i] + log2f((float)KEYS) / scale : -INFINITY;
+                else if (key > at || (a.window > 0 && key <= at - a.window)) s[n][i] = -INFINITY;
                 local[i / 2] = max_nan(local[i / 2], s[n][i]);
             }
 #pragma unroll
@@ -91,8 +132,8 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
             bool below = local[r] == -INFINITY || (local[r] - seen[r]) * scale + lambda <= 0;
             wanted |= valid[r] && (empty[r] || !below);
         }
-        bool live = __syncthreads_or(!skip || wanted); /* V has arrived, too */
-        units += live;
+        bool live = __syncthreads_or(!skip || wanted || means); /* V has arrived, too */
+        units += live && !means;
         if (!live) continue;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -137,6 +178,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
             (last + 1) % a.block.q == 0) { /* the unit that sees all of its query block's tiles */
             add(&l->tiles_possible, last / KEYS + 1 - first);
             add(&l->tiles_computed, tiles);
+            add(&l->tiles_corrected, corrected);
         }
     }
 }
@@ -183,20 +225,33 @@ const char *refuses(const struct attn_args *a)
     return NULL;
 }
 
+/* Key blocks wholly before the last query block. */
+int n_means(const struct attn_args *a)
+{
+    return tiles_before(a->block, (attn_n_kv(a) - 1) / a->block.q);
+}
+
 size_t workspace(const struct attn_args *a)
 {
-    (void)a;
-    return 0;
+    return a->tiles != NULL && a->correct_mean ? 2 * sizeof(__nv_bfloat16) * (size_t)a->n_kv_heads *
+            (size_t)n_means(a) * (size_t)a->head_dim
+                                               : 0;
 }
 
 enum status run(const struct attn_args *a, void *ws, struct par *par, struct stream *stream)
 {
-    (void)ws, (void)par;
-    params p = {*a, NULL, 0, 0};
+    (void)par;
+    params p = {*a, NULL, 0, 0, NULL, 0};
     if (a->tiles != NULL)
         p.bits = a->tiles->bits, p.words_per_row = a->tiles->words_per_row,
         p.n_map_rows = a->tiles->n_qblocks;
     cudaStream_t s = (cudaStream_t)stream;
+    if (a->tiles != NULL && a->correct_mean && n_means(a) > 0) {
+        p.means = (__nv_bfloat16 *)ws, p.n_means = n_means(a);
+        dim3 grid((unsigned)p.n_means, (unsigned)a->n_kv_heads, 2);
+        pool_means<<<grid, 64, 0, s>>>(p);
+        CUDA_TRY(cudaGetLastError());
+    }
     if (a->head_dim <= 32) return launch_dim<32>(p, s);
     if (a->head_dim <= 64) return launch_dim<64>(p, s);
     if (a->head_dim <= 96) return launch_dim<96>(p, s);

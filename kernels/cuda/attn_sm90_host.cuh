@@ -78,6 +78,7 @@ inline const char *call_refuses(const struct attn_args *a)
 inline const char *map_refuses(const struct attn_args *a)
 {
     if (a->tiles == NULL) return "no tile map";
+    if (a->correct_mean) return ATTN_CORRECTS_NOT;
     if (a->tiles->block.q != 128 || (a->tiles->block.k != 64 && a->tiles->block.k != 128))
         return "block shape is not 128x64 or 128x128";
     if (a->block.q != a->tiles->block.q || a->block.k != a->tiles->block.k)

@@ -399,6 +399,9 @@ const char *curve_cuda_refuses(const struct curve_cuda_args *a)
 {
     const struct attn_args *t = a->attn;
     if (t->dtype != DTYPE_BF16) return "takes bf16 only";
+    if (a->method && a->method->correct_mean)
+        return "its curves do not know +correct=mean; tune with --device cpu, and run the file on "
+               "the GPU";
     if (t->head_dim < 16 || t->head_dim > 128 || t->head_dim % 16 != 0)
         return "head_dim is not a multiple of 16 up to 128";
     if (t->n_q < 1 || t->q_start != 0) return "a sample is taken whole";

@@ -519,6 +519,59 @@ static void check_sparse(
     problem_close(&p);
 }
 
+/* Left-out tiles as pseudo-keys, against the definition in fp64; `alike`: heads that walk together.
+ */
+static void check_corrected(struct rng *r, int n, int d, struct block_shape block, bool alike)
+{
+    struct problem p;
+    int start = (int)rng_below(r, 2) * 2 * block.q;
+    problem_open(&p, r, n, start, alike ? 1 : HEADS / 2, d, block, 1.2f);
+    if (alike) p.a.q_head = 0;
+    struct tile_map map = tile_map_shape(block, HEADS, start, n);
+    fill_map(r, &map, &p.a, MAP_HALF);
+    uint8_t head_sparse[HEADS];
+    for (int h = 0; h < HEADS; h++) head_sparse[h] = h != 1;
+    p.a.tiles = &map;
+    p.a.head_sparse = head_sparse;
+    p.a.correct_mean = true;
+    snprintf(label, sizeof label, "corrected %dx%d n %d+%d d %d%s", block.q, block.k, start, n, d,
+        alike ? " heads alike" : "");
+    struct head_ledger ledgers[2][HEADS];
+    size_t size = p.o_floats * sizeof(float);
+    float *want = aligned(size), *got = aligned(size);
+    for (int i = -1; attn_impls[i < 0 ? 0 : i]; i++) {
+        const struct attn_impl *impl = i < 0 ? &attn_ref : attn_impls[i];
+        struct attn_args a = p.a;
+        if (i >= 0 && skips(i, &a)) continue;
+        memset(ledgers[i >= 0], 0, sizeof ledgers[0]);
+        a.ledger = ledgers[i >= 0];
+        a.o = i < 0 ? want : got;
+        memset(a.o, 0, size);
+        void *ws = aligned(impl->workspace(&a) + 64);
+        if (impl->run(&a, ws, NULL, NULL) != OK) wrong(i < 0 ? 0 : i, "run failed");
+        free(ws);
+        if (i < 0) continue;
+        double off = 0, norm = 0;
+        for (size_t x = 0; x < p.o_floats; x++) {
+            off += ((double)got[x] - (double)want[x]) * ((double)got[x] - (double)want[x]);
+            norm += (double)want[x] * (double)want[x];
+        }
+        if (!(off <= 1e-12 * norm)) wrong(i, "corrected output off by %g", sqrt(off / norm));
+        uint64_t corrected = 0;
+        for (int h = 0; h < HEADS; h++) {
+            corrected += ledgers[0][h].tiles_corrected;
+            if (ledgers[0][h].tiles_corrected != ledgers[1][h].tiles_corrected)
+                wrong(i, "head %d: %lu tiles corrected, want %lu", h, ledgers[1][h].tiles_corrected,
+                    ledgers[0][h].tiles_corrected);
+        }
+        if (!corrected || ledgers[0][1].tiles_corrected) wrong(i, "nothing, or a dense head");
+    }
+    free(want);
+    free(got);
+    free(map.bits);
+    problem_close(&p);
+}
+
 /* A map with every tile set is dense attention. */
 static void check_full_is_dense(struct rng *r, int n, int d, struct block_shape block)
 {
@@ -693,6 +746,8 @@ static int check(uint64_t seed, int rounds)
             }
         for (int s = 0; s < N_SHAPES; s++) {
             check_sparse(&r, 450, 32, 2, shapes[s], MAP_RANDOM);
+            for (int alike = 0; alike < 2; alike++)
+                check_corrected(&r, s % 2 ? 700 : 517, s % 2 ? 80 : 64, shapes[s], alike);
             check_full_is_dense(
                 &r, rng_range(&r, 9, 400), head_dims[(s + round) % N_DIMS], shapes[s]);
             for (int sparse = 0; sparse < 2; sparse++) {

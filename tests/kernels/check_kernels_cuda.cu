@@ -218,6 +218,67 @@ static void check_reference(int bk, float lambda)
     verdict(good && worst < 1e-5, "GPU reference against the CPU's");
 }
 
+/* Left-out tiles as pseudo-keys: against the CPU's reference in fp64, whose means are not rounded
+ * to bf16. */
+static void check_corrected(int n, int start, int d, struct block_shape block)
+{
+    problem p = {n, start, 4, 2, d, true, block, 0.3f, -1, true, 1.5f};
+    data x(p);
+    std::vector<float> q = widened(x.q), k = widened(x.k), v = widened(x.v), o(q.size());
+    std::vector<uint8_t> sparse;
+    for (int h = 0; h < p.heads; h++) sparse.push_back(h % 3 != 1);
+    buffer<uint8_t> head_sparse(p.heads);
+    head_sparse.put(sparse);
+    buffer<__nv_bfloat16> out(o.size());
+    buffer<struct head_ledger> ledger(p.heads);
+    ledger.fill(0);
+    struct attn_args a = arguments(p, x, out.at);
+    struct tile_map map = tile_map_shape(p.block, p.heads, p.q_start, p.n);
+    buffer<uint64_t> bits(tile_map_bytes(&map) / 8);
+    map.bits = bits.at;
+    map_kernel<<<4, 64>>>(map, p.q_start, x.n_kv, p.keep, mix(seed_now++));
+    a.tiles = &map, a.head_sparse = head_sparse.at, a.correct_mean = true, a.ledger = ledger.at;
+    bool refused = attn_sparse_sm90_bf16.refuses(&a) != NULL;
+    const char *why = attn_cuda_bf16.refuses(&a);
+    if (why != NULL) printf("     refused: %s\n", why);
+    buffer<uint8_t> ws(attn_cuda_bf16.workspace(&a) + 16);
+    bool good = refused && why == NULL && attn_cuda_bf16.run(&a, ws.at, NULL, NULL) == OK;
+    CHECK(cudaDeviceSynchronize());
+    std::vector<uint64_t> host_bits = bits.get();
+    std::vector<struct head_ledger> got = ledger.get(), want(p.heads);
+    map.bits = host_bits.data();
+    a.dtype = DTYPE_F32, a.q = q.data(), a.k = k.data(), a.v = v.data(), a.o = o.data();
+    a.head_sparse = sparse.data(), a.ledger = want.data();
+    std::vector<double> room(attn_ref.workspace(&a) / 8 + 8);
+    good = good && attn_ref.run(&a, room.data(), NULL, NULL) == OK;
+    std::vector<__nv_bfloat16> raw = out.get();
+    double off = 0, norm = 0;
+    for (size_t i = 0; i < o.size(); i++) {
+        double e = (double)__bfloat162float(raw[i]) - (double)o[i];
+        off += e * e, norm += (double)o[i] * (double)o[i];
+    }
+    uint64_t corrected = 0;
+    for (int h = 0; h < p.heads; h++) {
+        corrected += want[h].tiles_corrected;
+        good = good && want[h].tiles_corrected == got[h].tiles_corrected &&
+            want[h].tiles_computed == got[h].tiles_computed;
+    }
+    good = good && corrected > 0 && sqrt(off / norm) < 6e-3;
+    char name[160];
+    snprintf(name, sizeof name, "corrected n=%d start=%d d=%d block=%dx%d: off by %.3g", n, start,
+        d, block.q, block.k, sqrt(off / norm));
+    verdict(good, name);
+}
+
+static void check_corrections(void)
+{
+    for (int d : {64, 128})
+        for (struct block_shape b : {block_shape{128, 64}, {128, 128}, {64, 64}, {64, 128}}) {
+            check_corrected(1000, 0, d, b);
+            check_corrected(385, 384, d, b);
+        }
+}
+
 static void check_attentions(bool quick, int only_length)
 {
     const struct attn_impl *dense[] = {&attn_dense_sm90_bf16, NULL};
@@ -497,7 +558,10 @@ int main(int argc, char **argv)
         if (!only_masks) {
             for (int bk : {64, 128})
                 for (float lambda : {1.0f, 6.0f}) check_reference(bk, lambda);
-            if (!only_eight) check_attentions(quick, only_length);
+            if (!only_eight) {
+                check_attentions(quick, only_length);
+                check_corrections();
+            }
             check_eight(quick, only_length);
             if (!only_eight) check_lone_item();
         }

@@ -154,6 +154,7 @@ static struct head_ledger infer(struct head *h, const struct mask_method *m)
     map.bits = aligned(tile_map_bytes(&map));
     CHECK(mask_predict(m, &mask, &map, ws, NULL));
     a.tiles = &map;
+    a.correct_mean = m->correct_mean;
     a.pv_threshold = &h->params.lambda;
     a.o = h->got;
     a.o_row = h->d;
@@ -277,6 +278,39 @@ Test(curve, equals_brute_force, .timeout = 300)
         }
     cr_log_info("largest differences: l1 %.2g, tail %.2g, cosine %.2g, rmse %.2g", w.l1, w.tail,
         w.cosine, w.rmse);
+}
+
+/* Curves of a method that corrects what it leaves out are those of the corrected kernel. */
+Test(curve, corrected_by_the_mean, .timeout = 300)
+{
+    struct worst w = {0};
+    static const char *const names[] = {"sparge+correct=mean", "oracle+correct=mean"};
+    for (int shape = 0; shape < 4; shape++) {
+        const struct mask_method *m = mask_method_find(names[shape % 2]);
+        struct head h;
+        cr_assert(m && m->correct_mean);
+        head_init(&h, 40 + (uint64_t)shape, 1000, shape % 2 ? 80 : 64, shapes[shape],
+            SMOOTH_K_RUNNING, 1.4);
+        check_points(&w, &h, m, 30, (uint64_t)shape);
+        h.params = (struct head_params){-1, .5f, 50, true, 0, 0, 0};
+        struct pv_curve pv;
+        void *ws = aligned(curve_workspace(m, &h.mask));
+        CHECK(curve_lambdas(m, &h.mask, ws, &pv));
+        free(ws);
+        for (int i = 0; i < N_LAMBDAS; i += 10) {
+            h.params.lambda = curve_lambda(i);
+            struct head_ledger l = infer(&h, m);
+            struct output_error brute = error_of(&h);
+            cr_expect_eq(pv.points[i].n_kept, l.pv_units_computed);
+            compare(&w, &pv.points[i].error, &brute, m->name);
+            cr_expect(l.tiles_corrected > 0);
+        }
+        /* and it is another output than without */
+        struct output_error with = error_of(&h);
+        infer(&h, mask_base(m));
+        cr_expect(error_of(&h).l1 != with.l1);
+        head_clear(&h);
+    }
 }
 
 /* All 32 x 97 points of one small head, none left out. */
