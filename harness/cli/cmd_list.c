@@ -82,8 +82,8 @@ static void list_methods(struct table *t)
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         for (int c = 0; c < 5; c++) table_text(t, others[i][c]);
     static const char *const correction[] = {"+correct=mean",
-        "a left-out tile becomes one key, the mean of its keys, with its mean value (--correct)", "",
-        "", "FlashPrefill V2, arXiv 2608.19758"};
+        "a left-out tile becomes one key, the mean of its keys, with its mean value (--correct)",
+        "", "", "FlashPrefill V2, arXiv 2608.19758"};
     for (int c = 0; c < 5; c++) table_text(t, correction[c]);
     for (int i = 0; mask_rules[i]; i++) {
         struct str name = {0};

@@ -645,13 +645,13 @@ Test(mask, refusals_name_the_method)
     cr_expect_eq(mask_method_find("oracle"), &mask_oracle);
     cr_expect_eq(mask_method_find("window"), &mask_window);
     cr_expect_null(mask_method_find("nothing"));
-    const struct mask_method *m = mask_method_find("bound+correct=mean+rows=8");
-    cr_assert(m);
-    cr_expect_str_eq(m->name, "bound+rows=8+correct=mean");
-    cr_expect(m->correct_mean && mask_base(m) == &mask_bound && !mask_bound.correct_mean);
+    const struct mask_method *mean = mask_method_find("bound+correct=mean+rows=8");
+    cr_assert(mean);
+    cr_expect_str_eq(mean->name, "bound+rows=8+correct=mean");
+    cr_expect(mean->correct_mean && mask_base(mean) == &mask_bound && !mask_bound.correct_mean);
     cr_expect_eq(mask_method_find("bound+correct=none"), &mask_bound);
-    m = mask_method_find("sparge+correct=mean/bound+correct=mean");
-    cr_expect(m && m->correct_mean && m->parts[1]->correct_mean);
+    mean = mask_method_find("sparge+correct=mean/bound+correct=mean");
+    cr_expect(mean && mean->correct_mean && mean->parts[1]->correct_mean);
     cr_expect_null(mask_method_find("sparge/bound+correct=mean"));
     cr_expect_null(mask_method_find("bound+correct=median"));
 }
