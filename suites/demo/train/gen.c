@@ -1,11 +1,13 @@
 /* Training text for the bundled model, fresh at every step.
  *
  *   gen text  SEED N BOOKS                      N mixed documents, each ended by a zero byte
- *   gen train SEED ROW N BPE BOOKS              packed rows of ROW tokens, uint16 little endian
+ *   gen train SEED ROW N BPE BOOKS [W,W,…]      packed rows of ROW tokens, uint16 little endian;
+ *                                               W: how often each of RULER's tasks is drawn
  *   gen needle|book|chronicle|niah_single_1|… SEED ROW N BPE BOOKS   one held-out document per row,
  * padded with EOS
  *
- * A row holds token ids; bit 15 marks a token of an answer. BPE is the table tokenizer.py writes;
+ * A row holds token ids; bit 15 marks a token of an answer, in training rows bit 14 one of a task
+ * of RULER. BPE is the table tokenizer.py writes;
  * BOOKS a text file that hides half of the needles. The encoder below is restricted to ASCII, which
  * is all it is given.
  */
@@ -22,6 +24,7 @@ enum {
     BOS = 0,
     EOS = 1,
     ANSWER = 0x8000,
+    TASK = 0x4000,
     PAIR_SLOTS = 1 << 14,
     WORD_SLOTS = 1 << 20,
     WORD_MAX = 48
@@ -210,6 +213,70 @@ static enum ask random_ask(struct rng *r)
     return rng_below(r, 2) ? ASK_END : (enum ask)(1 + rng_below(r, 3));
 }
 
+/* A needle of a prompt, where its key and its value stand. */
+struct needle_at {
+    const char *key, *value;
+    int key_len, value_len;
+};
+
+static int find_needles(const struct str *prompt, struct needle_at *out, int most)
+{
+    static const char begin[] = "One of the special magic ", is[] = " is: ";
+    int n = 0;
+    for (const char *p = str_get(prompt); n < most && (p = strstr(p, begin));) {
+        const char *key = strstr(p, " for ") + 5, *end = strstr(key, is), *value = end + 5;
+        p = strchr(value, '.');
+        out[n++] = (struct needle_at){key, value, (int)(end - key), (int)(p - value)};
+    }
+    return n;
+}
+
+static void add_list(struct str *out, const struct needle_at *needles, int n, bool values)
+{
+    for (int i = 0; i < n; i++)
+        str_addf(out, "%s%.*s",
+            i == 0          ? ""
+                : i + 1 < n ? ", "
+                            : ", and ",
+            values ? needles[i].value_len : needles[i].key_len,
+            values ? needles[i].value : needles[i].key);
+}
+
+/* More questions of the same text with their answers: a haystack of hundreds of needles is too dear
+ * for one answer. */
+static void ask_more(
+    struct rng *r, int task, const struct ruler_doc *text, struct chronicle_doc *doc)
+{
+    static struct needle_at needles[1024];
+    bool many = task == RULER_NIAH_MULTIQUERY;
+    if (!many && (task < RULER_NIAH_MULTIKEY_1 || task > RULER_NIAH_MULTIKEY_3)) return;
+    int n = find_needles(&text->prompt, needles, 1024), each = many ? n : 1;
+    int more = many ? rng_range(r, 0, 2) : rng_range(r, 1, n < 9 ? n - 1 : 8);
+    const char *kind = task == RULER_NIAH_MULTIKEY_3 ? "uuid" : "number";
+    const char *verb = many ? "are" : "is", *all = many ? "s" : "";
+    for (int k = 0; k < more; k++) {
+        for (int i = 0; i < each; i++) {
+            int j = i + (int)rng_below(r, (uint32_t)(n - i));
+            struct needle_at t = needles[i];
+            needles[i] = needles[j];
+            needles[j] = t;
+        }
+        str_addf(&doc->text, "\nWhat %s the special magic %s%s for ", many ? "are all" : "is", kind,
+            all);
+        add_list(&doc->text, needles, each, false);
+        str_addf(
+            &doc->text, " mentioned in the provided text? The special magic %s%s for ", kind, all);
+        add_list(&doc->text, needles, each, false);
+        str_addf(&doc->text, " mentioned in the provided text %s", verb);
+        struct chronicle_question q = {.answer_begin = doc->text.len};
+        str_add_char(&doc->text, ' ');
+        add_list(&doc->text, needles, each, true);
+        str_add_char(&doc->text, '.');
+        q.answer_end = doc->text.len;
+        doc->questions[doc->n_questions++] = q;
+    }
+}
+
 /* A task of RULER of at most `row` tokens, prompt, prefix and answer; returns its tokens. */
 static size_t encode_ruler(struct rng *r, int task, enum chronicle_split split, uint64_t seed,
     size_t row, bool single, struct chronicle_doc *doc, uint16_t *out)
@@ -243,6 +310,7 @@ static size_t encode_ruler(struct rng *r, int task, enum chronicle_split split, 
         q.answer_end = doc->text.len;
         doc->questions[0] = q;
         doc->n_questions = 1;
+        if (!single && (c.ask == ASK_END || c.ask == ASK_TWICE)) ask_more(r, task, &text, doc);
         n = encode_doc(doc, out);
         double here = (double)n / c.n_units;
         tokens_per_unit[task] += (tries ? .3 : .1) * (here - tokens_per_unit[task]);
@@ -254,22 +322,21 @@ static size_t encode_ruler(struct rng *r, int task, enum chronicle_split split, 
     return n;
 }
 
-/* The hard ones more often. */
+/* How often each task is drawn; those the model finds hard more often. */
+static unsigned weight[RULER_TASKS] = {1, 1, 1, 1, 3, 3, 2, 2, 1, 1, 3};
+
+static void read_weights(const char *text)
+{
+    for (int i = 0; i < RULER_TASKS; i++) {
+        char *end;
+        weight[i] = (unsigned)strtoul(text, &end, 10);
+        if (end == text || *end != (i + 1 < RULER_TASKS ? ',' : 0)) die("a weight for each task");
+        text = end + 1;
+    }
+}
+
 static int random_task(struct rng *r, size_t row)
 {
-    static const uint8_t weight[RULER_TASKS] = {
-        [RULER_NIAH_SINGLE_1] = 1,
-        [RULER_NIAH_SINGLE_2] = 1,
-        [RULER_NIAH_SINGLE_3] = 1,
-        [RULER_NIAH_MULTIKEY_1] = 1,
-        [RULER_NIAH_MULTIKEY_2] = 3,
-        [RULER_NIAH_MULTIKEY_3] = 3,
-        [RULER_NIAH_MULTIVALUE] = 2,
-        [RULER_NIAH_MULTIQUERY] = 2,
-        [RULER_VT] = 1,
-        [RULER_CWE] = 1,
-        [RULER_FWE] = 3,
-    };
     for (;;) {
         uint32_t total = 0, at;
         int task = -1;
@@ -310,9 +377,9 @@ static void write_doc(struct rng *r, enum form form, enum chronicle_split split,
 static enum form random_form(struct rng *r)
 {
     uint32_t what = rng_below(r, 100);
-    return what < 36 ? FORM_CHRONICLE
-        : what < 46  ? FORM_NEEDLE
-        : what < 58  ? FORM_BOOK_NEEDLE
+    return what < 30 ? FORM_CHRONICLE
+        : what < 38  ? FORM_NEEDLE
+        : what < 48  ? FORM_BOOK_NEEDLE
                      : FORM_RULER;
 }
 
@@ -336,6 +403,9 @@ static void pack_rows(uint64_t seed, size_t row, uint64_t n_rows)
                 if (want < 600) continue;
                 size_t got = encode_ruler(&r, random_task(&r, want), CHRONICLE_TRAIN, doc_seed++,
                     want, false, &doc, out + n);
+                for (size_t i = 0; i < got; i++) out[n + i] |= TASK;
+                out[n + got - 1] |=
+                    ANSWER; /* after an answer the text ends, whatever is asked next */
                 if (got <= left) n += got;
                 continue;
             }
@@ -411,6 +481,7 @@ int main(int argc, char **argv)
     uint64_t n = strtoull(argv[4], NULL, 10);
     load_bpe(argv[5]);
     load_books(argv[6], &books);
+    if (argc > 7) read_weights(argv[7]);
     if (strcmp(argv[1], "train") == 0) pack_rows(seed, row, n);
     else if (strcmp(argv[1], "needle") == 0) held_out_rows(FORM_NEEDLE, seed, row, n);
     else if (strcmp(argv[1], "book") == 0) held_out_rows(FORM_BOOK_NEEDLE, seed, row, n);

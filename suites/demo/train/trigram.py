@@ -69,7 +69,7 @@ def books(data, name, limit=None):
 def generated(kind, seed, row, n, text):
     cmd = [gen, kind, str(seed), str(row), str(n), f"{data}/bpe.txt", text]
     raw = subprocess.run(cmd, stdout=subprocess.PIPE, check=True).stdout
-    return np.frombuffer(raw, "<u2").reshape(n, row).astype(np.int64) & 0x7FFF
+    return np.frombuffer(raw, "<u2").reshape(n, row).astype(np.int64) & 0x3FFF
 
 
 data, gen, scratch, out = sys.argv[1:]
