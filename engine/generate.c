@@ -56,7 +56,8 @@ int32_t sample_token(const struct sampler *s, struct rng *r, float *logits, int 
     return id;
 }
 
-enum status generate_behind(struct session *s, const struct generate_args *a, float *logits,
+/* Behind what the session holds; logits: those of the last token it holds. */
+static enum status decode(struct session *s, const struct generate_args *a, float *logits,
     int32_t *out, struct generate_result *result)
 {
     const struct llama_config *c = &session_weights(s)->config;
@@ -96,7 +97,7 @@ enum status generate(
             .ledger = a->ledger,
             .last_logits = logits});
     result->prefill_ns = clock_ns() - t0;
-    if (st == OK) st = generate_behind(s, a, logits, out, result);
+    if (st == OK) st = decode(s, a, logits, out, result);
     free(logits);
     return st;
 }

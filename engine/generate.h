@@ -12,7 +12,7 @@ struct sampler {
     uint64_t seed;
 };
 
-/* The next id from logits [vocab]; logits may be overwritten. */
+/* The next id from logits [vocab]; logits may be overwritten. r: NULL when it is greedy. */
 int32_t sample_token(const struct sampler *s, struct rng *r, float *logits, int vocab);
 
 struct generate_args {
@@ -35,10 +35,6 @@ struct generate_result {
     int64_t prefill_ns, decode_ns;
 };
 
-/* Decodes behind what the session holds; of `a` only what decoding needs is looked at. logits
- * [vocab]: those of the last token it holds, overwritten. out: at least max_new ids. */
-enum status generate_behind(struct session *s, const struct generate_args *a, float *logits,
-    int32_t *out, struct generate_result *result) MUST_USE;
 /* Resets the session first. out: at least max_new ids. */
 enum status generate(struct session *s, const struct generate_args *a, int32_t *out,
     struct generate_result *result) MUST_USE;

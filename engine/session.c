@@ -19,6 +19,7 @@ struct session {
     void *state; /* the backend's */
     struct session_plan plan;
     int position;
+    int n_slots, slot_position[SESSION_SLOTS];
     struct str impls;
 };
 
@@ -392,6 +393,51 @@ int session_at_once(const struct session *s, int n_tokens)
     size_t one = (size_t)n_tokens * (size_t)s->w->config.hidden_size * sizeof(float),
            n = s->backend->carry_room(s->state) / one;
     return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (int)n;
+}
+
+enum status session_slots(struct session *s, int n, int *got)
+{
+    assert(n <= SESSION_SLOTS);
+    *got = s->n_slots = 0;
+    if (!s->backend->slots || s->plan.once || s->w->device_options.offload) return OK;
+    TRY(s->backend->slots(s->state, n, got));
+    s->n_slots = *got;
+    return OK;
+}
+
+enum status session_keep(struct session *s, int slot)
+{
+    assert(slot >= 0 && slot < s->n_slots);
+    TRY(s->backend->keep(s->state, slot));
+    s->slot_position[slot] = s->position;
+    return OK;
+}
+
+enum status session_step(
+    struct session *s, const struct session_step *list, int n, int32_t *next, int *failed)
+{
+    const struct llama_config *c = &s->w->config;
+    int32_t positions[SESSION_SLOTS];
+    assert(n >= 1 && n <= s->n_slots);
+    for (int i = 0; i < n; i++) {
+        *failed = i;
+        assert(list[i].slot >= 0 && list[i].slot < s->n_slots);
+        positions[i] = s->slot_position[list[i].slot];
+        if (positions[i] >= s->plan.capacity)
+            return fail(ERR_ARG, "one more token behind %d, expected at most %d in all",
+                positions[i], s->plan.capacity);
+        if (list[i].token < 0 || list[i].token >= c->vocab_size)
+            return fail(ERR_ARG, "token id %d, expected 0 to %d", list[i].token, c->vocab_size - 1);
+    }
+    TRY(s->backend->step(s->state, list, positions, n, next, &s->impls));
+    for (int i = 0; i < n; i++) {
+        *failed = i;
+        if (next[i] < 0)
+            return fail(ERR_NUMERIC, "the logits behind token %d hold NaN or infinity; " ADVICE,
+                positions[i] + 1);
+    }
+    for (int i = 0; i < n; i++) s->slot_position[list[i].slot]++;
+    return OK;
 }
 
 enum status session_heads(struct session *s, const struct heads_args *a)

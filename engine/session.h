@@ -149,6 +149,27 @@ enum status session_forward_each(struct session *s, const struct forward_args *l
 /* How many sequences of so many tokens to hand over for that; 0 where they come one by one. */
 int session_at_once(const struct session *s, int n_tokens);
 
+/* Greedy decoding of several sequences at once: keys and values of each wait in a slot, and a step
+ * appends one token to some of them. */
+enum { SESSION_SLOTS = 16 /* at most: more rows would read every weight twice */ };
+struct session_step {
+    int slot;
+    int32_t token;
+};
+/* Makes room for up to n sequences of the session's capacity, of the memory that its device has
+ * left (an eighth of it stays free). *got: so many, or 0 where there are no slots: on the CPU, over
+ * several GPUs, with weights that come layer by layer, where layers have sliding windows or their
+ * rotation turns on a sequence's length, or no two fit. n = 0 gives the memory back. */
+enum status session_slots(struct session *s, int n, int *got) MUST_USE;
+/* The sequence that the session holds, copied into a slot. */
+enum status session_keep(struct session *s, int slot) MUST_USE;
+/* A dense step of n different slots. next [n]: the most likely token behind each, the lowest id on
+ * ties: what session_forward() and an argmax of its last_logits give, bit for bit, whatever stands
+ * beside it. ERR_NUMERIC names the entry whose logits hold NaN or infinity; *failed is its place.
+ */
+enum status session_step(
+    struct session *s, const struct session_step *list, int n, int32_t *next, int *failed) MUST_USE;
+
 /* What the dense attention of some query heads of one layer sees and gives, from the stream that
  * enters the layer. */
 struct heads_args {

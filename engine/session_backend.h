@@ -32,6 +32,12 @@ struct session_backend {
     /* session_forward_each() of checked calls; NULL: one after the other is as good */
     enum status (*each)(void *state, const struct forward_args *list, int n, session_done *done,
         void *ctx, int *failed, struct str *impls);
+    /* session_slots(), session_keep() and session_step() of checked calls, positions beside; all
+     * NULL: no slots */
+    enum status (*slots)(void *state, int n, int *got);
+    enum status (*keep)(void *state, int slot);
+    enum status (*step)(void *state, const struct session_step *list, const int32_t *positions,
+        int n, int32_t *next, struct str *impls);
 };
 extern const struct session_backend session_backend_cpu;
 

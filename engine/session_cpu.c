@@ -675,4 +675,7 @@ const struct session_backend session_backend_cpu = {
     cpu_carry_open,
     cpu_carry_close,
     NULL,
+    NULL,
+    NULL,
+    NULL,
 };

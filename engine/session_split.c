@@ -301,6 +301,9 @@ static const struct session_backend session_backend_split = {
     split_carry_open,
     split_carry_close,
     split_each,
+    NULL,
+    NULL,
+    NULL,
 };
 
 /* The place. */

@@ -34,6 +34,7 @@ static void cuda_close(void **state)
     pthread_mutex_lock(&s->on->lock);
     weights_cuda_free(s->on, s->slab, s->plan.total_bytes);
     session_cuda_close_view(s);
+    session_cuda_close_slots(s);
     weights_cuda_free(s->on, s->mass, s->mass_bytes);
     weights_cuda_free(s->on, s->eight, s->eight_bytes);
     session_cuda_close_graphs(s);
@@ -436,4 +437,7 @@ const struct session_backend session_backend_cuda = {
     cuda_carry_open,
     cuda_carry_close,
     NULL,
+    session_cuda_slots,
+    session_cuda_keep,
+    session_cuda_step,
 };

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GRAPHS = 4 }; /* a prefill dense and sparse, a decode step, and one more */
+/* a prefill dense and sparse, decode steps of the last counts of sequences */
+enum { GRAPHS = 6 };
 
 /* All that launches depend on besides what is in the slab. Zeroed before it is filled: it is
  * compared as bytes. */
@@ -17,7 +18,7 @@ struct shape {
     float topk;
     enum precision qk, pv;
     int n, position; /* position -1: read on the device */
-    bool ledger, logits;
+    bool ledger, logits, slots;
 };
 
 struct kept_graph {
@@ -72,6 +73,7 @@ static struct shape shape_of(const struct session_cuda *s, const struct chunk *x
     shape.position = x->at_device ? -1 : x->position;
     shape.ledger = x->f->ledger != NULL;
     shape.logits = x->logits;
+    shape.slots = x->slots != NULL;
     return shape;
 }
 

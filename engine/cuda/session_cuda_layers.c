@@ -1,6 +1,7 @@
 #include "engine/cuda/session_cuda_parts.h"
 
 #include "engine/rope.h"
+#include "kernels/cuda/batch_cuda.h"
 #include "kernels/cuda/ops_cuda.h"
 #include "kernels/eight.h"
 #include "kernels/registry.h"
@@ -9,12 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint16_t *cache_of(const struct session_cuda *s, int layer, int value)
+static uint16_t *cache_of(const struct session_cuda *s, const struct chunk *x, int layer, int value)
 {
     const struct llama_config *c = &s->w->config;
     size_t plane = (size_t)c->n_kv_heads * (size_t)s->plan.capacity * (size_t)c->head_dim;
     size_t at = s->plan.once ? 0 : (size_t)(layer - s->on->first);
-    return s->kv + (2 * at + (size_t)value) * plane;
+    return (x->slots ? x->slots->kv : s->kv) + (2 * at + (size_t)value) * plane;
 }
 
 static enum status project(
@@ -114,6 +115,12 @@ static enum status choose_tiles(struct session_cuda *s, const struct forward_arg
     return mask_cuda_predict(&m, map, s->mass, s->on->stream);
 }
 
+/* Where kernels find the positions of a chunk's rows; NULL: in their arguments. */
+static const int32_t *positions_of(const struct session_cuda *s, const struct chunk *x)
+{
+    return x->slots ? x->slots->position : x->at_device ? s->position : NULL;
+}
+
 /* The attention call of a layer, dense. */
 struct attn_args session_cuda_call(const struct session_cuda *s, const struct chunk *x, int layer)
 {
@@ -126,14 +133,14 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
         .dtype = DTYPE_BF16,
         .n_q = x->n,
         .q_start = x->position,
-        .q_start_at = x->at_device ? s->position : NULL,
+        .q_start_at = positions_of(s, x),
         .n_heads = c->n_heads,
         .n_kv_heads = c->n_kv_heads,
         .head_dim = d,
         .scale = llama_attention_scale(c),
         .q = s->qkv,
-        .k = cache_of(s, layer, 0),
-        .v = cache_of(s, layer, 1),
+        .k = cache_of(s, x, layer, 0),
+        .v = cache_of(s, x, layer, 1),
         .o = s->attn,
         .q_row = width,
         .q_head = d,
@@ -151,11 +158,21 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
     };
 }
 
+static enum status attend_slots(struct session_cuda *s, const struct chunk *x, struct attn_args *a)
+{
+    a->n_q = 1;
+    session_note_impl(x->impls, &attn_decode_cuda_bf16);
+    return attn_batch_cuda_run(
+        &(struct attn_batch_cuda_args){a, x->n, x->slots->slot, x->slots->step}, x->slots->attn_ws,
+        s->on->stream);
+}
+
 static enum status attend(struct session_cuda *s, const struct chunk *x, int layer)
 {
     const struct llama_config *c = &s->w->config;
     const struct forward_args *f = x->f;
     struct attn_args a = session_cuda_call(s, x, layer);
+    if (x->slots) return attend_slots(s, x, &a);
     struct tile_map map = s->kept_maps[layer];
     bool sparse = s->layers[layer] & LAYER_SPARSE;
     if (sparse) {
@@ -230,13 +247,15 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
                                .sine = s->sine,
                                .n = n,
                                .position = x->position,
-                               .position_at = x->at_device ? s->position : NULL,
+                               .position_at = positions_of(s, x),
+                               .slot = x->slots ? x->slots->slot : NULL,
+                               .slot_step = x->slots ? x->slots->step : 0,
                                .n_heads = c->n_heads,
                                .n_kv_heads = c->n_kv_heads,
                                .head_dim = c->head_dim,
                                .capacity = s->plan.capacity,
-                               .k = cache_of(s, layer, 0),
-                               .v = cache_of(s, layer, 1)},
+                               .k = cache_of(s, x, layer, 0),
+                               .v = cache_of(s, x, layer, 1)},
         stream));
     TRY(attend(s, x, layer));
     TRY(PART(s, x, linear_s));
@@ -283,8 +302,8 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     int n = x->n, h = c->hidden_size;
     size_t offset = (size_t)x->begin * (size_t)h;
     TRY(PART(s, x, rest_s));
-    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position,
-        x->at_device ? s->position : NULL, n, c->head_dim / 2, s->cosine, s->sine, stream));
+    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position, positions_of(s, x), n,
+        c->head_dim / 2, s->cosine, s->sine, stream));
     if (f->residual_in)
         TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, COPY_TO_DEVICE));
     else if (x->first > 0)
@@ -302,6 +321,13 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
         TRY(layer_forward(s, x, l));
     }
     if (!x->logits) return OK;
+    if (x->slots) {
+        TRY(ops_cuda_rmsnorm(s->x, s->residual, s->on->final_norm, (float)c->rms_norm_eps, n, h,
+            s->norm, NULL, stream));
+        TRY(gemm_cuda_run(s->on->gemm, n, c->vocab_size, h, s->norm, s->on->head, x->slots->logits,
+            c->vocab_size, DTYPE_F32, false));
+        return argmax_cuda_rows(x->slots->logits, n, c->vocab_size, x->slots->next, stream);
+    }
     TRY(ops_cuda_rmsnorm(session_cuda_stream_row(s, n - 1), s->residual, s->on->final_norm,
         (float)c->rms_norm_eps, 1, h, s->norm, NULL, stream));
     TRY(PART(s, x, linear_s));

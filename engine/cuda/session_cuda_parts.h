@@ -1,7 +1,8 @@
 /* What the parts of a CUDA session share: session_cuda.c is the backend, session_cuda_layers.c runs
  * the layers, session_cuda_plan.c lays out their memory, session_cuda_graph.c repeats them as a
  * graph, session_cuda_times.c times them, session_cuda_kernel.c chooses kernels,
- * session_cuda_view.c shows them to hooks. Nobody else includes this. */
+ * session_cuda_view.c shows them to hooks, session_cuda_slots.c decodes several sequences at once.
+ * Nobody else includes this. */
 #ifndef SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 #define SG_ENGINE_CUDA_SESSION_CUDA_PARTS_H
 
@@ -71,6 +72,19 @@ struct session_cuda {
     struct session_graphs *graphs; /* NULL until one is wanted; the same with times */
     bool graphs_are_stale;         /* memory that they were recorded with has gone */
     struct session_times *times;
+    struct slots_cuda *slots; /* NULL: there are none */
+};
+
+/* Sequences that are decoded together, and what a step of them needs beside the session's own. */
+struct slots_cuda {
+    void *slab;
+    size_t bytes;
+    int n;
+    uint16_t *kv; /* [n] as the session's, `step` values apart */
+    ptrdiff_t step;
+    float *logits;                   /* [n, vocab] */
+    int32_t *next, *position, *slot; /* [n] of a step's rows */
+    void *attn_ws;
 };
 
 /* One chunk of a forward pass. */
@@ -81,6 +95,8 @@ struct chunk {
     int first, end; /* layers */
     bool at_device; /* a decode step that reads its position on the device */
     bool logits;    /* of the last row, wanted and in this chunk */
+    /* rows are tokens of different sequences, which stand there; NULL: of the session's own */
+    const struct slots_cuda *slots;
     struct str *impls;
 };
 
@@ -141,6 +157,14 @@ enum status session_cuda_show_layer(struct session_cuda *s, const struct forward
 
 /* For a hook that reads maps only: all layers of the chunk. */
 enum status session_cuda_show_maps(struct session_cuda *s, const struct chunk *x) MUST_USE;
+
+/* Of the session's table. */
+enum status session_cuda_slots(void *state, int n, int *got) MUST_USE;
+enum status session_cuda_keep(void *state, int slot) MUST_USE;
+enum status session_cuda_step(void *state, const struct session_step *list,
+    const int32_t *positions, int n, int32_t *next, struct str *impls) MUST_USE;
+/* The lock is held. */
+void session_cuda_close_slots(struct session_cuda *s);
 
 /* Free what the hooks needed. */
 void session_cuda_close_view(struct session_cuda *s);

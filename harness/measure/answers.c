@@ -14,13 +14,24 @@ void written_clear(struct written *w)
     *w = (struct written){0};
 }
 
-/* Watches an answer grow; once its score is settled it need not go on. */
-struct watcher {
-    const struct model *model;
+/* One that is being written. */
+struct answer {
+    int sample;
     const struct wanted *wanted;
-    struct written *out;
-    bool settled;
-    enum status status;
+    struct written w;
+    answer_done *done;
+    void *ctx;
+};
+
+struct answer_writer {
+    struct session *session;
+    const struct model *model;
+    const struct sample_set *set;
+    bool (*stop)(void *);
+    void *stop_ctx;
+    int n_slots;
+    struct answer waiting[SESSION_SLOTS]; /* each in the slot of its place */
+    int n_waiting;
 };
 
 enum status answers_text(const struct model *m, const struct written *w, struct str *out)
@@ -28,47 +39,131 @@ enum status answers_text(const struct model *m, const struct written *w, struct 
     return w->n ? tokenizer_decode(m->tokenizer, w->ids, (size_t)w->n, true, out) : OK;
 }
 
-static bool watch(void *ctx, int32_t id)
+enum status answers_open(struct answer_writer **out, struct session *s, const struct model *m,
+    const struct sample_set *set, bool (*stop)(void *), void *stop_ctx)
 {
-    struct watcher *w = ctx;
-    struct str text = {0};
-    w->out->ids[w->out->n++] = id;
-    w->status = answers_text(w->model, w->out, &text);
-    w->settled = w->status == OK && wanted_settled(w->wanted, str_get(&text));
-    str_clear(&text);
-    return w->status == OK && !w->settled;
+    int n = 0;
+    for (int i = 0; i < set->n_samples && n < SESSION_SLOTS; i++)
+        n += 2 * (sample_wanted(set, i) != NULL); /* dense and sparse */
+    struct answer_writer *w = *out = calloc(1, sizeof *w);
+    if (!w) return fail(ERR_MEMORY, "no memory to write answers");
+    *w = (struct answer_writer){
+        .session = s, .model = m, .set = set, .stop = stop, .stop_ctx = stop_ctx};
+    return session_slots(s, n < SESSION_SLOTS ? n : SESSION_SLOTS, &w->n_slots);
 }
 
-static enum status write_answer(struct session *s, const struct model *m,
-    const struct wanted *wanted, float *logits, struct written *out)
+void answers_close(struct answer_writer **wp)
 {
-    int32_t *ids = xmalloc((size_t)wanted->budget * sizeof *ids);
-    out->ids = xmalloc((size_t)wanted->budget * sizeof *out->ids);
-    struct watcher w = {m, wanted, out, false, OK};
-    struct generate_result r = {0};
-    struct generate_args g = {
-        .max_new = wanted->budget, .sampler = {.top_p = 1}, .token = watch, .ctx = &w};
-    enum status st = generate_behind(s, &g, logits, ids, &r);
-    free(ids);
-    if (st == OK) st = w.status;
-    out->ended = r.ended || w.settled;
+    struct answer_writer *w = *wp;
+    if (!w) return;
+    for (int i = 0; i < w->n_waiting; i++) written_clear(&w->waiting[i].w);
+    int none;
+    enum status st = session_slots(w->session, 0, &none);
+    (void)st; /* nobody waits for anything any more */
+    free(w);
+    *wp = NULL;
+}
+
+/* Take the next token of an answer. Once its score is settled it need not go on. */
+static enum status take(const struct answer_writer *w, struct answer *a, int32_t id, bool *more)
+{
+    struct str text = {0};
+    a->w.ids[a->w.n++] = id;
+    enum status st = answers_text(w->model, &a->w, &text);
+    a->w.ended = llama_config_is_eos(&w->model->weights.config, id) ||
+        (st == OK && wanted_settled(a->wanted, str_get(&text)));
+    str_clear(&text);
+    *more = !a->w.ended && a->w.n < a->wanted->budget;
     return st;
 }
 
-enum status answers_pass(struct session *s, const struct model *m, const struct sample_set *set,
-    int sample, const struct forward_args *prefill, float *hidden, struct written *out,
-    double *seconds)
+static enum status finish(struct answer *a, enum status st)
 {
-    const struct sample *x = &set->samples[sample];
-    const struct wanted *wanted = sample_wanted(set, sample);
-    size_t vocab = (size_t)m->weights.config.vocab_size;
+    if (st != OK) written_clear(&a->w);
+    else a->done(a->ctx, a->sample, &a->w);
+    return st;
+}
+
+/* All that waits, a token of each a step; those that end leave. */
+enum status answers_finish(struct answer_writer *w, int *failed)
+{
+    struct session_step steps[SESSION_SLOTS];
+    int32_t next[SESSION_SLOTS];
+    int place[SESSION_SLOTS], n = w->n_waiting; /* of those that go on */
+    enum status st = OK;
+    for (int i = 0; i < n; i++) place[i] = i;
+    while (n > 0 && st == OK) {
+        int at = 0, kept = 0;
+        for (int i = 0; i < n; i++) {
+            const struct written *x = &w->waiting[place[i]].w;
+            steps[i] = (struct session_step){place[i], x->ids[x->n - 1]};
+        }
+        st = w->stop && w->stop(w->stop_ctx) ? fail(ERR_CANCELLED, "stopped on request")
+                                             : session_step(w->session, steps, n, next, &at);
+        for (int i = 0; i < n && st == OK; i++) {
+            struct answer *a = &w->waiting[place[i]];
+            bool more = false;
+            at = i;
+            st = take(w, a, next[i], &more);
+            if (more) place[kept++] = place[i];
+            else if (st == OK) st = finish(a, OK);
+        }
+        *failed = w->waiting[place[at]].sample;
+        n = kept;
+    }
+    for (int i = 0; i < w->n_waiting && st != OK; i++) written_clear(&w->waiting[i].w);
+    w->n_waiting = 0;
+    return st;
+}
+
+/* Where there are no slots: to its end, behind what the session holds. */
+static enum status write_alone(const struct answer_writer *w, struct answer *a, float *logits)
+{
+    static const struct sampler greedy = {.top_p = 1};
+    bool more = true;
+    while (more) {
+        TRY(session_forward(w->session,
+            &(struct forward_args){
+                .tokens = &a->w.ids[a->w.n - 1], .n = 1, .last_logits = logits}));
+        int32_t id = sample_token(&greedy, NULL, logits, w->model->weights.config.vocab_size);
+        TRY(take(w, a, id, &more));
+    }
+    return OK;
+}
+
+static enum status begin_answer(
+    struct answer_writer *w, struct answer *a, float *logits, int *failed)
+{
+    static const struct sampler greedy = {.top_p = 1};
+    int32_t id = sample_token(&greedy, NULL, logits, w->model->weights.config.vocab_size);
+    bool more;
+    a->w.ids = xmalloc((size_t)a->wanted->budget * sizeof *a->w.ids);
+    enum status st = take(w, a, id, &more);
+    if (st == OK && more && w->n_slots) {
+        st = session_keep(w->session, w->n_waiting);
+        if (st != OK) return finish(a, st);
+        w->waiting[w->n_waiting++] = *a;
+        return w->n_waiting == w->n_slots ? answers_finish(w, failed) : OK;
+    }
+    if (st == OK && more) st = write_alone(w, a, logits);
+    return finish(a, st);
+}
+
+enum status answers_pass(struct answer_writer *w, int sample, const struct forward_args *prefill,
+    float *hidden, answer_done *done, void *ctx, double *seconds, int *failed)
+{
+    struct session *s = w->session;
+    const struct sample *x = &w->set->samples[sample];
+    const struct llama_config *c = &w->model->weights.config;
+    struct answer a = {
+        .sample = sample, .wanted = sample_wanted(w->set, sample), .done = done, .ctx = ctx};
     struct forward_args first = *prefill;
+    *failed = sample;
     first.tokens = x->ids;
     first.n = x->n_prompt ? x->n_prompt : x->n;
     first.hidden = hidden;
-    *out = (struct written){0};
-    float *logits = wanted ? malloc(vocab * sizeof *logits) : NULL;
-    if (wanted && !logits) return fail(ERR_MEMORY, "no memory for one row of logits");
+    float *logits = a.wanted ? malloc((size_t)c->vocab_size * sizeof *logits) : NULL;
+    if (a.wanted && !logits) return fail(ERR_MEMORY, "no memory for one row of logits");
     first.last_logits = logits;
     session_reset(s);
     int64_t t0 = clock_ns();
@@ -77,13 +172,13 @@ enum status answers_pass(struct session *s, const struct model *m, const struct 
     if (st == OK && first.n < x->n) {
         struct forward_args rest = {.tokens = x->ids + first.n,
             .n = x->n - first.n,
-            .hidden = hidden + (size_t)first.n * (size_t)m->weights.config.hidden_size,
+            .hidden = hidden + (size_t)first.n * (size_t)c->hidden_size,
             .stop = prefill->stop,
             .stop_ctx = prefill->stop_ctx};
         st = session_forward(s, &rest);
         if (st == OK) session_rewind(s, first.n);
     }
-    if (st == OK && wanted) st = write_answer(s, m, wanted, logits, out);
+    if (st == OK && a.wanted) st = begin_answer(w, &a, logits, failed);
     free(logits);
     return st;
 }

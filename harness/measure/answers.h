@@ -18,11 +18,25 @@ struct written {
 };
 void written_clear(struct written *w);
 
+/* Writes them. Where the session has slots (session_slots) an answer waits there until as many have
+ * come as there are, or answers_finish() is called; then a step writes a token of each. What is
+ * written is the same bit for bit. */
+struct answer_writer;
+/* stop: asked between steps of those that waited; may be NULL. Close it also after a failure; that
+ * gives the slots back. */
+enum status answers_open(struct answer_writer **w, struct session *s, const struct model *m,
+    const struct sample_set *set, bool (*stop)(void *), void *stop_ctx) MUST_USE;
+void answers_close(struct answer_writer **w);
+
+/* An answer is written; *w is the receiver's. */
+typedef void answer_done(void *ctx, int sample, struct written *w);
 /* prefill: tokens and n are set here to the prompt. hidden: [sample.n, hidden_size]. *seconds: of
- * the prefill. `out` empty for a sample that is only read. */
-enum status answers_pass(struct session *s, const struct model *m, const struct sample_set *set,
-    int sample, const struct forward_args *prefill, float *hidden, struct written *out,
-    double *seconds) MUST_USE;
+ * the prefill. done() is called now or later, never for a sample that is only read. *failed: the
+ * sample that an error is about, this one or one that waited. */
+enum status answers_pass(struct answer_writer *w, int sample, const struct forward_args *prefill,
+    float *hidden, answer_done *done, void *ctx, double *seconds, int *failed) MUST_USE;
+/* What still waits. */
+enum status answers_finish(struct answer_writer *w, int *failed) MUST_USE;
 
 /* The key of a sample's dense hidden states: of a prompt and what is read behind it, another one
  * than of all of it in one prefill, whose last digits may differ. */

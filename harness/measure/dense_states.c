@@ -72,20 +72,23 @@ static struct forward_args part_of(const struct dense_states_args *a, const stru
         .stop_ctx = a->stop_ctx};
 }
 
+static void dense_is_written(void *ctx, int i, struct written *w)
+{
+    const struct dense_states_args *a = ctx;
+    answers_keep(a->cache, a->model, a->impl, a->set, i, w);
+    written_clear(w);
+}
+
 /* A prompt, and what is written behind it. */
 static enum status dense_answer(struct dense_states *s, const struct dense_states_args *a,
-    struct session *session, int i, const char *key)
+    struct answer_writer *writer, int i, const char *key)
 {
-    struct written w;
     struct forward_args args = {.stop = a->stop, .stop_ctx = a->stop_ctx};
-    enum status st =
-        answers_pass(session, a->model, a->set, i, &args, s->hidden[i], &w, &s->seconds[i]);
-    if (st == OK) {
-        dense_cache_put(a->cache, key, a->set->samples[i].n, s->width, s->hidden[i]);
-        if (w.n) answers_keep(a->cache, a->model, a->impl, a->set, i, &w);
-    }
-    written_clear(&w);
-    return st;
+    int failed;
+    TRY(answers_pass(
+        writer, i, &args, s->hidden[i], dense_is_written, (void *)a, &s->seconds[i], &failed));
+    dense_cache_put(a->cache, key, a->set->samples[i].n, s->width, s->hidden[i]);
+    return OK;
 }
 
 /* The passes that are to be made. */
@@ -95,6 +98,7 @@ struct dense_passes {
     int *samples;                /* [n] */
     struct forward_args *calls;  /* [n] of the present part */
     struct head_ledger **counts; /* [n] all layers and heads; NULL where they are not wanted */
+    struct answer_writer *writer;
     int n;
 };
 
@@ -164,7 +168,7 @@ static enum status dense_batch(struct dense_passes *x, struct session *session,
         if (!s->n_points && dense_cache_get(a->cache, key, sample->n, s->width, s->hidden[i]))
             continue;
         if (sample->n_prompt) {
-            st = dense_answer(s, a, session, i, key);
+            st = dense_answer(s, a, x->writer, i, key);
             continue;
         }
         x->samples[x->n] = i;
@@ -194,9 +198,12 @@ static enum status dense_all(struct dense_states *s, const struct dense_states_a
         .samples = xcalloc(n, sizeof *x.samples),
         .calls = xcalloc(n, sizeof *x.calls),
         .counts = xcalloc(n, sizeof *x.counts)};
-    enum status st = OK;
+    enum status st = sample_set_writes(a->set)
+        ? answers_open(&x.writer, session, a->model, a->set, a->stop, a->stop_ctx)
+        : OK;
     struct progress progress;
     double n_done = 0;
+    int failed;
     progress_begin(&progress, "dense pass", "tokens", (double)a->set->n_tokens, a->quiet);
     for (int i = 0; i < s->n_samples && st == OK; i += at_once) {
         int end = i + at_once < s->n_samples ? i + at_once : s->n_samples;
@@ -204,6 +211,8 @@ static enum status dense_all(struct dense_states *s, const struct dense_states_a
         for (int k = i; k < end; k++) n_done += a->set->samples[k].n;
         progress_update(&progress, n_done);
     }
+    if (st == OK && x.writer) st = answers_finish(x.writer, &failed);
+    answers_close(&x.writer);
     progress_end(&progress);
     free(x.samples);
     free(x.calls);

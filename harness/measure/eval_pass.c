@@ -30,7 +30,8 @@ struct pass_worker {
     struct pass_shared *all;
     struct eval_device device;
     struct session *session;
-    float *dense, *sparse; /* of the sample that is compared */
+    struct answer_writer *writer; /* NULL: no sample has a prompt of its own */
+    float *dense, *sparse;        /* of the sample that is compared */
     int32_t *next;
     int at_once; /* samples that pass together */
     /* [2 × at_once] the passes under way, in the order of the samples */
@@ -153,13 +154,11 @@ static void keep_dense(struct pass_worker *w, int i, double seconds)
     struct pass_shared *all = w->all;
     const struct evaluate_args *a = all->a;
     const struct sample *x = &a->set->samples[i];
-    const struct written *written = &all->p->dense_written[i];
     char key[HASH_HEX_SIZE];
     all->p->dense_times[i] = seconds;
     answers_dense_key(key, a->model, a->impl, x);
     pthread_mutex_lock(&all->lock);
     dense_cache_put(a->cache, key, x->n, all->width, w->dense);
-    if (written->n) answers_keep(a->cache, a->model, a->impl, a->set, i, written);
     pthread_mutex_unlock(&all->lock);
 }
 
@@ -265,10 +264,24 @@ static enum status pass_done(void *ctx, int k, double seconds)
     return compare_sample(x);
 }
 
-/* A prompt, behind which an answer is read and one is written: one pass after the other. */
-static enum status run_written(struct pass_worker *w, int i)
+static void dense_is_written(void *ctx, int i, struct written *written)
 {
-    const struct evaluate_args *a = w->all->a;
+    struct pass_shared *all = ((struct pass_worker *)ctx)->all;
+    const struct evaluate_args *a = all->a;
+    all->p->dense_written[i] = *written;
+    pthread_mutex_lock(&all->lock);
+    answers_keep(a->cache, a->model, a->impl, a->set, i, written);
+    pthread_mutex_unlock(&all->lock);
+}
+
+static void sparse_is_written(void *ctx, int i, struct written *written)
+{
+    ((struct pass_worker *)ctx)->all->p->sparse_written[i] = *written;
+}
+
+/* A prompt, behind which an answer is read and one is written: one pass after the other. */
+static enum status run_written(struct pass_worker *w, int i, int *failed)
+{
     struct sample_passes *p = w->all->p;
     struct pass_item *x = &w->items[w->n_items++];
     struct forward_args f = dense_call(w, i);
@@ -279,24 +292,24 @@ static enum status run_written(struct pass_worker *w, int i)
     for (int k = x->dense ? 1 : 0; k < 2; k++) expect_layers(w, &f);
     if (!x->dense) {
         written_clear(&p->dense_written[i]);
-        TRY(answers_pass(
-            w->session, a->model, a->set, i, &f, w->dense, &p->dense_written[i], &seconds));
+        TRY(answers_pass(w->writer, i, &f, w->dense, dense_is_written, w, &seconds, failed));
         keep_dense(w, i, seconds);
     }
     TRY(sparse_call(x, &f));
-    TRY(answers_pass(w->session, a->model, a->set, i, &f, w->sparse, &p->sparse_written[i],
-        &p->sparse_times[i]));
+    TRY(answers_pass(
+        w->writer, i, &f, w->sparse, sparse_is_written, w, &p->sparse_times[i], failed));
     return compare_sample(x);
+}
+
+static enum status named(const struct evaluate_args *a, enum status st, int sample)
+{
+    return st == ERR_NUMERIC ? fail_context(st, "%s", a->set->samples[sample].name) : st;
 }
 
 static enum status run_items(struct pass_worker *w, int first, int end, int *sample)
 {
     const struct evaluate_args *a = w->all->a;
-    if (a->set->samples[first].n_prompt) {
-        enum status written = run_written(w, first);
-        return written == ERR_NUMERIC ? fail_context(written, "%s", a->set->samples[first].name)
-                                      : written;
-    }
+    if (a->set->samples[first].n_prompt) return named(a, run_written(w, first, sample), *sample);
     for (int i = first; i < end; i++) {
         const float *known;
         *sample = i;
@@ -315,7 +328,7 @@ static enum status run_items(struct pass_worker *w, int first, int end, int *sam
     int failed;
     enum status st = session_forward_each(w->session, w->calls, w->n_items, pass_done, w, &failed);
     *sample = w->items[failed].sample;
-    return st == ERR_NUMERIC ? fail_context(st, "%s", a->set->samples[*sample].name) : st;
+    return named(a, st, *sample);
 }
 
 /* Samples [first, end): one, or with weights that come layer by layer all that this device takes.
@@ -351,12 +364,16 @@ static void *run_samples(void *opaque)
     int n = all->a->set->n_samples;
     for (;;) {
         pthread_mutex_lock(&all->lock);
-        int first = all->status == OK ? all->next_sample : n,
+        bool well = all->status == OK;
+        int first = well ? all->next_sample : n,
             end = first + w->at_once < n ? first + w->at_once : n, sample;
         all->next_sample = end;
         pthread_mutex_unlock(&all->lock);
-        if (first >= n) return NULL;
-        enum status st = run_batch(w, first, end, &sample);
+        bool last = first >= n;
+        if (last && (!well || !w->writer)) return NULL;
+        enum status st = last ? named(all->a, answers_finish(w->writer, &sample), sample)
+                              : run_batch(w, first, end, &sample);
+        if (st == OK && last) return NULL;
         if (st == OK) continue;
         pthread_mutex_lock(&all->lock);
         if (sample < all->failed_sample) {
@@ -388,7 +405,9 @@ static enum status worker_open(
         sample_set_room(all->a->set), all->a->chunk, all->a->impl));
     int fit = writes ? 1 : session_at_once(w->session, all->longest) / 2; /* dense and sparse */
     w->at_once = fit < 1 ? 1 : fit < all->share ? fit : all->share;
-    return OK;
+    if (!writes) return OK;
+    return answers_open(
+        &w->writer, w->session, all->a->model, all->a->set, all->a->stop, all->a->stop_ctx);
 }
 
 static void worker_close(struct pass_worker *w)
@@ -466,6 +485,7 @@ enum status sample_passes_run(
             n_open ? a->more[n_open - 1] : (struct eval_device){&a->model->weights, a->par});
     if (st == OK) st = run_all(&all, workers, n);
     progress_end(&all.progress);
+    for (int i = 0; i < n_open; i++) answers_close(&workers[i].writer);
     if (n_open) {
         p->session = workers[0].session;
         workers[0].session = NULL;

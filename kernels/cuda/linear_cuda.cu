@@ -58,8 +58,9 @@ void load_library()
 
 enum {
     VECTOR_THREADS = 256,
-    VECTOR_AHEAD = 8
-}; /* sixteen-byte loads of a row that a lane has in flight */
+    VECTOR_AHEAD = 8, /* sixteen-byte loads of W that a lane has in flight */
+    MANY_ROWS = 8192
+};
 
 __device__ __forceinline__ void put(float *y, float sum, bool add) { *y = add ? *y + sum : sum; }
 
@@ -101,6 +102,69 @@ __global__ __launch_bounds__(VECTOR_THREADS) void vector_kernel(
 #pragma unroll
     for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
     if (lane == 0) put(y + row, sum, add);
+}
+
+/* Few rows of x: R rows of W a warp, each of whose pieces meets all rows of x. A sum is built as
+ * vector_kernel builds it, so that a row's values do not depend on how many stand beside it. */
+template <typename Y, int R>
+__global__ __launch_bounds__(VECTOR_THREADS) void rows_kernel(
+    const uint4 *x, const uint4 *w, int n, int m, int pieces, Y *y, int y_stride, bool add)
+{
+    constexpr int AHEAD = VECTOR_AHEAD / R;
+    const int first = (blockIdx.x * (VECTOR_THREADS / 32) + threadIdx.x / 32) * R,
+              lane = threadIdx.x % 32;
+    if (first >= m) return;
+    float sum[R][GEMM_CUDA_ROWS] = {};
+    for (int i0 = lane; i0 < pieces; i0 += 32 * AHEAD) {
+        uint4 held[AHEAD][R];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+#pragma unroll
+            for (int r = 0; r < R; r++)
+                held[i][r] = i0 + 32 * i < pieces && first + r < m
+                    ? __ldcs(w + (size_t)(first + r) * pieces + i0 + 32 * i)
+                    : make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            if (i0 + 32 * i >= pieces) break;
+#pragma unroll
+            for (int b = 0; b < GEMM_CUDA_ROWS; b++) {
+                if (b >= n) continue;
+                const uint4 v = __ldg(x + (size_t)b * pieces + i0 + 32 * i);
+#pragma unroll
+                for (int r = 0; r < R; r++) sum[r][b] = dot8(v, held[i][r], sum[r][b]);
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int b = 0; b < GEMM_CUDA_ROWS; b++) {
+            if (b >= n) continue;
+            float total = sum[r][b];
+#pragma unroll
+            for (int i = 16; i > 0; i /= 2) total += __shfl_xor_sync(0xffffffffu, total, i);
+            if (lane == b && first + r < m) put(y + (size_t)b * y_stride + first + r, total, add);
+        }
+}
+
+/* Two rows of W a warp where more would leave multiprocessors without work. */
+template <typename Y>
+enum status run_rows(int n, int m, int k, const uint16_t *x, const uint16_t *w, Y *y, int y_stride,
+    bool add, cudaStream_t stream)
+{
+    const int warps = VECTOR_THREADS / 32;
+    const uint4 *from = (const uint4 *)x, *by = (const uint4 *)w;
+    if (m >= MANY_ROWS)
+        rows_kernel<Y, 4>
+            <<<(unsigned)((m + 4 * warps - 1) / (4 * warps)), VECTOR_THREADS, 0, stream>>>(
+                from, by, n, m, k / 8, y, y_stride, add);
+    else
+        rows_kernel<Y, 2>
+            <<<(unsigned)((m + 2 * warps - 1) / (2 * warps)), VECTOR_THREADS, 0, stream>>>(
+                from, by, n, m, k / 8, y, y_stride, add);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
 }
 
 template <typename Y>
@@ -171,6 +235,12 @@ enum status gemm_cuda_run(struct gemm_cuda *g, int n, int m, int k, const uint16
         cudaStream_t stream = (cudaStream_t)g->impl->stream(g->d);
         return y_type == DTYPE_F32 ? run_vector(m, k, x, w, (float *)y, add, stream)
                                    : run_vector(m, k, x, w, (__nv_bfloat16 *)y, add, stream);
+    }
+    if (n <= GEMM_CUDA_ROWS && k % 8 == 0) {
+        cudaStream_t stream = (cudaStream_t)g->impl->stream(g->d);
+        return y_type == DTYPE_F32
+            ? run_rows(n, m, k, x, w, (float *)y, y_stride, add, stream)
+            : run_rows(n, m, k, x, w, (__nv_bfloat16 *)y, y_stride, add, stream);
     }
     /* Column-major: yᵀ [m, n] = W [m, k] xᵀ [k, n]. */
     return check(blas.gemm(g->handle, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w, CUDA_R_16BF, k, x,

@@ -1,5 +1,6 @@
-/* y = x Wᵀ on the device: bf16 operands, f32 accumulation. Through cuBLAS, a single row of x by a
- * kernel of our own.
+/* y = x Wᵀ on the device: bf16 operands, f32 accumulation. Through cuBLAS, up to
+ * GEMM_CUDA_ROWS rows of x by kernels of our own, which give each row what it gives alone, bit for
+ * bit.
  *
  * libcublas is loaded when the first handle is opened, not linked, so that the program starts where
  * it is missing.
@@ -17,7 +18,7 @@ struct gemm_cuda; /* a handle; one thread at a time */
 
 /* Device memory that a handle holds. 32 MiB, which cuBLAS suggests for Hopper, made no product of a
  * 1B layer faster. */
-enum { GEMM_CUDA_WORKSPACE = 4 << 20 };
+enum { GEMM_CUDA_WORKSPACE = 4 << 20, GEMM_CUDA_ROWS = 16 };
 
 /* Works on the device's own stream. ERR_DEVICE with the remedy when libcublas cannot be loaded. */
 enum status gemm_cuda_open(

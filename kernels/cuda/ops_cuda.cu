@@ -86,11 +86,11 @@ __global__ __launch_bounds__(NORM_THREADS) void norm_kernel(
 __global__ void angles_kernel(const float *inv_freq, float scaling, int position,
     const int32_t *position_at, int n, int half, float *cosine, float *sine)
 {
-    if (position_at != NULL) position = *position_at;
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * half) return;
+    int at = position_at != NULL ? position_at[i / half] : position + i / half;
     float s, c;
-    sincosf((float)(position + i / half) * inv_freq[i % half], &s, &c);
+    sincosf((float)at * inv_freq[i % half], &s, &c);
     cosine[i] = c * scaling;
     sine[i] = s * scaling;
 }

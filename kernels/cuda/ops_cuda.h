@@ -23,8 +23,8 @@ enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, 
 enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps,
     int n, int hidden, uint16_t *y, float *y32, struct stream *stream) MUST_USE;
 
-/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling. position_at: where the
- * kernel finds the position when it runs, so that a captured graph serves every step; NULL:
+/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling. position_at [n]: where
+ * the kernel finds the positions when it runs, so that a captured graph serves every step; NULL:
  * `position`. */
 enum status ops_cuda_angles(const float *inv_freq, float scaling, int position,
     const int32_t *position_at, int n, int half, float *cosine, float *sine,
@@ -49,7 +49,10 @@ struct rope_cuda_args {
     const float *bias;          /* as wide as a row of qkv, added first; NULL: none */
     const float *cosine, *sine; /* [n, head_dim / 2]; NULL: nothing turns */
     int n, position;            /* rows, and the position of the first in the cache */
-    const int32_t *position_at; /* device; NULL: `position` */
+    const int32_t *position_at; /* device, [n]; NULL: `position` */
+    /* [n] k and v of row r begin slot[r] · slot_step elements further; NULL: they do not */
+    const int32_t *slot;
+    ptrdiff_t slot_step;
     int n_heads, n_kv_heads, head_dim, capacity;
     uint16_t *k, *v; /* [n_kv_heads, capacity, head_dim] */
 };

@@ -38,8 +38,9 @@ __device__ __forceinline__ uint16_t *place(
     if (head < a.n_heads) return from;
     int kv = head - a.n_heads;
     uint16_t *plane = kv < a.n_kv_heads ? a.k : a.v;
-    int position = a.position_at != NULL ? *a.position_at : a.position;
-    return plane + ((size_t)(kv % a.n_kv_heads) * a.capacity + position + row) * a.head_dim;
+    int position = a.position_at != NULL ? a.position_at[row] : a.position + row;
+    if (a.slot != NULL) plane += a.slot[row] * a.slot_step;
+    return plane + ((size_t)(kv % a.n_kv_heads) * a.capacity + position) * a.head_dim;
 }
 
 /* One CTA per row; a thread turns eight pairs of one head, or copies sixteen values. */

@@ -59,13 +59,24 @@ static struct session *session(void)
     return s;
 }
 
+static void take_it(void *ctx, int i, struct written *w)
+{
+    (void)i;
+    *(struct written *)ctx = *w;
+}
+
 static float *pass(struct session *s, int i, const struct sparse_policy *p, struct written *w)
 {
     double seconds;
+    int failed;
+    struct answer_writer *writer;
     float *hidden = malloc(
         sizeof *hidden * (size_t)set.samples[i].n * (size_t)setup.model.weights.config.hidden_size);
+    ok(answers_open(&writer, s, &setup.model, &set, NULL, NULL));
     ok(answers_pass(
-        s, &setup.model, &set, i, &(struct forward_args){.policy = p}, hidden, w, &seconds));
+        writer, i, &(struct forward_args){.policy = p}, hidden, take_it, w, &seconds, &failed));
+    ok(answers_finish(writer, &failed));
+    answers_close(&writer);
     cr_expect_gt(seconds, 0);
     return hidden;
 }

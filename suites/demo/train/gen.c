@@ -242,8 +242,8 @@ static void add_list(struct str *out, const struct needle_at *needles, int n, bo
             values ? needles[i].value : needles[i].key);
 }
 
-/* More questions of the same text with their answers: a haystack of hundreds of needles is too dear
- * for one answer. */
+/* More questions of the same text with their answers, on one line: a full stop in front of a new
+ * one would be another token. A haystack of hundreds of needles is too dear for one answer. */
 static void ask_more(
     struct rng *r, int task, const struct ruler_doc *text, struct chronicle_doc *doc)
 {
@@ -261,8 +261,8 @@ static void ask_more(
             needles[i] = needles[j];
             needles[j] = t;
         }
-        str_addf(&doc->text, "\nWhat %s the special magic %s%s for ", many ? "are all" : "is", kind,
-            all);
+        str_addf(
+            &doc->text, " What %s the special magic %s%s for ", many ? "are all" : "is", kind, all);
         add_list(&doc->text, needles, each, false);
         str_addf(
             &doc->text, " mentioned in the provided text? The special magic %s%s for ", kind, all);
