@@ -338,7 +338,7 @@ def main():
     p.add_argument("--muon-lr", type=float, default=0.02)
     p.add_argument("--adam-lr", type=float, default=3e-3)
     p.add_argument("--attn", choices=BACKENDS, default="cudnn")
-    p.add_argument("--init", help="model.safetensors to continue from")
+    p.add_argument("--init", help="model.safetensors to continue from; FILE=SHARE,FILE=SHARE: their weighted sum")
     p.add_argument("--phases", default="1024x64:.10,2048x48:.24,4096x32:.76,8192x16:1",
                    help="context x rows per step : share of the time at which the phase ends")
     p.add_argument("--eval-rows", type=int, default=400)
@@ -352,8 +352,10 @@ def main():
 
     model = Model().cuda()
     if args.init:
-        state = load_file(args.init)
-        model.load_state_dict({k.removeprefix("model."): v.float() for k, v in state.items()})
+        parts = [x.rsplit("=", 1) if "=" in x else (x, 1) for x in args.init.split(",")]
+        files = [(load_file(name), float(share)) for name, share in parts]
+        model.load_state_dict({k.removeprefix("model."): sum(share * f[k].float() for f, share in files)
+                               for k in files[0][0]})
     books = encode_books(args, "train", 4_000_000 if args.smoke else None)
     valid = encode_books(args, "valid", 4_000_000)
     print(f"{time.time() - START:.1f}s: {len(books)} book tokens, {sum(x.numel() for x in model.parameters())} parameters",
@@ -375,7 +377,7 @@ def main():
     table.writerow(["step", "seconds", "tokens", "context", "lr", "nll_generated", "nll_answers", "nll_books"])
     phase, batches, ahead, step, tokens, saved = -1, None, None, 0, 0, time.time()
     begin = time.time()
-    budget = args.seconds - (begin - START)
+    budget = max(1e-9, args.seconds - (begin - START))
     marks = []
 
     def fresh():
@@ -427,7 +429,8 @@ def main():
                 export(model, args.out)
                 print(f"   {progress.measure(Plain(model))}\n   drawn {progress.weights}", flush=True)
                 ahead = ahead or fresh()
-    batches.close()
+    for old in filter(None, (batches, ahead)):
+        old.close()
     log.close()
     torch.cuda.synchronize()
     print(f"{time.time() - START:.1f}s: trained {step} steps, {tokens / 1e6:.1f}M tokens", flush=True)
