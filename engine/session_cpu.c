@@ -1,4 +1,4 @@
-#include "engine/session.h"
+#include "engine/session_cpu_parts.h"
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -16,31 +16,7 @@
 
 enum {
     MLP_ROWS = 1024, /* gate and up exist for so many rows at a time */
-    ROW_TASK = 32,   /* rows per task in the element-wise steps */
     DEFAULT_CHUNK = 8192,
-};
-
-struct session_cpu {
-    const struct weights *w;
-    struct par *par;
-    const char *impl;
-    struct session_plan plan;
-    float *kv;            /* [n_layers][2][n_kv_heads][capacity][head_dim] */
-    float *x, *norm;      /* [chunk, hidden] residual stream and normed copy */
-    float *q, *attn;      /* [chunk, n_heads * head_dim] */
-    float *kv_rows;       /* [chunk, n_kv_heads * head_dim] on the way to the cache */
-    float *gate, *up;     /* [MLP_ROWS, intermediate] */
-    float *cosine, *sine; /* [chunk, head_dim / 2] */
-    float *inv_freq;      /* [head_dim / 2] */
-    void *linear_ws;
-    void *slab;
-    void *scratch; /* attention and prediction, grows to the largest call */
-    size_t scratch_bytes;
-    /* of the call under way */
-    int position;
-    struct str *impls;
-    struct forward_times *times; /* NULL: nobody asked */
-    atomic_bool not_finite;      /* seen in the stream */
 };
 
 static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
@@ -159,109 +135,6 @@ static enum status scratch(struct session_cpu *s, size_t bytes)
     return OK;
 }
 
-/* Element-wise steps, cut by rows. */
-struct rows_job {
-    struct session_cpu *s;
-    const float *weight;
-    const int32_t *tokens;
-    int n, position, layer;
-    int n_heads;      /* of the rows to rotate, to cache or to pick … */
-    size_t head_rows; /* … rows that a head has in the cache */
-    int from_heads;   /* … and heads in a row of `from` */
-    const float *from;
-    float *to;
-    bool rotate;
-};
-
-static void for_rows(struct session_cpu *s, struct rows_job *j, par_body *body)
-{
-    par_for(s->par, (j->n + ROW_TASK - 1) / ROW_TASK, body, j);
-}
-
-#define EACH_ROW(j, item, r)                                                                      \
-    for (int r = (item)*ROW_TASK, end_ = r + ROW_TASK < (j)->n ? r + ROW_TASK : (j)->n; r < end_; \
-         r++)
-
-static void embed_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    size_t h = (size_t)j->s->w->config.hidden_size;
-    EACH_ROW (j, item, r)
-        widen(weights_embedding_row(j->s->w, j->tokens[r]), j->s->w->embedding.dtype,
-            j->to + (size_t)r * h, h);
-    float scale = llama_embedding_scale(&j->s->w->config);
-    if (scale == 1) return;
-    EACH_ROW (j, item, r)
-        for (size_t i = 0; i < h; i++) j->to[(size_t)r * h + i] *= scale;
-}
-
-static void copy_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    size_t h = (size_t)j->s->w->config.hidden_size;
-    EACH_ROW (j, item, r) memcpy(j->to + (size_t)r * h, j->from + (size_t)r * h, h * sizeof *j->to);
-}
-
-static void norm_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    size_t h = (size_t)c->hidden_size;
-    EACH_ROW (j, item, r)
-        cpu_ops()->rmsnorm(j->from + (size_t)r * h, j->weight, (float)c->rms_norm_eps,
-            c->hidden_size, j->to + (size_t)r * h);
-}
-
-static void angle_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    int half = j->s->w->config.head_dim / 2;
-    float scaling = rope_attention_scaling(&j->s->w->config);
-    EACH_ROW (j, item, r)
-        for (int i = 0; i < half; i++) {
-            float angle = (float)(j->position + r) * j->s->inv_freq[i];
-            j->s->cosine[r * half + i] = cosf(angle) * scaling;
-            j->s->sine[r * half + i] = sinf(angle) * scaling;
-        }
-}
-
-static void rotate(float *x, const float *cosine, const float *sine, int half)
-{
-    for (int i = 0; i < half; i++) {
-        float a = x[i], b = x[i + half];
-        x[i] = a * cosine[i] - b * sine[i];
-        x[i + half] = b * cosine[i] + a * sine[i];
-    }
-}
-
-static void rotate_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    int d = j->s->w->config.head_dim, half = d / 2;
-    EACH_ROW (j, item, r)
-        for (int h = 0; h < j->n_heads; h++)
-            rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d,
-                j->s->cosine + r * half, j->s->sine + r * half, half);
-}
-
-/* RMSNorm over each head. */
-static void head_norm_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    const struct llama_config *c = &j->s->w->config;
-    EACH_ROW (j, item, r)
-        for (int h = 0; h < j->n_heads; h++) {
-            float *x = j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)c->head_dim;
-            cpu_ops()->rmsnorm(x, j->weight, (float)c->rms_norm_eps, c->head_dim, x);
-        }
-}
-
 static float *cache_of(const struct session_cpu *s, int layer, int value)
 {
     const struct llama_config *c = &s->w->config;
@@ -269,49 +142,15 @@ static float *cache_of(const struct session_cpu *s, int layer, int value)
     return s->kv + ((s->plan.once ? 0 : (size_t)layer) * 2 + (size_t)value) * plane;
 }
 
-static void cache_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    size_t d = (size_t)j->s->w->config.head_dim;
-    int half = (int)d / 2;
-    EACH_ROW (j, item, r)
-        for (int h = 0; h < j->n_heads; h++) {
-            float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
-            memcpy(
-                to, j->from + ((size_t)r * (size_t)j->from_heads + (size_t)h) * d, d * sizeof *to);
-            if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
-        }
-}
-
-static void finite_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    size_t h = (size_t)j->s->w->config.hidden_size;
-    EACH_ROW (j, item, r)
-        if (!values_are_finite(j->from + (size_t)r * h, h))
-            atomic_store_explicit(&j->s->not_finite, true, memory_order_relaxed);
-}
-
 /* The stream as it enters layer `layer`, all tokens of the chunk. session_forward() finds out where
  * it began. */
 static enum status check_stream(struct session_cpu *s, int n, int layer)
 {
     atomic_store(&s->not_finite, false);
-    for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x}, finite_task);
+    for_rows(s, &(struct rows_job){.s = s, .n = n, .from = s->x}, rows_finite);
     if (!atomic_load(&s->not_finite)) return OK;
     return fail(
         ERR_NUMERIC, "the residual stream holds NaN or infinity in front of layer %d", layer);
-}
-
-static void silu_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    size_t inter = (size_t)j->s->w->config.intermediate_size;
-    EACH_ROW (j, item, r)
-        cpu_ops()->silu_mul(j->to + (size_t)r * inter, j->from + (size_t)r * inter, inter);
 }
 
 /* Seconds since t0 to one of the times, when somebody asked. */
@@ -402,7 +241,7 @@ static void normalise(
     struct session_cpu *s, int n, const float *weight, const float *from, float *to)
 {
     for_rows(
-        s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, norm_task);
+        s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, rows_norm);
 }
 
 static void normalise_heads(
@@ -411,14 +250,14 @@ static void normalise_heads(
     if (weight)
         for_rows(s,
             &(struct rows_job){.s = s, .weight = weight, .n = n, .n_heads = n_heads, .to = x},
-            head_norm_task);
+            rows_head_norm);
 }
 
 static void turn_queries(struct session_cpu *s, int layer, int n_heads, int n, float *q)
 {
     normalise_heads(s, s->w->layers[layer].q_norm, n_heads, n, q);
     if (llama_turns(&s->w->config, layer))
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = q}, rotate_task);
+        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = q}, rows_rotate);
 }
 
 static void project(
@@ -438,7 +277,7 @@ static void mlp(struct session_cpu *s, const struct layer_weights *lw, int n)
         const float *x = s->norm + (size_t)row * h;
         project(s, &lw->gate, rows, x, s->gate, false);
         project(s, &lw->up, rows, x, s->up, false);
-        for_rows(s, &(struct rows_job){.s = s, .n = rows, .from = s->up, .to = s->gate}, silu_task);
+        for_rows(s, &(struct rows_job){.s = s, .n = rows, .from = s->up, .to = s->gate}, rows_silu);
         project(s, &lw->down, rows, s->gate, s->x + (size_t)row * h, true);
     }
 }
@@ -465,7 +304,7 @@ static enum status layer_forward(struct session_cpu *s, const struct forward_arg
                 .from = s->kv_rows,
                 .to = cache_of(s, layer, value),
                 .rotate = !value && llama_turns(c, layer)},
-            cache_task);
+            rows_cache);
     }
     TRY(attend(s, f, layer, n, position, total_len));
     project(s, &lw->o, n, s->attn, s->x, true);
@@ -507,22 +346,22 @@ static enum status chunk_forward(
     size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h;
     struct rows_job rows = {
         .s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
-    for_rows(s, &rows, angle_task);
+    for_rows(s, &rows, rows_angles);
     int first = f->residual_in || f->carry_in ? f->first_layer : 0;
     const float *stream = f->residual_in ? f->residual_in : first > 0 ? f->carry_in : NULL;
     if (stream) rows.from = stream + offset;
-    for_rows(s, &rows, stream ? copy_task : embed_task);
+    for_rows(s, &rows, stream ? rows_copy : rows_embed);
     int end = f->end_layer > 0 ? f->end_layer : c->n_layers;
     for (int l = first; l <= end; l++) {
         if (!f->unchecked) TRY(check_stream(s, n, l));
         if (f->residual_out && l == f->capture_layer)
             for_rows(s,
                 &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->residual_out + offset},
-                copy_task);
+                rows_copy);
         if (l == end && f->carry_out)
             for_rows(s,
                 &(struct rows_job){.s = s, .n = n, .from = s->x, .to = f->carry_out + offset},
-                copy_task);
+                rows_copy);
         if (l == end) break;
         if (f->stop && f->stop(f->stop_ctx)) return fail(ERR_CANCELLED, "stopped on request");
         TRY(layer_forward(s, f, l, n, position, total_len));
@@ -566,16 +405,6 @@ static enum status cpu_forward(
     return OK;
 }
 
-static void pick_task(void *ctx, int item, int worker)
-{
-    (void)worker;
-    const struct rows_job *j = ctx;
-    size_t d = (size_t)j->s->w->config.head_dim, width = (size_t)j->n_heads * d;
-    EACH_ROW (j, item, r)
-        memcpy(j->to + (size_t)r * width, j->from + (size_t)r * (size_t)j->from_heads * d,
-            width * sizeof *j->to);
-}
-
 /* All heads are projected and some are kept: only the layer's own products give its bits on every
  * processor. */
 static enum status cpu_heads(void *state, const struct heads_args *a)
@@ -595,8 +424,8 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
     attn.window = session_window(c, a->layer, n);
     struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
     rope_frequencies(c, n, s->inv_freq);
-    for_rows(s, &rows, angle_task);
-    if (!a->residual) for_rows(s, &rows, embed_task);
+    for_rows(s, &rows, rows_angles);
+    if (!a->residual) for_rows(s, &rows, rows_embed);
     weights_enter_layer(s->w, a->layer);
     normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
     project(s, &lw->q, n, s->norm, s->q, false);
@@ -607,7 +436,7 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
             .from_heads = c->n_heads,
             .from = s->q + (size_t)a->first * (size_t)d,
             .to = a->q},
-        pick_task);
+        rows_pick);
     turn_queries(s, a->layer, n_heads, n, a->q);
     for (int value = 0; value < 2; value++) {
         project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
@@ -621,7 +450,7 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
                 .from = s->kv_rows + (size_t)kv_first * (size_t)d,
                 .to = value ? a->v : a->k,
                 .rotate = !value && llama_turns(c, a->layer)},
-            cache_task);
+            rows_cache);
     }
     const struct attn_impl *impl;
     TRY(attn_choose(&attn, s->impl, &impl));
