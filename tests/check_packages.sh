@@ -2,22 +2,15 @@
 # The packages as users without build tools have them: in a fresh Debian root the tar.gz runs as it is unpacked, then the .deb is
 # installed and the demo runs, as somebody who is not root.
 #   check_packages.sh FOLDER [SUITE]     FOLDER holds what cpack made; needs root, debootstrap and a mirror
-# PACKAGES_ROOT says where the root is made (out/packages/root, removed in the end), MATRIX_MIRROR where packages come from.
+# PACKAGES_ROOT says where the root is made (out/packages/root, removed in the end); tests/root.sh, where from.
 set -euo pipefail
 folder=$(realpath "$1") suite=${2:-bookworm}
 cd "$(dirname "$0")/.."
 root=${PACKAGES_ROOT:-$PWD/out/packages/root}
 die() { echo "check_packages: $*" >&2; exit 1; }
-[ "$(id -u)" = 0 ] || die "chroot and debootstrap need root"
-inside() {
-    unshare --mount bash -c '
-        set -e
-        mount -t proc proc "$1/proc"
-        exec chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive bash -euo pipefail -c "$2"' - "$root" "$1"
-}
-rm -rf "$root"
-mkdir -p "$root"
-debootstrap --variant=minbase "$suite" "$root" "${MATRIX_MIRROR:-http://deb.debian.org/debian}" >"$root.log" 2>&1 || die "no root: $(tail -n 1 "$root.log")"
+source tests/root.sh
+inside() { root_run "$root" "$1"; }
+root_make "$root" "$suite" || die "no root, no test"
 cp "$folder"/*.tar.gz "$folder"/*.deb "$root/root/"
 inside 'for tool in cc gcc clang cmake make ninja python3 gnuplot; do ! command -v $tool || { echo "$tool is there"; exit 1; }; done
         useradd -m user; cp /root/*.tar.gz /home/user
