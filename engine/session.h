@@ -33,6 +33,11 @@ struct session_plan session_plan(
 struct session_plan session_plan_for(
     const struct weights *w, int capacity, int chunk, bool once, int n_threads);
 
+/* What session_forward() would say of a policy in a sequence so long, before anything runs:
+ * ERR_UNSUPPORTED where it acts on a layer whose window is shorter. */
+enum status session_check_policy(
+    const struct llama_config *c, const struct sparse_policy *p, int n_tokens) MUST_USE;
+
 /* Borrows weights and par. ERR_MEMORY with what is needed. impl names the attention implementation,
  * NULL the best one. */
 enum status session_open(struct session **s, const struct weights *w, struct par *par, int capacity,

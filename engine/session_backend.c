@@ -45,6 +45,16 @@ enum status session_fail_windowed(
     return st;
 }
 
+enum status session_check_policy(
+    const struct llama_config *c, const struct sparse_policy *p, int n_tokens)
+{
+    for (int l = 0; l < c->n_layers; l++)
+        if (session_window(c, l, n_tokens) &&
+            !layer_way_is_plain(policy_layer_way(p, l, n_tokens, 0, n_tokens, NULL)))
+            return session_fail_windowed(c, l, p);
+    return OK;
+}
+
 struct layer_way session_layer_way(
     const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
 {

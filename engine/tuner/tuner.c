@@ -91,7 +91,8 @@ static enum status refuse(const struct tune_args *a)
             return fail(ERR_ARG, "check samples must stand behind those to choose on");
         n_tune += !a->samples[i].check;
     }
-    return n_tune ? OK : fail(ERR_ARG, "no samples to tune on");
+    if (!n_tune) return fail(ERR_ARG, "no samples to tune on");
+    return session_check_policy(&a->weights->config, a->policy, longest_of(a));
 }
 
 static enum status tuner_init(struct tuner *t, const struct tune_args *a, struct tune_times *times)

@@ -475,6 +475,7 @@ enum status sample_passes_run(
         if (set->samples[i].n > all.longest) all.longest = set->samples[i].n;
     }
     *p = (struct sample_passes){0};
+    TRY(session_check_policy(&a->model->weights.config, a->policy, all.longest));
     struct pass_worker *workers = calloc((size_t)n, sizeof *workers);
     if (!workers) return no_memory(&all);
     pthread_mutex_init(&all.lock, NULL);

@@ -446,7 +446,10 @@ Test(forward, sparse_layers_with_a_window_are_refused)
     cr_expect_eq(session_forward(b.s, &f), ERR_UNSUPPORTED);
     cr_expect(strstr(status_message(), "layer 1") && strstr(status_message(), "--layers"), "%s",
         status_message());
+    cr_expect_eq(session_check_policy(&b.w.config, &p, b.n), ERR_UNSUPPORTED); /* beforehand */
+    CHECK(session_check_policy(&b.w.config, &p, b.w.config.window));
     CHECK(policy_set_layers(&p, "0+2"));
+    CHECK(session_check_policy(&b.w.config, &p, b.n));
     session_reset(b.s);
     CHECK(session_forward(b.s, &f));
     for (size_t i = 0; i < (size_t)b.n * width(&b); i++) cr_assert(isfinite(hidden[i]));
