@@ -3,19 +3,23 @@
 
     ninja -C build dump_masks
     build/tests/dump_masks suites/demo/model chronicle 3000 /tmp/masks 0,4
-    python3 tests/methods/check_methods.py /tmp/masks [--write MAPS]
+    python3 tests/methods/check_methods.py /tmp/masks [--write MAPS] [--public DIR]
 
 Nothing of the C code is used but the tensors it dumped. All arithmetic is float64. A method agrees when it differs in at most one
-possible tile in a thousand; exit 1 otherwise. Rules and scores were written from the papers, and from the public code where a
+possible tile in a thousand; exit 1 otherwise. With --public the methods' own code, from checkouts in DIR, chooses beside them
+(public_code.py says which). Rules and scores were written from the papers, and from the public code where a
 paper leaves a choice open: microsoft/MInference, ByteDance-Seed/FlexPrefill, xinghaow99/prism, Tencent/hpc-ops (stem),
 mit-han-lab/x-attention, qhfan/FlashPrefill, thu-ml/SpargeAttn.
 """
+import argparse
 import json
 import math
 import sys
 
 import numpy as np
 import torch
+
+import public_code
 
 INF = float("inf")
 
@@ -43,6 +47,7 @@ class Case:
         last = torch.clamp((i + 1) * self.bq, max=self.n) - 1
         self.possible = j * self.bk <= last
         self.forced = ((j == 0) | ((j + 1) * self.bk > i * self.bq)) & self.possible
+        self.first_row = 0  # of those that are compared with public code
         self.number = dict(w.split("=") for w in m["method"].split("+")[1:])
 
     def value(self, name, default):
@@ -274,19 +279,38 @@ def minference(c):
 METHODS = {f.__name__: f for f in (sparge, bound, xattention, flashprefill, subblock, prism, stem, flexprefill, minference)}
 
 
+def beside_public(folder, c, m, got, failed, checked):
+    name = m["method"].split("+")[0]
+    kept = public_code.PUBLIC[name](folder, c) if name in public_code.PUBLIC else None
+    if kept is None:
+        return failed, checked
+    want = (kept | c.forced) & c.possible
+    off, all_tiles = int((want ^ got)[:, c.first_row:].sum()), int(c.possible[c.first_row:].sum()) * got.shape[0]
+    good = off <= max(1, all_tiles // 1000)
+    print(f"{'ok  ' if good else 'FAIL'} layer {m['layer']:2d} {m['method']:36s} {c.bq}x{c.bk}: {off} of {all_tiles} tiles differ from the public code's, "
+          f"which keeps {float(kept[:, c.first_row:].sum()) / all_tiles:.3f}")
+    return failed + (not good), checked + 1
+
+
 def main():
-    folder = sys.argv[1]
-    written = open(sys.argv[3], "wb") if sys.argv[2:3] == ["--write"] else None  # for those who have no torch
+    arguments = argparse.ArgumentParser(usage="check_methods.py FOLDER [--write MAPS] [--public DIR]")
+    arguments.add_argument("folder")
+    arguments.add_argument("--write")
+    arguments.add_argument("--public")
+    given = arguments.parse_args()
+    folder = given.folder
+    written = open(given.write, "wb") if given.write else None  # for those who have no torch
     manifest = json.load(open(folder + "/manifest.json"))
-    layers, failed, checked = {}, 0, 0
+    layers, groups, failed, checked = {}, {}, 0, 0
     for x in manifest["layers"]:
         plane = lambda w, heads: torch.from_numpy(np.fromfile(f"{folder}/layer{x['layer']}_{w}.f32", np.float32).astype(np.float64)).view(
             heads, x["tokens"], x["head_dim"])
-        group = x["heads"] // x["kv_heads"]
+        group = groups[x["layer"]] = x["heads"] // x["kv_heads"]
         layers[x["layer"]] = (plane("q", x["heads"]), plane("k", x["kv_heads"]).repeat_interleave(group, 0),
                               plane("v", x["kv_heads"]).repeat_interleave(group, 0))
     for m in manifest["maps"]:
         c = Case(*layers[m["layer"]], m)
+        c.group = groups[m["layer"]]
         want = (METHODS[m["method"].split("+")[0]](c) | c.forced) & c.possible
         if written:
             written.write(want.to(torch.uint8).numpy().tobytes())
@@ -294,6 +318,8 @@ def main():
         off, all_tiles = int((want ^ got).sum()), int(c.possible.sum()) * got.shape[0]
         good = off <= max(1, all_tiles // 1000)
         failed, checked = failed + (not good), checked + 1
+        if given.public:
+            failed, checked = beside_public(given.public, c, m, got, failed, checked)
         print(f"{'ok  ' if good else 'FAIL'} layer {m['layer']:2d} {m['method']:36s} {c.bq}x{c.bk}: {off} of {all_tiles} tiles differ, "
               f"kept {float(got.sum()) / all_tiles:.3f}")
     print(f"{failed} of {checked} maps differ in more than one tile in a thousand")
