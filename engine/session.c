@@ -83,19 +83,23 @@ const struct weights *session_weights(const struct session *s) { return s->w; }
 struct par *session_par(const struct session *s) { return s->par; }
 const char *session_impls(const struct session *s) { return str_get(&s->impls); }
 
+enum status session_fail_numeric(void)
+{
+    return fail(ERR_NUMERIC,
+        "the result of a forward pass holds NaN or infinity; check the weights with `info "
+        "--check`");
+}
+
 /* What came back to the host. The CPU looks at the stream of every layer beside this; of a device's
  * it is all that is seen. */
 static enum status check_results(const struct llama_config *c, const struct forward_args *f)
 {
     size_t h = (size_t)c->hidden_size, rows = (size_t)f->n * h;
-    bool ok = (!f->hidden || values_are_finite(f->hidden, rows)) &&
+    bool ok = (!f->hidden || f->hidden_on_device || values_are_finite(f->hidden, rows)) &&
         (!f->last_hidden || values_are_finite(f->last_hidden, h)) &&
         (!f->residual_out || values_are_finite(f->residual_out, rows)) &&
         (!f->last_logits || values_are_finite(f->last_logits, (size_t)c->vocab_size));
-    return ok ? OK
-              : fail(ERR_NUMERIC,
-                    "the result of a forward pass holds NaN or infinity; check the weights with "
-                    "`info --check`");
+    return ok ? OK : session_fail_numeric();
 }
 
 /* Where NaN or infinity began. Only a call that has failed comes here, so time does not matter. */
@@ -451,9 +455,8 @@ enum status session_logits(struct session *s, const float *hidden, float *logits
     return s->backend->logits(s->state, hidden, logits);
 }
 
-enum status session_compare(struct session *s, int n, const float *hidden_dense,
-    const float *hidden_sparse, const int32_t *next, struct token_metrics *out,
-    struct tensor_sums *sums)
+enum status session_compare(struct session *s, int n, struct rows_at dense, struct rows_at sparse,
+    const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
-    return s->backend->compare(s->state, n, hidden_dense, hidden_sparse, next, out, sums);
+    return s->backend->compare(s->state, n, dense, sparse, next, out, sums);
 }

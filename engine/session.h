@@ -9,6 +9,7 @@
 #include "base/par.h"
 #include "base/status.h"
 #include "engine/policy.h"
+#include "engine/resident.h"
 #include "engine/checkpoint/weights.h"
 #include "kernels/compare.h"
 
@@ -98,6 +99,7 @@ struct forward_args {
     const struct sparse_policy *policy; /* NULL: dense */
     struct head_ledger *ledger;         /* [n_layers, n_heads], counted into; may be NULL */
     float *hidden;                      /* [n, hidden_size] behind the final norm; may be NULL */
+    bool hidden_on_device;              /* it is of a resident's, there (engine/resident.h) */
     float *last_hidden;                 /* [hidden_size] of the last token; may be NULL */
     /* [vocab] of the last token; may be NULL. Not with end_layer */
     float *last_logits;
@@ -194,9 +196,8 @@ enum status session_heads(struct session *s, const struct heads_args *a) MUST_US
 enum status session_logits(struct session *s, const float *hidden, float *logits) MUST_USE;
 
 /* compare_logits (kernels/compare.h) with the model's head, where the session runs. */
-enum status session_compare(struct session *s, int n, const float *hidden_dense,
-    const float *hidden_sparse, const int32_t *next, struct token_metrics *out,
-    struct tensor_sums *sums) MUST_USE;
+enum status session_compare(struct session *s, int n, struct rows_at dense, struct rows_at sparse,
+    const int32_t *next, struct token_metrics *out, struct tensor_sums *sums) MUST_USE;
 
 const struct weights *session_weights(const struct session *s);
 struct par *session_par(const struct session *s);

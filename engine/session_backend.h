@@ -22,7 +22,7 @@ struct session_backend {
         void *state, int position, int total_len, const struct forward_args *f, struct str *impls);
     enum status (*heads)(void *state, const struct heads_args *a); /* ERR_UNSUPPORTED on a device */
     enum status (*logits)(void *state, const float *hidden, float *logits);
-    enum status (*compare)(void *state, int n, const float *dense, const float *sparse,
+    enum status (*compare)(void *state, int n, struct rows_at dense, struct rows_at sparse,
         const int32_t *next, struct token_metrics *out, struct tensor_sums *sums);
     /* Memory for streams that wait (forward_args.carry_in), and how many bytes of it there may be.
      */
@@ -42,6 +42,8 @@ struct session_backend {
 extern const struct session_backend session_backend_cpu;
 
 bool values_are_finite(const float *x, size_t n);
+/* What came back to the host, or stays on a device, does not hold numbers. */
+enum status session_fail_numeric(void) MUST_USE;
 
 /* policy_layer_way() of a pass. */
 struct layer_way session_layer_way(

@@ -312,14 +312,12 @@ static enum status layer_forward(struct session_cpu *s, const struct forward_arg
     return OK;
 }
 
-static enum status cpu_compare(void *state, int n, const float *hidden_dense,
-    const float *hidden_sparse, const int32_t *next, struct token_metrics *out,
-    struct tensor_sums *sums)
+static enum status cpu_compare(void *state, int n, struct rows_at dense, struct rows_at sparse,
+    const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     struct session_cpu *s = state;
     TRY(scratch(s, compare_workspace(&s->w->head, par_threads(s->par))));
-    return compare_logits(
-        &s->w->head, n, hidden_dense, hidden_sparse, next, out, sums, s->scratch, s->par);
+    return compare_logits(&s->w->head, n, dense.at, sparse.at, next, out, sums, s->scratch, s->par);
 }
 
 /* The states of a chunk are in x; `norm` is free behind the last layer. */
@@ -331,7 +329,8 @@ static enum status score_chunk(
     if (!rows) return fail(ERR_MEMORY, "no memory to score %d tokens", n);
     normalise(s, n, s->w->final_norm, s->x, s->norm);
     int64_t t0 = started(s);
-    enum status st = cpu_compare(s, n, s->norm, s->norm, f->next + begin, rows, &sums);
+    struct rows_at norm = {.at = s->norm};
+    enum status st = cpu_compare(s, n, norm, norm, f->next + begin, rows, &sums);
     if (s->times) spent(s, t0, &s->times->linear_s);
     for (int r = 0; r < n && st == OK; r++) f->nll[begin + r] = rows[r].nll_dense;
     free(rows);

@@ -260,7 +260,7 @@ static enum status split_logits(void *state, const float *hidden, float *logits)
     return backend_of(s->on, s->on->n - 1)->logits(s->state[s->on->n - 1], hidden, logits);
 }
 
-static enum status split_compare(void *state, int n, const float *dense, const float *sparse,
+static enum status split_compare(void *state, int n, struct rows_at dense, struct rows_at sparse,
     const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     struct session_split *s = state;
@@ -349,7 +349,36 @@ static void split_release(struct weights_device **d)
     *d = NULL;
 }
 
-static const struct weights_place weights_on_split = {split_memory, split_describe, split_release};
+/* Rows of hidden states are made and read where the last layers are. A place on the CPU says of
+ * its device memory that there is none, so nobody asks for some of it. */
+static struct weights_device *last_place(struct weights_device *d)
+{
+    struct split *on = (struct split *)d;
+    return on->part[on->n - 1].on_device;
+}
+
+static enum status split_room_open(
+    struct weights_device *d, float **at, size_t bytes, const char *what)
+{
+    struct weights_device *last = last_place(d);
+    return last->place->room_open(last, at, bytes, what);
+}
+
+static void split_room_close(struct weights_device *d, float *at, size_t bytes)
+{
+    struct weights_device *last = last_place(d);
+    last->place->room_close(last, at, bytes);
+}
+
+static enum status split_room_copy(
+    struct weights_device *d, void *to, const void *from, size_t bytes, bool to_host)
+{
+    struct weights_device *last = last_place(d);
+    return last->place->room_copy(last, to, from, bytes, to_host);
+}
+
+static const struct weights_place weights_on_split = {split_memory, split_describe, split_release,
+    split_room_open, split_room_close, split_room_copy};
 
 enum status weights_split(struct weights *w, const int *index, int n, split_place *place,
     const struct tuner_backend *tuner)

@@ -30,6 +30,12 @@ struct weights_place {
     enum status (*memory)(const struct weights_device *d, size_t *free_bytes, size_t *total_bytes);
     void (*describe)(const struct weights_device *d, struct weights_device_info *out);
     void (*release)(struct weights_device **d);
+    /* Memory of the device beside weights and sessions (engine/resident.h); copies to and from it
+     * wait. ERR_MEMORY names `what`. */
+    enum status (*room_open)(struct weights_device *d, float **at, size_t bytes, const char *what);
+    void (*room_close)(struct weights_device *d, float *at, size_t bytes);
+    enum status (*room_copy)(
+        struct weights_device *d, void *to, const void *from, size_t bytes, bool to_host);
 };
 
 /* First member of what a device keeps beside the weights. */

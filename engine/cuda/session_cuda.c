@@ -204,13 +204,26 @@ static enum status run_chunk(struct session_cuda *s, struct chunk *x)
     return session_cuda_run_graph(s, x);
 }
 
+/* The rows of `wide`. Those that stay are looked at here: whoever fetches looks himself. */
+static enum status give_hidden(
+    struct session_cuda *s, const struct forward_args *f, float *to, size_t values)
+{
+    if (!f->hidden_on_device) return fetch(s, to, s->wide, values * sizeof *to);
+    int32_t bad = 0;
+    TRY(s->on->impl->copy(s->on->d, to, s->wide, values * sizeof *to, COPY_ON_DEVICE));
+    if (f->unchecked) return OK;
+    TRY(s->on->impl->fill(s->on->d, s->bad, 0, sizeof *s->bad));
+    TRY(ops_cuda_find_bad(s->wide, values, s->bad, s->on->stream));
+    TRY(fetch(s, &bad, s->bad, sizeof bad));
+    return bad ? session_fail_numeric() : OK;
+}
+
 static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int total_len)
 {
     const struct llama_config *c = &s->w->config;
     const struct forward_args *f = x->f;
     struct stream *stream = s->on->stream;
     int n = x->n, h = c->hidden_size;
-    size_t bytes = (size_t)n * (size_t)h * sizeof(float);
     float eps = (float)c->rms_norm_eps;
     session_cuda_begin_times(s);
     TRY(plan_layers(s, x, total_len));
@@ -219,7 +232,7 @@ static enum status chunk_forward(struct session_cuda *s, struct chunk *x, int to
     if (f->hidden) {
         TRY(ops_cuda_rmsnorm(
             s->x, s->residual, s->on->final_norm, eps, n, h, NULL, s->wide, stream));
-        TRY(fetch(s, f->hidden + (size_t)x->begin * (size_t)h, s->wide, bytes));
+        TRY(give_hidden(s, f, f->hidden + (size_t)x->begin * (size_t)h, (size_t)n * (size_t)h));
     }
     if (f->last_hidden && x->begin + n == f->n) {
         TRY(ops_cuda_rmsnorm(session_cuda_stream_row(s, n - 1), s->residual, s->on->final_norm, eps,
@@ -345,18 +358,25 @@ static enum status cuda_logits(void *state, const float *hidden, float *logits)
     return weights_cuda_unlock(s->on, st);
 }
 
-static enum status compare_on(struct session_cuda *s, int n, const float *dense,
-    const float *sparse, const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
+static enum status take_rows(
+    struct session_cuda *s, struct rows_at from, size_t first, float *to, size_t values)
+{
+    return s->on->impl->copy(s->on->d, to, from.at + first, values * sizeof *to,
+        from.on_device ? COPY_ON_DEVICE : COPY_TO_DEVICE);
+}
+
+static enum status compare_on(struct session_cuda *s, int n, struct rows_at dense,
+    struct rows_at sparse, const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     const struct llama_config *c = &s->w->config;
-    bool both = dense != sparse;
+    bool both = dense.at != sparse.at;
     int at_once = both ? COMPARE_CUDA_ROWS / 2 : COMPARE_CUDA_ROWS;
     size_t h = (size_t)c->hidden_size;
     for (int r = 0; r < n; r += at_once) {
         int rows = n - r < at_once ? n - r : at_once;
         size_t values = (size_t)rows * h;
-        TRY(send(s, s->wide, dense + (size_t)r * h, values * sizeof(float)));
-        if (both) TRY(send(s, s->wide + values, sparse + (size_t)r * h, values * sizeof(float)));
+        TRY(take_rows(s, dense, (size_t)r * h, s->wide, values));
+        if (both) TRY(take_rows(s, sparse, (size_t)r * h, s->wide + values, values));
         TRY(ops_cuda_to_bf16(
             s->wide, DTYPE_F32, both ? 2 * values : values, s->norm, s->on->stream));
         TRY(send(s, s->tokens, next + r, sizeof *next * (size_t)rows));
@@ -383,7 +403,7 @@ static enum status compare_on(struct session_cuda *s, int n, const float *dense,
     return OK;
 }
 
-static enum status cuda_compare(void *state, int n, const float *dense, const float *sparse,
+static enum status cuda_compare(void *state, int n, struct rows_at dense, struct rows_at sparse,
     const int32_t *next, struct token_metrics *out, struct tensor_sums *sums)
 {
     struct session_cuda *s = state;

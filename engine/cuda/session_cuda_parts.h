@@ -38,6 +38,7 @@ struct session_cuda {
     float *cosine, *sine, *inv_freq;
     int32_t *tokens;           /* [chunk]; the true next ones while scoring */
     int32_t *position;         /* of the present step, for kernels in a graph */
+    int32_t *bad;              /* whether what stays on the device holds NaN or infinity */
     struct head_params *heads; /* [n_layers, n_heads] */
     float *lambda;
     uint8_t *head_sparse;

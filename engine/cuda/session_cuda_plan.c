@@ -94,6 +94,7 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     PUT(inv_freq, d / 2, float);
     PUT(tokens, max_size(rows, COMPARE_CUDA_ROWS), int32_t);
     PUT(position, 1, int32_t);
+    PUT(bad, 1, int32_t);
     PUT(heads, cells, struct head_params);
     PUT(lambda, cells, float);
     PUT(head_sparse, align256((size_t)c->n_heads) * (size_t)c->n_layers, uint8_t);

@@ -398,5 +398,36 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
     pthread_mutex_unlock((pthread_mutex_t *)&w->lock);
 }
 
-const struct weights_place weights_on_cuda = {
-    weights_cuda_memory, weights_cuda_describe, weights_cuda_release};
+static enum status weights_cuda_room_open(
+    struct weights_device *d, float **at, size_t bytes, const char *what)
+{
+    struct weights_cuda *w = (struct weights_cuda *)d;
+    void *p = NULL;
+    enum status st = weights_cuda_lock(w);
+    if (st == OK) st = weights_cuda_alloc(w, &p, bytes, what);
+    *at = p;
+    return weights_cuda_unlock(w, st);
+}
+
+static void weights_cuda_room_close(struct weights_device *d, float *at, size_t bytes)
+{
+    struct weights_cuda *w = (struct weights_cuda *)d;
+    enum status st = weights_cuda_lock(w);
+    weights_cuda_free(w, at, bytes);
+    st = weights_cuda_unlock(w, st);
+    (void)st; /* nobody waits for anything any more */
+}
+
+static enum status weights_cuda_room_copy(
+    struct weights_device *d, void *to, const void *from, size_t bytes, bool to_host)
+{
+    struct weights_cuda *w = (struct weights_cuda *)d;
+    enum status st = weights_cuda_lock(w);
+    if (st == OK)
+        st = w->impl->copy(w->d, to, from, bytes, to_host ? COPY_TO_HOST : COPY_TO_DEVICE);
+    if (st == OK) st = w->impl->sync(w->d);
+    return weights_cuda_unlock(w, st);
+}
+
+const struct weights_place weights_on_cuda = {weights_cuda_memory, weights_cuda_describe,
+    weights_cuda_release, weights_cuda_room_open, weights_cuda_room_close, weights_cuda_room_copy};

@@ -211,24 +211,22 @@ static enum status load_curves(
 static void choose_unverified(const struct tune_args *a, int layer, int head,
     const struct curve *curves, int n, int n_parts, struct tuned *out)
 {
+    struct tuner_choice choices[a->n_bounds];
+    tuner_choose(curves, n, n_parts, a->rule, a->bounds, a->n_bounds, choices);
     for (int b = 0; b < a->n_bounds; b++) {
         struct tuned_head *h = &out[b].heads[layer * out[b].n_heads + head];
-        int theta, tau;
-        double sparsity;
-        struct head_error worst;
-        bool found = tuner_choose(
-            curves, n, n_parts, a->rule, a->bounds[b].l1, &theta, &tau, &sparsity, &worst);
+        const struct tuner_choice *x = &choices[b];
         h->in_range = true;
-        if (!found || sparsity < a->min_sparsity) {
+        if (!x->found || x->sparsity < a->min_sparsity) {
             tuner_make_dense(h, false,
                 "the curves promise %.1f %% sparsity, too little to be worth it",
-                found ? 100 * sparsity : 0);
+                x->found ? 100 * x->sparsity : 0);
             continue;
         }
-        h->params = tuner_params_of(theta, tau, 50);
-        h->tune = worst;
+        h->params = tuner_params_of(x->theta, x->tau, 50);
+        h->tune = x->worst;
         h->check = h->held_out = tuner_no_error;
-        h->qk_sparsity = h->sparsity = sparsity;
+        h->qk_sparsity = h->sparsity = x->sparsity;
         snprintf(h->reason, sizeof h->reason, "from curves, not verified");
     }
 }

@@ -31,12 +31,15 @@ void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, dou
     snprintf(h->reason, sizeof h->reason, why, value);
 }
 
-bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, double bound,
-    int *theta, int *tau, double *sparsity, struct head_error *worst)
+/* Of every (θ, τ) what a choice looks at: the worst sample's error under the rule, and the mean
+ * sparsity. Made once for all bounds. */
+struct merged {
+    double error[N_THETAS][N_TAUS], sparsity[N_THETAS][N_TAUS];
+};
+
+static void merge_samples(
+    const struct curve *const *curves, int n, enum tune_rule rule, struct merged *m)
 {
-    bool found = false;
-    double best_error = INFINITY;
-    *sparsity = -1;
     for (int t = 0; t < N_THETAS; t++)
         for (int u = 0; u < N_TAUS; u++) {
             double sum = 0, error = 0;
@@ -45,21 +48,46 @@ bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, 
                 error = fmax(error, tuner_error_by(&p->error, rule));
                 sum += 1 - (double)p->n_kept / curves[s]->n_possible;
             }
-            sum /= n;
-            if (!(error <= bound) || sum < *sparsity || (sum == *sparsity && error >= best_error))
-                continue;
-            found = true;
-            *theta = t;
-            *tau = u;
-            *sparsity = sum;
-            best_error = error;
+            m->error[t][u] = error;
+            m->sparsity[t][u] = sum / n;
         }
-    if (found) {
-        *worst = (struct head_error){0};
-        for (int s = 0; s < n; s++)
-            *worst = head_error_worst(*worst, tuner_widen(&curves[s]->points[*theta][*tau].error));
+}
+
+/* The first of the sparsest within the bound, of equals the one that errs least; false: none. */
+static bool choose_merged(
+    const struct merged *m, double bound, int *theta, int *tau, double *sparsity)
+{
+    const double *errors = &m->error[0][0], *shares = &m->sparsity[0][0];
+    int at = -1;
+    *sparsity = -1;
+    for (int i = 0; i < N_THETAS * N_TAUS; i++) {
+        if (!(errors[i] <= bound) || shares[i] < *sparsity ||
+            (at >= 0 && shares[i] == *sparsity && errors[i] >= errors[at]))
+            continue;
+        at = i;
+        *sparsity = shares[i];
     }
-    return found;
+    *theta = at / N_TAUS;
+    *tau = at % N_TAUS;
+    return at >= 0;
+}
+
+static struct head_error worst_at(const struct curve *const *curves, int n, int theta, int tau)
+{
+    struct head_error worst = {0};
+    for (int s = 0; s < n; s++)
+        worst = head_error_worst(worst, tuner_widen(&curves[s]->points[theta][tau].error));
+    return worst;
+}
+
+bool tune_choose(const struct curve *const *curves, int n, enum tune_rule rule, double bound,
+    int *theta, int *tau, double *sparsity, struct head_error *worst)
+{
+    struct merged m;
+    merge_samples(curves, n, rule, &m);
+    if (!choose_merged(&m, bound, theta, tau, sparsity)) return false;
+    *worst = worst_at(curves, n, *theta, *tau);
+    return true;
 }
 
 enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place at, enum status st,
@@ -69,25 +97,25 @@ enum status tuner_blame(const struct tune_args *a, int layer, struct tuner_place
         message);
 }
 
-bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound,
-    int *theta, int *tau, double *sparsity, struct head_error *worst)
+void tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule,
+    const struct tune_bounds *bounds, int n_bounds, struct tuner_choice *out)
 {
     const struct curve *views[n];
-    bool found = false;
-    *sparsity = -1;
+    struct merged m;
+    for (int b = 0; b < n_bounds; b++) out[b] = (struct tuner_choice){.sparsity = -1};
     for (int part = 0; part < n_parts; part++) {
-        int t, u;
-        double s;
-        struct head_error w;
         for (int i = 0; i < n; i++) views[i] = &curves[i * n_parts + part];
-        if (!tune_choose(views, n, rule, bound, &t, &u, &s, &w) || !(s > *sparsity)) continue;
-        found = true;
-        *theta = part * N_THETAS + t;
-        *tau = u;
-        *sparsity = s;
-        *worst = w;
+        merge_samples(views, n, rule, &m);
+        for (int b = 0; b < n_bounds; b++) {
+            int t, u;
+            double sparsity;
+            if (!choose_merged(&m, bounds[b].l1, &t, &u, &sparsity) ||
+                !(sparsity > out[b].sparsity))
+                continue;
+            out[b] = (struct tuner_choice){
+                true, part * N_THETAS + t, u, sparsity, worst_at(views, n, t, u)};
+        }
     }
-    return found;
 }
 
 struct head_params tuner_params_of(int theta, int tau, float lambda)

@@ -96,9 +96,16 @@ double tuner_error_by(const struct output_error *e, enum tune_rule rule);
 /* A θ of one part of the method is counted in all parts: part · N_THETAS + θ. */
 static inline int tuner_part_of(int theta) { return theta / N_THETAS; }
 struct head_params tuner_params_of(int theta, int tau, float lambda);
-/* tune_choose over all parts; curves: [n, n_parts]. *theta is counted in all parts. */
-bool tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule, double bound,
-    int *theta, int *tau, double *sparsity, struct head_error *worst);
+/* tune_choose over all parts, for the first of every pair of bounds; curves: [n, n_parts], out:
+ * [n_bounds]. theta is counted in all parts. */
+struct tuner_choice {
+    bool found;
+    int theta, tau;
+    double sparsity;
+    struct head_error worst;
+};
+void tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule,
+    const struct tune_bounds *bounds, int n_bounds, struct tuner_choice *out);
 
 extern const struct head_error tuner_no_error; /* of no sample: NAN */
 void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value);

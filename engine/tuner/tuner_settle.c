@@ -275,21 +275,19 @@ static enum status choose_pairs(struct settling *s, int head)
     struct tuner *t = s->t;
     struct head_work *h = &s->heads[head];
     const struct curve *curves = &t->curves[head * t->n_tune * t->n_parts];
+    struct tuner_choice choices[t->a->n_bounds];
+    tuner_choose(curves, t->n_tune, t->n_parts, t->a->rule, t->a->bounds, t->a->n_bounds, choices);
     for (int b = 0; b < t->a->n_bounds; b++) {
         struct tuned_head *out = head_out(s, b, head);
-        int theta, tau;
-        double sparsity;
-        struct head_error worst;
-        bool found = tuner_choose(curves, t->n_tune, t->n_parts, t->a->rule, t->a->bounds[b].l1,
-            &theta, &tau, &sparsity, &worst);
+        const struct tuner_choice *x = &choices[b];
         out->in_range = true;
-        if (!found || sparsity < t->a->min_sparsity) {
+        if (!x->found || x->sparsity < t->a->min_sparsity) {
             tuner_make_dense(out, s->n_check > 0,
                 "the curves promise %.1f %% sparsity, too little to be worth it",
-                found ? 100 * sparsity : 0);
+                x->found ? 100 * x->sparsity : 0);
             continue;
         }
-        TRY(pair_of(h, theta, tau, &h->picks[b].pair));
+        TRY(pair_of(h, x->theta, x->tau, &h->picks[b].pair));
         h->pairs[h->picks[b].pair].want_tune = true;
         h->picks[b].open = true;
     }

@@ -173,6 +173,7 @@ enum status answers_pass(struct answer_writer *w, int sample, const struct forwa
         struct forward_args rest = {.tokens = x->ids + first.n,
             .n = x->n - first.n,
             .hidden = hidden + (size_t)first.n * (size_t)c->hidden_size,
+            .hidden_on_device = prefill->hidden_on_device,
             .stop = prefill->stop,
             .stop_ctx = prefill->stop_ctx};
         st = session_forward(s, &rest);

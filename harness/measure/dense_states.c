@@ -56,13 +56,14 @@ static enum status counting_policy(
 /* Layers [from, to) of one sample; the stream goes from `in` to `out`. */
 static struct forward_args part_of(const struct dense_states_args *a, const struct sample *x,
     const struct sparse_policy *policy, int from, int to, const float *in, float *out,
-    float *hidden, struct head_ledger *ledger)
+    const struct resident *hidden, struct head_ledger *ledger)
 {
     return (struct forward_args){.tokens = x->ids,
         .n = x->n,
         .policy = policy,
         .ledger = ledger,
-        .hidden = hidden,
+        .hidden = hidden ? hidden->at : NULL,
+        .hidden_on_device = hidden && hidden->on,
         .first_layer = from,
         .residual_in = in,
         .end_layer = to,
@@ -79,16 +80,46 @@ static void dense_is_written(void *ctx, int i, struct written *w)
     written_clear(w);
 }
 
+/* To and from what earlier runs left, by way of the host. */
+static bool keeps(const struct dense_states_args *a) { return a->cache && a->cache->dir; }
+
+static enum status keep(
+    const struct dense_states *s, const struct dense_states_args *a, const char *key, int i)
+{
+    if (!keeps(a)) return OK;
+    const float *rows;
+    float *room = malloc(s->hidden[i].values * sizeof *room);
+    if (!room) return OK; /* without it the numbers are the same */
+    enum status st = resident_show(&s->hidden[i], room, &rows);
+    if (st == OK) dense_cache_put(a->cache, key, a->set->samples[i].n, s->width, rows);
+    free(room);
+    return st;
+}
+
+static enum status kept(const struct dense_states *s, const struct dense_states_args *a,
+    const char *key, int i, bool *found)
+{
+    *found = false;
+    if (!keeps(a)) return OK;
+    float *rows = malloc(s->hidden[i].values * sizeof *rows);
+    if (!rows) return OK;
+    enum status st = OK;
+    *found = dense_cache_get(a->cache, key, a->set->samples[i].n, s->width, rows);
+    if (*found) st = resident_write(&s->hidden[i], 0, s->hidden[i].values, rows);
+    free(rows);
+    return st;
+}
+
 /* A prompt, and what is written behind it. */
 static enum status dense_answer(struct dense_states *s, const struct dense_states_args *a,
     struct answer_writer *writer, int i, const char *key)
 {
-    struct forward_args args = {.stop = a->stop, .stop_ctx = a->stop_ctx};
+    struct forward_args args = {
+        .hidden_on_device = s->hidden[i].on != NULL, .stop = a->stop, .stop_ctx = a->stop_ctx};
     int failed;
-    TRY(answers_pass(
-        writer, i, &args, s->hidden[i], dense_is_written, (void *)a, &s->seconds[i], &failed));
-    dense_cache_put(a->cache, key, a->set->samples[i].n, s->width, s->hidden[i]);
-    return OK;
+    TRY(answers_pass(writer, i, &args, s->hidden[i].at, dense_is_written, (void *)a, &s->seconds[i],
+        &failed));
+    return keep(s, a, key, i);
 }
 
 /* The passes that are to be made. */
@@ -122,7 +153,7 @@ static enum status run_parts(
             const float *in = p ? s->streams[i * s->n_points + p - 1] : NULL;
             x->calls[k] = part_of(x->a, &x->a->set->samples[i], s->n_blocks ? &policies[0] : NULL,
                 from, to, in, last ? NULL : s->streams[i * s->n_points + p],
-                last ? s->hidden[i] : NULL, x->counts[k]);
+                last ? &s->hidden[i] : NULL, x->counts[k]);
         }
         TRY(session_forward_each(session, x->calls, x->n, count_seconds, x, &failed));
         from = to;
@@ -165,8 +196,9 @@ static enum status dense_batch(struct dense_passes *x, struct session *session,
     for (int i = first; i < end && st == OK; i++) {
         const struct sample *sample = &a->set->samples[i];
         answers_dense_key(key, a->model, a->impl, sample);
-        if (!s->n_points && dense_cache_get(a->cache, key, sample->n, s->width, s->hidden[i]))
-            continue;
+        bool found = false;
+        if (!s->n_points) st = kept(s, a, key, i, &found);
+        if (found || st != OK) continue;
         if (sample->n_prompt) {
             st = dense_answer(s, a, x->writer, i, key);
             continue;
@@ -182,7 +214,7 @@ static enum status dense_batch(struct dense_passes *x, struct session *session,
         free(x->counts[k]);
         if (st != OK) continue;
         answers_dense_key(key, a->model, a->impl, sample);
-        dense_cache_put(a->cache, key, sample->n, s->width, s->hidden[x->samples[k]]);
+        st = keep(s, a, key, x->samples[k]);
     }
     return st;
 }
@@ -231,14 +263,17 @@ static enum status allocate(struct dense_states *s, const struct dense_states_ar
     bool ok = s->hidden && s->streams && s->seconds && s->blocks && s->counts;
     for (int i = 0; ok && i < s->n_samples; i++) {
         size_t bytes = (size_t)a->set->samples[i].n * (size_t)s->width * sizeof(float);
-        s->hidden[i] = malloc(bytes);
-        ok = s->hidden[i] != NULL;
         for (int p = 0; ok && p < s->n_points; p++) {
             s->streams[i * s->n_points + p] = malloc(bytes);
             ok = s->streams[i * s->n_points + p] != NULL;
         }
     }
     if (!ok) return fail(ERR_MEMORY, "no memory for the dense states of %s", a->set->name);
+    bool host =
+        a->host || !resident_fits(&a->model->weights, (size_t)a->set->n_tokens * (size_t)s->width);
+    for (int i = 0; i < s->n_samples; i++)
+        TRY(resident_open(&s->hidden[i], &a->model->weights,
+            (size_t)a->set->samples[i].n * (size_t)s->width, host, "the dense states"));
     if (s->n_blocks) memcpy(s->blocks, a->blocks, sizeof *s->blocks * (size_t)s->n_blocks);
     return OK;
 }
@@ -255,13 +290,13 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
     int longest = sample_set_room(a->set);
     enum status st = policies ? OK : fail(ERR_MEMORY, "no memory for %d policies", a->n_blocks);
     if (st == OK) st = choose_points(s, a);
-    if (st == OK) st = allocate(s, a);
     for (int b = 0; b < s->n_blocks && st == OK; b++)
         st = counting_policy(a, a->blocks[b], &policies[b]);
     if (st == OK)
         st = (sample_set_writes(a->set) ? session_open : session_open_once)(
             &session, &a->model->weights, a->par, longest, a->chunk, a->impl);
-    if (session) st = dense_all(s, a, session, policies);
+    if (st == OK) st = allocate(s, a); /* of what a session leaves */
+    if (st == OK) st = dense_all(s, a, session, policies);
     session_close(&session);
     for (int b = 0; policies && b < a->n_blocks; b++) policy_clear(&policies[b]);
     free(policies);
@@ -271,7 +306,7 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
 
 void dense_states_close(struct dense_states *s)
 {
-    for (int i = 0; s->hidden && i < s->n_samples; i++) free(s->hidden[i]);
+    for (int i = 0; s->hidden && i < s->n_samples; i++) resident_close(&s->hidden[i]);
     for (int i = 0; s->streams && i < s->n_samples * s->n_points; i++) free(s->streams[i]);
     free(s->points);
     free(s->hidden);
@@ -280,6 +315,12 @@ void dense_states_close(struct dense_states *s)
     free(s->blocks);
     free(s->counts);
     *s = (struct dense_states){0};
+}
+
+enum status dense_states_leave_device(struct dense_states *s)
+{
+    for (int i = 0; s->hidden && i < s->n_samples; i++) TRY(resident_leave_device(&s->hidden[i]));
+    return OK;
 }
 
 int dense_states_start(const struct dense_states *s, int sample, int layer,

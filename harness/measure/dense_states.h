@@ -30,6 +30,7 @@ struct dense_states_args {
         *blocks; /* [n_blocks] shapes that will be counted in; at least one when a stream is kept */
     int n_blocks;
     size_t budget_bytes; /* streams are thinned out to stay below; hidden states must fit */
+    bool host;           /* the device's memory is wanted for something else */
     bool quiet;          /* no progress */
     bool (*stop)(void *);
     void *stop_ctx;
@@ -38,7 +39,7 @@ struct dense_states_args {
 struct dense_states {
     int n_samples, width, n_heads, n_points, n_blocks;
     int *points;                /* [n_points] layers whose stream is kept, ascending */
-    float **hidden;             /* [n_samples][n, width] behind the final norm */
+    struct resident *hidden;    /* [n_samples][n, width] behind the final norm */
     float **streams;            /* [n_samples * n_points][n, width] */
     struct block_shape *blocks; /* [n_blocks] */
     struct head_ledger *counts; /* [n_samples, n_blocks, n_heads] one dense layer */
@@ -51,6 +52,8 @@ size_t dense_states_bytes(const struct sample_set *set, int width, int n_streams
 /* ERR_MEMORY when not even the hidden states fit the budget. */
 enum status dense_states_open(struct dense_states *s, const struct dense_states_args *a) MUST_USE;
 void dense_states_close(struct dense_states *s);
+/* Give a device its memory back: they are on the host from now on. */
+enum status dense_states_leave_device(struct dense_states *s) MUST_USE;
 
 /* The stored layer closest in front of `layer` whose stream is there and whose block shape was
  * counted; 0 when there is none. *stream and *counts [n_heads] are set when it is not 0. */

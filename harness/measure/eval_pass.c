@@ -30,8 +30,9 @@ struct pass_worker {
     struct pass_shared *all;
     struct eval_device device;
     struct session *session;
-    struct answer_writer *writer; /* NULL: no sample has a prompt of its own */
-    float *dense, *sparse;        /* of the sample that is compared */
+    struct answer_writer *writer;  /* NULL: no sample has a prompt of its own */
+    struct resident dense, sparse; /* of the sample that is compared */
+    float *host;                   /* a sample's, where hidden states are kept or looked at there */
     int32_t *next;
     int at_once; /* samples that pass together */
     /* [2 × at_once] the passes under way, in the order of the samples */
@@ -50,7 +51,7 @@ struct pass_item {
     int sample;
     bool sparse;
     /* of a sparse one: */
-    const float *dense;                  /* what it is compared with, when that is known */
+    const struct resident *dense;        /* what it is compared with, when that is known */
     double *row_computed, *row_possible; /* tiles per query block, over all layers */
     struct head_ledger *ledger;          /* [n_cells] */
 };
@@ -94,23 +95,34 @@ static enum status watch_layer(void *ctx, const struct layer_view *view)
     return OK;
 }
 
+static size_t values_of(const struct pass_shared *all, int i)
+{
+    return (size_t)all->a->set->samples[i].n * (size_t)all->width;
+}
+
 /* What all cells share, or what was kept of an earlier run; else *rows is NULL. */
-static void known_dense(struct pass_worker *w, int i, const float **rows)
+static enum status known_dense(struct pass_worker *w, int i, const struct resident **rows)
 {
     struct pass_shared *all = w->all;
     const struct evaluate_args *a = all->a;
     const struct sample *x = &a->set->samples[i];
     char key[HASH_HEX_SIZE];
     struct written *written = &all->p->dense_written[i];
+    bool cached = false;
     *rows = NULL;
     answers_dense_key(key, a->model, a->impl, x);
     pthread_mutex_lock(&all->lock);
     if (!sample_wanted(a->set, i) || written->n ||
         answers_cached(a->cache, a->model, a->impl, a->set, i, written)) {
-        if (a->states) *rows = a->states->hidden[i];
-        else if (dense_cache_get(a->cache, key, x->n, all->width, w->dense)) *rows = w->dense;
+        if (a->states) *rows = &a->states->hidden[i];
+        else if (w->host) cached = dense_cache_get(a->cache, key, x->n, all->width, w->host);
     }
     pthread_mutex_unlock(&all->lock);
+    if (cached) TRY(resident_write(&w->dense, 0, values_of(all, i), w->host));
+    if (cached) *rows = &w->dense;
+    /* shared on another device than this worker's: made again here */
+    if (*rows && !resident_serves(*rows, w->device.weights)) *rows = NULL;
+    return OK;
 }
 
 /* The share of its samples that a worker is through with. Under the lock. */
@@ -145,11 +157,15 @@ static struct forward_args dense_call(const struct pass_worker *w, int i)
 {
     const struct evaluate_args *a = w->all->a;
     const struct sample *x = &a->set->samples[i];
-    return (struct forward_args){
-        .tokens = x->ids, .n = x->n, .hidden = w->dense, .stop = pass_stop, .stop_ctx = (void *)w};
+    return (struct forward_args){.tokens = x->ids,
+        .n = x->n,
+        .hidden = w->dense.at,
+        .hidden_on_device = w->dense.on != NULL,
+        .stop = pass_stop,
+        .stop_ctx = (void *)w};
 }
 
-static void keep_dense(struct pass_worker *w, int i, double seconds)
+static enum status keep_dense(struct pass_worker *w, int i, double seconds)
 {
     struct pass_shared *all = w->all;
     const struct evaluate_args *a = all->a;
@@ -157,9 +173,11 @@ static void keep_dense(struct pass_worker *w, int i, double seconds)
     char key[HASH_HEX_SIZE];
     all->p->dense_times[i] = seconds;
     answers_dense_key(key, a->model, a->impl, x);
+    if (w->host) TRY(resident_read(&w->dense, 0, values_of(all, i), w->host));
     pthread_mutex_lock(&all->lock);
-    dense_cache_put(a->cache, key, x->n, all->width, w->dense);
+    if (w->host) dense_cache_put(a->cache, key, x->n, all->width, w->host);
     pthread_mutex_unlock(&all->lock);
+    return OK;
 }
 
 /* Where the policy begins to matter and a stored stream lets the pass begin; the layers before it
@@ -196,7 +214,8 @@ static enum status sparse_call(struct pass_item *x, struct forward_args *f)
     f->ledger = x->ledger;
     f->first_layer = p->first_layer[x->sample];
     f->residual_in = stream;
-    f->hidden = x->w->sparse;
+    f->hidden = x->w->sparse.at;
+    f->hidden_on_device = x->w->sparse.on != NULL;
     f->hook = watch_layer;
     f->hook_ctx = x;
     f->hook_tiles_only = true;
@@ -226,30 +245,30 @@ static enum status compare_sample(struct pass_item *item)
     struct sample_passes *p = all->p;
     int i = item->sample;
     const struct sample *x = &all->a->set->samples[i];
-    const float *dense = isnan(p->dense_times[i]) ? item->dense : w->dense;
-    if (!dense) known_dense(w, i, &dense);
+    const struct resident *dense = isnan(p->dense_times[i]) ? item->dense : &w->dense;
+    if (!dense) TRY(known_dense(w, i, &dense));
     if (!dense) { /* kept no longer than until now */
         int failed;
         struct forward_args again = dense_call(w, i);
         TRY(session_forward_each(w->session, &again, 1, ignore_done, NULL, &failed));
-        dense = w->dense;
+        dense = &w->dense;
     }
     int n_rows = (x->n + all->a->policy->block.q - 1) / all->a->policy->block.q;
     for (int r = 0; r < n_rows; r++)
         item->row_computed[r] =
             item->row_possible[r] > 0 ? 1 - item->row_computed[r] / item->row_possible[r] : 0;
     for (int t = 0; t < x->n; t++) w->next[t] = t + 1 < x->n ? x->ids[t + 1] : -1;
-    enum status st =
-        session_compare(w->session, x->n, dense, w->sparse, w->next, p->tokens[i], &p->sums[i]);
-    if (st == OK && all->a->parity)
-        st = parity_sample(all->a->parity, i, w->session, dense, w->sparse, w->next);
+    enum status st = session_compare(w->session, x->n, resident_rows(dense),
+        resident_rows(&w->sparse), w->next, p->tokens[i], &p->sums[i]);
+    if (st == OK && all->a->parity) /* which keeps them on the host */
+        st = parity_sample(all->a->parity, i, w->session, dense->at, w->sparse.at, w->next);
     if (st != OK) return fail_context(st, "%s", x->name);
     pthread_mutex_lock(&all->lock);
     fold_ledger(p, item->ledger, i);
-    worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], dense, w->sparse, item->row_computed,
+    st = worst_tokens_offer(&p->worst, i, x->n, p->tokens[i], dense, &w->sparse, item->row_computed,
         all->a->policy->block.q);
     pthread_mutex_unlock(&all->lock);
-    return OK;
+    return st;
 }
 
 static enum status pass_done(void *ctx, int k, double seconds)
@@ -257,8 +276,7 @@ static enum status pass_done(void *ctx, int k, double seconds)
     struct pass_worker *w = ctx;
     struct pass_item *x = &w->items[k];
     if (!x->sparse) {
-        keep_dense(w, x->sample, seconds);
-        return OK;
+        return keep_dense(w, x->sample, seconds);
     }
     w->all->p->sparse_times[x->sample] = seconds;
     return compare_sample(x);
@@ -287,17 +305,17 @@ static enum status run_written(struct pass_worker *w, int i, int *failed)
     struct forward_args f = dense_call(w, i);
     double seconds;
     *x = (struct pass_item){.w = w, .sample = i, .sparse = true};
-    known_dense(w, i, &x->dense);
+    TRY(known_dense(w, i, &x->dense));
     p->dense_times[i] = NAN;
     for (int k = x->dense ? 1 : 0; k < 2; k++) expect_layers(w, &f);
     if (!x->dense) {
         written_clear(&p->dense_written[i]);
-        TRY(answers_pass(w->writer, i, &f, w->dense, dense_is_written, w, &seconds, failed));
-        keep_dense(w, i, seconds);
+        TRY(answers_pass(w->writer, i, &f, w->dense.at, dense_is_written, w, &seconds, failed));
+        TRY(keep_dense(w, i, seconds));
     }
     TRY(sparse_call(x, &f));
     TRY(answers_pass(
-        w->writer, i, &f, w->sparse, sparse_is_written, w, &p->sparse_times[i], failed));
+        w->writer, i, &f, w->sparse.at, sparse_is_written, w, &p->sparse_times[i], failed));
     return compare_sample(x);
 }
 
@@ -311,9 +329,9 @@ static enum status run_items(struct pass_worker *w, int first, int end, int *sam
     const struct evaluate_args *a = w->all->a;
     if (a->set->samples[first].n_prompt) return named(a, run_written(w, first, sample), *sample);
     for (int i = first; i < end; i++) {
-        const float *known;
+        const struct resident *known;
         *sample = i;
-        known_dense(w, i, &known);
+        TRY(known_dense(w, i, &known));
         w->all->p->dense_times[i] = NAN;
         if (!known) {
             w->calls[w->n_items] = dense_call(w, i);
@@ -396,13 +414,16 @@ static enum status worker_open(
 {
     size_t rows = (size_t)all->longest * (size_t)all->width;
     *w = (struct pass_worker){.all = all, .device = device};
-    w->dense = malloc(rows * sizeof(float));
-    w->sparse = malloc(rows * sizeof(float));
     w->next = malloc((size_t)all->longest * sizeof *w->next);
-    if (!w->dense || !w->sparse || !w->next) return no_memory(all);
+    if (all->a->cache && all->a->cache->dir) w->host = malloc(rows * sizeof(float));
+    if (!w->next || (all->a->cache && all->a->cache->dir && !w->host)) return no_memory(all);
     bool writes = sample_set_writes(all->a->set);
     TRY((writes ? session_open : session_open_once)(&w->session, device.weights, device.par,
         sample_set_room(all->a->set), all->a->chunk, all->a->impl));
+    bool host = all->a->parity != NULL;
+    const char *what = "the hidden states of a sample; lower --max-length";
+    TRY(resident_open(&w->dense, device.weights, rows, host, what));
+    TRY(resident_open(&w->sparse, device.weights, rows, host, what));
     int fit = writes ? 1 : session_at_once(w->session, all->longest) / 2; /* dense and sparse */
     w->at_once = fit < 1 ? 1 : fit < all->share ? fit : all->share;
     if (!writes) return OK;
@@ -413,8 +434,9 @@ static enum status worker_open(
 static void worker_close(struct pass_worker *w)
 {
     session_close(&w->session);
-    free(w->dense);
-    free(w->sparse);
+    resident_close(&w->dense);
+    resident_close(&w->sparse);
+    free(w->host);
     free(w->next);
 }
 

@@ -40,10 +40,11 @@ static bool before(double kl, int sample, int position, const struct worst_entry
     return sample != e->sample ? sample < e->sample : position < e->position;
 }
 
-void worst_tokens_offer(struct worst_tokens *w, int sample, int n,
-    const struct token_metrics *tokens, const float *dense, const float *sparse,
+enum status worst_tokens_offer(struct worst_tokens *w, int sample, int n,
+    const struct token_metrics *tokens, const struct resident *dense, const struct resident *sparse,
     const double *row_sparsity, int block_q)
 {
+    size_t width = (size_t)w->width;
     for (int t = 0; w->cap && t < n; t++) {
         double kl = (double)tokens[t].kl;
         if (kl <= 0 || (w->n == w->cap && !before(kl, sample, t, &w->entries[w->n - 1]))) continue;
@@ -56,37 +57,85 @@ void worst_tokens_offer(struct worst_tokens *w, int sample, int n,
         e.position = t;
         e.metrics = tokens[t];
         e.row_sparsity = row_sparsity ? row_sparsity[t / block_q] : 0;
-        memcpy(e.hidden[0], dense + (size_t)t * (size_t)w->width, sizeof(float) * (size_t)w->width);
-        memcpy(
-            e.hidden[1], sparse + (size_t)t * (size_t)w->width, sizeof(float) * (size_t)w->width);
         w->entries[at] = e;
     }
+    for (int i = 0; i < w->n; i++) { /* those that stay, once */
+        const struct worst_entry *e = &w->entries[i];
+        if (e->sample != sample) continue;
+        TRY(resident_read(dense, (size_t)e->position * width, width, e->hidden[0]));
+        TRY(resident_read(sparse, (size_t)e->position * width, width, e->hidden[1]));
+    }
+    return OK;
 }
 
-static enum status top_json(const struct model *m, struct session *s, const float *hidden,
-    float *logits, struct arena **arena, const char **out)
+/* The best five of a row of logits, and the sum of exponentials over that of the best. */
+struct top_five {
+    int ids[TOP], n;
+    float logits[TOP];
+    double sum;
+};
+
+struct top_rows {
+    const float *logits; /* [rows, vocab] */
+    int vocab;
+    struct top_five *out;
+};
+
+static void find_top(void *ctx, int row, int worker)
 {
-    int vocab = m->weights.config.vocab_size, top[TOP], n = 0;
-    TRY(session_logits(s, hidden, logits));
-    for (int i = 0; i < vocab; i++) {
+    const struct top_rows *x = ctx;
+    const float *logits = x->logits + (size_t)row * (size_t)x->vocab;
+    struct top_five *out = &x->out[row];
+    int top[TOP], n = 0;
+    (void)worker;
+    for (int i = 0; i < x->vocab; i++) {
         if (n == TOP && logits[i] <= logits[top[TOP - 1]]) continue;
         int at = n < TOP ? n++ : TOP - 1;
         for (; at > 0 && logits[top[at - 1]] < logits[i]; at--) top[at] = top[at - 1];
         top[at] = i;
     }
     double sum = 0;
-    for (int i = 0; i < vocab; i++) sum += exp((double)logits[i] - (double)logits[top[0]]);
+    for (int i = 0; i < x->vocab; i++) sum += exp((double)logits[i] - (double)logits[top[0]]);
+    *out = (struct top_five){.n = n, .sum = sum};
+    for (int i = 0; i < n; i++) out->ids[i] = top[i], out->logits[i] = logits[top[i]];
+}
+
+/* Of both sides of every entry a row of logits, as many at a time as there are threads. */
+static enum status find_all_tops(
+    const struct worst_tokens *w, struct session *s, int vocab, struct top_five *out)
+{
+    struct par *par = session_par(s);
+    int at_once = par_threads(par), n = 2 * w->n;
+    float *logits = malloc(sizeof *logits * (size_t)vocab * (size_t)at_once);
+    if (!logits) return fail(ERR_MEMORY, "no memory for %d rows of logits", at_once);
+    enum status st = OK;
+    for (int first = 0; first < n && st == OK; first += at_once) {
+        int rows = n - first < at_once ? n - first : at_once;
+        for (int i = 0; i < rows && st == OK; i++)
+            st = session_logits(s, w->entries[(first + i) / 2].hidden[(first + i) % 2],
+                logits + (size_t)i * (size_t)vocab);
+        struct top_rows x = {logits, vocab, out + first};
+        if (st == OK) par_for(par, rows, find_top, &x);
+    }
+    free(logits);
+    return st;
+}
+
+static enum status top_json(
+    const struct model *m, const struct top_five *top, struct arena **arena, const char **out)
+{
     cJSON *array = cJSON_CreateArray();
     struct str text = {0};
     enum status st = OK;
-    for (int i = 0; i < n && st == OK; i++) {
+    for (int i = 0; i < top->n && st == OK; i++) {
         str_reset(&text);
-        int32_t id = top[i];
+        int32_t id = top->ids[i];
         st = tokenizer_decode(m->tokenizer, &id, 1, false, &text);
         cJSON *o = cJSON_CreateObject();
         cJSON_AddNumberToObject(o, "id", id);
         cJSON_AddStringToObject(o, "text", str_get(&text));
-        cJSON_AddNumberToObject(o, "p", exp((double)logits[id] - (double)logits[top[0]]) / sum);
+        cJSON_AddNumberToObject(
+            o, "p", exp((double)top->logits[i] - (double)top->logits[0]) / top->sum);
         cJSON_AddItemToArray(array, o);
     }
     char *printed = cJSON_PrintUnformatted(array);
@@ -102,11 +151,11 @@ enum status worst_tokens_records(const struct worst_tokens *w, const struct mode
     struct worst_token_record **out)
 {
     struct worst_token_record *rows = arena_alloc(arena, sizeof *rows * (size_t)(w->n ? w->n : 1));
-    float *logits = malloc(sizeof *logits * (size_t)m->weights.config.vocab_size);
-    if (!logits) return fail(ERR_MEMORY, "no memory for one row of logits");
+    struct top_five *tops = malloc(sizeof *tops * (size_t)(2 * w->n + 1));
+    if (!tops) return fail(ERR_MEMORY, "no memory for the best of %d rows", 2 * w->n);
     struct str text = {0};
-    enum status st = OK;
-    for (int i = 0; i < w->n; i++) {
+    enum status st = find_all_tops(w, s, m->weights.config.vocab_size, tops);
+    for (int i = 0; i < w->n && st == OK; i++) {
         const struct worst_entry *e = &w->entries[i];
         const int32_t *ids = set->samples[e->sample].ids;
         int from = e->position + 1 > CONTEXT_TOKENS ? e->position + 1 - CONTEXT_TOKENS : 0;
@@ -129,12 +178,12 @@ enum status worst_tokens_records(const struct worst_tokens *w, const struct mode
         if (e->metrics.next >= 0)
             TRY_GOTO(st, done, tokenizer_decode(m->tokenizer, &e->metrics.next, 1, false, &text));
         rows[i].token_text = arena_str(arena, str_get(&text));
-        TRY_GOTO(st, done, top_json(m, s, e->hidden[0], logits, arena, &rows[i].top_dense));
-        TRY_GOTO(st, done, top_json(m, s, e->hidden[1], logits, arena, &rows[i].top_sparse));
+        TRY_GOTO(st, done, top_json(m, &tops[2 * i], arena, &rows[i].top_dense));
+        TRY_GOTO(st, done, top_json(m, &tops[2 * i + 1], arena, &rows[i].top_sparse));
     }
     *out = rows;
 done:
     str_clear(&text);
-    free(logits);
+    free(tops);
     return st;
 }

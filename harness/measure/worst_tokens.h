@@ -23,11 +23,11 @@ struct worst_tokens {
 enum status worst_tokens_init(struct worst_tokens *w, int n_kept, int width) MUST_USE;
 void worst_tokens_clear(struct worst_tokens *w);
 
-/* Look at one sample. row_sparsity: [n / block_q rounded up] of the query block rows; NULL when it
- * ran dense. */
-void worst_tokens_offer(struct worst_tokens *w, int sample, int n,
-    const struct token_metrics *tokens, const float *dense, const float *sparse,
-    const double *row_sparsity, int block_q);
+/* Look at one sample, whose hidden states are rows of these. row_sparsity: [n / block_q rounded up]
+ * of the query block rows; NULL when it ran dense. */
+enum status worst_tokens_offer(struct worst_tokens *w, int sample, int n,
+    const struct token_metrics *tokens, const struct resident *dense, const struct resident *sparse,
+    const double *row_sparsity, int block_q) MUST_USE;
 
 /* Rows with context, texts and both top five, in the arena. */
 enum status worst_tokens_records(const struct worst_tokens *w, const struct model *m,

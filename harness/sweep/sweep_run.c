@@ -136,6 +136,16 @@ static enum status check_room(const struct sweep *s, const struct sample_set *se
         need / 0x1p30, available / 0x1p30);
 }
 
+/* Whether a tuning that takes all devices is still to come. A worker alone then brings its states
+ * home (sweep_tune.c), but not those of others. */
+static bool fleet_will_tune(const struct sweep *s)
+{
+    for (int g = 0; g < s->n_groups && s->a.n_fleet > 1; g++)
+        for (int b = 0; b < s->groups[g].n_bounds; b++)
+            if (!s->groups[g].tuned || !s->groups[g].tuned[b].heads) return true;
+    return false;
+}
+
 /* The dense pass of a data set, cut where its open cells begin. */
 static enum status open_states(struct sweep *s, const struct sweep_cell *for_cell)
 {
@@ -177,6 +187,7 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
             .blocks = blocks,
             .n_blocks = n_blocks,
             .budget_bytes = budget,
+            .host = fleet_will_tune(s),
             .quiet = s->a.machine->quiet,
             .stop = cell_stop,
             .stop_ctx = s});

@@ -202,8 +202,11 @@ static enum status tune_now(struct sweep *s, struct sweep_group *g)
         .stop = s->a.stop};
     /* other workers' sessions would take the memory it counts on */
     if (s->a.devices) pthread_rwlock_wrlock(s->a.devices);
-    st = tuning_run(s->a.fleet, s->a.n_fleet, s->a.machine, &args,
-        (struct tuning_samples){s->a.n_tune, s->a.n_check, s->a.n_held_out}, 0, fresh, &times);
+    for (int i = 0; i < s->n_data && st == OK; i++)
+        if (s->data[i].have_states) st = dense_states_leave_device(&s->data[i].states);
+    if (st == OK)
+        st = tuning_run(s->a.fleet, s->a.n_fleet, s->a.machine, &args,
+            (struct tuning_samples){s->a.n_tune, s->a.n_check, s->a.n_held_out}, 0, fresh, &times);
     if (s->a.devices) pthread_rwlock_unlock(s->a.devices);
     progress_end(&progress);
     progress_part_end();

@@ -141,6 +141,18 @@ __global__ void widen_kernel(const uint16_t *x, ptrdiff_t row, int n, int m, flo
     store8(y + i * 8, load8(x + i / per_row * row + i % per_row * 8));
 }
 
+__global__ void find_bad_kernel(const float *x, size_t n, int32_t *bad)
+{
+    bool found = false;
+    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8; i < n;
+         i += (size_t)gridDim.x * blockDim.x * 8) {
+        floats8 f = load8(x + i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) found |= !isfinite(f.x[j]);
+    }
+    if (found) *bad = 1;
+}
+
 template <typename T>
 enum status narrow(const void *from, size_t n, uint16_t *to, cudaStream_t stream)
 {
@@ -207,6 +219,13 @@ enum status ops_cuda_add_bias(
     else
         bias_kernel<<<blocks_for(values / 8), THREADS, 0, queue(stream)>>>(
             (uint16_t *)x, bias, values, m);
+    return launched();
+}
+
+enum status ops_cuda_find_bad(const float *x, size_t n, int32_t *bad, struct stream *stream)
+{
+    unsigned grid = blocks_for(n / 8);
+    find_bad_kernel < <<grid<2048 ? grid : 2048, THREADS, 0, queue(stream)>>>(x, n, bad);
     return launched();
 }
 

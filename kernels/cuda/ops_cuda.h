@@ -67,6 +67,10 @@ enum status ops_cuda_silu_mul(const uint16_t *gate_up, const float *bias, int n,
 enum status ops_cuda_add_bias(
     void *x, enum dtype x_type, const float *bias, int n, int m, struct stream *stream) MUST_USE;
 
+/* *bad = 1 when one of n values is NaN or infinite, else left alone; n is a multiple of 8. */
+enum status ops_cuda_find_bad(
+    const float *x, size_t n, int32_t *bad, struct stream *stream) MUST_USE;
+
 /* Round n values of any type to bf16 (nearest even). */
 enum status ops_cuda_to_bf16(
     const void *from, enum dtype dtype, size_t n, uint16_t *to, struct stream *stream) MUST_USE;

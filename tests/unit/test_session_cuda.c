@@ -533,6 +533,8 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
     close_pair(&p);
 }
 
+static struct rows_at at(const float *rows) { return (struct rows_at){.at = rows}; }
+
 Test(session_cuda, metrics_are_the_cpus)
 {
     if (no_gpu()) return;
@@ -553,7 +555,7 @@ Test(session_cuda, metrics_are_the_cpus)
         sparse[i] = bf16_to_f32(f32_to_bf16(sparse[i]));
     }
     for (int d = 0; d < 2; d++)
-        CHECK(session_compare(p.s[d], N, dense, sparse, next, m[d], &sums[d]));
+        CHECK(session_compare(p.s[d], N, at(dense), at(sparse), next, m[d], &sums[d]));
     double worst[8] = {0};
     int top = 0, five = 0;
     for (int i = 0; i < N; i++) {
@@ -582,7 +584,7 @@ Test(session_cuda, metrics_are_the_cpus)
     cr_expect(fabs(sums[1].hidden_dot / sums[0].hidden_dot - 1) < 1e-6);
     /* one side standing for both, and scoring in the forward pass */
     for (int d = 0; d < 2; d++)
-        CHECK(session_compare(p.s[d], N, dense, dense, next, m[d], &sums[d]));
+        CHECK(session_compare(p.s[d], N, at(dense), at(dense), next, m[d], &sums[d]));
     for (int i = 0; i < N; i++)
         cr_assert(m[1][i].kl == 0 && m[1][i].top1_agree && m[1][i].top5_overlap == 5 &&
             m[1][i].cosine > .999999f);
@@ -597,7 +599,8 @@ Test(session_cuda, metrics_are_the_cpus)
         cr_expect(fabs(mean - want) < .01, "device %d: %.4f, expected %.4f", d, mean, want);
     }
     dense[77 * p.width] = NAN;
-    cr_expect_eq(session_compare(p.s[1], N, dense, sparse, next, m[1], &sums[1]), ERR_NUMERIC);
+    cr_expect_eq(
+        session_compare(p.s[1], N, at(dense), at(sparse), next, m[1], &sums[1]), ERR_NUMERIC);
     cr_expect(strstr(status_message(), "77"), "%s", status_message());
     for (int d = 0; d < 2; d++) free(m[d]);
     free(dense);

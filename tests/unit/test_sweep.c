@@ -834,9 +834,32 @@ static void fake_describe(const struct weights_device *d, struct weights_device_
 
 static void fake_release(struct weights_device **d) { *d = NULL; }
 
+static enum status fake_room_open(
+    struct weights_device *d, float **at, size_t bytes, const char *what)
+{
+    (void)d, (void)what;
+    *at = malloc(bytes);
+    return OK;
+}
+
+static void fake_room_close(struct weights_device *d, float *at, size_t bytes)
+{
+    (void)d, (void)bytes;
+    free(at);
+}
+
+static enum status fake_room_copy(
+    struct weights_device *d, void *to, const void *from, size_t bytes, bool to_host)
+{
+    (void)d, (void)to_host;
+    memcpy(to, from, bytes);
+    return OK;
+}
+
 static void sweep_on_fake(const char *db, enum status expected, int64_t n_failed)
 {
-    static const struct weights_place place = {fake_memory, fake_describe, fake_release};
+    static const struct weights_place place = {
+        fake_memory, fake_describe, fake_release, fake_room_open, fake_room_close, fake_room_copy};
     struct session_backend backend = session_backend_cpu;
     backend.forward = no_pass;
     struct weights_device device = {.place = &place, .backend = &backend};
