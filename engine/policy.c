@@ -187,6 +187,10 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
         hash_add(h, p->layer_on, (size_t)p->n_layers);
         return;
     }
+    if (p->where_it_pays) {
+        hash_add_str(h, "where it pays");
+        hash_add(h, &p->promised, sizeof p->promised);
+    }
     hash_add_u64(h, (uint64_t)p->block.q << 32 | (uint64_t)p->block.k);
     hash_add_str(h, smooth_k_name(p->smooth_k));
     hash_add_u64(h, (uint64_t)p->min_sparse_tokens);
@@ -205,20 +209,22 @@ void policy_hash(const struct sparse_policy *p, struct hash *h)
 }
 
 struct layer_way policy_layer_way(const struct sparse_policy *p, int layer, int n, int q_start,
-    int total_len, struct head_ledger *ledger)
+    int total_len, const struct call_place *at, struct head_ledger *ledger)
 {
     struct layer_way way = {0};
     if (!p || !policy_acts(p)) return way;
     bool outside = !p->layer_on[layer];
     bool small = total_len < p->min_sparse_tokens || n == 1 || q_start % p->block.q != 0;
-    if (!outside && !small) way.qk = p->qk, way.pv = p->pv;
+    bool dear = !outside && !small && p->where_it_pays && !payoff_pays(at, p, total_len);
+    if (!outside && !small && !dear) way.qk = p->qk, way.pv = p->pv;
     for (int h = 0; h < p->n_heads; h++) {
         bool head_dense = !p->heads[layer * p->n_heads + h].is_sparse;
-        way.sparse |= !head_dense && !outside && !small;
+        way.sparse |= !head_dense && !outside && !small && !dear;
         if (!ledger) continue;
         struct head_ledger *l = &ledger[h];
         if (outside) l->calls_dense_layer++;
         else if (small) l->calls_dense_short++;
+        else if (dear) l->calls_dense_cost++;
         else if (head_dense) l->calls_dense_head++;
         else l->calls_sparse++;
         l->calls_eight += way.qk || way.pv;

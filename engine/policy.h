@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "base/status.h"
+#include "engine/payoff.h"
 #include "kernels/mask.h"
 
 #include <stdbool.h>
@@ -16,8 +17,11 @@ struct sparse_policy {
     struct block_shape block;
     enum smooth_k smooth_k;
     int min_sparse_tokens;
-    float topk; /* 0: thresholds; else the kept fraction, in (0, 1] */
-    int window; /* tokens, for the method "window" */
+    bool where_it_pays; /* and calls run dense where choosing tiles costs more than it saves
+                           (payoff.h). Never of an evaluation: it changes what is computed */
+    double promised;    /* share of the work left out where thresholds were tuned; 0: unknown */
+    float topk;         /* 0: thresholds; else the kept fraction, in (0, 1] */
+    int window;         /* tokens, for the method "window" */
     enum precision qk,
         pv; /* of the products in layers that are on (METHOD 9); dense heads included */
     int n_layers, n_heads;
@@ -67,15 +71,16 @@ enum { MAX_MODEL_LAYERS = 4096, LAYERS_TEXT_SIZE = 16384 };
 char *policy_layers_text(const struct sparse_policy *p, char out[LAYERS_TEXT_SIZE]);
 
 /* What a layer does in a call of `n` rows at q_start of a sequence of total_len tokens. Dense and
- * of full products where the layer is off, the sequence short, or the call one token or one that
- * begins within a block; p NULL is that too. Counts what its heads do, and why not, into ledger
+ * of full products where the layer is off, the sequence short, the call one token or one that
+ * begins within a block, or under where_it_pays not worth it at this place (NULL: unknown, so it
+ * is); p NULL is that too. Counts what its heads do, and why not, into ledger
  * [n_heads] of the layer, unless that is NULL. */
 struct layer_way {
     bool sparse;           /* some head walks a tile map */
     enum precision qk, pv; /* of all of its heads */
 };
 struct layer_way policy_layer_way(const struct sparse_policy *p, int layer, int n, int q_start,
-    int total_len, struct head_ledger *ledger);
+    int total_len, const struct call_place *at, struct head_ledger *ledger);
 /* Nothing of a policy in it. */
 static inline bool layer_way_is_plain(struct layer_way w) { return !w.sparse && !w.qk && !w.pv; }
 

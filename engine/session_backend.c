@@ -56,10 +56,10 @@ enum status session_check_policy(
 }
 
 struct layer_way session_layer_way(
-    const struct forward_args *f, int layer, int n_heads, int total_len, int q_start)
+    const struct forward_args *f, int layer, int total_len, int q_start, struct call_place at)
 {
-    struct head_ledger *ledger = f->ledger ? f->ledger + layer * n_heads : NULL;
-    return policy_layer_way(f->policy, layer, f->n, q_start, total_len, ledger);
+    struct head_ledger *ledger = f->ledger ? f->ledger + layer * at.n_heads : NULL;
+    return policy_layer_way(f->policy, layer, f->n, q_start, total_len, &at, ledger);
 }
 
 void forward_times_add(struct forward_times *to, const struct forward_times *from)

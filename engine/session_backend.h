@@ -47,7 +47,7 @@ enum status session_fail_numeric(void) MUST_USE;
 
 /* policy_layer_way() of a pass. */
 struct layer_way session_layer_way(
-    const struct forward_args *f, int layer, int n_heads, int total_len, int q_start);
+    const struct forward_args *f, int layer, int total_len, int q_start, struct call_place at);
 /* Keys that a row of this layer sees in a sequence so long; 0: all before it. */
 int session_window(const struct llama_config *c, int layer, int total_len);
 /* ERR_UNSUPPORTED: the policy acts on a layer whose window is shorter than the sequence. */

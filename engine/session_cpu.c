@@ -220,7 +220,8 @@ static enum status attend(struct session_cpu *s, const struct forward_args *f, i
     if (f->policy) a.block = f->policy->block;
     a.ledger = f->ledger ? f->ledger + layer * c->n_heads : NULL;
     a.window = session_window(c, layer, total_len);
-    struct layer_way way = session_layer_way(f, layer, c->n_heads, total_len, position);
+    struct layer_way way = session_layer_way(
+        f, layer, total_len, position, (struct call_place){c->head_dim, c->n_heads, false});
     if (!layer_way_is_plain(way) && a.window) return session_fail_windowed(c, layer, f->policy);
     a.qk = way.qk;
     a.pv = way.pv;

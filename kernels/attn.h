@@ -59,6 +59,7 @@ struct head_ledger {
     uint64_t calls_dense_short; /* … because the sequence is shorter than min_sparse_tokens */
     uint64_t calls_eight;       /* of all of these, those whose products were of eight bits */
     uint64_t tiles_corrected;   /* left-out tiles that a pseudo-key stood for */
+    uint64_t calls_dense_cost;  /* dense because choosing tiles would cost more than it saves */
 };
 
 void head_ledger_add(struct head_ledger *to, const struct head_ledger *from);

@@ -120,7 +120,10 @@ enum status attention_runs_dense(const struct sg_attention *a, const struct sg_p
 {
     int n_kv = attn_n_kv(attn), total = a->total > n_kv ? a->total : n_kv;
     struct layer_way way =
-        policy_layer_way(p ? &p->now : NULL, a->layer, attn->n_q, attn->q_start, total, ledger);
+        policy_layer_way(p ? &p->now : NULL, a->layer, attn->n_q, attn->q_start, total,
+            &(struct call_place){
+                a->head_dim, a->n_heads, a->on_gpu && attention_cuda_is_sm90(a->device)},
+            ledger);
     *dense = !way.sparse;
     attn->qk = way.qk;
     attn->pv = way.pv;

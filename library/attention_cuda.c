@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+bool attention_cuda_is_sm90(int device) { return device_cuda_sm(device) == 90; }
+
 static size_t align256(size_t n) { return (n + 255) / 256 * 256; }
 
 /* The workspace of a call: what a layer's heads are to do, the tile map, and what prediction and

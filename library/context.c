@@ -167,7 +167,9 @@ _Static_assert(sizeof(struct sg_ledger) == 128 &&
         offsetof(struct sg_ledger, calls_sparse) == offsetof(struct head_ledger, calls_sparse) &&
         offsetof(struct sg_ledger, calls_eight) == offsetof(struct head_ledger, calls_eight) &&
         offsetof(struct sg_ledger, tiles_corrected) ==
-            offsetof(struct head_ledger, tiles_corrected),
+            offsetof(struct head_ledger, tiles_corrected) &&
+        offsetof(struct sg_ledger, calls_dense_cost) ==
+            offsetof(struct head_ledger, calls_dense_cost),
     "one ledger, two names, and room for more counters under the same SG_API_VERSION");
 
 static struct head_ledger ledger_inside(const struct sg_ledger *l)

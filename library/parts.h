@@ -71,6 +71,13 @@ enum status attention_cuda(const struct sg_attention *a, const struct sg_policy 
     struct attn_args *attn, bool dense, void *gpu_ledger) MUST_USE;
 enum status attention_cuda_workspace(const struct sg_attention *a, const struct sg_policy *p,
     struct attn_args *attn, bool dense, size_t *bytes) MUST_USE;
+bool attention_cuda_is_sm90(int device);
+#else
+static inline bool attention_cuda_is_sm90(int device)
+{
+    (void)device;
+    return false;
+}
 #endif
 
 #endif

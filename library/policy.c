@@ -53,6 +53,7 @@ static enum status policy_new(struct sg_policy **out, const char *method, int n_
         return st;
     }
     if (m) policy_choose_thresholds(&p->now, NAN, NAN, NAN);
+    p->now.where_it_pays = true;
     for (int i = 0; i < n_layers * n_heads; i++) forget_head(&p->tuned.heads[i]);
     return OK;
 }
@@ -76,6 +77,19 @@ enum sg_status sg_policy_open(struct sg_policy **out, const char *method, int n_
     return border(open_body, &(struct making){out, method, NULL, 0, n_layers, n_heads});
 }
 
+/* Of the heads that were tuned, those that stay dense included. */
+static double mean_sparsity(const struct tuned *t)
+{
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < t->n_layers * t->n_heads; i++) {
+        if (!t->heads[i].in_range || isnan(t->heads[i].sparsity)) continue;
+        sum += t->heads[i].sparsity;
+        n++;
+    }
+    return n ? sum / n : 0;
+}
+
 /* Takes what was read, also when it fails. */
 static enum status policy_take(struct sg_policy **out, const char *path, struct tuned *t)
 {
@@ -91,6 +105,7 @@ static enum status policy_take(struct sg_policy **out, const char *path, struct 
     struct sg_policy *p = *out;
     tuned_clear(&p->tuned);
     p->tuned = *t;
+    p->now.promised = mean_sparsity(t);
     if (t->over.n_samples) over_bound_text(&t->over, p->verdict);
     return OK;
 }
@@ -265,7 +280,9 @@ enum sg_status sg_policy_get(const struct sg_policy *policy, struct sg_setting *
         .block_q = p->now.block.q,
         .block_k = p->now.block.k,
         .smooth_k = smooth_k_name(p->now.smooth_k),
-        .min_sparse_tokens = p->now.min_sparse_tokens > 0 ? p->now.min_sparse_tokens : -1,
+        .min_sparse_tokens = p->now.where_it_pays ? -2
+            : p->now.min_sparse_tokens > 0        ? p->now.min_sparse_tokens
+                                                  : -1,
         .topk = mask_decimal(p->now.topk),
         .window = p->now.window,
         .model = p->tuned.model_name,
@@ -307,11 +324,17 @@ static enum status set_body(void *args)
     }
     if (s.smooth_k && !smooth_k_parse(s.smooth_k, &now.smooth_k))
         return fail(ERR_ARG, "smooth_k: found \"%s\", expected running, global or off", s.smooth_k);
-    if (s.min_sparse_tokens < -1)
-        return fail(ERR_ARG, "min_sparse_tokens: found %d, expected -1 (always sparse) or tokens",
+    if (s.min_sparse_tokens < -2)
+        return fail(ERR_ARG,
+            "min_sparse_tokens: found %d, expected tokens, -1 (always sparse) or -2 (where it "
+            "pays)",
             s.min_sparse_tokens);
-    if (s.min_sparse_tokens)
-        now.min_sparse_tokens = s.min_sparse_tokens < 0 ? 0 : s.min_sparse_tokens;
+    if (s.min_sparse_tokens) {
+        now.where_it_pays = s.min_sparse_tokens == -2;
+        now.min_sparse_tokens = now.where_it_pays ? MIN_SPARSE_TOKENS
+            : s.min_sparse_tokens < 0             ? 0
+                                                  : s.min_sparse_tokens;
+    }
     if (!(s.topk == -1 || (s.topk >= 0 && s.topk <= 1)))
         return fail(ERR_ARG, "topk: found %g, expected a share of the tiles, or -1", s.topk);
     if (s.topk > 0 && (!now.method || !now.method->ranked))

@@ -124,7 +124,8 @@ struct sg_setting {
     int block_q, block_k;  /* 128x64, 64x64, 64x128 or 128x128 */
     const char *smooth_k;  /* "running", "global" or "off" */
     int min_sparse_tokens; /* shorter sequences run dense, and are counted as such; -1: always
-                              sparse (256) */
+                              sparse; -2: 256, and on a Hopper GPU whatever a measured model of the
+                              call finds not worth it (-2) */
     double
         topk; /* 0: thresholds; else the kept share of the possible tiles; -1: back to thresholds */
     int window;              /* of the method "window", tokens */
@@ -173,7 +174,9 @@ struct sg_ledger {
     uint64_t calls_eight; /* of all of these, those whose products were of eight bits: the policy's
                              file was tuned with --qk or --pv */
     uint64_t tiles_corrected; /* left-out tiles that one mean key stood for (+correct=mean) */
-    uint64_t reserved[2];     /* 0 */
+    uint64_t calls_dense_cost; /* dense because choosing tiles would take longer than it saves
+                                  (min_sparse_tokens -2) */
+    uint64_t reserved;         /* 0 */
 };
 SG_API double sg_sparsity(
     const struct sg_ledger *ledger); /* 1 - work done / work possible, both products */

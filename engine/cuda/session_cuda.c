@@ -127,7 +127,8 @@ static enum status plan_layers(struct session_cuda *s, const struct chunk *x, in
     memset(s->layers, 0, (size_t)c->n_layers);
     for (int l = x->first; l < x->end; l++) {
         s->kept_maps[l] = (struct tile_map){0};
-        struct layer_way way = session_layer_way(x->f, l, c->n_heads, total_len, x->position);
+        struct layer_way way = session_layer_way(x->f, l, total_len, x->position,
+            (struct call_place){c->head_dim, c->n_heads, s->on->info.sm == 90});
         if (layer_way_is_plain(way)) continue;
         if (session_window(c, l, total_len)) return session_fail_windowed(c, l, p);
         if (way.qk || way.pv) s->layers[l] |= LAYER_EIGHT;

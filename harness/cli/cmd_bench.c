@@ -400,6 +400,29 @@ static enum status bench_eight(struct bench *b, struct prefill *p, double dense)
     return OK;
 }
 
+/* The same once more as the library's calls decide it: dense where choosing tiles cannot pay. */
+static enum status bench_deployed(
+    struct bench *b, struct prefill *p, const struct llama_config *c, double dense)
+{
+    size_t cells = (size_t)c->n_layers * (size_t)c->n_heads;
+    struct head_ledger total = {0}, *ledger = calloc(cells, sizeof *ledger);
+    double seconds = 0;
+    char what[128];
+    if (!ledger) return fail(ERR_MEMORY, "no memory to count %zu heads", cells);
+    p->policy->where_it_pays = true;
+    session_reset(p->s);
+    enum status st = session_forward(p->s,
+        &(struct forward_args){.tokens = p->ids, .n = p->n, .policy = p->policy, .ledger = ledger});
+    if (st == OK) st = median_time(run_prefill, p, &seconds);
+    p->policy->where_it_pays = false;
+    for (size_t i = 0; i < cells; i++) head_ledger_add(&total, &ledger[i]);
+    free(ledger);
+    snprintf(what, sizeof what, "the same, where it pays%s",
+        total.calls_sparse ? "" : ": dense, choosing tiles would cost more");
+    if (st == OK) add_row(b, what, seconds, 0, seconds / dense, "");
+    return st;
+}
+
 /* What a deployment does with a model on a device: prefill, dense and sparse, loss of every
  * position, decode. */
 static enum status bench_device(struct bench *b, const struct setup *setup)
@@ -441,6 +464,7 @@ static enum status bench_device(struct bench *b, const struct setup *setup)
         snprintf(what, sizeof what, "the same, topk .5, blocks %dx%d", blocks[i].q, blocks[i].k);
         add_row(b, what, seconds, 0, seconds / dense, "");
     }
+    TRY_GOTO(st, done, bench_deployed(b, &p, c, dense));
     TRY_GOTO(st, done, bench_eight(b, &p, dense));
     if (o.length > 2 * DECODE_STEPS) {
         TRY_GOTO(st, done, run_decode(&p));

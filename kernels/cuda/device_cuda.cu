@@ -255,6 +255,17 @@ enum status device_cuda_use(struct device *d)
     return OK;
 }
 
+int device_cuda_sm(int index)
+{
+    int major, minor;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index) != cudaSuccess) {
+        cudaGetLastError();
+        return 0;
+    }
+    return major * 10 + minor;
+}
+
 enum status device_cuda_enter(int index, int *before)
 {
     CUDA_TRY(cudaGetDevice(before));

@@ -12,6 +12,8 @@
 
 extern const struct device_impl device_cuda;
 
+/* Compute capability of a device, major * 10 + minor; 0 where there is none such. */
+int device_cuda_sm(int index);
 /* Make the device current on this thread. */
 enum status device_cuda_use(struct device *d) MUST_USE;
 

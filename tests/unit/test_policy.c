@@ -3,6 +3,7 @@
 #include "base/rng.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -257,12 +258,14 @@ static void change(struct sparse_policy *p, int what)
         if (what == 23) p->layer_on[1] = 0;
         if (what == 24) p->min_sparse_tokens = 1;
         break;
+    case 25: p->where_it_pays = true; break;
+    case 26: p->where_it_pays = true, p->promised = .3; break;
     }
 }
 
 Test(policy, every_field_changes_the_hash)
 {
-    enum { N = 25 };
+    enum { N = 27 };
     char hex[N][HASH_HEX_SIZE], again[HASH_HEX_SIZE];
     for (int i = 0; i < N; i++) {
         struct sparse_policy p = make(3, 2);
@@ -281,4 +284,63 @@ Test(policy, every_field_changes_the_hash)
         policy_clear(&copy);
         policy_clear(&p);
     }
+}
+
+/* Measured on an H100: at 2 048 tokens choosing tiles costs more than half of them, at 8 192 far
+ * less. */
+Test(policy, runs_dense_where_choosing_cannot_pay)
+{
+    const struct call_place hopper[2] = {{64, 32, true}, {128, 32, true}}, cpu = {64, 32, false};
+    struct sparse_policy p = make(1, 2);
+    for (int d = 0; d < 2; d++)
+        for (int asked = 0; asked < 2; asked++)
+            for (int n = 1024; n <= 131072; n *= 2) {
+                struct head_ledger l[2] = {0};
+                p.topk = .5f;
+                p.where_it_pays = asked;
+                bool sparse = policy_layer_way(&p, 0, n, 0, n, &hopper[d], l).sparse,
+                     pays = !asked || n > 2048;
+                cr_expect_eq(sparse, pays, "d %d, n %d", hopper[d].head_dim, n);
+                cr_expect(l[0].calls_sparse == pays && l[1].calls_dense_cost == !pays);
+                cr_expect_eq(l[0].calls_dense_short + l[0].calls_dense_head, 0);
+            }
+    /* a tuning that left nearly everything out pays at 2 048; one that left nothing nowhere */
+    p.topk = 0;
+    p.promised = .95;
+    cr_expect(payoff_kept(&p, 65536) < .06 && payoff_kept(&p, 2048) < .25);
+    cr_expect(payoff_pays(&hopper[0], &p, 3072));
+    p.promised = 1e-6;
+    cr_expect(!payoff_pays(&hopper[0], &p, 32768) && !payoff_pays(&hopper[1], &p, 32768));
+    /* nothing was measured elsewhere, and a short call is short first */
+    cr_expect(payoff_pays(&cpu, &p, 2048) && payoff_pays(NULL, &p, 2048));
+    struct head_ledger l[2] = {0};
+    cr_expect(!policy_layer_way(&p, 0, 200, 0, 200, &hopper[0], l).sparse);
+    cr_expect(l[0].calls_dense_short == 1 && l[0].calls_dense_cost == 0);
+    policy_clear(&p);
+}
+
+/* The model's whole call against tables of docs/speed/attention.md (top-k .5, 128x64). */
+Test(policy, a_call_costs_what_was_measured)
+{
+    static const struct {
+        int d, n;
+        double dense_ms, whole_ms, kept;
+    } seen[] = {{64, 8192, .496, .316, .522}, {64, 32768, 8.09, 4.37, .506},
+        {128, 8192, .802, .502, .523}, {128, 32768, 13.06, 6.89, .506}};
+    struct sparse_policy p = make(1, 2);
+    for (size_t i = 0; i < sizeof seen / sizeof *seen; i++) {
+        struct call_place at = {seen[i].d, 32, true};
+        struct payoff x = payoff_model(&at, &p, seen[i].n, seen[i].kept);
+        double whole = 1e3 * (x.predict + x.attention);
+        cr_expect(fabs(1e3 * x.dense / seen[i].dense_ms - 1) < .02);
+        cr_expect(fabs(whole / seen[i].whole_ms - 1) < .1, "d %d, n %d: %.3f ms, measured %.3f",
+            seen[i].d, seen[i].n, whole, seen[i].whole_ms);
+        /* half the heads of twice the rows are as much work twice over */
+        at.n_heads = 128;
+        cr_expect(fabs(payoff_model(&at, &p, seen[i].n / 2, .5).dense /
+                          payoff_model(&(struct call_place){seen[i].d, 32, true}, &p, seen[i].n, .5)
+                              .dense -
+                      1) < 1e-9);
+    }
+    policy_clear(&p);
 }

@@ -40,9 +40,9 @@ class Ledger(c.Structure):
         "tiles_possible", "tiles_computed", "pv_units_possible", "pv_units_computed",
         "forced_sink", "forced_diagonal", "forced_theta_q", "forced_theta_k",
         "calls_sparse", "calls_dense_head", "calls_dense_layer", "calls_dense_short", "calls_eight",
-        "tiles_corrected",
+        "tiles_corrected", "calls_dense_cost",
     )
-    _fields_ = [(name, c.c_uint64) for name in COUNTERS] + [("reserved", c.c_uint64 * 2)]
+    _fields_ = [(name, c.c_uint64) for name in COUNTERS] + [("reserved", c.c_uint64)]
 
 
 class Setting(c.Structure):
