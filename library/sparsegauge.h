@@ -173,7 +173,7 @@ struct sg_ledger {
                                    or begins within a block */
     uint64_t calls_eight; /* of all of these, those whose products were of eight bits: the policy's
                              file was tuned with --qk or --pv */
-    uint64_t tiles_corrected; /* left-out tiles that one mean key stood for (+correct=mean) */
+    uint64_t tiles_corrected;  /* left-out tiles that one mean key stood for (+correct=mean) */
     uint64_t calls_dense_cost; /* dense because choosing tiles would take longer than it saves
                                   (min_sparse_tokens -2) */
     uint64_t reserved;         /* 0 */
