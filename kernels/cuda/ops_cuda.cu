@@ -224,8 +224,9 @@ enum status ops_cuda_add_bias(
 
 enum status ops_cuda_find_bad(const float *x, size_t n, int32_t *bad, struct stream *stream)
 {
-    unsigned grid = blocks_for(n / 8);
-    find_bad_kernel < <<grid<2048 ? grid : 2048, THREADS, 0, queue(stream)>>>(x, n, bad);
+    unsigned grid = blocks_for(n / 8), most = 2048;
+    if (grid > most) grid = most;
+    find_bad_kernel<<<grid, THREADS, 0, queue(stream)>>>(x, n, bad);
     return launched();
 }
 

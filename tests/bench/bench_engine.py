@@ -1,7 +1,8 @@
 """Prefill and loss of a Hugging Face directory through transformers with SDPA in bf16, as
 `sparsegauge bench DIR --device cuda` times them: medians of wall time, random tokens, batch 1.
 
-usage: bench_engine.py DIR LENGTH... ; prints one line per length, or why there is none."""
+usage: bench_engine.py [--compile] DIR LENGTH... ; prints one line per length, or why there is none.
+--compile: the model compiled by torch.compile for each length, instead of eager."""
 import statistics
 import sys
 import time
@@ -29,11 +30,17 @@ def main():
     except ImportError as error:
         print(f"not run: {error}")
         return
+    compiles = "--compile" in sys.argv
+    argv = [a for a in sys.argv[1:] if a != "--compile"]
     transformers.logging.set_verbosity_error()
-    model = LlamaForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, attn_implementation="sdpa").cuda().eval()
+    model = LlamaForCausalLM.from_pretrained(argv[0], dtype=torch.bfloat16, attn_implementation="sdpa").cuda().eval()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.cuda.get_device_name()}")
-    for n in map(int, sys.argv[2:]):
-        ids = torch.randint(0, model.config.vocab_size, (1, n), device="cuda")
+    eager = model
+    for n in map(int, argv[1:]):
+        if compiles:
+            torch._dynamo.reset()
+            model = torch.compile(eager, dynamic=False)
+        ids = torch.randint(0, eager.config.vocab_size, (1, n), device="cuda")
         repeats = 5 if n <= 8192 else 3
         with torch.inference_mode():
             torch.cuda.reset_peak_memory_stats()
@@ -42,9 +49,9 @@ def main():
             torch.cuda.reset_peak_memory_stats()
             loss = median(lambda: model(ids, labels=ids, use_cache=False).loss, repeats)
             loss_peak = torch.cuda.max_memory_allocated() / 2**30
-            print(f"{n} tokens: prefill {prefill * 1e3:.2f} ms, {prefill_peak:.2f} GiB; "
+            print(f"{n} tokens{', compiled' if compiles else ''}: prefill {prefill * 1e3:.2f} ms, {prefill_peak:.2f} GiB; "
                   f"loss {loss * 1e3:.2f} ms, {loss_peak:.2f} GiB", flush=True)
-            if n <= 8192:
+            if n <= 8192 and not compiles:
                 state = model(ids, use_cache=True, logits_to_keep=1)
                 cache = state.past_key_values
                 token = ids[:, -1:]

@@ -610,6 +610,68 @@ Test(session_cuda, metrics_are_the_cpus)
     close_pair(&p);
 }
 
+/* Rows that stay on the device are those that came to the host, compare as they do, and are looked
+ * at where they are. */
+Test(session_cuda, rows_stay_on_the_device)
+{
+    if (no_gpu()) return;
+    struct pair p;
+    open_demo(&p, 0);
+    struct sparse_policy policy = policy_of(&p, "topk", -.1f, 1, 50);
+    policy.topk = .3f;
+    float *host[2] = {states(&p, 1, NULL, NULL), states(&p, 1, &policy, NULL)},
+          *back = poisoned(N * p.width);
+    struct token_metrics *m[2] = {malloc(N * sizeof **m), malloc(N * sizeof **m)};
+    struct tensor_sums sums[2];
+    struct resident there[2];
+    const struct weights *w = session_weights(p.s[1]);
+    int32_t next[N];
+    memset(sums, 0, sizeof sums);
+    for (int i = 0; i < N; i++) next[i] = i + 1 < N ? p.ids[i + 1] : -1;
+    for (int side = 0; side < 2; side++) {
+        CHECK(resident_open(&there[side], w, N * p.width, false, "a test"));
+        cr_assert(there[side].on && resident_serves(&there[side], w));
+        session_reset(p.s[1]);
+        CHECK(session_forward(p.s[1],
+            &(struct forward_args){.tokens = p.ids,
+                .n = N,
+                .policy = side ? &policy : NULL,
+                .hidden = there[side].at,
+                .hidden_on_device = true}));
+        CHECK(resident_read(&there[side], 0, N * p.width, back));
+        cr_assert_arr_eq(back, host[side], N * p.width * sizeof *back);
+    }
+    CHECK(session_compare(p.s[1], N, at(host[0]), at(host[1]), next, m[0], &sums[0]));
+    CHECK(session_compare(
+        p.s[1], N, resident_rows(&there[0]), resident_rows(&there[1]), next, m[1], &sums[1]));
+    cr_assert_arr_eq(m[0], m[1], N * sizeof **m);
+    cr_assert_arr_eq(&sums[0], &sums[1], sizeof *sums);
+    CHECK(resident_leave_device(&there[0]));
+    cr_assert(!there[0].on);
+    cr_assert_arr_eq(there[0].at, host[0], N * p.width * sizeof *back);
+    /* a stream that holds infinity */
+    float *stream = calloc(N * p.width, sizeof *stream);
+    stream[5 * p.width] = INFINITY;
+    session_reset(p.s[1]);
+    cr_expect_eq(session_forward(p.s[1],
+                     &(struct forward_args){.tokens = p.ids,
+                         .n = N,
+                         .first_layer = 1,
+                         .residual_in = stream,
+                         .hidden = there[1].at,
+                         .hidden_on_device = true}),
+        ERR_NUMERIC);
+    for (int i = 0; i < 2; i++) {
+        resident_close(&there[i]);
+        free(host[i]);
+        free(m[i]);
+    }
+    free(stream);
+    free(back);
+    policy_clear(&policy);
+    close_pair(&p);
+}
+
 /* Every layer's call again by the CPU's emulation, on the tensors that the device had: what is left
  * is the kernel's own. */
 struct emulated {
