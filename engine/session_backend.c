@@ -50,7 +50,7 @@ enum status session_check_policy(
 {
     for (int l = 0; l < c->n_layers; l++)
         if (session_window(c, l, n_tokens) &&
-            !layer_way_is_plain(policy_layer_way(p, l, n_tokens, 0, n_tokens, NULL)))
+            !layer_way_is_plain(policy_layer_way(p, l, n_tokens, 0, n_tokens, NULL, NULL)))
             return session_fail_windowed(c, l, p);
     return OK;
 }
