@@ -53,7 +53,14 @@ static int groups_of(const struct mask_args *a)
     return n;
 }
 
-static int group_of(int c, int d, int n) { return n == d ? c : c % (d / 2) / (d / 2 / n); }
+/* sums[g] += the channels of group g, by rising channel. */
+static void sum_groups(const float *x, int d, int n, float *sums)
+{
+    int each = n == d ? 1 : d / 2 / n;
+    for (int c = 0; c < d;)
+        for (int g = 0; g < n; g++)
+            for (int i = 0; i < each; i++) sums[g] += x[c++];
+}
 
 static size_t layout(const struct mask_args *a, void *ws, struct bound *b)
 {
@@ -103,10 +110,12 @@ static void pool_queries(const struct mask_args *a, int head, struct sheet *s)
         float *mean = s->rows + (size_t)r * (size_t)s->dim, *sums = mean + d;
         memset(mean, 0, sizeof *mean * (size_t)s->dim);
         cpu_ops()->pool_sum(q + (ptrdiff_t)r * size * t->q_row, t->q_row, n, d, mean);
+        float size_of[MAX_HEAD_DIM];
         for (int c = 0; c < d; c++) {
             mean[c] = rounded(mean[c] / (float)n);
-            sums[group_of(c, d, n_groups)] += fabsf(mean[c]);
+            size_of[c] = fabsf(mean[c]);
         }
+        sum_groups(size_of, d, n_groups, sums);
         for (int g = 0; g < n_groups; g++) sums[g] = rounded(sums[g]);
     }
 }
@@ -145,10 +154,8 @@ static void pool_sub_block(const float *k, ptrdiff_t row, int n, int d, int n_gr
             reach[c] = (hi - lo[c]) / 2;
         }
     }
-    for (int c = 0; c < d; c++) {
-        centre[c] = rounded(centre[c]);
-        shared[group_of(c, d, n_groups)] += reach[c];
-    }
+    for (int c = 0; c < d; c++) centre[c] = rounded(centre[c]);
+    sum_groups(reach, d, n_groups, shared);
     for (int g = 0; g < n_groups; g++)
         shared[g] = rounded(shared[g] * s.width * (float)n_groups / (float)d);
 }
