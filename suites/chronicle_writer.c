@@ -124,7 +124,8 @@ void writer_join_name(
     size_t na = strlen(a), nb = strlen(b);
     assert(na + nb < NAME_BYTES);
     memcpy(out, a, na);
-    memcpy(out + na, b, nb + 1);
+    memcpy(out + na, b, nb);
+    out[na + nb] = 0;
 }
 
 void writer_first_name(struct writer *w, char out[NAME_BYTES])

@@ -299,6 +299,13 @@ static enum status parse_theta(struct llama_config *c, struct json_in in)
     return OK;
 }
 
+static bool same_factors(const float *a, const float *b)
+{
+    for (int i = 0; i < LLAMA_MAX_HEAD_DIM / 2; i++)
+        if (a[i] != b[i]) return false;
+    return true;
+}
+
 static enum status parse_rope(struct llama_config *c, struct json_in in)
 {
     c->rope = (struct rope_config){
@@ -339,7 +346,9 @@ static enum status parse_rope(struct llama_config *c, struct json_in in)
     if (a->attention_factor != b->attention_factor)
         return differ(in.file, "rope_scaling's attention factor", a->attention_factor,
             "rope_parameters'", b->attention_factor);
-    if (memcmp(a, b, sizeof *a) != 0)
+    if (a->beta_fast != b->beta_fast || a->beta_slow != b->beta_slow ||
+        a->truncate != b->truncate || !same_factors(a->short_factor, b->short_factor) ||
+        !same_factors(a->long_factor, b->long_factor))
         return fail(ERR_FORMAT,
             "%s: field rope_scaling: differs from rope_parameters, expected the same; remove the "
             "wrong one",
@@ -508,7 +517,7 @@ long long llama_config_parameters(const struct llama_config *c)
     long long layer = 2 * h + 2 * h * (q + kv) + 3 * h * f;
     if (c->qkv_bias) layer += q + 2 * kv;
     if (c->o_bias) layer += h;
-    if (c->qk_norm) layer += 2 * c->head_dim;
+    if (c->qk_norm) layer += 2 * (int64_t)c->head_dim;
     if (c->mlp_bias) layer += 2 * f + h;
     return layer * c->n_layers + h +
         (long long)c->vocab_size * h * (c->tie_word_embeddings ? 1 : 2);

@@ -19,7 +19,7 @@ static unsigned scan_block16(const uint8_t *p, uint16_t exponent)
     uint16_t count = 0;
     for (int i = 0; i < SCAN_BLOCK; i++) {
         uint16_t v;
-        memcpy(&v, p + 2 * i, 2);
+        memcpy(&v, p + 2 * (size_t)i, 2);
         count = (uint16_t)(count + ((v & exponent) == exponent));
     }
     return count;
@@ -30,7 +30,7 @@ static unsigned scan_block32(const uint8_t *p)
     uint32_t count = 0;
     for (int i = 0; i < SCAN_BLOCK; i++) {
         uint32_t v;
-        memcpy(&v, p + 4 * i, 4);
+        memcpy(&v, p + 4 * (size_t)i, 4);
         count += (v & 0x7f800000u) == 0x7f800000u;
     }
     return count;

@@ -52,6 +52,14 @@ static void drop_stale_graphs(struct session_cuda *s)
     s->graphs_are_stale = false;
 }
 
+static bool same_shape(const struct shape *a, const struct shape *b)
+{
+    return a->method == b->method && a->block.q == b->block.q && a->block.k == b->block.k &&
+        a->smooth_k == b->smooth_k && a->topk == b->topk && a->qk == b->qk && a->pv == b->pv &&
+        a->n == b->n && a->position == b->position && a->ledger == b->ledger &&
+        a->logits == b->logits;
+}
+
 static struct shape shape_of(const struct session_cuda *s, const struct chunk *x)
 {
     struct shape shape;
@@ -103,7 +111,7 @@ enum status session_cuda_run_graph(struct session_cuda *s, const struct chunk *x
     struct kept_graph *g = NULL;
     for (int i = 0; i < GRAPHS && !g; i++) {
         struct kept_graph *k = &s->graphs->kept[i];
-        if (k->used && memcmp(&k->shape, &shape, sizeof shape) == 0 &&
+        if (k->used && same_shape(&k->shape, &shape) &&
             memcmp(k->layers, s->layers, (size_t)s->w->config.n_layers) == 0)
             g = k;
     }

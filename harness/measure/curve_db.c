@@ -15,10 +15,12 @@ void curve_pack(const struct curve *c, struct str *out)
     str_add_bytes(out, &c->n_possible, sizeof c->n_possible);
     for (int t = 0; t < N_THETAS; t++) {
         const struct curve_point *p = c->points[t];
+        /* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): of floats every bit */
         bool fresh = t == 0 || memcmp(p, c->points[t - 1], sizeof c->points[t]) != 0;
         str_add_char(out, (char)fresh);
         for (int u = 0; fresh && u < N_TAUS;) {
             int run = 1;
+            /* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): of floats every bit */
             while (u + run < N_TAUS && memcmp(&p[u], &p[u + run], sizeof *p) == 0) run++;
             str_add_char(out, (char)run);
             str_add_bytes(out, &p[u], sizeof *p);

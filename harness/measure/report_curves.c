@@ -45,6 +45,7 @@ static void take(const struct curve *c, const struct tuned_record *tuned,
 {
     size_t n = 0;
     for (int t = 0; t < N_THETAS; t++) {
+        /* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): of floats every bit */
         if (t > 0 && memcmp(c->points[t], c->points[t - 1], sizeof c->points[t]) == 0) continue;
         for (int u = 0; u < N_TAUS; u++) {
             out->kept[n][u] = (double)c->points[t][u].n_kept / c->n_possible;

@@ -132,7 +132,7 @@ static float *run(const struct attn_impl *impl, struct problem *p)
     size_t bytes = impl->workspace(&p->a);
     if (bytes) CHECK(device_cuda.alloc(p->gpu, &ws, bytes));
     CHECK(device_cuda.fill(p->gpu, p->on_gpu[O], 0xff, 2 * p->count[O]));
-    CHECK(impl->run(&p->a, ws, NULL, NULL));
+    CHECK(impl->run(&p->a, ws, NULL, device_cuda.stream(p->gpu)));
     CHECK(device_cuda.sync(p->gpu));
     CHECK(device_cuda.copy(p->gpu, p->narrow, p->on_gpu[O], 2 * p->count[O], COPY_TO_HOST));
     if (ws) device_cuda.free(p->gpu, ws);
@@ -174,9 +174,11 @@ static void poison_kernel(const struct attn_impl *impl, int d, int kind, enum pr
             put(&p, t);
             cr_expect(row_is_nan(&p, o, at[w], 0), "%s d %d: %s of %c at %d, %d: finite",
                 impl->name, d, infinite ? "inf" : "NaN", of_k ? 'k' : 'q', at[w], kind);
+            int n_finite = 0;
             for (int r = at[w]; of_k && !kind && r < p.n; r++)
-                cr_expect(row_is_nan(&p, o, r, 0) && row_is_nan(&p, o, r, 1),
-                    "%s d %d: row %d sees key %d", impl->name, d, r, at[w]);
+                n_finite += !row_is_nan(&p, o, r, 0) || !row_is_nan(&p, o, r, 1);
+            cr_expect_eq(
+                n_finite, 0, "%s d %d: %d rows that see key %d", impl->name, d, n_finite, at[w]);
             size_t before = (size_t)(at[w] / 128 * 128) * H * (size_t)d;
             cr_expect_eq(memcmp(o, sound, before * sizeof *o), 0, "%s d %d: blocks before %d moved",
                 impl->name, d, at[w]);
@@ -377,7 +379,7 @@ static enum status lose_device(struct device *gpu)
         .o_head = 64,
         .block = {128, 64}};
     a.q = a.k = a.v = a.o = (void *)(uintptr_t)0x7f0000000000;
-    TRY(attn_cuda_bf16.run(&a, NULL, NULL, NULL));
+    TRY(attn_cuda_bf16.run(&a, NULL, NULL, device_cuda.stream(gpu)));
     return device_cuda.sync(gpu);
 }
 
@@ -428,16 +430,16 @@ Test(numerics_cuda, a_lost_device_fails_one_cell_and_ends_the_sweep)
         .min_sparse_tokens = MIN_SPARSE_TOKENS};
     args.settings.num_samples = 1;
     CHECK(sweep_open(&s, &args));
-    cr_expect_eq(sweep_run(&s), ERR_DEVICE, "%s", status_message());
-    cr_expect(strstr(status_message(), "no longer answers"), "%s", status_message());
+    cr_assert_eq(sweep_run(&s), ERR_DEVICE, "%s", status_message());
+    cr_assert(strstr(status_message(), "no longer answers"), "%s", status_message());
     struct run_list failed;
     CHECK(query_runs(
         store, &(struct run_filter){.with_status = true, .status = RUN_FAILED}, &failed));
-    cr_expect_eq(failed.n, 1);
-    cr_expect(failed.n && strstr(failed.rows[0].reason, "illegal"), "%s",
+    cr_assert_eq(failed.n, 1);
+    cr_assert(failed.n && strstr(failed.rows[0].reason, "illegal"), "%s",
         failed.n ? failed.rows[0].reason : "none");
     run_list_clear(&failed);
-    _exit(0); /* nothing of a lost device can be closed */
+    _exit(0); /* nothing of a lost device can be closed; what is asserted above has held */
 }
 #else
 Test(numerics_cuda, built_without_cuda) { cr_skip_test("this build has no CUDA"); }
