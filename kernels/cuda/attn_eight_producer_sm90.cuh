@@ -1,5 +1,5 @@
 /* The producer of attn_eight_sm90.cu: the walk of attn_sm90_producer.cuh over blocks that
- * quantise_sm90 has laid out, with each tile's scales beside it. Tiles are 128 keys: two kept
+ * quantise_cuda has laid out, with each tile's scales beside it. Tiles are 128 keys: two kept
  * blocks of 64, or one of 128.
  */
 #ifndef SG_KERNELS_CUDA_ATTN_EIGHT_PRODUCER_SM90_CUH
@@ -13,6 +13,7 @@ namespace attn_eight
 {
 
 using namespace attn_sm90;
+using eight::pack_e4m3;
 
 enum { WGS = 2, TILE = 128, STAGES = 4 };
 

@@ -1,7 +1,7 @@
 /* Causal attention for Hopper with eight-bit products (METHOD 9), dense and block-sparse; bf16 in
  * and out.
  *
- * quantise_sm90 lays Q, K and V out in blocks of 64 rows; then, as in attn_sm90.cu, persistent CTAs
+ * quantise_cuda lays Q, K and V out in blocks of 64 rows; then, as in attn_sm90.cu, persistent CTAs
  * of a producer warp and two consumer warpgroups take (query block, head) items from a counter.
  * Scores are int8 or e4m3 products times the scales of their blocks; probabilities become e4m3
  * under a power of two that each row chooses for each tile, so that a large first key does not push
@@ -32,6 +32,9 @@ namespace
 
 using namespace attn_eight;
 
+/* Added to a number, 1.5 · 2^23 leaves it whole, in the low bits of the sum. */
+constexpr float WHOLE_BITS = 12582912.0f;
+
 template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
     using S = shape8<D>;
     static constexpr int SCORES = TILE / 2; /* a thread's share of a tile */
@@ -42,6 +45,13 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
     /* Warpgroups that take turns at the tensor cores do not meet in their exponentials. */
     static constexpr bool TURNS = AHEAD && D == 128;
     static constexpr bool APART = SKIP && KEYS == KEYS_64; /* stage 2 decides on each block */
+    /* In which order the assembler is to meet exponentials, sums and packing, as measured
+     * (docs/speed/eightbits.md): as it likes; all exponentials first, because a sum among them
+     * waits for each; or the first block's sums among the second block's exponentials. */
+    enum order { FREE, LATE, HALVES };
+    static constexpr order ORDER = SKIP || !AHEAD ? FREE : D == 128 ? LATE : INT8 ? HALVES : FREE;
+    /* Powers of two by arithmetic on whole numbers instead of by the unit of the exponentials. */
+    static constexpr bool WHOLE = !SKIP;
 
     const params8 &x;
     const params &p;
@@ -60,6 +70,8 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
     /* log2 of the unit of o and sum, a whole number; sums of this thread's columns */
     float top[2], sum[2];
     float beta[2]; /* from the unit of the tile in `prob` to that of o */
+    /* of the tile under way: scores to log2 units, V's exponents, what is added, sums by block */
+    float c[2], e[2], add[2][2], part[2][2];
     float seen[2]; /* SKIP: the largest score so far */
     float lambda;
     int live, units; /* SKIP: bit u is set when block u of the tile in `prob` takes part */
@@ -134,11 +146,33 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         return fmaxf(even, odd);
     }
 
-    /* Scores become probabilities in the unit of this tile; `alpha` is what o must be multiplied by
-     * if the answer is yes. With stage 2, which blocks take part is left in `live`. */
-    __device__ __forceinline__ bool softmax(const float4 &scales, float (&alpha)[2])
+    static __device__ __forceinline__ float ceil_whole(float x)
     {
-        const float c[2] = {q_scale * scales.x, q_scale * scales.y}, e[2] = {scales.z, scales.w};
+        return WHOLE ? __fadd_ru(x, WHOLE_BITS) - WHOLE_BITS : ceilf(x);
+    }
+
+    /* 2^x of a whole number up to 0, or of -infinity. */
+    static __device__ __forceinline__ float exp2_whole(float x)
+    {
+        if (!WHOLE) return exp2_fast(x);
+        return __int_as_float((__float_as_int(fmaxf(x, -127.0f) + WHOLE_BITS) << 23) + 0x3f800000);
+    }
+
+    /* 2^-x of an exponent of V. */
+    static __device__ __forceinline__ float inverse_power(float x)
+    {
+        if (!WHOLE) return __int_as_float((127 - (int)x) << 23);
+        return __int_as_float(0x3f800000 - (__float_as_int(x + WHOLE_BITS) << 23));
+    }
+
+    /* The unit of this tile, and what its scores are multiplied with, `c`, and added to, `add`, to
+     * become exponents under it; `alpha` is what o must be multiplied by if the answer is yes. With
+     * stage 2, which blocks take part is left in `live`, and those scores become probabilities.
+     * NONE: a row may have no score at all. */
+    template <bool NONE>
+    __device__ __forceinline__ bool choose_unit(const float4 &scales, float (&alpha)[2])
+    {
+        c[0] = q_scale * scales.x, c[1] = q_scale * scales.y, e[0] = scales.z, e[1] = scales.w;
         /* log2 of the largest product of a probability and a value that e4m3 must hold */
         float reach[2];
         live = 3;
@@ -184,45 +218,81 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
                     quad_max(fmaxf(largest(0, r) * c[0] + e[0], largest(1, r) * c[1] + e[1]));
         }
         bool grown = false;
-        float add[2][2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            reach[r] = ceilf(reach[r]);
-            float now = fmaxf(top[r], reach[r]), base = now == -INFINITY ? 0.0f : now;
-            alpha[r] = exp2_fast(top[r] - base);
-            beta[r] = exp2_fast(reach[r] - base);
+            reach[r] = ceil_whole(reach[r]);
+            float now = fmaxf(top[r], reach[r]), base = NONE && now == -INFINITY ? 0.0f : now;
+            alpha[r] = exp2_whole(top[r] - base);
+            beta[r] = exp2_whole(reach[r] - base);
             grown |= now > top[r];
             top[r] = now;
-            base = reach[r] == -INFINITY ? 0.0f : reach[r];
+            base = NONE && reach[r] == -INFINITY ? 0.0f : reach[r];
             add[0][r] = e[0] - base + EIGHT_P_LOG2, add[1][r] = e[1] - base + EIGHT_P_LOG2;
         }
-        float part[2][2] = {};
+        if (SKIP) exponentials_added(), add_parts(alpha);
+        return __any_sync(0xffffffffu, grown);
+    }
+
+    __device__ __forceinline__ void exponentials(int u)
+    {
+#pragma unroll
+        for (int i = u * HALF; i < (u + 1) * HALF; i++)
+            s[i] = exp2_fast(fmaf(s[i], c[u], add[u][i / 2 % 2]));
+    }
+
+    __device__ __forceinline__ void add_up(int u)
+    {
+        part[u][0] = part[u][1] = 0;
+#pragma unroll
+        for (int i = u * HALF; i < (u + 1) * HALF; i++) part[u][i / 2 % 2] += s[i];
+    }
+
+    /* Both at once. */
+    __device__ __forceinline__ void exponentials_added()
+    {
+        part[0][0] = part[0][1] = part[1][0] = part[1][1] = 0;
 #pragma unroll
         for (int i = 0; i < SCORES; i++) {
             int u = i / HALF, r = i / 2 % 2;
             s[i] = exp2_fast(fmaf(s[i], c[u], add[u][r]));
             part[u][r] += s[i];
         }
-        const float back[2] = {
-            APART && !(live & 1) ? 0.0f : __int_as_float((127 - (int)e[0]) << 23),
-            APART && !(live & 2) ? 0.0f : __int_as_float((127 - (int)e[1]) << 23)};
+    }
+
+    /* Both blocks' sums go into that of the row. */
+    __device__ __forceinline__ void add_parts(const float (&alpha)[2])
+    {
+        const float back[2] = {APART && !(live & 1) ? 0.0f : inverse_power(e[0]),
+            APART && !(live & 2) ? 0.0f : inverse_power(e[1])};
 #pragma unroll
         for (int r = 0; r < 2; r++)
             sum[r] =
                 fmaf(sum[r], alpha[r], beta[r] * fmaf(part[0][r], back[0], part[1][r] * back[1]));
-        return __any_sync(0xffffffffu, grown);
+    }
+
+    /* Scores become probabilities. */
+    template <bool NONE>
+    __device__ __forceinline__ bool softmax(const float4 &scales, float (&alpha)[2])
+    {
+        bool grown = choose_unit<NONE>(scales, alpha);
+        if (!SKIP) {
+            exponentials(0), exponentials(1), add_up(0), add_up(1);
+            add_parts(alpha);
+        }
+        return grown;
     }
 
     /* Four neighbouring scores of a row, in the order eight::key_at() gives V's keys. */
-    __device__ __forceinline__ void pack()
+    __device__ __forceinline__ void pack(int u)
     {
 #pragma unroll
-        for (int i = 0; i < SCORES / 4; i++) {
+        for (int i = u * (SCORES / 8); i < (u + 1) * (SCORES / 8); i++) {
             int at = i / 2 * 8 + i % 2 * 2;
             prob[i] = pack_e4m3(s[at], s[at + 1], s[at + 4], s[at + 5]);
-            if (APART && !(live >> (i / 8) & 1)) prob[i] = 0;
+            if (APART && !(live >> u & 1)) prob[i] = 0;
         }
     }
+    __device__ __forceinline__ void pack() { pack(0), pack(1); }
 
     __device__ __forceinline__ void release(uint64_t *bar)
     {
@@ -231,15 +301,24 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
 
     __device__ __forceinline__ void rescale(const float (&by)[2])
     {
+        rescale(by, 0), rescale(by, 1);
+    }
+    __device__ __forceinline__ void rescale(const float (&by)[2], int half)
+    {
 #pragma unroll
-        for (int i = 0; i < D / 2; i++) o[i] *= by[i / 2 % 2];
+        for (int i = half * D / 4; i < (half + 1) * D / 4; i++) o[i] *= by[i / 2 % 2];
     }
 
     /* The tile's product goes into the output. */
     __device__ __forceinline__ void promote(const float (&by)[2])
     {
+        promote(by, 0), promote(by, 1);
+    }
+    __device__ __forceinline__ void promote(const float (&by)[2], int half)
+    {
 #pragma unroll
-        for (int i = 0; i < D / 2; i++) o[i] = fmaf(acc[i], by[i / 2 % 2], o[i]);
+        for (int i = half * D / 4; i < (half + 1) * D / 4; i++)
+            o[i] = fmaf(acc[i], by[i / 2 % 2], o[i]);
     }
 
     __device__ __forceinline__ void mask_half()
@@ -297,7 +376,7 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         if (MASKED && half) mask_half();
         if (MASKED && !half) mask_triangle();
         float alpha[2];
-        bool grown = softmax(scales, alpha);
+        bool grown = softmax<true>(scales, alpha);
         if (!SKIP || live) pack();
         multiply_values(stage, parity, grown, alpha);
         advance();
@@ -310,7 +389,7 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         if (KEYS == KEYS_64 && w.half) mask_half();
         if (w.clear == 0) mask_triangle();
         float alpha[2];
-        softmax(scales, alpha);
+        softmax<true>(scales, alpha);
         if (!SKIP || live) pack();
         advance();
     }
@@ -323,16 +402,38 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         if (MASKED) mask_triangle();
         float alpha[2];
         const float by[2] = {beta[0], beta[1]};
-        bool grown = softmax(scales, alpha);
-        if (PV) {
+        constexpr bool NONE = MASKED || !WHOLE;
+        if (ORDER == FREE) {
+            bool grown = softmax<NONE>(scales, alpha);
+            if (PV) {
+                mma_wait<0>(acc);
+                promote(by);
+            }
+            release(&shared->bar.v_empty[stage_before]);
+            /* The branch keeps the packing behind the exponentials: among them it slows both
+             * (measured). */
+            if (grown) rescale(alpha);
+            if (!SKIP || live) pack();
+        } else {
+            bool grown = choose_unit<NONE>(scales, alpha);
             mma_wait<0>(acc);
-            promote(by);
+            release(&shared->bar.v_empty[stage_before]);
+            /* So do the branches here: the assembler moves nothing over them. */
+            exponentials(0);
+            if (ORDER == LATE) exponentials(1);
+            promote(by, 0);
+            if (ORDER == LATE) promote(by, 1);
+            if (grown) rescale(alpha, 0);
+            if (ORDER == HALVES) {
+                exponentials(1), add_up(0), pack(0);
+                promote(by, 1);
+                if (grown) rescale(alpha, 1);
+            } else {
+                if (grown) rescale(alpha, 1);
+                add_up(0), pack(0);
+            }
+            add_up(1), add_parts(alpha), pack(1);
         }
-        release(&shared->bar.v_empty[stage_before]);
-        /* The branch keeps the packing behind the exponentials: among them it slows both
-         * (measured). */
-        if (grown) rescale(alpha);
-        if (!SKIP || live) pack();
         advance();
     }
 
@@ -520,7 +621,7 @@ enum status dense_run(const struct attn_args *a, void *ws, struct par *par, stru
 {
     (void)par;
     cudaStream_t s = (cudaStream_t)stream;
-    TRY(quantise_sm90(a, ws, s));
+    TRY(quantise_cuda(a, ws, s));
     bool int8 = a->qk == PRECISION_INT8;
     if (a->head_dim == 128)
         return int8 ? dense_of<128, true>(a, ws, s) : dense_of<128, false>(a, ws, s);
@@ -541,7 +642,7 @@ enum status sparse_run(const struct attn_args *a, void *ws, struct par *par, str
 {
     (void)par;
     cudaStream_t s = (cudaStream_t)stream;
-    TRY(quantise_sm90(a, ws, s));
+    TRY(quantise_cuda(a, ws, s));
     bool int8 = a->qk == PRECISION_INT8;
     if (a->head_dim == 128)
         return int8 ? sparse_of<128, true>(a, ws, s) : sparse_of<128, false>(a, ws, s);

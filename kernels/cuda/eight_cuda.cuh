@@ -61,10 +61,39 @@ __host__ __device__ __forceinline__ int key_at(int at)
     return at / 32 * 32 + at / 16 % 2 * 16 + at / 2 % 2 * 8 + at / 4 % 4 * 2 + at % 2;
 }
 
+/* The code of the nearest e4m3 number, as e4m3_round() of the host, on devices that have no
+ * instruction for it. */
+__device__ __forceinline__ uint32_t e4m3_code(float x)
+{
+    const float size = fminf(fabsf(x), 448.0f);
+    uint32_t bits = __float_as_uint(size), code = __float2uint_rn(size * 512.0f);
+    bits += 0x7ffff + (bits >> 20 & 1);
+    if (size >= 0x1p-6f) code = (bits >> 20) - 120 * 8;
+    if (x != x) code = 0x7f;
+    return code | (__float_as_uint(x) >> 24 & 0x80);
+}
+
+/* Four floats rounded to e4m3, the first in the lowest byte. */
+__device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d)
+{
+#if __CUDA_ARCH__ >= 890
+    uint32_t r;
+    asm("{\n.reg .b16 lo, hi;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 lo, %2, %1;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 hi, %4, %3;\n"
+        "mov.b32 %0, {lo, hi};\n}\n"
+        : "=r"(r)
+        : "f"(a), "f"(b), "f"(c), "f"(d));
+    return r;
+#else
+    return e4m3_code(a) | e4m3_code(b) << 8 | e4m3_code(c) << 16 | e4m3_code(d) << 24;
+#endif
+}
+
 } // namespace eight
 
 /* Queue the quantisation of a call's Q, K and V (bf16 on the device) into `ws`; nothing is
  * allocated. */
-enum status quantise_sm90(const struct attn_args *a, void *ws, cudaStream_t stream) MUST_USE;
+enum status quantise_cuda(const struct attn_args *a, void *ws, cudaStream_t stream) MUST_USE;
 
 #endif

@@ -113,19 +113,6 @@ __device__ __forceinline__ void mma8_rs(
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));
 }
 
-/* Four floats rounded to e4m3, the first in the lowest byte. */
-__device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d)
-{
-    uint32_t r;
-    asm("{\n.reg .b16 lo, hi;\n"
-        "cvt.rn.satfinite.e4m3x2.f32 lo, %2, %1;\n"
-        "cvt.rn.satfinite.e4m3x2.f32 hi, %4, %3;\n"
-        "mov.b32 %0, {lo, hi};\n}\n"
-        : "=r"(r)
-        : "f"(a), "f"(b), "f"(c), "f"(d));
-    return r;
-}
-
 } // namespace sm90
 
 #endif

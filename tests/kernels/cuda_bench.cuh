@@ -200,7 +200,7 @@ static void bench(const std::vector<int> &lengths, bool brief, bool only_masks)
 static void run_quantise(void *ctx)
 {
     struct call *c = (struct call *)ctx;
-    if (quantise_sm90(&c->args, c->ws, NULL) != OK) exit(3);
+    if (quantise_cuda(&c->args, c->ws, NULL) != OK) exit(3);
 }
 
 /* Eight bits beside bf16: dense, then half of the tiles, by a random map and by prediction. */

@@ -7,7 +7,6 @@
  */
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/eight_cuda.cuh"
-#include "kernels/cuda/wgmma8_sm90.cuh"
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -15,7 +14,7 @@
 namespace
 {
 
-using sm90::pack_e4m3;
+using eight::pack_e4m3;
 
 enum { THREADS = 128, K_BLOCKS = 4 };
 
@@ -231,7 +230,7 @@ __global__ __launch_bounds__(THREADS) void quantise_kernel(const __grid_constant
 
 } // namespace
 
-enum status quantise_sm90(const struct attn_args *a, void *ws, cudaStream_t stream)
+enum status quantise_cuda(const struct attn_args *a, void *ws, cudaStream_t stream)
 {
     eight::layout l = eight::layout_of(a);
     uint8_t *to = (uint8_t *)ws;
