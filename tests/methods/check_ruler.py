@@ -113,7 +113,7 @@ def main():
         for task in SCRIPTS:
             path = theirs(ruler, task, model, length, n, folder)
             their = [json.loads(x) for x in open(path)]
-            out = subprocess.run([str(build / "tests/dump_ruler"), model, task, str(length), str(n)], check=True,
+            out = subprocess.run([str(build / "tests/dump_ruler"), model, f"ruler:tasks={task};lengths={length};repeat={n}", str(length)], check=True,
                                  capture_output=True, text=True).stdout
             our = [json.loads(x) for x in out.splitlines()]
             a = [skeleton(task, x["input"] + x["answer_prefix"]) for x in their]

@@ -1,5 +1,5 @@
-/* Prompts of the suite `ruler` as the lines of a JSONL file, with RULER's own names of fields, for
- * check_ruler.py: dump_ruler MODEL TASKS LENGTH REPEAT > FILE */
+/* Prompts of a suite as the lines of a JSONL file, with RULER's own names of fields, for
+ * check_ruler.py: dump_ruler MODEL SUITE MAX_LENGTH > FILE */
 #include "base/json.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "suites/suite.h"
@@ -36,16 +36,14 @@ static void print_sample(const struct tokenizer *t, const struct sample_set *set
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: dump_ruler MODEL TASKS LENGTH REPEAT > FILE\n");
+    if (argc != 4) {
+        fprintf(stderr, "usage: dump_ruler MODEL SUITE MAX_LENGTH > FILE\n");
         return 2;
     }
-    char suite[512];
     struct tokenizer *t;
     struct sample_set set;
-    snprintf(suite, sizeof suite, "ruler:tasks=%s;lengths=%s;repeat=%s", argv[2], argv[3], argv[4]);
     must(tokenizer_open(&t, argv[1]));
-    must(suite_load(suite,
+    must(suite_load(argv[2],
         &(struct suite_options){.tokenizer = t, .argument = "", .max_length = atoi(argv[3])},
         &set));
     for (int i = 0; i < set.n_samples; i++) print_sample(t, &set, i);
