@@ -44,9 +44,9 @@ static void name_table(struct page *p, const char *title, char name[48])
 static enum status write_csv(const char *dir, const char *name, struct table *t)
 {
     struct str text = {0};
+    TRY(file_make_dirs(dir));
     table_render(t, TABLE_CSV, (struct table_style){0}, &text);
     char *path = str_format("%s/%s.csv", dir, name);
-    TRY(file_make_dirs(dir));
     enum status st = file_write_text(path, &text);
     free(path);
     str_clear(&text);

@@ -87,12 +87,13 @@ static enum status put_run(struct store *s, const struct run_data *d, int64_t *i
     r.digest = digest;
     headline_fill(&r.headline, d->metrics, d->n_metrics);
     int64_t parents[RUN_PARTS];
-    struct str names = {0};
     for (int i = 1; i < RUN_PARTS; i++) {
         const struct run_part *part = &run_parts[i];
         TRY(put_parent(s, part->columns, (const char *)&d->run + part->offset, &parents[i]));
-        str_addf(&names, "%s%s", i > 1 ? ", " : "", part->columns->table);
     }
+    struct str names = {0};
+    for (int i = 1; i < RUN_PARTS; i++)
+        str_addf(&names, "%s%s", i > 1 ? ", " : "", run_parts[i].columns->table);
     struct cursor c = {0};
     enum status st = cursor_open_insert(&c, s, "INSERT", &run_columns, str_get(&names), "");
     if (st == OK) {

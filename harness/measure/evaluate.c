@@ -103,9 +103,10 @@ static enum status add_written(struct eval_state *s, const struct item *item, st
     const char **texts[2] = {&r->dense_text, &r->sparse_text};
     double *values[2] = {&r->dense_value, &r->sparse_value};
     struct str text = {0};
+    enum status st = OK;
     for (int i = 0; i < 2; i++) {
         str_reset(&text);
-        TRY(answers_text(s->a->model, sides[i], &text));
+        if ((st = answers_text(s->a->model, sides[i], &text)) != OK) break;
         *values[i] = wanted_score(w, str_get(&text));
         *texts[i] = arena_str(&s->e->arena, str_get(&text));
         s->n_cut[i] += !sides[i]->ended;
@@ -116,7 +117,7 @@ static enum status add_written(struct eval_state *s, const struct item *item, st
     str_clear(&text);
     r->dense_right = r->dense_value == 1;
     r->sparse_right = r->sparse_value == 1;
-    return OK;
+    return st;
 }
 
 /* Answers that the budget ended: a longer one might have been right. */

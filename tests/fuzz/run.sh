@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Every fuzz target for SEC seconds.
 #   run.sh TARGETS CORPUS OUT SEC [JOBS [NAME...]]
-# TARGETS: where fuzz_* are; CORPUS/NAME: first inputs; JOBS at a time, 0: all. NAMEs: only these.
+# TARGETS: where fuzz_* are; CORPUS/NAME, CORPUS/grown.txt: first inputs; JOBS at a time, 0: all. NAMEs: only these.
 # OUT/NAME grows from call to call, OUT/NAME.log is the last log, OUT/NAME-crash-… what a target failed on: it then goes on with the
-# rest of its time. OUT/new/NAME: what reaches code that CORPUS/NAME does not. Ends with 1 when anything failed.
+# rest of its time. OUT/new/NAME: what reaches code that CORPUS does not; OUT/grown.txt: the small ones of it, to be added to
+# CORPUS/grown.txt. Ends with 1 when anything failed.
 set -uo pipefail
 targets=$1 corpus=$2 out=$3 seconds=$4 jobs=${5:-1}
 names=${*:6}
@@ -23,19 +24,24 @@ length() {
 one() { # NAME
     local name=$1 end=$((SECONDS + seconds)) left n=0 edges
     local log=$out/$name.log
-    mkdir -p "$out/$name"
+    mkdir -p "$out/$name" "$out/known/$name"
+    cp "$corpus/$name"/* "$out/known/$name/"
+    awk -v name="$name" '$1 == name { print $2 }' "$corpus/grown.txt" | while read -r text; do
+        base64 -d <<<"$text" >"$out/known/$name/$(md5sum <<<"$text" | cut -c1-16)"
+    done
     : >"$log"
     while left=$((end - SECONDS)) && [ "$left" -gt 0 ]; do
         "$targets/$name" -max_total_time="$left" -max_len="$(length "$name")" -rss_limit_mb=4096 -timeout=20 -print_final_stats=1 \
-            -artifact_prefix="$out/$name-" "$out/$name" "$corpus/$name" >>"$log" 2>&1 && break
+            -artifact_prefix="$out/$name-" "$out/$name" "$out/known/$name" >>"$log" 2>&1 && break
         [ $((++n)) -lt 20 ] || break # one fault, found again and again
     done
     rm -rf "$out/new/$name"
     mkdir -p "$out/new/$name"
-    cp "$corpus/$name"/* "$out/new/$name/"
-    "$targets/$name" -merge=1 -set_cover_merge=1 -rss_limit_mb=4096 -timeout=20 -artifact_prefix="$out/$name-" "$out/new/$name" \
+    cp "$out/known/$name"/* "$out/new/$name/"
+    "$targets/$name" -merge=1 -set_cover_merge=1 -use_counters=0 -rss_limit_mb=4096 -timeout=20 -artifact_prefix="$out/$name-" "$out/new/$name" \
         "$out/$name" >"$out/$name.merge.log" 2>&1
-    for known in "$corpus/$name"/*; do rm -f "$out/new/$name/$(basename "$known")"; done
+    for known in "$out/known/$name"/*; do rm -f "$out/new/$name/$(basename "$known")"; done
+    find "$out/new/$name" -type f -size -300c | while read -r file; do echo "$name $(base64 -w 0 "$file")"; done >>"$out/grown.txt"
     edges=$(awk '{ for (i = 1; i < NF; i++) if ($i == "cov:") n = $(i + 1) } END { print n + 0 }' "$log")
     awk -v name="$name" -v edges="$edges" -v new="$(find "$out/new/$name" -type f | wc -l)" -v faults="$(find "$out" -maxdepth 1 -name "$name-*" | wc -l)" \
         '/number_of_executed_units/ { n += $2 } /average_exec_per_sec/ { rate = $2 }
@@ -45,6 +51,7 @@ export -f one length
 export targets corpus out seconds
 
 mkdir -p "$out"
+rm -rf "$out/known" "$out/grown.txt"
 tr ' ' '\n' <<<"$names" | xargs -P "$jobs" -I{} bash -c 'one {}' | tee "$out/table.txt"
 [ "$(wc -l <"$out/table.txt")" = "$(wc -w <<<"$names")" ] || { echo "run.sh: a target is missing from the table"; exit 1; }
 ! grep FAILED "$out/table.txt" >/dev/null || {
