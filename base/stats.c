@@ -3,6 +3,7 @@
 #include "base/xmalloc.h"
 #include <assert.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,12 +38,54 @@ double quantile(const double *values, size_t n, double q)
     return out;
 }
 
+/* Rises with the value; both zeros are one. */
+static uint32_t order_of(float x)
+{
+    uint32_t bits;
+    x = x == 0 ? 0 : x;
+    memcpy(&bits, &x, sizeof bits);
+    return bits ^ (bits >> 31 ? UINT32_MAX : 0x80000000u);
+}
+
+/* values in rising order, equals in theirs, as doubles: by eleven bits of the key at a time, for
+ * percentiles of all tokens were a fifth of an evaluation. */
+static void sort_floats(const float *values, size_t n, double *out)
+{
+    enum { BITS = 11, BUCKETS = 1 << BITS, PASSES = 3, FEW = 512 };
+    if (n < FEW) {
+        for (size_t i = 0; i < n; i++) out[i] = (double)values[i];
+        qsort(out, n, sizeof *out, compare_double);
+        return;
+    }
+    float *from = xmalloc(n * sizeof *from), *to = xmalloc(n * sizeof *to);
+    size_t *at = xmalloc(BUCKETS * sizeof *at);
+    memcpy(from, values, n * sizeof *from);
+    for (int pass = 0; pass < PASSES; pass++) {
+        memset(at, 0, BUCKETS * sizeof *at);
+        for (size_t i = 0; i < n; i++) at[order_of(from[i]) >> pass * BITS & (BUCKETS - 1)]++;
+        for (size_t b = 0, sum = 0; b < BUCKETS; b++) {
+            size_t count = at[b];
+            at[b] = sum;
+            sum += count;
+        }
+        for (size_t i = 0; i < n; i++)
+            to[at[order_of(from[i]) >> pass * BITS & (BUCKETS - 1)]++] = from[i];
+        float *swap = from;
+        from = to;
+        to = swap;
+    }
+    for (size_t i = 0; i < n; i++) out[i] = (double)from[i];
+    free(from);
+    free(to);
+    free(at);
+}
+
 struct summary summarise(const float *values, size_t n)
 {
     assert(n > 0);
     double *v = xmalloc(n * sizeof *v), sum = 0;
-    for (size_t i = 0; i < n; i++) sum += v[i] = values[i];
-    qsort(v, n, sizeof *v, compare_double);
+    for (size_t i = 0; i < n; i++) sum += (double)values[i];
+    sort_floats(values, n, v);
     struct summary s = {
         .n = n,
         .mean = sum / (double)n,

@@ -414,7 +414,7 @@ static enum status save(struct work *w, const char *goal)
     snprintf(t->data_name, sizeof t->data_name, "%s", w->all.name);
     TRY(tuned_write(t, o.out));
     model_identity(&model, &w->setup->model, w->setup->model_dir, &arena);
-    enum status st = store_tuned(w->store, t, tuned_hash(t, hash));
+    enum status st = store_tuned(w->store, t, tuned_hash(t, hash), NULL);
     arena_free(&arena);
     return st;
 }

@@ -320,7 +320,7 @@ static enum status save(const struct setup *setup, struct store *store, struct t
     struct arena *arena = NULL;
     struct model_record model;
     model_identity(&model, &setup->model, setup->model_dir, &arena);
-    enum status st = store_tuned(store, t, tuned_hash(t, hash));
+    enum status st = store_tuned(store, t, tuned_hash(t, hash), NULL);
     arena_free(&arena);
     return st;
 }

@@ -144,7 +144,7 @@ static enum status cell_fill(struct cell_request *q, struct run_record *r, struc
     out->data.run = *r;
     out->seconds = (double)(clock_ns() - t0) * 1e-9;
     return q->tuned && q->tuned->heads && r->tuned_hash
-        ? store_tuned(q->store, q->tuned, r->tuned_hash)
+        ? store_tuned(q->store, q->tuned, r->tuned_hash, NULL)
         : OK;
 }
 

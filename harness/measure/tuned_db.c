@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum status store_tuned(struct store *s, const struct tuned *t, const char *hash)
+enum status store_tuned(struct store *s, const struct tuned *t, const char *hash, const char *json)
 {
     size_t n = (size_t)t->n_layers * (size_t)t->n_heads, at = 0;
     struct tuned_head_record *heads = calloc(n, sizeof *heads);
@@ -28,8 +28,8 @@ enum status store_tuned(struct store *s, const struct tuned *t, const char *hash
             .reason = h->reason[0] ? h->reason : NULL,
         };
     }
-    struct str json = {0};
-    tuned_print(t, &json, -1);
+    struct str text = {0};
+    if (!json) tuned_print(t, &text, -1);
     struct tuned_record r = {
         .hash = hash,
         .model_fingerprint = t->model_fingerprint,
@@ -42,13 +42,13 @@ enum status store_tuned(struct store *s, const struct tuned *t, const char *hash
         .pv_l1 = t->pv_l1,
         .block_q = t->block.q,
         .block_k = t->block.k,
-        .json = str_get(&json),
+        .json = json ? json : str_get(&text),
         .wall_s = NAN,
         .heads = heads,
         .n_heads = at,
     };
     enum status st = store_tuned_put(s, &r);
-    str_clear(&json);
+    str_clear(&text);
     free(heads);
     return st;
 }

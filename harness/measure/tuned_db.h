@@ -5,7 +5,8 @@
 #include "engine/tuner/tuned.h"
 #include "results/store.h"
 
-/* The thresholds a run used, kept beside it. */
-enum status store_tuned(struct store *s, const struct tuned *t, const char *hash) MUST_USE;
+/* The thresholds a run used, kept beside it. json: as tuned_print() gives it, NULL: asked of it. */
+enum status store_tuned(
+    struct store *s, const struct tuned *t, const char *hash, const char *json) MUST_USE;
 
 #endif

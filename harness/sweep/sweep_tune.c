@@ -128,24 +128,52 @@ static enum status load_stored(const struct sweep *s, const struct sweep_group *
     return st;
 }
 
+struct printing {
+    const struct tuned *tuned;
+    struct str *out;
+};
+
+static void print_one(void *ctx, int i, int worker)
+{
+    const struct printing *p = ctx;
+    (void)worker;
+    tuned_print(&p->tuned[i], &p->out[i], -1);
+}
+
+static int bound_of(const struct sweep_group *g, const struct tune_bounds *x)
+{
+    int b = 0;
+    while (g->bounds[b][0] != x->l1 || g->bounds[b][1] != x->pv_l1) b++;
+    return b;
+}
+
+/* Into the database, and into the group. Texts of many bounds are printed by all threads. */
 static enum status store_all(struct sweep *s, struct sweep_group *g, struct tuned *fresh,
     const struct tune_bounds *bounds, int n)
 {
+    struct str *texts = calloc((size_t)n, sizeof *texts);
+    if (!texts) return fail(ERR_MEMORY, "no memory for the texts of %d tunings", n);
     for (int i = 0; i < n; i++) {
         struct tuned *t = &fresh[i];
-        int b = 0;
-        while (g->bounds[b][0] != bounds[i].l1 || g->bounds[b][1] != bounds[i].pv_l1) b++;
         snprintf(
             t->model_fingerprint, sizeof t->model_fingerprint, "%s", s->a.setup->model.fingerprint);
         snprintf(t->model_name, sizeof t->model_name, "%s", s->a.setup->model.name);
         snprintf(t->data_fingerprint, sizeof t->data_fingerprint, "%s", g->id);
         snprintf(t->data_name, sizeof t->data_name, "%s", g->set.name);
-        tuned_hash(t, g->hashes[b]);
-        TRY(store_tuned(s->a.store, t, g->hashes[b]));
-        g->tuned[b] = *t;
-        *t = (struct tuned){0};
     }
-    return OK;
+    par_for(s->a.setup->par, n, print_one, &(struct printing){fresh, texts});
+    enum status st = OK;
+    for (int i = 0; i < n && st == OK; i++) {
+        int b = bound_of(g, &bounds[i]);
+        tuned_hash(&fresh[i], g->hashes[b]);
+        st = store_tuned(s->a.store, &fresh[i], g->hashes[b], str_get(&texts[i]));
+        if (st != OK) break;
+        g->tuned[b] = fresh[i];
+        fresh[i] = (struct tuned){0};
+    }
+    for (int i = 0; i < n; i++) str_clear(&texts[i]);
+    free(texts);
+    return st;
 }
 
 static void show_heads(void *ctx, int done, int total)
@@ -250,7 +278,9 @@ enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy)
         if (!g->tuned || !g->hashes)
             return fail(ERR_MEMORY, "no memory for %d tunings", g->n_bounds);
     }
-    TRY(load_stored(s, g, &missing));
+    missing = 0;
+    for (int b = 0; b < g->n_bounds; b++) missing += !g->tuned[b].heads;
+    if (missing) TRY(load_stored(s, g, &missing)); /* not for every cell once more */
     if (!missing) return OK;
     struct hash h;
     char hex[HASH_HEX_SIZE], key[HASH_HEX_SIZE + 8];

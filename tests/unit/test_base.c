@@ -238,6 +238,32 @@ Test(stats, summary)
     cr_expect(s.mean == -3 && s.min == -3 && s.p99_9 == -3 && s.max == -3);
 }
 
+/* Long lists are sorted by digits, short ones by comparisons: of any values the same. */
+Test(stats, summary_of_values_of_every_size)
+{
+    enum { N = 3000 };
+    static const double at[] = {0, .001, .01, .05, .5, .95, .99, .999, 1};
+    struct rng r;
+    float v[N];
+    double wide[N];
+    rng_init(&r, 3);
+    for (int n = 1; n <= N; n = n * 2 + 1) {
+        for (int i = 0; i < n; i++) {
+            v[i] = (float)(rng_normal(&r) * exp(20 * rng_normal(&r)));
+            if (i % 5 == 0) v[i] = (float)((i % 3 - 1) * 0.); /* zeros of both signs */
+            if (i % 97 == 0) v[i] = i % 2 ? 3e38f : -3e38f;
+            wide[i] = (double)v[i];
+        }
+        struct summary s = summarise(v, (size_t)n);
+        const double got[] = {s.min, s.p0_1, s.p1, s.p5, s.median, s.p95, s.p99, s.p99_9, s.max};
+        for (int i = 0; i < 9; i++) {
+            double want = quantile(wide, (size_t)n, at[i]);
+            cr_expect(got[i] == want || (isnan(got[i]) && isnan(want)), "%d values, %g: %g, %g", n,
+                at[i], got[i], want);
+        }
+    }
+}
+
 /* A plain mean has the textbook interval, whatever the scale of its values, and one sample has
  * none. */
 Test(stats, a_mean_has_students_interval)
