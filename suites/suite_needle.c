@@ -2,16 +2,21 @@
  * the end, over a grid of context lengths and depths.
  *
  * A sample has at most its cell's length in tokens, BOS included, and over nine tenths of it. Items
- * carry the cell's depth and length as asked for. Samples go through the whole grid `repeat` times;
- * num_samples takes them from the start.
+ * carry the cell's depth and length as asked for. The answer is read as part of the prefill, or
+ * written by the model behind it (answers=written) in as many tokens as it has and SPARE more,
+ * which count as part of the length. Samples go through the whole grid `repeat` times; num_samples
+ * takes them from the start.
  */
+#include "suites/build.h"
 #include "suites/fit.h"
 #include "suites/grid.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MIN_BYTES = 400, MIN_LENGTH = 16, MAX_REPEAT = 1000, MAX_NEEDLES = 16 };
+enum { MIN_BYTES = 400, MIN_LENGTH = 16, MAX_REPEAT = 1000, MAX_NEEDLES = 16, SPARE = 8 };
+enum { READ, WRITTEN };
+static const char *const ways[] = {"read", "written"};
 
 struct grid {
     int max_length;
@@ -20,6 +25,7 @@ struct grid {
     int asks[GRID_VALUES], n_asks;       /* enum ask */
     int repeat;
     int needles; /* the one that is asked for and its distractors */
+    int way;     /* READ or WRITTEN */
 };
 
 static enum status read_option(void *ctx, const char *key, const char *value)
@@ -46,9 +52,15 @@ static enum status read_option(void *ctx, const char *key, const char *value)
     if (strcmp(key, "ask") == 0)
         return grid_names(
             &(struct grid_names){"needle", key, ask_names, N_ASK}, value, g->asks, &g->n_asks);
+    if (strcmp(key, "answers") == 0) {
+        int way[GRID_VALUES];
+        TRY(grid_names(&(struct grid_names){"needle", key, ways, 2}, value, way, &one));
+        g->way = way[0];
+        return one == 1 ? OK : fail(ERR_ARG, "suite needle: answers takes read or written");
+    }
     return fail(ERR_ARG,
-        "suite needle: unknown option \"%.40s\"; known: lengths, depths, repeat, needles, ask, as "
-        "in needle:lengths=1024,2048;depths=0,50,100;repeat=2",
+        "suite needle: unknown option \"%.40s\"; known: lengths, depths, repeat, needles, ask, "
+        "answers, as in needle:lengths=1024,2048;depths=0,50,100;repeat=2",
         key);
 }
 
@@ -78,6 +90,21 @@ static enum status write_needle(
     return needle_write(&c, doc);
 }
 
+/* The prefill ends in front of the answer, which is read only as what would have been right. */
+static void write_it(struct sample *x, struct item *item, const struct fitted *f)
+{
+    const struct chronicle_question *q = &f->doc.questions[0];
+    const char *from = f->doc.text.data + q->answer_begin, *end = f->doc.text.data + q->answer_end;
+    while (from < end && *from == ' ') from++;
+    char *answer = str_format("%.*s", (int)(end - from), from);
+    item->wanted = wanted_new(JUDGE_ALL, item->end - item->begin + SPARE);
+    wanted_add(item->wanted, answer);
+    free(answer);
+    x->n = item->end;
+    x->n_prompt = item->begin;
+    x->score_from = item->begin - 1;
+}
+
 static enum status add_sample(const struct suite_options *o, struct sample_set *s,
     const struct grid *g, int cell, int length, int depth, enum ask ask, struct fitted *f)
 {
@@ -89,7 +116,8 @@ static enum status add_sample(const struct suite_options *o, struct sample_set *
         .n_questions = 1,
         .ask = ask,
     };
-    TRY(fit_write(o, s, write_needle, &config, (uint64_t)cell, MIN_BYTES, length, f));
+    int room = length - (g->way == WRITTEN ? SPARE : 0);
+    TRY(fit_write(o, s, write_needle, &config, (uint64_t)cell, MIN_BYTES, room, f));
     if ((int)f->tokens.n + build_bos(o) < o->min_length)
         return fail(
             ERR_ARG, "suite needle: length %d is under min_length %d", length, o->min_length);
@@ -106,8 +134,9 @@ static enum status add_sample(const struct suite_options *o, struct sample_set *
     };
     fit_answer(o, f, q, &item.begin, &item.end);
     TRY(build_sample(o, s, f->tokens.ids, f->tokens.n, name));
+    if (g->way == WRITTEN) write_it(&s->samples[index], &item, f);
     item.id = str_format("needle %d", index + 1);
-    item.group = ask_group("needle", ask);
+    item.group = ask_group(g->way == WRITTEN ? "needle, written" : "needle", ask);
     return sample_set_add_item(s, item);
 }
 
@@ -136,7 +165,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 
 const struct suite suite_needle = {
     .name = "needle",
-    .help = "needle[:lengths=A,B;depths=0,50;repeat=2;needles=1;ask=end]  a fact hidden in prose, "
-            "by place",
+    .help = "needle[:lengths=A,B;depths=0,50;repeat=2;needles=1;ask=end;answers=read]  a fact "
+            "hidden in prose, by place",
     .load = load,
 };

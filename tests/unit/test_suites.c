@@ -949,6 +949,38 @@ Test(suites, needle_fills_the_grid)
     sample_set_clear(&s);
 }
 
+/* The same texts but for what a model may write more than the answer, which its length holds. */
+Test(suites, needle_answers_are_read_or_written)
+{
+    struct suite_options o = options(2048);
+    struct sample_set read = load("needle:lengths=1024;answers=read", &o),
+                      s = load("needle:lengths=1024;answers=written", &o);
+    cr_expect_eq(sample_set_writes(&read), false);
+    cr_assert_eq(s.n_samples, read.n_samples);
+    for (int i = 0; i < s.n_samples; i++) {
+        const struct item *item = &s.items[i];
+        const struct wanted *w = sample_wanted(&s, i);
+        cr_assert(w && w->n_answers == 1);
+        cr_expect_str_eq(item->group, "needle, written");
+        cr_expect(item->begin == s.samples[i].n_prompt && item->end == s.samples[i].n);
+        cr_expect_eq(s.samples[i].score_from, item->begin - 1);
+        cr_expect_eq(w->budget, item->end - item->begin + 8);
+        cr_expect(item->begin + w->budget <= 1024 && item->end > (1024 - 8) * 9 / 10, "%d, %d, %d",
+            item->begin, item->end, w->budget);
+        char *with_blank = str_format(" %s", w->answers[0]), *text = sample_text(&s.samples[i]);
+        expect_text(&s, i, item->begin, item->end, with_blank);
+        cr_expect(strstr(text, w->answers[0]) < text + item->begin, "it stands in the prompt");
+        cr_expect_eq(wanted_score(w, with_blank), 1);
+        cr_expect_eq(wanted_score(w, " something else"), 0);
+        free(with_blank);
+        free(text);
+    }
+    sample_set_clear(&read);
+    sample_set_clear(&s);
+    REFUSED("needle:answers=read,written", &o, ERR_ARG, "read or written");
+    REFUSED("needle:answers=spoken", &o, ERR_ARG, "has no \"spoken\"");
+}
+
 Test(suites, needle_bad_options)
 {
     struct suite_options o = options(2048);
