@@ -337,7 +337,7 @@ static char *question_of(const struct run_record *r, const cJSON *key)
         if (!strcmp(v->string, "policy") || !strcmp(v->string, "tuning"))
             cJSON_AddItemToObject(o, v->string, cJSON_Duplicate(v, true));
     cJSON_AddStringToObject(o, "suite", r->dataset.suite);
-    columns_to_key(o, r, strcmp(r->layers, "none") != 0);
+    columns_to_key(o, r, !run_is_dense(r));
     cJSON_DeleteItemFromObjectCaseSensitive(o, "num_samples"); /* the tokens say it */
     struct str text = {0};
     json_print(&text, o, -1);

@@ -1020,7 +1020,7 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
         {"config/cdfthreshd", EDIT_SET, .4, "cdfthreshd: 0.5 -> 0.4", NULL},
         {"config/block_q", EDIT_SET, 64, "block_q: 128 -> 64", NULL},
         {"config/layers", EDIT_TEXT, 0, "layers: all -> 0-1", "0-1"},
-        {"config/layers", EDIT_TEXT, 0, "layers: all -> nothing", "none"},
+        {"config/layers", EDIT_TEXT, 0, "layers: all -> none", "none"},
         {"config/heads", EDIT_TEXT, 0, "heads: all -> 0:1", "0:1"},
         {"config/device", EDIT_TEXT, 0, "device: cpu -> cuda:0", "cuda:0"},
         {"config/qk", EDIT_TEXT, 0, "qk: nothing -> int8", "int8"},
