@@ -44,6 +44,11 @@ DEFINE_CLEAR(tuned_list)
         }                                                                    \
         cursor_close(&c_);                                                   \
         (list)->rows = rows_;                                                \
+        if (st_ != OK) {                                                     \
+            free(rows_);                                                     \
+            arena_free(&(list)->arena);                                      \
+            *(list) = (__typeof__(*(list))){0};                              \
+        }                                                                    \
         return st_;                                                          \
     } while (0)
 
@@ -63,6 +68,7 @@ enum status query_metrics(struct store *s, int64_t run, const char *scope, struc
     }
     cursor_close(&c);
     out->rows = rows;
+    if (st != OK) metric_list_clear(out);
     return st;
 }
 
@@ -111,6 +117,7 @@ enum status query_tails(struct store *s, int64_t run, struct tail_list *out)
     }
     cursor_close(&c);
     out->rows = rows;
+    if (st != OK) tail_list_clear(out);
     return st;
 }
 
@@ -144,6 +151,7 @@ enum status query_worst_tokens(
     }
     cursor_close(&c);
     out->rows = rows;
+    if (st != OK) worst_token_list_clear(out);
     return st;
 }
 
@@ -169,6 +177,7 @@ enum status query_masks(struct store *s, int64_t run, struct mask_list *out)
     }
     cursor_close(&c);
     out->rows = rows;
+    if (st != OK) mask_list_clear(out);
     return st;
 }
 
@@ -230,6 +239,7 @@ enum status query_noise(
     }
     cursor_close(&c);
     out->rows = rows;
+    if (st != OK) noise_list_clear(out);
     return st;
 }
 
@@ -323,5 +333,6 @@ enum status query_tuned(
     cursor_close(&c);
     out->rows = rows;
     for (size_t i = 0; st == OK && i < out->n; i++) st = load_heads(s, out, &out->rows[i]);
+    if (st != OK) tuned_list_clear(out);
     return st;
 }

@@ -1,5 +1,5 @@
 /* Reading results. Every list owns its records and their strings: clear it with the function beside
- * it.
+ * it. On failure it is empty.
  *
  * Handles come from store_open() (results/store.h); STORE_READ is enough. Failures are ERR_DB, or
  * ERR_ARG when what was asked for is not there, with the file and what is there instead.

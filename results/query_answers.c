@@ -345,5 +345,6 @@ enum status query_cells(struct store *s, const char *plan, struct cell_list *out
     }
     cursor_close(&c);
     out->rows = rows;
+    if (st != OK) cell_list_clear(out);
     return st;
 }

@@ -81,6 +81,7 @@ done:
         free(p[i].ids);
         free(p[i].records);
     }
+    if (st != OK) run_list_clear(out);
     return st;
 }
 
