@@ -50,7 +50,7 @@ set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
 message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}")
 
 # sg_cuda_sources(TARGET FILE...): *_sm90.cu uses instructions that only 9.0a has, and its compile time is long;
-# everything else runs from 8.0 up, and as PTX on what comes after 9.0.
+# everything else runs from 8.0 up, and as PTX on what comes after 9.0. Eight bits have instructions since 8.9.
 function(sg_cuda_sources target)
   target_sources(${target} PRIVATE ${ARGN})
   foreach(file ${ARGN})
@@ -58,6 +58,9 @@ function(sg_cuda_sources target)
       set(code "-gencode=arch=compute_90a,code=sm_90a")
     else()
       set(code "-gencode=arch=compute_90a,code=sm_90a;-gencode=arch=compute_80,code=[sm_80,compute_80]")
+    endif()
+    if(file MATCHES "_eight_cuda\\.cu$")
+      string(APPEND code ";-gencode=arch=compute_89,code=sm_89")
     endif()
     set_source_files_properties(${file} TARGET_DIRECTORY ${target} PROPERTIES COMPILE_OPTIONS "${code}")
   endforeach()

@@ -16,6 +16,8 @@ const struct attn_impl *const attn_impls[] = {
     &attn_cuda_bf16,
     &attn_dense_eight_sm90,
     &attn_sparse_eight_sm90,
+    &attn_eight_cuda,
+    &attn_eight_cuda_f16,
 #endif
     &attn_cpu_avx512,
     &attn_cpu_avx2,

@@ -121,6 +121,7 @@ struct weights_device_info {
     const char *residual; /* "f32" or "bf16"; NULL on the CPU, which has f32 only */
     bool graph;
     int n_gpus;                    /* 0 on the CPU */
+    int sm;                        /* compute capability, major * 10 + minor; 0 on the CPU */
     char gpu[128];                 /* "NVIDIA H200" */
     char driver[64];               /* versions of driver and runtime */
     struct layers_brought brought; /* zeros without device_options.offload */

@@ -3,14 +3,12 @@
 
 #include "kernels/registry.h"
 
-/* Eight bits have kernels on Hopper only and not for every shape: what is missing is said, and
- * nothing else runs instead. */
+/* Eight bits have no kernel for every shape: what is missing is said, as the widest of them says
+ * it, and nothing else runs instead. */
 static enum status choose_kernel(
     const struct session_cuda *s, const struct attn_args *a, const struct attn_impl **impl)
 {
-    const char *why = attn_is_full(a) || s->impl
-        ? NULL
-        : (a->tiles ? &attn_sparse_eight_sm90 : &attn_dense_eight_sm90)->refuses(a);
+    const char *why = attn_is_full(a) || s->impl ? NULL : attn_eight_cuda_f16.refuses(a);
     if (!why) return attn_choose(a, s->impl, impl);
     return fail(ERR_UNSUPPORTED,
         "--qk %s --pv %s on %s (compute capability %d.%d): the kernels of eight bits refuse it: "

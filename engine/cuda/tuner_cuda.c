@@ -91,7 +91,7 @@ static const char *cuda_refuses(const struct weights *w, const struct sparse_pol
     if (policy_is_eight(p)) { /* what verifies must be there */
         struct tile_map map = tile_map_shape(p->block, w->config.n_heads, 0, shape.n_q);
         shape.tiles = &map;
-        const char *why = attn_sparse_eight_sm90.refuses(&shape);
+        const char *why = attn_eight_cuda_f16.refuses(&shape);
         /* cppcheck-suppress returnDanglingLifetime ; a constant text */
         if (why) return why;
         shape.tiles = NULL;
@@ -104,7 +104,7 @@ static size_t attention_bytes(const struct attn_args *shape)
 {
     static const struct attn_impl *const all[] = {
         &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16};
-    size_t most = attn_is_full(shape) ? 0 : attn_sparse_eight_sm90.workspace(shape);
+    size_t most = attn_is_full(shape) ? 0 : attn_eight_cuda_f16.workspace(shape);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         most = max_size(most, all[i]->workspace(shape));
     return most;

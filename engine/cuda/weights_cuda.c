@@ -384,6 +384,7 @@ static void weights_cuda_describe(const struct weights_device *d, struct weights
     const struct weights_cuda *w = (const struct weights_cuda *)d;
     const struct device_info *i = &w->info;
     out->n_gpus = 1;
+    out->sm = i->sm;
     snprintf(out->gpu, sizeof out->gpu, "%s", i->name);
     snprintf(out->driver, sizeof out->driver, "CUDA %d.%d, runtime %d.%d", i->driver / 1000,
         i->driver % 1000 / 10, i->runtime / 1000, i->runtime % 1000 / 10);

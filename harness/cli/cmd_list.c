@@ -95,14 +95,19 @@ static void list_methods(struct table *t)
     }
 }
 
-/* What keeps GPU kernels from running here; NULL: nothing. */
-static const char *no_gpu(void)
+/* What keeps GPU kernels from running here; NULL: nothing, and *sm is the GPU's compute capability.
+ */
+static const char *no_gpu(int *sm)
 {
+    *sm = 0;
 #ifdef SG_HAVE_CUDA
     static char why[1024];
     struct weights_device_info device;
     size_t free_bytes, total;
-    if (weights_cuda_look(0, &device, &free_bytes, &total) == OK) return NULL;
+    if (weights_cuda_look(0, &device, &free_bytes, &total) == OK) {
+        *sm = device.sm;
+        return NULL;
+    }
     snprintf(why, sizeof why, "%s", status_message());
     return why;
 #else
@@ -115,7 +120,8 @@ static void list_kernels(struct table *t)
 {
     struct attn_args probe = {
         .n_q = 256, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .block = BLOCK_DEFAULT};
-    const char *gpu = no_gpu();
+    int sm;
+    const char *gpu = no_gpu(&sm);
     table_add_column(t, (struct table_column){.name = "runs here", .key = "available"});
     for (int i = 0; attn_impls[i]; i++) {
         bool on_gpu = strstr(attn_impls[i]->name, "cuda") || strstr(attn_impls[i]->name, "sm90");
@@ -126,6 +132,14 @@ static void list_kernels(struct table *t)
                 : why      ? why
                            : "available");
         table_bool(t, !why);
+    }
+    if (!gpu && sm != 90) {
+        char *note = str_format(
+            "this GPU has compute capability %d.%d: the kernels were compiled for it and never run "
+            "on one; all their runs were on 9.0",
+            sm / 10, sm % 10);
+        table_note(t, note);
+        free(note);
     }
     if (!gpu) return;
     char *note = str_format("no GPU here: %s", gpu);

@@ -11,6 +11,7 @@ extern "C" {
 }
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/unit_cuda.cuh"
 
 #include <math.h>
 
@@ -167,20 +168,8 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
                 *(uint32_t *)(to + n * 8 + lane % 4 * 2) =
                     pack(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
     }
-    if (a.ledger != NULL && threadIdx.x == 0) {
-        auto add = [](uint64_t *to, int by) {
-            atomicAdd((unsigned long long *)to, (unsigned long long)by);
-        };
-        struct head_ledger *l = &a.ledger[head];
-        add(&l->pv_units_possible, last / KEYS + 1 - first);
-        add(&l->pv_units_computed, units);
-        if (last == n_kv - 1 ||
-            (last + 1) % a.block.q == 0) { /* the unit that sees all of its query block's tiles */
-            add(&l->tiles_possible, last / KEYS + 1 - first);
-            add(&l->tiles_computed, tiles);
-            add(&l->tiles_corrected, corrected);
-        }
-    }
+    if (a.ledger != NULL && threadIdx.x == 0)
+        count_unit(a, head, last, last / KEYS + 1 - first, tiles, units, corrected);
 }
 
 template <int DIM, int KEYS> enum status launch(const params &p, cudaStream_t stream)
@@ -207,20 +196,8 @@ const char *refuses(const struct attn_args *a)
     if (a->head_dim < 16 || a->head_dim > 256 || a->head_dim % 16 != 0)
         return "head_dim is not a multiple of 16 up to 256";
     if (a->n_q < 1 || a->q_start < 0) return "no query rows";
-    if (a->n_heads % a->n_kv_heads != 0) return "query heads are not a multiple of kv heads";
-    if (a->n_heads > 65535) return "more than 65535 heads";
-    if (!(a->scale > 0)) return "scale is not positive";
-    if ((a->block.q != 64 && a->block.q != 128) || (a->block.k != 64 && a->block.k != 128))
-        return "blocks are not 64 or 128 rows and keys";
-    if (a->tiles != NULL && (a->tiles->block.q != a->block.q || a->tiles->block.k != a->block.k))
-        return "block shape of the call and of its map differ";
-    if (a->tiles != NULL && a->q_start % a->block.q != 0)
-        return "q_start is not a multiple of the query block";
-    if (a->tiles != NULL && a->window > 0) return "a windowed call is dense";
-    if ((uintptr_t)a->q % 16 || (uintptr_t)a->k % 16 || (uintptr_t)a->v % 16 ||
-        (uintptr_t)a->o % 4 || a->q_row % 8 || a->q_head % 8 || a->k_row % 8 || a->k_head % 8 ||
-        a->v_row % 8 || a->v_head % 8 || a->o_row % 2 || a->o_head % 2)
-        return "pointers and strides are not multiples of 16 bytes";
+    const char *why = portable_refuses(a);
+    if (why != NULL) return why;
     if (cuda_current_sm() < 80) return "the current device is below compute capability 8.0";
     return NULL;
 }

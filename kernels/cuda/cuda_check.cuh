@@ -18,6 +18,14 @@ enum status cuda_status(cudaError_t e, const char *what) MUST_USE;
         if (cuda_try_ != cudaSuccess) return cuda_status(cuda_try_, #expr); \
     } while (0)
 
+/* Of a kernel with one argument. */
+template <typename ARGS>
+void cuda_launch(void (*kernel)(ARGS), dim3 grid, int threads, size_t shared, cudaStream_t stream,
+    const ARGS &args)
+{
+    kernel<<<grid, threads, shared, stream>>>(args);
+}
+
 typedef CUresult (*cuda_encode_tiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
     const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
     CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);

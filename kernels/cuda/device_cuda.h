@@ -41,6 +41,9 @@ extern const struct attn_impl attn_sparse_sm90_bf16;
 extern const struct attn_impl attn_sparse_teams_sm90_bf16;
 /* Both again with eight-bit products (qk int8 or fp8, pv fp8): METHOD 9. */
 extern const struct attn_impl attn_dense_eight_sm90, attn_sparse_eight_sm90;
+/* Eight-bit products from compute capability 8.9 up, head_dim 64 or 128, dense and sparse, every
+ * block shape; and from 8.0 up, where e4m3 is multiplied as f16. */
+extern const struct attn_impl attn_eight_cuda, attn_eight_cuda_f16;
 /* One new token, dense, no ledger; compute capability 8.0 and up, head_dim a multiple of 8 up to
  * 256. */
 extern const struct attn_impl attn_decode_cuda_bf16;

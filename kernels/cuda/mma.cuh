@@ -1,46 +1,12 @@
-/* Tensor cores of compute capability 8.0 and up: 16 x 8 x 16 products of bf16 by one warp, and
- * tiles on their way there. Private to the .cu files. */
+/* Tiles of bf16 on their way to the tensor cores and through them. Private to the .cu files. */
 #ifndef SG_KERNELS_CUDA_MMA_CUH
 #define SG_KERNELS_CUDA_MMA_CUH
+
+#include "kernels/cuda/mma_ptx.cuh"
 
 #include <cuda_bf16.h>
 #include <stddef.h>
 #include <stdint.h>
-
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const __nv_bfloat16 *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"((uint32_t)__cvta_generic_to_shared(row))
-                 : "memory");
-}
-
-__device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const __nv_bfloat16 *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"((uint32_t)__cvta_generic_to_shared(row))
-                 : "memory");
-}
-
-/* c[16 x 8] += a[16 x 16] b[16 x 8] */
-__device__ __forceinline__ void multiply(
-    float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, "
-                 "%6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/* The larger of two, NaN when one of them is: fmaxf would pass over it. */
-__device__ __forceinline__ float max_nan(float x, float y)
-{
-    float z;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
-    return z;
-}
 
 __device__ __forceinline__ uint32_t pack(float lo, float hi)
 {

@@ -244,8 +244,8 @@ enum status quantise_cuda(const struct attn_args *a, void *ws, cudaStream_t stre
     x.qk = a->qk;
     int tasks = (l.n_blocks + K_BLOCKS - 1) / K_BLOCKS * a->n_kv_heads +
         l.n_blocks * a->n_kv_heads + l.n_units * a->n_heads;
-    if (a->head_dim == 128) quantise_kernel<128><<<tasks, THREADS, 0, stream>>>(x);
-    else quantise_kernel<64><<<tasks, THREADS, 0, stream>>>(x);
+    cuda_launch(a->head_dim == 128 ? quantise_kernel<128> : quantise_kernel<64>,
+        dim3((unsigned)tasks), THREADS, 0, stream, x);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }

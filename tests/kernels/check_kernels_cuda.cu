@@ -309,9 +309,11 @@ static void check_attentions(bool quick, int only_length)
         }
 }
 
-/* The same with eight bits. */
+/* The same with eight bits; each of the portable kernels takes every shape of block. */
 static void check_eight(bool quick, int only_length)
 {
+    const struct attn_impl *const portable[] = {&attn_eight_cuda, &attn_eight_cuda_f16};
+    const struct block_shape shapes[] = {{128, 128}, {128, 64}, {64, 64}, {64, 128}};
     std::vector<int> lengths = {1, 63, 65, 128, 129, 385, 1000, 2049};
     if (quick) lengths = {1, 129, 385};
     if (only_length) lengths = {only_length};
@@ -319,6 +321,16 @@ static void check_eight(bool quick, int only_length)
         for (int d : {128, 64})
             for (int n : lengths) {
                 int heads = n > 1500 ? 4 : 8, kv = n % 2 ? heads / 4 : heads / 2;
+                for (const struct attn_impl *impl : portable)
+                    for (int b = 0; b < 4 && n < 1500; b++) {
+                        check_attention(impl,
+                            {n, n % 2 ? 0 : 192, heads, kv, d, n % 3 == 0, shapes[b], -1, -1, false,
+                                1.5f, qk});
+                        for (float lambda : {-1.0f, 1.0f, 6.0f})
+                            check_attention(impl,
+                                {n, n % 2 ? 0 : 384, heads, kv, d, n % 3 != 0, shapes[b], 0.3f,
+                                    lambda, true, lambda >= 0 ? 2.5f : 1.5f, qk});
+                    }
                 check_attention(&attn_dense_eight_sm90,
                     {n, n % 2 ? 0 : 192, heads, kv, d, n % 3 == 0, {128, 64}, -1, -1, false, 1.5f,
                         qk});

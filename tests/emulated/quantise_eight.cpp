@@ -1,0 +1,1 @@
+#include "kernels/cuda/quantise_eight_cuda.cu"
