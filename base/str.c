@@ -42,7 +42,7 @@ void str_add(struct str *s, const char *text) { str_add_bytes(s, text, strlen(te
 void str_add_char(struct str *s, char c) { str_add_bytes(s, &c, 1); }
 const char *str_get(const struct str *s) { return s->data ? s->data : ""; }
 
-static void addv(struct str *s, const char *fmt, va_list ap)
+void str_addv(struct str *s, const char *fmt, va_list ap)
 {
     va_list again;
     va_copy(again, ap);
@@ -62,7 +62,7 @@ void str_addf(struct str *s, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    addv(s, fmt, ap);
+    str_addv(s, fmt, ap);
     va_end(ap);
 }
 
@@ -95,7 +95,7 @@ char *str_format(const char *fmt, ...)
     s.data[0] = 0;
     va_list ap;
     va_start(ap, fmt);
-    addv(&s, fmt, ap);
+    str_addv(&s, fmt, ap);
     va_end(ap);
     return s.data;
 }

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -25,6 +26,7 @@ void str_add(struct str *s, const char *text); /* append a C string */
 void str_add_bytes(struct str *s, const void *bytes, size_t len);
 void str_add_char(struct str *s, char c);
 void str_addf(struct str *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void str_addv(struct str *s, const char *fmt, va_list args) PRINTF_LIKE(2, 0);
 const char *str_get(const struct str *s); /* never NULL */
 /* `before`, and the shortest text that reads back as the same number. */
 void str_add_number(struct str *s, const char *before, double value);

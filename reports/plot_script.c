@@ -88,13 +88,11 @@ static void add_element(struct plot_script *p, int series, bool has_title, bool 
 void plot_add(struct plot_script *p, int series, const char *title, const char *what, ...)
 {
     add_element(p, series, title != NULL, false);
-    char *text;
     va_list args;
     va_start(args, what);
-    if (vasprintf(&text, what, args) < 0) abort();
+    str_addv(&p->body, what, args);
     va_end(args);
-    str_addf(&p->body, "%s %s", text, title ? "title " : "notitle");
-    free(text);
+    str_add(&p->body, title ? " title " : " notitle");
     if (title) plot_quote(title, &p->body);
 }
 
@@ -110,20 +108,21 @@ void plot_tip(struct plot_script *p, int series, double x, double y, const char 
         p->n_tips++;
     }
     struct str *out = &p->tips[i].lines;
-    char *text;
+    struct str text = {0};
     va_list args;
     va_start(args, words);
-    if (vasprintf(&text, words, args) < 0) abort();
+    str_addv(&text, words, args);
     va_end(args);
     str_addf(out, "%.9g %.9g \"", x, y);
     size_t begin = out->len;
-    for (const char *c = text; *c; c++) { /* quotes would end the text here or in gnuplot's SVG */
+    for (const char *c = str_get(&text); *c;
+         c++) { /* quotes would end the text here or in gnuplot's SVG */
         if (*c == '"' || *c == '\'' || *c == '`') str_add(out, "’");
         else str_add_char(out, (unsigned char)*c < 0x20 ? ' ' : *c == '\\' ? '/' : *c);
     }
     utf8_repair_in(out, begin);
     str_add(out, "\"\n");
-    free(text);
+    str_clear(&text);
 }
 
 void plot_end(struct plot_script *p)

@@ -160,10 +160,10 @@ static void put(FILE *to, const char *text, bool wrapped)
 
 static void put_formatted(FILE *to, bool wrapped, const char *format, va_list args)
 {
-    char *text;
-    if (vasprintf(&text, format, args) < 0) return;
-    put(to, text, wrapped);
-    free(text);
+    struct str text = {0};
+    str_addv(&text, format, args);
+    put(to, str_get(&text), wrapped);
+    str_clear(&text);
 }
 
 void say(const char *format, ...)
