@@ -67,9 +67,9 @@ static enum status time_end(struct probe *p)
     p->states_s = fmax(0, since(t0) - p->layer_s);
     t0 = clock_ns();
     if (st == OK)
-        st = session_compare(p->s, half, (struct rows_at){.at = p->states},
-            (struct rows_at){
-                .at = p->states + (size_t)half * (size_t)session_weights(p->s)->config.hidden_size},
+        st = session_compare(p->s, half, rows_of_host(p->states),
+            rows_of_host(
+                p->states + (size_t)half * (size_t)session_weights(p->s)->config.hidden_size),
             p->ids, out, &sums);
     p->compare_s = since(t0) * p->n / half;
     free(out);

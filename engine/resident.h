@@ -18,6 +18,8 @@ struct rows_at {
     bool on_device;
 };
 
+static inline struct rows_at rows_of_host(const float *at) { return (struct rows_at){at, false}; }
+
 /* On the device of the weights when it has one and four times as much is free there, so that a
  * session which was planned beside it still fits; else, and with `host`, in the host's memory.
  * ERR_MEMORY names `what`. */

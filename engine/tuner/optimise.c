@@ -163,8 +163,8 @@ static enum status run_samples(
                 .hidden = s->sparse,
                 .stop = s->a->stop}));
         for (int p = 0; p < x->n; p++) s->next[p] = p + 1 < x->n ? x->ids[p + 1] : -1;
-        enum status st = session_compare(s->session, x->n, (struct rows_at){.at = s->dense[i]},
-            (struct rows_at){.at = s->sparse}, s->next, s->tokens, &unused);
+        enum status st = session_compare(s->session, x->n, rows_of_host(s->dense[i]),
+            rows_of_host(s->sparse), s->next, s->tokens, &unused);
         if (st != OK) return fail_context(st, "%s", x->name);
         for (int p = 0; p < x->n; p++) {
             const struct token_metrics *m = &s->tokens[p];

@@ -117,8 +117,8 @@ static enum status dense_answer(struct dense_states *s, const struct dense_state
     struct forward_args args = {
         .hidden_on_device = s->hidden[i].on != NULL, .stop = a->stop, .stop_ctx = a->stop_ctx};
     int failed;
-    TRY(answers_pass(writer, i, &args, s->hidden[i].at, dense_is_written, (void *)a, &s->seconds[i],
-        &failed));
+    TRY(answers_pass(
+        writer, i, &args, s->hidden[i].at, dense_is_written, (void *)a, &s->seconds[i], &failed));
     return keep(s, a, key, i);
 }
 
@@ -296,7 +296,7 @@ enum status dense_states_open(struct dense_states *s, const struct dense_states_
         st = (sample_set_writes(a->set) ? session_open : session_open_once)(
             &session, &a->model->weights, a->par, longest, a->chunk, a->impl);
     if (st == OK) st = allocate(s, a); /* of what a session leaves */
-    if (st == OK) st = dense_all(s, a, session, policies);
+    if (st == OK && session) st = dense_all(s, a, session, policies);
     session_close(&session);
     for (int b = 0; policies && b < a->n_blocks; b++) policy_clear(&policies[b]);
     free(policies);

@@ -153,8 +153,8 @@ enum status parity_sample(struct parity *p, int sample, struct session *s, const
     struct token_metrics *rows = malloc(sizeof *rows * (size_t)n);
     enum status st = rows ? OK : fail(ERR_MEMORY, "no memory to compare %d tokens", n);
     for (int side = 0; side < 2 && st == OK; side++) {
-        st = session_compare(s, n, (struct rows_at){.at = cpu->states[side]},
-            (struct rows_at){.at = gpu[side]}, next, rows, &p->sums[side]);
+        st = session_compare(s, n, rows_of_host(cpu->states[side]), rows_of_host(gpu[side]), next,
+            rows, &p->sums[side]);
         for (int i = 0; i < n && st == OK; i++) {
             p->agree[side] += rows[i].top1_agree;
             p->kl[side] += (double)rows[i].kl;

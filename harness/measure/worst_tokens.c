@@ -86,7 +86,7 @@ static void find_top(void *ctx, int row, int worker)
     const struct top_rows *x = ctx;
     const float *logits = x->logits + (size_t)row * (size_t)x->vocab;
     struct top_five *out = &x->out[row];
-    int top[TOP], n = 0;
+    int top[TOP] = {0}, n = 0;
     (void)worker;
     for (int i = 0; i < x->vocab; i++) {
         if (n == TOP && logits[i] <= logits[top[TOP - 1]]) continue;

@@ -315,7 +315,7 @@ static void correct_shared(struct shared *s, bool last_of_block)
     const struct attn_args *a = s->w->a;
     struct attn_means m = means_of(s->w, 0);
     int before = tiles_before(a->block, s->branches[0].u.first_pos / a->block.q),
-        joined[MAX_SHARED];
+        joined[MAX_SHARED] = {0};
     for (int b = 0; b < s->n_branches; b++) {
         const uint64_t *tiles = NULL;
         for (int h = 0; h < s->n && !tiles; h++)

@@ -901,7 +901,8 @@ Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave
     ends(PASS, TUNE "--held-out 0 -o alone.json");
     ends(PASS, TUNE "--held-out 1 --from-curves -o curves.json");
     ends(PASS, TUNE "--held-out 1 --from-curves -o curves.json"); /* its like it may replace */
-    refuses(USAGE, TUNE "--held-out 1 --from-curves -o sound.json", SAYS("sound_guide.json", "verified"));
+    refuses(USAGE, TUNE "--held-out 1 --from-curves -o sound.json",
+        SAYS("sound_guide.json", "verified"));
     static const struct {
         const char *words, *says;
     } cases[] = {

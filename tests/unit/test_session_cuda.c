@@ -533,8 +533,6 @@ Test(session_cuda, sparse_runs_count_as_on_the_cpu)
     close_pair(&p);
 }
 
-static struct rows_at at(const float *rows) { return (struct rows_at){.at = rows}; }
-
 Test(session_cuda, metrics_are_the_cpus)
 {
     if (no_gpu()) return;
@@ -555,7 +553,8 @@ Test(session_cuda, metrics_are_the_cpus)
         sparse[i] = bf16_to_f32(f32_to_bf16(sparse[i]));
     }
     for (int d = 0; d < 2; d++)
-        CHECK(session_compare(p.s[d], N, at(dense), at(sparse), next, m[d], &sums[d]));
+        CHECK(session_compare(
+            p.s[d], N, rows_of_host(dense), rows_of_host(sparse), next, m[d], &sums[d]));
     double worst[8] = {0};
     int top = 0, five = 0;
     for (int i = 0; i < N; i++) {
@@ -584,7 +583,8 @@ Test(session_cuda, metrics_are_the_cpus)
     cr_expect(fabs(sums[1].hidden_dot / sums[0].hidden_dot - 1) < 1e-6);
     /* one side standing for both, and scoring in the forward pass */
     for (int d = 0; d < 2; d++)
-        CHECK(session_compare(p.s[d], N, at(dense), at(dense), next, m[d], &sums[d]));
+        CHECK(session_compare(
+            p.s[d], N, rows_of_host(dense), rows_of_host(dense), next, m[d], &sums[d]));
     for (int i = 0; i < N; i++)
         cr_assert(m[1][i].kl == 0 && m[1][i].top1_agree && m[1][i].top5_overlap == 5 &&
             m[1][i].cosine > .999999f);
@@ -600,7 +600,8 @@ Test(session_cuda, metrics_are_the_cpus)
     }
     dense[77 * p.width] = NAN;
     cr_expect_eq(
-        session_compare(p.s[1], N, at(dense), at(sparse), next, m[1], &sums[1]), ERR_NUMERIC);
+        session_compare(p.s[1], N, rows_of_host(dense), rows_of_host(sparse), next, m[1], &sums[1]),
+        ERR_NUMERIC);
     cr_expect(strstr(status_message(), "77"), "%s", status_message());
     for (int d = 0; d < 2; d++) free(m[d]);
     free(dense);
@@ -641,7 +642,8 @@ Test(session_cuda, rows_stay_on_the_device)
         CHECK(resident_read(&there[side], 0, N * p.width, back));
         cr_assert_arr_eq(back, host[side], N * p.width * sizeof *back);
     }
-    CHECK(session_compare(p.s[1], N, at(host[0]), at(host[1]), next, m[0], &sums[0]));
+    CHECK(session_compare(
+        p.s[1], N, rows_of_host(host[0]), rows_of_host(host[1]), next, m[0], &sums[0]));
     CHECK(session_compare(
         p.s[1], N, resident_rows(&there[0]), resident_rows(&there[1]), next, m[1], &sums[1]));
     cr_assert_arr_eq(m[0], m[1], N * sizeof **m);
