@@ -45,6 +45,20 @@ if command -v c++ >/dev/null; then
     c++ -x c++ -std=c++11 -Wall -Wextra -Wpedantic -Werror plain.c $flags -o plainer && ./plainer || complain "the header is no C++11"
 fi
 
+# Structs: every member where library/abi.txt says it was promised, and none that it does not name.
+awk 'BEGIN { print "#include <sparsegauge.h>\n#include <stdio.h>\nint main(void)\n{" }
+     $2 == "sizeof" { printf "    printf(\"%s sizeof %%zu\\n\", sizeof(struct %s));\n", $1, $1; next }
+     { printf "    printf(\"%s %s %%zu %%zu\\n\", offsetof(struct %s, %s), sizeof(((struct %s *)0)->%s));\n", $1, $2, $1, $2, $1, $2 }
+     END { print "}" }' "$source/library/abi.txt" >abi.c
+"$cc" -std=c11 abi.c $flags -o abi && ./abi | diff "$source/library/abi.txt" - ||
+    complain "structs are not as library/abi.txt has them (< promised, > now): members are only added at an end, and then named there"
+members=$(sed -e 's|/\*.*\*/||' "$source/library/sparsegauge.h" | awk '/^struct sg_[a-z]* \{/ { n++ } END { print n }')
+[ "$(awk '$2 == "sizeof"' "$source/library/abi.txt" | wc -l)" = "$members" ] || complain "library/abi.txt names not all of the header's $members structs"
+
+# Threads: what they share, what they do not.
+"$cc" -std=c11 -Wall -Wextra -Wpedantic -Werror "$source/tests/library/threads.c" $flags -lpthread -o threads && ./threads "$prefix/share/sparsegauge/model" ||
+    complain "threads disturb each other"
+
 # find_package, from the moved tree.
 mkdir -p project && cd project && cp ../plain.c .
 echo 'cmake_minimum_required(VERSION 3.22)

@@ -94,6 +94,17 @@ class Arrays(unittest.TestCase):
                 a, b = p.head(layer, head), back.head(layer, head)
                 self.assertEqual({k: v for k, v in a.items() if v == v}, {k: v for k, v in b.items() if v == v})
 
+    def test_what_a_notebook_shows(self):
+        p, counted = sg.Policy(2, 4, topk=.5), sg.Ledger(2, 4)
+        sg.attention(self.q, self.k, self.v, p, layer=1, ledger=counted)
+        self.assertEqual(counted._repr_html_().count("<tr>"), 3)  # a heading and two layers
+        self.assertIn(f"{100 * counted.sparsity:.1f} % left out", counted._repr_html_())
+        try:
+            import pandas
+        except ImportError:
+            self.skipTest("pandas is not installed")
+        self.assertEqual(p._repr_html_().count("<tr"), 1 + 2 * 4)
+
     def test_a_forked_child_works(self):
         sg.attention(self.q, self.k, self.v)
         child = os.fork()
@@ -135,6 +146,7 @@ class Engine(unittest.TestCase):
             self.assertEqual(len(sg.Database(db).samples(runs.id[0])), len(r["detailed_results"]))
             self.assertGreaterEqual(len(r["detailed_results"]), 3)
             self.assertGreater(len(sg.Database(db).heads(runs.id[0])), 7)
+            self.assertIn("<table", sg.Database(db)._repr_html_())
             with self.assertRaisesRegex(sg.Error, "--topk: found 7"):
                 sg.eval(DEMO, topk=7, db=db)
             with self.assertRaises(FileNotFoundError):
@@ -142,6 +154,18 @@ class Engine(unittest.TestCase):
 
 
 class Loading(unittest.TestCase):
+    def test_structs_are_the_headers(self):
+        """ctypes lays out what library/abi.txt has, which the C compiler is held to."""
+        names = {"sg_" + name.lower(): getattr(sg._native, name)
+                 for name in ("Ledger", "Setting", "Head", "Attention", "Sample", "Tuning", "Shape", "Generation")}
+        promised = {name: [] for name in names}
+        for line in (SOURCE / "library" / "abi.txt").read_text().splitlines():
+            struct, *rest = line.split()
+            promised[struct].append(rest)
+        for name, kind in names.items():
+            fields = [[member, str(getattr(kind, member).offset), str(getattr(kind, member).size)] for member, _ in kind._fields_]
+            self.assertEqual([["sizeof", str(sg._native.c.sizeof(kind))], *fields], promised[name])
+
     def test_a_library_that_is_not_there_is_said(self):
         code = "import sparsegauge"
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"SPARSEGAUGE_LIBRARY": "/nowhere.so"}, capture_output=True, text=True)
