@@ -19,16 +19,16 @@ set ytics ('.001' .001, '.01' .01, '.1' .1, '1' 1)
 set xtics 10
 of(plan) = sprintf("< awk -F, '$1 == \"%s\" && $6 > .02' frontier.csv", plan)
 array plan[5] = ['window', 'l1', 'tail', 'ours', 'oracle']
-array said[5] = ["a sliding window", "SpargeAttn, guide’s rule l1", "SpargeAttn, rule tail", "best of two predictors,\nfor each head", "the limit: tiles ranked\nby their true mass"]
+array said[5] = ["a sliding window", "SpargeAttn, guide’s rule l1", "SpargeAttn,\nrule tail", "best of two\npredictors,\nfor each head", "the limit: tiles ranked\nby their true mass"]
 color(i) = word('#8a6d00 #c24e00 #b0568a #0072b2 #000000', i)
 point(plan, n, column) = real(system(sprintf("awk -F, '$1 == \"%s\" && $6 > .02 && ++n == %d { print $%d }' frontier.csv", plan, n, column)))
 # beside the line's last point, or where there is room by its first
 do for [i=1:5] {
     n = i < 3 ? int(system("grep -c '^".plan[i].",' frontier.csv")) : i == 5 ? 4 : 1
-    x = 100*point(plan[i], n, 6) + (i < 3 ? .9 : i == 5 ? 1.2 : i == 3 ? -.7 : .5); y = point(plan[i], n, 7) * (i == 3 ? 1.35 : i == 4 ? .38 : i == 5 ? .55 : 1)
+    x = 100*point(plan[i], n, 6) + (i < 3 ? .9 : i == 5 ? 1.2 : i == 3 ? -.7 : -2); y = point(plan[i], n, 7) * (i == 3 ? 3 : i == 4 ? .44 : i == 5 ? .55 : 1)
     hue = color(i)
     if (i == 3) { set label 10+i said[i] at x,y right font 'Liberation Sans Bold,24' tc rgb hue } else { if (i == 4) { set label 10+i said[i] at x,y center font 'Liberation Sans Bold,24' tc rgb hue } else { set label 10+i said[i] at x,y left font 'Liberation Sans Bold,24' tc rgb hue } }
 }
-set label 20 "left to win" at 42.5,.0185 center tc rgb '#0072b2' font 'Liberation Sans,22' front
+set label 20 "left to win" at 42.1,.0178 center tc rgb '#0072b2' font 'Liberation Sans,20' front
 plot for [i=1:5] of(plan[i]) using (100*$6):7 with lines lw 3.5 lc rgb color(i), \
      for [i=1:5] of(plan[i]) using (100*$6):7:8:9 with yerrorbars pt 7 ps 2 lw 2 lc rgb color(i)

@@ -15,5 +15,5 @@ script -qec "timeout -s INT 6 $sweep" /dev/null </dev/null >tty.txt || true
 lines sweep | grep 'cell N of 8' | sed 's/, N tokens a second//' | sort -u
 grep -o 'stopped on request.*' tty.txt | tr -d '\r'
 echo "== status --watch, and Ctrl-C leaves the sweep alone"
-begin 1 sparsegauge status --watch --db s.db
+begin 3 sparsegauge status --watch --db s.db
 cat err.txt
