@@ -147,7 +147,8 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
     const struct mask_rule *rule = mask_rule_of(base);
     bool correct = false;
     for (int i = 0; i < base->n_params; i++) values[i] = base->params[i].value;
-    unsigned given = 0; /* a bit for each parameter, and one for the rule */
+    enum { RULE = 1u << MAX_MASK_PARAMS, CORRECT = RULE << 1 };
+    unsigned given = 0; /* a bit for each parameter, and these */
     while (plus) {
         const char *at = plus + 1;
         plus = memchr(at, '+', (size_t)(end - at));
@@ -157,12 +158,14 @@ static enum status parse_one(const char *text, size_t n, const struct mask_metho
         const char *value = equals ? equals + 1 : at + size;
         size_t value_size = size - (size_t)(value - at);
         if (name == 4 && strncmp(at, "rule", 4) == 0) {
-            if (given & 1u << MAX_MASK_PARAMS) return given_twice(base, "rule");
-            given |= 1u << MAX_MASK_PARAMS;
+            if (given & RULE) return given_twice(base, "rule");
+            given |= RULE;
             TRY(read_rule(base, value, value_size, &rule));
             continue;
         }
         if (name == 7 && strncmp(at, "correct", 7) == 0) {
+            if (given & CORRECT) return given_twice(base, "correct");
+            given |= CORRECT;
             TRY(read_correct(base, value, value_size, &correct));
             continue;
         }

@@ -687,6 +687,8 @@ Test(mask, names_with_parameters)
         {"window+rule=top-p", "rule"},
         {"sparge/", "found \"\""},
         {"sparge/sparge", "twice"},
+        {"sparge+rule=top-p+rule=top-k", "rule is given twice"},
+        {"sparge+correct=mean+correct=mean", "correct is given twice"},
         {"sparge/window", "window"},
         {"sparge/bound/oracle/bound+keys=4/bound+keys=8", "more than"},
         {"bound+", "bound"},
