@@ -28,11 +28,13 @@ enum {
     POOL_WARPS = POOL_THREADS / 32,
     HELD = 8,
     MOST_GROUPS = 16,
-    SET = 128,  /* pools whose sums are made at a time: whole sets of score_tiles, and whole query
-                   blocks */
-    COLS = 64,  /* sub-blocks that are multiplied at a time */
-    SHORT = 512 /* pools of a head from which on sets are whole: of fewer there would be too few to
+    SET = 128,   /* pools whose sums are made at a time: whole sets of score_tiles, and whole query
+                    blocks */
+    COLS = 64,   /* sub-blocks that are multiplied at a time */
+    SHORT = 512, /* pools of a head from which on sets are whole: of fewer there would be too few to
                    go round */
+    SPLITS = 8,  /* parts of the sub-blocks that a row sees, at most, each by a CTA of its own */
+    FILLING = 132 * 1024 /* threads that keep a Hopper busy */
 };
 constexpr size_t SUM_BYTES = (size_t)128 << 20;
 constexpr uint32_t ALL = 0xffffffffu;
@@ -50,7 +52,8 @@ struct params {
     __nv_bfloat16 *centres; /* [n_kv_heads, n_cols, wide] */
     __nv_bfloat16 *means;   /* [n_heads, n_rows, wide] */
     float *sums;  /* [n_heads, (end - from) / pools, n_kblocks, pools] log2 of the sum of 2^score */
-    float *norms; /* [n_heads, n_rows] the same of the whole row */
+    float *norms; /* [splits, n_heads, n_rows] the same of a split of the row */
+    int splits;
     const struct head_params *heads; /* NULL: all heads are wanted */
 };
 
@@ -342,12 +345,16 @@ __global__ __launch_bounds__(ROWS * 2) void score_tiles(const __grid_constant__ 
     float *sums = p.sums + (size_t)head * (p.end - p.from) * p.n_kblocks;
     send<DIM, ROWS, THREADS>(
         p.means + (size_t)head * p.n_rows * p.wide, row0, min(p.end, p.n_rows), p.wide, q);
-    send<DIM, COLS, THREADS>(centres, 0, p.n_cols, p.wide, k);
+    /* whole COLS of what the longest row sees; there may be none left for the last splits */
+    const int steps = (seen_by_all + COLS - 1) / COLS,
+              col_from = (int)blockIdx.y * ((steps + p.splits - 1) / p.splits) * COLS,
+              col_end = min(col_from + (steps + p.splits - 1) / p.splits * COLS, seen_by_all);
+    send<DIM, COLS, THREADS>(centres, col_from, p.n_cols, p.wide, k);
     float top[4], total[4]; /* of rows warp_row + 8 x + lane / 4, of this lane's tiles */
 #pragma unroll
     for (int x = 0; x < 4; x++) top[x] = -INFINITY, total[x] = 0;
-    for (int col0 = 0, turn = 0; col0 < seen_by_all; col0 += COLS, turn ^= 1) {
-        if (col0 + COLS < seen_by_all) {
+    for (int col0 = col_from, turn = 0; col0 < col_end; col0 += COLS, turn ^= 1) {
+        if (col0 + COLS < col_end) {
             send<DIM, COLS, THREADS>(
                 centres, col0 + COLS, p.n_cols, p.wide, k + (turn ^ 1) * COLS * LINE);
             wait_for_sent<1>();
@@ -403,8 +410,9 @@ __global__ __launch_bounds__(ROWS * 2) void score_tiles(const __grid_constant__ 
     __syncthreads();
     for (int r = threadIdx.x; r < ROWS && row0 + r < min(p.end, p.n_rows); r += THREADS) {
         const float a = halves[0][r][0], b = halves[1][r][0], most = fmaxf(a, b);
-        p.norms[(size_t)head * p.n_rows + row0 + r] =
-            most + log2f(halves[0][r][1] * exp2f(a - most) + halves[1][r][1] * exp2f(b - most));
+        p.norms[((size_t)blockIdx.y * p.n_heads + head) * p.n_rows + row0 + r] = most == -INFINITY
+            ? most
+            : most + log2f(halves[0][r][1] * exp2f(a - most) + halves[1][r][1] * exp2f(b - most));
     }
 }
 
@@ -424,7 +432,7 @@ struct layout plan(const params &p)
     };
     l.means = take(2 * (size_t)p.n_heads * (size_t)p.n_rows * wide);
     l.centres = take(2 * (size_t)p.n_kv_heads * (size_t)p.n_cols * wide);
-    l.norms = take(sizeof(float) * (size_t)p.n_heads * (size_t)p.n_rows);
+    l.norms = take(sizeof(float) * SPLITS * (size_t)p.n_heads * (size_t)p.n_rows);
     size_t of_row = sizeof(float) * (size_t)p.n_heads * (size_t)p.n_kblocks;
     size_t rows = SUM_BYTES / of_row / SET * SET, all = ((size_t)p.n_rows + SET - 1) / SET * SET;
     if (rows < SET) rows = SET;
@@ -464,7 +472,7 @@ enum status launch_scores(const params &p, cudaStream_t stream)
     const unsigned sets = (unsigned)((p.end - p.from + ROWS - 1) / ROWS);
     auto *kernel = score_tiles<DIM, ROWS, PER>;
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room));
-    kernel<<<sets *(unsigned)p.n_heads, ROWS * 2, room, stream>>>(p);
+    kernel<<<dim3(sets * (unsigned)p.n_heads, (unsigned)p.splits), ROWS * 2, room, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
@@ -502,7 +510,11 @@ enum status run(params p, struct rank_params r, void *ws, cudaStream_t stream)
     TRY(p.d <= 64        ? pool_all<8>(p, stream)
             : p.d <= 128 ? pool_all<16>(p, stream)
                          : pool_all<32>(p, stream));
-    r.sums = p.sums, r.norms = p.norms, r.pools = p.pools, r.n_pools = p.n_rows, r.join = p.join;
+    /* by shape alone: two threads to a pool */
+    const long threads = 2l * p.n_heads * min(l.rows_at_once, p.n_rows);
+    p.splits = (int)min((long)SPLITS, (FILLING + threads - 1) / threads);
+    r.sums = p.sums, r.norms = p.norms, r.splits = p.splits, r.pools = p.pools,
+    r.n_pools = p.n_rows, r.join = p.join;
     for (p.from = 0; p.from < p.n_rows; p.from += l.rows_at_once) {
         /* whole blocks: pools behind the last row are made of nothing, and nobody asks for them */
         p.end = min(p.from + l.rows_at_once, (p.n_rows + p.pools - 1) / p.pools * p.pools);

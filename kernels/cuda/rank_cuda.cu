@@ -13,6 +13,18 @@ __device__ __forceinline__ float joined(int join, float all, float mass)
     return join == 0 ? all + mass : join == 1 ? fmaf(mass, mass, all) : fmaxf(all, mass);
 }
 
+/* The logarithm of a pool's whole sum. */
+__device__ __forceinline__ float row_norm(const rank_params &p, int head, int pool)
+{
+    const float *parts = p.norms + (size_t)head * p.n_pools + pool;
+    const size_t apart = (size_t)p.n_heads * p.n_pools;
+    if (p.splits == 1) return parts[0];
+    float most = -INFINITY, sum = 0;
+    for (int i = 0; i < p.splits; i++) most = fmaxf(most, parts[i * apart]);
+    for (int i = 0; i < p.splits; i++) sum += exp2f(parts[i * apart] - most);
+    return most + log2f(sum);
+}
+
 /* What a tile holds for the rows of a block. */
 __device__ __forceinline__ float tile_mass(
     const rank_params &p, const float *sums, const float *norms, int pools)
@@ -54,7 +66,7 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
             p.sums + ((size_t)head * p.n_blocks + blockIdx.x) * p.n_kblocks * p.pools;
         const float *given = p.given + at * p.n_kblocks;
         if (p.given == NULL && (int)threadIdx.x < pools)
-            norms[threadIdx.x] = p.norms[(size_t)head * p.n_pools + pool0 + threadIdx.x];
+            norms[threadIdx.x] = row_norm(p, head, pool0 + (int)threadIdx.x);
         __syncthreads();
         float top = 0;
         for (int j = threadIdx.x; j < n; j += THREADS) {

@@ -16,7 +16,8 @@ struct rank_params {
     int n_q, n_kv, q_start, n_heads, block_q, block_k, n_qblocks, n_kblocks, words;
     const float *given; /* [n_heads, n_qblocks, n_kblocks]; NULL: */
     const float *sums;  /* [n_heads, n_blocks, n_kblocks, pools] */
-    const float *norms; /* [n_heads, n_pools] */
+    const float *norms; /* [splits, n_heads, n_pools]: of parts of a row */
+    int splits;
     int pools, n_pools; /* in a block, 1 … 64; in the call */
     int join;           /* of pools: 0 mean, 1 root mean square, 2 largest */
     float *mass;        /* [n_heads, n_qblocks, n_kblocks], of every head; NULL: */
