@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 64 << 20 }; /* other types than bf16 pass through this much */
-
 static size_t align256(size_t n) { return (n + 255) / 256 * 256; }
 
 const char *weights_cuda_refuses(const struct llama_config *c)
@@ -174,30 +172,6 @@ enum status weights_cuda_unlock(struct weights_cuda *w, enum status st)
     return st;
 }
 
-/* n values of any type into bf16; stage: STAGE_BYTES on the device. */
-static enum status send(
-    struct weights_cuda *w, uint16_t *to, const void *from, enum dtype dtype, size_t n, void *stage)
-{
-    if (dtype == DTYPE_BF16) return w->impl->copy(w->d, to, from, n * sizeof *to, COPY_TO_DEVICE);
-    size_t width = dtype_size(dtype), at_once = STAGE_BYTES / width;
-    for (size_t i = 0; i < n; i += at_once) {
-        size_t part = n - i < at_once ? n - i : at_once;
-        TRY(w->impl->copy(
-            w->d, stage, (const char *)from + i * width, part * width, COPY_TO_DEVICE));
-        TRY(ops_cuda_to_bf16(stage, dtype, part, to + i, w->stream));
-    }
-    return OK;
-}
-
-static enum status send_matrix(
-    struct weights_cuda *w, uint16_t **to, const struct linear *l, void *stage)
-{
-    size_t n = (size_t)l->m * (size_t)l->k;
-    TRY(send(w, *to, l->weight, l->dtype, n, stage));
-    *to += n;
-    return OK;
-}
-
 /* A bias that this matrix lacks is zero: a checkpoint may have one on q and none on o. */
 static enum status send_bias(struct weights_cuda *w, float *to, const struct linear *l)
 {
@@ -206,17 +180,26 @@ static enum status send_bias(struct weights_cuda *w, float *to, const struct lin
                    : w->impl->fill(w->d, to, 0, bytes);
 }
 
-static enum status send_matrices(struct weights_cuda *w, const struct layer_weights *from,
-    const struct layer_cuda *to, void *stage)
+/* Of a layer, one behind the other where they stand in one block. */
+enum { LAYER_PIECES = 7 };
+
+static void pieces_of_layer(
+    const struct layer_weights *l, const struct layer_cuda *to, struct stager_piece *pieces)
 {
-    uint16_t *qkv = to->qkv, *o = to->o, *gate_up = to->gate_up, *down = to->down;
-    TRY(send_matrix(w, &qkv, &from->q, stage));
-    TRY(send_matrix(w, &qkv, &from->k, stage));
-    TRY(send_matrix(w, &qkv, &from->v, stage));
-    TRY(send_matrix(w, &o, &from->o, stage));
-    TRY(send_matrix(w, &gate_up, &from->gate, stage));
-    TRY(send_matrix(w, &gate_up, &from->up, stage));
-    return send_matrix(w, &down, &from->down, stage);
+    const struct linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+    uint16_t *begin[] = {to->qkv, NULL, NULL, to->o, to->gate_up, NULL, to->down},
+             *at = NULL; /* NULL: behind the one before */
+    for (int i = 0; i < LAYER_PIECES; i++) {
+        size_t n = (size_t)all[i]->m * (size_t)all[i]->k;
+        if (begin[i]) at = begin[i];
+        pieces[i] = (struct stager_piece){at, all[i]->weight, all[i]->dtype, n};
+        at += n;
+    }
+}
+
+static struct stager_piece piece_of(uint16_t *to, const struct linear *l)
+{
+    return (struct stager_piece){to, l->weight, l->dtype, (size_t)l->m * (size_t)l->k};
 }
 
 static enum status send_vectors(struct weights_cuda *w, const struct llama_config *c,
@@ -244,22 +227,29 @@ static enum status send_vectors(struct weights_cuda *w, const struct llama_confi
     return OK;
 }
 
-static enum status send_all(struct weights_cuda *w, const struct weights *from, void *stage)
+/* What stays, by way of pinned memory; cuBLAS is loaded while embedding and head are on their way.
+ */
+static enum status send_all(
+    struct weights_cuda *w, const struct weights *from, struct stager_cuda *stager)
 {
     const struct llama_config *c = &from->config;
-    uint16_t *embedding = w->embedding, *head = w->head;
-    size_t layer_bytes = weights_layer_bytes(from, sizeof(uint16_t));
-    if (embedding) TRY(send_matrix(w, &embedding, &from->embedding, stage));
-    if (head && !from->tied) TRY(send_matrix(w, &head, &from->head, stage));
+    struct stager_piece pieces[LAYER_PIECES];
+    bool offload = from->device_options.offload; /* then matrices come when they are wanted */
+    int n = 0;
+    if (w->embedding) pieces[n++] = piece_of(w->embedding, &from->embedding);
+    if (w->head && !from->tied) pieces[n++] = piece_of(w->head, &from->head);
+    TRY(stager_cuda_begin(stager, pieces, n));
+    enum status st = gemm_cuda_open(&w->gemm, w->impl, w->d);
+    TRY(stager_cuda_await(stager));
+    TRY(st);
     TRY(w->impl->copy(w->d, w->final_norm, from->final_norm, sizeof(float) * (size_t)c->hidden_size,
         COPY_TO_DEVICE));
     for (int l = w->first; l < w->end; l++) {
-        if (!w->stager) TRY(send_matrices(w, &from->layers[l], &w->layers[l], stage));
-        TRY(send_vectors(w, c, &from->layers[l], &w->layers[l]));
-        if (!w->stager)
-            reading_tell(&from->device_options.watch, "weights to the GPU",
-                (size_t)(l + 1 - w->first) * layer_bytes,
-                (size_t)(w->end - w->first) * layer_bytes);
+        pieces_of_layer(&from->layers[l], &w->layers[l], pieces);
+        if (!offload) TRY(stager_cuda_begin(stager, pieces, LAYER_PIECES));
+        st = send_vectors(w, c, &from->layers[l], &w->layers[l]);
+        if (!offload) TRY(stager_cuda_await(stager));
+        TRY(st);
     }
     return w->impl->sync(w->d);
 }
@@ -268,21 +258,11 @@ static enum status send_all(struct weights_cuda *w, const struct weights *from, 
 
 static enum status begin_layer(struct weights_cuda *w, int layer)
 {
-    const struct layer_weights *l = &w->from[layer];
-    const struct layer_cuda *to = &w->places[1 - w->now];
-    const struct linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-    uint16_t *begin[] = {to->qkv, NULL, NULL, to->o, to->gate_up, NULL, to->down},
-             *at = NULL; /* NULL: behind the one before */
-    struct stager_piece pieces[7];
-    for (int i = 0; i < 7; i++) {
-        size_t n = (size_t)all[i]->m * (size_t)all[i]->k;
-        if (begin[i]) at = begin[i];
-        pieces[i] = (struct stager_piece){at, all[i]->weight, all[i]->dtype, n};
-        at += n;
-    }
+    struct stager_piece pieces[LAYER_PIECES];
+    pieces_of_layer(&w->from[layer], &w->places[1 - w->now], pieces);
     w->held[1 - w->now] = -1;
     w->coming = layer;
-    return stager_cuda_begin(w->stager, pieces, 7);
+    return stager_cuda_begin(w->stager, pieces, LAYER_PIECES);
 }
 
 static enum status bring_layer(struct weights_cuda *w, int layer)
@@ -333,25 +313,23 @@ enum status weights_cuda_fill(
     w->first = first;
     w->end = end;
     const struct llama_config *c = &from->config;
-    void *stage = NULL;
     TRY(w->impl->open(&w->d, index));
     TRY(w->impl->info(w->d, &w->info));
     w->stream = w->impl->stream(w->d);
     w->layers = calloc((size_t)c->n_layers, sizeof *w->layers);
     if (!w->layers) return fail(ERR_MEMORY, "no memory for a list of %d layers", c->n_layers);
-    TRY(gemm_cuda_open(&w->gemm, w->impl, w->d));
-    w->bytes = GEMM_CUDA_WORKSPACE;
+    w->bytes = GEMM_CUDA_WORKSPACE; /* send_all() opens it */
     w->limit = from->device_options.memory ? from->device_options.memory : SIZE_MAX;
     bool offload = from->device_options.offload;
     TRY(take_room(w, from, offload));
     w->from = from->layers;
     w->n_layers = c->n_layers;
     w->held[0] = w->held[1] = w->coming = -1;
-    if (offload) TRY(stager_cuda_open(&w->stager, w->d));
-    TRY(w->impl->alloc(w->d, &stage, STAGE_BYTES));
-    enum status st = send_all(w, from, stage);
-    w->impl->free(w->d, stage);
-    return st;
+    struct stager_cuda *stager;
+    TRY(stager_cuda_open(&stager, w->d));
+    enum status st = send_all(w, from, stager);
+    stager_cuda_close(&stager);
+    return st == OK && offload ? stager_cuda_open(&w->stager, w->d) : st;
 }
 
 int weights_cuda_count(void) { return device_cuda.count(); }
