@@ -22,6 +22,7 @@ struct cuda_tuner {
     int layer, n_advanced; /* layers the streams have gone through */
     void *slab;
     size_t slab_bytes, attn_ws_bytes;
+    size_t budget; /* of tiles that curves are made of at once */
     /* device */
     float **stream;       /* [n_samples] entering the layer to come, [n, hidden] */
     char **kept, **exact; /* [n_samples] */
@@ -111,7 +112,8 @@ static size_t attention_bytes(const struct attn_args *shape)
 }
 
 /* Where everything stands in the slab; the same walk counts and hands out. */
-static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tuner_plan *p)
+static size_t lay_out(
+    const struct tune_args *a, size_t budget, struct cuda_tuner *t, struct tuner_plan *p)
 {
     const struct llama_config *c = &a->weights->config;
     struct attn_args longest = shape_of(c, a->policy, longest_of(a));
@@ -122,8 +124,10 @@ static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tu
     /* of a shorter sample more heads may fit the budget, and fill it better */
     for (int s = 0; s < a->n_samples; s++) {
         struct attn_args shape = shape_of(c, a->policy, a->samples[s].n);
-        struct curve_cuda_args curve = {
-            .attn = &shape, .smooth_k = a->policy->smooth_k, .method = a->policy->method};
+        struct curve_cuda_args curve = {.attn = &shape,
+            .smooth_k = a->policy->smooth_k,
+            .method = a->policy->method,
+            .budget = budget};
         struct mask_cuda_args mask = {
             .attn = &shape, .smooth_k = a->policy->smooth_k, .method = a->policy->method};
         curve_ws = max_size(curve_ws, curve_cuda_workspace(&curve));
@@ -170,13 +174,26 @@ static struct session_plan session_of(const struct tune_args *a, bool *once)
     return *once ? p : session_plan_for(a->weights, longest, (longest + 127) / 128 * 128, false, 1);
 }
 
+/* Tiles of a launch fill the GPU only when there are many: of 32 768 tokens a head alone has 4.4
+ * GiB of them. Half of what is left beside all else, up to what two such heads take; results do not
+ * depend on it. */
+static size_t curve_budget(const struct tune_args *a, size_t session_bytes)
+{
+    const size_t least = (size_t)CURVE_CUDA_BUDGET_MIB << 20, most = (size_t)12 << 30;
+    struct tuner_plan ignored;
+    size_t left, total, taken = session_bytes + lay_out(a, least, NULL, &ignored);
+    if (weights_device_memory(a->weights, &left, &total) != OK || left <= taken) return least;
+    size_t more = (left - taken) / 2;
+    return more < most - least ? least + more : most;
+}
+
 static struct tuner_plan cuda_plan(const struct tune_args *a)
 {
     const struct llama_config *c = &a->weights->config;
     bool once;
     struct tuner_plan p = {
         .heads_at_once = c->n_heads, .session_bytes = session_of(a, &once).total_bytes};
-    lay_out(a, NULL, &p);
+    lay_out(a, curve_budget(a, p.session_bytes), NULL, &p);
     p.curve_bytes = (size_t)c->n_heads * (size_t)a->n_samples * sizeof(struct curve);
     p.total_bytes =
         p.session_bytes + p.stream_bytes + p.tensor_bytes + p.curve_bytes + p.workspace_bytes;
@@ -236,10 +253,12 @@ static enum status allocate(struct cuda_tuner *t)
     char what[96];
     snprintf(
         what, sizeof what, "tuning on %d samples of up to %d tokens", a->n_samples, longest_of(a));
-    size_t bytes = lay_out(a, NULL, &ignored);
+    bool once;
+    t->budget = curve_budget(a, session_of(a, &once).total_bytes);
+    size_t bytes = lay_out(a, t->budget, NULL, &ignored);
     TRY(weights_cuda_alloc(t->on, &t->slab, bytes, what));
     t->slab_bytes = bytes;
-    lay_out(a, t, &ignored);
+    lay_out(a, t->budget, t, &ignored);
     return OK;
 }
 
@@ -343,6 +362,7 @@ static enum status question(struct cuda_tuner *t, int sample, struct curve_cuda_
         .smooth_k = t->a->policy->smooth_k,
         .method = t->a->policy->method,
         .exact = t->exact[sample],
+        .budget = t->budget,
         .eight = attn_is_full(&t->held[sample]) ? NULL : t->eight[sample]};
     if (!t->has_exact[sample]) TRY(curve_cuda_exact(out, t->on->stream));
     t->has_exact[sample] = true;
