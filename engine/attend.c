@@ -2,11 +2,10 @@
 
 static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
-enum status attend_begin(struct attend *t, struct attn_args *a, const struct sparse_policy *policy,
-    int layer, bool sparse, const char *impl, struct par *par)
+static enum status begin(struct attend *t, struct attn_args *a, const struct sparse_policy *policy,
+    int layer, bool sparse, const char *impl, int n_threads)
 {
     t->args = a;
-    t->par = par;
     t->mask = (struct mask_args){.attn = a};
     t->method = NULL;
     t->map_bytes = 0;
@@ -22,7 +21,7 @@ enum status attend_begin(struct attend *t, struct attn_args *a, const struct spa
         t->mask.window = policy->window;
         t->map = tile_map_shape(policy->block, a->n_heads, a->q_start, a->n_q);
         t->map_bytes = align64(tile_map_bytes(&t->map));
-        mask_bytes = mask_workspace(t->method, &t->mask, par_threads(par));
+        mask_bytes = mask_workspace(t->method, &t->mask, n_threads);
         for (int h = 0; h < a->n_heads; h++) {
             t->lambda[h] = t->mask.heads[h].lambda;
             t->sparse[h] = t->mask.heads[h].is_sparse;
@@ -36,6 +35,25 @@ enum status attend_begin(struct attend *t, struct attn_args *a, const struct spa
     size_t work = t->impl->workspace(a);
     t->scratch_bytes = t->map_bytes + (mask_bytes > work ? mask_bytes : work);
     return OK;
+}
+
+enum status attend_begin(struct attend *t, struct attn_args *a, const struct sparse_policy *policy,
+    int layer, bool sparse, const char *impl, struct par *par)
+{
+    t->par = par;
+    return begin(t, a, policy, layer, sparse, impl, par_threads(par));
+}
+
+size_t attend_bytes(const struct attn_args *a, const struct sparse_policy *policy, int n_threads)
+{
+    size_t most = 0;
+    for (int sparse = 0; sparse <= (policy && policy->method); sparse++) {
+        struct attn_args call = *a;
+        struct attend t;
+        enum status st = begin(&t, &call, policy, 0, sparse, NULL, n_threads);
+        if (st == OK && t.scratch_bytes > most) most = t.scratch_bytes;
+    }
+    return most;
 }
 
 enum status attend_predict(struct attend *t, void *scratch)

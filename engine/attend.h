@@ -33,6 +33,9 @@ struct attend {
  * beyond ATTEND_MAX_HEADS. */
 enum status attend_begin(struct attend *t, struct attn_args *a, const struct sparse_policy *policy,
     int layer, bool sparse, const char *impl, struct par *par) MUST_USE;
+/* The scratch of such a call with the best kernel, dense or by the policy (NULL: dense), whichever
+ * takes more; 0 where no kernel takes it. */
+size_t attend_bytes(const struct attn_args *a, const struct sparse_policy *policy, int n_threads);
 /* Both take scratch_bytes on 64 bytes, the same for both. Prediction comes first, and is nothing in
  * a dense call. */
 enum status attend_predict(struct attend *t, void *scratch) MUST_USE;

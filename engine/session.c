@@ -34,6 +34,12 @@ struct session_plan session_plan_for(
     return backend_of(w)->plan(w, capacity, chunk, once, n_threads);
 }
 
+struct session_scratch session_scratch_for(const struct weights *w, const struct session_plan *plan,
+    const struct sparse_policy *p, int n_threads)
+{
+    return backend_of(w)->scratch(w, plan, p, n_threads);
+}
+
 static enum status open_session(struct session **out, const struct weights *w, struct par *par,
     int capacity, int chunk, bool once, const char *impl)
 {

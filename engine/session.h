@@ -34,6 +34,15 @@ struct session_plan session_plan(
 struct session_plan session_plan_for(
     const struct weights *w, int capacity, int chunk, bool once, int n_threads);
 
+/* What it takes beside that for attention and the choice of tiles under a policy (NULL: dense),
+ * once it needs them: where it runs, and on the host beside a device, where methods without a body
+ * for it choose from copies of q, k and v. An upper bound for every call of the plan's session. */
+struct session_scratch {
+    size_t bytes, host_bytes; /* host_bytes: 0 on the CPU */
+};
+struct session_scratch session_scratch_for(const struct weights *w, const struct session_plan *plan,
+    const struct sparse_policy *p, int n_threads);
+
 /* What session_forward() would say of a policy in a sequence so long, before anything runs:
  * ERR_UNSUPPORTED where it acts on a layer whose window is shorter. */
 enum status session_check_policy(

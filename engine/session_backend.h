@@ -14,6 +14,8 @@ struct session_backend {
     const char *name; /* "cpu", "cuda": what the database calls the device */
     struct session_plan (*plan)(
         const struct weights *w, int capacity, int chunk, bool once, int n_threads);
+    struct session_scratch (*scratch)(const struct weights *w, const struct session_plan *plan,
+        const struct sparse_policy *p, int n_threads);
     enum status (*open)(void **state, const struct weights *w, struct par *par,
         const struct session_plan *plan, const char *impl);
     void (*close)(void **state); /* also of one that could not be opened, and of NULL */

@@ -205,6 +205,19 @@ static struct attn_args attention_of(
         .block = BLOCK_DEFAULT};
 }
 
+/* Of the longest call there can be: every row of a chunk at the end of a full sequence. */
+static struct session_scratch cpu_scratch(const struct weights *w, const struct session_plan *plan,
+    const struct sparse_policy *p, int n_threads)
+{
+    const struct llama_config *c = &w->config;
+    int n = plan->chunk < plan->capacity ? plan->chunk : plan->capacity;
+    struct attn_args a =
+        attention_of(c, n, c->n_heads, c->n_kv_heads, (ptrdiff_t)plan->capacity * c->head_dim);
+    a.q_start = (plan->capacity - n + 127) / 128 * 128;
+    if (p) a.block = p->block, a.qk = p->qk, a.pv = p->pv;
+    return (struct session_scratch){.bytes = attend_bytes(&a, p, n_threads)};
+}
+
 static enum status attend(struct session_cpu *s, const struct forward_args *f, int layer, int n,
     int position, int total_len)
 {
@@ -494,6 +507,7 @@ static void cpu_carry_close(void *state, float **at, size_t values)
 const struct session_backend session_backend_cpu = {
     "cpu",
     cpu_plan,
+    cpu_scratch,
     cpu_open,
     cpu_close,
     cpu_forward,

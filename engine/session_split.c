@@ -51,6 +51,19 @@ static struct session_plan split_plan(
     return most;
 }
 
+static struct session_scratch split_scratch(const struct weights *w,
+    const struct session_plan *plan, const struct sparse_policy *p, int n_threads)
+{
+    const struct split *on = (const struct split *)w->on_device;
+    struct session_scratch all = {0};
+    for (int i = 0; i < on->n; i++) {
+        struct session_scratch x = backend_of(on, i)->scratch(&on->part[i], plan, p, n_threads);
+        if (x.bytes > all.bytes) all.bytes = x.bytes;
+        all.host_bytes += x.host_bytes;
+    }
+    return all;
+}
+
 static size_t stream_values(const struct session_split *s)
 {
     return (size_t)s->plan.capacity * (size_t)s->width;
@@ -291,6 +304,7 @@ static void split_carry_close(void *state, float **at, size_t values)
 static const struct session_backend session_backend_split = {
     "cuda", /* what it is cut over has its results */
     split_plan,
+    split_scratch,
     split_open,
     split_close,
     split_forward,

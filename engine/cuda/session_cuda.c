@@ -27,6 +27,18 @@ static struct session_plan plan(
             w->device_options.offload));
 }
 
+static struct session_scratch cuda_scratch(const struct weights *w, const struct session_plan *plan,
+    const struct sparse_policy *p, int n_threads)
+{
+    struct weights_cuda *on = (struct weights_cuda *)w->on_device;
+    struct session_scratch all = {0};
+    enum status st = weights_cuda_lock(on);
+    if (st == OK) all = session_cuda_scratch(w, plan, p, n_threads);
+    st = weights_cuda_unlock(on, st);
+    (void)st; /* a device that does not answer says so when it is used */
+    return all;
+}
+
 static void cuda_close(void **state)
 {
     struct session_cuda *s = *state;
@@ -448,6 +460,7 @@ static void cuda_carry_close(void *state, float **at, size_t values)
 const struct session_backend session_backend_cuda = {
     "cuda",
     plan,
+    cuda_scratch,
     cuda_open,
     cuda_close,
     cuda_forward,

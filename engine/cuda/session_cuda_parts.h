@@ -62,8 +62,9 @@ struct session_cuda {
     void *host_map; /* map_bytes */
     /* q, k, v, o for a hook that looks inside; allocated when first needed */
     float *view[4];
-    float *device_view;
-    size_t device_view_bytes;
+    float *staged;  /* f32 on the device, on its way */
+    void *repeated; /* room of a call that a hook repeats */
+    size_t repeated_bytes;
     float *mass; /* for methods other than sparge; taken when first wanted */
     size_t mass_bytes;
     void *eight; /* q, k and v of a call in eight bits; taken when first wanted, for any call of the
@@ -120,6 +121,10 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     struct session_cuda *to);
 size_t session_cuda_attention_scratch(const struct llama_config *c);
 
+/* session_scratch_for() here. The device is current. */
+struct session_scratch session_cuda_scratch(const struct weights *w,
+    const struct session_plan *plan, const struct sparse_policy *p, int n_threads);
+
 /* Embeddings (or the stream that came in), all layers of the chunk, logits if wanted: queued, and
  * unless a caller asks for what must cross to the host in between, without waiting. */
 enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x) MUST_USE;
@@ -167,6 +172,9 @@ enum status session_cuda_step(void *state, const struct session_step *list,
 /* The lock is held. */
 void session_cuda_close_slots(struct session_cuda *s);
 
+/* What a choice of tiles on the host takes: on the device, and for copies of q, k and v there. */
+size_t session_cuda_view_bytes(
+    const struct llama_config *c, const struct session_plan *p, size_t *host);
 /* Free what the hooks needed. */
 void session_cuda_close_view(struct session_cuda *s);
 

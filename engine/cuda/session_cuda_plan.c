@@ -123,6 +123,58 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     p->total_bytes = max_size(at, end);
 }
 
+/* A choice of tiles on the host: copies of q, k and v, and the predictor's own; masses come from
+ * the device, and `window` looks at nothing. */
+static struct session_scratch on_host(const struct llama_config *c, const struct session_plan *plan,
+    const struct sparse_policy *p, const struct attn_args *a, int n_threads)
+{
+    struct session_scratch all = {0};
+    struct mask_args m = {.attn = a,
+        .heads = p->heads,
+        .smooth_k = p->smooth_k,
+        .topk = p->topk,
+        .window = p->window};
+    struct mask_method by_mass = mask_masses;
+    by_mass.rule = p->method->rule;
+    bool oracle = mask_base(p->method) == &mask_oracle;
+    if (oracle) {
+        struct tile_map map = tile_map_shape(a->block, a->n_heads, a->q_start, a->n_q);
+        all.bytes = all.host_bytes =
+            sizeof(float) * (size_t)map.n_heads * (size_t)map.n_qblocks * (size_t)map.n_kblocks;
+    } else if (p->method != &mask_window) {
+        all.bytes = session_cuda_view_bytes(c, plan, &all.host_bytes);
+    }
+    all.host_bytes += mask_workspace(oracle ? &by_mass : p->method, &m, n_threads);
+    return all;
+}
+
+struct session_scratch session_cuda_scratch(const struct weights *w,
+    const struct session_plan *plan, const struct sparse_policy *p, int n_threads)
+{
+    const struct llama_config *c = &w->config;
+    struct session_scratch all = {0};
+    if (!p) return all;
+    int n = plan->chunk < plan->capacity ? plan->chunk : plan->capacity;
+    struct attn_args a = {.dtype = DTYPE_BF16,
+        .n_q = n,
+        .q_start = (plan->capacity - n + 127) / 128 * 128,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .block = p->block,
+        .qk = p->qk,
+        .pv = p->pv};
+    const struct attn_impl *impl;
+    if (p->method && p->method != &mask_sparge) {
+        struct mask_cuda_args m = {
+            .attn = &a, .smooth_k = p->smooth_k, .topk = p->topk, .method = p->method};
+        if (mask_cuda_refuses(&m)) all = on_host(c, plan, p, &a, n_threads);
+        else all.bytes = mask_cuda_workspace(&m);
+    }
+    if (!attn_is_full(&a) && attn_choose(&a, NULL, &impl) == OK) all.bytes += impl->workspace(&a);
+    return all;
+}
+
 struct session_plan session_plan_cuda(const struct llama_config *c, enum dtype residual,
     int capacity, int chunk, bool once, bool by_layer)
 {

@@ -6,37 +6,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t plane_floats(const struct attn_args *a, bool keys)
-{
-    return (size_t)(keys ? attn_n_kv(a) : a->n_q) * (size_t)(keys ? a->n_kv_heads : a->n_heads) *
-        (size_t)a->head_dim;
-}
+/* Values of f32 that stand on the device at a time on their way to or from the host. */
+enum { STAGED = 16 << 20 };
 
-static enum status open_view(struct session_cuda *s)
+/* Room for the first `n` of q, k, v and o on the host. */
+static enum status open_view(struct session_cuda *s, int n)
 {
-    if (s->device_view) return OK;
     const struct llama_config *c = &s->w->config;
     size_t d = (size_t)c->head_dim, rows = (size_t)s->plan.chunk * (size_t)c->n_heads * d,
            keys = (size_t)s->plan.capacity * (size_t)c->n_kv_heads * d;
-    /* f32 of the largest; for a repeated call bf16 k, v, q and o, its map, λ and which are sparse
-     */
-    size_t bytes = align256(4 * max_size(rows, keys)) + 2 * align256(2 * keys) +
-        2 * align256(2 * rows) + align256(s->map_bytes) + 2 * align256(4 * (size_t)c->n_heads);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < n; i++) {
         if (!s->view[i]) s->view[i] = malloc(sizeof(float) * (i == 1 || i == 2 ? keys : rows));
         if (!s->view[i])
             return fail(ERR_MEMORY, "no memory to show a layer of %d tokens", s->plan.capacity);
     }
+    if (s->staged) return OK;
     void *at;
-    TRY(weights_cuda_alloc(s->on, &at, bytes, "a look into a layer"));
-    s->device_view = at;
-    s->device_view_bytes = bytes;
+    TRY(weights_cuda_alloc(s->on, &at, STAGED * sizeof *s->staged, "a look into a layer"));
+    s->staged = at;
     return OK;
+}
+
+size_t session_cuda_view_bytes(
+    const struct llama_config *c, const struct session_plan *p, size_t *host)
+{
+    size_t d = (size_t)c->head_dim, rows = (size_t)p->chunk * (size_t)c->n_heads * d,
+           keys = (size_t)p->capacity * (size_t)c->n_kv_heads * d;
+    *host = sizeof(float) * (rows + 2 * keys);
+    return STAGED * sizeof(float);
 }
 
 void session_cuda_close_view(struct session_cuda *s)
 {
-    weights_cuda_free(s->on, s->device_view, s->device_view_bytes);
+    weights_cuda_free(s->on, s->staged, STAGED * sizeof *s->staged);
+    weights_cuda_free(s->on, s->repeated, s->repeated_bytes);
     for (int i = 0; i < 4; i++) free(s->view[i]);
 }
 
@@ -44,15 +47,21 @@ void session_cuda_close_view(struct session_cuda *s)
 static enum status fetch_tensor(struct session_cuda *s, const struct attn_args *a, const void *from,
     ptrdiff_t row, ptrdiff_t head, bool keys, float *to)
 {
-    int rows = keys ? attn_n_kv(a) : a->n_q, d = a->head_dim;
-    if (!keys) {
-        TRY(ops_cuda_widen(from, row, rows, a->n_heads * d, s->device_view, s->on->stream));
-    } else {
-        for (int h = 0; h < a->n_kv_heads; h++)
-            TRY(ops_cuda_widen((const uint16_t *)from + h * head, row, rows, d,
-                s->device_view + (size_t)h * (size_t)rows * (size_t)d, s->on->stream));
-    }
-    return fetch(s, to, s->device_view, sizeof(float) * plane_floats(a, keys));
+    int rows = keys ? attn_n_kv(a) : a->n_q, planes = keys ? a->n_kv_heads : 1,
+        width = keys ? a->head_dim : a->n_heads * a->head_dim, most = STAGED / width, held = 0;
+    for (int h = 0; h < planes; h++)
+        for (int r = 0, n; r < rows; r += n) {
+            n = rows - r < most - held ? rows - r : most - held;
+            TRY(ops_cuda_widen((const uint16_t *)from + h * head + r * row, row, n, width,
+                s->staged + (size_t)held * (size_t)width, s->on->stream));
+            held += n;
+            if (held < most && (h + 1 < planes || r + n < rows)) continue;
+            size_t values = (size_t)held * (size_t)width;
+            TRY(fetch(s, to, s->staged, sizeof *to * values));
+            to += values;
+            held = 0;
+        }
+    return OK;
 }
 
 /* Host f32 [rows, heads, d] or [heads, rows, d] of any strides into packed bf16 on the device,
@@ -60,16 +69,23 @@ static enum status fetch_tensor(struct session_cuda *s, const struct attn_args *
 static enum status send_tensor(struct session_cuda *s, const float *from, int heads, int rows,
     int d, ptrdiff_t head, ptrdiff_t row, uint16_t *to)
 {
-    size_t n = (size_t)heads * (size_t)rows * (size_t)d, width = (size_t)d;
-    float *packed = malloc(n * sizeof *packed);
+    int all = heads * rows, most = STAGED / d < all ? STAGED / d : all;
+    size_t width = (size_t)d;
+    float *packed = malloc((size_t)most * width * sizeof *packed);
     if (!packed) return fail(ERR_MEMORY, "no memory to repeat a call of %d tokens", rows);
-    for (int h = 0; h < heads; h++)
-        for (int r = 0; r < rows; r++)
-            memcpy(packed + ((size_t)h * (size_t)rows + (size_t)r) * width,
-                from + h * head + r * row, sizeof *packed * width);
-    enum status st = send(s, s->device_view, packed, n * sizeof *packed);
-    if (st == OK) st = ops_cuda_to_bf16(s->device_view, DTYPE_F32, n, to, s->on->stream);
-    if (st == OK) st = s->on->impl->sync(s->on->d);
+    enum status st = OK;
+    for (int at = 0; at < all && st == OK; at += most) {
+        int n = all - at < most ? all - at : most;
+        for (int i = 0; i < n; i++)
+            memcpy(packed + (size_t)i * width,
+                from + (at + i) / rows * head + (at + i) % rows * row, sizeof *packed * width);
+        size_t values = (size_t)n * width;
+        st = send(s, s->staged, packed, values * sizeof *packed);
+        if (st == OK)
+            st = ops_cuda_to_bf16(
+                s->staged, DTYPE_F32, values, to + (size_t)at * width, s->on->stream);
+        if (st == OK) st = s->on->impl->sync(s->on->d);
+    }
     free(packed);
     return st;
 }
@@ -92,7 +108,14 @@ static enum status repeat_run(
         return fail(ERR_ARG, "a repeated call is larger than the layer's");
     size_t rows = (size_t)s->plan.chunk * (size_t)c->n_heads * (size_t)d,
            keys = (size_t)s->plan.capacity * (size_t)c->n_kv_heads * (size_t)d;
-    char *base = (char *)s->device_view + align256(4 * max_size(rows, keys));
+    /* k, v, q and o, the map, λ and which heads are sparse */
+    size_t bytes = 2 * align256(2 * keys) + 2 * align256(2 * rows) + align256(s->map_bytes) +
+        2 * align256(4 * (size_t)c->n_heads);
+    if (!s->repeated) {
+        TRY(weights_cuda_alloc(s->on, &s->repeated, bytes, "a call that is repeated"));
+        s->repeated_bytes = bytes;
+    }
+    char *base = s->repeated;
     uint16_t *k = (uint16_t *)base, *v = (uint16_t *)(base + align256(2 * keys)),
              *q = (uint16_t *)(base + 2 * align256(2 * keys)),
              *o = (uint16_t *)(base + 2 * align256(2 * keys) + align256(2 * rows));
@@ -139,10 +162,9 @@ static enum status repeat_run(
         for (int h = 0; h < a.n_heads; h++) head_ledger_add(&host->ledger[h], &s->host_ledger[h]);
         TRY(s->on->impl->fill(s->on->d, s->ledger, 0, ledger_bytes));
     }
-    TRY(ops_cuda_widen(o, a.o_row, a.n_q, a.n_heads * d, s->device_view, s->on->stream));
-    float *wide = malloc(sizeof *wide * plane_floats(&a, false));
+    float *wide = malloc(sizeof *wide * (size_t)a.n_q * (size_t)a.o_row);
     if (!wide) return fail(ERR_MEMORY, "no memory to repeat a call of %d tokens", a.n_q);
-    enum status st = fetch(s, wide, s->device_view, sizeof *wide * plane_floats(&a, false));
+    enum status st = fetch_tensor(s, &a, o, a.o_row, a.o_head, false, wide);
     for (int r = 0; r < a.n_q && st == OK; r++)
         for (int h = 0; h < a.n_heads; h++)
             memcpy((float *)host->o + r * host->o_row + h * host->o_head,
@@ -190,7 +212,7 @@ static enum status call_hook(struct session_cuda *s, const struct forward_args *
 enum status session_cuda_show_keys(struct session_cuda *s, struct attn_args *shown)
 {
     int d = shown->head_dim;
-    TRY(open_view(s));
+    TRY(open_view(s, 3));
     TRY(fetch_tensor(s, shown, shown->q, shown->q_row, shown->q_head, false, s->view[0]));
     TRY(fetch_tensor(s, shown, shown->k, shown->k_row, shown->k_head, true, s->view[1]));
     TRY(fetch_tensor(s, shown, shown->v, shown->v_row, shown->v_head, true, s->view[2]));
@@ -208,7 +230,7 @@ enum status session_cuda_show_layer(
     const struct llama_config *c = &s->w->config;
     int d = a->head_dim, n_kv = attn_n_kv(a);
     if (f->hook_on_device) return call_hook(s, f, layer, a, a->tiles, NULL);
-    TRY(open_view(s));
+    TRY(open_view(s, 4));
     TRY(fetch_tensor(s, a, a->q, a->q_row, a->q_head, false, s->view[0]));
     TRY(fetch_tensor(s, a, a->k, a->k_row, a->k_head, true, s->view[1]));
     TRY(fetch_tensor(s, a, a->v, a->v_row, a->v_head, true, s->view[2]));

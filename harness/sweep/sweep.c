@@ -312,23 +312,26 @@ enum status sweep_probe(const struct setup *setup, const char *impl, double *flo
     return st;
 }
 
-size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set)
+struct sweep_bytes sweep_cell_bytes(const struct sweep *s, const struct sweep_cell *x)
 {
     const struct weights *w = &s->a.setup->model.weights;
+    const struct sample_set *set = &s->data[x->data].set;
     int longest = sample_set_room(set), n_threads = par_threads(s->a.setup->par);
     struct session_plan plan =
         session_plan_for(w, longest, s->a.machine->chunk, !sample_set_writes(set), n_threads);
     size_t rows = (size_t)longest * (size_t)w->config.hidden_size * sizeof(float);
-    size_t here = w->on_device ? 0 : plan.total_bytes + compare_workspace(&w->head, n_threads);
-    return here + 2 * rows + (size_t)set->n_tokens * sizeof(struct token_metrics);
-}
-
-size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set)
-{
-    const struct weights *w = &s->a.setup->model.weights;
-    if (!w->on_device) return 0;
-    bool once = !sample_set_writes(set);
-    return session_plan_for(w, sample_set_room(set), s->a.machine->chunk, once, 1).total_bytes;
+    struct sparse_policy policy = {0};
+    struct session_scratch scratch = {0};
+    enum status st = plan_cell_policy(x->cell, w, s->a.setup->model.fingerprint, s->a.smooth_k,
+        s->a.min_sparse_tokens, NULL, &policy);
+    if (st == OK) scratch = session_scratch_for(w, &plan, &policy, n_threads);
+    policy_clear(&policy);
+    size_t session = plan.total_bytes + scratch.bytes,
+           here =
+               w->on_device ? scratch.host_bytes : session + compare_workspace(&w->head, n_threads);
+    return (struct sweep_bytes){
+        .host = here + 2 * rows + (size_t)set->n_tokens * sizeof(struct token_metrics),
+        .device = w->on_device ? session : 0};
 }
 
 double sweep_free_bytes(const struct sweep *s)
@@ -359,6 +362,7 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
     struct sweep_estimate e = {0};
     bool *used = xcalloc((size_t)s->n_data + 1, sizeof *used),
          *tuned = xcalloc((size_t)s->n_groups + 1, sizeof *tuned);
+    struct sweep_bytes *most = xcalloc((size_t)s->n_data + 1, sizeof *most);
     uint8_t *streams = xcalloc((size_t)s->n_data * (size_t)(c->n_layers + 1) + 1, 1);
     for (int i = s->first; i < s->end; i++) {
         const struct sweep_cell *x = &s->cells[i];
@@ -384,6 +388,9 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
         if (!used[x->data]) e.dense_flop += sweep_dense_flop(s, d);
         e.n_dense_passes += used[x->data] ? 0 : d->set.n_samples;
         used[x->data] = true;
+        struct sweep_bytes needs = sweep_cell_bytes(s, x);
+        if (needs.host > most[x->data].host) most[x->data].host = needs.host;
+        if (needs.device > most[x->data].device) most[x->data].device = needs.device;
         int first = x->cell->first_layer;
         if (first > 0 && first < c->n_layers)
             streams[(size_t)x->data * (size_t)(c->n_layers + 1) + (size_t)first] = 1;
@@ -393,15 +400,14 @@ struct sweep_estimate sweep_estimate(const struct sweep *s)
         int n = 0;
         for (int l = 0; l <= c->n_layers; l++)
             n += streams[(size_t)i * (size_t)(c->n_layers + 1) + (size_t)l];
-        size_t bytes = sweep_cell_bytes(s, &s->data[i].set) +
-            dense_states_bytes(&s->data[i].set, c->hidden_size, n);
+        size_t bytes = most[i].host + dense_states_bytes(&s->data[i].set, c->hidden_size, n);
         if (bytes > e.bytes) e.bytes = bytes;
-        size_t device = sweep_device_bytes(s, &s->data[i].set);
-        if (device > e.device_bytes) e.device_bytes = device;
+        if (most[i].device > e.device_bytes) e.device_bytes = most[i].device;
         e.n_streams += n;
     }
     free(used);
     free(tuned);
+    free(most);
     free(streams);
     return e;
 }

@@ -183,10 +183,11 @@ struct cell_request sweep_request(struct sweep *s, const struct sweep_cell *x);
 /* For sweep_run: the thresholds of a group, from the database or found now. *busy: another process
  * is at it. */
 enum status sweep_group_tune(struct sweep *s, struct sweep_group *g, bool *busy) MUST_USE;
-/* Bytes of the host that evaluating a set takes beside weights and shared states. */
-size_t sweep_cell_bytes(const struct sweep *s, const struct sample_set *set);
-/* Bytes of the device beside its weights; 0 on the CPU. */
-size_t sweep_device_bytes(const struct sweep *s, const struct sample_set *set);
+/* What evaluating a cell takes beside weights and shared states, on the host and on a device. */
+struct sweep_bytes {
+    size_t host, device; /* device: 0 on the CPU */
+};
+struct sweep_bytes sweep_cell_bytes(const struct sweep *s, const struct sweep_cell *x);
 /* Of all bytes, what may still be taken. */
 double sweep_free_bytes(const struct sweep *s);
 

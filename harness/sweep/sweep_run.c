@@ -108,13 +108,12 @@ static void twin_add(
     *e = (struct evaluation){0};
 }
 
-/* Why a session for these samples has no room on its device; false when it has. */
-static bool too_large_for_device(
-    const struct sweep *s, const struct sample_set *set, char *reason, size_t size)
+/* Why a session has no room on its device; false when it has. */
+static bool too_large_for_device(const struct sweep *s, size_t need, char *reason, size_t size)
 {
     const struct weights *w = &s->a.setup->model.weights;
     struct weights_device_info device;
-    size_t need = sweep_device_bytes(s, set), free_bytes, total;
+    size_t free_bytes, total;
     if (!need || weights_device_memory(w, &free_bytes, &total) != OK || need <= free_bytes)
         return false;
     weights_device_describe(w, &device);
@@ -125,11 +124,13 @@ static bool too_large_for_device(
     return true;
 }
 
-static enum status check_room(const struct sweep *s, const struct sample_set *set)
+static enum status check_room(const struct sweep *s, const struct sweep_cell *x)
 {
     char reason[320];
-    double need = (double)sweep_cell_bytes(s, set), available = sweep_free_bytes(s);
-    if (too_large_for_device(s, set, reason, sizeof reason)) return fail(ERR_MEMORY, "%s", reason);
+    struct sweep_bytes needs = sweep_cell_bytes(s, x);
+    double need = (double)needs.host, available = sweep_free_bytes(s);
+    if (too_large_for_device(s, needs.device, reason, sizeof reason))
+        return fail(ERR_MEMORY, "%s", reason);
     if (need <= available) return OK;
     return fail(ERR_MEMORY,
         "does not fit: needs %.3g GiB, %.3g GiB are free; lower --max-length or --num-samples",
@@ -172,7 +173,7 @@ static enum status open_states(struct sweep *s, const struct sweep_cell *for_cel
     snprintf(text, sizeof text, "dense pass of %s at %d", d->suite, d->max_length);
     progress_part(text, sweep_dense_flop(s, d));
     double spare = sweep_free_bytes(s) / (s->a.n_fleet > 1 ? s->a.n_fleet : 1) -
-        (double)sweep_cell_bytes(s, &d->set);
+        (double)sweep_cell_bytes(s, for_cell).host;
     size_t budget = spare > 0 ? (size_t)(spare / 2) : 0;
     int64_t t0 = clock_ns();
     enum status st = dense_states_open(&d->states,
@@ -290,7 +291,7 @@ static enum status visit_prepare(
     }
     if (s->a.devices) pthread_rwlock_rdlock(s->a.devices);
     v->locked = s->a.devices != NULL;
-    TRY(check_room(s, &d->set));
+    TRY(check_room(s, v->x));
     TRY(open_states(s, v->x));
     TRY(visit_policy(v, g ? &g->tuned[v->x->bounds] : NULL));
     const struct twin *twin = twin_find(s, v->x, v->hash);

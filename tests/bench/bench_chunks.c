@@ -3,6 +3,8 @@
  *
  *   bench_chunks MODEL cpu|cuda TOKENS CHUNK METHOD…
  *
+ * GiB planned and taken: on the device, of the whole process so far; on the host by this method,
+ * with what the comparison holds.
  * Tokens are drawn from the first 250 ids in runs that come again, so that heads have something to
  * find. On a GPU the weights and one session are all that is there. */
 #include "base/clock.h"
@@ -45,6 +47,35 @@ static double peak_gib(const struct weights *w, size_t *before)
     return (double)info.peak_bytes / 0x1p30;
 }
 
+/* kB of the process as the kernel counts them. */
+static double process_gib(const char *what)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256], format[64];
+    long kib = 0;
+    snprintf(format, sizeof format, "%s: %%ld", what);
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, format, &kib) == 1) break;
+    if (f) fclose(f);
+    return (double)kib / 0x1p20;
+}
+
+/* VmHWM begins again at VmRSS. */
+static void forget_peak(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (f) fputs("5", f), fclose(f);
+}
+
+/* What audit_chunks() itself holds: states and maps of both passes. */
+static size_t own_bytes(const struct weights *w, int n, const struct sparse_policy *p)
+{
+    struct tile_map map = tile_map_shape(p->block, w->config.n_heads, 0, n);
+    return 2 *
+        (sizeof(float) * (size_t)n * (size_t)w->config.hidden_size +
+            tile_map_bytes(&map) * (size_t)w->config.n_layers);
+}
+
 static enum status run(
     const struct weights *w, struct par *par, int n, int chunk, int n_methods, char **methods)
 {
@@ -61,20 +92,29 @@ static enum status run(
         n, (double)whole.kv_bytes / 0x1p30, w->on_device ? "bf16" : "f32",
         (double)resident / 0x1p30, (double)whole.total_bytes / 0x1p30, chunk,
         (double)cut.total_bytes / 0x1p30);
-    printf("%-14s %12s %12s %12s %12s %9s %9s\n", "method", "worst row", "all rows", "1 - Jaccard",
-        "worst head", "peak GiB", "s");
+    printf("%-14s %11s %11s %11s %11s %8s %8s %8s %8s %6s\n", "method", "worst row", "all rows",
+        "1 - Jaccard", "worst head", "planned", "taken", "on host", "taken", "s");
     enum status st = OK;
     for (int i = 0; i < n_methods && st == OK; i++) {
         struct sparse_policy p = {0};
         struct audit_chunks x;
         int64_t t0 = clock_ns();
         st = policy_of(methods[i], w, &p);
+        struct session_scratch scratch = {0};
+        if (st == OK) scratch = session_scratch_for(w, &whole, &p, par_threads(par));
+        forget_peak();
+        double before = process_gib("VmRSS");
         if (st == OK) st = audit_chunks(w, par, ids, n, &p, chunk, &x);
+        size_t session = whole.total_bytes + scratch.bytes;
+        double planned = (double)(resident + session) / 0x1p30,
+               host =
+                   (double)((w->on_device ? scratch.host_bytes : session) + own_bytes(w, n, &p)) /
+            0x1p30;
         if (st == OK)
-            printf("%-14s %12.3g %12.3g %12.3g %12.3g %9.2f %9.1f\n", methods[i], x.worst_row,
-                x.all, x.masks.n ? 1 - x.masks.sum / (double)x.masks.n : 0,
-                x.masks.n ? 1 - x.masks.min : 0, peak_gib(w, &resident),
-                (double)(clock_ns() - t0) * 1e-9);
+            printf("%-14s %11.3g %11.3g %11.3g %11.3g %8.2f %8.2f %8.2f %8.2f %6.1f\n", methods[i],
+                x.worst_row, x.all, x.masks.n ? 1 - x.masks.sum / (double)x.masks.n : 0,
+                x.masks.n ? 1 - x.masks.min : 0, planned, peak_gib(w, &resident), host,
+                process_gib("VmHWM") - before, (double)(clock_ns() - t0) * 1e-9);
         fflush(stdout);
         policy_clear(&p);
     }

@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <criterion/criterion.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,6 +45,49 @@ Test(session, without_a_cache_gives_the_same_bits)
     free(z);
     session_close(&s);
     session_close(&once);
+    par_close(&par);
+    weights_close(&w);
+}
+
+static size_t heap_bytes(void)
+{
+    struct mallinfo2 m = mallinfo2(); /* all 0 under a sanitizer */
+    return m.uordblks + m.hblkhd;
+}
+
+/* What a session takes beside its plan, by method: never more than was said, and not much less. */
+Test(session, scratch_is_planned)
+{
+    static const char *const methods[] = {"sparge", "oracle", "xattention", "a-shape"};
+    enum { LONG = 1000, CHUNK = 640 };
+    struct weights w;
+    struct par *par;
+    int32_t ids[LONG];
+    CHECK(weights_open(&w, SG_SOURCE_DIR "/suites/demo/model"));
+    CHECK(par_open(&par, 2));
+    for (int i = 0; i < LONG; i++) ids[i] = (i * 31 + 7) % 250;
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
+        for (int chunk = 0; chunk <= CHUNK; chunk += CHUNK) {
+            struct session *s;
+            struct sparse_policy p;
+            const struct mask_method *method;
+            CHECK(mask_method_parse(methods[i], &method));
+            CHECK(policy_init(&p, method, w.config.n_layers, w.config.n_heads));
+            CHECK(session_open(&s, &w, par, LONG, chunk, NULL));
+            struct session_plan plan = session_plan_for(&w, LONG, chunk, false, 2);
+            size_t said = session_scratch_for(&w, &plan, &p, 2).bytes, before = heap_bytes();
+            CHECK(
+                session_forward(s, &(struct forward_args){.tokens = ids, .n = LONG, .policy = &p}));
+            size_t taken = heap_bytes() - before;
+            if (before) {
+                cr_expect_leq(taken, said + 16384, "%s in chunks of %d: %zu bytes, planned %zu",
+                    methods[i], chunk, taken, said);
+                cr_expect_geq(taken, said / 4 * 3, "%s in chunks of %d: %zu bytes, planned %zu",
+                    methods[i], chunk, taken, said);
+            }
+            session_close(&s);
+            policy_clear(&p);
+        }
     par_close(&par);
     weights_close(&w);
 }
