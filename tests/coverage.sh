@@ -16,7 +16,7 @@ case $step in
         echo 'void __gcov_dump(void); void __real__exit(int); void __wrap__exit(int c); void __wrap__exit(int c) { __gcov_dump(); __real__exit(c); }' |
             cc -fPIC -x c -c - -o "$build/leave.o"
         cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=None -DSG_CUDA=OFF -DCMAKE_C_FLAGS="-O1 --coverage" \
-            -DCMAKE_EXE_LINKER_FLAGS="-Wl,--wrap=_exit $build/leave.o" >/dev/null
+            -DCMAKE_EXE_LINKER_FLAGS="-Wl,--wrap=_exit $build/leave.o --coverage" >/dev/null
         cmake --build "$build"
         ;;
     test) ctest --test-dir "$build" -j "$(nproc)" --timeout 900 "$@" ;;

@@ -5,7 +5,7 @@
 # A script finds `sparsegauge` in its PATH, the bundled model as $MODEL, and these helpers:
 #   code CMD…     runs it, prints its exit code only        show CMD…  prints the command, its output and its exit code
 #   widest        of standard input: columns of its widest line
-# Numbers that differ by machine and day are filtered: seconds, hashes, versions, places. Others a script leaves out itself:
+# Numbers that differ by machine and day are filtered: seconds, hashes, versions, compilers, places. Others a script leaves out itself:
 # what a model computes differs by processor in its last digits, so expected files hold words, names and shapes.
 set -u
 program=$(realpath "$1") source=$(realpath "$2")
@@ -16,7 +16,7 @@ here=$source/tests/cli
 filter() {
     sed -E -e "s#$work#WORK#g" -e "s#$source#SOURCE#g" \
         -e 's/[0-9]+(\.[0-9]+)? (us|ms|s|min)\b/T/g' -e 's/\b[0-9a-f]{12,}\b/HASH/g' \
-        -e 's/\b[0-9]+\.[0-9]+\.[0-9]+\b/VERSION/g' -e 's/, modified//' -e '/built from uncommitted changes/d' -e '/^  *build and run again before publishing/d'
+        -e 's/\b[0-9]+\.[0-9]+\.[0-9]+\b/VERSION/g' -e 's/\b(GNU|Clang) VERSION [A-Za-z]+\)/COMPILER)/' -e 's/, modified//' -e '/built from uncommitted changes/d' -e '/^  *build and run again before publishing/d'
 }
 
 helpers='
