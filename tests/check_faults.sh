@@ -2,9 +2,42 @@
 # Makes calls fail and kills the program: it must not crash, must not say 0 without a whole result, and must leave nothing half.
 #   check_faults.sh PROGRAM FAULT_LIBRARY GOLDEN [PART...]
 # PARTs: systems, info, eval, tune, sweep, report, gate, compare, merge, kills; none: all.
-# Quick: of each kind of call a few. SG_TORTURE=1 (./dev torture): every call, of allocations the first from every place that they
-# come from (8 return addresses deep), and 200 kills of each command; SG_TORTURE=all: every allocation, too.
+# Quick: of each kind of call a few. SG_TORTURE=1: every call, of allocations the first from every place that they come from (8 return
+# addresses deep), and 200 kills of each command; SG_TORTURE=all (./dev torture): every allocation, too. SG_JOBS=N: N at a time;
+# each is this script with SG_SLICE=K/N.
 set -uo pipefail
+if [ "${SG_JOBS:-1}" -gt 1 ]; then
+    slices=$(mktemp -d)
+    trap 'rm -rf "$slices"' EXIT
+    seq 0 $((SG_JOBS - 1)) | xargs -P "$SG_JOBS" -I{} sh -c 'SG_SLICE={}/$SG_JOBS SG_JOBS=1 "$@" >"$0/{}" 2>&1' "$slices" "$0" "$@"
+    bad=$?
+    cd "$slices"
+    # The counts of all slices together, and what any of them has to say.
+    cat ./* | awk '
+        /^check_faults: [a-z]+: .* of / { # NAME: KIND n of m, ...
+            name = $2
+            if (!(name in seen)) order[++names] = name
+            seen[name]
+            n_parts = split(substr($0, index($0, name) + length(name)), part, ",")
+            for (i = 1; i <= n_parts; i++) { split(part[i], w, " "); n[name, w[1]] += w[2]; of[name, w[1]] = w[4] }
+            next
+        }
+        /^check_faults: [0-9]+ faults and kills$/ { total += $2; next }
+        /^check_faults: [a-z]+: [0-9]+ kills/ { kills[$2] += $3; next }
+        { print }
+        END {
+            n_kinds = split("malloc write fsync mmap open sqlite", kind, " ")
+            for (i = 1; i <= names; i++) {
+                printf "check_faults: %s", order[i]
+                for (k = 1; k <= n_kinds; k++) printf " %s %d of %d%s", kind[k], n[order[i], kind[k]], of[order[i], kind[k]], k < n_kinds ? "," : "\n"
+            }
+            for (name in kills) printf "check_faults: %s %d kills\n", name, kills[name]
+            printf "check_faults: %d faults and kills\n", total
+        }'
+    exit $bad
+fi
+shopt -s globstar nullglob dotglob
+slice=${SG_SLICE:-0/1}
 program=$(realpath "$1") library=$(realpath "$2") golden=$(realpath "$3")
 shift 3
 parts=${*:-systems info eval tune sweep report gate compare merge kills}
@@ -16,13 +49,19 @@ torture=${SG_TORTURE:-}
 bad=0 tried=0
 complain() { echo "check_faults: $*"; bad=1; }
 faulty() { LD_PRELOAD=$library "$@"; }
-integrity() { [ ! -e "$1" ] || [ "$(sqlite3 "$1" 'PRAGMA integrity_check')" = ok ]; }
+integrity() { # DB...: those that are there; one process asks all, as these are many
+    local db attach=''
+    for db; do [ ! -e "$db" ] || attach+="ATTACH '$db' AS '$db';"; done
+    [ -z "$attach" ] || [ "$(sqlite3 :memory: "$attach PRAGMA integrity_check" 2>&1)" = ok ]
+}
 
 # The smallest model, and what the commands read. gnuplot's pictures take longer than all else: one that draws nothing stands in.
 mkdir base bin
 cat >bin/gnuplot <<'END'
 #!/bin/sh
-sed -n 's/^set output "\(.*\)"[.]kind/\1svg/p' | while read -r file; do echo '<svg/>' >"$file"; done
+while IFS= read -r line; do
+    case $line in 'set output "'*'".kind'*) line=${line#*\"}; echo '<svg/>' >"${line%%\"*}svg" ;; esac
+done
 END
 chmod +x bin/gnuplot
 export PATH=$here/bin:$PATH
@@ -30,7 +69,8 @@ export PATH=$here/bin:$PATH
 for i in $(seq 40); do echo "Line $i of a text that $((i * 7919 % 1000)) readers of $((i * 104729 % 977)) have seen."; done >text
 common="tiny --suite text:text --max-length 300 --threads 1 -q"
 evaluate="$program eval $common --num-samples 2 --cache cache"
-four="$program sweep $common --num-samples 1 --cache none --shard none --method window:64,window:65,window:128,topk:.3"
+cells="$program sweep $common --num-samples 1 --cache none --shard none --method"
+four="$cells window:64,window:65,window:128,topk:.3"
 for k in .5 .3; do $evaluate --topk $k --db base/a.db --output base/$k.json >/dev/null 2>&1 || complain "no evaluation"; done
 $program sweep $common --num-samples 2 --cache none --shard none --method window:64,topk:.4 --db base/s.db >/dev/null 2>&1 || complain "no sweep"
 sqlite3 base/old.db <"$golden/results_v2.sql"
@@ -47,7 +87,7 @@ run_eval="$evaluate --topk .4 --db a.db --output new.json"
 result_eval() { tables a.db; [ "$(tail -c 2 new.json)" = '}' ] && echo whole; }
 run_tune="$program tune $common --num-tune-samples 1 --check 1 --held-out 1 --l1 .3 --pv-l1 .5 -o tuned.json --stats-out stats.json --db a.db"
 result_tune() { tables a.db; spelled tuned.json; cat stats.json; }
-run_sweep="$four --db w.db"
+run_sweep="$cells window:64,topk:.3 --db w.db"
 result_sweep() { tables w.db; }
 run_report="$program report last --baseline 1 --db a.db -o report --no-png"
 result_report() { (cd report && find . -type f ! -name '*.gp' ! -name '*.tmp*' | sort; tail -c 8 index.html; cat ./*.csv) 2>&1; }
@@ -58,15 +98,17 @@ result_compare() { cat out; }
 run_merge="$program merge s.db --db a.db"
 result_merge() { tables a.db; }
 
+cp -r tiny text base/
 fresh() {
     rm -rf work
     cp -r base work
     cd work
-    cp -r ../tiny ../text .
 }
 
-# Of the calls of one kind: all, or a few spread over them.
-points() { # KIND
+# Of the calls of one kind: all, or a few spread over them; of those this slice's.
+points() { all_points "$1" | awk -v k="${slice%/*}" -v n="${slice#*/}" 'NR % n == k % n'; }
+
+all_points() { # KIND
     local n firsts
     read -r n firsts <<<"$(awk -v k="$1" '$1 == k { $1 = ""; print }' "$here/count")"
     if [ -n "$torture" ] && { [ "$1" != malloc ] || [ "$torture" = all ]; }; then seq 1 "${n:-0}"
@@ -75,11 +117,12 @@ points() { # KIND
     fi
 }
 
+# Few processes: this is gone through some 200 000 times.
 part() { # NAME
-    local name=$1 code kind i whole run=run_$1 calls=''
+    local name=$1 code kind i n whole got text file left run=run_$1 calls=''
     fresh
     SG_FAULT_COUNT=$here/count faulty ${!run} >out 2>err || { cat err; complain "$name fails without a fault"; }
-    for i in "$here"/count.*; do [ ! -e "$i" ] || mv "$i" "$here/count"; done # the child's, which knows the parent's
+    for i in "$here"/count.*; do mv "$i" "$here/count"; done # the child's, which knows the parent's
     whole=$(result_$name)
     cd ..
     for kind in malloc write fsync mmap open sqlite; do
@@ -89,21 +132,30 @@ part() { # NAME
             SG_FAULT=$kind:$i faulty timeout 60 ${!run} >out 2>err
             code=$? n=$((n + 1))
             case $code in
-                0) [ "$(result_$name)" = "$whole" ] ||
-                    { diff <(echo "$whole") <(result_$name) | head -5; complain "$name, $kind $i: exit 0 with another result"; } ;;
-                3) grep -q '^sparsegauge: ' err || complain "$name, $kind $i: exit 3 without a word" ;;
+                0)
+                    got=$(result_$name)
+                    [ "$got" = "$whole" ] || { diff <(echo "$whole") <(echo "$got") | head -5; complain "$name, $kind $i: exit 0 with another result"; }
+                    ;;
+                3)
+                    read -r -d '' text <err
+                    [[ $'\n'$text == *$'\nsparsegauge: '* ]] || complain "$name, $kind $i: exit 3 without a word"
+                    ;;
                 *) tail -3 err; complain "$name, $kind $i: exit $code" ;;
             esac
-            for db in a.db s.db w.db; do integrity $db || complain "$name, $kind $i: $db is damaged"; done
+            integrity a.db s.db w.db || complain "$name, $kind $i: a database is damaged"
             for file in new.json tuned.json stats.json .5.json; do
-                [ ! -e $file ] || case $(tail -c 2 $file) in '}' | ']') ;; *) complain "$name, $kind $i: $file is half" ;; esac
+                [ -e $file ] || continue
+                read -r -d '' text <$file
+                [[ $text == *[\]}] ]] || complain "$name, $kind $i: $file is half"
             done
-            left=$(find . -name '*.tmp*' | head -3)
-            [ -z "$left" ] || complain "$name, $kind $i: $left left behind"
-            if [ $code = 3 ] && { [ "$name" = sweep ] || [ "$name" = merge ] || [ "$name" = eval ]; }; then
-                ${!run} $([ "$name" = sweep ] && echo --retry-failed) >out 2>err || { tail -2 err; complain "$name, $kind $i: the same command again fails"; }
-                [ "$(result_$name)" = "$whole" ] ||
-                    { diff <(echo "$whole") <(result_$name) | head -5; complain "$name, $kind $i: the same command again has another result"; }
+            left=(**/*.tmp*)
+            [ ${#left[@]} = 0 ] || complain "$name, $kind $i: ${left[*]} left behind"
+            if [ $code = 3 ] && [[ $name == @(sweep|merge|eval) ]]; then
+                text=
+                [ "$name" != sweep ] || text=--retry-failed
+                ${!run} $text >out 2>err || { tail -2 err; complain "$name, $kind $i: the same command again fails"; }
+                got=$(result_$name)
+                [ "$got" = "$whole" ] || { diff <(echo "$whole") <(echo "$got") | head -5; complain "$name, $kind $i: the same command again has another result"; }
             fi
             cd ..
         done
@@ -130,7 +182,7 @@ run_migrate="$program merge s.db --db old.db"
 result_migrate() { tables old.db; sqlite3 old.db 'PRAGMA user_version'; }
 killed() { # NAME
     local name=$1 run=run_$1 kills=6 whole i t
-    [ -z "$torture" ] || kills=200
+    [ -z "$torture" ] || kills=$(((200 + ${slice#*/} - 1) / ${slice#*/}))
     fresh
     t=$(date +%s%N)
     ${!run} >out 2>err || { cat err; complain "$name fails alone"; }
@@ -141,7 +193,7 @@ killed() { # NAME
     for i in $(seq $kills); do
         [ $((i % 3)) != 1 ] || { cd ..; fresh; }
         { timeout -s KILL "$(printf '0.%06d' $(((RANDOM * 32768 + RANDOM) % t)))" ${!run} >out 2>err; } 2>/dev/null
-        for db in a.db s.db w.db old.db; do integrity $db || complain "$name, killed: $db is damaged"; done
+        integrity a.db s.db w.db old.db || complain "$name, killed: a database is damaged"
         [ $((i % 3)) != 0 ] || { ${!run} >out 2>err && [ "$(result_$name)" = "$whole" ]; } ||
             { tail -2 err; diff <(echo "$whole") <(result_$name) | head -5; complain "$name: killed and asked again, it ends with another result"; }
     done
@@ -152,8 +204,11 @@ killed() { # NAME
 
 for part in $parts; do
     case $part in
-        systems) systems ;;
-        kills) for name in sweep tune merge migrate report; do killed $name; done ;;
+        systems) [ "${slice%/*}" != 0 ] || systems ;;
+        kills)
+            run_sweep="$four --db w.db"
+            for name in sweep tune merge migrate report; do killed $name; done
+            ;;
         *) part "$part" ;;
     esac
 done

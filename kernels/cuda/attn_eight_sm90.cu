@@ -190,10 +190,12 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
                 bool wanted = false;
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    float here = APART ? local[u][r] : fmaxf(local[0][r], local[1][r]);
+                    float here = APART ? local[u][r] : max_nan(local[0][r], local[1][r]);
                     seen[r] = fmaxf(seen[r], here);
-                    /* A row whose sum is still empty needs its first unit. */
-                    wanted |= row_valid[r] && (empty[r] || here - seen[r] + lambda > 0.0f);
+                    /* A row whose sum is still empty needs its first unit; not "> 0": NaN is for
+                     * nobody to skip. */
+                    bool below = here == -INFINITY || here - seen[r] + lambda <= 0.0f;
+                    wanted |= row_valid[r] && (empty[r] || !below);
                 }
                 if (named_any(1 + wg, WG_THREADS, wanted)) {
                     live |= APART ? 1 << u : 3;

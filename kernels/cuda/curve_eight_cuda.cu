@@ -27,7 +27,7 @@ struct tensor {
 __device__ float round_eight(enum precision p, float y)
 {
     if (p == PRECISION_FP8) return (float)__nv_fp8_e4m3(y);
-    return fminf(fmaxf(rintf(y), -127.0f), 127.0f);
+    return y != y ? y : fminf(fmaxf(rintf(y), -127.0f), 127.0f);
 }
 
 /* One CTA per 64 rows of a head; a thread has a column. */

@@ -4,6 +4,10 @@
  * order attention wants it. A thread owns 8 neighbouring columns of some rows. CTAs of K take
  * several blocks, because each needs the mean of the first 128 keys; it is summed in fp64, where
  * sums of bf16 numbers are exact, so that every CTA and the CPU agree to the bit.
+ *
+ * Whole numbers know no NaN and a saturating conversion no infinity. A block of Q or K that holds
+ * one gets an infinite scale instead, over codes of 0 (in e4m3 NaN where the number was none): its
+ * scores, and so every row that sees one of them, become NaN. In V infinity becomes e4m3's NaN.
  */
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/eight_cuda.cuh"
@@ -74,6 +78,12 @@ __device__ __forceinline__ float block_max(float x, float *shared)
 
 __device__ __forceinline__ float power_of_two(int e) { return __int_as_float((127 + e) << 23); }
 
+/* The larger one; INFINITY when x is NaN. */
+__device__ __forceinline__ float reach(float largest, float x)
+{
+    return x < INFINITY ? fmaxf(largest, x) : INFINITY;
+}
+
 /* eight_exponent() of the host. */
 __device__ __forceinline__ int exponent_of(float largest)
 {
@@ -100,11 +110,12 @@ __device__ void quantise_rows(
         bool there = block * EIGHT_ROWS + i * P::down + first < t.n_rows;
 #pragma unroll
         for (int c = 0; c < 8; c++)
-            if (there) largest = fmaxf(largest, fabsf(f[c] - mean[c]));
+            if (there) largest = reach(largest, fabsf(f[c] - mean[c]));
     }
     largest = block_max(largest, shared);
     float scale = 1;
-    if (p == PRECISION_FP8) scale = power_of_two(exponent_of(largest));
+    if (largest == INFINITY) scale = INFINITY;
+    else if (p == PRECISION_FP8) scale = power_of_two(exponent_of(largest));
     else if (largest > 0x1p-100f) scale = __fdiv_rn(largest, 127.0f);
     float inverse = __fdiv_rn(1.0f, scale);
     uint8_t *to = t.to + ((size_t)head * t.n_blocks + block) * (EIGHT_ROWS * D);
@@ -182,8 +193,9 @@ __device__ void quantise_values(
 #pragma unroll
             for (int c = 0; c < 8; c++) largest = fmaxf(largest, fabsf(f[c]));
         }
-    int exponent = exponent_of(block_max(largest, shared));
-    float inverse = power_of_two(-exponent);
+    largest = block_max(largest, shared);
+    int exponent = exponent_of(largest);
+    float inverse = largest < INFINITY ? power_of_two(-exponent) : 0.0f;
     if (threadIdx.x == 0) t.scale[head * t.n_blocks + block] = (float)exponent;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {

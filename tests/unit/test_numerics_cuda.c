@@ -150,7 +150,7 @@ static bool row_is_nan(const struct problem *p, const float *o, int row, int hea
 
 static int n_tried; /* kernels that took a problem */
 
-/* One poisoned row of q or of k, as in test_numerics. */
+/* One poisoned row of q, of k or of v, as in test_numerics. */
 static void poison_kernel(const struct attn_impl *impl, int d, int kind, enum precision eight)
 {
     static const int at[] = {0, 63, 64, 127, 190, 299};
@@ -162,10 +162,11 @@ static void poison_kernel(const struct attn_impl *impl, int d, int kind, enum pr
     float *sound = why ? NULL : run(impl, &p);
     n_tried += !why;
     for (size_t w = 0; !why && w < sizeof at / sizeof *at; w++)
-        for (int x = 0; x < 4; x++) {
-            bool of_k = x % 2, infinite = x / 2;
-            int t = of_k ? K : Q;
-            float *row = p.host[t] + (size_t)at[w] * (size_t)d * (of_k ? 1 : H), kept[128];
+        for (int x = 0; x < 6; x++) {
+            int t = x % 3;
+            bool of_k = t == K, infinite = x / 3;
+            if (t == V && kind == 2) continue; /* a skipped product never sees its V */
+            float *row = p.host[t] + (size_t)at[w] * (size_t)d * (t == Q ? H : 1), kept[128];
             memcpy(kept, row, sizeof *row * (size_t)d);
             for (int c = 0; c < d; c++) row[c] = !infinite ? NAN : c % 2 ? -INFINITY : INFINITY;
             put(&p, t);
@@ -173,7 +174,7 @@ static void poison_kernel(const struct attn_impl *impl, int d, int kind, enum pr
             memcpy(row, kept, sizeof *row * (size_t)d);
             put(&p, t);
             cr_expect(row_is_nan(&p, o, at[w], 0), "%s d %d: %s of %c at %d, %d: finite",
-                impl->name, d, infinite ? "inf" : "NaN", of_k ? 'k' : 'q', at[w], kind);
+                impl->name, d, infinite ? "inf" : "NaN", "qkv"[t], at[w], kind);
             int n_finite = 0;
             for (int r = at[w]; of_k && !kind && r < p.n; r++)
                 n_finite += !row_is_nan(&p, o, r, 0) || !row_is_nan(&p, o, r, 1);

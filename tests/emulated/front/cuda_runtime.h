@@ -142,7 +142,7 @@ inline uint32_t __float_as_uint(float f)
 }
 inline float __int_as_float(int x) { return __uint_as_float((uint32_t)x); }
 inline int __float_as_int(float f) { return (int)__float_as_uint(f); }
-inline int __float2int_rn(float f) { return (int)rintf(f); }
+inline int __float2int_rn(float f) { return f != f ? 0 : (int)rintf(f); }
 inline uint32_t __float2uint_rn(float f) { return (uint32_t)rintf(f); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
