@@ -38,6 +38,7 @@ static inline float e4m3_round(float x)
     bits = (bits + 0x7ffff + (bits >> 20 & 1)) & ~(uint32_t)0xfffff;
     float normal, magic = 0x1.8p14f; /* adding it leaves multiples of 2^-9 */
     memcpy(&normal, &bits, sizeof normal);
+    if (x != x) return x; /* its payload may have been carried into the sign */
     return copysignf(size < 0x1p-6f ? (size + magic) - magic : normal, x);
 }
 

@@ -181,7 +181,7 @@ static inline vf v_e4m3(vf x)
 {
     const vf magic = v_set1(0x1.8p14f); /* adding it leaves multiples of 2^-9 */
     x = v_min(v_set1(448), x);          /* NaN stays */
-    vi bits = (vi)x, small = x < v_set1(0x1p-6f);
+    vi bits = (vi)x, small = (x < v_set1(0x1p-6f)) | (x != x);
     bits = (bits + 0x7ffff + (bits >> 20 & 1)) & ~0xfffff;
     return (vf)((small & (vi)((x + magic) - magic)) | (~small & bits));
 }

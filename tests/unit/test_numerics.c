@@ -4,6 +4,7 @@
 #include "base/rng.h"
 #include "engine/engine.h"
 #include "engine/session.h"
+#include "kernels/eight.h"
 #include "kernels/registry.h"
 #include "tests/unit/model_files.h"
 
@@ -164,6 +165,39 @@ Test(numerics, nan_and_infinity_reach_the_output)
                     }
                     close_problem(&p);
                 }
+}
+
+/* So it is in eight bits, where a block of 64 rows has one scale, and the mean of the first 128
+ * keys is in all of them. */
+Test(numerics, nan_and_infinity_reach_the_output_in_eight_bits)
+{
+    static const uint32_t poisons[] = {0x7fc00000, 0x7f800000, 0x7fff0000, 0xffffffff};
+    static const int at[] = {70, 190};
+    for (int x = 0; x < 4 * 2 * 2 * 2 * 3; x++) {
+        const int kind = x / 4 % 2, row = at[x / 8 % 2], of = x / 32;
+        struct problem p;
+        float poison, kept[32];
+        open_problem(&p, 200, 32, (struct block_shape){128, 64}, kind, 50);
+        p.a.qk = x / 16 % 2 ? PRECISION_FP8 : PRECISION_INT8;
+        p.a.pv = PRECISION_FP8;
+        float *rows[] = {p.q + row * H * p.d, p.k + row * p.d, p.v + row * p.d};
+        memcpy(&poison, &poisons[x % 4], sizeof poison);
+        for (int i = 0; i < N_IMPLS; i++) {
+            const struct attn_impl *impl = find(&p, impls[i]);
+            if (!impl) continue;
+            run(impl, &p, p.want);
+            memcpy(kept, rows[of], sizeof kept);
+            for (int c = 0; c < p.d; c++) rows[of][c] = c % 2 && x % 4 == 1 ? -poison : poison;
+            run(impl, &p, p.o);
+            memcpy(rows[of], kept, sizeof kept);
+            cr_expect(row_is_nan(&p, p.o, row, 0), "%s: poison %08x of %c at %d, %s: finite",
+                impls[i], poisons[x % 4], "qkv"[of], row, precision_name(p.a.qk));
+            if (of == 1 && row < EIGHT_MEAN_KEYS) continue;
+            cr_expect_eq(memcmp(p.o, p.want, (size_t)(row / 64 * 64) * H * 32 * sizeof *p.o), 0,
+                "%s: blocks before %d moved", impls[i], row);
+        }
+        close_problem(&p);
+    }
 }
 
 /* The decoding path, which packs nothing. */
