@@ -2,6 +2,7 @@ extern "C" {
 #include "kernels/cuda/linear_cuda.h"
 }
 #include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/mma.cuh"
 
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
@@ -57,9 +58,10 @@ void load_library()
 }
 
 enum {
-    VECTOR_THREADS = 256,
-    VECTOR_AHEAD = 8, /* sixteen-byte loads of W that a lane has in flight */
-    MANY_ROWS = 8192
+    ROWS_WARPS = 8, /* of a CTA: each takes every eighth stretch of k */
+    ROWS_OF_W = 16, /* of a CTA */
+    ROWS_AHEAD = 4, /* steps of 32 values of k whose loads a warp has in flight: a stretch */
+    ROWS_TILE = 8   /* of x in one product of the tensor cores */
 };
 
 __device__ __forceinline__ void put(float *y, float sum, bool add) { *y = add ? *y + sum : sum; }
@@ -69,115 +71,84 @@ __device__ __forceinline__ void put(__nv_bfloat16 *y, float sum, bool add)
     *y = __float2bfloat16_rn(add ? __bfloat162float(*y) + sum : sum);
 }
 
-__device__ __forceinline__ float dot8(uint4 a, uint4 b, float sum)
+__device__ __forceinline__ uint4 piece(const uint16_t *row, int at, bool there)
 {
-    const uint32_t x[4] = {a.x, a.y, a.z, a.w}, w[4] = {b.x, b.y, b.z, b.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        sum = fmaf(__uint_as_float(x[i] << 16), __uint_as_float(w[i] << 16), sum);
-        sum = fmaf(__uint_as_float(x[i] & 0xffff0000u), __uint_as_float(w[i] & 0xffff0000u), sum);
-    }
-    return sum;
+    return there ? *(const uint4 *)(row + at) : make_uint4(0, 0, 0, 0);
 }
 
-/* One row of x: a warp per row of W, which is read once and never again; x stays in the first-level
- * cache. A decode step of a 1B model took 1.43 ms with cuBLAS and takes 1.36 so. */
-template <typename Y>
-__global__ __launch_bounds__(VECTOR_THREADS) void vector_kernel(
-    const uint4 *x, const uint4 *w, int m, int pieces, Y *y, bool add)
+__device__ __forceinline__ uint4 piece_once(const uint16_t *row, int at, bool there)
 {
-    const int row = blockIdx.x * (VECTOR_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= m) return;
-    const uint4 *from = w + (size_t)row * pieces;
-    float sum = 0;
-    for (int i0 = lane; i0 < pieces; i0 += 32 * VECTOR_AHEAD) {
-        uint4 held[VECTOR_AHEAD];
-#pragma unroll
-        for (int i = 0; i < VECTOR_AHEAD; i++)
-            held[i] = i0 + 32 * i < pieces ? __ldcs(from + i0 + 32 * i) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int i = 0; i < VECTOR_AHEAD; i++)
-            if (i0 + 32 * i < pieces) sum = dot8(x[i0 + 32 * i], held[i], sum);
-    }
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
-    if (lane == 0) put(y + row, sum, add);
+    return there ? __ldcs((const uint4 *)(row + at)) : make_uint4(0, 0, 0, 0);
 }
 
-/* Few rows of x: R rows of W a warp, each of whose pieces meets all rows of x. A sum is built as
- * vector_kernel builds it, so that a row's values do not depend on how many stand beside it. */
-template <typename Y, int R>
-__global__ __launch_bounds__(VECTOR_THREADS) void rows_kernel(
-    const uint4 *x, const uint4 *w, int n, int m, int pieces, Y *y, int y_stride, bool add)
+/* Few rows of x: W is read once, past the caches, straight into the fragments of the tensor cores;
+ * that a lane's eight values of k are not those the instruction's layout names does not matter, x
+ * is read the same way. How sums are built does not depend on n, nor does a row of x on its
+ * neighbours: a row's values are the same bits in any company. TILES of eight rows of x. */
+template <typename Y, int TILES>
+__global__ __launch_bounds__(32 * ROWS_WARPS) void rows_kernel(
+    const uint16_t *x, const uint16_t *w, int n, int m, int k, Y *y, int y_stride, bool add)
 {
-    constexpr int AHEAD = VECTOR_AHEAD / R;
-    const int first = (blockIdx.x * (VECTOR_THREADS / 32) + threadIdx.x / 32) * R,
-              lane = threadIdx.x % 32;
-    if (first >= m) return;
-    float sum[R][GEMM_CUDA_ROWS] = {};
-    for (int i0 = lane; i0 < pieces; i0 += 32 * AHEAD) {
-        uint4 held[AHEAD][R];
+    __shared__ float part[ROWS_WARPS][TILES * ROWS_TILE][ROWS_OF_W + 1];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const int first = blockIdx.x * ROWS_OF_W;
+    const bool low = first + g < m, high = first + g + 8 < m;
+    const uint16_t *w_low = w + (size_t)(first + g) * k, *w_high = w_low + (size_t)8 * k;
+    float sum[TILES][4] = {};
+    for (int k0 = warp * 32 * ROWS_AHEAD; k0 < k; k0 += ROWS_WARPS * 32 * ROWS_AHEAD) {
+        uint4 a0[ROWS_AHEAD], a1[ROWS_AHEAD], b[ROWS_AHEAD][TILES];
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++)
+        for (int i = 0; i < ROWS_AHEAD; i++) {
+            const int at = k0 + 32 * i + 8 * t;
+            a0[i] = piece_once(w_low, at, low && at < k);
+            a1[i] = piece_once(w_high, at, high && at < k);
+        }
 #pragma unroll
-            for (int r = 0; r < R; r++)
-                held[i][r] = i0 + 32 * i < pieces && first + r < m
-                    ? __ldcs(w + (size_t)(first + r) * pieces + i0 + 32 * i)
-                    : make_uint4(0, 0, 0, 0);
+        for (int i = 0; i < ROWS_AHEAD; i++)
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            if (i0 + 32 * i >= pieces) break;
+            for (int j = 0; j < TILES; j++) {
+                const int at = k0 + 32 * i + 8 * t, row = j * ROWS_TILE + g;
+                b[i][j] = piece(x + (size_t)row * k, at, row < n && at < k);
+            }
 #pragma unroll
-            for (int b = 0; b < GEMM_CUDA_ROWS; b++) {
-                if (b >= n) continue;
-                const uint4 v = __ldg(x + (size_t)b * pieces + i0 + 32 * i);
+        for (int i = 0; i < ROWS_AHEAD; i++) {
+            const uint32_t one[4] = {a0[i].x, a1[i].x, a0[i].y, a1[i].y},
+                           two[4] = {a0[i].z, a1[i].z, a0[i].w, a1[i].w};
 #pragma unroll
-                for (int r = 0; r < R; r++) sum[r][b] = dot8(v, held[i][r], sum[r][b]);
+            for (int j = 0; j < TILES; j++) {
+                multiply(sum[j], one, b[i][j].x, b[i][j].y);
+                multiply(sum[j], two, b[i][j].z, b[i][j].w);
             }
         }
     }
 #pragma unroll
-    for (int r = 0; r < R; r++)
+    for (int j = 0; j < TILES; j++)
 #pragma unroll
-        for (int b = 0; b < GEMM_CUDA_ROWS; b++) {
-            if (b >= n) continue;
-            float total = sum[r][b];
+        for (int i = 0; i < 4; i++)
+            part[warp][j * ROWS_TILE + 2 * t + i % 2][g + i / 2 * 8] = sum[j][i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < n * ROWS_OF_W; i += 32 * ROWS_WARPS) {
+        const int row = i / ROWS_OF_W, at = i % ROWS_OF_W;
+        float total = 0;
 #pragma unroll
-            for (int i = 16; i > 0; i /= 2) total += __shfl_xor_sync(0xffffffffu, total, i);
-            if (lane == b && first + r < m) put(y + (size_t)b * y_stride + first + r, total, add);
-        }
+        for (int v = 0; v < ROWS_WARPS; v++) total += part[v][row][at];
+        if (first + at < m) put(y + (size_t)row * y_stride + first + at, total, add);
+    }
 }
 
-/* Two rows of W a warp where more would leave multiprocessors without work. */
 template <typename Y>
 enum status run_rows(int n, int m, int k, const uint16_t *x, const uint16_t *w, Y *y, int y_stride,
     bool add, cudaStream_t stream)
 {
-    const int warps = VECTOR_THREADS / 32;
-    const uint4 *from = (const uint4 *)x, *by = (const uint4 *)w;
-    if (m >= MANY_ROWS)
-        rows_kernel<Y, 4>
-            <<<(unsigned)((m + 4 * warps - 1) / (4 * warps)), VECTOR_THREADS, 0, stream>>>(
-                from, by, n, m, k / 8, y, y_stride, add);
-    else
-        rows_kernel<Y, 2>
-            <<<(unsigned)((m + 2 * warps - 1) / (2 * warps)), VECTOR_THREADS, 0, stream>>>(
-                from, by, n, m, k / 8, y, y_stride, add);
+    const unsigned grid = (unsigned)((m + ROWS_OF_W - 1) / ROWS_OF_W);
+    if (n <= ROWS_TILE)
+        rows_kernel<Y, 1><<<grid, 32 * ROWS_WARPS, 0, stream>>>(x, w, n, m, k, y, y_stride, add);
+    else rows_kernel<Y, 2><<<grid, 32 * ROWS_WARPS, 0, stream>>>(x, w, n, m, k, y, y_stride, add);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
 
-template <typename Y>
-enum status run_vector(
-    int m, int k, const uint16_t *x, const uint16_t *w, Y *y, bool add, cudaStream_t stream)
-{
-    const int rows = VECTOR_THREADS / 32;
-    const unsigned grid = (unsigned)((m + rows - 1) / rows);
-    vector_kernel<<<grid, VECTOR_THREADS, 0, stream>>>(
-        (const uint4 *)x, (const uint4 *)w, m, k / 8, y, add);
-    CUDA_TRY(cudaGetLastError());
-    return OK;
-}
+static_assert(GEMM_CUDA_ROWS == 2 * ROWS_TILE, "two tiles hold all rows");
 
 enum status check(cublasStatus_t s, const char *what)
 {
@@ -231,11 +202,6 @@ enum status gemm_cuda_run(struct gemm_cuda *g, int n, int m, int k, const uint16
     const uint16_t *w, void *y, int y_stride, enum dtype y_type, bool add)
 {
     const float one = 1, beta = add ? 1 : 0;
-    if (n == 1 && k % 8 == 0) {
-        cudaStream_t stream = (cudaStream_t)g->impl->stream(g->d);
-        return y_type == DTYPE_F32 ? run_vector(m, k, x, w, (float *)y, add, stream)
-                                   : run_vector(m, k, x, w, (__nv_bfloat16 *)y, add, stream);
-    }
     if (n <= GEMM_CUDA_ROWS && k % 8 == 0) {
         cudaStream_t stream = (cudaStream_t)g->impl->stream(g->d);
         return y_type == DTYPE_F32

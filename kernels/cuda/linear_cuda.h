@@ -1,6 +1,6 @@
 /* y = x Wᵀ on the device: bf16 operands, f32 accumulation. Through cuBLAS, up to
- * GEMM_CUDA_ROWS rows of x by kernels of our own, which give each row what it gives alone, bit for
- * bit.
+ * GEMM_CUDA_ROWS rows of x by a kernel of our own, which gives each row what it gives alone, bit
+ * for bit.
  *
  * libcublas is loaded when the first handle is opened, not linked, so that the program starts where
  * it is missing.

@@ -6,6 +6,7 @@
 #include "tests/unit/model_files.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,6 +83,14 @@ static uint16_t *numbers(struct rng *r, size_t n)
     return x;
 }
 
+static double wide(uint16_t x)
+{
+    uint32_t bits = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return (double)f;
+}
+
 static void products(struct gpu *g, struct rng *r, int m, int k, enum dtype type, bool add)
 {
     enum { ROWS = GEMM_CUDA_ROWS };
@@ -102,6 +111,22 @@ static void products(struct gpu *g, struct rng *r, int m, int k, enum dtype type
         CHECK(gemm_cuda_run(
             g->gemm, 1, m, k, dx + (size_t)i * (size_t)k, dw, y + (size_t)i * row, m, type, add));
     download(g, alone, y, bytes);
+    for (int j = 0; j < m; j += 1 + m / 50) { /* right as well, not only the same */
+        const int i = 3 * j % ROWS;
+        double sum = add ? 1 + (i * m + j) % 7 : 0, size_of = sum;
+        for (int l = 0; l < k; l++) {
+            double p = wide(x[i * k + l]) * wide(w[j * k + l]);
+            sum += p, size_of += fabs(p);
+        }
+        float got;
+        uint16_t half;
+        memcpy(&half, alone + (size_t)i * row + (size_t)j * 2, 2);
+        if (type == DTYPE_F32) memcpy(&got, alone + (size_t)i * row + (size_t)j * 4, 4);
+        else got = (float)wide(half);
+        cr_expect_leq(fabs((double)got - sum),
+            1e-5 * size_of + (type == DTYPE_F32 ? 0 : .005 * fabs(sum)), "%d of row %d: %g, %g", j,
+            i, (double)got, sum);
+    }
     for (int n = 2; n <= ROWS; n += n == 2 ? 1 : n == 3 ? 5 : 4) {
         CHECK(device_cuda.copy(g->d, y, start, bytes, COPY_TO_DEVICE));
         CHECK(gemm_cuda_run(g->gemm, n, m, k, dx, dw, y, m, type, add));
