@@ -4,16 +4,31 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+enum { SAME_WISH_MS = 200 };
+
 /* written by signal handlers; all threads read the first */
-static atomic_int cancelled, n_interrupts;
-static atomic_int first_signal;
-_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "a handler must not wait");
+static atomic_int cancelled, first_signal;
+static atomic_long first_at; /* milliseconds; 0: not yet */
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LONG_LOCK_FREE == 2, "a handler must not wait");
+
+/* timeout(1) signals its child and then the child's group, a terminal and a script may do so beside
+ * each other: what follows within a moment is the same wish. */
+static bool wished_again(void)
+{
+    struct timespec t;
+    long before = 0;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    long now = (long)t.tv_sec * 1000 + t.tv_nsec / 1000000 + 1;
+    return !atomic_compare_exchange_strong(&first_at, &before, now) && now - before >= SAME_WISH_MS;
+}
 
 static void on_interrupt(int signal_number)
 {
-    if (n_interrupts++) _exit(128 + signal_number);
+    if (wished_again()) _exit(128 + signal_number);
+    if (cancelled) return;
     first_signal = signal_number;
     cancelled = 1;
 }
@@ -64,7 +79,7 @@ int cancel_wait(pid_t child)
         if (ended == child || (ended < 0 && errno != EINTR)) return ended == child ? status : 0;
         int number = sigwaitinfo(&watched, NULL);
         if (number != SIGINT && number != SIGTERM) continue;
-        kill(child, n_interrupts++ ? SIGKILL : CANCEL_PASSED_ON);
+        kill(child, wished_again() ? SIGKILL : CANCEL_PASSED_ON);
         if (!cancelled) first_signal = number;
         cancelled = 1;
     }

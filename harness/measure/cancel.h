@@ -6,8 +6,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* True once the user has asked to stop (Ctrl-C); a second Ctrl-C ends the process at once. A
- * process passes the wish on to its child as CANCEL_PASSED_ON, which is no second time. */
+/* True once the user has asked to stop (Ctrl-C); a second Ctrl-C, at least a fifth of a second
+ * later, ends the process at once. A process passes the wish on to its child as CANCEL_PASSED_ON,
+ * which is no second time. */
 #define CANCEL_PASSED_ON SIGUSR1
 void cancel_install(void);
 bool cancel_requested(void *unused);

@@ -366,13 +366,15 @@ Test(sweep, a_cell_that_fails_is_a_row_with_its_reason)
     cr_assert(said("1 would run, 1 are done, 1 are stale"));
 }
 
-/* whole_group: as a terminal does it, which interrupts both processes. */
+/* whole_group: as timeout(1) does it, the process and then, with its worker, its group. */
 static void stop_in_time(bool whole_group)
 {
     int status;
     pid_t pid = start(MODEL QUICK TEN "--db a.db", "out.txt");
     wait_for("a.db", 2);
-    kill(whole_group ? -pid : pid, whole_group ? SIGINT : SIGTERM);
+    kill(pid, whole_group ? SIGINT : SIGTERM);
+    nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    if (whole_group) kill(-pid, SIGINT);
     waitpid(pid, &status, 0);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == (whole_group ? 130 : 143), "%d", status);
     cr_assert(said("the same command goes on from here"));
@@ -381,6 +383,24 @@ static void stop_in_time(bool whole_group)
 }
 
 Test(sweep, an_interrupt_from_the_terminal_counts_once) { stop_in_time(true); }
+
+Test(sweep, a_second_interrupt_ends_it_at_once)
+{
+    int status;
+    pid_t pid = start(MODEL QUICK TEN "--repeat 50 --db a.db", "out.txt");
+    wait_for("a.db", 1);
+    pid_t worker = worker_of(pid);
+    if (worker > 0) kill(worker, SIGSTOP); /* it answers no wish */
+    for (int i = 0; i < 2 && worker > 0; i++) {
+        kill(pid, SIGINT);
+        nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    }
+    if (worker <= 0) kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    if (worker <= 0) cr_skip_test("this kernel does not list children");
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 130, "%d", status);
+    cr_assert(said("stopped at once"));
+}
 
 Test(sweep, stops_on_request_and_goes_on)
 {
