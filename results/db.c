@@ -173,15 +173,40 @@ enum status cursor_open(struct cursor *c, struct store *s, const char *sql)
 {
     struct arena **arena = c->arena;
     *c = (struct cursor){.store = s, .arena = arena};
+    for (int i = 0; i < DB_STATEMENTS; i++)
+        if (s->statements[i] && strcmp(sqlite3_sql(s->statements[i]), sql) == 0) {
+            c->stmt = s->statements[i];
+            s->statements[i] = NULL;
+            return OK;
+        }
     return sqlite3_prepare_v2(s->db, sql, -1, &c->stmt, NULL) == SQLITE_OK
         ? OK
         : db_fail(s, "use the database");
 }
 
+/* A sweep asks the same few things thousands of times, and to read a statement takes five times as
+ * long as to run it: the last ones stay, in turn. */
 void cursor_close(struct cursor *c)
 {
-    sqlite3_finalize(c->stmt);
+    if (!c->stmt) return;
+    struct store *s = c->store;
+    struct sqlite3_stmt **place = &s->statements[s->n_left];
+    s->n_left = (s->n_left + 1) % DB_STATEMENTS;
+    sqlite3_finalize(*place);
+    sqlite3_reset(c->stmt);
+    sqlite3_clear_bindings(c->stmt);
+    *place = c->stmt;
     c->stmt = NULL;
+}
+
+void db_close(struct store *s)
+{
+    for (int i = 0; i < DB_STATEMENTS; i++) {
+        sqlite3_finalize(s->statements[i]);
+        s->statements[i] = NULL;
+    }
+    sqlite3_close(s->db);
+    s->db = NULL;
 }
 
 void put_text(struct cursor *c, const char *text)

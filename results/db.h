@@ -16,8 +16,12 @@ struct sqlite3_stmt;
 
 extern const char results_schema_sql[], results_views_sql[];
 
+enum { DB_STATEMENTS = 12 };
 struct store {
     struct sqlite3 *db;
+    /* reset ones that cursors left, for the next of the same text; NULL: none */
+    struct sqlite3_stmt *statements[DB_STATEMENTS];
+    int n_left; /* the place of the next one */
     char *path;
     bool writable;
     bool immutable; /* opened as a file that nobody changes, for want of a writable folder */
@@ -27,6 +31,8 @@ struct store {
     uint64_t device, inode; /* of the file that is written; 0: none on a disk */
 };
 
+/* The connection, with its statements; undoes what was begun and not committed. */
+void db_close(struct store *s);
 /* ERR_DB with the file, what was tried and SQLite's words. */
 enum status db_fail(struct store *s, const char *what) MUST_USE;
 /* ERR_DB: the file system, by its name, lacks what a database needs; with the remedy. */

@@ -146,7 +146,7 @@ static enum status open_handle(struct store *s, enum store_mode mode, bool immut
  * unless it is alone. */
 static enum status use_rollback_journal(struct store *s)
 {
-    sqlite3_close(s->db);
+    db_close(s);
     TRY(open_handle(s, STORE_WRITE, false));
     int code = sqlite3_exec(s->db,
         "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = DELETE; PRAGMA locking_mode = "
@@ -340,7 +340,7 @@ static enum status read_copy(struct store *s)
     enum status st = sqlite3_open(s->copy, &to) == SQLITE_OK
         ? copy_all(s, to)
         : fail(ERR_DB, "%s: %s", s->copy, sqlite3_errmsg(to));
-    sqlite3_close(s->db);
+    db_close(s);
     s->db = to;
     s->immutable = false;
     return st == OK ? migrate(s) : st;
@@ -358,8 +358,7 @@ static enum status open_for_reading(struct store *s)
         char *wal = str_format("%s-wal", s->path);
         bool settled = !file_exists(wal);
         free(wal);
-        sqlite3_close(s->db);
-        s->db = NULL;
+        db_close(s);
         TRY(settled ? open_handle(s, STORE_READ, true) : read_log(s));
         st = check_identity(s, &empty, &version);
     }
@@ -462,7 +461,7 @@ static void copy_remove(const struct store *s)
 void store_close(struct store **s)
 {
     if (!*s) return;
-    sqlite3_close((*s)->db); /* undoes what was begun and not committed */
+    db_close(*s);
     if ((*s)->copy) copy_remove(*s);
     free((*s)->copy);
     free((*s)->path);
