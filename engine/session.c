@@ -456,9 +456,9 @@ enum status session_heads(struct session *s, const struct heads_args *a)
     return s->backend->heads(s->state, a);
 }
 
-enum status session_logits(struct session *s, const float *hidden, float *logits)
+enum status session_logits(struct session *s, int n, const float *hidden, float *logits)
 {
-    return s->backend->logits(s->state, hidden, logits);
+    return s->backend->logits(s->state, n, hidden, logits);
 }
 
 enum status session_compare(struct session *s, int n, struct rows_at dense, struct rows_at sparse,

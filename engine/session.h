@@ -201,8 +201,8 @@ struct heads_args {
  * ERR_UNSUPPORTED on a device. */
 enum status session_heads(struct session *s, const struct heads_args *a) MUST_USE;
 
-/* Logits [vocab] of one hidden row. */
-enum status session_logits(struct session *s, const float *hidden, float *logits) MUST_USE;
+/* Logits [n, vocab] of hidden rows [n, hidden_size]; a row's do not depend on those beside it. */
+enum status session_logits(struct session *s, int n, const float *hidden, float *logits) MUST_USE;
 
 /* compare_logits (kernels/compare.h) with the model's head, where the session runs. */
 enum status session_compare(struct session *s, int n, struct rows_at dense, struct rows_at sparse,

@@ -23,7 +23,7 @@ struct session_backend {
     enum status (*forward)(
         void *state, int position, int total_len, const struct forward_args *f, struct str *impls);
     enum status (*heads)(void *state, const struct heads_args *a); /* ERR_UNSUPPORTED on a device */
-    enum status (*logits)(void *state, const float *hidden, float *logits);
+    enum status (*logits)(void *state, int n, const float *hidden, float *logits);
     enum status (*compare)(void *state, int n, struct rows_at dense, struct rows_at sparse,
         const int32_t *next, struct token_metrics *out, struct tensor_sums *sums);
     /* Memory for streams that wait (forward_args.carry_in), and how many bytes of it there may be.

@@ -471,10 +471,14 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
     return impl->run(&attn, s->scratch, s->par, NULL);
 }
 
-static enum status cpu_logits(void *state, const float *hidden, float *logits)
+/* One by one: a product of several rows rounds otherwise. */
+static enum status cpu_logits(void *state, int n, const float *hidden, float *logits)
 {
     struct session_cpu *s = state;
-    project(s, &s->w->head, 1, hidden, logits, false);
+    const struct llama_config *c = &s->w->config;
+    for (int r = 0; r < n; r++)
+        project(s, &s->w->head, 1, hidden + (size_t)r * (size_t)c->hidden_size,
+            logits + (size_t)r * (size_t)c->vocab_size, false);
     return OK;
 }
 

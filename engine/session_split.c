@@ -267,10 +267,10 @@ static enum status split_heads(void *state, const struct heads_args *a)
     return fail(ERR_UNSUPPORTED, "single heads are offered where all layers are in one place");
 }
 
-static enum status split_logits(void *state, const float *hidden, float *logits)
+static enum status split_logits(void *state, int n, const float *hidden, float *logits)
 {
     struct session_split *s = state;
-    return backend_of(s->on, s->on->n - 1)->logits(s->state[s->on->n - 1], hidden, logits);
+    return backend_of(s->on, s->on->n - 1)->logits(s->state[s->on->n - 1], n, hidden, logits);
 }
 
 static enum status split_compare(void *state, int n, struct rows_at dense, struct rows_at sparse,

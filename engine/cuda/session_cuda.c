@@ -353,21 +353,29 @@ static enum status cuda_heads(void *state, const struct heads_args *a)
     return fail(ERR_UNSUPPORTED, "single heads are offered on the CPU only");
 }
 
-static enum status logits_on(struct session_cuda *s, const float *hidden, float *logits)
+/* As many rows at once as a product takes that gives each what it gives alone. */
+static enum status logits_on(struct session_cuda *s, int n, const float *hidden, float *logits)
 {
     const struct llama_config *c = &s->w->config;
-    size_t h = (size_t)c->hidden_size;
-    TRY(send(s, s->wide, hidden, sizeof *hidden * h));
-    TRY(ops_cuda_to_bf16(s->wide, DTYPE_F32, h, s->norm, s->on->stream));
-    TRY(session_cuda_head_row(s));
-    return fetch(s, logits, s->logits, sizeof *logits * (size_t)c->vocab_size);
+    size_t h = (size_t)c->hidden_size, vocab = (size_t)c->vocab_size,
+           room = (size_t)COMPARE_CUDA_ROWS * (size_t)s->head_ids / vocab;
+    int at_once = room < 1 || h % 8 ? 1 : room < GEMM_CUDA_ROWS ? (int)room : GEMM_CUDA_ROWS;
+    for (int r = 0; r < n; r += at_once) {
+        int rows = n - r < at_once ? n - r : at_once;
+        size_t values = (size_t)rows * h;
+        TRY(send(s, s->wide, hidden + (size_t)r * h, sizeof *hidden * values));
+        TRY(ops_cuda_to_bf16(s->wide, DTYPE_F32, values, s->norm, s->on->stream));
+        TRY(session_cuda_head_rows(s, rows));
+        TRY(fetch(s, logits + (size_t)r * vocab, s->logits, sizeof *logits * (size_t)rows * vocab));
+    }
+    return OK;
 }
 
-static enum status cuda_logits(void *state, const float *hidden, float *logits)
+static enum status cuda_logits(void *state, int n, const float *hidden, float *logits)
 {
     struct session_cuda *s = state;
     enum status st = weights_cuda_lock(s->on);
-    if (st == OK) st = logits_on(s, hidden, logits);
+    if (st == OK) st = logits_on(s, n, hidden, logits);
     return weights_cuda_unlock(s->on, st);
 }
 

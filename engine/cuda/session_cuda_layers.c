@@ -264,10 +264,10 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
     return mlp(s, x, lw);
 }
 
-enum status session_cuda_head_row(struct session_cuda *s)
+enum status session_cuda_head_rows(struct session_cuda *s, int n)
 {
     const struct llama_config *c = &s->w->config;
-    return gemm_cuda_run(s->on->gemm, 1, c->vocab_size, c->hidden_size, s->norm, s->on->head,
+    return gemm_cuda_run(s->on->gemm, n, c->vocab_size, c->hidden_size, s->norm, s->on->head,
         s->logits, c->vocab_size, DTYPE_F32, false);
 }
 
@@ -331,6 +331,6 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     TRY(ops_cuda_rmsnorm(session_cuda_stream_row(s, n - 1), s->residual, s->on->final_norm,
         (float)c->rms_norm_eps, 1, h, s->norm, NULL, stream));
     TRY(PART(s, x, linear_s));
-    TRY(session_cuda_head_row(s));
+    TRY(session_cuda_head_rows(s, 1));
     return PART(s, x, rest_s);
 }

@@ -134,8 +134,8 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
  * them. */
 enum status session_cuda_kernel(struct session_cuda *s, const struct attn_args *a,
     const struct attn_impl **impl, void **ws) MUST_USE;
-/* Logits of the row in `norm`, into the first of `logits`. */
-enum status session_cuda_head_row(struct session_cuda *s) MUST_USE;
+/* Logits of the first n rows in `norm`, into the first of `logits`. */
+enum status session_cuda_head_rows(struct session_cuda *s, int n) MUST_USE;
 /* A row of the stream, on the device. */
 const void *session_cuda_stream_row(const struct session_cuda *s, int row);
 /* session_cuda_run_layers as one launch, from the second call of a shape on. */

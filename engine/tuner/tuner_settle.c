@@ -45,7 +45,8 @@ struct settling {
     struct tuner *t;
     int n_check;
     struct tuned *out;
-    struct head_work *heads; /* [t->n_heads] */
+    struct head_work *heads;      /* [t->n_heads] */
+    struct tuner_choice *choices; /* [t->n_heads, n_bounds] */
 };
 
 static struct tuned_head *head_out(const struct settling *s, int bound, int head)
@@ -268,18 +269,24 @@ static enum status measure_triples(struct settling *s)
     return st;
 }
 
-/* Choice, judgement and back-off: cheap, one head after the other. */
+/* Choice, by all threads; judgement and back-off are cheap, one head after the other. */
+
+static void choose_by_curves(void *ctx, int head, int worker)
+{
+    const struct settling *s = ctx;
+    const struct tuner *t = s->t;
+    (void)worker;
+    tuner_choose(&t->curves[head * t->n_tune * t->n_parts], t->n_tune, t->n_parts, t->a->rule,
+        t->a->bounds, t->a->n_bounds, &s->choices[head * t->a->n_bounds]);
+}
 
 static enum status choose_pairs(struct settling *s, int head)
 {
     struct tuner *t = s->t;
     struct head_work *h = &s->heads[head];
-    const struct curve *curves = &t->curves[head * t->n_tune * t->n_parts];
-    struct tuner_choice choices[t->a->n_bounds];
-    tuner_choose(curves, t->n_tune, t->n_parts, t->a->rule, t->a->bounds, t->a->n_bounds, choices);
     for (int b = 0; b < t->a->n_bounds; b++) {
         struct tuned_head *out = head_out(s, b, head);
-        const struct tuner_choice *x = &choices[b];
+        const struct tuner_choice *x = &s->choices[head * t->a->n_bounds + b];
         out->in_range = true;
         if (!x->found || x->sparsity < t->a->min_sparsity) {
             tuner_make_dense(out, s->n_check > 0,
@@ -417,6 +424,7 @@ static enum status back_off_tau(struct settling *s, int head)
 static enum status settle(struct settling *s)
 {
     struct tuner *t = s->t;
+    par_for(t->a->par, t->n_heads, choose_by_curves, s);
     for (int head = 0; head < t->n_heads; head++) TRY(choose_pairs(s, head));
     TRY(make_lambda_curves(s, false));
     for (int head = 0; head < t->n_heads; head++) TRY(choose_first_lambda(s, head));
@@ -438,7 +446,8 @@ enum status settle_heads(struct tuner *t, struct tuned *out)
     struct settling s = {.t = t, .n_check = t->a->n_samples - t->n_tune, .out = out};
     int64_t t0 = clock_ns();
     s.heads = calloc((size_t)n_heads, sizeof *s.heads);
-    bool ok = s.heads;
+    s.choices = calloc((size_t)(n_heads * t->a->n_bounds), sizeof *s.choices);
+    bool ok = s.heads && s.choices;
     for (int i = 0; ok && i < n_heads; i++)
         ok = (s.heads[i].picks = calloc((size_t)t->a->n_bounds, sizeof(struct pick)));
     enum status st = ok ? settle(&s) : no_memory(&s);
@@ -450,5 +459,6 @@ enum status settle_heads(struct tuner *t, struct tuned *out)
         free(s.heads[i].check);
     }
     free(s.heads);
+    free(s.choices);
     return st;
 }

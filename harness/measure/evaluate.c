@@ -39,7 +39,7 @@ static void add_samples(struct eval_state *s)
     s->e->data.samples = rows;
     s->e->data.n_samples = (size_t)set->n_samples;
     s->e->data.tails = measure_tails(set, (const struct token_metrics *const *)s->p.tokens, rows,
-        &s->e->arena, &s->e->data.n_tails);
+        session_par(s->p.session), &s->e->arena, &s->e->data.n_tails);
 }
 
 static void add_ledger(struct eval_state *s)
@@ -208,7 +208,8 @@ static enum status add_metrics(struct eval_state *s)
         {.samples = s->e->data.samples,
             .n_samples = s->e->data.n_samples,
             .tails = s->e->data.tails,
-            .n_tails = s->e->data.n_tails}};
+            .n_tails = s->e->data.n_tails},
+        session_par(s->p.session)};
     measure_overall(&m, &in);
     for (int b = 0; b < N_BUCKETS; b++) measure_positions(&m, &in, BUCKETS[b], BUCKETS[b + 1]);
     TRY(add_items(s, &m));

@@ -93,9 +93,16 @@ static bool counts(const struct token_field *f, const struct sample *x, int posi
 
 /* The distribution over positions [first, end); its mean is that of the samples where they are
  * whole. */
-static void summarise_field(struct metric_rows *m, const struct measured *in,
-    const struct token_field *f, const char *scope, int first, int end)
+struct field_summary {
+    size_t n; /* 0: nothing is known of it */
+    struct summary summary;
+    struct estimate estimate;
+};
+
+static struct field_summary summarise_field(
+    const struct measured *in, const struct token_field *f, int first, int end)
 {
+    struct field_summary out = {0};
     int n_samples = in->set->n_samples;
     float *values = xmalloc(sizeof *values * (size_t)in->set->n_tokens);
     double *sum = xcalloc((size_t)n_samples, sizeof *sum),
@@ -111,18 +118,45 @@ static void summarise_field(struct metric_rows *m, const struct measured *in,
         }
     }
     if (n) {
-        struct summary s = summarise(values, n);
-        struct metric_record *r = metric_rows_add(m, scope, f->name, (int64_t)n);
-        struct estimate e;
-        if (first > 0 || end < INT32_MAX || !estimate_metric(&in->source, f->name, &e))
-            e = estimate_ratio(sum, count, (size_t)n_samples, metric_scale(f->name));
-        metric_clip(f->name, &e);
-        set_summary(r, &s);
-        set_estimate(r, &e);
+        out.n = n;
+        out.summary = summarise(values, n);
+        if (first > 0 || end < INT32_MAX || !estimate_metric(&in->source, f->name, &out.estimate))
+            out.estimate = estimate_ratio(sum, count, (size_t)n_samples, metric_scale(f->name));
+        metric_clip(f->name, &out.estimate);
     }
     free(values);
     free(sum);
     free(count);
+    return out;
+}
+
+/* All fields, by all threads. */
+struct field_job {
+    const struct measured *in;
+    int first, end;
+    bool by_position; /* those alone */
+    struct field_summary out[N_FIELDS];
+};
+
+static void summarise_one(void *ctx, int f, int worker)
+{
+    struct field_job *j = ctx;
+    (void)worker;
+    if (fields[f].by_position || !j->by_position)
+        j->out[f] = summarise_field(j->in, &fields[f], j->first, j->end);
+}
+
+static void add_fields(struct metric_rows *m, const struct measured *in, const char *scope,
+    bool by_position, int first, int end)
+{
+    struct field_job j = {.in = in, .first = first, .end = end, .by_position = by_position};
+    par_for(in->par, N_FIELDS, summarise_one, &j);
+    for (int f = 0; f < N_FIELDS; f++) {
+        if (!j.out[f].n) continue;
+        struct metric_record *r = metric_rows_add(m, scope, fields[f].name, (int64_t)j.out[f].n);
+        set_summary(r, &j.out[f].summary);
+        set_estimate(r, &j.out[f].estimate);
+    }
 }
 
 static double share(double part, double a, double b)
@@ -191,7 +225,7 @@ void measure_overall(struct metric_rows *m, const struct measured *in)
         "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap"},
                              *const of_text[] = {
                                  "ppl_dense", "ppl_sparse", "ppl_ratio", "ppl_diff"};
-    for (int f = 0; f < N_FIELDS; f++) summarise_field(m, in, &fields[f], "overall", 0, INT32_MAX);
+    add_fields(m, in, "overall", false, 0, INT32_MAX);
     int64_t n = in->set->n_tokens, scored = 0;
     for (int i = 0; i < in->set->n_samples; i++) scored += in->source.samples[i].n_scored;
     for (size_t i = 0; i < sizeof pooled / sizeof *pooled; i++)
@@ -210,13 +244,11 @@ void measure_positions(struct metric_rows *m, const struct measured *in, int fir
     if (first >= longest) return;
     char scope[64];
     snprintf(scope, sizeof scope, "position:%d-%d", first, (end < longest ? end : longest) - 1);
-    for (int f = 0; f < N_FIELDS; f++) {
-        if (!fields[f].by_position) continue;
-        size_t before = m->n;
-        summarise_field(m, in, &fields[f], scope, first, end);
-        if (m->n == before) continue;
+    size_t before = m->n;
+    add_fields(m, in, scope, true, first, end);
+    for (size_t i = before; i < m->n; i++) {
         /* curves by position need their band, not every quantile: half the bytes */
-        struct metric_record *r = &m->rows[before];
+        struct metric_record *r = &m->rows[i];
         r->min = r->p0_1 = r->p5 = r->p95 = r->p99_9 = r->max = NAN;
     }
 }
@@ -257,32 +289,47 @@ void measure_items(struct metric_rows *m, const struct item_record *items, int n
     }
 }
 
+struct tail_job {
+    const struct sample_set *set;
+    const struct token_metrics *const *tokens;
+    const struct sample_record *samples;
+    float **values; /* [N_TAIL_RULES, samples] */
+    size_t *keep;   /* the same */
+};
+
+static void choose_tail(void *ctx, int rule, int worker)
+{
+    struct tail_job *j = ctx;
+    size_t n = (size_t)j->set->n_samples;
+    float **values = j->values + (size_t)rule * n;
+    (void)worker;
+    for (size_t i = 0; i < n; i++) {
+        size_t length = (size_t)j->set->samples[i].n;
+        values[i] = xmalloc(length * sizeof **values);
+        for (size_t t = 0; t < length; t++)
+            values[i][t] = tail_rules[rule].low ? j->tokens[i][t].cosine : j->tokens[i][t].kl;
+    }
+    tail_choose(&tail_rules[rule], values, j->samples, n, j->keep + (size_t)rule * n);
+}
+
 struct tail_record *measure_tails(const struct sample_set *set,
-    const struct token_metrics *const *tokens, const struct sample_record *samples,
+    const struct token_metrics *const *tokens, const struct sample_record *samples, struct par *par,
     struct arena **arena, size_t *n_tails)
 {
-    size_t n = (size_t)set->n_samples, *keep = xcalloc(n, sizeof *keep);
-    float **values = xcalloc(n, sizeof *values);
-    struct tail_record *out = arena_alloc(arena, N_TAIL_RULES * n * sizeof *out);
-    *n_tails = 0;
-    for (int rule = 0; rule < N_TAIL_RULES; rule++) {
-        bool low = tail_rules[rule].low;
-        for (size_t i = 0; i < n; i++) {
-            size_t length = (size_t)set->samples[i].n;
-            values[i] = xmalloc(length * sizeof **values);
-            for (size_t t = 0; t < length; t++)
-                values[i][t] = low ? tokens[i][t].cosine : tokens[i][t].kl;
-        }
-        tail_choose(&tail_rules[rule], values, samples, n, keep);
-        for (size_t i = 0; i < n; i++) {
-            float *kept = arena_alloc(arena, (keep[i] + 1) * sizeof *kept);
-            memcpy(kept, values[i], keep[i] * sizeof *kept);
-            out[(*n_tails)++] =
-                (struct tail_record){samples[i].sample, tail_rules[rule].metric, keep[i], kept};
-            free(values[i]);
-        }
+    size_t n = (size_t)set->n_samples, all = N_TAIL_RULES * n;
+    struct tail_job j = {
+        set, tokens, samples, xcalloc(all, sizeof *j.values), xcalloc(all, sizeof *j.keep)};
+    struct tail_record *out = arena_alloc(arena, all * sizeof *out);
+    par_for(par, N_TAIL_RULES, choose_tail, &j);
+    for (size_t i = 0; i < all; i++) {
+        float *kept = arena_alloc(arena, (j.keep[i] + 1) * sizeof *kept);
+        memcpy(kept, j.values[i], j.keep[i] * sizeof *kept);
+        out[i] =
+            (struct tail_record){samples[i % n].sample, tail_rules[i / n].metric, j.keep[i], kept};
+        free(j.values[i]);
     }
-    free(keep);
-    free(values);
+    *n_tails = all;
+    free(j.keep);
+    free(j.values);
     return out;
 }

@@ -9,6 +9,7 @@
 #include "kernels/attn.h"
 #include "kernels/compare.h"
 #include "base/arena.h"
+#include "base/par.h"
 #include "results/estimates.h"
 #include "suites/suite.h"
 
@@ -27,6 +28,7 @@ struct measured {
     const struct sample_set *set;
     const struct token_metrics *const *tokens; /* [n_samples][n] */
     struct estimate_source source;             /* what is stored of them, but for questions */
+    struct par *par;                           /* NULL: one thread */
 };
 
 struct sample_record measure_sample(int index, const struct sample *x,
@@ -46,7 +48,7 @@ void measure_items(struct metric_rows *m, const struct item_record *items, int n
 
 /* The worst positions of every sample, as many as percentiles and their intervals need. */
 struct tail_record *measure_tails(const struct sample_set *set,
-    const struct token_metrics *const *tokens, const struct sample_record *samples,
+    const struct token_metrics *const *tokens, const struct sample_record *samples, struct par *par,
     struct arena **arena, size_t *n_tails);
 
 #endif

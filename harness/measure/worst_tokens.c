@@ -106,18 +106,22 @@ static enum status find_all_tops(
 {
     struct par *par = session_par(s);
     int at_once = par_threads(par), n = 2 * w->n;
-    float *logits = malloc(sizeof *logits * (size_t)vocab * (size_t)at_once);
-    if (!logits) return fail(ERR_MEMORY, "no memory for %d rows of logits", at_once);
-    enum status st = OK;
+    size_t width = (size_t)w->width;
+    float *logits = malloc(sizeof *logits * (size_t)vocab * (size_t)at_once),
+          *hidden = malloc(sizeof *hidden * width * (size_t)at_once);
+    enum status st =
+        logits && hidden ? OK : fail(ERR_MEMORY, "no memory for %d rows of logits", at_once);
     for (int first = 0; first < n && st == OK; first += at_once) {
         int rows = n - first < at_once ? n - first : at_once;
-        for (int i = 0; i < rows && st == OK; i++)
-            st = session_logits(s, w->entries[(first + i) / 2].hidden[(first + i) % 2],
-                logits + (size_t)i * (size_t)vocab);
+        for (int i = 0; i < rows; i++)
+            memcpy(hidden + (size_t)i * width, w->entries[(first + i) / 2].hidden[(first + i) % 2],
+                sizeof *hidden * width);
+        st = session_logits(s, rows, hidden, logits);
         struct top_rows x = {logits, vocab, out + first};
         if (st == OK) par_for(par, rows, find_top, &x);
     }
     free(logits);
+    free(hidden);
     return st;
 }
 

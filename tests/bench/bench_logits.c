@@ -38,7 +38,7 @@ static enum status run(const struct weights *w, struct par *par, const struct st
     if (st == OK)
         st = session_forward(s, &(struct forward_args){.tokens = tokens, .n = n, .hidden = hidden});
     for (int r = 0; r < n && st == OK; r++) {
-        st = session_logits(s, hidden + (size_t)r * (size_t)width, z);
+        st = session_logits(s, 1, hidden + (size_t)r * (size_t)width, z);
         if (st == OK && fwrite(z, sizeof *z, (size_t)vocab, out) != (size_t)vocab)
             st = fail(ERR_IO, "cannot write logits");
     }

@@ -155,7 +155,7 @@ static double logit_error(struct bench *b, const float *hidden)
     float *z = malloc(sizeof *z * vocab);
     double worst = 0;
     for (int i = 0; i < b->n_positions; i++) {
-        CHECK(session_logits(b->s, hidden + (size_t)b->positions[i] * width(b), z));
+        CHECK(session_logits(b->s, 1, hidden + (size_t)b->positions[i] * width(b), z));
         double e = row_error(z, b->logits + (size_t)i * vocab, 1, vocab);
         if (!(e <= worst)) worst = e;
     }
@@ -216,7 +216,7 @@ Test(forward, demo_logits_equal_transformers)
     double e = logit_error(&b, hidden);
     cr_expect(e < 2e-4, "relative error %.3g", e);
     for (int p = 0; p < n; p++) {
-        CHECK(session_logits(b.s, hidden + (size_t)p * width(&b), z));
+        CHECK(session_logits(b.s, 1, hidden + (size_t)p * width(&b), z));
         size_t best = 0;
         double sum = 0;
         for (size_t i = 0; i < vocab; i++) best = z[i] > z[best] ? i : best;

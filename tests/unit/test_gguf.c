@@ -39,7 +39,7 @@ static void check_logits(const struct model *m, const char *name, const cJSON *g
     CHECK(session_forward(s, &(struct forward_args){.tokens = ids, .n = n, .hidden = hidden}));
     for (int i = 0; i < n_at; i++) {
         double diff = 0, norm = 0;
-        CHECK(session_logits(s, hidden + (size_t)at[i] * width, z));
+        CHECK(session_logits(s, 1, hidden + (size_t)at[i] * width, z));
         for (size_t k = 0; k < vocab; k++) {
             double y = (double)want[(size_t)i * vocab + k];
             diff += ((double)z[k] - y) * ((double)z[k] - y);

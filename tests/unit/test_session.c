@@ -22,7 +22,7 @@ Test(session, without_a_cache_gives_the_same_bits)
     for (int i = 0; i < N; i++) ids[i] = (i * 31 + 7) % w.config.vocab_size;
     size_t values = (size_t)N * (size_t)w.config.hidden_size, vocab = (size_t)w.config.vocab_size;
     float *a = malloc(values * sizeof *a), *b = malloc(values * sizeof *b),
-          *z = malloc(2 * vocab * sizeof *z);
+          *z = malloc(4 * vocab * sizeof *z);
     CHECK(session_forward(s, &(struct forward_args){.tokens = ids, .n = N, .hidden = a}));
     for (int round = 0; round < 2; round++) {
         session_reset(once);
@@ -31,8 +31,11 @@ Test(session, without_a_cache_gives_the_same_bits)
             once, &(struct forward_args){.tokens = ids, .n = N, .hidden = b, .last_logits = z}));
         cr_expect(memcmp(a, b, values * sizeof *a) == 0);
     }
-    CHECK(session_logits(s, a + values - w.config.hidden_size, z + vocab));
-    cr_expect(memcmp(z, z + vocab, vocab * sizeof *z) == 0, "the last logits are others");
+    for (int n = 1; n <= 3; n += 2) {
+        CHECK(session_logits(s, n, a + values - n * w.config.hidden_size, z + vocab));
+        cr_expect(memcmp(z, z + (size_t)n * vocab, vocab * sizeof *z) == 0,
+            "the last logits are others, as the last of %d rows", n);
+    }
     cr_expect_eq(session_forward(once, &(struct forward_args){.tokens = ids, .n = 1}), ERR_ARG);
     cr_expect(strstr(status_message(), "keeps no keys"), "%s", status_message());
     struct session_plan all = session_plan_for(&w, N, 0, false, 2),

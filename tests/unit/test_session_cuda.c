@@ -206,7 +206,7 @@ Test(session_cuda, logits_are_transformers)
                 s, &(struct forward_args){.tokens = ids, .n = n, .hidden = hidden}));
             double worst = 0;
             for (int i = 0; i < n_at; i++) {
-                CHECK(session_logits(s, hidden + (size_t)at[i] * width, z));
+                CHECK(session_logits(s, 1, hidden + (size_t)at[i] * width, z));
                 double e = apart(z, want + (size_t)i * vocab, vocab);
                 if (!(e <= worst)) worst = e;
             }
@@ -407,15 +407,19 @@ Test(session_cuda, a_session_without_a_cache_gives_the_same_bits)
     CHECK(session_open_once(&once, &p.w[1], p.par, N, 0, NULL));
     size_t vocab = (size_t)p.w[0].config.vocab_size;
     float *a = states(&p, 1, NULL, NULL), *b = poisoned(N * p.width),
-          *z[2] = {poisoned(vocab), poisoned(vocab)};
+          *z[2] = {poisoned(vocab), poisoned(20 * vocab)};
     for (int round = 0; round < 2; round++) {
         session_reset(once);
         CHECK(session_forward(once,
             &(struct forward_args){.tokens = p.ids, .n = N, .hidden = b, .last_logits = z[0]}));
         cr_expect(memcmp(a, b, N * p.width * sizeof *a) == 0);
     }
-    CHECK(session_logits(once, b + (N - 1) * p.width, z[1]));
-    cr_expect(memcmp(z[0], z[1], vocab * sizeof **z) == 0, "the last logits are others");
+    /* alone, and as the last of more than a product takes */
+    for (int n = 1; n <= 20; n += 19) {
+        CHECK(session_logits(once, n, b + (N - n) * p.width, z[1]));
+        cr_expect(memcmp(z[0], z[1] + (size_t)(n - 1) * vocab, vocab * sizeof **z) == 0,
+            "the last logits are others, as the last of %d rows", n);
+    }
     cr_expect_eq(session_forward(once, &(struct forward_args){.tokens = p.ids, .n = 1}), ERR_ARG);
     session_close(&once);
     free(a);
