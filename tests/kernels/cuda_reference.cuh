@@ -30,6 +30,10 @@ __device__ static float e4m3(float x)
     return __half2float(__half(h));
 }
 
+/* By how much a score in log2 units may differ that another kernel makes of the same numbers:
+ * products of e4m3 are added up in some 14 bits on a GPU. */
+constexpr double ROUNDING = 1e-4, FP8_ROUNDING = 4e-3;
+
 /* out [n_heads, n_q, d] of REAL; unsure [n_heads, n_q]: 1 where a stage-2 decision is within
  * rounding of its bound, 0 elsewhere; done [n_heads]: units computed. One CTA per (unit, head), one
  * thread per row. */
@@ -67,13 +71,15 @@ __global__ void reference_kernel(const __grid_constant__ reference_args x, doubl
             local = fmax(local, score[c - k0]);
         }
         REAL top = fmax(m, local);
-        bool wanted = valid;
-        if (sparse && a.pv_threshold != NULL && l > 0 && valid) {
-            REAL margin = (local - top) * (REAL)1.4426950408889634 + (REAL)a.pv_threshold[h];
-            wanted = local > -INFINITY && margin > 0;
-            doubt |= local > -INFINITY && fabs((double)margin) < 1e-4;
-        }
-        bool live = __syncthreads_or(wanted);
+        REAL margin = valid ? INFINITY : -INFINITY;
+        if (sparse && a.pv_threshold != NULL && l > 0 && valid)
+            margin = local > -INFINITY
+                ? (local - top) * (REAL)1.4426950408889634 + (REAL)a.pv_threshold[h]
+                : (REAL)-INFINITY;
+        /* One row is enough for the unit, so there is doubt where none is sure and one may be. */
+        const REAL rounding = a.qk == PRECISION_FP8 ? (REAL)FP8_ROUNDING : (REAL)ROUNDING;
+        bool live = __syncthreads_or(margin > 0), sure = __syncthreads_or(margin > rounding);
+        doubt |= __syncthreads_or(margin > -rounding) && !sure;
         if (threadIdx.x == 0 && live && done != NULL) atomicAdd(&done[h], 1ull);
         if (!valid || top == -INFINITY) continue;
         REAL shrink = PLAIN ? (REAL)expf(m - top) : (REAL)exp((double)(m - top));
