@@ -61,6 +61,7 @@ enum status query_run(struct store *s, const char *name, struct run_list *out) M
 /* What a stored run has beside its metrics. */
 struct run_parts {
     bool tokens, masks, generations, layer_errors;
+    bool recall; /* attention mass kept, or that nothing was left out */
     int n_worst;
     char ended[32]; /* UTC; "" unknown */
 };

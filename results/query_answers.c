@@ -287,14 +287,16 @@ enum status query_parts(struct store *s, const char *key, struct run_parts *out)
         " EXISTS (SELECT 1 FROM block_mask t WHERE t.run = r.id),"
         " EXISTS (SELECT 1 FROM generation t WHERE t.run = r.id),"
         " EXISTS (SELECT 1 FROM layer_error t WHERE t.run = r.id),"
+        " EXISTS (SELECT 1 FROM metric t WHERE t.run = r.id AND t.name = 'latency_predict'),"
         " (SELECT count(*) FROM worst_token t WHERE t.run = r.id), ended FROM run r WHERE key = ?");
     if (st == OK) {
         put_text(&c, key);
         st = cursor_step(&c, &more);
     }
     if (st == OK && more) {
-        bool *const flags[] = {&out->tokens, &out->masks, &out->generations, &out->layer_errors};
-        for (int i = 0; i < 4; i++) *flags[i] = get_int(&c) != 0;
+        bool *const flags[] = {
+            &out->tokens, &out->masks, &out->generations, &out->layer_errors, &out->recall};
+        for (int i = 0; i < 5; i++) *flags[i] = get_int(&c) != 0;
         out->n_worst = get_range(&c, 0, INT_MAX);
         const char *ended = get_text(&c);
         snprintf(out->ended, sizeof out->ended, "%s", ended ? ended : "");

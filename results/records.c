@@ -61,6 +61,8 @@ static const struct metric_info known[] = {
     {"latency_dense", "time dense", "s", METRIC_NEITHER},
     {"latency_sparse", "time sparse", "s", METRIC_LOWER},
     {"latency_ratio", "time sparse / dense", "", METRIC_LOWER},
+    {"latency_predict", "time of choosing tiles", "s", METRIC_LOWER},
+    {"latency_attention", "time of dense attention", "s", METRIC_NEITHER},
     {"break_even_length", "break-even length", "tokens", METRIC_LOWER},
     {"peak_bytes", "peak memory", "B", METRIC_LOWER},
     {"cpu_mask_jaccard", "tiles chosen as on the CPU, Jaccard", "", METRIC_HIGHER},

@@ -30,7 +30,7 @@ static struct {
     const char *db, *plan_file, *smooth_k, *tune_suite, *shard, *field;
     double min_sparsity, max_memory_gib;
     int n_tune, n_check, n_held_out, tune_length, min_sparse_tokens, n_worst;
-    bool dry_run, retry_failed, replace, keep_tokens, keep_masks, noise_floor;
+    bool dry_run, retry_failed, replace, keep_tokens, keep_masks, noise_floor, recall;
 } o = {
     .machine = MACHINE_DEFAULTS,
     .db = "sparsegauge.db",
@@ -66,6 +66,8 @@ static const struct option_def options[] = {
         0},
     {"keep-masks", OPTION_FLAG, &o.keep_masks, NULL,
         "keep block masks of every cell's first sample", 0, 0},
+    {"recall", OPTION_FLAG, &o.recall, NULL,
+        "also the attention mass that the kept tiles hold, and what choosing them takes", 0, 0},
     {"noise-floor", OPTION_FLAG, &o.noise_floor, NULL,
         "first run dense against dense; smaller differences then count as none", 0, 0},
     {"max-memory", OPTION_REAL, &o.max_memory_gib, "GIB",
@@ -444,6 +446,7 @@ static enum status work(
     settings.keep_tokens = o.keep_tokens;
     /* ten thousand cells at once, whose masks may take more than all else */
     settings.keep_masks = o.keep_masks;
+    settings.recall = o.recall;
     if (o.n_worst != WORST_UNSET) settings.n_worst = o.n_worst;
     TRY_GOTO(st, done,
         sweep_open(&s,

@@ -114,6 +114,7 @@ static enum status cell_measure(const struct cell_request *q, struct evaluation 
         .chunk = q->machine->chunk,
         .generate = s->generate,
         .attribution = s->attribution && policy_acts(q->policy),
+        .recall = s->recall && policy_acts(q->policy),
         .tuned = q->tuned,
         .keep_tokens = s->keep_tokens,
         .keep_masks = s->keep_masks && sparse,

@@ -19,6 +19,7 @@ struct cell_settings {
     const char *plan; /* the sweep it belongs to; NULL: a single eval */
     bool generate;    /* a stored run without the guide's prompts is then run again */
     bool attribution; /* a stored run without errors by layer is then run again */
+    bool recall;      /* a stored run without the attention mass kept is then run again */
     bool keep_tokens, keep_masks;
     int n_worst;
 };

@@ -270,6 +270,9 @@ static enum status add_recall(struct eval_state *s)
 {
     struct recall r;
     TRY(recall_measure(s->a, s->p.session, &s->e->arena, &r));
+    int n = s->a->set->n_samples;
+    metric_rows_add(&s->metrics, "overall", "latency_predict", n)->mean = r.predict_s;
+    metric_rows_add(&s->metrics, "overall", "latency_attention", n)->mean = r.attention_s;
     if (!r.n) return OK;
     metric_rows_add(&s->metrics, "overall", "recall", r.n)->mean = r.mean;
     metric_rows_add(&s->metrics, "overall", "recall_oracle", r.n)->mean = r.oracle;
@@ -325,7 +328,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         if (a->keep_tokens) add_tokens(&s);
         if (st == OK) st = add_worst_tokens(&s);
         if (st == OK && attribution) st = add_layer_errors(&s);
-        if (st == OK && a->attribution && a->policy->method) st = add_recall(&s);
+        if (st == OK && (a->attribution || a->recall) && a->policy->method) st = add_recall(&s);
         if (st == OK && a->generate) st = add_generation(&s);
         out->data.metrics = s.metrics.rows;
         out->data.n_metrics = s.metrics.n;

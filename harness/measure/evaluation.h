@@ -41,6 +41,9 @@ struct evaluate_args {
                                             bounds here; NULL: no bounds */
     bool attribution;                    /* errors by layer and head: three more passes, see
                                             harness/measure/layer_errors.h */
+    bool recall;                         /* the attention mass kept and what choosing tiles takes,
+                                            see harness/measure/recall.h; attribution measures it,
+                                            too */
     int n_worst;                         /* worst tokens by KL to keep */
     const struct stopwatch_rule *timing; /* when times of a timed set stand still; NULL:
                                             stopwatch_default */

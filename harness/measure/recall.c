@@ -1,5 +1,6 @@
 #include "harness/measure/recall.h"
 
+#include "base/stats.h"
 #include "base/xmalloc.h"
 #include "kernels/mask.h"
 
@@ -151,18 +152,28 @@ enum status recall_measure(const struct evaluate_args *a, struct session *sessio
     p.heads = xcalloc(cells, sizeof *p.heads);
     p.of_sample = xcalloc(cells, sizeof *p.of_sample);
     enum status st = OK;
-    for (int i = 0; i < a->set->n_samples && st == OK; i++) {
+    size_t n = (size_t)a->set->n_samples;
+    double *predict = xcalloc(2 * n, sizeof *predict), *attention = predict + n;
+    for (size_t i = 0; i < n && st == OK; i++) {
         const struct sample *x = &a->set->samples[i];
+        struct forward_times sparse = {0}, dense = {0};
+        struct forward_args pass = {.tokens = x->ids,
+            .n = x->n_prompt ? x->n_prompt : x->n,
+            .times = &dense,
+            .stop = a->stop,
+            .stop_ctx = a->stop_ctx};
+        session_reset(session);
+        st = session_forward(session, &pass);
+        if (st != OK) break;
+        pass.policy = a->policy;
+        pass.hook = weigh_layer;
+        pass.hook_ctx = &p;
+        pass.times = &sparse;
         memset(p.of_sample, 0, cells * sizeof *p.of_sample);
         session_reset(session);
-        st = session_forward(session,
-            &(struct forward_args){.tokens = x->ids,
-                .n = x->n_prompt ? x->n_prompt : x->n,
-                .policy = a->policy,
-                .hook = weigh_layer,
-                .hook_ctx = &p,
-                .stop = a->stop,
-                .stop_ctx = a->stop_ctx});
+        st = session_forward(session, &pass);
+        predict[i] = sparse.predict_s;
+        attention[i] = dense.attention_dense_s;
         struct head_sums *all = xcalloc(1, sizeof *all);
         for (size_t k = 0; k < cells; k++) {
             fold(&p.heads[k], &p.of_sample[k]);
@@ -173,6 +184,9 @@ enum status recall_measure(const struct evaluate_args *a, struct session *sessio
         free(all);
     }
     if (st == OK) sum_up(&p, c, out);
+    out->predict_s = quantile(predict, n, .5);
+    out->attention_s = quantile(attention, n, .5);
+    free(predict);
     free(p.heads);
     free(p.of_sample);
     return st;

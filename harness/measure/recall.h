@@ -3,8 +3,8 @@
  * Of every head, and of every block of query rows in which something was left out: the attention
  * mass of the tiles in its map, mean over the rows of the block (recall), and that of as many tiles
  * taken by their mass (the oracle at equal count). Queries and keys are those of the sparse run.
- * One more sparse pass and all products of queries and keys of the layers that ran sparse; on the
- * host.
+ * One more sparse pass and all products of queries and keys of the layers that ran sparse, on the
+ * host; and one more dense pass, for the time that choosing tiles is a share of.
  */
 #ifndef SG_HARNESS_MEASURE_RECALL_H
 #define SG_HARNESS_MEASURE_RECALL_H
@@ -21,6 +21,9 @@ struct recall {
     /* the worst of the query heads that share keys, mean over those groups and layers */
     double worst_of_group;
     int64_t n; /* heads and blocks of rows; 0: nothing was left out */
+    /* Seconds of a pass, medians over samples: choosing tiles, and dense attention. What else runs
+     * on the machine meanwhile shows in both. */
+    double predict_s, attention_s;
 };
 
 /* The session's sequence is lost. */

@@ -432,7 +432,8 @@ static enum status check_parts(struct sweep *s, struct sweep_cell *x)
     x->again = s->a.replace ||
         (!d->set.timed &&
             ((s->a.settings.keep_tokens && !has.tokens) ||
-                (s->a.settings.keep_masks && sparse && !has.masks)));
+                (s->a.settings.keep_masks && sparse && !has.masks) ||
+                (s->a.settings.recall && sparse && !has.recall)));
     s->n_fewer_worst += !x->again && !d->set.timed && has.n_worst < s->a.settings.n_worst;
     return OK;
 }
