@@ -50,6 +50,9 @@ class Case:
         self.first_row = 0  # of those that are compared with public code
         self.number = dict(w.split("=") for w in m["method"].split("+")[1:])
 
+    def best_of_row(self, p, count):
+        return best_of_row(self, p, count)
+
     def value(self, name, default):
         return float(self.number.get(name, default))
 
@@ -99,6 +102,8 @@ def sparge(c):
     q_sim = (unit(q, dim=-1).sum(2) / counts_of(c.n, c.bq)[:, None]).pow(2).sum(-1)
     running = c.k.cumsum(1) / torch.arange(1, c.n + 1, dtype=torch.float64)[:, None]
     ends = torch.clamp(torch.arange(1, c.nk + 1) * c.bk, max=c.n) - 1
+    if c.m.get("smooth_k") == "global":
+        ends[:] = c.n - 1
     centred = blocks_of(c.k, c.bk) - running[:, ends][:, :, None]
     inside = torch.arange(c.nk * c.bk).view(c.nk, c.bk, 1) < c.n
     k_sim = (unit(centred * inside, dim=-1).sum(2) / counts_of(c.n, c.bk)[:, None]).pow(2).sum(-1)
@@ -178,6 +183,7 @@ def subblock(c):
     score = (q @ k.transpose(1, 2) * c.scale).masked_fill(~seen, -INF)
     score = torch.nn.functional.pad(score, (0, c.nk * c.bk // keys - k.shape[1], 0, c.nq * c.bq // rows - q.shape[1]), value=-INF)
     e = torch.logsumexp(score.view(score.shape[0], c.nq, c.bq // rows, c.nk, c.bk // keys).transpose(2, 3).flatten(3), -1)
+    c.subblock_score = e  # for what is compared with public code
     return best_of_row(c, e, possible_share(c, c.m["keep"])) & c.possible
 
 
@@ -288,7 +294,7 @@ def beside_public(folder, c, m, got, failed, checked):
     off, all_tiles = int((want ^ got)[:, c.first_row:].sum()), int(c.possible[c.first_row:].sum()) * got.shape[0]
     good = off <= max(1, all_tiles // 1000)
     print(f"{'ok  ' if good else 'FAIL'} layer {m['layer']:2d} {m['method']:36s} {c.bq}x{c.bk}: {off} of {all_tiles} tiles differ from the public code's, "
-          f"which keeps {float(kept[:, c.first_row:].sum()) / all_tiles:.3f}")
+          f"which keeps {float((kept & c.possible)[:, c.first_row:].sum()) / all_tiles:.3f}")
     return failed + (not good), checked + 1
 
 

@@ -23,29 +23,32 @@ struct map_case {
     struct block_shape block;
     float theta, keep, topk;
     int pattern, vertical, slash; /* of minference */
+    enum smooth_k smooth_k;       /* of sparge */
 };
 
 static const struct map_case cases[] = {
-    {"sparge", {128, 64}, .3f, .9f, 0, 0, 0, 0},
-    {"sparge", {64, 64}, -.1f, 0, .3f, 0, 0, 0},
-    {"bound", {128, 64}, 0, .97f, 0, 0, 0, 0},
-    {"bound+spread=range+groups=0+rows=8", {128, 128}, 0, .9f, 0, 0, 0, 0},
-    {"xattention", {128, 128}, 0, .9f, 0, 0, 0, 0},
-    {"xattention+stride=16", {128, 64}, 0, .8f, 0, 0, 0, 0},
-    {"flashprefill", {128, 128}, 0, .9f, 0, 0, 0, 0},
-    {"flashprefill", {64, 64}, 0, .8f, 0, 0, 0, 0},
-    {"subblock", {64, 64}, 0, .25f, 0, 0, 0, 0},
-    {"prism", {128, 128}, 0, .95f, 0, 0, 0, 0},
-    {"prism", {128, 64}, 0, .8f, 0, 0, 0, 0},
-    {"stem", {128, 128}, 0, .3f, 0, 0, 0, 0},
-    {"stem+stride=8+lambda=1", {64, 64}, 0, .4f, 0, 0, 0, 0},
-    {"flexprefill", {128, 128}, 0, 0, 0, 0, 0, 0},
-    {"flexprefill+gamma=.8+tau=.4", {64, 64}, 0, 0, 0, 0, 0, 0},
-    {"flexprefill+gamma=.6+tau=0", {64, 64}, 0, 0, 0, 0, 0, 0},
-    {"minference", {64, 64}, 0, 0, 0, PATTERN_LINES, 40, 400},
-    {"minference", {128, 64}, 0, 0, 0, PATTERN_LINES, 31, 120},
-    {"minference", {64, 64}, 0, 0, 0, PATTERN_SHAPE, 100, 300},
-    {"minference+blocks=8", {64, 64}, 0, 0, 0, PATTERN_BLOCK, 1, 1},
+    {"sparge", {128, 64}, .3f, .9f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"sparge", {64, 64}, -.1f, 0, .3f, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"bound", {128, 64}, 0, .97f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"bound+spread=range+groups=0+rows=8", {128, 128}, 0, .9f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"xattention", {128, 128}, 0, .9f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"xattention+stride=16", {128, 64}, 0, .8f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"flashprefill", {128, 128}, 0, .9f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"flashprefill", {64, 64}, 0, .8f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"subblock", {64, 64}, 0, .25f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"prism", {128, 128}, 0, .95f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"prism", {128, 64}, 0, .8f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"stem", {128, 128}, 0, .3f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"stem+stride=8+lambda=1", {64, 64}, 0, .4f, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"flexprefill", {128, 128}, 0, 0, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"flexprefill+gamma=.8+tau=.4", {64, 64}, 0, 0, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"flexprefill+gamma=.6+tau=0", {64, 64}, 0, 0, 0, 0, 0, 0, SMOOTH_K_RUNNING},
+    {"minference", {64, 64}, 0, 0, 0, PATTERN_LINES, 40, 400, SMOOTH_K_RUNNING},
+    {"minference", {128, 64}, 0, 0, 0, PATTERN_LINES, 31, 120, SMOOTH_K_RUNNING},
+    {"minference", {64, 64}, 0, 0, 0, PATTERN_SHAPE, 100, 300, SMOOTH_K_RUNNING},
+    {"minference+blocks=8", {64, 64}, 0, 0, 0, PATTERN_BLOCK, 1, 1, SMOOTH_K_RUNNING},
+    {"sparge", {128, 64}, .3f, .9f, 0, 0, 0, 0, SMOOTH_K_GLOBAL},
+    {"sparge", {64, 128}, .2f, .97f, 0, 0, 0, 0, SMOOTH_K_GLOBAL},
 };
 
 struct dump {
@@ -112,7 +115,8 @@ static enum status put_map(struct dump *d, int layer, int number, const struct a
             .part = (uint8_t)c->pattern,
             .vertical = c->vertical,
             .slash = c->slash};
-    struct mask_args args = {.attn = &own, .heads = heads, .topk = c->topk};
+    struct mask_args args = {
+        .attn = &own, .heads = heads, .topk = c->topk, .smooth_k = c->smooth_k};
     struct tile_map map = tile_map_shape(c->block, a->n_heads, 0, a->n_q);
     map.bits = xmalloc(tile_map_bytes(&map));
     void *ws = aligned_alloc(64, (mask_workspace(m, &args, par_threads(d->par)) + 127) / 64 * 64);
@@ -133,6 +137,7 @@ static enum status put_map(struct dump *d, int layer, int number, const struct a
     cJSON_AddStringToObject(o, "file", name);
     cJSON_AddNumberToObject(o, "layer", layer);
     cJSON_AddStringToObject(o, "method", c->method);
+    cJSON_AddStringToObject(o, "smooth_k", smooth_k_name(c->smooth_k));
     const struct {
         const char *name;
         double value;
