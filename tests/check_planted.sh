@@ -14,7 +14,7 @@ eight=()
 [ "$fault" = precision ] && eight=(--qk int8 --pv fp8)
 want=1
 [ "$fault" = none ] && want=0
-said=$("$program" audit "$model" -q --threads 2 --max-length 768 --num-samples 1 ${eight[@]+"${eight[@]}"} 2>&1)
+said=$("$program" audit "$model" -q --threads 2 --max-length 512 --num-samples 1 ${eight[@]+"${eight[@]}"} 2>&1)
 code=$?
 if [ $code -ne $want ] || ! grep -q "$claim" <<<"$said"; then
   echo "audit ended with $code and does not say \"$claim\":"
@@ -22,11 +22,11 @@ if [ $code -ne $want ] || ! grep -q "$claim" <<<"$said"; then
   exit 1
 fi
 [ "$fault" = precision ] && exit 0 # the self-test tries full products alone
-if [ "$fault" = none ] && ! "$program" audit "$model" -q --threads 2 --max-length 768 --num-samples 1 --qk int8 --pv fp8 >/dev/null; then
+if [ "$fault" = none ] && ! "$program" audit "$model" -q --threads 2 --max-length 512 --num-samples 1 --qk int8 --pv fp8 >/dev/null; then
   echo "audit fails in eight bits"
   exit 1
 fi
-said=$("$program" gate --self-test --model "$model" -q --threads 2 --max-length 768 --num-samples 3 2>&1) # two texts decide little: t is 12.7
+said=$("$program" gate --self-test --model "$model" -q --threads 2 --max-length 512 --num-samples 3 2>&1) # two texts decide little: t is 12.7
 code=$?
 if [ $code -ne $want ]; then
   echo "the gate's self-test ended with $code, expected $want:"

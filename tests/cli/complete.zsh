@@ -13,7 +13,7 @@ while IFS= read -r line; do
     : >$found
     zpty -w -n inner "$line"$'\t\x18\x05'
     for i in {1..500}; do
-        zpty -r -t inner junk 2>/dev/null
+        while zpty -r -t inner junk 2>/dev/null; do; done # or it waits for somebody to read what it shows
         [[ $(tail -n 1 $found) == END ]] && break
         sleep .02
     done

@@ -29,13 +29,7 @@ static void enter(void)
     free(cache);
 }
 
-static void leave(void)
-{
-    char *command = str_format("rm -rf '%s'", place);
-    if (system(command) != 0) abort();
-    free(command);
-    free(place);
-}
+static void leave(void) { dir_remove(place); }
 
 static char *in_place(const char *name) { return path_join(place, name); }
 

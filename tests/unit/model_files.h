@@ -4,8 +4,10 @@
 
 #include "base/file.h"
 #include "base/str.h"
+#include "tests/scratch.h"
 
 #include <dirent.h>
+
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,27 +18,6 @@
 #define TESTS_DIR "tests"
 #endif
 #define GOLDEN_MODELS TESTS_DIR "/golden/models"
-
-/* A new empty directory; free with dir_remove(). */
-static inline char *dir_make(void)
-{
-    char *dir = str_dup("/tmp/sg-test-XXXXXX");
-    if (!mkdtemp(dir)) abort();
-    return dir;
-}
-
-static inline void dir_remove(char *dir)
-{
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        char *path = path_join(dir, e->d_name);
-        if (*e->d_name != '.') remove(path);
-        free(path);
-    }
-    if (d) closedir(d);
-    rmdir(dir);
-    free(dir);
-}
 
 static inline void file_put(const char *dir, const char *name, const void *data, size_t size)
 {

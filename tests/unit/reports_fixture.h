@@ -18,7 +18,7 @@ static struct store *store;
 static inline void set_up(void)
 {
     search_path = str_dup(getenv("PATH"));
-    dir = fixture_dir();
+    dir = dir_make();
     db = path_join(dir, "results.db");
     ok(store_open(&store, db, STORE_WRITE));
 }
@@ -29,7 +29,7 @@ static inline void tear_down(void)
     free(db);
     setenv("PATH", search_path, 1); /* some tests take it away */
     free(search_path);
-    fixture_remove(dir);
+    dir_remove(dir);
 }
 
 static inline struct fixture_options options(uint64_t seed, double sparsity, double error)

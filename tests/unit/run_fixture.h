@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "results/query.h"
 #include "results/store.h"
+#include "tests/scratch.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -341,23 +342,6 @@ static inline void fixture_clear(struct fixture *f)
     free(f->ledger);
     free(f->layer_errors);
     free(f->items);
-}
-
-/* A new directory; the caller frees the name. */
-static inline char *fixture_dir(void)
-{
-    const char *base = getenv("TMPDIR");
-    char *dir = str_format("%s/sparsegauge-test-XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(dir)) abort();
-    return dir;
-}
-
-static inline void fixture_remove(char *dir)
-{
-    char *cmd = str_format("rm -rf '%s'", dir);
-    if (system(cmd) != 0) abort();
-    free(cmd);
-    free(dir);
 }
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "base/utf8.h"
 #include "base/xmalloc.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -24,20 +25,10 @@
 #define EXPECT_MESSAGE(part) \
     cr_expect(strstr(status_message(), part), "\"%s\" lacks \"%s\"", status_message(), part)
 
-static char dir[64];
+static char *dir;
 
-static void make_dir(void)
-{
-    strcpy(dir, "/tmp/sg_base_XXXXXX");
-    cr_assert(mkdtemp(dir));
-}
-
-static void remove_dir(void)
-{
-    char *command = str_format("chmod -R u+w %s; rm -rf %s", dir, dir);
-    cr_expect_eq(system(command), 0);
-    free(command);
-}
+static void make_dir(void) { dir = dir_make(); }
+static void remove_dir(void) { dir_remove(dir); }
 
 /* The published first outputs of both generators for these states. */
 Test(rng, reference_vectors)

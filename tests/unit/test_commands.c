@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -14,15 +15,18 @@
 
 #define MODEL SG_SOURCE_DIR "/suites/demo/model"
 
-static char dir[] = "/tmp/test_commands_XXXXXX";
+static char *dir;
 
-static void enter(void) { cr_assert(mkdtemp(dir) && chdir(dir) == 0); }
+static void enter(void)
+{
+    dir = dir_make();
+    cr_assert_eq(chdir(dir), 0);
+}
 
 static void leave(void)
 {
-    char text[128];
-    snprintf(text, sizeof text, "rm -rf %s", dir);
-    cr_assert(chdir("/") == 0 && system(text) == 0);
+    cr_assert_eq(chdir("/"), 0);
+    dir_remove(dir);
 }
 
 TestSuite(commands, .init = enter, .fini = leave, .timeout = 300);

@@ -8,6 +8,7 @@
 #include "reports/runjson.h"
 #include "reports/tables.h"
 #include "results/store.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -302,7 +303,7 @@ Test(gate, dense_is_not_passed_off_as_eight_bits)
  * not be. */
 Test(gate, several_bounds_are_judged_together)
 {
-    enum { TRIALS = 500 };
+    enum { TRIALS = 200 };
     struct rng r;
     rng_init(&r, 6);
     int broken = 0, alone = 0;
@@ -563,8 +564,7 @@ Test(gate, a_failure_must_happen_twice_when_asked)
 
 Test(gate, every_bound_survives_its_file)
 {
-    char path[] = "/tmp/sg-gate-XXXXXX";
-    close(mkstemp(path));
+    char *dir = dir_make(), *path = path_join(dir, "gate.json");
     struct gate_bounds b = gate_no_bounds(), back = gate_no_bounds();
     double *field = (double *)&b, *read = (double *)&back;
     size_t n = offsetof(struct gate_bounds, by_mean) / sizeof *field;
@@ -572,7 +572,8 @@ Test(gate, every_bound_survives_its_file)
     ok(gate_bounds_write(&b, path));
     ok(gate_bounds_read(&back, path));
     for (size_t i = 0; i < n; i++) cr_expect_eq(read[i], field[i], "field %zu", i);
-    unlink(path);
+    free(path);
+    dir_remove(dir);
 }
 
 static size_t count(const char *text, const char *what)
@@ -862,9 +863,8 @@ static int command(const char *dir, const char *words, struct str *out)
 
 Test(gate, commands_end_with_the_code_of_their_outcome)
 {
-    char dir[] = "/tmp/sg-gate-XXXXXX";
+    char *dir = dir_make();
     struct str out = {0};
-    cr_assert_not_null(mkdtemp(dir));
     cr_assert_eq(command(dir, "eval " MODEL " --simthreshd1 .3 --cdfthreshd .9" SHORT, &out), 0,
         "%s", str_get(&out));
     cr_assert_eq(
@@ -903,9 +903,7 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     has(str_get(&out), "every planted fault was caught");
     cr_expect_eq(command(dir, "gate --self-test --max-length 256 --num-samples 2 -q", &out), 1,
         "where nothing is sparse the faults cannot show, and the gate must not be trusted");
-    char *clean = str_format("rm -r '%s'", dir);
-    cr_expect_eq(system(clean), 0);
-    free(clean);
+    dir_remove(dir);
     str_clear(&out);
 }
 
@@ -1044,9 +1042,8 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
         {"identity/data/n_tokens", EDIT_SCALE, 2, "identity.data.n_tokens", NULL},
         {"identity/model/n_layers", EDIT_SET, 7, "provenance.attention_calls", NULL},
     };
-    char dir[] = "/tmp/sg-edit-XXXXXX";
+    char *dir = dir_make();
     struct str out = {0}, file = {0};
-    cr_assert_not_null(mkdtemp(dir));
     cr_assert_eq(
         command(dir,
             "eval " MODEL
@@ -1097,9 +1094,7 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
             "%s, edit %d: no \"%s\" in %s", edits[i].path, edits[i].how, edits[i].says,
             str_get(&out));
     }
-    char *clean = str_format("rm -r '%s'", dir);
-    cr_expect_eq(system(clean), 0);
-    free(clean);
+    dir_remove(dir);
     free(path);
     free(copy);
     str_clear(&out);
@@ -1110,9 +1105,7 @@ Test(gate, files_edited_by_hand_are_refused, .timeout = 600)
  * apart is said. */
 Test(gate, best_names_metrics_that_disagree)
 {
-    char dir[] = "/tmp/sg-best-XXXXXX";
-    cr_assert_not_null(mkdtemp(dir));
-    char *db = path_join(dir, "sparsegauge.db");
+    char *dir = dir_make(), *db = path_join(dir, "sparsegauge.db");
     struct store *store;
     struct str out = {0};
     ok(store_open(&store, db, STORE_WRITE));
@@ -1146,9 +1139,7 @@ Test(gate, best_names_metrics_that_disagree)
     lacks(str_get(&out), "disagree");
     cr_assert_eq(command(dir, "frontier", &out), 0);
     has(str_get(&out), "detectable KL");
-    char *clean = str_format("rm -r '%s'", dir);
-    cr_expect_eq(system(clean), 0);
-    free(clean);
+    dir_remove(dir);
     free(db);
     str_clear(&out);
 }

@@ -6,30 +6,25 @@
 #include "base/str.h"
 #include "base/utf8.h"
 #include "engine/engine.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static char place[64];
+static char *place;
 
 static void enter(void)
 {
-    strcpy(place, "/tmp/sg-locate-XXXXXX");
-    cr_assert(mkdtemp(place));
+    place = dir_make();
     setenv("HOME", place, 1);
     unsetenv("HF_HUB_CACHE");
     unsetenv("HF_HOME");
     unsetenv("XDG_CACHE_HOME");
 }
 
-static void leave(void)
-{
-    char *command = str_format("rm -rf '%s'", place);
-    if (system(command) != 0) abort();
-    free(command);
-}
+static void leave(void) { dir_remove(place); }
 
 TestSuite(locate, .init = enter, .fini = leave);
 

@@ -3,16 +3,22 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "engine/tuner/minference.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-static char path[64];
+static char *dir, path[256];
 
-static void begin(void) { snprintf(path, sizeof path, "/tmp/sg_pattern_%d.json", getpid()); }
-static void end(void) { unlink(path); }
+static void begin(void)
+{
+    dir = dir_make();
+    snprintf(path, sizeof path, "%s/pattern.json", dir);
+}
+
+static void end(void) { dir_remove(dir); }
 
 static enum status read_text(const char *text, struct tuned *out)
 {

@@ -398,8 +398,7 @@ static enum status lost_pass(
 Test(numerics_cuda, a_lost_device_fails_one_cell_and_ends_the_sweep)
 {
     if (no_gpu()) return;
-    char dir[] = "/tmp/test_lost_XXXXXX";
-    cr_assert(mkdtemp(dir) && chdir(dir) == 0);
+    cr_assert_eq(chdir(dir_make()), 0);
     struct machine_options machine = MACHINE_DEFAULTS;
     machine.cache = "none";
     machine.threads = 1;

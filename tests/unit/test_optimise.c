@@ -12,6 +12,7 @@
 
 enum {
     N_RUNGS = 4,
+    LENGTH = 384,
     N_TUNE = 2,
     N_CHECK = 2,
     N_HELD_OUT = 2,
@@ -38,7 +39,7 @@ static void bench_open(struct bench *b, int threads)
     CHECK(policy_set_layers(&b->policy, "2-4"));
     struct suite_options o = {.tokenizer = b->model.tokenizer,
         .argument = "",
-        .max_length = 512,
+        .max_length = LENGTH,
         .num_samples = N_SAMPLES,
         .min_length = 256,
         .tuning = true};
@@ -94,13 +95,13 @@ static void run_again(const struct bench *b, const struct tuned *t, double *kl, 
     double sum = 0, n = 0;
     CHECK(policy_copy(&p, &b->policy));
     CHECK(tuned_apply(t, "test", w, b->model.fingerprint, &p));
-    CHECK(session_open(&s, w, b->par, 512, 0, NULL));
+    CHECK(session_open(&s, w, b->par, LENGTH, 0, NULL));
     void *ws = aligned_alloc(64, compare_workspace(&w->head, par_threads(b->par)));
     size_t width = (size_t)w->config.hidden_size;
-    float *dense = malloc(sizeof(float) * 512 * width),
-          *sparse = malloc(sizeof(float) * 512 * width);
-    struct token_metrics tokens[512];
-    int32_t next[512];
+    float *dense = malloc(sizeof(float) * LENGTH * width),
+          *sparse = malloc(sizeof(float) * LENGTH * width);
+    struct token_metrics tokens[LENGTH];
+    int32_t next[LENGTH];
     for (int i = N_TUNE + N_CHECK; i < N_SAMPLES; i++) {
         const struct tune_sample *x = &b->samples[i];
         struct tensor_sums sums = {0};
@@ -213,6 +214,7 @@ Test(optimise, threads_change_nothing, .timeout = 300)
         struct bench b;
         bench_open(&b, 1 + i);
         struct optimise_args a = args_of(&b, .01);
+        a.n_probes = 1;
         CHECK(optimise(&a, &r[i]));
         bench_close(&b);
     }
@@ -231,6 +233,7 @@ Test(optimise, an_impossible_target_ends_dense, .timeout = 300)
     struct tuned t;
     bench_open(&b, 2);
     struct optimise_args a = args_of(&b, 1e-12);
+    a.n_probes = 1;
     CHECK(optimise(&a, &r));
     cr_expect_eq(r.chosen, -1);
     CHECK(optimise_apply(&r, b.rungs, "", &t));

@@ -1,5 +1,6 @@
 #include "harness/sweep/plan.h"
 #include "harness/sweep/shard.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -233,10 +234,13 @@ Test(plan, refuses_with_a_reason)
     }
 }
 
+static char *dir;
+
 static char *write_file(const char *text)
 {
-    static char path[64];
-    snprintf(path, sizeof path, "/tmp/test_plan_%d.json", getpid());
+    static char path[256];
+    if (!dir) dir = dir_make();
+    snprintf(path, sizeof path, "%s/plan.json", dir);
     FILE *f = fopen(path, "w");
     fputs(text, f);
     fclose(f);
@@ -288,7 +292,7 @@ Test(plan, file_says_the_same_as_options)
     cr_assert_eq(plan_read(write_file("{\"name\": \"a\\\\u0000b\"}"), &a, &s, &arena, &beaten), OK,
         "a backslash is one");
     str_clear(&beaten);
-    unlink(path);
+    dir_remove(dir);
     arena_free(&arena);
 }
 

@@ -28,7 +28,7 @@ static void put_curve(struct store *s, const char *data, int layer, int head)
 
 Test(report_curves, the_worst_head_of_a_tuned_run_is_offered, .timeout = 60)
 {
-    char *dir = fixture_dir(), *db = str_format("%s/r.db", dir);
+    char *dir = dir_make(), *db = str_format("%s/r.db", dir);
     struct store *s;
     static struct report_curves out;
     ok(store_open(&s, db, STORE_WRITE));
@@ -79,5 +79,5 @@ Test(report_curves, the_worst_head_of_a_tuned_run_is_offered, .timeout = 60)
     cr_expect_eq(out.set.n, 0u, "two tunings leave it open");
     store_close(&s);
     free(db);
-    fixture_remove(dir);
+    dir_remove(dir);
 }

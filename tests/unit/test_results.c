@@ -19,14 +19,14 @@ static char *dir, *db;
 
 static void set_up(void)
 {
-    dir = fixture_dir();
+    dir = dir_make();
     db = path_join(dir, "results.db");
 }
 
 static void tear_down(void)
 {
     free(db);
-    fixture_remove(dir);
+    dir_remove(dir);
 }
 
 TestSuite(results, .init = set_up, .fini = tear_down);

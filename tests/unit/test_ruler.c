@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "engine/checkpoint/synth.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -16,13 +17,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static char dir[] = "/tmp/test_ruler_XXXXXX";
+static char *dir;
 static struct tokenizer *bytes; /* one token a byte, BOS 256 */
 
 static void setup(void)
 {
-    strcpy(dir + sizeof dir - 7, "XXXXXX");
-    cr_assert(mkdtemp(dir));
+    dir = dir_make();
     cr_assert_eq(synth_write_tokenizer(dir), OK, "%s", status_message());
     cr_assert_eq(tokenizer_open(&bytes, dir), OK, "%s", status_message());
 }
@@ -30,13 +30,7 @@ static void setup(void)
 static void teardown(void)
 {
     tokenizer_close(&bytes);
-    const char *names[] = {"tokenizer.json", "tokenizer_config.json", "hay.txt", "chat.txt"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *path = path_join(dir, names[i]);
-        unlink(path);
-        free(path);
-    }
-    rmdir(dir);
+    dir_remove(dir);
 }
 
 TestSuite(ruler, .init = setup, .fini = teardown);

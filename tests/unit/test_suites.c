@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "engine/checkpoint/synth.h"
 #include "suites/jsonl.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -16,31 +17,20 @@
 
 /* The synthetic tokenizer makes one token of each byte, id = byte, BOS = 256: offsets can be
  * counted by hand. */
-static char dir[] = "/tmp/test_suites_XXXXXX";
+static char *dir;
 static struct tokenizer *bytes;
 
 static void setup(void)
 {
-    strcpy(dir + sizeof dir - 7, "XXXXXX");
-    cr_assert(mkdtemp(dir));
+    dir = dir_make();
     cr_assert_eq(synth_write_tokenizer(dir), OK, "%s", status_message());
     cr_assert_eq(tokenizer_open(&bytes, dir), OK, "%s", status_message());
-}
-
-static void remove_file(const char *name)
-{
-    char *path = path_join(dir, name);
-    unlink(path);
-    free(path);
 }
 
 static void teardown(void)
 {
     tokenizer_close(&bytes);
-    const char *names[] = {
-        "tokenizer.json", "tokenizer_config.json", "a.txt", "a.jsonl", "b.jsonl"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) remove_file(names[i]);
-    rmdir(dir);
+    dir_remove(dir);
 }
 
 TestSuite(suites, .init = setup, .fini = teardown);
@@ -504,7 +494,6 @@ Test(suites, json_documents_are_told_by_content)
         if (!i) strcpy(print, s.fingerprint);
         cr_expect_str_eq(s.fingerprint, print, "%s", name);
         sample_set_clear(&s);
-        remove_file(name);
     }
     struct sample_set s = load(spec_of("text", "a.json", "{\n \"text\": \"one and two\"\n}\n"), &o);
     expect_text(&s, 0, 1, s.samples[0].n, "one and two");
@@ -523,7 +512,6 @@ Test(suites, json_documents_are_told_by_content)
     REFUSED(spec_of("choice", "a.json",
                 "[{\"query\":\"q\",\"choices\":[\"x\",\"y\"],\"gold\":Infinity}]"),
         &o, ERR_FORMAT, "entry 1", "gold", "found inf");
-    remove_file("a.json");
 }
 
 Test(suites, what_is_no_text_is_refused)

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "engine/checkpoint/synth.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -11,24 +12,21 @@
 #include <unistd.h>
 
 /* The synthetic tokenizer makes one token of each byte, BOS = 256. */
-static char dir[] = "/tmp/test_tasks_XXXXXX";
+static char *dir;
 static struct tokenizer *bytes;
 static char spec[512];
 
 static void setup(void)
 {
-    strcpy(dir + sizeof dir - 7, "XXXXXX");
-    cr_assert(mkdtemp(dir));
+    dir = dir_make();
     cr_assert_eq(synth_write_tokenizer(dir), OK, "%s", status_message());
     cr_assert_eq(tokenizer_open(&bytes, dir), OK, "%s", status_message());
 }
 
 static void teardown(void)
 {
-    char command[64];
     tokenizer_close(&bytes);
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    cr_expect_eq(system(command), 0);
+    dir_remove(dir);
 }
 
 TestSuite(tasks, .init = setup, .fini = teardown);
