@@ -44,7 +44,7 @@ struct draft {
         n_left_out; /* of n_same: by how many there are too many for one picture */
     struct comparison comparison;
     struct html_picture pictures[MOST_PICTURES];
-    size_t n_pictures;
+    size_t n_pictures, n_tried, most;
     struct plot_out out;
     char *pictures_dir, *tables_dir;
     char *page_notes[4];
@@ -205,6 +205,7 @@ static enum status load(struct draft *d, struct store *s)
 static void add_drawn(struct draft *d, enum status st, const char *name, const char *section,
     bool small, const char *caption)
 {
+    if (d->o->watch) d->o->watch(d->o->watch_ctx, ++d->n_tried, d->most);
     if (st == ERR_ARG) return;
     if (st == ERR_UNSUPPORTED) {
         if (!d->no_gnuplot) str_addf(d->notes, "%s\n", status_message());
@@ -394,8 +395,18 @@ static void draw_masks(struct draft *d)
     free(caption);
 }
 
+/* So many pictures are tried at most. */
+static size_t pictures_of(const struct draft *d)
+{
+    enum { ALWAYS = 18 /* whatever the page is about */, FRONTIERS = 3, MOST_NEEDLES = MOST_LINES };
+    size_t sweep = d->is_sweep ? FRONTIERS + 2 * d->axes.n + 2 * MOST_MAPS : FRONTIERS,
+           masks = d->subject.masks.n < MOST_MASKS ? d->subject.masks.n : MOST_MASKS;
+    return ALWAYS + sweep + masks + 1 + (d->n_needles ? d->n_needles : MOST_NEEDLES);
+}
+
 static void draw_all(struct draft *d)
 {
+    d->most = pictures_of(d);
     const struct plot_out *o = &d->out;
     const struct run_view *v = &d->subject;
     /* the baseline comes first in pictures: before, then after */

@@ -18,6 +18,9 @@ struct report_options {
     const char *db; /* the database's path as shown beside the pictures' SQL; NULL = not shown */
     const char *argv_line;
     bool no_png;
+    /* told behind every picture that was drawn or could not be, of so many at most; may be NULL */
+    void (*watch)(void *ctx, size_t drawn, size_t most);
+    void *watch_ctx;
     const struct gate_check *checks;
     size_t n_checks;
     const struct curve_set

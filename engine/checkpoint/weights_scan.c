@@ -110,6 +110,18 @@ static enum status list_pieces(const struct weights *w, struct piece **out, int 
     return OK;
 }
 
+/* All of them, and who watches is told how far it is. */
+static void pieces_run(const struct weights *w, struct par *par, int n, par_body *run,
+    struct piece *p, const char *what)
+{
+    for (int at = 0, end; at < n; at = end) {
+        end = n - at < TELL_PIECES ? n : at + TELL_PIECES;
+        par_for(par, end - at, run, p + at);
+        reading_tell(
+            &w->device_options.watch, what, (size_t)end * PIECE_BYTES, (size_t)n * PIECE_BYTES);
+    }
+}
+
 static void scan_piece(void *ctx, int i, int worker)
 {
     (void)worker;
@@ -125,7 +137,7 @@ enum status weights_check_finite(const struct weights *w, struct par *par)
     struct piece *p = NULL;
     int n = 0;
     TRY(list_pieces(w, &p, &n));
-    par_for(par, n, scan_piece, p);
+    pieces_run(w, par, n, scan_piece, p, "checking weights");
     enum status st = OK;
     for (int i = 0; i < n && st == OK; i++) {
         if (!p[i].n_bad) continue;
@@ -224,12 +236,7 @@ enum status weights_fingerprint(const struct weights *w, const char *also, struc
     struct piece *p = NULL;
     int n = 0;
     TRY(list_pieces(w, &p, &n));
-    for (int at = 0, end; at < n; at = end) {
-        end = n - at < TELL_PIECES ? n : at + TELL_PIECES;
-        par_for(par, end - at, hash_piece, p + at);
-        reading_tell(&w->device_options.watch, "reading weights", (size_t)end * PIECE_BYTES,
-            (size_t)n * PIECE_BYTES);
-    }
+    pieces_run(w, par, n, hash_piece, p, "reading weights");
     for (int i = 0; i < n; i++) hash_add(&h, &p[i].digest, sizeof p[i].digest);
     snprintf(out, FINGERPRINT_SIZE, "xxh3:%s", hash_hex(&h, hex));
     free(p);

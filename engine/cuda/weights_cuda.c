@@ -234,6 +234,7 @@ static enum status send_all(
 {
     const struct llama_config *c = &from->config;
     struct stager_piece pieces[LAYER_PIECES];
+    size_t layer_bytes = weights_layer_bytes(from, sizeof(uint16_t));
     bool offload = from->device_options.offload; /* then matrices come when they are wanted */
     int n = 0;
     if (w->embedding) pieces[n++] = piece_of(w->embedding, &from->embedding);
@@ -248,7 +249,12 @@ static enum status send_all(
         pieces_of_layer(&from->layers[l], &w->layers[l], pieces);
         if (!offload) TRY(stager_cuda_begin(stager, pieces, LAYER_PIECES));
         st = send_vectors(w, c, &from->layers[l], &w->layers[l]);
-        if (!offload) TRY(stager_cuda_await(stager));
+        if (!offload) {
+            TRY(stager_cuda_await(stager));
+            reading_tell(&from->device_options.watch, "weights to the GPU",
+                (size_t)(l + 1 - w->first) * layer_bytes,
+                (size_t)(w->end - w->first) * layer_bytes);
+        }
         TRY(st);
     }
     return w->impl->sync(w->d);

@@ -158,7 +158,7 @@ static enum status info_command(struct command_call *call)
     if (index != DEVICE_CPU) TRY_GOTO(st, done, print_device(&setup, index));
 #endif
     if (o.check) {
-        TRY_GOTO(st, done, weights_check_finite(&setup.model.weights, setup.par));
+        TRY_GOTO(st, done, setup_check_finite(&setup, o.machine.quiet));
         t = table_new(NULL);
         field_bool(t, "finite", NULL, true);
         data_object("check", t);

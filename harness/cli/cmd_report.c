@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "harness/cli/output.h"
+#include "harness/measure/progress.h"
 #include "harness/measure/report_curves.h"
 #include "reports/report.h"
 
@@ -27,6 +28,13 @@ static const struct option_def options[] = {
     {"png", OPTION_FLAG, &o.png, NULL, "also PNG pictures (on; --no-png)", 0, 0},
     {0},
 };
+
+static void show_picture(void *ctx, size_t drawn, size_t most)
+{
+    struct progress *p = ctx;
+    p->total = (double)most;
+    progress_update(p, (double)drawn);
+}
 
 static enum status report_command(struct command_call *call)
 {
@@ -55,7 +63,13 @@ static enum status report_command(struct command_call *call)
         TRY_GOTO(st, done, report_curves_load(store, shown, &curves));
         report_curves_offer(&curves, &report);
     }
-    TRY_GOTO(st, done, report_write(store, &report, &notes));
+    struct progress progress;
+    progress_begin(&progress, "report", "pictures", 0, false);
+    report.watch = show_picture;
+    report.watch_ctx = &progress;
+    st = report_write(store, &report, &notes);
+    progress_end(&progress);
+    if (st != OK) goto done;
     fputs(str_get(&notes), stderr);
     struct table *t = table_new(NULL);
     char *page = path_join(o.dir, "index.html");

@@ -86,6 +86,17 @@ static void show_reading(void *ctx, const char *what, size_t done, size_t total)
     progress_update(p, (double)done / 0x1p20);
 }
 
+enum status setup_check_finite(struct setup *s, bool quiet)
+{
+    struct progress reading = {.quiet = quiet};
+    struct weights *w = &s->model.weights;
+    w->device_options.watch = (struct reading_watch){show_reading, &reading};
+    enum status st = weights_check_finite(w, s->par);
+    w->device_options.watch = (struct reading_watch){0};
+    if (reading.what) progress_end(&reading);
+    return st;
+}
+
 static enum status open_on(struct setup *s, const struct machine_options *m,
     const struct device_place *at, int n_threads, bool place)
 {

@@ -70,6 +70,8 @@ enum status setup_open(
 enum status setup_open_unplaced(
     struct setup *s, const struct machine_options *m, const char *positional, int *index) MUST_USE;
 void setup_close(struct setup *s);
+/* weights_check_finite() with its progress shown. */
+enum status setup_check_finite(struct setup *s, bool quiet) MUST_USE;
 
 /* The same model on every device that --device names, of one kind; with `parallel` "cuda" means all
  * GPUs. Each has threads of its own: --threads of them, or an even share of the machine's. (*all)[0

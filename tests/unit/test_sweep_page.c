@@ -42,6 +42,14 @@ static struct run_list grid_runs(void)
     return runs;
 }
 
+static void count_pictures(void *ctx, size_t drawn, size_t most)
+{
+    size_t *told = ctx;
+    cr_expect_eq(drawn, told[0] + 1);
+    told[0] = drawn;
+    told[1] = most;
+}
+
 Test(sweep_page, axes_are_what_varies)
 {
     put_grid("sparge", 1, true);
@@ -144,8 +152,15 @@ Test(sweep_page, twenty_four_cells_are_one_page)
     ok(report_plan(store, &plan));
     cr_assert_str_eq(plan, "grid", "the newest run's sweep");
     struct str notes = {0};
-    struct report_options o = {.dir = dir, .plan = plan, .db = db, .no_png = true};
+    size_t told[2] = {0};
+    struct report_options o = {.dir = dir,
+        .plan = plan,
+        .db = db,
+        .no_png = true,
+        .watch = count_pictures,
+        .watch_ctx = told};
     ok(report_write(store, &o, &notes));
+    cr_expect(told[0] >= 25 && told[0] <= told[1], "%zu of %zu pictures", told[0], told[1]);
     cr_assert_eq(notes.len, 0, "%s", str_get(&notes));
     char *page = page_text();
     has(page, "Sweep grid of story-llama");
