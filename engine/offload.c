@@ -1,10 +1,12 @@
 #include "engine/offload.h"
 
 #include "base/clock.h"
+#include "engine/resident.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { PROBE_DEVICE = 8192, PROBE_CPU = 128 };
 #define SUSTAINED_S .4 /* a GPU that begins to work is faster than one that has worked */
@@ -21,7 +23,7 @@ struct probe {
     struct session *s;
     int n;
     int32_t *ids;
-    float *states; /* [n, hidden] */
+    struct resident states; /* [n, hidden], where an evaluation would have them */
     double layer_s, states_s, compare_s, transfer_s;
 };
 
@@ -53,25 +55,28 @@ static enum status time_layer(struct probe *p)
     return OK;
 }
 
-/* What comes behind the last layer: final states go to the host, and those of two passes are
- * compared. Half of the rows stand for one pass, half for the other. */
+/* What comes behind the last layer: final states are made, and those of two passes are compared.
+ * Half of the rows stand for one pass, half for the other. */
 static enum status time_end(struct probe *p)
 {
+    bool device = session_weights(p->s)->on_device;
     int half = p->n / 2;
+    size_t second = (size_t)half * (size_t)session_weights(p->s)->config.hidden_size;
+    struct rows_at a = resident_rows(&p->states), b = {a.at + second, a.on_device};
+    struct forward_args f = {.hidden = p->states.at, .hidden_on_device = a.on_device};
     struct tensor_sums sums = {0};
     if (!half) return OK;
     struct token_metrics *out = malloc(sizeof *out * (size_t)half);
     if (!out) return fail(ERR_MEMORY, "no memory to time a comparison");
-    int64_t t0 = clock_ns();
-    enum status st = run_layer(p, &(struct forward_args){.hidden = p->states});
-    p->states_s = fmax(0, since(t0) - p->layer_s);
-    t0 = clock_ns();
-    if (st == OK)
-        st = session_compare(p->s, half, rows_of_host(p->states),
-            rows_of_host(
-                p->states + (size_t)half * (size_t)session_weights(p->s)->config.hidden_size),
-            p->ids, out, &sums);
-    p->compare_s = since(t0) * p->n / half;
+    enum status st = OK;
+    for (int run = !device; run < 2 && st == OK; run++) { /* a GPU's first call loads kernels */
+        int64_t t0 = clock_ns();
+        st = run_layer(p, &f);
+        p->states_s = fmax(0, since(t0) - p->layer_s);
+        t0 = clock_ns();
+        if (st == OK) st = session_compare(p->s, half, a, b, p->ids, out, &sums);
+        p->compare_s = since(t0) * p->n / half;
+    }
     free(out);
     return st;
 }
@@ -87,8 +92,8 @@ static enum status time_transfer(struct probe *p)
     if (w->on_device) return OK;
     int other = w->config.n_layers > 2 ? 2 : 0;
     int64_t t0 = clock_ns();
-    TRY(run_layer(
-        p, &(struct forward_args){.first_layer = other, .residual_in = other ? p->states : NULL}));
+    TRY(run_layer(p,
+        &(struct forward_args){.first_layer = other, .residual_in = other ? p->states.at : NULL}));
     p->transfer_s = fmax(0, since(t0) - p->layer_s);
     return OK;
 }
@@ -97,13 +102,16 @@ static enum status time_all(struct probe *p, bool compared)
 {
     size_t width = (size_t)session_weights(p->s)->config.hidden_size;
     p->ids = calloc((size_t)p->n, sizeof *p->ids);
-    p->states = calloc((size_t)p->n * width, sizeof *p->states);
-    enum status st = p->ids && p->states ? OK : fail(ERR_MEMORY, "no memory to time a layer");
+    enum status st = p->ids ? OK : fail(ERR_MEMORY, "no memory to time a layer");
+    if (st == OK)
+        st = resident_open(&p->states, session_weights(p->s), (size_t)p->n * width, false,
+            "the states of a layer that is timed");
+    if (st == OK && !p->states.on) memset(p->states.at, 0, (size_t)p->n * width * sizeof(float));
     if (st == OK) st = time_layer(p);
     if (st == OK) st = time_transfer(p);
     if (st == OK && compared) st = time_end(p);
     free(p->ids);
-    free(p->states);
+    resident_close(&p->states);
     return st;
 }
 
