@@ -7,6 +7,7 @@
 #include "engine/checkpoint/locate.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +48,8 @@ static enum status find_family(struct llama_config *c, struct json_in in)
                 json_kind(item));
         const struct llama_family *named = llama_family_find(NULL, item->valuestring);
         if (named && !c->family) c->family = named;
-        if (named && named == c->family) found = true;
+        bool as_llama = named && c->family->as_llama && named == llama_family_find("llama", NULL);
+        if (named && (named == c->family || as_llama)) found = true;
         else other = item->valuestring;
     }
     if (other && !found)
@@ -63,6 +65,24 @@ static enum status find_family(struct llama_config *c, struct json_in in)
             "%s: neither model_type nor architectures is there, so this is not the config.json "
             "of a model; supported are %s",
             in.file, llama_family_names());
+    return OK;
+}
+
+/* Keys that the family calls otherwise get the names that are read here. */
+static enum status rename_fields(const struct llama_config *c, struct json_in in)
+{
+    const char *list = c->family->fields;
+    cJSON *root = (cJSON *)in.node; /* ours: nobody else reads it */
+    char theirs[64], ours[64];
+    for (int n; list && sscanf(list, " %63[^=]=%63s%n", theirs, ours, &n) == 2; list += n) {
+        const cJSON *node = field(root, theirs), *other = field(root, ours);
+        if (!node) continue;
+        if (other && !cJSON_Compare(node, other, true))
+            return fail(ERR_FORMAT, "%s: field %s: differs from %s, which is the same setting",
+                in.file, theirs, ours);
+        cJSON *moved = cJSON_DetachItemFromObjectCaseSensitive(root, theirs);
+        if (other || !cJSON_AddItemToObject(root, ours, moved)) cJSON_Delete(moved);
+    }
     return OK;
 }
 
@@ -432,6 +452,7 @@ static enum status parse_object(struct llama_config *c, struct json_in in)
     if (!cJSON_IsObject(in.node))
         return fail(ERR_FORMAT, "%s: found %s, expected an object", in.file, json_kind(in.node));
     TRY(find_family(c, in));
+    TRY(rename_fields(c, in));
     TRY(check_refused(in));
     TRY(parse_sizes(c, in));
     c->rms_norm_eps = 1e-6;

@@ -135,16 +135,70 @@ static enum status four_scalars(struct llama_config *c, struct json_in in)
 #define WINDOWS " sliding_window layer_types "
 #define SCALARS " embedding_multiplier residual_multiplier attention_multiplier logits_scaling "
 
+/* Biases of q, k and v on, that of o off, unless it says so. */
+static enum status bias_apart(struct llama_config *c, struct json_in in)
+{
+    c->qkv_bias = true;
+    TRY(json_get_bool(in, "attention_bias", false, &c->qkv_bias));
+    return json_get_bool(in, "attention_out_bias", false, &c->o_bias);
+}
+
+/* Every fourth layer, from the first on, sees everything. */
+static enum status windowed_but_fourth(struct llama_config *c, struct json_in in)
+{
+    bool told;
+    if (!family_field(in, "rope_scaling") && !family_field(in, "rope_parameters"))
+        return fail(ERR_FORMAT,
+            "%s: fields rope_scaling and rope_parameters: found none, expected one of them; "
+            "transformers fills it in when it saves the model",
+            in.file);
+    TRY(family_window(c, in, 8192));
+    TRY(family_layer_types(c, in, &told));
+    for (int l = 0; l < c->n_layers && c->window && !told; l++)
+        if (l % 4) llama_set_windowed(c, l);
+    return OK;
+}
+
+/* A window on every layer, unless it is null or not there. */
+static enum status all_windowed_if_told(struct llama_config *c, struct json_in in)
+{
+    TRY(family_window(c, in, 0));
+    for (int l = 0; l < c->n_layers && c->window; l++) llama_set_windowed(c, l);
+    return OK;
+}
+
+static enum status biases_equal(struct llama_config *c, struct json_in in)
+{
+    if (c->qkv_bias == c->mlp_bias) return OK;
+    return fail(ERR_UNSUPPORTED,
+        "%s: field qkv_bias: found %s beside bias %s, supported are equal ones", in.file,
+        c->qkv_bias ? "true" : "false", c->mlp_bias ? "true" : "false");
+}
+
 /* clang-format off */
+#define FUSED "qkv_proj=q_proj+k_proj+v_proj gate_up_proj=gate_proj+up_proj"
+#define EXAONE_FIELDS "num_layers=num_hidden_layers layer_norm_epsilon=rms_norm_eps activation_function=hidden_act"
+#define EXAONE_TENSORS \
+    "transformer.wte.=model.embed_tokens. transformer.h.=model.layers. transformer.ln_f.=model.norm. " \
+    ".attn.attention.=.self_attn. .self_attn.out_proj.=.self_attn.o_proj. .ln_1.=.input_layernorm. " \
+    ".ln_2.=.post_attention_layernorm. .mlp.c_fc_0.=.mlp.gate_proj. .mlp.c_fc_1.=.mlp.up_proj. " \
+    ".mlp.c_proj.=.mlp.down_proj."
+
 static const struct llama_family families[] = {
-    /* model_type, architecture           bias        mlp    qk     kv  dim  positions   bos     eos     theta     tied   reads, own */
-    {"llama",      "LlamaForCausalLM",     BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, "", NULL},
-    {"mistral",    "MistralForCausalLM",   BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, all_windowed},
-    {"ministral",  "MinistralForCausalLM", BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, windowed_by_type},
-    {"qwen2",      "Qwen2ForCausalLM",     BIAS_QKV,   false, false, 32, 0,   32768,      -1,     -1,     10000,    false, WINDOWS, windowed_late},
-    {"qwen3",      "Qwen3ForCausalLM",     BIAS_ASKED, false, true,  32, 128, 32768,      -1,     -1,     10000,    false, WINDOWS, windowed_late},
-    {"smollm3",    "SmolLM3ForCausalLM",   BIAS_ASKED, true,  false, 4,  0,   32768,      128000, 128001, 2000000,  true,  WINDOWS "no_rope_layers no_rope_layer_interval ", some_unturned},
-    {"granite",    "GraniteForCausalLM",   BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, SCALARS, four_scalars},
+    /* model_type, architecture              bias        mlp    qk     kv  dim  positions   bos     eos     theta     tied   reads, fields, tensors, as_llama, own */
+    {"llama",       "LlamaForCausalLM",      BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, "", NULL, NULL, false, NULL},
+    {"mistral",     "MistralForCausalLM",    BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, NULL, NULL, false, all_windowed},
+    {"ministral",   "MinistralForCausalLM",  BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, NULL, NULL, false, windowed_by_type},
+    {"qwen2",       "Qwen2ForCausalLM",      BIAS_QKV,   false, false, 32, 0,   32768,      -1,     -1,     10000,    false, WINDOWS, NULL, NULL, false, windowed_late},
+    {"qwen3",       "Qwen3ForCausalLM",      BIAS_ASKED, false, true,  32, 128, 32768,      -1,     -1,     10000,    false, WINDOWS, NULL, NULL, false, windowed_late},
+    {"smollm3",     "SmolLM3ForCausalLM",    BIAS_ASKED, true,  false, 4,  0,   32768,      128000, 128001, 2000000,  true,  WINDOWS "no_rope_layers no_rope_layer_interval ", NULL, NULL, false, some_unturned},
+    {"granite",     "GraniteForCausalLM",    BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, SCALARS, NULL, NULL, false, four_scalars},
+    {"phi3",        "Phi3ForCausalLM",       BIAS_NONE,  false, false, 0,  0,   4096,       1,      32000,  10000,    false, " sliding_window ", NULL, FUSED, false, all_windowed_if_told},
+    {"exaone",      "ExaoneForCausalLM",     BIAS_ASKED, true,  false, 8,  0,   4096,       1,      361,    500000,   false, "", EXAONE_FIELDS, EXAONE_TENSORS, true, NULL},
+    {"internlm3",   "InternLM3ForCausalLM",  BIAS_ASKED, true,  false, 2,  128, 32768,      1,      2,      10000,    false, "", "qkv_bias=attention_bias bias=mlp_bias", NULL, true, biases_equal},
+    {"iquestcoder", "IQuestCoderForCausalLM", BIAS_ASKED, true, false, 8,  128, 131072,     1,      2,      10000,    false, "", NULL, NULL, true, NULL},
+    {"seed_oss",    "SeedOssForCausalLM",    BIAS_NONE,  true,  false, 8,  128, 524288,     0,      2,      10000,    false, "", NULL, NULL, false, bias_apart},
+    {"cwm",         "CwmForCausalLM",        BIAS_NONE,  false, false, 8,  128, 131072,     128000, 128001, 1000000,  false, WINDOWS, NULL, NULL, false, windowed_but_fourth},
 };
 /* clang-format on */
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
@@ -179,8 +233,30 @@ const char *llama_family_missing(const char *name)
         {"gptoss", "missing is a mixture of experts; take a dense model"},
         {"deepseek", "missing are latent attention and a mixture of experts"},
         {"gemma", "missing are norms that add 1 to their weight, and GELU"},
-        {"phi3", "missing are q, k and v, and gate and up, in one matrix each"},
+        {"phi3_v", "missing is the picture part; save the text model alone"},
+        {"phi4", "missing are the parts for pictures and sound, and their adapters"},
+        {"phi", "missing are norms with a mean, and attention beside the MLP"},
+        {"olmo_hybrid", "missing are layers of linear attention"},
         {"olmo2", "missing are norms behind attention and MLP"},
+        {"olmo3", "missing are norms behind attention and MLP"},
+        {"olmo", "missing are norms without weights"},
+        {"exaone4", "missing are norms behind attention and MLP"},
+        {"hyperclovax", "missing are norms behind attention and MLP"},
+        {"granite_swa", "missing are sinks in attention"},
+        {"hunyuan", "missing are norms of q and k behind their rotation"},
+        {"ernie", "missing is a rotation of neighbouring channels"},
+        {"helium", "missing is a rotation of neighbouring channels"},
+        {"internlm2", "missing are q, k and v in one matrix, mixed by group; convert it to LLaMA"},
+        {"baichuan", "missing are q, k and v in one matrix; convert it to LLaMA"},
+        {"minicpm3", "missing is latent attention"},
+        {"minicpm", "its three scales are known, but nothing checks them here"},
+        {"youtu", "missing is latent attention"},
+        {"kimi", "missing are latent or linear attention and a mixture of experts"},
+        {"lfm2", "missing are layers of convolutions"},
+        {"arcee", "missing is an MLP of squared ReLU without a gate"},
+        {"nemotron", "missing are norms with a mean, and squared ReLU"},
+        {"apertus", "missing is the activation xIELU"},
+        {"bitnet", "missing are norms inside, and weights of three values"},
         {"cohere", "missing are norms with a mean, and attention beside the MLP"},
         {"llama4", "missing are a mixture of experts and attention in stretches"},
         {"ministral3", "missing is a scale of queries that grows with their position"},
@@ -204,5 +280,6 @@ const char *llama_family_missing(const char *name)
 
 const char *llama_family_names(void)
 {
-    return "llama, mistral, ministral, qwen2, qwen3, smollm3 and granite";
+    return "llama, mistral, ministral, qwen2, qwen3, smollm3, granite, phi3, exaone, internlm3, "
+           "iquestcoder, seed_oss and cwm";
 }

@@ -34,6 +34,11 @@ struct llama_family {
     /* fields that others may have only with a neutral value (config_neutral.c), a space on both
      * sides of each */
     const char *reads;
+    /* "theirs=ours …": keys of config.json and parts of tensors' names that are called otherwise,
+     * and "theirs=first+second …" where one tensor holds the rows of several (tensor_names.h);
+     * NULL: none */
+    const char *fields, *tensors;
+    bool as_llama; /* transformers runs and saves it as LlamaForCausalLM */
     /* What else it says of itself; NULL: nothing. Sets c->window, llama_set_windowed(),
      * llama_set_unturned(), the scales. */
     enum status (*own)(struct llama_config *c, struct json_in in);

@@ -289,7 +289,7 @@ static enum status check_names(const struct safetensors *s)
     return OK;
 }
 
-static enum status sort_by_name(struct safetensors *s)
+enum status safetensors_sort(struct safetensors *s)
 {
     if (s->n_tensors > 0) qsort(s->tensors, s->n_tensors, sizeof *s->tensors, by_name);
     return check_names(s);
@@ -477,7 +477,7 @@ enum status safetensors_open_file(struct safetensors *s, const char *path)
 {
     *s = (struct safetensors){0};
     enum status st = map_file(s, str_dup(path));
-    if (st == OK) st = sort_by_name(s);
+    if (st == OK) st = safetensors_sort(s);
     if (st != OK) safetensors_close(s);
     return st;
 }
@@ -488,7 +488,7 @@ enum status safetensors_parse(
     *s = (struct safetensors){0};
     enum status st = add_file(s, str_dup(path));
     if (st == OK) st = parse_file(s, s->files[0].path, data, size);
-    if (st == OK) st = sort_by_name(s);
+    if (st == OK) st = safetensors_sort(s);
     if (st != OK) safetensors_close(s);
     return st;
 }

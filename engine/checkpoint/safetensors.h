@@ -71,6 +71,9 @@ enum status safetensors_parse(
     struct safetensors *s, const char *path, const uint8_t *data, size_t size) MUST_USE;
 void safetensors_close(struct safetensors *s);
 
+/* After names were changed: in their order again. ERR_FORMAT for one that stands there twice. */
+enum status safetensors_sort(struct safetensors *s) MUST_USE;
+
 /* NULL when there is none of that name. */
 const struct tensor *safetensors_find(const struct safetensors *s, const char *name);
 

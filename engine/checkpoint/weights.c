@@ -1,6 +1,7 @@
 #include "engine/checkpoint/weights.h"
 
 #include "engine/checkpoint/gguf.h"
+#include "engine/checkpoint/tensor_names.h"
 
 #include <assert.h>
 #include <math.h>
@@ -363,7 +364,8 @@ static enum status open_gguf(struct weights *w)
 static enum status open_directory(struct weights *w)
 {
     TRY(llama_config_read(&w->config, w->dir));
-    return safetensors_open(&w->files, w->dir);
+    TRY(safetensors_open(&w->files, w->dir));
+    return tensor_names_apply(&w->files, &w->config);
 }
 
 enum status weights_open(struct weights *w, const char *dir)

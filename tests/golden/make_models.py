@@ -179,6 +179,45 @@ MODELS = [
         config=config(False, kin=("ministral", "MinistralForCausalLM"), hidden_size=32, intermediate_size=48,
                       num_attention_heads=2, num_key_value_heads=1, head_dim=32, sliding_window=50),
         n=160)),
+    # fused matrices, other names
+    ("phi3_longrope", dict(
+        config=config(False, kin=("phi3", "Phi3ForCausalLM"), dtype="BF16", pad_token_id=0, hidden_size=64,
+                      intermediate_size=96, num_attention_heads=2, num_key_value_heads=1, attention_bias=False,
+                      original_max_position_embeddings=64, sliding_window=None, partial_rotary_factor=1.0,
+                      rope={"type": "longrope", "short_factor": [1.0 + 0.02 * i for i in range(16)],
+                            "long_factor": [1.0 + 0.3 * i for i in range(16)]}),
+        dtype="BF16", n=150, fused=True)),
+    ("phi3_window", dict(
+        config=config(True, kin=("phi3", "Phi3ForCausalLM"), pad_token_id=0, hidden_size=48, intermediate_size=64,
+                      num_attention_heads=3, sliding_window=47),
+        n=130, fused=True, shards=2)),
+    ("exaone_names", dict(
+        config=config(False, kin=("exaone", "ExaoneForCausalLM"), dtype="BF16", hidden_size=64, intermediate_size=96,
+                      num_attention_heads=4, num_key_value_heads=2, theta=1e6, rope={"rope_type": "llama3", **LLAMA3}),
+        dtype="BF16", n=140,
+        fields={"num_hidden_layers": "num_layers", "rms_norm_eps": "layer_norm_epsilon", "hidden_act": "activation_function"},
+        names=[("model.embed_tokens", "transformer.wte"), ("model.layers", "transformer.h"), ("model.norm", "transformer.ln_f"),
+               ("self_attn.o_proj", "attn.attention.out_proj"), ("self_attn", "attn.attention"), ("input_layernorm", "ln_1"),
+               ("post_attention_layernorm", "ln_2"), ("gate_proj", "c_fc_0"), ("up_proj", "c_fc_1"),
+               ("down_proj", "c_proj")])),
+    ("internlm3_bias", dict(
+        config=config(False, kin=("internlm3", "InternLM3ForCausalLM"), hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=1, head_dim=32, attention_bias=True, mlp_bias=True,
+                      rope={"rope_type": "dynamic", "factor": 6.0}, max_position_embeddings=100),
+        n=140, fields={"attention_bias": "qkv_bias", "mlp_bias": "bias"})),
+    ("iquestcoder_plain", dict(
+        config=config(True, kin=("iquestcoder", "LlamaForCausalLM"), dtype="BF16", theta=5e5, hidden_size=32,
+                      intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32),
+        dtype="BF16", n=120)),
+    ("seed_oss_bias", dict(
+        config=config(True, kin=("seed_oss", "SeedOssForCausalLM"), dtype="BF16", theta=1e7, hidden_size=32,
+                      intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=64),
+        dtype="BF16", n=140, bias="qkv")),
+    ("cwm_windows", dict(
+        config=config(True, kin=("cwm", "CwmForCausalLM"), theta=1e6, rope={"rope_type": "llama3", **LLAMA3},
+                      hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
+                      num_hidden_layers=5, sliding_window=40),
+        n=130)),
 ]
 
 
@@ -238,19 +277,39 @@ def write_safetensors(path, tensors, odd_header=False):
         f.write(struct.pack("<Q", len(text)) + text + data)
 
 
+def fuse(tensors):
+    """q, k and v in one matrix, gate and up in another."""
+    out = {}
+    for name, (kind, x) in tensors.items():
+        for first, others, whole in (("q_proj", ("k_proj", "v_proj"), "qkv_proj"), ("gate_proj", ("up_proj",), "gate_up_proj")):
+            if first in name:
+                parts = [x] + [tensors[name.replace(first, o)][1] for o in others]
+                out[name.replace(first, whole)] = (kind, torch.cat(parts))
+                break
+            if any(o in name for o in others):
+                break
+        else:
+            out[name] = (kind, x)
+    return out
+
+
 def write_checkpoint(out, spec, seed):
-    c = spec["config"]
+    c = {spec.get("fields", {}).get(k, k): v for k, v in spec["config"].items()}
     with open(os.path.join(out, "config.json"), "w") as f:
         json.dump({k: v for k, v in c.items() if v is not None or k in ["rope_scaling", *spec.get("keep_null", [])]}, f, indent=1)
         f.write("\n")
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, shape in shapes(c, spec).items():
+    for name, shape in shapes(spec["config"], spec).items():
         kind = type_of(spec.get("dtype", "F32"), name)
         x = torch.from_numpy(random_tensor(rng, name, shape).astype(np.float32)).to(DTYPES[kind])
         if name == "model.embed_tokens.weight":
             name = spec.get("embedding_name", name)
         tensors[name] = (kind, x)
+    if spec.get("fused"):
+        tensors = fuse(tensors)
+    for ours, theirs in spec.get("names", []):
+        tensors = {name.replace(ours, theirs): x for name, x in tensors.items()}
     if spec.get("extra"):
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = ("F32", torch.ones(16))
     n_shards = spec.get("shards", 1)

@@ -110,7 +110,7 @@ Test(config, refusals)
     } cases[] = {
         {"{" SIZES "}", ERR_FORMAT, "model_type"},
         {"{\"model_type\":\"mixtral\"," SIZES "}", ERR_UNSUPPORTED, "\"mixtral\""},
-        {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "smollm3 and granite"},
+        {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "seed_oss and cwm"},
         {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "add 1 to their weight"},
         {"{\"model_type\":\"qwen3_moe\"," SIZES "}", ERR_UNSUPPORTED, "mixture of experts"},
         {"{\"architectures\":[\"Qwen2MoeForCausalLM\"]," SIZES "}", ERR_UNSUPPORTED,

@@ -440,3 +440,25 @@ Test(weights, every_golden_model_opens)
         weights_close(&w);
     }
 }
+
+/* q, k and v in one matrix: of as many rows as config.json makes of them, or it is not theirs. */
+Test(weights, a_fused_matrix_is_cut_by_the_sizes)
+{
+    struct weights w;
+    char *dir = golden_copy("phi3_window");
+    cr_assert_eq(weights_open(&w, dir), OK, "%s", status_message());
+    const struct layer_weights *l = &w.layers[1];
+    cr_expect_eq((const float *)l->k.weight - (const float *)l->q.weight, 48 * 48);
+    cr_expect_eq((const float *)l->up.weight - (const float *)l->gate.weight, 64 * 48);
+    cr_expect_eq(w.n_extra, 0);
+    weights_close(&w);
+    file_edit(dir, "config.json", "\"num_attention_heads\": 3", "\"num_attention_heads\": 4");
+    cr_assert_eq(weights_open(&w, dir), OK, "4 heads of 12 are as many rows: %s", status_message());
+    weights_close(&w);
+    file_edit(dir, "config.json", "\"num_attention_heads\": 4",
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 2");
+    cr_assert_eq(weights_open(&w, dir), ERR_FORMAT);
+    cr_expect(strstr(status_message(), "qkv_proj.weight: found shape [144, 48], expected 96 rows"),
+        "%s", status_message());
+    dir_remove(dir);
+}
