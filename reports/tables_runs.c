@@ -22,7 +22,7 @@ static bool column_shown(const struct column *c)
 static int setting_weight(const char *name)
 {
     static const char *const often[] = {"max_length", "layers", "rule", "l1", "pv_l1", "topk",
-        "window", "simthreshd1", "cdfthreshd"};
+        "window", "simthreshd1", "cdfthreshd", "qk", "pv", "residual"};
     for (size_t i = 0; i < sizeof often / sizeof *often; i++)
         if (!strcmp(often[i], name)) return 4;
     return strcmp(name, "method") ? 0 : 8;

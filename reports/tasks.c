@@ -18,7 +18,7 @@ struct cell {
     struct item_record *items;
     size_t n;
     double density, chance; /* means; density NAN when its samples are not there */
-    double recall, oracle;  /* NAN when they were not measured */
+    double recall[4];       /* mean, 5th percentile, worst head, of the best; NAN: not measured */
 };
 
 struct cells {
@@ -58,15 +58,14 @@ static struct cells cells_open(const struct run_view *v)
         struct cell *x =
             cell_of(&c, r->group ? r->group : "", on_grid(r) ? r->length : 0, v->items.n);
         x->density += density_of(v, r->sample);
-        x->recall += r->recall;
-        x->oracle += r->recall_oracle;
+        const double recall[] = {r->recall, r->recall_p5, r->recall_group, r->recall_oracle};
+        for (int k = 0; k < 4; k++) x->recall[k] += recall[k];
         x->chance += isnan(r->chance) ? 0 : r->chance;
         x->items[x->n++] = *r;
     }
     for (size_t i = 0; i < c.n; i++) {
         c.at[i].density /= (double)c.at[i].n;
-        c.at[i].recall /= (double)c.at[i].n;
-        c.at[i].oracle /= (double)c.at[i].n;
+        for (int k = 0; k < 4; k++) c.at[i].recall[k] /= (double)c.at[i].n;
         c.at[i].chance /= (double)c.at[i].n;
     }
     return c;
@@ -120,9 +119,7 @@ static void add_row(struct table *t, const struct cell *c, bool recall, size_t *
     table_real(t, score_of(c, "answers_gained").value);
     table_real(t, score_of(c, "answer_kl").value);
     table_real(t, c->density);
-    if (!recall) return;
-    table_real(t, c->recall);
-    table_real(t, c->oracle);
+    for (int k = 0; recall && k < 4; k++) table_real(t, c->recall[k]);
 }
 
 /* All questions of a length, whose task is asked at the end: as RULER averages its tasks. */
@@ -304,10 +301,12 @@ struct table *tasks_table(const struct run_view *v)
     for (size_t i = 0; i < sizeof scores / sizeof *scores; i++)
         add_column(t, scores[i].key, scores[i].name, NUMBER_PERCENT, 1, scores[i].weight);
     add_column(t, "answer_kl", "KL on answers", NUMBER_FIXED, 4, 1);
-    add_column(t, "density", "density", NUMBER_PERCENT, 1, 1);
+    add_column(t, "density", "density", NUMBER_PERCENT, 1, 5);
     bool recall = metric_list_find(&v->metrics, "overall", "recall") != NULL;
     if (recall) {
         add_column(t, "recall", "recall", NUMBER_PERCENT, 1, 3);
+        add_column(t, "recall_p5", "its 5 %", NUMBER_PERCENT, 1, 2);
+        add_column(t, "recall_group", "worst head", NUMBER_PERCENT, 1, 2);
         add_column(t, "recall_oracle", "of the best", NUMBER_PERCENT, 1, 2);
     }
     for (size_t i = 0; i < c.n; i++) add_row(t, &c.at[i], recall, &n_nothing);

@@ -206,6 +206,7 @@ static const struct column item_table[] = {
     ITEM("sparse_right_norm", sparse_right_norm, INT, COLUMN_OPTIONAL),
     ITEM("chance", chance, REAL, 0), ITEM("kl", kl, REAL, 0),
     ITEM("recall", recall, REAL, 0), ITEM("recall_oracle", recall_oracle, REAL, 0),
+    ITEM("recall_p5", recall_p5, REAL, 0), ITEM("recall_group", recall_group, REAL, 0),
     ITEM("dense_value", dense_value, REAL, 0), ITEM("sparse_value", sparse_value, REAL, 0),
     ITEM("expected", expected, TEXT, 0), ITEM("dense_text", dense_text, TEXT, 0), ITEM("sparse_text", sparse_text, TEXT, 0),
 };

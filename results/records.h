@@ -243,9 +243,10 @@ struct item_record {
     int dense_right_norm, sparse_right_norm;
     double chance; /* of a right answer without reading: 1 / choices, 0 of an open question */
     double kl;     /* mean over the answer's tokens, nats */
-    /* of the attention mass of its sample, in the tiles computed and in as many of the best; NAN
-     * when it was not measured (--attribution) */
-    double recall, recall_oracle;
+    /* of the attention mass of its sample, in the tiles computed and in as many of the best, the
+     * 5th percentile over heads and blocks of rows, and the worst head of those that share keys;
+     * NAN when it was not measured (--attribution) */
+    double recall, recall_oracle, recall_p5, recall_group;
     /* what a written answer is held against; NULL: it was read, and right or wrong alone counts */
     const char *expected;
     /* of written answers: scores from 0 to 1, of which 1 is right, and the texts; else NAN, NULL */

@@ -213,6 +213,7 @@ CREATE TABLE item (
     chance REAL,                -- of a right answer without reading: 1 / choices, 0 of an open question
     kl     REAL,                -- mean over the answer's tokens
     recall REAL, recall_oracle REAL, -- attention mass of its sample in the tiles computed, and in as many of the best
+    recall_p5 REAL, recall_group REAL, -- its 5th percentile over heads and blocks of rows; of the worst head of a group
     dense_value REAL, sparse_value REAL, -- scores of written answers, 0 ... 1; NULL: read, not written
     expected TEXT, dense_text TEXT, sparse_text TEXT, -- of written answers
     PRIMARY KEY (run, ordinal)

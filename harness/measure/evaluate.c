@@ -168,6 +168,8 @@ static enum status add_items(struct eval_state *s, struct metric_rows *metrics)
             .kl = answer_kl(s, item),
             .recall = NAN,
             .recall_oracle = NAN,
+            .recall_p5 = NAN,
+            .recall_group = NAN,
             .dense_value = NAN,
             .sparse_value = NAN};
         if (!item->wanted) continue;
@@ -270,19 +272,23 @@ static enum status add_recall(struct eval_state *s)
 {
     struct recall r;
     TRY(recall_measure(s->a, s->p.session, &s->e->arena, &r));
-    int n = s->a->set->n_samples;
-    metric_rows_add(&s->metrics, "overall", "latency_predict", n)->mean = r.predict_s;
-    metric_rows_add(&s->metrics, "overall", "latency_attention", n)->mean = r.attention_s;
-    if (!r.n) return OK;
-    metric_rows_add(&s->metrics, "overall", "recall", r.n)->mean = r.mean;
-    metric_rows_add(&s->metrics, "overall", "recall_oracle", r.n)->mean = r.oracle;
-    metric_rows_add(&s->metrics, "overall", "recall_p5", r.n)->mean = r.p5;
-    metric_rows_add(&s->metrics, "overall", "recall_group", r.n)->mean = r.worst_of_group;
+    int samples = s->a->set->n_samples;
+    metric_rows_add(&s->metrics, "overall", "latency_predict", samples)->mean = r.predict_s;
+    metric_rows_add(&s->metrics, "overall", "latency_attention", samples)->mean = r.attention_s;
+    int64_t n = r.all.n;
+    if (!n) return OK;
+    metric_rows_add(&s->metrics, "overall", "recall", n)->mean = r.all.mean;
+    metric_rows_add(&s->metrics, "overall", "recall_oracle", n)->mean = r.all.oracle;
+    metric_rows_add(&s->metrics, "overall", "recall_p5", n)->mean = r.all.p5;
+    metric_rows_add(&s->metrics, "overall", "recall_group", n)->mean = r.all.worst_of_group;
     struct item_record *items = (struct item_record *)s->e->data.items; /* ours, see add_items() */
     for (size_t i = 0; i < s->e->data.n_items; i++) {
         if (items[i].sample < 0) continue;
-        items[i].recall = r.samples[items[i].sample].recall;
-        items[i].recall_oracle = r.samples[items[i].sample].oracle;
+        const struct recall_figures *of = &r.samples[items[i].sample];
+        items[i].recall = of->mean;
+        items[i].recall_oracle = of->oracle;
+        items[i].recall_p5 = of->p5;
+        items[i].recall_group = of->worst_of_group;
     }
     return OK;
 }

@@ -113,16 +113,17 @@ static void fold(struct head_sums *to, const struct head_sums *from)
     for (int b = 0; b <= BINS; b++) to->bins[b] += from->bins[b];
 }
 
-static void sum_up(struct pass *p, const struct llama_config *c, struct recall *out)
+/* heads [n_layers, n_heads] */
+static struct recall_figures sum_up(const struct head_sums *heads, const struct llama_config *c)
 {
     struct head_sums *all = xcalloc(1, sizeof *all);
     int cells = c->n_layers * c->n_heads, group = c->n_heads / c->n_kv_heads, n_groups = 0;
     double worst_sum = 0;
-    for (int i = 0; i < cells; i++) fold(all, &p->heads[i]);
+    for (int i = 0; i < cells; i++) fold(all, &heads[i]);
     for (int g = 0; g < cells / group; g++) {
         double worst = NAN;
         for (int i = g * group; i < (g + 1) * group; i++) {
-            double mean = p->heads[i].n ? p->heads[i].recall / (double)p->heads[i].n : NAN;
+            double mean = heads[i].n ? heads[i].recall / (double)heads[i].n : NAN;
             if (!isnan(mean) && !(worst <= mean)) worst = mean;
         }
         if (isnan(worst)) continue;
@@ -132,12 +133,12 @@ static void sum_up(struct pass *p, const struct llama_config *c, struct recall *
     int64_t below = 0, want = all->n / 20;
     int bin = 0;
     while (bin < BINS && (below += all->bins[bin]) <= want) bin++;
-    out->n = all->n;
-    out->mean = all->n ? all->recall / (double)all->n : NAN;
-    out->oracle = all->n ? all->oracle / (double)all->n : NAN;
-    out->p5 = all->n ? (bin + .5) / BINS : NAN;
-    out->worst_of_group = n_groups ? worst_sum / n_groups : NAN;
+    struct recall_figures out = {NAN, NAN, NAN, NAN, all->n};
+    if (all->n)
+        out = (struct recall_figures){all->recall / (double)all->n, all->oracle / (double)all->n,
+            (bin + .5) / BINS, worst_sum / n_groups, all->n};
     free(all);
+    return out;
 }
 
 enum status recall_measure(const struct evaluate_args *a, struct session *session,
@@ -174,16 +175,10 @@ enum status recall_measure(const struct evaluate_args *a, struct session *sessio
         st = session_forward(session, &pass);
         predict[i] = sparse.predict_s;
         attention[i] = dense.attention_dense_s;
-        struct head_sums *all = xcalloc(1, sizeof *all);
-        for (size_t k = 0; k < cells; k++) {
-            fold(&p.heads[k], &p.of_sample[k]);
-            fold(all, &p.of_sample[k]);
-        }
-        out->samples[i] = (struct recall_of_sample){all->n ? all->recall / (double)all->n : NAN,
-            all->n ? all->oracle / (double)all->n : NAN};
-        free(all);
+        for (size_t k = 0; k < cells; k++) fold(&p.heads[k], &p.of_sample[k]);
+        out->samples[i] = sum_up(p.of_sample, c);
     }
-    if (st == OK) sum_up(&p, c, out);
+    if (st == OK) out->all = sum_up(p.heads, c);
     out->predict_s = quantile(predict, n, .5);
     out->attention_s = quantile(attention, n, .5);
     free(predict);

@@ -11,16 +11,16 @@
 
 #include "harness/measure/evaluation.h"
 
-struct recall_of_sample {
-    double recall, oracle; /* means over heads and blocks of rows; NAN: nothing was left out */
-};
-struct recall {
-    struct recall_of_sample *samples; /* [n_samples], in the arena */
-    double mean, oracle;              /* over samples */
-    double p5;                        /* 5th percentile over heads and blocks of rows */
+struct recall_figures {
+    double mean, oracle; /* over heads and blocks of rows; these and those below NAN for n = 0 */
+    double p5;           /* 5th percentile over heads and blocks of rows */
     /* the worst of the query heads that share keys, mean over those groups and layers */
     double worst_of_group;
     int64_t n; /* heads and blocks of rows; 0: nothing was left out */
+};
+struct recall {
+    struct recall_figures *samples; /* [n_samples], in the arena */
+    struct recall_figures all;
     /* Seconds of a pass, medians over samples: choosing tiles, and dense attention. What else runs
      * on the machine meanwhile shows in both. */
     double predict_s, attention_s;

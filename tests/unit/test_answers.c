@@ -213,17 +213,24 @@ Test(answers, are_stored_and_the_same_with_a_cache_and_in_a_sweep)
     str_clear(&text);
 }
 
-/* One sample's metric of that name. */
-static double metric(const char *db, const char *name)
+/* The one number that a query gives; NAN for none. */
+static double number(const char *db, const char *sql)
 {
     struct store *s;
     struct sql_result r;
-    char *sql = str_format("SELECT mean FROM metric WHERE scope = 'overall' AND name = '%s'", name);
     ok(store_open(&s, db, STORE_READ));
     ok(query_sql(s, sql, &r));
     double value = r.n_rows ? r.cells[0].d : NAN;
     sql_result_clear(&r);
     store_close(&s);
+    return value;
+}
+
+/* One sample's metric of that name. */
+static double metric(const char *db, const char *name)
+{
+    char *sql = str_format("SELECT mean FROM metric WHERE scope = 'overall' AND name = '%s'", name);
+    double value = number(db, sql);
     free(sql);
     return value;
 }
@@ -244,4 +251,11 @@ Test(answers, the_recall_of_the_oracle_is_that_of_the_best_tiles)
     cr_expect_lt(metric("t.db", "recall_p5"), metric("t.db", "recall"));
     cr_expect_leq(metric("t.db", "recall_group"), metric("t.db", "recall"));
     cr_expect(isnan(metric("all.db", "recall")));
+    /* the only item's own are those of the run */
+    static const char *const names[] = {"recall", "recall_oracle", "recall_p5", "recall_group"};
+    for (int i = 0; i < 4; i++) {
+        char sql[80];
+        snprintf(sql, sizeof sql, "SELECT %s FROM item", names[i]);
+        cr_expect_float_eq(number("t.db", sql), metric("t.db", names[i]), 1e-12, "%s", names[i]);
+    }
 }

@@ -500,6 +500,7 @@ Test(results, an_older_version_is_brought_up_to_date)
         "ALTER TABLE run DROP COLUMN qk; ALTER TABLE run DROP COLUMN pv; ALTER TABLE ledger DROP "
         "COLUMN eight;"
         "ALTER TABLE item DROP COLUMN recall; ALTER TABLE item DROP COLUMN recall_oracle;"
+        "ALTER TABLE item DROP COLUMN recall_p5; ALTER TABLE item DROP COLUMN recall_group;"
         "ALTER TABLE item DROP COLUMN chance; ALTER TABLE item DROP COLUMN kl;"
         "ALTER TABLE item DROP COLUMN dense_value; ALTER TABLE item DROP COLUMN sparse_value;"
         "ALTER TABLE item DROP COLUMN expected; ALTER TABLE item DROP COLUMN dense_text;"

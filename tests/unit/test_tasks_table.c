@@ -34,6 +34,8 @@ static void add(struct fixture *f, const char *group, int length, int dense, int
             .kl = .1,
             .recall = NAN,
             .recall_oracle = NAN,
+            .recall_p5 = NAN,
+            .recall_group = NAN,
             .expected = "x",
             .dense_value = i < dense,
             .sparse_value = i < sparse};
