@@ -14,229 +14,48 @@
 extern "C" {
 #include "kernels/cuda/device_cuda.h"
 }
-#include "kernels/cuda/cuda_check.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/bound_rows_cuda.cuh"
 #include "kernels/cuda/rank_cuda.cuh"
-
-#include <math.h>
 
 namespace
 {
 
+using namespace bound_cuda;
+
 enum {
     POOL_THREADS = 256,
     POOL_WARPS = POOL_THREADS / 32,
-    HELD = 8,
-    MOST_GROUPS = 16,
     SET = 128,   /* pools whose sums are made at a time: whole sets of score_tiles, and whole query
                     blocks */
     COLS = 64,   /* sub-blocks that are multiplied at a time */
     SHORT = 512, /* pools of a head from which on sets are whole: of fewer there would be too few to
                    go round */
     SPLITS = 8,  /* parts of the sub-blocks that a row sees, at most, each by a CTA of its own */
-    FILLING = 132 * 1024 /* threads that keep a Hopper busy */
+    FILLING = 132 * 1024, /* threads that keep a Hopper busy */
+    ON_CHIP = 110 * 1024, /* of shared memory for a row's tiles, two CTAs to a multiprocessor */
+    FEW_KEYS = 65536      /* of longer prompts each sub-block would be read too often */
 };
 constexpr size_t SUM_BYTES = (size_t)128 << 20;
-constexpr uint32_t ALL = 0xffffffffu;
 
-struct params {
-    int n_q, n_kv, q_start, n_heads, n_kv_heads, group, block_q, d;
-    int n_groups, wide; /* of channels; a pooled vector: d, the groups, zeros */
-    int row_tokens, col_tokens, n_rows, n_cols, per_tile, n_kblocks, pools, join;
-    int first_row; /* absolute number of the pool that is row 0 */
-    int from, end; /* pools of the rows of the map that are being made */
-    float scale_log2, width;
-    int part, deviation;
-    ptrdiff_t q_row, q_head, k_row, k_head;
-    const __nv_bfloat16 *q, *k;
-    __nv_bfloat16 *centres; /* [n_kv_heads, n_cols, wide] */
-    __nv_bfloat16 *means;   /* [n_heads, n_rows, wide] */
-    float *sums;  /* [n_heads, (end - from) / pools, n_kblocks, pools] log2 of the sum of 2^score */
-    float *norms; /* [splits, n_heads, n_rows] the same of a split of the row */
-    int splits;
-    const struct head_params *heads; /* NULL: all heads are wanted */
-};
-
-__device__ __forceinline__ bool is_mine(const params &p, int head)
-{
-    return p.heads == NULL || (p.heads[head].is_sparse && p.heads[head].part == p.part);
-}
-
-__device__ __forceinline__ int cols_seen(const params &p, int row)
-{
-    return min(((p.first_row + row + 1) * p.row_tokens - 1) / p.col_tokens + 1, p.n_cols);
-}
-
-/* Up to HELD steps of rows on their way through a warp: PER lanes to a row of at most 8 PER
- * channels, eight to a lane. */
-template <int PER> struct steps {
-    static constexpr int AT_ONCE = 32 / PER;
-    uint4 x[HELD];
-    __device__ __forceinline__ void load(
-        const __nv_bfloat16 *from, ptrdiff_t row, int first, int n, bool there)
-    {
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            const int r = first + i * AT_ONCE + (int)(threadIdx.x % 32) / PER;
-            x[i] = there && r < n ? *(const uint4 *)(from + r * row) : make_uint4(0, 0, 0, 0);
-        }
-    }
-    __device__ __forceinline__ void widen(int i, float (&e)[8]) const
-    {
-        const uint32_t w[4] = {x[i].x, x[i].y, x[i].z, x[i].w};
-#pragma unroll
-        for (int c = 0; c < 4; c++)
-            e[2 * c] = __uint_as_float(w[c] << 16),
-                  e[2 * c + 1] = __uint_as_float(w[c] & 0xffff0000u);
-    }
-    __device__ __forceinline__ bool real(int i, int first, int n) const
-    {
-        return first + i * AT_ONCE + (int)(threadIdx.x % 32) / PER < n;
-    }
-};
-
-template <int PER, typename JOIN>
-__device__ __forceinline__ void across_rows(float (&x)[8], JOIN join)
-{
-#pragma unroll
-    for (int m = PER; m < 32; m *= 2)
-#pragma unroll
-        for (int c = 0; c < 8; c++) x[c] = join(x[c], __shfl_xor_sync(0xffffffffu, x[c], m));
-}
-
-__device__ __forceinline__ void store(__nv_bfloat16 *to, const float (&x)[8])
-{
-    *(uint4 *)to =
-        make_uint4(pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
-}
-
-/* Centre and reach of one sub-block of keys, in all lanes of a column. */
-template <int PER>
-__device__ __forceinline__ void spread(const params &p, const __nv_bfloat16 *from, int n,
-    bool there, float (&centre)[8], float (&reach)[8])
-{
-    constexpr int ROUND = HELD * steps<PER>::AT_ONCE;
-    const auto add = [](float a, float b) { return a + b; };
-    steps<PER> s;
-    float e[8];
-#pragma unroll
-    for (int c = 0; c < 8; c++)
-        centre[c] = p.deviation ? 0 : -INFINITY, reach[c] = p.deviation ? 0 : INFINITY;
-    for (int first = 0; first < n; first += ROUND) {
-        s.load(from, p.k_row, first, n, there);
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            s.widen(i, e);
-            if (!s.real(i, first, n)) continue;
-#pragma unroll
-            for (int c = 0; c < 8; c++) {
-                if (p.deviation) centre[c] += e[c];
-                else centre[c] = fmaxf(centre[c], e[c]), reach[c] = fminf(reach[c], e[c]);
-            }
-        }
-    }
-    if (!p.deviation) { /* highest and lowest */
-        across_rows<PER>(centre, [](float a, float b) { return fmaxf(a, b); });
-        across_rows<PER>(reach, [](float a, float b) { return fminf(a, b); });
-#pragma unroll
-        for (int c = 0; c < 8; c++) {
-            const float most = centre[c], least = reach[c];
-            centre[c] = (most + least) / 2, reach[c] = (most - least) / 2;
-        }
-        return;
-    }
-    across_rows<PER>(centre, add);
-#pragma unroll
-    for (int c = 0; c < 8; c++) centre[c] /= (float)n;
-    for (int first = 0; first < n; first += ROUND) {
-        if (n > ROUND) s.load(from, p.k_row, first, n, there);
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            s.widen(i, e);
-            if (!s.real(i, first, n)) continue;
-#pragma unroll
-            for (int c = 0; c < 8; c++) reach[c] += (e[c] - centre[c]) * (e[c] - centre[c]);
-        }
-    }
-    across_rows<PER>(reach, add);
-#pragma unroll
-    for (int c = 0; c < 8; c++) reach[c] = sqrtf(reach[c] / (float)n);
-}
-
-/* What channels of a group have together, in the order in which the CPU adds: c and c + d/2 turn
- * together. By one lane. */
-__device__ __forceinline__ float group_sum(const params &p, const float *of_channel, int group)
-{
-    const int per = p.n_groups == p.d ? 1 : p.d / 2 / p.n_groups;
-    float sum = 0;
-    for (int c = group * per; c < (group + 1) * per; c++) sum += of_channel[c];
-    if (p.n_groups < p.d)
-        for (int c = p.d / 2 + group * per; c < p.d / 2 + (group + 1) * per; c++)
-            sum += of_channel[c];
-    return sum;
-}
-
-__device__ __forceinline__ float rounded(float x) { return __bfloat162float(__float2bfloat16(x)); }
-
-/* A warp makes one pool. */
+/* A warp makes one pool: of keys, and of queries unless the rows of the map are made in one kernel.
+ */
 template <int PER>
 __global__ __launch_bounds__(POOL_THREADS) void pool_rows(const __grid_constant__ params p)
 {
     __shared__ float of_channels[POOL_WARPS][PER * 8];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_keys = p.n_kv_heads * p.n_cols,
-              at = lane % PER * 8;
-    const bool there = at < p.d, writes = there && lane < PER;
-    float *of_channel = of_channels[warp];
+    const int warp = threadIdx.x / 32, n_keys = p.n_kv_heads * p.n_cols;
     int item = (int)(blockIdx.x * POOL_WARPS + warp);
-    float x[8];
-    __nv_bfloat16 *to;
-    const bool keys = item < n_keys;
-    if (keys) {
-        const int kv = item / p.n_cols, col = item % p.n_cols,
-                  n = min(p.col_tokens, p.n_kv - col * p.col_tokens);
-        float reach[8];
-        spread<PER>(p, p.k + kv * p.k_head + (ptrdiff_t)col * p.col_tokens * p.k_row + at, n, there,
-            x, reach);
-        if (writes)
-#pragma unroll
-            for (int c = 0; c < 8; c++) of_channel[at + c] = reach[c];
-        to = p.centres + (size_t)item * p.wide;
-    } else {
+    let_next_begin();
+    if (item < n_keys) {
+        pool_keys<PER>(p, item / p.n_cols, item % p.n_cols, of_channels[warp],
+            p.centres + (size_t)item * p.wide);
+    } else if (p.means != NULL) {
         item -= n_keys;
-        if (item >= p.n_heads * p.n_rows || !is_mine(p, item / p.n_rows)) return;
-        const int head = item / p.n_rows, row = item % p.n_rows,
-                  n = min(p.row_tokens, p.n_q - row * p.row_tokens);
-        const __nv_bfloat16 *from =
-            p.q + head * p.q_head + (ptrdiff_t)row * p.row_tokens * p.q_row + at;
-        steps<PER> s;
-#pragma unroll
-        for (int c = 0; c < 8; c++) x[c] = 0;
-        for (int first = 0; first < n; first += HELD * steps<PER>::AT_ONCE) {
-            s.load(from, p.q_row, first, n, there);
-#pragma unroll
-            for (int i = 0; i < HELD; i++) {
-                float e[8];
-                s.widen(i, e);
-#pragma unroll
-                for (int c = 0; c < 8; c++) x[c] += e[c];
-            }
-        }
-        across_rows<PER>(x, [](float a, float b) { return a + b; });
-#pragma unroll
-        for (int c = 0; c < 8; c++) {
-            x[c] /= (float)n;
-            if (writes) of_channel[at + c] = fabsf(rounded(x[c]));
-        }
-        to = p.means + (size_t)item * p.wide;
+        if (item < p.n_heads * p.n_rows && is_mine(p, item / p.n_rows))
+            pool_queries<PER>(p, item / p.n_rows, item % p.n_rows, of_channels[warp],
+                p.means + (size_t)item * p.wide);
     }
-    if (writes) store(to + at, x);
-    __syncwarp();
-    for (int g = lane; g < p.wide - p.d; g += 32) {
-        float sum = g < p.n_groups ? group_sum(p, of_channel, g) : 0;
-        if (keys)
-            sum = __fdiv_rn(__fmul_rn(__fmul_rn(sum, p.width), (float)p.n_groups), (float)p.d);
-        to[p.d + g] = __float2bfloat16(sum);
-    }
+    wait_for_earlier(); /* who waits for this one waits for those before it */
 }
 
 /* Sends for COLS rows of `wide` values; those behind `end`, and columns behind wide, become zeros.
@@ -491,25 +310,41 @@ template <int DIM> enum status score(const params &p, cudaStream_t stream)
                             : score_by_tile<DIM, SET>(p, stream);
 }
 
-template <int PER> enum status pool_all(const params &p, cudaStream_t stream)
+template <int PER> enum status pool_all(const params &p, bool after, cudaStream_t stream)
 {
-    const int items = p.n_kv_heads * p.n_cols + p.n_heads * p.n_rows;
-    pool_rows<PER>
-        <<<(unsigned)((items + POOL_WARPS - 1) / POOL_WARPS), POOL_THREADS, 0, stream>>>(p);
-    CUDA_TRY(cudaGetLastError());
-    return OK;
+    const int items = p.n_kv_heads * p.n_cols + (p.means != NULL ? p.n_heads * p.n_rows : 0);
+    return chain_launch(pool_rows<PER>, dim3((unsigned)((items + POOL_WARPS - 1) / POOL_WARPS)),
+        POOL_THREADS, 0, p, after, stream);
+}
+
+enum status pool_by_dim(const params &p, bool after, cudaStream_t stream)
+{
+    return p.d <= 64 ? pool_all<8>(p, after, stream)
+        : p.d <= 128 ? pool_all<16>(p, after, stream)
+                     : pool_all<32>(p, after, stream);
+}
+
+/* Whether one kernel makes the rows. */
+bool fits_on_chip(const params &p)
+{
+    return p.n_kv <= FEW_KEYS && p.pools <= POOLS && rows_room(p) <= ON_CHIP;
 }
 
 /* Everything, into rows of the map or into masses. */
 enum status run(params p, struct rank_params r, void *ws, cudaStream_t stream)
 {
     const struct layout l = plan(p);
-    p.means = (__nv_bfloat16 *)((char *)ws + l.means),
     p.centres = (__nv_bfloat16 *)((char *)ws + l.centres);
+    if (r.mass == NULL && fits_on_chip(p)) {
+        TRY(pool_by_dim(p, p.part > 0, stream));
+        const rows_params a = {p, r};
+        return p.d <= 64 ? bound_rows_by_tile<80>(a, stream)
+            : p.d <= 128 ? bound_rows_by_tile<144>(a, stream)
+                         : bound_rows_by_tile<272>(a, stream);
+    }
+    p.means = (__nv_bfloat16 *)((char *)ws + l.means);
     p.norms = (float *)((char *)ws + l.norms), p.sums = (float *)((char *)ws + l.sums);
-    TRY(p.d <= 64        ? pool_all<8>(p, stream)
-            : p.d <= 128 ? pool_all<16>(p, stream)
-                         : pool_all<32>(p, stream));
+    TRY(pool_by_dim(p, p.part > 0, stream));
     /* by shape alone: two threads to a pool */
     const long threads = 2l * p.n_heads * min(l.rows_at_once, p.n_rows);
     p.splits = (int)min((long)SPLITS, (FILLING + threads - 1) / threads);

@@ -10,7 +10,7 @@
 extern "C" {
 #include "kernels/cuda/device_cuda.h"
 }
-#include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/chain_cuda.cuh"
 #include "kernels/cuda/mask_rows_cuda.cuh"
 #include "kernels/cuda/rank_cuda.cuh"
 
@@ -57,21 +57,6 @@ struct layout plan(const struct attn_args *a)
     p.k_sim = take(kv * (size_t)p.k_pad);
     p.bytes = end;
     return p;
-}
-
-/* The next launch may begin; and: everything launched before this one has ended and can be read. */
-__device__ __forceinline__ void let_next_begin()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void wait_for_earlier()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 
 /* Room in shared memory of the kernels for keys: rows under way, and a row of d for each warp,
@@ -240,11 +225,12 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
     const int of_group = (int)blockIdx.x / p.n_kv_heads % sets * heads + warp % heads;
     const int block = block0 + warp / heads, head = kv * p.group + of_group;
     const bool real = warp < heads * blocks && of_group < p.group && block < p.at.n_qblocks;
-    const int rows = real ? min(p.block_q, p.n_q - block * p.block_q) : 0;
     float *q = shared, *list = q + ROWS * d + warp * FEW, *k_sim = q + ROWS * (d + FEW),
           *score = k_sim + p.at.k_pad;
     struct head_params t = {};
     if (real) t = p.heads[head];
+    const bool mine = real && t.part == p.part;
+    const int rows = mine && t.is_sparse ? min(p.block_q, p.n_q - block * p.block_q) : 0;
 
     /* Rows on their way, and a first unit that waits for the second, take the room for scores. */
     float *held = score + warp * 2 * d;
@@ -292,34 +278,10 @@ __global__ __launch_bounds__(ROWS * 32, CTAS) void write_rows(const __grid_const
         k_sim[j] = __ldcg(p.k_sim + (size_t)kv * p.at.k_pad + j);
     score_rows<ROWS, 4>(p, kv, share, q, score);
     __syncthreads();
-    if (!real || t.part != p.part) return;
+    if (!mine) return;
     const int seen = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
     write_row(p, head, block, seen, t, q_sim, k_sim, score + warp * share.pitch, share.slices,
         ROWS * share.pitch, list);
-}
-
-/* Launch, as the next of a chain that overlaps when `after` is set. Other devices than 9.0 run the
- * code for 8.0, which does not wait, so there one ends before the next begins. */
-template <typename KERNEL>
-enum status launch(KERNEL kernel, dim3 grid, int threads, size_t shared, const params &p,
-    bool after, cudaStream_t stream)
-{
-    cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute overlap = {};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = grid, config.blockDim = dim3((unsigned)threads),
-    config.dynamicSmemBytes = shared;
-    config.stream = stream, config.attrs = &overlap;
-    config.numAttrs = after && cuda_current_sm() == 90 ? 1 : 0;
-    /* The same division of on-chip memory for all of the chain: kernels that differ in it cannot
-     * share a multiprocessor. */
-    CUDA_TRY(cudaFuncSetAttribute(
-        kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
-    CUDA_TRY(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    CUDA_TRY(cudaLaunchKernelEx(&config, kernel, p));
-    return OK;
 }
 
 template <int LANES, int CTAS> enum status launch_rows(const params &p, cudaStream_t stream)
@@ -332,16 +294,16 @@ template <int LANES, int CTAS> enum status launch_rows(const params &p, cudaStre
     int heads = p.group < ROWS ? p.group : ROWS, sets = (p.group + heads - 1) / heads,
         blocks = ROWS / heads;
     int tasks = (p.at.n_qblocks + blocks - 1) / blocks * sets * p.n_kv_heads;
-    return launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32, floats * sizeof(float),
-        p, true, stream);
+    return chain_launch(write_rows<LANES, CTAS>, dim3((unsigned)tasks), ROWS * 32,
+        floats * sizeof(float), p, true, stream);
 }
 
 template <int LANES> enum status run(const params &p, cudaStream_t stream)
 {
     dim3 keys((unsigned)p.at.n_chunks, (unsigned)p.n_kv_heads);
     const size_t room = KEYS_ROOM + 2 * WARPS * (size_t)p.at.d * sizeof(float);
-    TRY(launch(sum_keys<LANES>, keys, THREADS, room, p, false, stream));
-    TRY(launch(compare_keys<LANES>, keys, THREADS, room, p, true, stream));
+    TRY(chain_launch(sum_keys<LANES>, keys, THREADS, room, p, false, stream));
+    TRY(chain_launch(compare_keys<LANES>, keys, THREADS, room, p, true, stream));
     /* Short rows are bound by latency and want registers, long ones by work and want warps. */
     if (p.n_kv <= SHORT) return launch_rows<LANES, 2>(p, stream);
     return launch_rows<LANES, 3>(p, stream);
@@ -427,17 +389,21 @@ const char *mask_cuda_refuses(const struct mask_cuda_args *m)
     return NULL;
 }
 
+/* Parts have rooms of their own, one behind the other: one begins while the last one runs. */
+static size_t part_workspace(const struct mask_cuda_args *m, const struct mask_method *part)
+{
+    size_t bytes = part == &mask_sparge   ? plan(m->attn).bytes
+        : mask_base(part) == &mask_oracle ? oracle_workspace(m->attn)
+                                          : bound_cuda_workspace(m, part);
+    return (bytes + 255) / 256 * 256;
+}
+
 size_t mask_cuda_workspace(const struct mask_cuda_args *m)
 {
-    size_t most = 0;
-    for (int i = 0; i < n_parts(method_of(m)); i++) {
-        const struct mask_method *part = mask_part(method_of(m), i);
-        size_t bytes = part == &mask_sparge   ? plan(m->attn).bytes
-            : mask_base(part) == &mask_oracle ? oracle_workspace(m->attn)
-                                              : bound_cuda_workspace(m, part);
-        if (bytes > most) most = bytes;
-    }
-    return most;
+    size_t all = 0;
+    for (int i = 0; i < n_parts(method_of(m)); i++)
+        all += part_workspace(m, mask_part(method_of(m), i));
+    return all;
 }
 
 static enum status sparge_predict(const struct mask_cuda_args *m, int part,
@@ -474,6 +440,7 @@ enum status mask_cuda_predict(
                 : mask_base(part) == &mask_oracle
                 ? oracle_predict(m, part, i, tiles, ws, stream)
                 : bound_cuda_predict(m, part, i, tiles, ws, stream));
+        ws = (char *)ws + part_workspace(m, part);
     }
     return OK;
 }

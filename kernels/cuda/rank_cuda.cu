@@ -1,17 +1,12 @@
-#include "kernels/cuda/rank_cuda.cuh"
-#include "kernels/cuda/mask_rows_cuda.cuh"
+#include "kernels/cuda/rank_rows_cuda.cuh"
 
 namespace
 {
 
 using mask_cuda::FEW;
+using mask_cuda::joined;
 
 enum { WARPS = 4, THREADS = WARPS * 32 };
-
-__device__ __forceinline__ float joined(int join, float all, float mass)
-{
-    return join == 0 ? all + mass : join == 1 ? fmaf(mass, mass, all) : fmaxf(all, mass);
-}
 
 /* The logarithm of a pool's whole sum. */
 __device__ __forceinline__ float row_norm(const rank_params &p, int head, int pool)
@@ -53,14 +48,13 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y;
     const int block = p.first + (int)blockIdx.x, pool0 = block * p.pools,
               pools = min(p.pools, p.n_pools - pool0);
-    const int n = (min(p.q_start + (block + 1) * p.block_q, p.n_kv) - 1) / p.block_k + 1;
-    const int diagonal = (p.q_start + block * p.block_q) / p.block_k;
+    const int n = mask_cuda::tiles_seen(p, block);
     const size_t at = (size_t)head * p.n_qblocks + block;
     struct head_params t = {0, 1, 50, true, (uint8_t)p.part, 0, 0};
     if (p.heads != NULL) t = p.heads[head];
     if (t.part != p.part)
         return; /* another predictor's; a head that runs dense is the first part's, below */
-    mask_cuda::choice c = {0, 0};
+    float top = 0;
     if (t.is_sparse) {
         const float *sums =
             p.sums + ((size_t)head * p.n_blocks + blockIdx.x) * p.n_kblocks * p.pools;
@@ -68,7 +62,6 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
         if (p.given == NULL && (int)threadIdx.x < pools)
             norms[threadIdx.x] = row_norm(p, head, pool0 + (int)threadIdx.x);
         __syncthreads();
-        float top = 0;
         for (int j = threadIdx.x; j < n; j += THREADS) {
             const float x =
                 p.given != NULL ? given[j] : tile_mass(p, sums + (size_t)j * p.pools, norms, pools);
@@ -84,32 +77,8 @@ __global__ __launch_bounds__(THREADS) void rank_rows(const __grid_constant__ ran
                 p.mass[at * p.n_kblocks + j] = fmaxf(mass[j] / top, FLT_MIN);
             return;
         }
-        if (warp > 0) return;
-        float total = 0;
-        uint32_t low = __float_as_uint(1.0f);
-        for (int j = lane; j < n; j += 32) {
-            const float x = fmaxf(mass[j] / top, FLT_MIN);
-            mass[j] = x;
-            total += x;
-            low = min(low, __float_as_uint(x));
-        }
-        total = mask_cuda::warp_sum(total), low = __reduce_min_sync(0xffffffffu, low);
-        __syncwarp();
-        if (p.topk > 0)
-            c = mask_cuda::choose<true>(
-                mass, n, n, (float)mask_cuda::topk_count(p.topk, n), low, list);
-        else if (t.tau >= 1) c.bound = low;
-        else if (p.relative) c.bound = __float_as_uint(1 - t.tau);
-        else c = mask_cuda::choose<false>(mass, n, n, t.tau * total, low, list);
-    } else if (warp > 0) {
-        return;
     }
-    mask_cuda::write_bits(p.bits + at * p.words, p.words, n, t.is_sparse, mass, c, diagonal, false);
-    if (lane == 0 && t.is_sparse && p.ledger != NULL) {
-        atomicAdd((unsigned long long *)&p.ledger[head].forced_sink, 1ull);
-        atomicAdd((unsigned long long *)&p.ledger[head].forced_diagonal,
-            (unsigned long long)(n - diagonal));
-    }
+    if (warp == 0) mask_cuda::choose_row(p, head, block, n, t, mass, top, list);
 }
 
 } // namespace

@@ -131,6 +131,10 @@ static void bench_mask(const problem &shape, const data &x, void *o, double dens
             p.d, p.n, bk, by_tau, by_rank, 100 * by_tau / dense, both, kept);
         for (const char *method : {"bound", "bound+rows=16", "bound+keys=8", "sparge/bound"}) {
             c.args.topk = 0, c.args.method = mask_method_find(method);
+            std::vector<struct head_params> shared(p.heads, {-1.0f, 0.9f, 50.0f, true, 0, 0, 0});
+            for (int h = 0; h < p.heads && c.args.method->n_parts; h++)
+                shared[h].part = (uint8_t)(h % c.args.method->n_parts);
+            heads.put(shared);
             if (mask_cuda_refuses(&c.args)) continue;
             buffer<uint8_t> room(mask_cuda_workspace(&c.args));
             c.ws = room.at;
