@@ -169,9 +169,17 @@ __global__ __launch_bounds__(ROWS * 2) void score_tiles(const __grid_constant__ 
               col_from = (int)blockIdx.y * ((steps + p.splits - 1) / p.splits) * COLS,
               col_end = min(col_from + (steps + p.splits - 1) / p.splits * COLS, seen_by_all);
     send<DIM, COLS, THREADS>(centres, col_from, p.n_cols, p.wide, k);
-    float top[4], total[4]; /* of rows warp_row + 8 x + lane / 4, of this lane's tiles */
+    /* of rows warp_row + 8 x + lane / 4, of this lane's tiles */
+    float top[4], total[4], *to[4];
+    int seen[4];
 #pragma unroll
-    for (int x = 0; x < 4; x++) top[x] = -INFINITY, total[x] = 0;
+    for (int x = 0; x < 4; x++) {
+        const int row = warp_row + 8 * x + lane / 4, r = row - p.from;
+        top[x] = -INFINITY, total[x] = 0, seen[x] = cols_seen(p, row);
+        to[x] =
+            row < p.end ? sums + (size_t)(r / p.pools) * p.n_kblocks * p.pools + r % p.pools : NULL;
+    }
+    const int seen_by_each = cols_seen(p, warp_row);
     for (int col0 = col_from, turn = 0; col0 < col_end; col0 += COLS, turn ^= 1) {
         if (col0 + COLS < col_end) {
             send<DIM, COLS, THREADS>(
@@ -184,37 +192,42 @@ __global__ __launch_bounds__(ROWS * 2) void score_tiles(const __grid_constant__ 
         float s[2][4][4] = {};
         multiply_pools<DIM>(
             s, q + warp / 2 * 32 * LINE, k + (turn * COLS + half * 32) * LINE, lane);
-        const int first = col0 + half * 32 + lane % 4 * 2;
+        const int first = col0 + half * 32 + lane % 4 * 2,
+                  tile0 = (col0 + half * 32) / PER + tile_of<PER>(0);
+        const auto sum_rows = [&](bool whole) {
 #pragma unroll
-        for (int x = 0; x < 4; x++) {
-            const int row = warp_row + 8 * x + lane / 4, seen = cols_seen(p, row) - first;
-            float e[4][2], pair[4], v[shares<PER>::N], most = -INFINITY;
+            for (int x = 0; x < 4; x++) {
+                float(&e)[4][4] = s[x / 2], pair[4], v[shares<PER>::N], most = -INFINITY;
+                const int at = x % 2 * 2;
 #pragma unroll
-            for (int f = 0; f < 4; f++)
+                for (int f = 0; f < 4; f++)
 #pragma unroll
-                for (int c = 0; c < 2; c++) {
-                    e[f][c] =
-                        f * 8 + c < seen ? s[x / 2][f][x % 2 * 2 + c] * p.scale_log2 : -INFINITY;
-                    most = fmaxf(most, e[f][c]);
-                }
-            most = fmaxf(most, __shfl_xor_sync(ALL, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(ALL, most, 2));
-            most = fmaxf(most, top[x]);
-            const float base = most > -INFINITY ? most : 0;
+                    for (int c = 0; c < 2; c++) {
+                        if (!whole && first + f * 8 + c >= seen[x]) e[f][at + c] = -INFINITY;
+                        most = fmaxf(most, e[f][at + c]);
+                    }
+                most = fmaxf(most, __shfl_xor_sync(ALL, most, 1));
+                most = fmaxf(most, __shfl_xor_sync(ALL, most, 2));
+                most = fmaxf(most * p.scale_log2, top[x]);
+                const float base = most > -INFINITY ? most : 0;
 #pragma unroll
-            for (int f = 0; f < 4; f++) pair[f] = exp2f(e[f][0] - base) + exp2f(e[f][1] - base);
-            sum_tiles<PER>(pair, v);
-            total[x] *= exp2f(top[x] - base), top[x] = most;
-            if (PER < 16 || lane % 2 == 0)
+                for (int f = 0; f < 4; f++)
+                    pair[f] = exp2_fast(fmaf(e[f][at], p.scale_log2, -base)) +
+                        exp2_fast(fmaf(e[f][at + 1], p.scale_log2, -base));
+                sum_tiles<PER>(pair, v);
+                total[x] *= exp2_fast(top[x] - base), top[x] = most;
+                if (PER == 16 && lane % 2 != 0) continue;
 #pragma unroll
                 for (int i = 0; i < shares<PER>::N; i++) {
-                    const int tile = (col0 + half * 32) / PER + tile_of<PER>(i), r = row - p.from;
+                    const int tile = tile0 + tile_of<PER>(i) - tile_of<PER>(0);
                     total[x] += v[i];
-                    if (row < p.end && tile < p.n_kblocks)
-                        sums[((size_t)(r / p.pools) * p.n_kblocks + tile) * p.pools + r % p.pools] =
-                            base + log2f(v[i]);
+                    if (to[x] != NULL && tile < p.n_kblocks)
+                        to[x][(size_t)tile * p.pools] = base + log2_fast(v[i]);
                 }
-        }
+            }
+        };
+        if (col0 + half * 32 + 32 <= seen_by_each) sum_rows(true);
+        else sum_rows(false);
         __syncthreads(); /* these sub-blocks are read */
     }
 #pragma unroll

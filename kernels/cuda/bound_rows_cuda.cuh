@@ -95,10 +95,10 @@ __device__ __forceinline__ void multiply_strip(
     }
 }
 
-/* From the scores of two columns that a lane holds, of each half of a strip: log2 of the sum of
+/* From the products of two columns that a lane holds, of each half of a strip: log2 of the sum of
  * 2^score of each tile, in all lanes that hold columns of it. */
 template <int PER>
-__device__ __forceinline__ void sum_strip(const float (&e)[2][2], float (&sum)[2])
+__device__ __forceinline__ void sum_strip(const float (&e)[2][2], float scale, float (&sum)[2])
 {
     float most[2], all[2];
 #pragma unroll
@@ -110,14 +110,15 @@ __device__ __forceinline__ void sum_strip(const float (&e)[2][2], float (&sum)[2
     if (PER == 16) most[0] = most[1] = fmaxf(most[0], most[1]);
 #pragma unroll
     for (int n = 0; n < 2; n++) {
-        if (most[n] == -INFINITY) most[n] = 0;
-        all[n] = exp2f(e[n][0] - most[n]) + exp2f(e[n][1] - most[n]);
+        most[n] = most[n] == -INFINITY ? 0 : most[n] * scale;
+        all[n] =
+            exp2_fast(fmaf(e[n][0], scale, -most[n])) + exp2_fast(fmaf(e[n][1], scale, -most[n]));
         if (PER >= 4) all[n] += __shfl_xor_sync(ALL, all[n], 1);
         if (PER >= 8) all[n] += __shfl_xor_sync(ALL, all[n], 2);
     }
     if (PER == 16) all[0] += all[1];
 #pragma unroll
-    for (int n = 0; n < 2; n++) sum[n] = most[n] + log2f(all[n]);
+    for (int n = 0; n < 2; n++) sum[n] = most[n] + log2_fast(all[n]);
 }
 
 /* The logarithm of a row's whole sum, by a warp. */
@@ -127,7 +128,7 @@ __device__ __forceinline__ float whole_sum(const float *sums, int n)
     float most = -INFINITY, all = 0;
     for (int j = lane; j < n; j += 32) most = fmaxf(most, sums[j]);
     most = mask_cuda::warp_max(most);
-    for (int j = lane; j < n; j += 32) all += exp2f(sums[j] - most);
+    for (int j = lane; j < n; j += 32) all += exp2_fast(sums[j] - most);
     return most + log2f(mask_cuda::warp_sum(all));
 }
 
@@ -193,10 +194,9 @@ __global__ __launch_bounds__(ROW_THREADS, 2) void bound_rows(const __grid_consta
                 for (int n = 0; n < 2; n++)
 #pragma unroll
                     for (int x = 0; x < 2; x++)
-                        e[n][x] = col + n * 8 + x < seen[i]
-                            ? s[i / 2][n][i % 2 * 2 + x] * p.scale_log2
-                            : -INFINITY;
-                sum_strip<PER>(e, sum);
+                        e[n][x] =
+                            col + n * 8 + x < seen[i] ? s[i / 2][n][i % 2 * 2 + x] : -INFINITY;
+                sum_strip<PER>(e, p.scale_log2, sum);
                 float *to = sums + (8 * i + lane / 4) * pitch;
 #pragma unroll
                 for (int n = 0; n < (PER == 16 ? 1 : 2); n++)
@@ -223,7 +223,7 @@ __global__ __launch_bounds__(ROW_THREADS, 2) void bound_rows(const __grid_consta
                 float all = 0;
                 for (int i = 0; i < pools; i++)
                     all = mask_cuda::joined(
-                        p.join, all, exp2f(mass[i * pitch + j] - norms[unit * p.pools + i]));
+                        p.join, all, exp2_fast(mass[i * pitch + j] - norms[unit * p.pools + i]));
                 mass[j] = p.join == 1 ? sqrtf(all) : all;
                 top = fmaxf(top, mass[j]);
             }

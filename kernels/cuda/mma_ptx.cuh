@@ -45,6 +45,20 @@ __device__ __forceinline__ float max_nan(float x, float y)
     return z;
 }
 
+/* 2^x and log2 x within a few units of the last place; what is no normal number counts as zero. */
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float log2_fast(float x)
+{
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* c[16 x 8] += a[16 x 32] b[32 x 8] of signed bytes, exact. */
 __device__ __forceinline__ void multiply_s8(
     int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)

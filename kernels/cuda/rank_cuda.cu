@@ -1,3 +1,4 @@
+#include "kernels/cuda/mma_ptx.cuh"
 #include "kernels/cuda/rank_rows_cuda.cuh"
 
 namespace
@@ -29,13 +30,13 @@ __device__ __forceinline__ float tile_mass(
 #pragma unroll 2
         for (int r = 0; r < p.pools; r += 4) {
             const float4 x = *(const float4 *)(sums + r);
-            all = joined(p.join, all, exp2f(x.x - norms[r]));
-            all = joined(p.join, all, exp2f(x.y - norms[r + 1]));
-            all = joined(p.join, all, exp2f(x.z - norms[r + 2]));
-            all = joined(p.join, all, exp2f(x.w - norms[r + 3]));
+            all = joined(p.join, all, exp2_fast(x.x - norms[r]));
+            all = joined(p.join, all, exp2_fast(x.y - norms[r + 1]));
+            all = joined(p.join, all, exp2_fast(x.z - norms[r + 2]));
+            all = joined(p.join, all, exp2_fast(x.w - norms[r + 3]));
         }
     } else {
-        for (int r = 0; r < pools; r++) all = joined(p.join, all, exp2f(sums[r] - norms[r]));
+        for (int r = 0; r < pools; r++) all = joined(p.join, all, exp2_fast(sums[r] - norms[r]));
     }
     return p.join == 1 ? sqrtf(all) : all;
 }
