@@ -33,7 +33,7 @@ enum {
     SPLITS = 8,  /* parts of the sub-blocks that a row sees, at most, each by a CTA of its own */
     FILLING = 132 * 1024, /* threads that keep a Hopper busy */
     ON_CHIP = 110 * 1024, /* of shared memory for a row's tiles, two CTAs to a multiprocessor */
-    FEW_KEYS = 65536      /* of longer prompts each sub-block would be read too often */
+    FEW_KEYS = 16384      /* of longer prompts each sub-block is read too often */
 };
 constexpr size_t SUM_BYTES = (size_t)128 << 20;
 
