@@ -24,7 +24,8 @@ case $step in
         rm -rf "$build/gcov"
         mkdir "$build/gcov"
         cd "$build" # where relative names of sources, as ccache makes them, begin
-        find "$build" -name '*.gcda' -not -path '*/tests/*' -print0 | xargs -0 gcov -l -p >/dev/null 2>&1
+        find "$build" -name '*.gcda' -not -path '*/tests/*' -print0 | xargs -0 gcov -l -p >gcov/log 2>&1 ||
+            { grep -m 5 -E 'mismatch|cannot|error' gcov/log >&2; echo "coverage.sh: counts of another build: run its tests again" >&2; exit 1; }
         find . -maxdepth 1 -name '*.gcov' -exec mv -t gcov {} +
         cat gcov/*.gcov | awk -v rooms="$rooms" -v missed="$build/uncovered.txt" -v source="$source/" -F: '
             $2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(/^(\.\.\/)+/, "", file); sub(source, "", file); next }
