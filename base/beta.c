@@ -2,6 +2,12 @@
 
 #include <math.h>
 
+double log_gamma(double x)
+{
+    int sign;
+    return lgamma_r(x, &sign);
+}
+
 /* The continued fraction of the incomplete beta function, x below (a + 1) / (a + b + 2). */
 static double fraction(double a, double b, double x)
 {
@@ -32,7 +38,7 @@ double beta_cdf(double a, double b, double x)
 {
     if (!(x > 0)) return 0;
     if (!(x < 1)) return 1;
-    double front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x));
+    double front = exp(log_gamma(a + b) - log_gamma(a) - log_gamma(b) + a * log(x) + b * log1p(-x));
     if (x < (a + 1) / (a + b + 2)) return front * fraction(a, b, x) / a;
     return 1 - front * fraction(b, a, 1 - x) / b;
 }

@@ -7,6 +7,8 @@
 #ifndef SG_BASE_BETA_H
 #define SG_BASE_BETA_H
 
+/* log Γ(x), x > 0. lgamma() writes a global of the C library, and threads would meet there. */
+double log_gamma(double x);
 /* P(X ≤ x), a, b > 0. */
 double beta_cdf(double a, double b, double x);
 /* The x with P(X ≤ x) = p. */

@@ -1,5 +1,6 @@
 #include "base/stats.h"
 
+#include "base/beta.h"
 #include "base/xmalloc.h"
 #include <assert.h>
 #include <math.h>
@@ -145,7 +146,7 @@ double student_power(double t, double shift, double df)
     if (df > 2000) return normal_cdf(shift - t);
     double half = 10 / sqrt(2 * df), from = fmax(1e-9, 1 - half), step = (1 + half - from) / STEPS,
            sum = 0;
-    double scale = log(2) + .5 * df * log(.5 * df) - lgamma(.5 * df);
+    double scale = log(2) + .5 * df * log(.5 * df) - log_gamma(.5 * df);
     for (int i = 0; i <= STEPS; i++) {
         double s = from + i * step, weight = i == 0 || i == STEPS ? 1 : i % 2 ? 4 : 2;
         sum +=

@@ -44,7 +44,8 @@ parts=${*:-systems info eval tune sweep report gate compare merge kills}
 here=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) # faults are ours to make: no disk is waited for
 trap 'rm -rf "$here"' EXIT
 cd "$here"
-export OPENBLAS_NUM_THREADS=1 XDG_CACHE_HOME=$here/home SHELL=/bin/sh
+# LC_ALL: without memory to ask for the locale rules are drawn in ASCII, which is no other result.
+export OPENBLAS_NUM_THREADS=1 XDG_CACHE_HOME=$here/home SHELL=/bin/sh LC_ALL=C
 torture=${SG_TORTURE:-}
 bad=0 tried=0
 complain() { echo "check_faults: $*"; bad=1; }

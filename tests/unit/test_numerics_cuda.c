@@ -180,9 +180,12 @@ static void poison_kernel(const struct attn_impl *impl, int d, int kind, enum pr
                 n_finite += !row_is_nan(&p, o, r, 0) || !row_is_nan(&p, o, r, 1);
             cr_expect_eq(
                 n_finite, 0, "%s d %d: %d rows that see key %d", impl->name, d, n_finite, at[w]);
-            size_t before = (size_t)(at[w] / 128 * 128) * H * (size_t)d;
-            cr_expect_eq(memcmp(o, sound, before * sizeof *o), 0, "%s d %d: blocks before %d moved",
-                impl->name, d, at[w]);
+            /* a CTA of 192 rows multiplies the weights 0 of its earlier rows with a NaN of V, too
+             */
+            int first = t == V ? at[w] / 192 * 192 : at[w] / 128 * 128;
+            size_t before = (size_t)first * H * (size_t)d;
+            cr_expect_eq(memcmp(o, sound, before * sizeof *o), 0,
+                "%s d %d: blocks before %d of %c moved", impl->name, d, at[w], "qkv"[t]);
             free(o);
         }
     free(sound);
