@@ -35,7 +35,7 @@ static const char *tuner_refuses(
     const struct weights *w, const struct sparse_policy *p, int longest)
 {
     (void)w, (void)p, (void)longest;
-    return "its layers are on several GPUs";
+    return "its layers are on several GPUs (with --device cuda --offload one makes them)";
 }
 
 /* Never opened: it refuses everything. */
