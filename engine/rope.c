@@ -3,6 +3,12 @@
 #include <assert.h>
 #include <math.h>
 
+/* The channels of a head that turn: of all formulas the dimension. */
+static int turned(const struct llama_config *c)
+{
+    return c->rope.turned ? c->rope.turned : c->head_dim;
+}
+
 /* One step after the other in f32, as the framework rounds them, so that angles at far positions
  * agree: at position 100 000 one unit in the last place of a frequency is already 0.006 radians. */
 static float plain_frequency(float base, int i, int head_dim)
@@ -17,8 +23,7 @@ static float stretched_base(const struct llama_config *c, int seq_len)
     int n = seq_len > m ? seq_len : m;
     /* In the framework n is an integer tensor, which makes every step below f32. */
     float scale = (float)c->rope.factor * (float)n / (float)m - (float)(c->rope.factor - 1);
-    float power =
-        (float)pow((double)scale, (double)(float)((double)c->head_dim / (c->head_dim - 2)));
+    float power = (float)pow((double)scale, (double)(float)((double)turned(c) / (turned(c) - 2)));
     return (float)c->rope.theta * power;
 }
 
@@ -39,7 +44,7 @@ static float llama3_frequency(const struct rope_config *r, float f)
 static double yarn_dimension(const struct llama_config *c, double turns)
 {
     const struct rope_config *r = &c->rope;
-    return c->head_dim * log(r->original_max_position / (turns * 2 * M_PI)) / (2 * log(r->theta));
+    return turned(c) * log(r->original_max_position / (turns * 2 * M_PI)) / (2 * log(r->theta));
 }
 
 static float yarn_frequency(const struct llama_config *c, int i)
@@ -51,11 +56,11 @@ static float yarn_frequency(const struct llama_config *c, int i)
         high = ceil(high);
     }
     low = fmax(low, 0);
-    high = fmin(high, c->head_dim - 1);
+    high = fmin(high, turned(c) - 1);
     if (low == high) high += .001;
     float s = ((float)i - (float)low) / (float)(high - low);
     s = s < 0 ? 0 : s > 1 ? 1 : s;
-    float wave = (float)pow((double)(float)r->theta, (double)((float)(2 * i) / (float)c->head_dim));
+    float wave = (float)pow((double)(float)r->theta, (double)((float)(2 * i) / (float)turned(c)));
     float keep = 1 - s; /* of what extrapolates */
     return 1.0f / ((float)r->factor * wave) * (1 - keep) + 1.0f / wave * keep;
 }
@@ -64,7 +69,7 @@ static float longrope_frequency(const struct llama_config *c, int i, int seq_len
 {
     const struct rope_config *r = &c->rope;
     float by = seq_len > r->original_max_position ? r->long_factor[i] : r->short_factor[i];
-    float wave = (float)pow((double)(float)r->theta, (double)((float)(2 * i) / (float)c->head_dim));
+    float wave = (float)pow((double)(float)r->theta, (double)((float)(2 * i) / (float)turned(c)));
     return 1.0f / (by * wave);
 }
 
@@ -73,8 +78,9 @@ void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq
     assert(c->head_dim > 0 && c->head_dim % 2 == 0);
     const struct rope_config *r = &c->rope;
     float base = r->type == ROPE_DYNAMIC ? stretched_base(c, seq_len) : (float)r->theta;
-    for (int i = 0; i < c->head_dim / 2; i++) {
-        float f = plain_frequency(base, i, c->head_dim);
+    for (int i = turned(c) / 2; i < c->head_dim / 2; i++) inv_freq[i] = 0;
+    for (int i = 0; i < turned(c) / 2; i++) {
+        float f = plain_frequency(base, i, turned(c));
         if (r->type == ROPE_LINEAR) f /= (float)r->factor;
         if (r->type == ROPE_LLAMA3) f = llama3_frequency(r, f);
         if (r->type == ROPE_YARN) f = yarn_frequency(c, i);

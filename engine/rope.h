@@ -26,11 +26,12 @@
 
 #include <stdbool.h>
 
-/* inv_freq [head_dim / 2], radians per token. seq_len is the length of the whole sequence, past and
- * present (largest position + 1); only `dynamic` and `longrope` look at it. transformers keeps the
- * frequencies of a longer sequence seen before; this is a pure function and equals it for a fresh
- * sequence. Under these two, chunks of one prefill must all be given the final length, or keys
- * already cached stay turned by older frequencies. */
+/* inv_freq [head_dim / 2], radians per token, 0 behind the channels that turn (rope.turned).
+ * seq_len is the length of the whole sequence, past and present (largest position + 1); only
+ * `dynamic` and `longrope` look at it. transformers keeps the frequencies of a longer sequence seen
+ * before; this is a pure function and equals it for a fresh sequence. Under these two, chunks of
+ * one prefill must all be given the final length, or keys already cached stay turned by older
+ * frequencies. */
 void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq);
 
 /* True when rope_frequencies() changes with seq_len. */

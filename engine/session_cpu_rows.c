@@ -60,7 +60,8 @@ void rows_angles(void *ctx, int item, int worker)
     EACH_ROW (j, item, r)
         for (int i = 0; i < half; i++) {
             float angle = (float)(j->position + r) * j->s->inv_freq[i];
-            j->s->cosine[r * half + i] = cosf(angle) * scaling;
+            bool stays = j->s->inv_freq[i] == 0; /* a channel that nothing turns or scales */
+            j->s->cosine[r * half + i] = stays ? 1 : cosf(angle) * scaling;
             j->s->sine[r * half + i] = sinf(angle) * scaling;
         }
 }

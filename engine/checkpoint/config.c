@@ -228,7 +228,8 @@ static enum status parse_factors(struct json_in in, const char *name, int n, flo
     const cJSON *list = field(in.node, name), *item;
     if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != n)
         return fail(ERR_FORMAT,
-            "%s: field %s.%s: found %s of %d, expected an array of head_dim / 2 = %d numbers",
+            "%s: field %s.%s: found %s of %d, expected an array of %d numbers, half of the "
+            "channels of a head that turn",
             in.file, in.path, name, list ? json_kind(list) : "nothing",
             cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 0, n);
     cJSON_ArrayForEach(item, list)
@@ -249,8 +250,26 @@ static enum status parse_longrope(
     r->attention_factor =
         r->factor <= 1 ? 1 : sqrt(1 + log(r->factor) / log((double)r->original_max_position));
     TRY(json_get_double(in, "attention_factor", false, 1e-3, 1e3, &r->attention_factor));
-    TRY(parse_factors(in, "short_factor", c->head_dim / 2, r->short_factor));
-    return parse_factors(in, "long_factor", c->head_dim / 2, r->long_factor);
+    int half = (r->turned ? r->turned : c->head_dim) / 2;
+    TRY(parse_factors(in, "short_factor", half, r->short_factor));
+    return parse_factors(in, "long_factor", half, r->long_factor);
+}
+
+/* The first so many channels of a head turn, the rest of it stays. */
+static enum status parse_partial(struct llama_config *c, struct json_in in)
+{
+    static const char name[] = "partial_rotary_factor";
+    double partial = c->rope.turned ? (double)c->rope.turned / c->head_dim : 1;
+    TRY(json_get_double(in, name, false, 0, 1, &partial));
+    int turned = (int)(c->head_dim * partial);
+    if (partial == 1) return OK;
+    if (!llama_word_in(c->family->reads, name) || turned % 2 || turned < 2)
+        return fail(ERR_UNSUPPORTED,
+            "%s: field %s%s%s: found %g, supported is 1 (all of a head turns), and with model_type "
+            "phi3 what leaves an even number of %d channels",
+            in.file, in.path, *in.path ? "." : "", name, partial, c->head_dim);
+    c->rope.turned = turned;
+    return OK;
 }
 
 static enum status parse_rope_parameters(
@@ -261,13 +280,7 @@ static enum status parse_rope_parameters(
         return fail(ERR_FORMAT, "%s: field %s: found %s, expected an object or null", in.file,
             in.path, json_kind(in.node));
     TRY(parse_rope_type(r, in));
-    double partial = 1;
-    TRY(json_get_double(in, "partial_rotary_factor", false, 0, 1, &partial));
-    if (partial != 1)
-        return fail(ERR_UNSUPPORTED,
-            "%s: field %s.partial_rotary_factor: found %g, supported is 1 (all of a head "
-            "turns)",
-            in.file, in.path, partial);
+    TRY(parse_partial(c, in));
     if (r->type == ROPE_DEFAULT) return OK;
     r->original_max_position = c->max_position;
     if (r->type >= ROPE_LLAMA3) {
@@ -331,6 +344,7 @@ static enum status parse_rope(struct llama_config *c, struct json_in in)
     c->rope = (struct rope_config){
         .type = ROPE_DEFAULT, .theta = c->family->theta, .factor = 1, .attention_factor = 1};
     TRY(parse_theta(c, in));
+    TRY(parse_partial(c, in));
     static const char *const keys[] = {"rope_scaling", "rope_parameters"};
     struct rope_config found[2];
     int n = 0;
@@ -344,6 +358,9 @@ static enum status parse_rope(struct llama_config *c, struct json_in in)
     if (n) c->rope = found[0];
     if (n < 2) return OK;
     const struct rope_config *a = &found[0], *b = &found[1];
+    if (a->turned != b->turned)
+        return differ(
+            in.file, "rope_scaling: channels that turn", a->turned, "rope_parameters", b->turned);
     if (a->type != b->type)
         return fail(ERR_FORMAT,
             "%s: field rope_scaling.rope_type: found \"%s\" beside \"%s\" in "

@@ -31,6 +31,7 @@ enum { LLAMA_MAX_LAYERS = 4096, LLAMA_MAX_HEAD_DIM = 1024 };
 struct rope_config {
     enum rope_type type;
     double theta;           /* base of the wavelengths, > 0 */
+    int turned;             /* channels of a head that turn, even; 0: all */
     double factor;          /* of every scaling: > 0; else 1 */
     double low_freq_factor; /* llama3: 0 < low < high; else 0 */
     double high_freq_factor;
@@ -39,7 +40,7 @@ struct rope_config {
     /* yarn: rotations over the pretraining that bound the ramp; else 0 */
     double beta_fast, beta_slow;
     bool truncate; /* yarn: the ramp's ends are whole dimensions */
-    /* longrope: [head_dim / 2]; else 0 */
+    /* longrope: [half of the channels that turn]; else 0 */
     float short_factor[LLAMA_MAX_HEAD_DIM / 2], long_factor[LLAMA_MAX_HEAD_DIM / 2];
 };
 

@@ -193,7 +193,7 @@ static const struct llama_family families[] = {
     {"qwen3",       "Qwen3ForCausalLM",      BIAS_ASKED, false, true,  32, 128, 32768,      -1,     -1,     10000,    false, WINDOWS, NULL, NULL, false, windowed_late},
     {"smollm3",     "SmolLM3ForCausalLM",    BIAS_ASKED, true,  false, 4,  0,   32768,      128000, 128001, 2000000,  true,  WINDOWS "no_rope_layers no_rope_layer_interval ", NULL, NULL, false, some_unturned},
     {"granite",     "GraniteForCausalLM",    BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, SCALARS, NULL, NULL, false, four_scalars},
-    {"phi3",        "Phi3ForCausalLM",       BIAS_NONE,  false, false, 0,  0,   4096,       1,      32000,  10000,    false, " sliding_window ", NULL, FUSED, false, all_windowed_if_told},
+    {"phi3",        "Phi3ForCausalLM",       BIAS_NONE,  false, false, 0,  0,   4096,       1,      32000,  10000,    false, " sliding_window partial_rotary_factor ", NULL, FUSED, false, all_windowed_if_told},
     {"exaone",      "ExaoneForCausalLM",     BIAS_ASKED, true,  false, 8,  0,   4096,       1,      361,    500000,   false, "", EXAONE_FIELDS, EXAONE_TENSORS, true, NULL},
     {"internlm3",   "InternLM3ForCausalLM",  BIAS_ASKED, true,  false, 2,  128, 32768,      1,      2,      10000,    false, "", "qkv_bias=attention_bias bias=mlp_bias", NULL, true, biases_equal},
     {"iquestcoder", "IQuestCoderForCausalLM", BIAS_ASKED, true, false, 8,  128, 131072,     1,      2,      10000,    false, "", NULL, NULL, true, NULL},

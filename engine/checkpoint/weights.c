@@ -186,6 +186,35 @@ static enum status load_linear(
     return load_bias(w, name, l);
 }
 
+/* The source of channel i of a head whose first `turned` channels turn: they come in two halves, as
+ * the rotation pairs channels (i, i + d / 2), and behind each half of them half of the rest. */
+static int paired_channel(int i, int d, int turned)
+{
+    int half = i / (d / 2), at = i % (d / 2);
+    return at < turned / 2 ? half * turned / 2 + at
+                           : turned + half * (d - turned) / 2 + at - turned / 2;
+}
+
+/* Rows of q or k in that order, in memory of our own; scores stay what they are. */
+static enum status pair_channels(struct weights *w, struct linear *l)
+{
+    int d = w->config.head_dim, turned = w->config.rope.turned;
+    size_t row = (size_t)l->k * dtype_size(l->dtype), bytes = (size_t)l->m * row;
+    char *to = own(w, bytes);
+    float *bias = l->bias ? own(w, (size_t)l->m * sizeof *bias) : NULL;
+    if (!to || (l->bias && !bias))
+        return fail(ERR_MEMORY, "%s: no memory for a copy of %zu bytes", w->dir, bytes);
+    for (int r = 0; r < l->m; r++) {
+        int from = r / d * d + paired_channel(r % d, d, turned);
+        memcpy(to + (size_t)r * row, (const char *)l->weight + (size_t)from * row, row);
+        if (bias) bias[r] = l->bias[from];
+    }
+    w->copied_bytes += bytes;
+    l->weight = to;
+    if (bias) l->bias = bias;
+    return OK;
+}
+
 static enum status load_layer(struct weights *w, int i)
 {
     const struct llama_config *c = &w->config;
@@ -198,6 +227,10 @@ static enum status load_layer(struct weights *w, int i)
     TRY(load_linear(w, i, "self_attn.q_proj", c->qkv_bias, q, h, &l->q));
     TRY(load_linear(w, i, "self_attn.k_proj", c->qkv_bias, kv, h, &l->k));
     TRY(load_linear(w, i, "self_attn.v_proj", c->qkv_bias, kv, h, &l->v));
+    if (c->rope.turned) {
+        TRY(pair_channels(w, &l->q));
+        TRY(pair_channels(w, &l->k));
+    }
     TRY(load_linear(w, i, "self_attn.o_proj", c->o_bias, h, q, &l->o));
     if (c->qk_norm) {
         snprintf(name, sizeof name, "model.layers.%d.self_attn.q_norm.weight", i);

@@ -90,7 +90,7 @@ struct weights {
     struct weight_entry *entries; /* every tensor in use */
     size_t n_entries;
     size_t weight_bytes; /* of the tensors in use */
-    size_t copied_bytes; /* of them copied because they were unaligned */
+    size_t copied_bytes; /* of them copied, unaligned or in another order */
     size_t n_extra;      /* tensors in the files that the model does not use */
     struct device_options device_options;
     struct weights_device *on_device; /* where sessions run; NULL: on the CPU. Owned */

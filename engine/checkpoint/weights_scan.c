@@ -194,6 +194,7 @@ static void hash_config(struct hash *h, const struct weights *w)
     const double scales[] = {c->attention_scale, c->embedding_scale, c->logits_scale};
     for (size_t i = 0; i < sizeof scales / sizeof *scales && c->embedding_scale > 0; i++)
         hash_double(h, scales[i]);
+    if (c->rope.turned) hash_double(h, c->rope.turned);
     for (int l = 0; l < c->n_layers; l++)
         hash_add_u64(h, (uint64_t)(llama_window(c, l) > 0) * 2 + llama_turns(c, l));
     for (int i = 0; i < c->head_dim / 2; i++) {

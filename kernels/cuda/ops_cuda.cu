@@ -89,9 +89,9 @@ __global__ void angles_kernel(const float *inv_freq, float scaling, int position
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * half) return;
     int at = position_at != NULL ? position_at[i / half] : position + i / half;
-    float s, c;
-    sincosf((float)at * inv_freq[i % half], &s, &c);
-    cosine[i] = c * scaling;
+    float s, c, f = inv_freq[i % half];
+    sincosf((float)at * f, &s, &c);
+    cosine[i] = f == 0 ? 1 : c * scaling;
     sine[i] = s * scaling;
 }
 

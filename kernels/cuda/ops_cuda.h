@@ -23,7 +23,8 @@ enum status ops_cuda_embed(const uint16_t *table, const int32_t *tokens, int n, 
 enum status ops_cuda_rmsnorm(const void *x, enum dtype x_type, const float *weight, float eps,
     int n, int hidden, uint16_t *y, float *y32, struct stream *stream) MUST_USE;
 
-/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling. position_at [n]: where
+/* cosine, sine [n, half]: of (position + r) · inv_freq[i], times scaling, which
+ * a frequency of 0 goes without (a channel that stays). position_at [n]: where
  * the kernel finds the positions when it runs, so that a captured graph serves every step; NULL:
  * `position`. */
 enum status ops_cuda_angles(const float *inv_freq, float scaling, int position,

@@ -218,6 +218,18 @@ MODELS = [
                       hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
                       num_hidden_layers=5, sliding_window=40),
         n=130)),
+    ("phi3_partial", dict(
+        config=config(False, kin=("phi3", "Phi3ForCausalLM"), pad_token_id=0, hidden_size=96,
+                      intermediate_size=128, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True,
+                      original_max_position_embeddings=64, sliding_window=262144, partial_rotary_factor=0.75,
+                      rope={"type": "longrope", "short_factor": [1.0 + 0.02 * i for i in range(12)],
+                            "long_factor": [1.0 + 0.3 * i for i in range(12)]}),
+        n=150, fused=True)),
+    ("phi3_partial_new", dict(
+        config=config(True, kin=("phi3", "Phi3ForCausalLM"), pad_token_id=0, dtype="BF16", hidden_size=64,
+                      intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+                      rope={"partial_rotary_factor": 0.5}),
+        dtype="BF16", n=130, fused=True)),
 ]
 
 

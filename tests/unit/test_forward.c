@@ -42,6 +42,8 @@ static const char *const golden_names[] = {
     "ministral_window",
     "phi3_longrope",
     "phi3_window",
+    "phi3_partial",
+    "phi3_partial_new",
     "exaone_names",
     "internlm3_bias",
     "iquestcoder_plain",
@@ -333,7 +335,7 @@ Test(forward, greedy_generation_equals_transformers)
         }
         close_bench(&b);
     }
-    cr_expect_eq(n_checked, 28); /* all whose frequencies do not change with the length */
+    cr_expect_eq(n_checked, 29); /* all whose frequencies do not change with the length */
 }
 
 Test(forward, a_captured_stream_goes_on_as_the_whole)
