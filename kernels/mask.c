@@ -172,7 +172,9 @@ enum status mask_predict(const struct mask_method *m, const struct mask_args *a,
         const struct mask_method *part = mask_part(m, i);
         struct mask_args own = args_for(a, part);
         const char *why = part->refuses(&own);
-        if (why) return fail(ERR_UNSUPPORTED, "method %s: %s", part->name, why);
+        if (why)
+            return fail(ERR_UNSUPPORTED, "method %s, blocks %dx%d: %s", part->name,
+                a->attn->block.q, a->attn->block.k, why);
     }
     bool alike = a->attn->q_head == 0 && a->attn->n_kv_heads == 1 && a->attn->n_heads > 1;
     struct predict c = {m, a, tiles, ws, worker_bytes(m, a), alike, NULL};

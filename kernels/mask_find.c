@@ -114,8 +114,8 @@ static enum status bad_value(
     for (int i = 0; p->words && p->words[i]; i++)
         at += snprintf(range + at, sizeof range - (size_t)at, "%s%s", i ? ", " : "", p->words[i]);
     if (!p->words)
-        snprintf(range, sizeof range, "%s from %g to %g", p->whole ? "a whole number" : "a number",
-            (double)p->least, (double)p->most);
+        snprintf(range, sizeof range, "%s from %.7g to %.8g",
+            p->whole ? "a whole number" : "a number", (double)p->least, (double)p->most);
     return fail(ERR_ARG, "--method %s+%s: found \"%.*s\", expected %s", m->name, p->name, (int)n,
         text, range);
 }

@@ -54,7 +54,7 @@ static enum status write_csv(const char *dir, const char *name, struct table *t)
 }
 
 /* Table into the page, freed. */
-static void add_table_as(struct page *p, struct table *t, bool hide_constant)
+static void put_table(struct page *p, struct table *t, bool hide_constant)
 {
     char name[48], link[64];
     if (table_rows(t)) {
@@ -65,6 +65,11 @@ static void add_table_as(struct page *p, struct table *t, bool hide_constant)
         if (dir) table_link_csv(t, link);
         table_render(t, TABLE_HTML, (struct table_style){.hide_constant = hide_constant}, p->out);
     }
+}
+
+static void add_table_as(struct page *p, struct table *t, bool hide_constant)
+{
+    put_table(p, t, hide_constant);
     table_free(&t);
 }
 
@@ -364,6 +369,7 @@ static enum status add_sweep(struct page *p)
     size_t violations;
     str_add(p->out, "<section id=\"changed\"><h2>The sweep</h2>\n");
     TRY(add_pictures(p, "sweep"));
+    for (size_t i = 0; i < in->n_contests; i++) put_table(p, in->contests[i], true);
     add_table(p, sweep_table(in->sweep, sweep_choice(in->runs, &holds)));
     struct table *t = monotonicity_table(in->runs, &violations);
     if (violations) add_table(p, t);

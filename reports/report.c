@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/xmalloc.h"
 #include "reports/attribution.h"
+#include "reports/contest.h"
 #include "reports/plot.h"
 #include "reports/recompute.h"
 #include "reports/runjson.h"
@@ -36,6 +37,8 @@ struct draft {
     struct run_view *named; /* those of o->runs; their records are copied into `plan` */
     size_t n_named;
     struct run_axes axes;
+    struct table **contests; /* methods at equal sparsity */
+    size_t n_contests;
     size_t cells[CELL_MISSING + 1];
     bool has_cells;
     struct run_view
@@ -178,7 +181,7 @@ static enum status load_sweep(struct draft *d, struct store *s)
     snprintf(id, sizeof id, "%lld", (long long)d->plan.rows[at].id);
     TRY(load_run(&d->subject, s, d->o->n_runs ? d->o->runs[at] : id));
     run_axes_find(&d->plan, &d->axes);
-    return OK;
+    return s ? contest_tables(s, &d->plan, &d->contests, &d->n_contests) : OK;
 }
 
 static enum status load(struct draft *d, struct store *s)
@@ -494,6 +497,8 @@ static enum status write_page(const struct draft *d, const char *title)
         .comparison = d->has_baseline ? &d->comparison : NULL,
         .runs = &d->plan,
         .sweep = d->is_sweep ? &d->axes : NULL,
+        .contests = d->contests,
+        .n_contests = d->n_contests,
         .cells = d->has_cells ? d->cells : NULL,
         .same_data = &d->runs,
         .notes = (const char *const *)d->page_notes,
@@ -556,6 +561,9 @@ static enum status write_markdown(const struct draft *d, const char *title)
         markdown_escape(d->page_notes[i], &out);
         str_add(&out, "\n\n");
     }
+    for (size_t i = 0; i < d->n_contests; i++)
+        table_render(
+            d->contests[i], TABLE_MARKDOWN, (struct table_style){.hide_constant = true}, &out);
     if (d->is_sweep) add_markdown(sweep_table(&d->axes, sweep_choice(&d->plan, &holds)), &out);
     else if (d->plan.n > 1) add_markdown(methods_table(&d->plan, v->run), &out);
     if (d->has_baseline) {
@@ -628,6 +636,7 @@ static void draft_clear(struct draft *d)
     str_clear(&d->failure);
     comparison_clear(&d->comparison);
     run_list_clear(&d->runs);
+    contest_tables_free(d->contests, d->n_contests);
     if (d->named) free(d->plan.rows); /* copies */
     else run_list_clear(&d->plan);
     for (size_t i = 0; i < d->n_named; i++) run_view_clear(&d->named[i]);

@@ -4,6 +4,7 @@
 #include "harness/cli/output.h"
 #include "harness/sweep/plan_runs.h"
 #include "reports/attribution.h"
+#include "reports/contest.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,6 +73,21 @@ static enum status print_frontiers(const struct run_list *runs, enum frontier_ax
         : st;
 }
 
+/* What every method loses at the same sparsity, where two or more reach it. */
+static enum status print_contests(struct store *s, const struct run_list *runs)
+{
+    struct table **tables;
+    size_t n;
+    TRY(contest_tables(s, runs, &tables, &n));
+    for (size_t i = 0; i < n; i++) {
+        say("\n");
+        print_table("contest", tables[i]);
+        tables[i] = NULL;
+    }
+    contest_tables_free(tables, n);
+    return OK;
+}
+
 static enum status run(void)
 {
     struct store *s = NULL;
@@ -86,6 +102,7 @@ static enum status run(void)
     o.filter.done_only = true;
     enum status st = plan_runs(s, &o.filter, &runs);
     if (st == OK) st = print_frontiers(&runs, axis);
+    if (st == OK) st = print_contests(s, &runs);
     if (st == OK && o.audit) {
         print_table("monotonicity", monotonicity_table(&runs, &n_violations));
         say("%zu times a tighter bound gave a lower cosine beyond noise\n", n_violations);
