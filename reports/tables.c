@@ -213,6 +213,8 @@ struct table *layers_table(const struct run_view *v)
     add_share(t, "dense_share", "ran dense", METRIC_NEITHER);
     bool eight = run_is_eight(v->run);
     if (eight) add_share(t, "eight_share", "in eight bits", METRIC_NEITHER);
+    bool corrected = strstr(v->run->method, "correct=mean") != NULL;
+    if (corrected) add_share(t, "corrected_share", "tiles as one mean key", METRIC_NEITHER);
     add(t, "l1_tune", "L1 tuned", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
     table_weight(t, 3);
     add(t, "l1_held_out", "L1 held out", NULL, NUMBER_FIXED, 4, METRIC_LOWER);
@@ -240,6 +242,7 @@ struct table *layers_table(const struct run_view *v)
             if (dense > r->calls) dense = r->calls; /* as in no sound row */
             sum.dense_head += dense;
             sum.eight += r->eight;
+            sum.tiles_corrected += r->tiles_corrected;
             n_sparse += dense < r->calls;
         }
         double tune, held_out, qk = left_out(sum.tiles_possible, sum.tiles_computed),
@@ -261,6 +264,7 @@ struct table *layers_table(const struct run_view *v)
             tune, held_out, e ? e->isolated_l1 : NAN, e ? e->propagated_l1 : NAN};
         for (size_t k = 0; k < sizeof work / sizeof *work; k++) table_real(t, work[k]);
         if (eight) table_real(t, share(sum.eight, sum.calls));
+        if (corrected) table_real(t, share(sum.tiles_corrected, sum.tiles_possible));
         for (size_t k = 0; k < sizeof errors / sizeof *errors; k++) table_real(t, errors[k]);
     }
     return t;

@@ -184,7 +184,7 @@ static const struct column ledger_table[] = {
     LEDGER(pv_possible, INT64), LEDGER(pv_computed, INT64), LEDGER(forced_sink, INT64),
     LEDGER(forced_diagonal, INT64), LEDGER(forced_theta_q, INT64), LEDGER(forced_theta_k, INT64),
     LEDGER(calls, INT64), LEDGER(dense_head, INT64), LEDGER(dense_layer, INT64), LEDGER(dense_short, INT64),
-    LEDGER(eight, INT64),
+    LEDGER(eight, INT64), LEDGER(tiles_corrected, INT64),
     LEDGER(theta, REAL), LEDGER(tau, REAL), LEDGER(lambda, REAL),
 };
 const struct columns ledger_columns = {.table = "v_ledger", TABLE(ledger_record, ledger_table)};

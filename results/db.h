@@ -12,7 +12,7 @@ struct sqlite3;
 struct sqlite3_stmt;
 
 #define SCHEMA_APPLICATION_ID 0x53704761 /* "SpGa" */
-#define SCHEMA_VERSION 9
+#define SCHEMA_VERSION 10
 
 extern const char results_schema_sql[], results_views_sql[];
 

@@ -217,7 +217,8 @@ struct ledger_record {
     int64_t forced_sink, forced_diagonal, forced_theta_q, forced_theta_k;
     /* calls, and those that ran dense, by reason */
     int64_t calls, dense_head, dense_layer, dense_short;
-    int64_t eight; /* calls whose products were of eight bits, dense ones included */
+    int64_t eight;           /* calls whose products were of eight bits, dense ones included */
+    int64_t tiles_corrected; /* left-out tiles that a pseudo-key stood for (method.md, 10) */
     /* thresholds used; NAN where the head was dense */
     double theta, tau, lambda;
 };

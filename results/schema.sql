@@ -182,6 +182,7 @@ CREATE TABLE ledger (
     calls TEXT NOT NULL,                                  -- and those that ran dense, by reason:
     dense_head TEXT NOT NULL, dense_layer TEXT NOT NULL, dense_short TEXT NOT NULL,
     eight TEXT NOT NULL DEFAULT '0',                      -- calls whose products were of eight bits
+    tiles_corrected TEXT NOT NULL DEFAULT '0',            -- left-out tiles that one mean key stood for
     thresholds INTEGER NOT NULL REFERENCES head_thresholds,
     PRIMARY KEY (run, layer)
 ) STRICT, WITHOUT ROWID;

@@ -76,10 +76,14 @@ static const char to_version_8[] = "ALTER TABLE item ADD COLUMN recall REAL;"
 static const char to_version_9[] = "ALTER TABLE item ADD COLUMN recall_p5 REAL;"
                                    "ALTER TABLE item ADD COLUMN recall_group REAL;";
 
+static const char to_version_10[] =
+    "ALTER TABLE ledger ADD COLUMN tiles_corrected TEXT NOT NULL DEFAULT '0';";
+
 /* steps[v] turns version v into v + 1, save the first: an empty file gets the newest schema at
  * once. Views hold nothing and are made anew. */
 static const char *const steps[SCHEMA_VERSION] = {results_schema_sql, to_version_2, to_version_3,
-    to_version_4, to_version_5, to_version_6, to_version_7, to_version_8, to_version_9};
+    to_version_4, to_version_5, to_version_6, to_version_7, to_version_8, to_version_9,
+    to_version_10};
 
 /* Whose file is it? *empty: nothing in it yet. */
 static enum status check_identity(struct store *s, bool *empty, int64_t *version)

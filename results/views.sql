@@ -74,6 +74,7 @@ flat AS (
        json_extract(dense_layer, iif(json_type(dense_layer) = 'array', path, '$')) AS dense_layer,
        json_extract(dense_short, iif(json_type(dense_short) = 'array', path, '$')) AS dense_short,
        json_extract(eight, iif(json_type(eight) = 'array', path, '$')) AS eight,
+       json_extract(tiles_corrected, iif(json_type(tiles_corrected) = 'array', path, '$')) AS tiles_corrected,
        json_extract(theta, iif(json_type(theta) = 'array', path, '$')) AS theta,
        json_extract(tau, iif(json_type(tau) = 'array', path, '$')) AS tau,
        json_extract(lambda, iif(json_type(lambda) = 'array', path, '$')) AS lambda

@@ -71,6 +71,7 @@ static void add_ledger(struct eval_state *s)
             .dense_layer = (int64_t)l.calls_dense_layer,
             .dense_short = (int64_t)l.calls_dense_short,
             .eight = (int64_t)l.calls_eight,
+            .tiles_corrected = (int64_t)l.tiles_corrected,
             .theta = theta ? (double)p->heads[c].theta : NAN,
             .tau = tau ? (double)p->heads[c].tau : NAN,
             .lambda = lambda ? (double)p->heads[c].lambda : NAN,

@@ -12,3 +12,7 @@ grep -o 'Methods at equal sparsity: chronicle, up to 400 tokens, blocks 64x64' p
 show sparsegauge eval $MODEL -m xattention --smooth-k global
 show sparsegauge eval $MODEL -m xattention+stride=7 --block 64x64 --max-length 300 --num-samples 1 --cache none -q
 show sparsegauge eval $MODEL -m a-shape+window=-1
+# Of a corrected run the tiles that one mean key stood for, by layer and in the ledger.
+sparsegauge eval $MODEL $small --block 64x64 -m bound --topk .5 --correct mean --db c.db >/dev/null
+sparsegauge show last --db c.db --part layers --format csv | head -1 | grep -o corrected_share
+sparsegauge sql --db c.db --format csv "SELECT count(*) FROM v_ledger WHERE tiles_corrected > 0 AND tiles_corrected <= tiles_possible - tiles_computed" | tail -1

@@ -498,7 +498,7 @@ Test(results, an_older_version_is_brought_up_to_date)
         "pv_possible; DROP TABLE tail;"
         "DROP VIEW v_frontier; ALTER TABLE run DROP COLUMN confirming;"
         "ALTER TABLE run DROP COLUMN qk; ALTER TABLE run DROP COLUMN pv; ALTER TABLE ledger DROP "
-        "COLUMN eight;"
+        "COLUMN eight; ALTER TABLE ledger DROP COLUMN tiles_corrected;"
         "ALTER TABLE item DROP COLUMN recall; ALTER TABLE item DROP COLUMN recall_oracle;"
         "ALTER TABLE item DROP COLUMN recall_p5; ALTER TABLE item DROP COLUMN recall_group;"
         "ALTER TABLE item DROP COLUMN chance; ALTER TABLE item DROP COLUMN kl;"
