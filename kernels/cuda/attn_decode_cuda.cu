@@ -1,16 +1,19 @@
 /* Attention of one new token, or of one each of several sequences, dense: every key and value is
- * read once for all query heads that share it, and the sequence is cut into stretches so that the
- * whole device reads (flash decoding).
+ * read once for up to eight query heads that share it, and the sequence is cut into stretches so
+ * that the whole device reads (flash decoding, Dao et al. 2023).
  *
- * A key is held by as many lanes as its row has sixteen-byte pieces; a lane keeps that piece of G
- * query rows and of G outputs. Each group of lanes walks its own keys with an online softmax, and
- * the groups are merged at the end of the stretch, the stretches by a second kernel.
+ * A warp takes 16 keys at a time, straight from memory into the fragments of the tensor cores:
+ * scores are keys x heads, outputs d x heads, so that the few heads of a group fill the narrow side
+ * of a product. Which of a lane's values are which k of an instruction does not matter as long as
+ * both factors agree; so a lane reads whole 16-byte pieces. Each warp keeps an online softmax; they
+ * are merged at the end of the stretch, the stretches by a second kernel.
  */
 extern "C" {
 #include "kernels/cuda/batch_cuda.h"
 #include "kernels/cuda/device_cuda.h"
 }
 #include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/mma.cuh"
 
 #include <cuda_bf16.h>
 #include <math.h>
@@ -20,9 +23,12 @@ namespace
 
 enum {
     THREADS = 128,
+    WARPS = THREADS / 32,
+    HEADS = 8, /* of a product: the width of the tensor cores' b */
+    KEYS = 16, /* of a product */
     MAX_SPLITS = 64,
-    MIN_STRETCH = 64
-}; /* keys: below this a stretch is all overhead */
+    MIN_STRETCH = 128 /* keys: below this a stretch is all overhead */
+};
 
 struct params {
     const uint16_t *q, *k, *v;
@@ -60,141 +66,199 @@ __device__ __forceinline__ float *parts_of(const params &p, int row)
     return p.part + (size_t)row * p.most_splits * p.n_heads * (p.d + 2);
 }
 
-__device__ __forceinline__ void widen8(uint4 v, float (&x)[8])
+__device__ __forceinline__ uint4 piece(const uint16_t *row, bool there)
 {
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        x[2 * i] = __uint_as_float(w[i] << 16), x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    return there ? *(const uint4 *)row : make_uint4(0, 0, 0, 0);
 }
 
-/* LANES per key (a power of two, at least d / 8), G query heads of one kv head at a time. */
-template <int LANES, int G>
+/* Neighbours of two rows, side by side: the low or the high halves of x and y. */
+__device__ __forceinline__ uint32_t low_halves(uint32_t x, uint32_t y)
+{
+    return __byte_perm(x, y, 0x5410);
+}
+
+__device__ __forceinline__ uint32_t high_halves(uint32_t x, uint32_t y)
+{
+    return __byte_perm(x, y, 0x7632);
+}
+
+/* What a warp knows of its keys: of heads 2t and 2t + 1 of lane 4g + t the maximum, the lane's part
+ * of the sum, and of the output dimensions 8 (g + 8i) + 2w and the next, i = 0…, w = 0..3. */
+template <int PIECES> struct soft {
+    float top[2], sum[2], o[PIECES / 2][4];
+};
+
+/* The scores of 16 keys are s: keys g and g + 8 of heads 2t and 2t + 1; v are four keys of the
+ * lane, 2t, 2t + 1, 2t + 8, 2t + 9. */
+template <int PIECES>
+__device__ __forceinline__ void add_keys(
+    soft<PIECES> &x, const float (&s)[4], const uint4 (&v)[4][PIECES / 8])
+{
+    float e[4];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float base = x.top[i] == -INFINITY ? 0 : x.top[i]; /* no key yet */
+        e[i] = exp2f(s[i] - base), e[2 + i] = exp2f(s[2 + i] - base);
+        x.sum[i] += e[i] + e[2 + i];
+    }
+    const uint32_t p0 = transpose(pack(e[0], e[1])), p1 = transpose(pack(e[2], e[3]));
+#pragma unroll
+    for (int i = 0; i < PIECES / 8; i++) {
+        const uint32_t rows[4][4] = {{v[0][i].x, v[1][i].x, v[2][i].x, v[3][i].x},
+            {v[0][i].y, v[1][i].y, v[2][i].y, v[3][i].y},
+            {v[0][i].z, v[1][i].z, v[2][i].z, v[3][i].z},
+            {v[0][i].w, v[1][i].w, v[2][i].w, v[3][i].w}};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            const uint32_t a[4] = {low_halves(rows[w][0], rows[w][1]),
+                high_halves(rows[w][0], rows[w][1]), low_halves(rows[w][2], rows[w][3]),
+                high_halves(rows[w][2], rows[w][3])};
+            multiply(x.o[4 * i + w], a, p0, p1);
+        }
+    }
+}
+
+/* PIECES of 16 bytes hold a row: 8, 16 or 32, at least d / 8. */
+template <int PIECES>
 __global__ __launch_bounds__(THREADS) void decode_kernel(const __grid_constant__ params p)
 {
-    constexpr int GROUPS = THREADS / LANES, AHEAD = 4;
-    __shared__ float merged[GROUPS][G][LANES * 8 + 2];
-    const int turns = p.group / G, row = (int)blockIdx.z / turns;
-    const int split = blockIdx.x, kv = blockIdx.y,
-              head0 = kv * p.group + (int)blockIdx.z % turns * G;
-    const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES, at = lane * 8;
-    const bool real = at < p.d;
+    constexpr int TILES = PIECES == 8 ? 2 : 1, ROUND = TILES * KEYS; /* whose loads are in flight */
+    __shared__ float merged[WARPS][HEADS][PIECES * 8 + 2];
+    const int turns = (p.group + HEADS - 1) / HEADS, row = (int)blockIdx.z / turns;
+    const int first = (int)blockIdx.z % turns * HEADS, heads = min((int)HEADS, p.group - first);
+    const int split = blockIdx.x, kv = blockIdx.y, head0 = kv * p.group + first;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const struct cut c = cut_of(p, row);
     if (split >= c.n_splits) return; /* a grid that serves every length */
     const int from = split * c.per, to = min(from + c.per, c.n_kv);
-    float q[G][8], o[G][8] = {}, top[G], sum[G];
+    uint4 q[PIECES / 4];
 #pragma unroll
-    for (int g = 0; g < G; g++) {
-        top[g] = -INFINITY, sum[g] = 0;
-        widen8(real ? *(const uint4 *)(p.q + row * p.q_row + (head0 + g) * p.q_head + at)
-                    : make_uint4(0, 0, 0, 0),
-            q[g]);
-#pragma unroll
-        for (int i = 0; i < 8; i++) q[g][i] *= p.scale_log2;
+    for (int i = 0; i < PIECES / 4; i++) {
+        const int at = 8 * (t + 4 * i);
+        q[i] = piece(p.q + row * p.q_row + (head0 + g) * p.q_head + at, g < heads && at < p.d);
     }
     const ptrdiff_t begin = p.slot != NULL ? p.slot[row] * p.slot_step : 0;
-    const uint16_t *keys = p.k + begin + kv * p.k_head + at,
-                   *values = p.v + begin + kv * p.v_head + at;
-    /* the same number of rounds for every lane: they shuffle */
-    for (int j0 = from; j0 < to; j0 += GROUPS * AHEAD) {
-        uint4 kk[AHEAD], vv[AHEAD];
+    const uint16_t *keys = p.k + begin + kv * p.k_head, *values = p.v + begin + kv * p.v_head;
+    soft<PIECES> x = {{-INFINITY, -INFINITY}, {}, {}};
+    for (int j0 = from + warp * ROUND; j0 < to; j0 += WARPS * ROUND) {
+        uint4 k[TILES][2][PIECES / 4], v[TILES][4][PIECES / 8];
 #pragma unroll
-        for (int a = 0; a < AHEAD; a++) {
-            int j = j0 + a * GROUPS + group;
-            bool there = real && j < to;
-            kk[a] = there ? *(const uint4 *)(keys + j * p.k_row) : make_uint4(0, 0, 0, 0);
-            vv[a] = there ? *(const uint4 *)(values + j * p.v_row) : make_uint4(0, 0, 0, 0);
-        }
+        for (int a = 0; a < TILES; a++) {
 #pragma unroll
-        for (int a = 0; a < AHEAD; a++) {
-            bool there = j0 + a * GROUPS + group < to;
-            float k[8], v[8];
-            widen8(kk[a], k);
-            widen8(vv[a], v);
+            for (int b = 0; b < 2; b++)
 #pragma unroll
-            for (int g = 0; g < G; g++) {
-                float s = 0;
-#pragma unroll
-                for (int i = 0; i < 8; i++) s = fmaf(q[g][i], k[i], s);
-#pragma unroll
-                for (int m = LANES / 2; m > 0; m /= 2) s += __shfl_xor_sync(0xffffffffu, s, m);
-                if (!there) continue;
-                if (s > top[g]) {
-                    float shrink = exp2f(top[g] - s);
-                    top[g] = s;
-                    sum[g] *= shrink;
-#pragma unroll
-                    for (int i = 0; i < 8; i++) o[g][i] *= shrink;
+                for (int i = 0; i < PIECES / 4; i++) {
+                    const int j = j0 + a * KEYS + b * 8 + g, at = 8 * (t + 4 * i);
+                    k[a][b][i] = piece(keys + j * p.k_row + at, j < to && at < p.d);
                 }
-                float e = exp2f(s - top[g]);
-                sum[g] += e;
 #pragma unroll
-                for (int i = 0; i < 8; i++) o[g][i] = fmaf(e, v[i], o[g][i]);
+            for (int b = 0; b < 4; b++)
+#pragma unroll
+                for (int i = 0; i < PIECES / 8; i++) {
+                    const int j = j0 + a * KEYS + 2 * t + b % 2 + b / 2 * 8, at = 8 * (g + 8 * i);
+                    v[a][b][i] = piece(values + j * p.v_row + at, j < to && at < p.d);
+                }
+        }
+        float s[TILES][4] = {}, top[2] = {x.top[0], x.top[1]};
+#pragma unroll
+        for (int a = 0; a < TILES; a++) {
+#pragma unroll
+            for (int i = 0; i < PIECES / 4; i++) {
+                const uint4 low = k[a][0][i], high = k[a][1][i];
+                const uint32_t one[4] = {low.x, high.x, low.y, high.y},
+                               two[4] = {low.z, high.z, low.w, high.w};
+                multiply(s[a], one, q[i].x, q[i].y);
+                multiply(s[a], two, q[i].z, q[i].w);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const bool there = j0 + a * KEYS + i / 2 * 8 + g < to;
+                s[a][i] = there ? s[a][i] * p.scale_log2 : -INFINITY;
+                top[i % 2] = fmaxf(top[i % 2], s[a][i]);
             }
         }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+#pragma unroll
+            for (int m = 4; m < 32; m *= 2)
+                top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], m));
+            const float shrink = x.top[i] == -INFINITY ? 0 : exp2f(x.top[i] - top[i]);
+            x.top[i] = top[i];
+            x.sum[i] *= shrink;
+#pragma unroll
+            for (int m = 0; m < PIECES / 2; m++) x.o[m][i] *= shrink, x.o[m][2 + i] *= shrink;
+        }
+#pragma unroll
+        for (int a = 0; a < TILES; a++) add_keys<PIECES>(x, s[a], v[a]);
     }
 #pragma unroll
-    for (int g = 0; g < G; g++) {
-        if (lane == 0) merged[group][g][0] = top[g], merged[group][g][1] = sum[g];
+    for (int i = 0; i < 2; i++) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) merged[group][g][2 + at + i] = o[g][i];
+        for (int m = 4; m < 32; m *= 2) x.sum[i] += __shfl_xor_sync(0xffffffffu, x.sum[i], m);
+        float *to_merge = merged[warp][2 * t + i];
+        if (g == 0) to_merge[0] = x.top[i], to_merge[1] = x.sum[i];
+#pragma unroll
+        for (int m = 0; m < PIECES / 2; m++) {
+            const int at = 2 + 8 * (g + m / 4 * 8) + 2 * (m % 4);
+            to_merge[at] = x.o[m][i], to_merge[at + 1] = x.o[m][2 + i];
+        }
     }
     __syncthreads();
-    for (int x = threadIdx.x; x < G * p.d; x += THREADS) {
-        int g = x / p.d, i = x % p.d;
+    for (int y = threadIdx.x; y < heads * p.d; y += THREADS) {
+        int h = y / p.d, i = y % p.d;
         float best = -INFINITY, total = 0, out = 0;
-        for (int w = 0; w < GROUPS; w++) best = fmaxf(best, merged[w][g][0]);
-        for (int w = 0; w < GROUPS; w++) {
-            float weight = merged[w][g][0] == -INFINITY ? 0 : exp2f(merged[w][g][0] - best);
-            total = fmaf(weight, merged[w][g][1], total);
-            out = fmaf(weight, merged[w][g][2 + i], out);
+        for (int w = 0; w < WARPS; w++) best = fmaxf(best, merged[w][h][0]);
+        for (int w = 0; w < WARPS; w++) {
+            float weight = merged[w][h][0] == -INFINITY ? 0 : exp2f(merged[w][h][0] - best);
+            total = fmaf(weight, merged[w][h][1], total);
+            out = fmaf(weight, merged[w][h][2 + i], out);
         }
-        float *part = parts_of(p, row) + ((size_t)split * p.n_heads + head0 + g) * (p.d + 2);
+        float *part = parts_of(p, row) + ((size_t)split * p.n_heads + head0 + h) * (p.d + 2);
         part[2 + i] = out;
         if (i == 0) part[0] = best, part[1] = total;
     }
 }
 
-__global__ void merge_kernel(const __grid_constant__ params p)
+/* Weights of the stretches are shared, then each thread sums a dimension; loads do not wait for one
+ * another. */
+__global__ __launch_bounds__(THREADS) void merge_kernel(const __grid_constant__ params p)
 {
+    constexpr int AHEAD = 16;
     __shared__ float top[MAX_SPLITS], sum[MAX_SPLITS], weight[MAX_SPLITS];
     const int head = blockIdx.x, row = blockIdx.y, n_splits = cut_of(p, row).n_splits;
     const size_t line = p.d + 2, step = line * p.n_heads;
     const float *part = parts_of(p, row) + head * line;
-    if ((int)threadIdx.x < n_splits) {
-        top[threadIdx.x] = part[threadIdx.x * step];
-        sum[threadIdx.x] = part[threadIdx.x * step + 1];
-    }
+    const int s = threadIdx.x;
+    if (s < n_splits) top[s] = part[s * step], sum[s] = part[s * step + 1];
     __syncthreads();
     float best = -INFINITY, total = 0;
-    for (int s = 0; s < n_splits; s++) best = fmaxf(best, top[s]);
-    if ((int)threadIdx.x < n_splits)
-        weight[threadIdx.x] = top[threadIdx.x] == -INFINITY ? 0 : exp2f(top[threadIdx.x] - best);
+    for (int i = 0; i < n_splits; i++) best = fmaxf(best, top[i]);
+    if (s < n_splits) weight[s] = top[s] == -INFINITY ? 0 : exp2f(top[s] - best);
     __syncthreads();
-    for (int s = 0; s < n_splits; s++) total = fmaf(weight[s], sum[s], total);
-    for (int i = threadIdx.x; i < p.d; i += blockDim.x) {
+    for (int i = 0; i < n_splits; i++) total = fmaf(weight[i], sum[i], total);
+    for (int i = threadIdx.x; i < p.d; i += THREADS) {
         float out = 0;
-#pragma unroll 8
-        /* loads wait for nothing */
-        for (int s = 0; s < n_splits; s++) out = fmaf(weight[s], part[s * step + 2 + i], out);
-        __nv_bfloat16 x = __float2bfloat16_rn(out / total);
-        p.o[row * p.o_row + head * p.o_head + i] = *(uint16_t *)&x;
+        for (int first = 0; first < n_splits; first += AHEAD) {
+            float x[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                x[k] = first + k < n_splits ? part[(first + k) * step + 2 + i] : 0;
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                if (first + k < n_splits) out = fmaf(weight[first + k], x[k], out);
+        }
+        __nv_bfloat16 y = __float2bfloat16_rn(out / total);
+        p.o[row * p.o_row + head * p.o_head + i] = *(uint16_t *)&y;
     }
 }
 
-template <int LANES> enum status launch(const params &p, int n, int n_splits, cudaStream_t s)
+template <int PIECES> enum status launch(const params &p, int n, int n_splits, cudaStream_t s)
 {
-    const int g = p.group % 8 == 0 ? 8 : p.group % 4 == 0 ? 4 : p.group % 2 == 0 ? 2 : 1;
-    dim3 grid((unsigned)n_splits, (unsigned)(p.n_heads / p.group), (unsigned)(p.group / g * n));
-    if (g == 8 && LANES < 32)
-        decode_kernel<LANES, (LANES < 32 ? 8 : 4)><<<grid, THREADS, 0, s>>>(p);
-    else if (g >= 4) {
-        grid.z = (unsigned)(p.group / 4 * n);
-        decode_kernel<LANES, 4><<<grid, THREADS, 0, s>>>(p);
-    } else if (g == 2) decode_kernel<LANES, 2><<<grid, THREADS, 0, s>>>(p);
-    else decode_kernel<LANES, 1><<<grid, THREADS, 0, s>>>(p);
+    const dim3 grid((unsigned)n_splits, (unsigned)(p.n_heads / p.group),
+        (unsigned)((p.group + HEADS - 1) / HEADS * n));
+    cuda_launch(decode_kernel<PIECES>, grid, THREADS, 0, s, p);
     CUDA_TRY(cudaGetLastError());
-    merge_kernel<<<dim3((unsigned)p.n_heads, (unsigned)n), THREADS, 0, s>>>(p);
+    cuda_launch(merge_kernel, dim3((unsigned)p.n_heads, (unsigned)n), THREADS, 0, s, p);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
@@ -250,9 +314,9 @@ enum status run_rows(const struct attn_batch_cuda_args *b, void *ws, struct stre
     p.n_kv = attn_n_kv(a), p.n_heads = a->n_heads, p.group = a->n_heads / a->n_kv_heads,
     p.d = a->head_dim;
     p.scale_log2 = a->scale * 1.44269504f;
-    /* four CTAs a multiprocessor keep enough loads in flight; every stretch must hold a key. How
+    /* two CTAs a multiprocessor keep enough loads in flight; every stretch must hold a key. How
      * many rows there are does not matter: it would change the last digits of each */
-    int most = 4 * sms / a->n_kv_heads;
+    int most = 2 * sms / a->n_kv_heads;
     p.most_splits = most < 1 ? 1 : most > MAX_SPLITS ? MAX_SPLITS : most;
     int splits = a->q_start_at != NULL ? p.most_splits : cut_keys(p.n_kv, p.most_splits).n_splits;
     cudaStream_t s = (cudaStream_t)stream;
@@ -282,14 +346,32 @@ __device__ __forceinline__ void better(best &a, float z, int32_t id, bool finite
     if (z > a.z || (z == a.z && id < a.id)) a.z = z, a.id = id;
 }
 
+struct argmax_args {
+    const float *x;
+    int width;
+    int32_t *ids;
+};
+
 __global__ __launch_bounds__(ARGMAX_THREADS) void argmax_kernel(
-    const float *x, int width, int32_t *ids)
+    const __grid_constant__ argmax_args p)
 {
+    constexpr int AHEAD = 8; /* loads in flight */
     __shared__ best warps[ARGMAX_THREADS / 32];
-    const float *row = x + (size_t)blockIdx.x * width;
-    best b = {-INFINITY, width, true};
-    for (int i = threadIdx.x; i < width; i += ARGMAX_THREADS)
-        better(b, row[i], i, isfinite(row[i]));
+    const float *row = p.x + (size_t)blockIdx.x * p.width;
+    best b = {-INFINITY, p.width, true};
+    for (int first = threadIdx.x; first < p.width; first += ARGMAX_THREADS * AHEAD) {
+        float z[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int at = first + i * ARGMAX_THREADS;
+            z[i] = at < p.width ? row[at] : row[first];
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int at = first + i * ARGMAX_THREADS;
+            better(b, z[i], at < p.width ? at : first, isfinite(z[i]));
+        }
+    }
     for (int level = 0; level < 2; level++) {
         for (int m = 16; m > 0; m /= 2)
             better(b, __shfl_xor_sync(0xffffffffu, b.z, m), __shfl_xor_sync(0xffffffffu, b.id, m),
@@ -299,7 +381,7 @@ __global__ __launch_bounds__(ARGMAX_THREADS) void argmax_kernel(
         __syncthreads();
         b = warps[threadIdx.x % 32];
     }
-    if (threadIdx.x == 0) ids[blockIdx.x] = b.finite ? b.id : -1;
+    if (threadIdx.x == 0) p.ids[blockIdx.x] = b.finite ? b.id : -1;
 }
 
 } // namespace
@@ -315,7 +397,8 @@ enum status attn_batch_cuda_run(
 
 enum status argmax_cuda_rows(const float *x, int n, int width, int32_t *ids, struct stream *stream)
 {
-    argmax_kernel<<<(unsigned)n, ARGMAX_THREADS, 0, (cudaStream_t)stream>>>(x, width, ids);
+    cuda_launch(argmax_kernel, (unsigned)n, ARGMAX_THREADS, 0, (cudaStream_t)stream,
+        argmax_args{x, width, ids});
     CUDA_TRY(cudaGetLastError());
     return OK;
 }

@@ -20,6 +20,7 @@ struct gemm_cuda {
     const struct device_impl *impl;
     struct device *d;
     void *workspace;
+    int sms;
 };
 
 namespace
@@ -58,10 +59,10 @@ void load_library()
 }
 
 enum {
-    ROWS_WARPS = 8, /* of a CTA: each takes every eighth stretch of k */
-    ROWS_OF_W = 16, /* of a CTA */
-    ROWS_AHEAD = 4, /* steps of 32 values of k whose loads a warp has in flight: a stretch */
-    ROWS_TILE = 8   /* of x in one product of the tensor cores */
+    ROWS_OF_W = 16,   /* of a CTA */
+    ROWS_AHEAD = 4,   /* steps of 32 values of k whose loads a warp has in flight: a stretch */
+    ROWS_LONG = 2048, /* values of k from which on sixteen warps have work */
+    ROWS_TILE = 8     /* of x in one product of the tensor cores */
 };
 
 __device__ __forceinline__ void put(float *y, float sum, bool add) { *y = add ? *y + sum : sum; }
@@ -84,18 +85,19 @@ __device__ __forceinline__ uint4 piece_once(const uint16_t *row, int at, bool th
 /* Few rows of x: W is read once, past the caches, straight into the fragments of the tensor cores;
  * that a lane's eight values of k are not those the instruction's layout names does not matter, x
  * is read the same way. How sums are built does not depend on n, nor does a row of x on its
- * neighbours: a row's values are the same bits in any company. TILES of eight rows of x. */
-template <typename Y, int TILES>
-__global__ __launch_bounds__(32 * ROWS_WARPS) void rows_kernel(
+ * neighbours: a row's values are the same bits in any company. TILES of eight rows of x; of WARPS
+ * each takes every so many-th stretch of k. */
+template <typename Y, int TILES, int WARPS>
+__global__ __launch_bounds__(32 * WARPS) void rows_kernel(
     const uint16_t *x, const uint16_t *w, int n, int m, int k, Y *y, int y_stride, bool add)
 {
-    __shared__ float part[ROWS_WARPS][TILES * ROWS_TILE][ROWS_OF_W + 1];
+    __shared__ float part[WARPS][TILES * ROWS_TILE][ROWS_OF_W + 1];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int first = blockIdx.x * ROWS_OF_W;
     const bool low = first + g < m, high = first + g + 8 < m;
     const uint16_t *w_low = w + (size_t)(first + g) * k, *w_high = w_low + (size_t)8 * k;
     float sum[TILES][4] = {};
-    for (int k0 = warp * 32 * ROWS_AHEAD; k0 < k; k0 += ROWS_WARPS * 32 * ROWS_AHEAD) {
+    for (int k0 = warp * 32 * ROWS_AHEAD; k0 < k; k0 += WARPS * 32 * ROWS_AHEAD) {
         uint4 a0[ROWS_AHEAD], a1[ROWS_AHEAD], b[ROWS_AHEAD][TILES];
 #pragma unroll
         for (int i = 0; i < ROWS_AHEAD; i++) {
@@ -127,23 +129,27 @@ __global__ __launch_bounds__(32 * ROWS_WARPS) void rows_kernel(
         for (int i = 0; i < 4; i++)
             part[warp][j * ROWS_TILE + 2 * t + i % 2][g + i / 2 * 8] = sum[j][i];
     __syncthreads();
-    for (int i = threadIdx.x; i < n * ROWS_OF_W; i += 32 * ROWS_WARPS) {
+    for (int i = threadIdx.x; i < n * ROWS_OF_W; i += 32 * WARPS) {
         const int row = i / ROWS_OF_W, at = i % ROWS_OF_W;
         float total = 0;
 #pragma unroll
-        for (int v = 0; v < ROWS_WARPS; v++) total += part[v][row][at];
+        for (int v = 0; v < WARPS; v++) total += part[v][row][at];
         if (first + at < m) put(y + (size_t)row * y_stride + first + at, total, add);
     }
 }
 
 template <typename Y>
 enum status run_rows(int n, int m, int k, const uint16_t *x, const uint16_t *w, Y *y, int y_stride,
-    bool add, cudaStream_t stream)
+    bool add, int sms, cudaStream_t stream)
 {
-    const unsigned grid = (unsigned)((m + ROWS_OF_W - 1) / ROWS_OF_W);
-    if (n <= ROWS_TILE)
-        rows_kernel<Y, 1><<<grid, 32 * ROWS_WARPS, 0, stream>>>(x, w, n, m, k, y, y_stride, add);
-    else rows_kernel<Y, 2><<<grid, 32 * ROWS_WARPS, 0, stream>>>(x, w, n, m, k, y, y_stride, add);
+    const int grid = (m + ROWS_OF_W - 1) / ROWS_OF_W, tiles = n <= ROWS_TILE ? 1 : 2;
+    /* one CTA a multiprocessor, with as many loads in flight as two have */
+    const int warps = grid <= sms && k >= ROWS_LONG ? 16 : 8;
+    using kernel = void (*)(const uint16_t *, const uint16_t *, int, int, int, Y *, int, bool);
+    static const kernel kernels[2][2] = {{rows_kernel<Y, 1, 8>, rows_kernel<Y, 2, 8>},
+        {rows_kernel<Y, 1, 16>, rows_kernel<Y, 2, 16>}};
+    kernels[warps == 16][tiles == 2]<<<(unsigned)grid, 32 * warps, 0, stream>>>(
+        x, w, n, m, k, y, y_stride, add);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
@@ -159,8 +165,11 @@ enum status check(cublasStatus_t s, const char *what)
 
 enum status open_on(struct gemm_cuda *g)
 {
+    int device;
     TRY(check(blas.create(&g->handle), "create"));
     TRY(g->impl->alloc(g->d, &g->workspace, GEMM_CUDA_WORKSPACE));
+    CUDA_TRY(cudaGetDevice(&device));
+    CUDA_TRY(cudaDeviceGetAttribute(&g->sms, cudaDevAttrMultiProcessorCount, device));
     TRY(check(blas.set_stream(g->handle, (cudaStream_t)g->impl->stream(g->d)), "set stream"));
     return check(blas.set_workspace(g->handle, g->workspace, GEMM_CUDA_WORKSPACE), "set workspace");
 }
@@ -205,8 +214,8 @@ enum status gemm_cuda_run(struct gemm_cuda *g, int n, int m, int k, const uint16
     if (n <= GEMM_CUDA_ROWS && k % 8 == 0) {
         cudaStream_t stream = (cudaStream_t)g->impl->stream(g->d);
         return y_type == DTYPE_F32
-            ? run_rows(n, m, k, x, w, (float *)y, y_stride, add, stream)
-            : run_rows(n, m, k, x, w, (__nv_bfloat16 *)y, y_stride, add, stream);
+            ? run_rows(n, m, k, x, w, (float *)y, y_stride, add, g->sms, stream)
+            : run_rows(n, m, k, x, w, (__nv_bfloat16 *)y, y_stride, add, g->sms, stream);
     }
     /* Column-major: yᵀ [m, n] = W [m, k] xᵀ [k, n]. */
     return check(blas.gemm(g->handle, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, w, CUDA_R_16BF, k, x,

@@ -26,6 +26,14 @@ __device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const __nv_bfl
                  : "memory");
 }
 
+/* A matrix of 8 x 8 halves, two neighbours of row lane / 4 to a lane, turned over. */
+__device__ __forceinline__ uint32_t transpose(uint32_t x)
+{
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
 /* c[16 x 8] += a[16 x 16] b[16 x 8] */
 __device__ __forceinline__ void multiply(
     float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)

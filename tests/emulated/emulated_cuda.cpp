@@ -1,10 +1,11 @@
-/* The portable eight-bit kernels on the CPU, instruction by instruction, against the reference:
- * what compute capability 8.0 runs (e4m3 widened to f16) and what 8.9 runs (products of e4m3). No
- * card of either kind has run them. */
+/* Kernels of the GPU on the CPU, instruction by instruction, against the reference: the portable
+ * eight-bit ones, what compute capability 8.0 runs (e4m3 widened to f16) and what 8.9 runs
+ * (products of e4m3), for which no card of either kind was at hand; and the one that decodes. */
 #include "kernels/cuda/cuda_check.cuh"
 
 extern "C" {
 #include "kernels/attn.h"
+#include "kernels/cuda/batch_cuda.h"
 #include "kernels/cuda/device_cuda.h"
 #include "kernels/eight.h"
 #include "kernels/registry.h"
@@ -172,6 +173,47 @@ static void check_poison(const struct attn_impl *impl, enum precision qk, int d,
         }
 }
 
+/* Two sequences decoded at once from slots, the keys of each that are its own. */
+static void check_decode(int heads, int kv_heads, int d)
+{
+    enum { ROWS = 2, CAPACITY = 170 };
+    const int32_t slot[ROWS] = {1, 0}, position[ROWS] = {CAPACITY - 1, 17};
+    const size_t width = (size_t)heads * d, plane = (size_t)kv_heads * CAPACITY * d;
+    tensor q(ROWS * width, 1.5, 0), kv(4 * plane, 1, 0), o(ROWS * width, 0, 0);
+    q.align(), kv.align(), o.align();
+    struct attn_args a = {};
+    a.dtype = DTYPE_BF16, a.n_q = 1, a.n_heads = heads, a.n_kv_heads = kv_heads, a.head_dim = d;
+    a.scale = 1.0f / sqrtf((float)d), a.block = {128, 64};
+    a.q = q.at(), a.o = o.at(), a.k = kv.at(), a.v = (uint16_t *)kv.at() + plane;
+    a.q_row = a.o_row = (ptrdiff_t)width, a.k_row = a.v_row = a.q_head = a.o_head = d;
+    a.k_head = a.v_head = CAPACITY * d, a.q_start_at = position;
+    std::vector<uint64_t> room(attn_batch_cuda_workspace(&a, ROWS) / 8 + 2, ~0ull);
+    struct attn_batch_cuda_args batch = {&a, ROWS, slot, (ptrdiff_t)(2 * plane)};
+    const problem p = {1, CAPACITY, heads, kv_heads, d, a.block, -1, -1, PRECISION_FULL};
+    n_checked++;
+    if (attn_decode_cuda_bf16.refuses(&a) || attn_batch_cuda_run(&batch, room.data(), NULL) != OK)
+        fail_with(p, &attn_decode_cuda_bf16, "did not run", 0);
+    for (int r = 0; r < ROWS; r++) {
+        std::vector<float> truth(width);
+        struct attn_args f = a;
+        f.dtype = DTYPE_F32, f.q = q.full.data() + r * width, f.o = truth.data();
+        f.k = kv.full.data() + slot[r] * 2 * plane, f.v = (const float *)f.k + plane;
+        f.q_start = position[r], f.q_start_at = NULL;
+        std::vector<uint64_t> ws(attn_ref.workspace(&f) / 8 + 8);
+        if (attn_ref.refuses(&f) || attn_ref.run(&f, ws.data(), NULL, NULL) != OK)
+            fail_with(p, &attn_ref, "the reference failed", 0);
+        double diff = 0, norm = 0;
+        for (size_t i = 0; i < width; i++) {
+            double x = (double)__bfloat162float(((const __nv_bfloat16 *)o.at())[r * width + i]);
+            diff += (x - (double)truth[i]) * (x - (double)truth[i]);
+            norm += (double)truth[i] * (double)truth[i];
+        }
+        if (getenv("SG_VERBOSE")) printf("decode %d: %.5f\n", d, sqrt(diff / norm));
+        if (!(sqrt(diff / norm) < .0034))
+            fail_with(p, &attn_decode_cuda_bf16, "error", sqrt(diff / norm));
+    }
+}
+
 int main()
 {
     const struct block_shape shapes[] = {{128, 128}, {128, 64}, {64, 64}, {64, 128}};
@@ -190,6 +232,9 @@ int main()
                     if (d == 64) check_poison(impl, qk, d, lambda);
             }
     emulated_sm = 80;
+    check_decode(9, 1, 40);
+    check_decode(6, 2, 128);
+    check_decode(2, 1, 256);
     struct attn_args a = {};
     a.dtype = DTYPE_BF16, a.n_q = 1, a.n_heads = a.n_kv_heads = 1, a.head_dim = 64, a.scale = 1;
     a.block = {128, 64}, a.qk = PRECISION_INT8, a.pv = PRECISION_FP8;

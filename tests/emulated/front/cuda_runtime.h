@@ -40,6 +40,9 @@ typedef int cudaError_t;
 enum { cudaSuccess = 0, cudaFuncAttributeMaxDynamicSharedMemorySize = 0 };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 template <typename F> cudaError_t cudaFuncSetAttribute(F, int, int) { return cudaSuccess; }
+enum { cudaDevAttrMultiProcessorCount = 0 };
+inline cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int *sms, int, int) { return *sms = 8, cudaSuccess; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 
@@ -117,7 +120,7 @@ inline bool __syncthreads_or(bool mine)
     return emulated::any != 0;
 }
 
-inline float __shfl_xor_sync(uint32_t, float x, int by)
+template <typename T> T __shfl_xor_sync(uint32_t, T x, int by)
 {
     const int at = emulated::now;
     memcpy(&emulated::board[at][0], &x, 4);

@@ -29,11 +29,12 @@ void cuda_launch(
         ((const struct call *)c)->kernel(*((const struct call *)c)->args);
     };
     emulated::body_args = &now;
-    for (unsigned y = 0; y < grid.y; y++)
-        for (unsigned x = 0; x < grid.x; x++) {
-            blockIdx = dim3(x, y, 0);
-            emulated::run_cta(threads);
-        }
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                blockIdx = dim3(x, y, z);
+                emulated::run_cta(threads);
+            }
 }
 
 #endif

@@ -70,6 +70,20 @@ inline void load_transposed(uint32_t (&r)[4], const __nv_bfloat16 *row)
 {
     emulated::matrices(r, row, true);
 }
+inline uint32_t transpose(uint32_t x)
+{
+    const int lane = emulated::now % 32, first = emulated::now - lane;
+    emulated::board[emulated::now][0] = x;
+    emulated::meet_warp();
+    uint32_t y = 0;
+    for (int e = 0; e < 2; e++) {
+        const int row = lane % 4 * 2 + e, column = lane / 4; /* of x */
+        y |= (emulated::board[first + row * 4 + column / 2][0] >> column % 2 * 16 & 0xffff)
+            << e * 16;
+    }
+    emulated::meet_warp();
+    return y;
+}
 inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
     emulated::product<16>(c, a, b0, b1, [](uint32_t x) { return __uint_as_float(x << 16); });

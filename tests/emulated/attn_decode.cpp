@@ -1,0 +1,1 @@
+#include "kernels/cuda/attn_decode_cuda.cu"
