@@ -120,7 +120,7 @@ __device__ __forceinline__ void add_keys(
 
 /* PIECES of 16 bytes hold a row: 8, 16 or 32, at least d / 8. */
 template <int PIECES>
-__global__ __launch_bounds__(THREADS) void decode_kernel(const __grid_constant__ params p)
+__global__ __launch_bounds__(THREADS, 1) void decode_kernel(const __grid_constant__ params p)
 {
     constexpr int TILES = PIECES == 8 ? 2 : 1, ROUND = TILES * KEYS; /* whose loads are in flight */
     __shared__ float merged[WARPS][HEADS][PIECES * 8 + 2];
@@ -221,7 +221,7 @@ __global__ __launch_bounds__(THREADS) void decode_kernel(const __grid_constant__
 
 /* Weights of the stretches are shared, then each thread sums a dimension; loads do not wait for one
  * another. */
-__global__ __launch_bounds__(THREADS) void merge_kernel(const __grid_constant__ params p)
+__global__ __launch_bounds__(THREADS, 1) void merge_kernel(const __grid_constant__ params p)
 {
     constexpr int AHEAD = 16;
     __shared__ float top[MAX_SPLITS], sum[MAX_SPLITS], weight[MAX_SPLITS];

@@ -88,7 +88,7 @@ __device__ __forceinline__ uint4 piece_once(const uint16_t *row, int at, bool th
  * neighbours: a row's values are the same bits in any company. TILES of eight rows of x; of WARPS
  * each takes every so many-th stretch of k. */
 template <typename Y, int TILES, int WARPS>
-__global__ __launch_bounds__(32 * WARPS) void rows_kernel(
+__global__ __launch_bounds__(32 * WARPS, 1) void rows_kernel(
     const uint16_t *x, const uint16_t *w, int n, int m, int k, Y *y, int y_stride, bool add)
 {
     __shared__ float part[WARPS][TILES * ROWS_TILE][ROWS_OF_W + 1];
