@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Calls of inference whose results come back together. */
+enum { MEASURES_AT_ONCE = 16 };
+
 struct cuda_tuner {
     const struct tune_args *a;
     const struct llama_config *c;
@@ -22,24 +25,25 @@ struct cuda_tuner {
     int layer, n_advanced; /* layers the streams have gone through */
     void *slab;
     size_t slab_bytes, attn_ws_bytes;
-    size_t budget; /* of tiles that curves are made of at once */
     /* device */
     float **stream;       /* [n_samples] entering the layer to come, [n, hidden] */
     char **kept, **exact; /* [n_samples] */
     char **eight;         /* [n_samples] what eight bits leave of kept; nothing of full products */
     char *curve_ws, *mask_ws, *attn_ws;
-    uint64_t *bits; /* a map of the longest sample */
-    uint16_t *o;    /* [longest, n_heads, head_dim] */
-    struct head_params *params;
+    uint64_t *bits;             /* a map of the longest sample */
+    uint16_t *o;                /* [longest, n_heads, head_dim] */
+    struct head_params *params; /* [MEASURES_AT_ONCE, n_heads], like the next three */
     float *lambda;
     struct head_ledger *ledger;
+    struct curve_point *points;
     /* host */
     struct attn_args *held;          /* [n_samples] the layer's call on what is kept */
     bool *has_exact;                 /* [n_samples] */
-    struct head_params *host_params; /* [n_heads], like the rest */
+    struct head_params *host_params; /* [MEASURES_AT_ONCE, n_heads], like the next three */
     float *host_lambda;
     struct head_ledger *host_ledger;
-    struct output_error *errors;
+    struct curve_point *host_points;
+    struct output_error *errors; /* [n_heads], like the rest */
     int *heads;
     struct curve **curves;
     struct curve_cuda_pairs *pairs;
@@ -112,8 +116,7 @@ static size_t attention_bytes(const struct attn_args *shape)
 }
 
 /* Where everything stands in the slab; the same walk counts and hands out. */
-static size_t lay_out(
-    const struct tune_args *a, size_t budget, struct cuda_tuner *t, struct tuner_plan *p)
+static size_t lay_out(const struct tune_args *a, struct cuda_tuner *t, struct tuner_plan *p)
 {
     const struct llama_config *c = &a->weights->config;
     struct attn_args longest = shape_of(c, a->policy, longest_of(a));
@@ -124,10 +127,8 @@ static size_t lay_out(
     /* of a shorter sample more heads may fit the budget, and fill it better */
     for (int s = 0; s < a->n_samples; s++) {
         struct attn_args shape = shape_of(c, a->policy, a->samples[s].n);
-        struct curve_cuda_args curve = {.attn = &shape,
-            .smooth_k = a->policy->smooth_k,
-            .method = a->policy->method,
-            .budget = budget};
+        struct curve_cuda_args curve = {
+            .attn = &shape, .smooth_k = a->policy->smooth_k, .method = a->policy->method};
         struct mask_cuda_args mask = {
             .attn = &shape, .smooth_k = a->policy->smooth_k, .method = a->policy->method};
         curve_ws = max_size(curve_ws, curve_cuda_workspace(&curve));
@@ -156,9 +157,10 @@ static size_t lay_out(
     PUT(attn_ws, attn_ws);
     PUT(bits, tile_map_bytes(&map));
     PUT(o, (size_t)longest.n_q * heads * (size_t)c->head_dim * sizeof(uint16_t));
-    PUT(params, heads * sizeof(struct head_params));
-    PUT(lambda, heads * sizeof(float));
-    PUT(ledger, heads * sizeof(struct head_ledger));
+    PUT(params, MEASURES_AT_ONCE * heads * sizeof(struct head_params));
+    PUT(lambda, MEASURES_AT_ONCE * heads * sizeof(float));
+    PUT(ledger, MEASURES_AT_ONCE * heads * sizeof(struct head_ledger));
+    PUT(points, MEASURES_AT_ONCE * heads * sizeof(struct curve_point));
 #undef PUT
     t->attn_ws_bytes = attn_ws;
     p->workspace_bytes = at - p->stream_bytes - p->tensor_bytes;
@@ -174,26 +176,13 @@ static struct session_plan session_of(const struct tune_args *a, bool *once)
     return *once ? p : session_plan_for(a->weights, longest, (longest + 127) / 128 * 128, false, 1);
 }
 
-/* Tiles of a launch fill the GPU only when there are many: of 32 768 tokens a head alone has 4.4
- * GiB of them. Half of what is left beside all else, up to what two such heads take; results do not
- * depend on it. */
-static size_t curve_budget(const struct tune_args *a, size_t session_bytes)
-{
-    const size_t least = (size_t)CURVE_CUDA_BUDGET_MIB << 20, most = (size_t)12 << 30;
-    struct tuner_plan ignored;
-    size_t left, total, taken = session_bytes + lay_out(a, least, NULL, &ignored);
-    if (weights_device_memory(a->weights, &left, &total) != OK || left <= taken) return least;
-    size_t more = (left - taken) / 2;
-    return more < most - least ? least + more : most;
-}
-
 static struct tuner_plan cuda_plan(const struct tune_args *a)
 {
     const struct llama_config *c = &a->weights->config;
     bool once;
     struct tuner_plan p = {
         .heads_at_once = c->n_heads, .session_bytes = session_of(a, &once).total_bytes};
-    lay_out(a, curve_budget(a, p.session_bytes), NULL, &p);
+    lay_out(a, NULL, &p);
     p.curve_bytes = (size_t)c->n_heads * (size_t)a->n_samples * sizeof(struct curve);
     p.total_bytes =
         p.session_bytes + p.stream_bytes + p.tensor_bytes + p.curve_bytes + p.workspace_bytes;
@@ -220,6 +209,7 @@ static void cuda_close(void **state)
     free(t->host_params);
     free(t->host_lambda);
     free(t->host_ledger);
+    free(t->host_points);
     free(t->errors);
     free(t->heads);
     free(t->curves);
@@ -231,34 +221,34 @@ static void cuda_close(void **state)
 static enum status allocate(struct cuda_tuner *t)
 {
     const struct tune_args *a = t->a;
-    size_t samples = (size_t)a->n_samples, heads = (size_t)t->c->n_heads;
+    size_t samples = (size_t)a->n_samples, heads = (size_t)t->c->n_heads,
+           measures = MEASURES_AT_ONCE * heads;
     t->stream = calloc(samples, sizeof *t->stream);
     t->kept = calloc(samples, sizeof *t->kept);
     t->exact = calloc(samples, sizeof *t->exact);
     t->eight = calloc(samples, sizeof *t->eight);
     t->held = calloc(samples, sizeof *t->held);
     t->has_exact = calloc(samples, sizeof *t->has_exact);
-    t->host_params = calloc(heads, sizeof *t->host_params);
-    t->host_lambda = calloc(heads, sizeof *t->host_lambda);
-    t->host_ledger = calloc(heads, sizeof *t->host_ledger);
+    t->host_params = calloc(measures, sizeof *t->host_params);
+    t->host_lambda = calloc(measures, sizeof *t->host_lambda);
+    t->host_ledger = calloc(measures, sizeof *t->host_ledger);
+    t->host_points = calloc(measures, sizeof *t->host_points);
     t->errors = calloc(heads, sizeof *t->errors);
     t->heads = calloc(heads, sizeof *t->heads);
     t->curves = calloc(heads, sizeof *t->curves);
     t->pairs = calloc(heads, sizeof *t->pairs);
     if (!t->stream || !t->kept || !t->exact || !t->eight || !t->held || !t->has_exact ||
-        !t->host_params || !t->host_lambda || !t->host_ledger || !t->errors || !t->heads ||
-        !t->curves || !t->pairs)
+        !t->host_params || !t->host_lambda || !t->host_ledger || !t->host_points || !t->errors ||
+        !t->heads || !t->curves || !t->pairs)
         return fail(ERR_MEMORY, "no memory to tune");
     struct tuner_plan ignored;
     char what[96];
     snprintf(
         what, sizeof what, "tuning on %d samples of up to %d tokens", a->n_samples, longest_of(a));
-    bool once;
-    t->budget = curve_budget(a, session_of(a, &once).total_bytes);
-    size_t bytes = lay_out(a, t->budget, NULL, &ignored);
+    size_t bytes = lay_out(a, NULL, &ignored);
     TRY(weights_cuda_alloc(t->on, &t->slab, bytes, what));
     t->slab_bytes = bytes;
-    lay_out(a, t->budget, t, &ignored);
+    lay_out(a, t, &ignored);
     return OK;
 }
 
@@ -362,7 +352,6 @@ static enum status question(struct cuda_tuner *t, int sample, struct curve_cuda_
         .smooth_k = t->a->policy->smooth_k,
         .method = t->a->policy->method,
         .exact = t->exact[sample],
-        .budget = t->budget,
         .eight = attn_is_full(&t->held[sample]) ? NULL : t->eight[sample]};
     if (!t->has_exact[sample]) TRY(curve_cuda_exact(out, t->on->stream));
     t->has_exact[sample] = true;
@@ -443,34 +432,42 @@ static enum status cuda_lambdas(void *state, const struct tuner_lambda_task *tas
     return OK;
 }
 
-/* One call of inference for host_params: ledger and errors of every head. */
-static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_args *q)
+/* One call of inference for the i-th host_params, which are on the device: ledger and errors of
+ * every head, queued. */
+static enum status queue_inference(struct cuda_tuner *t, const struct curve_cuda_args *q, int i)
 {
-    const struct device_impl *impl = t->on->impl;
-    struct device *d = t->on->d;
-    size_t heads = (size_t)t->c->n_heads;
+    size_t heads = (size_t)t->c->n_heads, at = (size_t)i * heads;
     struct attn_args a = *q->attn;
     struct tile_map map = tile_map_shape(a.block, a.n_heads, 0, a.n_q);
     struct mask_cuda_args mask = {
-        .attn = &a, .heads = t->params, .smooth_k = q->smooth_k, .method = q->method};
+        .attn = &a, .heads = t->params + at, .smooth_k = q->smooth_k, .method = q->method};
     map.bits = t->bits;
-    for (size_t h = 0; h < heads; h++) {
-        t->host_lambda[h] = t->host_params[h].lambda;
-        if (t->host_lambda[h] < NEVER_SKIP) a.pv_threshold = t->lambda; /* as sessions do */
-    }
-    TRY(impl->copy(d, t->params, t->host_params, heads * sizeof *t->params, COPY_TO_DEVICE));
-    TRY(impl->copy(d, t->lambda, t->host_lambda, heads * sizeof *t->lambda, COPY_TO_DEVICE));
-    TRY(impl->fill(d, t->ledger, 0, heads * sizeof *t->ledger));
+    for (size_t h = 0; h < heads; h++) /* as sessions do */
+        if (t->host_lambda[at + h] < NEVER_SKIP) a.pv_threshold = t->lambda + at;
     TRY(mask_cuda_predict(&mask, &map, t->mask_ws, t->on->stream));
     a.tiles = &map;
-    a.ledger = t->ledger;
+    a.ledger = t->ledger + at;
     const struct attn_impl *kernel;
     TRY(attn_choose(&a, t->a->impl, &kernel));
     if (kernel->workspace(&a) > t->attn_ws_bytes)
         return fail(ERR_UNSUPPORTED, "%s asks for more scratch than a tuner plans", kernel->name);
     TRY(kernel->run(&a, t->attn_ws, t->a->par, t->on->stream));
-    TRY(curve_cuda_errors(q, t->curve_ws, t->on->stream, t->errors));
-    return impl->copy(d, t->host_ledger, t->ledger, heads * sizeof *t->ledger, COPY_TO_HOST);
+    return curve_cuda_compare(q, t->curve_ws, t->on->stream, t->points + at);
+}
+
+/* n calls, whose parameters go there in one copy and whose results come back in one. */
+static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_args *q, int n)
+{
+    const struct device_impl *impl = t->on->impl;
+    struct device *d = t->on->d;
+    size_t all = (size_t)n * (size_t)t->c->n_heads;
+    for (size_t i = 0; i < all; i++) t->host_lambda[i] = t->host_params[i].lambda;
+    TRY(impl->copy(d, t->params, t->host_params, all * sizeof *t->params, COPY_TO_DEVICE));
+    TRY(impl->copy(d, t->lambda, t->host_lambda, all * sizeof *t->lambda, COPY_TO_DEVICE));
+    TRY(impl->fill(d, t->ledger, 0, all * sizeof *t->ledger));
+    for (int i = 0; i < n; i++) TRY(queue_inference(t, q, i));
+    TRY(impl->copy(d, t->host_points, t->points, all * sizeof *t->points, COPY_TO_HOST));
+    return impl->copy(d, t->host_ledger, t->ledger, all * sizeof *t->ledger, COPY_TO_HOST);
 }
 
 /* Triple i of every head that has one, in one call; a head that has none idles with the fewest
@@ -480,23 +477,28 @@ static enum status measures_of(
 {
     const struct head_params idle = {-1, 0, 50, true, 0, 0, 0};
     struct curve_cuda_args q;
-    int most = 0;
+    int most = 0, heads = t->c->n_heads;
     for (int i = 0; i < n; i++)
         if (tasks[i].at.sample == sample && tasks[i].n > most) most = tasks[i].n;
     if (!most) return OK;
     TRY(question(t, sample, &q));
-    for (int x = 0; x < most; x++) {
+    for (int x0 = 0; x0 < most; x0 += MEASURES_AT_ONCE) {
+        int here = most - x0 < MEASURES_AT_ONCE ? most - x0 : MEASURES_AT_ONCE;
         if (stopped(t)) return cancelled();
-        for (int h = 0; h < t->c->n_heads; h++) t->host_params[h] = idle;
+        for (int h = 0; h < here * heads; h++) t->host_params[h] = idle;
         for (int i = 0; i < n; i++)
-            if (tasks[i].at.sample == sample && x < tasks[i].n)
-                t->host_params[tasks[i].at.head] = tasks[i].params[x];
-        TRY(run_inference(t, &q));
-        for (int i = 0; i < n; i++) {
-            int head = tasks[i].at.head;
-            if (tasks[i].at.sample != sample || x >= tasks[i].n) continue;
-            tasks[i].out[x] =
-                (struct tuner_measured){tuner_widen(&t->errors[head]), t->host_ledger[head]};
+            for (int x = x0; x < x0 + here && x < tasks[i].n && tasks[i].at.sample == sample; x++)
+                t->host_params[(x - x0) * heads + tasks[i].at.head] = tasks[i].params[x];
+        TRY(run_inference(t, &q, here));
+        for (int x = x0; x < x0 + here; x++) {
+            int at = (x - x0) * heads;
+            TRY(curve_cuda_errors(t->host_points + at, heads, t->errors));
+            for (int i = 0; i < n; i++) {
+                int head = tasks[i].at.head;
+                if (tasks[i].at.sample != sample || x >= tasks[i].n) continue;
+                tasks[i].out[x] = (struct tuner_measured){
+                    tuner_widen(&t->errors[head]), t->host_ledger[at + head]};
+            }
         }
     }
     return OK;

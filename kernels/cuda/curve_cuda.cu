@@ -12,7 +12,7 @@ extern "C" {
 namespace
 {
 
-enum { FOLD_THREADS = 128 };
+enum { FOLD_THREADS = 128, FOLD_AHEAD = 8 };
 
 /* One list (a θ, or a pair) of one head, a thread per point: every block's record at that point
  * joins the sums, blocks and slabs in rising order, whatever the launches were. */
@@ -31,28 +31,48 @@ __global__ void fold_kernel(const __grid_constant__ curve_params p, bool begin, 
     for (int k = 0; k < p.n_largest; k++)
         largest[k * FOLD_THREADS] = begin ? 0 : stored[k * points];
 
-    for (int block = p.block0; block < p.block0 + p.n_blocks; block++) {
-        int slot = list;
-        if (p.first_theta != NULL) {
-            slot = p.first_theta[((size_t)x * p.n_qblocks + block) * N_THETAS + list];
+    /* Steps, then records, of some slabs at once: each is far away, and known by the one before. */
+    for (int i0 = 0; i0 < p.n_blocks * p.slabs; i0 += FOLD_AHEAD) {
+        const float *from[FOLD_AHEAD];
+        float read[FOLD_AHEAD][CURVE_RECORD + 1];
+#pragma unroll
+        for (int i = 0; i < FOLD_AHEAD; i++) {
+            const int block = p.block0 + (i0 + i) / p.slabs, part = (i0 + i) % p.slabs;
+            from[i] = NULL;
+            if (i0 + i >= p.n_blocks * p.slabs || block * p.bq + part * p.slab_rows >= p.n)
+                continue;
+            int slot = list;
+            if (p.first_theta != NULL)
+                slot = p.first_theta[((size_t)x * p.n_qblocks + block) * N_THETAS + list];
             if (slot == CURVE_ALL_KEPT) {
-                sum[2] += p.block_sq[(size_t)head * p.n_qblocks + block];
-                kept += (uint32_t)curve_tiles(p, block);
+                if (part == 0) kept += (uint32_t)curve_tiles(p, block);
                 continue;
             }
-        }
-        for (int part = 0; part < p.slabs && block * p.bq + part * p.slab_rows < p.n; part++) {
             const size_t index = curve_record_index(p, x, block, slot, part);
             const int step = p.step_of != NULL ? p.step_of[index * points + u] : 0;
-            const float *r = p.records + (index * (size_t)p.max_steps + (size_t)step) * record;
-            for (int i = 0; i < 3; i++) sum[i] += (double)r[i];
-            kept += (uint32_t)r[3];
-            for (int k = 0; k < p.n_top && r[CURVE_RECORD + k] > largest[0]; k++) {
-                const float one = r[CURVE_RECORD + k];
-                int i = 0;
-                for (; i + 1 < p.n_largest && largest[(i + 1) * FOLD_THREADS] < one; i++)
-                    largest[i * FOLD_THREADS] = largest[(i + 1) * FOLD_THREADS];
-                largest[i * FOLD_THREADS] = one;
+            from[i] = p.records + (index * (size_t)p.max_steps + (size_t)step) * record;
+        }
+#pragma unroll
+        for (int i = 0; i < FOLD_AHEAD; i++)
+            for (int k = 0; k <= CURVE_RECORD; k++) read[i][k] = from[i] != NULL ? from[i][k] : 0;
+#pragma unroll
+        for (int i = 0; i < FOLD_AHEAD; i++) {
+            if (from[i] == NULL) { /* every tile of the block is kept */
+                const int block = p.block0 + (i0 + i) / p.slabs;
+                if ((i0 + i) % p.slabs == 0 && block < p.block0 + p.n_blocks)
+                    sum[2] += p.block_sq[(size_t)head * p.n_qblocks + block];
+                continue;
+            }
+            for (int k = 0; k < 3; k++) sum[k] += (double)read[i][k];
+            kept += (uint32_t)read[i][3];
+            float one = read[i][CURVE_RECORD];
+            for (int k = 1; one > largest[0]; k++) { /* the record's are descending */
+                int to = 0;
+                for (; to + 1 < p.n_largest && largest[(to + 1) * FOLD_THREADS] < one; to++)
+                    largest[to * FOLD_THREADS] = largest[(to + 1) * FOLD_THREADS];
+                largest[to * FOLD_THREADS] = one;
+                if (k == p.n_top) break;
+                one = from[i][CURVE_RECORD + k];
             }
         }
     }
@@ -114,7 +134,7 @@ struct curve_params shape_of(const struct curve_cuda_args *a)
     p.scale = t->scale, p.smooth = a->smooth_k;
     p.tail_at = .999 * (p.n - 1), p.tail_low = (int)p.tail_at;
     p.n_largest = curve_n_largest(p.n);
-    p.slab_rows = curve_cuda_slab_rows(p.d), p.slabs = p.bq / p.slab_rows;
+    p.slab_rows = PV_UNIT_ROWS, p.slabs = p.bq / p.slab_rows;
     p.n_top = p.n_largest < p.slab_rows ? p.n_largest : p.slab_rows;
     for (int i = 0; i < N_TAUS; i++) p.taus[i] = curve_tau(i);
     p.tile_q = p.q, p.tile_k = p.k, p.tile_v = p.v;
@@ -157,12 +177,7 @@ size_t tiles_of_head(const curve_params &p)
         (size_t)curve_tiles(p, p.n_qblocks - 1);
 }
 
-size_t tiles_bytes(const curve_params &p, size_t tiles)
-{
-    return align256(tiles * (size_t)p.bq * (size_t)(p.d + 2) * sizeof(float));
-}
-
-/* What a launch writes beside its tiles, per (head, query block). */
+/* What a launch writes per (head, query block). */
 size_t walk_bytes(const curve_params &p)
 {
     size_t walks = (size_t)p.lists * (size_t)p.slabs;
@@ -184,27 +199,26 @@ struct cut {
 
 struct cut cut_launches(const curve_params &p, size_t budget, int n_listed)
 {
-    size_t head = tiles_bytes(p, tiles_of_head(p)) + walk_bytes(p) * (size_t)p.n_qblocks;
+    size_t block = walk_bytes(p), head = block * (size_t)p.n_qblocks;
     if (head <= budget) {
         int heads = budget / head < (size_t)n_listed ? (int)(budget / head) : n_listed;
         return {heads, p.n_qblocks, head * (size_t)heads};
     }
-    int last = curve_tiles(p, p.n_qblocks - 1); /* no block has more */
-    size_t block = tiles_bytes(p, (size_t)last) + walk_bytes(p);
     int blocks = budget / block > 1 ? (int)(budget / block) : 1;
     return {1, blocks, block * (size_t)blocks};
 }
 
-void set_lists(curve_params *p, bool lambda)
+void set_lists(curve_params *p, bool lambda, int n_pairs)
 {
-    p->lists = lambda ? (int)MAX_LAMBDA_PAIRS : (int)N_THETAS;
+    p->lists = lambda ? n_pairs : (int)N_THETAS;
     p->points = lambda ? (int)N_LAMBDAS : (int)N_TAUS;
     p->max_steps = p->n_kblocks < p->points ? p->n_kblocks : p->points;
 }
 
-/* The workspace cut into its arrays; returns bytes. */
-size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda, char *base,
-    curve_params *p, struct cut *c)
+/* The workspace cut into its arrays; returns bytes. n_pairs: of the head with the most; what was
+ * planned for MAX_LAMBDA_PAIRS takes more heads at once when there are fewer. */
+size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda, int n_pairs,
+    char *base, curve_params *p, struct cut *c)
 {
     const size_t nq = (size_t)p->n_qblocks, nk = (size_t)p->n_kblocks, d = (size_t)p->d,
                  kv = (size_t)p->n_kv_heads, listed = (size_t)n_listed;
@@ -214,9 +228,12 @@ size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda,
         at += align256(bytes);
         return (void *)here;
     };
-    set_lists(p, lambda);
-    const size_t points = listed * (size_t)p->lists * (size_t)p->points;
+    set_lists(p, lambda, MAX_LAMBDA_PAIRS);
     *c = cut_launches(*p, budget_of(a), n_listed);
+    const size_t planned = c->bytes;
+    set_lists(p, lambda, n_pairs);
+    *c = cut_launches(*p, planned, n_listed);
+    const size_t points = listed * (size_t)p->lists * (size_t)p->points;
     p->heads = (const int *)take(listed * sizeof(int));
     p->pairs = (const struct threshold_pair *)take(
         listed * MAX_LAMBDA_PAIRS * sizeof(struct threshold_pair));
@@ -242,11 +259,11 @@ size_t cut_workspace(const struct curve_cuda_args *a, int n_listed, bool lambda,
         p->masses[i] = (const float *)take((size_t)a->attn->n_heads * nq * nk * sizeof(float));
         masses_ws = larger(masses_ws, mask_cuda_mass_workspace(&m, part_of(a, i)));
     }
-    p->tiles = (float *)take(larger(c->bytes, masses_ws)); /* masses are made before tiles are */
+    p->room = (char *)take(larger(planned, masses_ws)); /* masses are made before records are */
     return at;
 }
 
-/* For the errors of an output: sums, records and results of one point a head. */
+/* For the errors of an output: sums and records of one point a head. */
 size_t cut_compare(const struct attn_args *t, char *base, curve_params *p)
 {
     const size_t heads = (size_t)t->n_heads;
@@ -266,7 +283,6 @@ size_t cut_compare(const struct attn_args *t, char *base, curve_params *p)
     p->sums = (double *)take(heads * 3 * sizeof(double));
     p->kept = (uint32_t *)take(heads * sizeof(uint32_t));
     p->largest = (float *)take(heads * (size_t)p->n_largest * sizeof(float));
-    p->out = (char *)take(heads * sizeof(struct curve_point));
     p->out_head = sizeof(struct curve_point);
     return at;
 }
@@ -288,31 +304,27 @@ enum status prepare(const struct curve_cuda_args *a, const curve_params &p, int 
 {
     const struct mask_cuda_args m = prediction_of(a);
     for (int i = first; i < end; i++)
-        TRY(p.masses[i] ? mask_cuda_mass(&m, part_of(a, i), (float *)p.masses[i], p.tiles, stream)
+        TRY(p.masses[i] ? mask_cuda_mass(&m, part_of(a, i), (float *)p.masses[i], p.room, stream)
                         : curve_cuda_pool(p, n_listed, (cudaStream_t)stream));
     return OK;
 }
 
-/* Tiles, walks and sums of everything listed, as much at a time as there is room for. */
+/* Walks and sums of everything listed, as much at a time as there is room for. */
 enum status walk_all(
     curve_params p, const struct cut &c, int n_listed, bool lambda, cudaStream_t stream)
 {
-    char *room = (char *)p.tiles;
     const bool whole = c.blocks == p.n_qblocks;
     for (p.head0 = 0; p.head0 < n_listed; p.head0 += c.heads) {
         p.n_heads = n_listed - p.head0 < c.heads ? n_listed - p.head0 : c.heads;
         for (p.block0 = 0; p.block0 < p.n_qblocks; p.block0 += c.blocks) {
             p.n_blocks = p.n_qblocks - p.block0 < c.blocks ? p.n_qblocks - p.block0 : c.blocks;
             const int last = p.block0 + p.n_blocks - 1;
-            p.head_tiles = curve_tiles_before(p.bq, p.bk, last) + (size_t)curve_tiles(p, last) -
-                curve_tiles_before(p.bq, p.bk, p.block0);
             const size_t walks =
                 (size_t)p.n_heads * (size_t)p.n_blocks * (size_t)p.lists * (size_t)p.slabs;
-            p.records = (float *)(room + tiles_bytes(p, p.head_tiles * (size_t)p.n_heads));
-            p.step_of = (uint8_t *)p.records +
+            p.records = (float *)p.room;
+            p.step_of = (uint8_t *)p.room +
                 align256(
                     walks * (size_t)p.max_steps * (size_t)(CURVE_RECORD + p.n_top) * sizeof(float));
-            TRY(curve_cuda_tiles(p, stream));
             TRY(curve_cuda_walk(p, lambda, stream));
             TRY(fold(p, p.block0 == 0, whole || last == p.n_qblocks - 1, stream));
         }
@@ -428,8 +440,8 @@ size_t curve_cuda_workspace(const struct curve_cuda_args *a)
 {
     curve_params p = shape_of(a), o = p;
     struct cut c;
-    size_t thetas = cut_workspace(a, a->attn->n_heads, false, NULL, &p, &c);
-    size_t lambdas = cut_workspace(a, a->attn->n_heads, true, NULL, &p, &c);
+    size_t thetas = cut_workspace(a, a->attn->n_heads, false, 0, NULL, &p, &c);
+    size_t lambdas = cut_workspace(a, a->attn->n_heads, true, MAX_LAMBDA_PAIRS, NULL, &p, &c);
     return larger(larger(thetas, lambdas), cut_compare(a->attn, NULL, &o));
 }
 
@@ -463,7 +475,7 @@ enum status curve_cuda_thetas(const struct curve_cuda_args *a, int part, const i
     struct cut c;
     cudaStream_t s = (cudaStream_t)stream;
     cut_exact(a->attn, (char *)a->exact, &p);
-    cut_workspace(a, n, false, (char *)ws, &p, &c);
+    cut_workspace(a, n, false, 0, (char *)ws, &p, &c);
     p.pairs = NULL, p.n_pairs = NULL, p.part = part;
     CUDA_TRY(cudaMemcpyAsync(
         (void *)p.heads, heads, (size_t)n * sizeof *heads, cudaMemcpyHostToDevice, s));
@@ -487,7 +499,9 @@ enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct cur
     struct cut c;
     cudaStream_t s = (cudaStream_t)stream;
     cut_exact(a->attn, (char *)a->exact, &p);
-    cut_workspace(a, n, true, (char *)ws, &p, &c);
+    int most = 1;
+    for (int i = 0; i < n; i++) most = work[i].n > most ? work[i].n : most;
+    cut_workspace(a, n, true, most, (char *)ws, &p, &c);
     p.first_theta = NULL;
     TRY(send_pairs(p, work, n, s));
     TRY(prepare(a, p, n, 0, n_parts(a), stream));
@@ -505,28 +519,25 @@ enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct cur
     return OK;
 }
 
-enum status curve_cuda_errors(
-    const struct curve_cuda_args *a, void *ws, struct stream *stream, struct output_error *out)
+enum status curve_cuda_compare(
+    const struct curve_cuda_args *a, void *ws, struct stream *stream, struct curve_point *points)
 {
     TRY(check(a));
     curve_params p = shape_of(a);
-    cudaStream_t s = (cudaStream_t)stream;
     cut_exact(a->attn, (char *)a->exact, &p);
     cut_compare(a->attn, (char *)ws, &p);
-    TRY(curve_cuda_compare(p, s));
-    TRY(fold(p, true, true, s));
-    enum { AT_ONCE = 64 };
-    struct curve_point points[AT_ONCE];
-    for (int h0 = 0; h0 < a->attn->n_heads; h0 += AT_ONCE) {
-        int n = a->attn->n_heads - h0 < AT_ONCE ? a->attn->n_heads - h0 : (int)AT_ONCE;
-        CUDA_TRY(cudaMemcpyAsync(points, p.out + (size_t)h0 * p.out_head,
-            (size_t)n * sizeof *points, cudaMemcpyDeviceToHost, s));
-        CUDA_TRY(cudaStreamSynchronize(s));
-        for (int h = 0; h < n; h++) {
-            out[h0 + h] = points[h].error;
-            if (!isfinite(out[h0 + h].l1))
-                return fail(ERR_NUMERIC, "head %d: the sparse output has NaN or infinity", h0 + h);
-        }
+    p.out = (char *)points;
+    TRY(curve_cuda_compare_rows(p, (cudaStream_t)stream));
+    return fold(p, true, true, (cudaStream_t)stream);
+}
+
+enum status curve_cuda_errors(
+    const struct curve_point *points, int n_heads, struct output_error *out)
+{
+    for (int h = 0; h < n_heads; h++) {
+        out[h] = points[h].error;
+        if (!isfinite(out[h].l1))
+            return fail(ERR_NUMERIC, "head %d: the sparse output has NaN or infinity", h);
     }
     return OK;
 }

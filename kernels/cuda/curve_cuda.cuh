@@ -51,8 +51,6 @@ struct curve_params {
     double *block_sq, *head_norms;       /* [n_heads, n_qblocks], [n_heads, 2]: Σ|o|, Σo² */
 
     int head0, n_heads, block0, n_blocks;
-    float *tiles;      /* per (head, query block, tile): o [bq, d], m [bq], l [bq] */
-    size_t head_tiles; /* tiles of one head in this launch */
 
     int lists, points; /* θ × τ, or pairs × λ */
     float taus[N_TAUS];
@@ -60,6 +58,7 @@ struct curve_params {
     const int *n_pairs;                 /* [listed]; NULL: all lists are in use */
     /* n_top: row errors in a record; n_largest: wanted of a head */
     int slabs, slab_rows, max_steps, n_top, n_largest;
+    char *room;       /* of records and step_of; before them, of what masses are made with */
     float *records;   /* [heads, blocks, lists, slabs, max_steps, CURVE_RECORD + n_top] */
     uint8_t *step_of; /* [heads, blocks, lists, slabs, points]; NULL: one step */
 
@@ -92,19 +91,6 @@ __device__ __forceinline__ int curve_head(const curve_params &p, int listed)
     return p.heads != NULL ? p.heads[listed] : listed;
 }
 
-/* Where the tiles of one (listed head, query block) of this launch begin, and how far apart they
- * are. */
-__device__ __forceinline__ size_t curve_tile_floats(const curve_params &p)
-{
-    return (size_t)p.bq * (size_t)(p.d + 2);
-}
-__device__ __forceinline__ float *curve_block_tiles(const curve_params &p, int listed, int block)
-{
-    size_t at = (size_t)(listed - p.head0) * p.head_tiles + curve_tiles_before(p.bq, p.bk, block) -
-        curve_tiles_before(p.bq, p.bk, p.block0);
-    return p.tiles + at * curve_tile_floats(p);
-}
-
 __device__ __forceinline__ size_t curve_record_index(
     const curve_params &p, int listed, int block, int list, int slab)
 {
@@ -131,11 +117,9 @@ curve_eight curve_cuda_cut_eight(const struct attn_args *kept, char *base);
 enum status curve_cuda_pool(const curve_params &p, int n_listed, cudaStream_t stream) MUST_USE;
 /* exact and its norms */
 enum status curve_cuda_dense(const curve_params &p, int n_heads, cudaStream_t stream) MUST_USE;
-enum status curve_cuda_tiles(const curve_params &p, cudaStream_t stream) MUST_USE;
 enum status curve_cuda_walk(const curve_params &p, bool lambda, cudaStream_t stream) MUST_USE;
 /* o against exact, as one step */
-enum status curve_cuda_compare(const curve_params &p, cudaStream_t stream) MUST_USE;
-int curve_cuda_slab_rows(int d);
+enum status curve_cuda_compare_rows(const curve_params &p, cudaStream_t stream) MUST_USE;
 enum { CURVE_COMPARE_ROWS = 64 };
 
 #endif

@@ -5,15 +5,17 @@
  * else is f32, sums over rows f64. Of eight bits (attn->qk, attn->pv) tiles are made of what METHOD
  * 9 makes of Q, K, V and P, all of it exact in bf16; predictions and the dense output are not. The
  * dense output they are judged by is merged in f32 from the same tiles, so it is not rounded to
- * bf16, and an output that keeps every tile has no error. Sums run in a fixed order: a call
- * repeated gives the same bits, however much memory its tiles had.
+ * bf16, and an output that keeps every tile has no error. Tiles are computed again by every walk
+ * over them and never written down. Sums run in a fixed order: a call repeated gives the same bits,
+ * however much memory it had.
  */
 #ifndef SG_KERNELS_CUDA_CURVE_CUDA_H
 #define SG_KERNELS_CUDA_CURVE_CUDA_H
 
 #include "kernels/curve.h"
 
-enum { CURVE_CUDA_BUDGET_MIB = 1024 }; /* of tiles at once; what does not fit takes turns */
+/* of what walks over tiles leave behind at once; heads that do not fit take turns */
+enum { CURVE_CUDA_BUDGET_MIB = 1024 };
 
 struct curve_cuda_args {
     /* one sample: q, k, v bf16 on the device; q_start 0; block; o for the errors alone */
@@ -66,9 +68,13 @@ struct curve_cuda_pairs {
 enum status curve_cuda_lambdas(const struct curve_cuda_args *a, const struct curve_cuda_pairs *work,
     int n, void *ws, struct stream *stream) MUST_USE;
 
-/* How far attn->o (bf16, of any kernel, every head) is from the dense output. out: [n_heads].
- * ERR_NUMERIC names the head whose output is not finite. */
-enum status curve_cuda_errors(const struct curve_cuda_args *a, void *ws, struct stream *stream,
-    struct output_error *out) MUST_USE;
+/* How far attn->o (bf16, of any kernel, every head) is from the dense output, queued on the stream.
+ * points: [n_heads] on the device, n_kept 0. What has come back of them is read by
+ * curve_cuda_errors(), into out: [n_heads]; ERR_NUMERIC names the head whose output was not finite.
+ */
+enum status curve_cuda_compare(const struct curve_cuda_args *a, void *ws, struct stream *stream,
+    struct curve_point *points) MUST_USE;
+enum status curve_cuda_errors(
+    const struct curve_point *points, int n_heads, struct output_error *out) MUST_USE;
 
 #endif

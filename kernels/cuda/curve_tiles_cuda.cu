@@ -1,22 +1,10 @@
-/* Curves on the device, first half: stage 1 for every θ at once, the tiles' partial results, the
- * dense output. */
-#include "kernels/cuda/curve_cuda.cuh"
-#include "kernels/cuda/mma.cuh"
-
-#include <cuda_fp8.h>
-#include <math.h>
+/* Curves on the device, first half: stage 1 for every θ at once, and the dense output. */
+#include "kernels/cuda/curve_tile_cuda.cuh"
 
 namespace
 {
 
-enum {
-    POOL_THREADS = 128,
-    POOL_WARPS = POOL_THREADS / 32,
-    MAX_DIM = 128,
-    UNIT = PV_UNIT_ROWS,
-    TILE_THREADS = 128,
-    WARP_ROWS = 16
-};
+enum { POOL_THREADS = 128, POOL_WARPS = POOL_THREADS / 32, MAX_DIM = 128 };
 
 __device__ void sum_rows(const __nv_bfloat16 *x, ptrdiff_t row, int n, int d, float *sum)
 {
@@ -145,146 +133,41 @@ __global__ __launch_bounds__(POOL_THREADS) void score_kernel(const __grid_consta
         (uint8_t)(key < 0 && !p.eight ? (int)CURVE_ALL_KEPT : first);
 }
 
-__device__ __forceinline__ float e4m3(float x) { return (float)__nv_fp8_e4m3(x); }
-
-/* One CTA per 64 query rows and head: softmax numerators of each tile by itself. Either every tile
- * is written down, or they are merged in order and the dense output is. */
-template <int DIM, int KEYS, bool DENSE>
-__global__ __launch_bounds__(TILE_THREADS) void tiles_kernel(const __grid_constant__ curve_params p)
+/* The dense output of one unit of a head: every tile in order. */
+template <int DIM, int KEYS>
+__global__ __launch_bounds__(TILE_THREADS, DIM == 64 ? 3 : 2) void dense_kernel(
+    const __grid_constant__ curve_params p)
 {
-    extern __shared__ __align__(16) __nv_bfloat16 memory[];
-    constexpr int LINE = DIM + 8;
-    __nv_bfloat16 *q = memory, *kv = q + UNIT * LINE;
-    /* longest first */
-    const int units = p.bq / UNIT, u = gridDim.x - 1 - blockIdx.x, block = p.block0 + u / units;
-    const int in_block = u % units * UNIT, unit0 = block * p.bq + in_block;
-    const int x = p.head0 + blockIdx.y, head = curve_head(p, x), kv_head = head / p.group;
-    if (unit0 >= p.n) return;
-    const int last = min(unit0 + UNIT, p.n) - 1, n_tiles = curve_tiles(p, block);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32,
-              row = warp * WARP_ROWS + lane / 4; /* of the unit; and row + 8 */
-    const float scale = p.scale * 1.44269504f;
-    const __nv_bfloat16 *queries = (DENSE ? p.q : p.tile_q) + head * p.q_head,
-                        *keys = (DENSE ? p.k : p.tile_k) + kv_head * p.k_head,
-                        *values = (DENSE ? p.v : p.tile_v) + kv_head * p.v_head;
-    const bool scaled = !DENSE && p.q_scale != NULL;
-    const float *k_scale = scaled ? p.k_scale + (size_t)kv_head * p.n_scales : NULL;
-    const float q_scale = scaled ? p.q_scale[(size_t)head * p.n_scales + unit0 / UNIT] : 1;
-    float *tile = DENSE ? NULL : curve_block_tiles(p, x, block);
-    float chain[DENSE ? DIM / 8 : 1][4] = {}, chain_m[2] = {-INFINITY, -INFINITY},
-                                  chain_l[2] = {0, 0};
-
-    fetch<DIM, TILE_THREADS>(q, queries, p.q_row, unit0, UNIT, 0, p.n, p.d);
-    for (int j = 0; j < n_tiles; j++, tile += curve_tile_floats(p)) {
-        const int k0 = j * KEYS;
-        float *tile_m = tile + (size_t)p.bq * p.d + in_block, *tile_l = tile_m + p.bq;
-        if (k0 > last) { /* the unit is above the diagonal here */
-            if (!DENSE && threadIdx.x < UNIT)
-                tile_m[threadIdx.x] = -INFINITY, tile_l[threadIdx.x] = 0;
-            continue;
-        }
-        __syncthreads();
-        fetch<DIM, TILE_THREADS>(kv, keys, p.k_row, k0, KEYS, 0, p.n, p.d);
-        __syncthreads();
-        float s[KEYS / 8][4] = {};
-        multiply_keys<DIM, KEYS>(s, q + warp * WARP_ROWS * LINE, kv, lane);
-        __syncthreads();
-        fetch<DIM, TILE_THREADS>(kv, values, p.v_row, k0, KEYS, 0, p.n, p.d);
-        constexpr int HALVES = KEYS / UNIT;
-        float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0}, own[HALVES][2], by[HALVES];
+    extern __shared__ __align__(16) char memory[];
+    const int head = blockIdx.y,
+              unit0 = (int)(gridDim.x - 1 - blockIdx.x) * UNIT; /* longest first */
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unit_rows<DIM, KEYS> u;
+    unit_chain<DIM> chain;
+    u.begin(p, memory, head, unit0, true);
+    chain.clear();
+    join_tiles<DIM, KEYS>(
+        p, u, false, chain, u.last / KEYS + 1, [](int i) { return i; }, [](int) {});
 #pragma unroll
-        for (int h = 0; h < HALVES; h++) {
-            own[h][0] = own[h][1] = -INFINITY;
-            bool there = scaled && k0 / UNIT + h < p.n_scales;
-            by[h] = there ? scale * (q_scale * k_scale[k0 / UNIT + h]) : scale;
+    for (int r = 0; r < 2; r++) {
+        const int at = unit0 + warp * WARP_ROWS + lane / 4 + 8 * r;
+        float inverse = 1 / chain.l[r], sum = 0, square = 0;
+        float *to = p.exact + ((size_t)head * p.n + at) * p.d + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < DIM / 8; n++) {
+            float e0 = chain.o[n][2 * r] * inverse, e1 = chain.o[n][2 * r + 1] * inverse;
+            sum += fabsf(e0) + fabsf(e1);
+            square = fmaf(e0, e0, fmaf(e1, e1, square));
+            if (at < p.n && n * 8 < p.d) *(float2 *)(to + n * 8) = make_float2(e0, e1);
         }
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (k0 + n * 8 + lane % 4 * 2 + i % 2 > unit0 + row + i / 2 * 8)
-                    s[n][i] = -INFINITY;
-                s[n][i] *= by[n * 8 / UNIT];
-                own[n * 8 / UNIT][i / 2] = fmaxf(own[n * 8 / UNIT][i / 2], s[n][i]);
-            }
-#pragma unroll
-        for (int r = 0; r < 2; r++)
-#pragma unroll
-            for (int h = 0; h < HALVES; h++) {
-                own[h][r] = fmaxf(own[h][r], __shfl_xor_sync(0xffffffffu, own[h][r], 1));
-                own[h][r] = fmaxf(own[h][r], __shfl_xor_sync(0xffffffffu, own[h][r], 2));
-                m[r] = fmaxf(m[r], own[h][r]);
-            }
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float x = s[n][i], top = own[n * 8 / UNIT][i / 2];
-                s[n][i] = exp2f(x - (m[i / 2] == -INFINITY ? 0.0f : m[i / 2]));
-                l[i / 2] += s[n][i];
-                /* METHOD 9.3 under the power of two of the tile, which bf16 holds exactly */
-                if (!DENSE && p.p_e4m3 && s[n][i] > 0)
-                    s[n][i] = e4m3(exp2f(x - ceilf(top) + 8)) * exp2f(ceilf(top) - ceilf(m[i / 2]));
-            }
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            l[r] += __shfl_xor_sync(0xffffffffu, l[r], 1);
-            l[r] += __shfl_xor_sync(0xffffffffu, l[r], 2);
+        for (int i = 1; i < 4; i *= 2) {
+            sum += __shfl_xor_sync(0xffffffffu, sum, i);
+            square += __shfl_xor_sync(0xffffffffu, square, i);
         }
-        __syncthreads();
-        float o[DIM / 8][4] = {};
-        multiply_values<DIM, KEYS>(o, s, kv, lane);
-        if (!DENSE && p.p_e4m3)
-#pragma unroll
-            for (int n = 0; n < DIM / 8; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    o[n][i] *= m[i / 2] == -INFINITY ? 0.0f : exp2f(ceilf(m[i / 2]) - 8 - m[i / 2]);
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            if constexpr (DENSE) {
-                if (m[r] == -INFINITY) continue;
-                float top = fmaxf(m[r], chain_m[r]), a = exp2f(chain_m[r] - top),
-                      b = exp2f(m[r] - top);
-                chain_m[r] = top;
-                chain_l[r] = chain_l[r] * a + l[r] * b;
-#pragma unroll
-                for (int n = 0; n < DIM / 8; n++)
-#pragma unroll
-                    for (int i = 2 * r; i < 2 * r + 2; i++)
-                        chain[n][i] = chain[n][i] * a + o[n][i] * b;
-            } else {
-                if (lane % 4 == 0) tile_m[row + 8 * r] = m[r], tile_l[row + 8 * r] = l[r];
-                float *to = tile + (size_t)(in_block + row + 8 * r) * p.d + lane % 4 * 2;
-#pragma unroll
-                for (int n = 0; n < DIM / 8; n++)
-                    if (n * 8 < p.d)
-                        *(float2 *)(to + n * 8) = make_float2(o[n][2 * r], o[n][2 * r + 1]);
-            }
-        }
-    }
-    if constexpr (DENSE) {
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int at = unit0 + row + 8 * r;
-            float inverse = 1 / chain_l[r], sum = 0, square = 0;
-            float *to = p.exact + ((size_t)head * p.n + at) * p.d + lane % 4 * 2;
-#pragma unroll
-            for (int n = 0; n < DIM / 8; n++) {
-                float e0 = chain[n][2 * r] * inverse, e1 = chain[n][2 * r + 1] * inverse;
-                sum += fabsf(e0) + fabsf(e1);
-                square = fmaf(e0, e0, fmaf(e1, e1, square));
-                if (at < p.n && n * 8 < p.d) *(float2 *)(to + n * 8) = make_float2(e0, e1);
-            }
-#pragma unroll
-            for (int i = 1; i < 4; i *= 2) {
-                sum += __shfl_xor_sync(0xffffffffu, sum, i);
-                square += __shfl_xor_sync(0xffffffffu, square, i);
-            }
-            if (at < p.n && lane % 4 == 0) {
-                p.row_abs[(size_t)head * p.n + at] = sum;
-                p.row_sq[(size_t)head * p.n + at] = square;
-            }
+        if (at < p.n && lane % 4 == 0) {
+            p.row_abs[(size_t)head * p.n + at] = sum;
+            p.row_sq[(size_t)head * p.n + at] = square;
         }
     }
 }
@@ -314,25 +197,16 @@ __global__ void norms_kernel(const __grid_constant__ curve_params p)
     if (threadIdx.x == 0) p.head_norms[2 * head] = total_abs, p.head_norms[2 * head + 1] = total_sq;
 }
 
-template <int DIM, int KEYS, bool DENSE>
-enum status launch_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
+template <int DIM, int KEYS>
+enum status launch_dense(const curve_params &p, int n_heads, cudaStream_t stream)
 {
-    auto *kernel = tiles_kernel<DIM, KEYS, DENSE>;
-    const int bytes = (UNIT + KEYS) * (DIM + 8) * 2;
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    kernel<<<grid, TILE_THREADS, (size_t)bytes, stream>>>(p);
+    auto *kernel = dense_kernel<DIM, KEYS>;
+    const size_t bytes = unit_rows<DIM, KEYS>::SHARED;
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    const dim3 grid((unsigned)((p.n + UNIT - 1) / UNIT), (unsigned)n_heads);
+    kernel<<<grid, TILE_THREADS, bytes, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
-}
-
-template <bool DENSE>
-enum status choose_tiles(const curve_params &p, dim3 grid, cudaStream_t stream)
-{
-    if (p.d <= 64)
-        return p.bk == 64 ? launch_tiles<64, 64, DENSE>(p, grid, stream)
-                          : launch_tiles<64, 128, DENSE>(p, grid, stream);
-    return p.bk == 64 ? launch_tiles<128, 64, DENSE>(p, grid, stream)
-                      : launch_tiles<128, 128, DENSE>(p, grid, stream);
 }
 
 } // namespace
@@ -352,15 +226,12 @@ enum status curve_cuda_pool(const curve_params &p, int n_listed, cudaStream_t st
 
 enum status curve_cuda_dense(const curve_params &p, int n_heads, cudaStream_t stream)
 {
-    const dim3 grid((unsigned)(p.n_qblocks * (p.bq / UNIT)), (unsigned)n_heads);
-    TRY(choose_tiles<true>(p, grid, stream));
+    enum status st = p.d <= 64 ? p.bk == 64 ? launch_dense<64, 64>(p, n_heads, stream)
+                                            : launch_dense<64, 128>(p, n_heads, stream)
+        : p.bk == 64 ? launch_dense<128, 64>(p, n_heads, stream)
+                               : launch_dense<128, 128>(p, n_heads, stream);
+    TRY(st);
     norms_kernel<<<(unsigned)n_heads, CURVE_THREADS, 0, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
-}
-
-enum status curve_cuda_tiles(const curve_params &p, cudaStream_t stream)
-{
-    return choose_tiles<false>(
-        p, dim3((unsigned)(p.n_blocks * (p.bq / UNIT)), (unsigned)p.n_heads), stream);
 }

@@ -1,44 +1,35 @@
-/* Curves on the device, second half: tiles merged in the order in which thresholds let them in, and
- * what each step leaves of the error. One CTA per (list, query block, head) and slab of rows; a
- * warp keeps its rows in registers and never waits for another until the walk is over. */
-#include "kernels/cuda/curve_cuda.cuh"
+/* Curves on the device, second half: tiles join in the order in which thresholds let them in, and
+ * what each step leaves of the error. One CTA per (list, 64 query rows, head). */
+#include "kernels/cuda/curve_tile_cuda.cuh"
 
 #include <float.h>
-#include <math.h>
 
 namespace
 {
 
-enum {
-    VALUES = 16,      /* of a row's chain in one thread */
-    NEVER = 255,      /* bucket of a unit that no λ lets in */
-    MARGINS_AHEAD = 8 /* row maxima in flight */
-};
+enum { NEVER = 255 }; /* bucket of a unit that no λ lets in */
 constexpr uint32_t ALL = 0xffffffffu;
 
-template <int DIM> struct slab {
-    static constexpr int LANES = DIM / VALUES, WARP_ROWS = 32 / LANES,
-                         ROWS = CURVE_WARPS * WARP_ROWS;
-};
-
-/* Shared memory of a walk. */
+/* Shared memory of a walk beside its tiles. What orders them is gone when errors are written. */
 struct scratch {
-    double *sum;   /* [n_kblocks] running sums of p by rank; under max-relative p itself by rank */
-    float *p;      /* [n_kblocks] */
-    float *margin; /* [2, n_kblocks] */
-    float *error;  /* [max_steps, 3, rows] */
-    int *count;    /* [N_LAMBDAS] tiles merged at each point */
-    uint16_t *seq; /* [n_kblocks] the order of merging */
+    double *sum; /* [n_kblocks] running sums of p by rank; under max-relative p itself by rank */
+    float *p;    /* [n_kblocks] */
+    uint32_t *margin; /* [n_kblocks] the bits of a number that is not negative */
     uint16_t *rank, *list;
-    uint16_t *step_at; /* [N_LAMBDAS] tiles merged at each step */
     uint8_t *forced, *bucket;
-    double *reduce; /* [CURVE_WARPS] */
-    int *box;       /* [8]: single values handed over */
+
+    float *row_error; /* [max_steps, UNIT] Σ|diff| of a row */
+    float *warp_sums; /* [max_steps, 3, TILE_WARPS] Σ|diff|, Σdiff², Σõ² of a warp's rows */
+
+    int *count;        /* [N_LAMBDAS] tiles merged at each point */
+    uint16_t *seq;     /* [n_kblocks] the order of merging */
+    uint16_t *step_at; /* [N_LAMBDAS] tiles merged at each step */
+    double *reduce;    /* [TILE_WARPS] */
+    int *box;          /* [8]: single values handed over */
 };
 enum { BOX_STEPS, BOX_LISTED, BOX_FORCED_RANKS, BOX_N_FORCED = BOX_FORCED_RANKS + 4 };
 
-__host__ __device__ inline size_t lay_out(
-    int n_kblocks, int max_steps, int rows, char *base, scratch *s)
+__host__ __device__ inline size_t lay_out(int n_kblocks, int max_steps, char *base, scratch *s)
 {
     size_t at = 0, n = (size_t)(n_kblocks + 7) / 8 * 8, points = (N_LAMBDAS + 7) / 8 * 8;
     auto take = [&at, base](size_t bytes) {
@@ -47,21 +38,25 @@ __host__ __device__ inline size_t lay_out(
         return (void *)here;
     };
     scratch t;
-    t.sum = (double *)take(n * sizeof(double));
-    t.p = (float *)take(n * sizeof(float));
-    t.margin = (float *)take(2 * n * sizeof(float));
-    t.error = (float *)take((size_t)max_steps * 3 * (size_t)rows * sizeof(float));
     t.count = (int *)take(points * sizeof(int));
     t.seq = (uint16_t *)take(n * 2);
+    t.step_at = (uint16_t *)take(points * 2);
+    t.reduce = (double *)take(TILE_WARPS * sizeof(double));
+    t.box = (int *)take(8 * sizeof(int));
+    const size_t both = at;
+    t.sum = (double *)take(n * sizeof(double));
+    t.p = (float *)take(n * sizeof(float));
+    t.margin = (uint32_t *)take(n * sizeof(uint32_t));
     t.rank = (uint16_t *)take(n * 2);
     t.list = (uint16_t *)take(n * 2);
-    t.step_at = (uint16_t *)take(points * 2);
     t.forced = (uint8_t *)take(n);
     t.bucket = (uint8_t *)take(n);
-    t.reduce = (double *)take(CURVE_WARPS * sizeof(double));
-    t.box = (int *)take(8 * sizeof(int));
+    const size_t ordering = at;
+    at = both;
+    t.row_error = (float *)take((size_t)max_steps * UNIT * sizeof(float));
+    t.warp_sums = (float *)take((size_t)max_steps * 3 * TILE_WARPS * sizeof(float));
     if (s != NULL) *s = t;
-    return at;
+    return at > ordering ? at : ordering;
 }
 
 __device__ double block_sum(double x, double *reduce)
@@ -71,7 +66,7 @@ __device__ double block_sum(double x, double *reduce)
     if (threadIdx.x % 32 == 0) reduce[threadIdx.x / 32] = x;
     __syncthreads();
     x = 0;
-    for (int w = 0; w < CURVE_WARPS; w++) x += reduce[w];
+    for (int w = 0; w < TILE_WARPS; w++) x += reduce[w];
     return x;
 }
 
@@ -82,7 +77,7 @@ __device__ float block_max(float x, double *reduce)
     if (threadIdx.x % 32 == 0) reduce[threadIdx.x / 32] = (double)x;
     __syncthreads();
     x = -INFINITY;
-    for (int w = 0; w < CURVE_WARPS; w++) x = fmaxf(x, (float)reduce[w]);
+    for (int w = 0; w < TILE_WARPS; w++) x = fmaxf(x, (float)reduce[w]);
     return x;
 }
 
@@ -100,10 +95,10 @@ __device__ int rank_tiles(const curve_params &p, const scratch &s, int x, int he
     float top = -INFINITY;
     double total = 0;
     int n_eligible = 0;
-    for (int j = threadIdx.x; j < n && !by_mass; j += CURVE_THREADS)
+    for (int j = threadIdx.x; j < n && !by_mass; j += TILE_THREADS)
         if (k_sim[j] > theta) top = fmaxf(top, score[j]);
     top = block_max(top, s.reduce);
-    for (int j0 = 0; j0 < n; j0 += CURVE_THREADS) {
+    for (int j0 = 0; j0 < n; j0 += TILE_THREADS) {
         const int j = j0 + threadIdx.x;
         const bool eligible = j < n && (by_mass || k_sim[j] > theta);
         float e = eligible ? fmaxf(by_mass ? mass[j] : expf(score[j] - top), FLT_MIN) : 0;
@@ -114,10 +109,10 @@ __device__ int rank_tiles(const curve_params &p, const scratch &s, int x, int he
         s.forced[j] = j == 0 || (j + 1) * p.bk > block * p.bq || !eligible || !q_similar;
     }
     total = block_sum(total, s.reduce);
-    for (int j = threadIdx.x; j < n; j += CURVE_THREADS)
+    for (int j = threadIdx.x; j < n; j += TILE_THREADS)
         if (s.p[j] > 0) s.p[j] = fmaxf((float)((double)s.p[j] / total), FLT_MIN);
     __syncthreads();
-    for (int j = threadIdx.x; j < n; j += CURVE_THREADS) {
+    for (int j = threadIdx.x; j < n; j += TILE_THREADS) {
         const float mine = s.p[j];
         int rank = 0;
         for (int i = 0; i < n; i++) rank += s.p[i] > mine || (s.p[i] == mine && i < j);
@@ -179,9 +174,9 @@ __device__ void order_by_rank(
         for (int i = 0; i < 4; i++) before += s.box[BOX_FORCED_RANKS + i] < rank;
         return before;
     };
-    for (int j = threadIdx.x; j < n; j += CURVE_THREADS)
+    for (int j = threadIdx.x; j < n; j += TILE_THREADS)
         if (!s.forced[j]) s.seq[n_forced + s.rank[j] - forced_before(s.rank[j])] = (uint16_t)j;
-    for (int u = threadIdx.x; u < N_TAUS; u += CURVE_THREADS) {
+    for (int u = threadIdx.x; u < N_TAUS; u += TILE_THREADS) {
         int kept = count_kept(p, s, part, n_eligible, p.taus[u]);
         s.count[u] = n_forced + kept - forced_before(kept);
     }
@@ -191,24 +186,24 @@ __device__ void order_by_rank(
 /* Every tile joins before the first τ. */
 __device__ void order_all(const scratch &s, int n)
 {
-    for (int j = threadIdx.x; j < n; j += CURVE_THREADS) s.seq[j] = (uint16_t)j;
-    for (int u = threadIdx.x; u < N_TAUS; u += CURVE_THREADS) s.count[u] = n;
+    for (int j = threadIdx.x; j < n; j += TILE_THREADS) s.seq[j] = (uint16_t)j;
+    for (int u = threadIdx.x; u < N_TAUS; u += TILE_THREADS) s.count[u] = n;
     __syncthreads();
 }
 
-/* Units of what (θ, τ) keeps, in the order in which λ lets them in, for rows [unit0, unit0 +
- * n_rows) of the block. */
-__device__ void order_by_margin(const curve_params &p, const scratch &s, const float *tiles,
-    int part, int n, int n_eligible, float tau, int block, int unit0, int n_rows)
+/* Of what (θ, τ) keeps and the unit sees: by how much the rows' maxima so far are above the tile's,
+ * at the least. Fills list and margin; how many are listed. */
+template <int DIM, int KEYS>
+__device__ int find_margins(const curve_params &p, const scratch &s, const unit_rows<DIM, KEYS> &u,
+    int part, int n, int n_eligible, float tau)
 {
-    const int keep = count_kept(p, s, part, n_eligible, tau),
-              last = block * p.bq + unit0 + n_rows - 1;
+    const int keep = count_kept(p, s, part, n_eligible, tau);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (warp == 0) {
         int listed = 0;
         for (int j0 = 0; j0 < n; j0 += 32) {
             int j = j0 + lane;
-            bool in = j < n && j * p.bk <= last && (s.forced[j] || s.rank[j] < keep);
+            bool in = j < n && u.sees(j) && (s.forced[j] || s.rank[j] < keep);
             uint32_t all = __ballot_sync(ALL, in);
             if (in) s.list[listed + __popc(all & ((1u << lane) - 1))] = (uint16_t)j;
             listed += __popc(all);
@@ -217,42 +212,51 @@ __device__ void order_by_margin(const curve_params &p, const scratch &s, const f
     }
     __syncthreads();
     const int listed = s.box[BOX_LISTED];
-    /* a thread per row: by how much its maximum so far is above the tile's */
-    if (warp < PV_UNIT_ROWS / 32) {
-        const int r = threadIdx.x;
-        const float *maxima = tiles + (size_t)p.bq * p.d + unit0 + r;
-        float top = -INFINITY;
-        for (int i0 = 0; i0 < listed; i0 += MARGINS_AHEAD) {
-            float m[MARGINS_AHEAD];
+    for (int i = threadIdx.x; i < listed; i += TILE_THREADS)
+        s.margin[i] = __float_as_uint(INFINITY);
+    auto tile_at = [&](int i) { return i < listed ? (int)s.list[i] : -1; };
+    auto room_of = [&](int i) { return i % 2 ? u.v : u.k; };
+    for (int i = 0; i < 2; i++) u.send(p, room_of(i), u.keys, p.k_row, tile_at(i));
+    float top[2] = {-INFINITY, -INFINITY};
+    for (int i = 0; i < listed; i++) {
+        float scores[KEYS / 8][4], own[KEYS / UNIT][2], m[2], margin = INFINITY;
+        await_copies<1>();
+        __syncthreads();
+        u.scores(p, room_of(i), tile_at(i), scores, own, m);
+        __syncthreads();
+        u.send(p, room_of(i), u.keys, p.k_row, tile_at(i + 2));
 #pragma unroll
-            for (int i = 0; i < MARGINS_AHEAD; i++)
-                m[i] = i0 + i < listed && r < n_rows ? maxima[s.list[i0 + i] * curve_tile_floats(p)]
-                                                     : -INFINITY;
-#pragma unroll
-            for (int i = 0; i < MARGINS_AHEAD; i++) {
-                top = fmaxf(top, m[i]);
-                uint32_t bits = __float_as_uint(m[i] > -INFINITY ? top - m[i] : INFINITY);
-                bits = __reduce_min_sync(ALL, bits); /* not negative, so ordered as integers are */
-                if (lane == 0 && i0 + i < listed)
-                    s.margin[warp * p.n_kblocks + i0 + i] = __uint_as_float(bits);
-            }
+        for (int r = 0; r < 2; r++) {
+            top[r] = fmaxf(top[r], m[r]);
+            const bool valid = u.unit0 + warp * WARP_ROWS + lane / 4 + 8 * r <= u.last;
+            if (valid && m[r] > -INFINITY) margin = fminf(margin, top[r] - m[r]);
         }
+        /* not negative, so ordered as integers are */
+        const uint32_t least = __reduce_min_sync(ALL, __float_as_uint(margin));
+        if (lane == 0) atomicMin(&s.margin[i], least);
     }
+    await_copies<0>();
     __syncthreads();
-    for (int i = threadIdx.x; i < listed; i += CURVE_THREADS) {
-        float margin = fminf(s.margin[i], s.margin[p.n_kblocks + i]);
+    return listed;
+}
+
+/* Listed tiles in the order in which λ lets them in. */
+__device__ void order_by_margin(const scratch &s, int listed)
+{
+    for (int i = threadIdx.x; i < listed; i += TILE_THREADS) {
+        const float margin = __uint_as_float(s.margin[i]);
         /* the first λ above the margin; a unit whose sum is still empty is never skipped */
         s.bucket[i] = (uint8_t)(i == 0 ? 0 : margin < 50 ? (int)(2 * margin) + 1 : (int)NEVER);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < listed; i += CURVE_THREADS) {
+    for (int i = threadIdx.x; i < listed; i += TILE_THREADS) {
         const int mine = s.bucket[i];
         int before = 0;
         for (int o = 0; o < listed; o++)
             before += s.bucket[o] < mine || (s.bucket[o] == mine && o < i);
         if (mine != NEVER) s.seq[before] = s.list[i];
     }
-    for (int u = threadIdx.x; u < N_LAMBDAS; u += CURVE_THREADS) {
+    for (int u = threadIdx.x; u < N_LAMBDAS; u += TILE_THREADS) {
         int count = 0;
         for (int i = 0; i < listed; i++) count += s.bucket[i] <= u;
         s.count[u] = count;
@@ -280,20 +284,16 @@ __device__ void number_steps(const curve_params &p, const scratch &s, uint8_t *s
     __syncthreads();
 }
 
-/* Sums and largest relative errors of one step's rows; one warp. */
-__device__ void write_record(const curve_params &p, const float *error, int rows,
+/* The sums of one step and the largest relative errors of its rows; one warp. */
+__device__ void write_record(const curve_params &p, const float (&sum)[3], const float *row_error,
     const float *row_abs, int valid_rows, int kept, float *record)
 {
     const int lane = threadIdx.x % 32;
-    float sum[3] = {0, 0, 0}, relative[2] = {0, 0};
+    float relative[2] = {0, 0};
     for (int h = 0; h < 2; h++) {
         const int r = lane + 32 * h;
-        if (r >= valid_rows) continue;
-        for (int i = 0; i < 3; i++) sum[i] += error[i * rows + r];
-        float norm = row_abs[r];
-        relative[h] = norm > 0 ? error[r] / norm : 0;
+        if (r < valid_rows && row_abs[r] > 0) relative[h] = row_error[r] / row_abs[r];
     }
-    for (int i = 0; i < 3; i++) sum[i] = curve_warp_sum(sum[i]);
     if (lane == 0)
         record[0] = sum[0], record[1] = sum[1], record[2] = sum[2], record[3] = (float)kept;
     for (int k = 0; k < p.n_top; k++) {
@@ -308,68 +308,28 @@ __device__ void write_record(const curve_params &p, const float *error, int rows
     }
 }
 
+/* What a step leaves of this warp's rows goes to shared memory. whole: nothing was left out. */
 template <int DIM>
-__device__ __forceinline__ void load_row(float4 (&to)[VALUES / 4], const float *row, int d)
+__device__ void leave_errors(const curve_params &p, const scratch &s, const unit_chain<DIM> &c,
+    int head, int unit0, int step, bool whole)
 {
-    constexpr int LANES = slab<DIM>::LANES;
-    const int c0 = threadIdx.x % LANES * 4;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float sum[3] = {0, 0, 0};
 #pragma unroll
-    for (int i = 0; i < VALUES / 4; i++) {
-        const int c = c0 + i * LANES * 4;
-        to[i] = c < d ? *(const float4 *)(row + c) : make_float4(0, 0, 0, 0);
-    }
-}
-
-/* The walk itself, for one warp's rows: merge, and at the end of each step leave their errors in
- * shared memory. */
-template <int DIM>
-__device__ void walk_rows(const curve_params &p, const scratch &s, const float *tiles, int head,
-    int block, int first_row, int n_whole)
-{
-    using S = slab<DIM>;
-    const int lane = threadIdx.x % 32, r = threadIdx.x / 32 * S::WARP_ROWS + lane / S::LANES;
-    const int in_block = first_row + r, row = block * p.bq + in_block;
-    const bool valid = row < p.n;
-    const size_t stride = curve_tile_floats(p);
-    const float *values = tiles + (size_t)in_block * p.d,
-                *maxima = tiles + (size_t)p.bq * p.d + in_block;
-    float4 exact[VALUES / 4], next[VALUES / 4];
-    float o[VALUES] = {}, m = -INFINITY, l = 0, next_m, next_l;
-    load_row<DIM>(exact, p.exact + ((size_t)head * p.n + (valid ? row : p.n - 1)) * p.d, p.d);
-    const int n_steps = s.box[BOX_STEPS];
-    int merged = 0, left = n_steps > 0 ? s.step_at[n_steps - 1] : 0;
-    auto load = [&](int i) {
-        const size_t at = s.seq[i] * stride;
-        load_row<DIM>(next, values + at, p.d);
-        next_m = maxima[at], next_l = maxima[at + (size_t)p.bq];
-    };
-    if (left > 0) load(0);
-    for (int step = 0; step < n_steps; step++) {
-        for (const int end = s.step_at[step]; merged < end; merged++) {
-            const float tile_m = next_m, tile_l = next_l;
-            float x[VALUES];
-#pragma unroll
-            for (int i = 0; i < VALUES / 4; i++)
-                x[4 * i] = next[i].x, x[4 * i + 1] = next[i].y, x[4 * i + 2] = next[i].z,
-                      x[4 * i + 3] = next[i].w;
-            if (merged + 1 < left) load(merged + 1);
-            /* the row sees nothing of it, and nothing was written there */
-            if (!(tile_m > -INFINITY)) continue;
-            const float top = fmaxf(m, tile_m), a = exp2f(m - top), b = exp2f(tile_m - top);
-            m = top;
-            l = l * a + tile_l * b;
-#pragma unroll
-            for (int i = 0; i < VALUES; i++) o[i] = o[i] * a + x[i] * b;
-        }
-        const bool whole = s.step_at[step] == n_whole; /* nothing was left out */
-        const float inverse = 1 / l;
+    for (int r = 0; r < 2; r++) {
+        const int in_unit = warp * WARP_ROWS + lane / 4 + 8 * r, row = unit0 + in_unit;
+        const float *exact =
+            p.exact + ((size_t)head * p.n + min(row, p.n - 1)) * p.d + lane % 4 * 2;
+        const float inverse = 1 / c.l[r];
         float error[3] = {0, 0, 0};
 #pragma unroll
-        for (int i = 0; i < VALUES / 4; i++) {
-            const float y[4] = {exact[i].x, exact[i].y, exact[i].z, exact[i].w};
+        for (int n = 0; n < DIM / 8; n++) {
+            if (n * 8 >= p.d) continue;
+            const float2 both = *(const float2 *)(exact + n * 8);
+            const float y[2] = {both.x, both.y};
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const float got = whole ? y[c] : o[4 * i + c] * inverse, diff = got - y[c];
+            for (int i = 0; i < 2; i++) {
+                const float got = whole ? y[i] : c.o[n][2 * r + i] * inverse, diff = got - y[i];
                 error[0] += fabsf(diff);
                 error[1] = fmaf(diff, diff, error[1]);
                 error[2] = fmaf(got, got, error[2]);
@@ -377,56 +337,75 @@ __device__ void walk_rows(const curve_params &p, const scratch &s, const float *
         }
 #pragma unroll
         for (int i = 0; i < 3; i++) {
-#pragma unroll
-            for (int x = 1; x < S::LANES; x *= 2) error[i] += __shfl_xor_sync(ALL, error[i], x);
-            if (lane % S::LANES == 0) s.error[(step * 3 + i) * S::ROWS + r] = valid ? error[i] : 0;
+            error[i] += __shfl_xor_sync(ALL, error[i], 1);
+            error[i] += __shfl_xor_sync(ALL, error[i], 2);
+            if (row >= p.n) error[i] = 0;
+            sum[i] += error[i];
         }
+        if (lane % 4 == 0) s.row_error[step * UNIT + in_unit] = error[0];
+    }
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+#pragma unroll
+        for (int m = 4; m < 32; m *= 2) sum[i] += __shfl_xor_sync(ALL, sum[i], m);
+        if (lane == 0) s.warp_sums[(step * 3 + i) * TILE_WARPS + warp] = sum[i];
     }
 }
 
-template <int DIM, bool LAMBDA>
-__global__ __launch_bounds__(CURVE_THREADS) void walk_kernel(const __grid_constant__ curve_params p)
+template <int DIM, int KEYS, bool LAMBDA>
+__global__ __launch_bounds__(TILE_THREADS, DIM == 64 ? 3 : 2) void walk_kernel(
+    const __grid_constant__ curve_params p)
 {
     extern __shared__ __align__(16) char memory[];
-    using S = slab<DIM>;
-    scratch s;
-    lay_out(p.n_kblocks, p.max_steps, S::ROWS, memory, &s);
     const int list = blockIdx.x / p.slabs, part = blockIdx.x % p.slabs;
     const int block = p.block0 + (int)(gridDim.y - 1 - blockIdx.y), x = p.head0 + blockIdx.z,
               head = curve_head(p, x);
-    const int first_row = part * S::ROWS, row0 = block * p.bq + first_row,
-              n = curve_tiles(p, block);
-    if (row0 >= p.n) return;
+    const int unit0 = block * p.bq + part * UNIT, n = curve_tiles(p, block);
+    if (unit0 >= p.n) return;
     if (LAMBDA ? list >= p.n_pairs[x]
                : p.first_theta[((size_t)x * p.n_qblocks + block) * N_THETAS + list] != list)
         return;
-    const float *tiles = curve_block_tiles(p, x, block);
+    scratch s;
+    unit_rows<DIM, KEYS> u;
+    lay_out(p.n_kblocks, p.max_steps, memory + unit_rows<DIM, KEYS>::SHARED, &s);
+    u.begin(p, memory, head, unit0, false);
     const size_t index = curve_record_index(p, x, block, list, part);
-    bool counts; /* the first slab of what is counted counts */
     if constexpr (LAMBDA) {
         const struct threshold_pair pair = p.pairs[x * MAX_LAMBDA_PAIRS + list];
-        const int unit0 = first_row / PV_UNIT_ROWS * PV_UNIT_ROWS;
         const int n_eligible = rank_tiles(p, s, x, head, block, n, pair.part, pair.theta);
-        order_by_margin(p, s, tiles, pair.part, n, n_eligible, pair.tau, block, unit0,
-            min((int)PV_UNIT_ROWS, p.n - block * p.bq - unit0));
-        counts = first_row % PV_UNIT_ROWS == 0;
+        order_by_margin(s, find_margins(p, s, u, pair.part, n, n_eligible, pair.tau));
     } else {
-        const int n_eligible = rank_tiles(p, s, x, head, block, n, p.part, (float)(list - 16) / 16);
+        const float theta = (float)(list - 16) / 16;
+        const int n_eligible = rank_tiles(p, s, x, head, block, n, p.part, theta);
         if (p.eight && p.masses[p.part] == NULL &&
-            !(p.q_sim[(size_t)x * p.n_qblocks + block] > (float)(list - 16) / 16))
+            !(p.q_sim[(size_t)x * p.n_qblocks + block] > theta))
             order_all(s, n); /* every tile is forced */
         else order_by_rank(p, s, p.part, n, n_eligible);
-        counts = part == 0;
     }
     number_steps(p, s, p.step_of + index * (size_t)p.points);
-    walk_rows<DIM>(p, s, tiles, head, block, first_row, LAMBDA || p.eight ? -1 : n);
+    const int n_steps = s.box[BOX_STEPS], n_whole = LAMBDA || p.eight ? -1 : n,
+              n_joining = n_steps > 0 ? s.step_at[n_steps - 1] : 0;
+    unit_chain<DIM> chain;
+    int step = 0;
+    chain.clear();
+    join_tiles<DIM, KEYS>(
+        p, u, p.p_e4m3, chain, n_joining, [&s](int i) { return (int)s.seq[i]; },
+        [&](int joined) {
+            if (joined == s.step_at[step])
+                leave_errors(p, s, chain, head, unit0, step++, joined == n_whole);
+        });
     __syncthreads();
-    const int n_steps = s.box[BOX_STEPS], record = CURVE_RECORD + p.n_top;
-    for (int step = threadIdx.x / 32; step < n_steps; step += CURVE_WARPS)
-        write_record(p, s.error + (size_t)step * 3 * S::ROWS, S::ROWS,
-            p.row_abs + (size_t)head * p.n + row0, min((int)S::ROWS, p.n - row0),
-            counts ? s.step_at[step] : 0,
-            p.records + (index * (size_t)p.max_steps + (size_t)step) * (size_t)record);
+    for (step = threadIdx.x / 32; step < n_steps; step += TILE_WARPS) {
+        float sum[3] = {0, 0, 0};
+        for (int i = 0; i < 3; i++)
+            for (int w = 0; w < TILE_WARPS; w++)
+                sum[i] += s.warp_sums[(step * 3 + i) * TILE_WARPS + w];
+        /* tiles are counted once a block, units each for itself */
+        write_record(p, sum, s.row_error + step * UNIT, p.row_abs + (size_t)head * p.n + unit0,
+            min((int)UNIT, p.n - unit0), LAMBDA || part == 0 ? s.step_at[step] : 0,
+            p.records +
+                (index * (size_t)p.max_steps + (size_t)step) * (size_t)(CURVE_RECORD + p.n_top));
+    }
 }
 
 /* Rows of an output made elsewhere, one step. */
@@ -452,35 +431,42 @@ __global__ __launch_bounds__(CURVE_THREADS) void compare_kernel(
         }
     }
     __syncthreads();
-    if (threadIdx.x < 32)
-        write_record(p, error, CURVE_COMPARE_ROWS, p.row_abs + (size_t)head * p.n + row0, n_rows, 0,
-            p.records +
-                curve_record_index(p, head, blockIdx.x, 0, 0) * (size_t)(CURVE_RECORD + p.n_top));
+    if (threadIdx.x >= 32) return;
+    float sum[3] = {0, 0, 0};
+    for (int i = 0; i < 3; i++) {
+        for (int r = lane; r < n_rows; r += 32) sum[i] += error[i * CURVE_COMPARE_ROWS + r];
+        sum[i] = curve_warp_sum(sum[i]);
+    }
+    write_record(p, sum, error, p.row_abs + (size_t)head * p.n + row0, n_rows, 0,
+        p.records +
+            curve_record_index(p, head, blockIdx.x, 0, 0) * (size_t)(CURVE_RECORD + p.n_top));
 }
 
-template <int DIM, bool LAMBDA> enum status launch_walk(const curve_params &p, cudaStream_t stream)
+template <int DIM, int KEYS>
+enum status launch_walk(const curve_params &p, bool lambda, cudaStream_t stream)
 {
-    auto *kernel = walk_kernel<DIM, LAMBDA>;
-    const size_t bytes = lay_out(p.n_kblocks, p.max_steps, slab<DIM>::ROWS, NULL, NULL);
+    auto *kernel = lambda ? walk_kernel<DIM, KEYS, true> : walk_kernel<DIM, KEYS, false>;
+    const size_t bytes =
+        unit_rows<DIM, KEYS>::SHARED + lay_out(p.n_kblocks, p.max_steps, NULL, NULL);
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
     const dim3 grid((unsigned)(p.lists * p.slabs), (unsigned)p.n_blocks, (unsigned)p.n_heads);
-    kernel<<<grid, CURVE_THREADS, bytes, stream>>>(p);
+    kernel<<<grid, TILE_THREADS, bytes, stream>>>(p);
     CUDA_TRY(cudaGetLastError());
     return OK;
 }
 
 } // namespace
 
-int curve_cuda_slab_rows(int d) { return d <= 64 ? slab<64>::ROWS : slab<128>::ROWS; }
-
 enum status curve_cuda_walk(const curve_params &p, bool lambda, cudaStream_t stream)
 {
     if (p.d <= 64)
-        return lambda ? launch_walk<64, true>(p, stream) : launch_walk<64, false>(p, stream);
-    return lambda ? launch_walk<128, true>(p, stream) : launch_walk<128, false>(p, stream);
+        return p.bk == 64 ? launch_walk<64, 64>(p, lambda, stream)
+                          : launch_walk<64, 128>(p, lambda, stream);
+    return p.bk == 64 ? launch_walk<128, 64>(p, lambda, stream)
+                      : launch_walk<128, 128>(p, lambda, stream);
 }
 
-enum status curve_cuda_compare(const curve_params &p, cudaStream_t stream)
+enum status curve_cuda_compare_rows(const curve_params &p, cudaStream_t stream)
 {
     compare_kernel<<<dim3((unsigned)p.n_blocks, (unsigned)p.n_heads), CURVE_THREADS, 0, stream>>>(
         p);

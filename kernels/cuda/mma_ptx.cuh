@@ -45,6 +45,25 @@ __device__ __forceinline__ void multiply(
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* 16 bytes on their way to shared memory, zeros unless they are there; those begun since the last
+ * close_copies() are a group. */
+__device__ __forceinline__ void begin_copy(void *to, const void *from, bool there)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(from), "r"(there ? 16 : 0)
+                 : "memory");
+}
+__device__ __forceinline__ void close_copies()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/* All of this thread's groups but the last LEFT are there. */
+template <int LEFT> __device__ __forceinline__ void await_copies()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
 /* The larger of two, NaN when one of them is: fmaxf would pass over it. */
 __device__ __forceinline__ float max_nan(float x, float y)
 {

@@ -42,7 +42,7 @@ Test(tuner_cuda, places_without_a_device)
 #include "kernels/cuda/device_cuda.h"
 
 /* Samples share scratch, and a shorter one may want more of it: more of its heads fit the budget of
- * tiles. */
+ * records. */
 Test(tuner_cuda, the_plan_has_room_for_every_sample)
 {
     const struct weights w = {.config = {.hidden_size = 4096,
@@ -55,8 +55,8 @@ Test(tuner_cuda, the_plan_has_room_for_every_sample)
     struct sparse_policy policy;
     int n_greedier = 0;
     CHECK(policy_init(&policy, &mask_sparge, w.config.n_layers, w.config.n_heads));
-    for (int n = 512; n <= 4096; n += 64) {
-        const struct tune_sample samples[] = {{.n = 4096}, {.n = n}};
+    for (int n = 4096; n <= 32768; n += 512) {
+        const struct tune_sample samples[] = {{.n = 32768}, {.n = n}};
         const struct tune_args both = {
             .weights = &w, .policy = &policy, .samples = samples, .n_samples = 2};
         struct tune_args one = both;
