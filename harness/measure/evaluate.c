@@ -213,8 +213,7 @@ static enum status add_metrics(struct eval_state *s)
             .tails = s->e->data.tails,
             .n_tails = s->e->data.n_tails},
         session_par(s->p.session)};
-    measure_overall(&m, &in);
-    for (int b = 0; b < N_BUCKETS; b++) measure_positions(&m, &in, BUCKETS[b], BUCKETS[b + 1]);
+    measure_tokens(&m, &in, BUCKETS, N_BUCKETS);
     TRY(add_items(s, &m));
     measure_sparsity(&m, &in);
     if (s->a->parity) {

@@ -130,32 +130,33 @@ static struct field_summary summarise_field(
     return out;
 }
 
-/* All fields, by all threads. */
+/* Every field over all positions, then stretch after stretch. */
 struct field_job {
     const struct measured *in;
-    int first, end;
-    bool by_position; /* those alone */
-    struct field_summary out[N_FIELDS];
+    const int *edges;
+    struct field_summary *out; /* [1 + stretches, N_FIELDS] */
 };
 
-static void summarise_one(void *ctx, int f, int worker)
+static void summarise_one(void *ctx, int i, int worker)
 {
     struct field_job *j = ctx;
+    int stretch = i / N_FIELDS - 1;
+    const struct token_field *f = &fields[i % N_FIELDS];
     (void)worker;
-    if (fields[f].by_position || !j->by_position)
-        j->out[f] = summarise_field(j->in, &fields[f], j->first, j->end);
+    if (stretch < 0) j->out[i] = summarise_field(j->in, f, 0, INT32_MAX);
+    else if (f->by_position)
+        j->out[i] = summarise_field(j->in, f, j->edges[stretch], j->edges[stretch + 1]);
 }
 
-static void add_fields(struct metric_rows *m, const struct measured *in, const char *scope,
-    bool by_position, int first, int end)
+static void add_fields(
+    struct metric_rows *m, const struct field_summary *summaries, const char *scope)
 {
-    struct field_job j = {.in = in, .first = first, .end = end, .by_position = by_position};
-    par_for(in->par, N_FIELDS, summarise_one, &j);
     for (int f = 0; f < N_FIELDS; f++) {
-        if (!j.out[f].n) continue;
-        struct metric_record *r = metric_rows_add(m, scope, fields[f].name, (int64_t)j.out[f].n);
-        set_summary(r, &j.out[f].summary);
-        set_estimate(r, &j.out[f].estimate);
+        if (!summaries[f].n) continue;
+        struct metric_record *r =
+            metric_rows_add(m, scope, fields[f].name, (int64_t)summaries[f].n);
+        set_summary(r, &summaries[f].summary);
+        set_estimate(r, &summaries[f].estimate);
     }
 }
 
@@ -219,13 +220,13 @@ struct sample_record measure_sample(int index, const struct sample *x,
     return r;
 }
 
-void measure_overall(struct metric_rows *m, const struct measured *in)
+/* The pooled ones, tails and perplexities. */
+static void add_overall(struct metric_rows *m, const struct measured *in)
 {
     static const char *const pooled[] = {"logits_cosine", "logits_l1", "logits_rmse",
         "hidden_cosine", "hidden_l1", "token_accuracy", "top5_overlap"},
                              *const of_text[] = {
                                  "ppl_dense", "ppl_sparse", "ppl_ratio", "ppl_diff"};
-    add_fields(m, in, "overall", false, 0, INT32_MAX);
     int64_t n = in->set->n_tokens, scored = 0;
     for (int i = 0; i < in->set->n_samples; i++) scored += in->source.samples[i].n_scored;
     for (size_t i = 0; i < sizeof pooled / sizeof *pooled; i++)
@@ -236,21 +237,31 @@ void measure_overall(struct metric_rows *m, const struct measured *in)
         add_estimate(m, &in->source, of_text[i], scored);
 }
 
-void measure_positions(struct metric_rows *m, const struct measured *in, int first, int end)
+void measure_tokens(
+    struct metric_rows *m, const struct measured *in, const int *edges, int n_stretches)
 {
-    int longest = 0;
+    int longest = 0, n = 0;
     for (int i = 0; i < in->set->n_samples; i++)
         if (in->set->samples[i].n > longest) longest = in->set->samples[i].n;
-    if (first >= longest) return;
-    char scope[64];
-    snprintf(scope, sizeof scope, "position:%d-%d", first, (end < longest ? end : longest) - 1);
-    size_t before = m->n;
-    add_fields(m, in, scope, true, first, end);
-    for (size_t i = before; i < m->n; i++) {
-        /* curves by position need their band, not every quantile: half the bytes */
-        struct metric_record *r = &m->rows[i];
-        r->min = r->p0_1 = r->p5 = r->p95 = r->p99_9 = r->max = NAN;
+    while (n < n_stretches && edges[n] < longest) n++;
+    struct field_summary *all = xcalloc((size_t)(1 + n) * N_FIELDS, sizeof *all);
+    struct field_job j = {in, edges, all};
+    par_for(in->par, (1 + n) * N_FIELDS, summarise_one, &j);
+    add_fields(m, all, "overall");
+    add_overall(m, in);
+    for (int i = 0; i < n; i++) {
+        size_t before = m->n;
+        char scope[64];
+        snprintf(scope, sizeof scope, "position:%d-%d", edges[i],
+            (edges[i + 1] < longest ? edges[i + 1] : longest) - 1);
+        add_fields(m, all + (1 + i) * N_FIELDS, scope);
+        for (size_t r = before; r < m->n; r++) {
+            /* curves by position need their band, not every quantile: half the bytes */
+            struct metric_record *x = &m->rows[r];
+            x->min = x->p0_1 = x->p5 = x->p95 = x->p99_9 = x->max = NAN;
+        }
     }
+    free(all);
 }
 
 /* Over all possible work; the distribution is that over samples. */

@@ -35,11 +35,11 @@ struct sample_record measure_sample(int index, const struct sample *x,
     const struct token_metrics *tokens, const struct tensor_sums *sums,
     const struct head_ledger *ledger);
 
-/* Scope "overall": every per-position metric, the pooled ones, perplexities. */
-void measure_overall(struct metric_rows *m, const struct measured *in);
-/* Scope "position:first-last" for positions in [first, end): cosine, kl, nll, agreement. Nothing
- * when no sample reaches there. */
-void measure_positions(struct metric_rows *m, const struct measured *in, int first, int end);
+/* Scope "overall": every per-position metric, the pooled ones, perplexities. Scope
+ * "position:first-last" for positions from one of edges [n_stretches + 1] up to the next: cosine,
+ * kl, nll, agreement; nothing when no sample reaches there. */
+void measure_tokens(
+    struct metric_rows *m, const struct measured *in, const int *edges, int n_stretches);
 /* sparsity, qk_sparsity, pv_sparsity over all possible work. */
 void measure_sparsity(struct metric_rows *m, const struct measured *in);
 /* score_dense, score_sparse (share right), score_drop = dense - sparse, and the flips both ways,
