@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Report pages in a real browser: of a run, a comparison, a sweep of 24 cells, before/after files, times; at 390, 820 and 1280
-# px, light and dark (tests/pages/check.js says what is looked at). usage: check_pages.sh PROGRAM MODEL [FOLDER]
+# px, and in the dark at 1280 (tests/pages/check.js says what is looked at). usage: check_pages.sh PROGRAM MODEL [FOLDER]
 # FOLDER keeps pages and a screenshot of each; AXE=axe.min.js runs axe-core on them too.
 set -eu
 program=$(realpath "$1") model=$(realpath "$2") here=$(realpath "$(dirname "$0")")
@@ -21,8 +21,8 @@ run eval "$model" $short --output before.json
 run tune "$model" --max-length 512 --num-tune-samples 2 --check 1 --held-out 1 --l1 .08 --pv-l1 .1 --db r.db -o tuned.json
 run eval "$model" $short --tuned tuned.json --attribution --output after.json
 run eval "$model" --suite speed:lengths=256,512 --max-length 512 --topk .5 --db speed.db -q
-run sweep "$model" --db grid.db --name grid --l1 .04,.08 --pv-l1 .1,.12,.14 --layers all,4-7 --max-length 384,512 \
-    --num-samples 3 --num-tune-samples 2 --check 1 --held-out 0
+run sweep "$model" --db grid.db --name grid --l1 .04,.08 --pv-l1 .1,.12,.14 --layers all,4-7 --max-length 320,384 \
+    --num-samples 2 --num-tune-samples 2 --check 1 --held-out 0
 run report last --db r.db -o "$out/run" --no-png
 run report last --baseline 1 --db r.db -o "$out/comparison" --no-png
 run report after.json --baseline before.json --db nowhere.db -o "$out/files" --no-png
@@ -42,19 +42,20 @@ done
 [ "$(grep -o '<tr><td class="n" data-v="[0-9]*">[0-9]*</td><td>[a-z]' "$out/sweep/index.html" | wc -l)" -ge 24 ] ||
     { echo "FAIL sweep: not every one of 24 cells has a row"; exit 1; }
 
-browse() { # SCHEME ARGUMENT...
-    local scheme=$1 number=1
-    shift
+browse() { # SCHEME NAME ARGUMENT...: each NAME a browser of its own
+    local scheme=$1 name=$2 number=1
+    shift 2
     [ "$scheme" = light ] || number=0
     timeout 90 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run \
         --disable-background-networking --disable-component-update --disable-sync --disable-extensions \
-        --allow-file-access-from-files --user-data-dir="$work/browser" --blink-settings=preferredColorScheme=$number \
+        --allow-file-access-from-files --user-data-dir="$work/browser-$name" --blink-settings=preferredColorScheme=$number \
         --enable-logging=stderr "$@"
 }
 
 check() { # SCHEME PAGE...: lines of what is wrong
-    local scheme=$1 page width time=
+    local scheme=$1 name=$1-$2 page width time= widths="390 820 1280"
     shift
+    [ "$scheme" = light ] || widths=1280 # colours are those of any width
     {
         echo "<!doctype html><meta charset=\"utf-8\"><script>var SCHEME = '$scheme';</script>"
         if [ -n "${AXE:-}" ]; then
@@ -65,16 +66,16 @@ check() { # SCHEME PAGE...: lines of what is wrong
         fi
         echo "<script>$(cat "$here/pages/check.js")</script>"
         for page; do
-            for width in 390 820 1280; do
+            for width in $widths; do
                 echo "<iframe data-page=\"$page\" data-width=\"$width\" src=\"$out/$page/index.html\"" \
                     "style=\"border:0;display:block;height:900px;width:${width}px\"></iframe>"
             done
         done
-    } >harness.html
-    browse "$scheme" $time --window-size=1300,1000 --dump-dom "file://$work/harness.html" >dom.html 2>log || true
-    grep CONSOLE log | sed "s/^/FAIL $scheme console: /" || true
-    grep -q "^LOOKED $((3 * $#))\$" dom.html || { echo "FAIL $scheme: the browser did not get to the end"; tail -n 5 log; }
-    sed -n 's/^\(<pre>\)\?\(FAIL .*\)$/\2/p' dom.html
+    } >"$name.html"
+    browse "$scheme" "$name" $time --window-size=1300,1000 --dump-dom "file://$work/$name.html" >"$name.dom" 2>"$name.log" || true
+    grep CONSOLE "$name.log" | sed "s/^/FAIL $scheme console: /" || true
+    grep -q "^LOOKED $(($(wc -w <<<"$widths") * $#))\$" "$name.dom" || { echo "FAIL $scheme: the browser did not get to the end"; tail -n 5 "$name.log"; }
+    sed -n 's/^\(<pre>\)\?\(FAIL .*\)$/\2/p' "$name.dom"
 }
 
 # A page with faults planted is found out, or else nothing below says anything.
@@ -82,19 +83,22 @@ mkdir -p "$out/faulty"
 sed -e 's#</main>#<p style="color:\#999">faint</p><p style="width:1400px">wide</p></main>#' \
     -e 's#<title>run#<title>$run0 using 1:2 run#g; s#font-size="12"#font-size="9"#; s#<text>run [0-9]: [^<]*<#<text>run<#' \
     -e 's#</script>#console.log("planted")</script>#' "$out/comparison/index.html" >"$out/faulty/index.html"
-check light faulty >faults
+check light faulty >faults &
+check dark $pages >dark &
+check light $pages >light
+wait
 for fault in '"faint" has a contrast of 2' 'page is 14' '"wide" ends at' '8.28 px' 'source code' 'two lines of the key' \
     'console: .*planted'; do
     grep -q "$fault" faults || { echo "FAIL: the planted fault \"$fault\" was not found"; head faults; exit 1; }
 done
 rm -r "$out/faulty"
 
-wrong=$(check light $pages; check dark $pages)
+wrong=$(cat light dark)
 if [ -n "${3:-}" ]; then
     for page in $pages; do
         for width in 390 820 1280; do
             for scheme in light dark; do
-                browse $scheme --window-size=$width,2600 --screenshot="$out/$page-$width-$scheme.png" \
+                browse $scheme shots --window-size=$width,2600 --screenshot="$out/$page-$width-$scheme.png" \
                     "file://$out/$page/index.html" >/dev/null 2>&1
             done
         done
@@ -104,4 +108,4 @@ if [ -n "$wrong" ]; then
     echo "$wrong"
     exit 1
 fi
-echo "pages: 6 pages at 3 widths, light and dark: nothing wrong"
+echo "pages: 6 pages at 3 widths, and in the dark: nothing wrong"

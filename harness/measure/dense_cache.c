@@ -127,7 +127,9 @@ static int older(const void *a, const void *b)
     return (x->used.tv_nsec > y->used.tv_nsec) - (x->used.tv_nsec < y->used.tv_nsec);
 }
 
-static void prune(const struct dense_cache *c)
+/* Until the limit holds, the longest unused go; `newest` stays, whose time may be another's on a
+ * coarse clock. */
+static void prune(const struct dense_cache *c, const char *newest)
 {
     DIR *d = opendir(c->dir);
     if (!d) return;
@@ -152,7 +154,8 @@ static void prune(const struct dense_cache *c)
     closedir(d);
     if (total > c->limit_bytes) qsort(entries, n, sizeof *entries, older);
     for (size_t i = 0; i < n; i++) {
-        if (total > c->limit_bytes && unlink(entries[i].path) == 0)
+        if (total > c->limit_bytes && strcmp(entries[i].path, newest) != 0 &&
+            unlink(entries[i].path) == 0)
             total -= (size_t)entries[i].size;
         free(entries[i].path);
     }
@@ -174,7 +177,7 @@ void dense_cache_put(struct dense_cache *c, const char *key, int n, int width, c
         content_hash(rows, count, h.content);
         memcpy(buffer, &h, sizeof h);
         memcpy(buffer + sizeof h, rows, count * sizeof *rows);
-        if (file_write_atomic(path, buffer, size) == OK) prune(c);
+        if (file_write_atomic(path, buffer, size) == OK) prune(c, path);
     }
     free(buffer);
     free(path);

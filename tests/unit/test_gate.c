@@ -899,8 +899,6 @@ Test(gate, commands_end_with_the_code_of_their_outcome)
     cr_expect_eq(command(dir, "gate after.json --max-kl .0001 --confirm", &out), 1);
     has(str_get(&out), "is a file");
     cr_expect_eq(command(dir, "gate 2 --max-kl-rise 1", &out), 4, "no baseline, no judgement");
-    cr_expect_eq(command(dir, "gate --self-test" SHORT, &out), 0, "%s", str_get(&out));
-    has(str_get(&out), "every planted fault was caught");
     cr_expect_eq(command(dir, "gate --self-test --max-length 256 --num-samples 2 -q", &out), 1,
         "where nothing is sparse the faults cannot show, and the gate must not be trusted");
     dir_remove(dir);
