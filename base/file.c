@@ -78,6 +78,12 @@ const char *file_map_at(const void *address)
     return NULL;
 }
 
+const char *file_kind(mode_t mode)
+{
+    if (S_ISREG(mode)) return "file";
+    return S_ISDIR(mode) ? "directory" : S_ISFIFO(mode) ? "pipe" : "device";
+}
+
 enum status file_map_open(struct file_map *m, const char *path)
 {
     *m = (struct file_map){0};
@@ -88,10 +94,7 @@ enum status file_map_open(struct file_map *m, const char *path)
     if (fstat(fd, &info) < 0) {
         st = fail_errno("stat", path);
     } else if (!S_ISREG(info.st_mode)) {
-        st = fail(ERR_IO, "%s: is a %s, expected a file", path,
-            S_ISDIR(info.st_mode)        ? "directory"
-                : S_ISFIFO(info.st_mode) ? "pipe"
-                                         : "device");
+        st = fail(ERR_IO, "%s: is a %s, expected a file", path, file_kind(info.st_mode));
     } else if (info.st_size > 0) {
         void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED) st = fail_errno("map", path);

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* A whole file mapped read-only and shared; pages come in as they are touched. */
 struct file_map {
@@ -54,6 +55,8 @@ size_t memory_available(void);
 
 bool file_exists(const char *path);
 bool file_is_regular(const char *path);
+/* "file", "directory", "pipe" or "device", of a struct stat's st_mode. */
+const char *file_kind(mode_t mode);
 bool file_is_dir(const char *path);
 
 /* "dir/name" as a heap string; the caller frees it. */

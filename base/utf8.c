@@ -107,13 +107,20 @@ void utf8_repair_in(struct str *s, size_t from)
     str_clear(&good);
 }
 
+/* Moves the cursor, begins a line, or shows what follows in another order. */
+static bool steers(uint32_t cp)
+{
+    return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || (cp >= 0x200e && cp <= 0x200f) ||
+        (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069);
+}
+
 void utf8_add_shown(struct str *out, const char *text)
 {
     for (size_t n = strlen(text), len; n > 0; text += len, n -= len) {
         uint32_t cp;
         len = utf8_read(text, n, &cp);
         if (cp == '\n') str_add(out, "\xe2\x8f\x8e");
-        else if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0)) str_add(out, "\xc2\xb7");
+        else if (steers(cp)) str_add(out, "\xc2\xb7");
         else utf8_add(out, cp == UINT32_MAX ? UTF8_REPLACEMENT : cp);
     }
 }

@@ -34,8 +34,8 @@ size_t utf8_repair(struct str *out, const char *s, size_t n);
 void utf8_repair_in(struct str *s, size_t from);
 
 /* Append a text that somebody else wrote, for a terminal or a log: on one line ("⏎" for a new one),
- * control characters as "·", and what is no UTF-8 as U+FFFD, so that it can neither move the cursor
- * nor begin a line of its own. */
+ * control characters and those that turn the direction of writing as "·", and what is no UTF-8 as
+ * U+FFFD, so that it can neither move the cursor, begin a line of its own nor read as another. */
 void utf8_add_shown(struct str *out, const char *text);
 /* The same as a heap string, which the caller frees. */
 char *utf8_shown(const char *text);

@@ -1,22 +1,25 @@
 /* Tables as programs read them: full numbers, snake-case keys, every column, nothing that is only
  * for people. */
+#include "base/utf8.h"
 #include "reports/table_model.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+/* Texts as a terminal shows them: a table is printed into logs, too, where a line that somebody's
+ * name begins may be a command. JSON has them exact. */
 static void add_csv(const char *text, struct str *out)
 {
-    if (!text[strcspn(text, ",\"\r\n")]) {
-        str_add(out, text);
-        return;
-    }
-    str_add_char(out, '"');
-    for (const char *p = text; *p; p++) {
+    char *shown = utf8_shown(text);
+    bool quoted = shown[strcspn(shown, ",\"")];
+    if (quoted) str_add_char(out, '"');
+    for (const char *p = shown; *p; p++) {
         if (*p == '"') str_add_char(out, '"');
         str_add_char(out, *p);
     }
-    str_add_char(out, '"');
+    if (quoted) str_add_char(out, '"');
+    free(shown);
 }
 
 void render_csv(const struct table *t, struct str *out)

@@ -65,7 +65,7 @@ static void add_latex(const char *text, struct str *out)
     } signs[] = {{"↑", "$\\uparrow$"}, {"↓", "$\\downarrow$"}, {"▲", "$\\blacktriangle$"},
         {"▼", "$\\blacktriangledown$"}, {"•", "$\\bullet$"}, {"\\", "\\textbackslash{}"},
         {"~", "\\textasciitilde{}"}, {"^", "\\textasciicircum{}"}, {"<", "\\textless{}"},
-        {">", "\\textgreater{}"}, {"\n", " "}};
+        {">", "\\textgreater{}"}};
     for (const char *p = text; *p;) {
         size_t i = 0, n = sizeof signs / sizeof *signs;
         while (i < n && !str_starts_with(p, signs[i].from)) i++;
@@ -75,7 +75,8 @@ static void add_latex(const char *text, struct str *out)
             continue;
         }
         if (strchr("&%$#_{}", *p)) str_add_char(out, '\\');
-        str_add_char(out, *p++);
+        str_add_char(out, (unsigned char)*p < 0x20 || *p == 0x7f ? ' ' : *p);
+        p++;
     }
 }
 

@@ -219,9 +219,6 @@ static enum status use_wal(struct store *s)
 
 static enum status open_failure(struct store *s, enum store_mode mode)
 {
-    struct stat info;
-    if (stat(s->path, &info) == 0 && S_ISDIR(info.st_mode))
-        return fail(ERR_IO, "%s: is a directory, expected a database file", s->path);
     char *dir = str_dup(s->path), *slash = strrchr(dir, '/');
     if (slash) *(slash == dir ? slash + 1 : slash) = 0;
     const char *parent = slash ? dir : ".";
@@ -251,6 +248,11 @@ static enum status open_handle(struct store *s, enum store_mode mode, bool immut
     int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_URI |
         (mode == STORE_READ ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     struct str uri = {0};
+    struct stat info;
+    /* nobody waits for what writes to a pipe */
+    if (mode != STORE_SCRATCH && stat(s->path, &info) == 0 && !S_ISREG(info.st_mode))
+        return fail(
+            ERR_IO, "%s: is a %s, expected a database file", s->path, file_kind(info.st_mode));
     s->immutable = immutable;
     if (mode == STORE_SCRATCH) str_add(&uri, "file::memory:");
     else db_uri(s->path, immutable ? "immutable=1" : "", &uri);

@@ -214,6 +214,7 @@ Test(inputs, files_that_end_before_their_time)
         "does not fit in memory", "bytes more");
 #endif
     SAYS(3, "timeout 20 $SG gate /dev/zero.json", "/dev/zero.json");
+    SAYS(3, "mkfifo d.db; timeout 20 $SG list --db d.db", "d.db", "pipe");
     SAYS(3, "timeout 20 $SG suite text:/dev/zero --model $DEMO", "/dev/zero", "no end");
     SAYS(0, "for i in $(seq 300); do grep code p.txt && break; sleep .1; done; cat p.txt",
         "p/config.json", "nobody wrote", "code 3");
@@ -230,8 +231,10 @@ Test(inputs, names_stay_on_their_line)
         "$SG list",
         "$SG show last",
         "$SG list --format md",
+        "$SG list --format csv",
+        "$SG list --format latex",
         "$SG gate last --min-sparsity .01 --github || true",
-        "$SG report -o rep && cat rep/report.md rep/pictures/*.sql",
+        "$SG report -o rep && cat rep/report.md rep/*.csv rep/pictures/*.sql",
         "$SG eval $DEMO -q -s \"text:$(ls a*)x\" || true",
         "printf '{\"a\\\\u001b\\\\n::error::x\":1,\"a\\\\u001b\\\\n::error::x\":2}' >g.json; $SG "
         "gate last --config g.json || true",

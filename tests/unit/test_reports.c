@@ -89,7 +89,7 @@ Test(reports, tables_for_machines_keep_every_digit)
     char *text = render(t, TABLE_CSV, (struct table_style){.hide_constant = true});
     cr_assert_str_eq(text,
         "name,share,time,same\r\n"
-        "\"a|b,\"\"c\"\"\nd\",0.314159,0.0021,x\r\n"
+        "\"a|b,\"\"c\"\"⏎d\",0.314159,0.0021,x\r\n"
         "日本,,90,x\r\n");
     free(text);
     text = render(t, TABLE_JSON, (struct table_style){0});
