@@ -170,6 +170,13 @@ static inline const struct mask_method *mask_part(const struct mask_method *m, i
 {
     return m->n_parts ? m->parts[part < m->n_parts ? part : 0] : m;
 }
+/* Does a part of it ask how alike the keys of a block are once a mean is taken off? */
+static inline bool mask_takes_means(const struct mask_method *m)
+{
+    bool any = m->takes_theta;
+    for (int i = 0; i < m->n_parts; i++) any |= m->parts[i]->takes_theta;
+    return any;
+}
 static inline float mask_value(const struct mask_args *a, const struct mask_param *params, int i)
 {
     return a->values ? a->values[i] : params[i].value;

@@ -35,7 +35,10 @@ enum status gate_again_options(const struct run_record *r, const char *tuned_pat
     if (strcmp(r->method, "dense") == 0) return OK;
     snprintf(block, sizeof block, "%dx%d", r->block_q, r->block_k);
     policy->block = block;
-    policy->smooth_k = r->smooth_k;
+    const struct mask_method *method;
+    /* a record names a mean also of methods that take none, and they may not be told of one */
+    TRY(mask_method_parse(r->method, &method));
+    policy->smooth_k = mask_takes_means(method) ? r->smooth_k : NULL;
     policy->heads = r->heads;
     policy->tuned = tuned_path;
     policy->topk = isnan(r->topk) ? 0 : r->topk;

@@ -374,14 +374,6 @@ static enum status set_precision(const struct setup *s, const struct policy_opti
     return policy_set_precision(p, qk, pv);
 }
 
-/* Does a part of it ask how alike the keys of a block are once a mean is taken off? */
-static bool takes_means(const struct mask_method *m)
-{
-    bool takes = false;
-    for (int i = 0; i < (m->n_parts ? m->n_parts : 1); i++) takes |= mask_part(m, i)->takes_theta;
-    return takes;
-}
-
 static enum status set_method(
     const struct policy_options *o, const char *name, struct sparse_policy *p)
 {
@@ -396,7 +388,7 @@ static enum status set_method(
         return fail(ERR_ARG,
             "--method %s does not look at how alike the rows of a block are; drop --simthreshd1",
             name);
-    if (m && o->smooth_k && !takes_means(m))
+    if (m && o->smooth_k && !mask_takes_means(m))
         return fail(ERR_ARG,
             "--method %s takes no mean off the keys, which --smooth-k is about; drop it", name);
     if (m && m->n_parts && !o->tuned && !o->to_tune)

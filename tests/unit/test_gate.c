@@ -841,6 +841,10 @@ Test(gate, a_record_gives_its_options_back)
     m.run.heads = "3";
     ok(gate_again_options(&m.run, NULL, &s, &p));
     cr_expect_str_eq(p.heads, "3");
+    cr_expect_str_eq(p.smooth_k, "running");
+    m.run.method = "window";
+    ok(gate_again_options(&m.run, NULL, &s, &p));
+    cr_expect_null(p.smooth_k, "which a window has nothing to do with");
 }
 
 /* The command itself, in a folder of its own. Returns the exit code; what was printed goes to
