@@ -15,7 +15,6 @@ extern "C" {
 }
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/eight_cuda.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/unit_cuda.cuh"
 
 #include <cuda_fp16.h>
@@ -243,18 +242,7 @@ __global__ __launch_bounds__(THREADS) void attn_kernel(const __grid_constant__ p
             add_values<D, NATIVE>(o, s[b], kv + b * BLOCK, by, lane);
         }
     }
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
-        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
-        if (!valid[r]) continue;
-        float inverse = 1.0f / sum[r]; /* every row has its own key */
-        auto *to = (__nv_bfloat16 *)a.o + head * a.o_head + (row + 8 * r - a.q_start) * a.o_row;
-#pragma unroll
-        for (int n = 0; n < D / 8; n++)
-            *(uint32_t *)(to + n * 8 + lane % 4 * 2) =
-                pack(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
-    }
+    store_rows(a, head, row, valid, sum, o);
     if (a.ledger != NULL && threadIdx.x == 0)
         count_unit(a, head, last, last / KEYS + 1, tiles, units, 0);
 }

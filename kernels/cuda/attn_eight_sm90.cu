@@ -42,14 +42,15 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
     /* Q·K of the next tile goes out beside P·V of the present one, where there are registers for
      * both. */
     static constexpr bool AHEAD = D == 64 || !SKIP;
-    /* Warpgroups that take turns at the tensor cores do not meet in their exponentials. */
-    static constexpr bool TURNS = AHEAD && D == 128;
+    /* Warpgroups that take turns at the tensor cores do not meet in their exponentials; where
+     * maxima are found faster, waiting for a turn costs more than meeting (measured). */
+    static constexpr bool TURNS = AHEAD && D == 128 && !INT8;
     static constexpr bool APART = SKIP && KEYS == KEYS_64; /* stage 2 decides on each block */
-    /* In which order the assembler is to meet exponentials, sums and packing, as measured
-     * (docs/speed/eightbits.md): as it likes; all exponentials first, because a sum among them
-     * waits for each; or the first block's sums among the second block's exponentials. */
-    enum order { FREE, LATE, HALVES };
-    static constexpr order ORDER = SKIP || !AHEAD ? FREE : D == 128 ? LATE : INT8 ? HALVES : FREE;
+    /* All exponentials first, because a sum among them waits for each, then what the product before
+     * adds to the output, then sums and packing; or in the order the assembler likes. */
+    static constexpr bool APART_SUMS = !SKIP && AHEAD;
+    /* All of that product behind a branch of its own, or each half in its place (measured). */
+    static constexpr bool WHOLE_PRODUCT = D == 64 || INT8;
     /* Powers of two by arithmetic on whole numbers instead of by the unit of the exponentials. */
     static constexpr bool WHOLE = !SKIP;
 
@@ -72,7 +73,8 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
     float beta[2]; /* from the unit of the tile in `prob` to that of o */
     /* of the tile under way: scores to log2 units, V's exponents, what is added, sums by block */
     float c[2], e[2], add[2][2], part[2][2];
-    float seen[2]; /* SKIP: the largest score so far */
+    float most[2][2]; /* this thread's largest scores, by block and row */
+    float seen[2];    /* SKIP: the largest score so far */
     float lambda;
     int live, units; /* SKIP: bit u is set when block u of the tile in `prob` takes part */
     /* the first key of the diagonal tile under way, counted from the item's first row */
@@ -134,17 +136,24 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         return fmaxf(y, __shfl_xor_sync(0xffffffffu, y, 2));
     }
 
-    /* This thread's largest score of row r in block u. */
-    __device__ __forceinline__ float largest(int u, int r) const
+    /* Three whole numbers are compared by one instruction, three floats by two. */
+    template <typename T> __device__ __forceinline__ void find_most(const T (&x)[SCORES])
     {
-        float even = s[u * HALF + 2 * r], odd = s[u * HALF + 2 * r + 1];
 #pragma unroll
-        for (int i = 4; i < HALF; i += 4) {
-            even = fmaxf(even, s[u * HALF + i + 2 * r]);
-            odd = fmaxf(odd, s[u * HALF + i + 2 * r + 1]);
-        }
-        return fmaxf(even, odd);
+        for (int u = 0; u < 2; u++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                T even = x[u * HALF + 2 * r], odd = x[u * HALF + 2 * r + 1];
+#pragma unroll
+                for (int i = 4; i < HALF; i += 4) {
+                    even = larger(even, x[u * HALF + i + 2 * r]);
+                    odd = larger(odd, x[u * HALF + i + 2 * r + 1]);
+                }
+                most[u][r] = (float)larger(even, odd);
+            }
     }
+    static __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
+    static __device__ __forceinline__ int larger(int a, int b) { return max(a, b); }
 
     static __device__ __forceinline__ float ceil_whole(float x)
     {
@@ -182,7 +191,7 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
 #pragma unroll
-                for (int u = 0; u < 2; u++) local[u][r] = quad_max(largest(u, r)) * c[u];
+                for (int u = 0; u < 2; u++) local[u][r] = quad_max(most[u][r]) * c[u];
                 reach[r] = -INFINITY;
             }
 #pragma unroll
@@ -216,8 +225,7 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         } else {
 #pragma unroll
             for (int r = 0; r < 2; r++)
-                reach[r] =
-                    quad_max(fmaxf(largest(0, r) * c[0] + e[0], largest(1, r) * c[1] + e[1]));
+                reach[r] = quad_max(fmaxf(most[0][r] * c[0] + e[0], most[1][r] * c[1] + e[1]));
         }
         bool grown = false;
 #pragma unroll
@@ -314,13 +322,8 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
     /* The tile's product goes into the output. */
     __device__ __forceinline__ void promote(const float (&by)[2])
     {
-        promote(by, 0), promote(by, 1);
-    }
-    __device__ __forceinline__ void promote(const float (&by)[2], int half)
-    {
 #pragma unroll
-        for (int i = half * D / 4; i < (half + 1) * D / 4; i++)
-            o[i] = fmaf(acc[i], by[i / 2 % 2], o[i]);
+        for (int i = 0; i < D / 2; i++) o[i] = fmaf(acc[i], by[i / 2 % 2], o[i]);
     }
 
     __device__ __forceinline__ void mask_half()
@@ -351,6 +354,7 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         uint32_t next = (stage + 1) % STAGES;
         k_ready = mbar_test(&bar.k_full[next], parity ^ (next == 0));
         v_ready = mbar_test(&bar.v_full[stage], parity);
+        if constexpr (INT8) find_most(raw);
 #pragma unroll
         for (int i = 0; i < SCORES; i++) s[i] = (float)raw[i];
         return scales;
@@ -377,6 +381,7 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         const float4 scales = scores<false, true>(desc_q, last);
         if (MASKED && half) mask_half();
         if (MASKED && !half) mask_triangle();
+        if (!INT8 || MASKED) find_most(s);
         float alpha[2];
         bool grown = softmax<true>(scales, alpha);
         if (!SKIP || live) pack();
@@ -390,6 +395,7 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         const float4 scales = scores<false, true>(desc_q, w.tiles == 1);
         if (KEYS == KEYS_64 && w.half) mask_half();
         if (w.clear == 0) mask_triangle();
+        find_most(s);
         float alpha[2];
         softmax<true>(scales, alpha);
         if (!SKIP || live) pack();
@@ -402,10 +408,11 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
         if (!PV && !v_ready) mbar_wait(&shared->bar.v_full[stage_before], parity_before);
         const float4 scales = scores<PV, false>(desc_q, last);
         if (MASKED) mask_triangle();
+        if (!INT8 || MASKED) find_most(s);
         float alpha[2];
         const float by[2] = {beta[0], beta[1]};
         constexpr bool NONE = MASKED || !WHOLE;
-        if (ORDER == FREE) {
+        if (!APART_SUMS) {
             bool grown = softmax<NONE>(scales, alpha);
             if (PV) {
                 mma_wait<0>(acc);
@@ -421,20 +428,16 @@ template <int D, keys KEYS, bool SKIP, bool INT8> struct consumer {
             mma_wait<0>(acc);
             release(&shared->bar.v_empty[stage_before]);
             /* So do the branches here: the assembler moves nothing over them. */
-            exponentials(0);
-            if (ORDER == LATE) exponentials(1);
-            promote(by, 0);
-            if (ORDER == LATE) promote(by, 1);
-            if (grown) rescale(alpha, 0);
-            if (ORDER == HALVES) {
-                exponentials(1), add_up(0), pack(0);
-                promote(by, 1);
-                if (grown) rescale(alpha, 1);
+            exponentials(0), exponentials(1);
+            if (WHOLE_PRODUCT) {
+                if (__any_sync(0xffffffffu, alpha[0] < 2.0f)) promote(by); /* always */
+                if (grown) rescale(alpha);
             } else {
+                promote(by);
+                if (grown) rescale(alpha, 0);
                 if (grown) rescale(alpha, 1);
-                add_up(0), pack(0);
             }
-            add_up(1), add_parts(alpha), pack(1);
+            add_up(0), pack(0), add_up(1), add_parts(alpha), pack(1);
         }
         advance();
     }
@@ -583,7 +586,6 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
     int device, sms;
     CUDA_TRY(cudaGetDevice(&device));
     CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-    CUDA_TRY(cudaMemsetAsync(ws, 0, sizeof(int), stream));
     int items = p.n_rows * p.n_heads;
     const int grid = items < sms ? items : sms;
     kernel<<<grid, S::threads, S::bytes, stream>>>(o, x);

@@ -92,8 +92,8 @@ __device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d
 
 } // namespace eight
 
-/* Queue the quantisation of a call's Q, K and V (bf16 on the device) into `ws`; nothing is
- * allocated. */
+/* Queue the quantisation of a call's Q, K and V (bf16 on the device) into `ws`, whose first word,
+ * the counter of items, becomes zero; nothing is allocated. */
 enum status quantise_cuda(const struct attn_args *a, void *ws, cudaStream_t stream) MUST_USE;
 
 #endif

@@ -33,6 +33,7 @@ struct tensor {
 struct args {
     tensor q, k, v;
     enum precision qk;
+    int *next_item; /* attention's counter, to be zero when it begins: a launch less */
 };
 
 template <int D> struct places {
@@ -225,6 +226,7 @@ __global__ __launch_bounds__(THREADS) void quantise_kernel(const __grid_constant
     const int k_tasks = (a.k.n_blocks + K_BLOCKS - 1) / K_BLOCKS;
     int i = blockIdx.x;
     float mean[8] = {};
+    if (i == 0 && threadIdx.x == 0) *a.next_item = 0;
     if (i < k_tasks * a.k.n_heads) {
         int head = i / k_tasks, block = i % k_tasks * K_BLOCKS;
         mean_of<D>(a.k, head, mean, (double *)room);
@@ -254,6 +256,7 @@ enum status quantise_cuda(const struct attn_args *a, void *ws, cudaStream_t stre
     x.v = {(const __nv_bfloat16 *)a->v, a->v_row, a->v_head, to + l.v, (float *)(to + l.v_exponent),
         attn_n_kv(a), l.n_blocks, a->n_kv_heads};
     x.qk = a->qk;
+    x.next_item = (int *)ws;
     int tasks = (l.n_blocks + K_BLOCKS - 1) / K_BLOCKS * a->n_kv_heads +
         l.n_blocks * a->n_kv_heads + l.n_units * a->n_heads;
     cuda_launch(a->head_dim == 128 ? quantise_kernel<128> : quantise_kernel<64>,

@@ -1,10 +1,32 @@
 /* What the two portable kernels, attn_cuda.cu and attn_eight_cuda.cu, share: a CTA that has taken
- * one unit of 64 query rows, and calls that both refuse. */
+ * one unit of 64 query rows, how its rows end, and calls that both refuse. */
 #ifndef SG_KERNELS_CUDA_UNIT_CUDA_CUH
 #define SG_KERNELS_CUDA_UNIT_CUDA_CUH
 
 extern "C" {
 #include "kernels/attn.h"
+}
+#include "kernels/cuda/mma.cuh"
+
+/* A thread's two rows, `row` and the one eight below, over their sums: o is a lane's part of a
+ * product of 16 rows, in tiles of eight columns. All lanes of the warp. */
+template <int TILES>
+__device__ __forceinline__ void store_rows(const struct attn_args &a, int head, int row,
+    const bool (&valid)[2], float (&sum)[2], const float (&o)[TILES][4])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
+        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
+        if (!valid[r]) continue;
+        float inverse = 1.0f / sum[r]; /* every row has its own key */
+        auto *to = (__nv_bfloat16 *)a.o + head * a.o_head + (row + 8 * r - a.q_start) * a.o_row;
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            if (n * 8 < a.head_dim)
+                *(uint32_t *)(to + n * 8 + threadIdx.x % 4 * 2) =
+                    pack(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
+    }
 }
 
 /* One thread of the CTA whose rows end with `last`: how many key blocks they see, how many were
