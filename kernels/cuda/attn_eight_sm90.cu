@@ -555,6 +555,7 @@ __global__ __launch_bounds__(shape8<D>::threads, 1) void attn_eight_kernel(
         tma_prefetch_map(&mo);
     }
     __syncthreads();
+    wait_for_grid_before();
     if (wg == 0) {
         registers_shrink<S::producer_regs>();
         if (threadIdx.x < 32) produce8<D, KEYS, SKIP>(x, q, k, v, shared);
@@ -587,9 +588,17 @@ enum status launch(const struct attn_args *a, void *ws, cudaStream_t stream)
     CUDA_TRY(cudaGetDevice(&device));
     CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
     int items = p.n_rows * p.n_heads;
-    const int grid = items < sms ? items : sms;
-    kernel<<<grid, S::threads, S::bytes, stream>>>(o, x);
-    CUDA_TRY(cudaGetLastError());
+    /* It may begin as the last CTAs of quantisation end, and waits for them before it reads. */
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)(items < sms ? items : sms));
+    config.blockDim = dim3(S::threads);
+    config.dynamicSmemBytes = S::bytes;
+    config.stream = stream;
+    config.attrs = &early, config.numAttrs = 1;
+    CUDA_TRY(cudaLaunchKernelEx(&config, kernel, o, x));
     return OK;
 }
 

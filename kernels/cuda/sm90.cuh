@@ -94,6 +94,13 @@ __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+/* Where a grid may begin before the one before it has ended: until that has, and its results are
+ * visible. */
+__device__ __forceinline__ void wait_for_grid_before(void)
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 /* Ordinary stores to shared memory become visible to the copy engine and the tensor cores. */
 __device__ __forceinline__ void proxy_fence(void)
 {
