@@ -340,6 +340,7 @@ def a_model():
         with torch.no_grad():
             want = model(at).logits
             fresh = sg.load(copy.deepcopy(sg.unpatch(model)), folder + "/tuned.json")
+            sg.policy(fresh).set(**ALWAYS)  # a caller's choice, not the file's
             check("saved and loaded", torch.equal(fresh(at).logits, want))
     reports = [sg.eval(options.model, texts=texts, tuned=tuned, max_length=1024, cache="none", **more) for more in ({}, {"device": "cuda"})]
     kl = [r["output_accuracy"]["kl"] for r in reports]
