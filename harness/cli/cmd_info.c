@@ -1,5 +1,6 @@
 #include "harness/cli/command.h"
 
+#include "engine/checkpoint/family.h"
 #include "harness/cli/common_options.h"
 #include "harness/measure/devices.h"
 #include "harness/cli/output.h"
@@ -64,6 +65,7 @@ static struct table *info_table(const struct setup *s)
     struct table *t = table_new(NULL);
     field_text(t, "model", "model", s->model.name);
     field_text(t, "fingerprint", "fingerprint", s->model.fingerprint);
+    field_text(t, "family", "family", c->family->model_type);
     field_count(t, "n_params", "parameters", llama_config_parameters(c));
     field_count(t, "weight_bytes", "weights", (int64_t)w->weight_bytes);
     field_count(t, "n_tensors", "tensors", (int64_t)w->n_entries);
@@ -74,6 +76,7 @@ static struct table *info_table(const struct setup *s)
     field_count(t, "n_heads", "query heads", c->n_heads);
     field_count(t, "n_kv_heads", "key/value heads", c->n_kv_heads);
     field_count(t, "head_dim", "head dimension", c->head_dim);
+    field_count(t, "window", c->window ? "sliding window" : NULL, c->window);
     field_bool(t, "qkv_bias", "biases", c->qkv_bias);
     field_text(t, "rope", "rope", rope_type_name(c->rope.type));
     field_real(t, "rope_theta", "rope theta", c->rope.theta, NUMBER_SHORT, 9);
