@@ -23,11 +23,11 @@ struct html_input {
     const struct comparison *comparison; /* NULL without */
     const struct run_list
         *runs; /* all that belong together, for the tables of runs; NULL without */
-    const struct run_axes *sweep; /* of `runs`: the page is about them, the subject is what they
-                                     offer; NULL: about the subject */
+    const struct run_axes *sweep;  /* of `runs`: the page is about them, the subject is what they
+                                      offer; NULL: about the subject */
     struct table *const *contests; /* methods at equal sparsity, of a sweep; [n_contests] */
     size_t n_contests;
-    const size_t *cells;          /* by enum cell_state, of the sweep's plan; NULL without */
+    const size_t *cells; /* by enum cell_state, of the sweep's plan; NULL without */
     const struct run_list
         *same_data; /* runs on the subject's tokens, for what they tell of causes; NULL without */
     const struct gate_check *checks;
