@@ -455,8 +455,14 @@ static enum status queue_inference(struct cuda_tuner *t, const struct curve_cuda
     return curve_cuda_compare(q, t->curve_ws, t->on->stream, t->points + at);
 }
 
+/* A call to come: triple `at` of every head that has one on this sample; a head that has none idles
+ * with the fewest tiles there are. */
+struct measure {
+    int sample, at;
+};
+
 /* n calls, whose parameters go there in one copy and whose results come back in one. */
-static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_args *q, int n)
+static enum status run_measures(struct cuda_tuner *t, const struct measure *m, int n)
 {
     const struct device_impl *impl = t->on->impl;
     struct device *d = t->on->d;
@@ -465,40 +471,36 @@ static enum status run_inference(struct cuda_tuner *t, const struct curve_cuda_a
     TRY(impl->copy(d, t->params, t->host_params, all * sizeof *t->params, COPY_TO_DEVICE));
     TRY(impl->copy(d, t->lambda, t->host_lambda, all * sizeof *t->lambda, COPY_TO_DEVICE));
     TRY(impl->fill(d, t->ledger, 0, all * sizeof *t->ledger));
-    for (int i = 0; i < n; i++) TRY(queue_inference(t, q, i));
+    for (int i = 0; i < n; i++) {
+        struct curve_cuda_args q;
+        enum status st = question(t, m[i].sample, &q);
+        if (st == OK) st = queue_inference(t, &q, i);
+        TRY(blame(t, m[i].sample, st));
+    }
     TRY(impl->copy(d, t->host_points, t->points, all * sizeof *t->points, COPY_TO_HOST));
     return impl->copy(d, t->host_ledger, t->ledger, all * sizeof *t->ledger, COPY_TO_HOST);
 }
 
-/* Triple i of every head that has one, in one call; a head that has none idles with the fewest
- * tiles there are. */
-static enum status measures_of(
-    struct cuda_tuner *t, int sample, const struct tuner_measure_task *tasks, int n)
+static enum status take_measures(struct cuda_tuner *t, const struct measure *m, int n_measures,
+    const struct tuner_measure_task *tasks, int n)
 {
     const struct head_params idle = {-1, 0, 50, true, 0, 0, 0};
-    struct curve_cuda_args q;
-    int most = 0, heads = t->c->n_heads;
-    for (int i = 0; i < n; i++)
-        if (tasks[i].at.sample == sample && tasks[i].n > most) most = tasks[i].n;
-    if (!most) return OK;
-    TRY(question(t, sample, &q));
-    for (int x0 = 0; x0 < most; x0 += MEASURES_AT_ONCE) {
-        int here = most - x0 < MEASURES_AT_ONCE ? most - x0 : MEASURES_AT_ONCE;
-        if (stopped(t)) return cancelled();
-        for (int h = 0; h < here * heads; h++) t->host_params[h] = idle;
-        for (int i = 0; i < n; i++)
-            for (int x = x0; x < x0 + here && x < tasks[i].n && tasks[i].at.sample == sample; x++)
-                t->host_params[(x - x0) * heads + tasks[i].at.head] = tasks[i].params[x];
-        TRY(run_inference(t, &q, here));
-        for (int x = x0; x < x0 + here; x++) {
-            int at = (x - x0) * heads;
-            TRY(curve_cuda_errors(t->host_points + at, heads, t->errors));
-            for (int i = 0; i < n; i++) {
-                int head = tasks[i].at.head;
-                if (tasks[i].at.sample != sample || x >= tasks[i].n) continue;
-                tasks[i].out[x] = (struct tuner_measured){
-                    tuner_widen(&t->errors[head]), t->host_ledger[at + head]};
-            }
+    int heads = t->c->n_heads;
+    for (int i = 0; i < n_measures * heads; i++) t->host_params[i] = idle;
+    for (int i = 0; i < n_measures; i++)
+        for (int x = 0; x < n; x++)
+            if (tasks[x].at.sample == m[i].sample && m[i].at < tasks[x].n)
+                t->host_params[i * heads + tasks[x].at.head] = tasks[x].params[m[i].at];
+    enum status st = weights_cuda_lock(t->on);
+    if (st == OK) st = run_measures(t, m, n_measures);
+    TRY(weights_cuda_unlock(t->on, st));
+    for (int i = 0; i < n_measures; i++) {
+        TRY(blame(t, m[i].sample, curve_cuda_errors(t->host_points + i * heads, heads, t->errors)));
+        for (int x = 0; x < n; x++) {
+            if (tasks[x].at.sample != m[i].sample || m[i].at >= tasks[x].n) continue;
+            tasks[x].out[m[i].at] =
+                (struct tuner_measured){tuner_widen(&t->errors[tasks[x].at.head]),
+                    t->host_ledger[i * heads + tasks[x].at.head]};
         }
     }
     return OK;
@@ -507,13 +509,23 @@ static enum status measures_of(
 static enum status cuda_measure(void *state, const struct tuner_measure_task *tasks, int n)
 {
     struct cuda_tuner *t = state;
+    struct measure measures[MEASURES_AT_ONCE];
+    int n_measures = 0;
     for (int s = 0; s < t->a->n_samples; s++) {
-        if (stopped(t)) return cancelled();
-        enum status st = weights_cuda_lock(t->on);
-        if (st == OK) st = measures_of(t, s, tasks, n);
-        TRY(weights_cuda_unlock(t->on, blame(t, s, st)));
+        int most = 0;
+        for (int i = 0; i < n; i++)
+            if (tasks[i].at.sample == s && tasks[i].n > most) most = tasks[i].n;
+        for (int x = 0; x < most; x++) {
+            measures[n_measures++] = (struct measure){s, x};
+            if (n_measures < MEASURES_AT_ONCE) continue;
+            if (stopped(t)) return cancelled();
+            TRY(take_measures(t, measures, n_measures, tasks, n));
+            n_measures = 0;
+        }
     }
-    return OK;
+    if (!n_measures) return OK;
+    if (stopped(t)) return cancelled();
+    return take_measures(t, measures, n_measures, tasks, n);
 }
 
 const struct tuner_backend tuner_backend_cuda = {
