@@ -1,8 +1,9 @@
 /* Curves on the device: 64 query rows of a head on their way over tiles, in whatever order. Each
  * tile is a softmax by itself, P rounded to bf16 under the tile's own maximum, and then joins the
  * chain in f32; so an output is a matter of which tiles joined and in what order, and no tile is
- * ever written down. Keys and values of the next tile are on their way to shared memory while this
- * one is computed. One CTA of TILE_THREADS; a warp has 16 rows. Private to the curve's .cu files.
+ * ever written down. Values are on their way to shared memory while scores are made, the next
+ * tile's keys while the products with the values are. One CTA of TILE_THREADS; a warp has 16 rows.
+ * Private to the curve's .cu files.
  */
 #ifndef SG_KERNELS_CUDA_CURVE_TILE_CUDA_CUH
 #define SG_KERNELS_CUDA_CURVE_TILE_CUDA_CUH
@@ -43,16 +44,28 @@ template <int DIM, int KEYS> struct unit_rows {
     }
     __device__ bool sees(int tile) const { return tile * KEYS <= last; }
 
-    /* Rows of one tile begin to arrive in `to`, as a group of copies of their own. */
-    __device__ void send(const curve_params &p, __nv_bfloat16 *to, const __nv_bfloat16 *from,
-        ptrdiff_t row, int tile) const
+    /* Rows of one tile begin to arrive in `to`; tile -1: nothing does. */
+    __device__ __forceinline__ void send(const curve_params &p, __nv_bfloat16 *to,
+        const __nv_bfloat16 *from, ptrdiff_t row, int tile) const
     {
-        for (int i = threadIdx.x; tile >= 0 && i < KEYS * (DIM / 8); i += TILE_THREADS) {
-            const int r = i / (DIM / 8), c = i % (DIM / 8) * 8, at = tile * KEYS + r;
-            const bool there = at < p.n && c < p.d;
-            begin_copy(to + r * LINE + c, from + (there ? at * row + c : 0), there);
+        constexpr int PIECES = DIM / 8, STEP = TILE_THREADS / PIECES;
+        if (tile < 0) return;
+        const int r = threadIdx.x / PIECES, c = threadIdx.x % PIECES * 8, at = tile * KEYS + r;
+        const __nv_bfloat16 *source = from + at * row + c;
+        __nv_bfloat16 *place = to + r * LINE + c;
+        const bool column = c < p.d;
+        if (tile * KEYS + KEYS <= p.n) {
+#pragma unroll
+            for (int i = 0; i < KEYS / STEP; i++)
+                begin_copy(
+                    place + i * STEP * LINE, column ? source + i * STEP * row : from, column);
+        } else {
+#pragma unroll
+            for (int i = 0; i < KEYS / STEP; i++) {
+                const bool there = column && at + i * STEP < p.n;
+                begin_copy(place + i * STEP * LINE, there ? source + i * STEP * row : from, there);
+            }
         }
-        close_copies();
     }
 
     /* Scaled scores of a tile whose keys are in `room`, and the largest of each of this lane's two
@@ -76,12 +89,16 @@ template <int DIM, int KEYS> struct unit_rows {
             const bool there = k_scale != NULL && k0 / UNIT + h < p.n_scales;
             by[h] = there ? scale * (q_scale * k_scale[k0 / UNIT + h]) : scale;
         }
+        if (edge)
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    if (k0 + n * 8 + lane % 4 * 2 + i % 2 > row + i / 2 * 8) s[n][i] = -INFINITY;
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                if (edge && k0 + n * 8 + lane % 4 * 2 + i % 2 > row + i / 2 * 8)
-                    s[n][i] = -INFINITY;
                 s[n][i] *= by[n * 8 / UNIT];
                 own[n * 8 / UNIT][i / 2] = fmaxf(own[n * 8 / UNIT][i / 2], s[n][i]);
             }
@@ -115,10 +132,10 @@ template <int DIM> struct unit_chain {
 
 /* Numerators of one tile out of its scores, packed as the tensor cores take them, and their row
  * sums. */
-template <int KEYS>
+template <int KEYS, bool IN_E4M3>
 __device__ __forceinline__ void numerators(float (&s)[KEYS / 8][4],
-    const float (&own)[KEYS / UNIT][2], const float (&m)[2], bool in_e4m3,
-    uint32_t (&packed)[KEYS / 16][4], float (&l)[2])
+    const float (&own)[KEYS / UNIT][2], const float (&m)[2], uint32_t (&packed)[KEYS / 16][4],
+    float (&l)[2])
 {
     const float base[2] = {m[0] == -INFINITY ? 0.0f : m[0], m[1] == -INFINITY ? 0.0f : m[1]};
     l[0] = l[1] = 0;
@@ -130,7 +147,7 @@ __device__ __forceinline__ void numerators(float (&s)[KEYS / 8][4],
             s[n][i] = exp2_fast(x - base[i / 2]);
             l[i / 2] += s[n][i];
             /* METHOD 9.3 under the power of two of the tile, which bf16 holds exactly */
-            if (in_e4m3 && s[n][i] > 0)
+            if (IN_E4M3 && s[n][i] > 0)
                 s[n][i] = e4m3(exp2f(x - ceilf(top) + 8)) * exp2f(ceilf(top) - ceilf(m[i / 2]));
         }
 #pragma unroll
@@ -197,28 +214,25 @@ __device__ __forceinline__ void join_tiles(const curve_params &p, const unit_row
     int now = seen_from(0);
     __syncthreads();
     u.send(p, u.k, u.keys, p.k_row, tile_at(now));
-    u.send(p, u.v, u.values, p.v_row, tile_at(now));
     for (int i = 0; i < n; i++) {
         if (i == now) {
-            const int tile = seq(i), next = seen_from(i + 1);
+            const int tile = seq(i);
             float s[KEYS / 8][4], own[KEYS / UNIT][2], m[2], l[2];
             uint32_t packed[KEYS / 16][4];
-            await_copies<1>();
-            __syncthreads();
+            await_copies();
+            __syncthreads(); /* keys are there, and nobody reads values any more */
+            u.send(p, u.v, u.values, p.v_row, tile);
             u.scores(p, u.k, tile, s, own, m);
-            __syncthreads();
-            u.send(p, u.k, u.keys, p.k_row, tile_at(next));
-            numerators<KEYS>(s, own, m, in_e4m3, packed, l);
-            await_copies<1>();
-            __syncthreads();
+            if (in_e4m3) numerators<KEYS, true>(s, own, m, packed, l);
+            else numerators<KEYS, false>(s, own, m, packed, l);
+            await_copies();
+            __syncthreads(); /* values are there, and nobody reads keys any more */
+            now = seen_from(i + 1);
+            u.send(p, u.k, u.keys, p.k_row, tile_at(now));
             join<DIM, KEYS>(chain, packed, m, l, in_e4m3, u.v);
-            __syncthreads();
-            u.send(p, u.v, u.values, p.v_row, tile_at(next));
-            now = next;
         }
         behind(i + 1);
     }
-    await_copies<0>();
 }
 
 #endif

@@ -216,15 +216,14 @@ __device__ int find_margins(const curve_params &p, const scratch &s, const unit_
         s.margin[i] = __float_as_uint(INFINITY);
     auto tile_at = [&](int i) { return i < listed ? (int)s.list[i] : -1; };
     auto room_of = [&](int i) { return i % 2 ? u.v : u.k; };
-    for (int i = 0; i < 2; i++) u.send(p, room_of(i), u.keys, p.k_row, tile_at(i));
+    u.send(p, room_of(0), u.keys, p.k_row, tile_at(0));
     float top[2] = {-INFINITY, -INFINITY};
     for (int i = 0; i < listed; i++) {
         float scores[KEYS / 8][4], own[KEYS / UNIT][2], m[2], margin = INFINITY;
-        await_copies<1>();
+        await_copies();
         __syncthreads();
+        u.send(p, room_of(i + 1), u.keys, p.k_row, tile_at(i + 1));
         u.scores(p, room_of(i), tile_at(i), scores, own, m);
-        __syncthreads();
-        u.send(p, room_of(i), u.keys, p.k_row, tile_at(i + 2));
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             top[r] = fmaxf(top[r], m[r]);
@@ -235,7 +234,6 @@ __device__ int find_margins(const curve_params &p, const scratch &s, const unit_
         const uint32_t least = __reduce_min_sync(ALL, __float_as_uint(margin));
         if (lane == 0) atomicMin(&s.margin[i], least);
     }
-    await_copies<0>();
     __syncthreads();
     return listed;
 }

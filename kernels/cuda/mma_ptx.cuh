@@ -45,8 +45,7 @@ __device__ __forceinline__ void multiply(
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* 16 bytes on their way to shared memory, zeros unless they are there; those begun since the last
- * close_copies() are a group. */
+/* 16 bytes on their way to shared memory, zeros unless they are there. */
 __device__ __forceinline__ void begin_copy(void *to, const void *from, bool there)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
@@ -54,15 +53,8 @@ __device__ __forceinline__ void begin_copy(void *to, const void *from, bool ther
                  "l"(from), "r"(there ? 16 : 0)
                  : "memory");
 }
-__device__ __forceinline__ void close_copies()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-/* All of this thread's groups but the last LEFT are there. */
-template <int LEFT> __device__ __forceinline__ void await_copies()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
-}
+/* All that this thread began are there. */
+__device__ __forceinline__ void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 /* The larger of two, NaN when one of them is: fmaxf would pass over it. */
 __device__ __forceinline__ float max_nan(float x, float y)

@@ -105,8 +105,7 @@ inline void begin_copy(void *to, const void *from, bool there)
     if (there) memcpy(to, from, 16);
     else memset(to, 0, 16);
 }
-inline void close_copies() {}
-template <int LEFT> void await_copies() {}
+inline void await_copies() {}
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float log2_fast(float x) { return log2f(x); }
 inline float max_nan(float x, float y) { return x != x || y != y ? NAN : fmaxf(x, y); }
