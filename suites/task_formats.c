@@ -104,6 +104,12 @@ static enum status read_ruler(const struct jsonl *in, struct task_line *t)
             in->path, jsonl_unit(in), in->line, prefix);
     t->wanted = wanted_new(tasks[k].judge, tasks[k].budget);
     TRY(read_answers(in, "outputs", t->wanted));
+    for (int i = 0; i < t->wanted->n_answers; i++)
+        if (!*t->wanted->answers[i])
+            return fail(ERR_FORMAT,
+                "%s: %s %ld: field \"outputs\": found an empty text, which every answer holds; "
+                "expected texts to look for",
+                in->path, jsonl_unit(in), in->line);
     add_text(&t->text.prompt, input);
     add_text(&t->text.prefix, prefix);
     struct str gold = {0};
@@ -115,7 +121,10 @@ static enum status read_ruler(const struct jsonl *in, struct task_line *t)
     t->group = str_dup(tasks[k].group);
     t->whole = true;
     const cJSON *length = jsonl_find(in, "length");
-    if (cJSON_IsNumber(length)) t->length = (int64_t)length->valuedouble;
+    if (!length || cJSON_IsNull(length)) return OK;
+    if (!cJSON_IsNumber(length) || !(length->valuedouble >= 1 && length->valuedouble < 1e9))
+        return line_fail(in, "length", "a count of tokens, at least 1");
+    t->length = (int64_t)length->valuedouble;
     return OK;
 }
 
