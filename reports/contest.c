@@ -247,7 +247,7 @@ static void add_cell(struct table *t, const struct contest_line *l, const struct
     if (c->known) {
         struct str text = {0};
         number_format(NUMBER_SHORT, 3, e->value, &text);
-        if (!isnan(e->lo)) {
+        if (isfinite(e->lo) && isfinite(e->hi)) {
             str_add(&text, " [");
             number_format(NUMBER_SHORT, 3, e->lo, &text);
             str_add(&text, ", ");
