@@ -377,9 +377,9 @@ static void write_doc(struct rng *r, enum form form, enum chronicle_split split,
 static enum form random_form(struct rng *r)
 {
     uint32_t what = rng_below(r, 100);
-    return what < 30 ? FORM_CHRONICLE
-        : what < 38  ? FORM_NEEDLE
-        : what < 48  ? FORM_BOOK_NEEDLE
+    return what < 24 ? FORM_CHRONICLE
+        : what < 28  ? FORM_NEEDLE
+        : what < 34  ? FORM_BOOK_NEEDLE
                      : FORM_RULER;
 }
 
