@@ -65,7 +65,7 @@ enum sg_status {
 };
 
 SG_API int sg_api_version(void);     /* of the library; a program compares it with SG_API_VERSION */
-SG_API const char *sg_version(void); /* "0.4.0" */
+SG_API const char *sg_version(void); /* "0.5.0" */
 SG_API int sg_has_cuda(void); /* 1: built with CUDA; whether there is a GPU shows when it is used */
 /* The last failure on this thread, "" before any; valid until the thread's next call. UTF-8, no
  * control characters. */
