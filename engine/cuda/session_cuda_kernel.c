@@ -18,6 +18,22 @@ static enum status choose_kernel(
         s->on->info.sm % 10, why);
 }
 
+/* What the attention implementations ask for: counters, and what a decode step merges. */
+size_t session_cuda_attention_scratch(const struct llama_config *c)
+{
+    static const struct attn_impl *const all[] = {
+        &attn_decode_cuda_bf16, &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16};
+    struct attn_args a = {.dtype = DTYPE_BF16,
+        .n_q = 1,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        most = max_size(most, all[i]->workspace(&a));
+    return most;
+}
+
 /* The kernel of a call and its scratch. That of eight bits is no part of the session's plan: it is
  * taken when it is first wanted, for the longest call there can be, so that what a graph has
  * recorded stays where it is. */

@@ -119,7 +119,6 @@ static inline enum status fetch(struct session_cuda *s, void *to, const void *fr
  * its pointers too. */
 void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, struct session_plan *p,
     struct session_cuda *to);
-size_t session_cuda_attention_scratch(const struct llama_config *c);
 
 /* session_scratch_for() here. The device is current. */
 struct session_scratch session_cuda_scratch(const struct weights *w,
@@ -134,6 +133,8 @@ struct attn_args session_cuda_call(const struct session_cuda *s, const struct ch
  * them. */
 enum status session_cuda_kernel(struct session_cuda *s, const struct attn_args *a,
     const struct attn_impl **impl, void **ws) MUST_USE;
+/* Bytes of the scratch that a plan holds for all kernels without eight bits. */
+size_t session_cuda_attention_scratch(const struct llama_config *c);
 /* Logits of the first n rows in `norm`, into the first of `logits`. */
 enum status session_cuda_head_rows(struct session_cuda *s, int n) MUST_USE;
 /* A row of the stream, on the device. */

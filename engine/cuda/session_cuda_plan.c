@@ -34,22 +34,6 @@ static void sparse_sizes(
         }
 }
 
-/* What the attention implementations ask for: counters, and what a decode step merges. */
-size_t session_cuda_attention_scratch(const struct llama_config *c)
-{
-    static const struct attn_impl *const all[] = {
-        &attn_decode_cuda_bf16, &attn_dense_sm90_bf16, &attn_sparse_sm90_bf16, &attn_cuda_bf16};
-    struct attn_args a = {.dtype = DTYPE_BF16,
-        .n_q = 1,
-        .n_heads = c->n_heads,
-        .n_kv_heads = c->n_kv_heads,
-        .head_dim = c->head_dim};
-    size_t most = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        most = max_size(most, all[i]->workspace(&a));
-    return most;
-}
-
 /* Ids of one product of the head: as many as the layers leave room for. */
 static int head_ids(const struct llama_config *c, size_t room)
 {
