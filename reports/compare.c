@@ -18,19 +18,10 @@ const char *change_mark(enum change change)
     return marks[change];
 }
 
-static const struct sample_record *find_sample(
-    const struct run_view *v, const struct sample_record *like)
+static bool is_paired(const struct run_view *v, const struct sample_record *like)
 {
-    const struct sample_record *rows = v->samples.rows;
-    size_t first = 0, end = v->samples.n; /* in the order of their numbers, each once */
-    while (first < end) {
-        size_t middle = first + (end - first) / 2;
-        if (rows[middle].sample < like->sample) first = middle + 1;
-        else end = middle;
-    }
-    bool found = first < v->samples.n && rows[first].sample == like->sample &&
-        rows[first].n_scored == like->n_scored;
-    return found ? &rows[first] : NULL;
+    const struct sample_record *r = sample_find(v->samples.rows, v->samples.n, like->sample);
+    return r && r->n_scored == like->n_scored;
 }
 
 static bool of_answers(const char *name)
@@ -191,8 +182,7 @@ static enum status check_comparable(struct comparison *c, const struct run_view 
 static size_t count_pairs(const struct run_view *before, const struct run_view *after)
 {
     size_t n = 0;
-    for (size_t i = 0; i < before->samples.n; i++)
-        n += find_sample(after, &before->samples.rows[i]) != NULL;
+    for (size_t i = 0; i < before->samples.n; i++) n += is_paired(after, &before->samples.rows[i]);
     return n;
 }
 

@@ -75,13 +75,6 @@ static double change_stat(const void *ctx, const double *sums)
     return log_kl(sums, level) - log_kl(sums + 2 * N_SUMS, level);
 }
 
-static const struct sample_record *find_sample(const struct contest_point *p, int sample)
-{
-    for (size_t i = 0; i < p->n_samples; i++)
-        if (p->samples[i].sample == sample) return &p->samples[i];
-    return NULL;
-}
-
 /* KL at the level of one line, or how far its logarithm is from another's; over the texts that all
  * their runs have. False without any. */
 static bool estimate_at(
@@ -95,7 +88,8 @@ static bool estimate_at(
     for (size_t i = 0; i < of.a->n_samples; i++) {
         bool known = true;
         for (size_t r = 0; r < runs && known; r++) {
-            const struct sample_record *s = find_sample(p[r], of.a->samples[i].sample);
+            const struct sample_record *s =
+                sample_find(p[r]->samples, p[r]->n_samples, of.a->samples[i].sample);
             known = s && isfinite(s->kl_mean) && s->n_tokens > 0;
             if (known) add_sums(s, x + n * width + r * N_SUMS);
         }
@@ -173,12 +167,6 @@ static double at_level(const struct contest_line *l, double level, size_t offset
     return low + share_of_way(k.a->sparsity, k.b->sparsity, level) * (high - low);
 }
 
-static int rising(const void *x, const void *y)
-{
-    const double *a = x, *b = y;
-    return (*a > *b) - (*a < *b);
-}
-
 /* The median over the line's runs: choosing takes about the same whatever is kept. */
 static double choosing_of(const struct contest_line *l)
 {
@@ -186,8 +174,7 @@ static double choosing_of(const struct contest_line *l)
     size_t n = 0;
     for (size_t i = 0; i < l->n; i++)
         if (!isnan(l->points[i].choosing)) v[n++] = l->points[i].choosing;
-    qsort(v, n, sizeof *v, rising);
-    if (n) median = quantile_sorted(v, n, .5);
+    if (n) median = quantile(v, n, .5);
     free(v);
     return median;
 }

@@ -475,19 +475,11 @@ void metric_clip(const char *name, struct estimate *e)
     e->hi = isnan(e->hi) ? NAN : fmin(e->hi, 1);
 }
 
-static const struct sample_record *find_sample(
+static const struct sample_record *find_same(
     const struct estimate_source *s, const struct sample_record *like)
 {
-    size_t first = 0, end = s->n_samples; /* in the order of their numbers, each once */
-    while (first < end) {
-        size_t middle = first + (end - first) / 2;
-        if (s->samples[middle].sample < like->sample) first = middle + 1;
-        else end = middle;
-    }
-    const struct sample_record *r = &s->samples[first];
-    bool same = first < s->n_samples && r->sample == like->sample &&
-        r->n_scored == like->n_scored && r->n_tokens == like->n_tokens;
-    return same ? r : NULL;
+    const struct sample_record *r = sample_find(s->samples, s->n_samples, like->sample);
+    return r && r->n_scored == like->n_scored && r->n_tokens == like->n_tokens ? r : NULL;
 }
 
 static bool pool_pairs(struct pooled *p, const struct estimator *e,
@@ -496,7 +488,7 @@ static bool pool_pairs(struct pooled *p, const struct estimator *e,
     p->pooling = e->pooling;
     p->exponent = e->scale == SCALE_EXP;
     for (size_t i = 0; i < before->n_samples; i++) {
-        const struct sample_record *b = &before->samples[i], *a = find_sample(after, b);
+        const struct sample_record *b = &before->samples[i], *a = find_same(after, b);
         if (!a) continue;
         p->weight[p->n] = sample_sums(e, b, p->x[p->n] + N_SUMS);
         sample_sums(e, a, p->x[p->n]);

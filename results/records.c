@@ -88,6 +88,17 @@ bool metric_is_timing(const char *name)
         !strcmp(name, "peak_bytes");
 }
 
+const struct sample_record *sample_find(const struct sample_record *rows, size_t n, int sample)
+{
+    size_t first = 0, end = n;
+    while (first < end) {
+        size_t middle = first + (end - first) / 2;
+        if (rows[middle].sample < sample) first = middle + 1;
+        else end = middle;
+    }
+    return first < n && rows[first].sample == sample ? &rows[first] : NULL;
+}
+
 bool generation_is_dense(const struct generation_record *g)
 {
     /* a BOS, and a space of up to three bytes that tokenisers put in front */

@@ -200,6 +200,9 @@ struct sample_record {
     double tiles_possible, pv_possible;
 };
 
+/* The sample of that number, NULL without; rows: [n] in the order of their numbers, each once. */
+const struct sample_record *sample_find(const struct sample_record *rows, size_t n, int sample);
+
 /* The worst positions of a sample, worst first: what percentiles over all positions are computed
  * from again. */
 struct tail_record {

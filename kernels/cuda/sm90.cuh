@@ -9,6 +9,8 @@
 #ifndef SG_KERNELS_CUDA_SM90_CUH
 #define SG_KERNELS_CUDA_SM90_CUH
 
+#include "kernels/cuda/mma_ptx.cuh"
+
 #include <cuda.h>
 #include <stdint.h>
 
@@ -237,21 +239,6 @@ __device__ __forceinline__ void mma_rs(
                  "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
                  : SG_REGS32(d)
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-}
-
-/* The larger of two, NaN when one of them is: fmaxf would pass over it. */
-__device__ __forceinline__ float max_nan(float x, float y)
-{
-    float z;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
-    return z;
-}
-
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 /* Two floats rounded to bf16, the first in the low half. */
