@@ -50,10 +50,14 @@ torture=${SG_TORTURE:-}
 bad=0 tried=0
 complain() { echo "check_faults: $*"; bad=1; }
 faulty() { LD_PRELOAD=$library "$@"; }
-integrity() { # DB...: those that are there; one process asks all, as these are many
-    local db attach=''
+# A killed process can outlive the `timeout` that killed it by a moment, and holds its locks until it is gone: they are waited for.
+sql() { sqlite3 -cmd '.timeout 20000' "$@"; }
+integrity() { # WHEN DB...: those that are there; one process asks all, as these are many
+    local db attach='' when=$1 said=ok
+    shift
     for db; do [ ! -e "$db" ] || attach+="ATTACH '$db' AS '$db';"; done
-    [ -z "$attach" ] || [ "$(sqlite3 :memory: "$attach PRAGMA integrity_check" 2>&1)" = ok ]
+    [ -z "$attach" ] || said=$(sql :memory: "$attach PRAGMA integrity_check" 2>&1)
+    [ "$said" = ok ] || complain "$when: a database is damaged: $said"
 }
 
 # The smallest model, and what the commands read. gnuplot's pictures take longer than all else: one that draws nothing stands in.
@@ -78,7 +82,7 @@ sqlite3 base/old.db <"$golden/results_v2.sql"
 
 # For each part: what is run in a fresh copy of base/, and what its whole result is, times and places left out.
 tables() { # DB: all that was measured, by key and not by number
-    sqlite3 "$1" "SELECT key, digest, status FROM run ORDER BY key; SELECT count(*) FROM lease; SELECT count(*) FROM metric WHERE name NOT LIKE 'latency%';
+    sql "$1" "SELECT key, digest, status FROM run ORDER BY key; SELECT count(*) FROM lease; SELECT count(*) FROM metric WHERE name NOT LIKE 'latency%';
         SELECT hash, layer, head, theta, tau, lambda FROM tuned_head ORDER BY 1, 2, 3; SELECT name FROM plan; SELECT key FROM cell ORDER BY key" 2>&1
 }
 spelled() { sed -e 's/"\(wall_s\|seconds\|started\|ended\|created\)": [^,}]*//g' "$@" 2>&1; }
@@ -143,7 +147,7 @@ part() { # NAME
                     ;;
                 *) tail -3 err; complain "$name, $kind $i: exit $code" ;;
             esac
-            integrity a.db s.db w.db || complain "$name, $kind $i: a database is damaged"
+            integrity "$name, $kind $i" a.db s.db w.db
             for file in new.json tuned.json stats.json .5.json; do
                 [ -e $file ] || continue
                 read -r -d '' text <$file
@@ -180,7 +184,7 @@ systems() {
 
 # Killed at any moment and asked again, a command ends with the very result of one that was left alone, and does nothing twice.
 run_migrate="$program merge s.db --db old.db"
-result_migrate() { tables old.db; sqlite3 old.db 'PRAGMA user_version'; }
+result_migrate() { tables old.db; sql old.db 'PRAGMA user_version'; }
 killed() { # NAME
     local name=$1 run=run_$1 kills=6 whole i t
     [ -z "$torture" ] || kills=$(((200 + ${slice#*/} - 1) / ${slice#*/}))
@@ -194,7 +198,7 @@ killed() { # NAME
     for i in $(seq $kills); do
         [ $((i % 3)) != 1 ] || { cd ..; fresh; }
         { timeout -s KILL "$(printf '0.%06d' $(((RANDOM * 32768 + RANDOM) % t)))" ${!run} >out 2>err; } 2>/dev/null
-        integrity a.db s.db w.db old.db || complain "$name, killed: a database is damaged"
+        integrity "$name, killed" a.db s.db w.db old.db
         [ $((i % 3)) != 0 ] || { ${!run} >out 2>err && [ "$(result_$name)" = "$whole" ]; } ||
             { tail -2 err; diff <(echo "$whole") <(result_$name) | head -5; complain "$name: killed and asked again, it ends with another result"; }
     done
