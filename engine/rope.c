@@ -73,18 +73,21 @@ static float longrope_frequency(const struct llama_config *c, int i, int seq_len
     return 1.0f / (by * wave);
 }
 
-void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq)
+int rope_count(const struct llama_config *c) { return c->rope.windows_plain ? 2 : 1; }
+
+void rope_frequencies(const struct llama_config *c, int which, int seq_len, float *inv_freq)
 {
     assert(c->head_dim > 0 && c->head_dim % 2 == 0);
     const struct rope_config *r = &c->rope;
-    float base = r->type == ROPE_DYNAMIC ? stretched_base(c, seq_len) : (float)r->theta;
+    enum rope_type type = which ? ROPE_DEFAULT : r->type;
+    float base = type == ROPE_DYNAMIC ? stretched_base(c, seq_len) : (float)r->theta;
     for (int i = turned(c) / 2; i < c->head_dim / 2; i++) inv_freq[i] = 0;
     for (int i = 0; i < turned(c) / 2; i++) {
         float f = plain_frequency(base, i, turned(c));
-        if (r->type == ROPE_LINEAR) f /= (float)r->factor;
-        if (r->type == ROPE_LLAMA3) f = llama3_frequency(r, f);
-        if (r->type == ROPE_YARN) f = yarn_frequency(c, i);
-        if (r->type == ROPE_LONGROPE) f = longrope_frequency(c, i, seq_len);
+        if (type == ROPE_LINEAR) f /= (float)r->factor;
+        if (type == ROPE_LLAMA3) f = llama3_frequency(r, f);
+        if (type == ROPE_YARN) f = yarn_frequency(c, i);
+        if (type == ROPE_LONGROPE) f = longrope_frequency(c, i, seq_len);
         inv_freq[i] = f;
     }
 }
@@ -94,7 +97,7 @@ bool rope_depends_on_length(const struct llama_config *c)
     return c->rope.type == ROPE_DYNAMIC || c->rope.type == ROPE_LONGROPE;
 }
 
-float rope_attention_scaling(const struct llama_config *c)
+float rope_attention_scaling(const struct llama_config *c, int which)
 {
-    return (float)c->rope.attention_factor;
+    return which ? 1 : (float)c->rope.attention_factor;
 }

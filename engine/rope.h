@@ -26,18 +26,22 @@
 
 #include <stdbool.h>
 
+/* A model has one rotation, or two: `which` is 0, or 1 for that of layers with a window where these
+ * go without the scaling (llama_rope()). */
+int rope_count(const struct llama_config *c);
+
 /* inv_freq [head_dim / 2], radians per token, 0 behind the channels that turn (rope.turned).
  * seq_len is the length of the whole sequence, past and present (largest position + 1); only
  * `dynamic` and `longrope` look at it. transformers keeps the frequencies of a longer sequence seen
  * before; this is a pure function and equals it for a fresh sequence. Under these two, chunks of
  * one prefill must all be given the final length, or keys already cached stay turned by older
  * frequencies. */
-void rope_frequencies(const struct llama_config *c, int seq_len, float *inv_freq);
+void rope_frequencies(const struct llama_config *c, int which, int seq_len, float *inv_freq);
 
 /* True when rope_frequencies() changes with seq_len. */
 bool rope_depends_on_length(const struct llama_config *c);
 
 /* Factor on cos and sin: 1 but for yarn and longrope. */
-float rope_attention_scaling(const struct llama_config *c);
+float rope_attention_scaling(const struct llama_config *c, int which);
 
 #endif

@@ -44,9 +44,10 @@ static struct slab_layout lay_out(
     PUT(kv_rows, f * rows * kv_dim);
     PUT(gate, f * mlp_rows * inter);
     PUT(up, f * mlp_rows * inter);
-    PUT(cosine, f * rows * d / 2);
-    PUT(sine, f * rows * d / 2);
-    PUT(inv_freq, f * d / 2);
+    size_t ropes = (size_t)rope_count(c);
+    PUT(cosine, f * ropes * rows * d / 2);
+    PUT(sine, f * ropes * rows * d / 2);
+    PUT(inv_freq, f * ropes * d / 2);
     PUT(linear, linear_workspace((int)widest, n_threads));
 #undef PUT
     l.end = at;
@@ -258,20 +259,54 @@ static void normalise(
         s, &(struct rows_job){.s = s, .weight = weight, .n = n, .from = from, .to = to}, rows_norm);
 }
 
+/* What attention or the MLP reads of a stream: its norm, or itself where the family's norms stand
+ * behind. */
+static const float *input_of(struct session_cpu *s, int n, const float *weight, const float *x)
+{
+    if (!weight) return x;
+    normalise(s, n, weight, x, s->norm);
+    return s->norm;
+}
+
+/* All heads of q or of k, where the family normalises them. */
 static void normalise_heads(
     struct session_cpu *s, const float *weight, int n_heads, int n, float *x)
 {
+    const struct llama_config *c = &s->w->config;
+    bool whole = c->qk_norm == QK_NORM_WHOLE;
     if (weight)
         for_rows(s,
-            &(struct rows_job){.s = s, .weight = weight, .n = n, .n_heads = n_heads, .to = x},
-            rows_head_norm);
+            &(struct rows_job){.s = s,
+                .weight = weight,
+                .n = n,
+                .n_heads = whole ? 1 : n_heads,
+                .dim = whole ? n_heads * c->head_dim : c->head_dim,
+                .to = x},
+            rows_part_norm);
 }
 
 static void turn_queries(struct session_cpu *s, int layer, int n_heads, int n, float *q)
 {
-    normalise_heads(s, s->w->layers[layer].q_norm, n_heads, n, q);
-    if (llama_turns(&s->w->config, layer))
-        for_rows(s, &(struct rows_job){.s = s, .n = n, .n_heads = n_heads, .to = q}, rows_rotate);
+    const struct llama_config *c = &s->w->config;
+    if (llama_turns(c, layer))
+        for_rows(s,
+            &(struct rows_job){
+                .s = s, .n = n, .n_heads = n_heads, .to = q, .rope = llama_rope(c, layer)},
+            rows_rotate);
+}
+
+/* Every rotation of the model, for the rows of a job. */
+static void find_angles(struct session_cpu *s, struct rows_job rows)
+{
+    for (rows.rope = 0; rows.rope < rope_count(&s->w->config); rows.rope++)
+        for_rows(s, &rows, rows_angles);
+}
+
+static void find_frequencies(struct session_cpu *s, int total_len)
+{
+    const struct llama_config *c = &s->w->config;
+    for (int i = 0; i < rope_count(c); i++)
+        rope_frequencies(c, i, total_len, s->inv_freq + i * c->head_dim / 2);
 }
 
 static void project(
@@ -282,17 +317,31 @@ static void project(
     if (s->times) spent(s, t0, &s->times->linear_s);
 }
 
+/* Onto rows [row, row + n) of the stream; where a norm stands behind, those of `norm` hold what it
+ * is of. */
+static void project_add(struct session_cpu *s, const struct linear *l, int row, int n,
+    const float *x, const float *behind)
+{
+    size_t at = (size_t)row * (size_t)l->m;
+    project(s, l, n, x, (behind ? s->norm : s->x) + at, !behind);
+    if (behind)
+        for_rows(s,
+            &(struct rows_job){
+                .s = s, .weight = behind, .n = n, .branch = s->norm + at, .to = s->x + at},
+            rows_behind);
+}
+
 static void mlp(struct session_cpu *s, const struct layer_weights *lw, int n)
 {
     size_t h = (size_t)s->w->config.hidden_size;
-    normalise(s, n, lw->mlp_norm, s->x, s->norm);
+    const float *in = input_of(s, n, lw->mlp_norm, s->x);
     for (int row = 0; row < n; row += MLP_ROWS) {
         int rows = n - row < MLP_ROWS ? n - row : MLP_ROWS;
-        const float *x = s->norm + (size_t)row * h;
+        const float *x = in + (size_t)row * h;
         project(s, &lw->gate, rows, x, s->gate, false);
         project(s, &lw->up, rows, x, s->up, false);
         for_rows(s, &(struct rows_job){.s = s, .n = rows, .from = s->up, .to = s->gate}, rows_silu);
-        project(s, &lw->down, rows, s->gate, s->x + (size_t)row * h, true);
+        project_add(s, &lw->down, row, rows, s->gate, lw->mlp_behind);
     }
 }
 
@@ -302,11 +351,12 @@ static enum status layer_forward(struct session_cpu *s, const struct forward_arg
     const struct llama_config *c = &s->w->config;
     const struct layer_weights *lw = &s->w->layers[layer];
     weights_enter_layer(s->w, layer);
-    normalise(s, n, lw->attn_norm, s->x, s->norm);
-    project(s, &lw->q, n, s->norm, s->q, false);
+    const float *in = input_of(s, n, lw->attn_norm, s->x);
+    project(s, &lw->q, n, in, s->q, false);
+    normalise_heads(s, lw->q_norm, c->n_heads, n, s->q);
     turn_queries(s, layer, c->n_heads, n, s->q);
     for (int value = 0; value < 2; value++) {
-        project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        project(s, value ? &lw->v : &lw->k, n, in, s->kv_rows, false);
         if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
         for_rows(s,
             &(struct rows_job){.s = s,
@@ -317,11 +367,12 @@ static enum status layer_forward(struct session_cpu *s, const struct forward_arg
                 .head_rows = (size_t)s->plan.capacity,
                 .from = s->kv_rows,
                 .to = cache_of(s, layer, value),
+                .rope = llama_rope(c, layer),
                 .rotate = !value && llama_turns(c, layer)},
             rows_cache);
     }
     TRY(attend(s, f, layer, n, position, total_len));
-    project(s, &lw->o, n, s->attn, s->x, true);
+    project_add(s, &lw->o, 0, n, s->attn, lw->attn_behind);
     mlp(s, lw, n);
     return OK;
 }
@@ -359,7 +410,7 @@ static enum status chunk_forward(
     size_t h = (size_t)c->hidden_size, offset = (size_t)begin * h;
     struct rows_job rows = {
         .s = s, .tokens = f->tokens + begin, .n = n, .position = position, .to = s->x};
-    for_rows(s, &rows, rows_angles);
+    find_angles(s, rows);
     int first = f->residual_in || f->carry_in ? f->first_layer : 0;
     const float *stream = f->residual_in ? f->residual_in : first > 0 ? f->carry_in : NULL;
     if (stream) rows.from = stream + offset;
@@ -399,7 +450,7 @@ static enum status cpu_forward(
         return fail(ERR_UNSUPPORTED, "tensors of a device are asked of a session on the CPU");
     s->position = position;
     s->impls = impls;
-    rope_frequencies(&s->w->config, total_len, s->inv_freq);
+    find_frequencies(s, total_len);
     struct forward_times mine = {0};
     double total = 0;
     int64_t t0 = clock_ns();
@@ -436,12 +487,13 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
     attn.o = a->o;
     attn.window = session_window(c, a->layer, n);
     struct rows_job rows = {.s = s, .tokens = a->tokens, .n = n, .to = s->x};
-    rope_frequencies(c, n, s->inv_freq);
-    for_rows(s, &rows, rows_angles);
+    find_frequencies(s, n);
+    find_angles(s, rows);
     if (!a->residual) for_rows(s, &rows, rows_embed);
     weights_enter_layer(s->w, a->layer);
-    normalise(s, n, lw->attn_norm, a->residual ? a->residual : s->x, s->norm);
-    project(s, &lw->q, n, s->norm, s->q, false);
+    const float *in = input_of(s, n, lw->attn_norm, a->residual ? a->residual : s->x);
+    project(s, &lw->q, n, in, s->q, false);
+    normalise_heads(s, lw->q_norm, c->n_heads, n, s->q);
     for_rows(s,
         &(struct rows_job){.s = s,
             .n = n,
@@ -452,7 +504,7 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
         rows_pick);
     turn_queries(s, a->layer, n_heads, n, a->q);
     for (int value = 0; value < 2; value++) {
-        project(s, value ? &lw->v : &lw->k, n, s->norm, s->kv_rows, false);
+        project(s, value ? &lw->v : &lw->k, n, in, s->kv_rows, false);
         if (!value) normalise_heads(s, lw->k_norm, c->n_kv_heads, n, s->kv_rows);
         for_rows(s,
             &(struct rows_job){.s = s,
@@ -462,6 +514,7 @@ static enum status cpu_heads(void *state, const struct heads_args *a)
                 .head_rows = (size_t)n,
                 .from = s->kv_rows + (size_t)kv_first * (size_t)d,
                 .to = value ? a->v : a->k,
+                .rope = llama_rope(c, a->layer),
                 .rotate = !value && llama_turns(c, a->layer)},
             rows_cache);
     }

@@ -51,18 +51,26 @@ void rows_norm(void *ctx, int item, int worker)
             c->hidden_size, j->to + (size_t)r * h);
 }
 
+/* Where this rotation's cosines and sines begin. */
+static size_t angles_of(const struct rows_job *j)
+{
+    return (size_t)j->rope * (size_t)j->s->plan.chunk * (size_t)j->s->w->config.head_dim / 2;
+}
+
 void rows_angles(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
     int half = j->s->w->config.head_dim / 2;
-    float scaling = rope_attention_scaling(&j->s->w->config);
+    const float *inv_freq = j->s->inv_freq + j->rope * half;
+    float scaling = rope_attention_scaling(&j->s->w->config, j->rope);
+    float *cosine = j->s->cosine + angles_of(j), *sine = j->s->sine + angles_of(j);
     EACH_ROW (j, item, r)
         for (int i = 0; i < half; i++) {
-            float angle = (float)(j->position + r) * j->s->inv_freq[i];
-            bool stays = j->s->inv_freq[i] == 0; /* a channel that nothing turns or scales */
-            j->s->cosine[r * half + i] = stays ? 1 : cosf(angle) * scaling;
-            j->s->sine[r * half + i] = sinf(angle) * scaling;
+            float angle = (float)(j->position + r) * inv_freq[i];
+            bool stays = inv_freq[i] == 0; /* a channel that nothing turns or scales */
+            cosine[r * half + i] = stays ? 1 : cosf(angle) * scaling;
+            sine[r * half + i] = sinf(angle) * scaling;
         }
 }
 
@@ -80,23 +88,36 @@ void rows_rotate(void *ctx, int item, int worker)
     (void)worker;
     const struct rows_job *j = ctx;
     int d = j->s->w->config.head_dim, half = d / 2;
+    const float *cosine = j->s->cosine + angles_of(j), *sine = j->s->sine + angles_of(j);
     EACH_ROW (j, item, r)
         for (int h = 0; h < j->n_heads; h++)
             rotate(j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)d,
-                j->s->cosine + r * half, j->s->sine + r * half, half);
+                cosine + r * half, sine + r * half, half);
 }
 
-/* RMSNorm over each head. */
-void rows_head_norm(void *ctx, int item, int worker)
+void rows_part_norm(void *ctx, int item, int worker)
 {
     (void)worker;
     const struct rows_job *j = ctx;
     const struct llama_config *c = &j->s->w->config;
     EACH_ROW (j, item, r)
         for (int h = 0; h < j->n_heads; h++) {
-            float *x = j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)c->head_dim;
-            cpu_ops()->rmsnorm(x, j->weight, (float)c->rms_norm_eps, c->head_dim, x);
+            float *x = j->to + ((size_t)r * (size_t)j->n_heads + (size_t)h) * (size_t)j->dim;
+            cpu_ops()->rmsnorm(x, j->weight, (float)c->inner_eps, j->dim, x);
         }
+}
+
+void rows_behind(void *ctx, int item, int worker)
+{
+    (void)worker;
+    const struct rows_job *j = ctx;
+    const struct llama_config *c = &j->s->w->config;
+    size_t h = (size_t)c->hidden_size;
+    EACH_ROW (j, item, r) {
+        float *x = j->to + (size_t)r * h, *y = j->branch + (size_t)r * h;
+        cpu_ops()->rmsnorm(y, j->weight, (float)c->inner_eps, c->hidden_size, y);
+        for (size_t i = 0; i < h; i++) x[i] += y[i];
+    }
 }
 
 void rows_cache(void *ctx, int item, int worker)
@@ -105,12 +126,13 @@ void rows_cache(void *ctx, int item, int worker)
     const struct rows_job *j = ctx;
     size_t d = (size_t)j->s->w->config.head_dim;
     int half = (int)d / 2;
+    const float *cosine = j->s->cosine + angles_of(j), *sine = j->s->sine + angles_of(j);
     EACH_ROW (j, item, r)
         for (int h = 0; h < j->n_heads; h++) {
             float *to = j->to + ((size_t)h * j->head_rows + (size_t)(j->position + r)) * d;
             memcpy(
                 to, j->from + ((size_t)r * (size_t)j->from_heads + (size_t)h) * d, d * sizeof *to);
-            if (j->rotate) rotate(to, j->s->cosine + r * half, j->s->sine + r * half, half);
+            if (j->rotate) rotate(to, cosine + r * half, sine + r * half, half);
         }
 }
 

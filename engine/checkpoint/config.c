@@ -86,6 +86,35 @@ static enum status rename_fields(const struct llama_config *c, struct json_in in
     return OK;
 }
 
+/* Where rope_parameters holds an object for each type of layer, the one for layers without a window
+ * takes its place; with a window they turn by the same theta alone. */
+static enum status rope_of_full_layers(const struct llama_config *c, struct json_in in)
+{
+    cJSON *root = (cJSON *)in.node; /* ours: nobody else reads it */
+    const cJSON *all = field(root, "rope_parameters");
+    if (!llama_word_in(c->family->reads, "rope_parameters") || !all) return OK;
+    const cJSON *windows = field(all, "sliding_attention"), *full = field(all, "full_attention");
+    if (!full && !windows) return OK;
+    const char *type = "default";
+    double theta = c->family->theta, other = theta;
+    struct json_in from = {windows, in.file, "rope_parameters.sliding_attention"};
+    if (cJSON_IsObject(windows)) {
+        TRY(json_get_string(from, "rope_type", false, &type));
+        TRY(json_get_double(from, "rope_theta", false, 1, 1e12, &other));
+    }
+    from = (struct json_in){full, in.file, "rope_parameters.full_attention"};
+    if (cJSON_IsObject(full)) TRY(json_get_double(from, "rope_theta", false, 1, 1e12, &theta));
+    if (!cJSON_IsObject(full) || strcmp(type, "default") != 0 || theta != other)
+        return fail(ERR_UNSUPPORTED,
+            "%s: field rope_parameters: found layers with a window that turn by rope_type \"%s\" "
+            "and theta %.10g, supported is \"default\" beside the theta %.10g of full_attention",
+            in.file, type, other, theta);
+    cJSON *moved = cJSON_DetachItemFromObjectCaseSensitive((cJSON *)all, "full_attention");
+    cJSON_DeleteItemFromObjectCaseSensitive(root, "rope_parameters");
+    if (!cJSON_AddItemToObject(root, "rope_parameters", moved)) cJSON_Delete(moved);
+    return OK;
+}
+
 /* Settings that would change the result and that this engine does not follow. */
 static enum status check_refused(struct json_in in)
 {
@@ -470,10 +499,12 @@ static enum status parse_object(struct llama_config *c, struct json_in in)
         return fail(ERR_FORMAT, "%s: found %s, expected an object", in.file, json_kind(in.node));
     TRY(find_family(c, in));
     TRY(rename_fields(c, in));
+    TRY(rope_of_full_layers(c, in));
     TRY(check_refused(in));
     TRY(parse_sizes(c, in));
-    c->rms_norm_eps = 1e-6;
+    c->rms_norm_eps = c->family->eps;
     TRY(json_get_double(in, "rms_norm_eps", false, 0, 1, &c->rms_norm_eps));
+    c->inner_eps = c->rms_norm_eps;
     TRY(llama_config_check_neutral(c, in));
     TRY(parse_rope(c, in));
     c->tie_word_embeddings = c->family->tied;
@@ -481,6 +512,7 @@ static enum status parse_object(struct llama_config *c, struct json_in in)
     if (c->family->bias == BIAS_ASKED) TRY(json_get_bool(in, "attention_bias", false, &c->o_bias));
     c->qkv_bias = c->o_bias || c->family->bias == BIAS_QKV;
     if (c->family->mlp_bias) TRY(json_get_bool(in, "mlp_bias", false, &c->mlp_bias));
+    c->norms = c->family->norms;
     c->qk_norm = c->family->qk_norm;
     if (c->family->own) TRY(c->family->own(c, in));
     TRY(parse_dtype(c, in));
@@ -552,10 +584,11 @@ long long llama_config_parameters(const struct llama_config *c)
 {
     long long h = c->hidden_size, f = c->intermediate_size;
     long long q = (long long)c->n_heads * c->head_dim, kv = (long long)c->n_kv_heads * c->head_dim;
-    long long layer = 2 * h + 2 * h * (q + kv) + 3 * h * f;
+    long long layer = (c->norms == NORMS_AROUND ? 4 : 2) * h + 2 * h * (q + kv) + 3 * h * f;
     if (c->qkv_bias) layer += q + 2 * kv;
     if (c->o_bias) layer += h;
-    if (c->qk_norm) layer += 2 * (int64_t)c->head_dim;
+    if (c->qk_norm == QK_NORM_HEADS) layer += 2 * (int64_t)c->head_dim;
+    if (c->qk_norm == QK_NORM_WHOLE) layer += q + kv;
     if (c->mlp_bias) layer += 2 * f + h;
     return layer * c->n_layers + h +
         (long long)c->vocab_size * h * (c->tie_word_embeddings ? 1 : 2);

@@ -28,6 +28,12 @@ enum rope_type {
 
 enum { LLAMA_MAX_LAYERS = 4096, LLAMA_MAX_HEAD_DIM = 1024 };
 
+/* Where the norms of attention and MLP stand: on what they read, on what they add, or on both. */
+enum llama_norms { NORMS_BEFORE, NORMS_BEHIND, NORMS_AROUND };
+/* An RMSNorm of q and k in front of the rotation: none, over each head, over all heads of a token.
+ */
+enum llama_qk_norm { QK_NORM_NONE, QK_NORM_HEADS, QK_NORM_WHOLE };
+
 struct rope_config {
     enum rope_type type;
     double theta;           /* base of the wavelengths, > 0 */
@@ -39,7 +45,8 @@ struct rope_config {
     double attention_factor;   /* yarn, longrope: on cos and sin; else 1 */
     /* yarn: rotations over the pretraining that bound the ramp; else 0 */
     double beta_fast, beta_slow;
-    bool truncate; /* yarn: the ramp's ends are whole dimensions */
+    bool truncate;      /* yarn: the ramp's ends are whole dimensions */
+    bool windows_plain; /* layers with a window turn by theta alone, without the scaling */
     /* longrope: [half of the channels that turn]; else 0 */
     float short_factor[LLAMA_MAX_HEAD_DIM / 2], long_factor[LLAMA_MAX_HEAD_DIM / 2];
 };
@@ -57,13 +64,15 @@ struct llama_config {
     int n_kv_heads;
     int head_dim; /* even; apart from hidden_size / n_heads */
     int vocab_size;
-    int max_position; /* max_position_embeddings, tokens */
-    double rms_norm_eps;
+    int max_position;    /* max_position_embeddings, tokens */
+    double rms_norm_eps; /* of norms that read the residual stream … */
+    double inner_eps;    /* … and of the others: of q and k, of what a layer adds */
     struct rope_config rope;
     bool tie_word_embeddings;
     bool qkv_bias, o_bias;
     bool mlp_bias; /* on gate, up and down */
-    bool qk_norm;  /* RMSNorm over each head of q and k */
+    enum llama_norms norms;
+    enum llama_qk_norm qk_norm;
     /* Of the scores; on a row of the embedding; on the logits, where the final norm brings it
      * along. 0: 1 / sqrt(head_dim), 1 and 1. */
     double attention_scale, embedding_scale, logits_scale;
@@ -112,6 +121,12 @@ static inline bool llama_turns(const struct llama_config *c, int layer)
 static inline int llama_window(const struct llama_config *c, int layer)
 {
     return c->windowed[layer / 64] >> layer % 64 & 1 ? c->window : 0;
+}
+
+/* Which of the model's rotations (rope.h) turns this layer. */
+static inline int llama_rope(const struct llama_config *c, int layer)
+{
+    return c->rope.windows_plain && llama_window(c, layer) > 0;
 }
 
 static inline float llama_attention_scale(const struct llama_config *c)

@@ -133,6 +133,7 @@ static enum status four_scalars(struct llama_config *c, struct json_in in)
 }
 
 #define WINDOWS " sliding_window layer_types "
+#define ROPES " rope_parameters " /* of its own for each type of layer */
 #define SCALARS " embedding_multiplier residual_multiplier attention_multiplier logits_scaling "
 
 /* Biases of q, k and v on, that of o off, unless it says so. */
@@ -167,6 +168,48 @@ static enum status all_windowed_if_told(struct llama_config *c, struct json_in i
     return OK;
 }
 
+/* Every fourth layer, the last of four, sees everything, or what layer_types says; these alone have
+ * the rotation's scaling. */
+static enum status plain_windows(struct llama_config *c, struct json_in in)
+{
+    bool told;
+    TRY(family_window(c, in, 4096));
+    TRY(family_layer_types(c, in, &told));
+    for (int l = 0; l < c->n_layers && c->window && !told; l++)
+        if ((l + 1) % 4) llama_set_windowed(c, l);
+    c->rope.windows_plain = c->rope.type != ROPE_DEFAULT;
+    return OK;
+}
+
+/* Where there are windows, the layers without one do not turn. */
+static enum status only_windows_turn(struct llama_config *c, struct json_in in)
+{
+    bool told;
+    int pattern = 4;
+    TRY(family_window(c, in, 4096));
+    TRY(family_layer_types(c, in, &told));
+    if (told || !c->window) pattern = 0;
+    else TRY(family_int(in, "sliding_window_pattern", 1, 1 << 20, &pattern));
+    for (int l = 0; l < c->n_layers && pattern; l++)
+        if ((l + 1) % pattern) llama_set_windowed(c, l);
+    for (int l = 0; l < c->n_layers && c->window; l++)
+        if (!llama_window(c, l)) llama_set_unturned(c, l);
+    return OK;
+}
+
+/* Granite's factors, but that of the logits multiplies, and scores have the usual one unless it is
+ * said; norms behind attention and MLP may be off. */
+static enum status norms_around_or_before(struct llama_config *c, struct json_in in)
+{
+    bool around = true;
+    TRY(four_scalars(c, in));
+    if (!family_field(in, "attention_multiplier")) c->attention_scale = 0;
+    c->logits_scale = 1 / c->logits_scale;
+    TRY(json_get_bool(in, "use_post_norm", false, &around));
+    if (!around) c->norms = NORMS_BEFORE;
+    return OK;
+}
+
 static enum status biases_equal(struct llama_config *c, struct json_in in)
 {
     if (c->qkv_bias == c->mlp_bias) return OK;
@@ -185,20 +228,24 @@ static enum status biases_equal(struct llama_config *c, struct json_in in)
     ".mlp.c_proj.=.mlp.down_proj."
 
 static const struct llama_family families[] = {
-    /* model_type, architecture              bias        mlp    qk     kv  dim  positions   bos     eos     theta     tied   reads, fields, tensors, as_llama, own */
-    {"llama",       "LlamaForCausalLM",      BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, "", NULL, NULL, false, NULL},
-    {"mistral",     "MistralForCausalLM",    BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, NULL, NULL, false, all_windowed},
-    {"ministral",   "MinistralForCausalLM",  BIAS_NONE,  false, false, 8,  0,   4096 * 32,  1,      2,      10000,    false, WINDOWS, NULL, NULL, false, windowed_by_type},
-    {"qwen2",       "Qwen2ForCausalLM",      BIAS_QKV,   false, false, 32, 0,   32768,      -1,     -1,     10000,    false, WINDOWS, NULL, NULL, false, windowed_late},
-    {"qwen3",       "Qwen3ForCausalLM",      BIAS_ASKED, false, true,  32, 128, 32768,      -1,     -1,     10000,    false, WINDOWS, NULL, NULL, false, windowed_late},
-    {"smollm3",     "SmolLM3ForCausalLM",    BIAS_ASKED, true,  false, 4,  0,   32768,      128000, 128001, 2000000,  true,  WINDOWS "no_rope_layers no_rope_layer_interval ", NULL, NULL, false, some_unturned},
-    {"granite",     "GraniteForCausalLM",    BIAS_ASKED, true,  false, 0,  0,   2048,       1,      2,      10000,    false, SCALARS, NULL, NULL, false, four_scalars},
-    {"phi3",        "Phi3ForCausalLM",       BIAS_NONE,  false, false, 0,  0,   4096,       1,      32000,  10000,    false, " sliding_window partial_rotary_factor ", NULL, FUSED, false, all_windowed_if_told},
-    {"exaone",      "ExaoneForCausalLM",     BIAS_ASKED, true,  false, 8,  0,   4096,       1,      361,    500000,   false, "", EXAONE_FIELDS, EXAONE_TENSORS, true, NULL},
-    {"internlm3",   "InternLM3ForCausalLM",  BIAS_ASKED, true,  false, 2,  128, 32768,      1,      2,      10000,    false, "", "qkv_bias=attention_bias bias=mlp_bias", NULL, true, biases_equal},
-    {"iquestcoder", "IQuestCoderForCausalLM", BIAS_ASKED, true, false, 8,  128, 131072,     1,      2,      10000,    false, "", NULL, NULL, true, NULL},
-    {"seed_oss",    "SeedOssForCausalLM",    BIAS_NONE,  true,  false, 8,  128, 524288,     0,      2,      10000,    false, "", NULL, NULL, false, bias_apart},
-    {"cwm",         "CwmForCausalLM",        BIAS_NONE,  false, false, 8,  128, 131072,     128000, 128001, 1000000,  false, WINDOWS, NULL, NULL, false, windowed_but_fourth},
+    /* model_type   architecture              bias        mlp    q and k        norms         kv  dim  positions  bos     eos     theta    eps   tied   reads, fields, tensors, as_llama, own */
+    {"llama",       "LlamaForCausalLM",       BIAS_ASKED, true,  QK_NORM_NONE,  NORMS_BEFORE, 0,  0,   2048,      1,      2,      10000,   1e-6, false, "", NULL, NULL, false, NULL},
+    {"mistral",     "MistralForCausalLM",     BIAS_NONE,  false, QK_NORM_NONE,  NORMS_BEFORE, 8,  0,   4096 * 32, 1,      2,      10000,   1e-6, false, WINDOWS, NULL, NULL, false, all_windowed},
+    {"ministral",   "MinistralForCausalLM",   BIAS_NONE,  false, QK_NORM_NONE,  NORMS_BEFORE, 8,  0,   4096 * 32, 1,      2,      10000,   1e-6, false, WINDOWS, NULL, NULL, false, windowed_by_type},
+    {"qwen2",       "Qwen2ForCausalLM",       BIAS_QKV,   false, QK_NORM_NONE,  NORMS_BEFORE, 32, 0,   32768,     -1,     -1,     10000,   1e-6, false, WINDOWS, NULL, NULL, false, windowed_late},
+    {"qwen3",       "Qwen3ForCausalLM",       BIAS_ASKED, false, QK_NORM_HEADS, NORMS_BEFORE, 32, 128, 32768,     -1,     -1,     10000,   1e-6, false, WINDOWS, NULL, NULL, false, windowed_late},
+    {"smollm3",     "SmolLM3ForCausalLM",     BIAS_ASKED, true,  QK_NORM_NONE,  NORMS_BEFORE, 4,  0,   32768,     128000, 128001, 2000000, 1e-6, true,  WINDOWS "no_rope_layers no_rope_layer_interval ", NULL, NULL, false, some_unturned},
+    {"granite",     "GraniteForCausalLM",     BIAS_ASKED, true,  QK_NORM_NONE,  NORMS_BEFORE, 0,  0,   2048,      1,      2,      10000,   1e-6, false, SCALARS, NULL, NULL, false, four_scalars},
+    {"phi3",        "Phi3ForCausalLM",        BIAS_NONE,  false, QK_NORM_NONE,  NORMS_BEFORE, 0,  0,   4096,      1,      32000,  10000,   1e-5, false, " sliding_window partial_rotary_factor ", NULL, FUSED, false, all_windowed_if_told},
+    {"exaone",      "ExaoneForCausalLM",      BIAS_ASKED, true,  QK_NORM_NONE,  NORMS_BEFORE, 8,  0,   4096,      1,      361,    500000,  1e-5, false, "", EXAONE_FIELDS, EXAONE_TENSORS, true, NULL},
+    {"internlm3",   "InternLM3ForCausalLM",   BIAS_ASKED, true,  QK_NORM_NONE,  NORMS_BEFORE, 2,  128, 32768,     1,      2,      10000,   1e-6, false, "", "qkv_bias=attention_bias bias=mlp_bias", NULL, true, biases_equal},
+    {"iquestcoder", "IQuestCoderForCausalLM", BIAS_ASKED, true,  QK_NORM_NONE,  NORMS_BEFORE, 8,  128, 131072,    1,      2,      10000,   1e-6, false, "", NULL, NULL, true, NULL},
+    {"seed_oss",    "SeedOssForCausalLM",     BIAS_NONE,  true,  QK_NORM_NONE,  NORMS_BEFORE, 8,  128, 524288,    0,      2,      10000,   1e-6, false, "", NULL, NULL, false, bias_apart},
+    {"cwm",         "CwmForCausalLM",         BIAS_NONE,  false, QK_NORM_NONE,  NORMS_BEFORE, 8,  128, 131072,    128000, 128001, 1000000, 1e-5, false, WINDOWS, NULL, NULL, false, windowed_but_fourth},
+    {"olmo2",       "Olmo2ForCausalLM",       BIAS_ASKED, false, QK_NORM_WHOLE, NORMS_BEHIND, 0,  0,   2048,      -1,     50279,  10000,   1e-5, false, "", NULL, NULL, false, NULL},
+    {"olmo3",       "Olmo3ForCausalLM",       BIAS_ASKED, false, QK_NORM_WHOLE, NORMS_BEHIND, 0,  0,   2048,      -1,     50279,  500000,  1e-5, false, WINDOWS ROPES, NULL, NULL, false, plain_windows},
+    {"exaone4",     "Exaone4ForCausalLM",     BIAS_NONE,  false, QK_NORM_HEADS, NORMS_BEHIND, 32, 0,   2048,      0,      2,      10000,   1e-5, false, WINDOWS, NULL, NULL, false, only_windows_turn},
+    {"hyperclovax", "HyperCLOVAXForCausalLM", BIAS_ASKED, true,  QK_NORM_NONE,  NORMS_AROUND, 0,  0,   2048,      1,      2,      10000,   1e-6, false, SCALARS, NULL, NULL, false, norms_around_or_before},
 };
 /* clang-format on */
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
@@ -237,11 +284,11 @@ const char *llama_family_missing(const char *name)
         {"phi4", "missing are the parts for pictures and sound, and their adapters"},
         {"phi", "missing are norms with a mean, and attention beside the MLP"},
         {"olmo_hybrid", "missing are layers of linear attention"},
-        {"olmo2", "missing are norms behind attention and MLP"},
-        {"olmo3", "missing are norms behind attention and MLP"},
+        {"flex_olmo", "missing is a mixture of experts; take a dense model"},
+        {"flexolmo", "missing is a mixture of experts; take a dense model"},
+        {"exaone4_5", "missing is the picture part; save the text model alone"},
+        {"hyperclovax_vision", "missing is the picture part; save the text model alone"},
         {"olmo", "missing are norms without weights"},
-        {"exaone4", "missing are norms behind attention and MLP"},
-        {"hyperclovax", "missing are norms behind attention and MLP"},
         {"granite_swa", "missing are sinks in attention"},
         {"hunyuan", "missing are norms of q and k behind their rotation"},
         {"ernie", "missing is a rotation of neighbouring channels"},
@@ -281,5 +328,5 @@ const char *llama_family_missing(const char *name)
 const char *llama_family_names(void)
 {
     return "llama, mistral, ministral, qwen2, qwen3, smollm3, granite, phi3, exaone, internlm3, "
-           "iquestcoder, seed_oss and cwm";
+           "iquestcoder, seed_oss, cwm, olmo2, olmo3, exaone4 and hyperclovax";
 }

@@ -22,14 +22,14 @@ struct llama_family {
     const char *architecture; /* "Qwen2ForCausalLM" */
     enum family_bias bias;
     bool mlp_bias; /* mlp_bias of config.json counts */
-    /* an RMSNorm over each head of q and of k, in front of the rotation */
-    bool qk_norm;
+    enum llama_qk_norm qk_norm;
+    enum llama_norms norms;
     /* For keys that config.json leaves out. */
     int n_kv_heads; /* 0: as many as query heads */
     int head_dim;   /* 0: hidden_size / num_attention_heads */
     int max_position;
     int bos_id, eos_id; /* -1: none */
-    double theta;
+    double theta, eps;
     bool tied;
     /* fields that others may have only with a neutral value (config_neutral.c), a space on both
      * sides of each */

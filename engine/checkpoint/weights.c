@@ -215,6 +215,26 @@ static enum status pair_channels(struct weights *w, struct linear *l)
     return OK;
 }
 
+/* The norms of a layer that the family has, by their names in the checkpoint. */
+static enum status load_norms(struct weights *w, int i)
+{
+    static const char *const names[][4] = {
+        [NORMS_BEFORE] = {"input_layernorm", "post_attention_layernorm", NULL, NULL},
+        [NORMS_BEHIND] = {NULL, NULL, "post_attention_layernorm", "post_feedforward_layernorm"},
+        [NORMS_AROUND] = {
+            "input_layernorm", "post_attention_layernorm", "post_norm1", "post_norm2"}};
+    struct layer_weights *l = &w->layers[i];
+    const float **to[] = {&l->attn_norm, &l->mlp_norm, &l->attn_behind, &l->mlp_behind};
+    for (int k = 0; k < 4; k++) {
+        const char *part = names[w->config.norms][k];
+        char name[96];
+        if (!part) continue;
+        snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, part);
+        TRY(load_norm(w, name, w->config.hidden_size, to[k]));
+    }
+    return OK;
+}
+
 static enum status load_layer(struct weights *w, int i)
 {
     const struct llama_config *c = &w->config;
@@ -222,8 +242,8 @@ static enum status load_layer(struct weights *w, int i)
     int h = c->hidden_size, f = c->intermediate_size;
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     char name[96];
-    snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", i);
-    TRY(load_norm(w, name, h, &l->attn_norm));
+    bool whole = c->qk_norm == QK_NORM_WHOLE;
+    TRY(load_norms(w, i));
     TRY(load_linear(w, i, "self_attn.q_proj", c->qkv_bias, q, h, &l->q));
     TRY(load_linear(w, i, "self_attn.k_proj", c->qkv_bias, kv, h, &l->k));
     TRY(load_linear(w, i, "self_attn.v_proj", c->qkv_bias, kv, h, &l->v));
@@ -234,12 +254,10 @@ static enum status load_layer(struct weights *w, int i)
     TRY(load_linear(w, i, "self_attn.o_proj", c->o_bias, h, q, &l->o));
     if (c->qk_norm) {
         snprintf(name, sizeof name, "model.layers.%d.self_attn.q_norm.weight", i);
-        TRY(load_norm(w, name, c->head_dim, &l->q_norm));
+        TRY(load_norm(w, name, whole ? q : c->head_dim, &l->q_norm));
         snprintf(name, sizeof name, "model.layers.%d.self_attn.k_norm.weight", i);
-        TRY(load_norm(w, name, c->head_dim, &l->k_norm));
+        TRY(load_norm(w, name, whole ? kv : c->head_dim, &l->k_norm));
     }
-    snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
-    TRY(load_norm(w, name, h, &l->mlp_norm));
     TRY(load_linear(w, i, "mlp.gate_proj", c->mlp_bias, f, h, &l->gate));
     TRY(load_linear(w, i, "mlp.up_proj", c->mlp_bias, f, h, &l->up));
     return load_linear(w, i, "mlp.down_proj", c->mlp_bias, h, f, &l->down);

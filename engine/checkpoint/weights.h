@@ -60,14 +60,15 @@ struct device_options {
 };
 
 struct layer_weights {
-    const float *attn_norm;       /* input_layernorm, [hidden] */
-    const float *mlp_norm;        /* post_attention_layernorm, [hidden] */
-    struct linear q;              /* [n_heads * head_dim, hidden] */
-    struct linear k, v;           /* [n_kv_heads * head_dim, hidden] */
-    struct linear o;              /* [hidden, n_heads * head_dim] */
-    const float *q_norm, *k_norm; /* [head_dim]; NULL: this family has none */
-    struct linear gate, up;       /* [intermediate, hidden] */
-    struct linear down;           /* [hidden, intermediate] */
+    const float *attn_norm, *mlp_norm;     /* of what they read, [hidden]; NULL: none */
+    const float *attn_behind, *mlp_behind; /* of what they add, [hidden]; NULL: none */
+    struct linear q;                       /* [n_heads * head_dim, hidden] */
+    struct linear k, v;                    /* [n_kv_heads * head_dim, hidden] */
+    struct linear o;                       /* [hidden, n_heads * head_dim] */
+    /* [head_dim], or one for every channel; NULL: this family has none */
+    const float *q_norm, *k_norm;
+    struct linear gate, up; /* [intermediate, hidden] */
+    struct linear down;     /* [hidden, intermediate] */
 };
 
 /* One tensor that the model uses, in the order of the computation. */

@@ -195,6 +195,11 @@ static void hash_config(struct hash *h, const struct weights *w)
     for (size_t i = 0; i < sizeof scales / sizeof *scales && c->embedding_scale > 0; i++)
         hash_double(h, scales[i]);
     if (c->rope.turned) hash_double(h, c->rope.turned);
+    if (c->norms != NORMS_BEFORE) {
+        hash_double(h, c->norms);
+        hash_double(h, c->inner_eps);
+    }
+    if (c->rope.windows_plain) hash_add_str(h, "plain windows");
     for (int l = 0; l < c->n_layers; l++)
         hash_add_u64(h, (uint64_t)(llama_window(c, l) > 0) * 2 + llama_turns(c, l));
     for (int i = 0; i < c->head_dim / 2; i++) {

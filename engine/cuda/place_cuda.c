@@ -11,7 +11,7 @@
 static enum status place_part(struct weights *w, int index, int first, int end)
 {
     const char *why = weights_cuda_refuses(&w->config);
-    if (why) return fail(ERR_UNSUPPORTED, "%s: %s", w->dir, why);
+    if (why) return fail(ERR_UNSUPPORTED, "%s: %s; run it with --device cpu", w->dir, why);
     if (device_cuda.count() == 0) return ERR_DEVICE; /* with its reason */
     struct weights_cuda *on = calloc(1, sizeof *on);
     if (!on) return fail(ERR_MEMORY, "no memory for a device");

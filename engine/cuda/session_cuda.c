@@ -310,7 +310,7 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
     TRY(check_length(s, position + f->n, f));
     float inv_freq[128];
     size_t inv_freq_bytes = sizeof *inv_freq * (size_t)c->head_dim / 2;
-    rope_frequencies(c, total_len, inv_freq);
+    rope_frequencies(c, 0, total_len, inv_freq);
     if (!s->has_inv_freq || memcmp(s->host_inv_freq, inv_freq, inv_freq_bytes) != 0) {
         s->has_inv_freq = false;
         TRY(send(s, s->inv_freq, inv_freq, inv_freq_bytes));

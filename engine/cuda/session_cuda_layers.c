@@ -233,7 +233,7 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
                                    .bias = lw->qkv_bias,
                                    .q_norm = lw->q_norm,
                                    .k_norm = lw->k_norm,
-                                   .eps = (float)c->rms_norm_eps,
+                                   .eps = (float)c->inner_eps,
                                    .n = n,
                                    .n_q = c->n_heads,
                                    .n_k = c->n_kv_heads,
@@ -302,8 +302,8 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     int n = x->n, h = c->hidden_size;
     size_t offset = (size_t)x->begin * (size_t)h;
     TRY(PART(s, x, rest_s));
-    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c), x->position, positions_of(s, x), n,
-        c->head_dim / 2, s->cosine, s->sine, stream));
+    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c, 0), x->position, positions_of(s, x),
+        n, c->head_dim / 2, s->cosine, s->sine, stream));
     if (f->residual_in)
         TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, COPY_TO_DEVICE));
     else if (x->first > 0)

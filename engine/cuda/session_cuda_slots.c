@@ -55,8 +55,8 @@ static enum status serves_all(const struct session_cuda *s, bool *yes)
     if (s->on->end - s->on->first != c->n_layers) return OK;
     for (int l = 0; l < c->n_layers; l++)
         if (session_window(c, l, s->plan.capacity)) return OK;
-    rope_frequencies(c, 1, first);
-    rope_frequencies(c, s->plan.capacity, last);
+    rope_frequencies(c, 0, 1, first);
+    rope_frequencies(c, 0, s->plan.capacity, last);
     if (memcmp(first, last, sizeof *first * (size_t)c->head_dim / 2) != 0) return OK;
     struct chunk one = {.f = &(struct forward_args){0}, .n = 1};
     struct attn_args a = session_cuda_call(s, &one, 0);

@@ -15,6 +15,7 @@ const char *weights_cuda_refuses(const struct llama_config *c)
     if (c->hidden_size % 8 || c->intermediate_size % 8)
         return "hidden_size or intermediate_size is not a multiple of 8";
     if (c->head_dim % 16 || c->head_dim > 256) return "head_dim is not a multiple of 16 up to 256";
+    if (c->norms != NORMS_BEFORE) return "norms behind attention and MLP are not written for a GPU";
     return NULL;
 }
 

@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check_frequencies(const struct llama_config *c, int seq_len)
 {
     float *f = malloc((size_t)c->head_dim / 2 * sizeof *f);
-    rope_frequencies(c, seq_len, f);
+    rope_frequencies(c, 0, seq_len, f);
     for (int i = 0; i < c->head_dim / 2; i++) require(isfinite(f[i]) && f[i] >= 0);
     free(f);
 }

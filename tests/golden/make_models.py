@@ -37,7 +37,7 @@ def config(new_style, rope=None, theta=10000.0, dtype="F32", kin=("llama", "Llam
         **fields,
     }
     if new_style:
-        c["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, **(rope or {})}
+        c.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": theta, **(rope or {})})
         c["dtype"] = NAMES[dtype]
     else:
         c["rope_theta"] = theta
@@ -233,6 +233,56 @@ MODELS = [
 ]
 
 
+# norms behind attention and MLP
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32.0, "beta_slow": 1.0,
+        "attention_factor": 1.2}
+MODELS += [
+    ("olmo2_behind", dict(
+        config=config(False, kin=("olmo2", "Olmo2ForCausalLM"), pad_token_id=0, theta=5e5, hidden_size=48,
+                      intermediate_size=64, num_attention_heads=3, num_key_value_heads=3, attention_bias=False),
+        n=150, norms="behind", qk_norm="whole")),
+    ("olmo2_groups", dict(
+        config=config(True, kin=("olmo2", "Olmo2ForCausalLM"), pad_token_id=0, dtype="BF16", hidden_size=64,
+                      intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, attention_bias=True),
+        dtype="BF16", n=130, norms="behind", qk_norm="whole")),
+    ("olmo3_yarn", dict(
+        config=config(False, kin=("olmo3", "Olmo3ForCausalLM"), pad_token_id=0, theta=5e5, rope=YARN, dtype="BF16",
+                      hidden_size=64, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2,
+                      num_hidden_layers=4, sliding_window=40),
+        dtype="BF16", n=180, norms="behind", qk_norm="whole")),
+    ("olmo3_ropes", dict(
+        config=config(True, kin=("olmo3", "Olmo3ForCausalLM"), pad_token_id=0, hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_hidden_layers=2, sliding_window=33,
+                      layer_types=["full_attention", "sliding_attention"],
+                      rope_parameters={"full_attention": {**YARN, "rope_theta": 1e4},
+                                       "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}),
+        n=140, norms="behind", qk_norm="whole")),
+    ("exaone4_hybrid", dict(
+        config=config(False, kin=("exaone4", "Exaone4ForCausalLM"), theta=1e6, dtype="BF16", hidden_size=32,
+                      intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=32, num_hidden_layers=4,
+                      rope={"rope_type": "llama3", **LLAMA3}, sliding_window=40, sliding_window_pattern=4),
+        dtype="BF16", n=170, norms="behind", qk_norm=True)),
+    ("exaone4_full", dict(
+        config=config(True, kin=("exaone4", "Exaone4ForCausalLM"), theta=1e6, hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True, sliding_window=None,
+                      sliding_window_pattern=None, layer_types=["full_attention"] * 2),
+        n=130, norms="behind", qk_norm=True, keep_null=["sliding_window", "sliding_window_pattern"])),
+    ("hyperclovax_around", dict(
+        config=config(True, kin=("hyperclovax", "HyperCLOVAXForCausalLM"), theta=1e5, dtype="BF16", hidden_size=64,
+                      intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                      embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.2, logits_scaling=0.7),
+        dtype="BF16", n=150, norms="around")),
+    ("hyperclovax_before", dict(
+        config=config(False, kin=("hyperclovax", "HyperCLOVAXForCausalLM"), hidden_size=32, intermediate_size=48,
+                      num_attention_heads=2, num_key_value_heads=1, use_post_norm=False, mlp_bias=True,
+                      logits_scaling=1.5),
+        n=120)),
+]
+LAYER_NORMS = {"before": ["input_layernorm", "post_attention_layernorm"],
+               "behind": ["post_attention_layernorm", "post_feedforward_layernorm"],
+               "around": ["input_layernorm", "post_attention_layernorm", "post_norm1", "post_norm2"]}
+
+
 def shapes(c, spec):
     h, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     d = c.get("head_dim") or h // c["num_attention_heads"]
@@ -240,14 +290,16 @@ def shapes(c, spec):
     out = {"model.embed_tokens.weight": (v, h)}
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
-        out[p + "input_layernorm.weight"] = (h,)
-        out[p + "post_attention_layernorm.weight"] = (h,)
+        for norm in LAYER_NORMS[spec.get("norms", "before")]:
+            out[p + norm + ".weight"] = (h,)
         for part, m, k in (("q", q, h), ("k", kv, h), ("v", kv, h), ("o", h, q)):
             out[p + f"self_attn.{part}_proj.weight"] = (m, k)
             if c.get("attention_bias") or (spec.get("bias") == "qkv" and part != "o"):
                 out[p + f"self_attn.{part}_proj.bias"] = (m,)
         if spec.get("qk_norm"):
-            out[p + "self_attn.q_norm.weight"] = out[p + "self_attn.k_norm.weight"] = (d,)
+            whole = spec["qk_norm"] == "whole"
+            out[p + "self_attn.q_norm.weight"] = (q if whole else d,)
+            out[p + "self_attn.k_norm.weight"] = (kv if whole else d,)
         for part, m, k in (("gate", f, h), ("up", f, h), ("down", h, f)):
             out[p + f"mlp.{part}_proj.weight"] = (m, k)
             if c.get("mlp_bias"):
@@ -261,7 +313,7 @@ def shapes(c, spec):
 def random_tensor(rng, name, shape):
     """Large enough that attention is far from uniform and every weight shows in the logits."""
     x = rng.standard_normal(shape)
-    if name.endswith("norm.weight"):
+    if len(shape) == 1 and name.endswith(".weight"):
         return 1 + 0.2 * x
     if name.endswith(".bias"):
         return 0.3 * x
@@ -353,9 +405,10 @@ def write_golden(out, spec, seed):
     ids = np.random.default_rng(seed + 1000).integers(0, c.vocab_size, spec["n"]).tolist()
     rows = positions_of(len(ids))
     logits = model(torch.tensor([ids]), use_cache=False).logits[0]
-    inv_freq = model.model.rotary_emb.inv_freq.tolist()  # as used for this length
+    rotary = model.model.rotary_emb
+    inv_freq = getattr(rotary, "inv_freq", getattr(rotary, "full_attention_inv_freq", None)).tolist()  # for this length
     greedy, margins, text = [], [], list(ids)
-    if c.rope_parameters["rope_type"] not in ("dynamic", "longrope"):  # whose frequencies change while the text grows
+    if c.rope_parameters.get("rope_type") not in ("dynamic", "longrope"):  # whose frequencies change while the text grows
         for _ in range(N_GREEDY):
             top = model(torch.tensor([text]), use_cache=False).logits[0, -1].topk(2)
             greedy.append(int(top.indices[0]))

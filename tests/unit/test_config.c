@@ -110,7 +110,7 @@ Test(config, refusals)
     } cases[] = {
         {"{" SIZES "}", ERR_FORMAT, "model_type"},
         {"{\"model_type\":\"mixtral\"," SIZES "}", ERR_UNSUPPORTED, "\"mixtral\""},
-        {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "seed_oss and cwm"},
+        {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "exaone4 and hyperclovax"},
         {"{\"model_type\":\"gemma3\"," SIZES "}", ERR_UNSUPPORTED, "add 1 to their weight"},
         {"{\"model_type\":\"qwen3_moe\"," SIZES "}", ERR_UNSUPPORTED, "mixture of experts"},
         {"{\"architectures\":[\"Qwen2MoeForCausalLM\"]," SIZES "}", ERR_UNSUPPORTED,
@@ -156,6 +156,13 @@ Test(config, refusals)
         {"{" LLAMA SIZES ",\"rope_scaling\":{\"rope_type\":3}}", ERR_FORMAT, "rope_type"},
         {"{" LLAMA SIZES ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", ERR_UNSUPPORTED,
             "partial"},
+        {"{\"model_type\":\"olmo3\"," SIZES
+         ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":10000},"
+         "\"sliding_attention\":{\"rope_theta\":20000}}}",
+            ERR_UNSUPPORTED, "theta 20000, supported is \"default\" beside the theta 10000"},
+        {"{\"model_type\":\"exaone4\"," SIZES
+         ",\"num_key_value_heads\":2,\"sliding_window_pattern\":\"LLLG\"}",
+            ERR_FORMAT, "sliding_window_pattern"},
         {"{" LLAMA SIZES ",\"hidden_act\":\"gelu\"}", ERR_UNSUPPORTED, "\"gelu\""},
         {"{" LLAMA SIZES ",\"quantization_config\":{\"quant_method\":\"gptq\"}}", ERR_UNSUPPORTED,
             "gptq"},
@@ -361,13 +368,13 @@ Test(rope, frequencies_equal_transformers)
         int n = cJSON_GetArraySize(cJSON_GetObjectItem(root, "ids")), half = c.head_dim / 2;
         cr_assert_eq(cJSON_GetArraySize(want), half);
         float *got = malloc((size_t)half * sizeof *got);
-        rope_frequencies(&c, n, got);
+        rope_frequencies(&c, 0, n, got);
         for (int j = 0; j < half; j++) {
             float w = (float)cJSON_GetArrayItem(want, j)->valuedouble;
             cr_expect_leq(fabsf(got[j] - w), 2.5e-7f * w, "%s: frequency %d: %.9g, expected %.9g",
                 golden[i], j, (double)got[j], (double)w);
         }
-        cr_expect_eq(rope_attention_scaling(&c), 1.0f);
+        cr_expect_eq(rope_attention_scaling(&c, 0), 1.0f);
         free(got);
         cJSON_Delete(root);
         free(path);
@@ -383,15 +390,15 @@ Test(rope, dynamic_depends_on_length_only_beyond_the_trained_one)
         "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}");
     float plain[8], at[8];
     cr_expect(rope_depends_on_length(&c));
-    rope_frequencies(&c, 1, at);
+    rope_frequencies(&c, 0, 1, at);
     c.rope.type = ROPE_DEFAULT;
     cr_expect(!rope_depends_on_length(&c));
-    rope_frequencies(&c, 1, plain);
+    rope_frequencies(&c, 0, 1, plain);
     cr_expect(!memcmp(plain, at, sizeof at));
     c.rope.type = ROPE_DYNAMIC;
-    rope_frequencies(&c, 100, at);
+    rope_frequencies(&c, 0, 100, at);
     cr_expect(!memcmp(plain, at, sizeof at));
-    rope_frequencies(&c, 200, at);
+    rope_frequencies(&c, 0, 200, at);
     cr_expect_eq(at[0], 1.0f);
     for (int i = 1; i < 8; i++) cr_expect_lt(at[i], plain[i]);
 }
@@ -425,6 +432,24 @@ Test(config, kin_of_llama_and_their_defaults)
         !llama_turns(&c, 1));
     must_parse(&c, KIN("smollm3") ",\"num_key_value_heads\":2,\"no_rope_layers\":[0,1]}");
     cr_expect(!llama_turns(&c, 0) && llama_turns(&c, 1));
+    must_parse(&c, KIN("phi3") "}");
+    cr_expect(c.rms_norm_eps == 1e-5 && c.norms == NORMS_BEFORE);
+    must_parse(&c, KIN("olmo2") "}");
+    cr_expect(c.rms_norm_eps == 1e-5 && c.inner_eps == 1e-5 && c.norms == NORMS_BEHIND &&
+        c.qk_norm == QK_NORM_WHOLE && c.bos_id == -1 && c.eos_ids[0] == 50279);
+    must_parse(&c, KIN("olmo3") ",\"layer_types\":[\"sliding_attention\",\"full_attention\"]}");
+    cr_expect(llama_window(&c, 0) == 4096 && llama_window(&c, 1) == 0 && c.rope.theta == 500000 &&
+        rope_count(&c) == 1);
+    must_parse(&c,
+        KIN("exaone4") ",\"num_key_value_heads\":2,\"sliding_window\":64,"
+                       "\"sliding_window_pattern\":2}");
+    cr_expect(llama_window(&c, 0) == 64 && llama_turns(&c, 0) && llama_window(&c, 1) == 0 &&
+        !llama_turns(&c, 1));
+    must_parse(&c, KIN("exaone4") ",\"num_key_value_heads\":2,\"sliding_window\":null}");
+    cr_expect(c.window == 0 && llama_turns(&c, 1));
+    must_parse(&c, KIN("hyperclovax") ",\"residual_multiplier\":0.5,\"use_post_norm\":false}");
+    cr_expect(c.norms == NORMS_BEFORE && c.rms_norm_eps == 4e-6 && c.inner_eps == 1e-6 &&
+        c.attention_scale == 0);
     static const char *const bad[][2] = {
         {KIN("ministral") ",\"num_key_value_heads\":2,\"layer_types\":[\"full_attention\"]}",
             "layer_types"},

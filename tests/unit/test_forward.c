@@ -49,6 +49,15 @@ static const char *const golden_names[] = {
     "iquestcoder_plain",
     "seed_oss_bias",
     "cwm_windows",
+    /* norms behind attention and MLP */
+    "olmo2_behind",
+    "olmo2_groups",
+    "olmo3_yarn",
+    "olmo3_ropes",
+    "exaone4_hybrid",
+    "exaone4_full",
+    "hyperclovax_around",
+    "hyperclovax_before",
 };
 enum { N_GOLDEN = sizeof golden_names / sizeof golden_names[0], MAX_IDS = 512 };
 
@@ -335,7 +344,7 @@ Test(forward, greedy_generation_equals_transformers)
         }
         close_bench(&b);
     }
-    cr_expect_eq(n_checked, 29); /* all whose frequencies do not change with the length */
+    cr_expect_eq(n_checked, 37); /* all whose frequencies do not change with the length */
 }
 
 Test(forward, a_captured_stream_goes_on_as_the_whole)
