@@ -131,12 +131,13 @@ enum status suite_load(
         return fail(ERR_ARG,
             "--field %s: %s has no fields to name; it goes with text, cloze and choice", o.field,
             suite->name);
-    out->suite = suite->name;
     if (o.chat && !suite->generates)
         return fail(ERR_ARG,
             "--chat %s: suite %s has no prompts that are answered by writing; --chat goes with %s",
-            o.chat->name, suite->name, "ruler and tasks");
+            o.chat->name, suite->name,
+            "ruler, tasks, and needle and chronicle with answers=written");
     struct str name = {0};
+    out->suite = suite->name;
     if (o.chat) add_option_word(&name, CHAT, o.chat->name);
     if (o.bos != BOS_TOKENIZER) add_option_word(&name, RULE, bos_rule_name(o.bos));
     if (o.field) add_option_word(&name, FIELD, o.field);

@@ -3,9 +3,8 @@
  *
  * A sample has at most its cell's length in tokens, BOS included, and over nine tenths of it. Items
  * carry the cell's depth and length as asked for. The answer is read as part of the prefill, or
- * written by the model behind it (answers=written) in as many tokens as it has and SPARE more,
- * which count as part of the length. Samples go through the whole grid `repeat` times; num_samples
- * takes them from the start.
+ * written by the model behind it (answers=written, see fit_add_written). Samples go through the
+ * whole grid `repeat` times; num_samples takes them from the start.
  */
 #include "suites/build.h"
 #include "suites/fit.h"
@@ -14,9 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MIN_BYTES = 400, MIN_LENGTH = 16, MAX_REPEAT = 1000, MAX_NEEDLES = 16, SPARE = 8 };
-enum { READ, WRITTEN };
-static const char *const ways[] = {"read", "written"};
+enum { MIN_BYTES = 400, MIN_LENGTH = 16, MAX_REPEAT = 1000, MAX_NEEDLES = 16 };
 
 struct grid {
     int max_length;
@@ -25,7 +22,7 @@ struct grid {
     int asks[GRID_VALUES], n_asks;       /* enum ask */
     int repeat;
     int needles; /* the one that is asked for and its distractors */
-    int way;     /* READ or WRITTEN */
+    enum fit_way way;
 };
 
 static enum status read_option(void *ctx, const char *key, const char *value)
@@ -52,12 +49,7 @@ static enum status read_option(void *ctx, const char *key, const char *value)
     if (strcmp(key, "ask") == 0)
         return grid_names(
             &(struct grid_names){"needle", key, ask_names, N_ASK}, value, g->asks, &g->n_asks);
-    if (strcmp(key, "answers") == 0) {
-        int way[GRID_VALUES];
-        TRY(grid_names(&(struct grid_names){"needle", key, ways, 2}, value, way, &one));
-        g->way = way[0];
-        return one == 1 ? OK : fail(ERR_ARG, "suite needle: answers takes read or written");
-    }
+    if (strcmp(key, "answers") == 0) return fit_way_parse("needle", value, &g->way);
     return fail(ERR_ARG,
         "suite needle: unknown option \"%.40s\"; known: lengths, depths, repeat, needles, ask, "
         "answers, as in needle:lengths=1024,2048;depths=0,50,100;repeat=2",
@@ -90,34 +82,10 @@ static enum status write_needle(
     return needle_write(&c, doc);
 }
 
-/* The prefill ends in front of the answer, which is read only as what would have been right. */
-static void write_it(struct sample *x, struct item *item, const struct fitted *f)
-{
-    const struct chronicle_question *q = &f->doc.questions[0];
-    const char *from = f->doc.text.data + q->answer_begin, *end = f->doc.text.data + q->answer_end;
-    while (from < end && *from == ' ') from++;
-    char *answer = str_format("%.*s", (int)(end - from), from);
-    item->wanted = wanted_new(JUDGE_ALL, item->end - item->begin + SPARE);
-    wanted_add(item->wanted, answer);
-    free(answer);
-    x->n = item->end;
-    x->n_prompt = item->begin;
-    x->score_from = item->begin - 1;
-}
-
 static enum status add_sample(const struct suite_options *o, struct sample_set *s,
-    const struct grid *g, int cell, int length, int depth, enum ask ask, struct fitted *f)
+    const struct grid *g, int length, int depth, enum ask ask, const struct fitted *f)
 {
     int index = s->n_samples;
-    const struct needle_config config = {
-        .split = CHRONICLE_EVAL,
-        .depth_permille = depth,
-        .n_needles = g->needles,
-        .n_questions = 1,
-        .ask = ask,
-    };
-    int room = length - (g->way == WRITTEN ? SPARE : 0);
-    TRY(fit_write(o, s, write_needle, &config, (uint64_t)cell, MIN_BYTES, room, f));
     if ((int)f->tokens.n + build_bos(o) < o->min_length)
         return fail(
             ERR_ARG, "suite needle: length %d is under min_length %d", length, o->min_length);
@@ -131,24 +99,48 @@ static enum status add_sample(const struct suite_options *o, struct sample_set *
         .n_bytes = (int)(q->answer_end - q->answer_begin),
         .depth = depth / 1000.0,
         .length = length,
+        .id = str_format("needle %d", index + 1),
+        .group = ask_group(g->way == FIT_WRITTEN ? "needle, written" : "needle", ask),
     };
+    if (g->way == FIT_WRITTEN) return fit_add_written(o, s, f, q, item, name);
     fit_answer(o, f, q, &item.begin, &item.end);
-    TRY(build_sample(o, s, f->tokens.ids, f->tokens.n, name));
-    if (g->way == WRITTEN) write_it(&s->samples[index], &item, f);
-    item.id = str_format("needle %d", index + 1);
-    item.group = ask_group(g->way == WRITTEN ? "needle, written" : "needle", ask);
-    return sample_set_add_item(s, item);
+    enum status st = build_sample(o, s, f->tokens.ids, f->tokens.n, name);
+    if (st == OK) return sample_set_add_item(s, item);
+    free(item.id);
+    free(item.group);
+    return st;
+}
+
+/* One text, asked about at every place. */
+static enum status add_cell(const struct suite_options *o, struct sample_set *s,
+    const struct grid *g, int cell, struct fitted *f)
+{
+    int at = cell % (g->n_lengths * g->n_depths), room;
+    int length = g->lengths[at / g->n_depths], depth = g->depths[at % g->n_depths];
+    struct needle_config config = {
+        .split = CHRONICLE_EVAL,
+        .depth_permille = depth,
+        .n_needles = g->needles,
+        .n_questions = 1,
+        .ask = g->n_asks > 1 ? ASK_TWICE : (enum ask)g->asks[0],
+    };
+    TRY(fit_room(o, s, length, g->way, &room));
+    TRY(fit_write(o, s, write_needle, &config, (uint64_t)cell, MIN_BYTES, room, f));
+    for (int i = 0; i < g->n_asks; i++) {
+        if (o->num_samples && s->n_samples >= o->num_samples) return OK;
+        config.ask = (enum ask)g->asks[i];
+        if (g->n_asks > 1) TRY(fit_again(o, s, write_needle, &config, f));
+        TRY(add_sample(o, s, g, length, depth, config.ask, f));
+    }
+    return OK;
 }
 
 static enum status add_grid(
     const struct suite_options *o, struct sample_set *s, const struct grid *g, struct fitted *f)
 {
-    int cells = g->n_lengths * g->n_depths;
-    for (int i = 0; i < g->repeat * cells * g->n_asks; i++) {
-        int cell = i / g->n_asks, at = cell % cells;
+    for (int i = 0; i < g->repeat * g->n_lengths * g->n_depths; i++) {
         if (o->num_samples && s->n_samples >= o->num_samples) return OK;
-        TRY(add_sample(o, s, g, cell, g->lengths[at / g->n_depths], g->depths[at % g->n_depths],
-            (enum ask)g->asks[i % g->n_asks], f));
+        TRY(add_cell(o, s, g, i, f));
     }
     return OK;
 }
@@ -157,6 +149,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
 {
     struct grid g;
     TRY(read_grid(&g, o));
+    TRY(fit_way_check(o, out, g.way));
     struct fitted f = {0};
     enum status st = add_grid(o, out, &g, &f);
     fitted_clear(&f);
@@ -167,5 +160,6 @@ const struct suite suite_needle = {
     .name = "needle",
     .help = "needle[:lengths=A,B;depths=0,50;repeat=2;needles=1;ask=end;answers=read]  a fact "
             "hidden in prose, by place",
+    .generates = true,
     .load = load,
 };

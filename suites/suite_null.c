@@ -16,7 +16,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
     enum status st = OK;
     out->score_text = true;
     out->dense_only = true;
-    for (int i = 0; i < n && st == OK; i++) st = fit_add_chronicle(o, out, i, ASK_END, true, &f);
+    for (int i = 0; i < n && st == OK; i++) st = fit_add_longer(o, out, i, &f);
     fitted_clear(&f);
     return st;
 }

@@ -47,7 +47,7 @@ static enum status load(const struct suite_options *o, struct sample_set *out)
     out->timed = true;
     for (int i = 0; i < n && st == OK; i++) {
         at.max_length = lengths[i];
-        st = fit_add_chronicle(&at, out, i, ASK_END, true, &f);
+        st = fit_add_longer(&at, out, i, &f);
     }
     fitted_clear(&f);
     /* questions are not asked here */

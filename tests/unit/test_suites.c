@@ -969,6 +969,102 @@ Test(suites, needle_answers_are_read_or_written)
     REFUSED("needle:answers=spoken", &o, ERR_ARG, "has no \"spoken\"");
 }
 
+/* The last question of a text of its own, behind the others with their answers. */
+Test(suites, chronicle_answers_are_written)
+{
+    struct suite_options o = options(4096);
+    o.num_samples = 3;
+    struct sample_set s = load("chronicle:answers=written;ask=end,middle,start,twice", &o);
+    cr_assert(s.n_samples == 12 && s.n_items == 12 && !s.score_text);
+    for (int i = 0; i < 12; i++) {
+        static const char *const groups[] = {"chronicle, written", "chronicle, written ask=middle",
+            "chronicle, written ask=start", "chronicle, written ask=twice"};
+        const struct item *item = &s.items[i], *at_end = &s.items[i / 4 * 4];
+        const struct wanted *w = sample_wanted(&s, i);
+        cr_assert(w && w->n_answers == 1);
+        cr_expect_str_eq(item->group, groups[i % 4]);
+        cr_expect(item->begin == s.samples[i].n_prompt && item->end == s.samples[i].n);
+        cr_expect(item->begin + w->budget <= 4096 && item->length == 4096);
+        cr_expect_str_eq(w->answers[0], at_end->wanted->answers[0], "the same question");
+        char *text = sample_text(&s.samples[i]), *answer = strstr(text, w->answers[0]);
+        expect_text(&s, i, item->begin + 1, item->end, w->answers[0]);
+        cr_expect(!memcmp(text + item->begin - 1 - 7, "Answer:", 7), "it begins as it was asked");
+        cr_expect(answer < text + item->begin - 1, "it stands in the prompt");
+        double distance = item->length * (1 - item->depth);
+        cr_expect(fabs(text + item->begin - answer - distance) < 200, "%g", distance);
+        cr_expect(!strncmp(text, "This is the chronicle", 21) == (i % 4 < 2), "asked at the start");
+        for (int k = 0; k < i; k++) cr_expect_neq(strcmp(item->id, s.items[k].id), 0);
+        free(text);
+    }
+    sample_set_clear(&s);
+    o = options(700); /* so short that many have no question at their end */
+    s = load("chronicle:answers=written", &o);
+    cr_expect_eq(s.n_samples, 30);
+    for (int i = 0; i < s.n_samples; i++) cr_expect(sample_room(&s, i) <= 700);
+    sample_set_clear(&s);
+    REFUSED("chronicle:answers=both", &o, ERR_ARG, "has no \"both\"");
+    REFUSED("chronicle:answer=read", &o, ERR_ARG, "answers=read or written");
+}
+
+/* A chat goes with answers that are written, whose length it is a part of. */
+Test(suites, chats_wrap_what_is_written)
+{
+    struct chat chat = {.name = "mine", .before = "<U>", .after = "<A>"};
+    struct suite_options o = options(2048);
+    const char *specs[] = {"needle:answers=written;ask=end,start", "chronicle:answers=written"};
+    for (int k = 0; k < 2; k++) {
+        o.chat = NULL;
+        struct sample_set bare = load(specs[k], &o);
+        o.chat = &chat;
+        struct sample_set s = load(specs[k], &o);
+        cr_expect_neq(strcmp(bare.fingerprint, s.fingerprint), 0);
+        for (int i = 0; i < s.n_samples; i++) {
+            char *text = sample_text(&s.samples[i]), *turn = strstr(text, "<A>");
+            const struct item *item = &s.items[i];
+            cr_expect(str_starts_with(text, "<U>") && turn);
+            cr_expect(str_starts_with(turn, "<A> Answer:") || str_starts_with(turn, "<A>Answer:"));
+            cr_expect(turn < text + item->begin && turn > text + item->begin - 20);
+            cr_expect(sample_room(&s, i) <= item->length);
+            free(text);
+        }
+        sample_set_clear(&bare);
+        sample_set_clear(&s);
+    }
+    REFUSED("needle", &o, ERR_ARG, "--chat mine", "needle:answers=written");
+    REFUSED("chronicle:ask=start", &o, ERR_ARG, "chronicle:answers=written");
+    REFUSED("null", &o, ERR_ARG, "needle and chronicle with answers=written");
+}
+
+/* Asked elsewhere it is the same text, so that a difference is the place's. */
+Test(suites, places_of_a_question_share_their_text)
+{
+    struct suite_options o = options(2048);
+    const char *specs[] = {
+        "needle:lengths=1024;ask=end,middle,start,twice", "chronicle:ask=end,middle,start,twice"};
+    for (int k = 0; k < 2; k++) {
+        o.num_samples = k ? 2 : 8;
+        struct sample_set s = load(specs[k], &o);
+        for (int i = 0; i < s.n_samples; i += 4) {
+            char *first = sample_text(&s.samples[i]),
+                 *end = strstr(first, k ? "Now" : "Question: ");
+            cr_assert(end);
+            *end = 0; /* what stands in front of the questions at the end */
+            size_t third = strlen(first) / 3;
+            for (int j = i; j < i + 4; j++) {
+                char *text = sample_text(&s.samples[j]);
+                cr_expect_leq(s.samples[j].n, k ? 2048 : 1024);
+                char *tail = strstr(text, first + 2 * third), kept = first[third];
+                first[third] = 0;
+                cr_expect(strstr(text, first) && tail, "%s", s.samples[j].name);
+                first[third] = kept;
+                free(text);
+            }
+            free(first);
+        }
+        sample_set_clear(&s);
+    }
+}
+
 Test(suites, needle_bad_options)
 {
     struct suite_options o = options(2048);
