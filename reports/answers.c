@@ -193,7 +193,60 @@ static double round_up(double x)
     return unit * ceil(x / unit - 1e-9);
 }
 
-static void tell_gate(const struct run_view *v, struct answers *out)
+/* "sparsegauge gate 3 …" is of the database that the page was made from. */
+static void add_db(const char *db, struct str *out)
+{
+    if (!db || !strcmp(db, "sparsegauge.db")) return;
+    str_add(out, " --db");
+    text_shell_word(db, out);
+}
+
+static bool is_candidate(const struct run_record *r)
+{
+    return r->status == RUN_DONE && !run_is_dense(r) && !run_is_oracle(r) &&
+        !isnan(r->headline.kl_mean) && !isnan(r->headline.sparsity);
+}
+
+/* Lost too little to matter, as far as its data can tell. */
+static bool holds_choice(const struct run_record *r)
+{
+    const struct headline *h = &r->headline;
+    double kl = isnan(h->kl_hi) ? h->kl_mean : h->kl_hi;
+    return kl <= CHOICE_KL && !(h->score_drop > CHOICE_ANSWERS);
+}
+
+/* On the same data, nine tenths of the sparsity or more, and less lost beyond both intervals: the
+ * one with the lowest KL; NULL without. */
+static const struct run_record *better_run(const struct run_view *v, const struct run_list *runs)
+{
+    const struct run_record *best = NULL, *own = v->run;
+    for (size_t i = 0; runs && i < runs->n; i++) {
+        const struct run_record *r = &runs->rows[i];
+        if (!is_candidate(r) || r->id == own->id || r->max_length != own->max_length ||
+            r->headline.sparsity < .9 * own->headline.sparsity ||
+            !(r->headline.kl_hi < own->headline.kl_lo))
+            continue;
+        if (!best || r->headline.kl_mean < best->headline.kl_mean) best = r;
+    }
+    return best;
+}
+
+static void tell_better(
+    const struct run_record *own, const struct run_record *r, const char *db, struct answers *out)
+{
+    struct str name = {0};
+    run_short_name(r, &name);
+    str_addf(&out->todo,
+        "Take run %lld (%s): on the same texts it loses %.4f instead of %.4f nats of KL, beyond "
+        "both intervals, at %.1f instead of %.1f %% sparsity.",
+        (long long)r->id, str_get(&name), r->headline.kl_mean, own->headline.kl_mean,
+        100 * r->headline.sparsity, 100 * own->headline.sparsity);
+    str_addf(&out->command, "sparsegauge report %lld", (long long)r->id);
+    add_db(db, &out->command);
+    str_clear(&name);
+}
+
+static void tell_gate(const struct run_view *v, const char *db, struct answers *out)
 {
     const struct run_record *r = v->run;
     double kl = isnan(r->headline.kl_hi) ? r->headline.kl_mean : r->headline.kl_hi,
@@ -204,9 +257,11 @@ static void tell_gate(const struct run_view *v, struct answers *out)
     else str_addf(&out->command, " %lld", (long long)r->id);
     if (kl > 0) str_addf(&out->command, " --max-kl %.3g", round_up(kl));
     if (sparsity > .02) str_addf(&out->command, " --min-sparsity %.2g", floor(50 * sparsity) / 50);
+    if (!v->from_file) add_db(db, &out->command);
 }
 
-static void tell_todo(const struct run_view *v, struct answers *out)
+static void tell_todo(
+    const struct run_view *v, const struct run_record *better, const char *db, struct answers *out)
 {
     const struct run_record *r = v->run;
     double sparsity = run_view_metric(v, "sparsity");
@@ -224,8 +279,15 @@ static void tell_todo(const struct run_view *v, struct answers *out)
         str_add(&out->todo, "Measure on more texts before believing a number.");
         add_model(r, "eval", &out->command);
         str_add(&out->command, " --num-samples 8");
+    } else if (better) {
+        tell_better(r, better, db, out);
+    } else if (!run_lost(v) && !holds_choice(r)) {
+        str_addf(&out->todo,
+            "Not decided: on other texts it may lose more than one answer in a hundred or .05 "
+            "nats. The same eval with --num-samples %zu tells more.",
+            2 * v->samples.n);
     } else if (!run_lost(v)) {
-        tell_gate(v, out);
+        tell_gate(v, db, out);
     } else if (r->tuned_hash && r->rule && !strcmp(r->rule, "l1")) {
         str_addf(&out->todo,
             "Too much is lost for this sparsity. Another predictor and rule, chosen for each head, "
@@ -253,33 +315,22 @@ static void tell_todo(const struct run_view *v, struct answers *out)
 }
 
 void run_answers(const struct run_view *v, const struct comparison *c,
-    const struct run_list *same_data, struct answers *out)
+    const struct run_list *same_data, const char *db, struct answers *out)
 {
+    const struct run_record *better = better_run(v, same_data);
     *out = (struct answers){0};
     tell_lost(v, c, out);
     tell_where(v, same_data, out);
     tell_noise(v, c, out);
-    tell_todo(v, out);
+    tell_todo(v, better, db, out);
     struct str disagreement = {0};
     double sparsity = run_view_metric(v, "sparsity");
     bool doubtful = metric_disagreement(
         v, &disagreement); /* no green light while the metrics contradict each other */
     str_clear(&disagreement);
     if (v->run->status != RUN_DONE || run_lost(v)) out->tone = TONE_BAD;
-    else if (!doubtful && sparsity > .01 && v->samples.n > 1) out->tone = TONE_GOOD;
-}
-
-static bool is_candidate(const struct run_record *r)
-{
-    return r->status == RUN_DONE && !run_is_dense(r) && !run_is_oracle(r) &&
-        !isnan(r->headline.kl_mean) && !isnan(r->headline.sparsity);
-}
-
-static bool holds_choice(const struct run_record *r)
-{
-    const struct headline *h = &r->headline;
-    double kl = isnan(h->kl_hi) ? h->kl_mean : h->kl_hi;
-    return kl <= CHOICE_KL && !(h->score_drop > CHOICE_ANSWERS);
+    else if (!doubtful && !better && holds_choice(v->run) && sparsity > .01 && v->samples.n > 1)
+        out->tone = TONE_GOOD;
 }
 
 size_t sweep_choice(const struct run_list *runs, bool *holds)
@@ -339,7 +390,8 @@ static void tell_axis(const struct run_axes *axes, const struct run_axis *a, str
     str_clear(&y);
 }
 
-void sweep_answers(const struct run_axes *axes, const size_t *counts, struct answers *out)
+void sweep_answers(
+    const struct run_axes *axes, const size_t *counts, const char *db, struct answers *out)
 {
     *out = (struct answers){0};
     const struct run_list *runs = axes->runs;
@@ -404,6 +456,7 @@ void sweep_answers(const struct run_axes *axes, const size_t *counts, struct ans
         holds ? "Look at it alone, then hold it with a gate."
               : "Every setting loses more than that: tighten the bounds.");
     str_addf(&out->command, "sparsegauge report %lld", (long long)r->id);
+    add_db(db, &out->command);
     out->tone = holds ? TONE_GOOD : TONE_BAD;
     str_clear(&label);
 }

@@ -15,9 +15,10 @@ struct answers {
     enum tone tone;
 };
 
-/* c, same_data: NULL without. */
+/* c, same_data: NULL without; the latter is looked through for a run that loses less at as much
+ * sparsity. db: the file that commands name, NULL without. */
 void run_answers(const struct run_view *v, const struct comparison *c,
-    const struct run_list *same_data, struct answers *out);
+    const struct run_list *same_data, const char *db, struct answers *out);
 
 /* The run that a sweep offers: of those that lost too little to matter (their interval's upper end
  * of KL at most CHOICE_KL nats, answers lost at most CHOICE_ANSWERS) the sparsest, on the longest
@@ -27,7 +28,8 @@ void run_answers(const struct run_view *v, const struct comparison *c,
 #define CHOICE_ANSWERS .01
 size_t sweep_choice(const struct run_list *runs, bool *holds);
 /* counts of cells by enum cell_state, NULL where no plan tells them. */
-void sweep_answers(const struct run_axes *axes, const size_t *counts, struct answers *out);
+void sweep_answers(
+    const struct run_axes *axes, const size_t *counts, const char *db, struct answers *out);
 void answers_clear(struct answers *a);
 
 #endif

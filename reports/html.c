@@ -297,8 +297,8 @@ static void add_answers(struct page *p)
     const struct run_view *v = in->views[0];
     struct str *out = p->out, settings = {0};
     struct answers a;
-    if (in->sweep) sweep_answers(in->sweep, in->cells, &a);
-    else run_answers(v, in->comparison, in->same_data, &a);
+    if (in->sweep) sweep_answers(in->sweep, in->cells, in->db, &a);
+    else run_answers(v, in->comparison, in->same_data, in->db, &a);
     bool failed = any_check(in, CHECK_FAIL) || any_check(in, CHECK_INVALID);
     str_add(out, "<section id=\"verdict\">\n<p class=\"subject\">");
     if (in->sweep) {
@@ -392,7 +392,7 @@ static enum status add_changes(struct page *p)
         else add_folded(p, "All configurations", all);
     }
     if (in->comparison) {
-        add_table(p, comparison_table(in->comparison, false));
+        add_folded(p, "Every metric, before and after", comparison_table(in->comparison, false));
         add_table(p, comparison_settings_table(in->comparison));
     }
     if (in->comparison || in->sweep)
@@ -401,7 +401,7 @@ static enum status add_changes(struct page *p)
     if (v->items.n) {
         add_table(p, tasks_table(v));
         struct table *flips = items_table(v, true);
-        if (table_rows(flips) <= 12) add_table(p, flips);
+        if (table_rows(flips) <= 20) add_table(p, flips);
         else add_folded(p, "Answers that changed", flips);
     }
     add_table(p, generations_table(v));
@@ -437,6 +437,46 @@ static bool has_section(const struct html_input *in, const char *section)
     return false;
 }
 
+/* What a reader who knows models, but not this program, has to look up. */
+static void add_words(struct str *out)
+{
+    static const char *const words[][2] = {
+        {"dense, sparse", "every tile of attention is computed; some are left out"},
+        {"tile",
+            "a block of queries times a block of keys of one head, computed or left out as one"},
+        {"sparsity",
+            "share of the possible tiles (and of their products with the values) that was "
+            "left out, counted inside the kernel"},
+        {"KL divergence",
+            "how far the sparse model's distribution of the next token is from the "
+            "dense model's, in nats; 0 when equal"},
+        {"agreement", "share of positions where both models' likeliest next token is the same"},
+        {"cosine",
+            "of the sparse and the dense logits: the mean over positions (per position), or "
+            "of all of them taken as one vector"},
+        {"θ simthreshd1, τ cdfthreshd, λ pvthreshd",
+            "a head's three thresholds: how alike the rows of a block must be to stand for it by "
+            "their mean; how much of the predicted attention is kept; how far below the largest "
+            "score, in powers of two, a product with the values is skipped"},
+        {"rule and bound",
+            "tuning keeps an error of each head's output under a bound: l1 its mean, "
+            "tail its worst rows, rmse the root mean square"},
+        {"held-out", "texts that no threshold was chosen on"},
+        {"isolated, propagated",
+            "the error of a layer that alone is sparse; with all layers before "
+            "it sparse too"},
+        {"recall", "share of the true attention that lies in the computed tiles"},
+        {"sink, diagonal",
+            "the first block of keys and the tiles where a query reads its own "
+            "block: always computed"},
+        {"oracle", "tiles ranked by the attention they really hold: the limit of any prediction"},
+    };
+    str_add(out, "<section id=\"words\"><h2>Words</h2>\n<dl>\n");
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        str_addf(out, "<dt>%s</dt><dd>%s</dd>\n", words[i][0], words[i][1]);
+    str_add(out, "</dl></section>\n");
+}
+
 static enum status add_body(struct page *p)
 {
     const struct html_input *in = p->in;
@@ -445,12 +485,20 @@ static enum status add_body(struct page *p)
     p->out = &why; /* a run that only timed has none */
     enum status st = add_causes(p);
     p->out = out;
-    str_addf(out, "<nav><a href=\"#verdict\">Answers</a><a href=\"#changed\">%s</a>",
-        in->sweep ? "The sweep" : "What changed");
+    bool layers = has_section(in, "layers");
+    str_addf(out, "<nav><a href=\"#verdict\">Answers</a>%s<a href=\"#changed\">%s</a>",
+        layers ? "<a href=\"#layers\">Layers</a>" : "", in->sweep ? "The sweep" : "What changed");
     if (why.len) str_add(out, "<a href=\"#why\">Why</a>");
     if (speed) str_add(out, "<a href=\"#speed\">Speed</a>");
-    str_add(out, "<a href=\"#provenance\">Provenance</a></nav></header>\n<main>\n");
+    str_add(out,
+        "<a href=\"#provenance\">Provenance</a><a "
+        "href=\"#words\">Words</a></nav></header>\n<main>\n");
     add_answers(p);
+    if (layers && st == OK) {
+        str_add(out, "<section id=\"layers\"><h2>What the layers read</h2>\n");
+        st = add_pictures(p, "layers");
+        str_add(out, "</section>\n");
+    }
     if (st == OK) st = add_changes(p);
     if (why.len) str_addf(out, "<section id=\"why\"><h2>Why</h2>\n%s</section>\n", str_get(&why));
     str_clear(&why);
@@ -474,7 +522,9 @@ static enum status add_body(struct page *p)
         xml_escape(in->argv_line, out);
         str_add(out, "</code></p>");
     }
-    str_add(out, "</section>\n</main>\n");
+    str_add(out, "</section>\n");
+    add_words(out);
+    str_add(out, "</main>\n");
     return p->st;
 }
 

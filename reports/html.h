@@ -12,7 +12,7 @@
 struct html_picture {
     const char *svg_path; /* put into the page */
     const char *caption;
-    const char *section; /* "changed", "sweep", "why", "speed" */
+    const char *section; /* "layers", "changed", "sweep", "why", "speed" */
     bool small; /* one of several that stand in a row under `caption` when theirs are equal */
 };
 
@@ -37,6 +37,7 @@ struct html_input {
     const char *const *notes; /* what is not shown, and why; NULL-terminated, NULL without */
     const char *tables_dir;   /* every table also goes there as CSV, linked from the page as
                                  tables/NAME.csv; NULL: no */
+    const char *db;           /* that the runs are in; NULL without */
     const char *argv_line;    /* command that made the report; NULL without */
 };
 

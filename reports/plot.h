@@ -81,6 +81,14 @@ enum status plot_breakdown(const struct plot_out *o, const char *name,
 enum status plot_mask(
     const struct plot_out *o, const char *name, const struct run_view *v, size_t index) MUST_USE;
 
+/* What the heads of one layer compute together, small: the more of them a tile, the darker. Under
+ * it the distance in tokens (from the middle of the queries to the middle of the keys) within which
+ * half of the computed tiles lie. */
+enum status plot_layer(
+    const struct plot_out *o, const char *name, const struct run_view *v, int layer) MUST_USE;
+/* That distance; dense: as if every tile were computed. 0 without a mask of the layer. */
+int layer_reach(const struct run_view *v, int layer, bool dense);
+
 /* Of a sweep, in the settings that vary (reports/axes.h): */
 enum sweep_value { SWEEP_SPARSITY, SWEEP_KL };
 /* A value over two axes, small, of the runs that are equal to `like` on all others. ERR_ARG with

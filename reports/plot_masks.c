@@ -101,14 +101,16 @@ static void thresholds_of(const struct run_view *v, const struct mask_record *m,
     if (!out->len) run_short_name(v->run, out);
 }
 
-static void add_token_tics(struct plot_script *p, char axis, int n, int block, double edge)
+/* `tiles`: how many one unit of the axis stands for. */
+static void add_token_tics(
+    struct plot_script *p, char axis, int n, int block, double edge, int tiles)
 {
     str_addf(&p->body, "set %ctics scale 0.5 (", axis);
     int tokens = n * block, step = 1;
     while (step * 4 < tokens) step *= 2;
     step = step > 1 ? step : 1;
     for (int t = 0, used = 0; t <= tokens; t += step)
-        str_addf(&p->body, "%s'%d' %.4f", used++ ? ", " : "", t, (double)t / block - edge);
+        str_addf(&p->body, "%s'%d' %.4f", used++ ? ", " : "", t, (double)t / block / tiles - edge);
     str_add(&p->body, ")\n");
 }
 
@@ -139,8 +141,8 @@ enum status plot_mask(
     double edge = image ? .5 : 0; /* pixels are drawn around whole numbers */
     if (image) add_mask_image(m, run, 0, &p.data);
     else add_mask(m, 0, &p.data);
-    add_token_tics(&p, 'x', m->n_k, block_k, edge);
-    add_token_tics(&p, 'y', m->n_q, block_q, edge);
+    add_token_tics(&p, 'x', m->n_k, block_k, edge, 1);
+    add_token_tics(&p, 'y', m->n_q, block_q, edge, 1);
     str_addf(&p.body,
         "unset grid\nunset colorbox\nset border 15 lw 1 lc '#404040'\n"
         "set palette defined (0 '#ffffff', 0.5 '" PLOT_EMPTY "', 1 '%s')\nset cbrange [0:1]\n"
@@ -163,5 +165,139 @@ enum status plot_mask(
         "layer = %d AND head = "
         "%d AND sample = %d;",
         (long long)run->id, m->layer, m->head, m->sample);
+    return plot_script_run(&p);
+}
+
+/* What the heads of one layer do together, in at most CELLS x CELLS cells of whole tiles. */
+enum { CELLS = 64 };
+struct layer_map {
+    int n_q, n_k, step_q, step_k, n_heads, possible, computed;
+    double share[CELLS][CELLS]; /* computed of possible, over tiles and heads */
+    int of[CELLS][CELLS];       /* possible ones; 0: the future */
+    int reach;                  /* tokens within which half of the computed tiles lie */
+};
+
+/* Tokens within which half of `all` lies; far[b]: those b blocks of keys behind their queries. */
+static int half_within(const int64_t *far, int n, int64_t all, int block_k)
+{
+    int64_t sum = 0;
+    for (int b = 0; b < n; b++)
+        if (2 * (sum += far[b]) >= all) return (b + 1) * block_k;
+    return n * block_k;
+}
+
+static void layer_map_fill(const struct run_view *v, int layer, bool dense, struct layer_map *map)
+{
+    const struct run_record *run = v->run;
+    int block_q = run->block_q > 0 ? run->block_q : 1,
+        block_k = run->block_k > 0 ? run->block_k : 1;
+    int64_t *far = NULL, all = 0;
+    *map = (struct layer_map){0};
+    for (size_t at = 0; at < v->masks.n; at++) {
+        const struct mask_record *m = &v->masks.rows[at];
+        if (m->layer != layer || (map->n_heads && (m->n_q != map->n_q || m->n_k != map->n_k)))
+            continue;
+        if (!map->n_heads++) {
+            map->n_q = m->n_q;
+            map->n_k = m->n_k;
+            map->step_q = (m->n_q + CELLS - 1) / CELLS;
+            map->step_k = (m->n_k + CELLS - 1) / CELLS;
+            far = xcalloc((size_t)m->n_k + 1, sizeof *far);
+        }
+        for (int i = 0; i < m->n_q; i++)
+            for (int j = 0; j < m->n_k && j * block_k <= (i + 1) * block_q - 1; j++) {
+                bool set = dense || mask_bit(m, i, j);
+                int middle = (2 * i + 1) * block_q / 2 - (2 * j + 1) * block_k / 2;
+                map->of[i / map->step_q][j / map->step_k]++;
+                map->share[i / map->step_q][j / map->step_k] += set;
+                map->possible++;
+                map->computed += set;
+                all += set;
+                if (set) far[middle > 0 ? middle / block_k : 0]++;
+            }
+    }
+    for (int i = 0; i < CELLS; i++)
+        for (int j = 0; j < CELLS; j++)
+            if (map->of[i][j]) map->share[i][j] /= map->of[i][j];
+    if (far) map->reach = half_within(far, map->n_k, all, block_k);
+    free(far);
+}
+
+int layer_reach(const struct run_view *v, int layer, bool dense)
+{
+    struct layer_map *map = xmalloc(sizeof *map);
+    layer_map_fill(v, layer, dense, map);
+    int reach = map->reach;
+    free(map);
+    return reach;
+}
+
+/* The colour stays, its opacity is the share: so a dark page shows it on its own ground. */
+static void add_layer_cells(const struct layer_map *map, struct str *out)
+{
+    unsigned rgb = 0;
+    sscanf(plot_color(0), "#%x", &rgb);
+    str_add(out, "$layer << EOD\n");
+    for (int i = 0; i * map->step_q < map->n_q; i++)
+        for (int j = 0; j * map->step_k < map->n_k; j++)
+            str_addf(out, "%d %d %u %u %u %.0f\n", j, i, rgb >> 16, rgb >> 8 & 255, rgb & 255,
+                255 * map->share[i][j]);
+    str_add(out, "EOD\n");
+}
+
+static void add_layer_tips(
+    struct plot_script *p, const struct layer_map *map, int layer, const struct run_record *run)
+{
+    int rows = (map->n_q + map->step_q - 1) / map->step_q;
+    for (int i = 0; i < rows; i += 2) {
+        double possible = 0, computed = 0, columns = 0;
+        for (int k = i; k < i + 2 && k < rows; k++)
+            for (int j = 0; j < CELLS; j++) {
+                possible += map->of[k][j];
+                computed += map->share[k][j] * map->of[k][j];
+                if (map->of[k][j] && j > columns) columns = j;
+            }
+        plot_tip(p, -1, columns / 2, i, "layer %d, %d heads|queries %d to %d|%.0f %% left out",
+            layer, map->n_heads, i * map->step_q * run->block_q,
+            (i + 2) * map->step_q * run->block_q - 1,
+            possible > 0 ? 100 * (possible - computed) / possible : 0.);
+    }
+}
+
+enum status plot_layer(
+    const struct plot_out *o, const char *name, const struct run_view *v, int layer)
+{
+    struct layer_map *map = xmalloc(sizeof *map);
+    layer_map_fill(v, layer, false, map);
+    if (!map->n_heads) {
+        free(map);
+        return fail(ERR_ARG, "%s: the run has no stored block mask of layer %d", name, layer);
+    }
+    struct plot_script p;
+    plot_script_init(&p, o, name, PLOT_SMALL, 0);
+    char *title = str_format("layer %d: %.0f %% out", layer,
+             map->possible ? 100. * (map->possible - map->computed) / map->possible : 0.),
+         *words = str_format("half within %d tokens", map->reach);
+    plot_frame(
+        &p, &(struct plot_frame){.left = 36, .plot_height = 144, .ylabel = title, .xlabel = words});
+    free(title);
+    free(words);
+    add_layer_cells(map, &p.data);
+    double columns = (double)map->n_k / map->step_k, rows = (double)map->n_q / map->step_q;
+    add_token_tics(&p, 'x', map->n_k, v->run->block_k > 0 ? v->run->block_k : 1, .5, map->step_k);
+    add_token_tics(&p, 'y', map->n_q, v->run->block_q > 0 ? v->run->block_q : 1, .5, map->step_q);
+    str_addf(&p.body,
+        "unset grid\nunset colorbox\nset border 15 lw 1 lc '#404040'\n"
+        "set xrange [-0.5:%.3f]\nset yrange [%.3f:-0.5]\n"
+        "set object 1 polygon from -0.5,-0.5 to %.3f,-0.5 to %.3f,%.3f to -0.5,-0.5 behind fc "
+        "'" PLOT_EMPTY "' fs solid noborder\n",
+        columns - .5, rows - .5, columns - .5, columns - .5, rows - .5);
+    plot_add(&p, -1, NULL, "$layer using 1:2:3:4:5:6 with rgbalpha");
+    add_layer_tips(&p, map, layer, v->run);
+    str_addf(&p.sql,
+        "SELECT layer, head, sample, n_q, n_k, hex(bits) FROM block_mask WHERE run = %lld AND "
+        "layer = %d;",
+        (long long)v->run->id, layer);
+    free(map);
     return plot_script_run(&p);
 }

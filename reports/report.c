@@ -20,8 +20,8 @@
 enum {
     MOST_LINES = 6, /* as many as a picture's colours keep apart */
     MOST_PICTURES = 96,
-    MOST_MASKS = 12,
-    MOST_MAPS = 6, /* combinations of further settings that get maps of their own */
+    MOST_MASKS = 12, /* also of layers */
+    MOST_MAPS = 6,   /* combinations of further settings that get maps of their own */
 };
 
 /* A report being put together. */
@@ -385,8 +385,7 @@ static void draw_masks(struct draft *d)
     const struct run_view *v = &d->subject;
     size_t n = v->masks.n < MOST_MASKS ? v->masks.n : MOST_MASKS;
     char *caption = str_format("Tile maps of %zu of %zu heads, positions in tokens: queries down, "
-                               "keys across; blue is computed, white left "
-                               "out, grey the future",
+                               "keys across; blue is computed, empty left out, grey the future",
         n, v->masks.n);
     for (size_t i = 0; i < n; i++) {
         size_t at = i * v->masks.n / n;
@@ -398,13 +397,36 @@ static void draw_masks(struct draft *d)
     free(caption);
 }
 
+/* One map a layer, spread over all of them where there are many. */
+static void draw_layers(struct draft *d)
+{
+    const struct run_view *v = &d->subject;
+    int first = v->masks.n ? v->masks.rows[0].layer : 0, last = first;
+    for (size_t i = 0; i < v->masks.n; i++) {
+        if (v->masks.rows[i].layer < first) first = v->masks.rows[i].layer;
+        if (v->masks.rows[i].layer > last) last = v->masks.rows[i].layer;
+    }
+    int all = v->masks.n ? last - first + 1 : 0, n = all < MOST_MASKS ? all : MOST_MASKS;
+    char *caption = str_format("Queries down, keys across: the stronger the blue, the more of the "
+                               "layer's heads compute a tile; empty is left out, grey the future. "
+                               "Half of a dense layer lies within %d tokens",
+        layer_reach(v, first, true));
+    for (int i = 0; i < n; i++) {
+        int layer = first + i * all / n;
+        char *name = str_format("layer_%d", layer);
+        add_small(d, plot_layer(&d->out, name, v, layer), name, "layers", caption);
+        free(name);
+    }
+    free(caption);
+}
+
 /* So many pictures are tried at most. */
 static size_t pictures_of(const struct draft *d)
 {
     enum { ALWAYS = 18 /* whatever the page is about */, FRONTIERS = 3, MOST_NEEDLES = MOST_LINES };
     size_t sweep = d->is_sweep ? FRONTIERS + 2 * d->axes.n + 2 * MOST_MAPS : FRONTIERS,
            masks = d->subject.masks.n < MOST_MASKS ? d->subject.masks.n : MOST_MASKS;
-    return ALWAYS + sweep + masks + 1 + (d->n_needles ? d->n_needles : MOST_NEEDLES);
+    return ALWAYS + sweep + 2 * masks + 1 + (d->n_needles ? d->n_needles : MOST_NEEDLES);
 }
 
 static void draw_all(struct draft *d)
@@ -421,6 +443,7 @@ static void draw_all(struct draft *d)
     bool has_plan = d->subject.run->plan && d->n_same > n;
     const struct run_view *const *lines = has_plan ? plan : order;
     size_t n_lines = has_plan ? d->n_same : n;
+    draw_layers(d);
     if (d->is_sweep) draw_sweep(d);
     add_picture(d, plot_losses(o, "losses", order, n), "losses", "changed", "What was lost");
     if (strcmp(d->subject.run->dataset.suite, "needle")) /* the grid says it already */
@@ -507,6 +530,7 @@ static enum status write_page(const struct draft *d, const char *title)
         .n_checks = d->o->n_checks,
         .pictures = d->pictures,
         .n_pictures = d->n_pictures,
+        .db = d->o->db,
         .argv_line = d->o->argv_line,
     };
     struct str page = {0};
@@ -541,8 +565,8 @@ static enum status write_markdown(const struct draft *d, const char *title)
     markdown_escape(title, &out);
     str_add(&out, "\n\n");
     const struct run_view *v = &d->subject;
-    if (d->is_sweep) sweep_answers(&d->axes, d->has_cells ? d->cells : NULL, &a);
-    else run_answers(v, d->has_baseline ? &d->comparison : NULL, &d->runs, &a);
+    if (d->is_sweep) sweep_answers(&d->axes, d->has_cells ? d->cells : NULL, d->o->db, &a);
+    else run_answers(v, d->has_baseline ? &d->comparison : NULL, &d->runs, d->o->db, &a);
     if (!d->is_sweep) {
         run_describe(v->run, &out);
         str_add(&out, ".\n\n");

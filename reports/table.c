@@ -169,9 +169,18 @@ static int constancy(const struct table *t, size_t column)
     return out;
 }
 
+/* The other end of an interval whose ends are columns side by side, "from" and "to"; the column
+ * itself where it is no end. */
+static size_t other_end(const struct table *t, size_t column)
+{
+    const char *name = t->columns[column].name;
+    if (str_ends_with(name, "from") && column + 1 < t->n_columns) return column + 1;
+    return !strcmp(name, "to") && column > 0 ? column - 1 : column;
+}
+
 /* Marks columns as hidden; returns the line that replaces them. Columns that are missing everywhere
- * vanish.
- */
+ * vanish; an interval goes whole or not at all; where nothing but the rows' names would stay,
+ * everything does. */
 static void hide_constant(struct table *t, bool wanted, struct str *line)
 {
     size_t shown = t->n_columns, n = 0;
@@ -180,16 +189,26 @@ static void hide_constant(struct table *t, bool wanted, struct str *line)
         shown -= t->columns[c].hidden;
     }
     if (!wanted || t->keep_constant || table_rows(t) < 2) return;
+    int *constant = xcalloc(t->n_columns, sizeof *constant);
+    size_t stay = shown;
+    for (size_t c = 0; c < t->n_columns; c++) {
+        constant[c] = t->columns[c].hidden || !constancy(t, other_end(t, c)) ? 0 : constancy(t, c);
+        stay -= constant[c] != 0;
+    }
     for (size_t c = 0; c < t->n_columns && shown > 1; c++) {
-        int constant = t->columns[c].hidden ? 0 : constancy(t, c);
-        if (!constant) continue;
+        if (!constant[c] || (stay == 1 && constant[c] == 1)) continue;
         t->columns[c].hidden = true;
         shown--;
-        if (constant == 2) continue;
-        str_addf(line, "%s%s ", n++ ? ", " : "all rows: ", t->columns[c].name);
+        if (constant[c] == 2) continue;
+        const char *name = t->columns[c].name;
+        str_addf(line, "%s", n++ ? ", " : "all rows: ");
+        if (!strcmp(name, "from") && c > 0 && !constant[c - 1])
+            str_addf(line, "%s ", t->columns[c - 1].name);
+        str_addf(line, "%s ", name);
         cell_human(t, 0, c, line);
         if (t->columns[c].unit) str_addf(line, " %s", t->columns[c].unit);
     }
+    free(constant);
 }
 
 void table_render(

@@ -305,9 +305,9 @@ struct table *tasks_table(const struct run_view *v)
     bool recall = metric_list_find(&v->metrics, "overall", "recall") != NULL;
     if (recall) {
         add_column(t, "recall", "recall", NUMBER_PERCENT, 1, 3);
-        add_column(t, "recall_p5", "its 5 %", NUMBER_PERCENT, 1, 2);
-        add_column(t, "recall_group", "worst head", NUMBER_PERCENT, 1, 2);
-        add_column(t, "recall_oracle", "of the best", NUMBER_PERCENT, 1, 2);
+        add_column(t, "recall_p5", "recall p5", NUMBER_PERCENT, 1, 2);
+        add_column(t, "recall_group", "recall, worst head", NUMBER_PERCENT, 1, 2);
+        add_column(t, "recall_oracle", "recall of the best tiles", NUMBER_PERCENT, 1, 2);
     }
     for (size_t i = 0; i < c.n; i++) add_row(t, &c.at[i], recall, &n_nothing);
     if (n_nothing) {

@@ -141,7 +141,11 @@ static enum status open_directory(struct checkpoint_place *p, const char *dir)
         free(id);
         id = parent && grandparent && !strcmp(parent, "snapshots") ? repo_id(grandparent) : NULL;
         p->dir = str_dup(dir);
-        p->name = str_dup(id ? id : own ? own : path_base(dir));
+        /* "model" says nothing: the folder around it does */
+        p->name = own && parent && !id && !strcmp(own, "model") ? str_format("%s/%s", parent, own)
+                                                                : str_dup(id    ? id
+                                                                          : own ? own
+                                                                                : path_base(dir));
     }
     free(id);
     free(config);

@@ -170,5 +170,6 @@ int main(int argc, char **argv)
     xmalloc_failed = on_no_memory;
     /* else a field that there is no room for would be left out of what is written, unsaid */
     cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = xmalloc, .free_fn = free});
+    if (argc > 0) output_called_as(argv[0]);
     return finish_output(run(argc, argv));
 }

@@ -29,7 +29,7 @@ static struct {
     const char *format_name;
     bool all_columns;
     enum table_format format;
-    const char *command;
+    const char *command, *called_as; /* called_as: NULL where a shell finds it by its name */
     bool dropped,
         printed; /* printed: something stands above, so that a table wants an empty line */
     struct member members[MAX_MEMBERS];
@@ -69,6 +69,11 @@ bool output_is_ascii(void)
 }
 
 bool for_people(void) { return out.format == TABLE_TERMINAL; }
+
+void output_called_as(const char *program)
+{
+    out.called_as = strchr(program, '/') ? program : NULL;
+}
 
 enum status output_begin(const char *command)
 {
@@ -178,12 +183,30 @@ void say(const char *format, ...)
 
 void say_command(const char *format, ...)
 {
+    static const char name[] = "sparsegauge ";
     va_list args;
+    struct str text = {0}, lines = {0};
     if (!for_people()) return;
     out.printed = true;
     va_start(args, format);
-    put_formatted(stdout, false, format, args);
+    str_addv(&text, format, args);
     va_end(args);
+    for (const char *p = str_get(&text); *p;) {
+        size_t blanks = strspn(p, " ");
+        str_add_bytes(&lines, p, blanks);
+        p += blanks;
+        if (out.called_as && str_starts_with(p, name)) {
+            str_add(&lines, out.called_as);
+            p += strlen(name) - 1;
+        }
+        size_t rest = strcspn(p, "\n");
+        rest += p[rest] == '\n';
+        str_add_bytes(&lines, p, rest);
+        p += rest;
+    }
+    put(stdout, str_get(&lines), false);
+    str_clear(&lines);
+    str_clear(&text);
 }
 
 void remark(const char *format, ...)

@@ -19,6 +19,9 @@
 /* --format and --all-columns, which every command has. */
 extern const struct option_def output_options[];
 
+/* argv[0], which outlives all that is printed: say_command() advises what the reader's shell finds,
+ * so a program called by its path is called so again. */
+void output_called_as(const char *program);
 /* Between the options and the command: ERR_ARG for a format that is none. `command` is the
  * document's name. */
 enum status output_begin(const char *command) MUST_USE;
@@ -43,7 +46,8 @@ bool output_is_ascii(void);
 /* A sentence or several, wrapped to the width and in ASCII where nothing else can be shown; to
  * terminals alone. */
 void say(const char *format, ...) PRINTF_LIKE(1, 2);
-/* The same, not wrapped: command lines to copy. */
+/* The same, not wrapped: command lines to copy. A line that begins with "sparsegauge " gets the
+ * program's path where it was called by one. */
 void say_command(const char *format, ...) PRINTF_LIKE(1, 2);
 /* To standard error, whatever the format: what was done to the input, what to know beside the
  * answer. */

@@ -33,6 +33,40 @@ static struct table *small_table(void)
     return t;
 }
 
+/* Sparsity, its interval's ends, a score: as many rows as there are in `ends`. */
+static char *interval_table(const double (*ends)[3], size_t n, bool scored)
+{
+    struct table *t = table_new(NULL);
+    static const char *const names[] = {"layer", "share", "from", "to", "score"};
+    for (int c = 0; c < 5; c++)
+        table_add_column(
+            t, (struct table_column){.name = names[c], .number = NUMBER_FIXED, .digits = 1});
+    for (size_t i = 0; i < n; i++) {
+        table_int(t, (int64_t)i);
+        for (int k = 0; k < 3; k++) table_real(t, ends[i][k]);
+        table_real(t, scored ? (double)i : 7);
+    }
+    char *text = render(t, TABLE_TERMINAL, (struct table_style){.hide_constant = true});
+    table_free(&t);
+    return text;
+}
+
+/* An interval is left out whole or not at all and says whose it is; a table is never reduced to the
+ * names of its rows. */
+Test(reports, constant_columns_stay_readable)
+{
+    char *text = interval_table((const double[][3]){{.5, .4, 1}, {.6, .3, 1}}, 2, true);
+    has(text, "layer  share  from   to  score");
+    cr_expect_null(strstr(text, "all rows"), "%s", text);
+    free(text);
+    text = interval_table((const double[][3]){{.5, .4, 1}, {.6, .4, 1}}, 2, true);
+    has(text, "all rows: share from 0.4, to 1.0");
+    free(text);
+    text = interval_table((const double[][3]){{.5, .4, 1}, {.5, .4, 1}}, 2, false);
+    has(text, "layer  share  from   to  score");
+    free(text);
+}
+
 Test(reports, terminal_tables_align)
 {
     struct table *t = small_table();

@@ -233,7 +233,7 @@ Test(sweep_page, times_that_are_not_valid_are_said_to_be_so)
     timed.samples.n = timed.items.n = timed.ledger.n = timed.layer_errors.n = 0;
     timed.latencies = (struct latency_list){.rows = &busy, .n = 1};
     struct answers a = {0};
-    run_answers(&timed, NULL, NULL, &a);
+    run_answers(&timed, NULL, NULL, NULL, &a);
     has(str_get(&a.lost), "not valid");
     cr_expect(a.where.len && a.noise.len && a.todo.len);
     answers_clear(&a);
