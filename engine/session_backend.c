@@ -31,17 +31,24 @@ int session_window(const struct llama_config *c, int layer, int total_len)
 enum status session_fail_windowed(
     const struct llama_config *c, int layer, const struct sparse_policy *p)
 {
-    struct str what = {0};
+    struct str what = {0}, how = {0};
+    uint8_t on[MAX_MODEL_LAYERS];
+    char text[LAYERS_TEXT_SIZE];
+    struct sparse_policy free = {.n_layers = c->n_layers, .layer_on = on};
+    for (int l = 0; l < c->n_layers; l++) on[l] = p->layer_on[l] && !llama_window(c, l);
+    if (policy_first_sparse_layer(&free) < c->n_layers)
+        str_addf(
+            &how, "leave such layers dense with --layers %s, or ", policy_layers_text(&free, text));
     if (p->method) str_addf(&what, "method %s", p->method->name);
     else
         str_addf(
             &what, "attention with --qk %s --pv %s", precision_name(p->qk), precision_name(p->pv));
     enum status st = fail(ERR_UNSUPPORTED,
-        "layer %d sees a sliding window of %d tokens, which %s is not defined for; leave such "
-        "layers "
-        "dense with --layers, or stay within %d tokens with --max-length",
-        layer, c->window, str_get(&what), c->window);
+        "layer %d sees a sliding window of %d tokens, which %s is not defined for; %sstay within "
+        "%d tokens with --max-length",
+        layer, c->window, str_get(&what), str_get(&how), c->window);
     str_clear(&what);
+    str_clear(&how);
     return st;
 }
 

@@ -118,13 +118,15 @@ static enum status rope_of_full_layers(const struct llama_config *c, struct json
 /* Settings that would change the result and that this engine does not follow. */
 static enum status check_refused(struct json_in in)
 {
-    const cJSON *quantised = field(in.node, "quantization_config");
-    if (quantised) {
+    static const char *const keys[] = {"quantization_config", "compression_config"};
+    for (int i = 0; i < 2; i++) {
+        const cJSON *quantised = field(in.node, keys[i]);
+        if (!quantised) continue;
         const cJSON *method = cJSON_GetObjectItemCaseSensitive(quantised, "quant_method");
         return fail(ERR_UNSUPPORTED,
-            "%s: field quantization_config: found a model quantised by %s; weights in F32, "
+            "%s: field %s: found a model quantised by %s; weights in F32, "
             "F16 or BF16 are supported, use the unquantised checkpoint",
-            in.file, cJSON_IsString(method) ? method->valuestring : "an unnamed method");
+            in.file, keys[i], cJSON_IsString(method) ? method->valuestring : "an unnamed method");
     }
     const char *act = "silu";
     TRY(json_get_string(in, "hidden_act", false, &act));
@@ -213,7 +215,7 @@ static enum status parse_rope_type(struct rope_config *r, struct json_in in)
     }
     return fail(ERR_UNSUPPORTED,
         "%s: field %s.rope_type: found \"%s\"; supported are default, linear, dynamic, llama3, "
-        "yarn and longrope",
+        "yarn and longrope; a model trained with another cannot be followed",
         in.file, in.path, name);
 }
 
@@ -424,6 +426,13 @@ static enum status parse_rope(struct llama_config *c, struct json_in in)
 
 static enum status parse_sizes(struct llama_config *c, struct json_in in)
 {
+    static const char *const needed[] = {"hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "vocab_size"};
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!field(in.node, needed[i]))
+            return fail(ERR_FORMAT,
+                "%s: field %s is missing, which every model's config.json has; download it again",
+                in.file, needed[i]);
     TRY(get_int(in, "hidden_size", true, 1, 1 << 20, &c->hidden_size));
     TRY(get_int(in, "intermediate_size", true, 1, 1 << 22, &c->intermediate_size));
     TRY(get_int(in, "num_hidden_layers", true, 1, LLAMA_MAX_LAYERS, &c->n_layers));

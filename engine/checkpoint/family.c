@@ -319,6 +319,14 @@ const char *llama_family_missing(const char *name)
         {"starcoder2", "missing are norms with a mean, and GELU"},
         {"stablelm", "missing are norms with a mean, and a rotation of part of a head"},
         {"_vl", "missing is the picture part; save the text model alone"},
+        {"vlfor", "missing is the picture part; save the text model alone"},
+        {"llava", "missing is the picture part; save the text model alone"},
+        {"mllama", "missing is the picture part; save the text model alone"},
+        {"whisper", "it writes down speech; take a model of text alone"},
+        {"bert", "it fills gaps; take a model that continues texts"},
+        {"t5", "it is an encoder with a decoder; take a decoder alone"},
+        {"bart", "it is an encoder with a decoder; take a decoder alone"},
+        {"classification", "it judges texts and has no head over the vocabulary"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcasestr(name, known[i].part)) return known[i].missing;

@@ -101,6 +101,33 @@ static enum status read_value(struct gguf_reader *r, struct gguf_value *v)
     return reader_check(r, "its metadata");
 }
 
+/* What llama.cpp calls the types that are not read here. */
+static const char *other_type(uint32_t type)
+{
+    static const char *const names[] = {[9] = "Q8_1",
+        [10] = "Q2_K",
+        [11] = "Q3_K",
+        [15] = "Q8_K",
+        [16] = "IQ2_XXS",
+        [17] = "IQ2_XS",
+        [18] = "IQ3_XXS",
+        [19] = "IQ1_S",
+        [20] = "IQ4_NL",
+        [21] = "IQ3_S",
+        [22] = "IQ2_S",
+        [23] = "IQ4_XS",
+        [24] = "I8",
+        [25] = "I16",
+        [26] = "I32",
+        [27] = "I64",
+        [28] = "F64",
+        [29] = "IQ1_M",
+        [34] = "TQ1_0",
+        [35] = "TQ2_0",
+        [39] = "MXFP4"};
+    return type < sizeof names / sizeof *names && names[type] ? names[type] : "unknown here";
+}
+
 static enum status read_tensor(struct gguf_reader *r, struct gguf_tensor *t, uint64_t *offset)
 {
     t->name = reader_text(r);
@@ -127,10 +154,9 @@ static enum status read_tensor(struct gguf_reader *r, struct gguf_tensor *t, uin
     int values, bytes;
     if (!gguf_quant_name(t->type, &values, &bytes))
         return fail(ERR_UNSUPPORTED,
-            "%s: tensor %.*s: found type %u, supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, "
-            "Q5_1, "
-            "Q4_K, Q5_K and Q6_K; take a file in one of these",
-            r->path, width, t->name.s, t->type);
+            "%s: tensor %.*s: found type %u (%s), supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, "
+            "Q5_0, Q5_1, Q4_K, Q5_K and Q6_K; take a file in one of these",
+            r->path, width, t->name.s, t->type, other_type(t->type));
     if (t->dims[0] % (uint64_t)values)
         return fail(ERR_FORMAT,
             "%s: tensor %.*s: found rows of %llu values, expected a multiple of %d for its "
@@ -174,6 +200,10 @@ static enum status read_all(struct gguf *g, struct gguf_reader *r)
     uint32_t version = reader_u32(r);
     if (!magic || memcmp(magic, "GGUF", 4) != 0)
         return fail(ERR_FORMAT, "%s: is no GGUF file", r->path);
+    if (version == 2u << 24 || version == 3u << 24)
+        return fail(ERR_UNSUPPORTED,
+            "%s: found a big-endian file, supported is little-endian; convert the model again",
+            r->path);
     if (version != 2 && version != 3)
         return fail(ERR_UNSUPPORTED,
             "%s: found GGUF version %u, supported are 2 and 3 in little-endian; convert the model "

@@ -115,16 +115,17 @@ static enum status add_rope(
     struct gguf_text name = {"none", 4};
     if (type && type->type == GGUF_STRING && !type->is_array) name = gguf_next_text(&at);
     if (!type && factor != 1) name = (struct gguf_text){"linear", 6};
-    bool yarn = gguf_text_is(name, "yarn"), none = gguf_text_is(name, "none") || factor == 1;
+    bool yarn = gguf_text_is(name, "yarn"), linear = gguf_text_is(name, "linear"),
+         none = gguf_text_is(name, "none") || ((yarn || linear) && factor == 1);
     if (attention != 1 && (none || !yarn))
         return fail(ERR_UNSUPPORTED,
             "%s: metadata %s.rope.scaling.attn_factor: found %g, supported beside yarn alone",
             g->path, a->name, attention);
     if (none) return OK;
-    if (!gguf_text_is(name, "linear") && !yarn)
+    if (!linear && !yarn)
         return fail(ERR_UNSUPPORTED,
             "%s: metadata %s.rope.scaling.type: found \"%.*s\", supported are none, linear and "
-            "yarn",
+            "yarn; use the model's safetensors",
             g->path, a->name, (int)(name.n < 100 ? name.n : 100), name.s);
     str_addf(json, ",\"rope_scaling\":{\"rope_type\":\"%.*s\",\"factor\":%.17g", (int)name.n,
         name.s, factor);

@@ -224,7 +224,7 @@ static enum status read_header_length(
     if (*length > MAX_HEADER_BYTES)
         return fail(ERR_FORMAT,
             "%s: the header length field says %llu bytes, more than the format's limit of %llu: "
-            "not a safetensors file",
+            "not a safetensors file; " AGAIN,
             path, (unsigned long long)*length, (unsigned long long)MAX_HEADER_BYTES);
     if (*length > size - HEADER_LENGTH_BYTES)
         return fail(ERR_FORMAT,
@@ -232,8 +232,8 @@ static enum status read_header_length(
             "truncated; " AGAIN,
             path, (unsigned long long)*length, size);
     if (*length == 0 || data[HEADER_LENGTH_BYTES] != '{')
-        return fail(
-            ERR_FORMAT, "%s: the header does not begin with '{': not a safetensors file", path);
+        return fail(ERR_FORMAT,
+            "%s: the header does not begin with '{': not a safetensors file; " AGAIN, path);
     return OK;
 }
 

@@ -74,8 +74,28 @@ static enum status explain_names(const struct weights *w)
     return OK;
 }
 
+/* Another tensor in the place of `name`, by which GPTQ and AWQ are known. */
+static const struct tensor *packed_instead(const struct weights *w, const char *name)
+{
+    char packed[128];
+    if (!str_ends_with(name, ".weight")) return NULL;
+    int stem = (int)(strlen(name) - strlen("weight"));
+    snprintf(packed, sizeof packed, "%.*sqweight", stem, name);
+    return safetensors_find(&w->files, packed);
+}
+
 static enum status fail_missing(const struct weights *w, const char *name)
 {
+    const struct tensor *packed = packed_instead(w, name);
+    if (packed)
+        return fail(ERR_UNSUPPORTED,
+            "%s: found %s, expected %s: the weights are quantised; use the unquantised checkpoint",
+            packed->file, packed->name, name);
+    if (gguf_is(w->dir))
+        return fail(ERR_FORMAT,
+            "%s: the tensor that transformers calls %s is missing, the file's own metadata ask for "
+            "it; the file is incomplete: download or convert it again",
+            w->dir, name);
     const char *shard = safetensors_absent(&w->files, name);
     if (shard)
         return fail(ERR_FORMAT,
@@ -97,18 +117,19 @@ static enum status find_checked(
     if (!t) return fail_missing(w, name);
     char found[128], expected[64];
     snprintf(expected, sizeof expected, k ? "[%d, %d]" : "[%d]", m, k);
+    if (!t->is_float) /* before the shape: what is packed has another one */
+        return fail(ERR_UNSUPPORTED,
+            "%s: tensor %s: found element type %s, supported are F32, F16 and BF16; %s", t->file,
+            name, t->type,
+            strcmp(t->type, "F64") == 0
+                ? "convert the weights with transformers"
+                : "the weights are quantised: use the unquantised checkpoint");
     if (t->n_dims != (k ? 2 : 1) || t->shape[0] != m || (k && t->shape[1] != k))
         return fail(ERR_FORMAT,
             "%s: tensor %s: found shape %s, expected %s by config.json; config.json and weights do "
             "not "
             "belong together: download both again",
             t->file, name, tensor_shape_text(t, found, sizeof found), expected);
-    if (!t->is_float)
-        return fail(ERR_UNSUPPORTED,
-            "%s: tensor %s: found element type %s, supported are F32, F16 and BF16; convert the "
-            "weights "
-            "with transformers",
-            t->file, name, t->type);
     *out = t;
     return OK;
 }
@@ -369,8 +390,9 @@ static const char *unused_remedy(const char *name)
             "save again"},
         {"weight_scale", "the weights are quantised: use the unquantised checkpoint"},
         {"qweight", "the weights are quantised: use the unquantised checkpoint"},
-        {"_norm.",
-            "another architecture than LLaMA normalises there: this engine cannot follow it"},
+        {".experts.", "the model is a mixture of experts: take a dense one"},
+        {"vision", "the model has a picture part: save the text model alone"},
+        {"norm.", "another architecture than LLaMA normalises there: this engine cannot follow it"},
         {".bias", "if the model has biases, say attention_bias or mlp_bias true in config.json"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

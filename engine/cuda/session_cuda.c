@@ -308,9 +308,10 @@ static enum status forward_on(struct session_cuda *s, int position, int total_le
 {
     const struct llama_config *c = &s->w->config;
     TRY(check_length(s, position + f->n, f));
-    float inv_freq[128];
-    size_t inv_freq_bytes = sizeof *inv_freq * (size_t)c->head_dim / 2;
-    rope_frequencies(c, 0, total_len, inv_freq);
+    float inv_freq[2 * 128] = {0};
+    size_t inv_freq_bytes = sizeof *inv_freq * (size_t)(rope_count(c) * c->head_dim / 2);
+    for (int i = 0; i < rope_count(c); i++)
+        rope_frequencies(c, i, total_len, inv_freq + i * c->head_dim / 2);
     if (!s->has_inv_freq || memcmp(s->host_inv_freq, inv_freq, inv_freq_bytes) != 0) {
         s->has_inv_freq = false;
         TRY(send(s, s->inv_freq, inv_freq, inv_freq_bytes));

@@ -24,11 +24,52 @@ static enum status project(
     return gemm_cuda_run(s->on->gemm, n, m, k, x, w, y, m, DTYPE_BF16, false);
 }
 
-/* Onto the residual stream, rounded once to its type. */
-static enum status project_add(
-    struct session_cuda *s, int n, int k, const uint16_t *x, const uint16_t *w, const float *bias)
+/* Into `norm` what attention or the MLP reads: the stream's norm, or itself where the family's
+ * norms stand behind. */
+static enum status read_stream(struct session_cuda *s, int n, const float *weight)
+{
+    const struct llama_config *c = &s->w->config;
+    int h = c->hidden_size;
+    if (!weight)
+        return ops_cuda_to_bf16(s->x, s->residual, (size_t)n * (size_t)h, s->norm, s->on->stream);
+    return ops_cuda_rmsnorm(
+        s->x, s->residual, weight, (float)c->rms_norm_eps, n, h, s->norm, NULL, s->on->stream);
+}
+
+/* x += branch: some rows together are one row, and what is added its bias. */
+static enum status add_branch(struct session_cuda *s, int n)
+{
+    enum { ROWS = 1024 }; /* of the widest stream are still an int */
+    size_t h = (size_t)s->w->config.hidden_size;
+    for (int row = 0; row < n; row += ROWS) {
+        int rows = n - row < ROWS ? n - row : ROWS;
+        char *to = (char *)s->x + (size_t)row * h * dtype_size(s->residual);
+        TRY(ops_cuda_add_bias(
+            to, s->residual, s->branch + (size_t)row * h, 1, rows * (int)h, s->on->stream));
+    }
+    return OK;
+}
+
+/* Onto the stream through a norm: f32 in between. */
+static enum status project_behind(struct session_cuda *s, int n, int k, const uint16_t *x,
+    const uint16_t *w, const float *bias, const float *behind)
+{
+    const struct llama_config *c = &s->w->config;
+    struct stream *stream = s->on->stream;
+    int h = c->hidden_size;
+    TRY(gemm_cuda_run(s->on->gemm, n, h, k, x, w, s->branch, h, DTYPE_F32, false));
+    if (bias) TRY(ops_cuda_add_bias(s->branch, DTYPE_F32, bias, n, h, stream));
+    TRY(ops_cuda_rmsnorm(
+        s->branch, DTYPE_F32, behind, (float)c->inner_eps, n, h, NULL, s->branch, stream));
+    return add_branch(s, n);
+}
+
+/* Onto the residual stream, rounded once to its type; `behind`: the norm in between, or NULL. */
+static enum status project_add(struct session_cuda *s, int n, int k, const uint16_t *x,
+    const uint16_t *w, const float *bias, const float *behind)
 {
     int h = s->w->config.hidden_size;
+    if (behind) return project_behind(s, n, k, x, w, bias, behind);
     TRY(gemm_cuda_run(s->on->gemm, n, h, k, x, w, s->x, h, s->residual, true));
     return bias ? ops_cuda_add_bias(s->x, s->residual, bias, n, h, s->on->stream) : OK;
 }
@@ -200,8 +241,7 @@ static enum status mlp(struct session_cuda *s, const struct chunk *x, const stru
     const struct llama_config *c = &s->w->config;
     struct stream *stream = s->on->stream;
     int h = c->hidden_size, inter = c->intermediate_size;
-    TRY(ops_cuda_rmsnorm(
-        s->x, s->residual, lw->mlp_norm, (float)c->rms_norm_eps, x->n, h, s->norm, NULL, stream));
+    TRY(read_stream(s, x->n, lw->mlp_norm));
     for (int row = 0; row < x->n; row += s->mlp_rows) {
         int rows = x->n - row < s->mlp_rows ? x->n - row : s->mlp_rows;
         TRY(PART(s, x, linear_s));
@@ -212,7 +252,7 @@ static enum status mlp(struct session_cuda *s, const struct chunk *x, const stru
             s->act + (size_t)row * (size_t)inter, stream));
     }
     TRY(PART(s, x, linear_s));
-    TRY(project_add(s, x->n, inter, s->act, lw->down, lw->down_bias));
+    TRY(project_add(s, x->n, inter, s->act, lw->down, lw->down_bias, lw->mlp_behind));
     return PART(s, x, rest_s);
 }
 
@@ -223,8 +263,9 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
     TRY(weights_cuda_layer(s->on, layer, &lw));
     struct stream *stream = s->on->stream;
     int n = x->n, h = c->hidden_size, q = c->n_heads * c->head_dim;
-    TRY(ops_cuda_rmsnorm(
-        s->x, s->residual, lw->attn_norm, (float)c->rms_norm_eps, n, h, s->norm, NULL, stream));
+    bool whole = c->qk_norm == QK_NORM_WHOLE;
+    size_t angles = (size_t)llama_rope(c, layer) * (size_t)s->plan.chunk * (size_t)c->head_dim / 2;
+    TRY(read_stream(s, n, lw->attn_norm));
     TRY(PART(s, x, linear_s));
     TRY(project(s, n, q + 2 * c->n_kv_heads * c->head_dim, h, s->norm, lw->qkv, s->qkv));
     TRY(PART(s, x, rest_s));
@@ -235,16 +276,16 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
                                    .k_norm = lw->k_norm,
                                    .eps = (float)c->inner_eps,
                                    .n = n,
-                                   .n_q = c->n_heads,
-                                   .n_k = c->n_kv_heads,
-                                   .head_dim = c->head_dim,
+                                   .n_q = whole ? 1 : c->n_heads,
+                                   .n_k = whole ? 1 : c->n_kv_heads,
+                                   .head_dim = qk_norm_width(c),
                                    .width = q + 2 * c->n_kv_heads * c->head_dim},
             stream));
     bool turns = llama_turns(c, layer);
     TRY(ops_cuda_rope_pack(&(struct rope_cuda_args){.qkv = s->qkv,
                                .bias = lw->q_norm ? NULL : lw->qkv_bias,
-                               .cosine = turns ? s->cosine : NULL,
-                               .sine = s->sine,
+                               .cosine = turns ? s->cosine + angles : NULL,
+                               .sine = s->sine + angles,
                                .n = n,
                                .position = x->position,
                                .position_at = positions_of(s, x),
@@ -259,7 +300,7 @@ static enum status layer_forward(struct session_cuda *s, const struct chunk *x, 
         stream));
     TRY(attend(s, x, layer));
     TRY(PART(s, x, linear_s));
-    TRY(project_add(s, n, q, s->attn, lw->o, lw->o_bias));
+    TRY(project_add(s, n, q, s->attn, lw->o, lw->o_bias, lw->attn_behind));
     TRY(PART(s, x, rest_s));
     return mlp(s, x, lw);
 }
@@ -294,6 +335,19 @@ static enum status give_stream(struct session_cuda *s, float *to, int n, enum co
     return s->on->impl->copy(s->on->d, to, from, (size_t)n * (size_t)h * sizeof *to, way);
 }
 
+/* Every rotation of the model, for the rows of a chunk. */
+static enum status find_angles(struct session_cuda *s, const struct chunk *x)
+{
+    const struct llama_config *c = &s->w->config;
+    int half = c->head_dim / 2;
+    for (int i = 0; i < rope_count(c); i++) {
+        size_t at = (size_t)i * (size_t)s->plan.chunk * (size_t)half;
+        TRY(ops_cuda_angles(s->inv_freq + i * half, rope_attention_scaling(c, i), x->position,
+            positions_of(s, x), x->n, half, s->cosine + at, s->sine + at, s->on->stream));
+    }
+    return OK;
+}
+
 enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *x)
 {
     const struct llama_config *c = &s->w->config;
@@ -302,8 +356,7 @@ enum status session_cuda_run_layers(struct session_cuda *s, const struct chunk *
     int n = x->n, h = c->hidden_size;
     size_t offset = (size_t)x->begin * (size_t)h;
     TRY(PART(s, x, rest_s));
-    TRY(ops_cuda_angles(s->inv_freq, rope_attention_scaling(c, 0), x->position, positions_of(s, x),
-        n, c->head_dim / 2, s->cosine, s->sine, stream));
+    TRY(find_angles(s, x));
     if (f->residual_in)
         TRY(take_stream(s, f->residual_in + offset, (size_t)n * (size_t)h, COPY_TO_DEVICE));
     else if (x->first > 0)

@@ -34,7 +34,9 @@ struct session_cuda {
     uint16_t *gate_up, *act; /* [mlp_rows, 2 intermediate], [chunk, intermediate] */
     /* [chunk, hidden]: states on their way to or from the host; rows to compare */
     float *wide;
-    float *nll; /* [chunk] */
+    float *nll;    /* [chunk] */
+    float *branch; /* [chunk, hidden] what a layer adds, before the norm behind it; NULL: none */
+    /* [rope_count][chunk, head_dim / 2] and [rope_count][head_dim / 2] */
     float *cosine, *sine, *inv_freq;
     int32_t *tokens;           /* [chunk]; the true next ones while scoring */
     int32_t *position;         /* of the present step, for kernels in a graph */
@@ -51,7 +53,7 @@ struct session_cuda {
     struct compare_cuda_row *rows; /* [COMPARE_CUDA_ROWS] */
     /* host */
     struct head_ledger *host_ledger;
-    float host_inv_freq[128]; /* what the device has */
+    float host_inv_freq[2 * 128]; /* what the device has */
     bool has_inv_freq;
     uint8_t *host_sparse; /* [n_layers, n_heads] */
     float *host_lambda;

@@ -2,6 +2,7 @@
  * share memory: a layer's attention, its MLP, and what follows the last layer. */
 #include "engine/cuda/session_cuda_parts.h"
 
+#include "engine/rope.h"
 #include "kernels/registry.h"
 
 enum {
@@ -57,7 +58,7 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     size_t cells = (size_t)c->n_layers * (size_t)c->n_heads, mask_bytes;
     size_t mlp_rows = p->narrow ? max_size(rows / 4 / 128 * 128, MLP_ROWS_ONCE) : MLP_ROWS;
     size_t layers = (size_t)(p->layers ? p->layers : c->n_layers);
-    size_t layers_cached = p->once ? 1 : layers;
+    size_t layers_cached = p->once ? 1 : layers, ropes = (size_t)rope_count(c);
     if (mlp_rows > MLP_ROWS) mlp_rows = MLP_ROWS;
     if (mlp_rows > rows) mlp_rows = rows;
     to->mlp_rows = (int)mlp_rows;
@@ -73,9 +74,10 @@ void session_cuda_lay_out(const struct llama_config *c, enum dtype residual, str
     PUT(norm, max_size(rows * max_size(h, q), COMPARE_CUDA_ROWS * h), uint16_t);
     /* the output of attention takes the place of the input of its projections */
     to->attn = to->norm;
-    PUT(cosine, rows * d / 2, float);
-    PUT(sine, rows * d / 2, float);
-    PUT(inv_freq, d / 2, float);
+    if (c->norms != NORMS_BEFORE) PUT(branch, rows * h, float);
+    PUT(cosine, ropes * rows * d / 2, float);
+    PUT(sine, ropes * rows * d / 2, float);
+    PUT(inv_freq, ropes * d / 2, float);
     PUT(tokens, max_size(rows, COMPARE_CUDA_ROWS), int32_t);
     PUT(position, 1, int32_t);
     PUT(bad, 1, int32_t);

@@ -15,7 +15,8 @@ const char *weights_cuda_refuses(const struct llama_config *c)
     if (c->hidden_size % 8 || c->intermediate_size % 8)
         return "hidden_size or intermediate_size is not a multiple of 8";
     if (c->head_dim % 16 || c->head_dim > 256) return "head_dim is not a multiple of 16 up to 256";
-    if (c->norms != NORMS_BEFORE) return "norms behind attention and MLP are not written for a GPU";
+    if (c->qk_norm == QK_NORM_WHOLE && c->n_kv_heads != c->n_heads)
+        return "q and k are normalised as a whole and are not equally wide";
     return NULL;
 }
 
@@ -47,13 +48,19 @@ static void put_vectors(struct slab *s, const struct llama_config *c, struct lay
     size_t h = (size_t)c->hidden_size, inter = (size_t)c->intermediate_size;
     size_t q = (size_t)c->n_heads * (size_t)c->head_dim,
            kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    PUT(x->attn_norm, h, float);
-    PUT(x->mlp_norm, h, float);
+    if (c->norms != NORMS_BEHIND) {
+        PUT(x->attn_norm, h, float);
+        PUT(x->mlp_norm, h, float);
+    }
+    if (c->norms != NORMS_BEFORE) {
+        PUT(x->attn_behind, h, float);
+        PUT(x->mlp_behind, h, float);
+    }
     if (c->qkv_bias) PUT(x->qkv_bias, q + 2 * kv, float);
     if (c->o_bias) PUT(x->o_bias, h, float);
-    if (c->qk_norm) {
-        PUT(x->q_norm, (size_t)c->head_dim, float);
-        PUT(x->k_norm, (size_t)c->head_dim, float);
+    if (c->qk_norm != QK_NORM_NONE) {
+        PUT(x->q_norm, (size_t)qk_norm_width(c), float);
+        PUT(x->k_norm, (size_t)qk_norm_width(c), float);
     }
     if (c->mlp_bias) {
         PUT(x->gate_up_bias, 2 * inter, float);
@@ -207,8 +214,14 @@ static enum status send_vectors(struct weights_cuda *w, const struct llama_confi
     const struct layer_weights *from, struct layer_cuda *to)
 {
     size_t norm = sizeof(float) * (size_t)c->hidden_size;
-    TRY(w->impl->copy(w->d, to->attn_norm, from->attn_norm, norm, COPY_TO_DEVICE));
-    TRY(w->impl->copy(w->d, to->mlp_norm, from->mlp_norm, norm, COPY_TO_DEVICE));
+    if (to->attn_norm) {
+        TRY(w->impl->copy(w->d, to->attn_norm, from->attn_norm, norm, COPY_TO_DEVICE));
+        TRY(w->impl->copy(w->d, to->mlp_norm, from->mlp_norm, norm, COPY_TO_DEVICE));
+    }
+    if (to->attn_behind) {
+        TRY(w->impl->copy(w->d, to->attn_behind, from->attn_behind, norm, COPY_TO_DEVICE));
+        TRY(w->impl->copy(w->d, to->mlp_behind, from->mlp_behind, norm, COPY_TO_DEVICE));
+    }
     if (to->qkv_bias) {
         TRY(send_bias(w, to->qkv_bias, &from->q));
         TRY(send_bias(w, to->qkv_bias + from->q.m, &from->k));
@@ -216,7 +229,7 @@ static enum status send_vectors(struct weights_cuda *w, const struct llama_confi
     }
     if (to->o_bias) TRY(send_bias(w, to->o_bias, &from->o));
     if (to->q_norm) {
-        size_t one = sizeof(float) * (size_t)c->head_dim;
+        size_t one = sizeof(float) * (size_t)qk_norm_width(c);
         TRY(w->impl->copy(w->d, to->q_norm, from->q_norm, one, COPY_TO_DEVICE));
         TRY(w->impl->copy(w->d, to->k_norm, from->k_norm, one, COPY_TO_DEVICE));
     }

@@ -11,14 +11,21 @@
 /* bf16 matrices, row-major as in the checkpoint; matrices that read the same input stand in one
  * block. */
 struct layer_cuda {
-    uint16_t *qkv;     /* [(n_heads + 2 n_kv_heads) head_dim, hidden] */
-    uint16_t *o;       /* [hidden, n_heads head_dim] */
-    uint16_t *gate_up; /* [2 intermediate, hidden] */
-    uint16_t *down;    /* [hidden, intermediate] */
-    float *attn_norm, *mlp_norm;
-    float *q_norm, *k_norm;                              /* [head_dim]; NULL: none */
+    uint16_t *qkv;                   /* [(n_heads + 2 n_kv_heads) head_dim, hidden] */
+    uint16_t *o;                     /* [hidden, n_heads head_dim] */
+    uint16_t *gate_up;               /* [2 intermediate, hidden] */
+    uint16_t *down;                  /* [hidden, intermediate] */
+    float *attn_norm, *mlp_norm;     /* [hidden]; NULL: none */
+    float *attn_behind, *mlp_behind; /* [hidden]; NULL: none */
+    float *q_norm, *k_norm;          /* [qk_norm_width()]; NULL: none */
     float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* NULL: none */
 };
+
+/* Channels of q or k that are normalised as one; as a whole q and k are equally wide here. */
+static inline int qk_norm_width(const struct llama_config *c)
+{
+    return c->qk_norm == QK_NORM_WHOLE ? c->n_heads * c->head_dim : c->head_dim;
+}
 
 struct weights_cuda {
     struct weights_device base;

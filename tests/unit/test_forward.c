@@ -347,6 +347,89 @@ Test(forward, greedy_generation_equals_transformers)
     cr_expect_eq(n_checked, 37); /* all whose frequencies do not change with the length */
 }
 
+/* A layer with a window has no sparse form; what to do instead names the layers that have. */
+Test(forward, windowed_layers_are_left_to_the_user)
+{
+    static const char *const names[][2] = {
+        {"ministral_layers", "; leave such layers dense with --layers 0+2, or stay within 33"},
+        {"mistral_window", " is not defined for; stay within 70"}};
+    for (int i = 0; i < 2; i++) {
+        struct bench b;
+        struct sparse_policy p;
+        open_golden(&b, names[i][0], 0);
+        CHECK(policy_init(&p, &mask_sparge, b.w.config.n_layers, b.w.config.n_heads));
+        p.min_sparse_tokens = 0;
+        float *hidden = rows(&b, b.n);
+        cr_expect_eq(
+            session_forward(b.s,
+                &(struct forward_args){.tokens = b.ids, .n = b.n, .policy = &p, .hidden = hidden}),
+            ERR_UNSUPPORTED);
+        cr_expect(strstr(status_message(), names[i][1]), "%s", status_message());
+        policy_clear(&p);
+        free(hidden);
+        close_bench(&b);
+    }
+}
+
+struct seen_head {
+    int layer, head;
+    float *q, *o; /* [n, head_dim] */
+};
+
+static enum status keep_head(void *ctx, const struct layer_view *view)
+{
+    struct seen_head *to = ctx;
+    const struct attn_args *a = view->attn;
+    size_t d = (size_t)a->head_dim;
+    if (view->layer != to->layer) return OK;
+    for (int r = 0; r < a->n_q; r++) {
+        ptrdiff_t q = r * a->q_row + to->head * a->q_head, o = r * a->o_row + to->head * a->o_head;
+        memcpy(to->q + (size_t)r * d, (const float *)a->q + q, d * sizeof *to->q);
+        memcpy(to->o + (size_t)r * d, (const float *)a->o + o, d * sizeof *to->o);
+    }
+    return OK;
+}
+
+/* One head alone, of every way that q and k are normalised and turned. */
+Test(forward, a_head_alone_has_the_bits_of_the_whole)
+{
+    static const char *const names[] = {
+        "mha_default", "qwen3_norms", "olmo2_groups", "olmo3_yarn", "exaone4_hybrid"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct bench b;
+        open_golden(&b, names[i], MAX_IDS);
+        const struct llama_config *c = &b.w.config;
+        size_t values = (size_t)b.n * (size_t)c->head_dim;
+        float *at = malloc(6 * values * sizeof *at), *stream = rows(&b, b.n);
+        for (int layer = 0; layer < c->n_layers; layer++) {
+            struct seen_head whole = {layer, c->n_heads - 1, at, at + values};
+            session_reset(b.s);
+            CHECK(session_forward(b.s,
+                &(struct forward_args){.tokens = b.ids,
+                    .n = b.n,
+                    .hook = keep_head,
+                    .hook_ctx = &whole,
+                    .capture_layer = layer,
+                    .residual_out = stream}));
+            CHECK(session_heads(b.s,
+                &(struct heads_args){.n = b.n,
+                    .tokens = b.ids,
+                    .layer = layer,
+                    .first = whole.head,
+                    .end = whole.head + 1,
+                    .residual = stream,
+                    .q = at + 2 * values,
+                    .o = at + 3 * values,
+                    .k = at + 4 * values,
+                    .v = at + 5 * values}));
+            cr_expect(same_bits(at, at + 2 * values, 2 * values), "%s: layer %d", names[i], layer);
+        }
+        free(stream);
+        free(at);
+        close_bench(&b);
+    }
+}
+
 Test(forward, a_captured_stream_goes_on_as_the_whole)
 {
     struct bench b;

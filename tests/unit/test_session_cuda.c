@@ -176,7 +176,8 @@ Test(session_cuda, logits_are_transformers)
         "qwen3_norms", "qwen3_bias", "smollm3_some_turn", "smollm3_interval", "yarn_llama",
         "longrope_long", "longrope_short", "granite_scalars", "phi3_longrope", "phi3_window",
         "phi3_partial", "phi3_partial_new", "exaone_names", "internlm3_bias", "seed_oss_bias",
-        "cwm_windows"};
+        "cwm_windows", "olmo2_behind", "olmo2_groups", "olmo3_ropes", "exaone4_hybrid",
+        "exaone4_full", "hyperclovax_around", "hyperclovax_before"};
     int n_run = 0;
     for (size_t m = 0; m < sizeof names / sizeof *names; m++) {
         char *dir = path_join(GOLDEN_MODELS, names[m]), *json = path_join(dir, "golden.json");

@@ -145,7 +145,14 @@ Test(weights, disagreement_with_the_configuration)
     must_not_open(dir, ERR_FORMAT, "lm_head.weight is missing", "tie_word_embeddings");
     file_edit(dir, "model.safetensors", "lm_haed.weight", "lm_head.weight");
     file_edit(dir, "model.safetensors", "\"F32\",\"shape\":[96,48]", "\"I32\",\"shape\":[96,48]");
-    must_not_open(dir, ERR_UNSUPPORTED, "found element type I32", "BF16");
+    must_not_open(dir, ERR_UNSUPPORTED, "found element type I32", "use the unquantised checkpoint");
+    file_edit(dir, "model.safetensors", "\"I32\",\"shape\":[96,48]", "\"F64\",\"shape\":[96,24]");
+    must_not_open(dir, ERR_UNSUPPORTED, "found element type F64", "with transformers");
+    file_edit(dir, "model.safetensors", "\"F64\",\"shape\":[96,24]", "\"F32\",\"shape\":[96,48]");
+    file_edit(dir, "model.safetensors", "\"format\":\"pt\"", "\"format\":\"p\"");
+    file_edit(dir, "model.safetensors", "0.mlp.up_proj.weight", "0.mlp.up_proj.qweight");
+    must_not_open(dir, ERR_UNSUPPORTED, "found model.layers.0.mlp.up_proj.qweight, expected",
+        "the weights are quantised");
     dir_remove(dir);
 }
 
