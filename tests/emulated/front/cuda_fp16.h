@@ -8,8 +8,8 @@ inline float half_value(uint16_t bits)
 {
     const int e = bits >> 10 & 31, m = bits & 1023;
     float size = e == 31 ? (m ? NAN : INFINITY)
-        : e              ? ldexpf((float)(1024 + m), e - 25)
-                         : ldexpf((float)m, -24);
+        : e              ? __uint_as_float((uint32_t)(e + 112) << 23 | (uint32_t)m << 13)
+                         : (float)m * 0x1p-24f;
     return bits & 0x8000 ? -size : size;
 }
 

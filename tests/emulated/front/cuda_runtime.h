@@ -9,7 +9,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <ucontext.h>
 #include <vector>
 
 #define __device__
@@ -56,7 +55,7 @@ enum { MOST = 128, STACK = 512 * 1024 };
 struct meeting {
     int arrived = 0, round = 0;
 };
-inline ucontext_t scheduler, fibers[MOST];
+inline void *scheduler, *fibers[MOST]; /* stack pointers */
 inline std::vector<char> stacks;
 inline bool ended[MOST];
 inline int n_fibers, now;
@@ -66,7 +65,17 @@ inline int any;
 inline void (*body)(const void *);
 inline const void *body_args;
 
-inline void yield() { swapcontext(&fibers[now], &scheduler); }
+/* Keeps what a function must keep (System V, x86-64) on this stack, and goes on where the other was
+ * left. swapcontext() does so too, but asks the kernel for the signal mask each time, which took
+ * half of the test's time. */
+__attribute__((naked, noinline)) inline void go_on(void **, void *)
+{
+    asm("push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
+        "mov %rsp, (%rdi)\n mov %rsi, %rsp\n"
+        "pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n ret");
+}
+
+inline void yield() { go_on(&fibers[now], scheduler); }
 
 inline void meet(meeting &m, int of)
 {
@@ -81,7 +90,7 @@ inline void fiber()
 {
     body(body_args);
     ended[now] = true;
-    swapcontext(&fibers[now], &scheduler);
+    yield();
 }
 
 inline void run_cta(int threads)
@@ -89,11 +98,12 @@ inline void run_cta(int threads)
     stacks.resize((size_t)MOST * STACK);
     n_fibers = threads;
     for (int i = 0; i < threads; i++) {
-        getcontext(&fibers[i]);
-        fibers[i].uc_stack.ss_sp = stacks.data() + (size_t)i * STACK;
-        fibers[i].uc_stack.ss_size = STACK;
-        fibers[i].uc_link = &scheduler;
-        makecontext(&fibers[i], fiber, 0);
+        /* six registers, where to begin, and a caller that nobody goes back to */
+        void **top =
+            (void **)(((uintptr_t)stacks.data() + (size_t)(i + 1) * STACK) & ~(uintptr_t)15);
+        top[-1] = NULL;
+        top[-2] = (void *)fiber;
+        fibers[i] = top - 8;
         ended[i] = false;
     }
     for (bool left = true; left;) {
@@ -101,7 +111,7 @@ inline void run_cta(int threads)
         for (int i = 0; i < threads; i++) {
             if (ended[i]) continue;
             left = true, now = i, threadIdx = dim3((unsigned)i, 0, 0);
-            swapcontext(&scheduler, &fibers[i]);
+            go_on(&scheduler, fibers[i]);
         }
     }
 }

@@ -9,7 +9,8 @@
 inline float e4m3_value(uint32_t code)
 {
     const int e = (int)(code >> 3 & 15), m = (int)(code & 7);
-    float size = e ? ldexpf(8.0f + (float)m, e - 10) : ldexpf((float)m, -9);
+    float size =
+        e ? __uint_as_float((uint32_t)(e + 120) << 23 | (uint32_t)m << 20) : (float)m * 0x1p-9f;
     if ((code & 0x7f) == 0x7f) size = NAN;
     return code & 0x80 ? -size : size;
 }
