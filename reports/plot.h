@@ -8,10 +8,17 @@
 
 #include "reports/view.h"
 
+/* The gnuplot that draws the pictures of one folder: the first of them starts it. {0}: none yet. */
+struct plot_drawer {
+    int pid, talk, messages;
+};
+void plot_drawer_close(struct plot_drawer *d);
+
 struct plot_out {
-    const char *dir; /* made when missing */
-    const char *db;  /* path shown in NAME.sql; NULL = none */
-    bool no_png;     /* SVG alone */
+    const char *dir;            /* made when missing */
+    const char *db;             /* path shown in NAME.sql; NULL = none */
+    bool no_png;                /* SVG alone */
+    struct plot_drawer *drawer; /* NULL: one for each picture */
 };
 
 /* OK, or ERR_UNSUPPORTED with how to get gnuplot. */

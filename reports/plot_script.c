@@ -4,19 +4,12 @@
 #include "base/utf8.h"
 #include "base/xmalloc.h"
 
-#include <errno.h>
 #include <math.h>
-#include <spawn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-extern char **environ;
 
 const char plot_heat_palette[] = /* stops of viridis (van der Walt and Smith, CC0) */
     "set palette defined (0 '#440154', 1 '#472d7b', 2 '#3b528b', 3 '#2c728e', 4 '#21918c', 5 "
@@ -270,34 +263,6 @@ void plot_label(const struct run_view *v, struct str *out)
     run_short_name(v->run, out);
 }
 
-/* Full path of gnuplot, NULL when it is not in PATH. The caller frees it. */
-static char *find_gnuplot(void)
-{
-    const char *path = getenv("PATH");
-    if (!path) return NULL;
-    char *copy = str_dup(path), *found = NULL;
-    for (char *save = NULL, *dir = strtok_r(copy, ":", &save); dir && !found;
-         dir = strtok_r(NULL, ":", &save)) {
-        char *candidate = path_join(dir, "gnuplot");
-        if (access(candidate, X_OK) == 0 && !file_is_dir(candidate)) found = candidate;
-        else free(candidate);
-    }
-    free(copy);
-    return found;
-}
-
-enum status plot_available(void)
-{
-    char *gnuplot = find_gnuplot();
-    if (!gnuplot)
-        return fail(ERR_UNSUPPORTED,
-            "gnuplot: not found in PATH, so no pictures are drawn; install it with "
-            "`apt-get install gnuplot-nox` (Debian, Ubuntu), `dnf install gnuplot` "
-            "(Fedora) or `brew install gnuplot` (macOS)");
-    free(gnuplot);
-    return OK;
-}
-
 static void compose(const struct plot_script *p, struct str *out)
 {
     str_addf(out,
@@ -322,58 +287,6 @@ static void compose(const struct plot_script *p, struct str *out)
         "set xtics offset 0,0.3\nset grid lt 1 lw 1 lc '#dddddd'\n");
     str_add(out, str_get(&p->body));
     str_add(out, "\nset output\n}\n");
-}
-
-/* Send everything, without a signal when the reader is gone. */
-static void send_all(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return;
-        data += n;
-        size -= (size_t)n;
-    }
-}
-
-static enum status run_gnuplot(
-    const char *gnuplot, const char *dir, const char *name, const struct str *script)
-{
-    int pipe_ends[2], words = memfd_create("gnuplot-messages", MFD_CLOEXEC);
-    if (words < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pipe_ends) < 0) {
-        if (words >= 0) close(words);
-        return fail(ERR_IO, "gnuplot: cannot open a pipe to it: %s", strerror(errno));
-    }
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, pipe_ends[0], 0);
-    posix_spawn_file_actions_adddup2(&actions, words, 1);
-    posix_spawn_file_actions_adddup2(&actions, words, 2);
-    posix_spawn_file_actions_addchdir_np(&actions, dir);
-    char *argv[] = {"gnuplot", "-d", "-", NULL}; /* -d: no ~/.gnuplot */
-    pid_t pid;
-    int code = posix_spawn(&pid, gnuplot, &actions, NULL, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    close(pipe_ends[0]);
-    enum status st = OK;
-    if (code) {
-        st = fail(ERR_IO, "gnuplot: cannot start %s: %s", gnuplot, strerror(code));
-    } else {
-        send_all(pipe_ends[1], str_get(script), script->len);
-        shutdown(pipe_ends[1], SHUT_WR);
-        int result = 0;
-        while (waitpid(pid, &result, 0) < 0 && errno == EINTR) {}
-        if (!WIFEXITED(result) || WEXITSTATUS(result) != 0) {
-            char text[512] = "";
-            ssize_t n = pread(words, text, sizeof text - 1, 0);
-            text[n > 0 ? n : 0] = 0;
-            st = fail(ERR_IO, "gnuplot could not draw %s/%s: %s; the script is %s.gp beside it",
-                dir, name, *text ? text : "no message", name);
-        }
-    }
-    close(pipe_ends[1]);
-    close(words);
-    return st;
 }
 
 static enum status write_beside(const struct plot_script *p, const char *suffix, struct str *text)
@@ -429,12 +342,9 @@ static enum status draw(struct plot_script *p)
     enum status st = write_beside(p, ".gp", &script);
     if (st == OK) st = write_beside(p, ".sql", &sql);
     str_clear(&sql);
-    char *gnuplot = find_gnuplot();
-    if (st == OK && !gnuplot) st = plot_available();
-    if (st == OK) st = run_gnuplot(gnuplot, p->out->dir, p->name, &script);
+    if (st == OK) st = plot_drawer_run(p->out, p->name, &script);
     if (st == OK) st = tidy(p);
     if (st != OK) remove_pictures(p); /* half a picture is none */
-    free(gnuplot);
     str_clear(&script);
     return st;
 }

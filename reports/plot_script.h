@@ -39,6 +39,9 @@ void plot_script_clear(struct plot_script *p);
 
 /* Write NAME.gp and NAME.sql, run gnuplot, check that the pictures are there. Clears the script. */
 enum status plot_script_run(struct plot_script *p) MUST_USE;
+/* Its last step: gnuplot draws NAME's pictures into the folder, or ERR_IO with what it said. */
+enum status plot_drawer_run(
+    const struct plot_out *out, const char *name, const struct str *script) MUST_USE;
 
 /* Where everything stands: the key above (one line each, or two where they are short), `ylabel` as
  * a line of words above the axes, `left` units for the words of the y axis. Sets the picture's

@@ -49,6 +49,7 @@ struct draft {
     struct html_picture pictures[MOST_PICTURES];
     size_t n_pictures, n_tried, most;
     struct plot_out out;
+    struct plot_drawer drawer;
     char *pictures_dir, *tables_dir;
     char *page_notes[4];
     size_t n_page_notes;
@@ -650,6 +651,7 @@ static enum status build(struct draft *d, struct store *s)
 
 static void draft_clear(struct draft *d)
 {
+    plot_drawer_close(&d->drawer);
     for (size_t i = 0; i < d->n_pictures; i++) {
         free((char *)d->pictures[i].svg_path);
         free((char *)d->pictures[i].caption);
@@ -678,7 +680,7 @@ enum status report_write(struct store *s, const struct report_options *o, struct
     d->notes = notes;
     d->pictures_dir = path_join(o->dir, "pictures");
     d->tables_dir = path_join(o->dir, "tables");
-    d->out = (struct plot_out){.dir = d->pictures_dir, .db = o->db, .no_png = o->no_png};
+    d->out = (struct plot_out){d->pictures_dir, o->db, o->no_png, &d->drawer};
     enum status st = build(d, s);
     draft_clear(d);
     free(d);

@@ -65,7 +65,10 @@ mkdir base bin
 cat >bin/gnuplot <<'END'
 #!/bin/sh
 while IFS= read -r line; do
-    case $line in 'set output "'*'".kind'*) line=${line#*\"}; echo '<svg/>' >"${line%%\"*}svg" ;; esac
+    case $line in
+        'set output "'*'".kind'*) line=${line#*\"}; echo '<svg/>' >"${line%%\"*}svg" ;;
+        print*) echo drawn ;;
+    esac
 done
 END
 chmod +x bin/gnuplot

@@ -1,11 +1,19 @@
 /* Pictures and the report they go into, and what a sweep says beyond its cells. */
 #include "reports/attribution.h"
-#include "reports/plot.h"
+#include "reports/plot_script.h"
 #include "reports/plot_svg.h"
 #include "reports/report.h"
 #include "tests/unit/reports_fixture.h"
 
-TestSuite(pictures, .init = set_up, .fini = tear_down, .timeout = 60);
+static struct plot_drawer drawer;
+
+static void drawn(void)
+{
+    plot_drawer_close(&drawer);
+    tear_down();
+}
+
+TestSuite(pictures, .init = set_up, .fini = drawn, .timeout = 300);
 
 Test(pictures, boxes_of_a_mask_cover_its_tiles_once)
 {
@@ -21,7 +29,7 @@ Test(pictures, boxes_of_a_mask_cover_its_tiles_once)
         .id = 1, .method = "sparge", .layers = "all", .heads = "all", .block_q = 1, .block_k = 1};
     v.run = &run;
     setenv("PATH", "/nowhere", 1); /* the script is enough */
-    struct plot_out out = {dir, NULL, true};
+    struct plot_out out = {dir, NULL, true, &drawer};
     cr_assert_eq(plot_mask(&out, "m", &v, 0), ERR_UNSUPPORTED);
     char *path = path_join(dir, "m.gp");
     struct str script = {0};
@@ -50,7 +58,7 @@ Test(pictures, scripts_survive_hostile_names)
     put(o);
     struct run_view v = view("1");
     const struct run_view *views[] = {&v};
-    struct plot_out out = {dir, db, false};
+    struct plot_out out = {dir, db, false, &drawer};
     ok(plot_losses(&out, "bars", views, 1));
     char *hacked = path_join(dir, "hacked"), *png = path_join(dir, "bars.png"),
          *svg = path_join(dir, "bars.svg");
@@ -195,6 +203,32 @@ Test(pictures, every_picture_is_drawn_with_script_and_sql)
     str_clear(&notes);
 }
 
+/* What gnuplot does not understand is told, and the next picture is what it would be alone. */
+Test(pictures, a_script_with_a_fault_is_told_and_spoils_no_other)
+{
+    if (plot_available() != OK) cr_skip_test("%s", status_message());
+    struct plot_out out = {dir, db, true, &drawer}, alone = {dir, db, true, NULL};
+    struct str text[2] = {0};
+    for (int i = 0; i < 3; i++) {
+        struct plot_script p;
+        plot_script_init(&p, i == 2 ? &alone : &out, "picture", 200, 100);
+        str_add(&p.body, i ? "" : "set xrange [nowhere");
+        str_add(&p.body, "\nplot x notitle\n");
+        enum status st = plot_script_run(&p);
+        cr_assert_eq(st, i ? OK : ERR_IO, "%s", status_message());
+        if (i == 0) {
+            has(status_message(), "could not draw");
+            has(status_message(), "nowhere");
+            cr_assert_eq(size_of("picture.svg"), 0u);
+        }
+        char *path = path_join(dir, "picture.svg");
+        if (i) ok(file_read(&text[i - 1], path));
+        free(path);
+    }
+    cr_assert_str_eq(str_get(&text[0]), str_get(&text[1]));
+    for (int i = 0; i < 2; i++) str_clear(&text[i]);
+}
+
 Test(pictures, without_gnuplot_the_rest_is_made)
 {
     put_pair(1, 2);
@@ -221,7 +255,7 @@ Test(pictures, pictures_without_data_say_what_is_missing)
     put(o);
     struct run_view v = view("1");
     const struct run_view *views[] = {&v};
-    struct plot_out out = {dir, NULL, true};
+    struct plot_out out = {dir, NULL, true, &drawer};
     cr_assert_eq(plot_needle(&out, "n", views, 1, 0, true), ERR_ARG);
     has(status_message(), "needle");
     cr_assert_eq(plot_latency(&out, "n", views, 1), ERR_ARG);
@@ -276,7 +310,7 @@ Test(pictures, attribution_ranks_what_costs_most)
     cr_assert_eq(table_rows(t), 5);
     table_free(&t);
     free(a);
-    struct plot_out out = {dir, db, true};
+    struct plot_out out = {dir, db, true, &drawer};
     if (plot_available() == OK) {
         ok(plot_attribution(&out, "cost", &runs));
         cr_assert_gt(size_of("cost.svg"), 2000u);
@@ -374,7 +408,7 @@ Test(pictures, needles_are_drawn_from_a_grid_and_other_answers_by_distance)
     put_answers(2, "topk", .4, "text", "chronicle", far, N_NEAR);
     struct run_view v = view("1");
     const struct run_view *views[] = {&v};
-    struct plot_out out = {dir, NULL, true};
+    struct plot_out out = {dir, NULL, true, &drawer};
     cr_assert_eq(plot_needle(&out, "n", views, 1, 0, false), ERR_ARG, "forty depths are no grid");
     has(status_message(), "--suite needle");
     run_view_clear(&v);
@@ -453,7 +487,7 @@ Test(pictures, kl_frontier_bends_its_axis_only_for_decades)
                 .kl_hi = NAN};
         }
         struct run_list runs = {rows, 3, NULL};
-        struct plot_out out = {dir, NULL, true};
+        struct plot_out out = {dir, NULL, true, &drawer};
         ok(plot_frontier(&out, "f", &runs, FRONTIER_KL));
         char *path = path_join(dir, "f.gp");
         struct str script = {0};
@@ -499,7 +533,7 @@ Test(pictures, attention_that_is_whole_is_one_part)
         free(csv);
         table_free(&t);
         struct run_view const *views[] = {&v};
-        ok(plot_breakdown(&(struct plot_out){dir, db, true}, "parts", views, 1));
+        ok(plot_breakdown(&(struct plot_out){dir, db, true, &drawer}, "parts", views, 1));
         struct str script = {0};
         char *path = path_join(dir, "parts.gp");
         ok(file_read(&script, path));
@@ -525,14 +559,14 @@ Test(pictures, times_that_do_not_count_are_marked_where_there_are_any)
     struct run_view const *views[] = {&v};
     char *path = path_join(dir, "times.gp");
     struct str script = {0};
-    ok(plot_latency(&(struct plot_out){dir, db, true}, "times", views, 1));
+    ok(plot_latency(&(struct plot_out){dir, db, true, &drawer}, "times", views, 1));
     ok(file_read(&script, path));
     has(str_get(&script), "title \"not valid\"");
     has(str_get(&script), "break-even 3100 (2700 … 3500)");
     has(str_get(&script), "$ratio0 << EOD\n512 ");
     str_reset(&script);
     for (size_t i = 0; i < v.latencies.n; i++) v.latencies.rows[i].valid = true;
-    ok(plot_latency(&(struct plot_out){dir, db, true}, "times", views, 1));
+    ok(plot_latency(&(struct plot_out){dir, db, true, &drawer}, "times", views, 1));
     ok(file_read(&script, path));
     lacks(str_get(&script), "not valid");
     str_clear(&script);
@@ -579,7 +613,7 @@ Test(pictures, break_even_outside_the_measured_lengths)
         if (plot_available() != OK) continue;
         char *path = path_join(dir, "even.gp");
         struct str script = {0};
-        ok(plot_latency(&(struct plot_out){dir, db, true}, "even", views, 1));
+        ok(plot_latency(&(struct plot_out){dir, db, true, &drawer}, "even", views, 1));
         ok(file_read(&script, path));
         has(str_get(&script), cases[i].label);
         str_clear(&script);
