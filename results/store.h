@@ -108,7 +108,14 @@ struct merge_report {
     /* [conflicting + other_arithmetic]; owned, freed by merge_report_clear */
     struct merge_conflict *conflicts;
 };
-enum status store_merge(struct store *s, const char *src_path, struct merge_report *out) MUST_USE;
+/* Told now and then which share of the file is in, from 0 to 1. */
+struct merge_watch {
+    void (*tell)(void *ctx, double share);
+    void *ctx;
+};
+/* watch may be NULL. */
+enum status store_merge(struct store *s, const char *src_path, const struct merge_watch *watch,
+    struct merge_report *out) MUST_USE;
 void merge_report_clear(struct merge_report *r);
 
 /* Tuning curves: one blob a key; putting replaces. */

@@ -191,11 +191,38 @@ static enum status copy_runs(struct store *s)
     return copy_table(s, "run", NULL, "", "JOIN run_map k ON k.old = o.id");
 }
 
-static enum status copy_children(struct store *s)
+/* What runs (of the source, behind `last` up to `end`) consist of; their rows stand beside each
+ * other in every table. */
+static enum status copy_children_of(struct store *s, int64_t last, int64_t end)
 {
+    char *rows = str_format("JOIN run_map k ON k.old = o.run WHERE k.old > %lld AND k.old <= %lld",
+        (long long)last, (long long)end);
+    enum status st = OK;
+    for (int i = 0; run_children[i] && st == OK; i++)
+        st = copy_table(s, run_children[i], NULL, "", rows);
+    free(rows);
+    return st;
+}
+
+enum { COPY_STEPS = 64 }; /* so often is told how far it is */
+
+static enum status copy_children(struct store *s, size_t n, const struct merge_watch *watch)
+{
+    size_t step = n / COPY_STEPS + 1;
     TRY(copy_table(s, "head_thresholds", NULL, "OR IGNORE", ""));
-    for (int i = 0; run_children[i]; i++)
-        TRY(copy_table(s, run_children[i], NULL, "", "JOIN run_map k ON k.old = o.run"));
+    int64_t last = INT64_MIN;
+    for (size_t done = 0; done < n; done += step) {
+        int64_t end;
+        char *sql = str_format("SELECT max(old) FROM (SELECT old FROM run_map WHERE old > %lld "
+                               "ORDER BY old LIMIT %zu)",
+            (long long)last, step);
+        enum status st = db_int(s, sql, &end);
+        free(sql);
+        if (st == OK) st = copy_children_of(s, last, end);
+        if (st != OK) return st;
+        last = end;
+        if (watch) watch->tell(watch->ctx, (double)(done + step < n ? done + step : n) / (double)n);
+    }
     return OK;
 }
 
@@ -251,7 +278,8 @@ static enum status copy_rest(struct store *s)
     return db_exec(s, merge_cells);
 }
 
-static enum status merge_attached(struct store *s, struct store *other, struct merge_report *out)
+static enum status merge_attached(
+    struct store *s, struct store *other, const struct merge_watch *watch, struct merge_report *out)
 {
     TRY(db_drop_orphans(s));
     TRY(db_exec(s,
@@ -262,7 +290,7 @@ static enum status merge_attached(struct store *s, struct store *other, struct m
     TRY(list_conflicts(s, other, out));
     TRY(count_outcomes(s, out));
     TRY(copy_runs(s));
-    TRY(copy_children(s));
+    TRY(copy_children(s, out->added + out->completed, watch));
     TRY(db_exec(s, drop_answered));
     TRY(copy_rest(s));
     return db_exec(s, "DROP TABLE run_map");
@@ -286,7 +314,8 @@ static enum status attach(struct store *s, const char *path, struct store **othe
     return st;
 }
 
-enum status store_merge(struct store *s, const char *src_path, struct merge_report *out)
+enum status store_merge(struct store *s, const char *src_path, const struct merge_watch *watch,
+    struct merge_report *out)
 {
     *out = (struct merge_report){0};
     TRY(db_need_write(s));
@@ -295,7 +324,7 @@ enum status store_merge(struct store *s, const char *src_path, struct merge_repo
     enum status attached = attach(s, src_path, &other),
                 st = attached == OK ? db_begin(s) : attached;
     if (st == OK) {
-        st = merge_attached(s, other, out);
+        st = merge_attached(s, other, watch, out);
         if (st == OK) st = db_commit(s);
         if (st != OK) db_rollback(s);
     }

@@ -54,6 +54,18 @@ static void show(struct table *files, struct table *cells)
     else table_free(&cells);
 }
 
+/* Files that are in, and how far the present one is. */
+struct merging {
+    struct progress progress;
+    int n_in;
+};
+
+static void tell(void *ctx, double share)
+{
+    struct merging *m = ctx;
+    progress_update(&m->progress, m->n_in + share);
+}
+
 static enum status merge_all(const char **files, int n, size_t *n_conflicts)
 {
     static const char *const counts[] = {"file", "added", "identical", "completed", "in conflict",
@@ -66,8 +78,8 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
     table_keep_constant(cells);
     struct store *s = NULL;
     bool fresh = !file_exists(o.db);
-    struct progress progress;
-    progress_begin(&progress, "merge", NULL, n, false);
+    struct merging at = {.n_in = 0};
+    progress_begin(&at.progress, "merge", NULL, n, false);
     enum status st = store_open(&s, o.db, STORE_WRITE);
     for (int i = 0; i < n && st == OK; i++) {
         struct merge_report r;
@@ -77,7 +89,7 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
                 o.db);
             break;
         }
-        st = store_merge(s, files[i], &r);
+        st = store_merge(s, files[i], &(struct merge_watch){tell, &at}, &r);
         if (st != OK) break;
         progress_hide();
         table_text(t, files[i]);
@@ -99,9 +111,9 @@ static enum status merge_all(const char **files, int n, size_t *n_conflicts)
         }
         *n_conflicts += r.conflicting;
         merge_report_clear(&r);
-        progress_update(&progress, i + 1);
+        progress_update(&at.progress, at.n_in = i + 1);
     }
-    progress_end(&progress);
+    progress_end(&at.progress);
     if (st != OK && fresh && s) {
         char *message = str_dup(status_message());
         remove_empty(&s);

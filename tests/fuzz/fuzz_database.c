@@ -225,9 +225,9 @@ static void read_merge(struct store *s)
     struct merge_report r;
     (void)s;
     must(store_open(&into, "scratch", STORE_SCRATCH));
-    must(store_merge(into, sound_path, &r));
+    must(store_merge(into, sound_path, NULL, &r));
     merge_report_clear(&r);
-    if (store_merge(into, path, &r) == OK) merge_report_clear(&r);
+    if (store_merge(into, path, NULL, &r) == OK) merge_report_clear(&r);
     store_close(&into);
 }
 

@@ -307,7 +307,7 @@ Test(columns, a_database_of_version_2_is_brought_up_to_date)
     /* what is stored now lies beside it, and merges into a new one */
     put(options(77, .3, 1));
     struct merge_report merged;
-    ok(store_merge(store, old, &merged));
+    ok(store_merge(store, old, NULL, &merged));
     cr_assert(merged.added == 1 && merged.conflicting == 0);
     merge_report_clear(&merged);
     run_view_clear(&v);

@@ -170,7 +170,7 @@ static void merge_all(int number)
     struct store *s;
     struct merge_report r;
     ok(store_open(&s, path, STORE_WRITE));
-    if (store_merge(s, db, &r) == OK) merge_report_clear(&r);
+    if (store_merge(s, db, NULL, &r) == OK) merge_report_clear(&r);
     store_close(&s);
     unlink(path);
     free(path);

@@ -520,7 +520,7 @@ Test(results, an_older_version_is_brought_up_to_date)
     char *all = path_join(dir, "all.db");
     struct merge_report merged;
     s = opened(all, STORE_WRITE);
-    ok(store_merge(s, db, &merged));
+    ok(store_merge(s, db, NULL, &merged));
     cr_assert_eq(merged.added, 1);
     merge_report_clear(&merged);
     store_close(&s);
@@ -641,7 +641,7 @@ Test(results, rows_deleted_by_hand_leave_nothing_to_the_next)
             ok(store_tuned_put(b, &t));
             store_close(&b);
             struct merge_report m;
-            ok(store_merge(s, other, &m));
+            ok(store_merge(s, other, NULL, &m));
             cr_assert_eq(m.added, 1);
             merge_report_clear(&m);
         }
@@ -904,6 +904,12 @@ static void put_with_key(struct store *s, uint64_t seed, double error, enum run_
     fixture_clear(&f);
 }
 
+static void note_share(void *ctx, double share)
+{
+    double *shares = ctx;
+    if (shares[0] < 7) shares[(int)++shares[0]] = share;
+}
+
 Test(results, merge_joins_shards)
 {
     char *other = path_join(dir, "other.db");
@@ -939,7 +945,10 @@ Test(results, merge_joins_shards)
     store_close(&b);
 
     struct merge_report m;
-    ok(store_merge(a, other, &m));
+    double shares[8] = {0}; /* how many, and each */
+    ok(store_merge(a, other, &(struct merge_watch){note_share, shares}, &m));
+    cr_assert(shares[0] == 2 && shares[1] == .5 && shares[2] == 1, "%g: %g, %g", shares[0],
+        shares[1], shares[2]);
     cr_assert_eq(m.added, 1);
     cr_assert_eq(m.completed, 1);
     cr_assert_eq(m.identical, 2, "run 1, and run 4 that is done here");
@@ -962,12 +971,12 @@ Test(results, merge_joins_shards)
     cr_assert_eq(q.n_rows, 0);
     sql_result_clear(&q);
 
-    ok(store_merge(a, other, &m));
+    ok(store_merge(a, other, NULL, &m));
     cr_assert_eq(m.added + m.completed, 0, "again changes nothing");
     cr_assert_eq(m.identical, 4);
     merge_report_clear(&m);
     char *missing = path_join(dir, "missing.db");
-    cr_assert_eq(store_merge(a, missing, &m), ERR_IO);
+    cr_assert_eq(store_merge(a, missing, NULL, &m), ERR_IO);
     free(missing);
     store_close(&a);
     free(other);
