@@ -11,6 +11,7 @@
  */
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/eight_cuda.cuh"
+#include "kernels/cuda/mma_ptx.cuh"
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -79,12 +80,6 @@ __device__ __forceinline__ float block_max(float x, float *shared)
 
 __device__ __forceinline__ float power_of_two(int e) { return __int_as_float((127 + e) << 23); }
 
-/* The larger one; INFINITY when x is NaN. */
-__device__ __forceinline__ float reach(float largest, float x)
-{
-    return x < INFINITY ? fmaxf(largest, x) : INFINITY;
-}
-
 /* eight_exponent() of the host. */
 __device__ __forceinline__ int exponent_of(float largest)
 {
@@ -111,8 +106,9 @@ __device__ void quantise_rows(
         bool there = block * EIGHT_ROWS + i * P::down + first < t.n_rows;
 #pragma unroll
         for (int c = 0; c < 8; c++)
-            if (there) largest = reach(largest, fabsf(f[c] - mean[c]));
+            if (there) largest = max_nan(largest, fabsf(f[c] - mean[c]));
     }
+    if (!(largest < INFINITY)) largest = INFINITY; /* NaN, too */
     largest = block_max(largest, shared);
     float scale = 1;
     if (largest == INFINITY) scale = INFINITY;
