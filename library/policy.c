@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct head_error unknown = {NAN, NAN, NAN, NAN};
-
 void sg_policy_close(struct sg_policy **policy)
 {
     if (!policy || !*policy) return;
@@ -26,7 +24,7 @@ void sg_policy_close(struct sg_policy **policy)
 /* Whatever was measured belongs to other thresholds. */
 static void forget_head(struct tuned_head *h)
 {
-    h->tune = h->check = h->held_out = unknown;
+    h->tune = h->check = h->held_out = head_error_unknown;
     h->qk_sparsity = h->sparsity = NAN;
     h->back_offs = 0;
     h->reason[0] = 0;

@@ -207,8 +207,7 @@ static enum status begin_tuned(struct work *w)
     if (p->from_tuning) return OK;
     struct head_error *held_out = malloc(sizeof *held_out * n_cells * (size_t)w->n_held_out + 1);
     if (!held_out) return fail(ERR_MEMORY, "no memory to judge %zu heads", n_cells);
-    for (size_t i = 0; i < n_cells * (size_t)w->n_held_out; i++)
-        held_out[i] = (struct head_error){NAN, NAN, NAN, NAN};
+    for (size_t i = 0; i < n_cells * (size_t)w->n_held_out; i++) held_out[i] = head_error_unknown;
     free(p->held_out);
     p->held_out = held_out;
     p->n_held_out = w->n_held_out;

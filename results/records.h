@@ -82,7 +82,7 @@ struct run_record {
     const char *method; /* "dense", "sparge", "topk", "bound+keys=32", … (kernels/mask.h) */
     int block_q, block_k;
     const char *smooth_k; /* "running", "global", "off" */
-    const char *rule;     /* tuning rule: "l1", "tail", "cosine", "rmse"; NULL untuned */
+    const char *rule;     /* tuning rule: "l1", "tail", "cosine", "rmse", "both"; NULL untuned */
     double l1, pv_l1;
     double simthreshd1, cdfthreshd, pvthreshd; /* global thresholds; NAN when tuned per head */
     /* what the operands of Q·K and P·V become: "int8", "fp8"; NULL: as they are on the device */

@@ -499,7 +499,7 @@ static enum status take_measures(struct cuda_tuner *t, const struct measure *m, 
         for (int x = 0; x < n; x++) {
             if (tasks[x].at.sample != m[i].sample || m[i].at >= tasks[x].n) continue;
             tasks[x].out[m[i].at] =
-                (struct tuner_measured){tuner_widen(&t->errors[tasks[x].at.head]),
+                (struct tuner_measured){head_error_of(&t->errors[tasks[x].at.head]),
                     t->host_ledger[i * heads + tasks[x].at.head]};
         }
     }

@@ -221,10 +221,9 @@ static enum status name_layers(struct tuned *t)
 static enum status fill(struct tuned *t, struct layer_tensors *layers, const struct torch_file *f,
     const char *path, const char *module)
 {
-    const struct head_error unknown = {NAN, NAN, NAN, NAN};
     for (int i = 0; i < t->n_layers * t->n_heads; i++) {
         struct tuned_head *h = &t->heads[i];
-        h->tune = h->check = h->held_out = unknown;
+        h->tune = h->check = h->held_out = head_error_unknown;
         h->qk_sparsity = h->sparsity = NAN;
     }
     TRY(find_layers(layers, f, path, t->n_layers, t->n_heads, module));

@@ -29,6 +29,13 @@ enum status tune_rule_parse(const char *text, enum tune_rule *out)
     return fail(ERR_ARG, "--rule: found \"%s\", expected l1, tail, cosine, rmse or both", text);
 }
 
+const struct head_error head_error_unknown = {NAN, NAN, NAN, NAN};
+
+struct head_error head_error_of(const struct output_error *e)
+{
+    return (struct head_error){(double)e->l1, (double)e->tail, (double)e->cosine, (double)e->rmse};
+}
+
 double head_error_by(const struct head_error *e, enum tune_rule rule)
 {
     switch (rule) {
@@ -356,7 +363,7 @@ static enum status get_int(struct json_in in, const char *field, int lo, int hi,
 static enum status read_error(struct json_in in, const char *field, struct head_error *e)
 {
     struct json_in x = {cJSON_GetObjectItemCaseSensitive(in.node, field), in.file, field};
-    *e = (struct head_error){NAN, NAN, NAN, NAN};
+    *e = head_error_unknown;
     TRY(json_get_double(x, "l1", false, 0, INFINITY, &e->l1));
     TRY(json_get_double(x, "tail", false, 0, INFINITY, &e->tail));
     TRY(json_get_double(x, "cosine", false, -1e-6, 2, &e->cosine));
@@ -542,7 +549,10 @@ static enum status read_root(struct tuned *t, struct json_in in)
     TRY(copy_text(in, "data", t->data_name, sizeof t->data_name));
     TRY(json_get_string(in, "rule", true, &rule));
     if (tune_rule_parse(rule, &t->rule) != OK)
-        return fail(ERR_FORMAT, "%s: field rule: unknown \"%s\"", in.file, rule);
+        return fail(ERR_FORMAT,
+            "%s: field rule: found \"%s\", expected l1, tail, cosine, rmse or both; use the "
+            "sparsegauge that wrote it",
+            in.file, rule);
     TRY(json_get_double(in, "l1", true, 0, 2, &t->l1));
     TRY(json_get_double(in, "pv_l1", true, 0, 2, &t->pv_l1));
     const char *goal = "";
@@ -577,7 +587,7 @@ static enum status read_root(struct tuned *t, struct json_in in)
     }
     for (int k = 0; k < n_layers * n_heads && version == 1; k++) {
         t->heads[k].check = t->heads[k].held_out;
-        t->heads[k].held_out = (struct head_error){NAN, NAN, NAN, NAN};
+        t->heads[k].held_out = head_error_unknown;
     }
     TRY(check_complete(t, in.file));
     return read_costs(t, in);

@@ -9,6 +9,7 @@
 #include "engine/policy.h"
 #include "engine/tuner/over_bound.h"
 #include "engine/checkpoint/weights.h"
+#include "kernels/curve.h"
 
 #include <stdbool.h>
 
@@ -27,6 +28,8 @@ struct head_error {
     double cosine; /* 1 − cosine of the flattened outputs */
     double rmse;   /* root of the mean square difference over that of O */
 };
+extern const struct head_error head_error_unknown; /* of no sample: NAN */
+struct head_error head_error_of(const struct output_error *e);
 double head_error_by(const struct head_error *e, enum tune_rule rule);
 /* The worse of both, field by field. */
 struct head_error head_error_worst(struct head_error a, struct head_error b);

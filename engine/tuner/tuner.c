@@ -225,7 +225,7 @@ static void choose_unverified(const struct tune_args *a, int layer, int head,
         }
         h->params = tuner_params_of(x->theta, x->tau, 50);
         h->tune = x->worst;
-        h->check = h->held_out = tuner_no_error;
+        h->check = h->held_out = head_error_unknown;
         h->qk_sparsity = h->sparsity = x->sparsity;
         snprintf(h->reason, sizeof h->reason, "from curves, not verified");
     }

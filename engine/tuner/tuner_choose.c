@@ -9,24 +9,17 @@
 
 double tuner_error_by(const struct output_error *e, enum tune_rule rule)
 {
-    struct head_error wide = tuner_widen(e);
+    struct head_error wide = head_error_of(e);
     double error = head_error_by(&wide, rule);
     return isnan(error) ? INFINITY : error; /* fmax would take the other one */
 }
-
-struct head_error tuner_widen(const struct output_error *e)
-{
-    return (struct head_error){(double)e->l1, (double)e->tail, (double)e->cosine, (double)e->rmse};
-}
-
-const struct head_error tuner_no_error = {NAN, NAN, NAN, NAN};
 
 void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value)
 {
     h->params = (struct head_params){1, 1, 50, false, 0, 0, 0};
     h->tune = (struct head_error){0};
-    h->check = any_check ? h->tune : tuner_no_error;
-    h->held_out = tuner_no_error;
+    h->check = any_check ? h->tune : head_error_unknown;
+    h->held_out = head_error_unknown;
     h->qk_sparsity = h->sparsity = 0;
     snprintf(h->reason, sizeof h->reason, why, value);
 }
@@ -76,7 +69,7 @@ static struct head_error worst_at(const struct curve *const *curves, int n, int 
 {
     struct head_error worst = {0};
     for (int s = 0; s < n; s++)
-        worst = head_error_worst(worst, tuner_widen(&curves[s]->points[theta][tau].error));
+        worst = head_error_worst(worst, head_error_of(&curves[s]->points[theta][tau].error));
     return worst;
 }
 

@@ -499,7 +499,7 @@ static enum status measure_batch(const struct cpu_tuner *t, struct tuner_place a
     TRY(impl->run(&a, ws, NULL, NULL));
     struct output_error e[BATCH];
     TRY(output_errors_of(&dense, o, n, (float *)ws, e));
-    for (int i = 0; i < n; i++) out[i] = (struct tuner_measured){tuner_widen(&e[i]), ledger[i]};
+    for (int i = 0; i < n; i++) out[i] = (struct tuner_measured){head_error_of(&e[i]), ledger[i]};
     return OK;
 }
 

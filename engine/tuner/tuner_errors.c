@@ -97,7 +97,7 @@ enum status tune_errors(
                 a->samples[s].name, a->samples[s].n, MIN_SPARSE_TOKENS);
     }
     size_t n_out = (size_t)n * (size_t)a->n_samples * (size_t)j.n_cells;
-    for (size_t i = 0; i < n_out; i++) out[i] = tuner_no_error;
+    for (size_t i = 0; i < n_out; i++) out[i] = head_error_unknown;
     if (!n_out) return OK;
     j.backend = tuner_backend_for(a->weights, a->policy, longest, NULL);
     j.plan = j.backend->plan(a);

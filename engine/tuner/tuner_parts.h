@@ -89,7 +89,6 @@ struct tuner {
     struct tune_times *times;
 };
 
-struct head_error tuner_widen(const struct output_error *e);
 /* INFINITY for NaN */
 double tuner_error_by(const struct output_error *e, enum tune_rule rule);
 
@@ -107,7 +106,6 @@ struct tuner_choice {
 void tuner_choose(const struct curve *curves, int n, int n_parts, enum tune_rule rule,
     const struct tune_bounds *bounds, int n_bounds, struct tuner_choice *out);
 
-extern const struct head_error tuner_no_error; /* of no sample: NAN */
 void tuner_make_dense(struct tuned_head *h, bool any_check, const char *why, double value);
 
 /* Thresholds of the heads held for every pair of bounds, from t->curves. */

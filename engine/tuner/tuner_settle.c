@@ -347,8 +347,8 @@ static int judge(struct settling *s, int head)
         const struct triple *v = &h->triples[p->triple];
         struct tuned_head *out = head_out(s, b, head);
         out->tune = v->tune;
-        out->check = s->n_check ? v->check : tuner_no_error;
-        out->held_out = tuner_no_error;
+        out->check = s->n_check ? v->check : head_error_unknown;
+        out->held_out = head_error_unknown;
         out->qk_sparsity = v->qk_sparsity;
         out->sparsity = v->sparsity;
         struct head_error worst = head_error_worst(v->tune, v->check);

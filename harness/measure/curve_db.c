@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char KIND[] = "curve1";
-
 void curve_pack(const struct curve *c, struct str *out)
 {
     str_add_bytes(out, &c->n_possible, sizeof c->n_possible);
@@ -97,7 +95,7 @@ enum status curve_db_open(struct curve_db *db, struct store *store, const struct
     hash_hex(&h, db->data);
     db->key = (struct curve_key){.model_fingerprint = setup->model.fingerprint,
         .data_fingerprint = db->data,
-        .kind = KIND,
+        .kind = CURVE_KIND,
         .method = policy->method->name,
         .smooth_k = smooth_k_name(policy->smooth_k),
         .block_q = policy->block.q,

@@ -1,6 +1,6 @@
 /* Tuning curves in the results database, packed.
  *
- * Blob "curve1": n_possible, then for each θ a byte: 0 = as the θ before it, 1 = followed by its
+ * A blob: n_possible, then for each θ a byte: 0 = as the θ before it, 1 = followed by its
  * points, of which runs with equal values are stored once with their length.
  */
 #ifndef SG_HARNESS_MEASURE_CURVE_DB_H
@@ -9,6 +9,9 @@
 #include "engine/tuner/tuner.h"
 #include "harness/measure/setup.h"
 #include "results/store.h"
+
+/* What such blobs are called in the database; another form needs another name. */
+#define CURVE_KIND "curve1"
 
 struct curve_db {
     struct store *store;  /* borrowed */

@@ -137,8 +137,7 @@ static enum status judge_head(const struct errors *e, int layer, int head)
         for (size_t i = 0; i < d; i++) zero &= e->dense[r * width + (size_t)head * d + i] == 0;
     }
     if (!zero) TRY(output_error_of(&dense, e->packed, e->row_ws, &x));
-    e->judged[layer * e->n_heads + head] =
-        (struct head_error){(double)x.l1, (double)x.tail, (double)x.cosine, (double)x.rmse};
+    e->judged[layer * e->n_heads + head] = head_error_of(&x);
     return OK;
 }
 

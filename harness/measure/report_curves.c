@@ -10,10 +10,9 @@
 
 static double error_of(const struct curve_point *p, const char *rule)
 {
-    return (double)(strcmp(rule, "tail") == 0 ? p->error.tail
-            : strcmp(rule, "cosine") == 0     ? p->error.cosine
-            : strcmp(rule, "rmse") == 0       ? p->error.rmse
-                                              : p->error.l1);
+    enum tune_rule by;
+    struct head_error e = head_error_of(&p->error);
+    return head_error_by(&e, tune_rule_parse(rule, &by) == OK ? by : RULE_L1);
 }
 
 static const struct tuned_head_record *worst_head(const struct tuned_record *t)
@@ -81,7 +80,7 @@ enum status report_curves_load(struct store *s, const char *run, struct report_c
     struct curve *curve = malloc(sizeof *curve);
     enum status st = curve ? OK : fail(ERR_MEMORY, "no memory for an error curve");
     if (st == OK && h) {
-        struct curve_key key = {v.run->model.fingerprint, NULL, "curve1", t->method, t->smooth_k,
+        struct curve_key key = {v.run->model.fingerprint, NULL, CURVE_KIND, t->method, t->smooth_k,
             t->block_q, t->block_k, h->layer, h->head, 0};
         st = query_curve_data(s, &key, &arena);
         if (st == OK && key.data_fingerprint) st = query_curve(s, &key, &blob, &size);

@@ -21,7 +21,7 @@ struct plan_axes {
     struct text_list layers;    /* as --layers of eval with "-" and "+", each, all-but-each */
     struct text_list heads;     /* all, each, or numbers: one head of the sparse layers */
     struct text_list qk, pv;    /* full, int8 (of Q·K), fp8 */
-    struct text_list rule;      /* l1, tail, cosine, rmse */
+    struct text_list rule;      /* l1, tail, cosine, rmse, both */
     struct text_list l1, pv_l1; /* bounds of tuning; none: fixed thresholds */
     /* fixed thresholds, where nothing is tuned */
     struct text_list theta, tau, lambda;

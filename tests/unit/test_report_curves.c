@@ -20,7 +20,7 @@ static void put_curve(struct store *s, const char *data, int layer, int head)
     struct str blob = {0};
     curve_pack(c, &blob);
     ok(store_curve_put(s,
-        &(struct curve_key){MODEL, data, "curve1", "sparge", "running", 128, 64, layer, head, 0},
+        &(struct curve_key){MODEL, data, CURVE_KIND, "sparge", "running", 128, 64, layer, head, 0},
         str_get(&blob), blob.len));
     str_clear(&blob);
     free(c);
@@ -40,7 +40,7 @@ Test(report_curves, the_worst_head_of_a_tuned_run_is_offered, .timeout = 60)
                           : .06,
             .2, .3, .4, .4, 0, NULL};
     struct tuned_record t = {
-        "feed", MODEL, "d", "sparge", "l1", "running", "all", .06, .07, 128, 64, NULL, 1, h, 12};
+        "feed", MODEL, "d", "sparge", "both", "running", "all", .06, .07, 128, 64, NULL, 1, h, 12};
     ok(store_tuned_put(s, &t));
     for (int i = 0; i < 2; i++) {
         struct fixture f;
@@ -69,11 +69,12 @@ Test(report_curves, the_worst_head_of_a_tuned_run_is_offered, .timeout = 60)
     /* theta .5 is of the second kind; tau .9 lies nearest to 1 - 2^(-27/8) */
     cr_assert(out.set.has_choice);
     cr_expect_float_eq(out.set.choice_kept, (100 + 27 + 3) / 200., 1e-12);
-    cr_expect_eq(out.set.choice_error, N_TAUS - 27);
+    cr_expect_eq(out.set.choice_error, 10 * (N_TAUS - 27));
     cr_expect_eq(out.lines[0].theta, -1);
     cr_expect_eq(out.lines[1].theta, 0);
     cr_expect_float_eq(out.lines[1].kept[4], 107 / 200., 1e-12);
-    cr_expect_eq(out.lines[1].error[4], N_TAUS - 4, "the error of the run's own rule");
+    cr_expect_eq(out.lines[1].error[4], 10 * (N_TAUS - 4), "the error of the tuning's own rule");
+    cr_expect_eq(out.lines[1].error[N_TAUS - 1], 10, "the tail is 7");
     put_curve(s, "other tokens", 1, 2);
     ok(report_curves_load(s, "2", &out));
     cr_expect_eq(out.set.n, 0u, "two tunings leave it open");

@@ -814,7 +814,7 @@ Test(tuner, files_read_back_equal_and_fit_their_model_only)
     snprintf(t.model_name, sizeof t.model_name, "demo \"\\ \xc3\xa9");
     snprintf(t.data_fingerprint, sizeof t.data_fingerprint, "%s", b.set.fingerprint);
     snprintf(t.data_name, sizeof t.data_name, "chronicle");
-    t.heads[2 * t.n_heads].held_out = (struct head_error){NAN, NAN, NAN, NAN};
+    t.heads[2 * t.n_heads].held_out = head_error_unknown;
     t.heads[2 * t.n_heads].params.tau = nextafterf(.7f, 1); /* no short decimal */
     char *dir = dir_make(), *path = path_join(dir, "tuned.json");
     CHECK(tuned_write(&t, path));
