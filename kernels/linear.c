@@ -1,14 +1,17 @@
 #include "kernels/linear.h"
 
+#include "base/xmalloc.h"
 #include "kernels/cpu/cpu_ops.h"
 
 #include <assert.h>
 #include <cblas.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Pieces of the work are cut by the shape of a call alone, never by the number of threads: what
  * sgemm adds up for an element, and in which order, depends on where the element stands in its
@@ -96,14 +99,42 @@ static const float *panel_widened(const struct job *j, int m, int rows, int work
     return panel;
 }
 
+/* OpenBLAS maps a buffer (129 MiB in 0.3.21 and 0.3.29) when more callers than ever are in it at
+ * once, and where there is no room for it tries again and again, for good. So room is looked for
+ * here first. */
+enum { BLAS_BUFFER = 130 << 20 };
+static atomic_int n_blas_callers, most_at_once;
+
+static void blas_enter(void)
+{
+    while (sem_wait(&blas_callers) != 0) {} /* a signal came */
+    int now = atomic_fetch_add(&n_blas_callers, 1) + 1, most = atomic_load(&most_at_once);
+    if (now <= most) return;
+    void *room =
+        mmap(NULL, BLAS_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED) {
+        atomic_fetch_sub(&n_blas_callers, 1);
+        sem_post(&blas_callers);
+        xmalloc_give_up(BLAS_BUFFER);
+    }
+    munmap(room, BLAS_BUFFER);
+    while (now > most && !atomic_compare_exchange_weak(&most_at_once, &most, now)) {}
+}
+
+static void blas_leave(void)
+{
+    atomic_fetch_sub(&n_blas_callers, 1);
+    sem_post(&blas_callers);
+}
+
 static void panel_multiply(const struct job *j, int m, int rows, int first, int n, const float *w)
 {
     const struct linear *l = j->l;
     float *y = j->y + first * j->y_stride + m;
-    while (sem_wait(&blas_callers) != 0) {} /* a signal came */
+    blas_enter();
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, rows, l->k, 1,
         j->x + first * j->x_stride, (int)j->x_stride, w, l->k, j->add ? 1 : 0, y, (int)j->y_stride);
-    sem_post(&blas_callers);
+    blas_leave();
     for (int c = 0; c < rows && l->bias; c++) {
         for (int r = 0; r < n; r++) y[r * j->y_stride + c] += l->bias[m + c];
     }

@@ -50,13 +50,11 @@ torture=${SG_TORTURE:-}
 bad=0 tried=0
 complain() { echo "check_faults: $*"; bad=1; }
 faulty() { LD_PRELOAD=$library "$@"; }
-# A killed process can outlive the `timeout` that killed it by a moment, and holds its locks until it is gone: they are waited for.
-sql() { sqlite3 -cmd '.timeout 20000' "$@"; }
 integrity() { # WHEN DB...: those that are there; one process asks all, as these are many
     local db attach='' when=$1 said=ok
     shift
     for db; do [ ! -e "$db" ] || attach+="ATTACH '$db' AS '$db';"; done
-    [ -z "$attach" ] || said=$(sql :memory: "$attach PRAGMA integrity_check" 2>&1)
+    [ -z "$attach" ] || said=$(sqlite3 :memory: "$attach PRAGMA integrity_check" 2>&1)
     [ "$said" = ok ] || complain "$when: a database is damaged: $said"
 }
 
@@ -75,22 +73,25 @@ chmod +x bin/gnuplot
 export PATH=$here/bin:$PATH
 "$program" synth --shape tiny --dtype f32 tiny -q >/dev/null || complain "no tiny model"
 for i in $(seq 40); do echo "Line $i of a text that $((i * 7919 % 1000)) readers of $((i * 104729 % 977)) have seen."; done >text
-common="tiny --suite text:text --max-length 300 --threads 1 -q"
+common="../tiny --suite text:../text --max-length 300 --threads 1 -q"
 evaluate="$program eval $common --num-samples 2 --cache cache"
 cells="$program sweep $common --num-samples 1 --cache none --shard none --method"
 four="$cells window:64,window:65,window:128,topk:.3"
-for k in .5 .3; do $evaluate --topk $k --db base/a.db --output base/$k.json >/dev/null 2>&1 || complain "no evaluation"; done
-$program sweep $common --num-samples 2 --cache none --shard none --method window:64,topk:.4 --db base/s.db >/dev/null 2>&1 || complain "no sweep"
-sqlite3 base/old.db <"$golden/results_v2.sql"
+cd base
+for k in .5 .3; do $evaluate --topk $k --db a.db --output $k.json >/dev/null 2>&1 || complain "no evaluation"; done
+$program sweep $common --num-samples 2 --cache none --shard none --method window:64,topk:.4 --db s.db >/dev/null 2>&1 || complain "no sweep"
+sqlite3 old.db <"$golden/results_v2.sql"
+rm -rf cache
+cd ..
 
 # For each part: what is run in a fresh copy of base/, and what its whole result is, times and places left out.
 tables() { # DB: all that was measured, by key and not by number
-    sql "$1" "SELECT key, digest, status FROM run ORDER BY key; SELECT count(*) FROM lease; SELECT count(*) FROM metric WHERE name NOT LIKE 'latency%';
+    sqlite3 "$1" "SELECT key, digest, status FROM run ORDER BY key; SELECT count(*) FROM lease; SELECT count(*) FROM metric WHERE name NOT LIKE 'latency%';
         SELECT hash, layer, head, theta, tau, lambda FROM tuned_head ORDER BY 1, 2, 3; SELECT name FROM plan; SELECT key FROM cell ORDER BY key" 2>&1
 }
 spelled() { sed -e 's/"\(wall_s\|seconds\|started\|ended\|created\)": [^,}]*//g' "$@" 2>&1; }
-run_info="$program info tiny --check"
-result_info() { cat out; }
+run_info="$program info ../tiny --check"
+result_info() { cat ../out; }
 run_eval="$evaluate --topk .4 --db a.db --output new.json"
 result_eval() { tables a.db; [ "$(tail -c 2 new.json)" = '}' ] && echo whole; }
 run_tune="$program tune $common --num-tune-samples 1 --check 1 --held-out 1 --l1 .3 --pv-l1 .5 -o tuned.json --stats-out stats.json --db a.db"
@@ -100,13 +101,12 @@ result_sweep() { tables w.db; }
 run_report="$program report last --baseline 1 --db a.db -o report --no-png"
 result_report() { (cd report && find . -type f ! -name '*.gp' ! -name '*.tmp*' | sort; tail -c 8 index.html; cat ./*.csv) 2>&1; }
 run_gate="$program gate .3.json --max-kl 10 --min-cosine -1 --baseline .5.json --junit junit.xml"
-result_gate() { cat out && sed -E 's/ (timestamp|time)="[^"]*"//g' junit.xml; }
+result_gate() { cat ../out && sed -E 's/ (timestamp|time)="[^"]*"//g' junit.xml; }
 run_compare="$program compare 1 2 --db a.db"
-result_compare() { cat out; }
+result_compare() { cat ../out; }
 run_merge="$program merge s.db --db a.db"
 result_merge() { tables a.db; }
 
-cp -r tiny text base/
 fresh() {
     rm -rf work
     cp -r base work
@@ -125,19 +125,22 @@ all_points() { # KIND
     fi
 }
 
-# Few processes: this is gone through some 200 000 times.
+# Few processes: this is gone through some 200 000 times. What a fault left behind is looked at once: of most faults it is what
+# another has left, byte for byte in every file.
 part() { # NAME
-    local name=$1 code kind i n whole got text file left run=run_$1 calls=''
+    local name=$1 code kind i n whole got text file left state clean run=run_$1 calls=''
+    local -A seen=()
     fresh
-    SG_FAULT_COUNT=$here/count faulty ${!run} >out 2>err || { cat err; complain "$name fails without a fault"; }
+    clean=$(cksum -- ** 2>/dev/null)
+    SG_FAULT_COUNT=$here/count faulty ${!run} >../out 2>../err || { cat ../err; complain "$name fails without a fault"; }
     for i in "$here"/count.*; do mv "$i" "$here/count"; done # the child's, which knows the parent's
     whole=$(result_$name)
-    cd ..
+    state=
     for kind in malloc write fsync mmap open sqlite; do
         n=0
         for i in $(points $kind); do
-            fresh
-            SG_FAULT=$kind:$i faulty timeout 60 ${!run} >out 2>err
+            [ "$state" = "$clean" ] || { cd ..; fresh; }
+            SG_FAULT=$kind:$i faulty timeout 60 ${!run} >../out 2>../err
             code=$? n=$((n + 1))
             case $code in
                 0)
@@ -145,11 +148,14 @@ part() { # NAME
                     [ "$got" = "$whole" ] || { diff <(echo "$whole") <(echo "$got") | head -5; complain "$name, $kind $i: exit 0 with another result"; }
                     ;;
                 3)
-                    read -r -d '' text <err
+                    read -r -d '' text <../err
                     [[ $'\n'$text == *$'\nsparsegauge: '* ]] || complain "$name, $kind $i: exit 3 without a word"
                     ;;
-                *) tail -3 err; complain "$name, $kind $i: exit $code" ;;
+                *) tail -3 ../err; complain "$name, $kind $i: exit $code" ;;
             esac
+            state=$(cksum -- ** 2>/dev/null)
+            [ -z "${seen[$code $state]:-}" ] || continue
+            seen[$code $state]=1
             integrity "$name, $kind $i" a.db s.db w.db
             for file in new.json tuned.json stats.json .5.json; do
                 [ -e $file ] || continue
@@ -161,49 +167,54 @@ part() { # NAME
             if [ $code = 3 ] && [[ $name == @(sweep|merge|eval) ]]; then
                 text=
                 [ "$name" != sweep ] || text=--retry-failed
-                ${!run} $text >out 2>err || { tail -2 err; complain "$name, $kind $i: the same command again fails"; }
+                ${!run} $text >../out 2>../err || { tail -2 ../err; complain "$name, $kind $i: the same command again fails"; }
                 got=$(result_$name)
                 [ "$got" = "$whole" ] || { diff <(echo "$whole") <(echo "$got") | head -5; complain "$name, $kind $i: the same command again has another result"; }
+                state=
             fi
-            cd ..
         done
-        calls="$calls $kind $n of $(awk -v k=$kind '$1 == k { print $2 }' count),"
+        calls="$calls $kind $n of $(awk -v k=$kind '$1 == k { print $2 }' ../count),"
         tried=$((tried + n))
     done
+    cd ..
     echo "check_faults: $name:${calls%,}"
 }
 
 # A file system without shared memory, one without locks, a lease from a clock that is ahead.
 systems() {
+    fresh
     SG_NO_SHM=1 faulty $four --db shm.db >log 2>&1 || { cat log; complain "no shared memory: a rollback journal should do"; }
     [ "$(sqlite3 shm.db 'PRAGMA journal_mode')" = delete ] || complain "no shared memory: the journal is not a rollback journal"
-    SG_NO_LOCKS=1 faulty timeout 5 $four --db locks.db >log 2>&1
+    SG_NO_LOCKS=1 faulty timeout 60 $four --db locks.db >log 2>&1
     [ $? = 3 ] && grep -q 'file system' log && grep -q 'merge' log || { cat log; complain "no locks: exit 3 and a remedy expected"; }
     $four --db ahead.db >/dev/null 2>&1
     sqlite3 ahead.db "PRAGMA foreign_keys = ON; INSERT INTO lease SELECT key, 'tomorrow:1:1', 4102444800 FROM run WHERE id = 3; DELETE FROM run" >/dev/null
     SG_CLOCK=1000 faulty timeout 60 $four --db ahead.db >log 2>&1 && [ "$(sqlite3 ahead.db 'SELECT count(*) FROM run')" = 4 ] ||
         { cat log; complain "a lease from a clock that is ahead blocks its cell"; }
+    cd ..
 }
 
 # Killed at any moment and asked again, a command ends with the very result of one that was left alone, and does nothing twice.
 run_migrate="$program merge s.db --db old.db"
-result_migrate() { tables old.db; sql old.db 'PRAGMA user_version'; }
+result_migrate() { tables old.db; sqlite3 old.db 'PRAGMA user_version'; }
 killed() { # NAME
     local name=$1 run=run_$1 kills=6 whole i t
     [ -z "$torture" ] || kills=$(((200 + ${slice#*/} - 1) / ${slice#*/}))
     fresh
     t=$(date +%s%N)
-    ${!run} >out 2>err || { cat err; complain "$name fails alone"; }
+    ${!run} >../out 2>../err || { cat ../err; complain "$name fails alone"; }
     t=$((($(date +%s%N) - t) / 1000))
     whole=$(result_$name)
     cd ..
     fresh
     for i in $(seq $kills); do
         [ $((i % 3)) != 1 ] || { cd ..; fresh; }
-        { timeout -s KILL "$(printf '0.%06d' $(((RANDOM * 32768 + RANDOM) % t)))" ${!run} >out 2>err; } 2>/dev/null
+        # `timeout` kills itself with its group, and what it killed outlives it by a moment: a pipe ends when the last of them is gone,
+        # and with a number that is closed behind those of their databases.
+        { timeout -s KILL "$(printf '0.%06d' $(((RANDOM * 32768 + RANDOM) % t)))" ${!run} >../out 2>../err 99>&1; } 2>/dev/null | cat
         integrity "$name, killed" a.db s.db w.db old.db
-        [ $((i % 3)) != 0 ] || { ${!run} >out 2>err && [ "$(result_$name)" = "$whole" ]; } ||
-            { tail -2 err; diff <(echo "$whole") <(result_$name) | head -5; complain "$name: killed and asked again, it ends with another result"; }
+        [ $((i % 3)) != 0 ] || { ${!run} >../out 2>../err && [ "$(result_$name)" = "$whole" ]; } ||
+            { tail -2 ../err; diff <(echo "$whole") <(result_$name) | head -5; complain "$name: killed and asked again, it ends with another result"; }
     done
     cd ..
     tried=$((tried + kills))

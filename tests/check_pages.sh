@@ -46,7 +46,7 @@ browse() { # SCHEME NAME ARGUMENT...: each NAME a browser of its own
     local scheme=$1 name=$2 number=1
     shift 2
     [ "$scheme" = light ] || number=0
-    timeout 90 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run \
+    timeout 300 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run \
         --disable-background-networking --disable-component-update --disable-sync --disable-extensions \
         --allow-file-access-from-files --user-data-dir="$work/browser-$name" --blink-settings=preferredColorScheme=$number \
         --enable-logging=stderr "$@"

@@ -196,27 +196,28 @@ Test(inputs, files_that_end_before_their_time)
 {
     copy_demo();
     /* ten seconds pass until this one is told, and the others run meanwhile */
-    RUN("mkdir p && mkfifo p/config.json && (timeout 20 $SG info p >p.txt 2>&1; echo code $? "
+    RUN("mkdir p && mkfifo p/config.json && (timeout 60 $SG info p >p.txt 2>&1; echo code $? "
         ">>p.txt) & true");
     SAYS(3,
         "$SG eval m -q --max-length 2048 --num-samples 40 --cache none --method dense & pid=$!; "
-        "for i in $(seq 100); do [ -n \"$(grep -l model.safetensors /proc/$pid/maps)\" ] && break; "
+        "for i in $(seq 1000); do [ -n \"$(grep -l model.safetensors /proc/$pid/maps)\" ] && "
+        "break; "
         "sleep .05; done; sleep .3; "
         "truncate -s 100000 m/model.safetensors; wait $pid",
         "model.safetensors", "cut short");
     RUN("rm m/model.safetensors && mkfifo m/model.safetensors");
-    SAYS(3, "timeout 20 $SG info m", "model.safetensors", "pipe");
+    SAYS(3, "timeout 60 $SG info m", "model.safetensors", "pipe");
     RUN("rm m/model.safetensors && ln -s /dev/zero m/model.safetensors");
-    SAYS(3, "timeout 20 $SG info m", "model.safetensors", "device");
+    SAYS(3, "timeout 60 $SG info m", "model.safetensors", "device");
 #ifndef __SANITIZE_ADDRESS__
     RUN("truncate -s 4G big.json");
-    SAYS(3, "ulimit -v 2000000; OPENBLAS_NUM_THREADS=1 timeout 20 $SG gate last --config big.json",
+    SAYS(3, "ulimit -v 2000000; OPENBLAS_NUM_THREADS=1 timeout 60 $SG gate last --config big.json",
         "does not fit in memory", "bytes more");
 #endif
-    SAYS(3, "timeout 20 $SG gate /dev/zero.json", "/dev/zero.json");
-    SAYS(3, "mkfifo d.db; timeout 20 $SG list --db d.db", "d.db", "pipe");
-    SAYS(3, "timeout 20 $SG suite text:/dev/zero --model $DEMO", "/dev/zero", "no end");
-    SAYS(0, "for i in $(seq 300); do grep code p.txt && break; sleep .1; done; cat p.txt",
+    SAYS(3, "timeout 60 $SG gate /dev/zero.json", "/dev/zero.json");
+    SAYS(3, "mkfifo d.db; timeout 60 $SG list --db d.db", "d.db", "pipe");
+    SAYS(3, "timeout 60 $SG suite text:/dev/zero --model $DEMO", "/dev/zero", "no end");
+    SAYS(0, "for i in $(seq 600); do grep code p.txt && break; sleep .1; done; cat p.txt",
         "p/config.json", "nobody wrote", "code 3");
 }
 

@@ -42,11 +42,18 @@ Test(times, parts_add_up_and_change_no_bit)
         session_reset(s);
         f.hidden = timed;
         f.times = &t;
-        int64_t t0 = clock_ns();
-        CHECK(session_forward(s, &f));
-        double total = (double)(clock_ns() - t0) * 1e-9;
-        cr_expect(memcmp(plain, timed, values * sizeof *plain) == 0);
-        cr_expect(parts(&t) <= total && parts(&t) > .9 * total, "%g of %g", parts(&t), total);
+        /* again where another process came between two parts */
+        double total = 0;
+        for (int i = 0; i < 20 && parts(&t) <= .9 * total; i++) {
+            session_reset(s);
+            t = (struct forward_times){0};
+            int64_t t0 = clock_ns();
+            CHECK(session_forward(s, &f));
+            total = (double)(clock_ns() - t0) * 1e-9;
+            cr_expect(memcmp(plain, timed, values * sizeof *plain) == 0);
+            cr_expect(parts(&t) <= total, "%g of %g", parts(&t), total);
+        }
+        cr_expect(parts(&t) > .9 * total, "%g of %g", parts(&t), total);
         cr_expect(t.attention_dense_s > 0 && t.linear_s > 0 && t.rest_s > 0);
         cr_expect_eq(t.predict_s > 0, sparse);
         cr_expect_eq(t.attention_s > 0, sparse);

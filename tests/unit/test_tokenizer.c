@@ -1,4 +1,3 @@
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -8,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SG_SOURCE_DIR
@@ -357,16 +357,16 @@ Test(tokenizer, long_words_in_time)
     for (int i = 0; i < 1 << 20; i++) str_add_char(&text, 'a');
     str_add(&text, "aaab");
     struct token_list list = {0};
-    int64_t begin = clock_ns();
+    clock_t begin = clock(); /* of this process: others may be in its way */
     cr_assert_eq(
         tokenizer_encode(t, text.data, text.len, true, &list, NULL), OK, "%s", status_message());
-    double seconds = (double)(clock_ns() - begin) * 1e-9;
+    double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
     cr_assert_eq(list.n, (1 << 12) + 3); /* 4096 times 256 a, then aa, a, b */
     cr_assert(
         list.ids[0] == 9 && list.ids[4095] == 9 && list.ids[4096] == 2 && list.ids[4098] == 0);
     cr_assert_eq(list.begin[4096], 1u << 20);
     /* 0.2 s in a release build; quadratic work takes hours */
-    cr_assert_lt(seconds, 5.0, "%.2f s", seconds);
+    cr_assert_lt(seconds, 20.0, "%.2f s", seconds);
     token_list_clear(&list);
     str_clear(&run);
     str_clear(&vocab);
