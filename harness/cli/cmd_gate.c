@@ -9,6 +9,7 @@
 #include "harness/cli/output.h"
 #include "harness/measure/progress.h"
 #include "harness/cli/source.h"
+#include "harness/cli/summary.h"
 #include "harness/measure/selftest.h"
 #include "reports/tables.h"
 #include "results/arithmetic.h"
@@ -213,6 +214,7 @@ static void show_result(
     field_text(t, "alarm", NULL, g->alarm);
     field_text(t, "note", NULL, g->note);
     data_object("gate", t);
+    say_run(v);
     print_table("checks", checks_table(g));
     say("\ngate: %s\n", check_outcome_name(g->outcome));
     if (g->alarm) say("\nWARNING: %s\n", g->alarm);

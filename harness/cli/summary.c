@@ -259,12 +259,10 @@ static void print_details(const struct run_view *v)
     print_if_any("generations", generations_table(v));
 }
 
-void print_run(const struct run_view *v, const char *db, bool details)
+void say_run(const struct run_view *v)
 {
     struct str what = {0};
-    data_table("runs", runs_table(&v->runs));
     run_describe(v->run, &what);
-    const struct metric_record *m;
     char *line = str_format("%s: %s on %s, %zu text%s; model %s, %s", v->label, str_get(&what),
              v->run->dataset.name, v->samples.n, v->samples.n == 1 ? "" : "s", v->run->model.name,
              v->run->device ? v->run->device : "cpu"),
@@ -273,6 +271,13 @@ void print_run(const struct run_view *v, const char *db, bool details)
     free(line);
     free(shown);
     str_clear(&what);
+}
+
+void print_run(const struct run_view *v, const char *db, bool details)
+{
+    const struct metric_record *m;
+    data_table("runs", runs_table(&v->runs));
+    say_run(v);
     if (run_is_eight(v->run))
         say("%-11s with Q·K in %s and P·V in %s\n", "precision", v->run->qk ? v->run->qk : "full",
             v->run->pv ? v->run->pv : "full");

@@ -4,6 +4,9 @@
 
 #include "reports/view.h"
 
+/* "run 2: topk 128x64 topk=0.4 … on text:a.txt, 2 texts; model m, cpu", a line of its own. */
+void say_run(const struct run_view *v);
+
 /* What was run, sparsity, KL, answers, perplexity, top-1, each with its interval, the verdict, the
  * next command; then what must be known before any of it is believed. `db` is named in the command
  * where it is not the usual one; NULL: a file, for which none is shown. With `details` everything

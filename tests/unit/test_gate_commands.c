@@ -40,6 +40,9 @@ Test(gate_commands, commands_end_with_the_code_of_their_outcome)
         0);
     cr_expect_eq(command(dir, "gate 2 --max-kl .0001", &out), 1);
     has(str_get(&out), "guessed from the work");
+    has(str_get(&out), "run 2: sparge 128x64"); /* what was judged */
+    cr_expect_eq(command(dir, "eval " MODEL " --simthreshd1 .3 --cdfthreshd .9" SHORT, &out), 0);
+    has(str_get(&out), "\"last\" is run 2, which is newer: name this one, e.g. gate 1");
     cr_expect_eq(
         command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out),
         0);
@@ -48,6 +51,7 @@ Test(gate_commands, commands_end_with_the_code_of_their_outcome)
         command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out),
         0);
     has(str_get(&out), "stored already");
+    lacks(str_get(&out), "\"last\" is");
     cr_expect_eq(command(dir, "gate 2 --max-kl .0001", &out), 1);
     has(str_get(&out), "measured in each sample");
     cr_expect_eq(
@@ -139,7 +143,10 @@ Test(gate_commands, files_edited_by_hand_are_refused, .timeout = 600)
         {"metrics/kl", EDIT_DELETE, 0, "overall kl", NULL},
         {"metrics/kl/hi", EDIT_DELETE, 0, "(overall kl).hi: is missing", NULL},
         {"output_accuracy/kl", EDIT_SCALE, .9, "output_accuracy.kl: found", NULL},
+        {"output_accuracy/logits_cosine", EDIT_TEXT, 0,
+            "output_accuracy.logits_cosine: is no number", "0.9999"},
         {"sparsity/mean", EDIT_SCALE, 1.1, "sparsity.mean: found", NULL},
+        {"sparsity/std", EDIT_SET, .4, "sparsity.std: found", NULL},
         /* the samples they come from */
         {"detailed_results/0/cosine_mean", EDIT_SCALE, 1.004, "(overall cosine).mean: found", NULL},
         {"detailed_results/0/kl_mean", EDIT_SCALE, .8, "kl", NULL},
@@ -158,7 +165,7 @@ Test(gate_commands, files_edited_by_hand_are_refused, .timeout = 600)
         {"detailed_results", EDIT_EMPTY, 0, "detailed_results", NULL},
         {"detailed_results/1", EDIT_DELETE, 0, "detailed_results: found 2 samples, expected 3",
             NULL},
-        {"detailed_results", EDIT_COPY_FIRST, 0, "detailed_results", NULL},
+        {"detailed_results", EDIT_COPY_FIRST, 0, "sparsity.std: found", NULL},
         {"detailed_results/0/text_idx", EDIT_SET, 1, "text_idx: found 1", NULL},
         {"tails/1/worst/0", EDIT_SCALE, .5, "tails[1].worst", NULL},
         {"tails/0", EDIT_DELETE, 0, "does not hold what it is computed from", NULL},
