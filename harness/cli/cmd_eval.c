@@ -80,11 +80,21 @@ static void print_over_bound(const struct run_view *v)
         (long long)heads->n, texts->mean, (long long)texts->n, worst->mean);
 }
 
-static void say_stored(
-    struct store *store, const struct run_record *stored, const struct run_record *asked)
+/* A stored run may be older than others, and so is a new one beside one of a clock that is ahead.
+ */
+static void say_last(struct store *store, const struct run_record *shown)
+{
+    struct run_list last;
+    if (query_run(store, "last", &last) != OK) return;
+    if (last.rows[0].id != shown->id)
+        say("\"last\" is run %lld, which ended later: name this one, e.g. gate %lld\n",
+            (long long)last.rows[0].id, (long long)shown->id);
+    run_list_clear(&last);
+}
+
+static void say_stored(const struct run_record *stored, const struct run_record *asked)
 {
     struct str other = {0};
-    struct run_list last;
     say("run %lld is stored already with these settings, on these tokens; --replace runs it "
         "again\n",
         (long long)stored->id);
@@ -92,12 +102,6 @@ static void say_stored(
         say("it was computed with other arithmetic than here (%s), so that last digits may "
             "differ\n",
             str_get(&other));
-    if (query_run(store, "last", &last) == OK) {
-        if (last.rows[0].id != stored->id)
-            say("\"last\" is run %lld, which is newer: name this one, e.g. gate %lld\n",
-                (long long)last.rows[0].id, (long long)stored->id);
-        run_list_clear(&last);
-    }
     say("\n");
     str_clear(&other);
 }
@@ -107,7 +111,8 @@ static enum status show_run(struct store *store, const struct cell_result *cell)
     struct run_view view;
     TRY(run_view_load(&view, store, cell->key));
     progress_hide();
-    if (cell->end == CELL_REUSED) say_stored(store, view.run, &cell->data.run);
+    if (cell->end == CELL_REUSED) say_stored(view.run, &cell->data.run);
+    say_last(store, view.run);
     print_run(&view, o.db, o.details);
     print_over_bound(&view);
     if (o.generate && for_people() && !o.details && view.generations.n)

@@ -42,7 +42,7 @@ Test(gate_commands, commands_end_with_the_code_of_their_outcome)
     has(str_get(&out), "guessed from the work");
     has(str_get(&out), "run 2: sparge 128x64"); /* what was judged */
     cr_expect_eq(command(dir, "eval " MODEL " --simthreshd1 .3 --cdfthreshd .9" SHORT, &out), 0);
-    has(str_get(&out), "\"last\" is run 2, which is newer: name this one, e.g. gate 1");
+    has(str_get(&out), "\"last\" is run 2, which ended later: name this one, e.g. gate 1");
     cr_expect_eq(
         command(dir, "eval " MODEL " --simthreshd1 0 --cdfthreshd .5 --attribution" SHORT, &out),
         0);
