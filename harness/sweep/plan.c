@@ -1,8 +1,6 @@
 #include "harness/sweep/plan.h"
 
-#include "base/decimal.h"
-#include "base/file.h"
-#include "base/json.h"
+#include "harness/sweep/plan_numbers.h"
 #include "kernels/eight.h"
 
 #include <math.h>
@@ -10,151 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_VALUES = 4096, MAX_CELLS = 1000000 };
-
-/* Numbers. */
-
-struct number {
-    double value;
-    struct decimal exact;
-    bool relative; /* to l1 */
-};
-
-struct numbers {
-    struct number *items;
-    int n, cap;
-};
-
-static void numbers_clear(struct numbers *x)
-{
-    free(x->items);
-    *x = (struct numbers){0};
-}
-
-static enum status numbers_put(struct numbers *x, const char *axis, struct number item)
-{
-    if (x->n == MAX_VALUES) return fail(ERR_ARG, "%s: more than %d values", axis, MAX_VALUES);
-    if (x->n == x->cap) {
-        int cap = x->cap ? 2 * x->cap : 16;
-        struct number *grown = realloc(x->items, sizeof *grown * (size_t)cap);
-        if (!grown) return fail(ERR_MEMORY, "%s: no memory for %d values", axis, cap);
-        x->items = grown;
-        x->cap = cap;
-    }
-    x->items[x->n++] = item;
-    return OK;
-}
-
-static enum status numbers_add(struct numbers *x, const char *axis, double value)
-{
-    return numbers_put(x, axis, (struct number){.value = value});
-}
-
-static enum status bad_number(const char *axis, const char *item)
-{
-    return fail(ERR_ARG,
-        "%s: found \"%s\", expected a number of at most 18 digits, first-last+step or "
-        "first-last*factor, joined by "
-        "commas",
-        axis, item);
-}
-
-/* first, first + by, … or first, first * by, …, calculated as people would with pencil and paper:
- * .04 + 2 * .02 is to be the .08 that a person would write, or its key would be another. `last`
- * must be hit, since both ends are said to be included. */
-static enum status add_range(struct numbers *x, const char *axis, const char *item,
-    struct decimal first, struct decimal last, struct decimal by, bool times, bool relative)
-{
-    bool ok;
-    struct decimal before = first;
-    for (struct decimal at = first;;) {
-        int side = decimal_compare(at, last, &ok);
-        if (!ok) return bad_number(axis, item);
-        if (side > 0)
-            return fail(ERR_ARG,
-                "%s: \"%s\" steps over its end, from %.12g to %.12g: let it end at one of them",
-                axis, item, decimal_value(before), decimal_value(at));
-        TRY(numbers_put(x, axis, (struct number){decimal_value(at), at, relative}));
-        if (side == 0) return OK;
-        before = at;
-        if (times ? !decimal_multiply(at, by, &at) : !decimal_add(at, by, &at))
-            return bad_number(axis, item);
-    }
-}
-
-/* One item of a list: 4, 4-10+2, 1-16*2; "l1+" in front when `may_follow`. */
-static enum status parse_item(
-    const char *axis, const char *item, bool may_follow, struct numbers *out)
-{
-    bool relative = may_follow && str_starts_with(item, "l1+"), ok;
-    const char *p = relative ? item + 3 : item;
-    struct decimal first, last, by, zero = {0, 0}, one = {1, 0};
-    if (!decimal_read(&p, &first)) return bad_number(axis, item);
-    if (!*p) return numbers_put(out, axis, (struct number){decimal_value(first), first, relative});
-    if (*p++ != '-' || !decimal_read(&p, &last) || (*p != '+' && *p != '*'))
-        return bad_number(axis, item);
-    bool times = *p++ == '*';
-    if (!decimal_read(&p, &by) || *p) return bad_number(axis, item);
-    if (decimal_compare(last, first, &ok) < 0)
-        return fail(ERR_ARG, "%s: \"%s\" ends before it begins", axis, item);
-    bool moves = times ? decimal_compare(by, one, &ok) > 0 && decimal_compare(first, zero, &ok) > 0
-                       : decimal_compare(by, zero, &ok) > 0;
-    if (!moves)
-        return fail(ERR_ARG, "%s: \"%s\" does not get from %g to %g: expected %s", axis, item,
-            decimal_value(first), decimal_value(last),
-            times ? "a factor above 1 and a start above 0" : "a step above 0");
-    return add_range(out, axis, item, first, last, by, times, relative);
-}
-
-/* Calls `each` for every comma-separated item of every text. */
-typedef enum status item_body(void *ctx, const char *axis, const char *item);
-
-static enum status for_items(
-    const char *axis, const struct text_list *texts, item_body *body, void *ctx)
-{
-    for (int i = 0; i < texts->n; i++) {
-        char *copy = str_dup(texts->items[i]), *rest = copy;
-        enum status st = OK;
-        for (char *item; st == OK && (item = strsep(&rest, ","));)
-            st = *item ? body(ctx, axis, item)
-                       : fail(ERR_ARG, "%s: \"%s\" has an empty value", axis, texts->items[i]);
-        free(copy);
-        TRY(st);
-    }
-    return OK;
-}
-
-static enum status plain_item(void *ctx, const char *axis, const char *item)
-{
-    return parse_item(axis, item, false, ctx);
-}
-static enum status pv_item(void *ctx, const char *axis, const char *item)
-{
-    return parse_item(axis, item, true, ctx);
-}
-
-static enum status check_range(const char *axis, const struct numbers *x, double lo, double hi)
-{
-    for (int i = 0; i < x->n; i++)
-        if (!(x->items[i].value >= lo && x->items[i].value <= hi))
-            return fail(
-                ERR_ARG, "%s: found %.12g, expected %g to %g", axis, x->items[i].value, lo, hi);
-    return OK;
-}
-
-enum status plan_numbers(
-    const char *axis, const struct text_list *texts, double lo, double hi, double **out, int *n)
-{
-    struct numbers x = {0};
-    enum status st = for_items(axis, texts, plain_item, &x);
-    if (st == OK) st = check_range(axis, &x, lo, hi);
-    *n = x.n;
-    *out = st == OK ? malloc(((size_t)x.n + 1) * sizeof **out) : NULL;
-    if (st == OK && !*out) st = fail(ERR_MEMORY, "%s: no memory for %d values", axis, x.n);
-    for (int i = 0; st == OK && i < x.n; i++) (*out)[i] = x.items[i].value;
-    numbers_clear(&x);
-    return st;
-}
+enum { MAX_CELLS = 1000000 };
 
 /* Words. */
 
@@ -255,8 +109,8 @@ static enum status precision_item(void *ctx, const char *axis, const char *item)
 
 static enum status add_layers(struct axes_values *v, const struct sparse_policy *p)
 {
-    if (v->n_layer_choices == MAX_VALUES)
-        return fail(ERR_ARG, "--layers: more than %d values", MAX_VALUES);
+    if (v->n_layer_choices == PLAN_MAX_VALUES)
+        return fail(ERR_ARG, "--layers: more than %d values", PLAN_MAX_VALUES);
     struct layer_choice *grown =
         realloc(v->layers, sizeof *grown * (size_t)(v->n_layer_choices + 1));
     if (!grown) return fail(ERR_MEMORY, "no memory for the layers of a plan");
@@ -298,7 +152,7 @@ static enum status heads_item(void *ctx, const char *axis, const char *item)
     if (strcmp(item, "all") == 0) return numbers_add(&v->heads, axis, -1);
     if (strcmp(item, "each") != 0) {
         int before = v->heads.n;
-        TRY(parse_item(axis, item, false, &v->heads));
+        TRY(numbers_read_item(axis, item, false, &v->heads));
         for (int i = before; i < v->heads.n; i++)
             if (v->heads.items[i].value < 0 || v->heads.items[i].value >= v->n_heads ||
                 v->heads.items[i].value != floor(v->heads.items[i].value))
@@ -312,27 +166,27 @@ static enum status heads_item(void *ctx, const char *axis, const char *item)
 
 static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
 {
-    TRY(for_items("--max-length", &a->max_length, plain_item, &v->lengths));
-    TRY(check_range("--max-length", &v->lengths, 2, 1 << 20));
+    TRY(numbers_read("--max-length", &a->max_length, false, &v->lengths));
+    TRY(numbers_check("--max-length", &v->lengths, 2, 1 << 20));
     for (int i = 0; i < v->lengths.n; i++)
         if (v->lengths.items[i].value != floor(v->lengths.items[i].value))
             return fail(ERR_ARG, "--max-length: found %g, expected whole numbers",
                 v->lengths.items[i].value);
-    TRY(for_items("--method", &a->method, method_item, v));
-    TRY(for_items("--block", &a->block, block_item, v));
-    TRY(for_items("--layers", &a->layers, layers_item, v));
-    TRY(for_items("--heads", &a->heads, heads_item, v));
-    TRY(for_items("--rule", &a->rule, rule_item, v));
-    TRY(for_items("--qk", &a->qk, precision_item, v));
-    TRY(for_items("--pv", &a->pv, precision_item, v));
-    TRY(for_items("--l1", &a->l1, plain_item, &v->l1));
-    TRY(for_items("--pv-l1", &a->pv_l1, pv_item, &v->pv));
-    TRY(for_items("--simthreshd1", &a->theta, plain_item, &v->theta));
-    TRY(for_items("--cdfthreshd", &a->tau, plain_item, &v->tau));
-    TRY(for_items("--pvthreshd", &a->lambda, plain_item, &v->lambda));
-    TRY(check_range("--simthreshd1", &v->theta, -1, 1));
-    TRY(check_range("--cdfthreshd", &v->tau, 0, 1));
-    TRY(check_range("--pvthreshd", &v->lambda, 0, NEVER_SKIP));
+    TRY(plan_items("--method", &a->method, method_item, v));
+    TRY(plan_items("--block", &a->block, block_item, v));
+    TRY(plan_items("--layers", &a->layers, layers_item, v));
+    TRY(plan_items("--heads", &a->heads, heads_item, v));
+    TRY(plan_items("--rule", &a->rule, rule_item, v));
+    TRY(plan_items("--qk", &a->qk, precision_item, v));
+    TRY(plan_items("--pv", &a->pv, precision_item, v));
+    TRY(numbers_read("--l1", &a->l1, false, &v->l1));
+    TRY(numbers_read("--pv-l1", &a->pv_l1, true, &v->pv));
+    TRY(numbers_read("--simthreshd1", &a->theta, false, &v->theta));
+    TRY(numbers_read("--cdfthreshd", &a->tau, false, &v->tau));
+    TRY(numbers_read("--pvthreshd", &a->lambda, false, &v->lambda));
+    TRY(numbers_check("--simthreshd1", &v->theta, -1, 1));
+    TRY(numbers_check("--cdfthreshd", &v->tau, 0, 1));
+    TRY(numbers_check("--pvthreshd", &v->lambda, 0, NEVER_SKIP));
     if (v->l1.n && (v->theta.n || v->tau.n || v->lambda.n))
         return fail(ERR_ARG,
             "--l1 finds thresholds, so --simthreshd1, --cdfthreshd and --pvthreshd cannot be given "
@@ -343,14 +197,14 @@ static enum status read_axes(const struct plan_axes *a, struct axes_values *v)
     static const struct text_list length = {{"2048"}, 1}, method = {{"sparge"}, 1},
                                   block = {{"128x64"}, 1}, all = {{"all"}, 1}, rule = {{"l1"}, 1},
                                   full = {{"full"}, 1};
-    if (!v->lengths.n) TRY(for_items("--max-length", &length, plain_item, &v->lengths));
-    if (!v->n_methods) TRY(for_items("--method", &method, method_item, v));
-    if (!v->n_blocks) TRY(for_items("--block", &block, block_item, v));
-    if (!v->n_layer_choices) TRY(for_items("--layers", &all, layers_item, v));
-    if (!v->heads.n) TRY(for_items("--heads", &all, heads_item, v));
-    if (!v->n_rules) TRY(for_items("--rule", &rule, rule_item, v));
-    if (!v->n_qk) TRY(for_items("--qk", &full, precision_item, v));
-    if (!v->n_pv) TRY(for_items("--pv", &full, precision_item, v));
+    if (!v->lengths.n) TRY(numbers_read("--max-length", &length, false, &v->lengths));
+    if (!v->n_methods) TRY(plan_items("--method", &method, method_item, v));
+    if (!v->n_blocks) TRY(plan_items("--block", &block, block_item, v));
+    if (!v->n_layer_choices) TRY(plan_items("--layers", &all, layers_item, v));
+    if (!v->heads.n) TRY(plan_items("--heads", &all, heads_item, v));
+    if (!v->n_rules) TRY(plan_items("--rule", &rule, rule_item, v));
+    if (!v->n_qk) TRY(plan_items("--qk", &full, precision_item, v));
+    if (!v->n_pv) TRY(plan_items("--pv", &full, precision_item, v));
     struct numbers *thresholds[] = {&v->theta, &v->tau, &v->lambda};
     for (int i = 0; i < 3; i++)
         if (!thresholds[i]->n) TRY(numbers_add(thresholds[i], "thresholds", NAN));
@@ -622,124 +476,5 @@ enum status plan_cell_policy(const struct plan_cell *c, const struct weights *w,
     for (int i = 0; st == OK && c->head >= 0 && i < out->n_layers * out->n_heads; i++)
         if (i % out->n_heads != c->head) out->heads[i].is_sparse = false;
     if (st != OK) policy_clear(out);
-    return st;
-}
-
-/* Plan files. */
-
-static enum status add_value(
-    struct text_list *to, const cJSON *v, const char *file, const char *field, struct arena **arena)
-{
-    struct str text = {0};
-    if (cJSON_IsString(v)) str_add(&text, v->valuestring);
-    else if (cJSON_IsNumber(v)) str_add_number(&text, "", v->valuedouble);
-    else
-        return fail(ERR_FORMAT, "%s: field %s: found %s, expected a text or a number", file, field,
-            json_kind(v));
-    if (to->n == (int)(sizeof to->items / sizeof to->items[0]))
-        return fail(ERR_FORMAT, "%s: field %s: more than %d values; join them with commas", file,
-            field, to->n);
-    to->items[to->n++] = arena_str(arena, str_get(&text));
-    str_clear(&text);
-    return OK;
-}
-
-/* A \\u0000 in a text ends it for everybody who reads it as one. */
-static enum status refuse_zeros(const char *path)
-{
-    struct str text = {0};
-    TRY(file_read(&text, path));
-    bool found = memchr(str_get(&text), 0, text.len) != NULL;
-    /* the character behind it belongs to it */
-    for (const char *p = str_get(&text); !found && (p = strchr(p, '\\')); p += 2) {
-        if (!p[1]) break;
-        found = str_starts_with(p, "\\u0000");
-    }
-    str_clear(&text);
-    return found
-        ? fail(ERR_FORMAT, "%s: holds a zero byte or \\u0000; no name or value has one", path)
-        : OK;
-}
-
-enum status plan_read(const char *path, struct plan_axes *axes, struct plan_settings *s,
-    struct arena **arena, struct str *beaten)
-{
-    const struct {
-        const char *name;
-        struct text_list *to;
-    } lists[] = {
-        {"suite", &axes->suite},
-        {"max_length", &axes->max_length},
-        {"method", &axes->method},
-        {"block", &axes->block},
-        {"layers", &axes->layers},
-        {"heads", &axes->heads},
-        {"rule", &axes->rule},
-        {"l1", &axes->l1},
-        {"pv_l1", &axes->pv_l1},
-        {"simthreshd1", &axes->theta},
-        {"cdfthreshd", &axes->tau},
-        {"pvthreshd", &axes->lambda},
-        {"qk", &axes->qk},
-        {"pv", &axes->pv},
-    };
-    static const char *const settings[] = {
-        "name", "model", "score", "num_samples", "seed", "repeat"};
-    cJSON *root;
-    TRY(refuse_zeros(path));
-    TRY(json_read_file(&root, path));
-    struct json_in in = {root, path, ""};
-    enum status st = cJSON_IsObject(root)
-        ? OK
-        : fail(ERR_FORMAT, "%s: found %s, expected an object of axes", path, json_kind(root));
-    const cJSON *v, *item;
-    if (st == OK) cJSON_ArrayForEach(v, root)
-        {
-            size_t i = 0, k = 0;
-            while (i < sizeof lists / sizeof *lists && strcmp(lists[i].name, v->string) != 0) i++;
-            while (k < sizeof settings / sizeof *settings && strcmp(settings[k], v->string) != 0)
-                k++;
-            if (i < sizeof lists / sizeof *lists) {
-                if (cJSON_IsArray(v) && !v->child)
-                    TRY_GOTO(st, done,
-                        fail(ERR_FORMAT,
-                            "%s: field %s: an empty list; leave the axis out, or name its values",
-                            path, v->string));
-                if (!cJSON_IsArray(v))
-                    TRY_GOTO(st, done, add_value(lists[i].to, v, path, v->string, arena));
-                else
-                    cJSON_ArrayForEach(item, v)
-                        TRY_GOTO(st, done, add_value(lists[i].to, item, path, v->string, arena));
-            } else if (k == sizeof settings / sizeof *settings) {
-                TRY_GOTO(st, done,
-                    fail(ERR_FORMAT,
-                        "%s: field %s: unknown, expected suite, max_length, method, block, layers, "
-                        "heads, qk, pv, rule, l1, pv_l1, simthreshd1, cdfthreshd, pvthreshd, name, "
-                        "model, "
-                        "score, num_samples, seed or repeat",
-                        path, v->string));
-            }
-        }
-    const char **texts[] = {&s->name, &s->model, &s->score};
-    for (int i = 0; i < 3 && st == OK; i++) {
-        const char *text = NULL;
-        st = json_get_string(in, settings[i], false, &text);
-        if (st == OK && text && !*text)
-            st = fail(ERR_FORMAT, "%s: field %s: found an empty text", path, settings[i]);
-        if (st == OK && text && *texts[i] && strcmp(text, *texts[i]))
-            str_addf(beaten, "%s%s", beaten->len ? ", " : "", settings[i]);
-        if (st == OK && text && !*texts[i]) *texts[i] = arena_str(arena, text);
-    }
-    int *numbers[] = {&s->num_samples, &s->seed, &axes->repeat};
-    for (int i = 0; i < 3 && st == OK; i++) {
-        int64_t number = PLAN_UNSET;
-        st = json_get_int(in, settings[3 + i], false, 0, i == 2 ? 1000 : 1 << 30, &number);
-        if (st != OK || number == PLAN_UNSET) continue;
-        if (*numbers[i] == PLAN_UNSET) *numbers[i] = (int)number;
-        else if (*numbers[i] != number)
-            str_addf(beaten, "%s%s", beaten->len ? ", " : "", settings[3 + i]);
-    }
-done:
-    cJSON_Delete(root);
     return st;
 }

@@ -70,10 +70,6 @@ enum { PLAN_UNSET = -1 };
 enum status plan_read(const char *path, struct plan_axes *axes, struct plan_settings *s,
     struct arena **arena, struct str *beaten) MUST_USE;
 
-/* Values of one axis of numbers; *out is malloced, the caller frees it. */
-enum status plan_numbers(const char *axis, const struct text_list *texts, double lo, double hi,
-    double **out, int *n) MUST_USE;
-
 /* "sparge 128x64 layers 8-15 l1 .06/.07 at 4096 of chronicle"; appended. */
 void plan_cell_describe(const struct plan_cell *c, struct str *out);
 

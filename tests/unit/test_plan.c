@@ -1,4 +1,4 @@
-#include "harness/sweep/plan.h"
+#include "harness/sweep/plan_numbers.h"
 #include "harness/sweep/shard.h"
 #include "tests/scratch.h"
 
@@ -9,26 +9,30 @@
 #include <string.h>
 #include <unistd.h>
 
-static int count(const char *text, double *first, double *last)
+static enum status numbers_of(const char *text, double lo, double hi, struct numbers *out)
 {
     struct text_list list = {{text}, 1};
-    double *values;
-    int n;
-    cr_assert_eq(
-        plan_numbers("--x", &list, -1e9, 1e9, &values, &n), OK, "%s: %s", text, status_message());
-    *first = values[0];
-    *last = values[n - 1];
-    free(values);
+    *out = (struct numbers){0};
+    enum status st = numbers_read("--x", &list, false, out);
+    return st == OK ? numbers_check("--x", out, lo, hi) : st;
+}
+
+static int count(const char *text, double *first, double *last)
+{
+    struct numbers x;
+    cr_assert_eq(numbers_of(text, -1e9, 1e9, &x), OK, "%s: %s", text, status_message());
+    int n = x.n;
+    *first = x.items[0].value;
+    *last = x.items[n - 1].value;
+    numbers_clear(&x);
     return n;
 }
 
 static bool refused(const char *text)
 {
-    struct text_list list = {{text}, 1};
-    double *values;
-    int n;
-    bool bad = plan_numbers("--x", &list, -1e9, 1e9, &values, &n) == ERR_ARG;
-    free(values);
+    struct numbers x;
+    bool bad = numbers_of(text, -1e9, 1e9, &x) == ERR_ARG;
+    numbers_clear(&x);
     return bad;
 }
 
@@ -60,29 +64,27 @@ Test(plan, ranges)
 
 Test(plan, every_step_of_a_decimal_range_is_the_decimal)
 {
-    struct text_list list = {{".01-.99+.01"}, 1};
-    double *values;
-    int n;
-    cr_assert_eq(plan_numbers("--x", &list, 0, 1, &values, &n), OK);
-    cr_assert_eq(n, 99);
-    for (int i = 0; i < n; i++) {
+    struct numbers x;
+    cr_assert_eq(numbers_of(".01-.99+.01", 0, 1, &x), OK);
+    cr_assert_eq(x.n, 99);
+    for (int i = 0; i < x.n; i++) {
         char text[16];
         snprintf(text, sizeof text, "0.%02d", i + 1);
-        cr_assert(values[i] == strtod(text, NULL), "%d: %.17g", i, values[i]);
+        cr_assert(x.items[i].value == strtod(text, NULL), "%d: %.17g", i, x.items[i].value);
     }
-    free(values);
+    numbers_clear(&x);
 }
 
 Test(plan, a_range_through_zero_has_a_zero)
 {
-    struct text_list list = {{"-.3-.3+.1"}, 1};
-    double *values;
-    int n;
-    cr_assert_eq(plan_numbers("--x", &list, -1, 1, &values, &n), OK);
+    struct numbers x;
+    cr_assert_eq(numbers_of("-.3-.3+.1", -1, 1, &x), OK);
     static const double want[] = {-.3, -.2, -.1, 0, .1, .2, .3};
-    for (int i = 0; i < n; i++)
-        cr_assert(memcmp(&values[i], &want[i], sizeof want[i]) == 0, "%d: %.17g", i, values[i]);
-    free(values);
+    cr_assert_eq(x.n, 7);
+    for (int i = 0; i < x.n; i++)
+        cr_assert(memcmp(&x.items[i].value, &want[i], sizeof want[i]) == 0, "%d: %.17g", i,
+            x.items[i].value);
+    numbers_clear(&x);
 }
 
 Test(plan, an_end_that_is_stepped_over_is_refused)
