@@ -92,11 +92,6 @@ void rope_frequencies(const struct llama_config *c, int which, int seq_len, floa
     }
 }
 
-bool rope_depends_on_length(const struct llama_config *c)
-{
-    return c->rope.type == ROPE_DYNAMIC || c->rope.type == ROPE_LONGROPE;
-}
-
 float rope_attention_scaling(const struct llama_config *c, int which)
 {
     return which ? 1 : (float)c->rope.attention_factor;

@@ -38,9 +38,6 @@ int rope_count(const struct llama_config *c);
  * frequencies. */
 void rope_frequencies(const struct llama_config *c, int which, int seq_len, float *inv_freq);
 
-/* True when rope_frequencies() changes with seq_len. */
-bool rope_depends_on_length(const struct llama_config *c);
-
 /* Factor on cos and sin: 1 but for yarn and longrope. */
 float rope_attention_scaling(const struct llama_config *c, int which);
 

@@ -23,7 +23,7 @@ struct device_info {
     int sm; /* compute capability, major * 10 + minor */
     int n_multiprocessors;
     int driver, runtime; /* CUDA versions, 1000 * major + 10 * minor */
-    size_t memory_total, memory_free, l2_bytes;
+    size_t memory_total, memory_free;
 };
 
 enum copy_way { COPY_TO_DEVICE, COPY_TO_HOST, COPY_ON_DEVICE };

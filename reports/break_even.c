@@ -33,19 +33,3 @@ void break_even_word(const struct metric_record *m, enum break_even_part part, s
     case BREAK_EVEN_UNKNOWN: str_add(out, "-"); break;
     }
 }
-
-void break_even_sentence(const struct metric_record *m, struct str *out)
-{
-    double length;
-    enum break_even_side side = break_even_read(m, BREAK_EVEN_AT, &length);
-    if (side == BREAK_EVEN_BELOW && isnan(length)) str_add(out, "at most the shortest measured");
-    else break_even_word(m, BREAK_EVEN_AT, out);
-    if (!isnan(length)) str_add(out, " tokens");
-    if (!isnan(length) && side == BREAK_EVEN_BELOW) str_add(out, ", the shortest measured");
-    if (!isnan(length) && side == BREAK_EVEN_ABOVE) str_add(out, ", the longest measured");
-    str_add(out, " (95 %: ");
-    break_even_word(m, BREAK_EVEN_LO, out);
-    str_add(out, " to ");
-    break_even_word(m, BREAK_EVEN_HI, out);
-    str_add(out, ")");
-}

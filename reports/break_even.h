@@ -19,7 +19,5 @@ enum break_even_side break_even_read(
     const struct metric_record *m, enum break_even_part part, double *length);
 /* "275", "at most 256", "> 4096", "< 256" (an end of the interval), "-"; appended. */
 void break_even_word(const struct metric_record *m, enum break_even_part part, struct str *out);
-/* "at most 256 tokens, the shortest measured (95 %: < 256 to 340)"; appended. */
-void break_even_sentence(const struct metric_record *m, struct str *out);
 
 #endif

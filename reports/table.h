@@ -60,7 +60,6 @@ void table_keep_constant(struct table *t);
 void table_note(struct table *t, const char *text);
 const char *table_title(const struct table *t); /* NULL without */
 size_t table_rows(const struct table *t);
-size_t table_columns(const struct table *t);
 
 enum table_format {
     TABLE_TERMINAL,

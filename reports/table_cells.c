@@ -6,7 +6,6 @@
 #include <string.h>
 
 size_t table_rows(const struct table *t) { return t->n_columns ? t->n_cells / t->n_columns : 0; }
-size_t table_columns(const struct table *t) { return t->n_columns; }
 
 const struct cell *cell_at(const struct table *t, size_t row, size_t column)
 {

@@ -61,7 +61,6 @@ void top_tokens_text(const char *json, int64_t true_token, struct str *out);
 struct table *worst_tokens_table(const struct run_view *v, size_t limit);
 /* Model, data, machine, software, settings, times: name and value. */
 struct table *provenance_table(const struct run_view *v);
-struct table *cells_table(const struct cell_list *cells);
 struct table *sql_table(const struct sql_result *r);
 
 /* The guide's band (METHOD 7): "excellent", "good", "acceptable", "poor"; success = sparsity > 30 %

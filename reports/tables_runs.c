@@ -295,25 +295,6 @@ struct table *frontier_table(const struct run_list *runs, const struct frontier_
     return t;
 }
 
-struct table *cells_table(const struct cell_list *cells)
-{
-    struct table *t = table_new("Cells");
-    add_text(t, "plan", "plan");
-    add_text(t, "state", "state");
-    add_text(t, "key", "key");
-    add_text(t, "reason", "reason");
-    add_text(t, "key_json", "cell");
-    for (size_t i = 0; i < cells->n; i++) {
-        const struct cell_record *c = &cells->rows[i];
-        table_text(t, c->plan);
-        table_text(t, cell_state_name(c->state));
-        table_text(t, c->key);
-        table_text(t, c->reason);
-        table_text(t, c->key_json);
-    }
-    return t;
-}
-
 struct table *sql_table(const struct sql_result *r)
 {
     struct table *t = table_new(NULL);

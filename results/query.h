@@ -106,18 +106,15 @@ struct frontier_point {
 enum status query_frontier(const struct run_list *runs, enum frontier_axis axis,
     struct frontier_point **out, size_t *n) MUST_USE;
 
-/* The run with the highest sparsity under bounds; NAN = no bound; the oracle only when the filter
- * names it. ERR_ARG when none holds them, naming the bound that the nearest run breaks.
- * with_intervals: also the end of the run's interval must hold (runs without an interval do not).
+/* Of runs that are done, the one with the highest sparsity under bounds; NAN = no bound. ERR_ARG
+ * when none holds them, naming the bound that the nearest run breaks. with_intervals: also the end
+ * of the run's interval must hold (runs without an interval do not).
  */
 struct best_bounds {
     double min_cosine, max_kl, max_ppl_increase, min_token_accuracy; /* ppl increase: 0.02 = +2 % */
     bool with_intervals;
 };
-enum status query_best(struct store *s, const struct run_filter *f, const struct best_bounds *b,
-    struct run_list *out) MUST_USE;
-/* The same of runs at hand, which are done. */
-enum status query_best_of(struct store *s, const struct run_list *runs, bool with_oracle,
+enum status query_best(struct store *s, const struct run_list *runs, bool with_oracle,
     const struct best_bounds *b, struct run_list *out) MUST_USE;
 
 /* State of a cell: a stored run, another worker's lease, stale, or nothing. */

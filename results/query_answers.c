@@ -171,7 +171,7 @@ static int compare_sparsity(const void *x, const void *y)
     return sa != sb ? (sa > sb ? -1 : 1) : ((*a)->id > (*b)->id) - ((*a)->id < (*b)->id);
 }
 
-enum status query_best_of(struct store *s, const struct run_list *runs, bool with_oracle,
+enum status query_best(struct store *s, const struct run_list *runs, bool with_oracle,
     const struct best_bounds *b, struct run_list *out)
 {
     enum status st = OK;
@@ -223,20 +223,6 @@ enum status query_best_of(struct store *s, const struct run_list *runs, bool wit
     }
 done:
     free(order);
-    return st;
-}
-
-enum status query_best(
-    struct store *s, const struct run_filter *f, const struct best_bounds *b, struct run_list *out)
-{
-    struct run_filter filter = *f;
-    filter.done_only = true;
-    filter.with_status = false;
-    struct run_list runs;
-    *out = (struct run_list){0};
-    enum status st = query_runs(s, &filter, &runs);
-    if (st == OK) st = query_best_of(s, &runs, f->method != NULL, b, out);
-    run_list_clear(&runs);
     return st;
 }
 

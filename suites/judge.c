@@ -10,23 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const judge_names[N_JUDGES] = {
-    "all of them in the text",
-    "one of them in the text",
-    "F1 of words",
-    "exact",
-    "exact to the byte",
-    "class named",
-    "numbers right",
-    "letter of the correct answer",
-    "option",
-    "first whole number",
-    "first number",
-    "last whole number",
-    "word",
-    "name",
-};
-
 static int upper(int c) { return c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c; }
 static bool white(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 static bool digit(char c) { return c >= '0' && c <= '9'; }

@@ -25,7 +25,6 @@ enum judge {
     JUDGE_NAME,       /* the same in capitals (InfiniteBench, longdialogue_qa) */
     N_JUDGES
 };
-extern const char *const judge_names[N_JUDGES];
 
 /* answers: [n], n > 0. */
 double judge_score(enum judge j, const char *text, char *const *answers, int n);

@@ -294,9 +294,3 @@ int32_t tokenizer_find(const struct tokenizer *t, const char *token)
     const struct added_token *added = added_vocab_by_text(t->added, token);
     return added ? added->id : bpe_find(t->bpe, token, strlen(token));
 }
-
-bool tokenizer_is_special(const struct tokenizer *t, int32_t id)
-{
-    const struct added_token *added = added_vocab_by_id(t->added, id);
-    return added && added->special;
-}

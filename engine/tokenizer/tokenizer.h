@@ -47,7 +47,6 @@ const char *tokenizer_notes(const struct tokenizer *t);
 const char *tokenizer_token(const struct tokenizer *t, int32_t id, size_t *len);
 /* The id of a spelling, -1 for none. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *token);
-bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 
 /* Ids with the place each came from. `struct token_list l = {0};` is empty. */
 struct token_list {

@@ -181,7 +181,7 @@ static enum status run(bool *none)
     TRY_GOTO(st, done, query_runs(s, &o.filter, &runs));
     contests_find(&runs, &contests, &n);
     for (size_t i = 0; i < n; i++) {
-        st = query_best_of(s, &contests[i].runs, o.filter.method != NULL, b, &contests[i].best);
+        st = query_best(s, &contests[i].runs, o.filter.method != NULL, b, &contests[i].best);
         if (st != OK && st != ERR_ARG)
             goto done; /* ERR_ARG: no run holds them, which is an answer */
         if (st == OK) n_held++, one = i;
@@ -194,7 +194,7 @@ static enum status run(bool *none)
         print_best(contests, n, n_held);
         st = OK;
     } else if (!n) {
-        st = query_best_of(s, &runs, true, b, &nothing);
+        st = query_best(s, &runs, true, b, &nothing);
     } else if (n > 1) { /* of one the reason stands already */
         st = fail(ERR_ARG, "%s: on none of %zu data sets a run holds the bounds; %s", o.db, n,
             contests[0].why);

@@ -192,7 +192,7 @@ done:
 
 /* Cells of a plan, or of all, and those that have a result or a reason for none. */
 struct watched {
-    size_t n, n_settled, n_running;
+    size_t n, n_settled;
 };
 
 static enum status watched_count(const char *plan, struct watched *w)
@@ -206,7 +206,6 @@ static enum status watched_count(const char *plan, struct watched *w)
         enum cell_state state = cells.rows[i].state;
         w->n++;
         w->n_settled += state == CELL_DONE || state == CELL_FAILED || state == CELL_SKIPPED;
-        w->n_running += state == CELL_RUNNING;
     }
     if (st == OK && !w->n)
         st = fail(ERR_ARG, "%s: %s%s; a sweep makes one", o.db,

@@ -20,7 +20,6 @@ struct model;
 struct dense_cache {
     char *dir; /* NULL: nothing is kept */
     size_t limit_bytes;
-    int n_hits, n_misses;
     /* bytes of the largest entry that was not kept, being larger than limit_bytes; 0: none */
     size_t too_large;
 };

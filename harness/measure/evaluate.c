@@ -339,13 +339,7 @@ enum status evaluate(const struct evaluate_args *a, struct evaluation *out)
         out->data.metrics = s.metrics.rows;
         out->data.n_metrics = s.metrics.n;
     }
-    if (st == OK) {
-        for (int i = 0; i < a->set->n_samples; i++) {
-            if (!isnan(s.p.dense_times[i])) out->dense_s += s.p.dense_times[i];
-            out->sparse_s += s.p.sparse_times[i];
-        }
-        evaluation_finish(out, a, s.p.session, t0);
-    }
+    if (st == OK) evaluation_finish(out, a, s.p.session, t0);
     sample_passes_clear(&s.p, a->set->n_samples);
     if (st != OK) evaluation_clear(out);
     return st;

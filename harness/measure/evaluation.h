@@ -58,8 +58,6 @@ struct evaluate_args {
 struct evaluation {
     struct run_data data;
     struct arena *arena;
-    double dense_s, sparse_s; /* seconds of the forward passes; dense_s 0 when all came from the
-                                 cache or from `states` */
     int first_layer; /* the sparse passes began here; above 0 their times are no latencies and none
                         is stored */
 };

@@ -141,7 +141,6 @@ enum status cuda_info(struct device *d, struct device_info *out)
     out->index = d->index;
     out->sm = prop.major * 10 + prop.minor;
     out->n_multiprocessors = prop.multiProcessorCount;
-    out->l2_bytes = (size_t)prop.l2CacheSize;
     CUDA_TRY(cudaMemGetInfo(&out->memory_free, &out->memory_total));
     CUDA_TRY(cudaDriverGetVersion(&out->driver));
     CUDA_TRY(cudaRuntimeGetVersion(&out->runtime));

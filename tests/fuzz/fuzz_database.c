@@ -161,7 +161,6 @@ static void read_lists(struct store *s)
     }
     run_list_clear(&runs);
     if (query_cells(s, NULL, &cells) == OK) {
-        show(cells_table(&cells));
         for (size_t i = 0; i < cells.n; i++)
             if (query_explain(
                     s, cells.rows[i].key, cells.rows[i].slot, cells.rows[i].key_json, &why) != OK)

@@ -96,7 +96,6 @@ static void read_plans(struct store *s)
     size_t counts[6];
     struct str text = {0};
     if (query_cells(s, NULL, &cells) == OK) {
-        show(cells_table(&cells));
         for (size_t i = 0; i < cells.n; i++)
             (void)!query_explain(
                 s, cells.rows[i].key, cells.rows[i].slot, cells.rows[i].key_json, &text);
@@ -122,6 +121,9 @@ static void read_runs(struct store *s)
             show(frontier_table(&runs, points, n, FRONTIER_KL, true));
             free(points);
         }
+        struct run_list best;
+        struct best_bounds bounds = {.5, 10, NAN, NAN, false};
+        if (query_best(s, &runs, false, &bounds, &best) == OK) run_list_clear(&best);
     }
     if (run_view_load(&v[0], s, "1") == OK) {
         read_view(s, &v[0], &runs);
@@ -144,9 +146,6 @@ static void read_all(bool with_report)
     if (store_open(&s, db, STORE_READ) != OK) return;
     read_runs(s);
     read_plans(s);
-    struct run_list best;
-    struct best_bounds bounds = {.5, 10, NAN, NAN, false};
-    if (query_best(s, &(struct run_filter){0}, &bounds, &best) == OK) run_list_clear(&best);
     struct noise_list floors;
     if (query_noise(s, NULL, NULL, &floors) == OK) noise_list_clear(&floors);
     static struct report_curves curves;

@@ -348,6 +348,16 @@ Test(results, knee_is_the_corner)
     free(p);
 }
 
+static enum status best(
+    struct store *s, const char *method, const struct best_bounds *b, struct run_list *out)
+{
+    struct run_list runs;
+    ok(query_runs(s, &(struct run_filter){.method = method, .done_only = true}, &runs));
+    enum status st = query_best(s, &runs, false, b, out);
+    run_list_clear(&runs);
+    return st;
+}
+
 Test(results, best_holds_the_bounds_or_says_which_breaks)
 {
     struct store *s = opened(db, STORE_WRITE);
@@ -358,32 +368,30 @@ Test(results, best_holds_the_bounds_or_says_which_breaks)
         o.error = .5 * i;
         put(s, o);
     }
-    struct run_filter any = {0};
     struct best_bounds b = {
         .min_cosine = .975, .max_kl = NAN, .max_ppl_increase = NAN, .min_token_accuracy = NAN};
     struct run_list l;
-    ok(query_best(s, &any, &b, &l)); /* cosine 1 - .02 * .5 i >= .975: i = 2 */
+    ok(best(s, NULL, &b, &l)); /* cosine 1 - .02 * .5 i >= .975: i = 2 */
     cr_assert_eq(l.rows[0].id, 2);
     run_list_clear(&l);
     b.min_cosine = .98;
-    ok(query_best(s, &any, &b, &l));
+    ok(best(s, NULL, &b, &l));
     cr_assert_eq(l.rows[0].id, 2, "a bound met exactly holds");
     run_list_clear(&l);
     b.with_intervals = true;
-    ok(query_best(s, &any, &b, &l));
+    ok(best(s, NULL, &b, &l));
     cr_assert_eq(l.rows[0].id, 1, "the interval of run 2 reaches below the bound");
     run_list_clear(&l);
     b.max_kl = 1e-4;
-    cr_assert_eq(query_best(s, &any, &b, &l), ERR_ARG);
+    cr_assert_eq(best(s, NULL, &b, &l), ERR_ARG);
     message_has("max-kl");
     message_has("run 1");
     cr_assert_eq(l.n, 0);
     b = (struct best_bounds){
         .min_cosine = .99004, .max_kl = NAN, .max_ppl_increase = NAN, .min_token_accuracy = NAN};
-    cr_assert_eq(query_best(s, &any, &b, &l), ERR_ARG); /* the best has .99 */
+    cr_assert_eq(best(s, NULL, &b, &l), ERR_ARG); /* the best has .99 */
     message_has("found 0.99, bound 0.99004");
-    struct run_filter none = {.method = "topk"};
-    cr_assert_eq(query_best(s, &none, &b, &l), ERR_ARG);
+    cr_assert_eq(best(s, "topk", &b, &l), ERR_ARG);
     store_close(&s);
 }
 

@@ -252,7 +252,6 @@ Test(tokenizer, special_tokens_of_the_config)
     cr_assert_eq(tokenizer_bos(t), 6);
     cr_assert_eq(tokenizer_eos(t), -1);
     cr_assert_eq(tokenizer_vocab_size(t), 7);
-    cr_assert(tokenizer_is_special(t, 6) && !tokenizer_is_special(t, 1));
     cr_assert_eq(tokenizer_find(t, "ab"), 3);
     cr_assert_eq(tokenizer_find(t, "zz"), -1);
     expect_ids(t, "aab<s>b", true, "6 1 3 6 2");
