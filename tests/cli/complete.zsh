@@ -12,7 +12,7 @@ tell "answered() { print END >>$found; zle kill-whole-line }; zle -N answered; b
 while IFS= read -r line; do
     : >$found
     zpty -w -n inner "$line"$'\t\x18\x05'
-    for i in {1..500}; do
+    for i in {1..15000}; do # five minutes
         while zpty -r -t inner junk 2>/dev/null; do; done # or it waits for somebody to read what it shows
         [[ $(tail -n 1 $found) == END ]] && break
         sleep .02

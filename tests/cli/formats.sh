@@ -21,11 +21,11 @@ commands=(
 for command in "${commands[@]}"; do
     rc=0; sparsegauge $command --format json >x.json 2>err.txt || rc=$?
     echo "$ $command: $rc" | sed "s#$MODEL#MODEL#; s/$machine //; s/$small //"
-    echo "  valid $(db "SELECT json_valid(readfile('x.json'))"), $(db "SELECT group_concat(key, ' ') FROM json_each(readfile('x.json')) WHERE key NOT IN ('command', 'schema_version', 'version')")"
-    [ "$(db "SELECT json_extract(readfile('x.json'), '$.exit_code')")" = $rc ] || echo "  its exit_code is another"
-    [[ $command = sql* ]] || db "SELECT DISTINCT '  no snake case: ' || key FROM json_tree(readfile('x.json')) WHERE typeof(key) = 'text' AND key GLOB '*[^a-z0-9_]*'"
+    db "SELECT '  valid ' || json_valid(j) || ', ' || (SELECT group_concat(key, ' ') FROM json_each(j) WHERE key NOT IN ('command', 'schema_version', 'version')) FROM (SELECT readfile('x.json') AS j);
+        SELECT '  its exit_code is another' WHERE json_extract(readfile('x.json'), '$.exit_code') IS NOT $rc;
+        SELECT DISTINCT '  no snake case: ' || key FROM json_tree(readfile('x.json')) WHERE '$command' NOT GLOB 'sql*' AND typeof(key) = 'text' AND key GLOB '*[^a-z0-9_]*'"
     (sparsegauge $command --format jsonl || true) >x.jsonl 2>/dev/null
-    while read -r line; do [ "$(db "SELECT json_valid('${line//\'/\'\'}')")" = 1 ] || echo "  a line that is no JSON: $line"; done <x.jsonl
+    sqlite3 :memory: 'CREATE TABLE l(line)' '.mode ascii' '.separator "\037" "\n"' '.import x.jsonl l' "SELECT '  a line that is no JSON: ' || line FROM l WHERE NOT json_valid(line)"
     (sparsegauge $command --format csv || true) >x.csv 2>/dev/null
     [[ $(sed -n 1p x.csv) =~ ^[a-z][a-z0-9_,]*.?$ || $command = sql* ]] || echo "  CSV begins: $(sed -n 1p x.csv)"
 done

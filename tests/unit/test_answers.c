@@ -29,7 +29,9 @@ static void enter(void)
     dir = dir_make();
     cr_assert_eq(chdir(dir), 0);
     ok(setup_open(&setup,
-        &(struct machine_options){.cpu_mask = "auto", .device = "cpu", .cache = "none"}, MODEL));
+        &(struct machine_options){
+            .cpu_mask = "auto", .device = "cpu", .cache = "none", .threads = 1},
+        MODEL));
     struct sample_options o = SAMPLE_DEFAULTS;
     o.suites = (struct text_list){{"ruler:tasks=niah_single_1,vt;lengths=1024"}, 1};
     o.max_length = 1024;
@@ -186,8 +188,9 @@ static char *stored(const char *db)
     return text;
 }
 
-#define RULER \
-    " --suite 'ruler:tasks=niah_single_1,vt;lengths=1024' --max-length 1024 --num-samples 2 "
+#define RULER                                                                                 \
+    " --suite 'ruler:tasks=niah_single_1,vt;lengths=1024' --max-length 1024 --num-samples 2 " \
+    "--threads 1 "
 
 Test(answers, are_stored_and_the_same_with_a_cache_and_in_a_sweep)
 {
@@ -239,7 +242,9 @@ static double metric(const char *db, const char *name)
  * dense run leaves nothing out. */
 Test(answers, the_recall_of_the_oracle_is_that_of_the_best_tiles)
 {
-#define VT " --suite 'ruler:tasks=vt;lengths=1024' --max-length 1024 --num-samples 1 --attribution "
+#define VT                                                                                    \
+    " --suite 'ruler:tasks=vt;lengths=1024' --max-length 1024 --num-samples 1 --attribution " \
+    "--threads 1 "
     tool("eval " MODEL VT "--method oracle+over=mean --topk .4 --cache none -q --db o.db");
     tool("eval " MODEL VT "--topk .4 --cache none -q --db t.db");
     tool("eval " MODEL VT "--topk 1 --cache none -q --db all.db");
