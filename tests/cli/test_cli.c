@@ -1,158 +1,6 @@
 /* The program as a stranger uses it: what it prints, what it writes, how it ends, and what it says
  * to bad input. */
-#include "base/json.h"
-#include "tests/unit/model_files.h"
-
-#include <criterion/criterion.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <math.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-
-#define DEMO SG_SOURCE_DIR "/suites/demo/model"
-
-enum { PASS, GATE_FAILED, USAGE, RUN_ERROR, INVALID };
-
-/* The folder that all runs of one test work in; HOME and the cache lie inside. */
-static char *place;
-
-static void enter(void)
-{
-    place = dir_make();
-    char *cache = path_join(place, "cache");
-    setenv("HOME", place, 1);
-    setenv("XDG_CACHE_HOME", cache, 1);
-    unsetenv("GITHUB_STEP_SUMMARY");
-    setenv("LC_ALL", "C.UTF-8", 1);
-    setenv("COLUMNS", "1000", 1); /* what is looked for is not wrapped */
-    free(cache);
-}
-
-static void leave(void) { dir_remove(place); }
-
-static char *in_place(const char *name) { return path_join(place, name); }
-
-static bool here(const char *name)
-{
-    char *path = in_place(name);
-    bool yes = file_exists(path);
-    free(path);
-    return yes;
-}
-
-struct ran {
-    int code;
-    struct str out, err;
-};
-
-static void ran_clear(struct ran *r)
-{
-    str_clear(&r->out);
-    str_clear(&r->err);
-}
-
-/* Words are cut at single spaces. Standard output goes to `device` when there is one, and is not
- * kept then. */
-static struct ran run_to(const char *device, const char *words)
-{
-    char *copy = str_dup(words), *argv[64] = {(char *)SG_BINARY};
-    int n = 1;
-    for (char *save, *w = strtok_r(copy, " ", &save); w && n < 63; w = strtok_r(NULL, " ", &save))
-        argv[n++] = w;
-    char *out = in_place(".stdout"), *err = in_place(".stderr");
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) {
-        int fds[] = {open("/dev/null", O_RDONLY),
-            open(device ? device : out, O_CREAT | O_TRUNC | O_WRONLY, 0600),
-            open(err, O_CREAT | O_TRUNC | O_WRONLY, 0600)};
-        for (int i = 0; i < 3; i++) dup2(fds[i], i);
-        if (chdir(place) == 0) execv(SG_BINARY, argv);
-        _exit(127);
-    }
-    int status = 0;
-    cr_assert_eq(waitpid(child, &status, 0), child);
-    struct ran r = {.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status)};
-    if (!device) r.out = file_get(place, ".stdout");
-    r.err = file_get(place, ".stderr");
-    free(out);
-    free(err);
-    free(copy);
-    return r;
-}
-
-static struct ran run(const char *words) { return run_to(NULL, words); }
-
-static bool has(const struct str *s, const char *what) { return strstr(str_get(s), what) != NULL; }
-
-/* Run and expect this exit code; prints what was said if not. */
-static struct ran expect(int code, const char *words)
-{
-    struct ran r = run(words);
-    cr_expect_eq(r.code, code, "%s: exit code %d, expected %d\n%s%s", words, r.code, code,
-        r.code == PASS ? "" : str_get(&r.out), str_get(&r.err));
-    return r;
-}
-
-static void ends(int code, const char *words)
-{
-    struct ran r = expect(code, words);
-    ran_clear(&r);
-}
-
-/* One message on standard error with all of `wanted` (ended by NULL) in it, and this exit code. */
-static void refuses(int code, const char *words, const char *const *wanted)
-{
-    struct ran r = expect(code, words);
-    cr_expect(
-        str_starts_with(str_get(&r.err), "sparsegauge: "), "%s: \"%s\"", words, str_get(&r.err));
-    const char *end = strchr(str_get(&r.err), '\n');
-    cr_expect(
-        end && end[1] == 0, "%s: more or less than one message: \"%s\"", words, str_get(&r.err));
-    for (; *wanted; wanted++)
-        cr_expect(has(&r.err, *wanted), "%s: no \"%s\" in \"%s\"", words, *wanted, str_get(&r.err));
-    ran_clear(&r);
-}
-#define SAYS(...) ((const char *const[]){__VA_ARGS__, NULL})
-
-static cJSON *json_of(const char *name)
-{
-    char *path = in_place(name);
-    cJSON *root = NULL;
-    cr_assert_eq(json_read_file(&root, path), OK, "%s", status_message());
-    free(path);
-    return root;
-}
-
-static const cJSON *at(const cJSON *o, const char *field)
-{
-    const cJSON *x = cJSON_GetObjectItemCaseSensitive(o, field);
-    cr_assert_not_null(x, "no field %s", field);
-    return x;
-}
-
-static double number(const cJSON *o, const char *field)
-{
-    const cJSON *x = at(o, field);
-    cr_assert(cJSON_IsNumber(x), "%s is %s", field, json_kind(x));
-    return x->valuedouble;
-}
-
-static double metric(const cJSON *root, const char *name, const char *part)
-{
-    const cJSON *m;
-    cJSON_ArrayForEach(m, at(root, "metrics"))
-    {
-        if (strcmp(at(m, "scope")->valuestring, "overall") == 0 &&
-            strcmp(at(m, "name")->valuestring, name) == 0)
-            return number(m, part);
-    }
-    cr_assert_fail("no metric %s", name);
-    return NAN;
-}
-
-#define EVAL "eval " DEMO " --threads 1 --db r.db "
+#include "tests/cli/cli_fixture.h"
 
 Test(cli, help_and_usage, .init = enter, .fini = leave)
 {
@@ -167,7 +15,8 @@ Test(cli, help_and_usage, .init = enter, .fini = leave)
         struct ran r = expect(PASS, words), wrong;
         char usage[64], example[64];
         snprintf(usage, sizeof usage, "usage: sparsegauge %s", name);
-        snprintf(example, sizeof example, "\n  sparsegauge %s", name);
+        /* as it was called: by a path here */
+        snprintf(example, sizeof example, "/sparsegauge %s", name);
         cr_expect(str_starts_with(str_get(&r.out), usage), "%s", words);
         const char *shown = strstr(str_get(&r.out), "\nexample");
         cr_assert(shown && strstr(shown, example), "%s shows no example", words);
@@ -499,106 +348,6 @@ Test(cli, eight_bits_from_end_to_end, .init = enter, .fini = leave, .timeout = 3
     ran_clear(&r);
 }
 
-Test(cli, tuning_as_the_guide_spells_it, .init = enter, .fini = leave, .timeout = 300)
-{
-    struct ran r = expect(PASS,
-        "--model " DEMO " --tune --l1 .06 --pv_l1 .07 --layer_range 4,8 --max_length 512 "
-        "--num_tune_samples 2 --held-out 1 --model_out_path t.json --stats_out_path s.json "
-        "--threads 1 --db r.db");
-    cr_expect_eq(r.err.len, 0, "not a terminal, and yet: %s", str_get(&r.err));
-    ran_clear(&r);
-    ends(PASS,
-        "--model_name " DEMO
-        " --parallel_tune --l1=0.06 --pv-l1=.07 --layer-range 4,8 --max-length 512 "
-        "--num-tune-samples 2 --held_out 1 --model-out-path p.json --threads 2 --db p.db");
-    struct str one = file_get(place, "t.json"), two = file_get(place, "p.json");
-    cr_expect_str_eq(str_get(&one), str_get(&two), "parallel tuning found something else");
-    str_clear(&one);
-    str_clear(&two);
-    cJSON *t = json_of("t.json");
-    cr_expect_str_eq(at(t, "layers")->valuestring, "4-7");
-    cr_expect(number(t, "l1") == .06 && number(t, "pv_l1") == .07 && number(t, "num_samples") == 2);
-    cr_expect_eq(cJSON_GetArraySize(at(t, "heads")), 16);
-    const cJSON *x;
-    int n_sparse = 0;
-    cJSON_ArrayForEach(x, at(t, "heads"))
-    {
-        n_sparse += cJSON_IsTrue(at(x, "is_sparse"));
-        cr_expect(number(at(x, "achieved"), "l1") <= .07 && number(at(x, "check"), "l1") <= .07);
-    }
-    cr_expect(n_sparse > 0);
-    const cJSON *over = at(t, "held_out_over_bound");
-    cr_expect(number(over, "samples") == 1 && number(over, "sparse_heads") == n_sparse &&
-            number(over, "share_hi") > .5,
-        "one held-out text vouches for little: %g", number(over, "share_hi"));
-    cJSON_Delete(t);
-    cr_expect(here("s.json"), "--stats_out_path wrote nothing");
-    if (here("s.json")) {
-        cJSON *s = json_of("s.json");
-        cr_expect(cJSON_IsArray(s) && cJSON_GetArraySize(s) >= 4);
-        cJSON_ArrayForEach(x, s)
-            cr_expect(number(x, "layer_idx") >= 0 && number(x, "mean_sparsity") >= 0);
-        cJSON_Delete(s);
-    }
-    r = expect(PASS, "explain t.json");
-    cr_expect(has(&r.out, "0.06"));
-    ran_clear(&r);
-    ends(PASS, EVAL "-q --tuned t.json --max-length 512 --num-samples 2 --output after_tune.json");
-    cJSON *after = json_of("after_tune.json");
-    cr_expect(
-        number(at(after, "config"), "l1") == .06 && number(at(after, "config"), "pv_l1") == .07);
-    cr_expect_str_eq(at(at(after, "config"), "layer_range")->valuestring, "4,8");
-    cr_expect(number(at(after, "sparsity"), "mean") > 0);
-    cJSON_Delete(after);
-    /* thresholds of another model, shape or method */
-    refuses(USAGE, EVAL "--tuned t.json --block 64x64 --max-length 300",
-        SAYS("t.json", "block", "128x64", "64x64"));
-    refuses(USAGE, EVAL "--tuned t.json --simthreshd1 .5", SAYS("--tuned", "--simthreshd1"));
-    refuses(RUN_ERROR, EVAL "--tuned after_tune.json", SAYS("after_tune.json", "kind"));
-    file_edit(place, "t.json", "\"model_fingerprint\": \"xxh3:", "\"model_fingerprint\": \"xxh3:0");
-    struct ran other = run(EVAL "--tuned t.json --max-length 300");
-    cr_expect(other.code == USAGE || other.code == RUN_ERROR, "%d", other.code);
-    cr_expect(has(&other.err, "model_fingerprint") && has(&other.err, "t.json"), "%s",
-        str_get(&other.err));
-    ran_clear(&other);
-}
-
-/* What a tuned file fixes cannot be asked for otherwise beside it. */
-Test(cli, tuned_files_and_contrary_options, .init = enter, .fini = leave)
-{
-    ends(PASS,
-        "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads "
-        "1 --db r.db -o t.json");
-    static const char *const contrary[] = {"--smooth-k global", "--method oracle", "--topk .5"};
-    for (int i = 0; i < 3; i++) {
-        char words[256];
-        snprintf(words, sizeof words, EVAL "-q --tuned t.json --max-length 300 --num-samples 1 %s",
-            contrary[i]);
-        ends(USAGE, words);
-    }
-}
-
-Test(cli, a_grid_of_bounds_and_torch_files, .init = enter, .fini = leave)
-{
-    ends(PASS,
-        "tune " DEMO
-        " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 --threads 1 --db r.db "
-        "--l1 .04,.10 --pv-l1 l1+.02 -o grid.json");
-    cr_expect(here("grid_l1=0.04_pv=0.06.json") && here("grid_l1=0.1_pv=0.12.json"));
-    ends(PASS,
-        "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 6,8 "
-        "--threads 1 --db r.db -o x.pt");
-    struct str pt = file_get(place, "x.pt");
-    cr_expect(pt.len > 4 && memcmp(pt.data, "PK\3\4", 4) == 0,
-        "x.pt is no zip file of torch's, it begins \"%.8s\"", str_get(&pt));
-    str_clear(&pt);
-    refuses(RUN_ERROR,
-        "tune " DEMO
-        " -q --max-length 300 --num-tune-samples 1 --held-out 1 --layers 7 --threads 1 --db r.db "
-        "-o /nowhere/t.json",
-        SAYS("/nowhere/t.json"));
-}
-
 /* A copy of the demo model at place/bad. */
 static char *bad_model(void)
 {
@@ -853,25 +602,6 @@ Test(cli, what_needs_a_gpu_says_so, .init = enter, .fini = leave)
     ran_clear(&r);
 }
 
-Test(cli, from_curves_needs_curves, .init = enter, .fini = leave)
-{
-    struct ran r =
-        run("tune " DEMO " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 "
-            "--threads 1 --db r.db --from-curves -o t.json");
-    cr_expect(r.code != PASS && has(&r.err, "curve") && !here("t.json"), "exit code %d: %s", r.code,
-        str_get(&r.err));
-    ran_clear(&r);
-    ends(PASS,
-        "tune " DEMO
-        " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
-        "--db r.db -o first.json");
-    ends(PASS,
-        "tune " DEMO
-        " -q --max-length 300 --num-tune-samples 1 --held-out 0 --layers 7 --threads 1 "
-        "--db r.db --l1 .1 --from-curves -o t.json");
-    cr_expect(here("t.json"));
-}
-
 /* What was not written was not done. */
 Test(cli, a_full_standard_output_is_a_failure, .init = enter, .fini = leave)
 {
@@ -884,72 +614,6 @@ Test(cli, a_full_standard_output_is_a_failure, .init = enter, .fini = leave)
             cases[i], str_get(&r.err));
         ran_clear(&r);
     }
-}
-
-/* What thresholds from a file do not promise is said before they run. */
-Test(cli, tuned_files_say_what_they_do_not_promise, .init = enter, .fini = leave)
-{
-#define TUNE \
-    "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --layers 7 --threads 1 --db r.db "
-    ends(PASS, TUNE "--held-out 1 -o sound.json");
-    ends(PASS, TUNE "--held-out 0 -o alone.json");
-    ends(PASS, TUNE "--held-out 1 --from-curves -o curves.json");
-    ends(PASS, TUNE "--held-out 1 --from-curves -o curves.json"); /* its like it may replace */
-    refuses(USAGE, TUNE "--held-out 1 --from-curves -o sound.json",
-        SAYS("sound_guide.json", "verified"));
-    static const struct {
-        const char *words, *says;
-    } cases[] = {
-        {EVAL "-q --tuned sound.json --max-length 300 --num-samples 1", NULL},
-        {EVAL "-q --tuned alone.json --max-length 300 --num-samples 1",
-            "alone.json: tuned with no held-out samples"},
-        {EVAL "-q --tuned curves.json --max-length 300 --num-samples 1",
-            "curves.json: nothing in it was verified"},
-        {EVAL "-q --tuned sound.json --max-length 400 --num-samples 1",
-            "sound.json: tuned on samples of up to 288 tokens, run on 381"},
-        {"audit " DEMO " -q --threads 1 --tuned sound.json --max-length 400",
-            "sound.json: tuned on samples of up to 288 tokens, run on 381"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct ran r = run(cases[i].words);
-        cr_expect_neq(r.code, RUN_ERROR, "%s: %s", cases[i].words, str_get(&r.err));
-        cr_expect(cases[i].says ? has(&r.err, cases[i].says) : !has(&r.err, "sound.json"), "%s: %s",
-            cases[i].words, str_get(&r.err));
-        ran_clear(&r);
-    }
-}
-
-/* The guide's choice and the recommended one, side by side unless one of them is asked for. */
-Test(cli, tune_without_a_choice_makes_both, .init = enter, .fini = leave)
-{
-#define BOTH                                                                                    \
-    "tune " DEMO " -q --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 " \
-    "--threads 1 --db r.db "
-    struct ran r = expect(PASS, BOTH "--format csv -o both.json");
-    cr_expect(here("both.json") && here("both_guide.json"));
-    cr_expect(has(&r.out, "guide,sparge,") && has(&r.out, "recommended,sparge/bound,"), "%s",
-        str_get(&r.out));
-    ran_clear(&r);
-    struct str guide = file_get(place, "both_guide.json"), ours = file_get(place, "both.json");
-    cr_expect(has(&guide, "\"method\": \"sparge\"") && has(&guide, "\"rule\": \"l1\""), "%s",
-        str_get(&guide));
-    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"rule\": \"rmse\""), "%s",
-        str_get(&ours));
-    str_clear(&guide);
-    str_clear(&ours);
-    ends(PASS, BOTH "--profile recommended --l1 .2 --pv-l1 l1+.01 -o one.json");
-    cr_expect(here("one.json") && !here("one_guide.json"));
-    ours = file_get(place, "one.json");
-    cr_expect(has(&ours, "\"method\": \"sparge/bound\"") && has(&ours, "\"l1\": 0.2"), "%s",
-        str_get(&ours));
-    str_clear(&ours);
-    r = expect(PASS,
-        "tune " DEMO " --max-length 300 --num-tune-samples 1 --check 1 --held-out 1 --layers 7 "
-        "--threads 1 --db r.db -o x.pt");
-    cr_expect(here("x.pt") && !here("x_guide.pt") && has(&r.err, "the guide's profile alone"), "%s",
-        str_get(&r.err));
-    ran_clear(&r);
-    refuses(USAGE, BOTH "--profile best", SAYS("--profile", "best", "guide or recommended"));
 }
 
 Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = leave)
@@ -965,33 +629,6 @@ Test(cli, options_that_would_be_passed_over_are_refused, .init = enter, .fini = 
     refuses(USAGE, "optimise " DEMO " -q --method window", SAYS("--method window", "list methods"));
     refuses(USAGE, EVAL "-q --method dense --topk .5", SAYS("--topk", "--method dense"));
     refuses(USAGE, "explain t.pt", SAYS("t.pt", "no bounds, errors or reasons", "tuned.json"));
-}
-
-/* The ledger names the thresholds that a run looked at, and a missing time says why. */
-Test(cli, thresholds_not_looked_at_and_times_not_taken_are_not_shown, .init = enter, .fini = leave)
-{
-#define SHORT "-q --max-length 300 --num-samples 1 "
-    struct ran r = expect(PASS, EVAL SHORT "--details --topk .5");
-    cr_expect(has(&r.out, "time dense") && has(&r.out, "time sparse"), "%s", str_get(&r.out));
-    ran_clear(&r);
-    r = expect(PASS, EVAL SHORT "--details --window 128");
-    cr_expect(!has(&r.out, "time dense") && !has(&r.out, "time sparse"), "both sides or none: %s",
-        str_get(&r.out));
-    ran_clear(&r);
-    ends(PASS, EVAL SHORT "--window 128 --pvthreshd 4");
-    ends(PASS, EVAL SHORT "--cdfthreshd .9");
-    r = expect(PASS,
-        "sql --db r.db --format csv "
-        "SELECT/**/run,count(theta)>0,count(tau)>0,count(lambda)>0/**/FROM/**/v_ledger/**/GROUP/**/"
-        "BY/**/run");
-    cr_expect(has(&r.out, "1,1,0,1") && has(&r.out, "2,0,0,0") && has(&r.out, "3,0,0,1") &&
-            has(&r.out, "4,1,1,1"),
-        "%s", str_get(&r.out));
-    ran_clear(&r);
-    r = expect(PASS,
-        "sql --db r.db --format csv SELECT/**/id,pvthreshd/**/FROM/**/v_runs/**/WHERE/**/id=3");
-    cr_expect(has(&r.out, "3,4"), "%s", str_get(&r.out));
-    ran_clear(&r);
 }
 
 /* The guide's prompts are a few tokens long: that they match shows nothing, and that is said. */
