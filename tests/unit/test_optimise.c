@@ -12,7 +12,7 @@
 
 enum {
     N_RUNGS = 4,
-    LENGTH = 384,
+    LENGTH = 288,
     N_TUNE = 2,
     N_CHECK = 2,
     N_HELD_OUT = 2,
