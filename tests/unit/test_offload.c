@@ -17,7 +17,7 @@
 #define CHECK(call) cr_assert_eq((call), OK, "%s: %s", #call, status_message())
 #define DEMO SG_SOURCE_DIR "/suites/demo/model"
 enum {
-    LONGEST = 700,
+    LONGEST = 520,
     SEQUENCES = 5,
     CAPTURED = 2,
     PLACE_CPU = 0,
@@ -26,7 +26,7 @@ enum {
     PLACE_CPUS = 100
 };
 
-static const int lengths[SEQUENCES] = {512, 300, LONGEST, 1, 640};
+static const int lengths[SEQUENCES] = {384, 280, LONGEST, 1, 300};
 
 /* What a sequence gives. */
 struct results {
