@@ -100,9 +100,12 @@ while read -r core needs; do
     [ -n "$core" ] || continue
     why=$(core_refused "$core" $needs)
     [ -z "$why" ] || { row "$core" - - - - - "skipped: $why"; continue; }
+    [ $form = full ] || [ "$core" != "${chosen:-}" ] || continue # it was the first
     name=$core
     if [ "$core" != here ]; then export OPENBLAS_CORETYPE=$core
-    else name="here: $(OPENBLAS_VERBOSE=2 "$program" list suites 2>&1 >"$work/unused" | sed -n 's/^Core: //p')"
+    else
+        chosen=$(OPENBLAS_VERBOSE=2 "$program" list suites 2>&1 >"$work/unused" | sed -n 's/^Core: //p')
+        name="here: $chosen"
     fi
     # Products large enough to be cut, which the tiny model's are not.
     "$test_kernels" --filter '*/threads_*' >"$work/kernels" 2>&1 ||

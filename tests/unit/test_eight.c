@@ -25,12 +25,14 @@ static double e4m3_of(int code)
 /* The nearest code by trying all of them; a tie goes to the even one. */
 static double e4m3_nearest(double x)
 {
+    static double of[127];
     int best = 0;
+    for (int c = 0; c < 127 && !(of[126] > 0); c++) of[c] = e4m3_of(c);
     for (int c = 1; c < 127; c++) {
-        double now = fabs(fabs(x) - e4m3_of(c)), before = fabs(fabs(x) - e4m3_of(best));
+        double now = fabs(fabs(x) - of[c]), before = fabs(fabs(x) - of[best]);
         if (now < before || (now == before && c % 2 == 0)) best = c;
     }
-    return copysign(e4m3_of(best), x);
+    return copysign(of[best], x);
 }
 
 Test(eight, e4m3_is_the_nearest_code)
