@@ -8,57 +8,34 @@
  *   check_kernels --bench [--threads N]                     speed against the sgemm rate of this
  * machine
  */
-#include "base/clock.h"
-#include "base/rng.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/mask.h"
-#include "kernels/registry.h"
+#include "tests/kernels/attn_bench.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEADS = 4, GUARD = 32, MAX_IMPLS = 16 };
-
 static const int row_counts[] = {1, 2, 63, 64, 65, 127, 128, 129, 200, 257, 511, 640};
 static const int head_dims[] = {16, 64, 80, 96, 128};
-static const struct block_shape shapes[] = {{128, 64}, {64, 64}, {64, 128}, {128, 128}};
 static const float lambdas[] = {0, 1, 5, 50};
 enum {
     N_ROW_COUNTS = sizeof row_counts / sizeof *row_counts,
     N_DIMS = sizeof head_dims / sizeof *head_dims,
     N_SHAPES = 4,
 };
-/* The judge's margin to a skip decision, in log2 units, below which f32 may decide otherwise. */
-static const double NEAR_TIE = 1e-3;
-static const uint32_t POISON = 0x7fc0dead; /* a quiet NaN that no computation makes */
-
-enum map_kind { MAP_FULL, MAP_MINIMAL, MAP_RANDOM, MAP_SPARSE_RANDOM, MAP_HALF, N_MAP_KINDS };
-
 struct tally {
     double worst; /* error over that of plain f32 */
     long calls, ties, failures;
     char where[160];
 };
 
+enum { MAX_IMPLS = 16 };
 static struct tally tallies[MAX_IMPLS];
 static const char *only_impl;
 static struct par *pools[4]; /* [t]: t threads */
 static char label[160];
-
-static void *must(void *p)
-{
-    if (!p) {
-        fprintf(stderr, "check_kernels: out of memory\n");
-        exit(3);
-    }
-    return p;
-}
-
-static void *aligned(size_t bytes) { return must(aligned_alloc(64, (bytes + 127) / 64 * 64)); }
 
 static void wrong(int impl, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void wrong(int impl, const char *fmt, ...)
@@ -72,247 +49,10 @@ static void wrong(int impl, const char *fmt, ...)
     va_end(ap);
 }
 
-struct problem {
-    struct attn_args a;
-    float *q, *k, *v, *o;
-    size_t o_floats;
-    double *truth;    /* [n_heads, n_q, d] */
-    float *plain;     /* the same in plain f32 */
-    double top_score; /* largest |score| of a tile that was used */
-    uint8_t *tied;    /* [n_heads, n_q] the row's unit has a decision too close to call */
-    struct head_ledger ledger[HEADS];
-    int ties[HEADS];
-};
-
-static float *fill_rows(struct rng *r, int n, int heads, int d, ptrdiff_t row, ptrdiff_t head,
-    size_t floats, float pull, const float *direction)
-{
-    float *x = aligned(floats * sizeof *x);
-    memset(x, 0xff, floats * sizeof *x); /* NaN between the rows */
-    for (int h = 0; h < heads; h++) {
-        float c = 0;
-        for (int t = 0; t < n; t++) {
-            if (t % 48 == 0) c = pull * (float)(2 * rng_unit(r) - .8);
-            for (int i = 0; i < d; i++)
-                x[t * row + h * head + i] = (float)rng_normal(r) + c * direction[i];
-        }
-    }
-    return x;
-}
-
-/* Token-major with padding behind heads and rows, or head-major with padding behind each head. */
-static size_t choose_strides(
-    struct rng *r, int n, int heads, int d, ptrdiff_t *row, ptrdiff_t *head)
-{
-    int pad = rng_range(r, 0, 3) * 5;
-    if (rng_below(r, 2)) {
-        *head = d + pad;
-        *row = heads * *head + 3 * pad;
-        return (size_t)(n * *row);
-    }
-    *row = d + pad;
-    *head = n * *row + 7 * pad;
-    return (size_t)(heads * *head);
-}
-
-static void problem_open(struct problem *p, struct rng *r, int n_q, int q_start, int n_kv_heads,
-    int d, struct block_shape block, float pull)
-{
-    memset(p, 0, sizeof *p);
-    struct attn_args *a = &p->a;
-    *a = (struct attn_args){.dtype = DTYPE_F32,
-        .n_q = n_q,
-        .q_start = q_start,
-        .n_heads = HEADS,
-        .n_kv_heads = n_kv_heads,
-        .head_dim = d,
-        .scale = 1 / sqrtf((float)d),
-        .block = block};
-    float direction[256];
-    for (int i = 0; i < d; i++) direction[i] = rng_below(r, 2) ? 1 : -1;
-    int n_kv = attn_n_kv(a);
-    size_t nq = choose_strides(r, n_q, HEADS, d, &a->q_row, &a->q_head);
-    size_t nk = choose_strides(r, n_kv, n_kv_heads, d, &a->k_row, &a->k_head);
-    size_t nv = choose_strides(r, n_kv, n_kv_heads, d, &a->v_row, &a->v_head);
-    p->o_floats = choose_strides(r, n_q, HEADS, d, &a->o_row, &a->o_head);
-    a->q = p->q = fill_rows(r, n_q, HEADS, d, a->q_row, a->q_head, nq, .5f, direction);
-    a->k = p->k = fill_rows(r, n_kv, n_kv_heads, d, a->k_row, a->k_head, nk, pull, direction);
-    a->v = p->v = fill_rows(r, n_kv, n_kv_heads, d, a->v_row, a->v_head, nv, 0, direction);
-    p->o = aligned((p->o_floats + 2 * GUARD) * sizeof *p->o);
-    size_t rows = (size_t)HEADS * (size_t)n_q;
-    p->truth = aligned(rows * (size_t)d * sizeof *p->truth);
-    p->plain = aligned(rows * (size_t)d * sizeof *p->plain);
-    p->tied = aligned(rows);
-}
-
-static void problem_close(struct problem *p)
-{
-    free(p->q);
-    free(p->k);
-    free(p->v);
-    free(p->o);
-    free(p->truth);
-    free(p->plain);
-    free(p->tied);
-}
-
-static void fill_map(
-    struct rng *r, struct tile_map *m, const struct attn_args *a, enum map_kind kind)
-{
-    m->bits = aligned(tile_map_bytes(m));
-    memset(m->bits, 0, tile_map_bytes(m));
-    double density = kind == MAP_RANDOM ? rng_unit(r)
-        : kind == MAP_HALF              ? .5
-        : kind == MAP_FULL              ? 1
-        : kind == MAP_SPARSE_RANDOM     ? .12
-                                        : 0;
-    for (int h = 0; h < m->n_heads; h++)
-        for (int i = 0; i < m->n_qblocks; i++) {
-            uint64_t *bits = tile_map_row(m, h, i);
-            int qb = a->q_start / m->block.q + i, n = tiles_possible(m->block, qb, attn_n_kv(a));
-            for (int j = 0; j < n; j++) {
-                bool diagonal = (j + 1) * m->block.k > qb * m->block.q;
-                /* a map without sink is legal, too */
-                bool sink = j == 0 && kind != MAP_SPARSE_RANDOM;
-                if (diagonal || sink || rng_unit(r) < density)
-                    bits[j / 64] |= (uint64_t)1 << (j % 64);
-            }
-        }
-}
-
-/* A key in front of a row's window, if there is one. */
-static bool too_old(const struct attn_args *a, int row, int key)
-{
-    return a->window > 0 && a->q_start + row - key >= a->window;
-}
-
-static double score(const struct attn_args *a, int h, int row, int key)
-{
-    const float *q = (const float *)a->q + row * a->q_row + h * a->q_head;
-    const float *k =
-        (const float *)a->k + key * a->k_row + h / (a->n_heads / a->n_kv_heads) * a->k_head;
-    double s = 0;
-    for (int i = 0; i < a->head_dim; i++) s += (double)q[i] * (double)k[i];
-    return s * (double)a->scale;
-}
-
-static void plain_row(
-    const struct attn_args *a, int h, int row, const uint8_t *used, float *s, float *o)
-{
-    int kv = h / (a->n_heads / a->n_kv_heads), n = a->q_start + row + 1, d = a->head_dim;
-    const float *q = (const float *)a->q + row * a->q_row + h * a->q_head;
-    float top = -INFINITY, sum = 0;
-    for (int j = 0; j < n; j++) {
-        if (!used[j / a->block.k] || too_old(a, row, j)) continue;
-        const float *k = (const float *)a->k + j * a->k_row + kv * a->k_head;
-        s[j] = 0;
-        for (int i = 0; i < d; i++) s[j] += q[i] * k[i];
-        s[j] *= a->scale;
-        top = fmaxf(top, s[j]);
-    }
-    memset(o, 0, sizeof *o * (size_t)d);
-    for (int j = 0; j < n; j++) {
-        if (!used[j / a->block.k] || too_old(a, row, j)) continue;
-        const float *v = (const float *)a->v + j * a->v_row + kv * a->v_head;
-        float p = expf(s[j] - top);
-        sum += p;
-        for (int i = 0; i < d; i++) o[i] += p * v[i];
-    }
-    for (int i = 0; i < d; i++) o[i] /= sum;
-}
-
-static void judge_unit(
-    struct problem *p, int h, int row0, int row1, const uint64_t *tiles, double *s, float *plain_s)
-{
-    const struct attn_args *a = &p->a;
-    int n_kv = attn_n_kv(a), bk = a->block.k, last = a->q_start + row1 - 1, nb = last / bk + 1,
-        rows = row1 - row0;
-    int kv = h / (a->n_heads / a->n_kv_heads), d = a->head_dim;
-    double m[PV_UNIT_ROWS];
-    bool filled[PV_UNIT_ROWS] = {0}, tied = false;
-    uint8_t used[64] = {0};
-    for (int r = 0; r < rows; r++) m[r] = -INFINITY;
-    struct head_ledger *l = &p->ledger[h];
-    bool ends_block = row1 == a->n_q || (a->q_start + row1) % a->block.q == 0;
-    for (int jb = 0; jb < nb; jb++) {
-        int last_key = (jb + 1) * bk - 1;
-        if (too_old(a, row0, last_key)) continue; /* for every row of the unit */
-        l->pv_units_possible++;
-        l->tiles_possible += ends_block;
-        if (tiles && !(tiles[jb / 64] >> (jb % 64) & 1)) continue;
-        l->tiles_computed += ends_block;
-        double worst = -INFINITY;
-        bool empty = false;
-        for (int r = 0; r < rows; r++) {
-            double local = -INFINITY;
-            for (int j = jb * bk; j < (jb + 1) * bk && j <= a->q_start + row0 + r; j++) {
-                if (too_old(a, row0 + r, j)) continue;
-                s[r * n_kv + j] = score(a, h, row0 + r, j);
-                local = fmax(local, s[r * n_kv + j]);
-            }
-            empty |= !filled[r];
-            m[r] = fmax(m[r], local);
-            if (local > -INFINITY) worst = fmax(worst, (local - m[r]) * 1.44269504088896340736);
-        }
-        if (tiles && a->pv_threshold && !empty) {
-            double margin = worst + (double)a->pv_threshold[h];
-            if (a->pv_threshold[h] > 0 && fabs(margin) < NEAR_TIE) tied = true;
-            if (margin <= 0) continue;
-        }
-        used[jb] = 1;
-        l->pv_units_computed++;
-        for (int r = 0; r < rows; r++) filled[r] |= jb * bk <= a->q_start + row0 + r;
-    }
-    p->ties[h] += tied;
-    for (int r = 0; r < rows; r++) {
-        size_t at = (size_t)h * (size_t)a->n_q + (size_t)(row0 + r);
-        double *o = p->truth + at * (size_t)d, sum = 0,
-               top = -INFINITY; /* skipped tiles may hold larger scores */
-        memset(o, 0, sizeof *o * (size_t)d);
-        for (int j = 0; j <= a->q_start + row0 + r; j++)
-            if (used[j / bk] && !too_old(a, row0 + r, j)) top = fmax(top, s[r * n_kv + j]);
-        p->top_score = fmax(p->top_score, fabs(top));
-        for (int j = 0; j <= a->q_start + row0 + r; j++) {
-            if (!used[j / bk] || too_old(a, row0 + r, j)) continue;
-            double e = exp(s[r * n_kv + j] - top);
-            sum += e;
-            const float *v = (const float *)a->v + j * a->v_row + kv * a->v_head;
-            for (int i = 0; i < d; i++) o[i] += e * (double)v[i];
-        }
-        for (int i = 0; i < d; i++) o[i] /= sum;
-        plain_row(a, h, row0 + r, used, plain_s, p->plain + at * (size_t)d);
-        p->tied[at] = tied;
-    }
-}
-
-static void judge(struct problem *p)
-{
-    const struct attn_args *a = &p->a;
-    double *s = aligned(sizeof *s * PV_UNIT_ROWS * (size_t)attn_n_kv(a));
-    float *plain_s = aligned(sizeof *plain_s * (size_t)attn_n_kv(a));
-    memset(p->ledger, 0, sizeof p->ledger);
-    memset(p->ties, 0, sizeof p->ties);
-    p->top_score = 0;
-    for (int h = 0; h < HEADS; h++) {
-        bool sparse = a->tiles && (!a->head_sparse || a->head_sparse[h]);
-        for (int row = 0; row < a->n_q;) {
-            int end = (a->q_start + row) / PV_UNIT_ROWS * PV_UNIT_ROWS + PV_UNIT_ROWS - a->q_start;
-            if (end > a->n_q) end = a->n_q;
-            int i = (a->q_start + row) / a->block.q - a->q_start / a->block.q;
-            judge_unit(p, h, row, end, sparse ? tile_map_row(a->tiles, h, i) : NULL, s, plain_s);
-            row = end;
-        }
-    }
-    free(s);
-    free(plain_s);
-}
-
 static bool skips(int i, const struct attn_args *a)
 {
     return (only_impl && strcmp(only_impl, attn_impls[i]->name) != 0) || attn_impls[i]->refuses(a);
 }
-
-static float *out_of(struct problem *p) { return p->o + GUARD; }
 
 static bool run_impl(const struct attn_impl *impl, int index, struct problem *p, struct par *par)
 {
@@ -790,142 +530,6 @@ static int check(uint64_t seed, int rounds)
     return failures != 0;
 }
 
-static int compare_times(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *t, int n)
-{
-    qsort(t, (size_t)n, sizeof *t, compare_times);
-    return n % 2 ? t[n / 2] : (t[n / 2 - 1] + t[n / 2]) / 2;
-}
-
-enum { REPEATS = 5 };
-
-static double sgemm_rate(int threads)
-{
-    enum { N = 2048 };
-    float *a = aligned(sizeof *a * N * N), *b = aligned(sizeof *a * N * N),
-          *c = aligned(sizeof *a * N * N);
-    for (size_t i = 0; i < (size_t)N * N; i++) a[i] = b[i] = (float)(i % 7) - 3;
-    openblas_set_num_threads(threads);
-    double t[REPEATS];
-    for (int i = -1; i < REPEATS; i++) {
-        int64_t start = clock_ns();
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, N, N, N, 1, a, N, b, N, 0, c, N);
-        if (i >= 0) t[i] = (double)(clock_ns() - start);
-    }
-    openblas_set_num_threads(1);
-    free(a);
-    free(b);
-    free(c);
-    return 2.0 * N * N * N / median(t, REPEATS); /* GFLOP/s */
-}
-
-static double time_call(const struct attn_impl *impl, struct attn_args *a, void *ws,
-    const struct mask_args *m, struct tile_map *map, void *mask_ws, struct par *par,
-    double *predict_ns)
-{
-    int64_t start = clock_ns();
-    enum status st = OK;
-    if (m) st = mask_predict(&mask_sparge, m, map, mask_ws, par);
-    int64_t middle = clock_ns();
-    if (st == OK) st = impl->run(a, ws, par, NULL);
-    if (st != OK) {
-        fprintf(stderr, "%s: %s\n", impl->name, status_message());
-        exit(3);
-    }
-    if (predict_ns) *predict_ns = (double)(middle - start);
-    return (double)(clock_ns() - start);
-}
-
-static void bench_impl(const struct attn_impl *impl, int n, int d, double rate, struct par *par)
-{
-    static const float fractions[] = {.2f, .4f, .6f, .8f};
-    struct problem p;
-    struct rng r;
-    rng_init(&r, 1);
-    problem_open(&p, &r, n, 0, HEADS, d, shapes[0], .3f);
-    p.a.o = out_of(&p);
-    if (impl->refuses(&p.a)) {
-        printf("%-18s %5d %4d  %s\n", impl->name, n, d, impl->refuses(&p.a));
-        problem_close(&p);
-        return;
-    }
-    struct tile_map map = tile_map_shape(shapes[0], HEADS, 0, n);
-    map.bits = aligned(tile_map_bytes(&map));
-    struct head_params heads[HEADS];
-    float lambda[HEADS];
-    for (int h = 0; h < HEADS; h++) {
-        heads[h] = (struct head_params){-1, 1, 50, true, 0, 0, 0};
-        lambda[h] = 50;
-    }
-    struct mask_args m = {.attn = &p.a, .heads = heads, .smooth_k = SMOOTH_K_RUNNING};
-    void *mask_ws = aligned(mask_workspace(&mask_sparge, &m, par_threads(par)));
-    void *ws = aligned(impl->workspace(&p.a));
-    double dense[REPEATS], sparse[4][REPEATS], predict[4][REPEATS];
-    struct head_ledger ledger[4][HEADS];
-    memset(ledger, 0, sizeof ledger);
-    /* interleaved, so that a drift of the clock hits all alike */
-    for (int i = -1; i < REPEATS; i++) {
-        p.a.tiles = NULL;
-        p.a.pv_threshold = NULL;
-        p.a.ledger = NULL;
-        double t = time_call(impl, &p.a, ws, NULL, NULL, NULL, par, NULL);
-        if (i >= 0) dense[i] = t;
-        for (int f = 0; f < 4; f++) {
-            m.topk = fractions[f];
-            p.a.tiles = &map;
-            p.a.pv_threshold = lambda;
-            p.a.ledger = ledger[f];
-            double predicting;
-            t = time_call(impl, &p.a, ws, &m, &map, mask_ws, par, &predicting);
-            if (i < 0) continue;
-            sparse[f][i] = t;
-            predict[f][i] = predicting;
-        }
-    }
-    double base = median(dense, REPEATS), flop = 2.0 * d * n * (n + 1.0) * HEADS;
-    printf("%-18s %5d %4d %7s %9.2f %9.1f %6.0f%%\n", impl->name, n, d, "dense", base / 1e6,
-        flop / base, 100 * flop / base / rate);
-    for (int f = 0; f < 4; f++) {
-        struct head_ledger sum = {0};
-        for (int h = 0; h < HEADS; h++) head_ledger_add(&sum, &ledger[f][h]);
-        double kept = 1 - ledger_qk_sparsity(&sum), t = median(sparse[f], REPEATS);
-        printf("%-18s %5d %4d %7.3f %9.2f %9s %7s %8.3f %8.3f %8.1f%%\n", impl->name, n, d, kept,
-            t / 1e6, "", "", t / base, kept + .08, 100 * median(predict[f], REPEATS) / base);
-    }
-    free(ws);
-    free(mask_ws);
-    free(map.bits);
-    problem_close(&p);
-}
-
-static int bench(int threads)
-{
-    struct par *par = NULL;
-    if (par_open(&par, threads) != OK) {
-        fprintf(stderr, "%s\n", status_message());
-        return 3;
-    }
-    double rate = sgemm_rate(par_threads(par));
-    printf("sgemm 2048: %.1f GFLOP/s with %d threads; medians of %d, %d heads, blocks 128x64\n",
-        rate, par_threads(par), REPEATS, HEADS);
-    printf("%-18s %5s %4s %7s %9s %9s %7s %8s %8s %9s\n", "implementation", "n", "d", "kept", "ms",
-        "GFLOP/s", "sgemm", "of dense", "goal", "predict");
-    for (int i = 0; attn_impls[i]; i++) {
-        if (attn_impls[i] == &attn_ref ||
-            (only_impl && strcmp(only_impl, attn_impls[i]->name) != 0))
-            continue;
-        for (int n = 1024; n <= 4096; n *= 4)
-            for (int d = 64; d <= 128; d *= 2) bench_impl(attn_impls[i], n, d, rate, par);
-    }
-    par_close(&par);
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     uint64_t seed = 1;
@@ -949,7 +553,7 @@ int main(int argc, char **argv)
         }
         i++;
     }
-    if (benchmark) return bench(threads);
+    if (benchmark) return bench(threads, only_impl);
     for (int t = 2; t <= 3; t++)
         if (par_open(&pools[t], t) != OK) {
             fprintf(stderr, "%s\n", status_message());
